@@ -1,0 +1,24 @@
+"""The file formats both sides share: `docs/format.md` in code. The only Python that parses catalogs, manifests and policies."""
+
+from rexit.bundle.catalog import Catalog, Ids, Split
+from rexit.bundle.files import FileEntry, digest, new_folder, write_file, write_json
+from rexit.bundle.manifest import Bundle, Manifest, Model, Segment, Variant
+from rexit.bundle.policy import ExitPolicy, Policy
+
+__all__ = [
+    "Bundle",
+    "Catalog",
+    "ExitPolicy",
+    "FileEntry",
+    "Ids",
+    "Manifest",
+    "Model",
+    "Policy",
+    "Segment",
+    "Split",
+    "Variant",
+    "digest",
+    "new_folder",
+    "write_file",
+    "write_json",
+]

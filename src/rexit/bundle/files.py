@@ -1,0 +1,157 @@
+"""Files on disk: bounded JSON, digests, safe relative paths, and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from rexit.errors import BundleError, InputError
+
+SCHEMA = 1
+MAX_JSON_BYTES = 16 << 20
+MAX_JSON_DEPTH = 32
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size in bytes and SHA-256 (lower-case hex) of one file."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileEntry:
+        return cls(path.stat().st_size, digest(path))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"bytes": self.bytes, "sha256": self.sha256}
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, lower-case hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())
+        ]
+    return depth
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of ours: bounded, of a schema and with requirements this version knows. Raises BundleError."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise BundleError(f"{path}: {size} bytes, at most {MAX_JSON_BYTES} are allowed")
+        value = json.loads(path.read_bytes())
+    except OSError as exc:
+        raise BundleError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise BundleError(f"{path}: not valid JSON: {exc}") from exc
+    if not isinstance(value, dict):
+        raise BundleError(f"{path}: holds {type(value).__name__}, expected a JSON object")
+    if (depth := _depth(value)) > MAX_JSON_DEPTH:
+        raise BundleError(f"{path}: nested {depth} deep, at most {MAX_JSON_DEPTH} are allowed")
+    if (schema := value.get("schema")) != SCHEMA:
+        raise BundleError(f"{path}: schema {schema!r}, this version reads schema {SCHEMA}")
+    if requires := value.get("requires"):
+        raise BundleError(f"{path}: requires {requires}, which this version does not know")
+    return value
+
+
+def read_entries(files: Any, where: Path) -> dict[str, FileEntry]:
+    """The `files` object of a manifest; paths are checked to stay inside their folder. Raises BundleError."""
+    if not isinstance(files, dict):
+        raise BundleError(f"{where}: `files` is {type(files).__name__}, expected an object")
+    entries = {}
+    for name, entry in files.items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or name != str(path) or ".." in path.parts or name in ("", "."):
+            raise BundleError(f"{where}: file path {name!r} is not a plain relative path")
+        try:
+            entries[name] = FileEntry(int(entry["bytes"]), str(entry["sha256"]))
+        except (TypeError, KeyError, ValueError) as exc:
+            raise BundleError(f"{where}: file {name!r} needs `bytes` and `sha256`") from exc
+    return entries
+
+
+def check_sizes(folder: Path, files: Mapping[str, FileEntry]) -> None:
+    """Every listed file exists as a plain file, reached through no link, with the size given. Raises BundleError."""
+    for name, entry in files.items():
+        path = folder
+        for part in PurePosixPath(name).parts:
+            path = path / part
+            if path.is_symlink():
+                raise BundleError(f"{path}: is a link, a bundle may hold none")
+        if not path.is_file():
+            raise BundleError(f"{path}: missing, {folder.name} lists it")
+        if (size := path.stat().st_size) != entry.bytes:
+            raise BundleError(f"{path}: {size} bytes, expected {entry.bytes} (truncated or edited)")
+
+
+def check_hashes(folder: Path, files: Mapping[str, FileEntry]) -> Iterator[str]:
+    """Yields one line for each file whose bytes are not the ones recorded."""
+    for name, entry in files.items():
+        if (seen := digest(folder / name)) != entry.sha256:
+            yield f"{folder / name}: SHA-256 {seen[:12]}…, expected {entry.sha256[:12]}… (edited)"
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON file in place of an old one, whole or not at all."""
+    write_file(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_file(path: Path, data: str | bytes) -> None:
+    """Replaces a file through a sibling, so that no reader and no mapping ever sees half of it. Raises InputError."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        os.replace(temporary, path)
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be written: {exc.strerror}") from exc
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its place when the block ends, and vanishes if it fails or is interrupted.
+
+    An existing `target` is replaced as a whole, only at the end. Raises InputError when the place cannot be written.
+    """
+    target = Path(os.path.abspath(target))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
+    except OSError as exc:
+        raise InputError(f"{target}: cannot be written: {exc.strerror}") from exc
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        old = None
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
+            os.rename(target, old / "was")
+        os.rename(temporary, target)
+        if old is not None:
+            shutil.rmtree(old)
+    except OSError as exc:
+        raise InputError(f"{target}: cannot be written: {exc.strerror or exc}") from exc
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,193 @@
+"""`manifest.json` and `variant.json`: what a bundle holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rexit import __version__
+from rexit.bundle.catalog import Catalog
+from rexit.bundle.files import SCHEMA, FileEntry, check_hashes, check_sizes, read_entries, read_json, write_json
+from rexit.bundle.policy import FILE as POLICY_FILE
+from rexit.bundle.policy import Policy
+from rexit.errors import BundleError, InputError
+
+
+@dataclass(frozen=True)
+class Model:
+    """Shape of the decoder, and the digest of the checkpoint it came from."""
+
+    family: str
+    layers: int
+    hidden_size: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_positions: int
+    checkpoint_sha256: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One graph: layers [begin, end) and a head. Tensor names are the graph's own."""
+
+    graph: str
+    weights: str
+    layers: tuple[int, int]
+    hidden_dtype: str
+    cache_dtype: str
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "layers": list(self.layers)}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The segments for one target and precision."""
+
+    name: str
+    target: str
+    precision: str
+    backend: str
+    opset: int
+    catalog_sha256: str
+    checkpoint_sha256: str
+    max_tokens: int
+    max_positions: int
+    segments: tuple[Segment, ...]
+    parity: Mapping[str, Any]
+    files: Mapping[str, FileEntry]
+
+    @classmethod
+    def read(cls, folder: Path) -> Variant:
+        path = folder / "variant.json"
+        value = read_json(path)
+        try:
+            return cls(
+                **{k: value[k] for k in ("name", "target", "precision", "backend", "opset")},
+                catalog_sha256=value["catalog_sha256"],
+                checkpoint_sha256=value["checkpoint_sha256"],
+                max_tokens=int(value["limits"]["max_tokens"]),
+                max_positions=int(value["limits"]["max_positions"]),
+                segments=tuple(
+                    Segment(**{**{k: s[k] for k in Segment.__annotations__}, "layers": (int(s["layers"][0]), int(s["layers"][1]))})
+                    for s in value["segments"]
+                ),
+                parity=value.get("parity", {}),
+                files=read_entries(value["files"], path),
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as exc:
+            raise BundleError(f"{path}: not a variant: {exc!r}") from exc
+
+    def write(self, folder: Path) -> None:
+        write_json(
+            folder / "variant.json",
+            {
+                "schema": SCHEMA,
+                "requires": [],
+                "producer": f"rexit {__version__}",
+                **{k: getattr(self, k) for k in ("name", "target", "precision", "backend", "opset")},
+                "catalog_sha256": self.catalog_sha256,
+                "checkpoint_sha256": self.checkpoint_sha256,
+                "limits": {"max_tokens": self.max_tokens, "max_positions": self.max_positions},
+                "segments": [s.to_json() for s in self.segments],
+                "parity": dict(self.parity),
+                "files": {name: entry.to_json() for name, entry in sorted(self.files.items())},
+            },
+        )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`manifest.json`: the model, its exits (depths in layers), the variants and the files above them."""
+
+    model: Model
+    exits: tuple[int, ...]
+    variants: tuple[str, ...]
+    files: Mapping[str, FileEntry]
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        path = folder / "manifest.json"
+        value = read_json(path)
+        try:
+            return cls(
+                Model(**{k: value["model"][k] for k in Model.__annotations__}),
+                tuple(int(e) for e in value["exits"]),
+                tuple(str(v) for v in value["variants"]),
+                read_entries(value["files"], path),
+            )
+        except (KeyError, TypeError, ValueError) as exc:
+            raise BundleError(f"{path}: not a bundle's manifest: {exc!r}") from exc
+
+    def write(self, folder: Path) -> None:
+        write_json(
+            folder / "manifest.json",
+            {
+                "schema": SCHEMA,
+                "requires": [],
+                "producer": f"rexit {__version__}",
+                "model": self.model.__dict__,
+                "exits": list(self.exits),
+                "variants": list(self.variants),
+                "files": {name: entry.to_json() for name, entry in sorted(self.files.items())},
+            },
+        )
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle folder with one of its variants chosen."""
+
+    path: Path
+    manifest: Manifest
+    variant: Variant
+
+    @classmethod
+    def open(cls, path: Path, variant: str | None = None) -> Bundle:
+        """Checks structure and sizes. Raises BundleError, or InputError for a variant that is not there."""
+        path = Path(path)
+        if not path.is_dir():
+            raise BundleError(f"{path}: no such bundle folder")
+        manifest = Manifest.read(path)
+        check_sizes(path, manifest.files)
+        if not manifest.variants:
+            raise BundleError(f"{path}/manifest.json: lists no variants")
+        name = manifest.variants[0] if variant is None else variant
+        if name not in manifest.variants:
+            raise InputError(f"{path}: no variant {name!r}, there are: {', '.join(manifest.variants)}")
+        if f"variants/{name}/variant.json" not in manifest.files:
+            raise BundleError(f"{path}/manifest.json: does not list variants/{name}/variant.json")
+        folder = path / "variants" / name
+        chosen = Variant.read(folder)
+        check_sizes(folder, chosen.files)
+        if chosen.catalog_sha256 != manifest.files["catalog/catalog.json"].sha256:
+            raise BundleError(f"{folder}: made for another catalog than the bundle's")
+        return cls(path, manifest, chosen)
+
+    @property
+    def folder(self) -> Path:
+        """The chosen variant's folder."""
+        return self.path / "variants" / self.variant.name
+
+    @property
+    def variant_sha256(self) -> str:
+        return self.manifest.files[f"variants/{self.variant.name}/variant.json"].sha256
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        return Catalog.open(self.path / "catalog")
+
+    def policy(self) -> Policy | None:
+        """None before `rexit calibrate`. Raises BundleError, also for a policy of another variant."""
+        path = self.folder / POLICY_FILE
+        return Policy.read(path, len(self.manifest.exits), self.variant_sha256) if path.exists() else None
+
+    def edited(self) -> list[str]:
+        """One line for each file whose hash is not the one recorded; empty when all are right."""
+        return [*check_hashes(self.path, self.manifest.files), *check_hashes(self.folder, self.variant.files)]

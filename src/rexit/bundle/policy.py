@@ -1,0 +1,107 @@
+"""When to stop, per exit: `policy.json`, and its rule in NumPy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit import __version__
+from rexit.bundle.files import SCHEMA, read_json, write_json
+from rexit.errors import BundleError
+
+FILE = "policy.json"
+
+
+@dataclass(frozen=True)
+class ExitPolicy:
+    """One exit: c = a z + b with z the raw log-odds; stops at c >= upper or c <= -lower (inf: never)."""
+
+    a: float = 1.0
+    b: float = 0.0
+    upper: float = math.inf
+    lower: float = math.inf
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The stopping rule of one variant, bound to it by `variant_sha256`."""
+
+    exits: tuple[ExitPolicy, ...]
+    patience: int
+    variant_sha256: str
+
+    @classmethod
+    def full_depth(cls, exits: int, variant_sha256: str) -> Policy:
+        """Only the last exit stops, log-odds as the heads give them."""
+        return cls((ExitPolicy(),) * exits, 1, variant_sha256)
+
+    def calibrated(self, log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
+        """c of each exit: float32 [n, exits] from raw log-odds [n, exits], computed as the runtime does."""
+        a = np.array([e.a for e in self.exits], np.float32)
+        b = np.array([e.b for e in self.exits], np.float32)
+        return np.asarray(log_odds, np.float32) * a + b
+
+    def stops(self, log_odds: NDArray[np.float32]) -> NDArray[np.int64]:
+        """The exit each candidate stops at: int64 [n] from raw log-odds [n, exits]."""
+        c = self.calibrated(log_odds)
+        upper = np.array([e.upper for e in self.exits], np.float32)
+        lower = np.array([e.lower for e in self.exits], np.float32)
+        stop = (c >= upper) | (c <= -lower)
+        agree = np.ones(c.shape, np.int64)
+        for k in range(1, c.shape[1]):
+            same = (c[:, k] >= 0) == (c[:, k - 1] >= 0)
+            agree[:, k] = np.where(same, agree[:, k - 1] + 1, 1)
+        stop &= agree >= self.patience
+        stop[:, -1] = True
+        return stop.argmax(1)
+
+    @classmethod
+    def read(cls, path: Path, exits: int, variant_sha256: str) -> Policy:
+        """Raises BundleError, also when the policy was made for another variant."""
+        value = read_json(path)
+        try:
+            policy = cls(
+                tuple(
+                    ExitPolicy(
+                        float(e["a"]),
+                        float(e["b"]),
+                        *(math.inf if e[side] is None else float(e[side]) for side in ("upper", "lower")),
+                    )
+                    for e in value["exits"]
+                ),
+                int(value["patience"]),
+                str(value["variant_sha256"]),
+            )
+        except (KeyError, TypeError, ValueError) as exc:
+            raise BundleError(f"{path}: not a policy: {exc!r}") from exc
+        if policy.variant_sha256 != variant_sha256:
+            raise BundleError(
+                f"{path}: made for variant {policy.variant_sha256[:12]}…, this one is {variant_sha256[:12]}…: calibrate again"
+            )
+        if len(policy.exits) != exits or policy.patience < 1 or any(not e.a > 0 for e in policy.exits):
+            raise BundleError(f"{path}: needs {exits} exits with a > 0 and patience >= 1")
+        return policy
+
+    def write(self, path: Path) -> None:
+        def number(x: float) -> float | None:
+            return None if math.isinf(x) else float(np.float32(x))
+
+        exits: list[dict[str, Any]] = [
+            {"a": number(e.a), "b": number(e.b), "upper": number(e.upper), "lower": number(e.lower)} for e in self.exits
+        ]
+        write_json(
+            path,
+            {
+                "schema": SCHEMA,
+                "requires": [],
+                "producer": f"rexit {__version__}",
+                "variant_sha256": self.variant_sha256,
+                "patience": self.patience,
+                "exits": exits,
+            },
+        )

@@ -1,0 +1,40 @@
+"""The command line: one file per command, in the order of the flow. Heavy imports stay inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from rexit.cli import bench, calibrate, export, index, inspect, score, verify
+from rexit.cli._output import stderr
+from rexit.errors import RexitError
+
+app = typer.Typer(
+    name="rexit",
+    help="Take a trained early-exit LLM recommender to the edge: index, export, calibrate, score.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _module in (index, export, calibrate, score, verify, inspect, bench):
+    _module.register(app)
+
+
+def main() -> NoReturn:
+    """Runs a command; a RexitError, a full disk or Ctrl-C ends in one line and a non-zero exit code."""
+    try:
+        app(standalone_mode=True)
+    except RexitError as exc:
+        stderr.print(f"rexit: error: {exc}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(exc.exit_code)
+    except KeyboardInterrupt:
+        stderr.print("rexit: interrupted; nothing was left half-written", markup=False, soft_wrap=True)
+        sys.exit(130)
+    except OSError as exc:
+        where = f"{exc.filename}: " if exc.filename else ""
+        stderr.print(f"rexit: error: {where}{exc.strerror or exc}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    sys.exit(0)

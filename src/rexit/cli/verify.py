@@ -1,0 +1,9 @@
+"""`rexit verify`."""
+
+from __future__ import annotations
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    pass

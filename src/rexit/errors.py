@@ -1,0 +1,66 @@
+"""What rexit raises.
+
+    RexitError                 base: one line that names the thing, what was seen and what was expected
+    ├── InputError             the caller's data or arguments: columns, ids, templates, options
+    ├── CheckpointError        a model checkpoint that cannot be split or loaded
+    ├── BundleError            a catalog or bundle on disk: missing, truncated, edited, of another version or origin
+    ├── ParityError            an exported graph that does not compute what the model computes
+    ├── BackendError           the inference backend: missing, too old, or failing
+    └── DeadlineError          a request whose deadline passed before every candidate had an answer
+
+Foreign exceptions (torch, ONNX Runtime, polars) are turned into these at the seam where they arise, with `raise … from`.
+The command line prints the line and exits with `exit_code`; it never shows a traceback for a RexitError.
+"""
+
+__all__ = [
+    "BackendError",
+    "BundleError",
+    "CheckpointError",
+    "DeadlineError",
+    "InputError",
+    "ParityError",
+    "RexitError",
+]
+
+
+class RexitError(Exception):
+    """Base class. `status` is the C ABI's status name where the error came from the runtime, else None."""
+
+    exit_code = 1
+    status: str | None = None
+
+
+class InputError(RexitError):
+    """The caller's data or arguments."""
+
+    exit_code = 2
+
+
+class CheckpointError(RexitError):
+    """A checkpoint that cannot be loaded or split."""
+
+    exit_code = 3
+
+
+class BundleError(RexitError):
+    """A catalog or bundle on disk that is not what it promises to be."""
+
+    exit_code = 4
+
+
+class ParityError(RexitError):
+    """An exported graph that computes something else than the model."""
+
+    exit_code = 5
+
+
+class BackendError(RexitError):
+    """The inference backend is missing, too old, or failed."""
+
+    exit_code = 6
+
+
+class DeadlineError(RexitError):
+    """The deadline passed before every candidate had reached its first exit."""
+
+    exit_code = 7
