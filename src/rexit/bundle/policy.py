@@ -58,7 +58,7 @@ class Policy:
             agree[:, k] = np.where(same, agree[:, k - 1] + 1, 1)
         stop &= agree >= self.patience
         stop[:, -1] = True
-        return stop.argmax(1)
+        return np.asarray(stop.argmax(1), np.int64)
 
     @classmethod
     def read(cls, path: Path, exits: int, variant_sha256: str) -> Policy:

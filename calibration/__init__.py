@@ -1,0 +1,23 @@
+"""When to stop: fits a variant's policy on its own traces, and checks it on data it has not seen.
+
+The data moves through the modules in this order:
+
+    slates     held-out interactions -> the slates a recommender would have served
+    traces     slates -> every exit's log-odds, by the deployed variant
+    costs      slates -> what each segment costs on this machine
+    platt      traces -> one map per exit, so that depths are comparable
+    search     traces, maps, costs -> thresholds and patience
+    evaluate   a policy on a split -> AUC, logloss, layers; intervals
+    plot       the trade-off -> PNG
+    calibrate  all of it -> policy.json, report.json, report.png
+
+Only NumPy, SciPy, scikit-learn and matplotlib: no torch. The trace comes from the same library that runs on the device, so what
+is calibrated is what runs.
+"""
+
+from rexit.calibration.calibrate import Calibration, calibrate
+from rexit.calibration.costs import Costs
+from rexit.calibration.slates import Slate, slates
+from rexit.calibration.traces import Scorer, Traces
+
+__all__ = ["Calibration", "Costs", "Scorer", "Slate", "Traces", "calibrate", "slates"]

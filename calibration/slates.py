@@ -1,0 +1,58 @@
+"""Held-out interactions as the slates a recommender would have served."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle import Catalog, Split
+from rexit.bundle.catalog import Id
+from rexit.errors import InputError
+
+
+@dataclass(frozen=True)
+class Slate:
+    """Items scored together for one user: ids as the catalog's data had them, `liked` bool [n] the truth.
+
+    `as_of` is in the catalog's time unit; only interactions before it reach the prompt.
+    """
+
+    user: Id
+    items: tuple[Id, ...]
+    as_of: int
+    liked: NDArray[np.bool_]
+
+
+def slates(catalog: Catalog, split: Split, size: int) -> list[Slate]:
+    """Cuts each user's held-out interactions, in time order, into slates of at most `size`.
+
+    1. Users in row order; within a user by time, ties by item row (the split's own order).
+    2. A slate's `as_of` is the time of its first interaction, so no label of the slate, nor of anything later, is in its prompt.
+    3. A user's second slate does see the first one's outcome, where it is earlier: so would a recommender.
+
+    Raises InputError for a size below 1 or an empty split.
+    """
+    if size < 1:
+        raise InputError(f"slate size {size}, expected at least 1")
+    if len(split) == 0:
+        raise InputError("the split holds no interactions")
+    user_starts = np.flatnonzero(np.r_[True, split.users[1:] != split.users[:-1]])
+    user_ends = np.r_[user_starts[1:], len(split)]
+    made = []
+    for begin, end in zip(user_starts.tolist(), user_ends.tolist(), strict=True):
+        user = catalog.users.id(int(split.users[begin]))
+        for at in range(begin, end, size):
+            part = slice(at, min(at + size, end))
+            items = tuple(catalog.items.id(int(row)) for row in split.items[part])
+            made.append(Slate(user, items, int(split.times[at]), split.liked[part]))
+    return made
+
+
+def spread(slates: Sequence[Slate], count: int) -> list[Slate]:
+    """At most `count` of the slates, evenly spaced so that all kinds of users are among them; 0 means all."""
+    if count <= 0 or len(slates) <= count:
+        return list(slates)
+    return [slates[i] for i in np.linspace(0, len(slates) - 1, count).round().astype(int)]

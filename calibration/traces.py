@@ -1,0 +1,78 @@
+"""Every exit's log-odds on every pair, by the deployed variant itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle.catalog import Id
+from rexit.calibration.slates import Slate
+from rexit.errors import InputError
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """A Progress that says nothing."""
+
+
+class Scorer(Protocol):
+    """What calibration needs of `rexit.runtime.Session`."""
+
+    def trace(self, user: Id, items: Sequence[Id], *, as_of: int | None = None) -> NDArray[np.float32]: ...
+
+    def score(self, user: Id, items: Sequence[Id], *, as_of: int | None = None, force_exit: int | None = None) -> Any: ...
+
+    def warm_up(self) -> None: ...
+
+    def clear_cache(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Traces:
+    """A split as the variant sees it: n pairs in S slates, E exits.
+
+    log_odds float32 [n, E], raw; liked bool [n]; users int64 [n] numbers the users in order of appearance; offsets int64 [S+1]
+    into the pairs.
+    """
+
+    log_odds: NDArray[np.float32]
+    liked: NDArray[np.bool_]
+    users: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.liked)
+
+    @property
+    def exits(self) -> int:
+        return int(self.log_odds.shape[1])
+
+
+def collect(session: Scorer, slates: Sequence[Slate], what: str = "traces", progress: Progress = silent) -> Traces:
+    """Traces all slates. Raises InputError where the labels are all alike: nothing can be ranked then."""
+    liked = np.concatenate([s.liked for s in slates])
+    if liked.all() or not liked.any():
+        raise InputError(f"{what}: all {len(liked)} interactions are {'liked' if liked[0] else 'not liked'}, expected both kinds")
+    numbers: dict[Id, int] = {}
+    users = [numbers.setdefault(s.user, len(numbers)) for s in slates]
+    sizes = [len(s.items) for s in slates]
+    parts = []
+    for n, slate in enumerate(slates):
+        progress(what, n, len(slates))
+        part = session.trace(slate.user, slate.items, as_of=slate.as_of)
+        if not np.isfinite(part).all():
+            raise InputError(f"user {slate.user!r}: the variant's log-odds are not finite; run `rexit verify`")
+        parts.append(part)
+    progress(what, len(slates), len(slates))
+    return Traces(
+        np.concatenate(parts).astype(np.float32, copy=False),
+        liked,
+        np.repeat(np.array(users, np.int64), sizes),
+        np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
+    )

@@ -1,0 +1,49 @@
+"""Platt maps against known maps and degenerate heads."""
+
+import numpy as np
+import pytest
+
+from rexit.calibration.platt import USELESS_SLOPE, fit
+
+
+def test_recovers_a_known_map() -> None:
+    random = np.random.default_rng(0)
+    z = random.normal(3, 2, 40_000).astype(np.float32)
+    liked = random.random(len(z)) < 1 / (1 + np.exp(-(0.7 * z - 2.5)))
+    found = fit(z, liked)
+    assert found.useful
+    assert found.a == pytest.approx(0.7, abs=0.03)
+    assert found.b == pytest.approx(-2.5, abs=0.1)
+
+
+def test_map_is_calibrated_in_the_large() -> None:
+    random = np.random.default_rng(1)
+    z = random.normal(0, 1, 5_000).astype(np.float32)
+    liked = random.random(len(z)) < 0.1 + 0.3 * (z > 0)
+    found = fit(z, liked)
+    predicted = 1 / (1 + np.exp(-(found.a * z + found.b)))
+    assert predicted.mean() == pytest.approx(liked.mean(), abs=1e-3)
+
+
+def test_separable_labels_stay_finite() -> None:
+    z = np.array([-2, -1, 1, 2], np.float32)
+    found = fit(z, z > 0)
+    assert found.useful and 0 < found.a < 10 and abs(found.b) < 1e-3
+
+
+@pytest.mark.parametrize(
+    "z", [np.zeros(1000, np.float32), np.linspace(1, -1, 1000, dtype=np.float32)], ids=["constant", "backwards"]
+)
+def test_useless_head_never_stops_and_says_the_base_rate(z: np.ndarray) -> None:
+    liked = np.arange(1000) >= 800
+    found = fit(z, liked)
+    assert not found.useful
+    assert found.a == pytest.approx(USELESS_SLOPE)
+    assert 1 / (1 + np.exp(-found.b)) == pytest.approx(0.2, abs=1e-3)
+
+
+def test_numbers_are_float32() -> None:
+    random = np.random.default_rng(2)
+    z = random.normal(0, 1, 500).astype(np.float32)
+    found = fit(z, random.random(500) < 0.5 + 0.2 * np.sign(z))
+    assert found.a == float(np.float32(found.a)) and found.b == float(np.float32(found.b))

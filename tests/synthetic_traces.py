@@ -1,0 +1,86 @@
+"""Traces with known properties, and a stand-in for the session. No model is involved."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle import Policy
+from rexit.calibration.costs import Costs
+from rexit.calibration.traces import Traces
+
+
+def traces(users: int, per_user: int, noise: Sequence[float], seed: int = 0, slate: int = 10) -> Traces:
+    """Each pair has a true log-odds t; the label is drawn from it; exit k sees t plus normal noise of size `noise[k]`.
+
+    The noise is nested: each exit's is the next exit's plus more, as the heads of one model share what they do not know.
+    """
+    random = np.random.default_rng(seed)
+    n = users * per_user
+    truth = random.normal(0, 1.5, n)
+    liked = random.random(n) < 1 / (1 + np.exp(-truth))
+    log_odds = np.empty((n, len(noise)), np.float32)
+    seen, before = truth, 0.0
+    for k in reversed(range(len(noise))):
+        seen = seen + random.normal(0, 1, n) * np.sqrt(max(noise[k] ** 2 - before**2, 0.0))
+        before = noise[k]
+        log_odds[:, k] = seen
+    starts = [u * per_user + i for u in range(users) for i in range(0, per_user, slate)]
+    return Traces(log_odds, liked, np.repeat(np.arange(users), per_user), np.array([*starts, n]))
+
+
+def even_costs(exits: int, once: float = 10.0, each: float = 10.0) -> Costs:
+    """Every segment costs the same."""
+    return Costs(5.0, np.full(exits, once), np.full(exits, each))
+
+
+class FakeSession:
+    """Stands in for `rexit.runtime.Session` where no model is needed: log-odds from a seeded table, times from a cost model.
+
+    `truth(user, item)` gives the true log-odds; exit k adds `noise[k]` times a number fixed for (user, item, k).
+    """
+
+    def __init__(self, exits: int, costs: Costs, truth: Any, noise: Sequence[float], policy: Policy | None = None) -> None:
+        self.exits, self.costs, self.truth, self.noise, self.policy = exits, costs, truth, noise, policy
+        self.calls: list[tuple[Any, tuple[Any, ...], Any]] = []
+        self.cold = True
+        self.closed = False
+
+    def trace(self, user: Any, items: Sequence[Any], *, as_of: int | None = None) -> NDArray[np.float32]:
+        self.calls.append((user, tuple(items), as_of))
+        rows = []
+        for item in items:
+            random = np.random.default_rng(zlib.crc32(repr((user, item)).encode()))
+            rows.append(
+                [self.truth(user, item) + s * x for s, x in zip(self.noise, random.normal(0, 1, self.exits), strict=True)]
+            )
+        return np.array(rows, np.float32)
+
+    def score(self, user: Any, items: Sequence[Any], *, as_of: int | None = None, force_exit: int | None = None) -> Any:
+        trace = self.trace(user, items, as_of=as_of)
+        if force_exit is not None:
+            stops = np.full(len(items), force_exit)
+        else:
+            stops = (self.policy or Policy.full_depth(self.exits, "")).stops(trace)
+        assert self.cold, "a timing that meets a cached prefix"
+        self.cold = False
+        once = float(self.costs.segment_us[: stops.max() + 1].sum())
+        each = float(np.cumsum(self.costs.candidate_us)[stops].sum())
+        stats = SimpleNamespace(
+            retrieval_us=self.costs.base_us, prefix_us=once, slate_us=each, total_us=self.costs.base_us + once + each
+        )
+        return SimpleNamespace(stats=stats, exit=stops)
+
+    def warm_up(self) -> None:
+        pass
+
+    def clear_cache(self) -> None:
+        self.cold = True
+
+    def close(self) -> None:
+        self.closed = True
