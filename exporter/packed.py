@@ -1,0 +1,171 @@
+"""Packed attention: many sequences that share a prefix, scored as one sequence.
+
+Any Hugging Face decoder that uses the attention interface can run packed without a change to its code: the function registered
+here under `ATTENTION` replaces the model's own attention and takes what it needs beside query, key and value (the mask, the keys
+and values already computed) from the `Call` that is active around the model's forward.
+
+    call = Call(visible, distance, past)
+    with call:
+        body(inputs_embeds=…, position_ids=…)
+    call.new[layer]  # keys and values of this forward
+
+Training data is packed with `pack` (one user: a prefix and candidates behind it) and `batch` (several users, padded).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from rexit.errors import CheckpointError
+
+ATTENTION = "rexit_packed"
+PREFIX = -1
+"""Group of prefix tokens in `pack`: every later token sees them."""
+PADDING = -2
+"""Group of padding in `batch`: seen by padding alone."""
+
+_active: ContextVar[Call] = ContextVar("rexit_packed_call")
+
+KeyValue = tuple[Tensor, Tensor]
+
+
+class Call:
+    """One forward's context. T query tokens, S keys (the past's first, then the T new ones).
+
+    visible: bool, broadcastable to [B, heads, T, S]: which keys a query may see
+    distance: int64, broadcastable to [B, heads, T, S]: query position - key position, for layers with a sliding window
+    past: layer -> keys and values [B, kv_heads, S - T, head_dim]
+    new: filled by the forward, layer -> keys and values [B, kv_heads, T, head_dim], after rotation; stays empty if not `keep`
+    """
+
+    def __init__(self, visible: Tensor, distance: Tensor, past: dict[int, KeyValue] | None = None, *, keep: bool = True) -> None:
+        self.past = past or {}
+        self.new: dict[int, KeyValue] = {}
+        self.keep = keep
+        self._visible, self._distance = visible, distance
+        self._biases: dict[tuple[int | None, torch.dtype], Tensor] = {}
+        self._token: Token[Call] | None = None
+
+    def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """What to add to the scores: 0 where visible, else the type's lowest number. Built once for all layers alike."""
+        key = (window, dtype)
+        if key not in self._biases:
+            visible = self._visible if window is None else self._visible & (self._distance < window)
+            lowest = torch.finfo(dtype).min
+            self._biases[key] = torch.where(visible, 0.0, lowest).to(dtype)
+        return self._biases[key]
+
+    def __enter__(self) -> Call:
+        self._token = _active.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._token is not None
+        _active.reset(self._token)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """The attention interface's signature: query [B, heads, T, head_dim], key and value [B, kv_heads, T, head_dim].
+
+    Returns [B, T, heads, head_dim]. `attention_mask` is ignored: the active call's mask rules.
+    Raises CheckpointError for attention sinks (`s_aux`), which no standard operator knows.
+    """
+    if s_aux is not None:
+        raise CheckpointError(f"{type(module).__name__}: attention sinks are not supported")
+    call = _active.get()
+    layer = module.layer_idx
+    assert isinstance(layer, int)
+    if call.keep:
+        call.new[layer] = (key, value)
+    if layer in call.past:
+        past_key, past_value = call.past[layer]
+        key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
+    bias = call.bias(sliding_window, query.dtype)
+    drop = dropout if module.training else 0.0
+    shared = query.shape[1] // key.shape[1]
+    if not softcap:
+        out = F.scaled_dot_product_attention(query, key, value, bias, drop, scale=scaling, enable_gqa=shared > 1)
+    else:
+        key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
+        scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        scores = torch.tanh(scores / softcap) * softcap + bias
+        out = F.dropout(scores.float().softmax(-1).to(value.dtype), drop) @ value
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, packed_attention)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One user's prefix and candidates as one sequence. All int64: tokens, positions, groups [T]; rows [N], the last tokens."""
+
+    tokens: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+
+def pack(prefix: ArrayLike, candidates: Iterable[ArrayLike]) -> Packed:
+    """The prefix (group PREFIX, positions 0 … P-1), then each candidate (group 0, 1, …; positions from P on).
+
+    Token ids of any integer type; a candidate holds at least one token, the prefix may be empty.
+    """
+    head = np.asarray(prefix, np.int64)
+    parts = [np.asarray(candidate, np.int64) for candidate in candidates]
+    sizes = np.array([len(part) for part in parts], np.int64)
+    assert len(parts) > 0 and sizes.min() > 0, "a slate needs candidates, a candidate needs tokens"
+    return Packed(
+        np.concatenate([head, *parts]),
+        np.concatenate([np.arange(len(head)), *(np.arange(size) + len(head) for size in sizes)]),
+        np.concatenate([np.full(len(head), PREFIX), np.repeat(np.arange(len(parts)), sizes)]),
+        len(head) + np.cumsum(sizes) - 1,
+    )
+
+
+def batch(slates: Sequence[Packed]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pads B slates to the longest, T tokens: tokens, positions, groups [B, T] and rows [M] into the B*T tokens, all int64.
+
+    M is the number of candidates of all slates, in order.
+    """
+    length = max(len(slate.tokens) for slate in slates)
+
+    def padded(name: str, fill: int) -> Tensor:
+        out = torch.full((len(slates), length), fill, dtype=torch.int64)
+        for n, slate in enumerate(slates):
+            values = getattr(slate, name)
+            out[n, : len(values)] = torch.from_numpy(values)
+        return out
+
+    rows = torch.from_numpy(np.concatenate([slate.rows + n * length for n, slate in enumerate(slates)]))
+    return padded("tokens", 0), padded("positions", 0), padded("groups", PADDING), rows
+
+
+def causal_groups(groups: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """`Call`'s visible and distance, both [B, 1, T, T], for sequences that hold their prefix (groups as `pack` makes them)."""
+    index = torch.arange(groups.shape[1], device=groups.device)
+    own = (groups[:, :, None] == groups[:, None]) | (groups[:, None] == PREFIX)
+    visible = own & (index[None] <= index[:, None])
+    return visible[:, None], (positions[:, :, None] - positions[:, None])[:, None]
