@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import platform
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rexit import __version__
-from rexit.bundle import Bundle, Catalog, Policy, write_file, write_json
+from rexit.bundle import Bundle, Catalog, Policy, check_writable, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.calibration import decide
 from rexit.calibration.costs import Costs, latencies, measure
@@ -87,7 +86,7 @@ def calibrate(
     validation_slates, test_slates = (
         spread(slates(catalog, catalog.split(name), settings.slate), settings.max_slates) for name in ("validation", "test")
     )
-    _check_writable(bundle.folder)
+    check_writable(bundle.folder)
     _drop_foreign_policy(bundle)
 
     def default_session() -> Any:
@@ -146,15 +145,6 @@ def _deployed(
 def _decided_as_traced(session: Scorer, policy: Policy, timed: Sequence[Slate], stopped: Sequence[Any]) -> int:
     traces = (session.trace(s.user, s.items, as_of=s.as_of) for s in timed)
     return sum(int((policy.stops(t) == exits).sum()) for t, exits in zip(traces, stopped, strict=True))
-
-
-def _check_writable(folder: Path) -> None:
-    """Finds out before minutes of work, not after. os.access would not notice a read-only mount as root."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as exc:
-        raise InputError(f"{folder}: cannot be written: {exc.strerror}") from exc
 
 
 def _drop_foreign_policy(bundle: Bundle) -> None:

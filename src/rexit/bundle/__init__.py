@@ -1,7 +1,8 @@
 """The file formats both sides share: `docs/format.md` in code. The only Python that parses catalogs, manifests and policies."""
 
 from rexit.bundle.catalog import Catalog, Ids, Split
-from rexit.bundle.files import FileEntry, digest, new_folder, write_file, write_json
+from rexit.bundle.files import FileEntry, check_writable, digest, new_folder, write_file, write_json
+from rexit.bundle.golden import Golden
 from rexit.bundle.manifest import Bundle, Manifest, Model, Segment, Variant
 from rexit.bundle.policy import ExitPolicy, Policy
 
@@ -10,6 +11,7 @@ __all__ = [
     "Catalog",
     "ExitPolicy",
     "FileEntry",
+    "Golden",
     "Ids",
     "Manifest",
     "Model",
@@ -17,6 +19,7 @@ __all__ = [
     "Segment",
     "Split",
     "Variant",
+    "check_writable",
     "digest",
     "new_folder",
     "write_file",

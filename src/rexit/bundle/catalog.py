@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from rexit.bundle.files import FileEntry, check_sizes, digest, read_entries, read_json
+from rexit.bundle.files import FileEntry, check_hashes, check_sizes, digest, read_entries, read_json
 from rexit.errors import BundleError, InputError
 
 TABLES = ("users.safetensors", "items.safetensors", "pieces.safetensors")
@@ -104,7 +105,7 @@ class Catalog:
     def _table(self, name: str) -> dict[str, NDArray[Any]]:
         try:
             with safe_open(self.path / name, "np") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}
+                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
         except (SafetensorError, OSError) as exc:
             raise BundleError(f"{self.path / name}: not a safetensors table: {exc}") from exc
 
@@ -125,7 +126,7 @@ class Catalog:
             return Ids(table["ids"], kind)
         raw, offsets = table["id_bytes"].tobytes(), table["id_offsets"]
         values = np.empty(len(offsets) - 1, object)
-        values[:] = [raw[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+        values[:] = [raw[a:b] for a, b in itertools.pairwise(offsets.tolist())]
         return Ids(values, kind)
 
     @cached_property
@@ -135,6 +136,10 @@ class Catalog:
     @cached_property
     def items(self) -> Ids:
         return self._ids(self.item_table, self.info["ids"]["item"])
+
+    def edited(self) -> list[str]:
+        """One line for each table whose hash is not the one recorded; empty when all are right."""
+        return list(check_hashes(self.path, self.files))
 
     def split(self, name: str) -> Split:
         """`train`, `validation` or `test`. Only a catalog made by `rexit index` has them; a bundle's copy does not."""

@@ -112,6 +112,19 @@ def check_hashes(folder: Path, files: Mapping[str, FileEntry]) -> Iterator[str]:
             yield f"{folder / name}: SHA-256 {seen[:12]}…, expected {entry.sha256[:12]}… (edited)"
 
 
+def check_writable(folder: Path) -> None:
+    """Finds out before minutes of work whether a file can be made in `folder`. Raises InputError.
+
+    By making one: permission bits say nothing of a read-only mount, nor to root.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"rexit")
+            file.flush()
+    except OSError as exc:
+        raise InputError(f"{folder}: cannot be written: {exc.strerror}") from exc
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON file in place of an old one, whole or not at all."""
     write_file(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

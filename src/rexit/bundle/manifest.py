@@ -11,6 +11,8 @@ from typing import Any
 from rexit import __version__
 from rexit.bundle.catalog import Catalog
 from rexit.bundle.files import SCHEMA, FileEntry, check_hashes, check_sizes, read_entries, read_json, write_json
+from rexit.bundle.golden import FILE as GOLDEN_FILE
+from rexit.bundle.golden import Golden
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.policy import Policy
 from rexit.errors import BundleError, InputError
@@ -75,7 +77,9 @@ class Variant:
                 max_tokens=int(value["limits"]["max_tokens"]),
                 max_positions=int(value["limits"]["max_positions"]),
                 segments=tuple(
-                    Segment(**{**{k: s[k] for k in Segment.__annotations__}, "layers": (int(s["layers"][0]), int(s["layers"][1]))})
+                    Segment(
+                        **{**{k: s[k] for k in Segment.__annotations__}, "layers": (int(s["layers"][0]), int(s["layers"][1]))}
+                    )
                     for s in value["segments"]
                 ),
                 parity=value.get("parity", {}),
@@ -187,6 +191,10 @@ class Bundle:
         """None before `rexit calibrate`. Raises BundleError, also for a policy of another variant."""
         path = self.folder / POLICY_FILE
         return Policy.read(path, len(self.manifest.exits), self.variant_sha256) if path.exists() else None
+
+    def golden(self) -> Golden:
+        """The variant's golden samples. Raises BundleError."""
+        return Golden.read(self.folder / GOLDEN_FILE, len(self.manifest.exits))
 
     def edited(self) -> list[str]:
         """One line for each file whose hash is not the one recorded; empty when all are right."""

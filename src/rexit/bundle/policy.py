@@ -60,6 +60,31 @@ class Policy:
         stop[:, -1] = True
         return np.asarray(stop.argmax(1), np.int64)
 
+    def possible(self, log_odds: NDArray[np.float32], margin: float) -> NDArray[np.bool_]:
+        """The exits each candidate may stop at where the log-odds are known to +-margin only: bool [n, exits].
+
+        Two computations of the same trace differ by rounding, so a candidate within rounding of a threshold has two right
+        answers. Exit k is possible when some log-odds within the margin stop there, and none of the exits before it stops under
+        all of them.
+        """
+        c = self.calibrated(log_odds).astype(np.float64)
+        slack = np.array([e.a * margin for e in self.exits])
+        upper = np.array([e.upper for e in self.exits])
+        lower = np.array([e.lower for e in self.exits])
+        may, must = ((c >= upper - s) | (c <= -lower + s) for s in (slack, -slack))
+        sign, sure = c >= 0, np.abs(c) > slack
+        may_agree = np.ones(c.shape, np.int64)
+        must_agree = np.ones(c.shape, np.int64)
+        for k in range(1, c.shape[1]):
+            same, both_sure = sign[:, k] == sign[:, k - 1], sure[:, k] & sure[:, k - 1]
+            may_agree[:, k] = np.where(same | ~both_sure, may_agree[:, k - 1] + 1, 1)
+            must_agree[:, k] = np.where(same & both_sure, must_agree[:, k - 1] + 1, 1)
+        may &= may_agree >= self.patience
+        must &= must_agree >= self.patience
+        may[:, -1] = must[:, -1] = True
+        stopped_before = np.cumsum(must, axis=1) - must > 0
+        return np.asarray(may & ~stopped_before, np.bool_)
+
     @classmethod
     def read(cls, path: Path, exits: int, variant_sha256: str) -> Policy:
         """Raises BundleError, also when the policy was made for another variant."""
@@ -83,6 +108,8 @@ class Policy:
             raise BundleError(
                 f"{path}: made for variant {policy.variant_sha256[:12]}…, this one is {variant_sha256[:12]}…: calibrate again"
             )
+        if any(math.isnan(x) for e in policy.exits for x in (e.a, e.b, e.upper, e.lower)):
+            raise BundleError(f"{path}: not a policy: holds a number that is none (nan)")
         if len(policy.exits) != exits or policy.patience < 1 or any(not e.a > 0 for e in policy.exits):
             raise BundleError(f"{path}: needs {exits} exits with a > 0 and patience >= 1")
         return policy

@@ -2,8 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
+from rich.progress import Progress, TaskID
+
+from rexit.cli._output import JsonOption, print_json, print_table, progress, stdout
 
 
 def register(app: typer.Typer) -> None:
-    pass
+    app.command("calibrate")(calibrate)
+
+
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="The bundle that `rexit export` wrote.")],
+    catalog: Annotated[Path, typer.Option(help="The catalog that `rexit index` wrote: it holds the held-out interactions.")],
+    variant: Annotated[str | None, typer.Option(help="Which variant; the bundle's first if not given.")] = None,
+    max_auc_drop: Annotated[float, typer.Option(help="How much AUC early exit may cost against full depth.")] = 0.002,
+    slate: Annotated[int, typer.Option(help="Candidates scored together, as your service will send them.")] = 20,
+    max_slates: Annotated[int, typer.Option(help="At most this many slates of each split, evenly spread; 0: all.")] = 5000,
+    timed_slates: Annotated[int, typer.Option(help="Slates whose latency is measured.")] = 16,
+    threads: Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Decide when each exit may stop, on this machine and this variant.
+
+    Run it on the device that will serve: what an exit saves is measured, not guessed. The validation split chooses, the test
+    split checks. Writes policy.json (used by every later `rexit score` and by the C++ runtime), report.json and report.png into
+    the variant's folder.
+
+        rexit calibrate bundle --catalog catalog
+
+        rexit calibrate bundle --catalog catalog --variant cpu-int8 --max-auc-drop 0.005 --slate 50
+    """
+    from rexit.bundle import Bundle, Catalog
+    from rexit.calibration.calibrate import Settings
+    from rexit.calibration.calibrate import calibrate as run
+
+    settings = Settings(max_auc_drop=max_auc_drop, slate=slate, max_slates=max_slates, timed_slates=timed_slates)
+    opened = Bundle.open(bundle, variant)
+    with progress() as bar:
+        done = run(opened, Catalog.open(catalog), settings, threads=threads, progress=_teller(bar))
+    if json:
+        print_json(done.report)
+        return
+    print_table(
+        f"{opened.variant.name}: validation chose, test checks",
+        ["", "AUC val", "AUC test", "user AUC", "logloss", "layers", "ms/slate", "speed-up"],
+        [_row(row) for row in done.report["table"]],
+    )
+    print_table(
+        f"Exits (patience {done.report['patience']}): c = a z + b; stops at c >= upper or c <= -lower",
+        ["after layer", "a", "b", "upper", "lower", "stopped, test"],
+        [_exit(e) for e in done.report["exits"]],
+    )
+    stdout.print(done.conclusion, markup=False)
+    stdout.print(f"Wrote policy.json, report.json and report.png to {opened.folder}", markup=False, soft_wrap=True)
+
+
+def _teller(bar: Progress) -> Callable[[str, int, int], None]:
+    tasks: dict[str, TaskID] = {}
+
+    def tell(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total)
+        bar.update(tasks[what], completed=done, total=total)
+
+    return tell
+
+
+def _row(row: dict[str, Any]) -> list[str]:
+    validation, test = row["validation"], row["test"]
+    user_auc = "-" if test["user_auc"] is None else f"{test['user_auc']:.4f}"
+    return [
+        row["policy"],
+        f"{validation['auc']:.4f}",
+        f"{test['auc']:.4f}",
+        user_auc,
+        f"{test['logloss']:.4f}",
+        f"{test['mean_layers']:.1f}",
+        f"{row['ms_per_slate']:.2f}",
+        f"{row['speed_up']:.2f}x",
+    ]
+
+
+def _exit(e: dict[str, Any]) -> list[str]:
+    thresholds = ["never" if e[side] is None else f"{e[side]:.3f}" for side in ("upper", "lower")]
+    name = str(e["layers"]) if e["useful"] else f"{e['layers']} (does not rank)"
+    return [name, f"{e['a']:.3g}", f"{e['b']:.3f}", *thresholds, f"{e['stopped']['test']:.1%}"]

@@ -2,8 +2,231 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+
+from rexit.cli._ids import parse_id, parse_ids
+from rexit.cli._output import JsonOption, print_json, print_table, stdout
+from rexit.errors import BundleError, InputError
+
+if TYPE_CHECKING:
+    from rexit.bundle import Bundle, Catalog, Policy
 
 
 def register(app: typer.Typer) -> None:
-    pass
+    app.command("inspect")(inspect)
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A bundle, a catalog, or a policy.json.")],
+    user: Annotated[str | None, typer.Option(help="With --items: show the prompt this user's slate would have.")] = None,
+    items: Annotated[str | None, typer.Option("--items", "--item", help="Item ids, separated by commas.")] = None,
+    as_of: Annotated[int | None, typer.Option(help="Use only interactions before this time; all if not given.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The model's folder with tokenizer.json: prompts are shown as text too.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Which variant; the bundle's first if not given.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what a bundle, a catalog or a policy holds. Runs no model.
+
+    rexit inspect bundle
+
+    rexit inspect catalog --json
+
+    rexit inspect bundle --user 196 --items 242,302 --tokenizer SmolLM2-135M-Instruct
+    """
+    if user is not None or items is not None:
+        if user is None or items is None:
+            raise InputError("a prompt needs both --user and --items")
+        _show(_prompt(path, variant, user, items, as_of, tokenizer), json)
+    elif (path / "manifest.json").is_file():
+        _show(_bundle(path, variant), json)
+    elif (path / "catalog.json").is_file():
+        from rexit.bundle import Catalog
+
+        _show({"kind": "catalog", "path": str(path), "catalog": _catalog(Catalog.open(path))}, json)
+    elif path.is_file():
+        _show(_policy_file(path), json)
+    else:
+        raise BundleError(f"{path}: neither a bundle (manifest.json), a catalog (catalog.json) nor a policy file")
+
+
+def _show(value: dict[str, Any], json: bool) -> None:
+    if json:
+        print_json(value)
+        return
+    kind = value["kind"]
+    if kind == "prompt":
+        _print_prompt(value)
+        return
+    stdout.print(f"{kind} {value['path']}", markup=False, soft_wrap=True)
+    if kind == "bundle":
+        model = value["model"]
+        print_table("Model", ["", "value"], model.items())
+        for v in value["variants"]:
+            title = (
+                f"Variant {v['name']}: {v['target']} {v['precision']}, {v['backend']}, opset {v['opset']}, {_size(v['bytes'])}"
+            )
+            print_table(
+                title, ["segment", "layers", "size"], [[s["graph"], s["depth"], _size(s["bytes"])] for s in v["segments"]]
+            )
+            if v["policy"] is None:
+                stdout.print("Not calibrated: every candidate runs to full depth.")
+            else:
+                _print_policy(v["policy"])
+    if kind == "policy":
+        _print_policy(value["policy"])
+    if "catalog" in value:
+        _print_catalog(value["catalog"])
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def _bundle(path: Path, variant: str | None) -> dict[str, Any]:
+    from rexit.bundle import Bundle
+
+    first = Bundle.open(path, variant)
+    names = [variant] if variant is not None else first.manifest.variants
+    model = {**asdict(first.manifest.model), "exits": list(first.manifest.exits)}
+    variants = [_variant(Bundle.open(path, name)) for name in names]
+    return {"kind": "bundle", "path": str(path), "model": model, "variants": variants, "catalog": _catalog(first.catalog)}
+
+
+def _variant(bundle: Bundle) -> dict[str, Any]:
+    variant = bundle.variant
+    policy = bundle.policy()
+    segments = [
+        {
+            "graph": s.graph,
+            "depth": f"{s.layers[0]}-{s.layers[1]}",
+            "bytes": sum(variant.files[name].bytes for name in {s.graph, s.weights} if name in variant.files),
+        }
+        for s in variant.segments
+    ]
+    return {
+        **{
+            key: getattr(variant, key)
+            for key in ("name", "target", "precision", "backend", "opset", "max_tokens", "max_positions")
+        },
+        "sha256": bundle.variant_sha256,
+        "bytes": sum(entry.bytes for entry in variant.files.values()),
+        "segments": segments,
+        "parity": dict(variant.parity),
+        "policy": None if policy is None else _policy(policy, bundle.manifest.exits),
+    }
+
+
+def _policy(policy: Policy, layers: tuple[int, ...] | None = None) -> dict[str, Any]:
+    exits: list[dict[str, Any]] = []
+    for k, e in enumerate(policy.exits):
+        limits = {side: None if math.isinf(limit) else limit for side, limit in (("upper", e.upper), ("lower", e.lower))}
+        exits.append({"exit": k, "layers": None if layers is None else layers[k], "a": e.a, "b": e.b, **limits})
+    return {"patience": policy.patience, "variant_sha256": policy.variant_sha256, "exits": exits}
+
+
+def _policy_file(path: Path) -> dict[str, Any]:
+    from rexit.bundle.files import read_json
+    from rexit.bundle.policy import Policy
+
+    value = read_json(path)
+    exits, digest = value.get("exits"), value.get("variant_sha256")
+    if not isinstance(exits, list) or not isinstance(digest, str):
+        raise BundleError(f"{path}: not a policy: expected `exits` and `variant_sha256`")
+    return {"kind": "policy", "path": str(path), "policy": _policy(Policy.read(path, len(exits), digest))}
+
+
+def _print_policy(policy: dict[str, Any]) -> None:
+    rows = []
+    for e in policy["exits"]:
+        last = e["exit"] == len(policy["exits"]) - 1
+        limits = ["always" if last else "never" if e[side] is None else f"{e[side]:.3f}" for side in ("upper", "lower")]
+        rows.append([e["exit"], "-" if e["layers"] is None else e["layers"], f"{e['a']:.3g}", f"{e['b']:.3f}", *limits])
+    title = f"Policy, patience {policy['patience']}: c = a z + b; stops at c >= upper or c <= -lower"
+    print_table(title, ["exit", "layers", "a", "b", "upper", "lower"], rows)
+
+
+def _catalog(catalog: Catalog) -> dict[str, Any]:
+    info = catalog.info
+    return {
+        "sha256": catalog.sha256,
+        **{key: info.get(key) for key in ("ids", "counts", "label", "labels", "embedding", "retrieval", "tokenizer")},
+        "splits": {name: split.get("rows") for name, split in info["splits"].items()},
+        "files": {name: entry.bytes for name, entry in catalog.files.items()},
+        "prompt": info["prompt"],
+    }
+
+
+def _print_catalog(catalog: dict[str, Any]) -> None:
+    rows = [[name, count] for name, count in catalog["counts"].items()]
+    rows += [[f"{name} split", count] for name, count in catalog["splits"].items()]
+    rows += [[name, _size(count)] for name, count in catalog["files"].items()]
+    for name in ("ids", "label", "labels", "embedding", "retrieval"):
+        rows += [[f"{name}: {key}", value] for key, value in (catalog[name] or {}).items()]
+    print_table("Catalog", ["", "value"], rows)
+    prompt = catalog["prompt"]
+    stdout.print("Prompt template:")
+    stdout.print(str(prompt.get("template", "")), markup=False, soft_wrap=True, style="dim")
+    for part in ("prefix", "candidate"):
+        steps = " ".join(_step(op) for op in prompt.get(part, []))
+        limit = prompt.get(f"max_{part}_tokens")
+        stdout.print(f"{part} (at most {limit} tokens): {steps}", markup=False, soft_wrap=True)
+
+
+def _step(op: dict[str, Any]) -> str:
+    shown = {k: v for k, v in op.items() if k in ("field", "order", "limit", "piece")}
+    return f"{op.get('op', '?')}({', '.join(str(v) for v in shown.values())})"
+
+
+def _prompt(path: Path, variant: str | None, user: str, items: str, as_of: int | None, tokenizer: Path | None) -> dict[str, Any]:
+    """Assembled by the runtime, the same code that scores."""
+    from rexit import runtime
+    from rexit.bundle import Bundle
+
+    if not (path / "manifest.json").is_file():
+        raise InputError(f"{path}: no bundle; prompts are assembled by the runtime, from a bundle")
+    bundle = Bundle.open(path, variant)
+    kinds = bundle.catalog.info["ids"]
+    user_id, item_ids = parse_id(user, kinds["user"], "user"), parse_ids(items, kinds["item"], "item")
+    bundle.catalog.items.rows(item_ids)
+    decode = _decoder(tokenizer) if tokenizer is not None else None
+    with contextlib.closing(runtime.open(bundle.path, bundle.variant.name)) as session:
+        prefix, candidates = session.prompt(user_id, item_ids, as_of=as_of)
+
+    def part(tokens: Any) -> dict[str, Any]:
+        ids = [int(t) for t in tokens]
+        return {"tokens": ids, **({"text": decode(ids)} if decode else {})}
+
+    shown = [{"item": item, **part(tokens)} for item, tokens in zip(item_ids, candidates, strict=True)]
+    return {"kind": "prompt", "user": user_id, "prefix": part(prefix), "candidates": shown}
+
+
+def _decoder(folder: Path) -> Any:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as exc:
+        raise InputError("--tokenizer needs the package `tokenizers`: pip install tokenizers") from exc
+    file = folder / "tokenizer.json" if folder.is_dir() else folder
+    if not file.is_file():
+        raise InputError(f"{file}: no such file, expected a tokenizer.json")
+    try:
+        loaded = Tokenizer.from_file(str(file))
+    except Exception as exc:  # tokenizers raises bare Exception
+        raise InputError(f"{file}: not a tokenizer: {exc}") from exc
+    return lambda ids: loaded.decode(ids, skip_special_tokens=False)
+
+
+def _print_prompt(value: dict[str, Any]) -> None:
+    parts = [("prefix", value["prefix"]), *((f"item {c['item']}", c) for c in value["candidates"])]
+    for name, part in parts:
+        stdout.print(f"{name}: {len(part['tokens'])} tokens", markup=False)
+        stdout.print(" ".join(str(t) for t in part["tokens"]), markup=False, soft_wrap=True, style="dim")
+        if "text" in part:
+            stdout.print(part["text"], markup=False, soft_wrap=True)

@@ -2,8 +2,198 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+
+from rexit.cli._output import JsonOption, print_json, print_table, progress, stdout
+from rexit.errors import BackendError, BundleError, RexitError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from rexit.bundle import Bundle, Policy
+    from rexit.bundle.catalog import Id
+    from rexit.bundle.golden import GoldenSlate
+    from rexit.runtime import Session
+
+EXIT_CODE = 8
+SLACK = 2.0
+"""Log-odds may differ from the golden ones by this times the tolerance that the exporter measured: another machine rounds
+otherwise."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of one variant: `outcome` is ok, FAILED or skipped; `failures` one line each."""
+
+    variant: str
+    name: str
+    outcome: str
+    detail: str
+    failures: tuple[str, ...] = ()
 
 
 def register(app: typer.Typer) -> None:
-    pass
+    app.command("verify")(verify)
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="The bundle.")],
+    variant: Annotated[str | None, typer.Option(help="Only this variant; all of them if not given.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Check that a bundle is whole and computes on this machine what it computed where it was exported.
+
+    Digests of every file; golden samples (the runtime assembles the same prompts and gives the same log-odds, within twice the
+    tolerance recorded at export); exit decisions (each candidate stops where the policy says, with a cold and with a cached
+    prefix). A variant whose backend is not on this machine is checked as far as its files go. Exits with 8 if anything fails.
+
+        rexit verify bundle && systemctl restart recommender
+    """
+    checks = _checks(bundle, variant, threads)
+    failed = [line for check in checks for line in check.failures]
+    if json:
+        print_json({"ok": not failed, "checks": [asdict(c) for c in checks]})
+    else:
+        print_table(str(bundle), ["variant", "check", "", "outcome"], [[c.variant, c.name, c.detail, c.outcome] for c in checks])
+        for line in failed:
+            stdout.print(f"FAILED {line}", markup=False, soft_wrap=True)
+        if not failed:
+            stdout.print("All checks passed.")
+    if failed:
+        raise typer.Exit(EXIT_CODE)
+
+
+def _checks(path: Path, variant: str | None, threads: int) -> list[Check]:
+    from rexit.bundle import Bundle, Manifest
+
+    try:
+        names = [variant] if variant is not None else list(Manifest.read(path).variants) if path.is_dir() else [None]
+    except BundleError as exc:
+        return [_check("", "structure", "", [str(exc)])]
+    checks = []
+    with progress() as bar:
+        for name in names:
+            try:
+                opened = Bundle.open(path, name)
+            except BundleError as exc:
+                checks.append(_check(name or "", "structure", "", [str(exc)]))
+                continue
+            found = _files(opened)
+            checks += found
+            if all(c.outcome == "ok" for c in found):
+                checks += _behaviour(opened, threads, variant is not None, bar)
+    return checks
+
+
+def _files(bundle: Bundle) -> list[Check]:
+    """Digests, and a policy that is this variant's."""
+    name, checks = bundle.variant.name, []
+    count = len(bundle.manifest.files) + len(bundle.variant.files)
+    try:
+        edited = [*bundle.edited(), *bundle.catalog.edited()]
+    except BundleError as exc:
+        edited = [str(exc)]
+    checks.append(_check(name, "digests", f"{count} files", edited))
+    try:
+        policy = bundle.policy()
+        checks.append(_check(name, "policy", "not calibrated" if policy is None else f"patience {policy.patience}", ()))
+    except BundleError as exc:
+        checks.append(_check(name, "policy", "", [str(exc)]))
+    return checks
+
+
+def _behaviour(bundle: Bundle, threads: int, named: bool, bar: Progress) -> list[Check]:
+    """Golden samples and exit decisions, by the runtime."""
+    from rexit import runtime
+
+    name = bundle.variant.name
+    try:
+        golden = bundle.golden()
+        with contextlib.closing(runtime.open(bundle.path, name, threads=threads)) as session:
+            return _golden(bundle, golden.slates, session, bar)
+    except BackendError as exc:
+        if exc.status == "REXIT_BACKEND_MISSING" and not named:
+            return [Check(name, "golden samples", "skipped", str(exc))]
+        return [_check(name, "golden samples", "", [str(exc)])]
+    except RexitError as exc:
+        return [_check(name, "golden samples", "", [str(exc)])]
+
+
+def _golden(bundle: Bundle, slates: Sequence[GoldenSlate], session: Session, bar: Progress) -> list[Check]:
+    import numpy as np
+
+    from rexit.bundle import Policy
+
+    name, catalog = bundle.variant.name, bundle.catalog
+    allowed = SLACK * float(bundle.variant.parity["tolerance"])
+    policy = bundle.policy() or Policy.full_depth(len(bundle.manifest.exits), bundle.variant_sha256)
+    prompts: list[str] = []
+    values: list[str] = []
+    decisions: list[str] = []
+    worst = 0.0
+    task = bar.add_task(name, total=len(slates))
+    for g, slate in enumerate(slates):
+        user, items = catalog.users.id(slate.user), [catalog.items.id(int(row)) for row in slate.items]
+        where = f"{name}: golden slate {g}, user {user!r}"
+        prompts += _prompt_failures(where, items, session.prompt(user, items, as_of=slate.as_of), slate)
+        trace = session.trace(user, items, as_of=slate.as_of)
+        distance = np.abs(trace - slate.log_odds)
+        distance[~np.isfinite(distance)] = np.inf
+        worst = max(worst, float(distance.max()))
+        if distance.max() > allowed:
+            row, k = divmod(int(distance.argmax()), distance.shape[1])
+            expected = f"expected {slate.log_odds[row, k]:.5f} +- {allowed:g}"
+            values.append(f"{where}, item {items[row]!r}, exit {k}: log-odds {trace[row, k]:.5f}, {expected}")
+        session.clear_cache()
+        for prefix in ("cold", "cached"):
+            scores = session.score(user, items, as_of=slate.as_of)
+            decisions += _decision_failures(f"{where}, {prefix} prefix", items, scores, trace, policy, allowed)
+        bar.advance(task)
+    size = f"{len(slates)} slates, {sum(len(s.items) for s in slates)} candidates"
+    return [
+        _check(name, "prompts", size, prompts),
+        _check(name, "log-odds", f"worst {worst:.2g}, allowed {allowed:.2g}", values),
+        _check(name, "exit decisions", "cold and cached prefix", decisions),
+    ]
+
+
+def _prompt_failures(where: str, items: Sequence[Id], seen: tuple[Any, Sequence[Any]], slate: GoldenSlate) -> Iterator[str]:
+    """The runtime's prefix and candidates against the exporter's; the first difference of each slate."""
+    parts = [("the prefix", seen[0], slate.prefix)]
+    parts += [(f"item {item!r}", a, b) for item, a, b in zip(items, seen[1], slate.candidates, strict=True)]
+    for what, tokens, expected in parts:
+        if (difference := _first_difference(tokens, expected)) is not None:
+            yield f"{where}: the prompt of {what} is not the exporter's: {difference}"
+            return
+
+
+def _first_difference(seen: Any, expected: Any) -> str | None:
+    for at, (a, b) in enumerate(zip(seen, expected, strict=False)):
+        if a != b:
+            return f"token {at} is {a}, expected {b}"
+    return None if len(seen) == len(expected) else f"{len(seen)} tokens, expected {len(expected)}"
+
+
+def _decision_failures(where: str, items: Sequence[Id], scores: Any, trace: Any, policy: Policy, allowed: float) -> Iterator[str]:
+    """Each candidate stops where the policy says, given the trace, and answers with that exit's log-odds.
+
+    A candidate within `allowed` of a threshold has more than one right exit: see `Policy.possible`.
+    """
+    possible, expected = policy.possible(trace, allowed), policy.stops(trace)
+    for i, item in enumerate(items):
+        exit, log_odds = int(scores.exit[i]), float(scores.log_odds[i])
+        if not possible[i, exit]:
+            yield f"{where}, item {item!r}: stopped at exit {exit}, expected {expected[i]}"
+        elif not abs(log_odds - float(trace[i, exit])) <= allowed:
+            yield f"{where}, item {item!r}: log-odds {log_odds:.5f} at exit {exit}, the trace has {trace[i, exit]:.5f}"
+
+
+def _check(variant: str, name: str, detail: str, failures: Sequence[str]) -> Check:
+    return Check(variant, name, "FAILED" if failures else "ok", detail, tuple(failures))

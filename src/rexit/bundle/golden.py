@@ -1,0 +1,74 @@
+"""`golden.safetensors`: real validation slates with the prompts and log-odds that the unsplit model gave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from rexit.errors import BundleError
+
+FILE = "golden.safetensors"
+
+
+@dataclass(frozen=True)
+class GoldenSlate:
+    """One slate, by rows: prefix int32 [P], a token array per candidate, log_odds float32 [n, E]."""
+
+    user: int
+    items: NDArray[np.int32]
+    as_of: int
+    prefix: NDArray[np.int32]
+    candidates: list[NDArray[np.int32]]
+    log_odds: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """All golden slates of a variant, in the file's order."""
+
+    slates: list[GoldenSlate]
+
+    @classmethod
+    def read(cls, path: Path, exits: int) -> Golden:
+        """Raises BundleError where the arrays do not fit together."""
+        try:
+            with safe_open(path, "np") as file:
+                names = file.keys()
+                table: dict[str, NDArray[Any]] = {name: file.get_tensor(name) for name in names}
+            slates, prefixes, candidates = (table[f"{name}_offsets"] for name in ("slate", "prefix", "candidate"))
+            users, items, log_odds = table["user"], table["item"], table["log_odds"]
+            _check_offsets(slates, len(users), len(items), "slate_offsets")
+            _check_offsets(prefixes, len(users), len(table["prefix_tokens"]), "prefix_offsets")
+            _check_offsets(candidates, len(items), len(table["candidate_tokens"]), "candidate_offsets")
+            if log_odds.shape != (len(items), exits):
+                raise ValueError(f"log_odds is {list(log_odds.shape)}, expected [{len(items)}, {exits}]")
+            as_of = table["as_of"].tolist()
+            if len(as_of) != len(users):
+                raise ValueError(f"as_of has {len(as_of)} entries, expected {len(users)}")
+        except (SafetensorError, OSError, KeyError, ValueError) as exc:
+            raise BundleError(f"{path}: not golden samples: {exc}") from exc
+        tokens = table["candidate_tokens"]
+        made = []
+        for g in range(len(users)):
+            begin, end = int(slates[g]), int(slates[g + 1])
+            made.append(
+                GoldenSlate(
+                    int(users[g]),
+                    items[begin:end],
+                    as_of[g],
+                    table["prefix_tokens"][prefixes[g] : prefixes[g + 1]],
+                    [tokens[candidates[c] : candidates[c + 1]] for c in range(begin, end)],
+                    log_odds[begin:end],
+                )
+            )
+        return cls(made)
+
+
+def _check_offsets(offsets: NDArray[Any], count: int, size: int, name: str) -> None:
+    if len(offsets) != count + 1 or offsets[0] != 0 or offsets[-1] != size or (np.diff(offsets) < 0).any():
+        raise ValueError(f"{name} does not cut {size} entries into {count}")
