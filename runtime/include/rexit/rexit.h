@@ -13,8 +13,11 @@
  * - Strings are UTF-8 and zero-terminated. The caller owns every buffer it passes; nothing returned needs freeing but handles.
  * - Option and request structs begin with `struct_size = sizeof(that struct)`, so that fields can be added; a field beyond the
  *   given size has its default. Zero-initialise, set struct_size, set what you need. NULL options mean all defaults.
- * - A bundle is immutable and may be shared by threads. A session belongs to one thread at a time. A bundle must outlive its
- *   sessions' creation only: sessions keep what they need of it alive.
+ * - A bundle is immutable and may be shared by threads. A session belongs to one thread at a time: a call that meets another one
+ *   at work fails with REXIT_INVALID_ARGUMENT. A bundle must outlive its sessions' creation only: sessions keep what they need
+ *   of it alive.
+ * - Bundles need not be trusted: everything rexit reads is checked when a bundle is opened. Two things stay the caller's: nobody
+ *   may shrink a bundle's files while it is open (they are memory-mapped), and graphs are as safe as ONNX Runtime is.
  */
 #ifndef REXIT_REXIT_H
 #define REXIT_REXIT_H
@@ -65,13 +68,13 @@ typedef struct rexit_id {
   const char *text;
 } rexit_id;
 
-#define REXIT_NO_AS_OF INT64_MAX
-
 typedef struct rexit_bundle_options {
   size_t struct_size;
   const char *variant;             /* NULL: the bundle's first */
-  const char *onnxruntime_library; /* path of libonnxruntime; NULL: $REXIT_ONNXRUNTIME_LIBRARY, then the system's */
-  int32_t threads;                 /* of the process-wide pool, made by the first open; 0: one per core */
+  const char *onnxruntime_library; /* path of libonnxruntime; NULL: $REXIT_ONNXRUNTIME_LIBRARY, then the system's. Loaded once
+                                      per process: only the first open's counts */
+  int32_t threads;                 /* of the process-wide pool, made by the first open; 0: one per core, or what the pool has;
+                                      a later open with another number is refused */
 } rexit_bundle_options;
 
 typedef struct rexit_bundle_info {
@@ -112,12 +115,13 @@ typedef struct rexit_request {
   const rexit_id *recent_items; /* interactions newer than the catalog's, oldest first; may be NULL */
   const uint8_t *recent_liked;  /* [recent_count], 1 = liked; NULL: all liked */
   size_t recent_count;
-  int64_t as_of;              /* only interactions with time < as_of reach the prompt; 0-initialised means time 0: set REXIT_NO_AS_OF */
+  int32_t has_as_of;          /* 1: only the catalog's interactions with time < as_of reach the prompt; 0: all do */
+  int64_t as_of;
   const rexit_policy *policy; /* NULL: the bundle's */
   int32_t has_force_exit;     /* 1: every candidate stops at exit `force_exit` */
   uint32_t force_exit;
   int64_t deadline_us; /* from the start of the call; no segment starts after it; 0: none */
-  size_t top_k;        /* 0: all, in request order; else the k most probable, best first (ties: request order) */
+  size_t top_k;        /* 0: all, in request order; else the k with the largest a * log_odds + b, best first (ties: request order) */
 } rexit_request;
 
 typedef struct rexit_score {
@@ -132,7 +136,7 @@ typedef struct rexit_score {
 typedef struct rexit_stats {
   size_t struct_size;
   uint64_t prefix_tokens;           /* in this request's prefix */
-  uint64_t prefix_tokens_reused;    /* of these, not computed again (the cached prefix was the same) */
+  uint64_t prefix_tokens_reused;    /* all of these when the cached prefix was the same, else 0 */
   uint64_t candidate_tokens;        /* of all candidates, before any exit */
   uint64_t candidate_layers;        /* layers run, summed over candidates: divide by item_count for the mean */
   uint64_t prefix_layers;           /* layers of the prefix computed in this call */
@@ -156,7 +160,8 @@ REXIT_API rexit_status rexit_bundle_get_exit(const rexit_bundle *bundle, size_t 
 
 REXIT_API rexit_status rexit_session_create(rexit_bundle *bundle, const void *reserved, rexit_session **session_out);
 REXIT_API void rexit_session_destroy(rexit_session *session); /* NULL is fine */
-/* Runs every segment once on a made-up slate so that the first real request pays for no allocation. */
+/* Runs every segment once on a made-up slate, as large as one pass takes, so that the first real request pays for no allocation.
+ * Forgets the cached prefix. */
 REXIT_API rexit_status rexit_session_warm_up(rexit_session *session);
 /* Bytes held by the session's own buffers: cached prefix, hidden states, prompts. */
 REXIT_API rexit_status rexit_session_memory(const rexit_session *session, size_t *bytes_out);

@@ -1,0 +1,5 @@
+"""Scores slates with an exported bundle: the C++ library, as Python sees it. Loads neither torch nor transformers."""
+
+from rexit.runtime.session import ExitInfo, Info, Scores, Session, Stats, StopRule, Trace, open
+
+__all__ = ["ExitInfo", "Info", "Scores", "Session", "Stats", "StopRule", "Trace", "open"]

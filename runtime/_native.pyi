@@ -1,0 +1,37 @@
+"""The compiled module; `rexit.runtime.session` is its only user."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+version: str
+
+_Stats = tuple[int, int, int, int, int, float, float, float, float]
+_Ids = Sequence[int | str]
+
+class Session:
+    def __init__(self, path: str, variant: str, library: str, threads: int) -> None: ...
+    def info(self) -> tuple[int, int, int, int, int, int, bool, bool, bool, str]: ...
+    def exits(self) -> list[tuple[int, float, float, float, float, int]]: ...
+    def score(
+        self,
+        user: int | str,
+        items: _Ids,
+        recent: _Ids,
+        liked: Sequence[int],
+        as_of: int | None,
+        top_k: int,
+        deadline_us: int,
+        force_exit: int | None,
+        policy: tuple[Sequence[float], Sequence[float], int] | None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8], _Stats]: ...
+    def trace(
+        self, user: int | str, items: _Ids, recent: _Ids, liked: Sequence[int], as_of: int | None
+    ) -> tuple[NDArray[np.float32], _Stats]: ...
+    def prompt(
+        self, user: int | str, items: _Ids, recent: _Ids, liked: Sequence[int], as_of: int | None
+    ) -> tuple[list[int], list[int]]: ...
+    def warm_up(self) -> None: ...
+    def clear_cache(self) -> None: ...
+    def memory(self) -> int: ...

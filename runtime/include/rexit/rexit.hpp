@@ -1,0 +1,239 @@
+// rexit for C++17: the C ABI with RAII, exceptions and vectors. Header only; it adds no behaviour of its own.
+//
+//   rexit::Bundle bundle("bundle");
+//   rexit::Session session(bundle);
+//   for (const rexit_score& score : session.score(rexit::Request(42).items({7, 8, 9})).scores) ...
+#ifndef REXIT_REXIT_HPP
+#define REXIT_REXIT_HPP
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "rexit/rexit.h"
+
+namespace rexit {
+
+// A failing call's status and its one line of explanation.
+class Error : public std::runtime_error {
+ public:
+  explicit Error(rexit_status status) : std::runtime_error(rexit_last_error()), status_(status) {}
+  rexit_status status() const noexcept { return status_; }
+
+ private:
+  rexit_status status_;
+};
+
+inline void check(rexit_status status) {
+  if (status != REXIT_OK) throw Error(status);
+}
+
+// An id as the interactions had it: an integer or a string.
+using Id = std::variant<std::int64_t, std::string>;
+
+struct OpenOptions {
+  std::string variant;              // empty: the bundle's first
+  std::string onnxruntime_library;  // empty: see rexit_bundle_options
+  std::int32_t threads = 0;         // 0: one per core
+};
+
+// An opened bundle. Copies share it; safe to use from several threads.
+class Bundle {
+ public:
+  explicit Bundle(const std::string& path, const OpenOptions& options = {}) {
+    const auto or_null = [](const std::string& text) { return text.empty() ? nullptr : text.c_str(); };
+    const rexit_bundle_options given{sizeof given, or_null(options.variant), or_null(options.onnxruntime_library), options.threads};
+    rexit_bundle* opened = nullptr;
+    check(rexit_bundle_open(path.c_str(), &given, &opened));
+    handle_.reset(opened, rexit_bundle_close);
+  }
+
+  rexit_bundle_info info() const {
+    rexit_bundle_info info{};
+    info.struct_size = sizeof info;
+    check(rexit_bundle_get_info(handle_.get(), &info));
+    return info;
+  }
+  rexit_exit_info exit(std::size_t index) const {
+    rexit_exit_info info{};
+    info.struct_size = sizeof info;
+    check(rexit_bundle_get_exit(handle_.get(), index, &info));
+    return info;
+  }
+  rexit_bundle* get() const noexcept { return handle_.get(); }
+
+ private:
+  std::shared_ptr<rexit_bundle> handle_;
+};
+
+// Thresholds that replace the bundle's; see rexit_policy.
+struct Policy {
+  std::vector<float> upper, lower;
+  std::size_t patience = 1;
+};
+
+// A request that owns its ids. Setters return *this, so that it can be built in one expression.
+class Request {
+ public:
+  explicit Request(Id user) : user_(std::move(user)) {}
+
+  Request& items(std::vector<Id> ids) { return items_ = std::move(ids), *this; }
+  // Interactions newer than the catalog's, oldest first; `liked` empty: all were.
+  Request& recent(std::vector<Id> ids, std::vector<std::uint8_t> liked = {}) {
+    if (!liked.empty() && liked.size() != ids.size()) throw std::invalid_argument("recent: as many verdicts as items are expected");
+    return recent_ = std::move(ids), liked_ = std::move(liked), *this;
+  }
+  Request& as_of(std::int64_t time) { return as_of_ = time, *this; }
+  Request& policy(Policy policy) {
+    if (policy.upper.size() != policy.lower.size()) throw std::invalid_argument("policy: as many lower as upper thresholds are expected");
+    return policy_ = std::move(policy), *this;
+  }
+  Request& force_exit(std::uint32_t exit) { return force_exit_ = exit, *this; }
+  Request& deadline_us(std::int64_t microseconds) { return deadline_us_ = microseconds, *this; }
+  Request& top_k(std::size_t k) { return top_k_ = k, *this; }
+
+  std::size_t item_count() const noexcept { return items_.size(); }
+  std::size_t top_k() const noexcept { return top_k_; }
+
+  // Calls use(const rexit_request&) with views of this object.
+  template <class Use>
+  auto view(Use&& use) const {
+    const std::vector<rexit_id> items = views(items_), recent = views(recent_);
+    rexit_policy policy{};
+    rexit_request request{};
+    request.struct_size = sizeof request;
+    request.user = view(user_);
+    request.items = items.data();
+    request.item_count = items.size();
+    request.recent_items = recent.data();
+    request.recent_liked = liked_.empty() ? nullptr : liked_.data();
+    request.recent_count = recent.size();
+    request.has_as_of = as_of_ ? 1 : 0;
+    request.as_of = as_of_.value_or(0);
+    if (policy_) {
+      policy = {policy_->upper.data(), policy_->lower.data(), policy_->upper.size(), policy_->patience};
+      request.policy = &policy;
+    }
+    request.has_force_exit = force_exit_ ? 1 : 0;
+    request.force_exit = force_exit_.value_or(0);
+    request.deadline_us = deadline_us_;
+    request.top_k = top_k_;
+    return use(static_cast<const rexit_request&>(request));
+  }
+
+ private:
+  static rexit_id view(const Id& id) {
+    if (const auto* text = std::get_if<std::string>(&id)) return {0, text->c_str()};
+    return {std::get<std::int64_t>(id), nullptr};
+  }
+  static std::vector<rexit_id> views(const std::vector<Id>& ids) {
+    std::vector<rexit_id> all;
+    all.reserve(ids.size());
+    for (const Id& id : ids) all.push_back(view(id));
+    return all;
+  }
+
+  Id user_;
+  std::vector<Id> items_, recent_;
+  std::vector<std::uint8_t> liked_;
+  std::optional<std::int64_t> as_of_;
+  std::optional<Policy> policy_;
+  std::optional<std::uint32_t> force_exit_;
+  std::int64_t deadline_us_ = 0;
+  std::size_t top_k_ = 0;
+};
+
+struct Scores {
+  std::vector<rexit_score> scores;
+  rexit_stats stats;
+};
+
+struct Trace {
+  std::vector<float> log_odds;  // [items, exits]
+  rexit_stats stats;
+};
+
+struct Prompt {
+  std::vector<std::int32_t> tokens;
+  std::vector<std::size_t> offsets;  // 0, end of the prefix, end of each candidate
+};
+
+// One thread's state. Keeps the bundle alive; movable.
+class Session {
+ public:
+  explicit Session(const Bundle& bundle) : bundle_(bundle) {
+    rexit_session* created = nullptr;
+    check(rexit_session_create(bundle.get(), nullptr, &created));
+    handle_.reset(created);
+  }
+
+  const Bundle& bundle() const noexcept { return bundle_; }
+
+  Scores score(const Request& request) {
+    Scores result;
+    const std::size_t all = request.item_count(), k = request.top_k();
+    result.scores.resize(k == 0 || k > all ? all : k);
+    result.stats = empty_stats();
+    rexit_score none{};  // the library refuses an empty slate itself, but wants an address first
+    request.view([&](const rexit_request& view) {
+      check(rexit_session_score(handle_.get(), &view, result.scores.empty() ? &none : result.scores.data(), &result.stats));
+    });
+    return result;
+  }
+
+  Trace trace(const Request& request) {
+    Trace result;
+    result.log_odds.resize(request.item_count() * bundle_.info().exits);
+    result.stats = empty_stats();
+    float none = 0;
+    request.view([&](const rexit_request& view) {
+      check(rexit_session_trace(handle_.get(), &view, result.log_odds.empty() ? &none : result.log_odds.data(), &result.stats));
+    });
+    return result;
+  }
+
+  Prompt prompt(const Request& request) {
+    Prompt result;
+    request.view([&](const rexit_request& view) {
+      std::size_t count = 0;
+      check(rexit_session_prompt(handle_.get(), &view, nullptr, 0, nullptr, &count));
+      result.tokens.resize(count);
+      result.offsets.resize(request.item_count() + 2);
+      check(rexit_session_prompt(handle_.get(), &view, result.tokens.data(), count, result.offsets.data(), &count));
+    });
+    return result;
+  }
+
+  void warm_up() { check(rexit_session_warm_up(handle_.get())); }
+  void clear_cache() { check(rexit_session_clear_cache(handle_.get())); }
+  std::size_t memory() const {
+    std::size_t bytes = 0;
+    check(rexit_session_memory(handle_.get(), &bytes));
+    return bytes;
+  }
+  rexit_session* get() const noexcept { return handle_.get(); }
+
+ private:
+  struct Destroy {
+    void operator()(rexit_session* session) const noexcept { rexit_session_destroy(session); }
+  };
+  static rexit_stats empty_stats() {
+    rexit_stats stats{};
+    stats.struct_size = sizeof stats;
+    return stats;
+  }
+
+  Bundle bundle_;
+  std::unique_ptr<rexit_session, Destroy> handle_;
+};
+
+}  // namespace rexit
+
+#endif  // REXIT_REXIT_HPP

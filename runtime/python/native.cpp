@@ -1,0 +1,189 @@
+// rexit.runtime._native: rexit.hpp for Python. Checks and NumPy conveniences are runtime/session.py's.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/variant.h>
+#include <nanobind/stl/vector.h>
+
+#include <mutex>
+#include <optional>
+#include <tuple>
+
+#include "rexit/rexit.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+using Ids = std::vector<rexit::Id>;
+using Thresholds = std::tuple<std::vector<float>, std::vector<float>, std::size_t>;  // upper, lower, patience
+using StatsRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, double, double, double, double>;
+using ExitRow = std::tuple<std::size_t, float, float, float, float, std::size_t>;
+using InfoRow = std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, bool, bool, bool, std::string>;
+template <class T, class... Shape>
+using Numpy = nb::ndarray<nb::numpy, T, Shape...>;
+
+// The array owns the vector.
+template <class T, class... Shape>
+Numpy<T, Shape...> to_numpy(std::vector<T> values, std::initializer_list<std::size_t> shape) {
+  auto* kept = new std::vector<T>(std::move(values));
+  const nb::capsule owner(kept, [](void* pointer) noexcept { delete static_cast<std::vector<T>*>(pointer); });
+  return Numpy<T, Shape...>(kept->data(), shape, owner);
+}
+
+StatsRow row(const rexit_stats& stats) {
+  return {stats.prefix_tokens, stats.prefix_tokens_reused, stats.candidate_tokens, stats.candidate_layers, stats.prefix_layers,
+          stats.retrieval_us,  stats.prefix_us,            stats.slate_us,         stats.total_us};
+}
+
+rexit::Request make_request(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of) {
+  rexit::Request request(std::move(user));
+  request.items(std::move(items)).recent(std::move(recent), std::move(liked));
+  if (as_of) request.as_of(*as_of);
+  return request;
+}
+
+// rexit::Session, waiting its turn: Python threads that share one session queue up instead of meeting an error.
+class Session {
+ public:
+  Session(const std::string& path, const std::string& variant, const std::string& library, std::int32_t threads)
+      : session_(rexit::Bundle(path, {variant, library, threads})) {}
+
+  InfoRow info() const {
+    const rexit_bundle_info info = session_.bundle().info();
+    return {info.users,         info.items,
+            info.exits,         info.layers,
+            info.max_tokens,    info.max_positions,
+            info.string_user_ids != 0, info.string_item_ids != 0,
+            info.calibrated != 0, info.variant};
+  }
+
+  std::vector<ExitRow> exits() const {
+    std::vector<ExitRow> rows;
+    for (std::size_t k = 0; k < session_.bundle().info().exits; ++k) {
+      const rexit_exit_info exit = session_.bundle().exit(k);
+      rows.emplace_back(exit.layers, exit.a, exit.b, exit.upper, exit.lower, exit.patience);
+    }
+    return rows;
+  }
+
+  auto score(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of, std::size_t top_k,
+             std::int64_t deadline_us, std::optional<std::uint32_t> force_exit, std::optional<Thresholds> policy) {
+    rexit::Scores result;
+    {
+      const nb::gil_scoped_release released;
+      rexit::Request request = make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of);
+      request.top_k(top_k).deadline_us(deadline_us);
+      if (force_exit) request.force_exit(*force_exit);
+      if (policy) request.policy({std::get<0>(*policy), std::get<1>(*policy), std::get<2>(*policy)});
+      const std::lock_guard<std::mutex> turn(mutex_);
+      result = session_.score(request);
+    }
+    const std::size_t count = result.scores.size();
+    std::vector<std::int64_t> index, exit;
+    std::vector<float> probability, log_odds;
+    std::vector<std::uint8_t> cut_short;
+    for (const rexit_score& score : result.scores) {
+      index.push_back(score.item);
+      exit.push_back(score.exit);
+      probability.push_back(score.probability);
+      log_odds.push_back(score.log_odds);
+      cut_short.push_back(score.cut_short != 0);
+    }
+    return std::make_tuple(to_numpy<std::int64_t, nb::ndim<1>>(std::move(index), {count}),
+                           to_numpy<std::int64_t, nb::ndim<1>>(std::move(exit), {count}),
+                           to_numpy<float, nb::ndim<1>>(std::move(probability), {count}),
+                           to_numpy<float, nb::ndim<1>>(std::move(log_odds), {count}),
+                           to_numpy<std::uint8_t, nb::ndim<1>>(std::move(cut_short), {count}), row(result.stats));
+  }
+
+  auto trace(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of) {
+    rexit::Trace result;
+    const std::size_t count = items.size(), exits = session_.bundle().info().exits;
+    {
+      const nb::gil_scoped_release released;
+      const rexit::Request request = make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of);
+      const std::lock_guard<std::mutex> turn(mutex_);
+      result = session_.trace(request);
+    }
+    return std::make_tuple(to_numpy<float, nb::ndim<2>>(std::move(result.log_odds), {count, exits}), row(result.stats));
+  }
+
+  auto prompt(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of) {
+    const nb::gil_scoped_release released;
+    const rexit::Request request = make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of);
+    const std::lock_guard<std::mutex> turn(mutex_);
+    rexit::Prompt prompt = session_.prompt(request);
+    return std::make_pair(std::move(prompt.tokens), std::move(prompt.offsets));
+  }
+
+  void warm_up() {
+    const nb::gil_scoped_release released;
+    const std::lock_guard<std::mutex> turn(mutex_);
+    session_.warm_up();
+  }
+
+  void clear_cache() {
+    const nb::gil_scoped_release released;
+    const std::lock_guard<std::mutex> turn(mutex_);
+    session_.clear_cache();
+  }
+
+  std::size_t memory() {
+    const nb::gil_scoped_release released;
+    const std::lock_guard<std::mutex> turn(mutex_);
+    return session_.memory();
+  }
+
+ private:
+  rexit::Session session_;
+  std::mutex mutex_;
+};
+
+// A status becomes one of rexit.errors' classes: what the caller did, what a file holds, what the backend did, time.
+const char* class_of(rexit_status status) {
+  if (status == REXIT_DEADLINE) return "DeadlineError";
+  if (status / 100 == 1 || status == REXIT_TOO_LONG) return "InputError";
+  if (status / 100 == 2) return "BundleError";
+  if (status / 100 == 3) return "BackendError";
+  return "RexitError";
+}
+
+void raise(const std::exception_ptr& pointer, void*) {
+  try {
+    std::rethrow_exception(pointer);
+  } catch (const rexit::Error& error) {
+    const nb::object type = nb::module_::import_("rexit.errors").attr(class_of(error.status()));
+    const nb::object exception = type(error.what());
+    exception.attr("status") = rexit_status_name(error.status());
+    PyErr_SetObject(type.ptr(), exception.ptr());
+  }
+}
+
+}  // namespace
+
+NB_MODULE(_native, module) {
+  nb::register_exception_translator(raise);
+  module.attr("version") = rexit_version();
+  nb::class_<Session>(module, "Session")
+      .def(
+          "__init__",
+          [](Session* self, const std::string& path, const std::string& variant, const std::string& library, std::int32_t threads) {
+            const nb::gil_scoped_release released;
+            new (self) Session(path, variant, library, threads);
+          },
+          "path"_a, "variant"_a, "library"_a, "threads"_a)
+      .def("info", &Session::info)
+      .def("exits", &Session::exits)
+      .def("score", &Session::score, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "top_k"_a, "deadline_us"_a,
+           "force_exit"_a.none(), "policy"_a.none())
+      .def("trace", &Session::trace, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none())
+      .def("prompt", &Session::prompt, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none())
+      .def("warm_up", &Session::warm_up)
+      .def("clear_cache", &Session::clear_cache)
+      .def("memory", &Session::memory);
+}

@@ -1,0 +1,269 @@
+"""`rexit.open(bundle)`: a session that scores and traces slates, over NumPy arrays."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.errors import InputError
+from rexit.runtime import _native
+from rexit.runtime._library import onnxruntime_library
+
+Id = int | str
+Recent = Iterable[Id | tuple[Id, bool]]
+
+
+@dataclass(frozen=True)
+class Info:
+    """What an opened bundle holds. `exits` counts heads, `layers` the whole model's layers."""
+
+    users: int
+    items: int
+    exits: int
+    layers: int
+    max_tokens: int
+    max_positions: int
+    string_user_ids: bool
+    string_item_ids: bool
+    calibrated: bool
+    variant: str
+
+
+@dataclass(frozen=True)
+class ExitInfo:
+    """One exit: its depth in layers and its policy. c = a z + b; stops at c >= upper or c <= -lower (inf: never)."""
+
+    layers: int
+    a: float
+    b: float
+    upper: float
+    lower: float
+    patience: int
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """Thresholds on c, one pair an exit, that replace the bundle's for one request; its Platt maps stay."""
+
+    upper: Sequence[float]
+    lower: Sequence[float]
+    patience: int = 1
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a request cost. Layers of candidates are summed over candidates; retrieval includes assembling the prompt."""
+
+    prefix_tokens: int
+    prefix_tokens_reused: int
+    candidate_tokens: int
+    candidate_layers: int
+    prefix_layers: int
+    retrieval_us: float
+    prefix_us: float
+    slate_us: float
+    total_us: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One entry per answer, in the order of the request or, with `top_k`, best first.
+
+    `items` are the ids as given, `index` their places in the request, `exit` the exit that answered, `log_odds` the raw
+    logit(yes) - logit(no) there, `probability` the calibrated one; `cut_short` marks those the deadline stopped.
+    """
+
+    items: NDArray[Any]
+    index: NDArray[np.int64]
+    probability: NDArray[np.float32]
+    log_odds: NDArray[np.float32]
+    exit: NDArray[np.int64]
+    cut_short: NDArray[np.bool_]
+    stats: Stats
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Every exit's raw log-odds, float32 [items, exits], and what computing them cost."""
+
+    log_odds: NDArray[np.float32]
+    stats: Stats
+
+
+def open(
+    path: str | os.PathLike[str], variant: str | None = None, *, threads: int = 0, library: str | os.PathLike[str] | None = None
+) -> Session:
+    """Opens a bundle's variant (the first one when None): checks its structure, maps the catalog, loads the segments.
+
+    `threads` sets the size of the process's one thread pool, made by the first bundle opened; 0: one per core. `library` is
+    the path of ONNX Runtime's shared library, else the `onnxruntime` wheel's. Raises BundleError, BackendError, InputError.
+    """
+    return Session(path, variant, threads=threads, library=library)
+
+
+class Session:
+    """An opened bundle with buffers and the cached prefix of the last user. Threads may share it, one works at a time."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        variant: str | None = None,
+        *,
+        threads: int = 0,
+        library: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if variant == "":
+            raise InputError("variant is an empty string, expected a name or None")
+        chosen = onnxruntime_library() if library is None else os.fspath(library)
+        self._native: _native.Session | None = _native.Session(os.fspath(path), variant or "", chosen, _integer("threads", threads, 31))
+        self.info = Info(*self._native.info())
+        self.exits = tuple(ExitInfo(*exit) for exit in self._native.exits())
+
+    def score(
+        self,
+        user: Id,
+        items: Sequence[Id] | NDArray[Any],
+        *,
+        recent: Recent | None = None,
+        as_of: int | None = None,
+        top_k: int | None = None,
+        deadline_ms: float | None = None,
+        force_exit: int | None = None,
+        policy: StopRule | None = None,
+    ) -> Scores:
+        """Scores a slate for one user, stopping each candidate at its first confident exit.
+
+        `recent`: interactions newer than the catalog's, oldest first, as item ids (liked) or (item id, liked) pairs. `as_of`: only
+        the catalog's interactions with time < as_of reach the prompt. `top_k`: only the best. `deadline_ms`: no segment starts
+        later; what has an answer is returned, marked. `force_exit`: everyone stops there. `policy` replaces the bundle's.
+
+        Raises InputError for an unknown item or a bad option, DeadlineError when some candidate reached no exit in time.
+        """
+        given, ids = _ids("items", items)
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k is {top_k}, expected at least 1")
+        if deadline_ms is not None and not 0 < deadline_ms < math.inf:
+            raise InputError(f"deadline_ms is {deadline_ms}, expected more than 0")
+        index, exit, probability, log_odds, cut_short, stats = self._open.score(
+            _id("user", user),
+            ids,
+            *_recent(recent),
+            None if as_of is None else _integer("as_of", as_of),
+            0 if top_k is None else _integer("top_k", top_k),
+            0 if deadline_ms is None else _integer("deadline_ms", max(1, round(deadline_ms * 1000))),
+            None if force_exit is None else _integer("force_exit", force_exit, 31),
+            None if policy is None else _thresholds(policy, self.info.exits),
+        )
+        return Scores(given[index], index, probability, log_odds, exit, cut_short.astype(np.bool_), Stats(*stats))
+
+    def trace(
+        self, user: Id, items: Sequence[Id] | NDArray[Any], *, recent: Recent | None = None, as_of: int | None = None
+    ) -> NDArray[np.float32]:
+        """Every exit's raw log-odds, ignoring the policy: float32 [items, exits]."""
+        return self.trace_with_stats(user, items, recent=recent, as_of=as_of).log_odds
+
+    def trace_with_stats(
+        self, user: Id, items: Sequence[Id] | NDArray[Any], *, recent: Recent | None = None, as_of: int | None = None
+    ) -> Trace:
+        """`trace`, with what it cost."""
+        time = None if as_of is None else _integer("as_of", as_of)
+        log_odds, stats = self._open.trace(_id("user", user), _ids("items", items)[1], *_recent(recent), time)
+        return Trace(log_odds, Stats(*stats))
+
+    def prompt(
+        self, user: Id, items: Sequence[Id] | NDArray[Any], *, recent: Recent | None = None, as_of: int | None = None
+    ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
+        """The token ids a request is answered from: the prefix's, and each candidate's."""
+        time = None if as_of is None else _integer("as_of", as_of)
+        tokens, offsets = self._open.prompt(_id("user", user), _ids("items", items)[1], *_recent(recent), time)
+        parts = np.split(np.array(tokens, np.int32), offsets[1:-1])
+        return parts[0], parts[1:]
+
+    def warm_up(self) -> None:
+        """Runs every segment once on a made-up slate, so that the first request pays for no allocation."""
+        self._open.warm_up()
+
+    def clear_cache(self) -> None:
+        """Forgets the cached prefix."""
+        self._open.clear_cache()
+
+    @property
+    def memory(self) -> int:
+        """Bytes held by this session's own buffers."""
+        return self._open.memory()
+
+    def close(self) -> None:
+        """Releases everything; a second call does nothing."""
+        self._native = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def _open(self) -> _native.Session:
+        if self._native is None:
+            raise InputError("the session is closed")
+        return self._native
+
+
+def _integer(name: str, value: Any, bits: int = 63) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} is {value!r}, expected an integer") from None
+    if not -(1 << bits) <= number < 1 << bits or (bits == 31 and number < 0):
+        raise InputError(f"{name} is {number}, out of range")
+    return number
+
+
+def _id(name: str, value: Any) -> Id:
+    if isinstance(value, str):
+        if "\0" in value:
+            raise InputError(f"{name} is {value!r}: an id has no zero character")
+        return str(value)
+    return _integer(name, value)
+
+
+def _ids(name: str, values: Any) -> tuple[NDArray[Any], list[Id]]:
+    """Ids as an array, for the answer, and as plain Python values."""
+    if isinstance(values, str):
+        raise InputError(f"{name} is a string, expected a sequence of ids")
+    plain = [_id(f"{name}[{n}]", value) for n, value in enumerate(values)]
+    if isinstance(values, np.ndarray) and values.ndim == 1:
+        return values, plain
+    if all(isinstance(value, int) for value in plain):
+        return np.array(plain, np.int64), plain
+    given = np.empty(len(plain), object)
+    given[:] = plain
+    return given, plain
+
+
+def _recent(recent: Recent | None) -> tuple[list[Id], list[int]]:
+    ids: list[Id] = []
+    liked: list[int] = []
+    for n, one in enumerate(() if recent is None else recent):
+        item, verdict = one if isinstance(one, tuple) else (one, True)
+        ids.append(_id(f"recent[{n}]", item))
+        liked.append(int(bool(verdict)))
+    return ids, liked
+
+
+def _thresholds(policy: StopRule, exits: int) -> tuple[list[float], list[float], int]:
+    upper, lower = [float(v) for v in policy.upper], [float(v) for v in policy.lower]
+    if len(upper) != exits or len(lower) != exits:
+        raise InputError(f"policy has {len(upper)} upper and {len(lower)} lower thresholds, the bundle has {exits} exits")
+    return upper, lower, _integer("policy.patience", policy.patience, 31)

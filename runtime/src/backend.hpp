@@ -1,0 +1,80 @@
+// What runs segments. The session packs, caches and decides; a backend only computes one segment over views it is given.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "bundle.hpp"
+
+namespace rexit::core {
+
+// One run of a segment: T tokens behind P prefix tokens, N rows to read. Hidden states, keys and values live in memory from
+// Backend::allocate, in the segment's dtypes; everything else is the host's.
+struct Pass {
+  std::size_t tokens = 0, prefix = 0, rows = 0;
+  const std::int64_t* token_ids = nullptr;  // [T], first segment
+  const void* hidden_in = nullptr;          // [T, H], the others
+  const std::int64_t *positions = nullptr, *groups = nullptr;  // [T]
+  const std::int64_t* row_index = nullptr;                     // [N]
+  // Per layer of the segment: [kv_heads, P, head_dim]; only read when P > 0.
+  const void *const *past_keys = nullptr, *const *past_values = nullptr;
+
+  // Outputs, each skipped when null.
+  void* hidden_out = nullptr;  // [T, H]
+  float* logits = nullptr;     // [N, 2], (no, yes)
+  void *const *new_keys = nullptr, *const *new_values = nullptr;  // per layer [kv_heads, T, head_dim]
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // Throws REXIT_BACKEND_FAILED. May be called by several threads at once.
+  virtual void run(std::size_t segment, const Pass& pass) const = 0;
+
+  // Memory that passes may name, perhaps not addressable by the host. copy() allows overlap.
+  virtual void* allocate(std::size_t bytes) const = 0;
+  virtual void release(void* memory) const noexcept = 0;
+  virtual void copy(void* to, const void* from, std::size_t bytes) const = 0;
+};
+
+// ONNX Runtime; `bundle` must outlive the backend. `library` and `threads` as in rexit_bundle_options.
+std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const char* library, std::int32_t threads);
+
+// A block of a backend's memory that only grows. The backend must outlive it.
+class Block {
+ public:
+  explicit Block(const Backend& backend) : backend_(&backend) {}
+  Block(Block&& other) noexcept
+      : backend_(other.backend_), memory_(std::exchange(other.memory_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+  Block& operator=(Block&&) = delete;
+  ~Block() { backend_->release(memory_); }
+
+  // At least `bytes`; what it held is lost when it has to grow.
+  void* reserve(std::size_t bytes) {
+    if (bytes > bytes_) {
+      backend_->release(std::exchange(memory_, nullptr));
+      bytes_ = 0;
+      memory_ = backend_->allocate(bytes);
+      bytes_ = bytes;
+    }
+    return memory_;
+  }
+  std::byte* data() const noexcept { return static_cast<std::byte*>(memory_); }
+  std::size_t bytes() const noexcept { return bytes_; }
+  void swap(Block& other) noexcept {
+    std::swap(memory_, other.memory_);
+    std::swap(bytes_, other.bytes_);
+  }
+
+ private:
+  const Backend* backend_;
+  void* memory_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+}  // namespace rexit::core

@@ -1,0 +1,215 @@
+// Backend over ONNX Runtime: one Ort::Session per segment, shared by all of a bundle's sessions.
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <new>
+#include <set>
+#include <vector>
+
+#include "backend.hpp"
+#include "ort_library.hpp"
+#include "status.hpp"
+
+namespace rexit::core {
+namespace {
+
+using Shape = std::vector<std::int64_t>;
+constexpr std::int64_t any = -1;
+constexpr std::size_t alignment = 64;
+
+ONNXTensorElementDataType ort_type(Element element) {
+  return element == Element::float32 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+}
+
+const char* type_name(ONNXTensorElementDataType type) {
+  switch (type) {
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT:
+      return "float32";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
+      return "float16";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64:
+      return "int64";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32:
+      return "int32";
+    default:
+      return "another type";
+  }
+}
+
+// A name of the manifest with what the graph must say about it.
+struct Expected {
+  std::string name;
+  ONNXTensorElementDataType type;
+  Shape shape;  // `any`: not checked
+};
+
+// Checks names, dtypes and shapes one way (inputs or outputs). `get` are the session's accessors.
+class Signature {
+ public:
+  Signature(const Ort::Session& session, bool inputs, std::string where) : session_(session), inputs_(inputs), where_(std::move(where)) {
+    Ort::AllocatorWithDefaultOptions allocator;
+    const std::size_t count = inputs ? session.GetInputCount() : session.GetOutputCount();
+    for (std::size_t i = 0; i < count; ++i)
+      names_.emplace_back(inputs ? session.GetInputNameAllocated(i, allocator).get() : session.GetOutputNameAllocated(i, allocator).get());
+  }
+
+  void check(const Expected& expected) {
+    const auto found = std::find(names_.begin(), names_.end(), expected.name);
+    if (found == names_.end()) fail(REXIT_CORRUPT, where_, ": the graph has no ", side(), " `", expected.name, "`");
+    if (!seen_.insert(expected.name).second) fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` is named twice");
+    const auto index = static_cast<std::size_t>(found - names_.begin());
+    // `info` owns what `tensor` looks at.
+    const Ort::TypeInfo info = inputs_ ? session_.GetInputTypeInfo(index) : session_.GetOutputTypeInfo(index);
+    if (info.GetONNXType() != ONNX_TYPE_TENSOR) fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` is no tensor");
+    const auto tensor = info.GetTensorTypeAndShapeInfo();
+    if (tensor.GetElementType() != expected.type)
+      fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` is ", type_name(tensor.GetElementType()), ", expected ",
+           type_name(expected.type));
+    const Shape shape = tensor.GetShape();
+    if (shape.size() != expected.shape.size())
+      fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` has rank ", shape.size(), ", expected ", expected.shape.size());
+    for (std::size_t i = 0; i < shape.size(); ++i)
+      if (expected.shape[i] == any ? shape[i] >= 0 : shape[i] >= 0 && shape[i] != expected.shape[i])
+        fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` has size ", shape[i], " in dimension ", i, ", expected ",
+             expected.shape[i] == any ? std::string("a dynamic one") : std::to_string(expected.shape[i]));
+  }
+
+  // Inputs only: ONNX Runtime would refuse each run that leaves one out.
+  void check_no_other() const {
+    for (const std::string& name : names_)
+      if (seen_.count(name) == 0) fail(REXIT_CORRUPT, where_, ": the graph's ", side(), " `", name, "` is not in the manifest");
+  }
+
+ private:
+  const char* side() const { return inputs_ ? "input" : "output"; }
+
+  const Ort::Session& session_;
+  bool inputs_;
+  std::string where_;
+  std::vector<std::string> names_;
+  std::set<std::string> seen_;
+};
+
+class OrtBackend final : public Backend {
+ public:
+  OrtBackend(const Bundle& bundle, Ort::Env& env)
+      : bundle_(bundle), cpu_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
+    const Ort::SessionOptions options = session_options(bundle.variant());
+    for (const Segment& segment : bundle.variant().segments) {
+      try {
+        sessions_.emplace_back(env, segment.graph.c_str(), options);
+        check(segment, sessions_.back());
+      } catch (const Ort::Exception& error) {
+        fail(REXIT_BACKEND_FAILED, segment.graph, ": ", error.what());
+      }
+    }
+  }
+
+  void run(std::size_t index, const Pass& pass) const override {
+    const Segment& segment = bundle_.variant().segments[index];
+    std::vector<const char*> input_names, output_names;
+    std::vector<Ort::Value> inputs, outputs;
+    const auto tokens = static_cast<std::int64_t>(pass.tokens), rows = static_cast<std::int64_t>(pass.rows);
+    const auto hidden = static_cast<std::int64_t>(bundle_.model().hidden_size);
+    const auto input = [&](const std::string& name, const void* data, ONNXTensorElementDataType type, const Shape& shape) {
+      input_names.push_back(name.c_str());
+      inputs.push_back(view(const_cast<void*>(data), type, shape));  // ONNX Runtime only reads its inputs
+    };
+    const auto output = [&](const std::string& name, void* data, ONNXTensorElementDataType type, const Shape& shape) {
+      output_names.push_back(name.c_str());
+      outputs.push_back(view(data, type, shape));
+    };
+    try {
+      if (segment.first) {
+        input(segment.source, pass.token_ids, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {tokens});
+      } else {
+        input(segment.source, pass.hidden_in, ort_type(segment.hidden_dtype), {tokens, hidden});
+      }
+      input(segment.positions, pass.positions, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {tokens});
+      input(segment.groups, pass.groups, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {tokens});
+      input(segment.rows, pass.row_index, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {rows});
+      for (std::size_t i = 0; i < segment.layers(); ++i) {
+        const Shape shape = cache_shape(pass.prefix);
+        input(segment.past_keys[i], pass.prefix == 0 ? nullptr : pass.past_keys[i], ort_type(segment.cache_dtype), shape);
+        input(segment.past_values[i], pass.prefix == 0 ? nullptr : pass.past_values[i], ort_type(segment.cache_dtype), shape);
+      }
+      if (pass.hidden_out != nullptr) output(segment.hidden, pass.hidden_out, ort_type(segment.hidden_dtype), {tokens, hidden});
+      if (pass.logits != nullptr) output(segment.logits, pass.logits, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, {rows, 2});
+      for (std::size_t i = 0; pass.new_keys != nullptr && i < segment.layers(); ++i) {
+        output(segment.new_keys[i], pass.new_keys[i], ort_type(segment.cache_dtype), cache_shape(pass.tokens));
+        output(segment.new_values[i], pass.new_values[i], ort_type(segment.cache_dtype), cache_shape(pass.tokens));
+      }
+      sessions_[index].Run(Ort::RunOptions{nullptr}, input_names.data(), inputs.data(), inputs.size(), output_names.data(), outputs.data(),
+                           outputs.size());
+    } catch (const Ort::Exception& error) {
+      fail(REXIT_BACKEND_FAILED, segment.graph, ": ", error.what());
+    }
+  }
+
+  void* allocate(std::size_t bytes) const override { return ::operator new(bytes, std::align_val_t(alignment)); }
+  void release(void* memory) const noexcept override { ::operator delete(memory, std::align_val_t(alignment)); }
+  void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
+
+ private:
+  static Ort::SessionOptions session_options(const Variant& variant) {
+    Ort::SessionOptions options;
+    options.DisablePerSessionThreads();
+    // Plans memory for each input shape it meets and keeps every plan: prompts come in too many lengths for that.
+    options.DisableMemPattern();
+    if (variant.target == "cuda") {
+      try {
+        options.AppendExecutionProvider_CUDA(OrtCUDAProviderOptions{});
+      } catch (const Ort::Exception& error) {
+        fail(REXIT_BACKEND_MISSING, "variant `", variant.name, "` needs ONNX Runtime's CUDA provider: ", error.what());
+      }
+    }
+    return options;
+  }
+
+  void check(const Segment& segment, const Ort::Session& session) const {
+    const auto int64 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+    const Model& model = bundle_.model();
+    const Shape hidden{any, static_cast<std::int64_t>(model.hidden_size)};
+    const Shape cache{static_cast<std::int64_t>(model.kv_heads), any, static_cast<std::int64_t>(model.head_dim)};
+    Signature inputs(session, true, segment.graph), outputs(session, false, segment.graph);
+    inputs.check(segment.first ? Expected{segment.source, int64, {any}} : Expected{segment.source, ort_type(segment.hidden_dtype), hidden});
+    for (const std::string* name : {&segment.positions, &segment.groups, &segment.rows}) inputs.check({*name, int64, {any}});
+    for (const auto* names : {&segment.past_keys, &segment.past_values})
+      for (const std::string& name : *names) inputs.check({name, ort_type(segment.cache_dtype), cache});
+    inputs.check_no_other();
+    if (!segment.last) outputs.check({segment.hidden, ort_type(segment.hidden_dtype), hidden});
+    outputs.check({segment.logits, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, {any, 2}});
+    for (const auto* names : {&segment.new_keys, &segment.new_values})
+      for (const std::string& name : *names) outputs.check({name, ort_type(segment.cache_dtype), cache});
+  }
+
+  Shape cache_shape(std::size_t tokens) const {
+    const Model& model = bundle_.model();
+    return {static_cast<std::int64_t>(model.kv_heads), static_cast<std::int64_t>(tokens), static_cast<std::int64_t>(model.head_dim)};
+  }
+
+  Ort::Value view(void* data, ONNXTensorElementDataType type, const Shape& shape) const {
+    static std::byte nothing[alignment];  // ONNX Runtime wants an address even for no elements
+    std::size_t bytes = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64     ? 8
+                        : type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 ? 2
+                                                                        : 4;
+    for (const std::int64_t n : shape) bytes *= static_cast<std::size_t>(n);
+    return Ort::Value::CreateTensor(cpu_, data != nullptr ? data : nothing, bytes, shape.data(), shape.size(), type);
+  }
+
+  const Bundle& bundle_;
+  Ort::MemoryInfo cpu_;
+  mutable std::vector<Ort::Session> sessions_;  // Session::Run is safe to call from several threads, but not const
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const char* library, std::int32_t threads) {
+  const Variant& variant = bundle.variant();
+  if (variant.backend != "onnxruntime")
+    fail(REXIT_UNSUPPORTED, "variant `", variant.name, "` needs backend `", variant.backend, "`, this build has `onnxruntime`");
+  Ort::Env& env = ort_environment(library, threads);
+  return std::make_unique<OrtBackend>(bundle, env);
+}
+
+}  // namespace rexit::core

@@ -1,0 +1,191 @@
+// The C ABI: check, call, translate. No exception crosses.
+#include <atomic>
+#include <memory>
+
+#include "c_struct.hpp"
+#include "request.hpp"
+#include "rexit/rexit.h"
+#include "session.hpp"
+#include "status.hpp"
+
+using namespace rexit::core;
+
+struct rexit_bundle {
+  std::shared_ptr<const Engine> engine;
+};
+
+struct rexit_session {
+  Session session;
+  mutable std::atomic_flag busy = ATOMIC_FLAG_INIT;
+
+  explicit rexit_session(std::shared_ptr<const Engine> engine) : session(std::move(engine)) {}
+};
+
+namespace {
+
+#define REXIT_TEXT_(x) #x
+#define REXIT_TEXT(x) REXIT_TEXT_(x)
+constexpr char version[] = REXIT_TEXT(REXIT_VERSION_MAJOR) "." REXIT_TEXT(REXIT_VERSION_MINOR) "." REXIT_TEXT(REXIT_VERSION_PATCH);
+
+// A session in use; two threads in one session would corrupt its buffers, so the second is turned away.
+template <class Handle>
+class Entered {
+ public:
+  explicit Entered(Handle* handle) : handle_(required(handle, "session")) {
+    if (handle_->busy.test_and_set(std::memory_order_acquire))
+      fail(REXIT_INVALID_ARGUMENT, "the session is at work in another thread: give each thread its own");
+  }
+  ~Entered() { handle_->busy.clear(std::memory_order_release); }
+  Entered(const Entered&) = delete;
+  Entered& operator=(const Entered&) = delete;
+  auto* operator->() const noexcept { return &handle_->session; }
+
+ private:
+  Handle* handle_;
+};
+
+Request request_for(const Session& session, const rexit_request* request) { return read_request(request, session.engine().bundle); }
+
+void give_stats(const rexit_stats& stats, rexit_stats* out) {
+  if (out != nullptr) write_struct(stats, out, known_size(out, "stats_out"));
+}
+
+void check_stats(const rexit_stats* out) {
+  if (out != nullptr) known_size(out, "stats_out");
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* rexit_version(void) { return version; }
+
+const char* rexit_status_name(rexit_status status) { return status_name(status); }
+
+const char* rexit_last_error(void) { return last_error(); }
+
+void rexit_set_log(void (*log)(void*, rexit_log_level, const char*), void* context, rexit_log_level level) { set_log(log, context, level); }
+
+rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options, rexit_bundle** bundle_out) try {
+  required(path, "path");
+  required(bundle_out, "bundle_out");
+  const rexit_bundle_options given = options != nullptr ? read_struct(options, "options") : rexit_bundle_options{};
+  if (given.threads < 0) fail(REXIT_INVALID_ARGUMENT, "options.threads is ", given.threads, ", expected 0 or more");
+  auto engine = std::make_shared<const Engine>(path, given.variant, given.onnxruntime_library, given.threads);
+  *bundle_out = new rexit_bundle{std::move(engine)};
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+void rexit_bundle_close(rexit_bundle* bundle) { delete bundle; }
+
+rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out) try {
+  const Bundle& opened = required(bundle, "bundle")->engine->bundle;
+  const std::size_t size = known_size(required(info_out, "info_out"), "info_out");
+  rexit_bundle_info info{};
+  info.users = opened.catalog().users.ids.size();
+  info.items = opened.catalog().items.ids.size();
+  info.exits = opened.exits();
+  info.layers = opened.model().layers;
+  info.max_tokens = opened.variant().max_tokens;
+  info.max_positions = opened.variant().max_positions;
+  info.string_user_ids = opened.catalog().users.ids.are_strings() ? 1 : 0;
+  info.string_item_ids = opened.catalog().items.ids.are_strings() ? 1 : 0;
+  info.calibrated = opened.calibrated() ? 1 : 0;
+  info.variant = opened.variant().name.c_str();
+  write_struct(info, info_out, size);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexit_exit_info* info_out) try {
+  const Bundle& opened = required(bundle, "bundle")->engine->bundle;
+  const std::size_t size = known_size(required(info_out, "info_out"), "info_out");
+  if (exit >= opened.exits()) fail(REXIT_INVALID_ARGUMENT, "exit is ", exit, ", the bundle has exits 0 to ", opened.exits() - 1);
+  const ExitRule& rule = opened.policy().exits[exit];
+  write_struct({0, opened.depth(exit), rule.a, rule.b, rule.upper, rule.lower, opened.policy().patience}, info_out, size);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_create(rexit_bundle* bundle, const void*, rexit_session** session_out) try {
+  required(session_out, "session_out");
+  *session_out = new rexit_session(required(bundle, "bundle")->engine);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+void rexit_session_destroy(rexit_session* session) { delete session; }
+
+rexit_status rexit_session_warm_up(rexit_session* session) try {
+  Entered(session)->warm_up();
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_memory(const rexit_session* session, size_t* bytes_out) try {
+  required(bytes_out, "bytes_out");
+  *bytes_out = Entered(session)->memory();
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_clear_cache(rexit_session* session) try {
+  Entered(session)->clear_cache();
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_score(rexit_session* session, const rexit_request* request, rexit_score* scores_out, rexit_stats* stats_out) try {
+  const Clock::time_point start = Clock::now();
+  const Entered entered(session);
+  required(scores_out, "scores_out");
+  check_stats(stats_out);
+  rexit_stats stats{};
+  for (const Score& score : entered->score(request_for(*entered.operator->(), request), start, stats))
+    *scores_out++ = {static_cast<std::uint32_t>(score.item), score.answer.exit, probability(score.answer.calibrated), score.answer.log_odds,
+                     score.answer.cut_short ? 1u : 0u, 0};
+  give_stats(stats, stats_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request, float* log_odds_out, rexit_stats* stats_out) try {
+  const Clock::time_point start = Clock::now();
+  const Entered entered(session);
+  required(log_odds_out, "log_odds_out");
+  check_stats(stats_out);
+  const Request resolved = request_for(*entered.operator->(), request);
+  std::vector<float> log_odds(resolved.query.items.size() * entered->engine().bundle.exits());
+  rexit_stats stats{};
+  entered->trace(resolved, log_odds.data(), start, stats);
+  std::copy(log_odds.begin(), log_odds.end(), log_odds_out);
+  give_stats(stats, stats_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_prompt(rexit_session* session, const rexit_request* request, int32_t* tokens_out, size_t capacity,
+                                  size_t* offsets_out, size_t* count_out) try {
+  const Entered entered(session);
+  required(count_out, "count_out");
+  const Prompt& prompt = entered->prompt(request_for(*entered.operator->(), request));
+  *count_out = prompt.tokens.size();
+  if (prompt.tokens.size() > capacity) return REXIT_OK;
+  std::copy(prompt.tokens.begin(), prompt.tokens.end(), required(tokens_out, "tokens_out"));
+  std::copy(prompt.offsets.begin(), prompt.offsets.end(), required(offsets_out, "offsets_out"));
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+}  // extern "C"

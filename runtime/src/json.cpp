@@ -1,0 +1,100 @@
+#include "json.hpp"
+
+#include <cmath>
+
+#include "mapped_file.hpp"
+#include "status.hpp"
+
+namespace rexit::core {
+
+namespace {
+constexpr std::int64_t schema = 1;
+}
+
+bool Json::has(const char* key) const {
+  if (!value_->is_object()) fail(REXIT_CORRUPT, where_, ": is ", kind(), ", expected an object");
+  const auto found = value_->find(key);
+  return found != value_->end() && !found->is_null();
+}
+
+Json Json::at(const char* key) const {
+  if (!value_->is_object()) fail(REXIT_CORRUPT, where_, ": is ", kind(), ", expected an object");
+  const auto found = value_->find(key);
+  if (found == value_->end()) fail(REXIT_CORRUPT, where_, ": `", key, "` is missing");
+  return {&*found, where_ + " " + key};
+}
+
+std::vector<Json> Json::elements() const {
+  if (!value_->is_array()) fail(REXIT_CORRUPT, where_, ": is ", kind(), ", expected an array");
+  std::vector<Json> all;
+  all.reserve(value_->size());
+  for (const auto& element : *value_) all.emplace_back(&element, where_ + "[" + std::to_string(all.size()) + "]");
+  return all;
+}
+
+std::vector<std::pair<std::string, Json>> Json::members() const {
+  if (!value_->is_object()) fail(REXIT_CORRUPT, where_, ": is ", kind(), ", expected an object");
+  std::vector<std::pair<std::string, Json>> all;
+  for (const auto& [key, value] : value_->items()) all.emplace_back(key, Json(&value, where_ + " " + key));
+  return all;
+}
+
+std::int64_t Json::integer(std::int64_t low, std::int64_t high) const {
+  if (!value_->is_number_integer()) fail(REXIT_CORRUPT, where_, ": is ", kind(), ", expected an integer");
+  const bool huge = value_->is_number_unsigned() && value_->get<std::uint64_t>() > INT64_MAX;
+  const std::int64_t seen = huge ? INT64_MAX : value_->get<std::int64_t>();
+  if (huge || seen < low || seen > high) fail(REXIT_CORRUPT, where_, ": is ", value_->dump(), ", expected ", low, " to ", high);
+  return seen;
+}
+
+std::size_t Json::size(std::size_t low, std::size_t high) const {
+  return static_cast<std::size_t>(integer(static_cast<std::int64_t>(low), static_cast<std::int64_t>(high)));
+}
+
+float Json::finite_float() const {
+  if (!value_->is_number()) fail(REXIT_CORRUPT, where_, ": is ", kind(), ", expected a number");
+  const float number = static_cast<float>(value_->get<double>());
+  if (!std::isfinite(number)) fail(REXIT_CORRUPT, where_, ": is too large for a float32");
+  return number;
+}
+
+const std::string& Json::string() const {
+  if (!value_->is_string()) fail(REXIT_CORRUPT, where_, ": is ", kind(), ", expected a string");
+  return value_->get_ref<const std::string&>();
+}
+
+std::vector<std::string> Json::strings() const {
+  std::vector<std::string> all;
+  for (const Json& element : elements()) all.push_back(element.string());
+  return all;
+}
+
+JsonDocument::JsonDocument(const unsigned char* data, std::size_t size, const std::string& name) : name_(name) {
+  if (size > max_json_bytes) fail(REXIT_CORRUPT, name, ": ", size, " bytes of JSON, at most ", max_json_bytes, " are allowed");
+  const auto bounded = [&name](int depth, nlohmann::json::parse_event_t event, nlohmann::json&) {
+    using Event = nlohmann::json::parse_event_t;
+    const bool opens = event == Event::object_start || event == Event::array_start;
+    if (opens && depth >= max_json_depth)
+      fail(REXIT_CORRUPT, name, ": nested more than ", max_json_depth, " deep, the most that is allowed");
+    return true;
+  };
+  try {
+    value_ = std::make_unique<nlohmann::json>(nlohmann::json::parse(data, data + size, bounded));
+  } catch (const nlohmann::json::exception& error) {
+    fail(REXIT_CORRUPT, name, ": not valid JSON: ", error.what());
+  }
+}
+
+JsonDocument read_json(const std::string& path) {
+  const MappedFile file(path);
+  JsonDocument document(file.data(), file.size(), path);
+  const Json root = document.root();
+  const std::int64_t seen = root.at("schema").integer(0, INT64_MAX);
+  if (seen != schema) fail(REXIT_UNSUPPORTED, path, ": schema ", seen, ", this version reads schema ", schema);
+  if (root.has("requires"))
+    for (const std::string& name : root.at("requires").strings())
+      fail(REXIT_UNSUPPORTED, path, ": requires `", name, "`, which this version does not know");
+  return document;
+}
+
+}  // namespace rexit::core

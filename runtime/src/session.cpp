@@ -1,0 +1,87 @@
+#include "session.hpp"
+
+#include <algorithm>
+
+#include "status.hpp"
+
+namespace rexit::core {
+
+Session::Session(std::shared_ptr<const Engine> engine)
+    : engine_(std::move(engine)),
+      retrieval_(engine_->bundle.catalog()),
+      prefix_(engine_->bundle, *engine_->backend),
+      slate_(engine_->bundle, *engine_->backend) {}
+
+std::vector<Score> Session::score(const Request& request, Clock::time_point start, rexit_stats& stats) {
+  assemble(engine_->bundle.catalog(), request.query, retrieval_, prompt_);
+  stats.retrieval_us = microseconds_since(start);
+  const StopRule rule{request.policy ? &*request.policy : &engine_->bundle.policy(), request.force_exit};
+  const std::vector<Answer>& answers = run(rule, Deadline(start, request.deadline_us), stats);
+
+  std::vector<Score> scores;
+  for (std::size_t i = 0; i < answers.size(); ++i) scores.push_back({i, answers[i]});
+  if (request.top_k != 0) {
+    // By c and not by probability, which saturates: 20 and 30 are both 1 in float32.
+    const std::size_t count = std::min(request.top_k, scores.size());
+    std::partial_sort(scores.begin(), scores.begin() + static_cast<std::ptrdiff_t>(count), scores.end(), [](const Score& a, const Score& b) {
+      return a.answer.calibrated != b.answer.calibrated ? a.answer.calibrated > b.answer.calibrated : a.item < b.item;
+    });
+    scores.resize(count);
+  }
+  stats.total_us = microseconds_since(start);
+  return scores;
+}
+
+void Session::trace(const Request& request, float* log_odds, Clock::time_point start, rexit_stats& stats) {
+  assemble(engine_->bundle.catalog(), request.query, retrieval_, prompt_);
+  stats.retrieval_us = microseconds_since(start);
+  run({&engine_->bundle.policy(), std::nullopt, log_odds}, Deadline(start, 0), stats);
+  stats.total_us = microseconds_since(start);
+}
+
+const Prompt& Session::prompt(const Request& request) {
+  assemble(engine_->bundle.catalog(), request.query, retrieval_, prompt_);
+  return prompt_;
+}
+
+void Session::warm_up() {
+  const Bundle& bundle = engine_->bundle;
+  const std::size_t most = bundle.variant().max_positions;
+  const std::size_t prefix = std::min(bundle.catalog().program.max_prefix_tokens, most - 1);
+  const std::size_t each = std::clamp<std::size_t>(bundle.catalog().program.max_candidate_tokens, 1, most - prefix);
+  const std::size_t count = std::max<std::size_t>(1, bundle.variant().max_tokens / each);
+  prompt_.tokens.assign(prefix + count * each, 0);
+  prompt_.offsets.assign({0, prefix});
+  for (std::size_t i = 0; i < count; ++i) prompt_.offsets.push_back(prompt_.offsets.back() + each);
+
+  rexit_stats ignored{};
+  prefix_.clear();
+  run({&bundle.policy(), bundle.exits() - 1}, Deadline(Clock::now(), 0), ignored);
+  prefix_.clear();
+}
+
+const std::vector<Answer>& Session::run(const StopRule& rule, const Deadline& deadline, rexit_stats& stats) {
+  const std::size_t before = prompt_.prefix_tokens(), most = engine_->bundle.variant().max_positions;
+  for (std::size_t i = 0; i < prompt_.candidates(); ++i)
+    if (before + prompt_.candidate_tokens(i) > most)
+      fail(REXIT_TOO_LONG, "candidate ", i, "'s prompt has ", before, " + ", prompt_.candidate_tokens(i), " tokens, the variant takes ", most);
+
+  const bool reused = prefix_.use(prompt_.tokens.data(), before);
+  stats.prefix_tokens = before;
+  stats.prefix_tokens_reused = reused ? before : 0;
+  stats.candidate_tokens = prompt_.tokens.size() - before;
+  SlateStats slate;
+  const std::vector<Answer>& answers = slate_.run(prompt_, prefix_, rule, deadline, slate);
+  stats.candidate_layers = slate.candidate_layers;
+  stats.prefix_layers = slate.prefix_layers;
+  stats.prefix_us = slate.prefix_us;
+  stats.slate_us = slate.slate_us;
+  return answers;
+}
+
+std::size_t Session::memory() const noexcept {
+  return prefix_.memory() + slate_.memory() + retrieval_.memory() + prompt_.tokens.capacity() * sizeof(std::int32_t) +
+         prompt_.offsets.capacity() * sizeof(std::size_t);
+}
+
+}  // namespace rexit::core
