@@ -8,16 +8,19 @@ The data moves through the modules in this order:
     platt      traces -> one map per exit, so that depths are comparable
     search     traces, maps, costs -> thresholds and patience
     evaluate   a policy on a split -> AUC, logloss, layers; intervals
+    decide     traces and costs -> the policy, chosen on validation, checked on test
     plot       the trade-off -> PNG
-    calibrate  all of it -> policy.json, report.json, report.png
+    report     what was chosen and measured -> JSON and one sentence
+    run        all of it -> policy.json, report.json, report.png
 
 Only NumPy, SciPy, scikit-learn and matplotlib: no torch. The trace comes from the same library that runs on the device, so what
 is calibrated is what runs.
 """
 
-from rexit.calibration.calibrate import Calibration, calibrate
 from rexit.calibration.costs import Costs
+from rexit.calibration.report import Settings
+from rexit.calibration.run import Calibration, calibrate
 from rexit.calibration.slates import Slate, slates
 from rexit.calibration.traces import Scorer, Traces
 
-__all__ = ["Calibration", "Costs", "Scorer", "Slate", "Traces", "calibrate", "slates"]
+__all__ = ["Calibration", "Costs", "Scorer", "Settings", "Slate", "Traces", "calibrate", "slates"]

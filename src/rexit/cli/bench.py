@@ -74,7 +74,7 @@ def measure(bundle: Bundle, slate: int, requests: int, threads: int) -> dict[str
     import numpy as np
 
     from rexit import runtime
-    from rexit.calibration.calibrate import machine
+    from rexit.calibration.report import machine
 
     catalog, layers = bundle.catalog, bundle.manifest.exits
     if slate > len(catalog.items):

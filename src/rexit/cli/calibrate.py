@@ -38,8 +38,8 @@ def calibrate(
         rexit calibrate bundle --catalog catalog --variant cpu-int8 --max-auc-drop 0.005 --slate 50
     """
     from rexit.bundle import Bundle, Catalog
-    from rexit.calibration.calibrate import Settings
-    from rexit.calibration.calibrate import calibrate as run
+    from rexit.calibration import Settings
+    from rexit.calibration import calibrate as run
 
     settings = Settings(max_auc_drop=max_auc_drop, slate=slate, max_slates=max_slates, timed_slates=timed_slates)
     opened = Bundle.open(bundle, variant)

@@ -1,4 +1,4 @@
-"""`rexit calibrate` without the command line: a bundle's variant and a catalog's splits in, a policy and its report out."""
+"""What calibration tells: `report.json`, and the one sentence that says whether early exit pays here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,17 +14,11 @@ from typing import Any
 import numpy as np
 
 from rexit import __version__
-from rexit.bundle import Bundle, Catalog, Policy, check_writable, write_file, write_json
-from rexit.bundle.policy import FILE as POLICY_FILE
+from rexit.bundle import Bundle
 from rexit.calibration import decide
-from rexit.calibration.costs import Costs, latencies, measure
-from rexit.calibration.plot import Point, trade_off_png
-from rexit.calibration.slates import Slate, slates, spread
-from rexit.calibration.traces import Progress, Scorer, Traces, collect, silent
-from rexit.errors import BundleError, InputError
-
-REPORT_FILE = "report.json"
-PLOT_FILE = "report.png"
+from rexit.calibration.costs import Costs
+from rexit.calibration.plot import Point
+from rexit.calibration.traces import Traces
 
 
 @dataclass(frozen=True)
@@ -41,86 +34,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """The policy as written, and `report.json`'s content (plain JSON values)."""
-
-    policy: Policy
-    report: dict[str, Any]
-
-    @property
-    def conclusion(self) -> str:
-        return str(self.report["conclusion"])
-
-
-def calibrate(
-    bundle: Bundle,
-    catalog: Catalog,
-    settings: Settings | None = None,
-    *,
-    threads: int = 0,
-    progress: Progress = silent,
-    open_session: Callable[[], Any] | None = None,
-) -> Calibration:
-    """Calibrates a variant and writes policy.json, report.json and report.png into its folder.
-
-    1. Traces of the validation and test slates, and costs, by the variant itself.
-    2. The decision (see `decide`), on validation; quality on test.
-    3. The policy goes into place and is timed as deployed, against full depth and each fixed depth, alternating on the same
-       test slates. A policy that is not faster in truth is taken back to full depth.
-    4. The report is written. If anything fails or is interrupted after the policy went into place, the former policy comes back.
-
-    `open_session` makes a session of the variant; by default `rexit.runtime.open` with `threads`. Raises BundleError where the
-    catalog is not the one the variant was made for, InputError for settings or labels that cannot work, or a folder that cannot
-    be written.
-    """
-    settings = settings or Settings()
-    if not 0 <= settings.max_auc_drop < 0.5:
-        raise InputError(f"--max-auc-drop {settings.max_auc_drop}, expected a number from 0 to below 0.5")
-    if catalog.sha256 != bundle.variant.catalog_sha256:
-        raise BundleError(
-            f"{catalog.path}: is catalog {catalog.sha256[:12]}…, variant {bundle.variant.name} was made for "
-            f"{bundle.variant.catalog_sha256[:12]}…"
-        )
-    if len(bundle.manifest.exits) < 2:
-        raise InputError(f"{bundle.path}: has one exit, nothing to calibrate; expected at least two")
-    validation_slates, test_slates = (
-        spread(slates(catalog, catalog.split(name), settings.slate), settings.max_slates) for name in ("validation", "test")
-    )
-    check_writable(bundle.folder)
-    _drop_foreign_policy(bundle)
-
-    def default_session() -> Any:
-        from rexit import runtime
-
-        return runtime.open(bundle.path, bundle.variant.name, threads=threads)
-
-    open_session = open_session or default_session
-    with contextlib.closing(open_session()) as session:
-        validation = collect(session, validation_slates, "validation", progress)
-        test = collect(session, test_slates, "test", progress)
-        timed = spread(validation_slates, settings.timed_slates)
-        costs = measure(session, timed, len(bundle.manifest.exits), settings.repeats, progress)
-    layers, digest = bundle.manifest.exits, bundle.variant_sha256
-    progress("search", 0, 1)
-    decision = decide.decide(validation, test, costs, layers, digest, settings.max_auc_drop)
-    progress("search", 1, 1)
-    with _policy_in_place(bundle.folder / POLICY_FILE, decision.policy):
-        measured = _deployed(open_session, decision, spread(test_slates, settings.timed_slates), len(layers), settings, progress)
-        slower = decision.pays and measured.milliseconds[0] > (1 - decide.LEAST_SAVING) * measured.milliseconds[-1]
-        if slower:
-            decision = decide.full_depth(decision, layers)
-            decision.policy.write(bundle.folder / POLICY_FILE)
-        report = _report(bundle, settings, threads, validation, test, costs, decision, measured, slower)
-        points = [decision.curve[b] for b in sorted(decision.curve)]
-        title = f"{bundle.variant.name}: ranking against depth"
-        png = trade_off_png(title, points, decision.fixed, decision.chosen, layers[-1], settings.max_auc_drop)
-        write_file(bundle.folder / PLOT_FILE, png)
-        write_json(bundle.folder / REPORT_FILE, report)
-    return Calibration(decision.policy, report)
-
-
-@dataclass(frozen=True)
-class _Measured:
+class Measured:
     """Mean milliseconds per slate of the deployed policy, then of each exit forced; and whether it decided as the trace says."""
 
     milliseconds: tuple[float, ...]
@@ -128,48 +42,7 @@ class _Measured:
     as_traced: int
 
 
-def _deployed(
-    open_session: Callable[[], Any],
-    decision: decide.Decision,
-    timed: Sequence[Slate],
-    exits: int,
-    settings: Settings,
-    progress: Progress,
-) -> _Measured:
-    with contextlib.closing(open_session()) as session:
-        times, stopped = latencies(session, timed, (None, *range(exits)), settings.repeats, progress)
-        same = _decided_as_traced(session, decision.policy, timed, stopped)
-    return _Measured(tuple(float(t) for t in times.mean(0)), sum(len(s.items) for s in timed), same)
-
-
-def _decided_as_traced(session: Scorer, policy: Policy, timed: Sequence[Slate], stopped: Sequence[Any]) -> int:
-    traces = (session.trace(s.user, s.items, as_of=s.as_of) for s in timed)
-    return sum(int((policy.stops(t) == exits).sum()) for t, exits in zip(traces, stopped, strict=True))
-
-
-def _drop_foreign_policy(bundle: Bundle) -> None:
-    """A policy of another variant makes the runtime refuse the bundle; calibration is what replaces it."""
-    try:
-        bundle.policy()
-    except BundleError:
-        (bundle.folder / POLICY_FILE).unlink()
-
-
-@contextlib.contextmanager
-def _policy_in_place(path: Path, policy: Policy) -> Iterator[None]:
-    before = path.read_bytes() if path.exists() else None
-    policy.write(path)
-    try:
-        yield
-    except BaseException:  # Ctrl-C too: a policy without its report would be a half-finished calibration
-        if before is None:
-            path.unlink(missing_ok=True)
-        else:
-            write_file(path, before)
-        raise
-
-
-def _report(
+def build(
     bundle: Bundle,
     settings: Settings,
     threads: int,
@@ -177,9 +50,10 @@ def _report(
     test: Traces,
     costs: Costs,
     decision: decide.Decision,
-    measured: _Measured,
+    measured: Measured,
     slower: bool,
 ) -> dict[str, Any]:
+    """`report.json`'s content, plain JSON values. `slower`: the policy was taken back because the clock did not confirm it."""
     layers = bundle.manifest.exits
     policy, stops = decision.policy, {"validation": validation, "test": test}
     shares = {n: np.bincount(policy.stops(t.log_odds), minlength=len(layers)) / len(t) for n, t in stops.items()}

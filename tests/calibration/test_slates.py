@@ -1,0 +1,53 @@
+"""Slates are what a recommender would have served: in time order, and seeing nothing that comes later."""
+
+import numpy as np
+import pytest
+
+from paper_bundle import write_catalog
+from rexit.bundle import Catalog, Split
+from rexit.calibration.slates import slates, spread
+from rexit.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    return Catalog.open(write_catalog(tmp_path_factory.mktemp("slates") / "catalog"))
+
+
+def test_every_pair_once_in_order_and_nothing_later_visible(catalog: Catalog) -> None:
+    split = catalog.split("validation")
+    made = slates(catalog, split, 4)
+    assert [catalog.items.row(i) for s in made for i in s.items] == split.items.tolist()
+    assert np.concatenate([s.liked for s in made]).tolist() == split.liked.tolist()
+    at = 0
+    for slate in made:
+        part = slice(at, at + len(slate.items))
+        assert {catalog.users.id(int(u)) for u in split.users[part]} == {slate.user}
+        assert (split.times[part] >= slate.as_of).all(), "an interaction of the slate would be in its own prompt"
+        at += len(slate.items)
+    assert max(len(s.items) for s in made) == 4
+
+
+def test_same_time_across_two_slates_is_not_visible(catalog: Catalog) -> None:
+    split = Split(np.zeros(4, int), np.arange(4), np.array([5, 7, 7, 7]), np.array([True, False, True, False]))
+    made = slates(catalog, split, 2)
+    assert [s.as_of for s in made] == [5, 7]
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_size_below_one(catalog: Catalog, size: int) -> None:
+    with pytest.raises(InputError, match=f"slate size {size}, expected at least 1"):
+        slates(catalog, catalog.split("test"), size)
+
+
+def test_empty_split(catalog: Catalog) -> None:
+    nothing = np.zeros(0, int)
+    with pytest.raises(InputError, match="no interactions"):
+        slates(catalog, Split(nothing, nothing, nothing, nothing.astype(bool)), 5)
+
+
+def test_spread_reaches_both_ends(catalog: Catalog) -> None:
+    made = slates(catalog, catalog.split("test"), 4)
+    some = spread(made, 5)
+    assert (some[0], some[-1], len(some)) == (made[0], made[-1], 5)
+    assert spread(made, 0) == made
