@@ -1,0 +1,174 @@
+"""Reading the user's tables: interactions, items and users from CSV, TSV or Parquet.
+
+Rules
+1. A file ending in `.parquet` is Parquet. Anything else is UTF-8 text with a header: tab-separated when the header holds a
+   tab, else comma-separated. Quotes mean something in comma-separated files only.
+2. A header like RecBole's `user_id:token` names the column `user_id`; what follows the colon is its type and is dropped.
+3. Every line has as many fields as the header.
+4. Ids are integers when every id of the kind (in all files) is written as a plain int64, else strings.
+5. An interaction has a user, an item, a finite rating and a whole-number time. Parquet dates and times become UTC seconds.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from rexit.errors import InputError
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns that are read. The users and items files hold their ids in `user` and `item`."""
+
+    user: str = "user_id"
+    item: str = "item_id"
+    rating: str = "rating"
+    time: str = "timestamp"
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """A table as it stands: text cells as strings (empty ones null), Parquet cells as they are. Raises InputError."""
+    path = Path(path)
+    try:
+        frame = pl.read_parquet(path) if path.suffix == ".parquet" else _read_text(path)
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    except pl.exceptions.PolarsError as exc:
+        raise InputError(f"{path}: not a readable table: {str(exc).splitlines()[0]}") from exc
+    names = [name.partition(":")[0] for name in frame.columns]
+    for name in names:
+        if not name or names.count(name) > 1:
+            raise InputError(
+                f"{path}: column {name!r} stands {names.count(name)} times in the header, expected named, unique columns"
+            )
+    frame.columns = names
+    if frame.is_empty():
+        raise InputError(f"{path}: has a header and no rows")
+    return frame
+
+
+def _read_text(path: Path) -> pl.DataFrame:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            header = file.readline()
+            if not header.strip():
+                raise InputError(f"{path}: empty, expected a header line")
+            separator = "\t" if "\t" in header else ","
+            quoted = separator == ","
+            file.seek(0)
+            # Polars fills short lines with nulls without a word, so the shape is checked here.
+            reader = csv.reader(file, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=quoted)
+            names = next(reader)
+            for row in reader:
+                if len(row) != len(names):
+                    raise InputError(f"{path}: line {reader.line_num} has {len(row)} fields, the header has {len(names)}")
+    except UnicodeDecodeError as exc:
+        raise InputError(f"{path}: not UTF-8 at byte {exc.start}") from exc
+    except csv.Error as exc:
+        raise InputError(f"{path}: line {reader.line_num}: {exc}") from exc
+    names = [name.strip() for name in names]
+    if len(set(names)) < len(names):  # Polars would rename the second one.
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{path}: column {twice!r} stands {names.count(twice)} times in the header, expected unique columns")
+    frame = pl.read_csv(path, separator=separator, quote_char='"' if quoted else None, infer_schema=False)
+    frame.columns = names
+    return frame
+
+
+def _column(frame: pl.DataFrame, name: str, path: Path, option: str) -> pl.Series:
+    if name not in frame.columns:
+        raise InputError(f"{path}: no column {name!r} ({option}), the file has: {', '.join(frame.columns)}")
+    return frame[name]
+
+
+def _refuse(bad: pl.Series, values: pl.Series, path: Path, expected: str) -> None:
+    """Raises for the first row where `bad` holds."""
+    if (row := bad.arg_max()) is not None and bad[row]:
+        raise InputError(f"{path}: row {row + 1}: {values.name!r} is {values[row]!r}, expected {expected}")
+
+
+def _ids(frame: pl.DataFrame, name: str, path: Path, option: str) -> pl.Series:
+    values = _column(frame, name, path, option)
+    if not (values.dtype.is_integer() or values.dtype in (pl.String, pl.Categorical)):
+        raise InputError(f"{path}: column {name!r} holds {values.dtype}, expected integers or strings")
+    if values.dtype == pl.Categorical:
+        values = values.cast(pl.String)
+    bad = values.is_null() | (values == "").fill_null(False) if values.dtype == pl.String else values.is_null()
+    _refuse(bad, values, path, "an id")
+    return values
+
+
+def read_interactions(path: Path, columns: Columns, positive_at: float) -> pl.DataFrame:
+    """`user`, `item` (ids as they stand), `time` int64, `liked` bool (rating >= `positive_at`), in the file's order."""
+    frame = read_table(path)
+    users = _ids(frame, columns.user, path, "--user-column")
+    items = _ids(frame, columns.item, path, "--item-column")
+    raw = _column(frame, columns.rating, path, "--rating-column")
+    rating = raw.cast(pl.Float64, strict=False)
+    _refuse(~rating.is_finite().fill_null(False), raw, path, "a finite number")
+    raw = _column(frame, columns.time, path, "--time-column")
+    if raw.dtype in (pl.Datetime, pl.Date):
+        time = raw.dt.epoch("s").cast(pl.Int64)
+    else:
+        real = raw.cast(pl.Float64, strict=False)  # some write 881250949.0
+        whole = real.is_finite() & (real == real.floor()) & (real.abs() < 2**53)
+        time = pl.select(pl.when(whole).then(real)).to_series().cast(pl.Int64)
+        if not raw.dtype.is_float():
+            time = raw.cast(pl.Int64, strict=False).fill_null(time)
+    _refuse(time.is_null(), raw, path, "a whole number")
+    return pl.DataFrame({"user": users, "item": items, "time": time, "liked": rating >= positive_at})
+
+
+def read_entities(path: Path, id_column: str, option: str) -> pl.DataFrame:
+    """One row per user or item: the id in the column `id`, every other column as text, missing values null.
+
+    Lists are joined with ", ". Raises InputError, also for an id that stands twice.
+    """
+    frame = read_table(path)
+    ids = _ids(frame, id_column, path, option)
+    if len(double := ids.filter(ids.is_duplicated())):
+        raise InputError(f"{path}: id {double[0]!r} stands {(ids == double[0]).sum()} times, expected once")
+    texts = {name: _text(frame[name], path) for name in frame.columns if name != id_column}
+    if "id" in texts:  # a column of that name beside the id column would hide it
+        raise InputError(f"{path}: column 'id' is not the id column {id_column!r}: rename it")
+    return pl.DataFrame({"id": ids, **texts})
+
+
+def _text(values: pl.Series, path: Path) -> pl.Series:
+    if values.dtype == pl.List:
+        values = values.cast(pl.List(pl.String)).list.join(", ")
+    try:
+        values = values.cast(pl.String).str.strip_chars()
+    except pl.exceptions.PolarsError as exc:
+        raise InputError(f"{path}: column {values.name!r} holds {values.dtype}, which has no text form") from exc
+    return pl.select(pl.when(values != "").then(values).alias(values.name)).to_series()
+
+
+def unify_ids(columns: Sequence[pl.Series]) -> list[pl.Series]:
+    """The same ids in several columns (of several files) as one type: int64 when all are plain integers, else strings."""
+    if all(_are_integers(column) for column in columns):
+        return [column.cast(pl.Int64) for column in columns]
+    return [column.cast(pl.String) for column in columns]
+
+
+def _are_integers(column: pl.Series) -> bool:
+    if column.dtype.is_integer():
+        return bool(column.cast(pl.Int64, strict=False).is_not_null().all())
+    # "007" and "+7" are not the integer 7: two ids must never become one.
+    return bool((column.cast(pl.Int64, strict=False).cast(pl.String) == column).fill_null(False).all())
+
+
+def rows_of(values: pl.Series, ids: pl.Series, what: str, path: Path, entities: Path) -> pl.Series:
+    """The row of each value in `ids` (ascending, unique). Raises InputError naming the first value that is not there."""
+    table = pl.DataFrame({"id": ids, "row": pl.int_range(len(ids), eager=True)})
+    rows = pl.DataFrame({"id": values}).join(table, on="id", how="left", maintain_order="left")["row"]
+    if rows.null_count():
+        missing = values.filter(rows.is_null())
+        count = f"{missing.n_unique()} such {what}s in {len(missing)} interactions"
+        raise InputError(f"{path}: {what} {missing[0]!r} is not in {entities} ({count})")
+    return rows

@@ -1,0 +1,87 @@
+"""Pieces: texts that are tokenized on their own and stored once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from rexit.errors import InputError
+
+
+@dataclass
+class Pieces:
+    """Collects texts and gives each a row. What the template says may name special tokens, what the data says may not."""
+
+    _rows: dict[tuple[str, bool], int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def literal(self, text: str) -> int:
+        """The piece of a text of the template."""
+        return self._rows.setdefault((text, True), len(self._rows))
+
+    def column(self, texts: pl.Series) -> NDArray[np.int32]:
+        """The pieces of a column of the data: int32 [n]. A title that spells `<s>` becomes ordinary text."""
+        rows = {text: self._rows.setdefault((text, False), len(self._rows)) for text in texts.unique(maintain_order=True)}
+        return texts.replace_strict(rows, return_dtype=pl.Int32).to_numpy().astype(np.int32)
+
+    def encode(self, tokenizer: Tokenizer) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """CSR: `offsets` int64 [K+1] and `tokens` int32 [offsets[K]]."""
+        tokens: list[list[int]] = [[] for _ in self._rows]
+        for trusted in (True, False):
+            chosen = {text: row for (text, literal), row in self._rows.items() if literal == trusted}
+            tokenizer.encode_special_tokens = not trusted
+            for row, encoding in zip(
+                chosen.values(), tokenizer.encode_batch(list(chosen), add_special_tokens=False), strict=True
+            ):
+                tokens[row] = encoding.ids
+        tokenizer.encode_special_tokens = False
+        offsets = np.zeros(len(tokens) + 1, np.int64)
+        offsets[1:] = np.cumsum([len(t) for t in tokens])
+        return offsets, np.array([id for t in tokens for id in t], np.int32)
+
+
+def load_tokenizer(source: str) -> Tokenizer:
+    """A `tokenizer.json`, a folder that holds one, or a name on the Hugging Face Hub. Raises InputError.
+
+    A folder or a hub name without a `tokenizer.json` is opened by transformers, which converts older formats.
+    """
+    path = Path(source)
+    if path.is_dir() and (path / "tokenizer.json").is_file():
+        path = path / "tokenizer.json"
+    try:
+        if path.is_file():
+            tokenizer = Tokenizer.from_file(str(path))
+        else:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=path.is_dir()).backend_tokenizer
+    except Exception as exc:  # tokenizers raises bare Exception, transformers whatever its hub client does
+        reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
+        raise InputError(
+            f"tokenizer {source}: neither a tokenizer.json, a folder with one nor a known hub name: {reason}"
+        ) from exc
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def fingerprint(tokenizer: Tokenizer) -> str:
+    """SHA-256 of the tokenizer's serialized form."""
+    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+
+
+def single_token(tokenizer: Tokenizer, text: str, what: str) -> int:
+    """The one token `text` is. Raises InputError when it is none or several."""
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    if len(ids) != 1:
+        seen = [tokenizer.id_to_token(id) for id in ids]
+        raise InputError(f"{what}: {text!r} is {len(ids)} tokens of this tokenizer {seen}, expected exactly one")
+    return int(ids[0])

@@ -1,0 +1,42 @@
+"""Recall@k of a recommender against held-out likes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+CHUNK = 1024  # users scored at once
+
+
+class Recall:
+    """Recall@k: the mean over users of (likes found among the k best items) / (likes to find).
+
+    `seen` edges are never recommended, `wanted` edges that are not among them are what to find. Edges are (user rows, item rows).
+    """
+
+    def __init__(
+        self, seen: tuple[NDArray[np.int64], NDArray[np.int64]], wanted: tuple[NDArray[np.int64], NDArray[np.int64]], items: int
+    ) -> None:
+        self._items = items
+        self._seen = torch.from_numpy(np.unique(seen[0] * items + seen[1]))
+        self._wanted = torch.from_numpy(np.setdiff1d(wanted[0] * items + wanted[1], self._seen.numpy()))
+        self._users, self._counts = torch.unique(self._wanted // items, return_counts=True)
+
+    def at(self, k: int, scores: Callable[[Tensor], Tensor]) -> float | None:
+        """`scores` maps user rows [n] to scores [n, items] it gives away. None where there is nothing to find."""
+        if not len(self._users):
+            return None
+        recalls = []
+        for users, counts in zip(self._users.split(CHUNK), self._counts.split(CHUNK), strict=True):
+            line = scores(users).clone()
+            begin, end = (torch.searchsorted(self._seen, edge) for edge in (users * self._items, (users + 1) * self._items))
+            taken = torch.cat([self._seen[a:b] % self._items for a, b in zip(begin, end, strict=True)])
+            line[torch.repeat_interleave(torch.arange(len(users)), end - begin), taken] = -torch.inf
+            best = line.topk(min(k, self._items)).indices
+            hits = torch.isin(users[:, None] * self._items + best, self._wanted).sum(1)
+            recalls.append(hits / counts)
+        return float(torch.cat(recalls).mean())

@@ -1,0 +1,127 @@
+"""The prompt template: a TOML file, read and checked. docs/template.md describes it for its author."""
+
+from __future__ import annotations
+
+import string
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rexit.errors import InputError
+
+LISTS = ("history.recent", "history.nearest", "similar_liked", "similar_verdict")
+RATES = ("user.like_rate", "item.like_rate", "item.count")
+WORDS = {"liked": " liked", "disliked": " disliked", "unseen": " unseen", "missing": "unknown", "empty": " none"}
+BINS = {"like_rate": 20, "count": 12}
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """`{name}` or `{name:limit}`. `spaced`: the space before it belongs to its text, since tokenizers keep " word" whole."""
+
+    name: str
+    limit: int = 0
+    spaced: bool = False
+
+    def __str__(self) -> str:
+        return f"{{{self.name}:{self.limit}}}" if self.limit else f"{{{self.name}}}"
+
+
+Nodes = tuple[str | Placeholder, ...]
+
+
+@dataclass(frozen=True)
+class Template:
+    """A template whose syntax is right; whether its columns exist is seen when it is compiled (program.py)."""
+
+    path: Path
+    text: str
+    prompt: Nodes
+    entry: Nodes
+    similar_entry: Nodes
+    labels: Mapping[str, str]
+    words: Mapping[str, str] = field(default_factory=lambda: WORDS)
+    bins: Mapping[str, int] = field(default_factory=lambda: BINS)
+    bos: str | None = None
+
+
+def read_template(path: Path) -> Template:
+    """Raises InputError naming the file, the key or placeholder, and what was expected."""
+    path = Path(path)
+    try:
+        value = tomllib.loads(path.read_text("utf-8"))
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:  # not TOML, not UTF-8
+        raise InputError(f"{path}: not a TOML file: {exc}") from exc
+    _known_keys(path, "", value, ("prompt", "entry", "similar_entry", "bos", "labels", "words", "bins"))
+    prompt, entry = _text(path, "prompt", value.get("prompt")), value.get("entry", " {item.title}{verdict};")
+    labels, words, bins = (_section(path, value, name) for name in ("labels", "words", "bins"))
+    _known_keys(path, "labels.", labels, ("yes", "no"))
+    _known_keys(path, "words.", words, tuple(WORDS))
+    _known_keys(path, "bins.", bins, tuple(BINS))
+    for name, n in bins.items():
+        if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= 1000:
+            raise InputError(f"{path}: bins.{name} is {n!r}, expected a whole number from 1 to 1000")
+    bos = value.get("bos")
+    return Template(
+        path,
+        prompt,
+        parse(path, "prompt", prompt),
+        parse(path, "entry", _text(path, "entry", entry)),
+        parse(path, "similar_entry", _text(path, "similar_entry", value.get("similar_entry", entry))),
+        {name: _text(path, f"labels.{name}", labels.get(name)) for name in ("yes", "no")},
+        {name: _text(path, f"words.{name}", words.get(name, text), empty=True) for name, text in WORDS.items()},
+        {**BINS, **bins},
+        None if bos is None else _text(path, "bos", bos),
+    )
+
+
+def parse(path: Path, where: str, text: str) -> Nodes:
+    """Splits a text into literals and placeholders. `{{` and `}}` stand for braces. Raises InputError.
+
+    One space before a placeholder that stands for a single value moves from the literal into the placeholder.
+    """
+    nodes: list[str | Placeholder] = []
+    try:
+        for literal, name, spec, conversion in string.Formatter().parse(text):
+            if name is None:
+                nodes.append(literal)
+                continue
+            if conversion:
+                raise InputError(f"{path}: {where}: {{{name}!{conversion}}}: conversions are not supported")
+            if name in LISTS:
+                if not (spec or "").isascii() or not (spec or "").isdigit() or not 1 <= int(spec or 0) <= 1000:
+                    raise InputError(
+                        f"{path}: {where}: {{{name}}} needs a limit from 1 to 1000, as in {{{name}:5}}, not {spec!r}"
+                    )
+                nodes += [literal, Placeholder(name, int(spec or 0))]
+            elif spec:
+                raise InputError(f"{path}: {where}: {{{name}:{spec}}}: only lists take a limit ({', '.join(LISTS)})")
+            else:
+                spaced = literal.endswith(" ") and name != "verdict"
+                nodes += [literal[:-1] if spaced else literal, Placeholder(name, spaced=spaced)]
+    except ValueError as exc:
+        raise InputError(f"{path}: {where}: {exc} (write {{{{ and }}}} for braces)") from exc
+    return tuple(node for node in nodes if node != "")
+
+
+def _known_keys(path: Path, prefix: str, section: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for key in section:
+        if key not in known:
+            raise InputError(f"{path}: unknown key {prefix}{key}, known are: {', '.join(known)}")
+
+
+def _section(path: Path, value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = value.get(name, {})
+    if not isinstance(section, dict):
+        raise InputError(f"{path}: {name} is {section!r}, expected a section [{name}]")
+    return section
+
+
+def _text(path: Path, key: str, value: object, empty: bool = False) -> str:
+    if not isinstance(value, str) or not (value or empty):
+        raise InputError(f"{path}: {key} is {'missing' if value is None else repr(value)}, expected a text")
+    return value
