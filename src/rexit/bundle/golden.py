@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
+from rexit.bundle.files import write_file
 from rexit.errors import BundleError
 
 FILE = "golden.safetensors"
@@ -67,6 +70,26 @@ class Golden:
                 )
             )
         return cls(made)
+
+    def write(self, path: Path) -> None:
+        """Raises InputError where the file cannot be written."""
+        candidates = [candidate for slate in self.slates for candidate in slate.candidates]
+
+        def offsets(sizes: list[int]) -> NDArray[np.int64]:
+            return np.array([0, *accumulate(sizes)], np.int64)
+
+        table: dict[str, NDArray[Any]] = {
+            "as_of": np.array([slate.as_of for slate in self.slates], np.int64),
+            "user": np.array([slate.user for slate in self.slates], np.int32),
+            "slate_offsets": offsets([len(slate.items) for slate in self.slates]),
+            "item": np.concatenate([slate.items for slate in self.slates]).astype(np.int32),
+            "prefix_offsets": offsets([len(slate.prefix) for slate in self.slates]),
+            "prefix_tokens": np.concatenate([slate.prefix for slate in self.slates]).astype(np.int32),
+            "candidate_offsets": offsets([len(candidate) for candidate in candidates]),
+            "candidate_tokens": np.concatenate(candidates).astype(np.int32),
+            "log_odds": np.concatenate([slate.log_odds for slate in self.slates]).astype(np.float32),
+        }
+        write_file(path, save(table))
 
 
 def _check_offsets(offsets: NDArray[Any], count: int, size: int, name: str) -> None:
