@@ -64,7 +64,7 @@ def build(
         quality = {"validation": asdict(point.validation), "test": asdict(point.test)}
         return {"policy": name, **quality, "ms_per_slate": milliseconds, "speed_up": full_ms / milliseconds}
 
-    fixed = [row(f"always {d} layers", decision.fixed[d], measured.milliseconds[1 + k]) for k, d in enumerate(layers[:-1])]
+    fixed = [row(depth_name(d), decision.fixed[d], measured.milliseconds[1 + k]) for k, d in enumerate(layers[:-1])]
     difference, low, high = decision.auc_difference
     report: dict[str, Any] = {
         "schema": 1,
@@ -125,6 +125,11 @@ def _conclusion(report: dict[str, Any], decision: decide.Decision, settings: Set
         f"On the test split the AUC changes by {difference:+.4f} "
         f"(95 % interval {low:+.4f} to {high:+.4f}); allowed: {allowed:+g}. {verdict}"
     )
+
+
+def depth_name(layers: int) -> str:
+    """How tables call a fixed depth."""
+    return f"{layers} layer" if layers == 1 else f"{layers} layers"
 
 
 def machine() -> dict[str, Any]:

@@ -117,6 +117,8 @@ class Search:
            from the best rule so far by that measure. The price, not the budget, is what lets one exit give up AUC while another
            wins it back.
         """
+        if not self._open:
+            return
         thresholds = sorted({t for k in self._open for side in self._grids for t in side[k] if not math.isinf(t)})
         thresholds = thresholds[:: max(1, len(thresholds) // 24)]
         exits = range(self._traces.exits - 1)

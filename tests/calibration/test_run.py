@@ -58,7 +58,7 @@ def test_writes_policy_report_and_plot_of_one_run(place: Path) -> None:
     assert report["data"]["test"] == {"pairs": 300, "slates": 60, "users": 30}
     assert report["decisions"]["as_traced"] == report["decisions"]["candidates"] > 0
     names = [row["policy"] for row in report["table"]]
-    assert names == ["full depth", "always 2 layers", "always 4 layers", "calibrated"]
+    assert names == ["full depth", "2 layers", "4 layers", "calibrated"]
 
 
 def test_conclusion_is_the_measurement(place: Path) -> None:

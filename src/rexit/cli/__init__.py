@@ -11,6 +11,8 @@ from rexit.cli import bench, calibrate, export, index, inspect, score, verify
 from rexit.cli._output import stderr
 from rexit.errors import RexitError
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="rexit",
     help="Take a trained early-exit LLM recommender to the edge: index, export, calibrate, score.",
@@ -27,12 +29,13 @@ def main() -> NoReturn:
     """Runs a command; a RexitError, a full disk or Ctrl-C ends in one line and a non-zero exit code."""
     try:
         app(standalone_mode=True)
+    except SystemExit as exc:
+        if exc.code == INTERRUPTED:  # typer has swallowed Ctrl-C and says nothing
+            stderr.print("rexit: interrupted; nothing was left half-written", markup=False, soft_wrap=True)
+        raise
     except RexitError as exc:
         stderr.print(f"rexit: error: {exc}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(exc.exit_code)
-    except KeyboardInterrupt:
-        stderr.print("rexit: interrupted; nothing was left half-written", markup=False, soft_wrap=True)
-        sys.exit(130)
     except OSError as exc:
         where = f"{exc.filename}: " if exc.filename else ""
         stderr.print(f"rexit: error: {where}{exc.strerror or exc}", markup=False, highlight=False, soft_wrap=True)

@@ -74,7 +74,7 @@ def measure(bundle: Bundle, slate: int, requests: int, threads: int) -> dict[str
     import numpy as np
 
     from rexit import runtime
-    from rexit.calibration.report import machine
+    from rexit.calibration.report import depth_name, machine
 
     catalog, layers = bundle.catalog, bundle.manifest.exits
     if slate > len(catalog.items):
@@ -85,10 +85,10 @@ def measure(bundle: Bundle, slate: int, requests: int, threads: int) -> dict[str
     ]
     slates = [[catalog.items.id(int(row)) for row in random.choice(len(catalog.items), slate, replace=False)] for _ in users]
     calibrated = bundle.policy() is not None
-    modes: dict[str, int | None] = {f"full depth ({layers[-1]} layers)": len(layers) - 1}
+    modes: dict[str, int | None] = {"full depth": len(layers) - 1}
     if calibrated:
         modes["calibrated"] = None
-    modes |= {f"always {depth} layers": k for k, depth in enumerate(layers[:-1])}
+    modes |= {depth_name(depth): k for k, depth in enumerate(layers[:-1])}
 
     begin = time.perf_counter()
     with contextlib.closing(runtime.open(bundle.path, bundle.variant.name, threads=threads)) as session, progress() as bar:

@@ -49,12 +49,12 @@ def calibrate(
         print_json(done.report)
         return
     print_table(
-        f"{opened.variant.name}: validation chose, test checks",
-        ["", "AUC val", "AUC test", "user AUC", "logloss", "layers", "ms/slate", "speed-up"],
+        f"{opened.variant.name}: validation (val) chose, test checks; ms per slate, cold prefix",
+        ["", "AUC val", "AUC", "user AUC", "logloss", "layers", "ms", "speed"],
         [_row(row) for row in done.report["table"]],
     )
     print_table(
-        f"Exits (patience {done.report['patience']}): c = a z + b; stops at c >= upper or c <= -lower",
+        f"Exits, patience {done.report['patience']}: stops at c = a z + b >= upper or <= -lower",
         ["after layer", "a", "b", "upper", "lower", "stopped, test"],
         [_exit(e) for e in done.report["exits"]],
     )

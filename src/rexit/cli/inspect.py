@@ -68,7 +68,8 @@ def _show(value: dict[str, Any], json: bool) -> None:
     stdout.print(f"{kind} {value['path']}", markup=False, soft_wrap=True)
     if kind == "bundle":
         model = value["model"]
-        print_table("Model", ["", "value"], model.items())
+        short = {**model, "checkpoint_sha256": f"{model['checkpoint_sha256'][:12]}…"}
+        print_table("Model", ["", "value"], short.items())
         for v in value["variants"]:
             title = (
                 f"Variant {v['name']}: {v['target']} {v['precision']}, {v['backend']}, opset {v['opset']}, {_size(v['bytes'])}"

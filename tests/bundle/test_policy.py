@@ -1,0 +1,96 @@
+"""The stopping rule, on cases worked by hand and against its own tolerance."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rexit.bundle import ExitPolicy, Policy
+from rexit.errors import BundleError
+
+
+def policy(*exits: tuple[float, float, float, float], patience: int = 1) -> Policy:
+    return Policy(tuple(ExitPolicy(*e) for e in exits), patience, "d")
+
+
+FREE = (1.0, 0.0, math.inf, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("z", "patience", "stops"),
+    [
+        ([2.0, 0.0, 0.0], 1, 0),  # c = 3 >= 3
+        ([1.9, 9.0, 0.0], 1, 1),
+        ([-3.0, 0.0, 0.0], 1, 0),  # c = -2 <= -2
+        ([0.0, 0.0, 9.0], 1, 2),  # nobody is sure: the last stops
+        ([9.0, 9.0, 0.0], 2, 1),  # the first is sure but alone
+        ([9.0, -9.0, 9.0], 2, 2),  # they disagree
+        ([9.0, 9.0, 9.0], 3, 2),
+    ],
+)
+def test_stops_by_hand(z: list[float], patience: int, stops: int) -> None:
+    made = policy((1.0, 1.0, 3.0, 2.0), (2.0, 0.0, 3.0, 2.0), FREE, patience=patience)
+    assert made.stops(np.array([z], np.float32)).tolist() == [stops]
+
+
+def test_full_depth_stops_at_the_last_only() -> None:
+    z = np.random.default_rng(0).normal(0, 50, (100, 4)).astype(np.float32)
+    assert (Policy.full_depth(4, "d").stops(z) == 3).all()
+
+
+def random_policy(random: np.random.Generator) -> Policy:
+    exits = [tuple(random.uniform((0.2, -1, 0, 0), (2, 1, 2, 2)).tolist()) for _ in range(3)]
+    return policy(*exits, FREE, patience=int(random.integers(1, 4)))
+
+
+def test_possible_holds_every_answer_within_the_margin_and_little_else() -> None:
+    random = np.random.default_rng(0)
+    allowed = 0.0
+    for _ in range(50):
+        made = random_policy(random)
+        z = random.normal(0, 1, (40, 4)).astype(np.float32)
+        possible = made.possible(z, 0.05)
+        allowed += possible.sum() / 2000
+        for _ in range(20):
+            near = z + random.uniform(-0.05, 0.05, z.shape).astype(np.float32)
+            assert np.take_along_axis(possible, made.stops(near)[:, None], 1).all()
+    assert allowed < 1.3
+
+
+def test_possible_without_margin_is_the_answer() -> None:
+    random = np.random.default_rng(1)
+    for _ in range(20):
+        made = random_policy(random)
+        z = random.normal(0, 1, (50, 4)).astype(np.float32)
+        np.testing.assert_array_equal(made.possible(z, 0.0).argmax(1), made.stops(z))
+        assert (made.possible(z, 0.0).sum(1) == 1).all()
+
+
+def test_written_and_read_again(tmp_path: Path) -> None:
+    made = policy((float(np.float32(0.7)), 0.25, 1.5, math.inf), FREE, patience=2)
+    made.write(tmp_path / "policy.json")
+    assert Policy.read(tmp_path / "policy.json", 2, "d") == made
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"variant_sha256": "e"}, "made for variant e"),
+        ({"patience": 0}, "patience >= 1"),
+        ({"exits": []}, "needs 2 exits"),
+        ({"exits": [{"a": 0, "b": 0, "upper": None, "lower": None}] * 2}, "a > 0"),
+        ({"exits": [{"a": math.nan, "b": 0, "upper": None, "lower": None}] * 2}, "nan"),
+        ({"exits": [{"a": 1, "b": 0, "upper": math.nan, "lower": None}] * 2}, "nan"),
+        ({"exits": [{"a": 1, "b": 0, "upper": None}] * 2}, "lower"),
+        ({"requires": ["trees"]}, "requires"),
+        ({"schema": 2}, "schema 2"),
+    ],
+)
+def test_what_is_no_policy_of_this_variant(tmp_path: Path, change: dict, expected: str) -> None:
+    path = tmp_path / "policy.json"
+    policy(FREE, FREE).write(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(BundleError, match=expected):
+        Policy.read(path, 2, "d")
