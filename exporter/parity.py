@@ -11,8 +11,6 @@ What they are compared with is `MultiExitModel.reference`: each pair one ordinar
 
 from __future__ import annotations
 
-import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,15 +33,15 @@ Cache = list[tuple[list[NDArray[Any]], list[NDArray[Any]]]]
 
 
 class Chain:
-    """The segments of one folder, opened in ONNX Runtime on one thread pool for all (a pool each would spin against the others).
+    """The segments of one folder, opened in ONNX Runtime. Raises BackendError when it refuses a graph or fails.
 
-    Raises BackendError when ONNX Runtime refuses a graph or fails.
+    Each session has its own threads, which sleep when idle: spinning, they would slow the other segments' down. One global pool
+    would be faster still, but ONNX Runtime then refuses every other session of this process that wants its own.
     """
 
     def __init__(self, folder: Path, segments: Sequence[Segment]) -> None:
-        _one_thread_pool()
         options = ort.SessionOptions()
-        options.use_per_session_threads = False
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         self.segments = list(segments)
         try:
@@ -151,12 +149,3 @@ def chunks(candidates: Sequence[Tokens], max_tokens: int) -> Iterator[slice]:
             start, tokens = n, 0
         tokens += len(candidate)
     yield slice(start, len(candidates))
-
-
-@functools.cache
-def _one_thread_pool() -> None:
-    try:
-        ort.set_global_thread_pool_sizes(os.cpu_count() or 1, 1)
-    except Exception as exc:  # ONNX Runtime has no type for it: another part of this process made the pool already
-        if "already" not in str(exc):
-            raise BackendError(f"ONNX Runtime: no global thread pool: {first_line(exc)}") from exc

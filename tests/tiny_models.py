@@ -59,7 +59,9 @@ def tiny_heads(decoder: Decoder, exits: int) -> ExitHeads:
     return heads
 
 
-def tiny_checkpoint(folder: Path, exits: tuple[int, ...] = (1, 2, 4), family: str = "llama", **changes: Any) -> Path:
+def tiny_checkpoint(
+    folder: Path, exits: tuple[int, ...] = (1, 2, 4), family: str = "llama", labels: dict[str, int] = LABELS, **changes: Any
+) -> Path:
     model = tiny_model(family, **changes)
-    save(folder, model, exits, tiny_heads(Decoder.of(model), len(exits)), LABELS)
+    save(folder, model, exits, tiny_heads(Decoder.of(model), len(exits)), labels)
     return folder

@@ -1,0 +1,61 @@
+"""A catalog of a few kilobytes, made by the index itself from 12 users, 30 items and a tokenizer of bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from rexit.exporter import lightgcn
+from rexit.exporter.index import build_catalog
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+USERS, ITEMS, PER_USER = 12, 30, 20
+LABELS = {"no": ord("n") - 32, "yes": ord("y") - 32}
+
+_TEMPLATE = """
+prompt = \"\"\"{user.like_rate}|{history.recent:3}|{item.title} {similar_verdict:2}:\"\"\"
+entry = "{item.title}{verdict},"
+[labels]
+yes = "y"
+no = "n"
+[words]
+liked = "+"
+disliked = "-"
+unseen = "?"
+missing = "!"
+empty = "0"
+"""
+
+
+def byte_tokenizer() -> Tokenizer:
+    """One token per letter: printable ASCII."""
+    vocabulary = {chr(n): n - 32 for n in range(32, 127)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=" "))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+def tiny_catalog(folder: Path) -> Path:
+    """Writes `folder/catalog` and what it was made from beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    lines = ["user_id,item_id,rating,timestamp"]
+    for user in range(USERS):
+        for time, item in enumerate(random.permutation(ITEMS)[:PER_USER]):
+            lines.append(f"{100 + user},{1000 + item},{random.integers(1, 6)},{10 * time}")
+    (folder / "interactions.csv").write_text("\n".join(lines))
+    titles = [f"{1000 + item},Film {'abcdefg'[: 1 + item % 7]}" for item in range(ITEMS)]
+    (folder / "items.csv").write_text("\n".join(["item_id,title", *titles]))
+    (folder / "prompt.toml").write_text(_TEMPLATE)
+    byte_tokenizer().save(str(folder / "tokenizer.json"))
+    build_catalog(
+        folder / "interactions.csv",
+        folder / "items.csv",
+        str(folder / "tokenizer.json"),
+        folder / "prompt.toml",
+        folder / "catalog",
+        neighbours=2,
+        settings=lightgcn.Settings(dim=8, epochs=2),
+    )
+    return folder / "catalog"
