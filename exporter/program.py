@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rexit.errors import InputError
 from rexit.exporter.pieces import Pieces
-from rexit.exporter.template import LISTS, RATES, Nodes, Placeholder, Template
+from rexit.exporter.template import LISTS, RATES, Placeholder, Template
 
 Op = dict[str, Any]
 Lengths = NDArray[np.int64]
@@ -82,12 +82,9 @@ class _Compiler:
             words = {"yes": "liked", "no": "disliked", "unseen": "unseen"}
             return {"op": node.name, "limit": node.limit, **{key: self._word(word) for key, word in words.items()}}
         kind, _, order = node.name.partition(".")
-        where, nodes = ("entry", self.template.entry) if order else ("similar_entry", self.template.similar_entry)
-        op: Op = {"op": kind, "limit": node.limit, "entry": self._entry(nodes, where), "empty": self._word("empty")}
+        entry = [self.op(part, "entry") for part in self.template.entries[node.name]]
+        op: Op = {"op": kind, "limit": node.limit, "entry": entry, "empty": self._word("empty")}
         return {**op, "order": order} if order else op
-
-    def _entry(self, nodes: Nodes, where: str) -> list[Op]:
-        return [self.op(node, where) for node in nodes]
 
     def _word(self, name: str, before: str = "") -> int:
         return self.pieces.literal(before + self.template.words[name])

@@ -11,6 +11,7 @@ from typing import Any
 
 from rexit.errors import InputError
 
+ENTRIES = {"history.recent": "recent", "history.nearest": "nearest", "similar_liked": "similar"}
 LISTS = ("history.recent", "history.nearest", "similar_liked", "similar_verdict")
 RATES = ("user.like_rate", "item.like_rate", "item.count")
 WORDS = {"liked": " liked", "disliked": " disliked", "unseen": " unseen", "missing": "unknown", "empty": " none"}
@@ -39,8 +40,7 @@ class Template:
     path: Path
     text: str
     prompt: Nodes
-    entry: Nodes
-    similar_entry: Nodes
+    entries: Mapping[str, Nodes]
     labels: Mapping[str, str]
     words: Mapping[str, str] = field(default_factory=lambda: WORDS)
     bins: Mapping[str, int] = field(default_factory=lambda: BINS)
@@ -56,9 +56,13 @@ def read_template(path: Path) -> Template:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
     except ValueError as exc:  # not TOML, not UTF-8
         raise InputError(f"{path}: not a TOML file: {exc}") from exc
-    _known_keys(path, "", value, ("prompt", "entry", "similar_entry", "bos", "labels", "words", "bins"))
-    prompt, entry = _text(path, "prompt", value.get("prompt")), value.get("entry", " {item.title}{verdict};")
-    labels, words, bins = (_section(path, value, name) for name in ("labels", "words", "bins"))
+    _known_keys(path, "", value, ("prompt", "entry", "entries", "bos", "labels", "words", "bins"))
+    prompt, entry = (
+        _text(path, "prompt", value.get("prompt")),
+        _text(path, "entry", value.get("entry", " {item.title}{verdict};")),
+    )
+    labels, words, bins, entries = (_section(path, value, name) for name in ("labels", "words", "bins", "entries"))
+    _known_keys(path, "entries.", entries, tuple(ENTRIES.values()))
     _known_keys(path, "labels.", labels, ("yes", "no"))
     _known_keys(path, "words.", words, tuple(WORDS))
     _known_keys(path, "bins.", bins, tuple(BINS))
@@ -70,8 +74,12 @@ def read_template(path: Path) -> Template:
         path,
         prompt,
         parse(path, "prompt", prompt),
-        parse(path, "entry", _text(path, "entry", entry)),
-        parse(path, "similar_entry", _text(path, "similar_entry", value.get("similar_entry", entry))),
+        {
+            name: parse(path, f"entries.{key}", _text(path, f"entries.{key}", entries[key]))
+            if key in entries
+            else parse(path, "entry", entry)
+            for name, key in ENTRIES.items()
+        },
         {name: _text(path, f"labels.{name}", labels.get(name)) for name in ("yes", "no")},
         {name: _text(path, f"words.{name}", words.get(name, text), empty=True) for name, text in WORDS.items()},
         {**BINS, **bins},
