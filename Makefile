@@ -1,0 +1,64 @@
+# make demo   real ratings to early-exit scores, everything set up on the way
+# make test   all tests, Python and C++
+# make check  format, lint, types
+# make clean  forget what was built (the environment in .venv stays)
+
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?= $(shell nproc)
+SHELL := /bin/bash
+CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp examples/cpp -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name '*.hpp' -o -name 'CMakeLists.txt' -o -name '*.in')
+
+.DELETE_ON_ERROR:
+.PHONY: setup demo test test-python test-cpp check format clean
+
+setup: build/.installed
+
+build/.system: tools/system-packages.sh
+	tools/system-packages.sh
+	@mkdir -p build && touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+# Without build isolation: the build tools are in .venv, so that a rebuild of the extension needs no network.
+build/.installed: build/.system $(BIN)/python pyproject.toml $(CPP_SOURCES)
+	$(BIN)/pip install --quiet "scikit-build-core>=1.0" "nanobind>=3.1" cmake ninja
+	$(BIN)/pip install --quiet --no-build-isolation --editable ".[export,dev]"
+	@touch $@
+
+# The library, its tests and the example, as a C++ user builds them.
+build/cpp/.built: build/.installed
+	$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_BUILD_TYPE=Release -DREXIT_TESTS=ON
+	$(BIN)/cmake --build build/cpp -j $(JOBS)
+	$(BIN)/cmake --install build/cpp --prefix build/prefix
+	@touch $@
+
+build/example/.built: build/cpp/.built examples/cpp/CMakeLists.txt
+	$(BIN)/cmake -S examples/cpp -B build/example -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH=$(CURDIR)/build/prefix
+	$(BIN)/cmake --build build/example -j $(JOBS)
+	@touch $@
+
+include examples/movielens/demo.mk
+
+test: test-cpp test-python
+
+test-cpp: build/cpp/.built build/example/.built
+	$(BIN)/ctest --test-dir build/cpp --output-on-failure -j $(JOBS)
+
+test-python: build/.installed build/example/.built
+	$(BIN)/python -m pytest
+
+check: build/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(filter %.cpp %.c %.h %.hpp,$(CPP_SOURCES))
+
+format: build/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(filter %.cpp %.c %.h %.hpp,$(CPP_SOURCES))
+
+clean:
+	rm -rf build

@@ -1,0 +1,37 @@
+# make demo: MovieLens 100k from ratings to early-exit scores, on a machine without a GPU. Included by the Makefile at the root.
+#
+# SETTING=long trains longer (docs/movielens.md has both settings' figures).
+
+MOVIELENS := examples/movielens
+DEMO := build/demo
+SETTING ?= short
+TRAIN_short := --epochs 0.7
+TRAIN_long := --epochs 3
+POLICY := $(DEMO)/bundle/variants/cpu-fp32/policy.json
+INDEX_SOURCES := $(addprefix exporter/,index.py interactions.py splits.py lightgcn.py neighbours.py template.py tables.py)
+EXPORT_SOURCES := $(addprefix exporter/,segment.py graph.py export.py golden.py)
+
+demo: $(DEMO)/summary.json
+	@$(BIN)/python $(MOVIELENS)/summary.py --show $(DEMO)
+
+$(DEMO)/data/ml-100k.inter: $(MOVIELENS)/fetch.py | build/.installed
+	$(BIN)/python $(MOVIELENS)/fetch.py $(DEMO)/data
+
+$(DEMO)/tokenizer/tokenizer.json: $(DEMO)/data/ml-100k.inter $(MOVIELENS)/tokenizer.py $(MOVIELENS)/prompt.toml
+	$(BIN)/python $(MOVIELENS)/tokenizer.py $(DEMO)/data $(DEMO)/tokenizer
+
+$(DEMO)/catalog/catalog.json: $(DEMO)/tokenizer/tokenizer.json $(MOVIELENS)/prompt.toml $(INDEX_SOURCES)
+	$(BIN)/rexit index --interactions $(DEMO)/data/ml-100k.inter --items $(DEMO)/data/ml-100k.item --users $(DEMO)/data/ml-100k.user \
+	  --tokenizer $(DEMO)/tokenizer --template $(MOVIELENS)/prompt.toml --positive-at 4 --out $(DEMO)/catalog
+
+$(DEMO)/checkpoint/exits.json: $(DEMO)/catalog/catalog.json $(MOVIELENS)/train.py
+	$(BIN)/python $(MOVIELENS)/train.py --catalog $(DEMO)/catalog --out $(DEMO)/checkpoint $(TRAIN_$(SETTING))
+
+$(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json $(EXPORT_SOURCES)
+	$(BIN)/rexit export $(DEMO)/checkpoint --catalog $(DEMO)/catalog --out $(DEMO)/bundle
+
+$(POLICY): $(DEMO)/bundle/manifest.json
+	$(BIN)/rexit calibrate $(DEMO)/bundle --catalog $(DEMO)/catalog
+
+$(DEMO)/summary.json: $(POLICY) build/example/.built $(MOVIELENS)/summary.py $(MOVIELENS)/baseline.py
+	$(BIN)/python $(MOVIELENS)/summary.py $(DEMO) --program build/example/rexit_score

@@ -1,0 +1,173 @@
+"""Trains a small multi-exit Llama on a catalog's prompts, and reports the test AUC of every exit.
+
+    python examples/movielens/train.py --catalog CATALOG --out CHECKPOINT [--epochs 0.7] [--init random|FOLDER|HUB_ID]
+
+Train as we serve: one row is one user's prefix, as of a moment, with the next few interactions packed behind it as candidates, so one
+forward pass yields many labels. Every exit has its own head; the loss is the mean of the exits' cross-entropies; shallower layers learn
+at a higher rate (OptiRAG-Rec, arXiv 2501.02173). The paper names neither exit positions, loss weights nor rates: the ones here are our
+choice. Nothing here is part of rexit's packages but what it imports: write your own, save with `rexit.exporter.checkpoint.save`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.progress import track
+from sklearn.metrics import roc_auc_score
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rexit.bundle import Catalog
+from rexit.exporter.checkpoint import load, save
+from rexit.exporter.decoder import Decoder
+from rexit.exporter.heads import ExitHeads
+from rexit.exporter.multi_exit import MultiExitModel
+from rexit.exporter.packed import ATTENTION, Packed, batch, pack
+from rexit.exporter.prompts import PromptBuilder
+
+Slates = list[tuple[Packed, np.ndarray]]  # a packed user, and whether each candidate was liked
+
+
+def slates(catalog: Catalog, split: str, size: int) -> Slates:
+    """Each user's interactions of a split in chunks of `size`, seen as of the moment of the chunk's first."""
+    prompts, part, out = PromptBuilder(catalog), catalog.split(split), []
+    borders = np.flatnonzero(np.r_[True, np.diff(part.users) != 0, True])
+    for begin, end in track(
+        list(zip(borders[:-1], borders[1:], strict=True)), f"prompts of {split}", disable=not sys.stderr.isatty()
+    ):
+        for start in range(begin, end, size):
+            chunk = slice(start, min(start + size, end))
+            user, as_of = catalog.users.id(int(part.users[start])), int(part.times[start])
+            items = [catalog.items.id(int(item)) for item in part.items[chunk]]
+            made = prompts.slate(user, items, as_of=as_of)
+            out.append((pack(made.prefix, made.candidates), part.liked[chunk]))
+    return out
+
+
+def batches(data: Slates, tokens: int, rng: np.random.Generator) -> Iterator[list[int]]:
+    """One epoch in random order: rows of like length together, at most `tokens` tokens each with padding."""
+    lengths = np.array([len(row.tokens) for row, _ in data])
+    order = rng.permutation(len(data))
+    made: list[list[int]] = []
+    for pool in np.array_split(order, math.ceil(len(order) / 512)):
+        current: list[int] = []
+        for n in pool[np.argsort(lengths[pool])]:
+            if current and lengths[n] * (len(current) + 1) > tokens:
+                made.append(current)
+                current = []
+            current.append(int(n))
+        made.append(current)
+    for n in rng.permutation(len(made)):
+        yield made[n]
+
+
+def forward(model: MultiExitModel, data: Slates, chosen: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [exits, candidates, 2] and labels [candidates] of some rows, in bfloat16 autocast."""
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(*batch([data[n][0] for n in chosen]))
+    return logits, torch.from_numpy(np.concatenate([data[n][1] for n in chosen]).astype(np.int64))
+
+
+@torch.no_grad()
+def auc(model: MultiExitModel, data: Slates) -> list[float]:
+    """AUC of each exit's log-odds."""
+    model.eval()
+    order = np.argsort([len(row.tokens) for row, _ in data])
+    parts = [forward(model, data, list(chosen)) for chosen in np.array_split(order, math.ceil(len(order) / 16))]
+    model.train()
+    logits, liked = torch.cat([z for z, _ in parts], 1).float().numpy(), torch.cat([y for _, y in parts]).numpy()
+    return [float(roc_auc_score(liked, z[:, 1] - z[:, 0])) for z in logits]
+
+
+def make_model(catalog: Catalog, init: str, exits: list[int], layers: int, hidden: int) -> MultiExitModel:
+    """A fresh Llama of `layers` x `hidden`, or a pretrained decoder with heads that start from its LM head."""
+    if init != "random":
+        start = load(init, exits, "shared", catalog.info["labels"])
+        return MultiExitModel(start.decoder, start.heads, start.exits)
+    config = LlamaConfig(
+        vocab_size=catalog.info["tokenizer"]["vocab_size"],
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 32,
+        num_key_value_heads=hidden // 64,
+        head_dim=32,
+        max_position_embeddings=1024,
+        initializer_range=0.05,
+        tie_word_embeddings=True,
+        attn_implementation=ATTENTION,
+    )
+    decoder = Decoder.of(LlamaForCausalLM(config))
+    return MultiExitModel(decoder, ExitHeads.like(decoder, len(exits)), exits)
+
+
+def parameter_groups(model: MultiExitModel, rate: float, ratio: float) -> list[dict[str, object]]:
+    """The layers up to each exit and its head learn at rate / ratio^k, k exits before the last: shallower ones faster."""
+    layers, groups, seen = model._decoder.layers, [], set()
+    for k, (begin, end) in enumerate(zip([0, *model.exits[:-1]], model.exits, strict=True)):
+        modules = [*layers[begin:end], model.heads.norms[k], model.heads.projections[k]]
+        if k == 0:
+            modules.append(model.model.get_input_embeddings())
+        parameters = [p for module in modules for p in module.parameters() if id(p) not in seen]
+        seen.update(map(id, parameters))
+        groups.append({"params": parameters, "lr": rate / ratio ** (len(model.exits) - 1 - k)})
+    return groups
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--catalog", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--init", default="random", help="`random`, or a folder or hub id of a decoder to fine-tune")
+    parser.add_argument("--exits", default="2,4,6")
+    parser.add_argument("--layers", type=int, default=6, help="of a random model")
+    parser.add_argument("--hidden", type=int, default=128, help="of a random model, a multiple of 64")
+    parser.add_argument("--epochs", type=float, default=0.7)
+    parser.add_argument("--slate", type=int, default=8, help="interactions packed behind one prefix")
+    parser.add_argument("--batch-tokens", type=int, default=8192)
+    parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate of the deepest layers")
+    parser.add_argument("--rate-ratio", type=float, default=0.8, help="rate of an exit's layers over that of the exit before")
+    parser.add_argument("--weight-decay", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    catalog = Catalog.open(args.catalog)
+    train, validation = slates(catalog, "train", args.slate), slates(catalog, "validation", args.slate)
+    model = make_model(catalog, args.init, [int(e) for e in args.exits.split(",")], args.layers, args.hidden).train()
+    groups = parameter_groups(model, args.rate, args.rate_ratio)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=args.weight_decay)
+    steps = int(args.epochs * sum(1 for _ in batches(train, args.batch_tokens, np.random.default_rng(args.seed))))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [g["lr"] for g in groups], total_steps=steps + 1, pct_start=0.1)
+
+    def stream() -> Iterator[list[int]]:
+        while True:
+            yield from batches(train, args.batch_tokens, rng)
+
+    start, losses = time.monotonic(), []
+    for step, chosen in zip(range(1, steps + 1), stream(), strict=False):
+        logits, liked = forward(model, train, chosen)
+        loss = F.cross_entropy(logits.flatten(0, 1), liked.repeat(len(logits)))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if step % 50 == 0 or step == steps:
+            print(f"step {step}/{steps}  loss {np.mean(losses[-50:]):.4f}  {time.monotonic() - start:.0f} s", flush=True)
+    areas = auc(model, validation)
+    print("validation AUC  " + "  ".join(f"exit {e}: {a:.4f}" for e, a in zip(model.exits, areas, strict=True)))
+    save(args.out, model.model, model.exits, model.heads, catalog.info["labels"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Installs the Debian packages the build needs and lacks; where that is not possible, names them in one line and fails.
+set -euo pipefail
+
+missing=()
+has_header() { echo "#include <$1>" | ${CXX:-c++} -std=c++17 -x c++ -fsyntax-only - 2>/dev/null; }
+command -v "${CXX:-c++}" >/dev/null || missing+=(g++)
+has_header onnxruntime/onnxruntime_c_api.h || missing+=(libonnxruntime-dev)
+has_header nlohmann/json.hpp || missing+=(nlohmann-json3-dev)
+has_header gtest/gtest.h || missing+=(libgtest-dev)
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+python3 -c 'import sysconfig, os, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || missing+=(python3-dev)
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+  echo "installing ${missing[*]}"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+else
+  echo "rexit: missing system packages; run: sudo apt-get install --no-install-recommends ${missing[*]}" >&2
+  exit 1
+fi
