@@ -126,7 +126,9 @@ class Session:
         if variant == "":
             raise InputError("variant is an empty string, expected a name or None")
         chosen = onnxruntime_library() if library is None else os.fspath(library)
-        self._native: _native.Session | None = _native.Session(os.fspath(path), variant or "", chosen, _integer("threads", threads, 31))
+        self._native: _native.Session | None = _native.Session(
+            os.fspath(path), variant or "", chosen, _integer("threads", threads, 31)
+        )
         self.info = Info(*self._native.info())
         self.exits = tuple(ExitInfo(*exit) for exit in self._native.exits())
 

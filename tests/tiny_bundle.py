@@ -297,18 +297,17 @@ def refresh(folder: Path, variant: str = "cpu-fp32") -> None:
     write_json(folder / "manifest.json", manifest)
 
 
-def write_bundle(
-    folder: Path, *, strings: bool = False, max_tokens: int = MAX_TOKENS, program: dict[str, Any] | None = None
-) -> Path:
-    """Writes the bundle and returns its folder."""
+Catalog = tuple[dict[str, Any], dict[str, dict[str, NDArray[Any]]]]
+
+
+def write_bundle(folder: Path, *, strings: bool = False, max_tokens: int = MAX_TOKENS, catalog_of: Catalog | None = None) -> Path:
+    """Writes the bundle and returns its folder. `catalog_of` replaces what make_catalog gives."""
     variant, catalog = folder / "variants" / "cpu-fp32", folder / "catalog"
     variant.mkdir(parents=True)
     catalog.mkdir()
-    info, tables = make_catalog(strings=strings)
+    info, tables = catalog_of or make_catalog(strings=strings)
     for name, table in tables.items():
         save_file(table, catalog / name)
-    if program is not None:
-        info["prompt"] = program
     write_json(catalog / "catalog.json", {**info, "files": dict.fromkeys(tables, {})})
     weights = make_weights()
     files = []

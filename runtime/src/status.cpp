@@ -9,9 +9,28 @@ namespace {
 // Fixed storage: reporting that memory ran out must not need any.
 thread_local char last_error_text[1024] = "";
 
+// Bytes of the UTF-8 character at `text`, 0 if it is none.
+size_t character(const char* text) noexcept {
+  const auto first = static_cast<unsigned char>(*text);
+  const size_t bytes = first < 0x80 ? 1 : first >= 0xc2 && first < 0xe0 ? 2 : first >= 0xe0 && first < 0xf0 ? 3 : first >= 0xf0 && first < 0xf5 ? 4 : 0;
+  for (size_t i = 1; i < bytes; ++i)
+    if ((static_cast<unsigned char>(text[i]) & 0xc0) != 0x80) return 0;
+  return bytes;
+}
+
+// Messages quote what damaged files hold: one line of UTF-8 is what callers get all the same.
 void remember(const char* text) noexcept {
   size_t n = 0;
-  for (; text[n] != '\0' && n + 1 < sizeof last_error_text; ++n) last_error_text[n] = text[n] == '\n' ? ' ' : text[n];
+  while (*text != '\0') {
+    const size_t bytes = character(text), room = sizeof last_error_text - 1 - n;
+    if (bytes > room || room == 0) break;
+    if (bytes <= 1) {
+      const bool plain = bytes == 1 && static_cast<unsigned char>(*text) >= 0x20 && *text != 0x7f;
+      last_error_text[n++] = plain ? *text : bytes == 1 ? ' ' : '?';
+      ++text;
+    }
+    for (size_t i = 0; bytes > 1 && i < bytes; ++i) last_error_text[n++] = *text++;
+  }
   last_error_text[n] = '\0';
 }
 

@@ -1,0 +1,228 @@
+"""Scores against the same model in NumPy: packing, prefix, chunks, compaction and exits must not change them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_bundle
+from numpy.typing import NDArray
+from tiny_bundle import EXITS, ITEM_IDS, POSITIONS, USER_IDS
+
+from rexit import runtime
+from rexit.bundle import ExitPolicy, Policy
+from rexit.errors import BackendError, BundleError, DeadlineError, InputError
+
+USER, AS_OF = USER_IDS[2], 40
+# Log-odds here are up to 30; float32 against float64.
+CLOSE = {"rtol": 1e-4, "atol": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle.write_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
+
+
+@pytest.fixture
+def session(folder: Path) -> runtime.Session:
+    return runtime.open(folder)
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> NDArray[np.float64]:
+    prefix, candidates = runtime.open(folder).prompt(USER, ITEM_IDS, as_of=AS_OF)
+    weights = tiny_bundle.make_weights()
+    return np.array([tiny_bundle.reference(weights, prefix, candidate) for candidate in candidates])
+
+
+def test_trace_is_the_reference(session: runtime.Session, expected: NDArray[np.float64]) -> None:
+    log_odds = session.trace(USER, ITEM_IDS, as_of=AS_OF)
+    assert log_odds.dtype == np.float32 and log_odds.shape == (len(ITEM_IDS), len(EXITS))
+    np.testing.assert_allclose(log_odds, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 17, 40, 10_000])
+def test_chunks_do_not_change_scores(max_tokens: int, tmp_path: Path, expected: NDArray[np.float64]) -> None:
+    session = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle", max_tokens=max_tokens))
+    np.testing.assert_allclose(session.trace(USER, ITEM_IDS, as_of=AS_OF), expected, **CLOSE)
+
+
+def test_single_candidates_score_as_in_a_slate(session: runtime.Session, expected: NDArray[np.float64]) -> None:
+    alone = np.concatenate([session.trace(USER, [item], as_of=AS_OF) for item in ITEM_IDS])
+    np.testing.assert_allclose(alone, expected, **CLOSE)
+
+
+def test_cached_prefix(session: runtime.Session, expected: NDArray[np.float64]) -> None:
+    first = session.trace_with_stats(USER, ITEM_IDS, as_of=AS_OF)
+    again = session.trace_with_stats(USER, ITEM_IDS, as_of=AS_OF)
+    np.testing.assert_array_equal(first.log_odds, again.log_odds)
+    assert (first.stats.prefix_tokens_reused, first.stats.prefix_layers) == (0, EXITS[-1])
+    assert (again.stats.prefix_tokens_reused, again.stats.prefix_layers) == (again.stats.prefix_tokens, 0)
+    other = session.trace_with_stats(USER_IDS[4], ITEM_IDS, as_of=AS_OF)
+    assert other.stats.prefix_tokens_reused == 0
+    np.testing.assert_array_equal(session.trace(USER, ITEM_IDS, as_of=AS_OF), first.log_odds)
+    session.clear_cache()
+    assert session.trace_with_stats(USER, ITEM_IDS, as_of=AS_OF).stats.prefix_layers == EXITS[-1]
+
+
+def test_prefix_is_deepened_only_as_needed(session: runtime.Session, expected: NDArray[np.float64]) -> None:
+    layers = [session.score(USER, ITEM_IDS, as_of=AS_OF, force_exit=exit).stats.prefix_layers for exit in (0, 0, 2, 1, 2)]
+    assert layers == [EXITS[0], 0, EXITS[2] - EXITS[0], 0, 0]
+    np.testing.assert_allclose(session.trace(USER, ITEM_IDS, as_of=AS_OF), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("exit", range(len(EXITS)))
+def test_force_exit(exit: int, session: runtime.Session, expected: NDArray[np.float64]) -> None:
+    scores = session.score(USER, ITEM_IDS, as_of=AS_OF, force_exit=exit)
+    np.testing.assert_allclose(scores.log_odds, expected[:, exit], **CLOSE)
+    assert scores.exit.tolist() == [exit] * len(ITEM_IDS)
+    assert scores.stats.candidate_layers == EXITS[exit] * len(ITEM_IDS)
+    assert scores.items.tolist() == ITEM_IDS and not scores.cut_short.any()
+
+
+def test_without_a_policy_only_the_last_exit_stops(session: runtime.Session, expected: NDArray[np.float64]) -> None:
+    scores = session.score(USER, ITEM_IDS, as_of=AS_OF)
+    assert set(scores.exit) == {len(EXITS) - 1} and not session.info.calibrated
+    np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-expected[:, -1])), atol=1e-4)
+
+
+@pytest.mark.parametrize("patience", [1, 2, 3])
+@pytest.mark.parametrize("width", [0.0, 1.0, 4.0, 12.0])
+def test_policy_stops_where_the_trace_says(patience: int, width: float, tmp_path: Path) -> None:
+    folder = tiny_bundle.write_bundle(tmp_path / "bundle", max_tokens=50)
+    a, b = (0.7, 1.1, 0.4), (0.3, -0.8, 0.05)
+    rules = [ExitPolicy(a[k], b[k], width * (1 + k / 10), width) for k in range(3)]
+    tiny_bundle.write_policy(folder, [r.__dict__ for r in rules], patience)
+    session = runtime.open(folder)
+    trace = session.trace(USER, ITEM_IDS, as_of=AS_OF)
+    scores = session.score(USER, ITEM_IDS, as_of=AS_OF)
+    policy = Policy(tuple(rules), patience, "")
+    stops = policy.stops(trace)
+    assert session.info.calibrated and scores.exit.tolist() == stops.tolist()
+    assert scores.stats.candidate_layers == np.array(EXITS)[stops].sum()
+    rows = np.arange(len(stops))
+    np.testing.assert_allclose(scores.log_odds, trace[rows, stops], **CLOSE)
+    c = policy.calibrated(trace)[rows, stops]
+    np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-c.astype(np.float64))), atol=1e-5)
+
+
+def test_request_policy_replaces_thresholds_not_the_map(tmp_path: Path) -> None:
+    folder = tiny_bundle.write_bundle(tmp_path / "bundle")
+    tiny_bundle.write_policy(folder, [{"a": 2.0, "b": 1.0, "upper": None, "lower": None}] * 3)
+    session = runtime.open(folder)
+    assert session.exits[0] == runtime.ExitInfo(1, 2.0, 1.0, np.inf, np.inf, 1)
+    scores = session.score(USER, ITEM_IDS, policy=runtime.StopRule([0.0] * 3, [0.0] * 3))
+    assert set(scores.exit) == {0}
+    np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-(2 * scores.log_odds + 1))), atol=1e-6)
+
+
+def test_top_k_is_the_head_of_the_whole(session: runtime.Session) -> None:
+    slate = [*ITEM_IDS, *ITEM_IDS[:5]]  # repeated candidates tie
+    whole = session.score(USER, slate)
+    best = np.lexsort((np.arange(len(slate)), -whole.log_odds))
+    for k in (1, 4, len(slate), len(slate) + 10):
+        top = session.score(USER, slate, top_k=k)
+        assert len(top) == min(k, len(slate))
+        assert [slate[i] for i in top.index] == top.items.tolist()
+        np.testing.assert_allclose(top.log_odds, whole.log_odds[best[:k]], **CLOSE)
+    assert session.score(USER, [ITEM_IDS[3]] * 4, top_k=4).index.tolist() == [0, 1, 2, 3]
+
+
+def test_empty_prefix(tmp_path: Path) -> None:
+    info, tables = tiny_bundle.make_catalog()
+    info["prompt"] = {**info["prompt"], "prefix": []}
+    session = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle", catalog_of=(info, tables)))
+    prefix, candidates = session.prompt(USER, ITEM_IDS)
+    weights = tiny_bundle.make_weights()
+    expected = np.array([tiny_bundle.reference(weights, prefix, c) for c in candidates])
+    trace = session.trace_with_stats(USER, ITEM_IDS)
+    assert len(prefix) == trace.stats.prefix_layers == trace.stats.prefix_tokens == 0
+    np.testing.assert_allclose(trace.log_odds, expected, **CLOSE)
+
+
+def test_string_ids(tmp_path: Path, session: runtime.Session) -> None:
+    named = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle", strings=True))
+    slate = [tiny_bundle.string_id("item", n) for n in (3, 0, 19)]
+    scores = named.score(tiny_bundle.string_id("user", 2), slate, recent=[(slate[0], False)])
+    same = session.score(USER, [ITEM_IDS[n] for n in (3, 0, 19)], recent=[(ITEM_IDS[3], False)])
+    np.testing.assert_array_equal(scores.log_odds, same.log_odds)
+    assert scores.items.tolist() == slate
+    with pytest.raises(InputError, match=r"items\[1\]: item 'nobody' is not in the catalog"):
+        named.score("someone", [slate[0], "nobody"])
+    with pytest.raises(InputError, match="user is an integer, the catalog's ids are strings"):
+        named.score(7, slate)
+
+
+def test_warm_up_leaves_no_trace(session: runtime.Session, expected: NDArray[np.float64]) -> None:
+    session.warm_up()
+    warm = session.memory
+    trace = session.trace_with_stats(USER, ITEM_IDS, as_of=AS_OF)
+    assert trace.stats.prefix_layers == EXITS[-1] and warm > 0
+    np.testing.assert_allclose(trace.log_odds, expected, **CLOSE)
+
+
+def test_prompt_longer_than_the_model(tmp_path: Path) -> None:
+    info, tables = tiny_bundle.make_catalog()
+    info["prompt"] = {**info["prompt"], "prefix": [{"op": "piece", "piece": 0}] * (POSITIONS // 2)}
+    session = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle", catalog_of=(info, tables)))
+    with pytest.raises(InputError, match=f"the variant takes {POSITIONS}") as caught:
+        session.score(USER, ITEM_IDS)
+    assert caught.value.status == "REXIT_TOO_LONG"
+
+
+def test_candidate_without_tokens(tmp_path: Path) -> None:
+    info, tables = tiny_bundle.make_catalog()
+    info["prompt"] = {**info["prompt"], "candidate": [{"op": "piece", "piece": 4}]}
+    session = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle", catalog_of=(info, tables)))
+    with pytest.raises(BundleError, match=f"no tokens for item {ITEM_IDS[0]}"):
+        session.score(USER, ITEM_IDS)
+
+
+def test_weights_that_give_nan(tmp_path: Path) -> None:
+    folder = tiny_bundle.write_bundle(tmp_path / "bundle")
+    weights = folder / "variants/cpu-fp32/segment-1.onnx.data"
+    weights.write_bytes(b"\xff" * weights.stat().st_size)
+    tiny_bundle.refresh(folder)
+    session = runtime.open(folder)
+    assert session.score(USER, ITEM_IDS, force_exit=0).exit.tolist() == [0] * len(ITEM_IDS)
+    with pytest.raises(BackendError, match=r"segment-1\.onnx: candidate 0's logits"):
+        session.score(USER, ITEM_IDS)
+
+
+def test_graph_that_breaks_its_shapes(tmp_path: Path) -> None:
+    folder = tiny_bundle.write_bundle(tmp_path / "bundle")
+    value = json.loads((folder / "variants/cpu-fp32/variant.json").read_text())
+    import onnx
+
+    path = folder / "variants/cpu-fp32/segment-0.onnx"
+    model = onnx.load(path, load_external_data=False)
+    logits = value["segments"][0]["outputs"]["logits"]
+    node = next(n for n in model.graph.node if logits in n.output)
+    node.output[0] = "inner"
+    model.graph.node.append(onnx.helper.make_node("Concat", ["inner", "inner"], [logits], axis=0))
+    del model.graph.value_info[:]
+    onnx.save(model, path)
+    tiny_bundle.refresh(folder)
+    with pytest.raises(BackendError, match=r"segment-0\.onnx"):
+        runtime.open(folder).score(USER, ITEM_IDS)
+
+
+def test_deadline_before_the_first_exit(session: runtime.Session) -> None:
+    with pytest.raises(DeadlineError) as caught:
+        session.score(USER, ITEM_IDS, deadline_ms=0.001)
+    assert caught.value.status == "REXIT_DEADLINE"
+
+
+def test_deadline_far_away_changes_nothing(session: runtime.Session) -> None:
+    assert not session.score(USER, ITEM_IDS, deadline_ms=1e9).cut_short.any()
+
+
+def test_nothing_is_left_of_a_failed_request(session: runtime.Session, expected: NDArray[np.float64]) -> None:
+    for _ in range(3):
+        with pytest.raises(DeadlineError):
+            session.score(USER, ITEM_IDS, as_of=AS_OF, deadline_ms=0.001)
+        with pytest.raises(InputError):
+            session.score(USER, [*ITEM_IDS, 10**9])
+    np.testing.assert_allclose(session.trace(USER, ITEM_IDS, as_of=AS_OF), expected, **CLOSE)

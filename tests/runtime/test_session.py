@@ -1,0 +1,139 @@
+"""The Python surface: options, errors, threads, what it imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_bundle
+from tiny_bundle import ITEM_IDS, USER_IDS
+
+from rexit import runtime
+from rexit.errors import BundleError, InputError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle.write_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def session(folder: Path) -> runtime.Session:
+    return runtime.open(folder)
+
+
+def test_info(session: runtime.Session) -> None:
+    assert session.info == runtime.Info(12, 20, 3, 4, 24, 96, False, False, False, "cpu-fp32")
+    assert [exit.layers for exit in session.exits] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"top_k": 0}, "top_k is 0"),
+        ({"top_k": 1.5}, "top_k is 1.5, expected an integer"),
+        ({"force_exit": 3}, "force_exit is 3, the bundle has exits 0 to 2"),
+        ({"force_exit": -1}, "force_exit is -1"),
+        ({"deadline_ms": 0}, "deadline_ms is 0"),
+        ({"deadline_ms": float("nan")}, "deadline_ms is nan"),
+        ({"as_of": "yesterday"}, "as_of is 'yesterday', expected an integer"),
+        ({"as_of": 1 << 70}, "out of range"),
+        ({"recent": [10**6]}, r"recent_items\[0\]: item 1000000 is not in the catalog"),
+        ({"policy": runtime.StopRule([0.0], [0.0])}, "the bundle has 3 exits"),
+        ({"policy": runtime.StopRule([0.0] * 3, [0.0] * 3, 0)}, "patience is 0"),
+        ({"policy": runtime.StopRule([float("nan")] * 3, [0.0] * 3)}, "are not numbers"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], text: str, session: runtime.Session) -> None:
+    with pytest.raises(InputError, match=text):
+        session.score(USER_IDS[0], ITEM_IDS, **options)
+
+
+@pytest.mark.parametrize(
+    ("user", "items", "text"),
+    [
+        (1, [], "item_count is 0"),
+        (1, "text", "items is a string"),
+        (1, [ITEM_IDS[0], 4], r"items\[1\]: item 4 is not in the catalog"),
+        (1, ["x"], r"items\[0\] is a string, the catalog's ids are integers"),
+        (1, [1.5], r"items\[0\] is 1.5, expected an integer"),
+        ("ann", ITEM_IDS, "user is a string, the catalog's ids are integers"),
+        ("a\0b", ITEM_IDS, "zero character"),
+        (None, ITEM_IDS, "user is None"),
+    ],
+)
+def test_bad_ids(user: Any, items: Any, text: str, session: runtime.Session) -> None:
+    with pytest.raises(InputError, match=text):
+        session.score(user, items)
+
+
+def test_unknown_user_is_folded_in(session: runtime.Session) -> None:
+    plain = session.prompt(-5, ITEM_IDS)[0]
+    told = session.prompt(-5, ITEM_IDS, recent=[ITEM_IDS[2], (ITEM_IDS[4], False)])[0]
+    assert len(told) > len(plain)
+
+
+def test_numpy_ids(session: runtime.Session) -> None:
+    slate = np.array(ITEM_IDS, np.int32)
+    scores = session.score(np.int64(USER_IDS[1]), slate, top_k=2)
+    assert scores.items.dtype == np.int32 and scores.items.tolist() == slate[scores.index].tolist()
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"nowhere/manifest\.json") as caught:
+        runtime.open(tmp_path / "nowhere")
+    assert caught.value.status == "REXIT_NOT_FOUND"
+
+
+def test_unknown_variant(folder: Path) -> None:
+    with pytest.raises(InputError, match="no variant `gpu`, there are: cpu-fp32"):
+        runtime.open(folder, "gpu")
+
+
+def test_another_thread_count_is_refused(folder: Path, session: runtime.Session) -> None:
+    with pytest.raises(InputError, match="threads is 999"):
+        runtime.open(folder, threads=999)
+    with pytest.raises(InputError, match="threads is -1"):
+        runtime.open(folder, threads=-1)
+
+
+def test_close(folder: Path) -> None:
+    with runtime.open(folder) as session:
+        session.score(USER_IDS[0], ITEM_IDS)
+    session.close()
+    with pytest.raises(InputError, match="closed"):
+        session.score(USER_IDS[0], ITEM_IDS)
+
+
+def test_threads_share_a_session(session: runtime.Session) -> None:
+    expected = [session.trace(user, ITEM_IDS) for user in USER_IDS]
+    with ThreadPoolExecutor(4) as pool:
+        seen = list(pool.map(lambda user: session.trace(user, ITEM_IDS), USER_IDS * 5))
+    for n, trace in enumerate(seen):
+        np.testing.assert_allclose(trace, expected[n % len(USER_IDS)], rtol=1e-4, atol=1e-3)
+
+
+def test_import_stays_light() -> None:
+    heavy = ("torch", "transformers", "torch_geometric", "onnxruntime", "polars")
+    program = f"import sys, rexit.runtime; print([m for m in {heavy!r} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_library_that_is_not_there(folder: Path) -> None:
+    program = (
+        "from rexit import runtime, errors\n"
+        f"try: runtime.open({str(folder)!r}, library='/nowhere/libonnxruntime.so')\n"
+        "except errors.BackendError as e: print(e.status, e)"
+    )
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
+    assert out.startswith("REXIT_BACKEND_MISSING") and "/nowhere/libonnxruntime.so" in out
+
+
+def test_exported_members() -> None:
+    public = {name for name in vars(runtime) if not name.startswith("_")} - {"session"}
+    assert public == set(runtime.__all__)
