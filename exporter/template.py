@@ -11,7 +11,11 @@ from typing import Any
 
 from rexit.errors import InputError
 
-ENTRIES = {"history.recent": "recent", "history.nearest": "nearest", "similar_liked": "similar"}
+ENTRIES = {  # lists whose entries are written by a template of their own, with its key under [entries]
+    "history.recent": "recent",
+    "history.nearest": "nearest",
+    "similar_liked": "similar",
+}
 LISTS = ("history.recent", "history.nearest", "similar_liked", "similar_verdict")
 RATES = ("user.like_rate", "item.like_rate", "item.count")
 WORDS = {"liked": " liked", "disliked": " disliked", "unseen": " unseen", "missing": "unknown", "empty": " none"}
@@ -33,9 +37,17 @@ class Placeholder:
 Nodes = tuple[str | Placeholder, ...]
 
 
+def written(text: str, spaced: bool) -> str:
+    """A placeholder's text with the space that belongs to it, one also where the text brings its own."""
+    return " " + text.lstrip(" ") if spaced else text
+
+
 @dataclass(frozen=True)
 class Template:
-    """A template whose syntax is right; whether its columns exist is seen when it is compiled (program.py)."""
+    """A template whose syntax is right; whether its columns exist is seen when it is compiled (program.py).
+
+    `entries`: how one entry is written, for each kind of list in ENTRIES.
+    """
 
     path: Path
     text: str
@@ -57,10 +69,8 @@ def read_template(path: Path) -> Template:
     except ValueError as exc:  # not TOML, not UTF-8
         raise InputError(f"{path}: not a TOML file: {exc}") from exc
     _known_keys(path, "", value, ("prompt", "entry", "entries", "bos", "labels", "words", "bins"))
-    prompt, entry = (
-        _text(path, "prompt", value.get("prompt")),
-        _text(path, "entry", value.get("entry", " {item.title}{verdict};")),
-    )
+    prompt = _text(path, "prompt", value.get("prompt"))
+    entry = _text(path, "entry", value.get("entry", " {item.title}{verdict};"))
     labels, words, bins, entries = (_section(path, value, name) for name in ("labels", "words", "bins", "entries"))
     _known_keys(path, "entries.", entries, tuple(ENTRIES.values()))
     _known_keys(path, "labels.", labels, ("yes", "no"))
@@ -74,12 +84,7 @@ def read_template(path: Path) -> Template:
         path,
         prompt,
         parse(path, "prompt", prompt),
-        {
-            name: parse(path, f"entries.{key}", _text(path, f"entries.{key}", entries[key]))
-            if key in entries
-            else parse(path, "entry", entry)
-            for name, key in ENTRIES.items()
-        },
+        {name: parse(path, f"entries.{key}", _text(path, key, entries.get(key, entry))) for name, key in ENTRIES.items()},
         {name: _text(path, f"labels.{name}", labels.get(name)) for name in ("yes", "no")},
         {name: _text(path, f"words.{name}", words.get(name, text), empty=True) for name, text in WORDS.items()},
         {**BINS, **bins},
