@@ -146,7 +146,7 @@ class Session:
     ) -> Scores:
         """Scores a slate for one user, stopping each candidate at its first confident exit.
 
-        `recent`: interactions newer than the catalog's, oldest first, as item ids (liked) or (item id, liked) pairs. `as_of`: only
+        `recent`: interactions newer than the catalog's, oldest first: item ids (liked) or (item id, liked) pairs. `as_of`: only
         the catalog's interactions with time < as_of reach the prompt. `top_k`: only the best. `deadline_ms`: no segment starts
         later; what has an answer is returned, marked. `force_exit`: everyone stops there. `policy` replaces the bundle's.
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import tiny_bundle
 from safetensors.numpy import load_file, save_file
+
+import tiny_bundle
 
 Damage = Callable[[Path], None]
 ATTACKS: dict[str, tuple[Damage, str, str]] = {}

@@ -8,6 +8,7 @@ From the shell: `python tests/tiny_bundle.py FOLDER [--strings]`.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -201,12 +202,10 @@ def make_catalog(seed: int = 1, strings: bool = False) -> tuple[dict[str, Any], 
     )
     user_of, times, items, liked = (np.array(column) for column in zip(*events, strict=True))
     user_offsets = np.searchsorted(user_of, np.arange(USERS + 1)).astype(np.int64)
-    by_item = np.concatenate(
-        [np.lexsort((np.arange(b - a), items[a:b])) for a, b in zip(user_offsets[:-1], user_offsets[1:], strict=True)]
-    )
+    by_item = np.concatenate([np.lexsort((np.arange(b - a), items[a:b])) for a, b in itertools.pairwise(user_offsets)])
     by_rating = np.lexsort((times, items))
     item_offsets = np.searchsorted(items[by_rating], np.arange(ITEMS + 1)).astype(np.int64)
-    likes = np.concatenate([np.cumsum(liked[by_rating][a:b]) for a, b in zip(item_offsets[:-1], item_offsets[1:], strict=True)])
+    likes = np.concatenate([np.cumsum(liked[by_rating][a:b]) for a, b in itertools.pairwise(item_offsets)])
 
     def unit(rows: int) -> NDArray[np.float16]:
         values = random.standard_normal((rows, DIM))
@@ -308,7 +307,7 @@ def write_bundle(folder: Path, *, strings: bool = False, max_tokens: int = MAX_T
     info, tables = catalog_of or make_catalog(strings=strings)
     for name, table in tables.items():
         save_file(table, catalog / name)
-    write_json(catalog / "catalog.json", {**info, "files": dict.fromkeys(tables, {})})
+    write_json(catalog / "catalog.json", {**info, "files": {name: {} for name in tables}})
     weights = make_weights()
     files = []
     for k in range(len(EXITS)):
@@ -325,7 +324,7 @@ def write_bundle(folder: Path, *, strings: bool = False, max_tokens: int = MAX_T
             "limits": {"max_tokens": max_tokens, "max_positions": POSITIONS},
             "segments": [segment_names(k) for k in range(len(EXITS))],
             "parity": {"tolerance": 1e-4, "samples": 0, "exits": []},
-            "files": dict.fromkeys(files, {}),
+            "files": {name: {} for name in files},
         },
     )
     model = {"family": "tiny", "layers": LAYERS, "hidden_size": HIDDEN, "kv_heads": HEADS, "head_dim": HEAD_DIM}
@@ -335,7 +334,7 @@ def write_bundle(folder: Path, *, strings: bool = False, max_tokens: int = MAX_T
         {
             **{"schema": 1, "requires": [], "producer": "tiny", "exits": list(EXITS), "variants": ["cpu-fp32"]},
             "model": {**model, "vocab_size": VOCABULARY, "max_positions": POSITIONS, "checkpoint_sha256": "f" * 64},
-            "files": dict.fromkeys(listed, {}),
+            "files": {name: {} for name in listed},
         },
     )
     refresh(folder)

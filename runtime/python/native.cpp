@@ -21,9 +21,11 @@ namespace {
 
 using Ids = std::vector<rexit::Id>;
 using Thresholds = std::tuple<std::vector<float>, std::vector<float>, std::size_t>;  // upper, lower, patience
-using StatsRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, double, double, double, double>;
+using StatsRow =
+    std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, double, double, double, double>;
 using ExitRow = std::tuple<std::size_t, float, float, float, float, std::size_t>;
-using InfoRow = std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, bool, bool, bool, std::string>;
+using InfoRow =
+    std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, bool, bool, bool, std::string>;
 template <class T, class... Shape>
 using Numpy = nb::ndarray<nb::numpy, T, Shape...>;
 
@@ -36,11 +38,13 @@ Numpy<T, Shape...> to_numpy(std::vector<T> values, std::initializer_list<std::si
 }
 
 StatsRow row(const rexit_stats& stats) {
-  return {stats.prefix_tokens, stats.prefix_tokens_reused, stats.candidate_tokens, stats.candidate_layers, stats.prefix_layers,
-          stats.retrieval_us,  stats.prefix_us,            stats.slate_us,         stats.total_us};
+  return {stats.prefix_tokens, stats.prefix_tokens_reused, stats.candidate_tokens, stats.candidate_layers,
+          stats.prefix_layers, stats.retrieval_us,         stats.prefix_us,        stats.slate_us,
+          stats.total_us};
 }
 
-rexit::Request make_request(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of) {
+rexit::Request make_request(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked,
+                            std::optional<std::int64_t> as_of) {
   rexit::Request request(std::move(user));
   request.items(std::move(items)).recent(std::move(recent), std::move(liked));
   if (as_of) request.as_of(*as_of);
@@ -55,11 +59,16 @@ class Session {
 
   InfoRow info() const {
     const rexit_bundle_info info = session_.bundle().info();
-    return {info.users,         info.items,
-            info.exits,         info.layers,
-            info.max_tokens,    info.max_positions,
-            info.string_user_ids != 0, info.string_item_ids != 0,
-            info.calibrated != 0, info.variant};
+    return {info.users,
+            info.items,
+            info.exits,
+            info.layers,
+            info.max_tokens,
+            info.max_positions,
+            info.string_user_ids != 0,
+            info.string_item_ids != 0,
+            info.calibrated != 0,
+            info.variant};
   }
 
   std::vector<ExitRow> exits() const {
@@ -71,8 +80,9 @@ class Session {
     return rows;
   }
 
-  auto score(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of, std::size_t top_k,
-             std::int64_t deadline_us, std::optional<std::uint32_t> force_exit, std::optional<Thresholds> policy) {
+  auto score(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
+             std::size_t top_k, std::int64_t deadline_us, std::optional<std::uint32_t> force_exit,
+             std::optional<Thresholds> policy) {
     rexit::Scores result;
     {
       const nb::gil_scoped_release released;
@@ -172,7 +182,8 @@ NB_MODULE(_native, module) {
   nb::class_<Session>(module, "Session")
       .def(
           "__init__",
-          [](Session* self, const std::string& path, const std::string& variant, const std::string& library, std::int32_t threads) {
+          [](Session* self, const std::string& path, const std::string& variant, const std::string& library,
+             std::int32_t threads) {
             const nb::gil_scoped_release released;
             new (self) Session(path, variant, library, threads);
           },

@@ -14,16 +14,16 @@ namespace rexit::core {
 // Backend::allocate, in the segment's dtypes; everything else is the host's.
 struct Pass {
   std::size_t tokens = 0, prefix = 0, rows = 0;
-  const std::int64_t* token_ids = nullptr;  // [T], first segment
-  const void* hidden_in = nullptr;          // [T, H], the others
+  const std::int64_t* token_ids = nullptr;                     // [T], first segment
+  const void* hidden_in = nullptr;                             // [T, H], the others
   const std::int64_t *positions = nullptr, *groups = nullptr;  // [T]
   const std::int64_t* row_index = nullptr;                     // [N]
   // Per layer of the segment: [kv_heads, P, head_dim]; only read when P > 0.
   const void *const *past_keys = nullptr, *const *past_values = nullptr;
 
   // Outputs, each skipped when null.
-  void* hidden_out = nullptr;  // [T, H]
-  float* logits = nullptr;     // [N, 2], (no, yes)
+  void* hidden_out = nullptr;                                     // [T, H]
+  float* logits = nullptr;                                        // [N, 2], (no, yes)
   void *const *new_keys = nullptr, *const *new_values = nullptr;  // per layer [kv_heads, T, head_dim]
 };
 

@@ -46,11 +46,13 @@ struct Expected {
 // Checks names, dtypes and shapes one way (inputs or outputs). `get` are the session's accessors.
 class Signature {
  public:
-  Signature(const Ort::Session& session, bool inputs, std::string where) : session_(session), inputs_(inputs), where_(std::move(where)) {
+  Signature(const Ort::Session& session, bool inputs, std::string where)
+      : session_(session), inputs_(inputs), where_(std::move(where)) {
     Ort::AllocatorWithDefaultOptions allocator;
     const std::size_t count = inputs ? session.GetInputCount() : session.GetOutputCount();
     for (std::size_t i = 0; i < count; ++i)
-      names_.emplace_back(inputs ? session.GetInputNameAllocated(i, allocator).get() : session.GetOutputNameAllocated(i, allocator).get());
+      names_.emplace_back(inputs ? session.GetInputNameAllocated(i, allocator).get()
+                                 : session.GetOutputNameAllocated(i, allocator).get());
   }
 
   void check(const Expected& expected) {
@@ -67,11 +69,12 @@ class Signature {
            type_name(expected.type));
     const Shape shape = tensor.GetShape();
     if (shape.size() != expected.shape.size())
-      fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` has rank ", shape.size(), ", expected ", expected.shape.size());
+      fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` has rank ", shape.size(), ", expected ",
+           expected.shape.size());
     for (std::size_t i = 0; i < shape.size(); ++i)
       if (expected.shape[i] == any ? shape[i] >= 0 : shape[i] >= 0 && shape[i] != expected.shape[i])
-        fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` has size ", shape[i], " in dimension ", i, ", expected ",
-             expected.shape[i] == any ? std::string("a dynamic one") : std::to_string(expected.shape[i]));
+        fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` has size ", shape[i], " in dimension ", i,
+             ", expected ", expected.shape[i] == any ? std::string("a dynamic one") : std::to_string(expected.shape[i]));
   }
 
   // Inputs only: ONNX Runtime would refuse each run that leaves one out.
@@ -139,8 +142,8 @@ class OrtBackend final : public Backend {
         output(segment.new_keys[i], pass.new_keys[i], ort_type(segment.cache_dtype), cache_shape(pass.tokens));
         output(segment.new_values[i], pass.new_values[i], ort_type(segment.cache_dtype), cache_shape(pass.tokens));
       }
-      sessions_[index].Run(Ort::RunOptions{nullptr}, input_names.data(), inputs.data(), inputs.size(), output_names.data(), outputs.data(),
-                           outputs.size());
+      sessions_[index].Run(Ort::RunOptions{nullptr}, input_names.data(), inputs.data(), inputs.size(), output_names.data(),
+                           outputs.data(), outputs.size());
     } catch (const Ort::Exception& error) {
       fail(REXIT_BACKEND_FAILED, segment.graph, ": ", error.what());
     }
@@ -172,7 +175,8 @@ class OrtBackend final : public Backend {
     const Shape hidden{any, static_cast<std::int64_t>(model.hidden_size)};
     const Shape cache{static_cast<std::int64_t>(model.kv_heads), any, static_cast<std::int64_t>(model.head_dim)};
     Signature inputs(session, true, segment.graph), outputs(session, false, segment.graph);
-    inputs.check(segment.first ? Expected{segment.source, int64, {any}} : Expected{segment.source, ort_type(segment.hidden_dtype), hidden});
+    inputs.check(segment.first ? Expected{segment.source, int64, {any}}
+                               : Expected{segment.source, ort_type(segment.hidden_dtype), hidden});
     for (const std::string* name : {&segment.positions, &segment.groups, &segment.rows}) inputs.check({*name, int64, {any}});
     for (const auto* names : {&segment.past_keys, &segment.past_values})
       for (const std::string& name : *names) inputs.check({name, ort_type(segment.cache_dtype), cache});
@@ -185,14 +189,13 @@ class OrtBackend final : public Backend {
 
   Shape cache_shape(std::size_t tokens) const {
     const Model& model = bundle_.model();
-    return {static_cast<std::int64_t>(model.kv_heads), static_cast<std::int64_t>(tokens), static_cast<std::int64_t>(model.head_dim)};
+    return {static_cast<std::int64_t>(model.kv_heads), static_cast<std::int64_t>(tokens),
+            static_cast<std::int64_t>(model.head_dim)};
   }
 
   Ort::Value view(void* data, ONNXTensorElementDataType type, const Shape& shape) const {
     static std::byte nothing[alignment];  // ONNX Runtime wants an address even for no elements
-    std::size_t bytes = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64     ? 8
-                        : type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 ? 2
-                                                                        : 4;
+    std::size_t bytes = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 ? 8 : type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 ? 2 : 4;
     for (const std::int64_t n : shape) bytes *= static_cast<std::size_t>(n);
     return Ort::Value::CreateTensor(cpu_, data != nullptr ? data : nothing, bytes, shape.data(), shape.size(), type);
   }

@@ -34,7 +34,8 @@ const FileEntry& listed(const FileList& files, const std::string& name, const st
 
 void must_match(const Json& digest, const std::string& expected, const char* what) {
   if (digest.string() != expected)
-    fail(REXIT_MISMATCH, digest.where(), ": is ", digest.string().substr(0, 12), "…, ", what, " is ", expected.substr(0, 12), "…");
+    fail(REXIT_MISMATCH, digest.where(), ": is ", digest.string().substr(0, 12), "…, ", what, " is ", expected.substr(0, 12),
+         "…");
 }
 
 Element read_element(const Json& json) {
@@ -45,11 +46,13 @@ Element read_element(const Json& json) {
 
 std::vector<std::string> layer_names(const Json& json, std::size_t layers) {
   std::vector<std::string> names = json.strings();
-  if (names.size() != layers) fail(REXIT_CORRUPT, json.where(), ": has ", names.size(), " names, the segment has ", layers, " layers");
+  if (names.size() != layers)
+    fail(REXIT_CORRUPT, json.where(), ": has ", names.size(), " names, the segment has ", layers, " layers");
   return names;
 }
 
-Segment read_segment(const Json& json, const std::string& folder, const FileList& files, std::size_t begin, std::size_t end, bool last) {
+Segment read_segment(const Json& json, const std::string& folder, const FileList& files, std::size_t begin, std::size_t end,
+                     bool last) {
   Segment segment;
   const std::string& graph = json.at("graph").string();
   check_relative_path(graph, json.where());

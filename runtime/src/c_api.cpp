@@ -25,7 +25,8 @@ namespace {
 
 #define REXIT_TEXT_(x) #x
 #define REXIT_TEXT(x) REXIT_TEXT_(x)
-constexpr char version[] = REXIT_TEXT(REXIT_VERSION_MAJOR) "." REXIT_TEXT(REXIT_VERSION_MINOR) "." REXIT_TEXT(REXIT_VERSION_PATCH);
+constexpr char version[] =
+    REXIT_TEXT(REXIT_VERSION_MAJOR) "." REXIT_TEXT(REXIT_VERSION_MINOR) "." REXIT_TEXT(REXIT_VERSION_PATCH);
 
 // A session in use; two threads in one session would corrupt its buffers, so the second is turned away.
 template <class Handle>
@@ -44,7 +45,9 @@ class Entered {
   Handle* handle_;
 };
 
-Request request_for(const Session& session, const rexit_request* request) { return read_request(request, session.engine().bundle); }
+Request request_for(const Session& session, const rexit_request* request) {
+  return read_request(request, session.engine().bundle);
+}
 
 void give_stats(const rexit_stats& stats, rexit_stats* out) {
   if (out != nullptr) write_struct(stats, out, known_size(out, "stats_out"));
@@ -64,7 +67,9 @@ const char* rexit_status_name(rexit_status status) { return status_name(status);
 
 const char* rexit_last_error(void) { return last_error(); }
 
-void rexit_set_log(void (*log)(void*, rexit_log_level, const char*), void* context, rexit_log_level level) { set_log(log, context, level); }
+void rexit_set_log(void (*log)(void*, rexit_log_level, const char*), void* context, rexit_log_level level) {
+  set_log(log, context, level);
+}
 
 rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options, rexit_bundle** bundle_out) try {
   required(path, "path");
@@ -143,22 +148,25 @@ rexit_status rexit_session_clear_cache(rexit_session* session) try {
   return report_current_exception();
 }
 
-rexit_status rexit_session_score(rexit_session* session, const rexit_request* request, rexit_score* scores_out, rexit_stats* stats_out) try {
+rexit_status rexit_session_score(rexit_session* session, const rexit_request* request, rexit_score* scores_out,
+                                 rexit_stats* stats_out) try {
   const Clock::time_point start = Clock::now();
   const Entered entered(session);
   required(scores_out, "scores_out");
   check_stats(stats_out);
   rexit_stats stats{};
   for (const Score& score : entered->score(request_for(*entered.operator->(), request), start, stats))
-    *scores_out++ = {static_cast<std::uint32_t>(score.item), score.answer.exit, probability(score.answer.calibrated), score.answer.log_odds,
-                     score.answer.cut_short ? 1u : 0u, 0};
+    *scores_out++ = {static_cast<std::uint32_t>(score.item), score.answer.exit,
+                     probability(score.answer.calibrated),   score.answer.log_odds,
+                     score.answer.cut_short ? 1u : 0u,       0};
   give_stats(stats, stats_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
 }
 
-rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request, float* log_odds_out, rexit_stats* stats_out) try {
+rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request, float* log_odds_out,
+                                 rexit_stats* stats_out) try {
   const Clock::time_point start = Clock::now();
   const Entered entered(session);
   required(log_odds_out, "log_odds_out");

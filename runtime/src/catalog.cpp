@@ -48,7 +48,8 @@ void check_by_item(const Users& users) {
         fail(REXIT_CORRUPT, users.table.path(), ": `history_by_item`[", begin + i, "] is ", position, ", expected 0 to ", count,
              " exclusive");
       if (i == 0) continue;
-      const auto before = static_cast<std::size_t>(users.history_by_item[begin + i - 1]), here = static_cast<std::size_t>(position);
+      const auto before = static_cast<std::size_t>(users.history_by_item[begin + i - 1]),
+                 here = static_cast<std::size_t>(position);
       const Row item_before = users.history_items[begin + before], item_here = users.history_items[begin + here];
       if (item_before > item_here || (item_before == item_here && before >= here))
         fail(REXIT_CORRUPT, users.table.path(), ": `history_by_item`[", begin + i, "] is out of order within user row ", user);
@@ -103,14 +104,19 @@ Items::Items(const std::string& path, const std::string& id_kind, std::size_t co
 }
 
 Pieces::Pieces(const std::string& path, std::size_t count, std::size_t vocabulary)
-    : table(path), offsets(table.array<std::int64_t>("offsets", {count + 1})), tokens(table.array<std::int32_t>("tokens", {std::nullopt})) {
+    : table(path),
+      offsets(table.array<std::int64_t>("offsets", {count + 1})),
+      tokens(table.array<std::int32_t>("tokens", {std::nullopt})) {
   check_offsets(table, "offsets", offsets, tokens.size);
   check_below(table, "tokens", tokens, vocabulary);
 }
 
 struct Catalog::Description {
   Description(const std::string& catalog_folder, std::size_t vocabulary_size)
-      : folder(catalog_folder), vocabulary(vocabulary_size), document(read_json(folder + "/catalog.json")), root(document.root()) {
+      : folder(catalog_folder),
+        vocabulary(vocabulary_size),
+        document(read_json(folder + "/catalog.json")),
+        root(document.root()) {
     check_files(folder, read_file_sizes(root.at("files")), {"users.safetensors", "items.safetensors", "pieces.safetensors"});
   }
 

@@ -19,8 +19,8 @@ using FieldColumn = Array<std::int32_t>;
 struct Users {
   Safetensors table;
   Ids ids;
-  Array<Half> embeddings;          // [rows, dim]
-  Array<std::int32_t> similar;     // [rows, neighbours]
+  Array<Half> embeddings;       // [rows, dim]
+  Array<std::int32_t> similar;  // [rows, neighbours]
   std::size_t neighbours;
   Array<std::int64_t> history_offsets;  // [rows + 1]
   Array<std::int32_t> history_items;    // ordered by (time, item row) within a user
@@ -35,8 +35,8 @@ struct Users {
 struct Items {
   Safetensors table;
   Ids ids;
-  Array<Half> embeddings;  // [rows, dim]
-  Array<Half> fold_in;     // [rows, dim]
+  Array<Half> embeddings;              // [rows, dim]
+  Array<Half> fold_in;                 // [rows, dim]
   Array<std::int64_t> rating_offsets;  // [rows + 1]
   Array<std::int64_t> rating_times;    // ascending within an item
   Array<std::int32_t> rating_likes;    // likes among the ratings so far, this one included

@@ -38,7 +38,7 @@ void check_files(const std::string& folder, const FileList& files, std::initiali
   for (const std::string& name : needed)
     if (files.count(name) == 0) fail(REXIT_CORRUPT, folder, ": its manifest does not list `", name, "`");
   for (const auto& [name, entry] : files) {
-    struct stat info {};
+    struct stat info{};
     for (std::size_t end = 0; end != std::string::npos;) {
       end = name.find('/', end == 0 ? 0 : end + 1);
       const std::string path = folder + "/" + name.substr(0, end);
@@ -53,7 +53,7 @@ void check_files(const std::string& folder, const FileList& files, std::initiali
 }
 
 bool exists(const std::string& path) {
-  struct stat info {};
+  struct stat info{};
   return ::lstat(path.c_str(), &info) == 0;
 }
 

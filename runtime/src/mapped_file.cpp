@@ -27,7 +27,7 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
   const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)};
   if (file.number < 0 && errno == ELOOP) fail(REXIT_CORRUPT, path, ": is a link, a bundle may hold none");
   if (file.number < 0) fail(REXIT_NOT_FOUND, path, ": cannot be opened: ", std::strerror(errno));
-  struct stat info {};
+  struct stat info{};
   if (::fstat(file.number, &info) != 0) fail(REXIT_NOT_FOUND, path, ": cannot be read: ", std::strerror(errno));
   if (!S_ISREG(info.st_mode)) fail(REXIT_CORRUPT, path, ": is not a plain file");
   size_ = static_cast<std::size_t>(info.st_size);

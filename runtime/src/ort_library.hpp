@@ -13,8 +13,8 @@ namespace rexit::core {
 // with one pool per segment they spin against each other, which costs 1.8 times the time on two cores.
 //
 // `library`: a path; null: $REXIT_ONNXRUNTIME_LIBRARY, then the system's. Only the first call's counts.
-// `threads`: of the pool; 0: one per core, or whatever the pool has. Throws REXIT_INVALID_ARGUMENT when it differs from the pool's,
-// REXIT_BACKEND_MISSING when there is no library or it is older than the headers rexit was built with.
+// `threads`: of the pool; 0: one per core, or whatever the pool has. Throws REXIT_INVALID_ARGUMENT when it differs from the
+// pool's, REXIT_BACKEND_MISSING when there is no library or it is older than the headers rexit was built with.
 Ort::Env& ort_environment(const char* library, std::int32_t threads);
 
 }  // namespace rexit::core

@@ -28,7 +28,9 @@ class PrefixCache {
 
   // Per layer of a segment that is ready; see Pass.
   const void* const* keys(std::size_t segment) const noexcept { return const_cast<const void* const*>(keys_[segment].data()); }
-  const void* const* values(std::size_t segment) const noexcept { return const_cast<const void* const*>(values_[segment].data()); }
+  const void* const* values(std::size_t segment) const noexcept {
+    return const_cast<const void* const*>(values_[segment].data());
+  }
 
   std::size_t memory() const noexcept;
 

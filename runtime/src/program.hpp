@@ -29,7 +29,7 @@ enum class OpKind {
 // One op. Which fields mean something follows from `kind`, as docs/format.md lists them.
 struct Op {
   OpKind kind{};
-  Piece piece = 0;    // piece; `missing`, `empty` or `unseen` of the ops that have it
+  Piece piece = 0;  // piece; `missing`, `empty` or `unseen` of the ops that have it
   Piece yes = 0, no = 0;
   std::size_t field = 0;  // column in Users::fields or Items::fields
   std::size_t limit = 0;

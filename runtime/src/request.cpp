@@ -9,7 +9,9 @@
 namespace rexit::core {
 namespace {
 
-std::string text_of(const rexit_id& id) { return id.text != nullptr ? "'" + std::string(id.text) + "'" : std::to_string(id.number); }
+std::string text_of(const rexit_id& id) {
+  return id.text != nullptr ? "'" + std::string(id.text) + "'" : std::to_string(id.number);
+}
 
 // `which` names the id in messages: "item 3".
 std::optional<Row> find(const Ids& ids, const rexit_id& id, const std::string& which) {
@@ -48,7 +50,8 @@ Request read_request(const rexit_request* pointer, const Bundle& bundle) {
   const Catalog& catalog = bundle.catalog();
   if (given.item_count == 0) fail(REXIT_INVALID_ARGUMENT, "request.item_count is 0, expected at least 1");
   // Candidates are numbered in 32 bits.
-  if (given.item_count > std::numeric_limits<std::int32_t>::max()) fail(REXIT_INVALID_ARGUMENT, "request.item_count is too large");
+  if (given.item_count > std::numeric_limits<std::int32_t>::max())
+    fail(REXIT_INVALID_ARGUMENT, "request.item_count is too large");
   required(given.items, "request.items");
   if (given.recent_count != 0) required(given.recent_items, "request.recent_items");
   if (given.deadline_us < 0) fail(REXIT_INVALID_ARGUMENT, "request.deadline_us is ", given.deadline_us, ", expected 0 or more");
@@ -56,7 +59,8 @@ Request read_request(const rexit_request* pointer, const Bundle& bundle) {
   Request request;
   request.query.user = find(catalog.users.ids, given.user, "user");
   request.query.items.reserve(given.item_count);
-  for (std::size_t i = 0; i < given.item_count; ++i) request.query.items.push_back(item_row(catalog.items.ids, given.items[i], "items", i));
+  for (std::size_t i = 0; i < given.item_count; ++i)
+    request.query.items.push_back(item_row(catalog.items.ids, given.items[i], "items", i));
   for (std::size_t i = 0; i < given.recent_count; ++i)
     request.query.recent.push_back({item_row(catalog.items.ids, given.recent_items[i], "recent_items", i),
                                     given.recent_liked == nullptr || given.recent_liked[i] != 0});
@@ -64,7 +68,8 @@ Request read_request(const rexit_request* pointer, const Bundle& bundle) {
   if (given.policy != nullptr) request.policy = read_policy(*given.policy, bundle.policy());
   if (given.has_force_exit != 0) {
     if (given.force_exit >= bundle.exits())
-      fail(REXIT_INVALID_ARGUMENT, "request.force_exit is ", given.force_exit, ", the bundle has exits 0 to ", bundle.exits() - 1);
+      fail(REXIT_INVALID_ARGUMENT, "request.force_exit is ", given.force_exit, ", the bundle has exits 0 to ",
+           bundle.exits() - 1);
     request.force_exit = given.force_exit;
   }
   request.deadline_us = given.deadline_us;

@@ -49,7 +49,8 @@ void Retrieval::begin(const Query& query) {
 Retrieval::Slice Retrieval::slice(Row user) const noexcept {
   const Users& users = catalog_.users;
   const auto row = static_cast<std::size_t>(user);
-  const auto begin = static_cast<std::size_t>(users.history_offsets[row]), end = static_cast<std::size_t>(users.history_offsets[row + 1]);
+  const auto begin = static_cast<std::size_t>(users.history_offsets[row]),
+             end = static_cast<std::size_t>(users.history_offsets[row + 1]);
   if (!query_->as_of) return {begin, end - begin};
   const std::int64_t* times = users.history_times.data;
   return {begin, static_cast<std::size_t>(std::lower_bound(times + begin, times + end, *query_->as_of) - (times + begin))};
@@ -64,7 +65,8 @@ LikeCount Retrieval::history_likes() const noexcept {
 LikeCount Retrieval::item_likes(Row item) const noexcept {
   const Items& items = catalog_.items;
   const auto row = static_cast<std::size_t>(item);
-  const auto begin = static_cast<std::size_t>(items.rating_offsets[row]), end = static_cast<std::size_t>(items.rating_offsets[row + 1]);
+  const auto begin = static_cast<std::size_t>(items.rating_offsets[row]),
+             end = static_cast<std::size_t>(items.rating_offsets[row + 1]);
   std::size_t visible = end - begin;
   if (query_->as_of) {
     const std::int64_t* times = items.rating_times.data;
@@ -115,7 +117,8 @@ void Retrieval::collect_met() {
   met_known_ = true;
   met_.clear();
   for (std::size_t i = 0; i < history_.size(); ++i) met_.push_back({history_[i].item, i, history_[i].liked});
-  std::sort(met_.begin(), met_.end(), [](const Met& a, const Met& b) { return a.item != b.item ? a.item < b.item : a.place > b.place; });
+  std::sort(met_.begin(), met_.end(),
+            [](const Met& a, const Met& b) { return a.item != b.item ? a.item < b.item : a.place > b.place; });
   met_.erase(std::unique(met_.begin(), met_.end(), [](const Met& a, const Met& b) { return a.item == b.item; }), met_.end());
 }
 
@@ -126,7 +129,8 @@ const std::vector<Row>& Retrieval::similar_liked(std::size_t limit) {
   collect_met();
   const std::size_t from_each = (limit + similar.size() - 1) / similar.size();
   const auto met = [this](Row item) {
-    return std::binary_search(met_.begin(), met_.end(), Met{item, 0, false}, [](const Met& a, const Met& b) { return a.item < b.item; });
+    return std::binary_search(met_.begin(), met_.end(), Met{item, 0, false},
+                              [](const Met& a, const Met& b) { return a.item < b.item; });
   };
   for (const Row user : similar) {
     const Slice theirs = slice(user);

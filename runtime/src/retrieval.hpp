@@ -73,8 +73,8 @@ class Retrieval {
 
   bool similar_known_ = false, met_known_ = false, embeddings_known_ = false;
   std::vector<Row> similar_;
-  std::vector<Met> met_;                // ascending by item
-  std::vector<float> met_embeddings_;   // [met, dim]
+  std::vector<Met> met_;               // ascending by item
+  std::vector<float> met_embeddings_;  // [met, dim]
   std::vector<Row> liked_by_similar_;
   std::vector<Interaction> nearest_;
   std::vector<float> target_;

@@ -84,8 +84,7 @@ const Safetensors::Tensor& Safetensors::find(const std::string& name, const char
   if (tensor.dtype != dtype) fail(REXIT_CORRUPT, path(), ": `", name, "` is ", tensor.dtype, ", expected ", dtype);
   bool same = tensor.shape.size() == shape.size();
   for (std::size_t i = 0; same && i < shape.size(); ++i) same = !shape[i] || *shape[i] == tensor.shape[i];
-  if (!same)
-    fail(REXIT_CORRUPT, path(), ": `", name, "` has shape ", shape_text(tensor.shape), ", expected ", shape_text(shape));
+  if (!same) fail(REXIT_CORRUPT, path(), ": `", name, "` has shape ", shape_text(tensor.shape), ", expected ", shape_text(shape));
   return tensor;
 }
 

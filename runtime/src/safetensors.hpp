@@ -33,7 +33,8 @@ class Safetensors {
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
   std::vector<std::string> names() const;
 
-  // The tensor `name`, of T's dtype; a dimension that is nullopt may be anything. Throws REXIT_CORRUPT. Views live as long as *this.
+  // The tensor `name`, of T's dtype; a dimension that is nullopt may be anything. Throws REXIT_CORRUPT. Views live as long as
+  // *this.
   template <class T>
   Array<T> array(const std::string& name, const std::vector<std::optional<std::size_t>>& shape) const;
 
@@ -54,13 +55,21 @@ class Safetensors {
 template <class T>
 constexpr const char* safetensors_dtype();
 template <>
-constexpr const char* safetensors_dtype<std::int64_t>() { return "I64"; }
+constexpr const char* safetensors_dtype<std::int64_t>() {
+  return "I64";
+}
 template <>
-constexpr const char* safetensors_dtype<std::int32_t>() { return "I32"; }
+constexpr const char* safetensors_dtype<std::int32_t>() {
+  return "I32";
+}
 template <>
-constexpr const char* safetensors_dtype<std::uint8_t>() { return "U8"; }
+constexpr const char* safetensors_dtype<std::uint8_t>() {
+  return "U8";
+}
 template <>
-constexpr const char* safetensors_dtype<Half>() { return "F16"; }
+constexpr const char* safetensors_dtype<Half>() {
+  return "F16";
+}
 
 template <class T>
 Array<T> Safetensors::array(const std::string& name, const std::vector<std::optional<std::size_t>>& shape) const {

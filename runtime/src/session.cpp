@@ -23,9 +23,10 @@ std::vector<Score> Session::score(const Request& request, Clock::time_point star
   if (request.top_k != 0) {
     // By c and not by probability, which saturates: 20 and 30 are both 1 in float32.
     const std::size_t count = std::min(request.top_k, scores.size());
-    std::partial_sort(scores.begin(), scores.begin() + static_cast<std::ptrdiff_t>(count), scores.end(), [](const Score& a, const Score& b) {
-      return a.answer.calibrated != b.answer.calibrated ? a.answer.calibrated > b.answer.calibrated : a.item < b.item;
-    });
+    std::partial_sort(
+        scores.begin(), scores.begin() + static_cast<std::ptrdiff_t>(count), scores.end(), [](const Score& a, const Score& b) {
+          return a.answer.calibrated != b.answer.calibrated ? a.answer.calibrated > b.answer.calibrated : a.item < b.item;
+        });
     scores.resize(count);
   }
   stats.total_us = microseconds_since(start);
@@ -64,7 +65,8 @@ const std::vector<Answer>& Session::run(const StopRule& rule, const Deadline& de
   const std::size_t before = prompt_.prefix_tokens(), most = engine_->bundle.variant().max_positions;
   for (std::size_t i = 0; i < prompt_.candidates(); ++i)
     if (before + prompt_.candidate_tokens(i) > most)
-      fail(REXIT_TOO_LONG, "candidate ", i, "'s prompt has ", before, " + ", prompt_.candidate_tokens(i), " tokens, the variant takes ", most);
+      fail(REXIT_TOO_LONG, "candidate ", i, "'s prompt has ", before, " + ", prompt_.candidate_tokens(i),
+           " tokens, the variant takes ", most);
 
   const bool reused = prefix_.use(prompt_.tokens.data(), before);
   stats.prefix_tokens = before;

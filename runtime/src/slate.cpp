@@ -6,7 +6,8 @@
 
 namespace rexit::core {
 
-Slate::Slate(const Bundle& bundle, const Backend& backend) : bundle_(bundle), backend_(backend), hidden_(backend), hidden_next_(backend) {}
+Slate::Slate(const Bundle& bundle, const Backend& backend)
+    : bundle_(bundle), backend_(backend), hidden_(backend), hidden_next_(backend) {}
 
 const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
                                       SlateStats& stats) {
@@ -68,7 +69,8 @@ bool Slate::deepen(PrefixCache& prefix, std::size_t segment, const Deadline& dea
 // Candidates [begin, end) fit one pass; one that is larger than a pass gets its own.
 std::size_t Slate::chunk_end(std::size_t begin) const {
   std::size_t end = begin, tokens = 0;
-  while (end < active_.size() && (end == begin || tokens + active_[end].tokens <= bundle_.variant().max_tokens)) tokens += active_[end++].tokens;
+  while (end < active_.size() && (end == begin || tokens + active_[end].tokens <= bundle_.variant().max_tokens))
+    tokens += active_[end++].tokens;
   return end;
 }
 
@@ -76,7 +78,8 @@ void Slate::run_chunk(std::size_t segment, std::size_t begin, std::size_t end, c
   const Segment& graph = bundle_.variant().segments[segment];
   const std::size_t first = active_[begin].begin, row_bytes = bundle_.model().hidden_size * bytes_of(graph.hidden_dtype);
   rows_.clear();
-  for (std::size_t i = begin; i < end; ++i) rows_.push_back(static_cast<std::int64_t>(active_[i].begin + active_[i].tokens - 1 - first));
+  for (std::size_t i = begin; i < end; ++i)
+    rows_.push_back(static_cast<std::int64_t>(active_[i].begin + active_[i].tokens - 1 - first));
   logits_.resize(2 * rows_.size());
 
   Pass pass;
@@ -101,8 +104,8 @@ void Slate::run_chunk(std::size_t segment, std::size_t begin, std::size_t end, c
 void Slate::judge(Candidate& candidate, std::size_t segment, const float* logits, const StopRule& rule) {
   const float z = logits[1] - logits[0];
   if (!std::isfinite(z))
-    fail(REXIT_BACKEND_FAILED, bundle_.variant().segments[segment].graph, ": candidate ", candidate.index, "'s logits (", logits[0], ", ",
-         logits[1], ") are not finite numbers");
+    fail(REXIT_BACKEND_FAILED, bundle_.variant().segments[segment].graph, ": candidate ", candidate.index, "'s logits (",
+         logits[0], ", ", logits[1], ") are not finite numbers");
   const ExitRule& exit = rule.policy->exits[segment];
   const float c = exit.calibrated(z);
   candidate.agreement.add(c);
@@ -122,7 +125,8 @@ void Slate::judge(Candidate& candidate, std::size_t segment, const float* logits
 
 void Slate::cut_short() {
   for (const Candidate& candidate : active_)
-    if (!candidate.answered) fail(REXIT_DEADLINE, "the deadline passed before candidate ", candidate.index, " had reached its first exit");
+    if (!candidate.answered)
+      fail(REXIT_DEADLINE, "the deadline passed before candidate ", candidate.index, " had reached its first exit");
   for (const Candidate& candidate : active_)
     if (!candidate.stopped) answers_[candidate.index].cut_short = true;
 }

@@ -40,7 +40,8 @@ class Slate {
 
   // One answer per candidate of `prompt`, whose prefix `prefix` already holds as its key. Throws REXIT_DEADLINE when the deadline
   // passes before every candidate has an answer, REXIT_BACKEND_FAILED when a head gives something that is no number.
-  const std::vector<Answer>& run(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline, SlateStats& stats);
+  const std::vector<Answer>& run(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
+                                 SlateStats& stats);
 
   std::size_t memory() const noexcept;
 

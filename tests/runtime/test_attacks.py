@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 import tiny_bundle
 from attacks import ATTACKS
-
 from rexit import runtime
 from rexit.errors import RexitError
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_bundle
 
+import tiny_bundle
 from rexit import runtime
 
 # Items 10, 20, 30, 40; titles are pieces 1 to 4. Users 1, 2, 3; ages are pieces 11 to 13.

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_bundle
 from numpy.typing import NDArray
-from tiny_bundle import EXITS, ITEM_IDS, POSITIONS, USER_IDS
 
+import tiny_bundle
 from rexit import runtime
 from rexit.bundle import ExitPolicy, Policy
 from rexit.errors import BackendError, BundleError, DeadlineError, InputError
+from tiny_bundle import EXITS, ITEM_IDS, POSITIONS, USER_IDS
 
 USER, AS_OF = USER_IDS[2], 40
 # Log-odds here are up to 30; float32 against float64.

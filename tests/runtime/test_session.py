@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_bundle
-from tiny_bundle import ITEM_IDS, USER_IDS
 
+import tiny_bundle
 from rexit import runtime
 from rexit.errors import BundleError, InputError
+from tiny_bundle import ITEM_IDS, USER_IDS
 
 
 @pytest.fixture(scope="module")

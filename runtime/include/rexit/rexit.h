@@ -57,7 +57,12 @@ typedef enum rexit_status {
   REXIT_INTERNAL = 900 /* a bug in rexit: please report it */
 } rexit_status;
 
-typedef enum rexit_log_level { REXIT_LOG_DEBUG = 0, REXIT_LOG_INFO = 1, REXIT_LOG_WARNING = 2, REXIT_LOG_ERROR = 3 } rexit_log_level;
+typedef enum rexit_log_level {
+  REXIT_LOG_DEBUG = 0,
+  REXIT_LOG_INFO = 1,
+  REXIT_LOG_WARNING = 2,
+  REXIT_LOG_ERROR = 3
+} rexit_log_level;
 
 typedef struct rexit_bundle rexit_bundle;
 typedef struct rexit_session rexit_session;
@@ -65,13 +70,13 @@ typedef struct rexit_session rexit_session;
 /* An id as the interactions had it. `text` NULL: the integer `number`; else the string `text`. */
 typedef struct rexit_id {
   int64_t number;
-  const char *text;
+  const char* text;
 } rexit_id;
 
 typedef struct rexit_bundle_options {
   size_t struct_size;
-  const char *variant;             /* NULL: the bundle's first */
-  const char *onnxruntime_library; /* path of libonnxruntime; NULL: $REXIT_ONNXRUNTIME_LIBRARY, then the system's. Loaded once
+  const char* variant;             /* NULL: the bundle's first */
+  const char* onnxruntime_library; /* path of libonnxruntime; NULL: $REXIT_ONNXRUNTIME_LIBRARY, then the system's. Loaded once
                                       per process: only the first open's counts */
   int32_t threads;                 /* of the process-wide pool, made by the first open; 0: one per core, or what the pool has;
                                       a later open with another number is refused */
@@ -80,13 +85,13 @@ typedef struct rexit_bundle_options {
 typedef struct rexit_bundle_info {
   size_t struct_size; /* set by the caller */
   size_t users, items;
-  size_t exits;          /* heads; exit k is the k-th, from 0 */
-  size_t layers;         /* of the whole model */
-  size_t max_tokens;     /* of candidates in one pass; larger slates are chunked */
-  size_t max_positions;  /* longest prompt */
+  size_t exits;                             /* heads; exit k is the k-th, from 0 */
+  size_t layers;                            /* of the whole model */
+  size_t max_tokens;                        /* of candidates in one pass; larger slates are chunked */
+  size_t max_positions;                     /* longest prompt */
   int32_t string_user_ids, string_item_ids; /* 1: ids are strings */
-  int32_t calibrated;    /* 1: a policy is present */
-  const char *variant;   /* valid as long as the bundle */
+  int32_t calibrated;                       /* 1: a policy is present */
+  const char* variant;                      /* valid as long as the bundle */
 } rexit_bundle_info;
 
 /* An exit and its calibrated policy (see rexit_policy). `upper` and `lower` are +infinity where the exit never stops. */
@@ -101,82 +106,85 @@ typedef struct rexit_exit_info {
 /* Replaces the bundle's stopping rule for one request; the Platt maps stay the bundle's. A candidate stops at exit k when
  * c >= upper[k] or c <= -lower[k] and its last `patience` heads agree on the sign of c. The last exit always stops. */
 typedef struct rexit_policy {
-  const float *upper; /* [exits] */
-  const float *lower; /* [exits] */
+  const float* upper; /* [exits] */
+  const float* lower; /* [exits] */
   size_t exits;       /* must equal the bundle's */
   size_t patience;    /* at least 1 */
 } rexit_policy;
 
 typedef struct rexit_request {
   size_t struct_size;
-  rexit_id user;         /* a user the catalog does not hold is folded in from recent_items */
-  const rexit_id *items; /* the slate [item_count] */
-  size_t item_count;     /* at least 1 */
-  const rexit_id *recent_items; /* interactions newer than the catalog's, oldest first; may be NULL */
-  const uint8_t *recent_liked;  /* [recent_count], 1 = liked; NULL: all liked */
+  rexit_id user;                /* a user the catalog does not hold is folded in from recent_items */
+  const rexit_id* items;        /* the slate [item_count] */
+  size_t item_count;            /* at least 1 */
+  const rexit_id* recent_items; /* interactions newer than the catalog's, oldest first; may be NULL */
+  const uint8_t* recent_liked;  /* [recent_count], 1 = liked; NULL: all liked */
   size_t recent_count;
-  int32_t has_as_of;          /* 1: only the catalog's interactions with time < as_of reach the prompt; 0: all do */
+  int32_t has_as_of; /* 1: only the catalog's interactions with time < as_of reach the prompt; 0: all do */
   int64_t as_of;
-  const rexit_policy *policy; /* NULL: the bundle's */
+  const rexit_policy* policy; /* NULL: the bundle's */
   int32_t has_force_exit;     /* 1: every candidate stops at exit `force_exit` */
   uint32_t force_exit;
   int64_t deadline_us; /* from the start of the call; no segment starts after it; 0: none */
-  size_t top_k;        /* 0: all, in request order; else the k with the largest a * log_odds + b, best first (ties: request order) */
+  size_t top_k; /* 0: all, in request order; else the k with the largest a * log_odds + b, best first (ties: request order) */
 } rexit_request;
 
 typedef struct rexit_score {
-  uint32_t item;     /* index into request.items */
-  uint32_t exit;     /* the exit that answered */
-  float probability; /* of `yes`: sigmoid(a * log_odds + b) */
-  float log_odds;    /* raw, logit(yes) - logit(no), at that exit */
+  uint32_t item;      /* index into request.items */
+  uint32_t exit;      /* the exit that answered */
+  float probability;  /* of `yes`: sigmoid(a * log_odds + b) */
+  float log_odds;     /* raw, logit(yes) - logit(no), at that exit */
   uint32_t cut_short; /* 1: the deadline stopped this candidate, not the policy */
   uint32_t reserved;
 } rexit_score;
 
 typedef struct rexit_stats {
   size_t struct_size;
-  uint64_t prefix_tokens;           /* in this request's prefix */
-  uint64_t prefix_tokens_reused;    /* all of these when the cached prefix was the same, else 0 */
-  uint64_t candidate_tokens;        /* of all candidates, before any exit */
-  uint64_t candidate_layers;        /* layers run, summed over candidates: divide by item_count for the mean */
-  uint64_t prefix_layers;           /* layers of the prefix computed in this call */
+  uint64_t prefix_tokens;                             /* in this request's prefix */
+  uint64_t prefix_tokens_reused;                      /* all of these when the cached prefix was the same, else 0 */
+  uint64_t candidate_tokens;                          /* of all candidates, before any exit */
+  uint64_t candidate_layers;                          /* layers run, summed over candidates: divide by item_count for the mean */
+  uint64_t prefix_layers;                             /* layers of the prefix computed in this call */
   double retrieval_us, prefix_us, slate_us, total_us; /* retrieval includes prompt assembly */
 } rexit_stats;
 
 /* "0.1.0" */
-REXIT_API const char *rexit_version(void);
+REXIT_API const char* rexit_version(void);
 /* "REXIT_UNKNOWN_ITEM"; "unknown status" for a number that is none. Never NULL. */
-REXIT_API const char *rexit_status_name(rexit_status status);
+REXIT_API const char* rexit_status_name(rexit_status status);
 /* One line on this thread's last failure, "" if none. Valid until this thread's next failing call. */
-REXIT_API const char *rexit_last_error(void);
+REXIT_API const char* rexit_last_error(void);
 /* Receives log lines at or above `level`, from any thread; NULL switches logging off (the default). */
-REXIT_API void rexit_set_log(void (*log)(void *context, rexit_log_level level, const char *line), void *context, rexit_log_level level);
+REXIT_API void rexit_set_log(void (*log)(void* context, rexit_log_level level, const char* line), void* context,
+                             rexit_log_level level);
 
 /* Opens a bundle folder: checks structure and sizes (hashes are `rexit verify`'s work), maps the catalog, loads the segments. */
-REXIT_API rexit_status rexit_bundle_open(const char *path, const rexit_bundle_options *options, rexit_bundle **bundle_out);
-REXIT_API void rexit_bundle_close(rexit_bundle *bundle); /* NULL is fine */
-REXIT_API rexit_status rexit_bundle_get_info(const rexit_bundle *bundle, rexit_bundle_info *info_out);
-REXIT_API rexit_status rexit_bundle_get_exit(const rexit_bundle *bundle, size_t exit, rexit_exit_info *info_out);
+REXIT_API rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options, rexit_bundle** bundle_out);
+REXIT_API void rexit_bundle_close(rexit_bundle* bundle); /* NULL is fine */
+REXIT_API rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out);
+REXIT_API rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexit_exit_info* info_out);
 
-REXIT_API rexit_status rexit_session_create(rexit_bundle *bundle, const void *reserved, rexit_session **session_out);
-REXIT_API void rexit_session_destroy(rexit_session *session); /* NULL is fine */
+REXIT_API rexit_status rexit_session_create(rexit_bundle* bundle, const void* reserved, rexit_session** session_out);
+REXIT_API void rexit_session_destroy(rexit_session* session); /* NULL is fine */
 /* Runs every segment once on a made-up slate, as large as one pass takes, so that the first real request pays for no allocation.
  * Forgets the cached prefix. */
-REXIT_API rexit_status rexit_session_warm_up(rexit_session *session);
+REXIT_API rexit_status rexit_session_warm_up(rexit_session* session);
 /* Bytes held by the session's own buffers: cached prefix, hidden states, prompts. */
-REXIT_API rexit_status rexit_session_memory(const rexit_session *session, size_t *bytes_out);
+REXIT_API rexit_status rexit_session_memory(const rexit_session* session, size_t* bytes_out);
 /* Forgets the cached prefix. The next request computes its own. */
-REXIT_API rexit_status rexit_session_clear_cache(rexit_session *session);
+REXIT_API rexit_status rexit_session_clear_cache(rexit_session* session);
 
 /* Scores a slate. scores_out has room for min(top_k or item_count, item_count) entries. stats_out may be NULL. */
-REXIT_API rexit_status rexit_session_score(rexit_session *session, const rexit_request *request, rexit_score *scores_out, rexit_stats *stats_out);
+REXIT_API rexit_status rexit_session_score(rexit_session* session, const rexit_request* request, rexit_score* scores_out,
+                                           rexit_stats* stats_out);
 /* Every exit's raw log-odds, ignoring policy, force_exit, deadline and top_k: log_odds_out is float [item_count, exits]. */
-REXIT_API rexit_status rexit_session_trace(rexit_session *session, const rexit_request *request, float *log_odds_out, rexit_stats *stats_out);
+REXIT_API rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request, float* log_odds_out,
+                                           rexit_stats* stats_out);
 /* The assembled prompt: the prefix's tokens, then each candidate's. offsets_out[0] = 0, offsets_out[1] ends the prefix,
- * offsets_out[2 + i] ends candidate i: item_count + 2 numbers. *count_out is the number of tokens; if it is larger than `capacity`
- * nothing else is written (tokens_out and offsets_out may then be NULL), so call twice. */
-REXIT_API rexit_status rexit_session_prompt(rexit_session *session, const rexit_request *request, int32_t *tokens_out, size_t capacity,
-                                            size_t *offsets_out, size_t *count_out);
+ * offsets_out[2 + i] ends candidate i: item_count + 2 numbers. *count_out is the number of tokens; if it is larger than
+ * `capacity` nothing else is written (tokens_out and offsets_out may then be NULL), so call twice. */
+REXIT_API rexit_status rexit_session_prompt(rexit_session* session, const rexit_request* request, int32_t* tokens_out,
+                                            size_t capacity, size_t* offsets_out, size_t* count_out);
 
 #ifdef __cplusplus
 }

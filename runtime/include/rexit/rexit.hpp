@@ -49,7 +49,8 @@ class Bundle {
  public:
   explicit Bundle(const std::string& path, const OpenOptions& options = {}) {
     const auto or_null = [](const std::string& text) { return text.empty() ? nullptr : text.c_str(); };
-    const rexit_bundle_options given{sizeof given, or_null(options.variant), or_null(options.onnxruntime_library), options.threads};
+    const rexit_bundle_options given{sizeof given, or_null(options.variant), or_null(options.onnxruntime_library),
+                                     options.threads};
     rexit_bundle* opened = nullptr;
     check(rexit_bundle_open(path.c_str(), &given, &opened));
     handle_.reset(opened, rexit_bundle_close);
@@ -87,12 +88,14 @@ class Request {
   Request& items(std::vector<Id> ids) { return items_ = std::move(ids), *this; }
   // Interactions newer than the catalog's, oldest first; `liked` empty: all were.
   Request& recent(std::vector<Id> ids, std::vector<std::uint8_t> liked = {}) {
-    if (!liked.empty() && liked.size() != ids.size()) throw std::invalid_argument("recent: as many verdicts as items are expected");
+    if (!liked.empty() && liked.size() != ids.size())
+      throw std::invalid_argument("recent: as many verdicts as items are expected");
     return recent_ = std::move(ids), liked_ = std::move(liked), *this;
   }
   Request& as_of(std::int64_t time) { return as_of_ = time, *this; }
   Request& policy(Policy policy) {
-    if (policy.upper.size() != policy.lower.size()) throw std::invalid_argument("policy: as many lower as upper thresholds are expected");
+    if (policy.upper.size() != policy.lower.size())
+      throw std::invalid_argument("policy: as many lower as upper thresholds are expected");
     return policy_ = std::move(policy), *this;
   }
   Request& force_exit(std::uint32_t exit) { return force_exit_ = exit, *this; }

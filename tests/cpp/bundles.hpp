@@ -1,0 +1,12 @@
+// Where write_bundles put the bundles.
+#pragma once
+
+#include <cstdlib>
+#include <string>
+
+inline std::string bundles() {
+  const char* folder = std::getenv("REXIT_TEST_BUNDLES");
+  return folder != nullptr ? folder : "bundles";
+}
+
+inline std::string sound_bundle() { return bundles() + "/sound/bundle"; }

@@ -1,0 +1,57 @@
+// Bounds and types of JSON, and messages that say where.
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "json.hpp"
+#include "status.hpp"
+
+using rexit::core::Error;
+using rexit::core::JsonDocument;
+
+namespace {
+
+JsonDocument parse(const std::string& text) { return {reinterpret_cast<const unsigned char*>(text.data()), text.size(), "file"}; }
+
+template <class Read>
+std::string refused(const std::string& text, Read read) {
+  const JsonDocument document = parse(text);
+  try {
+    read(document.root());
+  } catch (const Error& error) {
+    EXPECT_EQ(error.status(), REXIT_CORRUPT);
+    return error.what();
+  }
+  return "nothing";
+}
+
+TEST(Json, ThirtyTwoLevelsAndNoMore) {
+  EXPECT_NO_THROW(parse(std::string(32, '[') + std::string(32, ']')));
+  EXPECT_THROW(parse(std::string(33, '[') + std::string(33, ']')), Error);
+}
+
+TEST(Json, IntegersAreIntegersWithinRange) {
+  const auto read = [](const rexit::core::Json& root) { root.at("n").integer(-5, 5); };
+  EXPECT_EQ(refused(R"({"n": 5})", read), "nothing");
+  EXPECT_EQ(refused(R"({"n": 6})", read), "file n: is 6, expected -5 to 5");
+  EXPECT_EQ(refused(R"({"n": 18446744073709551615})", read), "file n: is 18446744073709551615, expected -5 to 5");
+  EXPECT_EQ(refused(R"({"n": 1.0})", read), "file n: is number, expected an integer");
+  EXPECT_EQ(refused(R"({"n": true})", read), "file n: is boolean, expected an integer");
+  EXPECT_EQ(refused(R"({"n": null})", read), "file n: is null, expected an integer");
+  EXPECT_EQ(refused(R"({})", read), "file: `n` is missing");
+}
+
+TEST(Json, FloatsAreFinite) {
+  const auto read = [](const rexit::core::Json& root) { root.at("x").finite_float(); };
+  EXPECT_EQ(refused(R"({"x": 1e39})", read), "file x: is too large for a float32");
+  EXPECT_EQ(refused(R"({"x": "1"})", read), "file x: is string, expected a number");
+  EXPECT_THROW(parse(R"({"x": NaN})"), Error);
+  EXPECT_THROW(parse(R"({"x": 1e999})"), Error);
+}
+
+TEST(Json, ElementsAreNumbered) {
+  EXPECT_EQ(refused(R"({"a": ["x", 2]})", [](const rexit::core::Json& root) { root.at("a").strings(); }),
+            "file a[1]: is number, expected a string");
+}
+
+}  // namespace

@@ -1,0 +1,36 @@
+// The stopping rule's parts.
+#include <gtest/gtest.h>
+
+#include "policy.hpp"
+
+using namespace rexit::core;
+
+TEST(Policy, ThresholdsAreInclusive) {
+  const ExitRule rule{1, 0, 2, 3};
+  EXPECT_TRUE(rule.confident(2));
+  EXPECT_TRUE(rule.confident(-3));
+  EXPECT_FALSE(rule.confident(1.9f));
+  EXPECT_FALSE(rule.confident(-2.9f));
+}
+
+TEST(Policy, InfinityNeverStops) {
+  const ExitRule rule;
+  EXPECT_FALSE(rule.confident(1e38f));
+  EXPECT_FALSE(rule.confident(-1e38f));
+}
+
+TEST(Policy, AgreementStartsAnewWhereTheSignChanges) {
+  Agreement agreement;
+  std::vector<std::uint32_t> seen;
+  for (const float c : {1.0f, 2.0f, 0.0f, -1.0f, -0.5f, 3.0f}) {
+    agreement.add(c);
+    seen.push_back(agreement.heads);
+  }
+  EXPECT_EQ(seen, (std::vector<std::uint32_t>{1, 2, 3, 1, 2, 1}));
+}
+
+TEST(Policy, ProbabilityIsTheSigmoid) {
+  EXPECT_EQ(probability(0), 0.5f);
+  EXPECT_EQ(probability(200), 1.0f);
+  EXPECT_EQ(probability(-1e38f), 0.0f);
+}

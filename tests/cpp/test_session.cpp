@@ -1,0 +1,100 @@
+// rexit.hpp over the real backend: what C++ callers see.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "bundles.hpp"
+#include "rexit/rexit.hpp"
+
+namespace {
+
+const std::vector<rexit::Id> slate{std::int64_t{-7}, std::int64_t{8}, std::int64_t{88}, std::int64_t{3}};
+
+rexit::Request request(std::int64_t user = 106) { return rexit::Request(user).items(slate); }
+
+class SessionTest : public testing::Test {
+ protected:
+  rexit::Bundle bundle{sound_bundle()};
+  rexit::Session session{bundle};
+};
+
+TEST_F(SessionTest, ForcedExitsAreTheTrace) {
+  const std::vector<float> trace = session.trace(request()).log_odds;
+  for (std::uint32_t exit = 0; exit < 3; ++exit) {
+    const rexit::Scores scores = session.score(request().force_exit(exit));
+    for (std::size_t i = 0; i < slate.size(); ++i) EXPECT_EQ(scores.scores[i].log_odds, trace[3 * i + exit]);
+  }
+}
+
+TEST_F(SessionTest, PolicyDropsCandidatesOnTheWay) {
+  const std::vector<float> trace = session.trace(request()).log_odds;
+  rexit::Policy policy{std::vector<float>(3, 2.0f), std::vector<float>(3, 2.0f), 1};
+  const rexit::Scores scores = session.score(request().policy(policy));
+  for (std::size_t i = 0; i < slate.size(); ++i) {
+    std::size_t exit = 0;
+    while (exit < 2 && std::fabs(trace[3 * i + exit]) < 2.0f) ++exit;
+    EXPECT_EQ(scores.scores[i].exit, exit);
+    EXPECT_NEAR(scores.scores[i].log_odds, trace[3 * i + exit], 1e-3);
+  }
+}
+
+TEST_F(SessionTest, PromptEndsWithTheLastCandidate) {
+  const rexit::Prompt prompt = session.prompt(request());
+  EXPECT_EQ(prompt.offsets.size(), slate.size() + 2);
+  EXPECT_EQ(prompt.offsets.back(), prompt.tokens.size());
+}
+
+TEST_F(SessionTest, ErrorsCarryTheirStatus) {
+  try {
+    session.score(rexit::Request(std::int64_t{1}).items({std::string("x")}));
+    FAIL();
+  } catch (const rexit::Error& error) {
+    EXPECT_EQ(error.status(), REXIT_INVALID_ARGUMENT);
+    EXPECT_NE(std::string(error.what()).find("items[0]"), std::string::npos);
+  }
+  EXPECT_THROW(session.score(rexit::Request(std::int64_t{1})), rexit::Error);
+}
+
+TEST_F(SessionTest, SessionsOfOneBundleRunSideBySide) {
+  const std::vector<float> expected = session.trace(request()).log_odds;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&] {
+      rexit::Session own(bundle);
+      for (int i = 0; i < 20; ++i) {
+        const std::vector<float> seen = own.trace(request(i % 2 == 0 ? 106 : 109)).log_odds;
+        if (i % 2 == 0)
+          for (std::size_t k = 0; k < seen.size(); ++k) EXPECT_NEAR(seen[k], expected[k], 1e-3);
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST_F(SessionTest, ASessionServesOneThreadAtATime) {
+  std::vector<std::thread> threads;
+  std::mutex mutex;
+  int refused = 0, served = 0;
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&] {
+      for (int i = 0; i < 50; ++i) {
+        try {
+          session.trace(request());
+          const std::lock_guard<std::mutex> lock(mutex);
+          ++served;
+        } catch (const rexit::Error& error) {
+          const std::lock_guard<std::mutex> lock(mutex);
+          EXPECT_EQ(error.status(), REXIT_INVALID_ARGUMENT);
+          ++refused;
+        }
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_GT(served, 0);
+  EXPECT_EQ(served + refused, 200);
+}
+
+}  // namespace

@@ -1,0 +1,150 @@
+// Packing, compaction and deadlines, seen from a backend that keeps books instead of computing.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <functional>
+#include <map>
+#include <thread>
+#include <vector>
+
+#include "bundles.hpp"
+#include "slate.hpp"
+#include "status.hpp"
+
+using namespace rexit::core;
+
+namespace {
+
+// Hidden states carry the token they came from; the head says 1 for tokens below `yes_below` once segment `sure_at` is reached.
+class BookKeeper final : public Backend {
+ public:
+  explicit BookKeeper(const Bundle& bundle) : bundle_(bundle) {}
+
+  void run(std::size_t segment, const Pass& pass) const override {
+    const std::size_t width = bundle_.model().hidden_size;
+    std::vector<float> seen;
+    for (std::size_t t = 0; t < pass.tokens; ++t)
+      seen.push_back(segment == 0 ? static_cast<float>(pass.token_ids[t]) : static_cast<const float*>(pass.hidden_in)[t * width]);
+    if (pass.hidden_out != nullptr)
+      for (std::size_t t = 0; t < pass.tokens; ++t)
+        for (std::size_t h = 0; h < width; ++h) static_cast<float*>(pass.hidden_out)[t * width + h] = seen[t];
+    if (pass.logits == nullptr) return;  // a prefix
+    for (std::size_t n = 0; n < pass.rows; ++n) {
+      const float last = seen[static_cast<std::size_t>(pass.row_index[n])];
+      pass.logits[2 * n] = 0;
+      pass.logits[2 * n + 1] = last;
+    }
+    passes.push_back({segment, seen, {pass.groups, pass.groups + pass.tokens}, {pass.positions, pass.positions + pass.tokens}});
+    if (after) after(segment);
+  }
+  void* allocate(std::size_t bytes) const override { return ::operator new(bytes); }
+  void release(void* memory) const noexcept override { ::operator delete(memory); }
+  void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
+
+  struct Seen {
+    std::size_t segment;
+    std::vector<float> tokens;
+    std::vector<std::int64_t> groups, positions;
+  };
+  mutable std::vector<Seen> passes;
+  std::function<void(std::size_t)> after;
+
+ private:
+  const Bundle& bundle_;
+};
+
+class SlateTest : public testing::Test {
+ protected:
+  Bundle bundle{sound_bundle(), nullptr};
+  BookKeeper backend{bundle};
+  PrefixCache prefix{bundle, backend};
+  Slate slate{bundle, backend};
+  SlateStats stats;
+
+  // Candidates of two tokens: 50, and the log-odds they shall have at every exit.
+  Prompt prompt(const std::vector<std::int32_t>& log_odds) {
+    Prompt made;
+    made.tokens = {1, 2, 3};
+    made.offsets = {0, 3};
+    for (const std::int32_t z : log_odds) {
+      made.tokens.push_back(50);
+      made.tokens.push_back(z);
+      made.offsets.push_back(made.tokens.size());
+    }
+    prefix.use(made.tokens.data(), 3);
+    return made;
+  }
+
+  static Policy thresholds(std::vector<float> upper) {
+    Policy policy;
+    for (const float u : upper) policy.exits.push_back({1, 0, u, u});
+    return policy;
+  }
+};
+
+constexpr float never = std::numeric_limits<float>::infinity();
+
+TEST_F(SlateTest, OnlyTheUndecidedGoOn) {
+  const Policy policy = thresholds({9, 5, never});
+  const Prompt made = prompt({9, 4, 10, 6, 1});
+  const std::vector<Answer>& answers = slate.run(made, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
+  std::vector<std::uint32_t> exits;
+  for (const Answer& answer : answers) exits.push_back(answer.exit);
+  EXPECT_EQ(exits, (std::vector<std::uint32_t>{0, 2, 0, 1, 2}));
+  ASSERT_EQ(backend.passes.size(), 3u);
+  EXPECT_EQ(backend.passes[1].tokens, (std::vector<float>{50, 4, 50, 6, 50, 1}));
+  EXPECT_EQ(backend.passes[1].groups, (std::vector<std::int64_t>{1, 1, 3, 3, 4, 4}));
+  EXPECT_EQ(backend.passes[2].tokens, (std::vector<float>{50, 4, 50, 1}));
+  for (const auto& pass : backend.passes)
+    for (std::size_t t = 0; t < pass.tokens.size(); ++t) EXPECT_EQ(pass.positions[t], 3 + static_cast<std::int64_t>(t % 2));
+  EXPECT_EQ(stats.candidate_layers, 5u * 1 + 3 * 1 + 2 * 2);
+}
+
+TEST_F(SlateTest, ChunksFillUpToTheLimit) {
+  const Policy policy = thresholds({never, never, never});
+  slate.run(prompt(std::vector<std::int32_t>(26, 1)), prefix, {&policy, 0}, Deadline({}, 0), stats);
+  std::vector<std::size_t> sizes;
+  for (const auto& pass : backend.passes) sizes.push_back(pass.tokens.size());
+  EXPECT_EQ(sizes, (std::vector<std::size_t>{24, 24, 4}));  // max_tokens is 24
+}
+
+TEST_F(SlateTest, PrefixGoesNoDeeperThanTheLastCandidate) {
+  const Policy policy = thresholds({5, never, never});
+  slate.run(prompt({9, 8}), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
+  EXPECT_EQ(stats.prefix_layers, 1u);
+  EXPECT_FALSE(prefix.ready(1));
+}
+
+TEST_F(SlateTest, AtTheDeadlineTheDeepestHeadAnswers) {
+  const Policy policy = thresholds({9, never, never});
+  backend.after = [](std::size_t segment) {
+    if (segment == 1) std::this_thread::sleep_for(std::chrono::milliseconds(600));
+  };
+  const Prompt made = prompt({9, 4});
+  const std::vector<Answer>& answers = slate.run(made, prefix, {&policy, std::nullopt}, Deadline(Clock::now(), 500'000), stats);
+  EXPECT_EQ(answers[0].exit, 0u);
+  EXPECT_FALSE(answers[0].cut_short);
+  EXPECT_EQ(answers[1].exit, 1u);
+  EXPECT_TRUE(answers[1].cut_short);
+  EXPECT_EQ(answers[1].log_odds, 4.0f);
+}
+
+TEST_F(SlateTest, ADeadlineAmidTheFirstSegmentIsAnError) {
+  const Policy policy = thresholds({never, never, never});
+  backend.after = [](std::size_t) { std::this_thread::sleep_for(std::chrono::milliseconds(600)); };
+  try {
+    slate.run(prompt(std::vector<std::int32_t>(20, 1)), prefix, {&policy, std::nullopt}, Deadline(Clock::now(), 500'000), stats);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.status(), REXIT_DEADLINE);
+    EXPECT_NE(std::string(error.what()).find("candidate 12"), std::string::npos) << error.what();
+  }
+}
+
+TEST_F(SlateTest, PatienceWaitsForHeadsToAgree) {
+  Policy policy = thresholds({0, 0, never});
+  policy.patience = 2;
+  EXPECT_EQ(slate.run(prompt({3}), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats)[0].exit, 1u);
+}
+
+}  // namespace
