@@ -20,7 +20,7 @@ from typing import Any
 from rexit.bundle import Catalog, FileEntry, Golden, Manifest, Model, Variant, new_folder
 from rexit.bundle.catalog import TABLES
 from rexit.bundle.golden import FILE as GOLDEN_FILE
-from rexit.errors import InputError
+from rexit.errors import BundleError, InputError
 from rexit.exporter import golden, parity
 from rexit.exporter.checkpoint import Checkpoint, load
 from rexit.exporter.graph import export_segment
@@ -89,6 +89,8 @@ def export(
     chosen = find_target(target, precision)
     opened = Catalog.open(Path(catalog))
     _check_options(max_tokens, tolerance, golden_slates)
+    if edited := opened.edited():
+        raise BundleError(edited[0])
     kept = _existing(Path(out))
     tell("load", 0, 1)
     loaded = load(checkpoint, exits, head, opened.info["labels"])

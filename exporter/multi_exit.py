@@ -26,6 +26,8 @@ from rexit.exporter.decoder import Decoder
 from rexit.exporter.heads import ExitHeads
 from rexit.exporter.packed import Call, causal_groups
 
+_REFERENCE_BATCH = 8  # sequences; bounds the memory that eager attention takes
+
 
 class MultiExitModel(nn.Module):
     """The whole decoder and its heads. `parameters()` are the decoder's (LM head included) and the heads'."""
@@ -50,15 +52,21 @@ class MultiExitModel(nn.Module):
         """Log-odds float32 [N, E] of each candidate behind the prefix, by the model's stock attention.
 
         Each prefix + candidate is one ordinary causal sequence of its own: no packing, no cache, only the heads are rexit's.
+        Sequences go in batches, padded at their end, where causal attention never looks.
         """
-        out = np.empty((len(candidates), len(self.exits)), np.float32)
-        head = torch.as_tensor(np.asarray(prefix, np.int64))
+        head = np.asarray(prefix, np.int64)
+        sequences = [np.concatenate([head, np.asarray(candidate, np.int64)]) for candidate in candidates]
+        out = np.empty((len(sequences), len(self.exits)), np.float32)
         with self._decoder.stock_attention():
-            for n, candidate in enumerate(candidates):
-                tokens = torch.cat([head, torch.as_tensor(np.asarray(candidate, np.int64))])[None]
+            for start in range(0, len(sequences), _REFERENCE_BATCH):
+                part = sequences[start : start + _REFERENCE_BATCH]
+                tokens = torch.zeros(len(part), max(map(len, part)), dtype=torch.int64)
+                for n, sequence in enumerate(part):
+                    tokens[n, : len(sequence)] = torch.from_numpy(sequence)
+                last = torch.tensor([len(sequence) - 1 for sequence in part])
                 for k, states in enumerate(self._run(input_ids=tokens)):
-                    no, yes = self.heads(states[0, -1:], k)[0]
-                    out[n, k] = (yes - no).item()
+                    logits = self.heads(states[torch.arange(len(part)), last], k)
+                    out[start : start + len(part), k] = (logits[:, 1] - logits[:, 0]).numpy()
         return out
 
     def _run(self, **inputs: Any) -> list[Tensor]:

@@ -157,13 +157,19 @@ def new_folder(target: Path) -> Iterator[Path]:
     try:
         temporary.chmod(0o755)
         yield temporary
-        old = None
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
+        if not target.exists():
+            os.rename(temporary, target)
+            return
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
+        try:
             os.rename(target, old / "was")
-        os.rename(temporary, target)
-        if old is not None:
-            shutil.rmtree(old)
+            os.rename(temporary, target)
+        except BaseException:  # an interrupt between the two renames must not cost the old folder
+            if (old / "was").exists():
+                os.rename(old / "was", target)
+            old.rmdir()
+            raise
+        shutil.rmtree(old)
     except OSError as exc:
         raise InputError(f"{target}: cannot be written: {exc.strerror or exc}") from exc
     finally:

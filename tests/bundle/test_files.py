@@ -1,0 +1,167 @@
+"""Files on disk: JSON within bounds, paths that stay inside, folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rexit.bundle.files import (
+    FileEntry,
+    check_hashes,
+    check_sizes,
+    digest,
+    new_folder,
+    read_entries,
+    read_json,
+    write_file,
+    write_json,
+)
+from rexit.errors import BundleError, InputError
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def test_json_comes_back(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"schema": 1, "title": "Amélie"})
+    assert read_json(tmp_path / "a.json") == {"schema": 1, "title": "Amélie"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "holds list, expected a JSON object"),
+        ("{}", "schema None, this version reads schema 1"),
+        ('{"schema": 2}', "schema 2"),
+        ('{"schema": 1, "requires": ["teleport"]}', r"requires \['teleport'\]"),
+        ('{"schema": 1, "deep": ' + "[" * 40 + "]" * 40 + "}", "nested 41 deep, at most 32"),
+        ('{"schema": 1, "deep": ' + "[" * 100_000 + "]" * 100_000 + "}", "not valid JSON|nested"),
+        ('{"schema": 1, "pad": "' + " " * (16 << 20) + '"}', "bytes, at most 16777216"),
+        ("\udcff", "not valid JSON"),
+    ],
+    ids=["cut", "list", "empty", "schema", "requires", "deep", "bottomless", "large", "no text"],
+)
+def test_json_out_of_bounds(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "a.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(BundleError, match=said) as caught:
+        read_json(tmp_path / "a.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_json_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="cannot be read: No such file"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("name", ["../up", "/etc/passwd", "a/../../b", "", ".", "a//b", "./a", "a/"])
+def test_paths_that_leave_their_folder(name: str) -> None:
+    with pytest.raises(BundleError, match="not a plain relative path"):
+        read_entries({name: {"bytes": 1, "sha256": "0"}}, Path("manifest.json"))
+
+
+@pytest.mark.parametrize("entry", [{}, {"bytes": "many", "sha256": "0"}, {"bytes": 1}, 7])
+def test_entry_without_size_and_hash(entry: Any) -> None:
+    with pytest.raises(BundleError, match="needs `bytes` and `sha256`"):
+        read_entries({"a": entry}, Path("manifest.json"))
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> dict[str, FileEntry]:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.bin").write_bytes(b"abc")
+    return {"sub/a.bin": FileEntry.of(tmp_path / "sub" / "a.bin")}
+
+
+def test_listed_files_are_right(tmp_path: Path, listed: dict[str, FileEntry]) -> None:
+    check_sizes(tmp_path, listed)
+    assert list(check_hashes(tmp_path, listed)) == []
+    assert listed["sub/a.bin"] == FileEntry(3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+
+
+def test_truncated_missing_and_edited_files(tmp_path: Path, listed: dict[str, FileEntry]) -> None:
+    path = tmp_path / "sub" / "a.bin"
+    path.write_bytes(b"abd")
+    assert [line for line in check_hashes(tmp_path, listed) if "edited" in line]
+    path.write_bytes(b"ab")
+    with pytest.raises(BundleError, match="2 bytes, expected 3"):
+        check_sizes(tmp_path, listed)
+    path.unlink()
+    with pytest.raises(BundleError, match="missing"):
+        check_sizes(tmp_path, listed)
+
+
+def test_links_are_refused_anywhere_on_the_way(tmp_path: Path, listed: dict[str, FileEntry]) -> None:
+    (tmp_path / "linked").symlink_to(tmp_path / "sub")
+    with pytest.raises(BundleError, match="linked: is a link"):
+        check_sizes(tmp_path, {"linked/a.bin": listed["sub/a.bin"]})
+
+
+def test_write_file_replaces_whole_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    write_file(path, "old")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(InputError, match="No space left on device"):
+        write_file(path, "new")
+    assert path.read_text() == "old" and _names(tmp_path) == ["a"]
+
+
+def test_new_folder_takes_its_place_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "made" / "bundle"
+    with new_folder(target) as folder:
+        (folder / "a").write_text("new")
+        assert not target.exists() and folder.parent == target.parent
+    assert (target / "a").read_text() == "new" and _names(target.parent) == ["bundle"]
+    assert target.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, ValueError, SystemExit])
+def test_new_folder_that_fails_leaves_the_old_one(tmp_path: Path, failure: type[BaseException]) -> None:
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / "a").write_text("old")
+    with pytest.raises(failure), new_folder(target) as folder:
+        (folder / "a").write_text("new")
+        raise failure
+    assert (target / "a").read_text() == "old" and _names(tmp_path) == ["bundle"]
+
+
+def test_interrupt_between_the_renames_brings_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / "a").write_text("old")
+    rename, calls = os.rename, []
+
+    def second_fails(source: Any, to: Any) -> None:
+        calls.append(source)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        rename(source, to)
+
+    monkeypatch.setattr(os, "rename", second_fails)
+    with pytest.raises(KeyboardInterrupt), new_folder(target) as folder:
+        (folder / "a").write_text("new")
+    assert (target / "a").read_text() == "old" and _names(tmp_path) == ["bundle"]
+
+
+def test_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"), new_folder(tmp_path / "file" / "bundle"):
+        pass
+
+
+def test_full_disk_inside_the_block_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="bundle: cannot be written: No space left on device"), new_folder(tmp_path / "bundle"):
+        raise OSError(28, "No space left on device")
+    assert _names(tmp_path) == []
+
+
+def test_digest_is_sha256_of_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert digest(tmp_path / "a") == FileEntry.of(tmp_path / "a").sha256
+    assert json.loads(json.dumps(FileEntry.of(tmp_path / "a").to_json())) == {"bytes": 3, "sha256": digest(tmp_path / "a")}
