@@ -69,13 +69,9 @@ class _Compiler:
             self.program.user_fields[space + column] = (column, node.spaced)
             return {"op": "user_field", "field": space + column, "missing": self._missing(node)}
         if not inside and node.name in RATES:
-            if node.name == "item.count":
-                return {
-                    "op": "item_count",
-                    "bins": [self.pieces.literal(space + text) for text in count_texts(self._bins("count"))],
-                }
-            bins = [self.pieces.literal(space + text) for text in rate_texts(self._bins("like_rate"))]
-            return {"op": f"{table}_like_rate", "bins": bins, "missing": self._missing(node)}
+            texts = (count_texts if column == "count" else rate_texts)(self.template.bins[column])
+            op: Op = {"op": f"{table}_{column}", "bins": [self.pieces.literal(space + text) for text in texts]}
+            return op if column == "count" else {**op, "missing": self._missing(node)}
         if not inside and node.name in LISTS:
             return self._list(node)
         raise self._unknown(node, where)
@@ -94,9 +90,6 @@ class _Compiler:
 
     def _missing(self, node: Placeholder) -> int:
         return self.pieces.literal(written(self.template.words["missing"], node.spaced))
-
-    def _bins(self, name: str) -> int:
-        return self.template.bins[name]
 
     def _unknown(self, node: Placeholder, where: str) -> InputError:
         known = [f"item.{c}" for c in self.item_columns if f"item.{c}" not in RATES]

@@ -11,7 +11,7 @@ from typing import Any
 
 from rexit.errors import InputError
 
-ENTRIES = {  # lists whose entries are written by a template of their own, with its key under [entries]
+ENTRIES = {
     "history.recent": "recent",
     "history.nearest": "nearest",
     "similar_liked": "similar",
@@ -79,12 +79,13 @@ def read_template(path: Path) -> Template:
     for name, n in bins.items():
         if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= 1000:
             raise InputError(f"{path}: bins.{name} is {n!r}, expected a whole number from 1 to 1000")
+    written_as = {name: (f"entries.{key}", entries[key]) if key in entries else ("entry", entry) for name, key in ENTRIES.items()}
     bos = value.get("bos")
     return Template(
         path,
         prompt,
         parse(path, "prompt", prompt),
-        {name: parse(path, f"entries.{key}", _text(path, key, entries.get(key, entry))) for name, key in ENTRIES.items()},
+        {name: parse(path, where, _text(path, where, text)) for name, (where, text) in written_as.items()},
         {name: _text(path, f"labels.{name}", labels.get(name)) for name in ("yes", "no")},
         {name: _text(path, f"words.{name}", words.get(name, text), empty=True) for name, text in WORDS.items()},
         {**BINS, **bins},

@@ -37,11 +37,15 @@ class Ids:
         """The row of an id, None when the catalog does not hold it."""
         if self.kind == "string":
             key: Any = str(id).encode()
-        else:
+        elif isinstance(id, str):
             try:
                 key = int(id)
-            except (TypeError, ValueError):
+            except ValueError:
                 return None
+        elif isinstance(id, int | np.integer) and not isinstance(id, bool):
+            key = int(id)
+        else:
+            return None
         at = int(np.searchsorted(self.values, key))
         return at if at < len(self.values) and self.values[at] == key else None
 
@@ -94,6 +98,8 @@ class Catalog:
         files = read_entries(info.get("files"), path / "catalog.json")
         if set(files) != set(TABLES):
             raise BundleError(f"{path}/catalog.json: lists {sorted(files)}, expected {sorted(TABLES)}")
+        if any(info["ids"].get(what) not in ("int64", "string") for what in ("user", "item")):
+            raise BundleError(f"{path}/catalog.json: ids are {info['ids']}, expected `int64` or `string` for `user` and `item`")
         check_sizes(path, files)
         return cls(path, info, files)
 
@@ -145,11 +151,14 @@ class Catalog:
         """`train`, `validation` or `test`. Only a catalog made by `rexit index` has them; a bundle's copy does not."""
         if name not in SPLITS:
             raise InputError(f"split {name!r}, expected one of {', '.join(SPLITS)}")
-        entry = self.info["splits"][name]
+        entry = self.info["splits"].get(name)
+        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+            raise BundleError(f"{self.path}/catalog.json: splits.{name} has no `path`")
+        expected = read_entries({entry["path"]: entry}, self.path / "catalog.json")[entry["path"]]
         path = self.path / entry["path"]
         if not path.is_file():
             raise BundleError(f"{path}: missing; a bundle's catalog holds no splits, use the one `rexit index` wrote")
-        if path.stat().st_size != entry["bytes"] or digest(path) != entry["sha256"]:
+        if FileEntry.of(path) != expected:
             raise BundleError(f"{path}: not the file catalog.json describes (truncated or edited)")
         frame = pl.read_parquet(path)
         return Split(

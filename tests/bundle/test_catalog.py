@@ -1,0 +1,172 @@
+"""Opening a catalog: ids, splits, and every way the folder can be damaged. No torch: the catalog is written by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from safetensors.numpy import save_file
+
+from rexit.bundle import Catalog, FileEntry
+from rexit.bundle.catalog import Ids
+from rexit.errors import BundleError, InputError
+
+TABLES = {
+    "users.safetensors": {"ids": np.array([-3, 10, 200], np.int64)},
+    "items.safetensors": {"id_bytes": np.frombuffer("aazé".encode(), np.uint8), "id_offsets": np.array([0, 1, 3, 5], np.int64)},
+    "pieces.safetensors": {"offsets": np.zeros(1, np.int64), "tokens": np.zeros(0, np.int32)},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "splits").mkdir()
+    for name, tensors in TABLES.items():
+        save_file(tensors, tmp_path / name)
+    splits = {}
+    for name in ("train", "validation", "test"):
+        path = f"splits/{name}.parquet"
+        frame = pl.DataFrame({"user": [-3, 200], "item": ["é", "az"], "time": [5, 6], "liked": [True, False]})
+        frame.write_parquet(tmp_path / path)
+        splits[name] = {"path": path, "rows": 2, **FileEntry.of(tmp_path / path).to_json()}
+    info = {
+        "schema": 1,
+        "requires": [],
+        "ids": {"user": "int64", "item": "string"},
+        **{key: {} for key in ("counts", "labels", "embedding", "prompt")},
+        "splits": splits,
+        "files": {name: FileEntry.of(tmp_path / name).to_json() for name in TABLES},
+    }
+    (tmp_path / "catalog.json").write_text(json.dumps(info))
+    return tmp_path
+
+
+def change(folder: Path, **values: Any) -> None:
+    info = json.loads((folder / "catalog.json").read_text())
+    (folder / "catalog.json").write_text(json.dumps(info | values))
+
+
+def test_ids_are_found_by_value_and_by_bytes(folder: Path) -> None:
+    catalog = Catalog.open(folder)
+    assert [catalog.users.row(id) for id in (-3, 10, 200, "10", 11, 201, "x", None)] == [0, 1, 2, 1, None, None, None, None]
+    assert [catalog.items.row(id) for id in ("a", "az", "é", "", "b", "zz", 7)] == [0, 1, 2, None, None, None, None]
+    assert [catalog.users.id(0), catalog.items.id(2)] == [-3, "é"]
+    assert len(catalog.users) == len(catalog.items) == 3
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**40, 10.5, float("nan"), float("inf"), True])
+def test_an_id_that_is_no_int64_is_simply_not_there(number: float) -> None:
+    assert Ids(np.array([1, 10], np.int64), "int64").row(number) is None  # type: ignore[arg-type]
+
+
+def test_the_first_unknown_id_is_named(folder: Path) -> None:
+    catalog = Catalog.open(folder)
+    assert catalog.users.rows([200, -3], "user").tolist() == [2, 0]
+    with pytest.raises(InputError, match="user 7 is not in the catalog"):
+        catalog.users.rows([10, 7, 8], "user")
+
+
+def test_a_split_comes_as_rows(folder: Path) -> None:
+    split = Catalog.open(folder).split("test")
+    assert (split.users.tolist(), split.items.tolist(), split.times.tolist(), split.liked.tolist()) == (
+        [0, 2], [2, 1], [5, 6], [True, False],
+    )  # fmt: skip
+    assert len(split) == 2
+
+
+def test_a_split_of_another_name_or_edited_or_missing(folder: Path) -> None:
+    catalog = Catalog.open(folder)
+    with pytest.raises(InputError, match="split 'tset', expected one of train, validation, test"):
+        catalog.split("tset")
+    path = folder / "splits/test.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match=r"test.parquet: not the file catalog.json describes"):
+        catalog.split("test")
+    path.unlink()
+    with pytest.raises(BundleError, match=r"a bundle's catalog holds no splits"):
+        catalog.split("test")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (None, "splits.test has no `path`"),
+        ({"path": 3}, "splits.test has no `path`"),
+        ({"path": "../x.parquet", "bytes": 1, "sha256": ""}, "not a plain relative path"),
+        ({"path": "splits/test.parquet"}, "needs `bytes` and `sha256`"),
+    ],
+)
+def test_a_split_badly_described(folder: Path, entry: object, message: str) -> None:
+    change(folder, splits={"test": entry})
+    with pytest.raises(BundleError, match=message):
+        Catalog.open(folder).split("test")
+
+
+def test_no_folder_and_no_catalog(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no such catalog folder"):
+        Catalog.open(tmp_path / "none")
+    with pytest.raises(BundleError, match=r"catalog.json: cannot be read: No such file"):
+        Catalog.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"schema": 2}, "schema 2, this version reads schema 1"),
+        ({"requires": ["hashing"]}, r"requires \['hashing'\], which this version does not know"),
+        ({"prompt": None}, "`prompt` is missing or not an object"),
+        ({"ids": {"user": "int64", "item": "uuid"}}, "expected `int64` or `string` for `user` and `item`"),
+        ({"ids": []}, "`ids` is missing or not an object"),
+        ({"files": {}}, r"lists \[\], expected"),
+        ({"files": {"../users.safetensors": {"bytes": 1, "sha256": ""}}}, "not a plain relative path"),
+        ({"files": [1]}, "`files` is list, expected an object"),
+    ],
+)
+def test_a_catalog_json_that_is_not_ours(folder: Path, values: dict[str, Any], message: str) -> None:
+    change(folder, **values)
+    with pytest.raises(BundleError, match=message):
+        Catalog.open(folder)
+
+
+def test_unknown_keys_are_ignored(folder: Path) -> None:
+    change(folder, later="version")
+    assert Catalog.open(folder).info["later"] == "version"
+
+
+def test_truncated_missing_and_linked_tables(folder: Path) -> None:
+    path = folder / "items.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(BundleError, match=rf"items.safetensors: {len(whole) - 1} bytes, expected {len(whole)}"):
+        Catalog.open(folder)
+    path.unlink()
+    with pytest.raises(BundleError, match=r"items.safetensors: missing"):
+        Catalog.open(folder)
+    (folder / "elsewhere").write_bytes(whole)
+    path.symlink_to(folder / "elsewhere")
+    with pytest.raises(BundleError, match="is a link"):
+        Catalog.open(folder)
+
+
+def test_a_table_of_the_right_size_with_other_bytes(folder: Path) -> None:
+    path = folder / "items.safetensors"
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    catalog = Catalog.open(folder)
+    assert len(catalog.edited()) == 1 and "items.safetensors" in catalog.edited()[0]
+    with pytest.raises(BundleError, match=r"items.safetensors: not a safetensors table"):
+        catalog.items.row("a")
+
+
+def test_the_bundle_package_loads_no_torch() -> None:
+    import subprocess
+    import sys
+
+    heavy = "torch", "torch_geometric", "transformers", "tokenizers", "onnx"
+    code = f"import sys, rexit.bundle; print([m for m in {heavy!r} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -1,0 +1,265 @@
+"""`rexit index` as it is called: what it writes and prints, and one clear line for everything that can be wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import tiny_data
+from rexit.bundle import Catalog
+from rexit.cli import main
+from rexit.exporter import index as index_module
+
+Outcome = tuple[int, str, str]
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tiny_data.write(tmp_path)
+
+
+@pytest.fixture
+def run(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command on `data`; `extra` options come last and win. Gives exit code, stdout and stderr."""
+
+    def call(*extra: str, users: bool = True) -> Outcome:
+        options = ["--interactions", "ratings.csv", "--items", "items.csv", "--tokenizer", "tok", "--template", "prompt.toml"]
+        options += ["--out", "catalog", "--dim", "8", "--epochs", "5", *(["--users", "users.csv"] if users else []), *extra]
+        monkeypatch.chdir(data)
+        monkeypatch.setattr(sys, "argv", ["rexit", "index", *options])
+        with pytest.raises(SystemExit) as left:
+            main()
+        out, err = capsys.readouterr()
+        return int(left.value.code or 0), out, err
+
+    return call
+
+
+def refused(outcome: Outcome, data: Path, message: str) -> None:
+    """Exit code 2, one line that holds `message`, nothing on stdout and nothing written."""
+    code, out, err = outcome
+    assert (code, out) == (2, "") and err.startswith("rexit: error: ") and err.count("\n") == 1, err
+    assert message in err
+    nothing_written(data)
+
+
+def nothing_written(data: Path) -> None:
+    assert sorted(p.name for p in data.iterdir()) == ["items.csv", "prompt.toml", "ratings.csv", "tok", "users.csv"]
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_it_prints_what_it_made(run: Run) -> None:
+    code, out, err = run()
+    assert (code, err) == (0, "")
+    for word in ("users", "items", "interactions", "longest prefix, tokens", "LightGCN", "popularity", "recall@20"):
+        assert word in out
+
+
+def test_json_is_one_document_and_the_catalog_says_the_same(run: Run, data: Path) -> None:
+    code, out, _ = run("--json")
+    told, info = json.loads(out), Catalog.open(data / "catalog").info
+    assert code == 0
+    assert told["counts"] == info["counts"] and told["retrieval"] == info["retrieval"] and told["splits"] == info["splits"]
+    assert info["counts"] | {"pieces": 0} == {"users": 24, "items": 40, "interactions": 480, "pieces": 0}
+    assert 0 < info["retrieval"]["recall@20"] <= 1 and 0 < info["retrieval"]["popularity_recall@20"] <= 1
+    assert {name: split["rows"] for name, split in info["splits"].items()} == {"train": 384, "validation": 48, "test": 48}
+    assert info["label"] == {"column": "rating", "positive_at": 4.0} and info["ids"] == {"user": "int64", "item": "int64"}
+
+
+def test_every_tensor_is_as_the_format_says(run: Run, data: Path) -> None:
+    run("--neighbours", "3")
+    catalog = Catalog.open(data / "catalog")
+    shapes = {
+        name: (str(tensor.dtype), tensor.shape)
+        for table in (catalog.user_table, catalog.item_table)
+        for name, tensor in table.items()
+    }
+    assert shapes == {
+        "ids": ("int64", (40,)),
+        "embeddings": ("float16", (40, 8)),
+        "fold_in": ("float16", (40, 8)),
+        "similar": ("int32", (24, 3)),
+        "history_offsets": ("int64", (25,)),
+        "history_items": ("int32", (480,)),
+        "history_times": ("int64", (480,)),
+        "history_liked": ("uint8", (480,)),
+        "history_by_item": ("int32", (480,)),
+        "rating_offsets": ("int64", (41,)),
+        "rating_times": ("int64", (480,)),
+        "rating_likes": ("int32", (480,)),
+        "field.job": ("int32", (24,)),
+        "field.title": ("int32", (40,)),
+        "field. title": ("int32", (40,)),
+        "field. year": ("int32", (40,)),
+    }
+    pieces = catalog.piece_table
+    assert {name: str(tensor.dtype) for name, tensor in pieces.items()} == {"offsets": "int64", "tokens": "int32"}
+    assert len(pieces["offsets"]) == catalog.info["counts"]["pieces"] + 1 and pieces["offsets"][-1] == len(pieces["tokens"])
+
+
+def test_the_same_input_and_seed_give_the_same_bytes(run: Run, data: Path) -> None:
+    run()
+    run("--out", "again")
+    names = [str(p.relative_to(data / "catalog")) for p in sorted((data / "catalog").rglob("*")) if p.is_file()]
+    assert len(names) == 7
+    for name in names:
+        assert (data / "catalog" / name).read_bytes() == (data / "again" / name).read_bytes(), name
+
+
+def test_string_ids_and_other_formats_give_the_same_catalog(run: Run, data: Path) -> None:
+    """RecBole's headers, Parquet, string ids and other column names: all at once, rows in order of the ids' bytes."""
+    rated = pl.read_csv(data / "ratings.csv").with_columns(user_id=pl.format("ü{}", pl.col("user_id") + 100))
+    rated.rename({"rating": "stars"}).write_parquet(data / "ratings.parquet")
+    pl.read_csv(data / "items.csv").rename({"item_id": "item_id:token", "title": "title:token_seq"}).write_csv(
+        data / "films.item", separator="\t"
+    )
+    pl.read_csv(data / "users.csv").with_columns(user_id=pl.format("ü{}", pl.col("user_id") + 100)).write_csv(data / "users.csv")
+    code, _, err = run("--interactions", "ratings.parquet", "--items", "films.item", "--rating-column", "stars")
+    assert (code, err) == (0, "")
+    catalog = Catalog.open(data / "catalog")
+    assert catalog.info["ids"] == {"user": "string", "item": "int64"}
+    assert [catalog.users.id(row) for row in (0, 23)] == ["ü101", "ü124"]
+    assert catalog.split("test").items.tolist()
+
+
+def test_users_are_optional(run: Run, data: Path) -> None:
+    edit(data / "prompt.toml", "{user.job}|", "")
+    code, _, err = run(users=False)
+    assert (code, err) == (0, "")
+    assert len(Catalog.open(data / "catalog").users) == tiny_data.USERS
+
+
+def test_users_and_items_without_interactions_have_rows(run: Run, data: Path) -> None:
+    with open(data / "users.csv", "a") as file:
+        file.write("77,pilot\n")
+    with open(data / "items.csv", "a") as file:
+        file.write("99,Unseen,2001\n")
+    assert run()[0] == 0
+    catalog = Catalog.open(data / "catalog")
+    row = catalog.users.row(77)
+    assert row == 24 and catalog.items.row(99) == 40
+    assert not catalog.user_table["embeddings"][row].any() and catalog.user_table["similar"].max() <= 24
+
+
+def test_too_few_interactions_to_hold_any_out(run: Run, data: Path) -> None:
+    tiny_data.interactions().group_by("user_id", maintain_order=True).head(9).write_csv(data / "ratings.csv")
+    code, out, _ = run()
+    assert code == 0 and "No user has a like" in out
+    assert Catalog.open(data / "catalog").info["retrieval"]["recall@20"] is None
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        (
+            "ratings.csv",
+            "rating",
+            "stars",
+            "ratings.csv: no column 'rating' (--rating-column), the file has: user_id, item_id",
+        ),
+        ("items.csv", "item_id", "film", "items.csv: no column 'item_id' (--item-column), the file has: film, title, year"),
+        ("users.csv", "user_id", "who", "users.csv: no column 'user_id' (--user-column), the file has: who, job"),
+        ("items.csv", "Film 7,", "Film, 7,", "items.csv: line 8 has 4 fields, the header has 3"),
+        ("items.csv", "7,Film 7,1956", "70,Film 7,1956", "ratings.csv: item 7 is not in items.csv (1 such items in"),
+        ("users.csv", "\n7,", "\n70,", "ratings.csv: user 7 is not in users.csv (1 such users in 20 interactions)"),
+        (
+            "prompt.toml",
+            "{item.year}",
+            "{item.yaer}",
+            "prompt.toml: prompt: unknown placeholder {item.yaer}, known are: user",
+        ),
+        (
+            "prompt.toml",
+            "{item.title}{verdict}",
+            "{user.job}",
+            "prompt.toml: entry: unknown placeholder {user.job}, known are: ",
+        ),
+        ("prompt.toml", '" yes"', '" certainly"', "prompt.toml: labels.yes: ' certainly' is"),
+        ("prompt.toml", '" no"', '" yes"', "labels.yes and labels.no are the same token"),
+        ("prompt.toml", "entry =", 'bos = "<bos>"\nentry =', "prompt.toml: bos: '<bos>' is"),
+    ],
+)
+def test_bad_input_is_one_line(run: Run, data: Path, file: str, old: str, new: str, message: str) -> None:
+    edit(data / file, old, new)
+    refused(run(), data, message)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--interactions", "none.csv"], "none.csv: cannot be read: No such file or directory"),
+        (["--tokenizer", "items.csv"], "tokenizer items.csv: neither a tokenizer.json"),
+        (["--template", "none.toml"], "none.toml: cannot be read"),
+        (["--positive-at", "9"], "no liked interaction in the training split"),
+        (["--dim", "0"], "dim is 0, expected at least 1"),
+        (["--neighbours", "0"], "neighbours is 0, expected at least 1"),
+        (["--out", "items.csv/catalog"], "items.csv/catalog: cannot be written: "),
+        (["--out", "tok"], "tok: exists and is no catalog"),
+        (["--out", "."], "exists and is no catalog"),
+    ],
+)
+def test_bad_options_are_one_line(run: Run, data: Path, options: list[str], message: str) -> None:
+    refused(run(*options), data, message)
+
+
+def test_an_empty_history_file(run: Run, data: Path) -> None:
+    (data / "ratings.csv").write_text("user_id,item_id,rating,timestamp\n")
+    refused(run(), data, "ratings.csv: has a header and no rows")
+
+
+def test_a_prompt_that_may_end_in_nothing(run: Run, data: Path) -> None:
+    (data / "prompt.toml").write_text('prompt = "{similar_verdict:3}"\n[labels]\nyes = " yes"\nno = " no"\n')
+    refused(run(), data, "can be without a token: end the prompt with a text")
+
+
+def test_an_older_catalog_is_replaced_only_by_a_whole_one(run: Run, data: Path) -> None:
+    run()
+    before = (data / "catalog" / "catalog.json").read_bytes()
+    edit(data / "prompt.toml", "{item.year}", "{item.yaer}")
+    assert run()[0] == 2
+    assert (data / "catalog" / "catalog.json").read_bytes() == before
+    edit(data / "prompt.toml", "{item.yaer}", "{item.year}")
+    assert run("--neighbours", "2")[0] == 0
+    assert Catalog.open(data / "catalog").user_table["similar"].shape[1] == 2
+    assert not list(data.glob(".*"))
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file may grow beyond 5,000 bytes: what a full disk does to a table, without being root to mount one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_nothing(run: Run, data: Path, full_disk: None) -> None:
+    refused(run(), data, "users.safetensors: cannot be written: File too large")
+
+
+@pytest.mark.parametrize("step", ["assign", "similar_users", "write_json"])
+def test_ctrl_c_leaves_nothing(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """A real SIGINT while reading, while training has just ended, and with all tables already written."""
+
+    def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(index_module, step, interrupted)
+    code, out, err = run()
+    assert (code, out) == (130, "")
+    assert err == "rexit: interrupted; nothing was left half-written\n"
+    nothing_written(data)
