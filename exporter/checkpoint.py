@@ -83,6 +83,8 @@ def load(
     depths = tuple(exits if exits is not None else info.get("exits", ()))
     if not depths:
         raise InputError(f"{folder}: has no {EXITS}, so the exits must be given, e.g. --exits 2,4,6")
+    with quiet():
+        check_exits(depths, _layers(folder))
     if kind == "own" and depths != tuple(info["exits"]):
         raise InputError(f"exits {list(depths)} differ from the {list(info['exits'])} whose heads are in {folder}")
     ids = dict(info.get("labels") or labels or {})
@@ -92,8 +94,6 @@ def load(
         raise InputError("head 'shared' needs the token ids of the labels `no` and `yes`")
 
     with quiet():
-        layers = _config(folder).num_hidden_layers
-        check_exits(depths, layers)
         decoder = Decoder.of(_model(folder))
         if kind == "shared":
             heads = ExitHeads.shared(decoder, len(depths), ids)
@@ -168,9 +168,9 @@ def _exits_json(folder: Path) -> dict[str, Any]:
     return info
 
 
-def _config(folder: Path) -> Any:
+def _layers(folder: Path) -> int:
     try:
-        return AutoConfig.from_pretrained(folder)
+        return int(AutoConfig.from_pretrained(folder).num_hidden_layers)
     except Exception as exc:
         raise CheckpointError(f"{folder}: its config.json is no decoder's: {first_line(exc)}") from exc
 

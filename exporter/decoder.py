@@ -77,7 +77,11 @@ class Decoder:
 
     @property
     def max_positions(self) -> int:
-        return int(self.model.config.max_position_embeddings)
+        """Raises CheckpointError for a family without a limit."""
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        if not isinstance(limit, int):
+            raise CheckpointError(f"{self.family}: its config names no max_position_embeddings")
+        return limit
 
     @contextlib.contextmanager
     def stock_attention(self) -> Iterator[None]:

@@ -41,7 +41,8 @@ class MultiExitModel(nn.Module):
         """Logits float32 [E, M, 2] (no, yes) at every exit.
 
         tokens, positions, groups: int64 [B, T] as `packed.batch` makes them; rows: int64 [M], indices into the B*T tokens.
-        Works in training and under autocast; the heads stay float32.
+        Works in training and under autocast; the heads stay float32. Not with gradient checkpointing: what it computes again
+        in the backward pass runs outside this call and has no mask.
         """
         with Call(*causal_groups(groups, positions), keep=False):
             hidden = self._run(input_ids=tokens, position_ids=positions)

@@ -77,8 +77,9 @@ def test_digest_follows_the_weights(folder: Path) -> None:
     ],
 )
 def test_exits_that_do_not_fit(saved: Path, exits: list[int], said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        load(saved, exits=exits, head="shared")
+    for head in ("own", "shared"):
+        with pytest.raises(InputError, match=said):
+            load(saved, exits=exits, head=head)
 
 
 def test_exits_without_their_heads(saved: Path) -> None:

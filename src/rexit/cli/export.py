@@ -49,7 +49,11 @@ def _export(
     Every exit is then compared with the unsplit PyTorch model on real validation prompts: pair by pair, behind a cached prefix,
     and as whole slates. If the log-odds differ by more than --tolerance anywhere, the export fails and writes nothing.
 
-    Next: `rexit calibrate BUNDLE` finds when to stop at which exit.
+        rexit export checkpoint --catalog catalog --out bundle
+
+        rexit export SmolLM2-135M --catalog catalog --out bundle --exits 10,20,30 --head shared
+
+    Next: `rexit calibrate bundle --catalog catalog` finds when to stop at which exit.
     """
     from rexit.exporter.export import export
 
