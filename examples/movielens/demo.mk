@@ -12,7 +12,7 @@ INDEX_SOURCES := $(addprefix exporter/,index.py interactions.py splits.py lightg
 EXPORT_SOURCES := $(addprefix exporter/,segment.py graph.py export.py golden.py)
 
 demo: $(DEMO)/summary.json
-	@$(BIN)/python $(MOVIELENS)/summary.py --show $(DEMO)
+	@$(BIN)/python $(MOVIELENS)/summary.py $(DEMO) --show
 
 $(DEMO)/data/ml-100k.inter: $(MOVIELENS)/fetch.py | build/.installed
 	$(BIN)/python $(MOVIELENS)/fetch.py $(DEMO)/data

@@ -1,7 +1,7 @@
 """The end of `make demo`: the same slate scored by Python and by the C++ program, and the figures in one place.
 
     python examples/movielens/summary.py DEMO --program PROGRAM     measure, write DEMO/summary.json
-    python examples/movielens/summary.py --show DEMO                print it
+    python examples/movielens/summary.py DEMO --show                print it
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 import rexit
-from rexit.bundle import Bundle, Catalog
+from rexit.bundle import Bundle, Catalog, write_json
 
 HERE = Path(__file__).parent
+SLATE = 20
+COLUMNS = ("item", "probability", "log_odds", "layers")
 
 
 def output_of(*command: object) -> str:
@@ -56,21 +58,67 @@ def measure(demo: Path, program: Path) -> dict[str, Any]:
         sys.exit(f"summary: Python and C++ differ: {python} and {cpp}")
 
     report = json.loads((bundle.folder / "report.json").read_text())
-    bench = json.loads(output_of(Path(sys.executable).with_name("rexit"), "bench", demo / "bundle", "--slate", 20, "--json"))
+    bench = json.loads(output_of(Path(sys.executable).with_name("rexit"), "bench", demo / "bundle", "--slate", SLATE, "--json"))
+    cold = {mode["mode"]: mode["p50_ms"] for mode in bench["modes"] if mode["prefix"] == "cold"}
+    warm = {mode["mode"]: mode["p50_ms"] for mode in bench["modes"] if mode["prefix"] == "warm"}
     baseline = json.loads(output_of(sys.executable, HERE / "baseline.py", demo / "catalog"))
     full, chosen = report["table"][0], report["table"][-1]
     return {
         "test_auc_full": full["test"]["auc"],
         "test_auc_exit": chosen["test"]["auc"],
         "test_auc_bias_baseline": baseline["test"],
+        "test_auc_change_95": [report["test_check"]["low"], report["test_check"]["high"]],
         "mean_layers": chosen["test"]["mean_layers"],
         "layers": bundle.manifest.model.layers,
-        "slate_ms_full": bench,
-        "slate_ms_exit": bench,
+        "slate": SLATE,
+        "slate_ms_full": cold["full depth"],
+        "slate_ms_exit": cold["calibrated"],
+        "slate_ms_full_warm": warm["full depth"],
+        "slate_ms_exit_warm": warm["calibrated"],
         "retriever_recall@20": catalog.info["retrieval"]["recall@20"],
         "popularity_recall@20": catalog.info["retrieval"]["popularity_recall@20"],
         "conclusion": report["conclusion"],
         "machine": report["machine"],
-        "example": {"user": user, "scores": [dict(zip(("item", "probability", "log_odds", "layers"), row)) for row in cpp]},
-        "python_equals_cpp": True,
+        "example": {"user": user, "python_equals_cpp": True, "scores": [dict(zip(COLUMNS, row, strict=True)) for row in cpp]},
     }
+
+
+def show(demo: Path) -> None:
+    figures = json.loads((demo / "summary.json").read_text())
+    titles = pl.read_csv(demo / "data" / "ml-100k.item", separator="\t", quote_char=None, infer_schema=False)
+    title = dict(titles.select(titles.columns[:2]).iter_rows())
+    console = Console(highlight=False)
+
+    example = figures["example"]
+    table = Table(title=f"User {example['user']}, scored by Python and by the C++ program: equal to the last bit", title_justify="left")
+    for column in ("film", "probability of a like", "stopped after layer"):
+        table.add_column(column, justify="left" if column == "film" else "right")
+    for row in sorted(example["scores"], key=lambda row: -float(row["probability"])):
+        table.add_row(title[row["item"]], f"{float(row['probability']):.3f}", row["layers"])
+    console.print(table)
+
+    table = Table(title="MovieLens 100k, the test split", title_justify="left")
+    for column in ("", "AUC", "layers run", f"ms per slate of {figures['slate']}", "same user again"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, key, layers in (("full depth", "full", figures["layers"]), ("early exit", "exit", figures["mean_layers"])):
+        times = (f"{figures[f'slate_ms_{key}']:.1f}", f"{figures[f'slate_ms_{key}_warm']:.1f}")
+        table.add_row(name, f"{figures[f'test_auc_{key}']:.4f}", f"{layers:.1f}", *times)
+    table.add_row("user and item biases (baseline)", f"{figures['test_auc_bias_baseline']:.4f}", "-", "-", "-")
+    console.print(table)
+    console.print(figures["conclusion"], markup=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("demo", type=Path)
+    parser.add_argument("--program", type=Path, help="examples/cpp, built")
+    parser.add_argument("--show", action="store_true", help="print the figures that are there")
+    args = parser.parse_args()
+    if args.show:
+        show(args.demo)
+    else:
+        write_json(args.demo / "summary.json", measure(args.demo, args.program))
+
+
+if __name__ == "__main__":
+    main()
