@@ -30,7 +30,7 @@ class Settings:
     slate: int = 20
     max_slates: int = 5000
     timed_slates: int = 16
-    repeats: int = 3
+    repeats: int = 5
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,11 @@ def _conclusion(report: dict[str, Any], decision: decide.Decision, settings: Set
         return (
             f"No exit pays: the best policy within an AUC drop of {settings.max_auc_drop:g} should save {decision.saving:.1%}, "
             "but is not faster when measured. The policy is full depth."
+        )
+    if not decision.pays and not decision.maps[-1].useful:
+        return (
+            f"No exit pays: not even the deepest head ranks (AUC {full['validation']['auc']:.3f} on validation). "
+            "The policy is full depth; train the model before calibrating it."
         )
     if not decision.pays:
         return (

@@ -80,6 +80,13 @@ def test_no_exit_pays_says_so_and_keeps_the_maps(place: Path) -> None:
     assert done.report["table"][-1]["speed_up"] == 1.0
 
 
+def test_model_that_ranks_nothing_is_called_so(place: Path) -> None:
+    bundle = Bundle.open(place / "bundle")
+    backwards = lambda user, item: -truth(user, item)  # noqa: E731
+    _, done = run(place, open_session=lambda: FakeSession(3, even_costs(3), backwards, (0.5, 0.2, 0.1), bundle.policy()))
+    assert "not even the deepest head ranks (AUC 0.192 on validation)" in done.conclusion
+
+
 def test_promise_that_the_clock_does_not_keep_is_taken_back(place: Path) -> None:
     bundle = Bundle.open(place / "bundle")
     opened = 0

@@ -78,6 +78,21 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.fixture
+def reused(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each call of `Session.score`: whether it found its prefix in the cache."""
+    seen: list[bool] = []
+    real = runtime.Session.score
+
+    def score(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
+        scores = real(self, *words, **keywords)
+        seen.append(scores.stats.prefix_tokens_reused > 0)
+        return scores
+
+    monkeypatch.setattr(runtime.Session, "score", score)
+    return seen
+
+
 CALIBRATE = ("--max-auc-drop", 0.05, "--slate", 10, "--timed-slates", 3)
 
 
@@ -218,6 +233,9 @@ class TestScore:
     def test_bad_arguments(self, run: Run, made: Path, words: tuple[object, ...], code: int, expected: str) -> None:
         one_line(run("score", made / "bundle", *words), code, expected)
 
+    def test_deadline_before_the_first_exit(self, run: Run, made: Path) -> None:
+        one_line(run("score", made / "bundle", "--user", 100, "--items", "3", "--deadline-ms", 0.001), 7, "deadline")
+
     def test_no_such_bundle(self, run: Run, tmp_path: Path) -> None:
         one_line(run("score", tmp_path / "none", "--user", 1, "--items", "3"), 4, "none: no such bundle folder")
 
@@ -354,6 +372,10 @@ class TestVerify:
         assert ended.code == 0 and ended.json["ok"]
         assert self.checks(ended) == dict.fromkeys(("digests", "policy", "prompts", "log-odds", "exit decisions"), "ok")
         assert "All checks passed." in run("verify", place / "bundle").out
+
+    def test_decisions_are_checked_with_a_cold_and_a_cached_prefix(self, run: Run, made: Path, reused: list[bool]) -> None:
+        assert run("verify", made / "bundle").code == 0
+        assert reused == [False, True] * 4
 
     def flip(self, path: Path, at: int = -5) -> None:
         raw = bytearray(path.read_bytes())
@@ -493,6 +515,10 @@ class TestBench:
         for m in report["modes"]:
             assert 0 < m["p50_ms"] <= m["p90_ms"] <= m["p99_ms"] and 0 < m["retrieval_share"] < 1
         assert report["peak_rss_bytes"] > 10e6 and report["session_bytes"] > 0
+
+    def test_cold_is_cold_and_warm_is_warm(self, run: Run, made: Path, reused: list[bool]) -> None:
+        assert run("bench", made / "bundle", "--slate", 5, "--requests", 2).code == 0
+        assert reused == [False, *([False, True] * 3 * 2)]
 
     def test_table_without_a_policy(self, run: Run, made: Path) -> None:
         ended = run("bench", made / "bundle", "--slate", 5, "--requests", 2)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from rexit.bundle.catalog import Id
+from typing import TYPE_CHECKING
+
 from rexit.errors import InputError
+
+if TYPE_CHECKING:
+    from rexit.bundle.catalog import Id
 
 
 def parse_id(text: str, kind: str, what: str) -> Id:

@@ -1,0 +1,24 @@
+"""What the commands load: no torch for anything but index and export, nothing heavy for --help."""
+
+import subprocess
+import sys
+
+import pytest
+
+NEVER = ("torch", "transformers", "torch_geometric")
+LATE = (*NEVER, "sklearn", "scipy", "matplotlib", "polars", "onnx")
+
+
+def loaded(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+def test_command_line_loads_nothing_heavy() -> None:
+    assert not loaded("import rexit.cli") & set(LATE)
+
+
+@pytest.mark.parametrize("module", ["rexit.calibration", "rexit.bundle"])
+def test_core_loads_no_torch(module: str) -> None:
+    assert not loaded(f"import {module}") & set(NEVER)
