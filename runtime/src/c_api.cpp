@@ -1,6 +1,7 @@
 // The C ABI: check, call, translate. No exception crosses.
 #include <atomic>
 #include <memory>
+#include <string>
 
 #include "c_struct.hpp"
 #include "request.hpp"
@@ -77,6 +78,7 @@ rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* opt
   const rexit_bundle_options given = options != nullptr ? read_struct(options, "options") : rexit_bundle_options{};
   if (given.threads < 0) fail(REXIT_INVALID_ARGUMENT, "options.threads is ", given.threads, ", expected 0 or more");
   auto engine = std::make_shared<const Engine>(path, given.variant, given.onnxruntime_library, given.threads);
+  log(REXIT_LOG_INFO, std::string(path) + ": opened variant " + engine->bundle.variant().name);
   *bundle_out = new rexit_bundle{std::move(engine)};
   return REXIT_OK;
 } catch (...) {

@@ -144,6 +144,22 @@ static void one_request(rexit_session* session) {
   EXPECT(rexit_session_memory(session, &bytes) == REXIT_OK && bytes > 0);
 }
 
+static void count_lines(void* context, rexit_log_level level, const char* line) {
+  if (level == REXIT_LOG_INFO && strstr(line, "opened variant cpu-fp32") != NULL) ++*(int*)context;
+}
+
+static void log_lines_arrive_from_their_level_on(const char* path) {
+  rexit_bundle* bundle = NULL;
+  int lines = 0;
+  rexit_set_log(count_lines, &lines, REXIT_LOG_WARNING);
+  EXPECT(rexit_bundle_open(path, NULL, &bundle) == REXIT_OK && lines == 0);
+  rexit_bundle_close(bundle);
+  rexit_set_log(count_lines, &lines, REXIT_LOG_INFO);
+  EXPECT(rexit_bundle_open(path, NULL, &bundle) == REXIT_OK && lines == 1);
+  rexit_bundle_close(bundle);
+  rexit_set_log(NULL, NULL, REXIT_LOG_ERROR);
+}
+
 int main(void) {
   char path[4096];
   rexit_bundle* bundle = NULL;
@@ -159,6 +175,7 @@ int main(void) {
     fprintf(stderr, "%s\n", rexit_last_error());
     return 1;
   }
+  log_lines_arrive_from_their_level_on(path);
   short_structs_are_respected(bundle);
   rexit_bundle_close(bundle); /* the session keeps what it needs */
   one_request(session);
