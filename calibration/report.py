@@ -128,8 +128,14 @@ def _conclusion(report: dict[str, Any], decision: decide.Decision, settings: Set
         f"Early exit pays: {chosen['test']['mean_layers']:.1f} of {layers} layers on average, {chosen['speed_up']:.2f}x "
         f"as fast as full depth ({chosen['ms_per_slate']:.1f} instead of {full['ms_per_slate']:.1f} ms per slate). "
         f"On the test split the AUC changes by {difference:+.4f} "
-        f"(95 % interval {low:+.4f} to {high:+.4f}); allowed: {allowed:+g}. {verdict}"
+        f"(95 % interval {low:+.4f} to {high:+.4f}); allowed: {allowed:+g}. {verdict}{_only_exit(report)}"
     )
+
+
+def _only_exit(report: dict[str, Any]) -> str:
+    """Says so where the policy amounts to a fixed depth: a smaller model would do."""
+    depths = [e["layers"] for e in report["exits"] if max(e["stopped"].values()) > 0]
+    return f" Every candidate stops after layer {depths[0]}: deeper layers add nothing here." if len(depths) == 1 else ""
 
 
 def depth_name(layers: int) -> str:

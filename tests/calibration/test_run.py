@@ -80,6 +80,14 @@ def test_no_exit_pays_says_so_and_keeps_the_maps(place: Path) -> None:
     assert done.report["table"][-1]["speed_up"] == 1.0
 
 
+def test_policy_that_is_a_fixed_depth_is_called_so(place: Path) -> None:
+    _, done = run(place, noise=(0.0, 0.0, 0.0))
+    assert done.conclusion.endswith("Every candidate stops after layer 2: deeper layers add nothing here.")
+    _, done = run(place, noise=(2.0, 0.5, 0.1))
+    assert done.report["pays"]
+    assert "Every candidate" not in done.conclusion
+
+
 def test_model_that_ranks_nothing_is_called_so(place: Path) -> None:
     bundle = Bundle.open(place / "bundle")
     backwards = lambda user, item: -truth(user, item)  # noqa: E731
