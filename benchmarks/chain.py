@@ -2,9 +2,9 @@
 
     python benchmarks/chain.py --catalog build/demo/catalog [--requests 20] [--json]
 
-The model has SmolLM2-135M's shape (30 layers, 576 wide) and random weights; the prompts are the catalog's own. Both bundles are exported
-once into --work and reused. Every request is answered by both at full depth, in turn, each with a cold prefix. The chain also runs the
-five extra heads. Left out: exits, since their gain is the model's and not the split's.
+The model has SmolLM2-135M's shape (30 layers, 576 wide) and random weights; the prompts are the catalog's own. Both bundles
+are exported once into --work and reused. Every request is answered by both at full depth, in turn, each with a cold prefix.
+The chain also runs the five extra heads. Left out: exits, since their gain is the model's and not the split's.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
 from rexit.exporter import lightgcn
 from rexit.exporter.index import build_catalog
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 USERS, ITEMS, PER_USER = 12, 30, 20
 LABELS = {"no": ord("n") - 32, "yes": ord("y") - 32}

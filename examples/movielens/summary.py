@@ -1,13 +1,14 @@
 """The end of `make demo`: the same slate scored by Python and by the C++ program, and the figures in one place.
 
-    python examples/movielens/summary.py DEMO --program PROGRAM     measure, write DEMO/summary.json
-    python examples/movielens/summary.py DEMO --show                print it
+python examples/movielens/summary.py DEMO --program PROGRAM     measure, write DEMO/summary.json
+python examples/movielens/summary.py DEMO --show                print it
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,10 +21,11 @@ from rich.table import Table
 
 import rexit
 from rexit.bundle import Bundle, Catalog, write_json
+from rexit.runtime import onnxruntime_library
 
 HERE = Path(__file__).parent
 SLATE = 20
-COLUMNS = ("item", "probability", "log_odds", "layers")
+COLUMNS = ("item", "probability", "log_odds", "exit")
 
 
 def output_of(*command: object) -> str:
@@ -46,10 +48,11 @@ def measure(demo: Path, program: Path) -> dict[str, Any]:
     user, items = a_slate(catalog, 8)
     with rexit.open(demo / "bundle") as session:
         scores = session.score(user, items)
+    os.environ["REXIT_ONNXRUNTIME_LIBRARY"] = onnxruntime_library()
     raw = output_of(program, "--raw", demo / "bundle", user, *items)
     cpp = [line.split() for line in raw.splitlines()]
     python = [
-        [str(item), f"{probability:.9g}", f"{log_odds:.9g}", str(bundle.manifest.exits[exit])]
+        [str(item), f"{probability:.9g}", f"{log_odds:.9g}", str(exit)]
         for item, probability, log_odds, exit in zip(
             items, scores.probability.tolist(), scores.log_odds.tolist(), scores.exit.tolist(), strict=True
         )
@@ -70,6 +73,7 @@ def measure(demo: Path, program: Path) -> dict[str, Any]:
         "test_auc_change_95": [report["test_check"]["low"], report["test_check"]["high"]],
         "mean_layers": chosen["test"]["mean_layers"],
         "layers": bundle.manifest.model.layers,
+        "exits": bundle.manifest.exits,
         "slate": SLATE,
         "slate_ms_full": cold["full depth"],
         "slate_ms_exit": cold["calibrated"],
@@ -90,11 +94,13 @@ def show(demo: Path) -> None:
     console = Console(highlight=False)
 
     example = figures["example"]
-    table = Table(title=f"User {example['user']}, scored by Python and by the C++ program: equal to the last bit", title_justify="left")
+    table = Table(
+        title=f"User {example['user']}, scored by Python and by the C++ program: equal to the last bit", title_justify="left"
+    )
     for column in ("film", "probability of a like", "stopped after layer"):
         table.add_column(column, justify="left" if column == "film" else "right")
     for row in sorted(example["scores"], key=lambda row: -float(row["probability"])):
-        table.add_row(title[row["item"]], f"{float(row['probability']):.3f}", row["layers"])
+        table.add_row(title[row["item"]], f"{float(row['probability']):.3f}", str(figures["exits"][int(row["exit"])]))
     console.print(table)
 
     table = Table(title="MovieLens 100k, the test split", title_justify="left")

@@ -2,15 +2,17 @@
 
     python examples/movielens/train.py --catalog CATALOG --out CHECKPOINT [--epochs 0.7] [--init random|FOLDER|HUB_ID]
 
-Train as we serve: one row is one user's prefix, as of a moment, with the next few interactions packed behind it as candidates, so one
-forward pass yields many labels. Every exit has its own head; the loss is the mean of the exits' cross-entropies; shallower layers learn
-at a higher rate (OptiRAG-Rec, arXiv 2501.02173). The paper names neither exit positions, loss weights nor rates: the ones here are our
-choice. Nothing here is part of rexit's packages but what it imports: write your own, save with `rexit.exporter.checkpoint.save`.
+Train as we serve: one row is one user's prefix, as of a moment, with the next few interactions packed behind it as
+candidates, so one forward pass yields many labels. Every exit has its own head; the loss is the mean of the exits' cross-
+entropies; shallower layers learn at a higher rate (OptiRAG-Rec, arXiv 2501.02173). The paper names neither exit positions,
+loss weights nor rates: the ones here are our choice. Nothing here is part of rexit's packages but what it imports: write your
+own, save with `rexit.exporter.checkpoint.save`.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 import time
@@ -39,9 +41,7 @@ def slates(catalog: Catalog, split: str, size: int) -> Slates:
     """Each user's interactions of a split in chunks of `size`, seen as of the moment of the chunk's first."""
     prompts, part, out = PromptBuilder(catalog), catalog.split(split), []
     borders = np.flatnonzero(np.r_[True, np.diff(part.users) != 0, True])
-    for begin, end in track(
-        list(zip(borders[:-1], borders[1:], strict=True)), f"prompts of {split}", disable=not sys.stderr.isatty()
-    ):
+    for begin, end in track(list(itertools.pairwise(borders)), f"prompts of {split}", disable=not sys.stderr.isatty()):
         for start in range(begin, end, size):
             chunk = slice(start, min(start + size, end))
             user, as_of = catalog.users.id(int(part.users[start])), int(part.times[start])
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--catalog", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--init", default="random", help="`random`, or a folder or hub id of a decoder to fine-tune")
-    parser.add_argument("--exits", default="2,4,6")
+    parser.add_argument("--exits", default="1,2,4,6")
     parser.add_argument("--layers", type=int, default=6, help="of a random model")
     parser.add_argument("--hidden", type=int, default=128, help="of a random model, a multiple of 64")
     parser.add_argument("--epochs", type=float, default=0.7)
