@@ -5,8 +5,8 @@
 MOVIELENS := examples/movielens
 DEMO := build/demo
 SETTING ?= short
-TRAIN_short := --epochs 0.7
-TRAIN_long := --epochs 3
+TRAIN_short := --epochs 1.5
+TRAIN_long := --epochs 4
 POLICY := $(DEMO)/bundle/variants/cpu-fp32/policy.json
 INDEX_SOURCES := $(addprefix exporter/,index.py interactions.py splits.py lightgcn.py neighbours.py template.py tables.py)
 EXPORT_SOURCES := $(addprefix exporter/,segment.py graph.py export.py golden.py)

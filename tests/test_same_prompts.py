@@ -1,0 +1,36 @@
+"""Training reads prompts assembled in Python, the device assembles them in C++: the token ids must be the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rexit import runtime
+from rexit.bundle import Catalog
+from rexit.exporter.prompts import PromptBuilder
+from tiny_bundle import ITEM_IDS, USER_IDS, write_bundle
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_python_and_cpp_assemble_the_same_prompts(tmp_path: Path, seed: int) -> None:
+    bundle, random = write_bundle(tmp_path / "bundle"), np.random.default_rng(seed)
+    prompts = PromptBuilder(Catalog.open(bundle / "catalog"))
+    ops = {op["op"] for part in (prompts._prefix, prompts._candidate) for op in part}
+    assert {"user_field", "history", "similar_verdict", "item_like_rate"} <= ops, "the tiny catalog exercises the program"
+    seen = set()
+    with runtime.open(bundle) as session:
+        for _ in range(60):
+            user = int(random.choice([*USER_IDS, 5]))  # 5 is nobody: folded in
+            items = [int(item) for item in random.choice(ITEM_IDS, 6, replace=False)]
+            fresh = [(int(item), bool(random.integers(2))) for item in random.choice(ITEM_IDS, random.integers(0, 5))]
+            as_of = int(random.integers(0, 120)) if random.random() < 0.7 else None
+            expected = prompts.slate(user, items, as_of, fresh)
+            prefix, candidates = session.prompt(user, items, as_of=as_of, recent=fresh or None)
+            np.testing.assert_array_equal(prefix, expected.prefix)
+            assert len(candidates) == len(items)
+            for got, wanted in zip(candidates, expected.candidates, strict=True):
+                np.testing.assert_array_equal(got, wanted)
+            seen.add(prefix.tobytes())
+    assert len(seen) > 20, "the requests differ"
