@@ -28,6 +28,7 @@ $(DEMO)/checkpoint/exits.json: $(DEMO)/catalog/catalog.json $(MOVIELENS)/train.p
 	$(BIN)/python $(MOVIELENS)/train.py --catalog $(DEMO)/catalog --out $(DEMO)/checkpoint $(TRAIN_$(SETTING))
 
 $(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json $(EXPORT_SOURCES)
+	rm -rf $(DEMO)/bundle
 	$(BIN)/rexit export $(DEMO)/checkpoint --catalog $(DEMO)/catalog --out $(DEMO)/bundle
 
 $(POLICY): $(DEMO)/bundle/manifest.json
