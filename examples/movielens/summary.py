@@ -109,7 +109,7 @@ def show(demo: Path) -> None:
     for name, key, layers in (("full depth", "full", figures["layers"]), ("early exit", "exit", figures["mean_layers"])):
         times = (f"{figures[f'slate_ms_{key}']:.1f}", f"{figures[f'slate_ms_{key}_warm']:.1f}")
         table.add_row(name, f"{figures[f'test_auc_{key}']:.4f}", f"{layers:.1f}", *times)
-    table.add_row("user and item biases (baseline)", f"{figures['test_auc_bias_baseline']:.4f}", "-", "-", "-")
+    table.add_row("bias baseline", f"{figures['test_auc_bias_baseline']:.4f}", "-", "-", "-")
     console.print(table)
     console.print(figures["conclusion"], markup=False)
 
