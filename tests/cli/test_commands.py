@@ -16,6 +16,7 @@ import pytest
 
 pytest.importorskip("rexit.runtime._native", reason="the extension is not built")
 
+from limits import largest_file
 from rexit import runtime
 from rexit.bundle import Bundle, Policy
 from rexit.cli import main
@@ -333,19 +334,12 @@ class TestScoreFile:
             run("score", place / "bundle", "--pairs", self.pairs(place), "--out", "/proc/o.csv"), 2, "/proc: cannot be written"
         )
 
-    @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
     def test_full_disk_leaves_the_old_file(self, run: Run, place: Path) -> None:
-        import resource
-
         out = place / "scores.csv"
         out.write_text("old")
         pairs = self.pairs(place, text="user,item\n" + "100,3\n" * 2000)
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-        try:
+        with largest_file(4096):
             ended = run("score", place / "bundle", "--pairs", pairs, "--out", out)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         one_line(ended, 2, "scores.csv: cannot be written: File too large")
         assert out.read_text() == "old"
         assert sorted(p.name for p in place.iterdir()) == ["bundle", "catalog", "pairs.csv", "scores.csv"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -20,6 +19,7 @@ import onnx_ir
 import pytest
 from typer.testing import CliRunner
 
+from limits import largest_file
 from rexit.bundle import Bundle, Catalog, Policy, digest
 from rexit.cli import app
 from rexit.errors import CheckpointError, InputError, ParityError, RexitError
@@ -216,13 +216,9 @@ def test_disk_filling_up_in_the_middle(
 
 
 def test_write_that_the_system_cuts_short(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # the first segment's weights are larger
-    try:
-        with pytest.raises(InputError, match="cannot be written: File too large"):
-            export(checkpoint_folder, catalog_folder, tmp_path / "bundle", golden_slates=1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    too_large = pytest.raises(InputError, match="cannot be written: File too large")
+    with largest_file(50_000), too_large:  # the first segment's weights are larger
+        export(checkpoint_folder, catalog_folder, tmp_path / "bundle", golden_slates=1)
     assert _names(tmp_path) == []
 
 
