@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages the build needs and lacks; where that is not possible, names them in one line and fails.
+# system-packages.sh [aarch64]   with `aarch64`: those of the cross build and its emulated tests, too
 set -euo pipefail
 
 missing=()
@@ -10,6 +11,11 @@ has_header nlohmann/json.hpp || missing+=(nlohmann-json3-dev)
 has_header gtest/gtest.h || missing+=(libgtest-dev)
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 python3 -c 'import sysconfig, os, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || missing+=(python3-dev)
+if [ "${1:-}" = aarch64 ]; then
+  command -v aarch64-linux-gnu-g++ >/dev/null || missing+=(g++-aarch64-linux-gnu)
+  command -v qemu-aarch64 >/dev/null || missing+=(qemu-user)
+  [ -e /usr/src/googletest/CMakeLists.txt ] || missing+=(googletest)
+fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then

@@ -54,7 +54,7 @@ std::vector<std::string> layer_names(const Json& json, std::size_t layers) {
 Segment read_segment(const Json& json, const std::string& folder, const FileList& files, std::size_t begin, std::size_t end,
                      bool last) {
   Segment segment;
-  const std::string& graph = json.at("graph").string();
+  const std::string graph = json.at("graph").string();
   check_relative_path(graph, json.where());
   listed(files, graph, folder + "/variant.json");
   segment.graph = folder + "/" + graph;

@@ -26,7 +26,7 @@ FileList read_file_sizes(const Json& files) {
   FileList list;
   for (const auto& [path, entry] : files.members()) {
     check_relative_path(path, files.where());
-    const std::string& sha256 = entry.at("sha256").string();
+    const std::string sha256 = entry.at("sha256").string();
     if (sha256.size() != 64 || sha256.find_first_not_of("0123456789abcdef") != std::string::npos)
       fail(REXIT_CORRUPT, entry.where(), " sha256: is not 64 lower-case hex digits");
     list.emplace(path, FileEntry{entry.at("bytes").size(0, std::numeric_limits<std::int64_t>::max()), sha256});

@@ -1,3 +1,13 @@
+// nlohmann's parser calls strtoll and strtoull. From glibc 2.38 on, <stdlib.h> gives C++ their C23 versions, which a library
+// built there then needs where it runs; the old ones are all that JSON needs. Must come before <stdlib.h>.
+// clang-format off
+#include <climits>  // glibc's <features.h>
+// clang-format on
+#undef __GLIBC_USE_C23_STRTOL
+#define __GLIBC_USE_C23_STRTOL 0
+#undef __GLIBC_USE_C2X_STRTOL  // the same, before 2.41
+#define __GLIBC_USE_C2X_STRTOL 0
+
 #include "json.hpp"
 
 #include <cmath>

@@ -23,7 +23,7 @@ class Reader {
 
  private:
   Op read(const Json& json, Place place) const {
-    const std::string& name = json.at("op").string();
+    const std::string name = json.at("op").string();
     Op op;
     if (name == "piece") {
       op.kind = OpKind::piece;
@@ -73,7 +73,7 @@ class Reader {
   }
 
   void read_history(const Json& json, Place place, Op& op) const {
-    const std::string& order = json.at("order").string();
+    const std::string order = json.at("order").string();
     if (order == "recent") {
       op.kind = OpKind::history_recent;
     } else if (order == "nearest") {

@@ -100,18 +100,21 @@ const char* status_name(rexit_status status) noexcept {
   return "unknown status";
 }
 
-void set_log(void (*sink)(void*, rexit_log_level, const char*), void* context, rexit_log_level level) noexcept {
+// Caught rather than left to noexcept: what GCC 14 makes of cleanups there needs its own libstdc++, newer than JetPack 6's.
+void set_log(void (*sink)(void*, rexit_log_level, const char*), void* context, rexit_log_level level) noexcept try {
   Log& log = the_log();
   const std::lock_guard<std::mutex> lock(log.mutex);
   log.sink = sink;
   log.context = context;
   log.level = level;
+} catch (...) {  // no memory for the log, no log
 }
 
-void log(rexit_log_level level, const std::string& line) noexcept {
+void log(rexit_log_level level, const std::string& line) noexcept try {
   Log& log = the_log();
   const std::lock_guard<std::mutex> lock(log.mutex);
   if (log.sink != nullptr && level >= log.level) log.sink(log.context, level, line.c_str());
+} catch (...) {  // a sink that throws must not end the process
 }
 
 }  // namespace rexit::core

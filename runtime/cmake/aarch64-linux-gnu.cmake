@@ -1,0 +1,14 @@
+# Toolchain: 64-bit ARM Linux from Debian's cross compiler, with tests run by QEMU's user emulation.
+#   cmake -DCMAKE_TOOLCHAIN_FILE=runtime/cmake/aarch64-linux-gnu.cmake …
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)
+set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
+# Stands in for Jetson Orin's Cortex-A78AE: dot product and native float16, no SVE.
+set(CMAKE_CROSSCOMPILING_EMULATOR "qemu-aarch64;-cpu;cortex-a76;-L;/usr/aarch64-linux-gnu")
+set(CMAKE_FIND_ROOT_PATH /usr/aarch64-linux-gnu)
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
+set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
+# Packages are looked for in the sysroot and where CMAKE_PREFIX_PATH says.
+set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE BOTH)

@@ -1,0 +1,113 @@
+// Golden samples, full-precision and quantized: the prompts, the log-odds and the exits are those of the machine that wrote the
+// bundle (tests/golden_bundle.py), whatever this one is.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "rexit/rexit.hpp"
+#include "safetensors.hpp"
+
+namespace rexit::core {
+template <>
+constexpr const char* safetensors_dtype<float>() {
+  return "F32";
+}
+}  // namespace rexit::core
+
+namespace {
+
+using rexit::core::Array;
+using rexit::core::Safetensors;
+
+std::string folder() {
+  const char* given = std::getenv("REXIT_TEST_GOLDEN");
+  return given != nullptr ? given : "golden";
+}
+
+// Of log-odds that reach 28: float32 sums in another order differ by 1e-4 at the last exit.
+constexpr float tolerance = 1e-3f;
+
+class Golden : public testing::TestWithParam<const char*> {
+ protected:
+  const std::string variant = GetParam();
+  const Safetensors users{folder() + "/bundle/catalog/users.safetensors"}, items{folder() + "/bundle/catalog/items.safetensors"};
+  const Safetensors golden{folder() + "/bundle/variants/" + variant + "/golden.safetensors"};
+  const Safetensors recorded{folder() + "/" + variant + ".recorded.safetensors"};
+  rexit::Bundle bundle{folder() + "/bundle", rexit::OpenOptions{variant, "", 0}};
+  rexit::Session session{bundle};
+
+  const Array<std::int64_t> offsets = golden.array<std::int64_t>("slate_offsets", {std::nullopt});
+
+  std::size_t slates() const { return offsets.size - 1; }
+
+  rexit::Request request(std::size_t slate) const {
+    const auto row = [](const Safetensors& table, std::int32_t index) {
+      return table.array<std::int64_t>("ids", {std::nullopt})[static_cast<std::size_t>(index)];
+    };
+    const Array<std::int32_t> rows = golden.array<std::int32_t>("item", {std::nullopt});
+    std::vector<rexit::Id> ids;
+    for (auto i = offsets[slate]; i < offsets[slate + 1]; ++i) ids.push_back(row(items, rows[static_cast<std::size_t>(i)]));
+    rexit::Request made(row(users, golden.array<std::int32_t>("user", {std::nullopt})[slate]));
+    made.items(std::move(ids)).as_of(golden.array<std::int64_t>("as_of", {std::nullopt})[slate]);
+    return made;
+  }
+};
+
+TEST_P(Golden, PromptsAreTheSame) {
+  const Array<std::int64_t> prefixes = golden.array<std::int64_t>("prefix_offsets", {std::nullopt});
+  const Array<std::int64_t> candidates = golden.array<std::int64_t>("candidate_offsets", {std::nullopt});
+  const std::int32_t* prefix = golden.array<std::int32_t>("prefix_tokens", {std::nullopt}).data;
+  const std::int32_t* candidate = golden.array<std::int32_t>("candidate_tokens", {std::nullopt}).data;
+  for (std::size_t s = 0; s < slates(); ++s) {
+    std::vector<std::int32_t> expected(prefix + prefixes[s], prefix + prefixes[s + 1]);
+    expected.insert(expected.end(), candidate + candidates[static_cast<std::size_t>(offsets[s])],
+                    candidate + candidates[static_cast<std::size_t>(offsets[s + 1])]);
+    EXPECT_EQ(session.prompt(request(s)).tokens, expected);
+  }
+}
+
+TEST_P(Golden, LogOddsAndExitsAreTheSame) {
+  const std::size_t exits = bundle.info().exits;
+  const Array<float> log_odds = recorded.array<float>("log_odds", {std::nullopt, exits});
+  const Array<float> answered = recorded.array<float>("score_log_odds", {std::nullopt});
+  const Array<std::int32_t> exit = recorded.array<std::int32_t>("exit", {std::nullopt});
+  std::vector<float> worst(exits + 1, 0);
+  std::size_t candidate = 0;
+  for (std::size_t s = 0; s < slates(); ++s) {
+    const std::vector<float> trace = session.trace(request(s)).log_odds;
+    for (std::size_t i = 0; i < trace.size(); ++i)
+      worst[i % exits] = std::max(worst[i % exits], std::fabs(trace[i] - log_odds[candidate * exits + i]));
+    session.clear_cache();
+    for (const rexit_score& score : session.score(request(s)).scores) {
+      EXPECT_EQ(static_cast<std::int32_t>(score.exit), exit[candidate]) << "slate " << s << ", candidate " << score.item;
+      worst[exits] = std::max(worst[exits], std::fabs(score.log_odds - answered[candidate]));
+      ++candidate;
+    }
+  }
+  ASSERT_EQ(candidate, exit.size);
+  std::cout << variant << ": " << candidate << " candidates, largest difference of log-odds by exit, then at the exits taken:";
+  for (const float difference : worst) {
+    std::cout << ' ' << difference;
+    EXPECT_LE(difference, tolerance);
+  }
+  std::cout << '\n';
+}
+
+// The float32 log-odds are also NumPy's, in float64 and token by token.
+TEST(GoldenReference, Float32IsNumPys) {
+  const Safetensors golden(folder() + "/bundle/variants/cpu-fp32/golden.safetensors");
+  const Safetensors recorded(folder() + "/cpu-fp32.recorded.safetensors");
+  const Array<float> a = golden.array<float>("log_odds", {std::nullopt, 3}),
+                     b = recorded.array<float>("log_odds", {std::nullopt, 3});
+  ASSERT_EQ(a.size, b.size);
+  for (std::size_t i = 0; i < a.size; ++i) EXPECT_NEAR(a[i], b[i], tolerance);
+}
+
+INSTANTIATE_TEST_SUITE_P(Variants, Golden, testing::Values("cpu-fp32", "cpu-int8"),
+                         [](const auto& info) { return std::string(info.param).substr(4); });
+
+}  // namespace

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# What the aarch64 build and tests take from elsewhere, under one folder: ONNX Runtime's and nlohmann's headers, which are the
+# host's, and ONNX Runtime's library out of its aarch64 wheel, in the version the given Python has.
+# aarch64-files.sh FOLDER PYTHON
+set -euo pipefail
+folder=$1 python=$2
+
+header_folder() { echo "#include <$1>" | ${CXX:-c++} -std=c++17 -x c++ -M - | tr ' ' '\n' | sed -n "s,/$1\$,,p"; }
+mkdir -p "$folder/include"
+ln -sfn "$(header_folder nlohmann/json.hpp)/nlohmann" "$folder/include/nlohmann"
+ln -sfn "$(header_folder onnxruntime/onnxruntime_cxx_api.h)/onnxruntime" "$folder/include/onnxruntime"
+
+version=$("$python" -c 'from importlib.metadata import version; print(version("onnxruntime"))')
+tag=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+rm -rf "$folder/wheel" "$folder/onnxruntime"
+# Older platform tags silently give old versions.
+"$python" -m pip download --quiet --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 --python-version "$tag" \
+  --implementation cp --dest "$folder/wheel" "onnxruntime==$version"
+"$python" -m zipfile -e "$folder"/wheel/onnxruntime-*.whl "$folder/wheel"
+mv "$folder/wheel/onnxruntime/capi" "$folder/onnxruntime"
+rm -rf "$folder/wheel"
+# One name for every version.
+ln -s "$(basename "$(echo "$folder"/onnxruntime/libonnxruntime.so.*)")" "$folder/onnxruntime/libonnxruntime.so"
