@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -244,6 +244,15 @@ def test_a_full_disk_leaves_nothing(run: Run, data: Path) -> None:
     refused(ended, data, "users.safetensors: cannot be written: File too large")
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """A shell starts background jobs with SIGINT ignored, and Python leaves it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize("step", ["assign", "similar_users", "write_json"])
 def test_ctrl_c_leaves_nothing(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """A real SIGINT while reading, while training has just ended, and with all tables already written."""
