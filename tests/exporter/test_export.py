@@ -243,6 +243,7 @@ def test_ctrl_c_on_the_command_line(checkpoint_folder: Path, catalog_folder: Pat
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     deadline = time.monotonic() + 120
     while not list(out.parent.glob(".bundle.tmp-*/variants/cpu-fp32")) and process.poll() is None:
