@@ -4,8 +4,8 @@
 2. Draw golden slates from the validation split and let the unsplit PyTorch model answer them.
 3. Trace the segments once, in float32, one graph each, and run them on the golden slates: more than `tolerance` away from PyTorch
    anywhere and nothing is written.
-4. Make every variant from these graphs by its target's passes. One of lower precision has to agree with itself on the golden
-   slates in all ways of running them, and to pass its gate on held-out prompts (`rexit.exporter.quality`).
+4. Make every variant from these graphs by its target's passes. One of lower precision has to pass its gate on held-out prompts
+   (`rexit.exporter.quality`), and to agree with itself on the golden slates in all ways of running them.
 5. Write manifests; the folder takes its place only now.
 """
 
@@ -34,6 +34,8 @@ from rexit.exporter.targets import REFERENCE, Target, find_target
 
 Progress = Callable[[str, int, int], None]
 """Told (what is being done, how many are done, of how many)."""
+
+_MARGIN = 4
 
 CATALOG_FILES = ("catalog.json", *TABLES)
 
@@ -172,10 +174,9 @@ def export(
         for one in chosen:
             place = folders[one]
             if one.gate is None:
-                allowed, own, seen, found = tolerance, slates, rows, None
+                own, seen, allowed, found = slates, rows, tolerance, None
             else:
-                allowed = one.tolerance
-                own, seen, found = judged.judge(one, exact, parity.Chain(place, described), slates)
+                own, seen, allowed, found = judged.judge(one, exact, parity.Chain(place, described), slates)
             Golden(own).write(place / GOLDEN_FILE)
             Variant(
                 name=one.variant,
@@ -233,20 +234,25 @@ class _Judged:
 
     def judge(
         self, target: Target, exact: parity.Chain, chain: parity.Chain, slates: Sequence[GoldenSlate]
-    ) -> tuple[list[GoldenSlate], list[dict[str, float]], dict[str, Any]]:
-        """The golden slates as the variant answers them, how far its ways of running are apart, and its quality.
+    ) -> tuple[list[GoldenSlate], list[dict[str, float]], float, dict[str, Any]]:
+        """The golden slates as the variant answers them, how far its ways of running are apart, the tolerance for whoever runs it
+        again, and its quality.
 
-        Raises ParityError or QualityError.
+        A sum that ends in another last bit is rounded to another whole number now and then, and so are the layers after it. That
+        may cost as much as the rounding itself does, or the target's tolerance, but no more; a sample of it is seen here, so the
+        tolerance is a multiple. Raises ParityError or QualityError.
         """
         assert self._prompts is not None and target.gate is not None
-        own = parity.answer(chain, slates, self._max_tokens)
-        rows, _ = parity.measure(chain, own, self._max_tokens)
-        parity.check(rows, self._exits, target.tolerance, f"{target.variant}'s own for the whole slate")
         if self._expected is None:
             self._expected = self._answer(exact)
         found = quality.judge(self._prompts, self._exits, target.gate, self._expected, self._answer(chain))
         found.check(self._accept_loss)
-        return own, rows, found.to_json()
+        own = parity.answer(chain, slates, self._max_tokens)
+        rows, _ = parity.measure(chain, own, self._max_tokens)
+        most = max(target.tolerance, *(row.worst for row in found.exits))
+        parity.check(rows, self._exits, most, f"{target.variant}'s own for the whole slate")
+        worst = max(value for row in rows for value in row.values())
+        return own, rows, max(target.tolerance, _MARGIN * worst), found.to_json()
 
     def _answer(self, chain: parity.Chain) -> quality.Answers:
         prompts = self._prompts

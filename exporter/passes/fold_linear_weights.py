@@ -2,13 +2,15 @@
 
 1. A Transpose of a constant matrix becomes a constant.
 2. A Gemm with a constant matrix (no transposed input, alpha and beta 1) becomes MatMul, and Add where it has a bias.
+
+Heads stay as they are.
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from rexit.exporter.passes.linear import array, constant, is_constant, is_weight, replace
+from rexit.exporter.passes.linear import array, constant, heads, is_constant, is_weight, replace
 
 
 def fold_linear_weights(model: ir.Model) -> ir.Model:
@@ -16,8 +18,9 @@ def fold_linear_weights(model: ir.Model) -> ir.Model:
     for node in list(model.graph):
         if node.op_type == "Transpose" and node.inputs[0] is not None and is_weight(node.inputs[0]):
             _transpose(model.graph, node, node.inputs[0])
+    left_out = heads(model)
     for node in list(model.graph):
-        if node.op_type == "Gemm" and _plain(node):
+        if node.op_type == "Gemm" and node not in left_out and _plain(node):
             _gemm(model.graph, node)
     return model
 

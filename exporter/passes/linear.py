@@ -6,7 +6,6 @@ A linear layer is a MatMul with a constant float32 weight [K, N]. A head's is no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +28,30 @@ class Linear:
 
 def linears(model: ir.Model) -> list[Linear]:
     """All linear layers but the heads', in the graph's order."""
-    heads = {id(node) for node in _heads(model)}
+    left_out = heads(model)
     found = []
     for node in model.graph:
-        if node.op_type == "MatMul" and node.domain == "" and id(node) not in heads:
+        if node.op_type == "MatMul" and node.domain == "" and node not in left_out:
             entry, weight = node.inputs
             if entry is not None and weight is not None and is_weight(weight) and not is_constant(entry):
                 found.append(Linear(node, entry, weight))
+    return found
+
+
+def heads(model: ir.Model) -> set[ir.Node]:
+    """The heads' projections, MatMul or Gemm."""
+    waiting = [value for value in model.graph.outputs if value.name in HEADS]
+    found: set[ir.Node] = set()
+    seen: set[ir.Node] = set()
+    while waiting:
+        node = waiting.pop().producer()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.op_type in ("MatMul", "Gemm") and is_constant(node.inputs[1]):
+            found.add(node)
+        else:
+            waiting += [value for value in node.inputs if value is not None]
     return found
 
 
@@ -78,17 +94,3 @@ def replace(graph: ir.Graph, node: ir.Node, new: list[ir.Node]) -> None:
     graph.insert_before(node, new)
     ir.convenience.replace_all_uses_with(old, out, replace_graph_outputs=True)
     graph.remove(node, safe=True)
-
-
-def _heads(model: ir.Model) -> Iterator[ir.Node]:
-    waiting = [value for value in model.graph.outputs if value.name in HEADS]
-    seen: set[int] = set()
-    while waiting:
-        node = waiting.pop().producer()
-        if node is None or id(node) in seen:
-            continue
-        seen.add(id(node))
-        if node.op_type in ("MatMul", "Gemm") and is_constant(node.inputs[1]):
-            yield node
-        else:
-            waiting += [value for value in node.inputs if value is not None]

@@ -8,7 +8,7 @@
 2. One scale for all tokens would be set by the outlier that language models put on their first token.
 3. QuantizeLinear with one scale per row is a single pass over x; ONNX Runtime's MatMulIntegerToFloat multiplies, adds up in int32
    and applies the columns' scales in one.
-4. A token of zeros has scale TINY and stays zero; one that is not a number stays so, through its scale.
+4. A token of zeros has a scale of almost nothing and stays zero.
 """
 
 from __future__ import annotations
