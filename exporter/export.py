@@ -1,14 +1,17 @@
-"""`rexit export`: from a checkpoint and a catalog to a bundle with one variant.
+"""`rexit export`: from a checkpoint and a catalog to a bundle with one or more variants.
 
 1. Check what can be checked before any work: exits, tokenizer, prompt lengths, the output folder, its free space.
 2. Draw golden slates from the validation split and let the unsplit PyTorch model answer them.
-3. Export the segments, one graph each, with the target's passes.
-4. Run them on the golden slates; more than `tolerance` away from PyTorch anywhere and nothing is written.
+3. Trace the segments once, in float32, one graph each, and run them on the golden slates: more than `tolerance` away from PyTorch
+   anywhere and nothing is written.
+4. Make every variant from these graphs by its target's passes. One of lower precision has to pass its gate on held-out prompts
+   (`rexit.exporter.quality`), and to agree with itself on the golden slates in all ways of running them.
 5. Write manifests; the folder takes its place only now.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import time
@@ -17,26 +20,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rexit.bundle import Catalog, FileEntry, Golden, Manifest, Model, Variant, new_folder
+from rexit.bundle import Catalog, FileEntry, Golden, Manifest, Model, Segment, Variant, new_folder
 from rexit.bundle.catalog import TABLES
 from rexit.bundle.golden import FILE as GOLDEN_FILE
+from rexit.bundle.golden import GoldenSlate
 from rexit.errors import BundleError, InputError
-from rexit.exporter import golden, parity
+from rexit.exporter import golden, parity, quality
 from rexit.exporter.checkpoint import Checkpoint, load
-from rexit.exporter.graph import export_segment
+from rexit.exporter.graph import derive_segment, export_segment
 from rexit.exporter.multi_exit import MultiExitModel
-from rexit.exporter.segment import Segment
-from rexit.exporter.targets import Target, find_target
+from rexit.exporter.segment import Segment as SegmentModule
+from rexit.exporter.targets import REFERENCE, Target, find_target
 
 Progress = Callable[[str, int, int], None]
 """Told (what is being done, how many are done, of how many)."""
+
+_MARGIN = 4
 
 CATALOG_FILES = ("catalog.json", *TABLES)
 
 
 @dataclass(frozen=True)
 class SegmentReport:
-    """One exported segment: layers [begin, end), parameters it holds, bytes of graph and weights, seconds the export took."""
+    """One exported segment: layers [begin, end), parameters it holds, bytes of graph and weights, seconds it took to make."""
 
     layers: tuple[int, int]
     parameters: int
@@ -45,15 +51,25 @@ class SegmentReport:
 
 
 @dataclass(frozen=True)
-class ExportReport:
-    """What an export did. `parity` has one row per exit: largest difference of log-odds by mode."""
+class VariantReport:
+    """One variant. `parity` has one row per exit: largest difference of log-odds by mode, from PyTorch's or, where there is a
+    `quality` (as in variant.json), from the variant's own. bytes: of all its files."""
 
-    bundle: str
-    variant: str
-    exits: tuple[int, ...]
+    name: str
     segments: tuple[SegmentReport, ...]
     parity: tuple[dict[str, float], ...]
     tolerance: float
+    quality: dict[str, Any] | None
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export did. `bytes`: of the whole bundle, older variants included; `seconds` by stage."""
+
+    bundle: str
+    exits: tuple[int, ...]
+    variants: tuple[VariantReport, ...]
     slates: int
     pairs: int
     bytes: int
@@ -71,100 +87,177 @@ def export(
     exits: Sequence[int] | None = None,
     head: str | None = None,
     target: str = "cpu",
-    precision: str = "fp32",
+    precisions: Sequence[str] = ("fp32",),
     max_tokens: int = 512,
-    tolerance: float = 1e-4,
+    tolerance: float = REFERENCE.tolerance,
     golden_slates: int = 16,
+    quality_slates: int = 200,
+    accept_loss: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Writes the bundle `out`, whole or not at all. A bundle already there keeps its other variants if it was made from the same
     checkpoint, exits and catalog; a variant of the same name is replaced, its policy with it.
 
     checkpoint, exits, head: see `checkpoint.load`. max_tokens: the most tokens of candidates one pass takes.
-    tolerance: largest allowed difference of log-odds. golden_slates: how many validation slates to compare on and to store.
-    Raises InputError, CheckpointError, BundleError, BackendError, or ParityError when an exit computes something else.
+    tolerance: largest allowed difference of the float32 graphs' log-odds. golden_slates: how many validation slates to compare on
+    and to store. quality_slates: how many slates of the validation and of the test split a lower precision is judged on (0: all);
+    accept_loss: write it even if it fails.
+    Raises InputError, CheckpointError, BundleError, BackendError, ParityError when an exit computes something else, or
+    QualityError when a lower precision loses more than its gate allows.
     """
     tell = progress or (lambda _what, _done, _total: None)
     clock = _Clock()
-    chosen = find_target(target, precision)
+    chosen = _chosen(target, precisions)
     opened = Catalog.open(Path(catalog))
-    _check_options(max_tokens, tolerance, golden_slates)
+    _check_options(max_tokens, tolerance, golden_slates, quality_slates)
     if edited := opened.edited():
         raise BundleError(edited[0])
     kept = _existing(Path(out))
+    prompts = quality.Prompts.draw(opened, quality_slates) if any(one.gate for one in chosen) else None
     tell("load", 0, 1)
     loaded = load(checkpoint, exits, head, opened.info["labels"])
     _check_fit(loaded, opened, max_tokens)
     model = _describe(loaded)
     _check_same_origin(Path(out), kept, model, loaded.exits, opened)
     modules = [
-        Segment(loaded.decoder, loaded.heads, k, begin, end).eval()
+        SegmentModule(loaded.decoder, loaded.heads, k, begin, end).eval()
         for k, (begin, end) in enumerate(zip((0, *loaded.exits), loaded.exits, strict=False))
     ]
     parameters = [sum(p.numel() for p in segment.parameters()) for segment in modules]
-    _check_space(Path(out), sum(parameters) * 4 + sum(opened.files[name].bytes for name in TABLES))
+    weights = sum(parameters) * (4 + 2 * sum(one is not REFERENCE for one in chosen))
+    _check_space(Path(out), weights + sum(opened.files[name].bytes for name in TABLES))
     tell("load", 1, 1)
     clock.lap("load")
 
     with new_folder(Path(out)) as folder:
-        variant_folder = folder / "variants" / chosen.variant
-        variant_folder.mkdir(parents=True)
+        folders = {one: folder / "variants" / one.variant for one in chosen}
+        for place in folders.values():
+            place.mkdir(parents=True)
         samples = golden.choose(opened.split("validation"), golden_slates)
         tell("reference", 0, len(samples))
         reference = MultiExitModel(loaded.decoder, loaded.heads, loaded.exits).eval()
         slates = golden.answer(reference, opened, samples, lambda done: tell("reference", done, len(samples)))
         clock.lap("reference")
 
-        described, reports = [], []
-        for k, segment in enumerate(modules):
-            tell("segments", k, len(modules))
+        traced = folders.get(REFERENCE, folder / "traced")
+        traced.mkdir(exist_ok=True)
+        described: list[Segment] = []
+        reports: dict[Target, list[SegmentReport]] = {one: [] for one in (REFERENCE, *chosen)}
+        steps = len(modules) * len(reports)
+
+        def made(one: Target, k: int, make: Callable[[], Segment], place: Path) -> Segment:
+            tell("segments", sum(map(len, reports.values())), steps)
             began = time.perf_counter()
-            one = export_segment(segment, k, chosen, variant_folder)
-            size = sum((variant_folder / name).stat().st_size for name in (one.graph, one.weights))
-            reports.append(SegmentReport(one.layers, parameters[k], size, time.perf_counter() - began))
-            described.append(one)
-        tell("segments", len(modules), len(modules))
+            segment = make()
+            size = sum((place / name).stat().st_size for name in (segment.graph, segment.weights))
+            reports[one].append(SegmentReport(segment.layers, parameters[k], size, time.perf_counter() - began))
+            return segment
+
+        for k, module in enumerate(modules):
+            described.append(made(REFERENCE, k, functools.partial(export_segment, module, k, REFERENCE, traced), traced))
+        for one in chosen:
+            if one is not REFERENCE:
+                for k, segment in enumerate(described):
+                    place = folders[one]
+                    made(one, k, functools.partial(derive_segment, segment, traced, one, place), place)
+        tell("segments", steps, steps)
         clock.lap("segments")
 
         tell("parity", 0, len(slates))
-        rows, pairs = parity.measure(
-            parity.Chain(variant_folder, described), slates, max_tokens, lambda done: tell("parity", done, len(slates))
-        )
+        exact = parity.Chain(traced, described)
+        rows, pairs = parity.measure(exact, slates, max_tokens, lambda done: tell("parity", done, len(slates)))
         parity.check(rows, loaded.exits, tolerance)
         clock.lap("parity")
 
+        judged = _Judged(loaded.exits, max_tokens, prompts, lambda done, total: tell("quality", done, total), accept_loss)
+        written = {}
+        for one in chosen:
+            place = folders[one]
+            if one.gate is None:
+                own, seen, allowed, found = slates, rows, tolerance, None
+            else:
+                own, seen, allowed, found = judged.judge(one, exact, parity.Chain(place, described), slates)
+            Golden(own).write(place / GOLDEN_FILE)
+            Variant(
+                name=one.variant,
+                target=one.name,
+                precision=one.precision,
+                backend=one.backend,
+                opset=one.opset,
+                catalog_sha256=opened.sha256,
+                checkpoint_sha256=model.checkpoint_sha256,
+                max_tokens=max_tokens,
+                max_positions=model.max_positions,
+                segments=tuple(described),
+                parity={
+                    "reference": "pytorch" if one.gate is None else "variant",
+                    "tolerance": allowed,
+                    "samples": pairs,
+                    "slates": len(slates),
+                    "exits": [{"layers": depth, **row} for depth, row in zip(loaded.exits, seen, strict=True)],
+                },
+                files={path.name: FileEntry.of(path) for path in sorted(place.iterdir())},
+                quality=found,
+            ).write(place)
+            size = sum(path.stat().st_size for path in place.iterdir())
+            written[one] = VariantReport(one.variant, tuple(reports[one]), tuple(seen), allowed, found, size)
+        clock.lap("quality")
+
         tell("write", 0, 1)
-        Golden(slates).write(variant_folder / GOLDEN_FILE)
+        if REFERENCE not in chosen:
+            shutil.rmtree(traced)
         (folder / "catalog").mkdir()
         for name in CATALOG_FILES:
             shutil.copyfile(opened.path / name, folder / "catalog" / name)
-        Variant(
-            name=chosen.variant,
-            target=chosen.name,
-            precision=chosen.precision,
-            backend=chosen.backend,
-            opset=chosen.opset,
-            catalog_sha256=opened.sha256,
-            checkpoint_sha256=model.checkpoint_sha256,
-            max_tokens=max_tokens,
-            max_positions=model.max_positions,
-            segments=tuple(described),
-            parity={
-                "tolerance": tolerance,
-                "samples": pairs,
-                "slates": len(slates),
-                "exits": [{"layers": depth, **row} for depth, row in zip(loaded.exits, rows, strict=True)],
-            },
-            files={path.name: FileEntry.of(path) for path in sorted(variant_folder.iterdir())},
-        ).write(variant_folder)
-        others = _keep(Path(out), kept, folder, chosen)
-        _manifest(folder, model, loaded.exits, (chosen.variant, *others)).write(folder)
+        variants = _keep(Path(out), kept, folder, [one.variant for one in chosen])
+        _manifest(folder, model, loaded.exits, variants).write(folder)
         total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         tell("write", 1, 1)
         clock.lap("write")
-    return ExportReport(
-        str(out), chosen.variant, loaded.exits, tuple(reports), tuple(rows), tolerance, len(slates), pairs, total, clock.seconds
-    )
+    return ExportReport(str(out), loaded.exits, tuple(written.values()), len(slates), pairs, total, clock.seconds)
+
+
+class _Judged:
+    """Holds variants of lower precision against float32, whose answers are taken once for all of them."""
+
+    def __init__(
+        self,
+        exits: tuple[int, ...],
+        max_tokens: int,
+        prompts: quality.Prompts | None,
+        tell: Callable[[int, int], None],
+        accept_loss: bool,
+    ) -> None:
+        self._exits, self._max_tokens, self._prompts = exits, max_tokens, prompts
+        self._tell, self._accept_loss = tell, accept_loss
+        self._expected: quality.Answers | None = None
+
+    def judge(
+        self, target: Target, exact: parity.Chain, chain: parity.Chain, slates: Sequence[GoldenSlate]
+    ) -> tuple[list[GoldenSlate], list[dict[str, float]], float, dict[str, Any]]:
+        """The golden slates as the variant answers them, how far its ways of running are apart, the tolerance for whoever runs it
+        again, and its quality.
+
+        A sum that ends in another last bit is rounded to another whole number now and then, and so are the layers after it. That
+        may cost as much as the rounding itself does, or the target's tolerance, but no more; a sample of it is seen here, so the
+        tolerance is a multiple. Raises ParityError or QualityError.
+        """
+        assert self._prompts is not None and target.gate is not None
+        if self._expected is None:
+            self._expected = self._answer(exact)
+        found = quality.judge(self._prompts, self._exits, target.gate, self._expected, self._answer(chain))
+        found.check(self._accept_loss)
+        own = parity.answer(chain, slates, self._max_tokens)
+        rows, _ = parity.measure(chain, own, self._max_tokens)
+        most = max(target.tolerance, *(row.worst for row in found.exits))
+        parity.check(rows, self._exits, most, f"{target.variant}'s own for the whole slate")
+        worst = max(value for row in rows for value in row.values())
+        return own, rows, max(target.tolerance, _MARGIN * worst), found.to_json()
+
+    def _answer(self, chain: parity.Chain) -> quality.Answers:
+        prompts = self._prompts
+        assert prompts is not None
+        return quality.answer(chain, prompts, self._max_tokens, lambda done: self._tell(done, len(prompts)))
 
 
 class _Clock:
@@ -177,13 +270,22 @@ class _Clock:
         self.seconds[name], self._last = now - self._last, now
 
 
-def _check_options(max_tokens: int, tolerance: float, slates: int) -> None:
+def _chosen(target: str, precisions: Sequence[str]) -> list[Target]:
+    chosen = [find_target(target, precision) for precision in precisions]
+    if not chosen or len(set(precisions)) != len(chosen):
+        raise InputError(f"precisions {', '.join(precisions) or 'none'}: expected at least one, each once")
+    return chosen
+
+
+def _check_options(max_tokens: int, tolerance: float, slates: int, quality_slates: int) -> None:
     if max_tokens < 1:
         raise InputError(f"max tokens is {max_tokens}, expected at least 1")
     if not tolerance > 0:
         raise InputError(f"tolerance is {tolerance}, expected a number above 0")
     if slates < 1:
         raise InputError(f"{slates} golden slates, expected at least 1: parity is measured on them")
+    if quality_slates < 0:
+        raise InputError(f"{quality_slates} slates to judge quality on, expected at least 1, or 0 for all")
 
 
 def _existing(out: Path) -> Manifest | None:
@@ -250,12 +352,16 @@ def _describe(checkpoint: Checkpoint) -> Model:
     )
 
 
-def _keep(out: Path, kept: Manifest | None, folder: Path, new: Target) -> list[str]:
-    """Takes the other variants of the bundle being replaced along, by hard link where the file system has them."""
-    names = [name for name in kept.variants if name != new.variant] if kept else []
-    for name in names:
-        shutil.copytree(out / "variants" / name, folder / "variants" / name, copy_function=_link_or_copy, symlinks=True)
-    return names
+def _keep(out: Path, kept: Manifest | None, folder: Path, new: Sequence[str]) -> tuple[str, ...]:
+    """Takes the other variants of the bundle being replaced along, by hard link where the file system has them.
+
+    Returns all variants: those that were there keep their places, so the one used by default stays, new ones follow.
+    """
+    before = kept.variants if kept else ()
+    for name in before:
+        if name not in new:
+            shutil.copytree(out / "variants" / name, folder / "variants" / name, copy_function=_link_or_copy, symlinks=True)
+    return (*before, *(name for name in new if name not in before))
 
 
 def _link_or_copy(source: str, target: str) -> None:

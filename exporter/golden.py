@@ -21,11 +21,15 @@ SLATE = 20
 
 @dataclass(frozen=True)
 class Sample:
-    """One user's consecutive held-out interactions as a slate; rows are the catalog's, `as_of` is the first one's time."""
+    """One user's consecutive held-out interactions as a slate; rows are the catalog's, `as_of` is the first one's time.
+
+    liked: bool [n], what came of it.
+    """
 
     user: int
     items: NDArray[np.int64]
     as_of: int
+    liked: NDArray[np.bool_]
 
 
 def choose(split: Split, count: int, seed: int = 0) -> list[Sample]:
@@ -45,7 +49,7 @@ def choose(split: Split, count: int, seed: int = 0) -> list[Sample]:
     for start in (starts[n] for n in drawn):
         user = split.users[start]
         rows = [row for row in range(start, min(start + SLATE, len(split))) if split.users[row] == user]
-        samples.append(Sample(int(user), split.items[rows], int(split.times[start])))
+        samples.append(Sample(int(user), split.items[rows], int(split.times[start]), split.liked[rows]))
     return samples
 
 

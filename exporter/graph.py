@@ -25,11 +25,24 @@ def export_segment(segment: Segment, k: int, target: Target, folder: Path) -> bu
     Raises CheckpointError when the model cannot be traced, OSError when the folder cannot be written.
     """
     described = _describe(segment, k, target)
-    model = trace(segment, described, target.opset)
+    _write(trace(segment, described, target.opset), described, target, folder)
+    return described
+
+
+def derive_segment(described: bundle.Segment, source: Path, target: Target, folder: Path) -> bundle.Segment:
+    """Writes into `folder` what the target's passes make of a segment in the folder `source`; nothing is traced again.
+
+    The target has the opset and the types of the one that `source` was exported for. Raises CheckpointError when a pass cannot
+    do its work on this model, OSError when the folder cannot be written.
+    """
+    _write(ir.load(source / described.graph), described, target, folder)
+    return described
+
+
+def _write(model: ir.Model, described: bundle.Segment, target: Target, folder: Path) -> None:
     for run in target.passes:
         model = run(model)
     ir.save(model, folder / described.graph, external_data=described.weights)
-    return described
 
 
 def trace(segment: Segment, described: bundle.Segment, opset: int) -> ir.Model:

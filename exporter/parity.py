@@ -7,11 +7,14 @@ The segments run in ONNX Runtime in the three ways the runtime will use them:
 3. `slate`: the prefix is run, then all candidates packed behind it (in chunks of at most `max_tokens`).
 
 What they are compared with is `MultiExitModel.reference`: each pair one ordinary sequence through the model's stock attention.
+A variant of lower precision (`rexit.exporter.quality` says how good it is) is compared with its own `slate`: the three ways must
+agree there too, or a candidate's score would depend on the candidates beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +102,16 @@ class Chain:
         ]
 
 
+def answer(chain: Chain, slates: Sequence[GoldenSlate], max_tokens: int) -> list[GoldenSlate]:
+    """The slates with the chain's own log-odds, by `slate`."""
+    answered = []
+    for slate in slates:
+        past = chain.prefix(slate.prefix)
+        parts = [chain.score(slate.candidates[c], len(slate.prefix), past) for c in chunks(slate.candidates, max_tokens)]
+        answered.append(replace(slate, log_odds=np.concatenate(parts)))
+    return answered
+
+
 def measure(
     chain: Chain, slates: Sequence[GoldenSlate], max_tokens: int, each: Callable[[int], None] | None = None
 ) -> tuple[list[dict[str, float]], int]:
@@ -129,13 +142,15 @@ def measure(
     return [{mode: float(worst[mode][k]) for mode in MODES} for k in range(len(chain.segments))], pairs
 
 
-def check(parity: Sequence[dict[str, float]], exits: Sequence[int], tolerance: float) -> None:
-    """Raises ParityError for the worst exit and mode above the tolerance, or not a number."""
+def check(
+    parity: Sequence[dict[str, float]], exits: Sequence[int], tolerance: float, expected: str = "the PyTorch model's"
+) -> None:
+    """Raises ParityError for the worst exit and mode above the tolerance, or not a number. expected: whose log-odds they are."""
     bad = [(k, mode, row[mode]) for k, row in enumerate(parity) for mode in MODES if not row[mode] <= tolerance]
     if bad:
         k, mode, seen = max(bad, key=lambda found: np.inf if np.isnan(found[2]) else found[2])
         raise ParityError(
-            f"exit after layer {exits[k]}, {mode}: log-odds differ from the PyTorch model's by {seen:.2g}, "
+            f"exit after layer {exits[k]}, {mode}: log-odds differ from {expected} by {seen:.2g}, "
             f"{tolerance:.2g} is allowed; nothing was written"
         )
 

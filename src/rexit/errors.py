@@ -5,6 +5,7 @@
     ├── CheckpointError        a model checkpoint that cannot be split or loaded
     ├── BundleError            a catalog or bundle on disk: missing, truncated, edited, of another version or origin
     ├── ParityError            an exported graph that does not compute what the model computes
+    │   └── QualityError       a variant of lower precision that loses more than its gate allows
     ├── BackendError           the inference backend: missing, too old, or failing
     └── DeadlineError          a request whose deadline passed before every candidate had an answer
 
@@ -19,6 +20,7 @@ __all__ = [
     "DeadlineError",
     "InputError",
     "ParityError",
+    "QualityError",
     "RexitError",
 ]
 
@@ -52,6 +54,10 @@ class ParityError(RexitError):
     """An exported graph that computes something else than the model."""
 
     exit_code = 5
+
+
+class QualityError(ParityError):
+    """A variant of lower precision that loses more than its gate allows."""
 
 
 class BackendError(RexitError):

@@ -169,7 +169,7 @@ def test_model_that_does_not_fit_the_catalog(catalog_folder: Path, tmp_path: Pat
         ({"max_tokens": 0}, "expected at least 1"),
         ({"tolerance": 0.0}, "expected a number above 0"),
         ({"golden_slates": 0}, "expected at least 1"),
-        ({"precision": "int3"}, "no target 'cpu' with precision 'int3'"),
+        ({"precisions": ["int3"]}, "no target 'cpu' with precision 'int3'"),
     ],
 )
 def test_options_out_of_range(
@@ -261,11 +261,13 @@ def test_command(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, 
     arguments = ["export", str(checkpoint_folder), "--catalog", str(catalog_folder), "--golden", "2"]
     result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "a")])
     assert result.exit_code == 0, result.output
-    assert "0-1" in result.output and "2-4" in result.output and "variant cpu-fp32" in result.output
+    assert "0-1" in result.output and "2-4" in result.output and "Variant cpu-fp32" in result.output
     result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "b"), "--exits", "1,2,4", "--json"])
     report = json.loads(result.stdout)
-    assert report["exits"] == [1, 2, 4] and len(report["segments"]) == len(report["parity"]) == 3
-    assert all(segment["bytes"] > 4 * segment["parameters"] * 0.9 for segment in report["segments"])
+    assert report["exits"] == [1, 2, 4] and [v["name"] for v in report["variants"]] == ["cpu-fp32"]
+    variant = report["variants"][0]
+    assert len(variant["segments"]) == len(variant["parity"]) == 3
+    assert all(segment["bytes"] > 4 * segment["parameters"] * 0.9 for segment in variant["segments"])
 
 
 @pytest.mark.parametrize("exits", ["2;4", "two", ""])

@@ -50,7 +50,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Variant:
-    """The segments for one target and precision."""
+    """The segments for one target and precision. `quality` is there where a gate was passed: see docs/format.md."""
 
     name: str
     target: str
@@ -64,6 +64,7 @@ class Variant:
     segments: tuple[Segment, ...]
     parity: Mapping[str, Any]
     files: Mapping[str, FileEntry]
+    quality: Mapping[str, Any] | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Variant:
@@ -84,6 +85,7 @@ class Variant:
                 ),
                 parity=value.get("parity", {}),
                 files=read_entries(value["files"], path),
+                quality=value.get("quality"),
             )
         except (KeyError, TypeError, ValueError, IndexError) as exc:
             raise BundleError(f"{path}: not a variant: {exc!r}") from exc
@@ -101,6 +103,7 @@ class Variant:
                 "limits": {"max_tokens": self.max_tokens, "max_positions": self.max_positions},
                 "segments": [s.to_json() for s in self.segments],
                 "parity": dict(self.parity),
+                **({} if self.quality is None else {"quality": dict(self.quality)}),
                 "files": {name: entry.to_json() for name, entry in sorted(self.files.items())},
             },
         )

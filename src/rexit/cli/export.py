@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rexit.cli._output import JsonOption, print_json, print_table, progress, stdout
 from rexit.errors import InputError
 
+if TYPE_CHECKING:
+    from rexit.exporter.export import VariantReport
+
 _STAGES = {
     "load": "loading the checkpoint",
     "reference": "golden slates through PyTorch",
     "segments": "exporting segments",
     "parity": "golden slates through the segments",
+    "quality": "held-out slates, float32 and lower precision",
     "write": "writing the bundle",
 }
 
@@ -35,10 +39,20 @@ def _export(
         typer.Option(help="own: trained heads (the default where there are); shared: final norm and label rows of the LM head."),
     ] = None,
     target: Annotated[str, typer.Option(help="What the bundle will run on.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="Precision of the weights.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, int8 or int4; several, e.g. fp32,int8, make a variant each from one tracing.")
+    ] = "fp32",
     max_tokens: Annotated[int, typer.Option(help="Most tokens of candidates in one pass; larger slates go in chunks.")] = 512,
-    tolerance: Annotated[float, typer.Option(help="Largest difference of log-odds from PyTorch, at any exit.")] = 1e-4,
+    tolerance: Annotated[
+        float, typer.Option(help="Largest difference of the float32 log-odds from PyTorch, at any exit.")
+    ] = 1e-4,
     golden: Annotated[int, typer.Option(help="Validation slates to compare on and to store as golden samples.")] = 16,
+    quality_slates: Annotated[
+        int, typer.Option(help="Slates of the validation and of the test split to judge a lower precision on; 0: all.")
+    ] = 200,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Write a variant that loses more than its gate allows; it is recorded.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Cut a checkpoint into one ONNX graph per exit and write a bundle.
@@ -49,7 +63,12 @@ def _export(
     Every exit is then compared with the unsplit PyTorch model on real validation prompts: pair by pair, behind a cached prefix,
     and as whole slates. If the log-odds differ by more than --tolerance anywhere, the export fails and writes nothing.
 
+    int8 and int4 are then held against float32 on held-out prompts. int8 has to correlate 0.995 and keep the test AUC within
+    0.001 at every exit, int4 within 0.005; else the export fails, unless --accept-loss.
+
         rexit export checkpoint --catalog catalog --out bundle
+
+        rexit export checkpoint --catalog catalog --out bundle --precision fp32,int8
 
         rexit export SmolLM2-135M --catalog catalog --out bundle --exits 10,20,30 --head shared
 
@@ -71,17 +90,30 @@ def _export(
             exits=depths,
             head=head,
             target=target,
-            precision=precision,
+            precisions=[part.strip() for part in precision.split(",")],
             max_tokens=max_tokens,
             tolerance=tolerance,
             golden_slates=golden,
+            quality_slates=quality_slates,
+            accept_loss=accept_loss,
             progress=tell,
         )
     if as_json:
         print_json(report.to_json())
         return
+    for variant in report.variants:
+        _print_variant(variant, report.pairs, report.slates)
+    stdout.print(
+        f"{report.bundle}: {report.bytes / 1e6:.1f} MB in {sum(report.seconds.values()):.0f} s "
+        f"({', '.join(f'{name} {seconds:.0f}' for name, seconds in report.seconds.items())})",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _print_variant(variant: VariantReport, pairs: int, slates: int) -> None:
     print_table(
-        "Segments",
+        f"Variant {variant.name}, {variant.bytes / 1e6:.1f} MB",
         ("layers", "parameters", "MB", "seconds", "single", "cached", "slate"),
         (
             (
@@ -91,20 +123,42 @@ def _export(
                 f"{s.seconds:.1f}",
                 *(f"{row[mode]:.1e}" for mode in ("single", "cached", "slate")),
             )
-            for s, row in zip(report.segments, report.parity, strict=True)
+            for s, row in zip(variant.segments, variant.parity, strict=True)
         ),
     )
+    reference = "PyTorch" if variant.quality is None else "its own for whole slates"
     stdout.print(
-        f"single, cached, slate: largest difference of log-odds from PyTorch at that exit, {report.tolerance:.0e} allowed; "
-        f"{report.pairs} pairs, {report.slates} slates",
+        f"single, cached, slate: largest difference of log-odds from {reference} at that exit, {variant.tolerance:.0e} allowed; "
+        f"{pairs} pairs, {slates} slates",
         soft_wrap=True,
     )
-    stdout.print(
-        f"{report.bundle}: variant {report.variant}, {report.bytes / 1e6:.1f} MB in {sum(report.seconds.values()):.0f} s "
-        f"({', '.join(f'{name} {seconds:.0f}' for name, seconds in report.seconds.items())})",
-        soft_wrap=True,
-        markup=False,
+    if (quality := variant.quality) is None:
+        return
+    gate = quality["gate"]
+    print_table(
+        f"Variant {variant.name} against float32",
+        ("layers", "correlation", "mean", "worst", "AUC float32", "AUC", "change"),
+        (
+            (
+                row["layers"],
+                *(_number(row[name], form) for name, form in (("correlation", ".6f"), ("mean", ".4f"), ("worst", ".4f"))),
+                *(_number(row[name], ".4f") for name in ("auc_fp32", "auc")),
+                _number(None if None in (row["auc"], row["auc_fp32"]) else row["auc"] - row["auc_fp32"], "+.4f"),
+            )
+            for row in quality["exits"]
+        ),
     )
+    least = "" if gate["correlation"] is None else f"correlation at least {gate['correlation']:g}, "
+    verdict = "passed" if quality["passed"] else "NOT passed, accepted on demand"
+    stdout.print(
+        f"log-odds on {quality['validation_pairs']} validation pairs, AUC on {quality['test_pairs']} test pairs; "
+        f"{least}AUC down by at most {gate['auc_drop']:g} allowed: {verdict}",
+        soft_wrap=True,
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "nan" if value is None else format(value, form)
 
 
 def _depths(text: str | None) -> list[int] | None:

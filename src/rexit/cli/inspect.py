@@ -121,6 +121,7 @@ def _variant(bundle: Bundle) -> dict[str, Any]:
         "bytes": sum(entry.bytes for entry in variant.files.values()),
         "segments": segments,
         "parity": dict(variant.parity),
+        "quality": None if variant.quality is None else dict(variant.quality),
         "policy": None if policy is None else _policy(policy, bundle.manifest.exits),
     }
 

@@ -1,0 +1,81 @@
+"""Linear layers in int8: a scale per token for what goes in, a scale per column for the weights. Heads stay float32.
+
+    scale[t]  = max |x[t]| / 127
+    q[t]      = round(x[t] / scale[t]) + 128            uint8, once for all layers that read x
+    y[t, n]   = scale[t] * column[n] * sum_k (q[t, k] - 128) * w[k, n]
+
+1. Scales are found as the graph runs, so there is nothing to calibrate, and a token's answer does not depend on its neighbours.
+2. One scale for all tokens would be set by the outlier that language models put on their first token.
+3. QuantizeLinear with one scale per row is a single pass over x; ONNX Runtime's MatMulIntegerToFloat multiplies, adds up in int32
+   and applies the columns' scales in one.
+4. A token of zeros has a scale of almost nothing and stays zero.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from rexit.errors import CheckpointError
+from rexit.exporter.passes.linear import Linear, array, by_input, constant, linears, replace
+
+MICROSOFT = "com.microsoft"
+LARGEST, ZERO_POINT, TINY = 127, 128, 1e-30
+
+
+def quantize_linear_int8(model: ir.Model) -> ir.Model:
+    """Changes the model in place and returns it. Raises CheckpointError where there is nothing to quantize."""
+    graph = model.graph
+    found = linears(model)
+    if not found:
+        raise CheckpointError("int8: the graph has no linear layer with a constant weight")
+    names = {
+        "last": constant(graph, "int8.last_axis", np.array([-1])),
+        "step": constant(graph, "int8.step", np.array(1 / LARGEST, np.float32)),
+        "tiny": constant(graph, "int8.tiny", np.array(TINY, np.float32)),
+        "zero": constant(graph, "int8.zero_point", np.array(ZERO_POINT, np.uint8)),
+        "one": constant(graph, "int8.one", np.array(1, np.float32)),
+        "flat": constant(graph, "int8.flat", np.array([-1])),
+    }
+    for group in by_input(found):
+        quantized, scale = _quantize(graph, group[0], names)
+        for one in group:
+            _multiply(graph, one, quantized, scale, names)
+    graph.opset_imports[MICROSOFT] = 1
+    return model
+
+
+def quantize_columns(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """int8 [K, N] in -127 … 127, and the scale of each column, float32 [N]."""
+    scale = np.abs(weight).max(0) / np.float32(LARGEST)
+    scale[scale == 0] = 1
+    return np.rint(weight / scale).astype(np.int8), scale.astype(np.float32)
+
+
+def _quantize(graph: ir.Graph, first: Linear, names: dict[str, ir.Value]) -> tuple[ir.Value, ir.Value]:
+    """x as uint8, and its scale per token [..., T, 1], computed before the first layer that reads x."""
+    x = first.input
+    if x.shape is None or len(x.shape) < 2 or any(size != 1 for size in x.shape[:-2]):
+        raise CheckpointError(f"int8: {first.weight.name} multiplies a value of shape {x.shape}, expected [T, K] or [1, T, K]")
+    magnitude = ir.node("Abs", [x])
+    largest = ir.node("ReduceMax", [magnitude.outputs[0], names["last"]], {"keepdims": 1})
+    bounded = ir.node("Max", [largest.outputs[0], names["tiny"]])
+    scale = ir.node("Mul", [bounded.outputs[0], names["step"]])
+    scale.outputs[0].name = f"{x.name}.scale"
+    flat = ir.node("Reshape", [scale.outputs[0], names["flat"]])
+    shape = ir.node("Shape", [flat.outputs[0]])
+    zeros = ir.node("Expand", [names["zero"], shape.outputs[0]])
+    quantized = ir.node("QuantizeLinear", [x, flat.outputs[0], zeros.outputs[0]], {"axis": len(x.shape) - 2})
+    quantized.outputs[0].name = f"{x.name}.int8"
+    graph.insert_before(first.node, [magnitude, largest, bounded, scale, flat, shape, zeros, quantized])
+    return quantized.outputs[0], scale.outputs[0]
+
+
+def _multiply(graph: ir.Graph, one: Linear, quantized: ir.Value, scale: ir.Value, names: dict[str, ir.Value]) -> None:
+    values, columns = quantize_columns(array(one.weight))
+    weight = constant(graph, f"{one.weight.name}.int8", values)
+    column = constant(graph, f"{one.weight.name}.scale", columns)
+    product = ir.node("MatMulIntegerToFloat", [quantized, weight, names["one"], column, names["zero"]], domain=MICROSOFT)
+    scaled = ir.node("Mul", [product.outputs[0], scale])
+    replace(graph, one.node, [product, scaled])

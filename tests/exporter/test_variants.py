@@ -1,0 +1,255 @@
+"""Variants of lower precision as a whole: made from the float32 graphs, judged, and run by the C++ runtime."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir
+import pytest
+from typer.testing import CliRunner
+
+import rexit
+from rexit.bundle import Bundle, digest
+from rexit.cli import app
+from rexit.errors import CheckpointError, InputError, ParityError, QualityError
+from rexit.exporter import export as module
+from rexit.exporter import parity
+from rexit.exporter.export import ExportReport, export
+from rexit.exporter.quality import Gate
+from rexit.exporter.targets import find_target
+from tiny_catalog import LABELS
+from tiny_models import tiny_checkpoint
+
+VARIANTS = ("cpu-fp32", "cpu-int8", "cpu-int4")
+
+
+@pytest.fixture(scope="module")
+def made(checkpoint_folder: Path, catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReport]:
+    out = tmp_path_factory.mktemp("variants") / "bundle"
+    # The tiny model is random: 4 bits may cost it more than they would cost a trained one.
+    report = export(
+        checkpoint_folder, catalog_folder, out, precisions=["fp32", "int8", "int4"], golden_slates=6, accept_loss=True
+    )
+    return out, report
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle with cpu-fp32 alone."""
+    return Path(shutil.copytree(exported, tmp_path / "place" / "bundle"))
+
+
+def _all_bytes(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _gated(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    monkeypatch.setattr(module, "find_target", lambda name, precision: replace(find_target(name, precision), **changes))
+
+
+def test_one_command_makes_all_and_leaves_nothing_else(made: tuple[Path, ExportReport]) -> None:
+    out, report = made
+    assert Bundle.open(out).manifest.variants == VARIANTS == tuple(variant.name for variant in report.variants)
+    assert sorted(path.name for path in out.iterdir()) == ["catalog", "manifest.json", "variants"]
+    assert all(Bundle.open(out, name).edited() == [] for name in VARIANTS)
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_the_graphs_are_quantized_and_the_heads_are_not(made: tuple[Path, ExportReport]) -> None:
+    for name, op, sites in (("cpu-int8", "MatMulIntegerToFloat", 7), ("cpu-int4", "MatMulNBits", 7)):
+        for k, layers in enumerate((1, 1, 2)):
+            path = made[0] / "variants" / name / f"segment-{k}.onnx"
+            model = onnx.load(path)
+            assert sum(node.op_type == op for node in model.graph.node) == sites * layers
+            assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) == (4 * layers if name == "cpu-int8" else 0)
+            floats = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2]
+            assert [list(t.dims) for t in floats if "scale" not in t.name] == [[2, 64]]
+
+
+def test_quality_is_measured_and_recorded(made: tuple[Path, ExportReport]) -> None:
+    out, report = made
+    for name, (correlation, drop) in {"cpu-int8": (0.995, 0.001), "cpu-int4": (None, 0.005)}.items():
+        variant = Bundle.open(out, name).variant
+        assert variant.quality is not None
+        assert variant.quality["gate"] == {"correlation": correlation, "auc_drop": drop}
+        assert [row["layers"] for row in variant.quality["exits"]] == [1, 2, 4]
+        assert variant.quality["validation_pairs"] == variant.quality["test_pairs"] == 24
+        assert min(row["correlation"] for row in variant.quality["exits"]) > 0.95
+        assert variant.parity["reference"] == "variant"
+    exact = Bundle.open(out, "cpu-fp32").variant
+    assert exact.quality is None and exact.parity["reference"] == "pytorch" and report.variants[0].quality is None
+    assert report.variants[1].quality is not None
+    assert min(row["correlation"] for row in report.variants[1].quality["exits"]) > 0.998
+
+
+@pytest.mark.parametrize("name", VARIANTS[1:])
+def test_the_runtime_computes_what_python_computes(made: tuple[Path, ExportReport], name: str) -> None:
+    bundle = Bundle.open(made[0], name)
+    golden = bundle.golden()
+    chain = parity.Chain(bundle.folder, bundle.variant.segments)
+    answered = parity.answer(chain, golden.slates, bundle.variant.max_tokens)
+    with rexit.open(made[0], name) as session:
+        for slate, own in zip(golden.slates, answered, strict=True):
+            np.testing.assert_array_equal(slate.log_odds, own.log_odds)
+            items = [bundle.catalog.items.id(int(row)) for row in slate.items]
+            seen = session.trace(bundle.catalog.users.id(slate.user), items, as_of=slate.as_of)
+            np.testing.assert_allclose(seen, slate.log_odds, atol=1e-5)
+
+
+def test_verify_and_calibrate_work_on_them(made: tuple[Path, ExportReport], catalog_folder: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(made[0], tmp_path / "bundle"))
+    result = CliRunner().invoke(app, ["verify", str(out), "--json"])
+    checks = json.loads(result.stdout)["checks"]
+    assert result.exit_code == 0 and {check["variant"] for check in checks} == set(VARIANTS)
+    arguments = ["calibrate", str(out), "--catalog", str(catalog_folder), "--variant", "cpu-int8"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert Bundle.open(out, "cpu-int8").policy() is not None and Bundle.open(out, "cpu-fp32").policy() is None
+
+
+def test_verify_sees_another_graph(made: tuple[Path, ExportReport], tmp_path: Path) -> None:
+    """The digests are made right again, so that only the golden samples can tell."""
+    from tiny_bundle import refresh
+
+    out = Path(shutil.copytree(made[0], tmp_path / "bundle"))
+    for name in ("segment-1.onnx", "segment-1.onnx.data"):
+        shutil.copyfile(out / "variants" / "cpu-int4" / name, out / "variants" / "cpu-int8" / name)
+    refresh(out, "cpu-int8")
+    result = CliRunner().invoke(app, ["verify", str(out), "--variant", "cpu-int8"])
+    assert result.exit_code == 8 and "exit 1: log-odds" in result.stdout
+
+
+def test_a_lower_precision_alone(
+    checkpoint_folder: Path,
+    catalog_folder: Path,
+    made: tuple[Path, ExportReport],
+    tmp_path: Path,
+    reuse_graphs: Callable[[], None],
+) -> None:
+    reuse_graphs()
+    out = tmp_path / "bundle"
+    export(checkpoint_folder, catalog_folder, out, precisions=["int8"], golden_slates=6, accept_loss=True)
+    assert Bundle.open(out).manifest.variants == ("cpu-int8",)
+    assert sorted(path.name for path in out.iterdir()) == ["catalog", "manifest.json", "variants"]
+    assert _all_bytes(out / "variants" / "cpu-int8") == _all_bytes(made[0] / "variants" / "cpu-int8")
+
+
+def test_an_older_variant_stays_as_it_is_and_the_default(
+    checkpoint_folder: Path, catalog_folder: Path, bundle: Path, reuse_graphs: Callable[[], None]
+) -> None:
+    reuse_graphs()
+    before = _all_bytes(bundle / "variants" / "cpu-fp32")
+    export(checkpoint_folder, catalog_folder, bundle, precisions=["int8"], golden_slates=1, accept_loss=True)
+    assert Bundle.open(bundle).manifest.variants == ("cpu-fp32", "cpu-int8")
+    assert Bundle.open(bundle).variant.name == "cpu-fp32"
+    assert _all_bytes(bundle / "variants" / "cpu-fp32") == before
+
+
+def test_the_gate_refuses(
+    checkpoint_folder: Path,
+    catalog_folder: Path,
+    bundle: Path,
+    reuse_graphs: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reuse_graphs()
+    before = _all_bytes(bundle)
+    _gated(monkeypatch, gate=Gate(correlation=0.9999999, auc_drop=1.0))
+    arguments: dict[str, Any] = {"precisions": ["int4"], "golden_slates": 1}
+    with pytest.raises(QualityError, match=r"exit after layer 1: log-odds correlate .*; nothing was written \(--accept-loss"):
+        export(checkpoint_folder, catalog_folder, bundle, **arguments)
+    assert _all_bytes(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
+    export(checkpoint_folder, catalog_folder, bundle, **arguments, accept_loss=True)
+    quality = Bundle.open(bundle, "cpu-int4").variant.quality
+    assert quality is not None and quality["accepted"] and not quality["passed"]
+
+
+def test_scores_that_depend_on_the_slate_are_refused(
+    checkpoint_folder: Path,
+    catalog_folder: Path,
+    tmp_path: Path,
+    reuse_graphs: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a scale shared by all tokens would do, planted: a candidate scored alone gets another score."""
+    reuse_graphs()
+    score = parity.Chain.score
+
+    def dependent(self: parity.Chain, candidates: list[Any], behind: int, past: Any) -> Any:
+        return score(self, candidates, behind, past) + np.float32(0.5 * (len(candidates) == 1))
+
+    monkeypatch.setattr(parity.Chain, "score", dependent)
+    arguments: dict[str, Any] = {"precisions": ["int8"], "golden_slates": 6, "accept_loss": True, "tolerance": 1.0}
+    with pytest.raises(ParityError, match="differ from cpu-int8's own for the whole slate by"):
+        export(checkpoint_folder, catalog_folder, tmp_path / "bundle", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("nth", [1, 3, 5])
+def test_disk_full_leaves_older_variants(
+    checkpoint_folder: Path,
+    catalog_folder: Path,
+    bundle: Path,
+    reuse_graphs: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    nth: int,
+) -> None:
+    reuse_graphs()
+    before, save, calls = _all_bytes(bundle), onnx_ir.save, iter(range(1, 100))
+
+    def full(*arguments: Any, **options: Any) -> None:
+        if next(calls) == nth:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(*arguments, **options)
+
+    monkeypatch.setattr(onnx_ir, "save", full)
+    with pytest.raises(InputError, match="cannot be written: No space left on device"):
+        export(checkpoint_folder, catalog_folder, bundle, precisions=["int8", "int4"], golden_slates=1)
+    assert _all_bytes(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
+
+
+def test_weight_that_does_not_divide_into_blocks(catalog_folder: Path, tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", exits=(1, 4), labels=LABELS, intermediate_size=72)
+    arguments = ["export", str(checkpoint), "--catalog", str(catalog_folder), "--out", str(tmp_path / "bundle")]
+    result = CliRunner().invoke(app, [*arguments, "--precision", "int4", "--golden", "1"])
+    assert isinstance(result.exception, CheckpointError) and "\n" not in str(result.exception)
+    assert "has 72 rows, not divisible into blocks of 32" in str(result.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"precisions": ["int8"], "quality_slates": 1}, "pairs of the validation split are too few to judge a variant by"),
+        ({"precisions": ["int8"], "quality_slates": -1}, "expected at least 1, or 0 for all"),
+        ({"precisions": ["int8", "int8"]}, "precisions int8, int8: expected at least one, each once"),
+        ({"precisions": []}, "precisions none: expected at least one"),
+        ({"precisions": ["fp32", ""]}, "no target 'cpu' with precision ''; there is: --target cpu --precision fp32, "),
+        ({"target": "tpu", "precisions": ["int8"]}, "no target 'tpu' with precision 'int8'"),
+    ],
+)
+def test_options(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        export(checkpoint_folder, catalog_folder, tmp_path / "bundle", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_shows_the_gate(
+    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, reuse_graphs: Callable[[], None]
+) -> None:
+    reuse_graphs()
+    arguments = ["export", str(checkpoint_folder), "--catalog", str(catalog_folder), "--out", str(tmp_path / "bundle")]
+    result = CliRunner().invoke(app, [*arguments, "--precision", "fp32,int8", "--golden", "1", "--accept-loss"])
+    assert result.exit_code == 0, result.output
+    assert "Variant cpu-int8 against float32" in result.output and "24 test pairs" in result.output
+    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "bundle"), "--variant", "cpu-int8"])
+    assert result.exit_code == 0, result.output

@@ -1,0 +1,53 @@
+"""Graphs of a few nodes for the tests of passes, built and run in one line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+Arrays = dict[str, NDArray]
+
+
+def graph(text: str, constants: Arrays) -> ir.Model:
+    """A model in ONNX's text form; the constants are added as initializers."""
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 23]>\n{text}')
+    for name, array in constants.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(model))
+
+
+def run(model: ir.Model, feed: Arrays, folder: Path) -> Arrays:
+    """All outputs, by ONNX Runtime; the model goes over the disk, as a segment does."""
+    ir.save(model, folder / "graph.onnx", external_data="graph.onnx.data")
+    onnx.checker.check_model(str(folder / "graph.onnx"))
+    session = ort.InferenceSession(folder / "graph.onnx", providers=["CPUExecutionProvider"])
+    return dict(zip((o.name for o in session.get_outputs()), session.run(None, feed), strict=True))
+
+
+def count(model: ir.Model) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph)
+
+
+def with_outlier(tokens: int, size: int, seed: int = 0) -> NDArray[np.float32]:
+    """[1, T, K] of unit scale whose first token has the outlier that language models put there."""
+    x = np.random.default_rng(seed).standard_normal((1, tokens, size)).astype(np.float32)
+    x[0, 0, 5] = 300.0
+    return x
+
+
+def weight(rows: int, columns: int, seed: int = 1) -> NDArray[np.float32]:
+    """[K, N], columns of different sizes."""
+    random = np.random.default_rng(seed)
+    return (random.standard_normal((rows, columns)) * np.geomspace(0.01, 1, columns)).astype(np.float32)
+
+
+def error(seen: NDArray, expected: NDArray) -> float:
+    """Mean |difference| over mean |expected|."""
+    return float(np.abs(seen - expected).mean() / np.abs(expected).mean())
