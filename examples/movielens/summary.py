@@ -61,9 +61,8 @@ def measure(demo: Path, program: Path) -> dict[str, Any]:
         sys.exit(f"summary: Python and C++ differ: {python} and {cpp}")
 
     report = json.loads((bundle.folder / "report.json").read_text())
-    bench = json.loads(output_of(Path(sys.executable).with_name("rexit"), "bench", demo / "bundle", "--slate", SLATE, "--json"))
-    cold = {mode["mode"]: mode["p50_ms"] for mode in bench["modes"] if mode["prefix"] == "cold"}
-    warm = {mode["mode"]: mode["p50_ms"] for mode in bench["modes"] if mode["prefix"] == "warm"}
+    times = {name: milliseconds(demo, name) for name in bundle.manifest.variants}
+    cold, warm = times[bundle.variant.name]
     baseline = json.loads(output_of(sys.executable, HERE / "baseline.py", demo / "catalog"))
     full, chosen = report["table"][0], report["table"][-1]
     return {
@@ -79,11 +78,35 @@ def measure(demo: Path, program: Path) -> dict[str, Any]:
         "slate_ms_exit": cold["calibrated"],
         "slate_ms_full_warm": warm["full depth"],
         "slate_ms_exit_warm": warm["calibrated"],
+        "variants": [variant_figures(demo, name, times[name][0]) for name in times],
         "retriever_recall@20": catalog.info["retrieval"]["recall@20"],
         "popularity_recall@20": catalog.info["retrieval"]["popularity_recall@20"],
         "conclusion": report["conclusion"],
         "machine": report["machine"],
         "example": {"user": user, "python_equals_cpp": True, "scores": [dict(zip(COLUMNS, row, strict=True)) for row in cpp]},
+    }
+
+
+def milliseconds(demo: Path, variant: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Median per slate by way of answering, with a cold and with a warm prefix."""
+    rexit_command = Path(sys.executable).with_name("rexit")
+    bench = json.loads(output_of(rexit_command, "bench", demo / "bundle", "--variant", variant, "--slate", SLATE, "--json"))
+    cold, warm = (
+        {mode["mode"]: mode["p50_ms"] for mode in bench["modes"] if mode["prefix"] == prefix} for prefix in ("cold", "warm")
+    )
+    return cold, warm
+
+
+def variant_figures(demo: Path, name: str, cold: dict[str, float]) -> dict[str, Any]:
+    """Size, time at full depth, and what the exporter's gate saw at the last exit; nothing of that for float32."""
+    variant = Bundle.open(demo / "bundle", name).variant
+    last = variant.quality["exits"][-1] if variant.quality else {}
+    return {
+        "name": name,
+        "bytes": sum(entry.bytes for entry in variant.files.values()),
+        "slate_ms_full": cold["full depth"],
+        "correlation": last.get("correlation"),
+        "auc_change": last["auc"] - last["auc_fp32"] if last else None,
     }
 
 
@@ -110,6 +133,14 @@ def show(demo: Path) -> None:
         times = (f"{figures[f'slate_ms_{key}']:.1f}", f"{figures[f'slate_ms_{key}_warm']:.1f}")
         table.add_row(name, f"{figures[f'test_auc_{key}']:.4f}", f"{layers:.1f}", *times)
     table.add_row("bias baseline", f"{figures['test_auc_bias_baseline']:.4f}", "-", "-", "-")
+    console.print(table)
+
+    table = Table(title="The variants, at full depth", title_justify="left")
+    for column in ("", "MB", f"ms per slate of {figures['slate']}", "correlation with fp32", "AUC against fp32"):
+        table.add_column(column, justify="right" if column else "left")
+    for row in figures["variants"]:
+        against = ("-", "-") if row["correlation"] is None else (f"{row['correlation']:.6f}", f"{row['auc_change']:+.4f}")
+        table.add_row(row["name"], f"{row['bytes'] / 1e6:.1f}", f"{row['slate_ms_full']:.1f}", *against)
     console.print(table)
     console.print(figures["conclusion"], markup=False)
 
