@@ -35,7 +35,7 @@ class MultiExitModel(nn.Module):
     def __init__(self, decoder: Decoder, heads: ExitHeads, exits: Sequence[int]) -> None:
         super().__init__()
         self.model, self.heads, self.exits = decoder.model, heads, tuple(exits)
-        self._decoder = decoder
+        self.decoder = decoder
 
     def forward(self, tokens: Tensor, positions: Tensor, groups: Tensor, rows: Tensor) -> Tensor:
         """Logits float32 [E, M, 2] (no, yes) at every exit.
@@ -58,7 +58,7 @@ class MultiExitModel(nn.Module):
         head = np.asarray(prefix, np.int64)
         sequences = [np.concatenate([head, np.asarray(candidate, np.int64)]) for candidate in candidates]
         out = np.empty((len(sequences), len(self.exits)), np.float32)
-        with self._decoder.stock_attention():
+        with self.decoder.stock_attention():
             for start in range(0, len(sequences), _REFERENCE_BATCH):
                 part = sequences[start : start + _REFERENCE_BATCH]
                 tokens = torch.zeros(len(part), max(map(len, part)), dtype=torch.int64)
@@ -80,10 +80,10 @@ class MultiExitModel(nn.Module):
 
             return hook
 
-        layers = self._decoder.layers
+        layers = self.decoder.layers
         hooks = [layers[depth - 1].register_forward_hook(keep(depth)) for depth in self.exits]
         try:
-            self._decoder.body(**inputs, use_cache=False)
+            self.decoder.body(**inputs, use_cache=False)
         finally:
             for hook in hooks:
                 hook.remove()

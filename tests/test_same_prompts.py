@@ -16,8 +16,9 @@ from tiny_bundle import ITEM_IDS, USER_IDS, write_bundle
 @pytest.mark.parametrize("seed", range(3))
 def test_python_and_cpp_assemble_the_same_prompts(tmp_path: Path, seed: int) -> None:
     bundle, random = write_bundle(tmp_path / "bundle"), np.random.default_rng(seed)
-    prompts = PromptBuilder(Catalog.open(bundle / "catalog"))
-    ops = {op["op"] for part in (prompts._prefix, prompts._candidate) for op in part}
+    catalog = Catalog.open(bundle / "catalog")
+    prompts = PromptBuilder(catalog)
+    ops = {op["op"] for part in ("prefix", "candidate") for op in catalog.info["prompt"][part]}
     assert {"user_field", "history", "similar_verdict", "item_like_rate"} <= ops, "the tiny catalog exercises the program"
     seen = set()
     with runtime.open(bundle) as session:

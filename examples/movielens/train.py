@@ -1,4 +1,4 @@
-"""Trains a small multi-exit Llama on a catalog's prompts, and reports the test AUC of every exit.
+"""Trains a small multi-exit Llama on a catalog's prompts, and reports every exit's AUC on the validation split.
 
     python examples/movielens/train.py --catalog CATALOG --out CHECKPOINT [--epochs 1.5] [--init random|FOLDER|HUB_ID]
 
@@ -110,7 +110,7 @@ def make_model(catalog: Catalog, init: str, exits: list[int], layers: int, hidde
 
 def parameter_groups(model: MultiExitModel, rate: float, ratio: float) -> list[dict[str, object]]:
     """The layers up to each exit and its head learn at rate / ratio^k, k exits before the last: shallower ones faster."""
-    layers, groups, seen = model._decoder.layers, [], set()
+    layers, groups, seen = model.decoder.layers, [], set()
     for k, (begin, end) in enumerate(zip([0, *model.exits[:-1]], model.exits, strict=True)):
         modules = [*layers[begin:end], model.heads.norms[k], model.heads.projections[k]]
         if k == 0:
