@@ -102,14 +102,23 @@ class Trace:
 
 
 def open(
-    path: str | os.PathLike[str], variant: str | None = None, *, threads: int = 0, library: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    variant: str | None = None,
+    *,
+    threads: int = 0,
+    library: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    device_id: int = 0,
 ) -> Session:
     """Opens a bundle's variant (the first one when None): checks its structure, maps the catalog, loads the segments.
 
     `threads` sets the size of the process's one thread pool, made by the first bundle opened; 0: one per core. `library` is
-    the path of ONNX Runtime's shared library, else the `onnxruntime` wheel's. Raises BundleError, BackendError, InputError.
+    the path of ONNX Runtime's shared library, else the `onnxruntime` wheel's.
+
+    `device`: `cpu` (any variant), `cuda` (any variant) or `tensorrt` (engines of a tensorrt variant); None: the variant's own
+    target. `device_id`: which GPU. Raises BundleError, BackendError, InputError.
     """
-    return Session(path, variant, threads=threads, library=library)
+    return Session(path, variant, threads=threads, library=library, device=device, device_id=device_id)
 
 
 class Session:
@@ -122,12 +131,20 @@ class Session:
         *,
         threads: int = 0,
         library: str | os.PathLike[str] | None = None,
+        device: str | None = None,
+        device_id: int = 0,
     ) -> None:
-        if variant == "":
-            raise InputError("variant is an empty string, expected a name or None")
+        for name, value in (("variant", variant), ("device", device)):
+            if value == "":
+                raise InputError(f"{name} is an empty string, expected a name or None")
         chosen = onnxruntime_library() if library is None else os.fspath(library)
         self._native: _native.Session | None = _native.Session(
-            os.fspath(path), variant or "", chosen, _integer("threads", threads, 31)
+            os.fspath(path),
+            variant or "",
+            chosen,
+            _integer("threads", threads, 31),
+            device or "",
+            _integer("device_id", device_id, 31),
         )
         self.info = Info(*self._native.info())
         self.exits = tuple(ExitInfo(*exit) for exit in self._native.exits())

@@ -40,8 +40,17 @@ class Backend {
   virtual void copy(void* to, const void* from, std::size_t bytes) const = 0;
 };
 
-// ONNX Runtime; `bundle` must outlive the backend. `library` and `threads` as in rexit_bundle_options.
-std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const char* library, std::int32_t threads);
+// Where and how a bundle runs, as in rexit_bundle_options.
+struct Execution {
+  const char* library = nullptr;  // ONNX Runtime's
+  std::int32_t threads = 0;
+  const char* device = nullptr;  // null: the variant's own
+  std::int32_t device_id = 0;
+};
+
+// The backend for the device asked for; `bundle` must outlive it. Throws REXIT_INVALID_ARGUMENT for a device that there is not or
+// that the variant cannot run on, REXIT_BACKEND_MISSING for one that this build or this machine has nothing for.
+std::unique_ptr<Backend> make_backend(const Bundle& bundle, const Execution& execution);
 
 // A block of a backend's memory that only grows. The backend must outlive it.
 class Block {

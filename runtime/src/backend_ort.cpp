@@ -1,4 +1,6 @@
 // Backend over ONNX Runtime: one Ort::Session per segment, shared by all of a bundle's sessions.
+#include "backend_ort.hpp"
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -6,15 +8,15 @@
 #include <set>
 #include <vector>
 
-#include "backend.hpp"
 #include "ort_library.hpp"
+#include "ort_provider.hpp"
+#include "segment_tensors.hpp"
 #include "status.hpp"
 
 namespace rexit::core {
 namespace {
 
 using Shape = std::vector<std::int64_t>;
-constexpr std::int64_t any = -1;
 constexpr std::size_t alignment = 64;
 
 ONNXTensorElementDataType ort_type(Element element) {
@@ -36,12 +38,11 @@ const char* type_name(ONNXTensorElementDataType type) {
   }
 }
 
-// A name of the manifest with what the graph must say about it.
-struct Expected {
-  std::string name;
-  ONNXTensorElementDataType type;
-  Shape shape;  // `any`: not checked
-};
+ONNXTensorElementDataType ort_type(TensorType type) {
+  return type == TensorType::int64     ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64
+         : type == TensorType::float32 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
+                                       : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+}
 
 // Checks names, dtypes and shapes one way (inputs or outputs). `get` are the session's accessors.
 class Signature {
@@ -55,7 +56,7 @@ class Signature {
                                  : session.GetOutputNameAllocated(i, allocator).get());
   }
 
-  void check(const Expected& expected) {
+  void check(const TensorSpec& expected) {
     const auto found = std::find(names_.begin(), names_.end(), expected.name);
     if (found == names_.end()) fail(REXIT_CORRUPT, where_, ": the graph has no ", side(), " `", expected.name, "`");
     if (!seen_.insert(expected.name).second) fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` is named twice");
@@ -64,17 +65,17 @@ class Signature {
     const Ort::TypeInfo info = inputs_ ? session_.GetInputTypeInfo(index) : session_.GetOutputTypeInfo(index);
     if (info.GetONNXType() != ONNX_TYPE_TENSOR) fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` is no tensor");
     const auto tensor = info.GetTensorTypeAndShapeInfo();
-    if (tensor.GetElementType() != expected.type)
+    if (tensor.GetElementType() != ort_type(expected.type))
       fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` is ", type_name(tensor.GetElementType()), ", expected ",
-           type_name(expected.type));
+           name_of(expected.type));
     const Shape shape = tensor.GetShape();
     if (shape.size() != expected.shape.size())
       fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` has rank ", shape.size(), ", expected ",
            expected.shape.size());
     for (std::size_t i = 0; i < shape.size(); ++i)
-      if (expected.shape[i] == any ? shape[i] >= 0 : shape[i] >= 0 && shape[i] != expected.shape[i])
+      if (expected.shape[i] == any_size ? shape[i] >= 0 : shape[i] >= 0 && shape[i] != expected.shape[i])
         fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` has size ", shape[i], " in dimension ", i,
-             ", expected ", expected.shape[i] == any ? std::string("a dynamic one") : std::to_string(expected.shape[i]));
+             ", expected ", expected.shape[i] == any_size ? std::string("a dynamic one") : std::to_string(expected.shape[i]));
   }
 
   // Inputs only: ONNX Runtime would refuse each run that leaves one out.
@@ -95,15 +96,14 @@ class Signature {
 
 class OrtBackend final : public Backend {
  public:
-  OrtBackend(const Bundle& bundle, Ort::Env& env)
+  OrtBackend(const Bundle& bundle, Ort::Env& env, const Ort::SessionOptions& options, const std::vector<std::string>& graphs)
       : bundle_(bundle), cpu_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
-    const Ort::SessionOptions options = session_options(bundle.variant());
-    for (const Segment& segment : bundle.variant().segments) {
+    for (std::size_t k = 0; k < graphs.size(); ++k) {
       try {
-        sessions_.emplace_back(env, segment.graph.c_str(), options);
-        check(segment, sessions_.back());
+        sessions_.emplace_back(env, graphs[k].c_str(), options);
+        check(bundle.variant().segments[k], graphs[k], sessions_.back());
       } catch (const Ort::Exception& error) {
-        fail(REXIT_BACKEND_FAILED, segment.graph, ": ", error.what());
+        fail(REXIT_BACKEND_FAILED, graphs[k], ": ", error.what());
       }
     }
   }
@@ -154,37 +154,11 @@ class OrtBackend final : public Backend {
   void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
 
  private:
-  static Ort::SessionOptions session_options(const Variant& variant) {
-    Ort::SessionOptions options;
-    options.DisablePerSessionThreads();
-    // Plans memory for each input shape it meets and keeps every plan: prompts come in too many lengths for that.
-    options.DisableMemPattern();
-    if (variant.target == "cuda") {
-      try {
-        options.AppendExecutionProvider_CUDA(OrtCUDAProviderOptions{});
-      } catch (const Ort::Exception& error) {
-        fail(REXIT_BACKEND_MISSING, "variant `", variant.name, "` needs ONNX Runtime's CUDA provider: ", error.what());
-      }
-    }
-    return options;
-  }
-
-  void check(const Segment& segment, const Ort::Session& session) const {
-    const auto int64 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
-    const Model& model = bundle_.model();
-    const Shape hidden{any, static_cast<std::int64_t>(model.hidden_size)};
-    const Shape cache{static_cast<std::int64_t>(model.kv_heads), any, static_cast<std::int64_t>(model.head_dim)};
-    Signature inputs(session, true, segment.graph), outputs(session, false, segment.graph);
-    inputs.check(segment.first ? Expected{segment.source, int64, {any}}
-                               : Expected{segment.source, ort_type(segment.hidden_dtype), hidden});
-    for (const std::string* name : {&segment.positions, &segment.groups, &segment.rows}) inputs.check({*name, int64, {any}});
-    for (const auto* names : {&segment.past_keys, &segment.past_values})
-      for (const std::string& name : *names) inputs.check({name, ort_type(segment.cache_dtype), cache});
+  void check(const Segment& segment, const std::string& graph, const Ort::Session& session) const {
+    Signature inputs(session, true, graph), outputs(session, false, graph);
+    for (const TensorSpec& spec : segment_inputs(bundle_.model(), segment)) inputs.check(spec);
     inputs.check_no_other();
-    if (!segment.last) outputs.check({segment.hidden, ort_type(segment.hidden_dtype), hidden});
-    outputs.check({segment.logits, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, {any, 2}});
-    for (const auto* names : {&segment.new_keys, &segment.new_values})
-      for (const std::string& name : *names) outputs.check({name, ort_type(segment.cache_dtype), cache});
+    for (const TensorSpec& spec : segment_outputs(bundle_.model(), segment)) outputs.check(spec);
   }
 
   Shape cache_shape(std::size_t tokens) const {
@@ -207,12 +181,25 @@ class OrtBackend final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const char* library, std::int32_t threads) {
-  const Variant& variant = bundle.variant();
-  if (variant.backend != "onnxruntime")
-    fail(REXIT_UNSUPPORTED, "variant `", variant.name, "` needs backend `", variant.backend, "`, this build has `onnxruntime`");
-  Ort::Env& env = ort_environment(library, threads);
-  return std::make_unique<OrtBackend>(bundle, env);
+void require_provider(const Execution& execution, Provider provider) {
+  ort_environment(execution.library, execution.threads);
+  check_provider(provider);
+}
+
+std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution& execution, Provider provider,
+                                          const std::vector<std::string>& graphs) {
+  Ort::Env& env = ort_environment(execution.library, execution.threads);
+  check_provider(provider);
+  Ort::SessionOptions options;
+  options.DisablePerSessionThreads();
+  // Plans memory for each input shape it meets and keeps every plan: prompts come in too many lengths for that.
+  options.DisableMemPattern();
+  try {
+    append_provider(options, provider, execution.device_id);
+  } catch (const Ort::Exception& error) {
+    fail(REXIT_BACKEND_MISSING, "ONNX Runtime's provider cannot be loaded: ", error.what());
+  }
+  return std::make_unique<OrtBackend>(bundle, env, options, graphs);
 }
 
 }  // namespace rexit::core

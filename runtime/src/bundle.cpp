@@ -56,9 +56,9 @@ Segment read_segment(const Json& json, const std::string& folder, const FileList
   Segment segment;
   const std::string graph = json.at("graph").string();
   check_relative_path(graph, json.where());
-  listed(files, graph, folder + "/variant.json");
   segment.graph = folder + "/" + graph;
-  if (json.has("weights")) listed(files, json.at("weights").string(), folder + "/variant.json");
+  segment.graph_sha256 = listed(files, graph, folder + "/variant.json").sha256;
+  if (json.has("weights")) segment.weights_sha256 = listed(files, json.at("weights").string(), folder + "/variant.json").sha256;
 
   const std::vector<Json> layers = json.at("layers").elements();
   if (layers.size() != 2) fail(REXIT_CORRUPT, json.where(), " layers: has ", layers.size(), " numbers, expected 2");
@@ -85,6 +85,7 @@ Segment read_segment(const Json& json, const std::string& folder, const FileList
 
 Variant read_variant(const Json& json, const std::string& folder, const std::vector<std::size_t>& exits, const Model& model) {
   Variant variant;
+  variant.folder = folder;
   variant.target = json.at("target").string();
   variant.backend = json.at("backend").string();
   const Json limits = json.at("limits");
@@ -141,7 +142,7 @@ std::string choose(const Json& variants, const char* wanted, const std::string& 
 
 }  // namespace
 
-Bundle::Bundle(const std::string& path, const char* wanted) {
+Bundle::Bundle(const std::string& path, const char* wanted) : path_(path) {
   const std::string manifest_path = path + "/manifest.json";
   const JsonDocument manifest_document = read_json(manifest_path);
   const Json manifest = manifest_document.root();

@@ -21,7 +21,8 @@ constexpr std::size_t bytes_of(Element element) noexcept { return element == Ele
 
 // One graph: layers [begin, end) and a head. The strings are the graph's own tensor names.
 struct Segment {
-  std::string graph;  // full path
+  std::string graph;                         // full path
+  std::string graph_sha256, weights_sha256;  // as variant.json records them; no weights: empty
   std::size_t begin, end;
   Element hidden_dtype, cache_dtype;
   bool first, last;
@@ -37,6 +38,7 @@ struct Segment {
 
 struct Variant {
   std::string name, target, backend;
+  std::string folder;  // full path
   std::size_t max_tokens, max_positions;
   std::vector<Segment> segments;  // one per exit
 };
@@ -46,6 +48,7 @@ class Bundle {
   // Checks structure, sizes, digests that bind files to each other, and all tables. `variant` null: the first one.
   Bundle(const std::string& path, const char* variant);
 
+  const std::string& path() const noexcept { return path_; }
   const Model& model() const noexcept { return model_; }
   const Variant& variant() const noexcept { return variant_; }
   const Policy& policy() const noexcept { return policy_; }
@@ -55,6 +58,7 @@ class Bundle {
   std::size_t depth(std::size_t exit) const noexcept { return variant_.segments[exit].end; }
 
  private:
+  std::string path_;
   Model model_{};
   Variant variant_;
   Policy policy_;

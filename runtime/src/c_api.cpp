@@ -77,7 +77,9 @@ rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* opt
   required(bundle_out, "bundle_out");
   const rexit_bundle_options given = options != nullptr ? read_struct(options, "options") : rexit_bundle_options{};
   if (given.threads < 0) fail(REXIT_INVALID_ARGUMENT, "options.threads is ", given.threads, ", expected 0 or more");
-  auto engine = std::make_shared<const Engine>(path, given.variant, given.onnxruntime_library, given.threads);
+  if (given.device_id < 0) fail(REXIT_INVALID_ARGUMENT, "options.device_id is ", given.device_id, ", expected 0 or more");
+  auto engine = std::make_shared<const Engine>(
+      path, given.variant, Execution{given.onnxruntime_library, given.threads, given.device, given.device_id});
   log(REXIT_LOG_INFO, std::string(path) + ": opened variant " + engine->bundle.variant().name);
   *bundle_out = new rexit_bundle{std::move(engine)};
   return REXIT_OK;

@@ -52,6 +52,13 @@ void check_files(const std::string& folder, const FileList& files, std::initiali
   }
 }
 
+void check_folder(const std::string& path) {
+  struct stat info{};
+  if (::lstat(path.c_str(), &info) != 0) fail(REXIT_NOT_FOUND, path, ": cannot be read: ", std::strerror(errno));
+  if (S_ISLNK(info.st_mode)) fail(REXIT_CORRUPT, path, ": is a link, a bundle may hold none");
+  if (!S_ISDIR(info.st_mode)) fail(REXIT_CORRUPT, path, ": is not a folder");
+}
+
 bool exists(const std::string& path) {
   struct stat info{};
   return ::lstat(path.c_str(), &info) == 0;

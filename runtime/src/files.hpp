@@ -26,6 +26,9 @@ FileList read_file_sizes(const Json& files);
 // Every listed file is a plain file of the recorded size, reached through no link; every name in `needed` is listed.
 void check_files(const std::string& folder, const FileList& files, std::initializer_list<std::string> needed);
 
+// The path is a folder, and no link to one.
+void check_folder(const std::string& path);
+
 // Whether something, of whatever kind, stands at this path.
 bool exists(const std::string& path);
 

@@ -21,8 +21,8 @@ struct Engine {
   Bundle bundle;
   std::unique_ptr<const Backend> backend;
 
-  Engine(const char* path, const char* variant, const char* library, std::int32_t threads)
-      : bundle(path, variant), backend(make_ort_backend(bundle, library, threads)) {}
+  Engine(const char* path, const char* variant, const Execution& execution)
+      : bundle(path, variant), backend(make_backend(bundle, execution)) {}
 };
 
 struct Request {

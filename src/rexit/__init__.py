@@ -12,8 +12,10 @@ __all__ = ["__version__", "open"]
 __version__ = "0.1.0"
 
 
-def open(path: str | Path, variant: str | None = None, *, threads: int = 0) -> Session:
+def open(
+    path: str | Path, variant: str | None = None, *, threads: int = 0, device: str | None = None, device_id: int = 0
+) -> Session:
     """Opens a bundle for scoring: see `rexit.runtime.open`, which is loaded on first use."""
     from rexit import runtime
 
-    return runtime.open(path, variant, threads=threads)
+    return runtime.open(path, variant, threads=threads, device=device, device_id=device_id)

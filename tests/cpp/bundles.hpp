@@ -9,4 +9,10 @@ inline std::string bundles() {
   return folder != nullptr ? folder : "bundles";
 }
 
+// Those of tests/tensorrt_bundle.py.
+inline std::string tensorrt_bundles() {
+  const char* folder = std::getenv("REXIT_TEST_TENSORRT_BUNDLES");
+  return folder != nullptr ? folder : "tensorrt-bundles";
+}
+
 inline std::string sound_bundle() { return bundles() + "/sound/bundle"; }

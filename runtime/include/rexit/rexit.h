@@ -45,11 +45,11 @@ typedef enum rexit_status {
   REXIT_INVALID_ARGUMENT = 100, /* a null pointer, a bad struct_size, an option out of range */
   REXIT_UNKNOWN_ITEM = 101,     /* an item id that the catalog does not hold */
   REXIT_UNKNOWN_VARIANT = 102,  /* the bundle has no such variant */
-  REXIT_NOT_FOUND = 200,        /* a file of the bundle does not exist or cannot be read */
+  REXIT_NOT_FOUND = 200,        /* a file of the bundle, or an engine for this GPU, does not exist or cannot be read */
   REXIT_CORRUPT = 201,          /* a file does not hold what the format promises (truncated, wrong type, out of range) */
   REXIT_UNSUPPORTED = 202,      /* a newer schema, or something in `requires` that this version does not know */
-  REXIT_MISMATCH = 203,         /* two files do not belong together (a policy of another variant, a foreign catalog) */
-  REXIT_BACKEND_MISSING = 300,  /* the ONNX Runtime library was not found or is too old */
+  REXIT_MISMATCH = 203,         /* two files do not belong together (a foreign catalog, an engine of another graph) */
+  REXIT_BACKEND_MISSING = 300,  /* no ONNX Runtime library or too old a one, or nothing here that runs the device asked for */
   REXIT_BACKEND_FAILED = 301,   /* the backend refused a graph or failed while running it */
   REXIT_TOO_LONG = 400,         /* a prompt longer than the model's limit */
   REXIT_DEADLINE = 401,         /* the deadline passed before every candidate had reached its first exit */
@@ -80,6 +80,12 @@ typedef struct rexit_bundle_options {
                                       per process: only the first open's counts */
   int32_t threads;                 /* of the process-wide pool, made by the first open; 0: one per core, or what the pool has;
                                       a later open with another number is refused */
+  const char* device;              /* where the segments run:
+                                      "cpu": ONNX Runtime's CPU provider, any variant;
+                                      "cuda": ONNX Runtime's CUDA provider, any variant;
+                                      "tensorrt": the engines that `rexit compile` made for this GPU, variants of target tensorrt;
+                                      NULL: the variant's own target */
+  int32_t device_id;               /* which GPU, as CUDA counts them; unused on the CPU */
 } rexit_bundle_options;
 
 typedef struct rexit_bundle_info {

@@ -17,6 +17,10 @@ stderr = Console(stderr=True, highlight=False)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
+DeviceOption = Annotated[
+    str | None, typer.Option(help="cpu, cuda or tensorrt; the variant's own if not given. The CPU runs every variant's graphs.")
+]
+
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout. Numbers that JSON has no word for become null."""

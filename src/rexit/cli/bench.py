@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rexit.cli._output import JsonOption, print_json, print_table, progress, stdout
+from rexit.cli._output import DeviceOption, JsonOption, print_json, print_table, progress, stdout
 from rexit.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def bench(
     slate: Annotated[int, typer.Option(min=1, help="Candidates in each request.")] = 20,
     requests: Annotated[int, typer.Option(min=1, help="Requests for each way of answering.")] = 50,
     threads: Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")] = 0,
+    device: DeviceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure how long slates of real items for real users take on this machine.
@@ -39,7 +40,7 @@ def bench(
     """
     from rexit.bundle import Bundle
 
-    report = measure(Bundle.open(bundle, variant), slate, requests, threads)
+    report = measure(Bundle.open(bundle, variant), slate, requests, threads, device)
     if json:
         print_json(report)
         return
@@ -67,7 +68,7 @@ def bench(
         stdout.print("Not calibrated: run `rexit calibrate` on this machine to see what early exit saves.")
 
 
-def measure(bundle: Bundle, slate: int, requests: int, threads: int) -> dict[str, Any]:
+def measure(bundle: Bundle, slate: int, requests: int, threads: int, device: str | None = None) -> dict[str, Any]:
     """The report as `--json` prints it: milliseconds, bytes, shares of 1."""
     import time
 
@@ -91,7 +92,10 @@ def measure(bundle: Bundle, slate: int, requests: int, threads: int) -> dict[str
     modes |= {depth_name(depth): k for k, depth in enumerate(layers[:-1])}
 
     begin = time.perf_counter()
-    with contextlib.closing(runtime.open(bundle.path, bundle.variant.name, threads=threads)) as session, progress() as bar:
+    with (
+        contextlib.closing(runtime.open(bundle.path, bundle.variant.name, threads=threads, device=device)) as session,
+        progress() as bar,
+    ):
         session.score(users[0], slates[0])
         first_ms = (time.perf_counter() - begin) * 1000
         session.warm_up()
@@ -129,6 +133,7 @@ def measure(bundle: Bundle, slate: int, requests: int, threads: int) -> dict[str
         "slate": slate,
         "requests": requests,
         "threads": threads,
+        "device": device or bundle.variant.target,
         "calibrated": calibrated,
         "modes": rows,
         "open_to_first_score_ms": first_ms,

@@ -199,7 +199,7 @@ def _prompt(path: Path, variant: str | None, user: str, items: str, as_of: int |
     user_id, item_ids = parse_id(user, kinds["user"], "user"), parse_ids(items, kinds["item"], "item")
     bundle.catalog.items.rows(item_ids)
     decode = _decoder(tokenizer) if tokenizer is not None else None
-    with contextlib.closing(runtime.open(bundle.path, bundle.variant.name)) as session:
+    with contextlib.closing(runtime.open(bundle.path, bundle.variant.name, device="cpu")) as session:
         prefix, candidates = session.prompt(user_id, item_ids, as_of=as_of)
 
     def part(tokens: Any) -> dict[str, Any]:

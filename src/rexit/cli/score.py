@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rexit.cli._ids import parse_id, parse_ids, parse_recent
-from rexit.cli._output import JsonOption, print_json, print_table, progress, stderr, stdout
+from rexit.cli._output import DeviceOption, JsonOption, print_json, print_table, progress, stderr, stdout
 from rexit.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def score(
     as_of_column: Annotated[str, typer.Option(help="Column of --pairs; optional in the file.")] = "as_of",
     variant: Annotated[str | None, typer.Option(help="Which variant; the bundle's first if not given.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")] = 0,
+    device: DeviceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Score candidates for one user, or a file of pairs.
@@ -68,7 +69,7 @@ def score(
             raise InputError("--pairs needs --out: where the scored pairs go")
         columns = {"user": user_column, "item": item_column, "as_of": as_of_column}
         options = {"force_exit": force_exit, "deadline_ms": deadline_ms}
-        report = _score_file(Bundle.open(bundle, variant), pairs, out, columns, as_of, options, threads)
+        report = _score_file(Bundle.open(bundle, variant), pairs, out, columns, as_of, options, threads, device)
         if json:
             print_json(report)
         else:
@@ -90,7 +91,7 @@ def score(
     if opened.catalog.users.row(user_id) is None:
         means = "placed by --recent alone" if fresh else "scored without any history"
         stderr.print(f"rexit: user {user_id!r} is not in the catalog: {means}", markup=False, soft_wrap=True)
-    with _session(opened, threads) as session:
+    with _session(opened, threads, device) as session:
         scores = session.score(
             user_id,
             item_ids,
@@ -151,15 +152,22 @@ STATS = (
 
 
 @contextlib.contextmanager
-def _session(bundle: Bundle, threads: int) -> Iterator[Any]:
+def _session(bundle: Bundle, threads: int, device: str | None) -> Iterator[Any]:
     from rexit import runtime
 
-    with contextlib.closing(runtime.open(bundle.path, bundle.variant.name, threads=threads)) as session:
+    with contextlib.closing(runtime.open(bundle.path, bundle.variant.name, threads=threads, device=device)) as session:
         yield session
 
 
 def _score_file(
-    bundle: Bundle, pairs: Path, out: Path, columns: dict[str, str], as_of: int | None, options: dict[str, Any], threads: int
+    bundle: Bundle,
+    pairs: Path,
+    out: Path,
+    columns: dict[str, str],
+    as_of: int | None,
+    options: dict[str, Any],
+    threads: int,
+    device: str | None,
 ) -> dict[str, Any]:
     """Scores a file of pairs. Everything that can be wrong with the input is found before the first slate is scored."""
     import time
@@ -181,7 +189,7 @@ def _score_file(
     probability, log_odds = np.empty(len(users), np.float32), np.empty(len(users), np.float32)
     exits = np.empty(len(users), np.int32)
     begin = time.perf_counter()
-    with _session(bundle, threads) as session, progress() as bar:
+    with _session(bundle, threads, device) as session, progress() as bar:
         task = bar.add_task("slates", total=len(slates))
         for (user, time_of), rows in slates.items():
             scores = session.score(user, [items[n] for n in rows], as_of=time_of, **options)

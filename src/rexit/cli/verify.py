@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rexit.cli._output import JsonOption, print_json, print_table, progress, stdout
+from rexit.cli._output import DeviceOption, JsonOption, print_json, print_table, progress, stdout
 from rexit.errors import BackendError, BundleError, RexitError
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ EXIT_CODE = 8
 SLACK = 2.0
 """Log-odds may differ from the golden ones by this times the tolerance that the exporter measured: another machine rounds
 otherwise."""
+
+ON_THE_CPU = "; --device cpu checks the graphs on the CPU"
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,19 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
     variant: Annotated[str | None, typer.Option(help="Only this variant; all of them if not given.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")] = 0,
+    device: DeviceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check that a bundle is whole and computes on this machine what it computed where it was exported.
 
     Digests of every file; golden samples (the runtime assembles the same prompts and gives the same log-odds, within twice the
     tolerance recorded at export); exit decisions (each candidate stops where the policy says, with a cold and with a cached
-    prefix). A variant whose backend is not on this machine is checked as far as its files go. Exits with 8 if anything fails.
+    prefix). A variant whose backend is not on this machine is checked as far as its files go, unless it or a device is named.
+    Exits with 8 if anything fails.
 
         rexit verify bundle && systemctl restart recommender
     """
-    checks = _checks(bundle, variant, threads)
+    checks = _checks(bundle, variant, threads, device)
     failed = [line for check in checks for line in check.failures]
     if json:
         print_json({"ok": not failed, "checks": [asdict(c) for c in checks]})
@@ -70,7 +74,7 @@ def verify(
         raise typer.Exit(EXIT_CODE)
 
 
-def _checks(path: Path, variant: str | None, threads: int) -> list[Check]:
+def _checks(path: Path, variant: str | None, threads: int, device: str | None) -> list[Check]:
     from rexit.bundle import Bundle, Manifest
 
     try:
@@ -88,7 +92,7 @@ def _checks(path: Path, variant: str | None, threads: int) -> list[Check]:
             found = _files(opened)
             checks += found
             if all(c.outcome == "ok" for c in found):
-                checks += _behaviour(opened, threads, variant is not None, bar)
+                checks += _behaviour(opened, threads, device, variant is not None, bar)
     return checks
 
 
@@ -109,19 +113,20 @@ def _files(bundle: Bundle) -> list[Check]:
     return checks
 
 
-def _behaviour(bundle: Bundle, threads: int, named: bool, bar: Progress) -> list[Check]:
+def _behaviour(bundle: Bundle, threads: int, device: str | None, named: bool, bar: Progress) -> list[Check]:
     """Golden samples and exit decisions, by the runtime."""
     from rexit import runtime
 
     name = bundle.variant.name
     try:
         golden = bundle.golden()
-        with contextlib.closing(runtime.open(bundle.path, name, threads=threads)) as session:
+        with contextlib.closing(runtime.open(bundle.path, name, threads=threads, device=device)) as session:
             return _golden(bundle, golden.slates, session, bar)
     except BackendError as exc:
-        if exc.status == "REXIT_BACKEND_MISSING" and not named:
-            return [Check(name, "golden samples", "skipped", str(exc))]
-        return [_check(name, "golden samples", "", [str(exc)])]
+        reason = f"{exc}{ON_THE_CPU if device is None and bundle.variant.target != 'cpu' else ''}"
+        if exc.status == "REXIT_BACKEND_MISSING" and device is None and not named:
+            return [Check(name, "golden samples", "skipped", reason)]
+        return [_check(name, "golden samples", "", [reason])]
     except RexitError as exc:
         return [_check(name, "golden samples", "", [str(exc)])]
 

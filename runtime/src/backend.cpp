@@ -1,0 +1,57 @@
+// Which backend runs a bundle.
+#include "backend.hpp"
+
+#include <string>
+
+#include "backend_ort.hpp"
+#include "status.hpp"
+#ifdef REXIT_TENSORRT
+#include "backend_tensorrt.hpp"
+#else
+#include "accelerator.hpp"
+#endif
+
+namespace rexit::core {
+namespace {
+
+bool known(const std::string& device) { return device == "cpu" || device == "cuda" || device == "tensorrt"; }
+
+std::unique_ptr<Backend> make_tensorrt(const Bundle& bundle, const Execution& execution) {
+#ifdef REXIT_TENSORRT
+  return make_tensorrt_backend(bundle, execution.device_id);
+#else
+  require_provider(execution, Provider::tensorrt);
+  std::vector<std::string> graphs;
+  for (const Plan& plan : find_engines(bundle, probe_accelerator(execution.device_id))) {
+    if (plan.context.empty())
+      fail(REXIT_NOT_FOUND, plan.path, ": has no graph around it for ONNX Runtime; run `", compile_command(bundle), "`");
+    graphs.push_back(plan.context);
+  }
+  return make_ort_backend(bundle, execution, Provider::tensorrt, graphs);
+#endif
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> make_backend(const Bundle& bundle, const Execution& execution) {
+  const Variant& variant = bundle.variant();
+  if (variant.backend != "onnxruntime" && variant.backend != "tensorrt")
+    fail(REXIT_UNSUPPORTED, "variant `", variant.name, "` needs backend `", variant.backend,
+         "`, this version knows onnxruntime and tensorrt");
+  if (!known(variant.target))
+    fail(REXIT_UNSUPPORTED, "variant `", variant.name, "` is made for `", variant.target,
+         "`, this version knows cpu, cuda and tensorrt");
+  const std::string device = execution.device != nullptr ? execution.device : variant.target;
+  if (!known(device)) fail(REXIT_INVALID_ARGUMENT, "device is `", device, "`, expected cpu, cuda or tensorrt");
+  if (device == "tensorrt") {
+    if (variant.target != "tensorrt")
+      fail(REXIT_INVALID_ARGUMENT, "device `tensorrt` runs variants exported for tensorrt, variant `", variant.name,
+           "` is made for ", variant.target);
+    return make_tensorrt(bundle, execution);
+  }
+  std::vector<std::string> graphs;
+  for (const Segment& segment : variant.segments) graphs.push_back(segment.graph);
+  return make_ort_backend(bundle, execution, device == "cuda" ? Provider::cuda : Provider::cpu, graphs);
+}
+
+}  // namespace rexit::core

@@ -1,0 +1,87 @@
+// CUDA's runtime API with owners, and errors as exceptions.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "status.hpp"
+
+namespace rexit::core::cuda {
+
+// `doing`: "segment-0.plan: copying inputs". Running out of memory is REXIT_OUT_OF_MEMORY, all else REXIT_BACKEND_FAILED.
+inline void check(cudaError_t error, const std::string& doing) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // else the next call of this thread reports it again
+  fail(error == cudaErrorMemoryAllocation ? REXIT_OUT_OF_MEMORY : REXIT_BACKEND_FAILED, doing,
+       ": CUDA: ", cudaGetErrorString(error));
+}
+
+// This thread's GPU, for a scope: the caller's own choice is restored.
+class OnDevice {
+ public:
+  explicit OnDevice(int device) noexcept {
+    if (cudaGetDevice(&before_) != cudaSuccess) before_ = device;
+    changed_ = before_ != device && cudaSetDevice(device) == cudaSuccess;
+  }
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+class Stream {
+ public:
+  explicit Stream(const std::string& doing) { check(cudaStreamCreate(&stream_), doing); }
+  ~Stream() { cudaStreamDestroy(stream_); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  cudaStream_t get() const noexcept { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+inline std::string wanted(std::size_t bytes) { return std::to_string(bytes) + " bytes"; }
+
+// Memory that only grows; what it held is lost then. Growing waits for the GPU.
+template <cudaError_t (*allocate)(void**, std::size_t), cudaError_t (*release)(void*)>
+class Memory {
+ public:
+  Memory() = default;
+  ~Memory() { release(data_); }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  std::byte* reserve(std::size_t bytes, const std::string& what) {
+    if (bytes > bytes_) {
+      release(std::exchange(data_, nullptr));
+      bytes_ = 0;
+      check(allocate(&data_, bytes), what + " of " + wanted(bytes));
+      bytes_ = bytes;
+    }
+    return static_cast<std::byte*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+inline cudaError_t allocate_device(void** data, std::size_t bytes) { return cudaMalloc(data, bytes); }
+inline cudaError_t release_device(void* data) { return cudaFree(data); }
+inline cudaError_t allocate_pinned(void** data, std::size_t bytes) { return cudaMallocHost(data, bytes); }
+inline cudaError_t release_pinned(void* data) { return cudaFreeHost(data); }
+
+using DeviceMemory = Memory<allocate_device, release_device>;
+using PinnedMemory = Memory<allocate_pinned, release_pinned>;  // the host's, from which copies do not block
+
+}  // namespace rexit::core::cuda

@@ -1,0 +1,78 @@
+// Where a bundle runs: the device asked for, and what is said when it cannot be had.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "bundles.hpp"
+#include "rexit/rexit.hpp"
+
+namespace {
+
+const std::vector<rexit::Id> slate{std::int64_t{-7}, std::int64_t{8}, std::int64_t{88}, std::int64_t{3}};
+
+std::string folder() { return tensorrt_bundles() + "/sound/bundle"; }
+
+rexit::OpenOptions on(const std::string& variant, const std::string& device, std::int32_t id = 0) {
+  rexit::OpenOptions options;
+  options.variant = variant;
+  options.device = device;
+  options.device_id = id;
+  return options;
+}
+
+rexit_status status_of(const rexit::OpenOptions& options, std::string& message) {
+  try {
+    const rexit::Bundle bundle(folder(), options);
+  } catch (const rexit::Error& error) {
+    message = error.what();
+    return error.status();
+  }
+  return REXIT_OK;
+}
+
+// float16 hidden states and caches between segments that compute in float32.
+TEST(Devices, TheCpuRunsATensorRtVariantsGraphs) {
+  rexit::Session half(rexit::Bundle(folder(), on("tensorrt-fp16", "cpu"))), full(rexit::Bundle(folder(), on("cpu-fp32", "")));
+  for (const std::int64_t user : {106, 112, 7777}) {
+    const rexit::Request request = rexit::Request(user).items(slate);
+    const std::vector<float> seen = half.trace(request).log_odds, expected = full.trace(request).log_odds;
+    ASSERT_EQ(seen.size(), 12u);
+    float most = 0;
+    for (std::size_t i = 0; i < seen.size(); ++i) {
+      EXPECT_NEAR(seen[i], expected[i], 1.0f) << i;  // they reach 40
+      most = std::max(most, std::fabs(seen[i] - expected[i]));
+    }
+    EXPECT_GT(most, 0) << "the half-precision variant computes exactly what the other does";
+    half.clear_cache();
+    const rexit::Scores scores = half.score(rexit::Request(user).items(slate).policy({{2, 2, 2}, {2, 2, 2}, 1}));
+    for (std::size_t i = 0; i < slate.size(); ++i)
+      EXPECT_NEAR(scores.scores[i].log_odds, seen[3 * i + scores.scores[i].exit], 0.1f);
+  }
+  half.warm_up();
+}
+
+TEST(Devices, UnknownOnesAreRefused) {
+  std::string message;
+  EXPECT_EQ(status_of(on("cpu-fp32", "npu"), message), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(message, "device is `npu`, expected cpu, cuda or tensorrt");
+  EXPECT_EQ(status_of(on("cpu-fp32", "cpu", -1), message), REXIT_INVALID_ARGUMENT);
+  EXPECT_NE(message.find("device_id is -1"), std::string::npos) << message;
+}
+
+TEST(Devices, TensorRtRunsItsOwnVariantsOnly) {
+  std::string message;
+  EXPECT_EQ(status_of(on("cpu-fp32", "tensorrt"), message), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(message, "device `tensorrt` runs variants exported for tensorrt, variant `cpu-fp32` is made for cpu");
+}
+
+// The tests' ONNX Runtime is the one for the CPU, and their rexit is built without TensorRT.
+TEST(Devices, AbsentOnesSayWhatWouldBringThem) {
+  std::string message;
+  EXPECT_EQ(status_of(on("cpu-fp32", "cuda"), message), REXIT_BACKEND_MISSING);
+  EXPECT_NE(message.find("device `cuda` needs CUDAExecutionProvider and this ONNX Runtime has"), std::string::npos) << message;
+  EXPECT_NE(message.find("onnxruntime-gpu"), std::string::npos) << message;
+}
+
+}  // namespace

@@ -1,0 +1,118 @@
+// engine.json as docs/format.md has it, sound and damaged.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "bundles.hpp"
+#include "engines.hpp"
+#include "status.hpp"
+
+using namespace rexit::core;
+
+namespace {
+
+const Accelerator orin{"8.7", "10.3.0"};
+constexpr const char* variant = "tensorrt-fp16";
+
+std::string folder(const std::string& name) { return tensorrt_bundles() + "/" + name + "/bundle"; }
+
+TEST(Engines, KeyNamesTheGpuAndTensorRT) { EXPECT_EQ(orin.key(), "sm87-trt10.3.0"); }
+
+TEST(Engines, SoundOnesAreRead) {
+  const Bundle bundle(folder("sound"), variant);
+  const std::vector<Plan> plans = find_engines(bundle, orin);
+  ASSERT_EQ(plans.size(), 3u);
+  EXPECT_EQ(plans[1].path, bundle.variant().folder + "/engines/sm87-trt10.3.0/segment-1.plan");
+  EXPECT_EQ(plans[1].context, bundle.variant().folder + "/engines/sm87-trt10.3.0/segment-1.context.onnx");
+  EXPECT_EQ(plans[2].tokens.least, 1u);
+  EXPECT_EQ(plans[2].tokens.most, 60u);
+  EXPECT_EQ(plans[2].prefix.least, 0u);
+  EXPECT_EQ(plans[2].rows.most, 60u);
+}
+
+TEST(Engines, TheMessageNamesTheGpuTheVersionAndTheCommand) {
+  const Bundle bundle(folder("sound"), variant);
+  try {
+    find_engines(bundle, {"11.0", "10.13.3"});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.status(), REXIT_NOT_FOUND);
+    EXPECT_EQ(std::string(error.what()),
+              "variant `tensorrt-fp16` has no engine for compute capability 11.0 and TensorRT 10.13.3 (sm110-trt10.13.3), it has "
+              "sm87-trt10.3.0; run `rexit compile " +
+                  folder("sound") + " --variant tensorrt-fp16`");
+  }
+}
+
+TEST(Engines, DamageIsRefused) {
+  std::size_t seen = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(tensorrt_bundles())) {
+    const std::string name = entry.path().filename();
+    SCOPED_TRACE(name);
+    std::ifstream expected(entry.path() / "expected");
+    std::string status, text, found;
+    std::getline(expected, status);
+    std::getline(expected, text);
+    std::getline(expected, found);
+    if (found != "reading") continue;
+    const Bundle bundle(folder(name), variant);
+    rexit_status result = REXIT_OK;
+    std::string message;
+    try {
+      find_engines(bundle, orin);
+    } catch (const Error& error) {
+      result = error.status();
+      message = error.what();
+    }
+    EXPECT_EQ(status, status_name(result)) << message;
+    EXPECT_NE(message.find(text), std::string::npos) << message;
+    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+    ++seen;
+  }
+  EXPECT_GT(seen, 25u);
+}
+
+// Bytes of engine.json changed at random: read or refused, nothing else. The sanitizers look on.
+TEST(Engines, RandomDamageIsReadOrRefused) {
+  const std::string copy = testing::TempDir() + "rexit-fuzzed-engine";
+  std::filesystem::remove_all(copy);
+  std::filesystem::copy(folder("sound"), copy, std::filesystem::copy_options::recursive);
+  const Bundle bundle(copy, variant);
+  const std::string path = bundle.variant().folder + "/engines/sm87-trt10.3.0/engine.json";
+  std::ifstream file(path);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  std::mt19937 random(1);
+  int refused = 0;
+  for (int i = 0; i < 1000; ++i) {
+    std::string damaged = text;
+    for (unsigned n = random() % 4; n < 4; ++n) {
+      const std::size_t at = random() % damaged.size();
+      switch (random() % 3) {
+        case 0:
+          damaged[at] = static_cast<char>(random());
+          break;
+        case 1:
+          damaged.erase(at, 1 + random() % 40);
+          break;
+        default:
+          damaged.insert(at, damaged.substr(random() % damaged.size(), 1 + random() % 40));
+      }
+    }
+    std::ofstream(path, std::ios::trunc) << damaged;
+    try {
+      find_engines(bundle, orin);
+    } catch (const Error& error) {
+      EXPECT_EQ(std::string(error.what()).find("REXIT_INTERNAL"), std::string::npos);
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 500);
+  std::filesystem::remove_all(copy);
+}
+
+}  // namespace

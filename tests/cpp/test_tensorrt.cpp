@@ -1,0 +1,283 @@
+// The TensorRT backend over the stand-in of tensorrt_double: what it is told, where it keeps things, and how it fails.
+#include <NvInfer.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "bundles.hpp"
+#include "rexit/rexit.hpp"
+
+namespace {
+
+constexpr std::size_t hidden = 16, exits = 3;
+constexpr std::size_t depths[exits] = {1, 2, 4};
+constexpr float never = std::numeric_limits<float>::infinity();
+
+std::vector<rexit::Id> items(std::size_t count) {
+  std::vector<rexit::Id> ids;
+  for (std::size_t i = 0; i < count; ++i) ids.push_back(static_cast<std::int64_t>(i) * 5 - 7);
+  return ids;
+}
+
+rexit::OpenOptions options() {
+  rexit::OpenOptions made;
+  made.variant = "tensorrt-fp16";
+  return made;
+}
+
+std::string folder(const std::string& name = "sound") { return tensorrt_bundles() + "/" + name + "/bundle"; }
+
+// What the double's engines compute, for one whole prompt, token after token: no prefix, no packing, no segments.
+std::vector<float> reference(const std::vector<std::int32_t>& tokens) {
+  std::vector<std::vector<std::int64_t>> x;
+  for (const std::int32_t token : tokens) {
+    x.emplace_back();
+    for (std::int64_t j = 1; j <= static_cast<std::int64_t>(hidden); ++j) x.back().push_back((token + 1) * j % 251);
+  }
+  std::vector<float> answers;
+  for (std::int64_t n = 0; n < static_cast<std::int64_t>(depths[exits - 1]); ++n) {
+    std::vector<std::int64_t> seen(hidden, 0);
+    for (std::size_t t = 0; t < x.size(); ++t) {
+      const auto position = static_cast<std::int64_t>(t);
+      for (std::size_t j = 0; j < hidden; ++j) {
+        seen[j] += 2 * ((x[t][j] * 13 + position + n) % 251) + (x[t][j] * 11 + n + 1) % 251;
+        x[t][j] = (x[t][j] * 3 + seen[j] * 5 + position * 7 + n) % 251;
+      }
+    }
+    if (static_cast<std::size_t>(n) + 1 != depths[answers.size()]) continue;
+    std::int64_t sum = 0;
+    for (const std::int64_t value : x.back()) sum += value;
+    answers.push_back(static_cast<float>(sum % 41 - 20));
+  }
+  return answers;
+}
+
+std::vector<float> reference(rexit::Session& session, const rexit::Request& request) {
+  const rexit::Prompt prompt = session.prompt(request);
+  const auto at = [&](std::size_t i) { return prompt.tokens.begin() + static_cast<std::ptrdiff_t>(prompt.offsets[i]); };
+  std::vector<float> all;
+  for (std::size_t i = 1; i + 1 < prompt.offsets.size(); ++i) {
+    std::vector<std::int32_t> tokens(at(0), at(1));
+    tokens.insert(tokens.end(), at(i), at(i + 1));
+    const std::vector<float> answers = reference(tokens);
+    all.insert(all.end(), answers.begin(), answers.end());
+  }
+  return all;
+}
+
+cuda_double::Machine& machine() { return cuda_double::machine(); }
+
+class TensorRt : public testing::Test {
+ protected:
+  void SetUp() override {
+    machine().devices = 1;
+    machine().minor = 7;
+    machine().memory = std::size_t{1} << 30;
+    forget();
+  }
+  // Whatever a test did, everything is given back when its bundle and sessions are gone.
+  void TearDown() override {
+    EXPECT_EQ(machine().mistakes, std::vector<std::string>{});
+    EXPECT_EQ(machine().allocated, 0u);
+    EXPECT_TRUE(machine().pinned.empty());
+    EXPECT_EQ(machine().streams, 0u);
+    EXPECT_EQ(machine().loaded, 0u);
+    EXPECT_EQ(machine().contexts, 0u);
+  }
+  static void forget() {
+    machine().copied.clear();
+    machine().enqueued = machine().synchronizations = 0;
+  }
+
+  static rexit_status failure(const rexit::OpenOptions& given, const std::string& path, std::string& message) {
+    try {
+      rexit::Session session{rexit::Bundle(path, given)};
+      session.trace(rexit::Request(std::int64_t{106}).items(items(4)));
+    } catch (const rexit::Error& error) {
+      message = error.what();
+      return error.status();
+    }
+    return REXIT_OK;
+  }
+};
+
+TEST_F(TensorRt, TheChainIsTheWholeModel) {
+  rexit::Session session{rexit::Bundle(folder(), options())};
+  for (const std::int64_t user : {106, 112, 7777}) {
+    const rexit::Request request = rexit::Request(user).items(items(4));
+    EXPECT_EQ(session.trace(request).log_odds, reference(session, request));
+  }
+}
+
+TEST_F(TensorRt, SlatesBeyondOnePassAreChunked) {
+  rexit::Session session{rexit::Bundle(folder(), options())};
+  const rexit::Request request = rexit::Request(std::int64_t{106}).items(items(20));
+  EXPECT_EQ(session.trace(request).log_odds, reference(session, request));
+  EXPECT_GT(machine().enqueued, 4 * exits);
+}
+
+TEST_F(TensorRt, OnlyIndicesGoUpAndOnlyLogitsComeDown) {
+  rexit::Session session{rexit::Bundle(folder(), options())};
+  const rexit::Request request = rexit::Request(std::int64_t{106}).items(items(2));
+  session.trace(request);
+  EXPECT_EQ(machine().enqueued, 2 * exits);  // the prefix, then the slate
+  EXPECT_EQ(machine().synchronizations, machine().enqueued);
+  EXPECT_EQ(machine().copied[cudaMemcpyDeviceToHost], exits * 2 * 2 * sizeof(float));
+  EXPECT_EQ(machine().copied[cudaMemcpyDeviceToDevice], 0u);
+  forget();
+  session.trace(request);
+  EXPECT_EQ(machine().enqueued, exits);  // the prefix is still there
+  EXPECT_EQ(machine().synchronizations, exits);
+}
+
+// Every pattern of who stops where: compaction moves hidden states inside device memory, over themselves too.
+TEST_F(TensorRt, CompactionIsOnTheDevice) {
+  rexit::Session session{rexit::Bundle(folder(), options())};
+  for (const std::int64_t user : {100, 103, 106, 109, 112, 115}) {
+    const rexit::Request request = rexit::Request(user).items(items(20));
+    const std::vector<float> expected = reference(session, request);
+    for (const float limit : {3.0f, 8.0f, 14.0f, 18.0f}) {
+      const rexit::Scores scores =
+          session.score(rexit::Request(user).items(items(20)).policy({{limit, limit, never}, {limit, limit, never}, 1}));
+      for (std::size_t i = 0; i < 20; ++i) {
+        std::size_t exit = 0;
+        while (exit + 1 < exits && std::fabs(expected[exits * i + exit]) < limit) ++exit;
+        EXPECT_EQ(scores.scores[i].exit, exit);
+        EXPECT_EQ(scores.scores[i].log_odds, expected[exits * i + exit]);
+      }
+    }
+  }
+  EXPECT_GT(machine().copied[cudaMemcpyDeviceToDevice], 0u);
+}
+
+TEST_F(TensorRt, ThePrefixIsDeepenedAndKept) {
+  rexit::Session session{rexit::Bundle(folder(), options())};
+  const auto request = [] { return rexit::Request(std::int64_t{106}).items(items(2)); };
+  const std::vector<float> expected = reference(session, request());
+  rexit::Scores scores = session.score(request().force_exit(0));
+  EXPECT_EQ(scores.stats.prefix_layers, 1u);
+  EXPECT_EQ(scores.scores[1].log_odds, expected[exits]);
+  scores = session.score(request().force_exit(2));
+  EXPECT_EQ(scores.stats.prefix_layers, 3u);
+  EXPECT_EQ(scores.scores[1].log_odds, expected[exits + 2]);
+  scores = session.score(request().force_exit(1));
+  EXPECT_EQ(scores.stats.prefix_layers, 0u);
+  EXPECT_EQ(scores.stats.prefix_tokens_reused, scores.stats.prefix_tokens);
+  EXPECT_EQ(scores.scores[1].log_odds, expected[exits + 1]);
+  session.warm_up();
+  EXPECT_EQ(session.score(request().force_exit(2)).scores[0].log_odds, expected[2]);
+}
+
+TEST_F(TensorRt, SessionsRunSideBySide) {
+  const rexit::Bundle bundle(folder(), options());
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 2; ++t)
+    threads.emplace_back([&bundle, t] {
+      rexit::Session session(bundle);
+      for (int i = 0; i < 20; ++i) {
+        const std::int64_t user = 100 + 3 * ((i + 5 * t) % 11);
+        const rexit::Request request = rexit::Request(user).items(items(6));
+        const std::vector<float> expected = reference(session, request);
+        EXPECT_EQ(session.trace(request).log_odds, expected);
+        const rexit::Scores scores =
+            session.score(rexit::Request(user).items(items(6)).policy({{9, 9, never}, {9, 9, never}, 1}));
+        for (std::size_t k = 0; k < 6; ++k) EXPECT_EQ(scores.scores[k].log_odds, expected[exits * k + scores.scores[k].exit]);
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(machine().loaded, exits);
+  EXPECT_LE(machine().contexts, 2 * exits);
+}
+
+TEST_F(TensorRt, DamagedEnginesAreRefused) {
+  std::size_t seen = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(tensorrt_bundles())) {
+    const std::string name = entry.path().filename();
+    SCOPED_TRACE(name);
+    std::ifstream expected(entry.path() / "expected");
+    std::string status, text, message;
+    std::getline(expected, status);
+    std::getline(expected, text);
+    EXPECT_EQ(status, rexit_status_name(failure(options(), folder(name), message))) << message;
+    EXPECT_NE(message.find(text), std::string::npos) << message;
+    EXPECT_EQ(machine().allocated, 0u);
+    ++seen;
+  }
+  EXPECT_GT(seen, 35u);
+}
+
+TEST_F(TensorRt, AnotherGpuNeedsItsOwnEngines) {
+  machine().minor = 9;
+  std::string message;
+  EXPECT_EQ(failure(options(), folder(), message), REXIT_NOT_FOUND);
+  EXPECT_NE(message.find("compute capability 8.9"), std::string::npos) << message;
+}
+
+TEST_F(TensorRt, WithoutAGpuThereIsNoBackend) {
+  machine().devices = 0;
+  std::string message;
+  EXPECT_EQ(failure(options(), folder(), message), REXIT_BACKEND_MISSING);
+  EXPECT_NE(message.find("no CUDA-capable device"), std::string::npos) << message;
+}
+
+TEST_F(TensorRt, TheDeviceNumberIsChecked) {
+  machine().devices = 2;
+  rexit::OpenOptions given = options();
+  given.device_id = 2;
+  std::string message;
+  EXPECT_EQ(failure(given, folder(), message), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(message, "device_id is 2, this machine has GPUs 0 to 1");
+  given.device_id = 1;
+  EXPECT_EQ(failure(given, folder(), message), REXIT_OK) << message;
+  EXPECT_EQ(cuda_double::device_of_this_thread(), 0) << "the caller's GPU is not the caller's any more";
+}
+
+TEST_F(TensorRt, AFullDeviceIsAnErrorToRecoverFrom) {
+  rexit::Session session{rexit::Bundle(folder(), options())};
+  const rexit::Request small = rexit::Request(std::int64_t{106}).items(items(2)),
+                       large = rexit::Request(std::int64_t{112}).items(items(20));
+  session.trace(small);
+  std::size_t failures = 0;
+  for (std::size_t more = 0; more < 40'000; more += 1000) {  // fails at one allocation after the other
+    machine().memory = machine().allocated + more;
+    try {
+      session.trace(large);
+      break;
+    } catch (const rexit::Error& error) {
+      EXPECT_EQ(error.status(), REXIT_OUT_OF_MEMORY) << error.what();
+      EXPECT_NE(std::string(error.what()).find("bytes: CUDA: out of memory"), std::string::npos) << error.what();
+      ++failures;
+    }
+  }
+  EXPECT_GT(failures, 0u);
+  machine().memory = std::size_t{1} << 30;
+  EXPECT_EQ(session.trace(large).log_odds, reference(session, large));
+  EXPECT_EQ(session.trace(small).log_odds, reference(session, small));
+}
+
+TEST_F(TensorRt, ItsMessagesAreLogged) {
+  std::vector<std::string> lines;
+  rexit_set_log(
+      [](void* context, rexit_log_level, const char* line) { static_cast<std::vector<std::string>*>(context)->push_back(line); },
+      &lines, REXIT_LOG_ERROR);
+  std::string message;
+  EXPECT_EQ(failure(options(), folder("plan_that_is_not_enqueued"), message), REXIT_BACKEND_FAILED);
+  rexit_set_log(nullptr, nullptr, REXIT_LOG_ERROR);
+  EXPECT_EQ(lines, std::vector<std::string>{"tensorrt: a tactic is missing"});
+}
+
+TEST_F(TensorRt, TheCpuStillRunsTheGraphs) {
+  rexit::OpenOptions given = options();
+  given.device = "cpu";
+  std::string message;
+  EXPECT_EQ(failure(given, folder("no_engines"), message), REXIT_OK) << message;
+  EXPECT_EQ(machine().enqueued, 0u);
+}
+
+}  // namespace
