@@ -54,6 +54,7 @@ std::string others(const std::string& folder) {
   const auto close = [](DIR* open) { ::closedir(open); };
   const std::unique_ptr<DIR, decltype(close)> entries(::opendir(folder.c_str()), close);
   while (const dirent* entry = entries == nullptr || names.size() == most_listed ? nullptr : ::readdir(entries.get())) {
+    if (entry->d_type != DT_DIR && entry->d_type != DT_UNKNOWN) continue;
     const std::string name = entry->d_name;
     const bool plain = name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789.-+") == std::string::npos;
     if (plain && name.size() <= 64 && name.compare(0, 2, "sm") == 0) names.push_back(name);

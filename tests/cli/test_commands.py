@@ -16,6 +16,7 @@ import pytest
 
 pytest.importorskip("rexit.runtime._native", reason="the extension is not built")
 
+from engine_bundles import VARIANT, add_tensorrt_variant
 from limits import largest_file
 from rexit import runtime
 from rexit.bundle import Bundle, Policy
@@ -452,6 +453,21 @@ class TestVerify:
         ended = run("verify", place / "bundle", "--json")
         assert ended.code == 0 and self.checks(ended)["golden samples"] == "skipped"
         assert run("verify", place / "bundle", "--variant", "cpu-fp32").code == 8
+
+    def test_device(self, run: Run, place: Path) -> None:
+        bundle = add_tensorrt_variant(place / "bundle")
+        ended = run("verify", bundle, "--json")
+        skipped = [c for c in ended.json["checks"] if c["outcome"] == "skipped"]
+        assert ended.code == 0 and [c["variant"] for c in skipped] == [VARIANT]
+        assert skipped[0]["detail"].endswith("; --device cpu checks the graphs on the CPU")
+        ended = run("verify", bundle, "--device", "cpu", "--json")
+        assert ended.code == 0 and not [c for c in ended.json["checks"] if c["outcome"] == "skipped"]
+        assert run("verify", bundle, "--variant", VARIANT).code == 8
+        assert run("verify", bundle, "--device", "cuda").code == 8
+        words = ("--variant", VARIANT, "--device", "cpu", "--json")
+        assert run("score", bundle, "--user", USER_IDS[0], "--items", ITEM_IDS[1], *words).json["variant"] == VARIANT
+        assert run("bench", bundle, "--requests", 2, "--slate", 3, *words).json["device"] == "cpu"
+        one_line(run("score", bundle, "--user", USER_IDS[0], "--items", ITEM_IDS[1], "--device", "npu"), 2, "`npu`")
 
     def test_no_bundle_and_no_variant(self, run: Run, place: Path) -> None:
         assert run("verify", place / "none").code == 8

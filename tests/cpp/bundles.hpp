@@ -9,7 +9,7 @@ inline std::string bundles() {
   return folder != nullptr ? folder : "bundles";
 }
 
-// Those of tests/tensorrt_bundle.py.
+// Those of tests/engine_bundles.py.
 inline std::string tensorrt_bundles() {
   const char* folder = std::getenv("REXIT_TEST_TENSORRT_BUNDLES");
   return folder != nullptr ? folder : "tensorrt-bundles";

@@ -4,7 +4,7 @@
 plans are text: what goes in and out of a segment, and what shall go wrong. `DAMAGES` are things to do to these engines, one
 function each, with the status that opening must end in and what its message must name.
 
-From the shell: `python tests/tensorrt_bundle.py FOLDER` writes FOLDER/NAME/{bundle,expected} for each damage, and for none.
+From the shell: `python tests/engine_bundles.py FOLDER` writes FOLDER/NAME/{bundle,expected} for each damage, and for none.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def halved(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def add_tensorrt_variant(folder: Path) -> Path:
-    """variants/tensorrt-fp16 beside cpu-fp32, with the same golden samples if there are any, without engines. Returns `folder`."""
+    """variants/tensorrt-fp16 beside cpu-fp32, with its golden samples if there are any, without engines. Returns `folder`."""
     part = folder / "variants" / VARIANT
     shutil.copytree(folder / "variants" / "cpu-fp32", part)
     for path in part.glob("*.onnx"):
@@ -181,6 +181,7 @@ def engines_of_other_machines(folder: Path) -> None:
     (folder / ENGINES / "sm86-rtx1.2.0").mkdir()
     (folder / ENGINES / ".sm87-trt10.3.0.tmp-1").mkdir()
     (folder / ENGINES / "sm\nrm -rf").mkdir()
+    (folder / ENGINES / "sm87-trt10.3.0.timing").write_text("")
 
 
 @damage("MISMATCH", "segments[1] graph_sha256: is ")

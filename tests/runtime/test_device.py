@@ -1,0 +1,67 @@
+"""rexit.open(device=...): any variant on the CPU, float16 ones too; what is said of devices that are not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rexit.runtime._native", reason="the extension is not built")
+
+import rexit
+from engine_bundles import VARIANT, add_engines, add_tensorrt_variant
+from rexit.errors import BackendError, InputError
+from served_bundle import AS_OF, write_served_bundle
+from tiny_bundle import ITEM_IDS, USER_IDS
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return add_tensorrt_variant(write_served_bundle(tmp_path_factory.mktemp("device"))[0])
+
+
+def test_float16_segments_run_on_the_cpu(bundle: Path) -> None:
+    with rexit.open(bundle, VARIANT, device="cpu") as half, rexit.open(bundle, "cpu-fp32") as full:
+        for user in USER_IDS[:4]:
+            seen = half.trace(user, ITEM_IDS, as_of=AS_OF)
+            expected = full.trace(user, ITEM_IDS, as_of=AS_OF)
+            assert np.abs(seen - expected).max() < 2  # log-odds up to 40, half precision between segments
+            assert np.corrcoef(seen.ravel(), expected.ravel())[0, 1] > 0.999
+            scores = half.score(user, ITEM_IDS, as_of=AS_OF, force_exit=1)
+            assert np.abs(scores.log_odds - seen[:, 1]).max() < 0.1
+
+
+def test_the_cpu_needs_no_engine_and_no_device_is_the_variants_own(bundle: Path) -> None:
+    rexit.open(bundle, "cpu-fp32", device="cpu").close()
+    with pytest.raises(BackendError, match="device `tensorrt` needs TensorrtExecutionProvider") as caught:
+        rexit.open(bundle, VARIANT)
+    assert caught.value.status == "REXIT_BACKEND_MISSING"
+
+
+@pytest.mark.parametrize(
+    ("device", "device_id", "message"),
+    [
+        ("npu", 0, "device is `npu`, expected cpu, cuda or tensorrt"),
+        ("", 0, "device is an empty string"),
+        ("cpu", -1, "device_id is -1"),
+        ("tensorrt", 0, "variant `cpu-fp32` is made for cpu"),
+    ],
+)
+def test_devices_it_cannot_run_on(bundle: Path, device: str, device_id: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        rexit.open(bundle, "cpu-fp32", device=device, device_id=device_id)
+
+
+def test_absent_provider_names_the_library_that_has_it(bundle: Path) -> None:
+    with pytest.raises(BackendError, match=r"CUDAExecutionProvider and this ONNX Runtime has .*onnxruntime-gpu") as caught:
+        rexit.open(bundle, "cpu-fp32", device="cuda")
+    assert caught.value.status == "REXIT_BACKEND_MISSING"
+
+
+def test_engines_do_not_change_what_the_cpu_computes(bundle: Path) -> None:
+    with rexit.open(bundle, VARIANT, device="cpu") as session:
+        before = session.trace(USER_IDS[0], ITEM_IDS[:3])
+    add_engines(bundle)
+    with rexit.open(bundle, VARIANT, device="cpu") as session:
+        np.testing.assert_array_equal(session.trace(USER_IDS[0], ITEM_IDS[:3]), before)
