@@ -32,6 +32,7 @@ import re
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any, Callable  # noqa: UP035 (subscripting the other one needs 3.9)
 
 DIGEST_BYTES = 32
@@ -64,8 +65,8 @@ def main() -> None:
 
 def _forget_own_folder() -> None:
     """A script's folder is searched first for modules; this one has some with everyday names."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != here]
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
 
 
 def _die_with_parent() -> None:
@@ -84,7 +85,8 @@ def gpu_at_hand() -> dict[str, str] | None:
         return None
     if cuda.cuDeviceGetName(name, len(name), device) != 0:
         return None
-    for value, attribute in zip(values, (75, 76)):  # COMPUTE_CAPABILITY_MAJOR, _MINOR
+    for n, value in enumerate(values):
+        attribute = 75 + n  # COMPUTE_CAPABILITY_MAJOR, _MINOR
         if cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device) != 0:
             return None
     return {"name": name.value.decode(errors="replace"), "compute_capability": ".".join(str(v.value) for v in values)}
@@ -213,9 +215,9 @@ def layer_kind(line: str) -> str | None:
 def _use_timing_cache(config: Any, path: str, log: Any, tell: Tell) -> None:
     """Starts from the timings kept in `path`: a SHA-256, then TensorRT's own bytes. Anything else there is ignored."""
     kept = b""
-    if os.path.exists(path):
-        with open(path, "rb") as file:
-            digest, kept = file.read(DIGEST_BYTES), file.read()
+    if Path(path).exists():
+        whole = Path(path).read_bytes()
+        digest, kept = whole[:DIGEST_BYTES], whole[DIGEST_BYTES:]
         if hashlib.sha256(kept).digest() != digest:
             kept = b""
             tell("warning", text=f"{path}: damaged timing cache, ignored")
@@ -231,15 +233,14 @@ def _use_timing_cache(config: Any, path: str, log: Any, tell: Tell) -> None:
 def _keep_timing_cache(config: Any, path: str, tell: Tell) -> None:
     """Losing it costs time and nothing else, so a disk that cannot take it is worth a warning."""
     data = bytes(config.get_timing_cache().serialize())
-    temporary = f"{path}.tmp-{os.getpid()}"
+    temporary = Path(f"{path}.tmp-{os.getpid()}")
     try:
-        with open(temporary, "wb") as file:
-            file.write(hashlib.sha256(data).digest() + data)
+        temporary.write_bytes(hashlib.sha256(data).digest() + data)
         os.replace(temporary, path)
     except OSError as exc:
         tell("warning", text=f"{path}: timing cache not kept: {exc.strerror}")
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+        if temporary.exists():
+            temporary.unlink()
 
 
 def _peak_bytes() -> int | None:
