@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ def export_segment(segment: Segment, k: int, target: Target, folder: Path) -> bu
 def derive_segment(described: bundle.Segment, source: Path, target: Target, folder: Path) -> bundle.Segment:
     """Writes into `folder` what the target's passes make of a segment in the folder `source`; nothing is traced again.
 
-    The target has the opset and the types of the one that `source` was exported for. Raises CheckpointError when a pass cannot
-    do its work on this model, OSError when the folder cannot be written.
+    `source` holds the graphs of the target's base. Returns what the manifest says about the new one. Raises CheckpointError when
+    a pass cannot do its work on this model, OSError when the folder cannot be written.
     """
+    described = replace(described, hidden_dtype=target.hidden_dtype, cache_dtype=target.cache_dtype)
     _write(ir.load(source / described.graph), described, target, folder)
     return described
 

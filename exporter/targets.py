@@ -1,4 +1,8 @@
-"""What can be exported for. A target and a precision name a list of passes over each graph, not a branch in the exporter."""
+"""What can be exported for. A target and a precision name a list of passes over each graph, not a branch in the exporter.
+
+The float32 graphs of a target, as torch traces them at its opset, are its base (`Target.base`): they are held against PyTorch,
+its variants are made from them and held against them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import onnx_ir as ir
 from rexit.errors import InputError
 from rexit.exporter.passes.embedding_rows import embedding_rows_int8
 from rexit.exporter.passes.fold_linear_weights import fold_linear_weights
+from rexit.exporter.passes.half import half
 from rexit.exporter.passes.quantize_linear_int8 import quantize_linear_int8
 from rexit.exporter.passes.quantize_weights_int4 import quantize_weights_int4
 from rexit.exporter.passes.tidy import tidy
@@ -22,6 +27,7 @@ Pass = Callable[[ir.Model], ir.Model]
 class Target:
     """One row of the table below; `name` and `precision` also name the variant.
 
+    base: the float32 graphs it is made from, None for such graphs themselves.
     gate: None for a variant that is held against PyTorch itself; its golden samples are PyTorch's. With a gate they are the
     variant's own. tolerance: how far log-odds may be from the golden ones; with a gate, more where the model needs more.
     """
@@ -34,6 +40,7 @@ class Target:
     cache_dtype: str
     passes: tuple[Pass, ...]
     tolerance: float
+    base: Target | None = None
     gate: Gate | None = None
 
     @property
@@ -41,9 +48,17 @@ class Target:
         return f"{self.name}-{self.precision}"
 
 
+EXACT = 1e-4
+"""How far the log-odds of float32 graphs may be from PyTorch's."""
+
+# Opset 23 has Attention, RMSNormalization and RotaryEmbedding, 6-15 % faster on ONNX Runtime's CPU than their parts.
+_CPU = Target("cpu", "fp32", "onnxruntime", 23, "float32", "float32", (tidy,), EXACT)
+
+# The parser of a Jetson's TensorRT knows only the parts. Not a variant: TensorRT has no fused float32 attention.
+_PARTS = Target("tensorrt", "fp32", "tensorrt", 18, "float32", "float32", (tidy,), EXACT)
+
 TARGETS = (
-    # Opset 23 has Attention, RMSNormalization and RotaryEmbedding, 6-15 % faster on ONNX Runtime's CPU than their parts.
-    Target("cpu", "fp32", "onnxruntime", 23, "float32", "float32", (tidy,), 1e-4),
+    _CPU,
     Target(
         "cpu",
         "int8",
@@ -53,6 +68,7 @@ TARGETS = (
         "float32",
         (tidy, fold_linear_weights, quantize_linear_int8, embedding_rows_int8, tidy),
         0.02,
+        _CPU,
         Gate(correlation=0.995, auc_drop=0.001),
     ),
     Target(
@@ -64,12 +80,22 @@ TARGETS = (
         "float32",
         (tidy, fold_linear_weights, quantize_weights_int4, embedding_rows_int8, tidy),
         0.05,
+        _CPU,
         Gate(correlation=None, auc_drop=0.005),
     ),
+    Target(
+        "tensorrt",
+        "fp16",
+        "tensorrt",
+        18,
+        "float16",
+        "float16",
+        (tidy, half, tidy),
+        0.02,
+        _PARTS,
+        Gate(correlation=0.999, auc_drop=0.001),
+    ),
 )
-
-REFERENCE = TARGETS[0]
-"""What every other variant is held against."""
 
 
 def find_target(name: str, precision: str) -> Target:
