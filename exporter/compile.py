@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -95,6 +96,8 @@ def compile_engines(
     tell("looking for a compiler", 0, 1)
     compiler, target = find_compiler(python, builder, compute_capability)
     tell("looking for a compiler", 1, 1)
+    if not compiler.standalone and importlib.util.find_spec("onnx") is None:
+        raise BackendError("the package `onnx` is missing, it wraps plans for ONNX Runtime: pip install 'rexit[tensorrt]'")
     built = tuple(_compile_variant(one, compiler, target, workspace_bytes, force, tell) for one in opened)
     return CompileReport(
         str(bundle), compiler.python, compiler.name, compiler.version, target.gpu, target.compute_capability, built

@@ -54,8 +54,8 @@ def _compile(
 
         rexit compile bundle --compute-capability 8.6
 
-    Each segment is built in a process of its own. Engines land in the variant's folder `engines/`, whole or not at all, and are left
-    alone while the graphs, the sizes and the compiler stay the same.
+    Each segment is built in a process of its own. Engines land in the variant's folder `engines/`, whole or not at all, and are
+    left alone while the graphs, the sizes and the compiler stay the same.
 
     Next: `rexit verify bundle` runs them on this machine, `rexit calibrate bundle --catalog catalog` times their exits.
     """
@@ -87,20 +87,20 @@ def _print_variant(report: CompileReport, build: VariantBuild) -> None:
     if build.up_to_date:
         stdout.print(f"{build.folder}: up to date, {build.bytes / 1e6:.1f} MB", markup=False, soft_wrap=True)
         return
+    kinds = sorted({kind for s in build.segments for kind in s.summary}, key=lambda kind: (kind.endswith(" gemm"), kind))
     print_table(
         f"Variant {build.variant}: engines/{build.key}, {build.bytes / 1e6:.1f} MB",
-        ("segment", "model layers", "engine layers", "of these", "MB", "seconds", "peak MB"),
+        ("layers", "engine layers", *kinds, "MB", "seconds", "peak MB"),
         (
             (
-                k,
                 f"{s.layers[0]}-{s.layers[1]}",
                 s.engine_layers,
-                ", ".join(f"{count} {kind}" for kind, count in sorted(s.summary.items())) or "-",
+                *(s.summary.get(kind, 0) for kind in kinds),
                 f"{s.bytes / 1e6:.1f}",
                 f"{s.seconds:.1f}",
                 "-" if s.peak_bytes is None else f"{s.peak_bytes / 1e6:.0f}",
             )
-            for k, s in enumerate(build.segments)
+            for s in build.segments
         ),
     )
     for line in build.warnings:
