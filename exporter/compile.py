@@ -209,6 +209,7 @@ def _compile_variant(
     return VariantBuild(variant.name, key, str(folder), False, engine.bytes, tuple(reports), tuple(dict.fromkeys(warnings)))
 
 
+_ADVICE = "; most likely out of memory: stop other programs, add swap, or export with more exits for smaller segments"
 _STAGES = {"parse": "reading the graph", "build": "compiling", "write": "writing the plan"}
 
 
@@ -249,9 +250,10 @@ def _build(
             elif event["event"] == "failed" and event["kind"] == "disk":
                 raise InputError(f"{what}: the plan cannot be written: {event['text']}")
             elif event["event"] == "failed":
-                raise BackendError(f"{what}: {compiler.title} does not build it: {event['text']}")
+                text = event["text"]
+                advice = _ADVICE if "bad_alloc" in text or "memory" in text.lower() else ""
+                raise BackendError(f"{what}: {compiler.title} does not build it: {text}{advice}")
             elif event["event"] == "done":
                 return event, warnings
         ended = child.wait()
-    advice = "; most likely out of memory: stop other programs, add swap, or export with more exits for smaller segments"
-    raise BackendError(f"{what}: the builder ended {ended}{advice if ended.out_of_memory else ''}")
+    raise BackendError(f"{what}: the builder ended {ended}{_ADVICE if ended.out_of_memory else ''}")

@@ -115,7 +115,7 @@ def _probe(python: str, names: Sequence[str]) -> tuple[list[Compiler], list[str]
         probe = next((event for event in child.events() if event["event"] == "probe"), None)
         ended = child.wait()
     if probe is None:
-        return [], [f"{python}: ended {ended}"]
+        return [], [f"{python}: is no Python that can be asked, it ended {ended}"]
     gpu = Gpu(**probe["gpu"]) if probe["gpu"] else None
     found = [
         Compiler(python, one["name"], one["version"], tuple(one["compute_capabilities"] or ()), gpu)

@@ -174,9 +174,10 @@ def _make_log(trt: Any) -> Any:
             self.summary: dict[str, int] = {}
 
         def log(self, severity: Any, message: str) -> None:
-            # Without a driver TensorRT-RTX adds an error of CUDA's to every other one.
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR) and "Cuda Runtime" not in message:
-                self.first_error = self.first_error or " ".join(message.split())
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                # Without a driver TensorRT-RTX adds this one to every other error.
+                if "CUDA driver version is insufficient" not in message:
+                    self.first_error = self.first_error or " ".join(message.split())
             elif "LayerType: " in message:
                 for line in message.splitlines():
                     self._count(line)

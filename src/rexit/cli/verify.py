@@ -52,8 +52,8 @@ def verify(
 
     Digests of every file; golden samples (the runtime assembles the same prompts and gives the same log-odds, within twice the
     tolerance recorded at export); exit decisions (each candidate stops where the policy says, with a cold and with a cached
-    prefix); TensorRT engines (digests, and that they were built from these graphs). A variant whose backend is not on this machine
-    is checked as far as its files go. Exits with 8 if anything fails.
+    prefix); TensorRT engines (digests, built from these graphs). A variant whose backend is not on this machine is checked as far
+    as its files go. Exits with 8 if anything fails.
 
         rexit verify bundle && systemctl restart recommender
     """
