@@ -209,6 +209,7 @@ def _compile_variant(
     return VariantBuild(variant.name, key, str(folder), False, engine.bytes, tuple(reports), tuple(dict.fromkeys(warnings)))
 
 
+_OUT_OF_MEMORY = ("bad_alloc", "OutOfMemory", "out of memory", "Resource temporarily unavailable")  # the last: for a thread
 _ADVICE = "; most likely out of memory: stop other programs, add swap, or export with more exits for smaller segments"
 _STAGES = {"parse": "reading the graph", "build": "compiling", "write": "writing the plan"}
 
@@ -251,7 +252,7 @@ def _build(
                 raise InputError(f"{what}: the plan cannot be written: {event['text']}")
             elif event["event"] == "failed":
                 text = event["text"]
-                advice = _ADVICE if "bad_alloc" in text or "memory" in text.lower() else ""
+                advice = _ADVICE if any(word in text for word in _OUT_OF_MEMORY) else ""
                 raise BackendError(f"{what}: {compiler.title} does not build it: {text}{advice}")
             elif event["event"] == "done":
                 return event, warnings

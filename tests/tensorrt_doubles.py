@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 DOUBLES = Path(__file__).parent / "doubles"
@@ -30,6 +31,16 @@ class Doubles:
         library = self._folder / "libcuda.so.1"
         subprocess.run([compiler, "-shared", "-fPIC", "-o", library, DOUBLES / "cuda.c"], check=True)
         self._monkeypatch.setenv("LD_LIBRARY_PATH", str(self._folder))
+
+    def expect(self, variant: Path) -> None:
+        """The graphs in that folder will be parsed."""
+        inputs = {}
+        for path in variant.glob("*.onnx"):
+            values = onnx.load(path, load_external_data=False).graph.input
+            inputs[path.name] = {
+                v.name: [-1 if d.dim_param else d.dim_value for d in v.type.tensor_type.shape.dim] for v in values
+            }
+        self._monkeypatch.setenv("TENSORRT_DOUBLE_INPUTS", json.dumps(inputs))
 
     def fail(self, at: str) -> None:
         """parse, build or kill."""

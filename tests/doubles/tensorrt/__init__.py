@@ -1,7 +1,8 @@
 """A double of NVIDIA's `tensorrt`: it parses nothing and builds nothing. See README.md beside it.
 
-It writes how it was called, one JSON line a call, to the file that TENSORRT_DOUBLE_CALLS names. TENSORRT_DOUBLE_FAILS makes it
-fail like the real one: `parse` and `build` log an error and give nothing, `kill` is killed while it builds.
+It writes how it was called, one JSON line a call, to the file that TENSORRT_DOUBLE_CALLS names, and takes the graphs' inputs
+from TENSORRT_DOUBLE_INPUTS: {file: {name: shape}}. TENSORRT_DOUBLE_FAILS makes it fail like the real one: `parse` and `build` log
+an error and give nothing, `kill` is killed while it builds.
 """
 
 import enum
@@ -9,8 +10,6 @@ import json
 import os
 import signal
 from pathlib import Path
-
-import onnx
 
 __version__ = "10.3.0"
 
@@ -131,7 +130,6 @@ class OnnxParser:
         if _fails("parse"):
             self._log.log(ILogger.ERROR, "In node 3 (importX): UNSUPPORTED_NODE")
             return False
-        for value in onnx.load(path, load_external_data=False).graph.input:
-            shape = tuple(-1 if d.dim_param else d.dim_value for d in value.type.tensor_type.shape.dim)
-            self._network._inputs.append(_Tensor(value.name, shape))
+        inputs = json.loads(os.environ["TENSORRT_DOUBLE_INPUTS"])[Path(path).name]
+        self._network._inputs = [_Tensor(name, tuple(shape)) for name, shape in inputs.items()]
         return True
