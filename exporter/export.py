@@ -25,7 +25,7 @@ from rexit.bundle.catalog import TABLES
 from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.bundle.golden import GoldenSlate
 from rexit.errors import BundleError, InputError
-from rexit.exporter import golden, parity, quality
+from rexit.exporter import golden, parity, quality, ranges
 from rexit.exporter.checkpoint import Checkpoint, load
 from rexit.exporter.graph import derive_segment, export_segment
 from rexit.exporter.multi_exit import MultiExitModel
@@ -114,6 +114,7 @@ def export(
         raise BundleError(edited[0])
     kept = _existing(Path(out))
     prompts = quality.Prompts.draw(opened, quality_slates) if any(one.gate for one in chosen) else None
+    calibrating = ranges.draw(opened) if any(one.fixed_scales for one in chosen) else []
     tell("load", 0, 1)
     loaded = load(checkpoint, exits, head, opened.info["labels"])
     _check_fit(loaded, opened, max_tokens)
@@ -156,12 +157,6 @@ def export(
 
         for k, module in enumerate(modules):
             made(base, k, functools.partial(export_segment, module, k, base, traced), traced)
-        for one in chosen:
-            if one is not base:
-                for k, segment in enumerate(described[base]):
-                    place = folders[one]
-                    made(one, k, functools.partial(derive_segment, segment, traced, one, place), place)
-        tell("segments", steps, steps)
         clock.lap("segments")
 
         tell("parity", 0, len(slates))
@@ -169,6 +164,21 @@ def export(
         rows, pairs = parity.measure(exact, slates, max_tokens, lambda done: tell("parity", done, len(slates)))
         parity.check(rows, loaded.exits, tolerance)
         clock.lap("parity")
+
+        seen_ranges: Sequence[ranges.Ranges] = [{}] * len(modules)
+        if calibrating:
+            tell("ranges", 0, len(calibrating))
+            seen_ranges = ranges.largest(
+                traced, described[base], calibrating, max_tokens, lambda done: tell("ranges", done, len(calibrating))
+            )
+            clock.lap("ranges")
+        for one in chosen:
+            if one is not base:
+                for k, segment in enumerate(described[base]):
+                    place = folders[one]
+                    made(one, k, functools.partial(derive_segment, segment, traced, one, place, seen_ranges[k]), place)
+        tell("segments", steps, steps)
+        clock.lap("variants")
 
         judged = _Judged(loaded.exits, max_tokens, prompts, lambda done, total: tell("quality", done, total), accept_loss)
         written = {}
