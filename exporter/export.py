@@ -2,8 +2,8 @@
 
 1. Check what can be checked before any work: exits, tokenizer, prompt lengths, the output folder, its free space.
 2. Draw golden slates from the validation split and let the unsplit PyTorch model answer them.
-3. Trace the segments once, in float32, one graph each, and run them on the golden slates: more than `tolerance` away from PyTorch
-   anywhere and nothing is written.
+3. Trace the segments once, in float32 and at the target's opset, one graph each, and run them on the golden slates: more than
+   `tolerance` away from PyTorch anywhere and nothing is written.
 4. Make every variant from these graphs by its target's passes. One of lower precision has to pass its gate on held-out prompts
    (`rexit.exporter.quality`), and to agree with itself on the golden slates in all ways of running them.
 5. Write manifests; the folder takes its place only now.
@@ -25,12 +25,12 @@ from rexit.bundle.catalog import TABLES
 from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.bundle.golden import GoldenSlate
 from rexit.errors import BundleError, InputError
-from rexit.exporter import golden, parity, quality
+from rexit.exporter import golden, parity, quality, ranges
 from rexit.exporter.checkpoint import Checkpoint, load
 from rexit.exporter.graph import derive_segment, export_segment
 from rexit.exporter.multi_exit import MultiExitModel
 from rexit.exporter.segment import Segment as SegmentModule
-from rexit.exporter.targets import REFERENCE, Target, find_target
+from rexit.exporter.targets import EXACT, Target, find_target
 
 Progress = Callable[[str, int, int], None]
 """Told (what is being done, how many are done, of how many)."""
@@ -89,7 +89,7 @@ def export(
     target: str = "cpu",
     precisions: Sequence[str] = ("fp32",),
     max_tokens: int = 512,
-    tolerance: float = REFERENCE.tolerance,
+    tolerance: float = EXACT,
     golden_slates: int = 16,
     quality_slates: int = 200,
     accept_loss: bool = False,
@@ -114,6 +114,7 @@ def export(
         raise BundleError(edited[0])
     kept = _existing(Path(out))
     prompts = quality.Prompts.draw(opened, quality_slates) if any(one.gate for one in chosen) else None
+    calibrating = ranges.draw(opened) if any(one.fixed_scales for one in chosen) else []
     tell("load", 0, 1)
     loaded = load(checkpoint, exits, head, opened.info["labels"])
     _check_fit(loaded, opened, max_tokens)
@@ -124,7 +125,8 @@ def export(
         for k, (begin, end) in enumerate(zip((0, *loaded.exits), loaded.exits, strict=False))
     ]
     parameters = [sum(p.numel() for p in segment.parameters()) for segment in modules]
-    weights = sum(parameters) * (4 + 2 * sum(one is not REFERENCE for one in chosen))
+    base = chosen[0].base or chosen[0]  # all have one target, and with it one base
+    weights = sum(parameters) * (4 + 2 * sum(one is not base for one in chosen))
     _check_space(Path(out), weights + sum(opened.files[name].bytes for name in TABLES))
     tell("load", 1, 1)
     clock.lap("load")
@@ -139,35 +141,44 @@ def export(
         slates = golden.answer(reference, opened, samples, lambda done: tell("reference", done, len(samples)))
         clock.lap("reference")
 
-        traced = folders.get(REFERENCE, folder / "traced")
+        traced = folders.get(base, folder / "traced")
         traced.mkdir(exist_ok=True)
-        described: list[Segment] = []
-        reports: dict[Target, list[SegmentReport]] = {one: [] for one in (REFERENCE, *chosen)}
+        described: dict[Target, list[Segment]] = {one: [] for one in (base, *chosen)}
+        reports: dict[Target, list[SegmentReport]] = {one: [] for one in described}
         steps = len(modules) * len(reports)
 
-        def made(one: Target, k: int, make: Callable[[], Segment], place: Path) -> Segment:
+        def made(one: Target, k: int, make: Callable[[], Segment], place: Path) -> None:
             tell("segments", sum(map(len, reports.values())), steps)
             began = time.perf_counter()
             segment = make()
             size = sum((place / name).stat().st_size for name in (segment.graph, segment.weights))
+            described[one].append(segment)
             reports[one].append(SegmentReport(segment.layers, parameters[k], size, time.perf_counter() - began))
-            return segment
 
         for k, module in enumerate(modules):
-            described.append(made(REFERENCE, k, functools.partial(export_segment, module, k, REFERENCE, traced), traced))
-        for one in chosen:
-            if one is not REFERENCE:
-                for k, segment in enumerate(described):
-                    place = folders[one]
-                    made(one, k, functools.partial(derive_segment, segment, traced, one, place), place)
-        tell("segments", steps, steps)
+            made(base, k, functools.partial(export_segment, module, k, base, traced), traced)
         clock.lap("segments")
 
         tell("parity", 0, len(slates))
-        exact = parity.Chain(traced, described)
+        exact = parity.Chain(traced, described[base])
         rows, pairs = parity.measure(exact, slates, max_tokens, lambda done: tell("parity", done, len(slates)))
         parity.check(rows, loaded.exits, tolerance)
         clock.lap("parity")
+
+        seen_ranges: Sequence[ranges.Ranges] = [{}] * len(modules)
+        if calibrating:
+            tell("ranges", 0, len(calibrating))
+            seen_ranges = ranges.largest(
+                traced, described[base], calibrating, max_tokens, lambda done: tell("ranges", done, len(calibrating))
+            )
+            clock.lap("ranges")
+        for one in chosen:
+            if one is not base:
+                for k, segment in enumerate(described[base]):
+                    place = folders[one]
+                    made(one, k, functools.partial(derive_segment, segment, traced, one, place, seen_ranges[k]), place)
+        tell("segments", steps, steps)
+        clock.lap("variants")
 
         judged = _Judged(loaded.exits, max_tokens, prompts, lambda done, total: tell("quality", done, total), accept_loss)
         written = {}
@@ -176,7 +187,7 @@ def export(
             if one.gate is None:
                 own, seen, allowed, found = slates, rows, tolerance, None
             else:
-                own, seen, allowed, found = judged.judge(one, exact, parity.Chain(place, described), slates)
+                own, seen, allowed, found = judged.judge(one, exact, parity.Chain(place, described[one]), slates)
             Golden(own).write(place / GOLDEN_FILE)
             Variant(
                 name=one.variant,
@@ -188,7 +199,7 @@ def export(
                 checkpoint_sha256=model.checkpoint_sha256,
                 max_tokens=max_tokens,
                 max_positions=model.max_positions,
-                segments=tuple(described),
+                segments=tuple(described[one]),
                 parity={
                     "reference": "pytorch" if one.gate is None else "variant",
                     "tolerance": allowed,
@@ -204,7 +215,7 @@ def export(
         clock.lap("quality")
 
         tell("write", 0, 1)
-        if REFERENCE not in chosen:
+        if base not in chosen:
             shutil.rmtree(traced)
         (folder / "catalog").mkdir()
         for name in CATALOG_FILES:

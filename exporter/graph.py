@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 
 from rexit import bundle
 from rexit.errors import CheckpointError
+from rexit.exporter.passes.quantize_dequantize import LARGEST_MAGNITUDE
 from rexit.exporter.quiet import first_line, quiet
+from rexit.exporter.ranges import Ranges
 from rexit.exporter.segment import Segment
 from rexit.exporter.targets import Target
 
@@ -29,19 +32,30 @@ def export_segment(segment: Segment, k: int, target: Target, folder: Path) -> bu
     return described
 
 
-def derive_segment(described: bundle.Segment, source: Path, target: Target, folder: Path) -> bundle.Segment:
+def derive_segment(
+    described: bundle.Segment, source: Path, target: Target, folder: Path, ranges: Ranges | None = None
+) -> bundle.Segment:
     """Writes into `folder` what the target's passes make of a segment in the folder `source`; nothing is traced again.
 
-    The target has the opset and the types of the one that `source` was exported for. Raises CheckpointError when a pass cannot
+    `source` holds the graphs of the target's base; ranges: what goes into their linear layers, for a target with fixed scales.
+    Returns what the manifest says about the new one. Raises CheckpointError, naming the variant and the graph, when a pass cannot
     do its work on this model, OSError when the folder cannot be written.
     """
-    _write(ir.load(source / described.graph), described, target, folder)
+    described = replace(described, hidden_dtype=target.hidden_dtype, cache_dtype=target.cache_dtype)
+    model = ir.load(source / described.graph)
+    for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
+        if ranges and value.name in ranges:
+            value.meta[LARGEST_MAGNITUDE] = ranges[value.name]
+    _write(model, described, target, folder)
     return described
 
 
 def _write(model: ir.Model, described: bundle.Segment, target: Target, folder: Path) -> None:
-    for run in target.passes:
-        model = run(model)
+    try:
+        for run in target.passes:
+            model = run(model)
+    except CheckpointError as exc:
+        raise CheckpointError(f"{target.variant}, {described.graph}: {exc}") from exc
     ir.save(model, folder / described.graph, external_data=described.weights)
 
 

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from rexit.bundle import Segment
 from rexit.bundle.golden import GoldenSlate
 from rexit.errors import BackendError, ParityError
+from rexit.exporter.passes.rounded import rounded
 from rexit.exporter.quiet import first_line
 
 MODES = ("single", "cached", "slate")
@@ -40,15 +42,23 @@ class Chain:
 
     Each session has its own threads, which sleep when idle: spinning, they would slow the other segments' down. One global pool
     would be faster still, but ONNX Runtime then refuses every other session of this process that wants its own.
+
+    Half graphs, which are for accelerators, run with every half rounded (`rexit.exporter.passes.rounded`).
+
+    watch: for each segment of float32 graphs, names of values inside; `see` is given (segment, name, numbers) after each run.
     """
 
-    def __init__(self, folder: Path, segments: Sequence[Segment]) -> None:
-        options = ort.SessionOptions()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+    def __init__(
+        self,
+        folder: Path,
+        segments: Sequence[Segment],
+        watch: Sequence[Sequence[str]] | None = None,
+        see: Callable[[int, str, NDArray[Any]], None] | None = None,
+    ) -> None:
         self.segments = list(segments)
+        self._watch, self._see = watch or [()] * len(segments), see
         try:
-            self.sessions = [ort.InferenceSession(folder / s.graph, options, ["CPUExecutionProvider"]) for s in segments]
+            self.sessions = [_open(folder, s, names) for s, names in zip(segments, self._watch, strict=True)]
         except Exception as exc:
             raise BackendError(f"{folder.name}: ONNX Runtime cannot open a segment: {first_line(exc)}") from exc
         shapes = [{value.name: value.shape for value in session.get_inputs()} for session in self.sessions]
@@ -82,6 +92,9 @@ class Chain:
             logits = found[out["logits"]]
             log_odds.append(logits[:, 1] - logits[:, 0])
             new.append(([found[name] for name in out["new_keys"]], [found[name] for name in out["new_values"]]))
+            for name in self._watch[k]:
+                assert self._see is not None
+                self._see(k, name, found[name])
             if "hidden" in out:
                 x = found[out["hidden"]]
         return np.stack(log_odds, 1), new
@@ -100,6 +113,25 @@ class Chain:
         return self.run(np.concatenate(candidates), positions, np.repeat(np.arange(len(sizes)), sizes), sizes.cumsum() - 1, past)[
             0
         ]
+
+
+def _open(folder: Path, segment: Segment, watch: Sequence[str]) -> ort.InferenceSession:
+    providers = ["CPUExecutionProvider"]
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    half = segment.hidden_dtype == "float16"
+    if not half and not watch:
+        return ort.InferenceSession(folder / segment.graph, options, providers)
+    model = ir.load(folder / segment.graph)
+    model.graph.outputs.extend(value for node in model.graph for value in node.outputs if value.name in watch)
+    if half:
+        model = rounded(model)
+        # Every rounding is meant: no fusion past one, and none of int8 products, whose kernels saturate on some CPUs.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers)
 
 
 def answer(chain: Chain, slates: Sequence[GoldenSlate], max_tokens: int) -> list[GoldenSlate]:

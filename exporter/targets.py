@@ -1,4 +1,8 @@
-"""What can be exported for. A target and a precision name a list of passes over each graph, not a branch in the exporter."""
+"""What can be exported for. A target and a precision name a list of passes over each graph, not a branch in the exporter.
+
+The float32 graphs of a target, as torch traces them at its opset, are its base (`Target.base`): they are held against PyTorch,
+its variants are made from them and held against them.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,13 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from rexit.errors import InputError
+from rexit.exporter.passes.allowed_operators import allowed_operators
+from rexit.exporter.passes.dequantize_blocks_int4 import dequantize_blocks_int4
 from rexit.exporter.passes.embedding_rows import embedding_rows_int8
 from rexit.exporter.passes.fold_linear_weights import fold_linear_weights
+from rexit.exporter.passes.half import half
+from rexit.exporter.passes.opset import to_opset_19, to_opset_21
+from rexit.exporter.passes.quantize_dequantize import quantize_dequantize_fp8, quantize_dequantize_int8
 from rexit.exporter.passes.quantize_linear_int8 import quantize_linear_int8
 from rexit.exporter.passes.quantize_weights_int4 import quantize_weights_int4
 from rexit.exporter.passes.tidy import tidy
@@ -22,8 +31,10 @@ Pass = Callable[[ir.Model], ir.Model]
 class Target:
     """One row of the table below; `name` and `precision` also name the variant.
 
+    base: the float32 graphs it is made from, None for such graphs themselves.
     gate: None for a variant that is held against PyTorch itself; its golden samples are PyTorch's. With a gate they are the
     variant's own. tolerance: how far log-odds may be from the golden ones; with a gate, more where the model needs more.
+    fixed_scales: its passes need to know what goes into the linear layers (`rexit.exporter.ranges`).
     """
 
     name: str
@@ -34,16 +45,33 @@ class Target:
     cache_dtype: str
     passes: tuple[Pass, ...]
     tolerance: float
+    base: Target | None = None
     gate: Gate | None = None
+    fixed_scales: bool = False
 
     @property
     def variant(self) -> str:
         return f"{self.name}-{self.precision}"
 
 
+EXACT = 1e-4
+"""How far the log-odds of float32 graphs may be from PyTorch's."""
+
+# Opset 23 has Attention, RMSNormalization and RotaryEmbedding, 6-15 % faster on ONNX Runtime's CPU than their parts.
+_CPU = Target("cpu", "fp32", "onnxruntime", 23, "float32", "float32", (tidy,), EXACT)
+
+# The parser of a Jetson's TensorRT knows only the parts. Not a variant: TensorRT has no fused float32 attention.
+_PARTS = Target("tensorrt", "fp32", "tensorrt", 18, "float32", "float32", (tidy,), EXACT)
+
+
+def _tensorrt(precision: str, opset: int, passes: tuple[Pass, ...], gate: Gate, fixed_scales: bool = False) -> Target:
+    """Half between the linear layers; the last passes are the same for all."""
+    passes = (*passes, tidy, allowed_operators)
+    return Target("tensorrt", precision, "tensorrt", opset, "float16", "float16", passes, 0.02, _PARTS, gate, fixed_scales)
+
+
 TARGETS = (
-    # Opset 23 has Attention, RMSNormalization and RotaryEmbedding, 6-15 % faster on ONNX Runtime's CPU than their parts.
-    Target("cpu", "fp32", "onnxruntime", 23, "float32", "float32", (tidy,), 1e-4),
+    _CPU,
     Target(
         "cpu",
         "int8",
@@ -53,6 +81,7 @@ TARGETS = (
         "float32",
         (tidy, fold_linear_weights, quantize_linear_int8, embedding_rows_int8, tidy),
         0.02,
+        _CPU,
         Gate(correlation=0.995, auc_drop=0.001),
     ),
     Target(
@@ -64,12 +93,27 @@ TARGETS = (
         "float32",
         (tidy, fold_linear_weights, quantize_weights_int4, embedding_rows_int8, tidy),
         0.05,
+        _CPU,
         Gate(correlation=None, auc_drop=0.005),
     ),
+    _tensorrt("fp16", 18, (tidy, half), Gate(correlation=0.999, auc_drop=0.001)),
+    _tensorrt(
+        "int8",
+        19,
+        (tidy, fold_linear_weights, quantize_dequantize_int8, half, to_opset_19),
+        Gate(correlation=0.995, auc_drop=0.001),
+        fixed_scales=True,
+    ),
+    _tensorrt("int4", 21, (tidy, fold_linear_weights, dequantize_blocks_int4, half, to_opset_21), Gate(None, auc_drop=0.005)),
+    _tensorrt(
+        "fp8",
+        19,
+        (tidy, fold_linear_weights, quantize_dequantize_fp8, half, to_opset_19),
+        Gate(correlation=0.995, auc_drop=0.001),
+        fixed_scales=True,
+    ),
+    Target("cuda", "fp16", "onnxruntime", 23, "float16", "float16", (tidy, half, tidy), 0.02, _CPU, Gate(0.999, auc_drop=0.001)),
 )
-
-REFERENCE = TARGETS[0]
-"""What every other variant is held against."""
 
 
 def find_target(name: str, precision: str) -> Target:
@@ -77,5 +121,12 @@ def find_target(name: str, precision: str) -> Target:
     for target in TARGETS:
         if (target.name, target.precision) == (name, precision):
             return target
-    there = ", ".join(f"--target {target.name} --precision {target.precision}" for target in TARGETS)
+    there = ", ".join(f"--target {name} --precision {'|'.join(of)}" for name, of in _precisions().items())
     raise InputError(f"no target {name!r} with precision {precision!r}; there is: {there}")
+
+
+def _precisions() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for target in TARGETS:
+        found.setdefault(target.name, []).append(target.precision)
+    return found

@@ -1,6 +1,7 @@
 """The file formats both sides share: `docs/format.md` in code. The only Python that parses catalogs, manifests and policies."""
 
 from rexit.bundle.catalog import Catalog, Ids, Split
+from rexit.bundle.engine import Engine, EngineSegment, Profile, engine_folders
 from rexit.bundle.files import FileEntry, check_writable, digest, new_folder, write_file, write_json
 from rexit.bundle.golden import Golden
 from rexit.bundle.manifest import Bundle, Manifest, Model, Segment, Variant
@@ -9,6 +10,8 @@ from rexit.bundle.policy import ExitPolicy, Policy
 __all__ = [
     "Bundle",
     "Catalog",
+    "Engine",
+    "EngineSegment",
     "ExitPolicy",
     "FileEntry",
     "Golden",
@@ -16,11 +19,13 @@ __all__ = [
     "Manifest",
     "Model",
     "Policy",
+    "Profile",
     "Segment",
     "Split",
     "Variant",
     "check_writable",
     "digest",
+    "engine_folders",
     "new_folder",
     "write_file",
     "write_json",

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from rexit.cli import bench, calibrate, export, index, inspect, score, verify
+from rexit.cli import bench, calibrate, compile, export, index, inspect, score, verify
 from rexit.cli._output import stderr
 from rexit.errors import RexitError
 
@@ -15,13 +15,13 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="rexit",
-    help="Take a trained early-exit LLM recommender to the edge: index, export, calibrate, score.",
+    help="Take a trained early-exit LLM recommender to the edge: index, export, compile, calibrate, score.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (index, export, calibrate, score, verify, inspect, bench):
+for _module in (index, export, compile, calibrate, score, verify, inspect, bench):
     _module.register(app)
 
 

@@ -18,6 +18,7 @@ _STAGES = {
     "reference": "golden slates through PyTorch",
     "segments": "exporting segments",
     "parity": "golden slates through the segments",
+    "ranges": "training slates, for the scales",
     "quality": "held-out slates, float32 and lower precision",
     "write": "writing the bundle",
 }

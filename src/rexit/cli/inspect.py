@@ -15,7 +15,7 @@ from rexit.cli._output import JsonOption, print_json, print_table, stdout
 from rexit.errors import BundleError, InputError
 
 if TYPE_CHECKING:
-    from rexit.bundle import Bundle, Catalog, Policy
+    from rexit.bundle import Bundle, Catalog, Policy, Variant
 
 
 def register(app: typer.Typer) -> None:
@@ -77,6 +77,12 @@ def _show(value: dict[str, Any], json: bool) -> None:
             print_table(
                 title, ["segment", "layers", "size"], [[s["graph"], s["depth"], _size(s["bytes"])] for s in v["segments"]]
             )
+            if v["engines"]:
+                rows = [[e["key"], e["gpu"] or "-", _size(e["bytes"]), e["state"]] for e in v["engines"]]
+                print_table("Engines", ["", "built on", "size", "state"], rows)
+                for e in v["engines"]:
+                    if e["reason"]:
+                        stdout.print(e["reason"], markup=False, soft_wrap=True)
             if v["policy"] is None:
                 stdout.print("Not calibrated: every candidate runs to full depth.")
             else:
@@ -102,6 +108,8 @@ def _bundle(path: Path, variant: str | None) -> dict[str, Any]:
 
 
 def _variant(bundle: Bundle) -> dict[str, Any]:
+    from rexit.bundle import engine_folders
+
     variant = bundle.variant
     policy = bundle.policy()
     segments = [
@@ -123,7 +131,24 @@ def _variant(bundle: Bundle) -> dict[str, Any]:
         "parity": dict(variant.parity),
         "quality": None if variant.quality is None else dict(variant.quality),
         "policy": None if policy is None else _policy(policy, bundle.manifest.exits),
+        "engines": [_engine(folder, variant) for folder in engine_folders(bundle.folder)],
     }
+
+
+def _engine(folder: Path, variant: Variant) -> dict[str, Any]:
+    """`state`: current, stale or unreadable, with the reason."""
+    from rexit.bundle import Engine
+
+    try:
+        engine = Engine.read(folder)
+    except BundleError as exc:
+        return {"key": folder.name, "builder": None, "gpu": None, "bytes": 0, "state": "unreadable", "reason": str(exc)}
+    shown = {"key": engine.key, "builder": engine.builder, "gpu": engine.gpu, "bytes": engine.bytes}
+    try:
+        engine.check(folder, variant)
+    except BundleError as exc:
+        return {**shown, "state": "stale", "reason": str(exc)}
+    return {**shown, "state": "current", "reason": None}
 
 
 def _policy(policy: Policy, layers: tuple[int, ...] | None = None) -> dict[str, Any]:

@@ -55,8 +55,8 @@ def verify(
 
     Digests of every file; golden samples (the runtime assembles the same prompts and gives the same log-odds, within twice the
     tolerance recorded at export); exit decisions (each candidate stops where the policy says, with a cold and with a cached
-    prefix). A variant whose backend is not on this machine is checked as far as its files go, unless it or a device is named.
-    Exits with 8 if anything fails.
+    prefix); TensorRT engines (digests, built from these graphs). A variant whose backend is not on this machine is checked as far
+    as its files go, unless it or a device is named. Exits with 8 if anything fails.
 
         rexit verify bundle && systemctl restart recommender
     """
@@ -89,9 +89,9 @@ def _checks(path: Path, variant: str | None, threads: int, device: str | None) -
             except BundleError as exc:
                 checks.append(_check(name or "", "structure", "", [str(exc)]))
                 continue
-            found = _files(opened)
+            found = [*_files(opened), *_engines(opened)]
             checks += found
-            if all(c.outcome == "ok" for c in found):
+            if all(c.outcome != "FAILED" for c in found):
                 checks += _behaviour(opened, threads, device, variant is not None, bar)
     return checks
 
@@ -111,6 +111,25 @@ def _files(bundle: Bundle) -> list[Check]:
     except BundleError as exc:
         checks.append(_check(name, "policy", "", [str(exc)]))
     return checks
+
+
+def _engines(bundle: Bundle) -> list[Check]:
+    """Digests of a TensorRT variant's engines, and that none was built from other graphs."""
+    from rexit.bundle import Engine, engine_folders
+
+    if bundle.variant.target != "tensorrt":
+        return []
+    name, folders, failures = bundle.variant.name, engine_folders(bundle.folder), []
+    if not folders:
+        return [Check(name, "engines", "skipped", "none built yet: rexit compile")]
+    for folder in folders:
+        try:
+            engine = Engine.read(folder)
+            engine.check(folder, bundle.variant)
+            failures += engine.edited(folder)
+        except BundleError as exc:
+            failures.append(str(exc))
+    return [_check(name, "engines", ", ".join(folder.name for folder in folders), failures)]
 
 
 def _behaviour(bundle: Bundle, threads: int, device: str | None, named: bool, bar: Progress) -> list[Check]:

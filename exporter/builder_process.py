@@ -1,0 +1,92 @@
+"""A running `engine_builder.py`: what it is asked, what it tells, how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rexit.errors import InputError
+
+SCRIPT = Path(__file__).with_name("engine_builder.py")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How it ended: its exit code, -N for signal N; the last line of its stderr; the most memory it had, as the kernel tells."""
+
+    code: int
+    last_words: str
+    peak_bytes: int
+
+    def __str__(self) -> str:
+        names = {s.value: s.name for s in signal.Signals}
+        how = f"with exit code {self.code}"
+        if self.code < 0:
+            how = f"by {names.get(-self.code, f'signal {-self.code}')} at {self.peak_bytes / 1e6:.0f} MB"
+        return f"{how}: {self.last_words}" if self.last_words else how
+
+    @property
+    def out_of_memory(self) -> bool:
+        """As far as one can tell: the kernel kills, C++ aborts, Python says so."""
+        return self.code in (-signal.SIGKILL, -signal.SIGABRT) or "MemoryError" in self.last_words
+
+
+class BuilderProcess:
+    """One request to `engine_builder.py` in the Python named. Leaving the `with` block ends it, whatever it is doing."""
+
+    def __init__(self, python: str, request: Mapping[str, Any]) -> None:
+        """Raises InputError when the Python cannot be run."""
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
+        self._ended: Ended | None = None
+        with tempfile.TemporaryFile() as asked:
+            asked.write(json.dumps(request).encode())
+            asked.seek(0)
+            try:
+                # A session of its own: Ctrl-C reaches rexit alone, which ends the builder, deep in C++ as it may be.
+                self._process = subprocess.Popen(
+                    [python, str(SCRIPT)], stdin=asked, stdout=subprocess.PIPE, stderr=self._stderr, start_new_session=True
+                )
+            except OSError as exc:
+                self._stderr.close()
+                raise InputError(f"{python}: cannot be run: {exc.strerror}") from exc
+
+    def __enter__(self) -> BuilderProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._ended is None:
+            self._process.kill()
+            self.wait()
+        self._stderr.close()
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What it tells, until it ends or says something that is no event."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                return
+            if not isinstance(event, dict) or "event" not in event:
+                return
+            yield event
+
+    def wait(self) -> Ended:
+        """Until it has ended."""
+        if self._ended is None:
+            assert self._process.stdout is not None
+            self._process.stdout.close()  # whoever still writes to it ends
+            _, status, usage = os.wait4(self._process.pid, 0)  # Popen.wait does not tell the memory
+            self._process.returncode = os.waitstatus_to_exitcode(status)
+            self._stderr.seek(0)
+            words = self._stderr.read().decode(errors="replace").splitlines()
+            last = next((line.strip() for line in reversed(words) if line.strip()), "")
+            self._ended = Ended(self._process.returncode, last, usage.ru_maxrss * 1024)
+        return self._ended

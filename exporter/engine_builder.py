@@ -1,0 +1,257 @@
+"""Builds one TensorRT engine, in a process of its own: `PYTHON engine_builder.py`, a JSON request on stdin, JSON lines on stdout.
+
+`rexit.exporter.compile` runs it. It stands alone and needs Python 3.8 and the vendor's binding, nothing else, so that it also
+runs in a Python that rexit does not (JetPack 6 has the binding in the system's 3.10). One process per segment: memory is given
+back between segments, and a crash or an out-of-memory kill takes the builder and not the caller.
+
+Requests, and the events they are answered with, one JSON object a line:
+
+    {"do": "probe", "builders": ["tensorrt", "tensorrt_rtx"]}
+        {"event": "probe", "python": "3.10.12", "gpu": {"name", "compute_capability"} or null, "builders": [
+            {"name", "version", "compute_capabilities": ["8.6", ...]},   tensorrt_rtx: what it compiles for; tensorrt: null
+            {"name", "error"}]}                                          cannot be imported
+    {"do": "build", "builder", "graph": path, "plan": path, "profile": {input: [least, usual, most]},
+     "compute_capability": "8.6", "timing_cache": path or null, "workspace_bytes": int or null}
+        {"event": "stage", "stage": "parse" | "build" | "write"}
+        {"event": "warning", "text"}
+        {"event": "done", "seconds", "layers", "summary": {kind: count}, "peak_bytes": int or null}
+        {"event": "failed", "kind": "graph" | "disk", "text"}
+
+An input has at most one dynamic dimension, which runs from `least` to `most`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib
+import json
+import os
+import platform
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable  # noqa: UP035 (subscripting the other one needs 3.9)
+
+DIGEST_BYTES = 32
+Tell = Callable[..., None]
+_TYPES = {"Float": "fp32", "Half": "fp16", "BFloat16": "bf16"}
+
+
+def main() -> None:
+    _forget_own_folder()
+    # TensorRT's libraries print to stdout too; the events keep the real one to themselves.
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    _die_with_parent()
+
+    def tell(event: str, **fields: Any) -> None:
+        events.write(json.dumps(dict(event=event, **fields)) + "\n")
+        events.flush()
+
+    request = json.loads(sys.stdin.read())
+    if request["do"] == "probe":
+        tell("probe", python=platform.python_version(), gpu=gpu_at_hand(), builders=[_probe(n) for n in request["builders"]])
+        return
+    try:
+        _build(request, tell)
+    except _GraphError as exc:
+        tell("failed", kind="graph", text=str(exc))
+    except OSError as exc:
+        tell("failed", kind="disk", text=f"{exc.filename or request['plan']}: {exc.strerror or exc}")
+
+
+def _forget_own_folder() -> None:
+    """A script's folder is searched first for modules; this one has some with everyday names."""
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # 1: PR_SET_PDEATHSIG
+
+
+def gpu_at_hand() -> dict[str, str] | None:
+    """Name and compute capability of the first GPU, asked of the driver alone; None without a driver or a GPU."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    device, name, values = ctypes.c_int(), ctypes.create_string_buffer(256), (ctypes.c_int(), ctypes.c_int())
+    if cuda.cuInit(0) != 0 or cuda.cuDeviceGet(ctypes.byref(device), 0) != 0:
+        return None
+    if cuda.cuDeviceGetName(name, len(name), device) != 0:
+        return None
+    for n, value in enumerate(values):
+        attribute = 75 + n  # COMPUTE_CAPABILITY_MAJOR, _MINOR
+        if cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device) != 0:
+            return None
+    return {"name": name.value.decode(errors="replace"), "compute_capability": ".".join(str(v.value) for v in values)}
+
+
+def _probe(name: str) -> dict[str, Any]:
+    try:
+        trt = importlib.import_module(name)
+        version = trt.__version__
+    except Exception as exc:  # whatever a broken installation raises
+        return {"name": name, "error": f"{type(exc).__name__}: {exc}"}
+    return {"name": name, "version": version, "compute_capabilities": sorted(_capabilities(trt), key=_order) or None}
+
+
+def _capabilities(trt: Any) -> dict[str, Any]:
+    """{"8.6": enum member} of what TensorRT-RTX compiles for; empty for TensorRT, which builds for the GPU at hand."""
+    members = getattr(getattr(trt, "ComputeCapability", None), "__members__", {})
+    found = {name: re.match(r"SM(\d+)(\d)$", name) for name in members}
+    return {".".join(match.groups()): members[name] for name, match in found.items() if match}
+
+
+def _order(capability: str) -> list[int]:
+    return [int(part) for part in capability.split(".")]
+
+
+class _GraphError(Exception):
+    """The compiler does not take the graph; its own words."""
+
+
+def _build(request: dict[str, Any], tell: Tell) -> None:
+    trt = importlib.import_module(request["builder"])
+    began = time.perf_counter()
+    log = _make_log(trt)
+    builder = trt.Builder(log)
+    tell("stage", stage="parse")
+    if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+        raise _GraphError(f"{request['builder']} {trt.__version__} has no strongly typed networks, expected at least TensorRT 10")
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(request["graph"]):
+        raise _GraphError(log.first_error or "the graph cannot be parsed; the compiler gave no reason")
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # layers with their types, in the log and in the plan
+    config.add_optimization_profile(_profile(builder, network, request["profile"]))
+    capabilities = _capabilities(trt)
+    if capabilities:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(capabilities[request["compute_capability"]], 0)
+    if request["workspace_bytes"] is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace_bytes"])
+    if request["timing_cache"] is not None:
+        _use_timing_cache(config, request["timing_cache"], log, tell)
+    tell("stage", stage="build")
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:  # it does not raise
+        raise _GraphError(log.first_error or "no engine came out; the compiler gave no reason")
+    tell("stage", stage="write")
+    with open(request["plan"], "wb") as file:
+        file.write(plan)
+    if request["timing_cache"] is not None:
+        _keep_timing_cache(config, request["timing_cache"], tell)
+    seconds = time.perf_counter() - began
+    tell("done", seconds=seconds, layers=log.layers, summary=log.summary, peak_bytes=_peak_bytes())
+
+
+def _profile(builder: Any, network: Any, ranges: dict[str, list[int]]) -> Any:
+    profile = builder.create_optimization_profile()
+    inputs = {tensor.name: tensor for tensor in map(network.get_input, range(network.num_inputs))}
+    if set(inputs) != set(ranges):
+        raise _GraphError(f"the graph's inputs are {sorted(inputs)}, expected {sorted(ranges)}")
+    for name, tensor in inputs.items():
+        shape = tuple(tensor.shape)
+        profile.set_shape(name, *(tuple(size if size >= 0 else dynamic for size in shape) for dynamic in ranges[name]))
+    return profile
+
+
+def _make_log(trt: Any) -> Any:
+    class Log(trt.ILogger):  # type: ignore[misc]
+        """Keeps of thousands of lines what is asked for: the first error, since the later ones follow from it, and the layers."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.first_error: str | None = None
+            self.layers = 0
+            self.summary: dict[str, int] = {}
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                # Without a driver TensorRT-RTX adds this one to every other error.
+                if "CUDA driver version is insufficient" not in message:
+                    self.first_error = self.first_error or " ".join(message.split())
+            elif "LayerType: " in message:
+                for line in message.splitlines():
+                    self._count(line)
+
+        def _count(self, line: str) -> None:
+            if not line.startswith("Name: ") or ", LayerType: " not in line:
+                return
+            self.layers += 1
+            kind = layer_kind(line)
+            if kind:
+                self.summary[kind] = self.summary.get(kind, 0) + 1
+
+    return Log()
+
+
+def layer_kind(line: str) -> str | None:
+    """What a layer of the compiler's log is, where that matters: fused attention by its kernel's name (gemm_mha_v2), a matrix
+    product by the type it computes in (int8 gemm); else None.
+
+    1. A name with `mha` in it is attention.
+    2. LayerType `gemm`, or a run-time fusion with Fc in its name, is a matrix product.
+    3. Its type is that of int4 weights where it has them, else that of its first input.
+    """
+    name, rest = line[len("Name: ") :].split(", LayerType: ", 1)
+    attention = re.match(r"_*(\w*mha\w*?)(_myl\w*)?$", name)
+    if attention:
+        return attention.group(1)
+    layer_type = rest.split(",", 1)[0]
+    if layer_type != "gemm" and not (layer_type == "runtime_fusion" and "Fc" in name):
+        return None
+    types = re.findall(r"Datatype: (\w+)", rest.split("Outputs: ", 1)[0])
+    kind = "Int4" if "Int4" in types else types[0] if types else "untyped"
+    return f"{_TYPES.get(kind, kind.lower())} gemm"
+
+
+def _use_timing_cache(config: Any, path: str, log: Any, tell: Tell) -> None:
+    """Starts from the timings kept in `path`: a SHA-256, then TensorRT's own bytes. Anything else there is ignored."""
+    kept = b""
+    if Path(path).exists():
+        whole = Path(path).read_bytes()
+        digest, kept = whole[:DIGEST_BYTES], whole[DIGEST_BYTES:]
+        if hashlib.sha256(kept).digest() != digest:
+            kept = b""
+            tell("warning", text=f"{path}: damaged timing cache, ignored")
+    cache = config.create_timing_cache(kept)
+    if kept and (cache is None or not config.set_timing_cache(cache, False)):
+        tell("warning", text=f"{path}: timing cache of another TensorRT or GPU, ignored")
+        log.first_error = None
+        kept, cache = b"", config.create_timing_cache(b"")
+    if not kept:
+        config.set_timing_cache(cache, False)
+
+
+def _keep_timing_cache(config: Any, path: str, tell: Tell) -> None:
+    """Losing it costs time and nothing else, so a disk that cannot take it is worth a warning."""
+    data = bytes(config.get_timing_cache().serialize())
+    temporary = Path(f"{path}.tmp-{os.getpid()}")
+    try:
+        temporary.write_bytes(hashlib.sha256(data).digest() + data)
+        os.replace(temporary, path)
+    except OSError as exc:
+        tell("warning", text=f"{path}: timing cache not kept: {exc.strerror}")
+        if temporary.exists():
+            temporary.unlink()
+
+
+def _peak_bytes() -> int | None:
+    """Of this process; what wait4 tells includes the parent's pages at the fork."""
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""`engines/KEY/engine.json`: what `rexit compile` built of a variant, for which GPU and from which graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rexit import __version__
+from rexit.bundle.files import SCHEMA, FileEntry, check_hashes, check_sizes, read_entries, read_json, write_json
+from rexit.errors import BundleError
+
+if TYPE_CHECKING:
+    from rexit.bundle.manifest import Variant
+
+FILE = "engine.json"
+FOLDER = "engines"
+BUILDERS = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
+"""The compilers by import name, and what a key calls them."""
+
+
+def engine_key(builder: str, version: str, compute_capability: str) -> str:
+    """The name of an engine's folder, e.g. `sm87-trt10.3.0`: what an engine is bound to."""
+    return f"sm{compute_capability.replace('.', '')}-{BUILDERS[builder]}{version}"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The (least, usual, most) tokens T, prefix tokens P and rows N that an engine takes."""
+
+    tokens: tuple[int, int, int]
+    prefix: tuple[int, int, int]
+    rows: tuple[int, int, int]
+
+    @classmethod
+    def of_json(cls, value: Mapping[str, Any]) -> Profile:
+        """Raises KeyError, TypeError or ValueError."""
+
+        def triple(name: str) -> tuple[int, int, int]:
+            least, usual, most = (int(size) for size in value[name])
+            if not 0 <= least <= usual <= most:
+                raise ValueError(f"{name} is {least}, {usual}, {most}, expected an ascending order")
+            return least, usual, most
+
+        return cls(triple("tokens"), triple("prefix"), triple("rows"))
+
+    def to_json(self) -> dict[str, list[int]]:
+        return {name: list(value) for name, value in self.__dict__.items()}
+
+
+@dataclass(frozen=True)
+class EngineSegment:
+    """One segment's engine. `context` is None for TensorRT-RTX; `layers` and `summary` are as the compiler's log tells."""
+
+    plan: str
+    context: str | None
+    graph_sha256: str
+    weights_sha256: str
+    profile: Profile
+    seconds: float
+    layers: int
+    summary: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "profile": self.profile.to_json(), "summary": dict(self.summary)}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The engines of a variant's segments for one GPU and one compiler. `gpu` is None where none was at hand: then they are built
+    for any GPU of that compute capability."""
+
+    variant: str
+    builder: str
+    version: str
+    gpu: str | None
+    compute_capability: str
+    segments: tuple[EngineSegment, ...]
+    files: Mapping[str, FileEntry]
+
+    @property
+    def key(self) -> str:
+        return engine_key(self.builder, self.version, self.compute_capability)
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry.bytes for entry in self.files.values())
+
+    @property
+    def command(self) -> str:
+        """What builds it anew."""
+        target = f" --compute-capability {self.compute_capability}" if self.gpu is None else ""
+        return f"rexit compile BUNDLE --variant {self.variant}{target}"
+
+    @classmethod
+    def read(cls, folder: Path) -> Engine:
+        """Checks structure and sizes. Raises BundleError."""
+        path = folder / FILE
+        value = read_json(path)
+        try:
+            engine = cls(
+                str(value["variant"]),
+                str(value["builder"]["name"]),
+                str(value["builder"]["version"]),
+                None if value["gpu"]["name"] is None else str(value["gpu"]["name"]),
+                str(value["gpu"]["compute_capability"]),
+                tuple(
+                    EngineSegment(
+                        plan=str(s["plan"]),
+                        context=None if s["context"] is None else str(s["context"]),
+                        graph_sha256=str(s["graph_sha256"]),
+                        weights_sha256=str(s["weights_sha256"]),
+                        profile=Profile.of_json(s["profile"]),
+                        seconds=float(s["seconds"]),
+                        layers=int(s["layers"]),
+                        summary={str(kind): int(count) for kind, count in s["summary"].items()},
+                    )
+                    for s in value["segments"]
+                ),
+                read_entries(value["files"], path),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise BundleError(f"{path}: not an engine: {exc!r}") from exc
+        if engine.builder not in BUILDERS:
+            raise BundleError(f"{path}: built by {engine.builder!r}, expected {' or '.join(BUILDERS)}")
+        if engine.key != folder.name:
+            raise BundleError(f"{path}: describes engine {engine.key}, its folder is {folder.name}")
+        for segment in engine.segments:
+            for name in (segment.plan, segment.context):
+                if name is not None and name not in engine.files:
+                    raise BundleError(f"{path}: does not list {name}")
+        check_sizes(folder, engine.files)
+        return engine
+
+    def write(self, folder: Path) -> None:
+        """Beside the plans; `files` are taken as they are. Raises InputError when it cannot be written."""
+        write_json(
+            folder / FILE,
+            {
+                "schema": SCHEMA,
+                "requires": [],
+                "producer": f"rexit {__version__}",
+                "variant": self.variant,
+                "builder": {"name": self.builder, "version": self.version},
+                "gpu": {"name": self.gpu, "compute_capability": self.compute_capability},
+                "segments": [s.to_json() for s in self.segments],
+                "files": {name: entry.to_json() for name, entry in sorted(self.files.items())},
+            },
+        )
+
+    def edited(self, folder: Path) -> list[str]:
+        """One line for each file whose hash is not the one recorded."""
+        return list(check_hashes(folder, self.files))
+
+    def stale(self, variant: Variant) -> str | None:
+        """What differs between the variant and the one it was built from, e.g. "segment 1's weights"; None when nothing does."""
+        if self.variant != variant.name:
+            return f"the variant: it was built from {self.variant!r}"
+        if len(self.segments) != len(variant.segments):
+            return f"the number of segments: it has {len(self.segments)}, the variant {len(variant.segments)}"
+        for k, (built, now) in enumerate(zip(self.segments, variant.segments, strict=True)):
+            for what, digest, name in (("graph", built.graph_sha256, now.graph), ("weights", built.weights_sha256, now.weights)):
+                if name not in variant.files or variant.files[name].sha256 != digest:
+                    return f"segment {k}'s {what}"
+        return None
+
+    def check(self, folder: Path, variant: Variant) -> None:
+        """Raises BundleError when the engine is stale, with the command that builds it anew."""
+        if (differs := self.stale(variant)) is not None:
+            raise BundleError(f"{folder}: stale, it differs from the variant in {differs}; build it anew: {self.command}")
+
+
+def engine_folders(variant_folder: Path) -> list[Path]:
+    """The variant's engines, by name. Half-written ones (hidden) and timing caches (files) are none."""
+    folder = variant_folder / FOLDER
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
