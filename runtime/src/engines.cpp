@@ -48,8 +48,8 @@ Plan read_plan(const Json& json, const std::string& folder, const FileList& file
   return plan;
 }
 
-// The names of the engines there are, for a message: those that look like a key, in order.
-std::string others(const std::string& folder) {
+// The folders whose names look like a key, in order.
+std::vector<std::string> keys_in(const std::string& folder) {
   std::vector<std::string> names;
   const auto close = [](DIR* open) { ::closedir(open); };
   const std::unique_ptr<DIR, decltype(close)> entries(::opendir(folder.c_str()), close);
@@ -59,8 +59,17 @@ std::string others(const std::string& folder) {
     const bool plain = name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789.-+") == std::string::npos;
     if (plain && name.size() <= 64 && name.compare(0, 2, "sm") == 0) names.push_back(name);
   }
-  if (names.empty()) return "it has none";
   std::sort(names.begin(), names.end());
+  return names;
+}
+
+// "10.3.0.30" is 10.3.0: the compiler may give its build number too, the runtime library does not.
+bool same_version(const std::string& built_by, const std::string& here) {
+  return built_by.compare(0, here.size(), here) == 0 && (built_by.size() == here.size() || built_by[here.size()] == '.');
+}
+
+std::string listing(const std::vector<std::string>& names) {
+  if (names.empty()) return "it has none";
   std::string all = "it has " + names.front();
   for (std::size_t i = 1; i < std::min(names.size(), most_shown); ++i) all += ", " + names[i];
   return names.size() > most_shown ? all + ", …" : all;
@@ -80,11 +89,15 @@ std::string compile_command(const Bundle& bundle) {
 
 std::vector<Plan> find_engines(const Bundle& bundle, const Accelerator& here) {
   const Variant& variant = bundle.variant();
-  const std::string engines = variant.folder + "/engines", folder = engines + "/" + here.key();
+  const std::string engines = variant.folder + "/engines";
   if (exists(engines)) check_folder(engines);
+  const std::vector<std::string> keys = keys_in(engines);
+  std::string folder = engines + "/" + here.key();
+  for (std::size_t i = 0; i < keys.size() && !exists(folder); ++i)
+    if (same_version(keys[i], here.key())) folder = engines + "/" + keys[i];
   if (!exists(folder))
     fail(REXIT_NOT_FOUND, "variant `", variant.name, "` has no engine for compute capability ", here.compute_capability,
-         " and TensorRT ", here.tensorrt_version, " (", here.key(), "), ", others(engines), "; run `", compile_command(bundle),
+         " and TensorRT ", here.tensorrt_version, " (", here.key(), "), ", listing(keys), "; run `", compile_command(bundle),
          "`");
   check_folder(folder);
 
@@ -92,7 +105,8 @@ std::vector<Plan> find_engines(const Bundle& bundle, const Accelerator& here) {
   const Json root = document.root(), builder = root.at("builder");
   must_be(root.at("variant"), variant.name, "the variant is", bundle);
   must_be(builder.at("name"), "tensorrt", "its folder is named for", bundle);
-  must_be(builder.at("version"), here.tensorrt_version, "this TensorRT is", bundle);
+  if (!same_version(builder.at("version").string(), here.tensorrt_version))
+    must_be(builder.at("version"), here.tensorrt_version, "this TensorRT is", bundle);
   must_be(root.at("gpu").at("compute_capability"), here.compute_capability, "this GPU's is", bundle);
 
   const FileList files = read_file_sizes(root.at("files"));

@@ -49,6 +49,23 @@ TEST(Engines, TheMessageNamesTheGpuTheVersionAndTheCommand) {
   }
 }
 
+// A compiler that gives its build number, as `tensorrt.__version__` does in some releases.
+TEST(Engines, ABuildNumberIsNoOtherVersion) {
+  const std::string copy = testing::TempDir() + "rexit-build-number";
+  std::filesystem::remove_all(copy);
+  std::filesystem::copy(folder("sound"), copy, std::filesystem::copy_options::recursive);
+  const Bundle bundle(copy, variant);
+  const std::string engines = bundle.variant().folder + "/engines/";
+  std::filesystem::rename(engines + "sm87-trt10.3.0", engines + "sm87-trt10.3.0.30");
+  std::ifstream file(engines + "sm87-trt10.3.0.30/engine.json");
+  std::string text{std::istreambuf_iterator<char>(file), {}};
+  text.replace(text.find("10.3.0\""), 6, "10.3.0.30");
+  std::ofstream(engines + "sm87-trt10.3.0.30/engine.json", std::ios::trunc) << text;
+  EXPECT_EQ(find_engines(bundle, orin)[0].path, engines + "sm87-trt10.3.0.30/segment-0.plan");
+  EXPECT_THROW(find_engines(bundle, {"8.7", "10.3.3"}), Error);
+  std::filesystem::remove_all(copy);
+}
+
 TEST(Engines, DamageIsRefused) {
   std::size_t seen = 0;
   for (const auto& entry : std::filesystem::directory_iterator(tensorrt_bundles())) {

@@ -1,0 +1,76 @@
+"""tools/jetson-report.sh, in the mode that needs no Jetson."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rexit.runtime._native", reason="the extension is not built")
+
+from engine_bundles import VARIANT, add_tensorrt_variant
+from served_bundle import write_served_bundle
+
+SCRIPT = Path(__file__).parents[2] / "tools" / "jetson-report.sh"
+
+
+def report(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The script with a stand-in for cmake, which records its words: what it builds is tested elsewhere."""
+    tools = place / "tools"
+    tools.mkdir(exist_ok=True)
+    (tools / "cmake").write_text('#!/bin/sh\necho "cmake $@"\n[ ! -e "$CMAKE_FAILS" ]\n')
+    (tools / "cmake").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "CMAKE_FAILS": str(place / "cmake-fails")}
+    command = ["bash", str(SCRIPT), str(place / "bundle"), "--python", sys.executable, "--requests", "2", *words]
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+
+
+def steps(folder: Path) -> dict[str, str]:
+    return {line.split("\t")[0]: line.split("\t")[1] for line in (folder / "steps.tsv").read_text().splitlines()[1:]}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("report")
+    add_tensorrt_variant(write_served_bundle(place)[0])
+    return place
+
+
+def test_every_step_on_the_cpu(place: Path) -> None:
+    ended = report(place, "--cpu", "--out", "good")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    kinds = steps(place / "good")
+    assert kinds["machine"] == kinds["build"] == "ok"
+    for name in ("cpu-fp32", VARIANT):
+        assert kinds[f"compile-{name}"].startswith("skipped") and kinds[f"verify-{name}"] == kinds[f"bench-{name}"] == "ok"
+        assert json.loads((place / "good" / f"verify-{name}.json").read_text())["ok"]
+        assert json.loads((place / "good" / f"bench-{name}.json").read_text())["variant"] == name
+    assert "REXIT_TENSORRT" not in (place / "good" / "logs" / "build.txt").read_text()
+    assert "== /etc/nv_tegra_release\nnot here" in (place / "good" / "logs" / "machine.txt").read_text()
+    with tarfile.open(place / "good.tar.gz") as packed:
+        assert {"good/steps.tsv", "good/logs/build.txt", f"good/bench-{VARIANT}.json"} <= set(packed.getnames())
+
+
+def test_failures_stop_nothing_and_are_named(place: Path) -> None:
+    (place / "cmake-fails").touch()
+    ended = report(place, "--out", "bad")  # as on a Jetson: here is neither TensorRT nor a GPU
+    (place / "cmake-fails").unlink()
+    kinds = steps(place / "bad")
+    assert ended.returncode == 1 and "failed: " in ended.stdout
+    for name in ("build", f"compile-{VARIANT}", f"verify-{VARIANT}", f"bench-{VARIANT}"):
+        assert kinds[name].startswith("FAILED"), name
+    assert kinds["machine"] == kinds["verify-cpu-fp32"] == kinds["bench-cpu-fp32"] == "ok"
+    assert "-DREXIT_TENSORRT=ON" in (place / "bad" / "logs" / "build.txt").read_text()
+    assert "device `tensorrt`" in (place / "bad" / "logs" / f"verify-{VARIANT}.txt").read_text()
+    assert (place / "bad.tar.gz").is_file()
+
+
+@pytest.mark.parametrize("words", [("--out", "."), ("--nonsense",), ("second-bundle",)])
+def test_wrong_words(place: Path, words: tuple[str, ...]) -> None:
+    ended = report(place, *words)
+    assert ended.returncode == 2 and ended.stderr and not (place / "rexit-report").exists()

@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Builds rexit on this machine, compiles a bundle's engines, verifies and times every variant, and packs what came of it.
+# jetson-report.sh BUNDLE [--cpu] [--out FOLDER] [--python PYTHON] [--requests N]
+#   --cpu       the same steps without a GPU: no TensorRT in the build, no engines, every variant's graphs on the CPU
+#   --out       where the report goes, and FOLDER.tar.gz beside it (default: rexit-report)
+#   --python    a Python with rexit's packages, whose `rexit` is used (default: .venv/bin/python of this checkout)
+#   --requests  of each kind that `rexit bench` times (default: 50)
+# BUNDLE gains engines and nothing else. A step that fails stops none of the others; the exit status is 1 if one did.
+# Environment: COMPILE_PYTHON, the Python that has TensorRT's binding (default: /usr/bin/python3); CMAKE_ARGS for the build.
+set -uo pipefail
+
+bundle='' cpu=0 out=rexit-report requests=50
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python=$root/.venv/bin/python
+usage() { sed -n '2,10s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+while [ $# -gt 0 ]; do
+  case $1 in
+    --cpu) cpu=1 ;;
+    --out | --python | --requests) [ $# -ge 2 ] || usage; declare "${1#--}=$2"; shift ;;
+    -*) usage ;;
+    *) [ -z "$bundle" ] || usage; bundle=$1 ;;
+  esac
+  shift
+done
+[ -n "$bundle" ] || usage
+[ -f "$bundle/manifest.json" ] || { echo "jetson-report: $bundle: no bundle (manifest.json is missing)" >&2; exit 2; }
+[ ! -e "$out" ] || { echo "jetson-report: $out: is there already; choose another --out" >&2; exit 2; }
+mkdir -p "$out/logs" || exit 2
+out=$(cd "$out" && pwd)
+rexit=("$python" -c 'from rexit.cli import main; main()')
+device=() ; [ $cpu -eq 0 ] || device=(--device cpu)
+failed=0
+printf 'step\toutcome\tseconds\n' >"$out/steps.tsv"
+
+step() { # NAME COMMAND...: its output goes to logs/NAME.txt, its outcome to steps.tsv
+  local name=$1 begin=$SECONDS outcome=ok
+  shift
+  "$@" >"$out/logs/$name.txt" 2>&1 || { outcome="FAILED ($?)"; failed=1; }
+  printf '%s\t%s\t%s\n' "$name" "$outcome" $((SECONDS - begin)) | tee -a "$out/steps.tsv"
+}
+skip() { printf '%s\tskipped: %s\t0\n' "$1" "$2" | tee -a "$out/steps.tsv"; }
+
+machine() { # what this machine is; a file or command that is not here is said to be
+  local file
+  for file in /etc/nv_tegra_release /etc/os-release /proc/cpuinfo /proc/meminfo /proc/device-tree/model; do
+    echo "== $file"
+    if [ -r "$file" ]; then tr -d '\0' <"$file"; echo; else echo "not here"; fi
+  done
+  local command
+  for command in 'uname -a' 'nvpmodel -q' 'jetson_clocks --show' 'nvidia-smi' 'free -m' 'c++ --version' 'cmake --version' "$python --version"; do
+    echo "== $command"
+    if command -v "${command%% *}" >/dev/null; then $command 2>&1 || echo "failed"; else echo "not here"; fi
+  done
+  echo "== packages"
+  dpkg-query -W 'libnvinfer*' 'nvidia-jetpack*' 'cuda-cudart*' 'libonnxruntime*' 2>&1 | grep -v 'no packages found' || true
+  echo "== git"
+  git -C "$root" rev-parse HEAD 2>&1 || true
+}
+
+build() {
+  local options=(-DCMAKE_BUILD_TYPE=Release -DREXIT_TESTS=OFF)
+  [ $cpu -eq 1 ] || options+=(-DREXIT_TENSORRT=ON)
+  # shellcheck disable=SC2086
+  cmake -S "$root" -B "$out/build" "${options[@]}" ${CMAKE_ARGS:-} && cmake --build "$out/build" -j "$(nproc)"
+}
+
+bench() { # VARIANT: the report in bench-VARIANT.json
+  "${rexit[@]}" bench "$bundle" --variant "$1" "${device[@]}" --requests "$requests" --json >"$out/bench-$1.json"
+}
+
+verify() { "${rexit[@]}" verify "$bundle" --variant "$1" "${device[@]}" --json | tee "$out/verify-$1.json"; }
+
+names() { "$python" -c 'import json, sys; print("\n".join(json.load(open(sys.argv[1]))["variants"]))' "$bundle/manifest.json"; }
+target() { "$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["target"])' "$bundle/variants/$1/variant.json"; }
+
+step machine machine
+step build build
+step variants names
+for variant in $(names); do
+  if [ $cpu -eq 1 ]; then
+    skip "compile-$variant" "--cpu"
+  elif [ "$(target "$variant")" != tensorrt ]; then
+    skip "compile-$variant" "not a TensorRT variant"
+  else
+    step "compile-$variant" "${rexit[@]}" compile "$bundle" --variant "$variant" --python "${COMPILE_PYTHON:-/usr/bin/python3}"
+  fi
+  step "verify-$variant" verify "$variant"
+  step "bench-$variant" bench "$variant"
+done
+tar -C "$(dirname "$out")" --exclude=build -czf "$out.tar.gz" "$(basename "$out")" || failed=1
+if [ $failed -eq 0 ]; then echo "all steps ended well: $out.tar.gz"; else echo "failed: $(grep -c FAILED "$out/steps.tsv") steps, see $out/steps.tsv: $out.tar.gz"; fi
+exit $failed
