@@ -29,6 +29,8 @@ Progress = Callable[[str, int, int], None]
 USUAL_SLATE = 20
 """Candidates in the pass that engines are tuned for, where the limits allow it; what `rexit calibrate` takes by default too."""
 
+_LEAST_CAPABILITY = {"fp8": 8.9}
+
 
 @dataclass(frozen=True)
 class SegmentBuild:
@@ -96,6 +98,13 @@ def compile_engines(
     tell("looking for a compiler", 0, 1)
     compiler, target = find_compiler(python, builder, compute_capability)
     tell("looking for a compiler", 1, 1)
+    for one in opened:
+        least = _LEAST_CAPABILITY.get(one.variant.precision, 0.0)
+        if float(target.compute_capability) < least:
+            raise InputError(
+                f"{one.variant.name} needs compute capability {least}, engines would be for {target.compute_capability}; "
+                "name the other variants with --variant"
+            )
     if not compiler.standalone and importlib.util.find_spec("onnx") is None:
         raise BackendError("the package `onnx` is missing, it wraps plans for ONNX Runtime: pip install 'rexit[tensorrt]'")
     built = tuple(_compile_variant(one, compiler, target, workspace_bytes, force, tell) for one in opened)

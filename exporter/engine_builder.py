@@ -195,22 +195,23 @@ def _make_log(trt: Any) -> Any:
 
 def layer_kind(line: str) -> str | None:
     """What a layer of the compiler's log is, where that matters: fused attention by its kernel's name (gemm_mha_v2), a matrix
-    product by the type it computes in (int8 gemm); else None.
+    product by the type it computes in (int8 gemm), int4 weights unpacked by a kernel of their own (int4 dequantize); else None.
 
     1. A name with `mha` in it is attention.
-    2. LayerType `gemm`, or a run-time fusion with Fc in its name, is a matrix product.
-    3. Its type is that of int4 weights where it has them, else that of its first input.
+    2. LayerType `gemm`, or a run-time fusion with Fc in its name, is a matrix product. Its type is int4 where it reads such
+       weights itself, else that of its first input.
+    3. Any other layer that reads int4 weights unpacks them, for a product that is then of another type.
     """
     name, rest = line[len("Name: ") :].split(", LayerType: ", 1)
     attention = re.match(r"_*(\w*mha\w*?)(_myl\w*)?$", name)
     if attention:
         return attention.group(1)
     layer_type = rest.split(",", 1)[0]
-    if layer_type != "gemm" and not (layer_type == "runtime_fusion" and "Fc" in name):
-        return None
     types = re.findall(r"Datatype: (\w+)", rest.split("Outputs: ", 1)[0])
-    kind = "Int4" if "Int4" in types else types[0] if types else "untyped"
-    return f"{_TYPES.get(kind, kind.lower())} gemm"
+    if layer_type == "gemm" or (layer_type == "runtime_fusion" and "Fc" in name):
+        kind = "Int4" if "Int4" in types else types[0] if types else "untyped"
+        return f"{_TYPES.get(kind, kind.lower())} gemm"
+    return "int4 dequantize" if "Int4" in types else None
 
 
 def _use_timing_cache(config: Any, path: str, log: Any, tell: Tell) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -60,7 +61,7 @@ def _write(model: ir.Model, described: bundle.Segment, target: Target, folder: P
 
 
 def trace(segment: Segment, described: bundle.Segment, opset: int) -> ir.Model:
-    """The graph as torch exports it, inputs and outputs named as described. Raises CheckpointError."""
+    """The graph as torch exports it, inputs, outputs and weights named. Raises CheckpointError."""
     layers = segment.end - segment.begin
     entry = (
         torch.randn(_TOKENS, segment.hidden_size)
@@ -95,7 +96,22 @@ def trace(segment: Segment, described: bundle.Segment, opset: int) -> ir.Model:
             f"layers {segment.begin} to {segment.end} cannot be exported: {type(cause).__name__}: {first_line(cause)}"
         ) from exc
     model: ir.Model = program.model
+    _name_transposed(model, segment)
     return model
+
+
+def _name_transposed(model: ir.Model, segment: Segment) -> None:
+    """Gives weights that the exporter stored transposed their parameter's name back, so that an error can name them."""
+    unnamed = [value for value in model.graph.initializers.values() if value.shape is not None and len(value.shape) == 2]
+    for name, parameter in segment.named_parameters():
+        if parameter.ndim == 2 and name not in model.graph.initializers:
+            expected = parameter.detach().numpy().T
+            for n, value in enumerate(unnamed):
+                tensor = value.const_value
+                if tensor is not None and tuple(tensor.shape) == expected.shape and np.array_equal(tensor.numpy(), expected):
+                    value.name = f"{name}.transposed"
+                    del unnamed[n]
+                    break
 
 
 def _describe(segment: Segment, k: int, target: Target) -> bundle.Segment:

@@ -30,7 +30,7 @@ def dequantize_blocks_int4(model: ir.Model) -> ir.Model:
         raise CheckpointError("int4: the graph has no linear layer with a constant weight")
     for one in found:
         if (size := array(one.weight).shape[0]) % BLOCK:
-            raise CheckpointError(f"int4: {one.weight.name} has {size} rows, not divisible into blocks of {BLOCK}")
+            raise CheckpointError(f"int4: {one.weight.name} has {size} rows (K), not divisible into blocks of {BLOCK}")
     for one in found:
         _dequantize(model.graph, one)
     return model

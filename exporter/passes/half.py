@@ -5,7 +5,8 @@ Float32 stay, found by their operators and not by their names, so that this hold
 
 1. Norms: what averages, squares or takes roots, and what is computed from it element by element, up to the product with the
    norm's weight. A mean of squares needs more than half's 65504.
-2. Attention's softmax, and the scale, soft-cap and mask before it back to the product of queries and keys.
+2. Attention's softmax, and the scale, soft-cap and mask before it back to the product of queries and keys. Where Attention is one
+   operator it takes halves and is told to compute its softmax in float32.
 3. The angles of rotary embeddings, up to their sines and cosines: a half holds no odd number beyond 2048.
 4. The head: from the rows it reads to `logits`.
 
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.passes import common
 
 from rexit.errors import CheckpointError
 from rexit.exporter.passes.linear import HEADS, array, constant, is_constant
@@ -34,6 +36,7 @@ _ELEMENTWISE = frozenset({"Abs", "Add", "Clip", "Div", "Max", "Min", "Mul", "Neg
 
 def half(model: ir.Model) -> ir.Model:
     """Changes the model in place and returns it. Raises CheckpointError for a weight that half cannot hold."""
+    model = common.ShapeInferencePass()(model).model  # fusions leave values without a type
     exact = stays_float32(model)
     casts = _Casts(model.graph)
     for entry in model.graph.inputs:
@@ -48,6 +51,8 @@ def half(model: ir.Model) -> ir.Model:
                 raise CheckpointError(f"fp16: the type of {value.name}, made by {node.op_type} {node.name}, is not known")
             if value.dtype == FLOAT and node not in exact:
                 value.dtype = HALF
+        if node.op_type == "Attention":
+            node.attributes["softmax_precision"] = ir.AttrInt64("softmax_precision", FLOAT)
         if node.op_type == "Cast" and node.attributes.get_int("to", 0) == FLOAT and node not in exact:
             node.attributes["to"] = ir.AttrInt64("to", HALF)
     for n, value in enumerate(model.graph.outputs):

@@ -1,4 +1,4 @@
-"""What the commands load: no torch for anything but index and export, nothing heavy for --help."""
+"""What the commands load: no torch for anything but index and export, compile included, nothing heavy for --help."""
 
 import subprocess
 import sys
@@ -19,6 +19,6 @@ def test_command_line_loads_nothing_heavy() -> None:
     assert not loaded("import rexit.cli") & set(LATE)
 
 
-@pytest.mark.parametrize("module", ["rexit.calibration", "rexit.bundle"])
+@pytest.mark.parametrize("module", ["rexit.calibration", "rexit.bundle", "rexit.exporter.compile", "rexit.exporter.ep_context"])
 def test_core_loads_no_torch(module: str) -> None:
     assert not loaded(f"import {module}") & set(NEVER)

@@ -265,6 +265,15 @@ class TestBadInput:
         with pytest.raises(BundleError, match=r"segment-2\.onnx\.data: SHA-256 .* \(edited\)"):
             compile_engines(bundle, compute_capability="8.6")
 
+    def test_fp8_for_a_gpu_that_has_none(self, bundle: Path) -> None:
+        add_tensorrt_variant(bundle, "tensorrt-fp8")
+        part = bundle / "variants" / "tensorrt-fp8" / "variant.json"
+        part.write_text(part.read_text().replace('"precision": "fp32"', '"precision": "fp8"'))
+        refresh(bundle, "tensorrt-fp8")
+        with pytest.raises(InputError, match=r"tensorrt-fp8 needs compute capability 8\.9, engines would be for 8\.6"):
+            compile_engines(bundle, compute_capability="8.6")
+        assert not engines(bundle).exists()
+
     def test_workspace_of_nothing(self, bundle: Path) -> None:
         with pytest.raises(InputError, match="workspace is 0 bytes"):
             compile_engines(bundle, compute_capability="8.6", workspace_bytes=0)

@@ -31,6 +31,8 @@ def line(name: str, kind: str, *inputs: str, constants: str = "", output: str = 
         (line("node_linear_3_myl0_13", "gemm", HALF, constants=f"{INT4}, {HALF}"), "int4 gemm"),
         (line("node_linear_3", "gemm", OLDER), "fp16 gemm"),
         (line("node_linear_3", "gemm", HALF.replace("Half", "FP8")), "fp8 gemm"),
+        (line("__myl_ReplCastMulCastFc_myl0_16", "runtime_fusion", HALF, constants=INT4), "int4 gemm"),
+        (line("__myl_CastMulCast_myl0_10", "kgen", constants=f"{HALF}, {INT4}"), "int4 dequantize"),
         (line("__myl_SiluMul_myl0_16", "kgen", HALF, HALF), None),
         (line("__mye29101_0_myl0_0", "shape_call"), None),
         (line("__myl_AddEtc_myl0_1", "runtime_fusion", HALF), None),

@@ -1,4 +1,4 @@
-"""The wrapper around a plan: one node, the graph's own inputs and outputs. ONNX Runtime knows whose it is; nothing here runs it."""
+"""The wrapper around a plan: one node with the graph's inputs and outputs. ONNX Runtime knows whose it is; nothing runs it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,169 @@
+"""`rexit compile` on the command line, and what `inspect` and `verify` say of engines. TensorRT-RTX compiles; nothing is run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+pytest.importorskip("rexit.runtime._native", reason="the extension is not built")
+
+from rexit import runtime
+from rexit.bundle import Bundle
+from rexit.cli import app
+from rexit.errors import BackendError, RexitError
+from tensorrt_bundle import VARIANT, write_tensorrt_bundle
+from tiny_bundle import refresh
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    bundle = write_tensorrt_bundle(tmp_path_factory.mktemp("tensorrt"))
+    return bundle, run("compile", bundle, "--compute-capability", "8.6")
+
+
+@pytest.fixture
+def bundle(made: tuple[Path, Result], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made[0], tmp_path / "bundle"))
+
+
+@pytest.fixture
+def no_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtime as it is on a machine without TensorRT."""
+    real = runtime.open
+
+    def opened(path: Path, variant: str | None = None, **options: object) -> runtime.Session:
+        if variant == VARIANT:
+            error = BackendError("variant `tensorrt-fp32` needs TensorRT")
+            error.status = "REXIT_BACKEND_MISSING"
+            raise error
+        return real(path, variant, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runtime, "open", opened)
+
+
+def engine(bundle: Path) -> Path:
+    (folder,) = (bundle / "variants" / VARIANT / "engines").iterdir()
+    return folder
+
+
+def make_stale(bundle: Path) -> None:
+    data = bundle / "variants" / VARIANT / "segment-1.onnx.data"
+    data.write_bytes(data.read_bytes()[:-1] + b"\7")
+    refresh(bundle, VARIANT)
+
+
+def test_table_says_compiled_and_not_run(made: tuple[Path, Result]) -> None:
+    bundle, result = made
+    assert result.exit_code == 0, result.output
+    assert f"Variant {VARIANT}: engines/{engine(bundle).name}" in result.output
+    assert all(layers in result.output for layers in ("0-1", "1-2", "2-4"))
+    assert "for compute capability 8.6, without a GPU: compiled, not run" in result.output
+
+
+def test_up_to_date_and_json(bundle: Path) -> None:
+    result = run("compile", bundle, "--compute-capability", "8.6")
+    assert result.exit_code == 0 and f"{engine(bundle)}: up to date, " in result.output
+    report = json.loads(run("compile", bundle, "--compute-capability", "8.6", "--variant", VARIANT, "--force", "--json").stdout)
+    assert report["compute_capability"] == "8.6" and report["gpu"] is None
+    (variant,) = report["variants"]
+    assert variant["variant"] == VARIANT and not variant["up_to_date"]
+    assert [segment["layers"] for segment in variant["segments"]] == [[0, 1], [1, 2], [2, 4]]
+    assert all(s["peak_bytes"] > 50e6 and s["summary"]["fp32 gemm"] for s in variant["segments"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ((), 6, "needs --compute-capability, one of 7.5"),
+        (("--compute-capability", "8.7"), 6, "does not compile for 8.7"),
+        (("--compute-capability", "8.6", "--variant", "cpu-fp32"), 2, "engines are for `tensorrt` variants"),
+        (("--compute-capability", "8.6", "--variant", "gpu"), 2, "no variant 'gpu'"),
+        (("--compute-capability", "8.6", "--python", "/none"), 2, "/none: cannot be run"),
+    ],
+)
+def test_errors_are_one_line(bundle: Path, words: tuple[str, ...], code: int, message: str) -> None:
+    result = run("compile", bundle, *words)
+    assert isinstance(result.exception, RexitError) and result.exception.exit_code == code
+    assert message in str(result.exception) and "\n" not in str(result.exception)
+
+
+def test_help_teaches() -> None:
+    text = run("compile", "--help").output
+    assert "rexit compile bundle --compute-capability 8.6" in text and "compiled, not run" in text and "/usr/bin/python3" in text
+
+
+class TestInspect:
+    def engines(self, bundle: Path) -> list[dict[str, object]]:
+        variants = json.loads(run("inspect", bundle, "--json").stdout)["variants"]
+        assert variants[0]["engines"] == []
+        return variants[1]["engines"]
+
+    def test_current(self, bundle: Path) -> None:
+        (shown,) = self.engines(bundle)
+        assert shown["key"] == engine(bundle).name and shown["state"] == "current"
+        assert engine(bundle).name in run("inspect", bundle).output
+
+    def test_stale(self, bundle: Path) -> None:
+        make_stale(bundle)
+        (shown,) = self.engines(bundle)
+        assert shown["state"] == "stale"
+        assert "it differs from the variant in segment 1's weights; build it anew: rexit compile" in run("inspect", bundle).output
+
+    def test_unreadable(self, bundle: Path) -> None:
+        (engine(bundle) / "engine.json").write_text("{")
+        (shown,) = self.engines(bundle)
+        assert shown["state"] == "unreadable" and "not valid JSON" in run("inspect", bundle).output
+
+
+@pytest.mark.usefixtures("no_tensorrt")
+class TestVerify:
+    def check(self, bundle: Path, code: int) -> dict[str, object]:
+        result = run("verify", bundle, "--json")
+        assert result.exit_code == code, result.output
+        (check,) = (c for c in json.loads(result.stdout)["checks"] if c["name"] == "engines")
+        assert check["variant"] == VARIANT
+        return check
+
+    def test_current_engines_pass_and_what_needs_tensorrt_is_skipped(self, bundle: Path) -> None:
+        check = self.check(bundle, 0)
+        assert (check["outcome"], check["detail"]) == ("ok", engine(bundle).name)
+        checks = json.loads(run("verify", bundle, "--json").stdout)["checks"]
+        golden = [c for c in checks if c["variant"] == VARIANT and c["name"] == "golden samples"]
+        assert [(c["outcome"], c["detail"]) for c in golden] == [("skipped", "variant `tensorrt-fp32` needs TensorRT")]
+
+    def test_stale(self, bundle: Path) -> None:
+        make_stale(bundle)
+        check = self.check(bundle, 8)
+        assert check["outcome"] == "FAILED"
+        (line,) = check["failures"]  # type: ignore[misc]
+        command = f"rexit compile BUNDLE --variant {VARIANT} --compute-capability 8.6"
+        assert line.endswith(f"stale, it differs from the variant in segment 1's weights; build it anew: {command}")
+
+    def test_edited_and_truncated(self, bundle: Path) -> None:
+        plan = engine(bundle) / "segment-2.plan"
+        raw = plan.read_bytes()
+        plan.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+        assert "(edited)" in str(self.check(bundle, 8)["failures"])
+        plan.write_bytes(raw[:-1])
+        assert "(truncated or edited)" in str(self.check(bundle, 8)["failures"])
+
+    def test_no_engines_yet(self, bundle: Path) -> None:
+        shutil.rmtree(engine(bundle).parent)
+        check = self.check(bundle, 0)
+        assert (check["outcome"], check["detail"]) == ("skipped", "none built yet: rexit compile")
+
+
+def test_engines_are_no_part_of_the_variants_digest(bundle: Path) -> None:
+    """Compiling changes nothing a policy is bound to."""
+    before = Bundle.open(bundle, VARIANT).variant_sha256
+    assert run("compile", bundle, "--compute-capability", "8.6", "--force").exit_code == 0
+    after = Bundle.open(bundle, VARIANT)
+    assert after.variant_sha256 == before and after.edited() == []
