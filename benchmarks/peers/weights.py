@@ -1,13 +1,13 @@
 """One set of weights in every peer's format: SmolLM2-135M-Instruct, whose only file here is a 4-bit GGUF.
 
-    weights.py SOURCE.gguf OUT
+    weights.py SOURCE.gguf OUT STEP...
 
     OUT/checkpoint/    Hugging Face, float32: the source's weights dequantized. rexit, PyTorch and the two exports start from it
     OUT/q8_0.gguf      the same values as float32 turned into 8-bit blocks, as `llama-quantize` does; OUT/bf16.gguf likewise
     OUT/onnx/          exported by optimum without a cache, and OUT/onnx-past/ with one
     OUT/genai/         built by onnxruntime-genai's model builder
 
-Runs in the environment of optimum. Whatever is there already is kept.
+A step is one of these names, without a slash. Whatever is there already is kept. peers.sh says which environment takes which.
 """
 
 from __future__ import annotations
@@ -87,11 +87,11 @@ def main() -> None:
         "onnx-past": lambda to: exported(out / "checkpoint", to, "text-generation-with-past"),
         "genai": lambda to: built(out / "checkpoint", to),
     }
-    for name, make in steps.items():
+    for name in sys.argv[3:]:
         if not (out / name).exists():
             print(f"making {out / name}", file=sys.stderr, flush=True)
             unfinished = out / f"unfinished-{name}"
-            make(unfinished)
+            steps[name](unfinished)
             unfinished.rename(out / name)
 
 

@@ -56,6 +56,9 @@ class Session {
  public:
   Session(const std::string& path, const std::string& variant, const std::string& library, std::int32_t threads)
       : session_(rexit::Bundle(path, {variant, library, threads})) {}
+  explicit Session(const rexit::Bundle& bundle) : session_(bundle) {}
+
+  const rexit::Bundle& bundle() const { return session_.bundle(); }
 
   InfoRow info() const {
     const rexit_bundle_info info = session_.bundle().info();
@@ -188,6 +191,8 @@ NB_MODULE(_native, module) {
             new (self) Session(path, variant, library, threads);
           },
           "path"_a, "variant"_a, "library"_a, "threads"_a)
+      .def(
+          "another", [](const Session& self) { return new Session(self.bundle()); }, nb::rv_policy::take_ownership)
       .def("info", &Session::info)
       .def("exits", &Session::exits)
       .def("score", &Session::score, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "top_k"_a, "deadline_us"_a,
