@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 from workload import CANDIDATE, SIX_EXITS, Lengths, Words, catalog_of_fixed_lengths
@@ -315,7 +316,7 @@ def report(cases: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any], thr
 def show(result: Mapping[str, Any], console: Console) -> None:
     for name, case in result["cases"].items():
         ours = [one.name for one in OURS if one.name in case["milliseconds"]]
-        table = Table(title=f"{name}; {result['threads']} threads, {case['rounds']} rounds", title_justify="left")
+        table = Table(box=MARKDOWN, title=f"{name}; {result['threads']} threads, {case['rounds']} rounds", title_justify="left")
         for column in ("", "ms", *ours, "correlation", "max diff"):
             table.add_column(column, justify="right" if column else "left", no_wrap=True)
         for contender, milliseconds in case["milliseconds"].items():
