@@ -2,6 +2,7 @@
 # make test   all tests, Python and C++
 # make test-aarch64   the C++ library cross-built for 64-bit ARM, its tests under QEMU, its answers against this machine's
 # make check  format, lint, types
+# make bench-peers   what benchmarks/slate.py compares with: an hour of compiling and exporting
 # make clean  forget what was built (the environment in .venv stays)
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ SHELL := /bin/bash
 CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp examples/cpp -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name '*.hpp' -o -name 'CMakeLists.txt' -o -name '*.in')
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-python test-cpp test-aarch64 check format clean
+.PHONY: setup demo test test-python test-cpp test-aarch64 check format clean bench-peers
 
 setup: build/.installed
 
@@ -90,6 +91,9 @@ format: build/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(filter %.cpp %.c %.h %.hpp,$(CPP_SOURCES))
+
+bench-peers: build/.installed
+	PYTHON=$(PYTHON) benchmarks/peers.sh build/peers
 
 clean:
 	rm -rf build

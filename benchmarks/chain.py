@@ -17,32 +17,12 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from workload import SIX_EXITS, checkpoint
 
 import rexit
 from rexit.bundle import Catalog
 
-EXITS = {"chain": [5, 10, 15, 20, 25, 30], "unsplit": [30]}
-
-
-def checkpoint(folder: Path) -> Path:
-    """SmolLM2-135M's shape, random weights: a Hugging Face folder."""
-    if not (folder / "config.json").exists():
-        import torch
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=49152,
-            hidden_size=576,
-            intermediate_size=1536,
-            num_hidden_layers=30,
-            num_attention_heads=9,
-            num_key_value_heads=3,
-            max_position_embeddings=8192,
-            tie_word_embeddings=True,
-        )
-        LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+EXITS = {"chain": list(SIX_EXITS), "unsplit": [30]}
 
 
 def bundles(work: Path, catalog: Path) -> dict[str, Path]:

@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from chain import EXITS, checkpoint
 from rich.console import Console
 from rich.table import Table
+from workload import CANDIDATE, SIX_EXITS, Lengths, Words, catalog_of_fixed_lengths, checkpoint
 
 import rexit
 from rexit.bundle import Bundle, Catalog
 
 PRECISIONS = ("fp32", "int8", "int4")
-USERS, ITEMS, EACH = 40, 100, 20
-SLATE, PREFIX, CANDIDATE = 20, 200, 12
+LENGTHS = Lengths()
+SLATE, PREFIX = 20, LENGTHS.prefixes[0]
 
 # Not getrusage: a process inherits its parent's peak there.
 _MEMORY = """
@@ -42,38 +42,6 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
-def catalog_of_fixed_lengths(folder: Path) -> Path:
-    """Every prefix has PREFIX tokens, every candidate CANDIDATE: a tokenizer of letters, and texts that long."""
-    out = folder / "catalog"
-    if not (out / "catalog.json").exists():
-        from tokenizers import Tokenizer, models, pre_tokenizers
-
-        from rexit.exporter import lightgcn
-        from rexit.exporter.index import build_catalog
-
-        random = np.random.default_rng(0)
-        rows = ["user_id,item_id,rating,timestamp"]
-        for user in range(USERS):
-            rows += [f"{user},{item},{random.integers(1, 6)},{n}" for n, item in enumerate(random.permutation(ITEMS)[:EACH])]
-        (folder / "interactions.csv").write_text("\n".join(rows))
-        titles = ["".join(random.choice(list("abcdefgh"), CANDIDATE)) for _ in range(ITEMS)]
-        (folder / "items.csv").write_text("\n".join(["item_id,title", *(f"{n},{title}" for n, title in enumerate(titles))]))
-        (folder / "prompt.toml").write_text(f'prompt = "{"p" * PREFIX}{{item.title}}"\n[labels]\nyes = "y"\nno = "n"\n')
-        tokenizer = Tokenizer(models.WordLevel({chr(n): n - 32 for n in range(32, 127)}, unk_token=" "))
-        tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-        tokenizer.save(str(folder / "tokenizer.json"))
-        build_catalog(
-            folder / "interactions.csv",
-            folder / "items.csv",
-            str(folder / "tokenizer.json"),
-            folder / "prompt.toml",
-            out,
-            neighbours=2,
-            settings=lightgcn.Settings(dim=8, epochs=1),
-        )
-    return out
-
-
 def bundle_of_all(work: Path) -> Path:
     """One bundle with a variant per precision, exported where it is not there yet."""
     out = work / "bundle"
@@ -84,9 +52,9 @@ def bundle_of_all(work: Path) -> Path:
         print(f"exporting {out}", file=sys.stderr)
         export(
             checkpoint(work / "checkpoint"),
-            catalog_of_fixed_lengths(work),
+            catalog_of_fixed_lengths(work, Words.letters(work), LENGTHS),
             out,
-            exits=EXITS["chain"],
+            exits=SIX_EXITS,
             head="shared",
             precisions=PRECISIONS,
             golden_slates=1,
@@ -108,7 +76,7 @@ def latencies(path: Path, requests: int) -> dict[str, np.ndarray]:
             order = PRECISIONS if n % 2 else PRECISIONS[::-1]
             for name in order:
                 sessions[name].clear_cache()
-                stats = sessions[name].score(n % USERS, items, force_exit=len(EXITS["chain"]) - 1).stats
+                stats = sessions[name].score(n % LENGTHS.users, items, force_exit=len(SIX_EXITS) - 1).stats
                 assert (stats.prefix_tokens, stats.candidate_tokens) == (PREFIX, SLATE * CANDIDATE), stats
                 taken[name][n] = stats.total_us / 1000
     return {name: values[1:] for name, values in taken.items()}
@@ -130,7 +98,7 @@ def measure(path: Path, requests: int) -> dict[str, Any]:
         found["precisions"][name] = {
             "ms": float(np.median(taken[name])),
             "bytes": sum(entry.bytes for entry in opened.variant.files.values()),
-            "peak_bytes": peak(path, f"cpu-{name}", SLATE, len(EXITS["chain"]) - 1) - imports,
+            "peak_bytes": peak(path, f"cpu-{name}", SLATE, len(SIX_EXITS) - 1) - imports,
         }
     exact = found["precisions"]["fp32"]
     found["ratios"] = {

@@ -4,7 +4,8 @@ The data moves through the modules in this order:
 
     slates     held-out interactions -> the slates a recommender would have served
     traces     slates -> every exit's log-odds, by the deployed variant
-    costs      slates -> what each segment costs on this machine
+    profile    slates -> what each segment costs on this machine, by tokens
+    costs      a profile -> what a slate costs, by where its candidates stop
     platt      traces -> one map per exit, so that depths are comparable
     search     traces, maps, costs -> thresholds and patience
     evaluate   a policy on a split -> AUC, logloss, layers; intervals
@@ -13,14 +14,17 @@ The data moves through the modules in this order:
     report     what was chosen and measured -> JSON and one sentence
     run        all of it -> policy.json, report.json, report.png
 
+Beside it, for `rexit bench`: bench (latencies, throughput, memory) over load (many requests at once).
+
 Only NumPy, SciPy, scikit-learn and matplotlib: no torch. The trace comes from the same library that runs on the device, so what
 is calibrated is what runs.
 """
 
 from rexit.calibration.costs import Costs
+from rexit.calibration.profile import Profile
 from rexit.calibration.report import Settings
 from rexit.calibration.run import Calibration, calibrate
 from rexit.calibration.slates import Slate, slates
 from rexit.calibration.traces import Scorer, Traces
 
-__all__ = ["Calibration", "Costs", "Scorer", "Settings", "Slate", "Traces", "calibrate", "slates"]
+__all__ = ["Calibration", "Costs", "Profile", "Scorer", "Settings", "Slate", "Traces", "calibrate", "slates"]

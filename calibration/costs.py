@@ -1,4 +1,4 @@
-"""What each segment costs on this machine, measured with the real session."""
+"""What a slate costs where its candidates stop; and what deployed policies really take."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from rexit.calibration.slates import Slate
 from rexit.calibration.traces import Progress, Scorer, silent
@@ -33,34 +32,6 @@ class Costs:
         stopped = np.bincount(stops, minlength=len(self.candidate_us))
         total = reached @ np.cumsum(self.segment_us) + stopped @ np.cumsum(self.candidate_us)
         return self.base_us + float(total) / (len(offsets) - 1)
-
-
-def measure(session: Scorer, slates: Sequence[Slate], exits: int, repeats: int = 3, progress: Progress = silent) -> Costs:
-    """Times forced exits on real slates and fits the cost model.
-
-    1. Each slate is scored whole and as its first quarter, at every forced exit, with the cached prefix forgotten before each
-       call. Exits alternate inside one loop, so that a slow moment of the machine touches all of them; the median over
-       `repeats` counts.
-    2. What exit k adds to the prefix's time, averaged over the slates, is its prefix cost.
-    3. What exit k adds to the slate's time is fitted as `once + candidates * each` by non-negative least squares.
-    """
-    session.warm_up()
-    timed = [items for s in slates for items in sorted({len(s.items), max(1, len(s.items) // 4)})]
-    cases = [(s, n) for s in slates for n in sorted({len(s.items), max(1, len(s.items) // 4)})]
-    micros = np.zeros((repeats, len(cases), exits, 3))
-    for r in range(repeats):
-        for i, (slate, n) in enumerate(cases):
-            progress("costs", r * len(cases) + i, repeats * len(cases))
-            for k in range(exits):
-                session.clear_cache()
-                stats = session.score(slate.user, slate.items[:n], as_of=slate.as_of, force_exit=k).stats
-                micros[r, i, k] = stats.retrieval_us, stats.prefix_us, stats.slate_us
-    progress("costs", repeats * len(cases), repeats * len(cases))
-    median = np.median(micros, axis=0)
-    added = np.diff(median, axis=1, prepend=0.0)
-    sizes = np.stack([np.ones(len(cases)), np.array(timed, float)], axis=1)
-    once, each = np.array([nnls(sizes, added[:, k, 2])[0] for k in range(exits)]).T
-    return Costs(float(median[:, :, 0].mean()), np.maximum(added[:, :, 1].mean(0), 0.0) + once, each)
 
 
 def latencies(

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import platform
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +11,9 @@ import numpy as np
 from rexit import __version__
 from rexit.bundle import Bundle
 from rexit.calibration import decide
-from rexit.calibration.costs import Costs
+from rexit.calibration.machine import machine
 from rexit.calibration.plot import Point
+from rexit.calibration.profile import Profile
 from rexit.calibration.traces import Traces
 
 
@@ -48,7 +44,7 @@ def build(
     threads: int,
     validation: Traces,
     test: Traces,
-    costs: Costs,
+    profile: Profile,
     decision: decide.Decision,
     measured: Measured,
     slower: bool,
@@ -76,7 +72,7 @@ def build(
         "machine": machine(),
         "settings": {**asdict(settings), "threads": threads},
         "data": {n: {"pairs": len(t), "slates": len(t.offsets) - 1, "users": int(t.users.max()) + 1} for n, t in stops.items()},
-        "costs_us": {"base": costs.base_us, "segment": costs.segment_us.tolist(), "candidate": costs.candidate_us.tolist()},
+        "profile": profile.to_json(),
         "patience": policy.patience,
         "exits": [
             {"layers": d, **asdict(e), "useful": m.useful, "stopped": {n: float(s[k]) for n, s in shares.items()}}
@@ -141,26 +137,6 @@ def _only_exit(report: dict[str, Any]) -> str:
 def depth_name(layers: int) -> str:
     """How tables call a fixed depth."""
     return f"{layers} layer" if layers == 1 else f"{layers} layers"
-
-
-def machine() -> dict[str, Any]:
-    """What the timings were taken on."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    runtimes = {}
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        with contextlib.suppress(PackageNotFoundError):
-            runtimes[name] = version(name)
-    return {
-        "cpu": names[0] if names else platform.processor() or platform.machine(),
-        "architecture": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "onnxruntime": runtimes,
-    }
 
 
 def _plain(value: Any) -> Any:

@@ -11,8 +11,9 @@ from typing import Any
 from rexit.bundle import Bundle, Catalog, Policy, check_writable, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.calibration import decide
-from rexit.calibration.costs import latencies, measure
+from rexit.calibration.costs import latencies
 from rexit.calibration.plot import trade_off_png
+from rexit.calibration.profile import Profile, mean_tokens, measure
 from rexit.calibration.report import Measured, Settings, build
 from rexit.calibration.slates import Slate, slates, spread
 from rexit.calibration.traces import Progress, Scorer, collect, silent
@@ -40,20 +41,22 @@ def calibrate(
     settings: Settings | None = None,
     *,
     threads: int = 0,
+    profile: Path | None = None,
     progress: Progress = silent,
     open_session: Callable[[], Any] | None = None,
 ) -> Calibration:
     """Calibrates a variant and writes policy.json, report.json and report.png into its folder.
 
-    1. Traces of the validation and test slates, and costs, by the variant itself.
+    1. Traces of the validation and test slates, by the variant itself; what its segments cost, from the file `profile` or
+       measured here.
     2. The decision (see `decide`), on validation; quality on test.
     3. The policy goes into place and is timed as deployed, against full depth and each fixed depth, alternating on the same
        test slates. A policy that is not faster in truth is taken back to full depth.
     4. The report is written. If anything fails or is interrupted after the policy went into place, the former policy comes back.
 
     `open_session` makes a session of the variant; by default `rexit.runtime.open` with `threads`. Raises BundleError where the
-    catalog is not the one the variant was made for, InputError for settings or labels that cannot work, or a folder that cannot
-    be written.
+    catalog is not the one the variant was made for or the profile is another variant's, InputError for settings or labels that
+    cannot work, or a folder that cannot be written.
     """
     settings = settings or Settings()
     if not 0 <= settings.max_auc_drop < 0.5:
@@ -68,6 +71,8 @@ def calibrate(
     validation_slates, test_slates = (
         spread(slates(catalog, catalog.split(name), settings.slate), settings.max_slates) for name in ("validation", "test")
     )
+    layers, digest = bundle.manifest.exits, bundle.variant_sha256
+    given = None if profile is None else Profile.read(profile, len(layers), digest)
     check_writable(bundle.folder)
     _drop_foreign_policy(bundle)
 
@@ -81,8 +86,8 @@ def calibrate(
         validation = collect(session, validation_slates, "validation", progress)
         test = collect(session, test_slates, "test", progress)
         timed = spread(validation_slates, settings.timed_slates)
-        costs = measure(session, timed, len(bundle.manifest.exits), settings.repeats, progress)
-    layers, digest = bundle.manifest.exits, bundle.variant_sha256
+        used = given or measure(session, timed, len(layers), digest, threads=threads, repeats=settings.repeats, progress=progress)
+        costs = used.costs(*mean_tokens(session, timed))
     progress("search", 0, 1)
     decision = decide.decide(validation, test, costs, layers, digest, settings.max_auc_drop)
     progress("search", 1, 1)
@@ -92,7 +97,7 @@ def calibrate(
         if slower:
             decision = decide.full_depth(decision, layers)
             decision.policy.write(bundle.folder / POLICY_FILE)
-        report = build(bundle, settings, threads, validation, test, costs, decision, measured, slower)
+        report = build(bundle, settings, threads, validation, test, used, decision, measured, slower)
         points = [decision.curve[b] for b in sorted(decision.curve)]
         title = f"{bundle.variant.name}: ranking against depth"
         png = trade_off_png(title, points, decision.fixed, decision.chosen, layers[-1], settings.max_auc_drop)

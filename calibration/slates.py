@@ -17,12 +17,12 @@ from rexit.errors import InputError
 class Slate:
     """Items scored together for one user: ids as the catalog's data had them, `liked` bool [n] the truth.
 
-    `as_of` is in the catalog's time unit; only interactions before it reach the prompt.
+    `as_of` is in the catalog's time unit; only interactions before it reach the prompt, all of them where it is None.
     """
 
     user: Id
     items: tuple[Id, ...]
-    as_of: int
+    as_of: int | None
     liked: NDArray[np.bool_]
 
 

@@ -149,6 +149,13 @@ class Session:
         self.info = Info(*self._native.info())
         self.exits = tuple(ExitInfo(*exit) for exit in self._native.exits())
 
+    def another(self) -> Session:
+        """A second session over the same opened bundle: it shares the weights and the catalog, not the buffers nor the cached
+        prefix. Sessions of one bundle answer at the same time, each in a thread of its own."""
+        made = object.__new__(Session)
+        made._native, made.info, made.exits = self._open.another(), self.info, self.exits
+        return made
+
     def score(
         self,
         user: Id,

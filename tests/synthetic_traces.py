@@ -14,6 +14,9 @@ from rexit.bundle import Policy
 from rexit.calibration.costs import Costs
 from rexit.calibration.traces import Traces
 
+PREFIX_TOKENS, CANDIDATE_TOKENS = 30, 4
+"""Of every prompt of FakeSession."""
+
 
 def traces(users: int, per_user: int, noise: Sequence[float], seed: int = 0, slate: int = 10) -> Traces:
     """Each pair has a true log-odds t; the label is drawn from it; exit k sees t plus normal noise of size `noise[k]`.
@@ -72,7 +75,12 @@ class FakeSession:
         once = float(self.costs.segment_us[: stops.max() + 1].sum())
         each = float(np.cumsum(self.costs.candidate_us)[stops].sum())
         stats = SimpleNamespace(
-            retrieval_us=self.costs.base_us, prefix_us=once, slate_us=each, total_us=self.costs.base_us + once + each
+            retrieval_us=self.costs.base_us,
+            prefix_us=once,
+            slate_us=each,
+            total_us=self.costs.base_us + once + each,
+            prefix_tokens=PREFIX_TOKENS,
+            candidate_tokens=CANDIDATE_TOKENS * len(items),
         )
         return SimpleNamespace(stats=stats, exit=stops)
 

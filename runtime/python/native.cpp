@@ -55,6 +55,9 @@ rexit::Request make_request(rexit::Id user, Ids items, Ids recent, std::vector<s
 class Session {
  public:
   Session(const std::string& path, const rexit::OpenOptions& options) : session_(rexit::Bundle(path, options)) {}
+  explicit Session(const rexit::Bundle& bundle) : session_(bundle) {}
+
+  const rexit::Bundle& bundle() const { return session_.bundle(); }
 
   InfoRow info() const {
     const rexit_bundle_info info = session_.bundle().info();
@@ -187,6 +190,8 @@ NB_MODULE(_native, module) {
             new (self) Session(path, {variant, library, threads, device, device_id});
           },
           "path"_a, "variant"_a, "library"_a, "threads"_a, "device"_a, "device_id"_a)
+      .def(
+          "another", [](const Session& self) { return new Session(self.bundle()); }, nb::rv_policy::take_ownership)
       .def("info", &Session::info)
       .def("exits", &Session::exits)
       .def("score", &Session::score, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "top_k"_a, "deadline_us"_a,

@@ -137,3 +137,37 @@ def test_library_that_is_not_there(folder: Path) -> None:
 def test_exported_members() -> None:
     public = {name for name in vars(runtime) if not name.startswith("_")} - {"session"}
     assert public == set(runtime.__all__)
+
+
+class TestAnother:
+    def test_answers_alike_with_a_cache_of_its_own(self, folder: Path) -> None:
+        with runtime.open(folder) as first:
+            second = first.another()
+            assert second.info == first.info and second.exits == first.exits
+            expected = first.score(USER_IDS[1], ITEM_IDS)
+            got = second.score(USER_IDS[1], ITEM_IDS)
+            assert got.stats.prefix_tokens > 0 and got.stats.prefix_tokens_reused == 0
+            np.testing.assert_array_equal(got.log_odds, expected.log_odds)
+            second.clear_cache()
+            assert first.score(USER_IDS[1], ITEM_IDS).stats.prefix_tokens_reused > 0
+
+    def test_outlives_the_first(self, folder: Path) -> None:
+        first = runtime.open(folder)
+        second = first.another()
+        first.close()
+        assert len(second.score(USER_IDS[0], ITEM_IDS)) == len(ITEM_IDS)
+        with pytest.raises(InputError, match="the session is closed"):
+            first.another()
+
+    def test_sessions_answer_in_threads_of_their_own(self, folder: Path) -> None:
+        with runtime.open(folder, threads=0) as first:
+            sessions = [first, *(first.another() for _ in range(3))]
+            expected = {user: first.score(user, ITEM_IDS).log_odds for user in USER_IDS}
+
+            def work(session: runtime.Session) -> None:
+                for _ in range(20):
+                    for user in USER_IDS:
+                        np.testing.assert_array_equal(session.score(user, ITEM_IDS).log_odds, expected[user])
+
+            with ThreadPoolExecutor(len(sessions)) as pool:
+                list(pool.map(work, sessions))

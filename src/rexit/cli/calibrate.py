@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress, TaskID
 
-from rexit.cli._output import JsonOption, print_json, print_table, progress, stdout
+from rexit.cli._output import JsonOption, print_json, print_table, progress, stdout, teller
 
 
 def register(app: typer.Typer) -> None:
@@ -25,6 +23,9 @@ def calibrate(
     max_slates: Annotated[int, typer.Option(help="At most this many slates of each split, evenly spread; 0: all.")] = 5000,
     timed_slates: Annotated[int, typer.Option(help="Slates whose latency is measured.")] = 16,
     threads: Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")] = 0,
+    profile: Annotated[
+        Path | None, typer.Option(help="What the segments cost, from `rexit bench --profile`; measured here if not given.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Decide when each exit may stop, on this machine and this variant.
@@ -44,7 +45,7 @@ def calibrate(
     settings = Settings(max_auc_drop=max_auc_drop, slate=slate, max_slates=max_slates, timed_slates=timed_slates)
     opened = Bundle.open(bundle, variant)
     with progress() as bar:
-        done = run(opened, Catalog.open(catalog), settings, threads=threads, progress=_teller(bar))
+        done = run(opened, Catalog.open(catalog), settings, threads=threads, profile=profile, progress=teller(bar))
     if json:
         print_json(done.report)
         return
@@ -60,17 +61,6 @@ def calibrate(
     )
     stdout.print(done.conclusion, markup=False)
     stdout.print(f"Wrote policy.json, report.json and report.png to {opened.folder}", markup=False, soft_wrap=True)
-
-
-def _teller(bar: Progress) -> Callable[[str, int, int], None]:
-    tasks: dict[str, TaskID] = {}
-
-    def tell(what: str, done: int, total: int) -> None:
-        if what not in tasks:
-            tasks[what] = bar.add_task(what, total=total)
-        bar.update(tasks[what], completed=done, total=total)
-
-    return tell
 
 
 def _row(row: dict[str, Any]) -> list[str]:

@@ -1,0 +1,57 @@
+"""rexit: a variant of the bundle at full depth, at a fixed depth, and under a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from protocol import serve
+
+import rexit
+from rexit.runtime import Session, StopRule
+
+
+class Depth:
+    """Everyone stops at one exit, or as `policy` says."""
+
+    def __init__(self, session: Session, force_exit: int | None = None, policy: StopRule | None = None) -> None:
+        self.session, self.how = session, {"force_exit": force_exit, "policy": policy}
+
+    def forget(self) -> None:
+        self.session.clear_cache()
+
+    def score(self, request: Mapping[str, Any]) -> Sequence[float]:
+        return self.session.score(request["user"], request["items"], **self.how).log_odds.tolist()
+
+
+def halving(session: Session, requests: Sequence[Mapping[str, Any]]) -> StopRule:
+    """Thresholds that stop the outer half of what is left at every exit, by the log-odds of some slates: the mean depth is then
+    about twice the first exit's, whatever the heads are worth."""
+    left = np.concatenate([session.trace(r["user"], r["items"]) for r in requests])
+    upper, lower = [], []
+    for k in range(left.shape[1]):
+        low, high = np.quantile(left[:, k], [0.25, 0.75]).tolist()
+        upper.append(high)
+        lower.append(-low)
+        if k + 1 < left.shape[1]:
+            left = left[(left[:, k] > low) & (left[:, k] < high)]
+    return StopRule(upper, lower)
+
+
+def load(setup: Mapping[str, Any]) -> tuple[dict[str, Depth], dict[str, Any]]:
+    session = rexit.open(setup["bundle"], setup["variant"], threads=setup["threads"])
+    session.warm_up()
+    for request in setup["check"]:
+        prefix, candidates = session.prompt(request["user"], request["items"])
+        assert [prefix.tolist(), [c.tolist() for c in candidates]] == [request["prefix"], request["candidates"]], "other tokens"
+    policy = halving(session, setup["check"])
+    stats = [session.score(r["user"], r["items"], policy=policy).stats for r in setup["check"]]
+    depth = sum(s.candidate_layers for s in stats) / sum(len(r["items"]) for r in setup["check"])
+    ways = {f"exit_{k}": Depth(session, k) for k in range(session.info.exits)}
+    about = {"rexit": rexit.__version__, "variant": setup["variant"], "policy_mean_layers": depth}
+    return {**ways, "policy": Depth(session, policy=policy)}, about
+
+
+if __name__ == "__main__":
+    serve(load)
