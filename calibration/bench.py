@@ -39,9 +39,10 @@ PROFILED = 8
 
 @dataclass(frozen=True)
 class Options:
-    """slate: candidates of a request. requests: for each way of answering. threads: of the backend, 0 for one per core. device: where
-    the segments run, None for the variant's own. sessions: how many at once, each number in turn; none: neither throughput nor
-    load. rates: shares of the best throughput at which requests arrive. profile: a file to write the cost profile to."""
+    """slate: candidates of a request. requests: for each way of answering. threads: of the backend, 0 for one per core.
+    device: where the segments run, None for the variant's own. sessions: how many at once, each number in turn; none: neither
+    throughput nor load. rates: shares of the best throughput at which requests arrive. profile: a file to write the cost
+    profile to."""
 
     slate: int = 20
     requests: int = 50
