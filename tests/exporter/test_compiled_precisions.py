@@ -48,7 +48,14 @@ def compiled(place: Path, catalog: Path, exits: tuple[int, ...], shape: dict[str
     checkpoint = tiny_checkpoint(place / "checkpoint", exits, labels=LABELS, **shape)
     bundle = place / "bundle"
     export(
-        checkpoint, catalog, bundle, target="tensorrt", precisions=PRECISIONS, golden_slates=2, quality_slates=4, accept_loss=True
+        checkpoint,
+        catalog,
+        bundle,
+        target="tensorrt",
+        precisions=PRECISIONS,
+        golden_slates=2,
+        quality_slates=10,
+        accept_loss=True,
     )
     report = compile_engines(bundle, compute_capability=CAPABILITY)
     found = {}
