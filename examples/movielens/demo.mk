@@ -7,7 +7,7 @@ DEMO := build/demo
 EPOCHS ?= 1.5
 POLICY := $(DEMO)/bundle/variants/cpu-fp32/policy.json
 INDEX_SOURCES := $(addprefix exporter/,index.py interactions.py splits.py lightgcn.py neighbours.py template.py tables.py)
-EXPORT_SOURCES := $(addprefix exporter/,segment.py graph.py targets.py export.py golden.py quality.py) $(wildcard exporter/passes/*.py)
+EXPORT_SOURCES := $(addprefix exporter/,segment.py graph.py targets.py export.py golden.py quality.py ranges.py parity.py) $(wildcard exporter/passes/*.py)
 
 demo: $(DEMO)/summary.json
 	@$(BIN)/python $(MOVIELENS)/summary.py $(DEMO) --show
@@ -28,6 +28,8 @@ $(DEMO)/checkpoint/exits.json: $(DEMO)/catalog/catalog.json $(MOVIELENS)/train.p
 $(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json $(EXPORT_SOURCES)
 	rm -rf $(DEMO)/bundle
 	$(BIN)/rexit export $(DEMO)/checkpoint --catalog $(DEMO)/catalog --out $(DEMO)/bundle --precision fp32,int8
+	$(BIN)/rexit export $(DEMO)/checkpoint --catalog $(DEMO)/catalog --out $(DEMO)/bundle --target tensorrt --precision fp16,int8 \
+	  --quality-slates 100
 
 $(POLICY): $(DEMO)/bundle/manifest.json
 	$(BIN)/rexit calibrate $(DEMO)/bundle --catalog $(DEMO)/catalog

@@ -49,3 +49,24 @@ def reuse_graphs(exported: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[]
         return described[k]
 
     return lambda: monkeypatch.setattr(module, "export_segment", copied)
+
+
+@pytest.fixture(scope="session")
+def tensorrt_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every linear layer's rows divide into blocks of 64."""
+    from tiny_catalog import LABELS
+    from tiny_models import tiny_checkpoint
+
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "blocks", labels=LABELS, intermediate_size=128)
+
+
+@pytest.fixture(scope="session")
+def tensorrt_exported(tensorrt_checkpoint: Path, catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with the variants tensorrt-fp16, -int8, -int4 and -fp8. Copy it before changing it."""
+    from rexit.exporter.export import export
+
+    out = tmp_path_factory.mktemp("bundles") / "bundle"
+    precisions = ["fp16", "int8", "int4", "fp8"]
+    # The tiny model is random: 4 bits may cost it more than they would cost a trained one.
+    export(tensorrt_checkpoint, catalog_folder, out, target="tensorrt", precisions=precisions, golden_slates=4, accept_loss=True)
+    return out

@@ -2,28 +2,75 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
-from engines import build
+from engines import Engine, RefusedError, build
 from rexit.bundle import Bundle
-from rexit.exporter.export import export
 
-LAYERS = (1, 1, 2)
-LINEARS = 7
-"""Linear layers of one decoder layer; queries, keys and values become one gemm, gate and up too."""
+SEGMENTS = (1, 1, 2)
+"""Decoder layers of each segment."""
+PRODUCTS = 4
+"""Of one decoder layer: queries, keys and values together; the attention's output; gate and up together; down."""
 
 
-@pytest.fixture(scope="module")
-def bundle(checkpoint_folder: Path, catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("tensorrt") / "bundle"
-    export(checkpoint_folder, catalog_folder, out, target="tensorrt", precisions=["fp16"], golden_slates=2, accept_loss=True)
-    return out
+def _engine(bundle: Path, precision: str, k: int, capability: str) -> Engine:
+    opened = Bundle.open(bundle, f"tensorrt-{precision}")
+    return build(opened.folder / opened.variant.segments[k].graph, capability)
+
+
+def _products(engine: Engine, dtype: str) -> int:
+    """How many layers multiply by a constant matrix and read their first input in `dtype`."""
+    found = 0
+    for line in engine.layers:
+        first = re.search(r"Inputs: \[ \{[^}]*Datatype: (\w+)", line)
+        if first and first[1] == dtype and ("LayerType: gemm" in line or re.search(r"Name: __myl_\w*Fc\w*_myl", line)):
+            found += 1
+    return found
 
 
 @pytest.mark.parametrize("k", range(3))
-def test_fp16(bundle: Path, k: int) -> None:
-    variant = Bundle.open(bundle, "tensorrt-fp16")
-    engine = build(variant.folder / variant.variant.segments[k].graph)
-    assert engine.count("_gemm_mha") == LAYERS[k]
+@pytest.mark.parametrize(
+    ("precision", "capability", "dtype"), [("fp16", "SM86", "Half"), ("int8", "SM86", "Int8"), ("fp8", "SM89", "FP8")]
+)
+def test_products_have_the_precision_and_attention_is_fused(
+    tensorrt_exported: Path, precision: str, capability: str, dtype: str, k: int
+) -> None:
+    engine = _engine(tensorrt_exported, precision, k, capability)
+    assert _products(engine, dtype) == PRODUCTS * SEGMENTS[k], "\n".join(engine.layers)
+    assert _products(engine, "Float") == 1  # the head
+    assert engine.count("_gemm_mha") == SEGMENTS[k]
+
+
+@pytest.mark.parametrize("k", range(3))
+def test_int4_weights_stay_int4(tensorrt_exported: Path, k: int) -> None:
+    engine = _engine(tensorrt_exported, "int4", k, "SM86")
+    constants = [found for line in engine.layers for found in re.findall(r"Constants: \[(.*?)\], Outputs", line)]
+    small = sum(found.count("Datatype: Int4") for found in constants)
+    assert small >= 3 * SEGMENTS[k], "\n".join(engine.layers)
+    assert engine.count("_gemm_mha") == SEGMENTS[k]
+
+
+def test_fp8_needs_a_newer_gpu(tensorrt_exported: Path) -> None:
+    with pytest.raises(RefusedError):
+        _engine(tensorrt_exported, "fp8", 0, "SM86")
+
+
+def test_the_compiler_refuses_what_is_not_strongly_typed(tmp_path: Path) -> None:
+    """The reason for every Cast: if this were taken, the tests above would show less than they seem to."""
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["hidden_in", "wide"], ["y"])],
+        "mixed",
+        [
+            helper.make_tensor_value_info("hidden_in", TensorProto.FLOAT16, ["T", 4]),
+            helper.make_tensor_value_info("wide", TensorProto.FLOAT, ["T", 4]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, ["T", 4])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "mixed.onnx")
+    with pytest.raises(RefusedError):
+        build(tmp_path / "mixed.onnx")

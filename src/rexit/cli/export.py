@@ -39,9 +39,12 @@ def _export(
         str | None,
         typer.Option(help="own: trained heads (the default where there are); shared: final norm and label rows of the LM head."),
     ] = None,
-    target: Annotated[str, typer.Option(help="What the bundle will run on.")] = "cpu",
+    target: Annotated[str, typer.Option(help="What the variant will run on: cpu, tensorrt or cuda.")] = "cpu",
     precision: Annotated[
-        str, typer.Option(help="fp32, int8 or int4; several, e.g. fp32,int8, make a variant each from one tracing.")
+        str,
+        typer.Option(
+            help="cpu: fp32, int8, int4; tensorrt: fp16, int8, int4, fp8; cuda: fp16. Several, e.g. fp32,int8: a variant each."
+        ),
     ] = "fp32",
     max_tokens: Annotated[int, typer.Option(help="Most tokens of candidates in one pass; larger slates go in chunks.")] = 512,
     tolerance: Annotated[
@@ -64,12 +67,14 @@ def _export(
     Every exit is then compared with the unsplit PyTorch model on real validation prompts: pair by pair, behind a cached prefix,
     and as whole slates. If the log-odds differ by more than --tolerance anywhere, the export fails and writes nothing.
 
-    int8 and int4 are then held against float32 on held-out prompts. int8 has to correlate 0.995 and keep the test AUC within
-    0.001 at every exit, int4 within 0.005; else the export fails, unless --accept-loss.
+    Lower precisions are then held against float32 on held-out prompts. At every exit fp16 has to correlate 0.999, int8 and fp8
+    0.995, and all three keep the test AUC within 0.001; int4 within 0.005. Else the export fails, unless --accept-loss.
 
         rexit export checkpoint --catalog catalog --out bundle
 
         rexit export checkpoint --catalog catalog --out bundle --precision fp32,int8
+
+        rexit export checkpoint --catalog catalog --out bundle --target tensorrt --precision fp16,int8
 
         rexit export SmolLM2-135M --catalog catalog --out bundle --exits 10,20,30 --head shared
 

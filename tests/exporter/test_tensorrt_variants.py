@@ -1,0 +1,154 @@
+"""The tensorrt and cuda variants as a whole, and what is refused without touching what is there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from rexit.bundle import Bundle, Catalog, digest
+from rexit.errors import CheckpointError, InputError
+from rexit.exporter import export as module
+from rexit.exporter import parity, ranges
+from rexit.exporter.export import export
+from rexit.exporter.targets import find_target
+
+PRECISIONS = {"fp16": (18, 0.999), "int8": (19, 0.995), "int4": (21, None), "fp8": (19, 0.995)}
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle with cpu-fp32 alone."""
+    return Path(shutil.copytree(exported, tmp_path / "place" / "bundle"))
+
+
+def _all_bytes(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_what_the_manifest_says_is_what_the_graphs_have(tensorrt_exported: Path, precision: str) -> None:
+    opset, correlation = PRECISIONS[precision]
+    opened = Bundle.open(tensorrt_exported, f"tensorrt-{precision}")
+    variant = opened.variant
+    assert opened.edited() == []
+    assert (variant.target, variant.backend, variant.opset) == ("tensorrt", "tensorrt", opset)
+    assert variant.quality is not None and variant.quality["gate"]["correlation"] == correlation
+    assert min(row["correlation"] for row in variant.quality["exits"]) > 0.95
+    for segment in variant.segments:
+        model = onnx.load(opened.folder / segment.graph)
+        onnx.checker.check_model(model, full_check=True)
+        assert [(one.domain, one.version) for one in model.opset_import] == [("", opset)]
+        types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
+        assert types.pop("logits") == onnx.TensorProto.FLOAT
+        assert {segment.hidden_dtype, segment.cache_dtype} == {"float16"}
+        assert {types.pop(name) for name in ("positions", "groups", "rows")} == {onnx.TensorProto.INT64}
+        types.pop("tokens", None)
+        assert set(types.values()) == {onnx.TensorProto.FLOAT16}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_golden_samples_are_what_the_graphs_answer(tensorrt_exported: Path, precision: str) -> None:
+    opened = Bundle.open(tensorrt_exported, f"tensorrt-{precision}")
+    golden = opened.golden().slates
+    chain = parity.Chain(opened.folder, opened.variant.segments)
+    for slate, own in zip(golden, parity.answer(chain, golden, opened.variant.max_tokens), strict=True):
+        np.testing.assert_array_equal(slate.log_odds, own.log_odds)
+    assert all(np.isfinite(slate.log_odds).all() for slate in golden)
+
+
+def test_linear_layers_are_quantized_and_nothing_else(tensorrt_exported: Path) -> None:
+    for precision, quantizations in (("int8", 4), ("fp8", 4), ("int4", 0)):
+        for k, layers in enumerate((1, 1, 2)):
+            model = onnx.load(tensorrt_exported / "variants" / f"tensorrt-{precision}" / f"segment-{k}.onnx")
+            made_by = {name: node for node in model.graph.node for name in node.output}
+            quantized = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+            assert len(quantized) == quantizations * layers
+            products = [node for node in model.graph.node if node.op_type == "MatMul"]
+            by_weight = [node for node in products if made_by.get(node.input[1], node).op_type == "DequantizeLinear"]
+            assert len(by_weight) == 7 * layers and len(products) == 9 * layers  # and attention's own two
+
+
+def test_ranges_cover_what_goes_into_every_linear_layer(exported: Path, catalog_folder: Path) -> None:
+    opened = Bundle.open(exported)
+    catalog = Catalog.open(catalog_folder)
+    found = ranges.largest(opened.folder, opened.variant.segments, ranges.draw(catalog), 512)
+    assert [len(one) for one in found] == [4, 4, 8]
+    assert all(0 < value < 100 for one in found for value in one.values())
+    few = ranges.largest(opened.folder, opened.variant.segments, ranges.draw(catalog)[:1], 512)
+    assert all(few[k][name] <= value for k, one in enumerate(found) for name, value in one.items())
+
+
+def test_cuda(checkpoint_folder: Path, catalog_folder: Path, bundle: Path, reuse_graphs: Callable[[], None]) -> None:
+    reuse_graphs()
+    export(checkpoint_folder, catalog_folder, bundle, target="cuda", precisions=["fp16"], golden_slates=2, accept_loss=True)
+    opened = Bundle.open(bundle, "cuda-fp16")
+    assert opened.manifest.variants == ("cpu-fp32", "cuda-fp16")
+    assert (opened.variant.backend, opened.variant.opset) == ("onnxruntime", 23)
+    quality = opened.variant.quality
+    assert quality is not None and quality["gate"] == {"correlation": 0.999, "auc_drop": 0.001}
+    assert min(row["correlation"] for row in quality["exits"]) > 0.9995
+    for segment in opened.variant.segments:
+        model = onnx.load(opened.folder / segment.graph)
+        onnx.checker.check_model(model, full_check=True)
+        attention = [node for node in model.graph.node if node.op_type == "Attention"]
+        assert attention and all(
+            {a.name: a for a in node.attribute}["softmax_precision"].i == onnx.TensorProto.FLOAT for node in attention
+        )
+
+
+def _einsum(model: ir.Model) -> ir.Model:
+    """Puts an operator into the graph that no table has."""
+    value = model.graph.outputs[0]
+    node = ir.node("Einsum", [value], {"equation": "ij->ij"}, name="stranger")
+    node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = "strange", value.type, value.shape
+    model.graph.append(node)
+    model.graph.outputs.append(node.outputs[0])
+    return model
+
+
+def test_bad_input_leaves_what_is_there(
+    checkpoint_folder: Path,
+    catalog_folder: Path,
+    bundle: Path,
+    reuse_graphs: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reuse_graphs()  # opset 23, which is as good for what is tried here
+    before = _all_bytes(bundle)
+
+    def refused(error: type[Exception], said: str, **options: Any) -> None:
+        with pytest.raises(error, match=said) as caught:
+            export(checkpoint_folder, catalog_folder, bundle, target="tensorrt", golden_slates=1, **options)
+        assert "\n" not in str(caught.value)
+        assert _all_bytes(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
+
+    refused(
+        InputError, "no target 'tensorrt' with precision 'fp32'; there is: .*--target tensorrt --precision fp16.int8.int4.fp8"
+    )
+    said = r"tensorrt-int4, segment-0.onnx: int4: body\.layers\.0\.mlp\.down_proj\.weight\S* has 96 rows \(K\), not divisible"
+    refused(CheckpointError, said, precisions=["int4"])
+    with monkeypatch.context() as patched:
+        patched.setattr(ranges, "LEAST_PROMPTS", 193)
+        refused(InputError, "192 prompts of the training split are too few to calibrate on, at least 193", precisions=["int8"])
+    fp16 = find_target("tensorrt", "fp16")
+    strange = replace(fp16, passes=(*fp16.passes[:-1], _einsum, fp16.passes[-1]))
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "find_target", lambda *_: strange)
+        said = "tensorrt-fp16, segment-0.onnx: node .*: JetPack 6's TensorRT has no operator"
+        refused(CheckpointError, said, precisions=["fp16"])
+
+
+def test_a_stranger_is_named(tensorrt_exported: Path) -> None:
+    graph = ir.load(tensorrt_exported / "variants" / "tensorrt-fp16" / "segment-0.onnx")
+    check = find_target("tensorrt", "fp16").passes[-1]
+    check(graph)
+    with pytest.raises(CheckpointError, match="node stranger: JetPack 6's TensorRT has no operator Einsum"):
+        check(_einsum(graph))
