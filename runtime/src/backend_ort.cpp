@@ -159,6 +159,7 @@ class OrtBackend final : public Backend {
     options.DisablePerSessionThreads();
     // Plans memory for each input shape it meets and keeps every plan: prompts come in too many lengths for that.
     options.DisableMemPattern();
+    options.AddConfigEntry("session.use_env_allocators", "1");  // the arena of ort_environment
     if (variant.target == "cuda") {
       try {
         options.AppendExecutionProvider_CUDA(OrtCUDAProviderOptions{});
