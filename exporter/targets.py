@@ -13,6 +13,7 @@ from rexit.exporter.passes.fold_linear_weights import fold_linear_weights
 from rexit.exporter.passes.gather_rows_early import gather_rows_early
 from rexit.exporter.passes.quantize_linear_int8 import quantize_linear_int8
 from rexit.exporter.passes.quantize_weights_int4 import quantize_weights_int4
+from rexit.exporter.passes.split_attention import split_attention
 from rexit.exporter.passes.tidy import tidy
 from rexit.exporter.quality import Gate
 
@@ -44,7 +45,7 @@ class Target:
 
 TARGETS = (
     # Opset 23 has Attention, RMSNormalization and RotaryEmbedding, 6-15 % faster on ONNX Runtime's CPU than their parts.
-    Target("cpu", "fp32", "onnxruntime", 23, "float32", "float32", (tidy, gather_rows_early, tidy), 1e-4),
+    Target("cpu", "fp32", "onnxruntime", 23, "float32", "float32", (tidy, gather_rows_early, split_attention, tidy), 1e-4),
     Target(
         "cpu",
         "int8",
