@@ -102,18 +102,24 @@ class Trace:
 
 
 def open(
-    path: str | os.PathLike[str], variant: str | None = None, *, threads: int = 0, library: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    variant: str | None = None,
+    *,
+    threads: int = 0,
+    cache_bytes: int = 0,
+    library: str | os.PathLike[str] | None = None,
 ) -> Session:
     """Opens a bundle's variant (the first one when None): checks its structure, maps the catalog, loads the segments.
 
-    `threads` sets the size of the process's one thread pool, made by the first bundle opened; 0: one per core. `library` is
-    the path of ONNX Runtime's shared library, else the `onnxruntime` wheel's. Raises BundleError, BackendError, InputError.
+    `threads` sets the size of the process's one thread pool, made by the first bundle opened; 0: one per core. `cache_bytes` is
+    for the prefixes of earlier users, the least recently used going first; 0: 32 MiB. `library` is the path of ONNX Runtime's
+    shared library, else the `onnxruntime` wheel's. Raises BundleError, BackendError, InputError.
     """
-    return Session(path, variant, threads=threads, library=library)
+    return Session(path, variant, threads=threads, cache_bytes=cache_bytes, library=library)
 
 
 class Session:
-    """An opened bundle with buffers and the cached prefix of the last user. Threads may share it, one works at a time."""
+    """An opened bundle with buffers and the cached prefixes of the last users. Threads may share it, one works at a time."""
 
     def __init__(
         self,
@@ -121,13 +127,14 @@ class Session:
         variant: str | None = None,
         *,
         threads: int = 0,
+        cache_bytes: int = 0,
         library: str | os.PathLike[str] | None = None,
     ) -> None:
         if variant == "":
             raise InputError("variant is an empty string, expected a name or None")
         chosen = onnxruntime_library() if library is None else os.fspath(library)
         self._native: _native.Session | None = _native.Session(
-            os.fspath(path), variant or "", chosen, _integer("threads", threads, 31)
+            os.fspath(path), variant or "", chosen, _integer("threads", threads, 31), _size("cache_bytes", cache_bytes)
         )
         self.info = Info(*self._native.info())
         self.exits = tuple(ExitInfo(*exit) for exit in self._native.exits())
@@ -197,7 +204,7 @@ class Session:
         self._open.warm_up()
 
     def clear_cache(self) -> None:
-        """Forgets the cached prefix."""
+        """Forgets the cached prefixes."""
         self._open.clear_cache()
 
     @property
@@ -229,6 +236,13 @@ def _integer(name: str, value: Any, bits: int = 63) -> int:
         raise InputError(f"{name} is {value!r}, expected an integer") from None
     if not -(1 << bits) <= number < 1 << bits or (bits == 31 and number < 0):
         raise InputError(f"{name} is {number}, out of range")
+    return number
+
+
+def _size(name: str, value: Any) -> int:
+    number = _integer(name, value)
+    if number < 0:
+        raise InputError(f"{name} is {number}, expected 0 or more")
     return number
 
 

@@ -54,8 +54,9 @@ rexit::Request make_request(rexit::Id user, Ids items, Ids recent, std::vector<s
 // rexit::Session, waiting its turn: Python threads that share one session queue up instead of meeting an error.
 class Session {
  public:
-  Session(const std::string& path, const std::string& variant, const std::string& library, std::int32_t threads)
-      : session_(rexit::Bundle(path, {variant, library, threads})) {}
+  Session(const std::string& path, const std::string& variant, const std::string& library, std::int32_t threads,
+          std::size_t cache_bytes)
+      : session_(rexit::Bundle(path, {variant, library, threads}), cache_bytes) {}
 
   InfoRow info() const {
     const rexit_bundle_info info = session_.bundle().info();
@@ -182,12 +183,12 @@ NB_MODULE(_native, module) {
   nb::class_<Session>(module, "Session")
       .def(
           "__init__",
-          [](Session* self, const std::string& path, const std::string& variant, const std::string& library,
-             std::int32_t threads) {
+          [](Session* self, const std::string& path, const std::string& variant, const std::string& library, std::int32_t threads,
+             std::size_t cache_bytes) {
             const nb::gil_scoped_release released;
-            new (self) Session(path, variant, library, threads);
+            new (self) Session(path, variant, library, threads, cache_bytes);
           },
-          "path"_a, "variant"_a, "library"_a, "threads"_a)
+          "path"_a, "variant"_a, "library"_a, "threads"_a, "cache_bytes"_a)
       .def("info", &Session::info)
       .def("exits", &Session::exits)
       .def("score", &Session::score, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "top_k"_a, "deadline_us"_a,

@@ -57,7 +57,7 @@ class SlateTest : public testing::Test {
  protected:
   Bundle bundle{sound_bundle(), nullptr};
   BookKeeper backend{bundle};
-  PrefixCache prefix{bundle, backend};
+  PrefixCache prefix{bundle, backend, 1u << 20};
   Slate slate{bundle, backend};
   SlateStats stats;
 
