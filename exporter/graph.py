@@ -28,7 +28,7 @@ def export_segment(segment: Segment, k: int, target: Target, folder: Path) -> bu
     T (tokens), P (prefix, from 0) and N (rows) stay dynamic. The same segment gives the same bytes.
     Raises CheckpointError when the model cannot be traced, OSError when the folder cannot be written.
     """
-    described = _describe(segment, k, target)
+    described = describe(segment, k, target)
     _write(trace(segment, described, target.opset), described, target, folder)
     return described
 
@@ -114,7 +114,8 @@ def _name_transposed(model: ir.Model, segment: Segment) -> None:
                     break
 
 
-def _describe(segment: Segment, k: int, target: Target) -> bundle.Segment:
+def describe(segment: Segment, k: int, target: Target) -> bundle.Segment:
+    """What the manifest says about segment k."""
     layers = range(segment.begin, segment.end)
     entry = "hidden" if segment.begin else "tokens"
     return bundle.Segment(

@@ -188,11 +188,11 @@ def check(
 
 
 def chunks(candidates: Sequence[Tokens], max_tokens: int) -> Iterator[slice]:
-    """Consecutive candidates of at most `max_tokens` tokens together; one that is longer stands alone."""
-    start = tokens = 0
+    """Consecutive candidates that take at most `max_tokens` tokens were each as long as the longest; one longer stands alone."""
+    start = longest = 0
     for n, candidate in enumerate(candidates):
-        if n > start and tokens + len(candidate) > max_tokens:
+        longest = max(longest, len(candidate))
+        if n > start and (n + 1 - start) * longest > max_tokens:
             yield slice(start, n)
-            start, tokens = n, 0
-        tokens += len(candidate)
+            start, longest = n, len(candidate)
     yield slice(start, len(candidates))

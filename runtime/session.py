@@ -106,23 +106,25 @@ def open(
     variant: str | None = None,
     *,
     threads: int = 0,
+    cache_bytes: int = 0,
     library: str | os.PathLike[str] | None = None,
     device: str | None = None,
     device_id: int = 0,
 ) -> Session:
     """Opens a bundle's variant (the first one when None): checks its structure, maps the catalog, loads the segments.
 
-    `threads` sets the size of the process's one thread pool, made by the first bundle opened; 0: one per core. `library` is
-    the path of ONNX Runtime's shared library, else the `onnxruntime` wheel's.
+    `threads` sets the size of the process's one thread pool, made by the first bundle opened; 0: one per core. `cache_bytes` is
+    for the prefixes of earlier users, the least recently used going first; 0: 32 MiB. `library` is the path of ONNX Runtime's
+    shared library, else the `onnxruntime` wheel's.
 
     `device`: `cpu` (any variant), `cuda` (any variant) or `tensorrt` (engines of a tensorrt variant); None: the variant's own
     target. `device_id`: which GPU. Raises BundleError, BackendError, InputError.
     """
-    return Session(path, variant, threads=threads, library=library, device=device, device_id=device_id)
+    return Session(path, variant, threads=threads, cache_bytes=cache_bytes, library=library, device=device, device_id=device_id)
 
 
 class Session:
-    """An opened bundle with buffers and the cached prefix of the last user. Threads may share it, one works at a time."""
+    """An opened bundle with buffers and the cached prefixes of the last users. Threads may share it, one works at a time."""
 
     def __init__(
         self,
@@ -130,6 +132,7 @@ class Session:
         variant: str | None = None,
         *,
         threads: int = 0,
+        cache_bytes: int = 0,
         library: str | os.PathLike[str] | None = None,
         device: str | None = None,
         device_id: int = 0,
@@ -143,6 +146,7 @@ class Session:
             variant or "",
             chosen,
             _integer("threads", threads, 31),
+            _size("cache_bytes", cache_bytes),
             device or "",
             _integer("device_id", device_id, 31),
         )
@@ -221,7 +225,7 @@ class Session:
         self._open.warm_up()
 
     def clear_cache(self) -> None:
-        """Forgets the cached prefix."""
+        """Forgets the cached prefixes."""
         self._open.clear_cache()
 
     @property
@@ -253,6 +257,13 @@ def _integer(name: str, value: Any, bits: int = 63) -> int:
         raise InputError(f"{name} is {value!r}, expected an integer") from None
     if not -(1 << bits) <= number < 1 << bits or (bits == 31 and number < 0):
         raise InputError(f"{name} is {number}, out of range")
+    return number
+
+
+def _size(name: str, value: Any) -> int:
+    number = _integer(name, value)
+    if number < 0:
+        raise InputError(f"{name} is {number}, expected 0 or more")
     return number
 
 

@@ -14,6 +14,24 @@ from rexit.exporter.heads import ExitHeads
 from rexit.exporter.packed import ATTENTION
 from rexit.exporter.quiet import quiet
 
+FAMILIES = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "smollm3",
+    "gpt2",
+    "opt",
+    "phi",
+    "olmo2",
+    "granite",
+    "stablelm",
+    "gpt_neox",
+    "cohere",
+)
 VOCAB, LAYERS, LABELS = 200, 4, {"no": 5, "yes": 9}
 _SHAPE: dict[str, Any] = {
     "vocab_size": VOCAB,

@@ -38,8 +38,9 @@ def quantize_linear_int8(model: ir.Model) -> ir.Model:
         "one": constant(graph, "int8.one", np.array(1, np.float32)),
         "flat": constant(graph, "int8.flat", np.array([-1])),
     }
+    zeros: dict[str, ir.Value] = {}
     for group in by_input(found):
-        quantized, scale = _quantize(graph, group[0], names)
+        quantized, scale = _quantize(graph, group[0], names, zeros)
         for one in group:
             _multiply(graph, one, quantized, scale, names)
     graph.opset_imports[MICROSOFT] = 1
@@ -53,8 +54,13 @@ def quantize_columns(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDA
     return np.rint(weight / scale).astype(np.int8), scale.astype(np.float32)
 
 
-def _quantize(graph: ir.Graph, first: Linear, names: dict[str, ir.Value]) -> tuple[ir.Value, ir.Value]:
-    """x as uint8, and its scale per token [..., T, 1], computed before the first layer that reads x."""
+def _quantize(
+    graph: ir.Graph, first: Linear, names: dict[str, ir.Value], zeros: dict[str, ir.Value]
+) -> tuple[ir.Value, ir.Value]:
+    """x as uint8, and its scale per token [..., T, 1], computed before the first layer that reads x.
+
+    QuantizeLinear wants as many zero points as scales: `zeros` has those made so far, by the number of tokens.
+    """
     x = first.input
     if x.shape is None or len(x.shape) < 2 or any(size != 1 for size in x.shape[:-2]):
         raise CheckpointError(f"int8: {first.weight.name} multiplies a value of shape {x.shape}, expected [T, K] or [1, T, K]")
@@ -64,11 +70,16 @@ def _quantize(graph: ir.Graph, first: Linear, names: dict[str, ir.Value]) -> tup
     scale = ir.node("Mul", [bounded.outputs[0], names["step"]])
     scale.outputs[0].name = f"{x.name}.scale"
     flat = ir.node("Reshape", [scale.outputs[0], names["flat"]])
-    shape = ir.node("Shape", [flat.outputs[0]])
-    zeros = ir.node("Expand", [names["zero"], shape.outputs[0]])
-    quantized = ir.node("QuantizeLinear", [x, flat.outputs[0], zeros.outputs[0]], {"axis": len(x.shape) - 2})
+    nodes = [magnitude, largest, bounded, scale, flat]
+    tokens = str(x.shape[-2])
+    if tokens not in zeros or tokens == "None":
+        shape = ir.node("Shape", [flat.outputs[0]])
+        expanded = ir.node("Expand", [names["zero"], shape.outputs[0]])
+        zeros[tokens] = expanded.outputs[0]
+        nodes += [shape, expanded]
+    quantized = ir.node("QuantizeLinear", [x, flat.outputs[0], zeros[tokens]], {"axis": len(x.shape) - 2})
     quantized.outputs[0].name = f"{x.name}.int8"
-    graph.insert_before(first.node, [magnitude, largest, bounded, scale, flat, shape, zeros, quantized])
+    graph.insert_before(first.node, [*nodes, quantized])
     return quantized.outputs[0], scale.outputs[0]
 
 

@@ -54,10 +54,9 @@ rexit::Request make_request(rexit::Id user, Ids items, Ids recent, std::vector<s
 // rexit::Session, waiting its turn: Python threads that share one session queue up instead of meeting an error.
 class Session {
  public:
-  Session(const std::string& path, const rexit::OpenOptions& options) : session_(rexit::Bundle(path, options)) {}
-  explicit Session(const rexit::Bundle& bundle) : session_(bundle) {}
+  Session(const rexit::Bundle& bundle, std::size_t cache_bytes) : session_(bundle, cache_bytes), cache_bytes_(cache_bytes) {}
 
-  const rexit::Bundle& bundle() const { return session_.bundle(); }
+  Session* another() const { return new Session(session_.bundle(), cache_bytes_); }
 
   InfoRow info() const {
     const rexit_bundle_info info = session_.bundle().info();
@@ -153,6 +152,7 @@ class Session {
 
  private:
   rexit::Session session_;
+  std::size_t cache_bytes_;
   std::mutex mutex_;
 };
 
@@ -185,13 +185,12 @@ NB_MODULE(_native, module) {
       .def(
           "__init__",
           [](Session* self, const std::string& path, const std::string& variant, const std::string& library, std::int32_t threads,
-             const std::string& device, std::int32_t device_id) {
+             std::size_t cache_bytes, const std::string& device, std::int32_t device_id) {
             const nb::gil_scoped_release released;
-            new (self) Session(path, {variant, library, threads, device, device_id});
+            new (self) Session(rexit::Bundle(path, {variant, library, threads, device, device_id}), cache_bytes);
           },
-          "path"_a, "variant"_a, "library"_a, "threads"_a, "device"_a, "device_id"_a)
-      .def(
-          "another", [](const Session& self) { return new Session(self.bundle()); }, nb::rv_policy::take_ownership)
+          "path"_a, "variant"_a, "library"_a, "threads"_a, "cache_bytes"_a, "device"_a, "device_id"_a)
+      .def("another", &Session::another, nb::rv_policy::take_ownership)
       .def("info", &Session::info)
       .def("exits", &Session::exits)
       .def("score", &Session::score, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "top_k"_a, "deadline_us"_a,

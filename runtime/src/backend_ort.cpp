@@ -17,6 +17,16 @@ namespace rexit::core {
 namespace {
 
 using Shape = std::vector<std::int64_t>;
+
+// The sizes of a tensor of rank 1 to 3.
+struct Sizes {
+  Sizes(std::int64_t a) : size{a, 0, 0}, rank(1) {}
+  Sizes(std::int64_t a, std::int64_t b) : size{a, b, 0}, rank(2) {}
+  Sizes(std::int64_t a, std::int64_t b, std::int64_t c) : size{a, b, c}, rank(3) {}
+
+  std::array<std::int64_t, 3> size;
+  std::size_t rank;
+};
 constexpr std::size_t alignment = 64;
 
 ONNXTensorElementDataType ort_type(Element element) {
@@ -110,15 +120,18 @@ class OrtBackend final : public Backend {
 
   void run(std::size_t index, const Pass& pass) const override {
     const Segment& segment = bundle_.variant().segments[index];
-    std::vector<const char*> input_names, output_names;
-    std::vector<Ort::Value> inputs, outputs;
+    // Each thread's own, so that runs need no memory for them; the values are views and go with the run.
+    thread_local std::vector<const char*> input_names, output_names;
+    thread_local std::vector<Ort::Value> inputs, outputs;
+    for (auto* names : {&input_names, &output_names}) names->clear();
+    for (auto* values : {&inputs, &outputs}) values->clear();
     const auto tokens = static_cast<std::int64_t>(pass.tokens), rows = static_cast<std::int64_t>(pass.rows);
     const auto hidden = static_cast<std::int64_t>(bundle_.model().hidden_size);
-    const auto input = [&](const std::string& name, const void* data, ONNXTensorElementDataType type, const Shape& shape) {
+    const auto input = [&](const std::string& name, const void* data, ONNXTensorElementDataType type, Sizes shape) {
       input_names.push_back(name.c_str());
       inputs.push_back(view(const_cast<void*>(data), type, shape));  // ONNX Runtime only reads its inputs
     };
-    const auto output = [&](const std::string& name, void* data, ONNXTensorElementDataType type, const Shape& shape) {
+    const auto output = [&](const std::string& name, void* data, ONNXTensorElementDataType type, Sizes shape) {
       output_names.push_back(name.c_str());
       outputs.push_back(view(data, type, shape));
     };
@@ -132,7 +145,7 @@ class OrtBackend final : public Backend {
       input(segment.groups, pass.groups, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {tokens});
       input(segment.rows, pass.row_index, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {rows});
       for (std::size_t i = 0; i < segment.layers(); ++i) {
-        const Shape shape = cache_shape(pass.prefix);
+        const Sizes shape = cache_shape(pass.prefix);
         input(segment.past_keys[i], pass.prefix == 0 ? nullptr : pass.past_keys[i], ort_type(segment.cache_dtype), shape);
         input(segment.past_values[i], pass.prefix == 0 ? nullptr : pass.past_values[i], ort_type(segment.cache_dtype), shape);
       }
@@ -161,17 +174,17 @@ class OrtBackend final : public Backend {
     for (const TensorSpec& spec : segment_outputs(bundle_.model(), segment)) outputs.check(spec);
   }
 
-  Shape cache_shape(std::size_t tokens) const {
+  Sizes cache_shape(std::size_t tokens) const {
     const Model& model = bundle_.model();
     return {static_cast<std::int64_t>(model.kv_heads), static_cast<std::int64_t>(tokens),
             static_cast<std::int64_t>(model.head_dim)};
   }
 
-  Ort::Value view(void* data, ONNXTensorElementDataType type, const Shape& shape) const {
+  Ort::Value view(void* data, ONNXTensorElementDataType type, Sizes shape) const {
     static std::byte nothing[alignment];  // ONNX Runtime wants an address even for no elements
     std::size_t bytes = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 ? 8 : type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 ? 2 : 4;
-    for (const std::int64_t n : shape) bytes *= static_cast<std::size_t>(n);
-    return Ort::Value::CreateTensor(cpu_, data != nullptr ? data : nothing, bytes, shape.data(), shape.size(), type);
+    for (std::size_t i = 0; i < shape.rank; ++i) bytes *= static_cast<std::size_t>(shape.size[i]);
+    return Ort::Value::CreateTensor(cpu_, data != nullptr ? data : nothing, bytes, shape.size.data(), shape.rank, type);
   }
 
   const Bundle& bundle_;
@@ -194,6 +207,7 @@ std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution&
   options.DisablePerSessionThreads();
   // Plans memory for each input shape it meets and keeps every plan: prompts come in too many lengths for that.
   options.DisableMemPattern();
+  options.AddConfigEntry("session.use_env_allocators", "1");  // the arena of ort_environment
   try {
     append_provider(options, provider, execution.device_id);
   } catch (const Ort::Exception& error) {

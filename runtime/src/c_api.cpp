@@ -17,9 +17,10 @@ struct rexit_bundle {
 
 struct rexit_session {
   Session session;
+  Request request;  // the one at work, read from the caller's
   mutable std::atomic_flag busy = ATOMIC_FLAG_INIT;
 
-  explicit rexit_session(std::shared_ptr<const Engine> engine) : session(std::move(engine)) {}
+  rexit_session(std::shared_ptr<const Engine> engine, std::size_t cache_bytes) : session(std::move(engine), cache_bytes) {}
 };
 
 namespace {
@@ -41,14 +42,14 @@ class Entered {
   Entered(const Entered&) = delete;
   Entered& operator=(const Entered&) = delete;
   auto* operator->() const noexcept { return &handle_->session; }
+  const Request& read(const rexit_request* request) const {
+    read_request(request, handle_->session.engine().bundle, handle_->request);
+    return handle_->request;
+  }
 
  private:
   Handle* handle_;
 };
-
-Request request_for(const Session& session, const rexit_request* request) {
-  return read_request(request, session.engine().bundle);
-}
 
 void give_stats(const rexit_stats& stats, rexit_stats* out) {
   if (out != nullptr) write_struct(stats, out, known_size(out, "stats_out"));
@@ -78,8 +79,10 @@ rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* opt
   const rexit_bundle_options given = options != nullptr ? read_struct(options, "options") : rexit_bundle_options{};
   if (given.threads < 0) fail(REXIT_INVALID_ARGUMENT, "options.threads is ", given.threads, ", expected 0 or more");
   if (given.device_id < 0) fail(REXIT_INVALID_ARGUMENT, "options.device_id is ", given.device_id, ", expected 0 or more");
-  auto engine = std::make_shared<const Engine>(
-      path, given.variant, Execution{given.onnxruntime_library, given.threads, given.device, given.device_id});
+  const auto make = [&](const Bundle& bundle) {
+    return make_backend(bundle, {given.onnxruntime_library, given.threads, given.device, given.device_id});
+  };
+  auto engine = std::make_shared<const Engine>(path, given.variant, make);
   log(REXIT_LOG_INFO, std::string(path) + ": opened variant " + engine->bundle.variant().name);
   *bundle_out = new rexit_bundle{std::move(engine)};
   return REXIT_OK;
@@ -120,9 +123,10 @@ rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexi
   return report_current_exception();
 }
 
-rexit_status rexit_session_create(rexit_bundle* bundle, const void*, rexit_session** session_out) try {
+rexit_status rexit_session_create(rexit_bundle* bundle, const rexit_session_options* options, rexit_session** session_out) try {
   required(session_out, "session_out");
-  *session_out = new rexit_session(required(bundle, "bundle")->engine);
+  const rexit_session_options given = options != nullptr ? read_struct(options, "options") : rexit_session_options{};
+  *session_out = new rexit_session(required(bundle, "bundle")->engine, given.cache_bytes);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
@@ -159,7 +163,7 @@ rexit_status rexit_session_score(rexit_session* session, const rexit_request* re
   required(scores_out, "scores_out");
   check_stats(stats_out);
   rexit_stats stats{};
-  for (const Score& score : entered->score(request_for(*entered.operator->(), request), start, stats))
+  for (const Score& score : entered->score(entered.read(request), start, stats))
     *scores_out++ = {static_cast<std::uint32_t>(score.item), score.answer.exit,
                      probability(score.answer.calibrated),   score.answer.log_odds,
                      score.answer.cut_short ? 1u : 0u,       0};
@@ -175,10 +179,8 @@ rexit_status rexit_session_trace(rexit_session* session, const rexit_request* re
   const Entered entered(session);
   required(log_odds_out, "log_odds_out");
   check_stats(stats_out);
-  const Request resolved = request_for(*entered.operator->(), request);
-  std::vector<float> log_odds(resolved.query.items.size() * entered->engine().bundle.exits());
   rexit_stats stats{};
-  entered->trace(resolved, log_odds.data(), start, stats);
+  const std::vector<float>& log_odds = entered->trace(entered.read(request), start, stats);
   std::copy(log_odds.begin(), log_odds.end(), log_odds_out);
   give_stats(stats, stats_out);
   return REXIT_OK;
@@ -190,7 +192,7 @@ rexit_status rexit_session_prompt(rexit_session* session, const rexit_request* r
                                   size_t* offsets_out, size_t* count_out) try {
   const Entered entered(session);
   required(count_out, "count_out");
-  const Prompt& prompt = entered->prompt(request_for(*entered.operator->(), request));
+  const Prompt& prompt = entered->prompt(entered.read(request));
   *count_out = prompt.tokens.size();
   if (prompt.tokens.size() > capacity) return REXIT_OK;
   std::copy(prompt.tokens.begin(), prompt.tokens.end(), required(tokens_out, "tokens_out"));

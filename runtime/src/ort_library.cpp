@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include <cstdlib>
+#include <memory>
 #include <mutex>
 #include <string>
 
@@ -61,7 +62,10 @@ Ort::Env* make_environment(std::int32_t threads) {
   options.SetGlobalIntraOpNumThreads(threads);
   options.SetGlobalInterOpNumThreads(1);
   options.SetGlobalSpinControl(1);
-  return new Ort::Env(options, forward_log, nullptr, ORT_LOGGING_LEVEL_WARNING, "rexit");
+  auto env = std::make_unique<Ort::Env>(options, forward_log, nullptr, ORT_LOGGING_LEVEL_WARNING, "rexit");
+  // One arena for what segments need while they run: they run one after another, and each would keep its own.
+  env->CreateAndRegisterAllocator(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault), Ort::ArenaCfg(0, -1, -1, -1));
+  return env.release();
 }
 
 }  // namespace

@@ -2,66 +2,264 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 namespace rexit::core {
+namespace {
 
-PrefixCache::PrefixCache(const Bundle& bundle, const Backend& backend)
-    : bundle_(bundle), backend_(backend), hidden_(backend), hidden_next_(backend) {
+constexpr std::size_t least_share = 4;  // a shared start counts from one in four tokens on
+
+std::size_t common(const std::vector<std::int64_t>& held, const std::int32_t* tokens, std::size_t count) noexcept {
+  std::size_t n = 0;
+  while (n < count && n < held.size() && held[n] == tokens[n]) ++n;
+  return n;
+}
+
+}  // namespace
+
+PrefixCache::PrefixCache(const Bundle& bundle, const Backend& backend, std::size_t budget)
+    : bundle_(bundle), backend_(backend), budget_(budget), none_(backend), used_(&none_), hidden_next_(backend), parts_(backend) {
   for (const Segment& segment : bundle.variant().segments) {
-    caches_.emplace_back(backend_);
-    keys_.emplace_back(segment.layers());
-    values_.emplace_back(segment.layers());
+    none_.segments.emplace_back(backend);
+    none_.segments.back().keys.resize(segment.layers());
+    none_.segments.back().values.resize(segment.layers());
   }
 }
 
-bool PrefixCache::use(const std::int32_t* tokens, std::size_t count) {
-  const bool same = count == tokens_.size() && std::equal(tokens_.begin(), tokens_.end(), tokens);
-  if (same) return depth_ != 0;
-  depth_ = 0;
-  tokens_.assign(tokens, tokens + count);
-  return false;
+std::size_t PrefixCache::use(const std::int32_t* tokens, std::size_t count) {
+  used_ = &none_;
+  if (count == 0) return 0;
+  Entry* source = nullptr;
+  std::size_t shared = 0, depth = 0;
+  for (const auto& entry : entries_) {
+    const std::size_t n = common(entry->tokens, tokens, count);
+    const bool same = n == count && n == entry->tokens.size();
+    if (same) {
+      used_ = entry.get();
+      used_->last_use = ++uses_;
+      return used_->depth != 0 ? count : used_->shared;
+    }
+    const std::size_t deep = n * least_share < count ? 0 : depth_of(*entry, n);
+    if (deep != 0 && (n > shared || (n == shared && deep > depth))) {
+      source = entry.get();
+      shared = n;
+      depth = deep;
+    }
+  }
+
+  Entry& entry = place_for(count, source);
+  if (&entry == source) source = nullptr;
+  entry.tokens.clear();
+  entry.depth = entry.shared = entry.shared_depth = 0;
+  used_ = &entry;
+  entry.last_use = ++uses_;
+  entry.tokens.reserve(room(count));
+  entry.tokens.assign(tokens, tokens + count);
+  if (source == nullptr) return 0;
+  copy_shared(entry, *source, shared, depth);
+  hold_budget(0, nullptr);
+  return shared;
+}
+
+void PrefixCache::clear() noexcept {
+  used_ = &none_;
+  for (const auto& entry : entries_) entry->tokens.clear();
+}
+
+// A free entry, or a new one while the budget allows one of `count` tokens as deep as the deepest, or else the one that was not
+// used for longest; `source` only if there is no other.
+PrefixCache::Entry& PrefixCache::place_for(std::size_t count, const Entry* source) {
+  std::size_t depth = 1, bytes = 0;
+  for (const auto& entry : entries_) {
+    if (entry->tokens.empty()) return *entry;
+    depth = std::max(depth, entry->depth);
+  }
+  for (std::size_t k = 0; k < depth; ++k) bytes += 2 * bundle_.variant().segments[k].layers() * stride(k, room(count));
+  bytes += room(count) * row_bytes();
+  if (!entries_.empty() && prefixes() + bytes > budget_) {
+    Entry* victim = least_recent(source);
+    return victim != nullptr ? *victim : *entries_.front();
+  }
+  auto entry = std::make_unique<Entry>(backend_);
+  for (const Cached& segment : none_.segments) {
+    entry->segments.emplace_back(backend_);
+    entry->segments.back().keys.resize(segment.keys.size());
+    entry->segments.back().values.resize(segment.values.size());
+  }
+  entries_.push_back(std::move(entry));
+  return *entries_.back();
+}
+
+// Among those that are neither in use nor `kept`; free ones first.
+PrefixCache::Entry* PrefixCache::least_recent(const Entry* kept) const noexcept {
+  Entry* found = nullptr;
+  for (const auto& entry : entries_) {
+    if (entry.get() == used_ || entry.get() == kept) continue;
+    if (entry->tokens.empty()) return entry.get();
+    if (found == nullptr || entry->last_use < found->last_use) found = entry.get();
+  }
+  return found;
+}
+
+// Gives back memory of those that are neither in use nor `kept` until `more` bytes fit the budget.
+void PrefixCache::hold_budget(std::size_t more, const Entry* kept) {
+  while (prefixes() + more > budget_) {
+    const Entry* victim = least_recent(kept);
+    if (victim == nullptr) return;
+    entries_.erase(std::find_if(entries_.begin(), entries_.end(), [&](const auto& entry) { return entry.get() == victim; }));
+  }
+}
+
+void PrefixCache::lay_out(Entry& entry, std::size_t segment, const Entry* kept) {
+  Cached& cached = entry.segments[segment];
+  const std::size_t each = stride(segment, entry.tokens.size()),
+                    bytes = 2 * cached.keys.size() * stride(segment, room(entry.tokens.size()));
+  if (bytes > cached.block.bytes()) hold_budget(bytes - cached.block.bytes(), kept);
+  cached.block.reserve(bytes);
+  for (std::size_t i = 0; i < cached.keys.size(); ++i) {
+    cached.keys[i] = cached.block.data() + 2 * i * each;
+    cached.values[i] = cached.block.data() + (2 * i + 1) * each;
+  }
+}
+
+// How many segments are computed for an entry's first `count` tokens, with one hidden state behind them for all.
+std::size_t PrefixCache::depth_of(const Entry& entry, std::size_t count) noexcept {
+  if (entry.depth >= entry.shared_depth) return entry.depth;
+  return count <= entry.shared ? entry.shared_depth : 0;
+}
+
+void PrefixCache::copy_shared(Entry& to, const Entry& from, std::size_t count, std::size_t depth) {
+  const Model& model = bundle_.model();
+  const std::size_t total = to.tokens.size();
+  for (std::size_t k = 0; k < depth; ++k) {
+    lay_out(to, k, &from);
+    const std::size_t row = model.head_dim * bytes_of(bundle_.variant().segments[k].cache_dtype);
+    for (std::size_t i = 0; i < to.segments[k].keys.size(); ++i)
+      for (const auto& [target, source] : {std::pair{to.segments[k].keys[i], from.segments[k].keys[i]},
+                                           std::pair{to.segments[k].values[i], from.segments[k].values[i]}})
+        for (std::size_t head = 0; head < model.kv_heads; ++head)
+          backend_.copy(static_cast<std::byte*>(target) + head * total * row,
+                        static_cast<const std::byte*>(source) + head * from.tokens.size() * row, count * row);
+  }
+  if (depth < bundle_.exits()) {
+    const std::size_t bytes = room(total) * row_bytes();
+    if (bytes > to.hidden.bytes()) hold_budget(bytes - to.hidden.bytes(), &from);
+    to.hidden.reserve(bytes);
+    backend_.copy(to.hidden.data(), from.hidden.data(), count * row_bytes());
+  }
+  if (count == total) {
+    to.depth = depth;
+  } else {
+    to.shared = count;
+    to.shared_depth = depth;
+  }
 }
 
 std::size_t PrefixCache::deepen() {
-  const Segment& segment = bundle_.variant().segments[depth_];
-  const Model& model = bundle_.model();
-  const std::size_t count = tokens_.size();
-  if (positions_.size() < count) {
-    positions_.resize(count);
-    std::iota(positions_.begin(), positions_.end(), 0);
-    groups_.resize(count, 0);
-  }
+  Entry& entry = *used_;
+  const std::size_t segment = entry.depth, from = segment < entry.shared_depth ? entry.shared : 0;
+  run(segment, from);
+  ++entry.depth;
+  return bundle_.variant().segments[segment].layers();
+}
 
-  const std::size_t stride = model.kv_heads * count * model.head_dim * bytes_of(segment.cache_dtype);
-  caches_[depth_].reserve(2 * segment.layers() * stride);
-  for (std::size_t i = 0; i < segment.layers(); ++i) {
-    keys_[depth_][i] = caches_[depth_].data() + 2 * i * stride;
-    values_[depth_][i] = caches_[depth_].data() + (2 * i + 1) * stride;
+// Computes a segment for the tokens from `from` on; those before it are there.
+void PrefixCache::run(std::size_t index, std::size_t from) {
+  Entry& entry = *used_;
+  const Segment& segment = bundle_.variant().segments[index];
+  const Model& model = bundle_.model();
+  const std::size_t total = entry.tokens.size(), count = total - from, layers = segment.layers();
+  if (positions_.size() < total) {
+    positions_.resize(room(total));
+    std::iota(positions_.begin(), positions_.end(), 0);
+    groups_.resize(room(total), 0);
   }
+  if (from == 0) lay_out(entry, index, nullptr);
+  Cached& cached = entry.segments[index];
+
+  const std::size_t before = stride(index, from), after = stride(index, count);
+  if (from != 0) {
+    // A pass wants the past, and gives what is new, without gaps between heads.
+    std::byte* part = static_cast<std::byte*>(parts_.reserve(2 * layers * stride(index, room(total))));
+    for (auto* pointers : {&past_keys_, &past_values_, &new_keys_, &new_values_}) {
+      pointers->resize(std::max(pointers->size(), layers));
+      const bool past = pointers == &past_keys_ || pointers == &past_values_;
+      for (std::size_t i = 0; i < layers; ++i, part += past ? before : after) (*pointers)[i] = part;
+    }
+  }
+  // Head by head between the parts and their place.
+  const auto move = [&](bool gather) {
+    const std::size_t row = model.head_dim * bytes_of(segment.cache_dtype);
+    for (std::size_t i = 0; i < layers; ++i)
+      for (const bool keys : {true, false}) {
+        auto* whole = static_cast<std::byte*>(keys ? cached.keys[i] : cached.values[i]);
+        auto* part =
+            static_cast<std::byte*>(gather ? (keys ? past_keys_[i] : past_values_[i]) : (keys ? new_keys_[i] : new_values_[i]));
+        for (std::size_t head = 0; head < model.kv_heads; ++head) {
+          if (gather)
+            backend_.copy(part + head * from * row, whole + head * total * row, from * row);
+          else
+            backend_.copy(whole + (head * total + from) * row, part + head * count * row, count * row);
+        }
+      }
+  };
+  if (from != 0) move(true);
 
   const auto last = static_cast<std::int64_t>(count) - 1;
+  const std::size_t hidden = room(total) * row_bytes();
+  if (index == 0 && hidden > entry.hidden.bytes()) {  // so it holds no shared tokens' states
+    hold_budget(hidden - entry.hidden.bytes(), nullptr);
+    entry.hidden.reserve(hidden);
+  }
+
   Pass pass;
   pass.tokens = count;
+  pass.prefix = from;
   pass.rows = 1;
-  pass.token_ids = tokens_.data();
-  pass.hidden_in = hidden_.data();
-  pass.positions = positions_.data();
+  pass.token_ids = entry.tokens.data() + from;
+  pass.hidden_in = entry.hidden.data() + from * row_bytes();
+  pass.positions = positions_.data() + from;
   pass.groups = groups_.data();
   pass.row_index = &last;
-  if (!segment.last) pass.hidden_out = hidden_next_.reserve(count * model.hidden_size * bytes_of(segment.hidden_dtype));
-  pass.new_keys = keys_[depth_].data();
-  pass.new_values = values_[depth_].data();
-  backend_.run(depth_, pass);
+  if (from != 0) {
+    pass.past_keys = past_keys_.data();
+    pass.past_values = past_values_.data();
+  }
+  if (!segment.last) pass.hidden_out = hidden_next_.reserve(hidden);
+  pass.new_keys = from != 0 ? new_keys_.data() : cached.keys.data();
+  pass.new_values = from != 0 ? new_values_.data() : cached.values.data();
+  backend_.run(index, pass);
 
-  hidden_.swap(hidden_next_);
-  ++depth_;
-  return segment.layers();
+  if (from != 0) move(false);
+  if (!segment.last) backend_.copy(entry.hidden.data() + from * row_bytes(), hidden_next_.data(), count * row_bytes());
+}
+
+std::size_t PrefixCache::stride(std::size_t segment, std::size_t tokens) const noexcept {
+  const Model& model = bundle_.model();
+  return model.kv_heads * tokens * model.head_dim * bytes_of(bundle_.variant().segments[segment].cache_dtype);
+}
+
+// Memory is taken for the longest prefix there is, so that a prefix can take over another's.
+std::size_t PrefixCache::room(std::size_t tokens) const noexcept {
+  return std::max(tokens, bundle_.catalog().program.max_prefix_tokens);
+}
+
+// Of one token's hidden state; all segments agree on its type.
+std::size_t PrefixCache::row_bytes() const noexcept {
+  return bundle_.model().hidden_size * bytes_of(bundle_.variant().segments.front().hidden_dtype);
+}
+
+std::size_t PrefixCache::prefixes() const noexcept {
+  std::size_t bytes = 0;
+  for (const auto& entry : entries_) {
+    bytes += entry->hidden.bytes() + entry->tokens.capacity() * sizeof(std::int64_t);
+    for (const Cached& segment : entry->segments) bytes += segment.block.bytes();
+  }
+  return bytes;
 }
 
 std::size_t PrefixCache::memory() const noexcept {
-  std::size_t bytes = hidden_.bytes() + hidden_next_.bytes();
-  for (const Block& cache : caches_) bytes += cache.bytes();
-  return bytes + (tokens_.capacity() + positions_.capacity() + groups_.capacity()) * sizeof(std::int64_t);
+  return prefixes() + hidden_next_.bytes() + parts_.bytes() + (positions_.capacity() + groups_.capacity()) * sizeof(std::int64_t);
 }
 
 }  // namespace rexit::core

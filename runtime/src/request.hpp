@@ -6,7 +6,7 @@
 
 namespace rexit::core {
 
-// Throws REXIT_INVALID_ARGUMENT and REXIT_UNKNOWN_ITEM.
-Request read_request(const rexit_request* request, const Bundle& bundle);
+// Fills `out`, whose memory is reused. Throws REXIT_INVALID_ARGUMENT and REXIT_UNKNOWN_ITEM.
+void read_request(const rexit_request* request, const Bundle& bundle, Request& out);
 
 }  // namespace rexit::core

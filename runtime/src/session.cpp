@@ -6,38 +6,46 @@
 
 namespace rexit::core {
 
-Session::Session(std::shared_ptr<const Engine> engine)
+namespace {
+
+constexpr std::size_t default_cache_bytes = std::size_t{32} << 20;
+
+}  // namespace
+
+Session::Session(std::shared_ptr<const Engine> engine, std::size_t cache_bytes)
     : engine_(std::move(engine)),
       retrieval_(engine_->bundle.catalog()),
-      prefix_(engine_->bundle, *engine_->backend),
+      prefix_(engine_->bundle, *engine_->backend, cache_bytes != 0 ? cache_bytes : default_cache_bytes),
       slate_(engine_->bundle, *engine_->backend) {}
 
-std::vector<Score> Session::score(const Request& request, Clock::time_point start, rexit_stats& stats) {
+const std::vector<Score>& Session::score(const Request& request, Clock::time_point start, rexit_stats& stats) {
   assemble(engine_->bundle.catalog(), request.query, retrieval_, prompt_);
   stats.retrieval_us = microseconds_since(start);
-  const StopRule rule{request.policy ? &*request.policy : &engine_->bundle.policy(), request.force_exit};
+  const StopRule rule{request.has_policy ? &request.policy : &engine_->bundle.policy(), request.force_exit};
   const std::vector<Answer>& answers = run(rule, Deadline(start, request.deadline_us), stats);
 
-  std::vector<Score> scores;
-  for (std::size_t i = 0; i < answers.size(); ++i) scores.push_back({i, answers[i]});
+  scores_.clear();
+  for (std::size_t i = 0; i < answers.size(); ++i) scores_.push_back({i, answers[i]});
   if (request.top_k != 0) {
     // By c and not by probability, which saturates: 20 and 30 are both 1 in float32.
-    const std::size_t count = std::min(request.top_k, scores.size());
+    const std::size_t count = std::min(request.top_k, scores_.size());
     std::partial_sort(
-        scores.begin(), scores.begin() + static_cast<std::ptrdiff_t>(count), scores.end(), [](const Score& a, const Score& b) {
+        scores_.begin(), scores_.begin() + static_cast<std::ptrdiff_t>(count), scores_.end(), [](const Score& a, const Score& b) {
           return a.answer.calibrated != b.answer.calibrated ? a.answer.calibrated > b.answer.calibrated : a.item < b.item;
         });
-    scores.resize(count);
+    scores_.resize(count);
   }
   stats.total_us = microseconds_since(start);
-  return scores;
+  return scores_;
 }
 
-void Session::trace(const Request& request, float* log_odds, Clock::time_point start, rexit_stats& stats) {
+const std::vector<float>& Session::trace(const Request& request, Clock::time_point start, rexit_stats& stats) {
   assemble(engine_->bundle.catalog(), request.query, retrieval_, prompt_);
   stats.retrieval_us = microseconds_since(start);
-  run({&engine_->bundle.policy(), std::nullopt, log_odds}, Deadline(start, 0), stats);
+  log_odds_.resize(request.query.items.size() * engine_->bundle.exits());
+  run({&engine_->bundle.policy(), std::nullopt, log_odds_.data()}, Deadline(start, 0), stats);
   stats.total_us = microseconds_since(start);
+  return log_odds_;
 }
 
 const Prompt& Session::prompt(const Request& request) {
@@ -68,9 +76,8 @@ const std::vector<Answer>& Session::run(const StopRule& rule, const Deadline& de
       fail(REXIT_TOO_LONG, "candidate ", i, "'s prompt has ", before, " + ", prompt_.candidate_tokens(i),
            " tokens, the variant takes ", most);
 
-  const bool reused = prefix_.use(prompt_.tokens.data(), before);
   stats.prefix_tokens = before;
-  stats.prefix_tokens_reused = reused ? before : 0;
+  stats.prefix_tokens_reused = prefix_.use(prompt_.tokens.data(), before);
   stats.candidate_tokens = prompt_.tokens.size() - before;
   SlateStats slate;
   const std::vector<Answer>& answers = slate_.run(prompt_, prefix_, rule, deadline, slate);
@@ -83,7 +90,8 @@ const std::vector<Answer>& Session::run(const StopRule& rule, const Deadline& de
 
 std::size_t Session::memory() const noexcept {
   return prefix_.memory() + slate_.memory() + retrieval_.memory() + prompt_.tokens.capacity() * sizeof(std::int32_t) +
-         prompt_.offsets.capacity() * sizeof(std::size_t);
+         prompt_.offsets.capacity() * sizeof(std::size_t) + scores_.capacity() * sizeof(Score) +
+         log_odds_.capacity() * sizeof(float);
 }
 
 }  // namespace rexit::core

@@ -21,13 +21,16 @@ struct Engine {
   Bundle bundle;
   std::unique_ptr<const Backend> backend;
 
-  Engine(const char* path, const char* variant, const Execution& execution)
-      : bundle(path, variant), backend(make_backend(bundle, execution)) {}
+  // `make_backend`: a std::unique_ptr<const Backend> for the opened bundle.
+  template <class MakeBackend>
+  Engine(const char* path, const char* variant, MakeBackend&& make_backend)
+      : bundle(path, variant), backend(make_backend(bundle)) {}
 };
 
 struct Request {
   Query query;
-  std::optional<Policy> policy;  // none: the bundle's
+  bool has_policy = false;  // else the bundle's
+  Policy policy;
   std::optional<std::size_t> force_exit;
   std::int64_t deadline_us = 0;
   std::size_t top_k = 0;
@@ -40,13 +43,15 @@ struct Score {
 
 class Session {
  public:
-  explicit Session(std::shared_ptr<const Engine> engine);
+  // `cache_bytes`: for prefixes, as in rexit_session_options; 0: the default.
+  Session(std::shared_ptr<const Engine> engine, std::size_t cache_bytes);
 
   const Engine& engine() const noexcept { return *engine_; }
 
-  // `start`: when the call began, from which the deadline and the times count.
-  std::vector<Score> score(const Request& request, Clock::time_point start, rexit_stats& stats);
-  void trace(const Request& request, float* log_odds, Clock::time_point start, rexit_stats& stats);
+  // `start`: when the call began, from which the deadline and the times count. The scores are valid until the next call.
+  const std::vector<Score>& score(const Request& request, Clock::time_point start, rexit_stats& stats);
+  // [items, exits], valid until the next call.
+  const std::vector<float>& trace(const Request& request, Clock::time_point start, rexit_stats& stats);
   const Prompt& prompt(const Request& request);
   void warm_up();
   void clear_cache() noexcept { prefix_.clear(); }
@@ -60,6 +65,8 @@ class Session {
   Prompt prompt_;
   PrefixCache prefix_;
   Slate slate_;
+  std::vector<Score> scores_;
+  std::vector<float> log_odds_;
 };
 
 }  // namespace rexit::core

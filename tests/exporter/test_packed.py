@@ -11,26 +11,7 @@ from rexit.exporter.decoder import Decoder
 from rexit.exporter.heads import ExitHeads
 from rexit.exporter.multi_exit import MultiExitModel
 from rexit.exporter.packed import PADDING, PREFIX, batch, pack
-from tiny_models import LABELS, tiny_heads, tiny_model
-
-FAMILIES = (
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3_text",
-    "phi3",
-    "smollm3",
-    "gpt2",
-    "opt",
-    "phi",
-    "olmo2",
-    "granite",
-    "stablelm",
-    "gpt_neox",
-    "cohere",
-)
+from tiny_models import FAMILIES, LABELS, tiny_heads, tiny_model
 
 
 def _slate(rng: np.random.Generator, prefix: int, sizes: tuple[int, ...]) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -88,6 +88,12 @@ typedef struct rexit_bundle_options {
   int32_t device_id;               /* which GPU, as CUDA counts them; unused on the CPU */
 } rexit_bundle_options;
 
+typedef struct rexit_session_options {
+  size_t struct_size;
+  size_t cache_bytes; /* for the prefixes (keys, values, hidden states) of earlier requests, least recently used ones going first;
+                         0: 32 MiB. The prefix of the request at work is held even if it alone is larger */
+} rexit_session_options;
+
 typedef struct rexit_bundle_info {
   size_t struct_size; /* set by the caller */
   size_t users, items;
@@ -146,11 +152,12 @@ typedef struct rexit_score {
 
 typedef struct rexit_stats {
   size_t struct_size;
-  uint64_t prefix_tokens;                             /* in this request's prefix */
-  uint64_t prefix_tokens_reused;                      /* all of these when the cached prefix was the same, else 0 */
-  uint64_t candidate_tokens;                          /* of all candidates, before any exit */
-  uint64_t candidate_layers;                          /* layers run, summed over candidates: divide by item_count for the mean */
-  uint64_t prefix_layers;                             /* layers of the prefix computed in this call */
+  uint64_t prefix_tokens;        /* in this request's prefix */
+  uint64_t prefix_tokens_reused; /* its first tokens that the cache held: all of them for a prefix met before,
+                                    else those shared with the start of one, if at least a quarter; else 0 */
+  uint64_t candidate_tokens;     /* of all candidates, before any exit */
+  uint64_t candidate_layers;     /* layers run, summed over candidates: divide by item_count for the mean */
+  uint64_t prefix_layers;        /* layers of the prefix computed in this call */
   double retrieval_us, prefix_us, slate_us, total_us; /* retrieval includes prompt assembly */
 } rexit_stats;
 
@@ -170,14 +177,15 @@ REXIT_API void rexit_bundle_close(rexit_bundle* bundle); /* NULL is fine */
 REXIT_API rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out);
 REXIT_API rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexit_exit_info* info_out);
 
-REXIT_API rexit_status rexit_session_create(rexit_bundle* bundle, const void* reserved, rexit_session** session_out);
+REXIT_API rexit_status rexit_session_create(rexit_bundle* bundle, const rexit_session_options* options,
+                                            rexit_session** session_out);
 REXIT_API void rexit_session_destroy(rexit_session* session); /* NULL is fine */
 /* Runs every segment once on a made-up slate, as large as one pass takes, so that the first real request pays for no allocation.
- * Forgets the cached prefix. */
+ * Forgets the cached prefixes. */
 REXIT_API rexit_status rexit_session_warm_up(rexit_session* session);
-/* Bytes held by the session's own buffers: cached prefix, hidden states, prompts. */
+/* Bytes held by the session's own buffers: cached prefixes, hidden states, prompts. */
 REXIT_API rexit_status rexit_session_memory(const rexit_session* session, size_t* bytes_out);
-/* Forgets the cached prefix. The next request computes its own. */
+/* Forgets the cached prefixes. The next request computes its own. */
 REXIT_API rexit_status rexit_session_clear_cache(rexit_session* session);
 
 /* Scores a slate. scores_out has room for min(top_k or item_count, item_count) entries. stats_out may be NULL. */

@@ -173,9 +173,13 @@ struct Prompt {
 // One thread's state. Keeps the bundle alive; movable.
 class Session {
  public:
-  explicit Session(const Bundle& bundle) : bundle_(bundle) {
+  // cache_bytes: see rexit_session_options.
+  explicit Session(const Bundle& bundle, std::size_t cache_bytes = 0) : bundle_(bundle) {
+    rexit_session_options options{};
+    options.struct_size = sizeof options;
+    options.cache_bytes = cache_bytes;
     rexit_session* created = nullptr;
-    check(rexit_session_create(bundle.get(), nullptr, &created));
+    check(rexit_session_create(bundle.get(), &options, &created));
     handle_.reset(created);
   }
 

@@ -1,0 +1,113 @@
+// A request that is like the ones before it allocates nothing. The backend is one that allocates nothing itself: what ONNX
+// Runtime does in its runs is its own.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "bundles.hpp"
+#include "request.hpp"
+
+namespace {
+
+std::atomic<std::size_t> allocations{0};
+
+void* counted(std::size_t bytes) {
+  ++allocations;
+  if (void* memory = std::malloc(bytes)) return memory;
+  throw std::bad_alloc();
+}
+
+}  // namespace
+
+void* operator new(std::size_t bytes) { return counted(bytes); }
+void* operator new[](std::size_t bytes) { return counted(bytes); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+
+using namespace rexit::core;
+
+namespace {
+
+// Log-odds are a token's, so that candidates stop at different exits.
+class Constant final : public Backend {
+ public:
+  explicit Constant(const Bundle& bundle) : bundle_(bundle) {}
+  void run(std::size_t, const Pass& pass) const override {
+    if (pass.hidden_out != nullptr) std::memset(pass.hidden_out, 0, pass.tokens * bundle_.model().hidden_size * sizeof(float));
+    for (std::size_t n = 0; pass.logits != nullptr && n < pass.rows; ++n) {
+      pass.logits[2 * n] = 0;
+      pass.logits[2 * n + 1] = static_cast<float>(n);
+    }
+  }
+  void* allocate(std::size_t bytes) const override { return ::operator new(bytes); }
+  void release(void* memory) const noexcept override { ::operator delete(memory); }
+  void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
+
+ private:
+  const Bundle& bundle_;
+};
+
+class AllocationsTest : public testing::Test {
+ protected:
+  std::shared_ptr<const Engine> engine = std::make_shared<const Engine>(
+      sound_bundle().c_str(), nullptr, [](const Bundle& bundle) { return std::make_unique<const Constant>(bundle); });
+  Session session{engine, std::size_t{1} << 16};
+  Request request;
+  std::vector<rexit_id> items, recent;
+  std::vector<float> thresholds = std::vector<float>(engine->bundle.exits(), 4.0f);
+  rexit_stats stats{};
+
+  // User ids are 100, 103, ...; item ids -7, -2, ... (tests/tiny_bundle.py).
+  void score(std::int64_t user, std::size_t count, bool more) {
+    items.clear();
+    recent.clear();
+    for (std::size_t n = 0; n < count; ++n) items.push_back({-7 + 5 * static_cast<std::int64_t>(n), nullptr});
+    for (std::int64_t n = 0; more && n < 12; ++n) recent.push_back({-7 + 5 * n, nullptr});
+    const rexit_policy policy{thresholds.data(), thresholds.data(), thresholds.size(), 1};
+    rexit_request given{};
+    given.struct_size = sizeof given;
+    given.user = {100 + 3 * user, nullptr};
+    given.items = items.data();
+    given.item_count = items.size();
+    given.recent_items = recent.data();
+    given.recent_count = recent.size();
+    given.policy = more ? &policy : nullptr;
+    given.top_k = more ? 5 : 0;
+    const std::size_t before = allocations;
+    read_request(&given, engine->bundle, request);
+    session.score(request, Clock::now(), stats);
+    session.trace(request, Clock::now(), stats);
+    made += allocations - before;
+  }
+  std::size_t made = 0;
+};
+
+TEST_F(AllocationsTest, NoneWhenRequestsRepeat) {
+  session.warm_up();
+  for (const bool more : {false, true}) score(3, 20, more);
+  EXPECT_GT(made, 0u);  // the counter counts
+  made = 0;
+  for (const bool more : {false, true})
+    for (const std::size_t count : {20u, 7u, 1u}) score(3, count, more);
+  EXPECT_EQ(made, 0u);
+}
+
+TEST_F(AllocationsTest, NoneForOtherUsersWhenTheCacheIsFull) {
+  const auto round = [&] {
+    made = 0;
+    for (std::int64_t user = 0; user < 12; ++user) score(user, 20, false);
+    return made;
+  };
+  round();
+  round();
+  EXPECT_EQ(round(), 0u);
+}
+
+}  // namespace

@@ -1,0 +1,205 @@
+// Which prefixes are held, what is computed again and what is copied, seen from a backend whose keys say whose they are.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <numeric>
+#include <vector>
+
+#include "bundles.hpp"
+#include "prefix_cache.hpp"
+
+using namespace rexit::core;
+
+namespace {
+
+// Token t at position p has, in each layer and head, keys 1000 * token + p and values -that; its hidden state behind segment k is
+// token + k. So a key that lies in the wrong place, or was copied from another prefix, shows.
+class Labelled final : public Backend {
+ public:
+  explicit Labelled(const Bundle& bundle) : bundle_(bundle) {}
+
+  void run(std::size_t segment, const Pass& pass) const override {
+    const Model& model = bundle_.model();
+    passes.push_back({segment, pass.prefix, pass.tokens});
+    for (std::size_t t = 0; t < pass.tokens; ++t) {
+      const auto* hidden = static_cast<const float*>(pass.hidden_in);
+      const float token =
+          segment == 0 ? static_cast<float>(pass.token_ids[t]) : hidden[t * model.hidden_size] - static_cast<float>(segment - 1);
+      EXPECT_EQ(pass.positions[t], static_cast<std::int64_t>(pass.prefix + t));
+      if (pass.hidden_out != nullptr)
+        std::fill_n(static_cast<float*>(pass.hidden_out) + t * model.hidden_size, model.hidden_size,
+                    token + static_cast<float>(segment));
+      for (std::size_t i = 0; i < bundle_.variant().segments[segment].layers(); ++i)
+        for (std::size_t h = 0; h < model.kv_heads; ++h) {
+          const std::size_t at = (h * pass.tokens + t) * model.head_dim;
+          const float label = 1000 * token + static_cast<float>(pass.positions[t]);
+          std::fill_n(static_cast<float*>(pass.new_keys[i]) + at, model.head_dim, label);
+          std::fill_n(static_cast<float*>(pass.new_values[i]) + at, model.head_dim, -label);
+        }
+    }
+    for (std::size_t i = 0; pass.prefix != 0 && i < bundle_.variant().segments[segment].layers(); ++i)
+      for (std::size_t p = 0; p < pass.prefix; ++p) {
+        const auto* keys = static_cast<const float*>(pass.past_keys[i]);
+        EXPECT_EQ(static_cast<std::size_t>(keys[p * model.head_dim]) % 1000, p);
+      }
+  }
+  void* allocate(std::size_t bytes) const override { return ::operator new(bytes); }
+  void release(void* memory) const noexcept override { ::operator delete(memory); }
+  void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
+
+  struct Seen {
+    std::size_t segment, prefix, tokens;
+    bool operator==(const Seen& other) const {
+      return segment == other.segment && prefix == other.prefix && tokens == other.tokens;
+    }
+  };
+  mutable std::vector<Seen> passes;
+
+ private:
+  const Bundle& bundle_;
+};
+
+using Passes = std::vector<Labelled::Seen>;
+using Tokens = std::vector<std::int32_t>;
+
+class PrefixCacheTest : public testing::Test {
+ protected:
+  Bundle bundle{sound_bundle(), nullptr};  // 3 segments of 1, 1 and 2 layers
+  Labelled backend{bundle};
+
+  // Of one prefix at full depth: memory is taken for the longest.
+  std::size_t bytes() const {
+    const Model& model = bundle.model();
+    return bundle.catalog().program.max_prefix_tokens *
+           (4 * model.hidden_size + 8 + 2 * 4 * model.layers * model.kv_heads * model.head_dim);
+  }
+
+  std::size_t use(PrefixCache& cache, const Tokens& tokens, std::size_t depth) {
+    const std::size_t reused = cache.use(tokens.data(), tokens.size());
+    while (depth != 0 && !cache.ready(depth - 1)) cache.deepen();
+    for (std::size_t k = 0; k < depth; ++k) expect_labels(cache, tokens, k);
+    return reused;
+  }
+
+  void expect_labels(const PrefixCache& cache, const Tokens& tokens, std::size_t segment) const {
+    const Model& model = bundle.model();
+    for (std::size_t i = 0; i < bundle.variant().segments[segment].layers(); ++i)
+      for (std::size_t h = 0; h < model.kv_heads; ++h)
+        for (std::size_t t = 0; t < tokens.size(); ++t) {
+          const std::size_t at = (h * tokens.size() + t) * model.head_dim;
+          const float label = static_cast<float>(1000 * static_cast<std::size_t>(tokens[t]) + t);
+          ASSERT_EQ(static_cast<const float*>(cache.keys(segment)[i])[at], label) << "segment " << segment << ", token " << t;
+          ASSERT_EQ(static_cast<const float*>(cache.values(segment)[i])[at], -label);
+        }
+  }
+
+  static Tokens from(std::int32_t first, std::size_t count) {
+    Tokens tokens(count);
+    std::iota(tokens.begin(), tokens.end(), first);
+    return tokens;
+  }
+  static Tokens joined(Tokens a, const Tokens& b) {
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+  }
+};
+
+TEST_F(PrefixCacheTest, OthersInBetweenCostNothing) {
+  PrefixCache cache(bundle, backend, 4 * bytes());
+  EXPECT_EQ(use(cache, from(1, 8), 3), 0u);
+  EXPECT_EQ(use(cache, from(20, 8), 1), 0u);
+  backend.passes.clear();
+  EXPECT_EQ(use(cache, from(1, 8), 3), 8u);
+  EXPECT_EQ(backend.passes, Passes{});
+  EXPECT_EQ(use(cache, from(20, 8), 2), 8u);
+  EXPECT_EQ(backend.passes, (Passes{{1, 0, 8}}));  // deepened from where it was
+}
+
+TEST_F(PrefixCacheTest, TheLeastRecentlyUsedGoes) {
+  PrefixCache cache(bundle, backend, 2 * bytes() + bytes() / 2);
+  use(cache, from(1, 8), 3);
+  use(cache, from(20, 8), 3);
+  use(cache, from(1, 8), 3);
+  use(cache, from(40, 8), 3);
+  EXPECT_LE(cache.prefixes(), 2 * bytes() + bytes() / 2);
+  EXPECT_EQ(use(cache, from(1, 8), 3), 8u);
+  EXPECT_EQ(use(cache, from(20, 8), 3), 0u);
+}
+
+TEST_F(PrefixCacheTest, TheBudgetHoldsWhileOneGrows) {
+  PrefixCache cache(bundle, backend, 2 * bytes());
+  for (std::int32_t n = 0; n < 6; ++n) use(cache, from(1 + 9 * n, 8), 1);
+  for (std::size_t n = 0; n < 12; ++n) {
+    use(cache, from(1 + static_cast<std::int32_t>(9 * (n % 5)), 4 + n % 5), 3);
+    EXPECT_LE(cache.prefixes(), 2 * bytes()) << n;
+    EXPECT_GE(cache.memory(), cache.prefixes());
+  }
+}
+
+TEST_F(PrefixCacheTest, OneLargerThanTheBudgetIsHeldAlone) {
+  PrefixCache cache(bundle, backend, 1);
+  use(cache, from(1, 8), 3);
+  EXPECT_EQ(use(cache, from(1, 8), 3), 8u);
+  use(cache, from(20, 8), 3);
+  EXPECT_LE(cache.prefixes(), bytes());
+  EXPECT_EQ(use(cache, from(1, 8), 3), 0u);
+}
+
+TEST_F(PrefixCacheTest, ASharedStartIsCopiedAsDeepAsItIs) {
+  PrefixCache cache(bundle, backend, 8 * bytes());
+  use(cache, joined(from(1, 6), from(30, 4)), 2);
+  backend.passes.clear();
+  EXPECT_EQ(use(cache, joined(from(1, 6), from(50, 5)), 3), 6u);
+  // Behind the copies only the rest, and where the other had not been, all.
+  EXPECT_EQ(backend.passes, (Passes{{0, 6, 5}, {1, 6, 5}, {2, 0, 11}}));
+  backend.passes.clear();
+  EXPECT_EQ(use(cache, joined(from(1, 6), from(30, 4)), 3), 10u);
+  EXPECT_EQ(backend.passes, (Passes{{2, 0, 10}}));  // the one copied from is as it was
+}
+
+TEST_F(PrefixCacheTest, AStartOfAHeldOneNeedsNoPass) {
+  PrefixCache cache(bundle, backend, 8 * bytes());
+  use(cache, from(1, 10), 3);
+  backend.passes.clear();
+  EXPECT_EQ(use(cache, from(1, 6), 3), 6u);
+  EXPECT_EQ(backend.passes, Passes{});
+  EXPECT_EQ(use(cache, from(1, 12), 3), 10u);
+  EXPECT_EQ(backend.passes, (Passes{{0, 10, 2}, {1, 10, 2}, {2, 10, 2}}));
+}
+
+TEST_F(PrefixCacheTest, AShareOfAShareInTheMaking) {
+  PrefixCache cache(bundle, backend, 8 * bytes());
+  use(cache, joined(from(1, 8), from(30, 2)), 2);
+  use(cache, joined(from(1, 8), from(40, 2)), 1);  // 8 tokens reach segment 1, 2 only segment 0
+  backend.passes.clear();
+  EXPECT_EQ(use(cache, joined(joined(from(1, 8), from(40, 2)), from(60, 1)), 3), 8u);
+  EXPECT_EQ(backend.passes, (Passes{{0, 8, 3}, {1, 8, 3}, {2, 0, 11}}));
+}
+
+TEST_F(PrefixCacheTest, AShareBelowAQuarterIsNotWorthIt) {
+  PrefixCache cache(bundle, backend, 8 * bytes());
+  use(cache, joined(from(1, 2), from(30, 7)), 1);
+  EXPECT_EQ(use(cache, joined(from(1, 2), from(40, 7)), 1), 0u);
+  EXPECT_EQ(use(cache, joined(from(1, 2), from(50, 6)), 1), 2u);
+}
+
+TEST_F(PrefixCacheTest, ClearForgetsAndKeepsTheMemory) {
+  PrefixCache cache(bundle, backend, 8 * bytes());
+  use(cache, from(1, 8), 3);
+  use(cache, from(20, 8), 3);
+  const std::size_t before = cache.memory();
+  cache.clear();
+  EXPECT_EQ(use(cache, from(1, 8), 3), 0u);
+  EXPECT_EQ(use(cache, from(20, 8), 3), 0u);
+  EXPECT_EQ(cache.memory(), before);
+}
+
+TEST_F(PrefixCacheTest, AnEmptyPrefixIsReady) {
+  PrefixCache cache(bundle, backend, bytes());
+  use(cache, from(1, 8), 1);
+  EXPECT_EQ(cache.use(nullptr, 0), 0u);
+  EXPECT_TRUE(cache.ready(2));
+  EXPECT_EQ(cache.tokens(), 0u);
+}
+
+}  // namespace
