@@ -231,7 +231,12 @@ void PrefixCache::run(std::size_t index, std::size_t from) {
   backend_.run(index, pass);
 
   if (from != 0) move(false);
-  if (!segment.last) backend_.copy(entry.hidden.data() + from * row_bytes(), hidden_next_.data(), count * row_bytes());
+  if (segment.last) return;
+  if (from == 0) {
+    entry.hidden.swap(hidden_next_);
+  } else {
+    backend_.copy(entry.hidden.data() + from * row_bytes(), hidden_next_.data(), count * row_bytes());
+  }
 }
 
 std::size_t PrefixCache::stride(std::size_t segment, std::size_t tokens) const noexcept {
