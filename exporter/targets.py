@@ -63,10 +63,10 @@ EXACT = 1e-4
 _CPU = Target("cpu", "fp32", "onnxruntime", 23, "float32", "float32", (tidy, gather_rows_early, split_attention, tidy), EXACT)
 
 # GPUs have kernels for whole attentions, in half. Not a variant.
-_CUDA = Target("cuda", "fp32", "onnxruntime", 23, "float32", "float32", (tidy, gather_rows_early, tidy), EXACT)
+_CUDA = Target("cuda", "fp32", "onnxruntime", 23, "float32", "float32", (tidy,), EXACT)
 
 # The parser of a Jetson's TensorRT knows only the parts. Not a variant: TensorRT has no fused float32 attention.
-_PARTS = Target("tensorrt", "fp32", "tensorrt", 18, "float32", "float32", (tidy, gather_rows_early, tidy), EXACT)
+_PARTS = Target("tensorrt", "fp32", "tensorrt", 18, "float32", "float32", (tidy,), EXACT)
 
 
 def _tensorrt(precision: str, opset: int, passes: tuple[Pass, ...], gate: Gate, fixed_scales: bool = False) -> Target:

@@ -13,7 +13,7 @@ from rexit.exporter.graph import describe, trace
 from rexit.exporter.passes.gather_rows_early import gather_rows_early
 from rexit.exporter.passes.tidy import tidy
 from rexit.exporter.segment import Segment
-from rexit.exporter.targets import REFERENCE
+from rexit.exporter.targets import find_target
 from tiny_graphs import Arrays, count, graph, run, weight
 from tiny_models import FAMILIES, tiny_heads, tiny_model
 
@@ -48,7 +48,7 @@ def _sizes(model: ir.Model, op: str, axis: int) -> list[str]:
 def _segment(family: str, begin: int = 2) -> ir.Model:
     decoder = Decoder.of(tiny_model(family))
     segment = Segment(decoder, tiny_heads(decoder, 2), 1, begin, 4 if begin else 2).eval()
-    return tidy(trace(segment, describe(segment, 1, REFERENCE), REFERENCE.opset))
+    return tidy(trace(segment, describe(segment, 1, find_target("cpu", "fp32")), find_target("cpu", "fp32").opset))
 
 
 def _feed(model: ir.Model) -> Arrays:

@@ -14,7 +14,7 @@ from rexit.exporter.graph import describe, trace
 from rexit.exporter.passes.split_attention import split_attention
 from rexit.exporter.passes.tidy import tidy
 from rexit.exporter.segment import Segment
-from rexit.exporter.targets import REFERENCE
+from rexit.exporter.targets import find_target
 from tiny_graphs import Arrays, count, run
 from tiny_models import FAMILIES, tiny_heads, tiny_model
 
@@ -30,7 +30,7 @@ SPLIT = {
 def _traced(family: str) -> bytes:
     decoder = Decoder.of(tiny_model(family))
     segment = Segment(decoder, tiny_heads(decoder, 2), 0, 0, 2).eval()
-    model = tidy(trace(segment, describe(segment, 0, REFERENCE), REFERENCE.opset))
+    model = tidy(trace(segment, describe(segment, 0, find_target("cpu", "fp32")), find_target("cpu", "fp32").opset))
     return bytes(ir.serde.serialize_model(model).SerializeToString())
 
 
