@@ -75,7 +75,7 @@ def find_compiler(python: str | None, builder: str | None, capability: str | Non
                 return compiler, target
             refused.append(target)
     if refused:
-        raise BackendError("; ".join(refused))
+        raise BackendError("; ".join(dict.fromkeys(refused)))  # two Pythons may have the same compiler
     raise BackendError(
         f"no TensorRT compiler ({'; '.join(missing)}): on a Jetson name the Python that has JetPack's with --python, "
         "elsewhere `pip install 'rexit[tensorrt-rtx]'`"

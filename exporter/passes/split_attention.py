@@ -8,8 +8,8 @@ and masks what belongs to other groups: of the T x T part hardly anything is lef
    [G, L], products are [L, L] with a causal mask, and what shorter groups have behind their end is never read back;
 3. scores lie side by side, [T, P + L], for one softmax; the parts of its result multiply their values, and the sums are added.
 
-A prefix by itself is P = 0, G = 1, L = T. Memory for the second part grows with G * L * L, so a pass should hold no more than
-`max_tokens` of G * L (`parity.chunks`, `Slate::chunk_end`).
+A prefix by itself, P = 0 and G = 1, would only be slowed down by that: an If leaves it a causal Attention. Memory for the second
+part grows with G * L * L, so a pass should hold no more than `max_tokens` of G * L (`parity.chunks`, `Slate::chunk_end`).
 
 Only an Attention whose keys and values are `past` and new ones, with the mask of `Segment.forward` and nothing else (no sliding
 window, no soft-capping), in float32, is changed; others stay. For ONNX Runtime: products are its FusedMatMul.
@@ -152,10 +152,12 @@ class _Layout:
         offset = self.add("Sub", self.add("Range", zero, tokens, one), self.add("Gather", starts, group))
         self.back = self.add("Add", self.add("Mul", group, longest), offset)  # [T]: the place of each token
         causal = self.add("LessOrEqual", row, self.add("Unsqueeze", column, second))
+        self._lone_group = self.add("Equal", self.groups, second)
         lowest = constant(graph, "split.lowest", np.array(np.finfo(np.float32).min))
         self.mask = self.add("Where", causal, constant(graph, "split.visible", np.array(0, np.float32)), lowest)  # [L, L]
         self._sizes: dict[tuple[int, ...], dict[str, ir.Value]] = {}
         self.prefix: ir.Value | None = None
+        self.alone: ir.Value | None = None
 
     def add(self, op: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
         node = ir.node(op, inputs, attributes)
@@ -175,6 +177,9 @@ class _Layout:
         shared = heads // kv_heads
         if self.prefix is None:
             self.prefix = self.add("Shape", one.past_key, start=2, end=3)  # [1]: P
+            nothing = self.add("Equal", self.prefix, self.number("axis", [0]))
+            # A prefix by itself, or a candidate without one.
+            self.alone = self.add("Squeeze", self.add("And", self._lone_group, nothing), self.number("axis", [0]))
 
         def shape(*parts: int | ir.Value) -> ir.Value:
             values = [self.number(f"size.{part}", [part]) if isinstance(part, int) else part for part in parts]
@@ -225,5 +230,15 @@ def _split(graph: ir.Graph, one: _Attention, layout: _Layout) -> None:
     far_mixed = add("MatMul", add("Reshape", far_shares, sizes["shares"], allowzero=1), past_value)
     own = add("Reshape", add("Gather", near_shares, layout.gather, axis=1), sizes["own_shares"])
     near_mixed = add("Gather", add("Reshape", add("MatMul", own, value), sizes["mixed"]), layout.back, axis=1)
-    add("Reshape", add("Add", add("Reshape", far_mixed, sizes["mixed"]), near_mixed), sizes["out"])
-    replace(graph, one.node, nodes)
+    out = add("Reshape", add("Add", add("Reshape", far_mixed, sizes["mixed"]), near_mixed), sizes["out"])
+
+    whole = ir.node("Attention", [one.query, one.key, one.value], {"scale": scale, "is_causal": 1})
+    branches = {
+        "then_branch": ir.Graph([], whole.outputs, nodes=[whole], name="alone"),
+        "else_branch": ir.Graph([], [out], nodes=nodes, name="behind_a_prefix"),
+    }
+    for value in (whole.outputs[0], out):
+        value.shape, value.type = one.node.outputs[0].shape, one.node.outputs[0].type
+    assert layout.alone is not None
+    choice = ir.node("If", [layout.alone], {name: ir.AttrGraph(name, branch) for name, branch in branches.items()})
+    replace(graph, one.node, [choice])

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from rexit.bundle import Segment
+    from rexit.exporter.segment import Segment as SegmentModule
+    from rexit.exporter.targets import Target
+
+    Traced = dict[tuple[Target, int], tuple[Path, Segment]]
 
 
 @pytest.fixture(scope="session")
@@ -33,20 +41,28 @@ def exported(checkpoint_folder: Path, catalog_folder: Path, tmp_path_factory: py
     return out
 
 
+@pytest.fixture(scope="session")
+def traced() -> Traced:
+    """What was traced for `reuse_graphs` so far, by target and segment: the folder, and what the manifest says."""
+    return {}
+
+
 @pytest.fixture
-def reuse_graphs(exported: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Called, makes `export` copy the graphs of `exported` instead of tracing again: for tests of what stands around tracing."""
+def reuse_graphs(traced: Traced, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Called, makes `export` trace each segment of `checkpoint_folder` only once a session: for tests of what stands around it."""
     import shutil
 
-    from rexit.bundle import Bundle, Segment
     from rexit.exporter import export as module
+    from rexit.exporter.graph import export_segment
 
-    described = Bundle.open(exported).variant.segments
-
-    def copied(_segment: object, k: int, _target: object, folder: Path) -> Segment:
-        for name in (described[k].graph, described[k].weights):
-            shutil.copyfile(exported / "variants" / "cpu-fp32" / name, folder / name)
-        return described[k]
+    def copied(segment: SegmentModule, k: int, target: Target, folder: Path) -> Segment:
+        if (target, k) not in traced:
+            place = tmp_path_factory.mktemp("traced")
+            traced[target, k] = place, export_segment(segment, k, target, place)
+        place, described = traced[target, k]
+        for name in (described.graph, described.weights):
+            shutil.copyfile(place / name, folder / name)
+        return described
 
     return lambda: monkeypatch.setattr(module, "export_segment", copied)
 

@@ -121,7 +121,7 @@ def test_bad_input_leaves_what_is_there(
     reuse_graphs: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    reuse_graphs()  # opset 23, which is as good for what is tried here
+    reuse_graphs()
     before = _all_bytes(bundle)
 
     def refused(error: type[Exception], said: str, **options: Any) -> None:

@@ -67,6 +67,41 @@ def test_cached_prefix(session: runtime.Session, expected: NDArray[np.float64]) 
     assert session.trace_with_stats(USER, ITEM_IDS, as_of=AS_OF).stats.prefix_layers == EXITS[-1]
 
 
+def test_prefixes_of_several_users_are_kept(session: runtime.Session) -> None:
+    for user in USER_IDS[:3]:
+        session.score(user, ITEM_IDS, as_of=AS_OF)
+    again = session.trace_with_stats(USER_IDS[0], ITEM_IDS, as_of=AS_OF).stats
+    assert again.prefix_tokens_reused == again.prefix_tokens
+
+
+def test_shared_starts_do_not_change_scores(session: runtime.Session, tmp_path: Path) -> None:
+    """Prefixes that grow by one interaction after another: most of each is copied, in a session that forgets nothing is."""
+    cold = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle"))
+    copied = 0
+    for count in range(8):
+        for user in USER_IDS[:4]:
+            recent = [(item, bool(n % 2)) for n, item in enumerate(ITEM_IDS[:count])]
+            seen = session.trace_with_stats(user, ITEM_IDS, recent=recent)
+            cold.clear_cache()
+            np.testing.assert_allclose(seen.log_odds, cold.trace(user, ITEM_IDS, recent=recent), atol=1e-5)
+            copied += 0 < seen.stats.prefix_tokens_reused < seen.stats.prefix_tokens
+    assert copied > 0
+
+
+def test_cache_bytes(tmp_path: Path, session: runtime.Session) -> None:
+    small = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle"), cache_bytes=1)
+    for user in (*USER_IDS[:6], USER_IDS[0]):
+        small.trace(user, ITEM_IDS)
+        session.trace(user, ITEM_IDS)
+    assert (
+        small.trace_with_stats(USER_IDS[0], ITEM_IDS).stats.prefix_layers == 0
+    )  # the last one is held, however small the budget
+    assert small.trace_with_stats(USER_IDS[3], ITEM_IDS).stats.prefix_layers == EXITS[-1]
+    assert small.memory < session.memory
+    with pytest.raises(InputError, match="cache_bytes is -1, expected 0 or more"):
+        runtime.open(tmp_path / "bundle", cache_bytes=-1)
+
+
 def test_prefix_is_deepened_only_as_needed(session: runtime.Session, expected: NDArray[np.float64]) -> None:
     layers = [session.score(USER, ITEM_IDS, as_of=AS_OF, force_exit=exit).stats.prefix_layers for exit in (0, 0, 2, 1, 2)]
     assert layers == [EXITS[0], 0, EXITS[2] - EXITS[0], 0, 0]

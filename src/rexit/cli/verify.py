@@ -167,7 +167,7 @@ def _golden(bundle: Bundle, slates: Sequence[GoldenSlate], session: Session, bar
         user, items = catalog.users.id(slate.user), [catalog.items.id(int(row)) for row in slate.items]
         where = f"{name}: golden slate {g}, user {user!r}"
         prompts += _prompt_failures(where, items, session.prompt(user, items, as_of=slate.as_of), slate)
-        session.clear_cache()  # a start shared with the slate before is computed in other company, and may round otherwise
+        session.clear_cache()  # behind keys copied from another prefix, log-odds may differ in their last bits
         trace = session.trace(user, items, as_of=slate.as_of)
         distance = np.abs(trace - slate.log_odds)
         distance[~np.isfinite(distance)] = np.inf
