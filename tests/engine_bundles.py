@@ -20,6 +20,7 @@ import onnx
 from onnx import TensorProto, helper
 
 import tiny_bundle
+from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, Profile
 
 VARIANT, KEY = "tensorrt-fp16", "sm87-trt10.3.0"
 ENGINES = f"variants/{VARIANT}/engines"
@@ -93,39 +94,30 @@ def plan(segment: dict[str, Any]) -> str:
 
 
 def add_engines(folder: Path, key: str = KEY) -> Path:
-    """Writes engines/KEY for the bundle's tensorrt variant, field by field as docs/format.md has it. Returns the folder."""
-    variant = json.loads((folder / "variants" / VARIANT / "variant.json").read_text())
+    """Writes engines/KEY for the bundle's tensorrt variant, as `rexit compile` writes it. Returns the folder."""
+    variant = Bundle.open(folder, VARIANT).variant
     engines = folder / ENGINES / key
     engines.mkdir(parents=True)
     capability, version = key.removeprefix("sm").split("-trt")
     segments = []
-    for k, segment in enumerate(variant["segments"]):
-        (engines / f"segment-{k}.plan").write_text(plan(segment))
+    for k, segment in enumerate(variant.segments):
+        (engines / f"segment-{k}.plan").write_text(plan(segment.to_json()))
         (engines / f"segment-{k}.context.onnx").write_bytes(b"not read here")
         segments.append(
-            {
-                "plan": f"segment-{k}.plan",
-                "context": f"segment-{k}.context.onnx",
-                "graph_sha256": variant["files"][segment["graph"]]["sha256"],
-                "weights_sha256": variant["files"][segment["weights"]]["sha256"],
-                "profile": {"tokens": [1, 48, 60], "prefix": [0, 30, 60], "rows": [1, 20, 60]},
-                "seconds": 1.5,
-                "layers": 61,
-                "summary": {"gemm_mha_v2": 2},
-            }
+            EngineSegment(
+                plan=f"segment-{k}.plan",
+                context=f"segment-{k}.context.onnx",
+                graph_sha256=variant.files[segment.graph].sha256,
+                weights_sha256=variant.files[segment.weights].sha256,
+                profile=Profile(tokens=(1, 48, 60), prefix=(0, 30, 60), rows=(1, 20, 60)),
+                seconds=1.5,
+                layers=61,
+                summary={"gemm_mha_v2": 2},
+            )
         )
-    names = [s[kind] for s in segments for kind in ("plan", "context")]
-    value = {
-        "schema": 1,
-        "requires": [],
-        "producer": "rexit 0.1.0",
-        "variant": VARIANT,
-        "builder": {"name": "tensorrt", "version": version},
-        "gpu": {"name": "Orin", "compute_capability": f"{capability[:-1]}.{capability[-1]}"},
-        "segments": segments,
-        "files": {name: tiny_bundle.entry(engines / name) for name in names},
-    }
-    tiny_bundle.write_json(engines / "engine.json", value)
+    files = {path.name: FileEntry.of(path) for path in engines.iterdir()}
+    capability = f"{capability[:-1]}.{capability[-1]}"
+    Engine(VARIANT, "tensorrt", version, "Orin", capability, tuple(segments), files).write(engines)
     return engines
 
 

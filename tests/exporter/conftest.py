@@ -49,7 +49,7 @@ def traced() -> Traced:
 
 @pytest.fixture
 def reuse_graphs(traced: Traced, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Called, makes `export` trace each segment of `checkpoint_folder` only once a session: for tests of what stands around it."""
+    """Called, makes `export` trace each segment of `checkpoint_folder` once a session: for tests of what stands around it."""
     import shutil
 
     from rexit.exporter import export as module
