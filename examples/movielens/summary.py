@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import rexit
-from rexit.bundle import Bundle, Catalog, write_json
+from rexit.bundle import Bundle, Catalog, engine_folders, write_json
 from rexit.runtime import onnxruntime_library
 
 HERE = Path(__file__).parent
@@ -61,7 +61,8 @@ def measure(demo: Path, program: Path) -> dict[str, Any]:
         sys.exit(f"summary: Python and C++ differ: {python} and {cpp}")
 
     report = json.loads((bundle.folder / "report.json").read_text())
-    times = {name: milliseconds(demo, name) for name in bundle.manifest.variants}
+    variants = [Bundle.open(demo / "bundle", name) for name in bundle.manifest.variants]
+    times = {one.variant.name: milliseconds(demo, one.variant.name) for one in variants if one.variant.target == "cpu"}
     cold, warm = times[bundle.variant.name]
     baseline = json.loads(output_of(sys.executable, HERE / "baseline.py", demo / "catalog"))
     full, chosen = report["table"][0], report["table"][-1]
@@ -78,7 +79,7 @@ def measure(demo: Path, program: Path) -> dict[str, Any]:
         "slate_ms_exit": cold["calibrated"],
         "slate_ms_full_warm": warm["full depth"],
         "slate_ms_exit_warm": warm["calibrated"],
-        "variants": [variant_figures(demo, name, times[name][0]) for name in times],
+        "variants": [variant_figures(one, times[one.variant.name][0] if one.variant.name in times else None) for one in variants],
         "retriever_recall@20": catalog.info["retrieval"]["recall@20"],
         "popularity_recall@20": catalog.info["retrieval"]["popularity_recall@20"],
         "conclusion": report["conclusion"],
@@ -97,16 +98,17 @@ def milliseconds(demo: Path, variant: str) -> tuple[dict[str, float], dict[str, 
     return cold, warm
 
 
-def variant_figures(demo: Path, name: str, cold: dict[str, float]) -> dict[str, Any]:
-    """Size, time at full depth, and what the exporter's gate saw at the last exit; nothing of that for float32."""
-    variant = Bundle.open(demo / "bundle", name).variant
+def variant_figures(bundle: Bundle, cold: dict[str, float] | None) -> dict[str, Any]:
+    """Size, time at full depth where it runs here, what the exporter's gate saw at the last exit (nothing for float32), engines."""
+    variant = bundle.variant
     last = variant.quality["exits"][-1] if variant.quality else {}
     return {
-        "name": name,
+        "name": variant.name,
         "bytes": sum(entry.bytes for entry in variant.files.values()),
-        "slate_ms_full": cold["full depth"],
+        "slate_ms_full": cold["full depth"] if cold else None,
         "correlation": last.get("correlation"),
         "auc_change": last["auc"] - last["auc_fp32"] if last else None,
+        "engines": [folder.name for folder in engine_folders(bundle.folder)],
     }
 
 
@@ -140,8 +142,14 @@ def show(demo: Path) -> None:
         table.add_column(column, justify="right" if column else "left")
     for row in figures["variants"]:
         against = ("-", "-") if row["correlation"] is None else (f"{row['correlation']:.6f}", f"{row['auc_change']:+.4f}")
-        table.add_row(row["name"], f"{row['bytes'] / 1e6:.1f}", f"{row['slate_ms_full']:.1f}", *against)
+        time = "not run" if row["slate_ms_full"] is None else f"{row['slate_ms_full']:.1f}"
+        table.add_row(row["name"], f"{row['bytes'] / 1e6:.1f}", time, *against)
     console.print(table)
+    for row in figures["variants"]:
+        if row["engines"]:
+            console.print(
+                f"{row['name']}: engines {', '.join(row['engines'])}, compiled, not run: that needs their GPU", highlight=False
+            )
     console.print(figures["conclusion"], markup=False)
 
 

@@ -90,7 +90,7 @@ def _print_variant(report: CompileReport, build: VariantBuild) -> None:
     kinds = sorted({kind for s in build.segments for kind in s.summary}, key=lambda kind: (kind.endswith(" gemm"), kind))
     print_table(
         f"Variant {build.variant}: engines/{build.key}, {build.bytes / 1e6:.1f} MB",
-        ("layers", "engine layers", *kinds, "MB", "seconds", "peak MB"),
+        ("layers", "engine layers", *(kind.replace("_", " ") for kind in kinds), "MB", "seconds", "peak MB"),
         (
             (
                 f"{s.layers[0]}-{s.layers[1]}",
