@@ -99,7 +99,7 @@ def milliseconds(demo: Path, variant: str) -> tuple[dict[str, float], dict[str, 
 
 
 def variant_figures(bundle: Bundle, cold: dict[str, float] | None) -> dict[str, Any]:
-    """Size, time at full depth where it runs here, what the exporter's gate saw at the last exit (nothing for float32), engines."""
+    """Size, time at full depth where it runs here, the gate's figures at the last exit (none for float32), engines."""
     variant = bundle.variant
     last = variant.quality["exits"][-1] if variant.quality else {}
     return {
