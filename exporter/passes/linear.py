@@ -13,6 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+MICROSOFT = "com.microsoft"
+"""Domain of ONNX Runtime's own operators."""
 HEADS = ("logits",)
 """Outputs of a segment whose projection stays float32."""
 

@@ -18,9 +18,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit.errors import CheckpointError
-from rexit.exporter.passes.linear import Linear, array, by_input, constant, linears, replace
+from rexit.exporter.passes.linear import MICROSOFT, Linear, array, by_input, constant, linears, replace
 
-MICROSOFT = "com.microsoft"
 LARGEST, ZERO_POINT, TINY = 127, 128, 1e-30
 
 

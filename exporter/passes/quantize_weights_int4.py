@@ -16,8 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit.errors import CheckpointError
-from rexit.exporter.passes.linear import Linear, array, constant, linears, replace
-from rexit.exporter.passes.quantize_linear_int8 import MICROSOFT
+from rexit.exporter.passes.linear import MICROSOFT, Linear, array, constant, linears, replace
 
 BLOCK = 32
 _CLIPS = np.linspace(0.7, 1.1, 9, dtype=np.float32)

@@ -22,10 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from rexit.exporter.passes.linear import constant, is_constant, replace
+from rexit.exporter.passes.linear import MICROSOFT, constant, is_constant, replace
 
 GROUPS = "groups"
-MICROSOFT = "com.microsoft"
 _FAR = np.iinfo(np.int64).max
 
 
