@@ -8,6 +8,7 @@
 #include <set>
 #include <vector>
 
+#include "ort_kernels.hpp"
 #include "ort_library.hpp"
 #include "ort_provider.hpp"
 #include "segment_tensors.hpp"
@@ -208,6 +209,7 @@ std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution&
   // Plans memory for each input shape it meets and keeps every plan: prompts come in too many lengths for that.
   options.DisableMemPattern();
   options.AddConfigEntry("session.use_env_allocators", "1");  // the arena of ort_environment
+  if (provider == Provider::cpu) add_kernels(options);
   try {
     append_provider(options, provider, execution.device_id);
   } catch (const Ort::Exception& error) {

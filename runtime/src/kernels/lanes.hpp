@@ -1,0 +1,145 @@
+// Arithmetic on W floats at once, in the compilers' vector extension: one source for AVX-512, AVX2, NEON and what has neither.
+//
+// Included by files that are compiled for processors which may not be there (table.hpp). So everything here is inlined, and
+// nothing of the standard library is used that leaves a function behind: the linker keeps one copy of such a function for all.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#define REXIT_INLINE inline __attribute__((always_inline))
+
+namespace rexit::core::kernels {
+
+template <int W>
+struct Lanes {
+  typedef float Floats __attribute__((vector_size(W * sizeof(float))));
+  typedef std::int32_t Ints __attribute__((vector_size(W * sizeof(std::int32_t))));
+  typedef std::uint8_t Bytes __attribute__((vector_size(W)));
+
+  static REXIT_INLINE Floats load(const float* from) {
+    Floats x;
+    std::memcpy(&x, from, sizeof x);
+    return x;
+  }
+  static REXIT_INLINE void store(float* to, Floats x) { std::memcpy(to, &x, sizeof x); }
+  // The first `count` of W; the others are 0.
+  static REXIT_INLINE Floats load(const float* from, std::size_t count) {
+    if (count == W) return load(from);
+    Floats x{};
+    std::memcpy(&x, from, count * sizeof(float));
+    return x;
+  }
+  static REXIT_INLINE void store(float* to, Floats x, std::size_t count) {
+    std::memcpy(to, &x, count == W ? sizeof x : count * sizeof(float));
+  }
+  static REXIT_INLINE Floats all(float x) { return x - Floats{}; }
+  static REXIT_INLINE Floats select(Ints mask, Floats yes, Floats no) {
+    return reinterpret_cast<Floats>((mask & reinterpret_cast<Ints>(yes)) | (~mask & reinterpret_cast<Ints>(no)));
+  }
+  static REXIT_INLINE Floats larger(Floats a, Floats b) { return select(a > b, a, b); }
+  static REXIT_INLINE Floats magnitude(Floats x) {
+    return reinterpret_cast<Floats>(reinterpret_cast<Ints>(x) & (Ints{} + 0x7fffffff));
+  }
+  static REXIT_INLINE float sum(Floats x) {
+    float each[W], total = 0;
+    store(each, x);
+    for (const float one : each) total += one;
+    return total;
+  }
+  static REXIT_INLINE float largest(Floats x) {
+    float each[W];
+    store(each, x);
+    float found = each[0];
+    for (const float one : each) found = one > found ? one : found;
+    return found;
+  }
+
+  // Adding and taking away 1.5 * 2^23 rounds to the nearest whole number, ties to even, for |x| < 2^22; meanwhile the number
+  // stands in the low bits.
+  static constexpr float rounder = 12582912.0F;
+  static REXIT_INLINE Ints rounded(Floats x) {
+    return reinterpret_cast<Ints>(x + all(rounder)) - reinterpret_cast<Ints>(all(rounder));
+  }
+
+  // e^x to about 2e-7 of itself: 2^n * e^r with |r| <= ln 2 / 2 and a polynomial of degree 6 (the coefficients of Cephes' expf).
+  // Below -87.3 it is 0, above 88 it is e^88.
+  static REXIT_INLINE Floats exp(Floats x) {
+    const Ints tiny = x < all(-87.3F);
+    x = select(tiny, all(-87.3F), x);
+    x = select(x > all(88.0F), all(88.0F), x);
+    const Floats shifted = x * all(1.44269504F) + all(rounder);
+    const Floats n = shifted - all(rounder);
+    const Floats r = x - n * all(0.693359375F) - n * all(-2.12194440e-4F);
+    Floats p = all(1.9875691500e-4F);
+    p = p * r + all(1.3981999507e-3F);
+    p = p * r + all(8.3334519073e-3F);
+    p = p * r + all(4.1665795894e-2F);
+    p = p * r + all(1.6666665459e-1F);
+    p = p * r + all(5.0000001201e-1F);
+    p = p * r * r + r + all(1.0F);
+    const Ints power = (reinterpret_cast<Ints>(shifted) - reinterpret_cast<Ints>(all(rounder)) + 127) << 23;
+    return select(tiny, Floats{}, p * reinterpret_cast<Floats>(power));
+  }
+};
+
+// Calls body(begin, count) for all of [0, n): W at a time, and once more for what is left.
+template <int W, class Body>
+REXIT_INLINE void across(std::size_t n, const Body& body) {
+  std::size_t i = 0;
+  for (; i + W <= n; i += W) body(i, std::size_t{W});
+  if (i < n) body(i, n - i);
+}
+
+REXIT_INLINE constexpr std::size_t larger_of(std::size_t a, std::size_t b) { return a > b ? a : b; }
+REXIT_INLINE constexpr std::size_t smaller_of(std::size_t a, std::size_t b) { return a < b ? a : b; }
+REXIT_INLINE constexpr std::size_t round_up(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
+
+// c[r][0 … V*W) (+)= sum over i < k of a[r][i] * b[i][0 … V*W), r < R.
+template <int W, int R, int V>
+REXIT_INLINE void multiply_tile(const float* const* a, const float* b, std::size_t b_stride, std::size_t k, float* c,
+                                std::size_t c_stride, bool add) {
+  using L = Lanes<W>;
+  typename L::Floats sums[R][V];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v)
+      sums[r][v] = add ? L::load(c + static_cast<std::size_t>(r) * c_stride + v * W) : typename L::Floats{};
+  for (std::size_t i = 0; i < k; ++i) {
+    typename L::Floats row[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) row[v] = L::load(b + i * b_stride + v * W);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const typename L::Floats factor = L::all(a[r][i]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sums[r][v] += factor * row[v];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) L::store(c + static_cast<std::size_t>(r) * c_stride + v * W, sums[r][v]);
+}
+
+template <int W, int R, int V>
+REXIT_INLINE void multiply_rows(const float* const* a, const float* b, std::size_t b_stride, std::size_t k, std::size_t n, float* c,
+                                std::size_t c_stride, bool add) {
+  std::size_t begin = 0;
+  for (; begin + V * W <= n; begin += V * W) multiply_tile<W, R, V>(a, b + begin, b_stride, k, c + begin, c_stride, add);
+  for (; begin < n; begin += W) multiply_tile<W, R, 1>(a, b + begin, b_stride, k, c + begin, c_stride, add);
+}
+
+// c [rows, n] (+)= a [rows, k] * b [k, n]. n is a multiple of W; a's rows may lie anywhere. V * 6 sums stay in registers.
+template <int W, int V>
+REXIT_INLINE void multiply(const float* const* a, std::size_t rows, const float* b, std::size_t b_stride, std::size_t k,
+                           std::size_t n, float* c, std::size_t c_stride, bool add) {
+  std::size_t r = 0;
+  for (; r + 6 <= rows; r += 6) multiply_rows<W, 6, V>(a + r, b, b_stride, k, n, c + r * c_stride, c_stride, add);
+  for (; r + 3 <= rows; r += 3) multiply_rows<W, 3, V>(a + r, b, b_stride, k, n, c + r * c_stride, c_stride, add);
+  for (; r < rows; ++r) multiply_rows<W, 1, V>(a + r, b, b_stride, k, n, c + r * c_stride, c_stride, add);
+}
+
+}  // namespace rexit::core::kernels

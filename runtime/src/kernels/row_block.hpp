@@ -1,0 +1,105 @@
+// What rows.hpp does, for one row and any width of vectors.
+#pragma once
+
+#include "kernels/lanes.hpp"
+#include "kernels/rows.hpp"
+#include "kernels/scratch.hpp"
+
+namespace rexit::core::kernels {
+
+constexpr float step = 1.0F / 127, least = 1e-30F;
+constexpr std::size_t task_rows = 8;
+
+// Inputs of any of the operators; what one does not have is null.
+struct Work {
+  const float *x, *other, *scale;
+  float epsilon;
+  Quantized quantized;
+  float* out;
+  std::size_t rows, width;
+};
+
+template <int W>
+REXIT_INLINE void quantize(const float* x, float largest, const Work& work, std::size_t row) {
+  using L = Lanes<W>;
+  const float scale = (largest > least ? largest : least) * step;
+  std::uint8_t* to = work.quantized.values + row * work.width;
+  across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+    const auto bytes = __builtin_convertvector(L::rounded(L::load(x + i, count) / L::all(scale)) + 128, typename L::Bytes);
+    std::memcpy(to + i, &bytes, count);
+  });
+  work.quantized.scales[row] = scale;
+}
+
+struct QuantizeRows {
+  template <int W>
+  static REXIT_INLINE void row(const Work& work, std::size_t row) {
+    using L = Lanes<W>;
+    const float* x = work.x + row * work.width;
+    typename L::Floats most{};
+    across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+      most = L::larger(most, L::magnitude(L::load(x + i, count)));
+    });
+    quantize<W>(x, L::largest(most), work, row);
+  }
+};
+
+struct RmsNormQuantizeRows {
+  template <int W>
+  static REXIT_INLINE void row(const Work& work, std::size_t row) {
+    using L = Lanes<W>;
+    const float* x = work.x + row * work.width;
+    float* y = scratch_floats(work.width);
+    typename L::Floats squares{}, most{};
+    across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+      const typename L::Floats each = L::load(x + i, count);
+      squares += each * each;
+    });
+    const float factor = 1 / __builtin_sqrtf(L::sum(squares) / static_cast<float>(work.width) + work.epsilon);
+    across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+      const typename L::Floats each = L::load(x + i, count) * L::all(factor) * L::load(work.other + i, count);
+      most = L::larger(most, L::magnitude(each));
+      L::store(y + i, each, count);
+    });
+    quantize<W>(y, L::largest(most), work, row);
+  }
+};
+
+struct SwigluQuantizeRows {
+  template <int W>
+  static REXIT_INLINE void row(const Work& work, std::size_t row) {
+    using L = Lanes<W>;
+    const float *gate = work.x + row * work.width, *up = work.other + row * work.width;
+    const typename L::Floats scale = L::all(work.scale[row]);
+    float* y = scratch_floats(work.width);
+    typename L::Floats most{};
+    across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+      const typename L::Floats g = L::load(gate + i, count) * scale;
+      const typename L::Floats each = g / (L::all(1) + L::exp(-g)) * (L::load(up + i, count) * scale);
+      most = L::larger(most, L::magnitude(each));
+      L::store(y + i, each, count);
+    });
+    quantize<W>(y, L::largest(most), work, row);
+  }
+};
+
+struct ScaleAddRows {
+  template <int W>
+  static REXIT_INLINE void row(const Work& work, std::size_t row) {
+    using L = Lanes<W>;
+    const std::size_t at = row * work.width;
+    const typename L::Floats scale = L::all(work.scale[row]);
+    across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+      const typename L::Floats sum = L::load(work.x + at + i, count) * scale + L::load(work.other + at + i, count);
+      L::store(work.out + at + i, sum, count);
+    });
+  }
+};
+
+// Task i of Kind's work.
+template <class Kind, int W>
+REXIT_INLINE void rows_task(const Work& work, std::size_t i) {
+  for (std::size_t row = i * task_rows; row < smaller_of(work.rows, (i + 1) * task_rows); ++row) Kind::template row<W>(work, row);
+}
+
+}  // namespace rexit::core::kernels

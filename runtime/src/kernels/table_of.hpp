@@ -1,0 +1,28 @@
+// A table of the kernels' inner parts: W floats at once, V * 6 vectors of sums in registers. Include in one file for each.
+#pragma once
+
+#include "kernels/attention_block.hpp"
+#include "kernels/row_block.hpp"
+#include "kernels/table.hpp"
+
+namespace rexit::core::kernels {
+namespace {
+
+template <int W, int V>
+void attend_task(void* plan, std::size_t i) {
+  attend_block<W, V>(*static_cast<const Plan*>(plan), i);
+}
+
+template <class Kind, int W>
+void row_task(void* work, std::size_t i) {
+  rows_task<Kind, W>(*static_cast<const Work*>(work), i);
+}
+
+template <int W, int V>
+constexpr Table table_of() {
+  return {W, attend_task<W, V>, row_task<QuantizeRows, W>, row_task<RmsNormQuantizeRows, W>, row_task<SwigluQuantizeRows, W>,
+          row_task<ScaleAddRows, W>};
+}
+
+}  // namespace
+}  // namespace rexit::core::kernels
