@@ -157,7 +157,8 @@ struct ScaleAddRowsKernel {
 
   void compute(const Call& call) const {
     const Tensor product = call.input(0), scale = call.input(1), residual = call.input(2);
-    require(product.same_shape(residual) && scale.count == product.rows(), "product, scale and residual have shapes that do not fit");
+    require(product.same_shape(residual) && scale.count == product.rows(),
+            "product, scale and residual have shapes that do not fit");
     kernels::scale_add_rows(product.as<float>(), scale.as<float>(), residual.as<float>(), call.output<float>(0, product),
                             product.rows(), product.width(), call);
   }

@@ -76,20 +76,22 @@ REXIT_INLINE void attend_block(const Plan& plan, std::size_t task) {
 
   const float* keys = plan.keys + head * of.dim * plan.columns;
   multiply<W, V>(queries, rows, keys, plan.columns, of.dim, plan.own, scores, stride, false);
-  each_run(plan, begin, end, [&](std::size_t first, std::size_t last, std::size_t row, std::size_t count) __attribute__((always_inline)) {
-    const std::size_t width = round_up(last - first, W);
-    multiply<W, V>(queries + row, count, keys + plan.own + first, plan.columns, of.dim, width, scores + row * stride + plan.own,
-                   stride, false);
-    for (std::size_t r = row; r < row + count; ++r) {
-      const std::size_t seen = begin + r / plan.shared - first + 1;
-      sums[r] = exponentials<W>(scores + r * stride, of.prefix, plan.own, seen, plan.own + width);
-    }
-  });
+  each_run(plan, begin, end,
+           [&](std::size_t first, std::size_t last, std::size_t row, std::size_t count) __attribute__((always_inline)) {
+             const std::size_t width = round_up(last - first, W);
+             multiply<W, V>(queries + row, count, keys + plan.own + first, plan.columns, of.dim, width,
+                            scores + row * stride + plan.own, stride, false);
+             for (std::size_t r = row; r < row + count; ++r) {
+               const std::size_t seen = begin + r / plan.shared - first + 1;
+               sums[r] = exponentials<W>(scores + r * stride, of.prefix, plan.own, seen, plan.own + width);
+             }
+           });
   multiply<W, V>(to_prefix, rows, of.past_value + head * of.prefix * of.dim, of.dim, of.prefix, of.dim, mixed, of.dim, false);
-  each_run(plan, begin, end, [&](std::size_t first, std::size_t last, std::size_t row, std::size_t count) __attribute__((always_inline)) {
-    multiply<W, V>(to_own + row, count, of.value + (head * of.tokens + first) * of.dim, of.dim, last - first, of.dim,
-                   mixed + row * of.dim, of.dim, true);
-  });
+  each_run(plan, begin, end,
+           [&](std::size_t first, std::size_t last, std::size_t row, std::size_t count) __attribute__((always_inline)) {
+             multiply<W, V>(to_own + row, count, of.value + (head * of.tokens + first) * of.dim, of.dim, last - first, of.dim,
+                            mixed + row * of.dim, of.dim, true);
+           });
   for (std::size_t r = 0; r < rows; ++r) {
     const std::size_t query_head = head * plan.shared + r % plan.shared;
     float* out = of.out + (query_head * of.tokens + begin + r / plan.shared) * of.dim;

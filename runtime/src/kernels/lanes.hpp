@@ -125,8 +125,8 @@ REXIT_INLINE void multiply_tile(const float* const* a, const float* b, std::size
 }
 
 template <int W, int R, int V>
-REXIT_INLINE void multiply_rows(const float* const* a, const float* b, std::size_t b_stride, std::size_t k, std::size_t n, float* c,
-                                std::size_t c_stride, bool add) {
+REXIT_INLINE void multiply_rows(const float* const* a, const float* b, std::size_t b_stride, std::size_t k, std::size_t n,
+                                float* c, std::size_t c_stride, bool add) {
   std::size_t begin = 0;
   for (; begin + V * W <= n; begin += V * W) multiply_tile<W, R, V>(a, b + begin, b_stride, k, c + begin, c_stride, add);
   for (; begin < n; begin += W) multiply_tile<W, R, 1>(a, b + begin, b_stride, k, c + begin, c_stride, add);

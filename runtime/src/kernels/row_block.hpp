@@ -37,9 +37,8 @@ struct QuantizeRows {
     using L = Lanes<W>;
     const float* x = work.x + row * work.width;
     typename L::Floats most{};
-    across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
-      most = L::larger(most, L::magnitude(L::load(x + i, count)));
-    });
+    across<W>(work.width, [&](std::size_t i, std::size_t count)
+                              __attribute__((always_inline)) { most = L::larger(most, L::magnitude(L::load(x + i, count))); });
     quantize<W>(x, L::largest(most), work, row);
   }
 };

@@ -1,7 +1,6 @@
 #include "kernels/rows.hpp"
 
 #include "kernels/row_block.hpp"
-#include "kernels/table.hpp"
 
 namespace rexit::core::kernels {
 namespace {
@@ -12,21 +11,23 @@ void each_row(Threads::Function task, Work work, const Threads& threads) {
 
 }  // namespace
 
-void quantize_rows(const float* x, const Quantized& out, const Threads& threads) {
-  each_row(table().quantize, {x, nullptr, nullptr, 0, out, nullptr, out.rows, out.width}, threads);
+void quantize_rows(const float* x, const Quantized& out, const Threads& threads, const Table& with) {
+  each_row(with.quantize, {x, nullptr, nullptr, 0, out, nullptr, out.rows, out.width}, threads);
 }
 
-void rms_norm_quantize_rows(const float* x, const float* weight, float epsilon, const Quantized& out, const Threads& threads) {
-  each_row(table().rms_norm_quantize, {x, weight, nullptr, epsilon, out, nullptr, out.rows, out.width}, threads);
+void rms_norm_quantize_rows(const float* x, const float* weight, float epsilon, const Quantized& out, const Threads& threads,
+                            const Table& with) {
+  each_row(with.rms_norm_quantize, {x, weight, nullptr, epsilon, out, nullptr, out.rows, out.width}, threads);
 }
 
-void swiglu_quantize_rows(const float* gate, const float* up, const float* scale, const Quantized& out, const Threads& threads) {
-  each_row(table().swiglu_quantize, {gate, up, scale, 0, out, nullptr, out.rows, out.width}, threads);
+void swiglu_quantize_rows(const float* gate, const float* up, const float* scale, const Quantized& out, const Threads& threads,
+                          const Table& with) {
+  each_row(with.swiglu_quantize, {gate, up, scale, 0, out, nullptr, out.rows, out.width}, threads);
 }
 
 void scale_add_rows(const float* product, const float* scale, const float* residual, float* out, std::size_t rows,
-                    std::size_t width, const Threads& threads) {
-  each_row(table().scale_add, {product, residual, scale, 0, {}, out, rows, width}, threads);
+                    std::size_t width, const Threads& threads, const Table& with) {
+  each_row(with.scale_add, {product, residual, scale, 0, {}, out, rows, width}, threads);
 }
 
 }  // namespace rexit::core::kernels

@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/parallel.hpp"
+#include "kernels/table.hpp"
 
 namespace rexit::core::kernels {
 
@@ -18,13 +18,15 @@ struct Quantized {
 };
 
 // All inputs float32 and dense: [rows, width], a scale for each row, a weight [width].
-void quantize_rows(const float* x, const Quantized& out, const Threads& threads);
+void quantize_rows(const float* x, const Quantized& out, const Threads& threads, const Table& with = table());
 // Of x[t] / sqrt(mean x[t]^2 + epsilon) * weight.
-void rms_norm_quantize_rows(const float* x, const float* weight, float epsilon, const Quantized& out, const Threads& threads);
+void rms_norm_quantize_rows(const float* x, const float* weight, float epsilon, const Quantized& out, const Threads& threads,
+                            const Table& with = table());
 // Of silu(gate[t] * scale[t]) * up[t] * scale[t].
-void swiglu_quantize_rows(const float* gate, const float* up, const float* scale, const Quantized& out, const Threads& threads);
+void swiglu_quantize_rows(const float* gate, const float* up, const float* scale, const Quantized& out, const Threads& threads,
+                          const Table& with = table());
 // out[t] = product[t] * scale[t] + residual[t]; out may be either of the two.
 void scale_add_rows(const float* product, const float* scale, const float* residual, float* out, std::size_t rows,
-                    std::size_t width, const Threads& threads);
+                    std::size_t width, const Threads& threads, const Table& with = table());
 
 }  // namespace rexit::core::kernels

@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "kernels/attention_block.hpp"
-#include "kernels/table.hpp"
 
 namespace rexit::core::kernels {
 namespace {
@@ -19,9 +18,9 @@ void pack_keys(void* data, std::size_t task) {
   const std::size_t head = task / plan.packs, first = task % plan.packs * pack_columns;
   float* to = plan.keys + head * of.dim * plan.columns;
   for (std::size_t c = first; c < std::min(plan.columns, first + pack_columns); ++c) {
-    const float* key = c < of.prefix                                    ? of.past_key + (head * of.prefix + c) * of.dim
+    const float* key = c < of.prefix                               ? of.past_key + (head * of.prefix + c) * of.dim
                        : c >= plan.own && c < plan.own + of.tokens ? of.key + (head * of.tokens + c - plan.own) * of.dim
-                                                                        : nullptr;
+                                                                   : nullptr;
     for (std::size_t d = 0; d < of.dim; ++d) to[d * plan.columns + c] = key != nullptr ? key[d] * of.scale : 0.0F;
   }
 }
@@ -29,14 +28,14 @@ void pack_keys(void* data, std::size_t task) {
 // For heads whose dim is no multiple of anything.
 void attend_any(void* plan, std::size_t i) { attend_block<1, 1>(*static_cast<const Plan*>(plan), i); }
 
-Threads::Function attend_for(std::size_t dim) {
-  if (dim % table().lanes == 0) return table().attend;
+Threads::Function attend_for(std::size_t dim, const Table& with) {
+  if (dim % with.lanes == 0) return with.attend;
   return dim % baseline_table.lanes == 0 ? baseline_table.attend : attend_any;
 }
 
 }  // namespace
 
-void attend(const SlateAttention& attention, const Threads& threads) {
+void attend(const SlateAttention& attention, const Threads& threads, const Table& with) {
   static thread_local std::vector<std::size_t> begins;
   static thread_local std::vector<float> keys;
   if (attention.tokens == 0) return;
@@ -53,7 +52,7 @@ void attend(const SlateAttention& attention, const Threads& threads) {
   keys.resize(std::max(keys.size(), attention.kv_heads * attention.dim * columns));
   Plan plan{attention, shared, block_tokens, blocks, own, columns, packs, begins.data(), keys.data()};
   threads.run(pack_keys, attention.kv_heads * packs, &plan);
-  threads.run(attend_for(attention.dim), attention.kv_heads * blocks, &plan);
+  threads.run(attend_for(attention.dim, with), attention.kv_heads * blocks, &plan);
 }
 
 }  // namespace rexit::core::kernels

@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/parallel.hpp"
+#include "kernels/table.hpp"
 
 namespace rexit::core::kernels {
 
@@ -24,6 +24,6 @@ struct SlateAttention {
 };
 
 // Memory it needs is kept by the threads that ran it, for their next call.
-void attend(const SlateAttention& attention, const Threads& threads);
+void attend(const SlateAttention& attention, const Threads& threads, const Table& with = table());
 
 }  // namespace rexit::core::kernels

@@ -15,18 +15,20 @@ T* at_least(std::vector<T>& memory, std::size_t count) {
 
 }  // namespace
 
-const Table& table() noexcept {
+const std::vector<const Table*>& tables() {
+  static const std::vector<const Table*> found = [] {
+    std::vector<const Table*> all;
 #if defined(__x86_64__)
-  static const Table& found = [&]() -> const Table& {
-    const bool avx2 = __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
-    const bool avx512 = __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
-                        __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0;
-    return avx2 && avx512 ? avx512_table : avx2 ? avx2_table : baseline_table;
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (avx2 && avx512) all.push_back(&avx512_table);
+    if (avx2) all.push_back(&avx2_table);
+#endif
+    all.push_back(&baseline_table);
+    return all;
   }();
   return found;
-#else
-  return baseline_table;
-#endif
 }
 
 float* scratch_floats(std::size_t count) {

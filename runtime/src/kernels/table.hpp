@@ -1,14 +1,16 @@
 // The kernels' inner parts, compiled once for each kind of processor from the same source (table_of.hpp).
 #pragma once
 
+#include <vector>
+
 #include "kernels/parallel.hpp"
 
 namespace rexit::core::kernels {
 
 struct Table {
-  std::size_t lanes;             // floats at once
-  Threads::Function attend;      // data: a Plan
-  Threads::Function quantize;    // data of this and the others: Work
+  std::size_t lanes;           // floats at once
+  Threads::Function attend;    // data: a Plan
+  Threads::Function quantize;  // data of this and the others: Work
   Threads::Function rms_norm_quantize, swiglu_quantize, scale_add;
 };
 
@@ -17,7 +19,8 @@ extern const Table baseline_table;
 extern const Table avx2_table, avx512_table;
 #endif
 
-// The widest for this processor.
-const Table& table() noexcept;
+// Those that run on this processor, the widest first.
+const std::vector<const Table*>& tables();
+inline const Table& table() { return *tables().front(); }
 
 }  // namespace rexit::core::kernels

@@ -20,7 +20,11 @@ void row_task(void* work, std::size_t i) {
 
 template <int W, int V>
 constexpr Table table_of() {
-  return {W, attend_task<W, V>, row_task<QuantizeRows, W>, row_task<RmsNormQuantizeRows, W>, row_task<SwigluQuantizeRows, W>,
+  return {W,
+          attend_task<W, V>,
+          row_task<QuantizeRows, W>,
+          row_task<RmsNormQuantizeRows, W>,
+          row_task<SwigluQuantizeRows, W>,
           row_task<ScaleAddRows, W>};
 }
 

@@ -1,0 +1,207 @@
+// The kernels against their definitions in double precision, for every kind of processor this machine can pass for.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kernels/rows.hpp"
+#include "kernels/slate_attention.hpp"
+
+namespace rexit::core::kernels {
+namespace {
+
+struct Serial final : Threads {
+  void run(Function function, std::size_t count, void* data) const override {
+    for (std::size_t i = 0; i < count; ++i) function(data, i);
+  }
+};
+
+// Two threads, the later tasks first.
+struct TwoThreads final : Threads {
+  void run(Function function, std::size_t count, void* data) const override {
+    std::thread other([&] {
+      for (std::size_t i = count; i-- > count / 2;) function(data, i);
+    });
+    for (std::size_t i = count / 2; i-- > 0;) function(data, i);
+    other.join();
+  }
+};
+
+std::vector<float> normal(std::size_t count, float scale = 1) {
+  static std::mt19937 random(1);
+  std::normal_distribution<float> draw(0, scale);
+  std::vector<float> values(count);
+  for (float& value : values) value = draw(random);
+  return values;
+}
+
+struct Case {
+  std::size_t heads, kv_heads, prefix, dim;
+  std::vector<std::size_t> candidates;  // tokens of each
+};
+
+// Inputs of exactly the right sizes, so that a sanitizer sees what is read beyond them.
+void check(const Case& c, const Table& with, float scale, const Threads& threads, double tolerance = 5e-6) {
+  std::vector<std::int64_t> groups;
+  for (std::size_t g = 0; g < c.candidates.size(); ++g)
+    groups.insert(groups.end(), c.candidates[g], static_cast<std::int64_t>(g % 2));
+  const std::size_t tokens = groups.size(), shared = c.heads / c.kv_heads;
+  const auto query = normal(c.heads * tokens * c.dim), key = normal(c.kv_heads * tokens * c.dim),
+             value = normal(c.kv_heads * tokens * c.dim), past_key = normal(c.kv_heads * c.prefix * c.dim),
+             past_value = normal(c.kv_heads * c.prefix * c.dim);
+  std::vector<float> out(c.heads * tokens * c.dim, NAN);
+  attend({query.data(), key.data(), value.data(), past_key.data(), past_value.data(), groups.data(), out.data(), c.heads,
+          c.kv_heads, tokens, c.prefix, c.dim, scale},
+         threads, with);
+  for (std::size_t head = 0; head < c.heads; ++head) {
+    const std::size_t kv = head / shared;
+    for (std::size_t t = 0, first = 0; t < tokens; ++t) {
+      if (t > 0 && groups[t] != groups[t - 1]) first = t;
+      std::vector<const float*> keys, values;
+      for (std::size_t p = 0; p < c.prefix; ++p) {
+        keys.push_back(past_key.data() + (kv * c.prefix + p) * c.dim);
+        values.push_back(past_value.data() + (kv * c.prefix + p) * c.dim);
+      }
+      for (std::size_t u = first; u <= t; ++u) {
+        keys.push_back(key.data() + (kv * tokens + u) * c.dim);
+        values.push_back(value.data() + (kv * tokens + u) * c.dim);
+      }
+      std::vector<double> shares;
+      for (const float* one : keys) {
+        double score = 0;
+        for (std::size_t d = 0; d < c.dim; ++d) score += double{query[(head * tokens + t) * c.dim + d]} * one[d];
+        shares.push_back(score * scale);
+      }
+      const double most = *std::max_element(shares.begin(), shares.end());
+      double sum = 0;
+      for (double& share : shares) sum += share = std::exp(share - most);
+      for (std::size_t d = 0; d < c.dim; ++d) {
+        double expected = 0;
+        for (std::size_t i = 0; i < values.size(); ++i) expected += shares[i] / sum * values[i][d];
+        ASSERT_NEAR(out[(head * tokens + t) * c.dim + d], expected, tolerance) << "head " << head << ", token " << t;
+      }
+    }
+  }
+}
+
+TEST(SlateAttention, IsSoftmaxOverThePrefixAndTheOwnCandidate) {
+  const std::vector<Case> cases{
+      {9, 3, 50, 64, {12, 12, 12, 12, 12}},  // whole vectors, several blocks
+      {9, 3, 0, 64, {70}},                   // a prefix by itself
+      {4, 4, 5, 8, {1, 7, 3, 16, 17, 2}},    // heads that share nothing, candidates cut by blocks
+      {6, 2, 33, 80, {3, 60, 1}},
+      {2, 1, 3, 6, {4, 5}},    // vectors of one
+      {5, 5, 0, 12, {1, 1}},   // single tokens, no prefix
+      {64, 1, 2, 16, {2, 3}},  // more query heads than a block has rows
+  };
+  for (const Table* with : tables())
+    for (const Case& c : cases) {
+      SCOPED_TRACE(std::to_string(with->lanes) + " lanes, head_dim " + std::to_string(c.dim));
+      check(c, *with, 1 / std::sqrt(static_cast<float>(c.dim)), Serial{});
+      check(c, *with, 1 / std::sqrt(static_cast<float>(c.dim)), TwoThreads{});
+    }
+}
+
+// Scores in the hundreds: all weight on one key, none lost to what is below the smallest float.
+TEST(SlateAttention, HoldsLargeScores) {
+  for (const Table* with : tables()) check({4, 2, 20, 16, {5, 6}}, *with, 60, Serial{}, 1e-3);
+}
+
+TEST(SlateAttention, TakesNoTokens) {
+  attend({nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, 4, 2, 0, 0, 16, 1}, Serial{});
+}
+
+// What the definition allows: the nearest whole numbers where the last bits of the value before rounding differ.
+void expect_quantized(const std::vector<double>& x, std::size_t width, const std::vector<std::uint8_t>& values,
+                      const std::vector<float>& scales) {
+  for (std::size_t row = 0; row < scales.size(); ++row) {
+    double most = 0;
+    for (std::size_t i = 0; i < width; ++i) most = std::max(most, std::fabs(x[row * width + i]));
+    const double scale = std::max(most, 1e-30) / 127;
+    ASSERT_NEAR(scales[row] / scale, 1, 1e-5) << "row " << row;
+    for (std::size_t i = 0; i < width; ++i)
+      ASSERT_NEAR(values[row * width + i], x[row * width + i] / scale + 128, 0.5 + 2e-3) << "row " << row << ", column " << i;
+  }
+}
+
+class Rows : public testing::TestWithParam<std::size_t> {
+ protected:
+  void SetUp() override {
+    std::fill(x.begin(), x.begin() + static_cast<std::ptrdiff_t>(width), 0.0F);  // a row of zeros
+  }
+  static constexpr std::size_t rows = 21;  // more than a task's, and not a multiple
+  std::size_t width = GetParam();
+  std::vector<float> x = normal(rows * width, 30), other = normal(rows * width), scale = normal(rows, 0.1F);
+  std::vector<std::uint8_t> values = std::vector<std::uint8_t>(rows * width);
+  std::vector<float> scales = std::vector<float>(rows);
+  Quantized out{values.data(), scales.data(), rows, width};
+};
+
+TEST_P(Rows, AreQuantized) {
+  for (const Table* with : tables()) {
+    quantize_rows(x.data(), out, TwoThreads{}, *with);
+    expect_quantized({x.begin(), x.end()}, width, values, scales);
+    EXPECT_EQ(values[0], 128);
+  }
+}
+
+// As QuantizeLinear rounds.
+TEST(Rows, RoundTiesToEven) {
+  const std::vector<float> x{127, 0.5F, 1.5F, 2.5F, -0.5F, -1.5F, -2.5F, -127};
+  const std::vector<std::uint8_t> expected{255, 128, 130, 130, 128, 126, 126, 1};
+  for (const Table* with : tables()) {
+    std::vector<std::uint8_t> values(x.size());
+    float scale = 0;
+    quantize_rows(x.data(), {values.data(), &scale, 1, x.size()}, Serial{}, *with);
+    EXPECT_EQ(values, expected);
+    EXPECT_EQ(scale, 1);
+  }
+}
+
+TEST_P(Rows, AreNormalizedFirst) {
+  const std::vector<float> weight(other.begin(), other.begin() + static_cast<std::ptrdiff_t>(width));
+  std::vector<double> expected(x.size());
+  for (std::size_t row = 0; row < rows; ++row) {
+    double squares = 0;
+    for (std::size_t i = 0; i < width; ++i) squares += double{x[row * width + i]} * x[row * width + i];
+    const double norm = std::sqrt(squares / static_cast<double>(width) + 1e-5);
+    for (std::size_t i = 0; i < width; ++i) expected[row * width + i] = x[row * width + i] / norm * weight[i];
+  }
+  for (const Table* with : tables()) {
+    rms_norm_quantize_rows(x.data(), weight.data(), 1e-5F, out, TwoThreads{}, *with);
+    expect_quantized(expected, width, values, scales);
+  }
+}
+
+TEST_P(Rows, AreGatedFirst) {
+  std::vector<double> expected(x.size());
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double by = scale[i / width], gate = x[i] * by;
+    expected[i] = gate / (1 + std::exp(-gate)) * other[i] * by;
+  }
+  for (const Table* with : tables()) {
+    swiglu_quantize_rows(x.data(), other.data(), scale.data(), out, TwoThreads{}, *with);
+    expect_quantized(expected, width, values, scales);
+  }
+}
+
+TEST_P(Rows, AreScaledAndAddedInPlace) {
+  for (const Table* with : tables()) {
+    std::vector<float> product = x;
+    scale_add_rows(product.data(), scale.data(), other.data(), product.data(), rows, width, TwoThreads{}, *with);
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const double expected = double{x[i]} * scale[i / width] + other[i];
+      ASSERT_NEAR(product[i], expected, 1e-5 * (1 + std::fabs(expected))) << i;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Widths, Rows, testing::Values(1, 3, 16, 47, 576));
+
+}  // namespace
+}  // namespace rexit::core::kernels
