@@ -16,6 +16,7 @@ from rexit.exporter.passes.allowed_operators import allowed_operators
 from rexit.exporter.passes.dequantize_blocks_int4 import dequantize_blocks_int4
 from rexit.exporter.passes.embedding_rows import embedding_rows_int8
 from rexit.exporter.passes.fold_linear_weights import fold_linear_weights
+from rexit.exporter.passes.fuse_rows import fuse_rows
 from rexit.exporter.passes.gather_rows_early import gather_rows_early
 from rexit.exporter.passes.half import half
 from rexit.exporter.passes.opset import to_opset_19, to_opset_21
@@ -84,7 +85,7 @@ TARGETS = (
         23,
         "float32",
         "float32",
-        (tidy, fold_linear_weights, quantize_linear_int8, embedding_rows_int8, tidy),
+        (tidy, fold_linear_weights, quantize_linear_int8, fuse_rows, embedding_rows_int8, tidy),
         0.02,
         _CPU,
         Gate(correlation=0.995, auc_drop=0.001),

@@ -18,9 +18,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit.errors import CheckpointError
+from rexit.exporter.passes.functions import Body, call, define, parameters
 from rexit.exporter.passes.linear import MICROSOFT, Linear, array, by_input, constant, linears, replace
 
 LARGEST, ZERO_POINT, TINY = 127, 128, 1e-30
+NAME = "QuantizeRows"
+"""Input x [..., T, K]; outputs uint8 of the same shape and scale [..., T, 1]."""
 
 
 def quantize_linear_int8(model: ir.Model) -> ir.Model:
@@ -29,17 +32,13 @@ def quantize_linear_int8(model: ir.Model) -> ir.Model:
     found = linears(model)
     if not found:
         raise CheckpointError("int8: the graph has no linear layer with a constant weight")
+    _define(model)
     names = {
-        "last": constant(graph, "int8.last_axis", np.array([-1])),
-        "step": constant(graph, "int8.step", np.array(1 / LARGEST, np.float32)),
-        "tiny": constant(graph, "int8.tiny", np.array(TINY, np.float32)),
         "zero": constant(graph, "int8.zero_point", np.array(ZERO_POINT, np.uint8)),
         "one": constant(graph, "int8.one", np.array(1, np.float32)),
-        "flat": constant(graph, "int8.flat", np.array([-1])),
     }
-    zeros: dict[str, ir.Value] = {}
     for group in by_input(found):
-        quantized, scale = _quantize(graph, group[0], names, zeros)
+        quantized, scale = _quantize(graph, group[0])
         for one in group:
             _multiply(graph, one, quantized, scale, names)
     graph.opset_imports[MICROSOFT] = 1
@@ -53,33 +52,28 @@ def quantize_columns(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDA
     return np.rint(weight / scale).astype(np.int8), scale.astype(np.float32)
 
 
-def _quantize(
-    graph: ir.Graph, first: Linear, names: dict[str, ir.Value], zeros: dict[str, ir.Value]
-) -> tuple[ir.Value, ir.Value]:
-    """x as uint8, and its scale per token [..., T, 1], computed before the first layer that reads x.
+def _define(model: ir.Model) -> None:
+    body, (x,) = Body(), parameters("x")
+    largest = body.add("ReduceMax", body.add("Abs", x), body.constant([-1]), keepdims=1)
+    bounded = body.add("Max", largest, body.constant(np.float32(TINY)))
+    scale = body.add("Mul", bounded, body.constant(np.float32(1 / LARGEST)))
+    # QuantizeLinear wants the scales as a vector, and as many zero points.
+    flat = body.add("Reshape", scale, body.constant([-1]))
+    zeros = body.add("Expand", body.constant(np.uint8(ZERO_POINT)), body.add("Shape", flat))
+    quantized = body.add("QuantizeLinear", x, flat, zeros, axis=-2)
+    define(model, NAME, [x], body, [quantized, scale])
 
-    QuantizeLinear wants as many zero points as scales: `zeros` has those made so far, by the number of tokens.
-    """
+
+def _quantize(graph: ir.Graph, first: Linear) -> tuple[ir.Value, ir.Value]:
+    """x as uint8, and its scale per token [..., T, 1], computed before the first layer that reads x."""
     x = first.input
     if x.shape is None or len(x.shape) < 2 or any(size != 1 for size in x.shape[:-2]):
         raise CheckpointError(f"int8: {first.weight.name} multiplies a value of shape {x.shape}, expected [T, K] or [1, T, K]")
-    magnitude = ir.node("Abs", [x])
-    largest = ir.node("ReduceMax", [magnitude.outputs[0], names["last"]], {"keepdims": 1})
-    bounded = ir.node("Max", [largest.outputs[0], names["tiny"]])
-    scale = ir.node("Mul", [bounded.outputs[0], names["step"]])
-    scale.outputs[0].name = f"{x.name}.scale"
-    flat = ir.node("Reshape", [scale.outputs[0], names["flat"]])
-    nodes = [magnitude, largest, bounded, scale, flat]
-    tokens = str(x.shape[-2])
-    if tokens not in zeros or tokens == "None":
-        shape = ir.node("Shape", [flat.outputs[0]])
-        expanded = ir.node("Expand", [names["zero"], shape.outputs[0]])
-        zeros[tokens] = expanded.outputs[0]
-        nodes += [shape, expanded]
-    quantized = ir.node("QuantizeLinear", [x, flat.outputs[0], zeros[tokens]], {"axis": len(x.shape) - 2})
-    quantized.outputs[0].name = f"{x.name}.int8"
-    graph.insert_before(first.node, [*nodes, quantized])
-    return quantized.outputs[0], scale.outputs[0]
+    node = call(NAME, [x], outputs=2)
+    quantized, scale = node.outputs
+    quantized.name, scale.name = f"{x.name}.int8", f"{x.name}.scale"
+    graph.insert_before(first.node, node)
+    return quantized, scale
 
 
 def _multiply(graph: ir.Graph, one: Linear, quantized: ir.Value, scale: ir.Value, names: dict[str, ir.Value]) -> None:

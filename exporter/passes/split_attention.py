@@ -22,9 +22,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from rexit.exporter.passes.linear import MICROSOFT, constant, is_constant, replace
+from rexit.exporter.passes.functions import Body, argument, call, define, parameters
+from rexit.exporter.passes.linear import MICROSOFT, is_constant, replace
 
 GROUPS = "groups"
+NAME = "SlateAttention"
+"""Inputs query [1, heads, T, d], key and value [1, kv_heads, T, d], past_key and past_value [1, kv_heads, P, d], groups int64
+[T]; attribute scale; output [1, heads, T, d]."""
 _FAR = np.iinfo(np.int64).max
 
 
@@ -35,10 +39,12 @@ def split_attention(model: ir.Model) -> ir.Model:
     found = [one for node in graph if (one := _match(node, groups))]
     if groups is None or not found:
         return model
-    layout = _Layout(graph, groups, found[0].node)
+    _define(model, *found[0].sizes)
     for one in found:
-        _split(graph, one, layout)
-    graph.opset_imports[MICROSOFT] = 1
+        if one.sizes == found[0].sizes:
+            inputs = (one.query, one.key, one.value, one.past_key, one.past_value, groups)
+            scale = one.node.attributes.get_float("scale", one.head_dim**-0.5)
+            replace(graph, one.node, [call(NAME, inputs, scale=scale)])
     return model
 
 
@@ -55,6 +61,10 @@ class _Attention:
     heads: int
     kv_heads: int
     head_dim: int
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        return self.heads, self.kv_heads, self.head_dim
 
 
 def _match(node: ir.Node, groups: ir.Value | None) -> _Attention | None:
@@ -125,119 +135,109 @@ def _filled(value: ir.Value | None, number: float) -> bool:
     return is_constant(value) and bool(np.all(value.const_value.numpy() == number))  # type: ignore[union-attr]
 
 
+@dataclass(frozen=True)
 class _Layout:
-    """Which token lies where in [G, L], computed once for all layers, before the first attention."""
+    """Which token lies where in [G, L]. It is the same in every call, so what inlines the function computes it once."""
 
-    def __init__(self, graph: ir.Graph, groups: ir.Value, first: ir.Node) -> None:
-        self._graph, self._first = graph, first
-        axis, zero, one = self.number("axis", [0]), self.number("zero", 0), self.number("one", 1)
-        second, far = self.number("second", [1]), self.number("far", [_FAR])
-        self.tokens = self.add("Shape", groups)  # [1]: T
-        tokens = self.add("Squeeze", self.tokens, axis)
-        # A group begins where the number is not its left neighbour's.
-        left = self.add("Slice", groups, axis, self.number("last", [-1]), axis)
-        same = self.add("Equal", self.add("Slice", groups, second, far, axis), left)
-        begins = self.add("Concat", self.number("true", [True]), self.add("Not", same), axis=0)
-        starts = self.add("Squeeze", self.add("NonZero", begins), axis)  # [G]
-        ends = self.add("Concat", self.add("Slice", starts, second, far, axis), self.tokens, axis=0)
-        longest = self.add("ReduceMax", self.add("Sub", ends, starts), axis, keepdims=0)
-        self.groups, self.longest = self.add("Shape", starts), self.add("Unsqueeze", longest, axis)  # [1]: G, L
-        column = self.add("Range", zero, longest, one)
-        row = self.add("Unsqueeze", column, axis)
-        places = self.add("Add", self.add("Unsqueeze", starts, second), row)
-        inside = self.add("Min", places, self.add("Sub", tokens, one))
-        self.gather = self.add("Reshape", inside, self.number("flat", [-1]))  # [G * L]: the token of each place
-        group = self.add("Sub", self.add("CumSum", self.add("Cast", begins, to=ir.DataType.INT64), zero), one)
-        offset = self.add("Sub", self.add("Range", zero, tokens, one), self.add("Gather", starts, group))
-        self.back = self.add("Add", self.add("Mul", group, longest), offset)  # [T]: the place of each token
-        causal = self.add("LessOrEqual", row, self.add("Unsqueeze", column, second))
-        self._lone_group = self.add("Equal", self.groups, second)
-        lowest = constant(graph, "split.lowest", np.array(np.finfo(np.float32).min))
-        self.mask = self.add("Where", causal, constant(graph, "split.visible", np.array(0, np.float32)), lowest)  # [L, L]
-        self._sizes: dict[tuple[int, ...], dict[str, ir.Value]] = {}
-        self.prefix: ir.Value | None = None
-        self.alone: ir.Value | None = None
-
-    def add(self, op: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
-        node = ir.node(op, inputs, attributes)
-        self._graph.insert_before(self._first, node)
-        return node.outputs[0]
-
-    def number(self, name: str, value: object) -> ir.Value:
-        name = f"split.{name}"
-        known = self._graph.initializers.get(name)
-        return known if known is not None else constant(self._graph, name, np.array(value))
-
-    def sizes(self, one: _Attention) -> dict[str, ir.Value]:
-        """Shapes for Reshape, of all layers with the same heads."""
-        heads, kv_heads, head_dim = key = (one.heads, one.kv_heads, one.head_dim)
-        if key in self._sizes:
-            return self._sizes[key]
-        shared = heads // kv_heads
-        if self.prefix is None:
-            self.prefix = self.add("Shape", one.past_key, start=2, end=3)  # [1]: P
-            nothing = self.add("Equal", self.prefix, self.number("axis", [0]))
-            # A prefix by itself, or a candidate without one.
-            self.alone = self.add("Squeeze", self.add("And", self._lone_group, nothing), self.number("axis", [0]))
-
-        def shape(*parts: int | ir.Value) -> ir.Value:
-            values = [self.number(f"size.{part}", [part]) if isinstance(part, int) else part for part in parts]
-            return self.add("Concat", *values, axis=0)
-
-        rows = self.add("Mul", self.tokens, self.number(f"size.{shared}", [shared]))
-        self._sizes[key] = {
-            "query": self.number(f"query.{kv_heads}.{head_dim}", [kv_heads, -1, head_dim]),
-            "scores": shape(heads, self.tokens, self.prefix),
-            "shares": shape(kv_heads, rows, self.prefix),
-            "own_query": shape(kv_heads, shared, self.groups, self.longest, head_dim),
-            "own_key": shape(kv_heads, 1, self.groups, self.longest, head_dim),
-            "own_scores": shape(heads, -1, self.longest),
-            "own_shares": shape(kv_heads, shared, self.groups, self.longest, self.longest),
-            "mixed": self.number(f"mixed.{heads}.{head_dim}", [heads, -1, head_dim]),
-            "out": self.number(f"out.{heads}.{head_dim}", [1, heads, -1, head_dim]),
-            "cut": shape(self.prefix, self.longest),
-        }
-        return self._sizes[key]
+    tokens: ir.Value
+    """[1]: T"""
+    groups: ir.Value
+    """[1]: G"""
+    longest: ir.Value
+    """[1]: L"""
+    gather: ir.Value
+    """[G * L]: the token of each place"""
+    back: ir.Value
+    """[T]: the place of each token"""
+    mask: ir.Value
+    """[L, L], 0 or the lowest number"""
 
 
-def _split(graph: ir.Graph, one: _Attention, layout: _Layout) -> None:
-    sizes, axis = layout.sizes(one), layout.number("axis", [0])
-    scale = one.node.attributes.get_float("scale", one.head_dim**-0.5)
-    nodes: list[ir.Node] = []
+def _layout(body: Body, groups: ir.Value) -> _Layout:
+    add, number = body.add, body.constant
+    axis, second, zero, one, far = number([0]), number([1]), number(0), number(1), number([_FAR])
+    count = add("Shape", groups)
+    tokens = add("Squeeze", count, axis)
+    # A group begins where the number is not its left neighbour's.
+    left = add("Slice", groups, axis, number([-1]), axis)
+    same = add("Equal", add("Slice", groups, second, far, axis), left)
+    begins = add("Concat", second, add("Cast", add("Not", same), to=ir.DataType.INT64), axis=0)
+    starts = add("Squeeze", add("NonZero", begins), axis)  # [G]
+    ends = add("Concat", add("Slice", starts, second, far, axis), count, axis=0)
+    longest = add("ReduceMax", add("Sub", ends, starts), axis, keepdims=0)
+    column = add("Range", zero, longest, one)
+    row = add("Unsqueeze", column, axis)
+    places = add("Add", add("Unsqueeze", starts, second), row)
+    inside = add("Min", places, add("Sub", tokens, one))
+    group = add("Sub", add("CumSum", begins, zero), one)
+    offset = add("Sub", add("Range", zero, tokens, one), add("Gather", starts, group))
+    causal = add("LessOrEqual", row, add("Unsqueeze", column, second))
+    lowest = number(np.finfo(np.float32).min)
+    return _Layout(
+        tokens=count,
+        groups=add("Shape", starts),
+        longest=add("Unsqueeze", longest, axis),
+        gather=add("Reshape", inside, number([-1])),
+        back=add("Add", add("Mul", group, longest), offset),
+        mask=add("Where", causal, number(np.float32(0)), lowest),
+    )
 
-    def add(op: str, *inputs: ir.Value, domain: str = "", outputs: int = 1, **attributes: int | float) -> ir.Value:
-        nodes.append(ir.node(op, inputs, attributes, domain=domain, num_outputs=outputs))
-        return nodes[-1].outputs[0]
+
+def _define(model: ir.Model, heads: int, kv_heads: int, head_dim: int) -> None:
+    """SlateAttention for these sizes: see the head of this file."""
+    inputs = parameters("query", "key", "value", "past_key", "past_value", "groups")
+    query, key, value, past_key, past_value, groups = inputs
+    body, shared = Body(), heads // kv_heads
+    layout = _layout(body, groups)
+    axis = body.constant([0])
+    prefix = body.add("Shape", past_key, start=2, end=3)  # [1]: P
+
+    def shape(*parts: int | ir.Value) -> ir.Value:
+        return body.add("Concat", *(body.constant([part]) if isinstance(part, int) else part for part in parts), axis=0)
+
+    group_rows = (kv_heads, shared, layout.groups, layout.longest)
+    query_shape, own_query_shape = body.constant([kv_heads, -1, head_dim]), shape(*group_rows, head_dim)
+    own_key_shape = shape(kv_heads, 1, layout.groups, layout.longest, head_dim)
+    scores_shape, own_scores_shape = shape(heads, layout.tokens, prefix), shape(heads, -1, layout.longest)
+    rows = body.add("Mul", layout.tokens, body.constant([shared]))
+    shares_shape, own_shares_shape = shape(kv_heads, rows, prefix), shape(*group_rows, layout.longest)
+    mixed_shape, out_shape = body.constant([heads, -1, head_dim]), body.constant([1, heads, -1, head_dim])
+    cut = shape(prefix, layout.longest)
+    # A prefix by itself, or a candidate without one.
+    lone_group, nothing = body.add("Equal", layout.groups, body.constant([1])), body.add("Equal", prefix, axis)
+    alone = body.add("Squeeze", body.add("And", lone_group, nothing), axis)
+
+    split = Body()
+    add = split.add
 
     def scores(query: ir.Value, key: ir.Value) -> ir.Value:
-        return add("FusedMatMul", query, key, domain=MICROSOFT, transB=1, alpha=scale)
+        return add("FusedMatMul", query, key, domain=MICROSOFT, transB=1, alpha=argument("alpha", "scale"))
 
-    past_key, past_value = add("Squeeze", one.past_key, axis), add("Squeeze", one.past_value, axis)
+    # Constants of its own: ONNX Runtime finds those of the body, and with them the layouts, equal only if no branch reads them.
+    prefix_key, prefix_value = add("Squeeze", past_key, split.constant([0])), add("Squeeze", past_value, split.constant([0]))
     # No -1 here: nobody could tell it where P is 0.
-    far = add("Reshape", scores(add("Reshape", one.query, sizes["query"]), past_key), sizes["scores"], allowzero=1)
+    far = add("Reshape", scores(add("Reshape", query, query_shape), prefix_key), scores_shape, allowzero=1)
 
-    query = add("Reshape", add("Gather", one.query, layout.gather, axis=2), sizes["own_query"])
-    key = add("Reshape", add("Gather", one.key, layout.gather, axis=2), sizes["own_key"])
-    value = add("Reshape", add("Gather", one.value, layout.gather, axis=2), sizes["own_key"])
-    masked = add("Reshape", add("Add", scores(query, key), layout.mask), sizes["own_scores"])
+    own_query = add("Reshape", add("Gather", query, layout.gather, axis=2), own_query_shape)
+    own_key = add("Reshape", add("Gather", key, layout.gather, axis=2), own_key_shape)
+    own_value = add("Reshape", add("Gather", value, layout.gather, axis=2), own_key_shape)
+    masked = add("Reshape", add("Add", scores(own_query, own_key), layout.mask), own_scores_shape)
     near = add("Gather", masked, layout.back, axis=1)
 
     shares = add("Softmax", add("Concat", far, near, axis=2), axis=-1)
-    far_shares = add("Split", shares, sizes["cut"], axis=2, outputs=2)
-    near_shares = nodes[-1].outputs[1]
+    far_shares, near_shares = split.node("Split", shares, cut, axis=2, outputs=2).outputs
 
-    far_mixed = add("MatMul", add("Reshape", far_shares, sizes["shares"], allowzero=1), past_value)
-    own = add("Reshape", add("Gather", near_shares, layout.gather, axis=1), sizes["own_shares"])
-    near_mixed = add("Gather", add("Reshape", add("MatMul", own, value), sizes["mixed"]), layout.back, axis=1)
-    out = add("Reshape", add("Add", add("Reshape", far_mixed, sizes["mixed"]), near_mixed), sizes["out"])
+    far_mixed = add("MatMul", add("Reshape", far_shares, shares_shape, allowzero=1), prefix_value)
+    own = add("Reshape", add("Gather", near_shares, layout.gather, axis=1), own_shares_shape)
+    near_mixed = add("Gather", add("Reshape", add("MatMul", own, own_value), mixed_shape), layout.back, axis=1)
+    out = add("Reshape", add("Add", add("Reshape", far_mixed, mixed_shape), near_mixed), out_shape)
 
-    whole = ir.node("Attention", [one.query, one.key, one.value], {"scale": scale, "is_causal": 1})
-    branches = {
-        "then_branch": ir.Graph([], whole.outputs, nodes=[whole], name="alone"),
-        "else_branch": ir.Graph([], [out], nodes=nodes, name="behind_a_prefix"),
-    }
-    for value in (whole.outputs[0], out):
-        value.shape, value.type = one.node.outputs[0].shape, one.node.outputs[0].type
-    assert layout.alone is not None
-    choice = ir.node("If", [layout.alone], {name: ir.AttrGraph(name, branch) for name, branch in branches.items()})
-    replace(graph, one.node, [choice])
+    whole = Body()
+    causal = whole.add("Attention", query, key, value, scale=argument("scale", "scale"), is_causal=1)
+    chosen = body.add(
+        "If",
+        alone,
+        then_branch=ir.Graph([], [causal], nodes=whole.nodes, name="alone"),
+        else_branch=ir.Graph([], [out], nodes=split.nodes, name="behind_a_prefix"),
+    )
+    define(model, NAME, inputs, body, [chosen], attributes=["scale"])

@@ -59,9 +59,9 @@ def test_fused_operators_and_masks_made_once(graphs: list[onnx.ModelProto]) -> N
     count = Counter(node.op_type for node in model.graph.node)
     assert model.opset_import[0].version == 23
     assert (count["RotaryEmbedding"], count["RMSNormalization"]) == (4, 5)
-    # The first layer's attention is in two parts, inside an If; the last one's, for the rows alone, keeps the mask of all pairs.
-    assert (count["If"], count["Attention"]) == (1, 1)
-    assert (count["Where"], count["Cos"], count["Sin"]) == (2, 1, 1)
+    # The first layer's attention is in two parts; the last one's, for the rows alone, keeps the mask of all pairs.
+    assert (count["SlateAttention"], count["Attention"]) == (1, 1)
+    assert (count["Where"], count["Cos"], count["Sin"]) == (1, 1, 1)
     assert "Identity" not in count
 
 
