@@ -5,7 +5,8 @@
    same input; it takes them before they are multiplied by the tokens' scale.
 3. ScaleAddRows: an int8 product that is multiplied by the tokens' scale only to be added to a value of the same shape.
 
-For graphs of `quantize_linear_int8`. What fits none of these stays; what is no longer read is left for `tidy`.
+For graphs of `quantize_linear_int8`, whose QuantizeRows is part of the first two. What fits none of these stays; what is no
+longer read is left for `tidy`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def fuse_rows(model: ir.Model) -> ir.Model:
         elif _is(node, "Add") and (fused := _scale_add(node)) is not None:
             replace(graph, node, [fused])
     called = {node.op_type for node in graph if node.domain == DOMAIN}
-    for name, definition in ((NORM, _define_norm), (SWIGLU, _define_swiglu), (SCALE_ADD, _define_scale_add)):
+    for name, definition in ((NORM, define_norm), (SWIGLU, define_swiglu), (SCALE_ADD, define_scale_add)):
         if name in called:
             definition(model)
     return model
@@ -124,13 +125,15 @@ def _replace_pair(graph: ir.Graph, node: ir.Node, fused: ir.Node) -> None:
     graph.remove(node, safe=True)
 
 
-def _define_norm(model: ir.Model) -> None:
+def define_norm(model: ir.Model) -> None:
+    """RMSNormQuantizeRows."""
     body, (x, weight) = Body(), parameters("x", "weight")
     normed = body.add("RMSNormalization", x, weight, axis=-1, epsilon=argument("epsilon", "epsilon"))
     define(model, NORM, [x, weight], body, body.node(QUANTIZE, normed, domain=DOMAIN, outputs=2).outputs, ["epsilon"])
 
 
-def _define_swiglu(model: ir.Model) -> None:
+def define_swiglu(model: ir.Model) -> None:
+    """SwiGLUQuantizeRows."""
     body, (gate, up, scale) = Body(), parameters("gate", "up", "scale")
     scaled = body.add("Mul", gate, scale)
     silu = body.add("Mul", scaled, body.add("Sigmoid", scaled))
@@ -138,6 +141,7 @@ def _define_swiglu(model: ir.Model) -> None:
     define(model, SWIGLU, [gate, up, scale], body, body.node(QUANTIZE, hidden, domain=DOMAIN, outputs=2).outputs)
 
 
-def _define_scale_add(model: ir.Model) -> None:
+def define_scale_add(model: ir.Model) -> None:
+    """ScaleAddRows."""
     body, (product, scale, residual) = Body(), parameters("product", "scale", "residual")
     define(model, SCALE_ADD, [product, scale, residual], body, [body.add("Add", body.add("Mul", product, scale), residual)])

@@ -6,8 +6,8 @@
 
 1. Scales are found as the graph runs, so there is nothing to calibrate, and a token's answer does not depend on its neighbours.
 2. One scale for all tokens would be set by the outlier that language models put on their first token.
-3. QuantizeLinear with one scale per row is a single pass over x; ONNX Runtime's MatMulIntegerToFloat multiplies, adds up in int32
-   and applies the columns' scales in one.
+3. The first two are one node, QuantizeRows, of rexit's domain (`functions.py`): in ONNX Runtime's operators, QuantizeLinear with
+   one scale per row. Its MatMulIntegerToFloat multiplies, adds up in int32 and applies the columns' scales in one.
 4. A token of zeros has a scale of almost nothing and stays zero.
 """
 
@@ -32,7 +32,7 @@ def quantize_linear_int8(model: ir.Model) -> ir.Model:
     found = linears(model)
     if not found:
         raise CheckpointError("int8: the graph has no linear layer with a constant weight")
-    _define(model)
+    define_quantize_rows(model)
     names = {
         "zero": constant(graph, "int8.zero_point", np.array(ZERO_POINT, np.uint8)),
         "one": constant(graph, "int8.one", np.array(1, np.float32)),
@@ -52,7 +52,8 @@ def quantize_columns(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDA
     return np.rint(weight / scale).astype(np.int8), scale.astype(np.float32)
 
 
-def _define(model: ir.Model) -> None:
+def define_quantize_rows(model: ir.Model) -> None:
+    """QuantizeRows, rules 1 to 4."""
     body, (x,) = Body(), parameters("x")
     largest = body.add("ReduceMax", body.add("Abs", x), body.constant([-1]), keepdims=1)
     bounded = body.add("Max", largest, body.constant(np.float32(TINY)))

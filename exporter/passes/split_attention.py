@@ -8,11 +8,15 @@ and masks what belongs to other groups: of the T x T part hardly anything is lef
    [G, L], products are [L, L] with a causal mask, and what shorter groups have behind their end is never read back;
 3. scores lie side by side, [T, P + L], for one softmax; the parts of its result multiply their values, and the sums are added.
 
+That is one node, SlateAttention, of rexit's domain (`functions.py`); the parts are its body. ONNX Runtime, having inlined it in
+every layer, computes once for all of them which token lies where: only shapes that hold P are found a layer.
+
 A prefix by itself, P = 0 and G = 1, would only be slowed down by that: an If leaves it a causal Attention. Memory for the second
 part grows with G * L * L, so a pass should hold no more than `max_tokens` of G * L (`parity.chunks`, `Slate::chunk_end`).
 
 Only an Attention whose keys and values are `past` and new ones, with the mask of `Segment.forward` and nothing else (no sliding
-window, no soft-capping), in float32, is changed; others stay. For ONNX Runtime: products are its FusedMatMul.
+window, no soft-capping), in float32, is changed; others stay, and so do layers whose heads are not the first one's in number or
+size, which are part of the body. For ONNX Runtime: products are its FusedMatMul.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ def split_attention(model: ir.Model) -> ir.Model:
     found = [one for node in graph if (one := _match(node, groups))]
     if groups is None or not found:
         return model
-    _define(model, *found[0].sizes)
+    define_slate_attention(model, *found[0].sizes)
     for one in found:
         if one.sizes == found[0].sizes:
             inputs = (one.query, one.key, one.value, one.past_key, one.past_value, groups)
@@ -79,7 +83,9 @@ def _match(node: ir.Node, groups: ir.Value | None) -> _Attention | None:
     if key is None or value is None or mask is None or not _is_own_group(mask, groups):
         return None
     shapes = [one.shape for one in (query, *key, *value)]
-    if any(shape is None or len(shape) != 4 or shape[0] != 1 for shape in shapes) or query.shape[2] != groups.shape[0]:
+    if any(shape is None or len(shape) != 4 or shape[0] != 1 or shape[3] != query.shape[3] for shape in shapes):
+        return None
+    if query.shape[2] != groups.shape[0]:
         return None
     heads, kv_heads, head_dim = query.shape[1], key[1].shape[1], query.shape[3]  # type: ignore[index]
     if not isinstance(heads, int) or not isinstance(kv_heads, int) or not isinstance(head_dim, int) or heads % kv_heads:
@@ -137,7 +143,7 @@ def _filled(value: ir.Value | None, number: float) -> bool:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Which token lies where in [G, L]. It is the same in every call, so what inlines the function computes it once."""
+    """Which token lies where in [G, L]: functions of `groups` alone."""
 
     tokens: ir.Value
     """[1]: T"""
@@ -183,8 +189,8 @@ def _layout(body: Body, groups: ir.Value) -> _Layout:
     )
 
 
-def _define(model: ir.Model, heads: int, kv_heads: int, head_dim: int) -> None:
-    """SlateAttention for these sizes: see the head of this file."""
+def define_slate_attention(model: ir.Model, heads: int, kv_heads: int, head_dim: int) -> None:
+    """SlateAttention for these sizes, rules 1 to 3 and the If."""
     inputs = parameters("query", "key", "value", "past_key", "past_value", "groups")
     query, key, value, past_key, past_value, groups = inputs
     body, shared = Body(), heads // kv_heads

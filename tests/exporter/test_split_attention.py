@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 
 from rexit.exporter.decoder import Decoder
@@ -81,6 +82,24 @@ def test_any_prefix_and_groups(prefix: int, sizes: list[int], tmp_path: Path) ->
 def test_the_mask_of_all_pairs_is_gone() -> None:
     nodes = count(tidy(split_attention(_model())))
     assert nodes["Attention"] == nodes["Expand"] == nodes["Where"] == 0
+
+
+def test_layers_share_the_layout_once_inlined(tmp_path: Path) -> None:
+    ir.save(tidy(split_attention(_model())), tmp_path / "graph.onnx")
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    ort.InferenceSession(tmp_path / "graph.onnx", options, providers=["CPUExecutionProvider"])
+    nodes = count(ir.load(tmp_path / "optimized.onnx"))
+    assert (nodes["If"], nodes["NonZero"], nodes["CumSum"], nodes["Where"]) == (2, 1, 1, 1)
+
+
+def test_a_layer_with_other_heads_stays() -> None:
+    model = _model()
+    query = [node for node in model.graph if node.op_type == "Attention"][1].inputs[0]
+    assert query is not None and query.shape is not None
+    query.shape = ir.Shape([1, 8, *query.shape[2:]])
+    nodes = count(tidy(split_attention(model)))
+    assert (nodes["SlateAttention"], nodes["Attention"]) == (1, 1)
 
 
 @pytest.mark.parametrize("change", ["past", "window", "softcap", "no groups"])

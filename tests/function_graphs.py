@@ -1,0 +1,147 @@
+"""Models of one node of rexit's domain, with inputs and what NumPy makes of them.
+
+For whatever computes such a node: the function's own body, or a kernel of the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx.parser
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from rexit.exporter.passes import fuse_rows
+from rexit.exporter.passes.quantize_linear_int8 import define_quantize_rows
+from rexit.exporter.passes.split_attention import define_slate_attention
+from tiny_graphs import Arrays, with_outlier
+
+HEADS, KV_HEADS, HEAD_DIM = 4, 2, 16
+QUANTIZED = "uint8[1, T, K] quantized, float[1, T, 1] scale_out"
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    model: ir.Model
+    feed: Arrays
+    expected: Arrays
+
+    def check(self, seen: Arrays) -> None:
+        """Raises AssertionError. Sums in another order may round one value in a hundred to its neighbour."""
+        for name, expected in self.expected.items():
+            if expected.dtype == np.uint8:
+                steps = np.abs(seen[name].astype(int) - expected)
+                assert seen[name].dtype == np.uint8 and steps.max() <= 1 and steps.mean() < 0.01
+            else:
+                margin = 1e-5 * np.abs(expected).max()
+                np.testing.assert_allclose(seen[name], expected, rtol=1e-5, atol=margin, err_msg=f"{self.name}: {name}")
+
+
+def cases() -> list[Case]:
+    rows = [case for tokens, width in ((1, 8), (7, 64), (5, 45)) for case in _rows(tokens, width)]
+    slates = [([9], 0), ([1], 0), ([9], 5), ([1], 33), ([4, 1, 7], 0), ([8, 1, 2, 5], 5), ([3, 3, 3], 33), ([1, 1, 1], 1)]
+    return [*rows, *(_slate(sizes, prefix) for sizes, prefix in slates)]
+
+
+def one_node(text: str, *define: Callable[[ir.Model], None]) -> ir.Model:
+    """A model from ONNX's text form that may call functions of rexit's domain, and these functions."""
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1, "rexit" : 1]>\n{text}')
+    model = ir.serde.deserialize_model(proto)
+    for add in define:
+        add(model)
+    return model
+
+
+def quantize_rows(x: Floats) -> Arrays:
+    scale = np.maximum(np.abs(x).max(-1, keepdims=True), np.float32(1e-30)) * np.float32(1 / 127)
+    return {"quantized": (np.rint(x / scale) + 128).astype(np.uint8), "scale_out": scale}
+
+
+def slate_attention(feed: Arrays, scale: float) -> Floats:
+    """Every token by itself."""
+    keys = np.concatenate([feed["past_key"], feed["key"]], 2)[0].astype(np.float64)
+    values = np.concatenate([feed["past_value"], feed["value"]], 2)[0].astype(np.float64)
+    groups, prefix, out = feed["groups"], feed["past_key"].shape[2], np.zeros(feed["query"].shape, np.float32)
+    heads = out.shape[1]
+    for token in range(len(groups)):
+        own = [prefix + other for other in range(token + 1) if groups[other] == groups[token]]
+        seen = [*range(prefix), *own]
+        for head in range(heads):
+            shared = head * len(keys) // heads
+            scores = scale * keys[shared, seen] @ feed["query"][0, head, token]
+            shares = np.exp(scores - scores.max())
+            out[0, head, token] = shares / shares.sum() @ values[shared, seen]
+    return out
+
+
+def _rows(tokens: int, width: int) -> list[Case]:
+    random = np.random.default_rng(tokens)
+
+    def normal(*shape: int) -> Floats:
+        return random.standard_normal(shape).astype(np.float32)
+
+    x, weight = with_outlier(tokens, width), normal(width)
+    gate, up, scale = 300 * normal(1, tokens, width), 300 * normal(1, tokens, width), np.abs(normal(1, tokens, 1)) / 100
+    x[0, -1] = up[0, -1] = 0
+    residual = normal(1, tokens, width)
+    normed = x / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + 1e-3) * weight
+    scaled = gate * scale
+    inside = (scaled / (1 + np.exp(-scaled.astype(np.float64))) * up * scale).astype(np.float32)
+    size = f"{tokens}x{width}"
+    quantize = "segment (float[1, T, K] x) => (QUANTIZED) { quantized, scale_out = rexit.QuantizeRows (x) }"
+    norm = """segment (float[1, T, K] x, float[K] weight) => (QUANTIZED) {
+        quantized, scale_out = rexit.RMSNormQuantizeRows <epsilon = 0.001> (x, weight) }"""
+    swiglu = """segment (float[1, T, K] gate, float[1, T, K] up, float[1, T, 1] scale) => (QUANTIZED) {
+        quantized, scale_out = rexit.SwiGLUQuantizeRows (gate, up, scale) }"""
+    add = """segment (float[1, T, N] product, float[1, T, 1] scale, float[1, T, N] residual) => (float[1, T, N] out) {
+        out = rexit.ScaleAddRows (product, scale, residual) }"""
+    return [
+        Case(f"QuantizeRows {size}", one_node(_text(quantize), define_quantize_rows), {"x": x}, quantize_rows(x)),
+        Case(
+            f"RMSNormQuantizeRows {size}",
+            one_node(_text(norm), define_quantize_rows, fuse_rows.define_norm),
+            {"x": x, "weight": weight},
+            quantize_rows(normed.astype(np.float32)),
+        ),
+        Case(
+            f"SwiGLUQuantizeRows {size}",
+            one_node(_text(swiglu), define_quantize_rows, fuse_rows.define_swiglu),
+            {"gate": gate, "up": up, "scale": scale},
+            quantize_rows(inside),
+        ),
+        Case(
+            f"ScaleAddRows {size}",
+            one_node(add, fuse_rows.define_scale_add),
+            {"product": gate, "scale": scale, "residual": residual},
+            {"out": gate * scale + residual},
+        ),
+    ]
+
+
+def _text(text: str) -> str:
+    return text.replace("QUANTIZED", QUANTIZED)
+
+
+def _slate(sizes: list[int], prefix: int) -> Case:
+    """Groups of these sizes behind a prefix, numbered as after compaction: rising, with gaps."""
+    random = np.random.default_rng(prefix)
+
+    def normal(heads: int, tokens: int) -> Floats:
+        return random.standard_normal((1, heads, tokens, HEAD_DIM)).astype(np.float32)
+
+    tokens, scale = sum(sizes), 0.3
+    feed: Arrays = {"query": normal(HEADS, tokens), "key": normal(KV_HEADS, tokens), "value": normal(KV_HEADS, tokens)}
+    feed |= {"past_key": normal(KV_HEADS, prefix), "past_value": normal(KV_HEADS, prefix)}
+    feed |= {"groups": np.repeat(3 * np.arange(len(sizes)) + 1, sizes)}
+    heads, kv_heads = f"[1, {HEADS}, T, {HEAD_DIM}]", f"[1, {KV_HEADS}, T, {HEAD_DIM}]"
+    past = kv_heads.replace("T", "P")
+    text = f"""segment (float{heads} query, float{kv_heads} key, float{kv_heads} value,
+        float{past} past_key, float{past} past_value, int64[T] groups) => (float{heads} out) {{
+        out = rexit.SlateAttention <scale = {scale}> (query, key, value, past_key, past_value, groups) }}"""
+    model = one_node(text, lambda model: define_slate_attention(model, HEADS, KV_HEADS, HEAD_DIM))
+    name = f"SlateAttention {prefix}+{'+'.join(map(str, sizes))}"
+    return Case(name, model, feed, {"out": slate_attention(feed, scale)})
