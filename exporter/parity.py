@@ -188,11 +188,11 @@ def check(
 
 
 def chunks(candidates: Sequence[Tokens], max_tokens: int) -> Iterator[slice]:
-    """Consecutive candidates that take at most `max_tokens` tokens were each as long as the longest; one longer stands alone."""
-    start = longest = 0
+    """Consecutive candidates of at most `max_tokens` tokens together; one that is longer stands alone."""
+    start = total = 0
     for n, candidate in enumerate(candidates):
-        longest = max(longest, len(candidate))
-        if n > start and (n + 1 - start) * longest > max_tokens:
+        total += len(candidate)
+        if n > start and total > max_tokens:
             yield slice(start, n)
-            start, longest = n, len(candidate)
+            start, total = n, len(candidate)
     yield slice(start, len(candidates))

@@ -23,7 +23,7 @@ from rexit.exporter.passes.opset import to_opset_19, to_opset_21
 from rexit.exporter.passes.quantize_dequantize import quantize_dequantize_fp8, quantize_dequantize_int8
 from rexit.exporter.passes.quantize_linear_int8 import quantize_linear_int8
 from rexit.exporter.passes.quantize_weights_int4 import quantize_weights_int4
-from rexit.exporter.passes.split_attention import split_attention
+from rexit.exporter.passes.slate_attention import slate_attention
 from rexit.exporter.passes.tidy import tidy
 from rexit.exporter.quality import Gate
 
@@ -61,7 +61,7 @@ EXACT = 1e-4
 """How far the log-odds of float32 graphs may be from PyTorch's."""
 
 # Opset 23 has Attention, RMSNormalization and RotaryEmbedding, 6-15 % faster on ONNX Runtime's CPU than their parts.
-_CPU = Target("cpu", "fp32", "onnxruntime", 23, "float32", "float32", (tidy, gather_rows_early, split_attention, tidy), EXACT)
+_CPU = Target("cpu", "fp32", "onnxruntime", 23, "float32", "float32", (tidy, gather_rows_early, slate_attention, tidy), EXACT)
 
 # GPUs have kernels for whole attentions, in half. Not a variant.
 _CUDA = Target("cuda", "fp32", "onnxruntime", 23, "float32", "float32", (tidy,), EXACT)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rexit.exporter.passes import fuse_rows
 from rexit.exporter.passes.quantize_linear_int8 import define_quantize_rows
-from rexit.exporter.passes.split_attention import define_slate_attention
+from rexit.exporter.passes.slate_attention import define_slate_attention
 from tiny_graphs import Arrays, with_outlier
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 16
@@ -142,6 +142,6 @@ def _slate(sizes: list[int], prefix: int) -> Case:
     text = f"""segment (float{heads} query, float{kv_heads} key, float{kv_heads} value,
         float{past} past_key, float{past} past_value, int64[T] groups) => (float{heads} out) {{
         out = rexit.SlateAttention <scale = {scale}> (query, key, value, past_key, past_value, groups) }}"""
-    model = one_node(text, lambda model: define_slate_attention(model, HEADS, KV_HEADS, HEAD_DIM))
+    model = one_node(text, define_slate_attention)
     name = f"SlateAttention {prefix}+{'+'.join(map(str, sizes))}"
     return Case(name, model, feed, {"out": slate_attention(feed, scale)})

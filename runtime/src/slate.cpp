@@ -67,13 +67,12 @@ bool Slate::deepen(PrefixCache& prefix, std::size_t segment, const Deadline& dea
   return true;
 }
 
-// Candidates [begin, end) fit one pass; one that is larger than a pass gets its own. Counted as if all were as long as the
-// longest: graphs lay candidates out side by side.
+// Candidates [begin, end) fit one pass; one that is larger than a pass gets its own.
 std::size_t Slate::chunk_end(std::size_t begin) const {
-  std::size_t end = begin + 1, longest = active_[begin].tokens;
+  std::size_t end = begin + 1, total = active_[begin].tokens;
   for (; end < active_.size(); ++end) {
-    longest = std::max(longest, active_[end].tokens);
-    if ((end + 1 - begin) * longest > bundle_.variant().max_tokens) break;
+    total += active_[end].tokens;
+    if (total > bundle_.variant().max_tokens) break;
   }
   return end;
 }

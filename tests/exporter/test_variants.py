@@ -105,7 +105,8 @@ def test_the_runtime_computes_what_python_computes(made: tuple[Path, ExportRepor
             items = [bundle.catalog.items.id(int(row)) for row in slate.items]
             session.clear_cache()  # behind keys copied from another prefix int8 rounds another way now and then
             seen = session.trace(bundle.catalog.users.id(slate.user), items, as_of=slate.as_of)
-            np.testing.assert_allclose(seen, slate.log_odds, atol=1e-5)
+            # Its kernels add up in another order than the operators Python runs, so a value may be rounded to its neighbour.
+            np.testing.assert_allclose(seen, slate.log_odds, atol=bundle.variant.parity["tolerance"])
 
 
 def test_verify_and_calibrate_work_on_them(made: tuple[Path, ExportReport], catalog_folder: Path, tmp_path: Path) -> None:
