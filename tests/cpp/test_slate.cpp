@@ -108,21 +108,6 @@ TEST_F(SlateTest, ChunksFillUpToTheLimit) {
   EXPECT_EQ(sizes, (std::vector<std::size_t>{24, 24, 4}));  // max_tokens is 24
 }
 
-TEST_F(SlateTest, ChunksCountEveryCandidateAsLongAsTheLongest) {
-  const Policy policy = thresholds({never, never, never});
-  Prompt made = prompt({1, 1, 1, 1});
-  for (int t = 0; t < 5; ++t) made.tokens.push_back(1);  // then one of five tokens and two of two
-  made.offsets.push_back(made.tokens.size());
-  for (int i = 0; i < 2; ++i) {
-    made.tokens.insert(made.tokens.end(), {50, 1});
-    made.offsets.push_back(made.tokens.size());
-  }
-  slate.run(made, prefix, {&policy, 0}, Deadline({}, 0), stats);
-  std::vector<std::size_t> sizes;
-  for (const auto& pass : backend.passes) sizes.push_back(pass.tokens.size());
-  EXPECT_EQ(sizes, (std::vector<std::size_t>{8, 9}));  // 5 * 5 is more than 24, though 13 tokens are not
-}
-
 TEST_F(SlateTest, PrefixGoesNoDeeperThanTheLastCandidate) {
   const Policy policy = thresholds({5, never, never});
   slate.run(prompt({9, 8}), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
