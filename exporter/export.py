@@ -23,19 +23,18 @@ from typing import Any
 from rexit.bundle import Catalog, FileEntry, Golden, Manifest, Model, Segment, Variant, new_folder
 from rexit.bundle.catalog import TABLES
 from rexit.bundle.golden import FILE as GOLDEN_FILE
-from rexit.bundle.golden import GoldenSlate
-from rexit.errors import BundleError, InputError
+from rexit.errors import BundleError
 from rexit.exporter import golden, parity, quality, ranges
 from rexit.exporter.checkpoint import Checkpoint, load
 from rexit.exporter.graph import derive_segment, export_segment
+from rexit.exporter.judge import Judge
 from rexit.exporter.multi_exit import MultiExitModel
+from rexit.exporter.preflight import check_fit, check_options, check_same_origin, check_space, chosen_targets, existing
 from rexit.exporter.segment import Segment as SegmentModule
-from rexit.exporter.targets import EXACT, Target, find_target
+from rexit.exporter.targets import EXACT, Target
 
 Progress = Callable[[str, int, int], None]
 """Told (what is being done, how many are done, of how many)."""
-
-_MARGIN = 4
 
 CATALOG_FILES = ("catalog.json", *TABLES)
 
@@ -107,19 +106,19 @@ def export(
     """
     tell = progress or (lambda _what, _done, _total: None)
     clock = _Clock()
-    chosen = _chosen(target, precisions)
+    chosen = chosen_targets(target, precisions)
     opened = Catalog.open(Path(catalog))
-    _check_options(max_tokens, tolerance, golden_slates, quality_slates)
+    check_options(max_tokens, tolerance, golden_slates, quality_slates)
     if edited := opened.edited():
         raise BundleError(edited[0])
-    kept = _existing(Path(out))
+    kept = existing(Path(out))
     prompts = quality.Prompts.draw(opened, quality_slates) if any(one.gate for one in chosen) else None
     calibrating = ranges.draw(opened) if any(one.fixed_scales for one in chosen) else []
     tell("load", 0, 1)
     loaded = load(checkpoint, exits, head, opened.info["labels"])
-    _check_fit(loaded, opened, max_tokens)
+    check_fit(loaded, opened, max_tokens)
     model = _describe(loaded)
-    _check_same_origin(Path(out), kept, model, loaded.exits, opened)
+    check_same_origin(Path(out), kept, model, loaded.exits, opened)
     modules = [
         SegmentModule(loaded.decoder, loaded.heads, k, begin, end).eval()
         for k, (begin, end) in enumerate(zip((0, *loaded.exits), loaded.exits, strict=False))
@@ -127,7 +126,7 @@ def export(
     parameters = [sum(p.numel() for p in segment.parameters()) for segment in modules]
     base = chosen[0].base or chosen[0]  # all have one target, and with it one base
     weights = sum(parameters) * (4 + 2 * sum(one is not base for one in chosen))
-    _check_space(Path(out), weights + sum(opened.files[name].bytes for name in TABLES))
+    check_space(Path(out), weights + sum(opened.files[name].bytes for name in TABLES))
     tell("load", 1, 1)
     clock.lap("load")
 
@@ -180,7 +179,7 @@ def export(
         tell("segments", steps, steps)
         clock.lap("variants")
 
-        judged = _Judged(loaded.exits, max_tokens, prompts, lambda done, total: tell("quality", done, total), accept_loss)
+        judged = Judge(loaded.exits, max_tokens, prompts, lambda done, total: tell("quality", done, total), accept_loss)
         written = {}
         for one in chosen:
             place = folders[one]
@@ -228,49 +227,6 @@ def export(
     return ExportReport(str(out), loaded.exits, tuple(written.values()), len(slates), pairs, total, clock.seconds)
 
 
-class _Judged:
-    """Holds variants of lower precision against float32, whose answers are taken once for all of them."""
-
-    def __init__(
-        self,
-        exits: tuple[int, ...],
-        max_tokens: int,
-        prompts: quality.Prompts | None,
-        tell: Callable[[int, int], None],
-        accept_loss: bool,
-    ) -> None:
-        self._exits, self._max_tokens, self._prompts = exits, max_tokens, prompts
-        self._tell, self._accept_loss = tell, accept_loss
-        self._expected: quality.Answers | None = None
-
-    def judge(
-        self, target: Target, exact: parity.Chain, chain: parity.Chain, slates: Sequence[GoldenSlate]
-    ) -> tuple[list[GoldenSlate], list[dict[str, float]], float, dict[str, Any]]:
-        """The golden slates as the variant answers them, how far its ways of running are apart, the tolerance for whoever runs it
-        again, and its quality.
-
-        A sum that ends in another last bit is rounded to another whole number now and then, and so are the layers after it. That
-        may cost as much as the rounding itself does, or the target's tolerance, but no more; a sample of it is seen here, so the
-        tolerance is a multiple. Raises ParityError or QualityError.
-        """
-        assert self._prompts is not None and target.gate is not None
-        if self._expected is None:
-            self._expected = self._answer(exact)
-        found = quality.judge(self._prompts, self._exits, target.gate, self._expected, self._answer(chain))
-        found.check(self._accept_loss)
-        own = parity.answer(chain, slates, self._max_tokens)
-        rows, _ = parity.measure(chain, own, self._max_tokens)
-        most = max(target.tolerance, *(row.worst for row in found.exits))
-        parity.check(rows, self._exits, most, f"{target.variant}'s own for the whole slate")
-        worst = max(value for row in rows for value in row.values())
-        return own, rows, max(target.tolerance, _MARGIN * worst), found.to_json()
-
-    def _answer(self, chain: parity.Chain) -> quality.Answers:
-        prompts = self._prompts
-        assert prompts is not None
-        return quality.answer(chain, prompts, self._max_tokens, lambda done: self._tell(done, len(prompts)))
-
-
 class _Clock:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -279,74 +235,6 @@ class _Clock:
     def lap(self, name: str) -> None:
         now = time.perf_counter()
         self.seconds[name], self._last = now - self._last, now
-
-
-def _chosen(target: str, precisions: Sequence[str]) -> list[Target]:
-    chosen = [find_target(target, precision) for precision in precisions]
-    if not chosen or len(set(precisions)) != len(chosen):
-        raise InputError(f"precisions {', '.join(precisions) or 'none'}: expected at least one, each once")
-    return chosen
-
-
-def _check_options(max_tokens: int, tolerance: float, slates: int, quality_slates: int) -> None:
-    if max_tokens < 1:
-        raise InputError(f"max tokens is {max_tokens}, expected at least 1")
-    if not tolerance > 0:
-        raise InputError(f"tolerance is {tolerance}, expected a number above 0")
-    if slates < 1:
-        raise InputError(f"{slates} golden slates, expected at least 1: parity is measured on them")
-    if quality_slates < 0:
-        raise InputError(f"{quality_slates} slates to judge quality on, expected at least 1, or 0 for all")
-
-
-def _existing(out: Path) -> Manifest | None:
-    """The bundle that stands at `out`, if any. Nothing but a bundle or an empty folder is ever replaced. Raises InputError."""
-    if not os.path.lexists(out):
-        return None
-    if (out / "manifest.json").is_file():
-        return Manifest.read(out)
-    if not out.is_dir() or any(out.iterdir()):
-        raise InputError(f"{out}: exists and is no bundle; it would be replaced, so choose another place")
-    return None
-
-
-def _check_fit(checkpoint: Checkpoint, catalog: Catalog, max_tokens: int) -> None:
-    decoder, info = checkpoint.decoder, catalog.info
-    vocabulary = int(info["tokenizer"]["vocab_size"])
-    if vocabulary > decoder.vocab_size:
-        raise InputError(f"the catalog's tokenizer has {vocabulary} tokens, the model's embeddings only {decoder.vocab_size}")
-    prefix, candidate = (int(info["prompt"][name]) for name in ("max_prefix_tokens", "max_candidate_tokens"))
-    if prefix + candidate > decoder.max_positions:
-        raise InputError(
-            f"prompts have up to {prefix} + {candidate} = {prefix + candidate} tokens (prefix + candidate), "
-            f"the model takes {decoder.max_positions}; shorten the template's histories"
-        )
-    if candidate > max_tokens:
-        raise InputError(f"a candidate has up to {candidate} tokens, more than the {max_tokens} of --max-tokens")
-
-
-def _check_same_origin(out: Path, kept: Manifest | None, model: Model, exits: tuple[int, ...], catalog: Catalog) -> None:
-    if kept is None:
-        return
-    catalog_entry = kept.files.get("catalog/catalog.json")
-    differs = [
-        what
-        for what, same in (
-            ("checkpoint", kept.model.checkpoint_sha256 == model.checkpoint_sha256),
-            ("choice of exits", kept.exits == exits),
-            ("catalog", catalog_entry is not None and catalog_entry.sha256 == catalog.sha256),
-        )
-        if not same
-    ]
-    if differs:
-        raise InputError(f"{out}: holds a bundle of another {' and '.join(differs)}; remove it or choose another place")
-
-
-def _check_space(out: Path, needed: int) -> None:
-    place = next(parent for parent in Path(os.path.abspath(out)).parents if parent.exists())
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise InputError(f"{place}: the bundle needs about {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
 
 
 def _describe(checkpoint: Checkpoint) -> Model:

@@ -1,0 +1,81 @@
+"""What `rexit export` checks before it does any work. Every check raises InputError in one line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from rexit.bundle import Catalog, Manifest, Model
+from rexit.errors import InputError
+from rexit.exporter.checkpoint import Checkpoint
+from rexit.exporter.targets import Target, find_target
+
+
+def chosen_targets(target: str, precisions: Sequence[str]) -> list[Target]:
+    chosen = [find_target(target, precision) for precision in precisions]
+    if not chosen or len(set(precisions)) != len(chosen):
+        raise InputError(f"precisions {', '.join(precisions) or 'none'}: expected at least one, each once")
+    return chosen
+
+
+def check_options(max_tokens: int, tolerance: float, slates: int, quality_slates: int) -> None:
+    if max_tokens < 1:
+        raise InputError(f"max tokens is {max_tokens}, expected at least 1")
+    if not tolerance > 0:
+        raise InputError(f"tolerance is {tolerance}, expected a number above 0")
+    if slates < 1:
+        raise InputError(f"{slates} golden slates, expected at least 1: parity is measured on them")
+    if quality_slates < 0:
+        raise InputError(f"{quality_slates} slates to judge quality on, expected at least 1, or 0 for all")
+
+
+def existing(out: Path) -> Manifest | None:
+    """The bundle that stands at `out`, if any. Nothing but a bundle or an empty folder is ever replaced. Raises InputError."""
+    if not os.path.lexists(out):
+        return None
+    if (out / "manifest.json").is_file():
+        return Manifest.read(out)
+    if not out.is_dir() or any(out.iterdir()):
+        raise InputError(f"{out}: exists and is no bundle; it would be replaced, so choose another place")
+    return None
+
+
+def check_fit(checkpoint: Checkpoint, catalog: Catalog, max_tokens: int) -> None:
+    decoder, info = checkpoint.decoder, catalog.info
+    vocabulary = int(info["tokenizer"]["vocab_size"])
+    if vocabulary > decoder.vocab_size:
+        raise InputError(f"the catalog's tokenizer has {vocabulary} tokens, the model's embeddings only {decoder.vocab_size}")
+    prefix, candidate = (int(info["prompt"][name]) for name in ("max_prefix_tokens", "max_candidate_tokens"))
+    if prefix + candidate > decoder.max_positions:
+        raise InputError(
+            f"prompts have up to {prefix} + {candidate} = {prefix + candidate} tokens (prefix + candidate), "
+            f"the model takes {decoder.max_positions}; shorten the template's histories"
+        )
+    if candidate > max_tokens:
+        raise InputError(f"a candidate has up to {candidate} tokens, more than the {max_tokens} of --max-tokens")
+
+
+def check_same_origin(out: Path, kept: Manifest | None, model: Model, exits: tuple[int, ...], catalog: Catalog) -> None:
+    if kept is None:
+        return
+    catalog_entry = kept.files.get("catalog/catalog.json")
+    differs = [
+        what
+        for what, same in (
+            ("checkpoint", kept.model.checkpoint_sha256 == model.checkpoint_sha256),
+            ("choice of exits", kept.exits == exits),
+            ("catalog", catalog_entry is not None and catalog_entry.sha256 == catalog.sha256),
+        )
+        if not same
+    ]
+    if differs:
+        raise InputError(f"{out}: holds a bundle of another {' and '.join(differs)}; remove it or choose another place")
+
+
+def check_space(out: Path, needed: int) -> None:
+    place = next(parent for parent in Path(os.path.abspath(out)).parents if parent.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise InputError(f"{place}: the bundle needs about {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
