@@ -24,7 +24,7 @@ from rexit.bundle import Catalog, FileEntry, Golden, Manifest, Model, Segment, V
 from rexit.bundle.catalog import TABLES
 from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.errors import BundleError
-from rexit.exporter import golden, parity, quality, ranges
+from rexit.exporter import activations, golden, parity, quality, ranges
 from rexit.exporter.checkpoint import Checkpoint, load
 from rexit.exporter.graph import derive_segment, export_segment
 from rexit.exporter.judge import Judge
@@ -114,6 +114,7 @@ def export(
     kept = existing(Path(out))
     prompts = quality.Prompts.draw(opened, quality_slates) if any(one.gate for one in chosen) else None
     calibrating = ranges.draw(opened) if any(one.fixed_scales for one in chosen) else []
+    sampling = activations.draw(opened) if any(one.sampled for one in chosen) else []
     tell("load", 0, 1)
     loaded = load(checkpoint, exits, head, opened.info["labels"])
     check_fit(loaded, opened, max_tokens)
@@ -171,11 +172,23 @@ def export(
                 traced, described[base], calibrating, max_tokens, lambda done: tell("ranges", done, len(calibrating))
             )
             clock.lap("ranges")
+        seen_rows: Sequence[activations.Activations] = [{}] * len(modules)
+        if sampling:
+            tell("activations", 0, len(sampling))
+            seen_rows = activations.sample(
+                traced, described[base], sampling, max_tokens, lambda done: tell("activations", done, len(sampling))
+            )
+            clock.lap("activations")
         for one in chosen:
             if one is not base:
                 for k, segment in enumerate(described[base]):
                     place = folders[one]
-                    made(one, k, functools.partial(derive_segment, segment, traced, one, place, seen_ranges[k]), place)
+                    made(
+                        one,
+                        k,
+                        functools.partial(derive_segment, segment, traced, one, place, seen_ranges[k], seen_rows[k]),
+                        place,
+                    )
         tell("segments", steps, steps)
         clock.lap("variants")
 

@@ -12,7 +12,9 @@ import torch
 
 from rexit import bundle
 from rexit.errors import CheckpointError
+from rexit.exporter.activations import Activations
 from rexit.exporter.passes.quantize_dequantize import LARGEST_MAGNITUDE
+from rexit.exporter.passes.smooth_linear_inputs import SAMPLE
 from rexit.exporter.quiet import first_line, quiet
 from rexit.exporter.ranges import Ranges
 from rexit.exporter.segment import Segment
@@ -34,11 +36,17 @@ def export_segment(segment: Segment, k: int, target: Target, folder: Path) -> bu
 
 
 def derive_segment(
-    described: bundle.Segment, source: Path, target: Target, folder: Path, ranges: Ranges | None = None
+    described: bundle.Segment,
+    source: Path,
+    target: Target,
+    folder: Path,
+    ranges: Ranges | None = None,
+    activations: Activations | None = None,
 ) -> bundle.Segment:
     """Writes into `folder` what the target's passes make of a segment in the folder `source`; nothing is traced again.
 
-    `source` holds the graphs of the target's base; ranges: what goes into their linear layers, for a target with fixed scales.
+    `source` holds the graphs of the target's base; ranges: what goes into their linear layers, for a target with fixed scales;
+    activations: some rows of it, for one that samples them.
     Returns what the manifest says about the new one. Raises CheckpointError, naming the variant and the graph, when a pass cannot
     do its work on this model, OSError when the folder cannot be written.
     """
@@ -47,6 +55,8 @@ def derive_segment(
     for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
         if ranges and value.name in ranges:
             value.meta[LARGEST_MAGNITUDE] = ranges[value.name]
+        if activations and value.name in activations:
+            value.meta[SAMPLE] = activations[value.name]
     _write(model, described, target, folder)
     return described
 

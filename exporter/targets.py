@@ -24,6 +24,7 @@ from rexit.exporter.passes.quantize_dequantize import quantize_dequantize_fp8, q
 from rexit.exporter.passes.quantize_linear_int8 import quantize_linear_int8
 from rexit.exporter.passes.quantize_weights_int4 import quantize_weights_int4
 from rexit.exporter.passes.slate_attention import slate_attention
+from rexit.exporter.passes.smooth_linear_inputs import smooth_linear_inputs
 from rexit.exporter.passes.tidy import tidy
 from rexit.exporter.quality import Gate
 
@@ -38,6 +39,7 @@ class Target:
     gate: None for a variant that is held against PyTorch itself; its golden samples are PyTorch's. With a gate they are the
     variant's own. tolerance: how far log-odds may be from the golden ones; with a gate, more where the model needs more.
     fixed_scales: its passes need to know what goes into the linear layers (`rexit.exporter.ranges`).
+    sampled: one of its passes weighs their channels (`rexit.exporter.activations`).
     """
 
     name: str
@@ -51,6 +53,7 @@ class Target:
     base: Target | None = None
     gate: Gate | None = None
     fixed_scales: bool = False
+    sampled: bool = False
 
     @property
     def variant(self) -> str:
@@ -85,10 +88,11 @@ TARGETS = (
         23,
         "float32",
         "float32",
-        (tidy, fold_linear_weights, quantize_linear_int8, fuse_rows, embedding_rows_int8, tidy),
+        (tidy, fold_linear_weights, smooth_linear_inputs, quantize_linear_int8, fuse_rows, embedding_rows_int8, tidy),
         0.02,
         _CPU,
         Gate(correlation=0.995, auc_drop=0.001),
+        sampled=True,
     ),
     Target(
         "cpu",

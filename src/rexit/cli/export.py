@@ -19,6 +19,7 @@ _STAGES = {
     "segments": "exporting segments",
     "parity": "golden slates through the segments",
     "ranges": "training slates, for the scales",
+    "activations": "training slates, for smoothing",
     "quality": "held-out slates, float32 and lower precision",
     "write": "writing the bundle",
 }

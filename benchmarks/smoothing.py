@@ -1,0 +1,73 @@
+"""What smoothing saves a model's int8 answers: each exit's log-odds against float32's, with and without it.
+
+    python benchmarks/smoothing.py [--slates 24] [--work build/bench/slate]
+
+On the bundle that benchmarks/slate.py exports (SmolLM2-135M-Instruct, not fine-tuned, six exits): slates of 20 random candidates
+of 12 tokens behind prefixes of 200, through Python's ONNX Runtime. None of them was sampled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle import Bundle, Catalog
+from rexit.exporter import activations
+from rexit.exporter.graph import derive_segment
+from rexit.exporter.parity import Chain
+from rexit.exporter.passes.smooth_linear_inputs import smooth_linear_inputs
+from rexit.exporter.prompts import PromptBuilder, Slate
+from rexit.exporter.targets import find_target
+
+CANDIDATES, LATEST = 20, 1 << 40
+
+
+def draw(catalog: Catalog, count: int) -> list[Slate]:
+    """Random slates of the users whose prefix is the shorter one, the same in every run."""
+    random, builder = np.random.default_rng(77), PromptBuilder(catalog)
+    users, items = (len(table) for table in (catalog.users, catalog.items))
+    return [
+        builder.slate_rows(int(random.choice(range(0, users, 2))), random.choice(items, CANDIDATES, replace=False), as_of=LATEST)
+        for _ in range(count)
+    ]
+
+
+def answer(chain: Chain, slates: list[Slate]) -> NDArray[np.float32]:
+    return np.concatenate(
+        [chain.score(slate.candidates, len(slate.prefix), chain.prefix(slate.prefix)) for slate in slates], dtype=np.float32
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("build/bench/slate"))
+    parser.add_argument("--slates", type=int, default=24)
+    args = parser.parse_args()
+    opened, catalog = Bundle.open(args.work / "bundle", "cpu-fp32"), Catalog.open(args.work / "catalog")
+    segments, int8 = opened.variant.segments, find_target("cpu", "int8")
+    slates = draw(catalog, args.slates)
+    expected = answer(Chain(opened.folder, segments), slates)
+    rows = activations.sample(opened.folder, segments, activations.draw(catalog), opened.variant.max_tokens)
+    plain = replace(int8, passes=tuple(one for one in int8.passes if one is not smooth_linear_inputs))
+    for name, target in (("int8 as exported", int8), ("without smoothing", plain)):
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder)
+            made = [
+                derive_segment(segment, opened.folder, target, place, activations=seen)
+                for segment, seen in zip(segments, rows, strict=True)
+            ]
+            found = answer(Chain(place, made), slates)
+        print(f"\n{name}, {len(found)} pairs\n| exit after layer | correlation | mean difference | largest |\n|---|---|---|---|")
+        for k, segment in enumerate(segments):
+            difference = np.abs(found[:, k] - expected[:, k])
+            correlation = np.corrcoef(found[:, k], expected[:, k])[0, 1]
+            print(f"| {segment.layers[1]} | {correlation:.4f} | {difference.mean():.2f} | {difference.max():.1f} |")
+
+
+if __name__ == "__main__":
+    main()
