@@ -15,8 +15,7 @@ import pytest
 
 from rexit.bundle import Bundle, Catalog, digest
 from rexit.errors import CheckpointError, InputError
-from rexit.exporter import export as module
-from rexit.exporter import parity, ranges
+from rexit.exporter import parity, preflight, ranges
 from rexit.exporter.export import export
 from rexit.exporter.targets import find_target
 
@@ -141,7 +140,7 @@ def test_bad_input_leaves_what_is_there(
     fp16 = find_target("tensorrt", "fp16")
     strange = replace(fp16, passes=(*fp16.passes[:-1], _einsum, fp16.passes[-1]))
     with monkeypatch.context() as patched:
-        patched.setattr(module, "find_target", lambda *_: strange)
+        patched.setattr(preflight, "find_target", lambda *_: strange)
         said = "tensorrt-fp16, segment-0.onnx: node .*: JetPack 6's TensorRT has no operator"
         refused(CheckpointError, said, precisions=["fp16"])
 

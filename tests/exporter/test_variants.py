@@ -21,8 +21,7 @@ import rexit
 from rexit.bundle import Bundle, digest
 from rexit.cli import app
 from rexit.errors import CheckpointError, InputError, ParityError, QualityError
-from rexit.exporter import export as module
-from rexit.exporter import parity
+from rexit.exporter import parity, preflight
 from rexit.exporter.export import ExportReport, export
 from rexit.exporter.quality import Gate
 from rexit.exporter.targets import find_target
@@ -53,7 +52,7 @@ def _all_bytes(folder: Path) -> dict[str, str]:
 
 
 def _gated(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
-    monkeypatch.setattr(module, "find_target", lambda name, precision: replace(find_target(name, precision), **changes))
+    monkeypatch.setattr(preflight, "find_target", lambda name, precision: replace(find_target(name, precision), **changes))
 
 
 def test_one_command_makes_all_and_leaves_nothing_else(made: tuple[Path, ExportReport]) -> None:
