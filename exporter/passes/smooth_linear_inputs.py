@@ -174,7 +174,11 @@ def _constant(node: ir.Node, n: int) -> Floats:
 
 
 def _put(graph: ir.Graph, node: ir.Node, n: int, numbers: Floats) -> None:
-    """A constant of the node's own: other nodes may read the one that was there."""
+    """A constant of the node's own: other nodes may read the one that was there, and have had theirs made of it."""
     old = node.inputs[n]
     assert old is not None
-    node.replace_input_with(n, constant(graph, f"{old.name}.smoothed", numbers))
+    name, others = f"{old.name}.smoothed", 0
+    while name in graph.initializers:
+        others += 1
+        name = f"{old.name}.smoothed.{others}"
+    node.replace_input_with(n, constant(graph, name, numbers))

@@ -65,6 +65,23 @@ def test_the_graph_computes_the_same(tmp_path: Path) -> None:
         np.testing.assert_allclose(seen[name], numbers, rtol=1e-4, atol=1e-5 * np.abs(numbers).max())
 
 
+def test_norms_that_share_a_weight_get_one_each(tmp_path: Path) -> None:
+    text = """
+segment (float[1, T, 64] x) => (float[1, T, 16] a, float[1, T, 96] b) {
+  normed = RMSNormalization <axis = -1, epsilon = 1e-5> (x, g)
+  other = Neg(x)
+  again = RMSNormalization <axis = -1, epsilon = 1e-5> (other, g)
+  a = MatMul(normed, wk)
+  b = MatMul(again, wg)
+}"""
+    x, expected = _x(), run(graph(text, _constants()), {"x": _x()}, tmp_path)
+    model = smooth_linear_inputs(_sampled(tmp_path, text, ("normed", "again")))
+    weights = [array(node.inputs[1]) for node in model.graph if node.op_type == "RMSNormalization"]
+    assert not any(np.array_equal(one, _constants()["g"]) for one in weights)
+    for name, numbers in run(model, {"x": x}, tmp_path).items():
+        np.testing.assert_allclose(numbers, expected[name], rtol=1e-4, atol=1e-5 * np.abs(numbers).max())
+
+
 def test_int8_loses_less(tmp_path: Path) -> None:
     x, exact = _x(), run(graph(LAYER, _constants()), {"x": _x()}, tmp_path)
     plain = run(quantize_linear_int8(graph(LAYER, _constants())), {"x": x}, tmp_path)
