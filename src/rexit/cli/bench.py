@@ -60,9 +60,9 @@ def _show(report: dict[str, Any], profile: Path | None) -> None:
             [
                 m["mode"],
                 m["prefix"],
-                *(f"{m[p]:.2f}" for p in ("p50_ms", "p90_ms", "p99_ms")),
-                f"{m['mean_layers']:.1f}",
-                *(f"{m['stages_ms'][stage]:.2f}" for stage in ("retrieval", "prefix", "slate")),
+                *(m[p] for p in ("p50_ms", "p90_ms", "p99_ms")),
+                m["mean_layers"],
+                *(round(m["stages_ms"][stage], 2) for stage in ("retrieval", "prefix", "slate")),
             ]
             for m in report["modes"]
         ],
@@ -71,7 +71,7 @@ def _show(report: dict[str, Any], profile: Path | None) -> None:
         print_table(
             "Sessions at once, all busy; cold prefixes",
             ["sessions", "requests/s"],
-            [[row["sessions"], f"{row['requests_per_s']:.2f}"] for row in report["throughput"]],
+            [[row["sessions"], row["requests_per_s"]] for row in report["throughput"]],
         )
     if report["load"]:
         print_table(
@@ -80,7 +80,7 @@ def _show(report: dict[str, Any], profile: Path | None) -> None:
             [
                 [
                     f"{row['share']:.0%}",
-                    *(f"{row[k]:.2f}" for k in ("requests_per_s", "p50_ms", "p90_ms", "p99_ms", "waiting_ms")),
+                    *(row[k] for k in ("requests_per_s", "p50_ms", "p90_ms", "p99_ms", "waiting_ms")),
                 ]
                 for row in report["load"]
             ],
