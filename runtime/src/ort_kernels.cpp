@@ -1,12 +1,10 @@
 #include "ort_kernels.hpp"
 
-#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <exception>
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 #include "kernels/rows.hpp"
 #include "kernels/slate_attention.hpp"
@@ -48,10 +46,10 @@ class Call final : public Threads {
   Tensor input(std::size_t index) const {
     const Ort::ConstValue value = context_.GetInput(index);
     const auto info = value.GetTensorTypeAndShapeInfo();
-    const std::vector<std::int64_t> shape = info.GetShape();
-    require(shape.size() <= most_axes, "an input has more than four axes");
-    Tensor tensor{value.GetTensorRawData(), {}, shape.size(), info.GetElementCount()};
-    std::copy(shape.begin(), shape.end(), tensor.sizes.begin());
+    Tensor tensor{value.GetTensorRawData(), {}, info.GetDimensionsCount(), info.GetElementCount()};
+    require(tensor.rank <= most_axes, "an input has more than four axes");
+    // By the C API: the C++ wrapper's vector would be an allocation in each run.
+    Ort::ThrowOnError(Ort::GetApi().GetDimensions(info, tensor.sizes.data(), tensor.rank));
     return tensor;
   }
 

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "bundles.hpp"
+#include "kernels/rows.hpp"
+#include "kernels/slate_attention.hpp"
 #include "request.hpp"
 
 namespace {
@@ -108,6 +110,31 @@ TEST_F(AllocationsTest, NoneForOtherUsersWhenTheCacheIsFull) {
   round();
   round();
   EXPECT_EQ(round(), 0u);
+}
+
+struct Serial final : kernels::Threads {
+  void run(Function function, std::size_t count, void* data) const override {
+    for (std::size_t i = 0; i < count; ++i) function(data, i);
+  }
+};
+
+TEST(KernelAllocations, NoneInAThreadThatRanThemBefore) {
+  const std::vector<float> x(4 * 9 * 16), weight(16);
+  const std::vector<std::int64_t> groups(9);
+  std::vector<float> out(x.size()), scales(36);
+  std::vector<std::uint8_t> values(x.size());
+  const auto all = [&](std::size_t tokens) {
+    const std::size_t before = allocations;
+    kernels::attend({x.data(), x.data(), x.data(), x.data(), x.data(), groups.data(), out.data(), 4, 2, tokens, 5, 16, 1},
+                    Serial{});
+    kernels::quantize_rows(x.data(), {values.data(), scales.data(), 4 * tokens, 16}, Serial{});
+    kernels::rms_norm_quantize_rows(x.data(), weight.data(), 1, {values.data(), scales.data(), 4 * tokens, 16}, Serial{});
+    kernels::swiglu_quantize_rows(x.data(), x.data(), scales.data(), {values.data(), scales.data(), 4 * tokens, 16}, Serial{});
+    kernels::scale_add_rows(x.data(), scales.data(), x.data(), out.data(), 4 * tokens, 16, Serial{});
+    return allocations - before;
+  };
+  EXPECT_GT(all(9), 0u);
+  for (const std::size_t tokens : {9u, 3u}) EXPECT_EQ(all(tokens), 0u);
 }
 
 }  // namespace
