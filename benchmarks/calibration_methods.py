@@ -27,6 +27,7 @@ from rexit.bundle import Catalog
 from rexit.exporter import parity, quality, ranges
 from rexit.exporter.checkpoint import load
 from rexit.exporter.graph import derive_segment, export_segment
+from rexit.exporter.observation import observe
 from rexit.exporter.segment import Segment
 from rexit.exporter.targets import find_target
 
@@ -84,7 +85,7 @@ def measure(checkpoint: str, catalog_folder: Path, slates: int, exits: list[int]
         def see(k: int, name: str, numbers: np.ndarray) -> None:
             counts[k][name] += np.histogram(np.abs(numbers), BINS, (0, largest[k][name]))[0]
 
-        ranges.observe(exact, described, calibrating, max_tokens, see)
+        observe(exact, described, calibrating, max_tokens, see)
         expected = quality.answer(parity.Chain(exact, described), prompts, max_tokens)
         for method, threshold in METHODS.items():
             scaled = [{name: threshold(counts[k][name], top) for name, top in each.items()} for k, each in enumerate(largest)]

@@ -58,8 +58,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
             made = [
-                derive_segment(segment, opened.folder, target, place, activations=seen)
-                for segment, seen in zip(segments, rows, strict=True)
+                derive_segment(segment, opened.folder, target, place, seen) for segment, seen in zip(segments, rows, strict=True)
             ]
             found = answer(Chain(place, made), slates)
         print(f"\n{name}, {len(found)} pairs\n| exit after layer | correlation | mean difference | largest |\n|---|---|---|---|")

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from rexit import bundle
 from rexit.bundle import Catalog
-from rexit.exporter import golden, ranges
+from rexit.exporter import golden
+from rexit.exporter.observation import Observation, observe
+from rexit.exporter.passes.smooth_linear_inputs import SAMPLE
 from rexit.exporter.prompts import PromptBuilder, Slate
 
 SLATES = 16
@@ -40,7 +42,7 @@ def sample(
     max_tokens: int,
     each: Callable[[int], None] | None = None,
 ) -> list[Activations]:
-    """The rows of each segment's linear inputs, see `ranges.observe`."""
+    """The rows of each segment's linear inputs, see `observation.observe`."""
     found: list[dict[str, list[NDArray[np.float32]]]] = [{} for _ in segments]
 
     def see(k: int, name: str, numbers: NDArray[Any]) -> None:
@@ -48,5 +50,8 @@ def sample(
         kept = np.unique(np.linspace(0, len(rows) - 1, ROWS).round().astype(int))
         found[k].setdefault(name, []).append(rows[kept])
 
-    ranges.observe(folder, segments, prompts, max_tokens, see, each)
+    observe(folder, segments, prompts, max_tokens, see, each)
     return [{name: np.concatenate(parts) for name, parts in one.items()} for one in found]
+
+
+ACTIVATIONS = Observation("activations", SAMPLE, draw, sample)

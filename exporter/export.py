@@ -15,7 +15,7 @@ import functools
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from rexit.bundle import Catalog, FileEntry, Golden, Manifest, Model, Segment, V
 from rexit.bundle.catalog import TABLES
 from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.errors import BundleError
-from rexit.exporter import activations, golden, parity, quality, ranges
+from rexit.exporter import golden, parity, quality
 from rexit.exporter.checkpoint import Checkpoint, load
 from rexit.exporter.graph import derive_segment, export_segment
 from rexit.exporter.judge import Judge
@@ -113,8 +113,8 @@ def export(
         raise BundleError(edited[0])
     kept = existing(Path(out))
     prompts = quality.Prompts.draw(opened, quality_slates) if any(one.gate for one in chosen) else None
-    calibrating = ranges.draw(opened) if any(one.fixed_scales for one in chosen) else []
-    sampling = activations.draw(opened) if any(one.sampled for one in chosen) else []
+    observation = next((one.observation for one in chosen if one.observation), None)
+    observed = observation.draw(opened) if observation else []
     tell("load", 0, 1)
     loaded = load(checkpoint, exits, head, opened.info["labels"])
     check_fit(loaded, opened, max_tokens)
@@ -165,30 +165,17 @@ def export(
         parity.check(rows, loaded.exits, tolerance)
         clock.lap("parity")
 
-        seen_ranges: Sequence[ranges.Ranges] = [{}] * len(modules)
-        if calibrating:
-            tell("ranges", 0, len(calibrating))
-            seen_ranges = ranges.largest(
-                traced, described[base], calibrating, max_tokens, lambda done: tell("ranges", done, len(calibrating))
-            )
-            clock.lap("ranges")
-        seen_rows: Sequence[activations.Activations] = [{}] * len(modules)
-        if sampling:
-            tell("activations", 0, len(sampling))
-            seen_rows = activations.sample(
-                traced, described[base], sampling, max_tokens, lambda done: tell("activations", done, len(sampling))
-            )
-            clock.lap("activations")
+        seen: Sequence[Mapping[str, Any]] = [{}] * len(modules)
+        if observation and observed:
+            step = observation.name
+            tell(step, 0, len(observed))
+            seen = observation.gather(traced, described[base], observed, max_tokens, lambda done: tell(step, done, len(observed)))
+            clock.lap(step)
         for one in chosen:
             if one is not base:
                 for k, segment in enumerate(described[base]):
                     place = folders[one]
-                    made(
-                        one,
-                        k,
-                        functools.partial(derive_segment, segment, traced, one, place, seen_ranges[k], seen_rows[k]),
-                        place,
-                    )
+                    made(one, k, functools.partial(derive_segment, segment, traced, one, place, seen[k]), place)
         tell("segments", steps, steps)
         clock.lap("variants")
 
@@ -197,9 +184,9 @@ def export(
         for one in chosen:
             place = folders[one]
             if one.gate is None:
-                own, seen, allowed, found = slates, rows, tolerance, None
+                own, differences, allowed, found = slates, rows, tolerance, None
             else:
-                own, seen, allowed, found = judged.judge(one, exact, parity.Chain(place, described[one]), slates)
+                own, differences, allowed, found = judged.judge(one, exact, parity.Chain(place, described[one]), slates)
             Golden(own).write(place / GOLDEN_FILE)
             Variant(
                 name=one.variant,
@@ -217,13 +204,13 @@ def export(
                     "tolerance": allowed,
                     "samples": pairs,
                     "slates": len(slates),
-                    "exits": [{"layers": depth, **row} for depth, row in zip(loaded.exits, seen, strict=True)],
+                    "exits": [{"layers": depth, **row} for depth, row in zip(loaded.exits, differences, strict=True)],
                 },
                 files={path.name: FileEntry.of(path) for path in sorted(place.iterdir())},
                 quality=found,
             ).write(place)
             size = sum(path.stat().st_size for path in place.iterdir())
-            written[one] = VariantReport(one.variant, tuple(reports[one]), tuple(seen), allowed, found, size)
+            written[one] = VariantReport(one.variant, tuple(reports[one]), tuple(differences), allowed, found, size)
         clock.lap("quality")
 
         tell("write", 0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,7 @@ import torch
 
 from rexit import bundle
 from rexit.errors import CheckpointError
-from rexit.exporter.activations import Activations
-from rexit.exporter.passes.quantize_dequantize import LARGEST_MAGNITUDE
-from rexit.exporter.passes.smooth_linear_inputs import SAMPLE
 from rexit.exporter.quiet import first_line, quiet
-from rexit.exporter.ranges import Ranges
 from rexit.exporter.segment import Segment
 from rexit.exporter.targets import Target
 
@@ -40,23 +37,20 @@ def derive_segment(
     source: Path,
     target: Target,
     folder: Path,
-    ranges: Ranges | None = None,
-    activations: Activations | None = None,
+    seen: Mapping[str, Any] | None = None,
 ) -> bundle.Segment:
     """Writes into `folder` what the target's passes make of a segment in the folder `source`; nothing is traced again.
 
-    `source` holds the graphs of the target's base; ranges: what goes into their linear layers, for a target with fixed scales;
-    activations: some rows of it, for one that samples them.
+    `source` holds the graphs of the target's base; seen: what the target's observation gathered of this one, by value.
     Returns what the manifest says about the new one. Raises CheckpointError, naming the variant and the graph, when a pass cannot
     do its work on this model, OSError when the folder cannot be written.
     """
     described = replace(described, hidden_dtype=target.hidden_dtype, cache_dtype=target.cache_dtype)
     model = ir.load(source / described.graph)
-    for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
-        if ranges and value.name in ranges:
-            value.meta[LARGEST_MAGNITUDE] = ranges[value.name]
-        if activations and value.name in activations:
-            value.meta[SAMPLE] = activations[value.name]
+    if target.observation and seen:
+        for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
+            if value.name is not None and value.name in seen:
+                value.meta[target.observation.key] = seen[value.name]
     _write(model, described, target, folder)
     return described
 

@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit import bundle
 from rexit.bundle import Catalog
 from rexit.errors import InputError
 from rexit.exporter import golden
-from rexit.exporter.parity import Chain, chunks
-from rexit.exporter.passes.fold_linear_weights import fold_linear_weights
-from rexit.exporter.passes.linear import by_input, linears
+from rexit.exporter.observation import Observation, observe
+from rexit.exporter.passes.quantize_dequantize import LARGEST_MAGNITUDE
 from rexit.exporter.prompts import PromptBuilder, Slate
 
 SLATES = 64
@@ -44,30 +42,6 @@ def draw(catalog: Catalog) -> list[Slate]:
     return [builder.slate_rows(sample.user, sample.items, as_of=sample.as_of) for sample in samples]
 
 
-def linear_inputs(graph: Path) -> list[str]:
-    """Names of the values that go into a float32 graph's linear layers, each once."""
-    found = by_input(linears(fold_linear_weights(ir.load(graph))))
-    return [str(group[0].input.name) for group in found]
-
-
-def observe(
-    folder: Path,
-    segments: Sequence[bundle.Segment],
-    prompts: Sequence[Slate],
-    max_tokens: int,
-    see: Callable[[int, str, NDArray[Any]], None],
-    each: Callable[[int], None] | None = None,
-) -> None:
-    """Runs the prompts through the graphs in `folder` and hands (segment, name, numbers) to `see`, run by run."""
-    chain = Chain(folder, segments, watch=[linear_inputs(folder / segment.graph) for segment in segments], see=see)
-    for done, slate in enumerate(prompts, 1):
-        past = chain.prefix(slate.prefix)
-        for part in chunks(slate.candidates, max_tokens):
-            chain.score(slate.candidates[part], len(slate.prefix), past)
-        if each:
-            each(done)
-
-
 def largest(
     folder: Path,
     segments: Sequence[bundle.Segment],
@@ -75,7 +49,7 @@ def largest(
     max_tokens: int,
     each: Callable[[int], None] | None = None,
 ) -> list[Ranges]:
-    """The ranges of each segment's linear inputs, see `observe`."""
+    """The ranges of each segment's linear inputs, see `observation.observe`."""
     found: list[Ranges] = [{} for _ in segments]
 
     def see(k: int, name: str, numbers: NDArray[Any]) -> None:
@@ -83,3 +57,6 @@ def largest(
 
     observe(folder, segments, prompts, max_tokens, see, each)
     return found
+
+
+RANGES = Observation("ranges", LARGEST_MAGNITUDE, draw, largest)

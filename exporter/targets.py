@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from rexit.errors import InputError
+from rexit.exporter.activations import ACTIVATIONS
+from rexit.exporter.observation import Observation
 from rexit.exporter.passes.allowed_operators import allowed_operators
 from rexit.exporter.passes.dequantize_blocks_int4 import dequantize_blocks_int4
 from rexit.exporter.passes.embedding_rows import embedding_rows_int8
@@ -27,6 +29,7 @@ from rexit.exporter.passes.slate_attention import slate_attention
 from rexit.exporter.passes.smooth_linear_inputs import smooth_linear_inputs
 from rexit.exporter.passes.tidy import tidy
 from rexit.exporter.quality import Gate
+from rexit.exporter.ranges import RANGES
 
 Pass = Callable[[ir.Model], ir.Model]
 
@@ -38,8 +41,7 @@ class Target:
     base: the float32 graphs it is made from, None for such graphs themselves.
     gate: None for a variant that is held against PyTorch itself; its golden samples are PyTorch's. With a gate they are the
     variant's own. tolerance: how far log-odds may be from the golden ones; with a gate, more where the model needs more.
-    fixed_scales: its passes need to know what goes into the linear layers (`rexit.exporter.ranges`).
-    sampled: one of its passes weighs their channels (`rexit.exporter.activations`).
+    observation: what its passes have to know of what goes into the linear layers; the same for all of a target that have one.
     """
 
     name: str
@@ -52,8 +54,7 @@ class Target:
     tolerance: float
     base: Target | None = None
     gate: Gate | None = None
-    fixed_scales: bool = False
-    sampled: bool = False
+    observation: Observation | None = None
 
     @property
     def variant(self) -> str:
@@ -73,10 +74,10 @@ _CUDA = Target("cuda", "fp32", "onnxruntime", 23, "float32", "float32", (tidy,),
 _PARTS = Target("tensorrt", "fp32", "tensorrt", 18, "float32", "float32", (tidy,), EXACT)
 
 
-def _tensorrt(precision: str, opset: int, passes: tuple[Pass, ...], gate: Gate, fixed_scales: bool = False) -> Target:
+def _tensorrt(precision: str, opset: int, passes: tuple[Pass, ...], gate: Gate, observation: Observation | None = None) -> Target:
     """Half between the linear layers; the last passes are the same for all."""
     passes = (*passes, tidy, allowed_operators)
-    return Target("tensorrt", precision, "tensorrt", opset, "float16", "float16", passes, 0.02, _PARTS, gate, fixed_scales)
+    return Target("tensorrt", precision, "tensorrt", opset, "float16", "float16", passes, 0.02, _PARTS, gate, observation)
 
 
 TARGETS = (
@@ -92,7 +93,7 @@ TARGETS = (
         0.02,
         _CPU,
         Gate(correlation=0.995, auc_drop=0.001),
-        sampled=True,
+        observation=ACTIVATIONS,
     ),
     Target(
         "cpu",
@@ -112,7 +113,7 @@ TARGETS = (
         19,
         (tidy, fold_linear_weights, quantize_dequantize_int8, half, to_opset_19),
         Gate(correlation=0.995, auc_drop=0.001),
-        fixed_scales=True,
+        observation=RANGES,
     ),
     _tensorrt("int4", 21, (tidy, fold_linear_weights, dequantize_blocks_int4, half, to_opset_21), Gate(None, auc_drop=0.005)),
     _tensorrt(
@@ -120,7 +121,7 @@ TARGETS = (
         19,
         (tidy, fold_linear_weights, quantize_dequantize_fp8, half, to_opset_19),
         Gate(correlation=0.995, auc_drop=0.001),
-        fixed_scales=True,
+        observation=RANGES,
     ),
     Target("cuda", "fp16", "onnxruntime", 23, "float16", "float16", (tidy, half, tidy), 0.02, _CUDA, Gate(0.999, auc_drop=0.001)),
 )

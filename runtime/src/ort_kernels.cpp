@@ -73,11 +73,22 @@ class Call final : public Threads {
   Ort::KernelContext context_;
 };
 
-struct SlateAttentionKernel {
+// Floats in, floats out.
+struct OfFloats {
+  static constexpr bool input_is_integer(std::size_t) { return false; }
+  static constexpr bool output_is_quantized(std::size_t) { return false; }
+};
+
+// Floats in, quantized rows and their scales out.
+struct OfQuantizedRows : OfFloats {
+  static constexpr std::size_t outputs = 2;
+  static constexpr bool output_is_quantized(std::size_t index) { return index == 0; }
+};
+
+struct SlateAttentionKernel : OfFloats {
   static constexpr const char* name = "SlateAttention";
   static constexpr std::size_t inputs = 6, outputs = 1;
   static constexpr bool input_is_integer(std::size_t index) { return index == 5; }
-  static constexpr bool output_is_quantized(std::size_t) { return false; }
 
   explicit SlateAttentionKernel(const Ort::ConstKernelInfo& info) : scale(info.GetAttribute<float>("scale")) {}
 
@@ -99,11 +110,9 @@ struct SlateAttentionKernel {
   float scale;
 };
 
-struct QuantizeRowsKernel {
+struct QuantizeRowsKernel : OfQuantizedRows {
   static constexpr const char* name = "QuantizeRows";
-  static constexpr std::size_t inputs = 1, outputs = 2;
-  static constexpr bool input_is_integer(std::size_t) { return false; }
-  static constexpr bool output_is_quantized(std::size_t index) { return index == 0; }
+  static constexpr std::size_t inputs = 1;
 
   explicit QuantizeRowsKernel(const Ort::ConstKernelInfo&) {}
 
@@ -113,11 +122,9 @@ struct QuantizeRowsKernel {
   }
 };
 
-struct RmsNormQuantizeRowsKernel {
+struct RmsNormQuantizeRowsKernel : OfQuantizedRows {
   static constexpr const char* name = "RMSNormQuantizeRows";
-  static constexpr std::size_t inputs = 2, outputs = 2;
-  static constexpr bool input_is_integer(std::size_t) { return false; }
-  static constexpr bool output_is_quantized(std::size_t index) { return index == 0; }
+  static constexpr std::size_t inputs = 2;
 
   explicit RmsNormQuantizeRowsKernel(const Ort::ConstKernelInfo& info) : epsilon(info.GetAttribute<float>("epsilon")) {}
 
@@ -130,11 +137,9 @@ struct RmsNormQuantizeRowsKernel {
   float epsilon;
 };
 
-struct SwigluQuantizeRowsKernel {
+struct SwigluQuantizeRowsKernel : OfQuantizedRows {
   static constexpr const char* name = "SwiGLUQuantizeRows";
-  static constexpr std::size_t inputs = 3, outputs = 2;
-  static constexpr bool input_is_integer(std::size_t) { return false; }
-  static constexpr bool output_is_quantized(std::size_t index) { return index == 0; }
+  static constexpr std::size_t inputs = 3;
 
   explicit SwigluQuantizeRowsKernel(const Ort::ConstKernelInfo&) {}
 
@@ -145,11 +150,9 @@ struct SwigluQuantizeRowsKernel {
   }
 };
 
-struct ScaleAddRowsKernel {
+struct ScaleAddRowsKernel : OfFloats {
   static constexpr const char* name = "ScaleAddRows";
   static constexpr std::size_t inputs = 3, outputs = 1;
-  static constexpr bool input_is_integer(std::size_t) { return false; }
-  static constexpr bool output_is_quantized(std::size_t) { return false; }
 
   explicit ScaleAddRowsKernel(const Ort::ConstKernelInfo&) {}
 

@@ -1,4 +1,4 @@
-// What stands around an int8 matrix product, for a whole token at a time: each number is read and written once.
+// What stands around an int8 matrix product, for a whole token at a time: each number comes from memory and goes there once.
 //
 //   scale[t] = max |x[t]| / 127,   quantized[t] = round(x[t] / scale[t]) + 128
 #pragma once
