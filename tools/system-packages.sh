@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # Installs the Debian packages the build needs and lacks; where that is not possible, names them in one line and fails.
-# system-packages.sh [aarch64]   with `aarch64`: those of the cross build and its emulated tests, too
+# [PYTHON=python3] system-packages.sh [aarch64]   with `aarch64`: those of the cross build and its emulated tests, too
 set -euo pipefail
 
+python=${PYTHON:-python3}
 missing=()
 has_header() { echo "#include <$1>" | ${CXX:-c++} -std=c++17 -x c++ -fsyntax-only - 2>/dev/null; }
 command -v "${CXX:-c++}" >/dev/null || missing+=(g++)
 has_header onnxruntime/onnxruntime_c_api.h || missing+=(libonnxruntime-dev)
 has_header nlohmann/json.hpp || missing+=(nlohmann-json3-dev)
 has_header gtest/gtest.h || missing+=(libgtest-dev)
-python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
-python3 -c 'import sysconfig, os, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || missing+=(python3-dev)
+"$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+"$python" -c 'import sysconfig, os, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || missing+=(python3-dev)
 if [ "${1:-}" = aarch64 ]; then
   command -v aarch64-linux-gnu-g++ >/dev/null || missing+=(g++-aarch64-linux-gnu)
   command -v qemu-aarch64 >/dev/null || missing+=(qemu-user)

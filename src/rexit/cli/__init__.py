@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from rexit import __version__
 from rexit.cli import bench, calibrate, compile, export, index, inspect, score, verify
-from rexit.cli._output import stderr
+from rexit.cli._extras import missing
+from rexit.cli._output import stderr, stdout
 from rexit.errors import RexitError
 
 INTERRUPTED = 130
@@ -21,12 +23,29 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        stdout.print(f"rexit {__version__}", markup=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print rexit's version.")
+    ] = False,
+) -> None:
+    pass
+
+
 for _module in (index, export, compile, calibrate, score, verify, inspect, bench):
     _module.register(app)
 
 
 def main() -> NoReturn:
-    """Runs a command; a RexitError, a full disk or Ctrl-C ends in one line and a non-zero exit code."""
+    """Runs a command. A RexitError, a missing extra, a full disk or Ctrl-C ends in one line and a non-zero exit code."""
     try:
         app(standalone_mode=True)
     except SystemExit as exc:
@@ -36,6 +55,11 @@ def main() -> NoReturn:
     except RexitError as exc:
         stderr.print(f"rexit: error: {exc}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(exc.exit_code)
+    except ModuleNotFoundError as exc:
+        if (line := missing(exc)) is None:
+            raise
+        stderr.print(f"rexit: error: {line}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
     except OSError as exc:
         where = f"{exc.filename}: " if exc.filename else ""
         stderr.print(f"rexit: error: {where}{exc.strerror or exc}", markup=False, highlight=False, soft_wrap=True)

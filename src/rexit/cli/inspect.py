@@ -236,10 +236,8 @@ def _prompt(path: Path, variant: str | None, user: str, items: str, as_of: int |
 
 
 def _decoder(folder: Path) -> Any:
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as exc:
-        raise InputError("--tokenizer needs the package `tokenizers`: pip install tokenizers") from exc
+    from tokenizers import Tokenizer
+
     file = folder / "tokenizer.json" if folder.is_dir() else folder
     if not file.is_file():
         raise InputError(f"{file}: no such file, expected a tokenizer.json")

@@ -1,0 +1,5 @@
+"""`python -m rexit`."""
+
+from rexit.cli import main
+
+main()

@@ -1,0 +1,27 @@
+"""Which of rexit's extras brings a module that the base install does without."""
+
+from __future__ import annotations
+
+_EXTRAS = {
+    "matplotlib": "calibrate",
+    "polars": "calibrate",
+    "scipy": "calibrate",
+    "sklearn": "calibrate",
+    "ml_dtypes": "export",
+    "onnx_ir": "export",
+    "onnxscript": "export",
+    "tokenizers": "export",
+    "torch": "export",
+    "torch_geometric": "export",
+    "transformers": "export",
+    "onnx": "tensorrt",  # all that `rexit compile` lacks on a device; who exports has it too
+}
+
+
+def missing(exc: ModuleNotFoundError) -> str | None:
+    """The line for a module that an extra would have brought; None for any other, which is a fault of the installation."""
+    module = (exc.name or "").partition(".")[0]
+    extra = _EXTRAS.get(module)
+    if extra is None:
+        return None
+    return f"this needs the Python package `{module}`, which the base install leaves out: pip install 'rexit[{extra}]'"

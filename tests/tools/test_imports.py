@@ -1,0 +1,53 @@
+"""tools/imports.py, which tells make what to remake, against what Python really loads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LOADED = """
+import sys, pathlib
+sys.path.insert(0, {folder!r})
+__import__({module!r})
+root = pathlib.Path({root!r})
+files = [pathlib.Path(m.__file__) for m in list(sys.modules.values()) if getattr(m, "__file__", None)]
+files = [f.resolve() for f in files if f.is_absolute() and f.suffix == ".py" and "site-packages" not in f.parts]
+print(*(f.relative_to(root) for f in files if f.is_relative_to(root)))
+"""
+
+
+def told(*files: str) -> set[str]:
+    done = subprocess.run([sys.executable, ROOT / "tools" / "imports.py", *files], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("file", "folder", "module"),
+    [
+        ("exporter/index.py", ".", "rexit.exporter.index"),
+        ("exporter/export.py", ".", "rexit.exporter.export"),
+        ("calibration/run.py", ".", "rexit.calibration.run"),
+        ("examples/movielens/train.py", "examples/movielens", "train"),
+        ("tests/golden_bundle.py", "tests", "golden_bundle"),
+    ],
+)
+def test_tells_all_that_is_loaded(file: str, folder: str, module: str) -> None:
+    script = LOADED.format(folder=str(ROOT / folder), module=module, root=str(ROOT))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert file in loaded
+    assert loaded <= told(file)
+
+
+def test_training_does_not_hang_on_what_only_calibrates() -> None:
+    assert not {file for file in told("examples/movielens/train.py") if file.startswith("calibration/")}
+
+
+def test_a_file_that_cannot_be_read_stops_make(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import (")
+    done = subprocess.run([sys.executable, ROOT / "tools" / "imports.py", tmp_path / "broken.py"], capture_output=True)
+    assert done.returncode != 0

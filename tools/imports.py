@@ -1,0 +1,53 @@
+"""Prints the files of this repository that some Python files import, themselves first, at any depth.
+
+    python tools/imports.py exporter/index.py
+
+Imports inside functions count, but not those of an `__init__`: what it loads on demand, its importer need not demand.
+
+What the Makefile depends on, so that an edit remakes what it changes and nothing else. Read from the source alone, with the
+standard library alone: make needs the answer before there is an environment.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Names a file imports; for `from a import b`, which may be a module or not, `a` and `a.b`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    for node in tree.body if path.name == "__init__.py" else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+
+
+def files_of(name: str, folders: tuple[Path, ...]) -> Iterator[Path]:
+    """A module's file, and the `__init__` of the packages it is in: they run when it is imported."""
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1):
+        for folder in folders:
+            place = folder.joinpath(*parts[:depth])
+            yield from (file.resolve() for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file())
+
+
+def closure(paths: list[Path]) -> list[Path]:
+    seen: dict[Path, None] = {}
+    todo = [path.resolve() for path in paths]
+    while todo:
+        path = todo.pop()
+        if path not in seen:
+            seen[path] = None
+            folders = (ROOT / "src", path.parent)
+            todo += [file for name in imported(path) for file in files_of(name, folders)]
+    return list(seen)
+
+
+if __name__ == "__main__":
+    print(*(path.relative_to(ROOT) for path in closure([Path(word) for word in sys.argv[1:]])))
