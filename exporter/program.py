@@ -126,7 +126,8 @@ def _bounds(op: Op, lengths: Lengths, fields: Mapping[str, NDArray[np.int32]]) -
         empty = int(lengths[op["empty"]])
         return min(low, empty), max(high * op["limit"], empty)
     if kind == "similar_verdict":
-        return 0, op["limit"] * int(max(lengths[op[key]] for key in ("yes", "no", "unseen")))
+        words = [int(lengths[op[key]]) for key in ("yes", "no", "unseen")]
+        return min(words), op["limit"] * max(words)
     pieces = [op[key] for key in ("piece", "missing", "yes", "no") if key in op] + op.get("bins", [])
     if kind in ("user_field", "item_field"):
         pieces = [*np.unique(fields[f"{kind[:4]}.{op['field']}"]), *pieces]

@@ -152,7 +152,10 @@ def test_users_and_items_without_interactions_have_rows(run: Run, data: Path) ->
     catalog = Catalog.open(data / "catalog")
     row = catalog.users.row(77)
     assert row == 24 and catalog.items.row(99) == 40
-    assert not catalog.user_table["embeddings"][row].any() and catalog.user_table["similar"].max() <= 24
+    similar = catalog.user_table["similar"]
+    assert not catalog.user_table["embeddings"][row].any()
+    assert similar.shape == (25, 20) and (similar[row] == row).all(), "nothing is known of them: nobody is similar"
+    assert row not in similar[:row], "and they are similar to nobody"
 
 
 def test_too_few_interactions_to_hold_any_out(run: Run, data: Path) -> None:
@@ -222,7 +225,9 @@ def test_an_empty_history_file(run: Run, data: Path) -> None:
 
 
 def test_a_prompt_that_may_end_in_nothing(run: Run, data: Path) -> None:
-    (data / "prompt.toml").write_text('prompt = "{similar_verdict:3}"\n[labels]\nyes = " yes"\nno = " no"\n')
+    (data / "prompt.toml").write_text(
+        'prompt = "{similar_verdict:3}"\n[labels]\nyes = " yes"\nno = " no"\n[words]\nunseen = ""\n'
+    )
     refused(run(), data, "can be without a token: end the prompt with a text")
 
 

@@ -73,4 +73,4 @@ def test_bounds() -> None:
     lengths = np.array([len(text) for text, _ in pieces._rows])  # one token a letter
     unknown, none, disliked = len("unknown"), len(" none"), len(" disliked")
     assert bounds(program.prefix, lengths, fields) == (1 + 1 + none, unknown + 1 + 3 * (1 + 4 + disliked))
-    assert bounds(program.candidate, lengths, fields) == (0, 2 * disliked + 4)
+    assert bounds(program.candidate, lengths, fields) == (len(" liked"), 2 * disliked + 4)
