@@ -15,18 +15,17 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from rexit import __version__
-from rexit.bundle.catalog import SPLITS, TABLES
+from rexit.bundle.catalog import SPLITS, TABLES, Catalog
 from rexit.bundle.files import SCHEMA, FileEntry, check_writable, new_folder, write_file, write_json
 from rexit.errors import InputError
 from rexit.exporter import lightgcn, tables
 from rexit.exporter.interactions import Columns, read_entities, read_interactions, rows_of, unify_ids
+from rexit.exporter.lengths import prompt_lengths
 from rexit.exporter.neighbours import similar_users
 from rexit.exporter.pieces import Pieces, fingerprint, load_tokenizer, single_token
-from rexit.exporter.program import Program, bounds, compile_program
+from rexit.exporter.program import Fields, Lengths, Program, bounds, compile_program
 from rexit.exporter.splits import assign
 from rexit.exporter.template import Template, read_template, written
-
-Fields = dict[str, NDArray[np.int32]]
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def build_catalog(
     program = compile_program(compiled, data.users.columns[1:], data.items.columns[1:], pieces)
     fields = _fields(program, data, compiled, pieces)
     offsets, tokens = pieces.encode(encoder)
-    limits = _limits(program, np.diff(offsets), fields, compiled)
+    most = _most_tokens(program, np.diff(offsets), fields, compiled)
 
     retriever = _retrieve(data, settings, progress)
     embeddings = retriever.users.astype(np.float16)
@@ -111,7 +110,7 @@ def build_catalog(
         "tokenizer": {"vocab_size": encoder.get_vocab_size(), "sha256": fingerprint(encoder)},
         "labels": labels,
         "embedding": {"dim": settings.dim, "layers": settings.layers},
-        "prompt": {"template": compiled.text, "prefix": program.prefix, "candidate": program.candidate, **limits},
+        "prompt": {"template": compiled.text, "prefix": program.prefix, "candidate": program.candidate, **most},
         "retrieval": {
             "recall@20": retriever.recall,
             "popularity_recall@20": retriever.popularity_recall,
@@ -155,17 +154,17 @@ def _read(interactions: Path, items: Path, users: Path | None, columns: Columns,
     return _Data(assign(frame), sides["user"], sides["item"])
 
 
-def _fields(program: Program, data: _Data, template: Template, pieces: Pieces) -> Fields:
-    missing = template.words["missing"]
+def _fields(program: Program, data: _Data, template: Template, pieces: Pieces) -> dict[str, NDArray[np.int32]]:
     fields = {}
     for what, frame in _entities(data):
         for name, (column, spaced) in getattr(program, f"{what}_fields").items():
             texts = " " + frame[column] if spaced else frame[column]
-            fields[f"{what}.{name}"] = pieces.column(texts.fill_null(written(missing, spaced)))
+            missing = pieces.literal(written(template.words["missing"], spaced))
+            fields[f"{what}.{name}"] = pieces.column(texts, missing, template.limits.get(f"{what}.{column}"))
     return fields
 
 
-def _limits(program: Program, lengths: NDArray[np.int64], fields: Fields, template: Template) -> dict[str, int]:
+def _most_tokens(program: Program, lengths: Lengths, fields: Fields, template: Template) -> dict[str, int]:
     low, high = bounds(program.candidate, lengths, fields)
     if low < 1:
         raise InputError(f"{template.path}: the part after the prefix can be without a token: end the prompt with a text")
@@ -186,6 +185,7 @@ def _retrieve(data: _Data, settings: lightgcn.Settings, progress: lightgcn.Progr
 def _write(folder: Path, info: dict[str, Any], content: Mapping[str, tables.Tensors], data: _Data) -> None:
     for name in TABLES:
         write_file(folder / name, save(content[name]))
+    info["prompt"]["lengths"] = prompt_lengths(Catalog(folder, info, {}))
     (folder / "splits").mkdir()
     splits = {}
     named = data.interactions.with_columns(

@@ -16,32 +16,38 @@ from rexit.errors import InputError
 
 @dataclass
 class Pieces:
-    """Collects texts and gives each a row. What the template says may name special tokens, what the data says may not."""
+    """Collects texts and gives each a row. What the template says may name special tokens, what the data says may not.
 
-    _rows: dict[tuple[str, bool], int] = field(default_factory=dict)
+    A key is a text, whether it is the template's, and the most tokens it may have (None: any number).
+    """
+
+    _rows: dict[tuple[str, bool, int | None], int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def literal(self, text: str) -> int:
         """The piece of a text of the template."""
-        return self._rows.setdefault((text, True), len(self._rows))
+        return self._rows.setdefault((text, True, None), len(self._rows))
 
-    def column(self, texts: pl.Series) -> NDArray[np.int32]:
-        """The pieces of a column of the data: int32 [n]. A title that spells `<s>` becomes ordinary text."""
-        rows = {text: self._rows.setdefault((text, False), len(self._rows)) for text in texts.unique(maintain_order=True)}
-        return texts.replace_strict(rows, return_dtype=pl.Int32).to_numpy().astype(np.int32)
+    def column(self, texts: pl.Series, missing: int, limit: int | None = None) -> NDArray[np.int32]:
+        """The pieces of a column of the data: int32 [n]. A title that spells `<s>` becomes ordinary text.
+
+        Null becomes the piece `missing`; a text of more than `limit` tokens is cut behind that many.
+        """
+        known = texts.drop_nulls().unique(maintain_order=True)
+        rows = {text: self._rows.setdefault((text, False, limit), len(self._rows)) for text in known}
+        return texts.replace_strict({**rows, None: missing}, return_dtype=pl.Int32).to_numpy().astype(np.int32)
 
     def encode(self, tokenizer: Tokenizer) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """CSR: `offsets` int64 [K+1] and `tokens` int32 [offsets[K]]."""
         tokens: list[list[int]] = [[] for _ in self._rows]
         for trusted in (True, False):
-            chosen = {text: row for (text, literal), row in self._rows.items() if literal == trusted}
+            chosen = [(text, limit, row) for (text, literal, limit), row in self._rows.items() if literal == trusted]
             tokenizer.encode_special_tokens = not trusted
-            for row, encoding in zip(
-                chosen.values(), tokenizer.encode_batch(list(chosen), add_special_tokens=False), strict=True
-            ):
-                tokens[row] = encoding.ids
+            encoded = tokenizer.encode_batch([text for text, *_ in chosen], add_special_tokens=False)
+            for (_, limit, row), encoding in zip(chosen, encoded, strict=True):
+                tokens[row] = encoding.ids[:limit]
         tokenizer.encode_special_tokens = False
         offsets = np.zeros(len(tokens) + 1, np.int64)
         offsets[1:] = np.cumsum([len(t) for t in tokens])

@@ -51,7 +51,7 @@ def check_fit(checkpoint: Checkpoint, catalog: Catalog, max_tokens: int) -> None
     if prefix + candidate > decoder.max_positions:
         raise InputError(
             f"prompts have up to {prefix} + {candidate} = {prefix + candidate} tokens (prefix + candidate), "
-            f"the model takes {decoder.max_positions}; shorten the template's histories"
+            f"the model takes {decoder.max_positions}; shorten the template's histories or limit its columns"
         )
     if candidate > max_tokens:
         raise InputError(f"a candidate has up to {candidate} tokens, more than the {max_tokens} of --max-tokens")

@@ -14,7 +14,8 @@ from rexit.exporter.pieces import Pieces
 from rexit.exporter.template import LISTS, RATES, Placeholder, Template, written
 
 Op = dict[str, Any]
-Lengths = NDArray[np.int64]
+Lengths = NDArray[np.int64]  # tokens of each piece
+Fields = Mapping[str, NDArray[np.int32]]  # `user.NAME` and `item.NAME` to the rows' pieces
 
 
 @dataclass
@@ -33,7 +34,7 @@ def needs_target(op: Op) -> bool:
 
 
 def compile_program(template: Template, user_columns: Sequence[str], item_columns: Sequence[str], pieces: Pieces) -> Program:
-    """Raises InputError for a placeholder that is unknown, or a template without the target item."""
+    """Raises InputError for a placeholder that is unknown, a limit of no placeholder, or a template without the target item."""
     program = Program()
     compiler = _Compiler(template, user_columns, item_columns, pieces, program)
     ops = [compiler.op(node, "prompt") for node in template.prompt]
@@ -43,6 +44,11 @@ def compile_program(template: Template, user_columns: Sequence[str], item_column
     if first is None:
         raise InputError(f"{template.path}: prompt never names the target item: it needs a placeholder like {{item.title}}")
     program.prefix, program.candidate = ops[:first], ops[first:]
+    columns = [f"{what}.{column}" for what in ("user", "item") for column, _ in getattr(program, f"{what}_fields").values()]
+    for name in template.limits:
+        if name not in columns:
+            known = ", ".join(dict.fromkeys(columns)) or "none"
+            raise InputError(f"{template.path}: limits.{name}: the template places no such column, it places: {known}")
     return program
 
 
@@ -110,8 +116,31 @@ def count_texts(bins: int) -> list[str]:
     return ["0", *(f"2^{b - 1}" for b in range(1, bins))]
 
 
-def bounds(ops: Sequence[Op], lengths: Lengths, fields: Mapping[str, NDArray[np.int32]]) -> tuple[int, int]:
-    """The fewest and the most tokens `ops` can append. `fields` maps `user.NAME` and `item.NAME` to the rows' pieces."""
+def placeholder(op: Op) -> str | None:
+    """The placeholder an op was compiled from; None for the template's own text."""
+    kind = op["op"]
+    match kind:
+        case "piece":
+            return None
+        case "user_field" | "item_field":
+            return f"{{{kind[:4]}.{op['field'].removeprefix(' ')}}}"
+        case "history":
+            return f"{{history.{op['order']}:{op['limit']}}}"
+        case "similar_liked" | "similar_verdict":
+            return f"{{{kind}:{op['limit']}}}"
+        case "verdict":
+            return "{verdict}"
+    return f"{{{kind[:4]}.{kind[5:]}}}"
+
+
+def longest(ops: Sequence[Op], lengths: Lengths, fields: Fields) -> tuple[Op, int]:
+    """The one of `ops` that can append the most tokens, and how many."""
+    most = [_bounds(op, lengths, fields)[1] for op in ops]
+    return ops[most.index(max(most))], max(most)
+
+
+def bounds(ops: Sequence[Op], lengths: Lengths, fields: Fields) -> tuple[int, int]:
+    """The fewest and the most tokens `ops` can append."""
     low = high = 0
     for op in ops:
         a, b = _bounds(op, lengths, fields)
@@ -119,14 +148,15 @@ def bounds(ops: Sequence[Op], lengths: Lengths, fields: Mapping[str, NDArray[np.
     return low, high
 
 
-def _bounds(op: Op, lengths: Lengths, fields: Mapping[str, NDArray[np.int32]]) -> tuple[int, int]:
+def _bounds(op: Op, lengths: Lengths, fields: Fields) -> tuple[int, int]:
     kind = op["op"]
     if kind in ("history", "similar_liked"):
         low, high = bounds(op["entry"], lengths, fields)
         empty = int(lengths[op["empty"]])
         return min(low, empty), max(high * op["limit"], empty)
     if kind == "similar_verdict":
-        return 0, op["limit"] * int(max(lengths[op[key]] for key in ("yes", "no", "unseen")))
+        words = [int(lengths[op[key]]) for key in ("yes", "no", "unseen")]
+        return min(words), op["limit"] * max(words)
     pieces = [op[key] for key in ("piece", "missing", "yes", "no") if key in op] + op.get("bins", [])
     if kind in ("user_field", "item_field"):
         pieces = [*np.unique(fields[f"{kind[:4]}.{op['field']}"]), *pieces]

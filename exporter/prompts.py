@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Catalog, Id
-from rexit.exporter.neighbours import top
+from rexit.exporter.neighbours import nonzero_rows, top
 from rexit.exporter.program import Op, needs_target
 
 Tokens = NDArray[np.int32]
@@ -49,6 +49,7 @@ class PromptBuilder:
         self._users, self._items = catalog.user_table, catalog.item_table
         self._offsets, self._tokens = catalog.piece_table["offsets"], catalog.piece_table["tokens"]
         self._user_embeddings = self._users["embeddings"].astype(np.float64)
+        self._known_users = nonzero_rows(self._user_embeddings)
         # (user, item) pairs of all interactions in ascending order, so that a verdict is found by binary search.
         starts = self._users["history_offsets"]
         owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
@@ -104,14 +105,17 @@ class PromptBuilder:
         liked = np.concatenate([self._users["history_liked"][seen] > 0, np.array([bool(v) for _, v in recent], np.bool_)])
         if user is not None and not recent:
             similar = self._users["similar"][user].astype(np.int64)
+            similar = similar[similar != user]  # its own row stands where there is no neighbour
         else:
             similar = self._fold_in(user, items[liked])
         return _Request(as_of, items, liked, similar)
 
     def _fold_in(self, user: int | None, liked: Rows) -> Rows:
-        if not len(liked):
+        direction = self._items["fold_in"][liked].astype(np.float64).sum(0)
+        if not direction.any():
             return np.empty(0, np.int64)
-        scores = self._user_embeddings @ self._items["fold_in"][liked].astype(np.float64).sum(0)
+        scores = self._user_embeddings @ direction
+        scores[~self._known_users] = -np.inf
         if user is not None:
             scores[user] = -np.inf
         return top(scores, self._users["similar"].shape[1])
@@ -193,13 +197,15 @@ class PromptBuilder:
         items, liked = request.items[::-1], request.liked[::-1]
         kept = np.sort(np.unique(items, return_index=True)[1])
         items, liked = items[kept], liked[kept]
-        embeddings = self._items["embeddings"]
-        scores = embeddings[targets].astype(np.float64) @ embeddings[items].astype(np.float64).T
-        scores[targets[:, None] == items] = -np.inf
+        there, here = (self._items["embeddings"][rows].astype(np.float64) for rows in (targets, items))
+        scores = there @ here.T
+        scores[(targets[:, None] == items) | ~nonzero_rows(there)[:, None] | ~nonzero_rows(here)] = -np.inf
         chosen = [top(line, op["limit"]) for line in scores]
         return [self._entries(op, items[c], liked[c]) for c in chosen]
 
     def _similar_verdict(self, op: Op, request: _Request, targets: Rows) -> list[list[int]]:
+        if not len(request.similar):
+            return [[op["unseen"]]] * len(targets)
         pairs = request.similar[: op["limit"]] * len(self._catalog.items) + targets[:, None]
         begin, at = np.searchsorted(self._pairs, pairs), np.searchsorted(self._pairs, pairs, "right") - 1
         if request.as_of is not None:

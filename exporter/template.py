@@ -46,7 +46,8 @@ def written(text: str, spaced: bool) -> str:
 class Template:
     """A template whose syntax is right; whether its columns exist is seen when it is compiled (program.py).
 
-    `entries`: how one entry is written, for each kind of list in ENTRIES.
+    `entries`: how one entry is written, for each kind of list in ENTRIES. `limits`: the most tokens of a column's cell, by
+    `user.COLUMN` and `item.COLUMN`.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class Template:
     labels: Mapping[str, str]
     words: Mapping[str, str] = field(default_factory=lambda: WORDS)
     bins: Mapping[str, int] = field(default_factory=lambda: BINS)
+    limits: Mapping[str, int] = field(default_factory=dict)
     bos: str | None = None
 
 
@@ -68,7 +70,7 @@ def read_template(path: Path) -> Template:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
     except ValueError as exc:  # not TOML, not UTF-8
         raise InputError(f"{path}: not a TOML file: {exc}") from exc
-    _known_keys(path, "", value, ("prompt", "entry", "entries", "bos", "labels", "words", "bins"))
+    _known_keys(path, "", value, ("prompt", "entry", "entries", "bos", "labels", "words", "bins", "limits"))
     prompt = _text(path, "prompt", value.get("prompt"))
     entry = _text(path, "entry", value.get("entry", " {item.title}{verdict};"))
     labels, words, bins, entries = (_section(path, value, name) for name in ("labels", "words", "bins", "entries"))
@@ -77,8 +79,7 @@ def read_template(path: Path) -> Template:
     _known_keys(path, "words.", words, tuple(WORDS))
     _known_keys(path, "bins.", bins, tuple(BINS))
     for name, n in bins.items():
-        if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= 1000:
-            raise InputError(f"{path}: bins.{name} is {n!r}, expected a whole number from 1 to 1000")
+        _whole_number(path, f"bins.{name}", n)
     written_as = {name: (f"entries.{key}", entries[key]) if key in entries else ("entry", entry) for name, key in ENTRIES.items()}
     bos = value.get("bos")
     return Template(
@@ -89,6 +90,7 @@ def read_template(path: Path) -> Template:
         {name: _text(path, f"labels.{name}", labels.get(name)) for name in ("yes", "no")},
         {name: _text(path, f"words.{name}", words.get(name, text), empty=True) for name, text in WORDS.items()},
         {**BINS, **bins},
+        _limits(path, value),
         None if bos is None else _text(path, "bos", bos),
     )
 
@@ -128,11 +130,25 @@ def _known_keys(path: Path, prefix: str, section: Mapping[str, Any], known: tupl
             raise InputError(f"{path}: unknown key {prefix}{key}, known are: {', '.join(known)}")
 
 
-def _section(path: Path, value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _section(path: Path, value: Mapping[str, Any], name: str, within: str = "") -> Mapping[str, Any]:
     section = value.get(name, {})
     if not isinstance(section, dict):
-        raise InputError(f"{path}: {name} is {section!r}, expected a section [{name}]")
+        raise InputError(f"{path}: {within}{name} is {section!r}, expected a section [{within}{name}]")
     return section
+
+
+def _limits(path: Path, value: Mapping[str, Any]) -> dict[str, int]:
+    tables = _section(path, value, "limits")
+    _known_keys(path, "limits.", tables, ("user", "item"))
+    limits = {f"{what}.{column}": n for what in tables for column, n in _section(path, tables, what, "limits.").items()}
+    for name, n in limits.items():
+        _whole_number(path, f"limits.{name}", n)
+    return limits
+
+
+def _whole_number(path: Path, key: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1000:
+        raise InputError(f"{path}: {key} is {value!r}, expected a whole number from 1 to 1000")
 
 
 def _text(path: Path, key: str, value: object, empty: bool = False) -> str:

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import tiny_bundle
 from rexit import runtime
 from rexit.bundle import Catalog
+from rexit.exporter.neighbours import similar_users
 from rexit.exporter.prompts import PromptBuilder
-from tiny_bundle import ITEM_IDS, USER_IDS, write_bundle
+from tiny_bundle import ITEM_IDS, ITEMS, NEIGHBOURS, USER_IDS, make_catalog, write_bundle
 
 
+def nothing_known_of_some() -> tiny_bundle.Catalog:
+    """Half of the users and items have zero embeddings, half of the items zero `fold_in` rows."""
+    info, tables = make_catalog()
+    users, items = tables["users.safetensors"], tables["items.safetensors"]
+    users["embeddings"][::2] = items["embeddings"][::2] = items["fold_in"][: ITEMS // 2] = 0
+    users["similar"] = similar_users(users["embeddings"], NEIGHBOURS)
+    return info, tables
+
+
+@pytest.mark.parametrize("catalog_of", [make_catalog, nothing_known_of_some])
 @pytest.mark.parametrize("seed", range(3))
-def test_python_and_cpp_assemble_the_same_prompts(tmp_path: Path, seed: int) -> None:
-    bundle, random = write_bundle(tmp_path / "bundle"), np.random.default_rng(seed)
+def test_python_and_cpp_assemble_the_same_prompts(
+    tmp_path: Path, seed: int, catalog_of: Callable[[], tiny_bundle.Catalog]
+) -> None:
+    bundle, random = write_bundle(tmp_path / "bundle", catalog_of=catalog_of()), np.random.default_rng(seed)
     catalog = Catalog.open(bundle / "catalog")
     prompts = PromptBuilder(catalog)
     ops = {op["op"] for part in ("prefix", "candidate") for op in catalog.info["prompt"][part]}

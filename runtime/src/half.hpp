@@ -10,6 +10,8 @@ namespace rexit::core {
 
 inline bool is_finite(Half half) noexcept { return (static_cast<std::uint16_t>(half) & 0x7c00u) != 0x7c00u; }
 
+inline bool is_zero(Half half) noexcept { return (static_cast<std::uint16_t>(half) & 0x7fffu) == 0; }
+
 inline float to_float(Half half) noexcept {
   const std::uint32_t bits = static_cast<std::uint16_t>(half);
   // A half's exponent and mantissa read as a float's are too small by 2^112, subnormals included.

@@ -59,6 +59,7 @@ class Assembler {
       }
       case OpKind::similar_verdict: {
         const std::vector<Row>& similar = retrieval_.similar_users();
+        if (similar.empty()) append(op.piece);
         for (std::size_t i = 0; i < std::min(op.limit, similar.size()); ++i) {
           const std::optional<bool> verdict = retrieval_.verdict(similar[i], one.item);
           append(!verdict ? op.piece : *verdict ? op.yes : op.no);

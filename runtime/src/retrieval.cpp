@@ -1,6 +1,7 @@
 #include "retrieval.hpp"
 
 #include <algorithm>
+#include <iterator>
 
 #include "half.hpp"
 
@@ -31,6 +32,8 @@ double dot(const double* a, const Half* b, std::size_t dim) noexcept {
   for (const double s : sums) sum += s;
   return sum;
 }
+
+bool no_direction(const Half* vector, std::size_t dim) noexcept { return std::all_of(vector, vector + dim, is_zero); }
 
 }  // namespace
 
@@ -82,7 +85,8 @@ const std::vector<Row>& Retrieval::similar_users() {
   const Users& users = catalog_.users;
   if (query_->user && query_->recent.empty()) {
     const Row* first = users.similar.data + static_cast<std::size_t>(*query_->user) * users.neighbours;
-    similar_.assign(first, first + users.neighbours);
+    // Its own row stands where there is no neighbour.
+    std::remove_copy(first, first + users.neighbours, std::back_inserter(similar_), *query_->user);
   } else {
     fold_in();
   }
@@ -94,18 +98,18 @@ void Retrieval::fold_in() {
   const Users& users = catalog_.users;
   const std::size_t dim = catalog_.dim;
   query_vector_.assign(dim, 0.0);
-  bool any = false;
   for (const Interaction& one : history_) {
     if (!one.liked) continue;
-    any = true;
     const Half* row = catalog_.items.fold_in.data + static_cast<std::size_t>(one.item) * dim;
     for (std::size_t i = 0; i < dim; ++i) query_vector_[i] += static_cast<double>(to_float(row[i]));
   }
-  if (!any) return;
+  if (std::all_of(query_vector_.begin(), query_vector_.end(), [](double x) { return x == 0; })) return;
   ranking_.clear();
-  for (std::size_t user = 0; user < users.ids.size(); ++user)
-    if (!query_->user || static_cast<std::size_t>(*query_->user) != user)
-      ranking_.emplace_back(dot(query_vector_.data(), users.embeddings.data + user * dim, dim), user);
+  for (std::size_t user = 0; user < users.ids.size(); ++user) {
+    const Half* embedding = users.embeddings.data + user * dim;
+    if ((query_->user && static_cast<std::size_t>(*query_->user) == user) || no_direction(embedding, dim)) continue;
+    ranking_.emplace_back(dot(query_vector_.data(), embedding, dim), user);
+  }
   const std::size_t count = std::min(users.neighbours, ranking_.size());
   std::partial_sort(ranking_.begin(), ranking_.begin() + static_cast<std::ptrdiff_t>(count), ranking_.end(),
                     [](const auto& a, const auto& b) { return a.first != b.first ? a.first > b.first : a.second < b.second; });
@@ -149,10 +153,10 @@ const std::vector<Row>& Retrieval::similar_liked(std::size_t limit) {
 
 const std::vector<Interaction>& Retrieval::nearest(Row target, std::size_t limit) {
   const std::size_t dim = catalog_.dim;
-  const auto unpack = [&](Row item, float* out) {
-    const Half* row = catalog_.items.embeddings.data + static_cast<std::size_t>(item) * dim;
-    for (std::size_t i = 0; i < dim; ++i) out[i] = to_float(row[i]);
-  };
+  const auto embedding = [&](Row item) { return catalog_.items.embeddings.data + static_cast<std::size_t>(item) * dim; };
+  const auto unpack = [&](Row item, float* out) { std::transform(embedding(item), embedding(item) + dim, out, to_float); };
+  nearest_.clear();
+  if (no_direction(embedding(target), dim)) return nearest_;
   collect_met();
   if (!embeddings_known_) {
     met_embeddings_.resize(met_.size() * dim);
@@ -163,13 +167,13 @@ const std::vector<Interaction>& Retrieval::nearest(Row target, std::size_t limit
   unpack(target, target_.data());
   ranking_.clear();
   for (std::size_t i = 0; i < met_.size(); ++i)
-    if (met_[i].item != target) ranking_.emplace_back(dot(target_.data(), met_embeddings_.data() + i * dim, dim), i);
+    if (met_[i].item != target && !no_direction(embedding(met_[i].item), dim))
+      ranking_.emplace_back(dot(target_.data(), met_embeddings_.data() + i * dim, dim), i);
   const std::size_t count = std::min(limit, ranking_.size());
   std::partial_sort(ranking_.begin(), ranking_.begin() + static_cast<std::ptrdiff_t>(count), ranking_.end(),
                     [this](const auto& a, const auto& b) {
                       return a.first != b.first ? a.first > b.first : met_[a.second].place > met_[b.second].place;
                     });
-  nearest_.clear();
   for (std::size_t i = 0; i < count; ++i) nearest_.push_back({met_[ranking_[i].second].item, met_[ranking_[i].second].liked});
   return nearest_;
 }

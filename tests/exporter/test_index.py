@@ -65,14 +65,24 @@ def edit(path: Path, old: str, new: str) -> None:
 def test_it_prints_what_it_made(run: Run) -> None:
     code, out, err = run()
     assert (code, err) == (0, "")
-    for word in ("users", "items", "interactions", "longest prefix, tokens", "LightGCN", "popularity", "recall@20"):
+    for word in ("users", "items", "interactions", "prefix", "candidate", "LightGCN", "popularity", "recall@20"):
         assert word in out
+    assert "{similar_liked:6}: " in out and "item.title of item " in out, "what makes the longest prompt long"
+
+
+def test_an_id_that_looks_like_markup_is_printed_as_it_is(run: Run, data: Path) -> None:
+    """The item with the longest title stands in the table of lengths."""
+    edit(data / "items.csv", "\n7,Film 7,", "\n[/b],Film 7 and a longer title than all the others,")
+    (data / "ratings.csv").write_text((data / "ratings.csv").read_text().replace(",7,", ",[/b],"))
+    code, out, err = run()
+    assert (code, err) == (0, "") and "item.title of item [/b]: " in out
 
 
 def test_json_is_one_document_and_the_catalog_says_the_same(run: Run, data: Path) -> None:
     code, out, _ = run("--json")
     told, info = json.loads(out), Catalog.open(data / "catalog").info
     assert code == 0
+    assert told["prompt"] == {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens", "lengths")}
     assert told["counts"] == info["counts"] and told["retrieval"] == info["retrieval"] and told["splits"] == info["splits"]
     assert info["counts"] | {"pieces": 0} == {"users": 24, "items": 40, "interactions": 480, "pieces": 0}
     assert 0 < info["retrieval"]["recall@20"] <= 1 and 0 < info["retrieval"]["popularity_recall@20"] <= 1
@@ -152,7 +162,10 @@ def test_users_and_items_without_interactions_have_rows(run: Run, data: Path) ->
     catalog = Catalog.open(data / "catalog")
     row = catalog.users.row(77)
     assert row == 24 and catalog.items.row(99) == 40
-    assert not catalog.user_table["embeddings"][row].any() and catalog.user_table["similar"].max() <= 24
+    similar = catalog.user_table["similar"]
+    assert not catalog.user_table["embeddings"][row].any()
+    assert similar.shape == (25, 20) and (similar[row] == row).all(), "nothing is known of them: nobody is similar"
+    assert row not in similar[:row], "and they are similar to nobody"
 
 
 def test_too_few_interactions_to_hold_any_out(run: Run, data: Path) -> None:
@@ -188,6 +201,12 @@ def test_too_few_interactions_to_hold_any_out(run: Run, data: Path) -> None:
             "{user.job}",
             "prompt.toml: entry: unknown placeholder {user.job}, known are: ",
         ),
+        (
+            "prompt.toml",
+            "[bins]",
+            "[limits]\nitem.titel = 9\n[bins]",
+            "prompt.toml: limits.item.titel: the template places no such column, it places: user.job, item.title, item.year",
+        ),
         ("prompt.toml", '" yes"', '" certainly"', "prompt.toml: labels.yes: ' certainly' is"),
         ("prompt.toml", '" no"', '" yes"', "labels.yes and labels.no are the same token"),
         ("prompt.toml", "entry =", 'bos = "<bos>"\nentry =', "prompt.toml: bos: '<bos>' is"),
@@ -222,7 +241,9 @@ def test_an_empty_history_file(run: Run, data: Path) -> None:
 
 
 def test_a_prompt_that_may_end_in_nothing(run: Run, data: Path) -> None:
-    (data / "prompt.toml").write_text('prompt = "{similar_verdict:3}"\n[labels]\nyes = " yes"\nno = " no"\n')
+    (data / "prompt.toml").write_text(
+        'prompt = "{similar_verdict:3}"\n[labels]\nyes = " yes"\nno = " no"\n[words]\nunseen = ""\n'
+    )
     refused(run(), data, "can be without a token: end the prompt with a text")
 
 

@@ -21,6 +21,11 @@ def test_similar_users_against_a_full_sort() -> None:
     assert (similar_users(vectors, 5) == expected).all()
 
 
+def test_a_zero_embedding_has_no_neighbours_and_is_nobodys() -> None:
+    vectors = np.array([[0, 0], [1, 0], [-1, 0], [0, 0], [-0.5, 0]], np.float16)
+    assert similar_users(vectors, 3).tolist() == [[0, 0, 0], [4, 2, 1], [4, 1, 2], [3, 3, 3], [2, 1, 4]]
+
+
 def test_there_are_never_more_neighbours_than_others() -> None:
     assert similar_users(np.eye(3, dtype=np.float16), 20).shape == (3, 2)
     assert similar_users(np.ones((1, 4), np.float16), 20).shape == (1, 0)

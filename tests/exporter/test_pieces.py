@@ -25,7 +25,7 @@ def test_pieces_are_stored_once_and_decode_to_their_texts(tokenizer: Tokenizer) 
     rows = [
         pieces.literal(" yes"),
         pieces.literal(""),
-        *pieces.column(pl.Series(["Film 1", "é", "Film 1"])),
+        *pieces.column(pl.Series(["Film 1", "é", "Film 1"]), 0),
         pieces.literal(" yes"),
     ]
     assert rows == [0, 1, 2, 3, 2, 0]
@@ -37,10 +37,20 @@ def test_pieces_are_stored_once_and_decode_to_their_texts(tokenizer: Tokenizer) 
 def test_only_the_template_may_name_special_tokens(tokenizer: Tokenizer) -> None:
     pieces = Pieces()
     pieces.literal("<s>")
-    pieces.column(pl.Series(["<s>"]))
+    pieces.column(pl.Series(["<s>"]), 0)
     offsets, tokens = pieces.encode(tokenizer)
     assert offsets[1] == 1 and tokens[0] == tokenizer.token_to_id("<s>")
     assert tokenizer.token_to_id("<s>") not in tokens[1:]
+
+
+def test_a_column_may_be_cut_what_is_missing_in_it_is_not(tokenizer: Tokenizer) -> None:
+    pieces, text = Pieces(), "a long, long title"
+    missing = pieces.literal("nobody knows")
+    whole, cut = (pieces.column(pl.Series([text, None, "a"]), missing, limit) for limit in (None, 5))
+    offsets, tokens = pieces.encode(tokenizer)
+    ids = [tokens[a:b].tolist() for a, b in itertools.pairwise(offsets)]
+    assert [ids[row] for row in cut] == [tokenizer.encode(text).ids[:5], tokenizer.encode("nobody knows").ids, ids[whole[2]]]
+    assert ids[whole[0]] == tokenizer.encode(text).ids and len(ids[whole[0]]) > 5 and len(ids[missing]) > 5
 
 
 def test_a_file_and_its_folder_are_the_same_tokenizer(source: Path) -> None:

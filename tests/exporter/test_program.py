@@ -5,7 +5,7 @@ import pytest
 
 from rexit.errors import InputError
 from rexit.exporter.pieces import Pieces
-from rexit.exporter.program import Program, bounds, compile_program, count_texts, rate_texts
+from rexit.exporter.program import Program, bounds, compile_program, count_texts, placeholder, rate_texts
 from rexit.exporter.template import ENTRIES, Template, parse
 
 LABELS = {"yes": " yes", "no": " no"}
@@ -59,6 +59,17 @@ def test_what_cannot_be_compiled_is_named(prompt: str, entry: str, message: str)
     assert message in str(caught.value) and str(caught.value).startswith("t.toml: ")
 
 
+def test_an_op_knows_its_placeholder() -> None:
+    prompt = (
+        "{user.age}{user.like_rate}{history.recent:2}{similar_liked:3}{item.title}{item.like_rate}{item.count}"
+        "{similar_verdict:5}{history.nearest:1}"
+    )
+    program, _ = compiled(prompt + " {item.title}.", entry="{verdict}")
+    ops = [*program.prefix, *program.candidate]
+    assert "".join(placeholder(op) or "|" for op in ops) == prompt + "{item.title}|"
+    assert [placeholder(op) for op in ops[2]["entry"]] == ["{verdict}"]
+
+
 def test_texts_of_bins() -> None:
     assert rate_texts(4) == ["0%", "25%", "50%", "75%"]
     assert count_texts(4) == ["0", "2^0", "2^1", "2^2"]
@@ -70,7 +81,7 @@ def test_bounds() -> None:
         f"{table}.{name}": np.array([pieces.literal(text) for text in texts])
         for table, name, texts in (("user", "age", ["1", "22"]), ("item", "title", ["", "abcd"]))
     }
-    lengths = np.array([len(text) for text, _ in pieces._rows])  # one token a letter
+    lengths = np.array([len(text) for text, *_ in pieces._rows])  # one token a letter
     unknown, none, disliked = len("unknown"), len(" none"), len(" disliked")
     assert bounds(program.prefix, lengths, fields) == (1 + 1 + none, unknown + 1 + 3 * (1 + 4 + disliked))
-    assert bounds(program.candidate, lengths, fields) == (0, 2 * disliked + 4)
+    assert bounds(program.candidate, lengths, fields) == (len(" liked"), 2 * disliked + 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -108,7 +108,7 @@ def expected(case: Case, user: int | None, item: int, as_of: int | None, recent:
         "fields": f"Film {item} of {'unknown' if year is None else year}",
         "item.like_rate": rate(of_item),
         "count": ["0", "2^0", "2^1", "2^2", "2^3", "2^4"][min(5, len(of_item).bit_length())],
-        "similar_verdict": "".join((" yes" if v[-1] else " no") if v else " unseen" for v in said),
+        "similar_verdict": "".join((" yes" if v[-1] else " no") if v else " unseen" for v in said) or " unseen",
         "nearest": "".join(entry(i, latest[i]) for i in nearest) or " none",
         "end": "Answer:",
     }
@@ -157,9 +157,38 @@ def test_an_interaction_at_as_of_is_not_visible(case: Case) -> None:
 def test_a_user_without_history_gets_words_for_nothing(case: Case) -> None:
     seen = case.parts(case.builder.slate("nobody", [1]))[0]
     assert [seen[name] for name in ("job", "user.like_rate", "recent", "similar_liked", "similar_verdict", "nearest")] == [
-        "unknown", "unknown", " none", " none", "", " none",
+        "unknown", "unknown", " none", " none", " unseen", " none",
     ]  # fmt: skip
     assert (case.builder.prefix(None) == case.builder.prefix("nobody")).all()
+
+
+def test_without_a_training_like_nobody_is_similar(tmp_path: Path) -> None:
+    """User 24 liked nothing, nobody liked item 3: no embedding, nothing to fold in. 24's own history stays what it is."""
+    nothing = (pl.col("user_id") == 24) | (pl.col("item_id") == 3)
+    rated = tiny_data.interactions().with_columns(rating=pl.when(nothing).then(1).otherwise("rating"))
+    catalog = index(tmp_path, rated)
+    case = Case(catalog, Tokenizer.from_file(str(tmp_path / "tok/tokenizer.json")), rated)
+    assert not catalog.user_table["embeddings"][23].any() and not catalog.item_table["fold_in"][2].any()
+    for user, recent in ((24, []), (24, [(3, True)]), (999, [(3, True), (5, False)])):
+        parts = case.parts(case.builder.slate(user, [1, 2, 3], None, recent))
+        assert {(part["similar_liked"], part["similar_verdict"]) for part in parts} == {(" none", " unseen")}
+        assert all(part["nearest"] != " none" for part in parts[:2])
+    folded = case.builder.slate_rows(None, [0], None, [(row, True) for row in range(tiny_data.ITEMS) if row != 2])
+    assert case.parts(folded)[0]["similar_liked"] == " none"  # everything was met
+    assert case.parts(folded)[0]["similar_verdict"] != " unseen"
+
+
+def test_an_item_without_an_embedding_is_near_to_nothing(case: Case) -> None:
+    items = {**case.catalog.item_table, "embeddings": case.catalog.item_table["embeddings"].copy()}
+    for without in (8, 40):
+        items["embeddings"][without - 1] = 0
+    catalog = replace(case.catalog)
+    catalog.__dict__["item_table"] = items
+    other = Case(catalog, case.tokenizer, case.rated)
+    recent: Recent = [(8, True), (3, True)]
+    assert [part["nearest"] for part in other.parts(other.builder.slate(999, [40, 1, 8], None, recent))] == [
+        " none", " Film 3 yes;", " none",
+    ]  # fmt: skip
 
 
 def test_prefix_and_candidate_are_parts_of_the_slate(case: Case) -> None:

@@ -19,7 +19,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert made.prompt == (Placeholder("item.title"), "?")
     entry = (Placeholder("item.title", spaced=True), Placeholder("verdict"), ";")
     assert made.entries == {"history.recent": entry, "history.nearest": entry, "similar_liked": entry}
-    assert made.words == WORDS and made.bins == {**BINS, "count": 3} and made.bos is None
+    assert made.words == WORDS and made.bins == {**BINS, "count": 3} and made.bos is None and made.limits == {}
     assert made.labels == {"yes": " yes", "no": " no"}
 
 
@@ -27,6 +27,11 @@ def test_each_list_may_have_its_own_entry(tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_text('prompt = "{item.title}?"\nentry = "a"\n' + LABELS + '[entries]\nnearest = "{verdict}"\n')
     made = read_template(tmp_path / "t.toml")
     assert made.entries == {"history.recent": ("a",), "history.nearest": (Placeholder("verdict"),), "similar_liked": ("a",)}
+
+
+def test_limits_are_by_column(tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text('prompt = "{item.title}?"\n' + LABELS + "[limits]\nitem.title = 24\nuser.'home town' = 8\n")
+    assert read_template(tmp_path / "t.toml").limits == {"item.title": 24, "user.home town": 8}
 
 
 def test_a_space_is_written_once() -> None:
@@ -63,6 +68,14 @@ def test_braces_are_escaped_by_doubling() -> None:
         ("prompt = 'x'\n" + LABELS + "[entries]\nnext = ''\n", "unknown key entries.next, known are: recent, nearest, similar"),
         ("prompt = 'x'\n" + LABELS + "maybe = 'm'\n", "unknown key labels.maybe, known are: yes, no"),
         ("prompt = 'x'\n" + LABELS + "[bins]\ncount = 0\n", "bins.count is 0, expected a whole number from 1 to 1000"),
+        ("prompt = 'x'\nlimits = 8\n" + LABELS, "limits is 8, expected a section [limits]"),
+        ("prompt = 'x'\n" + LABELS + "[limits]\nitem = 8\n", "limits.item is 8, expected a section [limits.item]"),
+        ("prompt = 'x'\n" + LABELS + "[limits]\ntitle = 8\n", "unknown key limits.title, known are: user, item"),
+        (
+            "prompt = 'x'\n" + LABELS + "[limits]\nitem.title = 0\n",
+            "limits.item.title is 0, expected a whole number from 1 to 1000",
+        ),
+        ("prompt = 'x'\n" + LABELS + "[limits]\nitem.title = true\n", "limits.item.title is True, expected a whole number"),
         ("prompt = 'x\n" + LABELS, "not a TOML file"),
         ("prompt = '{item.title'\n" + LABELS, "prompt: expected '}' before end of string (write {{ and }} for braces)"),
         ("prompt = 'a } b'\n" + LABELS, "prompt: Single '}' encountered"),

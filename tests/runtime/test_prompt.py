@@ -136,8 +136,8 @@ def test_prefix_ops(op: dict[str, Any], user: int, options: dict[str, Any], expe
         (VERDICT, 1, 30, {"as_of": 8}, [NO, YES]),
         (VERDICT, 1, 30, {"as_of": 4}, [UNSEEN, YES]),
         (VERDICT, 1, 40, {}, [UNSEEN, YES]),
-        (VERDICT, 9, 40, {}, []),
-        (VERDICT, 1, 10, {"recent": [30]}, [YES, UNSEEN]),  # folded in from 10 and 30, a zero vector: a tie, lower rows first
+        (VERDICT, 9, 40, {}, [UNSEEN]),
+        (VERDICT, 1, 10, {"recent": [30]}, [UNSEEN]),  # folded in from 10 and 30, which cancel out
         ({**VERDICT, "limit": 1}, 1, 30, {}, [YES]),
         (RECENT, 1, 30, {"as_of": 6}, [1, YES]),  # ops that need no target may stand here too
     ],
@@ -146,3 +146,31 @@ def test_candidate_ops(
     op: dict[str, Any], user: int, item: int, options: dict[str, Any], expected: list[int], tmp_path: Path
 ) -> None:
     assert prompt(tmp_path, [op], user, item, **options) == expected
+
+
+@pytest.mark.parametrize(
+    ("op", "user", "item", "options", "expected"),
+    [
+        (LIKED, 1, 40, {}, [EMPTY]),
+        (VERDICT, 1, 40, {}, [UNSEEN]),
+        (LIKED, 9, 40, {"recent": [30]}, [EMPTY]),
+        (VERDICT, 9, 40, {"recent": [30]}, [UNSEEN]),
+        # Folded in from 10, the third user's side: user 1 is no neighbour, though their zero lies before user 2's -1.
+        (VERDICT, 9, 20, {"recent": [10]}, [YES, UNSEEN]),
+        (NEAREST, 1, 20, {}, [EMPTY]),  # the target has no direction
+        (NEAREST, 1, 10, {}, [EMPTY]),  # the only other item of the history has none
+        (NEAREST, 3, 10, {}, [3, YES]),
+    ],
+)
+def test_nothing_known_means_no_neighbours(
+    op: dict[str, Any], user: int, item: int, options: dict[str, Any], expected: list[int], tmp_path: Path
+) -> None:
+    """User 1 and item 20 have zero embeddings, item 30 adds nothing to a folded-in user's."""
+    info, tables = make_catalog([], [op, {"op": "piece", "piece": 50}])
+    tables["users.safetensors"]["embeddings"][0] = 0
+    tables["users.safetensors"]["similar"] = np.array([[0, 0], [2, 1], [1, 2]], np.int32)
+    tables["items.safetensors"]["embeddings"][1] = 0
+    tables["items.safetensors"]["fold_in"][2] = 0
+    session = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle", catalog_of=(info, tables)))
+    _, (candidate,) = session.prompt(user, [item], **options)
+    assert candidate.tolist()[:-1] == expected

@@ -18,8 +18,11 @@ from rich.table import Table
 _WIDE = 160
 """Columns of a file or a pipe, which has no width of its own: wide enough for every table's figures."""
 
-stdout = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE)
-stderr = Console(stderr=True, highlight=False)
+# Ids, titles and paths are printed as they are: `[/b]` and `:x:` are no markup in them.
+stdout = Console(
+    highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE
+)
+stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 

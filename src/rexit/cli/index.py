@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,7 +37,8 @@ def index(
     """Turn interactions, items, a tokenizer and a prompt template into a catalog.
 
     Trains LightGCN on the training split's likes, finds each user's nearest users, and stores everything a prompt is made of as
-    token tables, so that the device needs neither a tokenizer nor a graph library.
+    token tables, so that the device needs neither a tokenizer nor a graph library. Says how long prompts are and what
+    makes the longest one long.
 
         rexit index --interactions ratings.csv --items films.csv --tokenizer model/ --template prompt.toml --out catalog
     """
@@ -65,14 +67,38 @@ def index(
             progress=tell,
         )
     if json:
-        print_json({"catalog": str(out), **{k: info[k] for k in ("ids", "counts", "splits", "labels", "embedding", "retrieval")}})
+        kept = {key: info[key] for key in ("ids", "counts", "splits", "labels", "embedding", "retrieval")}
+        most = {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens", "lengths")}
+        print_json({"catalog": str(out), **kept, "prompt": most})
         return
-    counts, prompt, found = info["counts"], info["prompt"], info["retrieval"]
+    counts, found = info["counts"], info["retrieval"]
     sizes = {**counts, **{f"{name} interactions": split["rows"] for name, split in info["splits"].items()}}
-    longest = {f"longest {part}, tokens": prompt[f"max_{part}_tokens"] for part in ("prefix", "candidate")}
-    print_table(str(out), ["", "count"], {**sizes, **longest}.items())
+    print_table(str(out), ["", "count"], sizes.items())
+    _print_lengths(info["prompt"])
     if found["recall@20"] is None:
         stdout.print("No user has a like in the validation split: the retriever's recall was not measured, all epochs were run.")
     else:
         rows = [("LightGCN", found["recall@20"]), ("popularity", found["popularity_recall@20"])]
         print_table(f"Retriever on the validation split ({found['epochs']} epochs)", ["", "recall@20"], rows)
+
+
+def _print_lengths(prompt: Mapping[str, Any]) -> None:
+    lengths, rows = prompt["lengths"], []
+    for part in ("prefix", "candidate"):
+        seen, most = lengths[part], prompt[f"max_{part}_tokens"]
+        rows.append([part, seen["p50"], seen["p99"], seen["max"], most, *_blame(seen["longest"])])
+    print_table(
+        f"Tokens of prompts ({lengths['users']} users' measured; at most: what template and tables allow)",
+        ["", "50 %", "99 %", "max", "at most", "most of it from", "whose longest cell"],
+        rows,
+    )
+
+
+def _blame(longest: Mapping[str, Any] | None) -> tuple[str, str]:
+    if longest is None:
+        return "", ""
+    source = f"{longest['placeholder'] or 'text of the template'}: {longest['tokens']}"
+    if (column := longest["column"]) is None:
+        return source, ""
+    what = column["name"].partition(".")[0]
+    return source, f"{column['name']} of {what} {column['id']}: {column['max']} (99 %: {column['p99']})"
