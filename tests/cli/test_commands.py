@@ -126,6 +126,18 @@ class TestCalibrate:
             assert row["policy"] in ended.out
             assert f"{row['test']['auc']:.4f}" in ended.out
         assert report["conclusion"] in ended.out.replace("\n", " ").replace("  ", " ")
+        assert "As deployed, 30 of 30 candidates stop where their traces say.\n" in ended.out
+
+    def test_runtime_that_stops_elsewhere(self, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = runtime.Session.score
+
+        def always_deepest(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
+            return real(self, *words, **({"force_exit": 2} | {k: v for k, v in keywords.items() if v is not None}))
+
+        monkeypatch.setattr(runtime.Session, "score", always_deepest)
+        before = files(place)
+        one_line(calibrate(run, place), 6, "stopped at exit 2, the trace says", "no policy was written")
+        assert files(place) == before
 
     def test_foreign_catalog(self, run: Run, place: Path) -> None:
         path = place / "catalog" / "catalog.json"
@@ -737,13 +749,21 @@ class TestBench:
         used = json.loads((place / "bundle" / "variants" / "cpu-fp32" / "report.json").read_text())["profile"]
         assert used == report["profile"]
 
-    def test_profile_of_another_variant(self, run: Run, place: Path) -> None:
+    @pytest.mark.parametrize(
+        ("change", "line"),
+        [
+            ({"variant_sha256": "0" * 64}, "measured with variant 000000000000…"),
+            ({"device": "cuda"}, "measured with device cuda, here cpu: measure again with `rexit bench --profile`"),
+            ({"threads": 64}, "measured with threads 64, here "),
+        ],
+    )
+    def test_profile_that_was_measured_otherwise(self, run: Run, place: Path, change: dict[str, Any], line: str) -> None:
         path = place / "profile.json"
         assert run("bench", place / "bundle", "--slate", 5, "--requests", 3, "--sessions", "", "--profile", path).code == 0
         value = json.loads(path.read_text())
-        path.write_text(json.dumps(value | {"variant_sha256": "0" * 64}))
+        path.write_text(json.dumps(value | change))
         ended = run("calibrate", place / "bundle", "--catalog", place / "catalog", "--profile", path)
-        one_line(ended, 4, "measured with variant 000000000000…")
+        one_line(ended, 4, line)
         assert not (place / "bundle" / "variants" / "cpu-fp32" / "policy.json").exists()
 
     @pytest.mark.parametrize(
