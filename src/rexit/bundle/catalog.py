@@ -25,6 +25,9 @@ SPLITS = ("train", "validation", "test")
 
 Id = int | str
 
+FEW = 1000
+"""A copy of all ids pays where more than one in so many is looked up."""
+
 
 class Column(Protocol):
     """One dimension of a tensor, in memory or in a file, of which only the part asked for is read."""
@@ -36,7 +39,7 @@ class Column(Protocol):
 class Ids:
     """Row <-> id. Ascending: int64 [n], or UTF-8 bytes ordered bytewise: `text` uint8 [bytes], `starts` int64 [n + 1].
 
-    One id is searched for where it lies, in a few reads; many are looked up in a copy of all ids, made once.
+    A few ids are searched for where they lie, in some twenty reads each; many are looked up in a copy of all, made once.
     """
 
     kind: str  # "int64" or "string"
@@ -44,6 +47,7 @@ class Ids:
     numbers: Column | None = None
     text: Column | None = None
     starts: Column | None = None
+    where: str = "ids"  # for messages
 
     @classmethod
     def of_integers(cls, numbers: NDArray[np.int64]) -> Ids:
@@ -61,8 +65,8 @@ class Ids:
 
     def find(self, ids: Sequence[Id]) -> NDArray[np.int64]:
         """Rows of many ids, -1 for each that is not in the catalog."""
-        if self.count == 0 or len(ids) == 0:
-            return np.full(len(ids), -1)
+        if self.count == 0 or len(ids) * FEW <= self.count:
+            return np.array([-1 if (row := self.row(id)) is None else row for id in ids], np.int64)
         keys = [self._key(id) for id in ids]
         known = np.array([key is not None for key in keys], np.bool_)
         wanted = np.empty(len(keys), self._all.dtype)
@@ -78,26 +82,43 @@ class Ids:
         return rows
 
     def id(self, row: int) -> Id:
-        value = self._at(row)
-        return value.decode() if isinstance(value, bytes) else value
+        return self._plain([self._at(row)])[0]
+
+    def take(self, rows: NDArray[np.int64]) -> list[Id]:
+        """The ids of many rows."""
+        return self._plain(self._all[rows].tolist())
+
+    def _plain(self, values: list[Any]) -> list[Id]:
+        try:
+            return [value.decode() for value in values] if self.kind == "string" else values
+        except UnicodeDecodeError as exc:
+            raise BundleError(f"{self.where}: holds an id that is not UTF-8") from exc
 
     def _at(self, row: int) -> int | bytes:
         if self.numbers is not None:
             return int(self.numbers[row : row + 1][0])
-        assert self.text is not None and self.starts is not None
-        begin, end = self.starts[row : row + 2].tolist()
-        return self.text[begin:end].tobytes()
+        (value,) = self._texts(row, row + 1)
+        return value
 
     @cached_property
     def _all(self) -> NDArray[Any]:
         if self.numbers is not None:
             return self.numbers[0 : self.count]
-        assert self.text is not None and self.starts is not None
-        starts = self.starts[0 : self.count + 1].tolist()
-        raw = self.text[0 : starts[-1]].tobytes()
         values = np.empty(self.count, object)
-        values[:] = [raw[a:b] for a, b in itertools.pairwise(starts)]
+        values[:] = self._texts(0, self.count)
         return values
+
+    def _texts(self, begin: int, end: int) -> list[bytes]:
+        """UTF-8 of rows [begin, end). Raises BundleError where the offsets are none."""
+        assert self.text is not None and self.starts is not None
+        starts = self.starts[begin : end + 1].tolist()
+        if starts[0] < 0 or any(a > b for a, b in itertools.pairwise(starts)):
+            raise BundleError(f"{self.where}: the offsets of the ids of rows {begin} to {end} are not ascending")
+        try:
+            raw = self.text[starts[0] : starts[-1]].tobytes()
+        except SafetensorError as exc:
+            raise BundleError(f"{self.where}: the offsets of the ids of rows {begin} to {end} lead beyond their text") from exc
+        return [raw[a - starts[0] : b - starts[0]] for a, b in itertools.pairwise(starts)]
 
     def _key(self, id: Id) -> int | bytes | None:
         """What is compared; None for an id that this kind of catalog cannot hold."""
@@ -182,9 +203,9 @@ class Catalog:
             table: Any = safe_open(path, "np")
             if kind == "int64":
                 numbers = table.get_slice("ids")
-                return Ids(kind, int(numbers.get_shape()[0]), numbers)
+                return Ids(kind, int(numbers.get_shape()[0]), numbers, where=str(path))
             text, starts = table.get_slice("id_bytes"), table.get_slice("id_offsets")
-            return Ids(kind, int(starts.get_shape()[0]) - 1, text=text, starts=starts)
+            return Ids(kind, int(starts.get_shape()[0]) - 1, text=text, starts=starts, where=str(path))
         except (SafetensorError, OSError) as exc:
             raise BundleError(f"{path}: not a safetensors table: {exc}") from exc
 
