@@ -14,9 +14,11 @@ The data moves through the modules in this order:
     report     what was chosen and measured -> JSON and one sentence
     run        all of it -> policy.json, report.json, report.png
 
-Beside it, for `rexit bench`: bench (latencies, throughput, memory) over load (many requests at once).
+Beside it: machine (what a time holds for); for `rexit bench`, bench (latencies, throughput, memory) over load (many requests at
+once).
 
-Only NumPy, SciPy, scikit-learn and matplotlib: no torch. The trace comes from the same library that runs on the device, so what
+Importing it loads nothing but NumPy, which is all that `rexit bench` has; calibrating needs polars, scikit-learn and matplotlib.
+No torch. The trace comes from the same library that runs on the device, so what
 is calibrated is what runs.
 """
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rexit.bundle import Bundle, check_writable
 from rexit.bundle.catalog import Id
 from rexit.calibration import load, profile
-from rexit.calibration.machine import machine
+from rexit.calibration.machine import Conditions, machine
 from rexit.calibration.report import depth_name
 from rexit.calibration.slates import Slate
 from rexit.calibration.traces import Progress, silent
@@ -99,9 +99,8 @@ def measure(bundle: Bundle, options: Options, progress: Progress = silent) -> di
         throughput, arrivals = _together(session, options, requests, progress)
         if options.profile is not None:
             slates = [Slate(r.user, r.items, None, np.zeros(len(r.items), np.bool_)) for r in requests[:PROFILED]]
-            found = profile.measure(
-                session, slates, len(layers), bundle.variant_sha256, threads=options.threads, progress=progress
-            )
+            conditions = Conditions.here(bundle, options.device, options.threads)
+            found = profile.measure(session, slates, len(layers), bundle.variant.max_tokens, conditions, progress=progress)
             found.write(options.profile)
     return {
         "variant": bundle.variant.name,
@@ -118,7 +117,7 @@ def measure(bundle: Bundle, options: Options, progress: Progress = silent) -> di
         "open_to_first_score_ms": first_ms,
         "session_bytes": memory,
         "peak_rss_bytes": _peak_rss(),
-        "machine": machine(),
+        "machine": machine(options.device or bundle.variant.target),
     }
 
 

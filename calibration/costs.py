@@ -14,24 +14,39 @@ from rexit.calibration.traces import Progress, Scorer, silent
 
 @dataclass(frozen=True)
 class Costs:
-    """Microseconds, for a slate whose prefix is not cached.
+    """Microseconds, for a slate whose prefix is not cached; float64 [E], each for reaching exit k.
 
-    base_us: retrieval and prompt assembly, paid by every slate. segment_us float64 [E]: paid once by a slate that has a
-    candidate reaching exit k (the prefix's layers up to k, and the call itself). candidate_us float64 [E]: paid by each
-    candidate reaching exit k.
+    base_us: retrieval and prompt assembly, paid by every slate. prefix_us: the prefix's layers up to k, paid once by a slate
+    that has a candidate reaching it. pass_us: paid by every pass of the slate's candidates, each holding at most
+    `pass_candidates` of those that are left. candidate_us: paid by each candidate.
     """
 
     base_us: float
-    segment_us: NDArray[np.float64]
+    prefix_us: NDArray[np.float64]
+    pass_us: NDArray[np.float64]
     candidate_us: NDArray[np.float64]
+    pass_candidates: int
 
     def mean(self, stops: NDArray[np.int64], offsets: NDArray[np.int64]) -> float:
         """Mean cost of a slate in microseconds: stops int64 [n] is each candidate's exit, offsets int64 [S+1] the slates."""
-        deepest = np.maximum.reduceat(stops, offsets[:-1])
-        reached = np.bincount(deepest, minlength=len(self.segment_us))
-        stopped = np.bincount(stops, minlength=len(self.candidate_us))
-        total = reached @ np.cumsum(self.segment_us) + stopped @ np.cumsum(self.candidate_us)
-        return self.base_us + float(total) / (len(offsets) - 1)
+        slates, exits = len(offsets) - 1, len(self.prefix_us)
+        slate = np.repeat(np.arange(slates), np.diff(offsets))
+        stopped = np.bincount(slate * exits + stops, minlength=slates * exits).reshape(slates, exits)
+        reached = stopped[:, ::-1].cumsum(1)[:, ::-1]
+        passes = -(-reached // self.pass_candidates)
+        total = (reached > 0).sum(0) @ self.prefix_us + passes.sum(0) @ self.pass_us + reached.sum(0) @ self.candidate_us
+        return self.base_us + float(total) / slates
+
+
+def passes(tokens: Sequence[int], max_tokens: int) -> int:
+    """How many passes candidates of so many tokens take. As the runtime cuts a slate: each pass takes the next ones as long as
+    they fit, and one at least."""
+    count, room = 0, 0
+    for one in tokens:
+        if count == 0 or one > room:
+            count, room = count + 1, max_tokens
+        room -= one
+    return count
 
 
 def latencies(

@@ -1,30 +1,80 @@
-"""What timings were taken on."""
+"""What timings were taken on, and whether two of them may be compared."""
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rexit import __version__
+from rexit.bundle import Bundle
 
-def machine() -> dict[str, Any]:
-    """Processor, architecture, usable cores, versions of ONNX Runtime: plain JSON values."""
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """Processor, architecture, usable cores, the GPU where `device` is none of the processor's, versions of ONNX Runtime (None
+    where there is none) and of rexit, whose kernels run inside it: plain JSON values."""
+    from rexit import runtime
+
     info = Path("/proc/cpuinfo")
     names = (
         [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         if info.exists()
         else []
     )
-    runtimes = {}
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        with contextlib.suppress(PackageNotFoundError):
-            runtimes[name] = version(name)
     return {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
         "architecture": platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "onnxruntime": runtimes,
+        **({} if device == "cpu" else {"gpu": _gpu()}),
+        "onnxruntime": runtime.onnxruntime_version(),
+        "rexit": __version__,
     }
+
+
+def _gpu() -> str | None:
+    """Name of the first GPU, as CUDA's driver tells it; None without one."""
+    name = ctypes.create_string_buffer(256)
+    device = ctypes.c_int()
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0) or cuda.cuDeviceGetName(name, len(name), device):
+        return None
+    return name.value.decode()
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a time holds for. device: where the segments run. threads: the backend's, as many as there are cores where it was
+    left to it."""
+
+    variant_sha256: str
+    device: str
+    threads: int
+    machine: dict[str, Any]
+
+    @classmethod
+    def here(cls, bundle: Bundle, device: str | None, threads: int) -> Conditions:
+        """Of a session that `rexit.open` makes on this machine with the same arguments."""
+        where = device or bundle.variant.target
+        found = machine(where)
+        return cls(bundle.variant_sha256, where, threads or int(found["cores"]), found)
+
+    def differences(self, other: Conditions) -> list[str]:
+        """One part of a sentence for each thing that is not as in `other`."""
+        mine, theirs = self._named(), other._named()
+        return [
+            f"{name} {mine.get(name, 'none')}, here {theirs.get(name, 'none')}"
+            for name in dict.fromkeys((*mine, *theirs))
+            if mine.get(name) != theirs.get(name)
+        ]
+
+    def _named(self) -> dict[str, Any]:
+        return {"variant": f"{self.variant_sha256[:12]}…", "device": self.device, "threads": self.threads, **self.machine}
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)

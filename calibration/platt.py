@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 USELESS_SLOPE = 1e-6
 
@@ -27,6 +26,8 @@ def fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> PlattMap:
     1/(N- + 2), which keep the slope finite where one threshold separates the labels. a and b are rounded to float32, as the
     runtime holds them.
     """
+    from sklearn.linear_model import LogisticRegression  # not of the base install, which holds `rexit bench`
+
     z = log_odds.astype(np.float64)
     positives = int(liked.sum())
     negatives = len(liked) - positives

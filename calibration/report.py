@@ -11,7 +11,6 @@ import numpy as np
 from rexit import __version__
 from rexit.bundle import Bundle
 from rexit.calibration import decide
-from rexit.calibration.machine import machine
 from rexit.calibration.plot import Point
 from rexit.calibration.profile import Profile
 from rexit.calibration.traces import Traces
@@ -31,7 +30,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Measured:
-    """Mean milliseconds per slate of the deployed policy, then of each exit forced; and whether it decided as the trace says."""
+    """Mean milliseconds per slate of the deployed policy, then of each exit forced; and how many of the candidates it timed
+    stopped at just the exit their traces say. The others are within rounding of a threshold."""
 
     milliseconds: tuple[float, ...]
     candidates: int
@@ -69,7 +69,7 @@ def build(
         "variant": bundle.variant.name,
         "variant_sha256": bundle.variant_sha256,
         "catalog_sha256": bundle.variant.catalog_sha256,
-        "machine": machine(),
+        "machine": profile.conditions.machine,
         "settings": {**asdict(settings), "threads": threads},
         "data": {n: {"pairs": len(t), "slates": len(t.offsets) - 1, "users": int(t.users.max()) + 1} for n, t in stops.items()},
         "profile": profile.to_json(),

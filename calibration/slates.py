@@ -41,13 +41,12 @@ def slates(catalog: Catalog, split: Split, size: int) -> list[Slate]:
         raise InputError("the split holds no interactions")
     user_starts = np.flatnonzero(np.r_[True, split.users[1:] != split.users[:-1]])
     user_ends = np.r_[user_starts[1:], len(split)]
+    users, items = catalog.users.take(split.users[user_starts]), catalog.items.take(split.items)
     made = []
-    for begin, end in zip(user_starts.tolist(), user_ends.tolist(), strict=True):
-        user = catalog.users.id(int(split.users[begin]))
+    for user, begin, end in zip(users, user_starts.tolist(), user_ends.tolist(), strict=True):
         for at in range(begin, end, size):
             part = slice(at, min(at + size, end))
-            items = tuple(catalog.items.id(int(row)) for row in split.items[part])
-            made.append(Slate(user, items, int(split.times[at]), split.liked[part]))
+            made.append(Slate(user, tuple(items[part]), int(split.times[at]), split.liked[part]))
     return made
 
 

@@ -1,7 +1,8 @@
-"""Where ONNX Runtime's shared library is."""
+"""Which ONNX Runtime is loaded: where its shared library is, and its version."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 from pathlib import Path
@@ -21,3 +22,24 @@ def onnxruntime_library() -> str:
         for path in sorted(Path(folder, "capi").glob("libonnxruntime.so*")):
             return str(path)
     return ""
+
+
+class _ApiBase(ctypes.Structure):
+    """`OrtApiBase`, the one struct of ONNX Runtime that never changes."""
+
+    _fields_ = [("get_api", ctypes.c_void_p), ("get_version", ctypes.CFUNCTYPE(ctypes.c_char_p))]
+
+
+def onnxruntime_version() -> str | None:
+    """Version of the library that the C++ side loads when none is named, asked of the library itself; None where it cannot be
+    loaded."""
+    path = onnxruntime_library() or os.environ.get("REXIT_ONNXRUNTIME_LIBRARY")
+    for name in [path] if path else ["libonnxruntime.so.1", "libonnxruntime.so"]:
+        try:
+            get_base = ctypes.CDLL(name).OrtGetApiBase
+        except (OSError, AttributeError):  # no such library; a library, but another one
+            continue
+        get_base.restype = ctypes.POINTER(_ApiBase)
+        version: bytes = get_base().contents.get_version()
+        return version.decode()
+    return None

@@ -38,8 +38,8 @@ def traces(users: int, per_user: int, noise: Sequence[float], seed: int = 0, sla
 
 
 def even_costs(exits: int, once: float = 10.0, each: float = 10.0) -> Costs:
-    """Every segment costs the same."""
-    return Costs(5.0, np.full(exits, once), np.full(exits, each))
+    """Every segment costs the same: `once` for a slate, of any size, and `each` for a candidate."""
+    return Costs(5.0, np.full(exits, once), np.zeros(exits), np.full(exits, each), 10**6)
 
 
 class FakeSession:
@@ -72,8 +72,9 @@ class FakeSession:
             stops = (self.policy or Policy.full_depth(self.exits, "")).stops(trace)
         assert self.cold, "a timing that meets a cached prefix"
         self.cold = False
-        once = float(self.costs.segment_us[: stops.max() + 1].sum())
-        each = float(np.cumsum(self.costs.candidate_us)[stops].sum())
+        once = float(self.costs.prefix_us[: stops.max() + 1].sum())
+        left = (stops[:, None] >= np.arange(self.exits)).sum(0)
+        each = float(left @ self.costs.candidate_us + -(-left // self.costs.pass_candidates) @ self.costs.pass_us)
         stats = SimpleNamespace(
             retrieval_us=self.costs.base_us,
             prefix_us=once,
@@ -83,6 +84,11 @@ class FakeSession:
             candidate_tokens=CANDIDATE_TOKENS * len(items),
         )
         return SimpleNamespace(stats=stats, exit=stops)
+
+    def prompt(
+        self, user: Any, items: Sequence[Any], *, as_of: int | None = None
+    ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
+        return np.zeros(PREFIX_TOKENS, np.int32), [np.zeros(CANDIDATE_TOKENS, np.int32) for _ in items]
 
     def warm_up(self) -> None:
         pass

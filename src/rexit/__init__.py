@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rexit.runtime import Session
+    from rexit.runtime import open
 
 __all__ = ["__version__", "open"]
 __version__ = "0.1.0"
 
 
-def open(
-    path: str | Path, variant: str | None = None, *, threads: int = 0, device: str | None = None, device_id: int = 0
-) -> Session:
-    """Opens a bundle for scoring: see `rexit.runtime.open`, which is loaded on first use."""
-    from rexit import runtime
+def __getattr__(name: str) -> Any:
+    """`rexit.open` is `rexit.runtime.open`, which is loaded on first use: `import rexit` alone loads nothing."""
+    if name != "open":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from rexit.runtime import open
 
-    return runtime.open(path, variant, threads=threads, device=device, device_id=device_id)
+    return open
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_ids_are_found_by_value_and_by_bytes(folder: Path) -> None:
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**40, 10.5, float("nan"), float("inf"), True])
 def test_an_id_that_is_no_int64_is_simply_not_there(number: float) -> None:
-    assert Ids(np.array([1, 10], np.int64), "int64").row(number) is None  # type: ignore[arg-type]
+    assert Ids.of_integers(np.array([1, 10], np.int64)).row(number) is None  # type: ignore[arg-type]
 
 
 def test_the_first_unknown_id_is_named(folder: Path) -> None:
@@ -76,6 +77,80 @@ def test_a_split_comes_as_rows(folder: Path) -> None:
         [0, 2], [2, 1], [5, 6], [True, False],
     )  # fmt: skip
     assert len(split) == 2
+
+
+def test_a_split_looks_each_id_up_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up = 0
+    real = Ids._key
+
+    def key(self: Ids, id: Any) -> Any:
+        nonlocal looked_up
+        looked_up += 1
+        return real(self, id)
+
+    monkeypatch.setattr(Ids, "_key", key)
+    path, count = folder / "splits/test.parquet", 5000
+    frame = pl.DataFrame(
+        {"user": [200, -3] * count, "item": ["az", "é"] * count, "time": range(2 * count), "liked": [True] * 2 * count}
+    )
+    frame.write_parquet(path)
+    change(folder, splits={"test": {"path": "splits/test.parquet", **FileEntry.of(path).to_json()}})
+    split = Catalog.open(folder).split("test")
+    assert looked_up == 4
+    assert split.users.tolist() == [2, 0] * count and split.items.tolist() == [1, 2] * count
+
+
+def test_a_split_with_an_unknown_id(folder: Path) -> None:
+    path = folder / "splits/test.parquet"
+    pl.DataFrame({"user": [200, 7], "item": ["az", "é"], "time": [1, 2], "liked": [True, True]}).write_parquet(path)
+    change(folder, splits={"test": {"path": "splits/test.parquet", **FileEntry.of(path).to_json()}})
+    with pytest.raises(InputError, match="user 7 is not in the catalog"):
+        Catalog.open(folder).split("test")
+
+
+@pytest.mark.parametrize("kind", ["int64", "string"])
+def test_one_id_is_found_without_reading_the_table(folder: Path, kind: str) -> None:
+    """A million users: their ids alone are 8 MB, and a search reads a few hundred bytes of them."""
+    count = 1_000_000
+    ids = np.arange(count) * 3
+    if kind == "int64":
+        table = {"ids": ids}
+    else:
+        table = {
+            "id_bytes": np.frombuffer("".join(f"{i:08d}" for i in ids).encode(), np.uint8),
+            "id_offsets": np.arange(count + 1) * 8,
+        }
+    save_file(table | {"embedding": np.zeros((count, 4), np.float16)}, folder / "users.safetensors")
+    info = json.loads((folder / "catalog.json").read_text())
+    files = info["files"] | {"users.safetensors": FileEntry.of(folder / "users.safetensors").to_json()}
+    change(folder, ids=info["ids"] | {"user": kind}, files=files)
+    catalog = Catalog.open(folder)
+    tracemalloc.start()
+    try:
+        found = [catalog.users.row(i if kind == "int64" else f"{i:08d}") for i in (0, 3 * 777_777, 3 * count - 3, 4)]
+        many = catalog.users.find([i if kind == "int64" else f"{i:08d}" for i in range(12)]).tolist()
+        name = catalog.users.id(777_777)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found == [0, 777_777, count - 1, None] and name == (3 * 777_777 if kind == "int64" else f"{3 * 777_777:08d}")
+    assert many == [0, -1, -1, 1, -1, -1, 2, -1, -1, 3, -1, -1]
+    assert len(catalog.users) == count and peak < 100_000
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 3000])
+@pytest.mark.parametrize("kind", ["int64", "string"])
+def test_many_ids_are_found_as_one_is(count: int, kind: str) -> None:
+    """Few in place, many in a copy; also in a catalog of no user."""
+    numbers = np.arange(count) * 2
+    names = [str(n).encode() for n in sorted(map(str, numbers.tolist()))]
+    text, starts = np.frombuffer(b"".join(names), np.uint8), np.cumsum([0, *map(len, names)])
+    ids = Ids.of_integers(numbers) if kind == "int64" else Ids("string", count, text=text, starts=starts)
+    for asked in ([], [0], list(range(-3, 40)), ["x", "4", 2**70, "ü"]):
+        one_by_one = [-1 if (row := ids.row(id)) is None else row for id in asked]
+        assert ids.find(asked).tolist() == one_by_one
+    rows = np.arange(count)[::-1]
+    assert ids.take(rows) == [ids.id(int(row)) for row in rows]
 
 
 def test_a_split_of_another_name_or_edited_or_missing(folder: Path) -> None:
@@ -161,6 +236,24 @@ def test_a_table_of_the_right_size_with_other_bytes(folder: Path) -> None:
     assert len(catalog.edited()) == 1 and "items.safetensors" in catalog.edited()[0]
     with pytest.raises(BundleError, match=r"items.safetensors: not a safetensors table"):
         catalog.items.row("a")
+
+
+@pytest.mark.parametrize(
+    ("text", "starts", "line"),
+    [
+        (b"aaz\xc3\xa9", [0, 1, 9, 5], "the offsets of the ids of rows"),
+        (b"aaz\xc3\xa9", [0, 1, 9, 9], "lead beyond their text"),
+        (b"aaz\xc3\xa9", [-1, 1, 3, 5], "are not ascending"),
+        (b"aaz\xff\xfe", [0, 1, 3, 5], "not UTF-8"),
+    ],
+)
+def test_damaged_text_ids(folder: Path, text: bytes, starts: list[int], line: str) -> None:
+    path = folder / "items.safetensors"
+    save_file({"id_bytes": np.frombuffer(text, np.uint8), "id_offsets": np.array(starts)}, path)
+    change(folder, files=json.loads((folder / "catalog.json").read_text())["files"] | {path.name: FileEntry.of(path).to_json()})
+    for read in (lambda ids: [ids.id(row) for row in range(3)], lambda ids: ids.take(np.arange(3))):
+        with pytest.raises(BundleError, match=rf"items.safetensors: .*{line}"):
+            read(Catalog.open(folder).items)
 
 
 def test_the_bundle_package_loads_no_torch() -> None:

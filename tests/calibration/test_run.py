@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from paper_bundle import write_bundle, write_catalog
-from rexit.bundle import Bundle, Catalog, Policy
+from rexit.bundle import Bundle, Catalog, ExitPolicy, Policy
 from rexit.calibration import Settings, calibrate
 from rexit.calibration.costs import Costs
-from rexit.errors import BundleError, InputError
+from rexit.calibration.run import ROUNDING, _decided_as_traced
+from rexit.calibration.slates import Slate
+from rexit.errors import BackendError, BundleError, InputError
 from synthetic_traces import FakeSession, even_costs
 
 SETTINGS = Settings(max_auc_drop=0.02, slate=5, timed_slates=4, repeats=1)
@@ -102,7 +104,7 @@ def test_promise_that_the_clock_does_not_keep_is_taken_back(place: Path) -> None
     def open_session() -> FakeSession:
         nonlocal opened
         opened += 1
-        costs = even_costs(3, 100, 10) if opened == 1 else Costs(500.0, np.zeros(3), np.zeros(3))
+        costs = even_costs(3, 100, 10) if opened == 1 else Costs(500.0, np.zeros(3), np.zeros(3), np.zeros(3), 1)
         return FakeSession(3, costs, truth, (0.5, 0.2, 0.1), bundle.policy())
 
     _, done = run(place, open_session=open_session)
@@ -115,6 +117,43 @@ def test_runs_again_from_its_own_result(place: Path) -> None:
     _, first = run(place)
     _, second = run(place)
     assert first.policy == second.policy
+
+
+class StopsElsewhere(FakeSession):
+    """Lets one candidate of each slate run to the end, whatever the policy says."""
+
+    def score(self, *words, force_exit=None, **keywords):
+        scores = super().score(*words, force_exit=force_exit, **keywords)
+        if force_exit is None:
+            scores.exit[-1] = 2
+        return scores
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["recalibration", "first"])
+def test_policy_that_decides_otherwise_than_traced_is_refused(place: Path, before: bool) -> None:
+    bundle = Bundle.open(place / "bundle")
+    if before:
+        Policy.full_depth(3, bundle.variant_sha256).write(bundle.folder / "policy.json")
+    files = {p.name: p.read_bytes() for p in bundle.folder.iterdir()}
+    with pytest.raises(
+        BackendError, match=r"user 100, item 10\d\d: stopped at exit 2, the trace says [01]: .*no policy was written"
+    ):
+        run(place, open_session=lambda: StopsElsewhere(3, even_costs(3, 100, 10), truth, (0.5, 0.2, 0.1), bundle.policy()))
+    assert {p.name: p.read_bytes() for p in bundle.folder.iterdir()} == files
+
+
+@pytest.mark.parametrize(("distance", "refused"), [(0.5, False), (2.0, True)])
+def test_within_rounding_of_a_threshold_there_are_two_right_exits(distance: float, refused: bool) -> None:
+    """The trace's log-odds lie this many roundings above the threshold; the session has not stopped there."""
+    session = FakeSession(2, even_costs(2), lambda user, item: 1.0 + distance * ROUNDING if item == 7 else 9.0, (0.0, 0.0))
+    policy = Policy((ExitPolicy(1.0, 0.0, 1.0, 1.0), ExitPolicy()), 1, "")
+    slate = Slate(1, (5, 7), None, np.array([True, False]))
+    if refused:
+        with pytest.raises(BackendError, match="user 1, item 7: stopped at exit 1, the trace says 0"):
+            _decided_as_traced(session, policy, [slate], [np.array([0, 1])])
+    else:
+        assert _decided_as_traced(session, policy, [slate], [np.array([0, 1])]) == 1
+    assert _decided_as_traced(session, policy, [slate], [np.array([0, 0])]) == 2
 
 
 def test_foreign_catalog(place: Path) -> None:

@@ -21,7 +21,7 @@ from limits import largest_file
 from rexit import runtime
 from rexit.bundle import Bundle, Policy
 from rexit.cli import main
-from rexit.errors import BackendError
+from rexit.errors import BackendError, DeadlineError, InputError
 from served_bundle import AS_OF, write_served_bundle
 from tiny_bundle import ITEM_IDS, ITEMS, USER_IDS, string_id, write_policy
 
@@ -126,6 +126,18 @@ class TestCalibrate:
             assert row["policy"] in ended.out
             assert f"{row['test']['auc']:.4f}" in ended.out
         assert report["conclusion"] in ended.out.replace("\n", " ").replace("  ", " ")
+        assert "As deployed, 30 of 30 candidates stop where their traces say.\n" in ended.out
+
+    def test_runtime_that_stops_elsewhere(self, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = runtime.Session.score
+
+        def always_deepest(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
+            return real(self, *words, **({"force_exit": 2} | {k: v for k, v in keywords.items() if v is not None}))
+
+        monkeypatch.setattr(runtime.Session, "score", always_deepest)
+        before = files(place)
+        one_line(calibrate(run, place), 6, "stopped at exit 2, the trace says", "no policy was written")
+        assert files(place) == before
 
     def test_foreign_catalog(self, run: Run, place: Path) -> None:
         path = place / "catalog" / "catalog.json"
@@ -224,6 +236,7 @@ class TestScore:
             (("--user", 100, "--items", "3", "--recent", "4:1"), 2, "item 4 is not in the catalog"),
             (("--user", 100, "--items", "three"), 2, "item 'three': this catalog's item ids are integers"),
             (("--user", "me", "--items", "3"), 2, "user 'me': this catalog's user ids are integers"),
+            (("--user", "0100", "--items", "3"), 2, "user '0100': this catalog's user ids are integers"),
             (("--user", 100, "--items", ","), 2, "items: none given"),
             (("--user", 100), 2, "expected --user and --items, or --pairs and --out"),
             (("--user", 100, "--items", "3", "--force-exit", 3), 2, "3"),
@@ -292,15 +305,26 @@ class TestScoreFile:
         ("text", "expected"),
         [
             ("user,film\n100,3\n", "no column 'item' (item), it has: user, film"),
-            ("user,item\n100,3\n100,3,9\n", "cannot be read as csv"),
-            ("user,item,as_of\n100,3,30\n100,3\n", "row 2: `as_of` is missing"),
+            ("user,item\n100,3\n100,3,9\n", "row 2 has 3 fields, the header has 2"),
+            ("user,item,as_of\n100,3,30\n100,3\n", "row 2 has 2 fields, the header has 3"),
+            ("user,item,as_of\n100,3,30\n100,3,\n", "row 2: `as_of` is missing"),
             ("user,item\n100,3\n100,\n", "row 2: `item` is missing"),
-            ("user,item\n100,3\n100,4\n", "row 2: item 4 is not in the catalog"),
+            ("user,item\n100,3\n100,4\n", "1 item is not in the catalog: 4 (row 2)"),
+            (
+                "user,item\n" + "".join(f"100,{i}\n" for i in (3, 4, 5, 4, 6, 7, 9, 10, 11)),
+                "7 items are not in the catalog: 4 (row 2), 5 (row 3), 6 (row 5), 7 (row 6), 9 (row 7) and 2 more",
+            ),
             ("user,item\n100,three\n", "this catalog's item ids are integers"),
-            ("user,item,as_of\n100,3,soon\n", "column 'as_of' is String, expected integers"),
+            ("user,item,as_of\n100,3,soon\n", "row 1: `as_of` is 'soon', expected an integer of 64 bits"),
             ("user,item,probability\n100,3,1\n", "has a column 'probability' already"),
             ("user,item\n", "holds no rows"),
-            ("", "cannot be read as csv"),
+            ("", "empty, expected a header line"),
+            ("user,item,item\n100,3,3\n", "column 'item' stands 2 times in the header"),
+            ('user,item\n100,"3\n', "line 2: unexpected end of data"),
+            ("user,item\n007,3\n", "row 1: user '007': this catalog's user ids are integers"),
+            ("user,item\n100,3\n100,03\n", "row 2: item '03': this catalog's item ids are integers"),
+            ("user,item\n1_00,3\n", "row 1: user '1_00'"),
+            ("user,item\n100,3\n9223372036854775808,3\n", "row 2: user '9223372036854775808'"),
         ],
     )
     def test_bad_rows_write_nothing(self, run: Run, place: Path, text: str, expected: str) -> None:
@@ -313,7 +337,7 @@ class TestScoreFile:
         one_line(
             run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv"),
             2,
-            "pairs.parquet: cannot be read as parquet",
+            "pairs.parquet: cannot be read as Parquet",
         )
 
     def test_missing_file_and_unknown_format(self, run: Run, place: Path) -> None:
@@ -335,26 +359,193 @@ class TestScoreFile:
             run("score", place / "bundle", "--pairs", self.pairs(place), "--out", "/proc/o.csv"), 2, "/proc: cannot be written"
         )
 
-    def test_full_disk_leaves_the_old_file(self, run: Run, place: Path) -> None:
+    def test_full_disk_leaves_the_old_file_and_keeps_whole_rows(self, run: Run, place: Path) -> None:
         out = place / "scores.csv"
         out.write_text("old")
-        pairs = self.pairs(place, text="user,item\n" + "100,3\n" * 2000)
+        users = [(user, as_of) for as_of in range(30, 50) for user in USER_IDS]
+        pairs = self.pairs(place, text="user,item,as_of\n" + "".join(f"{u},3,{t}\n{u},8,{t}\n" for u, t in users))
         with largest_file(4096):
             ended = run("score", place / "bundle", "--pairs", pairs, "--out", out)
-        one_line(ended, 2, "scores.csv: cannot be written: File too large")
+        note, error = ended.err.splitlines()
+        assert (ended.code, ended.out) == (2, "")
+        assert error.startswith("rexit: error: ") and error.endswith("scores.csv.partial: cannot be written: File too large")
+        kept = pl.read_csv(place / "scores.csv.partial")
+        assert kept["user"].to_list() == [u for u, _ in users for _ in range(2)][: kept.height] and kept.height > 20
+        assert f"scores.csv.partial keeps the {kept.height} rows scored so far" in note
         assert out.read_text() == "old"
-        assert sorted(p.name for p in place.iterdir()) == ["bundle", "catalog", "pairs.csv", "scores.csv"]
+        assert {p.name for p in place.iterdir()} == {"bundle", "catalog", "pairs.csv", "scores.csv", "scores.csv.partial"}
 
-    def test_ctrl_c_leaves_the_old_file(self, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        out = place / "scores.csv"
+    def test_full_disk_at_once_leaves_nothing(self, run: Run, place: Path) -> None:
+        pairs = self.pairs(place, text="user,item\n" + "100,3\n" * 2000)
+        with largest_file(4096):
+            ended = run("score", place / "bundle", "--pairs", pairs, "--out", place / "scores.csv")
+        one_line(ended, 2, "scores.csv.partial: cannot be written: File too large")
+        assert {p.name for p in place.iterdir()} == {"bundle", "catalog", "pairs.csv"}
+
+    def failing(self, monkeypatch: pytest.MonkeyPatch, user: int, error: BaseException) -> None:
+        """Scoring this user fails."""
+        real = runtime.Session.score
+
+        def score(self: runtime.Session, one: Any, *words: Any, **keywords: Any) -> Any:
+            if one == user:
+                raise error
+            return real(self, one, *words, **keywords)
+
+        monkeypatch.setattr(runtime.Session, "score", score)
+
+    @pytest.mark.parametrize("suffix", ["csv", "parquet"])
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), BackendError("the device is gone")], ids=["ctrl-c", "failure"])
+    def test_what_was_scored_is_kept(
+        self, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, error: BaseException
+    ) -> None:
+        """Row 3 of the file is scored with row 1, so it is kept although row 2, before it, has no answer."""
+        out = place / f"scores.{suffix}"
         out.write_text("old")
-
-        def interrupted(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(runtime.Session, "score", interrupted)
+        self.failing(monkeypatch, 103, error)
         ended = run("score", place / "bundle", "--pairs", self.pairs(place), "--out", out)
-        assert ended.code == 130 and out.read_text() == "old"
+        assert (ended.code, ended.out) == (130 if isinstance(error, KeyboardInterrupt) else 6, "")
+        note, line = ended.err.splitlines()
+        assert f"scores.{suffix}.partial keeps the 2 rows scored so far" in note
+        assert line in ("rexit: interrupted; nothing was left half-written", "rexit: error: the device is gone")
+        partial = place / f"scores.{suffix}.partial"
+        kept = pl.read_csv(partial) if suffix == "csv" else pl.read_parquet(partial)
+        assert kept["item"].to_list() == [3, -7] and kept["probability"].is_between(0, 1).all()
+        assert out.read_text() == "old"
+
+    def test_ctrl_c_before_the_first_answer_leaves_nothing(self, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = files(place)
+        self.failing(monkeypatch, 100, KeyboardInterrupt())
+        ended = run("score", place / "bundle", "--pairs", self.pairs(place), "--out", place / "o.csv")
+        assert ended.code == 130
+        (place / "pairs.csv").unlink()
+        assert files(place) == before
+
+    def test_rows_are_on_disk_while_later_ones_are_scored(self, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[str] = []
+        real = runtime.Session.score
+
+        def score(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
+            partial = place / "o.csv.partial"
+            seen.append(partial.read_text() if partial.exists() else "")
+            return real(self, *words, **keywords)
+
+        monkeypatch.setattr(runtime.Session, "score", score)
+        pairs = self.pairs(place, text="user,item\n100,3\n100,8\n103,8\n106,3\n")
+        assert run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv").code == 0
+        whole = (place / "o.csv").read_text()
+        assert seen == ["", *("".join(whole.splitlines(keepends=True)[:n]) for n in (3, 4))]
+        assert not (place / "o.csv.partial").exists()
+
+    def test_a_slate_without_an_answer_costs_itself_alone(self, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        out = place / "o.csv"
+        self.failing(monkeypatch, 103, DeadlineError("the deadline passed before candidate 0 had reached its first exit"))
+        words = ("score", place / "bundle", "--pairs", self.pairs(place), "--out", out, "--deadline-ms", 1e6)
+        ended = run(*words)
+        assert ended.code == 7 and ended.out.startswith("Scored 2 of 3 slates (4 pairs)")
+        (line,) = ended.err.splitlines()
+        assert line.startswith("rexit: error: 1 of 3 slates have no answer, ")
+        assert line.endswith(
+            "o.csv has the others: user 103 at 30: the deadline passed before candidate 0 had reached its first exit"
+        )
+        scored = pl.read_csv(out)
+        assert scored["item"].to_list() == [3, -7, 8] and scored["cut_short"].to_list() == [False] * 3
+        report = run(*words, "--json").json
+        assert (report["rows"], report["pairs"], [one["user"] for one in report["unanswered"]]) == (3, 4, [103])
+
+    def test_no_answer_in_time_at_all(self, run: Run, place: Path) -> None:
+        words = ("--pairs", self.pairs(place), "--out", place / "o.csv", "--deadline-ms", 0.001)
+        one_line(run("score", place / "bundle", *words), 7, "3 of 3 slates have no answer, nothing was written: user 100 at 30: ")
+        assert not (place / "o.csv").exists() and not (place / "o.csv.partial").exists()
+
+    def test_prompt_too_long_costs_its_own_slate(self, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        error = InputError("the prompt has 99 tokens, the variant takes 96")
+        error.status = "REXIT_TOO_LONG"
+        self.failing(monkeypatch, 103, error)
+        ended = run("score", place / "bundle", "--pairs", self.pairs(place), "--out", place / "o.csv")
+        assert ended.code == 2 and "user 103 at 30: the prompt has 99 tokens" in ended.err
+        assert pl.read_csv(place / "o.csv").height == 3
+
+    def test_what_the_deadline_cut_short_is_marked(self, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = runtime.Session.score
+
+        def score(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
+            scores = real(self, *words, **keywords)
+            scores.cut_short[0] = True
+            return scores
+
+        monkeypatch.setattr(runtime.Session, "score", score)
+        for suffix, read in (("csv", pl.read_csv), ("parquet", pl.read_parquet)):
+            out = place / f"o.{suffix}"
+            words = ("--pairs", self.pairs(place), "--out", out, "--deadline-ms", 1e6)
+            assert run("score", place / "bundle", *words).code == 0
+            assert read(out)["cut_short"].to_list() == [True, True, False, True]
+
+    @pytest.mark.parametrize("suffix", ["csv", "parquet"])
+    def test_top_k_of_each_slate_best_first(self, run: Run, place: Path, suffix: str) -> None:
+        rows = [(user, item) for item in ITEM_IDS for user in USER_IDS[:3]]
+        pairs = self.pairs(place, text="user,item\n" + "".join(f"{u},{i}\n" for u, i in rows))
+        whole, top = place / "whole.csv", place / f"top.{suffix}"
+        assert run("score", place / "bundle", "--pairs", pairs, "--out", whole).code == 0
+        assert run("score", place / "bundle", "--pairs", pairs, "--out", top, "--top-k", 4).code == 0
+        scored = pl.read_csv(whole)
+        best = [scored.filter(pl.col("user") == user).sort("log_odds", descending=True).head(4) for user in USER_IDS[:3]]
+        seen = pl.read_csv(top) if suffix == "csv" else pl.read_parquet(top)
+        expected = pl.concat(best)
+        assert seen["user"].to_list() == expected["user"].to_list() and seen["item"].to_list() == expected["item"].to_list()
+
+    def test_unknown_users_are_said(self, run: Run, place: Path) -> None:
+        users = [100, *range(1, 8), 103]
+        pairs = self.pairs(place, text="user,item\n" + "".join(f"{u},3\n{u},8\n" for u in users))
+        ended = run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv", "--json")
+        assert ended.code == 0 and ended.json["unknown_users"] == [1, 2, 3, 4, 5, 6, 7]
+        assert ended.err == (
+            "rexit: 7 of 9 users are not in the catalog and scored without any history: 1, 2, 3, 4, 5 and 2 more\n"
+        )
+
+    def test_text_ids_that_look_like_numbers(self, run: Run, place: Path) -> None:
+        """`007` and `7` are two items, and two users, of a catalog whose ids are text."""
+        from tiny_bundle import make_catalog, write_bundle
+
+        info, tables = make_catalog(strings=True)
+        for kind, count in (("users.safetensors", 12), ("items.safetensors", 20)):
+            ids = sorted(b"%d" % n if n % 2 else b"00%d" % n for n in range(count))
+            tables[kind] |= {
+                "id_bytes": np.frombuffer(b"".join(ids), np.uint8),
+                "id_offsets": np.cumsum([0, *map(len, ids)]).astype(np.int64),
+            }
+        bundle = write_bundle(place / "text", catalog_of=(info, tables))
+        pairs = self.pairs(place, text="user,item,note\n004,0010,a\n7,0010,0x1F\n004,9,1.50\n")
+        assert run("score", bundle, "--pairs", pairs, "--out", place / "o.csv").err == ""
+        rows = [line.split(",")[:3] for line in (place / "o.csv").read_text().splitlines()[1:]]
+        assert rows == [["004", "0010", "a"], ["7", "0010", "0x1F"], ["004", "9", "1.50"]]
+        scored = pl.read_csv(place / "o.csv", infer_schema_length=0)
+        with runtime.open(bundle) as session:
+            alone = session.score("7", ["0010"]).log_odds[0]
+        assert float(scored["log_odds"][1]) == pytest.approx(float(alone), abs=1e-4)
+        pairs = self.pairs(place, text="user,item\n4,3\n")
+        assert "1 of 1 users are not in the catalog" in run("score", bundle, "--pairs", pairs, "--out", place / "o.csv").err
+        pairs = self.pairs(place, text="user,item\n004,10\n")
+        ended = run("score", bundle, "--pairs", pairs, "--out", place / "o.csv")
+        one_line(ended, 2, "1 item is not in the catalog: '10' (row 1)")
+
+    def test_byte_order_mark_and_quotes(self, run: Run, place: Path) -> None:
+        pairs = place / "pairs.csv"
+        pairs.write_bytes('\ufeffuser,item,note\r\n100,3,"a, ""b"""\r\n\r\n'.encode())
+        assert run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv").code == 0
+        header, row = (place / "o.csv").read_text().splitlines()
+        assert header == "user,item,note,probability,log_odds,exit" and row.startswith('100,3,"a, ""b""",')
+
+    def test_parquet_without_polars(self, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "polars", None)
+        for words in (("--pairs", place / "p.parquet", "--out", "o.csv"), ("--pairs", self.pairs(place), "--out", "o.parquet")):
+            one_line(
+                run("score", place / "bundle", *words), 2, ".parquet: Parquet needs polars", "pip install 'rexit[calibrate]'"
+            )
+
+    def test_out_is_a_folder(self, run: Run, place: Path) -> None:
+        (place / "o.csv").mkdir()
+        ended = run("score", place / "bundle", "--pairs", self.pairs(place), "--out", place / "o.csv")
+        one_line(ended, 2, "o.csv: cannot be written: is a folder")
 
 
 class TestVerify:
@@ -558,13 +749,21 @@ class TestBench:
         used = json.loads((place / "bundle" / "variants" / "cpu-fp32" / "report.json").read_text())["profile"]
         assert used == report["profile"]
 
-    def test_profile_of_another_variant(self, run: Run, place: Path) -> None:
+    @pytest.mark.parametrize(
+        ("change", "line"),
+        [
+            ({"variant_sha256": "0" * 64}, "measured with variant 000000000000…"),
+            ({"device": "cuda"}, "measured with device cuda, here cpu: measure again with `rexit bench --profile`"),
+            ({"threads": 64}, "measured with threads 64, here "),
+        ],
+    )
+    def test_profile_that_was_measured_otherwise(self, run: Run, place: Path, change: dict[str, Any], line: str) -> None:
         path = place / "profile.json"
         assert run("bench", place / "bundle", "--slate", 5, "--requests", 3, "--sessions", "", "--profile", path).code == 0
         value = json.loads(path.read_text())
-        path.write_text(json.dumps(value | {"variant_sha256": "0" * 64}))
+        path.write_text(json.dumps(value | change))
         ended = run("calibrate", place / "bundle", "--catalog", place / "catalog", "--profile", path)
-        one_line(ended, 4, "measured with variant 000000000000…")
+        one_line(ended, 4, line)
         assert not (place / "bundle" / "variants" / "cpu-fp32" / "policy.json").exists()
 
     @pytest.mark.parametrize(

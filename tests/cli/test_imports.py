@@ -1,12 +1,30 @@
-"""What the commands load: no torch for anything but index and export, compile included, nothing heavy for --help."""
+"""What the commands load: no torch for anything but index and export, compile included, nothing heavy for --help. A device that
+scores has the base install alone: no polars, scikit-learn, SciPy or matplotlib."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from served_bundle import write_served_bundle
+from tiny_bundle import ITEM_IDS, USER_IDS
+
 NEVER = ("torch", "transformers", "torch_geometric")
-LATE = (*NEVER, "sklearn", "scipy", "matplotlib", "polars", "onnx")
+NOT_OF_THE_BASE = ("sklearn", "scipy", "matplotlib", "polars", "pyarrow", "pandas", "onnx")
+LATE = (*NEVER, *NOT_OF_THE_BASE)
+
+BLOCKED = f"""
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {LATE!r}:
+            raise ModuleNotFoundError(f"{{name}} is not of the base install", name=name)
+
+sys.meta_path.insert(0, Refuse())
+"""
 
 
 def loaded(code: str) -> set[str]:
@@ -16,9 +34,52 @@ def loaded(code: str) -> set[str]:
 
 
 def test_command_line_loads_nothing_heavy() -> None:
-    assert not loaded("import rexit.cli") & set(LATE)
+    assert not loaded("import rexit.cli") & {*LATE, "numpy"}
 
 
 @pytest.mark.parametrize("module", ["rexit.calibration", "rexit.bundle", "rexit.exporter.compile", "rexit.exporter.ep_context"])
 def test_core_loads_no_torch(module: str) -> None:
     assert not loaded(f"import {module}") & set(NEVER)
+
+
+@pytest.mark.parametrize("module", ["rexit.bundle", "rexit.runtime", "rexit.calibration", "rexit.calibration.bench"])
+def test_base_loads_no_extra(module: str) -> None:
+    assert not loaded(f"import {module}") & set(NOT_OF_THE_BASE)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("served")
+    write_served_bundle(place)
+    (place / "pairs.csv").write_text("user,item\n" + "".join(f"{user},{ITEM_IDS[1]}\n" for user in USER_IDS[:3]))
+    return place
+
+
+def without_extras(*words: object) -> subprocess.CompletedProcess[str]:
+    script = f"{BLOCKED}\nfrom rexit.cli import main\nsys.argv = {['rexit', *map(str, words)]!r}\nmain()"
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("score", "--user", USER_IDS[0], "--items", ITEM_IDS[2], "--json"),
+        ("score", "--pairs", "pairs.csv", "--out", "scores.csv", "--deadline-ms", "1e6", "--top-k", 1, "--json"),
+        ("verify", "--json"),
+        ("inspect", "--json"),
+        ("inspect", "--user", USER_IDS[0], "--items", ITEM_IDS[2], "--json"),
+        ("bench", "--slate", 5, "--requests", 2, "--sessions", "1", "--rates", "0.5", "--profile", "profile.json", "--json"),
+    ],
+    ids=["score", "score-pairs", "verify", "inspect", "inspect-prompt", "bench"],
+)
+def test_the_base_install_is_enough(place: Path, words: tuple[object, ...]) -> None:
+    command, *options = (place / word if str(word).endswith((".csv", ".json")) else word for word in words)
+    done = without_extras(command, place / "bundle", *options)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)
+
+
+def test_the_block_blocks(place: Path) -> None:
+    """What needs an extra fails under it, so the test above can."""
+    done = without_extras("calibrate", place / "bundle", "--catalog", place / "catalog")
+    assert done.returncode != 0

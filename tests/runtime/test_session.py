@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import rexit
 import tiny_bundle
 from rexit import runtime
 from rexit.errors import BundleError, InputError
@@ -121,6 +123,22 @@ def test_threads_share_a_session(session: runtime.Session) -> None:
 def test_import_stays_light() -> None:
     heavy = ("torch", "transformers", "torch_geometric", "onnxruntime", "polars")
     program = f"import sys, rexit.runtime; print([m for m in {heavy!r} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_open_is_the_runtimes(folder: Path) -> None:
+    """Nothing restates its parameters: the two cannot drift apart."""
+    assert inspect.signature(rexit.open) == inspect.signature(runtime.open)
+    assert {"cache_bytes", "library", "device_id"} <= set(inspect.signature(rexit.open).parameters)
+    assert "open" in dir(rexit)
+    with rexit.open(folder, cache_bytes=1 << 20, library=runtime.onnxruntime_library() or None) as session:
+        assert session.info.variant == "cpu-fp32"
+    with pytest.raises(AttributeError, match="module 'rexit' has no attribute 'close'"):
+        _ = rexit.close
+
+
+def test_import_rexit_loads_no_runtime() -> None:
+    program = "import sys, rexit; print([m for m in sys.modules if m.startswith(('rexit.', 'numpy'))])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"
 
 

@@ -1,67 +1,136 @@
-"""`catalog/`: users, items and the prompt program, as `rexit index` wrote them. Tables are memory-mapped."""
+"""`catalog/`: users, items and the prompt program, as `rexit index` wrote them."""
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from rexit.bundle.files import FileEntry, check_hashes, check_sizes, digest, read_entries, read_json
 from rexit.errors import BundleError, InputError
 
+if TYPE_CHECKING:
+    import polars as pl
+
 TABLES = ("users.safetensors", "items.safetensors", "pieces.safetensors")
 SPLITS = ("train", "validation", "test")
 
 Id = int | str
 
+FEW = 1000
+"""A copy of all ids pays where more than one in so many is looked up."""
+
+
+class Column(Protocol):
+    """One dimension of a tensor, in memory or in a file, of which only the part asked for is read."""
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]: ...
+
 
 @dataclass(frozen=True)
 class Ids:
-    """Row <-> id. `values` is ascending: int64 [n], or UTF-8 bytes ordered bytewise."""
+    """Row <-> id. Ascending: int64 [n], or UTF-8 bytes ordered bytewise: `text` uint8 [bytes], `starts` int64 [n + 1].
 
-    values: NDArray[Any]
+    A few ids are searched for where they lie, in some twenty reads each; many are looked up in a copy of all, made once.
+    """
+
     kind: str  # "int64" or "string"
+    count: int
+    numbers: Column | None = None
+    text: Column | None = None
+    starts: Column | None = None
+    where: str = "ids"  # for messages
+
+    @classmethod
+    def of_integers(cls, numbers: NDArray[np.int64]) -> Ids:
+        return cls("int64", len(numbers), numbers)
 
     def __len__(self) -> int:
-        return len(self.values)
+        return self.count
 
     def row(self, id: Id) -> int | None:
         """The row of an id, None when the catalog does not hold it."""
-        if self.kind == "string":
-            key: Any = str(id).encode()
-        elif isinstance(id, str):
-            try:
-                key = int(id)
-            except ValueError:
-                return None
-        elif isinstance(id, int | np.integer) and not isinstance(id, bool):
-            key = int(id)
-        else:
+        if (key := self._key(id)) is None:
             return None
-        at = int(np.searchsorted(self.values, key))
-        return at if at < len(self.values) and self.values[at] == key else None
+        at = bisect.bisect_left(range(self.count), key, key=self._at)
+        return at if at < self.count and self._at(at) == key else None
+
+    def find(self, ids: Sequence[Id]) -> NDArray[np.int64]:
+        """Rows of many ids, -1 for each that is not in the catalog."""
+        if self.count == 0 or len(ids) * FEW <= self.count:
+            return np.array([-1 if (row := self.row(id)) is None else row for id in ids], np.int64)
+        keys = [self._key(id) for id in ids]
+        known = np.array([key is not None for key in keys], np.bool_)
+        wanted = np.empty(len(keys), self._all.dtype)
+        wanted[:] = [self._all[0] if key is None else key for key in keys]
+        at = np.minimum(np.searchsorted(self._all, wanted), self.count - 1)
+        return np.where(known & (self._all[at] == wanted), at, -1)
 
     def rows(self, ids: Sequence[Id], what: str = "item") -> NDArray[np.int64]:
         """Rows of many ids. Raises InputError for the first one that is not in the catalog."""
-        rows = np.empty(len(ids), np.int64)
-        for n, id in enumerate(ids):
-            row = self.row(id)
-            if row is None:
-                raise InputError(f"{what} {id!r} is not in the catalog")
-            rows[n] = row
+        rows = self.find(ids)
+        if (rows < 0).any():
+            raise InputError(f"{what} {ids[int((rows < 0).argmax())]!r} is not in the catalog")
         return rows
 
     def id(self, row: int) -> Id:
-        value = self.values[row]
-        return bytes(value).decode() if self.kind == "string" else int(value)
+        return self._plain([self._at(row)])[0]
+
+    def take(self, rows: NDArray[np.int64]) -> list[Id]:
+        """The ids of many rows."""
+        return self._plain(self._all[rows].tolist())
+
+    def _plain(self, values: list[Any]) -> list[Id]:
+        try:
+            return [value.decode() for value in values] if self.kind == "string" else values
+        except UnicodeDecodeError as exc:
+            raise BundleError(f"{self.where}: holds an id that is not UTF-8") from exc
+
+    def _at(self, row: int) -> int | bytes:
+        if self.numbers is not None:
+            return int(self.numbers[row : row + 1][0])
+        (value,) = self._texts(row, row + 1)
+        return value
+
+    @cached_property
+    def _all(self) -> NDArray[Any]:
+        if self.numbers is not None:
+            return self.numbers[0 : self.count]
+        values = np.empty(self.count, object)
+        values[:] = self._texts(0, self.count)
+        return values
+
+    def _texts(self, begin: int, end: int) -> list[bytes]:
+        """UTF-8 of rows [begin, end). Raises BundleError where the offsets are none."""
+        assert self.text is not None and self.starts is not None
+        starts = self.starts[begin : end + 1].tolist()
+        if starts[0] < 0 or any(a > b for a, b in itertools.pairwise(starts)):
+            raise BundleError(f"{self.where}: the offsets of the ids of rows {begin} to {end} are not ascending")
+        try:
+            raw = self.text[starts[0] : starts[-1]].tobytes()
+        except SafetensorError as exc:
+            raise BundleError(f"{self.where}: the offsets of the ids of rows {begin} to {end} lead beyond their text") from exc
+        return [raw[a - starts[0] : b - starts[0]] for a, b in itertools.pairwise(starts)]
+
+    def _key(self, id: Id) -> int | bytes | None:
+        """What is compared; None for an id that this kind of catalog cannot hold."""
+        if self.kind == "string":
+            return str(id).encode()
+        if isinstance(id, bool) or not isinstance(id, int | str | np.integer):
+            return None
+        try:
+            key = int(id)
+        except ValueError:
+            return None
+        return key if -(1 << 63) <= key < 1 << 63 else None
 
 
 @dataclass(frozen=True)
@@ -79,7 +148,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Catalog:
-    """An opened catalog folder; `info` is catalog.json, the tables are read on first use."""
+    """An opened catalog folder; `info` is catalog.json, tables are read on first use, ids in the file."""
 
     path: Path
     info: Mapping[str, Any]
@@ -127,21 +196,26 @@ class Catalog:
     def piece_table(self) -> dict[str, NDArray[Any]]:
         return self._table("pieces.safetensors")
 
-    def _ids(self, table: dict[str, NDArray[Any]], kind: str) -> Ids:
-        if kind == "int64":
-            return Ids(table["ids"], kind)
-        raw, offsets = table["id_bytes"].tobytes(), table["id_offsets"]
-        values = np.empty(len(offsets) - 1, object)
-        values[:] = [raw[a:b] for a, b in itertools.pairwise(offsets.tolist())]
-        return Ids(values, kind)
+    def _ids(self, name: str, kind: str) -> Ids:
+        """Reads nothing but shapes: a service's user table is too large to read for one user."""
+        path = self.path / name
+        try:
+            table: Any = safe_open(path, "np")
+            if kind == "int64":
+                numbers = table.get_slice("ids")
+                return Ids(kind, int(numbers.get_shape()[0]), numbers, where=str(path))
+            text, starts = table.get_slice("id_bytes"), table.get_slice("id_offsets")
+            return Ids(kind, int(starts.get_shape()[0]) - 1, text=text, starts=starts, where=str(path))
+        except (SafetensorError, OSError) as exc:
+            raise BundleError(f"{path}: not a safetensors table: {exc}") from exc
 
     @cached_property
     def users(self) -> Ids:
-        return self._ids(self.user_table, self.info["ids"]["user"])
+        return self._ids("users.safetensors", self.info["ids"]["user"])
 
     @cached_property
     def items(self) -> Ids:
-        return self._ids(self.item_table, self.info["ids"]["item"])
+        return self._ids("items.safetensors", self.info["ids"]["item"])
 
     def edited(self) -> list[str]:
         """One line for each table whose hash is not the one recorded; empty when all are right."""
@@ -160,10 +234,20 @@ class Catalog:
             raise BundleError(f"{path}: missing; a bundle's catalog holds no splits, use the one `rexit index` wrote")
         if FileEntry.of(path) != expected:
             raise BundleError(f"{path}: not the file catalog.json describes (truncated or edited)")
+        import polars as pl
+
         frame = pl.read_parquet(path)
         return Split(
-            self.users.rows(frame["user"].to_list(), "user"),
-            self.items.rows(frame["item"].to_list(), "item"),
+            _rows(self.users, frame["user"], "user"),
+            _rows(self.items, frame["item"], "item"),
             frame["time"].to_numpy().astype(np.int64),
             frame["liked"].to_numpy().astype(np.bool_),
         )
+
+
+def _rows(ids: Ids, column: pl.Series, what: str) -> NDArray[np.int64]:
+    """Rows of a column of ids; each id is looked up once, however often it stands there."""
+    import polars as pl
+
+    unique = column.unique(maintain_order=True)
+    return column.replace_strict(unique, ids.rows(unique.to_list(), what), return_dtype=pl.Int64).to_numpy()

@@ -1,23 +1,42 @@
-"""Ids on the command line: text to what the catalog's data had."""
+"""Ids on the command line and in files of pairs: text to what the catalog's data had."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from rexit.errors import InputError
 
 if TYPE_CHECKING:
     from rexit.bundle.catalog import Id
 
+T = TypeVar("T")
+
 
 def parse_id(text: str, kind: str, what: str) -> Id:
-    """One id; `kind` is the catalog's, `int64` or `string`. Raises InputError."""
+    """One id; `kind` is the catalog's, `int64` or `string`. Raises InputError.
+
+    `007` and `+7` are not the integer 7, as they were not when the catalog was made: two ids must never become one.
+    """
     if kind == "string":
+        if "\0" in text or not _is_unicode(text):
+            raise InputError(f"{what} {text!r}: an id is UTF-8 text without a zero character")
         return text
     try:
-        return int(text)
-    except ValueError as exc:
-        raise InputError(f"{what} {text!r}: this catalog's {what} ids are integers") from exc
+        number = int(text)
+    except ValueError:
+        number = None
+    if number is None or str(number) != text or not -(1 << 63) <= number < 1 << 63:
+        raise InputError(f"{what} {text!r}: this catalog's {what} ids are integers of 64 bits, written like 7 or -12")
+    return number
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of the command line that are not UTF-8
+        return False
+    return True
 
 
 def parse_ids(text: str, kind: str, what: str) -> list[Id]:
@@ -38,3 +57,9 @@ def parse_recent(text: str, kind: str) -> list[tuple[Id, bool]]:
         else:
             recent.append((parse_id(part, kind, "item"), True))
     return recent
+
+
+def first_few(values: Sequence[T], name: Callable[[T], str] = repr, count: int = 5) -> str:
+    """`1, 2, 3, 4, 5 and 12 more`."""
+    more = f" and {len(values) - count} more" if len(values) > count else ""
+    return ", ".join(map(name, values[:count])) + more

@@ -59,6 +59,9 @@ def calibrate(
         ["after layer", "a", "b", "upper", "lower", "stopped, test"],
         [_exit(e) for e in done.report["exits"]],
     )
+    decided = done.report["decisions"]
+    near = "" if decided["as_traced"] == decided["candidates"] else ", the others are within rounding of a threshold"
+    stdout.print(f"As deployed, {decided['as_traced']} of {decided['candidates']} candidates stop where their traces say{near}.")
     stdout.print(done.conclusion, markup=False)
     stdout.print(f"Wrote policy.json, report.json and report.png to {opened.folder}", markup=False, soft_wrap=True)
 

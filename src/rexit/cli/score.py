@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rexit.cli._ids import parse_id, parse_ids, parse_recent
+from rexit.cli._ids import first_few, parse_id, parse_ids, parse_recent
 from rexit.cli._output import DeviceOption, JsonOption, print_json, print_table, progress, stderr, stdout
-from rexit.errors import InputError
+from rexit.cli._pairs import Columns, check_format, read_pairs
+from rexit.cli._scored import ScoredFile
+from rexit.errors import DeadlineError, InputError, RexitError
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from rexit.bundle import Bundle
     from rexit.bundle.catalog import Id
-
-ADDED = ("probability", "log_odds", "exit")
+    from rexit.runtime import Scores
 
 
 def register(app: typer.Typer) -> None:
@@ -58,7 +57,10 @@ def score(
         rexit score bundle --pairs pairs.parquet --out scores.parquet
 
     A file's rows with the same user and time are scored as one slate; rows keep their order and gain `probability`, `log_odds`
-    (raw, at the exit that answered) and `exit` (from 0).
+    (raw, at the exit that answered) and `exit` (from 0), with --deadline-ms also `cut_short`. --top-k keeps the best rows of each
+    slate, best first. A slate that has no answer in time, or whose prompt is longer than the model takes, is left out and named;
+    the others are in the file, and the exit code is 7 or 2. Until all is done the rows are in OUT.partial, which stays after
+    Ctrl-C or a failure.
     """
     from rexit.bundle import Bundle
 
@@ -67,18 +69,15 @@ def score(
             raise InputError("--pairs names the users and items; --user, --items and --recent do not go with it")
         if out is None:
             raise InputError("--pairs needs --out: where the scored pairs go")
-        columns = {"user": user_column, "item": item_column, "as_of": as_of_column}
-        options = {"force_exit": force_exit, "deadline_ms": deadline_ms}
-        report = _score_file(Bundle.open(bundle, variant), pairs, out, columns, as_of, options, threads, device)
+        columns = Columns(user_column, item_column, as_of_column)
+        options = {"force_exit": force_exit, "deadline_ms": deadline_ms, "top_k": top_k or None}
+        report, failed = _score_file(Bundle.open(bundle, variant), pairs, out, columns, as_of, options, threads, device)
         if json:
             print_json(report)
         else:
-            stdout.print(
-                f"Scored {report['pairs']} pairs in {report['slates']} slates: {report['mean_layers']:.2f} layers on average, "
-                f"{report['seconds']:.1f} s. Wrote {out}",
-                markup=False,
-                soft_wrap=True,
-            )
+            _show(report)
+        if failed:
+            raise _unanswered(failed, report)
         return
     if user is None or items is None:
         raise InputError("expected --user and --items, or --pairs and --out")
@@ -89,7 +88,7 @@ def score(
     fresh = parse_recent(recent, kinds["item"])
     opened.catalog.items.rows([*item_ids, *(item for item, _ in fresh)])
     if opened.catalog.users.row(user_id) is None:
-        means = "placed by --recent alone" if fresh else "scored without any history"
+        means = "placed by --recent alone" if fresh else WITHOUT_HISTORY
         stderr.print(f"rexit: user {user_id!r} is not in the catalog: {means}", markup=False, soft_wrap=True)
     with _session(opened, threads, device) as session:
         scores = session.score(
@@ -138,6 +137,8 @@ def score(
     )
 
 
+WITHOUT_HISTORY = "scored without any history"
+
 STATS = (
     "prefix_tokens",
     "prefix_tokens_reused",
@@ -159,124 +160,97 @@ def _session(bundle: Bundle, threads: int, device: str | None) -> Iterator[Any]:
         yield session
 
 
+Failed = tuple["Id", int | None, RexitError]
+"""A slate's user and time, and why it has no answer."""
+
+
 def _score_file(
     bundle: Bundle,
     pairs: Path,
     out: Path,
-    columns: dict[str, str],
+    columns: Columns,
     as_of: int | None,
     options: dict[str, Any],
     threads: int,
     device: str | None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[Failed]]:
     """Scores a file of pairs. Everything that can be wrong with the input is found before the first slate is scored."""
     import time
 
-    import numpy as np
-    import polars as pl
+    from rexit.bundle import check_writable
 
-    from rexit.bundle import check_writable, write_file
-
-    frame = _read(pairs)
-    _check_format(out)
-    if not out.parent.is_dir():
-        raise InputError(f"{out}: cannot be written: there is no folder {out.parent}")
+    added = {"probability": "Float32", "log_odds": "Float32", "exit": "Int32"}
+    if options["deadline_ms"] is not None:
+        added["cut_short"] = "Boolean"
+    given = read_pairs(pairs, columns, as_of, list(added), bundle.catalog)
+    check_format(out)
+    if not out.parent.is_dir() or out.is_dir():
+        raise InputError(f"{out}: cannot be written: {'is a folder' if out.is_dir() else f'there is no folder {out.parent}'}")
     check_writable(out.parent)
-    users, items, times = _columns(frame, pairs, columns, as_of, bundle)
-    slates: dict[tuple[Any, int | None], list[int]] = {}
-    for n, key in enumerate(zip(users, times, strict=True)):
-        slates.setdefault(key, []).append(n)
-    probability, log_odds = np.empty(len(users), np.float32), np.empty(len(users), np.float32)
-    exits = np.empty(len(users), np.int32)
+    users = list(dict.fromkeys(given.users))
+    unknown = [user for user, row in zip(users, bundle.catalog.users.find(users).tolist(), strict=True) if row < 0]
+    if unknown:
+        message = (
+            f"rexit: {len(unknown)} of {len(users)} users are not in the catalog and {WITHOUT_HISTORY}: {first_few(unknown)}"
+        )
+        stderr.print(message, markup=False, highlight=False, soft_wrap=True)
+    slates = given.slates()
+    failed: list[Failed] = []
+    candidates = layers = 0
     begin = time.perf_counter()
-    with _session(bundle, threads, device) as session, progress() as bar:
+    with (
+        _session(bundle, threads, device) as session,
+        progress() as bar,
+        ScoredFile(out, given, added, in_order=options["top_k"] is None) as file,
+    ):
         task = bar.add_task("slates", total=len(slates))
         for (user, time_of), rows in slates.items():
-            scores = session.score(user, [items[n] for n in rows], as_of=time_of, **options)
-            probability[rows], log_odds[rows], exits[rows] = scores.probability, scores.log_odds, scores.exit
+            try:
+                scores = session.score(user, [given.items[n] for n in rows], as_of=time_of, **options)
+            except RexitError as exc:
+                if not (isinstance(exc, DeadlineError) or exc.status == "REXIT_TOO_LONG"):
+                    raise
+                failed.append((user, time_of, exc))
+                file.add(rows, [])
+            else:
+                file.add(rows, [(rows[i], values) for i, values in _answers(scores, added)])
+                candidates, layers = candidates + len(rows), layers + scores.stats.candidate_layers
             bar.advance(task)
-    seconds = time.perf_counter() - begin
-    scored = frame.with_columns(pl.Series("probability", probability), pl.Series("log_odds", log_odds), pl.Series("exit", exits))
-    write_file(out, _encode(scored, out))
-    return {
-        "pairs": len(users),
+    report = {
+        "pairs": len(given.users),
         "slates": len(slates),
+        "rows": file.rows,
+        "unanswered": [{"user": user, "as_of": time_of, "reason": str(exc)} for user, time_of, exc in failed],
+        "unknown_users": unknown,
         "variant": bundle.variant.name,
-        "mean_layers": float(np.array(bundle.manifest.exits)[exits].mean()),
-        "seconds": seconds,
-        "out": str(out),
+        "mean_layers": layers / candidates if candidates else None,
+        "seconds": time.perf_counter() - begin,
+        "out": str(out) if file.rows else None,
     }
+    return report, failed
 
 
-def _check_format(path: Path) -> None:
-    if path.suffix not in (".csv", ".parquet"):
-        raise InputError(f"{path}: its name ends in {path.suffix!r}, expected .csv or .parquet")
+def _answers(scores: Scores, added: Iterable[str]) -> Iterator[tuple[int, list[Any]]]:
+    """Places in the slate, with the values of the columns added."""
+    columns = [getattr(scores, name) for name in added]
+    for i, index in enumerate(scores.index.tolist()):
+        yield index, [bool(column[i]) if column.dtype == bool else column[i] for column in columns]
 
 
-def _read(path: Path) -> pl.DataFrame:
-    import polars as pl
-
-    _check_format(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        frame = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path)
-    except pl.exceptions.PolarsError as exc:
-        raise InputError(f"{path}: cannot be read as {path.suffix[1:]}: {str(exc).splitlines()[0]}") from exc
-    if frame.height == 0:
-        raise InputError(f"{path}: holds no rows")
-    return frame
+def _show(report: dict[str, Any]) -> None:
+    if report["out"] is None:
+        return
+    stdout.print(
+        f"Scored {report['slates'] - len(report['unanswered'])} of {report['slates']} slates ({report['pairs']} pairs) "
+        f"in {report['seconds']:.1f} s: {report['mean_layers']:.2f} layers on average. "
+        f"Wrote {report['rows']} rows to {report['out']}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
-def _columns(
-    frame: pl.DataFrame, path: Path, columns: dict[str, str], as_of: int | None, bundle: Bundle
-) -> tuple[list[Id], list[Id], list[int | None]]:
-    """Users, items and times of each row. Rows are counted from 1, without the header. Raises InputError naming the row."""
-    import polars as pl
-
-    for role in ("user", "item"):
-        if columns[role] not in frame.columns:
-            raise InputError(f"{path}: no column {columns[role]!r} ({role}), it has: {', '.join(frame.columns)}")
-    for name in ADDED:
-        if name in frame.columns:
-            raise InputError(f"{path}: has a column {name!r} already, which is what this command adds")
-    timed = columns["as_of"] in frame.columns
-    if timed and as_of is not None:
-        raise InputError(f"--as-of and the column {columns['as_of']!r} of {path} both give a time, expected one")
-    for name in (columns["user"], columns["item"], *([columns["as_of"]] if timed else [])):
-        nulls = frame[name].is_null()
-        if nulls.any():
-            raise InputError(f"{path}: row {nulls.arg_true()[0] + 1}: `{name}` is missing")
-    kinds = bundle.catalog.info["ids"]
-    users, items = (_ids(frame[columns[role]], path, kinds[role], role) for role in ("user", "item"))
-    known = {item: bundle.catalog.items.row(item) is not None for item in set(items)}
-    for n, item in enumerate(items):
-        if not known[item]:
-            raise InputError(f"{path}: row {n + 1}: item {item!r} is not in the catalog")
-    if not timed:
-        return users, items, [as_of] * len(users)
-    times = frame[columns["as_of"]]
-    if not times.dtype.is_integer():
-        raise InputError(f"{path}: column {columns['as_of']!r} is {times.dtype}, expected integers")
-    return users, items, times.cast(pl.Int64).to_list()
-
-
-def _ids(column: pl.Series, path: Path, kind: str, role: str) -> list[Id]:
-    import polars as pl
-
-    if kind == "string":
-        return list(column.cast(pl.String))
-    if not column.dtype.is_integer():
-        raise InputError(f"{path}: column {column.name!r} is {column.dtype}, this catalog's {role} ids are integers")
-    return list(column)
-
-
-def _encode(frame: pl.DataFrame, path: Path) -> bytes:
-    import io
-
-    buffer = io.BytesIO()
-    if path.suffix == ".parquet":
-        frame.write_parquet(buffer)
-    else:
-        frame.write_csv(buffer)
-    return buffer.getvalue()
+def _unanswered(failed: Sequence[Failed], report: dict[str, Any]) -> RexitError:
+    """One line for all slates without an answer, of the first one's kind."""
+    named = first_few(failed, lambda one: f"user {one[0]!r}{'' if one[1] is None else f' at {one[1]}'}: {one[2]}", 3)
+    rest = f"{report['out']} has the others" if report["out"] else "nothing was written"
+    return type(failed[0][2])(f"{len(failed)} of {report['slates']} slates have no answer, {rest}: {named}")
