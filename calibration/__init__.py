@@ -23,10 +23,11 @@ is calibrated is what runs.
 """
 
 from rexit.calibration.costs import Costs
+from rexit.calibration.machine import Conditions
 from rexit.calibration.profile import Profile
 from rexit.calibration.report import Settings
 from rexit.calibration.run import Calibration, calibrate
 from rexit.calibration.slates import Slate, slates
 from rexit.calibration.traces import Scorer, Traces
 
-__all__ = ["Calibration", "Costs", "Profile", "Scorer", "Settings", "Slate", "Traces", "calibrate", "slates"]
+__all__ = ["Calibration", "Conditions", "Costs", "Profile", "Scorer", "Settings", "Slate", "Traces", "calibrate", "slates"]

@@ -499,7 +499,7 @@ class TestScoreFile:
         ended = run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv", "--json")
         assert ended.code == 0 and ended.json["unknown_users"] == [1, 2, 3, 4, 5, 6, 7]
         assert ended.err == (
-            "rexit: 7 of 9 users are not in the catalog and scored without any history: 1, 2, 3, 4, 5 and 2 more\n"
+            "rexit: 7 of 9 users are not in the catalog and are scored without any history: 1, 2, 3, 4, 5 and 2 more\n"
         )
 
     def test_text_ids_that_look_like_numbers(self, run: Run, place: Path) -> None:

@@ -206,7 +206,7 @@ class Catalog:
                 return Ids(kind, int(numbers.get_shape()[0]), numbers, where=str(path))
             text, starts = table.get_slice("id_bytes"), table.get_slice("id_offsets")
             return Ids(kind, int(starts.get_shape()[0]) - 1, text=text, starts=starts, where=str(path))
-        except (SafetensorError, OSError) as exc:
+        except (SafetensorError, OSError, IndexError) as exc:
             raise BundleError(f"{path}: not a safetensors table: {exc}") from exc
 
     @cached_property

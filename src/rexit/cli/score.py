@@ -191,7 +191,7 @@ def _score_file(
     unknown = [user for user, row in zip(users, bundle.catalog.users.find(users).tolist(), strict=True) if row < 0]
     if unknown:
         message = (
-            f"rexit: {len(unknown)} of {len(users)} users are not in the catalog and {WITHOUT_HISTORY}: {first_few(unknown)}"
+            f"rexit: {len(unknown)} of {len(users)} users are not in the catalog and are {WITHOUT_HISTORY}: {first_few(unknown)}"
         )
         stderr.print(message, markup=False, highlight=False, soft_wrap=True)
     slates = given.slates()
