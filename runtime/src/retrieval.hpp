@@ -42,7 +42,7 @@ class Retrieval {
   LikeCount history_likes() const noexcept;
   LikeCount item_likes(Row item) const noexcept;
 
-  // Nearest first.
+  // Nearest first; none where nothing is known of the user. A zero vector has no neighbours and is none, here and in nearest().
   const std::vector<Row>& similar_users();
   // Items the similar users liked and this user has not met.
   const std::vector<Row>& similar_liked(std::size_t limit);

@@ -14,6 +14,7 @@ TEST(Half, EveryFiniteValueIsExact) {
     ASSERT_EQ(rexit::core::is_finite(half), exponent != 31);
     if (exponent == 31) continue;
     const double value = exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
+    ASSERT_EQ(rexit::core::is_zero(half), value == 0);
     ASSERT_EQ(rexit::core::to_float(half), (bits & 0x8000) != 0 ? -value : value) << bits;
   }
 }
