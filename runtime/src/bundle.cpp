@@ -21,8 +21,8 @@ Model read_model(const Json& json) {
   // Whatever runs a prompt, none of which is longer than max_positions, multiplies these without asking again.
   const std::size_t positions = model.max_positions, element = bytes_of(Element::float32);
   if (!checked_multiply({2, model.layers, model.kv_heads, model.head_dim, positions, element}))
-    fail(REXIT_CORRUPT, json.where(), ": keys and values of max_positions ", positions, " x layers ", model.layers, " x kv_heads ",
-         model.kv_heads, " x head_dim ", model.head_dim, " are more than any memory");
+    fail(REXIT_CORRUPT, json.where(), ": keys and values of max_positions ", positions, " x layers ", model.layers,
+         " x kv_heads ", model.kv_heads, " x head_dim ", model.head_dim, " are more than any memory");
   return model;
 }
 

@@ -143,7 +143,8 @@ Catalog::Catalog(const Description& d)
   const std::size_t piece_count = pieces.offsets.size - 1;
   users.fields = field_columns(users.table, users.ids.size(), piece_count);
   items.fields = field_columns(items.table, items.ids.size(), piece_count);
-  program = read_program(d.root.at("prompt"), {piece_count, d.max_positions, field_lookup(users.table), field_lookup(items.table)});
+  program =
+      read_program(d.root.at("prompt"), {piece_count, d.max_positions, field_lookup(users.table), field_lookup(items.table)});
 }
 
 }  // namespace rexit::core

@@ -102,8 +102,7 @@ std::vector<std::string> Json::strings() const {
 
 JsonDocument::JsonDocument(const unsigned char* data, std::size_t size, const std::string& name) {
   if (size > max_json_bytes) fail(REXIT_CORRUPT, name, ": ", size, " bytes of JSON, at most ", max_json_bytes, " are allowed");
-  const auto bounded = [&name, values = std::size_t{0}](int depth, nlohmann::json::parse_event_t event,
-                                                        nlohmann::json&) mutable {
+  const auto bounded = [&name, values = std::size_t{0}](int depth, nlohmann::json::parse_event_t event, nlohmann::json&) mutable {
     using Event = nlohmann::json::parse_event_t;
     const bool opens = event == Event::object_start || event == Event::array_start;
     if ((opens || event == Event::value) && ++values > max_json_values)

@@ -19,8 +19,8 @@ namespace rexit::core {
 // pool's, REXIT_BACKEND_MISSING when there is no library or it is older than the headers rexit was built with.
 Ort::Env& ort_environment(const char* library, std::int32_t threads);
 
-// Throws REXIT_BACKEND_MISSING when the library that ort_environment opened is too old for graphs of this opset. Asked before they
-// are loaded: what ONNX Runtime says then is about its own source files. `what` has them, for the message.
+// Throws REXIT_BACKEND_MISSING when the library that ort_environment opened is too old for graphs of this opset. Asked before
+// they are loaded: what ONNX Runtime says then is about its own source files. `what` has them, for the message.
 void check_opset(std::size_t opset, const std::string& what);
 
 // The same for the library's version as it gives it, "1.21.0".

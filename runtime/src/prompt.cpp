@@ -107,7 +107,7 @@ class Assembler {
 
   const Catalog& catalog_;
   Retrieval& retrieval_;
-  std::size_t candidates_ = 0;  // begun so far
+  std::size_t candidates_ = 0;    // begun so far
   std::size_t limit_, room_ = 0;  // of a prompt; of a candidate behind the prefix
   std::size_t most_ = 0;          // what the part at hand may fill `tokens_` to
   std::vector<std::int32_t>& tokens_;

@@ -106,7 +106,10 @@ def test_written_and_read_again(tmp_path: Path) -> None:
         ({"exits": []}, "has 0 exits, the bundle has 2"),
         ({"exits": [{"a": 0, "b": 0, "upper": None, "lower": None}] * 2}, r"exits\[0\] a: is 0.0, expected more than 0"),
         ({"exits": [{"a": 1e-50, "b": 0, "upper": None, "lower": None}] * 2}, r"exits\[0\] a: is 1e-50, expected more than 0"),
-        ({"exits": [{"a": 3e38, "b": 0, "upper": None, "lower": None}] * 2}, r"exits\[0\] a: is 3e\+38, expected .* at most 1e\+09"),
+        (
+            {"exits": [{"a": 3e38, "b": 0, "upper": None, "lower": None}] * 2},
+            r"exits\[0\] a: is 3e\+38, expected .* at most 1e\+09",
+        ),
         ({"exits": [{"a": 1, "b": -3e38, "upper": None, "lower": None}] * 2}, r"exits\[0\] b: is -3e\+38"),
         ({"exits": [{"a": 1, "b": 0, "upper": 1e39, "lower": None}] * 2}, r"exits\[0\] upper: is 1e\+39, expected a float32"),
         ({"exits": [{"a": 1, "b": 0, "upper": None, "lower": math.inf}] * 2}, "inf is no finite number"),

@@ -60,11 +60,10 @@ TEST(Json, FloatsAreFinite) {
 }
 
 TEST(Json, MessagesNameEveryStepOnTheWay) {
-  EXPECT_EQ(refused(R"({"other": {"n": 1}, "a": [[], [7, {"b": {"n": "x"}}]]})",
-                    [](const rexit::core::Json& root) {
-                      root.at("a").elements()[1].elements()[1].at("b").at("n").integer(0, 1);
-                    }),
-            "file a[1][1] b n: is string, expected an integer");
+  EXPECT_EQ(
+      refused(R"({"other": {"n": 1}, "a": [[], [7, {"b": {"n": "x"}}]]})",
+              [](const rexit::core::Json& root) { root.at("a").elements()[1].elements()[1].at("b").at("n").integer(0, 1); }),
+      "file a[1][1] b n: is string, expected an integer");
 }
 
 TEST(Json, ElementsAreNumbered) {

@@ -80,9 +80,7 @@ class Policy:
         slack = np.array([e.a * margin for e in self.exits])
         upper = np.array([e.upper for e in self.exits])
         lower = np.array([e.lower for e in self.exits])
-        may, must = (
-            ((c >= upper - s) & (upper != np.inf)) | ((c <= -lower + s) & (lower != np.inf)) for s in (slack, -slack)
-        )
+        may, must = (((c >= upper - s) & (upper != np.inf)) | ((c <= -lower + s) & (lower != np.inf)) for s in (slack, -slack))
         sign, sure = c >= 0, np.abs(c) > slack
         may_agree = np.ones(c.shape, np.int64)
         must_agree = np.ones(c.shape, np.int64)
@@ -126,7 +124,7 @@ class Policy:
         return policy
 
     def problem(self) -> str | None:
-        """What no reader takes, e.g. "exits[1] a: is -1.0, expected more than 0 and at most 1e+09"; None when there is nothing."""
+        """What no reader takes, e.g. "exits[1] b: is inf, expected -1e+09 to 1e+09"; None when all is well."""
         largest = float(np.finfo(np.float32).max)
         for k, e in enumerate(self.exits):
             if not 0 < e.a <= MAX_SLOPE or np.float32(e.a) == 0:
