@@ -20,6 +20,48 @@ namespace rexit::core {
 namespace {
 constexpr std::int64_t schema = 1;
 
+// Reads a text without keeping it, to refuse one that would take too much. nlohmann's parser would ask a callback while it builds
+// the values, but then it looks through a whole array each time an element of it ends.
+class Bounds final : public nlohmann::json_sax<nlohmann::json> {
+ public:
+  explicit Bounds(const std::string& name) : name_(name) {}
+
+  bool null() override { return count(); }
+  bool boolean(bool) override { return count(); }
+  bool number_integer(number_integer_t) override { return count(); }
+  bool number_unsigned(number_unsigned_t) override { return count(); }
+  bool number_float(number_float_t, const string_t&) override { return count(); }
+  bool string(string_t&) override { return count(); }
+  bool binary(binary_t&) override { return count(); }
+  bool key(string_t&) override { return true; }
+  bool start_object(std::size_t) override { return enter(); }
+  bool end_object() override { return leave(); }
+  bool start_array(std::size_t) override { return enter(); }
+  bool end_array() override { return leave(); }
+  // What is wrong is said when the text is read again.
+  bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception&) override { return false; }
+
+ private:
+  bool count() {
+    if (++values_ > max_json_values)
+      fail(REXIT_CORRUPT, name_, ": more than ", max_json_values, " values, the most that is allowed");
+    return true;
+  }
+  bool enter() {
+    if (++depth_ > max_json_depth)
+      fail(REXIT_CORRUPT, name_, ": nested more than ", max_json_depth, " deep, the most that is allowed");
+    return count();
+  }
+  bool leave() {
+    --depth_;
+    return true;
+  }
+
+  const std::string& name_;
+  std::size_t values_ = 0;
+  int depth_ = 0;
+};
+
 // Appends the path from `from` to `value`; false: it is not in there.
 bool find_path(const nlohmann::json& from, const nlohmann::json* value, std::string& path) {
   if (&from == value) return true;
@@ -102,17 +144,10 @@ std::vector<std::string> Json::strings() const {
 
 JsonDocument::JsonDocument(const unsigned char* data, std::size_t size, const std::string& name) {
   if (size > max_json_bytes) fail(REXIT_CORRUPT, name, ": ", size, " bytes of JSON, at most ", max_json_bytes, " are allowed");
-  const auto bounded = [&name, values = std::size_t{0}](int depth, nlohmann::json::parse_event_t event, nlohmann::json&) mutable {
-    using Event = nlohmann::json::parse_event_t;
-    const bool opens = event == Event::object_start || event == Event::array_start;
-    if ((opens || event == Event::value) && ++values > max_json_values)
-      fail(REXIT_CORRUPT, name, ": more than ", max_json_values, " values, the most that is allowed");
-    if (opens && depth >= max_json_depth)
-      fail(REXIT_CORRUPT, name, ": nested more than ", max_json_depth, " deep, the most that is allowed");
-    return true;
-  };
+  Bounds bounds(name);
+  nlohmann::json::sax_parse(data, data + size, &bounds);
   try {
-    file_ = std::make_unique<JsonFile>(JsonFile{name, nlohmann::json::parse(data, data + size, bounded)});
+    file_ = std::make_unique<JsonFile>(JsonFile{name, nlohmann::json::parse(data, data + size)});
   } catch (const nlohmann::json::exception& error) {
     fail(REXIT_CORRUPT, name, ": not valid JSON: ", error.what());
   }
