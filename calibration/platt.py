@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.bundle.policy import MAX_INTERCEPT, MAX_SLOPE
+
 USELESS_SLOPE = 1e-6
 
 
@@ -44,7 +46,8 @@ def fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> PlattMap:
         )
         a = float(model.coef_[0, 0]) / scale
         b = float(model.intercept_[0]) - a * centre
-    if a <= USELESS_SLOPE:
+    # Too steep: log-odds that differ by rounding alone.
+    if a <= USELESS_SLOPE or a > MAX_SLOPE or abs(b) > MAX_INTERCEPT:
         prior = float(np.log(positives / negatives))
         return PlattMap(float(np.float32(USELESS_SLOPE)), float(np.float32(prior)), False)
     return PlattMap(float(np.float32(a)), float(np.float32(b)), True)

@@ -1,4 +1,4 @@
-"""Damage to a bundle, one function each, with the status it must be refused with and what the message must name.
+"""Damage to a bundle, one function each, with the status it must end in and what the message must name.
 
 `write_attacks(folder)` makes a damaged bundle for each, with the expectation beside it, for the C++ tests.
 """
@@ -20,15 +20,20 @@ from safetensors.numpy import load_file, save_file
 import tiny_bundle
 
 Damage = Callable[[Path], None]
-ATTACKS: dict[str, tuple[Damage, str, str]] = {}
+ATTACKS: dict[str, tuple[Damage, str, str, str]] = {}
+"""Name to: what is done to the bundle, status, what the message names, and when: `opening` the bundle or `running` a slate.
+What is said to end in OK must do no harm."""
+
 MANIFEST, CATALOG, VARIANT = "manifest.json", "catalog/catalog.json", "variants/cpu-fp32/variant.json"
 USERS, ITEMS, PIECES = (f"catalog/{name}.safetensors" for name in ("users", "items", "pieces"))
 SEGMENT = "variants/cpu-fp32/segment-1.onnx"
+RUNNING_USER, RUNNING_ITEMS = 2, (0, 5)
+"""Rows of the slate that is run; tests/cpp/test_attacks.cpp has their ids."""
 
 
-def attack(status: str, names: str) -> Callable[[Damage], Damage]:
+def attack(status: str, names: str = "", found: str = "opening") -> Callable[[Damage], Damage]:
     def register(damage: Damage) -> Damage:
-        ATTACKS[damage.__name__] = (damage, f"REXIT_{status}", names)
+        ATTACKS[damage.__name__] = (damage, f"REXIT_{status}", names, found)
         return damage
 
     return register
@@ -205,6 +210,16 @@ def endless_json(folder: Path) -> None:
     (folder / MANIFEST).write_text('{"schema": 1' + " " * (16 << 20) + "}")
 
 
+@attack("CORRUPT", "values")
+def endless_list_of_exits(folder: Path) -> None:
+    (folder / MANIFEST).write_text('{"schema": 1, "exits": [' + "1," * (7 << 20) + "1]}")
+
+
+@attack("CORRUPT", "`model` is missing")
+def as_many_values_as_are_allowed(folder: Path) -> None:
+    (folder / MANIFEST).write_text('{"schema": 1, "exits": [' + "{}," * 65_532 + "{}]}")
+
+
 @attack("CORRUPT", "not valid JSON")
 def json_that_is_not_utf8(folder: Path) -> None:
     (folder / MANIFEST).write_bytes(b'{"schema": 1, "producer": "\xff\xfe"}')
@@ -258,6 +273,17 @@ def absurd_hidden_size(folder: Path) -> None:
 @attack("CORRUPT", "kv_heads")
 def negative_heads(folder: Path) -> None:
     edit_json(folder, MANIFEST, "model", "kv_heads", to=-1)
+
+
+@attack("CORRUPT", "kv_heads")
+def model_larger_than_any_memory(folder: Path) -> None:
+    for key, value in {"kv_heads": 1 << 20, "head_dim": 1 << 20, "max_positions": 1 << 24}.items():
+        edit_json(folder, MANIFEST, "model", key, to=value)
+
+
+@attack("CORRUPT", "opset")
+def variant_without_an_opset(folder: Path) -> None:
+    edit_json(folder, VARIANT, "opset", to=None)
 
 
 @attack("CORRUPT", "max_tokens")
@@ -321,6 +347,16 @@ def policy_with_a_negative_slope(folder: Path) -> None:
     damaged_policy(folder, a=-1.0)
 
 
+@attack("CORRUPT", "exits[1] a")
+def policy_with_a_slope_that_leaves_float32(folder: Path) -> None:
+    damaged_policy(folder, a=3e38, upper=None, lower=None)
+
+
+@attack("CORRUPT", "exits[1] b")
+def policy_with_an_intercept_that_leaves_float32(folder: Path) -> None:
+    damaged_policy(folder, b=-3e38, upper=None, lower=None)
+
+
 @attack("CORRUPT", "not valid JSON")
 def policy_with_nan(folder: Path) -> None:
     damaged_policy(folder, b=float("nan"))
@@ -374,6 +410,18 @@ def header_that_is_no_json(folder: Path) -> None:
 @attack("CORRUPT", "deep")
 def deeply_nested_header(folder: Path) -> None:
     write_header(folder, b'{"x":' * 50_000 + b"1" + b"}" * 50_000)
+
+
+@attack("CORRUPT", "`offsets` is missing")
+def header_with_a_long_name_and_many_dimensions(folder: Path) -> None:
+    tensor = {"dtype": "U8", "shape": [1] * 4000, "data_offsets": [0, 1]}
+    write_header(folder, json.dumps({"n" * (500 << 10): tensor}).encode())
+
+
+@attack("CORRUPT", "values")
+def header_with_more_tensors_than_are_allowed(folder: Path) -> None:
+    tensor = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+    write_header(folder, json.dumps({f"{n}": tensor for n in range(20_000)}).encode())
 
 
 @attack("CORRUPT", "data_offsets")
@@ -559,6 +607,41 @@ def endless_history(folder: Path) -> None:
     edit_json(folder, CATALOG, "prompt", "prefix", 3, "limit", to=1 << 40)
 
 
+def lengthen_piece(folder: Path, piece: int, tokens: int) -> None:
+    tables = load_file(folder / PIECES)
+    offsets = tables["offsets"]
+    tables["tokens"] = np.insert(tables["tokens"], offsets[piece + 1], np.zeros(tokens, np.int32))
+    offsets[piece + 1 :] += tokens
+    save_file(tables, folder / PIECES)
+    tiny_bundle.refresh(folder)
+
+
+@attack("TOO_LONG", "the prefix is longer than 96 tokens", "running")
+def small_pieces_that_make_a_huge_prefix(folder: Path) -> None:
+    lengthen_piece(folder, 0, 1 << 20)
+    edit_json(folder, CATALOG, "prompt", "prefix", to=[{"op": "piece", "piece": 0}] * 500)
+
+
+@attack("TOO_LONG", "candidate 1's prompt is longer than 96 tokens", "running")
+def small_pieces_that_make_a_huge_candidate(folder: Path) -> None:
+    title = int(load_file(folder / ITEMS)["field.title"][RUNNING_ITEMS[1]])
+    assert title not in load_file(folder / ITEMS)["field.title"][: RUNNING_ITEMS[1]]
+    lengthen_piece(folder, title, 1 << 20)
+    edit_json(folder, CATALOG, "prompt", "prefix", to=[{"op": "piece", "piece": 0}])
+    edit_json(folder, CATALOG, "prompt", "candidate", to=[{"op": "item_field", "field": "title"}] * 30)
+
+
+@attack("OK", found="running")
+def prompts_said_to_be_endless(folder: Path) -> None:
+    for key in ("max_prefix_tokens", "max_candidate_tokens"):
+        edit_json(folder, CATALOG, "prompt", key, to=(1 << 31) - 1)
+
+
+@attack("OK", found="running")
+def prompts_said_to_take_gigabytes(folder: Path) -> None:
+    edit_json(folder, CATALOG, "prompt", "max_prefix_tokens", to=1 << 26)
+
+
 # Graphs
 
 
@@ -635,13 +718,13 @@ def fewer_segments_than_exits(folder: Path) -> None:
 
 
 def write_attacks(folder: Path) -> None:
-    """folder/NAME/bundle and folder/NAME/expected (status, then the text) for each attack."""
+    """folder/NAME/bundle and folder/NAME/expected (status, the text, and when) for each attack."""
     sound = tiny_bundle.write_bundle(folder / "sound" / "bundle")
-    (folder / "sound" / "expected").write_text("REXIT_OK\n\n")
-    for name, (damage, status, text) in ATTACKS.items():
+    (folder / "sound" / "expected").write_text("REXIT_OK\n\nrunning\n")
+    for name, (damage, status, text, found) in ATTACKS.items():
         shutil.copytree(sound, folder / name / "bundle")
         damage(folder / name / "bundle")
-        (folder / name / "expected").write_text(f"{status}\n{text}\n")
+        (folder / name / "expected").write_text(f"{status}\n{text}\n{found}\n")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ std::unique_ptr<Backend> make_backend(const Bundle& bundle, const Execution& exe
            "` is made for ", variant.target);
     return make_tensorrt(bundle, execution);
   }
+  require_opset(execution, variant);
   std::vector<std::string> graphs;
   for (const Segment& segment : variant.segments) graphs.push_back(segment.graph);
   return make_ort_backend(bundle, execution, device == "cuda" ? Provider::cuda : Provider::cpu, graphs);

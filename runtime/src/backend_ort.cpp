@@ -200,6 +200,11 @@ void require_provider(const Execution& execution, Provider provider) {
   check_provider(provider);
 }
 
+void require_opset(const Execution& execution, const Variant& variant) {
+  ort_environment(execution.library, execution.threads);
+  check_opset(variant.opset, "variant `" + variant.name + "`");
+}
+
 std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution& execution, Provider provider,
                                           const std::vector<std::string>& graphs) {
   Ort::Env& env = ort_environment(execution.library, execution.threads);

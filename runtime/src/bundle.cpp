@@ -1,7 +1,9 @@
 #include "bundle.hpp"
 
 #include <algorithm>
+#include <cmath>
 
+#include "checked.hpp"
 #include "files.hpp"
 #include "json.hpp"
 #include "status.hpp"
@@ -9,13 +11,19 @@
 namespace rexit::core {
 namespace {
 
-// Far above any model, far below overflow: products of a few of these fit 64 bits.
-constexpr std::size_t max_layers = 4096, max_width = 1 << 20, max_length = 1 << 24, max_vocabulary = 1 << 30;
+// Far above any model. Products of some of them are beyond 64 bits all the same.
+constexpr std::size_t max_layers = 1024, max_width = 1 << 20, max_length = 1 << 24, max_vocabulary = 1 << 30, max_opset = 1000;
 
 Model read_model(const Json& json) {
-  return {json.at("layers").size(1, max_layers),         json.at("hidden_size").size(1, max_width),
-          json.at("kv_heads").size(1, max_width),        json.at("head_dim").size(1, max_width),
-          json.at("vocab_size").size(1, max_vocabulary), json.at("max_positions").size(1, max_length)};
+  const Model model{json.at("layers").size(1, max_layers),         json.at("hidden_size").size(1, max_width),
+                    json.at("kv_heads").size(1, max_width),        json.at("head_dim").size(1, max_width),
+                    json.at("vocab_size").size(1, max_vocabulary), json.at("max_positions").size(1, max_length)};
+  // Whatever runs a prompt, none of which is longer than max_positions, multiplies these without asking again.
+  const std::size_t positions = model.max_positions, element = bytes_of(Element::float32);
+  if (!checked_multiply({2, model.layers, model.kv_heads, model.head_dim, positions, element}))
+    fail(REXIT_CORRUPT, json.where(), ": keys and values of max_positions ", positions, " x layers ", model.layers,
+         " x kv_heads ", model.kv_heads, " x head_dim ", model.head_dim, " are more than any memory");
+  return model;
 }
 
 std::vector<std::size_t> read_exits(const Json& json, const Model& model) {
@@ -55,7 +63,7 @@ Segment read_segment(const Json& json, const std::string& folder, const FileList
                      bool last) {
   Segment segment;
   const std::string graph = json.at("graph").string();
-  check_relative_path(graph, json.where());
+  check_relative_path(graph, json);
   segment.graph = folder + "/" + graph;
   segment.graph_sha256 = listed(files, graph, folder + "/variant.json").sha256;
   if (json.has("weights")) segment.weights_sha256 = listed(files, json.at("weights").string(), folder + "/variant.json").sha256;
@@ -88,6 +96,7 @@ Variant read_variant(const Json& json, const std::string& folder, const std::vec
   variant.folder = folder;
   variant.target = json.at("target").string();
   variant.backend = json.at("backend").string();
+  variant.opset = json.at("opset").size(1, max_opset);
   const Json limits = json.at("limits");
   variant.max_tokens = limits.at("max_tokens").size(1, max_length);
   variant.max_positions = limits.at("max_positions").size(1, model.max_positions);
@@ -117,7 +126,10 @@ Policy read_policy(const std::string& path, std::size_t exits, const std::string
     ExitRule rule;
     rule.a = exit.at("a").finite_float();
     rule.b = exit.at("b").finite_float();
-    if (!(rule.a > 0)) fail(REXIT_CORRUPT, exit.where(), " a: is ", rule.a, ", expected more than 0");
+    if (!(rule.a > 0 && rule.a <= max_slope))
+      fail(REXIT_CORRUPT, exit.where(), " a: is ", rule.a, ", expected more than 0 and at most ", max_slope);
+    if (!(std::fabs(rule.b) <= max_intercept))
+      fail(REXIT_CORRUPT, exit.where(), " b: is ", rule.b, ", expected ", -max_intercept, " to ", max_intercept);
     if (exit.has("upper")) rule.upper = exit.at("upper").finite_float();
     if (exit.has("lower")) rule.lower = exit.at("lower").finite_float();
     policy.exits.push_back(rule);
@@ -130,7 +142,7 @@ std::string choose(const Json& variants, const char* wanted, const std::string& 
   const std::vector<std::string> names = variants.strings();
   if (names.empty()) fail(REXIT_CORRUPT, variants.where(), ": lists none");
   for (const std::string& name : names) {
-    check_relative_path(name, variants.where());
+    check_relative_path(name, variants);
     if (name.find('/') != std::string::npos) fail(REXIT_CORRUPT, variants.where(), ": `", name, "` is no plain name");
   }
   if (wanted == nullptr) return names.front();
@@ -166,7 +178,7 @@ Bundle::Bundle(const std::string& path, const char* wanted) : path_(path) {
     policy_ = read_policy(folder + "/policy.json", exits.size(), files.at(relative).sha256);
     calibrated_ = true;
   }
-  catalog_ = std::make_unique<const Catalog>(path + "/catalog", model_.vocab_size);
+  catalog_ = std::make_unique<const Catalog>(path + "/catalog", model_.vocab_size, variant_.max_positions);
 }
 
 }  // namespace rexit::core

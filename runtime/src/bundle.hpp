@@ -39,6 +39,7 @@ struct Segment {
 struct Variant {
   std::string name, target, backend;
   std::string folder;  // full path
+  std::size_t opset;   // of ONNX, that of its graphs
   std::size_t max_tokens, max_positions;
   std::vector<Segment> segments;  // one per exit
 };

@@ -112,9 +112,10 @@ Pieces::Pieces(const std::string& path, std::size_t count, std::size_t vocabular
 }
 
 struct Catalog::Description {
-  Description(const std::string& catalog_folder, std::size_t vocabulary_size)
+  Description(const std::string& catalog_folder, std::size_t vocabulary_size, std::size_t positions)
       : folder(catalog_folder),
         vocabulary(vocabulary_size),
+        max_positions(positions),
         document(read_json(folder + "/catalog.json")),
         root(document.root()) {
     check_files(folder, read_file_sizes(root.at("files")), {"users.safetensors", "items.safetensors", "pieces.safetensors"});
@@ -124,12 +125,13 @@ struct Catalog::Description {
   const std::string& kind(const char* what) const { return id_kind(root.at("ids").at(what)); }
 
   std::string folder;
-  std::size_t vocabulary;
+  std::size_t vocabulary, max_positions;
   JsonDocument document;
   Json root;
 };
 
-Catalog::Catalog(const std::string& folder, std::size_t vocabulary) : Catalog(Description(folder, vocabulary)) {}
+Catalog::Catalog(const std::string& folder, std::size_t vocabulary, std::size_t max_positions)
+    : Catalog(Description(folder, vocabulary, max_positions)) {}
 
 Catalog::Catalog(const Description& d)
     : dim(d.root.at("embedding").at("dim").size(1, 1 << 16)),
@@ -141,7 +143,8 @@ Catalog::Catalog(const Description& d)
   const std::size_t piece_count = pieces.offsets.size - 1;
   users.fields = field_columns(users.table, users.ids.size(), piece_count);
   items.fields = field_columns(items.table, items.ids.size(), piece_count);
-  program = read_program(d.root.at("prompt"), {piece_count, field_lookup(users.table), field_lookup(items.table)});
+  program =
+      read_program(d.root.at("prompt"), {piece_count, d.max_positions, field_lookup(users.table), field_lookup(items.table)});
 }
 
 }  // namespace rexit::core

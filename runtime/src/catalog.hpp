@@ -55,8 +55,9 @@ struct Pieces {
 
 class Catalog {
  public:
-  // Opens the catalog in `folder`; `vocabulary` bounds the tokens of its pieces.
-  Catalog(const std::string& folder, std::size_t vocabulary);
+  // Opens the catalog in `folder`; `vocabulary` bounds the tokens of its pieces, `max_positions` what the program says of a
+  // prompt's length.
+  Catalog(const std::string& folder, std::size_t vocabulary, std::size_t max_positions);
 
   std::size_t dim;
   Users users;

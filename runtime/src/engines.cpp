@@ -32,7 +32,7 @@ Range read_range(const Json& json, std::size_t low) {
 }
 
 std::string listed_file(const Json& name, const std::string& folder, const FileList& files) {
-  check_relative_path(name.string(), name.where());
+  check_relative_path(name.string(), name);
   if (files.count(name.string()) == 0) fail(REXIT_CORRUPT, folder, "/engine.json files: does not list `", name.string(), "`");
   return folder + "/" + name.string();
 }

@@ -10,8 +10,8 @@
 
 namespace rexit::core {
 
-void check_relative_path(const std::string& path, const std::string& where) {
-  const auto refuse = [&](const char* why) { fail(REXIT_CORRUPT, where, ": path `", path, "` ", why); };
+void check_relative_path(const std::string& path, const Json& where) {
+  const auto refuse = [&](const char* why) { fail(REXIT_CORRUPT, where.where(), ": path `", path, "` ", why); };
   if (path.find('\\') != std::string::npos || path.find('\0') != std::string::npos) refuse("holds a backslash or a zero byte");
   for (std::size_t begin = 0; begin <= path.size();) {
     const std::size_t end = std::min(path.find('/', begin), path.size());
@@ -25,7 +25,7 @@ void check_relative_path(const std::string& path, const std::string& where) {
 FileList read_file_sizes(const Json& files) {
   FileList list;
   for (const auto& [path, entry] : files.members()) {
-    check_relative_path(path, files.where());
+    check_relative_path(path, files);
     const std::string sha256 = entry.at("sha256").string();
     if (sha256.size() != 64 || sha256.find_first_not_of("0123456789abcdef") != std::string::npos)
       fail(REXIT_CORRUPT, entry.where(), " sha256: is not 64 lower-case hex digits");

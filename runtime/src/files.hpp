@@ -19,7 +19,7 @@ struct FileEntry {
 using FileList = std::map<std::string, FileEntry>;
 
 // Relative, `/` between non-empty parts, none of them `.` or `..`: what may be appended to a folder without leaving it.
-void check_relative_path(const std::string& path, const std::string& where);
+void check_relative_path(const std::string& path, const Json& where);
 
 FileList read_file_sizes(const Json& files);
 

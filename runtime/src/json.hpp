@@ -11,16 +11,23 @@
 
 namespace rexit::core {
 
-constexpr std::size_t max_json_bytes = std::size_t{16} << 20;
+// A parsed value takes up to 40 times the bytes of its text (`{}` in an array): their number bounds the memory, not the text's.
+constexpr std::size_t max_json_bytes = std::size_t{16} << 20, max_json_values = std::size_t{1} << 16;
 constexpr int max_json_depth = 32;
 
+struct JsonFile {
+  std::string name;
+  nlohmann::json root;
+};
+
 // A value inside a JSON file. Every reader checks type and range and throws REXIT_CORRUPT with the file and the path to the
-// value. A Json must not outlive the document it came from (its root, kept by parse_json's result).
+// value. A Json must not outlive the JsonDocument it came from.
 class Json {
  public:
-  Json(const nlohmann::json* value, std::string where) : value_(value), where_(std::move(where)) {}
+  Json(const JsonFile* file, const nlohmann::json* value) : file_(file), value_(value) {}
 
-  const std::string& where() const noexcept { return where_; }
+  // "manifest.json files[3] bytes". Looked for only when somebody asks: it is for messages.
+  std::string where() const;
 
   bool has(const char* key) const;  // false also for a key whose value is null
   Json at(const char* key) const;
@@ -37,19 +44,17 @@ class Json {
  private:
   const char* kind() const noexcept { return value_->type_name(); }
 
+  const JsonFile* file_;
   const nlohmann::json* value_;
-  std::string where_;
 };
 
-// A parsed file: `root` points into it.
 class JsonDocument {
  public:
   JsonDocument(const unsigned char* data, std::size_t size, const std::string& name);
-  Json root() const { return {value_.get(), name_}; }
+  Json root() const noexcept { return {file_.get(), &file_->root}; }
 
  private:
-  std::unique_ptr<nlohmann::json> value_;
-  std::string name_;
+  std::unique_ptr<JsonFile> file_;  // stays where it is when the document is moved
 };
 
 // Reads one of rexit's own JSON files: an object with a schema this version knows and nothing unknown in `requires`.

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <sched.h>
 
+#include <charconv>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -17,7 +18,20 @@ namespace {
 struct Runtime {
   Ort::Env* env = nullptr;
   std::int32_t threads = 0;
+  std::string version;
 };
+
+Runtime& the_runtime() {
+  static Runtime* runtime = new Runtime;
+  return *runtime;
+}
+
+// The first 1.x that takes an opset, by loading a graph of each into 1.16 to 1.23. Older libraries lack what rexit calls.
+struct Support {
+  std::size_t opset;
+  int minor;
+};
+constexpr Support support[] = {{20, 17}, {21, 18}, {22, 21}, {23, 23}};
 
 std::int32_t cores() {
   cpu_set_t set;
@@ -38,7 +52,7 @@ void* open_library(const char* path) {
        named ? "" : "; set REXIT_ONNXRUNTIME_LIBRARY to the path of libonnxruntime.so");
 }
 
-void load_api(const char* path) {
+std::string load_api(const char* path) {
   void* library = open_library(path);
   using GetApiBase = const OrtApiBase* (*)();
   const auto get_base = reinterpret_cast<GetApiBase>(::dlsym(library, "OrtGetApiBase"));
@@ -48,6 +62,14 @@ void load_api(const char* path) {
   if (api == nullptr)
     fail(REXIT_BACKEND_MISSING, "ONNX Runtime is ", base->GetVersionString(), ", expected at least 1.", ORT_API_VERSION);
   Ort::InitApi(api);
+  return base->GetVersionString();
+}
+
+// The x of "1.x.y"; -1: the version is of another form.
+int minor_of(const std::string& version) {
+  int minor = -1;
+  if (version.compare(0, 2, "1.") == 0) std::from_chars(version.data() + 2, version.data() + version.size(), minor);
+  return minor;
 }
 
 void ORT_API_CALL forward_log(void*, OrtLoggingLevel level, const char*, const char*, const char* where, const char* message) {
@@ -72,11 +94,11 @@ Ort::Env* make_environment(std::int32_t threads) {
 
 Ort::Env& ort_environment(const char* library, std::int32_t threads) {
   static std::mutex mutex;
-  static Runtime runtime;
+  Runtime& runtime = the_runtime();
   const std::lock_guard<std::mutex> lock(mutex);
   if (runtime.env == nullptr) {
     const std::int32_t count = threads == 0 ? cores() : threads;
-    load_api(library);
+    runtime.version = load_api(library);
     try {
       runtime.env = make_environment(count);
     } catch (const Ort::Exception& error) {
@@ -88,6 +110,17 @@ Ort::Env& ort_environment(const char* library, std::int32_t threads) {
     fail(REXIT_INVALID_ARGUMENT, "threads is ", threads, ", but this process's pool was made with ", runtime.threads,
          " by the first bundle opened: use that number or 0");
   return *runtime.env;
+}
+
+void check_opset(std::size_t opset, const std::string& what) { check_opset(opset, what, the_runtime().version); }
+
+void check_opset(std::size_t opset, const std::string& what, const std::string& version) {
+  const int minor = minor_of(version);
+  if (minor < 0) return;
+  for (const Support& one : support)
+    if (opset == one.opset && minor < one.minor)
+      fail(REXIT_BACKEND_MISSING, what, " needs ONNX Runtime 1.", one.minor, " or newer for its opset ", opset,
+           ", the one opened is ", version);
 }
 
 }  // namespace rexit::core

@@ -1,7 +1,9 @@
 // ONNX Runtime, opened with dlopen, and its one environment per process.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <string>
 
 #define ORT_API_MANUAL_INIT
 #include <onnxruntime_cxx_api.h>
@@ -16,5 +18,12 @@ namespace rexit::core {
 // `threads`: of the pool; 0: one per core, or whatever the pool has. Throws REXIT_INVALID_ARGUMENT when it differs from the
 // pool's, REXIT_BACKEND_MISSING when there is no library or it is older than the headers rexit was built with.
 Ort::Env& ort_environment(const char* library, std::int32_t threads);
+
+// Throws REXIT_BACKEND_MISSING when the library that ort_environment opened is too old for graphs of this opset. Asked before
+// they are loaded: what ONNX Runtime says then is about its own source files. `what` has them, for the message.
+void check_opset(std::size_t opset, const std::string& what);
+
+// The same for the library's version as it gives it, "1.21.0".
+void check_opset(std::size_t opset, const std::string& what, const std::string& version);
 
 }  // namespace rexit::core

@@ -9,13 +9,19 @@
 
 namespace rexit::core {
 
-// c = a z + b in float32; stops at c >= upper or c <= -lower. Infinity never stops.
+// What a policy.json may say. With more, c of plain log-odds could leave float32.
+constexpr float max_slope = 1e9f, max_intercept = 1e9f;
+
+// c = a z + b in float32; stops at c >= upper or c <= -lower. An infinite threshold never stops, however large c is.
 struct ExitRule {
   float a = 1, b = 0;
   float upper = std::numeric_limits<float>::infinity(), lower = std::numeric_limits<float>::infinity();
 
   float calibrated(float log_odds) const noexcept { return a * log_odds + b; }
-  bool confident(float c) const noexcept { return c >= upper || c <= -lower; }
+  bool confident(float c) const noexcept {
+    constexpr float never = std::numeric_limits<float>::infinity();
+    return (c >= upper && upper != never) || (c <= -lower && lower != never);
+  }
 };
 
 struct Policy {

@@ -1,5 +1,6 @@
 #include "program.hpp"
 
+#include <algorithm>
 #include <limits>
 
 #include "status.hpp"
@@ -124,8 +125,9 @@ Program read_program(const Json& prompt, const ProgramScope& scope) {
   Program program;
   program.prefix = reader.ops(prompt.at("prefix"), Place::prefix);
   program.candidate = reader.ops(prompt.at("candidate"), Place::candidate);
-  program.max_prefix_tokens = prompt.at("max_prefix_tokens").size(0, most);
-  program.max_candidate_tokens = prompt.at("max_candidate_tokens").size(0, most);
+  // One long title makes the exporter say more than the model takes; memory is reserved by these.
+  program.max_prefix_tokens = std::min(prompt.at("max_prefix_tokens").size(0, most), scope.max_positions);
+  program.max_candidate_tokens = std::min(prompt.at("max_candidate_tokens").size(0, most), scope.max_positions);
   return program;
 }
 

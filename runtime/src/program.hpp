@@ -39,12 +39,12 @@ struct Op {
 
 struct Program {
   std::vector<Op> prefix, candidate;
-  std::size_t max_prefix_tokens = 0, max_candidate_tokens = 0;  // what the exporter saw; a hint, not a bound
+  std::size_t max_prefix_tokens = 0, max_candidate_tokens = 0;  // what the exporter saw, at most a prompt's; hints
 };
 
 // What a program may refer to. The functions give the column of a field and throw REXIT_CORRUPT for one that is not there.
 struct ProgramScope {
-  std::size_t pieces;
+  std::size_t pieces, max_positions;
   std::function<std::size_t(const Json&)> user_field, item_field;
 };
 

@@ -1,6 +1,7 @@
 #include "prompt.hpp"
 
 #include <algorithm>
+#include <string>
 
 #include "status.hpp"
 
@@ -15,15 +16,27 @@ std::size_t bit_length(std::size_t n) noexcept {
 
 class Assembler {
  public:
-  Assembler(const Catalog& catalog, Retrieval& retrieval, std::vector<std::int32_t>& tokens)
-      : catalog_(catalog), retrieval_(retrieval), tokens_(tokens) {}
+  Assembler(const Catalog& catalog, Retrieval& retrieval, std::size_t limit, std::vector<std::int32_t>& tokens)
+      : catalog_(catalog), retrieval_(retrieval), limit_(limit), tokens_(tokens) {}
 
+  void prefix() {
+    most_ = limit_;
+    run(catalog_.program.prefix, {0, false});
+    room_ = limit_ - tokens_.size();
+  }
+
+  void candidate(Row item) {
+    ++candidates_;
+    most_ = tokens_.size() + room_;
+    run(catalog_.program.candidate, {item, false});
+  }
+
+ private:
   // `one`: the target item, or inside an entry the entry's; in the prefix no op asks for it.
   void run(const std::vector<Op>& ops, Interaction one) {
     for (const Op& op : ops) run(op, one);
   }
 
- private:
   void run(const Op& op, Interaction one) {
     switch (op.kind) {
       case OpKind::piece:
@@ -82,25 +95,36 @@ class Assembler {
   void append(Piece piece) {
     const Pieces& pieces = catalog_.pieces;
     const auto at = static_cast<std::size_t>(piece);
-    tokens_.insert(tokens_.end(), pieces.tokens.data + pieces.offsets[at], pieces.tokens.data + pieces.offsets[at + 1]);
+    const auto count = static_cast<std::size_t>(pieces.offsets[at + 1] - pieces.offsets[at]);
+    if (count > most_ - tokens_.size()) too_long();
+    const std::int32_t* first = pieces.tokens.data + pieces.offsets[at];
+    tokens_.insert(tokens_.end(), first, first + count);
+  }
+
+  [[noreturn]] void too_long() const {
+    const std::string part = candidates_ == 0 ? "the prefix" : "candidate " + std::to_string(candidates_ - 1) + "'s prompt";
+    fail(REXIT_TOO_LONG, part, " is longer than ", limit_, " tokens, the most that the variant takes");
   }
 
   const Catalog& catalog_;
   Retrieval& retrieval_;
+  std::size_t candidates_ = 0;    // begun so far
+  std::size_t limit_, room_ = 0;  // of a prompt; of a candidate behind the prefix
+  std::size_t most_ = 0;          // what the part at hand may fill `tokens_` to
   std::vector<std::int32_t>& tokens_;
 };
 
 }  // namespace
 
-void assemble(const Catalog& catalog, const Query& query, Retrieval& retrieval, Prompt& prompt) {
+void assemble(const Catalog& catalog, const Query& query, std::size_t limit, Retrieval& retrieval, Prompt& prompt) {
   retrieval.begin(query);
   prompt.tokens.clear();
   prompt.offsets.assign(1, 0);
-  Assembler assembler(catalog, retrieval, prompt.tokens);
-  assembler.run(catalog.program.prefix, {0, false});
+  Assembler assembler(catalog, retrieval, limit, prompt.tokens);
+  assembler.prefix();
   prompt.offsets.push_back(prompt.tokens.size());
   for (const Row item : query.items) {
-    assembler.run(catalog.program.candidate, {item, false});
+    assembler.candidate(item);
     if (prompt.tokens.size() == prompt.offsets.back())
       fail(REXIT_CORRUPT, "the prompt program gives no tokens for item ", catalog.items.ids.text(item));
     prompt.offsets.push_back(prompt.tokens.size());

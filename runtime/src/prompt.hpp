@@ -20,8 +20,9 @@ struct Prompt {
   std::size_t candidate_tokens(std::size_t i) const noexcept { return offsets[2 + i] - offsets[1 + i]; }
 };
 
-// Assembles the query's prompt; `retrieval` and `prompt` are reused from call to call. Throws REXIT_CORRUPT for a candidate
-// without a single token: there would be nothing to read a verdict from.
-void assemble(const Catalog& catalog, const Query& query, Retrieval& retrieval, Prompt& prompt);
+// Assembles the query's prompt; `retrieval` and `prompt` are reused from call to call. Throws REXIT_TOO_LONG as soon as the
+// prefix with one candidate has more than `limit` tokens, and REXIT_CORRUPT for a candidate without a single token: there would
+// be nothing to read a verdict from.
+void assemble(const Catalog& catalog, const Query& query, std::size_t limit, Retrieval& retrieval, Prompt& prompt);
 
 }  // namespace rexit::core

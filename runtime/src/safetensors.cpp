@@ -3,6 +3,7 @@
 #include <limits>
 #include <sstream>
 
+#include "checked.hpp"
 #include "json.hpp"
 #include "status.hpp"
 
@@ -55,8 +56,9 @@ Safetensors::Safetensors(const std::string& path) : file_(path) {
     std::size_t bytes = width;
     for (const Json& dimension : entry.at("shape").elements()) {
       const std::size_t n = dimension.size(0, std::numeric_limits<std::int64_t>::max());
-      if (n != 0 && bytes > std::numeric_limits<std::size_t>::max() / n) fail(REXIT_CORRUPT, dimension.where(), ": overflows");
-      bytes *= n;
+      const std::optional<std::size_t> product = checked_multiply({bytes, n});
+      if (!product) fail(REXIT_CORRUPT, dimension.where(), ": overflows");
+      bytes = *product;
       tensor.shape.push_back(n);
     }
     const std::vector<Json> offsets = entry.at("data_offsets").elements();

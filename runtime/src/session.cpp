@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "status.hpp"
-
 namespace rexit::core {
 
 namespace {
@@ -19,7 +17,7 @@ Session::Session(std::shared_ptr<const Engine> engine, std::size_t cache_bytes)
       slate_(engine_->bundle, *engine_->backend) {}
 
 const std::vector<Score>& Session::score(const Request& request, Clock::time_point start, rexit_stats& stats) {
-  assemble(engine_->bundle.catalog(), request.query, retrieval_, prompt_);
+  assemble(engine_->bundle.catalog(), request.query, engine_->bundle.variant().max_positions, retrieval_, prompt_);
   stats.retrieval_us = microseconds_since(start);
   const StopRule rule{request.has_policy ? &request.policy : &engine_->bundle.policy(), request.force_exit};
   const std::vector<Answer>& answers = run(rule, Deadline(start, request.deadline_us), stats);
@@ -40,7 +38,7 @@ const std::vector<Score>& Session::score(const Request& request, Clock::time_poi
 }
 
 const std::vector<float>& Session::trace(const Request& request, Clock::time_point start, rexit_stats& stats) {
-  assemble(engine_->bundle.catalog(), request.query, retrieval_, prompt_);
+  assemble(engine_->bundle.catalog(), request.query, engine_->bundle.variant().max_positions, retrieval_, prompt_);
   stats.retrieval_us = microseconds_since(start);
   log_odds_.resize(request.query.items.size() * engine_->bundle.exits());
   run({&engine_->bundle.policy(), std::nullopt, log_odds_.data()}, Deadline(start, 0), stats);
@@ -49,7 +47,7 @@ const std::vector<float>& Session::trace(const Request& request, Clock::time_poi
 }
 
 const Prompt& Session::prompt(const Request& request) {
-  assemble(engine_->bundle.catalog(), request.query, retrieval_, prompt_);
+  assemble(engine_->bundle.catalog(), request.query, engine_->bundle.variant().max_positions, retrieval_, prompt_);
   return prompt_;
 }
 
@@ -70,12 +68,7 @@ void Session::warm_up() {
 }
 
 const std::vector<Answer>& Session::run(const StopRule& rule, const Deadline& deadline, rexit_stats& stats) {
-  const std::size_t before = prompt_.prefix_tokens(), most = engine_->bundle.variant().max_positions;
-  for (std::size_t i = 0; i < prompt_.candidates(); ++i)
-    if (before + prompt_.candidate_tokens(i) > most)
-      fail(REXIT_TOO_LONG, "candidate ", i, "'s prompt has ", before, " + ", prompt_.candidate_tokens(i),
-           " tokens, the variant takes ", most);
-
+  const std::size_t before = prompt_.prefix_tokens();
   stats.prefix_tokens = before;
   stats.prefix_tokens_reused = prefix_.use(prompt_.tokens.data(), before);
   stats.candidate_tokens = prompt_.tokens.size() - before;

@@ -42,10 +42,11 @@ def test_json_comes_back(tmp_path: Path) -> None:
         ('{"schema": 1, "requires": ["teleport"]}', r"requires \['teleport'\]"),
         ('{"schema": 1, "deep": ' + "[" * 40 + "]" * 40 + "}", "nested 41 deep, at most 32"),
         ('{"schema": 1, "deep": ' + "[" * 100_000 + "]" * 100_000 + "}", "not valid JSON|nested"),
+        ('{"schema": 1, "many": [' + "1," * (1 << 16) + "1]}", "holds 65540 values, at most 65536"),
         ('{"schema": 1, "pad": "' + " " * (16 << 20) + '"}', "bytes, at most 16777216"),
         ("\udcff", "not valid JSON"),
     ],
-    ids=["cut", "list", "empty", "schema", "requires", "deep", "bottomless", "large", "no text"],
+    ids=["cut", "list", "empty", "schema", "requires", "deep", "bottomless", "many", "large", "no text"],
 )
 def test_json_out_of_bounds(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "a.json").write_bytes(text.encode(errors="surrogateescape"))

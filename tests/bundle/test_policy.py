@@ -68,6 +68,29 @@ def test_possible_without_margin_is_the_answer() -> None:
         assert (made.possible(z, 0.0).sum(1) == 1).all()
 
 
+def test_infinite_threshold_never_stops_however_large_c_is() -> None:
+    made = policy(FREE, FREE, FREE)
+    z = np.array([[np.inf, -np.inf, 1], [-3e38, 3e38, 1]], np.float32)
+    assert made.stops(z).tolist() == [2, 2]
+    assert made.possible(z, 0.05).tolist() == [[False, False, True]] * 2
+
+
+@pytest.mark.parametrize(
+    ("exit", "expected"),
+    [
+        ((math.inf, 0.0, 1.0, 1.0), "a: is inf"),
+        ((1e-50, 0.0, 1.0, 1.0), "a: is 1e-50"),
+        ((1.0, math.nan, 1.0, 1.0), "b: is nan"),
+        ((1.0, 0.0, -math.inf, 1.0), "upper: is -inf"),  # null would say the contrary
+        ((1.0, 0.0, 1.0, math.nan), "lower: is nan"),
+    ],
+)
+def test_what_no_reader_takes_is_not_written(tmp_path: Path, exit: tuple[float, float, float, float], expected: str) -> None:
+    with pytest.raises(BundleError, match=rf"not written: exits\[0\] {expected}"):
+        policy(exit, FREE).write(tmp_path / "policy.json")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_written_and_read_again(tmp_path: Path) -> None:
     made = policy((float(np.float32(0.7)), 0.25, 1.5, math.inf), FREE, patience=2)
     made.write(tmp_path / "policy.json")
@@ -78,9 +101,21 @@ def test_written_and_read_again(tmp_path: Path) -> None:
     ("change", "expected"),
     [
         ({"variant_sha256": "e"}, "made for variant e"),
-        ({"patience": 0}, "patience >= 1"),
-        ({"exits": []}, "needs 2 exits"),
-        ({"exits": [{"a": 0, "b": 0, "upper": None, "lower": None}] * 2}, "a > 0"),
+        ({"patience": 0}, "patience: is 0, expected 1 to 1024"),
+        ({"patience": 1025}, "patience: is 1025, expected 1 to 1024"),
+        ({"exits": []}, "has 0 exits, the bundle has 2"),
+        ({"exits": [{"a": 0, "b": 0, "upper": None, "lower": None}] * 2}, r"exits\[0\] a: is 0.0, expected more than 0"),
+        ({"exits": [{"a": 1e-50, "b": 0, "upper": None, "lower": None}] * 2}, r"exits\[0\] a: is 1e-50, expected more than 0"),
+        (
+            {"exits": [{"a": 3e38, "b": 0, "upper": None, "lower": None}] * 2},
+            r"exits\[0\] a: is 3e\+38, expected .* at most 1e\+09",
+        ),
+        ({"exits": [{"a": 1, "b": -3e38, "upper": None, "lower": None}] * 2}, r"exits\[0\] b: is -3e\+38"),
+        ({"exits": [{"a": 1, "b": 0, "upper": 1e39, "lower": None}] * 2}, r"exits\[0\] upper: is 1e\+39, expected a float32"),
+        ({"exits": [{"a": 1, "b": 0, "upper": None, "lower": math.inf}] * 2}, "inf is no finite number"),
+        ({"exits": [{"a": 1, "b": 0, "upper": "1", "lower": None}] * 2}, "'1' is no finite number"),
+        ({"exits": [{"a": True, "b": 0, "upper": None, "lower": None}] * 2}, "True is no finite number"),
+        ({"exits": [{"a": 1, "b": 10**400, "upper": None, "lower": None}] * 2}, "not a policy"),
         ({"exits": [{"a": math.nan, "b": 0, "upper": None, "lower": None}] * 2}, "nan"),
         ({"exits": [{"a": 1, "b": 0, "upper": math.nan, "lower": None}] * 2}, "nan"),
         ({"exits": [{"a": 1, "b": 0, "upper": None}] * 2}, "lower"),

@@ -42,6 +42,12 @@ def test_useless_head_never_stops_and_says_the_base_rate(z: np.ndarray) -> None:
     assert 1 / (1 + np.exp(-found.b)) == pytest.approx(0.2, abs=1e-3)
 
 
+def test_head_whose_log_odds_differ_by_rounding_alone_is_useless() -> None:
+    z = np.linspace(0, 1e-12, 1000).astype(np.float32)
+    found = fit(z, np.arange(1000) >= 800)
+    assert not found.useful and found.a == pytest.approx(USELESS_SLOPE)
+
+
 def test_numbers_are_float32() -> None:
     random = np.random.default_rng(2)
     z = random.normal(0, 1, 500).astype(np.float32)

@@ -30,6 +30,16 @@ TEST(Json, ThirtyTwoLevelsAndNoMore) {
   EXPECT_THROW(parse(std::string(33, '[') + std::string(33, ']')), Error);
 }
 
+TEST(Json, SoManyValuesAndNoMore) {
+  const auto list = [](std::size_t values) {  // the list is one of them
+    std::string text = "[";
+    for (std::size_t i = 2; i < values; ++i) text += "1,";
+    return text + "1]";
+  };
+  EXPECT_NO_THROW(parse(list(65'536)));
+  EXPECT_THROW(parse(list(65'537)), Error);
+}
+
 TEST(Json, IntegersAreIntegersWithinRange) {
   const auto read = [](const rexit::core::Json& root) { root.at("n").integer(-5, 5); };
   EXPECT_EQ(refused(R"({"n": 5})", read), "nothing");
@@ -47,6 +57,13 @@ TEST(Json, FloatsAreFinite) {
   EXPECT_EQ(refused(R"({"x": "1"})", read), "file x: is string, expected a number");
   EXPECT_THROW(parse(R"({"x": NaN})"), Error);
   EXPECT_THROW(parse(R"({"x": 1e999})"), Error);
+}
+
+TEST(Json, MessagesNameEveryStepOnTheWay) {
+  EXPECT_EQ(
+      refused(R"({"other": {"n": 1}, "a": [[], [7, {"b": {"n": "x"}}]]})",
+              [](const rexit::core::Json& root) { root.at("a").elements()[1].elements()[1].at("b").at("n").integer(0, 1); }),
+      "file a[1][1] b n: is string, expected an integer");
 }
 
 TEST(Json, ElementsAreNumbered) {

@@ -17,6 +17,11 @@ TEST(Policy, InfinityNeverStops) {
   const ExitRule rule;
   EXPECT_FALSE(rule.confident(1e38f));
   EXPECT_FALSE(rule.confident(-1e38f));
+  const float infinity = std::numeric_limits<float>::infinity();
+  EXPECT_FALSE(rule.confident(infinity));
+  EXPECT_FALSE(rule.confident(-infinity));
+  EXPECT_TRUE((ExitRule{1, 0, 2, infinity}.confident(infinity)));
+  EXPECT_FALSE((ExitRule{1, 0, 2, infinity}.confident(-infinity)));
 }
 
 TEST(Policy, AgreementStartsAnewWhereTheSignChanges) {

@@ -202,7 +202,7 @@ def test_prompt_longer_than_the_model(tmp_path: Path) -> None:
     info, tables = tiny_bundle.make_catalog()
     info["prompt"] = {**info["prompt"], "prefix": [{"op": "piece", "piece": 0}] * (POSITIONS // 2)}
     session = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle", catalog_of=(info, tables)))
-    with pytest.raises(InputError, match=f"the variant takes {POSITIONS}") as caught:
+    with pytest.raises(InputError, match=f"candidate 0's prompt is longer than {POSITIONS} tokens") as caught:
         session.score(USER, ITEM_IDS)
     assert caught.value.status == "REXIT_TOO_LONG"
 

@@ -18,6 +18,7 @@ from rexit.errors import BundleError, InputError
 SCHEMA = 1
 MAX_JSON_BYTES = 16 << 20
 MAX_JSON_DEPTH = 32
+MAX_JSON_VALUES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,18 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _depth(value: Any) -> int:
-    depth, level = 0, [value]
+def _extent(value: Any) -> tuple[int, int]:
+    """How deep a value is nested, and how many values it holds, itself included."""
+    depth, values, level = 0, 0, [value]
     while level:
         depth += 1
+        values += len(level)
         level = [
             child
             for node in level
             for child in (node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())
         ]
-    return depth
+    return depth, values
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -66,8 +69,11 @@ def read_json(path: Path) -> dict[str, Any]:
         raise BundleError(f"{path}: not valid JSON: {exc}") from exc
     if not isinstance(value, dict):
         raise BundleError(f"{path}: holds {type(value).__name__}, expected a JSON object")
-    if (depth := _depth(value)) > MAX_JSON_DEPTH:
+    depth, values = _extent(value)
+    if depth > MAX_JSON_DEPTH:
         raise BundleError(f"{path}: nested {depth} deep, at most {MAX_JSON_DEPTH} are allowed")
+    if values > MAX_JSON_VALUES:
+        raise BundleError(f"{path}: holds {values} values, at most {MAX_JSON_VALUES} are allowed")
     if (schema := value.get("schema")) != SCHEMA:
         raise BundleError(f"{path}: schema {schema!r}, this version reads schema {SCHEMA}")
     if requires := value.get("requires"):

@@ -72,7 +72,8 @@ class Variant:
         value = read_json(path)
         try:
             return cls(
-                **{k: value[k] for k in ("name", "target", "precision", "backend", "opset")},
+                **{k: value[k] for k in ("name", "target", "precision", "backend")},
+                opset=int(value["opset"]),
                 catalog_sha256=value["catalog_sha256"],
                 checkpoint_sha256=value["checkpoint_sha256"],
                 max_tokens=int(value["limits"]["max_tokens"]),

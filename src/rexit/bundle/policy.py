@@ -15,6 +15,15 @@ from rexit.bundle.files import SCHEMA, read_json, write_json
 from rexit.errors import BundleError
 
 FILE = "policy.json"
+MAX_SLOPE = MAX_INTERCEPT = 1e9
+"""Of a Platt map. With more, c of plain log-odds could leave float32."""
+MAX_PATIENCE = 1024
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no finite number")
+    return float(value)
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ class Policy:
         c = self.calibrated(log_odds)
         upper = np.array([e.upper for e in self.exits], np.float32)
         lower = np.array([e.lower for e in self.exits], np.float32)
-        stop = (c >= upper) | (c <= -lower)
+        stop = ((c >= upper) & (upper != np.inf)) | ((c <= -lower) & (lower != np.inf))
         agree = np.ones(c.shape, np.int64)
         for k in range(1, c.shape[1]):
             same = (c[:, k] >= 0) == (c[:, k - 1] >= 0)
@@ -71,7 +80,7 @@ class Policy:
         slack = np.array([e.a * margin for e in self.exits])
         upper = np.array([e.upper for e in self.exits])
         lower = np.array([e.lower for e in self.exits])
-        may, must = ((c >= upper - s) | (c <= -lower + s) for s in (slack, -slack))
+        may, must = (((c >= upper - s) & (upper != np.inf)) | ((c <= -lower + s) & (lower != np.inf)) for s in (slack, -slack))
         sign, sure = c >= 0, np.abs(c) > slack
         may_agree = np.ones(c.shape, np.int64)
         must_agree = np.ones(c.shape, np.int64)
@@ -93,28 +102,47 @@ class Policy:
             policy = cls(
                 tuple(
                     ExitPolicy(
-                        float(e["a"]),
-                        float(e["b"]),
-                        *(math.inf if e[side] is None else float(e[side]) for side in ("upper", "lower")),
+                        _number(e["a"]),
+                        _number(e["b"]),
+                        *(math.inf if e[side] is None else _number(e[side]) for side in ("upper", "lower")),
                     )
                     for e in value["exits"]
                 ),
                 int(value["patience"]),
                 str(value["variant_sha256"]),
             )
-        except (KeyError, TypeError, ValueError) as exc:
+        except (KeyError, TypeError, ValueError, OverflowError) as exc:
             raise BundleError(f"{path}: not a policy: {exc!r}") from exc
         if policy.variant_sha256 != variant_sha256:
             raise BundleError(
                 f"{path}: made for variant {policy.variant_sha256[:12]}…, this one is {variant_sha256[:12]}…: calibrate again"
             )
-        if any(math.isnan(x) for e in policy.exits for x in (e.a, e.b, e.upper, e.lower)):
-            raise BundleError(f"{path}: not a policy: holds a number that is none (nan)")
-        if len(policy.exits) != exits or policy.patience < 1 or any(not e.a > 0 for e in policy.exits):
-            raise BundleError(f"{path}: needs {exits} exits with a > 0 and patience >= 1")
+        if len(policy.exits) != exits:
+            raise BundleError(f"{path}: has {len(policy.exits)} exits, the bundle has {exits}")
+        if (problem := policy.problem()) is not None:
+            raise BundleError(f"{path}: {problem}")
         return policy
 
+    def problem(self) -> str | None:
+        """What no reader takes, e.g. "exits[1] b: is inf, expected -1e+09 to 1e+09"; None when all is well."""
+        largest = float(np.finfo(np.float32).max)
+        for k, e in enumerate(self.exits):
+            if not 0 < e.a <= MAX_SLOPE or np.float32(e.a) == 0:
+                return f"exits[{k}] a: is {e.a}, expected more than 0 and at most {MAX_SLOPE:g}"
+            if not abs(e.b) <= MAX_INTERCEPT:
+                return f"exits[{k}] b: is {e.b}, expected {-MAX_INTERCEPT:g} to {MAX_INTERCEPT:g}"
+            for side, limit in (("upper", e.upper), ("lower", e.lower)):
+                if not abs(limit) <= largest and limit != math.inf:
+                    return f"exits[{k}] {side}: is {limit}, expected a float32"
+        if not 1 <= self.patience <= MAX_PATIENCE:
+            return f"patience: is {self.patience}, expected 1 to {MAX_PATIENCE}"
+        return None
+
     def write(self, path: Path) -> None:
+        """Raises BundleError for a policy that no reader takes, InputError when it cannot be written."""
+        if (problem := self.problem()) is not None:
+            raise BundleError(f"{path}: not written: {problem}")
+
         def number(x: float) -> float | None:
             return None if math.isinf(x) else float(np.float32(x))
 

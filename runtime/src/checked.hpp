@@ -1,0 +1,21 @@
+// Sizes that come from files, multiplied without wrapping.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+
+namespace rexit::core {
+
+// The product; nothing where it is more than one allocation can have.
+inline std::optional<std::size_t> checked_multiply(std::initializer_list<std::size_t> factors) noexcept {
+  std::size_t product = 1;
+  for (const std::size_t factor : factors) {
+    if (factor != 0 && product > std::size_t{PTRDIFF_MAX} / factor) return std::nullopt;
+    product *= factor;
+  }
+  return product;
+}
+
+}  // namespace rexit::core

@@ -1,0 +1,45 @@
+// Which ONNX Runtime takes which opset; tests/runtime/test_library.py asks a real old one.
+#include <gtest/gtest.h>
+
+#include "ort_library.hpp"
+#include "status.hpp"
+
+using namespace rexit::core;
+
+namespace {
+
+std::string refused(std::size_t opset, const std::string& version) {
+  try {
+    check_opset(opset, "variant `cpu-fp32`", version);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.status(), REXIT_BACKEND_MISSING);
+    return error.what();
+  }
+  return "nothing";
+}
+
+TEST(Opset, OldLibrariesAreRefusedInOneClearLine) {
+  EXPECT_EQ(refused(23, "1.21.0"),
+            "variant `cpu-fp32` needs ONNX Runtime 1.23 or newer for its opset 23, the one opened is 1.21.0");
+  EXPECT_NE(refused(23, "1.22.1"), "nothing");
+  EXPECT_NE(refused(22, "1.20.1"), "nothing");
+  EXPECT_NE(refused(21, "1.17.3"), "nothing");
+  EXPECT_NE(refused(20, "1.16.3"), "nothing");
+}
+
+TEST(Opset, WhatALibraryTakesIsLetThrough) {
+  EXPECT_EQ(refused(23, "1.23.0"), "nothing");
+  EXPECT_EQ(refused(23, "1.100.0"), "nothing");
+  EXPECT_EQ(refused(22, "1.21.0"), "nothing");
+  EXPECT_EQ(refused(21, "1.18.1"), "nothing");
+  EXPECT_EQ(refused(18, "1.16.3"), "nothing");
+}
+
+TEST(Opset, AVersionOfAnotherFormIsNotJudged) {
+  EXPECT_EQ(refused(23, "2.0.0"), "nothing");
+  EXPECT_EQ(refused(23, ""), "nothing");
+  EXPECT_EQ(refused(23, "1."), "nothing");
+  EXPECT_EQ(refused(23, "nightly"), "nothing");
+}
+
+}  // namespace
