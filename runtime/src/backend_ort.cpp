@@ -49,6 +49,13 @@ const char* type_name(ONNXTensorElementDataType type) {
   }
 }
 
+// ONNX Runtime has no code for it. Its arena and its allocators, and our kernels, say it in these words.
+rexit_status status_of(const Ort::Exception& error) {
+  for (const char* words : {"std::bad_alloc", "Failed to allocate memory"})
+    if (std::strstr(error.what(), words) != nullptr) return REXIT_OUT_OF_MEMORY;
+  return REXIT_BACKEND_FAILED;
+}
+
 ONNXTensorElementDataType ort_type(TensorType type) {
   return type == TensorType::int64     ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64
          : type == TensorType::float32 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
@@ -114,7 +121,7 @@ class OrtBackend final : public Backend {
         sessions_.emplace_back(env, graphs[k].c_str(), options);
         check(bundle.variant().segments[k], graphs[k], sessions_.back());
       } catch (const Ort::Exception& error) {
-        fail(REXIT_BACKEND_FAILED, graphs[k], ": ", error.what());
+        fail(status_of(error), graphs[k], ": ", error.what());
       }
     }
   }
@@ -159,7 +166,7 @@ class OrtBackend final : public Backend {
       sessions_[index].Run(Ort::RunOptions{nullptr}, input_names.data(), inputs.data(), inputs.size(), output_names.data(),
                            outputs.data(), outputs.size());
     } catch (const Ort::Exception& error) {
-      fail(REXIT_BACKEND_FAILED, segment.graph, ": ", error.what());
+      fail(status_of(error), segment.graph, ": ", error.what());
     }
   }
 

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <exception>
+#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -67,9 +68,9 @@ class Call final : public Threads {
     return {values, output<float>(1, scales), x.rows(), x.width()};
   }
 
-  void run(Function function, std::size_t count, void* data) const override { context_.ParallelFor(function, count, 0, data); }
-
  private:
+  void spread(Function function, std::size_t count, void* data) const override { context_.ParallelFor(function, count, 0, data); }
+
   Ort::KernelContext context_;
 };
 
@@ -96,10 +97,12 @@ struct SlateAttentionKernel : OfFloats {
     const Tensor query = call.input(0), key = call.input(1), value = call.input(2), past_key = call.input(3),
                  past_value = call.input(4), groups = call.input(5);
     for (const Tensor* one : {&query, &key, &value, &past_key, &past_value})
-      require(one->rank == 4 && one->size(0) == 1 && one->size(3) == query.size(3), "expected [1, heads, tokens, head_dim]");
+      require(one->rank == 4 && one->size(0) == 1 && one->size(3) == query.size(3) && query.size(3) > 0,
+              "expected [1, heads, tokens, head_dim]");
     require(key.same_shape(value) && past_key.same_shape(past_value), "keys and values have different shapes");
     const std::size_t heads = query.size(1), kv_heads = key.size(1), tokens = query.size(2);
-    require(kv_heads > 0 && heads % kv_heads == 0 && past_key.size(1) == kv_heads, "heads are no multiple of key heads");
+    require(heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && past_key.size(1) == kv_heads,
+            "heads are no multiple of key heads");
     require(key.size(2) == tokens && groups.rank == 1 && groups.size(0) == tokens, "expected a key and a group for each query");
     kernels::attend({query.as<float>(), key.as<float>(), value.as<float>(), past_key.as<float>(), past_value.as<float>(),
                      groups.as<std::int64_t>(), call.output<float>(0, query), heads, kv_heads, tokens, past_key.size(2),
@@ -169,10 +172,16 @@ struct ScaleAddRowsKernel : OfFloats {
 template <class Function>
 OrtStatusPtr status_of(const char* name, const Function& function) {
   try {
-    function();
-    return nullptr;
-  } catch (const std::exception& error) {
-    return Ort::GetApi().CreateStatus(ORT_INVALID_ARGUMENT, (std::string("rexit.") + name + ": " + error.what()).c_str());
+    try {
+      function();
+      return nullptr;
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const std::exception& error) {
+      return Ort::GetApi().CreateStatus(ORT_INVALID_ARGUMENT, (std::string("rexit.") + name + ": " + error.what()).c_str());
+    }
+  } catch (const std::bad_alloc& error) {
+    return Ort::GetApi().CreateStatus(ORT_FAIL, error.what());  // in words that backend_ort.cpp knows
   }
 }
 

@@ -4,10 +4,13 @@
 #include <numeric>
 #include <utility>
 
+#include "sizes.hpp"
+
 namespace rexit::core {
 namespace {
 
 constexpr std::size_t least_share = 4;  // a shared start counts from one in four tokens on
+constexpr std::size_t most_spare = 4;   // a prefix that takes over memory keeps up to so many times what it needs
 
 std::size_t common(const std::vector<std::int64_t>& held, const std::int32_t* tokens, std::size_t count) noexcept {
   std::size_t n = 0;
@@ -48,15 +51,15 @@ std::size_t PrefixCache::use(const std::int32_t* tokens, std::size_t count) {
   }
 
   Entry& entry = place_for(count, source);
-  if (&entry == source) source = nullptr;
+  const std::size_t held = source != nullptr ? source->tokens.size() : 0;
   entry.tokens.clear();
   entry.depth = entry.shared = entry.shared_depth = 0;
   used_ = &entry;
   entry.last_use = ++uses_;
-  entry.tokens.reserve(room(count));
   entry.tokens.assign(tokens, tokens + count);
+  trim(entry, &entry == source ? depth : 0);
   if (source == nullptr) return 0;
-  copy_shared(entry, *source, shared, depth);
+  copy_shared(entry, *source, held, shared, depth);
   hold_budget(0, nullptr);
   return shared;
 }
@@ -66,16 +69,18 @@ void PrefixCache::clear() noexcept {
   for (const auto& entry : entries_) entry->tokens.clear();
 }
 
-// A free entry, or a new one while the budget allows one of `count` tokens as deep as the deepest, or else the one that was not
-// used for longest; `source` only if there is no other.
+// A free entry, or a new one while the budget allows one more as deep as the deepest and as large as the largest, or else the one
+// that was not used for longest; `source` only if there is no other.
 PrefixCache::Entry& PrefixCache::place_for(std::size_t count, const Entry* source) {
-  std::size_t depth = 1, bytes = 0;
+  std::size_t depth = 1, most = 0;
   for (const auto& entry : entries_) {
     if (entry->tokens.empty()) return *entry;
     depth = std::max(depth, entry->depth);
+    most = std::max(most, bytes_of_entry(*entry));
   }
-  for (std::size_t k = 0; k < depth; ++k) bytes += 2 * bundle_.variant().segments[k].layers() * stride(k, room(count));
-  bytes += room(count) * row_bytes();
+  std::size_t bytes = count * row_bytes();
+  for (std::size_t k = 0; k < depth; ++k) bytes += block_bytes(k, count);
+  bytes = std::max(bytes, most);
   if (!entries_.empty() && prefixes() + bytes > budget_) {
     Entry* victim = least_recent(source);
     return victim != nullptr ? *victim : *entries_.front();
@@ -112,8 +117,8 @@ void PrefixCache::hold_budget(std::size_t more, const Entry* kept) {
 
 void PrefixCache::lay_out(Entry& entry, std::size_t segment, const Entry* kept) {
   Cached& cached = entry.segments[segment];
-  const std::size_t each = stride(segment, entry.tokens.size()),
-                    bytes = 2 * cached.keys.size() * stride(segment, room(entry.tokens.size()));
+  const std::size_t each = stride(segment, entry.tokens.size()), bytes = block_bytes(segment, entry.tokens.size());
+  fit(cached.block, bytes);
   if (bytes > cached.block.bytes()) hold_budget(bytes - cached.block.bytes(), kept);
   cached.block.reserve(bytes);
   for (std::size_t i = 0; i < cached.keys.size(); ++i) {
@@ -122,30 +127,58 @@ void PrefixCache::lay_out(Entry& entry, std::size_t segment, const Entry* kept) 
   }
 }
 
+// Gives back what is far more than `bytes`.
+void PrefixCache::fit(Block& block, std::size_t bytes) const {
+  if (block.bytes() / most_spare > bytes) Block(backend_).swap(block);
+}
+
+// Fits what `entry` has of others' memory, but for its first `kept` segments, and what passes write to.
+void PrefixCache::trim(Entry& entry, std::size_t kept) {
+  const std::size_t count = entry.tokens.size();
+  std::size_t most = 0;
+  for (std::size_t k = 0; k < entry.segments.size(); ++k) {
+    if (k >= kept) fit(entry.segments[k].block, block_bytes(k, count));
+    most = std::max(most, block_bytes(k, count));
+  }
+  if (kept == 0) fit(entry.hidden, count * row_bytes());
+  fit(hidden_next_, count * row_bytes());
+  fit(parts_, most);
+}
+
 // How many segments are computed for an entry's first `count` tokens, with one hidden state behind them for all.
 std::size_t PrefixCache::depth_of(const Entry& entry, std::size_t count) noexcept {
   if (entry.depth >= entry.shared_depth) return entry.depth;
   return count <= entry.shared ? entry.shared_depth : 0;
 }
 
-void PrefixCache::copy_shared(Entry& to, const Entry& from, std::size_t count, std::size_t depth) {
+// What `from` has of its first `count` tokens, of `held`, `depth` segments deep. The two may be one: then its memory changes
+// places with what passes write to.
+void PrefixCache::copy_shared(Entry& to, Entry& from, std::size_t held, std::size_t count, std::size_t depth) {
   const Model& model = bundle_.model();
   const std::size_t total = to.tokens.size();
+  const bool one = &to == &from;
   for (std::size_t k = 0; k < depth; ++k) {
+    Cached& cached = to.segments[k];
+    if (one) {
+      past_keys_ = cached.keys;
+      past_values_ = cached.values;
+      cached.block.swap(parts_);
+    }
     lay_out(to, k, &from);
+    const auto &keys = one ? past_keys_ : from.segments[k].keys, &values = one ? past_values_ : from.segments[k].values;
     const std::size_t row = model.head_dim * bytes_of(bundle_.variant().segments[k].cache_dtype);
-    for (std::size_t i = 0; i < to.segments[k].keys.size(); ++i)
-      for (const auto& [target, source] : {std::pair{to.segments[k].keys[i], from.segments[k].keys[i]},
-                                           std::pair{to.segments[k].values[i], from.segments[k].values[i]}})
+    for (std::size_t i = 0; i < cached.keys.size(); ++i)
+      for (const auto& [target, source] : {std::pair{cached.keys[i], keys[i]}, std::pair{cached.values[i], values[i]}})
         for (std::size_t head = 0; head < model.kv_heads; ++head)
           backend_.copy(static_cast<std::byte*>(target) + head * total * row,
-                        static_cast<const std::byte*>(source) + head * from.tokens.size() * row, count * row);
+                        static_cast<const std::byte*>(source) + head * held * row, count * row);
   }
   if (depth < bundle_.exits()) {
-    const std::size_t bytes = room(total) * row_bytes();
+    if (one) to.hidden.swap(hidden_next_);
+    const std::size_t bytes = total * row_bytes();
     if (bytes > to.hidden.bytes()) hold_budget(bytes - to.hidden.bytes(), &from);
     to.hidden.reserve(bytes);
-    backend_.copy(to.hidden.data(), from.hidden.data(), count * row_bytes());
+    backend_.copy(to.hidden.data(), one ? hidden_next_.data() : from.hidden.data(), count * row_bytes());
   }
   if (count == total) {
     to.depth = depth;
@@ -170,9 +203,9 @@ void PrefixCache::run(std::size_t index, std::size_t from) {
   const Model& model = bundle_.model();
   const std::size_t total = entry.tokens.size(), count = total - from, layers = segment.layers();
   if (positions_.size() < total) {
-    positions_.resize(room(total));
+    positions_.resize(total);
     std::iota(positions_.begin(), positions_.end(), 0);
-    groups_.resize(room(total), 0);
+    groups_.resize(total, 0);
   }
   if (from == 0) lay_out(entry, index, nullptr);
   Cached& cached = entry.segments[index];
@@ -180,7 +213,7 @@ void PrefixCache::run(std::size_t index, std::size_t from) {
   const std::size_t before = stride(index, from), after = stride(index, count);
   if (from != 0) {
     // A pass wants the past, and gives what is new, without gaps between heads.
-    std::byte* part = static_cast<std::byte*>(parts_.reserve(2 * layers * stride(index, room(total))));
+    std::byte* part = static_cast<std::byte*>(parts_.reserve(block_bytes(index, total)));
     for (auto* pointers : {&past_keys_, &past_values_, &new_keys_, &new_values_}) {
       pointers->resize(std::max(pointers->size(), layers));
       const bool past = pointers == &past_keys_ || pointers == &past_values_;
@@ -206,7 +239,7 @@ void PrefixCache::run(std::size_t index, std::size_t from) {
   if (from != 0) move(true);
 
   const auto last = static_cast<std::int64_t>(count) - 1;
-  const std::size_t hidden = room(total) * row_bytes();
+  const std::size_t hidden = product(total, row_bytes());
   if (index == 0 && hidden > entry.hidden.bytes()) {  // so it holds no shared tokens' states
     hold_budget(hidden - entry.hidden.bytes(), nullptr);
     entry.hidden.reserve(hidden);
@@ -239,14 +272,14 @@ void PrefixCache::run(std::size_t index, std::size_t from) {
   }
 }
 
-std::size_t PrefixCache::stride(std::size_t segment, std::size_t tokens) const noexcept {
+std::size_t PrefixCache::stride(std::size_t segment, std::size_t tokens) const {
   const Model& model = bundle_.model();
-  return model.kv_heads * tokens * model.head_dim * bytes_of(bundle_.variant().segments[segment].cache_dtype);
+  return product(model.kv_heads, tokens, model.head_dim, bytes_of(bundle_.variant().segments[segment].cache_dtype));
 }
 
-// Memory is taken for the longest prefix there is, so that a prefix can take over another's.
-std::size_t PrefixCache::room(std::size_t tokens) const noexcept {
-  return std::max(tokens, bundle_.catalog().program.max_prefix_tokens);
+// Of a segment's keys and values.
+std::size_t PrefixCache::block_bytes(std::size_t segment, std::size_t tokens) const {
+  return product(2, bundle_.variant().segments[segment].layers(), stride(segment, tokens));
 }
 
 // Of one token's hidden state; all segments agree on its type.
@@ -254,12 +287,15 @@ std::size_t PrefixCache::row_bytes() const noexcept {
   return bundle_.model().hidden_size * bytes_of(bundle_.variant().segments.front().hidden_dtype);
 }
 
+std::size_t PrefixCache::bytes_of_entry(const Entry& entry) noexcept {
+  std::size_t bytes = entry.hidden.bytes() + entry.tokens.capacity() * sizeof(std::int64_t);
+  for (const Cached& segment : entry.segments) bytes += segment.block.bytes();
+  return bytes;
+}
+
 std::size_t PrefixCache::prefixes() const noexcept {
   std::size_t bytes = 0;
-  for (const auto& entry : entries_) {
-    bytes += entry->hidden.bytes() + entry->tokens.capacity() * sizeof(std::int64_t);
-    for (const Cached& segment : entry->segments) bytes += segment.block.bytes();
-  }
+  for (const auto& entry : entries_) bytes += bytes_of_entry(*entry);
   return bytes;
 }
 

@@ -20,7 +20,8 @@ class PrefixCache {
 
   // Makes `tokens` the prefix in use. Returns how many of its first tokens are computed already, in one segment at least: all of
   // them for a prefix that is held; else those it shares with the start of a held one, if they are a quarter of it or more. Those
-  // are copied, and only what comes behind them is computed, as deep as the other one was.
+  // are copied, or taken over where the budget has no room for both, and only what comes behind them is computed, as deep as the
+  // other one was.
   std::size_t use(const std::int32_t* tokens, std::size_t count);
   // Forgets all prefixes; their memory waits for others.
   void clear() noexcept;
@@ -63,11 +64,14 @@ class PrefixCache {
   Entry* least_recent(const Entry* kept) const noexcept;
   void hold_budget(std::size_t more, const Entry* kept);
   void lay_out(Entry& entry, std::size_t segment, const Entry* kept);
+  void fit(Block& block, std::size_t bytes) const;
+  void trim(Entry& entry, std::size_t kept);
   static std::size_t depth_of(const Entry& entry, std::size_t count) noexcept;
-  void copy_shared(Entry& to, const Entry& from, std::size_t count, std::size_t depth);
+  void copy_shared(Entry& to, Entry& from, std::size_t held, std::size_t count, std::size_t depth);
   void run(std::size_t segment, std::size_t from);
-  std::size_t stride(std::size_t segment, std::size_t tokens) const noexcept;
-  std::size_t room(std::size_t tokens) const noexcept;
+  std::size_t stride(std::size_t segment, std::size_t tokens) const;
+  std::size_t block_bytes(std::size_t segment, std::size_t tokens) const;
+  static std::size_t bytes_of_entry(const Entry& entry) noexcept;
   std::size_t row_bytes() const noexcept;
 
   const Bundle& bundle_;

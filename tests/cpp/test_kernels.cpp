@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/attention_block.hpp"
 #include "kernels/rows.hpp"
 #include "kernels/slate_attention.hpp"
 
@@ -16,14 +17,14 @@ namespace rexit::core::kernels {
 namespace {
 
 struct Serial final : Threads {
-  void run(Function function, std::size_t count, void* data) const override {
+  void spread(Function function, std::size_t count, void* data) const override {
     for (std::size_t i = 0; i < count; ++i) function(data, i);
   }
 };
 
 // Two threads, the later tasks first.
 struct TwoThreads final : Threads {
-  void run(Function function, std::size_t count, void* data) const override {
+  void spread(Function function, std::size_t count, void* data) const override {
     std::thread other([&] {
       for (std::size_t i = count; i-- > count / 2;) function(data, i);
     });
@@ -98,6 +99,11 @@ TEST(SlateAttention, IsSoftmaxOverThePrefixAndTheOwnCandidate) {
       {2, 1, 3, 6, {4, 5}},    // vectors of one
       {5, 5, 0, 12, {1, 1}},   // single tokens, no prefix
       {64, 1, 2, 16, {2, 3}},  // more query heads than a block has rows
+      // Heads that end within a vector: the last one overlaps the one before.
+      {4, 2, 19, 72, {5, 9}},
+      {4, 1, 7, 20, {30}},
+      {2, 2, 0, 17, {3, 4}},
+      {2, 2, 40, 100, {3, 14}},
   };
   for (const Table* with : tables())
     for (const Case& c : cases) {
@@ -110,6 +116,51 @@ TEST(SlateAttention, IsSoftmaxOverThePrefixAndTheOwnCandidate) {
 // Scores in the hundreds: all weight on one key, none lost to what is below the smallest float.
 TEST(SlateAttention, HoldsLargeScores) {
   for (const Table* with : tables()) check({4, 2, 20, 16, {5, 6}}, *with, 60, Serial{}, 1e-3);
+}
+
+std::size_t calls;
+std::vector<std::size_t> columns;  // of keys, in each call
+
+TEST(SlateAttention, TakesWholeVectorsForHeadsOfAnyLength) {
+  Table counted = table();
+  counted.attend = [](void*, std::size_t) { ++calls; };
+  const std::vector<float> x(100);
+  const std::int64_t group = 0;
+  for (std::size_t dim = 1; dim < 100; ++dim) {
+    calls = 0;
+    std::vector<float> out(dim);
+    attend({x.data(), x.data(), x.data(), x.data(), x.data(), &group, out.data(), 1, 1, 1, 1, dim, 1}, Serial{}, counted);
+    EXPECT_EQ(calls, dim >= counted.lanes ? 1u : 0u) << dim;
+  }
+}
+
+// At a multiple of 4096 bytes a column's numbers share one set of the processor's cache.
+TEST(SlateAttention, SpreadsKeysOverTheCache) {
+  Table counted = table();
+  columns.clear();
+  counted.attend = [](void* plan, std::size_t) { columns.push_back(static_cast<const Plan*>(plan)->columns); };
+  const std::vector<float> x(1200 * counted.lanes);
+  const std::int64_t group = 0;
+  std::vector<float> out(counted.lanes);
+  for (std::size_t prefix = 0; prefix < 1200; prefix += 8)
+    attend({x.data(), x.data(), x.data(), x.data(), x.data(), &group, out.data(), 1, 1, 1, prefix, counted.lanes, 1}, Serial{},
+           counted);
+  EXPECT_EQ(columns.size(), 150u);
+  for (const std::size_t one : columns) EXPECT_EQ(one % 32, 16u);
+}
+
+TEST(SlateAttention, NotANumberStays) {
+  for (const Table* with : tables())
+    for (const std::size_t at : {std::size_t{0}, std::size_t{9}, std::size_t{21}}) {  // a key of the prefix
+      const auto x = normal(4 * 20);
+      auto past = normal(22 * 20);
+      past[at * 20] = NAN;
+      const std::vector<std::int64_t> groups(4);
+      std::vector<float> out(4 * 20);
+      attend({x.data(), x.data(), x.data(), past.data(), past.data(), groups.data(), out.data(), 1, 1, 4, 22, 20, 1}, Serial{},
+             *with);
+      for (const float one : out) EXPECT_TRUE(std::isnan(one));
+    }
 }
 
 TEST(SlateAttention, TakesNoTokens) {
@@ -148,6 +199,33 @@ TEST_P(Rows, AreQuantized) {
     expect_quantized({x.begin(), x.end()}, width, values, scales);
     EXPECT_EQ(values[0], 128);
   }
+}
+
+// What is no number, or infinite, must not come out as one: nobody would see it.
+TEST_P(Rows, StayWhatIsNoNumber) {
+  const auto expect_lost = [&](std::size_t at, const Table& with, const char* what) {
+    const std::size_t row = at / width;
+    for (std::size_t r = 0; r < rows; ++r) {
+      EXPECT_EQ(std::isfinite(scales[r]), r != row)
+          << what << ", " << with.lanes << " lanes, row " << r << ", column " << at % width;
+      for (std::size_t i = 0; r == row && i < width; ++i)
+        ASSERT_FALSE(std::isfinite((static_cast<float>(values[at]) - 128) * scales[row])) << what << ", column " << i;
+    }
+  };
+  const std::vector<float> weight(width, 1);
+  for (const Table* with : tables())
+    for (const float lost : {std::nanf(""), -std::nanf(""), INFINITY, -INFINITY})
+      for (const std::size_t at : {width, width + width / 2, 2 * width - 1, rows * width - 1}) {
+        const float before = x[at];
+        x[at] = lost;
+        quantize_rows(x.data(), out, Serial{}, *with);
+        expect_lost(at, *with, "quantize");
+        rms_norm_quantize_rows(x.data(), weight.data(), 1e-5F, out, Serial{}, *with);
+        expect_lost(at, *with, "normalize");
+        swiglu_quantize_rows(x.data(), other.data(), scale.data(), out, Serial{}, *with);
+        expect_lost(at, *with, "gate");
+        x[at] = before;
+      }
 }
 
 // As QuantizeLinear rounds.

@@ -67,11 +67,10 @@ class PrefixCacheTest : public testing::Test {
   Bundle bundle{sound_bundle(), nullptr};  // 3 segments of 1, 1 and 2 layers
   Labelled backend{bundle};
 
-  // Of one prefix at full depth: memory is taken for the longest.
-  std::size_t bytes() const {
+  // Of one prefix at full depth.
+  std::size_t bytes(std::size_t tokens = 8) const {
     const Model& model = bundle.model();
-    return bundle.catalog().program.max_prefix_tokens *
-           (4 * model.hidden_size + 8 + 2 * 4 * model.layers * model.kv_heads * model.head_dim);
+    return tokens * (4 * model.hidden_size + 8 + 2 * 4 * model.layers * model.kv_heads * model.head_dim);
   }
 
   std::size_t use(PrefixCache& cache, const Tokens& tokens, std::size_t depth) {
@@ -143,6 +142,53 @@ TEST_F(PrefixCacheTest, OneLargerThanTheBudgetIsHeldAlone) {
   use(cache, from(20, 8), 3);
   EXPECT_LE(cache.prefixes(), bytes());
   EXPECT_EQ(use(cache, from(1, 8), 3), 0u);
+}
+
+TEST_F(PrefixCacheTest, TakesWhatComes) {
+  PrefixCache cache(bundle, backend, 100 * bytes());
+  use(cache, from(1, 8), 3);
+  EXPECT_EQ(cache.prefixes(), bytes(8));
+  use(cache, from(100, 50), 3);
+  use(cache, from(20, 8), 3);
+  EXPECT_EQ(cache.prefixes(), bytes(8) + bytes(50) + bytes(8));
+}
+
+TEST_F(PrefixCacheTest, GivesBackWhatALongOneLeaves) {
+  PrefixCache cache(bundle, backend, 1);
+  use(cache, from(100, 50), 3);
+  use(cache, from(1, 8), 1);
+  EXPECT_LE(cache.prefixes(), 4 * bytes(8));
+  use(cache, joined(from(1, 8), from(50, 42)), 1);
+  use(cache, from(1, 6), 3);  // in the same memory
+  EXPECT_LE(cache.prefixes(), 4 * bytes(8));
+  EXPECT_LE(cache.memory(), 12 * bytes(8));
+}
+
+TEST_F(PrefixCacheTest, MoreThanASizeCanSayIsNoMemory) {
+  const_cast<Model&>(bundle.model()).kv_heads = std::size_t{1} << 59;  // times 8 tokens, 4 bytes: 2^64
+  PrefixCache cache(bundle, backend, bytes());
+  EXPECT_THROW(use(cache, from(1, 8), 1), std::bad_alloc);
+}
+
+TEST_F(PrefixCacheTest, ABudgetForOneSharesInPlace) {
+  const Tokens start = from(1, 6);
+  for (const std::size_t budget : {std::size_t{1}, bytes(8), bytes(8) + bytes(8) / 2}) {
+    PrefixCache cache(bundle, backend, budget);
+    use(cache, joined(start, from(30, 2)), 2);
+    backend.passes.clear();
+    EXPECT_EQ(use(cache, joined(start, from(40, 2)), 1), 6u);  // as long
+    EXPECT_EQ(backend.passes, (Passes{{0, 6, 2}}));
+    backend.passes.clear();
+    EXPECT_EQ(use(cache, joined(start, from(50, 6)), 3), 6u);  // longer, and deeper than anybody was
+    EXPECT_EQ(backend.passes, (Passes{{0, 6, 6}, {1, 6, 6}, {2, 0, 12}}));
+    backend.passes.clear();
+    EXPECT_EQ(use(cache, joined(start, from(60, 1)), 3), 6u);  // shorter
+    EXPECT_EQ(backend.passes, (Passes{{0, 6, 1}, {1, 6, 1}, {2, 6, 1}}));
+    backend.passes.clear();
+    EXPECT_EQ(use(cache, from(1, 4), 3), 4u);  // a start alone
+    EXPECT_EQ(backend.passes, Passes{});
+    EXPECT_LE(cache.prefixes(), std::max(budget, 2 * bytes(8)));
+  }
 }
 
 TEST_F(PrefixCacheTest, ASharedStartIsCopiedAsDeepAsItIs) {

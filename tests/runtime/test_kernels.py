@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +38,10 @@ REFUSED = {
     "QuantizeRows: an input has more than four axes": "w = Unsqueeze (state, axes012) \n q, number = rexit.QuantizeRows (w)",
     "SlateAttention: expected [1, heads, tokens, head_dim]": "number = rexit.SlateAttention <scale = 0.5> "
     "(state, state, state, state, state, owner)",
+    "SlateAttention: expected [1, heads, tokens": f"{ONE_HEAD} \n n = Slice (u, zero, zero, three) \n"
+    "number = rexit.SlateAttention <scale = 0.5> (n, n, n, n, n, owner)",
+    "SlateAttention: heads are no multiple": f"{ONE_HEAD} \n n = Slice (u, zero, zero, one) \n"
+    "number = rexit.SlateAttention <scale = 0.5> (n, u, u, u, u, owner)",
     "SlateAttention: keys and values": f"{ONE_HEAD} \n v = Concat <axis = 2> (u, u) \n"
     "number = rexit.SlateAttention <scale = 0.5> (u, u, v, u, u, owner)",
     "SlateAttention: heads": f"{ONE_HEAD} \n k = Concat <axis = 1> (u, u) \n"
@@ -53,6 +60,9 @@ def _bundle(folder: Path, text: str) -> Path:
             axes01 = Constant <value = int64[2] {{0, 1}}> ()
             axes012 = Constant <value = int64[3] {{0, 1, 2}}> ()
             flat = Constant <value = int64[1] {{-1}}> ()
+            zero = Constant <value = int64[1] {{0}}> ()
+            one = Constant <value = int64[1] {{1}}> ()
+            three = Constant <value = int64[1] {{3}}> ()
             {text}
             largest = ReduceMax <keepdims = 0> (number)
             zero_times = Constant <value = float {{0}}> ()
@@ -79,6 +89,55 @@ def test_kernels_run(text: str, tmp_path: Path) -> None:
         expected = session.trace(USER_IDS[2], ITEM_IDS)
     with rexit.open(_bundle(tmp_path / "changed", text)) as session:
         np.testing.assert_array_equal(session.trace(USER_IDS[2], ITEM_IDS), expected)
+
+
+@pytest.mark.parametrize("text", SOUND[:3])
+def test_what_is_no_number_reaches_the_answer(text: str, tmp_path: Path) -> None:
+    lost = "z = Sub (state, state) \n lost = Div (z, z)"
+    with rexit.open(_bundle(tmp_path, f"{lost} \n {text.replace('(state', '(lost').replace(' state,', ' lost,')}")) as session:
+        with pytest.raises(BackendError, match="not finite numbers"):
+            session.score(USER_IDS[2], ITEM_IDS, force_exit=2)
+
+
+WITHOUT_MEMORY = """
+import resource, sys
+import rexit
+from rexit.errors import RexitError
+from tiny_bundle import ITEM_IDS, USER_IDS
+
+with rexit.open(sys.argv[1], threads=2) as session:
+    session.score(USER_IDS[2], ITEM_IDS, force_exit=0)
+    held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (held + (12 << 20), before[1]))
+    try:
+        session.score(USER_IDS[2], ITEM_IDS, force_exit=1)
+    except RexitError as error:
+        print(error.status, error)
+    resource.setrlimit(resource.RLIMIT_AS, before)
+    print(len(session.score(USER_IDS[2], ITEM_IDS, force_exit=1)))
+"""
+
+
+def test_a_kernel_out_of_memory_is_an_error(tmp_path: Path) -> None:
+    """A block's scores are 64 query heads times 100,000 tokens, 26 MB in each thread; the tensors are small."""
+    text = f"""{ONE_HEAD}
+        k = Slice (u, zero, one, three)
+        shape = Constant <value = int64[4] {{1, 64, 1, 1}}> ()
+        q = Expand (k, shape)
+        long = Constant <value = int64[4] {{1, 1, 100000, 1}}> ()
+        past = ConstantOfShape (long)
+        number = rexit.SlateAttention <scale = 0.5> (q, k, k, past, past, owner)"""
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT_MEMORY, _bundle(tmp_path, text)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(tiny_bundle.__file__).parent)},
+    )
+    assert ran.returncode == 0, ran.stderr
+    failed, scored = ran.stdout.splitlines()
+    assert failed.startswith("REXIT_OUT_OF_MEMORY") and "segment-1.onnx" in failed
+    assert scored == str(len(ITEM_IDS))
 
 
 @pytest.mark.parametrize("message", REFUSED)

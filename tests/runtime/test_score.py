@@ -74,18 +74,28 @@ def test_prefixes_of_several_users_are_kept(session: runtime.Session) -> None:
     assert again.prefix_tokens_reused == again.prefix_tokens
 
 
-def test_shared_starts_do_not_change_scores(session: runtime.Session, tmp_path: Path) -> None:
-    """Prefixes that grow by one interaction after another: most of each is copied, in a session that forgets nothing is."""
-    cold = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle"))
+@pytest.mark.parametrize("cache_bytes", [0, 1])
+def test_shared_starts_do_not_change_scores(folder: Path, cache_bytes: int) -> None:
+    """Prefixes that grow by one interaction after another: most of each is copied, or with a budget for one taken over in place;
+    in a session that forgets nothing is."""
+    session, cold = runtime.open(folder, cache_bytes=cache_bytes), runtime.open(folder)
     copied = 0
-    for count in range(8):
-        for user in USER_IDS[:4]:
+    for user in USER_IDS[:4]:
+        for count in range(8):
             recent = [(item, bool(n % 2)) for n, item in enumerate(ITEM_IDS[:count])]
             seen = session.trace_with_stats(user, ITEM_IDS, recent=recent)
             cold.clear_cache()
             np.testing.assert_allclose(seen.log_odds, cold.trace(user, ITEM_IDS, recent=recent), atol=1e-5)
             copied += 0 < seen.stats.prefix_tokens_reused < seen.stats.prefix_tokens
     assert copied > 0
+
+
+def test_memory_is_taken_for_what_comes(tmp_path: Path, session: runtime.Session) -> None:
+    info, tables = tiny_bundle.make_catalog()
+    info["prompt"] = {**info["prompt"], "max_prefix_tokens": 1 << 20}  # as one long title makes it
+    other = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle", catalog_of=(info, tables)))
+    np.testing.assert_array_equal(other.trace(USER, ITEM_IDS), session.trace(USER, ITEM_IDS))
+    assert other.memory == session.memory
 
 
 def test_cache_bytes(tmp_path: Path, session: runtime.Session) -> None:

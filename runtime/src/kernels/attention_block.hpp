@@ -16,11 +16,45 @@ struct Plan {
   std::size_t block_tokens;   // tokens of a block
   std::size_t blocks;         // of each key head
   std::size_t own;            // the column of the slate's first key
-  std::size_t columns;        // with a vector's width to read beyond the last
+  std::size_t columns;        // with a vector's width to read beyond the last; see odd_lines
   std::size_t packs;          // tasks that turn keys, of each key head
   const std::size_t* begins;  // [tokens]: the first token of each token's candidate
   float* keys;
 };
+
+// Keys of a pack: the prefix's or the slate's, transposed and scaled. What stands between the two and behind them is 0.
+constexpr std::size_t pack_columns = 64;
+
+// Rows of so many floats that they start in different sets of the processor's cache, whatever their number: at a multiple of 4096
+// bytes all of them would share one.
+REXIT_INLINE constexpr std::size_t odd_lines(std::size_t floats) {
+  constexpr std::size_t line = 16;
+  return ((floats + line - 1) / line | 1) * line;
+}
+
+template <int W>
+REXIT_INLINE void pack_keys(const Plan& plan, std::size_t task) {
+  using L = Lanes<W>;
+  const SlateAttention& of = plan.of;
+  const std::size_t head = task / plan.packs, first = task % plan.packs * pack_columns;
+  for (std::size_t column = first; column < smaller_of(plan.columns, first + pack_columns); column += W) {
+    const bool past = column < plan.own;
+    const std::size_t all = past ? of.prefix : of.tokens, before = smaller_of(past ? column : column - plan.own, all);
+    const std::size_t count = smaller_of(W, all - before);
+    const float* keys = (past ? of.past_key : of.key) + (head * all + before) * of.dim;
+    float* to = plan.keys + head * of.dim * plan.columns + column;
+    for (std::size_t d = 0; d < of.dim; ++d) {
+      float each[W]{};
+      if (count == W) {
+#pragma GCC unroll 16
+        for (std::size_t c = 0; c < W; ++c) each[c] = keys[c * of.dim + d];
+      } else {
+        for (std::size_t c = 0; c < count; ++c) each[c] = keys[c * of.dim + d];
+      }
+      L::store(to + d * plan.columns, L::load(each) * L::all(of.scale));
+    }
+  }
+}
 
 // Softmax over scores [0, prefix) and [own, own + seen), without the division. What lies between and behind, up to `width`,
 // becomes 0. Returns the sum.
@@ -59,10 +93,10 @@ REXIT_INLINE void attend_block(const Plan& plan, std::size_t task) {
   const std::size_t end = smaller_of(of.tokens, begin + plan.block_tokens), rows = (end - begin) * plan.shared;
   std::size_t most = 0;
   for (std::size_t t = begin; t < end; ++t) most = larger_of(most, t - plan.begins[t] + 1);
-  const std::size_t stride = plan.own + round_up(most, W);
-  float* scores = scratch_floats(rows * (stride + of.dim + 1));
+  const std::size_t stride = plan.own + round_up(most, W), width = round_up(of.dim, W);
+  float* scores = scratch_floats(rows * (stride + width + 1));
   float* mixed = scores + rows * stride;
-  float* sums = mixed + rows * of.dim;
+  float* sums = mixed + rows * width;
   const float** queries = scratch_rows(3 * rows);
   const float** to_prefix = queries + rows;
   const float** to_own = to_prefix + rows;
@@ -78,24 +112,24 @@ REXIT_INLINE void attend_block(const Plan& plan, std::size_t task) {
   multiply<W, V>(queries, rows, keys, plan.columns, of.dim, plan.own, scores, stride, false);
   each_run(plan, begin, end,
            [&](std::size_t first, std::size_t last, std::size_t row, std::size_t count) __attribute__((always_inline)) {
-             const std::size_t width = round_up(last - first, W);
-             multiply<W, V>(queries + row, count, keys + plan.own + first, plan.columns, of.dim, width,
+             const std::size_t seen_by_any = round_up(last - first, W);
+             multiply<W, V>(queries + row, count, keys + plan.own + first, plan.columns, of.dim, seen_by_any,
                             scores + row * stride + plan.own, stride, false);
              for (std::size_t r = row; r < row + count; ++r) {
                const std::size_t seen = begin + r / plan.shared - first + 1;
-               sums[r] = exponentials<W>(scores + r * stride, of.prefix, plan.own, seen, plan.own + width);
+               sums[r] = exponentials<W>(scores + r * stride, of.prefix, plan.own, seen, plan.own + seen_by_any);
              }
            });
-  multiply<W, V>(to_prefix, rows, of.past_value + head * of.prefix * of.dim, of.dim, of.prefix, of.dim, mixed, of.dim, false);
+  multiply<W, V>(to_prefix, rows, of.past_value + head * of.prefix * of.dim, of.dim, of.prefix, of.dim, mixed, width, false);
   each_run(plan, begin, end,
            [&](std::size_t first, std::size_t last, std::size_t row, std::size_t count) __attribute__((always_inline)) {
              multiply<W, V>(to_own + row, count, of.value + (head * of.tokens + first) * of.dim, of.dim, last - first, of.dim,
-                            mixed + row * of.dim, of.dim, true);
+                            mixed + row * width, width, true);
            });
   for (std::size_t r = 0; r < rows; ++r) {
     const std::size_t query_head = head * plan.shared + r % plan.shared;
     float* out = of.out + (query_head * of.tokens + begin + r / plan.shared) * of.dim;
-    for (std::size_t d = 0; d < of.dim; ++d) out[d] = mixed[r * of.dim + d] / sums[r];
+    for (std::size_t d = 0; d < of.dim; ++d) out[d] = mixed[r * width + column_of<W>(d, of.dim)] / sums[r];
   }
 }
 

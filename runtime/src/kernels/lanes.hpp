@@ -39,9 +39,10 @@ struct Lanes {
     return reinterpret_cast<Floats>((mask & reinterpret_cast<Ints>(yes)) | (~mask & reinterpret_cast<Ints>(no)));
   }
   static REXIT_INLINE Floats larger(Floats a, Floats b) { return select(a > b, a, b); }
-  static REXIT_INLINE Floats magnitude(Floats x) {
-    return reinterpret_cast<Floats>(reinterpret_cast<Ints>(x) & (Ints{} + 0x7fffffff));
-  }
+  // |x| as its bits. They are ordered as the numbers are, with NaN above infinity: the largest of them is NaN where one of them
+  // is.
+  static REXIT_INLINE Ints magnitude(Floats x) { return reinterpret_cast<Ints>(x) & (Ints{} + 0x7fffffff); }
+  static REXIT_INLINE Ints larger(Ints a, Ints b) { return a > b ? a : b; }
   static REXIT_INLINE float sum(Floats x) {
     float each[W], total = 0;
     store(each, x);
@@ -54,6 +55,15 @@ struct Lanes {
     float found = each[0];
     for (const float one : each) found = one > found ? one : found;
     return found;
+  }
+  // Of magnitudes, as a number again.
+  static REXIT_INLINE float largest(Ints magnitudes) {
+    std::int32_t each[W], found = 0;
+    std::memcpy(each, &magnitudes, sizeof each);
+    for (const std::int32_t one : each) found = one > found ? one : found;
+    float number;
+    std::memcpy(&number, &found, sizeof number);
+    return number;
   }
 
   // Adding and taking away 1.5 * 2^23 rounds to the nearest whole number, ties to even, for |x| < 2^22; meanwhile the number
@@ -129,10 +139,13 @@ REXIT_INLINE void multiply_rows(const float* const* a, const float* b, std::size
                                 float* c, std::size_t c_stride, bool add) {
   std::size_t begin = 0;
   for (; begin + V * W <= n; begin += V * W) multiply_tile<W, R, V>(a, b + begin, b_stride, k, c + begin, c_stride, add);
-  for (; begin < n; begin += W) multiply_tile<W, R, 1>(a, b + begin, b_stride, k, c + begin, c_stride, add);
+  for (; begin + W <= n; begin += W) multiply_tile<W, R, 1>(a, b + begin, b_stride, k, c + begin, c_stride, add);
+  if (begin < n) multiply_tile<W, R, 1>(a, b + n - W, b_stride, k, c + begin, c_stride, add);
 }
 
-// c [rows, n] (+)= a [rows, k] * b [k, n]. n is a multiple of W; a's rows may lie anywhere. V * 6 sums stay in registers.
+// c [rows, n] (+)= a [rows, k] * b [k, n], n >= W; a's rows may lie anywhere. V * 6 sums stay in registers. Where n is no
+// multiple of W, a row of c ends in a vector for the last W columns, some of which the vector before has, too (see column_of):
+// nothing is read beyond b's rows.
 template <int W, int V>
 REXIT_INLINE void multiply(const float* const* a, std::size_t rows, const float* b, std::size_t b_stride, std::size_t k,
                            std::size_t n, float* c, std::size_t c_stride, bool add) {
@@ -140,6 +153,13 @@ REXIT_INLINE void multiply(const float* const* a, std::size_t rows, const float*
   for (; r + 6 <= rows; r += 6) multiply_rows<W, 6, V>(a + r, b, b_stride, k, n, c + r * c_stride, c_stride, add);
   for (; r + 3 <= rows; r += 3) multiply_rows<W, 3, V>(a + r, b, b_stride, k, n, c + r * c_stride, c_stride, add);
   for (; r < rows; ++r) multiply_rows<W, 1, V>(a + r, b, b_stride, k, n, c + r * c_stride, c_stride, add);
+}
+
+// Where c of `multiply` has column i of n.
+template <int W>
+REXIT_INLINE std::size_t column_of(std::size_t i, std::size_t n) {
+  const std::size_t whole = n / W * W;
+  return i < whole ? i : round_up(n, W) - n + i;
 }
 
 }  // namespace rexit::core::kernels

@@ -22,7 +22,7 @@ struct Work {
 template <int W>
 REXIT_INLINE void quantize(const float* x, float largest, const Work& work, std::size_t row) {
   using L = Lanes<W>;
-  const float scale = (largest > least ? largest : least) * step;
+  const float scale = (largest < least ? least : largest) * step;  // NaN where `largest` is: the whole row becomes NaN
   std::uint8_t* to = work.quantized.values + row * work.width;
   across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
     const auto bytes = __builtin_convertvector(L::rounded(L::load(x + i, count) / L::all(scale)) + 128, typename L::Bytes);
@@ -36,7 +36,7 @@ struct QuantizeRows {
   static REXIT_INLINE void row(const Work& work, std::size_t row) {
     using L = Lanes<W>;
     const float* x = work.x + row * work.width;
-    typename L::Floats most{};
+    typename L::Ints most{};
     across<W>(work.width, [&](std::size_t i, std::size_t count)
                               __attribute__((always_inline)) { most = L::larger(most, L::magnitude(L::load(x + i, count))); });
     quantize<W>(x, L::largest(most), work, row);
@@ -49,7 +49,8 @@ struct RmsNormQuantizeRows {
     using L = Lanes<W>;
     const float* x = work.x + row * work.width;
     float* y = scratch_floats(work.width);
-    typename L::Floats squares{}, most{};
+    typename L::Floats squares{};
+    typename L::Ints most{};
     across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
       const typename L::Floats each = L::load(x + i, count);
       squares += each * each;
@@ -71,7 +72,7 @@ struct SwigluQuantizeRows {
     const float *gate = work.x + row * work.width, *up = work.other + row * work.width;
     const typename L::Floats scale = L::all(work.scale[row]);
     float* y = scratch_floats(work.width);
-    typename L::Floats most{};
+    typename L::Ints most{};
     across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
       const typename L::Floats g = L::load(gate + i, count) * scale;
       const typename L::Floats each = g / (L::all(1) + L::exp(-g)) * (L::load(up + i, count) * scale);

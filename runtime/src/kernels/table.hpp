@@ -8,8 +8,9 @@
 namespace rexit::core::kernels {
 
 struct Table {
-  std::size_t lanes;           // floats at once
-  Threads::Function attend;    // data: a Plan
+  std::size_t lanes;       // floats at once
+  Threads::Function pack;  // data of this and the next: a Plan
+  Threads::Function attend;
   Threads::Function quantize;  // data of this and the others: Work
   Threads::Function rms_norm_quantize, swiglu_quantize, scale_add;
 };

@@ -13,6 +13,11 @@ void attend_task(void* plan, std::size_t i) {
   attend_block<W, V>(*static_cast<const Plan*>(plan), i);
 }
 
+template <int W>
+void pack_task(void* plan, std::size_t i) {
+  pack_keys<W>(*static_cast<const Plan*>(plan), i);
+}
+
 template <class Kind, int W>
 void row_task(void* work, std::size_t i) {
   rows_task<Kind, W>(*static_cast<const Work*>(work), i);
@@ -21,6 +26,7 @@ void row_task(void* work, std::size_t i) {
 template <int W, int V>
 constexpr Table table_of() {
   return {W,
+          pack_task<W>,
           attend_task<W, V>,
           row_task<QuantizeRows, W>,
           row_task<RmsNormQuantizeRows, W>,
