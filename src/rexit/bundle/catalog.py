@@ -95,6 +95,9 @@ class Ids:
             raise BundleError(f"{self.where}: holds an id that is not UTF-8") from exc
 
     def _at(self, row: int) -> int | bytes:
+        if "_all" in vars(self):  # several times cheaper than a read of the file
+            value = self._all[row]
+            return value if isinstance(value, bytes) else int(value)
         if self.numbers is not None:
             return int(self.numbers[row : row + 1][0])
         (value,) = self._texts(row, row + 1)
