@@ -62,7 +62,7 @@ class BuilderProcess:
 
     def __exit__(self, *_: object) -> None:
         if self._ended is None:
-            self._process.kill()
+            os.kill(self._process.pid, signal.SIGKILL)  # Popen.kill would reap one that has ended, and wait() find nothing
             self.wait()
         self._stderr.close()
 
