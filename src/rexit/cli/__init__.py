@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, NoReturn
 
 import typer
@@ -14,6 +16,7 @@ from rexit.cli._output import stderr, stdout
 from rexit.errors import RexitError
 
 INTERRUPTED = 130
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     name="rexit",
@@ -21,7 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_SETTINGS,
 )
 
 
@@ -46,8 +49,18 @@ for _module in (index, export, compile, calibrate, score, verify, inspect, bench
 
 def main() -> NoReturn:
     """Runs a command. A RexitError, a missing extra, a full disk or Ctrl-C ends in one line and a non-zero exit code."""
+    _run(app)
+
+
+def export_as(name: str, words: Sequence[str]) -> NoReturn:
+    """`rexit export WORDS...` for another program's command line, which calls it `name`. Ends as `main` does."""
+    command = typer.main.get_group(app).commands["export"]
+    _run(partial(command, words, name, **_SETTINGS))
+
+
+def _run(command: Callable[[], object]) -> NoReturn:
     try:
-        app(standalone_mode=True)
+        command()
     except SystemExit as exc:
         if exc.code == INTERRUPTED:  # typer has swallowed Ctrl-C and says nothing
             stderr.print("rexit: interrupted; nothing was left half-written", markup=False, soft_wrap=True)
