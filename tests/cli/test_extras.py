@@ -42,13 +42,17 @@ def modules_of(extra: str) -> set[str]:
     names = {re.split(r"[\[<>=!;~ ]", line)[0].lower().replace("_", "-") for line in lines} - {"rexit"}
     found = importlib.metadata.packages_distributions()
     return {
-        module for module, owners in found.items() if names & {o.lower().replace("_", "-") for o in owners} and module.isidentifier()
+        module
+        for module, owners in found.items()
+        if names & {o.lower().replace("_", "-") for o in owners} and module.isidentifier()
     }
 
 
 @pytest.mark.parametrize("extra", ["calibrate", "export"])
 def test_every_module_of_an_extra_is_known(extra: str) -> None:
-    public = {module for module in modules_of(extra) if not module.startswith(("_", "mpl_toolkits", "pylab", "functorch", "torchgen"))}
+    public = {
+        module for module in modules_of(extra) if not module.startswith(("_", "mpl_toolkits", "pylab", "functorch", "torchgen"))
+    }
     assert public, extra
     assert public <= _extras._EXTRAS.keys()
 

@@ -21,7 +21,9 @@ print(*(f.relative_to(root) for f in files if f.is_relative_to(root)))
 
 
 def told(*files: str) -> set[str]:
-    done = subprocess.run([sys.executable, ROOT / "tools" / "imports.py", *files], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "imports.py", *files], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     return set(done.stdout.split())
 
 
