@@ -140,7 +140,7 @@ void PrefixCache::trim(Entry& entry, std::size_t kept) {
     if (k >= kept) fit(entry.segments[k].block, block_bytes(k, count));
     most = std::max(most, block_bytes(k, count));
   }
-  if (kept == 0) fit(entry.hidden, count * row_bytes());
+  if (kept == 0 || kept == bundle_.exits()) fit(entry.hidden, count * row_bytes());  // else there are shared tokens' states
   fit(hidden_next_, count * row_bytes());
   fit(parts_, most);
 }

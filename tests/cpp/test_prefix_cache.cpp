@@ -154,14 +154,17 @@ TEST_F(PrefixCacheTest, TakesWhatComes) {
 }
 
 TEST_F(PrefixCacheTest, GivesBackWhatALongOneLeaves) {
-  PrefixCache cache(bundle, backend, 1);
-  use(cache, from(100, 50), 3);
-  use(cache, from(1, 8), 1);
-  EXPECT_LE(cache.prefixes(), 4 * bytes(8));
-  use(cache, joined(from(1, 8), from(50, 42)), 1);
-  use(cache, from(1, 6), 3);  // in the same memory
-  EXPECT_LE(cache.prefixes(), 4 * bytes(8));
-  EXPECT_LE(cache.memory(), 12 * bytes(8));
+  for (const std::size_t depth : {std::size_t{1}, std::size_t{3}}) {
+    PrefixCache cache(bundle, backend, 1);
+    use(cache, from(100, 80), 3);
+    use(cache, from(1, 8), depth);
+    EXPECT_LE(cache.prefixes(), 4 * bytes(8));
+    use(cache, joined(from(1, 8), from(50, 72)), depth);
+    EXPECT_EQ(use(cache, from(1, 8), 3), 8u);  // in the same memory
+    EXPECT_LE(cache.prefixes(), 4 * bytes(8));
+    EXPECT_EQ(use(cache, from(1, 7), 3), 7u);
+    EXPECT_LE(cache.memory(), 12 * bytes(8));
+  }
 }
 
 TEST_F(PrefixCacheTest, MoreThanASizeCanSayIsNoMemory) {

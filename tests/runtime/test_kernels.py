@@ -93,10 +93,10 @@ def test_kernels_run(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", SOUND[:3])
 def test_what_is_no_number_reaches_the_answer(text: str, tmp_path: Path) -> None:
-    lost = "z = Sub (state, state) \n lost = Div (z, z)"
-    with rexit.open(_bundle(tmp_path, f"{lost} \n {text.replace('(state', '(lost').replace(' state,', ' lost,')}")) as session:
-        with pytest.raises(BackendError, match="not finite numbers"):
-            session.score(USER_IDS[2], ITEM_IDS, force_exit=2)
+    text = text.replace("(state", "(lost").replace(" state,", " lost,")
+    bundle = _bundle(tmp_path, f"z = Sub (state, state) \n lost = Div (z, z) \n {text}")
+    with rexit.open(bundle) as session, pytest.raises(BackendError, match="not finite numbers"):
+        session.score(USER_IDS[2], ITEM_IDS, force_exit=2)
 
 
 WITHOUT_MEMORY = """
