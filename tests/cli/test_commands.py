@@ -14,8 +14,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-pytest.importorskip("rexit.runtime._native", reason="the extension is not built")
-
 from engine_bundles import VARIANT, add_tensorrt_variant
 from limits import largest_file
 from rexit import runtime
