@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -20,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rexit.bundle import Catalog, FileEntry, Golden, Manifest, Model, Segment, Variant, new_folder
+from rexit.bundle import Catalog, FileEntry, Golden, Manifest, Model, Segment, Variant, new_folder, sole_writer
 from rexit.bundle.catalog import TABLES
 from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.errors import BundleError
@@ -111,27 +112,28 @@ def export(
     check_options(max_tokens, tolerance, golden_slates, quality_slates)
     if edited := opened.edited():
         raise BundleError(edited[0])
-    kept = existing(Path(out))
-    prompts = quality.Prompts.draw(opened, quality_slates) if any(one.gate for one in chosen) else None
-    observation = next((one.observation for one in chosen if one.observation), None)
-    observed = observation.draw(opened) if observation else []
-    tell("load", 0, 1)
-    loaded = load(checkpoint, exits, head, opened.info["labels"])
-    check_fit(loaded, opened, max_tokens)
-    model = _describe(loaded)
-    check_same_origin(Path(out), kept, model, loaded.exits, opened)
-    modules = [
-        SegmentModule(loaded.decoder, loaded.heads, k, begin, end).eval()
-        for k, (begin, end) in enumerate(zip((0, *loaded.exits), loaded.exits, strict=False))
-    ]
-    parameters = [sum(p.numel() for p in segment.parameters()) for segment in modules]
-    base = chosen[0].base or chosen[0]  # all have one target, and with it one base
-    weights = sum(parameters) * (4 + 2 * sum(one is not base for one in chosen))
-    check_space(Path(out), weights + sum(opened.files[name].bytes for name in TABLES))
-    tell("load", 1, 1)
-    clock.lap("load")
+    with contextlib.ExitStack() as locks, new_folder(Path(out)) as folder:
+        locks.enter_context(sole_writer(Path(out)))  # until the new one stands
+        kept = existing(Path(out))
+        prompts = quality.Prompts.draw(opened, quality_slates) if any(one.gate for one in chosen) else None
+        observation = next((one.observation for one in chosen if one.observation), None)
+        observed = observation.draw(opened) if observation else []
+        tell("load", 0, 1)
+        loaded = load(checkpoint, exits, head, opened.info["labels"])
+        check_fit(loaded, opened, max_tokens)
+        model = _describe(loaded)
+        check_same_origin(Path(out), kept, model, loaded.exits, opened)
+        modules = [
+            SegmentModule(loaded.decoder, loaded.heads, k, begin, end).eval()
+            for k, (begin, end) in enumerate(zip((0, *loaded.exits), loaded.exits, strict=False))
+        ]
+        parameters = [sum(p.numel() for p in segment.parameters()) for segment in modules]
+        base = chosen[0].base or chosen[0]  # all have one target, and with it one base
+        weights = sum(parameters) * (4 + 2 * sum(one is not base for one in chosen))
+        check_space(Path(out), weights + sum(opened.files[name].bytes for name in TABLES))
+        tell("load", 1, 1)
+        clock.lap("load")
 
-    with new_folder(Path(out)) as folder:
         folders = {one: folder / "variants" / one.variant for one in chosen}
         for place in folders.values():
             place.mkdir(parents=True)
@@ -247,6 +249,7 @@ def _describe(checkpoint: Checkpoint) -> Model:
         head_dim=decoder.head_dim,
         vocab_size=decoder.vocab_size,
         max_positions=decoder.max_positions,
+        head=checkpoint.head,
         checkpoint_sha256=checkpoint.sha256(),
     )
 

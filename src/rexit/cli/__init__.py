@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import NoReturn
 
@@ -12,6 +13,7 @@ from rexit.cli._output import stderr
 from rexit.errors import RexitError
 
 INTERRUPTED = 130
+TERMINATED = 143
 
 app = typer.Typer(
     name="rexit",
@@ -26,11 +28,14 @@ for _module in (index, export, compile, calibrate, score, verify, inspect, bench
 
 
 def main() -> NoReturn:
-    """Runs a command; a RexitError, a full disk or Ctrl-C ends in one line and a non-zero exit code."""
+    """Runs a command; a RexitError, a full disk, Ctrl-C or SIGTERM ends in one line and a non-zero exit code."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # else nohup or the caller wants it otherwise
+            signal.signal(number, _terminated)
     try:
         app(standalone_mode=True)
     except SystemExit as exc:
-        if exc.code == INTERRUPTED:  # typer has swallowed Ctrl-C and says nothing
+        if exc.code in (INTERRUPTED, TERMINATED):  # typer has swallowed Ctrl-C and says nothing
             stderr.print("rexit: interrupted; nothing was left half-written", markup=False, soft_wrap=True)
         raise
     except RexitError as exc:
@@ -41,3 +46,8 @@ def main() -> NoReturn:
         stderr.print(f"rexit: error: {where}{exc.strerror or exc}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     sys.exit(0)
+
+
+def _terminated(*_: object) -> NoReturn:
+    """What is being written goes, as for Ctrl-C: the default would end this process where it stands."""
+    sys.exit(TERMINATED)
