@@ -91,7 +91,7 @@ def export(
     max_tokens: int = 512,
     tolerance: float = EXACT,
     golden_slates: int = 16,
-    quality_slates: int = 200,
+    quality_slates: int = 400,
     accept_loss: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
@@ -100,10 +100,10 @@ def export(
 
     checkpoint, exits, head: see `checkpoint.load`. max_tokens: the most tokens of candidates one pass takes.
     tolerance: largest allowed difference of the float32 graphs' log-odds. golden_slates: how many validation slates to compare on
-    and to store. quality_slates: how many slates of the validation and of the test split a lower precision is judged on (0: all);
-    accept_loss: write it even if it fails.
-    Raises InputError, CheckpointError, BundleError, BackendError, ParityError when an exit computes something else, or
-    QualityError when a lower precision loses more than its gate allows.
+    and to store. quality_slates: how many slates of the validation split a lower precision is judged on (0: all); accept_loss:
+    write it even if it fails, or if they are too few to tell.
+    Raises InputError, also while another process writes `out`, CheckpointError, BundleError, BackendError, ParityError when an
+    exit computes something else, or QualityError when a lower precision loses more than its gate allows, or may do so.
     """
     tell = progress or (lambda _what, _done, _total: None)
     clock = _Clock()
@@ -116,6 +116,8 @@ def export(
         locks.enter_context(sole_writer(Path(out)))  # until the new one stands
         kept = existing(Path(out))
         prompts = quality.Prompts.draw(opened, quality_slates) if any(one.gate for one in chosen) else None
+        if prompts and not accept_loss:
+            prompts.check()
         observation = next((one.observation for one in chosen if one.observation), None)
         observed = observation.draw(opened) if observation else []
         tell("load", 0, 1)
