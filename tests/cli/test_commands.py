@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from rexit.bundle import Bundle, Policy
 from rexit.cli import main
 from rexit.errors import BackendError
 from served_bundle import AS_OF, write_served_bundle
-from tiny_bundle import ITEM_IDS, ITEMS, USER_IDS, string_id, write_policy
+from tiny_bundle import ITEM_IDS, ITEMS, USER_IDS, refresh, string_id, write_policy
 
 
 @dataclass(frozen=True)
@@ -239,6 +239,26 @@ class TestScore:
     def test_no_such_bundle(self, run: Run, tmp_path: Path) -> None:
         one_line(run("score", tmp_path / "none", "--user", 1, "--items", "3"), 4, "none: no such bundle folder")
 
+    def test_scores_that_are_not_the_traces(self, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However wide the tolerance for another machine's rounding: one session computes one thing."""
+        variant = place / "bundle" / "variants" / "cpu-fp32" / "variant.json"
+        value = json.loads(variant.read_text())
+        value["parity"]["tolerance"] = 1.0
+        variant.write_text(json.dumps(value))
+        refresh(place / "bundle")
+        real = runtime.Session.score
+
+        def off(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
+            scores = real(self, *words, **keywords)
+            return replace(scores, log_odds=scores.log_odds * np.float32(1.001) + np.float32(0.001))
+
+        assert run("verify", place / "bundle").code == 0
+        monkeypatch.setattr(runtime.Session, "score", off)
+        ended = run("verify", place / "bundle", "--json")
+        assert ended.code == 8
+        assert [n for n, outcome in self.checks(ended).items() if outcome != "ok"] == ["exit decisions"]
+        assert "the trace has" in ended.json["checks"][4]["failures"][0]
+
     def test_policy_of_another_variant(self, run: Run, place: Path) -> None:
         bundle = Bundle.open(place / "bundle")
         Policy.full_depth(3, "f" * 64).write(bundle.folder / "policy.json")
@@ -394,8 +414,6 @@ class TestVerify:
 
     def test_weights_that_are_not_the_exported_ones(self, run: Run, place: Path) -> None:
         """Digests recorded anew over a spoilt weight: only the golden samples can tell."""
-        from tiny_bundle import refresh
-
         data = place / "bundle" / "variants" / "cpu-fp32" / "segment-1.onnx.data"
         weights = np.frombuffer(data.read_bytes(), np.float32).copy()
         weights[: len(weights) // 2] *= 1.5
@@ -409,8 +427,6 @@ class TestVerify:
 
     def test_prompt_that_is_not_the_exporters(self, run: Run, place: Path) -> None:
         from safetensors.numpy import load_file, save_file
-
-        from tiny_bundle import refresh
 
         path = place / "bundle" / "variants" / "cpu-fp32" / "golden.safetensors"
         table = load_file(path)
