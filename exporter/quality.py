@@ -218,7 +218,8 @@ def _exit(prompts: Prompts, depth: int, expected: NDArray[np.float32], seen: NDA
     difference = np.abs(expected.astype(np.float64) - seen)
     correlation, mean, worst = _correlation(expected, seen), float(difference.mean()), float(difference.max())
     if not math.isfinite(worst):
-        return ExitQuality(depth, correlation, mean, worst, *[math.nan] * 2, None, *[math.nan] * 2)
+        none = math.nan
+        return ExitQuality(depth, correlation, mean, worst, none, none, None, none, none)
     change = None if prompts.shortage() else auc_difference(seen, expected, users, liked)[1:]
     return ExitQuality(
         depth,

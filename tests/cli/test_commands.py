@@ -239,26 +239,6 @@ class TestScore:
     def test_no_such_bundle(self, run: Run, tmp_path: Path) -> None:
         one_line(run("score", tmp_path / "none", "--user", 1, "--items", "3"), 4, "none: no such bundle folder")
 
-    def test_scores_that_are_not_the_traces(self, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """However wide the tolerance for another machine's rounding: one session computes one thing."""
-        variant = place / "bundle" / "variants" / "cpu-fp32" / "variant.json"
-        value = json.loads(variant.read_text())
-        value["parity"]["tolerance"] = 1.0
-        variant.write_text(json.dumps(value))
-        refresh(place / "bundle")
-        real = runtime.Session.score
-
-        def off(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
-            scores = real(self, *words, **keywords)
-            return replace(scores, log_odds=scores.log_odds * np.float32(1.001) + np.float32(0.001))
-
-        assert run("verify", place / "bundle").code == 0
-        monkeypatch.setattr(runtime.Session, "score", off)
-        ended = run("verify", place / "bundle", "--json")
-        assert ended.code == 8
-        assert [n for n, outcome in self.checks(ended).items() if outcome != "ok"] == ["exit decisions"]
-        assert "the trace has" in ended.json["checks"][4]["failures"][0]
-
     def test_policy_of_another_variant(self, run: Run, place: Path) -> None:
         bundle = Bundle.open(place / "bundle")
         Policy.full_depth(3, "f" * 64).write(bundle.folder / "policy.json")
@@ -437,6 +417,26 @@ class TestVerify:
         assert ended.code == 8
         failures = ended.json["checks"][2]["failures"]
         assert len(failures) == 1 and "golden slate 0" in failures[0] and "token 2 is" in failures[0]
+
+    def test_scores_that_are_not_the_traces(self, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However wide the tolerance for another machine's rounding: one session computes one thing."""
+        variant = place / "bundle" / "variants" / "cpu-fp32" / "variant.json"
+        value = json.loads(variant.read_text())
+        value["parity"]["tolerance"] = 1.0
+        variant.write_text(json.dumps(value))
+        refresh(place / "bundle")
+        real = runtime.Session.score
+
+        def off(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
+            scores = real(self, *words, **keywords)
+            return replace(scores, log_odds=scores.log_odds * np.float32(1.001) + np.float32(0.001))
+
+        assert run("verify", place / "bundle").code == 0
+        monkeypatch.setattr(runtime.Session, "score", off)
+        ended = run("verify", place / "bundle", "--json")
+        assert ended.code == 8
+        assert [n for n, outcome in self.checks(ended).items() if outcome != "ok"] == ["exit decisions"]
+        assert "the trace has" in ended.json["checks"][4]["failures"][0]
 
     def test_runtime_that_stops_elsewhere(self, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_policy(place / "bundle", [{"a": 1.0, "b": 0.0, "upper": 5.0, "lower": 5.0}] * 3)
