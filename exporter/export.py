@@ -4,7 +4,7 @@
 2. Draw golden slates from the validation split and let the unsplit PyTorch model answer them.
 3. Trace the segments once, in float32 and at the target's opset, one graph each, and run them on the golden slates: more than
    `tolerance` away from PyTorch anywhere and nothing is written.
-4. Make every variant from these graphs by its target's passes. One of lower precision has to pass its gate on held-out prompts
+4. Make every variant from these graphs by its target's passes. One of lower precision has to pass its gate on validation prompts
    (`rexit.exporter.quality`), and to agree with itself on the golden slates in all ways of running them.
 5. Write manifests; the folder takes its place only now.
 """
