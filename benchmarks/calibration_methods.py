@@ -70,7 +70,7 @@ def measure(checkpoint: str, catalog_folder: Path, slates: int, exits: list[int]
     target, max_tokens = find_target("tensorrt", "int8"), 512
     assert target.base is not None and target.gate is not None
     prompts, calibrating = quality.Prompts.draw(catalog, slates), ranges.draw(catalog)
-    found: dict[str, Any] = {"pairs": sum(len(s.candidates) for s in prompts.validation), "exits": loaded.exits, "methods": {}}
+    found: dict[str, Any] = {"pairs": len(prompts.liked), "exits": loaded.exits, "methods": {}}
     with tempfile.TemporaryDirectory() as work:
         exact, made = Path(work, "exact"), Path(work, "made")
         exact.mkdir()
@@ -92,7 +92,9 @@ def measure(checkpoint: str, catalog_folder: Path, slates: int, exits: list[int]
             segments = [derive_segment(one, exact, target, made, scaled[k]) for k, one in enumerate(described)]
             seen = quality.answer(parity.Chain(made, segments), prompts, max_tokens)
             judged = quality.judge(prompts, loaded.exits, target.gate, expected, seen)
-            found["methods"][method] = [{"mean": row.mean, "worst": row.worst, "auc_drop": row.auc_drop} for row in judged.exits]
+            found["methods"][method] = [
+                {"mean": row.mean, "worst": row.worst, "auc_drop": row.auc_fp32 - row.auc} for row in judged.exits
+            ]
     return found
 
 

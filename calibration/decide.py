@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration import platt
 from rexit.calibration.costs import Costs
-from rexit.calibration.evaluate import at_exit, auc_difference, evaluate
+from rexit.calibration.evaluate import at_exit, evaluate
 from rexit.calibration.plot import Point
 from rexit.calibration.search import Rule, Search
 from rexit.calibration.traces import Traces
 from rexit.errors import InputError
+from rexit.ranking import auc_difference
 
 BUDGETS = (0.0, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02)
 """AUC drops of the trade-off curve."""
@@ -83,7 +84,7 @@ def decide(
         {budget: point(_policy(maps, f.rule, variant_sha256)) for budget, f in found.items()},
         saving,
         pays,
-        auc_difference(test, scores(policy, test), scores(full, test)),
+        auc_difference(scores(policy, test), scores(full, test), test.users, test.liked),
     )
 
 

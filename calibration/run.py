@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rexit.bundle import Bundle, Catalog, Policy, check_writable, write_file, write_json
+from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.calibration import decide
 from rexit.calibration.costs import latencies
@@ -64,9 +64,23 @@ def calibrate(
 
     `open_session` makes a session of the variant; by default `rexit.runtime.open` with `threads`. Raises BundleError where the
     catalog is not the one the variant was made for or the profile was measured otherwise than here, BackendError where the policy
-    decides otherwise than traced, InputError for settings or labels that cannot work, or a folder that cannot be written.
+    decides otherwise than traced, InputError for settings or labels that cannot work, a folder that cannot be written, or while
+    another process writes into the bundle.
     """
-    settings = settings or Settings()
+    with sole_writer(bundle.path):
+        opened = Bundle.open(bundle.path, bundle.variant.name)  # as it is now that nobody else changes it
+        return _calibrate(opened, catalog, settings or Settings(), threads, profile, progress, open_session)
+
+
+def _calibrate(
+    bundle: Bundle,
+    catalog: Catalog,
+    settings: Settings,
+    threads: int,
+    profile: Path | None,
+    progress: Progress,
+    open_session: Callable[[], Any] | None,
+) -> Calibration:
     if not 0 <= settings.max_auc_drop < 0.5:
         raise InputError(f"--max-auc-drop {settings.max_auc_drop}, expected a number from 0 to below 0.5")
     if catalog.sha256 != bundle.variant.catalog_sha256:

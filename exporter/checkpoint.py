@@ -37,12 +37,14 @@ HEAD_KINDS = ("own", "shared")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: the decoder (float32, eval), its exits (depths, ascending, the last one the full depth), its heads."""
+    """A loaded checkpoint: the decoder (float32, eval), its exits (depths, ascending, the last one the full depth), its heads and
+    whose they are (`own` or `shared`)."""
 
     path: Path
     decoder: Decoder
     exits: tuple[int, ...]
     heads: ExitHeads
+    head: str
     labels: dict[str, int]
 
     @property
@@ -103,7 +105,7 @@ def load(
                 heads.fill(load_file(folder / HEADS), str(folder / HEADS))
             except (SafetensorError, OSError) as exc:
                 raise CheckpointError(f"{folder / HEADS}: truncated or not safetensors: {first_line(exc)}") from exc
-    return Checkpoint(folder, decoder, depths, heads.eval(), ids)
+    return Checkpoint(folder, decoder, depths, heads.eval(), kind, ids)
 
 
 def save(

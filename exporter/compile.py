@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, Profile, Segment, new_folder
+from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, Profile, Segment, new_folder, sole_writer
 from rexit.bundle.engine import FOLDER, engine_key
 from rexit.bundle.files import check_hashes
 from rexit.errors import BackendError, BundleError, InputError
@@ -89,25 +89,27 @@ def compile_engines(
     compute_capability: e.g. "8.6", to build for (TensorRT-RTX alone); None: that of the GPU at hand. builder: `tensorrt` or
     `tensorrt_rtx`; None: the first one there that can do it. python: the Python that has its binding; None: this one, else the
     system's. workspace_bytes: the most scratch memory the compiler may take on the GPU. force: build what is up to date too.
-    Raises InputError, BundleError, or BackendError when there is no compiler for it or it fails; the engines there before stay.
+    Raises InputError, also while another process writes into the bundle, BundleError, or BackendError when there is no compiler
+    for it or it fails; the engines there before stay.
     """
     tell = progress or (lambda _what, _done, _total: None)
     if workspace_bytes is not None and workspace_bytes < 1:
         raise InputError(f"workspace is {workspace_bytes} bytes, expected at least 1")
-    opened = _tensorrt_variants(Path(bundle), variants)
-    tell("looking for a compiler", 0, 1)
-    compiler, target = find_compiler(python, builder, compute_capability)
-    tell("looking for a compiler", 1, 1)
-    for one in opened:
-        least = _LEAST_CAPABILITY.get(one.variant.precision, 0.0)
-        if float(target.compute_capability) < least:
-            raise InputError(
-                f"{one.variant.name} needs compute capability {least}, engines would be for {target.compute_capability}; "
-                "name the other variants with --variant"
-            )
-    if not compiler.standalone and importlib.util.find_spec("onnx") is None:
-        raise BackendError("the package `onnx` is missing, it wraps plans for ONNX Runtime: pip install 'rexit[tensorrt]'")
-    built = tuple(_compile_variant(one, compiler, target, workspace_bytes, force, tell) for one in opened)
+    with sole_writer(Path(bundle)):
+        opened = _tensorrt_variants(Path(bundle), variants)
+        tell("looking for a compiler", 0, 1)
+        compiler, target = find_compiler(python, builder, compute_capability)
+        tell("looking for a compiler", 1, 1)
+        for one in opened:
+            least = _LEAST_CAPABILITY.get(one.variant.precision, 0.0)
+            if float(target.compute_capability) < least:
+                raise InputError(
+                    f"{one.variant.name} needs compute capability {least}, engines would be for {target.compute_capability}; "
+                    "name the other variants with --variant"
+                )
+        if not compiler.standalone and importlib.util.find_spec("onnx") is None:
+            raise BackendError("the package `onnx` is missing, it wraps plans for ONNX Runtime: pip install 'rexit[tensorrt]'")
+        built = tuple(_compile_variant(one, compiler, target, workspace_bytes, force, tell) for one in opened)
     return CompileReport(
         str(bundle), compiler.python, compiler.name, compiler.version, target.gpu, target.compute_capability, built
     )

@@ -4,13 +4,14 @@
 2. Draw golden slates from the validation split and let the unsplit PyTorch model answer them.
 3. Trace the segments once, in float32 and at the target's opset, one graph each, and run them on the golden slates: more than
    `tolerance` away from PyTorch anywhere and nothing is written.
-4. Make every variant from these graphs by its target's passes. One of lower precision has to pass its gate on held-out prompts
+4. Make every variant from these graphs by its target's passes. One of lower precision has to pass its gate on validation prompts
    (`rexit.exporter.quality`), and to agree with itself on the golden slates in all ways of running them.
 5. Write manifests; the folder takes its place only now.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -20,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rexit.bundle import Catalog, FileEntry, Golden, Manifest, Model, Segment, Variant, new_folder
+from rexit.bundle import Catalog, FileEntry, Golden, Manifest, Model, Segment, Variant, new_folder, sole_writer
 from rexit.bundle.catalog import TABLES
 from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.errors import BundleError
@@ -90,7 +91,7 @@ def export(
     max_tokens: int = 512,
     tolerance: float = EXACT,
     golden_slates: int = 16,
-    quality_slates: int = 200,
+    quality_slates: int = 400,
     accept_loss: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
@@ -99,10 +100,10 @@ def export(
 
     checkpoint, exits, head: see `checkpoint.load`. max_tokens: the most tokens of candidates one pass takes.
     tolerance: largest allowed difference of the float32 graphs' log-odds. golden_slates: how many validation slates to compare on
-    and to store. quality_slates: how many slates of the validation and of the test split a lower precision is judged on (0: all);
-    accept_loss: write it even if it fails.
-    Raises InputError, CheckpointError, BundleError, BackendError, ParityError when an exit computes something else, or
-    QualityError when a lower precision loses more than its gate allows.
+    and to store. quality_slates: how many slates of the validation split a lower precision is judged on (0: all); accept_loss:
+    write it even if it fails, or if they are too few to tell.
+    Raises InputError, also while another process writes `out`, CheckpointError, BundleError, BackendError, ParityError when an
+    exit computes something else, or QualityError when a lower precision loses more than its gate allows, or may do so.
     """
     tell = progress or (lambda _what, _done, _total: None)
     clock = _Clock()
@@ -111,27 +112,30 @@ def export(
     check_options(max_tokens, tolerance, golden_slates, quality_slates)
     if edited := opened.edited():
         raise BundleError(edited[0])
-    kept = existing(Path(out))
-    prompts = quality.Prompts.draw(opened, quality_slates) if any(one.gate for one in chosen) else None
-    observation = next((one.observation for one in chosen if one.observation), None)
-    observed = observation.draw(opened) if observation else []
-    tell("load", 0, 1)
-    loaded = load(checkpoint, exits, head, opened.info["labels"])
-    check_fit(loaded, opened, max_tokens)
-    model = _describe(loaded)
-    check_same_origin(Path(out), kept, model, loaded.exits, opened)
-    modules = [
-        SegmentModule(loaded.decoder, loaded.heads, k, begin, end).eval()
-        for k, (begin, end) in enumerate(zip((0, *loaded.exits), loaded.exits, strict=False))
-    ]
-    parameters = [sum(p.numel() for p in segment.parameters()) for segment in modules]
-    base = chosen[0].base or chosen[0]  # all have one target, and with it one base
-    weights = sum(parameters) * (4 + 2 * sum(one is not base for one in chosen))
-    check_space(Path(out), weights + sum(opened.files[name].bytes for name in TABLES))
-    tell("load", 1, 1)
-    clock.lap("load")
+    with contextlib.ExitStack() as locks, new_folder(Path(out)) as folder:
+        locks.enter_context(sole_writer(Path(out)))  # until the new one stands
+        kept = existing(Path(out))
+        prompts = quality.Prompts.draw(opened, quality_slates) if any(one.gate for one in chosen) else None
+        if prompts and not accept_loss:
+            prompts.check()
+        observation = next((one.observation for one in chosen if one.observation), None)
+        observed = observation.draw(opened) if observation else []
+        tell("load", 0, 1)
+        loaded = load(checkpoint, exits, head, opened.info["labels"])
+        check_fit(loaded, opened, max_tokens)
+        model = _describe(loaded)
+        check_same_origin(Path(out), kept, model, loaded.exits, opened)
+        modules = [
+            SegmentModule(loaded.decoder, loaded.heads, k, begin, end).eval()
+            for k, (begin, end) in enumerate(zip((0, *loaded.exits), loaded.exits, strict=False))
+        ]
+        parameters = [sum(p.numel() for p in segment.parameters()) for segment in modules]
+        base = chosen[0].base or chosen[0]  # all have one target, and with it one base
+        weights = sum(parameters) * (4 + 2 * sum(one is not base for one in chosen))
+        check_space(Path(out), weights + sum(opened.files[name].bytes for name in TABLES))
+        tell("load", 1, 1)
+        clock.lap("load")
 
-    with new_folder(Path(out)) as folder:
         folders = {one: folder / "variants" / one.variant for one in chosen}
         for place in folders.values():
             place.mkdir(parents=True)
@@ -247,6 +251,7 @@ def _describe(checkpoint: Checkpoint) -> Model:
         head_dim=decoder.head_dim,
         vocab_size=decoder.vocab_size,
         max_positions=decoder.max_positions,
+        head=checkpoint.head,
         checkpoint_sha256=checkpoint.sha256(),
     )
 

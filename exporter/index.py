@@ -16,7 +16,8 @@ from safetensors.numpy import save
 
 from rexit import __version__
 from rexit.bundle.catalog import SPLITS, TABLES, Catalog
-from rexit.bundle.files import SCHEMA, FileEntry, check_writable, new_folder, write_file, write_json
+from rexit.bundle.files import SCHEMA, FileEntry, check_writable, write_file, write_json
+from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
 from rexit.exporter import lightgcn, tables
 from rexit.exporter.interactions import Columns, read_entities, read_interactions, rows_of, unify_ids

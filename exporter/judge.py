@@ -10,7 +10,7 @@ from rexit.exporter import parity, quality
 from rexit.exporter.targets import Target
 
 _MARGIN = 4
-"""By how much the tolerance exceeds what was seen."""
+"""By how much the tolerance exceeds what was seen, up to the target's cap: another machine rounds otherwise."""
 
 
 class Judge:
@@ -34,21 +34,20 @@ class Judge:
         """The golden slates as the variant answers them, how far its ways of running are apart, the tolerance for whoever runs it
         again, and its quality.
 
-        A sum that ends in another last bit is rounded to another whole number now and then, and so are the layers after it. That
-        may cost as much as the rounding itself does, or the target's tolerance, but no more; a sample of it is seen here, so the
-        tolerance is a multiple. Raises ParityError or QualityError.
+        A sum that ends in another last bit is rounded to another whole number now and then, and so are the layers after it. How
+        far that carries is seen here on a sample, so the tolerance is a multiple; what is more than the target's cap is no
+        rounding. Raises ParityError or QualityError.
         """
-        assert self._prompts is not None and target.gate is not None
+        assert self._prompts is not None and target.gate is not None and target.cap is not None
         if self._expected is None:
             self._expected = self._answer(exact)
         found = quality.judge(self._prompts, self._exits, target.gate, self._expected, self._answer(chain))
         found.check(self._accept_loss)
         own = parity.answer(chain, slates, self._max_tokens)
         rows, _ = parity.measure(chain, own, self._max_tokens)
-        most = max(target.tolerance, *(row.worst for row in found.exits))
-        parity.check(rows, self._exits, most, f"{target.variant}'s own for the whole slate")
+        parity.check(rows, self._exits, target.cap, f"{target.variant}'s own for the whole slate")
         worst = max(value for row in rows for value in row.values())
-        return own, rows, max(target.tolerance, _MARGIN * worst), found.to_json()
+        return own, rows, min(target.cap, max(target.tolerance, _MARGIN * worst)), found.to_json()
 
     def _answer(self, chain: parity.Chain) -> quality.Answers:
         prompts = self._prompts

@@ -65,6 +65,7 @@ def check_same_origin(out: Path, kept: Manifest | None, model: Model, exits: tup
         what
         for what, same in (
             ("checkpoint", kept.model.checkpoint_sha256 == model.checkpoint_sha256),
+            (f"choice of heads ({kept.model.head}, these are {model.head})", kept.model.head == model.head),
             ("choice of exits", kept.exits == exits),
             ("catalog", catalog_entry is not None and catalog_entry.sha256 == catalog.sha256),
         )

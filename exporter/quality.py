@@ -1,12 +1,18 @@
 """Whether a variant of lower precision still answers as the float32 model does: its gate, measured at export.
 
-Both chains, float32 and the variant's, run the same real prompts in ONNX Runtime, whole slates behind their prefixes.
+Both chains, float32 and the variant's, run the same real prompts of the validation split in ONNX Runtime, whole slates behind
+their prefixes. The test split is for final figures; no choice is made on it.
 
-1. Validation slates: at every exit the log-odds of the two are correlated (Pearson) and subtracted.
-2. Test slates: at every exit the AUC of both, against what the users really liked.
-3. The gate is the least correlation and the largest drop of AUC that the target allows; at every exit, or the variant is refused.
+1. At every exit the log-odds of the two are correlated (Pearson) and subtracted.
+2. At every exit both are ranked against what the users really liked: the AUC over all pairs, and how it changes, with the
+   interval of a bootstrap over users that are drawn for both at once.
+3. The gate is the least correlation and the largest loss of AUC that the target allows, at every exit. It is passed where the
+   bad end of the interval is allowed, failed where the good end is not. Between the two nobody can tell: more slates may.
 
-    prompts = Prompts.draw(catalog, 200)
+The mean AUC within users stands beside it and decides nothing: two candidates that change places in a slate of eight move that
+user's AUC by 1/16, so with hundreds of users its interval is wider than any loss that is allowed.
+
+    prompts = Prompts.draw(catalog, 400)
     expected = answer(parity.Chain(fp32_folder, segments), prompts, max_tokens)       # once for all variants
     seen = answer(parity.Chain(variant_folder, segments), prompts, max_tokens)
     quality = judge(prompts, exits, Gate(correlation=0.995, auc_drop=0.001), expected, seen)
@@ -18,90 +24,93 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from rexit.bundle import Catalog
 from rexit.errors import InputError, QualityError
 from rexit.exporter import golden
 from rexit.exporter.parity import Chain, chunks
-from rexit.exporter.prompts import PromptBuilder
+from rexit.exporter.prompts import PromptBuilder, Slate
+from rexit.ranking import auc, auc_difference, user_auc
 
-LEAST_PAIRS = 20
-"""Fewer pairs than this in a split say nothing about a variant."""
+LEAST_USERS = 20
+"""With fewer, a bootstrap over them says nothing: it takes what it has not seen for impossible."""
 
-Tokens = NDArray[np.int32]
+Answers = NDArray[np.float32]
+"""One chain's log-odds on `Prompts`: [pairs, E]."""
+
+Verdict = Literal["passed", "failed", "undecided"]
 
 
 @dataclass(frozen=True)
 class Gate:
-    """The least correlation of log-odds with float32 (None: any) and the largest drop of AUC, both at every exit."""
+    """The least correlation of log-odds with float32 (None: any) and the largest loss of AUC, both at every exit."""
 
     correlation: float | None
     auc_drop: float
 
 
 @dataclass(frozen=True)
-class LabelledSlate:
-    """A slate's prompts, and liked bool [n]: what came of it."""
-
-    prefix: Tokens
-    candidates: list[Tokens]
-    liked: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
 class Prompts:
-    """Held-out slates with their prompts."""
+    """Validation slates with their prompts. For each pair: `users` int64 [pairs], numbered from 0 on, and `liked` bool [pairs].
 
-    validation: list[LabelledSlate]
-    test: list[LabelledSlate]
+    whole: they are the whole split.
+    """
+
+    slates: list[Slate]
+    users: NDArray[np.int64]
+    liked: NDArray[np.bool_]
+    whole: bool
 
     @classmethod
     def draw(cls, catalog: Catalog, slates: int) -> Prompts:
-        """At most `slates` of each split (0: all), always the same ones. Raises InputError where they cannot tell anything."""
-        builder = PromptBuilder(catalog)
-        drawn = {}
-        for name in ("validation", "test"):
-            split = catalog.split(name)
-            if len(split) == 0:
-                raise InputError(f"the catalog's {name} split is empty; a variant of lower precision is judged on it")
-            samples = golden.choose(split, slates or len(split))
-            drawn[name] = [
-                LabelledSlate(prompt.prefix, prompt.candidates, sample.liked)
-                for sample in samples
-                for prompt in [builder.slate_rows(sample.user, sample.items, as_of=sample.as_of)]
-            ]
-            if (pairs := sum(len(sample.items) for sample in samples)) < LEAST_PAIRS:
-                raise InputError(
-                    f"{pairs} pairs of the {name} split are too few to judge a variant by, at least {LEAST_PAIRS} are needed"
-                )
-        liked = _liked(drawn["test"])
-        if liked.all() or not liked.any():
-            raise InputError(
-                f"the {len(liked)} pairs drawn from the test split are all {'liked' if liked[0] else 'not liked'}: "
-                "they have no AUC; draw more slates"
-            )
-        return cls(drawn["validation"], drawn["test"])
+        """At most `slates` of the validation split (0: all), always the same ones. Raises InputError for an empty split."""
+        builder, split = PromptBuilder(catalog), catalog.split("validation")
+        everything = golden.choose(split, max(1, len(split)))
+        samples = golden.choose(split, slates) if slates else everything
+        return cls(
+            [builder.slate_rows(sample.user, sample.items, as_of=sample.as_of) for sample in samples],
+            np.unique(np.concatenate([[sample.user] * len(sample.items) for sample in samples]), return_inverse=True)[1],
+            np.concatenate([sample.liked for sample in samples]),
+            whole=len(samples) == len(everything),
+        )
 
     def __len__(self) -> int:
-        return len(self.validation) + len(self.test)
+        return len(self.slates)
 
+    @property
+    def user_count(self) -> int:
+        return int(self.users.max()) + 1
 
-@dataclass(frozen=True)
-class Answers:
-    """One chain's log-odds on `Prompts`: float32 [pairs, E] each."""
+    def shortage(self) -> str | None:
+        """Why no loss of AUC can be judged by them, whatever the answers."""
+        if self.user_count < LEAST_USERS:
+            return f"{self.user_count} users are too few to judge a variant by, at least {LEAST_USERS} are needed"
+        if self.liked.all() or not self.liked.any():
+            return f"all {len(self.liked)} pairs are {'liked' if self.liked[0] else 'not liked'}: they have no AUC"
+        return None
 
-    validation: NDArray[np.float32]
-    test: NDArray[np.float32]
+    def check(self) -> None:
+        """Raises InputError where they can tell nothing: to be known before the work."""
+        if reason := self.shortage():
+            raise InputError(f"{self}: {reason}; {self.remedy}")
+
+    @property
+    def remedy(self) -> str:
+        accept = "--accept-loss writes the variant all the same"
+        return f"the split has no more; {accept}" if self.whole else f"ask for more with --quality-slates (0: all); {accept}"
+
+    def __str__(self) -> str:
+        return f"{len(self)} validation slates of {self.user_count} users"
 
 
 @dataclass(frozen=True)
 class ExitQuality:
-    """One exit against float32. mean, worst: |difference| of log-odds on validation; AUCs on test."""
+    """One exit against float32. mean, worst: |difference| of log-odds. auc_change: 95 % interval of AUC - float32's AUC, None
+    where the prompts cannot give one. What has no value is nan."""
 
     layers: int
     correlation: float
@@ -109,52 +118,71 @@ class ExitQuality:
     worst: float
     auc_fp32: float
     auc: float
+    auc_change: tuple[float, float] | None
+    user_auc_fp32: float
+    user_auc: float
 
-    @property
-    def auc_drop(self) -> float:
-        return self.auc_fp32 - self.auc
+    def verdict(self, gate: Gate) -> Verdict:
+        if (gate.correlation is not None and not self.correlation >= gate.correlation) or not math.isfinite(self.worst):
+            return "failed"
+        if self.auc_change is None or self.auc_change[0] < -gate.auc_drop <= self.auc_change[1]:
+            return "undecided"
+        return "passed" if self.auc_change[0] >= -gate.auc_drop else "failed"
 
 
 @dataclass(frozen=True)
 class Quality:
-    """A variant against float32, and the gate it has to pass. Pairs: how many (user, item) were compared."""
+    """A variant against float32, and the gate it has to pass."""
 
     exits: tuple[ExitQuality, ...]
     gate: Gate
-    validation_pairs: int
-    test_pairs: int
+    prompts: Prompts
 
-    def failures(self) -> list[str]:
-        """One line for each exit and figure that the gate does not let pass, the number that is none among them."""
-        found = []
-        for row in self.exits:
-            if self.gate.correlation is not None and not row.correlation >= self.gate.correlation:
-                found.append(
-                    f"exit after layer {row.layers}: log-odds correlate {row.correlation:.5f} with float32, "
-                    f"at least {self.gate.correlation:g} is required"
-                )
-            if not row.auc_drop <= self.gate.auc_drop:
-                found.append(
-                    f"exit after layer {row.layers}: test AUC {row.auc:.4f}, float32 has {row.auc_fp32:.4f}; "
-                    f"a drop of {row.auc_drop:.4f}, at most {self.gate.auc_drop:g} is allowed"
-                )
-        return found
+    @property
+    def verdict(self) -> Verdict:
+        """failed where one exit is, else undecided where one is."""
+        found = {row.verdict(self.gate) for row in self.exits}
+        return "failed" if "failed" in found else "undecided" if "undecided" in found else "passed"
 
     def check(self, accept_loss: bool = False) -> None:
-        """Raises QualityError for the first failure, unless the loss is accepted."""
-        if (found := self.failures()) and not accept_loss:
-            raise QualityError(f"{found[0]}; nothing was written (--accept-loss writes it all the same)")
+        """Raises QualityError for the first exit that has not passed, the failed ones first, unless that is accepted."""
+        if (verdict := self.verdict) == "passed" or accept_loss:
+            return
+        row = next(row for row in self.exits if row.verdict(self.gate) == verdict)
+        remedy = "--accept-loss writes it all the same" if verdict == "failed" else self.prompts.remedy
+        raise QualityError(f"exit after layer {row.layers}: {self._reason(row)}; nothing was written: {remedy}")
+
+    def _reason(self, row: ExitQuality) -> str:
+        if not math.isfinite(row.worst):
+            return "log-odds are not all finite (nan or inf)"
+        if self.gate.correlation is not None and not row.correlation >= self.gate.correlation:
+            return (
+                f"log-odds correlate {row.correlation:.5f} with float32, at least {self.gate.correlation:g} is required "
+                f"({len(self.prompts.liked)} pairs)"
+            )
+        if row.auc_change is None:
+            return f"whether AUC is lost cannot be told from {self.prompts}: {self.prompts.shortage()}"
+        low, high = row.auc_change
+        seen = (
+            f"AUC {row.auc:.4f}, float32 has {row.auc_fp32:.4f}; it changes by {low:+.4f} to {high:+.4f} "
+            f"(95 % interval over {self.prompts.user_count} users)"
+        )
+        allowed = f"a loss of at most {self.gate.auc_drop:g} is allowed"
+        if row.verdict(self.gate) == "failed":
+            return f"{seen}, {allowed}"
+        return f"{seen}, which cannot tell: {allowed}"
 
     def to_json(self) -> dict[str, Any]:
-        """`quality` of variant.json. `accepted`: it does not pass the gate and was written on demand."""
-        passed = not self.failures()
+        """`quality` of variant.json. `accepted`: it has not passed the gate and was written on demand."""
         return {
             "reference": "fp32",
+            "split": "validation",
+            "slates": len(self.prompts),
+            "users": self.prompts.user_count,
+            "pairs": len(self.prompts.liked),
             "gate": asdict(self.gate),
-            "passed": passed,
-            "accepted": not passed,
-            "validation_pairs": self.validation_pairs,
-            "test_pairs": self.test_pairs,
+            "verdict": self.verdict,
+            "accepted": self.verdict != "passed",
             "exits": [
                 {
                     key: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -167,58 +195,46 @@ class Quality:
 
 def answer(chain: Chain, prompts: Prompts, max_tokens: int, each: Callable[[int], None] | None = None) -> Answers:
     """All prompts through a chain, as whole slates in chunks of at most `max_tokens`. `each` is told the slates done."""
-    done = 0
-
-    def through(slates: Sequence[LabelledSlate]) -> NDArray[np.float32]:
-        nonlocal done
-        parts = []
-        for slate in slates:
-            past = chain.prefix(slate.prefix)
-            parts += [
-                chain.score(slate.candidates[part], len(slate.prefix), past) for part in chunks(slate.candidates, max_tokens)
-            ]
-            done += 1
-            if each:
-                each(done)
-        return np.concatenate(parts)
-
-    return Answers(through(prompts.validation), through(prompts.test))
+    parts = []
+    for done, slate in enumerate(prompts.slates, 1):
+        past = chain.prefix(slate.prefix)
+        parts += [chain.score(slate.candidates[part], len(slate.prefix), past) for part in chunks(slate.candidates, max_tokens)]
+        if each:
+            each(done)
+    return np.concatenate(parts)
 
 
 def judge(prompts: Prompts, exits: Sequence[int], gate: Gate, expected: Answers, seen: Answers) -> Quality:
     """The variant's answers against those of float32; exits are depths in layers."""
-    liked = _liked(prompts.test)
     return Quality(
-        tuple(
-            ExitQuality(
-                depth,
-                _correlation(expected.validation[:, k], seen.validation[:, k]),
-                *_distance(expected.validation[:, k], seen.validation[:, k]),
-                _auc(expected.test[:, k], liked),
-                _auc(seen.test[:, k], liked),
-            )
-            for k, depth in enumerate(exits)
-        ),
+        tuple(_exit(prompts, depth, expected[:, k], seen[:, k]) for k, depth in enumerate(exits)),
         gate,
-        len(seen.validation),
-        len(seen.test),
+        prompts,
     )
 
 
-def _liked(slates: Sequence[LabelledSlate]) -> NDArray[np.bool_]:
-    return np.concatenate([slate.liked for slate in slates])
+def _exit(prompts: Prompts, depth: int, expected: NDArray[np.float32], seen: NDArray[np.float32]) -> ExitQuality:
+    users, liked = prompts.users, prompts.liked
+    difference = np.abs(expected.astype(np.float64) - seen)
+    correlation, mean, worst = _correlation(expected, seen), float(difference.mean()), float(difference.max())
+    if not math.isfinite(worst):
+        none = math.nan
+        return ExitQuality(depth, correlation, mean, worst, none, none, None, none, none)
+    change = None if prompts.shortage() else auc_difference(seen, expected, users, liked)[1:]
+    return ExitQuality(
+        depth,
+        correlation,
+        mean,
+        worst,
+        auc(expected, liked),
+        auc(seen, liked),
+        change,
+        user_auc(expected, users, liked),
+        user_auc(seen, users, liked),
+    )
 
 
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """NaN where one of them is constant or not finite."""
     with np.errstate(all="ignore"):
         return float(np.corrcoef(a.astype(np.float64), b.astype(np.float64))[0, 1])
-
-
-def _distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[float, float]:
-    difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
-    return float(difference.mean()), float(difference.max())
-
-
-def _auc(score: NDArray[np.float32], liked: NDArray[np.bool_]) -> float:
-    return float(roc_auc_score(liked, score)) if np.isfinite(score).all() else math.nan

@@ -40,7 +40,8 @@ class Target:
 
     base: the float32 graphs it is made from, None for such graphs themselves.
     gate: None for a variant that is held against PyTorch itself; its golden samples are PyTorch's. With a gate they are the
-    variant's own. tolerance: how far log-odds may be from the golden ones; with a gate, more where the model needs more.
+    variant's own. tolerance: how far log-odds may be from the golden ones; with a gate, more where the model needs more, up to
+    `cap`.
     observation: what its passes have to know of what goes into the linear layers; the same for all of a target that have one.
     """
 
@@ -54,6 +55,7 @@ class Target:
     tolerance: float
     base: Target | None = None
     gate: Gate | None = None
+    cap: float | None = None
     observation: Observation | None = None
 
     @property
@@ -63,6 +65,18 @@ class Target:
 
 EXACT = 1e-4
 """How far the log-odds of float32 graphs may be from PyTorch's."""
+
+
+# Caps of `Target.cap`: how far the ways of running one graph may ever be apart. They guard what the passes do. A wrong mask or
+# prefix in the graphs they start from is seen at EXACT, since those are exported and held against PyTorch first.
+
+_HALF = 0.1
+"""Half activations. A sum in another order ends in another half now and then, and so do the layers after it: 0.03 was seen
+between the ways of running SmolLM2-135M, 30 layers that were never taught to answer."""
+
+_EIGHT_BITS = 1.0
+"""Activations of eight bits. Here another last bit becomes another of few numbers: on the same model 0.49 was seen between the
+ways of running, 0.54 between rexit's kernels and ONNX Runtime's. On the demo's, which was taught, 0.0008."""
 
 # Opset 23 has Attention, RMSNormalization and RotaryEmbedding, 6-15 % faster on ONNX Runtime's CPU than their parts.
 _CPU = Target("cpu", "fp32", "onnxruntime", 23, "float32", "float32", (tidy, gather_rows_early, slate_attention, tidy), EXACT)
@@ -74,10 +88,24 @@ _CUDA = Target("cuda", "fp32", "onnxruntime", 23, "float32", "float32", (tidy,),
 _PARTS = Target("tensorrt", "fp32", "tensorrt", 18, "float32", "float32", (tidy,), EXACT)
 
 
-def _tensorrt(precision: str, opset: int, passes: tuple[Pass, ...], gate: Gate, observation: Observation | None = None) -> Target:
-    """Half between the linear layers; the last passes are the same for all."""
+def _tensorrt(
+    precision: str,
+    opset: int,
+    passes: tuple[Pass, ...],
+    gate: Gate,
+    tolerance: float,
+    cap: float,
+    observation: Observation | None = None,
+) -> Target:
+    """Half between the linear layers; the last passes are the same for all.
+
+    Golden answers are those of graphs with every half rounded, which no backend computes to the bit: ONNX Runtime's CPU is 0.006
+    (fp16), 0.04 (int8), 0.035 (int4) and 0.15 (fp8) away on a tiny random model. The tolerances allow for that.
+    """
     passes = (*passes, tidy, allowed_operators)
-    return Target("tensorrt", precision, "tensorrt", opset, "float16", "float16", passes, 0.02, _PARTS, gate, observation)
+    return Target(
+        "tensorrt", precision, "tensorrt", opset, "float16", "float16", passes, tolerance, _PARTS, gate, cap, observation
+    )
 
 
 TARGETS = (
@@ -90,10 +118,11 @@ TARGETS = (
         "float32",
         "float32",
         (tidy, fold_linear_weights, smooth_linear_inputs, quantize_linear_int8, fuse_rows, embedding_rows_int8, tidy),
-        0.02,
+        0.04,
         _CPU,
         Gate(correlation=0.995, auc_drop=0.001),
-        observation=ACTIVATIONS,
+        _EIGHT_BITS,
+        ACTIVATIONS,
     ),
     Target(
         "cpu",
@@ -103,27 +132,51 @@ TARGETS = (
         "float32",
         "float32",
         (tidy, fold_linear_weights, quantize_weights_int4, embedding_rows_int8, tidy),
-        0.05,
+        0.1,
         _CPU,
         Gate(correlation=None, auc_drop=0.005),
+        _EIGHT_BITS,
     ),
-    _tensorrt("fp16", 18, (tidy, half), Gate(correlation=0.999, auc_drop=0.001)),
+    _tensorrt("fp16", 18, (tidy, half), Gate(correlation=0.999, auc_drop=0.001), 0.05, _HALF),
     _tensorrt(
         "int8",
         19,
         (tidy, fold_linear_weights, quantize_dequantize_int8, half, to_opset_19),
         Gate(correlation=0.995, auc_drop=0.001),
-        observation=RANGES,
+        0.1,
+        _EIGHT_BITS,
+        RANGES,
     ),
-    _tensorrt("int4", 21, (tidy, fold_linear_weights, dequantize_blocks_int4, half, to_opset_21), Gate(None, auc_drop=0.005)),
+    _tensorrt(
+        "int4",
+        21,
+        (tidy, fold_linear_weights, dequantize_blocks_int4, half, to_opset_21),
+        Gate(correlation=None, auc_drop=0.005),
+        0.1,
+        _HALF,
+    ),
     _tensorrt(
         "fp8",
         19,
         (tidy, fold_linear_weights, quantize_dequantize_fp8, half, to_opset_19),
         Gate(correlation=0.995, auc_drop=0.001),
-        observation=RANGES,
+        0.3,
+        _EIGHT_BITS,
+        RANGES,
     ),
-    Target("cuda", "fp16", "onnxruntime", 23, "float16", "float16", (tidy, half, tidy), 0.02, _CUDA, Gate(0.999, auc_drop=0.001)),
+    Target(
+        "cuda",
+        "fp16",
+        "onnxruntime",
+        23,
+        "float16",
+        "float16",
+        (tidy, half, tidy),
+        0.05,
+        _CUDA,
+        Gate(0.999, auc_drop=0.001),
+        _HALF,
+    ),
 )
 
 

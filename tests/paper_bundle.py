@@ -86,7 +86,7 @@ def write_bundle(folder: Path, catalog: Path, exits: tuple[int, ...] = EXITS) ->
     Variant("cpu-fp32", "cpu", "fp32", "onnxruntime", 23, digest, "c", 512, 1024, tuple(segments), parity, files).write(variant)
     listed = {f"catalog/{name}": FileEntry.of(folder / "catalog" / name) for name in names}
     listed["variants/cpu-fp32/variant.json"] = FileEntry.of(variant / "variant.json")
-    Manifest(Model("llama", exits[-1], 8, 1, 8, 10, 1024, "c"), exits, ("cpu-fp32",), listed).write(folder)
+    Manifest(Model("llama", exits[-1], 8, 1, 8, 10, 1024, "own", "c"), exits, ("cpu-fp32",), listed).write(folder)
     return folder
 
 

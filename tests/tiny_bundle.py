@@ -327,7 +327,7 @@ def write_bundle(folder: Path, *, strings: bool = False, max_tokens: int = MAX_T
             "files": {name: {} for name in files},
         },
     )
-    model = {"family": "tiny", "layers": LAYERS, "hidden_size": HIDDEN, "kv_heads": HEADS, "head_dim": HEAD_DIM}
+    model = {"family": "tiny", "head": "own", "layers": LAYERS, "hidden_size": HIDDEN, "kv_heads": HEADS, "head_dim": HEAD_DIM}
     listed = ["catalog/catalog.json", *(f"catalog/{name}" for name in tables), "variants/cpu-fp32/variant.json"]
     write_json(
         folder / "manifest.json",

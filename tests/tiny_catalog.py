@@ -37,16 +37,21 @@ def byte_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def tiny_catalog(folder: Path) -> Path:
-    """Writes `folder/catalog` and what it was made from beside it."""
+def tiny_catalog(folder: Path, users: int = USERS, taste: bool = False) -> Path:
+    """Writes `folder/catalog` and what it was made from beside it.
+
+    Ratings are random; with `taste` everybody likes the films with an even number, and the titles tell which they are.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     lines = ["user_id,item_id,rating,timestamp"]
-    for user in range(USERS):
+    for user in range(users):
         for time, item in enumerate(random.permutation(ITEMS)[:PER_USER]):
-            lines.append(f"{100 + user},{1000 + item},{random.integers(1, 6)},{10 * time}")
+            rating = 5 - 4 * (item % 2) if taste else random.integers(1, 6)
+            lines.append(f"{100 + user},{1000 + item},{rating},{10 * time}")
     (folder / "interactions.csv").write_text("\n".join(lines))
-    titles = [f"{1000 + item},Film {'abcdefg'[: 1 + item % 7]}" for item in range(ITEMS)]
+    names = [("xxxxxx", "......")[item % 2] if taste else f"Film {'abcdefg'[: 1 + item % 7]}" for item in range(ITEMS)]
+    titles = [f"{1000 + item},{name}" for item, name in enumerate(names)]
     (folder / "items.csv").write_text("\n".join(["item_id,title", *titles]))
     (folder / "prompt.toml").write_text(_TEMPLATE)
     byte_tokenizer().save(str(folder / "tokenizer.json"))

@@ -29,7 +29,7 @@ $(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json \
 	rm -rf $(DEMO)/bundle
 	$(BIN)/rexit export $(DEMO)/checkpoint --catalog $(DEMO)/catalog --out $(DEMO)/bundle --precision fp32,int8
 	$(BIN)/rexit export $(DEMO)/checkpoint --catalog $(DEMO)/catalog --out $(DEMO)/bundle --target tensorrt --precision fp16,int8 \
-	  --quality-slates 100
+	  --quality-slates 200
 # For a GPU that this machine need not have: compiled by TensorRT-RTX, not run.
 	$(BIN)/rexit compile $(DEMO)/bundle --compute-capability 8.6
 

@@ -91,10 +91,9 @@ def allowed_operators(model: ir.Model) -> ir.Model:
         if known is None:
             raise CheckpointError(f"node {node.name}: JetPack 6's TensorRT has no operator {name}")
         for value in node.inputs:
-            if value is not None and value.dtype is not None and value.dtype not in known[0]:
-                raise CheckpointError(
-                    f"node {node.name}: JetPack 6's TensorRT has no {name} of {value.dtype.name} ({value.name})"
-                )
+            if value is not None and value.dtype not in known[0]:
+                kind = "an unknown type" if value.dtype is None else value.dtype.name
+                raise CheckpointError(f"node {node.name}: JetPack 6's TensorRT has no {name} of {kind} ({value.name})")
         axes = CONSTANT_AXES.get(node.op_type)
         if axes is not None and axes < len(node.inputs) and node.inputs[axes] is not None and not is_constant(node.inputs[axes]):
             raise CheckpointError(f"node {node.name}: JetPack 6's TensorRT needs constant axes in {name}")

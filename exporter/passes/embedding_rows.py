@@ -1,7 +1,5 @@
-"""Tables that are only looked up (token embeddings) in fewer bytes; the rows taken out are float32 again.
-
-1. `embedding_rows_float16`: the table rounded to float16. Raises CheckpointError where it holds what float16 cannot.
-2. `embedding_rows_int8`: int8 with a scale per row, `row = scale * q`, |q| <= 127.
+"""Tables that are only looked up (token embeddings) in int8, a scale per row: `row = scale * q`, |q| <= 127; the rows taken out
+are float32 again.
 
 A table is a constant float32 matrix that a Gather takes rows of; what else reads it keeps the float32 one.
 """
@@ -14,21 +12,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from rexit.errors import CheckpointError
 from rexit.exporter.passes.linear import array, constant, is_constant, is_weight, replace
 from rexit.exporter.passes.quantize_linear_int8 import LARGEST
-
-
-def embedding_rows_float16(model: ir.Model) -> ir.Model:
-    """Changes the model in place and returns it."""
-    for node, table in _tables(model):
-        with np.errstate(over="ignore"):
-            values = array(table).astype(np.float16)
-        if not np.isfinite(values).all():
-            raise CheckpointError(f"{table.name}: holds values beyond float16's {np.finfo(np.float16).max}")
-        rows = ir.node("Gather", [constant(model.graph, f"{table.name}.float16", values), node.inputs[1]])
-        replace(model.graph, node, [rows, ir.node("Cast", [rows.outputs[0]], {"to": ir.DataType.FLOAT})])
-    return model
 
 
 def embedding_rows_int8(model: ir.Model) -> ir.Model:

@@ -1,4 +1,4 @@
-"""Files on disk: JSON within bounds, paths that stay inside, folders that appear whole or not at all."""
+"""Files on disk: JSON within bounds, paths that stay inside, files that are replaced as a whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from rexit.bundle.files import (
     check_hashes,
     check_sizes,
     digest,
-    new_folder,
     read_entries,
     read_json,
     write_file,
@@ -110,56 +109,6 @@ def test_write_file_replaces_whole_and_leaves_nothing(tmp_path: Path, monkeypatc
     with pytest.raises(InputError, match="No space left on device"):
         write_file(path, "new")
     assert path.read_text() == "old" and _names(tmp_path) == ["a"]
-
-
-def test_new_folder_takes_its_place_at_the_end(tmp_path: Path) -> None:
-    target = tmp_path / "made" / "bundle"
-    with new_folder(target) as folder:
-        (folder / "a").write_text("new")
-        assert not target.exists() and folder.parent == target.parent
-    assert (target / "a").read_text() == "new" and _names(target.parent) == ["bundle"]
-    assert target.stat().st_mode & 0o777 == 0o755
-
-
-@pytest.mark.parametrize("failure", [KeyboardInterrupt, ValueError, SystemExit])
-def test_new_folder_that_fails_leaves_the_old_one(tmp_path: Path, failure: type[BaseException]) -> None:
-    target = tmp_path / "bundle"
-    target.mkdir()
-    (target / "a").write_text("old")
-    with pytest.raises(failure), new_folder(target) as folder:
-        (folder / "a").write_text("new")
-        raise failure
-    assert (target / "a").read_text() == "old" and _names(tmp_path) == ["bundle"]
-
-
-def test_interrupt_between_the_renames_brings_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "bundle"
-    target.mkdir()
-    (target / "a").write_text("old")
-    rename, calls = os.rename, []
-
-    def second_fails(source: Any, to: Any) -> None:
-        calls.append(source)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        rename(source, to)
-
-    monkeypatch.setattr(os, "rename", second_fails)
-    with pytest.raises(KeyboardInterrupt), new_folder(target) as folder:
-        (folder / "a").write_text("new")
-    assert (target / "a").read_text() == "old" and _names(tmp_path) == ["bundle"]
-
-
-def test_place_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"), new_folder(tmp_path / "file" / "bundle"):
-        pass
-
-
-def test_full_disk_inside_the_block_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="bundle: cannot be written: No space left on device"), new_folder(tmp_path / "bundle"):
-        raise OSError(28, "No space left on device")
-    assert _names(tmp_path) == []
 
 
 def test_digest_is_sha256_of_the_bytes(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from paper_bundle import write_bundle, write_catalog
-from rexit.bundle import Bundle, Catalog, ExitPolicy, Policy
+from rexit.bundle import Bundle, Catalog, ExitPolicy, Policy, sole_writer
 from rexit.calibration import Settings, calibrate
 from rexit.calibration.costs import Costs
 from rexit.calibration.run import ROUNDING, _decided_as_traced
@@ -196,6 +196,13 @@ def test_ctrl_c_while_timing_the_policy_brings_the_former_one_back(place: Path, 
         calibrate(bundle, Catalog.open(place / "catalog"), SETTINGS, open_session=open_session)
     assert opened == 2
     assert {p.name: p.read_bytes() for p in bundle.folder.iterdir()} == files
+
+
+def test_nothing_is_calibrated_in_a_bundle_that_is_being_written(place: Path) -> None:
+    bundle = Bundle.open(place / "bundle")
+    with sole_writer(place / "bundle"), pytest.raises(InputError, match="bundle: another process is writing it"):
+        calibrate(bundle, Catalog.open(place / "catalog"), SETTINGS, open_session=lambda: pytest.fail("work began"))
+    assert bundle.policy() is None
 
 
 def test_unwritable_folder_is_found_before_any_work(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from rexit.bundle import ExitPolicy, Policy
-from rexit.calibration.evaluate import at_exit, auc
+from rexit.calibration.evaluate import at_exit
 from rexit.calibration.search import Rule, Search
+from rexit.ranking import auc
 from synthetic_traces import even_costs, traces
 
 BUDGETS = (0.0, 0.001, 0.002, 0.005, 0.01, 0.03)

@@ -6,15 +6,13 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-
-pytest.importorskip("rexit.runtime._native", reason="the extension is not built")
 
 from engine_bundles import VARIANT, add_tensorrt_variant
 from limits import largest_file
@@ -23,7 +21,7 @@ from rexit.bundle import Bundle, Policy
 from rexit.cli import main
 from rexit.errors import BackendError, DeadlineError, InputError
 from served_bundle import AS_OF, write_served_bundle
-from tiny_bundle import ITEM_IDS, ITEMS, USER_IDS, string_id, write_policy
+from tiny_bundle import ITEM_IDS, ITEMS, USER_IDS, refresh, string_id, write_policy
 
 
 @dataclass(frozen=True)
@@ -587,8 +585,6 @@ class TestVerify:
 
     def test_weights_that_are_not_the_exported_ones(self, run: Run, place: Path) -> None:
         """Digests recorded anew over a spoilt weight: only the golden samples can tell."""
-        from tiny_bundle import refresh
-
         data = place / "bundle" / "variants" / "cpu-fp32" / "segment-1.onnx.data"
         weights = np.frombuffer(data.read_bytes(), np.float32).copy()
         weights[: len(weights) // 2] *= 1.5
@@ -603,8 +599,6 @@ class TestVerify:
     def test_prompt_that_is_not_the_exporters(self, run: Run, place: Path) -> None:
         from safetensors.numpy import load_file, save_file
 
-        from tiny_bundle import refresh
-
         path = place / "bundle" / "variants" / "cpu-fp32" / "golden.safetensors"
         table = load_file(path)
         table["prefix_tokens"][2] += 1
@@ -614,6 +608,26 @@ class TestVerify:
         assert ended.code == 8
         failures = ended.json["checks"][2]["failures"]
         assert len(failures) == 1 and "golden slate 0" in failures[0] and "token 2 is" in failures[0]
+
+    def test_scores_that_are_not_the_traces(self, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However wide the tolerance for another machine's rounding: one session computes one thing."""
+        variant = place / "bundle" / "variants" / "cpu-fp32" / "variant.json"
+        value = json.loads(variant.read_text())
+        value["parity"]["tolerance"] = 1.0
+        variant.write_text(json.dumps(value))
+        refresh(place / "bundle")
+        real = runtime.Session.score
+
+        def off(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
+            scores = real(self, *words, **keywords)
+            return replace(scores, log_odds=scores.log_odds * np.float32(1.001) + np.float32(0.001))
+
+        assert run("verify", place / "bundle").code == 0
+        monkeypatch.setattr(runtime.Session, "score", off)
+        ended = run("verify", place / "bundle", "--json")
+        assert ended.code == 8
+        assert [n for n, outcome in self.checks(ended).items() if outcome != "ok"] == ["exit decisions"]
+        assert "the trace has" in ended.json["checks"][4]["failures"][0]
 
     def test_runtime_that_stops_elsewhere(self, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_policy(place / "bundle", [{"a": 1.0, "b": 0.0, "upper": 5.0, "lower": 5.0}] * 3)

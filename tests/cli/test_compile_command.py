@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-pytest.importorskip("rexit.runtime._native", reason="the extension is not built")
-
 from rexit.bundle import Bundle
 from rexit.cli import app
 from rexit.errors import RexitError

@@ -2,12 +2,14 @@
 scores has the base install alone: no polars, scikit-learn, SciPy or matplotlib."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import rexit
 from served_bundle import write_served_bundle
 from tiny_bundle import ITEM_IDS, USER_IDS
 
@@ -83,3 +85,21 @@ def test_the_block_blocks(place: Path) -> None:
     """What needs an extra fails under it, so the test above can."""
     done = without_extras("calibrate", place / "bundle", "--catalog", place / "catalog")
     assert done.returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("folder", "never"),
+    [
+        ("exporter", "cli|calibration|runtime"),
+        ("calibration", "cli|exporter"),
+        ("runtime", "cli|calibration|exporter"),
+        ("bundle", "cli|calibration|exporter|runtime"),
+    ],
+)
+def test_imports_go_one_way(folder: str, never: str) -> None:
+    files = list((Path(rexit.__file__).parent / folder).glob("**/*.py"))
+    assert files
+    for path in files:
+        assert not re.search(
+            rf"^\s*(from|import) rexit\.({never})\b|^\s*from rexit import ({never})\b", path.read_text(), re.M
+        ), path

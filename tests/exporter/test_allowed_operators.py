@@ -35,6 +35,14 @@ def test_refused(model: ir.Model, said: str) -> None:
         allowed_operators(model)
 
 
+def test_a_value_of_unknown_type_is_refused() -> None:
+    """A pass that forgets the type of what it makes: nobody could say whether the parser takes it."""
+    model = _model("Tanh")
+    model.graph.inputs[0].type = None
+    with pytest.raises(CheckpointError, match=r"node the_node: JetPack 6's TensorRT has no Tanh of an unknown type \(x\)"):
+        allowed_operators(model)
+
+
 def test_passed_unchanged() -> None:
     model = _model("Tanh")
     before = ir.to_proto(model).SerializeToString()

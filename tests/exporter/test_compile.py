@@ -18,7 +18,7 @@ from onnx import helper
 
 import tiny_bundle
 from limits import largest_file
-from rexit.bundle import Bundle, Engine, FileEntry, digest
+from rexit.bundle import Bundle, Engine, FileEntry, digest, sole_writer
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.exporter.compile import CompileReport, VariantBuild, compile_engines, profile_of
 from tensorrt_bundle import VARIANT, add_tensorrt_variant, write_tensorrt_bundle
@@ -353,7 +353,15 @@ class TestFailure:
             text = self.refused(compiled, InputError)
         assert "segment 0 (segment-0.onnx): the plan cannot be written: " in text and "File too large" in text
 
-    def test_ctrl_c(self, compiled: Path) -> None:
+    def test_nothing_is_compiled_into_a_bundle_that_is_being_written(self, compiled: Path) -> None:
+        before = files(engines(compiled))
+        with sole_writer(compiled):
+            text = self.refused(compiled, InputError)
+        assert text.endswith("another process is writing it; try again when that has ended")
+        assert files(engines(compiled)) == before
+
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_signals(self, compiled: Path, number: signal.Signals, code: int) -> None:
         """A real one, on the command line, while a segment is being built; the builder ends too."""
         before = files(engines(compiled))
         command = [sys.executable, "-c", "from rexit.cli import main; main()", "compile", str(compiled)]
@@ -365,13 +373,13 @@ class TestFailure:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
         )
         deadline = time.monotonic() + 60
-        while not list(engines(compiled).glob(".*/segment-0.plan")):
+        while not list(engines(compiled).glob(".*/new/segment-0.plan")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.005)
         builders = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         output, errors = process.communicate(timeout=60)
-        assert process.returncode == 130 and output == ""
+        assert process.returncode == code and output == ""
         assert errors == "rexit: interrupted; nothing was left half-written\n"
         assert files(engines(compiled)) == before
         assert [pid for pid in builders if Path(f"/proc/{pid}").exists()] == []

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from rexit.errors import CheckpointError
-from rexit.exporter.passes.embedding_rows import embedding_rows_float16, embedding_rows_int8
+from rexit.exporter.passes.embedding_rows import embedding_rows_int8
 from tiny_graphs import count, error, graph, run, weight
 
 TEXT = "segment (int64[1, T] tokens) => (float[1, T, 16] y) { y = Gather(table, tokens) }"
@@ -26,19 +24,6 @@ def test_int8_has_a_scale_per_row(tmp_path: Path) -> None:
     seen = run(embedding_rows_int8(graph(TEXT, {"table": table})), {"tokens": TOKENS}, tmp_path)["y"]
     expected = table[TOKENS]
     assert (np.abs(seen - expected).max(-1) <= np.abs(expected).max(-1) / 254 * 1.0001).all() and error(seen, expected) < 0.01
-
-
-def test_float16_is_the_rounded_table(tmp_path: Path) -> None:
-    table = _table()
-    seen = run(embedding_rows_float16(graph(TEXT, {"table": table})), {"tokens": TOKENS}, tmp_path)["y"]
-    np.testing.assert_array_equal(seen, table.astype(np.float16).astype(np.float32)[TOKENS])
-
-
-def test_float16_cannot_hold_everything() -> None:
-    table = _table()
-    table[7, 3] = 1e6
-    with pytest.raises(CheckpointError, match="table: holds values beyond float16's 65504"):
-        embedding_rows_float16(graph(TEXT, {"table": table}))
 
 
 def test_other_gathers_stay() -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 from limits import largest_file
-from rexit.bundle import Bundle, Catalog, Policy, digest
+from rexit.bundle import Bundle, Catalog, Policy, digest, sole_writer
 from rexit.cli import app
 from rexit.errors import CheckpointError, InputError, ParityError, RexitError
 from rexit.exporter import export as module
@@ -47,6 +47,7 @@ def test_bundle_is_what_the_format_says(exported: Path, catalog_folder: Path) ->
     bundle = Bundle.open(exported)
     assert bundle.manifest.exits == (1, 2, 4) and bundle.manifest.variants == ("cpu-fp32",)
     assert bundle.manifest.model.family == "llama" and bundle.manifest.model.max_positions == 256
+    assert bundle.manifest.model.head == "own"
     assert [s.layers for s in bundle.variant.segments] == [(0, 1), (1, 2), (2, 4)]
     assert bundle.edited() == []
     assert _names(exported / "catalog") == ["catalog.json", "items.safetensors", "pieces.safetensors", "users.safetensors"]
@@ -105,18 +106,20 @@ def test_existing_bundle_keeps_its_other_variants(
     assert kept.policy() is not None and new.policy() is None
 
 
-@pytest.mark.parametrize("other", ["checkpoint", "exits"])
+@pytest.mark.parametrize("other", ["checkpoint", "exits", "heads"])
 def test_bundle_of_another_origin_is_refused(
     bundle: Path, checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, other: str
 ) -> None:
     before = digest(bundle / "manifest.json")
-    if other == "checkpoint":
-        args: dict[str, Any] = {"checkpoint": tiny_checkpoint(tmp_path / "other", labels=LABELS, rms_norm_eps=1e-4)}
-    else:
-        args = {"checkpoint": checkpoint_folder, "exits": [2, 4], "head": "shared"}
-    said = "of another checkpoint;" if other == "checkpoint" else "of another choice of exits;"
-    with pytest.raises(InputError, match=said):
-        export(catalog=catalog_folder, out=bundle, **args)
+    heads = r"choice of heads \(own, these are shared\)"
+    args, said = {
+        "checkpoint": ({"checkpoint": tiny_checkpoint(tmp_path / "other", labels=LABELS, rms_norm_eps=1e-4)}, "checkpoint;"),
+        "exits": ({"checkpoint": checkpoint_folder, "exits": [2, 4], "head": "shared"}, f"{heads} and choice of exits;"),
+        # The same exits: only whose heads they are differs, as in fp32 with one and int8 with the other.
+        "heads": ({"checkpoint": checkpoint_folder, "precisions": ["int8"], "head": "shared"}, f"{heads};"),
+    }[other]
+    with pytest.raises(InputError, match=f"bundle: holds a bundle of another {said} remove it or choose another place"):
+        export(catalog=catalog_folder, out=bundle, **args)  # type: ignore[arg-type]
     assert digest(bundle / "manifest.json") == before and _names(bundle.parent) == ["bundle"]
 
 
@@ -235,25 +238,91 @@ def test_ctrl_c_leaves_the_old_bundle(checkpoint_folder: Path, catalog_folder: P
     assert digest(bundle / "manifest.json") == before and _names(bundle.parent) == ["bundle"]
 
 
-def test_ctrl_c_on_the_command_line(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "place" / "bundle"
-    process = subprocess.Popen(
-        [*COMMAND, str(checkpoint_folder), "--catalog", str(catalog_folder), "--out", str(out)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-    )
-    deadline = time.monotonic() + 120
-    while not list(out.parent.glob(".bundle.tmp-*/variants/cpu-fp32")) and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(checkpoint_folder: Path, catalog_folder: Path) -> Iterator[Start]:
+    """Starts `rexit export --out OUT …` and waits until it has graphs to write."""
+    started = []
+
+    def run(out: Path, *options: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*COMMAND, str(checkpoint_folder), "--catalog", str(catalog_folder), "--out", str(out), *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        )
+        started.append(process)
+        deadline = time.monotonic() + 120
+        while not list(out.parent.glob(f".{out.name}.tmp/new/variants/*")) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+def test_signals_on_the_command_line(start: Start, bundle: Path, number: signal.Signals, code: int) -> None:
+    before = digest(bundle / "manifest.json")
+    process = start(bundle)
+    assert _names(bundle.parent) == [".bundle.tmp", "bundle"]
+    process.send_signal(number)
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert output == "" and "Traceback" not in errors and len(errors.strip().splitlines()) == 1
-    assert _names(out.parent) == []
+    assert process.returncode == code
+    assert output == "" and errors == "rexit: interrupted; nothing was left half-written\n"
+    assert digest(bundle / "manifest.json") == before and _names(bundle.parent) == ["bundle"]
+
+
+def test_a_killed_export_is_cleaned_up_by_the_next(
+    start: Start, checkpoint_folder: Path, catalog_folder: Path, bundle: Path, reuse_graphs: Callable[[], None]
+) -> None:
+    reuse_graphs()
+    process = start(bundle)
+    process.kill()
+    process.wait()
+    assert _names(bundle.parent) == [".bundle.tmp", "bundle"]
+    with pytest.raises(InputError, match="expected at least 1"):  # also where nothing comes of it
+        export(checkpoint_folder, catalog_folder, bundle, golden_slates=0)
+    export(checkpoint_folder, catalog_folder, bundle, golden_slates=1)
+    assert _names(bundle.parent) == ["bundle"]
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "there already"])
+def test_two_exports_into_one_bundle(
+    start: Start,
+    checkpoint_folder: Path,
+    catalog_folder: Path,
+    bundle: Path,
+    there: bool,
+    reuse_graphs: Callable[[], None],
+) -> None:
+    """The second is refused while the first one works, and adds its variant afterwards: none is lost."""
+    reuse_graphs()
+    if not there:
+        shutil.rmtree(bundle)
+    first = start(bundle, "--precision", "fp32", "--golden", "1")
+    arguments: dict[str, Any] = {"precisions": ["int8"], "golden_slates": 1, "accept_loss": True}
+    with pytest.raises(InputError, match="bundle: another process is writing it; try again when that has ended"):
+        export(checkpoint_folder, catalog_folder, bundle, **arguments)
+    assert first.wait(timeout=120) == 0, first.communicate()
+    export(checkpoint_folder, catalog_folder, bundle, **arguments)
+    assert Bundle.open(bundle).manifest.variants == ("cpu-fp32", "cpu-int8")
+    assert _names(bundle.parent) == ["bundle"]
+
+
+def test_nothing_is_exported_into_a_bundle_that_is_being_calibrated(
+    checkpoint_folder: Path, catalog_folder: Path, bundle: Path
+) -> None:
+    with sole_writer(bundle), pytest.raises(InputError, match="bundle: another process is writing it"):
+        export(checkpoint_folder, catalog_folder, bundle)
+    assert _names(bundle.parent) == ["bundle"]
 
 
 def test_command(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, reuse_graphs: Callable[[], None]) -> None:

@@ -266,23 +266,28 @@ def test_a_full_disk_leaves_nothing(run: Run, data: Path) -> None:
 
 
 @pytest.fixture
-def heeds_ctrl_c() -> Iterator[None]:
+def heeds_signals() -> Iterator[None]:
     """A shell starts background jobs with SIGINT ignored, and Python leaves it so."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-@pytest.mark.usefixtures("heeds_ctrl_c")
+@pytest.mark.usefixtures("heeds_signals")
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("step", ["assign", "similar_users", "write_json"])
-def test_ctrl_c_leaves_nothing(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """A real SIGINT while reading, while training has just ended, and with all tables already written."""
+def test_signals_leave_nothing(
+    run: Run, data: Path, monkeypatch: pytest.MonkeyPatch, step: str, number: signal.Signals, expected: int
+) -> None:
+    """A real signal while reading, while training has just ended, and with all tables already written."""
 
     def interrupted(*_: object) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     monkeypatch.setattr(index_module, step, interrupted)
     code, out, err = run()
-    assert (code, out) == (130, "")
+    assert (code, out) == (expected, "")
     assert err == "rexit: interrupted; nothing was left half-written\n"
     nothing_written(data)

@@ -21,7 +21,7 @@ import rexit
 from rexit.bundle import Bundle, digest
 from rexit.cli import app
 from rexit.errors import CheckpointError, InputError, ParityError, QualityError
-from rexit.exporter import parity, preflight
+from rexit.exporter import parity, preflight, quality
 from rexit.exporter.export import ExportReport, export
 from rexit.exporter.quality import Gate
 from rexit.exporter.targets import find_target
@@ -83,7 +83,8 @@ def test_quality_is_measured_and_recorded(made: tuple[Path, ExportReport]) -> No
         assert variant.quality is not None
         assert variant.quality["gate"] == {"correlation": correlation, "auc_drop": drop}
         assert [row["layers"] for row in variant.quality["exits"]] == [1, 2, 4]
-        assert variant.quality["validation_pairs"] == variant.quality["test_pairs"] == 24
+        assert (variant.quality["slates"], variant.quality["users"], variant.quality["pairs"]) == (12, 12, 24)
+        assert variant.quality["split"] == "validation"
         assert min(row["correlation"] for row in variant.quality["exits"]) > 0.95
         assert variant.parity["reference"] == "variant"
     exact = Bundle.open(out, "cpu-fp32").variant
@@ -167,13 +168,14 @@ def test_the_gate_refuses(
     reuse_graphs()
     before = _all_bytes(bundle)
     _gated(monkeypatch, gate=Gate(correlation=0.9999999, auc_drop=1.0))
+    monkeypatch.setattr(quality, "LEAST_USERS", 1)
     arguments: dict[str, Any] = {"precisions": ["int4"], "golden_slates": 1}
-    with pytest.raises(QualityError, match=r"exit after layer 1: log-odds correlate .*; nothing was written \(--accept-loss"):
+    with pytest.raises(QualityError, match=r"exit after layer 1: log-odds correlate .*; nothing was written: --accept-loss"):
         export(checkpoint_folder, catalog_folder, bundle, **arguments)
     assert _all_bytes(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
     export(checkpoint_folder, catalog_folder, bundle, **arguments, accept_loss=True)
-    quality = Bundle.open(bundle, "cpu-int4").variant.quality
-    assert quality is not None and quality["accepted"] and not quality["passed"]
+    found = Bundle.open(bundle, "cpu-int4").variant.quality
+    assert found is not None and found["accepted"] and found["verdict"] == "failed"
 
 
 def test_scores_that_depend_on_the_slate_are_refused(
@@ -188,11 +190,40 @@ def test_scores_that_depend_on_the_slate_are_refused(
     score = parity.Chain.score
 
     def dependent(self: parity.Chain, candidates: list[Any], behind: int, past: Any) -> Any:
-        return score(self, candidates, behind, past) + np.float32(0.5 * (len(candidates) == 1))
+        return score(self, candidates, behind, past) + np.float32(1.5 * (len(candidates) == 1))
 
     monkeypatch.setattr(parity.Chain, "score", dependent)
-    arguments: dict[str, Any] = {"precisions": ["int8"], "golden_slates": 6, "accept_loss": True, "tolerance": 1.0}
+    arguments: dict[str, Any] = {"precisions": ["int8"], "golden_slates": 6, "accept_loss": True, "tolerance": 2.0}
     with pytest.raises(ParityError, match="differ from cpu-int8's own for the whole slate by"):
+        export(checkpoint_folder, catalog_folder, tmp_path / "bundle", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cached_prefix_that_is_wrong_is_refused(
+    checkpoint_folder: Path,
+    catalog_folder: Path,
+    tmp_path: Path,
+    reuse_graphs: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Planted: behind a cached prefix the int8 variant's log-odds are off by 2, all of them alike, so that it ranks as before."""
+    reuse_graphs()
+    opened, run, wrong = parity.Chain.__init__, parity.Chain.run, set()
+
+    def remember(self: parity.Chain, folder: Path, *arguments: Any, **options: Any) -> None:
+        opened(self, folder, *arguments, **options)
+        wrong.update({self} if folder.name == "cpu-int8" else ())
+
+    def off(self: parity.Chain, *arguments: Any) -> Any:
+        log_odds, new = run(self, *arguments)
+        cached = len(arguments) == 5 and arguments[4] is not None
+        return log_odds + np.float32(2 * (cached and self in wrong)), new
+
+    monkeypatch.setattr(parity.Chain, "__init__", remember)
+    monkeypatch.setattr(parity.Chain, "run", off)
+    arguments: dict[str, Any] = {"precisions": ["int8"], "golden_slates": 2, "accept_loss": True}
+    said = r"exit after layer \d, single: log-odds differ from cpu-int8's own for the whole slate by 2, 1 is allowed"
+    with pytest.raises(ParityError, match=said):
         export(checkpoint_folder, catalog_folder, tmp_path / "bundle", **arguments)
     assert list(tmp_path.iterdir()) == []
 
@@ -216,14 +247,14 @@ def test_disk_full_leaves_older_variants(
 
     monkeypatch.setattr(onnx_ir, "save", full)
     with pytest.raises(InputError, match="cannot be written: No space left on device"):
-        export(checkpoint_folder, catalog_folder, bundle, precisions=["int8", "int4"], golden_slates=1)
+        export(checkpoint_folder, catalog_folder, bundle, precisions=["int8", "int4"], golden_slates=1, accept_loss=True)
     assert _all_bytes(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
 
 
 def test_weight_that_does_not_divide_into_blocks(catalog_folder: Path, tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint(tmp_path / "checkpoint", exits=(1, 4), labels=LABELS, intermediate_size=72)
     arguments = ["export", str(checkpoint), "--catalog", str(catalog_folder), "--out", str(tmp_path / "bundle")]
-    result = CliRunner().invoke(app, [*arguments, "--precision", "int4", "--golden", "1"])
+    result = CliRunner().invoke(app, [*arguments, "--precision", "int4", "--golden", "1", "--accept-loss"])
     assert isinstance(result.exception, CheckpointError) and "\n" not in str(result.exception)
     assert "has 72 rows, not divisible into blocks of 32" in str(result.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
@@ -232,7 +263,7 @@ def test_weight_that_does_not_divide_into_blocks(catalog_folder: Path, tmp_path:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"precisions": ["int8"], "quality_slates": 1}, "pairs of the validation split are too few to judge a variant by"),
+        ({"precisions": ["int8"], "quality_slates": 1}, "1 validation slates of 1 users: 1 users are too few to judge"),
         ({"precisions": ["int8"], "quality_slates": -1}, "expected at least 1, or 0 for all"),
         ({"precisions": ["int8", "int8"]}, "precisions int8, int8: expected at least one, each once"),
         ({"precisions": []}, "precisions none: expected at least one"),
@@ -253,6 +284,7 @@ def test_command_shows_the_gate(
     arguments = ["export", str(checkpoint_folder), "--catalog", str(catalog_folder), "--out", str(tmp_path / "bundle")]
     result = CliRunner().invoke(app, [*arguments, "--precision", "fp32,int8", "--golden", "1", "--accept-loss"])
     assert result.exit_code == 0, result.output
-    assert "Variant cpu-int8 against float32" in result.output and "24 test pairs" in result.output
+    assert "Variant cpu-int8 against float32" in result.output and "24 validation pairs in 12 slates of 12 users" in result.output
+    assert "CANNOT TELL" in result.output
     result = CliRunner().invoke(app, ["inspect", str(tmp_path / "bundle"), "--variant", "cpu-int8"])
     assert result.exit_code == 0, result.output

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("rexit.runtime._native", reason="the extension is not built")
-
 import rexit
 from engine_bundles import VARIANT, add_engines, add_tensorrt_variant
 from rexit.errors import BackendError, InputError

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("rexit.runtime._native", reason="the extension is not built")
-
 from engine_bundles import VARIANT, add_tensorrt_variant
 from served_bundle import write_served_bundle
 

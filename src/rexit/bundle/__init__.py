@@ -2,10 +2,11 @@
 
 from rexit.bundle.catalog import Catalog, Ids, Split
 from rexit.bundle.engine import Engine, EngineSegment, Profile, engine_folders
-from rexit.bundle.files import FileEntry, check_writable, digest, new_folder, write_file, write_json
+from rexit.bundle.files import FileEntry, check_writable, digest, write_file, write_json
 from rexit.bundle.golden import Golden
 from rexit.bundle.manifest import Bundle, Manifest, Model, Segment, Variant
 from rexit.bundle.policy import ExitPolicy, Policy
+from rexit.bundle.writer import new_folder, sole_writer
 
 __all__ = [
     "Bundle",
@@ -27,6 +28,7 @@ __all__ = [
     "digest",
     "engine_folders",
     "new_folder",
+    "sole_writer",
     "write_file",
     "write_json",
 ]

@@ -1,12 +1,10 @@
-"""Files on disk: bounded JSON, digests, safe relative paths, and folders that appear whole or not at all."""
+"""Files on disk: bounded JSON, digests, safe relative paths, files that are replaced as a whole."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -146,37 +144,3 @@ def write_file(path: Path, data: str | bytes) -> None:
         raise InputError(f"{path}: cannot be written: {exc.strerror}") from exc
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its place when the block ends, and vanishes if it fails or is interrupted.
-
-    An existing `target` is replaced as a whole, only at the end. Raises InputError when the place cannot be written.
-    """
-    target = Path(os.path.abspath(target))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
-    except OSError as exc:
-        raise InputError(f"{target}: cannot be written: {exc.strerror}") from exc
-    try:
-        temporary.chmod(0o755)
-        yield temporary
-        if not target.exists():
-            os.rename(temporary, target)
-            return
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
-        try:
-            os.rename(target, old / "was")
-            os.rename(temporary, target)
-        except BaseException:  # an interrupt between the two renames must not cost the old folder
-            if (old / "was").exists():
-                os.rename(old / "was", target)
-            old.rmdir()
-            raise
-        shutil.rmtree(old)
-    except OSError as exc:
-        raise InputError(f"{target}: cannot be written: {exc.strerror or exc}") from exc
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -20,7 +20,8 @@ from rexit.errors import BundleError, InputError
 
 @dataclass(frozen=True)
 class Model:
-    """Shape of the decoder, and the digest of the checkpoint it came from."""
+    """Shape of the decoder, whose heads its exits have (`own`: trained for them; `shared`: the LM head's), and the digest of the
+    checkpoint it came from."""
 
     family: str
     layers: int
@@ -29,6 +30,7 @@ class Model:
     head_dim: int
     vocab_size: int
     max_positions: int
+    head: str
     checkpoint_sha256: str
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,6 +18,7 @@ from rexit.errors import RexitError
 
 INTERRUPTED = 130
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
+TERMINATED = 143
 
 app = typer.Typer(
     name="rexit",
@@ -48,7 +50,7 @@ for _module in (index, export, compile, calibrate, score, verify, inspect, bench
 
 
 def main() -> NoReturn:
-    """Runs a command. A RexitError, a missing extra, a full disk or Ctrl-C ends in one line and a non-zero exit code."""
+    """Runs a command. A RexitError, a missing extra, a full disk, Ctrl-C or SIGTERM ends in one line and a non-zero exit code."""
     _run(app)
 
 
@@ -59,10 +61,13 @@ def export_as(name: str, words: Sequence[str]) -> NoReturn:
 
 
 def _run(command: Callable[[], object]) -> NoReturn:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # else nohup or the caller wants it otherwise
+            signal.signal(number, _terminated)
     try:
         command()
     except SystemExit as exc:
-        if exc.code == INTERRUPTED:  # typer has swallowed Ctrl-C and says nothing
+        if exc.code in (INTERRUPTED, TERMINATED):  # typer has swallowed Ctrl-C and says nothing
             stderr.print("rexit: interrupted; nothing was left half-written", markup=False, soft_wrap=True)
         raise
     except RexitError as exc:
@@ -78,3 +83,8 @@ def _run(command: Callable[[], object]) -> NoReturn:
         stderr.print(f"rexit: error: {where}{exc.strerror or exc}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     sys.exit(0)
+
+
+def _terminated(*_: object) -> NoReturn:
+    """What is being written goes, as for Ctrl-C: the default would end this process where it stands."""
+    sys.exit(TERMINATED)

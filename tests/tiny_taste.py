@@ -1,0 +1,49 @@
+"""A model that has learned something: a head fitted to tell the films that everybody likes from the others, a random decoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rexit.bundle import Catalog
+from rexit.exporter import golden
+from rexit.exporter.checkpoint import save
+from rexit.exporter.decoder import Decoder
+from rexit.exporter.heads import ExitHeads
+from rexit.exporter.multi_exit import MultiExitModel
+from rexit.exporter.prompts import PromptBuilder
+from tiny_catalog import LABELS, tiny_catalog
+from tiny_models import tiny_model
+
+EXITS, USERS, SLATES = (4,), 24, 24
+LATER = 150  # with histories in the prefix, as validation has them
+
+
+def write(folder: Path) -> tuple[Path, Path]:
+    """Returns the checkpoint's and the catalog's folders."""
+    catalog_folder = tiny_catalog(folder / "data", USERS, taste=True)
+    catalog, model = Catalog.open(catalog_folder), tiny_model()
+    decoder = Decoder.of(model)
+    heads = ExitHeads.like(decoder, len(EXITS))
+    seen: list[list[torch.Tensor]] = [[] for _ in EXITS]
+    hooks = [norm.register_forward_hook(lambda _m, _i, out, k=k: seen[k].append(out)) for k, norm in enumerate(heads.norms)]
+    samples, builder = golden.choose(catalog.split("train"), SLATES), PromptBuilder(catalog)
+    for sample in samples:
+        slate = builder.slate_rows(sample.user, sample.items, as_of=sample.as_of + LATER)
+        MultiExitModel(decoder, heads, EXITS).reference(slate.prefix, slate.candidates)
+    for hook in hooks:
+        hook.remove()
+    liked = torch.from_numpy(np.concatenate([sample.liked for sample in samples]))
+    for projection, parts in zip(heads.projections, seen, strict=True):
+        features = torch.cat(parts)
+        yes, no = features[liked].mean(0), features[~liked].mean(0)
+        within = torch.cat([features[liked] - yes, features[~liked] - no]).T.cov()  # what users differ in, above all
+        direction = torch.linalg.solve(within + 0.01 * within.trace() / len(within) * torch.eye(len(within)), yes - no)
+        direction *= 4 / ((yes - no) @ direction)  # log-odds of 2 and -2 in the mean
+        projection.weight.data = torch.stack([-direction, direction]) / 2
+        middle = (yes + no) @ direction / 2
+        projection.bias.data = torch.stack([middle, -middle]) / 2
+    save(folder / "checkpoint", model, EXITS, heads, LABELS)
+    return folder / "checkpoint", catalog_folder
