@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.calibration import decide
@@ -19,12 +21,6 @@ from rexit.calibration.report import Measured, Settings, build
 from rexit.calibration.slates import Slate, slates, spread
 from rexit.calibration.traces import Progress, Scorer, collect, silent
 from rexit.errors import BackendError, BundleError, InputError
-
-ROUNDING = 0.01
-"""A trace's and a score's log-odds of one candidate may differ by this: a score leaves candidates out as they stop, so its
-products have other shapes and add up in another order. On the CPU, float32 and int8, they differ by 5e-5 at most in log-odds of
-up to 40 (the tests' bundle); halves on a GPU, not measured, keep three digits. A candidate that near to a threshold has two right
-exits."""
 
 REPORT_FILE = "report.json"
 PLOT_FILE = "report.png"
@@ -116,7 +112,15 @@ def _calibrate(
     decision = decide.decide(validation, test, costs, layers, digest, settings.max_auc_drop)
     progress("search", 1, 1)
     with _policy_in_place(bundle.folder / POLICY_FILE, decision.policy):
-        measured = _deployed(open_session, decision, spread(test_slates, settings.timed_slates), len(layers), settings, progress)
+        measured = _deployed(
+            open_session,
+            decision,
+            spread(test_slates, settings.timed_slates),
+            len(layers),
+            bundle.variant.rounding,
+            settings,
+            progress,
+        )
         slower = decision.pays and measured.milliseconds[0] > (1 - decide.LEAST_SAVING) * measured.milliseconds[-1]
         if slower:
             decision = decide.full_depth(decision, layers)
@@ -135,23 +139,25 @@ def _deployed(
     decision: decide.Decision,
     timed: Sequence[Slate],
     exits: int,
+    rounding: float,
     settings: Settings,
     progress: Progress,
 ) -> Measured:
     with contextlib.closing(open_session()) as session:
         times, stopped = latencies(session, timed, (None, *range(exits)), settings.repeats, progress)
-        same = _decided_as_traced(session, decision.policy, timed, stopped)
+        same = _decided_as_traced(session, decision.policy, timed, stopped, rounding)
     return Measured(tuple(float(t) for t in times.mean(0)), sum(len(s.items) for s in timed), same)
 
 
-def _decided_as_traced(session: Scorer, policy: Policy, timed: Sequence[Slate], stopped: Sequence[Any]) -> int:
+def _decided_as_traced(session: Scorer, policy: Policy, timed: Sequence[Slate], stopped: Sequence[Any], rounding: float) -> int:
     """How many candidates stopped just where their traces say. Raises BackendError for the first that stopped where not even
     rounding can have led it."""
     same = 0
     for slate, exits in zip(timed, stopped, strict=True):
         session.clear_cache()  # as it was scored: behind keys copied from another prefix int8 may round another way
         trace = session.trace(slate.user, slate.items, as_of=slate.as_of)
-        expected, possible = policy.stops(trace), policy.possible(trace, ROUNDING)
+        margin = rounding * max(1.0, float(np.abs(trace).max()))
+        expected, possible = policy.stops(trace), policy.possible(trace, margin)
         for item, exit, right, may in zip(slate.items, exits.tolist(), expected.tolist(), possible, strict=True):
             if not may[exit]:
                 raise BackendError(

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <new>
 #include <optional>
 
 namespace rexit::core {
@@ -16,6 +17,13 @@ inline std::optional<std::size_t> checked_multiply(std::initializer_list<std::si
     product *= factor;
   }
   return product;
+}
+
+// The product. Throws std::bad_alloc where it is more than one allocation can have.
+template <class... Sizes>
+std::size_t product(Sizes... sizes) {
+  if (const auto size = checked_multiply({static_cast<std::size_t>(sizes)...})) return *size;
+  throw std::bad_alloc();
 }
 
 }  // namespace rexit::core

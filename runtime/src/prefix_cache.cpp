@@ -4,7 +4,7 @@
 #include <numeric>
 #include <utility>
 
-#include "sizes.hpp"
+#include "checked.hpp"
 
 namespace rexit::core {
 namespace {

@@ -10,7 +10,7 @@ from paper_bundle import write_bundle, write_catalog
 from rexit.bundle import Bundle, Catalog, ExitPolicy, Policy, sole_writer
 from rexit.calibration import Settings, calibrate
 from rexit.calibration.costs import Costs
-from rexit.calibration.run import ROUNDING, _decided_as_traced
+from rexit.calibration.run import _decided_as_traced
 from rexit.calibration.slates import Slate
 from rexit.errors import BackendError, BundleError, InputError
 from synthetic_traces import FakeSession, even_costs
@@ -145,15 +145,15 @@ def test_policy_that_decides_otherwise_than_traced_is_refused(place: Path, befor
 @pytest.mark.parametrize(("distance", "refused"), [(0.5, False), (2.0, True)])
 def test_within_rounding_of_a_threshold_there_are_two_right_exits(distance: float, refused: bool) -> None:
     """The trace's log-odds lie this many roundings above the threshold; the session has not stopped there."""
-    session = FakeSession(2, even_costs(2), lambda user, item: 1.0 + distance * ROUNDING if item == 7 else 9.0, (0.0, 0.0))
+    session = FakeSession(2, even_costs(2), lambda user, item: 1.0 + distance * 0.01 if item == 7 else 9.0, (0.0, 0.0))
     policy = Policy((ExitPolicy(1.0, 0.0, 1.0, 1.0), ExitPolicy()), 1, "")
     slate = Slate(1, (5, 7), None, np.array([True, False]))
     if refused:
         with pytest.raises(BackendError, match="user 1, item 7: stopped at exit 1, the trace says 0"):
-            _decided_as_traced(session, policy, [slate], [np.array([0, 1])])
+            _decided_as_traced(session, policy, [slate], [np.array([0, 1])], 0.01 / 9)
     else:
-        assert _decided_as_traced(session, policy, [slate], [np.array([0, 1])]) == 1
-    assert _decided_as_traced(session, policy, [slate], [np.array([0, 0])]) == 2
+        assert _decided_as_traced(session, policy, [slate], [np.array([0, 1])], 0.01 / 9) == 1
+    assert _decided_as_traced(session, policy, [slate], [np.array([0, 0])], 0.01 / 9) == 2
 
 
 def test_foreign_catalog(place: Path) -> None:

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "kernels/attention_block.hpp"
-#include "sizes.hpp"
+#include "checked.hpp"
 
 namespace rexit::core::kernels {
 namespace {

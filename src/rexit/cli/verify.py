@@ -22,13 +22,6 @@ if TYPE_CHECKING:
     from rexit.runtime import Session
 
 EXIT_CODE = 8
-SAME = {"float32": 1e-4, "float16": 0.01}
-"""How far a score's log-odds may be from those of the same session's trace, by the segments' dtype; relative above 1.
-
-One graph on one machine, with other candidates beside: sums in another order at most, whatever the precision. Through
-30 layers on the CPU 8e-6 was seen (fp32, int8, int4), and 0.002 between halves, which end in another last bit then. Not measured
-on a GPU."""
-
 ON_THE_CPU = "; --device cpu checks the graphs on the CPU"
 
 
@@ -163,7 +156,7 @@ def _golden(bundle: Bundle, slates: Sequence[GoldenSlate], session: Session, bar
     name, catalog = bundle.variant.name, bundle.catalog
     allowed = float(bundle.variant.parity["tolerance"])
     policy = bundle.policy() or Policy.full_depth(len(bundle.manifest.exits), bundle.variant_sha256)
-    same = max(SAME[segment.hidden_dtype] for segment in bundle.variant.segments)
+    same = bundle.variant.rounding
     prompts: list[str] = []
     values: list[str] = []
     decisions: list[str] = []
