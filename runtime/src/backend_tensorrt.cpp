@@ -7,376 +7,286 @@
 #include <cstring>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "accelerator.hpp"
 #include "cuda.hpp"
-#include "engines.hpp"
-#include "mapped_file.hpp"
-#include "segment_tensors.hpp"
 #include "status.hpp"
+#include "tensorrt_engines.hpp"
 
 namespace rexit::core {
 namespace {
 
-using nvinfer1::DataType;
-using nvinfer1::Dims;
-using nvinfer1::TensorIOMode;
+constexpr std::size_t address_alignment = 256;  // what setTensorAddress asks for; cudaMalloc gives no less
 
-constexpr std::size_t alignment = 256;  // of every tensor in device memory: cudaMalloc's own
+std::size_t aligned(std::size_t bytes) { return (bytes + address_alignment - 1) / address_alignment * address_alignment; }
 
-std::size_t aligned(std::size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+bool is_aligned(const void* data) { return reinterpret_cast<std::uintptr_t>(data) % address_alignment == 0; }
 
-// TensorRT's messages as log lines; the last error of each thread explains the call that then fails.
-class Logger final : public nvinfer1::ILogger {
- public:
-  void log(Severity severity, const char* message) noexcept override {
-    try {
-      if (severity <= Severity::kERROR) last_error() = message;
-      if (severity == Severity::kVERBOSE) return;
-      core::log(severity <= Severity::kERROR     ? REXIT_LOG_ERROR
-                : severity == Severity::kWARNING ? REXIT_LOG_WARNING
-                                                 : REXIT_LOG_DEBUG,
-                std::string("tensorrt: ") + message);
-    } catch (...) {  // out of memory: the line is lost
-    }
-  }
-
-  // Taken: the next call's failure must not be explained by this one.
-  static std::string take_error() {
-    std::string error;
-    error.swap(last_error());
-    std::replace(error.begin(), error.end(), '\n', ' ');
-    return error.empty() ? "it gives no reason" : error;
-  }
-  static void forget_error() noexcept { last_error().clear(); }
-
- private:
-  static std::string& last_error() noexcept {
-    thread_local std::string error;
-    return error;
-  }
-};
-
-// Never destroyed: TensorRT keeps the first one it was given.
-Logger& logger() {
-  static Logger& only = *new Logger;
-  return only;
-}
-
-DataType tensorrt_type(TensorType type) {
-  return type == TensorType::int64 ? DataType::kINT64 : type == TensorType::float32 ? DataType::kFLOAT : DataType::kHALF;
-}
-
-const char* name_of(DataType type) {
-  switch (type) {
-    case DataType::kFLOAT:
-      return "float32";
-    case DataType::kHALF:
-      return "float16";
-    case DataType::kINT64:
-      return "int64";
-    case DataType::kINT32:
-      return "int32";
-    default:
-      return "another type";
-  }
-}
-
-Dims dims(const std::vector<std::int64_t>& shape, std::size_t dynamic) {
-  Dims result{};
-  result.nbDims = static_cast<std::int32_t>(shape.size());
-  for (std::size_t i = 0; i < shape.size(); ++i)
-    result.d[i] = shape[i] == any_size ? static_cast<decltype(result.d[0] + 0)>(dynamic) : shape[i];
-  return result;
-}
-
-std::size_t bytes_of(const TensorSpec& spec, std::size_t dynamic) {
-  std::size_t bytes = bytes_of(spec.type);
-  for (const std::int64_t n : spec.shape) bytes *= n == any_size ? dynamic : static_cast<std::size_t>(n);
-  return bytes;
-}
-
-// A plan loaded, with what it takes and gives.
-struct Loaded {
-  Plan plan;
-  std::vector<TensorSpec> inputs, outputs;
-  std::unique_ptr<nvinfer1::ICudaEngine> engine;
-};
-
-void check_tensor(const Loaded& loaded, const TensorSpec& spec, TensorIOMode mode) {
-  const char* side = mode == TensorIOMode::kINPUT ? "input" : "output";
-  const nvinfer1::ICudaEngine& engine = *loaded.engine;
-  const std::string& where = loaded.plan.path;
-  if (engine.getTensorIOMode(spec.name.c_str()) != mode)
-    fail(REXIT_CORRUPT, where, ": the engine has no ", side, " `", spec.name, "`");
-  const DataType type = engine.getTensorDataType(spec.name.c_str());
-  if (type != tensorrt_type(spec.type))
-    fail(REXIT_CORRUPT, where, ": ", side, " `", spec.name, "` is ", name_of(type), ", expected ", core::name_of(spec.type));
-  const Dims seen = engine.getTensorShape(spec.name.c_str());
-  bool fits = seen.nbDims == static_cast<std::int32_t>(spec.shape.size());
-  for (std::size_t i = 0; fits && i < spec.shape.size(); ++i) fits = seen.d[i] == spec.shape[i];
-  if (!fits) {
-    const auto text = [](const auto* sizes, std::size_t count) {
-      std::string all;
-      for (std::size_t i = 0; i < count; ++i)
-        all += (i == 0 ? "" : ", ") + (sizes[i] == any_size ? std::string("dynamic") : std::to_string(sizes[i]));
-      return "[" + all + "]";
-    };
-    fail(REXIT_CORRUPT, where, ": ", side, " `", spec.name, "` has shape ",
-         text(seen.d, static_cast<std::size_t>(std::clamp(seen.nbDims, 0, 8))), ", expected ",
-         text(spec.shape.data(), spec.shape.size()));
-  }
-}
-
-void check_tensors(const Loaded& loaded) {
-  for (const TensorSpec& spec : loaded.inputs) check_tensor(loaded, spec, TensorIOMode::kINPUT);
-  for (const TensorSpec& spec : loaded.outputs) check_tensor(loaded, spec, TensorIOMode::kOUTPUT);
-  const std::size_t known = loaded.inputs.size() + loaded.outputs.size();
-  const auto seen = static_cast<std::size_t>(loaded.engine->getNbIOTensors());
-  if (seen != known)
-    fail(REXIT_CORRUPT, loaded.plan.path, ": the engine has ", seen, " inputs and outputs, the manifest names ", known);
-}
-
-void check_range(const Loaded& loaded, std::size_t seen, const Range& range, const char* what) {
-  if (seen >= range.least && seen <= range.most) return;
-  fail(seen > range.most ? REXIT_TOO_LONG : REXIT_BACKEND_FAILED, loaded.plan.path, ": ", seen, " ", what,
-       ", the engine was compiled for ", range.least, " to ", range.most);
-}
-
-// What one pass needs besides the engines: a stream, execution contexts, and memory. One thread at a time.
+// What one session's passes need besides the engines: a stream, on which everything keeps its order, an execution context for
+// each profile of each engine, and memory. All of it is taken at once, for the largest pass the engines take.
 class Worker {
  public:
-  Worker(const std::vector<Loaded>& engines, const std::string& where)
-      : engines_(engines), stream_(where), contexts_(engines.size()) {}
+  explicit Worker(const std::vector<LoadedEngine>& engines) : engines_(engines), stream_("a stream") {
+    std::size_t working = 1, indices = 0, spare = 0, hidden = 0, answers = 0;
+    for (const LoadedEngine& loaded : engines) {
+      working = std::max(working, static_cast<std::size_t>(loaded.engine->getDeviceMemorySizeV2()));
+      for (const EngineProfile& profile : loaded.plan.profiles) {
+        const std::size_t tokens = profile.tokens.most, rows = profile.rows.most;
+        indices = std::max(indices, 3 * aligned(tokens * sizeof(std::int64_t)) + aligned(rows * sizeof(std::int64_t)));
+        std::size_t outputs = 0;
+        for (std::size_t i = 0; i < loaded.outputs.size(); ++i)
+          outputs += aligned(bytes_of(loaded.outputs[i], i == loaded.logits() ? rows : tokens));
+        spare = std::max(spare, outputs);
+        answers = std::max(answers, bytes_of(loaded.outputs[loaded.logits()], rows));
+        if (!loaded.first() && bytes_of(loaded.inputs[0], 1) % address_alignment != 0)
+          hidden = std::max(hidden, bytes_of(loaded.inputs[0], tokens));
+      }
+    }
+    staged_.reserve(2 * indices, "pinned memory for inputs");  // a prefix's, and the slate's behind it
+    received_.reserve(answers, "pinned memory for logits");
+    placed_.reserve(indices, "device memory for inputs");
+    scratch_.reserve(spare, "device memory for outputs");
+    hidden_in_.reserve(hidden, "device memory for hidden states");
+    hidden_out_.reserve(hidden, "device memory for hidden states");
+    // The contexts run one after another, so they share their working memory.
+    working_.reserve(working, "device memory for the engines");
+    for (const LoadedEngine& loaded : engines) {
+      contexts_.emplace_back();
+      // One for each profile: a context that changes its profile sets its layers up anew, and prefix and slate take turns.
+      for (std::size_t p = 0; p < loaded.plan.profiles.size(); ++p) contexts_.back().push_back(make_context(loaded, p));
+    }
+  }
 
   void run(std::size_t segment, const Pass& pass) {
-    const Loaded& loaded = engines_[segment];
+    const LoadedEngine& loaded = engines_[segment];
     const std::string& where = loaded.plan.path;
-    check_range(loaded, pass.tokens, loaded.plan.tokens, "tokens");
-    check_range(loaded, pass.prefix, loaded.plan.prefix, "prefix tokens");
-    check_range(loaded, pass.rows, loaded.plan.rows, "rows");
-    Logger::forget_error();
-    context_ = &context(segment);
-    where_ = &where;
+    nvinfer1::IExecutionContext& context = *contexts_[segment][loaded.profile_for(pass.tokens, pass.prefix, pass.rows)];
+    forget_tensorrt_error();
+    const auto bind = [&](const TensorSpec& spec, void* data) {
+      if (!context.setTensorAddress(spec.name.c_str(), data)) refused(loaded, spec);
+    };
+    const auto input = [&](std::size_t i, std::size_t dynamic, const void* data) {
+      if (!context.setInputShape(loaded.inputs[i].name.c_str(), dims_of(loaded.inputs[i], dynamic)))
+        refused(loaded, loaded.inputs[i]);
+      bind(loaded.inputs[i], const_cast<void*>(data));  // TensorRT only reads its inputs
+    };
 
-    // Indices are small: gathered in pinned memory they go to the device in one copy, which needs no wait.
-    const std::size_t tokens = pass.tokens * sizeof(std::int64_t), rows = pass.rows * sizeof(std::int64_t);
-    const std::array<std::pair<const std::int64_t*, std::size_t>, 4> indices{
-        {{pass.token_ids, loaded.inputs[0].type == TensorType::int64 ? tokens : 0},
-         {pass.positions, tokens},
-         {pass.groups, tokens},
-         {pass.row_index, rows}}};
-    std::size_t bytes = 0;
-    for (const auto& [data, size] : indices) bytes += aligned(size);
-    std::byte* staged = staged_.reserve(bytes, where + ": pinned memory for inputs");
-    std::byte* placed = placed_.reserve(bytes, where + ": device memory for inputs");
-    std::array<const void*, 4> addresses{};
-    std::size_t at = 0;
-    for (std::size_t i = 0; i < indices.size(); ++i) {
-      if (indices[i].second != 0) std::memcpy(staged + at, indices[i].first, indices[i].second);
-      addresses[i] = placed + at;
-      at += aligned(indices[i].second);
-    }
-    cuda::check(cudaMemcpyAsync(placed, staged, bytes, cudaMemcpyHostToDevice, stream_.get()), where + ": copying inputs");
-
-    const bool first = loaded.inputs[0].type == TensorType::int64;
-    input(loaded.inputs[0], pass.tokens, first ? addresses[0] : pass.hidden_in);
-    for (std::size_t i = 1; i < 4; ++i) input(loaded.inputs[i], i == 3 ? pass.rows : pass.tokens, addresses[i]);
-    const std::size_t layers = (loaded.inputs.size() - 4) / 2;
-    for (std::size_t i = 0; i < layers; ++i) {
-      input(loaded.inputs[4 + i], pass.prefix, pass.prefix == 0 ? placed : pass.past_keys[i]);
-      input(loaded.inputs[4 + layers + i], pass.prefix, pass.prefix == 0 ? placed : pass.past_values[i]);
+    const std::array<const void*, 4> indices = stage(pass, loaded);
+    input(0, pass.tokens, loaded.first() ? indices[0] : aligned_input(loaded.inputs[0], pass));
+    for (std::size_t i = 1; i < 4; ++i) input(i, i == 3 ? pass.rows : pass.tokens, indices[i]);
+    const std::size_t layers = loaded.layers();
+    for (std::size_t i = 0; i < layers; ++i) {  // an empty tensor has an address too
+      input(4 + i, pass.prefix, pass.prefix == 0 ? indices[1] : pass.past_keys[i]);
+      input(4 + layers + i, pass.prefix, pass.prefix == 0 ? indices[1] : pass.past_values[i]);
     }
 
     // TensorRT writes every output: those that nobody wants go to scratch memory.
-    const std::size_t heads = loaded.outputs.size() - 2 * layers, logits = heads - 1;
-    std::vector<void*> results(loaded.outputs.size(), nullptr);
-    if (heads == 2) results[0] = pass.hidden_out;
+    const std::size_t logits = loaded.logits();
+    results_.assign(loaded.outputs.size(), nullptr);
+    const bool beside = logits == 1 && pass.hidden_out != nullptr && !is_aligned(pass.hidden_out);
+    if (logits == 1) results_[0] = beside ? hidden_out_.data() : pass.hidden_out;
     for (std::size_t i = 0; pass.new_keys != nullptr && i < layers; ++i) {
-      results[heads + i] = pass.new_keys[i];
-      results[heads + layers + i] = pass.new_values[i];
+      results_[logits + 1 + i] = pass.new_keys[i];
+      results_[logits + 1 + layers + i] = pass.new_values[i];
     }
-    const auto dynamic = [&](std::size_t i) { return i == logits ? pass.rows : pass.tokens; };
-    std::size_t spare = 0;
-    for (std::size_t i = 0; i < results.size(); ++i)
-      if (results[i] == nullptr) spare += aligned(bytes_of(loaded.outputs[i], dynamic(i)));
-    std::byte* scratch = scratch_.reserve(spare, where + ": device memory for outputs");
-    for (std::size_t i = 0; i < results.size(); ++i) {
-      if (results[i] == nullptr) {
-        results[i] = scratch;
-        scratch += aligned(bytes_of(loaded.outputs[i], dynamic(i)));
+    std::byte* scratch = scratch_.data();
+    for (std::size_t i = 0; i < results_.size(); ++i) {
+      if (results_[i] == nullptr) {
+        results_[i] = scratch;
+        scratch += aligned(bytes_of(loaded.outputs[i], i == logits ? pass.rows : pass.tokens));
       }
-      if (!context_->setTensorAddress(loaded.outputs[i].name.c_str(), results[i])) refused(loaded.outputs[i]);
+      bind(loaded.outputs[i], results_[i]);
     }
 
-    if (!context_->enqueueV3(stream_.get()))
-      fail(REXIT_BACKEND_FAILED, where, ": TensorRT could not run the engine: ", Logger::take_error());
+    if (!context.enqueueV3(stream_.get()))
+      fail(REXIT_BACKEND_FAILED, where, ": TensorRT could not run the engine: ", take_tensorrt_error());
+    if (beside) copy(pass.hidden_out, hidden_out_.data(), bytes_of(loaded.outputs[0], pass.tokens));
+    if (pass.logits == nullptr) return;  // whoever reads the rest comes later on the stream
     const std::size_t answer = bytes_of(loaded.outputs[logits], pass.rows);
-    std::byte* received = nullptr;
-    if (pass.logits != nullptr) {
-      received = received_.reserve(answer, where + ": pinned memory for logits");
-      cuda::check(cudaMemcpyAsync(received, results[logits], answer, cudaMemcpyDeviceToHost, stream_.get()),
-                  where + ": copying logits");
-    }
-    cuda::check(cudaStreamSynchronize(stream_.get()), where);
-    if (received != nullptr) std::memcpy(pass.logits, received, answer);
+    cuda::check(cudaMemcpyAsync(received_.data(), results_[logits], answer, cudaMemcpyDeviceToHost, stream_.get()),
+                where + ": copying logits");
+    wait(where);
+    std::memcpy(pass.logits, received_.data(), answer);
   }
 
-  // After a failure work may be under way that reads this worker's memory.
-  void wait() const noexcept { cudaStreamSynchronize(stream_.get()); }
+  // CUDA does not copy between overlapping ranges, so these go over a third place.
+  void copy(void* to, const void* from, std::size_t bytes) {
+    const auto on_stream = [&](void* a, const void* b) {
+      cuda::check(cudaMemcpyAsync(a, b, bytes, cudaMemcpyDeviceToDevice, stream_.get()), "copying hidden states");
+    };
+    const auto a = reinterpret_cast<std::uintptr_t>(to), b = reinterpret_cast<std::uintptr_t>(from);
+    if ((a < b ? b - a : a - b) >= bytes) {
+      on_stream(to, from);
+      return;
+    }
+    std::byte* between = between_.reserve(bytes, "device memory for moving hidden states");
+    on_stream(between, from);
+    on_stream(to, between);
+  }
+
+  void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t bytes, std::size_t count) {
+    cuda::check(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, bytes, count, cudaMemcpyDeviceToDevice, stream_.get()),
+                "copying keys and values");
+  }
+
+  // Until all that was issued is done; what fails on the GPU is told here.
+  void wait(const std::string& where) {
+    staged_bytes_ = 0;
+    cuda::check(cudaStreamSynchronize(stream_.get()), where);
+  }
+  void abandon() noexcept {  // the same, whatever fails
+    staged_bytes_ = 0;
+    cudaStreamSynchronize(stream_.get());
+  }
 
  private:
-  // The contexts of a worker run one after another, so they share their working memory.
-  nvinfer1::IExecutionContext& context(std::size_t segment) {
-    auto& context = contexts_[segment];
-    const Loaded& loaded = engines_[segment];
-    if (context == nullptr) {
-      context.reset(loaded.engine->createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED));
-      if (context == nullptr)
-        fail(REXIT_BACKEND_FAILED, loaded.plan.path, ": TensorRT could not make an execution context: ", Logger::take_error());
+  std::unique_ptr<nvinfer1::IExecutionContext> make_context(const LoadedEngine& loaded, std::size_t profile) {
+    forget_tensorrt_error();
+    std::unique_ptr<nvinfer1::IExecutionContext> context(
+        loaded.engine->createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED));
+    if (context == nullptr || !context->setOptimizationProfileAsync(static_cast<std::int32_t>(profile), stream_.get()))
+      fail(REXIT_BACKEND_FAILED, loaded.plan.path, ": TensorRT could not make an execution context: ", take_tensorrt_error());
+    context->setDeviceMemoryV2(working_.data(), static_cast<std::int64_t>(working_.bytes()));
+    return context;
+  }
+
+  // Indices are small: gathered in pinned memory they go to the device in one copy, which needs no wait. Where they are gathered
+  // must not be written again before they have gone, which a wait for logits tells.
+  std::array<const void*, 4> stage(const Pass& pass, const LoadedEngine& loaded) {
+    const std::size_t tokens = pass.tokens * sizeof(std::int64_t), rows = pass.rows * sizeof(std::int64_t);
+    const std::array<std::pair<const std::int64_t*, std::size_t>, 4> parts{
+        {{pass.token_ids, loaded.first() ? tokens : 0}, {pass.positions, tokens}, {pass.groups, tokens}, {pass.row_index, rows}}};
+    std::size_t bytes = 0;
+    for (const auto& [data, size] : parts) bytes += aligned(size);
+    if (staged_bytes_ + bytes > staged_.bytes()) wait(loaded.plan.path);
+    std::byte* staged = staged_.data() + staged_bytes_;
+    staged_bytes_ += bytes;
+    std::array<const void*, 4> addresses{};
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      if (parts[i].second != 0) std::memcpy(staged + at, parts[i].first, parts[i].second);
+      addresses[i] = placed_.data() + at;
+      at += aligned(parts[i].second);
     }
-    const std::int64_t bytes = loaded.engine->getDeviceMemorySizeV2();
-    context->setDeviceMemoryV2(working_.reserve(std::max<std::size_t>(static_cast<std::size_t>(bytes), 1),
-                                                loaded.plan.path + ": device memory for the engine"),
-                               bytes);
-    return *context;
+    cuda::check(cudaMemcpyAsync(placed_.data(), staged, bytes, cudaMemcpyHostToDevice, stream_.get()),
+                loaded.plan.path + ": copying inputs");
+    return addresses;
   }
 
-  void input(const TensorSpec& spec, std::size_t dynamic, const void* data) {
-    const char* name = spec.name.c_str();
-    // TensorRT only reads its inputs.
-    if (!context_->setInputShape(name, dims(spec.shape, dynamic)) || !context_->setTensorAddress(name, const_cast<void*>(data)))
-      refused(spec);
+  // Hidden states may begin at any row: behind a shared start, or where a chunk of a slate begins.
+  const void* aligned_input(const TensorSpec& spec, const Pass& pass) {
+    if (is_aligned(pass.hidden_in)) return pass.hidden_in;
+    copy(hidden_in_.data(), pass.hidden_in, bytes_of(spec, pass.tokens));
+    return hidden_in_.data();
   }
 
-  [[noreturn]] void refused(const TensorSpec& spec) const {
-    fail(REXIT_BACKEND_FAILED, *where_, ": TensorRT refuses tensor `", spec.name, "`: ", Logger::take_error());
+  [[noreturn]] static void refused(const LoadedEngine& loaded, const TensorSpec& spec) {
+    fail(REXIT_BACKEND_FAILED, loaded.plan.path, ": TensorRT refuses tensor `", spec.name, "`: ", take_tensorrt_error());
   }
 
-  const std::vector<Loaded>& engines_;
+  const std::vector<LoadedEngine>& engines_;
   cuda::Stream stream_;
-  cuda::DeviceMemory placed_, scratch_, working_;
+  cuda::DeviceMemory placed_, scratch_, hidden_in_, hidden_out_, between_, working_;
   cuda::PinnedMemory staged_, received_;
-  std::vector<std::unique_ptr<nvinfer1::IExecutionContext>> contexts_;  // made when first needed; gone before the memory
-  nvinfer1::IExecutionContext* context_ = nullptr;                      // of the pass under way
-  const std::string* where_ = nullptr;
+  std::size_t staged_bytes_ = 0;  // of staged_, in use by copies under way
+  std::vector<void*> results_;
+  std::vector<std::vector<std::unique_ptr<nvinfer1::IExecutionContext>>> contexts_;  // [segment][profile]; gone before the memory
+};
+
+// The engines, and the worker that waits for a session: the first one's, or that of one that has ended.
+class Shared {
+ public:
+  Shared(const Bundle& bundle, std::int32_t device) : device_(device) {
+    const cuda::OnDevice on(device_);
+    engines_ = std::make_unique<const TensorRtEngines>(bundle, device_);
+    spare_ = std::make_unique<Worker>(engines_->all());
+  }
+  ~Shared() {
+    const cuda::OnDevice on(device_);
+    spare_.reset();
+    engines_.reset();
+  }
+
+  int device() const noexcept { return device_; }
+
+  std::unique_ptr<Worker> take() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (spare_ != nullptr) return std::move(spare_);
+    }
+    return std::make_unique<Worker>(engines_->all());
+  }
+  void give(std::unique_ptr<Worker> worker) noexcept {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (spare_ == nullptr) spare_ = std::move(worker);
+  }
+
+ private:
+  const int device_;
+  std::unique_ptr<const TensorRtEngines> engines_;
+  std::mutex mutex_;
+  std::unique_ptr<Worker> spare_;
 };
 
 class TensorRtBackend final : public Backend {
  public:
-  TensorRtBackend(const Bundle& bundle, std::int32_t device) : device_(device) {
-    const cuda::OnDevice on(device_);
-    const Accelerator here = accelerator(device);
-    Logger::forget_error();
-    runtime_.reset(nvinfer1::createInferRuntime(logger()));
-    if (runtime_ == nullptr) fail(REXIT_BACKEND_FAILED, "TensorRT could not start: ", Logger::take_error());
-    const std::vector<Plan> plans = find_engines(bundle, here);
-    for (std::size_t k = 0; k < plans.size(); ++k) {
-      const Segment& segment = bundle.variant().segments[k];
-      Loaded loaded{plans[k], segment_inputs(bundle.model(), segment), segment_outputs(bundle.model(), segment), nullptr};
-      const MappedFile file(loaded.plan.path);
-      loaded.engine.reset(runtime_->deserializeCudaEngine(file.data(), file.size()));
-      if (loaded.engine == nullptr)
-        fail(REXIT_BACKEND_FAILED, loaded.plan.path, ": TensorRT ", here.tensorrt_version,
-             " could not load the engine: ", Logger::take_error());
-      check_tensors(loaded);
-      engines_.push_back(std::move(loaded));
-    }
+  explicit TensorRtBackend(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {
+    const cuda::OnDevice on(shared_->device());
+    worker_ = shared_->take();
   }
-
   ~TensorRtBackend() override {
-    const cuda::OnDevice on(device_);
-    idle_.clear();
-    engines_.clear();
-    runtime_.reset();
+    const cuda::OnDevice on(shared_->device());
+    worker_->abandon();
+    shared_->give(std::move(worker_));
   }
 
   void run(std::size_t segment, const Pass& pass) const override {
-    const cuda::OnDevice on(device_);
-    std::unique_ptr<Worker> worker = take(segment);
+    const cuda::OnDevice on(shared_->device());
     try {
-      worker->run(segment, pass);
+      worker_->run(segment, pass);
     } catch (...) {
-      worker->wait();
-      give(std::move(worker));
+      worker_->abandon();
       throw;
     }
-    give(std::move(worker));
   }
 
   void* allocate(std::size_t bytes) const override {
-    const cuda::OnDevice on(device_);
+    const cuda::OnDevice on(shared_->device());
     void* memory = nullptr;
     cuda::check(cudaMalloc(&memory, std::max<std::size_t>(bytes, 1)), "device memory of " + cuda::wanted(bytes));
     return memory;
   }
 
   void release(void* memory) const noexcept override {
-    const cuda::OnDevice on(device_);
-    cudaFree(memory);  // waits for what still uses it
+    if (memory == nullptr) return;
+    const cuda::OnDevice on(shared_->device());
+    worker_->abandon();  // what still uses it is on this stream
+    cudaFree(memory);
   }
 
-  // Between device memories, without waiting: later passes wait for the legacy stream, as all work here is on streams that
-  // synchronize with it. CUDA does not copy between overlapping ranges, so these go over a third place.
+  std::size_t tensor_alignment() const noexcept override { return address_alignment; }
+
   void copy(void* to, const void* from, std::size_t bytes) const override {
-    const cuda::OnDevice on(device_);
-    const auto copy = [](void* a, const void* b, std::size_t count) {
-      cuda::check(cudaMemcpyAsync(a, b, count, cudaMemcpyDeviceToDevice, cudaStreamLegacy), "copying hidden states");
-    };
-    const auto a = reinterpret_cast<std::uintptr_t>(to), b = reinterpret_cast<std::uintptr_t>(from);
-    if ((a < b ? b - a : a - b) >= bytes) {
-      copy(to, from, bytes);
-      return;
-    }
-    const std::lock_guard<std::mutex> lock(between_mutex_);
-    std::byte* between = between_.reserve(bytes, "device memory for moving hidden states");
-    copy(between, from, bytes);
-    copy(to, between, bytes);
+    const cuda::OnDevice on(shared_->device());
+    worker_->copy(to, from, bytes);
+  }
+
+  void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t bytes,
+                 std::size_t count) const override {
+    const cuda::OnDevice on(shared_->device());
+    worker_->copy_rows(to, to_pitch, from, from_pitch, bytes, count);
   }
 
  private:
-  static Accelerator accelerator(std::int32_t device) {
-    int count = 0, major = 0, minor = 0;
-    const cudaError_t error = cudaGetDeviceCount(&count);
-    if (error != cudaSuccess || count == 0)
-      fail(REXIT_BACKEND_MISSING,
-           "device `tensorrt`: CUDA finds no GPU: ", cudaGetErrorString(error == cudaSuccess ? cudaErrorNoDevice : error));
-    if (device >= count) fail(REXIT_INVALID_ARGUMENT, "device_id is ", device, ", this machine has GPUs 0 to ", count - 1);
-    cuda::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking for the compute capability");
-    cuda::check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "asking for the compute capability");
-    return {std::to_string(major) + "." + std::to_string(minor), tensorrt_version_text(getInferLibVersion())};
-  }
-
-  std::unique_ptr<Worker> take(std::size_t segment) const {
-    {
-      const std::lock_guard<std::mutex> lock(idle_mutex_);
-      if (!idle_.empty()) {
-        std::unique_ptr<Worker> worker = std::move(idle_.back());
-        idle_.pop_back();
-        return worker;
-      }
-    }
-    return std::make_unique<Worker>(engines_, engines_[segment].plan.path);
-  }
-
-  void give(std::unique_ptr<Worker> worker) const {
-    const std::lock_guard<std::mutex> lock(idle_mutex_);
-    idle_.push_back(std::move(worker));
-  }
-
-  int device_;
-  std::unique_ptr<nvinfer1::IRuntime> runtime_;
-  std::vector<Loaded> engines_;
-  mutable std::mutex idle_mutex_, between_mutex_;
-  mutable std::vector<std::unique_ptr<Worker>> idle_;  // as many as passes have ever run at once
-  mutable cuda::DeviceMemory between_;
+  std::shared_ptr<Shared> shared_;
+  std::unique_ptr<Worker> worker_;
 };
 
 }  // namespace
 
-std::unique_ptr<Backend> make_tensorrt_backend(const Bundle& bundle, std::int32_t device_id) {
-  return std::make_unique<TensorRtBackend>(bundle, device_id);
+Backends make_tensorrt_backends(const Bundle& bundle, std::int32_t device_id) {
+  return [shared = std::make_shared<Shared>(bundle, device_id)] { return std::make_shared<const TensorRtBackend>(shared); };
 }
 
 }  // namespace rexit::core

@@ -37,9 +37,10 @@ class OnDevice {
   bool changed_ = false;
 };
 
+// One that waits for no other, the legacy stream included.
 class Stream {
  public:
-  explicit Stream(const std::string& doing) { check(cudaStreamCreate(&stream_), doing); }
+  explicit Stream(const std::string& doing) { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), doing); }
   ~Stream() { cudaStreamDestroy(stream_); }
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
@@ -70,6 +71,8 @@ class Memory {
     }
     return static_cast<std::byte*>(data_);
   }
+  std::byte* data() const noexcept { return static_cast<std::byte*>(data_); }
+  std::size_t bytes() const noexcept { return bytes_; }
 
  private:
   void* data_ = nullptr;

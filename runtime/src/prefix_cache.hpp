@@ -66,7 +66,7 @@ class PrefixCache {
   static std::size_t depth_of(const Entry& entry, std::size_t count) noexcept;
   void copy_shared(Entry& to, const Entry& from, std::size_t count, std::size_t depth);
   void run(std::size_t segment, std::size_t from);
-  std::size_t stride(std::size_t segment, std::size_t tokens) const noexcept;
+  std::size_t stride(std::size_t segment, std::size_t tokens) const noexcept;  // from one tensor to the next
   std::size_t room(std::size_t tokens) const noexcept;
   std::size_t row_bytes() const noexcept;
 

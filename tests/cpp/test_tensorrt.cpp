@@ -91,8 +91,9 @@ class TensorRt : public testing::Test {
     EXPECT_EQ(machine().contexts, 0u);
   }
   static void forget() {
+    machine().copies.clear();
     machine().copied.clear();
-    machine().enqueued = machine().synchronizations = 0;
+    machine().enqueued = machine().synchronizations = machine().taken = 0;
   }
 
   static rexit_status failure(const rexit::OpenOptions& given, const std::string& path, std::string& message) {
@@ -122,18 +123,72 @@ TEST_F(TensorRt, SlatesBeyondOnePassAreChunked) {
   EXPECT_GT(machine().enqueued, 4 * exits);
 }
 
+// What goes over the bus and when the host waits: indices up, logits down, a wait where logits are wanted and nowhere else.
 TEST_F(TensorRt, OnlyIndicesGoUpAndOnlyLogitsComeDown) {
   rexit::Session session{rexit::Bundle(folder(), options())};
   const rexit::Request request = rexit::Request(std::int64_t{106}).items(items(2));
   session.trace(request);
   EXPECT_EQ(machine().enqueued, 2 * exits);  // the prefix, then the slate
-  EXPECT_EQ(machine().synchronizations, machine().enqueued);
+  EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], 2 * exits);
+  EXPECT_EQ(machine().copies[cudaMemcpyDeviceToHost], exits);
   EXPECT_EQ(machine().copied[cudaMemcpyDeviceToHost], exits * 2 * 2 * sizeof(float));
-  EXPECT_EQ(machine().copied[cudaMemcpyDeviceToDevice], 0u);
+  EXPECT_EQ(machine().copies[cudaMemcpyDeviceToDevice], 0u);
   forget();
   session.trace(request);
   EXPECT_EQ(machine().enqueued, exits);  // the prefix is still there
   EXPECT_EQ(machine().synchronizations, exits);
+  EXPECT_EQ(machine().taken, 0u);
+}
+
+// All that passes work in is taken when the bundle is opened; sessions take what they keep.
+TEST_F(TensorRt, WhatPassesNeedIsTakenAtOpen) {
+  const rexit::Bundle bundle(folder(), options());
+  EXPECT_EQ(machine().contexts, 2 * exits);  // a prefix's and a slate's for each segment
+  const std::size_t open = machine().allocated;
+  forget();
+  {
+    rexit::Session session(bundle);
+    EXPECT_EQ(machine().taken, 0u);
+    session.warm_up();
+    forget();
+    session.trace(rexit::Request(std::int64_t{106}).items(items(2)));
+    EXPECT_EQ(machine().taken, 0u);
+    rexit::Session other(bundle);
+    EXPECT_EQ(machine().contexts, 4 * exits);
+  }
+  EXPECT_EQ(machine().allocated, open);  // and the next session finds it again
+  EXPECT_EQ(machine().contexts, 2 * exits);
+  machine().memory = open / 2;
+  std::string message;
+  EXPECT_EQ(failure(options(), folder(), message), REXIT_OUT_OF_MEMORY);
+  EXPECT_NE(message.find("bytes: CUDA: out of memory"), std::string::npos) << message;
+}
+
+// A prefix that shares its start with another: keys and values lie at other places by then, and the new ones behind them begin at
+// any row.
+TEST_F(TensorRt, ASharedStartIsMovedInFewCopies) {
+  std::size_t shared = 0;
+  for (std::int64_t one = 100; one <= 133; one += 3)
+    for (std::int64_t other = 100; other <= 133; other += 3) {
+      rexit::Session session{rexit::Bundle(folder(), options())};
+      const rexit::Request request = rexit::Request(other).items(items(2));
+      rexit::Trace trace;
+      for (int round = 0; round < 2; ++round) {  // the second one finds the memory there
+        session.clear_cache();
+        session.trace(rexit::Request(one).items(items(2)));
+        forget();
+        trace = session.trace(request);
+        EXPECT_EQ(trace.log_odds, reference(session, request));
+      }
+      if (trace.stats.prefix_tokens_reused == 0 || trace.stats.prefix_tokens_reused == trace.stats.prefix_tokens) continue;
+      ++shared;
+      // Of each layer's keys and values one copy from the other prefix, one before the pass, one behind it, at most; where they
+      // lie close by each other fewer. Of hidden states one from the other prefix, and for each segment one into place and one
+      // for its alignment. Head by head it would be 12 times the layers and more.
+      EXPECT_LE(machine().copies[cudaMemcpyDeviceToDevice], 3 * 2 * depths[exits - 1] + 1 + 2 * (exits - 1));
+      EXPECT_EQ(machine().synchronizations, exits);
+    }
+  EXPECT_GT(shared, 0u);
 }
 
 // Every pattern of who stops where: compaction moves hidden states inside device memory, over themselves too.
@@ -192,7 +247,7 @@ TEST_F(TensorRt, SessionsRunSideBySide) {
     });
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(machine().loaded, exits);
-  EXPECT_LE(machine().contexts, 2 * exits);
+  EXPECT_EQ(machine().contexts, 2 * exits);
 }
 
 TEST_F(TensorRt, DamagedEnginesAreRefused) {
