@@ -18,6 +18,11 @@ namespace {
 
 bool known(const std::string& device) { return device == "cpu" || device == "cuda" || device == "tensorrt"; }
 
+void refuse_cuda_graphs(const Execution& execution) {
+  if (execution.cuda_graphs)
+    fail(REXIT_INVALID_ARGUMENT, "options.cuda_graphs is for device `tensorrt` in a rexit built with -DREXIT_TENSORRT=ON");
+}
+
 // One that several threads may call at once.
 Backends shared(std::shared_ptr<const Backend> backend) {
   return [backend = std::move(backend)] { return backend; };
@@ -25,8 +30,9 @@ Backends shared(std::shared_ptr<const Backend> backend) {
 
 Backends make_tensorrt(const Bundle& bundle, const Execution& execution) {
 #ifdef REXIT_TENSORRT
-  return make_tensorrt_backends(bundle, execution.device_id);
+  return make_tensorrt_backends(bundle, execution.device_id, execution.cuda_graphs);
 #else
+  refuse_cuda_graphs(execution);
   require_provider(execution, Provider::tensorrt);
   std::vector<std::string> graphs;
   for (const Plan& plan : find_engines(bundle, probe_accelerator(execution.device_id))) {
@@ -58,6 +64,7 @@ Backends make_backends(const Bundle& bundle, const Execution& execution) {
            "` is made for ", variant.target);
     return make_tensorrt(bundle, execution);
   }
+  refuse_cuda_graphs(execution);
   std::vector<std::string> graphs;
   for (const Segment& segment : variant.segments) graphs.push_back(segment.graph);
   return shared(make_ort_backend(bundle, execution, device == "cuda" ? Provider::cuda : Provider::cpu, graphs));

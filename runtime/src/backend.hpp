@@ -62,6 +62,7 @@ struct Execution {
   std::int32_t threads = 0;
   const char* device = nullptr;  // null: the variant's own
   std::int32_t device_id = 0;
+  bool cuda_graphs = false;
 };
 
 // Those for the device asked for; `bundle` must outlive them. Throws REXIT_INVALID_ARGUMENT for a device that there is not or

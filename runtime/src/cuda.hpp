@@ -51,6 +51,42 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
+// Work of a stream, recorded once and launched as one.
+class Graph {
+ public:
+  Graph() = default;
+  ~Graph() {
+    if (exec_ != nullptr) cudaGraphExecDestroy(exec_);
+  }
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+
+  bool ready() const noexcept { return exec_ != nullptr; }
+
+  // What `issue` puts on the stream is kept and not done.
+  template <class Issue>
+  void capture(const Stream& stream, const Issue& issue, const std::string& doing) {
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal), doing);
+    try {
+      issue();
+    } catch (...) {
+      cudaStreamEndCapture(stream.get(), &graph);
+      if (graph != nullptr) cudaGraphDestroy(graph);
+      cudaGetLastError();
+      throw;
+    }
+    check(cudaStreamEndCapture(stream.get(), &graph), doing);
+    const cudaError_t error = cudaGraphInstantiateWithFlags(&exec_, graph, 0);
+    cudaGraphDestroy(graph);
+    check(error, doing);
+  }
+  void launch(const Stream& stream, const std::string& doing) const { check(cudaGraphLaunch(exec_, stream.get()), doing); }
+
+ private:
+  cudaGraphExec_t exec_ = nullptr;
+};
+
 inline std::string wanted(std::size_t bytes) { return std::to_string(bytes) + " bytes"; }
 
 // Memory that only grows; what it held is lost then. Growing waits for the GPU.

@@ -79,6 +79,7 @@ class TensorRt : public testing::Test {
     machine().devices = 1;
     machine().minor = 7;
     machine().memory = std::size_t{1} << 30;
+    machine().captures = true;
     forget();
   }
   // Whatever a test did, everything is given back when its bundle and sessions are gone.
@@ -89,11 +90,12 @@ class TensorRt : public testing::Test {
     EXPECT_EQ(machine().streams, 0u);
     EXPECT_EQ(machine().loaded, 0u);
     EXPECT_EQ(machine().contexts, 0u);
+    EXPECT_EQ(machine().graphs, 0u);
   }
   static void forget() {
     machine().copies.clear();
     machine().copied.clear();
-    machine().enqueued = machine().synchronizations = machine().taken = 0;
+    machine().enqueued = machine().launched = machine().synchronizations = machine().taken = 0;
   }
 
   static rexit_status failure(const rexit::OpenOptions& given, const std::string& path, std::string& message) {
@@ -227,6 +229,92 @@ TEST_F(TensorRt, ThePrefixIsDeepenedAndKept) {
   EXPECT_EQ(scores.scores[1].log_odds, expected[exits + 1]);
   session.warm_up();
   EXPECT_EQ(session.score(request().force_exit(2)).scores[0].log_odds, expected[2]);
+}
+
+rexit::OpenOptions with_graphs() {
+  rexit::OpenOptions made = options();
+  made.cuda_graphs = true;
+  return made;
+}
+
+// Met a third time, each segment of a slate is one launch, with nothing to copy over the bus beside it.
+TEST_F(TensorRt, SlatesOfASizeMetBeforeAreOneLaunchEach) {
+  rexit::Session session{rexit::Bundle(folder(), with_graphs())};
+  session.warm_up();
+  const auto request = [](std::int64_t first) { return rexit::Request(std::int64_t{106}).items({first, first + 5}); };
+  const auto size = [&](std::int64_t first) {  // of the slate, in the steps in which it is filled up
+    const rexit::Prompt prompt = session.prompt(request(first));
+    return (prompt.offsets.back() - prompt.offsets[1] + 31) / 32;
+  };
+  std::vector<std::int64_t> alike;
+  for (std::int64_t first = -7; first < 88; first += 5)
+    if (size(first) == size(-7)) alike.push_back(first);
+  ASSERT_GT(alike.size(), 4u);
+  for (std::size_t i = 0; i < 2; ++i) EXPECT_EQ(session.trace(request(alike[i])).log_odds, reference(session, request(alike[i])));
+  EXPECT_EQ(machine().launched, 0u);
+  const std::size_t contexts = machine().contexts;
+  EXPECT_EQ(contexts, 2 * exits + exits);
+  for (const std::int64_t first : alike) {
+    forget();
+    EXPECT_EQ(session.trace(request(first)).log_odds, reference(session, request(first)));
+    EXPECT_EQ(machine().launched, exits);
+    EXPECT_EQ(machine().enqueued, 0u);
+    EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], 0u);
+    EXPECT_EQ(machine().copies[cudaMemcpyDeviceToHost], 0u);
+    // Keys and values of each segment in one copy; hidden states in and out of the places that stay.
+    EXPECT_EQ(machine().copies[cudaMemcpyDeviceToDevice], exits + 2 * (exits - 1));
+    EXPECT_EQ(machine().synchronizations, exits);
+    EXPECT_EQ(machine().taken, 0u);
+  }
+  EXPECT_EQ(machine().contexts, contexts);
+}
+
+// Of more sizes than graphs are kept for: prefixes of many lengths, slates of one and of several chunks.
+TEST_F(TensorRt, GraphsAnswerAsPassesDo) {
+  rexit::Session session{rexit::Bundle(folder(), with_graphs())};
+  std::size_t most = 0;
+  for (std::int64_t user = 100; user <= 136; user += 3)  // the last one is unknown
+    for (std::size_t more = 0; more < 4; ++more)
+      for (int round = 0; round < 3; ++round)
+        for (const std::size_t count : {1u, 4u, 20u}) {
+          const auto request = [&] { return rexit::Request(user).recent(items(more)).items(items(count)); };
+          const std::vector<float> expected = reference(session, request());
+          EXPECT_EQ(session.trace(request()).log_odds, expected);
+          const rexit::Scores scores = session.score(request().policy({{9, 9, never}, {9, 9, never}, 1}));
+          for (std::size_t i = 0; i < count; ++i)
+            EXPECT_EQ(scores.scores[i].log_odds, expected[exits * i + scores.scores[i].exit]);
+          most = std::max(most, machine().graphs);
+        }
+  EXPECT_GT(machine().launched, 0u);
+  EXPECT_EQ(most, 64u);
+}
+
+// An engine that cannot be captured, or no memory for a graph: the answer is there, the session goes on without.
+TEST_F(TensorRt, WithoutGraphsItGoesOn) {
+  std::vector<std::string> lines;
+  rexit_set_log(
+      [](void* context, rexit_log_level, const char* line) { static_cast<std::vector<std::string>*>(context)->push_back(line); },
+      &lines, REXIT_LOG_WARNING);
+  {
+    rexit::Session session{rexit::Bundle(folder(), with_graphs())};
+    machine().captures = false;
+    const rexit::Request request = rexit::Request(std::int64_t{106}).items(items(2));
+    for (int round = 0; round < 4; ++round) EXPECT_EQ(session.trace(request).log_odds, reference(session, request));
+  }
+  rexit_set_log(nullptr, nullptr, REXIT_LOG_ERROR);
+  EXPECT_EQ(machine().launched, 0u);
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_NE(lines[0].find("segment-0.plan: capturing a CUDA graph: CUDA: invalid argument: this session goes on without"),
+            std::string::npos)
+      << lines[0];
+}
+
+TEST_F(TensorRt, GraphsAreTensorRTsAlone) {
+  rexit::OpenOptions given = with_graphs();
+  given.device = "cpu";
+  std::string message;
+  EXPECT_EQ(failure(given, folder(), message), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(message, "options.cuda_graphs is for device `tensorrt` in a rexit built with -DREXIT_TENSORRT=ON");
 }
 
 TEST_F(TensorRt, SessionsRunSideBySide) {

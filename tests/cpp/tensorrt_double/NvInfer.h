@@ -142,6 +142,7 @@ struct Bound {
       } else if (tensor->type == DataType::kHALF) {
         std::uint16_t half;
         std::memcpy(&half, at, 2);
+        if ((half >> 10 & 31) == 31) cuda_double::mistake("read what nobody has written");  // all bits set: no number
         values[i] = from_half(half);
       } else {
         float value;
@@ -234,6 +235,7 @@ class IExecutionContext {
   bool setOptimizationProfileAsync(std::int32_t profile, cudaStream_t stream) noexcept {
     if (profile < 0 || static_cast<std::size_t>(profile) >= plan_.profiles.size()) return refuse("no such profile");
     if (profile != profile_) shapes_.clear();
+    change();
     profile_ = profile;
     stream_ = stream;
     return true;
@@ -255,6 +257,7 @@ class IExecutionContext {
       if (tensor->shape[i] == -1 && (dims.d[i] < least || dims.d[i] > most)) return refuse("outside the profile");
     }
     shapes_[name].assign(dims.d, dims.d + dims.nbDims);
+    change();
     return true;
   }
 
@@ -262,6 +265,7 @@ class IExecutionContext {
     if (find(name) == nullptr || data == nullptr) return refuse("no such tensor, or a null address");
     if (reinterpret_cast<std::uintptr_t>(data) % 256 != 0) return refuse("an address that is not aligned to 256 bytes");
     addresses_[name] = data;
+    change();
     return true;
   }
 
@@ -270,6 +274,8 @@ class IExecutionContext {
     const std::lock_guard<std::mutex> lock(machine.mutex);
     if (plan_.refused.count("enqueue") != 0) return refuse(plan_.refused.at("enqueue").c_str());
     if (!cuda_double::is_stream(stream)) return refuse("work on the legacy stream");
+    const bool capture = cuda_double::capturing(stream);
+    if (capture && changed_) return refuse("captured before it has run with these shapes and addresses");
     if (stream_ != nullptr && stream_ != stream) return refuse("the profile was set on another stream");
     for (const cuda_double::Work& work : machine.queue)
       if (work.memory == working_ && work.stream != stream) return refuse("working memory that other work is using");
@@ -295,14 +301,16 @@ class IExecutionContext {
         if (&a != &b && a.data < b.data + b.count() * tensorrt_double::width(b.tensor->type) &&
             b.data < a.data + a.count() * tensorrt_double::width(a.tensor->type))
           return refuse("two outputs overlap");
-    ++machine.enqueued;
-    machine.queue.push_back({stream,
-                             [plan = plan_, inputs, outputs] {
-                               if (plan.refused.count("run") != 0) return cudaErrorLaunchFailure;
-                               tensorrt_double::compute(plan, inputs, outputs);
-                               return cudaSuccess;
-                             },
-                             working_});
+    captured_ = captured_ || capture;
+    changed_ = false;
+    machine.enqueued += capture ? 0 : 1;
+    cuda_double::issue({stream,
+                        [plan = plan_, inputs, outputs] {
+                          if (plan.refused.count("run") != 0) return cudaErrorLaunchFailure;
+                          tensorrt_double::compute(plan, inputs, outputs);
+                          return cudaSuccess;
+                        },
+                        working_});
     return true;
   }
 
@@ -312,6 +320,11 @@ class IExecutionContext {
       if (tensor.name == name) return &tensor;
     return nullptr;
   }
+  // A graph captured from a context is of no use once the context is another.
+  void change() noexcept {
+    if (captured_) cuda_double::mistake("changed a context from which a graph was captured");
+    changed_ = true;
+  }
   bool refuse(const char* why) const noexcept {
     logger_.log(ILogger::Severity::kERROR, why);
     return false;
@@ -320,6 +333,7 @@ class IExecutionContext {
   const tensorrt_double::PlanText& plan_;
   ILogger& logger_;
   std::int32_t profile_ = 0;
+  bool changed_ = true, captured_ = false;  // since it last ran; ever
   cudaStream_t stream_ = nullptr;
   void* working_ = nullptr;
   std::int64_t working_size_ = 0;

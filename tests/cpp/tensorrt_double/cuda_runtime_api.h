@@ -34,6 +34,7 @@ enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cu
 enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76 };
 struct CUstream_st {};
 using cudaStream_t = CUstream_st*;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal = 0, cudaStreamCaptureModeThreadLocal = 1 };
 constexpr unsigned cudaStreamNonBlocking = 1;
 
 namespace cuda_double {
@@ -49,6 +50,18 @@ struct Work {
   const void* memory = nullptr;  // that it works in, besides what it reads and writes
 };
 
+}  // namespace cuda_double
+
+// A graph is its work; so is what is made of it to be launched.
+struct CUgraph_st {
+  std::deque<cuda_double::Work> work;
+};
+struct CUgraphExec_st : CUgraph_st {};
+using cudaGraph_t = CUgraph_st*;
+using cudaGraphExec_t = CUgraphExec_st*;
+
+namespace cuda_double {
+
 // What the machine is, for tests to set, and what has been done to it, for tests to look at.
 struct Machine {
   std::mutex mutex;
@@ -58,10 +71,12 @@ struct Machine {
   std::map<std::uintptr_t, Allocation> allocations;
   std::map<std::uintptr_t, std::size_t> pinned;
   std::deque<Work> queue;
-  std::size_t allocated = 0, streams = 0, loaded = 0, contexts = 0;  // at present
-  std::size_t taken = 0, synchronizations = 0, enqueued = 0;         // so far; taken: allocations of either kind
-  std::map<cudaMemcpyKind, std::size_t> copies, copied;              // so far: calls, bytes
-  std::vector<std::string> mistakes;                                 // that a GPU might forgive or punish later
+  std::map<cudaStream_t, std::deque<Work>> captured;                             // by streams at it
+  bool captures = true;                                                          // false: no graph can be made
+  std::size_t allocated = 0, streams = 0, loaded = 0, contexts = 0, graphs = 0;  // at present
+  std::size_t taken = 0, synchronizations = 0, enqueued = 0, launched = 0;       // so far; taken: allocations of either kind
+  std::map<cudaMemcpyKind, std::size_t> copies, copied;                          // so far: calls, bytes
+  std::vector<std::string> mistakes;                                             // that a GPU might forgive or punish later
 };
 
 inline Machine& machine() {
@@ -96,6 +111,13 @@ inline bool is_pinned(const void* data, std::size_t bytes) {
   if (next == machine().pinned.begin()) return false;
   --next;
   return at - next->first <= next->second && bytes <= next->second - (at - next->first);
+}
+
+inline bool capturing(cudaStream_t stream) { return machine().captured.count(stream) != 0; }
+
+// To be done, or to be part of the graph that the stream captures.
+inline void issue(Work work) {
+  (capturing(work.stream) ? machine().captured[work.stream] : machine().queue).push_back(std::move(work));
 }
 
 // Everything issued on this stream, on all of them for a null one.
@@ -163,6 +185,7 @@ inline cudaError_t cudaMalloc(void** data, std::size_t bytes) {
   const std::lock_guard<std::mutex> lock(machine.mutex);
   *data = nullptr;
   ++machine.taken;
+  if (!machine.captured.empty()) return cuda_double::mistake("allocated while a stream captures");
   if (bytes == 0 || machine.allocated + bytes > machine.memory) return cudaErrorMemoryAllocation;
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   const std::size_t mapped = (bytes + page - 1) / page * page;
@@ -231,6 +254,7 @@ inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  if (cuda_double::capturing(stream)) return cuda_double::mistake("waited for a stream that captures");
   ++cuda_double::machine().synchronizations;
   return cuda_double::finish(stream);
 }
@@ -257,16 +281,76 @@ inline cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void*
   machine.copied[kind] += width * height;
   std::byte* target = to_device ? cuda_double::alias(to, to_bytes) : static_cast<std::byte*>(to);
   const std::byte* source = from_device ? cuda_double::alias(from, from_bytes) : static_cast<const std::byte*>(from);
-  machine.queue.push_back({stream, [=] {
-                             for (std::size_t i = 0; i < height; ++i)
-                               std::memcpy(target + i * to_pitch, source + i * from_pitch, width);
-                             return cudaSuccess;
-                           }});
+  cuda_double::issue({stream, [=] {
+                        for (std::size_t i = 0; i < height; ++i)
+                          std::memcpy(target + i * to_pitch, source + i * from_pitch, width);
+                        return cudaSuccess;
+                      }});
   return cudaSuccess;
 }
 
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   return cudaMemcpy2DAsync(to, bytes, from, bytes, bytes, 1, kind, stream);
+}
+
+inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  std::byte* target = cuda_double::alias(to, bytes);
+  if (!cuda_double::is_stream(stream) || target == nullptr) return cuda_double::mistake("set memory at the wrong place");
+  cuda_double::issue({stream, [=] {
+                        std::memset(target, value, bytes);
+                        return cudaSuccess;
+                      }});
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  if (!cuda_double::is_stream(stream) || cuda_double::capturing(stream)) return cuda_double::mistake("cannot capture here");
+  if (mode != cudaStreamCaptureModeThreadLocal) return cuda_double::mistake("a capture that other threads must not disturb");
+  cuda_double::machine().captured[stream];
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  if (!cuda_double::capturing(stream)) return cuda_double::mistake("no capture to end");
+  *graph = new CUgraph_st{std::move(cuda_double::machine().captured[stream])};
+  cuda_double::machine().captured.erase(stream);
+  ++cuda_double::machine().graphs;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  if (!cuda_double::machine().captures) return cudaErrorInvalidValue;
+  *exec = new CUgraphExec_st{{graph->work}};
+  ++cuda_double::machine().graphs;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  ++cuda_double::machine().launched;
+  for (cuda_double::Work work : exec->work) {
+    work.stream = stream;
+    cuda_double::issue(std::move(work));
+  }
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  --cuda_double::machine().graphs;
+  delete graph;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  --cuda_double::machine().graphs;
+  delete exec;
+  return cudaSuccess;
 }
 
 #endif
