@@ -213,12 +213,14 @@ class Worker {
     if (pass.prefix == 0) return at;
     // Where the cache keeps them one right behind the other, as here, they come in one copy.
     const std::size_t layers = loaded.layers(), bytes = bytes_of(loaded.inputs[4], pass.prefix), stride = aligned(bytes);
-    const auto source = [&](std::size_t n) {
-      return static_cast<const std::byte*>((n % 2 == 0 ? pass.past_keys : pass.past_values)[n / 2]);
-    };
-    for (std::size_t n = 0, next; n < 2 * layers; n = next) {
-      for (next = n + 1; next < 2 * layers && source(next) == source(n) + (next - n) * stride;) ++next;
-      copy(past_.data() + n * stride, source(n), (next - n - 1) * stride + bytes);
+    const std::byte* from = nullptr;  // of the copy that grows while neighbours follow
+    std::size_t first = 0;
+    for (std::size_t n = 0; n <= 2 * layers; ++n) {
+      const void* next = n == 2 * layers ? nullptr : n % 2 == 0 ? pass.past_keys[n / 2] : pass.past_values[n / 2];
+      if (n != 0 && next == from + (n - first) * stride) continue;
+      if (n != 0) copy(past_.data() + first * stride, from, (n - first - 1) * stride + bytes);
+      from = static_cast<const std::byte*>(next);
+      first = n;
     }
     for (std::size_t n = 0; n < 2 * layers; ++n) inputs_[4 + n / 2 + (n % 2) * layers] = past_.data() + n * stride;
     return at;
