@@ -81,6 +81,7 @@ def compile_engines(
     builder: str | None = None,
     python: str | None = None,
     workspace_bytes: int | None = None,
+    onnxruntime: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> CompileReport:
@@ -88,7 +89,9 @@ def compile_engines(
 
     compute_capability: e.g. "8.6", to build for (TensorRT-RTX alone); None: that of the GPU at hand. builder: `tensorrt` or
     `tensorrt_rtx`; None: the first one there that can do it. python: the Python that has its binding; None: this one, else the
-    system's. workspace_bytes: the most scratch memory the compiler may take on the GPU. force: build what is up to date too.
+    system's. workspace_bytes: the most scratch memory the compiler may take on the GPU. onnxruntime: for its TensorRT provider,
+    which stays in an engine's first profile: one profile for all passes, and a graph around each plan. force: build what is up to
+    date too.
     Raises InputError, also while another process writes into the bundle, BundleError, or BackendError when there is no compiler
     for it or it fails; the engines there before stay.
     """
@@ -107,28 +110,38 @@ def compile_engines(
                     f"{one.variant.name} needs compute capability {least}, engines would be for {target.compute_capability}; "
                     "name the other variants with --variant"
                 )
-        if not compiler.standalone and importlib.util.find_spec("onnx") is None:
+        if onnxruntime and compiler.standalone:
+            raise InputError(f"ONNX Runtime's TensorRT provider runs no engines of {compiler.title}, expected TensorRT's own")
+        if onnxruntime and importlib.util.find_spec("onnx") is None:
             raise BackendError("the package `onnx` is missing, it wraps plans for ONNX Runtime: pip install 'rexit[tensorrt]'")
-        built = tuple(_compile_variant(one, compiler, target, workspace_bytes, force, tell) for one in opened)
+        built = tuple(_compile_variant(one, compiler, target, workspace_bytes, onnxruntime, force, tell) for one in opened)
     return CompileReport(
         str(bundle), compiler.python, compiler.name, compiler.version, target.gpu, target.compute_capability, built
     )
 
 
-def profile_of(bundle: Bundle) -> Profile:
-    """The sizes an engine of this variant takes: at most what the limits and the catalog allow, usually a slate of 20 candidates
-    as long as the golden samples' are."""
+def profiles_of(bundle: Bundle, onnxruntime: bool = False) -> tuple[Profile, ...]:
+    """What passes an engine of this variant takes: at most what the limits and the catalog allow, usually a slate of 20
+    candidates as long as the golden samples' are.
+
+    1. Passes behind nothing, P = 0: the prefix itself, for which one row is tuned.
+    2. Passes behind a prefix, P >= 1: slates, for which it is tuned, and what a prefix does not share with another.
+    One profile from P = 0 on would tune neither, and a compiler may raise its least to 1. Without prefixes there are only slates.
+    `onnxruntime`: it can use one profile, so all passes are in it.
+    """
     limit, prompt = bundle.variant.max_tokens, bundle.catalog.info["prompt"]
     most_prefix = int(prompt["max_prefix_tokens"])
     most_tokens = max(limit, most_prefix)  # the prefix is filled by the same graph
     slates = bundle.golden().slates
-    candidate = statistics.median_high([len(tokens) for slate in slates for tokens in slate.candidates])
-    prefix = statistics.median_high([len(slate.prefix) for slate in slates])
-    rows = max(1, min(USUAL_SLATE, limit // max(1, candidate)))
-    return Profile(
-        tokens=(1, min(rows * max(1, candidate), most_tokens), most_tokens),
-        prefix=(0, min(prefix, most_prefix), most_prefix),
-        rows=(1, rows, limit),
+    candidate = max(1, statistics.median_high([len(tokens) for slate in slates for tokens in slate.candidates]))
+    prefix = min(statistics.median_high([len(slate.prefix) for slate in slates]), most_prefix)
+    rows = max(1, min(USUAL_SLATE, limit // candidate))
+    tokens = (1, min(rows * candidate, most_tokens), most_tokens)
+    if onnxruntime or most_prefix == 0:
+        return (Profile(tokens, (0, prefix, most_prefix), (1, rows, limit)),)
+    return (
+        Profile((1, max(1, prefix), most_tokens), (0, 0, 0), (1, 1, limit)),
+        Profile(tokens, (1, max(1, prefix), most_prefix), (1, rows, limit)),
     )
 
 
@@ -161,14 +174,15 @@ def _compile_variant(
     compiler: Compiler,
     target: Target,
     workspace_bytes: int | None,
+    onnxruntime: bool,
     force: bool,
     tell: Progress,
 ) -> VariantBuild:
-    variant, profile = bundle.variant, profile_of(bundle)
+    variant, profiles = bundle.variant, profiles_of(bundle, onnxruntime)
     capability = target.compute_capability
     key = engine_key(compiler.name, compiler.version, capability)
     folder = bundle.folder / FOLDER / key
-    if not force and (there := _up_to_date(folder, bundle, profile, target.gpu)) is not None:
+    if not force and (there := _up_to_date(folder, bundle, profiles, onnxruntime, target.gpu)) is not None:
         return VariantBuild(variant.name, key, str(folder), True, there.bytes, (), ())
     cache = None if compiler.standalone else folder.with_name(f"timing-{key}.cache")
     engines, reports, warnings = [], [], []
@@ -179,7 +193,7 @@ def _compile_variant(
                 "builder": compiler.name,
                 "graph": str((bundle.folder / segment.graph).resolve()),
                 "plan": str(place / f"segment-{k}.plan"),
-                "profile": _ranges(segment, profile),
+                "profiles": [_ranges(segment, profile) for profile in profiles],
                 "compute_capability": capability,
                 "timing_cache": None if cache is None else str(cache.resolve()),
                 "workspace_bytes": workspace_bytes,
@@ -192,7 +206,7 @@ def _compile_variant(
             done, heard = _build(compiler, request, f"{what} ({segment.graph})", stage)
             warnings += heard
             plan, context = f"segment-{k}.plan", None
-            if not compiler.standalone:
+            if onnxruntime:
                 from rexit.exporter.ep_context import wrap_plan
 
                 context = f"segment-{k}.context.onnx"
@@ -203,7 +217,7 @@ def _compile_variant(
                     context=context,
                     graph_sha256=variant.files[segment.graph].sha256,
                     weights_sha256=variant.files[segment.weights].sha256,
-                    profile=profile,
+                    profiles=profiles,
                     seconds=round(done["seconds"], 3),
                     layers=done["layers"],
                     summary=done["summary"],
@@ -225,7 +239,7 @@ _ADVICE = "; most likely out of memory: stop other programs, add swap, or export
 _STAGES = {"parse": "reading the graph", "build": "compiling", "write": "writing the plan"}
 
 
-def _up_to_date(folder: Path, bundle: Bundle, profile: Profile, gpu: str | None) -> Engine | None:
+def _up_to_date(folder: Path, bundle: Bundle, profiles: tuple[Profile, ...], onnxruntime: bool, gpu: str | None) -> Engine | None:
     """The engines in the folder, if nothing they depend on has changed. Its name tells the compiler and the capability."""
     if not folder.is_dir():
         return None
@@ -233,8 +247,9 @@ def _up_to_date(folder: Path, bundle: Bundle, profile: Profile, gpu: str | None)
         engine = Engine.read(folder)
     except BundleError:
         return None
-    same = engine.gpu == gpu and engine.stale(bundle.variant) is None and all(s.profile == profile for s in engine.segments)
-    return engine if same and not engine.edited(folder) else None
+    same = engine.gpu == gpu and engine.stale(bundle.variant) is None
+    sizes = all(s.profiles == profiles and (s.context is not None) == onnxruntime for s in engine.segments)
+    return engine if same and sizes and not engine.edited(folder) else None
 
 
 def _ranges(segment: Segment, profile: Profile) -> dict[str, tuple[int, int, int]]:

@@ -10,7 +10,7 @@ Requests, and the events they are answered with, one JSON object a line:
         {"event": "probe", "python": "3.10.12", "gpu": {"name", "compute_capability"} or null, "builders": [
             {"name", "version", "compute_capabilities": ["8.6", ...]},   tensorrt_rtx: what it compiles for; tensorrt: null
             {"name", "error"}]}                                          cannot be imported
-    {"do": "build", "builder", "graph": path, "plan": path, "profile": {input: [least, usual, most]},
+    {"do": "build", "builder", "graph": path, "plan": path, "profiles": [{input: [least, usual, most]}, ...],
      "compute_capability": "8.6", "timing_cache": path or null, "workspace_bytes": int or null}
         {"event": "stage", "stage": "parse" | "build" | "write"}
         {"event": "warning", "text"}
@@ -130,7 +130,8 @@ def _build(request: dict[str, Any], tell: Tell) -> None:
         raise _GraphError(log.first_error or "the graph cannot be parsed; the compiler gave no reason")
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # layers with their types, in the log and in the plan
-    config.add_optimization_profile(_profile(builder, network, request["profile"]))
+    for ranges in request["profiles"]:
+        config.add_optimization_profile(_profile(builder, network, ranges))
     capabilities = _capabilities(trt)
     if capabilities:
         config.num_compute_capabilities = 1

@@ -9,6 +9,7 @@ From the shell: `python tests/engine_bundles.py FOLDER` writes FOLDER/NAME/{bund
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -68,6 +69,12 @@ def add_tensorrt_variant(folder: Path) -> Path:
     return folder
 
 
+PROFILES = (
+    Profile(tokens=(1, 30, 60), prefix=(0, 0, 0), rows=(1, 1, 60)),
+    Profile(tokens=(1, 48, 60), prefix=(1, 30, 60), rows=(1, 20, 60)),
+)
+
+
 def plan(segment: dict[str, Any]) -> str:
     """A plan as the test double reads it."""
     cache = (tiny_bundle.HEADS, -1, tiny_bundle.HEAD_DIM)
@@ -90,7 +97,12 @@ def plan(segment: dict[str, Any]) -> str:
     tensor("output", outs["logits"], "float32", -1, 2)
     for name in (*outs["new_keys"], *outs["new_values"]):
         tensor("output", name, segment["cache_dtype"], *cache)
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *(profile_line(profile) for profile in PROFILES)]) + "\n"
+
+
+def profile_line(profile: Profile) -> str:
+    """Least and most of T, P and N."""
+    return f"profile {' '.join(str(n) for t in (profile.tokens, profile.prefix, profile.rows) for n in t[::2])}"
 
 
 def add_engines(folder: Path, key: str = KEY) -> Path:
@@ -102,14 +114,13 @@ def add_engines(folder: Path, key: str = KEY) -> Path:
     segments = []
     for k, segment in enumerate(variant.segments):
         (engines / f"segment-{k}.plan").write_text(plan(segment.to_json()))
-        (engines / f"segment-{k}.context.onnx").write_bytes(b"not read here")
         segments.append(
             EngineSegment(
                 plan=f"segment-{k}.plan",
-                context=f"segment-{k}.context.onnx",
+                context=None,
                 graph_sha256=variant.files[segment.graph].sha256,
                 weights_sha256=variant.files[segment.weights].sha256,
-                profile=Profile(tokens=(1, 48, 60), prefix=(0, 30, 60), rows=(1, 20, 60)),
+                profiles=PROFILES,
                 seconds=1.5,
                 layers=61,
                 summary={"gemm_mha_v2": 2},
@@ -291,17 +302,22 @@ def too_few_segments(folder: Path) -> None:
 
 @damage("CORRUPT", "tokens[2]: is 20, expected 24")
 def profile_that_descends(folder: Path) -> None:
-    edit(folder, "segments", 0, "profile", "tokens", to=[1, 24, 20])
+    edit(folder, "segments", 0, "profiles", 1, "tokens", to=[1, 24, 20])
 
 
 @damage("CORRUPT", "rows: has 2 numbers")
 def profile_with_two_numbers(folder: Path) -> None:
-    edit(folder, "segments", 0, "profile", "rows", to=[1, 24])
+    edit(folder, "segments", 0, "profiles", 0, "rows", to=[1, 24])
 
 
 @damage("CORRUPT", "prefix[0]: is -1")
 def profile_below_zero(folder: Path) -> None:
-    edit(folder, "segments", 0, "profile", "prefix", to=[-1, 24, 60])
+    edit(folder, "segments", 0, "profiles", 0, "prefix", to=[-1, 24, 60])
+
+
+@damage("CORRUPT", "profiles: has 0 profiles, expected 1 to 8")
+def no_profiles(folder: Path) -> None:
+    edit(folder, "segments", 0, "profiles", to=[])
 
 
 @damage("BACKEND_FAILED", "segment-1.plan: TensorRT 10.3.0 could not load the engine: magic tag does not match", "loading")
@@ -334,12 +350,44 @@ def plan_with_one_input_too_many(folder: Path) -> None:
     edit_plan(folder, "output label", "input more int64 -1\noutput label")
 
 
+@damage("CORRUPT", "segment-1.plan: input `owner` lies in the host's memory, expected the GPU's", "loading")
+def plan_that_computes_shapes_from_an_input(folder: Path) -> None:
+    edit_plan(folder, "profile 1 60 0 0", "host owner\nprofile 1 60 0 0")
+
+
+@damage("OK", "", "running")
+def plan_that_does_not_know_the_shapes_it_gives(folder: Path) -> None:
+    """A compiler that has lost the static dimensions behind reshapes."""
+    edit_plan(folder, "profile 1 60 0 0", "unknown label_logits\nunknown state_out\nunknown nk1\nprofile 1 60 0 0")
+
+
+@damage("CORRUPT", "input `state` has shape [dynamic, dynamic], expected [dynamic, 16]", "loading")
+def plan_that_takes_any_shape(folder: Path) -> None:
+    edit_plan(folder, "profile 1 60 0 0", "unknown state\nprofile 1 60 0 0")
+
+
+@damage("CORRUPT", "the least of input `pk1` in profile 0 is [2, 1, 8], engine.json says [2, 0, 8]", "loading")
+def plan_whose_empty_prefix_was_raised_to_one(folder: Path) -> None:
+    """What a compiler may do with a least of 0."""
+    edit_plan(folder, "profile 1 60 0 0 1 60", "profile 1 60 1 1 1 60")
+
+
+@damage("CORRUPT", "the most of input `ids` in profile 1 is [50], engine.json says [60]", "loading")
+def plan_of_another_size(folder: Path) -> None:
+    edit_plan(folder, "profile 1 60 1 60", "profile 1 50 1 60", segment=0)
+
+
+@damage("CORRUPT", "segment-1.plan: the engine has 1 profiles, engine.json has 2", "loading")
+def plan_with_one_profile(folder: Path) -> None:
+    edit_plan(folder, "profile 1 60 1 60 1 60\n", "")
+
+
 @damage("BACKEND_FAILED", "segment-1.plan: TensorRT could not run the engine: a tactic is missing", "running")
 def plan_that_is_not_enqueued(folder: Path) -> None:
     edit_plan(folder, "working", "refuse enqueue a tactic is missing\nworking")
 
 
-@damage("BACKEND_FAILED", "segment-1.plan: TensorRT could not make an execution context: too many", "running")
+@damage("BACKEND_FAILED", "segment-1.plan: TensorRT could not make an execution context: too many", "loading")
 def plan_without_context(folder: Path) -> None:
     edit_plan(folder, "working", "refuse context too many\nworking")
 
@@ -349,19 +397,27 @@ def plan_that_fails_on_the_gpu(folder: Path) -> None:
     edit_plan(folder, "working", "refuse run\nworking")
 
 
+def shrink(folder: Path, segment: int, profile: int, name: str, to: list[int]) -> None:
+    """Another profile, in the plan too."""
+    old = PROFILES[profile]
+    new = dataclasses.replace(old, **{name: tuple(to)})
+    edit_plan(folder, profile_line(old), profile_line(new), segment)
+    edit(folder, "segments", segment, "profiles", profile, name, to=to)
+
+
 @damage("TOO_LONG", " tokens, the engine was compiled for 1 to 10", "running")
 def profile_too_short_for_the_prefix(folder: Path) -> None:
-    edit(folder, "segments", 1, "profile", "tokens", to=[1, 5, 10])
+    shrink(folder, 1, 0, "tokens", [1, 5, 10])
 
 
 @damage("TOO_LONG", " rows, the engine was compiled for 1 to 1", "running")
 def profile_with_too_few_rows(folder: Path) -> None:
-    edit(folder, "segments", 0, "profile", "rows", to=[1, 1, 1])
+    shrink(folder, 0, 1, "rows", [1, 1, 1])
 
 
-@damage("BACKEND_FAILED", " prefix tokens, the engine was compiled for 1 to 60", "running")
-def profile_that_needs_a_prefix(folder: Path) -> None:
-    edit(folder, "segments", 0, "profile", "prefix", to=[1, 30, 60])
+@damage("TOO_LONG", " prefix tokens, the engine was compiled for 1 to 2", "running")
+def profile_for_shorter_prefixes(folder: Path) -> None:
+    shrink(folder, 0, 1, "prefix", [1, 2, 2])
 
 
 def write_damaged_bundles(place: Path) -> None:

@@ -8,15 +8,20 @@ from typing import Any
 
 import tensorrt_rtx as trt
 
-PROFILES = {"T": (1, 20, 64), "P": (0, 30, 64), "N": (1, 4, 64)}
-"""Least, usual and most of each dynamic size."""
+PROFILES = (
+    {"T": (1, 30, 64), "P": (0, 0, 0), "N": (1, 1, 64)},
+    {"T": (1, 20, 64), "P": (1, 30, 64), "N": (1, 4, 64)},
+)
+"""As `rexit compile` makes them: least, usual and most of each dynamic size, for a prefix and behind one."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """layers: one line of the compiler's log for each layer of the engine; bytes: of the plan."""
+    """layers, inputs: one line of the compiler's log for each layer of the engine, of all profiles, and each input; bytes: of
+    the plan."""
 
     layers: list[str]
+    inputs: list[str]
     bytes: int
 
     def count(self, *words: str) -> int:
@@ -51,16 +56,18 @@ def build(graph: Path, capability: str = "SM86") -> Engine:
     config.num_compute_capabilities = 1
     config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    profile = builder.create_optimization_profile()
-    for n in range(network.num_inputs):
-        entry = network.get_input(n)
-        name = entry.name
-        size = "N" if name == "rows" else "P" if name.startswith("past_") else "T"
-        shapes = [[least if d == -1 else d for d in entry.shape] for least in PROFILES[size]]
-        profile.set_shape(name, *shapes)
-    config.add_optimization_profile(profile)
+    for sizes in PROFILES:
+        profile = builder.create_optimization_profile()
+        for n in range(network.num_inputs):
+            entry = network.get_input(n)
+            name = entry.name
+            size = "N" if name == "rows" else "P" if name.startswith("past_") else "T"
+            shapes = [[least if d == -1 else d for d in entry.shape] for least in sizes[size]]
+            profile.set_shape(name, *shapes)
+        config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise RefusedError(log.errors())
     lines = [line for _, text in log.lines for line in text.splitlines()]
-    return Engine([line for line in lines if "LayerType:" in line], plan.nbytes)
+    layers = [line for line in lines if "LayerType:" in line]
+    return Engine(layers, [line for line in lines if "IOMode: Input" in line], plan.nbytes)

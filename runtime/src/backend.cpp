@@ -2,6 +2,7 @@
 #include "backend.hpp"
 
 #include <string>
+#include <utility>
 
 #include "backend_ort.hpp"
 #include "status.hpp"
@@ -9,6 +10,7 @@
 #include "backend_tensorrt.hpp"
 #else
 #include "accelerator.hpp"
+#include "engines.hpp"
 #endif
 
 namespace rexit::core {
@@ -16,24 +18,37 @@ namespace {
 
 bool known(const std::string& device) { return device == "cpu" || device == "cuda" || device == "tensorrt"; }
 
-std::unique_ptr<Backend> make_tensorrt(const Bundle& bundle, const Execution& execution) {
+void refuse_cuda_graphs(const Execution& execution) {
+  if (execution.cuda_graphs)
+    fail(REXIT_INVALID_ARGUMENT, "options.cuda_graphs is for device `tensorrt` in a rexit built with -DREXIT_TENSORRT=ON");
+}
+
+// One that several threads may call at once.
+Backends shared(std::shared_ptr<const Backend> backend) {
+  return [backend = std::move(backend)] { return backend; };
+}
+
+Backends make_tensorrt(const Bundle& bundle, const Execution& execution) {
 #ifdef REXIT_TENSORRT
-  return make_tensorrt_backend(bundle, execution.device_id);
+  return make_tensorrt_backends(bundle, execution.device_id, execution.cuda_graphs);
 #else
+  refuse_cuda_graphs(execution);
   require_provider(execution, Provider::tensorrt);
   std::vector<std::string> graphs;
   for (const Plan& plan : find_engines(bundle, probe_accelerator(execution.device_id))) {
+    // Its TensorRT provider stays in an engine's first profile, which would take prefixes and no slates.
     if (plan.context.empty())
-      fail(REXIT_NOT_FOUND, plan.path, ": has no graph around it for ONNX Runtime; run `", compile_command(bundle), "`");
+      fail(REXIT_NOT_FOUND, plan.path, ": was not compiled for ONNX Runtime; run `", compile_command(bundle),
+           " --onnxruntime`, or use a rexit built with -DREXIT_TENSORRT=ON");
     graphs.push_back(plan.context);
   }
-  return make_ort_backend(bundle, execution, Provider::tensorrt, graphs);
+  return shared(make_ort_backend(bundle, execution, Provider::tensorrt, graphs));
 #endif
 }
 
 }  // namespace
 
-std::unique_ptr<Backend> make_backend(const Bundle& bundle, const Execution& execution) {
+Backends make_backends(const Bundle& bundle, const Execution& execution) {
   const Variant& variant = bundle.variant();
   if (variant.backend != "onnxruntime" && variant.backend != "tensorrt")
     fail(REXIT_UNSUPPORTED, "variant `", variant.name, "` needs backend `", variant.backend,
@@ -50,9 +65,10 @@ std::unique_ptr<Backend> make_backend(const Bundle& bundle, const Execution& exe
     return make_tensorrt(bundle, execution);
   }
   require_opset(execution, variant);
+  refuse_cuda_graphs(execution);
   std::vector<std::string> graphs;
   for (const Segment& segment : variant.segments) graphs.push_back(segment.graph);
-  return make_ort_backend(bundle, execution, device == "cuda" ? Provider::cuda : Provider::cpu, graphs);
+  return shared(make_ort_backend(bundle, execution, device == "cuda" ? Provider::cuda : Provider::cpu, graphs));
 }
 
 }  // namespace rexit::core

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <utility>
 
@@ -11,7 +12,8 @@
 namespace rexit::core {
 
 // One run of a segment: T tokens behind P prefix tokens, N rows to read. Hidden states, keys and values live in memory from
-// Backend::allocate, in the segment's dtypes; everything else is the host's.
+// Backend::allocate, in the segment's dtypes; everything else is the host's. Keys and values lie at multiples of
+// Backend::tensor_alignment(); hidden states may begin at any row.
 struct Pass {
   std::size_t tokens = 0, prefix = 0, rows = 0;
   const std::int64_t* token_ids = nullptr;                     // [T], first segment
@@ -27,18 +29,32 @@ struct Pass {
   void *const *new_keys = nullptr, *const *new_values = nullptr;  // per layer [kv_heads, T, head_dim]
 };
 
+// What one session computes with. Its calls take effect in their order; those for memory that only the GPU sees may return
+// before they have.
 class Backend {
  public:
   virtual ~Backend() = default;
 
-  // Throws REXIT_BACKEND_FAILED. May be called by several threads at once.
+  // Throws REXIT_BACKEND_FAILED. `logits` are there when it returns, and the host's inputs are needed no more.
   virtual void run(std::size_t segment, const Pass& pass) const = 0;
 
-  // Memory that passes may name, perhaps not addressable by the host. copy() allows overlap.
+  // Memory that passes may name, perhaps not addressable by the host, aligned as they need it.
   virtual void* allocate(std::size_t bytes) const = 0;
   virtual void release(void* memory) const noexcept = 0;
-  virtual void copy(void* to, const void* from, std::size_t bytes) const = 0;
+  virtual std::size_t tensor_alignment() const noexcept { return 1; }  // of keys and values; a power of two
+
+  virtual void copy(void* to, const void* from, std::size_t bytes) const = 0;  // allows overlap
+  // `count` rows of `bytes`, the next one a pitch away; without overlap.
+  virtual void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t bytes,
+                         std::size_t count) const {
+    for (std::size_t i = 0; i < count; ++i)
+      copy(static_cast<std::byte*>(to) + i * to_pitch, static_cast<const std::byte*>(from) + i * from_pitch, bytes);
+  }
 };
+
+// A variant's segments, loaded once for all sessions: each call gives the backend of one more session, perhaps one that all
+// share.
+using Backends = std::function<std::shared_ptr<const Backend>()>;
 
 // Where and how a bundle runs, as in rexit_bundle_options.
 struct Execution {
@@ -46,11 +62,12 @@ struct Execution {
   std::int32_t threads = 0;
   const char* device = nullptr;  // null: the variant's own
   std::int32_t device_id = 0;
+  bool cuda_graphs = false;
 };
 
-// The backend for the device asked for; `bundle` must outlive it. Throws REXIT_INVALID_ARGUMENT for a device that there is not or
+// Those for the device asked for; `bundle` must outlive them. Throws REXIT_INVALID_ARGUMENT for a device that there is not or
 // that the variant cannot run on, REXIT_BACKEND_MISSING for one that this build or this machine has nothing for.
-std::unique_ptr<Backend> make_backend(const Bundle& bundle, const Execution& execution);
+Backends make_backends(const Bundle& bundle, const Execution& execution);
 
 // A block of a backend's memory that only grows. The backend must outlive it.
 class Block {

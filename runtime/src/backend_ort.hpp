@@ -19,7 +19,7 @@ void require_opset(const Execution& execution, const Variant& variant);
 
 // `graphs`: the paths of the graphs to run, one per segment: the variant's own or, for TensorRT, those that wrap its plans.
 // Hidden states, keys and values are kept in the host's memory on every provider: ONNX Runtime 1.21's C API has no copy between
-// devices, and compaction needs one. `bundle` must outlive the backend.
+// devices, and compaction needs one. Several threads may call it at once. `bundle` must outlive the backend.
 std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution& execution, Provider provider,
                                           const std::vector<std::string>& graphs);
 

@@ -5,378 +5,426 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <map>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "accelerator.hpp"
+#include "buckets.hpp"
 #include "cuda.hpp"
-#include "engines.hpp"
-#include "mapped_file.hpp"
-#include "segment_tensors.hpp"
 #include "status.hpp"
+#include "tensorrt_engines.hpp"
 
 namespace rexit::core {
 namespace {
 
-using nvinfer1::DataType;
-using nvinfer1::Dims;
-using nvinfer1::TensorIOMode;
+constexpr std::size_t most_buckets = 64;        // of one session: each has an execution context and a graph
+constexpr std::size_t address_alignment = 256;  // what setTensorAddress asks for; cudaMalloc gives no less
 
-constexpr std::size_t alignment = 256;  // of every tensor in device memory: cudaMalloc's own
+std::size_t aligned(std::size_t bytes) { return (bytes + address_alignment - 1) / address_alignment * address_alignment; }
 
-std::size_t aligned(std::size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+bool is_aligned(const void* data) { return reinterpret_cast<std::uintptr_t>(data) % address_alignment == 0; }
 
-// TensorRT's messages as log lines; the last error of each thread explains the call that then fails.
-class Logger final : public nvinfer1::ILogger {
- public:
-  void log(Severity severity, const char* message) noexcept override {
-    try {
-      if (severity <= Severity::kERROR) last_error() = message;
-      if (severity == Severity::kVERBOSE) return;
-      core::log(severity <= Severity::kERROR     ? REXIT_LOG_ERROR
-                : severity == Severity::kWARNING ? REXIT_LOG_WARNING
-                                                 : REXIT_LOG_DEBUG,
-                std::string("tensorrt: ") + message);
-    } catch (...) {  // out of memory: the line is lost
-    }
-  }
-
-  // Taken: the next call's failure must not be explained by this one.
-  static std::string take_error() {
-    std::string error;
-    error.swap(last_error());
-    std::replace(error.begin(), error.end(), '\n', ' ');
-    return error.empty() ? "it gives no reason" : error;
-  }
-  static void forget_error() noexcept { last_error().clear(); }
-
- private:
-  static std::string& last_error() noexcept {
-    thread_local std::string error;
-    return error;
-  }
-};
-
-// Never destroyed: TensorRT keeps the first one it was given.
-Logger& logger() {
-  static Logger& only = *new Logger;
-  return only;
-}
-
-DataType tensorrt_type(TensorType type) {
-  return type == TensorType::int64 ? DataType::kINT64 : type == TensorType::float32 ? DataType::kFLOAT : DataType::kHALF;
-}
-
-const char* name_of(DataType type) {
-  switch (type) {
-    case DataType::kFLOAT:
-      return "float32";
-    case DataType::kHALF:
-      return "float16";
-    case DataType::kINT64:
-      return "int64";
-    case DataType::kINT32:
-      return "int32";
-    default:
-      return "another type";
-  }
-}
-
-Dims dims(const std::vector<std::int64_t>& shape, std::size_t dynamic) {
-  Dims result{};
-  result.nbDims = static_cast<std::int32_t>(shape.size());
-  for (std::size_t i = 0; i < shape.size(); ++i)
-    result.d[i] = shape[i] == any_size ? static_cast<decltype(result.d[0] + 0)>(dynamic) : shape[i];
-  return result;
-}
-
-std::size_t bytes_of(const TensorSpec& spec, std::size_t dynamic) {
-  std::size_t bytes = bytes_of(spec.type);
-  for (const std::int64_t n : spec.shape) bytes *= n == any_size ? dynamic : static_cast<std::size_t>(n);
-  return bytes;
-}
-
-// A plan loaded, with what it takes and gives.
-struct Loaded {
-  Plan plan;
-  std::vector<TensorSpec> inputs, outputs;
-  std::unique_ptr<nvinfer1::ICudaEngine> engine;
-};
-
-void check_tensor(const Loaded& loaded, const TensorSpec& spec, TensorIOMode mode) {
-  const char* side = mode == TensorIOMode::kINPUT ? "input" : "output";
-  const nvinfer1::ICudaEngine& engine = *loaded.engine;
-  const std::string& where = loaded.plan.path;
-  if (engine.getTensorIOMode(spec.name.c_str()) != mode)
-    fail(REXIT_CORRUPT, where, ": the engine has no ", side, " `", spec.name, "`");
-  const DataType type = engine.getTensorDataType(spec.name.c_str());
-  if (type != tensorrt_type(spec.type))
-    fail(REXIT_CORRUPT, where, ": ", side, " `", spec.name, "` is ", name_of(type), ", expected ", core::name_of(spec.type));
-  const Dims seen = engine.getTensorShape(spec.name.c_str());
-  bool fits = seen.nbDims == static_cast<std::int32_t>(spec.shape.size());
-  for (std::size_t i = 0; fits && i < spec.shape.size(); ++i) fits = seen.d[i] == spec.shape[i];
-  if (!fits) {
-    const auto text = [](const auto* sizes, std::size_t count) {
-      std::string all;
-      for (std::size_t i = 0; i < count; ++i)
-        all += (i == 0 ? "" : ", ") + (sizes[i] == any_size ? std::string("dynamic") : std::to_string(sizes[i]));
-      return "[" + all + "]";
-    };
-    fail(REXIT_CORRUPT, where, ": ", side, " `", spec.name, "` has shape ",
-         text(seen.d, static_cast<std::size_t>(std::clamp(seen.nbDims, 0, 8))), ", expected ",
-         text(spec.shape.data(), spec.shape.size()));
-  }
-}
-
-void check_tensors(const Loaded& loaded) {
-  for (const TensorSpec& spec : loaded.inputs) check_tensor(loaded, spec, TensorIOMode::kINPUT);
-  for (const TensorSpec& spec : loaded.outputs) check_tensor(loaded, spec, TensorIOMode::kOUTPUT);
-  const std::size_t known = loaded.inputs.size() + loaded.outputs.size();
-  const auto seen = static_cast<std::size_t>(loaded.engine->getNbIOTensors());
-  if (seen != known)
-    fail(REXIT_CORRUPT, loaded.plan.path, ": the engine has ", seen, " inputs and outputs, the manifest names ", known);
-}
-
-void check_range(const Loaded& loaded, std::size_t seen, const Range& range, const char* what) {
-  if (seen >= range.least && seen <= range.most) return;
-  fail(seen > range.most ? REXIT_TOO_LONG : REXIT_BACKEND_FAILED, loaded.plan.path, ": ", seen, " ", what,
-       ", the engine was compiled for ", range.least, " to ", range.most);
-}
-
-// What one pass needs besides the engines: a stream, execution contexts, and memory. One thread at a time.
+// What one session's passes need besides the engines: a stream, on which everything keeps its order, an execution context for
+// each profile of each engine, and memory. All of it is taken at once, for the largest pass the engines take.
 class Worker {
  public:
-  Worker(const std::vector<Loaded>& engines, const std::string& where)
-      : engines_(engines), stream_(where), contexts_(engines.size()) {}
+  Worker(const std::vector<LoadedEngine>& engines, bool cuda_graphs)
+      : engines_(engines), cuda_graphs_(cuda_graphs), stream_("a stream") {
+    std::size_t working = 1, indices = 0, spare = 0, hidden = 0, past = 0, answers = 0;
+    for (const LoadedEngine& loaded : engines) {
+      working = std::max(working, static_cast<std::size_t>(loaded.engine->getDeviceMemorySizeV2()));
+      for (const EngineProfile& profile : loaded.plan.profiles) {
+        const std::size_t tokens = profile.tokens.most, rows = profile.rows.most;
+        indices = std::max(indices, 3 * aligned(tokens * sizeof(std::int64_t)) + aligned(rows * sizeof(std::int64_t)));
+        std::size_t outputs = 0;
+        for (std::size_t i = 0; i < loaded.outputs.size(); ++i)
+          outputs += aligned(bytes_of(loaded.outputs[i], i == loaded.logits() ? rows : tokens));
+        spare = std::max(spare, outputs);
+        answers = std::max(answers, bytes_of(loaded.outputs[loaded.logits()], rows));
+        for (const TensorSpec* spec : {&loaded.inputs[0], &loaded.outputs[0]}) {
+          const bool is_hidden = spec == &loaded.inputs[0] ? !loaded.first() : loaded.logits() == 1;
+          if (is_hidden && (cuda_graphs || bytes_of(*spec, 1) % address_alignment != 0))
+            hidden = std::max(hidden, bytes_of(*spec, tokens));
+        }
+        past = std::max(past, 2 * loaded.layers() * aligned(bytes_of(loaded.inputs[4], profile.prefix.most)));
+      }
+    }
+    staged_.reserve(2 * indices, "pinned memory for inputs");  // a prefix's, and the slate's behind it
+    received_.reserve(answers, "pinned memory for logits");
+    placed_.reserve(indices, "device memory for inputs");
+    scratch_.reserve(spare, "device memory for outputs");
+    hidden_in_.reserve(hidden, "device memory for hidden states");
+    hidden_out_.reserve(hidden, "device memory for hidden states");
+    if (cuda_graphs) {
+      filled_up_.reserve(indices, "pinned memory for inputs");
+      past_.reserve(past, "device memory for keys and values");
+    }
+    // The contexts run one after another, so they share their working memory.
+    working_.reserve(working, "device memory for the engines");
+    for (const LoadedEngine& loaded : engines) {
+      contexts_.emplace_back();
+      // One for each profile: a context that changes its profile sets its layers up anew, and prefix and slate take turns.
+      for (std::size_t p = 0; p < loaded.plan.profiles.size(); ++p) contexts_.back().push_back(make_context(loaded, p));
+    }
+  }
 
   void run(std::size_t segment, const Pass& pass) {
-    const Loaded& loaded = engines_[segment];
-    const std::string& where = loaded.plan.path;
-    check_range(loaded, pass.tokens, loaded.plan.tokens, "tokens");
-    check_range(loaded, pass.prefix, loaded.plan.prefix, "prefix tokens");
-    check_range(loaded, pass.rows, loaded.plan.rows, "rows");
-    Logger::forget_error();
-    context_ = &context(segment);
-    where_ = &where;
-
-    // Indices are small: gathered in pinned memory they go to the device in one copy, which needs no wait.
-    const std::size_t tokens = pass.tokens * sizeof(std::int64_t), rows = pass.rows * sizeof(std::int64_t);
-    const std::array<std::pair<const std::int64_t*, std::size_t>, 4> indices{
-        {{pass.token_ids, loaded.inputs[0].type == TensorType::int64 ? tokens : 0},
-         {pass.positions, tokens},
-         {pass.groups, tokens},
-         {pass.row_index, rows}}};
-    std::size_t bytes = 0;
-    for (const auto& [data, size] : indices) bytes += aligned(size);
-    std::byte* staged = staged_.reserve(bytes, where + ": pinned memory for inputs");
-    std::byte* placed = placed_.reserve(bytes, where + ": device memory for inputs");
-    std::array<const void*, 4> addresses{};
-    std::size_t at = 0;
-    for (std::size_t i = 0; i < indices.size(); ++i) {
-      if (indices[i].second != 0) std::memcpy(staged + at, indices[i].first, indices[i].second);
-      addresses[i] = placed + at;
-      at += aligned(indices[i].second);
-    }
-    cuda::check(cudaMemcpyAsync(placed, staged, bytes, cudaMemcpyHostToDevice, stream_.get()), where + ": copying inputs");
-
-    const bool first = loaded.inputs[0].type == TensorType::int64;
-    input(loaded.inputs[0], pass.tokens, first ? addresses[0] : pass.hidden_in);
-    for (std::size_t i = 1; i < 4; ++i) input(loaded.inputs[i], i == 3 ? pass.rows : pass.tokens, addresses[i]);
-    const std::size_t layers = (loaded.inputs.size() - 4) / 2;
-    for (std::size_t i = 0; i < layers; ++i) {
-      input(loaded.inputs[4 + i], pass.prefix, pass.prefix == 0 ? placed : pass.past_keys[i]);
-      input(loaded.inputs[4 + layers + i], pass.prefix, pass.prefix == 0 ? placed : pass.past_values[i]);
-    }
-
-    // TensorRT writes every output: those that nobody wants go to scratch memory.
-    const std::size_t heads = loaded.outputs.size() - 2 * layers, logits = heads - 1;
-    std::vector<void*> results(loaded.outputs.size(), nullptr);
-    if (heads == 2) results[0] = pass.hidden_out;
-    for (std::size_t i = 0; pass.new_keys != nullptr && i < layers; ++i) {
-      results[heads + i] = pass.new_keys[i];
-      results[heads + layers + i] = pass.new_values[i];
-    }
-    const auto dynamic = [&](std::size_t i) { return i == logits ? pass.rows : pass.tokens; };
-    std::size_t spare = 0;
-    for (std::size_t i = 0; i < results.size(); ++i)
-      if (results[i] == nullptr) spare += aligned(bytes_of(loaded.outputs[i], dynamic(i)));
-    std::byte* scratch = scratch_.reserve(spare, where + ": device memory for outputs");
-    for (std::size_t i = 0; i < results.size(); ++i) {
-      if (results[i] == nullptr) {
-        results[i] = scratch;
-        scratch += aligned(bytes_of(loaded.outputs[i], dynamic(i)));
-      }
-      if (!context_->setTensorAddress(loaded.outputs[i].name.c_str(), results[i])) refused(loaded.outputs[i]);
-    }
-
-    if (!context_->enqueueV3(stream_.get()))
-      fail(REXIT_BACKEND_FAILED, where, ": TensorRT could not run the engine: ", Logger::take_error());
-    const std::size_t answer = bytes_of(loaded.outputs[logits], pass.rows);
-    std::byte* received = nullptr;
-    if (pass.logits != nullptr) {
-      received = received_.reserve(answer, where + ": pinned memory for logits");
-      cuda::check(cudaMemcpyAsync(received, results[logits], answer, cudaMemcpyDeviceToHost, stream_.get()),
-                  where + ": copying logits");
-    }
-    cuda::check(cudaStreamSynchronize(stream_.get()), where);
-    if (received != nullptr) std::memcpy(pass.logits, received, answer);
+    const LoadedEngine& loaded = engines_[segment];
+    const std::size_t profile = loaded.profile_for(pass.tokens, pass.prefix, pass.rows);
+    forget_tensorrt_error();
+    if (cuda_graphs_ && pass.logits != nullptr && pass.new_keys == nullptr)
+      run_filled_up(segment, profile, pass);
+    else
+      run_as_it_is(*contexts_[segment][profile], loaded, pass);
   }
 
-  // After a failure work may be under way that reads this worker's memory.
-  void wait() const noexcept { cudaStreamSynchronize(stream_.get()); }
+  // CUDA does not copy between overlapping ranges, so these go over a third place.
+  void copy(void* to, const void* from, std::size_t bytes) {
+    const auto on_stream = [&](void* a, const void* b) {
+      cuda::check(cudaMemcpyAsync(a, b, bytes, cudaMemcpyDeviceToDevice, stream_.get()), "copying hidden states");
+    };
+    const auto a = reinterpret_cast<std::uintptr_t>(to), b = reinterpret_cast<std::uintptr_t>(from);
+    if ((a < b ? b - a : a - b) >= bytes) {
+      on_stream(to, from);
+      return;
+    }
+    std::byte* between = between_.reserve(bytes, "device memory for moving hidden states");
+    on_stream(between, from);
+    on_stream(to, between);
+  }
+
+  void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t bytes, std::size_t count) {
+    cuda::check(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, bytes, count, cudaMemcpyDeviceToDevice, stream_.get()),
+                "copying keys and values");
+  }
+
+  // Until all that was issued is done; what fails on the GPU is told here.
+  void wait(const std::string& where) {
+    staged_bytes_ = 0;
+    cuda::check(cudaStreamSynchronize(stream_.get()), where);
+  }
+  void abandon() noexcept {  // the same, whatever fails
+    staged_bytes_ = 0;
+    cudaStreamSynchronize(stream_.get());
+  }
 
  private:
-  // The contexts of a worker run one after another, so they share their working memory.
-  nvinfer1::IExecutionContext& context(std::size_t segment) {
-    auto& context = contexts_[segment];
-    const Loaded& loaded = engines_[segment];
-    if (context == nullptr) {
-      context.reset(loaded.engine->createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED));
-      if (context == nullptr)
-        fail(REXIT_BACKEND_FAILED, loaded.plan.path, ": TensorRT could not make an execution context: ", Logger::take_error());
+  std::unique_ptr<nvinfer1::IExecutionContext> make_context(const LoadedEngine& loaded, std::size_t profile) {
+    forget_tensorrt_error();
+    std::unique_ptr<nvinfer1::IExecutionContext> context(
+        loaded.engine->createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED));
+    if (context == nullptr || !context->setOptimizationProfileAsync(static_cast<std::int32_t>(profile), stream_.get()))
+      fail(REXIT_BACKEND_FAILED, loaded.plan.path, ": TensorRT could not make an execution context: ", take_tensorrt_error());
+    context->setDeviceMemoryV2(working_.data(), static_cast<std::int64_t>(working_.bytes()));
+    return context;
+  }
+
+  void run_as_it_is(nvinfer1::IExecutionContext& context, const LoadedEngine& loaded, const Pass& pass) {
+    start(loaded);
+    stage(pass, loaded);
+    if (!loaded.first()) inputs_[0] = aligned_input(loaded.inputs[0], pass);
+    const std::size_t layers = loaded.layers(), logits = loaded.logits();
+    for (std::size_t i = 0; pass.prefix != 0 && i < layers; ++i) {
+      inputs_[4 + i] = pass.past_keys[i];
+      inputs_[4 + layers + i] = pass.past_values[i];
     }
-    const std::int64_t bytes = loaded.engine->getDeviceMemorySizeV2();
-    context->setDeviceMemoryV2(working_.reserve(std::max<std::size_t>(static_cast<std::size_t>(bytes), 1),
-                                                loaded.plan.path + ": device memory for the engine"),
-                               bytes);
-    return *context;
+    const bool beside = logits == 1 && pass.hidden_out != nullptr && !is_aligned(pass.hidden_out);
+    if (logits == 1) results_[0] = beside ? hidden_out_.data() : pass.hidden_out;
+    for (std::size_t i = 0; pass.new_keys != nullptr && i < layers; ++i) {
+      results_[logits + 1 + i] = pass.new_keys[i];
+      results_[logits + 1 + layers + i] = pass.new_values[i];
+    }
+    const PassSizes sizes{pass.tokens, pass.prefix, pass.rows};
+    bind(context, loaded, sizes);
+    enqueue(context, loaded);
+    if (beside) copy(pass.hidden_out, hidden_out_.data(), bytes_of(loaded.outputs[0], pass.tokens));
+    if (pass.logits == nullptr) return;  // whoever reads the rest comes later on the stream
+    download(loaded, sizes);
+    finish(loaded, pass);
   }
 
-  void input(const TensorSpec& spec, std::size_t dynamic, const void* data) {
-    const char* name = spec.name.c_str();
-    // TensorRT only reads its inputs.
-    if (!context_->setInputShape(name, dims(spec.shape, dynamic)) || !context_->setTensorAddress(name, const_cast<void*>(data)))
-      refused(spec);
+  // 1. The pass is filled up to a size of which there are few, and all that it reads and writes goes to places that stay.
+  // 2. A size met for the first time runs as any pass.
+  // 3. Met again it gets an execution context of its own, which has to run once before its work can be captured, and must not be
+  //    changed after that; then indices, engine and logits are captured as one.
+  // 4. From then on it is one launch.
+  void run_filled_up(std::size_t segment, std::size_t profile, const Pass& pass) {
+    const LoadedEngine& loaded = engines_[segment];
+    const EngineProfile& most = loaded.plan.profiles[profile];
+    const PassSizes sizes = bucket_of({pass.tokens, pass.prefix, pass.rows}, most.tokens.most, most.rows.most);
+    start(loaded);
+    const std::size_t bytes = place_filled_up(loaded, pass, sizes);
+    const auto upload = [&] {
+      cuda::check(cudaMemcpyAsync(placed_.data(), filled_up_.data(), bytes, cudaMemcpyHostToDevice, stream_.get()),
+                  loaded.plan.path + ": copying inputs");
+    };
+
+    Bucket& bucket = bucket_for({segment, sizes.tokens, sizes.prefix, sizes.rows});
+    const bool again = bucket.last_use != 0, capture = again && !bucket.graph.ready();
+    bucket.last_use = ++uses_;
+    if (capture) bucket.context = make_context(loaded, profile);
+    if (bucket.graph.ready()) {
+      bucket.graph.launch(stream_, loaded.plan.path);
+    } else {
+      nvinfer1::IExecutionContext& context = capture ? *bucket.context : *contexts_[segment][profile];
+      bind(context, loaded, sizes);
+      upload();
+      enqueue(context, loaded);
+      download(loaded, sizes);
+    }
+    if (pass.hidden_out != nullptr) copy(pass.hidden_out, hidden_out_.data(), bytes_of(loaded.outputs[0], pass.tokens));
+    finish(loaded, pass);
+    if (!capture) return;
+    try {
+      const auto issue = [&] {
+        upload();
+        enqueue(*bucket.context, loaded);
+        download(loaded, sizes);
+      };
+      bucket.graph.capture(stream_, issue, loaded.plan.path + ": capturing a CUDA graph");
+    } catch (const Error& error) {  // what it answered is there; without graphs the padding is of no use
+      log(REXIT_LOG_WARNING, std::string(error.what()) + ": this session goes on without CUDA graphs");
+      cuda_graphs_ = false;
+      buckets_.clear();
+    }
   }
 
-  [[noreturn]] void refused(const TensorSpec& spec) const {
-    fail(REXIT_BACKEND_FAILED, *where_, ": TensorRT refuses tensor `", spec.name, "`: ", Logger::take_error());
+  // Returns the bytes of the indices, which wait to go up.
+  std::size_t place_filled_up(const LoadedEngine& loaded, const Pass& pass, const PassSizes& sizes) {
+    std::array<std::int64_t*, 4> indices{};
+    std::size_t at = 0;
+    for (std::size_t i = loaded.first() ? 0 : 1; i < 4; ++i) {
+      indices[i] = reinterpret_cast<std::int64_t*>(filled_up_.data() + at);
+      inputs_[i] = placed_.data() + at;
+      at += aligned((i == 3 ? sizes.rows : sizes.tokens) * sizeof(std::int64_t));
+    }
+    pad_indices(pass, sizes, indices[0], indices[1], indices[2], indices[3]);
+    if (!loaded.first()) {
+      const std::size_t bytes = bytes_of(loaded.inputs[0], pass.tokens), all = bytes_of(loaded.inputs[0], sizes.tokens);
+      copy(hidden_in_.data(), pass.hidden_in, bytes);
+      if (all != bytes)
+        cuda::check(cudaMemsetAsync(hidden_in_.data() + bytes, 0, all - bytes, stream_.get()),
+                    loaded.plan.path + ": padding hidden states");
+      inputs_[0] = hidden_in_.data();
+    }
+    if (loaded.logits() == 1) results_[0] = hidden_out_.data();
+    if (pass.prefix == 0) return at;
+    // Where the cache keeps them one right behind the other, as here, they come in one copy.
+    const std::size_t layers = loaded.layers(), bytes = bytes_of(loaded.inputs[4], pass.prefix), stride = aligned(bytes);
+    const std::byte* from = nullptr;  // of the copy that grows while neighbours follow
+    std::size_t first = 0;
+    for (std::size_t n = 0; n <= 2 * layers; ++n) {
+      const void* next = n == 2 * layers ? nullptr : n % 2 == 0 ? pass.past_keys[n / 2] : pass.past_values[n / 2];
+      if (n != 0 && next == from + (n - first) * stride) continue;
+      if (n != 0) copy(past_.data() + first * stride, from, (n - first - 1) * stride + bytes);
+      from = static_cast<const std::byte*>(next);
+      first = n;
+    }
+    for (std::size_t n = 0; n < 2 * layers; ++n) inputs_[4 + n / 2 + (n % 2) * layers] = past_.data() + n * stride;
+    return at;
   }
 
-  const std::vector<Loaded>& engines_;
+  struct Bucket {
+    std::unique_ptr<nvinfer1::IExecutionContext> context;
+    cuda::Graph graph;
+    std::uint64_t last_use = 0;
+  };
+  using BucketKey = std::array<std::size_t, 4>;  // segment, T, P, N
+
+  Bucket& bucket_for(const BucketKey& key) {
+    if (buckets_.count(key) == 0 && buckets_.size() == most_buckets) {
+      const auto older = [](const auto& a, const auto& b) { return a.second.last_use < b.second.last_use; };
+      buckets_.erase(std::min_element(buckets_.begin(), buckets_.end(), older));
+    }
+    return buckets_[key];
+  }
+
+  // Nothing wanted yet; empty tensors have an address too.
+  void start(const LoadedEngine& loaded) {
+    inputs_.assign(loaded.inputs.size(), placed_.data());
+    results_.assign(loaded.outputs.size(), nullptr);
+  }
+
+  // TensorRT writes every output: those that nobody wants go to scratch memory.
+  void bind(nvinfer1::IExecutionContext& context, const LoadedEngine& loaded, const PassSizes& sizes) {
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      const TensorSpec& spec = loaded.inputs[i];
+      const std::size_t dynamic = i < 3 ? sizes.tokens : i == 3 ? sizes.rows : sizes.prefix;
+      // It only reads its inputs.
+      if (!context.setInputShape(spec.name.c_str(), dims_of(spec, dynamic)) ||
+          !context.setTensorAddress(spec.name.c_str(), const_cast<void*>(inputs_[i])))
+        refused(loaded, spec);
+    }
+    std::byte* scratch = scratch_.data();
+    for (std::size_t i = 0; i < results_.size(); ++i) {
+      const TensorSpec& spec = loaded.outputs[i];
+      if (results_[i] == nullptr) {
+        results_[i] = scratch;
+        scratch += aligned(bytes_of(spec, i == loaded.logits() ? sizes.rows : sizes.tokens));
+      }
+      if (!context.setTensorAddress(spec.name.c_str(), results_[i])) refused(loaded, spec);
+    }
+  }
+
+  void enqueue(nvinfer1::IExecutionContext& context, const LoadedEngine& loaded) {
+    if (!context.enqueueV3(stream_.get()))
+      fail(REXIT_BACKEND_FAILED, loaded.plan.path, ": TensorRT could not run the engine: ", take_tensorrt_error());
+  }
+
+  void download(const LoadedEngine& loaded, const PassSizes& sizes) {
+    cuda::check(cudaMemcpyAsync(received_.data(), results_[loaded.logits()],
+                                bytes_of(loaded.outputs[loaded.logits()], sizes.rows), cudaMemcpyDeviceToHost, stream_.get()),
+                loaded.plan.path + ": copying logits");
+  }
+
+  void finish(const LoadedEngine& loaded, const Pass& pass) {
+    wait(loaded.plan.path);
+    std::memcpy(pass.logits, received_.data(), bytes_of(loaded.outputs[loaded.logits()], pass.rows));
+  }
+
+  // Indices are small: gathered in pinned memory they go to the device in one copy, which needs no wait. Where they are gathered
+  // must not be written again before they have gone, which a wait for logits tells.
+  void stage(const Pass& pass, const LoadedEngine& loaded) {
+    const std::size_t tokens = pass.tokens * sizeof(std::int64_t), rows = pass.rows * sizeof(std::int64_t);
+    const std::array<std::pair<const std::int64_t*, std::size_t>, 4> parts{
+        {{pass.token_ids, loaded.first() ? tokens : 0}, {pass.positions, tokens}, {pass.groups, tokens}, {pass.row_index, rows}}};
+    std::size_t bytes = 0;
+    for (const auto& [data, size] : parts) bytes += aligned(size);
+    if (staged_bytes_ + bytes > staged_.bytes()) wait(loaded.plan.path);
+    std::byte* staged = staged_.data() + staged_bytes_;
+    staged_bytes_ += bytes;
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      if (parts[i].second != 0) std::memcpy(staged + at, parts[i].first, parts[i].second);
+      inputs_[i] = placed_.data() + at;
+      at += aligned(parts[i].second);
+    }
+    cuda::check(cudaMemcpyAsync(placed_.data(), staged, bytes, cudaMemcpyHostToDevice, stream_.get()),
+                loaded.plan.path + ": copying inputs");
+  }
+
+  // Hidden states may begin at any row: behind a shared start, or where a chunk of a slate begins.
+  const void* aligned_input(const TensorSpec& spec, const Pass& pass) {
+    if (is_aligned(pass.hidden_in)) return pass.hidden_in;
+    copy(hidden_in_.data(), pass.hidden_in, bytes_of(spec, pass.tokens));
+    return hidden_in_.data();
+  }
+
+  [[noreturn]] static void refused(const LoadedEngine& loaded, const TensorSpec& spec) {
+    fail(REXIT_BACKEND_FAILED, loaded.plan.path, ": TensorRT refuses tensor `", spec.name, "`: ", take_tensorrt_error());
+  }
+
+  const std::vector<LoadedEngine>& engines_;
+  bool cuda_graphs_;
   cuda::Stream stream_;
-  cuda::DeviceMemory placed_, scratch_, working_;
-  cuda::PinnedMemory staged_, received_;
-  std::vector<std::unique_ptr<nvinfer1::IExecutionContext>> contexts_;  // made when first needed; gone before the memory
-  nvinfer1::IExecutionContext* context_ = nullptr;                      // of the pass under way
-  const std::string* where_ = nullptr;
+  cuda::DeviceMemory placed_, scratch_, hidden_in_, hidden_out_, past_, between_, working_;
+  cuda::PinnedMemory staged_, filled_up_, received_;
+  std::size_t staged_bytes_ = 0;     // of staged_, in use by copies under way
+  std::vector<const void*> inputs_;  // of the pass at work, and what it gives
+  std::vector<void*> results_;
+  std::vector<std::vector<std::unique_ptr<nvinfer1::IExecutionContext>>> contexts_;  // [segment][profile]; gone before the memory
+  std::map<BucketKey, Bucket> buckets_;
+  std::uint64_t uses_ = 0;
+};
+
+// The engines, and the worker that waits for a session: the first one's, or that of one that has ended.
+class Shared {
+ public:
+  Shared(const Bundle& bundle, std::int32_t device, bool cuda_graphs) : device_(device), cuda_graphs_(cuda_graphs) {
+    const cuda::OnDevice on(device_);
+    engines_ = std::make_unique<const TensorRtEngines>(bundle, device_);
+    spare_ = std::make_unique<Worker>(engines_->all(), cuda_graphs_);
+  }
+  ~Shared() {
+    const cuda::OnDevice on(device_);
+    spare_.reset();
+    engines_.reset();
+  }
+
+  int device() const noexcept { return device_; }
+
+  std::unique_ptr<Worker> take() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (spare_ != nullptr) return std::move(spare_);
+    }
+    return std::make_unique<Worker>(engines_->all(), cuda_graphs_);
+  }
+  void give(std::unique_ptr<Worker> worker) noexcept {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (spare_ == nullptr) spare_ = std::move(worker);
+  }
+
+ private:
+  const int device_;
+  const bool cuda_graphs_;
+  std::unique_ptr<const TensorRtEngines> engines_;
+  std::mutex mutex_;
+  std::unique_ptr<Worker> spare_;
 };
 
 class TensorRtBackend final : public Backend {
  public:
-  TensorRtBackend(const Bundle& bundle, std::int32_t device) : device_(device) {
-    const cuda::OnDevice on(device_);
-    const Accelerator here = accelerator(device);
-    Logger::forget_error();
-    runtime_.reset(nvinfer1::createInferRuntime(logger()));
-    if (runtime_ == nullptr) fail(REXIT_BACKEND_FAILED, "TensorRT could not start: ", Logger::take_error());
-    const std::vector<Plan> plans = find_engines(bundle, here);
-    for (std::size_t k = 0; k < plans.size(); ++k) {
-      const Segment& segment = bundle.variant().segments[k];
-      Loaded loaded{plans[k], segment_inputs(bundle.model(), segment), segment_outputs(bundle.model(), segment), nullptr};
-      const MappedFile file(loaded.plan.path);
-      loaded.engine.reset(runtime_->deserializeCudaEngine(file.data(), file.size()));
-      if (loaded.engine == nullptr)
-        fail(REXIT_BACKEND_FAILED, loaded.plan.path, ": TensorRT ", here.tensorrt_version,
-             " could not load the engine: ", Logger::take_error());
-      check_tensors(loaded);
-      engines_.push_back(std::move(loaded));
-    }
+  explicit TensorRtBackend(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {
+    const cuda::OnDevice on(shared_->device());
+    worker_ = shared_->take();
   }
-
   ~TensorRtBackend() override {
-    const cuda::OnDevice on(device_);
-    idle_.clear();
-    engines_.clear();
-    runtime_.reset();
+    const cuda::OnDevice on(shared_->device());
+    worker_->abandon();
+    shared_->give(std::move(worker_));
   }
 
   void run(std::size_t segment, const Pass& pass) const override {
-    const cuda::OnDevice on(device_);
-    std::unique_ptr<Worker> worker = take(segment);
+    const cuda::OnDevice on(shared_->device());
     try {
-      worker->run(segment, pass);
+      worker_->run(segment, pass);
     } catch (...) {
-      worker->wait();
-      give(std::move(worker));
+      worker_->abandon();
       throw;
     }
-    give(std::move(worker));
   }
 
   void* allocate(std::size_t bytes) const override {
-    const cuda::OnDevice on(device_);
+    const cuda::OnDevice on(shared_->device());
     void* memory = nullptr;
     cuda::check(cudaMalloc(&memory, std::max<std::size_t>(bytes, 1)), "device memory of " + cuda::wanted(bytes));
     return memory;
   }
 
   void release(void* memory) const noexcept override {
-    const cuda::OnDevice on(device_);
-    cudaFree(memory);  // waits for what still uses it
+    if (memory == nullptr) return;
+    const cuda::OnDevice on(shared_->device());
+    worker_->abandon();  // what still uses it is on this stream
+    cudaFree(memory);
   }
 
-  // Between device memories, without waiting: later passes wait for the legacy stream, as all work here is on streams that
-  // synchronize with it. CUDA does not copy between overlapping ranges, so these go over a third place.
+  std::size_t tensor_alignment() const noexcept override { return address_alignment; }
+
   void copy(void* to, const void* from, std::size_t bytes) const override {
-    const cuda::OnDevice on(device_);
-    const auto copy = [](void* a, const void* b, std::size_t count) {
-      cuda::check(cudaMemcpyAsync(a, b, count, cudaMemcpyDeviceToDevice, cudaStreamLegacy), "copying hidden states");
-    };
-    const auto a = reinterpret_cast<std::uintptr_t>(to), b = reinterpret_cast<std::uintptr_t>(from);
-    if ((a < b ? b - a : a - b) >= bytes) {
-      copy(to, from, bytes);
-      return;
-    }
-    const std::lock_guard<std::mutex> lock(between_mutex_);
-    std::byte* between = between_.reserve(bytes, "device memory for moving hidden states");
-    copy(between, from, bytes);
-    copy(to, between, bytes);
+    const cuda::OnDevice on(shared_->device());
+    worker_->copy(to, from, bytes);
+  }
+
+  void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t bytes,
+                 std::size_t count) const override {
+    const cuda::OnDevice on(shared_->device());
+    worker_->copy_rows(to, to_pitch, from, from_pitch, bytes, count);
   }
 
  private:
-  static Accelerator accelerator(std::int32_t device) {
-    int count = 0, major = 0, minor = 0;
-    const cudaError_t error = cudaGetDeviceCount(&count);
-    if (error != cudaSuccess || count == 0)
-      fail(REXIT_BACKEND_MISSING,
-           "device `tensorrt`: CUDA finds no GPU: ", cudaGetErrorString(error == cudaSuccess ? cudaErrorNoDevice : error));
-    if (device >= count) fail(REXIT_INVALID_ARGUMENT, "device_id is ", device, ", this machine has GPUs 0 to ", count - 1);
-    cuda::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking for the compute capability");
-    cuda::check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "asking for the compute capability");
-    return {std::to_string(major) + "." + std::to_string(minor), tensorrt_version_text(getInferLibVersion())};
-  }
-
-  std::unique_ptr<Worker> take(std::size_t segment) const {
-    {
-      const std::lock_guard<std::mutex> lock(idle_mutex_);
-      if (!idle_.empty()) {
-        std::unique_ptr<Worker> worker = std::move(idle_.back());
-        idle_.pop_back();
-        return worker;
-      }
-    }
-    return std::make_unique<Worker>(engines_, engines_[segment].plan.path);
-  }
-
-  void give(std::unique_ptr<Worker> worker) const {
-    const std::lock_guard<std::mutex> lock(idle_mutex_);
-    idle_.push_back(std::move(worker));
-  }
-
-  int device_;
-  std::unique_ptr<nvinfer1::IRuntime> runtime_;
-  std::vector<Loaded> engines_;
-  mutable std::mutex idle_mutex_, between_mutex_;
-  mutable std::vector<std::unique_ptr<Worker>> idle_;  // as many as passes have ever run at once
-  mutable cuda::DeviceMemory between_;
+  std::shared_ptr<Shared> shared_;
+  std::unique_ptr<Worker> worker_;
 };
 
 }  // namespace
 
-std::unique_ptr<Backend> make_tensorrt_backend(const Bundle& bundle, std::int32_t device_id) {
-  return std::make_unique<TensorRtBackend>(bundle, device_id);
+Backends make_tensorrt_backends(const Bundle& bundle, std::int32_t device_id, bool cuda_graphs) {
+  return [shared = std::make_shared<Shared>(bundle, device_id, cuda_graphs)] {
+    return std::make_shared<const TensorRtBackend>(shared);
+  };
 }
 
 }  // namespace rexit::core

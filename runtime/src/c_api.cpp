@@ -79,8 +79,11 @@ rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* opt
   const rexit_bundle_options given = options != nullptr ? read_struct(options, "options") : rexit_bundle_options{};
   if (given.threads < 0) fail(REXIT_INVALID_ARGUMENT, "options.threads is ", given.threads, ", expected 0 or more");
   if (given.device_id < 0) fail(REXIT_INVALID_ARGUMENT, "options.device_id is ", given.device_id, ", expected 0 or more");
+  if (given.cuda_graphs != 0 && given.cuda_graphs != 1)
+    fail(REXIT_INVALID_ARGUMENT, "options.cuda_graphs is ", given.cuda_graphs, ", expected 0 or 1");
   const auto make = [&](const Bundle& bundle) {
-    return make_backend(bundle, {given.onnxruntime_library, given.threads, given.device, given.device_id});
+    return make_backends(bundle,
+                         {given.onnxruntime_library, given.threads, given.device, given.device_id, given.cuda_graphs == 1});
   };
   auto engine = std::make_shared<const Engine>(path, given.variant, make);
   log(REXIT_LOG_INFO, std::string(path) + ": opened variant " + engine->bundle.variant().name);

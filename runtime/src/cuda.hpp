@@ -37,9 +37,10 @@ class OnDevice {
   bool changed_ = false;
 };
 
+// One that waits for no other, the legacy stream included.
 class Stream {
  public:
-  explicit Stream(const std::string& doing) { check(cudaStreamCreate(&stream_), doing); }
+  explicit Stream(const std::string& doing) { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), doing); }
   ~Stream() { cudaStreamDestroy(stream_); }
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
@@ -48,6 +49,42 @@ class Stream {
 
  private:
   cudaStream_t stream_ = nullptr;
+};
+
+// Work of a stream, recorded once and launched as one.
+class Graph {
+ public:
+  Graph() = default;
+  ~Graph() {
+    if (exec_ != nullptr) cudaGraphExecDestroy(exec_);
+  }
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+
+  bool ready() const noexcept { return exec_ != nullptr; }
+
+  // What `issue` puts on the stream is kept and not done.
+  template <class Issue>
+  void capture(const Stream& stream, const Issue& issue, const std::string& doing) {
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal), doing);
+    try {
+      issue();
+    } catch (...) {
+      cudaStreamEndCapture(stream.get(), &graph);
+      if (graph != nullptr) cudaGraphDestroy(graph);
+      cudaGetLastError();
+      throw;
+    }
+    check(cudaStreamEndCapture(stream.get(), &graph), doing);
+    const cudaError_t error = cudaGraphInstantiateWithFlags(&exec_, graph, 0);
+    cudaGraphDestroy(graph);
+    check(error, doing);
+  }
+  void launch(const Stream& stream, const std::string& doing) const { check(cudaGraphLaunch(exec_, stream.get()), doing); }
+
+ private:
+  cudaGraphExec_t exec_ = nullptr;
 };
 
 inline std::string wanted(std::size_t bytes) { return std::to_string(bytes) + " bytes"; }
@@ -70,6 +107,8 @@ class Memory {
     }
     return static_cast<std::byte*>(data_);
   }
+  std::byte* data() const noexcept { return static_cast<std::byte*>(data_); }
+  std::size_t bytes() const noexcept { return bytes_; }
 
  private:
   void* data_ = nullptr;

@@ -12,7 +12,7 @@
 namespace rexit::core {
 namespace {
 
-constexpr std::size_t max_length = 1 << 24, most_listed = 1000, most_shown = 8;
+constexpr std::size_t max_length = 1 << 24, most_listed = 1000, most_shown = 8, most_profiles = 8;
 
 std::string shortened(const std::string& text) { return text.size() <= 12 ? text : text.substr(0, 12) + "…"; }
 
@@ -28,7 +28,17 @@ Range read_range(const Json& json, std::size_t low) {
   if (numbers.size() != 3)
     fail(REXIT_CORRUPT, json.where(), ": has ", numbers.size(), " numbers, expected least, usual and most");
   const std::size_t least = numbers[0].size(low, max_length), usual = numbers[1].size(least, max_length);
-  return {least, numbers[2].size(std::max<std::size_t>(usual, 1), max_length)};
+  return {least, numbers[2].size(usual, max_length)};
+}
+
+std::vector<EngineProfile> read_profiles(const Json& json) {
+  const std::vector<Json> list = json.elements();
+  if (list.empty() || list.size() > most_profiles)
+    fail(REXIT_CORRUPT, json.where(), ": has ", list.size(), " profiles, expected 1 to ", most_profiles);
+  std::vector<EngineProfile> profiles;
+  for (const Json& one : list)
+    profiles.push_back({read_range(one.at("tokens"), 1), read_range(one.at("prefix"), 0), read_range(one.at("rows"), 1)});
+  return profiles;
 }
 
 std::string listed_file(const Json& name, const std::string& folder, const FileList& files) {
@@ -41,9 +51,7 @@ Plan read_plan(const Json& json, const std::string& folder, const FileList& file
   must_be(json.at("graph_sha256"), segment.graph_sha256, "the engine is stale: variant.json has", bundle);
   if (!segment.weights_sha256.empty())
     must_be(json.at("weights_sha256"), segment.weights_sha256, "the engine is stale: variant.json has", bundle);
-  const Json profile = json.at("profile");
-  Plan plan{listed_file(json.at("plan"), folder, files), "", read_range(profile.at("tokens"), 1),
-            read_range(profile.at("prefix"), 0), read_range(profile.at("rows"), 1)};
+  Plan plan{listed_file(json.at("plan"), folder, files), "", read_profiles(json.at("profiles"))};
   if (json.has("context")) plan.context = listed_file(json.at("context"), folder, files);
   return plan;
 }

@@ -19,11 +19,18 @@ struct Accelerator {
 // The least and the most that an engine takes of something.
 struct Range {
   std::size_t least, most;
+
+  bool holds(std::size_t size) const noexcept { return size >= least && size <= most; }
+};
+
+// An optimization profile: the T, P and N of the passes that it is for.
+struct EngineProfile {
+  Range tokens, prefix, rows;
 };
 
 struct Plan {
-  std::string path, context;  // full paths; no context: empty
-  Range tokens, prefix, rows;
+  std::string path, context;            // full paths; no context: empty
+  std::vector<EngineProfile> profiles;  // at least one; a pass takes the first whose `prefix` holds its P
 };
 
 // One per segment, for this GPU and this TensorRT: present, whole in size, and built from the graphs the variant has now.

@@ -68,7 +68,8 @@ void append_provider(Ort::SessionOptions& options, Provider provider, std::int32
     Ort::ThrowOnError(api.CreateTensorRTProviderOptions(&tensorrt));
     const std::unique_ptr<OrtTensorRTProviderOptionsV2, decltype(api.ReleaseTensorRTProviderOptions)> owner(
         tensorrt, api.ReleaseTensorRTProviderOptions);
-    const std::array<const char*, 1> keys{"device_id"}, values{id.c_str()};
+    // Contexts of one session take turns, so they share their working memory; a session is all that it reaches.
+    const std::array<const char*, 2> keys{"device_id", "trt_context_memory_sharing_enable"}, values{id.c_str(), "1"};
     Ort::ThrowOnError(api.UpdateTensorRTProviderOptions(tensorrt, keys.data(), values.data(), keys.size()));
     options.AppendExecutionProvider_TensorRT_V2(*tensorrt);
   }

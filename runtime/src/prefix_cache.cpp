@@ -18,6 +18,36 @@ std::size_t common(const std::vector<std::int64_t>& held, const std::int32_t* to
   return n;
 }
 
+// Copies of one row for each head, from tensor to tensor. Tensors that lie one right behind the other in both places go as one
+// copy.
+class HeadRows {
+ public:
+  HeadRows(const Backend& backend, std::size_t heads, std::size_t to_pitch, std::size_t from_pitch, std::size_t bytes)
+      : backend_(backend), heads_(heads), to_pitch_(to_pitch), from_pitch_(from_pitch), bytes_(bytes) {}
+
+  void add(std::byte* to, const std::byte* from) {
+    if (count_ == 0 || to != to_ + count_ * to_pitch_ || from != from_ + count_ * from_pitch_) {
+      finish();
+      to_ = to;
+      from_ = from;
+    }
+    count_ += heads_;
+  }
+  void finish() {
+    if (count_ != 0) backend_.copy_rows(to_, to_pitch_, from_, from_pitch_, bytes_, count_);
+    count_ = 0;
+  }
+
+ private:
+  const Backend& backend_;
+  const std::size_t heads_, to_pitch_, from_pitch_, bytes_;
+  std::byte* to_ = nullptr;
+  const std::byte* from_ = nullptr;
+  std::size_t count_ = 0;
+};
+
+std::byte* as_bytes(void* data) { return static_cast<std::byte*>(data); }
+
 }  // namespace
 
 PrefixCache::PrefixCache(const Bundle& bundle, const Backend& backend, std::size_t budget)
@@ -167,11 +197,12 @@ void PrefixCache::copy_shared(Entry& to, Entry& from, std::size_t held, std::siz
     lay_out(to, k, &from);
     const auto &keys = one ? past_keys_ : from.segments[k].keys, &values = one ? past_values_ : from.segments[k].values;
     const std::size_t row = model.head_dim * bytes_of(bundle_.variant().segments[k].cache_dtype);
-    for (std::size_t i = 0; i < cached.keys.size(); ++i)
-      for (const auto& [target, source] : {std::pair{cached.keys[i], keys[i]}, std::pair{cached.values[i], values[i]}})
-        for (std::size_t head = 0; head < model.kv_heads; ++head)
-          backend_.copy(static_cast<std::byte*>(target) + head * total * row,
-                        static_cast<const std::byte*>(source) + head * held * row, count * row);
+    HeadRows rows(backend_, model.kv_heads, total * row, held * row, count * row);
+    for (std::size_t i = 0; i < cached.keys.size(); ++i) {
+      rows.add(as_bytes(cached.keys[i]), as_bytes(keys[i]));
+      rows.add(as_bytes(cached.values[i]), as_bytes(values[i]));
+    }
+    rows.finish();
   }
   if (depth < bundle_.exits()) {
     if (one) to.hidden.swap(hidden_next_);
@@ -211,32 +242,28 @@ void PrefixCache::run(std::size_t index, std::size_t from) {
   Cached& cached = entry.segments[index];
 
   const std::size_t before = stride(index, from), after = stride(index, count);
+  const std::size_t row = model.head_dim * bytes_of(segment.cache_dtype);
   if (from != 0) {
     // A pass wants the past, and gives what is new, without gaps between heads.
-    std::byte* part = static_cast<std::byte*>(parts_.reserve(block_bytes(index, total)));
-    for (auto* pointers : {&past_keys_, &past_values_, &new_keys_, &new_values_}) {
+    std::byte* part = as_bytes(parts_.reserve(product(2, layers, std::max(before + after, stride(index, total)))));
+    for (auto* pointers : {&past_keys_, &past_values_, &new_keys_, &new_values_})
       pointers->resize(std::max(pointers->size(), layers));
-      const bool past = pointers == &past_keys_ || pointers == &past_values_;
-      for (std::size_t i = 0; i < layers; ++i, part += past ? before : after) (*pointers)[i] = part;
-    }
-  }
-  // Head by head between the parts and their place.
-  const auto move = [&](bool gather) {
-    const std::size_t row = model.head_dim * bytes_of(segment.cache_dtype);
-    for (std::size_t i = 0; i < layers; ++i)
-      for (const bool keys : {true, false}) {
-        auto* whole = static_cast<std::byte*>(keys ? cached.keys[i] : cached.values[i]);
-        auto* part =
-            static_cast<std::byte*>(gather ? (keys ? past_keys_[i] : past_values_[i]) : (keys ? new_keys_[i] : new_values_[i]));
-        for (std::size_t head = 0; head < model.kv_heads; ++head) {
-          if (gather)
-            backend_.copy(part + head * from * row, whole + head * total * row, from * row);
-          else
-            backend_.copy(whole + (head * total + from) * row, part + head * count * row, count * row);
+    const auto place = [&](std::vector<void*>& keys, std::vector<void*>& values, std::size_t each) {
+      for (std::size_t i = 0; i < layers; ++i)
+        for (auto* pointers : {&keys, &values}) {
+          (*pointers)[i] = part;
+          part += each;
         }
-      }
-  };
-  if (from != 0) move(true);
+    };
+    place(past_keys_, past_values_, before);
+    place(new_keys_, new_values_, after);
+    HeadRows rows(backend_, model.kv_heads, from * row, total * row, from * row);
+    for (std::size_t i = 0; i < layers; ++i) {
+      rows.add(as_bytes(past_keys_[i]), as_bytes(cached.keys[i]));
+      rows.add(as_bytes(past_values_[i]), as_bytes(cached.values[i]));
+    }
+    rows.finish();
+  }
 
   const auto last = static_cast<std::int64_t>(count) - 1;
   const std::size_t hidden = product(total, row_bytes());
@@ -263,7 +290,14 @@ void PrefixCache::run(std::size_t index, std::size_t from) {
   pass.new_values = from != 0 ? new_values_.data() : cached.values.data();
   backend_.run(index, pass);
 
-  if (from != 0) move(false);
+  if (from != 0) {
+    HeadRows rows(backend_, model.kv_heads, total * row, count * row, count * row);
+    for (std::size_t i = 0; i < layers; ++i) {
+      rows.add(as_bytes(cached.keys[i]) + from * row, as_bytes(new_keys_[i]));
+      rows.add(as_bytes(cached.values[i]) + from * row, as_bytes(new_values_[i]));
+    }
+    rows.finish();
+  }
   if (segment.last) return;
   if (from == 0) {
     entry.hidden.swap(hidden_next_);
@@ -274,7 +308,9 @@ void PrefixCache::run(std::size_t index, std::size_t from) {
 
 std::size_t PrefixCache::stride(std::size_t segment, std::size_t tokens) const {
   const Model& model = bundle_.model();
-  return product(model.kv_heads, tokens, model.head_dim, bytes_of(bundle_.variant().segments[segment].cache_dtype));
+  const std::size_t bytes =
+      product(model.kv_heads, tokens, model.head_dim, bytes_of(bundle_.variant().segments[segment].cache_dtype));
+  return (bytes + backend_.tensor_alignment() - 1) / backend_.tensor_alignment() * backend_.tensor_alignment();
 }
 
 // Of a segment's keys and values.

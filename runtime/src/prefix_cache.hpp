@@ -69,7 +69,7 @@ class PrefixCache {
   static std::size_t depth_of(const Entry& entry, std::size_t count) noexcept;
   void copy_shared(Entry& to, Entry& from, std::size_t held, std::size_t count, std::size_t depth);
   void run(std::size_t segment, std::size_t from);
-  std::size_t stride(std::size_t segment, std::size_t tokens) const;
+  std::size_t stride(std::size_t segment, std::size_t tokens) const;  // from one tensor to the next
   std::size_t block_bytes(std::size_t segment, std::size_t tokens) const;
   static std::size_t bytes_of_entry(const Entry& entry) noexcept;
   std::size_t row_bytes() const noexcept;

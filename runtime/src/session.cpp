@@ -12,9 +12,10 @@ constexpr std::size_t default_cache_bytes = std::size_t{32} << 20;
 
 Session::Session(std::shared_ptr<const Engine> engine, std::size_t cache_bytes)
     : engine_(std::move(engine)),
+      backend_(engine_->backends()),
       retrieval_(engine_->bundle.catalog()),
-      prefix_(engine_->bundle, *engine_->backend, cache_bytes != 0 ? cache_bytes : default_cache_bytes),
-      slate_(engine_->bundle, *engine_->backend) {}
+      prefix_(engine_->bundle, *backend_, cache_bytes != 0 ? cache_bytes : default_cache_bytes),
+      slate_(engine_->bundle, *backend_) {}
 
 const std::vector<Score>& Session::score(const Request& request, Clock::time_point start, rexit_stats& stats) {
   assemble(engine_->bundle.catalog(), request.query, engine_->bundle.variant().max_positions, retrieval_, prompt_);

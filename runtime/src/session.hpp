@@ -19,12 +19,12 @@ namespace rexit::core {
 // An opened bundle with its segments loaded; shared by its sessions.
 struct Engine {
   Bundle bundle;
-  std::unique_ptr<const Backend> backend;
+  Backends backends;
 
-  // `make_backend`: a std::unique_ptr<const Backend> for the opened bundle.
-  template <class MakeBackend>
-  Engine(const char* path, const char* variant, MakeBackend&& make_backend)
-      : bundle(path, variant), backend(make_backend(bundle)) {}
+  // `make_backends`: gives Backends for the opened bundle.
+  template <class MakeBackends>
+  Engine(const char* path, const char* variant, MakeBackends&& make_backends)
+      : bundle(path, variant), backends(make_backends(bundle)) {}
 };
 
 struct Request {
@@ -61,6 +61,7 @@ class Session {
   const std::vector<Answer>& run(const StopRule& rule, const Deadline& deadline, rexit_stats& stats);
 
   std::shared_ptr<const Engine> engine_;
+  std::shared_ptr<const Backend> backend_;
   Retrieval retrieval_;
   Prompt prompt_;
   PrefixCache prefix_;

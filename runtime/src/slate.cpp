@@ -137,11 +137,20 @@ void Slate::cut_short() {
 // Drops the tokens of those that stopped. Nothing else changes: candidates see only the prefix and themselves.
 void Slate::compact(std::size_t segment) {
   const std::size_t row_bytes = bundle_.model().hidden_size * bytes_of(bundle_.variant().segments[segment].hidden_dtype);
-  std::size_t kept = 0, to = 0;
+  std::size_t kept = 0, to = 0, from = 0, moving = 0;  // neighbours move at once: `moving` tokens from `from` to where `to` is
+  const auto move = [&] {
+    if (moving != 0)
+      backend_.copy(hidden_.data() + (to - moving) * row_bytes, hidden_.data() + from * row_bytes, moving * row_bytes);
+    moving = 0;
+  };
   for (const Candidate& candidate : active_) {
     if (candidate.stopped) continue;
     if (to != candidate.begin) {
-      backend_.copy(hidden_.data() + to * row_bytes, hidden_.data() + candidate.begin * row_bytes, candidate.tokens * row_bytes);
+      if (from + moving != candidate.begin) {
+        move();
+        from = candidate.begin;
+      }
+      moving += candidate.tokens;
       for (std::size_t t = 0; t < candidate.tokens; ++t) {
         positions_[to + t] = positions_[candidate.begin + t];
         groups_[to + t] = groups_[candidate.begin + t];
@@ -152,6 +161,7 @@ void Slate::compact(std::size_t segment) {
     to += moved.tokens;
     active_[kept++] = moved;
   }
+  move();
   active_.resize(kept, Candidate{});
   positions_.resize(to);
   groups_.resize(to);

@@ -13,7 +13,7 @@ from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, Profile, Vari
 from rexit.bundle.engine import engine_key
 from rexit.errors import BundleError
 
-PROFILE = Profile((1, 240, 512), (0, 200, 210), (1, 20, 512))
+PROFILES = (Profile((1, 200, 512), (0, 0, 0), (1, 1, 512)), Profile((1, 240, 512), (1, 200, 210), (1, 20, 512)))
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def write_engine(bundle: Bundle, version: str = "10.3.0") -> Path:
         for name in names:
             (folder / name).write_bytes(name.encode())
         digests = (variant.files[s.graph].sha256, variant.files[s.weights].sha256)
-        segments.append(EngineSegment(*names, *digests, PROFILE, 1.5, 61, {"gemm_mha_v2": 2, "int8 gemm": 8}))
+        segments.append(EngineSegment(*names, *digests, PROFILES, 1.5, 61, {"gemm_mha_v2": 2, "int8 gemm": 8}))
     files = {path.name: FileEntry.of(path) for path in folder.iterdir()}
     Engine(variant.name, "tensorrt", version, "Orin", "8.7", tuple(segments), files).write(folder)
     return folder
@@ -43,12 +43,15 @@ def test_read_as_written(bundle: Bundle) -> None:
     engine = Engine.read(folder)
     assert engine.key == folder.name == "sm87-trt10.3.0"
     assert (engine.gpu, engine.compute_capability, engine.builder, engine.version) == ("Orin", "8.7", "tensorrt", "10.3.0")
-    assert engine.segments[1].profile == PROFILE and engine.segments[1].summary == {"gemm_mha_v2": 2, "int8 gemm": 8}
+    assert engine.segments[1].profiles == PROFILES and engine.segments[1].summary == {"gemm_mha_v2": 2, "int8 gemm": 8}
     assert engine.edited(folder) == [] and engine.stale(bundle.variant) is None
     value = json.loads((folder / "engine.json").read_text())
     assert value["builder"] == {"name": "tensorrt", "version": "10.3.0"}
     assert value["gpu"] == {"name": "Orin", "compute_capability": "8.7"}
-    assert value["segments"][0]["profile"] == {"tokens": [1, 240, 512], "prefix": [0, 200, 210], "rows": [1, 20, 512]}
+    assert value["segments"][0]["profiles"] == [
+        {"tokens": [1, 200, 512], "prefix": [0, 0, 0], "rows": [1, 1, 512]},
+        {"tokens": [1, 240, 512], "prefix": [1, 200, 210], "rows": [1, 20, 512]},
+    ]
 
 
 def test_folders_are_the_finished_engines(bundle: Bundle) -> None:

@@ -62,7 +62,8 @@ class Constant final : public Backend {
 class AllocationsTest : public testing::Test {
  protected:
   std::shared_ptr<const Engine> engine = std::make_shared<const Engine>(
-      sound_bundle().c_str(), nullptr, [](const Bundle& bundle) { return std::make_unique<const Constant>(bundle); });
+      sound_bundle().c_str(), nullptr,
+      [](const Bundle& bundle) { return [backend = std::make_shared<const Constant>(bundle)] { return backend; }; });
   Session session{engine, std::size_t{1} << 16};
   Request request;
   std::vector<rexit_id> items, recent;

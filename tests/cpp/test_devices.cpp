@@ -68,6 +68,22 @@ TEST(Devices, TensorRtRunsItsOwnVariantsOnly) {
   EXPECT_EQ(message, "device `tensorrt` runs variants exported for tensorrt, variant `cpu-fp32` is made for cpu");
 }
 
+TEST(Devices, CudaGraphsAreTensorRTsAlone) {
+  for (const char* variant : {"cpu-fp32", "tensorrt-fp16"}) {
+    rexit::OpenOptions options = on(variant, variant == std::string("cpu-fp32") ? "" : "tensorrt");
+    options.cuda_graphs = true;
+    std::string message;
+    EXPECT_EQ(status_of(options, message), REXIT_INVALID_ARGUMENT);
+    EXPECT_EQ(message, "options.cuda_graphs is for device `tensorrt` in a rexit built with -DREXIT_TENSORRT=ON");
+  }
+  rexit_bundle_options given{};
+  given.struct_size = sizeof given;
+  given.cuda_graphs = 2;
+  rexit_bundle* bundle = nullptr;
+  EXPECT_EQ(rexit_bundle_open(folder().c_str(), &given, &bundle), REXIT_INVALID_ARGUMENT);
+  EXPECT_STREQ(rexit_last_error(), "options.cuda_graphs is 2, expected 0 or 1");
+}
+
 // The tests' ONNX Runtime is the one for the CPU, and their rexit is built without TensorRT.
 TEST(Devices, AbsentOnesSayWhatWouldBringThem) {
   std::string message;

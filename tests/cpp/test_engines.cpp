@@ -28,11 +28,14 @@ TEST(Engines, SoundOnesAreRead) {
   const std::vector<Plan> plans = find_engines(bundle, orin);
   ASSERT_EQ(plans.size(), 3u);
   EXPECT_EQ(plans[1].path, bundle.variant().folder + "/engines/sm87-trt10.3.0/segment-1.plan");
-  EXPECT_EQ(plans[1].context, bundle.variant().folder + "/engines/sm87-trt10.3.0/segment-1.context.onnx");
-  EXPECT_EQ(plans[2].tokens.least, 1u);
-  EXPECT_EQ(plans[2].tokens.most, 60u);
-  EXPECT_EQ(plans[2].prefix.least, 0u);
-  EXPECT_EQ(plans[2].rows.most, 60u);
+  EXPECT_EQ(plans[1].context, "");  // compiled for TensorRT itself
+  ASSERT_EQ(plans[2].profiles.size(), 2u);
+  const EngineProfile &empty = plans[2].profiles[0], &behind = plans[2].profiles[1];
+  EXPECT_EQ(empty.tokens.least, 1u);
+  EXPECT_EQ(empty.tokens.most, 60u);
+  EXPECT_EQ(empty.prefix.most, 0u);
+  EXPECT_EQ(behind.prefix.least, 1u);
+  EXPECT_EQ(behind.rows.most, 60u);
 }
 
 TEST(Engines, TheMessageNamesTheGpuTheVersionAndTheCommand) {

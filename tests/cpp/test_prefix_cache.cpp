@@ -46,6 +46,15 @@ class Labelled final : public Backend {
   void* allocate(std::size_t bytes) const override { return ::operator new(bytes); }
   void release(void* memory) const noexcept override { ::operator delete(memory); }
   void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
+  std::size_t tensor_alignment() const noexcept override { return alignment; }
+  void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t bytes,
+                 std::size_t count) const override {
+    row_copies.push_back(count);
+    Backend::copy_rows(to, to_pitch, from, from_pitch, bytes, count);
+  }
+
+  std::size_t alignment = 1;
+  mutable std::vector<std::size_t> row_copies;  // how many rows each had
 
   struct Seen {
     std::size_t segment, prefix, tokens;
@@ -204,6 +213,28 @@ TEST_F(PrefixCacheTest, ASharedStartIsCopiedAsDeepAsItIs) {
   backend.passes.clear();
   EXPECT_EQ(use(cache, joined(from(1, 6), from(30, 4)), 3), 10u);
   EXPECT_EQ(backend.passes, (Passes{{2, 0, 10}}));  // the one copied from is as it was
+}
+
+// All layers' keys and values lie one behind the other, so a segment's go at once: from the other prefix, before a pass, behind
+// it.
+TEST_F(PrefixCacheTest, NeighboursAreCopiedAtOnce) {
+  PrefixCache cache(bundle, backend, 8 * bytes());
+  use(cache, joined(from(1, 6), from(30, 4)), 3);
+  EXPECT_EQ(backend.row_copies, std::vector<std::size_t>{});
+  use(cache, joined(from(1, 6), from(50, 5)), 3);
+  const std::size_t one = 2 * bundle.model().kv_heads, two = 2 * one;  // a segment of one layer, of two
+  EXPECT_EQ(backend.row_copies, (std::vector<std::size_t>{one, one, two, one, one, one, one, two, two}));
+}
+
+TEST_F(PrefixCacheTest, KeysAndValuesLieAsTheBackendNeedsThem) {
+  backend.alignment = 256;
+  PrefixCache cache(bundle, backend, 8 * bytes());
+  use(cache, joined(from(1, 6), from(30, 5)), 3);
+  EXPECT_EQ(use(cache, joined(from(1, 6), from(50, 7)), 3), 6u);
+  for (std::size_t k = 0; k < bundle.exits(); ++k)
+    for (std::size_t i = 0; i < bundle.variant().segments[k].layers(); ++i)
+      for (const void* tensor : {cache.keys(k)[i], cache.values(k)[i]})
+        EXPECT_EQ((static_cast<const std::byte*>(tensor) - static_cast<const std::byte*>(cache.keys(k)[0])) % 256, 0);
 }
 
 TEST_F(PrefixCacheTest, AStartOfAHeldOneNeedsNoPass) {

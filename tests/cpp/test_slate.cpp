@@ -39,8 +39,12 @@ class BookKeeper final : public Backend {
   }
   void* allocate(std::size_t bytes) const override { return ::operator new(bytes); }
   void release(void* memory) const noexcept override { ::operator delete(memory); }
-  void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
+  void copy(void* to, const void* from, std::size_t bytes) const override {
+    copied.push_back(bytes);
+    std::memmove(to, from, bytes);
+  }
 
+  mutable std::vector<std::size_t> copied;
   struct Seen {
     std::size_t segment;
     std::vector<float> tokens;
@@ -98,6 +102,14 @@ TEST_F(SlateTest, OnlyTheUndecidedGoOn) {
   for (const auto& pass : backend.passes)
     for (std::size_t t = 0; t < pass.tokens.size(); ++t) EXPECT_EQ(pass.positions[t], 3 + static_cast<std::int64_t>(t % 2));
   EXPECT_EQ(stats.candidate_layers, 5u * 1 + 3 * 1 + 2 * 2);
+}
+
+TEST_F(SlateTest, NeighboursMoveAtOnce) {
+  const Policy policy = thresholds({9, never, never});
+  slate.run(prompt({1, 9, 2, 3, 4, 9, 5, 6}), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
+  EXPECT_EQ(backend.passes[1].tokens, (std::vector<float>{50, 1, 50, 2, 50, 3, 50, 4, 50, 5, 50, 6}));
+  const std::size_t two_tokens = 2 * bundle.model().hidden_size * sizeof(float);
+  EXPECT_EQ(backend.copied, (std::vector<std::size_t>{3 * two_tokens, 2 * two_tokens}));
 }
 
 TEST_F(SlateTest, ChunksFillUpToTheLimit) {

@@ -79,6 +79,7 @@ class TensorRt : public testing::Test {
     machine().devices = 1;
     machine().minor = 7;
     machine().memory = std::size_t{1} << 30;
+    machine().captures = true;
     forget();
   }
   // Whatever a test did, everything is given back when its bundle and sessions are gone.
@@ -89,10 +90,12 @@ class TensorRt : public testing::Test {
     EXPECT_EQ(machine().streams, 0u);
     EXPECT_EQ(machine().loaded, 0u);
     EXPECT_EQ(machine().contexts, 0u);
+    EXPECT_EQ(machine().graphs, 0u);
   }
   static void forget() {
+    machine().copies.clear();
     machine().copied.clear();
-    machine().enqueued = machine().synchronizations = 0;
+    machine().enqueued = machine().launched = machine().synchronizations = machine().taken = 0;
   }
 
   static rexit_status failure(const rexit::OpenOptions& given, const std::string& path, std::string& message) {
@@ -122,18 +125,72 @@ TEST_F(TensorRt, SlatesBeyondOnePassAreChunked) {
   EXPECT_GT(machine().enqueued, 4 * exits);
 }
 
+// What goes over the bus and when the host waits: indices up, logits down, a wait where logits are wanted and nowhere else.
 TEST_F(TensorRt, OnlyIndicesGoUpAndOnlyLogitsComeDown) {
   rexit::Session session{rexit::Bundle(folder(), options())};
   const rexit::Request request = rexit::Request(std::int64_t{106}).items(items(2));
   session.trace(request);
   EXPECT_EQ(machine().enqueued, 2 * exits);  // the prefix, then the slate
-  EXPECT_EQ(machine().synchronizations, machine().enqueued);
+  EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], 2 * exits);
+  EXPECT_EQ(machine().copies[cudaMemcpyDeviceToHost], exits);
   EXPECT_EQ(machine().copied[cudaMemcpyDeviceToHost], exits * 2 * 2 * sizeof(float));
-  EXPECT_EQ(machine().copied[cudaMemcpyDeviceToDevice], 0u);
+  EXPECT_EQ(machine().copies[cudaMemcpyDeviceToDevice], 0u);
   forget();
   session.trace(request);
   EXPECT_EQ(machine().enqueued, exits);  // the prefix is still there
   EXPECT_EQ(machine().synchronizations, exits);
+  EXPECT_EQ(machine().taken, 0u);
+}
+
+// All that passes work in is taken when the bundle is opened; sessions take what they keep.
+TEST_F(TensorRt, WhatPassesNeedIsTakenAtOpen) {
+  const rexit::Bundle bundle(folder(), options());
+  EXPECT_EQ(machine().contexts, 2 * exits);  // a prefix's and a slate's for each segment
+  const std::size_t open = machine().allocated;
+  forget();
+  {
+    rexit::Session session(bundle);
+    EXPECT_EQ(machine().taken, 0u);
+    session.warm_up();
+    forget();
+    session.trace(rexit::Request(std::int64_t{106}).items(items(2)));
+    EXPECT_EQ(machine().taken, 0u);
+    rexit::Session other(bundle);
+    EXPECT_EQ(machine().contexts, 4 * exits);
+  }
+  EXPECT_EQ(machine().allocated, open);  // and the next session finds it again
+  EXPECT_EQ(machine().contexts, 2 * exits);
+  machine().memory = open / 2;
+  std::string message;
+  EXPECT_EQ(failure(options(), folder(), message), REXIT_OUT_OF_MEMORY);
+  EXPECT_NE(message.find("bytes: CUDA: out of memory"), std::string::npos) << message;
+}
+
+// A prefix that shares its start with another: keys and values lie at other places by then, and the new ones behind them begin at
+// any row.
+TEST_F(TensorRt, ASharedStartIsMovedInFewCopies) {
+  std::size_t shared = 0;
+  for (std::int64_t one = 100; one <= 133; one += 3)
+    for (std::int64_t other = 100; other <= 133; other += 3) {
+      rexit::Session session{rexit::Bundle(folder(), options())};
+      const rexit::Request request = rexit::Request(other).items(items(2));
+      rexit::Trace trace;
+      for (int round = 0; round < 2; ++round) {  // the second one finds the memory there
+        session.clear_cache();
+        session.trace(rexit::Request(one).items(items(2)));
+        forget();
+        trace = session.trace(request);
+        EXPECT_EQ(trace.log_odds, reference(session, request));
+      }
+      if (trace.stats.prefix_tokens_reused == 0 || trace.stats.prefix_tokens_reused == trace.stats.prefix_tokens) continue;
+      ++shared;
+      // Of each layer's keys and values one copy from the other prefix, one before the pass, one behind it, at most; where they
+      // lie close by each other fewer. Of hidden states one from the other prefix, and for each segment one into place and one
+      // for its alignment. Head by head it would be 12 times the layers and more.
+      EXPECT_LE(machine().copies[cudaMemcpyDeviceToDevice], 3 * 2 * depths[exits - 1] + 1 + 2 * (exits - 1));
+      EXPECT_EQ(machine().synchronizations, exits);
+    }
+  EXPECT_GT(shared, 0u);
 }
 
 // Every pattern of who stops where: compaction moves hidden states inside device memory, over themselves too.
@@ -174,6 +231,92 @@ TEST_F(TensorRt, ThePrefixIsDeepenedAndKept) {
   EXPECT_EQ(session.score(request().force_exit(2)).scores[0].log_odds, expected[2]);
 }
 
+rexit::OpenOptions with_graphs() {
+  rexit::OpenOptions made = options();
+  made.cuda_graphs = true;
+  return made;
+}
+
+// Met a third time, each segment of a slate is one launch, with nothing to copy over the bus beside it.
+TEST_F(TensorRt, SlatesOfASizeMetBeforeAreOneLaunchEach) {
+  rexit::Session session{rexit::Bundle(folder(), with_graphs())};
+  session.warm_up();
+  const auto request = [](std::int64_t first) { return rexit::Request(std::int64_t{106}).items({first, first + 5}); };
+  const auto size = [&](std::int64_t first) {  // of the slate, in the steps in which it is filled up
+    const rexit::Prompt prompt = session.prompt(request(first));
+    return (prompt.offsets.back() - prompt.offsets[1] + 31) / 32;
+  };
+  std::vector<std::int64_t> alike;
+  for (std::int64_t first = -7; first < 88; first += 5)
+    if (size(first) == size(-7)) alike.push_back(first);
+  ASSERT_GT(alike.size(), 4u);
+  for (std::size_t i = 0; i < 2; ++i) EXPECT_EQ(session.trace(request(alike[i])).log_odds, reference(session, request(alike[i])));
+  EXPECT_EQ(machine().launched, 0u);
+  const std::size_t contexts = machine().contexts;
+  EXPECT_EQ(contexts, 2 * exits + exits);
+  for (const std::int64_t first : alike) {
+    forget();
+    EXPECT_EQ(session.trace(request(first)).log_odds, reference(session, request(first)));
+    EXPECT_EQ(machine().launched, exits);
+    EXPECT_EQ(machine().enqueued, 0u);
+    EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], 0u);
+    EXPECT_EQ(machine().copies[cudaMemcpyDeviceToHost], 0u);
+    // Keys and values of each segment in one copy; hidden states in and out of the places that stay.
+    EXPECT_EQ(machine().copies[cudaMemcpyDeviceToDevice], exits + 2 * (exits - 1));
+    EXPECT_EQ(machine().synchronizations, exits);
+    EXPECT_EQ(machine().taken, 0u);
+  }
+  EXPECT_EQ(machine().contexts, contexts);
+}
+
+// Of more sizes than graphs are kept for: prefixes of many lengths, slates of one and of several chunks.
+TEST_F(TensorRt, GraphsAnswerAsPassesDo) {
+  rexit::Session session{rexit::Bundle(folder(), with_graphs())};
+  std::size_t most = 0;
+  for (std::int64_t user = 100; user <= 136; user += 3)  // the last one is unknown
+    for (std::size_t more = 0; more < 4; ++more)
+      for (int round = 0; round < 3; ++round)
+        for (const std::size_t count : {1u, 4u, 20u}) {
+          const auto request = [&] { return rexit::Request(user).recent(items(more)).items(items(count)); };
+          const std::vector<float> expected = reference(session, request());
+          EXPECT_EQ(session.trace(request()).log_odds, expected);
+          const rexit::Scores scores = session.score(request().policy({{9, 9, never}, {9, 9, never}, 1}));
+          for (std::size_t i = 0; i < count; ++i)
+            EXPECT_EQ(scores.scores[i].log_odds, expected[exits * i + scores.scores[i].exit]);
+          most = std::max(most, machine().graphs);
+        }
+  EXPECT_GT(machine().launched, 0u);
+  EXPECT_EQ(most, 64u);
+}
+
+// An engine that cannot be captured, or no memory for a graph: the answer is there, the session goes on without.
+TEST_F(TensorRt, WithoutGraphsItGoesOn) {
+  std::vector<std::string> lines;
+  rexit_set_log(
+      [](void* context, rexit_log_level, const char* line) { static_cast<std::vector<std::string>*>(context)->push_back(line); },
+      &lines, REXIT_LOG_WARNING);
+  {
+    rexit::Session session{rexit::Bundle(folder(), with_graphs())};
+    machine().captures = false;
+    const rexit::Request request = rexit::Request(std::int64_t{106}).items(items(2));
+    for (int round = 0; round < 4; ++round) EXPECT_EQ(session.trace(request).log_odds, reference(session, request));
+  }
+  rexit_set_log(nullptr, nullptr, REXIT_LOG_ERROR);
+  EXPECT_EQ(machine().launched, 0u);
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_NE(lines[0].find("segment-0.plan: capturing a CUDA graph: CUDA: invalid argument: this session goes on without"),
+            std::string::npos)
+      << lines[0];
+}
+
+TEST_F(TensorRt, GraphsAreTensorRTsAlone) {
+  rexit::OpenOptions given = with_graphs();
+  given.device = "cpu";
+  std::string message;
+  EXPECT_EQ(failure(given, folder(), message), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(message, "options.cuda_graphs is for device `tensorrt` in a rexit built with -DREXIT_TENSORRT=ON");
+}
+
 TEST_F(TensorRt, SessionsRunSideBySide) {
   const rexit::Bundle bundle(folder(), options());
   std::vector<std::thread> threads;
@@ -192,7 +335,7 @@ TEST_F(TensorRt, SessionsRunSideBySide) {
     });
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(machine().loaded, exits);
-  EXPECT_LE(machine().contexts, 2 * exits);
+  EXPECT_EQ(machine().contexts, 2 * exits);
 }
 
 TEST_F(TensorRt, DamagedEnginesAreRefused) {

@@ -18,9 +18,9 @@ from onnx import helper
 
 import tiny_bundle
 from limits import largest_file
-from rexit.bundle import Bundle, Engine, FileEntry, digest, sole_writer
+from rexit.bundle import Bundle, Engine, FileEntry, Profile, digest, sole_writer
 from rexit.errors import BackendError, BundleError, InputError
-from rexit.exporter.compile import CompileReport, VariantBuild, compile_engines, profile_of
+from rexit.exporter.compile import CompileReport, VariantBuild, compile_engines, profiles_of
 from tensorrt_bundle import VARIANT, add_tensorrt_variant, write_tensorrt_bundle
 from tensorrt_doubles import Doubles
 from tiny_bundle import MAX_TOKENS, PROGRAM, refresh
@@ -76,25 +76,37 @@ class TestRtx:
         assert set(engine.files) == {"segment-0.plan", "segment-1.plan", "segment-2.plan"}
         assert sorted(p.name for p in Path(built.folder).iterdir()) == ["engine.json", *sorted(engine.files)]
         for k, (segment, told) in enumerate(zip(engine.segments, built.segments, strict=True)):
-            assert segment.context is None and segment.profile == profile_of(bundle)
+            assert segment.context is None and segment.profiles == profiles_of(bundle)
             assert segment.layers == told.engine_layers > 10 and told.seconds > 0
             assert segment.summary == told.summary
             assert told.bytes == engine.files[f"segment-{k}.plan"].bytes > 1000
             assert told.peak_bytes is not None and 50e6 < told.peak_bytes < 2e9
-        # queries, keys and values become one product; attention, in float32, two; then out, up, down; the head
-        assert [s.summary for s in engine.segments] == [{"fp32 gemm": n} for n in (7, 7, 13)]
+        # queries, keys and values become one product; attention, in float32, two; then out, up, down; the head: in each profile
+        assert [s.summary for s in engine.segments] == [{"fp32 gemm": 2 * n} for n in (7, 7, 13)]
 
-    def test_profile(self, made: Path) -> None:
-        """The limits and the catalog give the most, golden slates what is usual."""
+    def test_profiles(self, made: Path) -> None:
+        """The limits and the catalog give the most, golden slates what is usual. No profile runs from no prefix to some."""
         bundle = Bundle.open(made, VARIANT)
-        profile = profile_of(bundle)
-        assert profile.tokens[::2] == (1, max(MAX_TOKENS, MOST_PREFIX))
-        assert profile.prefix[::2] == (0, MOST_PREFIX) and profile.rows[::2] == (1, MAX_TOKENS)
+        empty, behind = profiles_of(bundle)
+        most = max(MAX_TOKENS, MOST_PREFIX)
+        prefixes = sorted(len(slate.prefix) for slate in bundle.golden().slates)
+        assert empty == Profile((1, prefixes[len(prefixes) // 2], most), (0, 0, 0), (1, 1, MAX_TOKENS))
+        assert behind.prefix == (1, prefixes[len(prefixes) // 2], MOST_PREFIX)
+        assert behind.tokens[::2] == (1, most) and behind.rows[::2] == (1, MAX_TOKENS)
         lengths = sorted(len(tokens) for slate in bundle.golden().slates for tokens in slate.candidates)
-        assert profile.rows[1] == MAX_TOKENS // lengths[len(lengths) // 2] >= 1
-        assert profile.tokens[1] == profile.rows[1] * lengths[len(lengths) // 2] <= MAX_TOKENS
+        assert behind.rows[1] == MAX_TOKENS // lengths[len(lengths) // 2] >= 1
+        assert behind.tokens[1] == behind.rows[1] * lengths[len(lengths) // 2] <= MAX_TOKENS
         roomy = dataclasses.replace(bundle, variant=dataclasses.replace(bundle.variant, max_tokens=4096))
-        assert profile_of(roomy).rows == (1, 20, 4096)
+        assert profiles_of(roomy)[1].rows == (1, 20, 4096)
+        (one,) = profiles_of(bundle, onnxruntime=True)
+        assert (one.tokens, one.prefix[::2], one.rows) == (behind.tokens, (0, MOST_PREFIX), behind.rows)
+
+    def test_without_prefixes_there_are_slates_alone(self, made: Path) -> None:
+        bundle = Bundle.open(made, VARIANT)
+        slate = profiles_of(bundle)[1]
+        bundle.catalog.info["prompt"]["max_prefix_tokens"] = 0
+        (only,) = profiles_of(bundle)
+        assert only.prefix == (0, 0, 0) and only.rows == slate.rows
 
     def test_up_to_date_until_something_changes(self, compiled: Path) -> None:
         before = files(engines(compiled))
@@ -162,23 +174,36 @@ class TestTensorrtDouble:
         assert doubles.calls("parse_from_file") == [[f"segment-{k}.onnx"] for k in range(3)]
         assert doubles.calls("build_serialized_network") == [[2]] * 3  # detailed
         assert doubles.calls("set_memory_pool_limit") == [["workspace", 1 << 30]] * 3
-        profile = profile_of(Bundle.open(bundle, VARIANT))
-        ((shapes,), *_) = doubles.calls("add_optimization_profile")
-        assert shapes == {
-            **{name: [[size] for size in profile.tokens] for name in ("ids", "place", "owner")},
-            "read": [[size] for size in profile.rows],
-            **{name: [[2, size, 8] for size in profile.prefix] for name in ("pk0", "pv0")},
-        }
+        for (shapes,), profile in zip(  # of the first segment
+            doubles.calls("add_optimization_profile")[:2], profiles_of(Bundle.open(bundle, VARIANT)), strict=True
+        ):
+            assert shapes == {
+                **{name: [[size] for size in profile.tokens] for name in ("ids", "place", "owner")},
+                "read": [[size] for size in profile.rows],
+                **{name: [[2, size, 8] for size in profile.prefix] for name in ("pk0", "pv0")},
+            }
+        assert len(doubles.calls("add_optimization_profile")) == 6
         engine = Engine.read(Path(built.folder))
         assert (engine.gpu, engine.compute_capability) == ("Orin", "8.7")
         assert [(s.layers, s.summary) for s in engine.segments] == [(3, {"fp16 gemm": 1, "gemm_mha_v2": 1})] * 3
         assert engine.command == f"rexit compile BUNDLE --variant {VARIANT}"
         for k, segment in enumerate(engine.segments):
-            assert (segment.plan, segment.context) == (f"segment-{k}.plan", f"segment-{k}.context.onnx")
+            assert (segment.plan, segment.context) == (f"segment-{k}.plan", None)
             assert (Path(built.folder) / segment.plan).read_bytes() == b"plan"
+        assert compile_engines(bundle).variants[0].up_to_date
+
+    def test_for_onnxruntime_there_is_one_profile_and_a_graph(self, bundle: Path, doubles: Doubles) -> None:
+        """Its TensorRT provider stays in an engine's first profile."""
+        compile_engines(bundle)
+        (built,) = compile_engines(bundle, onnxruntime=True).variants
+        assert not built.up_to_date and len(doubles.calls("add_optimization_profile")) == 6 + 3
+        engine = Engine.read(Path(built.folder))
+        for k, segment in enumerate(engine.segments):
+            assert segment.context == f"segment-{k}.context.onnx" and segment.profiles[0].prefix[::2] == (0, MOST_PREFIX)
             (node,) = onnx.load(Path(built.folder) / f"segment-{k}.context.onnx").graph.node
             assert helper.get_node_attr_value(node, "ep_cache_context") == b"segment-%d.plan" % k
-        assert compile_engines(bundle).variants[0].up_to_date
+        assert compile_engines(bundle, onnxruntime=True).variants[0].up_to_date
+        assert not compile_engines(bundle).variants[0].up_to_date
 
     def test_timing_cache_goes_from_segment_to_segment_and_build_to_build(self, bundle: Path, doubles: Doubles) -> None:
         compile_engines(bundle)
@@ -239,7 +264,7 @@ class TestTensorrtDouble:
 
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(BackendError, match=r"`onnx` is missing.*pip install 'rexit\[tensorrt\]'"):
-            compile_engines(bundle)
+            compile_engines(bundle, onnxruntime=True)
         assert doubles.calls("create_network") == []
 
 
@@ -273,6 +298,10 @@ class TestBadInput:
         with pytest.raises(InputError, match=r"tensorrt-fp8 needs compute capability 8\.9, engines would be for 8\.6"):
             compile_engines(bundle, compute_capability="8.6")
         assert not engines(bundle).exists()
+
+    def test_onnxruntime_runs_no_engines_of_rtx(self, bundle: Path) -> None:
+        with pytest.raises(InputError, match=r"ONNX Runtime's TensorRT provider runs no engines of TensorRT-RTX"):
+            compile_engines(bundle, compute_capability="8.6", onnxruntime=True)
 
     def test_workspace_of_nothing(self, bundle: Path) -> None:
         with pytest.raises(InputError, match="workspace is 0 bytes"):

@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from engines import Engine, RefusedError, build
+from engines import PROFILES, Engine, RefusedError, build
 from rexit.bundle import Bundle
 
-SEGMENTS = (1, 1, 2)
-"""Decoder layers of each segment."""
+SEGMENTS = tuple(len(PROFILES) * layers for layers in (1, 1, 2))
+"""Decoder layers of each segment, over all profiles: each has engine layers of its own."""
 PRODUCTS = 4
 """Of one decoder layer: queries, keys and values together; the attention's output; gate and up together; down."""
 
@@ -42,7 +42,7 @@ def test_products_have_the_precision_and_attention_is_fused(
 ) -> None:
     engine = _engine(tensorrt_exported, precision, k, capability)
     assert _products(engine, dtype) == PRODUCTS * SEGMENTS[k], "\n".join(engine.layers)
-    assert _products(engine, "Float") == 1  # the head
+    assert _products(engine, "Float") == len(PROFILES)  # the head
     assert engine.count("_gemm_mha") == SEGMENTS[k]
 
 
@@ -53,6 +53,19 @@ def test_int4_weights_stay_int4(tensorrt_exported: Path, k: int) -> None:
     small = sum(found.count("Datatype: Int4") for found in constants)
     assert small >= 3 * SEGMENTS[k], "\n".join(engine.layers)
     assert engine.count("_gemm_mha") == SEGMENTS[k]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
+def test_an_empty_prefix_stays_empty(tensorrt_exported: Path, precision: str) -> None:
+    """The least of 0 is not raised to 1, as the compiler tells what it built; and it keeps all inputs in the GPU's memory."""
+    engine = _engine(tensorrt_exported, precision, 1, "SM86")
+    pasts = [line for line in engine.inputs if "Name: past_" in line]
+    assert len(engine.inputs) == 6 and len(pasts) == 2
+    for line in pasts:
+        shapes = re.findall(r"(?:Min|Opt|Max)Shape: \[\d+,(\d+),\d+\]", line)
+        assert [int(size) for size in shapes] == [size for sizes in PROFILES for size in sizes["P"]], line
+    for line in engine.inputs:
+        assert "Location: Device" in line and "IsShapeInferenceIO: false" in line
 
 
 def test_fp8_needs_a_newer_gpu(tensorrt_exported: Path) -> None:

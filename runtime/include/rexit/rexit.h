@@ -86,6 +86,8 @@ typedef struct rexit_bundle_options {
                                       "tensorrt": the engines that `rexit compile` made for this GPU, variants of target tensorrt;
                                       NULL: the variant's own target */
   int32_t device_id;               /* which GPU, as CUDA counts them; unused on the CPU */
+  int32_t cuda_graphs;             /* 1: TensorRT itself fills slates up to few sizes and launches each segment of a size that it
+                                      meets again as one CUDA graph; refused elsewhere. For GPUs that wait for the CPU to launch */
 } rexit_bundle_options;
 
 typedef struct rexit_session_options {

@@ -44,6 +44,7 @@ struct OpenOptions {
   std::int32_t threads = 0;         // 0: one per core
   std::string device;               // empty: the variant's target; see rexit_bundle_options
   std::int32_t device_id = 0;
+  bool cuda_graphs = false;  // see rexit_bundle_options
 };
 
 // An opened bundle. Copies share it; safe to use from several threads.
@@ -51,8 +52,13 @@ class Bundle {
  public:
   explicit Bundle(const std::string& path, const OpenOptions& options = {}) {
     const auto or_null = [](const std::string& text) { return text.empty() ? nullptr : text.c_str(); };
-    const rexit_bundle_options given{sizeof given,    or_null(options.variant), or_null(options.onnxruntime_library),
-                                     options.threads, or_null(options.device),  options.device_id};
+    const rexit_bundle_options given{sizeof given,
+                                     or_null(options.variant),
+                                     or_null(options.onnxruntime_library),
+                                     options.threads,
+                                     or_null(options.device),
+                                     options.device_id,
+                                     options.cuda_graphs ? 1 : 0};
     rexit_bundle* opened = nullptr;
     check(rexit_bundle_open(path.c_str(), &given, &opened));
     handle_.reset(opened, rexit_bundle_close);

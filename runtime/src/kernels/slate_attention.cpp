@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "kernels/attention_block.hpp"
 #include "checked.hpp"
+#include "kernels/attention_block.hpp"
 
 namespace rexit::core::kernels {
 namespace {

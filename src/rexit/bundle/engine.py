@@ -27,7 +27,7 @@ def engine_key(builder: str, version: str, compute_capability: str) -> str:
 
 @dataclass(frozen=True)
 class Profile:
-    """The (least, usual, most) tokens T, prefix tokens P and rows N that an engine takes."""
+    """The (least, usual, most) tokens T, prefix tokens P and rows N of the passes that one of an engine's profiles is for."""
 
     tokens: tuple[int, int, int]
     prefix: tuple[int, int, int]
@@ -51,19 +51,20 @@ class Profile:
 
 @dataclass(frozen=True)
 class EngineSegment:
-    """One segment's engine. `context` is None for TensorRT-RTX; `layers` and `summary` are as the compiler's log tells."""
+    """One segment's engine. `context`: for ONNX Runtime, else None. `profiles` are in the engine's order; a pass takes the first
+    whose `prefix` holds its P. `layers` and `summary` are as the compiler's log tells."""
 
     plan: str
     context: str | None
     graph_sha256: str
     weights_sha256: str
-    profile: Profile
+    profiles: tuple[Profile, ...]
     seconds: float
     layers: int
     summary: Mapping[str, int]
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "profile": self.profile.to_json(), "summary": dict(self.summary)}
+        return {**self.__dict__, "profiles": [p.to_json() for p in self.profiles], "summary": dict(self.summary)}
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Engine:
                         context=None if s["context"] is None else str(s["context"]),
                         graph_sha256=str(s["graph_sha256"]),
                         weights_sha256=str(s["weights_sha256"]),
-                        profile=Profile.of_json(s["profile"]),
+                        profiles=tuple(Profile.of_json(p) for p in s["profiles"]),
                         seconds=float(s["seconds"]),
                         layers=int(s["layers"]),
                         summary={str(kind): int(count) for kind, count in s["summary"].items()},

@@ -38,6 +38,10 @@ def _compile(
     workspace: Annotated[
         int | None, typer.Option(min=1, help="Most MiB of scratch memory the compiler may use. Default: what the GPU has.")
     ] = None,
+    onnxruntime: Annotated[
+        bool,
+        typer.Option("--onnxruntime", help="For ONNX Runtime's TensorRT provider, which a rexit built without TensorRT uses."),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Build engines that are up to date too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -70,6 +74,7 @@ def _compile(
             builder=builder,
             python=python,
             workspace_bytes=None if workspace is None else workspace << 20,
+            onnxruntime=onnxruntime,
             force=force,
             progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
         )

@@ -1,20 +1,22 @@
 // A stand-in for tests, not NVIDIA's header: the part of TensorRT 10's runtime API that rexit uses.
 //
 // A plan is text, written by tests/engine_bundles.py: the layers of the segment, its inputs and outputs in the order of
-// docs/format.md, and perhaps what shall be refused. What an engine computes is a small recurrence over integers below 251, exact
-// in half precision: it depends on everything a segment is given, and lets a token see the prefix and its own group's earlier
-// tokens.
+// docs/format.md, its profiles (least and most of T, P and N), and perhaps what shall be refused or reported strangely. What an
+// engine computes is a small recurrence over integers below 251, exact in half precision: it depends on everything a segment is
+// given, and lets a token see the prefix and its own group's earlier tokens.
 #ifndef REXIT_TENSORRT_DOUBLE_NV_INFER_H
 #define REXIT_TENSORRT_DOUBLE_NV_INFER_H
 
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 #include <memory>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 inline std::int32_t getInferLibVersion() { return 100300; }
@@ -22,11 +24,14 @@ inline std::int32_t getInferLibVersion() { return 100300; }
 namespace nvinfer1 {
 
 struct Dims {
+  static constexpr std::int32_t MAX_DIMS = 8;
   std::int32_t nbDims;
-  std::int64_t d[8];
+  std::int64_t d[MAX_DIMS];
 };
 enum class DataType : std::int32_t { kFLOAT = 0, kHALF = 1, kINT32 = 3, kINT64 = 8 };
 enum class TensorIOMode : std::int32_t { kNONE = 0, kINPUT = 1, kOUTPUT = 2 };
+enum class TensorLocation : std::int32_t { kDEVICE = 0, kHOST = 1 };
+enum class OptProfileSelector : std::int32_t { kMIN = 0, kOPT = 1, kMAX = 2 };
 enum class ExecutionContextAllocationStrategy : std::int32_t { kSTATIC = 0, kUSER_MANAGED = 2 };
 
 class ILogger {
@@ -48,12 +53,16 @@ struct Tensor {
   bool input;
   DataType type;
   std::vector<std::int64_t> shape;
+  bool on_host = false, unknown = false;  // unknown: its shape is reported as dynamic throughout
 };
+
+using Profile = std::array<std::int64_t, 6>;  // least and most of T, P and N
 
 struct PlanText {
   int begin = 0, end = 0;
   std::int64_t working = 0;
   std::vector<Tensor> tensors;
+  std::vector<Profile> profiles;
   std::map<std::string, std::string> refused;  // deserialize, context, enqueue, run -> the reason
 
   bool read(const std::string& text) {
@@ -68,6 +77,14 @@ struct PlanText {
         words >> begin >> end;
       } else if (word == "working") {
         words >> working;
+      } else if (word == "profile") {
+        Profile& profile = profiles.emplace_back();
+        for (std::int64_t& size : profile) words >> size;
+      } else if (word == "host" || word == "unknown") {
+        std::string name;
+        words >> name;
+        for (Tensor& tensor : tensors)
+          if (tensor.name == name) (word == "host" ? tensor.on_host : tensor.unknown) = true;
       } else if (word == "refuse") {
         words >> word;
         std::getline(words >> std::ws, refused[word]);
@@ -81,6 +98,14 @@ struct PlanText {
       }
     }
     return true;
+  }
+
+  // Of an input's dynamic dimension: tokens, positions, groups, rows, then the caches.
+  std::pair<std::int64_t, std::int64_t> range(const Tensor& input, std::int32_t profile) const {
+    const auto n = static_cast<std::size_t>(&input - tensors.data());
+    const std::size_t at = n < 3 ? 0 : n == 3 ? 4 : 2;
+    const Profile& sizes = profiles[static_cast<std::size_t>(profile)];
+    return {sizes[at], sizes[at + 1]};
   }
 };
 
@@ -117,6 +142,7 @@ struct Bound {
       } else if (tensor->type == DataType::kHALF) {
         std::uint16_t half;
         std::memcpy(&half, at, 2);
+        if ((half >> 10 & 31) == 31) cuda_double::mistake("read what nobody has written");  // all bits set: no number
         values[i] = from_half(half);
       } else {
         float value;
@@ -205,7 +231,18 @@ class IExecutionContext {
     --cuda_double::machine().contexts;
   }
 
+  // For the shapes set from then on; where it changes, those set before are forgotten.
+  bool setOptimizationProfileAsync(std::int32_t profile, cudaStream_t stream) noexcept {
+    if (profile < 0 || static_cast<std::size_t>(profile) >= plan_.profiles.size()) return refuse("no such profile");
+    if (profile != profile_) shapes_.clear();
+    change();
+    profile_ = profile;
+    stream_ = stream;
+    return true;
+  }
+
   void setDeviceMemoryV2(void* memory, std::int64_t size) noexcept {
+    if (reinterpret_cast<std::uintptr_t>(memory) % 256 != 0) cuda_double::mistake("working memory that is not aligned");
     working_ = memory;
     working_size_ = size;
   }
@@ -214,15 +251,21 @@ class IExecutionContext {
     const tensorrt_double::Tensor* tensor = find(name);
     if (tensor == nullptr || !tensor->input || dims.nbDims != static_cast<std::int32_t>(tensor->shape.size()))
       return refuse("no input of this name and rank");
-    for (std::size_t i = 0; i < tensor->shape.size(); ++i)
-      if (tensor->shape[i] == -1 ? dims.d[i] < 0 : dims.d[i] != tensor->shape[i]) return refuse("static dimension differs");
+    const auto [least, most] = plan_.range(*tensor, profile_);
+    for (std::size_t i = 0; i < tensor->shape.size(); ++i) {
+      if (tensor->shape[i] != -1 && dims.d[i] != tensor->shape[i]) return refuse("static dimension differs");
+      if (tensor->shape[i] == -1 && (dims.d[i] < least || dims.d[i] > most)) return refuse("outside the profile");
+    }
     shapes_[name].assign(dims.d, dims.d + dims.nbDims);
+    change();
     return true;
   }
 
   bool setTensorAddress(const char* name, void* data) noexcept {
     if (find(name) == nullptr || data == nullptr) return refuse("no such tensor, or a null address");
+    if (reinterpret_cast<std::uintptr_t>(data) % 256 != 0) return refuse("an address that is not aligned to 256 bytes");
     addresses_[name] = data;
+    change();
     return true;
   }
 
@@ -230,6 +273,12 @@ class IExecutionContext {
     cuda_double::Machine& machine = cuda_double::machine();
     const std::lock_guard<std::mutex> lock(machine.mutex);
     if (plan_.refused.count("enqueue") != 0) return refuse(plan_.refused.at("enqueue").c_str());
+    if (!cuda_double::is_stream(stream)) return refuse("work on the legacy stream");
+    const bool capture = cuda_double::capturing(stream);
+    if (capture && changed_) return refuse("captured before it has run with these shapes and addresses");
+    if (stream_ != nullptr && stream_ != stream) return refuse("the profile was set on another stream");
+    for (const cuda_double::Work& work : machine.queue)
+      if (work.memory == working_ && work.stream != stream) return refuse("working memory that other work is using");
     if (working_size_ < plan_.working || cuda_double::alias(working_, static_cast<std::size_t>(plan_.working)) == nullptr)
       return refuse("no working memory");
     std::vector<tensorrt_double::Bound> inputs, outputs;
@@ -252,12 +301,16 @@ class IExecutionContext {
         if (&a != &b && a.data < b.data + b.count() * tensorrt_double::width(b.tensor->type) &&
             b.data < a.data + a.count() * tensorrt_double::width(a.tensor->type))
           return refuse("two outputs overlap");
-    ++machine.enqueued;
-    machine.queue.push_back({stream, [plan = plan_, inputs, outputs] {
-                               if (plan.refused.count("run") != 0) return cudaErrorLaunchFailure;
-                               tensorrt_double::compute(plan, inputs, outputs);
-                               return cudaSuccess;
-                             }});
+    captured_ = captured_ || capture;
+    changed_ = false;
+    machine.enqueued += capture ? 0 : 1;
+    cuda_double::issue({stream,
+                        [plan = plan_, inputs, outputs] {
+                          if (plan.refused.count("run") != 0) return cudaErrorLaunchFailure;
+                          tensorrt_double::compute(plan, inputs, outputs);
+                          return cudaSuccess;
+                        },
+                        working_});
     return true;
   }
 
@@ -267,6 +320,11 @@ class IExecutionContext {
       if (tensor.name == name) return &tensor;
     return nullptr;
   }
+  // A graph captured from a context is of no use once the context is another.
+  void change() noexcept {
+    if (captured_) cuda_double::mistake("changed a context from which a graph was captured");
+    changed_ = true;
+  }
   bool refuse(const char* why) const noexcept {
     logger_.log(ILogger::Severity::kERROR, why);
     return false;
@@ -274,6 +332,9 @@ class IExecutionContext {
 
   const tensorrt_double::PlanText& plan_;
   ILogger& logger_;
+  std::int32_t profile_ = 0;
+  bool changed_ = true, captured_ = false;  // since it last ran; ever
+  cudaStream_t stream_ = nullptr;
   void* working_ = nullptr;
   std::int64_t working_size_ = 0;
   std::map<std::string, std::vector<std::int64_t>> shapes_;
@@ -299,7 +360,20 @@ class ICudaEngine {
   DataType getTensorDataType(const char* name) const noexcept { return find(name)->type; }
   Dims getTensorShape(const char* name) const noexcept {
     Dims dims{};
-    for (const std::int64_t n : find(name)->shape) dims.d[dims.nbDims++] = n;
+    for (const std::int64_t n : find(name)->shape) dims.d[dims.nbDims++] = find(name)->unknown ? -1 : n;
+    return dims;
+  }
+  TensorLocation getTensorLocation(const char* name) const noexcept {
+    return find(name)->on_host ? TensorLocation::kHOST : TensorLocation::kDEVICE;
+  }
+  std::int32_t getNbOptimizationProfiles() const noexcept { return static_cast<std::int32_t>(plan_.profiles.size()); }
+  Dims getProfileShape(const char* name, std::int32_t profile, OptProfileSelector select) const noexcept {
+    const auto* tensor = find(name);
+    if (tensor == nullptr || !tensor->input || profile < 0 || profile >= getNbOptimizationProfiles()) return {-1, {}};
+    const auto [least, most] = plan_.range(*tensor, profile);
+    Dims dims{};
+    for (const std::int64_t n : tensor->shape)
+      dims.d[dims.nbDims++] = n != -1 ? n : select == OptProfileSelector::kMAX ? most : least;
     return dims;
   }
   std::int64_t getDeviceMemorySizeV2() const noexcept { return plan_.working; }

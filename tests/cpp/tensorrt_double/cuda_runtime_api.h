@@ -1,9 +1,10 @@
 // A stand-in for tests, not NVIDIA's header: the part of CUDA's runtime API that rexit uses, over the host's memory.
 //
 // It is stricter than a GPU where that finds mistakes. Device memory cannot be touched by the host: its addresses are mapped
-// without access, the double works on a second mapping of the same pages. Work on streams is done as late as CUDA allows, when
-// somebody waits for it, in the order in which it was issued. Copies are refused whose kind does not fit their addresses, or that
-// overlap.
+// without access, the double works on a second mapping of the same pages. Work on a stream is done as late as CUDA allows, when
+// somebody waits for that stream, in the order in which it was issued there; streams know nothing of each other, and the legacy
+// stream, which would make all of them wait, is no place for work. Copies are refused whose kind does not fit their addresses, or
+// that overlap. Calls are counted.
 #ifndef REXIT_TENSORRT_DOUBLE_CUDA_RUNTIME_API_H
 #define REXIT_TENSORRT_DOUBLE_CUDA_RUNTIME_API_H
 
@@ -33,7 +34,8 @@ enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cu
 enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76 };
 struct CUstream_st {};
 using cudaStream_t = CUstream_st*;
-#define cudaStreamLegacy (reinterpret_cast<cudaStream_t>(1))
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal = 0, cudaStreamCaptureModeThreadLocal = 1 };
+constexpr unsigned cudaStreamNonBlocking = 1;
 
 namespace cuda_double {
 
@@ -45,7 +47,20 @@ struct Allocation {
 struct Work {
   cudaStream_t stream;
   std::function<cudaError_t()> work;
+  const void* memory = nullptr;  // that it works in, besides what it reads and writes
 };
+
+}  // namespace cuda_double
+
+// A graph is its work; so is what is made of it to be launched.
+struct CUgraph_st {
+  std::deque<cuda_double::Work> work;
+};
+struct CUgraphExec_st : CUgraph_st {};
+using cudaGraph_t = CUgraph_st*;
+using cudaGraphExec_t = CUgraphExec_st*;
+
+namespace cuda_double {
 
 // What the machine is, for tests to set, and what has been done to it, for tests to look at.
 struct Machine {
@@ -56,9 +71,12 @@ struct Machine {
   std::map<std::uintptr_t, Allocation> allocations;
   std::map<std::uintptr_t, std::size_t> pinned;
   std::deque<Work> queue;
-  std::size_t allocated = 0, streams = 0, synchronizations = 0, enqueued = 0, loaded = 0, contexts = 0;
-  std::map<cudaMemcpyKind, std::size_t> copied;  // bytes
-  std::vector<std::string> mistakes;             // that a GPU might forgive or punish later
+  std::map<cudaStream_t, std::deque<Work>> captured;                             // by streams at it
+  bool captures = true;                                                          // false: no graph can be made
+  std::size_t allocated = 0, streams = 0, loaded = 0, contexts = 0, graphs = 0;  // at present
+  std::size_t taken = 0, synchronizations = 0, enqueued = 0, launched = 0;       // so far; taken: allocations of either kind
+  std::map<cudaMemcpyKind, std::size_t> copies, copied;                          // so far: calls, bytes
+  std::vector<std::string> mistakes;                                             // that a GPU might forgive or punish later
 };
 
 inline Machine& machine() {
@@ -95,17 +113,22 @@ inline bool is_pinned(const void* data, std::size_t bytes) {
   return at - next->first <= next->second && bytes <= next->second - (at - next->first);
 }
 
-// Everything issued up to this stream's last work; all of it for a null stream.
+inline bool capturing(cudaStream_t stream) { return machine().captured.count(stream) != 0; }
+
+// To be done, or to be part of the graph that the stream captures.
+inline void issue(Work work) {
+  (capturing(work.stream) ? machine().captured[work.stream] : machine().queue).push_back(std::move(work));
+}
+
+// Everything issued on this stream, on all of them for a null one.
 inline cudaError_t finish(cudaStream_t stream) {
-  std::deque<Work>& queue = machine().queue;
-  std::size_t count = queue.size();
-  if (stream != nullptr)
-    while (count > 0 && queue[count - 1].stream != stream) --count;
+  std::deque<Work> others, mine;
+  for (Work& work : machine().queue) (stream == nullptr || work.stream == stream ? mine : others).push_back(std::move(work));
+  machine().queue = std::move(others);
   cudaError_t result = cudaSuccess;
-  for (; count > 0; --count) {
-    const cudaError_t error = queue.front().work();
-    if (error != cudaSuccess && queue.front().stream == stream) result = error;
-    queue.pop_front();
+  for (const Work& work : mine) {
+    const cudaError_t error = work.work();
+    if (error != cudaSuccess) result = error;
   }
   return result;
 }
@@ -114,6 +137,8 @@ inline cudaError_t mistake(const char* what) {
   machine().mistakes.push_back(what);
   return cudaErrorInvalidValue;
 }
+
+inline bool is_stream(cudaStream_t stream) { return reinterpret_cast<std::uintptr_t>(stream) > 2; }  // 1, 2: the default ones
 
 }  // namespace cuda_double
 
@@ -159,6 +184,8 @@ inline cudaError_t cudaMalloc(void** data, std::size_t bytes) {
   cuda_double::Machine& machine = cuda_double::machine();
   const std::lock_guard<std::mutex> lock(machine.mutex);
   *data = nullptr;
+  ++machine.taken;
+  if (!machine.captured.empty()) return cuda_double::mistake("allocated while a stream captures");
   if (bytes == 0 || machine.allocated + bytes > machine.memory) return cudaErrorMemoryAllocation;
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   const std::size_t mapped = (bytes + page - 1) / page * page;
@@ -192,6 +219,7 @@ inline cudaError_t cudaFree(void* data) {
 inline cudaError_t cudaMallocHost(void** data, std::size_t bytes) {
   cuda_double::Machine& machine = cuda_double::machine();
   const std::lock_guard<std::mutex> lock(machine.mutex);
+  ++machine.taken;
   *data = std::malloc(bytes);
   machine.pinned[reinterpret_cast<std::uintptr_t>(*data)] = bytes;
   return cudaSuccess;
@@ -208,7 +236,8 @@ inline cudaError_t cudaFreeHost(void* data) {
   return cudaSuccess;
 }
 
-inline cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
+  if (flags != cudaStreamNonBlocking) return cuda_double::mistake("made a stream that waits for the legacy one");
   const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
   ++cuda_double::machine().streams;
   *stream = new CUstream_st;
@@ -225,30 +254,102 @@ inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  if (cuda_double::capturing(stream)) return cuda_double::mistake("waited for a stream that captures");
   ++cuda_double::machine().synchronizations;
   return cuda_double::finish(stream);
 }
 
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+inline cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t width,
+                                     std::size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
   cuda_double::Machine& machine = cuda_double::machine();
   const std::lock_guard<std::mutex> lock(machine.mutex);
-  if (bytes == 0) return cudaSuccess;
+  if (!cuda_double::is_stream(stream)) return cuda_double::mistake("copied on the legacy stream");
+  if (width > to_pitch || width > from_pitch) return cuda_double::mistake("copied rows wider than their pitch");
+  if (width == 0 || height == 0) return cudaSuccess;
+  const std::size_t to_bytes = (height - 1) * to_pitch + width, from_bytes = (height - 1) * from_pitch + width;
   const bool to_device = kind != cudaMemcpyDeviceToHost, from_device = kind != cudaMemcpyHostToDevice;
-  if (to_device ? cuda_double::alias(to, bytes) == nullptr : cuda_double::on_device(to))
+  if (to_device ? cuda_double::alias(to, to_bytes) == nullptr : cuda_double::on_device(to))
     return cuda_double::mistake("copied to the wrong kind of memory, or beyond its end");
-  if (from_device ? cuda_double::alias(from, bytes) == nullptr : cuda_double::on_device(from))
+  if (from_device ? cuda_double::alias(from, from_bytes) == nullptr : cuda_double::on_device(from))
     return cuda_double::mistake("copied from the wrong kind of memory, or beyond its end");
   const auto a = reinterpret_cast<std::uintptr_t>(to), b = reinterpret_cast<std::uintptr_t>(from);
-  if ((a < b ? b - a : a - b) < bytes) return cuda_double::mistake("copied between overlapping ranges");
-  if (!to_device && !cuda_double::is_pinned(to, bytes)) return cuda_double::mistake("copied to memory that is not pinned");
-  if (!from_device && !cuda_double::is_pinned(from, bytes)) return cuda_double::mistake("copied from memory that is not pinned");
-  machine.copied[kind] += bytes;
-  std::byte* target = to_device ? cuda_double::alias(to, bytes) : static_cast<std::byte*>(to);
-  const std::byte* source = from_device ? cuda_double::alias(from, bytes) : static_cast<const std::byte*>(from);
-  machine.queue.push_back({stream, [=] {
-                             std::memcpy(target, source, bytes);
-                             return cudaSuccess;
-                           }});
+  if (a < b + from_bytes && b < a + to_bytes) return cuda_double::mistake("copied between overlapping ranges");
+  if (!to_device && !cuda_double::is_pinned(to, to_bytes)) return cuda_double::mistake("copied to memory that is not pinned");
+  if (!from_device && !cuda_double::is_pinned(from, from_bytes))
+    return cuda_double::mistake("copied from memory that is not pinned");
+  ++machine.copies[kind];
+  machine.copied[kind] += width * height;
+  std::byte* target = to_device ? cuda_double::alias(to, to_bytes) : static_cast<std::byte*>(to);
+  const std::byte* source = from_device ? cuda_double::alias(from, from_bytes) : static_cast<const std::byte*>(from);
+  cuda_double::issue({stream, [=] {
+                        for (std::size_t i = 0; i < height; ++i)
+                          std::memcpy(target + i * to_pitch, source + i * from_pitch, width);
+                        return cudaSuccess;
+                      }});
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  return cudaMemcpy2DAsync(to, bytes, from, bytes, bytes, 1, kind, stream);
+}
+
+inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  std::byte* target = cuda_double::alias(to, bytes);
+  if (!cuda_double::is_stream(stream) || target == nullptr) return cuda_double::mistake("set memory at the wrong place");
+  cuda_double::issue({stream, [=] {
+                        std::memset(target, value, bytes);
+                        return cudaSuccess;
+                      }});
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  if (!cuda_double::is_stream(stream) || cuda_double::capturing(stream)) return cuda_double::mistake("cannot capture here");
+  if (mode != cudaStreamCaptureModeThreadLocal) return cuda_double::mistake("a capture that other threads must not disturb");
+  cuda_double::machine().captured[stream];
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  if (!cuda_double::capturing(stream)) return cuda_double::mistake("no capture to end");
+  *graph = new CUgraph_st{std::move(cuda_double::machine().captured[stream])};
+  cuda_double::machine().captured.erase(stream);
+  ++cuda_double::machine().graphs;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  if (!cuda_double::machine().captures) return cudaErrorInvalidValue;
+  *exec = new CUgraphExec_st{{graph->work}};
+  ++cuda_double::machine().graphs;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  ++cuda_double::machine().launched;
+  for (cuda_double::Work work : exec->work) {
+    work.stream = stream;
+    cuda_double::issue(std::move(work));
+  }
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  --cuda_double::machine().graphs;
+  delete graph;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  --cuda_double::machine().graphs;
+  delete exec;
   return cudaSuccess;
 }
 

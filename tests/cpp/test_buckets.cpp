@@ -1,0 +1,113 @@
+// Passes filled up with padding give the same answers: run for real, on the CPU.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <optional>
+#include <vector>
+
+#include "backend_ort.hpp"
+#include "buckets.hpp"
+#include "bundles.hpp"
+#include "session.hpp"
+
+using namespace rexit::core;
+
+namespace {
+
+TEST(Buckets, SizesAreRoundedUpToTheMostThereMayBe) {
+  const auto expect = [](const PassSizes& seen, std::size_t tokens, std::size_t prefix, std::size_t rows) {
+    EXPECT_EQ(seen.tokens, tokens);
+    EXPECT_EQ(seen.prefix, prefix);
+    EXPECT_EQ(seen.rows, rows);
+  };
+  expect(bucket_of({1, 7, 1}, 512, 512), 32, 7, 8);
+  expect(bucket_of({32, 7, 8}, 512, 512), 32, 7, 8);
+  expect(bucket_of({33, 0, 9}, 512, 512), 64, 0, 16);
+  expect(bucket_of({33, 0, 9}, 50, 10), 50, 0, 10);
+  expect(bucket_of({50, 0, 10}, 50, 10), 50, 0, 10);
+}
+
+// ONNX Runtime on the CPU, given slates filled up as the TensorRT backend fills them.
+class Padded final : public Backend {
+ public:
+  Padded(const Bundle& bundle, std::unique_ptr<Backend> inner) : bundle_(bundle), inner_(std::move(inner)) {}
+
+  void run(std::size_t segment, const Pass& pass) const override {
+    if (pass.logits == nullptr) return inner_->run(segment, pass);
+    const Segment& graph = bundle_.variant().segments[segment];
+    const PassSizes sizes = bucket_of({pass.tokens, pass.prefix, pass.rows}, 1000, 1000);
+    const std::size_t row = bundle_.model().hidden_size * bytes_of(graph.hidden_dtype);
+    std::vector<std::int64_t> tokens(sizes.tokens), positions(sizes.tokens), groups(sizes.tokens), rows(sizes.rows);
+    pad_indices(pass, sizes, graph.first ? tokens.data() : nullptr, positions.data(), groups.data(), rows.data());
+    std::vector<std::byte> in(sizes.tokens * row), out(sizes.tokens * row);
+    std::vector<float> logits(2 * sizes.rows);
+    Pass padded = pass;
+    padded.tokens = sizes.tokens;
+    padded.rows = sizes.rows;
+    padded.positions = positions.data();
+    padded.groups = groups.data();
+    padded.row_index = rows.data();
+    padded.logits = logits.data();
+    if (graph.first) {
+      padded.token_ids = tokens.data();
+    } else {
+      std::memcpy(in.data(), pass.hidden_in, pass.tokens * row);
+      padded.hidden_in = in.data();
+    }
+    if (pass.hidden_out != nullptr) padded.hidden_out = out.data();
+    inner_->run(segment, padded);
+    if (pass.hidden_out != nullptr) std::memcpy(pass.hidden_out, out.data(), pass.tokens * row);
+    std::copy_n(logits.data(), 2 * pass.rows, pass.logits);
+    padding += sizes.tokens - pass.tokens;
+  }
+  void* allocate(std::size_t bytes) const override { return inner_->allocate(bytes); }
+  void release(void* memory) const noexcept override { inner_->release(memory); }
+  void copy(void* to, const void* from, std::size_t bytes) const override { inner_->copy(to, from, bytes); }
+
+  mutable std::size_t padding = 0;
+
+ private:
+  const Bundle& bundle_;
+  std::unique_ptr<Backend> inner_;
+};
+
+class PaddingTest : public testing::TestWithParam<std::pair<std::string, const char*>> {};
+
+TEST_P(PaddingTest, ChangesNoAnswer) {
+  std::shared_ptr<const Padded> padded;
+  const auto open = [&](bool pad) {
+    return std::make_shared<const Engine>(GetParam().first.c_str(), GetParam().second, [&](const Bundle& bundle) -> Backends {
+      std::vector<std::string> graphs;
+      for (const Segment& segment : bundle.variant().segments) graphs.push_back(segment.graph);
+      std::unique_ptr<Backend> cpu = make_ort_backend(bundle, {}, Provider::cpu, graphs);
+      std::shared_ptr<const Backend> backend;
+      if (pad)
+        backend = padded = std::make_shared<const Padded>(bundle, std::move(cpu));
+      else
+        backend = std::move(cpu);
+      return [backend] { return backend; };
+    });
+  };
+  Session plain(open(false), 0), filled(open(true), 0);
+  for (const std::optional<Row> user :
+       {std::optional<Row>(0), std::optional<Row>(2), std::optional<Row>(5), std::optional<Row>()})
+    for (const std::size_t count : {1u, 4u, 9u, 20u}) {
+      Request request;
+      request.query.user = user;
+      for (std::size_t i = 0; i < count; ++i) request.query.items.push_back(static_cast<Row>(i));
+      rexit_stats stats{};
+      const std::vector<float> expected = plain.trace(request, Clock::now(), stats);
+      const std::vector<float>& seen = filled.trace(request, Clock::now(), stats);
+      ASSERT_EQ(seen.size(), expected.size());
+      for (std::size_t i = 0; i < seen.size(); ++i)
+        EXPECT_NEAR(seen[i], expected[i], 1e-4 * (1 + std::abs(expected[i]))) << count << " items, " << i;
+    }
+  EXPECT_GT(padded->padding, 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Graphs, PaddingTest,
+                         testing::Values(std::pair{sound_bundle(), "cpu-fp32"},
+                                         std::pair{tensorrt_bundles() + "/sound/bundle", "tensorrt-fp16"}));
+
+}  // namespace
