@@ -10,7 +10,7 @@ BIN := .venv/bin
 JOBS ?= $(shell nproc)
 WERROR ?= OFF
 SHELL := /bin/bash
-CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp examples/cpp -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name '*.hpp' -o -name 'CMakeLists.txt' -o -name '*.in')
+CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp examples/cpp -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name '*.hpp' -o -name 'CMakeLists.txt' -o -name '*.in' -o -name '*.map')
 
 .DELETE_ON_ERROR:
 .PHONY: setup demo test test-python test-cpp test-aarch64 check format clean bench-peers

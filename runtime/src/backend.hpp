@@ -10,6 +10,14 @@
 
 namespace rexit::core {
 
+// Ends a run at work in another thread as soon as the backend can; the run then throws. Both functions may meet a run.
+class Stop {
+ public:
+  virtual ~Stop() = default;
+  virtual void request() noexcept = 0;
+  virtual void withdraw() noexcept = 0;  // later runs go on
+};
+
 // One run of a segment: T tokens behind P prefix tokens, N rows to read. Hidden states, keys and values live in memory from
 // Backend::allocate, in the segment's dtypes; everything else is the host's.
 struct Pass {
@@ -25,6 +33,8 @@ struct Pass {
   void* hidden_out = nullptr;                                     // [T, H]
   float* logits = nullptr;                                        // [N, 2], (no, yes)
   void *const *new_keys = nullptr, *const *new_values = nullptr;  // per layer [kv_heads, T, head_dim]
+
+  const Stop* stop = nullptr;  // of this backend's make_stop()
 };
 
 class Backend {
@@ -38,6 +48,12 @@ class Backend {
   virtual void* allocate(std::size_t bytes) const = 0;
   virtual void release(void* memory) const noexcept = 0;
   virtual void copy(void* to, const void* from, std::size_t bytes) const = 0;
+
+  // Null: a run that has begun goes to its end.
+  virtual std::unique_ptr<Stop> make_stop() const { return nullptr; }
+  // Bytes of working memory held for all sessions, 0 if the backend does not know; trim() gives back what is free of them.
+  virtual std::size_t memory() const { return 0; }
+  virtual void trim() const {}
 };
 
 // Where and how a bundle runs, as in rexit_bundle_options.

@@ -105,6 +105,17 @@ class Signature {
   std::set<std::string> seen_;
 };
 
+// The options of a session's runs, of which the terminate flag is the one that is used.
+class OrtStop final : public Stop {
+ public:
+  void request() noexcept override try { options.SetTerminate(); } catch (...) {
+  }
+  void withdraw() noexcept override try { options.UnsetTerminate(); } catch (...) {
+  }
+
+  Ort::RunOptions options;
+};
+
 class OrtBackend final : public Backend {
  public:
   OrtBackend(const Bundle& bundle, Ort::Env& env, const Ort::SessionOptions& options, const std::vector<std::string>& graphs)
@@ -156,8 +167,9 @@ class OrtBackend final : public Backend {
         output(segment.new_keys[i], pass.new_keys[i], ort_type(segment.cache_dtype), cache_shape(pass.tokens));
         output(segment.new_values[i], pass.new_values[i], ort_type(segment.cache_dtype), cache_shape(pass.tokens));
       }
-      sessions_[index].Run(Ort::RunOptions{nullptr}, input_names.data(), inputs.data(), inputs.size(), output_names.data(),
-                           outputs.data(), outputs.size());
+      const Ort::RunOptions none{nullptr};
+      sessions_[index].Run(pass.stop != nullptr ? static_cast<const OrtStop*>(pass.stop)->options : none, input_names.data(),
+                           inputs.data(), inputs.size(), output_names.data(), outputs.data(), outputs.size());
     } catch (const Ort::Exception& error) {
       fail(REXIT_BACKEND_FAILED, segment.graph, ": ", error.what());
     }
@@ -166,6 +178,7 @@ class OrtBackend final : public Backend {
   void* allocate(std::size_t bytes) const override { return ::operator new(bytes, std::align_val_t(alignment)); }
   void release(void* memory) const noexcept override { ::operator delete(memory, std::align_val_t(alignment)); }
   void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
+  std::unique_ptr<Stop> make_stop() const override { return std::make_unique<OrtStop>(); }
 
  private:
   void check(const Segment& segment, const std::string& graph, const Ort::Session& session) const {

@@ -91,14 +91,15 @@ class Assembler {
 
 }  // namespace
 
-void assemble(const Catalog& catalog, const Query& query, Retrieval& retrieval, Prompt& prompt) {
-  retrieval.begin(query);
+void assemble(const Catalog& catalog, const Query& query, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt) {
+  retrieval.begin(query, deadline);
   prompt.tokens.clear();
   prompt.offsets.assign(1, 0);
   Assembler assembler(catalog, retrieval, prompt.tokens);
   assembler.run(catalog.program.prefix, {0, false});
   prompt.offsets.push_back(prompt.tokens.size());
   for (const Row item : query.items) {
+    deadline.check("the prompt's assembly");
     assembler.run(catalog.program.candidate, {item, false});
     if (prompt.tokens.size() == prompt.offsets.back())
       fail(REXIT_CORRUPT, "the prompt program gives no tokens for item ", catalog.items.ids.text(item));

@@ -21,7 +21,7 @@ struct Prompt {
 };
 
 // Assembles the query's prompt; `retrieval` and `prompt` are reused from call to call. Throws REXIT_CORRUPT for a candidate
-// without a single token: there would be nothing to read a verdict from.
-void assemble(const Catalog& catalog, const Query& query, Retrieval& retrieval, Prompt& prompt);
+// without a single token: there would be nothing to read a verdict from. Throws REXIT_DEADLINE and REXIT_CANCELLED.
+void assemble(const Catalog& catalog, const Query& query, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt);
 
 }  // namespace rexit::core

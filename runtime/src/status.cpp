@@ -98,6 +98,7 @@ const char* status_name(rexit_status status) noexcept {
     REXIT_NAME(REXIT_TOO_LONG)
     REXIT_NAME(REXIT_DEADLINE)
     REXIT_NAME(REXIT_OUT_OF_MEMORY)
+    REXIT_NAME(REXIT_CANCELLED)
     REXIT_NAME(REXIT_INTERNAL)
 #undef REXIT_NAME
   }
