@@ -89,12 +89,14 @@ class Stats:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes held: by the session's cached prefixes (what `cache_bytes` bounds), by its other buffers, and by the backend, whose
-    working memory all sessions of the process share (0 where it does not tell)."""
+    """Bytes held: by the session's cached prefixes (what `cache_bytes` bounds) and its other buffers; by ONNX Runtime for all
+    sessions of the process, on the host: `working`, what segments need while they run, and `weights`, without those it maps from
+    their files. TensorRT does not tell: 0."""
 
     prefixes: int
     buffers: int
-    backend: int
+    working: int
+    weights: int
 
 
 @dataclass(frozen=True)

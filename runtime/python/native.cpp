@@ -160,11 +160,11 @@ class Session {
     session_.trim();
   }
 
-  std::tuple<std::size_t, std::size_t, std::size_t> memory() {
+  std::tuple<std::size_t, std::size_t, std::size_t, std::size_t> memory() {
     const nb::gil_scoped_release released;
     const std::lock_guard<std::mutex> turn(mutex_);
     const rexit_memory memory = session_.memory();
-    return {memory.prefixes, memory.buffers, memory.backend};
+    return {memory.prefixes, memory.buffers, memory.working, memory.weights};
   }
 
   // Does not wait its turn: it is for the call whose turn it is.

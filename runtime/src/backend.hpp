@@ -37,6 +37,12 @@ struct Pass {
   const Stop* stop = nullptr;  // of this backend's make_stop()
 };
 
+// Bytes that a backend holds for all sessions.
+struct BackendMemory {
+  std::size_t working = 0;  // for what runs need while they run
+  std::size_t weights = 0;  // as long as a bundle is open
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -51,8 +57,8 @@ class Backend {
 
   // Null: a run that has begun goes to its end.
   virtual std::unique_ptr<Stop> make_stop() const { return nullptr; }
-  // Bytes of working memory held for all sessions, 0 if the backend does not know; trim() gives back what is free of them.
-  virtual std::size_t memory() const { return 0; }
+  // Zeros if the backend does not know. trim() gives back the working memory that no run uses now.
+  virtual BackendMemory memory() const { return {}; }
   virtual void trim() const {}
 };
 

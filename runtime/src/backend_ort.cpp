@@ -128,6 +128,7 @@ class OrtBackend final : public Backend {
         fail(REXIT_BACKEND_FAILED, graphs[k], ": ", error.what());
       }
     }
+    trim();  // what loading took by the way: weights before they were rearranged
   }
 
   void run(std::size_t index, const Pass& pass) const override {
@@ -179,6 +180,8 @@ class OrtBackend final : public Backend {
   void release(void* memory) const noexcept override { ::operator delete(memory, std::align_val_t(alignment)); }
   void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
   std::unique_ptr<Stop> make_stop() const override { return std::make_unique<OrtStop>(); }
+  BackendMemory memory() const override { return {ort_arena().held().runs, ort_arena().held().weights}; }
+  void trim() const override { ort_arena().trim(); }
 
  private:
   void check(const Segment& segment, const std::string& graph, const Ort::Session& session) const {

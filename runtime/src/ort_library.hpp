@@ -3,9 +3,7 @@
 
 #include <cstdint>
 
-#define ORT_API_MANUAL_INIT
-#include <onnxruntime_cxx_api.h>
-#undef ORT_API_MANUAL_INIT
+#include "ort_arena.hpp"
 
 namespace rexit::core {
 
@@ -16,5 +14,8 @@ namespace rexit::core {
 // `threads`: of the pool; 0: one per core, or whatever the pool has. Throws REXIT_INVALID_ARGUMENT when it differs from the
 // pool's, REXIT_BACKEND_MISSING when there is no library or it is older than the headers rexit was built with.
 Ort::Env& ort_environment(const char* library, std::int32_t threads);
+
+// What segments work in on the CPU, once there is an environment.
+OrtArena& ort_arena();
 
 }  // namespace rexit::core

@@ -44,7 +44,8 @@ struct Score {
 
 // In bytes, as in rexit_memory.
 struct Memory {
-  std::size_t prefixes, buffers, backend;
+  std::size_t prefixes, buffers;
+  BackendMemory backend;
 };
 
 // Calls belong to one thread at a time, cancel() to any.

@@ -36,7 +36,7 @@ class SupervisedBackend final : public Backend {
   void* allocate(std::size_t bytes) const override { return backend_.allocate(bytes); }
   void release(void* memory) const noexcept override { backend_.release(memory); }
   void copy(void* to, const void* from, std::size_t bytes) const override { backend_.copy(to, from, bytes); }
-  std::size_t memory() const override { return backend_.memory(); }
+  BackendMemory memory() const override { return backend_.memory(); }
   void trim() const override { backend_.trim(); }
 
  private:

@@ -132,7 +132,8 @@ static void layouts_are_fixed(void) {
   AT(rexit_memory, struct_size, 0);
   AT(rexit_memory, prefixes, 8);
   AT(rexit_memory, buffers, 16);
-  END(rexit_memory, backend, 32);
+  AT(rexit_memory, working, 24);
+  END(rexit_memory, weights, 40);
 }
 
 static void names_and_version(void) {

@@ -204,8 +204,10 @@ typedef struct rexit_memory {
   size_t struct_size;
   size_t prefixes; /* this session's cached prefixes: what cache_bytes bounds */
   size_t buffers;  /* this session's other buffers: hidden states, prompts, answers */
-  size_t backend;  /* the backend's working memory, shared by all sessions: on the CPU also the weights that ONNX Runtime has
-                      rearranged or read into memory, but not those it maps from their files; 0 if the backend does not tell */
+  /* Of the host's memory, shared by all sessions of the process; 0 with TensorRT, and not counting what providers have on a GPU:
+   */
+  size_t working; /* ONNX Runtime's, for what segments need while they run */
+  size_t weights; /* ONNX Runtime's, as long as bundles are open; weights that it maps from their files are not in it */
 } rexit_memory;
 
 /* "0.1.0" */

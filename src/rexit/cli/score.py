@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from rexit.bundle import Bundle
     from rexit.bundle.catalog import Id
+    from rexit.runtime import Scores
 
 ADDED = ("probability", "log_odds", "exit")
 
@@ -101,18 +102,7 @@ def score(
             deadline_ms=deadline_ms,
             force_exit=force_exit,
         )
-    depths = opened.manifest.exits
-    rows: list[dict[str, Any]] = [
-        {
-            "item": item_ids[int(scores.index[i])],
-            "probability": float(scores.probability[i]),
-            "log_odds": float(scores.log_odds[i]),
-            "exit": int(scores.exit[i]),
-            "layers": depths[int(scores.exit[i])],
-            "cut_short": bool(scores.cut_short[i]),
-        }
-        for i in range(len(scores.index))
-    ]
+    rows = answers(scores, item_ids, opened.manifest.exits)
     stats = {name: getattr(scores.stats, name) for name in STATS}
     if json:
         print_json({"user": user_id, "variant": opened.variant.name, "scores": rows, "stats": stats})
@@ -121,7 +111,9 @@ def score(
         f"User {user_id}, {opened.variant.name}",
         ["item", "probability", "log-odds", "exit", "layers"],
         [
-            [
+            [r["item"], "", "", "none (deadline)", 0]
+            if r["exit"] is None
+            else [
                 r["item"],
                 f"{r['probability']:.4f}",
                 f"{r['log_odds']:+.4f}",
@@ -136,6 +128,23 @@ def score(
         f"prefix {stats['prefix_us'] / 1000:.1f} ({stats['prefix_tokens']} tokens), "
         f"slate {stats['slate_us'] / 1000:.1f} ({stats['candidate_tokens']} tokens)"
     )
+
+
+def answers(scores: Scores, items: Sequence[Id], depths: Sequence[int]) -> list[dict[str, Any]]:
+    """One entry per score; where the deadline passed before the first exit, numbers are None and no layer answered."""
+    return [
+        {
+            "item": items[int(index)],
+            "probability": None if exit < 0 else float(probability),
+            "log_odds": None if exit < 0 else float(log_odds),
+            "exit": None if exit < 0 else int(exit),
+            "layers": 0 if exit < 0 else depths[int(exit)],
+            "cut_short": bool(cut_short),
+        }
+        for index, probability, log_odds, exit, cut_short in zip(
+            scores.index, scores.probability, scores.log_odds, scores.exit, scores.cut_short, strict=True
+        )
+    ]
 
 
 STATS = (
