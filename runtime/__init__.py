@@ -3,4 +3,16 @@
 from rexit.runtime._library import onnxruntime_library
 from rexit.runtime.session import ExitInfo, Info, Memory, Scores, SegmentStats, Session, Stats, StopRule, Trace, open
 
-__all__ = ["ExitInfo", "Info", "Memory", "Scores", "SegmentStats", "Session", "Stats", "StopRule", "Trace", "onnxruntime_library", "open"]
+__all__ = [
+    "ExitInfo",
+    "Info",
+    "Memory",
+    "Scores",
+    "SegmentStats",
+    "Session",
+    "Stats",
+    "StopRule",
+    "Trace",
+    "onnxruntime_library",
+    "open",
+]
