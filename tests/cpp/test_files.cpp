@@ -72,6 +72,18 @@ TEST_F(FilesTest, EveryFlippedBitIsFound) {
   }
 }
 
+TEST_F(FilesTest, EnginesAreVerifiedToo) {
+  fs::remove_all(path());
+  fs::copy(tensorrt_bundles() + "/sound/bundle", path(), fs::copy_options::recursive);
+  rexit::verify(path());
+  std::string plan;
+  for (const auto& one : fs::recursive_directory_iterator(path()))
+    if (one.path().extension() == ".plan") plan = fs::relative(one.path(), path());
+  ASSERT_FALSE(plan.empty());
+  flip(plan, 3);
+  refused([&] { rexit::verify(path()); }, REXIT_CORRUPT, plan + ": SHA-256 ");
+}
+
 TEST_F(FilesTest, VerifyingFindsWhatOpeningFinds) {
   fs::resize_file(file(variant + "segment-0.onnx"), 10);
   refused([&] { rexit::verify(path()); }, REXIT_CORRUPT, "10 bytes, expected");
