@@ -91,7 +91,7 @@ class Stats:
 class Memory:
     """Bytes held: by the session's cached prefixes (what `cache_bytes` bounds) and its other buffers; by ONNX Runtime for all
     sessions of the process, on the host: `working`, what segments need while they run, and `weights`, without those it maps from
-    their files. TensorRT does not tell: 0."""
+    their files (older versions count them as `working`). TensorRT does not tell: 0."""
 
     prefixes: int
     buffers: int

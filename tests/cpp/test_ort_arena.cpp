@@ -90,15 +90,15 @@ TEST_F(OrtArenaTest, OnnxRuntimeWorksInIt) {
   const auto engine = std::make_shared<const Engine>(sound_bundle().c_str(), nullptr,
                                                      [](const Bundle& bundle) { return make_backend(bundle, {}); });
   Session session(engine, 0);
-  EXPECT_EQ(session.memory().backend.working, 0u);  // what loading took is given back
+  const std::size_t opened = session.memory().backend.working;  // weights, in older versions that do not reserve them
   session.warm_up();
   const std::size_t warm = session.memory().backend.working;
-  EXPECT_GT(warm, 0u);
+  EXPECT_GT(warm, opened);
   for (int i = 0; i < 5; ++i) session.warm_up();
   EXPECT_EQ(session.memory().backend.working, warm);
   EXPECT_GT(session.memory().prefixes, 0u);
   session.trim();
-  EXPECT_EQ(session.memory().backend.working, 0u);
+  EXPECT_EQ(session.memory().backend.working, opened);
   EXPECT_EQ(session.memory().prefixes, 0u);
   session.warm_up();
   EXPECT_EQ(session.memory().backend.working, warm);

@@ -63,7 +63,7 @@ TEST_F(SessionTest, TrimGivesBackAndTheNextRequestTakesAgain) {
   session.trim();
   const rexit_memory trimmed = session.memory();
   EXPECT_EQ(trimmed.prefixes, 0u);
-  EXPECT_EQ(trimmed.working, 0u);
+  EXPECT_LT(trimmed.working, used.working);
   EXPECT_LT(trimmed.buffers, used.buffers);
   EXPECT_EQ(session.trace(request()).log_odds, before);
 }

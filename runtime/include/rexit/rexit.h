@@ -204,10 +204,10 @@ typedef struct rexit_memory {
   size_t struct_size;
   size_t prefixes; /* this session's cached prefixes: what cache_bytes bounds */
   size_t buffers;  /* this session's other buffers: hidden states, prompts, answers */
-  /* Of the host's memory, shared by all sessions of the process; 0 with TensorRT, and not counting what providers have on a GPU:
-   */
+  /* Of the host's memory, for all sessions of the process; 0 with TensorRT, and without what providers hold on a GPU: */
   size_t working; /* ONNX Runtime's, for what segments need while they run */
-  size_t weights; /* ONNX Runtime's, as long as bundles are open; weights that it maps from their files are not in it */
+  size_t weights; /* ONNX Runtime's, as long as bundles are open, but for weights that it maps from their files. Older versions
+                     do not tell them from working memory: they are in `working` then */
 } rexit_memory;
 
 /* "0.1.0" */
