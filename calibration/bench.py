@@ -95,7 +95,7 @@ def measure(bundle: Bundle, options: Options, progress: Progress = silent) -> di
         first_ms = (time.perf_counter() - begin) * 1000
         session.warm_up()
         rows = _modes(session, modes, requests, progress)
-        memory = int(session.memory)
+        memory = session.memory.prefixes + session.memory.buffers
         throughput, arrivals = _together(session, options, requests, progress)
         if options.profile is not None:
             slates = [Slate(r.user, r.items, None, np.zeros(len(r.items), np.bool_)) for r in requests[:PROFILED]]

@@ -1,12 +1,14 @@
 """Scores slates with an exported bundle: the C++ library, as Python sees it. Loads neither torch nor transformers."""
 
 from rexit.runtime._library import onnxruntime_library, onnxruntime_version
-from rexit.runtime.session import ExitInfo, Info, Scores, Session, Stats, StopRule, Trace, open
+from rexit.runtime.session import ExitInfo, Info, Memory, Scores, SegmentStats, Session, Stats, StopRule, Trace, open
 
 __all__ = [
     "ExitInfo",
     "Info",
+    "Memory",
     "Scores",
+    "SegmentStats",
     "Session",
     "Stats",
     "StopRule",

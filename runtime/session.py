@@ -59,8 +59,21 @@ class StopRule:
 
 
 @dataclass(frozen=True)
+class SegmentStats:
+    """What one segment did in a request: prefix tokens computed (not found in the cache), candidates that went through it and
+    their tokens, and the time of its passes alone."""
+
+    prefix_tokens: int
+    candidates: int
+    candidate_tokens: int
+    prefix_us: float
+    slate_us: float
+
+
+@dataclass(frozen=True)
 class Stats:
-    """What a request cost. Layers of candidates are summed over candidates; retrieval includes assembling the prompt."""
+    """What a request cost. Layers of candidates are summed over candidates; retrieval includes assembling the prompt;
+    `segments` has one entry per segment."""
 
     prefix_tokens: int
     prefix_tokens_reused: int
@@ -71,6 +84,19 @@ class Stats:
     prefix_us: float
     slate_us: float
     total_us: float
+    segments: tuple[SegmentStats, ...] = ()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes held: by the session's cached prefixes (what `cache_bytes` bounds) and its other buffers; by ONNX Runtime for all
+    sessions of the process, on the host: `working`, what segments need while they run, and `weights`, without those it maps from
+    their files (older versions count them as `working`). TensorRT does not tell: 0."""
+
+    prefixes: int
+    buffers: int
+    working: int
+    weights: int
 
 
 @dataclass(frozen=True)
@@ -78,7 +104,8 @@ class Scores:
     """One entry per answer, in the order of the request or, with `top_k`, best first.
 
     `items` are the ids as given, `index` their places in the request, `exit` the exit that answered, `log_odds` the raw
-    logit(yes) - logit(no) there, `probability` the calibrated one; `cut_short` marks those the deadline stopped.
+    logit(yes) - logit(no) there, `probability` the calibrated one; `cut_short` marks those the deadline stopped. Those it
+    stopped before their first exit have no answer: exit -1, NaN for both numbers; with `top_k` they come last.
     """
 
     items: NDArray[Any]
@@ -176,9 +203,11 @@ class Session:
 
         `recent`: interactions newer than the catalog's, oldest first: item ids (liked) or (item id, liked) pairs. `as_of`: only
         the catalog's interactions with time < as_of reach the prompt. `top_k`: only the best. `deadline_ms`: no segment starts
-        later; what has an answer is returned, marked. `force_exit`: everyone stops there. `policy` replaces the bundle's.
+        later; candidates answer from the deepest exit they reached, marked, see Scores. `force_exit`: everyone stops there.
+        `policy` replaces the bundle's.
 
-        Raises InputError for an unknown item or a bad option, DeadlineError when some candidate reached no exit in time.
+        Raises InputError for an unknown item or a bad option, DeadlineError when no candidate reached an exit in time,
+        CancelledError after `cancel`.
         """
         given, ids = _ids("items", items)
         if top_k is not None and top_k < 1:
@@ -195,7 +224,7 @@ class Session:
             None if force_exit is None else _integer("force_exit", force_exit, 31),
             None if policy is None else _thresholds(policy, self.info.exits),
         )
-        return Scores(given[index], index, probability, log_odds, exit, cut_short.astype(np.bool_), Stats(*stats))
+        return Scores(given[index], index, probability, log_odds, exit, cut_short.astype(np.bool_), _stats(stats))
 
     def trace(
         self, user: Id, items: Sequence[Id] | NDArray[Any], *, recent: Recent | None = None, as_of: int | None = None
@@ -209,7 +238,7 @@ class Session:
         """`trace`, with what it cost."""
         time = None if as_of is None else _integer("as_of", as_of)
         log_odds, stats = self._open.trace(_id("user", user), _ids("items", items)[1], *_recent(recent), time)
-        return Trace(log_odds, Stats(*stats))
+        return Trace(log_odds, _stats(stats))
 
     def prompt(
         self, user: Id, items: Sequence[Id] | NDArray[Any], *, recent: Recent | None = None, as_of: int | None = None
@@ -228,10 +257,19 @@ class Session:
         """Forgets the cached prefixes."""
         self._open.clear_cache()
 
+    def trim(self) -> None:
+        """Gives memory back: the cached prefixes, the session's buffers, what the backend's working memory has to spare."""
+        self._open.trim()
+
+    def cancel(self) -> None:
+        """From another thread: the call at work raises CancelledError soon, or returns if it is about done. Nothing happens
+        without one; later calls, those that wait for their turn included, are served."""
+        self._open.cancel()
+
     @property
-    def memory(self) -> int:
-        """Bytes held by this session's own buffers."""
-        return self._open.memory()
+    def memory(self) -> Memory:
+        """Bytes held by this session and its backend."""
+        return Memory(*self._open.memory())
 
     def close(self) -> None:
         """Releases everything; a second call does nothing."""
@@ -248,6 +286,10 @@ class Session:
         if self._native is None:
             raise InputError("the session is closed")
         return self._native
+
+
+def _stats(row: _native._Stats) -> Stats:
+    return Stats(*row[:-1], tuple(SegmentStats(*segment) for segment in row[-1]))
 
 
 def _integer(name: str, value: Any, bits: int = 63) -> int:

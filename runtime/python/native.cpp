@@ -21,8 +21,9 @@ namespace {
 
 using Ids = std::vector<rexit::Id>;
 using Thresholds = std::tuple<std::vector<float>, std::vector<float>, std::size_t>;  // upper, lower, patience
-using StatsRow =
-    std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, double, double, double, double>;
+using SegmentRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, double, double>;
+using StatsRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, double, double, double,
+                            double, std::vector<SegmentRow>>;
 using ExitRow = std::tuple<std::size_t, float, float, float, float, std::size_t>;
 using InfoRow =
     std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, bool, bool, bool, std::string>;
@@ -37,10 +38,15 @@ Numpy<T, Shape...> to_numpy(std::vector<T> values, std::initializer_list<std::si
   return Numpy<T, Shape...>(kept->data(), shape, owner);
 }
 
-StatsRow row(const rexit_stats& stats) {
-  return {stats.prefix_tokens, stats.prefix_tokens_reused, stats.candidate_tokens, stats.candidate_layers,
-          stats.prefix_layers, stats.retrieval_us,         stats.prefix_us,        stats.slate_us,
-          stats.total_us};
+StatsRow row(const rexit_stats& stats, const std::vector<rexit_segment_stats>& segments) {
+  std::vector<SegmentRow> rows;
+  for (const rexit_segment_stats& one : segments)
+    rows.emplace_back(one.prefix_tokens, one.candidates, one.candidate_tokens, one.prefix_us, one.slate_us);
+  return {stats.prefix_tokens,    stats.prefix_tokens_reused,
+          stats.candidate_tokens, stats.candidate_layers,
+          stats.prefix_layers,    stats.retrieval_us,
+          stats.prefix_us,        stats.slate_us,
+          stats.total_us,         std::move(rows)};
 }
 
 rexit::Request make_request(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked,
@@ -85,6 +91,7 @@ class Session {
              std::size_t top_k, std::int64_t deadline_us, std::optional<std::uint32_t> force_exit,
              std::optional<Thresholds> policy) {
     rexit::Scores result;
+    std::vector<rexit_segment_stats> segments;
     {
       const nb::gil_scoped_release released;
       rexit::Request request = make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of);
@@ -93,14 +100,15 @@ class Session {
       if (policy) request.policy({std::get<0>(*policy), std::get<1>(*policy), std::get<2>(*policy)});
       const std::lock_guard<std::mutex> turn(mutex_);
       result = session_.score(request);
+      segments = session_.segments();
     }
     const std::size_t count = result.scores.size();
-    std::vector<std::int64_t> index, exit;
+    std::vector<std::int64_t> index, exit;  // exit -1: no answer
     std::vector<float> probability, log_odds;
     std::vector<std::uint8_t> cut_short;
     for (const rexit_score& score : result.scores) {
       index.push_back(score.item);
-      exit.push_back(score.exit);
+      exit.push_back(score.exit == REXIT_NO_EXIT ? -1 : std::int64_t{score.exit});
       probability.push_back(score.probability);
       log_odds.push_back(score.log_odds);
       cut_short.push_back(score.cut_short != 0);
@@ -109,19 +117,21 @@ class Session {
                            to_numpy<std::int64_t, nb::ndim<1>>(std::move(exit), {count}),
                            to_numpy<float, nb::ndim<1>>(std::move(probability), {count}),
                            to_numpy<float, nb::ndim<1>>(std::move(log_odds), {count}),
-                           to_numpy<std::uint8_t, nb::ndim<1>>(std::move(cut_short), {count}), row(result.stats));
+                           to_numpy<std::uint8_t, nb::ndim<1>>(std::move(cut_short), {count}), row(result.stats, segments));
   }
 
   auto trace(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of) {
     rexit::Trace result;
+    std::vector<rexit_segment_stats> segments;
     const std::size_t count = items.size(), exits = session_.bundle().info().exits;
     {
       const nb::gil_scoped_release released;
       const rexit::Request request = make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of);
       const std::lock_guard<std::mutex> turn(mutex_);
       result = session_.trace(request);
+      segments = session_.segments();
     }
-    return std::make_tuple(to_numpy<float, nb::ndim<2>>(std::move(result.log_odds), {count, exits}), row(result.stats));
+    return std::make_tuple(to_numpy<float, nb::ndim<2>>(std::move(result.log_odds), {count, exits}), row(result.stats, segments));
   }
 
   auto prompt(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of) {
@@ -144,10 +154,23 @@ class Session {
     session_.clear_cache();
   }
 
-  std::size_t memory() {
+  void trim() {
     const nb::gil_scoped_release released;
     const std::lock_guard<std::mutex> turn(mutex_);
-    return session_.memory();
+    session_.trim();
+  }
+
+  std::tuple<std::size_t, std::size_t, std::size_t, std::size_t> memory() {
+    const nb::gil_scoped_release released;
+    const std::lock_guard<std::mutex> turn(mutex_);
+    const rexit_memory memory = session_.memory();
+    return {memory.prefixes, memory.buffers, memory.working, memory.weights};
+  }
+
+  // Does not wait its turn: it is for the call whose turn it is.
+  void cancel() {
+    const nb::gil_scoped_release released;
+    session_.cancel();
   }
 
  private:
@@ -159,6 +182,7 @@ class Session {
 // A status becomes one of rexit.errors' classes: what the caller did, what a file holds, what the backend did, time.
 const char* class_of(rexit_status status) {
   if (status == REXIT_DEADLINE) return "DeadlineError";
+  if (status == REXIT_CANCELLED) return "CancelledError";
   if (status / 100 == 1 || status == REXIT_TOO_LONG) return "InputError";
   if (status / 100 == 2) return "BundleError";
   if (status / 100 == 3) return "BackendError";
@@ -199,5 +223,7 @@ NB_MODULE(_native, module) {
       .def("prompt", &Session::prompt, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none())
       .def("warm_up", &Session::warm_up)
       .def("clear_cache", &Session::clear_cache)
+      .def("trim", &Session::trim)
+      .def("cancel", &Session::cancel)
       .def("memory", &Session::memory);
 }

@@ -11,6 +11,14 @@
 
 namespace rexit::core {
 
+// Ends a run at work in another thread as soon as the backend can; the run then throws. Both functions may meet a run.
+class Stop {
+ public:
+  virtual ~Stop() = default;
+  virtual void request() noexcept = 0;
+  virtual void withdraw() noexcept = 0;  // later runs go on
+};
+
 // One run of a segment: T tokens behind P prefix tokens, N rows to read. Hidden states, keys and values live in memory from
 // Backend::allocate, in the segment's dtypes; everything else is the host's. Keys and values lie at multiples of
 // Backend::tensor_alignment(); hidden states may begin at any row.
@@ -27,6 +35,14 @@ struct Pass {
   void* hidden_out = nullptr;                                     // [T, H]
   float* logits = nullptr;                                        // [N, 2], (no, yes)
   void *const *new_keys = nullptr, *const *new_values = nullptr;  // per layer [kv_heads, T, head_dim]
+
+  const Stop* stop = nullptr;  // of this backend's make_stop()
+};
+
+// Bytes that a backend holds for all sessions.
+struct BackendMemory {
+  std::size_t working = 0;  // for what runs need while they run
+  std::size_t weights = 0;  // as long as a bundle is open
 };
 
 // What one session computes with. Its calls take effect in their order; those for memory that only the GPU sees may return
@@ -50,6 +66,12 @@ class Backend {
     for (std::size_t i = 0; i < count; ++i)
       copy(static_cast<std::byte*>(to) + i * to_pitch, static_cast<const std::byte*>(from) + i * from_pitch, bytes);
   }
+
+  // Null: a run that has begun goes to its end.
+  virtual std::unique_ptr<Stop> make_stop() const { return nullptr; }
+  // Zeros if the backend does not know. trim() gives back the working memory that no run uses now.
+  virtual BackendMemory memory() const { return {}; }
+  virtual void trim() const {}
 };
 
 // A variant's segments, loaded once for all sessions: each call gives the backend of one more session, perhaps one that all

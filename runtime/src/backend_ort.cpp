@@ -112,6 +112,17 @@ class Signature {
   std::set<std::string> seen_;
 };
 
+// The options of a session's runs, of which the terminate flag is the one that is used.
+class OrtStop final : public Stop {
+ public:
+  void request() noexcept override try { options.SetTerminate(); } catch (...) {
+  }
+  void withdraw() noexcept override try { options.UnsetTerminate(); } catch (...) {
+  }
+
+  Ort::RunOptions options;
+};
+
 class OrtBackend final : public Backend {
  public:
   OrtBackend(const Bundle& bundle, Ort::Env& env, const Ort::SessionOptions& options, const std::vector<std::string>& graphs)
@@ -124,6 +135,7 @@ class OrtBackend final : public Backend {
         fail(status_of(error), graphs[k], ": ", error.what());
       }
     }
+    trim();  // what loading took by the way: weights before they were rearranged
   }
 
   void run(std::size_t index, const Pass& pass) const override {
@@ -163,8 +175,9 @@ class OrtBackend final : public Backend {
         output(segment.new_keys[i], pass.new_keys[i], ort_type(segment.cache_dtype), cache_shape(pass.tokens));
         output(segment.new_values[i], pass.new_values[i], ort_type(segment.cache_dtype), cache_shape(pass.tokens));
       }
-      sessions_[index].Run(Ort::RunOptions{nullptr}, input_names.data(), inputs.data(), inputs.size(), output_names.data(),
-                           outputs.data(), outputs.size());
+      const Ort::RunOptions none{nullptr};
+      sessions_[index].Run(pass.stop != nullptr ? static_cast<const OrtStop*>(pass.stop)->options : none, input_names.data(),
+                           inputs.data(), inputs.size(), output_names.data(), outputs.data(), outputs.size());
     } catch (const Ort::Exception& error) {
       fail(status_of(error), segment.graph, ": ", error.what());
     }
@@ -173,6 +186,9 @@ class OrtBackend final : public Backend {
   void* allocate(std::size_t bytes) const override { return ::operator new(bytes, std::align_val_t(alignment)); }
   void release(void* memory) const noexcept override { ::operator delete(memory, std::align_val_t(alignment)); }
   void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
+  std::unique_ptr<Stop> make_stop() const override { return std::make_unique<OrtStop>(); }
+  BackendMemory memory() const override { return {ort_arena().held().runs, ort_arena().held().weights}; }
+  void trim() const override { ort_arena().trim(); }
 
  private:
   void check(const Segment& segment, const std::string& graph, const Ort::Session& session) const {

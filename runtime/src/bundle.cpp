@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "checked.hpp"
 #include "files.hpp"
@@ -97,6 +98,7 @@ Variant read_variant(const Json& json, const std::string& folder, const std::vec
   variant.target = json.at("target").string();
   variant.backend = json.at("backend").string();
   variant.opset = json.at("opset").size(1, max_opset);
+  variant.precision = json.at("precision").string();
   const Json limits = json.at("limits");
   variant.max_tokens = limits.at("max_tokens").size(1, max_length);
   variant.max_positions = limits.at("max_positions").size(1, model.max_positions);
@@ -107,12 +109,17 @@ Variant read_variant(const Json& json, const std::string& folder, const std::vec
   const std::vector<Json> segments = list.elements();
   if (segments.size() != exits.size())
     fail(REXIT_CORRUPT, list.where(), ": has ", segments.size(), " segments, the manifest has ", exits.size(), " exits");
+  std::set<std::string> loaded;
   for (std::size_t k = 0; k < exits.size(); ++k) {
     const std::size_t begin = k == 0 ? 0 : exits[k - 1];
     variant.segments.push_back(read_segment(segments[k], folder, files, begin, exits[k], k + 1 == exits.size()));
+    loaded.insert(segments[k].at("graph").string());
+    if (segments[k].has("weights")) loaded.insert(segments[k].at("weights").string());
     if (k != 0 && variant.segments[k].hidden_dtype != variant.segments[k - 1].hidden_dtype)
       fail(REXIT_CORRUPT, segments[k].where(), " hidden_dtype: differs from the segment before");
   }
+  variant.graph_bytes = 0;
+  for (const std::string& name : loaded) variant.graph_bytes += files.at(name).bytes;
   return variant;
 }
 
@@ -138,13 +145,17 @@ Policy read_policy(const std::string& path, std::size_t exits, const std::string
   return policy;
 }
 
-std::string choose(const Json& variants, const char* wanted, const std::string& path) {
+std::vector<std::string> names_of(const Json& variants) {
   const std::vector<std::string> names = variants.strings();
   if (names.empty()) fail(REXIT_CORRUPT, variants.where(), ": lists none");
   for (const std::string& name : names) {
     check_relative_path(name, variants);
     if (name.find('/') != std::string::npos) fail(REXIT_CORRUPT, variants.where(), ": `", name, "` is no plain name");
   }
+  return names;
+}
+
+std::string choose(const std::vector<std::string>& names, const char* wanted, const std::string& path) {
   if (wanted == nullptr) return names.front();
   if (std::find(names.begin(), names.end(), wanted) != names.end()) return wanted;
   std::string all = names.front();
@@ -154,6 +165,10 @@ std::string choose(const Json& variants, const char* wanted, const std::string& 
 
 }  // namespace
 
+std::vector<std::string> variant_names(const std::string& path) {
+  return names_of(read_json(path + "/manifest.json").root().at("variants"));
+}
+
 Bundle::Bundle(const std::string& path, const char* wanted) : path_(path) {
   const std::string manifest_path = path + "/manifest.json";
   const JsonDocument manifest_document = read_json(manifest_path);
@@ -161,7 +176,7 @@ Bundle::Bundle(const std::string& path, const char* wanted) : path_(path) {
   model_ = read_model(manifest.at("model"));
   const std::vector<std::size_t> exits = read_exits(manifest.at("exits"), model_);
   const FileList files = read_file_sizes(manifest.at("files"));
-  const std::string name = choose(manifest.at("variants"), wanted, path);
+  const std::string name = choose(names_of(manifest.at("variants")), wanted, path);
   const std::string relative = "variants/" + name + "/variant.json";
   check_files(path, files, {relative, "catalog/catalog.json"});
 

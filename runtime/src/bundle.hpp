@@ -37,12 +37,16 @@ struct Segment {
 };
 
 struct Variant {
-  std::string name, target, backend;
+  std::string name, target, backend, precision;
   std::string folder;  // full path
   std::size_t opset;   // of ONNX, that of its graphs
   std::size_t max_tokens, max_positions;
+  std::size_t graph_bytes;        // of the graphs and their weights
   std::vector<Segment> segments;  // one per exit
 };
+
+// The names in manifest.json, at least one. Reads nothing else.
+std::vector<std::string> variant_names(const std::string& path);
 
 class Bundle {
  public:

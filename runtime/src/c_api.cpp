@@ -1,5 +1,6 @@
 // The C ABI: check, call, translate. No exception crosses.
 #include <atomic>
+#include <cstring>
 #include <memory>
 #include <string>
 
@@ -8,6 +9,7 @@
 #include "rexit/rexit.h"
 #include "session.hpp"
 #include "status.hpp"
+#include "verify.hpp"
 
 using namespace rexit::core;
 
@@ -43,6 +45,7 @@ class Entered {
   Entered& operator=(const Entered&) = delete;
   auto* operator->() const noexcept { return &handle_->session; }
   const Request& read(const rexit_request* request) const {
+    handle_->session.begin_call();
     read_request(request, handle_->session.engine().bundle, handle_->request);
     return handle_->request;
   }
@@ -52,11 +55,18 @@ class Entered {
 };
 
 void give_stats(const rexit_stats& stats, rexit_stats* out) {
-  if (out != nullptr) write_struct(stats, out, known_size(out, "stats_out"));
+  if (out != nullptr) write_struct(stats, out);
 }
 
 void check_stats(const rexit_stats* out) {
-  if (out != nullptr) known_size(out, "stats_out");
+  if (out != nullptr) check_size(out, "stats_out");
+}
+
+template <std::size_t size>
+void copy_text(const std::string& text, const char* what, char (&out)[size]) {
+  if (text.size() >= size)
+    fail(REXIT_UNSUPPORTED, what, " `", text.substr(0, 16), "…` has ", text.size(), " bytes, expected fewer than ", size);
+  std::memcpy(out, text.data(), text.size());
 }
 
 }  // namespace
@@ -65,12 +75,44 @@ extern "C" {
 
 const char* rexit_version(void) { return version; }
 
+int32_t rexit_version_number(void) { return REXIT_VERSION_NUMBER; }
+
 const char* rexit_status_name(rexit_status status) { return status_name(status); }
 
 const char* rexit_last_error(void) { return last_error(); }
 
 void rexit_set_log(void (*log)(void*, rexit_log_level, const char*), void* context, rexit_log_level level) {
   set_log(log, context, level);
+}
+
+rexit_status rexit_bundle_get_variant(const char* path, size_t index, rexit_variant_info* info_out) try {
+  required(path, "path");
+  check_size(required(info_out, "info_out"), "info_out");
+  const std::vector<std::string> names = variant_names(path);
+  if (index >= names.size())
+    fail(REXIT_UNKNOWN_VARIANT, path, ": no variant number ", index, ", there are ", names.size(), ", from 0");
+  const Bundle bundle(path, names[index].c_str());
+  const Variant& variant = bundle.variant();
+  rexit_variant_info info{};
+  info.count = names.size();
+  copy_text(variant.name, "variant", info.name);
+  copy_text(variant.target, "target", info.target);
+  copy_text(variant.precision, "precision", info.precision);
+  info.calibrated = bundle.calibrated() ? 1 : 0;
+  info.graph_bytes = variant.graph_bytes;
+  info.catalog_bytes = bundle.catalog().bytes();
+  info.session_bytes = session_bytes(bundle);
+  write_struct(info, info_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_bundle_verify(const char* path, const char* variant) try {
+  verify_bundle(required(path, "path"), variant);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
 }
 
 rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options, rexit_bundle** bundle_out) try {
@@ -81,6 +123,7 @@ rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* opt
   if (given.device_id < 0) fail(REXIT_INVALID_ARGUMENT, "options.device_id is ", given.device_id, ", expected 0 or more");
   if (given.cuda_graphs != 0 && given.cuda_graphs != 1)
     fail(REXIT_INVALID_ARGUMENT, "options.cuda_graphs is ", given.cuda_graphs, ", expected 0 or 1");
+  if (given.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "options.reserved is ", given.reserved, ", expected 0");
   const auto make = [&](const Bundle& bundle) {
     return make_backends(bundle,
                          {given.onnxruntime_library, given.threads, given.device, given.device_id, given.cuda_graphs == 1});
@@ -97,7 +140,7 @@ void rexit_bundle_close(rexit_bundle* bundle) { delete bundle; }
 
 rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out) try {
   const Bundle& opened = required(bundle, "bundle")->engine->bundle;
-  const std::size_t size = known_size(required(info_out, "info_out"), "info_out");
+  check_size(required(info_out, "info_out"), "info_out");
   rexit_bundle_info info{};
   info.users = opened.catalog().users.ids.size();
   info.items = opened.catalog().items.ids.size();
@@ -109,7 +152,7 @@ rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info
   info.string_item_ids = opened.catalog().items.ids.are_strings() ? 1 : 0;
   info.calibrated = opened.calibrated() ? 1 : 0;
   info.variant = opened.variant().name.c_str();
-  write_struct(info, info_out, size);
+  write_struct(info, info_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
@@ -117,10 +160,10 @@ rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info
 
 rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexit_exit_info* info_out) try {
   const Bundle& opened = required(bundle, "bundle")->engine->bundle;
-  const std::size_t size = known_size(required(info_out, "info_out"), "info_out");
+  check_size(required(info_out, "info_out"), "info_out");
   if (exit >= opened.exits()) fail(REXIT_INVALID_ARGUMENT, "exit is ", exit, ", the bundle has exits 0 to ", opened.exits() - 1);
   const ExitRule& rule = opened.policy().exits[exit];
-  write_struct({0, opened.depth(exit), rule.a, rule.b, rule.upper, rule.lower, opened.policy().patience}, info_out, size);
+  write_struct({0, opened.depth(exit), rule.a, rule.b, rule.upper, rule.lower, opened.policy().patience}, info_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
@@ -144,9 +187,10 @@ rexit_status rexit_session_warm_up(rexit_session* session) try {
   return report_current_exception();
 }
 
-rexit_status rexit_session_memory(const rexit_session* session, size_t* bytes_out) try {
-  required(bytes_out, "bytes_out");
-  *bytes_out = Entered(session)->memory();
+rexit_status rexit_session_memory(const rexit_session* session, rexit_memory* memory_out) try {
+  check_size(required(memory_out, "memory_out"), "memory_out");
+  const Memory memory = Entered(session)->memory();
+  write_struct({0, memory.prefixes, memory.buffers, memory.backend.working, memory.backend.weights}, memory_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
@@ -154,6 +198,35 @@ rexit_status rexit_session_memory(const rexit_session* session, size_t* bytes_ou
 
 rexit_status rexit_session_clear_cache(rexit_session* session) try {
   Entered(session)->clear_cache();
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_trim(rexit_session* session) try {
+  const Entered entered(session);
+  session->request = Request{};
+  entered->trim();
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_cancel(rexit_session* session) try {
+  required(session, "session")->session.cancel();
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_get_segment(const rexit_session* session, size_t segment, rexit_segment_stats* stats_out) try {
+  check_size(required(stats_out, "stats_out"), "stats_out");
+  const Entered entered(session);
+  const std::vector<SegmentStats>& all = entered->segments();
+  if (segment >= all.size())
+    fail(REXIT_INVALID_ARGUMENT, "segment is ", segment, ", the bundle has segments 0 to ", all.size() - 1);
+  const SegmentStats& one = all[segment];
+  write_struct({0, one.prefix_tokens, one.candidates, one.candidate_tokens, one.prefix_us, one.slate_us}, stats_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();

@@ -59,6 +59,12 @@ class Catalog {
   // prompt's length.
   Catalog(const std::string& folder, std::size_t vocabulary, std::size_t max_positions);
 
+  std::size_t bytes() const noexcept { return users.table.bytes() + items.table.bytes() + pieces.table.bytes(); }
+  // Throws REXIT_MISMATCH when a table was written to since: what was checked may not hold any more.
+  void check_unchanged() const {
+    for (const Safetensors* table : {&users.table, &items.table, &pieces.table}) table->check_unchanged();
+  }
+
   std::size_t dim;
   Users users;
   Items items;

@@ -95,6 +95,18 @@ std::string compile_command(const Bundle& bundle) {
   return "rexit compile " + bundle.path() + " --variant " + bundle.variant().name;
 }
 
+std::vector<std::string> engine_folders(const Bundle& bundle) {
+  const std::string engines = bundle.variant().folder + "/engines";
+  if (!exists(engines)) return {};
+  check_folder(engines);
+  std::vector<std::string> folders;
+  for (const std::string& key : keys_in(engines)) {
+    folders.push_back(engines + "/" + key);
+    check_folder(folders.back());
+  }
+  return folders;
+}
+
 std::vector<Plan> find_engines(const Bundle& bundle, const Accelerator& here) {
   const Variant& variant = bundle.variant();
   const std::string engines = variant.folder + "/engines";

@@ -38,6 +38,9 @@ struct Plan {
 // REXIT_CORRUPT for what the format does not allow.
 std::vector<Plan> find_engines(const Bundle& bundle, const Accelerator& here);
 
+// Full paths of the folders that hold engines of the variant, for whatever GPU.
+std::vector<std::string> engine_folders(const Bundle& bundle);
+
 // "rexit compile BUNDLE --variant NAME"
 std::string compile_command(const Bundle& bundle);
 

@@ -1,14 +1,16 @@
 // A file mapped read-only into memory.
 #pragma once
 
+#include <time.h>
+
 #include <cstddef>
 #include <string>
 
 namespace rexit::core {
 
-// The mapping shares the page cache with other processes and costs no memory of its own. The file must not shrink while it is
-// mapped: reading a page that is gone kills the process, and nothing short of copying the file can prevent that. rexit's own
-// writers replace files by renaming, which leaves the mapped one alone.
+// The mapping shares the page cache with other processes and costs no memory of its own. The file must not change while it is
+// mapped: reading a page that is gone kills the process, and what was checked once may not hold any more; nothing short of
+// copying the file can prevent that. rexit's own writers replace files by renaming, which leaves the mapped one alone.
 class MappedFile {
  public:
   explicit MappedFile(const std::string& path);
@@ -20,8 +22,18 @@ class MappedFile {
   const unsigned char* data() const noexcept { return data_; }
   std::size_t size() const noexcept { return size_; }
 
+  // Throws REXIT_MISMATCH when somebody has written to the file since it was mapped: one look at its size and time.
+  void check_unchanged() const;
+
  private:
   std::string path_;
+  struct Descriptor {
+    int number;
+    ~Descriptor();
+  };
+
+  Descriptor file_;  // kept open: the path may name another file by now
+  timespec modified_{};
   const unsigned char* data_ = nullptr;
   std::size_t size_ = 0;
 };

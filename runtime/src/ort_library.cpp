@@ -86,11 +86,17 @@ Ort::Env* make_environment(std::int32_t threads) {
   options.SetGlobalSpinControl(1);
   auto env = std::make_unique<Ort::Env>(options, forward_log, nullptr, ORT_LOGGING_LEVEL_WARNING, "rexit");
   // One arena for what segments need while they run: they run one after another, and each would keep its own.
-  env->CreateAndRegisterAllocator(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault), Ort::ArenaCfg(0, -1, -1, -1));
+  Ort::ThrowOnError(Ort::GetApi().RegisterAllocator(*env, &ort_arena()));
   return env.release();
 }
 
 }  // namespace
+
+// Never destroyed, as the environment that uses it.
+OrtArena& ort_arena() {
+  static OrtArena* arena = new OrtArena;
+  return *arena;
+}
 
 Ort::Env& ort_environment(const char* library, std::int32_t threads) {
   static std::mutex mutex;

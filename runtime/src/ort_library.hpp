@@ -5,9 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#define ORT_API_MANUAL_INIT
-#include <onnxruntime_cxx_api.h>
-#undef ORT_API_MANUAL_INIT
+#include "ort_arena.hpp"
 
 namespace rexit::core {
 
@@ -25,5 +23,8 @@ void check_opset(std::size_t opset, const std::string& what);
 
 // The same for the library's version as it gives it, "1.21.0".
 void check_opset(std::size_t opset, const std::string& what, const std::string& version);
+
+// What segments work in on the CPU, once there is an environment.
+OrtArena& ort_arena();
 
 }  // namespace rexit::core

@@ -116,14 +116,16 @@ class Assembler {
 
 }  // namespace
 
-void assemble(const Catalog& catalog, const Query& query, std::size_t limit, Retrieval& retrieval, Prompt& prompt) {
-  retrieval.begin(query);
+void assemble(const Catalog& catalog, const Query& query, std::size_t limit, const Deadline& deadline, Retrieval& retrieval,
+              Prompt& prompt) {
+  retrieval.begin(query, deadline);
   prompt.tokens.clear();
   prompt.offsets.assign(1, 0);
   Assembler assembler(catalog, retrieval, limit, prompt.tokens);
   assembler.prefix();
   prompt.offsets.push_back(prompt.tokens.size());
   for (const Row item : query.items) {
+    deadline.check("the prompt's assembly");
     assembler.candidate(item);
     if (prompt.tokens.size() == prompt.offsets.back())
       fail(REXIT_CORRUPT, "the prompt program gives no tokens for item ", catalog.items.ids.text(item));

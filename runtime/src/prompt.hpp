@@ -21,8 +21,9 @@ struct Prompt {
 };
 
 // Assembles the query's prompt; `retrieval` and `prompt` are reused from call to call. Throws REXIT_TOO_LONG as soon as the
-// prefix with one candidate has more than `limit` tokens, and REXIT_CORRUPT for a candidate without a single token: there would
-// be nothing to read a verdict from.
-void assemble(const Catalog& catalog, const Query& query, std::size_t limit, Retrieval& retrieval, Prompt& prompt);
+// prefix with one candidate has more than `limit` tokens, REXIT_CORRUPT for a candidate without a single token (there would be
+// nothing to read a verdict from), REXIT_DEADLINE and REXIT_CANCELLED.
+void assemble(const Catalog& catalog, const Query& query, std::size_t limit, const Deadline& deadline, Retrieval& retrieval,
+              Prompt& prompt);
 
 }  // namespace rexit::core

@@ -39,7 +39,8 @@ Row item_row(const Ids& ids, const rexit_id& id, const Which& which) {
   return *row;
 }
 
-void read_policy(const rexit_policy& given, const Policy& bundle, Policy& policy) {
+void read_policy(const rexit_policy* pointer, const Policy& bundle, Policy& policy) {
+  const rexit_policy given = read_struct(pointer, "policy");
   const std::size_t exits = bundle.exits.size();
   if (given.exits != exits) fail(REXIT_INVALID_ARGUMENT, "policy has ", given.exits, " exits, the bundle has ", exits);
   if (given.patience == 0) fail(REXIT_INVALID_ARGUMENT, "policy.patience is 0, expected at least 1");
@@ -64,6 +65,7 @@ void read_request(const rexit_request* pointer, const Bundle& bundle, Request& r
     fail(REXIT_INVALID_ARGUMENT, "request.item_count is too large");
   required(given.items, "request.items");
   if (given.recent_count != 0) required(given.recent_items, "request.recent_items");
+  if (given.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "request.reserved is ", given.reserved, ", expected 0");
   if (given.deadline_us < 0) fail(REXIT_INVALID_ARGUMENT, "request.deadline_us is ", given.deadline_us, ", expected 0 or more");
 
   request.query.user = find(catalog.users.ids, given.user, {"user", std::nullopt});
@@ -77,7 +79,7 @@ void read_request(const rexit_request* pointer, const Bundle& bundle, Request& r
                                     given.recent_liked == nullptr || given.recent_liked[i] != 0});
   request.query.as_of = given.has_as_of != 0 ? std::optional(given.as_of) : std::nullopt;
   request.has_policy = given.policy != nullptr;
-  if (request.has_policy) read_policy(*given.policy, bundle.policy(), request.policy);
+  if (request.has_policy) read_policy(given.policy, bundle.policy(), request.policy);
   request.force_exit.reset();
   if (given.has_force_exit != 0) {
     if (given.force_exit >= bundle.exits())

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "catalog.hpp"
+#include "clock.hpp"
 
 namespace rexit::core {
 
@@ -34,8 +35,8 @@ class Retrieval {
   // `catalog` must outlive the Retrieval.
   explicit Retrieval(const Catalog& catalog) : catalog_(catalog) {}
 
-  // `query` must live until the next begin().
-  void begin(const Query& query);
+  // Both must live until the next begin().
+  void begin(const Query& query, const Deadline& deadline);
 
   const Query& query() const noexcept { return *query_; }
   const std::vector<Interaction>& history() const noexcept { return history_; }  // oldest first
@@ -43,6 +44,7 @@ class Retrieval {
   LikeCount item_likes(Row item) const noexcept;
 
   // Nearest first; none where nothing is known of the user. A zero vector has no neighbours and is none, here and in nearest().
+  // Throws REXIT_DEADLINE and REXIT_CANCELLED: a search over all users can take long.
   const std::vector<Row>& similar_users();
   // Items the similar users liked and this user has not met.
   const std::vector<Row>& similar_liked(std::size_t limit);
@@ -69,6 +71,7 @@ class Retrieval {
 
   const Catalog& catalog_;
   const Query* query_ = nullptr;
+  const Deadline* deadline_ = nullptr;
   std::vector<Interaction> history_;
 
   bool similar_known_ = false, met_known_ = false, embeddings_known_ = false;

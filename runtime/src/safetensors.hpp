@@ -30,6 +30,8 @@ class Safetensors {
   explicit Safetensors(const std::string& path);
 
   const std::string& path() const noexcept { return file_.path(); }
+  std::size_t bytes() const noexcept { return file_.size(); }
+  void check_unchanged() const { file_.check_unchanged(); }
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
   std::vector<std::string> names() const;
 

@@ -13,6 +13,7 @@
 #include "retrieval.hpp"
 #include "rexit/rexit.h"
 #include "slate.hpp"
+#include "supervised_backend.hpp"
 
 namespace rexit::core {
 
@@ -41,6 +42,13 @@ struct Score {
   Answer answer;
 };
 
+// In bytes, as in rexit_memory.
+struct Memory {
+  std::size_t prefixes, buffers;
+  BackendMemory backend;
+};
+
+// Calls belong to one thread at a time, cancel() to any.
 class Session {
  public:
   // `cache_bytes`: for prefixes, as in rexit_session_options; 0: the default.
@@ -54,20 +62,39 @@ class Session {
   const std::vector<float>& trace(const Request& request, Clock::time_point start, rexit_stats& stats);
   const Prompt& prompt(const Request& request);
   void warm_up();
-  void clear_cache() noexcept { prefix_.clear(); }
-  std::size_t memory() const noexcept;
+  void clear_cache() noexcept { state_->prefix.clear(); }
+  void trim();
+  Memory memory() const;
+
+  // Before score, trace and prompt: what was cancelled earlier does not concern them.
+  void begin_call() noexcept { backend_.begin_call(); }
+  void cancel() noexcept { backend_.cancel(); }
+  // One per segment, of the last score, trace or warm-up.
+  const std::vector<SegmentStats>& segments() const noexcept { return backend_.segments(); }
 
  private:
+  // All that grows with requests.
+  struct State {
+    State(const Bundle& bundle, const Backend& backend, std::size_t cache_bytes);
+
+    Retrieval retrieval;
+    Prompt prompt;
+    PrefixCache prefix;
+    Slate slate;
+    std::vector<Score> scores;
+    std::vector<float> log_odds;
+  };
+
+  void assemble(const Request& request, const Deadline& deadline);
   const std::vector<Answer>& run(const StopRule& rule, const Deadline& deadline, rexit_stats& stats);
 
   std::shared_ptr<const Engine> engine_;
-  std::shared_ptr<const Backend> backend_;
-  Retrieval retrieval_;
-  Prompt prompt_;
-  PrefixCache prefix_;
-  Slate slate_;
-  std::vector<Score> scores_;
-  std::vector<float> log_odds_;
+  SupervisedBackend backend_;
+  std::size_t cache_bytes_;
+  std::unique_ptr<State> state_;
 };
+
+// Bytes of prefixes and buffers that a session of `bundle` holds after warm_up().
+std::size_t session_bytes(const Bundle& bundle);
 
 }  // namespace rexit::core

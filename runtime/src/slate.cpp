@@ -18,7 +18,7 @@ const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix,
       cut_short();
       return answers_;
     }
-    const Clock::time_point start = Clock::now();
+    const Timer timer(stats.slate_us);
     const Segment& graph = bundle_.variant().segments[segment];
     if (!graph.last) hidden_next_.reserve(positions_.size() * bundle_.model().hidden_size * bytes_of(graph.hidden_dtype));
     for (std::size_t begin = 0; begin < active_.size();) {
@@ -34,7 +34,6 @@ const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix,
     }
     hidden_.swap(hidden_next_);
     compact(segment);
-    stats.slate_us += microseconds_since(start);
   }
   return answers_;
 }
@@ -58,12 +57,11 @@ void Slate::pack(const Prompt& prompt) {
 
 // False: the deadline passed before the prefix was deep enough.
 bool Slate::deepen(PrefixCache& prefix, std::size_t segment, const Deadline& deadline, SlateStats& stats) const {
-  const Clock::time_point start = Clock::now();
+  const Timer timer(stats.prefix_us);
   while (!prefix.ready(segment)) {
     if (deadline.expired()) return false;
     stats.prefix_layers += prefix.deepen();
   }
-  stats.prefix_us += microseconds_since(start);
   return true;
 }
 
@@ -112,7 +110,6 @@ void Slate::judge(Candidate& candidate, std::size_t segment, const float* logits
   const ExitRule& exit = rule.policy->exits[segment];
   const float c = exit.calibrated(z);
   candidate.agreement.add(c);
-  candidate.answered = true;
   answers_[candidate.index] = {static_cast<std::uint32_t>(segment), z, c, false};
 
   const bool last = segment + 1 == bundle_.exits();
@@ -127,9 +124,8 @@ void Slate::judge(Candidate& candidate, std::size_t segment, const float* logits
 }
 
 void Slate::cut_short() {
-  for (const Candidate& candidate : active_)
-    if (!candidate.answered)
-      fail(REXIT_DEADLINE, "the deadline passed before candidate ", candidate.index, " had reached its first exit");
+  if (std::none_of(answers_.begin(), answers_.end(), [](const Answer& answer) { return answer.given(); }))
+    fail(REXIT_DEADLINE, "the deadline passed before any candidate had reached its first exit");
   for (const Candidate& candidate : active_)
     if (!candidate.stopped) answers_[candidate.index].cut_short = true;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -22,10 +23,12 @@ struct StopRule {
 };
 
 struct Answer {
-  std::uint32_t exit = 0;
-  float log_odds = 0;
-  float calibrated = 0;
+  std::uint32_t exit = REXIT_NO_EXIT;
+  float log_odds = std::numeric_limits<float>::quiet_NaN();
+  float calibrated = std::numeric_limits<float>::quiet_NaN();
   bool cut_short = false;
+
+  bool given() const noexcept { return exit != REXIT_NO_EXIT; }
 };
 
 struct SlateStats {
@@ -38,8 +41,9 @@ class Slate {
   // Both must outlive the slate. Buffers are kept from run to run.
   Slate(const Bundle& bundle, const Backend& backend);
 
-  // One answer per candidate of `prompt`, whose prefix `prefix` already holds as its key. Throws REXIT_DEADLINE when the deadline
-  // passes before every candidate has an answer, REXIT_BACKEND_FAILED when a head gives something that is no number.
+  // One answer per candidate of `prompt`, whose prefix `prefix` already holds as its key. Where the deadline ends it, candidates
+  // that had reached an exit answer from there, and the others not; throws REXIT_DEADLINE when none had. Throws
+  // REXIT_BACKEND_FAILED when a head gives something that is no number. `stats` are filled as far as it came.
   const std::vector<Answer>& run(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
                                  SlateStats& stats);
 
@@ -50,7 +54,7 @@ class Slate {
     std::uint32_t index;
     std::size_t begin, tokens;  // where its tokens lie in the packed arrays
     Agreement agreement;
-    bool answered = false, stopped = false;
+    bool stopped = false;
   };
 
   void pack(const Prompt& prompt);

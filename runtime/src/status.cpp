@@ -38,11 +38,15 @@ void remember(const char* text) noexcept {
   last_error_text[n] = '\0';
 }
 
-struct Log {
-  std::mutex mutex;
-  void (*sink)(void*, rexit_log_level, const char*) = nullptr;
+struct Sink {
+  void (*call)(void*, rexit_log_level, const char*) = nullptr;
   void* context = nullptr;
   rexit_log_level level = REXIT_LOG_ERROR;
+};
+
+struct Log {
+  std::mutex mutex;
+  Sink sink;
 };
 
 // Never destroyed: ONNX Runtime's threads may still log while the process exits.
@@ -94,6 +98,7 @@ const char* status_name(rexit_status status) noexcept {
     REXIT_NAME(REXIT_TOO_LONG)
     REXIT_NAME(REXIT_DEADLINE)
     REXIT_NAME(REXIT_OUT_OF_MEMORY)
+    REXIT_NAME(REXIT_CANCELLED)
     REXIT_NAME(REXIT_INTERNAL)
 #undef REXIT_NAME
   }
@@ -104,16 +109,19 @@ const char* status_name(rexit_status status) noexcept {
 void set_log(void (*sink)(void*, rexit_log_level, const char*), void* context, rexit_log_level level) noexcept try {
   Log& log = the_log();
   const std::lock_guard<std::mutex> lock(log.mutex);
-  log.sink = sink;
-  log.context = context;
-  log.level = level;
+  log.sink = {sink, context, level};
 } catch (...) {  // no memory for the log, no log
 }
 
+// The sink runs without the lock: it may call rexit, rexit_set_log included.
 void log(rexit_log_level level, const std::string& line) noexcept try {
-  Log& log = the_log();
-  const std::lock_guard<std::mutex> lock(log.mutex);
-  if (log.sink != nullptr && level >= log.level) log.sink(log.context, level, line.c_str());
+  Sink sink;
+  {
+    Log& log = the_log();
+    const std::lock_guard<std::mutex> lock(log.mutex);
+    sink = log.sink;
+  }
+  if (sink.call != nullptr && level >= sink.level) sink.call(sink.context, level, line.c_str());
 } catch (...) {  // a sink that throws must not end the process
 }
 

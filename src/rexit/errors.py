@@ -7,7 +7,8 @@
     ├── ParityError            an exported graph that does not compute what the model computes
     │   └── QualityError       a variant of lower precision that loses more than its gate allows
     ├── BackendError           the inference backend: missing, too old, or failing
-    └── DeadlineError          a request whose deadline passed before every candidate had an answer
+    ├── DeadlineError          a request whose deadline passed before any candidate had an answer
+    └── CancelledError         a request that another thread cancelled
 
 Foreign exceptions (torch, ONNX Runtime, polars) are turned into these at the seam where they arise, with `raise … from`.
 The command line prints the line and exits with `exit_code`; it never shows a traceback for a RexitError.
@@ -16,6 +17,7 @@ The command line prints the line and exits with `exit_code`; it never shows a tr
 __all__ = [
     "BackendError",
     "BundleError",
+    "CancelledError",
     "CheckpointError",
     "DeadlineError",
     "InputError",
@@ -67,6 +69,10 @@ class BackendError(RexitError):
 
 
 class DeadlineError(RexitError):
-    """The deadline passed before every candidate had reached its first exit."""
+    """The deadline passed before any candidate had reached its first exit."""
 
     exit_code = 7
+
+
+class CancelledError(RexitError):
+    """`Session.cancel` was called while the request was at work."""

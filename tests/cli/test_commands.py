@@ -246,6 +246,24 @@ class TestScore:
     def test_bad_arguments(self, run: Run, made: Path, words: tuple[object, ...], code: int, expected: str) -> None:
         one_line(run("score", made / "bundle", *words), code, expected)
 
+    def test_candidates_without_an_answer(self) -> None:
+        from rexit.cli.score import answers
+        from rexit.runtime import Scores, Stats
+
+        scores = Scores(
+            items=np.array([30, 10]),
+            index=np.array([2, 0]),
+            probability=np.array([0.75, np.nan], np.float32),
+            log_odds=np.array([1.5, np.nan], np.float32),
+            exit=np.array([1, -1]),
+            cut_short=np.array([True, True]),
+            stats=Stats(*[0] * 5, *[0.0] * 4),
+        )
+        assert answers(scores, [10, 20, 30], (2, 4)) == [
+            {"item": 30, "probability": 0.75, "log_odds": 1.5, "exit": 1, "layers": 4, "cut_short": True},
+            {"item": 10, "probability": None, "log_odds": None, "exit": None, "layers": 0, "cut_short": True},
+        ]
+
     def test_deadline_before_the_first_exit(self, run: Run, made: Path) -> None:
         one_line(run("score", made / "bundle", "--user", 100, "--items", "3", "--deadline-ms", 0.001), 7, "deadline")
 

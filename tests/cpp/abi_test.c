@@ -20,12 +20,126 @@ static void numbers_are_fixed(void) {
   EXPECT(REXIT_OK == 0 && REXIT_INVALID_ARGUMENT == 100 && REXIT_UNKNOWN_ITEM == 101 && REXIT_UNKNOWN_VARIANT == 102);
   EXPECT(REXIT_NOT_FOUND == 200 && REXIT_CORRUPT == 201 && REXIT_UNSUPPORTED == 202 && REXIT_MISMATCH == 203);
   EXPECT(REXIT_BACKEND_MISSING == 300 && REXIT_BACKEND_FAILED == 301);
-  EXPECT(REXIT_TOO_LONG == 400 && REXIT_DEADLINE == 401 && REXIT_OUT_OF_MEMORY == 402 && REXIT_INTERNAL == 900);
-  EXPECT(sizeof(rexit_score) == 24 && sizeof(rexit_id) == 8 + sizeof(void*));
+  EXPECT(REXIT_TOO_LONG == 400 && REXIT_DEADLINE == 401 && REXIT_OUT_OF_MEMORY == 402 && REXIT_CANCELLED == 403);
+  EXPECT(REXIT_INTERNAL == 900 && REXIT_NO_EXIT == 0xffffffffu);
+}
+
+#define AT(type, field, offset) EXPECT(offsetof(type, field) == (offset))
+#define END(type, field, size) EXPECT(sizeof(type) == (size) && offsetof(type, field) + sizeof(((type*)0)->field) == (size))
+
+/* Programs that were built before a field was added must find all others where they were. No struct ends in padding: a field put
+ * there would be read from memory that such a program never set. */
+static void layouts_are_fixed(void) {
+  if (sizeof(void*) != 8) return; /* numbers below are of 64-bit targets */
+  AT(rexit_id, number, 0);
+  END(rexit_id, text, 16);
+
+  AT(rexit_bundle_options, struct_size, 0);
+  AT(rexit_bundle_options, variant, 8);
+  AT(rexit_bundle_options, onnxruntime_library, 16);
+  AT(rexit_bundle_options, device, 24);
+  AT(rexit_bundle_options, threads, 32);
+  AT(rexit_bundle_options, device_id, 36);
+  AT(rexit_bundle_options, cuda_graphs, 40);
+  END(rexit_bundle_options, reserved, 48);
+
+  AT(rexit_session_options, struct_size, 0);
+  END(rexit_session_options, cache_bytes, 16);
+
+  AT(rexit_bundle_info, struct_size, 0);
+  AT(rexit_bundle_info, users, 8);
+  AT(rexit_bundle_info, items, 16);
+  AT(rexit_bundle_info, exits, 24);
+  AT(rexit_bundle_info, layers, 32);
+  AT(rexit_bundle_info, max_tokens, 40);
+  AT(rexit_bundle_info, max_positions, 48);
+  AT(rexit_bundle_info, string_user_ids, 56);
+  AT(rexit_bundle_info, string_item_ids, 60);
+  AT(rexit_bundle_info, calibrated, 64);
+  AT(rexit_bundle_info, reserved, 68);
+  AT(rexit_bundle_info, variant, 72);
+  END(rexit_bundle_info, variant, 80);
+
+  AT(rexit_variant_info, struct_size, 0);
+  AT(rexit_variant_info, count, 8);
+  AT(rexit_variant_info, name, 16);
+  AT(rexit_variant_info, target, 272);
+  AT(rexit_variant_info, precision, 304);
+  AT(rexit_variant_info, calibrated, 336);
+  AT(rexit_variant_info, reserved, 340);
+  AT(rexit_variant_info, graph_bytes, 344);
+  AT(rexit_variant_info, catalog_bytes, 352);
+  AT(rexit_variant_info, session_bytes, 360);
+  END(rexit_variant_info, session_bytes, 368);
+
+  AT(rexit_exit_info, struct_size, 0);
+  AT(rexit_exit_info, layers, 8);
+  AT(rexit_exit_info, a, 16);
+  AT(rexit_exit_info, b, 20);
+  AT(rexit_exit_info, upper, 24);
+  AT(rexit_exit_info, lower, 28);
+  AT(rexit_exit_info, patience, 32);
+  END(rexit_exit_info, patience, 40);
+
+  AT(rexit_policy, struct_size, 0);
+  AT(rexit_policy, upper, 8);
+  AT(rexit_policy, lower, 16);
+  AT(rexit_policy, exits, 24);
+  AT(rexit_policy, patience, 32);
+  END(rexit_policy, patience, 40);
+
+  AT(rexit_request, struct_size, 0);
+  AT(rexit_request, user, 8);
+  AT(rexit_request, items, 24);
+  AT(rexit_request, item_count, 32);
+  AT(rexit_request, recent_items, 40);
+  AT(rexit_request, recent_liked, 48);
+  AT(rexit_request, recent_count, 56);
+  AT(rexit_request, has_as_of, 64);
+  AT(rexit_request, reserved, 68);
+  AT(rexit_request, as_of, 72);
+  AT(rexit_request, policy, 80);
+  AT(rexit_request, has_force_exit, 88);
+  AT(rexit_request, force_exit, 92);
+  AT(rexit_request, deadline_us, 96);
+  AT(rexit_request, top_k, 104);
+  END(rexit_request, top_k, 112);
+
+  AT(rexit_score, item, 0);
+  AT(rexit_score, exit, 4);
+  AT(rexit_score, probability, 8);
+  AT(rexit_score, log_odds, 12);
+  AT(rexit_score, cut_short, 16);
+  END(rexit_score, reserved, 24);
+
+  AT(rexit_stats, struct_size, 0);
+  AT(rexit_stats, prefix_tokens, 8);
+  AT(rexit_stats, prefix_tokens_reused, 16);
+  AT(rexit_stats, candidate_tokens, 24);
+  AT(rexit_stats, candidate_layers, 32);
+  AT(rexit_stats, prefix_layers, 40);
+  AT(rexit_stats, retrieval_us, 48);
+  AT(rexit_stats, prefix_us, 56);
+  AT(rexit_stats, slate_us, 64);
+  END(rexit_stats, total_us, 80);
+
+  AT(rexit_segment_stats, struct_size, 0);
+  AT(rexit_segment_stats, prefix_tokens, 8);
+  AT(rexit_segment_stats, candidates, 16);
+  AT(rexit_segment_stats, candidate_tokens, 24);
+  AT(rexit_segment_stats, prefix_us, 32);
+  END(rexit_segment_stats, slate_us, 48);
+
+  AT(rexit_memory, struct_size, 0);
+  AT(rexit_memory, prefixes, 8);
+  AT(rexit_memory, buffers, 16);
+  AT(rexit_memory, working, 24);
+  END(rexit_memory, weights, 40);
 }
 
 static void names_and_version(void) {
   EXPECT(strcmp(rexit_version(), "0.1.0") == 0);
+  EXPECT(rexit_version_number() == REXIT_VERSION_NUMBER && REXIT_VERSION_NUMBER == 100);
   EXPECT(strcmp(rexit_status_name(REXIT_UNKNOWN_ITEM), "REXIT_UNKNOWN_ITEM") == 0);
   EXPECT(strcmp(rexit_status_name((rexit_status)12345), "unknown status") == 0);
   EXPECT(rexit_last_error() != NULL);
@@ -33,7 +147,7 @@ static void names_and_version(void) {
 
 static void null_is_refused(void) {
   rexit_bundle* bundle = NULL;
-  size_t bytes = 0;
+  rexit_memory memory;
   rexit_bundle_close(NULL);
   rexit_session_destroy(NULL);
   rexit_set_log(NULL, NULL, REXIT_LOG_ERROR);
@@ -46,7 +160,13 @@ static void null_is_refused(void) {
   EXPECT(rexit_session_create(NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_warm_up(NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_clear_cache(NULL) == REXIT_INVALID_ARGUMENT);
-  EXPECT(rexit_session_memory(NULL, &bytes) == REXIT_INVALID_ARGUMENT);
+  memory.struct_size = sizeof memory;
+  EXPECT(rexit_session_memory(NULL, &memory) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_session_trim(NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_session_cancel(NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_session_get_segment(NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_bundle_get_variant(NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_bundle_verify(NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_score(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_trace(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_prompt(NULL, NULL, NULL, 0, NULL, NULL) == REXIT_INVALID_ARGUMENT);
@@ -64,6 +184,65 @@ static void options_are_checked(const char* path) {
   options.variant = NULL;
   options.threads = -1;
   EXPECT(rexit_bundle_open(path, &options, &bundle) == REXIT_INVALID_ARGUMENT && bundle == NULL);
+}
+
+/* A newer caller's structs are longer. What it asks for there cannot be done; what it expects there is 0. */
+static void long_structs_are_respected(const char* path, const rexit_bundle* bundle, rexit_session* session) {
+  struct {
+    rexit_bundle_options known;
+    int32_t added[2];
+  } options;
+  struct {
+    rexit_policy known;
+    float added;
+  } policy;
+  struct {
+    rexit_bundle_info known;
+    size_t added;
+  } info;
+  const rexit_id item = {8, NULL};
+  const float upper[3] = {0, 0, 0};
+  rexit_bundle* opened = NULL;
+  rexit_request request;
+  rexit_score score;
+
+  memset(&options, 0, sizeof options);
+  options.known.struct_size = sizeof options;
+  EXPECT(rexit_bundle_open(path, &options.known, &opened) == REXIT_OK);
+  rexit_bundle_close(opened);
+  opened = NULL;
+  options.added[1] = 7;
+  EXPECT(rexit_bundle_open(path, &options.known, &opened) == REXIT_INVALID_ARGUMENT && opened == NULL);
+  EXPECT(strstr(rexit_last_error(), "options: byte 44 of 48 is set, this library knows 40") != NULL);
+  options.known.struct_size = (size_t)1 << 40; /* nobody set it */
+  EXPECT(rexit_bundle_open(path, &options.known, &opened) == REXIT_INVALID_ARGUMENT && opened == NULL);
+  EXPECT(strstr(rexit_last_error(), "struct_size is 1099511627776") != NULL);
+
+  memset(&request, 0, sizeof request);
+  memset(&policy, 0, sizeof policy);
+  request.struct_size = sizeof request;
+  request.user.number = 106;
+  request.items = &item;
+  request.item_count = 1;
+  request.policy = &policy.known;
+  policy.known.upper = policy.known.lower = upper;
+  policy.known.exits = 3;
+  policy.known.patience = 1;
+  EXPECT(rexit_session_score(session, &request, &score, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(strstr(rexit_last_error(), "policy: struct_size is 0") != NULL);
+  policy.known.struct_size = sizeof policy.known;
+  EXPECT(rexit_session_score(session, &request, &score, NULL) == REXIT_OK && score.exit == 0);
+  policy.known.struct_size = sizeof policy;
+  policy.added = 1;
+  EXPECT(rexit_session_score(session, &request, &score, NULL) == REXIT_INVALID_ARGUMENT);
+  policy.added = 0;
+  request.reserved = 1;
+  EXPECT(rexit_session_score(session, &request, &score, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(strstr(rexit_last_error(), "request.reserved is 1") != NULL);
+
+  memset(&info, 0x5a, sizeof info);
+  info.known.struct_size = sizeof info;
+  EXPECT(rexit_bundle_get_info(bundle, &info.known) == REXIT_OK && info.known.users == 12 && info.added == 0);
 }
 
 /* An older caller's info struct ends after `items`; what lies behind it is not ours to touch. */
@@ -92,7 +271,9 @@ static void one_request(rexit_session* session) {
   rexit_score scores[3];
   rexit_stats stats;
   float log_odds[9];
-  size_t count = 0, bytes = 0;
+  rexit_segment_stats segment;
+  rexit_memory memory;
+  size_t count = 0;
   size_t offsets[5];
   int32_t* tokens;
 
@@ -109,6 +290,10 @@ static void one_request(rexit_session* session) {
   EXPECT(scores[0].item == 0 && scores[2].item == 2 && scores[1].exit == 2 && scores[1].cut_short == 0);
   EXPECT(scores[1].log_odds == log_odds[5]);
   EXPECT(stats.prefix_tokens > 0 && stats.prefix_tokens_reused == stats.prefix_tokens && stats.candidate_layers == 12);
+  segment.struct_size = sizeof segment;
+  EXPECT(rexit_session_get_segment(session, 2, &segment) == REXIT_OK && segment.candidates == 3 && segment.slate_us > 0);
+  EXPECT(segment.candidate_tokens == stats.candidate_tokens && segment.prefix_tokens == 0);
+  EXPECT(rexit_session_get_segment(session, 3, &segment) == REXIT_INVALID_ARGUMENT);
 
   /* A caller built before has_force_exit: its request ends there, and the rest has its default. */
   request.struct_size = offsetof(rexit_request, has_force_exit);
@@ -141,7 +326,11 @@ static void one_request(rexit_session* session) {
 
   EXPECT(rexit_session_warm_up(session) == REXIT_OK);
   EXPECT(rexit_session_clear_cache(session) == REXIT_OK);
-  EXPECT(rexit_session_memory(session, &bytes) == REXIT_OK && bytes > 0);
+  memory.struct_size = sizeof memory;
+  EXPECT(rexit_session_memory(session, &memory) == REXIT_OK && memory.prefixes > 0 && memory.buffers > 0);
+  EXPECT(rexit_session_trim(session) == REXIT_OK);
+  EXPECT(rexit_session_memory(session, &memory) == REXIT_OK && memory.prefixes == 0);
+  EXPECT(rexit_session_cancel(session) == REXIT_OK);
 }
 
 static void count_lines(void* context, rexit_log_level level, const char* line) {
@@ -168,6 +357,7 @@ int main(void) {
   snprintf(path, sizeof path, "%s/sound/bundle", folder != NULL ? folder : "bundles");
 
   numbers_are_fixed();
+  layouts_are_fixed();
   names_and_version();
   null_is_refused();
   options_are_checked(path);
@@ -177,6 +367,7 @@ int main(void) {
   }
   log_lines_arrive_from_their_level_on(path);
   short_structs_are_respected(bundle);
+  long_structs_are_respected(path, bundle, session);
   rexit_bundle_close(bundle); /* the session keeps what it needs */
   one_request(session);
   rexit_session_destroy(session);

@@ -76,7 +76,7 @@ class AllocationsTest : public testing::Test {
     recent.clear();
     for (std::size_t n = 0; n < count; ++n) items.push_back({-7 + 5 * static_cast<std::int64_t>(n), nullptr});
     for (std::int64_t n = 0; more && n < 12; ++n) recent.push_back({-7 + 5 * n, nullptr});
-    const rexit_policy policy{thresholds.data(), thresholds.data(), thresholds.size(), 1};
+    const rexit_policy policy{sizeof policy, thresholds.data(), thresholds.data(), thresholds.size(), 1};
     rexit_request given{};
     given.struct_size = sizeof given;
     given.user = {100 + 3 * user, nullptr};

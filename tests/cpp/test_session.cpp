@@ -42,6 +42,32 @@ TEST_F(SessionTest, PolicyDropsCandidatesOnTheWay) {
   }
 }
 
+TEST_F(SessionTest, SegmentsTellWhatTheyDid) {
+  const rexit::Scores scores = session.score(request().force_exit(1));
+  const std::vector<rexit_segment_stats> segments = session.segments();
+  ASSERT_EQ(segments.size(), 3u);
+  for (std::size_t k = 0; k < 2; ++k) {
+    EXPECT_EQ(segments[k].prefix_tokens, scores.stats.prefix_tokens);
+    EXPECT_EQ(segments[k].candidates, slate.size());
+    EXPECT_EQ(segments[k].candidate_tokens, scores.stats.candidate_tokens);
+  }
+  EXPECT_EQ(segments[2].candidates + segments[2].prefix_tokens, 0u);
+  EXPECT_LE(segments[0].slate_us + segments[1].slate_us, scores.stats.slate_us);
+  EXPECT_GT(segments[1].slate_us, 0);
+}
+
+TEST_F(SessionTest, TrimGivesBackAndTheNextRequestTakesAgain) {
+  const std::vector<float> before = session.trace(request()).log_odds;
+  const rexit_memory used = session.memory();
+  EXPECT_TRUE(used.prefixes > 0 && used.buffers > 0 && used.working > 0);
+  session.trim();
+  const rexit_memory trimmed = session.memory();
+  EXPECT_EQ(trimmed.prefixes, 0u);
+  EXPECT_LT(trimmed.working, used.working);
+  EXPECT_LT(trimmed.buffers, used.buffers);
+  EXPECT_EQ(session.trace(request()).log_odds, before);
+}
+
 TEST_F(SessionTest, PromptEndsWithTheLastCandidate) {
   const rexit::Prompt prompt = session.prompt(request());
   EXPECT_EQ(prompt.offsets.size(), slate.size() + 2);

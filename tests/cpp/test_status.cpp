@@ -1,8 +1,11 @@
 // How exceptions become a status and one line of text.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <new>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "status.hpp"
 
@@ -33,6 +36,35 @@ TEST(Status, TextIsOneLineOfUtf8) {
   EXPECT_STREQ(last_error(), "a b c ? \xc3\xbc ?? end");
   report([] { fail(REXIT_CORRUPT, std::string(1022, 'x'), "\xc3\xbc"); });
   EXPECT_EQ(std::string(last_error()), std::string(1022, 'x'));
+}
+
+void count_once(void* lines, rexit_log_level, const char*) {
+  ++*static_cast<int*>(lines);
+  set_log(nullptr, nullptr, REXIT_LOG_ERROR);
+}
+
+TEST(Status, ASinkMayReplaceItself) {
+  int lines = 0;
+  set_log(count_once, &lines, REXIT_LOG_INFO);
+  log(REXIT_LOG_INFO, "one");
+  log(REXIT_LOG_INFO, "two");
+  EXPECT_EQ(lines, 1);
+}
+
+void count(void* lines, rexit_log_level, const char*) { ++*static_cast<std::atomic<int>*>(lines); }
+
+TEST(Status, EachLineReachesOneSinkWhileSinksChange) {
+  std::atomic<int> first{0}, second{0};
+  set_log(count, &first, REXIT_LOG_INFO);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 3; ++t)
+    threads.emplace_back([] {
+      for (int i = 0; i < 1000; ++i) log(REXIT_LOG_INFO, "line");
+    });
+  for (int i = 0; i < 1000; ++i) set_log(count, i % 2 == 0 ? &second : &first, REXIT_LOG_INFO);
+  for (std::thread& thread : threads) thread.join();
+  set_log(nullptr, nullptr, REXIT_LOG_ERROR);
+  EXPECT_EQ(first + second, 3000);
 }
 
 }  // namespace

@@ -107,9 +107,22 @@ def test_cache_bytes(tmp_path: Path, session: runtime.Session) -> None:
         small.trace_with_stats(USER_IDS[0], ITEM_IDS).stats.prefix_layers == 0
     )  # the last one is held, however small the budget
     assert small.trace_with_stats(USER_IDS[3], ITEM_IDS).stats.prefix_layers == EXITS[-1]
-    assert small.memory < session.memory
+    assert small.memory.prefixes < session.memory.prefixes
     with pytest.raises(InputError, match="cache_bytes is -1, expected 0 or more"):
         runtime.open(tmp_path / "bundle", cache_bytes=-1)
+
+
+def test_segments_tell_where_the_time_goes(session: runtime.Session) -> None:
+    scores = session.score(USER, ITEM_IDS, as_of=AS_OF, force_exit=1)
+    first, second, third = scores.stats.segments
+    assert first.prefix_tokens == second.prefix_tokens == scores.stats.prefix_tokens > 0
+    assert first.candidates == second.candidates == len(ITEM_IDS) and first.candidate_tokens == scores.stats.candidate_tokens
+    assert min(first.prefix_us, first.slate_us, second.prefix_us, second.slate_us) > 0
+    assert third == runtime.SegmentStats(0, 0, 0, 0.0, 0.0)
+    assert first.prefix_us + second.prefix_us <= scores.stats.prefix_us
+    assert first.slate_us + second.slate_us <= scores.stats.slate_us
+    again = session.trace_with_stats(USER, ITEM_IDS, as_of=AS_OF).stats.segments
+    assert [segment.prefix_tokens for segment in again] == [0, 0, scores.stats.prefix_tokens]
 
 
 def test_prefix_is_deepened_only_as_needed(session: runtime.Session, expected: NDArray[np.float64]) -> None:
@@ -204,7 +217,7 @@ def test_warm_up_leaves_no_trace(session: runtime.Session, expected: NDArray[np.
     session.warm_up()
     warm = session.memory
     trace = session.trace_with_stats(USER, ITEM_IDS, as_of=AS_OF)
-    assert trace.stats.prefix_layers == EXITS[-1] and warm > 0
+    assert trace.stats.prefix_layers == EXITS[-1] and warm.prefixes > 0
     np.testing.assert_allclose(trace.log_odds, expected, **CLOSE)
 
 
@@ -258,6 +271,34 @@ def test_deadline_before_the_first_exit(session: runtime.Session) -> None:
     with pytest.raises(DeadlineError) as caught:
         session.score(USER, ITEM_IDS, deadline_ms=0.001)
     assert caught.value.status == "REXIT_DEADLINE"
+
+
+@pytest.mark.parametrize("top_k", [None, 15_000])
+def test_deadline_amid_the_first_segment(session: runtime.Session, top_k: int | None) -> None:
+    items = ITEM_IDS * 1000
+    for _ in range(20):  # how fast the machine is now, it may not be in a moment
+        known = session.score(USER, items, as_of=AS_OF, force_exit=0)
+        deadline_ms = (known.stats.retrieval_us + known.stats.slate_us / 3) / 1000
+        try:
+            scores = session.score(USER, items, as_of=AS_OF, force_exit=0, deadline_ms=deadline_ms, top_k=top_k)
+        except DeadlineError:
+            continue
+        answered = scores.exit >= 0
+        if answered.any() and not answered.all():
+            break
+    else:
+        pytest.fail("never cut short amid the first segment")
+    assert len(scores) == (top_k or len(items))
+    count = int(answered.sum())
+    assert answered[:count].all(), "those without an answer come last"
+    np.testing.assert_array_equal(scores.exit, np.where(answered, 0, -1))
+    np.testing.assert_array_equal(scores.cut_short, ~answered)
+    for numbers in (scores.log_odds, scores.probability):
+        np.testing.assert_array_equal(np.isnan(numbers), ~answered)
+    np.testing.assert_allclose(scores.log_odds[:count], known.log_odds[scores.index[:count]], **CLOSE)
+    if top_k is not None:
+        assert (np.diff(scores.log_odds[:count]) <= 0).all()
+    assert scores.stats.slate_us > 0
 
 
 def test_deadline_far_away_changes_nothing(session: runtime.Session) -> None:

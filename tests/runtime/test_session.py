@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 import rexit
 import tiny_bundle
 from rexit import runtime
-from rexit.errors import BundleError, InputError
+from rexit.errors import BundleError, CancelledError, InputError
 from tiny_bundle import ITEM_IDS, USER_IDS
 
 
@@ -118,6 +119,39 @@ def test_threads_share_a_session(session: runtime.Session) -> None:
         seen = list(pool.map(lambda user: session.trace(user, ITEM_IDS), USER_IDS * 5))
     for n, trace in enumerate(seen):
         np.testing.assert_allclose(trace, expected[n % len(USER_IDS)], rtol=1e-4, atol=1e-3)
+
+
+def test_cancel(folder: Path) -> None:
+    with runtime.open(folder) as session, ThreadPoolExecutor(1) as pool:
+        expected = session.trace(USER_IDS[0], ITEM_IDS)
+        for work in (session.score, session.trace):
+            call = pool.submit(work, USER_IDS[0], ITEM_IDS * 20_000)
+            while not call.done():
+                session.cancel()
+                time.sleep(0.01)
+            with pytest.raises(CancelledError, match="cancelled") as caught:
+                call.result()
+            assert caught.value.status == "REXIT_CANCELLED"
+            np.testing.assert_array_equal(session.trace(USER_IDS[0], ITEM_IDS), expected)
+        session.cancel()  # nobody is at work
+        np.testing.assert_array_equal(session.trace(USER_IDS[0], ITEM_IDS), expected)
+    with pytest.raises(InputError, match="closed"):
+        session.cancel()
+
+
+def test_memory_and_trim(folder: Path) -> None:
+    with runtime.open(folder) as session:
+        session.trim()
+        fresh = session.memory
+        assert fresh.prefixes == 0
+        expected = session.trace(USER_IDS[0], ITEM_IDS)
+        used = session.memory
+        assert used.prefixes > 0 and used.working > fresh.working and used.buffers > fresh.buffers
+        session.clear_cache()
+        assert session.memory == used  # the memory waits for others
+        session.trim()
+        assert session.memory == fresh
+        np.testing.assert_array_equal(session.trace(USER_IDS[0], ITEM_IDS), expected)
 
 
 def test_import_stays_light() -> None:

@@ -47,18 +47,31 @@ struct OpenOptions {
   bool cuda_graphs = false;  // see rexit_bundle_options
 };
 
+// The variants of a bundle, as their files describe them.
+inline std::vector<rexit_variant_info> variants(const std::string& path) {
+  std::vector<rexit_variant_info> all;
+  rexit_variant_info info{};
+  info.struct_size = sizeof info;
+  do {
+    check(rexit_bundle_get_variant(path.c_str(), all.size(), &info));
+    all.push_back(info);
+  } while (all.size() < info.count);
+  return all;
+}
+
+// Throws if a file of the bundle is not what was written; `variant` empty: of all variants. See rexit_bundle_verify.
+inline void verify(const std::string& path, const std::string& variant = {}) {
+  check(rexit_bundle_verify(path.c_str(), variant.empty() ? nullptr : variant.c_str()));
+}
+
 // An opened bundle. Copies share it; safe to use from several threads.
 class Bundle {
  public:
   explicit Bundle(const std::string& path, const OpenOptions& options = {}) {
     const auto or_null = [](const std::string& text) { return text.empty() ? nullptr : text.c_str(); };
-    const rexit_bundle_options given{sizeof given,
-                                     or_null(options.variant),
-                                     or_null(options.onnxruntime_library),
-                                     options.threads,
-                                     or_null(options.device),
-                                     options.device_id,
-                                     options.cuda_graphs ? 1 : 0};
+    const rexit_bundle_options given{
+        sizeof given,    or_null(options.variant), or_null(options.onnxruntime_library), or_null(options.device),
+        options.threads, options.device_id,        options.cuda_graphs ? 1 : 0,          0};
     rexit_bundle* opened = nullptr;
     check(rexit_bundle_open(path.c_str(), &given, &opened));
     handle_.reset(opened, rexit_bundle_close);
@@ -129,7 +142,7 @@ class Request {
     request.has_as_of = as_of_ ? 1 : 0;
     request.as_of = as_of_.value_or(0);
     if (policy_) {
-      policy = {policy_->upper.data(), policy_->lower.data(), policy_->upper.size(), policy_->patience};
+      policy = {sizeof policy, policy_->upper.data(), policy_->lower.data(), policy_->upper.size(), policy_->patience};
       request.policy = &policy;
     }
     request.has_force_exit = force_exit_ ? 1 : 0;
@@ -176,7 +189,7 @@ struct Prompt {
   std::vector<std::size_t> offsets;  // 0, end of the prefix, end of each candidate
 };
 
-// One thread's state. Keeps the bundle alive; movable.
+// One thread's state, but for cancel(). Keeps the bundle alive; movable.
 class Session {
  public:
   // cache_bytes: see rexit_session_options.
@@ -228,10 +241,23 @@ class Session {
 
   void warm_up() { check(rexit_session_warm_up(handle_.get())); }
   void clear_cache() { check(rexit_session_clear_cache(handle_.get())); }
-  std::size_t memory() const {
-    std::size_t bytes = 0;
-    check(rexit_session_memory(handle_.get(), &bytes));
-    return bytes;
+  void trim() { check(rexit_session_trim(handle_.get())); }
+  rexit_memory memory() const {
+    rexit_memory memory{};
+    memory.struct_size = sizeof memory;
+    check(rexit_session_memory(handle_.get(), &memory));
+    return memory;
+  }
+  // From any thread: ends the call at work with REXIT_CANCELLED.
+  void cancel() { check(rexit_session_cancel(handle_.get())); }
+  // What each segment did in the last score, trace or warm-up.
+  std::vector<rexit_segment_stats> segments() const {
+    std::vector<rexit_segment_stats> all(bundle_.info().exits);
+    for (std::size_t k = 0; k < all.size(); ++k) {
+      all[k].struct_size = sizeof all[k];
+      check(rexit_session_get_segment(handle_.get(), k, &all[k]));
+    }
+    return all;
   }
   rexit_session* get() const noexcept { return handle_.get(); }
 

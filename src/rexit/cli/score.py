@@ -57,7 +57,8 @@ def score(
         rexit score bundle --pairs pairs.parquet --out scores.parquet
 
     A file's rows with the same user and time are scored as one slate; rows keep their order and gain `probability`, `log_odds`
-    (raw, at the exit that answered) and `exit` (from 0), with --deadline-ms also `cut_short`. --top-k keeps the best rows of each
+    (raw, at the exit that answered) and `exit` (from 0), with --deadline-ms also `cut_short`: the deadline stopped this row, and
+    where it came before the first exit the others are empty. --top-k keeps the best rows of each
     slate, best first. A slate that has no answer in time, or whose prompt is longer than the model takes, is left out and named;
     the others are in the file, and the exit code is 7 or 2. Until all is done the rows are in OUT.partial, which stays after
     Ctrl-C or a failure.
@@ -100,18 +101,7 @@ def score(
             deadline_ms=deadline_ms,
             force_exit=force_exit,
         )
-    depths = opened.manifest.exits
-    rows: list[dict[str, Any]] = [
-        {
-            "item": item_ids[int(scores.index[i])],
-            "probability": float(scores.probability[i]),
-            "log_odds": float(scores.log_odds[i]),
-            "exit": int(scores.exit[i]),
-            "layers": depths[int(scores.exit[i])],
-            "cut_short": bool(scores.cut_short[i]),
-        }
-        for i in range(len(scores.index))
-    ]
+    rows = answers(scores, item_ids, opened.manifest.exits)
     stats = {name: getattr(scores.stats, name) for name in STATS}
     if json:
         print_json({"user": user_id, "variant": opened.variant.name, "scores": rows, "stats": stats})
@@ -120,7 +110,9 @@ def score(
         f"User {user_id}, {opened.variant.name}",
         ["item", "probability", "log-odds", "exit", "layers"],
         [
-            [
+            [r["item"], "", "", "none (deadline)", 0]
+            if r["exit"] is None
+            else [
                 r["item"],
                 f"{r['probability']:.4f}",
                 f"{r['log_odds']:+.4f}",
@@ -138,6 +130,24 @@ def score(
 
 
 WITHOUT_HISTORY = "scored without any history"
+
+
+def answers(scores: Scores, items: Sequence[Id], depths: Sequence[int]) -> list[dict[str, Any]]:
+    """One entry per score; where the deadline passed before the first exit, numbers are None and no layer answered."""
+    return [
+        {
+            "item": items[int(index)],
+            "probability": None if exit < 0 else float(probability),
+            "log_odds": None if exit < 0 else float(log_odds),
+            "exit": None if exit < 0 else int(exit),
+            "layers": 0 if exit < 0 else depths[int(exit)],
+            "cut_short": bool(cut_short),
+        }
+        for index, probability, log_odds, exit, cut_short in zip(
+            scores.index, scores.probability, scores.log_odds, scores.exit, scores.cut_short, strict=True
+        )
+    ]
+
 
 STATS = (
     "prefix_tokens",
@@ -231,10 +241,11 @@ def _score_file(
 
 
 def _answers(scores: Scores, added: Iterable[str]) -> Iterator[tuple[int, list[Any]]]:
-    """Places in the slate, with the values of the columns added."""
+    """Places in the slate, with the values of the columns added; without an answer in time only `cut_short` has one."""
     columns = [getattr(scores, name) for name in added]
     for i, index in enumerate(scores.index.tolist()):
-        yield index, [bool(column[i]) if column.dtype == bool else column[i] for column in columns]
+        values = (bool(column[i]) if column.dtype == bool else column[i] for column in columns)
+        yield index, [None if scores.exit[i] < 0 and not isinstance(value, bool) else value for value in values]
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -1,0 +1,15 @@
+// SHA-256 (FIPS 180-4). Our own: the libraries that have it (OpenSSL, nettle) would be one more dependency on a device, for one
+// function that is fixed for ever and has published test vectors.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace rexit::core {
+
+// Of `size` bytes, as 64 lower-case hex digits.
+std::string sha256(const unsigned char* data, std::size_t size);
+
+}  // namespace rexit::core

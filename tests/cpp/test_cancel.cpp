@@ -1,0 +1,130 @@
+// rexit_session_cancel over the real backend, from other threads.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <thread>
+#include <vector>
+
+#include "bundles.hpp"
+#include "rexit/rexit.hpp"
+
+namespace {
+
+using std::chrono::milliseconds;
+
+const std::vector<rexit::Id> slate{std::int64_t{-7}, std::int64_t{8}, std::int64_t{88}, std::int64_t{3}};
+
+rexit::Request request() { return rexit::Request(std::int64_t{106}).items(slate); }
+
+// Seconds of work: thousands of passes.
+rexit::Request long_request() {
+  std::vector<rexit::Id> items;
+  for (int i = 0; i < 100'000; ++i) items.push_back(slate[static_cast<std::size_t>(i) % slate.size()]);
+  return rexit::Request(std::int64_t{106}).items(items);
+}
+
+class CancelTest : public testing::Test {
+ protected:
+  rexit::Bundle bundle{sound_bundle()};
+  rexit::Session session{bundle};
+  const std::vector<float> expected = session.trace(request()).log_odds;
+
+  void answers_as_ever() {
+    const rexit::Scores scores = session.score(request());
+    for (std::size_t i = 0; i < slate.size(); ++i) EXPECT_EQ(scores.scores[i].log_odds, expected[3 * i + 2]);
+  }
+
+  // The status that `call` ends with while another thread cancels and cancels.
+  template <class Call>
+  rexit_status cancelled(Call call) {
+    std::atomic<bool> done{false};
+    std::thread other([&] {
+      while (!done) {
+        std::this_thread::sleep_for(milliseconds(20));
+        session.cancel();
+      }
+    });
+    rexit_status status = REXIT_OK;
+    try {
+      call();
+    } catch (const rexit::Error& error) {
+      status = error.status();
+      EXPECT_NE(std::string(error.what()).find("cancelled"), std::string::npos) << error.what();
+    }
+    done = true;
+    other.join();
+    return status;
+  }
+};
+
+TEST_F(CancelTest, ACallAtWorkEndsAndTheNextOneWorks) {
+  const rexit::Request many = long_request();
+  for (int round = 0; round < 3; ++round) {
+    EXPECT_EQ(cancelled([&] { session.score(many); }), REXIT_CANCELLED);
+    answers_as_ever();
+    EXPECT_EQ(cancelled([&] { session.trace(many); }), REXIT_CANCELLED);
+    answers_as_ever();
+  }
+}
+
+TEST_F(CancelTest, ItIsSoonOver) {
+  const rexit::Request many = long_request();
+  std::chrono::steady_clock::time_point asked;
+  std::thread other([&] {
+    std::this_thread::sleep_for(milliseconds(100));
+    asked = std::chrono::steady_clock::now();
+    session.cancel();
+  });
+  EXPECT_THROW(session.score(many), rexit::Error);
+  const auto over = std::chrono::steady_clock::now();
+  other.join();
+  EXPECT_LT(over - asked, milliseconds(500));
+}
+
+TEST_F(CancelTest, WithoutACallAtWorkNothingHappens) {
+  session.cancel();
+  answers_as_ever();
+  session.cancel();
+  EXPECT_GT(session.prompt(request()).tokens.size(), 0u);
+  session.cancel();
+  session.warm_up();
+}
+
+TEST_F(CancelTest, OnlyThisSession) {
+  rexit::Session other(bundle);
+  std::atomic<bool> done{false};
+  std::thread cancelling([&] {
+    while (!done) session.cancel();
+  });
+  for (int i = 0; i < 50; ++i) EXPECT_EQ(other.score(request()).scores[0].log_odds, expected[2]);
+  done = true;
+  cancelling.join();
+}
+
+// Cancelled at any moment, a call gives right answers or none, and leaves nothing behind that the next one would trip over.
+TEST_F(CancelTest, AtAnyMoment) {
+  std::atomic<bool> done{false};
+  std::thread other([&] {
+    for (int i = 0; !done; ++i) {
+      std::this_thread::sleep_for(std::chrono::microseconds(i % 400));
+      session.cancel();
+    }
+  });
+  for (int i = 0; i < 500; ++i) {
+    if (i % 3 == 0) session.clear_cache();
+    try {
+      const rexit::Scores scores = session.score(request());
+      for (std::size_t k = 0; k < slate.size(); ++k) EXPECT_NEAR(scores.scores[k].log_odds, expected[3 * k + 2], 1e-3);
+    } catch (const rexit::Error& error) {
+      EXPECT_EQ(error.status(), REXIT_CANCELLED) << error.what();
+    }
+  }
+  done = true;
+  other.join();
+  session.clear_cache();
+  answers_as_ever();
+}
+
+}  // namespace

@@ -1,0 +1,197 @@
+// What a call that is cut short gives and counts: over a backend that takes its time.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "bundles.hpp"
+#include "session.hpp"
+#include "status.hpp"
+
+using namespace rexit::core;
+
+namespace {
+
+using std::chrono::milliseconds;
+
+// The n-th candidate that a segment sees gets log-odds n.
+class Slow final : public Backend {
+ public:
+  explicit Slow(const Bundle& bundle) : bundle_(bundle) {}
+  void run(std::size_t segment, const Pass& pass) const override {
+    if (pass.hidden_out != nullptr) std::memset(pass.hidden_out, 0, pass.tokens * bundle_.model().hidden_size * sizeof(float));
+    std::this_thread::sleep_for(pass.logits == nullptr ? prefix_time : slate_time);
+    if (pass.logits == nullptr) return;
+    if (segment != last_segment) seen = 0;
+    last_segment = segment;
+    for (std::size_t n = 0; n < pass.rows; ++n) {
+      pass.logits[2 * n] = 0;
+      pass.logits[2 * n + 1] = static_cast<float>(++seen);
+    }
+  }
+  void* allocate(std::size_t bytes) const override { return ::operator new(bytes); }
+  void release(void* memory) const noexcept override { ::operator delete(memory); }
+  void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
+
+  static milliseconds prefix_time, slate_time;
+
+ private:
+  const Bundle& bundle_;
+  mutable std::size_t seen = 0, last_segment = 0;
+};
+milliseconds Slow::prefix_time{0}, Slow::slate_time{0};
+
+class DeadlineTest : public testing::Test {
+ protected:
+  DeadlineTest() {
+    request.query.user = 2;
+    for (Row item = 0; item < 20; ++item) request.query.items.push_back(item);
+    Slow::prefix_time = Slow::slate_time = milliseconds(0);
+  }
+
+  std::shared_ptr<const Engine> engine = std::make_shared<const Engine>(
+      sound_bundle().c_str(), nullptr,
+      [](const Bundle& bundle) { return Backends([slow = std::make_shared<const Slow>(bundle)] { return slow; }); });
+  const std::size_t limit = engine->bundle.variant().max_positions;
+  Session session{engine, 0};
+  Request request;
+  rexit_stats stats{};
+
+  const std::vector<Score>& score() { return session.score(request, Clock::now(), stats); }
+  rexit_status status() {
+    try {
+      score();
+      return REXIT_OK;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("deadline passed"), std::string::npos) << error.what();
+      return error.status();
+    }
+  }
+};
+
+TEST_F(DeadlineTest, CandidatesWithAnAnswerGiveItAndTheOthersSaySo) {
+  score();
+  ASSERT_GT(session.segments()[0].candidates, 3u);
+  Slow::slate_time = milliseconds(150);
+  request.deadline_us = 200'000;  // two chunks of the first segment
+  const std::vector<Score>& scores = score();
+  ASSERT_EQ(scores.size(), 20u);
+  std::size_t given = 0;
+  while (given < scores.size() && scores[given].answer.given()) ++given;
+  ASSERT_GT(given, 0u);
+  ASSERT_LT(given, scores.size());
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    EXPECT_EQ(scores[i].item, i);
+    EXPECT_TRUE(scores[i].answer.cut_short);
+    EXPECT_EQ(scores[i].answer.exit, i < given ? 0 : REXIT_NO_EXIT);
+    if (i < given) {
+      EXPECT_EQ(scores[i].answer.log_odds, static_cast<float>(i + 1));
+    } else {
+      EXPECT_TRUE(std::isnan(scores[i].answer.log_odds) && std::isnan(probability(scores[i].answer.calibrated)));
+    }
+  }
+  EXPECT_EQ(session.segments()[0].candidates, given);
+}
+
+TEST_F(DeadlineTest, TheBestComeFirstAndThoseWithoutAnAnswerLast) {
+  score();
+  Slow::slate_time = milliseconds(150);
+  request.deadline_us = 200'000;
+  request.top_k = 19;
+  const std::vector<Score>& scores = score();
+  ASSERT_EQ(scores.size(), 19u);
+  const auto given = static_cast<std::size_t>(session.segments()[0].candidates);
+  ASSERT_GT(given, 0u);
+  ASSERT_LT(given, 19u);
+  for (std::size_t i = 0; i < scores.size(); ++i) EXPECT_EQ(scores[i].item, i < given ? given - 1 - i : i);
+}
+
+TEST_F(DeadlineTest, NoAnswerAtAllIsAnError) {
+  Slow::prefix_time = milliseconds(60);
+  request.deadline_us = 50'000;
+  EXPECT_EQ(status(), REXIT_DEADLINE);
+  EXPECT_EQ(session.segments()[0].candidates, 0u);
+  EXPECT_GT(session.segments()[0].prefix_us, 50'000);
+}
+
+// The pass that overran is the one that matters to whoever reads the times.
+TEST_F(DeadlineTest, TimesOfACallCutShortAreCounted) {
+  request.query.items.resize(1);
+  score();  // the prefix is there, in all depth
+  Slow::slate_time = milliseconds(120);
+  request.deadline_us = 200'000;
+  score();
+  EXPECT_GT(stats.slate_us, 200'000);
+  EXPECT_LE(stats.slate_us, stats.total_us);
+  EXPECT_GT(session.segments()[1].slate_us, 100'000);
+  EXPECT_EQ(session.segments()[2].slate_us, 0);
+
+  session.clear_cache();
+  Slow::slate_time = milliseconds(0);
+  Slow::prefix_time = milliseconds(120);
+  stats = {};
+  score();
+  EXPECT_GT(stats.prefix_us, 200'000);
+  EXPECT_LE(stats.prefix_us, stats.total_us);
+  EXPECT_GT(session.segments()[1].prefix_us, 100'000);
+  EXPECT_EQ(session.segments()[1].prefix_tokens, stats.prefix_tokens);
+  EXPECT_EQ(session.segments()[2].prefix_us, 0);
+}
+
+// Already over when the call begins: nothing is assembled, nothing runs.
+TEST_F(DeadlineTest, AssemblyLooksAtIt) {
+  Retrieval retrieval(engine->bundle.catalog());
+  Prompt prompt;
+  const Catalog& catalog = engine->bundle.catalog();
+  const Deadline over(Clock::now() - milliseconds(10), 1'000), none({}, 0);
+  EXPECT_THROW(assemble(catalog, request.query, limit, over, retrieval, prompt), Error);
+  EXPECT_EQ(prompt.candidates(), 0u);
+  assemble(catalog, request.query, limit, none, retrieval, prompt);
+  EXPECT_EQ(prompt.candidates(), 20u);
+
+  request.query.recent.push_back({3, true});  // so that similar users are searched for
+  retrieval.begin(request.query, over);
+  EXPECT_THROW(retrieval.similar_users(), Error);
+  retrieval.begin(request.query, none);
+  EXPECT_FALSE(retrieval.similar_users().empty());
+}
+
+TEST_F(DeadlineTest, AssemblyIsCancelled) {
+  std::atomic<bool> cancelled{true};
+  Retrieval retrieval(engine->bundle.catalog());
+  Prompt prompt;
+  try {
+    assemble(engine->bundle.catalog(), request.query, limit, Deadline({}, 0, &cancelled), retrieval, prompt);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.status(), REXIT_CANCELLED);
+  }
+}
+
+// ONNX Runtime itself ends a run that was told to, and later runs go on.
+TEST(Stop, EndsARunOfOnnxRuntime) {
+  const Bundle bundle(sound_bundle(), nullptr);
+  const std::shared_ptr<const Backend> backend = make_backends(bundle, {})();
+  const std::unique_ptr<Stop> stop = backend->make_stop();
+  ASSERT_NE(stop, nullptr);
+  const std::int64_t zero = 0;
+  float logits[2];
+  std::vector<float> hidden(bundle.model().hidden_size);
+  Pass pass;
+  pass.tokens = pass.rows = 1;
+  pass.token_ids = pass.positions = pass.groups = pass.row_index = &zero;
+  pass.hidden_out = hidden.data();
+  pass.logits = logits;
+  pass.stop = stop.get();
+  backend->run(0, pass);
+  stop->request();
+  EXPECT_THROW(backend->run(0, pass), Error);
+  stop->withdraw();
+  backend->run(0, pass);
+}
+
+}  // namespace

@@ -1,0 +1,150 @@
+// A bundle's files before it is opened, and files that change while it is.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "bundles.hpp"
+#include "rexit/rexit.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+
+// A copy of a bundle that a test may damage.
+class FilesTest : public testing::Test {
+ protected:
+  FilesTest() : folder_(fs::temp_directory_path() / ("rexit-files-" + std::to_string(::getpid()))) {
+    fs::remove_all(folder_);
+    fs::copy(sound_bundle(), folder_, fs::copy_options::recursive);
+  }
+  ~FilesTest() override { fs::remove_all(folder_); }
+
+  std::string path() const { return folder_; }
+  fs::path file(const std::string& name) const { return folder_ / name; }
+
+  // Changes one bit in place.
+  void flip(const std::string& name, std::uintmax_t at) const {
+    std::fstream stream(file(name), std::ios::in | std::ios::out | std::ios::binary);
+    stream.seekg(static_cast<std::streamoff>(at));
+    const char byte = static_cast<char>(stream.get() ^ 1);
+    stream.seekp(static_cast<std::streamoff>(at));
+    stream.put(byte);
+  }
+
+  template <class Call>
+  static void refused(Call call, rexit_status status, const std::string& text) {
+    try {
+      call();
+      ADD_FAILURE() << "not refused: " << text;
+    } catch (const rexit::Error& error) {
+      EXPECT_EQ(error.status(), status) << error.what();
+      EXPECT_NE(std::string(error.what()).find(text), std::string::npos) << error.what();
+    }
+  }
+
+ private:
+  fs::path folder_;
+};
+
+const std::string variant = "variants/cpu-fp32/";
+
+TEST_F(FilesTest, ASoundBundleIsVerified) {
+  rexit::verify(path());
+  rexit::verify(path(), "cpu-fp32");
+  refused([&] { rexit::verify(path(), "gpu"); }, REXIT_UNKNOWN_VARIANT, "gpu");
+}
+
+// Opening checks sizes; a bit that flipped is what digests are for.
+TEST_F(FilesTest, EveryFlippedBitIsFound) {
+  for (const std::string& name :
+       {std::string("catalog/users.safetensors"), variant + "segment-1.onnx", variant + "segment-1.onnx.data"}) {
+    SCOPED_TRACE(name);
+    const std::uintmax_t last = fs::file_size(file(name)) - 1;
+    flip(name, last);
+    refused([&] { rexit::verify(path()); }, REXIT_CORRUPT, name + ": SHA-256 ");
+    flip(name, last);
+    rexit::verify(path());
+  }
+}
+
+TEST_F(FilesTest, EnginesAreVerifiedToo) {
+  fs::remove_all(path());
+  fs::copy(tensorrt_bundles() + "/sound/bundle", path(), fs::copy_options::recursive);
+  rexit::verify(path());
+  std::string plan;
+  for (const auto& one : fs::recursive_directory_iterator(path()))
+    if (one.path().extension() == ".plan") plan = fs::relative(one.path(), path());
+  ASSERT_FALSE(plan.empty());
+  flip(plan, 3);
+  refused([&] { rexit::verify(path()); }, REXIT_CORRUPT, plan + ": SHA-256 ");
+}
+
+TEST_F(FilesTest, VerifyingFindsWhatOpeningFinds) {
+  fs::resize_file(file(variant + "segment-0.onnx"), 10);
+  refused([&] { rexit::verify(path()); }, REXIT_CORRUPT, "10 bytes, expected");
+}
+
+TEST_F(FilesTest, VariantsAreListedWithWhatTheyTake) {
+  const std::vector<rexit_variant_info> all = rexit::variants(path());
+  ASSERT_EQ(all.size(), 1u);
+  EXPECT_STREQ(all[0].name, "cpu-fp32");
+  EXPECT_STREQ(all[0].target, "cpu");
+  EXPECT_STREQ(all[0].precision, "fp32");
+  EXPECT_EQ(all[0].calibrated, 0);
+  std::uintmax_t graphs = 0, catalog = 0;
+  for (const auto& one : fs::directory_iterator(file(variant)))
+    if (one.path().filename().string().rfind("segment-", 0) == 0) graphs += one.file_size();
+  for (const auto& one : fs::directory_iterator(file("catalog")))
+    if (one.path().extension() == ".safetensors") catalog += one.file_size();
+  EXPECT_EQ(all[0].graph_bytes, graphs);
+  EXPECT_EQ(all[0].catalog_bytes, catalog);
+
+  rexit_variant_info info{};
+  info.struct_size = sizeof info;
+  EXPECT_EQ(rexit_bundle_get_variant(path().c_str(), 1, &info), REXIT_UNKNOWN_VARIANT);
+}
+
+TEST_F(FilesTest, TheEstimateIsWhatAWarmSessionHolds) {
+  rexit::Session session{rexit::Bundle(path())};
+  session.warm_up();
+  const rexit_memory memory = session.memory();
+  const auto held = static_cast<double>(memory.prefixes + memory.buffers);
+  const auto estimate = static_cast<double>(rexit::variants(path())[0].session_bytes);
+  EXPECT_LT(held, 1.25 * estimate);
+  EXPECT_GT(held, 0.8 * estimate);
+}
+
+// What was checked at open does not hold any more: these offsets would lead out of the table.
+TEST_F(FilesTest, ATableOverwrittenInPlaceIsNoticed) {
+  const std::string name = "catalog/users.safetensors";
+  rexit::Session session{rexit::Bundle(path())};
+  const rexit::Request request = rexit::Request(std::int64_t{106}).items({std::int64_t{8}});
+  session.score(request);
+  const std::uintmax_t size = fs::file_size(file(name));
+  {
+    std::fstream stream(file(name), std::ios::in | std::ios::out | std::ios::binary);
+    const std::string noise(size, '\x7f');
+    stream.write(noise.data(), static_cast<std::streamsize>(noise.size()));
+  }
+  ASSERT_EQ(fs::file_size(file(name)), size);
+  refused([&] { session.score(request); }, REXIT_MISMATCH, "users.safetensors: was changed");
+  refused([&] { session.trace(request); }, REXIT_MISMATCH, "users.safetensors: was changed");
+  refused([&] { session.prompt(request); }, REXIT_MISMATCH, "users.safetensors: was changed");
+}
+
+TEST_F(FilesTest, ATableReplacedByRenamingIsNot) {
+  const fs::path table = file("catalog/users.safetensors"), other = file("new");
+  rexit::Session session{rexit::Bundle(path())};
+  const rexit::Request request = rexit::Request(std::int64_t{106}).items({std::int64_t{8}});
+  const float before = session.score(request).scores[0].log_odds;
+  std::ofstream(other) << "another table";
+  fs::rename(other, table);
+  EXPECT_EQ(session.score(request).scores[0].log_odds, before);
+}
+
+}  // namespace

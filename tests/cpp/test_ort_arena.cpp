@@ -1,0 +1,107 @@
+// What the arena hands out, holds and gives back; and that ONNX Runtime's memory comes from it.
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "bundles.hpp"
+#include "ort_library.hpp"
+#include "session.hpp"
+
+using namespace rexit::core;
+
+namespace {
+
+class OrtArenaTest : public testing::Test {
+ protected:
+  // The arena describes itself by an object of ONNX Runtime's.
+  OrtArenaTest() {
+    ort_environment(nullptr, 0);
+    arena = std::make_unique<OrtArena>();
+  }
+
+  void* get(std::size_t bytes) { return arena->Alloc(arena.get(), bytes); }
+  void* reserve(std::size_t bytes) { return arena->Reserve(arena.get(), bytes); }
+  void free(void* block) { arena->Free(arena.get(), block); }
+
+  std::unique_ptr<OrtArena> arena;
+};
+
+TEST_F(OrtArenaTest, BlocksAreAlignedWritableAndApart) {
+  std::vector<std::pair<unsigned char*, std::size_t>> blocks;
+  for (const std::size_t bytes : {1u, 64u, 255u, 4095u, 4096u, 100'000u, 4096u, 1'000'000u}) {
+    auto* block = static_cast<unsigned char*>(blocks.size() % 2 == 0 ? get(bytes) : reserve(bytes));
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(block) % 64, 0u);
+    std::memset(block, static_cast<int>(blocks.size()), bytes);
+    blocks.emplace_back(block, bytes);
+  }
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    EXPECT_EQ(blocks[i].first[0], i);
+    EXPECT_EQ(blocks[i].first[blocks[i].second - 1], i);
+    free(blocks[i].first);
+  }
+  arena->trim();
+  EXPECT_EQ(arena->held().runs, 0u);
+  EXPECT_EQ(arena->held().weights, 0u);
+}
+
+TEST_F(OrtArenaTest, AFreedBlockServesTheNextOfItsSize) {
+  void* block = get(10'000);
+  free(block);
+  EXPECT_EQ(get(9'000), block);
+  free(block);
+  void* small = get(1'000);  // ten times as much would be held for it
+  EXPECT_NE(small, block);
+  EXPECT_GE(arena->held().runs, 11'000u);
+  EXPECT_LE(arena->held().runs, 11'500u);
+  arena->trim();
+  EXPECT_LE(arena->held().runs, 1'100u);
+  free(small);
+  arena->trim();
+}
+
+TEST_F(OrtArenaTest, WeightsDoNotWait) {
+  free(reserve(1 << 20));
+  EXPECT_EQ(arena->held().weights, 0u);
+  EXPECT_EQ(arena->held().runs, 0u);
+}
+
+TEST_F(OrtArenaTest, ThreadsShareIt) {
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&, t] {
+      for (std::size_t i = 0; i < 2000; ++i) {
+        const std::size_t bytes = 1 + i * 37 % 9000;
+        auto* block = static_cast<unsigned char*>(get(bytes));
+        std::memset(block, t, bytes);
+        EXPECT_EQ(block[bytes / 2], t);
+        free(block);
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  arena->trim();
+  EXPECT_EQ(arena->held().runs, 0u);
+}
+
+TEST_F(OrtArenaTest, OnnxRuntimeWorksInIt) {
+  const auto engine = std::make_shared<const Engine>(sound_bundle().c_str(), nullptr,
+                                                     [](const Bundle& bundle) { return make_backends(bundle, {}); });
+  Session session(engine, 0);
+  const std::size_t opened = session.memory().backend.working;  // weights, in older versions that do not reserve them
+  session.warm_up();
+  const std::size_t warm = session.memory().backend.working;
+  EXPECT_GT(warm, opened);
+  for (int i = 0; i < 5; ++i) session.warm_up();
+  EXPECT_EQ(session.memory().backend.working, warm);
+  EXPECT_GT(session.memory().prefixes, 0u);
+  session.trim();
+  EXPECT_EQ(session.memory().backend.working, opened);
+  EXPECT_EQ(session.memory().prefixes, 0u);
+  session.warm_up();
+  EXPECT_EQ(session.memory().backend.working, warm);
+}
+
+}  // namespace
