@@ -213,7 +213,7 @@ static void long_structs_are_respected(const char* path, const rexit_bundle* bun
   opened = NULL;
   options.added[1] = 7;
   EXPECT(rexit_bundle_open(path, &options.known, &opened) == REXIT_INVALID_ARGUMENT && opened == NULL);
-  EXPECT(strstr(rexit_last_error(), "options: byte 44 of 48 is set, this library knows 40") != NULL);
+  EXPECT(strstr(rexit_last_error(), "options: byte 52 of 56 is set, this library knows 48") != NULL);
   options.known.struct_size = (size_t)1 << 40; /* nobody set it */
   EXPECT(rexit_bundle_open(path, &options.known, &opened) == REXIT_INVALID_ARGUMENT && opened == NULL);
   EXPECT(strstr(rexit_last_error(), "struct_size is 1099511627776") != NULL);
