@@ -67,22 +67,23 @@ def compiled(place: Path, catalog: Path, exits: tuple[int, ...], shape: dict[str
 
 
 def check(engines: dict[str, Engine], exits: tuple[int, ...]) -> None:
-    """In each segment attention is fused in every layer, the products of the decoder compute in their precision, and one stays
-    float32: the head."""
+    """In each segment, and for each of its profiles, attention is fused in every layer, the products of the decoder compute in
+    their precision, and one stays float32: the head."""
     assert list(engines) == [f"tensorrt-{precision}" for precision in PRECISIONS]
     depths = [end - begin for begin, end in zip((0, *exits), exits, strict=False)]
     for name, engine in engines.items():
         precision = name.removeprefix("tensorrt-")
         for layers, segment in zip(depths, engine.segments, strict=True):
+            each, heads = layers * len(segment.profiles), len(segment.profiles)
             fused = {kind: count for kind, count in segment.summary.items() if "mha" in kind}
-            assert sum(fused.values()) == layers, (name, segment.summary)
-            assert segment.summary["fp32 gemm"] == 1, (name, segment.summary)
+            assert sum(fused.values()) == each, (name, segment.summary)
+            assert segment.summary["fp32 gemm"] == heads, (name, segment.summary)
             products = {kind: count for kind, count in segment.summary.items() if kind.endswith(" gemm") and kind != "fp32 gemm"}
-            assert sum(products.values()) == PRODUCTS * layers, (name, segment.summary)
+            assert sum(products.values()) == PRODUCTS * each, (name, segment.summary)
             if precision == "int4":
                 # Weights are unpacked in the product or before it, where the product is half then.
                 unpacked = segment.summary.get("int4 gemm", 0) + segment.summary.get("int4 dequantize", 0)
-                assert set(products) <= {"int4 gemm", "fp16 gemm"} and unpacked == PRODUCTS * layers, (name, segment.summary)
+                assert set(products) <= {"int4 gemm", "fp16 gemm"} and unpacked == PRODUCTS * each, (name, segment.summary)
             else:
                 assert set(products) == {f"{precision} gemm"}, (name, segment.summary)
 
