@@ -116,7 +116,7 @@ def test_bundle_of_another_origin_is_refused(
         "checkpoint": ({"checkpoint": tiny_checkpoint(tmp_path / "other", labels=LABELS, rms_norm_eps=1e-4)}, "checkpoint;"),
         "exits": ({"checkpoint": checkpoint_folder, "exits": [2, 4], "head": "shared"}, f"{heads} and choice of exits;"),
         # The same exits: only whose heads they are differs, as in fp32 with one and int8 with the other.
-        "heads": ({"checkpoint": checkpoint_folder, "precisions": ["int8"], "head": "shared"}, f"{heads};"),
+        "heads": ({"checkpoint": checkpoint_folder, "precisions": ["int8"], "accept_loss": True, "head": "shared"}, f"{heads};"),
     }[other]
     with pytest.raises(InputError, match=f"bundle: holds a bundle of another {said} remove it or choose another place"):
         export(catalog=catalog_folder, out=bundle, **args)  # type: ignore[arg-type]
@@ -288,8 +288,6 @@ def test_a_killed_export_is_cleaned_up_by_the_next(
     process.kill()
     process.wait()
     assert _names(bundle.parent) == [".bundle.tmp", "bundle"]
-    with pytest.raises(InputError, match="expected at least 1"):  # also where nothing comes of it
-        export(checkpoint_folder, catalog_folder, bundle, golden_slates=0)
     export(checkpoint_folder, catalog_folder, bundle, golden_slates=1)
     assert _names(bundle.parent) == ["bundle"]
 
