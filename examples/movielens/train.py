@@ -1,6 +1,6 @@
 """Trains a small multi-exit Llama on a catalog's prompts, and reports every exit's AUC on the validation split.
 
-    python examples/movielens/train.py --catalog CATALOG --out CHECKPOINT [--epochs 1.5] [--init random|FOLDER|HUB_ID]
+    python examples/movielens/train.py --catalog CATALOG --out CHECKPOINT [--epochs 1] [--init random|FOLDER|HUB_ID]
 
 Train as we serve: one row is one user's prefix, as of a moment, with the next few interactions packed behind it as
 candidates, so one forward pass yields many labels. Every exit has its own head; the loss is the mean of the exits' cross-
@@ -129,9 +129,9 @@ def main() -> None:
     parser.add_argument("--exits", default="1,2,4,6")
     parser.add_argument("--layers", type=int, default=6, help="of a random model")
     parser.add_argument("--hidden", type=int, default=128, help="of a random model, a multiple of 64")
-    parser.add_argument("--epochs", type=float, default=1.5)
+    parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--slate", type=int, default=8, help="interactions packed behind one prefix")
-    parser.add_argument("--batch-tokens", type=int, default=8192)
+    parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate of the deepest layers")
     parser.add_argument("--rate-ratio", type=float, default=0.8, help="rate of an exit's layers over that of the exit before")
     parser.add_argument("--weight-decay", type=float, default=0.1)
