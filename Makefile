@@ -52,16 +52,21 @@ $(BUILD)/golden/.written: $(BUILD)/.installed $$(call imports,tests/golden_bundl
 CMAKE_OPTIONS := -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_BUILD_TYPE=Release
 TEST_OPTIONS := -DREXIT_TESTS=ON -DREXIT_TEST_PYTHON=$(abspath $(BIN))/python -DREXIT_WERROR=$(WERROR) -DREXIT_TEST_GOLDEN=$(abspath $(BUILD))/golden
 
-# The library, its tests and the example, as a C++ user builds them.
-$(BUILD)/cpp/.built: $(BUILD)/golden/.written
+# The library and the example, as a C++ user builds them.
+$(BUILD)/prefix/.installed: $(BUILD)/.installed
 	$(BIN)/cmake -S . -B $(BUILD)/cpp $(CMAKE_OPTIONS) $(TEST_OPTIONS)
-	$(BIN)/cmake --build $(BUILD)/cpp -j $(JOBS)
-	$(BIN)/cmake --install $(BUILD)/cpp --prefix $(BUILD)/prefix
+	$(BIN)/cmake --build $(BUILD)/cpp -j $(JOBS) --target rexit
+	$(BIN)/cmake --install $(BUILD)/cpp --prefix $(@D)
 	@touch $@
 
-$(BUILD)/example/.built: $(BUILD)/cpp/.built examples/cpp/CMakeLists.txt
+$(BUILD)/example/.built: $(BUILD)/prefix/.installed examples/cpp/CMakeLists.txt
 	$(BIN)/cmake -S examples/cpp -B $(BUILD)/example $(CMAKE_OPTIONS) -DCMAKE_PREFIX_PATH=$(abspath $(BUILD))/prefix
 	$(BIN)/cmake --build $(BUILD)/example -j $(JOBS)
+	@touch $@
+
+# And its tests.
+$(BUILD)/cpp/.built: $(BUILD)/prefix/.installed $(BUILD)/golden/.written
+	$(BIN)/cmake --build $(BUILD)/cpp -j $(JOBS)
 	@touch $@
 
 $(BUILD)/.system-aarch64: tools/system-packages.sh

@@ -27,9 +27,10 @@ $(DEMO)/checkpoint/exits.json: $(DEMO)/catalog/catalog.json $$(call imports,$(MO
 $(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json \
     src/rexit/cli/export.py src/rexit/cli/compile.py $$(call imports,exporter/export.py exporter/compile.py)
 	rm -rf $(DEMO)/bundle
-	$(BIN)/rexit export $(DEMO)/checkpoint --catalog $(DEMO)/catalog --out $(DEMO)/bundle --precision fp32,int8
+# Judged by all validation slates: fewer cannot tell whether the first exit of an int8 variant loses less than is allowed.
+	$(BIN)/rexit export $(DEMO)/checkpoint --catalog $(DEMO)/catalog --out $(DEMO)/bundle --precision fp32,int8 --quality-slates 0
 	$(BIN)/rexit export $(DEMO)/checkpoint --catalog $(DEMO)/catalog --out $(DEMO)/bundle --target tensorrt --precision fp16,int8 \
-	  --quality-slates 200
+	  --quality-slates 0
 # For a GPU that this machine need not have: compiled by TensorRT-RTX, not run.
 	$(BIN)/rexit compile $(DEMO)/bundle --compute-capability 8.6
 
