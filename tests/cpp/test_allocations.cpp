@@ -10,10 +10,10 @@
 #include <thread>
 #include <vector>
 
+#include "api/request.hpp"
 #include "bundles.hpp"
 #include "kernels/rows.hpp"
 #include "kernels/slate_attention.hpp"
-#include "request.hpp"
 
 namespace {
 

@@ -6,10 +6,10 @@
 #include <optional>
 #include <vector>
 
-#include "backend_ort.hpp"
-#include "buckets.hpp"
+#include "backends/onnxruntime/backend_ort.hpp"
+#include "backends/tensorrt/buckets.hpp"
 #include "bundles.hpp"
-#include "session.hpp"
+#include "session/session.hpp"
 
 using namespace rexit::core;
 

@@ -1,7 +1,7 @@
 // Products that do not wrap.
 #include <gtest/gtest.h>
 
-#include "checked.hpp"
+#include "base/checked.hpp"
 
 using rexit::core::checked_multiply;
 

@@ -8,9 +8,9 @@
 #include <thread>
 #include <vector>
 
+#include "base/status.hpp"
 #include "bundles.hpp"
-#include "session.hpp"
-#include "status.hpp"
+#include "session/session.hpp"
 
 using namespace rexit::core;
 

@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "base/status.hpp"
+#include "bundle/engines.hpp"
 #include "bundles.hpp"
-#include "engines.hpp"
-#include "status.hpp"
 
 using namespace rexit::core;
 

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "files/safetensors.hpp"
 #include "rexit/rexit.hpp"
-#include "safetensors.hpp"
 
 namespace rexit::core {
 template <>

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "half.hpp"
+#include "files/half.hpp"
 
 using rexit::core::Half;
 

@@ -3,8 +3,8 @@
 
 #include <string>
 
-#include "json.hpp"
-#include "status.hpp"
+#include "base/status.hpp"
+#include "files/json.hpp"
 
 using rexit::core::Error;
 using rexit::core::JsonDocument;

@@ -7,9 +7,9 @@
 #include <thread>
 #include <vector>
 
+#include "backends/onnxruntime/ort_library.hpp"
 #include "bundles.hpp"
-#include "ort_library.hpp"
-#include "session.hpp"
+#include "session/session.hpp"
 
 using namespace rexit::core;
 

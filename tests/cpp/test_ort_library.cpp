@@ -1,8 +1,8 @@
 // Which ONNX Runtime takes which opset; tests/runtime/test_library.py asks a real old one.
 #include <gtest/gtest.h>
 
-#include "ort_library.hpp"
-#include "status.hpp"
+#include "backends/onnxruntime/ort_library.hpp"
+#include "base/status.hpp"
 
 using namespace rexit::core;
 

@@ -1,7 +1,7 @@
 // The stopping rule's parts.
 #include <gtest/gtest.h>
 
-#include "policy.hpp"
+#include "bundle/policy.hpp"
 
 using namespace rexit::core;
 

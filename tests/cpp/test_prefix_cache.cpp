@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "bundles.hpp"
-#include "prefix_cache.hpp"
+#include "session/prefix_cache.hpp"
 
 using namespace rexit::core;
 

@@ -1,9 +1,9 @@
 // Views of a well-formed table; damaged ones are tests/attacks.py's.
 #include <gtest/gtest.h>
 
+#include "base/status.hpp"
 #include "bundles.hpp"
-#include "safetensors.hpp"
-#include "status.hpp"
+#include "files/safetensors.hpp"
 
 using namespace rexit::core;
 

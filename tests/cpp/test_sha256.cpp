@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "sha256.hpp"
+#include "files/sha256.hpp"
 
 namespace {
 

@@ -7,9 +7,9 @@
 #include <thread>
 #include <vector>
 
+#include "base/status.hpp"
 #include "bundles.hpp"
-#include "slate.hpp"
-#include "status.hpp"
+#include "session/slate.hpp"
 
 using namespace rexit::core;
 

@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "status.hpp"
+#include "base/status.hpp"
 
 using namespace rexit::core;
 

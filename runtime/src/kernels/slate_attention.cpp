@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "checked.hpp"
+#include "base/checked.hpp"
 #include "kernels/attention_block.hpp"
 
 namespace rexit::core::kernels {

@@ -1,0 +1,281 @@
+// The C ABI: check, call, translate. No exception crosses.
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <string>
+
+#include "api/c_struct.hpp"
+#include "api/request.hpp"
+#include "base/status.hpp"
+#include "bundle/verify.hpp"
+#include "rexit/rexit.h"
+#include "session/session.hpp"
+
+using namespace rexit::core;
+
+struct rexit_bundle {
+  std::shared_ptr<const Engine> engine;
+};
+
+struct rexit_session {
+  Session session;
+  Request request;  // the one at work, read from the caller's
+  mutable std::atomic_flag busy = ATOMIC_FLAG_INIT;
+
+  rexit_session(std::shared_ptr<const Engine> engine, std::size_t cache_bytes) : session(std::move(engine), cache_bytes) {}
+};
+
+namespace {
+
+#define REXIT_TEXT_(x) #x
+#define REXIT_TEXT(x) REXIT_TEXT_(x)
+constexpr char version[] =
+    REXIT_TEXT(REXIT_VERSION_MAJOR) "." REXIT_TEXT(REXIT_VERSION_MINOR) "." REXIT_TEXT(REXIT_VERSION_PATCH);
+
+// A session in use; two threads in one session would corrupt its buffers, so the second is turned away.
+template <class Handle>
+class Entered {
+ public:
+  explicit Entered(Handle* handle) : handle_(required(handle, "session")) {
+    if (handle_->busy.test_and_set(std::memory_order_acquire))
+      fail(REXIT_INVALID_ARGUMENT, "the session is at work in another thread: give each thread its own");
+  }
+  ~Entered() { handle_->busy.clear(std::memory_order_release); }
+  Entered(const Entered&) = delete;
+  Entered& operator=(const Entered&) = delete;
+  auto* operator->() const noexcept { return &handle_->session; }
+  const Request& read(const rexit_request* request) const {
+    handle_->session.begin_call();
+    read_request(request, handle_->session.engine().bundle, handle_->request);
+    return handle_->request;
+  }
+
+ private:
+  Handle* handle_;
+};
+
+void give_stats(const rexit_stats& stats, rexit_stats* out) {
+  if (out != nullptr) write_struct(stats, out);
+}
+
+void check_stats(const rexit_stats* out) {
+  if (out != nullptr) check_size(out, "stats_out");
+}
+
+template <std::size_t size>
+void copy_text(const std::string& text, const char* what, char (&out)[size]) {
+  if (text.size() >= size)
+    fail(REXIT_UNSUPPORTED, what, " `", text.substr(0, 16), "…` has ", text.size(), " bytes, expected fewer than ", size);
+  std::memcpy(out, text.data(), text.size());
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* rexit_version(void) { return version; }
+
+int32_t rexit_version_number(void) { return REXIT_VERSION_NUMBER; }
+
+const char* rexit_status_name(rexit_status status) { return status_name(status); }
+
+const char* rexit_last_error(void) { return last_error(); }
+
+void rexit_set_log(void (*log)(void*, rexit_log_level, const char*), void* context, rexit_log_level level) {
+  set_log(log, context, level);
+}
+
+rexit_status rexit_bundle_get_variant(const char* path, size_t index, rexit_variant_info* info_out) try {
+  required(path, "path");
+  check_size(required(info_out, "info_out"), "info_out");
+  const std::vector<std::string> names = variant_names(path);
+  if (index >= names.size())
+    fail(REXIT_UNKNOWN_VARIANT, path, ": no variant number ", index, ", there are ", names.size(), ", from 0");
+  const Bundle bundle(path, names[index].c_str());
+  const Variant& variant = bundle.variant();
+  rexit_variant_info info{};
+  info.count = names.size();
+  copy_text(variant.name, "variant", info.name);
+  copy_text(variant.target, "target", info.target);
+  copy_text(variant.precision, "precision", info.precision);
+  info.calibrated = bundle.calibrated() ? 1 : 0;
+  info.graph_bytes = variant.graph_bytes;
+  info.catalog_bytes = bundle.catalog().bytes();
+  info.session_bytes = session_bytes(bundle);
+  write_struct(info, info_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_bundle_verify(const char* path, const char* variant) try {
+  verify_bundle(required(path, "path"), variant);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options, rexit_bundle** bundle_out) try {
+  required(path, "path");
+  required(bundle_out, "bundle_out");
+  const rexit_bundle_options given = options != nullptr ? read_struct(options, "options") : rexit_bundle_options{};
+  if (given.threads < 0) fail(REXIT_INVALID_ARGUMENT, "options.threads is ", given.threads, ", expected 0 or more");
+  if (given.device_id < 0) fail(REXIT_INVALID_ARGUMENT, "options.device_id is ", given.device_id, ", expected 0 or more");
+  if (given.cuda_graphs != 0 && given.cuda_graphs != 1)
+    fail(REXIT_INVALID_ARGUMENT, "options.cuda_graphs is ", given.cuda_graphs, ", expected 0 or 1");
+  if (given.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "options.reserved is ", given.reserved, ", expected 0");
+  const auto make = [&](const Bundle& bundle) {
+    return make_backends(bundle,
+                         {given.onnxruntime_library, given.threads, given.device, given.device_id, given.cuda_graphs == 1});
+  };
+  auto engine = std::make_shared<const Engine>(path, given.variant, make);
+  log(REXIT_LOG_INFO, std::string(path) + ": opened variant " + engine->bundle.variant().name);
+  *bundle_out = new rexit_bundle{std::move(engine)};
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+void rexit_bundle_close(rexit_bundle* bundle) { delete bundle; }
+
+rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out) try {
+  const Bundle& opened = required(bundle, "bundle")->engine->bundle;
+  check_size(required(info_out, "info_out"), "info_out");
+  rexit_bundle_info info{};
+  info.users = opened.catalog().users.ids.size();
+  info.items = opened.catalog().items.ids.size();
+  info.exits = opened.exits();
+  info.layers = opened.model().layers;
+  info.max_tokens = opened.variant().max_tokens;
+  info.max_positions = opened.variant().max_positions;
+  info.string_user_ids = opened.catalog().users.ids.are_strings() ? 1 : 0;
+  info.string_item_ids = opened.catalog().items.ids.are_strings() ? 1 : 0;
+  info.calibrated = opened.calibrated() ? 1 : 0;
+  info.variant = opened.variant().name.c_str();
+  write_struct(info, info_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexit_exit_info* info_out) try {
+  const Bundle& opened = required(bundle, "bundle")->engine->bundle;
+  check_size(required(info_out, "info_out"), "info_out");
+  if (exit >= opened.exits()) fail(REXIT_INVALID_ARGUMENT, "exit is ", exit, ", the bundle has exits 0 to ", opened.exits() - 1);
+  const ExitRule& rule = opened.policy().exits[exit];
+  write_struct({0, opened.depth(exit), rule.a, rule.b, rule.upper, rule.lower, opened.policy().patience}, info_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_create(rexit_bundle* bundle, const rexit_session_options* options, rexit_session** session_out) try {
+  required(session_out, "session_out");
+  const rexit_session_options given = options != nullptr ? read_struct(options, "options") : rexit_session_options{};
+  *session_out = new rexit_session(required(bundle, "bundle")->engine, given.cache_bytes);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+void rexit_session_destroy(rexit_session* session) { delete session; }
+
+rexit_status rexit_session_warm_up(rexit_session* session) try {
+  Entered(session)->warm_up();
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_memory(const rexit_session* session, rexit_memory* memory_out) try {
+  check_size(required(memory_out, "memory_out"), "memory_out");
+  const Memory memory = Entered(session)->memory();
+  write_struct({0, memory.prefixes, memory.buffers, memory.backend.working, memory.backend.weights}, memory_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_clear_cache(rexit_session* session) try {
+  Entered(session)->clear_cache();
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_trim(rexit_session* session) try {
+  const Entered entered(session);
+  session->request = Request{};
+  entered->trim();
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_cancel(rexit_session* session) try {
+  required(session, "session")->session.cancel();
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_get_segment(const rexit_session* session, size_t segment, rexit_segment_stats* stats_out) try {
+  check_size(required(stats_out, "stats_out"), "stats_out");
+  const Entered entered(session);
+  const std::vector<SegmentStats>& all = entered->segments();
+  if (segment >= all.size())
+    fail(REXIT_INVALID_ARGUMENT, "segment is ", segment, ", the bundle has segments 0 to ", all.size() - 1);
+  const SegmentStats& one = all[segment];
+  write_struct({0, one.prefix_tokens, one.candidates, one.candidate_tokens, one.prefix_us, one.slate_us}, stats_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_score(rexit_session* session, const rexit_request* request, rexit_score* scores_out,
+                                 rexit_stats* stats_out) try {
+  const Clock::time_point start = Clock::now();
+  const Entered entered(session);
+  required(scores_out, "scores_out");
+  check_stats(stats_out);
+  rexit_stats stats{};
+  for (const Score& score : entered->score(entered.read(request), start, stats))
+    *scores_out++ = {static_cast<std::uint32_t>(score.item), score.answer.exit,
+                     probability(score.answer.calibrated),   score.answer.log_odds,
+                     score.answer.cut_short ? 1u : 0u,       0};
+  give_stats(stats, stats_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request, float* log_odds_out,
+                                 rexit_stats* stats_out) try {
+  const Clock::time_point start = Clock::now();
+  const Entered entered(session);
+  required(log_odds_out, "log_odds_out");
+  check_stats(stats_out);
+  rexit_stats stats{};
+  const std::vector<float>& log_odds = entered->trace(entered.read(request), start, stats);
+  std::copy(log_odds.begin(), log_odds.end(), log_odds_out);
+  give_stats(stats, stats_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_prompt(rexit_session* session, const rexit_request* request, int32_t* tokens_out, size_t capacity,
+                                  size_t* offsets_out, size_t* count_out) try {
+  const Entered entered(session);
+  required(count_out, "count_out");
+  const Prompt& prompt = entered->prompt(entered.read(request));
+  *count_out = prompt.tokens.size();
+  if (prompt.tokens.size() > capacity) return REXIT_OK;
+  std::copy(prompt.tokens.begin(), prompt.tokens.end(), required(tokens_out, "tokens_out"));
+  std::copy(prompt.offsets.begin(), prompt.offsets.end(), required(offsets_out, "offsets_out"));
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+}  // extern "C"

@@ -1,0 +1,94 @@
+#include "api/request.hpp"
+
+#include <cmath>
+#include <limits>
+#include <ostream>
+#include <string>
+
+#include "api/c_struct.hpp"
+
+namespace rexit::core {
+namespace {
+
+std::string text_of(const rexit_id& id) {
+  return id.text != nullptr ? "'" + std::string(id.text) + "'" : std::to_string(id.number);
+}
+
+// Which id of a request, for messages.
+struct Which {
+  const char* list;
+  std::optional<std::size_t> index;
+};
+
+std::ostream& operator<<(std::ostream& out, const Which& which) {
+  out << which.list;
+  if (which.index) out << '[' << *which.index << ']';
+  return out;
+}
+
+std::optional<Row> find(const Ids& ids, const rexit_id& id, const Which& which) {
+  if (ids.are_strings() != (id.text != nullptr))
+    fail(REXIT_INVALID_ARGUMENT, which, " is ", ids.are_strings() ? "an integer" : "a string", ", the catalog's ids are ",
+         ids.are_strings() ? "strings" : "integers");
+  return id.text != nullptr ? ids.find(std::string_view(id.text)) : ids.find(id.number);
+}
+
+Row item_row(const Ids& ids, const rexit_id& id, const Which& which) {
+  const std::optional<Row> row = find(ids, id, which);
+  if (!row) fail(REXIT_UNKNOWN_ITEM, which, ": item ", text_of(id), " is not in the catalog");
+  return *row;
+}
+
+void read_policy(const rexit_policy* pointer, const Policy& bundle, Policy& policy) {
+  const rexit_policy given = read_struct(pointer, "policy");
+  const std::size_t exits = bundle.exits.size();
+  if (given.exits != exits) fail(REXIT_INVALID_ARGUMENT, "policy has ", given.exits, " exits, the bundle has ", exits);
+  if (given.patience == 0) fail(REXIT_INVALID_ARGUMENT, "policy.patience is 0, expected at least 1");
+  policy.exits.assign(bundle.exits.begin(), bundle.exits.end());
+  policy.patience = given.patience;
+  for (std::size_t k = 0; k < exits; ++k) {
+    policy.exits[k].upper = required(given.upper, "policy.upper")[k];
+    policy.exits[k].lower = required(given.lower, "policy.lower")[k];
+    if (std::isnan(policy.exits[k].upper) || std::isnan(policy.exits[k].lower))
+      fail(REXIT_INVALID_ARGUMENT, "policy's thresholds of exit ", k, " are not numbers");
+  }
+}
+
+}  // namespace
+
+void read_request(const rexit_request* pointer, const Bundle& bundle, Request& request) {
+  const rexit_request given = read_struct(pointer, "request");
+  const Catalog& catalog = bundle.catalog();
+  if (given.item_count == 0) fail(REXIT_INVALID_ARGUMENT, "request.item_count is 0, expected at least 1");
+  // Candidates are numbered in 32 bits.
+  if (given.item_count > std::numeric_limits<std::int32_t>::max())
+    fail(REXIT_INVALID_ARGUMENT, "request.item_count is too large");
+  required(given.items, "request.items");
+  if (given.recent_count != 0) required(given.recent_items, "request.recent_items");
+  if (given.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "request.reserved is ", given.reserved, ", expected 0");
+  if (given.deadline_us < 0) fail(REXIT_INVALID_ARGUMENT, "request.deadline_us is ", given.deadline_us, ", expected 0 or more");
+
+  request.query.user = find(catalog.users.ids, given.user, {"user", std::nullopt});
+  request.query.items.clear();
+  request.query.items.reserve(given.item_count);
+  for (std::size_t i = 0; i < given.item_count; ++i)
+    request.query.items.push_back(item_row(catalog.items.ids, given.items[i], {"items", i}));
+  request.query.recent.clear();
+  for (std::size_t i = 0; i < given.recent_count; ++i)
+    request.query.recent.push_back({item_row(catalog.items.ids, given.recent_items[i], {"recent_items", i}),
+                                    given.recent_liked == nullptr || given.recent_liked[i] != 0});
+  request.query.as_of = given.has_as_of != 0 ? std::optional(given.as_of) : std::nullopt;
+  request.has_policy = given.policy != nullptr;
+  if (request.has_policy) read_policy(given.policy, bundle.policy(), request.policy);
+  request.force_exit.reset();
+  if (given.has_force_exit != 0) {
+    if (given.force_exit >= bundle.exits())
+      fail(REXIT_INVALID_ARGUMENT, "request.force_exit is ", given.force_exit, ", the bundle has exits 0 to ",
+           bundle.exits() - 1);
+    request.force_exit = given.force_exit;
+  }
+  request.deadline_us = given.deadline_us;
+  request.top_k = given.top_k;
+}
+
+}  // namespace rexit::core

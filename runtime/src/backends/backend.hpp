@@ -1,0 +1,128 @@
+// What runs segments. The session packs, caches and decides; a backend only computes one segment over views it is given.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <utility>
+
+#include "bundle/bundle.hpp"
+
+namespace rexit::core {
+
+// Ends a run at work in another thread as soon as the backend can; the run then throws. Both functions may meet a run.
+class Stop {
+ public:
+  virtual ~Stop() = default;
+  virtual void request() noexcept = 0;
+  virtual void withdraw() noexcept = 0;  // later runs go on
+};
+
+// One run of a segment: T tokens behind P prefix tokens, N rows to read. Hidden states, keys and values live in memory from
+// Backend::allocate, in the segment's dtypes; everything else is the host's. Keys and values lie at multiples of
+// Backend::tensor_alignment(); hidden states may begin at any row.
+struct Pass {
+  std::size_t tokens = 0, prefix = 0, rows = 0;
+  const std::int64_t* token_ids = nullptr;                     // [T], first segment
+  const void* hidden_in = nullptr;                             // [T, H], the others
+  const std::int64_t *positions = nullptr, *groups = nullptr;  // [T]
+  const std::int64_t* row_index = nullptr;                     // [N]
+  // Per layer of the segment: [kv_heads, P, head_dim]; only read when P > 0.
+  const void *const *past_keys = nullptr, *const *past_values = nullptr;
+
+  // Outputs, each skipped when null.
+  void* hidden_out = nullptr;                                     // [T, H]
+  float* logits = nullptr;                                        // [N, 2], (no, yes)
+  void *const *new_keys = nullptr, *const *new_values = nullptr;  // per layer [kv_heads, T, head_dim]
+
+  const Stop* stop = nullptr;  // of this backend's make_stop()
+};
+
+// Bytes that a backend holds for all sessions.
+struct BackendMemory {
+  std::size_t working = 0;  // for what runs need while they run
+  std::size_t weights = 0;  // as long as a bundle is open
+};
+
+// What one session computes with. Its calls take effect in their order; those for memory that only the GPU sees may return
+// before they have.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // Throws REXIT_BACKEND_FAILED. `logits` are there when it returns, and the host's inputs are needed no more.
+  virtual void run(std::size_t segment, const Pass& pass) const = 0;
+
+  // Memory that passes may name, perhaps not addressable by the host, aligned as they need it.
+  virtual void* allocate(std::size_t bytes) const = 0;
+  virtual void release(void* memory) const noexcept = 0;
+  virtual std::size_t tensor_alignment() const noexcept { return 1; }  // of keys and values; a power of two
+
+  virtual void copy(void* to, const void* from, std::size_t bytes) const = 0;  // allows overlap
+  // `count` rows of `bytes`, the next one a pitch away; without overlap.
+  virtual void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t bytes,
+                         std::size_t count) const {
+    for (std::size_t i = 0; i < count; ++i)
+      copy(static_cast<std::byte*>(to) + i * to_pitch, static_cast<const std::byte*>(from) + i * from_pitch, bytes);
+  }
+
+  // Null: a run that has begun goes to its end.
+  virtual std::unique_ptr<Stop> make_stop() const { return nullptr; }
+  // Zeros if the backend does not know. trim() gives back the working memory that no run uses now.
+  virtual BackendMemory memory() const { return {}; }
+  virtual void trim() const {}
+};
+
+// A variant's segments, loaded once for all sessions: each call gives the backend of one more session, perhaps one that all
+// share.
+using Backends = std::function<std::shared_ptr<const Backend>()>;
+
+// Where and how a bundle runs, as in rexit_bundle_options.
+struct Execution {
+  const char* library = nullptr;  // ONNX Runtime's
+  std::int32_t threads = 0;
+  const char* device = nullptr;  // null: the variant's own
+  std::int32_t device_id = 0;
+  bool cuda_graphs = false;
+};
+
+// Those for the device asked for; `bundle` must outlive them. Throws REXIT_INVALID_ARGUMENT for a device that there is not or
+// that the variant cannot run on, REXIT_BACKEND_MISSING for one that this build or this machine has nothing for.
+Backends make_backends(const Bundle& bundle, const Execution& execution);
+
+// A block of a backend's memory that only grows. The backend must outlive it.
+class Block {
+ public:
+  explicit Block(const Backend& backend) : backend_(&backend) {}
+  Block(Block&& other) noexcept
+      : backend_(other.backend_), memory_(std::exchange(other.memory_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+  Block& operator=(Block&&) = delete;
+  ~Block() { backend_->release(memory_); }
+
+  // At least `bytes`; what it held is lost when it has to grow.
+  void* reserve(std::size_t bytes) {
+    if (bytes > bytes_) {
+      backend_->release(std::exchange(memory_, nullptr));
+      bytes_ = 0;
+      memory_ = backend_->allocate(bytes);
+      bytes_ = bytes;
+    }
+    return memory_;
+  }
+  std::byte* data() const noexcept { return static_cast<std::byte*>(memory_); }
+  std::size_t bytes() const noexcept { return bytes_; }
+  void swap(Block& other) noexcept {
+    std::swap(memory_, other.memory_);
+    std::swap(bytes_, other.bytes_);
+  }
+
+ private:
+  const Backend* backend_;
+  void* memory_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+}  // namespace rexit::core

@@ -1,0 +1,249 @@
+// Backend over ONNX Runtime: one Ort::Session per segment, shared by all of a bundle's sessions.
+#include "backends/onnxruntime/backend_ort.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <new>
+#include <set>
+#include <vector>
+
+#include "backends/onnxruntime/ort_kernels.hpp"
+#include "backends/onnxruntime/ort_library.hpp"
+#include "backends/onnxruntime/ort_provider.hpp"
+#include "backends/segment_tensors.hpp"
+#include "base/status.hpp"
+
+namespace rexit::core {
+namespace {
+
+using Shape = std::vector<std::int64_t>;
+
+// The sizes of a tensor of rank 1 to 3.
+struct Sizes {
+  Sizes(std::int64_t a) : size{a, 0, 0}, rank(1) {}
+  Sizes(std::int64_t a, std::int64_t b) : size{a, b, 0}, rank(2) {}
+  Sizes(std::int64_t a, std::int64_t b, std::int64_t c) : size{a, b, c}, rank(3) {}
+
+  std::array<std::int64_t, 3> size;
+  std::size_t rank;
+};
+constexpr std::size_t alignment = 64;
+
+ONNXTensorElementDataType ort_type(Element element) {
+  return element == Element::float32 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+}
+
+const char* type_name(ONNXTensorElementDataType type) {
+  switch (type) {
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT:
+      return "float32";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
+      return "float16";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64:
+      return "int64";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32:
+      return "int32";
+    default:
+      return "another type";
+  }
+}
+
+// ONNX Runtime has no code for it. Its arena and its allocators, and our kernels, say it in these words.
+rexit_status status_of(const Ort::Exception& error) {
+  for (const char* words : {"std::bad_alloc", "Failed to allocate memory"})
+    if (std::strstr(error.what(), words) != nullptr) return REXIT_OUT_OF_MEMORY;
+  return REXIT_BACKEND_FAILED;
+}
+
+ONNXTensorElementDataType ort_type(TensorType type) {
+  return type == TensorType::int64     ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64
+         : type == TensorType::float32 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
+                                       : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+}
+
+// Checks names, dtypes and shapes one way (inputs or outputs). `get` are the session's accessors.
+class Signature {
+ public:
+  Signature(const Ort::Session& session, bool inputs, std::string where)
+      : session_(session), inputs_(inputs), where_(std::move(where)) {
+    Ort::AllocatorWithDefaultOptions allocator;
+    const std::size_t count = inputs ? session.GetInputCount() : session.GetOutputCount();
+    for (std::size_t i = 0; i < count; ++i)
+      names_.emplace_back(inputs ? session.GetInputNameAllocated(i, allocator).get()
+                                 : session.GetOutputNameAllocated(i, allocator).get());
+  }
+
+  void check(const TensorSpec& expected) {
+    const auto found = std::find(names_.begin(), names_.end(), expected.name);
+    if (found == names_.end()) fail(REXIT_CORRUPT, where_, ": the graph has no ", side(), " `", expected.name, "`");
+    if (!seen_.insert(expected.name).second) fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` is named twice");
+    const auto index = static_cast<std::size_t>(found - names_.begin());
+    // `info` owns what `tensor` looks at.
+    const Ort::TypeInfo info = inputs_ ? session_.GetInputTypeInfo(index) : session_.GetOutputTypeInfo(index);
+    if (info.GetONNXType() != ONNX_TYPE_TENSOR) fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` is no tensor");
+    const auto tensor = info.GetTensorTypeAndShapeInfo();
+    if (tensor.GetElementType() != ort_type(expected.type))
+      fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` is ", type_name(tensor.GetElementType()), ", expected ",
+           name_of(expected.type));
+    const Shape shape = tensor.GetShape();
+    if (shape.size() != expected.shape.size())
+      fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` has rank ", shape.size(), ", expected ",
+           expected.shape.size());
+    for (std::size_t i = 0; i < shape.size(); ++i)
+      if (expected.shape[i] == any_size ? shape[i] >= 0 : shape[i] >= 0 && shape[i] != expected.shape[i])
+        fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` has size ", shape[i], " in dimension ", i,
+             ", expected ", expected.shape[i] == any_size ? std::string("a dynamic one") : std::to_string(expected.shape[i]));
+  }
+
+  // Inputs only: ONNX Runtime would refuse each run that leaves one out.
+  void check_no_other() const {
+    for (const std::string& name : names_)
+      if (seen_.count(name) == 0) fail(REXIT_CORRUPT, where_, ": the graph's ", side(), " `", name, "` is not in the manifest");
+  }
+
+ private:
+  const char* side() const { return inputs_ ? "input" : "output"; }
+
+  const Ort::Session& session_;
+  bool inputs_;
+  std::string where_;
+  std::vector<std::string> names_;
+  std::set<std::string> seen_;
+};
+
+// The options of a session's runs, of which the terminate flag is the one that is used.
+class OrtStop final : public Stop {
+ public:
+  void request() noexcept override try { options.SetTerminate(); } catch (...) {
+  }
+  void withdraw() noexcept override try { options.UnsetTerminate(); } catch (...) {
+  }
+
+  Ort::RunOptions options;
+};
+
+class OrtBackend final : public Backend {
+ public:
+  OrtBackend(const Bundle& bundle, Ort::Env& env, const Ort::SessionOptions& options, const std::vector<std::string>& graphs)
+      : bundle_(bundle), cpu_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
+    for (std::size_t k = 0; k < graphs.size(); ++k) {
+      try {
+        sessions_.emplace_back(env, graphs[k].c_str(), options);
+        check(bundle.variant().segments[k], graphs[k], sessions_.back());
+      } catch (const Ort::Exception& error) {
+        fail(status_of(error), graphs[k], ": ", error.what());
+      }
+    }
+    trim();  // what loading took by the way: weights before they were rearranged
+  }
+
+  void run(std::size_t index, const Pass& pass) const override {
+    const Segment& segment = bundle_.variant().segments[index];
+    // Each thread's own, so that runs need no memory for them; the values are views and go with the run.
+    thread_local std::vector<const char*> input_names, output_names;
+    thread_local std::vector<Ort::Value> inputs, outputs;
+    for (auto* names : {&input_names, &output_names}) names->clear();
+    for (auto* values : {&inputs, &outputs}) values->clear();
+    const auto tokens = static_cast<std::int64_t>(pass.tokens), rows = static_cast<std::int64_t>(pass.rows);
+    const auto hidden = static_cast<std::int64_t>(bundle_.model().hidden_size);
+    const auto input = [&](const std::string& name, const void* data, ONNXTensorElementDataType type, Sizes shape) {
+      input_names.push_back(name.c_str());
+      inputs.push_back(view(const_cast<void*>(data), type, shape));  // ONNX Runtime only reads its inputs
+    };
+    const auto output = [&](const std::string& name, void* data, ONNXTensorElementDataType type, Sizes shape) {
+      output_names.push_back(name.c_str());
+      outputs.push_back(view(data, type, shape));
+    };
+    try {
+      if (segment.first) {
+        input(segment.source, pass.token_ids, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {tokens});
+      } else {
+        input(segment.source, pass.hidden_in, ort_type(segment.hidden_dtype), {tokens, hidden});
+      }
+      input(segment.positions, pass.positions, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {tokens});
+      input(segment.groups, pass.groups, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {tokens});
+      input(segment.rows, pass.row_index, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {rows});
+      for (std::size_t i = 0; i < segment.layers(); ++i) {
+        const Sizes shape = cache_shape(pass.prefix);
+        input(segment.past_keys[i], pass.prefix == 0 ? nullptr : pass.past_keys[i], ort_type(segment.cache_dtype), shape);
+        input(segment.past_values[i], pass.prefix == 0 ? nullptr : pass.past_values[i], ort_type(segment.cache_dtype), shape);
+      }
+      if (pass.hidden_out != nullptr) output(segment.hidden, pass.hidden_out, ort_type(segment.hidden_dtype), {tokens, hidden});
+      if (pass.logits != nullptr) output(segment.logits, pass.logits, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, {rows, 2});
+      for (std::size_t i = 0; pass.new_keys != nullptr && i < segment.layers(); ++i) {
+        output(segment.new_keys[i], pass.new_keys[i], ort_type(segment.cache_dtype), cache_shape(pass.tokens));
+        output(segment.new_values[i], pass.new_values[i], ort_type(segment.cache_dtype), cache_shape(pass.tokens));
+      }
+      const Ort::RunOptions none{nullptr};
+      sessions_[index].Run(pass.stop != nullptr ? static_cast<const OrtStop*>(pass.stop)->options : none, input_names.data(),
+                           inputs.data(), inputs.size(), output_names.data(), outputs.data(), outputs.size());
+    } catch (const Ort::Exception& error) {
+      fail(status_of(error), segment.graph, ": ", error.what());
+    }
+  }
+
+  void* allocate(std::size_t bytes) const override { return ::operator new(bytes, std::align_val_t(alignment)); }
+  void release(void* memory) const noexcept override { ::operator delete(memory, std::align_val_t(alignment)); }
+  void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
+  std::unique_ptr<Stop> make_stop() const override { return std::make_unique<OrtStop>(); }
+  BackendMemory memory() const override { return {ort_arena().held().runs, ort_arena().held().weights}; }
+  void trim() const override { ort_arena().trim(); }
+
+ private:
+  void check(const Segment& segment, const std::string& graph, const Ort::Session& session) const {
+    Signature inputs(session, true, graph), outputs(session, false, graph);
+    for (const TensorSpec& spec : segment_inputs(bundle_.model(), segment)) inputs.check(spec);
+    inputs.check_no_other();
+    for (const TensorSpec& spec : segment_outputs(bundle_.model(), segment)) outputs.check(spec);
+  }
+
+  Sizes cache_shape(std::size_t tokens) const {
+    const Model& model = bundle_.model();
+    return {static_cast<std::int64_t>(model.kv_heads), static_cast<std::int64_t>(tokens),
+            static_cast<std::int64_t>(model.head_dim)};
+  }
+
+  Ort::Value view(void* data, ONNXTensorElementDataType type, Sizes shape) const {
+    static std::byte nothing[alignment];  // ONNX Runtime wants an address even for no elements
+    std::size_t bytes = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 ? 8 : type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 ? 2 : 4;
+    for (std::size_t i = 0; i < shape.rank; ++i) bytes *= static_cast<std::size_t>(shape.size[i]);
+    return Ort::Value::CreateTensor(cpu_, data != nullptr ? data : nothing, bytes, shape.size.data(), shape.rank, type);
+  }
+
+  const Bundle& bundle_;
+  Ort::MemoryInfo cpu_;
+  mutable std::vector<Ort::Session> sessions_;  // Session::Run is safe to call from several threads, but not const
+};
+
+}  // namespace
+
+void require_provider(const Execution& execution, Provider provider) {
+  ort_environment(execution.library, execution.threads);
+  check_provider(provider);
+}
+
+void require_opset(const Execution& execution, const Variant& variant) {
+  ort_environment(execution.library, execution.threads);
+  check_opset(variant.opset, "variant `" + variant.name + "`");
+}
+
+std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution& execution, Provider provider,
+                                          const std::vector<std::string>& graphs) {
+  Ort::Env& env = ort_environment(execution.library, execution.threads);
+  check_provider(provider);
+  Ort::SessionOptions options;
+  options.DisablePerSessionThreads();
+  // Plans memory for each input shape it meets and keeps every plan: prompts come in too many lengths for that.
+  options.DisableMemPattern();
+  options.AddConfigEntry("session.use_env_allocators", "1");  // the arena of ort_environment
+  if (provider == Provider::cpu) add_kernels(options);
+  try {
+    append_provider(options, provider, execution.device_id);
+  } catch (const Ort::Exception& error) {
+    fail(REXIT_BACKEND_MISSING, "ONNX Runtime's provider cannot be loaded: ", error.what());
+  }
+  return std::make_unique<OrtBackend>(bundle, env, options, graphs);
+}
+
+}  // namespace rexit::core

@@ -1,0 +1,235 @@
+#include "backends/onnxruntime/ort_kernels.hpp"
+
+#include <array>
+#include <cstdint>
+#include <exception>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "kernels/rows.hpp"
+#include "kernels/slate_attention.hpp"
+
+namespace rexit::core {
+namespace {
+
+using kernels::Quantized;
+using kernels::SlateAttention;
+using kernels::Threads;
+
+constexpr std::size_t most_axes = 4;
+
+// What a graph gives need not be what the exporter writes.
+void require(bool right, const char* what) {
+  if (!right) throw std::invalid_argument(what);
+}
+
+// A tensor of at most four axes. As rows, all axes but the last are one.
+struct Tensor {
+  const void* data = nullptr;
+  std::array<std::int64_t, most_axes> sizes{};
+  std::size_t rank = 0, count = 0;
+
+  template <class T>
+  const T* as() const {
+    return static_cast<const T*>(data);
+  }
+  std::size_t size(std::size_t axis) const { return static_cast<std::size_t>(sizes[axis]); }
+  std::size_t width() const { return rank == 0 ? 1 : size(rank - 1); }
+  std::size_t rows() const { return width() == 0 ? 0 : count / width(); }
+  bool same_shape(const Tensor& other) const { return rank == other.rank && sizes == other.sizes; }
+};
+
+class Call final : public Threads {
+ public:
+  explicit Call(OrtKernelContext* context) : context_(context) {}
+
+  Tensor input(std::size_t index) const {
+    const Ort::ConstValue value = context_.GetInput(index);
+    const auto info = value.GetTensorTypeAndShapeInfo();
+    Tensor tensor{value.GetTensorRawData(), {}, info.GetDimensionsCount(), info.GetElementCount()};
+    require(tensor.rank <= most_axes, "an input has more than four axes");
+    // By the C API: the C++ wrapper's vector would be an allocation in each run.
+    Ort::ThrowOnError(Ort::GetApi().GetDimensions(info, tensor.sizes.data(), tensor.rank));
+    return tensor;
+  }
+
+  template <class T>
+  T* output(std::size_t index, const Tensor& shape) const {
+    return context_.GetOutput(index, shape.sizes.data(), shape.rank).GetTensorMutableData<T>();
+  }
+
+  // x's values as uint8, and a scale for each of its rows.
+  Quantized quantized(const Tensor& x) const {
+    require(x.rank >= 1, "x has no axis, expected at least one");
+    Tensor scales = x;
+    scales.sizes[x.rank - 1] = 1;
+    auto* values = output<std::uint8_t>(0, x);
+    return {values, output<float>(1, scales), x.rows(), x.width()};
+  }
+
+ private:
+  void spread(Function function, std::size_t count, void* data) const override { context_.ParallelFor(function, count, 0, data); }
+
+  Ort::KernelContext context_;
+};
+
+// Floats in, floats out.
+struct OfFloats {
+  static constexpr bool input_is_integer(std::size_t) { return false; }
+  static constexpr bool output_is_quantized(std::size_t) { return false; }
+};
+
+// Floats in, quantized rows and their scales out.
+struct OfQuantizedRows : OfFloats {
+  static constexpr std::size_t outputs = 2;
+  static constexpr bool output_is_quantized(std::size_t index) { return index == 0; }
+};
+
+struct SlateAttentionKernel : OfFloats {
+  static constexpr const char* name = "SlateAttention";
+  static constexpr std::size_t inputs = 6, outputs = 1;
+  static constexpr bool input_is_integer(std::size_t index) { return index == 5; }
+
+  explicit SlateAttentionKernel(const Ort::ConstKernelInfo& info) : scale(info.GetAttribute<float>("scale")) {}
+
+  void compute(const Call& call) const {
+    const Tensor query = call.input(0), key = call.input(1), value = call.input(2), past_key = call.input(3),
+                 past_value = call.input(4), groups = call.input(5);
+    for (const Tensor* one : {&query, &key, &value, &past_key, &past_value})
+      require(one->rank == 4 && one->size(0) == 1 && one->size(3) == query.size(3) && query.size(3) > 0,
+              "expected [1, heads, tokens, head_dim]");
+    require(key.same_shape(value) && past_key.same_shape(past_value), "keys and values have different shapes");
+    const std::size_t heads = query.size(1), kv_heads = key.size(1), tokens = query.size(2);
+    require(heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && past_key.size(1) == kv_heads,
+            "heads are no multiple of key heads");
+    require(key.size(2) == tokens && groups.rank == 1 && groups.size(0) == tokens, "expected a key and a group for each query");
+    kernels::attend({query.as<float>(), key.as<float>(), value.as<float>(), past_key.as<float>(), past_value.as<float>(),
+                     groups.as<std::int64_t>(), call.output<float>(0, query), heads, kv_heads, tokens, past_key.size(2),
+                     query.size(3), scale},
+                    call);
+  }
+
+  float scale;
+};
+
+struct QuantizeRowsKernel : OfQuantizedRows {
+  static constexpr const char* name = "QuantizeRows";
+  static constexpr std::size_t inputs = 1;
+
+  explicit QuantizeRowsKernel(const Ort::ConstKernelInfo&) {}
+
+  void compute(const Call& call) const {
+    const Tensor x = call.input(0);
+    kernels::quantize_rows(x.as<float>(), call.quantized(x), call);
+  }
+};
+
+struct RmsNormQuantizeRowsKernel : OfQuantizedRows {
+  static constexpr const char* name = "RMSNormQuantizeRows";
+  static constexpr std::size_t inputs = 2;
+
+  explicit RmsNormQuantizeRowsKernel(const Ort::ConstKernelInfo& info) : epsilon(info.GetAttribute<float>("epsilon")) {}
+
+  void compute(const Call& call) const {
+    const Tensor x = call.input(0), weight = call.input(1);
+    require(weight.rank == 1 && weight.count == x.width(), "expected a weight for each column");
+    kernels::rms_norm_quantize_rows(x.as<float>(), weight.as<float>(), epsilon, call.quantized(x), call);
+  }
+
+  float epsilon;
+};
+
+struct SwigluQuantizeRowsKernel : OfQuantizedRows {
+  static constexpr const char* name = "SwiGLUQuantizeRows";
+  static constexpr std::size_t inputs = 3;
+
+  explicit SwigluQuantizeRowsKernel(const Ort::ConstKernelInfo&) {}
+
+  void compute(const Call& call) const {
+    const Tensor gate = call.input(0), up = call.input(1), scale = call.input(2);
+    require(gate.same_shape(up) && scale.count == gate.rows(), "gate, up and scale have shapes that do not fit");
+    kernels::swiglu_quantize_rows(gate.as<float>(), up.as<float>(), scale.as<float>(), call.quantized(gate), call);
+  }
+};
+
+struct ScaleAddRowsKernel : OfFloats {
+  static constexpr const char* name = "ScaleAddRows";
+  static constexpr std::size_t inputs = 3, outputs = 1;
+
+  explicit ScaleAddRowsKernel(const Ort::ConstKernelInfo&) {}
+
+  void compute(const Call& call) const {
+    const Tensor product = call.input(0), scale = call.input(1), residual = call.input(2);
+    require(product.same_shape(residual) && scale.count == product.rows(),
+            "product, scale and residual have shapes that do not fit");
+    kernels::scale_add_rows(product.as<float>(), scale.as<float>(), residual.as<float>(), call.output<float>(0, product),
+                            product.rows(), product.width(), call);
+  }
+};
+
+// No exception may reach ONNX Runtime's C code.
+template <class Function>
+OrtStatusPtr status_of(const char* name, const Function& function) {
+  try {
+    try {
+      function();
+      return nullptr;
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const std::exception& error) {
+      return Ort::GetApi().CreateStatus(ORT_INVALID_ARGUMENT, (std::string("rexit.") + name + ": " + error.what()).c_str());
+    }
+  } catch (const std::bad_alloc& error) {
+    return Ort::GetApi().CreateStatus(ORT_FAIL, error.what());  // in words that backend_ort.cpp knows
+  }
+}
+
+template <class Kernel>
+struct Compute : Kernel {
+  using Kernel::Kernel;
+  OrtStatusPtr ComputeV2(OrtKernelContext* context) const {
+    return status_of(Kernel::name, [&] { this->compute(Call(context)); });
+  }
+};
+
+template <class Kernel>
+struct Operator : Ort::CustomOpBase<Operator<Kernel>, Compute<Kernel>, true> {
+  const char* GetName() const { return Kernel::name; }
+  std::size_t GetInputTypeCount() const { return Kernel::inputs; }
+  std::size_t GetOutputTypeCount() const { return Kernel::outputs; }
+  ONNXTensorElementDataType GetInputType(std::size_t index) const {
+    return Kernel::input_is_integer(index) ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  }
+  ONNXTensorElementDataType GetOutputType(std::size_t index) const {
+    return Kernel::output_is_quantized(index) ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  }
+  OrtStatusPtr CreateKernelV2(const OrtApi&, const OrtKernelInfo* info, void** kernel) const {
+    return status_of(Kernel::name, [&] { *kernel = new Compute<Kernel>(Ort::ConstKernelInfo(info)); });
+  }
+};
+
+struct Operators {
+  Operator<SlateAttentionKernel> slate_attention;
+  Operator<QuantizeRowsKernel> quantize_rows;
+  Operator<RmsNormQuantizeRowsKernel> rms_norm_quantize_rows;
+  Operator<SwigluQuantizeRowsKernel> swiglu_quantize_rows;
+  Operator<ScaleAddRowsKernel> scale_add_rows;
+  Ort::CustomOpDomain domain{"rexit"};
+
+  Operators() {
+    for (const OrtCustomOp* one : {static_cast<OrtCustomOp*>(&slate_attention), static_cast<OrtCustomOp*>(&quantize_rows),
+                                   static_cast<OrtCustomOp*>(&rms_norm_quantize_rows),
+                                   static_cast<OrtCustomOp*>(&swiglu_quantize_rows), static_cast<OrtCustomOp*>(&scale_add_rows)})
+      domain.Add(one);
+  }
+};
+
+}  // namespace
+
+void add_kernels(Ort::SessionOptions& options) {
+  static const Operators* operators = new Operators;  // never destroyed, as sessions may outlive static objects
+  options.Add(operators->domain);
+}
+
+}  // namespace rexit::core

@@ -1,0 +1,132 @@
+#include "backends/onnxruntime/ort_library.hpp"
+
+#include <dlfcn.h>
+#include <sched.h>
+
+#include <charconv>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "base/status.hpp"
+
+namespace rexit::core {
+namespace {
+
+// Never destroyed: pool threads and static destructors of other libraries may still be at work when the process exits.
+struct Runtime {
+  Ort::Env* env = nullptr;
+  std::int32_t threads = 0;
+  std::string version;
+};
+
+Runtime& the_runtime() {
+  static Runtime* runtime = new Runtime;
+  return *runtime;
+}
+
+// The first 1.x that takes an opset, by loading a graph of each into 1.16 to 1.23. Older libraries lack what rexit calls.
+struct Support {
+  std::size_t opset;
+  int minor;
+};
+constexpr Support support[] = {{20, 17}, {21, 18}, {22, 21}, {23, 23}};
+
+std::int32_t cores() {
+  cpu_set_t set;
+  if (::sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+  return CPU_COUNT(&set);
+}
+
+void* open_library(const char* path) {
+  if (path == nullptr || *path == '\0') path = std::getenv("REXIT_ONNXRUNTIME_LIBRARY");
+  const bool named = path != nullptr && *path != '\0';
+  std::string reason;
+  for (const char* name : {named ? path : "libonnxruntime.so.1", "libonnxruntime.so"}) {
+    if (void* library = ::dlopen(name, RTLD_NOW | RTLD_LOCAL)) return library;
+    reason = ::dlerror();
+    if (named) break;
+  }
+  fail(REXIT_BACKEND_MISSING, "ONNX Runtime cannot be loaded: ", reason,
+       named ? "" : "; set REXIT_ONNXRUNTIME_LIBRARY to the path of libonnxruntime.so");
+}
+
+std::string load_api(const char* path) {
+  void* library = open_library(path);
+  using GetApiBase = const OrtApiBase* (*)();
+  const auto get_base = reinterpret_cast<GetApiBase>(::dlsym(library, "OrtGetApiBase"));
+  if (get_base == nullptr) fail(REXIT_BACKEND_MISSING, "the ONNX Runtime library has no OrtGetApiBase: it is some other library");
+  const OrtApiBase* base = get_base();
+  const OrtApi* api = base->GetApi(ORT_API_VERSION);
+  if (api == nullptr)
+    fail(REXIT_BACKEND_MISSING, "ONNX Runtime is ", base->GetVersionString(), ", expected at least 1.", ORT_API_VERSION);
+  Ort::InitApi(api);
+  return base->GetVersionString();
+}
+
+// The x of "1.x.y"; -1: the version is of another form.
+int minor_of(const std::string& version) {
+  int minor = -1;
+  if (version.compare(0, 2, "1.") == 0) std::from_chars(version.data() + 2, version.data() + version.size(), minor);
+  return minor;
+}
+
+void ORT_API_CALL forward_log(void*, OrtLoggingLevel level, const char*, const char*, const char* where, const char* message) {
+  const rexit_log_level ours = level >= ORT_LOGGING_LEVEL_ERROR     ? REXIT_LOG_ERROR
+                               : level == ORT_LOGGING_LEVEL_WARNING ? REXIT_LOG_WARNING
+                                                                    : REXIT_LOG_DEBUG;
+  log(ours, std::string("onnxruntime ") + where + ": " + message);
+}
+
+Ort::Env* make_environment(std::int32_t threads) {
+  Ort::ThreadingOptions options;
+  options.SetGlobalIntraOpNumThreads(threads);
+  options.SetGlobalInterOpNumThreads(1);
+  options.SetGlobalSpinControl(1);
+  auto env = std::make_unique<Ort::Env>(options, forward_log, nullptr, ORT_LOGGING_LEVEL_WARNING, "rexit");
+  // One arena for what segments need while they run: they run one after another, and each would keep its own.
+  Ort::ThrowOnError(Ort::GetApi().RegisterAllocator(*env, &ort_arena()));
+  return env.release();
+}
+
+}  // namespace
+
+// Never destroyed, as the environment that uses it.
+OrtArena& ort_arena() {
+  static OrtArena* arena = new OrtArena;
+  return *arena;
+}
+
+Ort::Env& ort_environment(const char* library, std::int32_t threads) {
+  static std::mutex mutex;
+  Runtime& runtime = the_runtime();
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (runtime.env == nullptr) {
+    const std::int32_t count = threads == 0 ? cores() : threads;
+    runtime.version = load_api(library);
+    try {
+      runtime.env = make_environment(count);
+    } catch (const Ort::Exception& error) {
+      fail(REXIT_BACKEND_FAILED, "ONNX Runtime cannot make its thread pool: ", error.what());
+    }
+    runtime.threads = count;
+  }
+  if (threads != 0 && threads != runtime.threads)
+    fail(REXIT_INVALID_ARGUMENT, "threads is ", threads, ", but this process's pool was made with ", runtime.threads,
+         " by the first bundle opened: use that number or 0");
+  return *runtime.env;
+}
+
+void check_opset(std::size_t opset, const std::string& what) { check_opset(opset, what, the_runtime().version); }
+
+void check_opset(std::size_t opset, const std::string& what, const std::string& version) {
+  const int minor = minor_of(version);
+  if (minor < 0) return;
+  for (const Support& one : support)
+    if (opset == one.opset && minor < one.minor)
+      fail(REXIT_BACKEND_MISSING, what, " needs ONNX Runtime 1.", one.minor, " or newer for its opset ", opset,
+           ", the one opened is ", version);
+}
+
+}  // namespace rexit::core

@@ -1,0 +1,35 @@
+// What a segment's graph or engine must take and give: names from the manifest, types and shapes from the format.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "bundle/bundle.hpp"
+
+namespace rexit::core {
+
+enum class TensorType { int64, float32, float16 };
+
+constexpr std::int64_t any_size = -1;  // a dynamic dimension: T, P or N
+
+struct TensorSpec {
+  std::string name;
+  TensorType type;
+  std::vector<std::int64_t> shape;
+};
+
+constexpr const char* name_of(TensorType type) noexcept {
+  return type == TensorType::int64 ? "int64" : type == TensorType::float32 ? "float32" : "float16";
+}
+constexpr std::size_t bytes_of(TensorType type) noexcept {
+  return type == TensorType::int64 ? 8 : type == TensorType::float32 ? 4 : 2;
+}
+constexpr TensorType type_of(Element element) noexcept {
+  return element == Element::float32 ? TensorType::float32 : TensorType::float16;
+}
+
+std::vector<TensorSpec> segment_inputs(const Model& model, const Segment& segment);
+std::vector<TensorSpec> segment_outputs(const Model& model, const Segment& segment);
+
+}  // namespace rexit::core

@@ -1,0 +1,126 @@
+// CUDA's runtime API with owners, and errors as exceptions.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "base/status.hpp"
+
+namespace rexit::core::cuda {
+
+// `doing`: "segment-0.plan: copying inputs". Running out of memory is REXIT_OUT_OF_MEMORY, all else REXIT_BACKEND_FAILED.
+inline void check(cudaError_t error, const std::string& doing) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // else the next call of this thread reports it again
+  fail(error == cudaErrorMemoryAllocation ? REXIT_OUT_OF_MEMORY : REXIT_BACKEND_FAILED, doing,
+       ": CUDA: ", cudaGetErrorString(error));
+}
+
+// This thread's GPU, for a scope: the caller's own choice is restored.
+class OnDevice {
+ public:
+  explicit OnDevice(int device) noexcept {
+    if (cudaGetDevice(&before_) != cudaSuccess) before_ = device;
+    changed_ = before_ != device && cudaSetDevice(device) == cudaSuccess;
+  }
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+// One that waits for no other, the legacy stream included.
+class Stream {
+ public:
+  explicit Stream(const std::string& doing) { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), doing); }
+  ~Stream() { cudaStreamDestroy(stream_); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  cudaStream_t get() const noexcept { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+// Work of a stream, recorded once and launched as one.
+class Graph {
+ public:
+  Graph() = default;
+  ~Graph() {
+    if (exec_ != nullptr) cudaGraphExecDestroy(exec_);
+  }
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+
+  bool ready() const noexcept { return exec_ != nullptr; }
+
+  // What `issue` puts on the stream is kept and not done.
+  template <class Issue>
+  void capture(const Stream& stream, const Issue& issue, const std::string& doing) {
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal), doing);
+    try {
+      issue();
+    } catch (...) {
+      cudaStreamEndCapture(stream.get(), &graph);
+      if (graph != nullptr) cudaGraphDestroy(graph);
+      cudaGetLastError();
+      throw;
+    }
+    check(cudaStreamEndCapture(stream.get(), &graph), doing);
+    const cudaError_t error = cudaGraphInstantiateWithFlags(&exec_, graph, 0);
+    cudaGraphDestroy(graph);
+    check(error, doing);
+  }
+  void launch(const Stream& stream, const std::string& doing) const { check(cudaGraphLaunch(exec_, stream.get()), doing); }
+
+ private:
+  cudaGraphExec_t exec_ = nullptr;
+};
+
+inline std::string wanted(std::size_t bytes) { return std::to_string(bytes) + " bytes"; }
+
+// Memory that only grows; what it held is lost then. Growing waits for the GPU.
+template <cudaError_t (*allocate)(void**, std::size_t), cudaError_t (*release)(void*)>
+class Memory {
+ public:
+  Memory() = default;
+  ~Memory() { release(data_); }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  std::byte* reserve(std::size_t bytes, const std::string& what) {
+    if (bytes > bytes_) {
+      release(std::exchange(data_, nullptr));
+      bytes_ = 0;
+      check(allocate(&data_, bytes), what + " of " + wanted(bytes));
+      bytes_ = bytes;
+    }
+    return static_cast<std::byte*>(data_);
+  }
+  std::byte* data() const noexcept { return static_cast<std::byte*>(data_); }
+  std::size_t bytes() const noexcept { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+inline cudaError_t allocate_device(void** data, std::size_t bytes) { return cudaMalloc(data, bytes); }
+inline cudaError_t release_device(void* data) { return cudaFree(data); }
+inline cudaError_t allocate_pinned(void** data, std::size_t bytes) { return cudaMallocHost(data, bytes); }
+inline cudaError_t release_pinned(void* data) { return cudaFreeHost(data); }
+
+using DeviceMemory = Memory<allocate_device, release_device>;
+using PinnedMemory = Memory<allocate_pinned, release_pinned>;  // the host's, from which copies do not block
+
+}  // namespace rexit::core::cuda

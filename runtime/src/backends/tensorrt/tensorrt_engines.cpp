@@ -1,0 +1,200 @@
+#include "backends/tensorrt/tensorrt_engines.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "backends/accelerator.hpp"
+#include "backends/tensorrt/cuda.hpp"
+#include "base/status.hpp"
+#include "files/mapped_file.hpp"
+
+namespace rexit::core {
+namespace {
+
+using nvinfer1::DataType;
+using nvinfer1::Dims;
+using nvinfer1::OptProfileSelector;
+using nvinfer1::TensorIOMode;
+
+std::string& last_tensorrt_error() noexcept {
+  thread_local std::string error;
+  return error;
+}
+
+// TensorRT's messages as log lines; the last error of each thread explains the call that then fails.
+class Logger final : public nvinfer1::ILogger {
+ public:
+  void log(Severity severity, const char* message) noexcept override {
+    try {
+      if (severity <= Severity::kERROR) last_tensorrt_error() = message;
+      if (severity == Severity::kVERBOSE) return;
+      core::log(severity <= Severity::kERROR     ? REXIT_LOG_ERROR
+                : severity == Severity::kWARNING ? REXIT_LOG_WARNING
+                                                 : REXIT_LOG_DEBUG,
+                std::string("tensorrt: ") + message);
+    } catch (...) {  // out of memory: the line is lost
+    }
+  }
+};
+
+// Never destroyed: TensorRT keeps the first one it was given.
+Logger& logger() {
+  static Logger& only = *new Logger;
+  return only;
+}
+
+DataType tensorrt_type(TensorType type) {
+  return type == TensorType::int64 ? DataType::kINT64 : type == TensorType::float32 ? DataType::kFLOAT : DataType::kHALF;
+}
+
+const char* name_of(DataType type) {
+  switch (type) {
+    case DataType::kFLOAT:
+      return "float32";
+    case DataType::kHALF:
+      return "float16";
+    case DataType::kINT64:
+      return "int64";
+    case DataType::kINT32:
+      return "int32";
+    default:
+      return "another type";
+  }
+}
+
+template <class Size>
+std::string shape_text(const Size* sizes, std::size_t count) {
+  std::string all;
+  for (std::size_t i = 0; i < count; ++i)
+    all += (i == 0 ? "" : ", ") + (sizes[i] == any_size ? std::string("dynamic") : std::to_string(sizes[i]));
+  return "[" + all + "]";
+}
+
+std::string shape_text(const Dims& dims) {
+  return shape_text(dims.d, static_cast<std::size_t>(std::clamp<std::int64_t>(dims.nbDims, 0, Dims::MAX_DIMS)));
+}
+
+void check_tensor(const LoadedEngine& loaded, const TensorSpec& spec, TensorIOMode mode) {
+  const char *side = mode == TensorIOMode::kINPUT ? "input" : "output", *name = spec.name.c_str();
+  const nvinfer1::ICudaEngine& engine = *loaded.engine;
+  const std::string& where = loaded.plan.path;
+  if (engine.getTensorIOMode(name) != mode) fail(REXIT_CORRUPT, where, ": the engine has no ", side, " `", spec.name, "`");
+  const DataType type = engine.getTensorDataType(name);
+  if (type != tensorrt_type(spec.type))
+    fail(REXIT_CORRUPT, where, ": ", side, " `", spec.name, "` is ", name_of(type), ", expected ", core::name_of(spec.type));
+  // Inputs that TensorRT computes shapes with are the host's; none of a segment's is meant to be.
+  if (engine.getTensorLocation(name) != nvinfer1::TensorLocation::kDEVICE)
+    fail(REXIT_CORRUPT, where, ": ", side, " `", spec.name, "` lies in the host's memory, expected the GPU's");
+  const Dims seen = engine.getTensorShape(name);
+  bool fits = seen.nbDims == static_cast<std::int32_t>(spec.shape.size());
+  for (std::size_t i = 0; fits && i < spec.shape.size(); ++i) {
+    // Of an output behind reshapes the compiler may not know what the graph does.
+    const bool unknown = mode == TensorIOMode::kOUTPUT && seen.d[i] == any_size;
+    fits = seen.d[i] == spec.shape[i] || unknown;
+  }
+  if (!fits)
+    fail(REXIT_CORRUPT, where, ": ", side, " `", spec.name, "` has shape ", shape_text(seen), ", expected ",
+         shape_text(spec.shape.data(), spec.shape.size()));
+}
+
+// What an engine was really compiled for: a compiler may raise a least of 0 to 1 without a word.
+void check_profile(const LoadedEngine& loaded, std::size_t profile, const TensorSpec& spec, const Range& range) {
+  for (const auto& [selector, expected] :
+       {std::pair{OptProfileSelector::kMIN, range.least}, std::pair{OptProfileSelector::kMAX, range.most}}) {
+    const Dims seen = loaded.engine->getProfileShape(spec.name.c_str(), static_cast<std::int32_t>(profile), selector);
+    const Dims wanted = dims_of(spec, expected);
+    if (seen.nbDims != wanted.nbDims || !std::equal(seen.d, seen.d + seen.nbDims, wanted.d))
+      fail(REXIT_CORRUPT, loaded.plan.path, ": the ", selector == OptProfileSelector::kMIN ? "least" : "most", " of input `",
+           spec.name, "` in profile ", profile, " is ", shape_text(seen), ", engine.json says ", shape_text(wanted));
+  }
+}
+
+void check(const LoadedEngine& loaded) {
+  for (const TensorSpec& spec : loaded.inputs) check_tensor(loaded, spec, TensorIOMode::kINPUT);
+  for (const TensorSpec& spec : loaded.outputs) check_tensor(loaded, spec, TensorIOMode::kOUTPUT);
+  const std::size_t known = loaded.inputs.size() + loaded.outputs.size();
+  const auto seen = static_cast<std::size_t>(loaded.engine->getNbIOTensors());
+  if (seen != known)
+    fail(REXIT_CORRUPT, loaded.plan.path, ": the engine has ", seen, " inputs and outputs, the manifest names ", known);
+  const std::vector<EngineProfile>& profiles = loaded.plan.profiles;
+  if (loaded.engine->getNbOptimizationProfiles() != static_cast<std::int32_t>(profiles.size()))
+    fail(REXIT_CORRUPT, loaded.plan.path, ": the engine has ", loaded.engine->getNbOptimizationProfiles(),
+         " profiles, engine.json has ", profiles.size());
+  for (std::size_t p = 0; p < profiles.size(); ++p)
+    for (std::size_t i = 0; i < loaded.inputs.size(); ++i)
+      check_profile(loaded, p, loaded.inputs[i], i < 3 ? profiles[p].tokens : i == 3 ? profiles[p].rows : profiles[p].prefix);
+}
+
+void check_range(const LoadedEngine& loaded, std::size_t seen, const Range& range, const char* what) {
+  if (range.holds(seen)) return;
+  fail(seen > range.most ? REXIT_TOO_LONG : REXIT_BACKEND_FAILED, loaded.plan.path, ": ", seen, " ", what,
+       ", the engine was compiled for ", range.least, " to ", range.most);
+}
+
+Accelerator accelerator(std::int32_t device) {
+  int count = 0, major = 0, minor = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess || count == 0)
+    fail(REXIT_BACKEND_MISSING,
+         "device `tensorrt`: CUDA finds no GPU: ", cudaGetErrorString(error == cudaSuccess ? cudaErrorNoDevice : error));
+  if (device >= count) fail(REXIT_INVALID_ARGUMENT, "device_id is ", device, ", this machine has GPUs 0 to ", count - 1);
+  cuda::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking for the compute capability");
+  cuda::check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "asking for the compute capability");
+  return {std::to_string(major) + "." + std::to_string(minor), tensorrt_version_text(getInferLibVersion())};
+}
+
+}  // namespace
+
+std::string take_tensorrt_error() {
+  std::string error;
+  error.swap(last_tensorrt_error());
+  std::replace(error.begin(), error.end(), '\n', ' ');
+  return error.empty() ? "it gives no reason" : error;
+}
+
+void forget_tensorrt_error() noexcept { last_tensorrt_error().clear(); }
+
+std::size_t bytes_of(const TensorSpec& spec, std::size_t dynamic) noexcept {
+  std::size_t bytes = bytes_of(spec.type);
+  for (const std::int64_t n : spec.shape) bytes *= n == any_size ? dynamic : static_cast<std::size_t>(n);
+  return bytes;
+}
+
+Dims dims_of(const TensorSpec& spec, std::size_t dynamic) noexcept {
+  Dims result{};
+  result.nbDims = static_cast<std::int32_t>(spec.shape.size());
+  for (std::size_t i = 0; i < spec.shape.size(); ++i)
+    result.d[i] = spec.shape[i] == any_size ? static_cast<std::int64_t>(dynamic) : spec.shape[i];
+  return result;
+}
+
+// By P: that is what tells the profiles apart.
+std::size_t LoadedEngine::profile_for(std::size_t tokens, std::size_t prefix, std::size_t rows) const {
+  std::size_t found = 0;
+  while (found + 1 < plan.profiles.size() && !plan.profiles[found].prefix.holds(prefix)) ++found;
+  check_range(*this, prefix, plan.profiles[found].prefix, "prefix tokens");
+  check_range(*this, tokens, plan.profiles[found].tokens, "tokens");
+  check_range(*this, rows, plan.profiles[found].rows, "rows");
+  return found;
+}
+
+TensorRtEngines::TensorRtEngines(const Bundle& bundle, std::int32_t device) {
+  const Accelerator here = accelerator(device);
+  forget_tensorrt_error();
+  runtime_.reset(nvinfer1::createInferRuntime(logger()));
+  if (runtime_ == nullptr) fail(REXIT_BACKEND_FAILED, "TensorRT could not start: ", take_tensorrt_error());
+  const std::vector<Plan> plans = find_engines(bundle, here);
+  for (std::size_t k = 0; k < plans.size(); ++k) {
+    const Segment& segment = bundle.variant().segments[k];
+    LoadedEngine loaded{plans[k], segment_inputs(bundle.model(), segment), segment_outputs(bundle.model(), segment), nullptr};
+    const MappedFile file(loaded.plan.path);
+    loaded.engine.reset(runtime_->deserializeCudaEngine(file.data(), file.size()));
+    if (loaded.engine == nullptr)
+      fail(REXIT_BACKEND_FAILED, loaded.plan.path, ": TensorRT ", here.tensorrt_version,
+           " could not load the engine: ", take_tensorrt_error());
+    check(loaded);
+    engines_.push_back(std::move(loaded));
+  }
+}
+
+}  // namespace rexit::core

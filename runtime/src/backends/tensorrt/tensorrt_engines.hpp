@@ -1,0 +1,50 @@
+// A variant's engines, loaded by TensorRT and checked against what the bundle says of them.
+#pragma once
+
+#include <NvInfer.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backends/segment_tensors.hpp"
+#include "bundle/engines.hpp"
+
+namespace rexit::core {
+
+// TensorRT's last error in this thread, on one line. Taken: the next call's failure must not be explained by this one.
+std::string take_tensorrt_error();
+void forget_tensorrt_error() noexcept;
+
+// A plan loaded, with what it takes and gives, in the order of segment_inputs() and segment_outputs().
+struct LoadedEngine {
+  Plan plan;
+  std::vector<TensorSpec> inputs, outputs;
+  std::unique_ptr<nvinfer1::ICudaEngine> engine;
+
+  std::size_t layers() const noexcept { return (inputs.size() - 4) / 2; }
+  bool first() const noexcept { return inputs[0].type == TensorType::int64; }
+  std::size_t logits() const noexcept { return outputs.size() - 2 * layers() - 1; }  // the index of that output
+
+  // The profile for a pass of these sizes. Throws REXIT_TOO_LONG or REXIT_BACKEND_FAILED where none takes them.
+  std::size_t profile_for(std::size_t tokens, std::size_t prefix, std::size_t rows) const;
+};
+
+class TensorRtEngines {
+ public:
+  // Of GPU `device`, which must be this thread's; see make_tensorrt_backend for what it throws.
+  TensorRtEngines(const Bundle& bundle, std::int32_t device);
+
+  const std::vector<LoadedEngine>& all() const noexcept { return engines_; }
+
+ private:
+  std::unique_ptr<nvinfer1::IRuntime> runtime_;  // outlives what it loaded
+  std::vector<LoadedEngine> engines_;
+};
+
+// A tensor's bytes, and its shape for TensorRT, when its dynamic dimension has this size.
+std::size_t bytes_of(const TensorSpec& spec, std::size_t dynamic) noexcept;
+nvinfer1::Dims dims_of(const TensorSpec& spec, std::size_t dynamic) noexcept;
+
+}  // namespace rexit::core

@@ -1,0 +1,128 @@
+#include "base/status.hpp"
+
+#include <mutex>
+#include <new>
+
+namespace rexit::core {
+namespace {
+
+// Fixed storage: reporting that memory ran out must not need any.
+thread_local char last_error_text[1024] = "";
+
+// Bytes of the UTF-8 character at `text`, 0 if it is none.
+size_t character(const char* text) noexcept {
+  const auto first = static_cast<unsigned char>(*text);
+  const size_t bytes = first < 0x80                    ? 1
+                       : first >= 0xc2 && first < 0xe0 ? 2
+                       : first >= 0xe0 && first < 0xf0 ? 3
+                       : first >= 0xf0 && first < 0xf5 ? 4
+                                                       : 0;
+  for (size_t i = 1; i < bytes; ++i)
+    if ((static_cast<unsigned char>(text[i]) & 0xc0) != 0x80) return 0;
+  return bytes;
+}
+
+// Messages quote what damaged files hold: one line of UTF-8 is what callers get all the same.
+void remember(const char* text) noexcept {
+  size_t n = 0;
+  while (*text != '\0') {
+    const size_t bytes = character(text), room = sizeof last_error_text - 1 - n;
+    if (bytes > room || room == 0) break;
+    if (bytes <= 1) {
+      const bool plain = bytes == 1 && static_cast<unsigned char>(*text) >= 0x20 && *text != 0x7f;
+      last_error_text[n++] = plain ? *text : bytes == 1 ? ' ' : '?';
+      ++text;
+    }
+    for (size_t i = 0; bytes > 1 && i < bytes; ++i) last_error_text[n++] = *text++;
+  }
+  last_error_text[n] = '\0';
+}
+
+struct Sink {
+  void (*call)(void*, rexit_log_level, const char*) = nullptr;
+  void* context = nullptr;
+  rexit_log_level level = REXIT_LOG_ERROR;
+};
+
+struct Log {
+  std::mutex mutex;
+  Sink sink;
+};
+
+// Never destroyed: ONNX Runtime's threads may still log while the process exits.
+Log& the_log() {
+  static Log* log = new Log;
+  return *log;
+}
+
+}  // namespace
+
+rexit_status report_current_exception() noexcept {
+  try {
+    throw;
+  } catch (const Error& error) {
+    remember(error.what());
+    return error.status();
+  } catch (const std::bad_alloc&) {
+    remember("out of memory");
+    return REXIT_OUT_OF_MEMORY;
+  } catch (const std::length_error&) {
+    remember("out of memory: a buffer larger than the address space was asked for");
+    return REXIT_OUT_OF_MEMORY;
+  } catch (const std::exception& error) {
+    remember(error.what());
+    return REXIT_INTERNAL;
+  } catch (...) {
+    remember("an exception of unknown type");
+    return REXIT_INTERNAL;
+  }
+}
+
+const char* last_error() noexcept { return last_error_text; }
+
+const char* status_name(rexit_status status) noexcept {
+  switch (status) {
+#define REXIT_NAME(name) \
+  case name:             \
+    return #name;
+    REXIT_NAME(REXIT_OK)
+    REXIT_NAME(REXIT_INVALID_ARGUMENT)
+    REXIT_NAME(REXIT_UNKNOWN_ITEM)
+    REXIT_NAME(REXIT_UNKNOWN_VARIANT)
+    REXIT_NAME(REXIT_NOT_FOUND)
+    REXIT_NAME(REXIT_CORRUPT)
+    REXIT_NAME(REXIT_UNSUPPORTED)
+    REXIT_NAME(REXIT_MISMATCH)
+    REXIT_NAME(REXIT_BACKEND_MISSING)
+    REXIT_NAME(REXIT_BACKEND_FAILED)
+    REXIT_NAME(REXIT_TOO_LONG)
+    REXIT_NAME(REXIT_DEADLINE)
+    REXIT_NAME(REXIT_OUT_OF_MEMORY)
+    REXIT_NAME(REXIT_CANCELLED)
+    REXIT_NAME(REXIT_INTERNAL)
+#undef REXIT_NAME
+  }
+  return "unknown status";
+}
+
+// Caught rather than left to noexcept: what GCC 14 makes of cleanups there needs its own libstdc++, newer than JetPack 6's.
+void set_log(void (*sink)(void*, rexit_log_level, const char*), void* context, rexit_log_level level) noexcept try {
+  Log& log = the_log();
+  const std::lock_guard<std::mutex> lock(log.mutex);
+  log.sink = {sink, context, level};
+} catch (...) {  // no memory for the log, no log
+}
+
+// The sink runs without the lock: it may call rexit, rexit_set_log included.
+void log(rexit_log_level level, const std::string& line) noexcept try {
+  Sink sink;
+  {
+    Log& log = the_log();
+    const std::lock_guard<std::mutex> lock(log.mutex);
+    sink = log.sink;
+  }
+  if (sink.call != nullptr && level >= sink.level) sink.call(sink.context, level, line.c_str());
+} catch (...) {  // a sink that throws must not end the process
+}
+
+}  // namespace rexit::core

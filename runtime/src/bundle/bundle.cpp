@@ -1,0 +1,199 @@
+#include "bundle/bundle.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "base/checked.hpp"
+#include "base/status.hpp"
+#include "files/files.hpp"
+#include "files/json.hpp"
+
+namespace rexit::core {
+namespace {
+
+// Far above any model. Products of some of them are beyond 64 bits all the same.
+constexpr std::size_t max_layers = 1024, max_width = 1 << 20, max_length = 1 << 24, max_vocabulary = 1 << 30, max_opset = 1000;
+
+Model read_model(const Json& json) {
+  const Model model{json.at("layers").size(1, max_layers),         json.at("hidden_size").size(1, max_width),
+                    json.at("kv_heads").size(1, max_width),        json.at("head_dim").size(1, max_width),
+                    json.at("vocab_size").size(1, max_vocabulary), json.at("max_positions").size(1, max_length)};
+  // Whatever runs a prompt, none of which is longer than max_positions, multiplies these without asking again.
+  const std::size_t positions = model.max_positions, element = bytes_of(Element::float32);
+  if (!checked_multiply({2, model.layers, model.kv_heads, model.head_dim, positions, element}))
+    fail(REXIT_CORRUPT, json.where(), ": keys and values of max_positions ", positions, " x layers ", model.layers,
+         " x kv_heads ", model.kv_heads, " x head_dim ", model.head_dim, " are more than any memory");
+  return model;
+}
+
+std::vector<std::size_t> read_exits(const Json& json, const Model& model) {
+  std::vector<std::size_t> exits;
+  for (const Json& exit : json.elements()) exits.push_back(exit.size(exits.empty() ? 1 : exits.back() + 1, model.layers));
+  if (exits.empty() || exits.back() != model.layers)
+    fail(REXIT_CORRUPT, json.where(), ": the last exit must be the model's number of layers, ", model.layers);
+  return exits;
+}
+
+const FileEntry& listed(const FileList& files, const std::string& name, const std::string& where) {
+  const auto found = files.find(name);
+  if (found == files.end()) fail(REXIT_CORRUPT, where, " files: does not list `", name, "`");
+  return found->second;
+}
+
+void must_match(const Json& digest, const std::string& expected, const char* what) {
+  if (digest.string() != expected)
+    fail(REXIT_MISMATCH, digest.where(), ": is ", digest.string().substr(0, 12), "…, ", what, " is ", expected.substr(0, 12),
+         "…");
+}
+
+Element read_element(const Json& json) {
+  if (json.string() == "float32") return Element::float32;
+  if (json.string() == "float16") return Element::float16;
+  fail(REXIT_UNSUPPORTED, json.where(), ": dtype `", json.string(), "`, expected float32 or float16");
+}
+
+std::vector<std::string> layer_names(const Json& json, std::size_t layers) {
+  std::vector<std::string> names = json.strings();
+  if (names.size() != layers)
+    fail(REXIT_CORRUPT, json.where(), ": has ", names.size(), " names, the segment has ", layers, " layers");
+  return names;
+}
+
+Segment read_segment(const Json& json, const std::string& folder, const FileList& files, std::size_t begin, std::size_t end,
+                     bool last) {
+  Segment segment;
+  const std::string graph = json.at("graph").string();
+  check_relative_path(graph, json);
+  segment.graph = folder + "/" + graph;
+  segment.graph_sha256 = listed(files, graph, folder + "/variant.json").sha256;
+  if (json.has("weights")) segment.weights_sha256 = listed(files, json.at("weights").string(), folder + "/variant.json").sha256;
+
+  const std::vector<Json> layers = json.at("layers").elements();
+  if (layers.size() != 2) fail(REXIT_CORRUPT, json.where(), " layers: has ", layers.size(), " numbers, expected 2");
+  segment.begin = layers[0].size(begin, begin);
+  segment.end = layers[1].size(end, end);
+  segment.first = begin == 0;
+  segment.last = last;
+  segment.hidden_dtype = read_element(json.at("hidden_dtype"));
+  segment.cache_dtype = read_element(json.at("cache_dtype"));
+
+  const Json inputs = json.at("inputs"), outputs = json.at("outputs");
+  segment.source = inputs.at(segment.first ? "tokens" : "hidden").string();
+  segment.positions = inputs.at("positions").string();
+  segment.groups = inputs.at("groups").string();
+  segment.rows = inputs.at("rows").string();
+  segment.past_keys = layer_names(inputs.at("past_keys"), segment.layers());
+  segment.past_values = layer_names(inputs.at("past_values"), segment.layers());
+  if (!last) segment.hidden = outputs.at("hidden").string();
+  segment.logits = outputs.at("logits").string();
+  segment.new_keys = layer_names(outputs.at("new_keys"), segment.layers());
+  segment.new_values = layer_names(outputs.at("new_values"), segment.layers());
+  return segment;
+}
+
+Variant read_variant(const Json& json, const std::string& folder, const std::vector<std::size_t>& exits, const Model& model) {
+  Variant variant;
+  variant.folder = folder;
+  variant.target = json.at("target").string();
+  variant.backend = json.at("backend").string();
+  variant.opset = json.at("opset").size(1, max_opset);
+  variant.precision = json.at("precision").string();
+  const Json limits = json.at("limits");
+  variant.max_tokens = limits.at("max_tokens").size(1, max_length);
+  variant.max_positions = limits.at("max_positions").size(1, model.max_positions);
+
+  const FileList files = read_file_sizes(json.at("files"));
+  check_files(folder, files, {});
+  const Json list = json.at("segments");
+  const std::vector<Json> segments = list.elements();
+  if (segments.size() != exits.size())
+    fail(REXIT_CORRUPT, list.where(), ": has ", segments.size(), " segments, the manifest has ", exits.size(), " exits");
+  std::set<std::string> loaded;
+  for (std::size_t k = 0; k < exits.size(); ++k) {
+    const std::size_t begin = k == 0 ? 0 : exits[k - 1];
+    variant.segments.push_back(read_segment(segments[k], folder, files, begin, exits[k], k + 1 == exits.size()));
+    loaded.insert(segments[k].at("graph").string());
+    if (segments[k].has("weights")) loaded.insert(segments[k].at("weights").string());
+    if (k != 0 && variant.segments[k].hidden_dtype != variant.segments[k - 1].hidden_dtype)
+      fail(REXIT_CORRUPT, segments[k].where(), " hidden_dtype: differs from the segment before");
+  }
+  variant.graph_bytes = 0;
+  for (const std::string& name : loaded) variant.graph_bytes += files.at(name).bytes;
+  return variant;
+}
+
+Policy read_policy(const std::string& path, std::size_t exits, const std::string& variant_sha256) {
+  const JsonDocument document = read_json(path);
+  const Json root = document.root();
+  must_match(root.at("variant_sha256"), variant_sha256, "the variant's digest (calibrate again): it");
+  Policy policy;
+  policy.patience = root.at("patience").size(1, max_layers);
+  for (const Json& exit : root.at("exits").elements()) {
+    ExitRule rule;
+    rule.a = exit.at("a").finite_float();
+    rule.b = exit.at("b").finite_float();
+    if (!(rule.a > 0 && rule.a <= max_slope))
+      fail(REXIT_CORRUPT, exit.where(), " a: is ", rule.a, ", expected more than 0 and at most ", max_slope);
+    if (!(std::fabs(rule.b) <= max_intercept))
+      fail(REXIT_CORRUPT, exit.where(), " b: is ", rule.b, ", expected ", -max_intercept, " to ", max_intercept);
+    if (exit.has("upper")) rule.upper = exit.at("upper").finite_float();
+    if (exit.has("lower")) rule.lower = exit.at("lower").finite_float();
+    policy.exits.push_back(rule);
+  }
+  if (policy.exits.size() != exits) fail(REXIT_CORRUPT, path, " exits: has ", policy.exits.size(), ", the variant has ", exits);
+  return policy;
+}
+
+std::vector<std::string> names_of(const Json& variants) {
+  const std::vector<std::string> names = variants.strings();
+  if (names.empty()) fail(REXIT_CORRUPT, variants.where(), ": lists none");
+  for (const std::string& name : names) {
+    check_relative_path(name, variants);
+    if (name.find('/') != std::string::npos) fail(REXIT_CORRUPT, variants.where(), ": `", name, "` is no plain name");
+  }
+  return names;
+}
+
+std::string choose(const std::vector<std::string>& names, const char* wanted, const std::string& path) {
+  if (wanted == nullptr) return names.front();
+  if (std::find(names.begin(), names.end(), wanted) != names.end()) return wanted;
+  std::string all = names.front();
+  for (std::size_t i = 1; i < names.size(); ++i) all += ", " + names[i];
+  fail(REXIT_UNKNOWN_VARIANT, path, ": no variant `", wanted, "`, there are: ", all);
+}
+
+}  // namespace
+
+std::vector<std::string> variant_names(const std::string& path) {
+  return names_of(read_json(path + "/manifest.json").root().at("variants"));
+}
+
+Bundle::Bundle(const std::string& path, const char* wanted) : path_(path) {
+  const std::string manifest_path = path + "/manifest.json";
+  const JsonDocument manifest_document = read_json(manifest_path);
+  const Json manifest = manifest_document.root();
+  model_ = read_model(manifest.at("model"));
+  const std::vector<std::size_t> exits = read_exits(manifest.at("exits"), model_);
+  const FileList files = read_file_sizes(manifest.at("files"));
+  const std::string name = choose(names_of(manifest.at("variants")), wanted, path);
+  const std::string relative = "variants/" + name + "/variant.json";
+  check_files(path, files, {relative, "catalog/catalog.json"});
+
+  const std::string folder = path + "/variants/" + name;
+  const JsonDocument variant_document = read_json(folder + "/variant.json");
+  const Json variant = variant_document.root();
+  must_match(variant.at("catalog_sha256"), files.at("catalog/catalog.json").sha256, "the bundle's catalog");
+  must_match(variant.at("checkpoint_sha256"), manifest.at("model").at("checkpoint_sha256").string(), "the bundle's checkpoint");
+  variant_ = read_variant(variant, folder, exits, model_);
+  variant_.name = name;
+
+  policy_.exits.resize(exits.size());
+  if (exists(folder + "/policy.json")) {
+    policy_ = read_policy(folder + "/policy.json", exits.size(), files.at(relative).sha256);
+    calibrated_ = true;
+  }
+  catalog_ = std::make_unique<const Catalog>(path + "/catalog", model_.vocab_size, variant_.max_positions);
+}
+
+}  // namespace rexit::core

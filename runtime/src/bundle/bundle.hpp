@@ -1,0 +1,74 @@
+// A bundle folder with one of its variants chosen: typed, checked, immutable. Only this file and catalog.cpp read the format.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bundle/catalog.hpp"
+#include "bundle/policy.hpp"
+
+namespace rexit::core {
+
+struct Model {
+  std::size_t layers, hidden_size, kv_heads, head_dim, vocab_size, max_positions;
+};
+
+enum class Element { float32, float16 };
+constexpr std::size_t bytes_of(Element element) noexcept { return element == Element::float32 ? 4 : 2; }
+
+// One graph: layers [begin, end) and a head. The strings are the graph's own tensor names.
+struct Segment {
+  std::string graph;                         // full path
+  std::string graph_sha256, weights_sha256;  // as variant.json records them; no weights: empty
+  std::size_t begin, end;
+  Element hidden_dtype, cache_dtype;
+  bool first, last;
+  std::string source;  // `tokens` in the first segment, else `hidden`
+  std::string positions, groups, rows;
+  std::vector<std::string> past_keys, past_values;
+  std::string hidden;  // empty in the last segment
+  std::string logits;
+  std::vector<std::string> new_keys, new_values;
+
+  std::size_t layers() const noexcept { return end - begin; }
+};
+
+struct Variant {
+  std::string name, target, backend, precision;
+  std::string folder;  // full path
+  std::size_t opset;   // of ONNX, that of its graphs
+  std::size_t max_tokens, max_positions;
+  std::size_t graph_bytes;        // of the graphs and their weights
+  std::vector<Segment> segments;  // one per exit
+};
+
+// The names in manifest.json, at least one. Reads nothing else.
+std::vector<std::string> variant_names(const std::string& path);
+
+class Bundle {
+ public:
+  // Checks structure, sizes, digests that bind files to each other, and all tables. `variant` null: the first one.
+  Bundle(const std::string& path, const char* variant);
+
+  const std::string& path() const noexcept { return path_; }
+  const Model& model() const noexcept { return model_; }
+  const Variant& variant() const noexcept { return variant_; }
+  const Policy& policy() const noexcept { return policy_; }
+  bool calibrated() const noexcept { return calibrated_; }
+  const Catalog& catalog() const noexcept { return *catalog_; }
+  std::size_t exits() const noexcept { return variant_.segments.size(); }
+  std::size_t depth(std::size_t exit) const noexcept { return variant_.segments[exit].end; }
+
+ private:
+  std::string path_;
+  Model model_{};
+  Variant variant_;
+  Policy policy_;
+  bool calibrated_ = false;
+  std::unique_ptr<const Catalog> catalog_;
+};
+
+}  // namespace rexit::core

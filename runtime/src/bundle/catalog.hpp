@@ -1,0 +1,79 @@
+// catalog/: what is known about users and items, memory-mapped. All contents are checked when it is opened.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bundle/ids.hpp"
+#include "bundle/program.hpp"
+#include "files/safetensors.hpp"
+
+namespace rexit::core {
+
+// Piece of each row's field. Keyed by the position of the name in Catalog::user_fields or item_fields.
+using FieldColumn = Array<std::int32_t>;
+
+struct Users {
+  Safetensors table;
+  Ids ids;
+  Array<Half> embeddings;       // [rows, dim]
+  Array<std::int32_t> similar;  // [rows, neighbours]
+  std::size_t neighbours;
+  Array<std::int64_t> history_offsets;  // [rows + 1]
+  Array<std::int32_t> history_items;    // ordered by (time, item row) within a user
+  Array<std::int64_t> history_times;
+  Array<std::uint8_t> history_liked;
+  Array<std::int32_t> history_by_item;  // positions in the user's slice, ordered by (item row, position)
+  std::vector<FieldColumn> fields;
+
+  Users(const std::string& path, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t dim);
+};
+
+struct Items {
+  Safetensors table;
+  Ids ids;
+  Array<Half> embeddings;              // [rows, dim]
+  Array<Half> fold_in;                 // [rows, dim]
+  Array<std::int64_t> rating_offsets;  // [rows + 1]
+  Array<std::int64_t> rating_times;    // ascending within an item
+  Array<std::int32_t> rating_likes;    // likes among the ratings so far, this one included
+  std::vector<FieldColumn> fields;
+
+  Items(const std::string& path, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t dim);
+};
+
+struct Pieces {
+  Safetensors table;
+  Array<std::int64_t> offsets;  // [pieces + 1]
+  Array<std::int32_t> tokens;   // each below the model's vocabulary size
+
+  Pieces(const std::string& path, std::size_t count, std::size_t vocabulary);
+};
+
+class Catalog {
+ public:
+  // Opens the catalog in `folder`; `vocabulary` bounds the tokens of its pieces, `max_positions` what the program says of a
+  // prompt's length.
+  Catalog(const std::string& folder, std::size_t vocabulary, std::size_t max_positions);
+
+  std::size_t bytes() const noexcept { return users.table.bytes() + items.table.bytes() + pieces.table.bytes(); }
+  // Throws REXIT_MISMATCH when a table was written to since: what was checked may not hold any more.
+  void check_unchanged() const {
+    for (const Safetensors* table : {&users.table, &items.table, &pieces.table}) table->check_unchanged();
+  }
+
+  std::size_t dim;
+  Users users;
+  Items items;
+  Pieces pieces;
+  Program program;
+
+ private:
+  struct Description;
+  explicit Catalog(const Description& description);
+};
+
+}  // namespace rexit::core

@@ -1,0 +1,144 @@
+#include "bundle/engines.hpp"
+
+#include <dirent.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "base/status.hpp"
+#include "files/files.hpp"
+#include "files/json.hpp"
+
+namespace rexit::core {
+namespace {
+
+constexpr std::size_t max_length = 1 << 24, most_listed = 1000, most_shown = 8, most_profiles = 8;
+
+std::string shortened(const std::string& text) { return text.size() <= 12 ? text : text.substr(0, 12) + "…"; }
+
+// Where a value is not what it must be for an engine to belong here.
+void must_be(const Json& value, const std::string& expected, const std::string& because, const Bundle& bundle) {
+  if (value.string() != expected)
+    fail(REXIT_MISMATCH, value.where(), ": is ", shortened(value.string()), ", ", because, " ", shortened(expected), "; run `",
+         compile_command(bundle), "`");
+}
+
+Range read_range(const Json& json, std::size_t low) {
+  const std::vector<Json> numbers = json.elements();
+  if (numbers.size() != 3)
+    fail(REXIT_CORRUPT, json.where(), ": has ", numbers.size(), " numbers, expected least, usual and most");
+  const std::size_t least = numbers[0].size(low, max_length), usual = numbers[1].size(least, max_length);
+  return {least, numbers[2].size(usual, max_length)};
+}
+
+std::vector<EngineProfile> read_profiles(const Json& json) {
+  const std::vector<Json> list = json.elements();
+  if (list.empty() || list.size() > most_profiles)
+    fail(REXIT_CORRUPT, json.where(), ": has ", list.size(), " profiles, expected 1 to ", most_profiles);
+  std::vector<EngineProfile> profiles;
+  for (const Json& one : list)
+    profiles.push_back({read_range(one.at("tokens"), 1), read_range(one.at("prefix"), 0), read_range(one.at("rows"), 1)});
+  return profiles;
+}
+
+std::string listed_file(const Json& name, const std::string& folder, const FileList& files) {
+  check_relative_path(name.string(), name);
+  if (files.count(name.string()) == 0) fail(REXIT_CORRUPT, folder, "/engine.json files: does not list `", name.string(), "`");
+  return folder + "/" + name.string();
+}
+
+Plan read_plan(const Json& json, const std::string& folder, const FileList& files, const Segment& segment, const Bundle& bundle) {
+  must_be(json.at("graph_sha256"), segment.graph_sha256, "the engine is stale: variant.json has", bundle);
+  if (!segment.weights_sha256.empty())
+    must_be(json.at("weights_sha256"), segment.weights_sha256, "the engine is stale: variant.json has", bundle);
+  Plan plan{listed_file(json.at("plan"), folder, files), "", read_profiles(json.at("profiles"))};
+  if (json.has("context")) plan.context = listed_file(json.at("context"), folder, files);
+  return plan;
+}
+
+// The folders whose names look like a key, in order.
+std::vector<std::string> keys_in(const std::string& folder) {
+  std::vector<std::string> names;
+  const auto close = [](DIR* open) { ::closedir(open); };
+  const std::unique_ptr<DIR, decltype(close)> entries(::opendir(folder.c_str()), close);
+  while (const dirent* entry = entries == nullptr || names.size() == most_listed ? nullptr : ::readdir(entries.get())) {
+    if (entry->d_type != DT_DIR && entry->d_type != DT_UNKNOWN) continue;
+    const std::string name = entry->d_name;
+    const bool plain = name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789.-+") == std::string::npos;
+    if (plain && name.size() <= 64 && name.compare(0, 2, "sm") == 0) names.push_back(name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+// "10.3.0.30" is 10.3.0: the compiler may give its build number too, the runtime library does not.
+bool same_version(const std::string& built_by, const std::string& here) {
+  return built_by.compare(0, here.size(), here) == 0 && (built_by.size() == here.size() || built_by[here.size()] == '.');
+}
+
+std::string listing(const std::vector<std::string>& names) {
+  if (names.empty()) return "it has none";
+  std::string all = "it has " + names.front();
+  for (std::size_t i = 1; i < std::min(names.size(), most_shown); ++i) all += ", " + names[i];
+  return names.size() > most_shown ? all + ", …" : all;
+}
+
+}  // namespace
+
+std::string Accelerator::key() const {
+  std::string digits = compute_capability;
+  digits.erase(std::remove(digits.begin(), digits.end(), '.'), digits.end());
+  return "sm" + digits + "-trt" + tensorrt_version;
+}
+
+std::string compile_command(const Bundle& bundle) {
+  return "rexit compile " + bundle.path() + " --variant " + bundle.variant().name;
+}
+
+std::vector<std::string> engine_folders(const Bundle& bundle) {
+  const std::string engines = bundle.variant().folder + "/engines";
+  if (!exists(engines)) return {};
+  check_folder(engines);
+  std::vector<std::string> folders;
+  for (const std::string& key : keys_in(engines)) {
+    folders.push_back(engines + "/" + key);
+    check_folder(folders.back());
+  }
+  return folders;
+}
+
+std::vector<Plan> find_engines(const Bundle& bundle, const Accelerator& here) {
+  const Variant& variant = bundle.variant();
+  const std::string engines = variant.folder + "/engines";
+  if (exists(engines)) check_folder(engines);
+  const std::vector<std::string> keys = keys_in(engines);
+  std::string folder = engines + "/" + here.key();
+  for (std::size_t i = 0; i < keys.size() && !exists(folder); ++i)
+    if (same_version(keys[i], here.key())) folder = engines + "/" + keys[i];
+  if (!exists(folder))
+    fail(REXIT_NOT_FOUND, "variant `", variant.name, "` has no engine for compute capability ", here.compute_capability,
+         " and TensorRT ", here.tensorrt_version, " (", here.key(), "), ", listing(keys), "; run `", compile_command(bundle),
+         "`");
+  check_folder(folder);
+
+  const JsonDocument document = read_json(folder + "/engine.json");
+  const Json root = document.root(), builder = root.at("builder");
+  must_be(root.at("variant"), variant.name, "the variant is", bundle);
+  must_be(builder.at("name"), "tensorrt", "its folder is named for", bundle);
+  if (!same_version(builder.at("version").string(), here.tensorrt_version))
+    must_be(builder.at("version"), here.tensorrt_version, "this TensorRT is", bundle);
+  must_be(root.at("gpu").at("compute_capability"), here.compute_capability, "this GPU's is", bundle);
+
+  const FileList files = read_file_sizes(root.at("files"));
+  const Json list = root.at("segments");
+  const std::vector<Json> segments = list.elements();
+  if (segments.size() != variant.segments.size())
+    fail(REXIT_CORRUPT, list.where(), ": has ", segments.size(), " segments, the variant has ", variant.segments.size());
+  std::vector<Plan> plans;
+  for (std::size_t k = 0; k < segments.size(); ++k)
+    plans.push_back(read_plan(segments[k], folder, files, variant.segments[k], bundle));
+  check_files(folder, files, {});
+  return plans;
+}
+
+}  // namespace rexit::core

@@ -1,0 +1,55 @@
+#include "bundle/ids.hpp"
+
+#include <algorithm>
+
+#include "base/status.hpp"
+#include "bundle/tables.hpp"
+
+namespace rexit::core {
+
+Ids::Ids(const Safetensors& table, const std::string& kind, std::size_t count) : strings_(kind == "string"), count_(count) {
+  if (strings_) {
+    bytes_ = table.array<std::uint8_t>("id_bytes", {std::nullopt});
+    offsets_ = table.array<std::int64_t>("id_offsets", {count + 1});
+    check_offsets(table, "id_offsets", offsets_, bytes_.size);
+    for (std::size_t i = 1; i < count; ++i)
+      if (!(string_at(i - 1) < string_at(i))) fail(REXIT_CORRUPT, table.path(), ": `id_bytes` does not ascend at row ", i);
+  } else {
+    numbers_ = table.array<std::int64_t>("ids", {count});
+    for (std::size_t i = 1; i < count; ++i)
+      if (numbers_[i - 1] >= numbers_[i]) fail(REXIT_CORRUPT, table.path(), ": `ids` does not ascend at row ", i);
+  }
+}
+
+std::optional<Row> Ids::find(std::int64_t number) const noexcept {
+  const auto* at = std::lower_bound(numbers_.begin(), numbers_.end(), number);
+  if (at == numbers_.end() || *at != number) return std::nullopt;
+  return static_cast<Row>(at - numbers_.begin());
+}
+
+std::optional<Row> Ids::find(std::string_view text) const noexcept {
+  std::size_t low = 0, high = strings_ ? count_ : 0;
+  while (low < high) {
+    const std::size_t middle = low + (high - low) / 2;
+    if (string_at(middle) < text) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  if (!strings_ || low == count_ || string_at(low) != text) return std::nullopt;
+  return static_cast<Row>(low);
+}
+
+std::string Ids::text(Row row) const {
+  const auto at = static_cast<std::size_t>(row);
+  return strings_ ? "'" + std::string(string_at(at)) + "'" : std::to_string(numbers_[at]);
+}
+
+// char_traits<char> compares as unsigned char: the order of UTF-8 bytes, as the format wants it.
+std::string_view Ids::string_at(std::size_t row) const noexcept {
+  const auto begin = static_cast<std::size_t>(offsets_[row]), end = static_cast<std::size_t>(offsets_[row + 1]);
+  return {reinterpret_cast<const char*>(bytes_.data) + begin, end - begin};
+}
+
+}  // namespace rexit::core

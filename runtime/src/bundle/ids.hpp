@@ -1,0 +1,36 @@
+// Ids as the user's data has them, and the rows they stand for.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "files/safetensors.hpp"
+
+namespace rexit::core {
+
+using Row = std::int32_t;
+
+// Rows are indices in ascending order of id, so a look-up is a binary search.
+class Ids {
+ public:
+  // Reads `ids` or `id_bytes` and `id_offsets`; checks that they ascend. `table` must outlive the Ids.
+  Ids(const Safetensors& table, const std::string& kind, std::size_t count);
+
+  std::size_t size() const noexcept { return count_; }
+  bool are_strings() const noexcept { return strings_; }
+  std::optional<Row> find(std::int64_t number) const noexcept;
+  std::optional<Row> find(std::string_view text) const noexcept;
+  std::string text(Row row) const;  // for messages
+
+ private:
+  std::string_view string_at(std::size_t row) const noexcept;
+
+  bool strings_;
+  std::size_t count_;
+  Array<std::int64_t> numbers_{}, offsets_{};
+  Array<std::uint8_t> bytes_{};
+};
+
+}  // namespace rexit::core

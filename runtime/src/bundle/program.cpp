@@ -1,0 +1,134 @@
+#include "bundle/program.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/status.hpp"
+
+namespace rexit::core {
+namespace {
+
+enum class Place { prefix, candidate, entry };
+
+constexpr std::size_t max_limit = 1 << 16;
+
+class Reader {
+ public:
+  explicit Reader(const ProgramScope& scope) : scope_(scope) {}
+
+  std::vector<Op> ops(const Json& list, Place place) const {
+    std::vector<Op> all;
+    for (const Json& op : list.elements()) all.push_back(read(op, place));
+    return all;
+  }
+
+ private:
+  Op read(const Json& json, Place place) const {
+    const std::string name = json.at("op").string();
+    Op op;
+    if (name == "piece") {
+      op.kind = OpKind::piece;
+      op.piece = piece(json, "piece");
+    } else if (name == "user_field") {
+      op.kind = OpKind::user_field;
+      op.field = scope_.user_field(json.at("field"));
+      op.piece = piece(json, "missing");
+    } else if (name == "item_field") {
+      op.kind = OpKind::item_field;
+      op.field = scope_.item_field(json.at("field"));
+      needs_item(json, name, place, true);
+    } else if (name == "user_like_rate") {
+      op.kind = OpKind::user_like_rate;
+      op.bins = bins(json);
+      op.piece = piece(json, "missing");
+    } else if (name == "item_like_rate") {
+      op.kind = OpKind::item_like_rate;
+      op.bins = bins(json);
+      op.piece = piece(json, "missing");
+      needs_item(json, name, place, false);
+    } else if (name == "item_count") {
+      op.kind = OpKind::item_count;
+      op.bins = bins(json);
+      needs_item(json, name, place, false);
+    } else if (name == "verdict") {
+      op.kind = OpKind::verdict;
+      if (place != Place::entry) fail(REXIT_CORRUPT, json.where(), ": `verdict` stands outside an `entry`");
+      op.yes = piece(json, "yes");
+      op.no = piece(json, "no");
+    } else if (name == "history") {
+      read_history(json, place, op);
+    } else if (name == "similar_liked") {
+      op.kind = OpKind::similar_liked;
+      read_list(json, place, op);
+    } else if (name == "similar_verdict") {
+      op.kind = OpKind::similar_verdict;
+      op.limit = json.at("limit").size(1, max_limit);
+      op.yes = piece(json, "yes");
+      op.no = piece(json, "no");
+      op.piece = piece(json, "unseen");
+      needs_item(json, name, place, false);
+    } else {
+      fail(REXIT_UNSUPPORTED, json.where(), ": op `", name, "` is none that this version knows");
+    }
+    return op;
+  }
+
+  void read_history(const Json& json, Place place, Op& op) const {
+    const std::string order = json.at("order").string();
+    if (order == "recent") {
+      op.kind = OpKind::history_recent;
+    } else if (order == "nearest") {
+      op.kind = OpKind::history_nearest;
+      needs_item(json, "history (nearest)", place, false);
+    } else {
+      fail(REXIT_UNSUPPORTED, json.where(), ": order `", order, "`, expected `recent` or `nearest`");
+    }
+    read_list(json, place, op);
+  }
+
+  void read_list(const Json& json, Place place, Op& op) const {
+    if (place == Place::entry) fail(REXIT_CORRUPT, json.where(), ": a list stands inside an `entry`");
+    op.limit = json.at("limit").size(1, max_limit);
+    op.entry = ops(json.at("entry"), Place::entry);
+    op.piece = piece(json, "empty");
+  }
+
+  // Ops about the target item have none to ask in the prefix; inside an entry only those that mean the entry's item do.
+  static void needs_item(const Json& json, const std::string& name, Place place, bool in_entry) {
+    if (place == Place::candidate || (in_entry && place == Place::entry)) return;
+    fail(REXIT_CORRUPT, json.where(), ": `", name, "` depends on the target item, it cannot stand in ",
+         place == Place::prefix ? "the prefix" : "an `entry`");
+  }
+
+  Piece piece(const Json& json, const char* key) const { return checked(json.at(key)); }
+
+  std::vector<Piece> bins(const Json& json) const {
+    std::vector<Piece> all;
+    for (const Json& bin : json.at("bins").elements()) all.push_back(checked(bin));
+    if (all.empty()) fail(REXIT_CORRUPT, json.where(), " bins: is empty");
+    return all;
+  }
+
+  Piece checked(const Json& value) const {
+    if (scope_.pieces == 0) fail(REXIT_CORRUPT, value.where(), ": the catalog holds no pieces");
+    return static_cast<Piece>(value.integer(0, static_cast<std::int64_t>(scope_.pieces) - 1));
+  }
+
+  const ProgramScope& scope_;
+};
+
+}  // namespace
+
+Program read_program(const Json& prompt, const ProgramScope& scope) {
+  const Reader reader(scope);
+  constexpr std::size_t most = std::numeric_limits<std::int32_t>::max();
+  Program program;
+  program.prefix = reader.ops(prompt.at("prefix"), Place::prefix);
+  program.candidate = reader.ops(prompt.at("candidate"), Place::candidate);
+  // One long title makes the exporter say more than the model takes; memory is reserved by these.
+  program.max_prefix_tokens = std::min(prompt.at("max_prefix_tokens").size(0, most), scope.max_positions);
+  program.max_candidate_tokens = std::min(prompt.at("max_candidate_tokens").size(0, most), scope.max_positions);
+  return program;
+}
+
+}  // namespace rexit::core

@@ -1,0 +1,54 @@
+// The prompt program: the template, compiled to a list of pieces and table look-ups.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "files/json.hpp"
+
+namespace rexit::core {
+
+using Piece = std::int32_t;
+
+enum class OpKind {
+  piece,
+  user_field,
+  item_field,
+  user_like_rate,
+  item_like_rate,
+  item_count,
+  history_recent,
+  history_nearest,
+  verdict,
+  similar_liked,
+  similar_verdict,
+};
+
+// One op. Which fields mean something follows from `kind`, as docs/format.md lists them.
+struct Op {
+  OpKind kind{};
+  Piece piece = 0;  // piece; `missing`, `empty` or `unseen` of the ops that have it
+  Piece yes = 0, no = 0;
+  std::size_t field = 0;  // column in Users::fields or Items::fields
+  std::size_t limit = 0;
+  std::vector<Piece> bins;
+  std::vector<Op> entry;
+};
+
+struct Program {
+  std::vector<Op> prefix, candidate;
+  std::size_t max_prefix_tokens = 0, max_candidate_tokens = 0;  // what the exporter saw, at most a prompt's; hints
+};
+
+// What a program may refer to. The functions give the column of a field and throw REXIT_CORRUPT for one that is not there.
+struct ProgramScope {
+  std::size_t pieces, max_positions;
+  std::function<std::size_t(const Json&)> user_field, item_field;
+};
+
+// Reads catalog.json's `prompt`. Throws REXIT_CORRUPT, or REXIT_UNSUPPORTED for an op this version does not know.
+Program read_program(const Json& prompt, const ProgramScope& scope);
+
+}  // namespace rexit::core

@@ -1,0 +1,48 @@
+// Checks every table passes when a bundle is opened, so that the code that runs per request needs none.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/status.hpp"
+#include "files/half.hpp"
+#include "files/safetensors.hpp"
+
+namespace rexit::core {
+
+// CSR offsets: from 0 to `total`, never descending.
+inline void check_offsets(const Safetensors& table, const char* name, const Array<std::int64_t>& offsets, std::size_t total) {
+  std::int64_t last = 0;
+  for (std::size_t i = 0; i < offsets.size; ++i) {
+    if (i == 0 ? offsets[i] != 0 : offsets[i] < last)
+      fail(REXIT_CORRUPT, table.path(), ": `", name, "`[", i, "] is ", offsets[i], ", expected ", i == 0 ? "0" : "no descent");
+    last = offsets[i];
+  }
+  if (static_cast<std::uint64_t>(last) != total)
+    fail(REXIT_CORRUPT, table.path(), ": `", name, "` ends at ", last, ", expected ", total);
+}
+
+// Every value in [0, limit).
+template <class T>
+void check_below(const Safetensors& table, const std::string& name, const Array<T>& values, std::size_t limit) {
+  for (std::size_t i = 0; i < values.size; ++i)
+    if (values[i] < 0 || static_cast<std::uint64_t>(values[i]) >= limit)
+      fail(REXIT_CORRUPT, table.path(), ": `", name, "`[", i, "] is ", values[i], ", expected 0 to ", limit, " exclusive");
+}
+
+inline void check_finite(const Safetensors& table, const char* name, const Array<Half>& values) {
+  for (std::size_t i = 0; i < values.size; ++i)
+    if (!is_finite(values[i])) fail(REXIT_CORRUPT, table.path(), ": `", name, "`[", i, "] is not finite");
+}
+
+// `values` do not descend within any slice of a CSR table.
+template <class T>
+void check_ascending(const Safetensors& table, const char* name, const Array<T>& values, const Array<std::int64_t>& offsets) {
+  for (std::size_t row = 0; row + 1 < offsets.size; ++row)
+    for (std::int64_t i = offsets[row] + 1; i < offsets[row + 1]; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      if (values[at - 1] > values[at]) fail(REXIT_CORRUPT, table.path(), ": `", name, "`[", at, "] descends within row ", row);
+    }
+}
+
+}  // namespace rexit::core

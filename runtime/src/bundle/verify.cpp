@@ -1,0 +1,41 @@
+#include "bundle/verify.hpp"
+
+#include <vector>
+
+#include "base/status.hpp"
+#include "bundle/bundle.hpp"
+#include "bundle/engines.hpp"
+#include "files/files.hpp"
+#include "files/json.hpp"
+#include "files/mapped_file.hpp"
+#include "files/sha256.hpp"
+
+namespace rexit::core {
+namespace {
+
+// The `files` that a JSON file in the same folder lists.
+void verify_files(const std::string& folder, const char* list) {
+  const FileList files = read_file_sizes(read_json(folder + "/" + list).root().at("files"));
+  check_files(folder, files, {});
+  for (const auto& [name, entry] : files) {
+    const MappedFile file(folder + "/" + name);
+    const std::string seen = sha256(file.data(), file.size());
+    if (seen != entry.sha256)
+      fail(REXIT_CORRUPT, file.path(), ": SHA-256 ", seen.substr(0, 12), "…, expected ", entry.sha256.substr(0, 12),
+           "… (edited)");
+  }
+}
+
+}  // namespace
+
+void verify_bundle(const std::string& path, const char* variant) {
+  const std::vector<std::string> names = variant != nullptr ? std::vector<std::string>{variant} : variant_names(path);
+  verify_files(path, "manifest.json");
+  for (const std::string& name : names) {
+    const Bundle bundle(path, name.c_str());
+    verify_files(bundle.variant().folder, "variant.json");
+    for (const std::string& folder : engine_folders(bundle)) verify_files(folder, "engine.json");
+  }
+}
+
+}  // namespace rexit::core

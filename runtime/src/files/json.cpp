@@ -1,0 +1,168 @@
+// nlohmann's parser calls strtoll and strtoull. From glibc 2.38 on, <stdlib.h> gives C++ their C23 versions, which a library
+// built there then needs where it runs; the old ones are all that JSON needs. Must come before <stdlib.h>.
+// clang-format off
+#include <climits>  // glibc's <features.h>
+// clang-format on
+#undef __GLIBC_USE_C23_STRTOL
+#define __GLIBC_USE_C23_STRTOL 0
+#undef __GLIBC_USE_C2X_STRTOL  // the same, before 2.41
+#define __GLIBC_USE_C2X_STRTOL 0
+
+#include "files/json.hpp"
+
+#include <cmath>
+
+#include "base/status.hpp"
+#include "files/mapped_file.hpp"
+
+namespace rexit::core {
+
+namespace {
+constexpr std::int64_t schema = 1;
+
+// Reads a text without keeping it, to refuse one that would take too much. nlohmann's parser would ask a callback while it builds
+// the values, but then it looks through a whole array each time an element of it ends.
+class Bounds final : public nlohmann::json_sax<nlohmann::json> {
+ public:
+  explicit Bounds(const std::string& name) : name_(name) {}
+
+  bool null() override { return count(); }
+  bool boolean(bool) override { return count(); }
+  bool number_integer(number_integer_t) override { return count(); }
+  bool number_unsigned(number_unsigned_t) override { return count(); }
+  bool number_float(number_float_t, const string_t&) override { return count(); }
+  bool string(string_t&) override { return count(); }
+  bool binary(binary_t&) override { return count(); }
+  bool key(string_t&) override { return true; }
+  bool start_object(std::size_t) override { return enter(); }
+  bool end_object() override { return leave(); }
+  bool start_array(std::size_t) override { return enter(); }
+  bool end_array() override { return leave(); }
+  // What is wrong is said when the text is read again.
+  bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception&) override { return false; }
+
+ private:
+  bool count() {
+    if (++values_ > max_json_values)
+      fail(REXIT_CORRUPT, name_, ": more than ", max_json_values, " values, the most that is allowed");
+    return true;
+  }
+  bool enter() {
+    if (++depth_ > max_json_depth)
+      fail(REXIT_CORRUPT, name_, ": nested more than ", max_json_depth, " deep, the most that is allowed");
+    return count();
+  }
+  bool leave() {
+    --depth_;
+    return true;
+  }
+
+  const std::string& name_;
+  std::size_t values_ = 0;
+  int depth_ = 0;
+};
+
+// Appends the path from `from` to `value`; false: it is not in there.
+bool find_path(const nlohmann::json& from, const nlohmann::json* value, std::string& path) {
+  if (&from == value) return true;
+  if (!from.is_structured()) return false;
+  const std::size_t length = path.size();
+  std::size_t index = 0;
+  for (auto child = from.begin(); child != from.end(); ++child, ++index) {
+    path += from.is_object() ? " " + child.key() : "[" + std::to_string(index) + "]";
+    if (find_path(*child, value, path)) return true;
+    path.resize(length);
+  }
+  return false;
+}
+
+}  // namespace
+
+std::string Json::where() const {
+  std::string path = file_->name;
+  find_path(file_->root, value_, path);
+  return path;
+}
+
+bool Json::has(const char* key) const {
+  if (!value_->is_object()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected an object");
+  const auto found = value_->find(key);
+  return found != value_->end() && !found->is_null();
+}
+
+Json Json::at(const char* key) const {
+  if (!value_->is_object()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected an object");
+  const auto found = value_->find(key);
+  if (found == value_->end()) fail(REXIT_CORRUPT, where(), ": `", key, "` is missing");
+  return {file_, &*found};
+}
+
+std::vector<Json> Json::elements() const {
+  if (!value_->is_array()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected an array");
+  std::vector<Json> all;
+  all.reserve(value_->size());
+  for (const auto& element : *value_) all.emplace_back(file_, &element);
+  return all;
+}
+
+std::vector<std::pair<std::string, Json>> Json::members() const {
+  if (!value_->is_object()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected an object");
+  std::vector<std::pair<std::string, Json>> all;
+  for (const auto& [key, value] : value_->items()) all.emplace_back(key, Json(file_, &value));
+  return all;
+}
+
+std::int64_t Json::integer(std::int64_t low, std::int64_t high) const {
+  if (!value_->is_number_integer()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected an integer");
+  const bool huge = value_->is_number_unsigned() && value_->get<std::uint64_t>() > INT64_MAX;
+  const std::int64_t seen = huge ? INT64_MAX : value_->get<std::int64_t>();
+  if (huge || seen < low || seen > high) fail(REXIT_CORRUPT, where(), ": is ", value_->dump(), ", expected ", low, " to ", high);
+  return seen;
+}
+
+std::size_t Json::size(std::size_t low, std::size_t high) const {
+  return static_cast<std::size_t>(integer(static_cast<std::int64_t>(low), static_cast<std::int64_t>(high)));
+}
+
+float Json::finite_float() const {
+  if (!value_->is_number()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected a number");
+  const float number = static_cast<float>(value_->get<double>());
+  if (!std::isfinite(number)) fail(REXIT_CORRUPT, where(), ": is too large for a float32");
+  return number;
+}
+
+const std::string& Json::string() const {
+  if (!value_->is_string()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected a string");
+  return value_->get_ref<const std::string&>();
+}
+
+std::vector<std::string> Json::strings() const {
+  std::vector<std::string> all;
+  for (const Json& element : elements()) all.push_back(element.string());
+  return all;
+}
+
+JsonDocument::JsonDocument(const unsigned char* data, std::size_t size, const std::string& name) {
+  if (size > max_json_bytes) fail(REXIT_CORRUPT, name, ": ", size, " bytes of JSON, at most ", max_json_bytes, " are allowed");
+  Bounds bounds(name);
+  nlohmann::json::sax_parse(data, data + size, &bounds);
+  try {
+    file_ = std::make_unique<JsonFile>(JsonFile{name, nlohmann::json::parse(data, data + size)});
+  } catch (const nlohmann::json::exception& error) {
+    fail(REXIT_CORRUPT, name, ": not valid JSON: ", error.what());
+  }
+}
+
+JsonDocument read_json(const std::string& path) {
+  const MappedFile file(path);
+  JsonDocument document(file.data(), file.size(), path);
+  const Json root = document.root();
+  const std::int64_t seen = root.at("schema").integer(0, INT64_MAX);
+  if (seen != schema) fail(REXIT_UNSUPPORTED, path, ": schema ", seen, ", this version reads schema ", schema);
+  if (root.has("requires"))
+    for (const std::string& name : root.at("requires").strings())
+      fail(REXIT_UNSUPPORTED, path, ": requires `", name, "`, which this version does not know");
+  return document;
+}
+
+}  // namespace rexit::core

@@ -1,0 +1,46 @@
+#include "files/mapped_file.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/status.hpp"
+
+namespace rexit::core {
+
+MappedFile::Descriptor::~Descriptor() {
+  if (number >= 0) ::close(number);
+}
+
+// O_NONBLOCK: opening a FIFO someone put in the file's place must not hang.
+MappedFile::MappedFile(const std::string& path)
+    : path_(path), file_{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)} {
+  if (file_.number < 0 && errno == ELOOP) fail(REXIT_CORRUPT, path, ": is a link, a bundle may hold none");
+  if (file_.number < 0) fail(REXIT_NOT_FOUND, path, ": cannot be opened: ", std::strerror(errno));
+  struct stat info{};
+  if (::fstat(file_.number, &info) != 0) fail(REXIT_NOT_FOUND, path, ": cannot be read: ", std::strerror(errno));
+  if (!S_ISREG(info.st_mode)) fail(REXIT_CORRUPT, path, ": is not a plain file");
+  size_ = static_cast<std::size_t>(info.st_size);
+  modified_ = info.st_mtim;
+  if (size_ == 0) return;  // mmap refuses empty files
+  void* data = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file_.number, 0);
+  if (data == MAP_FAILED) fail(REXIT_NOT_FOUND, path, ": cannot be mapped: ", std::strerror(errno));
+  data_ = static_cast<const unsigned char*>(data);
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<unsigned char*>(data_), size_);
+}
+
+void MappedFile::check_unchanged() const {
+  struct stat info{};
+  if (::fstat(file_.number, &info) != 0 || static_cast<std::size_t>(info.st_size) != size_ ||
+      info.st_mtim.tv_sec != modified_.tv_sec || info.st_mtim.tv_nsec != modified_.tv_nsec)
+    fail(REXIT_MISMATCH, path_, ": was changed while the bundle is open; replace files by renaming, and open the bundle again");
+}
+
+}  // namespace rexit::core

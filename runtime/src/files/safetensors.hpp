@@ -1,0 +1,84 @@
+// A memory-mapped safetensors file: named, typed, shaped arrays, checked once when they are looked up.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "files/mapped_file.hpp"
+
+namespace rexit::core {
+
+// A read-only array inside a mapped file (or anything else that outlives it).
+template <class T>
+struct Array {
+  const T* data = nullptr;
+  std::size_t size = 0;
+
+  const T& operator[](std::size_t i) const noexcept { return data[i]; }
+  const T* begin() const noexcept { return data; }
+  const T* end() const noexcept { return data + size; }
+};
+
+// Bits of an IEEE half; see half.hpp.
+enum class Half : std::uint16_t {};
+
+class Safetensors {
+ public:
+  explicit Safetensors(const std::string& path);
+
+  const std::string& path() const noexcept { return file_.path(); }
+  std::size_t bytes() const noexcept { return file_.size(); }
+  void check_unchanged() const { file_.check_unchanged(); }
+  bool has(const std::string& name) const { return tensors_.count(name) != 0; }
+  std::vector<std::string> names() const;
+
+  // The tensor `name`, of T's dtype; a dimension that is nullopt may be anything. Throws REXIT_CORRUPT. Views live as long as
+  // *this.
+  template <class T>
+  Array<T> array(const std::string& name, const std::vector<std::optional<std::size_t>>& shape) const;
+
+ private:
+  struct Tensor {
+    std::string dtype;
+    std::vector<std::size_t> shape;
+    std::size_t begin, bytes;
+  };
+
+  const Tensor& find(const std::string& name, const char* dtype, const std::vector<std::optional<std::size_t>>& shape) const;
+  [[noreturn]] void misaligned(const std::string& name) const;
+
+  MappedFile file_;
+  std::map<std::string, Tensor> tensors_;
+};
+
+template <class T>
+constexpr const char* safetensors_dtype();
+template <>
+constexpr const char* safetensors_dtype<std::int64_t>() {
+  return "I64";
+}
+template <>
+constexpr const char* safetensors_dtype<std::int32_t>() {
+  return "I32";
+}
+template <>
+constexpr const char* safetensors_dtype<std::uint8_t>() {
+  return "U8";
+}
+template <>
+constexpr const char* safetensors_dtype<Half>() {
+  return "F16";
+}
+
+template <class T>
+Array<T> Safetensors::array(const std::string& name, const std::vector<std::optional<std::size_t>>& shape) const {
+  const Tensor& tensor = find(name, safetensors_dtype<T>(), shape);
+  const unsigned char* data = file_.data() + tensor.begin;
+  if (reinterpret_cast<std::uintptr_t>(data) % alignof(T) != 0) misaligned(name);
+  return {reinterpret_cast<const T*>(data), tensor.bytes / sizeof(T)};
+}
+
+}  // namespace rexit::core

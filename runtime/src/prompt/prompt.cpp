@@ -1,0 +1,136 @@
+#include "prompt/prompt.hpp"
+
+#include <algorithm>
+#include <string>
+
+#include "base/status.hpp"
+
+namespace rexit::core {
+namespace {
+
+std::size_t bit_length(std::size_t n) noexcept {
+  std::size_t bits = 0;
+  for (; n != 0; n >>= 1) ++bits;
+  return bits;
+}
+
+class Assembler {
+ public:
+  Assembler(const Catalog& catalog, Retrieval& retrieval, std::size_t limit, std::vector<std::int32_t>& tokens)
+      : catalog_(catalog), retrieval_(retrieval), limit_(limit), tokens_(tokens) {}
+
+  void prefix() {
+    most_ = limit_;
+    run(catalog_.program.prefix, {0, false});
+    room_ = limit_ - tokens_.size();
+  }
+
+  void candidate(Row item) {
+    ++candidates_;
+    most_ = tokens_.size() + room_;
+    run(catalog_.program.candidate, {item, false});
+  }
+
+ private:
+  // `one`: the target item, or inside an entry the entry's; in the prefix no op asks for it.
+  void run(const std::vector<Op>& ops, Interaction one) {
+    for (const Op& op : ops) run(op, one);
+  }
+
+  void run(const Op& op, Interaction one) {
+    switch (op.kind) {
+      case OpKind::piece:
+        return append(op.piece);
+      case OpKind::user_field: {
+        const std::optional<Row> user = retrieval_.query().user;
+        return append(user ? catalog_.users.fields[op.field][static_cast<std::size_t>(*user)] : op.piece);
+      }
+      case OpKind::item_field:
+        return append(catalog_.items.fields[op.field][static_cast<std::size_t>(one.item)]);
+      case OpKind::verdict:
+        return append(one.liked ? op.yes : op.no);
+      case OpKind::user_like_rate:
+        return append(like_rate(op, retrieval_.history_likes()));
+      case OpKind::item_like_rate:
+        return append(like_rate(op, retrieval_.item_likes(one.item)));
+      case OpKind::item_count:
+        return append(op.bins[std::min(op.bins.size() - 1, bit_length(retrieval_.item_likes(one.item).interactions))]);
+      case OpKind::history_recent: {
+        const std::vector<Interaction>& history = retrieval_.history();
+        const std::size_t count = std::min(op.limit, history.size());
+        return entries(op, history.data() + (history.size() - count), count);
+      }
+      case OpKind::history_nearest: {
+        const std::vector<Interaction>& nearest = retrieval_.nearest(one.item, op.limit);
+        return entries(op, nearest.data(), nearest.size());
+      }
+      case OpKind::similar_liked: {
+        const std::vector<Row>& items = retrieval_.similar_liked(op.limit);
+        if (items.empty()) append(op.piece);
+        for (const Row item : items) run(op.entry, {item, true});
+        return;
+      }
+      case OpKind::similar_verdict: {
+        const std::vector<Row>& similar = retrieval_.similar_users();
+        if (similar.empty()) append(op.piece);
+        for (std::size_t i = 0; i < std::min(op.limit, similar.size()); ++i) {
+          const std::optional<bool> verdict = retrieval_.verdict(similar[i], one.item);
+          append(!verdict ? op.piece : *verdict ? op.yes : op.no);
+        }
+        return;
+      }
+    }
+  }
+
+  void entries(const Op& op, const Interaction* first, std::size_t count) {
+    if (count == 0) append(op.piece);
+    for (std::size_t i = 0; i < count; ++i) run(op.entry, first[i]);
+  }
+
+  static Piece like_rate(const Op& op, LikeCount count) noexcept {
+    if (count.interactions == 0) return op.piece;
+    return op.bins[(count.likes + 1) * op.bins.size() / (count.interactions + 2)];
+  }
+
+  void append(Piece piece) {
+    const Pieces& pieces = catalog_.pieces;
+    const auto at = static_cast<std::size_t>(piece);
+    const auto count = static_cast<std::size_t>(pieces.offsets[at + 1] - pieces.offsets[at]);
+    if (count > most_ - tokens_.size()) too_long();
+    const std::int32_t* first = pieces.tokens.data + pieces.offsets[at];
+    tokens_.insert(tokens_.end(), first, first + count);
+  }
+
+  [[noreturn]] void too_long() const {
+    const std::string part = candidates_ == 0 ? "the prefix" : "candidate " + std::to_string(candidates_ - 1) + "'s prompt";
+    fail(REXIT_TOO_LONG, part, " is longer than ", limit_, " tokens, the most that the variant takes");
+  }
+
+  const Catalog& catalog_;
+  Retrieval& retrieval_;
+  std::size_t candidates_ = 0;    // begun so far
+  std::size_t limit_, room_ = 0;  // of a prompt; of a candidate behind the prefix
+  std::size_t most_ = 0;          // what the part at hand may fill `tokens_` to
+  std::vector<std::int32_t>& tokens_;
+};
+
+}  // namespace
+
+void assemble(const Catalog& catalog, const Query& query, std::size_t limit, const Deadline& deadline, Retrieval& retrieval,
+              Prompt& prompt) {
+  retrieval.begin(query, deadline);
+  prompt.tokens.clear();
+  prompt.offsets.assign(1, 0);
+  Assembler assembler(catalog, retrieval, limit, prompt.tokens);
+  assembler.prefix();
+  prompt.offsets.push_back(prompt.tokens.size());
+  for (const Row item : query.items) {
+    deadline.check("the prompt's assembly");
+    assembler.candidate(item);
+    if (prompt.tokens.size() == prompt.offsets.back())
+      fail(REXIT_CORRUPT, "the prompt program gives no tokens for item ", catalog.items.ids.text(item));
+    prompt.offsets.push_back(prompt.tokens.size());
+  }
+}
+
+}  // namespace rexit::core

@@ -1,0 +1,207 @@
+#include "prompt/retrieval.hpp"
+
+#include <algorithm>
+#include <iterator>
+
+#include "files/half.hpp"
+
+namespace rexit::core {
+namespace {
+
+constexpr std::size_t lanes = 8;              // independent sums, so that the compiler may vectorise
+constexpr std::size_t between_checks = 4096;  // of the deadline, in users: some hundred microseconds
+
+// Products of halves are exact in float32 and their sums in float64, so no order of summing changes the result.
+double dot(const float* a, const float* b, std::size_t dim) noexcept {
+  double sums[lanes] = {};
+  std::size_t i = 0;
+  for (; i + lanes <= dim; i += lanes)
+    for (std::size_t l = 0; l < lanes; ++l) sums[l] += static_cast<double>(a[i + l] * b[i + l]);
+  for (; i < dim; ++i) sums[0] += static_cast<double>(a[i] * b[i]);
+  double sum = 0;
+  for (const double s : sums) sum += s;
+  return sum;
+}
+
+double dot(const double* a, const Half* b, std::size_t dim) noexcept {
+  double sums[lanes] = {};
+  std::size_t i = 0;
+  for (; i + lanes <= dim; i += lanes)
+    for (std::size_t l = 0; l < lanes; ++l) sums[l] += a[i + l] * static_cast<double>(to_float(b[i + l]));
+  for (; i < dim; ++i) sums[0] += a[i] * static_cast<double>(to_float(b[i]));
+  double sum = 0;
+  for (const double s : sums) sum += s;
+  return sum;
+}
+
+bool no_direction(const Half* vector, std::size_t dim) noexcept { return std::all_of(vector, vector + dim, is_zero); }
+
+}  // namespace
+
+void Retrieval::begin(const Query& query, const Deadline& deadline) {
+  query_ = &query;
+  deadline_ = &deadline;
+  similar_known_ = met_known_ = embeddings_known_ = false;
+  history_.clear();
+  if (query.user) {
+    const Slice own = slice(*query.user);
+    for (std::size_t i = own.begin; i < own.begin + own.visible; ++i)
+      history_.push_back({catalog_.users.history_items[i], catalog_.users.history_liked[i] != 0});
+  }
+  history_.insert(history_.end(), query.recent.begin(), query.recent.end());
+}
+
+Retrieval::Slice Retrieval::slice(Row user) const noexcept {
+  const Users& users = catalog_.users;
+  const auto row = static_cast<std::size_t>(user);
+  const auto begin = static_cast<std::size_t>(users.history_offsets[row]),
+             end = static_cast<std::size_t>(users.history_offsets[row + 1]);
+  if (!query_->as_of) return {begin, end - begin};
+  const std::int64_t* times = users.history_times.data;
+  return {begin, static_cast<std::size_t>(std::lower_bound(times + begin, times + end, *query_->as_of) - (times + begin))};
+}
+
+LikeCount Retrieval::history_likes() const noexcept {
+  std::size_t likes = 0;
+  for (const Interaction& one : history_) likes += one.liked ? 1 : 0;
+  return {history_.size(), likes};
+}
+
+LikeCount Retrieval::item_likes(Row item) const noexcept {
+  const Items& items = catalog_.items;
+  const auto row = static_cast<std::size_t>(item);
+  const auto begin = static_cast<std::size_t>(items.rating_offsets[row]),
+             end = static_cast<std::size_t>(items.rating_offsets[row + 1]);
+  std::size_t visible = end - begin;
+  if (query_->as_of) {
+    const std::int64_t* times = items.rating_times.data;
+    visible = static_cast<std::size_t>(std::lower_bound(times + begin, times + end, *query_->as_of) - (times + begin));
+  }
+  return {visible, visible == 0 ? 0 : static_cast<std::size_t>(items.rating_likes[begin + visible - 1])};
+}
+
+const std::vector<Row>& Retrieval::similar_users() {
+  if (similar_known_) return similar_;
+  similar_known_ = true;
+  similar_.clear();
+  const Users& users = catalog_.users;
+  if (query_->user && query_->recent.empty()) {
+    const Row* first = users.similar.data + static_cast<std::size_t>(*query_->user) * users.neighbours;
+    // Its own row stands where there is no neighbour.
+    std::remove_copy(first, first + users.neighbours, std::back_inserter(similar_), *query_->user);
+  } else {
+    fold_in();
+  }
+  return similar_;
+}
+
+// The user's embedding as LightGCN would propagate it from the liked items; its length does not change the ranking.
+void Retrieval::fold_in() {
+  const Users& users = catalog_.users;
+  const std::size_t dim = catalog_.dim;
+  query_vector_.assign(dim, 0.0);
+  for (const Interaction& one : history_) {
+    if (!one.liked) continue;
+    const Half* row = catalog_.items.fold_in.data + static_cast<std::size_t>(one.item) * dim;
+    for (std::size_t i = 0; i < dim; ++i) query_vector_[i] += static_cast<double>(to_float(row[i]));
+  }
+  if (std::all_of(query_vector_.begin(), query_vector_.end(), [](double x) { return x == 0; })) return;
+  ranking_.clear();
+  for (std::size_t user = 0; user < users.ids.size(); ++user) {
+    if (user % between_checks == 0) deadline_->check("the search for similar users");
+    const Half* embedding = users.embeddings.data + user * dim;
+    if ((query_->user && static_cast<std::size_t>(*query_->user) == user) || no_direction(embedding, dim)) continue;
+    ranking_.emplace_back(dot(query_vector_.data(), embedding, dim), user);
+  }
+  const std::size_t count = std::min(users.neighbours, ranking_.size());
+  std::partial_sort(ranking_.begin(), ranking_.begin() + static_cast<std::ptrdiff_t>(count), ranking_.end(),
+                    [](const auto& a, const auto& b) { return a.first != b.first ? a.first > b.first : a.second < b.second; });
+  for (std::size_t i = 0; i < count; ++i) similar_.push_back(static_cast<Row>(ranking_[i].second));
+}
+
+void Retrieval::collect_met() {
+  if (met_known_) return;
+  met_known_ = true;
+  met_.clear();
+  for (std::size_t i = 0; i < history_.size(); ++i) met_.push_back({history_[i].item, i, history_[i].liked});
+  std::sort(met_.begin(), met_.end(),
+            [](const Met& a, const Met& b) { return a.item != b.item ? a.item < b.item : a.place > b.place; });
+  met_.erase(std::unique(met_.begin(), met_.end(), [](const Met& a, const Met& b) { return a.item == b.item; }), met_.end());
+}
+
+const std::vector<Row>& Retrieval::similar_liked(std::size_t limit) {
+  liked_by_similar_.clear();
+  const std::vector<Row>& similar = similar_users();
+  if (similar.empty() || limit == 0) return liked_by_similar_;
+  collect_met();
+  const std::size_t from_each = (limit + similar.size() - 1) / similar.size();
+  const auto met = [this](Row item) {
+    return std::binary_search(met_.begin(), met_.end(), Met{item, 0, false},
+                              [](const Met& a, const Met& b) { return a.item < b.item; });
+  };
+  for (const Row user : similar) {
+    const Slice theirs = slice(user);
+    std::size_t taken = 0;
+    for (std::size_t i = theirs.begin + theirs.visible; i-- > theirs.begin && taken < from_each;) {
+      const Row item = catalog_.users.history_items[i];
+      if (catalog_.users.history_liked[i] == 0 || met(item)) continue;
+      if (std::find(liked_by_similar_.begin(), liked_by_similar_.end(), item) != liked_by_similar_.end()) continue;
+      liked_by_similar_.push_back(item);
+      if (liked_by_similar_.size() == limit) return liked_by_similar_;
+      ++taken;
+    }
+  }
+  return liked_by_similar_;
+}
+
+const std::vector<Interaction>& Retrieval::nearest(Row target, std::size_t limit) {
+  const std::size_t dim = catalog_.dim;
+  const auto embedding = [&](Row item) { return catalog_.items.embeddings.data + static_cast<std::size_t>(item) * dim; };
+  const auto unpack = [&](Row item, float* out) { std::transform(embedding(item), embedding(item) + dim, out, to_float); };
+  nearest_.clear();
+  if (no_direction(embedding(target), dim)) return nearest_;
+  collect_met();
+  if (!embeddings_known_) {
+    met_embeddings_.resize(met_.size() * dim);
+    for (std::size_t i = 0; i < met_.size(); ++i) unpack(met_[i].item, met_embeddings_.data() + i * dim);
+    embeddings_known_ = true;
+  }
+  target_.resize(dim);
+  unpack(target, target_.data());
+  ranking_.clear();
+  for (std::size_t i = 0; i < met_.size(); ++i)
+    if (met_[i].item != target && !no_direction(embedding(met_[i].item), dim))
+      ranking_.emplace_back(dot(target_.data(), met_embeddings_.data() + i * dim, dim), i);
+  const std::size_t count = std::min(limit, ranking_.size());
+  std::partial_sort(ranking_.begin(), ranking_.begin() + static_cast<std::ptrdiff_t>(count), ranking_.end(),
+                    [this](const auto& a, const auto& b) {
+                      return a.first != b.first ? a.first > b.first : met_[a.second].place > met_[b.second].place;
+                    });
+  for (std::size_t i = 0; i < count; ++i) nearest_.push_back({met_[ranking_[i].second].item, met_[ranking_[i].second].liked});
+  return nearest_;
+}
+
+std::optional<bool> Retrieval::verdict(Row user, Row item) const noexcept {
+  const Users& users = catalog_.users;
+  const Slice theirs = slice(user);
+  const auto count = static_cast<std::size_t>(users.history_offsets[static_cast<std::size_t>(user) + 1]) - theirs.begin;
+  const std::int32_t* by_item = users.history_by_item.data + theirs.begin;
+  // The first position behind the last one that is about `item` and visible.
+  const std::int32_t* after = std::partition_point(by_item, by_item + count, [&](std::int32_t position) {
+    const Row met = users.history_items[theirs.begin + static_cast<std::size_t>(position)];
+    return met < item || (met == item && static_cast<std::size_t>(position) < theirs.visible);
+  });
+  if (after == by_item) return std::nullopt;
+  const std::size_t last = theirs.begin + static_cast<std::size_t>(after[-1]);
+  if (users.history_items[last] != item) return std::nullopt;
+  return users.history_liked[last] != 0;
+}
+
+std::size_t Retrieval::memory() const noexcept {
+  return history_.capacity() * sizeof(Interaction) + similar_.capacity() * sizeof(Row) + met_.capacity() * sizeof(Met) +
+         met_embeddings_.capacity() * sizeof(float) + ranking_.capacity() * sizeof(ranking_[0]) +
+         query_vector_.capacity() * sizeof(double) + nearest_.capacity() * sizeof(Interaction) +
+         liked_by_similar_.capacity() * sizeof(Row) + target_.capacity() * sizeof(float);
+}
+
+}  // namespace rexit::core

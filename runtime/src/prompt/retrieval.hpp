@@ -1,0 +1,88 @@
+// Which interactions and neighbours a prompt tells about. Everything comes from the catalog's tables and the request; nothing
+// with time >= as_of is ever looked at.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "base/clock.hpp"
+#include "bundle/catalog.hpp"
+
+namespace rexit::core {
+
+struct Interaction {
+  Row item;
+  bool liked;
+};
+
+// A request with its ids resolved to rows.
+struct Query {
+  std::optional<Row> user;  // none: a user the catalog does not hold
+  std::vector<Row> items;
+  std::vector<Interaction> recent;  // newer than the catalog's, oldest first
+  std::optional<std::int64_t> as_of;
+};
+
+struct LikeCount {
+  std::size_t interactions, likes;
+};
+
+// One request's view of the catalog. Lists are computed when first asked for and valid until the next begin().
+class Retrieval {
+ public:
+  // `catalog` must outlive the Retrieval.
+  explicit Retrieval(const Catalog& catalog) : catalog_(catalog) {}
+
+  // Both must live until the next begin().
+  void begin(const Query& query, const Deadline& deadline);
+
+  const Query& query() const noexcept { return *query_; }
+  const std::vector<Interaction>& history() const noexcept { return history_; }  // oldest first
+  LikeCount history_likes() const noexcept;
+  LikeCount item_likes(Row item) const noexcept;
+
+  // Nearest first; none where nothing is known of the user. A zero vector has no neighbours and is none, here and in nearest().
+  // Throws REXIT_DEADLINE and REXIT_CANCELLED: a search over all users can take long.
+  const std::vector<Row>& similar_users();
+  // Items the similar users liked and this user has not met.
+  const std::vector<Row>& similar_liked(std::size_t limit);
+  // The history's items nearest to `target`, nearest first; `target` itself is left out.
+  const std::vector<Interaction>& nearest(Row target, std::size_t limit);
+  // A user's latest visible verdict on an item.
+  std::optional<bool> verdict(Row user, Row item) const noexcept;
+
+  std::size_t memory() const noexcept;
+
+ private:
+  struct Slice {
+    std::size_t begin, visible;
+  };
+  struct Met {  // an item of the history, once, with its latest place and verdict
+    Row item;
+    std::size_t place;
+    bool liked;
+  };
+
+  Slice slice(Row user) const noexcept;
+  void fold_in();
+  void collect_met();
+
+  const Catalog& catalog_;
+  const Query* query_ = nullptr;
+  const Deadline* deadline_ = nullptr;
+  std::vector<Interaction> history_;
+
+  bool similar_known_ = false, met_known_ = false, embeddings_known_ = false;
+  std::vector<Row> similar_;
+  std::vector<Met> met_;               // ascending by item
+  std::vector<float> met_embeddings_;  // [met, dim]
+  std::vector<Row> liked_by_similar_;
+  std::vector<Interaction> nearest_;
+  std::vector<float> target_;
+  std::vector<double> query_vector_;
+  std::vector<std::pair<double, std::size_t>> ranking_;
+};
+
+}  // namespace rexit::core

@@ -1,0 +1,342 @@
+#include "session/prefix_cache.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "base/checked.hpp"
+
+namespace rexit::core {
+namespace {
+
+constexpr std::size_t least_share = 4;  // a shared start counts from one in four tokens on
+constexpr std::size_t most_spare = 4;   // a prefix that takes over memory keeps up to so many times what it needs
+
+std::size_t common(const std::vector<std::int64_t>& held, const std::int32_t* tokens, std::size_t count) noexcept {
+  std::size_t n = 0;
+  while (n < count && n < held.size() && held[n] == tokens[n]) ++n;
+  return n;
+}
+
+// Copies of one row for each head, from tensor to tensor. Tensors that lie one right behind the other in both places go as one
+// copy.
+class HeadRows {
+ public:
+  HeadRows(const Backend& backend, std::size_t heads, std::size_t to_pitch, std::size_t from_pitch, std::size_t bytes)
+      : backend_(backend), heads_(heads), to_pitch_(to_pitch), from_pitch_(from_pitch), bytes_(bytes) {}
+
+  void add(std::byte* to, const std::byte* from) {
+    if (count_ == 0 || to != to_ + count_ * to_pitch_ || from != from_ + count_ * from_pitch_) {
+      finish();
+      to_ = to;
+      from_ = from;
+    }
+    count_ += heads_;
+  }
+  void finish() {
+    if (count_ != 0) backend_.copy_rows(to_, to_pitch_, from_, from_pitch_, bytes_, count_);
+    count_ = 0;
+  }
+
+ private:
+  const Backend& backend_;
+  const std::size_t heads_, to_pitch_, from_pitch_, bytes_;
+  std::byte* to_ = nullptr;
+  const std::byte* from_ = nullptr;
+  std::size_t count_ = 0;
+};
+
+std::byte* as_bytes(void* data) { return static_cast<std::byte*>(data); }
+
+}  // namespace
+
+PrefixCache::PrefixCache(const Bundle& bundle, const Backend& backend, std::size_t budget)
+    : bundle_(bundle), backend_(backend), budget_(budget), none_(backend), used_(&none_), hidden_next_(backend), parts_(backend) {
+  for (const Segment& segment : bundle.variant().segments) {
+    none_.segments.emplace_back(backend);
+    none_.segments.back().keys.resize(segment.layers());
+    none_.segments.back().values.resize(segment.layers());
+  }
+}
+
+std::size_t PrefixCache::use(const std::int32_t* tokens, std::size_t count) {
+  used_ = &none_;
+  if (count == 0) return 0;
+  Entry* source = nullptr;
+  std::size_t shared = 0, depth = 0;
+  for (const auto& entry : entries_) {
+    const std::size_t n = common(entry->tokens, tokens, count);
+    const bool same = n == count && n == entry->tokens.size();
+    if (same) {
+      used_ = entry.get();
+      used_->last_use = ++uses_;
+      return used_->depth != 0 ? count : used_->shared;
+    }
+    const std::size_t deep = n * least_share < count ? 0 : depth_of(*entry, n);
+    if (deep != 0 && (n > shared || (n == shared && deep > depth))) {
+      source = entry.get();
+      shared = n;
+      depth = deep;
+    }
+  }
+
+  Entry& entry = place_for(count, source);
+  const std::size_t held = source != nullptr ? source->tokens.size() : 0;
+  entry.tokens.clear();
+  entry.depth = entry.shared = entry.shared_depth = 0;
+  used_ = &entry;
+  entry.last_use = ++uses_;
+  entry.tokens.assign(tokens, tokens + count);
+  trim(entry, &entry == source ? depth : 0);
+  if (source == nullptr) return 0;
+  copy_shared(entry, *source, held, shared, depth);
+  hold_budget(0, nullptr);
+  return shared;
+}
+
+void PrefixCache::clear() noexcept {
+  used_ = &none_;
+  for (const auto& entry : entries_) entry->tokens.clear();
+}
+
+// A free entry, or a new one while the budget allows one more as deep as the deepest and as large as the largest, or else the one
+// that was not used for longest; `source` only if there is no other.
+PrefixCache::Entry& PrefixCache::place_for(std::size_t count, const Entry* source) {
+  std::size_t depth = 1, most = 0;
+  for (const auto& entry : entries_) {
+    if (entry->tokens.empty()) return *entry;
+    depth = std::max(depth, entry->depth);
+    most = std::max(most, bytes_of_entry(*entry));
+  }
+  std::size_t bytes = count * row_bytes();
+  for (std::size_t k = 0; k < depth; ++k) bytes += block_bytes(k, count);
+  bytes = std::max(bytes, most);
+  if (!entries_.empty() && prefixes() + bytes > budget_) {
+    Entry* victim = least_recent(source);
+    return victim != nullptr ? *victim : *entries_.front();
+  }
+  auto entry = std::make_unique<Entry>(backend_);
+  for (const Cached& segment : none_.segments) {
+    entry->segments.emplace_back(backend_);
+    entry->segments.back().keys.resize(segment.keys.size());
+    entry->segments.back().values.resize(segment.values.size());
+  }
+  entries_.push_back(std::move(entry));
+  return *entries_.back();
+}
+
+// Among those that are neither in use nor `kept`; free ones first.
+PrefixCache::Entry* PrefixCache::least_recent(const Entry* kept) const noexcept {
+  Entry* found = nullptr;
+  for (const auto& entry : entries_) {
+    if (entry.get() == used_ || entry.get() == kept) continue;
+    if (entry->tokens.empty()) return entry.get();
+    if (found == nullptr || entry->last_use < found->last_use) found = entry.get();
+  }
+  return found;
+}
+
+// Gives back memory of those that are neither in use nor `kept` until `more` bytes fit the budget.
+void PrefixCache::hold_budget(std::size_t more, const Entry* kept) {
+  while (prefixes() + more > budget_) {
+    const Entry* victim = least_recent(kept);
+    if (victim == nullptr) return;
+    entries_.erase(std::find_if(entries_.begin(), entries_.end(), [&](const auto& entry) { return entry.get() == victim; }));
+  }
+}
+
+void PrefixCache::lay_out(Entry& entry, std::size_t segment, const Entry* kept) {
+  Cached& cached = entry.segments[segment];
+  const std::size_t each = stride(segment, entry.tokens.size()), bytes = block_bytes(segment, entry.tokens.size());
+  fit(cached.block, bytes);
+  if (bytes > cached.block.bytes()) hold_budget(bytes - cached.block.bytes(), kept);
+  cached.block.reserve(bytes);
+  for (std::size_t i = 0; i < cached.keys.size(); ++i) {
+    cached.keys[i] = cached.block.data() + 2 * i * each;
+    cached.values[i] = cached.block.data() + (2 * i + 1) * each;
+  }
+}
+
+// Gives back what is far more than `bytes`.
+void PrefixCache::fit(Block& block, std::size_t bytes) const {
+  if (block.bytes() / most_spare > bytes) Block(backend_).swap(block);
+}
+
+// Fits what `entry` has of others' memory, but for its first `kept` segments, and what passes write to.
+void PrefixCache::trim(Entry& entry, std::size_t kept) {
+  const std::size_t count = entry.tokens.size();
+  std::size_t most = 0;
+  for (std::size_t k = 0; k < entry.segments.size(); ++k) {
+    if (k >= kept) fit(entry.segments[k].block, block_bytes(k, count));
+    most = std::max(most, block_bytes(k, count));
+  }
+  if (kept == 0 || kept == bundle_.exits()) fit(entry.hidden, count * row_bytes());  // else there are shared tokens' states
+  fit(hidden_next_, count * row_bytes());
+  fit(parts_, most);
+}
+
+// How many segments are computed for an entry's first `count` tokens, with one hidden state behind them for all.
+std::size_t PrefixCache::depth_of(const Entry& entry, std::size_t count) noexcept {
+  if (entry.depth >= entry.shared_depth) return entry.depth;
+  return count <= entry.shared ? entry.shared_depth : 0;
+}
+
+// What `from` has of its first `count` tokens, of `held`, `depth` segments deep. The two may be one: then its memory changes
+// places with what passes write to.
+void PrefixCache::copy_shared(Entry& to, Entry& from, std::size_t held, std::size_t count, std::size_t depth) {
+  const Model& model = bundle_.model();
+  const std::size_t total = to.tokens.size();
+  const bool one = &to == &from;
+  for (std::size_t k = 0; k < depth; ++k) {
+    Cached& cached = to.segments[k];
+    if (one) {
+      past_keys_ = cached.keys;
+      past_values_ = cached.values;
+      cached.block.swap(parts_);
+    }
+    lay_out(to, k, &from);
+    const auto &keys = one ? past_keys_ : from.segments[k].keys, &values = one ? past_values_ : from.segments[k].values;
+    const std::size_t row = model.head_dim * bytes_of(bundle_.variant().segments[k].cache_dtype);
+    HeadRows rows(backend_, model.kv_heads, total * row, held * row, count * row);
+    for (std::size_t i = 0; i < cached.keys.size(); ++i) {
+      rows.add(as_bytes(cached.keys[i]), as_bytes(keys[i]));
+      rows.add(as_bytes(cached.values[i]), as_bytes(values[i]));
+    }
+    rows.finish();
+  }
+  if (depth < bundle_.exits()) {
+    if (one) to.hidden.swap(hidden_next_);
+    const std::size_t bytes = total * row_bytes();
+    if (bytes > to.hidden.bytes()) hold_budget(bytes - to.hidden.bytes(), &from);
+    to.hidden.reserve(bytes);
+    backend_.copy(to.hidden.data(), one ? hidden_next_.data() : from.hidden.data(), count * row_bytes());
+  }
+  if (count == total) {
+    to.depth = depth;
+  } else {
+    to.shared = count;
+    to.shared_depth = depth;
+  }
+}
+
+std::size_t PrefixCache::deepen() {
+  Entry& entry = *used_;
+  const std::size_t segment = entry.depth, from = segment < entry.shared_depth ? entry.shared : 0;
+  run(segment, from);
+  ++entry.depth;
+  return bundle_.variant().segments[segment].layers();
+}
+
+// Computes a segment for the tokens from `from` on; those before it are there.
+void PrefixCache::run(std::size_t index, std::size_t from) {
+  Entry& entry = *used_;
+  const Segment& segment = bundle_.variant().segments[index];
+  const Model& model = bundle_.model();
+  const std::size_t total = entry.tokens.size(), count = total - from, layers = segment.layers();
+  if (positions_.size() < total) {
+    positions_.resize(total);
+    std::iota(positions_.begin(), positions_.end(), 0);
+    groups_.resize(total, 0);
+  }
+  if (from == 0) lay_out(entry, index, nullptr);
+  Cached& cached = entry.segments[index];
+
+  const std::size_t before = stride(index, from), after = stride(index, count);
+  const std::size_t row = model.head_dim * bytes_of(segment.cache_dtype);
+  if (from != 0) {
+    // A pass wants the past, and gives what is new, without gaps between heads.
+    std::byte* part = as_bytes(parts_.reserve(product(2, layers, std::max(before + after, stride(index, total)))));
+    for (auto* pointers : {&past_keys_, &past_values_, &new_keys_, &new_values_})
+      pointers->resize(std::max(pointers->size(), layers));
+    const auto place = [&](std::vector<void*>& keys, std::vector<void*>& values, std::size_t each) {
+      for (std::size_t i = 0; i < layers; ++i)
+        for (auto* pointers : {&keys, &values}) {
+          (*pointers)[i] = part;
+          part += each;
+        }
+    };
+    place(past_keys_, past_values_, before);
+    place(new_keys_, new_values_, after);
+    HeadRows rows(backend_, model.kv_heads, from * row, total * row, from * row);
+    for (std::size_t i = 0; i < layers; ++i) {
+      rows.add(as_bytes(past_keys_[i]), as_bytes(cached.keys[i]));
+      rows.add(as_bytes(past_values_[i]), as_bytes(cached.values[i]));
+    }
+    rows.finish();
+  }
+
+  const auto last = static_cast<std::int64_t>(count) - 1;
+  const std::size_t hidden = product(total, row_bytes());
+  if (index == 0 && hidden > entry.hidden.bytes()) {  // so it holds no shared tokens' states
+    hold_budget(hidden - entry.hidden.bytes(), nullptr);
+    entry.hidden.reserve(hidden);
+  }
+
+  Pass pass;
+  pass.tokens = count;
+  pass.prefix = from;
+  pass.rows = 1;
+  pass.token_ids = entry.tokens.data() + from;
+  pass.hidden_in = entry.hidden.data() + from * row_bytes();
+  pass.positions = positions_.data() + from;
+  pass.groups = groups_.data();
+  pass.row_index = &last;
+  if (from != 0) {
+    pass.past_keys = past_keys_.data();
+    pass.past_values = past_values_.data();
+  }
+  if (!segment.last) pass.hidden_out = hidden_next_.reserve(hidden);
+  pass.new_keys = from != 0 ? new_keys_.data() : cached.keys.data();
+  pass.new_values = from != 0 ? new_values_.data() : cached.values.data();
+  backend_.run(index, pass);
+
+  if (from != 0) {
+    HeadRows rows(backend_, model.kv_heads, total * row, count * row, count * row);
+    for (std::size_t i = 0; i < layers; ++i) {
+      rows.add(as_bytes(cached.keys[i]) + from * row, as_bytes(new_keys_[i]));
+      rows.add(as_bytes(cached.values[i]) + from * row, as_bytes(new_values_[i]));
+    }
+    rows.finish();
+  }
+  if (segment.last) return;
+  if (from == 0) {
+    entry.hidden.swap(hidden_next_);
+  } else {
+    backend_.copy(entry.hidden.data() + from * row_bytes(), hidden_next_.data(), count * row_bytes());
+  }
+}
+
+std::size_t PrefixCache::stride(std::size_t segment, std::size_t tokens) const {
+  const Model& model = bundle_.model();
+  const std::size_t bytes =
+      product(model.kv_heads, tokens, model.head_dim, bytes_of(bundle_.variant().segments[segment].cache_dtype));
+  return (bytes + backend_.tensor_alignment() - 1) / backend_.tensor_alignment() * backend_.tensor_alignment();
+}
+
+// Of a segment's keys and values.
+std::size_t PrefixCache::block_bytes(std::size_t segment, std::size_t tokens) const {
+  return product(2, bundle_.variant().segments[segment].layers(), stride(segment, tokens));
+}
+
+// Of one token's hidden state; all segments agree on its type.
+std::size_t PrefixCache::row_bytes() const noexcept {
+  return bundle_.model().hidden_size * bytes_of(bundle_.variant().segments.front().hidden_dtype);
+}
+
+std::size_t PrefixCache::bytes_of_entry(const Entry& entry) noexcept {
+  std::size_t bytes = entry.hidden.bytes() + entry.tokens.capacity() * sizeof(std::int64_t);
+  for (const Cached& segment : entry.segments) bytes += segment.block.bytes();
+  return bytes;
+}
+
+std::size_t PrefixCache::prefixes() const noexcept {
+  std::size_t bytes = 0;
+  for (const auto& entry : entries_) bytes += bytes_of_entry(*entry);
+  return bytes;
+}
+
+std::size_t PrefixCache::memory() const noexcept {
+  return prefixes() + hidden_next_.bytes() + parts_.bytes() + (positions_.capacity() + groups_.capacity()) * sizeof(std::int64_t);
+}
+
+}  // namespace rexit::core

@@ -1,0 +1,144 @@
+#include "session/session.hpp"
+
+#include <algorithm>
+
+namespace rexit::core {
+
+namespace {
+
+constexpr std::size_t default_cache_bytes = std::size_t{32} << 20;
+
+// Best first; what has no answer comes last, in request order.
+bool before(const Score& a, const Score& b) {
+  if (a.answer.given() != b.answer.given()) return a.answer.given();
+  // By c and not by probability, which saturates: 20 and 30 are both 1 in float32.
+  return a.answer.given() && a.answer.calibrated != b.answer.calibrated ? a.answer.calibrated > b.answer.calibrated
+                                                                        : a.item < b.item;
+}
+
+// The longest prefix, and as many candidates of the longest kind as one pass takes.
+struct LargestPass {
+  explicit LargestPass(const Bundle& bundle) {
+    const Program& program = bundle.catalog().program;
+    const std::size_t most = bundle.variant().max_positions;
+    prefix = std::min(program.max_prefix_tokens, most - 1);
+    each = std::clamp<std::size_t>(program.max_candidate_tokens, 1, most - prefix);
+    candidates = std::max<std::size_t>(1, bundle.variant().max_tokens / each);
+  }
+
+  std::size_t prefix, each, candidates;
+};
+
+}  // namespace
+
+Session::State::State(const Bundle& bundle, const Backend& backend, std::size_t cache_bytes)
+    : retrieval(bundle.catalog()),
+      prefix(bundle, backend, cache_bytes != 0 ? cache_bytes : default_cache_bytes),
+      slate(bundle, backend) {}
+
+Session::Session(std::shared_ptr<const Engine> engine, std::size_t cache_bytes)
+    : engine_(std::move(engine)),
+      backend_(engine_->backends(), engine_->bundle.exits()),
+      cache_bytes_(cache_bytes),
+      state_(std::make_unique<State>(engine_->bundle, backend_, cache_bytes_)) {}
+
+void Session::assemble(const Request& request, const Deadline& deadline) {
+  const Bundle& bundle = engine_->bundle;
+  bundle.catalog().check_unchanged();
+  core::assemble(bundle.catalog(), request.query, bundle.variant().max_positions, deadline, state_->retrieval, state_->prompt);
+}
+
+const std::vector<Score>& Session::score(const Request& request, Clock::time_point start, rexit_stats& stats) {
+  const Deadline deadline(start, request.deadline_us, &backend_.cancelled());
+  assemble(request, deadline);
+  stats.retrieval_us = microseconds_since(start);
+  const StopRule rule{request.has_policy ? &request.policy : &engine_->bundle.policy(), request.force_exit};
+  const std::vector<Answer>& answers = run(rule, deadline, stats);
+
+  std::vector<Score>& scores = state_->scores;
+  scores.clear();
+  for (std::size_t i = 0; i < answers.size(); ++i) scores.push_back({i, answers[i]});
+  if (request.top_k != 0) {
+    const std::size_t count = std::min(request.top_k, scores.size());
+    std::partial_sort(scores.begin(), scores.begin() + static_cast<std::ptrdiff_t>(count), scores.end(), before);
+    scores.resize(count);
+  }
+  stats.total_us = microseconds_since(start);
+  return scores;
+}
+
+const std::vector<float>& Session::trace(const Request& request, Clock::time_point start, rexit_stats& stats) {
+  const Deadline none(start, 0, &backend_.cancelled());
+  assemble(request, none);
+  stats.retrieval_us = microseconds_since(start);
+  state_->log_odds.resize(request.query.items.size() * engine_->bundle.exits());
+  run({&engine_->bundle.policy(), std::nullopt, state_->log_odds.data()}, none, stats);
+  stats.total_us = microseconds_since(start);
+  return state_->log_odds;
+}
+
+const Prompt& Session::prompt(const Request& request) {
+  assemble(request, Deadline({}, 0, &backend_.cancelled()));
+  return state_->prompt;
+}
+
+void Session::warm_up() {
+  begin_call();
+  const Bundle& bundle = engine_->bundle;
+  const LargestPass largest(bundle);
+  Prompt& prompt = state_->prompt;
+  prompt.tokens.assign(largest.prefix + largest.candidates * largest.each, 0);
+  prompt.offsets.assign({0, largest.prefix});
+  for (std::size_t i = 0; i < largest.candidates; ++i) prompt.offsets.push_back(prompt.offsets.back() + largest.each);
+
+  rexit_stats ignored{};
+  clear_cache();
+  run({&bundle.policy(), bundle.exits() - 1}, Deadline({}, 0), ignored);
+  clear_cache();
+}
+
+const std::vector<Answer>& Session::run(const StopRule& rule, const Deadline& deadline, rexit_stats& stats) {
+  const Prompt& prompt = state_->prompt;
+  const std::size_t before = prompt.prefix_tokens();
+
+  backend_.forget_segments();
+  stats.prefix_tokens = before;
+  stats.prefix_tokens_reused = state_->prefix.use(prompt.tokens.data(), before);
+  stats.candidate_tokens = prompt.tokens.size() - before;
+  SlateStats slate;
+  const std::vector<Answer>& answers = state_->slate.run(prompt, state_->prefix, rule, deadline, slate);
+  stats.candidate_layers = slate.candidate_layers;
+  stats.prefix_layers = slate.prefix_layers;
+  stats.prefix_us = slate.prefix_us;
+  stats.slate_us = slate.slate_us;
+  return answers;
+}
+
+void Session::trim() {
+  state_ = std::make_unique<State>(engine_->bundle, backend_, cache_bytes_);
+  backend_.trim();
+}
+
+Memory Session::memory() const {
+  const State& s = *state_;
+  const std::size_t prefixes = s.prefix.prefixes();
+  return {prefixes,
+          s.prefix.memory() - prefixes + s.slate.memory() + s.retrieval.memory() +
+              s.prompt.tokens.capacity() * sizeof(std::int32_t) + s.prompt.offsets.capacity() * sizeof(std::size_t) +
+              s.scores.capacity() * sizeof(Score) + s.log_odds.capacity() * sizeof(float),
+          backend_.memory()};
+}
+
+std::size_t session_bytes(const Bundle& bundle) {
+  const LargestPass largest(bundle);
+  const Model& model = bundle.model();
+  const std::size_t tokens = largest.candidates * largest.each;
+  std::size_t cache = 0;  // of one token
+  for (const Segment& segment : bundle.variant().segments)
+    cache += 2 * segment.layers() * model.kv_heads * model.head_dim * bytes_of(segment.cache_dtype);
+  // Hidden states twice, before and after a segment; a prefix's tokens, positions and groups, a slate's rows too.
+  const std::size_t hidden = 2 * model.hidden_size * bytes_of(bundle.variant().segments.front().hidden_dtype);
+  return largest.prefix * (cache + hidden + 3 * sizeof(std::int64_t)) + tokens * (hidden + 4 * sizeof(std::int64_t));
+}
+
+}  // namespace rexit::core

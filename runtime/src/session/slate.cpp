@@ -1,0 +1,172 @@
+#include "session/slate.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/status.hpp"
+
+namespace rexit::core {
+
+Slate::Slate(const Bundle& bundle, const Backend& backend)
+    : bundle_(bundle), backend_(backend), hidden_(backend), hidden_next_(backend) {}
+
+const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
+                                      SlateStats& stats) {
+  pack(prompt);
+  for (std::size_t segment = 0; !active_.empty(); ++segment) {
+    if (!deepen(prefix, segment, deadline, stats)) {
+      cut_short();
+      return answers_;
+    }
+    const Timer timer(stats.slate_us);
+    const Segment& graph = bundle_.variant().segments[segment];
+    if (!graph.last) hidden_next_.reserve(positions_.size() * bundle_.model().hidden_size * bytes_of(graph.hidden_dtype));
+    for (std::size_t begin = 0; begin < active_.size();) {
+      if (deadline.expired()) {
+        cut_short();
+        return answers_;
+      }
+      const std::size_t end = chunk_end(begin);
+      run_chunk(segment, begin, end, prefix);
+      for (std::size_t i = begin; i < end; ++i) judge(active_[i], segment, logits_.data() + 2 * (i - begin), rule);
+      stats.candidate_layers += graph.layers() * (end - begin);
+      begin = end;
+    }
+    hidden_.swap(hidden_next_);
+    compact(segment);
+  }
+  return answers_;
+}
+
+void Slate::pack(const Prompt& prompt) {
+  const std::size_t before = prompt.prefix_tokens(), total = prompt.tokens.size() - before;
+  active_.clear();
+  answers_.assign(prompt.candidates(), Answer{});
+  token_ids_.assign(prompt.tokens.begin() + static_cast<std::ptrdiff_t>(before), prompt.tokens.end());
+  positions_.resize(total);
+  groups_.resize(total);
+  for (std::size_t i = 0; i < prompt.candidates(); ++i) {
+    Candidate candidate{static_cast<std::uint32_t>(i), prompt.offsets[1 + i] - before, prompt.candidate_tokens(i), {}};
+    for (std::size_t t = 0; t < candidate.tokens; ++t) {
+      positions_[candidate.begin + t] = static_cast<std::int64_t>(before + t);
+      groups_[candidate.begin + t] = static_cast<std::int64_t>(i);
+    }
+    active_.push_back(candidate);
+  }
+}
+
+// False: the deadline passed before the prefix was deep enough.
+bool Slate::deepen(PrefixCache& prefix, std::size_t segment, const Deadline& deadline, SlateStats& stats) const {
+  const Timer timer(stats.prefix_us);
+  while (!prefix.ready(segment)) {
+    if (deadline.expired()) return false;
+    stats.prefix_layers += prefix.deepen();
+  }
+  return true;
+}
+
+// Candidates [begin, end) fit one pass; one that is larger than a pass gets its own.
+std::size_t Slate::chunk_end(std::size_t begin) const {
+  std::size_t end = begin + 1, total = active_[begin].tokens;
+  for (; end < active_.size(); ++end) {
+    total += active_[end].tokens;
+    if (total > bundle_.variant().max_tokens) break;
+  }
+  return end;
+}
+
+void Slate::run_chunk(std::size_t segment, std::size_t begin, std::size_t end, const PrefixCache& prefix) {
+  const Segment& graph = bundle_.variant().segments[segment];
+  const std::size_t first = active_[begin].begin, row_bytes = bundle_.model().hidden_size * bytes_of(graph.hidden_dtype);
+  rows_.clear();
+  for (std::size_t i = begin; i < end; ++i)
+    rows_.push_back(static_cast<std::int64_t>(active_[i].begin + active_[i].tokens - 1 - first));
+  logits_.resize(2 * rows_.size());
+
+  Pass pass;
+  pass.tokens = active_[end - 1].begin + active_[end - 1].tokens - first;
+  pass.prefix = prefix.tokens();
+  pass.rows = rows_.size();
+  if (graph.first) {
+    pass.token_ids = token_ids_.data() + first;
+  } else {
+    pass.hidden_in = hidden_.data() + first * row_bytes;
+  }
+  pass.positions = positions_.data() + first;
+  pass.groups = groups_.data() + first;
+  pass.row_index = rows_.data();
+  pass.past_keys = prefix.keys(segment);
+  pass.past_values = prefix.values(segment);
+  if (!graph.last) pass.hidden_out = hidden_next_.data() + first * row_bytes;
+  pass.logits = logits_.data();
+  backend_.run(segment, pass);
+}
+
+void Slate::judge(Candidate& candidate, std::size_t segment, const float* logits, const StopRule& rule) {
+  const float z = logits[1] - logits[0];
+  if (!std::isfinite(z))
+    fail(REXIT_BACKEND_FAILED, bundle_.variant().segments[segment].graph, ": candidate ", candidate.index, "'s logits (",
+         logits[0], ", ", logits[1], ") are not finite numbers");
+  const ExitRule& exit = rule.policy->exits[segment];
+  const float c = exit.calibrated(z);
+  candidate.agreement.add(c);
+  answers_[candidate.index] = {static_cast<std::uint32_t>(segment), z, c, false};
+
+  const bool last = segment + 1 == bundle_.exits();
+  if (rule.trace != nullptr) {
+    rule.trace[candidate.index * bundle_.exits() + segment] = z;
+    candidate.stopped = last;
+  } else if (rule.force_exit) {
+    candidate.stopped = segment == *rule.force_exit;
+  } else {
+    candidate.stopped = last || (exit.confident(c) && candidate.agreement.heads >= rule.policy->patience);
+  }
+}
+
+void Slate::cut_short() {
+  if (std::none_of(answers_.begin(), answers_.end(), [](const Answer& answer) { return answer.given(); }))
+    fail(REXIT_DEADLINE, "the deadline passed before any candidate had reached its first exit");
+  for (const Candidate& candidate : active_)
+    if (!candidate.stopped) answers_[candidate.index].cut_short = true;
+}
+
+// Drops the tokens of those that stopped. Nothing else changes: candidates see only the prefix and themselves.
+void Slate::compact(std::size_t segment) {
+  const std::size_t row_bytes = bundle_.model().hidden_size * bytes_of(bundle_.variant().segments[segment].hidden_dtype);
+  std::size_t kept = 0, to = 0, from = 0, moving = 0;  // neighbours move at once: `moving` tokens from `from` to where `to` is
+  const auto move = [&] {
+    if (moving != 0)
+      backend_.copy(hidden_.data() + (to - moving) * row_bytes, hidden_.data() + from * row_bytes, moving * row_bytes);
+    moving = 0;
+  };
+  for (const Candidate& candidate : active_) {
+    if (candidate.stopped) continue;
+    if (to != candidate.begin) {
+      if (from + moving != candidate.begin) {
+        move();
+        from = candidate.begin;
+      }
+      moving += candidate.tokens;
+      for (std::size_t t = 0; t < candidate.tokens; ++t) {
+        positions_[to + t] = positions_[candidate.begin + t];
+        groups_[to + t] = groups_[candidate.begin + t];
+      }
+    }
+    Candidate moved = candidate;
+    moved.begin = to;
+    to += moved.tokens;
+    active_[kept++] = moved;
+  }
+  move();
+  active_.resize(kept, Candidate{});
+  positions_.resize(to);
+  groups_.resize(to);
+}
+
+std::size_t Slate::memory() const noexcept {
+  return hidden_.bytes() + hidden_next_.bytes() + active_.capacity() * sizeof(Candidate) + answers_.capacity() * sizeof(Answer) +
+         (token_ids_.capacity() + positions_.capacity() + groups_.capacity() + rows_.capacity()) * sizeof(std::int64_t) +
+         logits_.capacity() * sizeof(float);
+}
+
+}  // namespace rexit::core

@@ -1,0 +1,51 @@
+#include "session/supervised_backend.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/clock.hpp"
+#include "base/status.hpp"
+
+namespace rexit::core {
+
+SupervisedBackend::SupervisedBackend(std::shared_ptr<const Backend> backend, std::size_t segments)
+    : backend_(std::move(backend)), stop_(backend_->make_stop()), segments_(segments) {}
+
+void SupervisedBackend::cancel() noexcept try {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  cancelled_ = true;
+  if (stop_ != nullptr) stop_->request();
+} catch (...) {  // a mutex that cannot be locked; see set_log
+}
+
+void SupervisedBackend::begin_call() noexcept try {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  cancelled_ = false;
+  if (stop_ != nullptr) stop_->withdraw();
+} catch (...) {
+}
+
+void SupervisedBackend::forget_segments() noexcept { std::fill(segments_.begin(), segments_.end(), SegmentStats{}); }
+
+void SupervisedBackend::run(std::size_t segment, const Pass& pass) const {
+  if (cancelled_) fail(REXIT_CANCELLED, "cancelled before segment ", segment);
+  SegmentStats& stats = segments_[segment];
+  const bool prefix = pass.logits == nullptr;  // nobody reads a head there
+  const Timer timer(prefix ? stats.prefix_us : stats.slate_us);
+  Pass stoppable = pass;
+  stoppable.stop = stop_.get();
+  try {
+    backend_->run(segment, stoppable);
+  } catch (const Error&) {
+    if (cancelled_) fail(REXIT_CANCELLED, "cancelled in segment ", segment);
+    throw;
+  }
+  if (prefix) {
+    stats.prefix_tokens += pass.tokens;
+  } else {
+    stats.candidates += pass.rows;
+    stats.candidate_tokens += pass.tokens;
+  }
+}
+
+}  // namespace rexit::core

@@ -1,0 +1,54 @@
+// What a session sees of its backend: it times each segment, and ends a call that is cancelled.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "backends/backend.hpp"
+
+namespace rexit::core {
+
+// What one segment did, as in rexit_segment_stats.
+struct SegmentStats {
+  std::uint64_t prefix_tokens = 0, candidates = 0, candidate_tokens = 0;
+  double prefix_us = 0, slate_us = 0;
+};
+
+class SupervisedBackend final : public Backend {
+ public:
+  SupervisedBackend(std::shared_ptr<const Backend> backend, std::size_t segments);
+
+  // From any thread: the call at work throws REXIT_CANCELLED as soon as the backend can stop.
+  void cancel() noexcept;
+  // A call begins: what was cancelled before does not concern it.
+  void begin_call() noexcept;
+  const std::atomic<bool>& cancelled() const noexcept { return cancelled_; }
+
+  // Since forget_segments().
+  const std::vector<SegmentStats>& segments() const noexcept { return segments_; }
+  void forget_segments() noexcept;
+
+  void run(std::size_t segment, const Pass& pass) const override;
+  void* allocate(std::size_t bytes) const override { return backend_->allocate(bytes); }
+  void release(void* memory) const noexcept override { backend_->release(memory); }
+  void copy(void* to, const void* from, std::size_t bytes) const override { backend_->copy(to, from, bytes); }
+  std::size_t tensor_alignment() const noexcept override { return backend_->tensor_alignment(); }
+  void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t bytes,
+                 std::size_t count) const override {
+    backend_->copy_rows(to, to_pitch, from, from_pitch, bytes, count);
+  }
+  BackendMemory memory() const override { return backend_->memory(); }
+  void trim() const override { backend_->trim(); }
+
+ private:
+  std::shared_ptr<const Backend> backend_;
+  std::unique_ptr<Stop> stop_;  // null: the backend has none
+  std::mutex mutex_;            // cancelled_ and stop_ change together
+  std::atomic<bool> cancelled_{false};
+  mutable std::vector<SegmentStats> segments_;
+};
+
+}  // namespace rexit::core
