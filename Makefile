@@ -97,7 +97,7 @@ test-aarch64: $(BUILD)/aarch64/.built
 	$(BIN)/ctest --test-dir $(BUILD)/aarch64 --output-on-failure -j $(JOBS)
 
 test-python: $(BUILD)/.installed $(BUILD)/example/.built
-	$(BIN)/python -m pytest
+	REXIT_TEST_BUILD=$(abspath $(BUILD)) $(BIN)/python -m pytest
 
 check: $(BUILD)/.installed
 	$(BIN)/ruff format --check .

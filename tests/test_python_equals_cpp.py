@@ -12,8 +12,9 @@ import pytest
 from rexit import runtime
 from tiny_bundle import ITEM_IDS, USER_IDS, write_bundle, write_policy
 
-PROGRAM = Path(__file__).parent.parent / "build" / "example" / "rexit_score"
-"""examples/cpp, built against the installed library by `make test`."""
+BUILD = Path(os.environ.get("REXIT_TEST_BUILD", Path(__file__).parent.parent / "build"))
+PROGRAM = BUILD / "example" / "rexit_score"
+"""examples/cpp, built against the installed library by `make test`, which says where."""
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
