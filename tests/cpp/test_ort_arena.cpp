@@ -1,6 +1,7 @@
 // What the arena hands out, holds and gives back; and that ONNX Runtime's memory comes from it.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -60,6 +61,19 @@ TEST_F(OrtArenaTest, AFreedBlockServesTheNextOfItsSize) {
   arena->trim();
   EXPECT_LE(arena->held().runs, 1'100u);
   free(small);
+  arena->trim();
+}
+
+// As prompts of all lengths need it: three tensors at once, each of them of ever other sizes.
+TEST_F(OrtArenaTest, WhatWaitsIsBoundedByWhatWasInUse) {
+  std::size_t most = 0;
+  for (std::size_t i = 0; i < 500; ++i) {
+    const std::size_t tokens = 50 + i * 131 % 900;
+    void* const blocks[] = {get(tokens * 512), get(tokens * 2048), get(tokens * 6144)};
+    most = std::max(most, tokens * (512 + 2048 + 6144) + 3 * 256);
+    for (void* block : blocks) free(block);
+  }
+  EXPECT_LE(arena->held().runs, 2 * most);
   arena->trim();
 }
 

@@ -1,5 +1,7 @@
 #include "backends/onnxruntime/ort_arena.hpp"
 
+#include <algorithm>
+#include <iterator>
 #include <new>
 
 namespace rexit::core {
@@ -34,10 +36,37 @@ void* OrtArena::allocate(std::size_t bytes) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto found = waiting_.lower_bound(bytes);
   // A block of twice the size is no use of memory: prompts differ in length, and each would hold another's largest.
-  if (found == waiting_.end() || found->first / 2 > bytes) return take(bytes, false);
+  if (found == waiting_.end() || found->first / 2 > bytes) {
+    make_room(bytes);
+    void* block = take(bytes, false);
+    use(bytes);
+    return block;
+  }
+  use(found->first);
   void* block = found->second;
   waiting_.erase(found);
   return block;
+}
+
+void OrtArena::use(std::size_t bytes) noexcept {
+  in_use_ += bytes;
+  most_in_use_ = std::max(most_in_use_, in_use_);
+}
+
+// Before another block: of those that wait, the next smaller one goes first, which was most likely for the same tensor of a
+// shorter prompt; then the largest.
+void OrtArena::make_room(std::size_t bytes) noexcept {
+  const std::size_t most = std::max(most_in_use_, in_use_ + bytes);
+  while (!waiting_.empty() && held_.runs + bytes > most + most / 2) {
+    const auto larger = waiting_.lower_bound(bytes);
+    give_back(std::prev(larger != waiting_.begin() ? larger : waiting_.end()));
+  }
+}
+
+void OrtArena::give_back(std::multimap<std::size_t, void*>::iterator waiting) noexcept {
+  held_.runs -= waiting->first;
+  release(waiting->second);
+  waiting_.erase(waiting);
 }
 
 void* OrtArena::reserve(std::size_t bytes) {
@@ -64,6 +93,7 @@ void OrtArena::free(void* block) noexcept try {
   const Head& head = head_of(block);
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!head.reserved) {
+    in_use_ -= head.bytes;
     waiting_.emplace(head.bytes, block);
     return;
   }
@@ -79,11 +109,8 @@ OrtArena::Held OrtArena::held() const {
 
 void OrtArena::trim() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  for (const auto& [bytes, block] : waiting_) {
-    held_.runs -= bytes;
-    release(block);
-  }
-  waiting_.clear();
+  while (!waiting_.empty()) give_back(waiting_.begin());
+  most_in_use_ = in_use_;
 }
 
 }  // namespace rexit::core

@@ -11,8 +11,9 @@
 
 namespace rexit::core {
 
-// Blocks that were freed wait for the next run, which asks for much the same again. ONNX Runtime has an arena of its own, but one
-// that does not tell what it holds, before version 1.23, and gives memory back at the end of a run alone.
+// Blocks that were freed wait for the next run, which asks for much the same again; no more of them than half of what was ever in
+// use at once, since prompts differ in length and none of them needs all that others left. ONNX Runtime has an arena of its own,
+// but one that does not tell what it holds, before version 1.23, and gives memory back at the end of a run alone.
 class OrtArena final : public OrtAllocator {
  public:
   OrtArena();
@@ -32,12 +33,16 @@ class OrtArena final : public OrtAllocator {
   void* reserve(std::size_t bytes);
   void free(void* memory) noexcept;
   void* take(std::size_t bytes, bool reserved);
+  void use(std::size_t bytes) noexcept;
+  void make_room(std::size_t bytes) noexcept;
+  void give_back(std::multimap<std::size_t, void*>::iterator waiting) noexcept;
 
   Ort::MemoryInfo info_;
   mutable std::mutex mutex_;
   std::multimap<std::size_t, void*> waiting_;  // by size
   Held held_{0, 0};
-  std::size_t blocks_ = 0;  // made so far
+  std::size_t in_use_ = 0, most_in_use_ = 0;  // of held_.runs; the most since the last trim
+  std::size_t blocks_ = 0;                    // made so far
 };
 
 }  // namespace rexit::core
