@@ -1,8 +1,9 @@
 #!/bin/sh
 # Installs the library, builds examples/cpp against it with find_package, and runs it: what a user does first.
 # example.sh BUILD_FOLDER SOURCE_FOLDER WORK_FOLDER BUNDLE
-# $EXAMPLE_RUN: what runs programs of another architecture.
+# $CMAKE: the CMake that runs the tests, perhaps the only one. $EXAMPLE_RUN: what runs programs of another architecture.
 set -eu
+cmake() { "$CMAKE" "$@"; }
 run=${EXAMPLE_RUN:-}
 rm -rf "$3"
 cmake --install "$1" --prefix "$3/prefix" >/dev/null

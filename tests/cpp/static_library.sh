@@ -1,7 +1,9 @@
 #!/bin/sh
 # Builds librexit.a, and against it examples/cpp by find_package and a C program by pkg-config. Neither may need librexit.so.
 # static_library.sh SOURCE_FOLDER WORK_FOLDER BUNDLES CMAKE_OPTION...
+# $CMAKE: the CMake that runs the tests, perhaps the only one.
 set -eu
+cmake() { "$CMAKE" "$@"; }
 source=$1 work=$2 bundles=$3
 shift 3
 rm -rf "$work"
