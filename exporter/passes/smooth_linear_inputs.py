@@ -95,7 +95,7 @@ def _scale(top: Floats, most: Floats, exponent: float) -> Floats:
 
 def _rounded_rows(x: Floats) -> Floats:
     scale = np.maximum(np.abs(x).max(1, keepdims=True), np.float32(TINY)) / np.float32(LARGEST)
-    rounded: Floats = np.rint(x / scale) * scale
+    rounded: Floats = (np.rint(x / scale) * scale).astype(np.float32, copy=False)
     return rounded
 
 
