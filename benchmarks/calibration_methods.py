@@ -24,12 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from rexit.bundle import Catalog
-from rexit.exporter import parity, quality, ranges
-from rexit.exporter.checkpoint import load
-from rexit.exporter.graph import derive_segment, export_segment
-from rexit.exporter.observation import observe
-from rexit.exporter.segment import Segment
-from rexit.exporter.targets import find_target
+from rexit.exporter.gate import quality
+from rexit.exporter.graph import ranges
+from rexit.exporter.graph.chain import Chain
+from rexit.exporter.graph.observation import observe
+from rexit.exporter.graph.segment import SegmentModule
+from rexit.exporter.graph.targets import find_target
+from rexit.exporter.graph.trace import derive_segment, export_segment
+from rexit.exporter.model.checkpoint import load_checkpoint
 
 BINS, LEVELS = 4096, 128
 ENTROPY_BINS = 1025
@@ -66,7 +68,7 @@ METHODS: dict[str, Callable[[Histogram, float], float]] = {
 
 def measure(checkpoint: str, catalog_folder: Path, slates: int, exits: list[int] | None, head: str | None) -> dict[str, Any]:
     catalog = Catalog.open(catalog_folder)
-    loaded = load(checkpoint, exits, head, catalog.info["labels"])
+    loaded = load_checkpoint(checkpoint, exits, head, catalog.info["labels"])
     target, max_tokens = find_target("tensorrt", "int8"), 512
     assert target.base is not None and target.gate is not None
     prompts, calibrating = quality.Prompts.draw(catalog, slates), ranges.draw(catalog)
@@ -76,22 +78,23 @@ def measure(checkpoint: str, catalog_folder: Path, slates: int, exits: list[int]
         exact.mkdir()
         made.mkdir()
         described = [
-            export_segment(Segment(loaded.decoder, loaded.heads, k, begin, end).eval(), k, target.base, exact)
+            export_segment(SegmentModule(loaded.decoder, loaded.heads, k, begin, end).eval(), k, target.base, exact)
             for k, (begin, end) in enumerate(zip((0, *loaded.exits), loaded.exits, strict=False))
         ]
-        largest = ranges.largest(exact, described, calibrating, max_tokens)
+        chain = Chain(exact, described, max_tokens)
+        largest = ranges.largest(chain, calibrating)
         counts = [{name: np.zeros(BINS, np.int64) for name in each} for each in largest]
 
         def see(k: int, name: str, numbers: np.ndarray) -> None:
             counts[k][name] += np.histogram(np.abs(numbers), BINS, (0, largest[k][name]))[0]
 
-        observe(exact, described, calibrating, max_tokens, see)
-        expected = quality.answer(parity.Chain(exact, described), prompts, max_tokens)
+        observe(chain, calibrating, see)
+        expected = prompts.answers(chain)
         for method, threshold in METHODS.items():
             scaled = [{name: threshold(counts[k][name], top) for name, top in each.items()} for k, each in enumerate(largest)]
             segments = [derive_segment(one, exact, target, made, scaled[k]) for k, one in enumerate(described)]
-            seen = quality.answer(parity.Chain(made, segments), prompts, max_tokens)
-            judged = quality.judge(prompts, loaded.exits, target.gate, expected, seen)
+            seen = prompts.answers(Chain(made, segments, max_tokens))
+            judged = quality.assess(prompts, loaded.exits, target.gate, expected, seen)
             found["methods"][method] = [
                 {"mean": row.mean, "worst": row.worst, "auc_drop": row.auc_fp32 - row.auc} for row in judged.exits
             ]

@@ -30,10 +30,13 @@ def bundles(work: Path, catalog: Path) -> dict[str, Path]:
     paths = {name: work / name for name in EXITS}
     for name, path in paths.items():
         if not (path / "manifest.json").exists():
-            from rexit.exporter.export import export
+            from rexit.exporter.export import export_bundle
+            from rexit.exporter.options import ExportOptions
 
             print(f"exporting {path}", file=sys.stderr)
-            export(checkpoint(work / "checkpoint"), catalog, path, exits=EXITS[name], head="shared", golden_slates=1)
+            export_bundle(
+                checkpoint(work / "checkpoint"), catalog, path, ExportOptions(exits=EXITS[name], head="shared", golden_slates=1)
+            )
     return paths
 
 

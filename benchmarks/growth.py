@@ -25,7 +25,7 @@ from slate import LENGTHS, bundle_of
 from workload import CANDIDATE, SIX_EXITS
 
 import rexit
-from rexit.calibration.machine import machine
+from rexit.measure.machine import machine
 
 CANDIDATES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 

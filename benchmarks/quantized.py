@@ -46,20 +46,18 @@ def bundle_of_all(work: Path) -> Path:
     """One bundle with a variant per precision, exported where it is not there yet."""
     out = work / "bundle"
     if not (out / "manifest.json").exists():
-        from rexit.exporter.export import export
+        from rexit.exporter.export import export_bundle
+        from rexit.exporter.options import ExportOptions
 
         work.mkdir(parents=True, exist_ok=True)
         print(f"exporting {out}", file=sys.stderr)
-        export(
+        export_bundle(
             checkpoint(work / "checkpoint"),
             catalog_of_fixed_lengths(work, Words.letters(work), LENGTHS),
             out,
-            exits=SIX_EXITS,
-            head="shared",
-            precisions=PRECISIONS,
-            golden_slates=1,
-            quality_slates=15,
-            accept_loss=True,  # random weights
+            ExportOptions(
+                exits=SIX_EXITS, head="shared", precisions=PRECISIONS, golden_slates=1, quality_slates=15, accept_loss=True
+            ),
         )
     return out
 

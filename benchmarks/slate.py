@@ -30,7 +30,7 @@ from rich.table import Table
 from workload import CANDIDATE, SIX_EXITS, Lengths, Words, catalog_of_fixed_lengths
 
 from rexit.bundle import Catalog
-from rexit.calibration.machine import machine
+from rexit.measure.machine import machine
 
 HERE = Path(__file__).parent
 LENGTHS = Lengths(users=40, items=600, prefixes=(200, 400))
@@ -143,20 +143,18 @@ def bundle_of(model: Path, work: Path) -> Path:
     sources = (HERE.parent / "exporter").rglob("*.py")
     made = out / "manifest.json"
     if not made.exists() or made.stat().st_mtime < max(path.stat().st_mtime for path in sources):
-        from rexit.exporter.export import export
+        from rexit.exporter.export import export_bundle
+        from rexit.exporter.options import ExportOptions
 
         work.mkdir(parents=True, exist_ok=True)
         print(f"exporting {out}", file=sys.stderr)
-        export(
+        export_bundle(
             model / "checkpoint",
             catalog_of_fixed_lengths(work, Words.of_checkpoint(model / "checkpoint"), LENGTHS),
             out,
-            exits=SIX_EXITS,
-            head="shared",
-            precisions=("fp32", "int8"),
-            golden_slates=2,
-            quality_slates=15,
-            accept_loss=True,  # random ratings: the AUC that is compared means nothing here
+            ExportOptions(
+                exits=SIX_EXITS, head="shared", precisions=("fp32", "int8"), golden_slates=2, quality_slates=15, accept_loss=True
+            ),
         )
     return out
 

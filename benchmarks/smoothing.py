@@ -17,30 +17,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import Bundle, Catalog
-from rexit.exporter import activations
-from rexit.exporter.graph import derive_segment
-from rexit.exporter.parity import Chain
-from rexit.exporter.passes.smooth_linear_inputs import smooth_linear_inputs
-from rexit.exporter.prompts import PromptBuilder, Slate
-from rexit.exporter.targets import find_target
+from rexit.exporter.graph import activations
+from rexit.exporter.graph.chain import Chain
+from rexit.exporter.graph.precision.smooth_linear_inputs import smooth_linear_inputs
+from rexit.exporter.graph.targets import find_target
+from rexit.exporter.graph.trace import derive_segment
+from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 
 CANDIDATES, LATEST = 20, 1 << 40
 
 
-def draw(catalog: Catalog, count: int) -> list[Slate]:
+def draw(catalog: Catalog, count: int) -> list[Prompt]:
     """Random slates of the users whose prefix is the shorter one, the same in every run."""
     random, builder = np.random.default_rng(77), PromptBuilder(catalog)
     users, items = (len(table) for table in (catalog.users, catalog.items))
     return [
-        builder.slate_rows(int(random.choice(range(0, users, 2))), random.choice(items, CANDIDATES, replace=False), as_of=LATEST)
+        builder.prompt_rows(int(random.choice(range(0, users, 2))), random.choice(items, CANDIDATES, replace=False), as_of=LATEST)
         for _ in range(count)
     ]
 
 
-def answer(chain: Chain, slates: list[Slate]) -> NDArray[np.float32]:
-    return np.concatenate(
-        [chain.score(slate.candidates, len(slate.prefix), chain.prefix(slate.prefix)) for slate in slates], dtype=np.float32
-    )
+def answer(chain: Chain, slates: list[Prompt]) -> NDArray[np.float32]:
+    return np.concatenate([chain.slate(slate.prefix, slate.candidates) for slate in slates], dtype=np.float32)
 
 
 def main() -> None:
@@ -51,8 +49,10 @@ def main() -> None:
     opened, catalog = Bundle.open(args.work / "bundle", "cpu-fp32"), Catalog.open(args.work / "catalog")
     segments, int8 = opened.variant.segments, find_target("cpu", "int8")
     slates = draw(catalog, args.slates)
-    expected = answer(Chain(opened.folder, segments), slates)
-    rows = activations.sample(opened.folder, segments, activations.draw(catalog), opened.variant.max_tokens)
+    limit = opened.variant.max_tokens
+    exact = Chain(opened.folder, segments, limit)
+    expected = answer(exact, slates)
+    rows = activations.sample(exact, activations.draw(catalog))
     plain = replace(int8, passes=tuple(one for one in int8.passes if one is not smooth_linear_inputs))
     for name, target in (("int8 as exported", int8), ("without smoothing", plain)):
         with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +60,7 @@ def main() -> None:
             made = [
                 derive_segment(segment, opened.folder, target, place, seen) for segment, seen in zip(segments, rows, strict=True)
             ]
-            found = answer(Chain(place, made), slates)
+            found = answer(Chain(place, made, limit), slates)
         print(f"\n{name}, {len(found)} pairs\n| exit after layer | correlation | mean difference | largest |\n|---|---|---|---|")
         for k, segment in enumerate(segments):
             difference = np.abs(found[:, k] - expected[:, k])

@@ -77,7 +77,7 @@ def catalog_of_fixed_lengths(folder: Path, words: Words, lengths: Lengths) -> Pa
     """Every prefix has the tokens that `lengths` says, every candidate CANDIDATE; random words, random ratings."""
     out = folder / "catalog"
     if not (out / "catalog.json").exists():
-        from rexit.exporter import lightgcn
+        from rexit.exporter.catalog import lightgcn
         from rexit.exporter.index import build_catalog
 
         random = np.random.default_rng(0)

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration import platt
-from rexit.calibration.costs import Costs
 from rexit.calibration.evaluate import at_exit, evaluate
 from rexit.calibration.plot import Point
 from rexit.calibration.search import Rule, Search
 from rexit.calibration.traces import Traces
 from rexit.errors import InputError
+from rexit.measure.costs import Costs
 from rexit.ranking import auc_difference
 
 BUDGETS = (0.0, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02)

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import Policy
-from rexit.calibration.costs import Costs
 from rexit.calibration.traces import Traces
+from rexit.measure.costs import Costs
 from rexit.ranking import auc, user_auc
 
 
 @dataclass(frozen=True)
-class Quality:
+class Metrics:
     """auc: over all pairs, ranked by c where each stopped. user_auc: mean over users with both labels (nan if none).
 
     logloss in nats; mean_layers over candidates; cost_us is the cost model's mean per slate.
@@ -40,11 +40,11 @@ def at_exit(c: NDArray[np.float32], stops: NDArray[np.int64]) -> NDArray[np.floa
 
 def evaluate(
     traces: Traces, policy: Policy, layers: tuple[int, ...], costs: Costs, stops: NDArray[np.int64] | None = None
-) -> Quality:
+) -> Metrics:
     """A policy on a split; `stops` int64 [n] overrides where it stops (a fixed depth). layers: depth of each exit."""
     stops = policy.stops(traces.log_odds) if stops is None else stops
     c = at_exit(policy.calibrated(traces.log_odds), stops)
-    return Quality(
+    return Metrics(
         auc(c, traces.liked),
         user_auc(c, traces.users, traces.liked),
         logloss(c, traces.liked),

@@ -6,15 +6,15 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rexit.calibration.evaluate import Quality
+from rexit.calibration.evaluate import Metrics
 
 
 @dataclass(frozen=True)
 class Point:
     """One policy on both splits."""
 
-    validation: Quality
-    test: Quality
+    validation: Metrics
+    test: Metrics
 
 
 def trade_off_png(

@@ -12,8 +12,9 @@ from rexit import __version__
 from rexit.bundle import Bundle
 from rexit.calibration import decide
 from rexit.calibration.plot import Point
-from rexit.calibration.profile import Profile
 from rexit.calibration.traces import Traces
+from rexit.measure.costs import depth_name
+from rexit.measure.profile import CostProfile
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def build(
     threads: int,
     validation: Traces,
     test: Traces,
-    profile: Profile,
+    profile: CostProfile,
     decision: decide.Decision,
     measured: Measured,
     slower: bool,
@@ -132,11 +133,6 @@ def _only_exit(report: dict[str, Any]) -> str:
     """Says so where the policy amounts to a fixed depth: a smaller model would do."""
     depths = [e["layers"] for e in report["exits"] if max(e["stopped"].values()) > 0]
     return f" Every candidate stops after layer {depths[0]}: deeper layers add nothing here." if len(depths) == 1 else ""
-
-
-def depth_name(layers: int) -> str:
-    """How tables call a fixed depth."""
-    return f"{layers} layer" if layers == 1 else f"{layers} layers"
 
 
 def _plain(value: Any) -> Any:

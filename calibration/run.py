@@ -13,14 +13,16 @@ import numpy as np
 from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.calibration import decide
-from rexit.calibration.costs import latencies
-from rexit.calibration.machine import Conditions
 from rexit.calibration.plot import trade_off_png
-from rexit.calibration.profile import Profile, mean_tokens, measure
 from rexit.calibration.report import Measured, Settings, build
-from rexit.calibration.slates import Slate, slates, spread
-from rexit.calibration.traces import Progress, Scorer, collect, silent
+from rexit.calibration.traces import collect
 from rexit.errors import BackendError, BundleError, InputError
+from rexit.measure.costs import latencies
+from rexit.measure.machine import Conditions
+from rexit.measure.profile import CostProfile, mean_tokens, measure
+from rexit.measure.scorer import Scorer
+from rexit.progress import Progress, silent
+from rexit.slates import Slate, cut, spread
 
 REPORT_FILE = "report.json"
 PLOT_FILE = "report.png"
@@ -87,11 +89,11 @@ def _calibrate(
     if len(bundle.manifest.exits) < 2:
         raise InputError(f"{bundle.path}: has one exit, nothing to calibrate; expected at least two")
     validation_slates, test_slates = (
-        spread(slates(catalog, catalog.split(name), settings.slate), settings.max_slates) for name in ("validation", "test")
+        spread(cut(catalog, name, settings.slate), settings.max_slates) for name in ("validation", "test")
     )
     layers, digest = bundle.manifest.exits, bundle.variant_sha256
     here = Conditions.here(bundle, None, threads)
-    given = None if profile is None else Profile.read(profile, len(layers), here)
+    given = None if profile is None else CostProfile.read(profile, len(layers), here)
     check_writable(bundle.folder)
     _drop_foreign_policy(bundle)
 

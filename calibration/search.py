@@ -12,9 +12,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.calibration.costs import Costs
 from rexit.calibration.evaluate import at_exit
 from rexit.calibration.traces import Traces
+from rexit.measure.costs import Costs
 from rexit.ranking import auc
 
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)

@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Id
-from rexit.calibration.slates import Slate
 from rexit.errors import InputError
-
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """A Progress that says nothing."""
-
-
-class Scorer(Protocol):
-    """What calibration needs of `rexit.runtime.Session`."""
-
-    def trace(self, user: Id, items: Sequence[Id], *, as_of: int | None = None) -> NDArray[np.float32]: ...
-
-    def score(self, user: Id, items: Sequence[Id], *, as_of: int | None = None, force_exit: int | None = None) -> Any: ...
-
-    def prompt(
-        self, user: Id, items: Sequence[Id], *, as_of: int | None = None
-    ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]: ...
-
-    def warm_up(self) -> None: ...
-
-    def clear_cache(self) -> None: ...
+from rexit.measure.scorer import Scorer
+from rexit.progress import Progress, silent
+from rexit.slates import Slate
 
 
 @dataclass(frozen=True)

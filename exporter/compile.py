@@ -4,7 +4,8 @@
 2. Settle whom the engines are for, or say in one line why that cannot be.
 3. Derive the sizes they take from the variant's limits, the catalog and the golden slates.
 4. Where the engines already there were built by the same compiler from the same graphs for the same sizes, nothing is to do.
-5. Build each segment in a process of its own (`rexit.exporter.engine_builder`); the folder takes its place when all are there.
+5. Build each segment in a process of its own (`rexit.exporter.engine.engine_builder`); the folder takes its place when
+   all are there.
 """
 
 from __future__ import annotations
@@ -16,18 +17,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, Profile, Segment, new_folder, sole_writer
+from rexit import slates
+from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, OptimizationProfile, Segment, new_folder, sole_writer
 from rexit.bundle.engine import FOLDER, engine_key
 from rexit.bundle.files import check_hashes
 from rexit.errors import BackendError, BundleError, InputError
-from rexit.exporter.builder_process import BuilderProcess
-from rexit.exporter.compilers import Compiler, Target, find_compiler
-
-Progress = Callable[[str, int, int], None]
-"""Told (what is being done, how many segments are done, of how many)."""
-
-USUAL_SLATE = 20
-"""Candidates in the pass that engines are tuned for, where the limits allow it; what `rexit calibrate` takes by default too."""
+from rexit.exporter.engine.builder_process import BuilderProcess
+from rexit.exporter.engine.compilers import BuildTarget, Compiler, find_compiler
+from rexit.progress import Progress, silent
 
 _LEAST_CAPABILITY = {"fp8": 8.9}
 
@@ -83,7 +80,7 @@ def compile_engines(
     workspace_bytes: int | None = None,
     onnxruntime: bool = False,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> CompileReport:
     """Builds the engines of some TensorRT variants, of all of them when none is named.
 
@@ -95,14 +92,13 @@ def compile_engines(
     Raises InputError, also while another process writes into the bundle, BundleError, or BackendError when there is no compiler
     for it or it fails; the engines there before stay.
     """
-    tell = progress or (lambda _what, _done, _total: None)
     if workspace_bytes is not None and workspace_bytes < 1:
         raise InputError(f"workspace is {workspace_bytes} bytes, expected at least 1")
     with sole_writer(Path(bundle)):
         opened = _tensorrt_variants(Path(bundle), variants)
-        tell("looking for a compiler", 0, 1)
+        progress("looking for a compiler", 0, 1)
         compiler, target = find_compiler(python, builder, compute_capability)
-        tell("looking for a compiler", 1, 1)
+        progress("looking for a compiler", 1, 1)
         for one in opened:
             least = _LEAST_CAPABILITY.get(one.variant.precision, 0.0)
             if float(target.compute_capability) < least:
@@ -114,13 +110,13 @@ def compile_engines(
             raise InputError(f"ONNX Runtime's TensorRT provider runs no engines of {compiler.title}, expected TensorRT's own")
         if onnxruntime and importlib.util.find_spec("onnx") is None:
             raise BackendError("the package `onnx` is missing, it wraps plans for ONNX Runtime: pip install 'rexit[tensorrt]'")
-        built = tuple(_compile_variant(one, compiler, target, workspace_bytes, onnxruntime, force, tell) for one in opened)
+        built = tuple(_compile_variant(one, compiler, target, workspace_bytes, onnxruntime, force, progress) for one in opened)
     return CompileReport(
         str(bundle), compiler.python, compiler.name, compiler.version, target.gpu, target.compute_capability, built
     )
 
 
-def profiles_of(bundle: Bundle, onnxruntime: bool = False) -> tuple[Profile, ...]:
+def profiles_of(bundle: Bundle, onnxruntime: bool = False) -> tuple[OptimizationProfile, ...]:
     """What passes an engine of this variant takes: at most what the limits and the catalog allow, usually a slate of 20
     candidates as long as the golden samples' are.
 
@@ -132,16 +128,16 @@ def profiles_of(bundle: Bundle, onnxruntime: bool = False) -> tuple[Profile, ...
     limit, prompt = bundle.variant.max_tokens, bundle.catalog.info["prompt"]
     most_prefix = int(prompt["max_prefix_tokens"])
     most_tokens = max(limit, most_prefix)  # the prefix is filled by the same graph
-    slates = bundle.golden().slates
-    candidate = max(1, statistics.median_high([len(tokens) for slate in slates for tokens in slate.candidates]))
-    prefix = min(statistics.median_high([len(slate.prefix) for slate in slates]), most_prefix)
-    rows = max(1, min(USUAL_SLATE, limit // candidate))
+    golden = bundle.golden().slates
+    candidate = max(1, statistics.median_high([len(tokens) for slate in golden for tokens in slate.candidates]))
+    prefix = min(statistics.median_high([len(slate.prefix) for slate in golden]), most_prefix)
+    rows = max(1, min(slates.SIZE, limit // candidate))
     tokens = (1, min(rows * candidate, most_tokens), most_tokens)
     if onnxruntime or most_prefix == 0:
-        return (Profile(tokens, (0, prefix, most_prefix), (1, rows, limit)),)
+        return (OptimizationProfile(tokens, (0, prefix, most_prefix), (1, rows, limit)),)
     return (
-        Profile((1, max(1, prefix), most_tokens), (0, 0, 0), (1, 1, limit)),
-        Profile(tokens, (1, max(1, prefix), most_prefix), (1, rows, limit)),
+        OptimizationProfile((1, max(1, prefix), most_tokens), (0, 0, 0), (1, 1, limit)),
+        OptimizationProfile(tokens, (1, max(1, prefix), most_prefix), (1, rows, limit)),
     )
 
 
@@ -172,11 +168,11 @@ def _tensorrt_variants(path: Path, names: Sequence[str]) -> list[Bundle]:
 def _compile_variant(
     bundle: Bundle,
     compiler: Compiler,
-    target: Target,
+    target: BuildTarget,
     workspace_bytes: int | None,
     onnxruntime: bool,
     force: bool,
-    tell: Progress,
+    progress: Progress,
 ) -> VariantBuild:
     variant, profiles = bundle.variant, profiles_of(bundle, onnxruntime)
     capability = target.compute_capability
@@ -201,13 +197,13 @@ def _compile_variant(
             what = f"{variant.name}, segment {k}"
 
             def stage(event: Mapping[str, Any], k: int = k, what: str = what) -> None:
-                tell(f"{what}: {_STAGES[event['stage']]}", k, len(variant.segments))
+                progress(f"{what}: {_STAGES[event['stage']]}", k, len(variant.segments))
 
             done, heard = _build(compiler, request, f"{what} ({segment.graph})", stage)
             warnings += heard
             plan, context = f"segment-{k}.plan", None
             if onnxruntime:
-                from rexit.exporter.ep_context import wrap_plan
+                from rexit.exporter.engine.ep_context import wrap_plan
 
                 context = f"segment-{k}.context.onnx"
                 wrap_plan(bundle.folder / segment.graph, plan, capability, place / context)
@@ -227,7 +223,7 @@ def _compile_variant(
             reports.append(
                 SegmentBuild(segment.layers, done["layers"], done["summary"], size, done["seconds"], done["peak_bytes"])
             )
-        tell(f"{variant.name}: digests", len(engines), len(engines))
+        progress(f"{variant.name}: digests", len(engines), len(engines))
         files = {path.name: FileEntry.of(path) for path in sorted(place.iterdir())}
         engine = Engine(variant.name, compiler.name, compiler.version, target.gpu, capability, tuple(engines), files)
         engine.write(place)
@@ -239,7 +235,9 @@ _ADVICE = "; most likely out of memory: stop other programs, add swap, or export
 _STAGES = {"parse": "reading the graph", "build": "compiling", "write": "writing the plan"}
 
 
-def _up_to_date(folder: Path, bundle: Bundle, profiles: tuple[Profile, ...], onnxruntime: bool, gpu: str | None) -> Engine | None:
+def _up_to_date(
+    folder: Path, bundle: Bundle, profiles: tuple[OptimizationProfile, ...], onnxruntime: bool, gpu: str | None
+) -> Engine | None:
     """The engines in the folder, if nothing they depend on has changed. Its name tells the compiler and the capability."""
     if not folder.is_dir():
         return None
@@ -252,7 +250,7 @@ def _up_to_date(folder: Path, bundle: Bundle, profiles: tuple[Profile, ...], onn
     return engine if same and sizes and not engine.edited(folder) else None
 
 
-def _ranges(segment: Segment, profile: Profile) -> dict[str, tuple[int, int, int]]:
+def _ranges(segment: Segment, profile: OptimizationProfile) -> dict[str, tuple[int, int, int]]:
     """Each input's dynamic size."""
     out: dict[str, tuple[int, int, int]] = {}
     for role, name in segment.inputs.items():

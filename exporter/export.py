@@ -1,66 +1,45 @@
 """`rexit export`: from a checkpoint and a catalog to a bundle with one or more variants.
 
-1. Check what can be checked before any work: exits, tokenizer, prompt lengths, the output folder, its free space.
+1. Check what can be checked before any work: options, exits, tokenizer, prompt lengths, the output folder, its free space.
 2. Draw golden slates from the validation split and let the unsplit PyTorch model answer them.
 3. Trace the segments once, in float32 and at the target's opset, one graph each, and run them on the golden slates: more than
    `tolerance` away from PyTorch anywhere and nothing is written.
-4. Make every variant from these graphs by its target's passes. One of lower precision has to pass its gate on validation prompts
-   (`rexit.exporter.quality`), and to agree with itself on the golden slates in all ways of running them.
-5. Write manifests; the folder takes its place only now.
+4. Make every variant from these graphs by its target's passes, which may have to observe them on real prompts first.
+5. Judge the variants: one of lower precision has to pass its gate on validation prompts (`rexit.exporter.gate.quality`), and to
+   agree with itself on the golden slates in all ways of running it.
+6. Write manifests; the folder takes its place only now.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rexit.bundle import Catalog, FileEntry, Golden, Manifest, Model, Segment, Variant, new_folder, sole_writer
+from rexit.bundle import Catalog, FileEntry, Manifest, Model, new_folder, sole_writer
 from rexit.bundle.catalog import TABLES
-from rexit.bundle.golden import FILE as GOLDEN_FILE
+from rexit.bundle.golden import GoldenSlate
 from rexit.errors import BundleError
-from rexit.exporter import golden, parity, quality
-from rexit.exporter.checkpoint import Checkpoint, load
-from rexit.exporter.graph import derive_segment, export_segment
-from rexit.exporter.judge import Judge
-from rexit.exporter.multi_exit import MultiExitModel
-from rexit.exporter.preflight import check_fit, check_options, check_same_origin, check_space, chosen_targets, existing
-from rexit.exporter.segment import Segment as SegmentModule
-from rexit.exporter.targets import EXACT, Target
-
-Progress = Callable[[str, int, int], None]
-"""Told (what is being done, how many are done, of how many)."""
+from rexit.exporter import preflight
+from rexit.exporter.draft import Draft, VariantReport
+from rexit.exporter.gate import parity
+from rexit.exporter.gate.golden import reference_answers
+from rexit.exporter.gate.judge import Judge, Judged
+from rexit.exporter.gate.quality import Prompts
+from rexit.exporter.graph.segment import SegmentModule
+from rexit.exporter.graph.targets import Target
+from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint
+from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.exporter.options import ExportOptions
+from rexit.progress import Progress, silent
+from rexit.slates import cut, draw
 
 CATALOG_FILES = ("catalog.json", *TABLES)
-
-
-@dataclass(frozen=True)
-class SegmentReport:
-    """One exported segment: layers [begin, end), parameters it holds, bytes of graph and weights, seconds it took to make."""
-
-    layers: tuple[int, int]
-    parameters: int
-    bytes: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class VariantReport:
-    """One variant. `parity` has one row per exit: largest difference of log-odds by mode, from PyTorch's or, where there is a
-    `quality` (as in variant.json), from the variant's own. bytes: of all its files."""
-
-    name: str
-    segments: tuple[SegmentReport, ...]
-    parity: tuple[dict[str, float], ...]
-    tolerance: float
-    quality: dict[str, Any] | None
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -79,156 +58,157 @@ class ExportReport:
         return asdict(self)
 
 
-def export(
-    checkpoint: str | Path,
-    catalog: Path,
-    out: Path,
-    *,
-    exits: Sequence[int] | None = None,
-    head: str | None = None,
-    target: str = "cpu",
-    precisions: Sequence[str] = ("fp32",),
-    max_tokens: int = 512,
-    tolerance: float = EXACT,
-    golden_slates: int = 16,
-    quality_slates: int = 400,
-    accept_loss: bool = False,
-    progress: Progress | None = None,
+def export_bundle(
+    checkpoint: str | Path, catalog: Path, out: Path, options: ExportOptions | None = None, *, progress: Progress = silent
 ) -> ExportReport:
     """Writes the bundle `out`, whole or not at all. A bundle already there keeps its other variants if it was made from the same
     checkpoint, exits and catalog; a variant of the same name is replaced, its policy with it.
 
-    checkpoint, exits, head: see `checkpoint.load`. max_tokens: the most tokens of candidates one pass takes.
-    tolerance: largest allowed difference of the float32 graphs' log-odds. golden_slates: how many validation slates to compare on
-    and to store. quality_slates: how many slates of the validation split a lower precision is judged on (0: all); accept_loss:
-    write it even if it fails, or if they are too few to tell.
     Raises InputError, also while another process writes `out`, CheckpointError, BundleError, BackendError, ParityError when an
     exit computes something else, or QualityError when a lower precision loses more than its gate allows, or may do so.
     """
-    tell = progress or (lambda _what, _done, _total: None)
-    clock = _Clock()
-    chosen = chosen_targets(target, precisions)
+    options = options or ExportOptions()
+    targets = preflight.chosen_targets(options.target, options.precisions)
+    preflight.check_options(options)
     opened = Catalog.open(Path(catalog))
-    check_options(max_tokens, tolerance, golden_slates, quality_slates)
     if edited := opened.edited():
         raise BundleError(edited[0])
     with contextlib.ExitStack() as locks, new_folder(Path(out)) as folder:
         locks.enter_context(sole_writer(Path(out)))  # until the new one stands
-        kept = existing(Path(out))
-        prompts = quality.Prompts.draw(opened, quality_slates) if any(one.gate for one in chosen) else None
-        if prompts and not accept_loss:
-            prompts.check()
-        observation = next((one.observation for one in chosen if one.observation), None)
-        observed = observation.draw(opened) if observation else []
-        tell("load", 0, 1)
-        loaded = load(checkpoint, exits, head, opened.info["labels"])
-        check_fit(loaded, opened, max_tokens)
-        model = _describe(loaded)
-        check_same_origin(Path(out), kept, model, loaded.exits, opened)
-        modules = [
-            SegmentModule(loaded.decoder, loaded.heads, k, begin, end).eval()
-            for k, (begin, end) in enumerate(zip((0, *loaded.exits), loaded.exits, strict=False))
+        work = _Export(options, targets, opened, Path(out), folder, progress)
+        work.load(checkpoint)
+        golden = work.reference()
+        base, parity_of_base = work.trace(golden)
+        drafts = work.derive(base)
+        judged = work.judge(base, drafts, parity_of_base)
+        return work.write(drafts, judged)
+
+
+class _Export:
+    """One export on its way: the steps of `export`, in order, and what they share."""
+
+    def __init__(
+        self, options: ExportOptions, targets: Sequence[Target], catalog: Catalog, out: Path, folder: Path, tell: Progress
+    ) -> None:
+        self._options, self._targets, self._catalog = options, targets, catalog
+        self._out, self._folder, self._tell, self._clock = out, folder, tell, _Clock()
+        self._base = targets[0].base or targets[0]  # all have one target, and with it one base
+        self._kept = preflight.existing(out)
+        gated = any(one.gate for one in targets)
+        self._prompts = Prompts.draw(catalog, options.quality_slates) if gated else None
+        if self._prompts and not options.accept_loss:
+            self._prompts.check()
+        self._observation = next((one.observation for one in targets if one.observation), None)
+        self._observed = self._observation.draw(catalog) if self._observation else []
+
+    def load(self, checkpoint: str | Path) -> None:
+        self._tell("load", 0, 1)
+        options, catalog = self._options, self._catalog
+        self._loaded = loaded = load_checkpoint(checkpoint, options.exits, options.head, catalog.info["labels"])
+        preflight.check_fit(loaded, catalog, options.max_tokens)
+        self._model = _describe(loaded)
+        preflight.check_same_origin(self._out, self._kept, self._model, loaded.exits, catalog)
+        borders = zip((0, *loaded.exits), loaded.exits, strict=False)
+        self._modules = [
+            SegmentModule(loaded.decoder, loaded.heads, k, begin, end).eval() for k, (begin, end) in enumerate(borders)
         ]
-        parameters = [sum(p.numel() for p in segment.parameters()) for segment in modules]
-        base = chosen[0].base or chosen[0]  # all have one target, and with it one base
-        weights = sum(parameters) * (4 + 2 * sum(one is not base for one in chosen))
-        check_space(Path(out), weights + sum(opened.files[name].bytes for name in TABLES))
-        tell("load", 1, 1)
-        clock.lap("load")
+        parameters = sum(p.numel() for module in self._modules for p in module.parameters())
+        weights = parameters * (4 + 2 * sum(one is not self._base for one in self._targets))
+        preflight.check_space(self._out, weights + sum(catalog.files[name].bytes for name in TABLES))
+        self._tell("load", 1, 1)
+        self._clock.lap("load")
 
-        folders = {one: folder / "variants" / one.variant for one in chosen}
-        for place in folders.values():
-            place.mkdir(parents=True)
-        samples = golden.choose(opened.split("validation"), golden_slates)
-        tell("reference", 0, len(samples))
-        reference = MultiExitModel(loaded.decoder, loaded.heads, loaded.exits).eval()
-        slates = golden.answer(reference, opened, samples, lambda done: tell("reference", done, len(samples)))
-        clock.lap("reference")
+    def reference(self) -> list[GoldenSlate]:
+        loaded, drawn = self._loaded, draw(cut(self._catalog, "validation"), self._options.golden_slates)
+        self._tell("reference", 0, len(drawn))
+        model = MultiExitModel(loaded.decoder, loaded.heads, loaded.exits).eval()
+        golden = reference_answers(model, self._catalog, drawn, lambda done: self._tell("reference", done, len(drawn)))
+        self._clock.lap("reference")
+        return golden
 
-        traced = folders.get(base, folder / "traced")
-        traced.mkdir(exist_ok=True)
-        described: dict[Target, list[Segment]] = {one: [] for one in (base, *chosen)}
-        reports: dict[Target, list[SegmentReport]] = {one: [] for one in described}
-        steps = len(modules) * len(reports)
+    def trace(self, golden: list[GoldenSlate]) -> tuple[Draft, Judged]:
+        """The float32 graphs, and what is known of them; `self._chain` runs them from now on."""
+        self._made, self._to_make = 0, len(self._modules) * len({self._base, *self._targets})
+        base = self._draft(self._base)
+        self._tell("segments", 0, self._to_make)
+        base.trace(self._modules)
+        self._clock.lap("segments")
+        self._tell("parity", 0, len(golden))
+        self._chain = base.chain(self._options.max_tokens)
+        differences, self._pairs = parity.compare(self._chain, golden, lambda done: self._tell("parity", done, len(golden)))
+        parity.check(differences, self._loaded.exits, self._options.tolerance)
+        self._clock.lap("parity")
+        return base, Judged(golden, differences, self._options.tolerance, None)
 
-        def made(one: Target, k: int, make: Callable[[], Segment], place: Path) -> None:
-            tell("segments", sum(map(len, reports.values())), steps)
-            began = time.perf_counter()
-            segment = make()
-            size = sum((place / name).stat().st_size for name in (segment.graph, segment.weights))
-            described[one].append(segment)
-            reports[one].append(SegmentReport(segment.layers, parameters[k], size, time.perf_counter() - began))
+    def derive(self, base: Draft) -> list[Draft]:
+        """All variants asked for, the base among them where it is one."""
+        seen = self._observe()
+        drafts = []
+        for target in self._targets:
+            draft = base if target is self._base else self._draft(target)
+            if draft is not base:
+                draft.derive(base, seen)
+            drafts.append(draft)
+        self._clock.lap("variants")
+        return drafts
 
-        for k, module in enumerate(modules):
-            made(base, k, functools.partial(export_segment, module, k, base, traced), traced)
-        clock.lap("segments")
+    def judge(self, base: Draft, drafts: Sequence[Draft], parity_of_base: Judged) -> list[Judged]:
+        judge = self._prompts and Judge(
+            self._chain,
+            self._loaded.exits,
+            self._prompts,
+            self._options.accept_loss,
+            lambda done, total: self._tell("quality", done, total),
+        )
+        found = [
+            judge.judge(draft.target, draft.chain(self._options.max_tokens), parity_of_base.slates)
+            if judge and draft is not base
+            else parity_of_base
+            for draft in drafts
+        ]
+        self._clock.lap("quality")
+        return found
 
-        tell("parity", 0, len(slates))
-        exact = parity.Chain(traced, described[base])
-        rows, pairs = parity.measure(exact, slates, max_tokens, lambda done: tell("parity", done, len(slates)))
-        parity.check(rows, loaded.exits, tolerance)
-        clock.lap("parity")
-
-        seen: Sequence[Mapping[str, Any]] = [{}] * len(modules)
-        if observation and observed:
-            step = observation.name
-            tell(step, 0, len(observed))
-            seen = observation.gather(traced, described[base], observed, max_tokens, lambda done: tell(step, done, len(observed)))
-            clock.lap(step)
-        for one in chosen:
-            if one is not base:
-                for k, segment in enumerate(described[base]):
-                    place = folders[one]
-                    made(one, k, functools.partial(derive_segment, segment, traced, one, place, seen[k]), place)
-        tell("segments", steps, steps)
-        clock.lap("variants")
-
-        judged = Judge(loaded.exits, max_tokens, prompts, lambda done, total: tell("quality", done, total), accept_loss)
-        written = {}
-        for one in chosen:
-            place = folders[one]
-            if one.gate is None:
-                own, differences, allowed, found = slates, rows, tolerance, None
-            else:
-                own, differences, allowed, found = judged.judge(one, exact, parity.Chain(place, described[one]), slates)
-            Golden(own).write(place / GOLDEN_FILE)
-            Variant(
-                name=one.variant,
-                target=one.name,
-                precision=one.precision,
-                backend=one.backend,
-                opset=one.opset,
-                catalog_sha256=opened.sha256,
-                checkpoint_sha256=model.checkpoint_sha256,
-                max_tokens=max_tokens,
-                max_positions=model.max_positions,
-                segments=tuple(described[one]),
-                parity={
-                    "reference": "pytorch" if one.gate is None else "variant",
-                    "tolerance": allowed,
-                    "samples": pairs,
-                    "slates": len(slates),
-                    "exits": [{"layers": depth, **row} for depth, row in zip(loaded.exits, differences, strict=True)],
-                },
-                files={path.name: FileEntry.of(path) for path in sorted(place.iterdir())},
-                quality=found,
-            ).write(place)
-            size = sum(path.stat().st_size for path in place.iterdir())
-            written[one] = VariantReport(one.variant, tuple(reports[one]), tuple(differences), allowed, found, size)
-        clock.lap("quality")
-
-        tell("write", 0, 1)
-        if base not in chosen:
-            shutil.rmtree(traced)
+    def write(self, drafts: Sequence[Draft], judged: Sequence[Judged]) -> ExportReport:
+        self._tell("write", 0, 1)
+        exits, folder = self._loaded.exits, self._folder
+        written = tuple(
+            draft.write(one, exits, self._model, self._catalog, self._options.max_tokens, self._pairs)
+            for draft, one in zip(drafts, judged, strict=True)
+        )
+        if self._base not in self._targets:
+            shutil.rmtree(self._place(self._base))
         (folder / "catalog").mkdir()
         for name in CATALOG_FILES:
-            shutil.copyfile(opened.path / name, folder / "catalog" / name)
-        variants = _keep(Path(out), kept, folder, [one.variant for one in chosen])
-        _manifest(folder, model, loaded.exits, variants).write(folder)
+            shutil.copyfile(self._catalog.path / name, folder / "catalog" / name)
+        variants = _keep(self._out, self._kept, folder, [one.name for one in written])
+        _manifest(folder, self._model, exits, variants).write(folder)
         total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        tell("write", 1, 1)
-        clock.lap("write")
-    return ExportReport(str(out), loaded.exits, tuple(written.values()), len(slates), pairs, total, clock.seconds)
+        self._tell("write", 1, 1)
+        self._clock.lap("write")
+        return ExportReport(str(self._out), exits, written, len(judged[0].slates), self._pairs, total, self._clock.seconds)
+
+    def _observe(self) -> Sequence[Mapping[str, Any]]:
+        """By segment, what its values look like on real prompts; nothing where no target has to know."""
+        observation, prompts = self._observation, self._observed
+        if not (observation and prompts):
+            return [{}] * len(self._modules)
+        self._tell(observation.name, 0, len(prompts))
+        seen = observation.gather(self._chain, prompts, lambda done: self._tell(observation.name, done, len(prompts)))
+        self._clock.lap(observation.name)
+        return seen
+
+    def _draft(self, target: Target) -> Draft:
+        place = self._place(target)
+        place.mkdir(parents=True)
+        return Draft(target, place, self._segment_made)
+
+    def _place(self, target: Target) -> Path:
+        return self._folder / ("traced" if target not in self._targets else f"variants/{target.variant}")
+
+    def _segment_made(self) -> None:
+        self._made += 1
+        self._tell("segments", self._made, self._to_make)
 
 
 class _Clock:

@@ -19,14 +19,14 @@ from rexit.bundle.catalog import SPLITS, TABLES, Catalog
 from rexit.bundle.files import SCHEMA, FileEntry, check_writable, write_file, write_json
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
-from rexit.exporter import lightgcn, tables
-from rexit.exporter.interactions import Columns, read_entities, read_interactions, rows_of, unify_ids
-from rexit.exporter.lengths import prompt_lengths
-from rexit.exporter.neighbours import similar_users
-from rexit.exporter.pieces import Pieces, fingerprint, load_tokenizer, single_token
-from rexit.exporter.program import Fields, Lengths, Program, bounds, compile_program
-from rexit.exporter.splits import assign
-from rexit.exporter.template import Template, read_template, written
+from rexit.exporter.catalog import lightgcn, tables
+from rexit.exporter.catalog.interactions import Columns, read_entities, read_interactions, rows_of, unify_ids
+from rexit.exporter.catalog.neighbours import similar_users
+from rexit.exporter.catalog.splits import assign
+from rexit.exporter.prompt.lengths import prompt_lengths
+from rexit.exporter.prompt.pieces import Pieces, fingerprint, load_tokenizer, single_token
+from rexit.exporter.prompt.program import Fields, Lengths, Program, bounds, compile_program
+from rexit.exporter.prompt.template import Template, read_template, written
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def build_catalog(
     positive_at: float = 4.0,
     neighbours: int = 20,
     settings: lightgcn.Settings | None = None,
-    progress: lightgcn.Progress = lambda *_: None,
+    progress: lightgcn.EpochProgress = lambda *_: None,
 ) -> Mapping[str, Any]:
     """Writes the catalog folder `out`, whole or not at all, and returns what its catalog.json says.
 
@@ -172,7 +172,7 @@ def _most_tokens(program: Program, lengths: Lengths, fields: Fields, template: T
     return {"max_prefix_tokens": bounds(program.prefix, lengths, fields)[1], "max_candidate_tokens": high}
 
 
-def _retrieve(data: _Data, settings: lightgcn.Settings, progress: lightgcn.Progress) -> lightgcn.Retriever:
+def _retrieve(data: _Data, settings: lightgcn.Settings, progress: lightgcn.EpochProgress) -> lightgcn.Retriever:
     def edges(split: str, liked: bool) -> lightgcn.Edges:
         part = data.interactions.filter((pl.col("split") == split) & (pl.col("liked") | (not liked)))
         return part["user"].to_numpy(), part["item"].to_numpy()

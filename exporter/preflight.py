@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rexit.bundle import Catalog, Manifest, Model
 from rexit.errors import InputError
-from rexit.exporter.checkpoint import Checkpoint
-from rexit.exporter.targets import Target, find_target
+from rexit.exporter.graph.targets import Target, find_target
+from rexit.exporter.model.checkpoint import Checkpoint
+from rexit.exporter.options import ExportOptions
 
 
 def chosen_targets(target: str, precisions: Sequence[str]) -> list[Target]:
@@ -20,15 +21,15 @@ def chosen_targets(target: str, precisions: Sequence[str]) -> list[Target]:
     return chosen
 
 
-def check_options(max_tokens: int, tolerance: float, slates: int, quality_slates: int) -> None:
-    if max_tokens < 1:
-        raise InputError(f"max tokens is {max_tokens}, expected at least 1")
-    if not tolerance > 0:
-        raise InputError(f"tolerance is {tolerance}, expected a number above 0")
-    if slates < 1:
-        raise InputError(f"{slates} golden slates, expected at least 1: parity is measured on them")
-    if quality_slates < 0:
-        raise InputError(f"{quality_slates} slates to judge quality on, expected at least 1, or 0 for all")
+def check_options(options: ExportOptions) -> None:
+    if options.max_tokens < 1:
+        raise InputError(f"max tokens is {options.max_tokens}, expected at least 1")
+    if not options.tolerance > 0:
+        raise InputError(f"tolerance is {options.tolerance}, expected a number above 0")
+    if options.golden_slates < 1:
+        raise InputError(f"{options.golden_slates} golden slates, expected at least 1: parity is measured on them")
+    if options.quality_slates < 0:
+        raise InputError(f"{options.quality_slates} slates to judge quality on, expected at least 1, or 0 for all")
 
 
 def existing(out: Path) -> Manifest | None:

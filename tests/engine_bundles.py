@@ -21,7 +21,7 @@ import onnx
 from onnx import TensorProto, helper
 
 import tiny_bundle
-from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, Profile
+from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, OptimizationProfile
 
 VARIANT, KEY = "tensorrt-fp16", "sm87-trt10.3.0"
 ENGINES = f"variants/{VARIANT}/engines"
@@ -70,8 +70,8 @@ def add_tensorrt_variant(folder: Path) -> Path:
 
 
 PROFILES = (
-    Profile(tokens=(1, 30, 60), prefix=(0, 0, 0), rows=(1, 1, 60)),
-    Profile(tokens=(1, 48, 60), prefix=(1, 30, 60), rows=(1, 20, 60)),
+    OptimizationProfile(tokens=(1, 30, 60), prefix=(0, 0, 0), rows=(1, 1, 60)),
+    OptimizationProfile(tokens=(1, 48, 60), prefix=(1, 30, 60), rows=(1, 20, 60)),
 )
 
 
@@ -100,7 +100,7 @@ def plan(segment: dict[str, Any]) -> str:
     return "\n".join([*lines, *(profile_line(profile) for profile in PROFILES)]) + "\n"
 
 
-def profile_line(profile: Profile) -> str:
+def profile_line(profile: OptimizationProfile) -> str:
     """Least and most of T, P and N."""
     return f"profile {' '.join(str(n) for t in (profile.tokens, profile.prefix, profile.rows) for n in t[::2])}"
 

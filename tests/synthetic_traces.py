@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import Policy
-from rexit.calibration.costs import Costs
 from rexit.calibration.traces import Traces
+from rexit.measure.costs import Costs
 
 PREFIX_TOKENS, CANDIDATE_TOKENS = 30, 4
 """Of every prompt of FakeSession."""

@@ -11,8 +11,8 @@ import pytest
 import tiny_bundle
 from rexit import runtime
 from rexit.bundle import Catalog
-from rexit.exporter.neighbours import similar_users
-from rexit.exporter.prompts import PromptBuilder
+from rexit.exporter.catalog.neighbours import similar_users
+from rexit.exporter.prompt.builder import PromptBuilder
 from tiny_bundle import ITEM_IDS, ITEMS, NEIGHBOURS, USER_IDS, make_catalog, write_bundle
 
 
@@ -42,7 +42,7 @@ def test_python_and_cpp_assemble_the_same_prompts(
             items = [int(item) for item in random.choice(ITEM_IDS, 6, replace=False)]
             fresh = [(int(item), bool(random.integers(2))) for item in random.choice(ITEM_IDS, random.integers(0, 5))]
             as_of = int(random.integers(0, 120)) if random.random() < 0.7 else None
-            expected = prompts.slate(user, items, as_of, fresh)
+            expected = prompts.prompt(user, items, as_of, fresh)
             prefix, candidates = session.prompt(user, items, as_of=as_of, recent=fresh or None)
             np.testing.assert_array_equal(prefix, expected.prefix)
             assert len(candidates) == len(items)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from rexit.exporter import lightgcn
+from rexit.exporter.catalog import lightgcn
 from rexit.exporter.index import build_catalog
 
 USERS, ITEMS, PER_USER = 12, 30, 20

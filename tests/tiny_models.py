@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rexit.exporter.checkpoint import save
-from rexit.exporter.decoder import Decoder
-from rexit.exporter.heads import ExitHeads
-from rexit.exporter.packed import ATTENTION
+from rexit.exporter.model.checkpoint import save_checkpoint
+from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.packed import ATTENTION
 from rexit.exporter.quiet import quiet
 
 FAMILIES = (
@@ -81,5 +81,5 @@ def tiny_checkpoint(
     folder: Path, exits: tuple[int, ...] = (1, 2, 4), family: str = "llama", labels: dict[str, int] = LABELS, **changes: Any
 ) -> Path:
     model = tiny_model(family, **changes)
-    save(folder, model, exits, tiny_heads(Decoder.of(model), len(exits)), labels)
+    save_checkpoint(folder, model, exits, tiny_heads(Decoder.of(model), len(exits)), labels)
     return folder

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from rexit.bundle import Catalog
-from rexit.exporter import golden
-from rexit.exporter.checkpoint import save
-from rexit.exporter.decoder import Decoder
-from rexit.exporter.heads import ExitHeads
-from rexit.exporter.multi_exit import MultiExitModel
-from rexit.exporter.prompts import PromptBuilder
+from rexit.exporter.model.checkpoint import save_checkpoint
+from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.slates import cut, draw
 from tiny_catalog import LABELS, tiny_catalog
 from tiny_models import tiny_model
 
@@ -29,10 +29,11 @@ def write(folder: Path) -> tuple[Path, Path]:
     heads = ExitHeads.like(decoder, len(EXITS))
     seen: list[list[torch.Tensor]] = [[] for _ in EXITS]
     hooks = [norm.register_forward_hook(lambda _m, _i, out, k=k: seen[k].append(out)) for k, norm in enumerate(heads.norms)]
-    samples, builder = golden.choose(catalog.split("train"), SLATES), PromptBuilder(catalog)
+    samples, builder = draw(cut(catalog, "train"), SLATES), PromptBuilder(catalog)
     for sample in samples:
-        slate = builder.slate_rows(sample.user, sample.items, as_of=sample.as_of + LATER)
-        MultiExitModel(decoder, heads, EXITS).reference(slate.prefix, slate.candidates)
+        assert sample.as_of is not None
+        prompt = builder.prompt(sample.user, sample.items, sample.as_of + LATER)
+        MultiExitModel(decoder, heads, EXITS).reference(prompt.prefix, prompt.candidates)
     for hook in hooks:
         hook.remove()
     liked = torch.from_numpy(np.concatenate([sample.liked for sample in samples]))
@@ -45,5 +46,5 @@ def write(folder: Path) -> tuple[Path, Path]:
         projection.weight.data = torch.stack([-direction, direction]) / 2
         middle = (yes + no) @ direction / 2
         projection.bias.data = torch.stack([middle, -middle]) / 2
-    save(folder / "checkpoint", model, EXITS, heads, LABELS)
+    save_checkpoint(folder / "checkpoint", model, EXITS, heads, LABELS)
     return folder / "checkpoint", catalog_folder

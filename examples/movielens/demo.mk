@@ -39,5 +39,5 @@ $(POLICY): $(DEMO)/bundle/manifest.json $(BUILD)/.installed src/rexit/cli/calibr
 	$(BIN)/rexit calibrate $(DEMO)/bundle --catalog $(DEMO)/catalog
 
 $(DEMO)/summary.json: $(POLICY) $(BUILD)/example/.built $$(call imports,$(MOVIELENS)/summary.py $(MOVIELENS)/baseline.py) \
-    src/rexit/cli/bench.py $$(call imports,calibration/bench.py)
+    src/rexit/cli/bench.py $$(call imports,src/rexit/measure/bench.py)
 	$(BIN)/python $(MOVIELENS)/summary.py $(DEMO) --program $(BUILD)/example/rexit_score

@@ -6,13 +6,12 @@ Train as we serve: one row is one user's prefix, as of a moment, with the next f
 candidates, so one forward pass yields many labels. Every exit has its own head; the loss is the mean of the exits' cross-
 entropies; shallower layers learn at a higher rate (OptiRAG-Rec, arXiv 2501.02173). The paper names neither exit positions,
 loss weights nor rates: the ones here are our choice. Nothing here is part of rexit's packages but what it imports: write your
-own, save with `rexit.exporter.checkpoint.save`.
+own, save with `rexit.exporter.model.checkpoint.save_checkpoint`.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 import sys
 import time
@@ -27,27 +26,23 @@ from sklearn.metrics import roc_auc_score
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rexit.bundle import Catalog
-from rexit.exporter.checkpoint import load, save
-from rexit.exporter.decoder import Decoder
-from rexit.exporter.heads import ExitHeads
-from rexit.exporter.multi_exit import MultiExitModel
-from rexit.exporter.packed import ATTENTION, Packed, batch, pack
-from rexit.exporter.prompts import PromptBuilder
+from rexit.exporter.model.checkpoint import load_checkpoint, save_checkpoint
+from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.exporter.model.packed import ATTENTION, Packed, batch, pack
+from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.slates import cut
 
 Slates = list[tuple[Packed, np.ndarray]]  # a packed user, and whether each candidate was liked
 
 
-def slates(catalog: Catalog, split: str, size: int) -> Slates:
-    """Each user's interactions of a split in chunks of `size`, seen as of the moment of the chunk's first."""
-    prompts, part, out = PromptBuilder(catalog), catalog.split(split), []
-    borders = np.flatnonzero(np.r_[True, np.diff(part.users) != 0, True])
-    for begin, end in track(list(itertools.pairwise(borders)), f"prompts of {split}", disable=not sys.stderr.isatty()):
-        for start in range(begin, end, size):
-            chunk = slice(start, min(start + size, end))
-            user, as_of = catalog.users.id(int(part.users[start])), int(part.times[start])
-            items = [catalog.items.id(int(item)) for item in part.items[chunk]]
-            made = prompts.slate(user, items, as_of=as_of)
-            out.append((pack(made.prefix, made.candidates), part.liked[chunk]))
+def packed_slates(catalog: Catalog, split: str, size: int) -> Slates:
+    """Slates of a split, packed, each seen as of the moment of its first interaction."""
+    builder, out = PromptBuilder(catalog), []
+    for slate in track(cut(catalog, split, size), f"prompts of {split}", disable=not sys.stderr.isatty()):
+        prompt = builder.prompt(slate.user, slate.items, slate.as_of)
+        out.append((pack(prompt.prefix, prompt.candidates), slate.liked))
     return out
 
 
@@ -89,7 +84,7 @@ def auc(model: MultiExitModel, data: Slates) -> list[float]:
 def make_model(catalog: Catalog, init: str, exits: list[int], layers: int, hidden: int) -> MultiExitModel:
     """A fresh Llama of `layers` x `hidden`, or a pretrained decoder with heads that start from its LM head."""
     if init != "random":
-        start = load(init, exits, "shared", catalog.info["labels"])
+        start = load_checkpoint(init, exits, "shared", catalog.info["labels"])
         return MultiExitModel(start.decoder, start.heads, start.exits)
     config = LlamaConfig(
         vocab_size=catalog.info["tokenizer"]["vocab_size"],
@@ -141,7 +136,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     catalog = Catalog.open(args.catalog)
-    train, validation = slates(catalog, "train", args.slate), slates(catalog, "validation", args.slate)
+    train, validation = (packed_slates(catalog, split, args.slate) for split in ("train", "validation"))
     model = make_model(catalog, args.init, [int(e) for e in args.exits.split(",")], args.layers, args.hidden).train()
     groups = parameter_groups(model, args.rate, args.rate_ratio)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=args.weight_decay)
@@ -166,7 +161,7 @@ def main() -> None:
             print(f"step {step}/{steps}  loss {np.mean(losses[-50:]):.4f}  {time.monotonic() - start:.0f} s", flush=True)
     areas = auc(model, validation)
     print("validation AUC  " + "  ".join(f"exit {e}: {a:.4f}" for e, a in zip(model.exits, areas, strict=True)))
-    save(args.out, model.model, model.exits, model.heads, catalog.info["labels"])
+    save_checkpoint(args.out, model.model, model.exits, model.heads, catalog.info["labels"])
 
 
 if __name__ == "__main__":

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from paper_bundle import write_bundle, write_catalog
-from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, Profile, Variant, engine_folders
+from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, OptimizationProfile, Variant, engine_folders
 from rexit.bundle.engine import engine_key
 from rexit.errors import BundleError
 
-PROFILES = (Profile((1, 200, 512), (0, 0, 0), (1, 1, 512)), Profile((1, 240, 512), (1, 200, 210), (1, 20, 512)))
+PROFILES = (
+    OptimizationProfile((1, 200, 512), (0, 0, 0), (1, 1, 512)),
+    OptimizationProfile((1, 240, 512), (1, 200, 210), (1, 20, 512)),
+)
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 from paper_bundle import write_bundle, write_catalog
 from rexit.bundle import Bundle, Catalog, ExitPolicy, Policy, sole_writer
 from rexit.calibration import Settings, calibrate
-from rexit.calibration.costs import Costs
 from rexit.calibration.run import _decided_as_traced
-from rexit.calibration.slates import Slate
 from rexit.errors import BackendError, BundleError, InputError
+from rexit.measure.costs import Costs
+from rexit.slates import Slate
 from synthetic_traces import FakeSession, even_costs
 
 SETTINGS = Settings(max_auc_drop=0.02, slate=5, timed_slates=4, repeats=1)

@@ -39,12 +39,14 @@ def test_command_line_loads_nothing_heavy() -> None:
     assert not loaded("import rexit.cli") & {*LATE, "numpy"}
 
 
-@pytest.mark.parametrize("module", ["rexit.calibration", "rexit.bundle", "rexit.exporter.compile", "rexit.exporter.ep_context"])
+@pytest.mark.parametrize(
+    "module", ["rexit.calibration", "rexit.bundle", "rexit.exporter.compile", "rexit.exporter.engine.ep_context"]
+)
 def test_core_loads_no_torch(module: str) -> None:
     assert not loaded(f"import {module}") & set(NEVER)
 
 
-@pytest.mark.parametrize("module", ["rexit.bundle", "rexit.runtime", "rexit.calibration", "rexit.calibration.bench"])
+@pytest.mark.parametrize("module", ["rexit.bundle", "rexit.runtime", "rexit.calibration", "rexit.measure.bench"])
 def test_base_loads_no_extra(module: str) -> None:
     assert not loaded(f"import {module}") & set(NOT_OF_THE_BASE)
 

@@ -10,8 +10,8 @@ import pytest
 
 if TYPE_CHECKING:
     from rexit.bundle import Segment
-    from rexit.exporter.segment import Segment as SegmentModule
-    from rexit.exporter.targets import Target
+    from rexit.exporter.graph.segment import SegmentModule as SegmentModule
+    from rexit.exporter.graph.targets import Target
 
     Traced = dict[tuple[Target, int], tuple[Path, Segment]]
 
@@ -34,10 +34,11 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def exported(checkpoint_folder: Path, catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with the variant cpu-fp32. Copy it before changing it."""
-    from rexit.exporter.export import export
+    from rexit.exporter.export import export_bundle
+    from rexit.exporter.options import ExportOptions
 
     out = tmp_path_factory.mktemp("bundles") / "bundle"
-    export(checkpoint_folder, catalog_folder, out, golden_slates=6)
+    export_bundle(checkpoint_folder, catalog_folder, out, ExportOptions(golden_slates=6))
     return out
 
 
@@ -52,8 +53,8 @@ def reuse_graphs(traced: Traced, tmp_path_factory: pytest.TempPathFactory, monke
     """Called, makes `export` trace each segment of `checkpoint_folder` once a session: for tests of what stands around it."""
     import shutil
 
-    from rexit.exporter import export as module
-    from rexit.exporter.graph import export_segment
+    from rexit.exporter import draft
+    from rexit.exporter.graph.trace import export_segment
 
     def copied(segment: SegmentModule, k: int, target: Target, folder: Path) -> Segment:
         if (target, k) not in traced:
@@ -64,7 +65,7 @@ def reuse_graphs(traced: Traced, tmp_path_factory: pytest.TempPathFactory, monke
             shutil.copyfile(place / name, folder / name)
         return described
 
-    return lambda: monkeypatch.setattr(module, "export_segment", copied)
+    return lambda: monkeypatch.setattr(draft, "export_segment", copied)
 
 
 @pytest.fixture(scope="session")
@@ -79,10 +80,16 @@ def tensorrt_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tensorrt_exported(tensorrt_checkpoint: Path, catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with the variants tensorrt-fp16, -int8, -int4 and -fp8. Copy it before changing it."""
-    from rexit.exporter.export import export
+    from rexit.exporter.export import export_bundle
+    from rexit.exporter.options import ExportOptions
 
     out = tmp_path_factory.mktemp("bundles") / "bundle"
     precisions = ["fp16", "int8", "int4", "fp8"]
     # The tiny model is random: 4 bits may cost it more than they would cost a trained one.
-    export(tensorrt_checkpoint, catalog_folder, out, target="tensorrt", precisions=precisions, golden_slates=4, accept_loss=True)
+    export_bundle(
+        tensorrt_checkpoint,
+        catalog_folder,
+        out,
+        ExportOptions(target="tensorrt", precisions=precisions, golden_slates=4, accept_loss=True),
+    )
     return out

@@ -18,7 +18,7 @@ from onnx import helper
 
 import tiny_bundle
 from limits import largest_file
-from rexit.bundle import Bundle, Engine, FileEntry, Profile, digest, sole_writer
+from rexit.bundle import Bundle, Engine, FileEntry, OptimizationProfile, digest, sole_writer
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.exporter.compile import CompileReport, VariantBuild, compile_engines, profiles_of
 from tensorrt_bundle import VARIANT, add_tensorrt_variant, write_tensorrt_bundle
@@ -90,7 +90,7 @@ class TestRtx:
         empty, behind = profiles_of(bundle)
         most = max(MAX_TOKENS, MOST_PREFIX)
         prefixes = sorted(len(slate.prefix) for slate in bundle.golden().slates)
-        assert empty == Profile((1, prefixes[len(prefixes) // 2], most), (0, 0, 0), (1, 1, MAX_TOKENS))
+        assert empty == OptimizationProfile((1, prefixes[len(prefixes) // 2], most), (0, 0, 0), (1, 1, MAX_TOKENS))
         assert behind.prefix == (1, prefixes[len(prefixes) // 2], MOST_PREFIX)
         assert behind.tokens[::2] == (1, most) and behind.rows[::2] == (1, MAX_TOKENS)
         lengths = sorted(len(tokens) for slate in bundle.golden().slates for tokens in slate.candidates)

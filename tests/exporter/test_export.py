@@ -24,9 +24,9 @@ from rexit.bundle import Bundle, Catalog, Policy, digest, sole_writer
 from rexit.cli import app
 from rexit.errors import CheckpointError, InputError, ParityError, RexitError
 from rexit.exporter import export as module
-from rexit.exporter import golden
-from rexit.exporter.export import export
-from rexit.exporter.prompts import PromptBuilder
+from rexit.exporter.export import export_bundle
+from rexit.exporter.options import ExportOptions
+from rexit.exporter.prompt.builder import PromptBuilder
 from tiny_catalog import LABELS
 from tiny_models import tiny_checkpoint
 
@@ -68,19 +68,9 @@ def test_golden_samples_are_real_prompts(exported: Path, catalog_folder: Path) -
         mine = split.users == slate.user
         assert slate.items.tolist() == split.items[mine].tolist()
         assert slate.as_of == split.times[mine][0]
-        prompt = builder.slate_rows(slate.user, slate.items, as_of=slate.as_of)
+        prompt = builder.prompt_rows(slate.user, slate.items, as_of=slate.as_of)
         np.testing.assert_array_equal(prompt.prefix, slate.prefix)
         assert [c.tolist() for c in prompt.candidates] == [c.tolist() for c in slate.candidates]
-
-
-def test_golden_choice_is_deterministic_and_cut_to_slates(catalog_folder: Path) -> None:
-    split = Catalog.open(catalog_folder).split("train")
-    chosen = golden.choose(split, 5)
-    assert [(s.user, s.items.tolist(), s.as_of) for s in chosen] == [
-        (s.user, s.items.tolist(), s.as_of) for s in golden.choose(split, 5)
-    ]
-    assert len(golden.choose(split, 1000)) == len(np.unique(split.users))
-    assert max(len(s.items) for s in golden.choose(split, 1000)) <= golden.SLATE
 
 
 def test_existing_bundle_keeps_its_other_variants(
@@ -99,7 +89,7 @@ def test_existing_bundle_keeps_its_other_variants(
             bundle / "variants" / name / "policy.json"
         )
     reuse_graphs()
-    export(checkpoint_folder, catalog_folder, bundle, golden_slates=2)
+    export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(golden_slates=2))
     kept, new = Bundle.open(bundle, "cpu-other"), Bundle.open(bundle)
     assert kept.manifest.variants == ("cpu-fp32", "cpu-other")
     assert kept.edited() == [] == new.edited()
@@ -111,22 +101,24 @@ def test_bundle_of_another_origin_is_refused(
     bundle: Path, checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, other: str
 ) -> None:
     before = digest(bundle / "manifest.json")
+    different = tiny_checkpoint(tmp_path / "other", labels=LABELS, rms_norm_eps=1e-4)
+    checkpoint = different if other == "checkpoint" else checkpoint_folder
     heads = r"choice of heads \(own, these are shared\)"
     args, said = {
-        "checkpoint": ({"checkpoint": tiny_checkpoint(tmp_path / "other", labels=LABELS, rms_norm_eps=1e-4)}, "checkpoint;"),
-        "exits": ({"checkpoint": checkpoint_folder, "exits": [2, 4], "head": "shared"}, f"{heads} and choice of exits;"),
+        "checkpoint": ({}, "checkpoint;"),
+        "exits": ({"exits": [2, 4], "head": "shared"}, f"{heads} and choice of exits;"),
         # The same exits: only whose heads they are differs, as in fp32 with one and int8 with the other.
-        "heads": ({"checkpoint": checkpoint_folder, "precisions": ["int8"], "accept_loss": True, "head": "shared"}, f"{heads};"),
+        "heads": ({"precisions": ["int8"], "accept_loss": True, "head": "shared"}, f"{heads};"),
     }[other]
     with pytest.raises(InputError, match=f"bundle: holds a bundle of another {said} remove it or choose another place"):
-        export(catalog=catalog_folder, out=bundle, **args)  # type: ignore[arg-type]
+        export_bundle(checkpoint, catalog_folder, bundle, ExportOptions(**args))  # type: ignore[arg-type]
     assert digest(bundle / "manifest.json") == before and _names(bundle.parent) == ["bundle"]
 
 
 def test_folder_that_is_no_bundle_is_never_replaced(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="exists and is no bundle"):
-        export(checkpoint_folder, catalog_folder, tmp_path)
+        export_bundle(checkpoint_folder, catalog_folder, tmp_path)
     assert _names(tmp_path) == ["thesis.txt"]
 
 
@@ -135,7 +127,7 @@ def test_parity_above_the_tolerance_writes_nothing(
 ) -> None:
     reuse_graphs()
     with pytest.raises(ParityError, match=r"exit after layer \d, \w+: .* nothing was written") as caught:
-        export(checkpoint_folder, catalog_folder, tmp_path / "bundle", tolerance=1e-12, golden_slates=2)
+        export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", ExportOptions(tolerance=1e-12, golden_slates=2))
     assert caught.value.exit_code == 5
     assert _names(tmp_path) == []
 
@@ -146,7 +138,7 @@ def test_edited_catalog_is_refused(checkpoint_folder: Path, catalog_folder: Path
     table[-4] ^= 1
     (catalog / "pieces.safetensors").write_bytes(table)
     with pytest.raises(RexitError, match=r"pieces.safetensors: SHA-256 .*edited"):
-        export(checkpoint_folder, catalog, tmp_path / "bundle")
+        export_bundle(checkpoint_folder, catalog, tmp_path / "bundle")
     assert _names(tmp_path) == ["catalog"]
 
 
@@ -161,7 +153,7 @@ def test_edited_catalog_is_refused(checkpoint_folder: Path, catalog_folder: Path
 def test_model_that_does_not_fit_the_catalog(catalog_folder: Path, tmp_path: Path, changes: dict[str, int], said: str) -> None:
     checkpoint = tiny_checkpoint(tmp_path / "checkpoint", labels=LABELS, **changes)
     with pytest.raises(InputError, match=said):
-        export(checkpoint, catalog_folder, tmp_path / "bundle")
+        export_bundle(checkpoint, catalog_folder, tmp_path / "bundle")
     assert _names(tmp_path) == ["checkpoint"]
 
 
@@ -179,19 +171,19 @@ def test_options_out_of_range(
     checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, arguments: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(InputError, match=said):
-        export(checkpoint_folder, catalog_folder, tmp_path / "bundle", **arguments)
+        export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", ExportOptions(**arguments))
     assert _names(tmp_path) == []
 
 
 def test_labels_of_another_tokenizer(catalog_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="the catalog has"):
-        export(tiny_checkpoint(tmp_path / "checkpoint"), catalog_folder, tmp_path / "bundle")
+        export_bundle(tiny_checkpoint(tmp_path / "checkpoint"), catalog_folder, tmp_path / "bundle")
 
 
 def test_unwritable_output(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file/bundle: cannot be written: "):
-        export(checkpoint_folder, catalog_folder, tmp_path / "file" / "bundle")
+        export_bundle(checkpoint_folder, catalog_folder, tmp_path / "file" / "bundle")
 
 
 def test_too_little_space_is_seen_before_the_work(
@@ -200,7 +192,7 @@ def test_too_little_space_is_seen_before_the_work(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _path: usage._replace(free=1000))
     with pytest.raises(InputError, match=r"the bundle needs about \d+ MB, 0 MB are free"):
-        export(checkpoint_folder, catalog_folder, tmp_path / "bundle")
+        export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle")
     assert _names(tmp_path) == []
 
 
@@ -214,14 +206,14 @@ def test_disk_filling_up_in_the_middle(
 
     monkeypatch.setattr(onnx_ir, "save", full)
     with pytest.raises(InputError, match="cannot be written: No space left on device"):
-        export(checkpoint_folder, catalog_folder, bundle, golden_slates=1)
+        export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(golden_slates=1))
     assert digest(bundle / "manifest.json") == before and _names(bundle.parent) == ["bundle"]
 
 
 def test_write_that_the_system_cuts_short(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:
     too_large = pytest.raises(InputError, match="cannot be written: File too large")
     with largest_file(50_000), too_large:  # the first segment's weights are larger
-        export(checkpoint_folder, catalog_folder, tmp_path / "bundle", golden_slates=1)
+        export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", ExportOptions(golden_slates=1))
     assert _names(tmp_path) == []
 
 
@@ -234,7 +226,7 @@ def test_ctrl_c_leaves_the_old_bundle(checkpoint_folder: Path, catalog_folder: P
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export(checkpoint_folder, catalog_folder, bundle, golden_slates=1, progress=interrupt)
+        export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(golden_slates=1), progress=interrupt)
     assert digest(bundle / "manifest.json") == before and _names(bundle.parent) == ["bundle"]
 
 
@@ -288,7 +280,7 @@ def test_a_killed_export_is_cleaned_up_by_the_next(
     process.kill()
     process.wait()
     assert _names(bundle.parent) == [".bundle.tmp", "bundle"]
-    export(checkpoint_folder, catalog_folder, bundle, golden_slates=1)
+    export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(golden_slates=1))
     assert _names(bundle.parent) == ["bundle"]
 
 
@@ -308,9 +300,9 @@ def test_two_exports_into_one_bundle(
     first = start(bundle, "--precision", "fp32", "--golden", "1")
     arguments: dict[str, Any] = {"precisions": ["int8"], "golden_slates": 1, "accept_loss": True}
     with pytest.raises(InputError, match="bundle: another process is writing it; try again when that has ended"):
-        export(checkpoint_folder, catalog_folder, bundle, **arguments)
+        export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(**arguments))
     assert first.wait(timeout=120) == 0, first.communicate()
-    export(checkpoint_folder, catalog_folder, bundle, **arguments)
+    export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(**arguments))
     assert Bundle.open(bundle).manifest.variants == ("cpu-fp32", "cpu-int8")
     assert _names(bundle.parent) == ["bundle"]
 
@@ -319,7 +311,7 @@ def test_nothing_is_exported_into_a_bundle_that_is_being_calibrated(
     checkpoint_folder: Path, catalog_folder: Path, bundle: Path
 ) -> None:
     with sole_writer(bundle), pytest.raises(InputError, match="bundle: another process is writing it"):
-        export(checkpoint_folder, catalog_folder, bundle)
+        export_bundle(checkpoint_folder, catalog_folder, bundle)
     assert _names(bundle.parent) == ["bundle"]
 
 

@@ -15,9 +15,12 @@ import pytest
 
 from rexit.bundle import Bundle, Catalog, digest
 from rexit.errors import CheckpointError, InputError
-from rexit.exporter import parity, preflight, ranges
-from rexit.exporter.export import export
-from rexit.exporter.targets import find_target
+from rexit.exporter import preflight
+from rexit.exporter.export import export_bundle
+from rexit.exporter.graph import ranges
+from rexit.exporter.graph.chain import Chain
+from rexit.exporter.graph.targets import find_target
+from rexit.exporter.options import ExportOptions
 
 PRECISIONS = {"fp16": (18, 0.999), "int8": (19, 0.995), "int4": (21, None), "fp8": (19, 0.995)}
 
@@ -57,10 +60,10 @@ def test_what_the_manifest_says_is_what_the_graphs_have(tensorrt_exported: Path,
 def test_golden_samples_are_what_the_graphs_answer(tensorrt_exported: Path, precision: str) -> None:
     opened = Bundle.open(tensorrt_exported, f"tensorrt-{precision}")
     golden = opened.golden().slates
-    chain = parity.Chain(opened.folder, opened.variant.segments)
-    for slate, own in zip(golden, parity.answer(chain, golden, opened.variant.max_tokens), strict=True):
-        np.testing.assert_array_equal(slate.log_odds, own.log_odds)
-    assert all(np.isfinite(slate.log_odds).all() for slate in golden)
+    chain = Chain(opened.folder, opened.variant.segments, opened.variant.max_tokens)
+    for slate in golden:
+        np.testing.assert_array_equal(slate.log_odds, chain.slate(slate.prefix, slate.candidates))
+        assert np.isfinite(slate.log_odds).all()
 
 
 def test_linear_layers_are_quantized_and_nothing_else(tensorrt_exported: Path) -> None:
@@ -78,16 +81,21 @@ def test_linear_layers_are_quantized_and_nothing_else(tensorrt_exported: Path) -
 def test_ranges_cover_what_goes_into_every_linear_layer(exported: Path, catalog_folder: Path) -> None:
     opened = Bundle.open(exported)
     catalog = Catalog.open(catalog_folder)
-    found = ranges.largest(opened.folder, opened.variant.segments, ranges.draw(catalog), 512)
+    found = ranges.largest(Chain(opened.folder, opened.variant.segments, 512), ranges.draw(catalog))
     assert [len(one) for one in found] == [4, 4, 9]  # the last layer's queries read their rows alone
     assert all(0 < value < 100 for one in found for value in one.values())
-    few = ranges.largest(opened.folder, opened.variant.segments, ranges.draw(catalog)[:1], 512)
+    few = ranges.largest(Chain(opened.folder, opened.variant.segments, 512), ranges.draw(catalog)[:1])
     assert all(few[k][name] <= value for k, one in enumerate(found) for name, value in one.items())
 
 
 def test_cuda(checkpoint_folder: Path, catalog_folder: Path, bundle: Path, reuse_graphs: Callable[[], None]) -> None:
     reuse_graphs()
-    export(checkpoint_folder, catalog_folder, bundle, target="cuda", precisions=["fp16"], golden_slates=2, accept_loss=True)
+    export_bundle(
+        checkpoint_folder,
+        catalog_folder,
+        bundle,
+        ExportOptions(target="cuda", precisions=["fp16"], golden_slates=2, accept_loss=True),
+    )
     opened = Bundle.open(bundle, "cuda-fp16")
     assert opened.manifest.variants == ("cpu-fp32", "cuda-fp16")
     assert (opened.variant.backend, opened.variant.opset) == ("onnxruntime", 23)
@@ -125,7 +133,12 @@ def test_bad_input_leaves_what_is_there(
 
     def refused(error: type[Exception], said: str, **options: Any) -> None:
         with pytest.raises(error, match=said) as caught:
-            export(checkpoint_folder, catalog_folder, bundle, target="tensorrt", golden_slates=1, accept_loss=True, **options)
+            export_bundle(
+                checkpoint_folder,
+                catalog_folder,
+                bundle,
+                ExportOptions(target="tensorrt", golden_slates=1, accept_loss=True, **options),
+            )
         assert "\n" not in str(caught.value)
         assert _all_bytes(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
 

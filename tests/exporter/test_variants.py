@@ -21,10 +21,12 @@ import rexit
 from rexit.bundle import Bundle, digest
 from rexit.cli import app
 from rexit.errors import CheckpointError, InputError, ParityError, QualityError
-from rexit.exporter import parity, preflight, quality
-from rexit.exporter.export import ExportReport, export
-from rexit.exporter.quality import Gate
-from rexit.exporter.targets import find_target
+from rexit.exporter import preflight
+from rexit.exporter.export import ExportReport, export_bundle
+from rexit.exporter.gate import quality
+from rexit.exporter.graph.chain import Chain
+from rexit.exporter.graph.targets import Gate, find_target
+from rexit.exporter.options import ExportOptions
 from tiny_catalog import LABELS
 from tiny_models import tiny_checkpoint
 
@@ -35,8 +37,11 @@ VARIANTS = ("cpu-fp32", "cpu-int8", "cpu-int4")
 def made(checkpoint_folder: Path, catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReport]:
     out = tmp_path_factory.mktemp("variants") / "bundle"
     # The tiny model is random: 4 bits may cost it more than they would cost a trained one.
-    report = export(
-        checkpoint_folder, catalog_folder, out, precisions=["fp32", "int8", "int4"], golden_slates=6, accept_loss=True
+    report = export_bundle(
+        checkpoint_folder,
+        catalog_folder,
+        out,
+        ExportOptions(precisions=["fp32", "int8", "int4"], golden_slates=6, accept_loss=True),
     )
     return out, report
 
@@ -97,11 +102,10 @@ def test_quality_is_measured_and_recorded(made: tuple[Path, ExportReport]) -> No
 def test_the_runtime_computes_what_python_computes(made: tuple[Path, ExportReport], name: str) -> None:
     bundle = Bundle.open(made[0], name)
     golden = bundle.golden()
-    chain = parity.Chain(bundle.folder, bundle.variant.segments)
-    answered = parity.answer(chain, golden.slates, bundle.variant.max_tokens)
+    chain = Chain(bundle.folder, bundle.variant.segments, bundle.variant.max_tokens)
     with rexit.open(made[0], name) as session:
-        for slate, own in zip(golden.slates, answered, strict=True):
-            np.testing.assert_array_equal(slate.log_odds, own.log_odds)
+        for slate in golden.slates:
+            np.testing.assert_array_equal(slate.log_odds, chain.slate(slate.prefix, slate.candidates))
             items = [bundle.catalog.items.id(int(row)) for row in slate.items]
             session.clear_cache()  # behind keys copied from another prefix int8 rounds another way now and then
             seen = session.trace(bundle.catalog.users.id(slate.user), items, as_of=slate.as_of)
@@ -141,7 +145,7 @@ def test_a_lower_precision_alone(
 ) -> None:
     reuse_graphs()
     out = tmp_path / "bundle"
-    export(checkpoint_folder, catalog_folder, out, precisions=["int8"], golden_slates=6, accept_loss=True)
+    export_bundle(checkpoint_folder, catalog_folder, out, ExportOptions(precisions=["int8"], golden_slates=6, accept_loss=True))
     assert Bundle.open(out).manifest.variants == ("cpu-int8",)
     assert sorted(path.name for path in out.iterdir()) == ["catalog", "manifest.json", "variants"]
     assert _all_bytes(out / "variants" / "cpu-int8") == _all_bytes(made[0] / "variants" / "cpu-int8")
@@ -152,7 +156,9 @@ def test_an_older_variant_stays_as_it_is_and_the_default(
 ) -> None:
     reuse_graphs()
     before = _all_bytes(bundle / "variants" / "cpu-fp32")
-    export(checkpoint_folder, catalog_folder, bundle, precisions=["int8"], golden_slates=1, accept_loss=True)
+    export_bundle(
+        checkpoint_folder, catalog_folder, bundle, ExportOptions(precisions=["int8"], golden_slates=1, accept_loss=True)
+    )
     assert Bundle.open(bundle).manifest.variants == ("cpu-fp32", "cpu-int8")
     assert Bundle.open(bundle).variant.name == "cpu-fp32"
     assert _all_bytes(bundle / "variants" / "cpu-fp32") == before
@@ -171,9 +177,9 @@ def test_the_gate_refuses(
     monkeypatch.setattr(quality, "LEAST_USERS", 1)
     arguments: dict[str, Any] = {"precisions": ["int4"], "golden_slates": 1}
     with pytest.raises(QualityError, match=r"exit after layer 1: log-odds correlate .*; nothing was written: --accept-loss"):
-        export(checkpoint_folder, catalog_folder, bundle, **arguments)
+        export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(**arguments))
     assert _all_bytes(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
-    export(checkpoint_folder, catalog_folder, bundle, **arguments, accept_loss=True)
+    export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(**arguments, accept_loss=True))
     found = Bundle.open(bundle, "cpu-int4").variant.quality
     assert found is not None and found["accepted"] and found["verdict"] == "failed"
 
@@ -187,15 +193,15 @@ def test_scores_that_depend_on_the_slate_are_refused(
 ) -> None:
     """What a scale shared by all tokens would do, planted: a candidate scored alone gets another score."""
     reuse_graphs()
-    score = parity.Chain.score
+    score = Chain.score
 
-    def dependent(self: parity.Chain, candidates: list[Any], behind: int, past: Any) -> Any:
+    def dependent(self: Chain, candidates: list[Any], behind: int, past: Any) -> Any:
         return score(self, candidates, behind, past) + np.float32(1.5 * (len(candidates) == 1))
 
-    monkeypatch.setattr(parity.Chain, "score", dependent)
+    monkeypatch.setattr(Chain, "score", dependent)
     arguments: dict[str, Any] = {"precisions": ["int8"], "golden_slates": 6, "accept_loss": True, "tolerance": 2.0}
     with pytest.raises(ParityError, match="differ from cpu-int8's own for the whole slate by"):
-        export(checkpoint_folder, catalog_folder, tmp_path / "bundle", **arguments)
+        export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", ExportOptions(**arguments))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -208,23 +214,23 @@ def test_a_cached_prefix_that_is_wrong_is_refused(
 ) -> None:
     """Planted: behind a cached prefix the int8 variant's log-odds are off by 2, all of them alike, so that it ranks as before."""
     reuse_graphs()
-    opened, run, wrong = parity.Chain.__init__, parity.Chain.run, set()
+    opened, run, wrong = Chain.__init__, Chain.run, set()
 
-    def remember(self: parity.Chain, folder: Path, *arguments: Any, **options: Any) -> None:
+    def remember(self: Chain, folder: Path, *arguments: Any, **options: Any) -> None:
         opened(self, folder, *arguments, **options)
         wrong.update({self} if folder.name == "cpu-int8" else ())
 
-    def off(self: parity.Chain, *arguments: Any) -> Any:
+    def off(self: Chain, *arguments: Any) -> Any:
         log_odds, new = run(self, *arguments)
         cached = len(arguments) == 5 and arguments[4] is not None
         return log_odds + np.float32(2 * (cached and self in wrong)), new
 
-    monkeypatch.setattr(parity.Chain, "__init__", remember)
-    monkeypatch.setattr(parity.Chain, "run", off)
+    monkeypatch.setattr(Chain, "__init__", remember)
+    monkeypatch.setattr(Chain, "run", off)
     arguments: dict[str, Any] = {"precisions": ["int8"], "golden_slates": 2, "accept_loss": True}
     said = r"exit after layer \d, single: log-odds differ from cpu-int8's own for the whole slate by 2, 1 is allowed"
     with pytest.raises(ParityError, match=said):
-        export(checkpoint_folder, catalog_folder, tmp_path / "bundle", **arguments)
+        export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", ExportOptions(**arguments))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -247,7 +253,12 @@ def test_disk_full_leaves_older_variants(
 
     monkeypatch.setattr(onnx_ir, "save", full)
     with pytest.raises(InputError, match="cannot be written: No space left on device"):
-        export(checkpoint_folder, catalog_folder, bundle, precisions=["int8", "int4"], golden_slates=1, accept_loss=True)
+        export_bundle(
+            checkpoint_folder,
+            catalog_folder,
+            bundle,
+            ExportOptions(precisions=["int8", "int4"], golden_slates=1, accept_loss=True),
+        )
     assert _all_bytes(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
 
 
@@ -273,7 +284,7 @@ def test_weight_that_does_not_divide_into_blocks(catalog_folder: Path, tmp_path:
 )
 def test_options(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        export(checkpoint_folder, catalog_folder, tmp_path / "bundle", **options)
+        export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", ExportOptions(**options))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,7 +1,7 @@
 """The file formats both sides share: `docs/format.md` in code. The only Python that parses catalogs, manifests and policies."""
 
 from rexit.bundle.catalog import Catalog, Ids, Split
-from rexit.bundle.engine import Engine, EngineSegment, Profile, engine_folders
+from rexit.bundle.engine import Engine, EngineSegment, OptimizationProfile, engine_folders
 from rexit.bundle.files import FileEntry, check_writable, digest, write_file, write_json
 from rexit.bundle.golden import Golden
 from rexit.bundle.manifest import Bundle, Manifest, Model, Segment, Variant
@@ -19,8 +19,8 @@ __all__ = [
     "Ids",
     "Manifest",
     "Model",
+    "OptimizationProfile",
     "Policy",
-    "Profile",
     "Segment",
     "Split",
     "Variant",

@@ -26,7 +26,7 @@ def engine_key(builder: str, version: str, compute_capability: str) -> str:
 
 
 @dataclass(frozen=True)
-class Profile:
+class OptimizationProfile:
     """The (least, usual, most) tokens T, prefix tokens P and rows N of the passes that one of an engine's profiles is for."""
 
     tokens: tuple[int, int, int]
@@ -34,7 +34,7 @@ class Profile:
     rows: tuple[int, int, int]
 
     @classmethod
-    def of_json(cls, value: Mapping[str, Any]) -> Profile:
+    def of_json(cls, value: Mapping[str, Any]) -> OptimizationProfile:
         """Raises KeyError, TypeError or ValueError."""
 
         def triple(name: str) -> tuple[int, int, int]:
@@ -58,7 +58,7 @@ class EngineSegment:
     context: str | None
     graph_sha256: str
     weights_sha256: str
-    profiles: tuple[Profile, ...]
+    profiles: tuple[OptimizationProfile, ...]
     seconds: float
     layers: int
     summary: Mapping[str, int]
@@ -112,7 +112,7 @@ class Engine:
                         context=None if s["context"] is None else str(s["context"]),
                         graph_sha256=str(s["graph_sha256"]),
                         weights_sha256=str(s["weights_sha256"]),
-                        profiles=tuple(Profile.of_json(p) for p in s["profiles"]),
+                        profiles=tuple(OptimizationProfile.of_json(p) for p in s["profiles"]),
                         seconds=float(s["seconds"]),
                         layers=int(s["layers"]),
                         summary={str(kind): int(count) for kind, count in s["summary"].items()},

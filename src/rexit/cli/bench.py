@@ -40,7 +40,7 @@ def bench(
         rexit bench bundle --sessions '' --profile profile.json
     """
     from rexit.bundle import Bundle
-    from rexit.calibration.bench import Options, measure
+    from rexit.measure.bench import Options, measure
 
     asked = (_numbers("sessions", sessions, int), _numbers("rates", rates, float))
     options = Options(slate, requests, threads, device, *asked, profile)

@@ -9,9 +9,10 @@ import typer
 
 from rexit.cli._output import JsonOption, print_json, print_table, progress, stdout
 from rexit.errors import InputError
+from rexit.exporter.options import ExportOptions
 
 if TYPE_CHECKING:
-    from rexit.exporter.export import VariantReport
+    from rexit.exporter.draft import VariantReport
 
 _STAGES = {
     "load": "loading the checkpoint",
@@ -23,6 +24,9 @@ _STAGES = {
     "quality": "validation slates, float32 and lower precision",
     "write": "writing the bundle",
 }
+
+
+_DEFAULT = ExportOptions()
 
 
 def register(app: typer.Typer) -> None:
@@ -40,21 +44,25 @@ def _export(
         str | None,
         typer.Option(help="own: trained heads (the default where there are); shared: final norm and label rows of the LM head."),
     ] = None,
-    target: Annotated[str, typer.Option(help="What the variant will run on: cpu, tensorrt or cuda.")] = "cpu",
+    target: Annotated[str, typer.Option(help="What the variant will run on: cpu, tensorrt or cuda.")] = _DEFAULT.target,
     precision: Annotated[
         str,
         typer.Option(
             help="cpu: fp32, int8, int4; tensorrt: fp16, int8, int4, fp8; cuda: fp16. Several, e.g. fp32,int8: a variant each."
         ),
     ] = "fp32",
-    max_tokens: Annotated[int, typer.Option(help="Most tokens of candidates in one pass; larger slates go in chunks.")] = 512,
+    max_tokens: Annotated[
+        int, typer.Option(help="Most tokens of candidates in one pass; larger slates go in chunks.")
+    ] = _DEFAULT.max_tokens,
     tolerance: Annotated[
         float, typer.Option(help="Largest difference of the float32 log-odds from PyTorch, at any exit.")
-    ] = 1e-4,
-    golden: Annotated[int, typer.Option(help="Validation slates to compare on and to store as golden samples.")] = 16,
+    ] = _DEFAULT.tolerance,
+    golden: Annotated[
+        int, typer.Option(help="Validation slates to compare on and to store as golden samples.")
+    ] = _DEFAULT.golden_slates,
     quality_slates: Annotated[
         int, typer.Option(help="Slates of the validation split to judge a lower precision on; 0: all.")
-    ] = 400,
+    ] = _DEFAULT.quality_slates,
     accept_loss: Annotated[
         bool,
         typer.Option("--accept-loss", help="Write a variant that loses more than its gate allows, or may do so; it is recorded."),
@@ -86,30 +94,26 @@ def _export(
 
     Next: `rexit calibrate bundle --catalog catalog` finds when to stop at which exit.
     """
-    from rexit.exporter.export import export
+    from rexit.exporter.export import export_bundle
 
-    depths = _depths(exits)
+    options = ExportOptions(
+        exits=_depths(exits),
+        head=head,
+        target=target,
+        precisions=[part.strip() for part in precision.split(",")],
+        max_tokens=max_tokens,
+        tolerance=tolerance,
+        golden_slates=golden,
+        quality_slates=quality_slates,
+        accept_loss=accept_loss,
+    )
     with progress() as bar:
         tasks = {stage: bar.add_task(text, total=None, visible=False) for stage, text in _STAGES.items()}
 
         def tell(stage: str, done: int, total: int) -> None:
             bar.update(tasks[stage], completed=done, total=total, visible=True)
 
-        report = export(
-            checkpoint,
-            catalog,
-            out,
-            exits=depths,
-            head=head,
-            target=target,
-            precisions=[part.strip() for part in precision.split(",")],
-            max_tokens=max_tokens,
-            tolerance=tolerance,
-            golden_slates=golden,
-            quality_slates=quality_slates,
-            accept_loss=accept_loss,
-            progress=tell,
-        )
+        report = export_bundle(checkpoint, catalog, out, options, progress=tell)
     if as_json:
         print_json(report.to_json())
         return

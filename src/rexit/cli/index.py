@@ -42,9 +42,9 @@ def index(
 
         rexit index --interactions ratings.csv --items films.csv --tokenizer model/ --template prompt.toml --out catalog
     """
+    from rexit.exporter.catalog.interactions import Columns
+    from rexit.exporter.catalog.lightgcn import Settings
     from rexit.exporter.index import build_catalog
-    from rexit.exporter.interactions import Columns
-    from rexit.exporter.lightgcn import Settings
 
     with progress() as bar:
         task = bar.add_task("LightGCN", total=epochs)

@@ -1,0 +1,107 @@
+"""A variant in the making: the graphs of one target in a folder, and what is said of them once they are judged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rexit import bundle
+from rexit.bundle import Catalog, FileEntry, Golden, Model, Variant
+from rexit.bundle.golden import FILE as GOLDEN_FILE
+from rexit.exporter.gate.judge import Judged
+from rexit.exporter.graph.chain import Chain
+from rexit.exporter.graph.segment import SegmentModule
+from rexit.exporter.graph.targets import Target
+from rexit.exporter.graph.trace import derive_segment, export_segment
+
+
+@dataclass(frozen=True)
+class SegmentReport:
+    """One exported segment: layers [begin, end), parameters it holds, bytes of graph and weights, seconds it took to make."""
+
+    layers: tuple[int, int]
+    parameters: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class VariantReport:
+    """One variant. `parity` has one row per exit: largest difference of log-odds by mode, from PyTorch's or, where there is a
+    `quality` (as in variant.json), from the variant's own. bytes: of all its files."""
+
+    name: str
+    segments: tuple[SegmentReport, ...]
+    parity: tuple[dict[str, float], ...]
+    tolerance: float
+    quality: dict[str, Any] | None
+    bytes: int
+
+
+@dataclass
+class Draft:
+    """`target`'s graphs in `folder`, which exists. `done` is called after each segment."""
+
+    target: Target
+    folder: Path
+    done: Callable[[], None]
+    segments: list[bundle.Segment] = field(default_factory=list)
+    reports: list[SegmentReport] = field(default_factory=list)
+
+    def trace(self, modules: Sequence[SegmentModule]) -> None:
+        """The segments as torch exports them. Raises CheckpointError."""
+        for k, module in enumerate(modules):
+            began = time.perf_counter()
+            segment = export_segment(module, k, self.target, self.folder)
+            self._keep(segment, sum(p.numel() for p in module.parameters()), began)
+
+    def derive(self, base: Draft, seen: Sequence[Mapping[str, Any]]) -> None:
+        """What the target's passes make of its base's graphs; seen: what they observed, by segment. Raises CheckpointError."""
+        for k, (segment, report) in enumerate(zip(base.segments, base.reports, strict=True)):
+            began = time.perf_counter()
+            self._keep(derive_segment(segment, base.folder, self.target, self.folder, seen[k]), report.parameters, began)
+
+    def chain(self, max_tokens: int) -> Chain:
+        """The graphs as ONNX Runtime runs them. Raises BackendError."""
+        return Chain(self.folder, self.segments, max_tokens)
+
+    def write(
+        self, judged: Judged, exits: Sequence[int], model: Model, catalog: Catalog, max_tokens: int, pairs: int
+    ) -> VariantReport:
+        """variant.json and the golden samples, beside the graphs. pairs: how many candidates were also run one by one."""
+        Golden(judged.slates).write(self.folder / GOLDEN_FILE)
+        target = self.target
+        Variant(
+            name=target.variant,
+            target=target.name,
+            precision=target.precision,
+            backend=target.backend,
+            opset=target.opset,
+            catalog_sha256=catalog.sha256,
+            checkpoint_sha256=model.checkpoint_sha256,
+            max_tokens=max_tokens,
+            max_positions=model.max_positions,
+            segments=tuple(self.segments),
+            parity={
+                "reference": "pytorch" if target.gate is None else "variant",
+                "tolerance": judged.tolerance,
+                "samples": pairs,
+                "slates": len(judged.slates),
+                "exits": [{"layers": depth, **row} for depth, row in zip(exits, judged.differences, strict=True)],
+            },
+            files={path.name: FileEntry.of(path) for path in sorted(self.folder.iterdir())},
+            quality=judged.quality,
+        ).write(self.folder)
+        size = sum(path.stat().st_size for path in self.folder.iterdir())
+        return VariantReport(
+            target.variant, tuple(self.reports), tuple(judged.differences), judged.tolerance, judged.quality, size
+        )
+
+    def _keep(self, segment: bundle.Segment, parameters: int, began: float) -> None:
+        size = sum((self.folder / name).stat().st_size for name in (segment.graph, segment.weights))
+        self.segments.append(segment)
+        self.reports.append(SegmentReport(segment.layers, parameters, size, time.perf_counter() - began))
+        self.done()

@@ -1,0 +1,125 @@
+"""Which TensorRT compiler there is, and whom it can build for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rexit.bundle.engine import BUILDERS
+from rexit.errors import BackendError, InputError
+from rexit.exporter.engine.builder_process import BuilderProcess
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The GPU at hand; compute_capability: e.g. "8.7"."""
+
+    name: str
+    compute_capability: str
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """One binding in one Python. `targets`: compute capabilities it compiles for without a GPU; empty: the GPU at hand alone."""
+
+    python: str
+    name: str
+    version: str
+    targets: tuple[str, ...]
+    gpu: Gpu | None
+
+    @property
+    def standalone(self) -> bool:
+        """Whether it compiles without the GPU it compiles for: TensorRT-RTX does, TensorRT does not."""
+        return bool(self.targets)
+
+    @property
+    def title(self) -> str:
+        return f"{'TensorRT-RTX' if self.standalone else 'TensorRT'} {self.version}"
+
+
+@dataclass(frozen=True)
+class BuildTarget:
+    """Whom engines are built for. `gpu`: its name, where it is the one at hand and was not given by its capability."""
+
+    compute_capability: str
+    gpu: str | None
+
+
+def find_compiler(python: str | None, builder: str | None, capability: str | None) -> tuple[Compiler, BuildTarget]:
+    """The first compiler that can build for the capability asked for, or for the GPU at hand.
+
+    1. Without `python`, this Python is asked first, then the system's.
+    2. In each Python TensorRT comes before TensorRT-RTX, unless `builder` names one.
+    3. TensorRT builds for the GPU at hand alone; TensorRT-RTX for the capability asked for, else that of the GPU at hand.
+    Raises InputError, or BackendError with every compiler's reason.
+    """
+    if builder is not None and builder not in BUILDERS:
+        raise InputError(f"builder {builder!r}, expected {' or '.join(BUILDERS)}")
+    if capability is not None and not _is_capability(capability):
+        raise InputError(f"compute capability {capability!r}, expected a number like 8.6")
+    names = [builder] if builder else list(BUILDERS)
+    pythons = [python] if python else [p for p in dict.fromkeys((sys.executable, SYSTEM_PYTHON)) if Path(p).exists()]
+    refused: list[str] = []
+    missing: list[str] = []
+    for one in pythons:
+        compilers, errors = _probe(one, names)
+        missing += errors
+        for compiler in compilers:
+            target = _target(compiler, capability)
+            if isinstance(target, BuildTarget):
+                return compiler, target
+            refused.append(target)
+    if refused:
+        raise BackendError("; ".join(dict.fromkeys(refused)))  # two Pythons may have the same compiler
+    raise BackendError(
+        f"no TensorRT compiler ({'; '.join(missing)}): on a Jetson name the Python that has JetPack's with --python, "
+        "elsewhere `pip install 'rexit[tensorrt-rtx]'`"
+    )
+
+
+def _is_capability(text: str) -> bool:
+    major, dot, minor = text.partition(".")
+    return bool(dot) and major.isdecimal() and minor.isdecimal()
+
+
+def _target(compiler: Compiler, capability: str | None) -> BuildTarget | str:
+    """Whom to build for, or why this compiler cannot."""
+    gpu = compiler.gpu
+    if not compiler.standalone:
+        if gpu is None:
+            return f"{compiler.title} builds for the GPU at hand, and there is none"
+        if capability not in (None, gpu.compute_capability):
+            return f"{compiler.title} builds for the GPU at hand, {gpu.name} of {gpu.compute_capability}, not for {capability}"
+        return BuildTarget(gpu.compute_capability, gpu.name)
+    listed = ", ".join(compiler.targets)
+    if capability is not None:
+        target = BuildTarget(capability, None)
+    elif gpu is not None:
+        target = BuildTarget(gpu.compute_capability, gpu.name)
+    else:
+        return f"no GPU at hand: {compiler.title} needs --compute-capability, one of {listed}"
+    if target.compute_capability not in compiler.targets:
+        whose = "" if target.gpu is None else f" (of {target.gpu})"
+        return f"{compiler.title} does not compile for {target.compute_capability}{whose}, only for {listed}"
+    return target
+
+
+def _probe(python: str, names: Sequence[str]) -> tuple[list[Compiler], list[str]]:
+    """The compilers a Python has, and a line for each one it has not. Raises InputError when it cannot be run."""
+    with BuilderProcess(python, {"do": "probe", "builders": list(names)}) as child:
+        probe = next((event for event in child.events() if event["event"] == "probe"), None)
+        ended = child.wait()
+    if probe is None:
+        return [], [f"{python}: is no Python that can be asked, it ended {ended}"]
+    gpu = Gpu(**probe["gpu"]) if probe["gpu"] else None
+    found = [
+        Compiler(python, one["name"], one["version"], tuple(one["compute_capabilities"] or ()), gpu)
+        for one in probe["builders"]
+        if "error" not in one
+    ]
+    return found, [f"{python}: {one['error']}" for one in probe["builders"] if "error" in one]

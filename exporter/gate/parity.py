@@ -1,0 +1,69 @@
+"""Whether the exported segments compute what the unsplit PyTorch model computes, at every exit.
+
+The segments run in ONNX Runtime in the three ways the runtime will use them:
+
+1. `single`: no cache; prefix and candidate together, one group, from position 0;
+2. `cached`: the prefix is run through the graphs, then one candidate behind it;
+3. `slate`: the prefix is run, then all candidates packed behind it (in chunks of at most `max_tokens`, see `Chain`).
+
+What they are compared with is `MultiExitModel.reference`: each pair one ordinary sequence through the model's stock attention.
+A variant of lower precision (`rexit.exporter.gate.quality` says how good it is) is compared with its own `slate`: the three ways
+must agree there too, or a candidate's score would depend on the candidates beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle.golden import GoldenSlate
+from rexit.errors import ParityError
+from rexit.exporter.graph.chain import Chain
+
+MODES = ("single", "cached", "slate")
+PAIRS_PER_SLATE = 4
+"""How many candidates of each slate are also run one by one, for `single` and `cached`."""
+
+
+def compare(
+    chain: Chain, slates: Sequence[GoldenSlate], each: Callable[[int], None] | None = None
+) -> tuple[list[dict[str, float]], int]:
+    """Largest |difference of log-odds| per exit and mode, and how many pairs were run one by one. `each` is told the slates done.
+
+    The slates' log-odds are the reference's.
+    """
+    worst = {mode: np.zeros(len(chain.segments)) for mode in MODES}
+    pairs = 0
+
+    def keep(mode: str, got: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+        # NaN must not pass: maximum keeps it, and no comparison with it is true.
+        worst[mode] = np.maximum(worst[mode], np.abs(got.astype(np.float64) - expected).max(0))
+
+    for done, slate in enumerate(slates, 1):
+        behind = len(slate.prefix)
+        past = chain.prefix(slate.prefix)
+        keep("slate", chain.slate(slate.prefix, slate.candidates, past), slate.log_odds)
+        count = len(slate.candidates)
+        for n in sorted({int(i) for i in np.linspace(0, count - 1, min(PAIRS_PER_SLATE, count)).round()}):
+            candidate, expected = slate.candidates[n], slate.log_odds[n : n + 1]
+            keep("single", chain.score([np.concatenate([slate.prefix, candidate])], 0, None), expected)
+            keep("cached", chain.score([candidate], behind, past), expected)
+            pairs += 1
+        if each:
+            each(done)
+    return [{mode: float(worst[mode][k]) for mode in MODES} for k in range(len(chain.segments))], pairs
+
+
+def check(
+    parity: Sequence[dict[str, float]], exits: Sequence[int], tolerance: float, expected: str = "the PyTorch model's"
+) -> None:
+    """Raises ParityError for the worst exit and mode above the tolerance, or not a number. expected: whose log-odds they are."""
+    bad = [(k, mode, row[mode]) for k, row in enumerate(parity) for mode in MODES if not row[mode] <= tolerance]
+    if bad:
+        k, mode, seen = max(bad, key=lambda found: np.inf if np.isnan(found[2]) else found[2])
+        raise ParityError(
+            f"exit after layer {exits[k]}, {mode}: log-odds differ from {expected} by {seen:.2g}, "
+            f"{tolerance:.2g} is allowed; nothing was written"
+        )

@@ -1,0 +1,231 @@
+"""Whether a variant of lower precision still answers as the float32 model does: its gate, measured at export.
+
+Both chains, float32 and the variant's, run the same real prompts of the validation split in ONNX Runtime, whole slates behind
+their prefixes. The test split is for final figures; no choice is made on it.
+
+1. At every exit the log-odds of the two are correlated (Pearson) and subtracted.
+2. At every exit both are ranked against what the users really liked: the AUC over all pairs, and how it changes, with the
+   interval of a bootstrap over users that are drawn for both at once.
+3. The gate is the least correlation and the largest loss of AUC that the target allows, at every exit. It is passed where the
+   bad end of the interval is allowed, failed where the good end is not. Between the two nobody can tell: more slates may.
+
+The mean AUC within users stands beside it and decides nothing: two candidates that change places in a slate of eight move that
+user's AUC by 1/16, so with hundreds of users its interval is wider than any loss that is allowed.
+
+    prompts = Prompts.draw(catalog, 400)
+    expected = prompts.answers(Chain(fp32_folder, segments, max_tokens))           # once for all variants
+    seen = prompts.answers(Chain(variant_folder, segments, max_tokens))
+    quality = assess(prompts, exits, Gate(correlation=0.995, auc_drop=0.001), expected, seen)
+    quality.check()                                                                # raises QualityError
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle import Catalog
+from rexit.errors import InputError, QualityError
+from rexit.exporter.graph.chain import Chain
+from rexit.exporter.graph.targets import Gate
+from rexit.exporter.prompt.builder import Prompt, PromptBuilder
+from rexit.ranking import auc, auc_difference, user_auc
+from rexit.slates import cut, draw
+
+LEAST_USERS = 20
+"""With fewer, a bootstrap over them says nothing: it takes what it has not seen for impossible."""
+
+Answers = NDArray[np.float32]
+"""One chain's log-odds on `Prompts`: [pairs, E]."""
+
+Verdict = Literal["passed", "failed", "undecided"]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Validation slates with their prompts. For each pair: `users` int64 [pairs], numbered from 0 on, and `liked` bool [pairs].
+
+    whole: they are the whole split.
+    """
+
+    prompts: list[Prompt]
+    users: NDArray[np.int64]
+    liked: NDArray[np.bool_]
+    whole: bool
+
+    @classmethod
+    def draw(cls, catalog: Catalog, slates: int) -> Prompts:
+        """At most `slates` of the validation split (0: all), always the same ones. Raises InputError for an empty split."""
+        everything = cut(catalog, "validation")
+        drawn, builder = draw(everything, slates) if slates else everything, PromptBuilder(catalog)
+        users = np.repeat([catalog.users.row(slate.user) for slate in drawn], [len(slate.items) for slate in drawn])
+        return cls(
+            [builder.prompt(slate.user, slate.items, slate.as_of) for slate in drawn],
+            np.unique(users.astype(np.int64), return_inverse=True)[1],
+            np.concatenate([slate.liked for slate in drawn]),
+            whole=len(drawn) == len(everything),
+        )
+
+    def answers(self, chain: Chain, each: Callable[[int], None] | None = None) -> Answers:
+        """All of them through a chain, as whole slates. `each` is told the slates done."""
+        parts = []
+        for done, prompt in enumerate(self.prompts, 1):
+            parts.append(chain.slate(prompt.prefix, prompt.candidates))
+            if each:
+                each(done)
+        return np.concatenate(parts)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def user_count(self) -> int:
+        return int(self.users.max()) + 1
+
+    def shortage(self) -> str | None:
+        """Why no loss of AUC can be judged by them, whatever the answers."""
+        if self.user_count < LEAST_USERS:
+            return f"{self.user_count} users are too few to judge a variant by, at least {LEAST_USERS} are needed"
+        if self.liked.all() or not self.liked.any():
+            return f"all {len(self.liked)} pairs are {'liked' if self.liked[0] else 'not liked'}: they have no AUC"
+        return None
+
+    def check(self) -> None:
+        """Raises InputError where they can tell nothing: to be known before the work."""
+        if reason := self.shortage():
+            raise InputError(f"{self}: {reason}; {self.remedy}")
+
+    @property
+    def remedy(self) -> str:
+        accept = "--accept-loss writes the variant all the same"
+        return f"the split has no more; {accept}" if self.whole else f"ask for more with --quality-slates (0: all); {accept}"
+
+    def __str__(self) -> str:
+        return f"{len(self)} validation slates of {self.user_count} users"
+
+
+@dataclass(frozen=True)
+class ExitQuality:
+    """One exit against float32. mean, worst: |difference| of log-odds. auc_change: 95 % interval of AUC - float32's AUC, None
+    where the prompts cannot give one. What has no value is nan."""
+
+    layers: int
+    correlation: float
+    mean: float
+    worst: float
+    auc_fp32: float
+    auc: float
+    auc_change: tuple[float, float] | None
+    user_auc_fp32: float
+    user_auc: float
+
+    def verdict(self, gate: Gate) -> Verdict:
+        if (gate.correlation is not None and not self.correlation >= gate.correlation) or not math.isfinite(self.worst):
+            return "failed"
+        if self.auc_change is None or self.auc_change[0] < -gate.auc_drop <= self.auc_change[1]:
+            return "undecided"
+        return "passed" if self.auc_change[0] >= -gate.auc_drop else "failed"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A variant against float32, and the gate it has to pass."""
+
+    exits: tuple[ExitQuality, ...]
+    gate: Gate
+    prompts: Prompts
+
+    @property
+    def verdict(self) -> Verdict:
+        """failed where one exit is, else undecided where one is."""
+        found = {row.verdict(self.gate) for row in self.exits}
+        return "failed" if "failed" in found else "undecided" if "undecided" in found else "passed"
+
+    def check(self, accept_loss: bool = False) -> None:
+        """Raises QualityError for the first exit that has not passed, the failed ones first, unless that is accepted."""
+        if (verdict := self.verdict) == "passed" or accept_loss:
+            return
+        row = next(row for row in self.exits if row.verdict(self.gate) == verdict)
+        remedy = "--accept-loss writes it all the same" if verdict == "failed" else self.prompts.remedy
+        raise QualityError(f"exit after layer {row.layers}: {self._reason(row)}; nothing was written: {remedy}")
+
+    def _reason(self, row: ExitQuality) -> str:
+        if not math.isfinite(row.worst):
+            return "log-odds are not all finite (nan or inf)"
+        if self.gate.correlation is not None and not row.correlation >= self.gate.correlation:
+            return (
+                f"log-odds correlate {row.correlation:.5f} with float32, at least {self.gate.correlation:g} is required "
+                f"({len(self.prompts.liked)} pairs)"
+            )
+        if row.auc_change is None:
+            return f"whether AUC is lost cannot be told from {self.prompts}: {self.prompts.shortage()}"
+        low, high = row.auc_change
+        seen = (
+            f"AUC {row.auc:.4f}, float32 has {row.auc_fp32:.4f}; it changes by {low:+.4f} to {high:+.4f} "
+            f"(95 % interval over {self.prompts.user_count} users)"
+        )
+        allowed = f"a loss of at most {self.gate.auc_drop:g} is allowed"
+        if row.verdict(self.gate) == "failed":
+            return f"{seen}, {allowed}"
+        return f"{seen}, which cannot tell: {allowed}"
+
+    def to_json(self) -> dict[str, Any]:
+        """`quality` of variant.json. `accepted`: it has not passed the gate and was written on demand."""
+        return {
+            "reference": "fp32",
+            "split": "validation",
+            "slates": len(self.prompts),
+            "users": self.prompts.user_count,
+            "pairs": len(self.prompts.liked),
+            "gate": asdict(self.gate),
+            "verdict": self.verdict,
+            "accepted": self.verdict != "passed",
+            "exits": [
+                {
+                    key: None if isinstance(value, float) and not math.isfinite(value) else value
+                    for key, value in asdict(row).items()
+                }
+                for row in self.exits
+            ],
+        }
+
+
+def assess(prompts: Prompts, exits: Sequence[int], gate: Gate, expected: Answers, seen: Answers) -> Quality:
+    """The variant's answers against those of float32; exits are depths in layers."""
+    return Quality(
+        tuple(_exit(prompts, depth, expected[:, k], seen[:, k]) for k, depth in enumerate(exits)),
+        gate,
+        prompts,
+    )
+
+
+def _exit(prompts: Prompts, depth: int, expected: NDArray[np.float32], seen: NDArray[np.float32]) -> ExitQuality:
+    users, liked = prompts.users, prompts.liked
+    difference = np.abs(expected.astype(np.float64) - seen)
+    correlation, mean, worst = _correlation(expected, seen), float(difference.mean()), float(difference.max())
+    if not math.isfinite(worst):
+        none = math.nan
+        return ExitQuality(depth, correlation, mean, worst, none, none, None, none, none)
+    change = None if prompts.shortage() else auc_difference(seen, expected, users, liked)[1:]
+    return ExitQuality(
+        depth,
+        correlation,
+        mean,
+        worst,
+        auc(expected, liked),
+        auc(seen, liked),
+        change,
+        user_auc(expected, users, liked),
+        user_auc(seen, users, liked),
+    )
+
+
+def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """NaN where one of them is constant or not finite."""
+    with np.errstate(all="ignore"):
+        return float(np.corrcoef(a.astype(np.float64), b.astype(np.float64))[0, 1])

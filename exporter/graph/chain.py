@@ -1,0 +1,136 @@
+"""The segments of a variant run one after another in ONNX Runtime: what Python's side of an export knows of running them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from rexit.bundle import Segment
+from rexit.errors import BackendError
+from rexit.exporter.graph.precision.rounded import rounded
+from rexit.exporter.quiet import first_line
+
+Tokens = NDArray[np.int32]
+Cache = list[tuple[list[NDArray[Any]], list[NDArray[Any]]]]
+
+
+class Chain:
+    """The segments of one folder, opened in ONNX Runtime. Raises BackendError when it refuses a graph or fails.
+
+    Each session has its own threads, which sleep when idle: spinning, they would slow the other segments' down. One global pool
+    would be faster still, but ONNX Runtime then refuses every other session of this process that wants its own.
+
+    Half graphs, which are for accelerators, run with every half rounded (`rexit.exporter.graph.precision.rounded`).
+
+    max_tokens: the most tokens of candidates one pass takes.
+    watch: for each segment of float32 graphs, names of values inside; `see` is given (segment, name, numbers) after each run.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        segments: Sequence[Segment],
+        max_tokens: int,
+        watch: Sequence[Sequence[str]] | None = None,
+        see: Callable[[int, str, NDArray[Any]], None] | None = None,
+    ) -> None:
+        self.folder, self.segments, self.max_tokens = folder, list(segments), max_tokens
+        self._watch, self._see = watch or [()] * len(segments), see
+        try:
+            self.sessions = [_open(folder, s, names) for s, names in zip(segments, self._watch, strict=True)]
+        except Exception as exc:
+            raise BackendError(f"{folder.name}: ONNX Runtime cannot open a segment: {first_line(exc)}") from exc
+        shapes = [{value.name: value.shape for value in session.get_inputs()} for session in self.sessions]
+        self._empty = [
+            [np.zeros((shape[name][0], 0, shape[name][2]), np.dtype(s.cache_dtype)) for name in s.inputs["past_keys"]]
+            for s, shape in zip(self.segments, shapes, strict=True)
+        ]
+
+    def run(
+        self,
+        tokens: NDArray[Any],
+        positions: NDArray[np.int64],
+        groups: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        past: Cache | None = None,
+    ) -> tuple[NDArray[np.float32], Cache]:
+        """Log-odds float32 [N, E] at the rows, and the new keys and values of each segment; all tokens go to full depth."""
+        x: NDArray[Any] = tokens.astype(np.int64)
+        log_odds, new = [], []
+        for k, (segment, session) in enumerate(zip(self.segments, self.sessions, strict=True)):
+            keys, values = past[k] if past else (self._empty[k], self._empty[k])
+            names = segment.inputs
+            feed = {names["tokens" if "tokens" in names else "hidden"]: x}
+            feed |= {names["positions"]: positions, names["groups"]: groups, names["rows"]: rows}
+            feed |= dict(zip((*names["past_keys"], *names["past_values"]), (*keys, *values), strict=True))
+            try:
+                found = dict(zip((o.name for o in session.get_outputs()), session.run(None, feed), strict=True))
+            except Exception as exc:
+                raise BackendError(f"{segment.graph}: ONNX Runtime failed: {first_line(exc)}") from exc
+            out = segment.outputs
+            logits = found[out["logits"]]
+            log_odds.append(logits[:, 1] - logits[:, 0])
+            new.append(([found[name] for name in out["new_keys"]], [found[name] for name in out["new_values"]]))
+            for name in self._watch[k]:
+                assert self._see is not None
+                self._see(k, name, found[name])
+            if "hidden" in out:
+                x = found[out["hidden"]]
+        return np.stack(log_odds, 1), new
+
+    def prefix(self, tokens: Tokens) -> Cache | None:
+        """Keys and values of a prefix; None for an empty one."""
+        size = len(tokens)
+        if size == 0:
+            return None
+        return self.run(tokens, np.arange(size), np.zeros(size, np.int64), np.array([size - 1]))[1]
+
+    def score(self, candidates: Sequence[Tokens], behind: int, past: Cache | None) -> NDArray[np.float32]:
+        """Log-odds float32 [N, E] of candidates packed behind a prefix of `behind` tokens."""
+        sizes = np.array([len(c) for c in candidates], np.int64)
+        positions = np.concatenate([np.arange(behind, behind + size) for size in sizes])
+        groups = np.repeat(np.arange(len(sizes)), sizes)
+        return self.run(np.concatenate(candidates), positions, groups, sizes.cumsum() - 1, past)[0]
+
+    def slate(self, prefix: Tokens, candidates: Sequence[Tokens], past: Cache | None = None) -> NDArray[np.float32]:
+        """Log-odds float32 [N, E] of a whole slate as the runtime scores it: the prefix (unless `past` holds it), then the
+        candidates in chunks of at most `max_tokens`."""
+        past = past or self.prefix(prefix)
+        parts = chunks(candidates, self.max_tokens)
+        return np.concatenate([self.score(candidates[part], len(prefix), past) for part in parts])
+
+
+def _open(folder: Path, segment: Segment, watch: Sequence[str]) -> ort.InferenceSession:
+    providers = ["CPUExecutionProvider"]
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    half = segment.hidden_dtype == "float16"
+    if not half and not watch:
+        return ort.InferenceSession(folder / segment.graph, options, providers)
+    model = ir.load(folder / segment.graph)
+    model.graph.outputs.extend(value for node in model.graph for value in node.outputs if value.name in watch)
+    if half:
+        model = rounded(model)
+        # Every rounding is meant: no fusion past one, and none of int8 products, whose kernels saturate on some CPUs.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers)
+
+
+def chunks(candidates: Sequence[Tokens], max_tokens: int) -> Iterator[slice]:
+    """Consecutive candidates of at most `max_tokens` tokens together; one that is longer stands alone."""
+    start = total = 0
+    for n, candidate in enumerate(candidates):
+        total += len(candidate)
+        if n > start and total > max_tokens:
+            yield slice(start, n)
+            start, total = n, len(candidate)
+    yield slice(start, len(candidates))

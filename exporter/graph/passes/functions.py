@@ -1,0 +1,74 @@
+"""Nodes of rexit's own domain. Each is a call of a function that stands in the same model, so the graph is plain ONNX.
+
+1. ONNX Runtime inlines a body, of standard operators and its own, wherever it has no kernel of the same domain and name.
+2. rexit's runtime registers such kernels, which are then taken instead. A body says what a kernel has to compute.
+3. A body holds no initializers: its constants are nodes, equal ones made once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from rexit.exporter.graph.precision.linear import MICROSOFT
+
+DOMAIN, VERSION = "rexit", 1
+
+
+class Body:
+    """The nodes of a function, or of a branch in it, in the order in which they are added."""
+
+    def __init__(self) -> None:
+        self.nodes: list[ir.Node] = []
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+
+    def node(
+        self, op: str, *inputs: ir.Value, domain: str = "", outputs: int = 1, **attributes: int | float | ir.Attr | ir.Graph
+    ) -> ir.Node:
+        self.nodes.append(ir.node(op, inputs, attributes, domain=domain, num_outputs=outputs))
+        return self.nodes[-1]
+
+    def add(self, op: str, *inputs: ir.Value, domain: str = "", **attributes: int | float | ir.Attr | ir.Graph) -> ir.Value:
+        """The output of a node that has one."""
+        return self.node(op, *inputs, domain=domain, outputs=1, **attributes).outputs[0]
+
+    def constant(self, numbers: object) -> ir.Value:
+        array = np.array(numbers)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = self.add("Constant", value=ir.AttrTensor("value", ir.tensor(array)))
+        return self._constants[key]
+
+
+def parameters(*names: str) -> list[ir.Value]:
+    """A function's inputs."""
+    return [ir.Value(name=name) for name in names]
+
+
+def argument(name: str, attribute: str) -> ir.Attr:
+    """For a node in a body: its attribute `name` is the call's float `attribute`."""
+    return ir.RefAttr(name, attribute, ir.AttributeType.FLOAT)
+
+
+def define(
+    model: ir.Model,
+    name: str,
+    inputs: Sequence[ir.Value],
+    body: Body,
+    outputs: Sequence[ir.Value],
+    attributes: Sequence[str] = (),
+) -> None:
+    """Adds a function to the model. attributes: the floats that each call of it has."""
+    imports = {"": model.opset_imports[""], MICROSOFT: 1, DOMAIN: VERSION}
+    graph = ir.Graph(inputs, outputs, nodes=body.nodes, opset_imports=imports, name=name)
+    floats = [ir.Attr(attribute, ir.AttributeType.FLOAT, None) for attribute in attributes]
+    function = ir.Function(DOMAIN, name, graph=graph, attributes=floats)
+    model.functions[function.identifier()] = function
+    model.opset_imports[DOMAIN] = VERSION
+
+
+def call(name: str, inputs: Sequence[ir.Value], outputs: int = 1, **attributes: float) -> ir.Node:
+    """A node that calls a function of the model."""
+    return ir.node(name, inputs, attributes, domain=DOMAIN, num_outputs=outputs)

@@ -1,0 +1,147 @@
+"""What stands beside int8 products, row by row, in one node: a runtime with kernels for these goes over memory once.
+
+1. RMSNormQuantizeRows: an RMSNormalization that nothing but one QuantizeRows reads.
+2. SwiGLUQuantizeRows: gate * sigmoid(gate) * up that nothing but one QuantizeRows reads, gate and up being int8 products of the
+   same input; it takes them before they are multiplied by the tokens' scale.
+3. ScaleAddRows: an int8 product that is multiplied by the tokens' scale only to be added to a value of the same shape.
+
+For graphs of `quantize_linear_int8`, whose QuantizeRows is part of the first two. What fits none of these stays; what is no
+longer read is left for `tidy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from rexit.exporter.graph.passes.functions import DOMAIN, Body, argument, call, define, parameters
+from rexit.exporter.graph.precision.linear import MICROSOFT, replace
+from rexit.exporter.graph.precision.quantize_linear_int8 import NAME as QUANTIZE
+
+NORM = "RMSNormQuantizeRows"
+"""Inputs x [..., T, K] and weight [K]; attribute epsilon; outputs as of QuantizeRows."""
+SWIGLU = "SwiGLUQuantizeRows"
+"""Inputs gate and up [..., T, K], scale [..., T, 1]; outputs as of QuantizeRows."""
+SCALE_ADD = "ScaleAddRows"
+"""Inputs product [..., T, N], scale [..., T, 1], residual [..., T, N]; output [..., T, N]."""
+
+
+def fuse_rows(model: ir.Model) -> ir.Model:
+    """Changes the model in place and returns it."""
+    graph = model.graph
+    for node in list(graph):
+        if _is(node, QUANTIZE, DOMAIN):
+            fused = _norm(node) or _swiglu(node)
+            if fused is not None:
+                _replace_pair(graph, node, fused)
+        elif _is(node, "Add") and (fused := _scale_add(node)) is not None:
+            replace(graph, node, [fused])
+    called = {node.op_type for node in graph if node.domain == DOMAIN}
+    for name, definition in ((NORM, define_norm), (SWIGLU, define_swiglu), (SCALE_ADD, define_scale_add)):
+        if name in called:
+            definition(model)
+    return model
+
+
+def _norm(quantize: ir.Node) -> ir.Node | None:
+    norm = _made_by(quantize.inputs[0], "RMSNormalization", reads=1)
+    if norm is None or norm.attributes.get_int("stash_type", 1) != ir.DataType.FLOAT:
+        return None
+    x, weight = norm.inputs
+    if x is None or weight is None or x.shape is None or weight.shape is None or list(weight.shape) != [x.shape[-1]]:
+        return None
+    if norm.attributes.get_int("axis", -1) not in (-1, len(x.shape) - 1):
+        return None
+    return call(NORM, [x, weight], outputs=2, epsilon=norm.attributes.get_float("epsilon", 1e-5))
+
+
+def _swiglu(quantize: ir.Node) -> ir.Node | None:
+    for silu, up in _both_ways(_made_by(quantize.inputs[0], "Mul", reads=1)):
+        for gate, sigmoid in _both_ways(_made_by(silu, "Mul", reads=1)):
+            activation = _made_by(sigmoid, "Sigmoid", reads=1)
+            if activation is None or activation.inputs[0] is not gate:
+                continue
+            scaled_gate, scaled_up = _scaled(gate, reads=2), _scaled(up, reads=1)
+            if scaled_gate and scaled_up and scaled_gate[1] is scaled_up[1] and _same_shape(gate, up):
+                return call(SWIGLU, [scaled_gate[0], scaled_up[0], scaled_gate[1]], outputs=2)
+    return None
+
+
+def _scale_add(add: ir.Node) -> ir.Node | None:
+    for value, residual in _both_ways(add):
+        scaled = _scaled(value, reads=1)
+        if scaled and _same_shape(value, residual):
+            return call(SCALE_ADD, [*scaled, residual])
+    return None
+
+
+def _scaled(value: ir.Value, reads: int) -> tuple[ir.Value, ir.Value] | None:
+    """An int8 product that nothing else reads and its tokens' scale [..., T, 1], if the value is the two multiplied."""
+    scaled = _made_by(value, "Mul", reads)
+    if scaled is None:
+        return None
+    product, scale = scaled.inputs
+    multiplied = _made_by(product, "MatMulIntegerToFloat", reads=1, domain=MICROSOFT)
+    # The second output of the very node that quantized what was multiplied.
+    quantized = multiplied.inputs[0].producer() if multiplied is not None and multiplied.inputs[0] is not None else None
+    if product is None or scale is None or quantized is None or quantized.domain != DOMAIN or scale.producer() is not quantized:
+        return None
+    return product, scale
+
+
+def _made_by(value: ir.Value | None, op: str, reads: int, domain: str = "") -> ir.Node | None:
+    """The node that makes the value, if it is such a one and the value is read that often."""
+    node = value.producer() if value is not None else None
+    if value is None or node is None or not _is(node, op, domain) or value.is_graph_output() or len(value.uses()) != reads:
+        return None
+    return node
+
+
+def _is(node: ir.Node, op: str, domain: str = "") -> bool:
+    return node.op_type == op and node.domain == domain
+
+
+def _both_ways(node: ir.Node | None) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """The two inputs of a node whose order does not matter."""
+    if node is not None:
+        first, second = node.inputs
+        if first is not None and second is not None:
+            yield first, second
+            yield second, first
+
+
+def _same_shape(one: ir.Value, other: ir.Value) -> bool:
+    if one.shape is None or other.shape is None or one.shape != other.shape:
+        return False
+    return all(isinstance(size, int) or size.value is not None for size in one.shape)
+
+
+def _replace_pair(graph: ir.Graph, node: ir.Node, fused: ir.Node) -> None:
+    for old, new in zip(node.outputs, fused.outputs, strict=True):
+        new.name, new.shape, new.type = old.name, old.shape, old.type
+    graph.insert_before(node, fused)
+    ir.convenience.replace_all_uses_with(node.outputs, fused.outputs)
+    graph.remove(node, safe=True)
+
+
+def define_norm(model: ir.Model) -> None:
+    """RMSNormQuantizeRows."""
+    body, (x, weight) = Body(), parameters("x", "weight")
+    normed = body.add("RMSNormalization", x, weight, axis=-1, epsilon=argument("epsilon", "epsilon"))
+    define(model, NORM, [x, weight], body, body.node(QUANTIZE, normed, domain=DOMAIN, outputs=2).outputs, ["epsilon"])
+
+
+def define_swiglu(model: ir.Model) -> None:
+    """SwiGLUQuantizeRows."""
+    body, (gate, up, scale) = Body(), parameters("gate", "up", "scale")
+    scaled = body.add("Mul", gate, scale)
+    silu = body.add("Mul", scaled, body.add("Sigmoid", scaled))
+    hidden = body.add("Mul", silu, body.add("Mul", up, scale))
+    define(model, SWIGLU, [gate, up, scale], body, body.node(QUANTIZE, hidden, domain=DOMAIN, outputs=2).outputs)
+
+
+def define_scale_add(model: ir.Model) -> None:
+    """ScaleAddRows."""
+    body, (product, scale, residual) = Body(), parameters("product", "scale", "residual")
+    define(model, SCALE_ADD, [product, scale, residual], body, [body.add("Add", body.add("Mul", product, scale), residual)])

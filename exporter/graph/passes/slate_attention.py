@@ -1,0 +1,128 @@
+"""Attention of a packed slate as one node: a token sees the P tokens of the prefix and earlier ones of its own candidate.
+
+The traced graph multiplies T queries with P + T keys and masks what belongs to other candidates: of the T x T part hardly
+anything is left. A kernel that knows the rule computes what is seen and nothing else (`runtime/src/kernels/slate_attention.hpp`).
+The function's body is the masked Attention.
+
+Only an Attention whose keys and values are `past` and new ones, with the mask of `Segment.forward` and nothing else (no sliding
+window, no soft-capping), in float32, is changed; others stay.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from rexit.exporter.graph.passes.functions import Body, argument, call, define, parameters
+from rexit.exporter.graph.precision.linear import is_constant, replace
+
+GROUPS = "groups"
+NAME = "SlateAttention"
+"""Inputs query [1, heads, T, d], key and value [1, kv_heads, T, d], past_key and past_value [1, kv_heads, P, d], groups int64
+[T]; attribute scale; output [1, heads, T, d]. Groups are runs of neighbours."""
+
+
+def slate_attention(model: ir.Model) -> ir.Model:
+    """Changes the model in place and returns it."""
+    graph = model.graph
+    groups = next((value for value in graph.inputs if value.name == GROUPS), None)
+    found = [(node, inputs) for node in graph if groups is not None and (inputs := _match(node, groups))]
+    for node, inputs in found:
+        assert inputs[0].shape is not None
+        head_dim = inputs[0].shape[3]
+        assert isinstance(head_dim, int)
+        scale = node.attributes.get_float("scale", head_dim**-0.5)
+        replace(graph, node, [call(NAME, inputs, scale=scale)])
+    if found:
+        define_slate_attention(model)
+    return model
+
+
+def define_slate_attention(model: ir.Model) -> None:
+    """The function's body."""
+    inputs = parameters("query", "key", "value", "past_key", "past_value", "groups")
+    query, key, value, past_key, past_value, groups = inputs
+    body = Body()
+    add, first, second = body.add, body.constant([0]), body.constant([1])
+    tokens, prefix = add("Shape", groups), add("Shape", past_key, start=2, end=3)
+    index = add("Range", body.constant(0), add("Squeeze", tokens, first), body.constant(1))
+    same = add("Equal", add("Unsqueeze", groups, second), add("Unsqueeze", groups, first))
+    not_later = add("LessOrEqual", add("Unsqueeze", index, first), add("Unsqueeze", index, second))
+    own = add("And", same, not_later)  # [T, T]
+    whole_prefix = add("Expand", body.constant(True), add("Concat", tokens, prefix, axis=0))  # [T, P]
+    visible = add("Concat", whole_prefix, own, axis=1)
+    mask = add("Where", visible, body.constant(np.float32(0)), body.constant(np.finfo(np.float32).min))
+    keys, values = add("Concat", past_key, key, axis=2), add("Concat", past_value, value, axis=2)
+    out = add("Attention", query, keys, values, mask, scale=argument("scale", "scale"))
+    define(model, NAME, inputs, body, [out], attributes=["scale"])
+
+
+def _match(node: ir.Node, groups: ir.Value) -> tuple[ir.Value, ...] | None:
+    """SlateAttention's inputs, if the node is such an attention."""
+    if node.op_type != "Attention" or node.domain != "" or len(node.inputs) != 4 or len(node.outputs) != 1:
+        return None
+    if node.attributes.get_int("is_causal", 0) != 0 or node.attributes.get_float("softcap", 0.0) != 0.0:
+        return None
+    query, keys, values, mask = node.inputs
+    if query is None or query.shape is None or query.dtype != ir.DataType.FLOAT or groups.shape is None:
+        return None
+    key, value = _past_and_new(keys), _past_and_new(values)
+    if key is None or value is None or mask is None or not _is_own_group(mask, groups):
+        return None
+    shapes = [one.shape for one in (query, *key, *value)]
+    if any(shape is None or len(shape) != 4 or shape[0] != 1 or shape[3] != query.shape[3] for shape in shapes):
+        return None
+    if query.shape[2] != groups.shape[0]:
+        return None
+    heads, kv_heads = query.shape[1], key[1].shape[1]  # type: ignore[index]
+    if not isinstance(heads, int) or not isinstance(kv_heads, int) or heads % kv_heads or not isinstance(query.shape[3], int):
+        return None
+    return query, key[1], value[1], key[0], value[0], groups
+
+
+def _past_and_new(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
+    node = _made_by(value, "Concat")
+    if node is None or len(node.inputs) != 2 or node.attributes.get_int("axis", 0) not in (2, -2):
+        return None
+    past, new = node.inputs
+    return None if past is None or new is None else (past, new)
+
+
+def _is_own_group(mask: ir.Value, groups: ir.Value) -> bool:
+    """Where(all of the prefix beside (same group and not later), 0, lowest), with axes of size 1 anywhere."""
+    where = _made_by(mask, "Where")
+    if where is None or not _filled(where.inputs[1], 0.0) or not _filled(where.inputs[2], float(np.finfo(np.float32).min)):
+        return False
+    both = _made_by(_without_axes(where.inputs[0]), "Concat")
+    if both is None or len(both.inputs) != 2 or both.attributes.get_int("axis", 0) not in (1, -1):
+        return False
+    prefix, own = _made_by(both.inputs[0], "Expand"), _made_by(both.inputs[1], "And")
+    if prefix is None or own is None or not _filled(prefix.inputs[0], 1.0):
+        return False
+    same, order = _made_by(own.inputs[0], "Equal"), _made_by(own.inputs[1], "LessOrEqual")
+    if same is None or order is None or any(_without_axes(value) is not groups for value in same.inputs):
+        return False
+    places = [_without_axes(value) for value in order.inputs]
+    # Both sides are 0 … T-1: the key's as a row, the query's as a column.
+    shapes = [value.shape for value in order.inputs if value is not None]
+    return (
+        places[0] is places[1]
+        and _made_by(places[0], "Range") is not None
+        and all(shape is not None and len(shape) == 2 for shape in shapes)
+        and shapes[0][0] == 1  # type: ignore[index]
+    )
+
+
+def _made_by(value: ir.Value | None, op: str) -> ir.Node | None:
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == op and node.domain == "" else None
+
+
+def _without_axes(value: ir.Value | None) -> ir.Value | None:
+    while (node := _made_by(value, "Unsqueeze")) is not None:
+        value = node.inputs[0]
+    return value
+
+
+def _filled(value: ir.Value | None, number: float) -> bool:
+    return is_constant(value) and bool(np.all(value.const_value.numpy() == number))  # type: ignore[union-attr]

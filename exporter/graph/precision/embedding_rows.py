@@ -1,0 +1,42 @@
+"""Tables that are only looked up (token embeddings) in int8, a scale per row: `row = scale * q`, |q| <= 127; the rows taken out
+are float32 again.
+
+A table is a constant float32 matrix that a Gather takes rows of; what else reads it keeps the float32 one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from rexit.exporter.graph.precision.linear import array, constant, is_constant, is_weight, replace
+from rexit.exporter.graph.precision.quantize_linear_int8 import LARGEST
+
+
+def embedding_rows_int8(model: ir.Model) -> ir.Model:
+    """Changes the model in place and returns it."""
+    for node, table in _tables(model):
+        values, scales = quantize_rows(array(table))
+        rows = ir.node("Gather", [constant(model.graph, f"{table.name}.int8", values), node.inputs[1]])
+        scale = ir.node("Gather", [constant(model.graph, f"{table.name}.scale", scales), node.inputs[1]])
+        cast = ir.node("Cast", [rows.outputs[0]], {"to": ir.DataType.FLOAT})
+        replace(model.graph, node, [rows, scale, cast, ir.node("Mul", [cast.outputs[0], scale.outputs[0]])])
+    return model
+
+
+def quantize_rows(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """int8 [V, H] and the scale of each row, float32 [V, 1]."""
+    scale = np.abs(table).max(1, keepdims=True) / np.float32(LARGEST)
+    scale[scale == 0] = 1
+    return np.rint(table / scale).astype(np.int8), scale.astype(np.float32)
+
+
+def _tables(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value]]:
+    for node in list(model.graph):
+        if node.op_type == "Gather" and node.attributes.get_int("axis", 0) == 0:
+            table, rows = node.inputs
+            if table is not None and is_weight(table) and not is_constant(rows):
+                yield node, table

@@ -1,0 +1,148 @@
+"""A float32 graph in float16, with float32 where a half is too coarse. Every change of type is a Cast of its own: a strongly
+typed TensorRT network refuses an operator whose inputs have two float types.
+
+Float32 stay, found by their operators and not by their names, so that this holds for every family:
+
+1. Norms: what averages, squares or takes roots, and what is computed from it element by element, up to the product with the
+   norm's weight. A mean of squares needs more than half's 65504.
+2. Attention's softmax, and the scale, soft-cap and mask before it back to the product of queries and keys. Where Attention is one
+   operator it takes halves and is told to compute its softmax in float32.
+3. The angles of rotary embeddings, up to their sines and cosines: a half holds no odd number beyond 2048.
+4. The head: from the rows it reads to `logits`.
+
+All else is half: weights, hidden states, keys, values. Inputs and outputs keep their names. A weight beyond half's range is
+refused; the number that masks, float32's lowest, becomes half's where it is half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes import common
+
+from rexit.errors import CheckpointError
+from rexit.exporter.graph.precision.linear import HEADS, array, constant, is_constant
+
+FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+
+_NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
+_PARTS_OF_NORMS = frozenset({"Pow", "ReduceL2", "ReduceMean", "ReduceSum", "Reciprocal", "Sqrt"})
+_ANGLES = frozenset({"Cos", "Sin"})
+_ELEMENTWISE = frozenset({"Abs", "Add", "Clip", "Div", "Max", "Min", "Mul", "Neg", "Sub", "Tanh", "Where"}) | _PARTS_OF_NORMS
+
+
+def half(model: ir.Model) -> ir.Model:
+    """Changes the model in place and returns it. Raises CheckpointError for a weight that half cannot hold."""
+    model = common.ShapeInferencePass()(model).model  # fusions leave values without a type
+    exact = stays_float32(model)
+    casts = _Casts(model.graph)
+    for entry in model.graph.inputs:
+        if entry.dtype == FLOAT:
+            entry.dtype = HALF
+    for node in list(model.graph):
+        for n, value in enumerate(node.inputs):
+            if value is not None and value.dtype in (FLOAT, HALF):
+                node.replace_input_with(n, casts.to(value, FLOAT if node in exact else HALF, node))
+        for value in node.outputs:
+            if value.dtype is None:
+                raise CheckpointError(f"fp16: the type of {value.name}, made by {node.op_type} {node.name}, is not known")
+            if value.dtype == FLOAT and node not in exact:
+                value.dtype = HALF
+        if node.op_type == "Attention":
+            node.attributes["softmax_precision"] = ir.AttrInt64("softmax_precision", FLOAT)
+        if node.op_type == "Cast" and node.attributes.get_int("to", 0) == FLOAT and node not in exact:
+            node.attributes["to"] = ir.AttrInt64("to", HALF)
+    for n, value in enumerate(model.graph.outputs):
+        if value.dtype == FLOAT and value.name not in HEADS:
+            casts.output(n, value)
+    return model
+
+
+def stays_float32(model: ir.Model) -> set[ir.Node]:
+    """The nodes that the rules above leave in float32, those without a float input or output among them."""
+    exact: set[ir.Node] = set()
+    open_norms: set[ir.Node] = set()
+    for node in model.graph:  # in order: what a node reads is decided before it
+        before = {value.producer() for value in node.inputs if value is not None}
+        if node.op_type in _NORMS:
+            exact.add(node)
+        elif node.op_type in _PARTS_OF_NORMS or (node.op_type in _ELEMENTWISE and not open_norms.isdisjoint(before)):
+            exact.add(node)
+            if not (node.op_type == "Mul" and any(_is_vector(value) for value in node.inputs)):
+                open_norms.add(node)
+    softmax = (node for node in model.graph if node.op_type == "Softmax")
+    angles = (node for node in model.graph if node.op_type in _ANGLES)
+    outputs = (value.producer() for value in model.graph.outputs if value.name in HEADS)
+    return (
+        exact
+        | _back(softmax, lambda node: node.op_type in _ELEMENTWISE)
+        | _back(angles, lambda _node: True)
+        | _back((node for node in outputs if node is not None), lambda node: node.op_type not in ("Gather", "GatherND"))
+    )
+
+
+def _back(start: Iterable[ir.Node], follow: Callable[[ir.Node], bool]) -> set[ir.Node]:
+    """The nodes of `start` and what they are computed from, as far back as `follow` allows."""
+    waiting = list(start)
+    found = set(waiting)
+    while waiting:
+        for value in waiting.pop().inputs:
+            node = value.producer() if value is not None else None
+            if node is not None and node not in found and follow(node):
+                found.add(node)
+                waiting.append(node)
+    return found
+
+
+def _is_vector(value: ir.Value | None) -> bool:
+    return value is not None and is_constant(value) and value.shape is not None and len(value.shape) == 1
+
+
+class _Casts:
+    """Values in the other type: constants as constants, what is computed by one Cast for all who read it."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._made: dict[ir.Value, ir.Value] = {}
+
+    def to(self, value: ir.Value, dtype: ir.DataType, reader: ir.Node) -> ir.Value:
+        """`value` in `dtype`, computed before `reader`, which is the first to ask for it."""
+        if value.dtype == dtype:
+            return value
+        if value not in self._made:
+            if is_constant(value):
+                self._made[value] = constant(self._graph, f"{value.name}.float16", halved(array(value), str(value.name)))
+            else:
+                cast = self._cast(value, dtype)
+                self._graph.insert_before(reader, cast)
+                self._made[value] = cast.outputs[0]
+        return self._made[value]
+
+    def output(self, n: int, value: ir.Value) -> None:
+        """The graph's output n in half, under the name it has."""
+        name = value.name
+        value.name = f"{name}.float32"
+        cast = self._cast(value, HALF)
+        cast.outputs[0].name = name
+        self._graph.append(cast)
+        self._graph.outputs[n] = cast.outputs[0]
+
+    def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Node:
+        cast = ir.node("Cast", [value], {"to": dtype})
+        cast.outputs[0].name = f"{value.name}.{'float16' if dtype == HALF else 'float32'}"
+        cast.outputs[0].shape, cast.outputs[0].type = value.shape, ir.TensorType(dtype)
+        return cast
+
+
+def halved(numbers: NDArray[np.float32], name: str) -> NDArray[np.float16]:
+    """Rounded to half. Raises CheckpointError for a number beyond half's range, unless it is float32's lowest, a mask's."""
+    numbers = np.where(numbers == np.finfo(np.float32).min, np.float32(np.finfo(np.float16).min), numbers)
+    with np.errstate(over="ignore"):
+        out = numbers.astype(np.float16)
+    if not np.isfinite(out).all():
+        largest = np.abs(numbers).max()
+        raise CheckpointError(f"fp16: {name} holds {largest:.6g}, float16 ends at {np.finfo(np.float16).max:.0f}")
+    return out

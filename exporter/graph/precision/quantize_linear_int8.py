@@ -1,0 +1,86 @@
+"""Linear layers in int8: a scale per token for what goes in, a scale per column for the weights. Heads stay float32.
+
+    scale[t]  = max |x[t]| / 127
+    q[t]      = round(x[t] / scale[t]) + 128            uint8, once for all layers that read x
+    y[t, n]   = scale[t] * column[n] * sum_k (q[t, k] - 128) * w[k, n]
+
+1. Scales are found as the graph runs, so there is nothing to calibrate, and a token's answer does not depend on its neighbours.
+2. One scale for all tokens would be set by the outlier that language models put on their first token.
+3. The first two are one node, QuantizeRows, of rexit's domain (`functions.py`): in ONNX Runtime's operators, QuantizeLinear with
+   one scale per row. Its MatMulIntegerToFloat multiplies, adds up in int32 and applies the columns' scales in one.
+4. A token of zeros has a scale of almost nothing and stays zero.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from rexit.errors import CheckpointError
+from rexit.exporter.graph.passes.functions import Body, call, define, parameters
+from rexit.exporter.graph.precision.linear import MICROSOFT, Linear, array, by_input, constant, linears, replace
+
+LARGEST, ZERO_POINT, TINY = 127, 128, 1e-30
+NAME = "QuantizeRows"
+"""Input x [..., T, K]; outputs uint8 of the same shape and scale [..., T, 1]."""
+
+
+def quantize_linear_int8(model: ir.Model) -> ir.Model:
+    """Changes the model in place and returns it. Raises CheckpointError where there is nothing to quantize."""
+    graph = model.graph
+    found = linears(model)
+    if not found:
+        raise CheckpointError("int8: the graph has no linear layer with a constant weight")
+    define_quantize_rows(model)
+    names = {
+        "zero": constant(graph, "int8.zero_point", np.array(ZERO_POINT, np.uint8)),
+        "one": constant(graph, "int8.one", np.array(1, np.float32)),
+    }
+    for group in by_input(found):
+        quantized, scale = _quantize(graph, group[0])
+        for one in group:
+            _multiply(graph, one, quantized, scale, names)
+    graph.opset_imports[MICROSOFT] = 1
+    return model
+
+
+def quantize_columns(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """int8 [K, N] in -127 … 127, and the scale of each column, float32 [N]."""
+    scale = np.abs(weight).max(0) / np.float32(LARGEST)
+    scale[scale == 0] = 1
+    return np.rint(weight / scale).astype(np.int8), scale.astype(np.float32)
+
+
+def define_quantize_rows(model: ir.Model) -> None:
+    """QuantizeRows, rules 1 to 4."""
+    body, (x,) = Body(), parameters("x")
+    largest = body.add("ReduceMax", body.add("Abs", x), body.constant([-1]), keepdims=1)
+    bounded = body.add("Max", largest, body.constant(np.float32(TINY)))
+    scale = body.add("Mul", bounded, body.constant(np.float32(1 / LARGEST)))
+    # QuantizeLinear wants the scales as a vector, and as many zero points.
+    flat = body.add("Reshape", scale, body.constant([-1]))
+    zeros = body.add("Expand", body.constant(np.uint8(ZERO_POINT)), body.add("Shape", flat))
+    quantized = body.add("QuantizeLinear", x, flat, zeros, axis=-2)
+    define(model, NAME, [x], body, [quantized, scale])
+
+
+def _quantize(graph: ir.Graph, first: Linear) -> tuple[ir.Value, ir.Value]:
+    """x as uint8, and its scale per token [..., T, 1], computed before the first layer that reads x."""
+    x = first.input
+    if x.shape is None or len(x.shape) < 2 or any(size != 1 for size in x.shape[:-2]):
+        raise CheckpointError(f"int8: {first.weight.name} multiplies a value of shape {x.shape}, expected [T, K] or [1, T, K]")
+    node = call(NAME, [x], outputs=2)
+    quantized, scale = node.outputs
+    quantized.name, scale.name = f"{x.name}.int8", f"{x.name}.scale"
+    graph.insert_before(first.node, node)
+    return quantized, scale
+
+
+def _multiply(graph: ir.Graph, one: Linear, quantized: ir.Value, scale: ir.Value, names: dict[str, ir.Value]) -> None:
+    values, columns = quantize_columns(array(one.weight))
+    weight = constant(graph, f"{one.weight.name}.int8", values)
+    column = constant(graph, f"{one.weight.name}.scale", columns)
+    product = ir.node("MatMulIntegerToFloat", [quantized, weight, names["one"], column, names["zero"]], domain=MICROSOFT)
+    scaled = ir.node("Mul", [product.outputs[0], scale])
+    replace(graph, one.node, [product, scaled])

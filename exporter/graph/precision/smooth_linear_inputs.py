@@ -1,0 +1,184 @@
+"""Large channels of what goes into linear layers made smaller, their weights larger: less is lost when both become int8.
+
+    x[t, k] w[k, n] = (x[t, k] / s[k]) (s[k] w[k, n])
+    s[k] = max_t |x[t, k]| ^ a  /  max_n |w[k, n]| ^ (1 - a)
+
+SmoothQuant (Xiao et al., arXiv 2211.10438). The graph computes what it did, with other constants: no node is added.
+
+1. Layers that read the same channels stand together (queries, keys and values; gate and up), those too that read a few rows.
+2. 1 / s goes into what makes x: the weight of a norm, or the columns of a linear layer whose output is multiplied by another
+   value (up, for down). Where x is made otherwise, or read by anything else, the layers stay as they are. Caches and outputs do.
+3. Each group has its own a, that with the least error on sampled tokens (`rexit.exporter.graph.activations`) once both sides are
+   rounded as `quantize_linear_int8` does; none at all is among those tried. SmoothQuant has one a for the model. As scales are
+   per token, a token's squared error counts relative to its output, or the outlier token would decide alone. Both are our own.
+4. Without samples nothing changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from rexit.exporter.graph.precision.linear import Linear, array, constant, is_constant, linears
+from rexit.exporter.graph.precision.quantize_linear_int8 import LARGEST, TINY, quantize_columns
+
+SAMPLE = "sample"
+"""Key in the `meta` of a value that goes into a linear layer: float32 [R, K], some of its rows on real prompts."""
+EXPONENTS = (0.4, 0.5, 0.6, 0.7, 0.8)
+_FLOOR = 1e-4
+"""Channels smaller than this much of the largest count as this much: one that was never seen is not made huge."""
+_NORMS = ("RMSNormalization", "LayerNormalization")
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Linear layers that read the channels of `source`, all of them and nothing else."""
+
+    source: ir.Value
+    layers: list[Linear]
+
+    def sample(self) -> Floats | None:
+        seen = [
+            value.meta[SAMPLE] for value in {id(one.input): one.input for one in self.layers}.values() if SAMPLE in value.meta
+        ]
+        return np.concatenate(seen) if seen else None
+
+
+def smooth_linear_inputs(model: ir.Model) -> ir.Model:
+    """Changes the model in place and returns it."""
+    graph = model.graph
+    products = {one.node for one in linears(model)}
+    for group in _groups(model):
+        makers, sample = _makers(group.source, products), group.sample()
+        if not makers or sample is None:
+            continue
+        weights = [_constant(one.node, 1) for one in group.layers]
+        scale = best_scale(sample, np.concatenate(weights, 1))
+        if scale is None:
+            continue
+        for node, n in makers:
+            _put(graph, node, n, _constant(node, n) / scale)
+        for one, weight in zip(group.layers, weights, strict=True):
+            _put(graph, one.node, 1, weight * scale[:, None])
+    return model
+
+
+def best_scale(x: Floats, weight: Floats) -> Floats | None:
+    """s [K] for inputs x [R, K] and a weight [K, N]; None where no s is better than none."""
+    exact = x @ weight
+    size = np.maximum((exact**2).sum(1), np.float32(TINY))
+
+    def error(scale: Floats) -> float:
+        seen = _rounded_rows(x / scale) @ _rounded_columns(weight * scale[:, None])
+        return float((((seen - exact) ** 2).sum(1) / size).mean())
+
+    top, most = np.abs(x).max(0), np.abs(weight).max(1)
+    if not (np.isfinite(top).all() and top.any() and most.any()):
+        return None
+    tried = [_scale(top, most, exponent) for exponent in EXPONENTS]
+    errors = [error(scale) for scale in tried]
+    best = int(np.argmin(errors))
+    return tried[best] if errors[best] < error(np.ones_like(top)) else None
+
+
+def _scale(top: Floats, most: Floats, exponent: float) -> Floats:
+    logarithms = [np.log(np.maximum(values, values.max() * np.float32(_FLOOR))) for values in (top, most)]
+    power = exponent * logarithms[0] - (1 - exponent) * logarithms[1]
+    scale: Floats = np.exp(power - power.mean()).astype(np.float32)
+    return scale
+
+
+def _rounded_rows(x: Floats) -> Floats:
+    scale = np.maximum(np.abs(x).max(1, keepdims=True), np.float32(TINY)) / np.float32(LARGEST)
+    rounded: Floats = (np.rint(x / scale) * scale).astype(np.float32, copy=False)
+    return rounded
+
+
+def _rounded_columns(weight: Floats) -> Floats:
+    values, scale = quantize_columns(weight)
+    rounded: Floats = values.astype(np.float32) * scale
+    return rounded
+
+
+def _groups(model: ir.Model) -> list[_Group]:
+    found: dict[int, _Group] = {}
+    for one in linears(model):
+        source = _whole(one.input)
+        found.setdefault(id(source), _Group(source, [])).layers.append(one)
+    return [group for group in found.values() if _reads_all(group.source, {one.node for one in group.layers})]
+
+
+def _whole(value: ir.Value) -> ir.Value:
+    """What the rows are taken out of, if the value is some rows of another one."""
+    node = value.producer()
+    while node is not None and _takes_rows(node) and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
+
+
+def _takes_rows(node: ir.Node) -> bool:
+    source = node.inputs[0]
+    if node.op_type != "Gather" or node.domain or source is None or source.shape is None or is_constant(source):
+        return False
+    rank = len(source.shape)
+    return node.attributes.get_int("axis", 0) % rank != rank - 1
+
+
+def _reads_all(value: ir.Value, layers: set[ir.Node]) -> bool:
+    return not value.is_graph_output() and all(
+        use.idx == 0 and (use.node in layers or (_takes_rows(use.node) and _reads_all(use.node.outputs[0], layers)))
+        for use in value.uses()
+    )
+
+
+def _makers(value: ir.Value, products: set[ir.Node]) -> list[tuple[ir.Node, int]]:
+    """The inputs of nodes that have to be divided by s for the value to be; all are constants. Empty where that cannot be had."""
+    node = value.producer()
+    if node is None or node.domain or value is not node.outputs[0]:
+        return []
+    if node.op_type in _NORMS:
+        held = [(node, n) for n, given in enumerate(node.inputs) if n and given is not None]
+        return held if all(_per_channel(node.inputs[n], value) for _, n in held) else []
+    if node.op_type == "Mul":
+        for factor in node.inputs:
+            linear = factor.producer() if factor is not None else None
+            if linear in products and _only_read_here(factor) and _per_channel(linear.inputs[1], value):
+                return [(linear, 1)]
+    return []
+
+
+def _only_read_here(value: ir.Value | None) -> bool:
+    return value is not None and not value.is_graph_output() and len(value.uses()) == 1
+
+
+def _per_channel(given: ir.Value | None, value: ir.Value) -> bool:
+    return (
+        given is not None
+        and is_constant(given)
+        and given.shape is not None
+        and value.shape is not None
+        and given.shape[-1:] == value.shape[-1:]
+    )
+
+
+def _constant(node: ir.Node, n: int) -> Floats:
+    value = node.inputs[n]
+    assert value is not None
+    return array(value)
+
+
+def _put(graph: ir.Graph, node: ir.Node, n: int, numbers: Floats) -> None:
+    """A constant of the node's own: other nodes may read the one that was there, and have had theirs made of it."""
+    old = node.inputs[n]
+    assert old is not None
+    name, others = f"{old.name}.smoothed", 0
+    while name in graph.initializers:
+        others += 1
+        name = f"{old.name}.smoothed.{others}"
+    node.replace_input_with(n, constant(graph, name, numbers))

@@ -1,0 +1,110 @@
+"""One segment: the layers after one exit up to the next, with that exit's head, as a module to be exported.
+
+The model's own forward does the walking, so nothing of a family is repeated here. In a shallow copy of the decoder's body
+
+1. layers outside [begin, end) pass their input on, so that layer numbers, masks and rotary tables stay those of the model;
+2. the layer before `begin` hands in the segment's `hidden` instead, so whatever the embeddings did is cut off;
+3. the final norm is the identity: heads have norms of their own.
+
+What is cut off is dead code to the exporter.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.packed import Call
+
+
+class SegmentModule(nn.Module):
+    """Layers [begin, end) of the decoder and head k, sharing their weights. Shapes: see `forward`."""
+
+    def __init__(self, decoder: Decoder, heads: ExitHeads, k: int, begin: int, end: int) -> None:
+        super().__init__()
+        self.begin, self.end = begin, end
+        self.last = end == len(decoder.layers)
+        self.kv_heads, self.head_dim, self.hidden_size = decoder.kv_heads, decoder.head_dim, decoder.hidden_size
+        self.vocab_size = decoder.vocab_size
+        self.norm, self.projection = heads.norms[k], heads.projections[k]
+        self._entry = _Entry()
+        layers: list[nn.Module] = [
+            layer if begin <= n < end else _Skipped(layer, self._entry if n == begin - 1 else None)
+            for n, layer in enumerate(decoder.layers)
+        ]
+        self.body = _shallow(decoder.body, {decoder.layers_name: nn.ModuleList(layers), decoder.norm_name: nn.Identity()})
+        if begin > 0:
+            # Not the segment's weights: it gets hidden states, never tokens.
+            embeddings = decoder.model.get_input_embeddings()
+            self.body = _shallow(self.body, {name: None for name, part in self.body.named_children() if part is embeddings})
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        groups: Tensor,
+        rows: Tensor,
+        past_keys: list[Tensor],
+        past_values: list[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """T tokens behind P prefix tokens (P may be 0), N rows to read.
+
+        x: tokens int64 [T] in the first segment, hidden states float [T, H] in the others
+        positions: int64 [T]; groups: int64 [T], a token sees the prefix and earlier tokens of its own group; rows: int64 [N]
+        past_keys, past_values: one [kv_heads, P, head_dim] per layer of the segment
+        Returns hidden [T, H] (not in the last segment), logits float32 [N, 2], then each layer's new key and each layer's
+        new value, [kv_heads, T, head_dim].
+        """
+        tokens, prefix = x.shape[0], past_keys[0].shape[1]
+        index = torch.arange(tokens)
+        own = (groups[:, None] == groups[None]) & (index[None] <= index[:, None])
+        visible = torch.cat([torch.ones(tokens, prefix, dtype=torch.bool), own], 1)
+        distance = positions[:, None] - torch.cat([torch.arange(prefix), positions])[None]
+        layers = range(self.begin, self.end)
+        past = {n: (k[None], v[None]) for n, k, v in zip(layers, past_keys, past_values, strict=True)}
+        inputs: dict[str, Any] = {"inputs_embeds": x[None]} if self.begin else {"input_ids": x[None]}
+        self._entry.hidden = x[None]
+        try:
+            with Call(visible[None, None], distance[None, None], past) as call:
+                hidden = self.body(**inputs, position_ids=positions[None], use_cache=False)[0][0]
+        finally:
+            self._entry.hidden = None
+        logits = self.projection(self.norm(hidden[rows].float()))
+        new = [call.new[n][part][0] for part in (0, 1) for n in layers]
+        return (logits, *new) if self.last else (hidden, logits, *new)
+
+
+class _Entry:
+    """Where the segment's input waits for the layer before its first one."""
+
+    hidden: Tensor | None = None
+
+
+class _Skipped(nn.Module):
+    """Stands in for a layer outside the segment. Answers for the layer's attributes, which some forwards read."""
+
+    def __init__(self, layer: nn.Module, entry: _Entry | None) -> None:
+        super().__init__()
+        self.__dict__["layer"], self.__dict__["entry"] = layer, entry  # not as a submodule: its weights are not the segment's
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["layer"], name)
+
+    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        if self.entry is None:
+            return hidden
+        waiting: Tensor | None = self.entry.hidden
+        assert waiting is not None
+        return waiting
+
+
+def _shallow(module: nn.Module, replaced: dict[str, nn.Module | None]) -> nn.Module:
+    """A copy that shares everything but the named children; the original is untouched."""
+    out = copy.copy(module)
+    out.__dict__["_modules"] = {**module._modules, **replaced}
+    return out

@@ -1,0 +1,148 @@
+"""From a segment to its ONNX graph on disk: `segment-K.onnx` and, beside it, the weights in `segment-K.onnx.data`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from rexit import bundle
+from rexit.errors import CheckpointError
+from rexit.exporter.graph.segment import SegmentModule
+from rexit.exporter.graph.targets import Target
+from rexit.exporter.quiet import first_line, quiet
+
+# Sizes of the example the graph is traced with. Distinct primes, so that no two dimensions are taken for the same one.
+_TOKENS, _PREFIX, _ROWS = 17, 11, 3
+
+
+def export_segment(segment: SegmentModule, k: int, target: Target, folder: Path) -> bundle.Segment:
+    """Exports segment k into `folder` and returns what the manifest says about it.
+
+    T (tokens), P (prefix, from 0) and N (rows) stay dynamic. The same segment gives the same bytes.
+    Raises CheckpointError when the model cannot be traced, OSError when the folder cannot be written.
+    """
+    described = describe(segment, k, target)
+    _write(trace(segment, described, target.opset), described, target, folder)
+    return described
+
+
+def derive_segment(
+    described: bundle.Segment,
+    source: Path,
+    target: Target,
+    folder: Path,
+    seen: Mapping[str, Any] | None = None,
+) -> bundle.Segment:
+    """Writes into `folder` what the target's passes make of a segment in the folder `source`; nothing is traced again.
+
+    `source` holds the graphs of the target's base; seen: what the target's observation gathered of this one, by value.
+    Returns what the manifest says about the new one. Raises CheckpointError, naming the variant and the graph, when a pass cannot
+    do its work on this model, OSError when the folder cannot be written.
+    """
+    described = replace(described, hidden_dtype=target.hidden_dtype, cache_dtype=target.cache_dtype)
+    model = ir.load(source / described.graph)
+    if target.observation and seen:
+        for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
+            if value.name is not None and value.name in seen:
+                value.meta[target.observation.key] = seen[value.name]
+    _write(model, described, target, folder)
+    return described
+
+
+def _write(model: ir.Model, described: bundle.Segment, target: Target, folder: Path) -> None:
+    try:
+        for run in target.passes:
+            model = run(model)
+    except CheckpointError as exc:
+        raise CheckpointError(f"{target.variant}, {described.graph}: {exc}") from exc
+    ir.save(model, folder / described.graph, external_data=described.weights)
+
+
+def trace(segment: SegmentModule, described: bundle.Segment, opset: int) -> ir.Model:
+    """The graph as torch exports it, inputs, outputs and weights named. Raises CheckpointError."""
+    layers = segment.end - segment.begin
+    entry = (
+        torch.randn(_TOKENS, segment.hidden_size)
+        if segment.begin
+        else torch.arange(_TOKENS, dtype=torch.int64) % segment.vocab_size
+    )
+    keys, values = ([torch.randn(segment.kv_heads, _PREFIX, segment.head_dim) for _ in range(layers)] for _ in range(2))
+    groups = torch.arange(_TOKENS) * _ROWS // _TOKENS
+    rows = torch.tensor([5, 11, 16])
+    t, p, n = (torch.export.Dim(name, min=2, max=1 << 24) for name in ("T", "P", "N"))
+    shapes = {
+        **{name: {0: t} for name in ("x", "positions", "groups")},
+        "rows": {0: n},
+        "past_keys": [{1: p}] * layers,
+        "past_values": [{1: p}] * layers,
+    }
+    try:
+        with quiet():
+            program: Any = torch.onnx.export(
+                segment,
+                (entry, torch.arange(_TOKENS) + _PREFIX, groups, rows, keys, values),
+                dynamo=True,
+                opset_version=opset,
+                verbose=False,
+                input_names=_names(described.inputs),
+                output_names=_names(described.outputs),
+                dynamic_shapes=shapes,
+            )
+    except Exception as exc:
+        cause = exc.__cause__ or exc
+        raise CheckpointError(
+            f"layers {segment.begin} to {segment.end} cannot be exported: {type(cause).__name__}: {first_line(cause)}"
+        ) from exc
+    model: ir.Model = program.model
+    _name_transposed(model, segment)
+    return model
+
+
+def _name_transposed(model: ir.Model, segment: SegmentModule) -> None:
+    """Gives weights that the exporter stored transposed their parameter's name back, so that an error can name them."""
+    unnamed = [value for value in model.graph.initializers.values() if value.shape is not None and len(value.shape) == 2]
+    for name, parameter in segment.named_parameters():
+        if parameter.ndim == 2 and name not in model.graph.initializers:
+            expected = parameter.detach().numpy().T
+            for n, value in enumerate(unnamed):
+                tensor = value.const_value
+                if tensor is not None and tuple(tensor.shape) == expected.shape and np.array_equal(tensor.numpy(), expected):
+                    value.name = f"{name}.transposed"
+                    del unnamed[n]
+                    break
+
+
+def describe(segment: SegmentModule, k: int, target: Target) -> bundle.Segment:
+    """What the manifest says about segment k."""
+    layers = range(segment.begin, segment.end)
+    entry = "hidden" if segment.begin else "tokens"
+    return bundle.Segment(
+        graph=f"segment-{k}.onnx",
+        weights=f"segment-{k}.onnx.data",
+        layers=(segment.begin, segment.end),
+        hidden_dtype=target.hidden_dtype,
+        cache_dtype=target.cache_dtype,
+        inputs={
+            entry: entry if entry == "tokens" else "hidden_in",
+            **{name: name for name in ("positions", "groups", "rows")},
+            "past_keys": [f"past_key_{n}" for n in layers],
+            "past_values": [f"past_value_{n}" for n in layers],
+        },
+        outputs={
+            **({} if segment.last else {"hidden": "hidden"}),
+            "logits": "logits",
+            "new_keys": [f"new_key_{n}" for n in layers],
+            "new_values": [f"new_value_{n}" for n in layers],
+        },
+    )
+
+
+def _names(described: Any) -> list[str]:
+    """In the order of `SegmentModule.forward`'s arguments or results, which is the order of the description."""
+    return [name for value in described.values() for name in (value if isinstance(value, list) else [value])]

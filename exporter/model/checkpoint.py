@@ -1,0 +1,196 @@
+"""Multi-exit checkpoints: a Hugging Face folder plus `exits.json` and `exit_heads.safetensors`.
+
+    config.json  model.safetensors (or shards)  …   the decoder, as `save_pretrained` writes it
+    exits.json                {"schema": 1, "exits": [2, 4, 6], "labels": {"no": 17, "yes": 23}, "head": "own"}
+    exit_heads.safetensors    per exit k (from 0): `exit.{k}.norm.weight` [H], `exit.{k}.norm.bias` [H] (LayerNorm only),
+                              `exit.{k}.weight` [2, H] with the rows no, yes, `exit.{k}.bias` [2] (optional)
+
+`exits` are depths in layers. Without these two files any decoder can be loaded with explicit exits and `head="shared"`: at each
+exit the final norm and the two label rows of the LM head. To train: `load_checkpoint`, then
+`multi_exit.MultiExitModel`, then `save_checkpoint`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from rexit.bundle.files import SCHEMA, digest, read_json, write_json
+from rexit.errors import BundleError, CheckpointError, InputError
+from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.packed import ATTENTION
+from rexit.exporter.quiet import first_line, quiet
+
+EXITS, HEADS = "exits.json", "exit_heads.safetensors"
+WEIGHTS = ("*.safetensors", "*.bin")
+HEAD_KINDS = ("own", "shared")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint: the decoder (float32, eval), its exits (depths, ascending, the last one the full depth), its heads and
+    whose they are (`own` or `shared`)."""
+
+    path: Path
+    decoder: Decoder
+    exits: tuple[int, ...]
+    heads: ExitHeads
+    head: str
+    labels: dict[str, int]
+
+    @property
+    def model(self) -> Any:
+        """The Hugging Face model."""
+        return self.decoder.model
+
+    def sha256(self) -> str:
+        """The checkpoint's identity: SHA-256 over the sorted `name:sha256` lines of its weight, config and head files."""
+        names = {path for pattern in (*WEIGHTS, "config.json", EXITS) for path in self.path.glob(pattern)}
+        lines = "".join(f"{path.name}:{digest(path)}\n" for path in sorted(names, key=lambda path: path.name))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def load_checkpoint(
+    path: str | Path,
+    exits: Sequence[int] | None = None,
+    head: str | None = None,
+    labels: Mapping[str, int] | None = None,
+) -> Checkpoint:
+    """Loads a folder, or a model of the Hugging Face Hub by its id.
+
+    exits: None takes those of `exits.json`. head: `own` (the default where `exit_heads.safetensors` is) or `shared`.
+    labels: token ids of `no` and `yes`, needed for `shared` when `exits.json` has none; if both are given they must agree.
+    Raises CheckpointError for a checkpoint that is missing, truncated, without heads or of an unsuited kind, InputError for exits
+    that do not fit it.
+    """
+    folder = _folder(path)
+    info = _exits_json(folder)
+    own = (folder / HEADS).is_file()
+    kind = head or ("own" if own else info.get("head", "own"))
+    if kind not in HEAD_KINDS:
+        raise InputError(f"head {kind!r}, expected one of: {', '.join(HEAD_KINDS)}")
+    if kind == "own" and not (own and info):
+        raise CheckpointError(
+            f"{folder}: no exit heads ({EXITS} and {HEADS}); train some, or give --exits … --head shared to use the LM head's"
+        )
+    depths = tuple(exits if exits is not None else info.get("exits", ()))
+    if not depths:
+        raise InputError(f"{folder}: has no {EXITS}, so the exits must be given, e.g. --exits 2,4,6")
+    with quiet():
+        check_exits(depths, _layers(folder))
+    if kind == "own" and depths != tuple(info["exits"]):
+        raise InputError(f"exits {list(depths)} differ from the {list(info['exits'])} whose heads are in {folder}")
+    ids = dict(info.get("labels") or labels or {})
+    if labels is not None and ids != dict(labels):
+        raise CheckpointError(f"{folder}: labels {ids}, the catalog has {dict(labels)}: trained on another tokenizer or template")
+    if kind == "shared" and not {"no", "yes"} <= set(ids):
+        raise InputError("head 'shared' needs the token ids of the labels `no` and `yes`")
+
+    with quiet():
+        decoder = Decoder.of(_model(folder))
+        if kind == "shared":
+            heads = ExitHeads.shared(decoder, len(depths), ids)
+        else:
+            heads = ExitHeads.like(decoder, len(depths))
+            try:
+                heads.fill(load_file(folder / HEADS), str(folder / HEADS))
+            except (SafetensorError, OSError) as exc:
+                raise CheckpointError(f"{folder / HEADS}: truncated or not safetensors: {first_line(exc)}") from exc
+    return Checkpoint(folder, decoder, depths, heads.eval(), kind, ids)
+
+
+def save_checkpoint(
+    folder: Path,
+    model: Any,
+    exits: Sequence[int],
+    heads: ExitHeads,
+    labels: Mapping[str, int],
+    tokenizer: Any = None,
+) -> None:
+    """Writes a checkpoint that `load_checkpoint` takes; `tokenizer`, if given, is anything with `save_pretrained`.
+
+    Raises InputError.
+    """
+    check_exits(exits, model.config.num_hidden_layers)
+    folder.mkdir(parents=True, exist_ok=True)
+    with quiet():
+        model.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        save_file(heads.tensors(), folder / HEADS)
+    write_json(
+        folder / EXITS,
+        {"schema": SCHEMA, "exits": [int(e) for e in exits], "labels": {k: int(v) for k, v in labels.items()}, "head": "own"},
+    )
+
+
+def check_exits(exits: Sequence[int], layers: int) -> None:
+    """Depths ascend from 1 on, and the last is the model's number of layers. Raises InputError."""
+    if any(b <= a for a, b in zip((0, *exits), exits, strict=False)):
+        raise InputError(f"exits {list(exits)}: depths must ascend, from 1 on")
+    if exits[-1] > layers:
+        raise InputError(f"exit {exits[-1]} lies beyond the model's {layers} layers")
+    if exits[-1] != layers:
+        raise InputError(f"the last exit is {exits[-1]}, it must be the model's full depth, {layers}")
+
+
+def _folder(path: str | Path) -> Path:
+    if Path(path).is_dir():
+        return Path(path)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        raise CheckpointError(f"{path}: no such checkpoint folder")
+    from huggingface_hub import snapshot_download
+
+    try:
+        with quiet():
+            return Path(snapshot_download(str(path), allow_patterns=[*WEIGHTS, "*.json"]))
+    except Exception as exc:
+        raise CheckpointError(f"{path}: no such folder, and the Hub did not give it: {first_line(exc)}") from exc
+
+
+def _exits_json(folder: Path) -> dict[str, Any]:
+    path = folder / EXITS
+    if not path.is_file():
+        return {}
+    try:
+        info = read_json(path)
+    except BundleError as exc:
+        raise CheckpointError(str(exc)) from exc
+    exits, labels = info.get("exits"), info.get("labels")
+    if not isinstance(exits, list) or not exits or not all(type(e) is int for e in exits):
+        raise CheckpointError(f"{path}: `exits` is {exits!r}, expected a list of depths")
+    if not isinstance(labels, dict) or not all(type(labels.get(name)) is int for name in ("no", "yes")):
+        raise CheckpointError(f"{path}: `labels` is {labels!r}, expected the token ids of `no` and `yes`")
+    return info
+
+
+def _layers(folder: Path) -> int:
+    try:
+        return int(AutoConfig.from_pretrained(folder).num_hidden_layers)
+    except Exception as exc:
+        raise CheckpointError(f"{folder}: its config.json is no decoder's: {first_line(exc)}") from exc
+
+
+def _model(folder: Path) -> Any:
+    """The decoder in float32 with packed attention, on a config of its own. Missing weights are an error, not random numbers."""
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation=ATTENTION, output_loading_info=True
+        )
+    except Exception as exc:
+        raise CheckpointError(f"{folder}: cannot be loaded (truncated, or not a decoder): {first_line(exc)}") from exc
+    model, report = loaded
+    for problem in ("missing_keys", "mismatched_keys"):
+        if keys := sorted(map(str, report.get(problem) or ())):
+            raise CheckpointError(f"{folder}: {len(keys)} weights are {problem.split('_')[0]}, e.g. {keys[0]}")
+    return model.eval()

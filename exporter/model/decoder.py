@@ -1,0 +1,131 @@
+"""What a Hugging Face decoder is made of: the stack of layers, the norm behind it, the shape of its cache.
+
+Found by looking, not by a list of families: the layers are the module list as long as the config says, and one short forward
+shows which attention calls arrive. So a family works when it uses the attention interface, whatever its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rexit.errors import CheckpointError
+from rexit.exporter.model.packed import ATTENTION, Call
+from rexit.exporter.quiet import first_line
+
+FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A causal language model (float32, on the CPU, attention set to `ATTENTION`) and where its parts are.
+
+    `body` is the module whose forward walks the layers; `layers_name` and `norm_name` are its attributes.
+    """
+
+    model: Any
+    body: nn.Module
+    layers_name: str
+    norm_name: str
+    kv_heads: int
+    head_dim: int
+
+    @classmethod
+    def of(cls, model: Any) -> Decoder:
+        """Raises CheckpointError, naming the family, for a model that cannot be split."""
+        family, layers = model.config.model_type, model.config.num_hidden_layers
+        found = [
+            (body, name)
+            for body in model.modules()
+            for name, child in body.named_children()
+            if isinstance(child, nn.ModuleList) and len(child) == layers and _numbered(child)
+        ]
+        if len(found) != 1:
+            raise CheckpointError(f"{family}: expected one list of {layers} decoder layers, found {len(found)}")
+        body, layers_name = found[0]
+        norm_name = next((name for name in FINAL_NORMS if isinstance(getattr(body, name, None), nn.Module)), None)
+        if norm_name is None:
+            raise CheckpointError(f"{family}: no final norm beside the layers, looked for {', '.join(FINAL_NORMS)}")
+        kv_heads, head_dim = _cache_shape(model, body, layers)
+        return cls(model, body, layers_name, norm_name, kv_heads, head_dim)
+
+    @property
+    def family(self) -> str:
+        return str(self.model.config.model_type)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return list(getattr(self.body, self.layers_name))
+
+    @property
+    def norm(self) -> nn.Module:
+        norm: nn.Module = getattr(self.body, self.norm_name)
+        return norm
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.model.config.hidden_size)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
+    def max_positions(self) -> int:
+        """Raises CheckpointError for a family without a limit."""
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        if not isinstance(limit, int):
+            raise CheckpointError(f"{self.family}: its config names no max_position_embeddings")
+        return limit
+
+    @contextlib.contextmanager
+    def stock_attention(self) -> Iterator[None]:
+        """The model with its family's own attention while the block runs: the reference that rexit had no hand in.
+
+        `eager`, because other stock implementations leave out soft-capping.
+        """
+        self.model.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(ATTENTION)
+
+
+def _numbered(layers: nn.ModuleList) -> bool:
+    """Whether the list's members hold attention that knows its layer, 0, 1, 2, …"""
+    return all(any(getattr(part, "layer_idx", None) == n for part in layer.modules()) for n, layer in enumerate(layers))
+
+
+def _cache_shape(model: Any, body: nn.Module, layers: int) -> tuple[int, int]:
+    """(kv_heads, head_dim), seen in a forward of two tokens."""
+    family = model.config.model_type
+    positions = torch.arange(2)
+    call = Call((positions[None] <= positions[:, None])[None, None], (positions[:, None] - positions[None])[None, None])
+    was_training = model.training
+    try:
+        model.set_attn_implementation(ATTENTION)
+        model.eval()
+        with call, torch.no_grad():
+            body(input_ids=torch.zeros(1, 2, dtype=torch.int64), position_ids=positions[None], use_cache=False)
+    except CheckpointError:
+        raise
+    except Exception as exc:
+        raise CheckpointError(f"{family}: its decoder cannot run with packed attention: {first_line(exc)}") from exc
+    finally:
+        model.train(was_training)
+    shapes = {_sizes(tensor) for pair in call.new.values() for tensor in pair}
+    if sorted(call.new) != list(range(layers)) or len(shapes) != 1:
+        raise CheckpointError(
+            f"{family}: {len(call.new)} of {layers} layers use the attention interface, with cache shapes {sorted(shapes)}; "
+            "expected every layer, all of one shape"
+        )
+    return shapes.pop()
+
+
+def _sizes(tensor: Tensor) -> tuple[int, int]:
+    return int(tensor.shape[1]), int(tensor.shape[3])

@@ -1,0 +1,110 @@
+"""Exit heads: at each exit a norm and a projection to the two label logits (no, yes)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rexit.errors import CheckpointError
+from rexit.exporter.model.decoder import Decoder
+
+
+class ExitHeads(nn.Module):
+    """One head per exit, in float32 whatever surrounds it. Each is independent of the model's own norm and LM head.
+
+    The norm is of the kind and with the epsilon of the model's final norm (RMSNorm or LayerNorm).
+    """
+
+    def __init__(self, norms: Sequence[nn.Module], projections: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.norms, self.projections = nn.ModuleList(norms), nn.ModuleList(projections)
+
+    @classmethod
+    def like(cls, decoder: Decoder, exits: int) -> ExitHeads:
+        """`exits` heads with the final norm's weights and projections of zeros (every log-odds 0)."""
+        projections = [nn.Linear(decoder.hidden_size, 2) for _ in range(exits)]
+        for projection in projections:
+            nn.init.zeros_(projection.weight)
+            nn.init.zeros_(projection.bias)
+        return cls([_plain_norm(decoder) for _ in range(exits)], projections)
+
+    @classmethod
+    def shared(cls, decoder: Decoder, exits: int, labels: Mapping[str, int]) -> ExitHeads:
+        """`exits` copies of the final norm and the label rows of the LM head (early exit as in the logit lens).
+
+        A constant factor on the logits (Cohere, Granite) is folded in; soft-capping of the final logits (Gemma 2) is left out:
+        it keeps each logit's order and calibration sets the scale. Raises CheckpointError when the LM head does not fit.
+        """
+        model, rows = decoder.model, [labels["no"], labels["yes"]]
+        head = model.get_output_embeddings()
+        if head is None or head.weight.shape[1] != decoder.hidden_size:
+            seen = "none" if head is None else f"one of width {head.weight.shape[1]}"
+            raise CheckpointError(f"{decoder.family}: an LM head of width {decoder.hidden_size} is needed to share, found {seen}")
+        if not 0 <= min(rows) <= max(rows) < head.weight.shape[0]:
+            raise CheckpointError(f"label tokens {rows} lie outside the LM head's {head.weight.shape[0]} rows")
+        scale = getattr(model.config, "logit_scale", None) or 1.0 / (getattr(model.config, "logits_scaling", None) or 1.0)
+        heads = cls.like(decoder, exits)
+        with torch.no_grad():
+            for projection in heads.projections:
+                assert isinstance(projection, nn.Linear)
+                projection.weight.copy_(head.weight[rows] * scale)
+                if getattr(head, "bias", None) is not None:
+                    projection.bias.copy_(head.bias[rows] * scale)
+        return heads
+
+    def forward(self, hidden: Tensor, k: int) -> Tensor:
+        """Logits float32 [N, 2] (no, yes) of exit k from hidden states [N, H], taken before the model's final norm."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits: Tensor = self.projections[k](self.norms[k](hidden.float()))
+        return logits
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Contents of `exit_heads.safetensors`: `exit.{k}.norm.weight` [H], `exit.{k}.norm.bias` [H] for LayerNorm,
+        `exit.{k}.weight` [2, H], `exit.{k}.bias` [2]; k counts exits from 0."""
+        out = {f"exit.{k}.norm.{name}": value for k, norm in enumerate(self.norms) for name, value in norm.named_parameters()}
+        for k, projection in enumerate(self.projections):
+            out |= {f"exit.{k}.{name}": value for name, value in projection.named_parameters()}
+        return {name: value.detach().float().cpu().contiguous() for name, value in out.items()}
+
+    def fill(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Takes the parameters from `tensors`; only the projections' biases may be absent (0). Raises CheckpointError."""
+        expected = self.tensors()
+        if unknown := sorted(set(tensors) - set(expected)):
+            raise CheckpointError(f"{where}: tensor {unknown[0]!r} belongs to no head, expected e.g. {sorted(expected)[0]!r}")
+        own = {f"exit.{k}.norm.{name}": p for k, norm in enumerate(self.norms) for name, p in norm.named_parameters()}
+        own |= {f"exit.{k}.{name}": p for k, proj in enumerate(self.projections) for name, p in proj.named_parameters()}
+        with torch.no_grad():
+            for name, parameter in own.items():
+                if name not in tensors:
+                    if name.count(".") == 2 and name.endswith(".bias"):
+                        continue
+                    raise CheckpointError(f"{where}: tensor {name!r} is missing")
+                if tensors[name].shape != parameter.shape:
+                    raise CheckpointError(
+                        f"{where}: {name!r} has shape {list(tensors[name].shape)}, the model needs {list(parameter.shape)}"
+                    )
+                parameter.copy_(tensors[name])
+
+
+def _plain_norm(decoder: Decoder) -> nn.Module:
+    """torch's norm that computes what the model's final norm does. Families differ in the details (Gemma scales by 1 + weight),
+    so candidates are tried on noise. Raises CheckpointError when none fits."""
+    final, size = decoder.norm, decoder.hidden_size
+    weight, bias = getattr(final, "weight", None), getattr(final, "bias", None)
+    eps = next((float(getattr(final, a)) for a in ("eps", "variance_epsilon") if getattr(final, a, None) is not None), 1e-5)
+    noise = torch.randn(4, size, generator=torch.Generator().manual_seed(0))
+    if isinstance(weight, Tensor) and weight.shape == (size,):
+        with torch.no_grad():
+            expected = final(noise)
+            for scale in (weight, 1.0 + weight):
+                for norm in (nn.RMSNorm(size, eps), nn.LayerNorm(size, eps)):
+                    norm.weight.copy_(scale)
+                    if isinstance(norm, nn.LayerNorm) and bias is not None:
+                        norm.bias.copy_(bias)
+                    if torch.allclose(norm(noise), expected, atol=1e-5, rtol=1e-5):
+                        return norm
+    raise CheckpointError(
+        f"{decoder.family}: the final norm {type(final).__name__} is neither RMSNorm nor LayerNorm with a weight"
+    )

@@ -1,0 +1,90 @@
+"""A decoder that answers at every exit: what is trained, and the unsplit reference the segments are compared with.
+
+Training, one batch (train as we serve: one user's prefix, several candidates packed behind it, one forward):
+
+    checkpoint = load("SmolLM2-135M", exits=[10, 20, 30], head="shared", labels=catalog.info["labels"])
+    model = MultiExitModel(checkpoint.decoder, checkpoint.heads, checkpoint.exits).train()
+    tokens, positions, groups, rows = batch([pack(prefix, candidates) for prefix, candidates in users])
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(tokens, positions, groups, rows)        # float32 [exits, candidates, 2] as (no, yes)
+    loss = cross_entropy(logits.flatten(0, 1), liked.repeat(len(logits)))
+    …
+    save(folder, checkpoint.model, checkpoint.exits, checkpoint.heads, checkpoint.labels)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.packed import Call, causal_groups
+
+_REFERENCE_BATCH = 8  # sequences; bounds the memory that eager attention takes
+
+
+class MultiExitModel(nn.Module):
+    """The whole decoder and its heads. `parameters()` are the decoder's (LM head included) and the heads'."""
+
+    def __init__(self, decoder: Decoder, heads: ExitHeads, exits: Sequence[int]) -> None:
+        super().__init__()
+        self.model, self.heads, self.exits = decoder.model, heads, tuple(exits)
+        self.decoder = decoder
+
+    def forward(self, tokens: Tensor, positions: Tensor, groups: Tensor, rows: Tensor) -> Tensor:
+        """Logits float32 [E, M, 2] (no, yes) at every exit.
+
+        tokens, positions, groups: int64 [B, T] as `packed.batch` makes them; rows: int64 [M], indices into the B*T tokens.
+        Works in training and under autocast; the heads stay float32. Not with gradient checkpointing: what it computes again
+        in the backward pass runs outside this call and has no mask.
+        """
+        with Call(*causal_groups(groups, positions), keep=False):
+            hidden = self._run(input_ids=tokens, position_ids=positions)
+        return torch.stack([self.heads(states.flatten(0, 1)[rows], k) for k, states in enumerate(hidden)])
+
+    @torch.no_grad()
+    def reference(self, prefix: ArrayLike, candidates: Sequence[ArrayLike]) -> NDArray[np.float32]:
+        """Log-odds float32 [N, E] of each candidate behind the prefix, by the model's stock attention.
+
+        Each prefix + candidate is one ordinary causal sequence of its own: no packing, no cache, only the heads are rexit's.
+        Sequences go in batches, padded at their end, where causal attention never looks.
+        """
+        head = np.asarray(prefix, np.int64)
+        sequences = [np.concatenate([head, np.asarray(candidate, np.int64)]) for candidate in candidates]
+        out = np.empty((len(sequences), len(self.exits)), np.float32)
+        with self.decoder.stock_attention():
+            for start in range(0, len(sequences), _REFERENCE_BATCH):
+                part = sequences[start : start + _REFERENCE_BATCH]
+                tokens = torch.zeros(len(part), max(map(len, part)), dtype=torch.int64)
+                for n, sequence in enumerate(part):
+                    tokens[n, : len(sequence)] = torch.from_numpy(sequence)
+                last = torch.tensor([len(sequence) - 1 for sequence in part])
+                for k, states in enumerate(self._run(input_ids=tokens)):
+                    logits = self.heads(states[torch.arange(len(part)), last], k)
+                    out[start : start + len(part), k] = (logits[:, 1] - logits[:, 0]).numpy()
+        return out
+
+    def _run(self, **inputs: Any) -> list[Tensor]:
+        """Hidden states [B, T, H] after each exit's layer."""
+        hidden: dict[int, Tensor] = {}
+
+        def keep(depth: int) -> Any:
+            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                hidden[depth] = output if isinstance(output, Tensor) else output[0]
+
+            return hook
+
+        layers = self.decoder.layers
+        hooks = [layers[depth - 1].register_forward_hook(keep(depth)) for depth in self.exits]
+        try:
+            self.decoder.body(**inputs, use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [hidden[depth] for depth in self.exits]

@@ -1,0 +1,222 @@
+"""The reference assembler of the prompt program: token ids of a slate, from the catalog's tables alone.
+
+Training, export and tests use it; the runtime's C++ assembler must give the same ids. The rules are docs/format.md's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle.catalog import Catalog, Id
+from rexit.exporter.catalog.neighbours import nonzero_rows, top
+from rexit.exporter.prompt.program import Op, needs_target
+
+Tokens = NDArray[np.int32]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What one slate is asked: token ids of the shared prefix [P] and of each candidate's own part [T], int32."""
+
+    prefix: Tokens
+    candidates: list[Tokens]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """`items` and `liked` are the history: visible interactions, then fresh ones. `similar` are user rows, nearest first."""
+
+    as_of: int | None
+    items: Rows
+    liked: NDArray[np.bool_]
+    similar: Rows
+
+
+class PromptBuilder:
+    """Assembles prompts from a catalog. Reads the tables once; not bound to a thread afterwards."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        prompt = catalog.info["prompt"]
+        self._prefix: list[Op] = prompt["prefix"]
+        self._candidate: list[Op] = prompt["candidate"]
+        self._users, self._items = catalog.user_table, catalog.item_table
+        self._offsets, self._tokens = catalog.piece_table["offsets"], catalog.piece_table["tokens"]
+        self._user_embeddings = self._users["embeddings"].astype(np.float64)
+        self._known_users = nonzero_rows(self._user_embeddings)
+        # (user, item) pairs of all interactions in ascending order, so that a verdict is found by binary search.
+        starts = self._users["history_offsets"]
+        owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        self._by_item = starts[owner] + self._users["history_by_item"]
+        self._pairs = owner * len(catalog.items) + self._users["history_items"][self._by_item]
+
+    def prompt(
+        self, user: Id | None, items: Sequence[Id], as_of: int | None = None, recent: Sequence[tuple[Id, bool]] = ()
+    ) -> Prompt:
+        """The prompts of `items` for one user, by ids.
+
+        A user the catalog does not hold (or None) is allowed, an item it does not hold raises InputError. `as_of`: only
+        interactions with an earlier time are used; None: all. `recent`: fresh interactions (item, liked), oldest first.
+        """
+        known = self._catalog.items
+        fresh = known.rows([item for item, _ in recent])
+        row = None if user is None else self._catalog.users.row(user)
+        return self.prompt_rows(
+            row, known.rows(items), as_of, [(int(i), liked) for i, (_, liked) in zip(fresh, recent, strict=True)]
+        )
+
+    def prompt_rows(
+        self, user: int | None, items: Rows | Sequence[int], as_of: int | None = None, recent: Sequence[tuple[int, bool]] = ()
+    ) -> Prompt:
+        """The same by rows: what training uses, with the rows of `Catalog.split`. `user` None: not in the catalog."""
+        request = self._request(user, as_of, recent)
+        targets = np.asarray(items, np.int64)
+        prefix = [piece for op in self._prefix for piece in self._shared(op, user, request)]
+        parts = [self._each(op, user, request, targets) for op in self._candidate]
+        return Prompt(self._encode(prefix), [self._encode([p for part in parts for p in part[n]]) for n in range(len(targets))])
+
+    def prefix(self, user: Id | None, as_of: int | None = None, recent: Sequence[tuple[Id, bool]] = ()) -> Tokens:
+        """The prefix of a user's prompts, int32 [P]."""
+        return self.prompt(user, [], as_of, recent).prefix
+
+    def candidate(self, user: Id | None, item: Id, as_of: int | None = None, recent: Sequence[tuple[Id, bool]] = ()) -> Tokens:
+        """One item's part of the prompt, int32 [T]."""
+        return self.prompt(user, [item], as_of, recent).candidates[0]
+
+    def _encode(self, pieces: list[int]) -> Tokens:
+        offsets, tokens = self._offsets, self._tokens
+        return np.concatenate([tokens[:0], *(tokens[offsets[p] : offsets[p + 1]] for p in pieces)])
+
+    def _visible(self, user: int, as_of: int | None) -> slice:
+        begin, end = self._users["history_offsets"][user : user + 2]
+        if as_of is not None:
+            end = begin + np.searchsorted(self._users["history_times"][begin:end], as_of)
+        return slice(int(begin), int(end))
+
+    def _request(self, user: int | None, as_of: int | None, recent: Sequence[tuple[int, bool]]) -> _Request:
+        seen = slice(0, 0) if user is None else self._visible(user, as_of)
+        items = np.concatenate([self._users["history_items"][seen], np.array([i for i, _ in recent], np.int64)])
+        liked = np.concatenate([self._users["history_liked"][seen] > 0, np.array([bool(v) for _, v in recent], np.bool_)])
+        if user is not None and not recent:
+            similar = self._users["similar"][user].astype(np.int64)
+            similar = similar[similar != user]  # its own row stands where there is no neighbour
+        else:
+            similar = self._fold_in(user, items[liked])
+        return _Request(as_of, items, liked, similar)
+
+    def _fold_in(self, user: int | None, liked: Rows) -> Rows:
+        direction = self._items["fold_in"][liked].astype(np.float64).sum(0)
+        if not direction.any():
+            return np.empty(0, np.int64)
+        scores = self._user_embeddings @ direction
+        scores[~self._known_users] = -np.inf
+        if user is not None:
+            scores[user] = -np.inf
+        return top(scores, self._users["similar"].shape[1])
+
+    def _shared(self, op: Op, user: int | None, request: _Request) -> list[int]:
+        """The pieces of an op that does not depend on the target."""
+        match op["op"]:
+            case "piece":
+                return [op["piece"]]
+            case "user_field":
+                return [op["missing"] if user is None else int(self._users[f"field.{op['field']}"][user])]
+            case "user_like_rate":
+                return [_rate(op, len(request.items), int(request.liked.sum()))]
+            case "history":
+                last = slice(-op["limit"], None)
+                return self._entries(op, request.items[last], request.liked[last])
+            case "similar_liked":
+                items = self._similar_liked(op["limit"], request)
+                return self._entries(op, items, np.ones(len(items), np.bool_))
+        raise ValueError(f"prompt op {op['op']!r} is not one of docs/format.md")
+
+    def _each(self, op: Op, user: int | None, request: _Request, targets: Rows) -> list[list[int]]:
+        """The pieces of an op of the candidate's part, for each target."""
+        if not needs_target(op):
+            return [self._shared(op, user, request)] * len(targets)
+        match op["op"]:
+            case "item_field":
+                return [[piece] for piece in self._items[f"field.{op['field']}"][targets].tolist()]
+            case "item_like_rate":
+                return [[_rate(op, *self._ratings(target, request.as_of))] for target in targets]
+            case "item_count":
+                bins = op["bins"]
+                return [[bins[min(len(bins) - 1, self._ratings(t, request.as_of)[0].bit_length())]] for t in targets]
+            case "history":
+                return self._nearest(op, request, targets)
+            case "similar_verdict":
+                return self._similar_verdict(op, request, targets)
+        raise ValueError(f"prompt op {op['op']!r} is not one of docs/format.md")
+
+    def _entries(self, op: Op, items: Rows, liked: NDArray[np.bool_]) -> list[int]:
+        if not len(items):
+            return [op["empty"]]
+        pieces = []
+        for item, verdict in zip(items, liked, strict=True):
+            for part in op["entry"]:
+                if part["op"] == "verdict":
+                    pieces.append(part["yes" if verdict else "no"])
+                else:
+                    pieces.append(part["piece"] if part["op"] == "piece" else int(self._items[f"field.{part['field']}"][item]))
+        return pieces
+
+    def _ratings(self, item: int, as_of: int | None) -> tuple[int, int]:
+        """Visible interactions of an item, and the likes among them."""
+        begin, end = (int(edge) for edge in self._items["rating_offsets"][item : item + 2])
+        n = end - begin if as_of is None else int(np.searchsorted(self._items["rating_times"][begin:end], as_of))
+        return n, int(self._items["rating_likes"][begin + n - 1]) if n else 0
+
+    def _similar_liked(self, limit: int, request: _Request) -> Rows:
+        if not len(request.similar):
+            return np.empty(0, np.int64)
+        skipped: set[int] = set(request.items.tolist())
+        taken: list[int] = []
+        each = -(-limit // len(request.similar))
+        for neighbour in request.similar:
+            seen = self._visible(int(neighbour), request.as_of)
+            likes = self._users["history_items"][seen][self._users["history_liked"][seen] > 0][::-1]
+            new = 0
+            for item in likes.tolist():
+                if new == each or len(taken) == limit:
+                    break
+                if item not in skipped:
+                    skipped.add(item)
+                    taken.append(item)
+                    new += 1
+        return np.array(taken, np.int64)
+
+    def _nearest(self, op: Op, request: _Request, targets: Rows) -> list[list[int]]:
+        # From the latest backwards: np.unique keeps each item's latest verdict, a stable sort prefers the later of equals.
+        items, liked = request.items[::-1], request.liked[::-1]
+        kept = np.sort(np.unique(items, return_index=True)[1])
+        items, liked = items[kept], liked[kept]
+        there, here = (self._items["embeddings"][rows].astype(np.float64) for rows in (targets, items))
+        scores = there @ here.T
+        scores[(targets[:, None] == items) | ~nonzero_rows(there)[:, None] | ~nonzero_rows(here)] = -np.inf
+        chosen = [top(line, op["limit"]) for line in scores]
+        return [self._entries(op, items[c], liked[c]) for c in chosen]
+
+    def _similar_verdict(self, op: Op, request: _Request, targets: Rows) -> list[list[int]]:
+        if not len(request.similar):
+            return [[op["unseen"]]] * len(targets)
+        pairs = request.similar[: op["limit"]] * len(self._catalog.items) + targets[:, None]
+        begin, at = np.searchsorted(self._pairs, pairs), np.searchsorted(self._pairs, pairs, "right") - 1
+        if request.as_of is not None:
+            while (late := (at >= begin) & (self._users["history_times"][self._by_item[at]] >= request.as_of)).any():
+                at[late] -= 1
+        liked = self._users["history_liked"][self._by_item[at]] > 0
+        words = np.where(at < begin, op["unseen"], np.where(liked, op["yes"], op["no"]))
+        result: list[list[int]] = words.tolist()
+        return result
+
+
+def _rate(op: dict[str, Any], n: int, likes: int) -> int:
+    bins = op["bins"]
+    return int(bins[(likes + 1) * len(bins) // (n + 2)] if n else op["missing"])

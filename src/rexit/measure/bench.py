@@ -1,0 +1,232 @@
+"""What `rexit bench` measures: single slates, several sessions at once, arrivals that do not wait, and the cost profile.
+
+1. One session. Full depth, the calibrated policy and every fixed exit take turns inside one loop, each request with a cold prefix
+   and again with the same prefix cached.
+2. Several sessions over one opened bundle, each in a thread of its own: requests a second with every session busy, the numbers of
+   sessions in turn, the median of the rounds.
+3. The number of sessions that did best, under Poisson arrivals at shares of what it could do (see `load`).
+
+2 and 3 answer by the calibrated policy, at full depth where there is none, every request with a cold prefix.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle import Bundle, check_writable
+from rexit.bundle.catalog import Id
+from rexit.errors import InputError
+from rexit.measure import load, profile
+from rexit.measure.costs import depth_name
+from rexit.measure.machine import Conditions, machine
+from rexit.progress import Progress, silent
+from rexit.slates import Slate
+
+SEED = 1
+ROUNDS = 3
+"""Of each number of sessions."""
+PROFILED = 8
+"""Slates a profile is fitted on."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """slate: candidates of a request. requests: for each way of answering. threads: of the backend, 0 for one per core.
+    device: where the segments run, None for the variant's own. sessions: how many at once, each number in turn; none: neither
+    throughput nor load. rates: shares of the best throughput at which requests arrive. profile: a file to write the cost
+    profile to."""
+
+    slate: int = 20
+    requests: int = 50
+    threads: int = 0
+    device: str | None = None
+    sessions: tuple[int, ...] = (1, 2, 4)
+    rates: tuple[float, ...] = (0.5, 0.8)
+    profile: Path | None = None
+
+    def check(self, items: int) -> None:
+        """Raises InputError."""
+        if self.slate > items:
+            raise InputError(f"--slate {self.slate}, the catalog has {items} items")
+        if any(not 1 <= n <= 64 for n in self.sessions):
+            raise InputError(f"--sessions {_listed(self.sessions)}, expected numbers from 1 to 64")
+        if any(not 0 < share < 1 for share in self.rates):
+            raise InputError(
+                f"--rates {_listed(self.rates)}, expected shares above 0 and below 1: at capacity and beyond the queue only grows"
+            )
+        if self.profile is not None:
+            check_writable(self.profile.absolute().parent)
+
+
+@dataclass(frozen=True)
+class Request:
+    user: Id
+    items: tuple[Id, ...]
+
+
+def measure(bundle: Bundle, options: Options, progress: Progress = silent) -> dict[str, Any]:
+    """The report as `--json` prints it: milliseconds, bytes, requests a second, shares of 1. Writes the profile if asked for.
+
+    Raises InputError for options that cannot work.
+    """
+    from rexit import runtime
+
+    options.check(len(bundle.catalog.items))
+    requests = draw(bundle, options)
+    layers = bundle.manifest.exits
+    calibrated = bundle.policy() is not None
+    modes: dict[str, int | None] = {"full depth": len(layers) - 1}
+    if calibrated:
+        modes["calibrated"] = None
+    modes |= {depth_name(depth): k for k, depth in enumerate(layers[:-1])}
+
+    begin = time.perf_counter()
+    opened = runtime.open(bundle.path, bundle.variant.name, threads=options.threads, device=options.device)
+    with contextlib.closing(opened) as session:
+        session.score(requests[0].user, requests[0].items)
+        first_ms = (time.perf_counter() - begin) * 1000
+        session.warm_up()
+        rows = _modes(session, modes, requests, progress)
+        memory = session.memory.prefixes + session.memory.buffers
+        throughput, arrivals = _together(session, options, requests, progress)
+        if options.profile is not None:
+            slates = [Slate(r.user, r.items, None, np.zeros(len(r.items), np.bool_)) for r in requests[:PROFILED]]
+            conditions = Conditions.here(bundle, options.device, options.threads)
+            found = profile.measure(session, slates, len(layers), bundle.variant.max_tokens, conditions, progress=progress)
+            found.write(options.profile)
+    return {
+        "variant": bundle.variant.name,
+        "variant_sha256": bundle.variant_sha256,
+        "slate": options.slate,
+        "requests": options.requests,
+        "threads": options.threads,
+        "device": options.device or bundle.variant.target,
+        "calibrated": calibrated,
+        "modes": rows,
+        "throughput": throughput,
+        "load": arrivals,
+        "profile": found.to_json() if options.profile is not None else None,
+        "open_to_first_score_ms": first_ms,
+        "session_bytes": memory,
+        "peak_rss_bytes": _peak_rss(),
+        "machine": machine(options.device or bundle.variant.target),
+    }
+
+
+def draw(bundle: Bundle, options: Options) -> list[Request]:
+    """Random users with random items; no user twice while there are others. The same ones every time."""
+    catalog, random = bundle.catalog, np.random.default_rng(SEED)
+    count = options.requests
+    users = random.choice(len(catalog.users), count, replace=count > len(catalog.users))
+    return [
+        Request(
+            catalog.users.id(int(user)),
+            tuple(catalog.items.id(int(row)) for row in random.choice(len(catalog.items), options.slate, replace=False)),
+        )
+        for user in users
+    ]
+
+
+def _modes(session: Any, modes: dict[str, int | None], requests: Sequence[Request], progress: Progress) -> list[dict[str, Any]]:
+    taken = np.zeros((len(modes), 2, len(requests), 5))
+    for r, request in enumerate(requests):
+        progress("requests", r, len(requests))
+        for m, force_exit in enumerate(modes.values()):
+            session.clear_cache()
+            for warm in (0, 1):
+                stats = session.score(request.user, request.items, force_exit=force_exit).stats
+                stages = stats.retrieval_us / 1000, stats.prefix_us / 1000, stats.slate_us / 1000
+                taken[m, warm, r] = stats.total_us / 1000, stats.candidate_layers / len(request.items), *stages
+    progress("requests", len(requests), len(requests))
+    rows = []
+    for m, mode in enumerate(modes):
+        for warm, prefix in enumerate(("cold", "warm")):
+            total, depth, *stages = taken[m, warm].T
+            rows.append(
+                {
+                    "mode": mode,
+                    "force_exit": modes[mode],
+                    "prefix": prefix,
+                    **_percentiles(total),
+                    "mean_ms": float(total.mean()),
+                    "mean_layers": float(depth.mean()),
+                    "retrieval_share": float(stages[0].sum() / total.sum()),
+                    "stages_ms": {
+                        name: float(values.mean()) for name, values in zip(("retrieval", "prefix", "slate"), stages, strict=True)
+                    },
+                }
+            )
+    return rows
+
+
+def _together(
+    session: Any, options: Options, requests: Sequence[Request], progress: Progress
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Throughput for each number of sessions, and the load at each rate."""
+    if not options.sessions:
+        return [], []
+    count, most = len(requests), max(options.sessions)
+    with contextlib.ExitStack() as stack:
+        sessions = [session, *(stack.enter_context(session.another()) for _ in range(most - 1))]
+        workers = [_worker(one, requests) for one in sessions]
+        for worker in workers:
+            worker(0)
+        found = np.zeros((ROUNDS, len(options.sessions)))
+        for r in range(ROUNDS):
+            for k, at_once in enumerate(options.sessions):
+                progress("throughput", r * len(options.sessions) + k, ROUNDS * len(options.sessions))
+                found[r, k] = load.closed_loop(workers[:at_once], count)
+        progress("throughput", ROUNDS * len(options.sessions), ROUNDS * len(options.sessions))
+        median = np.median(found, axis=0)
+        throughput = [{"sessions": n, "requests_per_s": float(x)} for n, x in zip(options.sessions, median, strict=True)]
+        best = max(throughput, key=lambda row: row["requests_per_s"])
+        random, arrivals = np.random.default_rng(SEED), []
+        for k, share in enumerate(options.rates):
+            progress("load", k, len(options.rates))
+            rate = share * best["requests_per_s"]
+            served = load.open_loop(workers[: int(best["sessions"])], load.poisson(rate, count, random))
+            arrivals.append(
+                {
+                    "share": share,
+                    "requests_per_s": rate,
+                    "sessions": best["sessions"],
+                    **_percentiles(served.latency * 1000),
+                    "waiting_ms": float(served.waiting.mean() * 1000),
+                }
+            )
+        progress("load", len(options.rates), len(options.rates))
+    return throughput, arrivals
+
+
+def _worker(session: Any, requests: Sequence[Request]) -> load.Worker:
+    def answer(i: int) -> None:
+        session.clear_cache()
+        session.score(requests[i].user, requests[i].items)
+
+    return answer
+
+
+def _percentiles(milliseconds: NDArray[np.float64]) -> dict[str, float]:
+    p50, p90, p99 = np.percentile(milliseconds, [50, 90, 99]).tolist()
+    return {"p50_ms": p50, "p90_ms": p90, "p99_ms": p99}
+
+
+def _listed(values: Sequence[object]) -> str:
+    return ",".join(map(str, values))
+
+
+def _peak_rss() -> int:
+    """The most memory this process has held, in bytes; Python and its packages included."""
+    import resource
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

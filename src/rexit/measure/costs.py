@@ -1,0 +1,79 @@
+"""What a slate costs where its candidates stop; and what deployed policies really take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.measure.scorer import Scorer
+from rexit.progress import Progress, silent
+from rexit.slates import Slate
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Microseconds, for a slate whose prefix is not cached; float64 [E], each for reaching exit k.
+
+    base_us: retrieval and prompt assembly, paid by every slate. prefix_us: the prefix's layers up to k, paid once by a slate
+    that has a candidate reaching it. pass_us: paid by every pass of the slate's candidates, each holding at most
+    `pass_candidates` of those that are left. candidate_us: paid by each candidate.
+    """
+
+    base_us: float
+    prefix_us: NDArray[np.float64]
+    pass_us: NDArray[np.float64]
+    candidate_us: NDArray[np.float64]
+    pass_candidates: int
+
+    def mean(self, stops: NDArray[np.int64], offsets: NDArray[np.int64]) -> float:
+        """Mean cost of a slate in microseconds: stops int64 [n] is each candidate's exit, offsets int64 [S+1] the slates."""
+        slates, exits = len(offsets) - 1, len(self.prefix_us)
+        slate = np.repeat(np.arange(slates), np.diff(offsets))
+        stopped = np.bincount(slate * exits + stops, minlength=slates * exits).reshape(slates, exits)
+        reached = stopped[:, ::-1].cumsum(1)[:, ::-1]
+        passes = -(-reached // self.pass_candidates)
+        total = (reached > 0).sum(0) @ self.prefix_us + passes.sum(0) @ self.pass_us + reached.sum(0) @ self.candidate_us
+        return self.base_us + float(total) / slates
+
+
+def passes(tokens: Sequence[int], max_tokens: int) -> int:
+    """How many passes candidates of so many tokens take. As the runtime cuts a slate: each pass takes the next ones as long as
+    they fit, and one at least."""
+    count, room = 0, 0
+    for one in tokens:
+        if count == 0 or one > room:
+            count, room = count + 1, max_tokens
+        room -= one
+    return count
+
+
+def latencies(
+    session: Scorer, slates: Sequence[Slate], modes: Sequence[int | None], repeats: int = 3, progress: Progress = silent
+) -> tuple[NDArray[np.float64], list[NDArray[np.int64]]]:
+    """Milliseconds per slate under each mode: an exit to force, or None for the deployed policy. Prefix not cached.
+
+    Modes alternate inside one loop. Returns float64 [S, modes], each the median over `repeats`, and each slate's exits under
+    the first mode.
+    """
+    session.warm_up()
+    micros = np.zeros((repeats, len(slates), len(modes)))
+    exits: list[NDArray[np.int64]] = []
+    for r in range(repeats):
+        for i, slate in enumerate(slates):
+            progress("latency", r * len(slates) + i, repeats * len(slates))
+            for m, force_exit in enumerate(modes):
+                session.clear_cache()
+                scores = session.score(slate.user, slate.items, as_of=slate.as_of, force_exit=force_exit)
+                micros[r, i, m] = scores.stats.total_us
+                if r == 0 and m == 0:
+                    exits.append(np.asarray(scores.exit, np.int64))
+    progress("latency", repeats * len(slates), repeats * len(slates))
+    return np.median(micros, axis=0) / 1000.0, exits
+
+
+def depth_name(layers: int) -> str:
+    """How tables call a fixed depth."""
+    return f"{layers} layer" if layers == 1 else f"{layers} layers"

@@ -1,0 +1,164 @@
+"""What each segment costs on one machine, as a function of tokens: measured by `rexit bench`, used by `rexit calibrate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit import __version__
+from rexit.bundle.files import SCHEMA, read_json, write_json
+from rexit.errors import BundleError
+from rexit.measure.costs import Costs, passes
+from rexit.measure.machine import Conditions
+from rexit.measure.scorer import Scorer
+from rexit.progress import Progress, silent
+from rexit.slates import Slate
+
+
+@dataclass(frozen=True)
+class SegmentCost:
+    """Microseconds of one segment: `prefix_us + prefix_token_us * P` to fill a prefix of P tokens, `pass_us +
+    candidate_token_us * T` for a pass over T tokens of candidates behind it. None is negative."""
+
+    prefix_us: float
+    prefix_token_us: float
+    pass_us: float
+    candidate_token_us: float
+
+
+@dataclass(frozen=True)
+class CostProfile:
+    """Holds under its conditions alone. base_us: retrieval and prompt assembly of a slate. fit_error: median relative difference
+    of the whole model's time as predicted and as measured."""
+
+    conditions: Conditions
+    base_us: float
+    segments: tuple[SegmentCost, ...]
+    fit_error: float
+
+    def costs(self, prefix_tokens: float, candidate_tokens: float, max_tokens: int) -> Costs:
+        """For slates whose prefixes and single candidates have so many tokens on average; max_tokens: a pass's limit."""
+        return Costs(
+            self.base_us,
+            np.array([s.prefix_us + s.prefix_token_us * prefix_tokens for s in self.segments]),
+            np.array([s.pass_us for s in self.segments]),
+            np.array([s.candidate_token_us * candidate_tokens for s in self.segments]),
+            max(1, int(max_tokens / candidate_tokens)),
+        )
+
+    @classmethod
+    def read(cls, path: Path, exits: int, here: Conditions) -> CostProfile:
+        """Raises BundleError, also when the profile was measured with another variant, on another machine or otherwise than
+        `here`: its costs are not those that would be measured now."""
+        value = read_json(path)
+        try:
+            profile = cls(
+                Conditions(str(value["variant_sha256"]), str(value["device"]), int(value["threads"]), dict(value["machine"])),
+                float(value["base_us"]),
+                tuple(SegmentCost(**{name: float(number) for name, number in row.items()}) for row in value["segments"]),
+                float(value["fit_error"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise BundleError(f"{path}: not a profile: {exc!r}") from exc
+        if different := profile.conditions.differences(here):
+            raise BundleError(f"{path}: measured with {'; '.join(different)}: measure again with `rexit bench --profile`")
+        numbers = [profile.base_us, *(x for segment in profile.segments for x in asdict(segment).values())]
+        if len(profile.segments) != exits or not all(np.isfinite(x) and x >= 0 for x in numbers):
+            raise BundleError(f"{path}: needs {exits} segments with costs of 0 or more")
+        return profile
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.conditions.to_json(),
+            "base_us": self.base_us,
+            "fit_error": self.fit_error,
+            "segments": [asdict(segment) for segment in self.segments],
+        }
+
+    def write(self, path: Path) -> None:
+        """Whole or not at all. Raises InputError where the place cannot be written."""
+        write_json(path, {"schema": SCHEMA, "requires": [], "producer": f"rexit {__version__}", **self.to_json()})
+
+
+def measure(
+    session: Scorer,
+    slates: Sequence[Slate],
+    exits: int,
+    max_tokens: int,
+    conditions: Conditions,
+    *,
+    repeats: int = 3,
+    progress: Progress = silent,
+) -> CostProfile:
+    """Times forced exits on slates and fits each segment's costs.
+
+    1. Each slate is scored whole, as its first quarter and as its first candidate, at every forced exit, with the cached prefix
+       forgotten before each call. Exits alternate inside one loop, so that a slow moment of the machine touches all of them; the
+       median over `repeats` counts.
+    2. What exit k adds to the prefix's and to the slate's time is fitted by non-negative least squares, `times * once + tokens *
+       each`: a prefix is filled once, a slate takes as many passes as `max_tokens` makes of it. Where all prefixes have one
+       length, how their cost divides between the two is arbitrary, and their sum is right.
+    """
+    session.warm_up()
+    cases = [(s, n) for s in slates for n in sorted({1, max(1, len(s.items) // 4), len(s.items)})]
+    micros, tokens = np.zeros((repeats, len(cases), exits, 3)), np.zeros((len(cases), 2))
+    for r in range(repeats):
+        for i, (slate, n) in enumerate(cases):
+            progress("costs", r * len(cases) + i, repeats * len(cases))
+            for k in range(exits):
+                session.clear_cache()
+                stats = session.score(slate.user, slate.items[:n], as_of=slate.as_of, force_exit=k).stats
+                micros[r, i, k] = stats.retrieval_us, stats.prefix_us, stats.slate_us
+                tokens[i] = stats.prefix_tokens, stats.candidate_tokens
+    progress("costs", repeats * len(cases), repeats * len(cases))
+    once, taken = np.ones(len(cases)), np.array([_passes(session, *case, max_tokens) for case in cases], np.float64)
+    median = np.median(micros, axis=0)
+    added = np.diff(median, axis=1, prepend=0.0)
+    segments = tuple(
+        SegmentCost(*fit(once, tokens[:, 0], added[:, k, 1]), *fit(taken, tokens[:, 1], added[:, k, 2])) for k in range(exits)
+    )
+    base = float(median[:, :, 0].mean())
+    predicted = base + sum(
+        s.prefix_us + s.prefix_token_us * tokens[:, 0] + s.pass_us * taken + s.candidate_token_us * tokens[:, 1] for s in segments
+    )
+    whole = median[:, -1].sum(1)
+    error = float(np.median(np.abs(predicted - whole) / whole))
+    return CostProfile(conditions, base, segments, error)
+
+
+def _passes(session: Scorer, slate: Slate, count: int, max_tokens: int) -> int:
+    _, candidates = session.prompt(slate.user, slate.items[:count], as_of=slate.as_of)
+    return passes([len(one) for one in candidates], max_tokens)
+
+
+def mean_tokens(session: Scorer, slates: Sequence[Slate]) -> tuple[float, float]:
+    """Of a slate's prefix, and of a single candidate."""
+    prefix = candidates = 0
+    for slate in slates:
+        session.clear_cache()
+        stats = session.score(slate.user, slate.items, as_of=slate.as_of, force_exit=0).stats
+        prefix += stats.prefix_tokens
+        candidates += stats.candidate_tokens
+    return prefix / len(slates), candidates / sum(len(slate.items) for slate in slates)
+
+
+def fit(times: NDArray[np.float64], tokens: NDArray[np.float64], micros: NDArray[np.float64]) -> tuple[float, float]:
+    """`once` and `each`, both at least 0, that bring `times * once + tokens * each` nearest to micros; float64 [n] all.
+
+    Non-negative least squares of two unknowns: the best of those solutions with both, with one and with none above 0 that have
+    no negative number. Written out, so that `rexit bench` on a device needs no SciPy.
+    """
+    given = np.stack([times, tokens], axis=1)
+    best, least = (0.0, 0.0), float(micros @ micros)
+    for kept in ([0], [1], [0, 1]):
+        found = np.zeros(2)
+        found[kept] = np.linalg.lstsq(given[:, kept], micros, rcond=None)[0]
+        rest = micros - given @ found
+        if (found >= 0).all() and float(rest @ rest) < least:
+            best, least = (float(found[0]), float(found[1])), float(rest @ rest)
+    return best

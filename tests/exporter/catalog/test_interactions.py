@@ -1,0 +1,117 @@
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from rexit.errors import InputError
+from rexit.exporter.catalog.interactions import Columns, read_entities, read_interactions, read_table, rows_of, unify_ids
+
+GOOD = "user_id,item_id,rating,timestamp\n1,10,5,100\n2,11,3.5,101\n"
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", GOOD),
+        ("a.csv", "\ufeff" + GOOD.replace("\n", "\r\n")),
+        ("a.tsv", GOOD.replace(",", "\t")),
+        ("a.inter", "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t10\t5\t100.0\n2\t11\t3.5\t101.0\n"),
+    ],
+    ids=["csv", "csv with BOM and CRLF", "tsv", "RecBole"],
+)
+def test_text_formats_read_alike(tmp_path: Path, name: str, text: str) -> None:
+    frame = read_interactions(write(tmp_path / name, text), Columns(), 4.0)
+    assert frame["time"].to_list() == [100, 101]
+    assert frame["liked"].to_list() == [True, False]
+    assert unify_ids([frame["user"]])[0].to_list() == [1, 2]
+
+
+def test_parquet_with_dates_and_other_names(tmp_path: Path) -> None:
+    when = [datetime(1970, 1, 1, 0, 1, tzinfo=UTC), datetime(1970, 1, 2, tzinfo=UTC)]
+    pl.DataFrame({"who": ["a", "b"], "what": [1, 2], "stars": [4, 1], "when": when}).write_parquet(tmp_path / "a.parquet")
+    frame = read_interactions(tmp_path / "a.parquet", Columns("who", "what", "stars", "when"), 4.0)
+    assert frame["time"].to_list() == [60, 86400]
+    assert frame["user"].to_list() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty, expected a header line"),
+        ("user_id,item_id,rating,timestamp\n", "a header and no rows"),
+        (
+            "user_id,item_id,stars,timestamp\n1,2,3,4\n",
+            "no column 'rating' (--rating-column), the file has: user_id, item_id, stars",
+        ),
+        (GOOD + "3,12,4\n", "line 4 has 3 fields, the header has 4"),
+        (GOOD + "3,12,4,5,6\n", "line 4 has 5 fields, the header has 4"),
+        (GOOD + '3,"12,4,5\n', "line 4: unexpected end of data"),
+        (GOOD + ",12,4,102\n", "row 3: 'user_id' is None, expected an id"),
+        (GOOD + "3,12,nan,102\n", "row 3: 'rating' is 'nan', expected a finite number"),
+        (GOOD + "3,12,good,102\n", "row 3: 'rating' is 'good'"),
+        (GOOD + "3,12,,102\n", "row 3: 'rating' is None"),
+        (GOOD + "3,12,4,10.5\n", "row 3: 'timestamp' is '10.5', expected a whole number"),
+        (GOOD + "3,12,4,\n", "row 3: 'timestamp' is None"),
+        ("user_id,user_id,rating,timestamp\n1,2,3,4\n", "'user_id' stands 2 times"),
+        ("a:token,a:float\n1,2\n", "'a' stands 2 times"),
+    ],
+)
+def test_bad_interactions_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_interactions(write(tmp_path / "a.csv", text), Columns(), 4.0)
+    assert message in str(caught.value) and "a.csv" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none.csv: cannot be read: No such file"):
+        read_table(tmp_path / "none.csv")
+    with pytest.raises(InputError, match=r"cannot be read: Is a directory|not a readable"):
+        read_table(tmp_path)
+    (tmp_path / "bad.parquet").write_bytes(b"not parquet at all")
+    with pytest.raises(InputError, match=r"bad.parquet: not a readable table"):
+        read_table(tmp_path / "bad.parquet")
+    (tmp_path / "latin.csv").write_bytes("id,title\n1,Amélie\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"latin.csv: not UTF-8"):
+        read_table(tmp_path / "latin.csv")
+
+
+def test_entities_become_text(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"item_id": [2, 1], "year": [1995, None], "genres": [["Drama", "War"], []], "title": [" Up ", ""]})
+    frame.write_parquet(tmp_path / "i.parquet")
+    read = read_entities(tmp_path / "i.parquet", "item_id", "--item-column")
+    assert read.to_dict(as_series=False) == {
+        "id": [2, 1], "year": ["1995", None], "genres": ["Drama, War", None], "title": ["Up", None],
+    }  # fmt: skip
+
+
+def test_tab_separated_text_has_no_quotes(tmp_path: Path) -> None:
+    read = read_entities(write(tmp_path / "i.tsv", 'item_id\ttitle\n1\t"Up" and "Down\n'), "item_id", "--item-column")
+    assert read["title"][0] == '"Up" and "Down'
+
+
+def test_an_id_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="id '1' stands 2 times, expected once"):
+        read_entities(write(tmp_path / "i.csv", "item_id,title\n1,a\n2,b\n1,c\n"), "item_id", "--item-column")
+
+
+def test_ids_are_integers_only_when_nothing_is_lost() -> None:
+    def kinds(*columns: list[object]) -> list[list[object]]:
+        return [c.to_list() for c in unify_ids([pl.Series(c) for c in columns])]
+
+    assert kinds(["2", "-10"], [2, 3]) == [[2, -10], [2, 3]]
+    assert kinds(["7", "007"], ["7"]) == [["7", "007"], ["7"]]
+    assert kinds([1, 2], ["a"]) == [["1", "2"], ["a"]]
+    assert kinds([str(2**63)]) == [[str(2**63)]]
+
+
+def test_an_id_without_a_row_is_named_and_counted() -> None:
+    ids = pl.Series([1, 2, 3])
+    assert rows_of(pl.Series([3, 1, 3]), ids, "item", Path("r.csv"), Path("i.csv")).to_list() == [2, 0, 2]
+    with pytest.raises(InputError, match=r"r.csv: item 9 is not in i.csv \(2 such items in 3 interactions\)"):
+        rows_of(pl.Series([1, 9, 8, 9]), ids, "item", Path("r.csv"), Path("i.csv"))

@@ -1,0 +1,23 @@
+import numpy as np
+import pytest
+import torch
+
+from rexit.exporter.catalog.recall import Recall
+
+
+def edges(*pairs: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    array = np.array(pairs, np.int64).reshape(-1, 2)
+    return array[:, 0], array[:, 1]
+
+
+def test_by_hand() -> None:
+    # User 0 wants 1 and 2 (3 was seen in training), user 2 wants 0; user 1 wants nothing and does not count.
+    judge = Recall(edges((0, 3), (1, 0)), edges((0, 1), (0, 2), (0, 3), (2, 0)), 4)
+    scores = torch.tensor([[0.1, 0.5, 0.2, 0.9], [0, 0, 0, 0], [0.1, 0.9, 0.8, 0.7]])
+    assert judge.at(1, lambda rows: scores[rows]) == pytest.approx((1 / 2 + 0) / 2)
+    assert judge.at(2, lambda rows: scores[rows]) == pytest.approx((2 / 2 + 0) / 2)
+    assert judge.at(20, lambda rows: scores[rows]) == pytest.approx(1.0)
+
+
+def test_nothing_to_find() -> None:
+    assert Recall(edges((0, 1)), edges((0, 1)), 2).at(20, lambda rows: torch.zeros(len(rows), 2)) is None

@@ -1,0 +1,40 @@
+import numpy as np
+import polars as pl
+
+from rexit.exporter.catalog import tables
+
+# (user, item, time, liked), sorted by (user, time, item); user 1 has nothing, user 0 meets item 2 twice.
+ROWS = [(0, 2, 5, True), (0, 0, 7, False), (0, 2, 7, False), (2, 1, 1, True), (2, 2, 6, True)]
+FRAME = pl.DataFrame(ROWS, ["user", "item", "time", "liked"], orient="row")
+
+
+def test_histories() -> None:
+    made = tables.histories(FRAME, 3)
+    assert {name: (tensor.dtype.name, tensor.tolist()) for name, tensor in made.items()} == {
+        "history_offsets": ("int64", [0, 3, 3, 5]),
+        "history_items": ("int32", [2, 0, 2, 1, 2]),
+        "history_times": ("int64", [5, 7, 7, 1, 6]),
+        "history_liked": ("uint8", [1, 0, 0, 1, 1]),
+        "history_by_item": ("int32", [1, 0, 2, 0, 1]),
+    }
+
+
+def test_ratings() -> None:
+    made = tables.ratings(FRAME, 4)
+    assert {name: (tensor.dtype.name, tensor.tolist()) for name, tensor in made.items()} == {
+        "rating_offsets": ("int64", [0, 1, 2, 5, 5]),
+        "rating_times": ("int64", [7, 1, 5, 6, 7]),
+        "rating_likes": ("int32", [0, 1, 1, 2, 2]),
+    }
+
+
+def test_ids() -> None:
+    assert tables.id_tensors(pl.Series([-5, 3]))["ids"].tolist() == [-5, 3]
+    made = tables.id_tensors(pl.Series(["a", "bé", ""]))
+    assert made["id_bytes"].tobytes() == "abé".encode() and made["id_offsets"].tolist() == [0, 1, 4, 4]
+
+
+def test_fields_go_to_their_table() -> None:
+    fields = {"user.age": np.array([1], np.int32), "item. title": np.array([2], np.int32)}
+    assert list(tables.field_tensors(fields, "user")) == ["field.age"]
+    assert list(tables.field_tensors(fields, "item")) == ["field. title"]

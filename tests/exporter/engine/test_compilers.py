@@ -1,0 +1,137 @@
+"""Which compiler builds for whom. TensorRT and the GPU are doubles, TensorRT-RTX is the real one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from rexit.errors import BackendError, InputError
+from rexit.exporter.engine import compilers
+from rexit.exporter.engine.compilers import BuildTarget, find_compiler
+from tensorrt_doubles import Doubles
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def doubles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Doubles:
+    return Doubles(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> str:
+    """A Python that has no compiler."""
+    return script(tmp_path / "bare-python", f'exec {sys.executable} -S "$@"')
+
+
+def test_rtx_without_a_gpu_builds_for_the_capability_asked_for() -> None:
+    compiler, target = find_compiler(None, None, "8.6")
+    assert (compiler.name, compiler.python, compiler.standalone) == ("tensorrt_rtx", sys.executable, True)
+    assert target == BuildTarget("8.6", None)
+    assert {"8.6", "8.9", "12.0"} <= set(compiler.targets) and compiler.title.startswith("TensorRT-RTX ")
+
+
+def test_rtx_without_a_gpu_needs_a_capability() -> None:
+    with pytest.raises(BackendError, match=r"^no GPU at hand: TensorRT-RTX .* needs --compute-capability, one of 7\.5, .*12\.1$"):
+        find_compiler(None, None, None)
+
+
+@pytest.mark.parametrize("capability", ["8.7", "11.0"])
+def test_rtx_does_not_compile_for_jetsons(capability: str) -> None:
+    with pytest.raises(BackendError, match=rf"does not compile for {capability}, only for 7\.5, 8\.0, 8\.6"):
+        find_compiler(None, None, capability)
+
+
+@pytest.mark.parametrize("text", ["86", "sm86", "8.", "8.6.1", ""])
+def test_capability_that_is_none(text: str) -> None:
+    with pytest.raises(InputError, match=r"expected a number like 8\.6"):
+        find_compiler(None, None, text)
+
+
+def test_tensorrt_builds_for_the_gpu_at_hand(doubles: Doubles) -> None:
+    doubles.add_gpu()
+    compiler, target = find_compiler(None, None, None)
+    assert (compiler.title, compiler.standalone, target) == ("TensorRT 10.3.0", False, BuildTarget("8.7", "Orin"))
+    assert find_compiler(None, None, "8.7")[1] == target
+
+
+def test_tensorrt_without_a_gpu(doubles: Doubles) -> None:
+    with pytest.raises(BackendError, match=r"^TensorRT 10\.3\.0 builds for the GPU at hand, and there is none$"):
+        find_compiler(None, "tensorrt", "8.6")
+
+
+def test_tensorrt_for_another_gpu(doubles: Doubles) -> None:
+    doubles.add_gpu()
+    with pytest.raises(BackendError, match=r"^TensorRT 10\.3\.0 builds for the GPU at hand, Orin of 8\.7, not for 8\.6$"):
+        find_compiler(None, "tensorrt", "8.6")
+
+
+def test_of_two_compilers_the_one_that_can(doubles: Doubles) -> None:
+    doubles.add_gpu()
+    assert find_compiler(None, None, "8.6")[0].name == "tensorrt_rtx"
+    with pytest.raises(BackendError, match=r"Orin of 8\.7, not for 11\.0; TensorRT-RTX .* does not compile for 11\.0"):
+        find_compiler(None, None, "11.0")
+
+
+def test_rtx_for_a_gpu_at_hand_it_does_not_know(doubles: Doubles) -> None:
+    doubles.add_gpu()
+    with pytest.raises(BackendError, match=r"does not compile for 8\.7 \(of Orin\), only for"):
+        find_compiler(None, "tensorrt_rtx", None)
+
+
+def test_the_systems_python_is_asked_second(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = sys.executable
+    monkeypatch.setattr(sys, "executable", elsewhere)
+    monkeypatch.setattr(compilers, "SYSTEM_PYTHON", here)
+    assert find_compiler(None, None, "8.6")[0].python == here
+
+
+def test_no_compiler_anywhere(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", elsewhere)
+    monkeypatch.setattr(compilers, "SYSTEM_PYTHON", "/none/python3")
+    with pytest.raises(BackendError) as caught:
+        find_compiler(None, None, None)
+    text = str(caught.value)
+    assert "No module named 'tensorrt'" in text and "No module named 'tensorrt_rtx'" in text and "\n" not in text
+    assert text.endswith("name the Python that has JetPack's with --python, elsewhere `pip install 'rexit[tensorrt-rtx]'`")
+
+
+@pytest.mark.parametrize("builder", ["tensorrt", "tensorrt_rtx"])
+def test_binding_that_breaks_when_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, builder: str) -> None:
+    """As NVIDIA's stub wheels do, and a library that is not there."""
+    (tmp_path / f"{builder}.py").write_text("raise OSError('libnvinfer.so.10: cannot open shared object file')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(BackendError, match=r"OSError: libnvinfer\.so\.10: cannot open shared object file"):
+        find_compiler(sys.executable, builder, "8.6")
+
+
+def test_binding_that_takes_the_process_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorrt.py").write_text("import os; os.abort()")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(BackendError, match=r"is no Python that can be asked, it ended by SIGABRT"):
+        find_compiler(sys.executable, None, "8.6")
+
+
+@pytest.mark.parametrize("python", ["/bin/true", "/bin/cat", "/usr/bin/yes"])
+def test_python_that_is_none(python: str) -> None:
+    if not os.access(python, os.X_OK):
+        pytest.fail(f"{python} is not here; name another program")
+    with pytest.raises(BackendError, match=f"{python}: is no Python that can be asked"):
+        find_compiler(python, None, "8.6")
+
+
+def test_python_that_is_not_there() -> None:
+    with pytest.raises(InputError, match="/none/python: cannot be run: No such file or directory"):
+        find_compiler("/none/python", None, "8.6")
+
+
+def test_unknown_builder() -> None:
+    with pytest.raises(InputError, match="builder 'tvm', expected tensorrt or tensorrt_rtx"):
+        find_compiler(None, "tvm", "8.6")

@@ -1,0 +1,111 @@
+"""The graphs on disk: names, dynamic sizes, external weights, no trace of the exporting machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from rexit.bundle import Bundle
+from rexit.errors import CheckpointError, InputError
+from rexit.exporter.graph.segment import SegmentModule
+from rexit.exporter.graph.targets import find_target
+from rexit.exporter.graph.trace import export_segment
+from rexit.exporter.model.checkpoint import load_checkpoint
+from tiny_models import LAYERS
+
+FOLDER = "variants/cpu-fp32"
+
+
+@pytest.fixture(scope="module")
+def graphs(exported: Path) -> list[onnx.ModelProto]:
+    return [onnx.load(exported / FOLDER / f"segment-{k}.onnx", load_external_data=False) for k in range(3)]
+
+
+def test_names_are_the_manifests(exported: Path, graphs: list[onnx.ModelProto]) -> None:
+    def flat(names: dict[str, object]) -> list[object]:
+        return [n for value in names.values() for n in (value if isinstance(value, list) else [value])]
+
+    for segment, model in zip(Bundle.open(exported).variant.segments, graphs, strict=True):
+        assert [value.name for value in model.graph.input] == flat(dict(segment.inputs))
+        assert [value.name for value in model.graph.output] == flat(dict(segment.outputs))
+        assert ("tokens" in segment.inputs) == (segment.layers[0] == 0)
+        assert ("hidden" in segment.outputs) == (segment.layers[1] != LAYERS)
+
+
+def test_sizes_are_dynamic_and_types_fixed(graphs: list[onnx.ModelProto]) -> None:
+    for model in graphs:
+        for value in (*model.graph.input, *model.graph.output):
+            shape = [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+            kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+            if value.name in ("tokens", "positions", "groups"):
+                assert (shape, kind) == (["T"], "INT64")
+            elif value.name == "rows":
+                assert (shape, kind) == (["N"], "INT64")
+            elif value.name == "logits":
+                assert (shape, kind) == (["N", 2], "FLOAT")
+            elif value.name.startswith("hidden"):
+                assert (shape, kind) == (["T", 64], "FLOAT")
+            else:
+                assert (shape, kind) == ([2, "P" if value.name.startswith("past") else "T", 16], "FLOAT")
+
+
+def test_fused_operators_and_masks_made_once(graphs: list[onnx.ModelProto]) -> None:
+    model = graphs[2]  # two layers
+    count = Counter(node.op_type for node in model.graph.node)
+    assert model.opset_import[0].version == 23
+    assert (count["RotaryEmbedding"], count["RMSNormalization"]) == (4, 5)
+    # The first layer's attention is in two parts; the last one's, for the rows alone, keeps the mask of all pairs.
+    assert (count["SlateAttention"], count["Attention"]) == (1, 1)
+    assert (count["Where"], count["Cos"], count["Sin"]) == (1, 1, 1)
+    assert "Identity" not in count
+
+
+def test_weights_are_external_and_nothing_tells_of_the_machine(exported: Path, graphs: list[onnx.ModelProto]) -> None:
+    for k, model in enumerate(graphs):
+        path = exported / FOLDER / f"segment-{k}.onnx"
+        external = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+        assert {entry.value for t in external for entry in t.external_data if entry.key == "location"} == {f"{path.name}.data"}
+        text = path.read_bytes()
+        assert b"site-packages" not in text and b".py" not in text
+        assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+        onnx.checker.check_model(str(path))
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 40])
+@pytest.mark.parametrize("prefix", [0, 1, 33])
+def test_any_size_runs(exported: Path, tokens: int, prefix: int) -> None:
+    session = ort.InferenceSession(exported / FOLDER / "segment-2.onnx", providers=["CPUExecutionProvider"])
+    random = np.random.default_rng(0)
+    feed = {value.name: random.standard_normal((2, prefix, 16)).astype(np.float32) for value in session.get_inputs()[4:]}
+    feed |= {"hidden_in": random.standard_normal((tokens, 64)).astype(np.float32), "rows": np.array([tokens - 1])}
+    feed |= {"positions": np.arange(tokens) + prefix, "groups": np.zeros(tokens, np.int64)}
+    logits, *new = session.run(None, feed)
+    assert logits.shape == (1, 2) and np.isfinite(logits).all()
+    assert {array.shape for array in new} == {(2, tokens, 16)}
+
+
+def test_the_same_segment_gives_the_same_bytes(checkpoint_folder: Path, exported: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(checkpoint_folder)
+    segment = SegmentModule(checkpoint.decoder, checkpoint.heads, 1, 1, 2).eval()
+    export_segment(segment, 1, find_target("cpu", "fp32"), tmp_path)
+    for name in ("segment-1.onnx", "segment-1.onnx.data"):
+        assert (tmp_path / name).read_bytes() == (exported / FOLDER / name).read_bytes()
+
+
+def test_untraceable_model_is_one_line(checkpoint_folder: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(checkpoint_folder)
+    segment = SegmentModule(checkpoint.decoder, checkpoint.heads, 0, 0, 1).eval()
+    segment.projection.register_forward_hook(lambda _module, _inputs, logits: logits.detach().numpy().item())
+    with pytest.raises(CheckpointError, match="layers 0 to 1 cannot be exported") as caught:
+        export_segment(segment, 0, find_target("cpu", "fp32"), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_target_lists_what_there_is() -> None:
+    with pytest.raises(InputError, match="no target 'tpu' with precision 'fp32'; there is: --target cpu --precision fp32"):
+        find_target("tpu", "fp32")

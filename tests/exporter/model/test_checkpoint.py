@@ -1,0 +1,155 @@
+"""Loading checkpoints: what is saved comes back, and each kind of damage gets its one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rexit.errors import CheckpointError, InputError, RexitError
+from rexit.exporter.model.checkpoint import EXITS, HEADS, load_checkpoint
+from tiny_models import LABELS, tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "own")
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+def _edit(folder: Path, **changes: Any) -> None:
+    path = folder / EXITS
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_saved_comes_back(saved: Path) -> None:
+    checkpoint = load_checkpoint(saved)
+    assert checkpoint.exits == (1, 2, 4) and checkpoint.labels == LABELS
+    assert not checkpoint.model.training
+    expected = load_file(saved / HEADS)
+    assert {name: t.tolist() for name, t in checkpoint.heads.tensors().items()} == {n: t.tolist() for n, t in expected.items()}
+    assert checkpoint.sha256() == load_checkpoint(saved, labels=LABELS).sha256()
+
+
+def test_layer_norm_heads_come_back(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "gpt2", family="gpt2")
+    assert "exit.0.norm.bias" in load_file(folder / HEADS)
+    load_checkpoint(folder)
+
+
+def test_bias_is_optional(folder: Path) -> None:
+    tensors = {name: t for name, t in load_file(folder / HEADS).items() if not name.endswith("bias")}
+    save_file(tensors, folder / HEADS)
+    assert load_checkpoint(folder).heads.projections[0].bias.abs().max() == 0
+
+
+def test_shared_head_of_any_decoder(folder: Path) -> None:
+    (folder / EXITS).unlink()
+    (folder / HEADS).unlink()
+    checkpoint = load_checkpoint(folder, exits=[2, 4], head="shared", labels=LABELS)
+    row = checkpoint.model.lm_head.weight[LABELS["yes"]]
+    assert all(torch.equal(p.weight[1], row) for p in checkpoint.heads.projections)
+
+
+def test_digest_follows_the_weights(folder: Path) -> None:
+    before = load_checkpoint(folder).sha256()
+    _edit(folder, note="edited")
+    assert load_checkpoint(folder).sha256() != before
+
+
+@pytest.mark.parametrize(
+    ("exits", "said"),
+    [
+        ([2, 1, 4], "must ascend"),
+        ([2, 2, 4], "must ascend"),
+        ([0, 4], "must ascend"),
+        ([2, 4, 9], "exit 9 lies beyond the model's 4 layers"),
+        ([1, 2], "must be the model's full depth, 4"),
+    ],
+)
+def test_exits_that_do_not_fit(saved: Path, exits: list[int], said: str) -> None:
+    for head in ("own", "shared"):
+        with pytest.raises(InputError, match=said):
+            load_checkpoint(saved, exits=exits, head=head)
+
+
+def test_exits_without_their_heads(saved: Path) -> None:
+    with pytest.raises(InputError, match=r"\[2, 4\] differ from the \[1, 2, 4\]"):
+        load_checkpoint(saved, exits=[2, 4])
+
+
+def _no_heads(folder: Path) -> None:
+    (folder / HEADS).unlink()
+
+
+def _truncated_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def _truncated_heads(folder: Path) -> None:
+    path = folder / HEADS
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def _missing_weight(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, path, {"format": "pt"})
+
+
+def _head_of_other_width(folder: Path) -> None:
+    save_file(load_file(folder / HEADS) | {"exit.1.weight": torch.zeros(2, 32)}, folder / HEADS)
+
+
+def _missing_head(folder: Path) -> None:
+    save_file({n: t for n, t in load_file(folder / HEADS).items() if n != "exit.1.weight"}, folder / HEADS)
+
+
+def _stray_head(folder: Path) -> None:
+    save_file(load_file(folder / HEADS) | {"exit.3.weight": torch.zeros(2, 64)}, folder / HEADS)
+
+
+DAMAGE = [
+    (_no_heads, "no exit heads"),
+    (_truncated_weights, "cannot be loaded"),
+    (_truncated_heads, "truncated"),
+    (_missing_weight, "weights are missing, e.g. model.layers.1.mlp.up_proj.weight"),
+    (_head_of_other_width, r"'exit.1.weight' has shape \[2, 32\], the model needs \[2, 64\]"),
+    (_missing_head, "'exit.1.weight' is missing"),
+    (_stray_head, "'exit.3.weight' belongs to no head"),
+    (lambda folder: _edit(folder, exits="2,4"), "`exits` is '2,4', expected a list"),
+    (lambda folder: _edit(folder, labels={"no": 1}), "`labels` is"),
+    (lambda folder: _edit(folder, schema=7), "schema 7"),
+    (lambda folder: (folder / EXITS).write_text("{"), "not valid JSON"),
+    (lambda folder: (folder / "config.json").write_text("{}"), "config.json"),
+    (shutil.rmtree, "no such checkpoint folder"),
+]
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGE, ids=[getattr(d, "__name__", s) for d, s in DAMAGE])
+def test_damage_is_one_line(folder: Path, damage: Any, said: str) -> None:
+    damage(folder)
+    with pytest.raises(CheckpointError, match=said) as caught:
+        load_checkpoint(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_of_another_catalog(saved: Path) -> None:
+    with pytest.raises(CheckpointError, match="trained on another"):
+        load_checkpoint(saved, labels={"no": 1, "yes": 2})
+
+
+def test_unknown_head(saved: Path) -> None:
+    with pytest.raises(RexitError, match="expected one of: own, shared"):
+        load_checkpoint(saved, head="mine")

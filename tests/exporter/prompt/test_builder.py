@@ -1,0 +1,215 @@
+"""The assembler against docs/format.md read literally: plain lists of interactions, texts instead of tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from tokenizers import Tokenizer
+
+import tiny_data
+from rexit.bundle import Catalog
+from rexit.errors import InputError
+from rexit.exporter.catalog.lightgcn import Settings
+from rexit.exporter.index import build_catalog
+from rexit.exporter.prompt.builder import Prompt, PromptBuilder
+
+NAMES = ("job", "user.like_rate", "recent", "similar_liked", "fields", "item.like_rate", "count", "similar_verdict", "nearest")
+Recent = list[tuple[int, bool]]
+
+
+def index(folder: Path, rated: pl.DataFrame | None = None) -> Catalog:
+    tiny_data.write(folder, rated=rated)
+    build_catalog(
+        folder / "ratings.csv",
+        folder / "items.csv",
+        str(folder / "tok"),
+        folder / "prompt.toml",
+        folder / "catalog",
+        users=folder / "users.csv",
+        neighbours=6,
+        settings=Settings(dim=8, layers=2, epochs=10),
+    )
+    return Catalog.open(folder / "catalog")
+
+
+@dataclass
+class Case:
+    """A catalog, its builder, and the interactions it was made of: user -> [(time, item, liked)] in catalog order."""
+
+    catalog: Catalog
+    tokenizer: Tokenizer
+    rated: pl.DataFrame
+
+    @cached_property
+    def builder(self) -> PromptBuilder:
+        return PromptBuilder(self.catalog)
+
+    @cached_property
+    def by_user(self) -> dict[int, list[tuple[int, int, bool]]]:
+        rows = self.rated.sort("timestamp", "item_id").rows()
+        return {u: [(t, i, r >= 4) for user, i, r, t in rows if user == u] for u in range(1, tiny_data.USERS + 1)}
+
+    def parts(self, slate: Prompt) -> list[dict[str, str]]:
+        """Each candidate's whole prompt, cut at the bars."""
+        whole = [np.concatenate([slate.prefix, candidate]) for candidate in slate.candidates]
+        return [dict(zip((*NAMES, "end"), self.tokenizer.decode(t).split("|"), strict=True)) for t in whole]
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    folder = tmp_path_factory.mktemp("prompts")
+    return Case(index(folder), Tokenizer.from_file(str(folder / "tok/tokenizer.json")), tiny_data.interactions())
+
+
+def expected(case: Case, user: int | None, item: int, as_of: int | None, recent: Recent) -> dict[str, str]:
+    def visible(of: int) -> list[tuple[int, int, bool]]:
+        return [one for one in case.by_user[of] if as_of is None or one[0] < as_of]
+
+    def entry(item: int, liked: bool) -> str:
+        return f" Film {item}{' yes' if liked else ' no'};"
+
+    def rate(verdicts: list[bool]) -> str:
+        return f"{(sum(verdicts) + 1) * 10 // (len(verdicts) + 2) * 10}%" if verdicts else "unknown"
+
+    users, items = case.catalog.user_table, case.catalog.item_table
+    known = user is not None and user in case.by_user
+    history = [(i, liked) for _, i, liked in visible(user)] if known else []  # type: ignore[arg-type]
+    history += recent
+    if known and not recent:
+        similar = [int(row) + 1 for row in users["similar"][user - 1]]  # type: ignore[operator]
+    else:
+        folded = sum((items["fold_in"][i - 1].astype(float) for i, liked in history if liked), np.zeros(8))
+        order = sorted(case.by_user, key=lambda u: (-float(users["embeddings"][u - 1].astype(float) @ folded), u))
+        similar = [u for u in order if u != user][:6] if any(liked for _, liked in history) else []
+    taken: list[int] = []
+    for neighbour in similar:
+        likes = [i for _, i, liked in reversed(visible(neighbour)) if liked]
+        new = [i for i in dict.fromkeys(likes) if i not in taken and i not in [i for i, _ in history]]
+        taken = [*taken, *new[: -(-6 // len(similar))]][:6]
+    place, latest = {i: n for n, (i, _) in enumerate(history)}, dict(history)
+
+    def closeness(other: int) -> float:
+        return float(items["embeddings"][other - 1].astype(float) @ items["embeddings"][item - 1].astype(float))
+
+    nearest = sorted((i for i in latest if i != item), key=lambda i: (-closeness(i), -place[i]))[:3]
+    of_item = [liked for u in case.by_user for _, i, liked in visible(u) if i == item]
+    said = [[liked for _, i, liked in visible(u) if i == item] for u in similar[:5]]
+    year = tiny_data.items()["year"][item - 1]
+    return {
+        "job": tiny_data.users()["job"][user - 1] if known else "unknown",  # type: ignore[operator]
+        "user.like_rate": rate([liked for _, liked in history]),
+        "recent": "".join(entry(*one) for one in history[-4:]) or " none",
+        "similar_liked": "".join(f" Film {i};" for i in taken) or " none",
+        "fields": f"Film {item} of {'unknown' if year is None else year}",
+        "item.like_rate": rate(of_item),
+        "count": ["0", "2^0", "2^1", "2^2", "2^3", "2^4"][min(5, len(of_item).bit_length())],
+        "similar_verdict": "".join((" yes" if v[-1] else " no") if v else " unseen" for v in said) or " unseen",
+        "nearest": "".join(entry(i, latest[i]) for i in nearest) or " none",
+        "end": "Answer:",
+    }
+
+
+FRESH: Recent = [(3, True), (8, False), (3, False), (40, True)]
+
+
+@pytest.mark.parametrize("recent", [[], FRESH, [(5, False)]], ids=["no fresh", "fresh", "fresh, none liked"])
+@pytest.mark.parametrize("as_of", [None, tiny_data.LATE + 18, 200, 110, 0])
+def test_every_placeholder_against_the_definition(case: Case, as_of: int | None, recent: Recent) -> None:
+    items = list(range(1, tiny_data.ITEMS + 1, 3))
+    for user in (1, 2, 17, 24, 999):
+        seen = case.parts(case.builder.prompt(user, items, as_of, recent))
+        assert seen == [expected(case, user, item, as_of, recent) for item in items]
+
+
+def test_interactions_later_than_as_of_reach_no_placeholder(tmp_path: Path, case: Case) -> None:
+    """The leak test: the last two interactions of every user (the test split) become others. Before them no prompt may change."""
+    rng = np.random.default_rng(1)
+    late = pl.col("timestamp") >= tiny_data.LATE
+    planted = case.rated.with_columns(
+        item_id=pl.when(late).then(pl.Series(rng.integers(1, tiny_data.ITEMS + 1, len(case.rated)))).otherwise("item_id"),
+        rating=pl.when(late).then(6 - pl.col("rating")).otherwise("rating"),
+    )
+    other = Case(index(tmp_path, planted), case.tokenizer, planted)
+    for name in ("embeddings", "similar"):  # the retriever learns from the training split alone
+        assert (case.catalog.user_table[name] == other.catalog.user_table[name]).all()
+    changed: set[str] = set()
+    items = list(range(1, tiny_data.ITEMS + 1))
+    for user in (*range(1, tiny_data.USERS + 1), 999):
+        recent = [(1, True)] if user == 999 else []
+        before, planted_before = (c.parts(c.builder.prompt(user, items, tiny_data.LATE, recent)) for c in (case, other))
+        assert before == planted_before
+        after, planted_after = (c.parts(c.builder.prompt(user, items, None, recent)) for c in (case, other))
+        changed |= {name for a, b in zip(after, planted_after, strict=True) for name in a if a[name] != b[name]}
+    assert changed == set(NAMES) - {"job", "fields"}, "what was planted must show without as_of"
+
+
+def test_an_interaction_at_as_of_is_not_visible(case: Case) -> None:
+    first = case.by_user[1][0][0]
+    assert case.parts(case.builder.prompt(1, [1], first))[0]["recent"] == " none"
+    assert case.parts(case.builder.prompt(1, [1], first + 1))[0]["recent"] != " none"
+
+
+def test_a_user_without_history_gets_words_for_nothing(case: Case) -> None:
+    seen = case.parts(case.builder.prompt("nobody", [1]))[0]
+    assert [seen[name] for name in ("job", "user.like_rate", "recent", "similar_liked", "similar_verdict", "nearest")] == [
+        "unknown", "unknown", " none", " none", " unseen", " none",
+    ]  # fmt: skip
+    assert (case.builder.prefix(None) == case.builder.prefix("nobody")).all()
+
+
+def test_without_a_training_like_nobody_is_similar(tmp_path: Path) -> None:
+    """User 24 liked nothing, nobody liked item 3: no embedding, nothing to fold in. 24's own history stays what it is."""
+    nothing = (pl.col("user_id") == 24) | (pl.col("item_id") == 3)
+    rated = tiny_data.interactions().with_columns(rating=pl.when(nothing).then(1).otherwise("rating"))
+    catalog = index(tmp_path, rated)
+    case = Case(catalog, Tokenizer.from_file(str(tmp_path / "tok/tokenizer.json")), rated)
+    assert not catalog.user_table["embeddings"][23].any() and not catalog.item_table["fold_in"][2].any()
+    for user, recent in ((24, []), (24, [(3, True)]), (999, [(3, True), (5, False)])):
+        parts = case.parts(case.builder.prompt(user, [1, 2, 3], None, recent))
+        assert {(part["similar_liked"], part["similar_verdict"]) for part in parts} == {(" none", " unseen")}
+        assert all(part["nearest"] != " none" for part in parts[:2])
+    folded = case.builder.prompt_rows(None, [0], None, [(row, True) for row in range(tiny_data.ITEMS) if row != 2])
+    assert case.parts(folded)[0]["similar_liked"] == " none"  # everything was met
+    assert case.parts(folded)[0]["similar_verdict"] != " unseen"
+
+
+def test_an_item_without_an_embedding_is_near_to_nothing(case: Case) -> None:
+    items = {**case.catalog.item_table, "embeddings": case.catalog.item_table["embeddings"].copy()}
+    for without in (8, 40):
+        items["embeddings"][without - 1] = 0
+    catalog = replace(case.catalog)
+    catalog.__dict__["item_table"] = items
+    other = Case(catalog, case.tokenizer, case.rated)
+    recent: Recent = [(8, True), (3, True)]
+    assert [part["nearest"] for part in other.parts(other.builder.prompt(999, [40, 1, 8], None, recent))] == [
+        " none", " Film 3 yes;", " none",
+    ]  # fmt: skip
+
+
+def test_prefix_and_candidate_are_parts_of_the_slate(case: Case) -> None:
+    slate = case.builder.prompt(5, [7, 9], 200, FRESH)
+    assert slate.prefix.dtype == np.int32 and all(c.dtype == np.int32 for c in slate.candidates)
+    assert (case.builder.prefix(5, 200, FRESH) == slate.prefix).all()
+    assert (case.builder.candidate(5, 9, 200, FRESH) == slate.candidates[1]).all()
+    assert (case.builder.prompt_rows(4, [6, 8], 200, [(i - 1, v) for i, v in FRESH]).candidates[0] == slate.candidates[0]).all()
+    assert case.builder.prompt(5, []).candidates == []
+
+
+def test_no_prompt_is_longer_than_the_catalog_says(case: Case) -> None:
+    prompt = case.catalog.info["prompt"]
+    slates = [case.builder.prompt(u, list(range(1, tiny_data.ITEMS + 1))) for u in case.by_user]
+    longest = max(len(s.prefix) for s in slates), max(len(c) for s in slates for c in s.candidates)
+    assert longest[0] <= prompt["max_prefix_tokens"] <= longest[0] * 2
+    assert longest[1] <= prompt["max_candidate_tokens"] <= longest[1] * 2
+
+
+def test_an_item_that_is_not_in_the_catalog_is_named(case: Case) -> None:
+    with pytest.raises(InputError, match="item 41 is not in the catalog"):
+        case.builder.prompt(1, [1, 41])
+    with pytest.raises(InputError, match="item 'x' is not in the catalog"):
+        case.builder.prompt(1, [1], recent=[("x", True)])

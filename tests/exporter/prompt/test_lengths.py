@@ -1,0 +1,95 @@
+"""What `rexit index` says of its prompts' lengths, against the prompts themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import tiny_data
+from rexit.bundle import Catalog
+from rexit.exporter.catalog.lightgcn import Settings
+from rexit.exporter.index import build_catalog
+from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.exporter.prompt.lengths import prompt_lengths
+from rexit.exporter.prompt.pieces import load_tokenizer
+
+LONG = "A very long title " * 12
+
+
+def index(folder: Path, template: str = tiny_data.TEMPLATE) -> Catalog:
+    """tiny_data's catalog, in which item 17 has a long title that nobody has rated, and user 25 has no history."""
+    tiny_data.write(folder, template, tiny_data.interactions().filter(pl.col("item_id") != 17))
+    titled = pl.when(pl.col("item_id") == 17).then(pl.lit(LONG)).otherwise("title")
+    tiny_data.items().with_columns(title=titled).write_csv(folder / "items.csv")
+    with open(folder / "users.csv", "a") as file:
+        file.write("25,pilot\n")
+    build_catalog(
+        folder / "ratings.csv",
+        folder / "items.csv",
+        str(folder / "tok"),
+        folder / "prompt.toml",
+        folder / "catalog",
+        users=folder / "users.csv",
+        neighbours=6,
+        settings=Settings(dim=8, layers=2, epochs=2),
+    )
+    return Catalog.open(folder / "catalog")
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    return index(tmp_path_factory.mktemp("lengths"))
+
+
+def test_the_figures_are_those_of_the_prompts(catalog: Catalog) -> None:
+    told, builder = prompt_lengths(catalog), PromptBuilder(catalog)
+    assert told == catalog.info["prompt"]["lengths"]
+    prefixes = sorted(len(builder.prefix(user)) for user in range(1, 25))  # all of those with a history
+    assert told["users"] == 24
+    assert {name: told["prefix"][name] for name in ("p50", "p99", "max")} == {
+        "p50": prefixes[11],
+        "p99": prefixes[-1],
+        "max": prefixes[-1],
+    }
+    candidates = [len(c) for user in range(1, 25) for c in builder.prompt(user, list(range(1, 41))).candidates]
+    seen = told["candidate"]
+    assert min(candidates) <= seen["p50"] <= seen["p99"] <= seen["max"] <= max(candidates)
+    assert abs(seen["p50"] - np.median(candidates)) <= 3, "ten items of each user were drawn"
+
+
+def test_the_longest_prompt_is_blamed_on_the_list_that_could_hold_the_long_title_several_times(catalog: Catalog) -> None:
+    lengths, prompt = catalog.info["prompt"]["lengths"], catalog.info["prompt"]
+    blamed = lengths["prefix"]["longest"]
+    assert blamed["placeholder"] == "{similar_liked:6}" and blamed["tokens"] * 2 > prompt["max_prefix_tokens"]
+    column = blamed["column"]
+    assert (column["name"], column["id"]) == ("item.title", 17) and column["max"] > 10 * column["p50"]
+    assert lengths["prefix"]["max"] * 3 < prompt["max_prefix_tokens"], "no prompt has it: what is possible is not what comes"
+    blamed = lengths["candidate"]["longest"]
+    assert blamed["placeholder"] == "{history.nearest:3}" and blamed["column"]["id"] == 17
+
+
+def test_a_limit_cuts_the_one_long_title_and_nothing_else(catalog: Catalog, tmp_path: Path) -> None:
+    cut = index(tmp_path, tiny_data.TEMPLATE + "[limits]\nitem.title = 8\nitem.year = 1\n")
+    assert cut.info["prompt"]["prefix"] == catalog.info["prompt"]["prefix"], "the program is the same, its pieces are shorter"
+    was, now = PromptBuilder(catalog), PromptBuilder(cut)
+    items = [n for n in range(1, 41) if n != 17 and n % 7 == 4]  # of these the year is missing
+    for user in range(1, 26):
+        before, after = was.prompt(user, items), now.prompt(user, items)
+        assert np.array_equal(before.prefix, after.prefix)
+        assert all(map(np.array_equal, before.candidates, after.candidates)), "the template's words are never cut"
+        assert len(now.candidate(user, 1)) < len(was.candidate(user, 1)), "a year is one token"
+    title = len(load_tokenizer(str(tmp_path / "tok")).encode(LONG.strip()).ids)
+    before, after = was.candidate(1, 17), now.candidate(1, 17)
+    assert title > 100 and (after[:8] == before[:8]).all() and (after[8:10] == before[title : title + 2]).all()
+    assert cut.info["prompt"]["max_prefix_tokens"] * 4 < catalog.info["prompt"]["max_prefix_tokens"]
+    assert cut.info["prompt"]["lengths"]["prefix"]["longest"]["column"]["max"] == 8
+
+
+def test_a_prompt_without_a_prefix_has_nothing_to_blame(tmp_path: Path) -> None:
+    labels = '[labels]\nyes = " yes"\nno = " no"\n'
+    lengths = index(tmp_path, 'prompt = "{item.title} {item.like_rate}"\n' + labels).info["prompt"]["lengths"]
+    assert lengths["prefix"] == {"p50": 0, "p99": 0, "max": 0, "longest": None}
+    assert lengths["candidate"]["longest"]["placeholder"] == "{item.title}"

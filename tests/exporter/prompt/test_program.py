@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rexit.errors import InputError
+from rexit.exporter.prompt.pieces import Pieces
+from rexit.exporter.prompt.program import Program, bounds, compile_program, count_texts, placeholder, rate_texts
+from rexit.exporter.prompt.template import ENTRIES, Template, parse
+
+LABELS = {"yes": " yes", "no": " no"}
+
+
+def template(prompt: str, entry: str = " {item.title}{verdict};", bos: str | None = None) -> Template:
+    path = Path("t.toml")
+    entries = {name: parse(path, "entry", entry) for name in ENTRIES}
+    return Template(path, prompt, parse(path, "prompt", prompt), entries, LABELS, bos=bos)
+
+
+def compiled(prompt: str, **options: str) -> tuple[Program, Pieces]:
+    pieces = Pieces()
+    return compile_program(template(prompt, **options), ["age"], ["title", "year"], pieces), pieces
+
+
+def test_the_prefix_ends_before_the_first_op_about_the_target() -> None:
+    program, _ = compiled("{user.age}{history.recent:2}{similar_liked:3} Is {history.nearest:1}{user.age}?")
+    assert [op["op"] for op in program.prefix] == ["user_field", "history", "similar_liked", "piece"]
+    assert [op["op"] for op in program.candidate] == ["history", "user_field", "piece"]
+    for first in ("{item.year}", "{item.like_rate}", "{item.count}", "{similar_verdict:2}"):
+        assert [op["op"] for op in compiled("x" + first)[0].prefix] == ["piece"]
+
+
+def test_a_column_with_and_without_a_space_is_two_fields() -> None:
+    program, _ = compiled("{item.title} {item.title}")
+    assert program.item_fields == {"title": ("title", False), " title": ("title", True)}
+    assert [op["field"] for op in program.candidate] == ["title", " title"]
+
+
+def test_bos_comes_first() -> None:
+    program, pieces = compiled("{item.title}", bos="<s>")
+    assert program.prefix == [{"op": "piece", "piece": pieces.literal("<s>")}]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "entry", "message"),
+    [
+        ("{item.titel}", " {item.title}", "prompt: unknown placeholder {item.titel}, known are: user.age, item.title, item.year"),
+        ("{title}", "x", "prompt: unknown placeholder {title}"),
+        ("{}", "x", "prompt: unknown placeholder {}"),
+        ("{item.title}{verdict}", "x", "prompt: unknown placeholder {verdict}"),
+        ("{item.title}{history.recent:1}", "{user.age}", "entry: unknown placeholder {user.age}, known are: item.title"),
+        ("{item.title}{history.recent:1}", "{history.recent:1}", "entry: unknown placeholder {history.recent:1}"),
+        ("Hello {user.age}", "x", "prompt never names the target item"),
+    ],
+)
+def test_what_cannot_be_compiled_is_named(prompt: str, entry: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        compiled(prompt, entry=entry)
+    assert message in str(caught.value) and str(caught.value).startswith("t.toml: ")
+
+
+def test_an_op_knows_its_placeholder() -> None:
+    prompt = (
+        "{user.age}{user.like_rate}{history.recent:2}{similar_liked:3}{item.title}{item.like_rate}{item.count}"
+        "{similar_verdict:5}{history.nearest:1}"
+    )
+    program, _ = compiled(prompt + " {item.title}.", entry="{verdict}")
+    ops = [*program.prefix, *program.candidate]
+    assert "".join(placeholder(op) or "|" for op in ops) == prompt + "{item.title}|"
+    assert [placeholder(op) for op in ops[2]["entry"]] == ["{verdict}"]
+
+
+def test_texts_of_bins() -> None:
+    assert rate_texts(4) == ["0%", "25%", "50%", "75%"]
+    assert count_texts(4) == ["0", "2^0", "2^1", "2^2"]
+
+
+def test_bounds() -> None:
+    program, pieces = compiled("{user.age}:{history.recent:3}{similar_verdict:2}{item.title}", entry="-{item.title}{verdict}")
+    fields = {
+        f"{table}.{name}": np.array([pieces.literal(text) for text in texts])
+        for table, name, texts in (("user", "age", ["1", "22"]), ("item", "title", ["", "abcd"]))
+    }
+    lengths = np.array([len(text) for text, *_ in pieces._rows])  # one token a letter
+    unknown, none, disliked = len("unknown"), len(" none"), len(" disliked")
+    assert bounds(program.prefix, lengths, fields) == (1 + 1 + none, unknown + 1 + 3 * (1 + 4 + disliked))
+    assert bounds(program.candidate, lengths, fields) == (len(" liked"), 2 * disliked + 4)

@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+
+from rexit.errors import InputError
+from rexit.exporter.prompt.template import BINS, WORDS, Placeholder, parse, read_template, written
+
+LABELS = '[labels]\nyes = " yes"\nno = " no"\n'
+
+
+def read(folder: Path, text: str) -> object:
+    (folder / "t.toml").write_text(text)
+    return read_template(folder / "t.toml")
+
+
+def test_defaults(tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text('prompt = "{item.title}?"\n' + LABELS + "[bins]\ncount = 3\n")
+    made = read_template(tmp_path / "t.toml")
+    assert made.prompt == (Placeholder("item.title"), "?")
+    entry = (Placeholder("item.title", spaced=True), Placeholder("verdict"), ";")
+    assert made.entries == {"history.recent": entry, "history.nearest": entry, "similar_liked": entry}
+    assert made.words == WORDS and made.bins == {**BINS, "count": 3} and made.bos is None and made.limits == {}
+    assert made.labels == {"yes": " yes", "no": " no"}
+
+
+def test_each_list_may_have_its_own_entry(tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text('prompt = "{item.title}?"\nentry = "a"\n' + LABELS + '[entries]\nnearest = "{verdict}"\n')
+    made = read_template(tmp_path / "t.toml")
+    assert made.entries == {"history.recent": ("a",), "history.nearest": (Placeholder("verdict"),), "similar_liked": ("a",)}
+
+
+def test_limits_are_by_column(tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text('prompt = "{item.title}?"\n' + LABELS + "[limits]\nitem.title = 24\nuser.'home town' = 8\n")
+    assert read_template(tmp_path / "t.toml").limits == {"item.title": 24, "user.home town": 8}
+
+
+def test_a_space_is_written_once() -> None:
+    assert [written(text, True) for text in ("unknown", " unknown")] == [" unknown", " unknown"]
+    assert [written(text, False) for text in ("unknown", " unknown")] == ["unknown", " unknown"]
+
+
+def test_a_space_before_a_single_value_moves_into_it() -> None:
+    def parts(text: str) -> tuple[object, ...]:
+        return parse(Path("t"), "prompt", text)
+
+    assert parts("Is {user.age}") == ("Is", Placeholder("user.age", spaced=True))
+    assert parts(" {user.age}  {user.age}") == (
+        Placeholder("user.age", spaced=True),
+        " ",
+        Placeholder("user.age", spaced=True),
+    )
+    assert parts("Seen: {history.recent:10}") == ("Seen: ", Placeholder("history.recent", 10))
+    assert parts("{verdict} {verdict}") == (Placeholder("verdict"), " ", Placeholder("verdict"))
+
+
+def test_braces_are_escaped_by_doubling() -> None:
+    assert "".join(map(str, parse(Path("t"), "prompt", "{{x}} {{{item.y}}}"))) == "{x} {{item.y}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prompt = 3\n" + LABELS, "prompt is 3, expected a text"),
+        (LABELS, "prompt is missing, expected a text"),
+        ("prompt = 'x'\n[labels]\nyes = 'a'\n", "labels.no is missing, expected a text"),
+        ("prompt = 'x'\nlabels = 'yes'\n", "labels is 'yes', expected a section [labels]"),
+        ("prompt = 'x'\nentri = ''\n" + LABELS, "unknown key entri, known are: prompt, entry"),
+        ("prompt = 'x'\n" + LABELS + "[entries]\nnext = ''\n", "unknown key entries.next, known are: recent, nearest, similar"),
+        ("prompt = 'x'\n" + LABELS + "maybe = 'm'\n", "unknown key labels.maybe, known are: yes, no"),
+        ("prompt = 'x'\n" + LABELS + "[bins]\ncount = 0\n", "bins.count is 0, expected a whole number from 1 to 1000"),
+        ("prompt = 'x'\nlimits = 8\n" + LABELS, "limits is 8, expected a section [limits]"),
+        ("prompt = 'x'\n" + LABELS + "[limits]\nitem = 8\n", "limits.item is 8, expected a section [limits.item]"),
+        ("prompt = 'x'\n" + LABELS + "[limits]\ntitle = 8\n", "unknown key limits.title, known are: user, item"),
+        (
+            "prompt = 'x'\n" + LABELS + "[limits]\nitem.title = 0\n",
+            "limits.item.title is 0, expected a whole number from 1 to 1000",
+        ),
+        ("prompt = 'x'\n" + LABELS + "[limits]\nitem.title = true\n", "limits.item.title is True, expected a whole number"),
+        ("prompt = 'x\n" + LABELS, "not a TOML file"),
+        ("prompt = '{item.title'\n" + LABELS, "prompt: expected '}' before end of string (write {{ and }} for braces)"),
+        ("prompt = 'a } b'\n" + LABELS, "prompt: Single '}' encountered"),
+        ("prompt = '{item.title!r}'\n" + LABELS, "{item.title!r}: conversions are not supported"),
+        (
+            "prompt = '{history.recent}'\n" + LABELS,
+            "{history.recent} needs a limit from 1 to 1000, as in {history.recent:5}, not ''",
+        ),
+        ("prompt = '{similar_liked:0}'\n" + LABELS, "needs a limit from 1 to 1000"),
+        ("prompt = '{item.title:3}'\n" + LABELS, "{item.title:3}: only lists take a limit"),
+    ],
+)
+def test_bad_templates_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, text)
+    assert message in str(caught.value) and "t.toml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_template(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none.toml: cannot be read: No such file"):
+        read_template(tmp_path / "none.toml")

@@ -1,0 +1,205 @@
+"""A profile finds the costs that made the times, survives its file, and serves its own variant only."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from paper_bundle import write_bundle, write_catalog
+from rexit.bundle import Bundle
+from rexit.errors import BundleError
+from rexit.measure.costs import Costs
+from rexit.measure.machine import Conditions
+from rexit.measure.profile import CostProfile, SegmentCost, fit, mean_tokens, measure
+from rexit.slates import Slate
+from synthetic_traces import CANDIDATE_TOKENS, PREFIX_TOKENS, FakeSession
+
+TRUE = Costs(7.0, np.array([90.0, 40.0, 55.0]), np.array([10.0, 10.0, 5.0]), np.array([3.0, 4.0, 5.0]), 6)
+MAX_TOKENS = 6 * CANDIDATE_TOKENS
+HERE = Conditions("a" * 64, "cpu", 2, {"cpu": "one", "cores": 2, "onnxruntime": "1.24.0", "rexit": "0.1.0"})
+PROFILE = CostProfile(HERE, 7.5, (SegmentCost(1.0, 0.5, 20.0, 3.25), SegmentCost(0.0, 0.75, 0.0, 4.5)), 0.01)
+
+
+def build(library: Path, source: Path) -> None:
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+
+
+def slate(user: int, n: int) -> Slate:
+    return Slate(user, tuple(range(n)), 0, np.zeros(n, bool))
+
+
+class Line:
+    """Answers in times that are linear in tokens and passes, with prefixes of user-dependent length and candidates of unlike
+    lengths."""
+
+    def __init__(self, profile: CostProfile, max_tokens: int = 10**6) -> None:
+        self.profile, self.max_tokens = profile, max_tokens
+
+    def prompt(self, user: int, items: tuple[int, ...], *, as_of: int | None) -> tuple[list[int], list[list[int]]]:
+        return [0] * (10 * user), [[0] * (6 + 4 * (item % 4)) for item in items]
+
+    def score(self, user: int, items: tuple[int, ...], *, as_of: int | None, force_exit: int) -> SimpleNamespace:
+        sizes = [len(one) for one in self.prompt(user, items, as_of=as_of)[1]]
+        prefix, tokens, count, full = 10 * user, sum(sizes), 0, self.max_tokens
+        for size in sizes:  # the runtime's rule, told once more
+            if full + size > self.max_tokens:
+                count, full = count + 1, 0
+            full += size
+        run = self.profile.segments[: force_exit + 1]
+        stats = SimpleNamespace(
+            retrieval_us=self.profile.base_us,
+            prefix_us=sum(s.prefix_us + s.prefix_token_us * prefix for s in run),
+            slate_us=sum(s.pass_us * count + s.candidate_token_us * tokens for s in run),
+            prefix_tokens=prefix,
+            candidate_tokens=tokens,
+        )
+        return SimpleNamespace(stats=stats)
+
+    def warm_up(self) -> None: ...
+
+    def clear_cache(self) -> None: ...
+
+
+@pytest.mark.parametrize("max_tokens", [10**6, 50, 30])
+def test_measure_recovers_every_coefficient(max_tokens: int) -> None:
+    """Also where slates take several passes, each of which costs `pass_us`."""
+    found = measure(Line(PROFILE, max_tokens), [slate(1, 20), slate(5, 8), slate(9, 1)], 2, max_tokens, HERE)
+    assert found.base_us == pytest.approx(7.5) and found.conditions == HERE
+    assert found.fit_error == pytest.approx(0, abs=1e-9)
+    for seen, true in zip(found.segments, PROFILE.segments, strict=True):
+        assert list(vars(seen).values()) == pytest.approx(list(vars(true).values()), abs=1e-6)
+
+
+def test_costs_are_those_behind_the_times() -> None:
+    session, slates = FakeSession(3, TRUE, lambda u, i: 0.0, [1, 1, 1]), [slate(1, 20), slate(2, 7), slate(3, 1)]
+    profile = measure(session, slates, 3, MAX_TOKENS, HERE)
+    tokens = mean_tokens(session, slates)
+    assert tokens == (PREFIX_TOKENS, CANDIDATE_TOKENS)
+    found = profile.costs(*tokens, MAX_TOKENS)
+    assert found.base_us == pytest.approx(7) and found.pass_candidates == TRUE.pass_candidates
+    for name in ("prefix_us", "pass_us", "candidate_us"):
+        np.testing.assert_allclose(getattr(found, name), getattr(TRUE, name), rtol=1e-6)
+
+
+def test_cost_is_never_negative_when_a_deeper_exit_was_timed_faster() -> None:
+    odd = Costs(1.0, np.array([100.0, -30.0]), np.zeros(2), np.array([3.0, -1.0]), 100)
+    session = FakeSession(2, odd, lambda u, i: 0.0, [1, 1])
+    found = measure(session, [slate(1, 20)], 2, 10**6, HERE).costs(PREFIX_TOKENS, CANDIDATE_TOKENS, 10**6)
+    assert all((values >= 0).all() for values in (found.prefix_us, found.pass_us, found.candidate_us))
+
+
+def test_fit_is_non_negative_least_squares() -> None:
+    from scipy.optimize import nnls
+
+    random = np.random.default_rng(3)
+    kinds = set()
+    for _ in range(200):
+        times, tokens = random.integers(1, 4, 12).astype(float), random.uniform(1, 300, 12)
+        micros = random.normal(0, 400) * times + random.normal(0, 3) * tokens + random.normal(0, 50, 12)
+        found, expected = fit(times, tokens, micros), nnls(np.stack([times, tokens], axis=1), micros)[0]
+        assert found == pytest.approx(tuple(expected), rel=1e-6, abs=1e-6)
+        kinds.add(tuple(x > 0 for x in found))
+    assert len(kinds) == 4
+
+
+def test_fit_error_is_told() -> None:
+    class Curved(Line):
+        def score(self, user: int, items: tuple[int, ...], **keywords: int) -> SimpleNamespace:
+            scores = super().score(user, items, **keywords)
+            scores.stats.slate_us = scores.stats.candidate_tokens**2
+            return scores
+
+    assert measure(Curved(PROFILE), [slate(1, 20)], 1, 10**6, HERE).fit_error > 0.1
+
+
+def test_costs_grow_with_tokens() -> None:
+    costs = PROFILE.costs(100, 10, 45)
+    assert costs.prefix_us.tolist() == [1 + 50, 75] and costs.pass_us.tolist() == [20, 0]
+    assert costs.candidate_us.tolist() == [32.5, 45] and costs.pass_candidates == 4
+    assert PROFILE.costs(100, 10, 3).pass_candidates == 1
+
+
+def test_file_round_trip(tmp_path: Path) -> None:
+    PROFILE.write(tmp_path / "profile.json")
+    assert CostProfile.read(tmp_path / "profile.json", 2, HERE) == PROFILE
+
+
+@pytest.mark.parametrize(
+    ("here", "line"),
+    [
+        (replace(HERE, variant_sha256="b" * 64), "measured with variant aaaaaaaaaaaa…, here bbbbbbbbbbbb…: measure again"),
+        (replace(HERE, device="cuda"), "measured with device cpu, here cuda: measure again"),
+        (replace(HERE, threads=1), "measured with threads 2, here 1: measure again"),
+        (replace(HERE, machine=HERE.machine | {"onnxruntime": "1.25.0"}), "measured with onnxruntime 1.24.0, here 1.25.0: "),
+        (replace(HERE, machine=HERE.machine | {"rexit": "0.2.0"}), "measured with rexit 0.1.0, here 0.2.0: "),
+        (replace(HERE, machine=HERE.machine | {"gpu": "Orin"}), "measured with gpu none, here Orin: "),
+        (replace(HERE, threads=4, machine=HERE.machine | {"cpu": "two"}), "measured with threads 2, here 4; cpu one, here two: "),
+    ],
+)
+def test_profile_that_was_measured_otherwise(tmp_path: Path, here: Conditions, line: str) -> None:
+    PROFILE.write(tmp_path / "profile.json")
+    with pytest.raises(BundleError) as caught:
+        CostProfile.read(tmp_path / "profile.json", 2, here)
+    assert line in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_conditions_are_those_of_a_session(tmp_path: Path) -> None:
+    bundle = Bundle.open(write_bundle(tmp_path / "bundle", write_catalog(tmp_path / "catalog")))
+    found = Conditions.here(bundle, None, 0)
+    assert (found.variant_sha256, found.device, found.threads) == (bundle.variant_sha256, "cpu", found.machine["cores"])
+    assert Conditions.here(bundle, "cpu", found.threads) == found != Conditions.here(bundle, None, found.threads + 1)
+    assert found.machine["onnxruntime"] == version("onnxruntime") and found.machine["rexit"] and "gpu" not in found.machine
+    assert "gpu" in Conditions.here(bundle, "cuda", 0).machine
+
+
+def test_a_gpu_is_told_by_its_name(tmp_path: Path) -> None:
+    build(tmp_path / "libcuda.so.1", Path(__file__).parents[1] / "doubles" / "cuda.c")
+    program = "from rexit.measure.machine import machine; print(machine('tensorrt')['gpu'])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)}
+    )
+    assert done.stdout == "Orin\n", done.stderr
+
+
+def test_version_is_the_libraries_own(tmp_path: Path) -> None:
+    """That of the library which is loaded, whatever package is installed."""
+    (tmp_path / "ort.c").write_text(
+        'static const char* version(void) { return "1.99.0"; }\n'
+        "static struct { void* api; const char* (*version)(void); } base = {0, version};\n"
+        "void* OrtGetApiBase(void) { return &base; }\n"
+    )
+    build(tmp_path / "libort.so", tmp_path / "ort.c")
+    for library, expected in ((tmp_path / "libort.so", "1.99.0"), (tmp_path / "none.so", "None"), ("libc.so.6", "None")):
+        program = "from rexit import runtime; print(runtime.onnxruntime_version())"
+        environment = os.environ | {"REXIT_ONNXRUNTIME_LIBRARY": str(library)}
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+        assert done.stdout == f"{expected}\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (lambda v: v.pop("base_us"), "not a profile: KeyError"),
+        (lambda v: v.pop("device"), "not a profile: KeyError"),
+        (lambda v: v.update(segments=3), "not a profile: TypeError"),
+        (lambda v: v["segments"][0].pop("pass_us"), "not a profile: TypeError"),
+        (lambda v: v["segments"].pop(), "needs 2 segments"),
+        (lambda v: v["segments"][1].update(pass_us=-1), "costs of 0 or more"),
+        (lambda v: v.update(base_us="nan"), "costs of 0 or more"),
+    ],
+)
+def test_damaged_profile(tmp_path: Path, damage, line: str) -> None:
+    path = tmp_path / "profile.json"
+    PROFILE.write(path)
+    value = json.loads(path.read_text())
+    damage(value)
+    path.write_text(json.dumps(value))
+    with pytest.raises(BundleError, match=line):
+        CostProfile.read(path, 2, HERE)

@@ -1,0 +1,69 @@
+"""Slates are what a recommender would have served: in time order, and seeing nothing that comes later."""
+
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pytest
+
+from paper_bundle import write_catalog
+from rexit.bundle import Catalog, Split
+from rexit.errors import InputError
+from rexit.slates import cut, draw, spread
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    return Catalog.open(write_catalog(tmp_path_factory.mktemp("slates") / "catalog"))
+
+
+def with_split(catalog: Catalog, split: Split) -> Catalog:
+    """The catalog's users and items with another split."""
+    return cast(Catalog, SimpleNamespace(path=catalog.path, users=catalog.users, items=catalog.items, split=lambda _name: split))
+
+
+def test_every_pair_once_in_order_and_nothing_later_visible(catalog: Catalog) -> None:
+    split = catalog.split("validation")
+    made = cut(catalog, "validation", 4)
+    assert [catalog.items.row(i) for s in made for i in s.items] == split.items.tolist()
+    assert np.concatenate([s.liked for s in made]).tolist() == split.liked.tolist()
+    at = 0
+    for slate in made:
+        part = slice(at, at + len(slate.items))
+        assert {catalog.users.id(int(u)) for u in split.users[part]} == {slate.user}
+        assert (split.times[part] >= slate.as_of).all(), "an interaction of the slate would be in its own prompt"
+        at += len(slate.items)
+    assert max(len(s.items) for s in made) == 4
+
+
+def test_same_time_across_two_slates_is_not_visible(catalog: Catalog) -> None:
+    split = Split(np.zeros(4, int), np.arange(4), np.array([5, 7, 7, 7]), np.array([True, False, True, False]))
+    assert [s.as_of for s in cut(with_split(catalog, split), "test", 2)] == [5, 7]
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_size_below_one(catalog: Catalog, size: int) -> None:
+    with pytest.raises(InputError, match=f"slate size {size}, expected at least 1"):
+        cut(catalog, "test", size)
+
+
+def test_empty_split(catalog: Catalog) -> None:
+    nothing = np.zeros(0, int)
+    empty = with_split(catalog, Split(nothing, nothing, nothing, nothing.astype(bool)))
+    with pytest.raises(InputError, match="catalog: the test split is empty"):
+        cut(empty, "test", 5)
+
+
+def test_spread_reaches_both_ends(catalog: Catalog) -> None:
+    made = cut(catalog, "test", 4)
+    some = spread(made, 5)
+    assert (some[0], some[-1], len(some)) == (made[0], made[-1], 5)
+    assert spread(made, 0) == made
+
+
+def test_draw_is_deterministic_in_order_and_without_repeats(catalog: Catalog) -> None:
+    made = cut(catalog, "train", 4)
+    drawn = draw(made, 5)
+    assert drawn == draw(made, 5) != draw(made, 5, seed=1)
+    places = [made.index(slate) for slate in drawn]
+    assert places == sorted(set(places)) and len(draw(made, 10**6)) == len(made)
