@@ -7,6 +7,7 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "kernels/attention_block.hpp"
@@ -147,6 +148,41 @@ TEST(SlateAttention, SpreadsKeysOverTheCache) {
            counted);
   EXPECT_EQ(columns.size(), 150u);
   for (const std::size_t one : columns) EXPECT_EQ(one % 32, 16u);
+}
+
+// To the last bit, in the columns of its head: first the prefix's keys, then the slate's, and zeros between and behind them.
+void expect_turned(std::size_t lanes, Threads::Function pack, std::size_t dim, std::size_t prefix, std::size_t tokens) {
+  SCOPED_TRACE(std::to_string(lanes) + " lanes, head_dim " + std::to_string(dim) + ", " + std::to_string(prefix) + " and " +
+               std::to_string(tokens) + " tokens");
+  constexpr std::size_t heads = 2;
+  constexpr float scale = 0.3F;
+  const auto past = normal(heads * prefix * dim), key = normal(heads * tokens * dim);
+  const std::size_t own = round_up(prefix, 16), width = odd_lines(own + tokens + 16);
+  const std::size_t packs = (width + pack_columns - 1) / pack_columns;
+  std::vector<float> turned(heads * dim * width, NAN);
+  const SlateAttention of{nullptr, key.data(), nullptr, past.data(), nullptr, nullptr, nullptr,
+                          heads,   heads,      tokens,  prefix,      dim,     scale};
+  Plan plan{of, 1, 1, tokens, own, width, packs, nullptr, turned.data()};
+  for (std::size_t task = 0; task < heads * packs; ++task) pack(&plan, task);
+  for (std::size_t head = 0; head < heads; ++head)
+    for (std::size_t column = 0; column < width; ++column)
+      for (std::size_t d = 0; d < dim; ++d) {
+        float expected = 0;
+        if (column < prefix) expected = past[(head * prefix + column) * dim + d] * scale;
+        if (column >= own && column < own + tokens) expected = key[(head * tokens + column - own) * dim + d] * scale;
+        ASSERT_EQ(turned[(head * dim + d) * width + column], expected) << "head " << head << ", " << column << ", " << d;
+      }
+}
+
+TEST(SlateAttention, TurnsKeysIntoColumns) {
+  std::vector<std::pair<std::size_t, Threads::Function>> all{
+      {1, [](void* plan, std::size_t task) { pack_keys<1>(*static_cast<const Plan*>(plan), task); }}};
+  for (const Table* one : tables()) all.emplace_back(one->lanes, one->pack);
+  for (const auto& [lanes, pack] : all)
+    for (const std::size_t dim : {1u, 3u, 4u, 7u, 8u, 15u, 16u, 17u, 31u, 32u, 64u, 72u})
+      for (const std::size_t prefix : {0u, 1u, 16u, 70u})
+        for (const std::size_t tokens : {1u, 15u, 33u})
+          if (dim >= lanes) expect_turned(lanes, pack, dim, prefix, tokens);
 }
 
 TEST(SlateAttention, NotANumberStays) {

@@ -43,15 +43,14 @@ REXIT_INLINE void pack_keys(const Plan& plan, std::size_t task) {
     const std::size_t count = smaller_of(W, all - before);
     const float* keys = (past ? of.past_key : of.key) + (head * all + before) * of.dim;
     float* to = plan.keys + head * of.dim * plan.columns + column;
-    for (std::size_t d = 0; d < of.dim; ++d) {
-      float each[W]{};
-      if (count == W) {
+    for (std::size_t d = 0; d < of.dim; d += W) {
+      const std::size_t at = smaller_of(d, of.dim - W);  // the last square may overlap the one before
+      typename L::Floats square[W];
 #pragma GCC unroll 16
-        for (std::size_t c = 0; c < W; ++c) each[c] = keys[c * of.dim + d];
-      } else {
-        for (std::size_t c = 0; c < count; ++c) each[c] = keys[c * of.dim + d];
-      }
-      L::store(to + d * plan.columns, L::load(each) * L::all(of.scale));
+      for (std::size_t c = 0; c < W; ++c) square[c] = c < count ? L::load(keys + c * of.dim + at) : typename L::Floats{};
+      transpose<W>(square);
+#pragma GCC unroll 16
+      for (std::size_t i = 0; i < W; ++i) L::store(to + (at + i) * plan.columns, square[i] * L::all(of.scale));
     }
   }
 }

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #define REXIT_INLINE inline __attribute__((always_inline))
 
@@ -93,6 +94,29 @@ struct Lanes {
     return select(tiny, Floats{}, p * reinterpret_cast<Floats>(power));
   }
 };
+
+// Cuts the rows into squares of 2 * side and each of those into four: its upper right and its lower left part change places. Then
+// the same with twice the side. Compilers know braces like these as shuffles of two vectors.
+template <int W, int side, int... Column>
+REXIT_INLINE void exchange(typename Lanes<W>::Floats (&rows)[W], std::integer_sequence<int, Column...> columns) {
+  using Floats = typename Lanes<W>::Floats;
+  if constexpr (side < W) {
+#pragma GCC unroll 16
+    for (int r = 0; r < W; ++r) {
+      if (r & side) continue;
+      const Floats upper = rows[r], lower = rows[r + side];
+      rows[r] = Floats{(Column & side ? lower : upper)[Column & ~side]...};
+      rows[r + side] = Floats{(Column & side ? lower : upper)[Column | side]...};
+    }
+    exchange<W, 2 * side>(rows, columns);
+  }
+}
+
+// rows[i][j] and rows[j][i] change places.
+template <int W>
+REXIT_INLINE void transpose(typename Lanes<W>::Floats (&rows)[W]) {
+  exchange<W, 1>(rows, std::make_integer_sequence<int, W>());
+}
 
 // Calls body(begin, count) for all of [0, n): W at a time, and once more for what is left.
 template <int W, class Body>
