@@ -1,8 +1,8 @@
 """The signals that end a command: Ctrl-C, SIGTERM and SIGHUP.
 
 Their handler raises KeyboardInterrupt wherever the main thread is, so that what is being written goes. Not everything passes an
-exception on: PyTorch's C++ makes a TypeError of one while it reads sizes, Python itself drops what comes out of `__del__`. So the
-handler notes the signal too:
+exception on: PyTorch's C++ makes a TypeError of one while it reads sizes, polars a panic, and Python itself drops what comes out
+of `__del__`. So the handler notes the signal too:
 
 1. `check` raises again. Progress does so at every step, and a new folder before it takes its place.
 2. However the block of `heeded` ended, it ended by the signal.
