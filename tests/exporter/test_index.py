@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -290,4 +291,32 @@ def test_signals_leave_nothing(
     code, out, err = run()
     assert (code, out) == (expected, "")
     assert err == "rexit: interrupted; nothing was left half-written\n"
+    nothing_written(data)
+
+
+@pytest.mark.usefixtures("heeds_signals")
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("step", ["assign", "similar_users", "write_json"])
+def test_signals_whose_exception_is_dropped(
+    run: Run, data: Path, monkeypatch: pytest.MonkeyPatch, step: str, number: signal.Signals, expected: int
+) -> None:
+    """Training, after the first of the steps, has progress to tell and ends there. After the others nothing has, and the folder
+    does not take its place."""
+    dropped, after_training, real = [], [], getattr(index_module, step)
+    monkeypatch.setattr(sys, "unraisablehook", lambda seen: dropped.append(seen))
+
+    class Signals:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    def interrupted(*words: Any, **keywords: Any) -> Any:
+        Signals()
+        return real(*words, **keywords)
+
+    if step == "assign":
+        monkeypatch.setattr(index_module, "similar_users", lambda *_: after_training.append(step))
+    monkeypatch.setattr(index_module, step, interrupted)
+    code, out, err = run()
+    assert len(dropped) == 1 and not after_training
+    assert (code, out, err) == (expected, "", "rexit: interrupted; nothing was left half-written\n")
     nothing_written(data)

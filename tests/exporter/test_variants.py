@@ -205,15 +205,8 @@ def test_scores_that_depend_on_the_slate_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cached_prefix_that_is_wrong_is_refused(
-    checkpoint_folder: Path,
-    catalog_folder: Path,
-    tmp_path: Path,
-    reuse_graphs: Callable[[], None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Planted: behind a cached prefix the int8 variant's log-odds are off by 2, all of them alike, so that it ranks as before."""
-    reuse_graphs()
+def _off_behind_a_prefix(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
+    """Planted: behind a cached prefix the int8 variant's log-odds are off, all of them alike, so that it ranks as before."""
     opened, run, wrong = Chain.__init__, Chain.run, set()
 
     def remember(self: Chain, folder: Path, *arguments: Any, **options: Any) -> None:
@@ -223,15 +216,41 @@ def test_a_cached_prefix_that_is_wrong_is_refused(
     def off(self: Chain, *arguments: Any) -> Any:
         log_odds, new = run(self, *arguments)
         cached = len(arguments) == 5 and arguments[4] is not None
-        return log_odds + np.float32(2 * (cached and self in wrong)), new
+        return log_odds + np.float32(by * (cached and self in wrong)), new
 
     monkeypatch.setattr(Chain, "__init__", remember)
     monkeypatch.setattr(Chain, "run", off)
+
+
+def test_a_cached_prefix_that_is_wrong_is_refused(
+    checkpoint_folder: Path,
+    catalog_folder: Path,
+    tmp_path: Path,
+    reuse_graphs: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reuse_graphs()
+    _off_behind_a_prefix(monkeypatch, 2)
     arguments: dict[str, Any] = {"precisions": ["int8"], "golden_slates": 2, "accept_loss": True}
     said = r"exit after layer \d, single: log-odds differ from cpu-int8's own for the whole slate by 2, 1 is allowed"
     with pytest.raises(ParityError, match=said):
         export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", ExportOptions(**arguments))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_recorded_tolerance_is_never_above_the_cap(
+    checkpoint_folder: Path,
+    catalog_folder: Path,
+    tmp_path: Path,
+    reuse_graphs: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four times what was seen would be."""
+    reuse_graphs()
+    _off_behind_a_prefix(monkeypatch, 0.5)
+    export(checkpoint_folder, catalog_folder, tmp_path / "bundle", precisions=["int8"], golden_slates=2, accept_loss=True)
+    recorded = Bundle.open(tmp_path / "bundle", "cpu-int8").variant.parity
+    assert max(row["single"] for row in recorded["exits"]) > 0.4 and recorded["tolerance"] == 1
 
 
 @pytest.mark.parametrize("nth", [1, 3, 5])

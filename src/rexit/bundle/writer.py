@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from rexit import interrupts
 from rexit.errors import InputError
 
 
@@ -33,6 +34,7 @@ def new_folder(target: Path) -> Iterator[Path]:
             try:
                 (beside / "new").mkdir()
                 yield beside / "new"
+                interrupts.check()
                 if os.path.lexists(target):
                     os.rename(target, beside / "old")
                 os.rename(beside / "new", target)

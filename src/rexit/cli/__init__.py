@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,10 +14,9 @@ from rexit.cli import bench, calibrate, compile, export, index, inspect, score, 
 from rexit.cli._extras import missing
 from rexit.cli._output import stderr, stdout
 from rexit.errors import RexitError
+from rexit.interrupts import INTERRUPTED, TERMINATED, heeded
 
-INTERRUPTED = 130
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
-TERMINATED = 143
 
 app = typer.Typer(
     name="rexit",
@@ -61,13 +59,11 @@ def export_as(name: str, words: Sequence[str]) -> NoReturn:
 
 
 def _run(command: Callable[[], object]) -> NoReturn:
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # else nohup or the caller wants it otherwise
-            signal.signal(number, _terminated)
     try:
-        command()
+        with heeded():
+            command()
     except SystemExit as exc:
-        if exc.code in (INTERRUPTED, TERMINATED):  # typer has swallowed Ctrl-C and says nothing
+        if exc.code in (INTERRUPTED, TERMINATED):
             stderr.print("rexit: interrupted; nothing was left half-written", markup=False, soft_wrap=True)
         raise
     except RexitError as exc:
@@ -83,8 +79,3 @@ def _run(command: Callable[[], object]) -> NoReturn:
         stderr.print(f"rexit: error: {where}{exc.strerror or exc}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     sys.exit(0)
-
-
-def _terminated(*_: object) -> NoReturn:
-    """What is being written goes, as for Ctrl-C: the default would end this process where it stands."""
-    sys.exit(TERMINATED)

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from rexit import interrupts
+
 _WIDE = 160
 """Columns of a file or a pipe, which has no width of its own: wide enough for every table's figures."""
 
@@ -55,9 +57,21 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     stdout.print(table)
 
 
+class _Progress(Progress):
+    """Where a signal's exception went astray, the next step raises it again."""
+
+    def update(self, *words: Any, **keywords: Any) -> None:
+        interrupts.check()
+        super().update(*words, **keywords)
+
+    def advance(self, *words: Any, **keywords: Any) -> None:
+        interrupts.check()
+        super().advance(*words, **keywords)
+
+
 def progress() -> Progress:
     """A progress display on stderr; it disappears when it is done, and is silent where stderr is no terminal."""
-    return Progress(
+    return _Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),

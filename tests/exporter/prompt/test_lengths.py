@@ -12,14 +12,16 @@ import tiny_data
 from rexit.bundle import Catalog
 from rexit.exporter.catalog.lightgcn import Settings
 from rexit.exporter.index import build_catalog
+from rexit.exporter.prompt import lengths as lengths_module
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.pieces import load_tokenizer
 
 LONG = "A very long title " * 12
+TEMPLATE = tiny_data.TEMPLATE.replace("[words]\n", '[words]\nmissing = "nobody knows"\n')  # more than a token
 
 
-def index(folder: Path, template: str = tiny_data.TEMPLATE) -> Catalog:
+def index(folder: Path, template: str = TEMPLATE) -> Catalog:
     """tiny_data's catalog, in which item 17 has a long title that nobody has rated, and user 25 has no history."""
     tiny_data.write(folder, template, tiny_data.interactions().filter(pl.col("item_id") != 17))
     titled = pl.when(pl.col("item_id") == 17).then(pl.lit(LONG)).otherwise("title")
@@ -60,6 +62,14 @@ def test_the_figures_are_those_of_the_prompts(catalog: Catalog) -> None:
     assert abs(seen["p50"] - np.median(candidates)) <= 3, "ten items of each user were drawn"
 
 
+def test_percentiles_are_of_what_was_measured(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lengths_module, "_measure", lambda _: (list(range(200, 0, -1)), [*range(1, 1000), 5000]))
+    told = prompt_lengths(catalog)
+    assert told["users"] == 200
+    assert [told["prefix"][name] for name in ("p50", "p99", "max")] == [100, 198, 200]
+    assert [told["candidate"][name] for name in ("p50", "p99", "max")] == [500, 990, 5000]
+
+
 def test_the_longest_prompt_is_blamed_on_the_list_that_could_hold_the_long_title_several_times(catalog: Catalog) -> None:
     lengths, prompt = catalog.info["prompt"]["lengths"], catalog.info["prompt"]
     blamed = lengths["prefix"]["longest"]
@@ -72,7 +82,7 @@ def test_the_longest_prompt_is_blamed_on_the_list_that_could_hold_the_long_title
 
 
 def test_a_limit_cuts_the_one_long_title_and_nothing_else(catalog: Catalog, tmp_path: Path) -> None:
-    cut = index(tmp_path, tiny_data.TEMPLATE + "[limits]\nitem.title = 8\nitem.year = 1\n")
+    cut = index(tmp_path, TEMPLATE + "[limits]\nitem.title = 8\nitem.year = 1\n")
     assert cut.info["prompt"]["prefix"] == catalog.info["prompt"]["prefix"], "the program is the same, its pieces are shorter"
     was, now = PromptBuilder(catalog), PromptBuilder(cut)
     items = [n for n in range(1, 41) if n != 17 and n % 7 == 4]  # of these the year is missing

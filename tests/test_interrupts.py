@@ -1,0 +1,62 @@
+"""What signals do in the block of `heeded`, and outside of it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from rexit import interrupts
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.fixture(autouse=True)
+def defaults() -> Iterator[None]:
+    """As in a process of a command's own, whatever started this one."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in SIGNALS[1:]:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+def test_a_signal_ends_the_block_once(number: signal.Signals, code: int) -> None:
+    before, went_on = [signal.getsignal(each) for each in SIGNALS], False
+    with pytest.raises(SystemExit) as end, interrupts.heeded():
+        signal.raise_signal(number)
+        went_on = True
+    assert end.value.code == code and not went_on
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+    interrupts.check()  # forgotten
+    with interrupts.heeded():
+        interrupts.check()
+
+
+def test_a_signal_that_was_caught_is_raised_again_and_ends_the_block() -> None:
+    with pytest.raises(SystemExit) as end, interrupts.heeded():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+    assert end.value.code == 143
+
+
+def test_errors_of_the_block_pass() -> None:
+    with pytest.raises(ValueError), interrupts.heeded():
+        raise ValueError
+
+
+@pytest.mark.parametrize("wanted", [signal.SIG_IGN, lambda *_: None], ids=["ignored", "handled"])
+def test_what_the_caller_wants_stays(wanted: signal.Handlers) -> None:
+    for number in SIGNALS:
+        signal.signal(number, wanted)
+    with interrupts.heeded():
+        for number in SIGNALS:
+            signal.raise_signal(number)
+            assert signal.getsignal(number) == wanted
+        interrupts.check()
