@@ -248,7 +248,8 @@ def test_the_recorded_tolerance_is_never_above_the_cap(
     """Four times what was seen would be."""
     reuse_graphs()
     _off_behind_a_prefix(monkeypatch, 0.5)
-    export(checkpoint_folder, catalog_folder, tmp_path / "bundle", precisions=["int8"], golden_slates=2, accept_loss=True)
+    options = ExportOptions(precisions=["int8"], golden_slates=2, accept_loss=True)
+    export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", options)
     recorded = Bundle.open(tmp_path / "bundle", "cpu-int8").variant.parity
     assert max(row["single"] for row in recorded["exits"]) > 0.4 and recorded["tolerance"] == 1
 
