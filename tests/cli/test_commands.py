@@ -14,14 +14,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from engine_bundles import VARIANT, add_tensorrt_variant
-from limits import largest_file
+from builders.bundle import BundleOptions, write_bundle
+from builders.bundle_files import refresh, write_policy
+from builders.catalog import ITEM_IDS, ITEMS, USER_IDS, CatalogContents, make_catalog, string_id
+from builders.held_out import AS_OF, write_ranked
+from builders.variants import TENSORRT_HALF, add_variant
 from rexit import runtime
 from rexit.bundle import Bundle, Policy
 from rexit.cli import main
 from rexit.errors import BackendError, DeadlineError, InputError
-from served_bundle import AS_OF, write_served_bundle
-from tiny_bundle import ITEM_IDS, ITEMS, USER_IDS, refresh, string_id, write_policy
+from running.full_disk import largest_file
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("served")
-    write_served_bundle(place)
+    write_ranked(place)
     return place
 
 
@@ -222,7 +224,7 @@ class TestScore:
         assert ended.code == 0 and 0 < ended.json["scores"][0]["probability"] < 1
 
     def test_string_ids(self, run: Run, tmp_path: Path) -> None:
-        bundle, _ = write_served_bundle(tmp_path, strings=True)
+        bundle, _ = write_ranked(tmp_path, strings=True)
         items = [string_id("item", n) for n in (4, 2)]
         ended = run("score", bundle, "--user", string_id("user", 1), "--items", ",".join(items), "--json")
         assert ended.code == 0 and [r["item"] for r in ended.json["scores"]] == items
@@ -520,7 +522,6 @@ class TestScoreFile:
 
     def test_text_ids_that_look_like_numbers(self, run: Run, place: Path) -> None:
         """`007` and `7` are two items, and two users, of a catalog whose ids are text."""
-        from tiny_bundle import make_catalog, write_bundle
 
         info, tables = make_catalog(strings=True)
         for kind, count in (("users.safetensors", 12), ("items.safetensors", 20)):
@@ -529,7 +530,7 @@ class TestScoreFile:
                 "id_bytes": np.frombuffer(b"".join(ids), np.uint8),
                 "id_offsets": np.cumsum([0, *map(len, ids)]).astype(np.int64),
             }
-        bundle = write_bundle(place / "text", catalog_of=(info, tables))
+        bundle = write_bundle(place / "text", BundleOptions(CatalogContents(info, tables)))
         pairs = self.pairs(place, text="user,item,note\n004,0010,a\n7,0010,0x1F\n004,9,1.50\n")
         assert run("score", bundle, "--pairs", pairs, "--out", place / "o.csv").err == ""
         rows = [line.split(",")[:3] for line in (place / "o.csv").read_text().splitlines()[1:]]
@@ -678,18 +679,19 @@ class TestVerify:
         assert run("verify", place / "bundle", "--variant", "cpu-fp32").code == 8
 
     def test_device(self, run: Run, place: Path) -> None:
-        bundle = add_tensorrt_variant(place / "bundle")
+        bundle = place / "bundle"
+        add_variant(bundle, TENSORRT_HALF)
         ended = run("verify", bundle, "--json")
         skipped = {c["name"]: c for c in ended.json["checks"] if c["outcome"] == "skipped"}
-        assert ended.code == 0 and {c["variant"] for c in skipped.values()} == {VARIANT}
+        assert ended.code == 0 and {c["variant"] for c in skipped.values()} == {TENSORRT_HALF}
         assert list(skipped) == ["engines", "golden samples"]
         assert skipped["golden samples"]["detail"].endswith("; --device cpu checks the graphs on the CPU")
         ended = run("verify", bundle, "--device", "cpu", "--json")
         assert ended.code == 0 and [c["name"] for c in ended.json["checks"] if c["outcome"] == "skipped"] == ["engines"]
-        assert run("verify", bundle, "--variant", VARIANT).code == 8
+        assert run("verify", bundle, "--variant", TENSORRT_HALF).code == 8
         assert run("verify", bundle, "--device", "cuda").code == 8
-        words = ("--variant", VARIANT, "--device", "cpu", "--json")
-        assert run("score", bundle, "--user", USER_IDS[0], "--items", ITEM_IDS[1], *words).json["variant"] == VARIANT
+        words = ("--variant", TENSORRT_HALF, "--device", "cpu", "--json")
+        assert run("score", bundle, "--user", USER_IDS[0], "--items", ITEM_IDS[1], *words).json["variant"] == TENSORRT_HALF
         assert run("bench", bundle, "--requests", 2, "--slate", 3, *words).json["device"] == "cpu"
         one_line(run("score", bundle, "--user", USER_IDS[0], "--items", ITEM_IDS[1], "--device", "npu"), 2, "`npu`")
 

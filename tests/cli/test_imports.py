@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import rexit
-from served_bundle import write_served_bundle
-from tiny_bundle import ITEM_IDS, USER_IDS
+from builders.catalog import ITEM_IDS, USER_IDS
+from builders.held_out import write_ranked
 
 NEVER = ("torch", "transformers", "torch_geometric")
 NOT_OF_THE_BASE = ("sklearn", "scipy", "matplotlib", "polars", "pyarrow", "pandas", "onnx")
@@ -54,7 +54,7 @@ def test_base_loads_no_extra(module: str) -> None:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("served")
-    write_served_bundle(place)
+    write_ranked(place)
     (place / "pairs.csv").write_text("user,item\n" + "".join(f"{user},{ITEM_IDS[1]}\n" for user in USER_IDS[:3]))
     return place
 

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def catalog_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tiny_catalog import tiny_catalog
+    from builders.indexed_catalog import write_indexed_catalog
 
-    return tiny_catalog(tmp_path_factory.mktemp("catalog"))
+    return write_indexed_catalog(tmp_path_factory.mktemp("catalog"))
 
 
 @pytest.fixture(scope="session")
 def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tiny_catalog import LABELS
-    from tiny_models import tiny_checkpoint
+    from builders.checkpoints import tiny_checkpoint
+    from builders.indexed_catalog import LABELS
 
     return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "own", labels=LABELS)
 
@@ -71,8 +71,8 @@ def reuse_graphs(traced: Traced, tmp_path_factory: pytest.TempPathFactory, monke
 @pytest.fixture(scope="session")
 def tensorrt_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every linear layer's rows divide into blocks of 64."""
-    from tiny_catalog import LABELS
-    from tiny_models import tiny_checkpoint
+    from builders.checkpoints import tiny_checkpoint
+    from builders.indexed_catalog import LABELS
 
     return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "blocks", labels=LABELS, intermediate_size=128)
 

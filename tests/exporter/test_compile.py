@@ -16,21 +16,23 @@ import onnx
 import pytest
 from onnx import helper
 
-import tiny_bundle
-from limits import largest_file
+from builders.bundle import MAX_TOKENS
+from builders.bundle_files import refresh, write_json
+from builders.catalog import PROGRAM
+from builders.held_out import write_ranked
+from builders.variants import TENSORRT, add_variant
+from doubles.compiler import Doubles
 from rexit.bundle import Bundle, Engine, FileEntry, OptimizationProfile, digest, sole_writer
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.exporter.compile import CompileReport, VariantBuild, compile_engines, profiles_of
-from tensorrt_bundle import VARIANT, add_tensorrt_variant, write_tensorrt_bundle
-from tensorrt_doubles import Doubles
-from tiny_bundle import MAX_TOKENS, PROGRAM, refresh
+from running.full_disk import largest_file
 
 MOST_PREFIX = PROGRAM["max_prefix_tokens"]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tensorrt_bundle(tmp_path_factory.mktemp("tensorrt"))
+    return write_ranked(tmp_path_factory.mktemp("tensorrt"), variants=(TENSORRT,)).bundle
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def compiled(compiled_bundle: tuple[Path, CompileReport], tmp_path: Path) -> Pat
     return Path(shutil.copytree(compiled_bundle[0], tmp_path / "bundle"))
 
 
-def engines(bundle: Path, variant: str = VARIANT) -> Path:
+def engines(bundle: Path, variant: str = TENSORRT) -> Path:
     return bundle / "variants" / variant / "engines"
 
 
@@ -67,7 +69,7 @@ def build(bundle: Path, **options: object) -> VariantBuild:
 class TestRtx:
     def test_engines_are_what_engine_json_says(self, compiled_bundle: tuple[Path, CompileReport]) -> None:
         path, report = compiled_bundle
-        bundle = Bundle.open(path, VARIANT)
+        bundle = Bundle.open(path, TENSORRT)
         (built,) = report.variants
         engine = Engine.read(Path(built.folder))
         assert (report.builder, report.gpu, report.compute_capability) == ("tensorrt_rtx", None, "8.6")
@@ -86,7 +88,7 @@ class TestRtx:
 
     def test_profiles(self, made: Path) -> None:
         """The limits and the catalog give the most, golden slates what is usual. No profile runs from no prefix to some."""
-        bundle = Bundle.open(made, VARIANT)
+        bundle = Bundle.open(made, TENSORRT)
         empty, behind = profiles_of(bundle)
         most = max(MAX_TOKENS, MOST_PREFIX)
         prefixes = sorted(len(slate.prefix) for slate in bundle.golden().slates)
@@ -102,7 +104,7 @@ class TestRtx:
         assert (one.tokens, one.prefix[::2], one.rows) == (behind.tokens, (0, MOST_PREFIX), behind.rows)
 
     def test_without_prefixes_there_are_slates_alone(self, made: Path) -> None:
-        bundle = Bundle.open(made, VARIANT)
+        bundle = Bundle.open(made, TENSORRT)
         slate = profiles_of(bundle)[1]
         bundle.catalog.info["prompt"]["max_prefix_tokens"] = 0
         (only,) = profiles_of(bundle)
@@ -116,7 +118,7 @@ class TestRtx:
 
     @pytest.mark.parametrize("damage", ["weights", "limits", "plan", "engine.json"])
     def test_built_anew_when_it_is_not_what_it_was(self, compiled: Path, damage: str) -> None:
-        part = compiled / "variants" / VARIANT
+        part = compiled / "variants" / TENSORRT
         (folder,) = (path for path in engines(compiled).iterdir())
         if damage == "weights":
             data = part / "segment-1.onnx.data"
@@ -124,13 +126,13 @@ class TestRtx:
         elif damage == "limits":
             variant = json.loads((part / "variant.json").read_text())
             variant["limits"]["max_tokens"] = MAX_TOKENS + 1
-            tiny_bundle.write_json(part / "variant.json", variant)
+            write_json(part / "variant.json", variant)
         elif damage == "plan":
             plan = folder / "segment-0.plan"
             plan.write_bytes(b"X" + plan.read_bytes()[1:])
         else:
             (folder / "engine.json").write_text("{")
-        refresh(compiled, VARIANT)
+        refresh(compiled, TENSORRT)
         assert not build(compiled).up_to_date
         assert build(compiled).up_to_date
 
@@ -142,17 +144,19 @@ class TestRtx:
         assert before.items() <= after.items()
 
     def test_several_variants(self, bundle: Path) -> None:
-        add_tensorrt_variant(bundle, "tensorrt-other")
+        add_variant(bundle, TENSORRT, "tensorrt-other")
         report = compile_engines(bundle, compute_capability="8.6")
-        assert [v.variant for v in report.variants] == [VARIANT, "tensorrt-other"]
+        assert [v.variant for v in report.variants] == [TENSORRT, "tensorrt-other"]
         shutil.rmtree(engines(bundle))
-        report = compile_engines(bundle, [VARIANT, "tensorrt-other", VARIANT], compute_capability="8.6")
-        assert [(v.variant, v.up_to_date) for v in report.variants] == [(VARIANT, False), ("tensorrt-other", True)]
+        report = compile_engines(bundle, [TENSORRT, "tensorrt-other", TENSORRT], compute_capability="8.6")
+        assert [(v.variant, v.up_to_date) for v in report.variants] == [(TENSORRT, False), ("tensorrt-other", True)]
 
     def test_progress_tells_of_each_segment(self, bundle: Path) -> None:
         told: list[tuple[str, int, int]] = []
         compile_engines(bundle, compute_capability="8.6", progress=lambda *words: told.append(words))
-        assert [t for t in told if t[0].endswith("compiling")] == [(f"{VARIANT}, segment {k}: compiling", k, 3) for k in range(3)]
+        assert [t for t in told if t[0].endswith("compiling")] == [
+            (f"{TENSORRT}, segment {k}: compiling", k, 3) for k in range(3)
+        ]
 
 
 class TestTensorrtDouble:
@@ -163,7 +167,7 @@ class TestTensorrtDouble:
         (tmp_path / "doubles").mkdir()
         doubles = Doubles(tmp_path / "doubles", monkeypatch)
         doubles.add_gpu()
-        doubles.expect(bundle / "variants" / VARIANT)
+        doubles.expect(bundle / "variants" / TENSORRT)
         return doubles
 
     def test_calls_and_engine(self, bundle: Path, doubles: Doubles) -> None:
@@ -175,7 +179,7 @@ class TestTensorrtDouble:
         assert doubles.calls("build_serialized_network") == [[2]] * 3  # detailed
         assert doubles.calls("set_memory_pool_limit") == [["workspace", 1 << 30]] * 3
         for (shapes,), profile in zip(  # of the first segment
-            doubles.calls("add_optimization_profile")[:2], profiles_of(Bundle.open(bundle, VARIANT)), strict=True
+            doubles.calls("add_optimization_profile")[:2], profiles_of(Bundle.open(bundle, TENSORRT)), strict=True
         ):
             assert shapes == {
                 **{name: [[size] for size in profile.tokens] for name in ("ids", "place", "owner")},
@@ -186,7 +190,7 @@ class TestTensorrtDouble:
         engine = Engine.read(Path(built.folder))
         assert (engine.gpu, engine.compute_capability) == ("Orin", "8.7")
         assert [(s.layers, s.summary) for s in engine.segments] == [(3, {"fp16 gemm": 1, "gemm_mha_v2": 1})] * 3
-        assert engine.command == f"rexit compile BUNDLE --variant {VARIANT}"
+        assert engine.command == f"rexit compile BUNDLE --variant {TENSORRT}"
         for k, segment in enumerate(engine.segments):
             assert (segment.plan, segment.context) == (f"segment-{k}.plan", None)
             assert (Path(built.folder) / segment.plan).read_bytes() == b"plan"
@@ -253,7 +257,7 @@ class TestTensorrtDouble:
         with pytest.raises(BackendError) as caught:
             compile_engines(bundle, force=True)
         text = str(caught.value)
-        assert text.startswith(f"{VARIANT}, segment 0 (segment-0.onnx): ") and message in text and "\n" not in text
+        assert text.startswith(f"{TENSORRT}, segment 0 (segment-0.onnx): ") and message in text and "\n" not in text
         assert ("most likely out of memory" in text) == (at == "kill")
         assert files(engines(bundle)) == before
 
@@ -271,27 +275,26 @@ class TestTensorrtDouble:
 class TestBadInput:
     def test_variant_that_is_not_tensorrts(self, bundle: Path) -> None:
         with pytest.raises(InputError, match=r"variant 'cpu-fp32' is for 'cpu', engines are for `tensorrt` variants"):
-            compile_engines(bundle, [VARIANT, "cpu-fp32"], compute_capability="8.6")
+            compile_engines(bundle, [TENSORRT, "cpu-fp32"], compute_capability="8.6")
 
     def test_unknown_variant(self, bundle: Path) -> None:
         with pytest.raises(InputError, match=r"no variant 'tensorrt-fp8', there are: cpu-fp32, tensorrt-fp32"):
             compile_engines(bundle, ["tensorrt-fp8"], compute_capability="8.6")
 
     def test_bundle_without_tensorrt_variants(self, tmp_path: Path) -> None:
-        from served_bundle import write_served_bundle
 
-        folder, _ = write_served_bundle(tmp_path)
+        folder, _ = write_ranked(tmp_path)
         with pytest.raises(InputError, match=r"no variant for TensorRT, there are: cpu-fp32; `rexit export --target tensorrt`"):
             compile_engines(folder, compute_capability="8.6")
 
     def test_edited_graph_is_not_compiled(self, bundle: Path) -> None:
-        path = bundle / "variants" / VARIANT / "segment-2.onnx.data"
+        path = bundle / "variants" / TENSORRT / "segment-2.onnx.data"
         path.write_bytes(path.read_bytes()[:-1] + b"\7")
         with pytest.raises(BundleError, match=r"segment-2\.onnx\.data: SHA-256 .* \(edited\)"):
             compile_engines(bundle, compute_capability="8.6")
 
     def test_fp8_for_a_gpu_that_has_none(self, bundle: Path) -> None:
-        add_tensorrt_variant(bundle, "tensorrt-fp8")
+        add_variant(bundle, TENSORRT, "tensorrt-fp8")
         part = bundle / "variants" / "tensorrt-fp8" / "variant.json"
         part.write_text(part.read_text().replace('"precision": "fp32"', '"precision": "fp8"'))
         refresh(bundle, "tensorrt-fp8")
@@ -310,11 +313,11 @@ class TestBadInput:
 
 def spoil(bundle: Path, change: Callable[[onnx.ModelProto], None]) -> None:
     """Another second segment, with its digests: what an exporter's fault would be."""
-    path = bundle / "variants" / VARIANT / "segment-1.onnx"
+    path = bundle / "variants" / TENSORRT / "segment-1.onnx"
     model = onnx.load(path, load_external_data=False)
     change(model)
     onnx.save(model, path)
-    refresh(bundle, VARIANT)
+    refresh(bundle, TENSORRT)
 
 
 class TestFailure:
@@ -337,7 +340,7 @@ class TestFailure:
 
         spoil(compiled, rename)
         text = self.refused(compiled, BackendError)
-        assert text.startswith(f"{VARIANT}, segment 1 (segment-1.onnx): TensorRT-RTX ")
+        assert text.startswith(f"{TENSORRT}, segment 1 (segment-1.onnx): TensorRT-RTX ")
         assert "does not build it: " in text and "Softmaxx" in text
 
     def test_types_that_do_not_fit(self, compiled: Path) -> None:
@@ -349,9 +352,9 @@ class TestFailure:
         assert "segment 1" in text and "must have same input types" in text and "Half" in text
 
     def test_input_that_the_graph_has_not(self, compiled: Path) -> None:
-        part = compiled / "variants" / VARIANT / "variant.json"
+        part = compiled / "variants" / TENSORRT / "variant.json"
         part.write_text(part.read_text().replace('"owner"', '"proprietor"'))
-        refresh(compiled, VARIANT)
+        refresh(compiled, TENSORRT)
         assert "the graph's inputs are ['ids', 'owner'" in self.refused(compiled, BackendError)
 
     def test_out_of_memory(self, compiled: Path, tmp_path: Path) -> None:
@@ -429,4 +432,4 @@ def test_engine_json_lists_the_bytes_on_disk(compiled: Path) -> None:
     (folder,) = engines(compiled).iterdir()
     value = json.loads((folder / "engine.json").read_text())
     assert value["files"] == {p.name: FileEntry.of(p).to_json() for p in folder.glob("*.plan")}
-    assert value["gpu"] == {"name": None, "compute_capability": "8.6"} and value["variant"] == VARIANT
+    assert value["gpu"] == {"name": None, "compute_capability": "8.6"} and value["variant"] == TENSORRT

@@ -19,7 +19,8 @@ import onnx_ir
 import pytest
 from typer.testing import CliRunner
 
-from limits import largest_file
+from builders.checkpoints import tiny_checkpoint
+from builders.indexed_catalog import LABELS
 from rexit.bundle import Bundle, Catalog, Policy, digest, sole_writer
 from rexit.cli import app
 from rexit.errors import CheckpointError, InputError, ParityError, RexitError
@@ -27,8 +28,7 @@ from rexit.exporter import export as module
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.prompt.builder import PromptBuilder
-from tiny_catalog import LABELS
-from tiny_models import tiny_checkpoint
+from running.full_disk import largest_file
 
 COMMAND = [sys.executable, "-c", "from rexit.cli import main; main()", "export"]
 

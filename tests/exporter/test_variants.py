@@ -18,6 +18,9 @@ import pytest
 from typer.testing import CliRunner
 
 import rexit
+from builders.bundle_files import refresh
+from builders.checkpoints import tiny_checkpoint
+from builders.indexed_catalog import LABELS
 from rexit.bundle import Bundle, digest
 from rexit.cli import app
 from rexit.errors import CheckpointError, InputError, ParityError, QualityError
@@ -27,8 +30,6 @@ from rexit.exporter.gate import quality
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate, find_target
 from rexit.exporter.options import ExportOptions
-from tiny_catalog import LABELS
-from tiny_models import tiny_checkpoint
 
 VARIANTS = ("cpu-fp32", "cpu-int8", "cpu-int4")
 
@@ -126,7 +127,6 @@ def test_verify_and_calibrate_work_on_them(made: tuple[Path, ExportReport], cata
 
 def test_verify_sees_another_graph(made: tuple[Path, ExportReport], tmp_path: Path) -> None:
     """The digests are made right again, so that only the golden samples can tell."""
-    from tiny_bundle import refresh
 
     out = Path(shutil.copytree(made[0], tmp_path / "bundle"))
     for name in ("segment-1.onnx", "segment-1.onnx.data"):

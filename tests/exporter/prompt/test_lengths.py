@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-import tiny_data
+from builders import ratings
 from rexit.bundle import Catalog
 from rexit.exporter.catalog.lightgcn import Settings
 from rexit.exporter.index import build_catalog
@@ -19,11 +19,11 @@ from rexit.exporter.prompt.pieces import load_tokenizer
 LONG = "A very long title " * 12
 
 
-def index(folder: Path, template: str = tiny_data.TEMPLATE) -> Catalog:
-    """tiny_data's catalog, in which item 17 has a long title that nobody has rated, and user 25 has no history."""
-    tiny_data.write(folder, template, tiny_data.interactions().filter(pl.col("item_id") != 17))
+def index(folder: Path, template: str = ratings.TEMPLATE) -> Catalog:
+    """The catalog of `builders.ratings`, in which item 17 has a long title that nobody has rated, and user 25 has no history."""
+    ratings.write(folder, template, ratings.interactions().filter(pl.col("item_id") != 17))
     titled = pl.when(pl.col("item_id") == 17).then(pl.lit(LONG)).otherwise("title")
-    tiny_data.items().with_columns(title=titled).write_csv(folder / "items.csv")
+    ratings.items().with_columns(title=titled).write_csv(folder / "items.csv")
     with open(folder / "users.csv", "a") as file:
         file.write("25,pilot\n")
     build_catalog(
@@ -72,7 +72,7 @@ def test_the_longest_prompt_is_blamed_on_the_list_that_could_hold_the_long_title
 
 
 def test_a_limit_cuts_the_one_long_title_and_nothing_else(catalog: Catalog, tmp_path: Path) -> None:
-    cut = index(tmp_path, tiny_data.TEMPLATE + "[limits]\nitem.title = 8\nitem.year = 1\n")
+    cut = index(tmp_path, ratings.TEMPLATE + "[limits]\nitem.title = 8\nitem.year = 1\n")
     assert cut.info["prompt"]["prefix"] == catalog.info["prompt"]["prefix"], "the program is the same, its pieces are shorter"
     was, now = PromptBuilder(catalog), PromptBuilder(cut)
     items = [n for n in range(1, 41) if n != 17 and n % 7 == 4]  # of these the year is missing
