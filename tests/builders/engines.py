@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.model import HEAD_DIM, HEADS, HIDDEN
-from builders.variants import TENSORRT_HALF
+from builders.variants import TENSORRT, TENSORRT_HALF
 from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, OptimizationProfile
 
 KEY = "sm87-trt10.3.0"
@@ -16,6 +16,11 @@ PROFILES = (
     OptimizationProfile(tokens=(1, 30, 60), prefix=(0, 0, 0), rows=(1, 1, 60)),
     OptimizationProfile(tokens=(1, 48, 60), prefix=(1, 30, 60), rows=(1, 20, 60)),
 )
+
+
+def engines_of(bundle: Path, variant: str = TENSORRT) -> Path:
+    """The folder of a variant's engines."""
+    return bundle / "variants" / variant / "engines"
 
 
 def plan(segment: dict[str, Any]) -> str:

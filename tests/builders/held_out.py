@@ -34,12 +34,12 @@ def write_ranked(place: Path, *, strings: bool = False, variants: tuple[str, ...
     the golden samples are the runtime's own (its tests hold them against a second implementation); their log-odds are the
     reference's.
     """
-    options = BundleOptions(make_catalog(strings=strings), variants=variants)
+    plain = BundleOptions(make_catalog(strings=strings))
     users, items = user_ids(USERS, strings), item_ids(ITEMS, strings)
     weights, random = make_weights(), np.random.default_rng(5)
     rows: list[tuple[Any, ...]] = []
     slates: list[_Slate] = []
-    with tempfile.TemporaryDirectory() as draft, runtime.open(write_bundle(Path(draft) / "bundle", options)) as session:
+    with tempfile.TemporaryDirectory() as draft, runtime.open(write_bundle(Path(draft) / "bundle", plain)) as session:
         for user in users:
             prefix, candidates = session.prompt(user, items, as_of=AS_OF)
             log_odds = np.array([reference(weights, prefix, c) for c in candidates])
@@ -47,7 +47,7 @@ def write_ranked(place: Path, *, strings: bool = False, variants: tuple[str, ...
             evidence = (log_odds / log_odds.std(0)).sum(1)
             liked = random.random(ITEMS) < 1 / (1 + np.exp(-3 * (evidence - np.median(evidence))))
             rows += [(user, items[i], AS_OF + n, bool(liked[i])) for n, i in enumerate(random.permutation(ITEMS))]
-    options = dataclasses.replace(options, golden=_golden(slates[:4]))
+    options = dataclasses.replace(plain, golden=_golden(slates[:4]), variants=variants)
     return _write(place, options, rows, validation=AS_OF, test=AS_OF + ITEMS // 2)
 
 

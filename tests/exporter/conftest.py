@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,12 @@ def exported(checkpoint_folder: Path, catalog_folder: Path, tmp_path_factory: py
     return out
 
 
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change, alone in its folder."""
+    return Path(shutil.copytree(exported, tmp_path / "place" / "bundle"))
+
+
 @pytest.fixture(scope="session")
 def traced() -> Traced:
     """What was traced for `reuse_graphs` so far, by target and segment: the folder, and what the manifest says."""
@@ -51,8 +58,6 @@ def traced() -> Traced:
 @pytest.fixture
 def reuse_graphs(traced: Traced, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Called, makes `export` trace each segment of `checkpoint_folder` once a session: for tests of what stands around it."""
-    import shutil
-
     from rexit.exporter import draft
     from rexit.exporter.graph.trace import export_segment
 
