@@ -44,9 +44,9 @@ $(BUILD)/.installed: $(BUILD)/.requirements $(CPP_SOURCES)
 	@touch $@
 
 # A bundle with golden samples, and this machine's answers to them.
-$(BUILD)/golden/.written: $(BUILD)/.installed $$(call imports,tests/golden_bundle.py)
+$(BUILD)/golden/.written: $(BUILD)/.installed $$(call imports,tests/builders/recorded.py)
 	rm -rf $(@D)
-	$(BIN)/python tests/golden_bundle.py $(@D)
+	PYTHONPATH=tests $(BIN)/python -m builders.recorded $(@D)
 	@touch $@
 
 CMAKE_OPTIONS := -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_BUILD_TYPE=Release

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from builders.bundle import write_bundle
+from builders.bundle_files import write_policy
+from builders.catalog import ITEM_IDS, USER_IDS
 from rexit import runtime
-from tiny_bundle import ITEM_IDS, USER_IDS, write_bundle, write_policy
 
 BUILD = Path(os.environ.get("REXIT_TEST_BUILD", Path(__file__).parent.parent / "build"))
 PROGRAM = BUILD / "example" / "rexit_score"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from builders.traces import traces
 from rexit.ranking import Ranking, auc, auc_difference, user_auc
-from synthetic_traces import traces
 
 
 @pytest.mark.parametrize("levels", [3, 10_000])

@@ -8,29 +8,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import tiny_bundle
+from builders.bundle import BundleOptions, write_bundle
+from builders.catalog import ITEM_IDS, ITEMS, NEIGHBOURS, USER_IDS, CatalogContents, make_catalog
 from rexit import runtime
 from rexit.bundle import Catalog
 from rexit.exporter.catalog.neighbours import similar_users
 from rexit.exporter.prompt.builder import PromptBuilder
-from tiny_bundle import ITEM_IDS, ITEMS, NEIGHBOURS, USER_IDS, make_catalog, write_bundle
 
 
-def nothing_known_of_some() -> tiny_bundle.Catalog:
+def nothing_known_of_some() -> CatalogContents:
     """Half of the users and items have zero embeddings, half of the items zero `fold_in` rows."""
     info, tables = make_catalog()
     users, items = tables["users.safetensors"], tables["items.safetensors"]
     users["embeddings"][::2] = items["embeddings"][::2] = items["fold_in"][: ITEMS // 2] = 0
     users["similar"] = similar_users(users["embeddings"], NEIGHBOURS)
-    return info, tables
+    return CatalogContents(info, tables)
 
 
 @pytest.mark.parametrize("catalog_of", [make_catalog, nothing_known_of_some])
 @pytest.mark.parametrize("seed", range(3))
-def test_python_and_cpp_assemble_the_same_prompts(
-    tmp_path: Path, seed: int, catalog_of: Callable[[], tiny_bundle.Catalog]
-) -> None:
-    bundle, random = write_bundle(tmp_path / "bundle", catalog_of=catalog_of()), np.random.default_rng(seed)
+def test_python_and_cpp_assemble_the_same_prompts(tmp_path: Path, seed: int, catalog_of: Callable[[], CatalogContents]) -> None:
+    bundle, random = write_bundle(tmp_path / "bundle", BundleOptions(catalog_of())), np.random.default_rng(seed)
     catalog = Catalog.open(bundle / "catalog")
     prompts = PromptBuilder(catalog)
     ops = {op["op"] for part in ("prefix", "candidate") for op in catalog.info["prompt"][part]}

@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 import pytest
 
-from paper_bundle import write_catalog
+from builders.held_out import write_two_tastes
 from rexit.bundle import Catalog, Split
 from rexit.errors import InputError
 from rexit.slates import cut, draw, spread
@@ -14,7 +14,7 @@ from rexit.slates import cut, draw, spread
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
-    return Catalog.open(write_catalog(tmp_path_factory.mktemp("slates") / "catalog"))
+    return Catalog.open(write_two_tastes(tmp_path_factory.mktemp("slates")).catalog)
 
 
 def with_split(catalog: Catalog, split: Split) -> Catalog:

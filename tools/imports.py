@@ -44,7 +44,7 @@ def closure(paths: list[Path]) -> list[Path]:
         path = todo.pop()
         if path not in seen:
             seen[path] = None
-            folders = (ROOT / "src", path.parent)
+            folders = (ROOT / "src", ROOT / "tests", path.parent)
             todo += [file for name in imported(path) for file in files_of(name, folders)]
     return list(seen)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from paper_bundle import write_bundle, write_catalog
+from builders.bundle import write_bundle
 from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, OptimizationProfile, Variant, engine_folders
 from rexit.bundle.engine import engine_key
 from rexit.errors import BundleError
@@ -21,7 +21,7 @@ PROFILES = (
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    return Bundle.open(write_bundle(tmp_path / "bundle", write_catalog(tmp_path / "catalog")))
+    return Bundle.open(write_bundle(tmp_path / "bundle"))
 
 
 def write_engine(bundle: Bundle, version: str = "10.3.0") -> Path:

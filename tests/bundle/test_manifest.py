@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from paper_bundle import write_bundle, write_catalog
+from builders.held_out import write_ranked
+from rexit import __version__
 from rexit.bundle import Bundle, FileEntry, Manifest, Variant
 from rexit.errors import BundleError, InputError
 
@@ -19,8 +20,7 @@ VARIANT = "variants/cpu-fp32/variant.json"
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundle")
-    return write_bundle(folder / "bundle", write_catalog(folder / "catalog"))
+    return write_ranked(tmp_path_factory.mktemp("bundle")).bundle
 
 
 @pytest.fixture
@@ -45,7 +45,8 @@ def test_written_comes_back(bundle: Path, tmp_path: Path) -> None:
     opened = Bundle.open(bundle)
     for value, name in ((opened.manifest, "manifest.json"), (opened.variant, "variant.json")):
         value.write(tmp_path)
-        assert (tmp_path / name).read_text() == ((bundle if name == "manifest.json" else opened.folder) / name).read_text()
+        there = json.loads(((bundle if name == "manifest.json" else opened.folder) / name).read_text())
+        assert json.loads((tmp_path / name).read_text()) == there | {"producer": f"rexit {__version__}"}
     assert Manifest.read(tmp_path) == opened.manifest and Variant.read(tmp_path) == opened.variant
     assert opened.variant_sha256 == FileEntry.of(bundle / VARIANT).sha256
 

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from builders.traces import even_costs, traces
 from rexit.calibration.decide import decide, full_depth
 from rexit.errors import InputError
-from synthetic_traces import even_costs, traces
 
 LAYERS = (2, 4, 6)
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
+from builders.traces import even_costs, traces
 from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration.evaluate import evaluate, logloss
-from synthetic_traces import even_costs, traces
 
 
 def test_logloss_is_that_of_sklearn_and_survives_large_log_odds() -> None:

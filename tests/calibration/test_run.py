@@ -1,27 +1,29 @@
 """The whole of calibration on files, with a stand-in for the session: what is written, when, and what stays when it fails."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from paper_bundle import write_bundle, write_catalog
+from builders.bundle_files import refresh
+from builders.held_out import write_two_tastes
+from builders.traces import even_costs
+from doubles.session import FakeSession
 from rexit.bundle import Bundle, Catalog, ExitPolicy, Policy, sole_writer
 from rexit.calibration import Settings, calibrate
 from rexit.calibration.run import _decided_as_traced
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure.costs import Costs
 from rexit.slates import Slate
-from synthetic_traces import FakeSession, even_costs
 
 SETTINGS = Settings(max_auc_drop=0.02, slate=5, timed_slates=4, repeats=1)
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    catalog = write_catalog(tmp_path / "catalog")
-    write_bundle(tmp_path / "bundle", catalog)
+    write_two_tastes(tmp_path)
     return tmp_path
 
 
@@ -60,7 +62,7 @@ def test_writes_policy_report_and_plot_of_one_run(place: Path) -> None:
     assert report["data"]["test"] == {"pairs": 300, "slates": 60, "users": 30}
     assert report["decisions"]["as_traced"] == report["decisions"]["candidates"] > 0
     names = [row["policy"] for row in report["table"]]
-    assert names == ["full depth", "2 layers", "4 layers", "calibrated"]
+    assert names == ["full depth", "1 layer", "2 layers", "calibrated"]
 
 
 def test_conclusion_is_the_measurement(place: Path) -> None:
@@ -84,7 +86,7 @@ def test_no_exit_pays_says_so_and_keeps_the_maps(place: Path) -> None:
 
 def test_policy_that_is_a_fixed_depth_is_called_so(place: Path) -> None:
     _, done = run(place, noise=(0.0, 0.0, 0.0))
-    assert done.conclusion.endswith("Every candidate stops after layer 2: deeper layers add nothing here.")
+    assert done.conclusion.endswith("Every candidate stops after layer 1: deeper layers add nothing here.")
     _, done = run(place, noise=(2.0, 0.5, 0.1))
     assert done.report["pays"]
     assert "Every candidate" not in done.conclusion
@@ -94,7 +96,7 @@ def test_model_that_ranks_nothing_is_called_so(place: Path) -> None:
     bundle = Bundle.open(place / "bundle")
     backwards = lambda user, item: -truth(user, item)  # noqa: E731
     _, done = run(place, open_session=lambda: FakeSession(3, even_costs(3), backwards, (0.5, 0.2, 0.1), bundle.policy()))
-    assert "not even the deepest head ranks (AUC 0.192 on validation)" in done.conclusion
+    assert "not even the deepest head ranks (AUC 0.166 on validation)" in done.conclusion
 
 
 def test_promise_that_the_clock_does_not_keep_is_taken_back(place: Path) -> None:
@@ -136,7 +138,7 @@ def test_policy_that_decides_otherwise_than_traced_is_refused(place: Path, befor
         Policy.full_depth(3, bundle.variant_sha256).write(bundle.folder / "policy.json")
     files = {p.name: p.read_bytes() for p in bundle.folder.iterdir()}
     with pytest.raises(
-        BackendError, match=r"user 100, item 10\d\d: stopped at exit 2, the trace says [01]: .*no policy was written"
+        BackendError, match=r"user 100, item -?\d+: stopped at exit 2, the trace says [01]: .*no policy was written"
     ):
         run(place, open_session=lambda: StopsElsewhere(3, even_costs(3, 100, 10), truth, (0.5, 0.2, 0.1), bundle.policy()))
     assert {p.name: p.read_bytes() for p in bundle.folder.iterdir()} == files
@@ -157,10 +159,10 @@ def test_within_rounding_of_a_threshold_there_are_two_right_exits(distance: floa
 
 
 def test_foreign_catalog(place: Path) -> None:
-    write_catalog(place / "other", seed=1)
+    other = write_two_tastes(place / "other", seed=1).catalog
     bundle = Bundle.open(place / "bundle")
-    with pytest.raises(BundleError, match=r"other: is catalog .*, variant cpu-fp32 was made for"):
-        calibrate(bundle, Catalog.open(place / "other"), SETTINGS, open_session=sessions(bundle))
+    with pytest.raises(BundleError, match=r"other/catalog: is catalog .*, variant cpu-fp32 was made for"):
+        calibrate(bundle, Catalog.open(other), SETTINGS, open_session=sessions(bundle))
     assert not (bundle.folder / "policy.json").exists()
 
 
@@ -231,10 +233,10 @@ def test_disk_full_at_the_report_leaves_no_policy(place: Path, monkeypatch: pyte
 
 
 def test_one_exit_has_nothing_to_calibrate(tmp_path: Path) -> None:
-    catalog = write_catalog(tmp_path / "catalog")
-    bundle = Bundle.open(write_bundle(tmp_path / "bundle", catalog, exits=(6,)))
+    made = write_two_tastes(tmp_path, exits=(4,))
+    bundle = Bundle.open(made.bundle)
     with pytest.raises(InputError, match="one exit, nothing to calibrate"):
-        calibrate(bundle, Catalog.open(catalog), SETTINGS, open_session=sessions(bundle))
+        calibrate(bundle, Catalog.open(made.catalog), SETTINGS, open_session=sessions(bundle))
 
 
 def test_log_odds_that_are_not_finite_are_refused(place: Path) -> None:
@@ -252,8 +254,10 @@ def test_labels_all_alike_are_refused(place: Path) -> None:
 
     info["splits"]["validation"].update(FileEntry.of(path).to_json())
     (place / "catalog" / "catalog.json").write_text(json.dumps(info))
-    bundle = write_bundle(place / "again", place / "catalog")
-    opened = Bundle.open(bundle)
+    shutil.copy(place / "catalog" / "catalog.json", place / "bundle" / "catalog")
+    refresh(place / "bundle")
+    shutil.copy(place / "bundle" / "catalog" / "catalog.json", place / "catalog")
+    opened = Bundle.open(place / "bundle")
     with pytest.raises(InputError, match="validation: all 300 interactions are liked, expected both kinds"):
         calibrate(opened, Catalog.open(place / "catalog"), SETTINGS, open_session=sessions(opened))
 

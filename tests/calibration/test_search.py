@@ -7,11 +7,11 @@ import time
 import numpy as np
 import pytest
 
+from builders.traces import even_costs, traces
 from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration.evaluate import at_exit
 from rexit.calibration.search import Rule, Search
 from rexit.ranking import auc
-from synthetic_traces import even_costs, traces
 
 BUDGETS = (0.0, 0.001, 0.002, 0.005, 0.01, 0.03)
 

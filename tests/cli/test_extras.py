@@ -13,27 +13,9 @@ import pytest
 
 from rexit import __version__
 from rexit.cli import _extras
+from running.missing_packages import run_without
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
-
-WITHOUT = """
-import sys
-
-class Absent:  # what is not installed cannot be found
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {absent}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-
-sys.meta_path.insert(0, Absent())
-sys.argv = {argv}
-from rexit.cli import main
-main()
-"""
-
-
-def run_without(absent: set[str], *argv: object) -> subprocess.CompletedProcess[str]:
-    script = WITHOUT.format(absent=sorted(absent), argv=["rexit", *map(str, argv)])
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={"COLUMNS": "300"})
 
 
 def modules_of(extra: str) -> set[str]:

@@ -10,23 +10,13 @@ from pathlib import Path
 import pytest
 
 import rexit
-from served_bundle import write_served_bundle
-from tiny_bundle import ITEM_IDS, USER_IDS
+from builders.catalog import ITEM_IDS, USER_IDS
+from builders.held_out import write_ranked
+from running.missing_packages import run_without
 
 NEVER = ("torch", "transformers", "torch_geometric")
 NOT_OF_THE_BASE = ("sklearn", "scipy", "matplotlib", "polars", "pyarrow", "pandas", "onnx")
 LATE = (*NEVER, *NOT_OF_THE_BASE)
-
-BLOCKED = f"""
-import sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {LATE!r}:
-            raise ModuleNotFoundError(f"{{name}} is not of the base install", name=name)
-
-sys.meta_path.insert(0, Refuse())
-"""
 
 
 def loaded(code: str) -> set[str]:
@@ -54,14 +44,9 @@ def test_base_loads_no_extra(module: str) -> None:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("served")
-    write_served_bundle(place)
+    write_ranked(place)
     (place / "pairs.csv").write_text("user,item\n" + "".join(f"{user},{ITEM_IDS[1]}\n" for user in USER_IDS[:3]))
     return place
-
-
-def without_extras(*words: object) -> subprocess.CompletedProcess[str]:
-    script = f"{BLOCKED}\nfrom rexit.cli import main\nsys.argv = {['rexit', *map(str, words)]!r}\nmain()"
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
@@ -78,14 +63,14 @@ def without_extras(*words: object) -> subprocess.CompletedProcess[str]:
 )
 def test_the_base_install_is_enough(place: Path, words: tuple[object, ...]) -> None:
     command, *options = (place / word if str(word).endswith((".csv", ".json")) else word for word in words)
-    done = without_extras(command, place / "bundle", *options)
+    done = run_without(LATE, command, place / "bundle", *options)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)
 
 
 def test_the_block_blocks(place: Path) -> None:
     """What needs an extra fails under it, so the test above can."""
-    done = without_extras("calibrate", place / "bundle", "--catalog", place / "catalog")
+    done = run_without(LATE, "calibrate", place / "bundle", "--catalog", place / "catalog")
     assert done.returncode != 0
 
 

@@ -9,7 +9,7 @@ inline std::string bundles() {
   return folder != nullptr ? folder : "bundles";
 }
 
-// Those of tests/engine_bundles.py.
+// Those of tests/damage/engines.py.
 inline std::string tensorrt_bundles() {
   const char* folder = std::getenv("REXIT_TEST_TENSORRT_BUNDLES");
   return folder != nullptr ? folder : "tensorrt-bundles";

@@ -70,7 +70,7 @@ class AllocationsTest : public testing::Test {
   std::vector<float> thresholds = std::vector<float>(engine->bundle.exits(), 4.0f);
   rexit_stats stats{};
 
-  // User ids are 100, 103, ...; item ids -7, -2, ... (tests/tiny_bundle.py).
+  // User ids are 100, 103, ...; item ids -7, -2, ... (tests/builders/catalog.py).
   void score(std::int64_t user, std::size_t count, bool more) {
     items.clear();
     recent.clear();

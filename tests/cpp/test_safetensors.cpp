@@ -1,4 +1,4 @@
-// Views of a well-formed table; damaged ones are tests/attacks.py's.
+// Views of a well-formed table; damaged ones are tests/damage's.
 #include <gtest/gtest.h>
 
 #include "base/status.hpp"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,15 +19,15 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def catalog_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tiny_catalog import tiny_catalog
+    from builders.indexed_catalog import write_indexed_catalog
 
-    return tiny_catalog(tmp_path_factory.mktemp("catalog"))
+    return write_indexed_catalog(tmp_path_factory.mktemp("catalog"))
 
 
 @pytest.fixture(scope="session")
 def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tiny_catalog import LABELS
-    from tiny_models import tiny_checkpoint
+    from builders.checkpoints import tiny_checkpoint
+    from builders.indexed_catalog import LABELS
 
     return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "own", labels=LABELS)
 
@@ -42,6 +43,12 @@ def exported(checkpoint_folder: Path, catalog_folder: Path, tmp_path_factory: py
     return out
 
 
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change, alone in its folder."""
+    return Path(shutil.copytree(exported, tmp_path / "place" / "bundle"))
+
+
 @pytest.fixture(scope="session")
 def traced() -> Traced:
     """What was traced for `reuse_graphs` so far, by target and segment: the folder, and what the manifest says."""
@@ -51,8 +58,6 @@ def traced() -> Traced:
 @pytest.fixture
 def reuse_graphs(traced: Traced, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Called, makes `export` trace each segment of `checkpoint_folder` once a session: for tests of what stands around it."""
-    import shutil
-
     from rexit.exporter import draft
     from rexit.exporter.graph.trace import export_segment
 
@@ -71,8 +76,8 @@ def reuse_graphs(traced: Traced, tmp_path_factory: pytest.TempPathFactory, monke
 @pytest.fixture(scope="session")
 def tensorrt_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every linear layer's rows divide into blocks of 64."""
-    from tiny_catalog import LABELS
-    from tiny_models import tiny_checkpoint
+    from builders.checkpoints import tiny_checkpoint
+    from builders.indexed_catalog import LABELS
 
     return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "blocks", labels=LABELS, intermediate_size=128)
 

@@ -13,11 +13,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-import tiny_data
-from limits import largest_file
+from builders import ratings
 from rexit.bundle import Catalog
 from rexit.cli import main
 from rexit.exporter import index as index_module
+from running.full_disk import largest_file
 
 Outcome = tuple[int, str, str]
 Run = Callable[..., Outcome]
@@ -25,7 +25,7 @@ Run = Callable[..., Outcome]
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return tiny_data.write(tmp_path)
+    return ratings.write(tmp_path)
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_users_are_optional(run: Run, data: Path) -> None:
     edit(data / "prompt.toml", "{user.job}|", "")
     code, _, err = run(users=False)
     assert (code, err) == (0, "")
-    assert len(Catalog.open(data / "catalog").users) == tiny_data.USERS
+    assert len(Catalog.open(data / "catalog").users) == ratings.USERS
 
 
 def test_users_and_items_without_interactions_have_rows(run: Run, data: Path) -> None:
@@ -170,7 +170,7 @@ def test_users_and_items_without_interactions_have_rows(run: Run, data: Path) ->
 
 
 def test_too_few_interactions_to_hold_any_out(run: Run, data: Path) -> None:
-    tiny_data.interactions().group_by("user_id", maintain_order=True).head(9).write_csv(data / "ratings.csv")
+    ratings.interactions().group_by("user_id", maintain_order=True).head(9).write_csv(data / "ratings.csv")
     code, out, _ = run()
     assert code == 0 and "No user has a like" in out
     assert Catalog.open(data / "catalog").info["retrieval"]["recall@20"] is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from rexit.bundle import Bundle, Catalog, digest
+from builders.bundle_files import contents
+from rexit.bundle import Bundle, Catalog
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter import preflight
 from rexit.exporter.export import export_bundle
@@ -23,16 +23,6 @@ from rexit.exporter.graph.targets import find_target
 from rexit.exporter.options import ExportOptions
 
 PRECISIONS = {"fp16": (18, 0.999), "int8": (19, 0.995), "int4": (21, None), "fp8": (19, 0.995)}
-
-
-@pytest.fixture
-def bundle(exported: Path, tmp_path: Path) -> Path:
-    """A copy of the bundle with cpu-fp32 alone."""
-    return Path(shutil.copytree(exported, tmp_path / "place" / "bundle"))
-
-
-def _all_bytes(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -129,7 +119,7 @@ def test_bad_input_leaves_what_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reuse_graphs()
-    before = _all_bytes(bundle)
+    before = contents(bundle)
 
     def refused(error: type[Exception], said: str, **options: Any) -> None:
         with pytest.raises(error, match=said) as caught:
@@ -140,7 +130,7 @@ def test_bad_input_leaves_what_is_there(
                 ExportOptions(target="tensorrt", golden_slates=1, accept_loss=True, **options),
             )
         assert "\n" not in str(caught.value)
-        assert _all_bytes(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
+        assert contents(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
 
     refused(
         InputError, "no target 'tensorrt' with precision 'fp32'; there is: .*--target tensorrt --precision fp16.int8.int4.fp8"

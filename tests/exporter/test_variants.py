@@ -18,7 +18,10 @@ import pytest
 from typer.testing import CliRunner
 
 import rexit
-from rexit.bundle import Bundle, digest
+from builders.bundle_files import contents, refresh
+from builders.checkpoints import tiny_checkpoint
+from builders.indexed_catalog import LABELS
+from rexit.bundle import Bundle
 from rexit.cli import app
 from rexit.errors import CheckpointError, InputError, ParityError, QualityError
 from rexit.exporter import preflight
@@ -27,8 +30,6 @@ from rexit.exporter.gate import quality
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate, find_target
 from rexit.exporter.options import ExportOptions
-from tiny_catalog import LABELS
-from tiny_models import tiny_checkpoint
 
 VARIANTS = ("cpu-fp32", "cpu-int8", "cpu-int4")
 
@@ -44,16 +45,6 @@ def made(checkpoint_folder: Path, catalog_folder: Path, tmp_path_factory: pytest
         ExportOptions(precisions=["fp32", "int8", "int4"], golden_slates=6, accept_loss=True),
     )
     return out, report
-
-
-@pytest.fixture
-def bundle(exported: Path, tmp_path: Path) -> Path:
-    """A copy of the bundle with cpu-fp32 alone."""
-    return Path(shutil.copytree(exported, tmp_path / "place" / "bundle"))
-
-
-def _all_bytes(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def _gated(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
@@ -126,7 +117,6 @@ def test_verify_and_calibrate_work_on_them(made: tuple[Path, ExportReport], cata
 
 def test_verify_sees_another_graph(made: tuple[Path, ExportReport], tmp_path: Path) -> None:
     """The digests are made right again, so that only the golden samples can tell."""
-    from tiny_bundle import refresh
 
     out = Path(shutil.copytree(made[0], tmp_path / "bundle"))
     for name in ("segment-1.onnx", "segment-1.onnx.data"):
@@ -148,20 +138,20 @@ def test_a_lower_precision_alone(
     export_bundle(checkpoint_folder, catalog_folder, out, ExportOptions(precisions=["int8"], golden_slates=6, accept_loss=True))
     assert Bundle.open(out).manifest.variants == ("cpu-int8",)
     assert sorted(path.name for path in out.iterdir()) == ["catalog", "manifest.json", "variants"]
-    assert _all_bytes(out / "variants" / "cpu-int8") == _all_bytes(made[0] / "variants" / "cpu-int8")
+    assert contents(out / "variants" / "cpu-int8") == contents(made[0] / "variants" / "cpu-int8")
 
 
 def test_an_older_variant_stays_as_it_is_and_the_default(
     checkpoint_folder: Path, catalog_folder: Path, bundle: Path, reuse_graphs: Callable[[], None]
 ) -> None:
     reuse_graphs()
-    before = _all_bytes(bundle / "variants" / "cpu-fp32")
+    before = contents(bundle / "variants" / "cpu-fp32")
     export_bundle(
         checkpoint_folder, catalog_folder, bundle, ExportOptions(precisions=["int8"], golden_slates=1, accept_loss=True)
     )
     assert Bundle.open(bundle).manifest.variants == ("cpu-fp32", "cpu-int8")
     assert Bundle.open(bundle).variant.name == "cpu-fp32"
-    assert _all_bytes(bundle / "variants" / "cpu-fp32") == before
+    assert contents(bundle / "variants" / "cpu-fp32") == before
 
 
 def test_the_gate_refuses(
@@ -172,13 +162,13 @@ def test_the_gate_refuses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reuse_graphs()
-    before = _all_bytes(bundle)
+    before = contents(bundle)
     _gated(monkeypatch, gate=Gate(correlation=0.9999999, auc_drop=1.0))
     monkeypatch.setattr(quality, "LEAST_USERS", 1)
     arguments: dict[str, Any] = {"precisions": ["int4"], "golden_slates": 1}
     with pytest.raises(QualityError, match=r"exit after layer 1: log-odds correlate .*; nothing was written: --accept-loss"):
         export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(**arguments))
-    assert _all_bytes(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
+    assert contents(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
     export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(**arguments, accept_loss=True))
     found = Bundle.open(bundle, "cpu-int4").variant.quality
     assert found is not None and found["accepted"] and found["verdict"] == "failed"
@@ -264,7 +254,7 @@ def test_disk_full_leaves_older_variants(
     nth: int,
 ) -> None:
     reuse_graphs()
-    before, save, calls = _all_bytes(bundle), onnx_ir.save, iter(range(1, 100))
+    before, save, calls = contents(bundle), onnx_ir.save, iter(range(1, 100))
 
     def full(*arguments: Any, **options: Any) -> None:
         if next(calls) == nth:
@@ -279,7 +269,7 @@ def test_disk_full_leaves_older_variants(
             bundle,
             ExportOptions(precisions=["int8", "int4"], golden_slates=1, accept_loss=True),
         )
-    assert _all_bytes(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
+    assert contents(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
 
 
 def test_weight_that_does_not_divide_into_blocks(catalog_folder: Path, tmp_path: Path) -> None:

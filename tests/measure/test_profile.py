@@ -12,14 +12,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from paper_bundle import write_bundle, write_catalog
+from builders.bundle import write_bundle
+from doubles.session import CANDIDATE_TOKENS, PREFIX_TOKENS, FakeSession
 from rexit.bundle import Bundle
 from rexit.errors import BundleError
 from rexit.measure.costs import Costs
 from rexit.measure.machine import Conditions
 from rexit.measure.profile import CostProfile, SegmentCost, fit, mean_tokens, measure
 from rexit.slates import Slate
-from synthetic_traces import CANDIDATE_TOKENS, PREFIX_TOKENS, FakeSession
 
 TRUE = Costs(7.0, np.array([90.0, 40.0, 55.0]), np.array([10.0, 10.0, 5.0]), np.array([3.0, 4.0, 5.0]), 6)
 MAX_TOKENS = 6 * CANDIDATE_TOKENS
@@ -151,7 +151,7 @@ def test_profile_that_was_measured_otherwise(tmp_path: Path, here: Conditions, l
 
 
 def test_conditions_are_those_of_a_session(tmp_path: Path) -> None:
-    bundle = Bundle.open(write_bundle(tmp_path / "bundle", write_catalog(tmp_path / "catalog")))
+    bundle = Bundle.open(write_bundle(tmp_path / "bundle"))
     found = Conditions.here(bundle, None, 0)
     assert (found.variant_sha256, found.device, found.threads) == (bundle.variant_sha256, "cpu", found.machine["cores"])
     assert Conditions.here(bundle, "cpu", found.threads) == found != Conditions.here(bundle, None, found.threads + 1)

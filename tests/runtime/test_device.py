@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 
 import rexit
-from engine_bundles import VARIANT, add_engines, add_tensorrt_variant
+from builders.catalog import ITEM_IDS, USER_IDS
+from builders.engines import add_engines
+from builders.held_out import AS_OF, write_ranked
+from builders.variants import TENSORRT_HALF
 from rexit.errors import BackendError, InputError
-from served_bundle import AS_OF, write_served_bundle
-from tiny_bundle import ITEM_IDS, USER_IDS
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return add_tensorrt_variant(write_served_bundle(tmp_path_factory.mktemp("device"))[0])
+    return write_ranked(tmp_path_factory.mktemp("device"), variants=(TENSORRT_HALF,)).bundle
 
 
 def test_float16_segments_run_on_the_cpu(bundle: Path) -> None:
-    with rexit.open(bundle, VARIANT, device="cpu") as half, rexit.open(bundle, "cpu-fp32") as full:
+    with rexit.open(bundle, TENSORRT_HALF, device="cpu") as half, rexit.open(bundle, "cpu-fp32") as full:
         for user in USER_IDS[:4]:
             seen = half.trace(user, ITEM_IDS, as_of=AS_OF)
             expected = full.trace(user, ITEM_IDS, as_of=AS_OF)
@@ -33,7 +34,7 @@ def test_float16_segments_run_on_the_cpu(bundle: Path) -> None:
 def test_the_cpu_needs_no_engine_and_no_device_is_the_variants_own(bundle: Path) -> None:
     rexit.open(bundle, "cpu-fp32", device="cpu").close()
     with pytest.raises(BackendError, match="device `tensorrt` needs TensorrtExecutionProvider") as caught:
-        rexit.open(bundle, VARIANT)
+        rexit.open(bundle, TENSORRT_HALF)
     assert caught.value.status == "REXIT_BACKEND_MISSING"
 
 
@@ -58,8 +59,8 @@ def test_absent_provider_names_the_library_that_has_it(bundle: Path) -> None:
 
 
 def test_engines_do_not_change_what_the_cpu_computes(bundle: Path) -> None:
-    with rexit.open(bundle, VARIANT, device="cpu") as session:
+    with rexit.open(bundle, TENSORRT_HALF, device="cpu") as session:
         before = session.trace(USER_IDS[0], ITEM_IDS[:3])
     add_engines(bundle)
-    with rexit.open(bundle, VARIANT, device="cpu") as session:
+    with rexit.open(bundle, TENSORRT_HALF, device="cpu") as session:
         np.testing.assert_array_equal(session.trace(USER_IDS[0], ITEM_IDS[:3]), before)

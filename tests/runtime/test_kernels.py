@@ -13,9 +13,10 @@ import onnx.parser
 import pytest
 
 import rexit
-import tiny_bundle
+from builders.bundle import write_bundle
+from builders.bundle_files import refresh
+from builders.catalog import ITEM_IDS, USER_IDS
 from rexit.errors import BackendError
-from tiny_bundle import ITEM_IDS, USER_IDS
 
 SEGMENT = "variants/cpu-fp32/segment-1.onnx"
 ONE_HEAD = "u = Unsqueeze (state, axes01)"  # [1, 1, T, 8]
@@ -53,7 +54,7 @@ REFUSED = {
 
 def _bundle(folder: Path, text: str) -> Path:
     """A bundle whose second segment adds 0 times `number` to its log-odds."""
-    out = tiny_bundle.write_bundle(folder)
+    out = write_bundle(folder)
     model = onnx.load(out / SEGMENT, load_external_data=False)
     added = onnx.parser.parse_graph(
         f"""added (float[T, 8] state, int64[T] owner) => (float nothing) {{
@@ -79,13 +80,13 @@ def _bundle(folder: Path, text: str) -> Path:
     model.graph.node.append(onnx.helper.make_node("Add", ["plain_logits", names["nothing"]], ["label_logits"]))
     model.opset_import.append(onnx.helper.make_opsetid("rexit", 1))
     onnx.save(model, out / SEGMENT)
-    tiny_bundle.refresh(out)
+    refresh(out)
     return out
 
 
 @pytest.mark.parametrize("text", SOUND)
 def test_kernels_run(text: str, tmp_path: Path) -> None:
-    with rexit.open(tiny_bundle.write_bundle(tmp_path / "plain")) as session:
+    with rexit.open(write_bundle(tmp_path / "plain")) as session:
         expected = session.trace(USER_IDS[2], ITEM_IDS)
     with rexit.open(_bundle(tmp_path / "changed", text)) as session:
         np.testing.assert_array_equal(session.trace(USER_IDS[2], ITEM_IDS), expected)
@@ -102,8 +103,8 @@ def test_what_is_no_number_reaches_the_answer(text: str, tmp_path: Path) -> None
 WITHOUT_MEMORY = """
 import resource, sys
 import rexit
+from builders.catalog import ITEM_IDS, USER_IDS
 from rexit.errors import RexitError
-from tiny_bundle import ITEM_IDS, USER_IDS
 
 with rexit.open(sys.argv[1], threads=2) as session:
     session.score(USER_IDS[2], ITEM_IDS, force_exit=0)
@@ -132,7 +133,7 @@ def test_a_kernel_out_of_memory_is_an_error(tmp_path: Path) -> None:
         [sys.executable, "-c", WITHOUT_MEMORY, _bundle(tmp_path, text)],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(tiny_bundle.__file__).parent)},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
     )
     assert ran.returncode == 0, ran.stderr
     failed, scored = ran.stdout.splitlines()

@@ -13,8 +13,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-import tiny_bundle
-from attacks import VARIANT, edit_json
+from builders.bundle import write_bundle
+from damage.edits import VARIANT, edit_json
 
 OPEN = """
 import sys
@@ -59,7 +59,7 @@ def opened(folder: Path, library: str) -> str:
 
 def test_opset_that_the_library_is_too_old_for(old_library: tuple[str, str], tmp_path: Path) -> None:
     path, version = old_library
-    folder = tiny_bundle.write_bundle(tmp_path / "bundle")
+    folder = write_bundle(tmp_path / "bundle")
     for graph in (folder / VARIANT).parent.glob("*.onnx"):
         model = onnx.load(graph, load_external_data=False)
         model.opset_import[0].version = 23
@@ -70,4 +70,4 @@ def test_opset_that_the_library_is_too_old_for(old_library: tuple[str, str], tmp
 
 
 def test_opset_that_the_old_library_takes(old_library: tuple[str, str], tmp_path: Path) -> None:
-    assert opened(tiny_bundle.write_bundle(tmp_path / "bundle"), old_library[0]) == "REXIT_OK"
+    assert opened(write_bundle(tmp_path / "bundle"), old_library[0]) == "REXIT_OK"

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import tiny_bundle
+from builders.bundle import BundleOptions, write_bundle
+from builders.catalog import CatalogContents, make_catalog
 from rexit import runtime
 
 # Items 10, 20, 30, 40; titles are pieces 1 to 4. Users 1, 2, 3; ages are pieces 11 to 13.
@@ -27,8 +28,8 @@ ITEM_VECTORS = [[1, 0], [0.75, 0.5], [-1, 0], [0, 1]]
 USER_VECTORS = [[1, 0], [-1, 0], [0.75, 0.5]]
 
 
-def make_catalog(prefix: list[Any], candidate: list[Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    info, _ = tiny_bundle.make_catalog()
+def catalog_of(prefix: list[Any], candidate: list[Any]) -> CatalogContents:
+    info, _ = make_catalog()
     flat = [event for events in EVENTS for event in events]
     items = np.array([item for _, item, _ in flat])
     ratings = sorted(range(len(flat)), key=lambda n: (flat[n][1], flat[n][0]))
@@ -60,19 +61,15 @@ def make_catalog(prefix: list[Any], candidate: list[Any]) -> tuple[dict[str, Any
         "pieces.safetensors": {"offsets": np.arange(61, dtype=np.int64), "tokens": np.arange(60, dtype=np.int32)},
     }
     program = {"prefix": prefix, "candidate": candidate, "max_prefix_tokens": 20, "max_candidate_tokens": 20}
-    return {
-        **info,
-        "counts": {"users": 3, "items": 4, "interactions": 9, "pieces": 60},
-        "embedding": {"dim": 2},
-        "prompt": program,
-    }, tables
+    info |= {"counts": {"users": 3, "items": 4, "interactions": 9, "pieces": 60}, "embedding": {"dim": 2}, "prompt": program}
+    return CatalogContents(info, tables)
 
 
 def prompt(tmp_path: Path, ops: list[Any], user: int, item: int = 10, part: str = "candidate", **options: Any) -> list[int]:
     """What `ops` append, as the prefix or as the candidate's part (which ends in piece 50)."""
     end = {"op": "piece", "piece": 50}
-    catalog = make_catalog(ops, [end]) if part == "prefix" else make_catalog([], [*ops, end])
-    session = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle", catalog_of=catalog))
+    catalog = catalog_of(ops, [end]) if part == "prefix" else catalog_of([], [*ops, end])
+    session = runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(catalog)))
     prefix, (candidate,) = session.prompt(user, [item], **options)
     return prefix.tolist() if part == "prefix" else candidate.tolist()[:-1]
 
@@ -166,11 +163,11 @@ def test_nothing_known_means_no_neighbours(
     op: dict[str, Any], user: int, item: int, options: dict[str, Any], expected: list[int], tmp_path: Path
 ) -> None:
     """User 1 and item 20 have zero embeddings, item 30 adds nothing to a folded-in user's."""
-    info, tables = make_catalog([], [op, {"op": "piece", "piece": 50}])
+    info, tables = catalog_of([], [op, {"op": "piece", "piece": 50}])
     tables["users.safetensors"]["embeddings"][0] = 0
     tables["users.safetensors"]["similar"] = np.array([[0, 0], [2, 1], [1, 2]], np.int32)
     tables["items.safetensors"]["embeddings"][1] = 0
     tables["items.safetensors"]["fold_in"][2] = 0
-    session = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle", catalog_of=(info, tables)))
+    session = runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(CatalogContents(info, tables))))
     _, (candidate,) = session.prompt(user, [item], **options)
     assert candidate.tolist()[:-1] == expected

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import tiny_bundle
+from builders.bundle import BundleOptions, write_bundle
+from builders.bundle_files import refresh, write_policy
+from builders.catalog import ITEM_IDS, USER_IDS, CatalogContents, make_catalog, string_id
+from builders.model import EXITS, POSITIONS, make_weights, reference
 from rexit import runtime
 from rexit.bundle import ExitPolicy, Policy
 from rexit.errors import BackendError, BundleError, DeadlineError, InputError
-from tiny_bundle import EXITS, ITEM_IDS, POSITIONS, USER_IDS
 
 USER, AS_OF = USER_IDS[2], 40
 # Log-odds here are up to 30; float32 against float64.
@@ -22,7 +24,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-3}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_bundle.write_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
+    return write_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
 
 
 @pytest.fixture
@@ -33,8 +35,8 @@ def session(folder: Path) -> runtime.Session:
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> NDArray[np.float64]:
     prefix, candidates = runtime.open(folder).prompt(USER, ITEM_IDS, as_of=AS_OF)
-    weights = tiny_bundle.make_weights()
-    return np.array([tiny_bundle.reference(weights, prefix, candidate) for candidate in candidates])
+    weights = make_weights()
+    return np.array([reference(weights, prefix, candidate) for candidate in candidates])
 
 
 def test_trace_is_the_reference(session: runtime.Session, expected: NDArray[np.float64]) -> None:
@@ -45,7 +47,7 @@ def test_trace_is_the_reference(session: runtime.Session, expected: NDArray[np.f
 
 @pytest.mark.parametrize("max_tokens", [1, 17, 40, 10_000])
 def test_chunks_do_not_change_scores(max_tokens: int, tmp_path: Path, expected: NDArray[np.float64]) -> None:
-    session = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle", max_tokens=max_tokens))
+    session = runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(max_tokens=max_tokens)))
     np.testing.assert_allclose(session.trace(USER, ITEM_IDS, as_of=AS_OF), expected, **CLOSE)
 
 
@@ -91,15 +93,15 @@ def test_shared_starts_do_not_change_scores(folder: Path, cache_bytes: int) -> N
 
 
 def test_memory_is_taken_for_what_comes(tmp_path: Path, session: runtime.Session) -> None:
-    info, tables = tiny_bundle.make_catalog()
+    info, tables = make_catalog()
     info["prompt"] = {**info["prompt"], "max_prefix_tokens": 1 << 20}  # as one long title makes it
-    other = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle", catalog_of=(info, tables)))
+    other = runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(CatalogContents(info, tables))))
     np.testing.assert_array_equal(other.trace(USER, ITEM_IDS), session.trace(USER, ITEM_IDS))
     assert other.memory == session.memory
 
 
 def test_cache_bytes(tmp_path: Path, session: runtime.Session) -> None:
-    small = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle"), cache_bytes=1)
+    small = runtime.open(write_bundle(tmp_path / "bundle"), cache_bytes=1)
     for user in (*USER_IDS[:6], USER_IDS[0]):
         small.trace(user, ITEM_IDS)
         session.trace(user, ITEM_IDS)
@@ -149,10 +151,10 @@ def test_without_a_policy_only_the_last_exit_stops(session: runtime.Session, exp
 @pytest.mark.parametrize("patience", [1, 2, 3])
 @pytest.mark.parametrize("width", [0.0, 1.0, 4.0, 12.0])
 def test_policy_stops_where_the_trace_says(patience: int, width: float, tmp_path: Path) -> None:
-    folder = tiny_bundle.write_bundle(tmp_path / "bundle", max_tokens=50)
+    folder = write_bundle(tmp_path / "bundle", BundleOptions(max_tokens=50))
     a, b = (0.7, 1.1, 0.4), (0.3, -0.8, 0.05)
     rules = [ExitPolicy(a[k], b[k], width * (1 + k / 10), width) for k in range(3)]
-    tiny_bundle.write_policy(folder, [r.__dict__ for r in rules], patience)
+    write_policy(folder, [r.__dict__ for r in rules], patience)
     session = runtime.open(folder)
     trace = session.trace(USER, ITEM_IDS, as_of=AS_OF)
     scores = session.score(USER, ITEM_IDS, as_of=AS_OF)
@@ -167,8 +169,8 @@ def test_policy_stops_where_the_trace_says(patience: int, width: float, tmp_path
 
 
 def test_request_policy_replaces_thresholds_not_the_map(tmp_path: Path) -> None:
-    folder = tiny_bundle.write_bundle(tmp_path / "bundle")
-    tiny_bundle.write_policy(folder, [{"a": 2.0, "b": 1.0, "upper": None, "lower": None}] * 3)
+    folder = write_bundle(tmp_path / "bundle")
+    write_policy(folder, [{"a": 2.0, "b": 1.0, "upper": None, "lower": None}] * 3)
     session = runtime.open(folder)
     assert session.exits[0] == runtime.ExitInfo(1, 2.0, 1.0, np.inf, np.inf, 1)
     scores = session.score(USER, ITEM_IDS, policy=runtime.StopRule([0.0] * 3, [0.0] * 3))
@@ -189,21 +191,21 @@ def test_top_k_is_the_head_of_the_whole(session: runtime.Session) -> None:
 
 
 def test_empty_prefix(tmp_path: Path) -> None:
-    info, tables = tiny_bundle.make_catalog()
+    info, tables = make_catalog()
     info["prompt"] = {**info["prompt"], "prefix": []}
-    session = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle", catalog_of=(info, tables)))
+    session = runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(CatalogContents(info, tables))))
     prefix, candidates = session.prompt(USER, ITEM_IDS)
-    weights = tiny_bundle.make_weights()
-    expected = np.array([tiny_bundle.reference(weights, prefix, c) for c in candidates])
+    weights = make_weights()
+    expected = np.array([reference(weights, prefix, c) for c in candidates])
     trace = session.trace_with_stats(USER, ITEM_IDS)
     assert len(prefix) == trace.stats.prefix_layers == trace.stats.prefix_tokens == 0
     np.testing.assert_allclose(trace.log_odds, expected, **CLOSE)
 
 
 def test_string_ids(tmp_path: Path, session: runtime.Session) -> None:
-    named = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle", strings=True))
-    slate = [tiny_bundle.string_id("item", n) for n in (3, 0, 19)]
-    scores = named.score(tiny_bundle.string_id("user", 2), slate, recent=[(slate[0], False)])
+    named = runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(make_catalog(strings=True))))
+    slate = [string_id("item", n) for n in (3, 0, 19)]
+    scores = named.score(string_id("user", 2), slate, recent=[(slate[0], False)])
     same = session.score(USER, [ITEM_IDS[n] for n in (3, 0, 19)], recent=[(ITEM_IDS[3], False)])
     np.testing.assert_array_equal(scores.log_odds, same.log_odds)
     assert scores.items.tolist() == slate
@@ -222,27 +224,27 @@ def test_warm_up_leaves_no_trace(session: runtime.Session, expected: NDArray[np.
 
 
 def test_prompt_longer_than_the_model(tmp_path: Path) -> None:
-    info, tables = tiny_bundle.make_catalog()
+    info, tables = make_catalog()
     info["prompt"] = {**info["prompt"], "prefix": [{"op": "piece", "piece": 0}] * (POSITIONS // 2)}
-    session = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle", catalog_of=(info, tables)))
+    session = runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(CatalogContents(info, tables))))
     with pytest.raises(InputError, match=f"candidate 0's prompt is longer than {POSITIONS} tokens") as caught:
         session.score(USER, ITEM_IDS)
     assert caught.value.status == "REXIT_TOO_LONG"
 
 
 def test_candidate_without_tokens(tmp_path: Path) -> None:
-    info, tables = tiny_bundle.make_catalog()
+    info, tables = make_catalog()
     info["prompt"] = {**info["prompt"], "candidate": [{"op": "piece", "piece": 4}]}
-    session = runtime.open(tiny_bundle.write_bundle(tmp_path / "bundle", catalog_of=(info, tables)))
+    session = runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(CatalogContents(info, tables))))
     with pytest.raises(BundleError, match=f"no tokens for item {ITEM_IDS[0]}"):
         session.score(USER, ITEM_IDS)
 
 
 def test_weights_that_give_nan(tmp_path: Path) -> None:
-    folder = tiny_bundle.write_bundle(tmp_path / "bundle")
+    folder = write_bundle(tmp_path / "bundle")
     weights = folder / "variants/cpu-fp32/segment-1.onnx.data"
     weights.write_bytes(b"\xff" * weights.stat().st_size)
-    tiny_bundle.refresh(folder)
+    refresh(folder)
     session = runtime.open(folder)
     assert session.score(USER, ITEM_IDS, force_exit=0).exit.tolist() == [0] * len(ITEM_IDS)
     with pytest.raises(BackendError, match=r"segment-1\.onnx: candidate 0's logits"):
@@ -250,7 +252,7 @@ def test_weights_that_give_nan(tmp_path: Path) -> None:
 
 
 def test_graph_that_breaks_its_shapes(tmp_path: Path) -> None:
-    folder = tiny_bundle.write_bundle(tmp_path / "bundle")
+    folder = write_bundle(tmp_path / "bundle")
     value = json.loads((folder / "variants/cpu-fp32/variant.json").read_text())
     import onnx
 
@@ -262,47 +264,9 @@ def test_graph_that_breaks_its_shapes(tmp_path: Path) -> None:
     model.graph.node.append(onnx.helper.make_node("Concat", ["inner", "inner"], [logits], axis=0))
     del model.graph.value_info[:]
     onnx.save(model, path)
-    tiny_bundle.refresh(folder)
+    refresh(folder)
     with pytest.raises(BackendError, match=r"segment-0\.onnx"):
         runtime.open(folder).score(USER, ITEM_IDS)
-
-
-def test_deadline_before_the_first_exit(session: runtime.Session) -> None:
-    with pytest.raises(DeadlineError) as caught:
-        session.score(USER, ITEM_IDS, deadline_ms=0.001)
-    assert caught.value.status == "REXIT_DEADLINE"
-
-
-@pytest.mark.parametrize("top_k", [None, 15_000])
-def test_deadline_amid_the_first_segment(session: runtime.Session, top_k: int | None) -> None:
-    items = ITEM_IDS * 1000
-    for _ in range(20):  # how fast the machine is now, it may not be in a moment
-        known = session.score(USER, items, as_of=AS_OF, force_exit=0)
-        deadline_ms = (known.stats.retrieval_us + known.stats.slate_us / 3) / 1000
-        try:
-            scores = session.score(USER, items, as_of=AS_OF, force_exit=0, deadline_ms=deadline_ms, top_k=top_k)
-        except DeadlineError:
-            continue
-        answered = scores.exit >= 0
-        if answered.any() and not answered.all():
-            break
-    else:
-        pytest.fail("never cut short amid the first segment")
-    assert len(scores) == (top_k or len(items))
-    count = int(answered.sum())
-    assert answered[:count].all(), "those without an answer come last"
-    np.testing.assert_array_equal(scores.exit, np.where(answered, 0, -1))
-    np.testing.assert_array_equal(scores.cut_short, ~answered)
-    for numbers in (scores.log_odds, scores.probability):
-        np.testing.assert_array_equal(np.isnan(numbers), ~answered)
-    np.testing.assert_allclose(scores.log_odds[:count], known.log_odds[scores.index[:count]], **CLOSE)
-    if top_k is not None:
-        assert (np.diff(scores.log_odds[:count]) <= 0).all()
-    assert scores.stats.slate_us > 0
-
-
-def test_deadline_far_away_changes_nothing(session: runtime.Session) -> None:
-    assert not session.score(USER, ITEM_IDS, deadline_ms=1e9).cut_short.any()
 
 
 def test_nothing_is_left_of_a_failed_request(session: runtime.Session, expected: NDArray[np.float64]) -> None:

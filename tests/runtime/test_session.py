@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 
 import rexit
-import tiny_bundle
+from builders.bundle import write_bundle
+from builders.catalog import ITEM_IDS, USER_IDS
 from rexit import runtime
 from rexit.errors import BundleError, CancelledError, InputError
-from tiny_bundle import ITEM_IDS, USER_IDS
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_bundle.write_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
+    return write_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def told(*files: str) -> set[str]:
         ("exporter/export.py", ".", "rexit.exporter.export"),
         ("calibration/run.py", ".", "rexit.calibration.run"),
         ("examples/movielens/train.py", "examples/movielens", "train"),
-        ("tests/golden_bundle.py", "tests", "golden_bundle"),
+        ("tests/builders/recorded.py", "tests", "builders.recorded"),
     ],
 )
 def test_tells_all_that_is_loaded(file: str, folder: str, module: str) -> None:

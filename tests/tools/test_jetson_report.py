@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from engine_bundles import VARIANT, add_tensorrt_variant
-from served_bundle import write_served_bundle
+from builders.held_out import write_ranked
+from builders.variants import TENSORRT_HALF
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "jetson-report.sh"
 
@@ -35,7 +35,7 @@ def steps(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("report")
-    add_tensorrt_variant(write_served_bundle(place)[0])
+    write_ranked(place, variants=(TENSORRT_HALF,))
     return place
 
 
@@ -44,14 +44,14 @@ def test_every_step_on_the_cpu(place: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     kinds = steps(place / "good")
     assert kinds["machine"] == kinds["build"] == "ok"
-    for name in ("cpu-fp32", VARIANT):
+    for name in ("cpu-fp32", TENSORRT_HALF):
         assert kinds[f"compile-{name}"].startswith("skipped") and kinds[f"verify-{name}"] == kinds[f"bench-{name}"] == "ok"
         assert json.loads((place / "good" / f"verify-{name}.json").read_text())["ok"]
         assert json.loads((place / "good" / f"bench-{name}.json").read_text())["variant"] == name
     assert "REXIT_TENSORRT" not in (place / "good" / "logs" / "build.txt").read_text()
     assert "== /etc/nv_tegra_release\nnot here" in (place / "good" / "logs" / "machine.txt").read_text()
     with tarfile.open(place / "good.tar.gz") as packed:
-        assert {"good/steps.tsv", "good/logs/build.txt", f"good/bench-{VARIANT}.json"} <= set(packed.getnames())
+        assert {"good/steps.tsv", "good/logs/build.txt", f"good/bench-{TENSORRT_HALF}.json"} <= set(packed.getnames())
 
 
 def test_failures_stop_nothing_and_are_named(place: Path) -> None:
@@ -60,11 +60,11 @@ def test_failures_stop_nothing_and_are_named(place: Path) -> None:
     (place / "cmake-fails").unlink()
     kinds = steps(place / "bad")
     assert ended.returncode == 1 and "failed: " in ended.stdout
-    for name in ("build", f"compile-{VARIANT}", f"verify-{VARIANT}", f"bench-{VARIANT}"):
+    for name in ("build", f"compile-{TENSORRT_HALF}", f"verify-{TENSORRT_HALF}", f"bench-{TENSORRT_HALF}"):
         assert kinds[name].startswith("FAILED"), name
     assert kinds["machine"] == kinds["verify-cpu-fp32"] == kinds["bench-cpu-fp32"] == "ok"
     assert "-DREXIT_TENSORRT=ON" in (place / "bad" / "logs" / "build.txt").read_text()
-    assert "device `tensorrt`" in (place / "bad" / "logs" / f"verify-{VARIANT}.txt").read_text()
+    assert "device `tensorrt`" in (place / "bad" / "logs" / f"verify-{TENSORRT_HALF}.txt").read_text()
     assert (place / "bad.tar.gz").is_file()
 
 

@@ -1,6 +1,6 @@
 // A stand-in for tests, not NVIDIA's header: the part of TensorRT 10's runtime API that rexit uses.
 //
-// A plan is text, written by tests/engine_bundles.py: the layers of the segment, its inputs and outputs in the order of
+// A plan is text, written by tests/builders/engines.py: the layers of the segment, its inputs and outputs in the order of
 // docs/format.md, its profiles (least and most of T, P and N), and perhaps what shall be refused or reported strangely. What an
 // engine computes is a small recurrence over integers below 251, exact in half precision: it depends on everything a segment is
 // given, and lets a token see the prefix and its own group's earlier tokens.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch_geometric.nn import LightGCN
 
-import tiny_data
+from builders import ratings
 from rexit.errors import InputError
 from rexit.exporter.catalog import lightgcn
 from rexit.exporter.catalog.lightgcn import Edges, Settings
@@ -14,7 +14,7 @@ SMALL = Settings(dim=16, layers=2, epochs=40)
 
 
 def split_edges() -> tuple[Edges, Edges, Edges]:
-    rated = tiny_data.interactions().select(
+    rated = ratings.interactions().select(
         user=pl.col("user_id") - 1, item=pl.col("item_id") - 1, time="timestamp", liked=pl.col("rating") >= 4
     )
     rated = assign(rated)
@@ -27,7 +27,7 @@ def split_edges() -> tuple[Edges, Edges, Edges]:
 
 
 def train(settings: Settings = SMALL) -> lightgcn.Retriever:
-    return lightgcn.train(*split_edges(), tiny_data.USERS, tiny_data.ITEMS, settings)
+    return lightgcn.train(*split_edges(), ratings.USERS, ratings.ITEMS, settings)
 
 
 def test_it_finds_the_two_tastes_and_beats_popularity() -> None:
@@ -55,7 +55,7 @@ def test_the_same_seed_gives_the_same_embeddings() -> None:
 def test_it_stops_early_and_reports_progress() -> None:
     told: list[tuple[int, int, float | None]] = []
     settings = Settings(dim=4, layers=1, epochs=500, patience=10)
-    made = lightgcn.train(*split_edges(), tiny_data.USERS, tiny_data.ITEMS, settings, lambda *now: told.append(now))
+    made = lightgcn.train(*split_edges(), ratings.USERS, ratings.ITEMS, settings, lambda *now: told.append(now))
     assert made.epochs <= len(told) < 500
     assert told[0][:2] == (1, 500) and told[-1][2] == pytest.approx(made.recall)
 
@@ -63,7 +63,7 @@ def test_it_stops_early_and_reports_progress() -> None:
 def test_without_validation_likes_all_epochs_are_run() -> None:
     likes, seen, _ = split_edges()
     nothing = (np.empty(0, np.int64), np.empty(0, np.int64))
-    made = lightgcn.train(likes, seen, nothing, tiny_data.USERS, tiny_data.ITEMS, Settings(dim=4, layers=1, epochs=7))
+    made = lightgcn.train(likes, seen, nothing, ratings.USERS, ratings.ITEMS, Settings(dim=4, layers=1, epochs=7))
     assert (made.recall, made.popularity_recall, made.epochs) == (None, None, 7)
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from builders.checkpoints import tiny_checkpoint
+from builders.indexed_catalog import LABELS
 from rexit.bundle import Bundle, Engine
 from rexit.exporter.compile import compile_engines
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
-from tiny_catalog import LABELS
-from tiny_models import tiny_checkpoint
 
 CAPABILITY = "8.9"  # the first that has fp8
 PRECISIONS = ("fp16", "int8", "int4", "fp8")

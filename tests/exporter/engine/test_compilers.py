@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from doubles.compiler import Doubles
 from rexit.errors import BackendError, InputError
 from rexit.exporter.engine import compilers
 from rexit.exporter.engine.compilers import BuildTarget, find_compiler
-from tensorrt_doubles import Doubles
 
 
 def script(path: Path, text: str) -> str:

@@ -8,8 +8,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from builders.model import make_weights, segment_graph, segment_names
 from rexit.exporter.engine.ep_context import wrap_plan
-from tiny_bundle import make_weights, segment_graph, segment_names
 
 
 @pytest.fixture

@@ -3,74 +3,119 @@
 from __future__ import annotations
 
 import re
+import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from engines import PROFILES, Engine, RefusedError, build
-from rexit.bundle import Bundle
+from rexit.bundle import Bundle, Engine, EngineSegment
+from rexit.exporter.compile import compile_engines
+from rexit.exporter.engine import engine_builder
+from rexit.exporter.engine.builder_process import BuilderProcess
 
-SEGMENTS = tuple(len(PROFILES) * layers for layers in (1, 1, 2))
-"""Decoder layers of each segment, over all profiles: each has engine layers of its own."""
+PROFILES = 2
+"""For a prefix, and behind one."""
+LAYERS = (1, 1, 2)
+"""Decoder layers of each segment; each has engine layers of its own in every profile."""
 PRODUCTS = 4
 """Of one decoder layer: queries, keys and values together; the attention's output; gate and up together; down."""
 
 
-def _engine(bundle: Path, precision: str, k: int, capability: str) -> Engine:
-    opened = Bundle.open(bundle, f"tensorrt-{precision}")
-    return build(opened.folder / opened.variant.segments[k].graph, capability)
-
-
-def _products(engine: Engine, dtype: str) -> int:
-    """How many layers multiply by a constant matrix and read their first input in `dtype`."""
-    found = 0
-    for line in engine.layers:
-        first = re.search(r"Inputs: \[ \{[^}]*Datatype: (\w+)", line)
-        if first and first[1] == dtype and ("LayerType: gemm" in line or re.search(r"Name: __myl_\w*Fc\w*_myl", line)):
-            found += 1
+@pytest.fixture(scope="module")
+def engines(tensorrt_exported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[EngineSegment, ...]]:
+    """Of each precision, for the oldest GPU in wide use that has it."""
+    bundle = Path(shutil.copytree(tensorrt_exported, tmp_path_factory.mktemp("engines") / "bundle"))
+    found = {}
+    for capability, precisions in (("8.6", ("fp16", "int8", "int4")), ("8.9", ("fp8",))):
+        report = compile_engines(bundle, [f"tensorrt-{p}" for p in precisions], compute_capability=capability)
+        found |= {p: Engine.read(Path(v.folder)).segments for p, v in zip(precisions, report.variants, strict=True)}
     return found
 
 
 @pytest.mark.parametrize("k", range(3))
-@pytest.mark.parametrize(
-    ("precision", "capability", "dtype"), [("fp16", "SM86", "Half"), ("int8", "SM86", "Int8"), ("fp8", "SM89", "FP8")]
-)
+@pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
 def test_products_have_the_precision_and_attention_is_fused(
-    tensorrt_exported: Path, precision: str, capability: str, dtype: str, k: int
+    engines: dict[str, tuple[EngineSegment, ...]], precision: str, k: int
 ) -> None:
-    engine = _engine(tensorrt_exported, precision, k, capability)
-    assert _products(engine, dtype) == PRODUCTS * SEGMENTS[k], "\n".join(engine.layers)
-    assert _products(engine, "Float") == len(PROFILES)  # the head
-    assert engine.count("_gemm_mha") == SEGMENTS[k]
+    summary = engines[precision][k].summary
+    assert summary[f"{precision} gemm"] == PRODUCTS * LAYERS[k] * PROFILES, summary
+    assert summary["fp32 gemm"] == PROFILES, summary  # the head
+    assert fused(summary) == LAYERS[k] * PROFILES, summary
 
 
 @pytest.mark.parametrize("k", range(3))
-def test_int4_weights_stay_int4(tensorrt_exported: Path, k: int) -> None:
-    engine = _engine(tensorrt_exported, "int4", k, "SM86")
-    constants = [found for line in engine.layers for found in re.findall(r"Constants: \[(.*?)\], Outputs", line)]
-    small = sum(found.count("Datatype: Int4") for found in constants)
-    assert small >= 3 * SEGMENTS[k], "\n".join(engine.layers)
-    assert engine.count("_gemm_mha") == SEGMENTS[k]
+def test_int4_weights_stay_int4(engines: dict[str, tuple[EngineSegment, ...]], k: int) -> None:
+    """Until the product that reads them, or a layer that unpacks them for it."""
+    summary = engines["int4"][k].summary
+    assert summary.get("int4 gemm", 0) + summary.get("int4 dequantize", 0) == PRODUCTS * LAYERS[k] * PROFILES, summary
+    assert fused(summary) == LAYERS[k] * PROFILES, summary
+
+
+def fused(summary: dict[str, int]) -> int:
+    return sum(count for kind, count in summary.items() if "mha" in kind)
+
+
+def request(graph: Path, plan: Path, profiles: list[dict[str, tuple[int, int, int]]], capability: str) -> dict[str, Any]:
+    """What `rexit compile` asks of a builder."""
+    paths = {"graph": str(graph), "plan": str(plan), "timing_cache": None, "workspace_bytes": None}
+    return {"do": "build", "builder": "tensorrt_rtx", "profiles": profiles, "compute_capability": capability, **paths}
+
+
+def sizes(graph: Path, tokens: Any, prefix: Any, rows: Any) -> dict[str, tuple[int, int, int]]:
+    names = [value.name for value in onnx.load(graph, load_external_data=False).graph.input]
+    return {name: rows if name == "rows" else prefix if name.startswith("past_") else tokens for name in names}
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
-def test_an_empty_prefix_stays_empty(tensorrt_exported: Path, precision: str) -> None:
+def test_an_empty_prefix_stays_empty(
+    tensorrt_exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
     """The least of 0 is not raised to 1, as the compiler tells what it built; and it keeps all inputs in the GPU's memory."""
-    engine = _engine(tensorrt_exported, precision, 1, "SM86")
-    pasts = [line for line in engine.inputs if "Name: past_" in line]
-    assert len(engine.inputs) == 6 and len(pasts) == 2
+    lines: list[str] = []
+    make_log = engine_builder._make_log
+
+    def keep(trt: Any) -> Any:
+        class Kept(type(make_log(trt))):  # type: ignore[misc]
+            def log(self, severity: Any, message: str) -> None:
+                lines.extend(message.splitlines())
+                super().log(severity, message)
+
+        return Kept()
+
+    monkeypatch.setattr(engine_builder, "_make_log", keep)
+    opened = Bundle.open(tensorrt_exported, f"tensorrt-{precision}")
+    graph = opened.folder / opened.variant.segments[1].graph
+    prefixes = [(0, 0, 0), (1, 30, 64)]
+    profiles = [sizes(graph, (1, 30, 64), prefix, (1, 4, 64)) for prefix in prefixes]
+    engine_builder._build(request(graph, tmp_path / "plan", profiles, "8.6"), lambda *_, **__: None)
+    inputs = [line for line in lines if "IOMode: Input" in line]
+    pasts = [line for line in inputs if "Name: past_" in line]
+    assert len(inputs) == 6 and len(pasts) == 2
     for line in pasts:
         shapes = re.findall(r"(?:Min|Opt|Max)Shape: \[\d+,(\d+),\d+\]", line)
-        assert [int(size) for size in shapes] == [size for sizes in PROFILES for size in sizes["P"]], line
-    for line in engine.inputs:
+        assert [int(size) for size in shapes] == [size for prefix in prefixes for size in prefix], line
+    for line in inputs:
         assert "Location: Device" in line and "IsShapeInferenceIO: false" in line
 
 
-def test_fp8_needs_a_newer_gpu(tensorrt_exported: Path) -> None:
-    with pytest.raises(RefusedError):
-        _engine(tensorrt_exported, "fp8", 0, "SM86")
+def refusal(asked: dict[str, Any]) -> str:
+    """The builder's last event, which says that it did not take the graph."""
+    with BuilderProcess(sys.executable, asked) as builder:
+        *_, last = builder.events()
+    assert (last["event"], last["kind"]) == ("failed", "graph"), last
+    return str(last["text"])
+
+
+def test_fp8_needs_a_newer_gpu(tensorrt_exported: Path, tmp_path: Path) -> None:
+    """Why `rexit compile` does not even ask."""
+    opened = Bundle.open(tensorrt_exported, "tensorrt-fp8")
+    graph = opened.folder / opened.variant.segments[0].graph
+    profiles = [sizes(graph, (1, 20, 64), (1, 30, 64), (1, 4, 64))]
+    assert refusal(request(graph, tmp_path / "plan", profiles, "8.6"))
 
 
 def test_the_compiler_refuses_what_is_not_strongly_typed(tmp_path: Path) -> None:
@@ -84,6 +129,7 @@ def test_the_compiler_refuses_what_is_not_strongly_typed(tmp_path: Path) -> None
         ],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT16, ["T", 4])],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "mixed.onnx")
-    with pytest.raises(RefusedError):
-        build(tmp_path / "mixed.onnx")
+    path = tmp_path / "mixed.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    profiles = [dict.fromkeys(("hidden_in", "wide"), (1, 20, 64))]
+    assert "Half" in refusal(request(path, tmp_path / "plan", profiles, "8.6"))

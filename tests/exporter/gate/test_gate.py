@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-import tiny_taste
+from builders.learned import write_learned
 from rexit.bundle import Bundle, Catalog, Split
 from rexit.errors import InputError, QualityError
 from rexit.exporter import preflight
@@ -23,7 +23,7 @@ from rexit.exporter.options import ExportOptions
 @pytest.fixture(scope="module")
 def taste(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Checkpoint and catalog of 24 users."""
-    return tiny_taste.write(tmp_path_factory.mktemp("taste"))
+    return write_learned(tmp_path_factory.mktemp("taste"))
 
 
 def test_int8_passes(taste: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

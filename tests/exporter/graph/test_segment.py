@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from builders.checkpoints import tiny_heads, tiny_model
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
-from tiny_models import tiny_heads, tiny_model
 
 EXITS = (1, 3, 4)
 

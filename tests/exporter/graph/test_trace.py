@@ -10,13 +10,13 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from builders.checkpoints import LAYERS
 from rexit.bundle import Bundle
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import find_target
 from rexit.exporter.graph.trace import export_segment
 from rexit.exporter.model.checkpoint import load_checkpoint
-from tiny_models import LAYERS
 
 FOLDER = "variants/cpu-fp32"
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from builders.checkpoints import LABELS, tiny_checkpoint
 from rexit.errors import CheckpointError, InputError, RexitError
 from rexit.exporter.model.checkpoint import EXITS, HEADS, load_checkpoint
-from tiny_models import LABELS, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from builders.checkpoints import FAMILIES, LABELS, tiny_heads, tiny_model
 from rexit.errors import CheckpointError
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import PADDING, PREFIX, batch, pack
-from tiny_models import FAMILIES, LABELS, tiny_heads, tiny_model
 
 
 def _slate(rng: np.random.Generator, prefix: int, sizes: tuple[int, ...]) -> tuple[np.ndarray, list[np.ndarray]]:

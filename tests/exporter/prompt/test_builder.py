@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from tokenizers import Tokenizer
 
-import tiny_data
+from builders import ratings
 from rexit.bundle import Catalog
 from rexit.errors import InputError
 from rexit.exporter.catalog.lightgcn import Settings
@@ -23,7 +23,7 @@ Recent = list[tuple[int, bool]]
 
 
 def index(folder: Path, rated: pl.DataFrame | None = None) -> Catalog:
-    tiny_data.write(folder, rated=rated)
+    ratings.write(folder, rated=rated)
     build_catalog(
         folder / "ratings.csv",
         folder / "items.csv",
@@ -52,7 +52,7 @@ class Case:
     @cached_property
     def by_user(self) -> dict[int, list[tuple[int, int, bool]]]:
         rows = self.rated.sort("timestamp", "item_id").rows()
-        return {u: [(t, i, r >= 4) for user, i, r, t in rows if user == u] for u in range(1, tiny_data.USERS + 1)}
+        return {u: [(t, i, r >= 4) for user, i, r, t in rows if user == u] for u in range(1, ratings.USERS + 1)}
 
     def parts(self, slate: Prompt) -> list[dict[str, str]]:
         """Each candidate's whole prompt, cut at the bars."""
@@ -63,7 +63,7 @@ class Case:
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp("prompts")
-    return Case(index(folder), Tokenizer.from_file(str(folder / "tok/tokenizer.json")), tiny_data.interactions())
+    return Case(index(folder), Tokenizer.from_file(str(folder / "tok/tokenizer.json")), ratings.interactions())
 
 
 def expected(case: Case, user: int | None, item: int, as_of: int | None, recent: Recent) -> dict[str, str]:
@@ -99,9 +99,9 @@ def expected(case: Case, user: int | None, item: int, as_of: int | None, recent:
     nearest = sorted((i for i in latest if i != item), key=lambda i: (-closeness(i), -place[i]))[:3]
     of_item = [liked for u in case.by_user for _, i, liked in visible(u) if i == item]
     said = [[liked for _, i, liked in visible(u) if i == item] for u in similar[:5]]
-    year = tiny_data.items()["year"][item - 1]
+    year = ratings.items()["year"][item - 1]
     return {
-        "job": tiny_data.users()["job"][user - 1] if known else "unknown",  # type: ignore[operator]
+        "job": ratings.users()["job"][user - 1] if known else "unknown",  # type: ignore[operator]
         "user.like_rate": rate([liked for _, liked in history]),
         "recent": "".join(entry(*one) for one in history[-4:]) or " none",
         "similar_liked": "".join(f" Film {i};" for i in taken) or " none",
@@ -118,9 +118,9 @@ FRESH: Recent = [(3, True), (8, False), (3, False), (40, True)]
 
 
 @pytest.mark.parametrize("recent", [[], FRESH, [(5, False)]], ids=["no fresh", "fresh", "fresh, none liked"])
-@pytest.mark.parametrize("as_of", [None, tiny_data.LATE + 18, 200, 110, 0])
+@pytest.mark.parametrize("as_of", [None, ratings.LATE + 18, 200, 110, 0])
 def test_every_placeholder_against_the_definition(case: Case, as_of: int | None, recent: Recent) -> None:
-    items = list(range(1, tiny_data.ITEMS + 1, 3))
+    items = list(range(1, ratings.ITEMS + 1, 3))
     for user in (1, 2, 17, 24, 999):
         seen = case.parts(case.builder.prompt(user, items, as_of, recent))
         assert seen == [expected(case, user, item, as_of, recent) for item in items]
@@ -129,19 +129,19 @@ def test_every_placeholder_against_the_definition(case: Case, as_of: int | None,
 def test_interactions_later_than_as_of_reach_no_placeholder(tmp_path: Path, case: Case) -> None:
     """The leak test: the last two interactions of every user (the test split) become others. Before them no prompt may change."""
     rng = np.random.default_rng(1)
-    late = pl.col("timestamp") >= tiny_data.LATE
+    late = pl.col("timestamp") >= ratings.LATE
     planted = case.rated.with_columns(
-        item_id=pl.when(late).then(pl.Series(rng.integers(1, tiny_data.ITEMS + 1, len(case.rated)))).otherwise("item_id"),
+        item_id=pl.when(late).then(pl.Series(rng.integers(1, ratings.ITEMS + 1, len(case.rated)))).otherwise("item_id"),
         rating=pl.when(late).then(6 - pl.col("rating")).otherwise("rating"),
     )
     other = Case(index(tmp_path, planted), case.tokenizer, planted)
     for name in ("embeddings", "similar"):  # the retriever learns from the training split alone
         assert (case.catalog.user_table[name] == other.catalog.user_table[name]).all()
     changed: set[str] = set()
-    items = list(range(1, tiny_data.ITEMS + 1))
-    for user in (*range(1, tiny_data.USERS + 1), 999):
+    items = list(range(1, ratings.ITEMS + 1))
+    for user in (*range(1, ratings.USERS + 1), 999):
         recent = [(1, True)] if user == 999 else []
-        before, planted_before = (c.parts(c.builder.prompt(user, items, tiny_data.LATE, recent)) for c in (case, other))
+        before, planted_before = (c.parts(c.builder.prompt(user, items, ratings.LATE, recent)) for c in (case, other))
         assert before == planted_before
         after, planted_after = (c.parts(c.builder.prompt(user, items, None, recent)) for c in (case, other))
         changed |= {name for a, b in zip(after, planted_after, strict=True) for name in a if a[name] != b[name]}
@@ -165,7 +165,7 @@ def test_a_user_without_history_gets_words_for_nothing(case: Case) -> None:
 def test_without_a_training_like_nobody_is_similar(tmp_path: Path) -> None:
     """User 24 liked nothing, nobody liked item 3: no embedding, nothing to fold in. 24's own history stays what it is."""
     nothing = (pl.col("user_id") == 24) | (pl.col("item_id") == 3)
-    rated = tiny_data.interactions().with_columns(rating=pl.when(nothing).then(1).otherwise("rating"))
+    rated = ratings.interactions().with_columns(rating=pl.when(nothing).then(1).otherwise("rating"))
     catalog = index(tmp_path, rated)
     case = Case(catalog, Tokenizer.from_file(str(tmp_path / "tok/tokenizer.json")), rated)
     assert not catalog.user_table["embeddings"][23].any() and not catalog.item_table["fold_in"][2].any()
@@ -173,7 +173,7 @@ def test_without_a_training_like_nobody_is_similar(tmp_path: Path) -> None:
         parts = case.parts(case.builder.prompt(user, [1, 2, 3], None, recent))
         assert {(part["similar_liked"], part["similar_verdict"]) for part in parts} == {(" none", " unseen")}
         assert all(part["nearest"] != " none" for part in parts[:2])
-    folded = case.builder.prompt_rows(None, [0], None, [(row, True) for row in range(tiny_data.ITEMS) if row != 2])
+    folded = case.builder.prompt_rows(None, [0], None, [(row, True) for row in range(ratings.ITEMS) if row != 2])
     assert case.parts(folded)[0]["similar_liked"] == " none"  # everything was met
     assert case.parts(folded)[0]["similar_verdict"] != " unseen"
 
@@ -202,7 +202,7 @@ def test_prefix_and_candidate_are_parts_of_the_slate(case: Case) -> None:
 
 def test_no_prompt_is_longer_than_the_catalog_says(case: Case) -> None:
     prompt = case.catalog.info["prompt"]
-    slates = [case.builder.prompt(u, list(range(1, tiny_data.ITEMS + 1))) for u in case.by_user]
+    slates = [case.builder.prompt(u, list(range(1, ratings.ITEMS + 1))) for u in case.by_user]
     longest = max(len(s.prefix) for s in slates), max(len(c) for s in slates for c in s.candidates)
     assert longest[0] <= prompt["max_prefix_tokens"] <= longest[0] * 2
     assert longest[1] <= prompt["max_candidate_tokens"] <= longest[1] * 2

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-import tiny_data
+from builders import ratings
 from rexit.bundle import Catalog
 from rexit.exporter.catalog.lightgcn import Settings
 from rexit.exporter.index import build_catalog
@@ -18,14 +18,14 @@ from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.pieces import load_tokenizer
 
 LONG = "A very long title " * 12
-TEMPLATE = tiny_data.TEMPLATE.replace("[words]\n", '[words]\nmissing = "nobody knows"\n')  # more than a token
+TEMPLATE = ratings.TEMPLATE.replace("[words]\n", '[words]\nmissing = "nobody knows"\n')  # more than a token
 
 
 def index(folder: Path, template: str = TEMPLATE) -> Catalog:
-    """tiny_data's catalog, in which item 17 has a long title that nobody has rated, and user 25 has no history."""
-    tiny_data.write(folder, template, tiny_data.interactions().filter(pl.col("item_id") != 17))
+    """The catalog of `builders.ratings`, in which item 17 has a long title that nobody has rated, and user 25 has no history."""
+    ratings.write(folder, template, ratings.interactions().filter(pl.col("item_id") != 17))
     titled = pl.when(pl.col("item_id") == 17).then(pl.lit(LONG)).otherwise("title")
-    tiny_data.items().with_columns(title=titled).write_csv(folder / "items.csv")
+    ratings.items().with_columns(title=titled).write_csv(folder / "items.csv")
     with open(folder / "users.csv", "a") as file:
         file.write("25,pilot\n")
     build_catalog(

@@ -5,14 +5,14 @@ import polars as pl
 import pytest
 from tokenizers import Tokenizer
 
-import tiny_data
+from builders import ratings
 from rexit.errors import InputError
 from rexit.exporter.prompt.pieces import Pieces, fingerprint, load_tokenizer, single_token
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_data.tokenizer(tmp_path_factory.mktemp("tok"))
+    return ratings.tokenizer(tmp_path_factory.mktemp("tok"))
 
 
 @pytest.fixture

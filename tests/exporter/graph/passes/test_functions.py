@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from function_graphs import Case, cases, one_node
+from builders.function_graphs import Case, cases, one_node
+from builders.graphs import run
 from rexit.exporter.graph.passes.functions import DOMAIN, VERSION, Body, argument, define, parameters
 from rexit.exporter.graph.passes.tidy import tidy
-from tiny_graphs import run
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)

@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from builders.graphs import count, graph, run, weight, with_outlier
 from rexit.exporter.graph.passes.fuse_rows import NORM, SCALE_ADD, SWIGLU, fuse_rows
 from rexit.exporter.graph.passes.tidy import tidy
 from rexit.exporter.graph.precision.quantize_linear_int8 import NAME as QUANTIZE
 from rexit.exporter.graph.precision.quantize_linear_int8 import quantize_linear_int8
-from tiny_graphs import count, graph, run, weight, with_outlier
 
 K, N = 64, 48
 NORMED = "normed = RMSNormalization <axis = -1, epsilon = 0.001> (x, weight)"

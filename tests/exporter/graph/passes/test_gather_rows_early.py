@@ -8,14 +8,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from builders.checkpoints import FAMILIES, tiny_heads, tiny_model
+from builders.graphs import Arrays, count, graph, run, weight
 from rexit.exporter.graph.passes.gather_rows_early import gather_rows_early
 from rexit.exporter.graph.passes.tidy import tidy
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import find_target
 from rexit.exporter.graph.trace import describe, trace
 from rexit.exporter.model.decoder import Decoder
-from tiny_graphs import Arrays, count, graph, run, weight
-from tiny_models import FAMILIES, tiny_heads, tiny_model
 
 LAYER = """
 segment (float[1, T, 64] x, int64[N] rows) => (float[N, 2] logits, float[1, T, 64] kept) {

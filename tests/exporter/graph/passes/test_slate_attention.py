@@ -9,14 +9,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from builders.checkpoints import FAMILIES, tiny_heads, tiny_model
+from builders.graphs import Arrays, count, run
 from rexit.exporter.graph.passes.slate_attention import slate_attention
 from rexit.exporter.graph.passes.tidy import tidy
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import find_target
 from rexit.exporter.graph.trace import describe, trace
 from rexit.exporter.model.decoder import Decoder
-from tiny_graphs import Arrays, count, run
-from tiny_models import FAMILIES, tiny_heads, tiny_model
 
 SPLIT = {
     **dict.fromkeys(FAMILIES, 2),

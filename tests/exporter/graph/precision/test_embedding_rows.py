@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from builders.graphs import count, error, graph, run, weight
 from rexit.exporter.graph.precision.embedding_rows import embedding_rows_int8
-from tiny_graphs import count, error, graph, run, weight
 
 TEXT = "segment (int64[1, T] tokens) => (float[1, T, 16] y) { y = Gather(table, tokens) }"
 TOKENS = np.array([[3, 0, 3, 49]])

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from builders.graphs import count, graph, run, weight
 from rexit.exporter.graph.precision.fold_linear_weights import fold_linear_weights
-from tiny_graphs import count, graph, run, weight
 
 X = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
 

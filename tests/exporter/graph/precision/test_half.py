@@ -11,13 +11,13 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+from builders.checkpoints import tiny_heads, tiny_model
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.precision.half import halved
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import Target, find_target
 from rexit.exporter.graph.trace import derive_segment, export_segment
 from rexit.exporter.model.decoder import Decoder
-from tiny_models import tiny_heads, tiny_model
 
 FP16 = find_target("tensorrt", "fp16")
 FAMILIES = {

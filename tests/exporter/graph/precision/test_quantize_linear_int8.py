@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from builders.graphs import count, error, graph, run, weight, with_outlier
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.precision.quantize_linear_int8 import quantize_columns, quantize_linear_int8
-from tiny_graphs import count, error, graph, run, weight, with_outlier
 
 K = 64
 SHARED = """

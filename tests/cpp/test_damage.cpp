@@ -1,4 +1,4 @@
-// Every damaged bundle of tests/attacks.py ends in the status and the words written beside it, and takes memory in proportion to
+// Every damaged bundle of tests/damage ends in the status and the words written beside it, and takes memory in proportion to
 // its files.
 #include <gtest/gtest.h>
 #include <malloc.h>
@@ -54,7 +54,7 @@ struct Outcome {
   bool opened = false;
 };
 
-// Opens the bundle and runs the slate of tests/attacks.py.
+// Opens the bundle and runs the slate of tests/damage.
 Outcome outcome(const std::string& folder) {
   Outcome seen;
   try {
@@ -69,7 +69,7 @@ Outcome outcome(const std::string& folder) {
   return seen;
 }
 
-TEST(Attacks, EndAsExpectedInLittleMemory) {
+TEST(Damage, EndAsExpectedInLittleMemory) {
   outcome(sound_bundle());  // what ONNX Runtime takes once is nobody's
   const std::vector<std::string> all = names();
   ASSERT_GT(all.size(), 100u);

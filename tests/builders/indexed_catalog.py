@@ -37,7 +37,7 @@ def byte_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def tiny_catalog(folder: Path, users: int = USERS, taste: bool = False) -> Path:
+def write_indexed_catalog(folder: Path, users: int = USERS, taste: bool = False) -> Path:
     """Writes `folder/catalog` and what it was made from beside it.
 
     Ratings are random; with `taste` everybody likes the films with an even number, and the titles tell which they are.

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from builders.bundle_files import refresh
+from builders.held_out import write_ranked
+from builders.variants import TENSORRT
 from rexit.bundle import Bundle
 from rexit.cli import app
 from rexit.errors import RexitError
-from tensorrt_bundle import VARIANT, write_tensorrt_bundle
-from tiny_bundle import refresh
 
 
 def run(*words: object) -> Result:
@@ -22,7 +23,7 @@ def run(*words: object) -> Result:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    bundle = write_tensorrt_bundle(tmp_path_factory.mktemp("tensorrt"))
+    bundle = write_ranked(tmp_path_factory.mktemp("tensorrt"), variants=(TENSORRT,)).bundle
     return bundle, run("compile", bundle, "--compute-capability", "8.6")
 
 
@@ -32,20 +33,20 @@ def bundle(made: tuple[Path, Result], tmp_path: Path) -> Path:
 
 
 def engine(bundle: Path) -> Path:
-    (folder,) = (bundle / "variants" / VARIANT / "engines").iterdir()
+    (folder,) = (bundle / "variants" / TENSORRT / "engines").iterdir()
     return folder
 
 
 def make_stale(bundle: Path) -> None:
-    data = bundle / "variants" / VARIANT / "segment-1.onnx.data"
+    data = bundle / "variants" / TENSORRT / "segment-1.onnx.data"
     data.write_bytes(data.read_bytes()[:-1] + b"\7")
-    refresh(bundle, VARIANT)
+    refresh(bundle, TENSORRT)
 
 
 def test_table_says_compiled_and_not_run(made: tuple[Path, Result]) -> None:
     bundle, result = made
     assert result.exit_code == 0, result.output
-    assert f"Variant {VARIANT}: engines/{engine(bundle).name}" in result.output
+    assert f"Variant {TENSORRT}: engines/{engine(bundle).name}" in result.output
     assert all(layers in result.output for layers in ("0-1", "1-2", "2-4"))
     assert "for compute capability 8.6, without a GPU: compiled, not run" in result.output
 
@@ -53,10 +54,10 @@ def test_table_says_compiled_and_not_run(made: tuple[Path, Result]) -> None:
 def test_up_to_date_and_json(bundle: Path) -> None:
     result = run("compile", bundle, "--compute-capability", "8.6")
     assert result.exit_code == 0 and f"{engine(bundle)}: up to date, " in result.output
-    report = json.loads(run("compile", bundle, "--compute-capability", "8.6", "--variant", VARIANT, "--force", "--json").stdout)
+    report = json.loads(run("compile", bundle, "--compute-capability", "8.6", "--variant", TENSORRT, "--force", "--json").stdout)
     assert report["compute_capability"] == "8.6" and report["gpu"] is None
     (variant,) = report["variants"]
-    assert variant["variant"] == VARIANT and not variant["up_to_date"]
+    assert variant["variant"] == TENSORRT and not variant["up_to_date"]
     assert [segment["layers"] for segment in variant["segments"]] == [[0, 1], [1, 2], [2, 4]]
     assert all(s["peak_bytes"] > 50e6 and s["summary"]["fp32 gemm"] for s in variant["segments"])
 
@@ -110,14 +111,14 @@ class TestVerify:
         result = run("verify", bundle, "--json")
         assert result.exit_code == code, result.output
         (check,) = (c for c in json.loads(result.stdout)["checks"] if c["name"] == "engines")
-        assert check["variant"] == VARIANT
+        assert check["variant"] == TENSORRT
         return check
 
     def test_current_engines_pass_and_what_needs_tensorrt_is_skipped(self, bundle: Path) -> None:
         check = self.check(bundle, 0)
         assert (check["outcome"], check["detail"]) == ("ok", engine(bundle).name)
         checks = json.loads(run("verify", bundle, "--json").stdout)["checks"]
-        golden = [c for c in checks if c["variant"] == VARIANT and c["name"] == "golden samples"]
+        golden = [c for c in checks if c["variant"] == TENSORRT and c["name"] == "golden samples"]
         assert [c["outcome"] for c in golden] == ["skipped"]
         assert str(golden[0]["detail"]).endswith("; --device cpu checks the graphs on the CPU")
 
@@ -126,7 +127,7 @@ class TestVerify:
         check = self.check(bundle, 8)
         assert check["outcome"] == "FAILED"
         (line,) = check["failures"]  # type: ignore[misc]
-        command = f"rexit compile BUNDLE --variant {VARIANT} --compute-capability 8.6"
+        command = f"rexit compile BUNDLE --variant {TENSORRT} --compute-capability 8.6"
         assert line.endswith(f"stale, it differs from the variant in segment 1's weights; build it anew: {command}")
 
     def test_edited_and_truncated(self, bundle: Path) -> None:
@@ -145,7 +146,7 @@ class TestVerify:
 
 def test_engines_are_no_part_of_the_variants_digest(bundle: Path) -> None:
     """Compiling changes nothing a policy is bound to."""
-    before = Bundle.open(bundle, VARIANT).variant_sha256
+    before = Bundle.open(bundle, TENSORRT).variant_sha256
     assert run("compile", bundle, "--compute-capability", "8.6", "--force").exit_code == 0
-    after = Bundle.open(bundle, VARIANT)
+    after = Bundle.open(bundle, TENSORRT)
     assert after.variant_sha256 == before and after.edited() == []

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from builders.checkpoints import tiny_model
+from builders.indexed_catalog import LABELS, write_indexed_catalog
 from rexit.bundle import Catalog
 from rexit.exporter.model.checkpoint import save_checkpoint
 from rexit.exporter.model.decoder import Decoder
@@ -14,16 +16,14 @@ from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.slates import cut, draw
-from tiny_catalog import LABELS, tiny_catalog
-from tiny_models import tiny_model
 
 EXITS, USERS, SLATES = (4,), 24, 24
 LATER = 150  # with histories in the prefix, as validation has them
 
 
-def write(folder: Path) -> tuple[Path, Path]:
+def write_learned(folder: Path) -> tuple[Path, Path]:
     """Returns the checkpoint's and the catalog's folders."""
-    catalog_folder = tiny_catalog(folder / "data", USERS, taste=True)
+    catalog_folder = write_indexed_catalog(folder / "data", USERS, taste=True)
     catalog, model = Catalog.open(catalog_folder), tiny_model()
     decoder = Decoder.of(model)
     heads = ExitHeads.like(decoder, len(EXITS))

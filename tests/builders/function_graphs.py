@@ -13,10 +13,10 @@ import onnx.parser
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from builders.graphs import Arrays, with_outlier
 from rexit.exporter.graph.passes import fuse_rows
 from rexit.exporter.graph.passes.slate_attention import define_slate_attention
 from rexit.exporter.graph.precision.quantize_linear_int8 import define_quantize_rows
-from tiny_graphs import Arrays, with_outlier
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 16
 QUANTIZED = "uint8[1, T, K] quantized, float[1, T, 1] scale_out"

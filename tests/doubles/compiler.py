@@ -1,4 +1,4 @@
-"""Puts the doubles in `tests/doubles` where a builder's process finds them: see the README there."""
+"""Puts the doubles in this folder where a builder's process finds them: see the README."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import pytest
 
-DOUBLES = Path(__file__).parent / "doubles"
+DOUBLES = Path(__file__).parent
 
 
 class Doubles:

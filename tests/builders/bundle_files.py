@@ -1,0 +1,47 @@
+"""The files of a bundle, written and edited as someone would who does it on purpose: sizes and digests can be made to fit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+def entry(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Everything under a folder, hidden files too: what must not have changed."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def write_policy(folder: Path, exits: list[dict[str, Any]], patience: int = 1, variant: str = "cpu-fp32") -> None:
+    """A policy bound to the bundle's variant, as calibration writes it."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    digest = manifest["files"][f"variants/{variant}/variant.json"]["sha256"]
+    value = {"schema": 1, "requires": [], "variant_sha256": digest, "patience": patience, "exits": exits}
+    write_json(folder / "variants" / variant / "policy.json", value)
+
+
+def refresh(folder: Path, variant: str = "cpu-fp32") -> None:
+    """Records sizes and digests anew, from the leaves up."""
+    catalog, part = folder / "catalog", folder / "variants" / variant
+    for path, below in ((catalog / "catalog.json", catalog), (part / "variant.json", part)):
+        value = json.loads(path.read_text())
+        value["files"] = {name: entry(below / name) for name in value["files"]}
+        if path.name == "variant.json":
+            value["catalog_sha256"] = entry(catalog / "catalog.json")["sha256"]
+        write_json(path, value)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"] = {name: entry(folder / name) for name in manifest["files"]}
+    write_json(folder / "manifest.json", manifest)

@@ -1,0 +1,57 @@
+"""A bundle in float32 and int8, with policies under which every exit is taken, and what this machine's runtime answers: the C++
+tests on another architecture are held against it.
+
+From the shell, in tests/: `python -m builders.recorded FOLDER` writes FOLDER/bundle and FOLDER/NAME.recorded.safetensors for each
+variant.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from builders.bundle_files import write_policy
+from builders.held_out import write_ranked
+from builders.variants import QUANTIZED
+from rexit import runtime
+from rexit.bundle import Bundle
+
+
+def threshold(log_odds: NDArray[np.float32]) -> float:
+    """Far from every |log-odds|, with about half of them on either side: rounding must not decide where a candidate stops."""
+    values = np.sort(np.abs(log_odds))
+    middle = values[len(values) // 4 : -(len(values) // 4)]
+    gap = int(np.diff(middle).argmax())
+    return float((middle[gap] + middle[gap + 1]) / 2)
+
+
+def write_recorded(place: Path) -> None:
+    folder = write_ranked(place, variants=(QUANTIZED,)).bundle
+    for name in Bundle.open(folder).manifest.variants:
+        bundle = Bundle.open(folder, name)
+        requests = [
+            (bundle.catalog.users.id(s.user), [bundle.catalog.items.id(int(row)) for row in s.items], s.as_of)
+            for s in bundle.golden().slates
+        ]
+        with runtime.open(folder, name) as session:
+            trace = np.concatenate([session.trace(user, items, as_of=as_of) for user, items, as_of in requests])
+        limits = [threshold(column) for column in trace.T[:-1]]
+        exits = [{"a": 1.0, "b": 0.0, "upper": limit, "lower": limit} for limit in limits]
+        write_policy(folder, [*exits, {"a": 1.0, "b": 0.0, "upper": None, "lower": None}], variant=name)
+        with runtime.open(folder, name) as session:
+            scores = [session.score(user, items, as_of=as_of) for user, items, as_of in requests]
+        recorded = {
+            "log_odds": trace,
+            "score_log_odds": np.concatenate([s.log_odds for s in scores]),
+            "exit": np.concatenate([s.exit for s in scores]).astype(np.int32),
+        }
+        assert set(recorded["exit"]) == set(range(trace.shape[1])), "some exit is never taken"
+        save_file(recorded, place / f"{name}.recorded.safetensors")
+
+
+if __name__ == "__main__":
+    write_recorded(Path(sys.argv[1]))

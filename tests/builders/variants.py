@@ -1,0 +1,87 @@
+"""Variants beside cpu-fp32: the same model, its graphs rewritten, with the same golden samples if there are any."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper
+
+from builders.bundle_files import refresh, write_json
+from builders.quantized import quantized
+
+QUANTIZED, TENSORRT, TENSORRT_HALF = "cpu-int8", "tensorrt-fp32", "tensorrt-fp16"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a variant differs from cpu-fp32. rewrite: its graphs; dtype: of hidden states and caches; tolerance: of its log-odds,
+    which reach 40; None: as there."""
+
+    variant: dict[str, Any]
+    rewrite: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None
+    dtype: str = "float32"
+    tolerance: float | None = None
+    limits: dict[str, int] = field(default_factory=dict)
+
+
+def halved(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with every float32 input and output in float16, `logits` excepted. It computes in float32 as before."""
+    graph = model.graph
+    inputs = [v for v in graph.input if v.type.tensor_type.elem_type == TensorProto.FLOAT]
+    outputs = [v for v in graph.output if v.type.tensor_type.elem_type == TensorProto.FLOAT and "logits" not in v.name]
+    inner = {v.name: f"{v.name}_f32" for v in (*inputs, *outputs)}
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = inner.get(name, name)
+    for n, value in enumerate(inputs):
+        graph.node.insert(n, helper.make_node("Cast", [value.name], [inner[value.name]], to=TensorProto.FLOAT))
+    for value in outputs:
+        graph.node.append(helper.make_node("Cast", [inner[value.name]], [value.name], to=TensorProto.FLOAT16))
+    for value in (*inputs, *outputs):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    return model
+
+
+KINDS = {
+    QUANTIZED: Kind({"precision": "int8"}, quantized, tolerance=1.5),
+    TENSORRT: Kind({"target": "tensorrt", "backend": "tensorrt"}),  # in standard ops, which TensorRT's compilers take
+    TENSORRT_HALF: Kind(
+        {"target": "tensorrt", "precision": "fp16", "backend": "tensorrt"},
+        halved,
+        "float16",
+        tolerance=1.0,
+        limits={"max_tokens": 48},  # several candidates a pass, and more than one pass for all items
+    ),
+}
+
+
+def add_variant(folder: Path, kind: str, name: str | None = None) -> None:
+    """variants/NAME beside cpu-fp32, without engines; `kind` names it unless told."""
+    made, name = KINDS[kind], name or kind
+    part = folder / "variants" / name
+    shutil.copytree(folder / "variants" / "cpu-fp32", part)
+    if made.rewrite is not None:
+        for path in part.glob("*.onnx"):
+            model = made.rewrite(onnx.load(path))
+            path.with_name(f"{path.name}.data").unlink()
+            onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=256)
+    variant = json.loads((part / "variant.json").read_text())
+    variant |= {"name": name, **made.variant}
+    variant["limits"] |= made.limits
+    for segment in variant["segments"]:
+        segment |= {"hidden_dtype": made.dtype, "cache_dtype": made.dtype}
+    if made.tolerance is not None:
+        variant["parity"]["tolerance"] = made.tolerance
+    write_json(part / "variant.json", variant)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["variants"].append(name)
+    manifest["files"][f"variants/{name}/variant.json"] = {}
+    write_json(folder / "manifest.json", manifest)
+    refresh(folder, name)

@@ -1,0 +1,56 @@
+"""The command line on a bundle that a real runtime runs."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders.held_out import write_ranked
+from rexit import runtime
+from rexit.cli import main
+from running.command import Ended, Run
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    def call(*words: object) -> Ended:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["rexit", *(str(w) for w in words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        seen = capsys.readouterr()
+        return Ended(int(end.value.code or 0), seen.out, seen.err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("served")
+    write_ranked(place)
+    return place
+
+
+@pytest.fixture
+def place(made: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil: `bundle` and `catalog`."""
+    return Path(shutil.copytree(made, tmp_path / "place"))
+
+
+@pytest.fixture
+def reused(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each call of `Session.score`: whether it found its prefix in the cache."""
+    seen: list[bool] = []
+    real = runtime.Session.score
+
+    def score(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
+        scores = real(self, *words, **keywords)
+        seen.append(scores.stats.prefix_tokens_reused > 0)
+        return scores
+
+    monkeypatch.setattr(runtime.Session, "score", score)
+    return seen

@@ -1,0 +1,92 @@
+"""`rexit bench`: what it measures, and the profile that calibration takes from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from running.command import Run, calibrate, one_line
+
+
+def test_counts_and_orders_what_it_measures(run: Run, place: Path) -> None:
+    calibrate(run, place)
+    report = run("bench", place / "bundle", "--slate", 5, "--requests", 3, "--json").json
+    names = [(m["mode"], m["prefix"]) for m in report["modes"]]
+    modes = ("full depth", "calibrated", "1 layer", "2 layers")
+    assert names == [(mode, prefix) for mode in modes for prefix in ("cold", "warm")]
+    depth = {m["mode"]: m["mean_layers"] for m in report["modes"]}
+    assert (depth["full depth"], depth["1 layer"], depth["2 layers"]) == (4, 1, 2)
+    for m in report["modes"]:
+        assert 0 < m["p50_ms"] <= m["p90_ms"] <= m["p99_ms"] and 0 < m["retrieval_share"] < 1
+    assert report["peak_rss_bytes"] > 10e6 and report["session_bytes"] > 0
+
+
+def test_cold_is_cold_and_warm_is_warm(run: Run, made: Path, reused: list[bool]) -> None:
+    assert run("bench", made / "bundle", "--slate", 5, "--requests", 2, "--sessions", "").code == 0
+    assert reused == [False, *([False, True] * 3 * 2)]
+
+
+def test_table_without_a_policy(run: Run, made: Path) -> None:
+    ended = run("bench", made / "bundle", "--slate", 5, "--requests", 2)
+    assert ended.code == 0 and "Not calibrated" in ended.out and "Open to first score" in ended.out
+
+
+def test_sessions_at_once_and_arrivals(run: Run, made: Path) -> None:
+    report = run("bench", made / "bundle", "--slate", 5, "--requests", 8, "--sessions", "1,3", "--rates", "0.3", "--json").json
+    assert [row["sessions"] for row in report["throughput"]] == [1, 3]
+    assert all(row["requests_per_s"] > 0 for row in report["throughput"])
+    (load,) = report["load"]
+    best = max(report["throughput"], key=lambda row: row["requests_per_s"])
+    assert load["requests_per_s"] == pytest.approx(0.3 * best["requests_per_s"]) and load["sessions"] == best["sessions"]
+    assert load["waiting_ms"] >= 0 and 0 < load["p50_ms"] <= load["p99_ms"]
+    stages = [m["stages_ms"] for m in report["modes"]]
+    assert all(set(s) == {"retrieval", "prefix", "slate"} and min(s.values()) >= 0 for s in stages)
+
+
+def test_profile_that_calibration_uses(run: Run, place: Path) -> None:
+    path = place / "profile.json"
+    report = run("bench", place / "bundle", "--slate", 5, "--requests", 3, "--sessions", "", "--profile", path, "--json").json
+    written = json.loads(path.read_text())
+    assert report["profile"] == {k: v for k, v in written.items() if k not in ("schema", "requires", "producer")}
+    assert len(written["segments"]) == 3 and written["variant_sha256"] == report["variant_sha256"]
+    calibrate(run, place, "--profile", path)
+    used = json.loads((place / "bundle" / "variants" / "cpu-fp32" / "report.json").read_text())["profile"]
+    assert used == report["profile"]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"variant_sha256": "0" * 64}, "measured with variant 000000000000…"),
+        ({"device": "cuda"}, "measured with device cuda, here cpu: measure again with `rexit bench --profile`"),
+        ({"threads": 64}, "measured with threads 64, here "),
+    ],
+)
+def test_profile_that_was_measured_otherwise(run: Run, place: Path, change: dict[str, Any], line: str) -> None:
+    path = place / "profile.json"
+    assert run("bench", place / "bundle", "--slate", 5, "--requests", 3, "--sessions", "", "--profile", path).code == 0
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps(value | change))
+    ended = run("calibrate", place / "bundle", "--catalog", place / "catalog", "--profile", path)
+    one_line(ended, 4, line)
+    assert not (place / "bundle" / "variants" / "cpu-fp32" / "policy.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "line"),
+    [
+        ("--sessions", "0", "--sessions 0, expected numbers from 1 to 64"),
+        ("--sessions", "two", "--sessions 'two', expected numbers separated by commas"),
+        ("--rates", "0.5,1", "--rates 0.5,1.0, expected shares above 0 and below 1"),
+        ("--profile", "/nowhere/at/all.json", "/nowhere/at: cannot be written"),
+    ],
+)
+def test_bad_option(run: Run, made: Path, option: str, value: str, line: str) -> None:
+    one_line(run("bench", made / "bundle", "--slate", 5, "--requests", 2, option, value), 2, line)
+
+
+def test_slate_larger_than_the_catalog(run: Run, made: Path) -> None:
+    one_line(run("bench", made / "bundle", "--slate", 21), 2, "--slate 21, the catalog has 20 items")

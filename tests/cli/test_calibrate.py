@@ -1,0 +1,106 @@
+"""`rexit calibrate`: the policy and the report it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders.bundle_files import contents
+from builders.catalog import ITEM_IDS, USER_IDS
+from builders.held_out import AS_OF
+from rexit import runtime
+from rexit.bundle import Bundle, Policy
+from running.command import Run, calibrate, one_line
+
+
+def test_writes_a_policy_the_runtime_follows(run: Run, place: Path) -> None:
+    ended = calibrate(run, place, "--json")
+    assert ended.code == 0
+    report = ended.json
+    bundle = Bundle.open(place / "bundle")
+    policy = bundle.policy()
+    assert policy is not None
+    assert json.loads((bundle.folder / "report.json").read_text()) == report
+    assert report["decisions"]["as_traced"] == report["decisions"]["candidates"] == 30
+    assert report["data"]["validation"]["pairs"] == 120
+    with runtime.open(bundle.path) as session:
+        assert [e.upper for e in session.exits] == pytest.approx([e.upper for e in policy.exits])
+        trace = session.trace(USER_IDS[0], ITEM_IDS, as_of=AS_OF)
+        assert session.score(USER_IDS[0], ITEM_IDS, as_of=AS_OF).exit.tolist() == policy.stops(trace).tolist()
+
+
+def test_table_tells_the_report(run: Run, place: Path) -> None:
+    ended = calibrate(run, place)
+    report = json.loads((place / "bundle" / "variants" / "cpu-fp32" / "report.json").read_text())
+    assert ended.code == 0
+    for row in report["table"]:
+        assert row["policy"] in ended.out
+        assert f"{row['test']['auc']:.4f}" in ended.out
+    assert report["conclusion"] in ended.out.replace("\n", " ").replace("  ", " ")
+    assert "As deployed, 30 of 30 candidates stop where their traces say.\n" in ended.out
+
+
+def test_runtime_that_stops_elsewhere(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = runtime.Session.score
+
+    def always_deepest(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
+        return real(self, *words, **({"force_exit": 2} | {k: v for k, v in keywords.items() if v is not None}))
+
+    monkeypatch.setattr(runtime.Session, "score", always_deepest)
+    before = contents(place)
+    one_line(calibrate(run, place), 6, "stopped at exit 2, the trace says", "no policy was written")
+    assert contents(place) == before
+
+
+def test_foreign_catalog(run: Run, place: Path) -> None:
+    path = place / "catalog" / "catalog.json"
+    path.write_text(path.read_text().replace('"tiny"', '"other"', 1))
+    before = contents(place / "bundle")
+    one_line(calibrate(run, place), 4, "catalog: is catalog", "variant cpu-fp32 was made for")
+    assert contents(place / "bundle") == before
+
+
+def test_bundles_own_catalog_has_no_splits(run: Run, place: Path) -> None:
+    ended = run("calibrate", place / "bundle", "--catalog", place / "bundle" / "catalog")
+    one_line(ended, 4, "validation.parquet: missing", "use the one `rexit index` wrote")
+
+
+def test_edited_split(run: Run, place: Path) -> None:
+    path = place / "catalog" / "splits" / "test.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    one_line(calibrate(run, place), 4, "test.parquet: not the file catalog.json describes")
+
+
+def test_impossible_budget(run: Run, place: Path) -> None:
+    ended = run("calibrate", place / "bundle", "--catalog", place / "catalog", "--max-auc-drop", -0.1)
+    one_line(ended, 2, "--max-auc-drop -0.1, expected a number from 0")
+
+
+@pytest.mark.parametrize("method", ["trace", "score"])
+def test_ctrl_c_changes_nothing(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    calls = 0
+    real = getattr(runtime.Session, method)
+
+    def interrupted(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 5:
+            raise KeyboardInterrupt
+        return real(self, *words, **keywords)
+
+    monkeypatch.setattr(runtime.Session, method, interrupted)
+    before = contents(place)
+    ended = calibrate(run, place)
+    assert (ended.code, ended.out) == (130, "")
+    assert ended.err == "rexit: interrupted; nothing was left half-written\n"
+    assert contents(place) == before
+
+
+def test_policy_of_another_variant_is_replaced(run: Run, place: Path) -> None:
+    bundle = Bundle.open(place / "bundle")
+    Policy.full_depth(3, "f" * 64).write(bundle.folder / "policy.json")
+    assert calibrate(run, place).code == 0
+    assert bundle.policy() is not None

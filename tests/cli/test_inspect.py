@@ -1,0 +1,52 @@
+"""`rexit inspect` of bundles, catalogs and policies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builders.catalog import ITEMS
+from rexit import runtime
+from running.command import Run, calibrate, one_line
+
+
+def test_bundle(run: Run, place: Path) -> None:
+    calibrate(run, place)
+    shown = run("inspect", place / "bundle", "--json").json
+    assert shown["model"]["exits"] == [1, 2, 4]
+    (variant,) = shown["variants"]
+    assert [s["depth"] for s in variant["segments"]] == ["0-1", "1-2", "2-4"]
+    assert variant["policy"]["exits"][2]["layers"] == 4
+    assert shown["catalog"]["counts"]["items"] == ITEMS
+    text = run("inspect", place / "bundle")
+    assert text.code == 0 and "segment-2.onnx" in text.out and "history(recent, 4)" in text.out
+
+
+def test_catalog_and_policy(run: Run, place: Path) -> None:
+    assert run("inspect", place / "catalog", "--json").json["catalog"]["splits"]["test"] == 120
+    assert "Not calibrated" in run("inspect", place / "bundle").out
+    calibrate(run, place)
+    shown = run("inspect", place / "bundle" / "variants" / "cpu-fp32" / "policy.json", "--json").json
+    assert shown["kind"] == "policy" and len(shown["policy"]["exits"]) == 3
+
+
+def test_prompt_is_the_runtimes(run: Run, made: Path) -> None:
+    shown = run("inspect", made / "bundle", "--user", 103, "--item=-7", "--as-of", 30, "--json").json
+    with runtime.open(made / "bundle") as session:
+        prefix, (candidate,) = session.prompt(103, [-7], as_of=30)
+    assert shown["prefix"]["tokens"] == prefix.tolist()
+    assert shown["candidates"] == [{"item": -7, "tokens": candidate.tolist()}]
+
+
+def test_neither(run: Run, tmp_path: Path) -> None:
+    one_line(run("inspect", tmp_path), 4, "neither a bundle (manifest.json), a catalog (catalog.json) nor a policy file")
+
+
+def test_report_is_no_policy(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text('{"schema": 1}')
+    one_line(run("inspect", path), 4, "not a policy")
+
+
+def test_user_without_items_and_catalog_without_runtime(run: Run, made: Path) -> None:
+    one_line(run("inspect", made / "bundle", "--user", 103), 2, "needs both --user and --items")
+    one_line(run("inspect", made / "catalog", "--user", 103, "--items", "3"), 2, "catalog: no bundle")

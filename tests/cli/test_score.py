@@ -1,0 +1,125 @@
+"""`rexit score` of one user: what it prints and with which code it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders.catalog import ITEM_IDS, USER_IDS, string_id
+from builders.held_out import write_ranked
+from rexit import runtime
+from rexit.bundle import Bundle, Policy
+from running.command import Run, one_line
+
+
+def test_one_user_as_the_runtime_scores(run: Run, place: Path) -> None:
+    ended = run("score", place / "bundle", "--user", 100, "--items", "-2,3,8", "--json")
+    assert ended.code == 0
+    with runtime.open(place / "bundle") as session:
+        expected = session.score(100, [-2, 3, 8])
+    rows = ended.json["scores"]
+    assert [r["item"] for r in rows] == [-2, 3, 8]
+    assert [r["probability"] for r in rows] == expected.probability.tolist()
+    assert [r["layers"] for r in rows] == [4, 4, 4]
+    assert ended.json["stats"]["candidate_layers"] == 12
+
+
+def test_table(run: Run, place: Path) -> None:
+    ended = run("score", place / "bundle", "--user", 100, "--items", "3,8", "--top-k", 1)
+    assert ended.code == 0 and "probability" in ended.out and "prefix" in ended.out
+
+
+def test_top_k_is_best_first(run: Run, place: Path) -> None:
+    everything = ",".join(str(i) for i in ITEM_IDS)
+    scores = run("score", place / "bundle", "--user", 100, f"--items={everything}", "--json").json["scores"]
+    top = run("score", place / "bundle", "--user", 100, f"--items={everything}", "--top-k", 3, "--json").json["scores"]
+    assert top == sorted(scores, key=lambda r: -r["probability"])[:3]
+
+
+def test_force_exit(run: Run, place: Path) -> None:
+    rows = run("score", place / "bundle", "--user", 100, "--items", "3,8", "--force-exit", 1, "--json").json["scores"]
+    assert [(r["exit"], r["layers"]) for r in rows] == [(1, 2), (1, 2)]
+
+
+def test_unknown_user_is_placed_by_recent_items(run: Run, place: Path) -> None:
+    score = ("score", place / "bundle", "--user", 5, "--items", "3,8", "--json")
+    without, liked, disliked = run(*score), run(*score, "--recent", "18,23:1"), run(*score, "--recent", "18:0,23:0")
+    assert "user 5 is not in the catalog: scored without any history" in without.err
+    assert "placed by --recent alone" in liked.err
+    answers = {json.dumps(e.json["scores"]) for e in (without, liked, disliked)}
+    assert len(answers) == 3
+
+
+def test_empty_history_is_scored(run: Run, place: Path) -> None:
+    ended = run("score", place / "bundle", "--user", USER_IDS[-1], "--items", "3", "--json")
+    assert ended.code == 0 and 0 < ended.json["scores"][0]["probability"] < 1
+
+
+def test_string_ids(run: Run, tmp_path: Path) -> None:
+    bundle, _ = write_ranked(tmp_path, strings=True)
+    items = [string_id("item", n) for n in (4, 2)]
+    ended = run("score", bundle, "--user", string_id("user", 1), "--items", ",".join(items), "--json")
+    assert ended.code == 0 and [r["item"] for r in ended.json["scores"]] == items
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        (("--user", 100, "--items", "3,4"), 2, "item 4 is not in the catalog"),
+        (("--user", 100, "--items", "3", "--recent", "4:1"), 2, "item 4 is not in the catalog"),
+        (("--user", 100, "--items", "three"), 2, "item 'three': this catalog's item ids are integers"),
+        (("--user", "me", "--items", "3"), 2, "user 'me': this catalog's user ids are integers"),
+        (("--user", "0100", "--items", "3"), 2, "user '0100': this catalog's user ids are integers"),
+        (("--user", 100, "--items", ","), 2, "items: none given"),
+        (("--user", 100), 2, "expected --user and --items, or --pairs and --out"),
+        (("--user", 100, "--items", "3", "--force-exit", 3), 2, "3"),
+        (("--user", 100, "--items", "3", "--variant", "gpu"), 2, "no variant 'gpu', there are: cpu-fp32"),
+        (("--user", 100, "--items", "3", "--pairs", "x.csv"), 2, "--pairs names the users and items"),
+        (("--pairs", "x.csv"), 2, "--pairs needs --out"),
+    ],
+)
+def test_bad_arguments(run: Run, made: Path, words: tuple[object, ...], code: int, expected: str) -> None:
+    one_line(run("score", made / "bundle", *words), code, expected)
+
+
+def test_candidates_without_an_answer() -> None:
+    from rexit.cli.score import answers
+    from rexit.runtime import Scores, Stats
+
+    scores = Scores(
+        items=np.array([30, 10]),
+        index=np.array([2, 0]),
+        probability=np.array([0.75, np.nan], np.float32),
+        log_odds=np.array([1.5, np.nan], np.float32),
+        exit=np.array([1, -1]),
+        cut_short=np.array([True, True]),
+        stats=Stats(*[0] * 5, *[0.0] * 4),
+    )
+    assert answers(scores, [10, 20, 30], (2, 4)) == [
+        {"item": 30, "probability": 0.75, "log_odds": 1.5, "exit": 1, "layers": 4, "cut_short": True},
+        {"item": 10, "probability": None, "log_odds": None, "exit": None, "layers": 0, "cut_short": True},
+    ]
+
+
+def test_deadline_before_the_first_exit(run: Run, made: Path) -> None:
+    one_line(run("score", made / "bundle", "--user", 100, "--items", "3", "--deadline-ms", 0.001), 7, "deadline")
+
+
+def test_no_such_bundle(run: Run, tmp_path: Path) -> None:
+    one_line(run("score", tmp_path / "none", "--user", 1, "--items", "3"), 4, "none: no such bundle folder")
+
+
+def test_policy_of_another_variant(run: Run, place: Path) -> None:
+    bundle = Bundle.open(place / "bundle")
+    Policy.full_depth(3, "f" * 64).write(bundle.folder / "policy.json")
+    one_line(run("score", place / "bundle", "--user", 100, "--items", "3"), 4, "policy.json", "ffffffffffff")
+
+
+@pytest.mark.parametrize("name", ["catalog/users.safetensors", "variants/cpu-fp32/segment-1.onnx.data"])
+def test_truncated_file(run: Run, place: Path, name: str) -> None:
+    path = place / "bundle" / name
+    path.write_bytes(path.read_bytes()[:-8])
+    one_line(run("score", place / "bundle", "--user", 100, "--items", "3"), 4, name, "expected")

@@ -1,0 +1,147 @@
+"""What `rexit score --pairs` keeps where it cannot go on, or one slate has no answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from builders.bundle_files import contents
+from builders.catalog import USER_IDS
+from rexit import runtime
+from rexit.errors import BackendError, DeadlineError, InputError
+from running.command import Run, one_line, write_pairs
+from running.full_disk import largest_file
+
+
+def test_full_disk_leaves_the_old_file_and_keeps_whole_rows(run: Run, place: Path) -> None:
+    out = place / "scores.csv"
+    out.write_text("old")
+    users = [(user, as_of) for as_of in range(30, 50) for user in USER_IDS]
+    pairs = write_pairs(place, text="user,item,as_of\n" + "".join(f"{u},3,{t}\n{u},8,{t}\n" for u, t in users))
+    with largest_file(4096):
+        ended = run("score", place / "bundle", "--pairs", pairs, "--out", out)
+    note, error = ended.err.splitlines()
+    assert (ended.code, ended.out) == (2, "")
+    assert error.startswith("rexit: error: ") and error.endswith("scores.csv.partial: cannot be written: File too large")
+    kept = pl.read_csv(place / "scores.csv.partial")
+    assert kept["user"].to_list() == [u for u, _ in users for _ in range(2)][: kept.height] and kept.height > 20
+    assert f"scores.csv.partial keeps the {kept.height} rows scored so far" in note
+    assert out.read_text() == "old"
+    assert {p.name for p in place.iterdir()} == {"bundle", "catalog", "pairs.csv", "scores.csv", "scores.csv.partial"}
+
+
+def test_full_disk_at_once_leaves_nothing(run: Run, place: Path) -> None:
+    pairs = write_pairs(place, text="user,item\n" + "100,3\n" * 2000)
+    with largest_file(4096):
+        ended = run("score", place / "bundle", "--pairs", pairs, "--out", place / "scores.csv")
+    one_line(ended, 2, "scores.csv.partial: cannot be written: File too large")
+    assert {p.name for p in place.iterdir()} == {"bundle", "catalog", "pairs.csv"}
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, user: int, error: BaseException) -> None:
+    """Scoring this user fails."""
+    real = runtime.Session.score
+
+    def score(self: runtime.Session, one: Any, *words: Any, **keywords: Any) -> Any:
+        if one == user:
+            raise error
+        return real(self, one, *words, **keywords)
+
+    monkeypatch.setattr(runtime.Session, "score", score)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), BackendError("the device is gone")], ids=["ctrl-c", "failure"])
+def test_what_was_scored_is_kept(
+    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, error: BaseException
+) -> None:
+    """Row 3 of the file is scored with row 1, so it is kept although row 2, before it, has no answer."""
+    out = place / f"scores.{suffix}"
+    out.write_text("old")
+    failing(monkeypatch, 103, error)
+    ended = run("score", place / "bundle", "--pairs", write_pairs(place), "--out", out)
+    assert (ended.code, ended.out) == (130 if isinstance(error, KeyboardInterrupt) else 6, "")
+    note, line = ended.err.splitlines()
+    assert f"scores.{suffix}.partial keeps the 2 rows scored so far" in note
+    assert line in ("rexit: interrupted; nothing was left half-written", "rexit: error: the device is gone")
+    partial = place / f"scores.{suffix}.partial"
+    kept = pl.read_csv(partial) if suffix == "csv" else pl.read_parquet(partial)
+    assert kept["item"].to_list() == [3, -7] and kept["probability"].is_between(0, 1).all()
+    assert out.read_text() == "old"
+
+
+def test_ctrl_c_before_the_first_answer_leaves_nothing(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(place)
+    failing(monkeypatch, 100, KeyboardInterrupt())
+    ended = run("score", place / "bundle", "--pairs", write_pairs(place), "--out", place / "o.csv")
+    assert ended.code == 130
+    (place / "pairs.csv").unlink()
+    assert contents(place) == before
+
+
+def test_rows_are_on_disk_while_later_ones_are_scored(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    real = runtime.Session.score
+
+    def score(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
+        partial = place / "o.csv.partial"
+        seen.append(partial.read_text() if partial.exists() else "")
+        return real(self, *words, **keywords)
+
+    monkeypatch.setattr(runtime.Session, "score", score)
+    pairs = write_pairs(place, text="user,item\n100,3\n100,8\n103,8\n106,3\n")
+    assert run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv").code == 0
+    whole = (place / "o.csv").read_text()
+    assert seen == ["", *("".join(whole.splitlines(keepends=True)[:n]) for n in (3, 4))]
+    assert not (place / "o.csv.partial").exists()
+
+
+def test_a_slate_without_an_answer_costs_itself_alone(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = place / "o.csv"
+    failing(monkeypatch, 103, DeadlineError("the deadline passed before candidate 0 had reached its first exit"))
+    words = ("score", place / "bundle", "--pairs", write_pairs(place), "--out", out, "--deadline-ms", 1e6)
+    ended = run(*words)
+    assert ended.code == 7 and ended.out.startswith("Scored 2 of 3 slates (4 pairs)")
+    (line,) = ended.err.splitlines()
+    assert line.startswith("rexit: error: 1 of 3 slates have no answer, ")
+    assert line.endswith(
+        "o.csv has the others: user 103 at 30: the deadline passed before candidate 0 had reached its first exit"
+    )
+    scored = pl.read_csv(out)
+    assert scored["item"].to_list() == [3, -7, 8] and scored["cut_short"].to_list() == [False] * 3
+    report = run(*words, "--json").json
+    assert (report["rows"], report["pairs"], [one["user"] for one in report["unanswered"]]) == (3, 4, [103])
+
+
+def test_no_answer_in_time_at_all(run: Run, place: Path) -> None:
+    words = ("--pairs", write_pairs(place), "--out", place / "o.csv", "--deadline-ms", 0.001)
+    one_line(run("score", place / "bundle", *words), 7, "3 of 3 slates have no answer, nothing was written: user 100 at 30: ")
+    assert not (place / "o.csv").exists() and not (place / "o.csv.partial").exists()
+
+
+def test_prompt_too_long_costs_its_own_slate(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = InputError("the prompt has 99 tokens, the variant takes 96")
+    error.status = "REXIT_TOO_LONG"
+    failing(monkeypatch, 103, error)
+    ended = run("score", place / "bundle", "--pairs", write_pairs(place), "--out", place / "o.csv")
+    assert ended.code == 2 and "user 103 at 30: the prompt has 99 tokens" in ended.err
+    assert pl.read_csv(place / "o.csv").height == 3
+
+
+def test_what_the_deadline_cut_short_is_marked(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = runtime.Session.score
+
+    def score(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
+        scores = real(self, *words, **keywords)
+        scores.cut_short[0] = True
+        return scores
+
+    monkeypatch.setattr(runtime.Session, "score", score)
+    for suffix, read in (("csv", pl.read_csv), ("parquet", pl.read_parquet)):
+        out = place / f"o.{suffix}"
+        words = ("--pairs", write_pairs(place), "--out", out, "--deadline-ms", 1e6)
+        assert run("score", place / "bundle", *words).code == 0
+        assert read(out)["cut_short"].to_list() == [True, True, False, True]

@@ -1,0 +1,170 @@
+"""`rexit score --pairs`: files of requests, and what is kept when one of them fails."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from builders.bundle import BundleOptions, write_bundle
+from builders.catalog import ITEM_IDS, USER_IDS, CatalogContents, make_catalog
+from rexit import runtime
+from running.command import Run, one_line, write_pairs
+
+
+@pytest.mark.parametrize(("source", "target"), [("csv", "csv"), ("parquet", "parquet"), ("csv", "parquet")])
+def test_rows_keep_order_and_equal_single_requests(run: Run, place: Path, source: str, target: str) -> None:
+    pairs, out = write_pairs(place), place / f"scores.{target}"
+    if source == "parquet":
+        frame = pl.read_csv(pairs)
+        pairs = place / "pairs.parquet"
+        frame.write_parquet(pairs)
+    ended = run("score", place / "bundle", "--pairs", pairs, "--out", out, "--json")
+    assert ended.code == 0 and (ended.json["pairs"], ended.json["slates"]) == (4, 3)
+    scored = pl.read_csv(out) if target == "csv" else pl.read_parquet(out)
+    assert scored.columns == ["user", "item", "as_of", "probability", "log_odds", "exit"]
+    assert scored["item"].to_list() == [3, 8, -7, 8]
+    with runtime.open(place / "bundle") as session:
+        for row in scored.iter_rows(named=True):
+            alone = session.score(row["user"], [row["item"]], as_of=row["as_of"])
+            assert row["log_odds"] == pytest.approx(float(alone.log_odds[0]), abs=1e-4)
+            assert row["exit"] == alone.exit[0]
+
+
+def test_columns_may_have_other_names(run: Run, place: Path) -> None:
+    pairs = write_pairs(place, text="u,film\n100,3\n")
+    out = place / "o.csv"
+    assert run("score", place / "bundle", "--pairs", pairs, "--out", out, "--user-column", "u", "--item-column", "film").code == 0
+    assert pl.read_csv(out).height == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("user,film\n100,3\n", "no column 'item' (item), it has: user, film"),
+        ("user,item\n100,3\n100,3,9\n", "row 2 has 3 fields, the header has 2"),
+        ("user,item,as_of\n100,3,30\n100,3\n", "row 2 has 2 fields, the header has 3"),
+        ("user,item,as_of\n100,3,30\n100,3,\n", "row 2: `as_of` is missing"),
+        ("user,item\n100,3\n100,\n", "row 2: `item` is missing"),
+        ("user,item\n100,3\n100,4\n", "1 item is not in the catalog: 4 (row 2)"),
+        (
+            "user,item\n" + "".join(f"100,{i}\n" for i in (3, 4, 5, 4, 6, 7, 9, 10, 11)),
+            "7 items are not in the catalog: 4 (row 2), 5 (row 3), 6 (row 5), 7 (row 6), 9 (row 7) and 2 more",
+        ),
+        ("user,item\n100,three\n", "this catalog's item ids are integers"),
+        ("user,item,as_of\n100,3,soon\n", "row 1: `as_of` is 'soon', expected an integer of 64 bits"),
+        ("user,item,probability\n100,3,1\n", "has a column 'probability' already"),
+        ("user,item\n", "holds no rows"),
+        ("", "empty, expected a header line"),
+        ("user,item,item\n100,3,3\n", "column 'item' stands 2 times in the header"),
+        ('user,item\n100,"3\n', "line 2: unexpected end of data"),
+        ("user,item\n007,3\n", "row 1: user '007': this catalog's user ids are integers"),
+        ("user,item\n100,3\n100,03\n", "row 2: item '03': this catalog's item ids are integers"),
+        ("user,item\n1_00,3\n", "row 1: user '1_00'"),
+        ("user,item\n100,3\n9223372036854775808,3\n", "row 2: user '9223372036854775808'"),
+    ],
+)
+def test_bad_rows_write_nothing(run: Run, place: Path, text: str, expected: str) -> None:
+    pairs, out = write_pairs(place, text=text), place / "scores.csv"
+    one_line(run("score", place / "bundle", "--pairs", pairs, "--out", out), 2, "pairs.csv", expected)
+    assert not out.exists()
+
+
+def test_not_a_parquet_file(run: Run, place: Path) -> None:
+    pairs = write_pairs(place, "pairs.parquet")
+    one_line(
+        run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv"),
+        2,
+        "pairs.parquet: cannot be read as Parquet",
+    )
+
+
+def test_missing_file_and_unknown_format(run: Run, place: Path) -> None:
+    ended = run("score", place / "bundle", "--pairs", place / "no.csv", "--out", place / "o.csv")
+    one_line(ended, 2, "no.csv: no such file")
+    ended = run("score", place / "bundle", "--pairs", write_pairs(place), "--out", place / "o.xlsx")
+    one_line(ended, 2, "ends in '.xlsx', expected .csv or .parquet")
+
+
+@pytest.mark.parametrize("out", ["missing/o.csv", "pairs.csv/o.csv"])
+def test_out_in_no_folder(run: Run, place: Path, out: str) -> None:
+    one_line(run("score", place / "bundle", "--pairs", write_pairs(place), "--out", place / out), 2, "o.csv: cannot be written")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a folder that root cannot write to either")
+def test_unwritable_folder_is_found_before_scoring(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "open", lambda *words, **keywords: pytest.fail("scoring began"))
+    one_line(run("score", place / "bundle", "--pairs", write_pairs(place), "--out", "/proc/o.csv"), 2, "/proc: cannot be written")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_top_k_of_each_slate_best_first(run: Run, place: Path, suffix: str) -> None:
+    rows = [(user, item) for item in ITEM_IDS for user in USER_IDS[:3]]
+    pairs = write_pairs(place, text="user,item\n" + "".join(f"{u},{i}\n" for u, i in rows))
+    whole, top = place / "whole.csv", place / f"top.{suffix}"
+    assert run("score", place / "bundle", "--pairs", pairs, "--out", whole).code == 0
+    assert run("score", place / "bundle", "--pairs", pairs, "--out", top, "--top-k", 4).code == 0
+    scored = pl.read_csv(whole)
+    best = [scored.filter(pl.col("user") == user).sort("log_odds", descending=True).head(4) for user in USER_IDS[:3]]
+    seen = pl.read_csv(top) if suffix == "csv" else pl.read_parquet(top)
+    expected = pl.concat(best)
+    assert seen["user"].to_list() == expected["user"].to_list() and seen["item"].to_list() == expected["item"].to_list()
+
+
+def test_unknown_users_are_said(run: Run, place: Path) -> None:
+    users = [100, *range(1, 8), 103]
+    pairs = write_pairs(place, text="user,item\n" + "".join(f"{u},3\n{u},8\n" for u in users))
+    ended = run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv", "--json")
+    assert ended.code == 0 and ended.json["unknown_users"] == [1, 2, 3, 4, 5, 6, 7]
+    assert ended.err == (
+        "rexit: 7 of 9 users are not in the catalog and are scored without any history: 1, 2, 3, 4, 5 and 2 more\n"
+    )
+
+
+def test_text_ids_that_look_like_numbers(run: Run, place: Path) -> None:
+    """`007` and `7` are two items, and two users, of a catalog whose ids are text."""
+
+    info, tables = make_catalog(strings=True)
+    for kind, count in (("users.safetensors", 12), ("items.safetensors", 20)):
+        ids = sorted(b"%d" % n if n % 2 else b"00%d" % n for n in range(count))
+        tables[kind] |= {
+            "id_bytes": np.frombuffer(b"".join(ids), np.uint8),
+            "id_offsets": np.cumsum([0, *map(len, ids)]).astype(np.int64),
+        }
+    bundle = write_bundle(place / "text", BundleOptions(CatalogContents(info, tables)))
+    pairs = write_pairs(place, text="user,item,note\n004,0010,a\n7,0010,0x1F\n004,9,1.50\n")
+    assert run("score", bundle, "--pairs", pairs, "--out", place / "o.csv").err == ""
+    rows = [line.split(",")[:3] for line in (place / "o.csv").read_text().splitlines()[1:]]
+    assert rows == [["004", "0010", "a"], ["7", "0010", "0x1F"], ["004", "9", "1.50"]]
+    scored = pl.read_csv(place / "o.csv", infer_schema_length=0)
+    with runtime.open(bundle) as session:
+        alone = session.score("7", ["0010"]).log_odds[0]
+    assert float(scored["log_odds"][1]) == pytest.approx(float(alone), abs=1e-4)
+    pairs = write_pairs(place, text="user,item\n4,3\n")
+    assert "1 of 1 users are not in the catalog" in run("score", bundle, "--pairs", pairs, "--out", place / "o.csv").err
+    pairs = write_pairs(place, text="user,item\n004,10\n")
+    ended = run("score", bundle, "--pairs", pairs, "--out", place / "o.csv")
+    one_line(ended, 2, "1 item is not in the catalog: '10' (row 1)")
+
+
+def test_byte_order_mark_and_quotes(run: Run, place: Path) -> None:
+    pairs = place / "pairs.csv"
+    pairs.write_bytes('\ufeffuser,item,note\r\n100,3,"a, ""b"""\r\n\r\n'.encode())
+    assert run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv").code == 0
+    header, row = (place / "o.csv").read_text().splitlines()
+    assert header == "user,item,note,probability,log_odds,exit" and row.startswith('100,3,"a, ""b""",')
+
+
+def test_parquet_without_polars(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "polars", None)
+    for words in (("--pairs", place / "p.parquet", "--out", "o.csv"), ("--pairs", write_pairs(place), "--out", "o.parquet")):
+        one_line(run("score", place / "bundle", *words), 2, ".parquet: Parquet needs polars", "pip install 'rexit[calibrate]'")
+
+
+def test_out_is_a_folder(run: Run, place: Path) -> None:
+    (place / "o.csv").mkdir()
+    ended = run("score", place / "bundle", "--pairs", write_pairs(place), "--out", place / "o.csv")
+    one_line(ended, 2, "o.csv: cannot be written: is a folder")

@@ -1,0 +1,166 @@
+"""`rexit verify`: what it finds in a bundle that was changed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builders.bundle_files import refresh, write_policy
+from builders.catalog import ITEM_IDS, USER_IDS
+from builders.variants import TENSORRT_HALF, add_variant
+from rexit import runtime
+from rexit.bundle import Policy
+from rexit.errors import BackendError
+from running.command import Ended, Run, calibrate, one_line
+
+
+def checks(ended: Ended) -> dict[str, str]:
+    return {c["name"]: c["outcome"] for c in ended.json["checks"]}
+
+
+def test_whole_bundle_passes(run: Run, place: Path) -> None:
+    calibrate(run, place)
+    ended = run("verify", place / "bundle", "--json")
+    assert ended.code == 0 and ended.json["ok"]
+    assert checks(ended) == dict.fromkeys(("digests", "policy", "prompts", "log-odds", "exit decisions"), "ok")
+    assert "All checks passed." in run("verify", place / "bundle").out
+
+
+def test_decisions_are_checked_with_a_cold_and_a_cached_prefix(run: Run, made: Path, reused: list[bool]) -> None:
+    assert run("verify", made / "bundle").code == 0
+    assert reused == [False, True] * 4
+
+
+def flip(path: Path, at: int = -5) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    "name", ["catalog/items.safetensors", "variants/cpu-fp32/segment-0.onnx.data", "variants/cpu-fp32/golden.safetensors"]
+)
+def test_edited_file(run: Run, place: Path, name: str) -> None:
+    flip(place / "bundle" / name)
+    ended = run("verify", place / "bundle")
+    assert ended.code == 8
+    failed = [line for line in ended.out.splitlines() if line.startswith("FAILED ")]
+    assert failed and all(name in line and "(edited)" in line for line in failed)
+
+
+def test_truncated_file(run: Run, place: Path) -> None:
+    path = place / "bundle" / "variants" / "cpu-fp32" / "segment-0.onnx.data"
+    path.write_bytes(path.read_bytes()[:-1])
+    ended = run("verify", place / "bundle", "--json")
+    assert ended.code == 8
+    assert "(truncated or edited)" in ended.json["checks"][0]["failures"][0]
+
+
+def test_weights_that_are_not_the_exported_ones(run: Run, place: Path) -> None:
+    """Digests recorded anew over a spoilt weight: only the golden samples can tell."""
+    data = place / "bundle" / "variants" / "cpu-fp32" / "segment-1.onnx.data"
+    weights = np.frombuffer(data.read_bytes(), np.float32).copy()
+    weights[: len(weights) // 2] *= 1.5
+    data.write_bytes(weights.tobytes())
+    refresh(place / "bundle")
+    ended = run("verify", place / "bundle", "--json")
+    assert ended.code == 8
+    assert [n for n, outcome in checks(ended).items() if outcome != "ok"] == ["log-odds"]
+    failures = ended.json["checks"][3]["failures"]
+    assert len(failures) == 4 and all("log-odds" in line and "exit 0" not in line for line in failures)
+
+
+def test_prompt_that_is_not_the_exporters(run: Run, place: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    path = place / "bundle" / "variants" / "cpu-fp32" / "golden.safetensors"
+    table = load_file(path)
+    table["prefix_tokens"][2] += 1
+    save_file(table, path)
+    refresh(place / "bundle")
+    ended = run("verify", place / "bundle", "--json")
+    assert ended.code == 8
+    failures = ended.json["checks"][2]["failures"]
+    assert len(failures) == 1 and "golden slate 0" in failures[0] and "token 2 is" in failures[0]
+
+
+def test_scores_that_are_not_the_traces(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However wide the tolerance for another machine's rounding: one session computes one thing."""
+    variant = place / "bundle" / "variants" / "cpu-fp32" / "variant.json"
+    value = json.loads(variant.read_text())
+    value["parity"]["tolerance"] = 1.0
+    variant.write_text(json.dumps(value))
+    refresh(place / "bundle")
+    real = runtime.Session.score
+
+    def off(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
+        scores = real(self, *words, **keywords)
+        return replace(scores, log_odds=scores.log_odds * np.float32(1.001) + np.float32(0.001))
+
+    assert run("verify", place / "bundle").code == 0
+    monkeypatch.setattr(runtime.Session, "score", off)
+    ended = run("verify", place / "bundle", "--json")
+    assert ended.code == 8
+    assert [n for n, outcome in checks(ended).items() if outcome != "ok"] == ["exit decisions"]
+    assert "the trace has" in ended.json["checks"][4]["failures"][0]
+
+
+def test_runtime_that_stops_elsewhere(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_policy(place / "bundle", [{"a": 1.0, "b": 0.0, "upper": 5.0, "lower": 5.0}] * 3)
+    real = runtime.Session.score
+
+    def always_deepest(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
+        return real(self, *words, **keywords, force_exit=2)
+
+    assert run("verify", place / "bundle").code == 0
+    monkeypatch.setattr(runtime.Session, "score", always_deepest)
+    ended = run("verify", place / "bundle", "--json")
+    assert ended.code == 8
+    assert checks(ended)["exit decisions"] == "FAILED"
+    assert "stopped at exit 2, expected" in ended.json["checks"][4]["failures"][0]
+
+
+def test_policy_of_another_variant(run: Run, place: Path) -> None:
+    Policy.full_depth(3, "f" * 64).write(place / "bundle" / "variants" / "cpu-fp32" / "policy.json")
+    ended = run("verify", place / "bundle", "--json")
+    assert ended.code == 8 and checks(ended) == {"digests": "ok", "policy": "FAILED"}
+
+
+def test_backend_that_is_not_here(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*words: Any, **keywords: Any) -> Any:
+        error = BackendError("no TensorRT on this machine")
+        error.status = "REXIT_BACKEND_MISSING"
+        raise error
+
+    monkeypatch.setattr(runtime, "open", missing)
+    ended = run("verify", place / "bundle", "--json")
+    assert ended.code == 0 and checks(ended)["golden samples"] == "skipped"
+    assert run("verify", place / "bundle", "--variant", "cpu-fp32").code == 8
+
+
+def test_device(run: Run, place: Path) -> None:
+    bundle = place / "bundle"
+    add_variant(bundle, TENSORRT_HALF)
+    ended = run("verify", bundle, "--json")
+    skipped = {c["name"]: c for c in ended.json["checks"] if c["outcome"] == "skipped"}
+    assert ended.code == 0 and {c["variant"] for c in skipped.values()} == {TENSORRT_HALF}
+    assert list(skipped) == ["engines", "golden samples"]
+    assert skipped["golden samples"]["detail"].endswith("; --device cpu checks the graphs on the CPU")
+    ended = run("verify", bundle, "--device", "cpu", "--json")
+    assert ended.code == 0 and [c["name"] for c in ended.json["checks"] if c["outcome"] == "skipped"] == ["engines"]
+    assert run("verify", bundle, "--variant", TENSORRT_HALF).code == 8
+    assert run("verify", bundle, "--device", "cuda").code == 8
+    words = ("--variant", TENSORRT_HALF, "--device", "cpu", "--json")
+    assert run("score", bundle, "--user", USER_IDS[0], "--items", ITEM_IDS[1], *words).json["variant"] == TENSORRT_HALF
+    assert run("bench", bundle, "--requests", 2, "--slate", 3, *words).json["device"] == "cpu"
+    one_line(run("score", bundle, "--user", USER_IDS[0], "--items", ITEM_IDS[1], "--device", "npu"), 2, "`npu`")
+
+
+def test_no_bundle_and_no_variant(run: Run, place: Path) -> None:
+    assert run("verify", place / "none").code == 8
+    one_line(run("verify", place / "bundle", "--variant", "gpu"), 2, "no variant 'gpu'")

@@ -1,0 +1,195 @@
+"""The catalog's tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from builders import catalog
+from builders.bundle_files import refresh
+from builders.model import VOCABULARY
+from damage.cases import Cases
+from damage.edits import CATALOG, ITEMS, PIECES, USERS, edit_json, edit_table, put
+
+CASES = Cases("opening")
+ends_in = CASES.ends_in
+
+
+def write_header(folder: Path, header: bytes, length: int | None = None) -> None:
+    size = len(header) if length is None else length
+    (folder / PIECES).write_bytes(size.to_bytes(8, "little") + header + bytes(64))
+    refresh(folder)
+
+
+@ends_in("CORRUPT", "pieces.safetensors")
+def empty_table(folder: Path) -> None:
+    (folder / PIECES).write_bytes(b"")
+    refresh(folder)
+
+
+@ends_in("CORRUPT", "header")
+def huge_header_length(folder: Path) -> None:
+    write_header(folder, b"{}", (1 << 64) - 1)
+
+
+@ends_in("CORRUPT", "header")
+def header_beyond_the_file(folder: Path) -> None:
+    write_header(folder, b"{}", 1000)
+
+
+@ends_in("CORRUPT", "not valid JSON")
+def header_that_is_no_json(folder: Path) -> None:
+    write_header(folder, b"{]")
+
+
+@ends_in("CORRUPT", "deep")
+def deeply_nested_header(folder: Path) -> None:
+    write_header(folder, b'{"x":' * 50_000 + b"1" + b"}" * 50_000)
+
+
+@ends_in("CORRUPT", "`offsets` is missing")
+def header_with_a_long_name_and_many_dimensions(folder: Path) -> None:
+    tensor = {"dtype": "U8", "shape": [1] * 4000, "data_offsets": [0, 1]}
+    write_header(folder, json.dumps({"n" * (500 << 10): tensor}).encode())
+
+
+@ends_in("CORRUPT", "values")
+def header_with_more_tensors_than_are_allowed(folder: Path) -> None:
+    tensor = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+    write_header(folder, json.dumps({f"{n}": tensor for n in range(20_000)}).encode())
+
+
+@ends_in("CORRUPT", "data_offsets")
+def tensor_beyond_the_file(folder: Path) -> None:
+    write_header(folder, b'{"offsets":{"dtype":"I64","shape":[41],"data_offsets":[0,328]}}')
+
+
+@ends_in("CORRUPT", "its dtype and shape need")
+def tensor_ending_before_it_begins(folder: Path) -> None:
+    write_header(folder, b'{"offsets":{"dtype":"I64","shape":[1],"data_offsets":[16,8]}}')
+
+
+@ends_in("CORRUPT", "overflows")
+def shape_that_overflows(folder: Path) -> None:
+    write_header(folder, b'{"offsets":{"dtype":"I64","shape":[4611686018427387904,4],"data_offsets":[0,0]}}')
+
+
+@ends_in("CORRUPT", "dtype")
+def unknown_dtype(folder: Path) -> None:
+    write_header(folder, b'{"offsets":{"dtype":"I128","shape":[1],"data_offsets":[0,16]}}')
+
+
+@ends_in("CORRUPT", "aligned")
+def misaligned_tensor(folder: Path) -> None:
+    count = json.loads((folder / CATALOG).read_text())["counts"]["pieces"] + 1
+    header = json.dumps({"offsets": {"dtype": "I64", "shape": [count], "data_offsets": [1, 1 + 8 * count]}}).encode()
+    header += b" " * (-len(header) % 8)
+    (folder / PIECES).write_bytes(len(header).to_bytes(8, "little") + header + bytes(8 * count + 8))
+    refresh(folder)
+
+
+@ends_in("CORRUPT", "`similar`")
+def missing_tensor(folder: Path) -> None:
+    edit_table(folder, USERS, "similar", lambda array: None)
+
+
+@ends_in("CORRUPT", "`embeddings` is F32")
+def wrong_dtype(folder: Path) -> None:
+    edit_table(folder, USERS, "embeddings", lambda array: array.astype(np.float32))
+
+
+@ends_in("CORRUPT", "`embeddings` has shape")
+def wrong_shape(folder: Path) -> None:
+    edit_table(folder, ITEMS, "embeddings", lambda array: array[:, :-1].copy())
+
+
+@ends_in("CORRUPT", "`embeddings`[3]")
+def embedding_that_is_nan(folder: Path) -> None:
+    edit_table(folder, ITEMS, "embeddings", lambda array: put(3, np.nan)(array.reshape(-1)).reshape(array.shape))
+
+
+@ends_in("CORRUPT", "`fold_in`[4]")
+def fold_in_that_is_infinite(folder: Path) -> None:
+    edit_table(folder, ITEMS, "fold_in", lambda array: put(4, np.inf)(array.reshape(-1)).reshape(array.shape))
+
+
+@ends_in("CORRUPT", "`similar`")
+def similar_user_out_of_range(folder: Path) -> None:
+    edit_table(folder, USERS, "similar", put(2, catalog.USERS))
+
+
+@ends_in("CORRUPT", "`history_items`[5]")
+def history_item_out_of_range(folder: Path) -> None:
+    edit_table(folder, USERS, "history_items", put(5, -1))
+
+
+@ends_in("CORRUPT", "`history_offsets`")
+def history_offsets_that_descend(folder: Path) -> None:
+    edit_table(folder, USERS, "history_offsets", put(3, 0))
+
+
+@ends_in("CORRUPT", "`history_offsets`")
+def history_offsets_beyond_the_table(folder: Path) -> None:
+    edit_table(folder, USERS, "history_offsets", put(-1, 1 << 60))
+
+
+@ends_in("CORRUPT", "`history_offsets`[0]")
+def history_offsets_that_start_below_zero(folder: Path) -> None:
+    edit_table(folder, USERS, "history_offsets", put(0, -1))
+
+
+@ends_in("CORRUPT", "`history_times`")
+def history_out_of_order(folder: Path) -> None:
+    edit_table(folder, USERS, "history_times", put(0, 1 << 40))
+
+
+@ends_in("CORRUPT", "`history_by_item`")
+def history_position_out_of_range(folder: Path) -> None:
+    edit_table(folder, USERS, "history_by_item", put(0, 1 << 30))
+
+
+@ends_in("CORRUPT", "`history_by_item`")
+def history_position_named_twice(folder: Path) -> None:
+    edit_table(folder, USERS, "history_by_item", lambda array: put(1, array[0])(array))
+
+
+@ends_in("CORRUPT", "`history_liked`")
+def verdict_that_is_neither(folder: Path) -> None:
+    edit_table(folder, USERS, "history_liked", put(0, 2))
+
+
+@ends_in("CORRUPT", "`rating_likes`")
+def more_likes_than_ratings(folder: Path) -> None:
+    edit_table(folder, ITEMS, "rating_likes", put(0, 2))
+
+
+@ends_in("CORRUPT", "`ids` does not ascend")
+def ids_out_of_order(folder: Path) -> None:
+    edit_table(folder, ITEMS, "ids", put(1, -1000))
+
+
+@ends_in("CORRUPT", "`field.title`[4]")
+def field_piece_out_of_range(folder: Path) -> None:
+    edit_table(folder, ITEMS, "field.title", put(4, 40))
+
+
+@ends_in("CORRUPT", "`tokens`[1]")
+def token_beyond_the_vocabulary(folder: Path) -> None:
+    edit_table(folder, PIECES, "tokens", put(1, VOCABULARY))
+
+
+@ends_in("CORRUPT", "`offsets`")
+def piece_offsets_that_descend(folder: Path) -> None:
+    edit_table(folder, PIECES, "offsets", put(3, 0))
+
+
+@ends_in("CORRUPT", "users")
+def more_users_than_rows_can_count(folder: Path) -> None:
+    edit_json(folder, CATALOG, "counts", "users", to=1 << 40)
+
+
+@ends_in("CORRUPT", "ids")
+def unknown_kind_of_id(folder: Path) -> None:
+    edit_json(folder, CATALOG, "ids", "user", to="uuid")

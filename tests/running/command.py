@@ -1,0 +1,49 @@
+"""The command line in this process, with what it prints and the code it ends with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Ended]
+"""The command's words to how it ended: the fixture `run` of tests/cli."""
+
+
+def calibrate(run: Run, place: Path, *more: object) -> Ended:
+    """`place/bundle` on `place/catalog`, in a second."""
+    words = ("--max-auc-drop", 0.05, "--slate", 10, "--timed-slates", 3)
+    return run("calibrate", place / "bundle", "--catalog", place / "catalog", *words, *more)
+
+
+def one_line(ended: Ended, code: int, *expected: str) -> None:
+    """An error is one line on stderr that names what is wrong, with nothing on stdout."""
+    assert ended.code == code, ended.err
+    assert ended.out == ""
+    lines = ended.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("rexit: error: "), ended.err
+    for text in expected:
+        assert text in lines[0]
+
+
+FOUR_ROWS = "user,item,as_of\n100,3,30\n103,8,30\n100,-7,30\n100,8,40\n"
+
+
+def write_pairs(place: Path, name: str = "pairs.csv", text: str = FOUR_ROWS) -> Path:
+    path = place / name
+    path.write_text(text)
+    return path
