@@ -52,7 +52,7 @@ def test_devices_it_cannot_run_on(bundle: Path, device: str, device_id: int, mes
 
 
 def test_absent_provider_names_the_library_that_has_it(bundle: Path) -> None:
-    with pytest.raises(BackendError, match=r"CUDAExecutionProvider and this ONNX Runtime has .*onnxruntime-gpu") as caught:
+    with pytest.raises(BackendError, match=r"CUDAExecutionProvider, but this ONNX Runtime has only .*onnxruntime-gpu") as caught:
         rexit.open(bundle, "cpu-fp32", device="cuda")
     assert caught.value.status == "REXIT_BACKEND_MISSING"
 

@@ -95,7 +95,7 @@ def test_kernels_run(text: str, tmp_path: Path) -> None:
 def test_what_is_no_number_reaches_the_answer(text: str, tmp_path: Path) -> None:
     text = text.replace("(state", "(lost").replace(" state,", " lost,")
     bundle = _bundle(tmp_path, f"z = Sub (state, state) \n lost = Div (z, z) \n {text}")
-    with rexit.open(bundle) as session, pytest.raises(BackendError, match="not finite numbers"):
+    with rexit.open(bundle) as session, pytest.raises(BackendError, match="are not finite"):
         session.score(USER_IDS[2], ITEM_IDS, force_exit=2)
 
 

@@ -94,7 +94,7 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 
 def test_unknown_variant(folder: Path) -> None:
-    with pytest.raises(InputError, match="no variant `gpu`, there are: cpu-fp32"):
+    with pytest.raises(InputError, match="no variant `gpu`, expected one of: cpu-fp32"):
         runtime.open(folder, "gpu")
 
 
