@@ -43,7 +43,7 @@ def test_the_cpu_needs_no_engine_and_no_device_is_the_variants_own(bundle: Path)
         ("npu", 0, "device is `npu`, expected cpu, cuda or tensorrt"),
         ("", 0, "device is an empty string"),
         ("cpu", -1, "device_id is -1"),
-        ("tensorrt", 0, "variant `cpu-fp32` is made for cpu"),
+        ("tensorrt", 0, "variant `cpu-fp32` targets cpu"),
     ],
 )
 def test_devices_it_cannot_run_on(bundle: Path, device: str, device_id: int, message: str) -> None:

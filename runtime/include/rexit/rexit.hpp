@@ -182,13 +182,13 @@ class Request {
 // One entry per answer, in the order of the request or, with top_k, best first.
 struct Scores {
   std::vector<rexit_score> scores;
-  rexit_stats stats;
+  rexit_stats stats{};
 };
 
 // The raw log-odds at every exit.
 struct Trace {
   std::vector<float> log_odds;  // [items, exits]
-  rexit_stats stats;
+  rexit_stats stats{};
 };
 
 // The token ids a request is answered from; see rexit_session_prompt.
