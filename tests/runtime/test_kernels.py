@@ -33,7 +33,7 @@ REFUSED = {
     "RMSNormQuantizeRows: expected one weight per column": "w = Reshape (state, flat) \n"
     "q, number = rexit.RMSNormQuantizeRows <epsilon = 0.00001> (state, w)",
     "SwiGLUQuantizeRows: the shapes of gate, up and scale": "q, number = rexit.SwiGLUQuantizeRows (state, state, state)",
-    "ScaleAddRows: the shapes of product, scale and residual": "w = Reshape (state, flat) \n number = rexit.ScaleAddRows (state, w, w)",
+    "ScaleAddRows: the shapes of product, scale": "w = Reshape (state, flat) \n number = rexit.ScaleAddRows (state, w, w)",
     "QuantizeRows: x is a scalar": "w = ReduceMax <keepdims = 0> (state) \n q, number = rexit.QuantizeRows (w)",
     "QuantizeRows: an input has more than four axes": "w = Unsqueeze (state, axes012) \n q, number = rexit.QuantizeRows (w)",
     "SlateAttention: expected [1, heads, tokens, head_dim]": "number = rexit.SlateAttention <scale = 0.5> "

@@ -21,6 +21,8 @@
  * Status and errors
  * - Every function that can fail returns a rexit_status; REXIT_OK is 0. rexit_last_error() then describes, in one line, this
  *   thread's last failure. Outputs are written only on success.
+ * - Any of them may return REXIT_INVALID_ARGUMENT, REXIT_OUT_OF_MEMORY or REXIT_INTERNAL; other statuses are named where they can
+ *   occur.
  *
  * Memory
  * - The caller owns every buffer it passes; rexit keeps no pointer to it after the call. The only things to release are handles:
@@ -178,7 +180,9 @@ typedef struct rexit_bundle_options {
 } rexit_bundle_options;
 
 /* Opens the bundle in folder `path`: checks structure and sizes, maps the catalog, loads the segments. File hashes are checked
- * by rexit_bundle_verify only. Release the bundle with rexit_bundle_close. */
+ * by rexit_bundle_verify only. Release the bundle with rexit_bundle_close.
+ *
+ * REXIT_UNKNOWN_VARIANT; any 2xx for its files; REXIT_BACKEND_MISSING and REXIT_BACKEND_FAILED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options,
                                                          rexit_bundle** bundle_out);
 /* Does nothing for NULL. The bundle's sessions remain usable. */
@@ -229,7 +233,7 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_create(const rexit_bundle* 
 REXIT_API void rexit_session_destroy(rexit_session* session);
 
 /* Runs every segment once on a dummy slate as large as one pass takes, so that the first real request does not pay for
- * allocations. Drops the cached prefixes. */
+ * allocations. Drops the cached prefixes. REXIT_BACKEND_FAILED; REXIT_CANCELLED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_warm_up(rexit_session* session);
 
 /* --- Requests ------------------------------------------------------------------------------------------------------------ */
@@ -299,19 +303,24 @@ typedef struct rexit_stats {
 } rexit_stats;
 
 /* Scores a slate. `scores_out` has room for item_count entries, or for min(top_k, item_count) if top_k is set. `stats_out` may be
- * NULL. Returns REXIT_OK even if the deadline passed, as long as one candidate has an answer. */
+ * NULL. Returns REXIT_OK even if the deadline passed, as long as one candidate has an answer.
+ *
+ * REXIT_UNKNOWN_ITEM; REXIT_TOO_LONG; REXIT_DEADLINE if no candidate has an answer; REXIT_CANCELLED; REXIT_MISMATCH if a file of
+ * the catalog was modified; REXIT_CORRUPT if the catalog has no tokens for a candidate; REXIT_BACKEND_FAILED, also if a head's
+ * logits are not finite. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_score(rexit_session* session, const rexit_request* request,
                                                            rexit_score* scores_out, rexit_stats* stats_out);
 
 /* Computes the raw log-odds at every exit and ignores the request's policy, force_exit, deadline_us and top_k. `log_odds_out` is
- * [item_count, exits]. `stats_out` may be NULL. */
+ * [item_count, exits]. `stats_out` may be NULL. Statuses as for rexit_session_score, except REXIT_DEADLINE. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request,
                                                            float* log_odds_out, rexit_stats* stats_out);
 
 /* Assembles the request's prompt without running the model: the token ids of the prefix, then those of each candidate.
  * offsets_out[0] is 0, offsets_out[1] the end of the prefix, offsets_out[2 + i] the end of candidate i: item_count + 2 entries.
  * *count_out is the number of tokens. If it exceeds `capacity`, nothing else is written, and tokens_out and offsets_out may be
- * NULL: call once with capacity 0 to learn the size, then again. */
+ * NULL: call once with capacity 0 to learn the size, then again. Statuses as for rexit_session_trace, except
+ * REXIT_BACKEND_FAILED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_prompt(rexit_session* session, const rexit_request* request,
                                                             int32_t* tokens_out, size_t capacity, size_t* offsets_out,
                                                             size_t* count_out);
