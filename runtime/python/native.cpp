@@ -1,4 +1,4 @@
-// rexit.runtime._native: rexit.hpp for Python. Checks and NumPy conveniences are runtime/session.py's.
+// rexit.runtime._native: rexit.hpp for Python. runtime/session.py adds checks and NumPy conveniences.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -57,7 +57,7 @@ rexit::Request make_request(rexit::Id user, Ids items, Ids recent, std::vector<s
   return request;
 }
 
-// rexit::Session, waiting its turn: Python threads that share one session queue up instead of meeting an error.
+// rexit::Session with a lock: Python threads that share a session wait for each other instead of getting an error.
 class Session {
  public:
   Session(const rexit::Bundle& bundle, std::size_t cache_bytes) : session_(bundle, cache_bytes), cache_bytes_(cache_bytes) {}
@@ -103,7 +103,7 @@ class Session {
       segments = session_.segments();
     }
     const std::size_t count = result.scores.size();
-    std::vector<std::int64_t> index, exit;  // exit -1: no answer
+    std::vector<std::int64_t> index, exit;  // exit -1: without an answer
     std::vector<float> probability, log_odds;
     std::vector<std::uint8_t> cut_short;
     for (const rexit_score& score : result.scores) {
@@ -167,7 +167,7 @@ class Session {
     return {memory.prefixes, memory.buffers, memory.working, memory.weights};
   }
 
-  // Does not wait its turn: it is for the call whose turn it is.
+  // Without the lock: it is meant for the call that holds it.
   void cancel() {
     const nb::gil_scoped_release released;
     session_.cancel();
@@ -179,7 +179,7 @@ class Session {
   std::mutex mutex_;
 };
 
-// A status becomes one of rexit.errors' classes: what the caller did, what a file holds, what the backend did, time.
+// The class of rexit.errors for a status.
 const char* class_of(rexit_status status) {
   if (status == REXIT_DEADLINE) return "DeadlineError";
   if (status == REXIT_CANCELLED) return "CancelledError";

@@ -61,7 +61,7 @@ static void layouts_are_fixed(void) {
   END(rexit_bundle_info, variant, 80);
 
   AT(rexit_variant_info, struct_size, 0);
-  AT(rexit_variant_info, count, 8);
+  AT(rexit_variant_info, variant_count, 8);
   AT(rexit_variant_info, name, 16);
   AT(rexit_variant_info, target, 272);
   AT(rexit_variant_info, precision, 304);
@@ -161,7 +161,7 @@ static void null_is_refused(void) {
   EXPECT(rexit_session_warm_up(NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_clear_cache(NULL) == REXIT_INVALID_ARGUMENT);
   memory.struct_size = sizeof memory;
-  EXPECT(rexit_session_memory(NULL, &memory) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_session_get_memory(NULL, &memory) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_trim(NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_cancel(NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_get_segment(NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
@@ -213,7 +213,7 @@ static void long_structs_are_respected(const char* path, const rexit_bundle* bun
   opened = NULL;
   options.added[1] = 7;
   EXPECT(rexit_bundle_open(path, &options.known, &opened) == REXIT_INVALID_ARGUMENT && opened == NULL);
-  EXPECT(strstr(rexit_last_error(), "options: byte 52 of 56 is set, this library knows 48") != NULL);
+  EXPECT(strstr(rexit_last_error(), "options: byte 52 of 56 is set, but this library knows only 48") != NULL);
   options.known.struct_size = (size_t)1 << 40; /* nobody set it */
   EXPECT(rexit_bundle_open(path, &options.known, &opened) == REXIT_INVALID_ARGUMENT && opened == NULL);
   EXPECT(strstr(rexit_last_error(), "struct_size is 1099511627776") != NULL);
@@ -327,9 +327,9 @@ static void one_request(rexit_session* session) {
   EXPECT(rexit_session_warm_up(session) == REXIT_OK);
   EXPECT(rexit_session_clear_cache(session) == REXIT_OK);
   memory.struct_size = sizeof memory;
-  EXPECT(rexit_session_memory(session, &memory) == REXIT_OK && memory.prefixes > 0 && memory.buffers > 0);
+  EXPECT(rexit_session_get_memory(session, &memory) == REXIT_OK && memory.prefixes > 0 && memory.buffers > 0);
   EXPECT(rexit_session_trim(session) == REXIT_OK);
-  EXPECT(rexit_session_memory(session, &memory) == REXIT_OK && memory.prefixes == 0);
+  EXPECT(rexit_session_get_memory(session, &memory) == REXIT_OK && memory.prefixes == 0);
   EXPECT(rexit_session_cancel(session) == REXIT_OK);
 }
 

@@ -1,5 +1,5 @@
-// A request that is like the ones before it allocates nothing. The backend is one that allocates nothing itself: what ONNX
-// Runtime does in its runs is its own.
+// A request like the ones before it allocates nothing. The backend here does not allocate: what ONNX Runtime allocates in its
+// runs is not ours.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -18,7 +18,7 @@
 namespace {
 
 std::atomic<std::size_t> allocations{0};
-std::atomic<std::size_t> too_large{static_cast<std::size_t>(-1)};  // from so many bytes on there is no memory
+std::atomic<std::size_t> too_large{static_cast<std::size_t>(-1)};  // allocations of this many bytes or more fail
 
 void* counted(std::size_t bytes) {
   ++allocations;
@@ -40,7 +40,7 @@ using namespace rexit::core;
 
 namespace {
 
-// Log-odds are a token's, so that candidates stop at different exits.
+// Log-odds depend on the token, so that candidates stop at different exits.
 class Constant final : public Backend {
  public:
   explicit Constant(const Bundle& bundle) : bundle_(bundle) {}
@@ -61,13 +61,13 @@ class Constant final : public Backend {
 
 class AllocationsTest : public testing::Test {
  protected:
-  std::shared_ptr<const Engine> engine = std::make_shared<const Engine>(
+  std::shared_ptr<const LoadedBundle> loaded = std::make_shared<const LoadedBundle>(
       sound_bundle().c_str(), nullptr,
       [](const Bundle& bundle) { return [backend = std::make_shared<const Constant>(bundle)] { return backend; }; });
-  Session session{engine, std::size_t{1} << 16};
+  Session session{loaded, std::size_t{1} << 16};
   Request request;
   std::vector<rexit_id> items, recent;
-  std::vector<float> thresholds = std::vector<float>(engine->bundle.exits(), 4.0f);
+  std::vector<float> thresholds = std::vector<float>(loaded->bundle.exits(), 4.0f);
   rexit_stats stats{};
 
   // User ids are 100, 103, ...; item ids -7, -2, ... (tests/builders/catalog.py).
@@ -87,7 +87,7 @@ class AllocationsTest : public testing::Test {
     given.policy = more ? &policy : nullptr;
     given.top_k = more ? 5 : 0;
     const std::size_t before = allocations;
-    read_request(&given, engine->bundle, request);
+    read_request(&given, loaded->bundle, request);
     session.score(request, Clock::now(), stats);
     session.trace(request, Clock::now(), stats);
     made += allocations - before;
@@ -111,7 +111,7 @@ TEST_F(AllocationsTest, NoneForOtherUsersWhenTheCacheIsFull) {
     for (std::int64_t user = 0; user < 12; ++user) score(user, 20, false);
     return made;
   };
-  for (int n = 0; n < 8; ++n) round();  // until each place in the cache has met its longest prefix
+  for (int n = 0; n < 8; ++n) round();  // until each entry of the cache has held its longest prefix
   for (int n = 0; n < 4; ++n) EXPECT_EQ(round(), 0u);
 }
 
@@ -140,7 +140,7 @@ TEST(KernelAllocations, NoneInAThreadThatRanThemBefore) {
   for (const std::size_t tokens : {9u, 3u}) EXPECT_EQ(all(tokens), 0u);
 }
 
-// In new threads, that have no memory of earlier tasks. What leaves one of them ends the process.
+// In new threads, which have no memory from earlier tasks. An exception that leaves one of them ends the process.
 struct TwoThreads final : kernels::Threads {
   void spread(Function function, std::size_t count, void* data) const override {
     std::thread first([&] {

@@ -1,4 +1,4 @@
-// Passes filled up with padding give the same answers: run for real, on the CPU.
+// Padded passes give the same answers: actually run, on the CPU.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -15,7 +15,7 @@ using namespace rexit::core;
 
 namespace {
 
-TEST(Buckets, SizesAreRoundedUpToTheMostThereMayBe) {
+TEST(Buckets, SizesAreRoundedUpWithinTheMaximum) {
   const auto expect = [](const PassSizes& seen, std::size_t tokens, std::size_t prefix, std::size_t rows) {
     EXPECT_EQ(seen.tokens, tokens);
     EXPECT_EQ(seen.prefix, prefix);
@@ -28,7 +28,7 @@ TEST(Buckets, SizesAreRoundedUpToTheMostThereMayBe) {
   expect(bucket_of({50, 0, 10}, 50, 10), 50, 0, 10);
 }
 
-// ONNX Runtime on the CPU, given slates filled up as the TensorRT backend fills them.
+// ONNX Runtime on the CPU, given slates padded as the TensorRT backend pads them.
 class Padded final : public Backend {
  public:
   Padded(const Bundle& bundle, std::unique_ptr<Backend> inner) : bundle_(bundle), inner_(std::move(inner)) {}
@@ -77,17 +77,18 @@ class PaddingTest : public testing::TestWithParam<std::pair<std::string, const c
 TEST_P(PaddingTest, ChangesNoAnswer) {
   std::shared_ptr<const Padded> padded;
   const auto open = [&](bool pad) {
-    return std::make_shared<const Engine>(GetParam().first.c_str(), GetParam().second, [&](const Bundle& bundle) -> Backends {
-      std::vector<std::string> graphs;
-      for (const Segment& segment : bundle.variant().segments) graphs.push_back(segment.graph);
-      std::unique_ptr<Backend> cpu = make_ort_backend(bundle, {}, Provider::cpu, graphs);
-      std::shared_ptr<const Backend> backend;
-      if (pad)
-        backend = padded = std::make_shared<const Padded>(bundle, std::move(cpu));
-      else
-        backend = std::move(cpu);
-      return [backend] { return backend; };
-    });
+    return std::make_shared<const LoadedBundle>(
+        GetParam().first.c_str(), GetParam().second, [&](const Bundle& bundle) -> BackendFactory {
+          std::vector<std::string> graphs;
+          for (const Segment& segment : bundle.variant().segments) graphs.push_back(segment.graph);
+          std::unique_ptr<Backend> cpu = make_ort_backend(bundle, {}, Provider::cpu, graphs);
+          std::shared_ptr<const Backend> backend;
+          if (pad)
+            backend = padded = std::make_shared<const Padded>(bundle, std::move(cpu));
+          else
+            backend = std::move(cpu);
+          return [backend] { return backend; };
+        });
   };
   Session plain(open(false), 0), filled(open(true), 0);
   for (const std::optional<Row> user :

@@ -36,7 +36,7 @@ class CancelTest : public testing::Test {
     for (std::size_t i = 0; i < slate.size(); ++i) EXPECT_EQ(scores.scores[i].log_odds, expected[3 * i + 2]);
   }
 
-  // The status that `call` ends with while another thread cancels and cancels.
+  // The status that `call` ends with while another thread keeps cancelling.
   template <class Call>
   rexit_status cancelled(Call call) {
     std::atomic<bool> done{false};
@@ -59,7 +59,7 @@ class CancelTest : public testing::Test {
   }
 };
 
-TEST_F(CancelTest, ACallAtWorkEndsAndTheNextOneWorks) {
+TEST_F(CancelTest, ARunningCallEndsAndTheNextOneWorks) {
   const rexit::Request many = long_request();
   for (int round = 0; round < 3; ++round) {
     EXPECT_EQ(cancelled([&] { session.score(many); }), REXIT_CANCELLED);
@@ -69,7 +69,7 @@ TEST_F(CancelTest, ACallAtWorkEndsAndTheNextOneWorks) {
   }
 }
 
-TEST_F(CancelTest, ItIsSoonOver) {
+TEST_F(CancelTest, TheCallEndsSoon) {
   const rexit::Request many = long_request();
   std::chrono::steady_clock::time_point asked;
   std::thread other([&] {
@@ -83,7 +83,7 @@ TEST_F(CancelTest, ItIsSoonOver) {
   EXPECT_LT(over - asked, milliseconds(500));
 }
 
-TEST_F(CancelTest, WithoutACallAtWorkNothingHappens) {
+TEST_F(CancelTest, WithoutARunningCallNothingHappens) {
   session.cancel();
   answers_as_ever();
   session.cancel();
@@ -103,7 +103,7 @@ TEST_F(CancelTest, OnlyThisSession) {
   cancelling.join();
 }
 
-// Cancelled at any moment, a call gives right answers or none, and leaves nothing behind that the next one would trip over.
+// Cancelled at any moment, a call gives correct answers or none, and the next call is not affected.
 TEST_F(CancelTest, AtAnyMoment) {
   std::atomic<bool> done{false};
   std::thread other([&] {

@@ -1,11 +1,11 @@
-// Products that do not wrap.
+// Products that do not wrap around.
 #include <gtest/gtest.h>
 
 #include "base/checked.hpp"
 
 using rexit::core::checked_multiply;
 
-TEST(CheckedMultiply, GivesWhatAnAllocationCanHave) {
+TEST(CheckedMultiply, GivesProductsUpToTheLargestAllocation) {
   const std::size_t most = PTRDIFF_MAX;
   EXPECT_EQ(checked_multiply({}), 1u);
   EXPECT_EQ(checked_multiply({3, 5, 7}), 105u);

@@ -1,5 +1,5 @@
-// Every damaged bundle of tests/damage ends in the status and the words written beside it, and takes memory in proportion to
-// its files.
+// Every damaged bundle of tests/damage fails with the status and the text written beside it, and takes memory in proportion
+// to its files.
 #include <gtest/gtest.h>
 #include <malloc.h>
 
@@ -32,8 +32,8 @@ void release(void* memory) {
   std::free(memory);
 }
 
-// Whatever is in the files: as many JSON values as are allowed take 6.3 MB. And for each byte of the files: names are held by the
-// JSON, by what is made of it and by the message.
+// Regardless of the files: the largest allowed number of JSON values takes 6.3 MB. And per byte of the files: names are held by
+// the JSON, by what is parsed from it and by the message.
 constexpr std::size_t fixed_bytes = std::size_t{8} << 20, bytes_per_byte = 4;
 
 std::size_t size_of(const std::string& folder) {
@@ -70,7 +70,7 @@ Outcome outcome(const std::string& folder) {
 }
 
 TEST(Damage, EndAsExpectedInLittleMemory) {
-  outcome(sound_bundle());  // what ONNX Runtime takes once is nobody's
+  outcome(sound_bundle());  // so that what ONNX Runtime allocates once is not counted
   const std::vector<std::string> all = names();
   ASSERT_GT(all.size(), 100u);
   for (const std::string& name : all) {

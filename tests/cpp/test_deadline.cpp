@@ -1,4 +1,4 @@
-// What a call that is cut short gives and counts: over a backend that takes its time.
+// What a call that is cut short returns and counts, over a slow backend.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -53,11 +53,11 @@ class DeadlineTest : public testing::Test {
     Slow::prefix_time = Slow::slate_time = milliseconds(0);
   }
 
-  std::shared_ptr<const Engine> engine = std::make_shared<const Engine>(
+  std::shared_ptr<const LoadedBundle> loaded = std::make_shared<const LoadedBundle>(
       sound_bundle().c_str(), nullptr,
-      [](const Bundle& bundle) { return Backends([slow = std::make_shared<const Slow>(bundle)] { return slow; }); });
-  const std::size_t limit = engine->bundle.variant().max_positions;
-  Session session{engine, 0};
+      [](const Bundle& bundle) { return BackendFactory([slow = std::make_shared<const Slow>(bundle)] { return slow; }); });
+  const std::size_t limit = loaded->bundle.variant().max_positions;
+  Session session{loaded, 0};
   Request request;
   rexit_stats stats{};
 
@@ -73,7 +73,7 @@ class DeadlineTest : public testing::Test {
   }
 };
 
-TEST_F(DeadlineTest, CandidatesWithAnAnswerGiveItAndTheOthersSaySo) {
+TEST_F(DeadlineTest, CandidatesWithoutAnAnswerAreMarked) {
   score();
   ASSERT_GT(session.segments()[0].candidates, 3u);
   Slow::slate_time = milliseconds(150);
@@ -118,10 +118,10 @@ TEST_F(DeadlineTest, NoAnswerAtAllIsAnError) {
   EXPECT_GT(session.segments()[0].prefix_us, 50'000);
 }
 
-// The pass that overran is the one that matters to whoever reads the times.
+// The pass that overran the deadline is the one whose time matters.
 TEST_F(DeadlineTest, TimesOfACallCutShortAreCounted) {
   request.query.items.resize(1);
-  score();  // the prefix is there, in all depth
+  score();  // the prefix is now cached at full depth
   Slow::slate_time = milliseconds(120);
   request.deadline_us = 200'000;
   score();
@@ -142,11 +142,11 @@ TEST_F(DeadlineTest, TimesOfACallCutShortAreCounted) {
   EXPECT_EQ(session.segments()[2].prefix_us, 0);
 }
 
-// Already over when the call begins: nothing is assembled, nothing runs.
-TEST_F(DeadlineTest, AssemblyLooksAtIt) {
-  Retrieval retrieval(engine->bundle.catalog());
+// The deadline has passed when the call begins: nothing is assembled, nothing runs.
+TEST_F(DeadlineTest, AssemblyChecksIt) {
+  Retrieval retrieval(loaded->bundle.catalog());
   Prompt prompt;
-  const Catalog& catalog = engine->bundle.catalog();
+  const Catalog& catalog = loaded->bundle.catalog();
   const Deadline over(Clock::now() - milliseconds(10), 1'000), none({}, 0);
   EXPECT_THROW(assemble(catalog, request.query, limit, over, retrieval, prompt), Error);
   EXPECT_EQ(prompt.candidates(), 0u);
@@ -162,20 +162,20 @@ TEST_F(DeadlineTest, AssemblyLooksAtIt) {
 
 TEST_F(DeadlineTest, AssemblyIsCancelled) {
   std::atomic<bool> cancelled{true};
-  Retrieval retrieval(engine->bundle.catalog());
+  Retrieval retrieval(loaded->bundle.catalog());
   Prompt prompt;
   try {
-    assemble(engine->bundle.catalog(), request.query, limit, Deadline({}, 0, &cancelled), retrieval, prompt);
+    assemble(loaded->bundle.catalog(), request.query, limit, Deadline({}, 0, &cancelled), retrieval, prompt);
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.status(), REXIT_CANCELLED);
   }
 }
 
-// ONNX Runtime itself ends a run that was told to, and later runs go on.
+// ONNX Runtime itself ends a run that was told to stop, and later runs are not affected.
 TEST(Stop, EndsARunOfOnnxRuntime) {
   const Bundle bundle(sound_bundle(), nullptr);
-  const std::shared_ptr<const Backend> backend = make_backends(bundle, {})();
+  const std::shared_ptr<const Backend> backend = make_backend_factory(bundle, {})();
   const std::unique_ptr<Stop> stop = backend->make_stop();
   ASSERT_NE(stop, nullptr);
   const std::int64_t zero = 0;

@@ -1,4 +1,4 @@
-// Where a bundle runs: the device asked for, and what is said when it cannot be had.
+// Where a bundle runs: the requested device, and the message if it is not available.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -14,15 +14,15 @@ const std::vector<rexit::Id> slate{std::int64_t{-7}, std::int64_t{8}, std::int64
 
 std::string folder() { return tensorrt_bundles() + "/sound/bundle"; }
 
-rexit::OpenOptions on(const std::string& variant, const std::string& device, std::int32_t id = 0) {
-  rexit::OpenOptions options;
+rexit::BundleOptions on(const std::string& variant, const std::string& device, std::int32_t id = 0) {
+  rexit::BundleOptions options;
   options.variant = variant;
   options.device = device;
   options.device_id = id;
   return options;
 }
 
-rexit_status status_of(const rexit::OpenOptions& options, std::string& message) {
+rexit_status status_of(const rexit::BundleOptions& options, std::string& message) {
   try {
     const rexit::Bundle bundle(folder(), options);
   } catch (const rexit::Error& error) {
@@ -37,12 +37,12 @@ TEST(Devices, TheCpuRunsATensorRtVariantsGraphs) {
   rexit::Session half(rexit::Bundle(folder(), on("tensorrt-fp16", "cpu"))), full(rexit::Bundle(folder(), on("cpu-fp32", "")));
   for (const std::int64_t user : {106, 112, 7777}) {
     const rexit::Request request = rexit::Request(user).items(slate);
-    half.clear_cache();  // what is shared with another user's prefix rounds otherwise
+    half.clear_cache();  // what is shared with another user's prefix is rounded differently
     const std::vector<float> seen = half.trace(request).log_odds, expected = full.trace(request).log_odds;
     ASSERT_EQ(seen.size(), 12u);
     float most = 0;
     for (std::size_t i = 0; i < seen.size(); ++i) {
-      EXPECT_NEAR(seen[i], expected[i], 1.0f) << i;  // they reach 40
+      EXPECT_NEAR(seen[i], expected[i], 1.0f) << i;  // the log-odds reach 40
       most = std::max(most, std::fabs(seen[i] - expected[i]));
     }
     EXPECT_GT(most, 0) << "the half-precision variant computes exactly what the other does";
@@ -65,16 +65,16 @@ TEST(Devices, UnknownOnesAreRefused) {
 TEST(Devices, TensorRtRunsItsOwnVariantsOnly) {
   std::string message;
   EXPECT_EQ(status_of(on("cpu-fp32", "tensorrt"), message), REXIT_INVALID_ARGUMENT);
-  EXPECT_EQ(message, "device `tensorrt` runs variants exported for tensorrt, variant `cpu-fp32` is made for cpu");
+  EXPECT_EQ(message, "device `tensorrt` runs only variants exported for tensorrt; variant `cpu-fp32` targets cpu");
 }
 
-TEST(Devices, CudaGraphsAreTensorRTsAlone) {
+TEST(Devices, CudaGraphsNeedTensorRT) {
   for (const char* variant : {"cpu-fp32", "tensorrt-fp16"}) {
-    rexit::OpenOptions options = on(variant, variant == std::string("cpu-fp32") ? "" : "tensorrt");
+    rexit::BundleOptions options = on(variant, variant == std::string("cpu-fp32") ? "" : "tensorrt");
     options.cuda_graphs = true;
     std::string message;
     EXPECT_EQ(status_of(options, message), REXIT_INVALID_ARGUMENT);
-    EXPECT_EQ(message, "options.cuda_graphs is for device `tensorrt` in a rexit built with -DREXIT_TENSORRT=ON");
+    EXPECT_EQ(message, "options.cuda_graphs needs device `tensorrt` and a rexit built with -DREXIT_TENSORRT=ON");
   }
   rexit_bundle_options given{};
   given.struct_size = sizeof given;
@@ -85,10 +85,11 @@ TEST(Devices, CudaGraphsAreTensorRTsAlone) {
 }
 
 // The tests' ONNX Runtime is the one for the CPU, and their rexit is built without TensorRT.
-TEST(Devices, AbsentOnesSayWhatWouldBringThem) {
+TEST(Devices, MissingOnesSayWhatTheyNeed) {
   std::string message;
   EXPECT_EQ(status_of(on("cpu-fp32", "cuda"), message), REXIT_BACKEND_MISSING);
-  EXPECT_NE(message.find("device `cuda` needs CUDAExecutionProvider and this ONNX Runtime has"), std::string::npos) << message;
+  EXPECT_NE(message.find("device `cuda` needs CUDAExecutionProvider, but this ONNX Runtime has only"), std::string::npos)
+      << message;
   EXPECT_NE(message.find("onnxruntime-gpu"), std::string::npos) << message;
 }
 

@@ -1,4 +1,4 @@
-// engine.json as docs/format.md has it, sound and damaged.
+// engine.json as specified in docs/format.md, sound and damaged.
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -30,12 +30,12 @@ TEST(Engines, SoundOnesAreRead) {
   EXPECT_EQ(plans[1].path, bundle.variant().folder + "/engines/sm87-trt10.3.0/segment-1.plan");
   EXPECT_EQ(plans[1].context, "");  // compiled for TensorRT itself
   ASSERT_EQ(plans[2].profiles.size(), 2u);
-  const EngineProfile &empty = plans[2].profiles[0], &behind = plans[2].profiles[1];
-  EXPECT_EQ(empty.tokens.least, 1u);
-  EXPECT_EQ(empty.tokens.most, 60u);
-  EXPECT_EQ(empty.prefix.most, 0u);
-  EXPECT_EQ(behind.prefix.least, 1u);
-  EXPECT_EQ(behind.rows.most, 60u);
+  const OptimizationProfile &empty = plans[2].profiles[0], &behind = plans[2].profiles[1];
+  EXPECT_EQ(empty.tokens.min, 1u);
+  EXPECT_EQ(empty.tokens.max, 60u);
+  EXPECT_EQ(empty.prefix.max, 0u);
+  EXPECT_EQ(behind.prefix.min, 1u);
+  EXPECT_EQ(behind.rows.max, 60u);
 }
 
 TEST(Engines, TheMessageNamesTheGpuTheVersionAndTheCommand) {
@@ -52,8 +52,8 @@ TEST(Engines, TheMessageNamesTheGpuTheVersionAndTheCommand) {
   }
 }
 
-// A compiler that gives its build number, as `tensorrt.__version__` does in some releases.
-TEST(Engines, ABuildNumberIsNoOtherVersion) {
+// A compiler that reports its build number, as `tensorrt.__version__` does in some releases.
+TEST(Engines, ABuildNumberIsNotAnotherVersion) {
   const std::string copy = testing::TempDir() + "rexit-build-number";
   std::filesystem::remove_all(copy);
   std::filesystem::copy(folder("sound"), copy, std::filesystem::copy_options::recursive);
@@ -97,7 +97,7 @@ TEST(Engines, DamageIsRefused) {
   EXPECT_GT(seen, 25u);
 }
 
-// Bytes of engine.json changed at random: read or refused, nothing else. The sanitizers look on.
+// engine.json with bytes changed at random is read or refused, and nothing else happens, under the sanitizers too.
 TEST(Engines, RandomDamageIsReadOrRefused) {
   const std::string copy = testing::TempDir() + "rexit-fuzzed-engine";
   std::filesystem::remove_all(copy);

@@ -1,4 +1,4 @@
-// A bundle's files before it is opened, and files that change while it is.
+// A bundle's files before it is opened, and files modified while it is open.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -59,7 +59,7 @@ TEST_F(FilesTest, ASoundBundleIsVerified) {
   refused([&] { rexit::verify(path(), "gpu"); }, REXIT_UNKNOWN_VARIANT, "gpu");
 }
 
-// Opening checks sizes; a bit that flipped is what digests are for.
+// Opening checks sizes only; a flipped bit is found by digests.
 TEST_F(FilesTest, EveryFlippedBitIsFound) {
   for (const std::string& name :
        {std::string("catalog/users.safetensors"), variant + "segment-1.onnx", variant + "segment-1.onnx.data"}) {
@@ -109,7 +109,7 @@ TEST_F(FilesTest, VariantsAreListedWithWhatTheyTake) {
   EXPECT_EQ(rexit_bundle_get_variant(path().c_str(), 1, &info), REXIT_UNKNOWN_VARIANT);
 }
 
-TEST_F(FilesTest, TheEstimateIsWhatAWarmSessionHolds) {
+TEST_F(FilesTest, TheEstimateIsWhatAWarmedUpSessionHolds) {
   rexit::Session session{rexit::Bundle(path())};
   session.warm_up();
   const rexit_memory memory = session.memory();
@@ -119,7 +119,7 @@ TEST_F(FilesTest, TheEstimateIsWhatAWarmSessionHolds) {
   EXPECT_GT(held, 0.8 * estimate);
 }
 
-// What was checked at open does not hold any more: these offsets would lead out of the table.
+// What was checked at open no longer holds: these offsets would lead out of the table.
 TEST_F(FilesTest, ATableOverwrittenInPlaceIsNoticed) {
   const std::string name = "catalog/users.safetensors";
   rexit::Session session{rexit::Bundle(path())};
@@ -132,9 +132,9 @@ TEST_F(FilesTest, ATableOverwrittenInPlaceIsNoticed) {
     stream.write(noise.data(), static_cast<std::streamsize>(noise.size()));
   }
   ASSERT_EQ(fs::file_size(file(name)), size);
-  refused([&] { session.score(request); }, REXIT_MISMATCH, "users.safetensors: was changed");
-  refused([&] { session.trace(request); }, REXIT_MISMATCH, "users.safetensors: was changed");
-  refused([&] { session.prompt(request); }, REXIT_MISMATCH, "users.safetensors: was changed");
+  refused([&] { session.score(request); }, REXIT_MISMATCH, "users.safetensors: was modified");
+  refused([&] { session.trace(request); }, REXIT_MISMATCH, "users.safetensors: was modified");
+  refused([&] { session.prompt(request); }, REXIT_MISMATCH, "users.safetensors: was modified");
 }
 
 TEST_F(FilesTest, ATableReplacedByRenamingIsNot) {

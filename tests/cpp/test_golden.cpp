@@ -37,7 +37,7 @@ class Golden : public testing::TestWithParam<const char*> {
   const Safetensors users{folder() + "/bundle/catalog/users.safetensors"}, items{folder() + "/bundle/catalog/items.safetensors"};
   const Safetensors golden{folder() + "/bundle/variants/" + variant + "/golden.safetensors"};
   const Safetensors recorded{folder() + "/" + variant + ".recorded.safetensors"};
-  rexit::Bundle bundle{folder() + "/bundle", rexit::OpenOptions{variant, "", 0}};
+  rexit::Bundle bundle{folder() + "/bundle", rexit::BundleOptions{variant, "", 0}};
   rexit::Session session{bundle};
 
   const Array<std::int64_t> offsets = golden.array<std::int64_t>("slate_offsets", {std::nullopt});

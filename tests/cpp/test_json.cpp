@@ -1,4 +1,4 @@
-// Bounds and types of JSON, and messages that say where.
+// Bounds and types of JSON, and messages that name the place.
 #include <gtest/gtest.h>
 
 #include <string>
@@ -30,7 +30,7 @@ TEST(Json, ThirtyTwoLevelsAndNoMore) {
   EXPECT_THROW(parse(std::string(33, '[') + std::string(33, ']')), Error);
 }
 
-TEST(Json, SoManyValuesAndNoMore) {
+TEST(Json, TheLargestNumberOfValuesAndNoMore) {
   const auto list = [](std::size_t values) {  // the list is one of them
     std::string text = "[";
     for (std::size_t i = 2; i < values; ++i) text += "1,";
@@ -59,7 +59,7 @@ TEST(Json, FloatsAreFinite) {
   EXPECT_THROW(parse(R"({"x": 1e999})"), Error);
 }
 
-TEST(Json, MessagesNameEveryStepOnTheWay) {
+TEST(Json, MessagesNameTheWholePath) {
   EXPECT_EQ(
       refused(R"({"other": {"n": 1}, "a": [[], [7, {"b": {"n": "x"}}]]})",
               [](const rexit::core::Json& root) { root.at("a").elements()[1].elements()[1].at("b").at("n").integer(0, 1); }),

@@ -1,4 +1,4 @@
-// The kernels against their definitions in double precision, for every kind of processor this machine can pass for.
+// The kernels against their definitions in double precision, for every instruction set of this machine.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -47,7 +47,7 @@ struct Case {
   std::vector<std::size_t> candidates;  // tokens of each
 };
 
-// Inputs of exactly the right sizes, so that a sanitizer sees what is read beyond them.
+// Inputs of exactly the right sizes, so that a sanitizer detects reads beyond them.
 void check(const Case& c, const Table& with, float scale, const Threads& threads, double tolerance = 5e-6) {
   std::vector<std::int64_t> groups;
   for (std::size_t g = 0; g < c.candidates.size(); ++g)
@@ -100,7 +100,7 @@ TEST(SlateAttention, IsSoftmaxOverThePrefixAndTheOwnCandidate) {
       {2, 1, 3, 6, {4, 5}},    // vectors of one
       {5, 5, 0, 12, {1, 1}},   // single tokens, no prefix
       {64, 1, 2, 16, {2, 3}},  // more query heads than a block has rows
-      // Heads that end within a vector: the last one overlaps the one before.
+      // Heads that end within a vector: the last vector overlaps the previous one.
       {4, 2, 19, 72, {5, 9}},
       {4, 1, 7, 20, {30}},
       {2, 2, 0, 17, {3, 4}},
@@ -114,7 +114,7 @@ TEST(SlateAttention, IsSoftmaxOverThePrefixAndTheOwnCandidate) {
     }
 }
 
-// Scores in the hundreds: all weight on one key, none lost to what is below the smallest float.
+// Scores in the hundreds: all weight is on one key, and underflow loses none of it.
 TEST(SlateAttention, HoldsLargeScores) {
   for (const Table* with : tables()) check({4, 2, 20, 16, {5, 6}}, *with, 60, Serial{}, 1e-3);
 }
@@ -139,7 +139,7 @@ TEST(SlateAttention, TakesWholeVectorsForHeadsOfAnyLength) {
 TEST(SlateAttention, SpreadsKeysOverTheCache) {
   Table counted = table();
   columns.clear();
-  counted.attend = [](void* plan, std::size_t) { columns.push_back(static_cast<const Plan*>(plan)->columns); };
+  counted.attend = [](void* work, std::size_t) { columns.push_back(static_cast<const AttentionWork*>(work)->columns); };
   const std::vector<float> x(1200 * counted.lanes);
   const std::int64_t group = 0;
   std::vector<float> out(counted.lanes);
@@ -150,8 +150,28 @@ TEST(SlateAttention, SpreadsKeysOverTheCache) {
   for (const std::size_t one : columns) EXPECT_EQ(one % 32, 16u);
 }
 
+std::size_t misaligned;
+
+// A vector that crosses two cache lines takes two loads.
+TEST(SlateAttention, AlignsKeysToCacheLines) {
+  Table counted = table();
+  misaligned = 0;
+  counted.attend = [](void* work, std::size_t) {
+    if (reinterpret_cast<std::uintptr_t>(static_cast<const AttentionWork*>(work)->keys) % 64 != 0) ++misaligned;
+  };
+  const std::int64_t group = 0;
+  std::vector<float> out(counted.lanes);
+  for (const std::size_t prefix :
+       {std::size_t{1}, std::size_t{1000}, std::size_t{100'000}}) {  // the last one is mapped by itself
+    const std::vector<float> x(prefix * counted.lanes);
+    attend({x.data(), x.data(), x.data(), x.data(), x.data(), &group, out.data(), 1, 1, 1, prefix, counted.lanes, 1}, Serial{},
+           counted);
+  }
+  EXPECT_EQ(misaligned, 0u);
+}
+
 // To the last bit, in the columns of its head: first the prefix's keys, then the slate's, and zeros between and behind them.
-void expect_turned(std::size_t lanes, Threads::Function pack, std::size_t dim, std::size_t prefix, std::size_t tokens) {
+void expect_packed(std::size_t lanes, Threads::Function pack, std::size_t dim, std::size_t prefix, std::size_t tokens) {
   SCOPED_TRACE(std::to_string(lanes) + " lanes, head_dim " + std::to_string(dim) + ", " + std::to_string(prefix) + " and " +
                std::to_string(tokens) + " tokens");
   constexpr std::size_t heads = 2;
@@ -159,33 +179,33 @@ void expect_turned(std::size_t lanes, Threads::Function pack, std::size_t dim, s
   const auto past = normal(heads * prefix * dim), key = normal(heads * tokens * dim);
   const std::size_t own = round_up(prefix, 16), width = odd_lines(own + tokens + 16);
   const std::size_t packs = (width + pack_columns - 1) / pack_columns;
-  std::vector<float> turned(heads * dim * width, NAN);
+  std::vector<float> packed(heads * dim * width, NAN);
   const SlateAttention of{nullptr, key.data(), nullptr, past.data(), nullptr, nullptr, nullptr,
                           heads,   heads,      tokens,  prefix,      dim,     scale};
-  Plan plan{of, 1, 1, tokens, own, width, packs, nullptr, turned.data()};
-  for (std::size_t task = 0; task < heads * packs; ++task) pack(&plan, task);
+  AttentionWork work{of, 1, 1, tokens, own, width, packs, nullptr, packed.data()};
+  for (std::size_t task = 0; task < heads * packs; ++task) pack(&work, task);
   for (std::size_t head = 0; head < heads; ++head)
     for (std::size_t column = 0; column < width; ++column)
       for (std::size_t d = 0; d < dim; ++d) {
         float expected = 0;
         if (column < prefix) expected = past[(head * prefix + column) * dim + d] * scale;
         if (column >= own && column < own + tokens) expected = key[(head * tokens + column - own) * dim + d] * scale;
-        ASSERT_EQ(turned[(head * dim + d) * width + column], expected) << "head " << head << ", " << column << ", " << d;
+        ASSERT_EQ(packed[(head * dim + d) * width + column], expected) << "head " << head << ", " << column << ", " << d;
       }
 }
 
-TEST(SlateAttention, TurnsKeysIntoColumns) {
+TEST(SlateAttention, PacksKeysAsColumns) {
   std::vector<std::pair<std::size_t, Threads::Function>> all{
-      {1, [](void* plan, std::size_t task) { pack_keys<1>(*static_cast<const Plan*>(plan), task); }}};
+      {1, [](void* work, std::size_t task) { pack_keys<1>(*static_cast<const AttentionWork*>(work), task); }}};
   for (const Table* one : tables()) all.emplace_back(one->lanes, one->pack);
   for (const auto& [lanes, pack] : all)
     for (const std::size_t dim : {1u, 3u, 4u, 7u, 8u, 15u, 16u, 17u, 31u, 32u, 64u, 72u})
       for (const std::size_t prefix : {0u, 1u, 16u, 70u})
         for (const std::size_t tokens : {1u, 15u, 33u})
-          if (dim >= lanes) expect_turned(lanes, pack, dim, prefix, tokens);
+          if (dim >= lanes) expect_packed(lanes, pack, dim, prefix, tokens);
 }
 
-TEST(SlateAttention, NotANumberStays) {
+TEST(SlateAttention, KeepsNaN) {
   for (const Table* with : tables())
     for (const std::size_t at : {std::size_t{0}, std::size_t{9}, std::size_t{21}}) {  // a key of the prefix
       const auto x = normal(4 * 20);
@@ -203,7 +223,7 @@ TEST(SlateAttention, TakesNoTokens) {
   attend({nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, 4, 2, 0, 0, 16, 1}, Serial{});
 }
 
-// What the definition allows: the nearest whole numbers where the last bits of the value before rounding differ.
+// What the definition allows: either nearest integer where the last bits of the value before rounding differ.
 void expect_quantized(const std::vector<double>& x, std::size_t width, const std::vector<std::uint8_t>& values,
                       const std::vector<float>& scales) {
   for (std::size_t row = 0; row < scales.size(); ++row) {
@@ -221,7 +241,7 @@ class Rows : public testing::TestWithParam<std::size_t> {
   void SetUp() override {
     std::fill(x.begin(), x.begin() + static_cast<std::ptrdiff_t>(width), 0.0F);  // a row of zeros
   }
-  static constexpr std::size_t rows = 21;  // more than a task's, and not a multiple
+  static constexpr std::size_t rows = 21;  // more than one task's, and not a multiple of it
   std::size_t width = GetParam();
   std::vector<float> x = normal(rows * width, 30), other = normal(rows * width), scale = normal(rows, 0.1F);
   std::vector<std::uint8_t> values = std::vector<std::uint8_t>(rows * width);
@@ -237,8 +257,8 @@ TEST_P(Rows, AreQuantized) {
   }
 }
 
-// What is no number, or infinite, must not come out as one: nobody would see it.
-TEST_P(Rows, StayWhatIsNoNumber) {
+// NaN and infinity must not come out as ordinary numbers: nobody would notice.
+TEST_P(Rows, KeepNaN) {
   const auto expect_lost = [&](std::size_t at, const Table& with, const char* what) {
     const std::size_t row = at / width;
     for (std::size_t r = 0; r < rows; ++r) {

@@ -1,4 +1,4 @@
-// What the arena hands out, holds and gives back; and that ONNX Runtime's memory comes from it.
+// What the arena hands out, keeps and releases; and that ONNX Runtime's memory comes from it.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -18,7 +18,7 @@ namespace {
 
 class OrtArenaTest : public testing::Test {
  protected:
-  // The arena describes itself by an object of ONNX Runtime's.
+  // The arena is described by an object of ONNX Runtime.
   OrtArenaTest() {
     ort_environment(nullptr, 0);
     arena = std::make_unique<OrtArena>();
@@ -64,8 +64,8 @@ TEST_F(OrtArenaTest, AFreedBlockServesTheNextOfItsSize) {
   arena->trim();
 }
 
-// As prompts of all lengths need it: three tensors at once, each of them of ever other sizes.
-TEST_F(OrtArenaTest, WhatWaitsIsBoundedByWhatWasInUse) {
+// As prompts of all lengths need it: three tensors at once, whose sizes change all the time.
+TEST_F(OrtArenaTest, FreeBlocksAreBoundedByThePeakUse) {
   std::size_t most = 0;
   for (std::size_t i = 0; i < 500; ++i) {
     const std::size_t tokens = 50 + i * 131 % 900;
@@ -77,7 +77,7 @@ TEST_F(OrtArenaTest, WhatWaitsIsBoundedByWhatWasInUse) {
   arena->trim();
 }
 
-TEST_F(OrtArenaTest, WeightsDoNotWait) {
+TEST_F(OrtArenaTest, WeightsAreReleasedAtOnce) {
   free(reserve(1 << 20));
   EXPECT_EQ(arena->held().weights, 0u);
   EXPECT_EQ(arena->held().runs, 0u);
@@ -100,10 +100,10 @@ TEST_F(OrtArenaTest, ThreadsShareIt) {
   EXPECT_EQ(arena->held().runs, 0u);
 }
 
-TEST_F(OrtArenaTest, OnnxRuntimeWorksInIt) {
-  const auto engine = std::make_shared<const Engine>(sound_bundle().c_str(), nullptr,
-                                                     [](const Bundle& bundle) { return make_backends(bundle, {}); });
-  Session session(engine, 0);
+TEST_F(OrtArenaTest, OnnxRuntimeUsesIt) {
+  const auto loaded = std::make_shared<const LoadedBundle>(sound_bundle().c_str(), nullptr,
+                                                           [](const Bundle& bundle) { return make_backend_factory(bundle, {}); });
+  Session session(loaded, 0);
   const std::size_t opened = session.memory().backend.working;  // weights, in older versions that do not reserve them
   session.warm_up();
   const std::size_t warm = session.memory().backend.working;

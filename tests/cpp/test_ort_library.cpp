@@ -1,4 +1,4 @@
-// Which ONNX Runtime takes which opset; tests/runtime/test_library.py asks a real old one.
+// Which ONNX Runtime accepts which opset; tests/runtime/test_library.py uses a real old one.
 #include <gtest/gtest.h>
 
 #include "backends/onnxruntime/ort_library.hpp"
@@ -20,14 +20,14 @@ std::string refused(std::size_t opset, const std::string& version) {
 
 TEST(Opset, OldLibrariesAreRefusedInOneClearLine) {
   EXPECT_EQ(refused(23, "1.21.0"),
-            "variant `cpu-fp32` needs ONNX Runtime 1.23 or newer for its opset 23, the one opened is 1.21.0");
+            "variant `cpu-fp32` needs ONNX Runtime 1.23 or newer for its opset 23, the one loaded is 1.21.0");
   EXPECT_NE(refused(23, "1.22.1"), "nothing");
   EXPECT_NE(refused(22, "1.20.1"), "nothing");
   EXPECT_NE(refused(21, "1.17.3"), "nothing");
   EXPECT_NE(refused(20, "1.16.3"), "nothing");
 }
 
-TEST(Opset, WhatALibraryTakesIsLetThrough) {
+TEST(Opset, SupportedOpsetsAreAccepted) {
   EXPECT_EQ(refused(23, "1.23.0"), "nothing");
   EXPECT_EQ(refused(23, "1.100.0"), "nothing");
   EXPECT_EQ(refused(22, "1.21.0"), "nothing");
@@ -35,7 +35,7 @@ TEST(Opset, WhatALibraryTakesIsLetThrough) {
   EXPECT_EQ(refused(18, "1.16.3"), "nothing");
 }
 
-TEST(Opset, AVersionOfAnotherFormIsNotJudged) {
+TEST(Opset, AVersionOfAnotherFormIsAccepted) {
   EXPECT_EQ(refused(23, "2.0.0"), "nothing");
   EXPECT_EQ(refused(23, ""), "nothing");
   EXPECT_EQ(refused(23, "1."), "nothing");

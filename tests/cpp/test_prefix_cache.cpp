@@ -1,4 +1,4 @@
-// Which prefixes are held, what is computed again and what is copied, seen from a backend whose keys say whose they are.
+// Which prefixes are held, what is recomputed and what is copied, seen from a backend whose keys tell which token they belong to.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -13,7 +13,7 @@ using namespace rexit::core;
 namespace {
 
 // Token t at position p has, in each layer and head, keys 1000 * token + p and values -that; its hidden state behind segment k is
-// token + k. So a key that lies in the wrong place, or was copied from another prefix, shows.
+// token + k. So a key in the wrong place, or copied from the wrong prefix, is noticed.
 class Labelled final : public Backend {
  public:
   explicit Labelled(const Bundle& bundle) : bundle_(bundle) {}
@@ -54,7 +54,7 @@ class Labelled final : public Backend {
   }
 
   std::size_t alignment = 1;
-  mutable std::vector<std::size_t> row_copies;  // how many rows each had
+  mutable std::vector<std::size_t> row_copies;  // the number of rows in each
 
   struct Seen {
     std::size_t segment, prefix, tokens;
@@ -112,7 +112,7 @@ class PrefixCacheTest : public testing::Test {
   }
 };
 
-TEST_F(PrefixCacheTest, OthersInBetweenCostNothing) {
+TEST_F(PrefixCacheTest, OthersInBetweenCauseNoRecomputation) {
   PrefixCache cache(bundle, backend, 4 * bytes());
   EXPECT_EQ(use(cache, from(1, 8), 3), 0u);
   EXPECT_EQ(use(cache, from(20, 8), 1), 0u);
@@ -123,7 +123,7 @@ TEST_F(PrefixCacheTest, OthersInBetweenCostNothing) {
   EXPECT_EQ(backend.passes, (Passes{{1, 0, 8}}));  // deepened from where it was
 }
 
-TEST_F(PrefixCacheTest, TheLeastRecentlyUsedGoes) {
+TEST_F(PrefixCacheTest, TheLeastRecentlyUsedIsEvicted) {
   PrefixCache cache(bundle, backend, 2 * bytes() + bytes() / 2);
   use(cache, from(1, 8), 3);
   use(cache, from(20, 8), 3);
@@ -153,7 +153,7 @@ TEST_F(PrefixCacheTest, OneLargerThanTheBudgetIsHeldAlone) {
   EXPECT_EQ(use(cache, from(1, 8), 3), 0u);
 }
 
-TEST_F(PrefixCacheTest, TakesWhatComes) {
+TEST_F(PrefixCacheTest, TakesPrefixesOfAnyLength) {
   PrefixCache cache(bundle, backend, 100 * bytes());
   use(cache, from(1, 8), 3);
   EXPECT_EQ(cache.prefixes(), bytes(8));
@@ -162,7 +162,7 @@ TEST_F(PrefixCacheTest, TakesWhatComes) {
   EXPECT_EQ(cache.prefixes(), bytes(8) + bytes(50) + bytes(8));
 }
 
-TEST_F(PrefixCacheTest, GivesBackWhatALongOneLeaves) {
+TEST_F(PrefixCacheTest, ReleasesWhatALongOneLeaves) {
   for (const std::size_t depth : {std::size_t{1}, std::size_t{3}}) {
     PrefixCache cache(bundle, backend, 1);
     use(cache, from(100, 80), 3);
@@ -176,7 +176,7 @@ TEST_F(PrefixCacheTest, GivesBackWhatALongOneLeaves) {
   }
 }
 
-TEST_F(PrefixCacheTest, MoreThanASizeCanSayIsNoMemory) {
+TEST_F(PrefixCacheTest, AnOverflowingSizeIsOutOfMemory) {
   const_cast<Model&>(bundle.model()).kv_heads = std::size_t{1} << 59;  // times 8 tokens, 4 bytes: 2^64
   PrefixCache cache(bundle, backend, bytes());
   EXPECT_THROW(use(cache, from(1, 8), 1), std::bad_alloc);
@@ -191,7 +191,7 @@ TEST_F(PrefixCacheTest, ABudgetForOneSharesInPlace) {
     EXPECT_EQ(use(cache, joined(start, from(40, 2)), 1), 6u);  // as long
     EXPECT_EQ(backend.passes, (Passes{{0, 6, 2}}));
     backend.passes.clear();
-    EXPECT_EQ(use(cache, joined(start, from(50, 6)), 3), 6u);  // longer, and deeper than anybody was
+    EXPECT_EQ(use(cache, joined(start, from(50, 6)), 3), 6u);  // longer, and deeper than any so far
     EXPECT_EQ(backend.passes, (Passes{{0, 6, 6}, {1, 6, 6}, {2, 0, 12}}));
     backend.passes.clear();
     EXPECT_EQ(use(cache, joined(start, from(60, 1)), 3), 6u);  // shorter
@@ -208,16 +208,16 @@ TEST_F(PrefixCacheTest, ASharedStartIsCopiedAsDeepAsItIs) {
   use(cache, joined(from(1, 6), from(30, 4)), 2);
   backend.passes.clear();
   EXPECT_EQ(use(cache, joined(from(1, 6), from(50, 5)), 3), 6u);
-  // Behind the copies only the rest, and where the other had not been, all.
+  // Only the rest where there is something to copy, and everything where the other prefix had not been computed.
   EXPECT_EQ(backend.passes, (Passes{{0, 6, 5}, {1, 6, 5}, {2, 0, 11}}));
   backend.passes.clear();
   EXPECT_EQ(use(cache, joined(from(1, 6), from(30, 4)), 3), 10u);
-  EXPECT_EQ(backend.passes, (Passes{{2, 0, 10}}));  // the one copied from is as it was
+  EXPECT_EQ(backend.passes, (Passes{{2, 0, 10}}));  // the source of the copy is unchanged
 }
 
-// All layers' keys and values lie one behind the other, so a segment's go at once: from the other prefix, before a pass, behind
+// All layers' keys and values are adjacent, so a segment's are copied together: from the other prefix, before a pass, and after
 // it.
-TEST_F(PrefixCacheTest, NeighboursAreCopiedAtOnce) {
+TEST_F(PrefixCacheTest, AdjacentTensorsAreCopiedTogether) {
   PrefixCache cache(bundle, backend, 8 * bytes());
   use(cache, joined(from(1, 6), from(30, 4)), 3);
   EXPECT_EQ(backend.row_copies, std::vector<std::size_t>{});
@@ -226,7 +226,7 @@ TEST_F(PrefixCacheTest, NeighboursAreCopiedAtOnce) {
   EXPECT_EQ(backend.row_copies, (std::vector<std::size_t>{one, one, two, one, one, one, one, two, two}));
 }
 
-TEST_F(PrefixCacheTest, KeysAndValuesLieAsTheBackendNeedsThem) {
+TEST_F(PrefixCacheTest, KeysAndValuesAreAlignedForTheBackend) {
   backend.alignment = 256;
   PrefixCache cache(bundle, backend, 8 * bytes());
   use(cache, joined(from(1, 6), from(30, 5)), 3);
@@ -237,7 +237,7 @@ TEST_F(PrefixCacheTest, KeysAndValuesLieAsTheBackendNeedsThem) {
         EXPECT_EQ((static_cast<const std::byte*>(tensor) - static_cast<const std::byte*>(cache.keys(k)[0])) % 256, 0);
 }
 
-TEST_F(PrefixCacheTest, AStartOfAHeldOneNeedsNoPass) {
+TEST_F(PrefixCacheTest, TheStartOfACachedOneNeedsNoPass) {
   PrefixCache cache(bundle, backend, 8 * bytes());
   use(cache, from(1, 10), 3);
   backend.passes.clear();
@@ -247,7 +247,7 @@ TEST_F(PrefixCacheTest, AStartOfAHeldOneNeedsNoPass) {
   EXPECT_EQ(backend.passes, (Passes{{0, 10, 2}, {1, 10, 2}, {2, 10, 2}}));
 }
 
-TEST_F(PrefixCacheTest, AShareOfAShareInTheMaking) {
+TEST_F(PrefixCacheTest, SharesOfAPartlyComputedShare) {
   PrefixCache cache(bundle, backend, 8 * bytes());
   use(cache, joined(from(1, 8), from(30, 2)), 2);
   use(cache, joined(from(1, 8), from(40, 2)), 1);  // 8 tokens reach segment 1, 2 only segment 0
@@ -263,7 +263,7 @@ TEST_F(PrefixCacheTest, AShareBelowAQuarterIsNotWorthIt) {
   EXPECT_EQ(use(cache, joined(from(1, 2), from(50, 6)), 1), 2u);
 }
 
-TEST_F(PrefixCacheTest, ClearForgetsAndKeepsTheMemory) {
+TEST_F(PrefixCacheTest, ClearDropsPrefixesAndKeepsTheMemory) {
   PrefixCache cache(bundle, backend, 8 * bytes());
   use(cache, from(1, 8), 3);
   use(cache, from(20, 8), 3);

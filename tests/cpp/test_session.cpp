@@ -42,7 +42,7 @@ TEST_F(SessionTest, PolicyDropsCandidatesOnTheWay) {
   }
 }
 
-TEST_F(SessionTest, SegmentsTellWhatTheyDid) {
+TEST_F(SessionTest, SegmentsReportWhatTheyDid) {
   const rexit::Scores scores = session.score(request().force_exit(1));
   const std::vector<rexit_segment_stats> segments = session.segments();
   ASSERT_EQ(segments.size(), 3u);
@@ -56,7 +56,7 @@ TEST_F(SessionTest, SegmentsTellWhatTheyDid) {
   EXPECT_GT(segments[1].slate_us, 0);
 }
 
-TEST_F(SessionTest, TrimGivesBackAndTheNextRequestTakesAgain) {
+TEST_F(SessionTest, TrimReleasesMemoryAndTheNextRequestWorks) {
   const std::vector<float> before = session.trace(request()).log_odds;
   const rexit_memory used = session.memory();
   EXPECT_TRUE(used.prefixes > 0 && used.buffers > 0 && used.working > 0);

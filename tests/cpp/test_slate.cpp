@@ -1,4 +1,4 @@
-// Packing, compaction and deadlines, seen from a backend that keeps books instead of computing.
+// Packing, compaction and deadlines, seen from a backend that records its passes instead of computing.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -65,7 +65,7 @@ class SlateTest : public testing::Test {
   Slate slate{bundle, backend};
   SlateStats stats;
 
-  // Candidates of two tokens: 50, and the log-odds they shall have at every exit.
+  // Candidates of two tokens: 50, and the log-odds to have at every exit.
   Prompt prompt(const std::vector<std::int32_t>& log_odds) {
     Prompt made;
     made.tokens = {1, 2, 3};
@@ -104,7 +104,7 @@ TEST_F(SlateTest, OnlyTheUndecidedGoOn) {
   EXPECT_EQ(stats.candidate_layers, 5u * 1 + 3 * 1 + 2 * 2);
 }
 
-TEST_F(SlateTest, NeighboursMoveAtOnce) {
+TEST_F(SlateTest, NeighboursMoveTogether) {
   const Policy policy = thresholds({9, never, never});
   slate.run(prompt({1, 9, 2, 3, 4, 9, 5, 6}), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
   EXPECT_EQ(backend.passes[1].tokens, (std::vector<float>{50, 1, 50, 2, 50, 3, 50, 4, 50, 5, 50, 6}));
@@ -141,7 +141,7 @@ TEST_F(SlateTest, AtTheDeadlineTheDeepestHeadAnswers) {
   EXPECT_EQ(answers[1].log_odds, 4.0f);
 }
 
-TEST_F(SlateTest, ADeadlineAmidTheFirstSegmentKeepsWhatIsAnswered) {
+TEST_F(SlateTest, ADeadlineDuringTheFirstSegmentKeepsItsAnswers) {
   const Policy policy = thresholds({9, never, never});
   backend.after = [](std::size_t) { std::this_thread::sleep_for(std::chrono::milliseconds(600)); };
   std::vector<std::int32_t> log_odds(20, 1);

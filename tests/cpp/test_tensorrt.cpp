@@ -1,4 +1,4 @@
-// The TensorRT backend over the stand-in of tensorrt_double: what it is told, where it keeps things, and how it fails.
+// The TensorRT backend over the test double in tensorrt_double: what it calls, where it keeps things, and how it fails.
 #include <NvInfer.h>
 #include <gtest/gtest.h>
 
@@ -25,8 +25,8 @@ std::vector<rexit::Id> items(std::size_t count) {
   return ids;
 }
 
-rexit::OpenOptions options() {
-  rexit::OpenOptions made;
+rexit::BundleOptions options() {
+  rexit::BundleOptions made;
   made.variant = "tensorrt-fp16";
   return made;
 }
@@ -82,7 +82,7 @@ class TensorRt : public testing::Test {
     machine().captures = true;
     forget();
   }
-  // Whatever a test did, everything is given back when its bundle and sessions are gone.
+  // Whatever a test did, everything is released when its bundle and sessions are gone.
   void TearDown() override {
     EXPECT_EQ(machine().mistakes, std::vector<std::string>{});
     EXPECT_EQ(machine().allocated, 0u);
@@ -98,7 +98,7 @@ class TensorRt : public testing::Test {
     machine().enqueued = machine().launched = machine().synchronizations = machine().taken = 0;
   }
 
-  static rexit_status failure(const rexit::OpenOptions& given, const std::string& path, std::string& message) {
+  static rexit_status failure(const rexit::BundleOptions& given, const std::string& path, std::string& message) {
     try {
       rexit::Session session{rexit::Bundle(path, given)};
       session.trace(rexit::Request(std::int64_t{106}).items(items(4)));
@@ -125,7 +125,7 @@ TEST_F(TensorRt, SlatesBeyondOnePassAreChunked) {
   EXPECT_GT(machine().enqueued, 4 * exits);
 }
 
-// What goes over the bus and when the host waits: indices up, logits down, a wait where logits are wanted and nowhere else.
+// What is copied between host and GPU, and when the host waits: indices up, logits down, one wait for logits and no other.
 TEST_F(TensorRt, OnlyIndicesGoUpAndOnlyLogitsComeDown) {
   rexit::Session session{rexit::Bundle(folder(), options())};
   const rexit::Request request = rexit::Request(std::int64_t{106}).items(items(2));
@@ -142,8 +142,8 @@ TEST_F(TensorRt, OnlyIndicesGoUpAndOnlyLogitsComeDown) {
   EXPECT_EQ(machine().taken, 0u);
 }
 
-// All that passes work in is taken when the bundle is opened; sessions take what they keep.
-TEST_F(TensorRt, WhatPassesNeedIsTakenAtOpen) {
+// Everything that passes need is allocated when the bundle is opened; sessions allocate what they keep.
+TEST_F(TensorRt, WhatPassesNeedIsAllocatedAtOpen) {
   const rexit::Bundle bundle(folder(), options());
   EXPECT_EQ(machine().contexts, 2 * exits);  // a prefix's and a slate's for each segment
   const std::size_t open = machine().allocated;
@@ -158,7 +158,7 @@ TEST_F(TensorRt, WhatPassesNeedIsTakenAtOpen) {
     rexit::Session other(bundle);
     EXPECT_EQ(machine().contexts, 4 * exits);
   }
-  EXPECT_EQ(machine().allocated, open);  // and the next session finds it again
+  EXPECT_EQ(machine().allocated, open);  // and the next session uses it again
   EXPECT_EQ(machine().contexts, 2 * exits);
   machine().memory = open / 2;
   std::string message;
@@ -166,7 +166,7 @@ TEST_F(TensorRt, WhatPassesNeedIsTakenAtOpen) {
   EXPECT_NE(message.find("bytes: CUDA: out of memory"), std::string::npos) << message;
 }
 
-// A prefix that shares its start with another: keys and values lie at other places by then, and the new ones behind them begin at
+// A prefix that shares its start with another: its keys and values are at other addresses, and the new ones behind them begin at
 // any row.
 TEST_F(TensorRt, ASharedStartIsMovedInFewCopies) {
   std::size_t shared = 0;
@@ -175,7 +175,7 @@ TEST_F(TensorRt, ASharedStartIsMovedInFewCopies) {
       rexit::Session session{rexit::Bundle(folder(), options())};
       const rexit::Request request = rexit::Request(other).items(items(2));
       rexit::Trace trace;
-      for (int round = 0; round < 2; ++round) {  // the second one finds the memory there
+      for (int round = 0; round < 2; ++round) {  // in the second one the memory is allocated
         session.clear_cache();
         session.trace(rexit::Request(one).items(items(2)));
         forget();
@@ -185,7 +185,7 @@ TEST_F(TensorRt, ASharedStartIsMovedInFewCopies) {
       if (trace.stats.prefix_tokens_reused == 0 || trace.stats.prefix_tokens_reused == trace.stats.prefix_tokens) continue;
       ++shared;
       // Of each layer's keys and values one copy from the other prefix, one before the pass, one behind it, at most; where they
-      // lie close by each other fewer. Of hidden states one from the other prefix, and for each segment one into place and one
+      // are adjacent fewer. Of hidden states one from the other prefix, and for each segment one into place and one
       // for its alignment. Head by head it would be 12 times the layers and more.
       EXPECT_LE(machine().copies[cudaMemcpyDeviceToDevice], 3 * 2 * depths[exits - 1] + 1 + 2 * (exits - 1));
       EXPECT_EQ(machine().synchronizations, exits);
@@ -193,7 +193,7 @@ TEST_F(TensorRt, ASharedStartIsMovedInFewCopies) {
   EXPECT_GT(shared, 0u);
 }
 
-// Every pattern of who stops where: compaction moves hidden states inside device memory, over themselves too.
+// Every pattern of stopping: compaction moves hidden states inside device memory, also between overlapping ranges.
 TEST_F(TensorRt, CompactionIsOnTheDevice) {
   rexit::Session session{rexit::Bundle(folder(), options())};
   for (const std::int64_t user : {100, 103, 106, 109, 112, 115}) {
@@ -231,18 +231,18 @@ TEST_F(TensorRt, ThePrefixIsDeepenedAndKept) {
   EXPECT_EQ(session.score(request().force_exit(2)).scores[0].log_odds, expected[2]);
 }
 
-rexit::OpenOptions with_graphs() {
-  rexit::OpenOptions made = options();
+rexit::BundleOptions with_graphs() {
+  rexit::BundleOptions made = options();
   made.cuda_graphs = true;
   return made;
 }
 
-// Met a third time, each segment of a slate is one launch, with nothing to copy over the bus beside it.
-TEST_F(TensorRt, SlatesOfASizeMetBeforeAreOneLaunchEach) {
+// The third time a size is seen, each segment is one launch, and nothing else is copied between host and GPU.
+TEST_F(TensorRt, SegmentsOfASizeSeenBeforeAreOneLaunch) {
   rexit::Session session{rexit::Bundle(folder(), with_graphs())};
   session.warm_up();
   const auto request = [](std::int64_t first) { return rexit::Request(std::int64_t{106}).items({first, first + 5}); };
-  const auto size = [&](std::int64_t first) {  // of the slate, in the steps in which it is filled up
+  const auto size = [&](std::int64_t first) {  // of the slate, in padding steps
     const rexit::Prompt prompt = session.prompt(request(first));
     return (prompt.offsets.back() - prompt.offsets[1] + 31) / 32;
   };
@@ -261,7 +261,7 @@ TEST_F(TensorRt, SlatesOfASizeMetBeforeAreOneLaunchEach) {
     EXPECT_EQ(machine().enqueued, 0u);
     EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], 0u);
     EXPECT_EQ(machine().copies[cudaMemcpyDeviceToHost], 0u);
-    // Keys and values of each segment in one copy; hidden states in and out of the places that stay.
+    // Keys and values of each segment in one copy; hidden states to and from their fixed addresses.
     EXPECT_EQ(machine().copies[cudaMemcpyDeviceToDevice], exits + 2 * (exits - 1));
     EXPECT_EQ(machine().synchronizations, exits);
     EXPECT_EQ(machine().taken, 0u);
@@ -269,7 +269,7 @@ TEST_F(TensorRt, SlatesOfASizeMetBeforeAreOneLaunchEach) {
   EXPECT_EQ(machine().contexts, contexts);
 }
 
-// Of more sizes than graphs are kept for: prefixes of many lengths, slates of one and of several chunks.
+// More sizes than there are graphs kept: prefixes of many lengths, slates of one and of several chunks.
 TEST_F(TensorRt, GraphsAnswerAsPassesDo) {
   rexit::Session session{rexit::Bundle(folder(), with_graphs())};
   std::size_t most = 0;
@@ -289,8 +289,8 @@ TEST_F(TensorRt, GraphsAnswerAsPassesDo) {
   EXPECT_EQ(most, 64u);
 }
 
-// An engine that cannot be captured, or no memory for a graph: the answer is there, the session goes on without.
-TEST_F(TensorRt, WithoutGraphsItGoesOn) {
+// An engine that cannot be captured, or no memory for a graph: the pass has succeeded, and the session continues without.
+TEST_F(TensorRt, WithoutGraphsItContinues) {
   std::vector<std::string> lines;
   rexit_set_log(
       [](void* context, rexit_log_level, const char* line) { static_cast<std::vector<std::string>*>(context)->push_back(line); },
@@ -304,17 +304,17 @@ TEST_F(TensorRt, WithoutGraphsItGoesOn) {
   rexit_set_log(nullptr, nullptr, REXIT_LOG_ERROR);
   EXPECT_EQ(machine().launched, 0u);
   ASSERT_EQ(lines.size(), 1u);
-  EXPECT_NE(lines[0].find("segment-0.plan: capturing a CUDA graph: CUDA: invalid argument: this session goes on without"),
+  EXPECT_NE(lines[0].find("segment-0.plan: capturing a CUDA graph: CUDA: invalid argument; this session continues without"),
             std::string::npos)
       << lines[0];
 }
 
-TEST_F(TensorRt, GraphsAreTensorRTsAlone) {
-  rexit::OpenOptions given = with_graphs();
+TEST_F(TensorRt, GraphsNeedTensorRT) {
+  rexit::BundleOptions given = with_graphs();
   given.device = "cpu";
   std::string message;
   EXPECT_EQ(failure(given, folder(), message), REXIT_INVALID_ARGUMENT);
-  EXPECT_EQ(message, "options.cuda_graphs is for device `tensorrt` in a rexit built with -DREXIT_TENSORRT=ON");
+  EXPECT_EQ(message, "options.cuda_graphs needs device `tensorrt` and a rexit built with -DREXIT_TENSORRT=ON");
 }
 
 TEST_F(TensorRt, SessionsRunSideBySide) {
@@ -371,7 +371,7 @@ TEST_F(TensorRt, WithoutAGpuThereIsNoBackend) {
 
 TEST_F(TensorRt, TheDeviceNumberIsChecked) {
   machine().devices = 2;
-  rexit::OpenOptions given = options();
+  rexit::BundleOptions given = options();
   given.device_id = 2;
   std::string message;
   EXPECT_EQ(failure(given, folder(), message), REXIT_INVALID_ARGUMENT);
@@ -381,7 +381,7 @@ TEST_F(TensorRt, TheDeviceNumberIsChecked) {
   EXPECT_EQ(cuda_double::device_of_this_thread(), 0) << "the caller's GPU is not the caller's any more";
 }
 
-TEST_F(TensorRt, AFullDeviceIsAnErrorToRecoverFrom) {
+TEST_F(TensorRt, AFullDeviceIsARecoverableError) {
   rexit::Session session{rexit::Bundle(folder(), options())};
   const rexit::Request small = rexit::Request(std::int64_t{106}).items(items(2)),
                        large = rexit::Request(std::int64_t{112}).items(items(20));
@@ -416,7 +416,7 @@ TEST_F(TensorRt, ItsMessagesAreLogged) {
 }
 
 TEST_F(TensorRt, TheCpuStillRunsTheGraphs) {
-  rexit::OpenOptions given = options();
+  rexit::BundleOptions given = options();
   given.device = "cpu";
   std::string message;
   EXPECT_EQ(failure(given, folder("no_engines"), message), REXIT_OK) << message;

@@ -116,20 +116,20 @@ def absolute_context(folder: Path) -> None:
     edit(folder, "segments", 1, "context", to="/etc/passwd")
 
 
-@ends_in("CORRUPT", "is a link")
+@ends_in("CORRUPT", "is a symbolic link")
 def plan_that_is_a_link(folder: Path) -> None:
     path = folder / ENGINES / KEY / "segment-1.plan"
     path.rename(folder / "elsewhere")
     path.symlink_to(folder / "elsewhere")
 
 
-@ends_in("CORRUPT", "is a link")
+@ends_in("CORRUPT", "is a symbolic link")
 def engine_folder_that_is_a_link(folder: Path) -> None:
     (folder / ENGINES / KEY).rename(folder / "elsewhere")
     (folder / ENGINES / KEY).symlink_to(folder / "elsewhere", target_is_directory=True)
 
 
-@ends_in("CORRUPT", "is a link")
+@ends_in("CORRUPT", "is a symbolic link")
 def engines_folder_that_is_a_link(folder: Path) -> None:
     (folder / ENGINES).rename(folder / "elsewhere")
     (folder / ENGINES).symlink_to(folder / "elsewhere", target_is_directory=True)
@@ -223,7 +223,7 @@ def plan_with_one_input_too_many(folder: Path) -> None:
     edit_plan(folder, "output label", "input more int64 -1\noutput label")
 
 
-@ends_in("CORRUPT", "segment-1.plan: input `owner` lies in the host's memory, expected the GPU's", "loading")
+@ends_in("CORRUPT", "segment-1.plan: input `owner` is in host memory, expected GPU memory", "loading")
 def plan_that_computes_shapes_from_an_input(folder: Path) -> None:
     edit_plan(folder, "profile 1 60 0 0", "host owner\nprofile 1 60 0 0")
 
@@ -239,13 +239,13 @@ def plan_that_takes_any_shape(folder: Path) -> None:
     edit_plan(folder, "profile 1 60 0 0", "unknown state\nprofile 1 60 0 0")
 
 
-@ends_in("CORRUPT", "the least of input `pk1` in profile 0 is [2, 1, 8], engine.json says [2, 0, 8]", "loading")
+@ends_in("CORRUPT", "the minimum shape of input `pk1` in profile 0 is [2, 1, 8], engine.json says [2, 0, 8]", "loading")
 def plan_whose_empty_prefix_was_raised_to_one(folder: Path) -> None:
     """What a compiler may do with a least of 0."""
     edit_plan(folder, "profile 1 60 0 0 1 60", "profile 1 60 1 1 1 60")
 
 
-@ends_in("CORRUPT", "the most of input `ids` in profile 1 is [50], engine.json says [60]", "loading")
+@ends_in("CORRUPT", "the maximum shape of input `ids` in profile 1 is [50], engine.json says [60]", "loading")
 def plan_of_another_size(folder: Path) -> None:
     edit_plan(folder, "profile 1 60 1 60", "profile 1 50 1 60", segment=0)
 
@@ -260,7 +260,7 @@ def plan_that_is_not_enqueued(folder: Path) -> None:
     edit_plan(folder, "working", "refuse enqueue a tactic is missing\nworking")
 
 
-@ends_in("BACKEND_FAILED", "segment-1.plan: TensorRT could not make an execution context: too many", "loading")
+@ends_in("BACKEND_FAILED", "segment-1.plan: TensorRT could not create an execution context: too many", "loading")
 def plan_without_context(folder: Path) -> None:
     edit_plan(folder, "working", "refuse context too many\nworking")
 

@@ -44,7 +44,7 @@ def test_the_cpu_needs_no_engine_and_no_device_is_the_variants_own(bundle: Path)
         ("npu", 0, "device is `npu`, expected cpu, cuda or tensorrt"),
         ("", 0, "device is an empty string"),
         ("cpu", -1, "device_id is -1"),
-        ("tensorrt", 0, "variant `cpu-fp32` is made for cpu"),
+        ("tensorrt", 0, "variant `cpu-fp32` targets cpu"),
     ],
 )
 def test_devices_it_cannot_run_on(bundle: Path, device: str, device_id: int, message: str) -> None:
@@ -53,7 +53,7 @@ def test_devices_it_cannot_run_on(bundle: Path, device: str, device_id: int, mes
 
 
 def test_absent_provider_names_the_library_that_has_it(bundle: Path) -> None:
-    with pytest.raises(BackendError, match=r"CUDAExecutionProvider and this ONNX Runtime has .*onnxruntime-gpu") as caught:
+    with pytest.raises(BackendError, match=r"CUDAExecutionProvider, but this ONNX Runtime has only .*onnxruntime-gpu") as caught:
         rexit.open(bundle, "cpu-fp32", device="cuda")
     assert caught.value.status == "REXIT_BACKEND_MISSING"
 

@@ -31,23 +31,23 @@ SOUND = [
 """Each leaves something in `number`."""
 
 REFUSED = {
-    "RMSNormQuantizeRows: expected a weight for each column": "w = Reshape (state, flat) \n"
+    "RMSNormQuantizeRows: expected one weight per column": "w = Reshape (state, flat) \n"
     "q, number = rexit.RMSNormQuantizeRows <epsilon = 0.00001> (state, w)",
-    "SwiGLUQuantizeRows: gate, up and scale": "q, number = rexit.SwiGLUQuantizeRows (state, state, state)",
-    "ScaleAddRows: product, scale and residual": "w = Reshape (state, flat) \n number = rexit.ScaleAddRows (state, w, w)",
-    "QuantizeRows: x has no axis": "w = ReduceMax <keepdims = 0> (state) \n q, number = rexit.QuantizeRows (w)",
+    "SwiGLUQuantizeRows: the shapes of gate, up and scale": "q, number = rexit.SwiGLUQuantizeRows (state, state, state)",
+    "ScaleAddRows: the shapes of product, scale": "w = Reshape (state, flat) \n number = rexit.ScaleAddRows (state, w, w)",
+    "QuantizeRows: x is a scalar": "w = ReduceMax <keepdims = 0> (state) \n q, number = rexit.QuantizeRows (w)",
     "QuantizeRows: an input has more than four axes": "w = Unsqueeze (state, axes012) \n q, number = rexit.QuantizeRows (w)",
     "SlateAttention: expected [1, heads, tokens, head_dim]": "number = rexit.SlateAttention <scale = 0.5> "
     "(state, state, state, state, state, owner)",
     "SlateAttention: expected [1, heads, tokens": f"{ONE_HEAD} \n n = Slice (u, zero, zero, three) \n"
     "number = rexit.SlateAttention <scale = 0.5> (n, n, n, n, n, owner)",
-    "SlateAttention: heads are no multiple": f"{ONE_HEAD} \n n = Slice (u, zero, zero, one) \n"
+    "SlateAttention: the number of heads is not a multiple": f"{ONE_HEAD} \n n = Slice (u, zero, zero, one) \n"
     "number = rexit.SlateAttention <scale = 0.5> (n, u, u, u, u, owner)",
     "SlateAttention: keys and values": f"{ONE_HEAD} \n v = Concat <axis = 2> (u, u) \n"
     "number = rexit.SlateAttention <scale = 0.5> (u, u, v, u, u, owner)",
-    "SlateAttention: heads": f"{ONE_HEAD} \n k = Concat <axis = 1> (u, u) \n"
+    "SlateAttention: the number of heads": f"{ONE_HEAD} \n k = Concat <axis = 1> (u, u) \n"
     "number = rexit.SlateAttention <scale = 0.5> (u, k, k, k, k, owner)",
-    "SlateAttention: expected a key and a group": f"{ONE_HEAD} \n g = Concat <axis = 0> (owner, owner) \n"
+    "SlateAttention: expected one key and one group": f"{ONE_HEAD} \n g = Concat <axis = 0> (owner, owner) \n"
     "number = rexit.SlateAttention <scale = 0.5> (u, u, u, u, u, g)",
 }
 
@@ -96,7 +96,7 @@ def test_kernels_run(text: str, tmp_path: Path) -> None:
 def test_what_is_no_number_reaches_the_answer(text: str, tmp_path: Path) -> None:
     text = text.replace("(state", "(lost").replace(" state,", " lost,")
     bundle = _bundle(tmp_path, f"z = Sub (state, state) \n lost = Div (z, z) \n {text}")
-    with rexit.open(bundle) as session, pytest.raises(BackendError, match="not finite numbers"):
+    with rexit.open(bundle) as session, pytest.raises(BackendError, match="are not finite"):
         session.score(USER_IDS[2], ITEM_IDS, force_exit=2)
 
 

@@ -49,7 +49,7 @@ def test_info(session: runtime.Session) -> None:
         ({"recent": [10**6]}, r"recent_items\[0\]: item 1000000 is not in the catalog"),
         ({"policy": runtime.StopRule([0.0], [0.0])}, "the bundle has 3 exits"),
         ({"policy": runtime.StopRule([0.0] * 3, [0.0] * 3, 0)}, "patience is 0"),
-        ({"policy": runtime.StopRule([float("nan")] * 3, [0.0] * 3)}, "are not numbers"),
+        ({"policy": runtime.StopRule([float("nan")] * 3, [0.0] * 3)}, "a threshold of exit 0 is NaN"),
     ],
 )
 def test_bad_options(options: dict[str, Any], text: str, session: runtime.Session) -> None:
@@ -94,7 +94,7 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 
 def test_unknown_variant(folder: Path) -> None:
-    with pytest.raises(InputError, match="no variant `gpu`, there are: cpu-fp32"):
+    with pytest.raises(InputError, match="no variant `gpu`, expected one of: cpu-fp32"):
         runtime.open(folder, "gpu")
 
 

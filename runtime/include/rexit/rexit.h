@@ -1,28 +1,55 @@
-/* rexit: scores a slate of candidate items with an early-exit language model, stopping each candidate at the first
- * confident exit.
+/* rexit: scores a slate of candidate items for one user with an early-exit language model, and stops computing each candidate at
+ * the first exit that is confident about it.
  *
- *   rexit_bundle *bundle;
- *   rexit_session *session;
- *   rexit_bundle_open("bundle", NULL, &bundle);
- *   rexit_session_create(bundle, NULL, &session);
- *   rexit_session_score(session, &request, scores, NULL);
+ *   rexit_bundle *bundle = NULL;
+ *   rexit_session *session = NULL;
+ *   if (rexit_bundle_open("path/to/bundle", NULL, &bundle) != REXIT_OK ||
+ *       rexit_session_create(bundle, NULL, &session) != REXIT_OK ||
+ *       rexit_session_score(session, &request, scores, NULL) != REXIT_OK)
+ *     fprintf(stderr, "%s\n", rexit_last_error());
+ *   rexit_session_destroy(session);
+ *   rexit_bundle_close(bundle);
  *
- * Conventions
- * - Every function that can fail returns a rexit_status; REXIT_OK is 0. rexit_last_error() then describes the failure of this
- *   thread's last failing call. Outputs are written only on success.
- * - Strings are UTF-8 and zero-terminated. The caller owns every buffer it passes; nothing returned needs freeing but handles.
- * - Structs begin with `struct_size = sizeof(that struct)`, so that fields can be added. Zero-initialise, set struct_size, set
- *   what you need; `reserved` stays 0. A field beyond the size given has its default. Of a struct longer than this library knows,
- *   fields that are set are refused with REXIT_INVALID_ARGUMENT, and outputs are 0. NULL options mean all defaults.
- * - A bundle is immutable and may be shared by threads. A session belongs to one thread at a time: a call that meets another one
- *   at work fails with REXIT_INVALID_ARGUMENT. A bundle must outlive its sessions' creation only: sessions keep what they need
- *   of it alive.
- * - Bundles need not be trusted: everything rexit reads is checked when a bundle is opened. Three things stay the caller's.
- *   Files: nobody may change a bundle's files in place while it is open; they are memory-mapped and were checked once. Replace
- *   them by renaming, as rexit's own tools do. A call that finds a file of the catalog changed fails with REXIT_MISMATCH; a
- *   change in the midst of a call, or a file cut short, can end the process.
- *   Graphs: they are as safe as ONNX Runtime is.
- *   TensorRT engines: they are code. Build them on the device, or have them from whom you trust.
+ * Vocabulary
+ * - slate: the candidate items scored together for one user. prefix: the part of the prompt that all candidates share.
+ * - exit: a depth at which the model can answer. head: what computes the answer there. segment: the layers between two exits,
+ *   with the head at their end; segment k ends at exit k, and both count from 0.
+ * - log-odds: logit(yes) - logit(no) at a head, written z. Calibrated log-odds: c = a z + b, with the exit's Platt map (a, b).
+ * - policy: the rule that decides, from c, whether a candidate stops at an exit.
+ * - bundle: a folder with everything needed to score. variant: its segments for one target and precision.
+ *
+ * Status and errors
+ * - Every function that can fail returns a rexit_status; REXIT_OK is 0. rexit_last_error() then describes, in one line, this
+ *   thread's last failure. Outputs are written only on success.
+ * - Any of them may return REXIT_INVALID_ARGUMENT, REXIT_OUT_OF_MEMORY or REXIT_INTERNAL; other statuses are named where they can
+ *   occur.
+ *
+ * Memory
+ * - The caller owns every buffer it passes; rexit keeps no pointer to it after the call. The only things to release are handles:
+ *   rexit_bundle_close() and rexit_session_destroy().
+ * - A bundle may be closed while sessions created from it are still in use: they keep alive what they need.
+ * - Strings are UTF-8 and NUL-terminated. Sizes are in bytes, times in microseconds, unless a comment says otherwise.
+ *
+ * Threads
+ * - A bundle is immutable: any number of threads may use it at once.
+ * - A session may be used from any thread, but by one at a time: a call made while another one is running in the same session
+ *   fails with REXIT_INVALID_ARGUMENT. rexit_session_cancel() is the exception. Give each thread its own session.
+ *
+ * Structs
+ * - Most begin with `struct_size`, so that fields can be added later. Zero-initialise the struct, set
+ *   `struct_size = sizeof(the struct)`, then set what you need: `rexit_request request = {.struct_size = sizeof request};`.
+ *   `reserved` stays 0.
+ * - Fields beyond the size passed take their defaults. If the struct passed is longer than this library knows, fields set beyond
+ *   that are refused with REXIT_INVALID_ARGUMENT, and output fields beyond it are set to 0.
+ * - Where options are a pointer, NULL means all defaults.
+ *
+ * Trust
+ * - A bundle need not come from a trusted source: everything rexit reads is checked when the bundle is opened. Three things
+ * remain the caller's responsibility. Files: they are memory-mapped and checked once, so nobody may modify them in place while
+ * the bundle is open. To replace one, rename the new file over it, as rexit's own tools do. A call that finds a catalog file
+ * modified fails with REXIT_MISMATCH, but a file that is modified during a call, or truncated, can crash the process. Graphs:
+ * they are as safe as ONNX Runtime is. TensorRT engines: they contain code. Build them on the device, or get them from someone
+ * you trust.
  */
 #ifndef REXIT_REXIT_H
 #define REXIT_REXIT_H
@@ -36,34 +63,58 @@
 #define REXIT_API __attribute__((visibility("default")))
 #endif
 
+/* The compiler warns where a status is ignored. */
+#if defined(__cplusplus) || (defined(__STDC_VERSION__) && __STDC_VERSION__ >= 202311L)
+#define REXIT_NODISCARD [[nodiscard]]
+#elif defined(__GNUC__)
+#define REXIT_NODISCARD __attribute__((warn_unused_result))
+#else
+#define REXIT_NODISCARD
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
 
+/* --- Version ------------------------------------------------------------------------------------------------------------- */
+
 #define REXIT_VERSION_MAJOR 0
 #define REXIT_VERSION_MINOR 1
 #define REXIT_VERSION_PATCH 0
-/* 100 for 0.1.0: two digits each for minor and patch. */
+/* Of this header: major * 10000 + minor * 100 + patch. */
 #define REXIT_VERSION_NUMBER (REXIT_VERSION_MAJOR * 10000 + REXIT_VERSION_MINOR * 100 + REXIT_VERSION_PATCH)
 
-/* Numbers are fixed for ever. 1xx: the caller's arguments; 2xx: files; 3xx: backend; 4xx: run-time limits; 9xx: our own. */
+/* The library's version as text: "0.1.0". */
+REXIT_API const char* rexit_version(void);
+/* The library's REXIT_VERSION_NUMBER, which may differ from the header's that the program was compiled with. */
+REXIT_API int32_t rexit_version_number(void);
+
+/* --- Errors and log ------------------------------------------------------------------------------------------------------ */
+
+/* The numbers never change. 1xx: the caller's arguments; 2xx: files; 3xx: backend; 4xx: limits reached at run time; 9xx: rexit
+ * itself. */
 typedef enum rexit_status {
   REXIT_OK = 0,
-  REXIT_INVALID_ARGUMENT = 100, /* a null pointer, a bad struct_size, an option out of range */
-  REXIT_UNKNOWN_ITEM = 101,     /* an item id that the catalog does not hold */
+  REXIT_INVALID_ARGUMENT = 100, /* a null pointer, a wrong struct_size, an option out of range */
+  REXIT_UNKNOWN_ITEM = 101,     /* an item id that is not in the catalog */
   REXIT_UNKNOWN_VARIANT = 102,  /* the bundle has no such variant */
   REXIT_NOT_FOUND = 200,        /* a file of the bundle, or an engine for this GPU, does not exist or cannot be read */
-  REXIT_CORRUPT = 201,          /* a file does not hold what the format promises (truncated, wrong type, out of range) */
+  REXIT_CORRUPT = 201,          /* a file violates the format (truncated, wrong type, out of range) */
   REXIT_UNSUPPORTED = 202,      /* a newer schema, or something in `requires` that this version does not know */
-  REXIT_MISMATCH = 203,         /* two files do not belong together (a foreign catalog, an engine of another graph) */
-  REXIT_BACKEND_MISSING = 300,  /* no ONNX Runtime library or too old a one, or nothing here that runs the device asked for */
-  REXIT_BACKEND_FAILED = 301,   /* the backend refused a graph or failed while running it */
-  REXIT_TOO_LONG = 400,         /* a prompt longer than the model's limit */
+  REXIT_MISMATCH = 203,         /* two files do not belong together (another bundle's catalog, an engine of another graph) */
+  REXIT_BACKEND_MISSING = 300,  /* ONNX Runtime is missing or too old, or nothing on this machine runs the requested device */
+  REXIT_BACKEND_FAILED = 301,   /* the backend rejected a graph or failed while running it */
+  REXIT_TOO_LONG = 400,         /* a prompt exceeds the model's limit */
   REXIT_DEADLINE = 401,         /* the deadline passed before any candidate had reached its first exit */
-  REXIT_OUT_OF_MEMORY = 402,
-  REXIT_CANCELLED = 403, /* rexit_session_cancel was called meanwhile */
-  REXIT_INTERNAL = 900   /* a bug in rexit: please report it */
+  REXIT_OUT_OF_MEMORY = 402,    /* on the host or on the GPU */
+  REXIT_CANCELLED = 403,        /* rexit_session_cancel was called during the call */
+  REXIT_INTERNAL = 900          /* a bug in rexit: please report it */
 } rexit_status;
+
+/* The status's name, "REXIT_UNKNOWN_ITEM"; "unknown status" for a number that is not a status. Never NULL. */
+REXIT_API const char* rexit_status_name(rexit_status status);
+/* One line describing this thread's last failure; "" if there was none. Valid until the next failing call in this thread. */
+REXIT_API const char* rexit_last_error(void);
 
 typedef enum rexit_log_level {
   REXIT_LOG_DEBUG = 0,
@@ -72,205 +123,249 @@ typedef enum rexit_log_level {
   REXIT_LOG_ERROR = 3
 } rexit_log_level;
 
+/* Sends log lines of at least `level` to `log`, for the whole process; NULL turns logging off, which is the default.
+ *
+ * Several threads may call `log` at the same time. `log` may call any function of rexit, this one included. Calls already running
+ * in other threads may still use the previous function: keep its `context` alive until they have returned. */
+REXIT_API void rexit_set_log(void (*log)(void* context, rexit_log_level level, const char* line), void* context,
+                             rexit_log_level level);
+
+/* --- Looking at a bundle before opening it ------------------------------------------------------------------------------- */
+
+/* A variant as its files describe it. */
+typedef struct rexit_variant_info {
+  size_t struct_size;   /* set by the caller */
+  size_t variant_count; /* variants in this bundle */
+  char name[256], target[32], precision[32];
+  int32_t calibrated; /* 1: it has a policy */
+  int32_t reserved;
+  /* What opening it takes, in bytes, not counting ONNX Runtime or TensorRT themselves and their working memory, which
+   * rexit_session_get_memory reports once a session has run. */
+  size_t graph_bytes;   /* graphs and weights, loaded once per opened bundle; TensorRT engines may be larger or smaller */
+  size_t catalog_bytes; /* memory-mapped: only the pages that requests touch are resident, shared with other processes */
+  size_t session_bytes; /* a session's buffers and one prefix at their largest, as after rexit_session_warm_up; prefixes of
+                           earlier requests come on top, up to cache_bytes */
+} rexit_variant_info;
+
+/* Describes variant number `index`, from 0, of the bundle in folder `path`. Checks its files as rexit_bundle_open does, but does
+ * not load the segments. REXIT_UNKNOWN_VARIANT if `index` is not less than the number of variants. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_variant(const char* path, size_t index, rexit_variant_info* info_out);
+
+/* Checks everything that rexit_bundle_open checks, and the SHA-256 of every file listed, engines included. `variant`: NULL checks
+ * all of them. Reads every byte, which takes seconds per gigabyte. REXIT_CORRUPT names the first file that was modified. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_verify(const char* path, const char* variant);
+
+/* --- Bundles ------------------------------------------------------------------------------------------------------------- */
+
+/* An opened bundle with its segments loaded. */
 typedef struct rexit_bundle rexit_bundle;
+
+typedef struct rexit_bundle_options {
+  size_t struct_size;
+  const char* variant;             /* by name; NULL: the bundle's first */
+  const char* onnxruntime_library; /* path of libonnxruntime.so; NULL: $REXIT_ONNXRUNTIME_LIBRARY, else the system's. Loaded once
+                                      per process: later opens ignore it */
+  const char* device;              /* where the segments run:
+                                      "cpu": ONNX Runtime's CPU provider, any variant;
+                                      "cuda": ONNX Runtime's CUDA provider, any variant;
+                                      "tensorrt": the engines that `rexit compile` built for this GPU, variants for tensorrt only;
+                                      NULL: the variant's own target */
+  int32_t threads;                 /* size of the thread pool that the whole process shares, created by the first open; 0: one per
+                                      core, or the existing pool's size; a later open that asks for another size is refused */
+  int32_t device_id;               /* number of the GPU, as CUDA counts them; ignored on the CPU */
+  int32_t cuda_graphs;             /* 1: pad slates to a few sizes, and launch each segment that meets a size again as one CUDA
+                                      graph. Helps where the GPU waits for the CPU to launch kernels. Only for device "tensorrt" in
+                                      a rexit built with -DREXIT_TENSORRT=ON, refused elsewhere */
+  int32_t reserved;
+} rexit_bundle_options;
+
+/* Opens the bundle in folder `path`: checks structure and sizes, maps the catalog, loads the segments. File hashes are checked
+ * by rexit_bundle_verify only. Release the bundle with rexit_bundle_close.
+ *
+ * REXIT_UNKNOWN_VARIANT; any 2xx for its files; REXIT_BACKEND_MISSING and REXIT_BACKEND_FAILED. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options,
+                                                         rexit_bundle** bundle_out);
+/* Does nothing for NULL. The bundle's sessions remain usable. */
+REXIT_API void rexit_bundle_close(rexit_bundle* bundle);
+
+typedef struct rexit_bundle_info {
+  size_t struct_size;                       /* set by the caller */
+  size_t users, items;                      /* in the catalog */
+  size_t exits;                             /* also the number of segments */
+  size_t layers;                            /* of the whole model */
+  size_t max_tokens;                        /* candidate tokens that run at once; larger slates are scored in chunks */
+  size_t max_positions;                     /* longest prompt, in tokens: the prefix and one candidate */
+  int32_t string_user_ids, string_item_ids; /* 1: ids are strings; 0: integers */
+  int32_t calibrated;                       /* 1: the variant has a policy; 0: every candidate runs to the last exit */
+  int32_t reserved;
+  const char* variant; /* its name; valid until the bundle is closed */
+} rexit_bundle_info;
+
+REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out);
+
+/* One exit and its part of the bundle's policy (see rexit_policy). An `upper` or `lower` of +infinity never stops a candidate. */
+typedef struct rexit_exit_info {
+  size_t struct_size; /* set by the caller */
+  size_t layers;      /* layers up to this exit */
+  float a, b;         /* Platt map: c = a z + b */
+  float upper, lower;
+  size_t patience;
+} rexit_exit_info;
+
+/* `exit` counts from 0. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexit_exit_info* info_out);
+
+/* --- Sessions ------------------------------------------------------------------------------------------------------------ */
+
+/* What one thread at a time scores with: buffers and cached prefixes. Sessions of one bundle share its weights and catalog. */
 typedef struct rexit_session rexit_session;
 
-/* An id as the interactions had it. `text` NULL: the integer `number`; else the string `text`. */
+typedef struct rexit_session_options {
+  size_t struct_size;
+  size_t cache_bytes; /* limit for the cached prefixes (keys, values, hidden states) of all requests so far; the least recently
+                         used are evicted first; 0: 32 MiB. The current request's prefix is kept even if it alone is larger */
+} rexit_session_options;
+
+/* Release the session with rexit_session_destroy. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_create(const rexit_bundle* bundle, const rexit_session_options* options,
+                                                            rexit_session** session_out);
+/* Does nothing for NULL. No call may be running in the session. */
+REXIT_API void rexit_session_destroy(rexit_session* session);
+
+/* Runs every segment once on a dummy slate as large as one pass takes, so that the first real request does not pay for
+ * allocations. Drops the cached prefixes. REXIT_BACKEND_FAILED; REXIT_CANCELLED. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_warm_up(rexit_session* session);
+
+/* --- Requests ------------------------------------------------------------------------------------------------------------ */
+
+/* An id as it was in the interactions. `text` NULL: the integer `number`; otherwise the string `text`. */
 typedef struct rexit_id {
   int64_t number;
   const char* text;
 } rexit_id;
 
-typedef struct rexit_bundle_options {
-  size_t struct_size;
-  const char* variant;             /* NULL: the bundle's first */
-  const char* onnxruntime_library; /* path of libonnxruntime; NULL: $REXIT_ONNXRUNTIME_LIBRARY, then the system's. Loaded once
-                                      per process: only the first open's counts */
-  const char* device;              /* where the segments run:
-                                      "cpu": ONNX Runtime's CPU provider, any variant;
-                                      "cuda": ONNX Runtime's CUDA provider, any variant;
-                                      "tensorrt": the engines that `rexit compile` made for this GPU, variants of target tensorrt;
-                                      NULL: the variant's own target */
-  int32_t threads;                 /* of the process-wide pool, made by the first open; 0: one per core, or what the pool has;
-                                      a later open with another number is refused */
-  int32_t device_id;               /* which GPU, as CUDA counts them; unused on the CPU */
-  int32_t cuda_graphs;             /* 1: TensorRT itself fills slates up to few sizes and launches each segment of a size that it
-                                      meets again as one CUDA graph; refused elsewhere. For GPUs that wait for the CPU to launch */
-  int32_t reserved;                /* 0 */
-} rexit_bundle_options;
-
-typedef struct rexit_session_options {
-  size_t struct_size;
-  size_t cache_bytes; /* for the prefixes (keys, values, hidden states) of earlier requests, least recently used ones going first;
-                         0: 32 MiB. The prefix of the request at work is held even if it alone is larger */
-} rexit_session_options;
-
-typedef struct rexit_bundle_info {
-  size_t struct_size; /* set by the caller */
-  size_t users, items;
-  size_t exits;                             /* heads; exit k is the k-th, from 0 */
-  size_t layers;                            /* of the whole model */
-  size_t max_tokens;                        /* of candidates in one pass; larger slates are chunked */
-  size_t max_positions;                     /* longest prompt */
-  int32_t string_user_ids, string_item_ids; /* 1: ids are strings */
-  int32_t calibrated;                       /* 1: a policy is present */
-  int32_t reserved;
-  const char* variant; /* valid as long as the bundle */
-} rexit_bundle_info;
-
-/* A variant as its files describe it, before it is opened. */
-typedef struct rexit_variant_info {
-  size_t struct_size;
-  size_t count; /* variants the bundle has */
-  char name[256], target[32], precision[32];
-  int32_t calibrated; /* 1: a policy is present */
-  int32_t reserved;
-  /* What opening it takes, in bytes, beside ONNX Runtime or TensorRT themselves and their working memory for one segment, which
-   * rexit_session_memory counts once a session has run. */
-  size_t graph_bytes;   /* graphs and weights, loaded once per opened bundle; engines differ from them */
-  size_t catalog_bytes; /* memory-mapped: the parts that requests touch, shared with other processes */
-  size_t session_bytes; /* a session's prefix and buffers at their largest, after rexit_session_warm_up; further prefixes come on
-                           top, up to cache_bytes */
-} rexit_variant_info;
-
-/* An exit and its calibrated policy (see rexit_policy). `upper` and `lower` are +infinity where the exit never stops. */
-typedef struct rexit_exit_info {
-  size_t struct_size;
-  size_t layers; /* depth of this exit */
-  float a, b;    /* Platt map: c = a z + b */
-  float upper, lower;
-  size_t patience;
-} rexit_exit_info;
-
-/* Replaces the bundle's stopping rule for one request; the Platt maps stay the bundle's. A candidate stops at exit k when
- * c >= upper[k] or c <= -lower[k] and its last `patience` heads agree on the sign of c. The last exit always stops. */
+/* Replaces the bundle's thresholds and patience for one request; the Platt maps remain the bundle's. A candidate stops at exit k
+ * when c >= upper[k] or c <= -lower[k], and its last `patience` heads agree on the sign of c. Every candidate stops at the last
+ * exit. */
 typedef struct rexit_policy {
   size_t struct_size;
-  const float* upper; /* [exits] */
-  const float* lower; /* [exits] */
+  const float* upper; /* [exits], not NaN; +infinity: never */
+  const float* lower; /* [exits], likewise */
   size_t exits;       /* must equal the bundle's */
   size_t patience;    /* at least 1 */
 } rexit_policy;
 
 typedef struct rexit_request {
   size_t struct_size;
-  rexit_id user;                /* a user the catalog does not hold is folded in from recent_items */
-  const rexit_id* items;        /* the slate [item_count] */
+  rexit_id user;                /* one that is not in the catalog is represented by recent_items alone */
+  const rexit_id* items;        /* the slate, [item_count] */
   size_t item_count;            /* at least 1 */
-  const rexit_id* recent_items; /* interactions newer than the catalog's, oldest first; may be NULL */
-  const uint8_t* recent_liked;  /* [recent_count], 1 = liked; NULL: all liked */
+  const rexit_id* recent_items; /* interactions newer than the catalog's, oldest first, [recent_count]; may be NULL if there are
+                                   none */
+  const uint8_t* recent_liked;  /* [recent_count], 1: liked, 0: not; NULL: all liked */
   size_t recent_count;
-  int32_t has_as_of; /* 1: only the catalog's interactions with time < as_of reach the prompt; 0: all do */
+  int32_t has_as_of; /* 1: only those of the catalog's interactions with time < as_of reach the prompt; 0: all of them do */
   int32_t reserved;
-  int64_t as_of;
+  int64_t as_of;              /* in the unit of the interactions' own times */
   const rexit_policy* policy; /* NULL: the bundle's */
-  int32_t has_force_exit;     /* 1: every candidate stops at exit `force_exit` */
+  int32_t has_force_exit;     /* 1: every candidate stops at exit `force_exit`, whatever the policy says */
   uint32_t force_exit;
-  int64_t deadline_us; /* from the start of the call; no segment starts after it, and candidates answer from the deepest exit they
-                          reached, see rexit_score; 0: none */
-  size_t top_k; /* 0: all, in request order; else the k with the largest a * log_odds + b, best first (ties: request order; those
-                   without an answer last) */
+  int64_t deadline_us; /* from the start of the call; no segment starts after it, and each candidate is answered from the deepest
+                          exit it has reached, see rexit_score; 0: none */
+  size_t top_k;        /* 0: all, in the order of the request; otherwise the `top_k` with the largest c, best first. Ties keep the
+                          order of the request; candidates without an answer come last */
 } rexit_request;
 
+/* The `exit` of a candidate without an answer. */
 #define REXIT_NO_EXIT UINT32_MAX
 
 typedef struct rexit_score {
   uint32_t item;      /* index into request.items */
   uint32_t exit;      /* the exit that answered; REXIT_NO_EXIT if the deadline passed before the first one */
-  float probability;  /* of `yes`: sigmoid(a * log_odds + b); NaN without an answer */
-  float log_odds;     /* raw, logit(yes) - logit(no), at that exit; NaN without an answer */
+  float probability;  /* of `yes`, calibrated: sigmoid(a * log_odds + b); NaN without an answer */
+  float log_odds;     /* raw, at that exit; NaN without an answer */
   uint32_t cut_short; /* 1: the deadline stopped this candidate, not the policy */
   uint32_t reserved;
 } rexit_score;
 
+/* What a request cost. Layers of candidates are summed over candidates: divide by item_count for the mean. */
 typedef struct rexit_stats {
-  size_t struct_size;
+  size_t struct_size;            /* set by the caller */
   uint64_t prefix_tokens;        /* in this request's prefix */
-  uint64_t prefix_tokens_reused; /* its first tokens that the cache held: all of them for a prefix met before,
-                                    else those shared with the start of one, if at least a quarter; else 0 */
+  uint64_t prefix_tokens_reused; /* of these, how many at its start came from the cache: all if the same prefix is cached;
+                                    otherwise those it has in common with a cached one, if at least a quarter; otherwise 0 */
   uint64_t candidate_tokens;     /* of all candidates, before any exit */
-  uint64_t candidate_layers;     /* layers run, summed over candidates: divide by item_count for the mean */
-  uint64_t prefix_layers;        /* layers of the prefix computed in this call */
-  double retrieval_us, prefix_us, slate_us, total_us; /* retrieval includes prompt assembly; calls cut short count as others do */
+  uint64_t candidate_layers;     /* layers run for candidates */
+  uint64_t prefix_layers;        /* layers run for the prefix in this call */
+  double retrieval_us;           /* retrieval and prompt assembly */
+  double prefix_us, slate_us;    /* computing the prefix, and the candidates behind it; also counted when the deadline passes */
+  double total_us;
 } rexit_stats;
 
-/* What one segment did in a call. Times are those of its passes alone, without packing and deciding. */
+/* Scores a slate. `scores_out` has room for item_count entries, or for min(top_k, item_count) if top_k is set. `stats_out` may be
+ * NULL. Returns REXIT_OK even if the deadline passed, as long as one candidate has an answer.
+ *
+ * REXIT_UNKNOWN_ITEM; REXIT_TOO_LONG; REXIT_DEADLINE if no candidate has an answer; REXIT_CANCELLED; REXIT_MISMATCH if a file of
+ * the catalog was modified; REXIT_CORRUPT if the catalog has no tokens for a candidate; REXIT_BACKEND_FAILED, also if a head's
+ * logits are not finite. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_score(rexit_session* session, const rexit_request* request,
+                                                           rexit_score* scores_out, rexit_stats* stats_out);
+
+/* Computes the raw log-odds at every exit and ignores the request's policy, force_exit, deadline_us and top_k. `log_odds_out` is
+ * [item_count, exits]. `stats_out` may be NULL. Statuses as for rexit_session_score, except REXIT_DEADLINE. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request,
+                                                           float* log_odds_out, rexit_stats* stats_out);
+
+/* Assembles the request's prompt without running the model: the token ids of the prefix, then those of each candidate.
+ * offsets_out[0] is 0, offsets_out[1] the end of the prefix, offsets_out[2 + i] the end of candidate i: item_count + 2 entries.
+ * *count_out is the number of tokens. If it exceeds `capacity`, nothing else is written, and tokens_out and offsets_out may be
+ * NULL: call once with capacity 0 to learn the size, then again. Statuses as for rexit_session_trace, except
+ * REXIT_BACKEND_FAILED. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_prompt(rexit_session* session, const rexit_request* request,
+                                                            int32_t* tokens_out, size_t capacity, size_t* offsets_out,
+                                                            size_t* count_out);
+
+/* May be called from any thread, but not from a signal handler. The call running in this session returns REXIT_CANCELLED soon
+ * (ONNX Runtime stops between two operators, TensorRT between two segments), or REXIT_OK if it was about to finish. Does nothing
+ * if no call is running. The session can be used again afterwards; it must not be destroyed before this function has returned. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_cancel(rexit_session* session);
+
+/* --- What a session did and what it holds -------------------------------------------------------------------------------- */
+
+/* What one segment did in a call. Times are those of running the segment alone, without packing the slate and applying the
+ * policy. */
 typedef struct rexit_segment_stats {
-  size_t struct_size;
-  uint64_t prefix_tokens;    /* computed, not found in the cache */
-  uint64_t candidates;       /* that went through it */
-  uint64_t candidate_tokens; /* of those */
-  double prefix_us, slate_us;
+  size_t struct_size;         /* set by the caller */
+  uint64_t prefix_tokens;     /* computed, not taken from the cache */
+  uint64_t candidates;        /* that reached this segment */
+  uint64_t candidate_tokens;  /* of those candidates */
+  double prefix_us, slate_us; /* spent on the prefix, and on candidates */
 } rexit_segment_stats;
 
+/* Segment number `segment`, from 0, in this session's last score, trace or warm-up, whether or not that succeeded. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_get_segment(const rexit_session* session, size_t segment,
+                                                                 rexit_segment_stats* stats_out);
+
+/* In bytes. */
 typedef struct rexit_memory {
-  size_t struct_size;
-  size_t prefixes; /* this session's cached prefixes: what cache_bytes bounds */
-  size_t buffers;  /* this session's other buffers: hidden states, prompts, answers */
-  /* Of the host's memory, for all sessions of the process; 0 with TensorRT, and without what providers hold on a GPU: */
-  size_t working; /* ONNX Runtime's, for what segments need while they run */
-  size_t weights; /* ONNX Runtime's, as long as bundles are open, but for weights that it maps from their files. Older versions
-                     do not tell them from working memory: they are in `working` then */
+  size_t struct_size; /* set by the caller */
+  size_t prefixes;    /* this session's cached prefixes: what cache_bytes limits */
+  size_t buffers;     /* this session's other buffers: hidden states, prompts, answers */
+  /* Host memory of ONNX Runtime, for all sessions of the process together; memory that its providers hold on a GPU is not
+   * counted. Both are 0 with TensorRT. */
+  size_t working; /* what running a segment needs, kept for the next run */
+  size_t weights; /* kept as long as bundles are open, except weights that are mapped from their files. Older versions of ONNX
+                     Runtime cannot tell them from working memory: then they count as `working` */
 } rexit_memory;
 
-/* "0.1.0" */
-REXIT_API const char* rexit_version(void);
-/* REXIT_VERSION_NUMBER of the library that runs, where the macro is the header's. */
-REXIT_API int32_t rexit_version_number(void);
-/* "REXIT_UNKNOWN_ITEM"; "unknown status" for a number that is none. Never NULL. */
-REXIT_API const char* rexit_status_name(rexit_status status);
-/* One line on this thread's last failure, "" if none. Valid until this thread's next failing call. */
-REXIT_API const char* rexit_last_error(void);
-/* Sends log lines at or above `level` to `log`; NULL switches logging off (the default). `log` may be called by several threads
- * at once, and may itself call any function of rexit, this one included. The one it replaces may still get lines from calls that
- * are at work in other threads: keep its `context` until they have returned. */
-REXIT_API void rexit_set_log(void (*log)(void* context, rexit_log_level level, const char* line), void* context,
-                             rexit_log_level level);
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_get_memory(const rexit_session* session, rexit_memory* memory_out);
 
-/* Tells of a bundle's variant number `index`, from 0, without loading its segments; its files are checked as by
- * rexit_bundle_open. REXIT_UNKNOWN_VARIANT when there are fewer. */
-REXIT_API rexit_status rexit_bundle_get_variant(const char* path, size_t index, rexit_variant_info* info_out);
-/* Checks what rexit_bundle_open checks, and the SHA-256 of every listed file, engines' included. `variant` NULL: of all variants.
- * Reads every byte: some seconds per gigabyte. REXIT_CORRUPT names the first file that was edited. */
-REXIT_API rexit_status rexit_bundle_verify(const char* path, const char* variant);
-/* Opens a bundle folder: checks structure and sizes (hashes are rexit_bundle_verify's work), maps the catalog, loads the
- * segments. */
-REXIT_API rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options, rexit_bundle** bundle_out);
-REXIT_API void rexit_bundle_close(rexit_bundle* bundle); /* NULL is fine */
-REXIT_API rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out);
-REXIT_API rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexit_exit_info* info_out);
+/* Drops the cached prefixes; their memory is kept for the next ones. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_clear_cache(rexit_session* session);
 
-REXIT_API rexit_status rexit_session_create(rexit_bundle* bundle, const rexit_session_options* options,
-                                            rexit_session** session_out);
-REXIT_API void rexit_session_destroy(rexit_session* session); /* NULL is fine */
-/* Runs every segment once on a made-up slate, as large as one pass takes, so that the first real request pays for no allocation.
- * Forgets the cached prefixes. */
-REXIT_API rexit_status rexit_session_warm_up(rexit_session* session);
-REXIT_API rexit_status rexit_session_memory(const rexit_session* session, rexit_memory* memory_out);
-/* Forgets the cached prefixes. The next request computes its own. */
-REXIT_API rexit_status rexit_session_clear_cache(rexit_session* session);
-/* Gives memory back: the cached prefixes, the session's buffers, and what the backend's working memory has to spare. The next
- * request takes what it needs again. */
-REXIT_API rexit_status rexit_session_trim(rexit_session* session);
-/* From any thread, but no signal handler: makes the call at work in this session return REXIT_CANCELLED soon (ONNX Runtime stops
- * between two operators, TensorRT between two segments), or REXIT_OK if it is about done. Without a call at work it does nothing.
- * The session serves further calls; it must not be destroyed before this returns. */
-REXIT_API rexit_status rexit_session_cancel(rexit_session* session);
-
-/* Scores a slate. scores_out has room for min(top_k or item_count, item_count) entries. stats_out may be NULL. REXIT_OK also when
- * the deadline cut it short, as long as one candidate has an answer. */
-REXIT_API rexit_status rexit_session_score(rexit_session* session, const rexit_request* request, rexit_score* scores_out,
-                                           rexit_stats* stats_out);
-/* Every exit's raw log-odds, ignoring policy, force_exit, deadline and top_k: log_odds_out is float [item_count, exits]. */
-REXIT_API rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request, float* log_odds_out,
-                                           rexit_stats* stats_out);
-/* What segment `segment`, from 0, did in this session's last score, trace or warm-up, failed ones included. */
-REXIT_API rexit_status rexit_session_get_segment(const rexit_session* session, size_t segment, rexit_segment_stats* stats_out);
-/* The assembled prompt: the prefix's tokens, then each candidate's. offsets_out[0] = 0, offsets_out[1] ends the prefix,
- * offsets_out[2 + i] ends candidate i: item_count + 2 numbers. *count_out is the number of tokens; if it is larger than
- * `capacity` nothing else is written (tokens_out and offsets_out may then be NULL), so call twice. */
-REXIT_API rexit_status rexit_session_prompt(rexit_session* session, const rexit_request* request, int32_t* tokens_out,
-                                            size_t capacity, size_t* offsets_out, size_t* count_out);
+/* Releases memory: the cached prefixes, the session's buffers, and the backend's working memory that no run is using. The next
+ * request allocates what it needs again. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_trim(rexit_session* session);
 
 #ifdef __cplusplus
 }

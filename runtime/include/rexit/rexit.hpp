@@ -1,4 +1,5 @@
-// rexit for C++17: the C ABI with RAII, exceptions and vectors. Header only; it adds no behaviour of its own.
+// rexit for C++17: the C API with RAII, exceptions and vectors. Header only; it adds no behaviour of its own, so rexit.h says
+// what each call does, with units, defaults and thread rules.
 //
 //   rexit::Bundle bundle("bundle");
 //   rexit::Session session(bundle);
@@ -21,7 +22,7 @@
 
 namespace rexit {
 
-// A failing call's status and its one line of explanation.
+// A failed call's status, and the line that describes the failure.
 class Error : public std::runtime_error {
  public:
   explicit Error(rexit_status status) : std::runtime_error(rexit_last_error()), status_(status) {}
@@ -31,23 +32,25 @@ class Error : public std::runtime_error {
   rexit_status status_;
 };
 
+// Throws Error unless `status` is REXIT_OK.
 inline void check(rexit_status status) {
   if (status != REXIT_OK) throw Error(status);
 }
 
-// An id as the interactions had it: an integer or a string.
+// An id as it was in the interactions: an integer or a string.
 using Id = std::variant<std::int64_t, std::string>;
 
-struct OpenOptions {
+// See rexit_bundle_options.
+struct BundleOptions {
   std::string variant;              // empty: the bundle's first
-  std::string onnxruntime_library;  // empty: see rexit_bundle_options
+  std::string onnxruntime_library;  // empty: $REXIT_ONNXRUNTIME_LIBRARY, else the system's
   std::int32_t threads = 0;         // 0: one per core
-  std::string device;               // empty: the variant's target; see rexit_bundle_options
+  std::string device;               // "cpu", "cuda" or "tensorrt"; empty: the variant's own target
   std::int32_t device_id = 0;
-  bool cuda_graphs = false;  // see rexit_bundle_options
+  bool cuda_graphs = false;
 };
 
-// The variants of a bundle, as their files describe them.
+// Describes the variants of the bundle in folder `path`, without loading them. See rexit_bundle_get_variant.
 inline std::vector<rexit_variant_info> variants(const std::string& path) {
   std::vector<rexit_variant_info> all;
   rexit_variant_info info{};
@@ -55,19 +58,19 @@ inline std::vector<rexit_variant_info> variants(const std::string& path) {
   do {
     check(rexit_bundle_get_variant(path.c_str(), all.size(), &info));
     all.push_back(info);
-  } while (all.size() < info.count);
+  } while (all.size() < info.variant_count);
   return all;
 }
 
-// Throws if a file of the bundle is not what was written; `variant` empty: of all variants. See rexit_bundle_verify.
+// Throws if a file of the bundle was modified; `variant` empty: checks all variants. See rexit_bundle_verify.
 inline void verify(const std::string& path, const std::string& variant = {}) {
   check(rexit_bundle_verify(path.c_str(), variant.empty() ? nullptr : variant.c_str()));
 }
 
-// An opened bundle. Copies share it; safe to use from several threads.
+// An opened bundle. Copies share it. Any number of threads may use it at once.
 class Bundle {
  public:
-  explicit Bundle(const std::string& path, const OpenOptions& options = {}) {
+  explicit Bundle(const std::string& path, const BundleOptions& options = {}) {
     const auto or_null = [](const std::string& text) { return text.empty() ? nullptr : text.c_str(); };
     const rexit_bundle_options given{
         sizeof given,    or_null(options.variant), or_null(options.onnxruntime_library), or_null(options.device),
@@ -95,28 +98,30 @@ class Bundle {
   std::shared_ptr<rexit_bundle> handle_;
 };
 
-// Thresholds that replace the bundle's; see rexit_policy.
+// Replaces the bundle's thresholds and patience; see rexit_policy.
 struct Policy {
-  std::vector<float> upper, lower;
+  std::vector<float> upper, lower;  // one per exit
   std::size_t patience = 1;
 };
 
-// A request that owns its ids. Setters return *this, so that it can be built in one expression.
+// A request that owns its ids; see rexit_request. Setters return *this, so that it can be built in one expression.
 class Request {
  public:
   explicit Request(Id user) : user_(std::move(user)) {}
 
   Request& items(std::vector<Id> ids) { return items_ = std::move(ids), *this; }
-  // Interactions newer than the catalog's, oldest first; `liked` empty: all were.
+  // Interactions newer than the catalog's, oldest first; `liked` empty: all liked.
   Request& recent(std::vector<Id> ids, std::vector<std::uint8_t> liked = {}) {
     if (!liked.empty() && liked.size() != ids.size())
-      throw std::invalid_argument("recent: as many verdicts as items are expected");
+      throw std::invalid_argument("recent has " + std::to_string(ids.size()) + " items and " + std::to_string(liked.size()) +
+                                  " verdicts, expected one verdict per item");
     return recent_ = std::move(ids), liked_ = std::move(liked), *this;
   }
   Request& as_of(std::int64_t time) { return as_of_ = time, *this; }
   Request& policy(Policy policy) {
     if (policy.upper.size() != policy.lower.size())
-      throw std::invalid_argument("policy: as many lower as upper thresholds are expected");
+      throw std::invalid_argument("policy has " + std::to_string(policy.upper.size()) + " upper and " +
+                                  std::to_string(policy.lower.size()) + " lower thresholds, expected one of each per exit");
     return policy_ = std::move(policy), *this;
   }
   Request& force_exit(std::uint32_t exit) { return force_exit_ = exit, *this; }
@@ -126,7 +131,7 @@ class Request {
   std::size_t item_count() const noexcept { return items_.size(); }
   std::size_t top_k() const noexcept { return top_k_; }
 
-  // Calls use(const rexit_request&) with views of this object.
+  // Calls use(request) with a `const rexit_request&` that points into this object, and returns what it returns.
   template <class Use>
   auto view(Use&& use) const {
     const std::vector<rexit_id> items = views(items_), recent = views(recent_);
@@ -174,25 +179,28 @@ class Request {
   std::size_t top_k_ = 0;
 };
 
+// One entry per answer, in the order of the request or, with top_k, best first.
 struct Scores {
   std::vector<rexit_score> scores;
-  rexit_stats stats;
+  rexit_stats stats{};
 };
 
+// The raw log-odds at every exit.
 struct Trace {
   std::vector<float> log_odds;  // [items, exits]
-  rexit_stats stats;
+  rexit_stats stats{};
 };
 
+// The token ids a request is answered from; see rexit_session_prompt.
 struct Prompt {
   std::vector<std::int32_t> tokens;
-  std::vector<std::size_t> offsets;  // 0, end of the prefix, end of each candidate
+  std::vector<std::size_t> offsets;  // 0, the end of the prefix, the end of each candidate
 };
 
-// One thread's state, but for cancel(). Keeps the bundle alive; movable.
+// Buffers and cached prefixes. One thread at a time may call it; cancel() may be called from any. Keeps the bundle alive.
 class Session {
  public:
-  // cache_bytes: see rexit_session_options.
+  // `cache_bytes`: limit for cached prefixes; 0: 32 MiB.
   explicit Session(const Bundle& bundle, std::size_t cache_bytes = 0) : bundle_(bundle) {
     rexit_session_options options{};
     options.struct_size = sizeof options;
@@ -209,7 +217,7 @@ class Session {
     const std::size_t all = request.item_count(), k = request.top_k();
     result.scores.resize(k == 0 || k > all ? all : k);
     result.stats = empty_stats();
-    rexit_score none{};  // the library refuses an empty slate itself, but wants an address first
+    rexit_score none{};  // for an empty slate: the library refuses that itself, but checks the pointer first
     request.view([&](const rexit_request& view) {
       check(rexit_session_score(handle_.get(), &view, result.scores.empty() ? &none : result.scores.data(), &result.stats));
     });
@@ -245,12 +253,12 @@ class Session {
   rexit_memory memory() const {
     rexit_memory memory{};
     memory.struct_size = sizeof memory;
-    check(rexit_session_memory(handle_.get(), &memory));
+    check(rexit_session_get_memory(handle_.get(), &memory));
     return memory;
   }
-  // From any thread: ends the call at work with REXIT_CANCELLED.
+  // From any thread: the running call throws Error with REXIT_CANCELLED soon.
   void cancel() { check(rexit_session_cancel(handle_.get())); }
-  // What each segment did in the last score, trace or warm-up.
+  // What each segment did in the last score, trace or warm_up.
   std::vector<rexit_segment_stats> segments() const {
     std::vector<rexit_segment_stats> all(bundle_.info().exits);
     for (std::size_t k = 0; k < all.size(); ++k) {

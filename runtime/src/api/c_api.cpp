@@ -1,4 +1,4 @@
-// The C ABI: check, call, translate. No exception crosses.
+// The C ABI: check arguments, call, turn exceptions into statuses.
 #include <atomic>
 #include <cstring>
 #include <memory>
@@ -14,15 +14,15 @@
 using namespace rexit::core;
 
 struct rexit_bundle {
-  std::shared_ptr<const Engine> engine;
+  std::shared_ptr<const LoadedBundle> loaded;
 };
 
 struct rexit_session {
   Session session;
-  Request request;  // the one at work, read from the caller's
+  Request request;  // the current one, read from the caller's; kept for its memory
   mutable std::atomic_flag busy = ATOMIC_FLAG_INIT;
 
-  rexit_session(std::shared_ptr<const Engine> engine, std::size_t cache_bytes) : session(std::move(engine), cache_bytes) {}
+  rexit_session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes) : session(std::move(loaded), cache_bytes) {}
 };
 
 namespace {
@@ -32,13 +32,13 @@ namespace {
 constexpr char version[] =
     REXIT_TEXT(REXIT_VERSION_MAJOR) "." REXIT_TEXT(REXIT_VERSION_MINOR) "." REXIT_TEXT(REXIT_VERSION_PATCH);
 
-// A session in use; two threads in one session would corrupt its buffers, so the second is turned away.
+// Marks a session as in use. Two threads in one session would corrupt its buffers, so the second one is refused.
 template <class Handle>
 class Entered {
  public:
   explicit Entered(Handle* handle) : handle_(required(handle, "session")) {
     if (handle_->busy.test_and_set(std::memory_order_acquire))
-      fail(REXIT_INVALID_ARGUMENT, "the session is at work in another thread: give each thread its own");
+      fail(REXIT_INVALID_ARGUMENT, "the session is in use by another thread: give each thread its own session");
   }
   ~Entered() { handle_->busy.clear(std::memory_order_release); }
   Entered(const Entered&) = delete;
@@ -46,7 +46,7 @@ class Entered {
   auto* operator->() const noexcept { return &handle_->session; }
   const Request& read(const rexit_request* request) const {
     handle_->session.begin_call();
-    read_request(request, handle_->session.engine().bundle, handle_->request);
+    read_request(request, handle_->session.loaded().bundle, handle_->request);
     return handle_->request;
   }
 
@@ -90,11 +90,11 @@ rexit_status rexit_bundle_get_variant(const char* path, size_t index, rexit_vari
   check_size(required(info_out, "info_out"), "info_out");
   const std::vector<std::string> names = variant_names(path);
   if (index >= names.size())
-    fail(REXIT_UNKNOWN_VARIANT, path, ": no variant number ", index, ", there are ", names.size(), ", from 0");
+    fail(REXIT_UNKNOWN_VARIANT, path, ": variant index is ", index, ", expected less than ", names.size());
   const Bundle bundle(path, names[index].c_str());
   const Variant& variant = bundle.variant();
   rexit_variant_info info{};
-  info.count = names.size();
+  info.variant_count = names.size();
   copy_text(variant.name, "variant", info.name);
   copy_text(variant.target, "target", info.target);
   copy_text(variant.precision, "precision", info.precision);
@@ -125,12 +125,12 @@ rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* opt
     fail(REXIT_INVALID_ARGUMENT, "options.cuda_graphs is ", given.cuda_graphs, ", expected 0 or 1");
   if (given.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "options.reserved is ", given.reserved, ", expected 0");
   const auto make = [&](const Bundle& bundle) {
-    return make_backends(bundle,
-                         {given.onnxruntime_library, given.threads, given.device, given.device_id, given.cuda_graphs == 1});
+    return make_backend_factory(
+        bundle, {given.onnxruntime_library, given.threads, given.device, given.device_id, given.cuda_graphs == 1});
   };
-  auto engine = std::make_shared<const Engine>(path, given.variant, make);
-  log(REXIT_LOG_INFO, std::string(path) + ": opened variant " + engine->bundle.variant().name);
-  *bundle_out = new rexit_bundle{std::move(engine)};
+  auto loaded = std::make_shared<const LoadedBundle>(path, given.variant, make);
+  log(REXIT_LOG_INFO, std::string(path) + ": opened variant " + loaded->bundle.variant().name);
+  *bundle_out = new rexit_bundle{std::move(loaded)};
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
@@ -139,7 +139,7 @@ rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* opt
 void rexit_bundle_close(rexit_bundle* bundle) { delete bundle; }
 
 rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out) try {
-  const Bundle& opened = required(bundle, "bundle")->engine->bundle;
+  const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
   check_size(required(info_out, "info_out"), "info_out");
   rexit_bundle_info info{};
   info.users = opened.catalog().users.ids.size();
@@ -159,7 +159,7 @@ rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info
 }
 
 rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexit_exit_info* info_out) try {
-  const Bundle& opened = required(bundle, "bundle")->engine->bundle;
+  const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
   check_size(required(info_out, "info_out"), "info_out");
   if (exit >= opened.exits()) fail(REXIT_INVALID_ARGUMENT, "exit is ", exit, ", the bundle has exits 0 to ", opened.exits() - 1);
   const ExitRule& rule = opened.policy().exits[exit];
@@ -169,10 +169,11 @@ rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexi
   return report_current_exception();
 }
 
-rexit_status rexit_session_create(rexit_bundle* bundle, const rexit_session_options* options, rexit_session** session_out) try {
+rexit_status rexit_session_create(const rexit_bundle* bundle, const rexit_session_options* options,
+                                  rexit_session** session_out) try {
   required(session_out, "session_out");
   const rexit_session_options given = options != nullptr ? read_struct(options, "options") : rexit_session_options{};
-  *session_out = new rexit_session(required(bundle, "bundle")->engine, given.cache_bytes);
+  *session_out = new rexit_session(required(bundle, "bundle")->loaded, given.cache_bytes);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
@@ -187,7 +188,7 @@ rexit_status rexit_session_warm_up(rexit_session* session) try {
   return report_current_exception();
 }
 
-rexit_status rexit_session_memory(const rexit_session* session, rexit_memory* memory_out) try {
+rexit_status rexit_session_get_memory(const rexit_session* session, rexit_memory* memory_out) try {
   check_size(required(memory_out, "memory_out"), "memory_out");
   const Memory memory = Entered(session)->memory();
   write_struct({0, memory.prefixes, memory.buffers, memory.backend.working, memory.backend.weights}, memory_out);

@@ -1,4 +1,4 @@
-// Structs of the C ABI, which callers built with another version may know shorter or longer.
+// Structs of the C ABI. A caller built with another version of rexit.h may have a shorter or a longer one.
 #pragma once
 
 #include <algorithm>
@@ -20,7 +20,7 @@ T* required(T* pointer, const char* name) {
   return pointer;
 }
 
-// Checks struct_size. One that no version will ever have is memory that nobody set.
+// Checks struct_size. A size that no version will ever have is uninitialised memory.
 template <class T>
 void check_size(const T* from, const char* name) {
   constexpr std::size_t most = 4096;
@@ -29,21 +29,21 @@ void check_size(const T* from, const char* name) {
     fail(REXIT_INVALID_ARGUMENT, name, ": struct_size is ", from->struct_size, ", expected sizeof the struct, ", sizeof(T));
 }
 
-// A caller's struct; fields beyond its size are zero, their default. Fields beyond ours mean something that we cannot do.
+// A copy of a caller's struct. Fields beyond its size are zero, their default; fields set beyond ours ask for what we cannot do.
 template <class T>
 T read_struct(const T* from, const char* name) {
   check_size(required(from, name), name);
   const auto* bytes = reinterpret_cast<const unsigned char*>(from);
   for (std::size_t i = sizeof(T); i < from->struct_size; ++i)
     if (bytes[i] != 0)
-      fail(REXIT_INVALID_ARGUMENT, name, ": byte ", i, " of ", from->struct_size, " is set, this library knows ", sizeof(T),
-           ": it is older than the header the caller was built with");
+      fail(REXIT_INVALID_ARGUMENT, name, ": byte ", i, " of ", from->struct_size, " is set, but this library knows only ",
+           sizeof(T), " bytes: it is older than the header that the caller was built with");
   T value{};
   std::memcpy(&value, from, std::min(from->struct_size, sizeof(T)));
   return value;
 }
 
-// Fills a caller's struct, checked by check_size, as far as it reaches; its struct_size stays, and what we do not know is zero.
+// Fills a caller's struct, already checked by check_size, up to its size. Its struct_size stays; bytes beyond ours become zero.
 template <class T>
 void write_struct(T value, T* to) {
   const std::size_t size = to->struct_size, known = std::min(size, sizeof(T));

@@ -14,7 +14,7 @@ std::string text_of(const rexit_id& id) {
   return id.text != nullptr ? "'" + std::string(id.text) + "'" : std::to_string(id.number);
 }
 
-// Which id of a request, for messages.
+// Which id of a request a message is about.
 struct Which {
   const char* list;
   std::optional<std::size_t> index;
@@ -50,7 +50,7 @@ void read_policy(const rexit_policy* pointer, const Policy& bundle, Policy& poli
     policy.exits[k].upper = required(given.upper, "policy.upper")[k];
     policy.exits[k].lower = required(given.lower, "policy.lower")[k];
     if (std::isnan(policy.exits[k].upper) || std::isnan(policy.exits[k].lower))
-      fail(REXIT_INVALID_ARGUMENT, "policy's thresholds of exit ", k, " are not numbers");
+      fail(REXIT_INVALID_ARGUMENT, "policy: a threshold of exit ", k, " is NaN");
   }
 }
 
@@ -60,9 +60,9 @@ void read_request(const rexit_request* pointer, const Bundle& bundle, Request& r
   const rexit_request given = read_struct(pointer, "request");
   const Catalog& catalog = bundle.catalog();
   if (given.item_count == 0) fail(REXIT_INVALID_ARGUMENT, "request.item_count is 0, expected at least 1");
-  // Candidates are numbered in 32 bits.
-  if (given.item_count > std::numeric_limits<std::int32_t>::max())
-    fail(REXIT_INVALID_ARGUMENT, "request.item_count is too large");
+  constexpr std::size_t max_items = std::numeric_limits<std::int32_t>::max();  // candidates are numbered in 32 bits
+  if (given.item_count > max_items)
+    fail(REXIT_INVALID_ARGUMENT, "request.item_count is ", given.item_count, ", expected at most ", max_items);
   required(given.items, "request.items");
   if (given.recent_count != 0) required(given.recent_items, "request.recent_items");
   if (given.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "request.reserved is ", given.reserved, ", expected 0");

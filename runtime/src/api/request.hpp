@@ -1,4 +1,4 @@
-// A rexit_request, checked and resolved to rows.
+// Checks a rexit_request and resolves its ids to rows of the catalog.
 #pragma once
 
 #include "rexit/rexit.h"
@@ -6,7 +6,7 @@
 
 namespace rexit::core {
 
-// Fills `out`, whose memory is reused. Throws REXIT_INVALID_ARGUMENT and REXIT_UNKNOWN_ITEM.
+// Fills `out` and reuses its memory. Throws REXIT_INVALID_ARGUMENT and REXIT_UNKNOWN_ITEM.
 void read_request(const rexit_request* request, const Bundle& bundle, Request& out);
 
 }  // namespace rexit::core

@@ -9,7 +9,7 @@
 namespace rexit::core {
 namespace {
 
-// Symbols of a library that stays loaded: unloading a GPU driver is asking for trouble.
+// Symbols of a library that is never unloaded: GPU drivers do not support that well.
 class Library {
  public:
   explicit Library(const char* name) : name_(name), handle_(::dlopen(name, RTLD_NOW | RTLD_LOCAL)) {
@@ -44,7 +44,7 @@ Accelerator probe_accelerator(std::int32_t device_id) {
   const auto attribute = driver.get<int (*)(int*, int, int)>("cuDeviceGetAttribute");
   if (driver.get<int (*)(int*, int)>("cuDeviceGet")(&device, device_id) != 0 ||
       attribute(&major, capability_major, device) != 0 || attribute(&minor, capability_minor, device) != 0)
-    fail(REXIT_BACKEND_FAILED, "device `tensorrt`: the NVIDIA driver does not tell GPU ", device_id, "'s compute capability");
+    fail(REXIT_BACKEND_FAILED, "device `tensorrt`: the NVIDIA driver does not report GPU ", device_id, "'s compute capability");
   const Library tensorrt("libnvinfer.so.10");
   const std::int32_t version = tensorrt.get<std::int32_t (*)()>("getInferLibVersion")();
   return {std::to_string(major) + "." + std::to_string(minor), tensorrt_version_text(version)};

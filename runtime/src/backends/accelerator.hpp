@@ -1,4 +1,4 @@
-// The GPU and the TensorRT of this machine.
+// This machine's GPU and its version of TensorRT.
 #pragma once
 
 #include <cstdint>
@@ -7,11 +7,11 @@
 
 namespace rexit::core {
 
-// As the NVIDIA driver and TensorRT's library say, both opened with dlopen: for builds that do not link them. Throws
-// REXIT_BACKEND_MISSING when one of them is not there, REXIT_INVALID_ARGUMENT for a device number too large.
+// As reported by the NVIDIA driver and TensorRT's library, both opened with dlopen: for builds that do not link them. Throws
+// REXIT_BACKEND_MISSING if one of them is missing, REXIT_INVALID_ARGUMENT if there is no GPU of this number.
 Accelerator probe_accelerator(std::int32_t device_id);
 
-// "10.3.0" from what TensorRT 10 and later call 100300.
+// "10.3.0" for 100300, as TensorRT 10 and later number their versions.
 std::string tensorrt_version_text(std::int32_t number);
 
 }  // namespace rexit::core

@@ -1,4 +1,4 @@
-// Which backend runs a bundle.
+// Chooses the backend that runs a bundle.
 #include "backends/backend.hpp"
 
 #include <string>
@@ -20,23 +20,23 @@ bool known(const std::string& device) { return device == "cpu" || device == "cud
 
 void refuse_cuda_graphs(const Execution& execution) {
   if (execution.cuda_graphs)
-    fail(REXIT_INVALID_ARGUMENT, "options.cuda_graphs is for device `tensorrt` in a rexit built with -DREXIT_TENSORRT=ON");
+    fail(REXIT_INVALID_ARGUMENT, "options.cuda_graphs needs device `tensorrt` and a rexit built with -DREXIT_TENSORRT=ON");
 }
 
-// One that several threads may call at once.
-Backends shared(std::shared_ptr<const Backend> backend) {
+// One backend for all sessions: several threads may call it at once.
+BackendFactory shared(std::shared_ptr<const Backend> backend) {
   return [backend = std::move(backend)] { return backend; };
 }
 
-Backends make_tensorrt(const Bundle& bundle, const Execution& execution) {
+BackendFactory make_tensorrt(const Bundle& bundle, const Execution& execution) {
 #ifdef REXIT_TENSORRT
-  return make_tensorrt_backends(bundle, execution.device_id, execution.cuda_graphs);
+  return make_tensorrt_factory(bundle, execution.device_id, execution.cuda_graphs);
 #else
   refuse_cuda_graphs(execution);
   require_provider(execution, Provider::tensorrt);
   std::vector<std::string> graphs;
   for (const Plan& plan : find_engines(bundle, probe_accelerator(execution.device_id))) {
-    // Its TensorRT provider stays in an engine's first profile, which would take prefixes and no slates.
+    // ONNX Runtime's TensorRT provider uses an engine's first profile only, which would accept prefixes but no slates.
     if (plan.context.empty())
       fail(REXIT_NOT_FOUND, plan.path, ": was not compiled for ONNX Runtime; run `", compile_command(bundle),
            " --onnxruntime`, or use a rexit built with -DREXIT_TENSORRT=ON");
@@ -48,20 +48,20 @@ Backends make_tensorrt(const Bundle& bundle, const Execution& execution) {
 
 }  // namespace
 
-Backends make_backends(const Bundle& bundle, const Execution& execution) {
+BackendFactory make_backend_factory(const Bundle& bundle, const Execution& execution) {
   const Variant& variant = bundle.variant();
   if (variant.backend != "onnxruntime" && variant.backend != "tensorrt")
     fail(REXIT_UNSUPPORTED, "variant `", variant.name, "` needs backend `", variant.backend,
          "`, this version knows onnxruntime and tensorrt");
   if (!known(variant.target))
-    fail(REXIT_UNSUPPORTED, "variant `", variant.name, "` is made for `", variant.target,
+    fail(REXIT_UNSUPPORTED, "variant `", variant.name, "` targets `", variant.target,
          "`, this version knows cpu, cuda and tensorrt");
   const std::string device = execution.device != nullptr ? execution.device : variant.target;
   if (!known(device)) fail(REXIT_INVALID_ARGUMENT, "device is `", device, "`, expected cpu, cuda or tensorrt");
   if (device == "tensorrt") {
     if (variant.target != "tensorrt")
-      fail(REXIT_INVALID_ARGUMENT, "device `tensorrt` runs variants exported for tensorrt, variant `", variant.name,
-           "` is made for ", variant.target);
+      fail(REXIT_INVALID_ARGUMENT, "device `tensorrt` runs only variants exported for tensorrt; variant `", variant.name,
+           "` targets ", variant.target);
     return make_tensorrt(bundle, execution);
   }
   require_opset(execution, variant);

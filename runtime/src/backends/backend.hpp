@@ -1,4 +1,5 @@
-// What runs segments. The session packs, caches and decides; a backend only computes one segment over views it is given.
+// The interface to what runs segments. The session packs, caches and decides; a backend only computes one segment over the memory
+// it is given.
 #pragma once
 
 #include <cstddef>
@@ -11,16 +12,16 @@
 
 namespace rexit::core {
 
-// Ends a run at work in another thread as soon as the backend can; the run then throws. Both functions may meet a run.
+// Ends a run in another thread as soon as the backend can; the run then throws. Both functions may be called during a run.
 class Stop {
  public:
   virtual ~Stop() = default;
   virtual void request() noexcept = 0;
-  virtual void withdraw() noexcept = 0;  // later runs go on
+  virtual void withdraw() noexcept = 0;  // later runs are not stopped
 };
 
-// One run of a segment: T tokens behind P prefix tokens, N rows to read. Hidden states, keys and values live in memory from
-// Backend::allocate, in the segment's dtypes; everything else is the host's. Keys and values lie at multiples of
+// One run of a segment: T tokens behind P prefix tokens, with N rows to read. Hidden states, keys and values are in memory from
+// Backend::allocate, in the segment's dtypes; everything else is in host memory. Keys and values are aligned to
 // Backend::tensor_alignment(); hidden states may begin at any row.
 struct Pass {
   std::size_t tokens = 0, prefix = 0, rows = 0;
@@ -31,52 +32,51 @@ struct Pass {
   // Per layer of the segment: [kv_heads, P, head_dim]; only read when P > 0.
   const void *const *past_keys = nullptr, *const *past_values = nullptr;
 
-  // Outputs, each skipped when null.
+  // Outputs; null: not wanted.
   void* hidden_out = nullptr;                                     // [T, H]
   float* logits = nullptr;                                        // [N, 2], (no, yes)
   void *const *new_keys = nullptr, *const *new_values = nullptr;  // per layer [kv_heads, T, head_dim]
 
-  const Stop* stop = nullptr;  // of this backend's make_stop()
+  const Stop* stop = nullptr;  // from this backend's make_stop(); null: the run cannot be stopped
 };
 
-// Bytes that a backend holds for all sessions.
+// Bytes that a backend holds for all sessions together.
 struct BackendMemory {
-  std::size_t working = 0;  // for what runs need while they run
-  std::size_t weights = 0;  // as long as a bundle is open
+  std::size_t working = 0;  // needed while segments run
+  std::size_t weights = 0;  // kept as long as a bundle is open
 };
 
-// What one session computes with. Its calls take effect in their order; those for memory that only the GPU sees may return
-// before they have.
+// What one session computes with. Calls take effect in the order they are made; those that touch only GPU memory may return
+// before they have taken effect.
 class Backend {
  public:
   virtual ~Backend() = default;
 
-  // Throws REXIT_BACKEND_FAILED. `logits` are there when it returns, and the host's inputs are needed no more.
+  // Throws REXIT_BACKEND_FAILED. When it returns, `logits` are complete and inputs in host memory are no longer needed.
   virtual void run(std::size_t segment, const Pass& pass) const = 0;
 
-  // Memory that passes may name, perhaps not addressable by the host, aligned as they need it.
+  // Memory for passes, aligned as they require; possibly not addressable by the host.
   virtual void* allocate(std::size_t bytes) const = 0;
   virtual void release(void* memory) const noexcept = 0;
   virtual std::size_t tensor_alignment() const noexcept { return 1; }  // of keys and values; a power of two
 
   virtual void copy(void* to, const void* from, std::size_t bytes) const = 0;  // allows overlap
-  // `count` rows of `bytes`, the next one a pitch away; without overlap.
+  // `count` rows of `bytes` each, one pitch apart. The ranges must not overlap.
   virtual void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t bytes,
                          std::size_t count) const {
     for (std::size_t i = 0; i < count; ++i)
       copy(static_cast<std::byte*>(to) + i * to_pitch, static_cast<const std::byte*>(from) + i * from_pitch, bytes);
   }
 
-  // Null: a run that has begun goes to its end.
+  // Null: runs of this backend cannot be stopped.
   virtual std::unique_ptr<Stop> make_stop() const { return nullptr; }
-  // Zeros if the backend does not know. trim() gives back the working memory that no run uses now.
+  // Zeros if the backend does not know. trim() releases working memory that no run is using.
   virtual BackendMemory memory() const { return {}; }
   virtual void trim() const {}
 };
 
-// A variant's segments, loaded once for all sessions: each call gives the backend of one more session, perhaps one that all
-// share.
-using Backends = std::function<std::shared_ptr<const Backend>()>;
+// Makes the backend for one more session over a variant's segments, which are loaded once; sessions may share one backend.
+using BackendFactory = std::function<std::shared_ptr<const Backend>()>;
 
 // Where and how a bundle runs, as in rexit_bundle_options.
 struct Execution {
@@ -87,11 +87,12 @@ struct Execution {
   bool cuda_graphs = false;
 };
 
-// Those for the device asked for; `bundle` must outlive them. Throws REXIT_INVALID_ARGUMENT for a device that there is not or
-// that the variant cannot run on, REXIT_BACKEND_MISSING for one that this build or this machine has nothing for.
-Backends make_backends(const Bundle& bundle, const Execution& execution);
+// Loads the segments for the requested device. `bundle` must outlive the backends. Throws REXIT_INVALID_ARGUMENT for a device
+// that does not exist or that the variant cannot run on, REXIT_BACKEND_MISSING if this build or this machine has nothing that
+// runs it.
+BackendFactory make_backend_factory(const Bundle& bundle, const Execution& execution);
 
-// A block of a backend's memory that only grows. The backend must outlive it.
+// A block of a backend's memory, which only grows. The backend must outlive it.
 class Block {
  public:
   explicit Block(const Backend& backend) : backend_(&backend) {}
@@ -102,7 +103,7 @@ class Block {
   Block& operator=(Block&&) = delete;
   ~Block() { backend_->release(memory_); }
 
-  // At least `bytes`; what it held is lost when it has to grow.
+  // At least `bytes`. If the block has to grow, its contents are lost.
   void* reserve(std::size_t bytes) {
     if (bytes > bytes_) {
       backend_->release(std::exchange(memory_, nullptr));

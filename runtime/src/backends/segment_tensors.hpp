@@ -1,4 +1,4 @@
-// What a segment's graph or engine must take and give: names from the manifest, types and shapes from the format.
+// The inputs and outputs that a segment's graph or engine must have: names from the manifest, types and shapes from the format.
 #pragma once
 
 #include <cstdint>

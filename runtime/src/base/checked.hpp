@@ -1,4 +1,4 @@
-// Sizes that come from files, multiplied without wrapping.
+// Multiplies sizes that come from files, without wrapping around.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 namespace rexit::core {
 
-// The product; nothing where it is more than one allocation can have.
+// The product; nullopt if it exceeds the largest possible allocation.
 inline std::optional<std::size_t> checked_multiply(std::initializer_list<std::size_t> factors) noexcept {
   std::size_t product = 1;
   for (const std::size_t factor : factors) {
@@ -19,7 +19,7 @@ inline std::optional<std::size_t> checked_multiply(std::initializer_list<std::si
   return product;
 }
 
-// The product. Throws std::bad_alloc where it is more than one allocation can have.
+// The product. Throws std::bad_alloc if it exceeds the largest possible allocation.
 template <class... Sizes>
 std::size_t product(Sizes... sizes) {
   if (const auto size = checked_multiply({static_cast<std::size_t>(sizes)...})) return *size;

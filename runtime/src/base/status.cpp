@@ -6,10 +6,10 @@
 namespace rexit::core {
 namespace {
 
-// Fixed storage: reporting that memory ran out must not need any.
+// Fixed storage: reporting an out-of-memory error must not allocate.
 thread_local char last_error_text[1024] = "";
 
-// Bytes of the UTF-8 character at `text`, 0 if it is none.
+// Bytes of the UTF-8 character at `text`; 0 if it is not valid UTF-8.
 size_t character(const char* text) noexcept {
   const auto first = static_cast<unsigned char>(*text);
   const size_t bytes = first < 0x80                    ? 1
@@ -22,7 +22,7 @@ size_t character(const char* text) noexcept {
   return bytes;
 }
 
-// Messages quote what damaged files hold: one line of UTF-8 is what callers get all the same.
+// Messages quote the contents of damaged files; callers get one line of valid UTF-8 all the same.
 void remember(const char* text) noexcept {
   size_t n = 0;
   while (*text != '\0') {
@@ -67,7 +67,7 @@ rexit_status report_current_exception() noexcept {
     remember("out of memory");
     return REXIT_OUT_OF_MEMORY;
   } catch (const std::length_error&) {
-    remember("out of memory: a buffer larger than the address space was asked for");
+    remember("out of memory: a buffer larger than the address space was requested");
     return REXIT_OUT_OF_MEMORY;
   } catch (const std::exception& error) {
     remember(error.what());
@@ -105,15 +105,16 @@ const char* status_name(rexit_status status) noexcept {
   return "unknown status";
 }
 
-// Caught rather than left to noexcept: what GCC 14 makes of cleanups there needs its own libstdc++, newer than JetPack 6's.
+// Caught here rather than left to noexcept: the cleanup code that GCC 14 generates for that needs a libstdc++ newer than JetPack
+// 6's.
 void set_log(void (*sink)(void*, rexit_log_level, const char*), void* context, rexit_log_level level) noexcept try {
   Log& log = the_log();
   const std::lock_guard<std::mutex> lock(log.mutex);
   log.sink = {sink, context, level};
-} catch (...) {  // no memory for the log, no log
+} catch (...) {  // out of memory: there is no log
 }
 
-// The sink runs without the lock: it may call rexit, rexit_set_log included.
+// The sink runs without holding the lock: it may call rexit, rexit_set_log included.
 void log(rexit_log_level level, const std::string& line) noexcept try {
   Sink sink;
   {

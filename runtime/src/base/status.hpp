@@ -1,4 +1,4 @@
-// Failures inside the runtime: one exception type that carries a rexit_status. It never crosses the C ABI.
+// Errors inside the runtime: one exception type, which carries a rexit_status and never crosses the C ABI.
 #pragma once
 
 #include <sstream>
@@ -9,7 +9,7 @@
 
 namespace rexit::core {
 
-// One line that names the thing, what was seen and what was expected.
+// The message is one line that names the thing, what was seen and what was expected.
 class Error : public std::runtime_error {
  public:
   Error(rexit_status status, const std::string& message) : std::runtime_error(message), status_(status) {}
@@ -19,7 +19,7 @@ class Error : public std::runtime_error {
   rexit_status status_;
 };
 
-// Throws Error with the parts joined: fail(REXIT_CORRUPT, path, ": ", seen, " bytes, expected ", expected).
+// Throws Error with the parts concatenated: fail(REXIT_CORRUPT, path, ": ", seen, " bytes, expected ", expected).
 template <class... Parts>
 [[noreturn]] void fail(rexit_status status, const Parts&... parts) {
   std::ostringstream line;
@@ -27,7 +27,7 @@ template <class... Parts>
   throw Error(status, line.str());
 }
 
-// Turns the exception being handled into a status and this thread's last error. Call it only from a catch block.
+// Turns the exception being handled into a status and this thread's last error. Call only from a catch block.
 rexit_status report_current_exception() noexcept;
 const char* last_error() noexcept;
 const char* status_name(rexit_status status) noexcept;

@@ -12,18 +12,18 @@
 namespace rexit::core {
 namespace {
 
-// Far above any model. Products of some of them are beyond 64 bits all the same.
+// Far above any real model. Even so, products of some of them exceed 64 bits.
 constexpr std::size_t max_layers = 1024, max_width = 1 << 20, max_length = 1 << 24, max_vocabulary = 1 << 30, max_opset = 1000;
 
 Model read_model(const Json& json) {
   const Model model{json.at("layers").size(1, max_layers),         json.at("hidden_size").size(1, max_width),
                     json.at("kv_heads").size(1, max_width),        json.at("head_dim").size(1, max_width),
                     json.at("vocab_size").size(1, max_vocabulary), json.at("max_positions").size(1, max_length)};
-  // Whatever runs a prompt, none of which is longer than max_positions, multiplies these without asking again.
+  // No prompt is longer than max_positions, so code that runs prompts multiplies these without checking again.
   const std::size_t positions = model.max_positions, element = bytes_of(Element::float32);
   if (!checked_multiply({2, model.layers, model.kv_heads, model.head_dim, positions, element}))
-    fail(REXIT_CORRUPT, json.where(), ": keys and values of max_positions ", positions, " x layers ", model.layers,
-         " x kv_heads ", model.kv_heads, " x head_dim ", model.head_dim, " are more than any memory");
+    fail(REXIT_CORRUPT, json.where(), ": keys and values for max_positions ", positions, " x layers ", model.layers,
+         " x kv_heads ", model.kv_heads, " x head_dim ", model.head_dim, " exceed the address space");
   return model;
 }
 
@@ -31,7 +31,7 @@ std::vector<std::size_t> read_exits(const Json& json, const Model& model) {
   std::vector<std::size_t> exits;
   for (const Json& exit : json.elements()) exits.push_back(exit.size(exits.empty() ? 1 : exits.back() + 1, model.layers));
   if (exits.empty() || exits.back() != model.layers)
-    fail(REXIT_CORRUPT, json.where(), ": the last exit must be the model's number of layers, ", model.layers);
+    fail(REXIT_CORRUPT, json.where(), ": the last exit must equal the model's number of layers, ", model.layers);
   return exits;
 }
 
@@ -41,10 +41,10 @@ const FileEntry& listed(const FileList& files, const std::string& name, const st
   return found->second;
 }
 
-void must_match(const Json& digest, const std::string& expected, const char* what) {
+void must_match(const Json& digest, const std::string& expected, const char* whose) {
   if (digest.string() != expected)
-    fail(REXIT_MISMATCH, digest.where(), ": is ", digest.string().substr(0, 12), "…, ", what, " is ", expected.substr(0, 12),
-         "…");
+    fail(REXIT_MISMATCH, digest.where(), ": is ", digest.string().substr(0, 12), "…, expected ", whose, ", ",
+         expected.substr(0, 12), "…");
 }
 
 Element read_element(const Json& json) {
@@ -116,7 +116,7 @@ Variant read_variant(const Json& json, const std::string& folder, const std::vec
     loaded.insert(segments[k].at("graph").string());
     if (segments[k].has("weights")) loaded.insert(segments[k].at("weights").string());
     if (k != 0 && variant.segments[k].hidden_dtype != variant.segments[k - 1].hidden_dtype)
-      fail(REXIT_CORRUPT, segments[k].where(), " hidden_dtype: differs from the segment before");
+      fail(REXIT_CORRUPT, segments[k].where(), " hidden_dtype: differs from the previous segment's");
   }
   variant.graph_bytes = 0;
   for (const std::string& name : loaded) variant.graph_bytes += files.at(name).bytes;
@@ -126,7 +126,7 @@ Variant read_variant(const Json& json, const std::string& folder, const std::vec
 Policy read_policy(const std::string& path, std::size_t exits, const std::string& variant_sha256) {
   const JsonDocument document = read_json(path);
   const Json root = document.root();
-  must_match(root.at("variant_sha256"), variant_sha256, "the variant's digest (calibrate again): it");
+  must_match(root.at("variant_sha256"), variant_sha256, "this variant's (calibrate it again)");
   Policy policy;
   policy.patience = root.at("patience").size(1, max_layers);
   for (const Json& exit : root.at("exits").elements()) {
@@ -147,10 +147,10 @@ Policy read_policy(const std::string& path, std::size_t exits, const std::string
 
 std::vector<std::string> names_of(const Json& variants) {
   const std::vector<std::string> names = variants.strings();
-  if (names.empty()) fail(REXIT_CORRUPT, variants.where(), ": lists none");
+  if (names.empty()) fail(REXIT_CORRUPT, variants.where(), ": is empty, expected at least one name");
   for (const std::string& name : names) {
     check_relative_path(name, variants);
-    if (name.find('/') != std::string::npos) fail(REXIT_CORRUPT, variants.where(), ": `", name, "` is no plain name");
+    if (name.find('/') != std::string::npos) fail(REXIT_CORRUPT, variants.where(), ": `", name, "` is not a plain name");
   }
   return names;
 }
@@ -160,7 +160,7 @@ std::string choose(const std::vector<std::string>& names, const char* wanted, co
   if (std::find(names.begin(), names.end(), wanted) != names.end()) return wanted;
   std::string all = names.front();
   for (std::size_t i = 1; i < names.size(); ++i) all += ", " + names[i];
-  fail(REXIT_UNKNOWN_VARIANT, path, ": no variant `", wanted, "`, there are: ", all);
+  fail(REXIT_UNKNOWN_VARIANT, path, ": no variant `", wanted, "`, expected one of: ", all);
 }
 
 }  // namespace
@@ -183,8 +183,8 @@ Bundle::Bundle(const std::string& path, const char* wanted) : path_(path) {
   const std::string folder = path + "/variants/" + name;
   const JsonDocument variant_document = read_json(folder + "/variant.json");
   const Json variant = variant_document.root();
-  must_match(variant.at("catalog_sha256"), files.at("catalog/catalog.json").sha256, "the bundle's catalog");
-  must_match(variant.at("checkpoint_sha256"), manifest.at("model").at("checkpoint_sha256").string(), "the bundle's checkpoint");
+  must_match(variant.at("catalog_sha256"), files.at("catalog/catalog.json").sha256, "the bundle's catalog's");
+  must_match(variant.at("checkpoint_sha256"), manifest.at("model").at("checkpoint_sha256").string(), "the bundle's");
   variant_ = read_variant(variant, folder, exits, model_);
   variant_.name = name;
 

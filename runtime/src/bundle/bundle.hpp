@@ -1,4 +1,4 @@
-// A bundle folder with one of its variants chosen: typed, checked, immutable. Only this file and catalog.cpp read the format.
+// A bundle folder with one of its variants selected: typed, checked, immutable. Manifests are parsed in this folder alone.
 #pragma once
 
 #include <cstddef>
@@ -19,10 +19,10 @@ struct Model {
 enum class Element { float32, float16 };
 constexpr std::size_t bytes_of(Element element) noexcept { return element == Element::float32 ? 4 : 2; }
 
-// One graph: layers [begin, end) and a head. The strings are the graph's own tensor names.
+// One graph: layers [begin, end) and a head. Strings below `graph` and the digests are the graph's own tensor names.
 struct Segment {
   std::string graph;                         // full path
-  std::string graph_sha256, weights_sha256;  // as variant.json records them; no weights: empty
+  std::string graph_sha256, weights_sha256;  // as recorded in variant.json; empty: no weights
   std::size_t begin, end;
   Element hidden_dtype, cache_dtype;
   bool first, last;
@@ -39,18 +39,18 @@ struct Segment {
 struct Variant {
   std::string name, target, backend, precision;
   std::string folder;  // full path
-  std::size_t opset;   // of ONNX, that of its graphs
+  std::size_t opset;   // its graphs' ONNX opset
   std::size_t max_tokens, max_positions;
-  std::size_t graph_bytes;        // of the graphs and their weights
+  std::size_t graph_bytes;        // graphs and their weights
   std::vector<Segment> segments;  // one per exit
 };
 
-// The names in manifest.json, at least one. Reads nothing else.
+// The names of the variants in manifest.json, at least one. Reads nothing else.
 std::vector<std::string> variant_names(const std::string& path);
 
 class Bundle {
  public:
-  // Checks structure, sizes, digests that bind files to each other, and all tables. `variant` null: the first one.
+  // Checks structure, sizes, the digests by which files refer to each other, and all tables. `variant` null: the first one.
   Bundle(const std::string& path, const char* variant);
 
   const std::string& path() const noexcept { return path_; }

@@ -33,7 +33,7 @@ std::function<std::size_t(const Json&)> field_lookup(const Safetensors& table) {
   return [names = field_names(table), path = table.path()](const Json& field) {
     for (std::size_t i = 0; i < names.size(); ++i)
       if (names[i] == field.string()) return i;
-    fail(REXIT_CORRUPT, field.where(), ": `", field.string(), "` is no field of ", path);
+    fail(REXIT_CORRUPT, field.where(), ": `", field.string(), "` is not a field of ", path);
   };
 }
 

@@ -1,4 +1,4 @@
-// catalog/: what is known about users and items, memory-mapped. All contents are checked when it is opened.
+// catalog/: what is known about users and items, memory-mapped. Its entire contents are checked when it is opened.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 
 namespace rexit::core {
 
-// Piece of each row's field. Keyed by the position of the name in Catalog::user_fields or item_fields.
+// The piece of each row for one field.
 using FieldColumn = Array<std::int32_t>;
 
 struct Users {
@@ -39,7 +39,7 @@ struct Items {
   Array<Half> fold_in;                 // [rows, dim]
   Array<std::int64_t> rating_offsets;  // [rows + 1]
   Array<std::int64_t> rating_times;    // ascending within an item
-  Array<std::int32_t> rating_likes;    // likes among the ratings so far, this one included
+  Array<std::int32_t> rating_likes;    // likes among an item's ratings up to and including this one
   std::vector<FieldColumn> fields;
 
   Items(const std::string& path, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t dim);
@@ -55,12 +55,12 @@ struct Pieces {
 
 class Catalog {
  public:
-  // Opens the catalog in `folder`; `vocabulary` bounds the tokens of its pieces, `max_positions` what the program says of a
-  // prompt's length.
+  // Opens the catalog in `folder`. Tokens of pieces must be below `vocabulary`; the program's maximum lengths are capped at
+  // `max_positions`.
   Catalog(const std::string& folder, std::size_t vocabulary, std::size_t max_positions);
 
   std::size_t bytes() const noexcept { return users.table.bytes() + items.table.bytes() + pieces.table.bytes(); }
-  // Throws REXIT_MISMATCH when a table was written to since: what was checked may not hold any more.
+  // Throws REXIT_MISMATCH if a table was modified since: what was checked may no longer hold.
   void check_unchanged() const {
     for (const Safetensors* table : {&users.table, &items.table, &pieces.table}) table->check_unchanged();
   }

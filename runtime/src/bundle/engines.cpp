@@ -12,11 +12,11 @@
 namespace rexit::core {
 namespace {
 
-constexpr std::size_t max_length = 1 << 24, most_listed = 1000, most_shown = 8, most_profiles = 8;
+constexpr std::size_t max_length = 1 << 24, max_listed = 1000, max_shown = 8, max_profiles = 8;
 
 std::string shortened(const std::string& text) { return text.size() <= 12 ? text : text.substr(0, 12) + "…"; }
 
-// Where a value is not what it must be for an engine to belong here.
+// Throws REXIT_MISMATCH if `value` is not what this variant on this machine requires.
 void must_be(const Json& value, const std::string& expected, const std::string& because, const Bundle& bundle) {
   if (value.string() != expected)
     fail(REXIT_MISMATCH, value.where(), ": is ", shortened(value.string()), ", ", because, " ", shortened(expected), "; run `",
@@ -25,17 +25,16 @@ void must_be(const Json& value, const std::string& expected, const std::string& 
 
 Range read_range(const Json& json, std::size_t low) {
   const std::vector<Json> numbers = json.elements();
-  if (numbers.size() != 3)
-    fail(REXIT_CORRUPT, json.where(), ": has ", numbers.size(), " numbers, expected least, usual and most");
-  const std::size_t least = numbers[0].size(low, max_length), usual = numbers[1].size(least, max_length);
-  return {least, numbers[2].size(usual, max_length)};
+  if (numbers.size() != 3) fail(REXIT_CORRUPT, json.where(), ": has ", numbers.size(), " numbers, expected 3 (min, opt, max)");
+  const std::size_t min = numbers[0].size(low, max_length), opt = numbers[1].size(min, max_length);
+  return {min, numbers[2].size(opt, max_length)};
 }
 
-std::vector<EngineProfile> read_profiles(const Json& json) {
+std::vector<OptimizationProfile> read_profiles(const Json& json) {
   const std::vector<Json> list = json.elements();
-  if (list.empty() || list.size() > most_profiles)
-    fail(REXIT_CORRUPT, json.where(), ": has ", list.size(), " profiles, expected 1 to ", most_profiles);
-  std::vector<EngineProfile> profiles;
+  if (list.empty() || list.size() > max_profiles)
+    fail(REXIT_CORRUPT, json.where(), ": has ", list.size(), " profiles, expected 1 to ", max_profiles);
+  std::vector<OptimizationProfile> profiles;
   for (const Json& one : list)
     profiles.push_back({read_range(one.at("tokens"), 1), read_range(one.at("prefix"), 0), read_range(one.at("rows"), 1)});
   return profiles;
@@ -56,12 +55,12 @@ Plan read_plan(const Json& json, const std::string& folder, const FileList& file
   return plan;
 }
 
-// The folders whose names look like a key, in order.
+// The subfolders whose names look like a key, sorted.
 std::vector<std::string> keys_in(const std::string& folder) {
   std::vector<std::string> names;
   const auto close = [](DIR* open) { ::closedir(open); };
   const std::unique_ptr<DIR, decltype(close)> entries(::opendir(folder.c_str()), close);
-  while (const dirent* entry = entries == nullptr || names.size() == most_listed ? nullptr : ::readdir(entries.get())) {
+  while (const dirent* entry = entries == nullptr || names.size() == max_listed ? nullptr : ::readdir(entries.get())) {
     if (entry->d_type != DT_DIR && entry->d_type != DT_UNKNOWN) continue;
     const std::string name = entry->d_name;
     const bool plain = name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789.-+") == std::string::npos;
@@ -71,7 +70,7 @@ std::vector<std::string> keys_in(const std::string& folder) {
   return names;
 }
 
-// "10.3.0.30" is 10.3.0: the compiler may give its build number too, the runtime library does not.
+// "10.3.0.30" is 10.3.0: the compiler may report its build number too, the runtime library does not.
 bool same_version(const std::string& built_by, const std::string& here) {
   return built_by.compare(0, here.size(), here) == 0 && (built_by.size() == here.size() || built_by[here.size()] == '.');
 }
@@ -79,8 +78,8 @@ bool same_version(const std::string& built_by, const std::string& here) {
 std::string listing(const std::vector<std::string>& names) {
   if (names.empty()) return "it has none";
   std::string all = "it has " + names.front();
-  for (std::size_t i = 1; i < std::min(names.size(), most_shown); ++i) all += ", " + names[i];
-  return names.size() > most_shown ? all + ", …" : all;
+  for (std::size_t i = 1; i < std::min(names.size(), max_shown); ++i) all += ", " + names[i];
+  return names.size() > max_shown ? all + ", …" : all;
 }
 
 }  // namespace
@@ -124,7 +123,7 @@ std::vector<Plan> find_engines(const Bundle& bundle, const Accelerator& here) {
   const JsonDocument document = read_json(folder + "/engine.json");
   const Json root = document.root(), builder = root.at("builder");
   must_be(root.at("variant"), variant.name, "the variant is", bundle);
-  must_be(builder.at("name"), "tensorrt", "its folder is named for", bundle);
+  must_be(builder.at("name"), "tensorrt", "engines must be built by", bundle);
   if (!same_version(builder.at("version").string(), here.tensorrt_version))
     must_be(builder.at("version"), here.tensorrt_version, "this TensorRT is", bundle);
   must_be(root.at("gpu").at("compute_capability"), here.compute_capability, "this GPU's is", bundle);

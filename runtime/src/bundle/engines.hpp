@@ -9,36 +9,37 @@
 
 namespace rexit::core {
 
-// What an engine is bound to. As in engine.json: "8.7" and "10.3.0".
+// What an engine is bound to, as in engine.json: "8.7" and "10.3.0".
 struct Accelerator {
   std::string compute_capability, tensorrt_version;
 
   std::string key() const;  // "sm87-trt10.3.0"
 };
 
-// The least and the most that an engine takes of something.
+// The smallest and the largest size that an engine accepts in one dimension.
 struct Range {
-  std::size_t least, most;
+  std::size_t min, max;
 
-  bool holds(std::size_t size) const noexcept { return size >= least && size <= most; }
+  bool holds(std::size_t size) const noexcept { return size >= min && size <= max; }
 };
 
-// An optimization profile: the T, P and N of the passes that it is for.
-struct EngineProfile {
+// A TensorRT optimization profile: the ranges of T, P and N that it was built for.
+struct OptimizationProfile {
   Range tokens, prefix, rows;
 };
 
+// One segment's engine.
 struct Plan {
-  std::string path, context;            // full paths; no context: empty
-  std::vector<EngineProfile> profiles;  // at least one; a pass takes the first whose `prefix` holds its P
+  std::string path, context;                  // full paths; empty: no context
+  std::vector<OptimizationProfile> profiles;  // at least one; a pass uses the first whose `prefix` holds its P
 };
 
-// One per segment, for this GPU and this TensorRT: present, whole in size, and built from the graphs the variant has now.
-// Throws REXIT_NOT_FOUND when there is none (the message says which there are), REXIT_MISMATCH for a stale or misplaced one,
-// REXIT_CORRUPT for what the format does not allow.
+// One per segment, for this GPU and this version of TensorRT: present, of the recorded size, and built from the variant's current
+// graphs. Throws REXIT_NOT_FOUND if there is none (the message lists those there are), REXIT_MISMATCH for a stale or misplaced
+// one, REXIT_CORRUPT for one that violates the format.
 std::vector<Plan> find_engines(const Bundle& bundle, const Accelerator& here);
 
-// Full paths of the folders that hold engines of the variant, for whatever GPU.
+// Full paths of the folders with engines of the variant, for any GPU.
 std::vector<std::string> engine_folders(const Bundle& bundle);
 
 // "rexit compile BUNDLE --variant NAME"

@@ -46,7 +46,7 @@ std::string Ids::text(Row row) const {
   return strings_ ? "'" + std::string(string_at(at)) + "'" : std::to_string(numbers_[at]);
 }
 
-// char_traits<char> compares as unsigned char: the order of UTF-8 bytes, as the format wants it.
+// char_traits<char> compares as unsigned char: the order of UTF-8 bytes, as the format requires.
 std::string_view Ids::string_at(std::size_t row) const noexcept {
   const auto begin = static_cast<std::size_t>(offsets_[row]), end = static_cast<std::size_t>(offsets_[row + 1]);
   return {reinterpret_cast<const char*>(bytes_.data) + begin, end - begin};

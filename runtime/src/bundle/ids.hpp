@@ -1,4 +1,4 @@
-// Ids as the user's data has them, and the rows they stand for.
+// Ids as they are in the user's data, and the rows they stand for.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ using Row = std::int32_t;
 // Rows are indices in ascending order of id, so a look-up is a binary search.
 class Ids {
  public:
-  // Reads `ids` or `id_bytes` and `id_offsets`; checks that they ascend. `table` must outlive the Ids.
+  // Reads `ids`, or `id_bytes` and `id_offsets`, and checks that they ascend. `table` must outlive the Ids.
   Ids(const Safetensors& table, const std::string& kind, std::size_t count);
 
   std::size_t size() const noexcept { return count_; }

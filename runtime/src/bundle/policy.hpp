@@ -9,7 +9,7 @@
 
 namespace rexit::core {
 
-// What a policy.json may say. With more, c of plain log-odds could leave float32.
+// The largest values in a policy.json. With larger ones, c could overflow float32 for ordinary log-odds.
 constexpr float max_slope = 1e9f, max_intercept = 1e9f;
 
 // c = a z + b in float32; stops at c >= upper or c <= -lower. An infinite threshold never stops, however large c is.
@@ -29,7 +29,7 @@ struct Policy {
   std::size_t patience = 1;
 };
 
-// How long one candidate's heads have agreed on the sign of c.
+// How many of a candidate's last heads agree on the sign of c.
 struct Agreement {
   std::uint32_t heads = 0;
   bool positive = false;

@@ -52,7 +52,7 @@ class Reader {
       needs_item(json, name, place, false);
     } else if (name == "verdict") {
       op.kind = OpKind::verdict;
-      if (place != Place::entry) fail(REXIT_CORRUPT, json.where(), ": `verdict` stands outside an `entry`");
+      if (place != Place::entry) fail(REXIT_CORRUPT, json.where(), ": `verdict` is allowed only inside an `entry`");
       op.yes = piece(json, "yes");
       op.no = piece(json, "no");
     } else if (name == "history") {
@@ -68,7 +68,7 @@ class Reader {
       op.piece = piece(json, "unseen");
       needs_item(json, name, place, false);
     } else {
-      fail(REXIT_UNSUPPORTED, json.where(), ": op `", name, "` is none that this version knows");
+      fail(REXIT_UNSUPPORTED, json.where(), ": op `", name, "`, which this version does not know");
     }
     return op;
   }
@@ -87,16 +87,16 @@ class Reader {
   }
 
   void read_list(const Json& json, Place place, Op& op) const {
-    if (place == Place::entry) fail(REXIT_CORRUPT, json.where(), ": a list stands inside an `entry`");
+    if (place == Place::entry) fail(REXIT_CORRUPT, json.where(), ": a list is not allowed inside an `entry`");
     op.limit = json.at("limit").size(1, max_limit);
     op.entry = ops(json.at("entry"), Place::entry);
     op.piece = piece(json, "empty");
   }
 
-  // Ops about the target item have none to ask in the prefix; inside an entry only those that mean the entry's item do.
+  // The prefix has no target item. Inside an entry only ops that refer to the entry's item are allowed.
   static void needs_item(const Json& json, const std::string& name, Place place, bool in_entry) {
     if (place == Place::candidate || (in_entry && place == Place::entry)) return;
-    fail(REXIT_CORRUPT, json.where(), ": `", name, "` depends on the target item, it cannot stand in ",
+    fail(REXIT_CORRUPT, json.where(), ": `", name, "` depends on the target item, which is not known in ",
          place == Place::prefix ? "the prefix" : "an `entry`");
   }
 
@@ -110,7 +110,7 @@ class Reader {
   }
 
   Piece checked(const Json& value) const {
-    if (scope_.pieces == 0) fail(REXIT_CORRUPT, value.where(), ": the catalog holds no pieces");
+    if (scope_.pieces == 0) fail(REXIT_CORRUPT, value.where(), ": the catalog has no pieces");
     return static_cast<Piece>(value.integer(0, static_cast<std::int64_t>(scope_.pieces) - 1));
   }
 
@@ -125,7 +125,7 @@ Program read_program(const Json& prompt, const ProgramScope& scope) {
   Program program;
   program.prefix = reader.ops(prompt.at("prefix"), Place::prefix);
   program.candidate = reader.ops(prompt.at("candidate"), Place::candidate);
-  // One long title makes the exporter say more than the model takes; memory is reserved by these.
+  // One long title makes the exporter record more than the model accepts, and memory is reserved by these.
   program.max_prefix_tokens = std::min(prompt.at("max_prefix_tokens").size(0, most), scope.max_positions);
   program.max_candidate_tokens = std::min(prompt.at("max_candidate_tokens").size(0, most), scope.max_positions);
   return program;

@@ -1,4 +1,4 @@
-// The prompt program: the template, compiled to a list of pieces and table look-ups.
+// The prompt program: the template, compiled to pieces and table look-ups.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,7 @@ enum class OpKind {
   similar_verdict,
 };
 
-// One op. Which fields mean something follows from `kind`, as docs/format.md lists them.
+// One op. Which fields are used depends on `kind`; docs/format.md lists them.
 struct Op {
   OpKind kind{};
   Piece piece = 0;  // piece; `missing`, `empty` or `unseen` of the ops that have it
@@ -39,10 +39,10 @@ struct Op {
 
 struct Program {
   std::vector<Op> prefix, candidate;
-  std::size_t max_prefix_tokens = 0, max_candidate_tokens = 0;  // what the exporter saw, at most a prompt's; hints
+  std::size_t max_prefix_tokens = 0, max_candidate_tokens = 0;  // longest seen by the exporter, capped at max_positions; hints
 };
 
-// What a program may refer to. The functions give the column of a field and throw REXIT_CORRUPT for one that is not there.
+// What a program may refer to. The functions return a field's column, and throw REXIT_CORRUPT if there is no such field.
 struct ProgramScope {
   std::size_t pieces, max_positions;
   std::function<std::size_t(const Json&)> user_field, item_field;

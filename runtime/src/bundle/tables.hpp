@@ -1,4 +1,4 @@
-// Checks every table passes when a bundle is opened, so that the code that runs per request needs none.
+// The checks that every table passes when a bundle is opened, so that code that runs per request needs none.
 #pragma once
 
 #include <cstdint>
@@ -10,12 +10,13 @@
 
 namespace rexit::core {
 
-// CSR offsets: from 0 to `total`, never descending.
+// CSR offsets: from 0 to `total`, never decreasing.
 inline void check_offsets(const Safetensors& table, const char* name, const Array<std::int64_t>& offsets, std::size_t total) {
   std::int64_t last = 0;
   for (std::size_t i = 0; i < offsets.size; ++i) {
     if (i == 0 ? offsets[i] != 0 : offsets[i] < last)
-      fail(REXIT_CORRUPT, table.path(), ": `", name, "`[", i, "] is ", offsets[i], ", expected ", i == 0 ? "0" : "no descent");
+      fail(REXIT_CORRUPT, table.path(), ": `", name, "`[", i, "] is ", offsets[i], ", expected ", i == 0 ? "" : "at least ",
+           last);
     last = offsets[i];
   }
   if (static_cast<std::uint64_t>(last) != total)
@@ -35,13 +36,14 @@ inline void check_finite(const Safetensors& table, const char* name, const Array
     if (!is_finite(values[i])) fail(REXIT_CORRUPT, table.path(), ": `", name, "`[", i, "] is not finite");
 }
 
-// `values` do not descend within any slice of a CSR table.
+// `values` never decrease within a slice of a CSR table.
 template <class T>
 void check_ascending(const Safetensors& table, const char* name, const Array<T>& values, const Array<std::int64_t>& offsets) {
   for (std::size_t row = 0; row + 1 < offsets.size; ++row)
     for (std::int64_t i = offsets[row] + 1; i < offsets[row + 1]; ++i) {
       const auto at = static_cast<std::size_t>(i);
-      if (values[at - 1] > values[at]) fail(REXIT_CORRUPT, table.path(), ": `", name, "`[", at, "] descends within row ", row);
+      if (values[at - 1] > values[at])
+        fail(REXIT_CORRUPT, table.path(), ": `", name, "`[", at, "] is smaller than the one before it in row ", row);
     }
 }
 

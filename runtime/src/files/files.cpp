@@ -12,12 +12,12 @@ namespace rexit::core {
 
 void check_relative_path(const std::string& path, const Json& where) {
   const auto refuse = [&](const char* why) { fail(REXIT_CORRUPT, where.where(), ": path `", path, "` ", why); };
-  if (path.find('\\') != std::string::npos || path.find('\0') != std::string::npos) refuse("holds a backslash or a zero byte");
+  if (path.find('\\') != std::string::npos || path.find('\0') != std::string::npos) refuse("contains a backslash or a NUL byte");
   for (std::size_t begin = 0; begin <= path.size();) {
     const std::size_t end = std::min(path.find('/', begin), path.size());
     const std::string part = path.substr(begin, end - begin);
-    if (part.empty()) refuse("is absolute or has an empty part");
-    if (part == "." || part == "..") refuse("has a part `.` or `..`");
+    if (part.empty()) refuse("is absolute or has an empty component");
+    if (part == "." || part == "..") refuse("has a `.` or `..` component");
     begin = end + 1;
   }
 }
@@ -43,7 +43,7 @@ void check_files(const std::string& folder, const FileList& files, std::initiali
       end = name.find('/', end == 0 ? 0 : end + 1);
       const std::string path = folder + "/" + name.substr(0, end);
       if (::lstat(path.c_str(), &info) != 0) fail(REXIT_NOT_FOUND, path, ": cannot be read: ", std::strerror(errno));
-      if (S_ISLNK(info.st_mode)) fail(REXIT_CORRUPT, path, ": is a link, a bundle may hold none");
+      if (S_ISLNK(info.st_mode)) fail(REXIT_CORRUPT, path, ": is a symbolic link, which a bundle must not contain");
     }
     const std::string path = folder + "/" + name;
     if (!S_ISREG(info.st_mode)) fail(REXIT_CORRUPT, path, ": is not a plain file");
@@ -55,7 +55,7 @@ void check_files(const std::string& folder, const FileList& files, std::initiali
 void check_folder(const std::string& path) {
   struct stat info{};
   if (::lstat(path.c_str(), &info) != 0) fail(REXIT_NOT_FOUND, path, ": cannot be read: ", std::strerror(errno));
-  if (S_ISLNK(info.st_mode)) fail(REXIT_CORRUPT, path, ": is a link, a bundle may hold none");
+  if (S_ISLNK(info.st_mode)) fail(REXIT_CORRUPT, path, ": is a symbolic link, which a bundle must not contain");
   if (!S_ISDIR(info.st_mode)) fail(REXIT_CORRUPT, path, ": is not a folder");
 }
 

@@ -1,4 +1,4 @@
-// The `files` lists of manifests: safe relative paths, and sizes as recorded.
+// The `files` lists of manifests: safe relative paths with recorded sizes and digests.
 #pragma once
 
 #include <cstdint>
@@ -15,21 +15,23 @@ struct FileEntry {
   std::string sha256;
 };
 
-// Path, relative to the manifest's folder, to what is recorded of it.
+// From a path, relative to the manifest's folder, to what is recorded about it.
 using FileList = std::map<std::string, FileEntry>;
 
-// Relative, `/` between non-empty parts, none of them `.` or `..`: what may be appended to a folder without leaving it.
+// Throws REXIT_CORRUPT unless `path` is relative, with `/` between non-empty components, none of them `.` or `..`: appended to a
+// folder, it stays inside.
 void check_relative_path(const std::string& path, const Json& where);
 
 FileList read_file_sizes(const Json& files);
 
-// Every listed file is a plain file of the recorded size, reached through no link; every name in `needed` is listed.
+// Throws unless every listed file is a plain file of the recorded size, reached without symbolic links, and every name in
+// `needed` is listed.
 void check_files(const std::string& folder, const FileList& files, std::initializer_list<std::string> needed);
 
-// The path is a folder, and no link to one.
+// Throws unless the path is a folder and not a symbolic link to one.
 void check_folder(const std::string& path);
 
-// Whether something, of whatever kind, stands at this path.
+// Whether anything exists at this path.
 bool exists(const std::string& path);
 
 }  // namespace rexit::core

@@ -1,4 +1,4 @@
-// IEEE half to float, without F16C: exact for every finite half, and plain enough for the compiler to vectorise.
+// IEEE half to float, without F16C: exact for every finite half, and simple enough for the compiler to vectorise.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ inline bool is_zero(Half half) noexcept { return (static_cast<std::uint16_t>(hal
 
 inline float to_float(Half half) noexcept {
   const std::uint32_t bits = static_cast<std::uint16_t>(half);
-  // A half's exponent and mantissa read as a float's are too small by 2^112, subnormals included.
+  // A half's exponent and mantissa, read as a float's, are too small by a factor of 2^112, subnormals included.
   const std::uint32_t magnitude = (bits & 0x7fffu) << 13, scale = 0x77800000u;
   float value, by;
   std::memcpy(&value, &magnitude, 4);

@@ -1,5 +1,5 @@
-// nlohmann's parser calls strtoll and strtoull. From glibc 2.38 on, <stdlib.h> gives C++ their C23 versions, which a library
-// built there then needs where it runs; the old ones are all that JSON needs. Must come before <stdlib.h>.
+// nlohmann's parser calls strtoll and strtoull. From glibc 2.38 on, <stdlib.h> maps them to their C23 versions in C++, and a
+// library built there would not load on an older system; JSON needs only the old ones. Must come before <stdlib.h>.
 // clang-format off
 #include <climits>  // glibc's <features.h>
 // clang-format on
@@ -20,8 +20,8 @@ namespace rexit::core {
 namespace {
 constexpr std::int64_t schema = 1;
 
-// Reads a text without keeping it, to refuse one that would take too much. nlohmann's parser would ask a callback while it builds
-// the values, but then it looks through a whole array each time an element of it ends.
+// Reads a text without keeping it, to refuse one whose values would take too much memory. nlohmann's parser accepts a callback
+// that could do so while the values are built, but then it searches a whole array whenever one of its elements ends.
 class Bounds final : public nlohmann::json_sax<nlohmann::json> {
  public:
   explicit Bounds(const std::string& name) : name_(name) {}
@@ -38,18 +38,17 @@ class Bounds final : public nlohmann::json_sax<nlohmann::json> {
   bool end_object() override { return leave(); }
   bool start_array(std::size_t) override { return enter(); }
   bool end_array() override { return leave(); }
-  // What is wrong is said when the text is read again.
+  // The second reading reports the error.
   bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception&) override { return false; }
 
  private:
   bool count() {
-    if (++values_ > max_json_values)
-      fail(REXIT_CORRUPT, name_, ": more than ", max_json_values, " values, the most that is allowed");
+    if (++values_ > max_json_values) fail(REXIT_CORRUPT, name_, ": more than ", max_json_values, " values, the most allowed");
     return true;
   }
   bool enter() {
     if (++depth_ > max_json_depth)
-      fail(REXIT_CORRUPT, name_, ": nested more than ", max_json_depth, " deep, the most that is allowed");
+      fail(REXIT_CORRUPT, name_, ": nested more than ", max_json_depth, " levels deep, the most allowed");
     return count();
   }
   bool leave() {
@@ -62,7 +61,7 @@ class Bounds final : public nlohmann::json_sax<nlohmann::json> {
   int depth_ = 0;
 };
 
-// Appends the path from `from` to `value`; false: it is not in there.
+// Appends the path from `from` to `value` and returns true; false if `from` does not contain it.
 bool find_path(const nlohmann::json& from, const nlohmann::json* value, std::string& path) {
   if (&from == value) return true;
   if (!from.is_structured()) return false;
@@ -143,7 +142,7 @@ std::vector<std::string> Json::strings() const {
 }
 
 JsonDocument::JsonDocument(const unsigned char* data, std::size_t size, const std::string& name) {
-  if (size > max_json_bytes) fail(REXIT_CORRUPT, name, ": ", size, " bytes of JSON, at most ", max_json_bytes, " are allowed");
+  if (size > max_json_bytes) fail(REXIT_CORRUPT, name, ": ", size, " bytes of JSON, expected at most ", max_json_bytes);
   Bounds bounds(name);
   nlohmann::json::sax_parse(data, data + size, &bounds);
   try {

@@ -1,4 +1,4 @@
-// Bounded JSON with errors that say where.
+// JSON of bounded size, with errors that say where.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,8 @@
 
 namespace rexit::core {
 
-// A parsed value takes up to 40 times the bytes of its text (`{}` in an array): their number bounds the memory, not the text's.
+// A parsed value takes up to 40 times the bytes of its text (`{}` in an array): what bounds memory is the number of values, not
+// the size of the text.
 constexpr std::size_t max_json_bytes = std::size_t{16} << 20, max_json_values = std::size_t{1} << 16;
 constexpr int max_json_depth = 32;
 
@@ -20,13 +21,13 @@ struct JsonFile {
   nlohmann::json root;
 };
 
-// A value inside a JSON file. Every reader checks type and range and throws REXIT_CORRUPT with the file and the path to the
-// value. A Json must not outlive the JsonDocument it came from.
+// A value inside a JSON file. Every accessor checks type and range, and throws REXIT_CORRUPT with the file and the path to the
+// value. A Json must not outlive its JsonDocument.
 class Json {
  public:
   Json(const JsonFile* file, const nlohmann::json* value) : file_(file), value_(value) {}
 
-  // "manifest.json files[3] bytes". Looked for only when somebody asks: it is for messages.
+  // "manifest.json files[3] bytes". For messages: searched for on each call.
   std::string where() const;
 
   bool has(const char* key) const;  // false also for a key whose value is null
@@ -54,10 +55,10 @@ class JsonDocument {
   Json root() const noexcept { return {file_.get(), &file_->root}; }
 
  private:
-  std::unique_ptr<JsonFile> file_;  // stays where it is when the document is moved
+  std::unique_ptr<JsonFile> file_;  // stays in place when the document is moved
 };
 
-// Reads one of rexit's own JSON files: an object with a schema this version knows and nothing unknown in `requires`.
+// Reads one of rexit's own JSON files: an object with a schema that this version knows, and nothing unknown in `requires`.
 JsonDocument read_json(const std::string& path);
 
 }  // namespace rexit::core

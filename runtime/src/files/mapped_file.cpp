@@ -16,10 +16,10 @@ MappedFile::Descriptor::~Descriptor() {
   if (number >= 0) ::close(number);
 }
 
-// O_NONBLOCK: opening a FIFO someone put in the file's place must not hang.
+// O_NONBLOCK: opening a FIFO in the file's place must not hang.
 MappedFile::MappedFile(const std::string& path)
     : path_(path), file_{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)} {
-  if (file_.number < 0 && errno == ELOOP) fail(REXIT_CORRUPT, path, ": is a link, a bundle may hold none");
+  if (file_.number < 0 && errno == ELOOP) fail(REXIT_CORRUPT, path, ": is a symbolic link, which a bundle must not contain");
   if (file_.number < 0) fail(REXIT_NOT_FOUND, path, ": cannot be opened: ", std::strerror(errno));
   struct stat info{};
   if (::fstat(file_.number, &info) != 0) fail(REXIT_NOT_FOUND, path, ": cannot be read: ", std::strerror(errno));
@@ -40,7 +40,7 @@ void MappedFile::check_unchanged() const {
   struct stat info{};
   if (::fstat(file_.number, &info) != 0 || static_cast<std::size_t>(info.st_size) != size_ ||
       info.st_mtim.tv_sec != modified_.tv_sec || info.st_mtim.tv_nsec != modified_.tv_nsec)
-    fail(REXIT_MISMATCH, path_, ": was changed while the bundle is open; replace files by renaming, and open the bundle again");
+    fail(REXIT_MISMATCH, path_, ": was modified while the bundle was open; replace files by renaming, and open the bundle again");
 }
 
 }  // namespace rexit::core

@@ -43,7 +43,7 @@ Safetensors::Safetensors(const std::string& path) : file_(path) {
   std::uint64_t header = 0;
   for (int i = 7; i >= 0; --i) header = header << 8 | file_.data()[i];
   if (header > max_json_bytes || header > file_.size() - 8)
-    fail(REXIT_CORRUPT, path, ": a header of ", header, " bytes in a file of ", file_.size());
+    fail(REXIT_CORRUPT, path, ": the header is said to have ", header, " bytes, the file has ", file_.size());
   const std::size_t start = 8 + static_cast<std::size_t>(header), available = file_.size() - start;
 
   const JsonDocument document(file_.data() + 8, static_cast<std::size_t>(header), path);
@@ -52,7 +52,7 @@ Safetensors::Safetensors(const std::string& path) : file_(path) {
     Tensor tensor;
     tensor.dtype = entry.at("dtype").string();
     const std::size_t width = dtype_bytes(tensor.dtype);
-    if (width == 0) fail(REXIT_CORRUPT, entry.where(), ": dtype `", tensor.dtype, "` is none that rexit writes");
+    if (width == 0) fail(REXIT_CORRUPT, entry.where(), ": dtype `", tensor.dtype, "`, which rexit does not write");
     std::size_t bytes = width;
     for (const Json& dimension : entry.at("shape").elements()) {
       const std::size_t n = dimension.size(0, std::numeric_limits<std::int64_t>::max());
@@ -65,7 +65,7 @@ Safetensors::Safetensors(const std::string& path) : file_(path) {
     if (offsets.size() != 2) fail(REXIT_CORRUPT, entry.where(), ": `data_offsets` has ", offsets.size(), " numbers, expected 2");
     const std::size_t begin = offsets[0].size(0, available), end = offsets[1].size(0, available);
     if (begin > end || end - begin != bytes)
-      fail(REXIT_CORRUPT, entry.where(), ": bytes ", begin, " to ", end, ", its dtype and shape need ", bytes);
+      fail(REXIT_CORRUPT, entry.where(), ": takes bytes ", begin, " to ", end, ", its dtype and shape need ", bytes, " bytes");
     tensor.begin = start + begin;
     tensor.bytes = bytes;
     tensors_.emplace(name, std::move(tensor));

@@ -1,4 +1,4 @@
-// A memory-mapped safetensors file: named, typed, shaped arrays, checked once when they are looked up.
+// A memory-mapped safetensors file: named arrays, whose dtype and shape are checked when they are looked up.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace rexit::core {
 
-// A read-only array inside a mapped file (or anything else that outlives it).
+// A read-only view of an array in a mapped file, or in anything else that outlives the view.
 template <class T>
 struct Array {
   const T* data = nullptr;
@@ -22,7 +22,7 @@ struct Array {
   const T* end() const noexcept { return data + size; }
 };
 
-// Bits of an IEEE half; see half.hpp.
+// The bits of an IEEE half; see half.hpp.
 enum class Half : std::uint16_t {};
 
 class Safetensors {
@@ -35,8 +35,8 @@ class Safetensors {
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
   std::vector<std::string> names() const;
 
-  // The tensor `name`, of T's dtype; a dimension that is nullopt may be anything. Throws REXIT_CORRUPT. Views live as long as
-  // *this.
+  // The tensor `name`, of T's dtype and of this shape, where nullopt stands for any size. Throws REXIT_CORRUPT. The view is valid
+  // as long as *this.
   template <class T>
   Array<T> array(const std::string& name, const std::vector<std::optional<std::size_t>>& shape) const;
 

@@ -1,5 +1,5 @@
-// SHA-256 (FIPS 180-4). Our own: the libraries that have it (OpenSSL, nettle) would be one more dependency on a device, for one
-// function that is fixed for ever and has published test vectors.
+// SHA-256 (FIPS 180-4). Our own: a library that has it (OpenSSL, nettle) would be one more dependency on a device, for one
+// function that never changes and has published test vectors.
 #pragma once
 
 #include <array>
@@ -9,7 +9,7 @@
 
 namespace rexit::core {
 
-// Of `size` bytes, as 64 lower-case hex digits.
+// The digest of `size` bytes, as 64 lower-case hex digits.
 std::string sha256(const unsigned char* data, std::size_t size);
 
 }  // namespace rexit::core

@@ -1,4 +1,4 @@
-// Compiled for AVX2 and FMA; called where they are there.
+// Compiled for AVX2 and FMA; called only where the processor has them.
 #include "kernels/table_of.hpp"
 
 namespace rexit::core::kernels {

@@ -1,4 +1,4 @@
-// Compiled for AVX-512; called where it is there.
+// Compiled for AVX-512; called only where the processor has it.
 #include "kernels/table_of.hpp"
 
 namespace rexit::core::kernels {

@@ -1,7 +1,7 @@
-// Arithmetic on W floats at once, in the compilers' vector extension: one source for AVX-512, AVX2, NEON and what has neither.
+// Arithmetic on W floats at once, with the compilers' vector extension: one source for AVX-512, AVX2, NEON and SSE2.
 //
-// Included by files that are compiled for processors which may not be there (table.hpp). So everything here is inlined, and
-// nothing of the standard library is used that leaves a function behind: the linker keeps one copy of such a function for all.
+// Included by files that are compiled for instructions which this processor may lack (table.hpp). So everything here is inlined,
+// and nothing from the standard library is used that would emit a function: the linker keeps one copy of it for all files.
 #pragma once
 
 #include <cstddef>
@@ -40,8 +40,7 @@ struct Lanes {
     return reinterpret_cast<Floats>((mask & reinterpret_cast<Ints>(yes)) | (~mask & reinterpret_cast<Ints>(no)));
   }
   static REXIT_INLINE Floats larger(Floats a, Floats b) { return select(a > b, a, b); }
-  // |x| as its bits. They are ordered as the numbers are, with NaN above infinity: the largest of them is NaN where one of them
-  // is.
+  // The bits of |x|. They are ordered as the numbers are, with NaN above infinity, so the largest is NaN if any of them is.
   static REXIT_INLINE Ints magnitude(Floats x) { return reinterpret_cast<Ints>(x) & (Ints{} + 0x7fffffff); }
   static REXIT_INLINE Ints larger(Ints a, Ints b) { return a > b ? a : b; }
   static REXIT_INLINE float sum(Floats x) {
@@ -57,7 +56,7 @@ struct Lanes {
     for (const float one : each) found = one > found ? one : found;
     return found;
   }
-  // Of magnitudes, as a number again.
+  // The largest of the magnitudes, as a float again.
   static REXIT_INLINE float largest(Ints magnitudes) {
     std::int32_t each[W], found = 0;
     std::memcpy(each, &magnitudes, sizeof each);
@@ -67,15 +66,15 @@ struct Lanes {
     return number;
   }
 
-  // Adding and taking away 1.5 * 2^23 rounds to the nearest whole number, ties to even, for |x| < 2^22; meanwhile the number
-  // stands in the low bits.
+  // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even, for |x| < 2^22; in between, the low bits hold
+  // the integer.
   static constexpr float rounder = 12582912.0F;
   static REXIT_INLINE Ints rounded(Floats x) {
     return reinterpret_cast<Ints>(x + all(rounder)) - reinterpret_cast<Ints>(all(rounder));
   }
 
-  // e^x to about 2e-7 of itself: 2^n * e^r with |r| <= ln 2 / 2 and a polynomial of degree 6 (the coefficients of Cephes' expf).
-  // Below -87.3 it is 0, above 88 it is e^88.
+  // e^x with a relative error of about 2e-7: 2^n * e^r with |r| <= ln 2 / 2 and a polynomial of degree 6 (the coefficients of
+  // Cephes' expf). Below -87.3 it is 0, above 88 it is e^88.
   static REXIT_INLINE Floats exp(Floats x) {
     const Ints tiny = x < all(-87.3F);
     x = select(tiny, all(-87.3F), x);
@@ -95,8 +94,8 @@ struct Lanes {
   }
 };
 
-// Cuts the rows into squares of 2 * side and each of those into four: its upper right and its lower left part change places. Then
-// the same with twice the side. Compilers know braces like these as shuffles of two vectors.
+// Cuts the rows into squares of 2 * side and each of those into four, swaps the upper right and the lower left quarter, and goes
+// on with twice the side. Compilers recognise initialisers like these as shuffles of two vectors.
 template <int W, int side, int... Column>
 REXIT_INLINE void exchange(typename Lanes<W>::Floats (&rows)[W], std::integer_sequence<int, Column...> columns) {
   using Floats = typename Lanes<W>::Floats;
@@ -112,13 +111,13 @@ REXIT_INLINE void exchange(typename Lanes<W>::Floats (&rows)[W], std::integer_se
   }
 }
 
-// rows[i][j] and rows[j][i] change places.
+// Swaps rows[i][j] and rows[j][i].
 template <int W>
 REXIT_INLINE void transpose(typename Lanes<W>::Floats (&rows)[W]) {
   exchange<W, 1>(rows, std::make_integer_sequence<int, W>());
 }
 
-// Calls body(begin, count) for all of [0, n): W at a time, and once more for what is left.
+// Calls body(begin, count) to cover [0, n): W at a time, then once for the remainder.
 template <int W, class Body>
 REXIT_INLINE void across(std::size_t n, const Body& body) {
   std::size_t i = 0;
@@ -167,9 +166,9 @@ REXIT_INLINE void multiply_rows(const float* const* a, const float* b, std::size
   if (begin < n) multiply_tile<W, R, 1>(a, b + n - W, b_stride, k, c + begin, c_stride, add);
 }
 
-// c [rows, n] (+)= a [rows, k] * b [k, n], n >= W; a's rows may lie anywhere. V * 6 sums stay in registers. Where n is no
-// multiple of W, a row of c ends in a vector for the last W columns, some of which the vector before has, too (see column_of):
-// nothing is read beyond b's rows.
+// c [rows, n] (+)= a [rows, k] * b [k, n], n >= W; a's rows may be anywhere. V * 6 sums stay in registers. If n is not a multiple
+// of W, a row of c ends in a vector with the last W columns, some of which the vector before it also holds (see column_of), so
+// that nothing beyond b's rows is read.
 template <int W, int V>
 REXIT_INLINE void multiply(const float* const* a, std::size_t rows, const float* b, std::size_t b_stride, std::size_t k,
                            std::size_t n, float* c, std::size_t c_stride, bool add) {
@@ -179,7 +178,7 @@ REXIT_INLINE void multiply(const float* const* a, std::size_t rows, const float*
   for (; r < rows; ++r) multiply_rows<W, 1, V>(a + r, b, b_stride, k, n, c + r * c_stride, c_stride, add);
 }
 
-// Where c of `multiply` has column i of n.
+// Where column i of n is in a row of `multiply`'s c.
 template <int W>
 REXIT_INLINE std::size_t column_of(std::size_t i, std::size_t n) {
   const std::size_t whole = n / W * W;

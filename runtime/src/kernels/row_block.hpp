@@ -1,17 +1,17 @@
-// What rows.hpp does, for one row and any width of vectors.
+// The operators of rows.hpp for one row, for any vector width W.
 #pragma once
 
 #include "kernels/lanes.hpp"
 #include "kernels/rows.hpp"
-#include "kernels/scratch.hpp"
+#include "kernels/threads.hpp"
 
 namespace rexit::core::kernels {
 
 constexpr float step = 1.0F / 127, least = 1e-30F;
 constexpr std::size_t task_rows = 8;
 
-// Inputs of any of the operators; what one does not have is null.
-struct Work {
+// Operands of any of the operators; those that one does not have are null.
+struct RowWork {
   const float *x, *other, *scale;
   float epsilon;
   Quantized quantized;
@@ -20,9 +20,9 @@ struct Work {
 };
 
 template <int W>
-REXIT_INLINE void quantize(const float* x, float largest, const Work& work, std::size_t row) {
+REXIT_INLINE void quantize(const float* x, float largest, const RowWork& work, std::size_t row) {
   using L = Lanes<W>;
-  const float scale = (largest < least ? least : largest) * step;  // NaN where `largest` is: the whole row becomes NaN
+  const float scale = (largest < least ? least : largest) * step;  // NaN if `largest` is, which makes the whole row NaN
   std::uint8_t* to = work.quantized.values + row * work.width;
   across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
     const auto bytes = __builtin_convertvector(L::rounded(L::load(x + i, count) / L::all(scale)) + 128, typename L::Bytes);
@@ -33,7 +33,7 @@ REXIT_INLINE void quantize(const float* x, float largest, const Work& work, std:
 
 struct QuantizeRows {
   template <int W>
-  static REXIT_INLINE void row(const Work& work, std::size_t row) {
+  static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
     using L = Lanes<W>;
     const float* x = work.x + row * work.width;
     typename L::Ints most{};
@@ -45,7 +45,7 @@ struct QuantizeRows {
 
 struct RmsNormQuantizeRows {
   template <int W>
-  static REXIT_INLINE void row(const Work& work, std::size_t row) {
+  static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
     using L = Lanes<W>;
     const float* x = work.x + row * work.width;
     float* y = scratch_floats(work.width);
@@ -67,7 +67,7 @@ struct RmsNormQuantizeRows {
 
 struct SwigluQuantizeRows {
   template <int W>
-  static REXIT_INLINE void row(const Work& work, std::size_t row) {
+  static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
     using L = Lanes<W>;
     const float *gate = work.x + row * work.width, *up = work.other + row * work.width;
     const typename L::Floats scale = L::all(work.scale[row]);
@@ -85,7 +85,7 @@ struct SwigluQuantizeRows {
 
 struct ScaleAddRows {
   template <int W>
-  static REXIT_INLINE void row(const Work& work, std::size_t row) {
+  static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
     using L = Lanes<W>;
     const std::size_t at = row * work.width;
     const typename L::Floats scale = L::all(work.scale[row]);
@@ -96,9 +96,9 @@ struct ScaleAddRows {
   }
 };
 
-// Task i of Kind's work.
+// Task i of operator Kind.
 template <class Kind, int W>
-REXIT_INLINE void rows_task(const Work& work, std::size_t i) {
+REXIT_INLINE void rows_task(const RowWork& work, std::size_t i) {
   for (std::size_t row = i * task_rows; row < smaller_of(work.rows, (i + 1) * task_rows); ++row) Kind::template row<W>(work, row);
 }
 

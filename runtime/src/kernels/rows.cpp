@@ -5,7 +5,7 @@
 namespace rexit::core::kernels {
 namespace {
 
-void each_row(Threads::Function task, Work work, const Threads& threads) {
+void each_row(Threads::Function task, RowWork work, const Threads& threads) {
   threads.run(task, (work.rows + task_rows - 1) / task_rows, &work);
 }
 

@@ -1,4 +1,4 @@
-// What stands around an int8 matrix product, for a whole token at a time: each number comes from memory and goes there once.
+// The operators around an int8 matrix product, one whole row (token) at a time: each number is read and written once.
 //
 //   scale[t] = max |x[t]| / 127,   quantized[t] = round(x[t] / scale[t]) + 128
 #pragma once
@@ -10,22 +10,22 @@
 
 namespace rexit::core::kernels {
 
-// Where quantized rows go: values uint8 [rows, width], scales float32 [rows].
+// Where quantized rows are written: values [rows, width], scales [rows].
 struct Quantized {
   std::uint8_t* values;
   float* scales;
   std::size_t rows, width;
 };
 
-// All inputs float32 and dense: [rows, width], a scale for each row, a weight [width].
+// All inputs are float32 and dense: [rows, width], scale [rows], weight [width]. This one quantizes x.
 void quantize_rows(const float* x, const Quantized& out, const Threads& threads, const Table& with = table());
-// Of x[t] / sqrt(mean x[t]^2 + epsilon) * weight.
+// Quantizes x[t] / sqrt(mean(x[t]^2) + epsilon) * weight.
 void rms_norm_quantize_rows(const float* x, const float* weight, float epsilon, const Quantized& out, const Threads& threads,
                             const Table& with = table());
-// Of silu(gate[t] * scale[t]) * up[t] * scale[t].
+// Quantizes silu(gate[t] * scale[t]) * up[t] * scale[t].
 void swiglu_quantize_rows(const float* gate, const float* up, const float* scale, const Quantized& out, const Threads& threads,
                           const Table& with = table());
-// out[t] = product[t] * scale[t] + residual[t]; out may be either of the two.
+// out[t] = product[t] * scale[t] + residual[t]. `out` may be `product` or `residual`.
 void scale_add_rows(const float* product, const float* scale, const float* residual, float* out, std::size_t rows,
                     std::size_t width, const Threads& threads, const Table& with = table());
 

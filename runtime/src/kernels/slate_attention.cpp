@@ -10,13 +10,13 @@ namespace rexit::core::kernels {
 namespace {
 
 constexpr std::size_t widest = 16;      // lanes of the widest vectors
-constexpr std::size_t block_rows = 48;  // queries of a block: their scores should fit a core's own cache
+constexpr std::size_t block_rows = 48;  // queries per block: their scores should fit in a core's own cache
 
-void pack_any(void* plan, std::size_t i) { pack_keys<1>(*static_cast<const Plan*>(plan), i); }
-void attend_any(void* plan, std::size_t i) { attend_block<1, 1>(*static_cast<const Plan*>(plan), i); }
+void pack_any(void* work, std::size_t i) { pack_keys<1>(*static_cast<const AttentionWork*>(work), i); }
+void attend_any(void* work, std::size_t i) { attend_block<1, 1>(*static_cast<const AttentionWork*>(work), i); }
 constexpr Table one_lane{1, pack_any, attend_any, nullptr, nullptr, nullptr, nullptr};
 
-// `with`, or else the widest vectors that a head is as long as.
+// `with`, unless its vectors are wider than a head: then the widest that fit.
 const Table& fitting(std::size_t dim, const Table& with) {
   if (with.lanes <= dim) return with;
   for (const Table* one : tables())
@@ -40,13 +40,14 @@ void attend(const SlateAttention& attention, const Threads& threads, const Table
   const std::size_t own = round_up(attention.prefix, widest), columns = odd_lines(own + attention.tokens + widest);
   const std::size_t blocks = (attention.tokens + block_tokens - 1) / block_tokens;
   const std::size_t packs = (columns + pack_columns - 1) / pack_columns;
-  // Of the tensors there is memory; a block's scores are heads times tokens, which no tensor is.
+  // The tensors exist, so their sizes fit in memory. A block's scores are rows times tokens, which no tensor is: throws if that
+  // overflows.
   product(block_tokens * shared, columns + round_up(attention.dim, widest) + 1);
-  keys.resize(std::max(keys.size(), product(attention.kv_heads, attention.dim, columns)));
-  Plan plan{attention, shared, block_tokens, blocks, own, columns, packs, begins.data(), keys.data()};
+  float* packed = aligned_floats(keys, product(attention.kv_heads, attention.dim, columns));
+  AttentionWork work{attention, shared, block_tokens, blocks, own, columns, packs, begins.data(), packed};
   const Table& table = fitting(attention.dim, with);
-  threads.run(table.pack, attention.kv_heads * packs, &plan);
-  threads.run(table.attend, attention.kv_heads * blocks, &plan);
+  threads.run(table.pack, attention.kv_heads * packs, &work);
+  threads.run(table.attend, attention.kv_heads * blocks, &work);
 }
 
 }  // namespace rexit::core::kernels

@@ -1,19 +1,6 @@
 #include "kernels/table.hpp"
 
-#include <vector>
-
-#include "kernels/scratch.hpp"
-
 namespace rexit::core::kernels {
-namespace {
-
-template <class T>
-T* at_least(std::vector<T>& memory, std::size_t count) {
-  if (memory.size() < count) memory.resize(count);
-  return memory.data();
-}
-
-}  // namespace
 
 const std::vector<const Table*>& tables() {
   static const std::vector<const Table*> found = [] {
@@ -29,16 +16,6 @@ const std::vector<const Table*>& tables() {
     return all;
   }();
   return found;
-}
-
-float* scratch_floats(std::size_t count) {
-  static thread_local std::vector<float> memory;
-  return at_least(memory, count);
-}
-
-const float** scratch_rows(std::size_t count) {
-  static thread_local std::vector<const float*> memory;
-  return at_least(memory, count);
 }
 
 }  // namespace rexit::core::kernels

@@ -1,17 +1,17 @@
-// The kernels' inner parts, compiled once for each kind of processor from the same source (table_of.hpp).
+// The kernels' tasks, compiled from the same source (table_of.hpp) for each instruction set.
 #pragma once
 
 #include <vector>
 
-#include "kernels/parallel.hpp"
+#include "kernels/threads.hpp"
 
 namespace rexit::core::kernels {
 
 struct Table {
-  std::size_t lanes;       // floats at once
-  Threads::Function pack;  // data of this and the next: a Plan
+  std::size_t lanes;       // floats per vector
+  Threads::Function pack;  // data of this and the next: AttentionWork
   Threads::Function attend;
-  Threads::Function quantize;  // data of this and the others: Work
+  Threads::Function quantize;  // data of this and the others: RowWork
   Threads::Function rms_norm_quantize, swiglu_quantize, scale_add;
 };
 
@@ -20,7 +20,7 @@ extern const Table baseline_table;
 extern const Table avx2_table, avx512_table;
 #endif
 
-// Those that run on this processor, the widest first.
+// The tables that this processor can run, widest vectors first.
 const std::vector<const Table*>& tables();
 inline const Table& table() { return *tables().front(); }
 

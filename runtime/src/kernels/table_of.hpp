@@ -1,4 +1,4 @@
-// A table of the kernels' inner parts: W floats at once, V * 6 vectors of sums in registers. Include in one file for each.
+// A table of the kernels' tasks: W floats per vector, V * 6 vectors of sums in registers. Included once per instruction set.
 #pragma once
 
 #include "kernels/attention_block.hpp"
@@ -9,18 +9,18 @@ namespace rexit::core::kernels {
 namespace {
 
 template <int W, int V>
-void attend_task(void* plan, std::size_t i) {
-  attend_block<W, V>(*static_cast<const Plan*>(plan), i);
+void attend_task(void* work, std::size_t i) {
+  attend_block<W, V>(*static_cast<const AttentionWork*>(work), i);
 }
 
 template <int W>
-void pack_task(void* plan, std::size_t i) {
-  pack_keys<W>(*static_cast<const Plan*>(plan), i);
+void pack_task(void* work, std::size_t i) {
+  pack_keys<W>(*static_cast<const AttentionWork*>(work), i);
 }
 
 template <class Kind, int W>
 void row_task(void* work, std::size_t i) {
-  rows_task<Kind, W>(*static_cast<const Work*>(work), i);
+  rows_task<Kind, W>(*static_cast<const RowWork*>(work), i);
 }
 
 template <int W, int V>

@@ -9,8 +9,8 @@
 namespace rexit::core {
 namespace {
 
-constexpr std::size_t least_share = 4;  // a shared start counts from one in four tokens on
-constexpr std::size_t most_spare = 4;   // a prefix that takes over memory keeps up to so many times what it needs
+constexpr std::size_t min_share = 4;  // a prefix reuses another's start if that makes up at least one in so many tokens
+constexpr std::size_t max_spare = 4;  // a prefix that takes over memory keeps up to this many times what it needs
 
 std::size_t common(const std::vector<std::int64_t>& held, const std::int32_t* tokens, std::size_t count) noexcept {
   std::size_t n = 0;
@@ -18,8 +18,7 @@ std::size_t common(const std::vector<std::int64_t>& held, const std::int32_t* to
   return n;
 }
 
-// Copies of one row for each head, from tensor to tensor. Tensors that lie one right behind the other in both places go as one
-// copy.
+// Copies one row per head from tensor to tensor. Tensors that are adjacent in both places go in one copy.
 class HeadRows {
  public:
   HeadRows(const Backend& backend, std::size_t heads, std::size_t to_pitch, std::size_t from_pitch, std::size_t bytes)
@@ -72,7 +71,7 @@ std::size_t PrefixCache::use(const std::int32_t* tokens, std::size_t count) {
       used_->last_use = ++uses_;
       return used_->depth != 0 ? count : used_->shared;
     }
-    const std::size_t deep = n * least_share < count ? 0 : depth_of(*entry, n);
+    const std::size_t deep = n * min_share < count ? 0 : depth_of(*entry, n);
     if (deep != 0 && (n > shared || (n == shared && deep > depth))) {
       source = entry.get();
       shared = n;
@@ -99,8 +98,8 @@ void PrefixCache::clear() noexcept {
   for (const auto& entry : entries_) entry->tokens.clear();
 }
 
-// A free entry, or a new one while the budget allows one more as deep as the deepest and as large as the largest, or else the one
-// that was not used for longest; `source` only if there is no other.
+// A free entry; or a new one, if the budget has room for one as deep as the deepest and as large as the largest; otherwise the
+// least recently used one, and `source` only if there is no other.
 PrefixCache::Entry& PrefixCache::place_for(std::size_t count, const Entry* source) {
   std::size_t depth = 1, most = 0;
   for (const auto& entry : entries_) {
@@ -125,7 +124,7 @@ PrefixCache::Entry& PrefixCache::place_for(std::size_t count, const Entry* sourc
   return *entries_.back();
 }
 
-// Among those that are neither in use nor `kept`; free ones first.
+// The least recently used entry other than the one in use and `kept`; free entries first.
 PrefixCache::Entry* PrefixCache::least_recent(const Entry* kept) const noexcept {
   Entry* found = nullptr;
   for (const auto& entry : entries_) {
@@ -136,7 +135,7 @@ PrefixCache::Entry* PrefixCache::least_recent(const Entry* kept) const noexcept 
   return found;
 }
 
-// Gives back memory of those that are neither in use nor `kept` until `more` bytes fit the budget.
+// Removes entries other than the one in use and `kept` until `more` bytes fit in the budget.
 void PrefixCache::hold_budget(std::size_t more, const Entry* kept) {
   while (prefixes() + more > budget_) {
     const Entry* victim = least_recent(kept);
@@ -157,12 +156,12 @@ void PrefixCache::lay_out(Entry& entry, std::size_t segment, const Entry* kept) 
   }
 }
 
-// Gives back what is far more than `bytes`.
+// Releases a block that is far larger than `bytes`.
 void PrefixCache::fit(Block& block, std::size_t bytes) const {
-  if (block.bytes() / most_spare > bytes) Block(backend_).swap(block);
+  if (block.bytes() / max_spare > bytes) Block(backend_).swap(block);
 }
 
-// Fits what `entry` has of others' memory, but for its first `kept` segments, and what passes write to.
+// Releases oversized blocks of `entry`, except those of its first `kept` segments, and of what passes write to.
 void PrefixCache::trim(Entry& entry, std::size_t kept) {
   const std::size_t count = entry.tokens.size();
   std::size_t most = 0;
@@ -170,19 +169,19 @@ void PrefixCache::trim(Entry& entry, std::size_t kept) {
     if (k >= kept) fit(entry.segments[k].block, block_bytes(k, count));
     most = std::max(most, block_bytes(k, count));
   }
-  if (kept == 0 || kept == bundle_.exits()) fit(entry.hidden, count * row_bytes());  // else there are shared tokens' states
+  if (kept == 0 || kept == bundle_.exits()) fit(entry.hidden, count * row_bytes());  // otherwise it holds shared tokens' states
   fit(hidden_next_, count * row_bytes());
   fit(parts_, most);
 }
 
-// How many segments are computed for an entry's first `count` tokens, with one hidden state behind them for all.
+// How many segments are computed for all of an entry's first `count` tokens, with the hidden state behind the last of them.
 std::size_t PrefixCache::depth_of(const Entry& entry, std::size_t count) noexcept {
   if (entry.depth >= entry.shared_depth) return entry.depth;
   return count <= entry.shared ? entry.shared_depth : 0;
 }
 
-// What `from` has of its first `count` tokens, of `held`, `depth` segments deep. The two may be one: then its memory changes
-// places with what passes write to.
+// Copies what `from` holds of its first `count` tokens, out of `held`, `depth` segments deep. If `to` and `from` are the same
+// entry, its blocks are first swapped with those that passes write to.
 void PrefixCache::copy_shared(Entry& to, Entry& from, std::size_t held, std::size_t count, std::size_t depth) {
   const Model& model = bundle_.model();
   const std::size_t total = to.tokens.size();
@@ -222,58 +221,90 @@ void PrefixCache::copy_shared(Entry& to, Entry& from, std::size_t held, std::siz
 std::size_t PrefixCache::deepen() {
   Entry& entry = *used_;
   const std::size_t segment = entry.depth, from = segment < entry.shared_depth ? entry.shared : 0;
-  run(segment, from);
+  if (from == 0) {
+    compute(segment);
+  } else {
+    compute_behind(segment, from);
+  }
   ++entry.depth;
   return bundle_.variant().segments[segment].layers();
 }
 
-// Computes a segment for the tokens from `from` on; those before it are there.
-void PrefixCache::run(std::size_t index, std::size_t from) {
+// Computes a segment for all tokens of the prefix in use.
+void PrefixCache::compute(std::size_t index) {
   Entry& entry = *used_;
+  lay_out(entry, index, nullptr);
+  Pass pass;
+  pass.new_keys = entry.segments[index].keys.data();
+  pass.new_values = entry.segments[index].values.data();
+  run(index, 0, pass);
+  if (!bundle_.variant().segments[index].last) entry.hidden.swap(hidden_next_);
+}
+
+// Computes a segment for the tokens from `from` on; it is already computed for those before.
+void PrefixCache::compute_behind(std::size_t index, std::size_t from) {
+  Entry& entry = *used_;
+  const Cached& cached = entry.segments[index];
   const Segment& segment = bundle_.variant().segments[index];
   const Model& model = bundle_.model();
   const std::size_t total = entry.tokens.size(), count = total - from, layers = segment.layers();
+  const std::size_t row = model.head_dim * bytes_of(segment.cache_dtype);
+  lay_out_parts(index, from);
+  HeadRows past(backend_, model.kv_heads, from * row, total * row, from * row);
+  for (std::size_t i = 0; i < layers; ++i) {
+    past.add(as_bytes(past_keys_[i]), as_bytes(cached.keys[i]));
+    past.add(as_bytes(past_values_[i]), as_bytes(cached.values[i]));
+  }
+  past.finish();
+
+  Pass pass;
+  pass.past_keys = past_keys_.data();
+  pass.past_values = past_values_.data();
+  pass.new_keys = new_keys_.data();
+  pass.new_values = new_values_.data();
+  run(index, from, pass);
+
+  HeadRows added(backend_, model.kv_heads, total * row, count * row, count * row);
+  for (std::size_t i = 0; i < layers; ++i) {
+    added.add(as_bytes(cached.keys[i]) + from * row, as_bytes(new_keys_[i]));
+    added.add(as_bytes(cached.values[i]) + from * row, as_bytes(new_values_[i]));
+  }
+  added.finish();
+  if (!segment.last) backend_.copy(entry.hidden.data() + from * row_bytes(), hidden_next_.data(), count * row_bytes());
+}
+
+// Places in parts_ for a pass's past, the first `from` tokens, and for what it adds: it needs both without gaps between heads.
+void PrefixCache::lay_out_parts(std::size_t segment, std::size_t from) {
+  const std::size_t layers = bundle_.variant().segments[segment].layers(), total = used_->tokens.size();
+  const std::size_t before = stride(segment, from), after = stride(segment, total - from);
+  std::byte* part = as_bytes(parts_.reserve(product(2, layers, std::max(before + after, stride(segment, total)))));
+  const auto place = [&](std::vector<void*>& keys, std::vector<void*>& values, std::size_t each) {
+    for (auto* pointers : {&keys, &values}) pointers->resize(std::max(pointers->size(), layers));
+    for (std::size_t i = 0; i < layers; ++i)
+      for (auto* pointers : {&keys, &values}) {
+        (*pointers)[i] = part;
+        part += each;
+      }
+  };
+  place(past_keys_, past_values_, before);
+  place(new_keys_, new_values_, after);
+}
+
+// Runs a segment for the tokens from `from` on. `pass` names the keys and values; hidden states go to hidden_next_.
+void PrefixCache::run(std::size_t index, std::size_t from, Pass pass) {
+  Entry& entry = *used_;
+  const std::size_t total = entry.tokens.size(), hidden = product(total, row_bytes());
+  if (index == 0 && hidden > entry.hidden.bytes()) {  // so it holds no shared tokens' states
+    hold_budget(hidden - entry.hidden.bytes(), nullptr);
+    entry.hidden.reserve(hidden);
+  }
   if (positions_.size() < total) {
     positions_.resize(total);
     std::iota(positions_.begin(), positions_.end(), 0);
     groups_.resize(total, 0);
   }
-  if (from == 0) lay_out(entry, index, nullptr);
-  Cached& cached = entry.segments[index];
-
-  const std::size_t before = stride(index, from), after = stride(index, count);
-  const std::size_t row = model.head_dim * bytes_of(segment.cache_dtype);
-  if (from != 0) {
-    // A pass wants the past, and gives what is new, without gaps between heads.
-    std::byte* part = as_bytes(parts_.reserve(product(2, layers, std::max(before + after, stride(index, total)))));
-    for (auto* pointers : {&past_keys_, &past_values_, &new_keys_, &new_values_})
-      pointers->resize(std::max(pointers->size(), layers));
-    const auto place = [&](std::vector<void*>& keys, std::vector<void*>& values, std::size_t each) {
-      for (std::size_t i = 0; i < layers; ++i)
-        for (auto* pointers : {&keys, &values}) {
-          (*pointers)[i] = part;
-          part += each;
-        }
-    };
-    place(past_keys_, past_values_, before);
-    place(new_keys_, new_values_, after);
-    HeadRows rows(backend_, model.kv_heads, from * row, total * row, from * row);
-    for (std::size_t i = 0; i < layers; ++i) {
-      rows.add(as_bytes(past_keys_[i]), as_bytes(cached.keys[i]));
-      rows.add(as_bytes(past_values_[i]), as_bytes(cached.values[i]));
-    }
-    rows.finish();
-  }
-
-  const auto last = static_cast<std::int64_t>(count) - 1;
-  const std::size_t hidden = product(total, row_bytes());
-  if (index == 0 && hidden > entry.hidden.bytes()) {  // so it holds no shared tokens' states
-    hold_budget(hidden - entry.hidden.bytes(), nullptr);
-    entry.hidden.reserve(hidden);
-  }
-
-  Pass pass;
-  pass.tokens = count;
+  const auto last = static_cast<std::int64_t>(total - from) - 1;
+  pass.tokens = total - from;
   pass.prefix = from;
   pass.rows = 1;
   pass.token_ids = entry.tokens.data() + from;
@@ -281,29 +312,8 @@ void PrefixCache::run(std::size_t index, std::size_t from) {
   pass.positions = positions_.data() + from;
   pass.groups = groups_.data();
   pass.row_index = &last;
-  if (from != 0) {
-    pass.past_keys = past_keys_.data();
-    pass.past_values = past_values_.data();
-  }
-  if (!segment.last) pass.hidden_out = hidden_next_.reserve(hidden);
-  pass.new_keys = from != 0 ? new_keys_.data() : cached.keys.data();
-  pass.new_values = from != 0 ? new_values_.data() : cached.values.data();
+  if (!bundle_.variant().segments[index].last) pass.hidden_out = hidden_next_.reserve(hidden);
   backend_.run(index, pass);
-
-  if (from != 0) {
-    HeadRows rows(backend_, model.kv_heads, total * row, count * row, count * row);
-    for (std::size_t i = 0; i < layers; ++i) {
-      rows.add(as_bytes(cached.keys[i]) + from * row, as_bytes(new_keys_[i]));
-      rows.add(as_bytes(cached.values[i]) + from * row, as_bytes(new_values_[i]));
-    }
-    rows.finish();
-  }
-  if (segment.last) return;
-  if (from == 0) {
-    entry.hidden.swap(hidden_next_);
-  } else {
-    backend_.copy(entry.hidden.data() + from * row_bytes(), hidden_next_.data(), count * row_bytes());
-  }
 }
 
 std::size_t PrefixCache::stride(std::size_t segment, std::size_t tokens) const {
@@ -313,12 +323,12 @@ std::size_t PrefixCache::stride(std::size_t segment, std::size_t tokens) const {
   return (bytes + backend_.tensor_alignment() - 1) / backend_.tensor_alignment() * backend_.tensor_alignment();
 }
 
-// Of a segment's keys and values.
+// Bytes of a segment's keys and values.
 std::size_t PrefixCache::block_bytes(std::size_t segment, std::size_t tokens) const {
   return product(2, bundle_.variant().segments[segment].layers(), stride(segment, tokens));
 }
 
-// Of one token's hidden state; all segments agree on its type.
+// Bytes of one token's hidden state, which has the same dtype in all segments.
 std::size_t PrefixCache::row_bytes() const noexcept {
   return bundle_.model().hidden_size * bytes_of(bundle_.variant().segments.front().hidden_dtype);
 }

@@ -3,20 +3,19 @@
 #include <algorithm>
 
 namespace rexit::core {
-
 namespace {
 
 constexpr std::size_t default_cache_bytes = std::size_t{32} << 20;
 
-// Best first; what has no answer comes last, in request order.
+// Best first; candidates without an answer come last. Ties keep the order of the request.
 bool before(const Score& a, const Score& b) {
   if (a.answer.given() != b.answer.given()) return a.answer.given();
-  // By c and not by probability, which saturates: 20 and 30 are both 1 in float32.
+  // By c, not by probability, which saturates: for c = 20 and c = 30 it is 1 in float32.
   return a.answer.given() && a.answer.calibrated != b.answer.calibrated ? a.answer.calibrated > b.answer.calibrated
                                                                         : a.item < b.item;
 }
 
-// The longest prefix, and as many candidates of the longest kind as one pass takes.
+// The longest prefix, and as many of the longest candidates as fit in one pass.
 struct LargestPass {
   explicit LargestPass(const Bundle& bundle) {
     const Program& program = bundle.catalog().program;
@@ -36,14 +35,14 @@ Session::State::State(const Bundle& bundle, const Backend& backend, std::size_t 
       prefix(bundle, backend, cache_bytes != 0 ? cache_bytes : default_cache_bytes),
       slate(bundle, backend) {}
 
-Session::Session(std::shared_ptr<const Engine> engine, std::size_t cache_bytes)
-    : engine_(std::move(engine)),
-      backend_(engine_->backends(), engine_->bundle.exits()),
+Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes)
+    : loaded_(std::move(loaded)),
+      backend_(loaded_->make_backend(), loaded_->bundle.exits()),
       cache_bytes_(cache_bytes),
-      state_(std::make_unique<State>(engine_->bundle, backend_, cache_bytes_)) {}
+      state_(std::make_unique<State>(loaded_->bundle, backend_, cache_bytes_)) {}
 
 void Session::assemble(const Request& request, const Deadline& deadline) {
-  const Bundle& bundle = engine_->bundle;
+  const Bundle& bundle = loaded_->bundle;
   bundle.catalog().check_unchanged();
   core::assemble(bundle.catalog(), request.query, bundle.variant().max_positions, deadline, state_->retrieval, state_->prompt);
 }
@@ -52,7 +51,7 @@ const std::vector<Score>& Session::score(const Request& request, Clock::time_poi
   const Deadline deadline(start, request.deadline_us, &backend_.cancelled());
   assemble(request, deadline);
   stats.retrieval_us = microseconds_since(start);
-  const StopRule rule{request.has_policy ? &request.policy : &engine_->bundle.policy(), request.force_exit};
+  const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit};
   const std::vector<Answer>& answers = run(rule, deadline, stats);
 
   std::vector<Score>& scores = state_->scores;
@@ -71,8 +70,8 @@ const std::vector<float>& Session::trace(const Request& request, Clock::time_poi
   const Deadline none(start, 0, &backend_.cancelled());
   assemble(request, none);
   stats.retrieval_us = microseconds_since(start);
-  state_->log_odds.resize(request.query.items.size() * engine_->bundle.exits());
-  run({&engine_->bundle.policy(), std::nullopt, state_->log_odds.data()}, none, stats);
+  state_->log_odds.resize(request.query.items.size() * loaded_->bundle.exits());
+  run({&loaded_->bundle.policy(), std::nullopt, state_->log_odds.data()}, none, stats);
   stats.total_us = microseconds_since(start);
   return state_->log_odds;
 }
@@ -84,7 +83,7 @@ const Prompt& Session::prompt(const Request& request) {
 
 void Session::warm_up() {
   begin_call();
-  const Bundle& bundle = engine_->bundle;
+  const Bundle& bundle = loaded_->bundle;
   const LargestPass largest(bundle);
   Prompt& prompt = state_->prompt;
   prompt.tokens.assign(largest.prefix + largest.candidates * largest.each, 0);
@@ -115,7 +114,7 @@ const std::vector<Answer>& Session::run(const StopRule& rule, const Deadline& de
 }
 
 void Session::trim() {
-  state_ = std::make_unique<State>(engine_->bundle, backend_, cache_bytes_);
+  state_ = std::make_unique<State>(loaded_->bundle, backend_, cache_bytes_);
   backend_.trim();
 }
 
@@ -133,10 +132,10 @@ std::size_t session_bytes(const Bundle& bundle) {
   const LargestPass largest(bundle);
   const Model& model = bundle.model();
   const std::size_t tokens = largest.candidates * largest.each;
-  std::size_t cache = 0;  // of one token
+  std::size_t cache = 0;  // bytes per token
   for (const Segment& segment : bundle.variant().segments)
     cache += 2 * segment.layers() * model.kv_heads * model.head_dim * bytes_of(segment.cache_dtype);
-  // Hidden states twice, before and after a segment; a prefix's tokens, positions and groups, a slate's rows too.
+  // Hidden states count twice, before and after a segment. Besides, per token: id, position and group; for a slate also rows.
   const std::size_t hidden = 2 * model.hidden_size * bytes_of(bundle.variant().segments.front().hidden_dtype);
   return largest.prefix * (cache + hidden + 3 * sizeof(std::int64_t)) + tokens * (hidden + 4 * sizeof(std::int64_t));
 }

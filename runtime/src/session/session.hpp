@@ -1,4 +1,4 @@
-// One caller's state: buffers, the cached prefix, and the order of things in a request.
+// A session: its buffers and cached prefixes, and the steps that answer a request.
 #pragma once
 
 #include <cstdint>
@@ -17,20 +17,20 @@
 
 namespace rexit::core {
 
-// An opened bundle with its segments loaded; shared by its sessions.
-struct Engine {
+// An opened bundle with its segments loaded, shared by its sessions.
+struct LoadedBundle {
   Bundle bundle;
-  Backends backends;
+  BackendFactory make_backend;
 
-  // `make_backends`: gives Backends for the opened bundle.
-  template <class MakeBackends>
-  Engine(const char* path, const char* variant, MakeBackends&& make_backends)
-      : bundle(path, variant), backends(make_backends(bundle)) {}
+  // `make_factory` makes the BackendFactory from the opened bundle.
+  template <class MakeFactory>
+  LoadedBundle(const char* path, const char* variant, MakeFactory&& make_factory)
+      : bundle(path, variant), make_backend(make_factory(bundle)) {}
 };
 
 struct Request {
   Query query;
-  bool has_policy = false;  // else the bundle's
+  bool has_policy = false;  // false: the bundle's applies
   Policy policy;
   std::optional<std::size_t> force_exit;
   std::int64_t deadline_us = 0;
@@ -48,15 +48,15 @@ struct Memory {
   BackendMemory backend;
 };
 
-// Calls belong to one thread at a time, cancel() to any.
+// One thread at a time may call it; cancel() may be called from any.
 class Session {
  public:
-  // `cache_bytes`: for prefixes, as in rexit_session_options; 0: the default.
-  Session(std::shared_ptr<const Engine> engine, std::size_t cache_bytes);
+  // `cache_bytes`: limit for cached prefixes, as in rexit_session_options; 0: the default.
+  Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes);
 
-  const Engine& engine() const noexcept { return *engine_; }
+  const LoadedBundle& loaded() const noexcept { return *loaded_; }
 
-  // `start`: when the call began, from which the deadline and the times count. The scores are valid until the next call.
+  // `start`: when the call began; the deadline and all times are measured from it. The scores are valid until the next call.
   const std::vector<Score>& score(const Request& request, Clock::time_point start, rexit_stats& stats);
   // [items, exits], valid until the next call.
   const std::vector<float>& trace(const Request& request, Clock::time_point start, rexit_stats& stats);
@@ -66,14 +66,14 @@ class Session {
   void trim();
   Memory memory() const;
 
-  // Before score, trace and prompt: what was cancelled earlier does not concern them.
+  // To be called before score, trace and prompt: an earlier cancellation does not affect them.
   void begin_call() noexcept { backend_.begin_call(); }
   void cancel() noexcept { backend_.cancel(); }
-  // One per segment, of the last score, trace or warm-up.
+  // One per segment, for the last score, trace or warm-up.
   const std::vector<SegmentStats>& segments() const noexcept { return backend_.segments(); }
 
  private:
-  // All that grows with requests.
+  // Everything that grows with requests.
   struct State {
     State(const Bundle& bundle, const Backend& backend, std::size_t cache_bytes);
 
@@ -88,13 +88,13 @@ class Session {
   void assemble(const Request& request, const Deadline& deadline);
   const std::vector<Answer>& run(const StopRule& rule, const Deadline& deadline, rexit_stats& stats);
 
-  std::shared_ptr<const Engine> engine_;
+  std::shared_ptr<const LoadedBundle> loaded_;
   SupervisedBackend backend_;
   std::size_t cache_bytes_;
   std::unique_ptr<State> state_;
 };
 
-// Bytes of prefixes and buffers that a session of `bundle` holds after warm_up().
+// Bytes that a session's prefixes and buffers take after warm_up().
 std::size_t session_bytes(const Bundle& bundle);
 
 }  // namespace rexit::core

@@ -55,7 +55,7 @@ void Slate::pack(const Prompt& prompt) {
   }
 }
 
-// False: the deadline passed before the prefix was deep enough.
+// Returns false if the deadline passed before the prefix was deep enough.
 bool Slate::deepen(PrefixCache& prefix, std::size_t segment, const Deadline& deadline, SlateStats& stats) const {
   const Timer timer(stats.prefix_us);
   while (!prefix.ready(segment)) {
@@ -65,7 +65,7 @@ bool Slate::deepen(PrefixCache& prefix, std::size_t segment, const Deadline& dea
   return true;
 }
 
-// Candidates [begin, end) fit one pass; one that is larger than a pass gets its own.
+// The largest `end` such that candidates [begin, end) fit in one pass. One that exceeds the limit by itself gets its own pass.
 std::size_t Slate::chunk_end(std::size_t begin) const {
   std::size_t end = begin + 1, total = active_[begin].tokens;
   for (; end < active_.size(); ++end) {
@@ -106,7 +106,7 @@ void Slate::judge(Candidate& candidate, std::size_t segment, const float* logits
   const float z = logits[1] - logits[0];
   if (!std::isfinite(z))
     fail(REXIT_BACKEND_FAILED, bundle_.variant().segments[segment].graph, ": candidate ", candidate.index, "'s logits (",
-         logits[0], ", ", logits[1], ") are not finite numbers");
+         logits[0], ", ", logits[1], ") are not finite");
   const ExitRule& exit = rule.policy->exits[segment];
   const float c = exit.calibrated(z);
   candidate.agreement.add(c);
@@ -130,10 +130,11 @@ void Slate::cut_short() {
     if (!candidate.stopped) answers_[candidate.index].cut_short = true;
 }
 
-// Drops the tokens of those that stopped. Nothing else changes: candidates see only the prefix and themselves.
+// Drops the tokens of stopped candidates. Nothing else changes, since candidates see only the prefix and themselves.
 void Slate::compact(std::size_t segment) {
   const std::size_t row_bytes = bundle_.model().hidden_size * bytes_of(bundle_.variant().segments[segment].hidden_dtype);
-  std::size_t kept = 0, to = 0, from = 0, moving = 0;  // neighbours move at once: `moving` tokens from `from` to where `to` is
+  std::size_t kept = 0, to = 0, from = 0,
+              moving = 0;  // neighbours move together: `moving` tokens at `from` move to the place that ends at `to`
   const auto move = [&] {
     if (moving != 0)
       backend_.copy(hidden_.data() + (to - moving) * row_bytes, hidden_.data() + from * row_bytes, moving * row_bytes);

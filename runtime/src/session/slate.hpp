@@ -1,4 +1,4 @@
-// Runs a slate behind a prefix, segment by segment, dropping each candidate where it stops.
+// Runs a slate behind its prefix, segment by segment, and drops each candidate where it stops.
 #pragma once
 
 #include <cstdint>
@@ -15,11 +15,11 @@
 
 namespace rexit::core {
 
-// What decides where candidates stop.
+// Where candidates stop.
 struct StopRule {
-  const Policy* policy;                   // also gives the Platt maps
-  std::optional<std::size_t> force_exit;  // stop there and nowhere else
-  float* trace = nullptr;                 // [candidates, exits] raw log-odds; set: nobody stops before the last exit
+  const Policy* policy;                   // its Platt maps apply in any case
+  std::optional<std::size_t> force_exit;  // all candidates stop there and nowhere else
+  float* trace = nullptr;                 // if set, receives the raw log-odds [candidates, exits], and all run to the last exit
 };
 
 struct Answer {
@@ -38,12 +38,12 @@ struct SlateStats {
 
 class Slate {
  public:
-  // Both must outlive the slate. Buffers are kept from run to run.
+  // Both must outlive the slate. Buffers are reused from run to run.
   Slate(const Bundle& bundle, const Backend& backend);
 
-  // One answer per candidate of `prompt`, whose prefix `prefix` already holds as its key. Where the deadline ends it, candidates
-  // that had reached an exit answer from there, and the others not; throws REXIT_DEADLINE when none had. Throws
-  // REXIT_BACKEND_FAILED when a head gives something that is no number. `stats` are filled as far as it came.
+  // One answer per candidate of `prompt`, whose prefix must be the one in use in `prefix`. If the deadline passes, candidates
+  // that have reached an exit are answered from the deepest one, and the others get no answer; throws REXIT_DEADLINE if none has.
+  // Throws REXIT_BACKEND_FAILED if a head's logits are not finite. `stats` is filled in either case.
   const std::vector<Answer>& run(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
                                  SlateStats& stats);
 
@@ -52,7 +52,7 @@ class Slate {
  private:
   struct Candidate {
     std::uint32_t index;
-    std::size_t begin, tokens;  // where its tokens lie in the packed arrays
+    std::size_t begin, tokens;  // its tokens in the packed arrays
     Agreement agreement;
     bool stopped = false;
   };

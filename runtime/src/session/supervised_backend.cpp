@@ -15,7 +15,7 @@ void SupervisedBackend::cancel() noexcept try {
   const std::lock_guard<std::mutex> lock(mutex_);
   cancelled_ = true;
   if (stop_ != nullptr) stop_->request();
-} catch (...) {  // a mutex that cannot be locked; see set_log
+} catch (...) {  // the mutex cannot be locked; see set_log
 }
 
 void SupervisedBackend::begin_call() noexcept try {
@@ -30,14 +30,14 @@ void SupervisedBackend::forget_segments() noexcept { std::fill(segments_.begin()
 void SupervisedBackend::run(std::size_t segment, const Pass& pass) const {
   if (cancelled_) fail(REXIT_CANCELLED, "cancelled before segment ", segment);
   SegmentStats& stats = segments_[segment];
-  const bool prefix = pass.logits == nullptr;  // nobody reads a head there
+  const bool prefix = pass.logits == nullptr;  // no head is read
   const Timer timer(prefix ? stats.prefix_us : stats.slate_us);
   Pass stoppable = pass;
   stoppable.stop = stop_.get();
   try {
     backend_->run(segment, stoppable);
   } catch (const Error&) {
-    if (cancelled_) fail(REXIT_CANCELLED, "cancelled in segment ", segment);
+    if (cancelled_) fail(REXIT_CANCELLED, "cancelled while running segment ", segment);
     throw;
   }
   if (prefix) {

@@ -1,4 +1,4 @@
-// What a session sees of its backend: it times each segment, and ends a call that is cancelled.
+// A session's view of its backend: counts and times what each segment does, and ends a call that is cancelled.
 #pragma once
 
 #include <atomic>
@@ -21,9 +21,9 @@ class SupervisedBackend final : public Backend {
  public:
   SupervisedBackend(std::shared_ptr<const Backend> backend, std::size_t segments);
 
-  // From any thread: the call at work throws REXIT_CANCELLED as soon as the backend can stop.
+  // From any thread: the running call throws REXIT_CANCELLED as soon as the backend can stop.
   void cancel() noexcept;
-  // A call begins: what was cancelled before does not concern it.
+  // To be called when a call begins: an earlier cancellation does not affect it.
   void begin_call() noexcept;
   const std::atomic<bool>& cancelled() const noexcept { return cancelled_; }
 
@@ -45,8 +45,8 @@ class SupervisedBackend final : public Backend {
 
  private:
   std::shared_ptr<const Backend> backend_;
-  std::unique_ptr<Stop> stop_;  // null: the backend has none
-  std::mutex mutex_;            // cancelled_ and stop_ change together
+  std::unique_ptr<Stop> stop_;  // null: the backend cannot stop a run
+  std::mutex mutex_;            // cancelled_ and stop_ change together under it
   std::atomic<bool> cancelled_{false};
   mutable std::vector<SegmentStats> segments_;
 };

@@ -1,7 +1,7 @@
 // A stand-in for tests, not NVIDIA's header: the part of TensorRT 10's runtime API that rexit uses.
 //
 // A plan is text, written by tests/builders/engines.py: the layers of the segment, its inputs and outputs in the order of
-// docs/format.md, its profiles (least and most of T, P and N), and perhaps what shall be refused or reported strangely. What an
+// docs/format.md, its profiles (minimum and maximum of T, P and N), and possibly what to refuse or misreport. What an
 // engine computes is a small recurrence over integers below 251, exact in half precision: it depends on everything a segment is
 // given, and lets a token see the prefix and its own group's earlier tokens.
 #ifndef REXIT_TENSORRT_DOUBLE_NV_INFER_H
@@ -56,7 +56,7 @@ struct Tensor {
   bool on_host = false, unknown = false;  // unknown: its shape is reported as dynamic throughout
 };
 
-using Profile = std::array<std::int64_t, 6>;  // least and most of T, P and N
+using Profile = std::array<std::int64_t, 6>;  // minimum and maximum of T, P and N
 
 struct PlanText {
   int begin = 0, end = 0;
@@ -111,7 +111,7 @@ struct PlanText {
 
 inline std::size_t width(DataType type) { return type == DataType::kINT64 ? 8 : type == DataType::kFLOAT ? 4 : 2; }
 
-// Whole numbers from 0 to 2048: all that an engine here computes with.
+// Integers from 0 to 2048: all that an engine computes with here.
 inline std::int64_t from_half(std::uint16_t half) {
   const int exponent = half >> 10;
   return exponent == 0 ? 0 : static_cast<std::int64_t>(std::ldexp(1024 + (half & 1023), exponent - 25));
@@ -142,7 +142,7 @@ struct Bound {
       } else if (tensor->type == DataType::kHALF) {
         std::uint16_t half;
         std::memcpy(&half, at, 2);
-        if ((half >> 10 & 31) == 31) cuda_double::mistake("read what nobody has written");  // all bits set: no number
+        if ((half >> 10 & 31) == 31) cuda_double::mistake("read memory that was never written");  // all bits set: NaN
         values[i] = from_half(half);
       } else {
         float value;
@@ -162,7 +162,7 @@ struct Bound {
   }
 };
 
-// Layers [begin, end) and the head; test_tensorrt.cpp has the same once more, without prefix, packing and segments.
+// Layers [begin, end) and the head; test_tensorrt.cpp has the same again, without prefix, packing and segments.
 inline void compute(const PlanText& plan, const std::vector<Bound>& inputs, const std::vector<Bound>& outputs) {
   const std::vector<std::int64_t> source = inputs[0].read(), positions = inputs[1].read(), groups = inputs[2].read(),
                                   rows = inputs[3].read();
@@ -231,7 +231,7 @@ class IExecutionContext {
     --cuda_double::machine().contexts;
   }
 
-  // For the shapes set from then on; where it changes, those set before are forgotten.
+  // For the shapes set from now on; changing it forgets those set before.
   bool setOptimizationProfileAsync(std::int32_t profile, cudaStream_t stream) noexcept {
     if (profile < 0 || static_cast<std::size_t>(profile) >= plan_.profiles.size()) return refuse("no such profile");
     if (profile != profile_) shapes_.clear();
@@ -320,7 +320,7 @@ class IExecutionContext {
       if (tensor.name == name) return &tensor;
     return nullptr;
   }
-  // A graph captured from a context is of no use once the context is another.
+  // A graph captured from a context is invalid once the context changes.
   void change() noexcept {
     if (captured_) cuda_double::mistake("changed a context from which a graph was captured");
     changed_ = true;

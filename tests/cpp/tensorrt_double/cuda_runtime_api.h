@@ -1,10 +1,10 @@
-// A stand-in for tests, not NVIDIA's header: the part of CUDA's runtime API that rexit uses, over the host's memory.
+// A stand-in for tests, not NVIDIA's header: the part of CUDA's runtime API that rexit uses, over host memory.
 //
-// It is stricter than a GPU where that finds mistakes. Device memory cannot be touched by the host: its addresses are mapped
-// without access, the double works on a second mapping of the same pages. Work on a stream is done as late as CUDA allows, when
-// somebody waits for that stream, in the order in which it was issued there; streams know nothing of each other, and the legacy
-// stream, which would make all of them wait, is no place for work. Copies are refused whose kind does not fit their addresses, or
-// that overlap. Calls are counted.
+// It is stricter than a GPU where that finds mistakes. The host cannot touch device memory: its addresses are mapped without
+// access, and the double uses a second mapping of the same pages. Work on a stream is done as late as CUDA allows, when something
+// waits for that stream, in the order in which it was issued; streams are independent of each other, and work on the legacy
+// default stream, which would synchronise all of them, is a mistake. Copies that overlap, or whose kind does not match their
+// addresses, are refused. Calls are counted.
 #ifndef REXIT_TENSORRT_DOUBLE_CUDA_RUNTIME_API_H
 #define REXIT_TENSORRT_DOUBLE_CUDA_RUNTIME_API_H
 
@@ -47,12 +47,12 @@ struct Allocation {
 struct Work {
   cudaStream_t stream;
   std::function<cudaError_t()> work;
-  const void* memory = nullptr;  // that it works in, besides what it reads and writes
+  const void* memory = nullptr;  // its working memory, besides what it reads and writes
 };
 
 }  // namespace cuda_double
 
-// A graph is its work; so is what is made of it to be launched.
+// A graph is its work, and so is an executable graph.
 struct CUgraph_st {
   std::deque<cuda_double::Work> work;
 };
@@ -62,7 +62,7 @@ using cudaGraphExec_t = CUgraphExec_st*;
 
 namespace cuda_double {
 
-// What the machine is, for tests to set, and what has been done to it, for tests to look at.
+// The machine's properties, for tests to set, and what has been done to it, for tests to inspect.
 struct Machine {
   std::mutex mutex;
   int devices = 1, major = 8, minor = 7;
@@ -71,12 +71,12 @@ struct Machine {
   std::map<std::uintptr_t, Allocation> allocations;
   std::map<std::uintptr_t, std::size_t> pinned;
   std::deque<Work> queue;
-  std::map<cudaStream_t, std::deque<Work>> captured;                             // by streams at it
+  std::map<cudaStream_t, std::deque<Work>> captured;                             // by streams that are capturing
   bool captures = true;                                                          // false: no graph can be made
   std::size_t allocated = 0, streams = 0, loaded = 0, contexts = 0, graphs = 0;  // at present
   std::size_t taken = 0, synchronizations = 0, enqueued = 0, launched = 0;       // so far; taken: allocations of either kind
   std::map<cudaMemcpyKind, std::size_t> copies, copied;                          // so far: calls, bytes
-  std::vector<std::string> mistakes;                                             // that a GPU might forgive or punish later
+  std::vector<std::string> mistakes;                                             // that a GPU might ignore or report later
 };
 
 inline Machine& machine() {
@@ -89,7 +89,7 @@ inline int& device_of_this_thread() {
   return device;
 }
 
-// Where the double may touch [data, data + bytes); null when that is not inside one allocation.
+// Where the double may access [data, data + bytes); null if that is not inside one allocation.
 inline std::byte* alias(const void* data, std::size_t bytes) {
   const auto at = reinterpret_cast<std::uintptr_t>(data);
   auto next = machine().allocations.upper_bound(at);
@@ -98,7 +98,7 @@ inline std::byte* alias(const void* data, std::size_t bytes) {
   return at - begin <= found.bytes && bytes <= found.bytes - (at - begin) ? found.alias + (at - begin) : nullptr;
 }
 
-// Device memory may not lie about its kind by as much as a byte.
+// Every byte must be of the stated kind of memory.
 inline bool on_device(const void* data) {
   const auto at = reinterpret_cast<std::uintptr_t>(data);
   auto next = machine().allocations.upper_bound(at);
@@ -115,12 +115,12 @@ inline bool is_pinned(const void* data, std::size_t bytes) {
 
 inline bool capturing(cudaStream_t stream) { return machine().captured.count(stream) != 0; }
 
-// To be done, or to be part of the graph that the stream captures.
+// Issues work, or adds it to the graph that the stream is capturing.
 inline void issue(Work work) {
   (capturing(work.stream) ? machine().captured[work.stream] : machine().queue).push_back(std::move(work));
 }
 
-// Everything issued on this stream, on all of them for a null one.
+// Does everything issued on this stream; null: on all streams.
 inline cudaError_t finish(cudaStream_t stream) {
   std::deque<Work> others, mine;
   for (Work& work : machine().queue) (stream == nullptr || work.stream == stream ? mine : others).push_back(std::move(work));
@@ -195,7 +195,7 @@ inline cudaError_t cudaMalloc(void** data, std::size_t bytes) {
   void* twin = ::mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   if (device == MAP_FAILED || twin == MAP_FAILED) std::abort();
   ::close(file);
-  std::memset(twin, 0xff, mapped);  // no number
+  std::memset(twin, 0xff, mapped);  // NaN
   machine.allocations[reinterpret_cast<std::uintptr_t>(device)] = {bytes, mapped, static_cast<std::byte*>(twin)};
   machine.allocated += bytes;
   *data = device;

@@ -1,4 +1,4 @@
-// Backend over ONNX Runtime: one Ort::Session per segment, shared by all of a bundle's sessions.
+// The backend over ONNX Runtime: one Ort::Session per segment, shared by all sessions of a bundle.
 #include "backends/onnxruntime/backend_ort.hpp"
 
 #include <algorithm>
@@ -49,7 +49,7 @@ const char* type_name(ONNXTensorElementDataType type) {
   }
 }
 
-// ONNX Runtime has no code for it. Its arena and its allocators, and our kernels, say it in these words.
+// ONNX Runtime has no error code for running out of memory. These are the words of its arena, its allocators and our kernels.
 rexit_status status_of(const Ort::Exception& error) {
   for (const char* words : {"std::bad_alloc", "Failed to allocate memory"})
     if (std::strstr(error.what(), words) != nullptr) return REXIT_OUT_OF_MEMORY;
@@ -62,7 +62,7 @@ ONNXTensorElementDataType ort_type(TensorType type) {
                                        : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
 }
 
-// Checks names, dtypes and shapes one way (inputs or outputs). `get` are the session's accessors.
+// Checks the names, dtypes and shapes of a session's inputs or of its outputs.
 class Signature {
  public:
   Signature(const Ort::Session& session, bool inputs, std::string where)
@@ -77,11 +77,13 @@ class Signature {
   void check(const TensorSpec& expected) {
     const auto found = std::find(names_.begin(), names_.end(), expected.name);
     if (found == names_.end()) fail(REXIT_CORRUPT, where_, ": the graph has no ", side(), " `", expected.name, "`");
-    if (!seen_.insert(expected.name).second) fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` is named twice");
+    if (!seen_.insert(expected.name).second)
+      fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` appears twice in the manifest");
     const auto index = static_cast<std::size_t>(found - names_.begin());
-    // `info` owns what `tensor` looks at.
+    // `info` owns what `tensor` refers to.
     const Ort::TypeInfo info = inputs_ ? session_.GetInputTypeInfo(index) : session_.GetOutputTypeInfo(index);
-    if (info.GetONNXType() != ONNX_TYPE_TENSOR) fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` is no tensor");
+    if (info.GetONNXType() != ONNX_TYPE_TENSOR)
+      fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` is not a tensor");
     const auto tensor = info.GetTensorTypeAndShapeInfo();
     if (tensor.GetElementType() != ort_type(expected.type))
       fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` is ", type_name(tensor.GetElementType()), ", expected ",
@@ -93,10 +95,10 @@ class Signature {
     for (std::size_t i = 0; i < shape.size(); ++i)
       if (expected.shape[i] == any_size ? shape[i] >= 0 : shape[i] >= 0 && shape[i] != expected.shape[i])
         fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` has size ", shape[i], " in dimension ", i,
-             ", expected ", expected.shape[i] == any_size ? std::string("a dynamic one") : std::to_string(expected.shape[i]));
+             ", expected ", expected.shape[i] == any_size ? std::string("a dynamic size") : std::to_string(expected.shape[i]));
   }
 
-  // Inputs only: ONNX Runtime would refuse each run that leaves one out.
+  // For inputs: ONNX Runtime would refuse every run that leaves one out.
   void check_no_other() const {
     for (const std::string& name : names_)
       if (seen_.count(name) == 0) fail(REXIT_CORRUPT, where_, ": the graph's ", side(), " `", name, "` is not in the manifest");
@@ -112,7 +114,7 @@ class Signature {
   std::set<std::string> seen_;
 };
 
-// The options of a session's runs, of which the terminate flag is the one that is used.
+// The options of a session's runs; only the terminate flag is used.
 class OrtStop final : public Stop {
  public:
   void request() noexcept override try { options.SetTerminate(); } catch (...) {
@@ -135,12 +137,12 @@ class OrtBackend final : public Backend {
         fail(status_of(error), graphs[k], ": ", error.what());
       }
     }
-    trim();  // what loading took by the way: weights before they were rearranged
+    trim();  // what was needed only for loading: weights before they were rearranged
   }
 
   void run(std::size_t index, const Pass& pass) const override {
     const Segment& segment = bundle_.variant().segments[index];
-    // Each thread's own, so that runs need no memory for them; the values are views and go with the run.
+    // One per thread, so that runs do not allocate; the values are views that are not used after the run.
     thread_local std::vector<const char*> input_names, output_names;
     thread_local std::vector<Ort::Value> inputs, outputs;
     for (auto* names : {&input_names, &output_names}) names->clear();
@@ -205,7 +207,7 @@ class OrtBackend final : public Backend {
   }
 
   Ort::Value view(void* data, ONNXTensorElementDataType type, Sizes shape) const {
-    static std::byte nothing[alignment];  // ONNX Runtime wants an address even for no elements
+    static std::byte nothing[alignment];  // ONNX Runtime requires an address even for no elements
     std::size_t bytes = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 ? 8 : type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 ? 2 : 4;
     for (std::size_t i = 0; i < shape.rank; ++i) bytes *= static_cast<std::size_t>(shape.size[i]);
     return Ort::Value::CreateTensor(cpu_, data != nullptr ? data : nothing, bytes, shape.size.data(), shape.rank, type);
@@ -213,7 +215,7 @@ class OrtBackend final : public Backend {
 
   const Bundle& bundle_;
   Ort::MemoryInfo cpu_;
-  mutable std::vector<Ort::Session> sessions_;  // Session::Run is safe to call from several threads, but not const
+  mutable std::vector<Ort::Session> sessions_;  // Session::Run is thread-safe, but not const
 };
 
 }  // namespace
@@ -234,14 +236,14 @@ std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution&
   check_provider(provider);
   Ort::SessionOptions options;
   options.DisablePerSessionThreads();
-  // Plans memory for each input shape it meets and keeps every plan: prompts come in too many lengths for that.
+  // Memory patterns are planned and kept for each input shape, and prompts have too many different lengths for that.
   options.DisableMemPattern();
   options.AddConfigEntry("session.use_env_allocators", "1");  // the arena of ort_environment
   if (provider == Provider::cpu) add_kernels(options);
   try {
     append_provider(options, provider, execution.device_id);
   } catch (const Ort::Exception& error) {
-    fail(REXIT_BACKEND_MISSING, "ONNX Runtime's provider cannot be loaded: ", error.what());
+    fail(REXIT_BACKEND_MISSING, "ONNX Runtime's execution provider cannot be loaded: ", error.what());
   }
   return std::make_unique<OrtBackend>(bundle, env, options, graphs);
 }

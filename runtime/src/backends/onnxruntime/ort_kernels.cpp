@@ -17,17 +17,17 @@ using kernels::Quantized;
 using kernels::SlateAttention;
 using kernels::Threads;
 
-constexpr std::size_t most_axes = 4;
+constexpr std::size_t max_axes = 4;
 
-// What a graph gives need not be what the exporter writes.
+// A graph need not be one that the exporter wrote.
 void require(bool right, const char* what) {
   if (!right) throw std::invalid_argument(what);
 }
 
-// A tensor of at most four axes. As rows, all axes but the last are one.
+// A tensor of at most four axes. Seen as rows, all axes but the last are merged.
 struct Tensor {
   const void* data = nullptr;
-  std::array<std::int64_t, most_axes> sizes{};
+  std::array<std::int64_t, max_axes> sizes{};
   std::size_t rank = 0, count = 0;
 
   template <class T>
@@ -48,8 +48,8 @@ class Call final : public Threads {
     const Ort::ConstValue value = context_.GetInput(index);
     const auto info = value.GetTensorTypeAndShapeInfo();
     Tensor tensor{value.GetTensorRawData(), {}, info.GetDimensionsCount(), info.GetElementCount()};
-    require(tensor.rank <= most_axes, "an input has more than four axes");
-    // By the C API: the C++ wrapper's vector would be an allocation in each run.
+    require(tensor.rank <= max_axes, "an input has more than four axes");
+    // By the C API: the C++ wrapper would allocate a vector in each run.
     Ort::ThrowOnError(Ort::GetApi().GetDimensions(info, tensor.sizes.data(), tensor.rank));
     return tensor;
   }
@@ -59,9 +59,9 @@ class Call final : public Threads {
     return context_.GetOutput(index, shape.sizes.data(), shape.rank).GetTensorMutableData<T>();
   }
 
-  // x's values as uint8, and a scale for each of its rows.
+  // The outputs: uint8 values in x's shape, and one scale per row.
   Quantized quantized(const Tensor& x) const {
-    require(x.rank >= 1, "x has no axis, expected at least one");
+    require(x.rank >= 1, "x is a scalar, expected at least one axis");
     Tensor scales = x;
     scales.sizes[x.rank - 1] = 1;
     auto* values = output<std::uint8_t>(0, x);
@@ -102,8 +102,8 @@ struct SlateAttentionKernel : OfFloats {
     require(key.same_shape(value) && past_key.same_shape(past_value), "keys and values have different shapes");
     const std::size_t heads = query.size(1), kv_heads = key.size(1), tokens = query.size(2);
     require(heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && past_key.size(1) == kv_heads,
-            "heads are no multiple of key heads");
-    require(key.size(2) == tokens && groups.rank == 1 && groups.size(0) == tokens, "expected a key and a group for each query");
+            "the number of heads is not a multiple of the number of key heads");
+    require(key.size(2) == tokens && groups.rank == 1 && groups.size(0) == tokens, "expected one key and one group per query");
     kernels::attend({query.as<float>(), key.as<float>(), value.as<float>(), past_key.as<float>(), past_value.as<float>(),
                      groups.as<std::int64_t>(), call.output<float>(0, query), heads, kv_heads, tokens, past_key.size(2),
                      query.size(3), scale},
@@ -133,7 +133,7 @@ struct RmsNormQuantizeRowsKernel : OfQuantizedRows {
 
   void compute(const Call& call) const {
     const Tensor x = call.input(0), weight = call.input(1);
-    require(weight.rank == 1 && weight.count == x.width(), "expected a weight for each column");
+    require(weight.rank == 1 && weight.count == x.width(), "expected one weight per column");
     kernels::rms_norm_quantize_rows(x.as<float>(), weight.as<float>(), epsilon, call.quantized(x), call);
   }
 
@@ -148,7 +148,7 @@ struct SwigluQuantizeRowsKernel : OfQuantizedRows {
 
   void compute(const Call& call) const {
     const Tensor gate = call.input(0), up = call.input(1), scale = call.input(2);
-    require(gate.same_shape(up) && scale.count == gate.rows(), "gate, up and scale have shapes that do not fit");
+    require(gate.same_shape(up) && scale.count == gate.rows(), "the shapes of gate, up and scale do not match");
     kernels::swiglu_quantize_rows(gate.as<float>(), up.as<float>(), scale.as<float>(), call.quantized(gate), call);
   }
 };
@@ -162,13 +162,13 @@ struct ScaleAddRowsKernel : OfFloats {
   void compute(const Call& call) const {
     const Tensor product = call.input(0), scale = call.input(1), residual = call.input(2);
     require(product.same_shape(residual) && scale.count == product.rows(),
-            "product, scale and residual have shapes that do not fit");
+            "the shapes of product, scale and residual do not match");
     kernels::scale_add_rows(product.as<float>(), scale.as<float>(), residual.as<float>(), call.output<float>(0, product),
                             product.rows(), product.width(), call);
   }
 };
 
-// No exception may reach ONNX Runtime's C code.
+// Exceptions must not reach ONNX Runtime's C code.
 template <class Function>
 OrtStatusPtr status_of(const char* name, const Function& function) {
   try {
@@ -181,7 +181,7 @@ OrtStatusPtr status_of(const char* name, const Function& function) {
       return Ort::GetApi().CreateStatus(ORT_INVALID_ARGUMENT, (std::string("rexit.") + name + ": " + error.what()).c_str());
     }
   } catch (const std::bad_alloc& error) {
-    return Ort::GetApi().CreateStatus(ORT_FAIL, error.what());  // in words that backend_ort.cpp knows
+    return Ort::GetApi().CreateStatus(ORT_FAIL, error.what());  // words that backend_ort.cpp recognises
   }
 }
 
@@ -228,7 +228,7 @@ struct Operators {
 }  // namespace
 
 void add_kernels(Ort::SessionOptions& options) {
-  static const Operators* operators = new Operators;  // never destroyed, as sessions may outlive static objects
+  static const Operators* operators = new Operators;  // never destroyed: sessions may outlive static objects
   options.Add(operators->domain);
 }
 

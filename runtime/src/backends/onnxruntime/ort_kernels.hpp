@@ -1,12 +1,12 @@
-// rexit's kernels as operators of ONNX Runtime, domain `rexit`.
+// rexit's kernels as ONNX Runtime operators of domain `rexit`.
 #pragma once
 
 #include "backends/onnxruntime/ort_library.hpp"
 
 namespace rexit::core {
 
-// The exporter writes these operators as functions of standard ones, which any ONNX Runtime takes apart and runs. Sessions made
-// with these options run the kernels instead. On the CPU.
+// The exporter writes these operators as functions of standard ones, which any ONNX Runtime inlines and runs. Sessions made with
+// these options run the kernels instead. For the CPU only.
 void add_kernels(Ort::SessionOptions& options);
 
 }  // namespace rexit::core

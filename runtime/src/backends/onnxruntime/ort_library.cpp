@@ -14,7 +14,7 @@
 namespace rexit::core {
 namespace {
 
-// Never destroyed: pool threads and static destructors of other libraries may still be at work when the process exits.
+// Never destroyed: pool threads and static destructors of other libraries may still be running when the process exits.
 struct Runtime {
   Ort::Env* env = nullptr;
   std::int32_t threads = 0;
@@ -26,7 +26,8 @@ Runtime& the_runtime() {
   return *runtime;
 }
 
-// The first 1.x that takes an opset, by loading a graph of each into 1.16 to 1.23. Older libraries lack what rexit calls.
+// The first 1.x that accepts an opset, found by loading a graph of each into 1.16 to 1.23. Older libraries lack functions that
+// rexit calls.
 struct Support {
   std::size_t opset;
   int minor;
@@ -56,7 +57,8 @@ std::string load_api(const char* path) {
   void* library = open_library(path);
   using GetApiBase = const OrtApiBase* (*)();
   const auto get_base = reinterpret_cast<GetApiBase>(::dlsym(library, "OrtGetApiBase"));
-  if (get_base == nullptr) fail(REXIT_BACKEND_MISSING, "the ONNX Runtime library has no OrtGetApiBase: it is some other library");
+  if (get_base == nullptr)
+    fail(REXIT_BACKEND_MISSING, "the library loaded as ONNX Runtime has no OrtGetApiBase: it is a different library");
   const OrtApiBase* base = get_base();
   const OrtApi* api = base->GetApi(ORT_API_VERSION);
   if (api == nullptr)
@@ -65,7 +67,7 @@ std::string load_api(const char* path) {
   return base->GetVersionString();
 }
 
-// The x of "1.x.y"; -1: the version is of another form.
+// The x of "1.x.y"; -1 for any other form.
 int minor_of(const std::string& version) {
   int minor = -1;
   if (version.compare(0, 2, "1.") == 0) std::from_chars(version.data() + 2, version.data() + version.size(), minor);
@@ -85,14 +87,14 @@ Ort::Env* make_environment(std::int32_t threads) {
   options.SetGlobalInterOpNumThreads(1);
   options.SetGlobalSpinControl(1);
   auto env = std::make_unique<Ort::Env>(options, forward_log, nullptr, ORT_LOGGING_LEVEL_WARNING, "rexit");
-  // One arena for what segments need while they run: they run one after another, and each would keep its own.
+  // One arena for all segments: they run one after another, and otherwise each would keep an arena of its own.
   Ort::ThrowOnError(Ort::GetApi().RegisterAllocator(*env, &ort_arena()));
   return env.release();
 }
 
 }  // namespace
 
-// Never destroyed, as the environment that uses it.
+// Never destroyed, like the environment that uses it.
 OrtArena& ort_arena() {
   static OrtArena* arena = new OrtArena;
   return *arena;
@@ -108,13 +110,13 @@ Ort::Env& ort_environment(const char* library, std::int32_t threads) {
     try {
       runtime.env = make_environment(count);
     } catch (const Ort::Exception& error) {
-      fail(REXIT_BACKEND_FAILED, "ONNX Runtime cannot make its thread pool: ", error.what());
+      fail(REXIT_BACKEND_FAILED, "ONNX Runtime cannot create its thread pool: ", error.what());
     }
     runtime.threads = count;
   }
   if (threads != 0 && threads != runtime.threads)
-    fail(REXIT_INVALID_ARGUMENT, "threads is ", threads, ", but this process's pool was made with ", runtime.threads,
-         " by the first bundle opened: use that number or 0");
+    fail(REXIT_INVALID_ARGUMENT, "threads is ", threads, ", but the first bundle opened in this process created the pool with ",
+         runtime.threads, ": use that number or 0");
   return *runtime.env;
 }
 
@@ -126,7 +128,7 @@ void check_opset(std::size_t opset, const std::string& what, const std::string& 
   for (const Support& one : support)
     if (opset == one.opset && minor < one.minor)
       fail(REXIT_BACKEND_MISSING, what, " needs ONNX Runtime 1.", one.minor, " or newer for its opset ", opset,
-           ", the one opened is ", version);
+           ", the one loaded is ", version);
 }
 
 }  // namespace rexit::core

@@ -9,22 +9,23 @@
 
 namespace rexit::core {
 
-// Opens the library and makes the environment on the first call; later calls return the same one. The thread pool is global:
-// with one pool per segment they spin against each other, which costs 1.8 times the time on two cores.
+// Opens the library and creates the environment on the first call; later calls return the same one. The thread pool is shared:
+// pools of one per segment spin against each other, which takes 1.8 times as long on two cores.
 //
-// `library`: a path; null: $REXIT_ONNXRUNTIME_LIBRARY, then the system's. Only the first call's counts.
-// `threads`: of the pool; 0: one per core, or whatever the pool has. Throws REXIT_INVALID_ARGUMENT when it differs from the
-// pool's, REXIT_BACKEND_MISSING when there is no library or it is older than the headers rexit was built with.
+// `library`: a path; null: $REXIT_ONNXRUNTIME_LIBRARY, else the system's. Later calls ignore it. `threads`: the pool's size; 0:
+// one per core, or the size of the existing pool. Throws REXIT_INVALID_ARGUMENT if it differs from the existing pool's,
+// REXIT_BACKEND_MISSING if there is no library or it is older than the headers that rexit was built with.
 Ort::Env& ort_environment(const char* library, std::int32_t threads);
 
-// Throws REXIT_BACKEND_MISSING when the library that ort_environment opened is too old for graphs of this opset. Asked before
-// they are loaded: what ONNX Runtime says then is about its own source files. `what` has them, for the message.
+// Throws REXIT_BACKEND_MISSING if the library that ort_environment opened is too old for graphs of this opset. To be called
+// before loading them: the error that ONNX Runtime then reports is about its own source files. `what` names their owner in the
+// message.
 void check_opset(std::size_t opset, const std::string& what);
 
-// The same for the library's version as it gives it, "1.21.0".
+// The same for a given version of the library, "1.21.0".
 void check_opset(std::size_t opset, const std::string& what, const std::string& version);
 
-// What segments work in on the CPU, once there is an environment.
+// The arena in which segments run on the CPU, once there is an environment.
 OrtArena& ort_arena();
 
 }  // namespace rexit::core

@@ -26,7 +26,7 @@ constexpr ProviderName name_of(Provider provider) {
   return {"CPUExecutionProvider", "cpu"};
 }
 
-// By the C API: the C++ wrapper's vector of strings needs a newer libstdc++ than JetPack 6 has.
+// By the C API: the C++ wrapper's vector of strings needs a newer libstdc++ than JetPack 6's.
 std::vector<std::string> available() {
   const OrtApi& api = Ort::GetApi();
   char** names = nullptr;
@@ -46,9 +46,9 @@ void check_provider(Provider provider) {
     if (one == name.ort) return;
     all += (all.empty() ? "" : ", ") + one;
   }
-  fail(REXIT_BACKEND_MISSING, "device `", name.device, "` needs ", name.ort, " and this ONNX Runtime has ", all,
-       ": the library of the package onnxruntime-gpu has it",
-       provider == Provider::tensorrt ? ", and rexit built with -DREXIT_TENSORRT=ON does without" : "");
+  fail(REXIT_BACKEND_MISSING, "device `", name.device, "` needs ", name.ort, ", but this ONNX Runtime has only ", all,
+       "; use the library from the package onnxruntime-gpu",
+       provider == Provider::tensorrt ? ", or a rexit built with -DREXIT_TENSORRT=ON, which does not need it" : "");
 }
 
 void append_provider(Ort::SessionOptions& options, Provider provider, std::int32_t device_id) {
@@ -59,7 +59,7 @@ void append_provider(Ort::SessionOptions& options, Provider provider, std::int32
     Ort::ThrowOnError(api.CreateCUDAProviderOptions(&cuda));
     const std::unique_ptr<OrtCUDAProviderOptionsV2, decltype(api.ReleaseCUDAProviderOptions)> owner(
         cuda, api.ReleaseCUDAProviderOptions);
-    // Memory for prompts grows by what one asks for: doubling would take a GPU that the host shares.
+    // Memory grows by what is requested: doubling it would take too much of a GPU that shares its memory with the host.
     const std::array<const char*, 2> keys{"device_id", "arena_extend_strategy"}, values{id.c_str(), "kSameAsRequested"};
     Ort::ThrowOnError(api.UpdateCUDAProviderOptions(cuda, keys.data(), values.data(), keys.size()));
     options.AppendExecutionProvider_CUDA_V2(*cuda);
@@ -68,7 +68,7 @@ void append_provider(Ort::SessionOptions& options, Provider provider, std::int32
     Ort::ThrowOnError(api.CreateTensorRTProviderOptions(&tensorrt));
     const std::unique_ptr<OrtTensorRTProviderOptionsV2, decltype(api.ReleaseTensorRTProviderOptions)> owner(
         tensorrt, api.ReleaseTensorRTProviderOptions);
-    // Contexts of one session take turns, so they share their working memory; a session is all that it reaches.
+    // The contexts of one Ort::Session take turns, so they share working memory; the option does not reach beyond a session.
     const std::array<const char*, 2> keys{"device_id", "trt_context_memory_sharing_enable"}, values{id.c_str(), "1"};
     Ort::ThrowOnError(api.UpdateTensorRTProviderOptions(tensorrt, keys.data(), values.data(), keys.size()));
     options.AppendExecutionProvider_TensorRT_V2(*tensorrt);

@@ -19,15 +19,15 @@
 namespace rexit::core {
 namespace {
 
-constexpr std::size_t most_buckets = 64;        // of one session: each has an execution context and a graph
-constexpr std::size_t address_alignment = 256;  // what setTensorAddress asks for; cudaMalloc gives no less
+constexpr std::size_t max_buckets = 64;         // per session: each has an execution context and a CUDA graph
+constexpr std::size_t address_alignment = 256;  // required by setTensorAddress; cudaMalloc guarantees at least that
 
 std::size_t aligned(std::size_t bytes) { return (bytes + address_alignment - 1) / address_alignment * address_alignment; }
 
 bool is_aligned(const void* data) { return reinterpret_cast<std::uintptr_t>(data) % address_alignment == 0; }
 
-// What one session's passes need besides the engines: a stream, on which everything keeps its order, an execution context for
-// each profile of each engine, and memory. All of it is taken at once, for the largest pass the engines take.
+// What one session's passes need besides the engines: a stream, on which everything happens in order, an execution context for
+// each profile of each engine, and memory. Everything is allocated at once, for the largest pass that the engines accept.
 class Worker {
  public:
   Worker(const std::vector<LoadedEngine>& engines, bool cuda_graphs)
@@ -35,8 +35,8 @@ class Worker {
     std::size_t working = 1, indices = 0, spare = 0, hidden = 0, past = 0, answers = 0;
     for (const LoadedEngine& loaded : engines) {
       working = std::max(working, static_cast<std::size_t>(loaded.engine->getDeviceMemorySizeV2()));
-      for (const EngineProfile& profile : loaded.plan.profiles) {
-        const std::size_t tokens = profile.tokens.most, rows = profile.rows.most;
+      for (const OptimizationProfile& profile : loaded.plan.profiles) {
+        const std::size_t tokens = profile.tokens.max, rows = profile.rows.max;
         indices = std::max(indices, 3 * aligned(tokens * sizeof(std::int64_t)) + aligned(rows * sizeof(std::int64_t)));
         std::size_t outputs = 0;
         for (std::size_t i = 0; i < loaded.outputs.size(); ++i)
@@ -48,24 +48,24 @@ class Worker {
           if (is_hidden && (cuda_graphs || bytes_of(*spec, 1) % address_alignment != 0))
             hidden = std::max(hidden, bytes_of(*spec, tokens));
         }
-        past = std::max(past, 2 * loaded.layers() * aligned(bytes_of(loaded.inputs[4], profile.prefix.most)));
+        past = std::max(past, 2 * loaded.layers() * aligned(bytes_of(loaded.inputs[4], profile.prefix.max)));
       }
     }
-    staged_.reserve(2 * indices, "pinned memory for inputs");  // a prefix's, and the slate's behind it
+    staged_.reserve(2 * indices, "pinned memory for inputs");  // a prefix's and the following slate's
     received_.reserve(answers, "pinned memory for logits");
     placed_.reserve(indices, "device memory for inputs");
     scratch_.reserve(spare, "device memory for outputs");
     hidden_in_.reserve(hidden, "device memory for hidden states");
     hidden_out_.reserve(hidden, "device memory for hidden states");
     if (cuda_graphs) {
-      filled_up_.reserve(indices, "pinned memory for inputs");
+      padded_.reserve(indices, "pinned memory for inputs");
       past_.reserve(past, "device memory for keys and values");
     }
     // The contexts run one after another, so they share their working memory.
     working_.reserve(working, "device memory for the engines");
     for (const LoadedEngine& loaded : engines) {
       contexts_.emplace_back();
-      // One for each profile: a context that changes its profile sets its layers up anew, and prefix and slate take turns.
+      // One for each profile: prefix and slate alternate, and a context that switches profiles has to set up its layers again.
       for (std::size_t p = 0; p < loaded.plan.profiles.size(); ++p) contexts_.back().push_back(make_context(loaded, p));
     }
   }
@@ -75,12 +75,12 @@ class Worker {
     const std::size_t profile = loaded.profile_for(pass.tokens, pass.prefix, pass.rows);
     forget_tensorrt_error();
     if (cuda_graphs_ && pass.logits != nullptr && pass.new_keys == nullptr)
-      run_filled_up(segment, profile, pass);
+      run_padded(segment, profile, pass);
     else
-      run_as_it_is(*contexts_[segment][profile], loaded, pass);
+      run_unpadded(*contexts_[segment][profile], loaded, pass);
   }
 
-  // CUDA does not copy between overlapping ranges, so these go over a third place.
+  // CUDA does not copy between overlapping ranges, so those go through a temporary buffer.
   void copy(void* to, const void* from, std::size_t bytes) {
     const auto on_stream = [&](void* a, const void* b) {
       cuda::check(cudaMemcpyAsync(a, b, bytes, cudaMemcpyDeviceToDevice, stream_.get()), "copying hidden states");
@@ -100,12 +100,12 @@ class Worker {
                 "copying keys and values");
   }
 
-  // Until all that was issued is done; what fails on the GPU is told here.
+  // Waits until everything issued is done; errors on the GPU are reported here.
   void wait(const std::string& where) {
     staged_bytes_ = 0;
     cuda::check(cudaStreamSynchronize(stream_.get()), where);
   }
-  void abandon() noexcept {  // the same, whatever fails
+  void abandon() noexcept {  // the same, ignoring errors
     staged_bytes_ = 0;
     cudaStreamSynchronize(stream_.get());
   }
@@ -116,12 +116,12 @@ class Worker {
     std::unique_ptr<nvinfer1::IExecutionContext> context(
         loaded.engine->createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED));
     if (context == nullptr || !context->setOptimizationProfileAsync(static_cast<std::int32_t>(profile), stream_.get()))
-      fail(REXIT_BACKEND_FAILED, loaded.plan.path, ": TensorRT could not make an execution context: ", take_tensorrt_error());
+      fail(REXIT_BACKEND_FAILED, loaded.plan.path, ": TensorRT could not create an execution context: ", take_tensorrt_error());
     context->setDeviceMemoryV2(working_.data(), static_cast<std::int64_t>(working_.bytes()));
     return context;
   }
 
-  void run_as_it_is(nvinfer1::IExecutionContext& context, const LoadedEngine& loaded, const Pass& pass) {
+  void run_unpadded(nvinfer1::IExecutionContext& context, const LoadedEngine& loaded, const Pass& pass) {
     start(loaded);
     stage(pass, loaded);
     if (!loaded.first()) inputs_[0] = aligned_input(loaded.inputs[0], pass);
@@ -140,24 +140,25 @@ class Worker {
     bind(context, loaded, sizes);
     enqueue(context, loaded);
     if (beside) copy(pass.hidden_out, hidden_out_.data(), bytes_of(loaded.outputs[0], pass.tokens));
-    if (pass.logits == nullptr) return;  // whoever reads the rest comes later on the stream
+    if (pass.logits == nullptr) return;  // whatever reads the other outputs comes later on the stream
     download(loaded, sizes);
     finish(loaded, pass);
   }
 
-  // 1. The pass is filled up to a size of which there are few, and all that it reads and writes goes to places that stay.
-  // 2. A size met for the first time runs as any pass.
-  // 3. Met again it gets an execution context of its own, which has to run once before its work can be captured, and must not be
-  //    changed after that; then indices, engine and logits are captured as one.
+  // 1. The pass is padded to one of a few sizes, and everything it reads or writes has a fixed address.
+  // 2. A size seen for the first time runs like any pass.
+  // 3. Seen again, it gets an execution context of its own, which has to run once before it can be captured and must not be
+  // changed
+  //    after that; then the copy of the indices, the engine and the copy of the logits are captured as one CUDA graph.
   // 4. From then on it is one launch.
-  void run_filled_up(std::size_t segment, std::size_t profile, const Pass& pass) {
+  void run_padded(std::size_t segment, std::size_t profile, const Pass& pass) {
     const LoadedEngine& loaded = engines_[segment];
-    const EngineProfile& most = loaded.plan.profiles[profile];
-    const PassSizes sizes = bucket_of({pass.tokens, pass.prefix, pass.rows}, most.tokens.most, most.rows.most);
+    const OptimizationProfile& most = loaded.plan.profiles[profile];
+    const PassSizes sizes = bucket_of({pass.tokens, pass.prefix, pass.rows}, most.tokens.max, most.rows.max);
     start(loaded);
-    const std::size_t bytes = place_filled_up(loaded, pass, sizes);
+    const std::size_t bytes = place_padded(loaded, pass, sizes);
     const auto upload = [&] {
-      cuda::check(cudaMemcpyAsync(placed_.data(), filled_up_.data(), bytes, cudaMemcpyHostToDevice, stream_.get()),
+      cuda::check(cudaMemcpyAsync(placed_.data(), padded_.data(), bytes, cudaMemcpyHostToDevice, stream_.get()),
                   loaded.plan.path + ": copying inputs");
     };
 
@@ -184,19 +185,19 @@ class Worker {
         download(loaded, sizes);
       };
       bucket.graph.capture(stream_, issue, loaded.plan.path + ": capturing a CUDA graph");
-    } catch (const Error& error) {  // what it answered is there; without graphs the padding is of no use
-      log(REXIT_LOG_WARNING, std::string(error.what()) + ": this session goes on without CUDA graphs");
+    } catch (const Error& error) {  // the pass itself has succeeded; without graphs padding is pointless
+      log(REXIT_LOG_WARNING, std::string(error.what()) + "; this session continues without CUDA graphs");
       cuda_graphs_ = false;
       buckets_.clear();
     }
   }
 
-  // Returns the bytes of the indices, which wait to go up.
-  std::size_t place_filled_up(const LoadedEngine& loaded, const Pass& pass, const PassSizes& sizes) {
+  // Returns the bytes of the indices to upload.
+  std::size_t place_padded(const LoadedEngine& loaded, const Pass& pass, const PassSizes& sizes) {
     std::array<std::int64_t*, 4> indices{};
     std::size_t at = 0;
     for (std::size_t i = loaded.first() ? 0 : 1; i < 4; ++i) {
-      indices[i] = reinterpret_cast<std::int64_t*>(filled_up_.data() + at);
+      indices[i] = reinterpret_cast<std::int64_t*>(padded_.data() + at);
       inputs_[i] = placed_.data() + at;
       at += aligned((i == 3 ? sizes.rows : sizes.tokens) * sizeof(std::int64_t));
     }
@@ -211,9 +212,9 @@ class Worker {
     }
     if (loaded.logits() == 1) results_[0] = hidden_out_.data();
     if (pass.prefix == 0) return at;
-    // Where the cache keeps them one right behind the other, as here, they come in one copy.
+    // Tensors that are adjacent in the cache, as they are here, go in one copy.
     const std::size_t layers = loaded.layers(), bytes = bytes_of(loaded.inputs[4], pass.prefix), stride = aligned(bytes);
-    const std::byte* from = nullptr;  // of the copy that grows while neighbours follow
+    const std::byte* from = nullptr;  // start of the current copy, which grows as long as tensors are adjacent
     std::size_t first = 0;
     for (std::size_t n = 0; n <= 2 * layers; ++n) {
       const void* next = n == 2 * layers ? nullptr : n % 2 == 0 ? pass.past_keys[n / 2] : pass.past_values[n / 2];
@@ -234,25 +235,25 @@ class Worker {
   using BucketKey = std::array<std::size_t, 4>;  // segment, T, P, N
 
   Bucket& bucket_for(const BucketKey& key) {
-    if (buckets_.count(key) == 0 && buckets_.size() == most_buckets) {
+    if (buckets_.count(key) == 0 && buckets_.size() == max_buckets) {
       const auto older = [](const auto& a, const auto& b) { return a.second.last_use < b.second.last_use; };
       buckets_.erase(std::min_element(buckets_.begin(), buckets_.end(), older));
     }
     return buckets_[key];
   }
 
-  // Nothing wanted yet; empty tensors have an address too.
+  // No output wanted yet. Empty inputs need an address too.
   void start(const LoadedEngine& loaded) {
     inputs_.assign(loaded.inputs.size(), placed_.data());
     results_.assign(loaded.outputs.size(), nullptr);
   }
 
-  // TensorRT writes every output: those that nobody wants go to scratch memory.
+  // TensorRT writes every output: those that are not wanted go to scratch memory.
   void bind(nvinfer1::IExecutionContext& context, const LoadedEngine& loaded, const PassSizes& sizes) {
     for (std::size_t i = 0; i < inputs_.size(); ++i) {
       const TensorSpec& spec = loaded.inputs[i];
       const std::size_t dynamic = i < 3 ? sizes.tokens : i == 3 ? sizes.rows : sizes.prefix;
-      // It only reads its inputs.
+      // const_cast: TensorRT only reads its inputs.
       if (!context.setInputShape(spec.name.c_str(), dims_of(spec, dynamic)) ||
           !context.setTensorAddress(spec.name.c_str(), const_cast<void*>(inputs_[i])))
         refused(loaded, spec);
@@ -284,8 +285,8 @@ class Worker {
     std::memcpy(pass.logits, received_.data(), bytes_of(loaded.outputs[loaded.logits()], pass.rows));
   }
 
-  // Indices are small: gathered in pinned memory they go to the device in one copy, which needs no wait. Where they are gathered
-  // must not be written again before they have gone, which a wait for logits tells.
+  // Indices are small: gathered in pinned memory, they go to the device in one copy that nothing waits for. That memory must not
+  // be written again before the copy is done, which is certain after the next wait for logits.
   void stage(const Pass& pass, const LoadedEngine& loaded) {
     const std::size_t tokens = pass.tokens * sizeof(std::int64_t), rows = pass.rows * sizeof(std::int64_t);
     const std::array<std::pair<const std::int64_t*, std::size_t>, 4> parts{
@@ -305,7 +306,7 @@ class Worker {
                 loaded.plan.path + ": copying inputs");
   }
 
-  // Hidden states may begin at any row: behind a shared start, or where a chunk of a slate begins.
+  // Hidden states may begin at any row: behind a shared prefix, or at the start of a slate's chunk.
   const void* aligned_input(const TensorSpec& spec, const Pass& pass) {
     if (is_aligned(pass.hidden_in)) return pass.hidden_in;
     copy(hidden_in_.data(), pass.hidden_in, bytes_of(spec, pass.tokens));
@@ -313,23 +314,24 @@ class Worker {
   }
 
   [[noreturn]] static void refused(const LoadedEngine& loaded, const TensorSpec& spec) {
-    fail(REXIT_BACKEND_FAILED, loaded.plan.path, ": TensorRT refuses tensor `", spec.name, "`: ", take_tensorrt_error());
+    fail(REXIT_BACKEND_FAILED, loaded.plan.path, ": TensorRT rejected tensor `", spec.name, "`: ", take_tensorrt_error());
   }
 
   const std::vector<LoadedEngine>& engines_;
   bool cuda_graphs_;
   cuda::Stream stream_;
-  cuda::DeviceMemory placed_, scratch_, hidden_in_, hidden_out_, past_, between_, working_;
-  cuda::PinnedMemory staged_, filled_up_, received_;
-  std::size_t staged_bytes_ = 0;     // of staged_, in use by copies under way
-  std::vector<const void*> inputs_;  // of the pass at work, and what it gives
+  cuda::DeviceBuffer placed_, scratch_, hidden_in_, hidden_out_, past_, between_, working_;
+  cuda::PinnedBuffer staged_, padded_, received_;
+  std::size_t staged_bytes_ = 0;     // of staged_, in use by copies that may still be running
+  std::vector<const void*> inputs_;  // of the current pass, and its outputs
   std::vector<void*> results_;
-  std::vector<std::vector<std::unique_ptr<nvinfer1::IExecutionContext>>> contexts_;  // [segment][profile]; gone before the memory
+  std::vector<std::vector<std::unique_ptr<nvinfer1::IExecutionContext>>>
+      contexts_;  // [segment][profile]; destroyed before the memory
   std::map<BucketKey, Bucket> buckets_;
   std::uint64_t uses_ = 0;
 };
 
-// The engines, and the worker that waits for a session: the first one's, or that of one that has ended.
+// The engines, and a spare worker for the next session: the one made at open, or that of a session that has ended.
 class Shared {
  public:
   Shared(const Bundle& bundle, std::int32_t device, bool cuda_graphs) : device_(device), cuda_graphs_(cuda_graphs) {
@@ -397,7 +399,7 @@ class TensorRtBackend final : public Backend {
   void release(void* memory) const noexcept override {
     if (memory == nullptr) return;
     const cuda::OnDevice on(shared_->device());
-    worker_->abandon();  // what still uses it is on this stream
+    worker_->abandon();  // whatever still uses it is on this stream
     cudaFree(memory);
   }
 
@@ -421,7 +423,7 @@ class TensorRtBackend final : public Backend {
 
 }  // namespace
 
-Backends make_tensorrt_backends(const Bundle& bundle, std::int32_t device_id, bool cuda_graphs) {
+BackendFactory make_tensorrt_factory(const Bundle& bundle, std::int32_t device_id, bool cuda_graphs) {
   return [shared = std::make_shared<Shared>(bundle, device_id, cuda_graphs)] {
     return std::make_shared<const TensorRtBackend>(shared);
   };

@@ -1,4 +1,4 @@
-// CUDA's runtime API with owners, and errors as exceptions.
+// CUDA's runtime API with RAII, and errors as exceptions.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -11,15 +11,15 @@
 
 namespace rexit::core::cuda {
 
-// `doing`: "segment-0.plan: copying inputs". Running out of memory is REXIT_OUT_OF_MEMORY, all else REXIT_BACKEND_FAILED.
+// `doing`: "segment-0.plan: copying inputs". Throws REXIT_OUT_OF_MEMORY or, for any other error, REXIT_BACKEND_FAILED.
 inline void check(cudaError_t error, const std::string& doing) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // else the next call of this thread reports it again
+  cudaGetLastError();  // otherwise this thread's next call reports it again
   fail(error == cudaErrorMemoryAllocation ? REXIT_OUT_OF_MEMORY : REXIT_BACKEND_FAILED, doing,
        ": CUDA: ", cudaGetErrorString(error));
 }
 
-// This thread's GPU, for a scope: the caller's own choice is restored.
+// Makes `device` this thread's GPU for a scope, then restores the caller's choice.
 class OnDevice {
  public:
   explicit OnDevice(int device) noexcept {
@@ -37,7 +37,7 @@ class OnDevice {
   bool changed_ = false;
 };
 
-// One that waits for no other, the legacy stream included.
+// A stream that does not synchronise with others, the legacy default stream included.
 class Stream {
  public:
   explicit Stream(const std::string& doing) { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), doing); }
@@ -51,7 +51,7 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
-// Work of a stream, recorded once and launched as one.
+// A stream's work, captured once and launched as a whole.
 class Graph {
  public:
   Graph() = default;
@@ -63,7 +63,7 @@ class Graph {
 
   bool ready() const noexcept { return exec_ != nullptr; }
 
-  // What `issue` puts on the stream is kept and not done.
+  // What `issue` puts on the stream is recorded and not run.
   template <class Issue>
   void capture(const Stream& stream, const Issue& issue, const std::string& doing) {
     cudaGraph_t graph = nullptr;
@@ -89,14 +89,14 @@ class Graph {
 
 inline std::string wanted(std::size_t bytes) { return std::to_string(bytes) + " bytes"; }
 
-// Memory that only grows; what it held is lost then. Growing waits for the GPU.
+// Memory that only grows. Growing loses its contents and waits for the GPU.
 template <cudaError_t (*allocate)(void**, std::size_t), cudaError_t (*release)(void*)>
-class Memory {
+class Buffer {
  public:
-  Memory() = default;
-  ~Memory() { release(data_); }
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
+  Buffer() = default;
+  ~Buffer() { release(data_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
 
   std::byte* reserve(std::size_t bytes, const std::string& what) {
     if (bytes > bytes_) {
@@ -120,7 +120,7 @@ inline cudaError_t release_device(void* data) { return cudaFree(data); }
 inline cudaError_t allocate_pinned(void** data, std::size_t bytes) { return cudaMallocHost(data, bytes); }
 inline cudaError_t release_pinned(void* data) { return cudaFreeHost(data); }
 
-using DeviceMemory = Memory<allocate_device, release_device>;
-using PinnedMemory = Memory<allocate_pinned, release_pinned>;  // the host's, from which copies do not block
+using DeviceBuffer = Buffer<allocate_device, release_device>;
+using PinnedBuffer = Buffer<allocate_pinned, release_pinned>;  // host memory from which copies do not block
 
 }  // namespace rexit::core::cuda

@@ -21,7 +21,7 @@ std::string& last_tensorrt_error() noexcept {
   return error;
 }
 
-// TensorRT's messages as log lines; the last error of each thread explains the call that then fails.
+// Forwards TensorRT's messages to the log. Each thread's last error explains the call that then fails.
 class Logger final : public nvinfer1::ILogger {
  public:
   void log(Severity severity, const char* message) noexcept override {
@@ -37,7 +37,7 @@ class Logger final : public nvinfer1::ILogger {
   }
 };
 
-// Never destroyed: TensorRT keeps the first one it was given.
+// Never destroyed: TensorRT keeps the first logger it was given.
 Logger& logger() {
   static Logger& only = *new Logger;
   return only;
@@ -82,13 +82,13 @@ void check_tensor(const LoadedEngine& loaded, const TensorSpec& spec, TensorIOMo
   const DataType type = engine.getTensorDataType(name);
   if (type != tensorrt_type(spec.type))
     fail(REXIT_CORRUPT, where, ": ", side, " `", spec.name, "` is ", name_of(type), ", expected ", core::name_of(spec.type));
-  // Inputs that TensorRT computes shapes with are the host's; none of a segment's is meant to be.
+  // Inputs from which TensorRT computes shapes are in host memory; a segment should have none.
   if (engine.getTensorLocation(name) != nvinfer1::TensorLocation::kDEVICE)
-    fail(REXIT_CORRUPT, where, ": ", side, " `", spec.name, "` lies in the host's memory, expected the GPU's");
+    fail(REXIT_CORRUPT, where, ": ", side, " `", spec.name, "` is in host memory, expected GPU memory");
   const Dims seen = engine.getTensorShape(name);
   bool fits = seen.nbDims == static_cast<std::int32_t>(spec.shape.size());
   for (std::size_t i = 0; fits && i < spec.shape.size(); ++i) {
-    // Of an output behind reshapes the compiler may not know what the graph does.
+    // The compiler may not know the size of an output behind reshapes, even where the graph does.
     const bool unknown = mode == TensorIOMode::kOUTPUT && seen.d[i] == any_size;
     fits = seen.d[i] == spec.shape[i] || unknown;
   }
@@ -97,15 +97,16 @@ void check_tensor(const LoadedEngine& loaded, const TensorSpec& spec, TensorIOMo
          shape_text(spec.shape.data(), spec.shape.size()));
 }
 
-// What an engine was really compiled for: a compiler may raise a least of 0 to 1 without a word.
+// Checks what an engine was actually compiled for: a compiler may silently raise a minimum of 0 to 1.
 void check_profile(const LoadedEngine& loaded, std::size_t profile, const TensorSpec& spec, const Range& range) {
   for (const auto& [selector, expected] :
-       {std::pair{OptProfileSelector::kMIN, range.least}, std::pair{OptProfileSelector::kMAX, range.most}}) {
+       {std::pair{OptProfileSelector::kMIN, range.min}, std::pair{OptProfileSelector::kMAX, range.max}}) {
     const Dims seen = loaded.engine->getProfileShape(spec.name.c_str(), static_cast<std::int32_t>(profile), selector);
     const Dims wanted = dims_of(spec, expected);
     if (seen.nbDims != wanted.nbDims || !std::equal(seen.d, seen.d + seen.nbDims, wanted.d))
-      fail(REXIT_CORRUPT, loaded.plan.path, ": the ", selector == OptProfileSelector::kMIN ? "least" : "most", " of input `",
-           spec.name, "` in profile ", profile, " is ", shape_text(seen), ", engine.json says ", shape_text(wanted));
+      fail(REXIT_CORRUPT, loaded.plan.path, ": the ", selector == OptProfileSelector::kMIN ? "minimum" : "maximum",
+           " shape of input `", spec.name, "` in profile ", profile, " is ", shape_text(seen), ", engine.json says ",
+           shape_text(wanted));
   }
 }
 
@@ -116,7 +117,7 @@ void check(const LoadedEngine& loaded) {
   const auto seen = static_cast<std::size_t>(loaded.engine->getNbIOTensors());
   if (seen != known)
     fail(REXIT_CORRUPT, loaded.plan.path, ": the engine has ", seen, " inputs and outputs, the manifest names ", known);
-  const std::vector<EngineProfile>& profiles = loaded.plan.profiles;
+  const std::vector<OptimizationProfile>& profiles = loaded.plan.profiles;
   if (loaded.engine->getNbOptimizationProfiles() != static_cast<std::int32_t>(profiles.size()))
     fail(REXIT_CORRUPT, loaded.plan.path, ": the engine has ", loaded.engine->getNbOptimizationProfiles(),
          " profiles, engine.json has ", profiles.size());
@@ -127,8 +128,8 @@ void check(const LoadedEngine& loaded) {
 
 void check_range(const LoadedEngine& loaded, std::size_t seen, const Range& range, const char* what) {
   if (range.holds(seen)) return;
-  fail(seen > range.most ? REXIT_TOO_LONG : REXIT_BACKEND_FAILED, loaded.plan.path, ": ", seen, " ", what,
-       ", the engine was compiled for ", range.least, " to ", range.most);
+  fail(seen > range.max ? REXIT_TOO_LONG : REXIT_BACKEND_FAILED, loaded.plan.path, ": ", seen, " ", what,
+       ", the engine was compiled for ", range.min, " to ", range.max);
 }
 
 Accelerator accelerator(std::int32_t device) {
@@ -149,7 +150,7 @@ std::string take_tensorrt_error() {
   std::string error;
   error.swap(last_tensorrt_error());
   std::replace(error.begin(), error.end(), '\n', ' ');
-  return error.empty() ? "it gives no reason" : error;
+  return error.empty() ? "no reason given" : error;
 }
 
 void forget_tensorrt_error() noexcept { last_tensorrt_error().clear(); }
@@ -168,7 +169,7 @@ Dims dims_of(const TensorSpec& spec, std::size_t dynamic) noexcept {
   return result;
 }
 
-// By P: that is what tells the profiles apart.
+// By P, in which the profiles differ.
 std::size_t LoadedEngine::profile_for(std::size_t tokens, std::size_t prefix, std::size_t rows) const {
   std::size_t found = 0;
   while (found + 1 < plan.profiles.size() && !plan.profiles[found].prefix.holds(prefix)) ++found;

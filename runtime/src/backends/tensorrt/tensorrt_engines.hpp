@@ -1,4 +1,4 @@
-// A variant's engines, loaded by TensorRT and checked against what the bundle says of them.
+// A variant's engines, loaded by TensorRT and checked against the bundle.
 #pragma once
 
 #include <NvInfer.h>
@@ -13,11 +13,11 @@
 
 namespace rexit::core {
 
-// TensorRT's last error in this thread, on one line. Taken: the next call's failure must not be explained by this one.
+// TensorRT's last error in this thread, on one line. It is cleared, so that it cannot be taken for the reason of a later failure.
 std::string take_tensorrt_error();
 void forget_tensorrt_error() noexcept;
 
-// A plan loaded, with what it takes and gives, in the order of segment_inputs() and segment_outputs().
+// A loaded plan, with its inputs and outputs in the order of segment_inputs() and segment_outputs().
 struct LoadedEngine {
   Plan plan;
   std::vector<TensorSpec> inputs, outputs;
@@ -25,15 +25,15 @@ struct LoadedEngine {
 
   std::size_t layers() const noexcept { return (inputs.size() - 4) / 2; }
   bool first() const noexcept { return inputs[0].type == TensorType::int64; }
-  std::size_t logits() const noexcept { return outputs.size() - 2 * layers() - 1; }  // the index of that output
+  std::size_t logits() const noexcept { return outputs.size() - 2 * layers() - 1; }  // the index of output `logits`
 
-  // The profile for a pass of these sizes. Throws REXIT_TOO_LONG or REXIT_BACKEND_FAILED where none takes them.
+  // The profile for a pass of these sizes. Throws REXIT_TOO_LONG or REXIT_BACKEND_FAILED if none accepts them.
   std::size_t profile_for(std::size_t tokens, std::size_t prefix, std::size_t rows) const;
 };
 
 class TensorRtEngines {
  public:
-  // Of GPU `device`, which must be this thread's; see make_tensorrt_backend for what it throws.
+  // For GPU `device`, which must be this thread's current one. Throws as make_tensorrt_factory does.
   TensorRtEngines(const Bundle& bundle, std::int32_t device);
 
   const std::vector<LoadedEngine>& all() const noexcept { return engines_; }
@@ -43,7 +43,7 @@ class TensorRtEngines {
   std::vector<LoadedEngine> engines_;
 };
 
-// A tensor's bytes, and its shape for TensorRT, when its dynamic dimension has this size.
+// A tensor's bytes, and its shape for TensorRT, when its dynamic dimension has size `dynamic`.
 std::size_t bytes_of(const TensorSpec& spec, std::size_t dynamic) noexcept;
 nvinfer1::Dims dims_of(const TensorSpec& spec, std::size_t dynamic) noexcept;
 
