@@ -113,7 +113,7 @@ $(BUILD)/.docs-requirements: pyproject.toml tools/requirements.py | $(BUILD)/.in
 
 # The notice that is switched off is about mkdocs' future, at each build; docs/libraries.md has it.
 docs: $(BUILD)/.docs-requirements $(BUILD)/.installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir $(abspath $(BUILD))/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(abspath $(BUILD))/site
 
 format: $(BUILD)/.installed
 	$(BIN)/ruff format .

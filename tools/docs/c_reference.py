@@ -4,7 +4,7 @@ Rules
 1. The header's first comment opens the page.
 2. A declaration is a `#define` or what ends at a `;` outside of braces; those of include guards, `extern "C"` and REXIT_API are not
    shown. It gets a heading of its own name, and the comment directly above it as its text; comments inside it stay where they are.
-3. A name of the header, wherever a comment has one, is a link to its declaration.
+3. A name of the header, wherever a comment has one, is a link to its declaration; an enumerator's to that of its enumeration.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ def read_header(text: str) -> tuple[str, list[Declaration]]:
 def c_reference(header: str, wrapper: str) -> str:
     """The page, of the texts of `rexit.h` and `rexit.hpp`."""
     opening, declarations = read_header(header)
-    names = {one.name for one in declarations}
-    parts = ["# C and C++\n\nThe header, `rexit/rexit.h`, as it stands in `runtime/include`; its comments are the reference.\n"]
-    parts += [_markdown(opening, names), "## Types and constants\n"]
+    homes = {name: one.name for one in declarations for name in (one.name, *_enumerators(one.code))}
+    parts = ["# C and C++\n\n`rexit/rexit.h`: its declarations, and its own comments.\n"]
+    parts += [_markdown(opening, homes), "## Types and constants\n"]
     functions = False
     for one in declarations:
         if one.is_function and not functions:
             functions = True
             parts.append("## Functions\n")
         code = one.code.removeprefix("REXIT_API ")
-        parts.append(f"### `{one.name}` {{ #{one.name} }}\n\n{_markdown(one.comment, names)}\n```c\n{code}\n```\n")
+        parts.append(f"### `{one.name}` {{ #{one.name} }}\n\n{_markdown(one.comment, homes)}\n```c\n{code}\n```\n")
     parts.append(
         "## C++17\n\n`rexit/rexit.hpp` is header-only and adds no behaviour of its own: each call is the C function of that name, "
         f"a failing one throws `rexit::Error`.\n\n```cpp\n{wrapper.rstrip()}\n```\n"
@@ -77,13 +77,17 @@ def _name_of(code: str) -> str:
     return found[1]
 
 
+def _enumerators(code: str) -> list[str]:
+    return re.findall(r"^\s+(REXIT_\w+) = ", code, re.MULTILINE) if code.startswith("typedef enum") else []
+
+
 def _plain(comment: str) -> str:
     """A comment's text, without the signs that make it one."""
     lines = re.sub(r"^\s*/\*\s?|\s*\*/\s*$", "", comment.strip()).splitlines()
     return "\n".join(re.sub(r"^\s*\*\s?", "", line) if n else line for n, line in enumerate(lines))
 
 
-def _markdown(text: str, names: set[str]) -> str:
+def _markdown(text: str, homes: dict[str, str]) -> str:
     """Text with lists and links. Indented lines that continue no list are code."""
     out: list[str] = []
     in_list = in_code = False
@@ -97,10 +101,10 @@ def _markdown(text: str, names: set[str]) -> str:
             in_code = True
             continue
         in_code = False
-        out.append(_NAME.sub(lambda found: _link(found[0], names), line.replace("<", "&lt;")))
+        out.append(_NAME.sub(lambda found: _link(found[0], homes), line.replace("<", "&lt;")))
     return "\n".join(out) + "\n"
 
 
-def _link(name: str, names: set[str]) -> str:
-    bare = name.removesuffix("()")
-    return f"[`{name}`](#{bare})" if bare in names else f"`{name}`"
+def _link(name: str, homes: dict[str, str]) -> str:
+    home = homes.get(name.removesuffix("()"))
+    return f"[`{name}`](#{home})" if home else f"`{name}`"

@@ -15,6 +15,8 @@ def cli_reference() -> str:
     """The page, from the commands themselves."""
     write = [sys.executable, "-m", "typer", "rexit.cli", "utils", "docs", "--name", "rexit", "--title", "Command line"]
     text = subprocess.run(write, check=True, capture_output=True, text=True).stdout
+    head, _, commands = text.partition("**Commands**")  # a list of first lines, cut off in the middle
+    text = head + commands[commands.index("## ") :]
     # typer escapes for HTML, inside code too, where Markdown escapes once more.
     return f"{html.unescape(text)}\n{_exit_codes()}"
 
