@@ -2,8 +2,8 @@
 
 Rules
 1. The header's first comment opens the page.
-2. A declaration is a `#define` or what ends at a `;` outside of braces; those of include guards, `extern "C"` and REXIT_API are not
-   shown. It gets a heading of its own name, and the comment directly above it as its text; comments inside it stay where they are.
+2. A declaration is a `#define`, or what ends at a `;` outside of braces. It gets a heading of its own name, and the comment
+   directly above it as its text; comments inside it stay. Include guards, `extern "C"` and REXIT_API are not shown.
 3. A name of the header, wherever a comment has one, is a link to its declaration; an enumerator's to that of its enumeration.
 """
 
@@ -62,8 +62,8 @@ def c_reference(header: str, wrapper: str) -> str:
         code = one.code.removeprefix("REXIT_API ")
         parts.append(f"### `{one.name}` {{ #{one.name} }}\n\n{_markdown(one.comment, homes)}\n```c\n{code}\n```\n")
     parts.append(
-        "## C++17\n\n`rexit/rexit.hpp` is header-only and adds no behaviour of its own: each call is the C function of that name, "
-        f"a failing one throws `rexit::Error`.\n\n```cpp\n{wrapper.rstrip()}\n```\n"
+        "## C++17\n\n`rexit/rexit.hpp` is header-only and adds no behaviour of its own: each call is the C function of that "
+        f"name, a failing one throws `rexit::Error`.\n\n```cpp\n{wrapper.rstrip()}\n```\n"
     )
     return "\n".join(parts)
 
