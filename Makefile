@@ -2,6 +2,7 @@
 # make test   all tests, Python and C++
 # make test-aarch64   the C++ library cross-built for 64-bit ARM, its tests under QEMU, its answers against this machine's
 # make check  format, lint, types
+# make docs   the site, in build/site
 # make bench-peers   what benchmarks/slate.py compares with: an hour of compiling and exporting
 # make clean  forget what was built (the environment stays)
 
@@ -21,7 +22,7 @@ CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp examples/cpp -name 
 imports = $(if $(shell command -v $(PYTHON)),$(shell $(PYTHON) tools/imports.py $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error tools/imports.py failed)))
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-python test-cpp test-aarch64 check format clean bench-peers
+.PHONY: setup demo test test-python test-cpp test-aarch64 check docs format clean bench-peers
 
 setup: $(BUILD)/.installed
 
@@ -104,6 +105,15 @@ check: $(BUILD)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(filter %.cpp %.c %.h %.hpp,$(CPP_SOURCES))
+
+$(BUILD)/.docs-requirements: pyproject.toml tools/requirements.py | $(BUILD)/.installed
+	$(BIN)/python tools/requirements.py docs >$(BUILD)/docs-requirements.txt
+	$(BIN)/pip install --quiet --requirement $(BUILD)/docs-requirements.txt
+	@touch $@
+
+# The notice that is switched off is about mkdocs' future, at each build; docs/libraries.md has it.
+docs: $(BUILD)/.docs-requirements $(BUILD)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(abspath $(BUILD))/site
 
 format: $(BUILD)/.installed
 	$(BIN)/ruff format .

@@ -53,7 +53,7 @@ def _compile(
 
         rexit compile bundle --variant tensorrt-fp16 --python /usr/bin/python3
 
-    The second one takes TensorRT from JetPack's own Python. TensorRT-RTX (`pip install 'rexit[tensorrt-rtx]'`) compiles on any
+    The second one takes TensorRT from JetPack's own Python. TensorRT-RTX (`pip install 'rexit\\[tensorrt-rtx]'`) compiles on any
     machine, for the GPUs it knows (no Jetson among them); without a GPU the engines are compiled, not run:
 
         rexit compile bundle --compute-capability 8.6

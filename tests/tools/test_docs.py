@@ -1,0 +1,72 @@
+"""The reference pages that are made from the sources, and the paths that texts name."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ("exporter", "calibration", "runtime", "src/rexit", "tests", "examples", "benchmarks", "tools")
+sys.path.insert(0, str(ROOT / "tools" / "docs"))
+
+from c_reference import c_reference, read_header  # noqa: E402
+from cli_reference import cli_reference  # noqa: E402
+
+HEADER = (ROOT / "runtime" / "include" / "rexit" / "rexit.h").read_text()
+EXPORTED = re.findall(r"^REXIT_API .*?\b(rexit_\w+)\(", HEADER, re.MULTILINE)
+
+
+def test_every_function_of_the_header_has_its_comment_and_its_code() -> None:
+    declarations = {one.name: one for one in read_header(HEADER)[1]}
+    assert EXPORTED and set(EXPORTED) <= set(declarations)
+    score = declarations["rexit_session_score"]
+    assert score.comment.startswith("Scores a slate.") and score.code.endswith("rexit_stats* stats_out);")
+    assert declarations["rexit_bundle_get_info"].comment == "", "the comment beside rexit_bundle_close is not its own"
+    assert "struct_size" in declarations["rexit_request"].code
+
+
+def test_names_in_comments_are_links() -> None:
+    header = (
+        "/* What it is. */\n"
+        "/* Numbers. */\n"
+        "typedef enum rexit_status {\n  REXIT_OK = 0, /* fine; no ; ends it */\n} rexit_status;\n\n"
+        "/* Not this one's. */\n\n"
+        "/* REXIT_OK, or see rexit_other; a < b. */\n"
+        "REXIT_API rexit_status rexit_call(int (*each)(int),\n                                  int last);\n"
+    )
+    page = c_reference(header, "// wrapper\n")
+    assert "[`REXIT_OK`](#rexit_status), or see `rexit_other`; a &lt; b." in page
+    assert "int last);" in page and "Not this one's" not in page
+
+
+def test_cli_page_has_every_command_and_exit_code() -> None:
+    page = cli_reference()
+    for command in ("index", "export", "compile", "calibrate", "score", "verify", "inspect", "bench"):
+        assert f"## `rexit {command}`" in page
+    assert "rexit[tensorrt-rtx]" in page, "rich takes brackets for markup unless they are escaped"
+    assert "&#" not in page
+    assert re.search(r"^\| 8 \|.*verify", page, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_of_the_pages_outside_the_site_lead_somewhere(name: str) -> None:
+    for link in re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text()):
+        assert link.startswith("https://") or (ROOT / link).exists(), f"{name}: {link}"
+
+
+def test_pages_named_in_sources_exist() -> None:
+    files = [path for folder in SOURCES for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".cpp", ".hpp", ".h")]
+    named = {page for path in files for page in re.findall(r"\bdocs/[a-z0-9/_-]+\.md", path.read_text())}
+    assert "docs/format.md" in named
+    others = {"docs/operators.md"}  # onnx-tensorrt's
+    assert [page for page in sorted(named - others) if not (ROOT / page).exists()] == []
+
+
+def test_paths_named_in_the_pages_exist() -> None:
+    folders = "|".join((*SOURCES, "src", "docs"))
+    for page in (ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
+        for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", page.read_text()):
+            assert "NAME" in path or (ROOT / path).exists(), f"{page.relative_to(ROOT)}: {path}"

@@ -1,0 +1,110 @@
+"""The C reference: `rexit.h`'s own comments and declarations, as Markdown.
+
+Rules
+1. The header's first comment opens the page.
+2. A declaration is a `#define`, or what ends at a `;` outside of braces. It gets a heading of its own name, and the comment
+   directly above it as its text; comments inside it stay. Include guards, `extern "C"` and REXIT_API are not shown.
+3. A name of the header, wherever a comment has one, is a link to its declaration; an enumerator's to that of its enumeration.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_HIDDEN = ("REXIT_API", "REXIT_REXIT_H")
+_NAME = re.compile(r"\b(?:rexit|REXIT)_\w+(?:\(\))?")
+
+
+@dataclass(frozen=True)
+class Declaration:
+    name: str
+    comment: str
+    code: str
+
+    @property
+    def is_function(self) -> bool:
+        return self.code.startswith("REXIT_API")
+
+
+def read_header(text: str) -> tuple[str, list[Declaration]]:
+    """The first comment, and the declarations in their order."""
+    first, _, rest = text.partition("*/")
+    found: list[Declaration] = []
+    comment, code, inside = "", "", False
+    for line in rest.splitlines():
+        starts = not code and not inside
+        if inside or (starts and line.startswith("/*")):
+            comment = f"{comment}{line}\n" if inside else f"{line}\n"
+            inside = "*/" not in line
+        elif starts and not line.strip():
+            comment = ""
+        elif code or line.startswith(("typedef", "REXIT_API", "#define")):
+            code += f"{line}\n"
+            bare = re.sub(r"/\*.*?(\*/|$)", "", code, flags=re.DOTALL)
+            if code.startswith("#define") or (bare.rstrip().endswith(";") and bare.count("{") == bare.count("}")):
+                found.append(Declaration(_name_of(bare), _plain(comment), code.rstrip()))
+                comment = code = ""
+    return _plain(first), [one for one in found if one.name not in _HIDDEN]
+
+
+def c_reference(header: str, wrapper: str) -> str:
+    """The page, of the texts of `rexit.h` and `rexit.hpp`."""
+    opening, declarations = read_header(header)
+    homes = {name: one.name for one in declarations for name in (one.name, *_enumerators(one.code))}
+    parts = ["# C and C++\n\n`rexit/rexit.h`: its declarations, and its own comments.\n"]
+    parts += [_markdown(opening, homes), "## Types and constants\n"]
+    functions = False
+    for one in declarations:
+        if one.is_function and not functions:
+            functions = True
+            parts.append("## Functions\n")
+        code = one.code.removeprefix("REXIT_API ")
+        parts.append(f"### `{one.name}` {{ #{one.name} }}\n\n{_markdown(one.comment, homes)}\n```c\n{code}\n```\n")
+    parts.append(
+        "## C++17\n\n`rexit/rexit.hpp` is header-only and adds no behaviour of its own: each call is the C function of that "
+        f"name, a failing one throws `rexit::Error`.\n\n```cpp\n{wrapper.rstrip()}\n```\n"
+    )
+    return "\n".join(parts)
+
+
+def _name_of(code: str) -> str:
+    if code.startswith("#define"):
+        return code.split()[1]
+    pattern = r"(\w+)\s*\(" if code.startswith("REXIT_API") else r"(\w+)\s*;\s*$"
+    found = re.search(pattern, code)
+    assert found, f"rexit.h: cannot tell what this declares: {code}"
+    return found[1]
+
+
+def _enumerators(code: str) -> list[str]:
+    return re.findall(r"^\s+(REXIT_\w+) = ", code, re.MULTILINE) if code.startswith("typedef enum") else []
+
+
+def _plain(comment: str) -> str:
+    """A comment's text, without the signs that make it one."""
+    lines = re.sub(r"^\s*/\*\s?|\s*\*/\s*$", "", comment.strip()).splitlines()
+    return "\n".join(re.sub(r"^\s*\*\s?", "", line) if n else line for n, line in enumerate(lines))
+
+
+def _markdown(text: str, homes: dict[str, str]) -> str:
+    """Text with lists and links. Indented lines that continue no list are code."""
+    out: list[str] = []
+    in_list = in_code = False
+    for line in text.splitlines():
+        item, indented = line.startswith("- "), line.startswith("  ")
+        if item and not in_list:
+            out.append("")
+        in_list = item or (in_list and indented)
+        if indented and not in_list:
+            out += [""] * (not in_code) + [f"    {line.strip()}"]
+            in_code = True
+            continue
+        in_code = False
+        out.append(_NAME.sub(lambda found: _link(found[0], homes), line.replace("<", "&lt;")))
+    return "\n".join(out) + "\n"
+
+
+def _link(name: str, homes: dict[str, str]) -> str:
+    home = homes.get(name.removesuffix("()"))
+    return f"[`{name}`](#{home})" if home else f"`{name}`"

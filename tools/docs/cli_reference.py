@@ -1,0 +1,36 @@
+"""The command line's reference: what typer writes of the commands, and the exit codes, as Markdown."""
+
+from __future__ import annotations
+
+import html
+import subprocess
+import sys
+
+from rexit import errors
+from rexit.cli import INTERRUPTED, TERMINATED
+from rexit.cli.verify import EXIT_CODE as NOT_VERIFIED
+
+
+def cli_reference() -> str:
+    """The page, from the commands themselves."""
+    write = [sys.executable, "-m", "typer", "rexit.cli", "utils", "docs", "--name", "rexit", "--title", "Command line"]
+    text = subprocess.run(write, check=True, capture_output=True, text=True).stdout
+    head, _, commands = text.partition("**Commands**")  # a list of first lines, cut off in the middle
+    text = head + commands[commands.index("## ") :]
+    # typer escapes for HTML, inside code too, where Markdown escapes once more.
+    return f"{html.unescape(text)}\n{_exit_codes()}"
+
+
+def _exit_codes() -> str:
+    rows = [(0, "done")]
+    for name in errors.__all__:
+        kind = getattr(errors, name)
+        rows.append((kind.exit_code, f"`{name}`: {kind.__doc__.splitlines()[0]}"))
+    rows += [
+        (2, "a wrong option"),
+        (NOT_VERIFIED, "`rexit verify` found a fault"),
+        (INTERRUPTED, "ended by Ctrl-C"),
+        (TERMINATED, "ended by SIGTERM or SIGHUP"),
+    ]
+    lines = [f"| {code} | {text} |" for code, text in sorted(rows, key=lambda row: row[0])]
+    return "\n".join(["## Exit codes", "", "| code | meaning |", "|---|---|", *lines]) + "\n"
