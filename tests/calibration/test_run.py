@@ -200,7 +200,7 @@ def test_ctrl_c_while_timing_the_policy_brings_the_former_one_back(place: Path, 
 
 def test_nothing_is_calibrated_in_a_bundle_that_is_being_written(place: Path) -> None:
     bundle = Bundle.open(place / "bundle")
-    with sole_writer(place / "bundle"), pytest.raises(InputError, match="bundle: another process is writing it"):
+    with sole_writer(place / "bundle"), pytest.raises(InputError, match="bundle: another process is writing to it"):
         calibrate(bundle, Catalog.open(place / "catalog"), SETTINGS, open_session=lambda: pytest.fail("work began"))
     assert bundle.policy() is None
 

@@ -146,7 +146,7 @@ class TestCalibrate:
 
     def test_bundles_own_catalog_has_no_splits(self, run: Run, place: Path) -> None:
         ended = run("calibrate", place / "bundle", "--catalog", place / "bundle" / "catalog")
-        one_line(ended, 4, "validation.parquet: missing", "use the one `rexit index` wrote")
+        one_line(ended, 4, "validation.parquet: missing", "use the catalog that `rexit index` wrote")
 
     def test_edited_split(self, run: Run, place: Path) -> None:
         path = place / "catalog" / "splits" / "test.parquet"
@@ -785,7 +785,7 @@ class TestBench:
         ("change", "line"),
         [
             ({"variant_sha256": "0" * 64}, "measured with variant 000000000000…"),
-            ({"device": "cuda"}, "measured with device cuda, here cpu: measure again with `rexit bench --profile`"),
+            ({"device": "cuda"}, "measured with device cuda, here cpu: measure it again with `rexit bench --profile`"),
             ({"threads": 64}, "measured with threads 64, here "),
         ],
     )

@@ -97,7 +97,7 @@ class TestInspect:
         make_stale(bundle)
         (shown,) = self.engines(bundle)
         assert shown["state"] == "stale"
-        assert "it differs from the variant in segment 1's weights; build it anew: rexit compile" in run("inspect", bundle).output
+        assert "it differs from the variant in segment 1's weights; rebuild it: rexit compile" in run("inspect", bundle).output
 
     def test_unreadable(self, bundle: Path) -> None:
         (engine(bundle) / "engine.json").write_text("{")
@@ -127,7 +127,7 @@ class TestVerify:
         assert check["outcome"] == "FAILED"
         (line,) = check["failures"]  # type: ignore[misc]
         command = f"rexit compile BUNDLE --variant {VARIANT} --compute-capability 8.6"
-        assert line.endswith(f"stale, it differs from the variant in segment 1's weights; build it anew: {command}")
+        assert line.endswith(f"stale, it differs from the variant in segment 1's weights; rebuild it: {command}")
 
     def test_edited_and_truncated(self, bundle: Path) -> None:
         plan = engine(bundle) / "segment-2.plan"

@@ -386,7 +386,7 @@ class TestFailure:
         before = files(engines(compiled))
         with sole_writer(compiled):
             text = self.refused(compiled, InputError)
-        assert text.endswith("another process is writing it; try again when that has ended")
+        assert text.endswith("another process is writing to it; try again when it has finished")
         assert files(engines(compiled)) == before
 
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -134,9 +134,9 @@ def test_file_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("here", "line"),
     [
-        (replace(HERE, variant_sha256="b" * 64), "measured with variant aaaaaaaaaaaa…, here bbbbbbbbbbbb…: measure again"),
-        (replace(HERE, device="cuda"), "measured with device cpu, here cuda: measure again"),
-        (replace(HERE, threads=1), "measured with threads 2, here 1: measure again"),
+        (replace(HERE, variant_sha256="b" * 64), "measured with variant aaaaaaaaaaaa…, here bbbbbbbbbbbb…: measure it again"),
+        (replace(HERE, device="cuda"), "measured with device cpu, here cuda: measure it again"),
+        (replace(HERE, threads=1), "measured with threads 2, here 1: measure it again"),
         (replace(HERE, machine=HERE.machine | {"onnxruntime": "1.25.0"}), "measured with onnxruntime 1.24.0, here 1.25.0: "),
         (replace(HERE, machine=HERE.machine | {"rexit": "0.2.0"}), "measured with rexit 0.1.0, here 0.2.0: "),
         (replace(HERE, machine=HERE.machine | {"gpu": "Orin"}), "measured with gpu none, here Orin: "),
@@ -190,7 +190,7 @@ def test_version_is_the_libraries_own(tmp_path: Path) -> None:
         (lambda v: v.pop("device"), "not a profile: KeyError"),
         (lambda v: v.update(segments=3), "not a profile: TypeError"),
         (lambda v: v["segments"][0].pop("pass_us"), "not a profile: TypeError"),
-        (lambda v: v["segments"].pop(), "needs 2 segments"),
+        (lambda v: v["segments"].pop(), "expected 2 segments"),
         (lambda v: v["segments"][1].update(pass_us=-1), "costs of 0 or more"),
         (lambda v: v.update(base_us="nan"), "costs of 0 or more"),
     ],

@@ -1,4 +1,4 @@
-"""The session of a variant, as far as measuring and calibration look at it."""
+"""A variant's session, as measuring and calibration see it."""
 
 from __future__ import annotations
 
