@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rexit.bundle.catalog import Catalog, Id
 from rexit.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rexit.bundle.catalog import Catalog, Id
+
+# NumPy is imported where it is used: the command line reads SIZE for its help and must load nothing heavy.
 
 SIZE = 20
 """Candidates in a slate unless another number is asked for."""
@@ -39,6 +44,8 @@ def cut(catalog: Catalog, split: str, size: int = SIZE) -> list[Slate]:
     """
     if size < 1:
         raise InputError(f"slate size {size}, expected at least 1")
+    import numpy as np
+
     rows = catalog.split(split)
     if len(rows) == 0:
         raise InputError(f"{catalog.path}: the {split} split is empty, expected at least one interaction")
@@ -55,6 +62,8 @@ def cut(catalog: Catalog, split: str, size: int = SIZE) -> list[Slate]:
 
 def draw(slates: Sequence[Slate], count: int, seed: int = 0) -> list[Slate]:
     """At most `count` of the slates, drawn without replacement and kept in order; the same ones for the same seed."""
+    import numpy as np
+
     drawn = np.random.default_rng(seed).choice(len(slates), min(count, len(slates)), replace=False)
     return [slates[n] for n in np.sort(drawn)]
 
@@ -63,4 +72,6 @@ def spread(slates: Sequence[Slate], count: int) -> list[Slate]:
     """At most `count` of the slates, evenly spaced so that all kinds of users are included; 0 means all."""
     if count <= 0 or len(slates) <= count:
         return list(slates)
+    import numpy as np
+
     return [slates[i] for i in np.linspace(0, len(slates) - 1, count).round().astype(int)]

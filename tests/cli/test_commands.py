@@ -232,10 +232,10 @@ class TestScore:
         [
             (("--user", 100, "--items", "3,4"), 2, "item 4 is not in the catalog"),
             (("--user", 100, "--items", "3", "--recent", "4:1"), 2, "item 4 is not in the catalog"),
-            (("--user", 100, "--items", "three"), 2, "item 'three': this catalog's item ids are integers"),
-            (("--user", "me", "--items", "3"), 2, "user 'me': this catalog's user ids are integers"),
-            (("--user", "0100", "--items", "3"), 2, "user '0100': this catalog's user ids are integers"),
-            (("--user", 100, "--items", ","), 2, "items: none given"),
+            (("--user", 100, "--items", "three"), 2, "item 'three': this catalog's item ids are 64-bit integers"),
+            (("--user", "me", "--items", "3"), 2, "user 'me': this catalog's user ids are 64-bit integers"),
+            (("--user", "0100", "--items", "3"), 2, "user '0100': this catalog's user ids are 64-bit integers"),
+            (("--user", 100, "--items", ","), 2, "no items given"),
             (("--user", 100), 2, "expected --user and --items, or --pairs and --out"),
             (("--user", 100, "--items", "3", "--force-exit", 3), 2, "3"),
             (("--user", 100, "--items", "3", "--variant", "gpu"), 2, "no variant 'gpu', there are: cpu-fp32"),
@@ -247,7 +247,7 @@ class TestScore:
         one_line(run("score", made / "bundle", *words), code, expected)
 
     def test_candidates_without_an_answer(self) -> None:
-        from rexit.cli.score import answers
+        from rexit.cli.score import score_rows
         from rexit.runtime import Scores, Stats
 
         scores = Scores(
@@ -259,7 +259,7 @@ class TestScore:
             cut_short=np.array([True, True]),
             stats=Stats(*[0] * 5, *[0.0] * 4),
         )
-        assert answers(scores, [10, 20, 30], (2, 4)) == [
+        assert score_rows(scores, [10, 20, 30], (2, 4)) == [
             {"item": 30, "probability": 0.75, "log_odds": 1.5, "exit": 1, "layers": 4, "cut_short": True},
             {"item": 10, "probability": None, "log_odds": None, "exit": None, "layers": 0, "cut_short": True},
         ]
@@ -330,15 +330,15 @@ class TestScoreFile:
                 "user,item\n" + "".join(f"100,{i}\n" for i in (3, 4, 5, 4, 6, 7, 9, 10, 11)),
                 "7 items are not in the catalog: 4 (row 2), 5 (row 3), 6 (row 5), 7 (row 6), 9 (row 7) and 2 more",
             ),
-            ("user,item\n100,three\n", "this catalog's item ids are integers"),
-            ("user,item,as_of\n100,3,soon\n", "row 1: `as_of` is 'soon', expected an integer of 64 bits"),
-            ("user,item,probability\n100,3,1\n", "has a column 'probability' already"),
-            ("user,item\n", "holds no rows"),
+            ("user,item\n100,three\n", "this catalog's item ids are 64-bit integers"),
+            ("user,item,as_of\n100,3,soon\n", "row 1: `as_of` is 'soon', expected a 64-bit integer"),
+            ("user,item,probability\n100,3,1\n", "already has a column 'probability'"),
+            ("user,item\n", "has no rows"),
             ("", "empty, expected a header line"),
-            ("user,item,item\n100,3,3\n", "column 'item' stands 2 times in the header"),
+            ("user,item,item\n100,3,3\n", "column 'item' appears 2 times in the header"),
             ('user,item\n100,"3\n', "line 2: unexpected end of data"),
-            ("user,item\n007,3\n", "row 1: user '007': this catalog's user ids are integers"),
-            ("user,item\n100,3\n100,03\n", "row 2: item '03': this catalog's item ids are integers"),
+            ("user,item\n007,3\n", "row 1: user '007': this catalog's user ids are 64-bit integers"),
+            ("user,item\n100,3\n100,03\n", "row 2: item '03': this catalog's item ids are 64-bit integers"),
             ("user,item\n1_00,3\n", "row 1: user '1_00'"),
             ("user,item\n100,3\n9223372036854775808,3\n", "row 2: user '9223372036854775808'"),
         ],
@@ -561,7 +561,7 @@ class TestScoreFile:
     def test_out_is_a_folder(self, run: Run, place: Path) -> None:
         (place / "o.csv").mkdir()
         ended = run("score", place / "bundle", "--pairs", self.pairs(place), "--out", place / "o.csv")
-        one_line(ended, 2, "o.csv: cannot be written: is a folder")
+        one_line(ended, 2, "o.csv: cannot be written: it is a folder")
 
 
 class TestVerify:
@@ -725,7 +725,7 @@ class TestInspect:
         assert shown["candidates"] == [{"item": -7, "tokens": candidate.tolist()}]
 
     def test_neither(self, run: Run, tmp_path: Path) -> None:
-        one_line(run("inspect", tmp_path), 4, "neither a bundle (manifest.json), a catalog (catalog.json) nor a policy file")
+        one_line(run("inspect", tmp_path), 4, "not a bundle (manifest.json), a catalog (catalog.json) nor a policy file")
 
     def test_report_is_no_policy(self, run: Run, tmp_path: Path) -> None:
         path = tmp_path / "other.json"

@@ -140,7 +140,7 @@ class TestVerify:
     def test_no_engines_yet(self, bundle: Path) -> None:
         shutil.rmtree(engine(bundle).parent)
         check = self.check(bundle, 0)
-        assert (check["outcome"], check["detail"]) == ("skipped", "none built yet: rexit compile")
+        assert (check["outcome"], check["detail"]) == ("skipped", "none built yet, run `rexit compile`")
 
 
 def test_engines_are_no_part_of_the_variants_digest(bundle: Path) -> None:

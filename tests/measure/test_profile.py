@@ -17,7 +17,7 @@ from rexit.bundle import Bundle
 from rexit.errors import BundleError
 from rexit.measure.costs import Costs
 from rexit.measure.machine import Conditions
-from rexit.measure.profile import CostProfile, SegmentCost, fit, mean_tokens, measure
+from rexit.measure.profile import CostProfile, SegmentCost, fit, mean_tokens, measure_costs
 from rexit.slates import Slate
 from synthetic_traces import CANDIDATE_TOKENS, PREFIX_TOKENS, FakeSession
 
@@ -70,7 +70,7 @@ class Line:
 @pytest.mark.parametrize("max_tokens", [10**6, 50, 30])
 def test_measure_recovers_every_coefficient(max_tokens: int) -> None:
     """Also where slates take several passes, each of which costs `pass_us`."""
-    found = measure(Line(PROFILE, max_tokens), [slate(1, 20), slate(5, 8), slate(9, 1)], 2, max_tokens, HERE)
+    found = measure_costs(Line(PROFILE, max_tokens), [slate(1, 20), slate(5, 8), slate(9, 1)], 2, max_tokens, HERE)
     assert found.base_us == pytest.approx(7.5) and found.conditions == HERE
     assert found.fit_error == pytest.approx(0, abs=1e-9)
     for seen, true in zip(found.segments, PROFILE.segments, strict=True):
@@ -79,7 +79,7 @@ def test_measure_recovers_every_coefficient(max_tokens: int) -> None:
 
 def test_costs_are_those_behind_the_times() -> None:
     session, slates = FakeSession(3, TRUE, lambda u, i: 0.0, [1, 1, 1]), [slate(1, 20), slate(2, 7), slate(3, 1)]
-    profile = measure(session, slates, 3, MAX_TOKENS, HERE)
+    profile = measure_costs(session, slates, 3, MAX_TOKENS, HERE)
     tokens = mean_tokens(session, slates)
     assert tokens == (PREFIX_TOKENS, CANDIDATE_TOKENS)
     found = profile.costs(*tokens, MAX_TOKENS)
@@ -91,7 +91,7 @@ def test_costs_are_those_behind_the_times() -> None:
 def test_cost_is_never_negative_when_a_deeper_exit_was_timed_faster() -> None:
     odd = Costs(1.0, np.array([100.0, -30.0]), np.zeros(2), np.array([3.0, -1.0]), 100)
     session = FakeSession(2, odd, lambda u, i: 0.0, [1, 1])
-    found = measure(session, [slate(1, 20)], 2, 10**6, HERE).costs(PREFIX_TOKENS, CANDIDATE_TOKENS, 10**6)
+    found = measure_costs(session, [slate(1, 20)], 2, 10**6, HERE).costs(PREFIX_TOKENS, CANDIDATE_TOKENS, 10**6)
     assert all((values >= 0).all() for values in (found.prefix_us, found.pass_us, found.candidate_us))
 
 
@@ -116,7 +116,7 @@ def test_fit_error_is_told() -> None:
             scores.stats.slate_us = scores.stats.candidate_tokens**2
             return scores
 
-    assert measure(Curved(PROFILE), [slate(1, 20)], 1, 10**6, HERE).fit_error > 0.1
+    assert measure_costs(Curved(PROFILE), [slate(1, 20)], 1, 10**6, HERE).fit_error > 0.1
 
 
 def test_costs_grow_with_tokens() -> None:

@@ -17,8 +17,8 @@ from rexit.cli._output import stderr, stdout
 from rexit.errors import RexitError
 
 INTERRUPTED = 130
-_SETTINGS = {"help_option_names": ["-h", "--help"]}
 TERMINATED = 143
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     name="rexit",
@@ -26,7 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings=_SETTINGS,
+    context_settings=_CONTEXT,
 )
 
 
@@ -55,19 +55,19 @@ def main() -> NoReturn:
 
 
 def export_as(name: str, words: Sequence[str]) -> NoReturn:
-    """`rexit export WORDS...` for another program's command line, which calls it `name`. Ends as `main` does."""
+    """`rexit export WORDS...` for another program's command line, where it is called `name`. Ends as `main` does."""
     command = typer.main.get_group(app).commands["export"]
-    _run(partial(command, words, name, **_SETTINGS))
+    _run(partial(command, words, name, **_CONTEXT))
 
 
 def _run(command: Callable[[], object]) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # else nohup or the caller wants it otherwise
+        if signal.getsignal(number) is signal.SIG_DFL:  # else nohup or the caller has decided
             signal.signal(number, _terminated)
     try:
         command()
     except SystemExit as exc:
-        if exc.code in (INTERRUPTED, TERMINATED):  # typer has swallowed Ctrl-C and says nothing
+        if exc.code in (INTERRUPTED, TERMINATED):  # typer swallows Ctrl-C without a word
             stderr.print("rexit: interrupted; nothing was left half-written", markup=False, soft_wrap=True)
         raise
     except RexitError as exc:
@@ -86,5 +86,5 @@ def _run(command: Callable[[], object]) -> NoReturn:
 
 
 def _terminated(*_: object) -> NoReturn:
-    """What is being written goes, as for Ctrl-C: the default would end this process where it stands."""
+    """Cleans up what is being written, as for Ctrl-C: by default the process would end on the spot."""
     sys.exit(TERMINATED)

@@ -86,7 +86,7 @@ class CostProfile:
         write_json(path, {"schema": SCHEMA, "requires": [], "producer": f"rexit {__version__}", **self.to_json()})
 
 
-def measure(
+def measure_costs(
     session: Scorer,
     slates: Sequence[Slate],
     exits: int,
