@@ -89,11 +89,11 @@ def measure(checkpoint: str, catalog_folder: Path, slates: int, exits: list[int]
             counts[k][name] += np.histogram(np.abs(numbers), BINS, (0, largest[k][name]))[0]
 
         observe(chain, calibrating, see)
-        expected = prompts.answers(chain)
+        expected = prompts.log_odds(chain)
         for method, threshold in METHODS.items():
             scaled = [{name: threshold(counts[k][name], top) for name, top in each.items()} for k, each in enumerate(largest)]
             segments = [derive_segment(one, exact, target, made, scaled[k]) for k, one in enumerate(described)]
-            seen = prompts.answers(Chain(made, segments, max_tokens))
+            seen = prompts.log_odds(Chain(made, segments, max_tokens))
             judged = quality.assess(prompts, loaded.exits, target.gate, expected, seen)
             found["methods"][method] = [
                 {"mean": row.mean, "worst": row.worst, "auc_drop": row.auc_fp32 - row.auc} for row in judged.exits

@@ -725,7 +725,7 @@ class TestInspect:
         assert shown["candidates"] == [{"item": -7, "tokens": candidate.tolist()}]
 
     def test_neither(self, run: Run, tmp_path: Path) -> None:
-        one_line(run("inspect", tmp_path), 4, "not a bundle (manifest.json), a catalog (catalog.json) nor a policy file")
+        one_line(run("inspect", tmp_path), 4, "not a bundle (manifest.json), a catalog (catalog.json) or a policy file")
 
     def test_report_is_no_policy(self, run: Run, tmp_path: Path) -> None:
         path = tmp_path / "other.json"
@@ -734,7 +734,7 @@ class TestInspect:
 
     def test_user_without_items_and_catalog_without_runtime(self, run: Run, made: Path) -> None:
         one_line(run("inspect", made / "bundle", "--user", 103), 2, "needs both --user and --items")
-        one_line(run("inspect", made / "catalog", "--user", 103, "--items", "3"), 2, "catalog: no bundle")
+        one_line(run("inspect", made / "catalog", "--user", 103, "--items", "3"), 2, "catalog: is not a bundle")
 
 
 class TestBench:

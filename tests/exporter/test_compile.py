@@ -20,7 +20,7 @@ import tiny_bundle
 from limits import largest_file
 from rexit.bundle import Bundle, Engine, FileEntry, OptimizationProfile, digest, sole_writer
 from rexit.errors import BackendError, BundleError, InputError
-from rexit.exporter.compile import CompileReport, VariantBuild, compile_engines, profiles_of
+from rexit.exporter.compile import CompileReport, VariantBuild, compile_engines, optimization_profiles
 from tensorrt_bundle import VARIANT, add_tensorrt_variant, write_tensorrt_bundle
 from tensorrt_doubles import Doubles
 from tiny_bundle import MAX_TOKENS, PROGRAM, refresh
@@ -76,7 +76,7 @@ class TestRtx:
         assert set(engine.files) == {"segment-0.plan", "segment-1.plan", "segment-2.plan"}
         assert sorted(p.name for p in Path(built.folder).iterdir()) == ["engine.json", *sorted(engine.files)]
         for k, (segment, told) in enumerate(zip(engine.segments, built.segments, strict=True)):
-            assert segment.context is None and segment.profiles == profiles_of(bundle)
+            assert segment.context is None and segment.profiles == optimization_profiles(bundle)
             assert segment.layers == told.engine_layers > 10 and told.seconds > 0
             assert segment.summary == told.summary
             assert told.bytes == engine.files[f"segment-{k}.plan"].bytes > 1000
@@ -87,7 +87,7 @@ class TestRtx:
     def test_profiles(self, made: Path) -> None:
         """The limits and the catalog give the most, golden slates what is usual. No profile runs from no prefix to some."""
         bundle = Bundle.open(made, VARIANT)
-        empty, behind = profiles_of(bundle)
+        empty, behind = optimization_profiles(bundle)
         most = max(MAX_TOKENS, MOST_PREFIX)
         prefixes = sorted(len(slate.prefix) for slate in bundle.golden().slates)
         assert empty == OptimizationProfile((1, prefixes[len(prefixes) // 2], most), (0, 0, 0), (1, 1, MAX_TOKENS))
@@ -97,15 +97,15 @@ class TestRtx:
         assert behind.rows[1] == MAX_TOKENS // lengths[len(lengths) // 2] >= 1
         assert behind.tokens[1] == behind.rows[1] * lengths[len(lengths) // 2] <= MAX_TOKENS
         roomy = dataclasses.replace(bundle, variant=dataclasses.replace(bundle.variant, max_tokens=4096))
-        assert profiles_of(roomy)[1].rows == (1, 20, 4096)
-        (one,) = profiles_of(bundle, onnxruntime=True)
+        assert optimization_profiles(roomy)[1].rows == (1, 20, 4096)
+        (one,) = optimization_profiles(bundle, onnxruntime=True)
         assert (one.tokens, one.prefix[::2], one.rows) == (behind.tokens, (0, MOST_PREFIX), behind.rows)
 
     def test_without_prefixes_there_are_slates_alone(self, made: Path) -> None:
         bundle = Bundle.open(made, VARIANT)
-        slate = profiles_of(bundle)[1]
+        slate = optimization_profiles(bundle)[1]
         bundle.catalog.info["prompt"]["max_prefix_tokens"] = 0
-        (only,) = profiles_of(bundle)
+        (only,) = optimization_profiles(bundle)
         assert only.prefix == (0, 0, 0) and only.rows == slate.rows
 
     def test_up_to_date_until_something_changes(self, compiled: Path) -> None:
@@ -175,7 +175,7 @@ class TestTensorrtDouble:
         assert doubles.calls("build_serialized_network") == [[2]] * 3  # detailed
         assert doubles.calls("set_memory_pool_limit") == [["workspace", 1 << 30]] * 3
         for (shapes,), profile in zip(  # of the first segment
-            doubles.calls("add_optimization_profile")[:2], profiles_of(Bundle.open(bundle, VARIANT)), strict=True
+            doubles.calls("add_optimization_profile")[:2], optimization_profiles(Bundle.open(bundle, VARIANT)), strict=True
         ):
             assert shapes == {
                 **{name: [[size] for size in profile.tokens] for name in ("ids", "place", "owner")},
@@ -241,8 +241,8 @@ class TestTensorrtDouble:
     @pytest.mark.parametrize(
         ("at", "message"),
         [
-            ("parse", "TensorRT 10.3.0 does not build it: In node 3 (importX): UNSUPPORTED_NODE"),
-            ("build", "does not build it: Error Code 10: Internal Error (Could not find any implementation for node X.)"),
+            ("parse", "TensorRT 10.3.0 cannot build it: In node 3 (importX): UNSUPPORTED_NODE"),
+            ("build", "cannot build it: Error Code 10: Internal Error (Could not find any implementation for node X.)"),
             ("kill", "the builder ended by SIGKILL at "),
         ],
     )
@@ -300,7 +300,7 @@ class TestBadInput:
         assert not engines(bundle).exists()
 
     def test_onnxruntime_runs_no_engines_of_rtx(self, bundle: Path) -> None:
-        with pytest.raises(InputError, match=r"ONNX Runtime's TensorRT provider runs no engines of TensorRT-RTX"):
+        with pytest.raises(InputError, match=r"ONNX Runtime's TensorRT provider cannot run engines of TensorRT-RTX"):
             compile_engines(bundle, compute_capability="8.6", onnxruntime=True)
 
     def test_workspace_of_nothing(self, bundle: Path) -> None:
@@ -338,7 +338,7 @@ class TestFailure:
         spoil(compiled, rename)
         text = self.refused(compiled, BackendError)
         assert text.startswith(f"{VARIANT}, segment 1 (segment-1.onnx): TensorRT-RTX ")
-        assert "does not build it: " in text and "Softmaxx" in text
+        assert "cannot build it: " in text and "Softmaxx" in text
 
     def test_types_that_do_not_fit(self, compiled: Path) -> None:
         def halve(model: onnx.ModelProto) -> None:

@@ -110,7 +110,7 @@ def test_bundle_of_another_origin_is_refused(
         # The same exits: only whose heads they are differs, as in fp32 with one and int8 with the other.
         "heads": ({"precisions": ["int8"], "accept_loss": True, "head": "shared"}, f"{heads};"),
     }[other]
-    with pytest.raises(InputError, match=f"bundle: holds a bundle of another {said} remove it or choose another place"):
+    with pytest.raises(InputError, match=f"bundle: holds a bundle made from another {said} remove it or choose another place"):
         export_bundle(checkpoint, catalog_folder, bundle, ExportOptions(**args))  # type: ignore[arg-type]
     assert digest(bundle / "manifest.json") == before and _names(bundle.parent) == ["bundle"]
 

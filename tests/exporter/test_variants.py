@@ -174,7 +174,7 @@ def test_the_gate_refuses(
     reuse_graphs()
     before = _all_bytes(bundle)
     _gated(monkeypatch, gate=Gate(correlation=0.9999999, auc_drop=1.0))
-    monkeypatch.setattr(quality, "LEAST_USERS", 1)
+    monkeypatch.setattr(quality, "MIN_USERS", 1)
     arguments: dict[str, Any] = {"precisions": ["int4"], "golden_slates": 1}
     with pytest.raises(QualityError, match=r"exit after layer 1: log-odds correlate .*; nothing was written: --accept-loss"):
         export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(**arguments))
@@ -228,7 +228,7 @@ def test_a_cached_prefix_that_is_wrong_is_refused(
     monkeypatch.setattr(Chain, "__init__", remember)
     monkeypatch.setattr(Chain, "run", off)
     arguments: dict[str, Any] = {"precisions": ["int8"], "golden_slates": 2, "accept_loss": True}
-    said = r"exit after layer \d, single: log-odds differ from cpu-int8's own for the whole slate by 2, 1 is allowed"
+    said = r"exit after layer \d, single: log-odds differ from cpu-int8's own for the whole slate by 2, at most 1 is allowed"
     with pytest.raises(ParityError, match=said):
         export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", ExportOptions(**arguments))
     assert list(tmp_path.iterdir()) == []
