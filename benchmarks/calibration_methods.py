@@ -1,12 +1,12 @@
-"""How the scales of a tensorrt-int8 variant are best found: what each method costs in log-odds against float32.
+"""Which method finds the best scales for a tensorrt-int8 variant: how far each one's log-odds are from float32's.
 
     python benchmarks/calibration_methods.py --checkpoint build/demo/checkpoint --catalog build/demo/catalog [--json]
 
-Ranges come from the training slates that `rexit export` draws. Each method makes scales of them; the int8 graphs that result
-answer validation slates, and |difference of log-odds| from the float32 graphs is averaged at every exit.
+Ranges come from the training slates that `rexit export` draws. Each method derives scales from them; the resulting int8 graphs
+score validation slates, and |difference of log-odds| from the float32 graphs is averaged at every exit.
 
-max: the largest magnitude. percentile: of all magnitudes. entropy: ONNX Runtime's own, the threshold whose 128 levels tell the
-distribution apart least (Kullback-Leibler).
+max: the largest magnitude. percentile: of all magnitudes. entropy: ONNX Runtime's own, the threshold whose 128 levels distort the
+distribution least (Kullback-Leibler).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def percentile(share: float) -> Callable[[Histogram, float], float]:
 
 
 def entropy(counts: Histogram, largest: float) -> float:
-    """The collector wants both signs in an odd number of bins."""
+    """ONNX Runtime's threshold. Its collector takes both signs in an odd number of bins."""
     half = counts.reshape(ENTROPY_BINS // 2, -1).sum(1)
     both = np.concatenate([half[::-1], [0], half])
     edges = np.linspace(-largest, largest, len(both) + 1)

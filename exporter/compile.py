@@ -67,6 +67,7 @@ class CompileReport:
     variants: tuple[VariantBuild, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """What `rexit compile --json` prints: plain JSON values."""
         return asdict(self)
 
 

@@ -56,6 +56,7 @@ class ExportReport:
     seconds: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
+        """What `rexit export --json` prints: plain JSON values."""
         return asdict(self)
 
 

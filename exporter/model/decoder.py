@@ -56,23 +56,28 @@ class Decoder:
 
     @property
     def family(self) -> str:
+        """The `model_type` of the config."""
         return str(self.model.config.model_type)
 
     @property
     def layers(self) -> list[nn.Module]:
+        """The decoder layers, in order."""
         return list(getattr(self.body, self.layers_name))
 
     @property
     def norm(self) -> nn.Module:
+        """The final norm, after the last layer."""
         norm: nn.Module = getattr(self.body, self.norm_name)
         return norm
 
     @property
     def hidden_size(self) -> int:
+        """H, the width of hidden states."""
         return int(self.model.config.hidden_size)
 
     @property
     def vocab_size(self) -> int:
+        """Rows of the embedding table."""
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     @property

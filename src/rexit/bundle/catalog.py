@@ -51,6 +51,7 @@ class Ids:
 
     @classmethod
     def of_integers(cls, numbers: NDArray[np.int64]) -> Ids:
+        """Ids held in memory: int64 [n], ascending."""
         return cls("int64", len(numbers), numbers)
 
     def __len__(self) -> int:
@@ -190,14 +191,17 @@ class Catalog:
 
     @cached_property
     def user_table(self) -> dict[str, NDArray[Any]]:
+        """All tensors of users.safetensors, by name. Raises BundleError."""
         return self._table("users.safetensors")
 
     @cached_property
     def item_table(self) -> dict[str, NDArray[Any]]:
+        """All tensors of items.safetensors, by name. Raises BundleError."""
         return self._table("items.safetensors")
 
     @cached_property
     def piece_table(self) -> dict[str, NDArray[Any]]:
+        """All tensors of pieces.safetensors, by name. Raises BundleError."""
         return self._table("pieces.safetensors")
 
     def _ids(self, name: str, kind: str) -> Ids:
@@ -215,10 +219,12 @@ class Catalog:
 
     @cached_property
     def users(self) -> Ids:
+        """The users' ids, read from the file as needed. Raises BundleError."""
         return self._ids("users.safetensors", self.info["ids"]["user"])
 
     @cached_property
     def items(self) -> Ids:
+        """The items' ids, read from the file as needed. Raises BundleError."""
         return self._ids("items.safetensors", self.info["ids"]["item"])
 
     def edited(self) -> list[str]:

@@ -46,6 +46,7 @@ class OptimizationProfile:
         return cls(triple("tokens"), triple("prefix"), triple("rows"))
 
     def to_json(self) -> dict[str, list[int]]:
+        """As in engine.json."""
         return {name: list(value) for name, value in self.__dict__.items()}
 
 
@@ -65,6 +66,7 @@ class EngineSegment:
     summary: Mapping[str, int]
 
     def to_json(self) -> dict[str, Any]:
+        """As in engine.json."""
         return {**self.__dict__, "profiles": [p.to_json() for p in self.profiles], "summary": dict(self.summary)}
 
 

@@ -28,9 +28,11 @@ class FileEntry:
 
     @classmethod
     def of(cls, path: Path) -> FileEntry:
+        """The entry of a file on disk."""
         return cls(path.stat().st_size, digest(path))
 
     def to_json(self) -> dict[str, Any]:
+        """As in a manifest."""
         return {"bytes": self.bytes, "sha256": self.sha256}
 
 

@@ -47,6 +47,7 @@ class Segment:
     outputs: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
+        """As in variant.json."""
         return {**self.__dict__, "layers": list(self.layers)}
 
 
@@ -83,6 +84,7 @@ class Variant:
 
     @classmethod
     def read(cls, folder: Path) -> Variant:
+        """Reads variant.json. Raises BundleError."""
         path = folder / "variant.json"
         value = read_json(path)
         try:
@@ -107,6 +109,7 @@ class Variant:
             raise BundleError(f"{path}: not a variant: {exc!r}") from exc
 
     def write(self, folder: Path) -> None:
+        """Writes variant.json. Raises InputError if it cannot be written."""
         write_json(
             folder / "variant.json",
             {
@@ -136,6 +139,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
+        """Reads manifest.json. Raises BundleError."""
         path = folder / "manifest.json"
         value = read_json(path)
         try:
@@ -149,6 +153,7 @@ class Manifest:
             raise BundleError(f"{path}: not a bundle's manifest: {exc!r}") from exc
 
     def write(self, folder: Path) -> None:
+        """Writes manifest.json. Raises InputError if it cannot be written."""
         write_json(
             folder / "manifest.json",
             {
@@ -208,6 +213,7 @@ class Bundle:
 
     @cached_property
     def catalog(self) -> Catalog:
+        """The bundle's own copy of the catalog, without splits. Raises BundleError."""
         return Catalog.open(self.path / "catalog")
 
     def policy(self) -> Policy | None:

@@ -71,7 +71,6 @@ def register(app: typer.Typer) -> None:
     app.command("score")(score)
 
 
-# Long because typer takes the options, their defaults and their help from the signature.
 def score(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
     user: Annotated[str | None, typer.Option(help="User id. One that is not in the catalog is placed by --recent.")] = None,

@@ -11,9 +11,19 @@ device.
     bench      all of it
 """
 
+from rexit.measure.bench import BenchOptions, bench_variant
 from rexit.measure.costs import Costs
 from rexit.measure.machine import Conditions
-from rexit.measure.profile import CostProfile
+from rexit.measure.profile import CostProfile, SegmentCost, measure_costs
 from rexit.measure.scorer import Scorer
 
-__all__ = ["Conditions", "CostProfile", "Costs", "Scorer"]
+__all__ = [
+    "BenchOptions",
+    "Conditions",
+    "CostProfile",
+    "Costs",
+    "Scorer",
+    "SegmentCost",
+    "bench_variant",
+    "measure_costs",
+]

@@ -77,4 +77,5 @@ class Conditions:
         return {"variant": f"{self.variant_sha256[:12]}…", "device": self.device, "threads": self.threads, **self.machine}
 
     def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
         return asdict(self)

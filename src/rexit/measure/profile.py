@@ -74,6 +74,7 @@ class CostProfile:
         return profile
 
     def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, without the file's schema."""
         return {
             **self.conditions.to_json(),
             "base_us": self.base_us,

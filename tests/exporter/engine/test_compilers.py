@@ -39,7 +39,9 @@ def test_rtx_without_a_gpu_builds_for_the_capability_asked_for() -> None:
 
 
 def test_rtx_without_a_gpu_needs_a_capability() -> None:
-    with pytest.raises(BackendError, match=r"^no GPU in this machine: TensorRT-RTX .* needs --compute-capability, one of 7\.5, .*12\.1$"):
+    with pytest.raises(
+        BackendError, match=r"^no GPU in this machine: TensorRT-RTX .* needs --compute-capability, one of 7\.5, .*12\.1$"
+    ):
         find_compiler(None, None, None)
 
 
@@ -69,7 +71,9 @@ def test_tensorrt_without_a_gpu(doubles: Doubles) -> None:
 
 def test_tensorrt_for_another_gpu(doubles: Doubles) -> None:
     doubles.add_gpu()
-    with pytest.raises(BackendError, match=r"^TensorRT 10\.3\.0 builds only for this machine's GPU, Orin \(8\.7\), not for 8\.6$"):
+    with pytest.raises(
+        BackendError, match=r"^TensorRT 10\.3\.0 builds only for this machine's GPU, Orin \(8\.7\), not for 8\.6$"
+    ):
         find_compiler(None, "tensorrt", "8.6")
 
 
