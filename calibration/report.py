@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from rexit import __version__
 from rexit.bundle import Bundle
+from rexit.bundle.files import json_values
 from rexit.calibration import decide
 from rexit.calibration.plot import Point
 from rexit.calibration.traces import Traces
@@ -101,7 +101,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "pays": decision.pays,
     }
     report["conclusion"] = _conclusion(report, findings, options.max_auc_drop, depths[-1])
-    plain: dict[str, Any] = _plain(report)
+    plain: dict[str, Any] = json_values(report)
     return plain
 
 
@@ -144,12 +144,3 @@ def _only_exit(report: dict[str, Any]) -> str:
     """A sentence for a policy that amounts to a fixed depth: a smaller model would do."""
     depths = [e["layers"] for e in report["exits"] if max(e["stopped"].values()) > 0]
     return f" Every candidate stops after layer {depths[0]}: deeper layers add nothing here." if len(depths) == 1 else ""
-
-
-def _plain(value: Any) -> Any:
-    """JSON has neither infinity nor NaN: both become null."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

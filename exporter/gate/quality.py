@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import Catalog
+from rexit.bundle.files import json_values
 from rexit.errors import InputError, QualityError
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate
@@ -188,13 +189,7 @@ class Quality:
             "gate": asdict(self.gate),
             "verdict": self.verdict,
             "accepted": self.verdict != "passed",
-            "exits": [
-                {
-                    key: None if isinstance(value, float) and not math.isfinite(value) else value
-                    for key, value in asdict(row).items()
-                }
-                for row in self.exits
-            ],
+            "exits": [json_values(asdict(row)) for row in self.exits],
         }
 
 

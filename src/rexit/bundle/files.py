@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -129,6 +130,15 @@ def check_writable(folder: Path) -> None:
             file.flush()
     except OSError as exc:
         raise InputError(f"{folder}: cannot be written: {exc.strerror}") from exc
+
+
+def json_values(value: Any) -> Any:
+    """The same value with lists for tuples and None for NaN and infinity, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: json_values(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_values(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -35,15 +34,9 @@ DeviceOption = Annotated[
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout. Numbers that JSON cannot hold become null."""
-    print(json.dumps(_plain(value), indent=1, ensure_ascii=False, default=str, allow_nan=False))
+    from rexit.bundle.files import json_values
 
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(json.dumps(json_values(value), indent=1, ensure_ascii=False, default=str, allow_nan=False))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
