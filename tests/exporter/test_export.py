@@ -117,7 +117,7 @@ def test_bundle_of_another_origin_is_refused(
 
 def test_folder_that_is_no_bundle_is_never_replaced(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="exists and is no bundle"):
+    with pytest.raises(InputError, match="exists and is not a bundle"):
         export_bundle(checkpoint_folder, catalog_folder, tmp_path)
     assert _names(tmp_path) == ["thesis.txt"]
 

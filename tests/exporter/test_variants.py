@@ -276,7 +276,7 @@ def test_weight_that_does_not_divide_into_blocks(catalog_folder: Path, tmp_path:
     [
         ({"precisions": ["int8"], "quality_slates": 1}, "1 validation slates of 1 users: 1 users are too few to judge"),
         ({"precisions": ["int8"], "quality_slates": -1}, "expected at least 1, or 0 for all"),
-        ({"precisions": ["int8", "int8"]}, "precisions int8, int8: expected at least one, each once"),
+        ({"precisions": ["int8", "int8"]}, "precisions int8, int8: expected at least one, and none twice"),
         ({"precisions": []}, "precisions none: expected at least one"),
         ({"precisions": ["fp32", ""]}, "no target 'cpu' with precision ''; there is: --target cpu --precision fp32.int8.int4, "),
         ({"target": "tpu", "precisions": ["int8"]}, "no target 'tpu' with precision 'int8'"),

@@ -80,7 +80,7 @@ def test_tensorrt_for_another_gpu(doubles: Doubles) -> None:
 def test_of_two_compilers_the_one_that_can(doubles: Doubles) -> None:
     doubles.add_gpu()
     assert find_compiler(None, None, "8.6")[0].name == "tensorrt_rtx"
-    with pytest.raises(BackendError, match=r"Orin of 8\.7, not for 11\.0; TensorRT-RTX .* does not compile for 11\.0"):
+    with pytest.raises(BackendError, match=r"Orin \(8\.7\), not for 11\.0; TensorRT-RTX .* does not compile for 11\.0"):
         find_compiler(None, None, "11.0")
 
 
@@ -104,7 +104,7 @@ def test_no_compiler_anywhere(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -
         find_compiler(None, None, None)
     text = str(caught.value)
     assert "No module named 'tensorrt'" in text and "No module named 'tensorrt_rtx'" in text and "\n" not in text
-    assert text.endswith("name the Python that has JetPack's with --python, elsewhere `pip install 'rexit[tensorrt-rtx]'`")
+    assert text.endswith("on a Jetson, name JetPack's Python with --python; elsewhere, `pip install 'rexit[tensorrt-rtx]'`")
 
 
 @pytest.mark.parametrize("builder", ["tensorrt", "tensorrt_rtx"])

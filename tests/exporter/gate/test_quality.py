@@ -106,7 +106,7 @@ def test_who_cannot_tell_is_told_what_helps() -> None:
     prompts, answers = synthetic(100)
     found = quality.assess(prompts, EXITS, GATE, answers, noisy(answers, 0.03))
     said = (
-        r"exit after layer 2: AUC 0\.\d+, float32 has 0\.\d+; it changes by -0\.\d+ to \+0\.\d+ "
+        r"exit after layer 2: AUC 0\.\d+, float32 has 0\.\d+; the change is -0\.\d+ to \+0\.\d+ "
         r"\(95 % interval over 100 users\), too wide to tell: a loss of at most 0\.001 is allowed; nothing was written: "
     )
     with pytest.raises(QualityError, match=said + r"ask for more with --quality-slates \(0: all\); --accept-loss writes"):
@@ -120,7 +120,7 @@ def test_who_cannot_tell_is_told_what_helps() -> None:
 def test_a_loss_that_is_sure_fails() -> None:
     prompts, answers = synthetic(500)
     found = quality.assess(prompts, EXITS, Gate(None, 0.005), answers, noisy(answers, 1.0, exit=2))
-    with pytest.raises(QualityError, match=r"after layer 4: AUC .* changes by -0\.\d+ to -0\.\d+ .*, a loss of at most 0\.005"):
+    with pytest.raises(QualityError, match=r"after layer 4: AUC .* the change is -0\.\d+ to -0\.\d+ .*, a loss of at most 0\.005"):
         found.check()
     found.check(accept_loss=True)
     assert found.to_json()["verdict"] == "failed" and found.to_json()["accepted"]

@@ -73,7 +73,7 @@ def test_digest_follows_the_weights(folder: Path) -> None:
         ([2, 2, 4], "must ascend"),
         ([0, 4], "must ascend"),
         ([2, 4, 9], "exit 9 is beyond the model's 4 layers"),
-        ([1, 2], "must be the model's full depth, 4"),
+        ([1, 2], "expected the model's full depth, 4"),
     ],
 )
 def test_exits_that_do_not_fit(saved: Path, exits: list[int], said: str) -> None:
