@@ -360,9 +360,7 @@ class TestFailure:
         python.write_text(f'#!/bin/sh\nulimit -v 450000\nexec {sys.executable} "$@"\n')
         python.chmod(0o755)
         text = self.refused(compiled, BackendError, str(python))
-        assert (
-            "segment 0" in text and "probably out of memory: stop other programs, add swap, or export with more exits" in text
-        )
+        assert "segment 0" in text and "probably out of memory: stop other programs, add swap, or export with more exits" in text
 
     @pytest.mark.parametrize(("name", "memory"), [("KILL", True), ("SEGV", False)])
     def test_builder_that_dies(self, compiled: Path, tmp_path: Path, name: str, memory: bool) -> None:

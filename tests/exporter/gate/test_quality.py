@@ -120,7 +120,8 @@ def test_who_cannot_tell_is_told_what_helps() -> None:
 def test_a_loss_that_is_sure_fails() -> None:
     prompts, answers = synthetic(500)
     found = quality.assess(prompts, EXITS, Gate(None, 0.005), answers, noisy(answers, 1.0, exit=2))
-    with pytest.raises(QualityError, match=r"after layer 4: AUC .* the change is -0\.\d+ to -0\.\d+ .*, a loss of at most 0\.005"):
+    said = r"after layer 4: AUC .* the change is -0\.\d+ to -0\.\d+ .*, a loss of at most 0\.005"
+    with pytest.raises(QualityError, match=said):
         found.check()
     found.check(accept_loss=True)
     assert found.to_json()["verdict"] == "failed" and found.to_json()["accepted"]
