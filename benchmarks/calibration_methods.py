@@ -1,12 +1,12 @@
-"""How the scales of a tensorrt-int8 variant are best found: what each method costs in log-odds against float32.
+"""Which method finds the best scales for a tensorrt-int8 variant: how far each one's log-odds are from float32's.
 
     python benchmarks/calibration_methods.py --checkpoint build/demo/checkpoint --catalog build/demo/catalog [--json]
 
-Ranges come from the training slates that `rexit export` draws. Each method makes scales of them; the int8 graphs that result
-answer validation slates, and |difference of log-odds| from the float32 graphs is averaged at every exit.
+Ranges come from the training slates that `rexit export` draws. Each method derives scales from them; the resulting int8 graphs
+score validation slates, and |difference of log-odds| from the float32 graphs is averaged at every exit.
 
-max: the largest magnitude. percentile: of all magnitudes. entropy: ONNX Runtime's own, the threshold whose 128 levels tell the
-distribution apart least (Kullback-Leibler).
+max: the largest magnitude. percentile: of all magnitudes. entropy: ONNX Runtime's own, the threshold whose 128 levels distort the
+distribution least (Kullback-Leibler).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def percentile(share: float) -> Callable[[Histogram, float], float]:
 
 
 def entropy(counts: Histogram, largest: float) -> float:
-    """The collector wants both signs in an odd number of bins."""
+    """ONNX Runtime's threshold. Its collector takes both signs in an odd number of bins."""
     half = counts.reshape(ENTROPY_BINS // 2, -1).sum(1)
     both = np.concatenate([half[::-1], [0], half])
     edges = np.linspace(-largest, largest, len(both) + 1)
@@ -89,11 +89,11 @@ def measure(checkpoint: str, catalog_folder: Path, slates: int, exits: list[int]
             counts[k][name] += np.histogram(np.abs(numbers), BINS, (0, largest[k][name]))[0]
 
         observe(chain, calibrating, see)
-        expected = prompts.answers(chain)
+        expected = prompts.log_odds(chain)
         for method, threshold in METHODS.items():
             scaled = [{name: threshold(counts[k][name], top) for name, top in each.items()} for k, each in enumerate(largest)]
             segments = [derive_segment(one, exact, target, made, scaled[k]) for k, one in enumerate(described)]
-            seen = prompts.answers(Chain(made, segments, max_tokens))
+            seen = prompts.log_odds(Chain(made, segments, max_tokens))
             judged = quality.assess(prompts, loaded.exits, target.gate, expected, seen)
             found["methods"][method] = [
                 {"mean": row.mean, "worst": row.worst, "auc_drop": row.auc_fp32 - row.auc} for row in judged.exits

@@ -1,10 +1,10 @@
-"""What the split itself costs: six chained segments against one unsplit graph of the same model, in one process.
+"""What the split itself costs: six chained segments compared with one unsplit graph of the same model, in one process.
 
     python benchmarks/chain.py --catalog build/demo/catalog [--requests 20] [--json]
 
 The model has SmolLM2-135M's shape (30 layers, 576 wide) and random weights; the prompts are the catalog's own. Both bundles
-are exported once into --work and reused. Every request is answered by both at full depth, in turn, each with a cold prefix.
-The chain also runs the five extra heads. Left out: exits, since their gain is the model's and not the split's.
+are exported once into --work and reused. Both score every request at full depth, in turn, each with a cold prefix. The chain
+also runs the five extra heads. Exits are left out, since their gain comes from the model and not from the split.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EXITS = {"chain": list(SIX_EXITS), "unsplit": [30]}
 
 
 def bundles(work: Path, catalog: Path) -> dict[str, Path]:
-    """One bundle per way of cutting, exported where it is not there yet."""
+    """One bundle per way of splitting, exported unless it exists."""
     paths = {name: work / name for name in EXITS}
     for name, path in paths.items():
         if not (path / "manifest.json").exists():
@@ -41,7 +41,7 @@ def bundles(work: Path, catalog: Path) -> dict[str, Path]:
 
 
 def measure(paths: dict[str, Path], catalog: Catalog, slate: int, requests: int) -> dict[str, object]:
-    """Milliseconds per request of both, and their ratio request by request."""
+    """Milliseconds per request for both, and their ratio request by request."""
     random = np.random.default_rng(0)
     users = [catalog.users.id(int(row)) for row in random.integers(len(catalog.users), size=requests + 1)]
     slates = [[catalog.items.id(int(r)) for r in random.choice(len(catalog.items), slate, replace=False)] for _ in users]

@@ -1,9 +1,9 @@
-"""What a slate costs as candidates and depth grow: one variant, 1 to 500 candidates, each of the six exits forced.
+"""How a slate's cost grows with candidates and depth: one variant, 1 to 500 candidates, each of the six exits forced.
 
     python benchmarks/growth.py [--plot docs/images/growth.png] [--json]
 
-The bundle of benchmarks/slate.py: prefix 200, candidates of 12 tokens, cold. In every round each number of candidates at each
-depth is asked once; medians over rounds. To each depth a line `fixed + each * candidates` is fitted by least squares on relative
+The bundle of benchmarks/slate.py: prefix 200, candidates of 12 tokens, cold. Every round times each number of candidates at
+each depth once; medians over rounds. For each depth a line `fixed + each * candidates` is fitted by least squares on relative
 errors.
 """
 
@@ -49,7 +49,7 @@ def measure(bundle: Path, variant: str, rounds: int, threads: int) -> NDArray[np
 
 
 def lines(milliseconds: NDArray[np.float64], candidates: Sequence[int]) -> list[dict[str, float]]:
-    """For each exit: milliseconds of a slate beside its candidates, of each candidate, and the largest relative distance of a
+    """For each exit: milliseconds of a slate apart from its candidates, of each candidate, and the largest relative distance of a
     measurement from that line."""
     found = []
     for column in milliseconds.T:

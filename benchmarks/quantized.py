@@ -1,11 +1,11 @@
-"""What int8 and int4 save in time, disk and memory: the variants of one bundle at full depth, request by request in turn.
+"""What int8 and int4 save in time, disk space and memory: the variants of one bundle at full depth, in turn for each request.
 
     python benchmarks/quantized.py [--requests 20] [--json]
 
-The model has the shape of SmolLM2-135M (30 layers, 576 wide, six exits) and random weights, so nothing here is about quality.
+The model has the shape of SmolLM2-135M (30 layers, 576 wide, six exits) and random weights, so this says nothing about quality.
 A request is 20 candidates of 12 tokens behind a prefix of 200, cold each time. Catalog and bundle are made once in --work and
-reused. All variants answer in one process; peak memory is that of a process of its own for each, which opens the variant and
-answers five requests, less that of one that only imports rexit.
+reused. All variants run in one process; peak memory is that of a separate process for each variant, which opens it and scores
+five requests, minus that of a process that only imports rexit.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 
 def bundle_of_all(work: Path) -> Path:
-    """One bundle with a variant per precision, exported where it is not there yet."""
+    """One bundle with a variant per precision, exported unless it exists."""
     out = work / "bundle"
     if not (out / "manifest.json").exists():
         from rexit.exporter.export import export_bundle
@@ -81,13 +81,13 @@ def latencies(path: Path, requests: int) -> dict[str, np.ndarray]:
 
 
 def peak(*arguments: object) -> int:
-    """Bytes. On Linux."""
+    """Peak memory of the process above, in bytes. Linux only."""
     done = subprocess.run([sys.executable, "-c", _MEMORY, *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=True)
     return int(done.stdout) * 1024
 
 
 def measure(path: Path, requests: int) -> dict[str, Any]:
-    """Figures of every precision, and its ratio to fp32; of time, request by request."""
+    """Figures of every precision, and their ratios to fp32; for times, request by request."""
     taken = latencies(path, requests)
     imports = peak()
     found: dict[str, Any] = {"slate": SLATE, "prefix": PREFIX, "candidate": CANDIDATE, "requests": requests, "precisions": {}}

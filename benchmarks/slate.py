@@ -1,4 +1,4 @@
-"""One slate, answered by rexit and by its peers with the same weights and tokens, in turn: times, their ratios, and agreement.
+"""One slate, scored by rexit and its peers with the same weights and tokens, in turn: times, their ratios, and agreement.
 
     make bench-peers                              once: benchmarks/peers.sh, about an hour
     python benchmarks/slate.py [--rounds 9] [--json]
@@ -6,7 +6,7 @@
 SmolLM2-135M-Instruct; 20 candidates of 12 tokens behind a prefix of 200, cold, full depth and a third of it; then 1 and 100
 candidates, a prefix of 400, and the same user's second slate. Every contender is a process of its own with its model loaded, and
 waits while another works. A round asks each of them once, every second round in reverse order; ratios are taken within a round.
-A ratio says how many times faster rexit is. A contender whose log-odds are not those of rexit's float32 chain fails the run.
+A ratio says how many times faster rexit is. A contender whose log-odds do not agree with rexit's float32 chain fails the run.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ CASES = (MAIN, Case(200, 20, cached=True), Case(200, 1), Case(200, 100), Case(40
 
 @dataclass(frozen=True)
 class Contender:
-    """One way of one peer. `reuses`: it can keep a user's prefix. `slow`: only asked in the main case. tolerance: how far its
-    log-odds may be from rexit's float32 ones, correlation: how well they have to agree; None: it answers something else."""
+    """One way of one peer. reuses: it can keep a user's prefix. slow: asked only in the main case. tolerance, correlation: how
+    far its log-odds may be from rexit's float32 ones and how well they must correlate; tolerance None: it computes something
+    else."""
 
     name: str
     peer: str
@@ -71,8 +72,8 @@ class Contender:
         return case == MAIN or not (self.slow or (case.cached and not self.reuses))
 
 
-# Eight bits a weight do not answer as 32 do, least of all in a model that was never taught to say yes or no: these bounds tell
-# another computation from a rounded one. How well each precision agrees is in the table.
+# 8-bit weights do not give the same log-odds as 32-bit ones, least of all in a model that was never trained to say yes or no:
+# these bounds only tell a wrong computation from a rounded one. How well each precision agrees is in the table.
 INT8 = {"tolerance": 6.0, "correlation": 0.8}
 SLOW = {"reuses": False, "slow": True}
 OURS = (
@@ -98,11 +99,11 @@ PEERS = (
 )
 REFERENCE = "fp32_full"
 WIDTH = 190
-"""Of the tables: as wide as they need, whatever the terminal."""
+"""Of the tables, in columns: as wide as they need, whatever the terminal."""
 
 
 class Peer:
-    """A child process that answers (peers/protocol.py)."""
+    """A child process that scores (peers/protocol.py)."""
 
     def __init__(self, python: Path, script: str, setup: Mapping[str, Any], log: Path) -> None:
         self.script = script
@@ -138,7 +139,7 @@ class Peer:
 
 
 def bundle_of(model: Path, work: Path) -> Path:
-    """The bundle with cpu-fp32 and cpu-int8, exported again where the exporter is newer."""
+    """The bundle with cpu-fp32 and cpu-int8, exported again if the exporter has changed since."""
     out = work / "bundle"
     sources = (HERE.parent / "exporter").rglob("*.py")
     made = out / "manifest.json"
@@ -218,14 +219,14 @@ def started(
 
 
 def fastest(peer: Peer, requests: Sequence[Mapping[str, Any]], cached: bool) -> tuple[str, dict[str, float]]:
-    """The way of a peer with the lowest median, after a first request that warms up, and the medians of all."""
+    """The way of a peer with the lowest median, after a warm-up request, and the medians of all its ways."""
     taken = {way: [peer.ask(way, request, cached)[0] for request in requests][1:] for way in peer.ways}
     medians = {way: float(np.median(times)) for way, times in taken.items()}
     return min(medians, key=lambda way: medians[way]), medians
 
 
 def ratios(times: Mapping[str, NDArray[np.float64]], ours: Sequence[str], peers: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """How many times faster ours are: `{a}_vs_{b}` -> median and quartiles over rounds of b's time by a's in the same round.
+    """How many times faster ours are: `{a}_vs_{b}` -> median and quartiles over rounds of b's time divided by a's.
 
     times: milliseconds [rounds] of each contender.
     """
@@ -248,7 +249,7 @@ def agreement(seen: NDArray[np.float64], expected: NDArray[np.float64]) -> dict[
 
 
 def disagreements(found: Mapping[str, Mapping[str, float]], contenders: Sequence[Contender]) -> list[str]:
-    """One line for each contender that computes something else than it should. A figure that is no number does not pass."""
+    """One line for each contender that does not compute what it should. NaN does not pass."""
     lines = []
     for one in contenders:
         if one.tolerance is None or one.name not in found:
@@ -275,7 +276,7 @@ def measure(running: Mapping[str, Peer], requests: Requests, case: Case, rounds:
     for n in range(-1, rounds):  # round -1 warms up
         request = requests.draw(case)
         for one in contenders if n % 2 else contenders[::-1]:
-            time.sleep(0.02)  # thread pools of the one before may still spin
+            time.sleep(0.02)  # the previous contender's thread pools may still spin
             taken, log_odds = running[one.peer].ask(one.way or best[one.peer], request, case.cached)
             if n >= 0:
                 times[one.name][n] = taken
@@ -324,7 +325,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
             figures = (f"{same['correlation']:.5f}", f"{same['max_difference']:.2g}") if same else ("", "")
             table.add_row(contender, f"{milliseconds:.1f}", *faster, *figures)
         console.print(table)
-    console.print("Under each of rexit's variants: how many times faster it is than the row; median and quartiles of the rounds.")
+    console.print("Columns of rexit's variants: how many times faster each is than the row; median and quartiles over rounds.")
 
 
 def main() -> None:
@@ -333,7 +334,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/bench/slate"))
     parser.add_argument("--rounds", type=int, default=9, help="of the main case; the others have half as many")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", default="", help="peers to start, with commas; all if not given")
+    parser.add_argument("--only", default="", help="peers to start, separated by commas; all if not given")
     parser.add_argument("--main", action="store_true", help="the main case alone")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()

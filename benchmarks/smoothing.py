@@ -1,9 +1,9 @@
-"""What smoothing saves a model's int8 answers: each exit's log-odds against float32's, with and without it.
+"""What smoothing does for int8: each exit's log-odds against float32's, with and without it.
 
     python benchmarks/smoothing.py [--slates 24] [--work build/bench/slate]
 
 On the bundle that benchmarks/slate.py exports (SmolLM2-135M-Instruct, not fine-tuned, six exits): slates of 20 random candidates
-of 12 tokens behind prefixes of 200, through Python's ONNX Runtime. None of them was sampled.
+of 12 tokens behind prefixes of 200, through Python's ONNX Runtime. Smoothing has sampled none of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CANDIDATES, LATEST = 20, 1 << 40
 
 
 def draw(catalog: Catalog, count: int) -> list[Prompt]:
-    """Random slates of the users whose prefix is the shorter one, the same in every run."""
+    """Random slates for the users with the shorter prefix, the same in every run."""
     random, builder = np.random.default_rng(77), PromptBuilder(catalog)
     users, items = (len(table) for table in (catalog.users, catalog.items))
     return [
@@ -37,7 +37,7 @@ def draw(catalog: Catalog, count: int) -> list[Prompt]:
     ]
 
 
-def answer(chain: Chain, slates: list[Prompt]) -> NDArray[np.float32]:
+def log_odds(chain: Chain, slates: list[Prompt]) -> NDArray[np.float32]:
     return np.concatenate([chain.slate(slate.prefix, slate.candidates) for slate in slates], dtype=np.float32)
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     slates = draw(catalog, args.slates)
     limit = opened.variant.max_tokens
     exact = Chain(opened.folder, segments, limit)
-    expected = answer(exact, slates)
+    expected = log_odds(exact, slates)
     rows = activations.sample(exact, activations.draw(catalog))
     plain = replace(int8, passes=tuple(one for one in int8.passes if one is not smooth_linear_inputs))
     for name, target in (("int8 as exported", int8), ("without smoothing", plain)):
@@ -60,7 +60,7 @@ def main() -> None:
             made = [
                 derive_segment(segment, opened.folder, target, place, seen) for segment, seen in zip(segments, rows, strict=True)
             ]
-            found = answer(Chain(place, made, limit), slates)
+            found = log_odds(Chain(place, made, limit), slates)
         print(f"\n{name}, {len(found)} pairs\n| exit after layer | correlation | mean difference | largest |\n|---|---|---|---|")
         for k, segment in enumerate(segments):
             difference = np.abs(found[:, k] - expected[:, k])

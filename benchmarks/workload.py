@@ -17,7 +17,7 @@ EACH = 20
 
 @dataclass(frozen=True)
 class Words:
-    """A tokenizer and texts whose number of tokens is known: each of `words`, joined by `joint`, is one token."""
+    """A tokenizer and words of one token each, also when joined by `joint`, so that texts have a known number of tokens."""
 
     tokenizer: str
     words: Sequence[str]
@@ -27,7 +27,7 @@ class Words:
 
     @classmethod
     def letters(cls, folder: Path) -> Words:
-        """One token a letter."""
+        """One token per letter."""
         from tokenizers import Tokenizer, models, pre_tokenizers
 
         tokenizer = Tokenizer(models.WordLevel({chr(n): n - 32 for n in range(32, 127)}, unk_token=" "))
@@ -45,7 +45,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Lengths:
-    """How many users, items, and tokens: user number u has a prefix of `prefixes[u % len(prefixes)]` tokens."""
+    """Numbers of users, items and tokens: user u has a prefix of `prefixes[u % len(prefixes)]` tokens."""
 
     users: int = 40
     items: int = 100
@@ -53,7 +53,7 @@ class Lengths:
 
 
 def checkpoint(folder: Path) -> Path:
-    """SmolLM2-135M's shape, random weights: a Hugging Face folder."""
+    """A Hugging Face folder with random weights in SmolLM2-135M's shape."""
     if not (folder / "config.json").exists():
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
@@ -74,7 +74,7 @@ def checkpoint(folder: Path) -> Path:
 
 
 def catalog_of_fixed_lengths(folder: Path, words: Words, lengths: Lengths) -> Path:
-    """Every prefix has the tokens that `lengths` says, every candidate CANDIDATE; random words, random ratings."""
+    """A catalog of random words and ratings: prefixes as long as `lengths` says, candidates of CANDIDATE tokens."""
     out = folder / "catalog"
     if not (out / "catalog.json").exists():
         from rexit.exporter.catalog import lightgcn

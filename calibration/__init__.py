@@ -1,4 +1,4 @@
-"""When to stop: fits a variant's policy on its own traces, and checks it on data it has not seen.
+"""When to stop: fits a variant's policy on its own traces and checks it on held-out data.
 
 In: a bundle's variant, a catalog's held-out splits, what segments cost (`rexit.measure`). Out: policy.json, report.json and
 report.png. The data moves through the modules in this order:
@@ -9,15 +9,15 @@ report.png. The data moves through the modules in this order:
     evaluate   a policy on a split -> AUC, logloss, layers
     decide     traces and costs -> the policy, chosen on validation, checked on test
     plot       the trade-off -> PNG
-    report     what was chosen and measured -> JSON and one sentence
+    report     what was chosen and measured -> JSON and a conclusion
     run        all of it
 
-Needs polars, scikit-learn and matplotlib; no torch. The trace comes from the same library that runs on the device, so what is
+Needs polars, scikit-learn and matplotlib; no torch. Traces come from the library that runs on the device, so what is
 calibrated is what runs.
 """
 
-from rexit.calibration.report import Settings
+from rexit.calibration.report import CalibrationOptions
 from rexit.calibration.run import Calibration, calibrate
 from rexit.calibration.traces import Traces
 
-__all__ = ["Calibration", "Settings", "Traces", "calibrate"]
+__all__ = ["Calibration", "CalibrationOptions", "Traces", "calibrate"]

@@ -15,9 +15,8 @@ from rexit.ranking import auc, user_auc
 
 @dataclass(frozen=True)
 class Metrics:
-    """auc: over all pairs, ranked by c where each stopped. user_auc: mean over users with both labels (nan if none).
-
-    logloss in nats; mean_layers over candidates; cost_us is the cost model's mean per slate.
+    """auc: over all pairs, ranked by c where each one stopped. user_auc: mean over users with both labels (NaN if there are
+    none). logloss: in nats. mean_layers: over candidates. cost_us: mean microseconds per slate, according to the cost model.
     """
 
     auc: float
@@ -39,15 +38,15 @@ def at_exit(c: NDArray[np.float32], stops: NDArray[np.int64]) -> NDArray[np.floa
 
 
 def evaluate(
-    traces: Traces, policy: Policy, layers: tuple[int, ...], costs: Costs, stops: NDArray[np.int64] | None = None
+    traces: Traces, policy: Policy, depths: tuple[int, ...], costs: Costs, stops: NDArray[np.int64] | None = None
 ) -> Metrics:
-    """A policy on a split; `stops` int64 [n] overrides where it stops (a fixed depth). layers: depth of each exit."""
+    """A policy on a split; `stops` int64 [n] overrides where it stops (for a fixed depth). depths: of each exit, in layers."""
     stops = policy.stops(traces.log_odds) if stops is None else stops
     c = at_exit(policy.calibrated(traces.log_odds), stops)
     return Metrics(
         auc(c, traces.liked),
         user_auc(c, traces.users, traces.liked),
         logloss(c, traces.liked),
-        float(np.array(layers)[stops].mean()),
+        float(np.array(depths)[stops].mean()),
         costs.mean(stops, traces.offsets),
     )

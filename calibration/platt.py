@@ -14,7 +14,7 @@ USELESS_SLOPE = 1e-6
 
 @dataclass(frozen=True)
 class PlattMap:
-    """c = a z + b, a > 0. `useful` is False where the head ranks backwards or not at all: its exit must never stop."""
+    """c = a z + b, a > 0. `useful` is False if the head ranks backwards or not at all: its exit must never stop."""
 
     a: float
     b: float
@@ -22,13 +22,13 @@ class PlattMap:
 
 
 def fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> PlattMap:
-    """Fits P(liked) = sigmoid(a z + b) by maximum likelihood: log_odds float32 [n], liked bool [n] with both kinds present.
+    """Fits P(liked) = sigmoid(a z + b) by maximum likelihood: log_odds float32 [n], liked bool [n] with both labels present.
 
     Platt (1999), "Probabilistic outputs for support vector machines", with the targets of the paper, (N+ + 1)/(N+ + 2) and
-    1/(N- + 2), which keep the slope finite where one threshold separates the labels. a and b are rounded to float32, as the
-    runtime holds them.
+    1/(N- + 2), which keep the slope finite if one threshold separates the labels. a and b are rounded to float32, as in the
+    runtime.
     """
-    from sklearn.linear_model import LogisticRegression  # not of the base install, which holds `rexit bench`
+    from sklearn.linear_model import LogisticRegression  # not part of the base install, which runs `rexit bench`
 
     z = log_odds.astype(np.float64)
     positives = int(liked.sum())
@@ -46,7 +46,7 @@ def fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> PlattMap:
         )
         a = float(model.coef_[0, 0]) / scale
         b = float(model.intercept_[0]) - a * centre
-    # Too steep: log-odds that differ by rounding alone.
+    # Too steep: log-odds that differ only by rounding.
     if a <= USELESS_SLOPE or a > MAX_SLOPE or abs(b) > MAX_INTERCEPT:
         prior = float(np.log(positives / negatives))
         return PlattMap(float(np.float32(USELESS_SLOPE)), float(np.float32(prior)), False)

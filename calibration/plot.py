@@ -23,8 +23,8 @@ def trade_off_png(
     """AUC against mean layers, on validation and test: the curve of budgets, each fixed depth as a cross, the chosen policy as
     a ring.
 
-    `fixed` maps a depth in layers to its point; `layers` is the full depth. The dashed lines are full depth less the allowed
-    drop.
+    `fixed` maps a depth in layers to its point; `layers` is the full depth. The dashed lines mark full depth minus the allowed
+    drop. Returns the bytes of the file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -58,7 +58,7 @@ def trade_off_png(
     axes.set_xlabel(f"mean layers run per candidate (of {layers})")
     axes.set_ylabel("AUC")
     axes.set_xlim(0, layers * 1.03)
-    axes.set_title(f"{title}\ndashed: full depth less the allowed drop of {max_auc_drop:g}", fontsize=10)
+    axes.set_title(f"{title}\ndashed: full depth minus the allowed drop of {max_auc_drop:g}", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower right")
     out = io.BytesIO()

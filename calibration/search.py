@@ -1,4 +1,4 @@
-"""Thresholds and patience that cost least while the ranking stays as good as asked."""
+"""The cheapest thresholds and patience with which the ranking stays as good as required."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ MAX_PASSES = 4
 
 @dataclass(frozen=True)
 class Rule:
-    """Stops at exit k < E-1 when c >= upper[k] or c <= -lower[k] (inf: never), given `patience` heads that agree."""
+    """Stops at exit k < E-1 when c >= upper[k] or c <= -lower[k] (inf: never), once `patience` heads in a row agree on its
+    sign."""
 
     patience: int
     upper: tuple[float, ...]
@@ -43,22 +44,22 @@ class Rule:
 
 @dataclass(frozen=True)
 class Found:
-    """A rule and what it does on the pairs searched on: cost in microseconds per slate, AUC over all pairs."""
+    """A rule and what it does on the pairs searched: cost in microseconds per slate, AUC over all pairs."""
 
     rule: Rule
     cost_us: float
     auc: float
 
 
-Measure = Callable[[Found], tuple[float, float]]
-"""What a descent minimises: the second number decides ties."""
+Objective = Callable[[Found], tuple[float, float]]
+"""What a descent minimises; the second number breaks ties."""
 
 
 def grid(c: NDArray[np.float32]) -> tuple[float, ...]:
-    """Thresholds worth trying for one side of one exit: always, eleven quantiles of the c that the side can catch, never.
+    """Thresholds worth trying for one side of one exit: 0 (always), eleven quantiles of the c on that side, infinity (never).
 
     Quantiles of the data rather than even steps, so that each step moves a similar number of candidates; rounded to float32,
-    the runtime's precision. c float32 [n], its sign flipped for the lower side.
+    the runtime's precision. c float32 [n], with its sign flipped for the lower side.
     """
     caught = c[c > 0]
     inner = np.unique(np.quantile(caught, QUANTILES).astype(np.float32)).tolist() if len(caught) else []
@@ -66,10 +67,10 @@ def grid(c: NDArray[np.float32]) -> tuple[float, ...]:
 
 
 class Search:
-    """All rules tried so far on one split. c float32 [n, E] calibrated; useful bool [E]: False where an exit must never stop.
+    """All rules tried so far on one split. c float32 [n, E], calibrated; useful bool [E]: False for exits that must never stop.
 
-    `grids[side][k]` may be given to try other thresholds. Deterministic: no random numbers, ties go to the higher AUC, then to
-    the rule found first.
+    `grids[side][k]` gives other thresholds to try. Deterministic: no random numbers; ties go to the higher AUC, then to the rule
+    found first.
     """
 
     def __init__(
@@ -93,7 +94,8 @@ class Search:
         self.full = self._try(Rule(1, never, never))
 
     def stops(self, rule: Rule) -> NDArray[np.int64]:
-        """The exit each pair stops at: int64 [n]. The same rule as `Policy.stops`, with the agreement counted once for all."""
+        """The exit each pair stops at: int64 [n]. Same as `Policy.stops`, but agreement between heads is counted once for all
+        rules."""
         early = self._c[:, :-1]
         stop = np.ones(self._c.shape, np.bool_)
         beyond = (early >= np.array(rule.upper, np.float32)) | (early <= -np.array(rule.lower, np.float32))
@@ -112,11 +114,11 @@ class Search:
     def explore(self) -> None:
         """Tries rules along the whole trade-off.
 
-        1. One-parameter families: the same |c| threshold at every exit from the k-th on, for each k and patience. Fixed depths
-           and the paper's ratio criterion are among them.
+        1. One-parameter families: the same |c| threshold at every exit from the k-th on, for each k and patience. They include
+           fixed depths and the paper's ratio criterion.
         2. For each patience and each price of AUC, low to high: coordinate descent on `cost / full cost + price * AUC lost`,
-           from the best rule so far by that measure. The price, not the budget, is what lets one exit give up AUC while another
-           wins it back.
+           from the best rule so far by that objective. The price, unlike a budget, lets one exit give up AUC while another wins
+           it back.
         """
         if not self._open:
             return
@@ -130,8 +132,8 @@ class Search:
                     self._try(Rule(patience, same, same))
         for patience in self._patiences:
             for price in PRICES:
-                measure = partial(self._priced, price)
-                self._descend(min((f for f in self._found.values() if f.rule.patience == patience), key=measure), measure)
+                objective = partial(self._priced, price)
+                self._descend(min((f for f in self._found.values() if f.rule.patience == patience), key=objective), objective)
 
     def _priced(self, price: float, found: Found) -> tuple[float, float]:
         return found.cost_us / self.full.cost_us + price * max(0.0, self.full.auc - found.auc), -found.auc
@@ -139,26 +141,26 @@ class Search:
     def _within(self, max_auc_drop: float, found: Found) -> tuple[float, float]:
         return (found.cost_us, -found.auc) if found.auc >= self.full.auc - max_auc_drop else (math.inf, -found.auc)
 
-    def _descend(self, best: Found, measure: Measure) -> Found:
+    def _descend(self, best: Found, objective: Objective) -> Found:
         for _ in range(MAX_PASSES):
             before = best
             for k in self._open:
                 for side in (0, 1):
                     tried = [self._try(best.rule.with_side(side, k, value)) for value in self._grids[side][k]]
-                    best = min((best, *tried), key=measure)
+                    best = min((best, *tried), key=objective)
             if best is before:
                 break
         return best
 
-    def _trade(self, best: Found, measure: Measure) -> Found:
+    def _trade(self, best: Found, objective: Objective) -> Found:
         """Moves that a descent along single thresholds cannot make: another patience, or one threshold a step down and another
-        a step up."""
+        one a step up."""
         tried = [self._try(replace(best.rule, patience=p)) for p in self._patiences]
         sides = [(side, k) for side in (0, 1) for k in self._open]
         for down, up in itertools.permutations(sides, 2):
             if (lower := self._step(best.rule, *down, -1)) and (both := self._step(lower, *up, 1)):
                 tried.append(self._try(both))
-        return min((best, *tried), key=measure)
+        return min((best, *tried), key=objective)
 
     def _step(self, rule: Rule, side: int, k: int, by: int) -> Rule | None:
         values, now = self._grids[side][k], rule.sides[side][k]
@@ -166,17 +168,17 @@ class Search:
         return rule.with_side(side, k, values[at]) if 0 <= at < len(values) else None
 
     def trade_off(self, budgets: Iterable[float]) -> dict[float, Found]:
-        """The cheapest rule for each budget: its AUC here is at least full depth's less the budget. Call `explore` first.
+        """The cheapest rule for each budget: its AUC here is at least full depth's minus the budget. Call `explore` first.
 
-        Each budget gets descents of its own, with trades between, and may use what the others' found, so more budget never
+        Each budget gets its own descents, with trades in between, and may use what the others found, so a larger budget never
         costs more.
         """
-        measures = {budget: partial(self._within, budget) for budget in sorted(budgets)}
-        for measure in measures.values():
-            best = min(self._found.values(), key=measure)
+        objectives = {budget: partial(self._within, budget) for budget in sorted(budgets)}
+        for objective in objectives.values():
+            best = min(self._found.values(), key=objective)
             for _ in range(MAX_PASSES):
-                traded = self._trade(self._descend(best, measure), measure)
+                traded = self._trade(self._descend(best, objective), objective)
                 if traded == best:
                     break
                 best = traded
-        return {budget: min(self._found.values(), key=measure) for budget, measure in measures.items()}
+        return {budget: min(self._found.values(), key=objective) for budget, objective in objectives.items()}

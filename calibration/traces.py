@@ -1,4 +1,4 @@
-"""Every exit's log-odds on every pair, by the deployed variant itself."""
+"""Every exit's log-odds on every pair, from the deployed variant itself."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from rexit.slates import Slate
 class Traces:
     """A split as the variant sees it: n pairs in S slates, E exits.
 
-    log_odds float32 [n, E], raw; liked bool [n]; users int64 [n] numbers the users in order of appearance; offsets int64 [S+1]
-    into the pairs.
+    log_odds float32 [n, E], raw; liked bool [n]; users int64 [n], numbered in order of appearance; offsets int64 [S + 1] of the
+    slates in the pairs.
     """
 
     log_odds: NDArray[np.float32]
@@ -33,11 +33,13 @@ class Traces:
 
     @property
     def exits(self) -> int:
+        """E, the number of exits."""
         return int(self.log_odds.shape[1])
 
 
 def collect(session: Scorer, slates: Sequence[Slate], what: str = "traces", progress: Progress = silent) -> Traces:
-    """Traces all slates. Raises InputError where the labels are all alike: nothing can be ranked then."""
+    """Traces all slates; `what` names the step in messages and progress. Raises InputError if all labels are the same, since then
+    nothing can be ranked, or if log-odds are not finite."""
     liked = np.concatenate([s.liked for s in slates])
     if liked.all() or not liked.any():
         raise InputError(f"{what}: all {len(liked)} interactions are {'liked' if liked[0] else 'not liked'}, expected both kinds")

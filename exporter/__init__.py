@@ -1,4 +1,4 @@
-"""From interactions to a bundle. The only home of torch.
+"""From interactions to a bundle. Only this package imports torch.
 
 In: interactions, a tokenizer, a template, a checkpoint. Out: a catalog (`index`), a bundle (`export`), engines (`compile`).
 
@@ -9,7 +9,7 @@ In: interactions, a tokenizer, a template, a checkpoint. Out: a catalog (`index`
     gate       graphs -> whether they may be written
     engine     graphs -> TensorRT engines
 
-Names are loaded on first use: torch takes seconds.
+Names are loaded on first use, because torch takes seconds to import.
 """
 
 from __future__ import annotations
@@ -18,33 +18,54 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rexit.exporter.compile import compile_engines
-    from rexit.exporter.export import export_bundle
+    from rexit.exporter.compile import CompileReport, compile_engines
+    from rexit.exporter.export import ExportReport, export_bundle
     from rexit.exporter.index import build_catalog
-    from rexit.exporter.model.checkpoint import load_checkpoint, save_checkpoint
+    from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from rexit.exporter.model.decoder import Decoder
+    from rexit.exporter.model.heads import ExitHeads
     from rexit.exporter.model.multi_exit import MultiExitModel
+    from rexit.exporter.model.packed import Packed, batch, pack
     from rexit.exporter.options import ExportOptions
-    from rexit.exporter.prompt.builder import PromptBuilder
+    from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 
 _HOME = {
+    "Checkpoint": "model.checkpoint",
+    "CompileReport": "compile",
+    "Decoder": "model.decoder",
+    "ExitHeads": "model.heads",
     "ExportOptions": "options",
+    "ExportReport": "export",
     "MultiExitModel": "model.multi_exit",
+    "Packed": "model.packed",
+    "Prompt": "prompt.builder",
     "PromptBuilder": "prompt.builder",
+    "batch": "model.packed",
     "build_catalog": "index",
     "compile_engines": "compile",
     "export_bundle": "export",
     "load_checkpoint": "model.checkpoint",
+    "pack": "model.packed",
     "save_checkpoint": "model.checkpoint",
 }
 
 __all__ = [
+    "Checkpoint",
+    "CompileReport",
+    "Decoder",
+    "ExitHeads",
     "ExportOptions",
+    "ExportReport",
     "MultiExitModel",
+    "Packed",
+    "Prompt",
     "PromptBuilder",
+    "batch",
     "build_catalog",
     "compile_engines",
     "export_bundle",
     "load_checkpoint",
+    "pack",
     "save_checkpoint",
 ]
 

@@ -1,4 +1,4 @@
-"""A variant in the making: the graphs of one target in a folder, and what is said of them once they are judged."""
+"""A variant in the making: the graphs for one target in a folder, and what is recorded of them once they are judged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rexit.exporter.graph.trace import derive_segment, export_segment
 
 @dataclass(frozen=True)
 class SegmentReport:
-    """One exported segment: layers [begin, end), parameters it holds, bytes of graph and weights, seconds it took to make."""
+    """One exported segment: layers [begin, end), number of parameters, bytes of graph and weights, seconds it took."""
 
     layers: tuple[int, int]
     parameters: int
@@ -30,8 +30,8 @@ class SegmentReport:
 
 @dataclass(frozen=True)
 class VariantReport:
-    """One variant. `parity` has one row per exit: largest difference of log-odds by mode, from PyTorch's or, where there is a
-    `quality` (as in variant.json), from the variant's own. bytes: of all its files."""
+    """One variant. `parity` has one row per exit: the largest difference of log-odds in each mode, from PyTorch's or, if there is
+    a `quality` (as in variant.json), from the variant's own. bytes: of all its files."""
 
     name: str
     segments: tuple[SegmentReport, ...]
@@ -43,7 +43,7 @@ class VariantReport:
 
 @dataclass
 class Draft:
-    """`target`'s graphs in `folder`, which exists. `done` is called after each segment."""
+    """The graphs for `target` in `folder`, which exists. `done` is called after each segment."""
 
     target: Target
     folder: Path
@@ -52,14 +52,15 @@ class Draft:
     reports: list[SegmentReport] = field(default_factory=list)
 
     def trace(self, modules: Sequence[SegmentModule]) -> None:
-        """The segments as torch exports them. Raises CheckpointError."""
+        """Adds the segments as torch exports them. Raises CheckpointError."""
         for k, module in enumerate(modules):
             began = time.perf_counter()
             segment = export_segment(module, k, self.target, self.folder)
             self._keep(segment, sum(p.numel() for p in module.parameters()), began)
 
     def derive(self, base: Draft, seen: Sequence[Mapping[str, Any]]) -> None:
-        """What the target's passes make of its base's graphs; seen: what they observed, by segment. Raises CheckpointError."""
+        """Adds what the target's passes make of its base's graphs; seen: what was observed, by segment. Raises
+        CheckpointError."""
         for k, (segment, report) in enumerate(zip(base.segments, base.reports, strict=True)):
             began = time.perf_counter()
             self._keep(derive_segment(segment, base.folder, self.target, self.folder, seen[k]), report.parameters, began)
@@ -71,7 +72,7 @@ class Draft:
     def write(
         self, judged: Judged, exits: Sequence[int], model: Model, catalog: Catalog, max_tokens: int, pairs: int
     ) -> VariantReport:
-        """variant.json and the golden samples, beside the graphs. pairs: how many candidates were also run one by one."""
+        """Writes variant.json and the golden samples next to the graphs. pairs: how many candidates were also run one by one."""
         Golden(judged.slates).write(self.folder / GOLDEN_FILE)
         target = self.target
         Variant(

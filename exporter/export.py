@@ -1,13 +1,13 @@
 """`rexit export`: from a checkpoint and a catalog to a bundle with one or more variants.
 
 1. Check what can be checked before any work: options, exits, tokenizer, prompt lengths, the output folder, its free space.
-2. Draw golden slates from the validation split and let the unsplit PyTorch model answer them.
-3. Trace the segments once, in float32 and at the target's opset, one graph each, and run them on the golden slates: more than
-   `tolerance` away from PyTorch anywhere and nothing is written.
-4. Make every variant from these graphs by its target's passes, which may have to observe them on real prompts first.
+2. Draw golden slates from the validation split and score them with the unsplit PyTorch model.
+3. Trace the segments once, in float32 and at the target's opset, one graph each, and run them on the golden slates: if they are
+   more than `tolerance` away from PyTorch anywhere, nothing is written.
+4. Derive every variant from these graphs with its target's passes, which may have to observe them on real prompts first.
 5. Judge the variants: one of lower precision has to pass its gate on validation prompts (`rexit.exporter.gate.quality`), and to
    agree with itself on the golden slates in all ways of running it.
-6. Write manifests; the folder takes its place only now.
+6. Write the manifests; only now does the folder become the bundle.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rexit.errors import BundleError
 from rexit.exporter import preflight
 from rexit.exporter.draft import Draft, VariantReport
 from rexit.exporter.gate import parity
-from rexit.exporter.gate.golden import reference_answers
+from rexit.exporter.gate.golden import golden_slates
 from rexit.exporter.gate.judge import Judge, Judged
 from rexit.exporter.gate.quality import Prompts
 from rexit.exporter.graph.segment import SegmentModule
@@ -44,7 +44,8 @@ CATALOG_FILES = ("catalog.json", *TABLES)
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export did. `bytes`: of the whole bundle, older variants included; `seconds` by stage."""
+    """What an export did. slates, pairs: run for parity. bytes: of the whole bundle, including older variants. seconds: by
+    stage."""
 
     bundle: str
     exits: tuple[int, ...]
@@ -55,6 +56,7 @@ class ExportReport:
     seconds: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
+        """What `rexit export --json` prints: plain JSON values."""
         return asdict(self)
 
 
@@ -64,8 +66,9 @@ def export_bundle(
     """Writes the bundle `out`, whole or not at all. A bundle already there keeps its other variants if it was made from the same
     checkpoint, exits and catalog; a variant of the same name is replaced, its policy with it.
 
-    Raises InputError, also while another process writes `out`, CheckpointError, BundleError, BackendError, ParityError when an
-    exit computes something else, or QualityError when a lower precision loses more than its gate allows, or may do so.
+    Raises InputError, also while another process is writing to `out`; CheckpointError; BundleError; BackendError; ParityError if
+    an exit does not compute what the model computes; QualityError if a lower precision loses, or may lose, more than its gate
+    allows.
     """
     options = options or ExportOptions()
     targets = preflight.chosen_targets(options.target, options.precisions)
@@ -74,7 +77,7 @@ def export_bundle(
     if edited := opened.edited():
         raise BundleError(edited[0])
     with contextlib.ExitStack() as locks, new_folder(Path(out)) as folder:
-        locks.enter_context(sole_writer(Path(out)))  # until the new one stands
+        locks.enter_context(sole_writer(Path(out)))  # until the new bundle is in place
         work = _Export(options, targets, opened, Path(out), folder, progress)
         work.load(checkpoint)
         golden = work.reference()
@@ -85,14 +88,14 @@ def export_bundle(
 
 
 class _Export:
-    """One export on its way: the steps of `export`, in order, and what they share."""
+    """One export in progress: the steps of `export_bundle`, in order, and what they share."""
 
     def __init__(
-        self, options: ExportOptions, targets: Sequence[Target], catalog: Catalog, out: Path, folder: Path, tell: Progress
+        self, options: ExportOptions, targets: Sequence[Target], catalog: Catalog, out: Path, folder: Path, progress: Progress
     ) -> None:
         self._options, self._targets, self._catalog = options, targets, catalog
-        self._out, self._folder, self._tell, self._clock = out, folder, tell, _Clock()
-        self._base = targets[0].base or targets[0]  # all have one target, and with it one base
+        self._out, self._folder, self._progress, self._clock = out, folder, progress, _Clock()
+        self._base = targets[0].base or targets[0]  # all are for one target and so share one base
         self._kept = preflight.existing(out)
         gated = any(one.gate for one in targets)
         self._prompts = Prompts.draw(catalog, options.quality_slates) if gated else None
@@ -102,7 +105,7 @@ class _Export:
         self._observed = self._observation.draw(catalog) if self._observation else []
 
     def load(self, checkpoint: str | Path) -> None:
-        self._tell("load", 0, 1)
+        self._progress("load", 0, 1)
         options, catalog = self._options, self._catalog
         self._loaded = loaded = load_checkpoint(checkpoint, options.exits, options.head, catalog.info["labels"])
         preflight.check_fit(loaded, catalog, options.max_tokens)
@@ -115,33 +118,33 @@ class _Export:
         parameters = sum(p.numel() for module in self._modules for p in module.parameters())
         weights = parameters * (4 + 2 * sum(one is not self._base for one in self._targets))
         preflight.check_space(self._out, weights + sum(catalog.files[name].bytes for name in TABLES))
-        self._tell("load", 1, 1)
+        self._progress("load", 1, 1)
         self._clock.lap("load")
 
     def reference(self) -> list[GoldenSlate]:
         loaded, drawn = self._loaded, draw(cut(self._catalog, "validation"), self._options.golden_slates)
-        self._tell("reference", 0, len(drawn))
+        self._progress("reference", 0, len(drawn))
         model = MultiExitModel(loaded.decoder, loaded.heads, loaded.exits).eval()
-        golden = reference_answers(model, self._catalog, drawn, lambda done: self._tell("reference", done, len(drawn)))
+        golden = golden_slates(model, self._catalog, drawn, lambda done: self._progress("reference", done, len(drawn)))
         self._clock.lap("reference")
         return golden
 
     def trace(self, golden: list[GoldenSlate]) -> tuple[Draft, Judged]:
-        """The float32 graphs, and what is known of them; `self._chain` runs them from now on."""
+        """The float32 graphs and their parity; `self._chain` runs them from now on."""
         self._made, self._to_make = 0, len(self._modules) * len({self._base, *self._targets})
         base = self._draft(self._base)
-        self._tell("segments", 0, self._to_make)
+        self._progress("segments", 0, self._to_make)
         base.trace(self._modules)
         self._clock.lap("segments")
-        self._tell("parity", 0, len(golden))
+        self._progress("parity", 0, len(golden))
         self._chain = base.chain(self._options.max_tokens)
-        differences, self._pairs = parity.compare(self._chain, golden, lambda done: self._tell("parity", done, len(golden)))
+        differences, self._pairs = parity.compare(self._chain, golden, lambda done: self._progress("parity", done, len(golden)))
         parity.check(differences, self._loaded.exits, self._options.tolerance)
         self._clock.lap("parity")
         return base, Judged(golden, differences, self._options.tolerance, None)
 
     def derive(self, base: Draft) -> list[Draft]:
-        """All variants asked for, the base among them where it is one."""
+        """All variants asked for, including the base if it is one of them."""
         seen = self._observe()
         drafts = []
         for target in self._targets:
@@ -158,7 +161,7 @@ class _Export:
             self._loaded.exits,
             self._prompts,
             self._options.accept_loss,
-            lambda done, total: self._tell("quality", done, total),
+            self._progress,
         )
         found = [
             judge.judge(draft.target, draft.chain(self._options.max_tokens), parity_of_base.slates)
@@ -170,7 +173,7 @@ class _Export:
         return found
 
     def write(self, drafts: Sequence[Draft], judged: Sequence[Judged]) -> ExportReport:
-        self._tell("write", 0, 1)
+        self._progress("write", 0, 1)
         exits, folder = self._loaded.exits, self._folder
         written = tuple(
             draft.write(one, exits, self._model, self._catalog, self._options.max_tokens, self._pairs)
@@ -184,17 +187,17 @@ class _Export:
         variants = _keep(self._out, self._kept, folder, [one.name for one in written])
         _manifest(folder, self._model, exits, variants).write(folder)
         total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        self._tell("write", 1, 1)
+        self._progress("write", 1, 1)
         self._clock.lap("write")
         return ExportReport(str(self._out), exits, written, len(judged[0].slates), self._pairs, total, self._clock.seconds)
 
     def _observe(self) -> Sequence[Mapping[str, Any]]:
-        """By segment, what its values look like on real prompts; nothing where no target has to know."""
+        """What the values inside each segment look like on real prompts; empty if no target needs to know."""
         observation, prompts = self._observation, self._observed
         if not (observation and prompts):
             return [{}] * len(self._modules)
-        self._tell(observation.name, 0, len(prompts))
-        seen = observation.gather(self._chain, prompts, lambda done: self._tell(observation.name, done, len(prompts)))
+        self._progress(observation.name, 0, len(prompts))
+        seen = observation.gather(self._chain, prompts, lambda done: self._progress(observation.name, done, len(prompts)))
         self._clock.lap(observation.name)
         return seen
 
@@ -208,7 +211,7 @@ class _Export:
 
     def _segment_made(self) -> None:
         self._made += 1
-        self._tell("segments", self._made, self._to_make)
+        self._progress("segments", self._made, self._to_make)
 
 
 class _Clock:
@@ -237,9 +240,9 @@ def _describe(checkpoint: Checkpoint) -> Model:
 
 
 def _keep(out: Path, kept: Manifest | None, folder: Path, new: Sequence[str]) -> tuple[str, ...]:
-    """Takes the other variants of the bundle being replaced along, by hard link where the file system has them.
+    """Carries over the other variants of the bundle being replaced, by hard link where the file system supports it.
 
-    Returns all variants: those that were there keep their places, so the one used by default stays, new ones follow.
+    Returns the names of all variants: old ones keep their places, so the default stays the same; new ones follow.
     """
     before = kept.variants if kept else ()
     for name in before:

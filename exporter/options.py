@@ -1,4 +1,4 @@
-"""What can be chosen of an export. Loads nothing, so that a command line can show it."""
+"""What can be chosen for an export. Imports nothing heavy, so that the command line can show it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 EXACT = 1e-4
-"""How far the log-odds of float32 graphs may be from PyTorch's."""
+"""How far the log-odds of float32 graphs may be from PyTorch's, by default."""
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What can be chosen of an export; `rexit export --help` says the same.
+    """What can be chosen for an export; `rexit export --help` says the same.
 
     exits (depths in layers), head: see `load_checkpoint`. target, precisions: rows of `rexit.exporter.graph.targets`.
-    max_tokens: the most tokens of candidates one pass takes. tolerance: largest allowed difference of the float32 graphs'
-    log-odds. golden_slates: how many validation slates to compare on and to store. quality_slates: how many slates of the
-    validation split a lower precision is judged on (0: all); accept_loss: write it even if it fails, or if they are too few to
-    tell.
+    max_tokens: candidate tokens in one pass at most. tolerance: largest difference allowed between the float32 graphs' log-odds
+    and PyTorch's. golden_slates: how many validation slates to compare on and to store. quality_slates: how many validation
+    slates a lower precision is judged on (0: all). accept_loss: write it even if it fails, or if the slates are too few to tell.
     """
 
     exits: Sequence[int] | None = None

@@ -1,4 +1,4 @@
-"""What `rexit export` checks before it does any work. Every check raises InputError in one line."""
+"""What `rexit export` checks before it does any work. Each check raises InputError."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from rexit.exporter.options import ExportOptions
 
 
 def chosen_targets(target: str, precisions: Sequence[str]) -> list[Target]:
+    """The target in each of the precisions."""
     chosen = [find_target(target, precision) for precision in precisions]
     if not chosen or len(set(precisions)) != len(chosen):
-        raise InputError(f"precisions {', '.join(precisions) or 'none'}: expected at least one, each once")
+        raise InputError(f"precisions {', '.join(precisions) or 'none'}: expected at least one, and none twice")
     return chosen
 
 
@@ -33,17 +34,18 @@ def check_options(options: ExportOptions) -> None:
 
 
 def existing(out: Path) -> Manifest | None:
-    """The bundle that stands at `out`, if any. Nothing but a bundle or an empty folder is ever replaced. Raises InputError."""
+    """The bundle at `out`, if there is one. Only a bundle or an empty folder is ever replaced."""
     if not os.path.lexists(out):
         return None
     if (out / "manifest.json").is_file():
         return Manifest.read(out)
     if not out.is_dir() or any(out.iterdir()):
-        raise InputError(f"{out}: exists and is no bundle; it would be replaced, so choose another place")
+        raise InputError(f"{out}: exists and is not a bundle; it would be replaced, so choose another place")
     return None
 
 
 def check_fit(checkpoint: Checkpoint, catalog: Catalog, max_tokens: int) -> None:
+    """The catalog's tokens and prompts fit the model, and a candidate fits a pass."""
     decoder, info = checkpoint.decoder, catalog.info
     vocabulary = int(info["tokenizer"]["vocab_size"])
     if vocabulary > decoder.vocab_size:
@@ -59,6 +61,7 @@ def check_fit(checkpoint: Checkpoint, catalog: Catalog, max_tokens: int) -> None
 
 
 def check_same_origin(out: Path, kept: Manifest | None, model: Model, exits: tuple[int, ...], catalog: Catalog) -> None:
+    """The variants that the bundle keeps and the new ones are made from the same things."""
     if kept is None:
         return
     catalog_entry = kept.files.get("catalog/catalog.json")
@@ -73,10 +76,11 @@ def check_same_origin(out: Path, kept: Manifest | None, model: Model, exits: tup
         if not same
     ]
     if differs:
-        raise InputError(f"{out}: holds a bundle of another {' and '.join(differs)}; remove it or choose another place")
+        raise InputError(f"{out}: holds a bundle made from another {' and '.join(differs)}; remove it or choose another place")
 
 
 def check_space(out: Path, needed: int) -> None:
+    """`needed` bytes are free where the bundle goes."""
     place = next(parent for parent in Path(os.path.abspath(out)).parents if parent.exists())
     free = shutil.disk_usage(place).free
     if needed > free:

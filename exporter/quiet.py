@@ -1,4 +1,4 @@
-"""Libraries that talk: transformers, torch and onnxscript print progress and warnings. A command's output is its own."""
+"""Silences libraries: transformers, torch and onnxscript print progress and warnings, but a command's output is its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log: Any = transformers.logging
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings, log lines, progress bars or prints of libraries while the block runs; errors still raise."""
+    """No warnings, log lines, progress bars or prints from libraries while the block runs; errors are still raised."""
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     disabled = logging.root.manager.disable
     with (
@@ -39,5 +39,5 @@ def quiet() -> Iterator[None]:
 
 
 def first_line(exc: BaseException) -> str:
-    """A foreign exception in one line."""
+    """The first line of another library's exception."""
     return (str(exc).strip() or type(exc).__name__).splitlines()[0]

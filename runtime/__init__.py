@@ -1,4 +1,4 @@
-"""Scores slates with an exported bundle: the C++ library, as Python sees it. Loads neither torch nor transformers."""
+"""Scores slates with an exported bundle: Python bindings of the C++ library. Loads neither torch nor transformers."""
 
 from rexit.runtime._library import onnxruntime_library, onnxruntime_version
 from rexit.runtime.session import ExitInfo, Info, Memory, Scores, SegmentStats, Session, Stats, StopRule, Trace, open

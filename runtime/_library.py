@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def onnxruntime_library() -> str:
-    """Path of the library, "" when the C++ side should look for it itself.
+    """Path of the ONNX Runtime library; "" if the C++ side should look for it itself.
 
     1. `$REXIT_ONNXRUNTIME_LIBRARY`, which the C++ side reads.
     2. The `onnxruntime` wheel's, found without importing it.
@@ -31,7 +31,7 @@ class _ApiBase(ctypes.Structure):
 
 
 def onnxruntime_version() -> str | None:
-    """Version of the library that the C++ side loads when none is named, asked of the library itself; None where it cannot be
+    """Version of the library that the C++ side loads if none is named, as the library itself reports it; None if it cannot be
     loaded."""
     path = onnxruntime_library() or os.environ.get("REXIT_ONNXRUNTIME_LIBRARY")
     for name in [path] if path else ["libonnxruntime.so.1", "libonnxruntime.so"]:

@@ -23,7 +23,8 @@ Recent = Iterable[Id | tuple[Id, bool]]
 
 @dataclass(frozen=True)
 class Info:
-    """What an opened bundle holds. `exits` counts heads, `layers` the whole model's layers."""
+    """What an opened bundle holds: numbers of users, items, exits and layers; limits in tokens; whether ids are strings; whether
+    the variant has a policy."""
 
     users: int
     items: int
@@ -39,7 +40,8 @@ class Info:
 
 @dataclass(frozen=True)
 class ExitInfo:
-    """One exit: its depth in layers and its policy. c = a z + b; stops at c >= upper or c <= -lower (inf: never)."""
+    """One exit: its depth in layers and its policy. c = a z + b with z the raw log-odds; it stops at c >= upper or c <= -lower
+    (inf: never), once `patience` heads in a row agree on the sign of c."""
 
     layers: int
     a: float
@@ -51,7 +53,7 @@ class ExitInfo:
 
 @dataclass(frozen=True)
 class StopRule:
-    """Thresholds on c, one pair an exit, that replace the bundle's for one request; its Platt maps stay."""
+    """Thresholds on c, one pair per exit, and a patience, that replace the bundle's for one request; its Platt maps stay."""
 
     upper: Sequence[float]
     lower: Sequence[float]
@@ -60,7 +62,7 @@ class StopRule:
 
 @dataclass(frozen=True)
 class SegmentStats:
-    """What one segment did in a request: prefix tokens computed (not found in the cache), candidates that went through it and
+    """What one segment did in a request: prefix tokens computed (those not in the cache), candidates that went through it and
     their tokens, and the time of its passes alone."""
 
     prefix_tokens: int
@@ -72,7 +74,7 @@ class SegmentStats:
 
 @dataclass(frozen=True)
 class Stats:
-    """What a request cost. Layers of candidates are summed over candidates; retrieval includes assembling the prompt;
+    """What a request cost. `candidate_layers` is summed over candidates; `retrieval_us` includes assembling the prompt;
     `segments` has one entry per segment."""
 
     prefix_tokens: int
@@ -91,7 +93,7 @@ class Stats:
 class Memory:
     """Bytes held: by the session's cached prefixes (what `cache_bytes` bounds) and its other buffers; by ONNX Runtime for all
     sessions of the process, on the host: `working`, what segments need while they run, and `weights`, without those it maps from
-    their files (older versions count them as `working`). TensorRT does not tell: 0."""
+    their files (older versions count them as `working`). TensorRT does not report either: 0."""
 
     prefixes: int
     buffers: int
@@ -103,8 +105,8 @@ class Memory:
 class Scores:
     """One entry per answer, in the order of the request or, with `top_k`, best first.
 
-    `items` are the ids as given, `index` their places in the request, `exit` the exit that answered, `log_odds` the raw
-    logit(yes) - logit(no) there, `probability` the calibrated one; `cut_short` marks those the deadline stopped. Those it
+    `items` are the ids as given, `index` their places in the request, `exit` the exit that answered (from 0), `log_odds` the raw
+    logit(yes) - logit(no) there, `probability` the calibrated one; `cut_short` marks candidates stopped by the deadline. Those
     stopped before their first exit have no answer: exit -1, NaN for both numbers; with `top_k` they come last.
     """
 
@@ -122,7 +124,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Trace:
-    """Every exit's raw log-odds, float32 [items, exits], and what computing them cost."""
+    """Every exit's raw log-odds, float32 [items, exits], and what it cost to compute them."""
 
     log_odds: NDArray[np.float32]
     stats: Stats
@@ -138,11 +140,11 @@ def open(
     device: str | None = None,
     device_id: int = 0,
 ) -> Session:
-    """Opens a bundle's variant (the first one when None): checks its structure, maps the catalog, loads the segments.
+    """Opens a bundle's variant (None: the first one): checks its structure, maps the catalog, loads the segments.
 
-    `threads` sets the size of the process's one thread pool, made by the first bundle opened; 0: one per core. `cache_bytes` is
-    for the prefixes of earlier users, the least recently used going first; 0: 32 MiB. `library` is the path of ONNX Runtime's
-    shared library, else the `onnxruntime` wheel's.
+    `threads` sets the size of the process's one thread pool, created by the first bundle opened; 0: one per core. `cache_bytes`
+    bounds the prefixes of earlier users, of which the least recently used goes first; 0: 32 MiB. `library` is the path of ONNX
+    Runtime's shared library; None: the `onnxruntime` wheel's, else the system's.
 
     `device`: `cpu` (any variant), `cuda` (any variant) or `tensorrt` (engines of a tensorrt variant); None: the variant's own
     target. `device_id`: which GPU. Raises BundleError, BackendError, InputError.
@@ -151,7 +153,9 @@ def open(
 
 
 class Session:
-    """An opened bundle with buffers and the cached prefixes of the last users. Threads may share it, one works at a time."""
+    """An opened bundle with buffers and the cached prefixes of the last users. Threads may share it; one works at a time.
+
+    `info` and `exits` describe the bundle. Arguments and errors: see `open`."""
 
     def __init__(
         self,
@@ -181,8 +185,8 @@ class Session:
         self.exits = tuple(ExitInfo(*exit) for exit in self._native.exits())
 
     def another(self) -> Session:
-        """A second session over the same opened bundle: it shares the weights and the catalog, not the buffers nor the cached
-        prefix. Sessions of one bundle answer at the same time, each in a thread of its own."""
+        """A second session over the same opened bundle: it shares the weights and the catalog, but neither the buffers nor
+        the cached prefixes. Sessions of one bundle can score at the same time, each in its own thread."""
         made = object.__new__(Session)
         made._native, made.info, made.exits = self._open.another(), self.info, self.exits
         return made
@@ -202,11 +206,11 @@ class Session:
         """Scores a slate for one user, stopping each candidate at its first confident exit.
 
         `recent`: interactions newer than the catalog's, oldest first: item ids (liked) or (item id, liked) pairs. `as_of`: only
-        the catalog's interactions with time < as_of reach the prompt. `top_k`: only the best. `deadline_ms`: no segment starts
-        later; candidates answer from the deepest exit they reached, marked, see Scores. `force_exit`: everyone stops there.
-        `policy` replaces the bundle's.
+        the catalog's interactions with time < as_of reach the prompt. `top_k`: return only the best. `deadline_ms`: no segment
+        starts later; candidates answer from the deepest exit they reached, and are marked (see Scores). `force_exit`: every
+        candidate stops there. `policy` replaces the bundle's.
 
-        Raises InputError for an unknown item or a bad option, DeadlineError when no candidate reached an exit in time,
+        Raises InputError for an unknown item or a bad option, DeadlineError if no candidate reached an exit in time,
         CancelledError after `cancel`.
         """
         given, ids = _ids("items", items)
@@ -243,27 +247,27 @@ class Session:
     def prompt(
         self, user: Id, items: Sequence[Id] | NDArray[Any], *, recent: Recent | None = None, as_of: int | None = None
     ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
-        """The token ids a request is answered from: the prefix's, and each candidate's."""
+        """The token ids a request is scored from: the prefix's, int32 [P], and each candidate's, int32 [T]."""
         time = None if as_of is None else _integer("as_of", as_of)
         tokens, offsets = self._open.prompt(_id("user", user), _ids("items", items)[1], *_recent(recent), time)
         parts = np.split(np.array(tokens, np.int32), offsets[1:-1])
         return parts[0], parts[1:]
 
     def warm_up(self) -> None:
-        """Runs every segment once on a made-up slate, so that the first request pays for no allocation."""
+        """Runs every segment once on a made-up slate, so that the first request does not pay for allocations."""
         self._open.warm_up()
 
     def clear_cache(self) -> None:
-        """Forgets the cached prefixes."""
+        """Drops the cached prefixes."""
         self._open.clear_cache()
 
     def trim(self) -> None:
-        """Gives memory back: the cached prefixes, the session's buffers, what the backend's working memory has to spare."""
+        """Gives memory back: the cached prefixes, the session's buffers, and unused working memory of the backend."""
         self._open.trim()
 
     def cancel(self) -> None:
-        """From another thread: the call at work raises CancelledError soon, or returns if it is about done. Nothing happens
-        without one; later calls, those that wait for their turn included, are served."""
+        """From another thread: the running call soon raises CancelledError, or returns if it is nearly done. Does nothing if no
+        call is running; later calls, including those waiting for their turn, are served."""
         self._open.cancel()
 
     @property
@@ -312,7 +316,7 @@ def _size(name: str, value: Any) -> int:
 def _id(name: str, value: Any) -> Id:
     if isinstance(value, str):
         if "\0" in value:
-            raise InputError(f"{name} is {value!r}: an id has no zero character")
+            raise InputError(f"{name} is {value!r}: an id must not hold a NUL character")
         return str(value)
     return _integer(name, value)
 

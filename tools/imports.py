@@ -1,10 +1,10 @@
-"""Prints the files of this repository that some Python files import, themselves first, at any depth.
+"""Prints Python files and all files of this repository that they import, directly or indirectly.
 
     python tools/imports.py exporter/index.py
 
-Imports inside functions count, but not those of an `__init__`: what it loads on demand, its importer need not demand.
+Imports inside functions count, except in an `__init__`: what that loads on demand, its importer may never demand.
 
-What the Makefile depends on, so that an edit remakes what it changes and nothing else. Read from the source alone, with the
+The Makefile uses it for dependencies, so that an edit remakes what it affects and nothing else. It only reads source, with the
 standard library alone: make needs the answer before there is an environment.
 """
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Names a file imports; for `from a import b`, which may be a module or not, `a` and `a.b`."""
+    """Names that a file imports; for `from a import b`, where b may be a module, both `a` and `a.b`."""
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     for node in tree.body if path.name == "__init__.py" else ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -29,7 +29,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def files_of(name: str, folders: tuple[Path, ...]) -> Iterator[Path]:
-    """A module's file, and the `__init__` of the packages it is in: they run when it is imported."""
+    """A module's file and the `__init__` of its packages, which run when it is imported."""
     parts = name.split(".")
     for depth in range(1, len(parts) + 1):
         for folder in folders:

@@ -23,8 +23,8 @@ while [ $# -gt 0 ]; do
   shift
 done
 [ -n "$bundle" ] || usage
-[ -f "$bundle/manifest.json" ] || { echo "jetson-report: $bundle: no bundle (manifest.json is missing)" >&2; exit 2; }
-[ ! -e "$out" ] || { echo "jetson-report: $out: is there already; choose another --out" >&2; exit 2; }
+[ -f "$bundle/manifest.json" ] || { echo "jetson-report: $bundle: is not a bundle (manifest.json is missing)" >&2; exit 2; }
+[ ! -e "$out" ] || { echo "jetson-report: $out: already exists; choose another --out" >&2; exit 2; }
 mkdir -p "$out/logs" || exit 2
 out=$(cd "$out" && pwd)
 rexit=("$python" -c 'from rexit.cli import main; main()')
@@ -44,12 +44,12 @@ machine() { # what this machine is; a file or command that is not here is said t
   local file
   for file in /etc/nv_tegra_release /etc/os-release /proc/cpuinfo /proc/meminfo /proc/device-tree/model; do
     echo "== $file"
-    if [ -r "$file" ]; then tr -d '\0' <"$file"; echo; else echo "not here"; fi
+    if [ -r "$file" ]; then tr -d '\0' <"$file"; echo; else echo "not found"; fi
   done
   local command
   for command in 'uname -a' 'nvpmodel -q' 'jetson_clocks --show' 'nvidia-smi' 'free -m' 'c++ --version' 'cmake --version' "$python --version"; do
     echo "== $command"
-    if command -v "${command%% *}" >/dev/null; then $command 2>&1 || echo "failed"; else echo "not here"; fi
+    if command -v "${command%% *}" >/dev/null; then $command 2>&1 || echo "failed"; else echo "not found"; fi
   done
   echo "== packages"
   dpkg-query -W 'libnvinfer*' 'nvidia-jetpack*' 'cuda-cudart*' 'libonnxruntime*' 2>&1 | grep -v 'no packages found' || true
@@ -88,5 +88,5 @@ for variant in $(names); do
   step "bench-$variant" bench "$variant"
 done
 tar -C "$(dirname "$out")" --exclude=build -czf "$out.tar.gz" "$(basename "$out")" || failed=1
-if [ $failed -eq 0 ]; then echo "all steps ended well: $out.tar.gz"; else echo "failed: $(grep -c FAILED "$out/steps.tsv") steps, see $out/steps.tsv: $out.tar.gz"; fi
+if [ $failed -eq 0 ]; then echo "all steps succeeded: $out.tar.gz"; else echo "failed: $(grep -c FAILED "$out/steps.tsv") steps, see $out/steps.tsv: $out.tar.gz"; fi
 exit $failed

@@ -1,8 +1,8 @@
-"""Prints what pyproject.toml requires for some extras, a line each, for pip: all that rexit stands on, and not rexit itself.
+"""Prints what pyproject.toml requires for some extras, one line each, for pip: everything that rexit depends on, but not rexit.
 
     python tools/requirements.py export dev
 
-The Makefile installs these as pip builds them, and then rexit alone without build isolation.
+The Makefile installs these, and then rexit alone without build isolation.
 """
 
 from __future__ import annotations

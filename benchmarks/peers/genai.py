@@ -1,8 +1,8 @@
-"""onnxruntime-genai, float32. It generates; scoring is taking the logits of the prompt's last token and stopping there.
+"""onnxruntime-genai, float32. It is made to generate; here it stops at the logits of the prompt's last token.
 
 one_by_one      a generator for each candidate's whole prompt
-rewound         one generator: the prefix once, then candidate after candidate, rewound to the prefix after each. It can rewind
-                a batch of one only, so candidates cannot share a pass
+rewound         one generator: the prefix once, then one candidate after another, rewound to the prefix after each. It can only
+                rewind a batch of one, so candidates cannot share a pass
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""llama.cpp over its C API: the prefix in the cells of all sequences, logits of each candidate's last token only.
+"""llama.cpp through its C API: all sequences share the cells of the prefix; logits of each candidate's last token only.
 
-One context for every configuration asked for: n_ubatch, flash attention, and whether prefix and candidates go into one call or
-two. slate.py times them all and keeps the fastest.
+One context for every configuration: n_ubatch, flash attention, and whether prefix and candidates go into one call or two.
+slate.py times them all and keeps the fastest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Context:
         params.kv_unified = True  # else each sequence has a cache of its own, and copying the prefix copies its cells
         params.no_perf = True
         self.context = llama_cpp.llama_init_from_model(model, params)
-        assert self.context, "llama.cpp made no context"
+        assert self.context, "llama.cpp created no context"
         self.memory = llama_cpp.llama_get_memory(self.context)
         self.batch = llama_cpp.llama_batch_init(setup["max_tokens"], 0, setup["max_candidates"] + 1)
         # Views of the batch's C arrays: filling them through ctypes, element by element, would cost milliseconds.

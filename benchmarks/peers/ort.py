@@ -1,7 +1,7 @@
 """ONNX Runtime with the unsplit model as optimum exports it: float32, logits of every token over the whole vocabulary.
 
-one_by_one      each candidate's whole prompt alone; what a first port does
-padded_batch    all of them in one batch; prompts of one length need no padding here, so this is its best case
+one_by_one      each candidate's whole prompt alone, as a first port would do it
+padded_batch    all of them in one batch; prompts of equal length need no padding here, so this is its best case
 shared_prefix   the model exported with a cache: the prefix once, its keys and values repeated for a batch of candidates
 """
 
@@ -17,7 +17,7 @@ from protocol import NoCache, serve
 
 
 def log_odds(logits: NDArray[np.float32], request: Mapping[str, Any]) -> list[float]:
-    """Of the last tokens, from logits [B, T, V] of prompts of one length."""
+    """Those of the last tokens, from logits [B, T, V] of prompts of equal length."""
     last = logits[:, -1]
     return (last[:, request["yes"]] - last[:, request["no"]]).tolist()
 
@@ -39,7 +39,7 @@ class Whole(NoCache):
 
 
 class SharedPrefix:
-    """Keys and values of the prefix are computed once and repeated."""
+    """Computes the prefix's keys and values once and repeats them."""
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self.session = session
@@ -67,7 +67,7 @@ class SharedPrefix:
 
 
 def inputs(session: onnxruntime.InferenceSession, tokens: NDArray[np.int64], past: int) -> dict[str, NDArray[np.int64]]:
-    """Whichever of the usual inputs the export has, for tokens [B, T] behind `past` others."""
+    """Those of the usual inputs that the export has, for tokens [B, T] behind `past` others."""
     count, length = tokens.shape
     usual = {
         "input_ids": tokens,

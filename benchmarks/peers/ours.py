@@ -1,4 +1,4 @@
-"""rexit: a variant of the bundle at full depth, at a fixed depth, and under a policy."""
+"""rexit: a variant of the bundle at each fixed depth, and under a policy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rexit.runtime import Session, StopRule
 
 
 class Depth:
-    """Everyone stops at one exit, or as `policy` says."""
+    """All candidates stop at one exit, or as `policy` says."""
 
     def __init__(self, session: Session, force_exit: int | None = None, policy: StopRule | None = None) -> None:
         self.session, self.how = session, {"force_exit": force_exit, "policy": policy}
@@ -26,8 +26,8 @@ class Depth:
 
 
 def halving(session: Session, requests: Sequence[Mapping[str, Any]]) -> StopRule:
-    """Thresholds that stop the outer half of what is left at every exit, by the log-odds of some slates: the mean depth is then
-    about twice the first exit's, whatever the heads are worth."""
+    """Thresholds that stop the outer half of the remaining candidates at every exit, by the log-odds of some slates: the mean
+    depth is then about twice the first exit's, however good the heads are."""
     left = np.concatenate([session.trace(r["user"], r["items"]) for r in requests])
     upper, lower = [], []
     for k in range(left.shape[1]):
@@ -44,7 +44,9 @@ def load(setup: Mapping[str, Any]) -> tuple[dict[str, Depth], dict[str, Any]]:
     session.warm_up()
     for request in setup["check"]:
         prefix, candidates = session.prompt(request["user"], request["items"])
-        assert [prefix.tolist(), [c.tolist() for c in candidates]] == [request["prefix"], request["candidates"]], "other tokens"
+        assert [prefix.tolist(), [c.tolist() for c in candidates]] == [request["prefix"], request["candidates"]], (
+            "the runtime assembles other tokens"
+        )
     policy = halving(session, setup["check"])
     stats = [session.score(r["user"], r["items"], policy=policy).stats for r in setup["check"]]
     depth = sum(s.candidate_layers for s in stats) / sum(len(r["items"]) for r in setup["check"])

@@ -1,12 +1,12 @@
-"""How a peer talks to slate.py: one JSON document a line, on stdin and stdout. Standard library only.
+"""How a peer talks to slate.py: one JSON document per line, on stdin and stdout. Standard library only.
 
     -> {"threads": 2, ...}                                  once: what the peer needs to load its model
-    <- {"ways": ["one_by_one", ...], "about": {...}}        what it can be asked, and which versions answer
+    <- {"ways": ["one_by_one", ...], "about": {...}}        what it can be asked for, and its versions
     -> {"way": ..., "requests": [{"prefix": [...], "candidates": [[...]], ...}], "cached": false}
-    <- {"milliseconds": [...], "log_odds": [[...]]}         one entry a request
+    <- {"milliseconds": [...], "log_odds": [[...]]}         one entry per request
 
-Whatever a library prints goes to stderr. Each request starts with no prefix cached; with `cached`, the request's `before` is
-answered first, untimed: another slate of the same user. A peer waits in a read between two lines, using no CPU.
+Whatever a library prints goes to stderr. Each request starts without a cached prefix; with `cached`, the request's `before` is
+scored first, untimed: another slate of the same user. Between lines a peer blocks in a read and uses no CPU.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import Any, Protocol
 
 
 class Way(Protocol):
-    """One way of answering. A request has `prefix` (token ids), `candidates` (token ids of each), `no` and `yes` (label ids),
+    """One way of scoring. A request has `prefix` (token ids), `candidates` (token ids of each), `no` and `yes` (label ids),
     and for rexit `user` and `items`."""
 
     def forget(self) -> None:
         """Drops a prefix kept from the last request."""
 
     def score(self, request: Mapping[str, Any]) -> Sequence[float]:
-        """logit(yes) - logit(no) after each candidate's last token. A kept prefix is used where it is the request's."""
+        """logit(yes) - logit(no) after each candidate's last token. A prefix kept from before is used if it is the request's."""
 
 
 def serve(load: Callable[[Mapping[str, Any]], tuple[Mapping[str, Way], Mapping[str, Any]]]) -> None:
-    """Answers until stdin ends. `load` turns the first line into the ways and what to tell about them."""
+    """Answers requests until stdin ends. `load` turns the first line into the ways and what to report about them."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -56,7 +56,7 @@ def serve(load: Callable[[Mapping[str, Any]], tuple[Mapping[str, Way], Mapping[s
 
 
 class NoCache:
-    """Of a way that keeps nothing."""
+    """Base of a way that keeps nothing."""
 
     def forget(self) -> None:
         pass

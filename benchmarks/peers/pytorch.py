@@ -1,7 +1,7 @@
 """PyTorch with transformers, float32, eager or compiled; logits of the last tokens only.
 
 one_by_one      each candidate's whole prompt alone
-padded_batch    all of them in one batch; prompts of one length need no padding here, so this is its best case
+padded_batch    all of them in one batch; prompts of equal length need no padding here, so this is its best case
 shared_prefix   the prefix once, its cache repeated for a batch of candidates
 """
 
@@ -37,7 +37,7 @@ class Whole(NoCache):
 
 
 class SharedPrefix:
-    """Keys and values of the prefix are computed once and repeated."""
+    """Computes the prefix's keys and values once and repeats them."""
 
     def __init__(self, model: Any) -> None:
         self.model = model

@@ -1,13 +1,13 @@
-"""One set of weights in every peer's format: SmolLM2-135M-Instruct, whose only file here is a 4-bit GGUF.
+"""One set of weights in every peer's format: SmolLM2-135M-Instruct, starting from a 4-bit GGUF file.
 
     weights.py SOURCE.gguf OUT STEP...
 
     OUT/checkpoint/    Hugging Face, float32: the source's weights dequantized. rexit, PyTorch and the two exports start from it
-    OUT/q8_0.gguf      the same values as float32 turned into 8-bit blocks, as `llama-quantize` does; OUT/bf16.gguf likewise
+    OUT/q8_0.gguf      the same values turned from float32 into 8-bit blocks, as `llama-quantize` does; OUT/bf16.gguf likewise
     OUT/onnx/          exported by optimum without a cache, and OUT/onnx-past/ with one
     OUT/genai/         built by onnxruntime-genai's model builder
 
-A step is one of these names, without a slash. Whatever is there already is kept. peers.sh says which environment takes which.
+A STEP is one of these names, without the slash. What exists is kept. peers.sh says which environment runs which step.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def checkpoint(source: Path, out: Path) -> None:
 
 
 def requantized(source: Path, out: Path, kind: str) -> None:
-    """Every matrix of the source as `kind`, the rest as it is."""
+    """Every matrix of the source as `kind`, the rest unchanged."""
     import gguf
 
     to = gguf.GGMLQuantizationType[kind]
@@ -65,7 +65,7 @@ def _value(field: Any) -> Any:
 
 
 def exported(checkpoint: Path, out: Path, task: str) -> None:
-    """By optimum. Its own comparison with PyTorch is left to slate.py, which compares everyone's answers."""
+    """Exports with optimum, without its own comparison with PyTorch: slate.py compares everyone's log-odds."""
     from optimum.exporters.onnx import main_export
 
     main_export(str(checkpoint), output=out, task=task, do_validation=False, monolith=False)

@@ -2,8 +2,8 @@
 
     python examples/movielens/fetch.py OUT
 
-Writes OUT/ml-100k.{inter,item,user}, tab-separated with typed headers. Item 1412 comes with its year inside the title and a
-`V` for the year; it is mended here.
+Writes OUT/ml-100k.{inter,item,user}, tab-separated with typed headers. Item 1412 comes with its year inside the title and
+`V` as its year; this is corrected here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The end of `make demo`: the same slate scored by Python and by the C++ program, and the figures in one place.
 
-python examples/movielens/summary.py DEMO --program PROGRAM     measure, write DEMO/summary.json
-python examples/movielens/summary.py DEMO --show                print it
+python examples/movielens/summary.py DEMO --program PROGRAM     measure and write DEMO/summary.json
+python examples/movielens/summary.py DEMO --show                print them
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from rich.table import Table
 import rexit
 from rexit.bundle import Bundle, Catalog, engine_folders, write_json
 from rexit.runtime import onnxruntime_library
+from rexit.slates import SIZE
 
 HERE = Path(__file__).parent
-SLATE = 20
 COLUMNS = ("item", "probability", "log_odds", "exit")
 
 
@@ -74,7 +74,7 @@ def measure(demo: Path, program: Path) -> dict[str, Any]:
         "mean_layers": chosen["test"]["mean_layers"],
         "layers": bundle.manifest.model.layers,
         "exits": bundle.manifest.exits,
-        "slate": SLATE,
+        "slate": SIZE,
         "slate_ms_full": cold["full depth"],
         "slate_ms_exit": cold["calibrated"],
         "slate_ms_full_warm": warm["full depth"],
@@ -89,9 +89,9 @@ def measure(demo: Path, program: Path) -> dict[str, Any]:
 
 
 def milliseconds(demo: Path, variant: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Median per slate by way of answering, with a cold and with a warm prefix."""
+    """Median per slate in each mode of `rexit bench`, with a cold and with a warm prefix."""
     rexit_command = Path(sys.executable).with_name("rexit")
-    bench = json.loads(output_of(rexit_command, "bench", demo / "bundle", "--variant", variant, "--slate", SLATE, "--json"))
+    bench = json.loads(output_of(rexit_command, "bench", demo / "bundle", "--variant", variant, "--slate", SIZE, "--json"))
     cold, warm = (
         {mode["mode"]: mode["p50_ms"] for mode in bench["modes"] if mode["prefix"] == prefix} for prefix in ("cold", "warm")
     )
@@ -99,7 +99,7 @@ def milliseconds(demo: Path, variant: str) -> tuple[dict[str, float], dict[str, 
 
 
 def variant_figures(bundle: Bundle, cold: dict[str, float] | None) -> dict[str, Any]:
-    """Size, time at full depth where it runs here, the gate's figures at the last exit (none for float32), engines."""
+    """Size, time at full depth if it runs here, the gate's figures at the last exit (none for float32), engines."""
     variant = bundle.variant
     last = variant.quality["exits"][-1] if variant.quality else {}
     return {
@@ -120,7 +120,8 @@ def show(demo: Path) -> None:
 
     example = figures["example"]
     table = Table(
-        title=f"User {example['user']}, scored by Python and by the C++ program: equal to the last bit", title_justify="left"
+        title=f"User {example['user']}, scored by Python and by the C++ program, with equal results to the last bit",
+        title_justify="left",
     )
     for column in ("film", "probability of a like", "stopped after layer"):
         table.add_column(column, justify="left" if column == "film" else "right")
@@ -148,7 +149,7 @@ def show(demo: Path) -> None:
     for row in figures["variants"]:
         if row["engines"]:
             console.print(
-                f"{row['name']}: engines {', '.join(row['engines'])}, compiled, not run: that needs their GPU", highlight=False
+                f"{row['name']}: engines {', '.join(row['engines'])}, compiled, not run (that needs the GPU)", highlight=False
             )
     console.print(figures["conclusion"], markup=False)
 
@@ -157,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demo", type=Path)
     parser.add_argument("--program", type=Path, help="examples/cpp, built")
-    parser.add_argument("--show", action="store_true", help="print the figures that are there")
+    parser.add_argument("--show", action="store_true", help="print the figures measured before")
     args = parser.parse_args()
     if args.show:
         show(args.demo)

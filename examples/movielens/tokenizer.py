@@ -1,4 +1,5 @@
-"""Trains a small byte-level BPE on the films' and users' texts, so that a model of a few layers is not mostly embedding table.
+"""Trains a small byte-level BPE on the films' and users' texts, so that the embedding table does not dwarf a model of a few
+layers.
 
     python examples/movielens/tokenizer.py DATA OUT
 
@@ -14,7 +15,7 @@ import polars as pl
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 VOCABULARY = 6144
-# A word, a number with its sign, or one other mark, each with the blank before it: " Story", " 35%", " 2^5", ";".
+# A word, a number with its sign, or one other mark, each with the space before it: " Story", " 35%", " 2^5", ";".
 PIECES = r" ?[\p{L}']+| ?[0-9^%]+| ?[^ ]"
 
 
@@ -36,7 +37,7 @@ def main(data: Path, out: Path) -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # Rates and the template's words are repeated so that each becomes one token: the labels must be.
+    # Rates and the template's words are repeated so that each becomes one token, as the labels must be.
     tokenizer.train_from_iterator(texts + 50 * [*rates, template], trainer)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(out / "tokenizer.json"))

@@ -2,11 +2,11 @@
 
     python examples/movielens/train.py --catalog CATALOG --out CHECKPOINT [--epochs 1] [--init random|FOLDER|HUB_ID]
 
-Train as we serve: one row is one user's prefix, as of a moment, with the next few interactions packed behind it as
-candidates, so one forward pass yields many labels. Every exit has its own head; the loss is the mean of the exits' cross-
-entropies; shallower layers learn at a higher rate (OptiRAG-Rec, arXiv 2501.02173). The paper names neither exit positions,
-loss weights nor rates: the ones here are our choice. Nothing here is part of rexit's packages but what it imports: write your
-own, save with `rexit.exporter.model.checkpoint.save_checkpoint`.
+It trains as it will serve: one row is one user's prefix at some time, with the next few interactions packed behind it as
+candidates, so one forward pass uses many labels. Every exit has its own head; the loss is the mean of the exits' cross-entropies;
+shallower layers learn at a higher rate (OptiRAG-Rec, arXiv 2501.02173). The paper specifies neither exit positions, loss weights
+nor rates: those here are our choice. This script is an example, not part of rexit's packages: write your own, and save with
+`rexit.exporter.save_checkpoint`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Slates = list[tuple[Packed, np.ndarray]]  # a packed user, and whether each cand
 
 
 def packed_slates(catalog: Catalog, split: str, size: int) -> Slates:
-    """Slates of a split, packed, each seen as of the moment of its first interaction."""
+    """Slates of a split, packed, each as of its first interaction."""
     builder, out = PromptBuilder(catalog), []
     for slate in track(cut(catalog, split, size), f"prompts of {split}", disable=not sys.stderr.isatty()):
         prompt = builder.prompt(slate.user, slate.items, slate.as_of)
@@ -47,7 +47,7 @@ def packed_slates(catalog: Catalog, split: str, size: int) -> Slates:
 
 
 def batches(data: Slates, tokens: int, rng: np.random.Generator) -> Iterator[list[int]]:
-    """One epoch in random order: rows of like length together, at most `tokens` tokens each with padding."""
+    """One epoch of batches in random order: rows of similar length together, at most `tokens` tokens including padding."""
     lengths = np.array([len(row.tokens) for row, _ in data])
     order = rng.permutation(len(data))
     made: list[list[int]] = []
@@ -64,7 +64,7 @@ def batches(data: Slates, tokens: int, rng: np.random.Generator) -> Iterator[lis
 
 
 def forward(model: MultiExitModel, data: Slates, chosen: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [exits, candidates, 2] and labels [candidates] of some rows, in bfloat16 autocast."""
+    """Logits [exits, candidates, 2] and labels [candidates] of the chosen rows, under bfloat16 autocast."""
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(*batch([data[n][0] for n in chosen]))
     return logits, torch.from_numpy(np.concatenate([data[n][1] for n in chosen]).astype(np.int64))
@@ -104,7 +104,8 @@ def make_model(catalog: Catalog, init: str, exits: list[int], layers: int, hidde
 
 
 def parameter_groups(model: MultiExitModel, rate: float, ratio: float) -> list[dict[str, object]]:
-    """The layers up to each exit and its head learn at rate / ratio^k, k exits before the last: shallower ones faster."""
+    """The layers up to each exit, and its head, learn at rate / ratio^k, with k exits left to the last: shallower ones learn
+    faster."""
     layers, groups, seen = model.decoder.layers, [], set()
     for k, (begin, end) in enumerate(zip([0, *model.exits[:-1]], model.exits, strict=True)):
         modules = [*layers[begin:end], model.heads.norms[k], model.heads.projections[k]]
@@ -120,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--catalog", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--init", default="random", help="`random`, or a folder or hub id of a decoder to fine-tune")
+    parser.add_argument("--init", default="random", help="`random`, or the folder or Hub id of a decoder to fine-tune")
     parser.add_argument("--exits", default="1,2,4,6")
     parser.add_argument("--layers", type=int, default=6, help="of a random model")
     parser.add_argument("--hidden", type=int, default=128, help="of a random model, a multiple of 64")

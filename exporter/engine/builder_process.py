@@ -1,4 +1,4 @@
-"""A running `engine_builder.py`: what it is asked, what it tells, how it ended."""
+"""A running `engine_builder.py`: its request, its events, how it ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).with_name("engine_builder.py")
 
 @dataclass(frozen=True)
 class Ended:
-    """How it ended: its exit code, -N for signal N; the last line of its stderr; the most memory it had, as the kernel tells."""
+    """How it ended: its exit code (-N for signal N), the last line of its stderr, and its peak memory according to the kernel."""
 
     code: int
     last_words: str
@@ -34,12 +34,12 @@ class Ended:
 
     @property
     def out_of_memory(self) -> bool:
-        """As far as one can tell: the kernel kills, C++ aborts, Python says so."""
+        """Whether it probably ran out of memory: then the kernel kills, C++ aborts, or Python raises MemoryError."""
         return self.code in (-signal.SIGKILL, -signal.SIGABRT) or "MemoryError" in self.last_words
 
 
 class BuilderProcess:
-    """One request to `engine_builder.py` in the Python named. Leaving the `with` block ends it, whatever it is doing."""
+    """One request to `engine_builder.py`, run by the given Python. Leaving the `with` block ends it, whatever it is doing."""
 
     def __init__(self, python: str, request: Mapping[str, Any]) -> None:
         """Raises InputError when the Python cannot be run."""
@@ -49,7 +49,7 @@ class BuilderProcess:
             asked.write(json.dumps(request).encode())
             asked.seek(0)
             try:
-                # A session of its own: Ctrl-C reaches rexit alone, which ends the builder, deep in C++ as it may be.
+                # A session of its own: Ctrl-C reaches only rexit, which ends the builder even if it is deep in C++.
                 self._process = subprocess.Popen(
                     [python, str(SCRIPT)], stdin=asked, stdout=subprocess.PIPE, stderr=self._stderr, start_new_session=True
                 )
@@ -62,12 +62,14 @@ class BuilderProcess:
 
     def __exit__(self, *_: object) -> None:
         if self._ended is None:
-            os.kill(self._process.pid, signal.SIGKILL)  # Popen.kill would reap one that has ended, and wait() find nothing
+            os.kill(
+                self._process.pid, signal.SIGKILL
+            )  # Popen.kill would reap a process that has ended, and wait() would find none
             self.wait()
         self._stderr.close()
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """What it tells, until it ends or says something that is no event."""
+        """Its events, until it ends or prints something that is not an event."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             try:
@@ -79,11 +81,11 @@ class BuilderProcess:
             yield event
 
     def wait(self) -> Ended:
-        """Until it has ended."""
+        """Waits until it has ended."""
         if self._ended is None:
             assert self._process.stdout is not None
-            self._process.stdout.close()  # whoever still writes to it ends
-            _, status, usage = os.wait4(self._process.pid, 0)  # Popen.wait does not tell the memory
+            self._process.stdout.close()  # ends whoever still writes to it
+            _, status, usage = os.wait4(self._process.pid, 0)  # Popen.wait does not report memory
             self._process.returncode = os.waitstatus_to_exitcode(status)
             self._stderr.seek(0)
             words = self._stderr.read().decode(errors="replace").splitlines()

@@ -1,4 +1,4 @@
-"""Which TensorRT compiler there is, and whom it can build for."""
+"""Which TensorRT compilers are installed, and which GPUs they can build for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 
 @dataclass(frozen=True)
 class Gpu:
-    """The GPU at hand; compute_capability: e.g. "8.7"."""
+    """The GPU in this machine; compute_capability: e.g. "8.7"."""
 
     name: str
     compute_capability: str
@@ -24,7 +24,8 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Compiler:
-    """One binding in one Python. `targets`: compute capabilities it compiles for without a GPU; empty: the GPU at hand alone."""
+    """One compiler in one Python. `targets`: compute capabilities it compiles for without a GPU; empty: this machine's GPU
+    only."""
 
     python: str
     name: str
@@ -39,23 +40,24 @@ class Compiler:
 
     @property
     def title(self) -> str:
+        """Name and version, for messages."""
         return f"{'TensorRT-RTX' if self.standalone else 'TensorRT'} {self.version}"
 
 
 @dataclass(frozen=True)
 class BuildTarget:
-    """Whom engines are built for. `gpu`: its name, where it is the one at hand and was not given by its capability."""
+    """What engines are built for. `gpu`: the name of this machine's GPU; None if a compute capability was asked for instead."""
 
     compute_capability: str
     gpu: str | None
 
 
 def find_compiler(python: str | None, builder: str | None, capability: str | None) -> tuple[Compiler, BuildTarget]:
-    """The first compiler that can build for the capability asked for, or for the GPU at hand.
+    """The first compiler that can build for the capability asked for, or for this machine's GPU.
 
-    1. Without `python`, this Python is asked first, then the system's.
+    1. Without `python`, this Python is tried first, then the system's.
     2. In each Python TensorRT comes before TensorRT-RTX, unless `builder` names one.
-    3. TensorRT builds for the GPU at hand alone; TensorRT-RTX for the capability asked for, else that of the GPU at hand.
+    3. TensorRT builds only for this machine's GPU; TensorRT-RTX for the capability asked for, else for this machine's GPU.
     Raises InputError, or BackendError with every compiler's reason.
     """
     if builder is not None and builder not in BUILDERS:
@@ -77,8 +79,8 @@ def find_compiler(python: str | None, builder: str | None, capability: str | Non
     if refused:
         raise BackendError("; ".join(dict.fromkeys(refused)))  # two Pythons may have the same compiler
     raise BackendError(
-        f"no TensorRT compiler ({'; '.join(missing)}): on a Jetson name the Python that has JetPack's with --python, "
-        "elsewhere `pip install 'rexit[tensorrt-rtx]'`"
+        f"no TensorRT compiler ({'; '.join(missing)}): on a Jetson, name JetPack's Python with --python; "
+        "elsewhere, `pip install 'rexit[tensorrt-rtx]'`"
     )
 
 
@@ -88,13 +90,14 @@ def _is_capability(text: str) -> bool:
 
 
 def _target(compiler: Compiler, capability: str | None) -> BuildTarget | str:
-    """Whom to build for, or why this compiler cannot."""
+    """What to build for, or why this compiler cannot."""
     gpu = compiler.gpu
     if not compiler.standalone:
         if gpu is None:
-            return f"{compiler.title} builds for the GPU at hand, and there is none"
+            return f"{compiler.title} builds only for this machine's GPU, and there is none"
         if capability not in (None, gpu.compute_capability):
-            return f"{compiler.title} builds for the GPU at hand, {gpu.name} of {gpu.compute_capability}, not for {capability}"
+            own = f"{gpu.name} ({gpu.compute_capability})"
+            return f"{compiler.title} builds only for this machine's GPU, {own}, not for {capability}"
         return BuildTarget(gpu.compute_capability, gpu.name)
     listed = ", ".join(compiler.targets)
     if capability is not None:
@@ -102,7 +105,7 @@ def _target(compiler: Compiler, capability: str | None) -> BuildTarget | str:
     elif gpu is not None:
         target = BuildTarget(gpu.compute_capability, gpu.name)
     else:
-        return f"no GPU at hand: {compiler.title} needs --compute-capability, one of {listed}"
+        return f"no GPU in this machine: {compiler.title} needs --compute-capability, one of {listed}"
     if target.compute_capability not in compiler.targets:
         whose = "" if target.gpu is None else f" (of {target.gpu})"
         return f"{compiler.title} does not compile for {target.compute_capability}{whose}, only for {listed}"
@@ -110,12 +113,12 @@ def _target(compiler: Compiler, capability: str | None) -> BuildTarget | str:
 
 
 def _probe(python: str, names: Sequence[str]) -> tuple[list[Compiler], list[str]]:
-    """The compilers a Python has, and a line for each one it has not. Raises InputError when it cannot be run."""
+    """The compilers a Python has, and a line for each one it lacks. Raises InputError if the Python cannot be run."""
     with BuilderProcess(python, {"do": "probe", "builders": list(names)}) as child:
         probe = next((event for event in child.events() if event["event"] == "probe"), None)
         ended = child.wait()
     if probe is None:
-        return [], [f"{python}: is no Python that can be asked, it ended {ended}"]
+        return [], [f"{python}: cannot be run as a Python, it ended {ended}"]
     gpu = Gpu(**probe["gpu"]) if probe["gpu"] else None
     found = [
         Compiler(python, one["name"], one["version"], tuple(one["compute_capabilities"] or ()), gpu)

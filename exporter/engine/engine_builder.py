@@ -1,23 +1,23 @@
-"""Builds one TensorRT engine, in a process of its own: `PYTHON engine_builder.py`, a JSON request on stdin, JSON lines on stdout.
+"""Builds one TensorRT engine in its own process: `PYTHON engine_builder.py`, a JSON request on stdin, JSON lines on stdout.
 
-`rexit.exporter.compile` runs it. It stands alone and needs Python 3.8 and the vendor's binding, nothing else, so that it also
-runs in a Python that rexit does not (JetPack 6 has the binding in the system's 3.10). One process per segment: memory is given
-back between segments, and a crash or an out-of-memory kill takes the builder and not the caller.
+`rexit.exporter.compile` runs it. It is self-contained and needs only Python 3.8 and the vendor's bindings, so that it also runs
+in a Python that rexit does not support (JetPack 6 has the bindings in the system's 3.10). One process per segment: memory is
+returned between segments, and a crash or an out-of-memory kill ends the builder and not the caller.
 
-Requests, and the events they are answered with, one JSON object a line:
+Requests, and the events they are answered with, one JSON object per line:
 
     {"do": "probe", "builders": ["tensorrt", "tensorrt_rtx"]}
         {"event": "probe", "python": "3.10.12", "gpu": {"name", "compute_capability"} or null, "builders": [
             {"name", "version", "compute_capabilities": ["8.6", ...]},   tensorrt_rtx: what it compiles for; tensorrt: null
             {"name", "error"}]}                                          cannot be imported
-    {"do": "build", "builder", "graph": path, "plan": path, "profiles": [{input: [least, usual, most]}, ...],
+    {"do": "build", "builder", "graph": path, "plan": path, "profiles": [{input: [min, opt, max]}, ...],
      "compute_capability": "8.6", "timing_cache": path or null, "workspace_bytes": int or null}
         {"event": "stage", "stage": "parse" | "build" | "write"}
         {"event": "warning", "text"}
         {"event": "done", "seconds", "layers", "summary": {kind: count}, "peak_bytes": int or null}
         {"event": "failed", "kind": "graph" | "disk", "text"}
 
-An input has at most one dynamic dimension, which runs from `least` to `most`.
+An input has at most one dynamic dimension, which ranges from `min` to `max`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _TYPES = {"Float": "fp32", "Half": "fp16", "BFloat16": "bf16"}
 
 def main() -> None:
     _forget_own_folder()
-    # TensorRT's libraries print to stdout too; the events keep the real one to themselves.
+    # TensorRT's libraries print to stdout, too; only events go to the real one.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     _die_with_parent()
@@ -53,7 +53,7 @@ def main() -> None:
 
     request = json.loads(sys.stdin.read())
     if request["do"] == "probe":
-        tell("probe", python=platform.python_version(), gpu=gpu_at_hand(), builders=[_probe(n) for n in request["builders"]])
+        tell("probe", python=platform.python_version(), gpu=local_gpu(), builders=[_probe(n) for n in request["builders"]])
         return
     try:
         _build(request, tell)
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def _forget_own_folder() -> None:
-    """A script's folder is searched first for modules; this one has some with everyday names."""
+    """A script's folder is searched first for modules, and this one may hold some with everyday names."""
     here = Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
 
@@ -74,8 +74,8 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # 1: PR_SET_PDEATHSIG
 
 
-def gpu_at_hand() -> dict[str, str] | None:
-    """Name and compute capability of the first GPU, asked of the driver alone; None without a driver or a GPU."""
+def local_gpu() -> dict[str, str] | None:
+    """Name and compute capability of the first GPU, according to the driver alone; None without a driver or a GPU."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -102,7 +102,7 @@ def _probe(name: str) -> dict[str, Any]:
 
 
 def _capabilities(trt: Any) -> dict[str, Any]:
-    """{"8.6": enum member} of what TensorRT-RTX compiles for; empty for TensorRT, which builds for the GPU at hand."""
+    """{"8.6": enum member} of what TensorRT-RTX compiles for; empty for TensorRT, which builds for this machine's GPU."""
     members = getattr(getattr(trt, "ComputeCapability", None), "__members__", {})
     found = {name: re.match(r"SM(\d+)(\d)$", name) for name in members}
     return {".".join(match.groups()): members[name] for name, match in found.items() if match}
@@ -113,7 +113,7 @@ def _order(capability: str) -> list[int]:
 
 
 class _GraphError(Exception):
-    """The compiler does not take the graph; its own words."""
+    """The compiler rejects the graph; the message is its own."""
 
 
 def _build(request: dict[str, Any], tell: Tell) -> None:
@@ -123,7 +123,7 @@ def _build(request: dict[str, Any], tell: Tell) -> None:
     builder = trt.Builder(log)
     tell("stage", stage="parse")
     if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
-        raise _GraphError(f"{request['builder']} {trt.__version__} has no strongly typed networks, expected at least TensorRT 10")
+        raise _GraphError(f"{request['builder']} {trt.__version__} has no strongly typed networks, expected TensorRT 10 or newer")
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(request["graph"]):
@@ -143,7 +143,7 @@ def _build(request: dict[str, Any], tell: Tell) -> None:
     tell("stage", stage="build")
     plan = builder.build_serialized_network(network, config)
     if plan is None:  # it does not raise
-        raise _GraphError(log.first_error or "no engine came out; the compiler gave no reason")
+        raise _GraphError(log.first_error or "no engine was built; the compiler gave no reason")
     tell("stage", stage="write")
     with open(request["plan"], "wb") as file:
         file.write(plan)
@@ -166,7 +166,7 @@ def _profile(builder: Any, network: Any, ranges: dict[str, list[int]]) -> Any:
 
 def _make_log(trt: Any) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc]
-        """Keeps of thousands of lines what is asked for: the first error, since the later ones follow from it, and the layers."""
+        """Keeps from thousands of lines what matters: the first error, since later ones follow from it, and the layers."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -195,13 +195,13 @@ def _make_log(trt: Any) -> Any:
 
 
 def layer_kind(line: str) -> str | None:
-    """What a layer of the compiler's log is, where that matters: fused attention by its kernel's name (gemm_mha_v2), a matrix
-    product by the type it computes in (int8 gemm), int4 weights unpacked by a kernel of their own (int4 dequantize); else None.
+    """The kind of a layer in the compiler's log, where that matters: fused attention by its kernel's name (gemm_mha_v2), a matrix
+    product by the type it computes in (int8 gemm), int4 weights unpacked by a separate kernel (int4 dequantize); else None.
 
     1. A name with `mha` in it is attention.
-    2. LayerType `gemm`, or a run-time fusion with Fc in its name, is a matrix product. Its type is int4 where it reads such
+    2. LayerType `gemm`, or a run-time fusion with Fc in its name, is a matrix product. Its type is int4 if it reads such
        weights itself, else that of its first input.
-    3. Any other layer that reads int4 weights unpacks them, for a product that is then of another type.
+    3. Any other layer that reads int4 weights unpacks them for a product of another type.
     """
     name, rest = line[len("Name: ") :].split(", LayerType: ", 1)
     attention = re.match(r"_*(\w*mha\w*?)(_myl\w*)?$", name)
@@ -216,7 +216,7 @@ def layer_kind(line: str) -> str | None:
 
 
 def _use_timing_cache(config: Any, path: str, log: Any, tell: Tell) -> None:
-    """Starts from the timings kept in `path`: a SHA-256, then TensorRT's own bytes. Anything else there is ignored."""
+    """Starts from the timings stored in `path`: a SHA-256, then TensorRT's own bytes. Any other content is ignored."""
     kept = b""
     if Path(path).exists():
         whole = Path(path).read_bytes()
@@ -234,20 +234,20 @@ def _use_timing_cache(config: Any, path: str, log: Any, tell: Tell) -> None:
 
 
 def _keep_timing_cache(config: Any, path: str, tell: Tell) -> None:
-    """Losing it costs time and nothing else, so a disk that cannot take it is worth a warning."""
+    """Losing the cache only costs time, so a disk that cannot store it is worth a warning and no more."""
     data = bytes(config.get_timing_cache().serialize())
     temporary = Path(f"{path}.tmp-{os.getpid()}")
     try:
         temporary.write_bytes(hashlib.sha256(data).digest() + data)
         os.replace(temporary, path)
     except OSError as exc:
-        tell("warning", text=f"{path}: timing cache not kept: {exc.strerror}")
+        tell("warning", text=f"{path}: timing cache not stored: {exc.strerror}")
         if temporary.exists():
             temporary.unlink()
 
 
 def _peak_bytes() -> int | None:
-    """Of this process; what wait4 tells includes the parent's pages at the fork."""
+    """Peak memory of this process; what wait4 reports includes the parent's pages at the fork."""
     try:
         with open("/proc/self/status") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))

@@ -11,7 +11,7 @@ OPSET_DOMAIN = "com.microsoft"
 
 
 def wrap_plan(graph: Path, plan: str, compute_capability: str, out: Path) -> None:
-    """Writes `out`: one EPContext node with the inputs and outputs of `graph`, which runs the file `plan` beside it.
+    """Writes `out`: one EPContext node with the inputs and outputs of `graph`, which runs the file `plan` next to it.
 
     compute_capability: e.g. "8.7", of the GPU the plan was built for; the provider compares it with its own.
     Raises OSError when `out` cannot be written.

@@ -1,8 +1,9 @@
-"""Variants of lower precision before they are written: their quality, and the golden answers they are held to from then on."""
+"""Judges variants of lower precision before they are written: their quality, and the golden log-odds that later runs are checked
+against."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,16 +11,17 @@ from rexit.bundle.golden import GoldenSlate
 from rexit.exporter.gate import parity, quality
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Target
+from rexit.progress import Progress
 
 _MARGIN = 4
-"""By how much the tolerance exceeds what was seen, up to the target's cap: another machine rounds otherwise."""
+"""The tolerance is this many times what was seen, up to the target's cap: another machine rounds differently."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What a variant is held to from now on. slates: the golden slates with the answers; differences: by exit and mode, how far
-    they were from them at export; tolerance: how far whoever runs it again may be; quality: as in variant.json, None where the
-    answers are PyTorch's own."""
+    """What later runs of a variant are checked against. slates: the golden slates with their log-odds; differences: how far the
+    variant was from them at export, by exit and mode; tolerance: how far a later run may be; quality: as in variant.json, None
+    if the log-odds are PyTorch's own."""
 
     slates: list[GoldenSlate]
     differences: list[dict[str, float]]
@@ -28,9 +30,9 @@ class Judged:
 
 
 class Judge:
-    """Holds variants of lower precision against the float32 chain `exact`, whose answers are taken once for all of them.
+    """Compares variants of lower precision with the float32 chain `exact`, which is run once for all of them.
 
-    exits: depths in layers. tell(done, total): how far it is.
+    exits: depths in layers.
     """
 
     def __init__(
@@ -39,20 +41,20 @@ class Judge:
         exits: tuple[int, ...],
         prompts: quality.Prompts,
         accept_loss: bool,
-        tell: Callable[[int, int], None],
+        progress: Progress,
     ) -> None:
-        self._exits, self._prompts, self._accept_loss, self._tell = exits, prompts, accept_loss, tell
-        self._expected = self._answers(exact)
+        self._exits, self._prompts, self._accept_loss, self._progress = exits, prompts, accept_loss, progress
+        self._expected = self._log_odds(exact)
 
     def judge(self, target: Target, chain: Chain, slates: Sequence[GoldenSlate]) -> Judged:
-        """The target's variant, run by `chain`.
+        """Judges the target's variant, run by `chain`.
 
-        A sum that ends in another last bit is rounded to another whole number now and then, and so are the layers after it. How
-        far that carries is seen here on a sample, so the tolerance is a multiple; what is more than the target's cap is no
+        A sum that differs in its last bit is now and then rounded to another integer, and so are the layers after it. How far
+        that carries is seen here on a sample only, so the tolerance is a multiple of it; more than the target's cap is not
         rounding. Raises ParityError or QualityError.
         """
         assert target.gate is not None and target.cap is not None
-        found = quality.assess(self._prompts, self._exits, target.gate, self._expected, self._answers(chain))
+        found = quality.assess(self._prompts, self._exits, target.gate, self._expected, self._log_odds(chain))
         found.check(self._accept_loss)
         own = [replace(slate, log_odds=chain.slate(slate.prefix, slate.candidates)) for slate in slates]
         differences, _ = parity.compare(chain, own)
@@ -60,5 +62,5 @@ class Judge:
         worst = max(value for row in differences for value in row.values())
         return Judged(own, differences, min(target.cap, max(target.tolerance, _MARGIN * worst)), found.to_json())
 
-    def _answers(self, chain: Chain) -> quality.Answers:
-        return self._prompts.answers(chain, lambda done: self._tell(done, len(self._prompts)))
+    def _log_odds(self, chain: Chain) -> quality.LogOdds:
+        return self._prompts.log_odds(chain, lambda done: self._progress("quality", done, len(self._prompts)))

@@ -6,9 +6,9 @@ The segments run in ONNX Runtime in the three ways the runtime will use them:
 2. `cached`: the prefix is run through the graphs, then one candidate behind it;
 3. `slate`: the prefix is run, then all candidates packed behind it (in chunks of at most `max_tokens`, see `Chain`).
 
-What they are compared with is `MultiExitModel.reference`: each pair one ordinary sequence through the model's stock attention.
+They are compared with `MultiExitModel.reference`: each pair as one ordinary sequence through the model's stock attention.
 A variant of lower precision (`rexit.exporter.gate.quality` says how good it is) is compared with its own `slate`: the three ways
-must agree there too, or a candidate's score would depend on the candidates beside it.
+must agree there, too, or a candidate's score would depend on the other candidates in its slate.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ PAIRS_PER_SLATE = 4
 def compare(
     chain: Chain, slates: Sequence[GoldenSlate], each: Callable[[int], None] | None = None
 ) -> tuple[list[dict[str, float]], int]:
-    """Largest |difference of log-odds| per exit and mode, and how many pairs were run one by one. `each` is told the slates done.
+    """Largest |difference of log-odds| per exit and mode, and how many pairs were run one by one.
 
-    The slates' log-odds are the reference's.
+    The slates hold the log-odds to compare with. `each` is called with the number of slates done.
     """
     worst = {mode: np.zeros(len(chain.segments)) for mode in MODES}
     pairs = 0
 
     def keep(mode: str, got: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
-        # NaN must not pass: maximum keeps it, and no comparison with it is true.
+        # NaN must not pass: maximum keeps it, and every comparison with it is false.
         worst[mode] = np.maximum(worst[mode], np.abs(got.astype(np.float64) - expected).max(0))
 
     for done, slate in enumerate(slates, 1):
@@ -59,11 +59,11 @@ def compare(
 def check(
     parity: Sequence[dict[str, float]], exits: Sequence[int], tolerance: float, expected: str = "the PyTorch model's"
 ) -> None:
-    """Raises ParityError for the worst exit and mode above the tolerance, or not a number. expected: whose log-odds they are."""
+    """Raises ParityError for the worst exit and mode above the tolerance or NaN. expected: whose log-odds were compared with."""
     bad = [(k, mode, row[mode]) for k, row in enumerate(parity) for mode in MODES if not row[mode] <= tolerance]
     if bad:
         k, mode, seen = max(bad, key=lambda found: np.inf if np.isnan(found[2]) else found[2])
         raise ParityError(
             f"exit after layer {exits[k]}, {mode}: log-odds differ from {expected} by {seen:.2g}, "
-            f"{tolerance:.2g} is allowed; nothing was written"
+            f"at most {tolerance:.2g} is allowed; nothing was written"
         )

@@ -1,20 +1,20 @@
-"""Whether a variant of lower precision still answers as the float32 model does: its gate, measured at export.
+"""Whether a variant of lower precision still ranks as the float32 model does: its gate, measured at export.
 
-Both chains, float32 and the variant's, run the same real prompts of the validation split in ONNX Runtime, whole slates behind
-their prefixes. The test split is for final figures; no choice is made on it.
+Both chains, float32 and the variant's, run the same real prompts of the validation split in ONNX Runtime, as whole slates behind
+their prefixes. The test split is for final figures; nothing is chosen on it.
 
 1. At every exit the log-odds of the two are correlated (Pearson) and subtracted.
-2. At every exit both are ranked against what the users really liked: the AUC over all pairs, and how it changes, with the
-   interval of a bootstrap over users that are drawn for both at once.
-3. The gate is the least correlation and the largest loss of AUC that the target allows, at every exit. It is passed where the
-   bad end of the interval is allowed, failed where the good end is not. Between the two nobody can tell: more slates may.
+2. At every exit both are compared with what the users really liked: the AUC over all pairs, and its change, with the interval of
+   a paired bootstrap over users.
+3. The gate is the lowest correlation and the largest loss of AUC that the target allows, at every exit. It is passed if the bad
+   end of the interval is allowed, failed if even the good end is not. In between it is undecided, and more slates may tell.
 
-The mean AUC within users stands beside it and decides nothing: two candidates that change places in a slate of eight move that
-user's AUC by 1/16, so with hundreds of users its interval is wider than any loss that is allowed.
+The mean AUC within users is reported but decides nothing: two candidates that swap places in a slate of eight move that user's
+AUC by 1/16, so with hundreds of users its interval is wider than any loss that is allowed.
 
     prompts = Prompts.draw(catalog, 400)
-    expected = prompts.answers(Chain(fp32_folder, segments, max_tokens))           # once for all variants
-    seen = prompts.answers(Chain(variant_folder, segments, max_tokens))
+    expected = prompts.log_odds(Chain(fp32_folder, segments, max_tokens))          # once for all variants
+    seen = prompts.log_odds(Chain(variant_folder, segments, max_tokens))
     quality = assess(prompts, exits, Gate(correlation=0.995, auc_drop=0.001), expected, seen)
     quality.check()                                                                # raises QualityError
 """
@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import Catalog
+from rexit.bundle.files import json_values
 from rexit.errors import InputError, QualityError
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate
@@ -37,10 +38,10 @@ from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 from rexit.ranking import auc, auc_difference, user_auc
 from rexit.slates import cut, draw
 
-LEAST_USERS = 20
-"""With fewer, a bootstrap over them says nothing: it takes what it has not seen for impossible."""
+MIN_USERS = 20
+"""With fewer, a bootstrap over users says nothing: it takes what it has not seen to be impossible."""
 
-Answers = NDArray[np.float32]
+LogOdds = NDArray[np.float32]
 """One chain's log-odds on `Prompts`: [pairs, E]."""
 
 Verdict = Literal["passed", "failed", "undecided"]
@@ -48,9 +49,9 @@ Verdict = Literal["passed", "failed", "undecided"]
 
 @dataclass(frozen=True)
 class Prompts:
-    """Validation slates with their prompts. For each pair: `users` int64 [pairs], numbered from 0 on, and `liked` bool [pairs].
+    """Validation slates with their prompts. For each pair: `users` int64 [pairs], numbered from 0, and `liked` bool [pairs].
 
-    whole: they are the whole split.
+    whole: whether they are the whole split.
     """
 
     prompts: list[Prompt]
@@ -60,7 +61,8 @@ class Prompts:
 
     @classmethod
     def draw(cls, catalog: Catalog, slates: int) -> Prompts:
-        """At most `slates` of the validation split (0: all), always the same ones. Raises InputError for an empty split."""
+        """At most `slates` slates of the validation split (0: all), always the same ones. Raises InputError for an empty
+        split."""
         everything = cut(catalog, "validation")
         drawn, builder = draw(everything, slates) if slates else everything, PromptBuilder(catalog)
         users = np.repeat([catalog.users.row(slate.user) for slate in drawn], [len(slate.items) for slate in drawn])
@@ -71,8 +73,8 @@ class Prompts:
             whole=len(drawn) == len(everything),
         )
 
-    def answers(self, chain: Chain, each: Callable[[int], None] | None = None) -> Answers:
-        """All of them through a chain, as whole slates. `each` is told the slates done."""
+    def log_odds(self, chain: Chain, each: Callable[[int], None] | None = None) -> LogOdds:
+        """Runs all of them through a chain, as whole slates. `each` is called with the number of slates done."""
         parts = []
         for done, prompt in enumerate(self.prompts, 1):
             parts.append(chain.slate(prompt.prefix, prompt.candidates))
@@ -85,24 +87,26 @@ class Prompts:
 
     @property
     def user_count(self) -> int:
+        """How many users there are."""
         return int(self.users.max()) + 1
 
     def shortage(self) -> str | None:
-        """Why no loss of AUC can be judged by them, whatever the answers."""
-        if self.user_count < LEAST_USERS:
-            return f"{self.user_count} users are too few to judge a variant by, at least {LEAST_USERS} are needed"
+        """Why they cannot show a loss of AUC, whatever the log-odds; None if they can."""
+        if self.user_count < MIN_USERS:
+            return f"{self.user_count} users are too few to judge a variant by, at least {MIN_USERS} are needed"
         if self.liked.all() or not self.liked.any():
-            return f"all {len(self.liked)} pairs are {'liked' if self.liked[0] else 'not liked'}: they have no AUC"
+            return f"all {len(self.liked)} pairs are {'liked' if self.liked[0] else 'not liked'}, so there is no AUC"
         return None
 
     def check(self) -> None:
-        """Raises InputError where they can tell nothing: to be known before the work."""
+        """Raises InputError if they cannot tell anything, which should be known before the work."""
         if reason := self.shortage():
             raise InputError(f"{self}: {reason}; {self.remedy}")
 
     @property
     def remedy(self) -> str:
-        accept = "--accept-loss writes the variant all the same"
+        """What to do about a shortage, for messages."""
+        accept = "--accept-loss writes the variant anyway"
         return f"the split has no more; {accept}" if self.whole else f"ask for more with --quality-slates (0: all); {accept}"
 
     def __str__(self) -> str:
@@ -111,8 +115,8 @@ class Prompts:
 
 @dataclass(frozen=True)
 class ExitQuality:
-    """One exit against float32. mean, worst: |difference| of log-odds. auc_change: 95 % interval of AUC - float32's AUC, None
-    where the prompts cannot give one. What has no value is nan."""
+    """One exit against float32. mean, worst: |difference| of log-odds. auc_change: 95 % interval of AUC minus float32's AUC, None
+    if the prompts cannot give one. A figure without a value is NaN."""
 
     layers: int
     correlation: float
@@ -142,40 +146,40 @@ class Quality:
 
     @property
     def verdict(self) -> Verdict:
-        """failed where one exit is, else undecided where one is."""
+        """failed if one exit is, else undecided if one is."""
         found = {row.verdict(self.gate) for row in self.exits}
         return "failed" if "failed" in found else "undecided" if "undecided" in found else "passed"
 
     def check(self, accept_loss: bool = False) -> None:
-        """Raises QualityError for the first exit that has not passed, the failed ones first, unless that is accepted."""
+        """Raises QualityError for the first exit that failed, else the first undecided one, unless loss is accepted."""
         if (verdict := self.verdict) == "passed" or accept_loss:
             return
         row = next(row for row in self.exits if row.verdict(self.gate) == verdict)
-        remedy = "--accept-loss writes it all the same" if verdict == "failed" else self.prompts.remedy
+        remedy = "--accept-loss writes it anyway" if verdict == "failed" else self.prompts.remedy
         raise QualityError(f"exit after layer {row.layers}: {self._reason(row)}; nothing was written: {remedy}")
 
     def _reason(self, row: ExitQuality) -> str:
         if not math.isfinite(row.worst):
-            return "log-odds are not all finite (nan or inf)"
+            return "log-odds are not all finite (NaN or infinite)"
         if self.gate.correlation is not None and not row.correlation >= self.gate.correlation:
             return (
-                f"log-odds correlate {row.correlation:.5f} with float32, at least {self.gate.correlation:g} is required "
+                f"log-odds correlate {row.correlation:.5f} with float32's, at least {self.gate.correlation:g} is required "
                 f"({len(self.prompts.liked)} pairs)"
             )
         if row.auc_change is None:
-            return f"whether AUC is lost cannot be told from {self.prompts}: {self.prompts.shortage()}"
+            return f"{self.prompts} cannot tell whether AUC is lost: {self.prompts.shortage()}"
         low, high = row.auc_change
         seen = (
-            f"AUC {row.auc:.4f}, float32 has {row.auc_fp32:.4f}; it changes by {low:+.4f} to {high:+.4f} "
+            f"AUC {row.auc:.4f}, float32 has {row.auc_fp32:.4f}; the change is {low:+.4f} to {high:+.4f} "
             f"(95 % interval over {self.prompts.user_count} users)"
         )
         allowed = f"a loss of at most {self.gate.auc_drop:g} is allowed"
         if row.verdict(self.gate) == "failed":
             return f"{seen}, {allowed}"
-        return f"{seen}, which cannot tell: {allowed}"
+        return f"{seen}, too wide to tell: {allowed}"
 
     def to_json(self) -> dict[str, Any]:
-        """`quality` of variant.json. `accepted`: it has not passed the gate and was written on demand."""
+        """`quality` in variant.json. `accepted`: it did not pass the gate and was written on request."""
         return {
             "reference": "fp32",
             "split": "validation",
@@ -185,18 +189,12 @@ class Quality:
             "gate": asdict(self.gate),
             "verdict": self.verdict,
             "accepted": self.verdict != "passed",
-            "exits": [
-                {
-                    key: None if isinstance(value, float) and not math.isfinite(value) else value
-                    for key, value in asdict(row).items()
-                }
-                for row in self.exits
-            ],
+            "exits": [json_values(asdict(row)) for row in self.exits],
         }
 
 
-def assess(prompts: Prompts, exits: Sequence[int], gate: Gate, expected: Answers, seen: Answers) -> Quality:
-    """The variant's answers against those of float32; exits are depths in layers."""
+def assess(prompts: Prompts, exits: Sequence[int], gate: Gate, expected: LogOdds, seen: LogOdds) -> Quality:
+    """The variant's log-odds against those of float32; exits are depths in layers."""
     return Quality(
         tuple(_exit(prompts, depth, expected[:, k], seen[:, k]) for k, depth in enumerate(exits)),
         gate,
@@ -226,6 +224,6 @@ def _exit(prompts: Prompts, depth: int, expected: NDArray[np.float32], seen: NDA
 
 
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """NaN where one of them is constant or not finite."""
+    """NaN if one of them is constant or not finite."""
     with np.errstate(all="ignore"):
         return float(np.corrcoef(a.astype(np.float64), b.astype(np.float64))[0, 1])

@@ -1,6 +1,6 @@
-"""What goes into each linear layer on real prompts, a few rows of it: for passes that weigh one channel against another.
+"""A few rows of each linear layer's input on real prompts, for passes that weigh one channel against another.
 
-Slates of the training split run through the float32 graphs, some of those in `rexit.exporter.graph.ranges`.
+Slates of the training split run through the float32 graphs: some of those in `rexit.exporter.graph.ranges`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 
 SLATES = 16
 ROWS = 13
-"""Rows kept of each run, evenly spaced. The first is among them: a prompt's first token is where models put outliers."""
+"""Rows kept from each run, evenly spaced. They include the first: a prompt's first token is where models put outliers."""
 
 Activations = dict[str, NDArray[np.float32]]
-"""Rows [R, K] by the name of the value in the float32 graph."""
+"""Rows [R, K], by the name of the value in the float32 graph."""
 
 
 def draw(catalog: Catalog) -> list[Prompt]:
-    """Training slates, always the same ones; none where the split is empty."""
+    """Training slates, always the same ones; none if the split is empty."""
     builder = PromptBuilder(catalog)
     drawn = slates.draw(slates.cut(catalog, "train"), SLATES, seed=1) if len(catalog.split("train")) else []
     return [builder.prompt(slate.user, slate.items, slate.as_of) for slate in drawn]

@@ -1,4 +1,4 @@
-"""The segments of a variant run one after another in ONNX Runtime: what Python's side of an export knows of running them."""
+"""Runs a variant's segments one after another in ONNX Runtime: all that an export needs to know about running them."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ Cache = list[tuple[list[NDArray[Any]], list[NDArray[Any]]]]
 
 
 class Chain:
-    """The segments of one folder, opened in ONNX Runtime. Raises BackendError when it refuses a graph or fails.
+    """The segments in one folder, opened in ONNX Runtime. Raises BackendError if it rejects a graph or fails.
 
-    Each session has its own threads, which sleep when idle: spinning, they would slow the other segments' down. One global pool
-    would be faster still, but ONNX Runtime then refuses every other session of this process that wants its own.
+    Each session has its own threads, which sleep when idle: spinning, they would slow down the other segments' threads. One
+    global pool would be faster still, but ONNX Runtime then refuses all other sessions of this process that want their own.
 
-    Half graphs, which are for accelerators, run with every half rounded (`rexit.exporter.graph.precision.rounded`).
+    float16 graphs, which are for accelerators, run with every half rounded (`rexit.exporter.graph.precision.rounded`).
 
-    max_tokens: the most tokens of candidates one pass takes.
-    watch: for each segment of float32 graphs, names of values inside; `see` is given (segment, name, numbers) after each run.
+    max_tokens: candidate tokens in one pass at most.
+    watch: for each segment of float32 graphs, names of values inside; `see` is called with (segment, name, numbers) after each
+    run.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Chain:
         rows: NDArray[np.int64],
         past: Cache | None = None,
     ) -> tuple[NDArray[np.float32], Cache]:
-        """Log-odds float32 [N, E] at the rows, and the new keys and values of each segment; all tokens go to full depth."""
+        """Log-odds float32 [N, E] at the rows, and each segment's new keys and values; all tokens go to full depth."""
         x: NDArray[Any] = tokens.astype(np.int64)
         log_odds, new = [], []
         for k, (segment, session) in enumerate(zip(self.segments, self.sessions, strict=True)):
@@ -118,7 +119,7 @@ def _open(folder: Path, segment: Segment, watch: Sequence[str]) -> ort.Inference
     model.graph.outputs.extend(value for node in model.graph for value in node.outputs if value.name in watch)
     if half:
         model = rounded(model)
-        # Every rounding is meant: no fusion past one, and none of int8 products, whose kernels saturate on some CPUs.
+        # Every rounding is intended: no fusion across one, and none of int8 products, whose kernels saturate on some CPUs.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
@@ -126,7 +127,7 @@ def _open(folder: Path, segment: Segment, watch: Sequence[str]) -> ort.Inference
 
 
 def chunks(candidates: Sequence[Tokens], max_tokens: int) -> Iterator[slice]:
-    """Consecutive candidates of at most `max_tokens` tokens together; one that is longer stands alone."""
+    """Runs of consecutive candidates with at most `max_tokens` tokens together; a longer candidate is on its own."""
     start = total = 0
     for n, candidate in enumerate(candidates):
         total += len(candidate)

@@ -1,4 +1,4 @@
-"""Watching what goes into a float32 graph's linear layers on real prompts, for passes that have to know something of it."""
+"""Observes the inputs of a float32 graph's linear layers on real prompts, for passes that need to know something about them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from rexit.exporter.prompt.builder import Prompt
 
 @dataclass(frozen=True)
 class Observation:
-    """What a target's passes are told of each value that goes into a linear layer, in its `meta` under `key`.
+    """What a target's passes are told about each input of a linear layer, in its `meta` under `key`.
 
-    name: of this step of an export. draw: prompts of a catalog, none where there is nothing to be told. gather(chain, prompts,
-    each): by segment what was seen, by the value's name; `each` is called with the number of prompts done.
+    name: of this step of an export. draw: chooses prompts from a catalog; none if there is nothing to observe. gather(chain,
+    prompts, each): what was seen, by segment and by the value's name; `each` is called with the number of prompts done.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Observation:
 
 
 def linear_inputs(graph: Path) -> list[str]:
-    """Names of the values that go into a float32 graph's linear layers, each once."""
+    """Names of the inputs of a float32 graph's linear layers, each once."""
     found = by_input(linears(fold_linear_weights(ir.load(graph))))
     return [str(group[0].input.name) for group in found]
 
@@ -43,7 +43,7 @@ def observe(
     see: Callable[[int, str, NDArray[Any]], None],
     each: Callable[[int], None] | None = None,
 ) -> None:
-    """Runs the prompts through the chain's graphs and hands (segment, name, numbers) to `see`, run by run."""
+    """Runs the prompts through the chain's graphs and calls `see` with (segment, name, numbers) after each run."""
     watched = [linear_inputs(chain.folder / segment.graph) for segment in chain.segments]
     watching = Chain(chain.folder, chain.segments, chain.max_tokens, watched, see)
     for done, prompt in enumerate(prompts, 1):

@@ -1,7 +1,7 @@
-"""What goes into each linear layer on real prompts: its largest magnitude, from which precisions with fixed scales make theirs.
+"""The largest magnitude of each linear layer's input on real prompts, from which precisions with fixed scales derive theirs.
 
-Whole slates of the training split run through the float32 graphs, prefix and candidates; validation and test prompts are kept for
-the judgement (`rexit.exporter.gate.quality`).
+Whole slates of the training split run through the float32 graphs, prefix and candidates; validation prompts are reserved for the
+gate (`rexit.exporter.gate.quality`), test prompts for final figures.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 
 SLATES = 64
 """Slates drawn; a slate has at most `slates.SIZE` prompts."""
-LEAST_PROMPTS = 100
+MIN_PROMPTS = 100
 """Fewer prompts than this do not show how large a layer's inputs get."""
 
 Ranges = dict[str, float]
-"""Largest magnitude by the name of the value in the float32 graph."""
+"""Largest magnitude, by the name of the value in the float32 graph."""
 
 
 def draw(catalog: Catalog) -> list[Prompt]:
-    """Training slates, always the same ones. Raises InputError where there are too few prompts."""
+    """Training slates, always the same ones. Raises InputError if there are too few prompts."""
     drawn = slates.draw(slates.cut(catalog, "train"), SLATES, seed=1) if len(catalog.split("train")) else []
-    if (prompts := sum(len(slate.items) for slate in drawn)) < LEAST_PROMPTS:
+    if (prompts := sum(len(slate.items) for slate in drawn)) < MIN_PROMPTS:
         raise InputError(
-            f"{prompts} prompts of the training split are too few to calibrate on, at least {LEAST_PROMPTS} are needed"
+            f"{prompts} prompts of the training split are too few to calibrate on, at least {MIN_PROMPTS} are needed"
         )
     builder = PromptBuilder(catalog)
     return [builder.prompt(slate.user, slate.items, slate.as_of) for slate in drawn]

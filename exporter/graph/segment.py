@@ -1,12 +1,12 @@
-"""One segment: the layers after one exit up to the next, with that exit's head, as a module to be exported.
+"""One segment: the layers after one exit up to the next, with that exit's head, as a module to export.
 
-The model's own forward does the walking, so nothing of a family is repeated here. In a shallow copy of the decoder's body
+The model's own forward runs the layers, so nothing specific to a family is repeated here. In a shallow copy of the decoder's body
 
 1. layers outside [begin, end) pass their input on, so that layer numbers, masks and rotary tables stay those of the model;
-2. the layer before `begin` hands in the segment's `hidden` instead, so whatever the embeddings did is cut off;
-3. the final norm is the identity: heads have norms of their own.
+2. the layer before `begin` returns the segment's `hidden` instead, which cuts off whatever the embeddings did;
+3. the final norm is the identity: heads have their own norms.
 
-What is cut off is dead code to the exporter.
+What is cut off is dead code to torch's exporter.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SegmentModule(nn.Module):
         ]
         self.body = _shallow(decoder.body, {decoder.layers_name: nn.ModuleList(layers), decoder.norm_name: nn.Identity()})
         if begin > 0:
-            # Not the segment's weights: it gets hidden states, never tokens.
+            # Not the segment's weights: its input is hidden states, never tokens.
             embeddings = decoder.model.get_input_embeddings()
             self.body = _shallow(self.body, {name: None for name, part in self.body.named_children() if part is embeddings})
 
@@ -80,13 +80,13 @@ class SegmentModule(nn.Module):
 
 
 class _Entry:
-    """Where the segment's input waits for the layer before its first one."""
+    """Holds the segment's input for the layer before its first one."""
 
     hidden: Tensor | None = None
 
 
 class _Skipped(nn.Module):
-    """Stands in for a layer outside the segment. Answers for the layer's attributes, which some forwards read."""
+    """Stands in for a layer outside the segment. Exposes that layer's attributes, which some forwards read."""
 
     def __init__(self, layer: nn.Module, entry: _Entry | None) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""What can be exported for. A target and a precision name a list of passes over each graph, not a branch in the exporter.
+"""The targets of an export. A target and a precision name a list of passes over each graph, not a branch in the exporter.
 
-The float32 graphs of a target, as torch traces them at its opset, are its base (`Target.base`): they are held against PyTorch,
-its variants are made from them and held against them.
+The float32 graphs of a target, as torch traces them at its opset, are its base (`Target.base`): they are compared with PyTorch;
+its variants are derived from them and compared with them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Pass = Callable[[ir.Model], ir.Model]
 
 @dataclass(frozen=True)
 class Gate:
-    """The least correlation of log-odds with float32 (None: any) and the largest loss of AUC, both at every exit."""
+    """The lowest correlation of log-odds with float32's (None: any) and the largest loss of AUC, both at every exit."""
 
     correlation: float | None
     auc_drop: float
@@ -46,11 +46,11 @@ class Gate:
 class Target:
     """One row of the table below; `name` and `precision` also name the variant.
 
-    base: the float32 graphs it is made from, None for such graphs themselves.
-    gate: None for a variant that is held against PyTorch itself; its golden samples are PyTorch's. With a gate they are the
-    variant's own. tolerance: how far log-odds may be from the golden ones; with a gate, more where the model needs more, up to
+    base: the float32 graphs it is derived from; None for those graphs themselves.
+    gate: None for a variant that is compared with PyTorch itself, whose golden samples are PyTorch's. With a gate they are the
+    variant's own. tolerance: how far log-odds may be from the golden ones; with a gate, more if the model needs more, up to
     `cap`.
-    observation: what its passes have to know of what goes into the linear layers; the same for all of a target that have one.
+    observation: what its passes need to know about the inputs of linear layers; the same for all precisions that have one.
     """
 
     name: str
@@ -71,24 +71,24 @@ class Target:
         return f"{self.name}-{self.precision}"
 
 
-# Caps of `Target.cap`: how far the ways of running one graph may ever be apart. They guard what the passes do. A wrong mask or
-# prefix in the graphs they start from is seen at EXACT, since those are exported and held against PyTorch first.
+# Values of `Target.cap`: how far apart the ways of running one graph may be at all. They guard against errors in the passes. A
+# wrong mask or prefix in the graphs they start from shows at EXACT, since those are compared with PyTorch first.
 
 _HALF = 0.1
-"""Half activations. A sum in another order ends in another half now and then, and so do the layers after it: 0.03 was seen
-between the ways of running SmolLM2-135M, 30 layers that were never taught to answer."""
+"""float16 activations. A sum in another order now and then rounds to another half, and so do the layers after it: 0.03 was seen
+between the ways of running SmolLM2-135M, 30 layers, not fine-tuned."""
 
 _EIGHT_BITS = 1.0
-"""Activations of eight bits. Here another last bit becomes another of few numbers: on the same model 0.49 was seen between the
-ways of running, 0.54 between rexit's kernels and ONNX Runtime's. On the demo's, which was taught, 0.0008."""
+"""8-bit activations. Here a different last bit becomes a different one of few numbers: on the same model 0.49 was seen between
+the ways of running, 0.54 between rexit's kernels and ONNX Runtime's. On the demo's model, which is trained, 0.0008."""
 
-# Opset 23 has Attention, RMSNormalization and RotaryEmbedding, 6-15 % faster on ONNX Runtime's CPU than their parts.
+# Opset 23 has Attention, RMSNormalization and RotaryEmbedding, 6-15 % faster on ONNX Runtime's CPU than their decompositions.
 _CPU = Target("cpu", "fp32", "onnxruntime", 23, "float32", "float32", (tidy, gather_rows_early, slate_attention, tidy), EXACT)
 
-# GPUs have kernels for whole attentions, in half. Not a variant.
+# GPUs have kernels for whole attentions in half. Not exported as a variant.
 _CUDA = Target("cuda", "fp32", "onnxruntime", 23, "float32", "float32", (tidy,), EXACT)
 
-# The parser of a Jetson's TensorRT knows only the parts. Not a variant: TensorRT has no fused float32 attention.
+# A Jetson's TensorRT parses only the decompositions. Not exported as a variant: TensorRT has no fused float32 attention.
 _PARTS = Target("tensorrt", "fp32", "tensorrt", 18, "float32", "float32", (tidy,), EXACT)
 
 
@@ -101,9 +101,9 @@ def _tensorrt(
     cap: float,
     observation: Observation | None = None,
 ) -> Target:
-    """Half between the linear layers; the last passes are the same for all.
+    """A target with half between the linear layers; all end with the same passes.
 
-    Golden answers are those of graphs with every half rounded, which no backend computes to the bit: ONNX Runtime's CPU is 0.006
+    Golden log-odds come from graphs with every half rounded, which no backend reproduces bit for bit: ONNX Runtime's CPU is 0.006
     (fp16), 0.04 (int8), 0.035 (int4) and 0.15 (fp8) away on a tiny random model. The tolerances allow for that.
     """
     passes = (*passes, tidy, allowed_operators)
@@ -185,7 +185,7 @@ TARGETS = (
 
 
 def find_target(name: str, precision: str) -> Target:
-    """Raises InputError, listing what there is."""
+    """The target with this name and precision. Raises InputError, listing what there is."""
     for target in TARGETS:
         if (target.name, target.precision) == (name, precision):
             return target

@@ -1,4 +1,4 @@
-"""From a segment to its ONNX graph on disk: `segment-K.onnx` and, beside it, the weights in `segment-K.onnx.data`."""
+"""From a segment to its ONNX graph on disk: `segment-K.onnx` and, next to it, the weights in `segment-K.onnx.data`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _TOKENS, _PREFIX, _ROWS = 17, 11, 3
 
 
 def export_segment(segment: SegmentModule, k: int, target: Target, folder: Path) -> bundle.Segment:
-    """Exports segment k into `folder` and returns what the manifest says about it.
+    """Exports segment k into `folder` and returns its description for variant.json.
 
     T (tokens), P (prefix, from 0) and N (rows) stay dynamic. The same segment gives the same bytes.
-    Raises CheckpointError when the model cannot be traced, OSError when the folder cannot be written.
+    Raises CheckpointError if the model cannot be traced, OSError if the folder cannot be written.
     """
     described = describe(segment, k, target)
     _write(trace(segment, described, target.opset), described, target, folder)
@@ -39,11 +39,11 @@ def derive_segment(
     folder: Path,
     seen: Mapping[str, Any] | None = None,
 ) -> bundle.Segment:
-    """Writes into `folder` what the target's passes make of a segment in the folder `source`; nothing is traced again.
+    """Applies the target's passes to a segment in the folder `source` and writes the result to `folder`; nothing is traced again.
 
-    `source` holds the graphs of the target's base; seen: what the target's observation gathered of this one, by value.
-    Returns what the manifest says about the new one. Raises CheckpointError, naming the variant and the graph, when a pass cannot
-    do its work on this model, OSError when the folder cannot be written.
+    `source` holds the graphs of the target's base; seen: what the target's observation gathered for this segment, by value.
+    Returns the new description for variant.json. Raises CheckpointError, naming the variant and the graph, if a pass cannot
+    handle this model, OSError if the folder cannot be written.
     """
     described = replace(described, hidden_dtype=target.hidden_dtype, cache_dtype=target.cache_dtype)
     model = ir.load(source / described.graph)
@@ -65,7 +65,7 @@ def _write(model: ir.Model, described: bundle.Segment, target: Target, folder: P
 
 
 def trace(segment: SegmentModule, described: bundle.Segment, opset: int) -> ir.Model:
-    """The graph as torch exports it, inputs, outputs and weights named. Raises CheckpointError."""
+    """The graph as torch exports it, with named inputs, outputs and weights. Raises CheckpointError."""
     layers = segment.end - segment.begin
     entry = (
         torch.randn(_TOKENS, segment.hidden_size)
@@ -105,7 +105,7 @@ def trace(segment: SegmentModule, described: bundle.Segment, opset: int) -> ir.M
 
 
 def _name_transposed(model: ir.Model, segment: SegmentModule) -> None:
-    """Gives weights that the exporter stored transposed their parameter's name back, so that an error can name them."""
+    """Restores the parameter names of weights that torch's exporter stored transposed, so that errors can name them."""
     unnamed = [value for value in model.graph.initializers.values() if value.shape is not None and len(value.shape) == 2]
     for name, parameter in segment.named_parameters():
         if parameter.ndim == 2 and name not in model.graph.initializers:
@@ -119,7 +119,7 @@ def _name_transposed(model: ir.Model, segment: SegmentModule) -> None:
 
 
 def describe(segment: SegmentModule, k: int, target: Target) -> bundle.Segment:
-    """What the manifest says about segment k."""
+    """The description of segment k for variant.json."""
     layers = range(segment.begin, segment.end)
     entry = "hidden" if segment.begin else "tokens"
     return bundle.Segment(
@@ -144,5 +144,5 @@ def describe(segment: SegmentModule, k: int, target: Target) -> bundle.Segment:
 
 
 def _names(described: Any) -> list[str]:
-    """In the order of `SegmentModule.forward`'s arguments or results, which is the order of the description."""
+    """Tensor names in the order of `SegmentModule.forward`'s arguments or results, which is the description's order."""
     return [name for value in described.values() for name in (value if isinstance(value, list) else [value])]

@@ -5,8 +5,8 @@
     exit_heads.safetensors    per exit k (from 0): `exit.{k}.norm.weight` [H], `exit.{k}.norm.bias` [H] (LayerNorm only),
                               `exit.{k}.weight` [2, H] with the rows no, yes, `exit.{k}.bias` [2] (optional)
 
-`exits` are depths in layers. Without these two files any decoder can be loaded with explicit exits and `head="shared"`: at each
-exit the final norm and the two label rows of the LM head. To train: `load_checkpoint`, then
+`exits` are depths in layers. Without these two files any decoder can be loaded with explicit exits and `head="shared"`: each exit
+then uses the final norm and the two label rows of the LM head. To train: `load_checkpoint`, then
 `multi_exit.MultiExitModel`, then `save_checkpoint`.
 """
 
@@ -38,8 +38,8 @@ HEAD_KINDS = ("own", "shared")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: the decoder (float32, eval), its exits (depths, ascending, the last one the full depth), its heads and
-    whose they are (`own` or `shared`)."""
+    """A loaded checkpoint: the decoder (float32, eval), its exits (depths, ascending; the last is the full depth), its heads and
+    their kind (`own` or `shared`)."""
 
     path: Path
     decoder: Decoder
@@ -66,12 +66,12 @@ def load_checkpoint(
     head: str | None = None,
     labels: Mapping[str, int] | None = None,
 ) -> Checkpoint:
-    """Loads a folder, or a model of the Hugging Face Hub by its id.
+    """Loads a folder, or a model from the Hugging Face Hub by its id.
 
-    exits: None takes those of `exits.json`. head: `own` (the default where `exit_heads.safetensors` is) or `shared`.
-    labels: token ids of `no` and `yes`, needed for `shared` when `exits.json` has none; if both are given they must agree.
-    Raises CheckpointError for a checkpoint that is missing, truncated, without heads or of an unsuited kind, InputError for exits
-    that do not fit it.
+    exits: depths in layers; None: those in `exits.json`. head: `own` (the default if there is an `exit_heads.safetensors`) or
+    `shared`. labels: token ids of `no` and `yes`, needed for `shared` if `exits.json` has none; if both are given they must
+    agree. Raises CheckpointError for a checkpoint that is missing, truncated, without heads or of an unsupported kind, InputError
+    for exits that do not fit it.
     """
     folder = _folder(path)
     info = _exits_json(folder)
@@ -81,7 +81,7 @@ def load_checkpoint(
         raise InputError(f"head {kind!r}, expected one of: {', '.join(HEAD_KINDS)}")
     if kind == "own" and not (own and info):
         raise CheckpointError(
-            f"{folder}: no exit heads ({EXITS} and {HEADS}); train some, or give --exits … --head shared to use the LM head's"
+            f"{folder}: no exit heads ({EXITS} and {HEADS}); train some, or give --exits … --head shared to use the LM head"
         )
     depths = tuple(exits if exits is not None else info.get("exits", ()))
     if not depths:
@@ -89,7 +89,7 @@ def load_checkpoint(
     with quiet():
         check_exits(depths, _layers(folder))
     if kind == "own" and depths != tuple(info["exits"]):
-        raise InputError(f"exits {list(depths)} differ from the {list(info['exits'])} whose heads are in {folder}")
+        raise InputError(f"exits {list(depths)} differ from {list(info['exits'])}, whose heads are in {folder}")
     ids = dict(info.get("labels") or labels or {})
     if labels is not None and ids != dict(labels):
         raise CheckpointError(f"{folder}: labels {ids}, the catalog has {dict(labels)}: trained on another tokenizer or template")
@@ -117,9 +117,9 @@ def save_checkpoint(
     labels: Mapping[str, int],
     tokenizer: Any = None,
 ) -> None:
-    """Writes a checkpoint that `load_checkpoint` takes; `tokenizer`, if given, is anything with `save_pretrained`.
-
-    Raises InputError.
+    """Writes a checkpoint that `load_checkpoint` can load. `model`: the Hugging Face model; `exits`: depths in layers; `labels`:
+    token ids of `no` and `yes`; `tokenizer`: anything with `save_pretrained`. Raises InputError for exits that do not fit the
+    model.
     """
     check_exits(exits, model.config.num_hidden_layers)
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,13 +135,13 @@ def save_checkpoint(
 
 
 def check_exits(exits: Sequence[int], layers: int) -> None:
-    """Depths ascend from 1 on, and the last is the model's number of layers. Raises InputError."""
+    """Depths ascend, starting at 1 or more, and the last is the model's number of layers. Raises InputError."""
     if any(b <= a for a, b in zip((0, *exits), exits, strict=False)):
-        raise InputError(f"exits {list(exits)}: depths must ascend, from 1 on")
+        raise InputError(f"exits {list(exits)}: depths must ascend, starting at 1 or more")
     if exits[-1] > layers:
-        raise InputError(f"exit {exits[-1]} lies beyond the model's {layers} layers")
+        raise InputError(f"exit {exits[-1]} is beyond the model's {layers} layers")
     if exits[-1] != layers:
-        raise InputError(f"the last exit is {exits[-1]}, it must be the model's full depth, {layers}")
+        raise InputError(f"the last exit is {exits[-1]}, expected the model's full depth, {layers}")
 
 
 def _folder(path: str | Path) -> Path:
@@ -155,7 +155,7 @@ def _folder(path: str | Path) -> Path:
         with quiet():
             return Path(snapshot_download(str(path), allow_patterns=[*WEIGHTS, "*.json"]))
     except Exception as exc:
-        raise CheckpointError(f"{path}: no such folder, and the Hub did not give it: {first_line(exc)}") from exc
+        raise CheckpointError(f"{path}: no such folder, and the Hub did not provide it: {first_line(exc)}") from exc
 
 
 def _exits_json(folder: Path) -> dict[str, Any]:
@@ -178,11 +178,11 @@ def _layers(folder: Path) -> int:
     try:
         return int(AutoConfig.from_pretrained(folder).num_hidden_layers)
     except Exception as exc:
-        raise CheckpointError(f"{folder}: its config.json is no decoder's: {first_line(exc)}") from exc
+        raise CheckpointError(f"{folder}: its config.json is not a decoder's: {first_line(exc)}") from exc
 
 
 def _model(folder: Path) -> Any:
-    """The decoder in float32 with packed attention, on a config of its own. Missing weights are an error, not random numbers."""
+    """The decoder in float32 with packed attention and a config of its own. Missing weights are an error, not random numbers."""
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation=ATTENTION, output_loading_info=True

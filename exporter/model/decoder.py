@@ -1,7 +1,7 @@
-"""What a Hugging Face decoder is made of: the stack of layers, the norm behind it, the shape of its cache.
+"""What a Hugging Face decoder is made of: the stack of layers, the norm after it, the shape of its cache.
 
-Found by looking, not by a list of families: the layers are the module list as long as the config says, and one short forward
-shows which attention calls arrive. So a family works when it uses the attention interface, whatever its name.
+Found by inspection, not from a list of families: the layers are the module list whose length the config gives, and one short
+forward shows which attention calls arrive. So any family that uses the attention interface works, whatever its name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 class Decoder:
     """A causal language model (float32, on the CPU, attention set to `ATTENTION`) and where its parts are.
 
-    `body` is the module whose forward walks the layers; `layers_name` and `norm_name` are its attributes.
+    `body` is the module whose forward runs the layers; `layers_name` and `norm_name` are attributes of it.
     """
 
     model: Any
@@ -50,44 +50,49 @@ class Decoder:
         body, layers_name = found[0]
         norm_name = next((name for name in FINAL_NORMS if isinstance(getattr(body, name, None), nn.Module)), None)
         if norm_name is None:
-            raise CheckpointError(f"{family}: no final norm beside the layers, looked for {', '.join(FINAL_NORMS)}")
+            raise CheckpointError(f"{family}: no final norm next to the layers, looked for {', '.join(FINAL_NORMS)}")
         kv_heads, head_dim = _cache_shape(model, body, layers)
         return cls(model, body, layers_name, norm_name, kv_heads, head_dim)
 
     @property
     def family(self) -> str:
+        """The `model_type` of the config."""
         return str(self.model.config.model_type)
 
     @property
     def layers(self) -> list[nn.Module]:
+        """The decoder layers, in order."""
         return list(getattr(self.body, self.layers_name))
 
     @property
     def norm(self) -> nn.Module:
+        """The final norm, after the last layer."""
         norm: nn.Module = getattr(self.body, self.norm_name)
         return norm
 
     @property
     def hidden_size(self) -> int:
+        """H, the width of hidden states."""
         return int(self.model.config.hidden_size)
 
     @property
     def vocab_size(self) -> int:
+        """Rows of the embedding table."""
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     @property
     def max_positions(self) -> int:
-        """Raises CheckpointError for a family without a limit."""
+        """The longest sequence the model takes. Raises CheckpointError for a family without a limit."""
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if not isinstance(limit, int):
-            raise CheckpointError(f"{self.family}: its config names no max_position_embeddings")
+            raise CheckpointError(f"{self.family}: its config has no max_position_embeddings")
         return limit
 
     @contextlib.contextmanager
     def stock_attention(self) -> Iterator[None]:
-        """The model with its family's own attention while the block runs: the reference that rexit had no hand in.
+        """The model uses its family's own attention while the block runs: a reference without any of rexit's code.
 
-        `eager`, because other stock implementations leave out soft-capping.
+        `eager`, because other stock implementations omit soft-capping.
         """
         self.model.set_attn_implementation("eager")
         try:
@@ -97,7 +102,7 @@ class Decoder:
 
 
 def _numbered(layers: nn.ModuleList) -> bool:
-    """Whether the list's members hold attention that knows its layer, 0, 1, 2, …"""
+    """Whether the list's members contain attention modules numbered 0, 1, 2, …"""
     return all(any(getattr(part, "layer_idx", None) == n for part in layer.modules()) for n, layer in enumerate(layers))
 
 

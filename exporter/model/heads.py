@@ -14,7 +14,7 @@ from rexit.exporter.model.decoder import Decoder
 class ExitHeads(nn.Module):
     """One head per exit, in float32 whatever surrounds it. Each is independent of the model's own norm and LM head.
 
-    The norm is of the kind and with the epsilon of the model's final norm (RMSNorm or LayerNorm).
+    The norms are of the same kind as the model's final norm (RMSNorm or LayerNorm), with the same epsilon.
     """
 
     def __init__(self, norms: Sequence[nn.Module], projections: Sequence[nn.Linear]) -> None:
@@ -23,7 +23,7 @@ class ExitHeads(nn.Module):
 
     @classmethod
     def like(cls, decoder: Decoder, exits: int) -> ExitHeads:
-        """`exits` heads with the final norm's weights and projections of zeros (every log-odds 0)."""
+        """`exits` heads with the final norm's weights and zero projections (all log-odds are 0)."""
         projections = [nn.Linear(decoder.hidden_size, 2) for _ in range(exits)]
         for projection in projections:
             nn.init.zeros_(projection.weight)
@@ -35,15 +35,15 @@ class ExitHeads(nn.Module):
         """`exits` copies of the final norm and the label rows of the LM head (early exit as in the logit lens).
 
         A constant factor on the logits (Cohere, Granite) is folded in; soft-capping of the final logits (Gemma 2) is left out:
-        it keeps each logit's order and calibration sets the scale. Raises CheckpointError when the LM head does not fit.
+        it preserves each logit's order, and calibration sets the scale. Raises CheckpointError if the LM head does not fit.
         """
         model, rows = decoder.model, [labels["no"], labels["yes"]]
         head = model.get_output_embeddings()
         if head is None or head.weight.shape[1] != decoder.hidden_size:
             seen = "none" if head is None else f"one of width {head.weight.shape[1]}"
-            raise CheckpointError(f"{decoder.family}: an LM head of width {decoder.hidden_size} is needed to share, found {seen}")
+            raise CheckpointError(f"{decoder.family}: sharing needs an LM head of width {decoder.hidden_size}, found {seen}")
         if not 0 <= min(rows) <= max(rows) < head.weight.shape[0]:
-            raise CheckpointError(f"label tokens {rows} lie outside the LM head's {head.weight.shape[0]} rows")
+            raise CheckpointError(f"label tokens {rows} are outside the LM head's {head.weight.shape[0]} rows")
         scale = getattr(model.config, "logit_scale", None) or 1.0 / (getattr(model.config, "logits_scaling", None) or 1.0)
         heads = cls.like(decoder, exits)
         with torch.no_grad():
@@ -69,10 +69,13 @@ class ExitHeads(nn.Module):
         return {name: value.detach().float().cpu().contiguous() for name, value in out.items()}
 
     def fill(self, tensors: Mapping[str, Tensor], where: str) -> None:
-        """Takes the parameters from `tensors`; only the projections' biases may be absent (0). Raises CheckpointError."""
+        """Copies the parameters from `tensors`, of which only the projections' biases may be absent (0). Raises
+        CheckpointError."""
         expected = self.tensors()
         if unknown := sorted(set(tensors) - set(expected)):
-            raise CheckpointError(f"{where}: tensor {unknown[0]!r} belongs to no head, expected e.g. {sorted(expected)[0]!r}")
+            raise CheckpointError(
+                f"{where}: tensor {unknown[0]!r} does not belong to any head, expected e.g. {sorted(expected)[0]!r}"
+            )
         own = {f"exit.{k}.norm.{name}": p for k, norm in enumerate(self.norms) for name, p in norm.named_parameters()}
         own |= {f"exit.{k}.{name}": p for k, proj in enumerate(self.projections) for name, p in proj.named_parameters()}
         with torch.no_grad():
@@ -89,8 +92,8 @@ class ExitHeads(nn.Module):
 
 
 def _plain_norm(decoder: Decoder) -> nn.Module:
-    """torch's norm that computes what the model's final norm does. Families differ in the details (Gemma scales by 1 + weight),
-    so candidates are tried on noise. Raises CheckpointError when none fits."""
+    """The torch norm that computes what the model's final norm does. Families differ in details (Gemma scales by 1 + weight), so
+    candidates are tried on noise. Raises CheckpointError if none fits."""
     final, size = decoder.norm, decoder.hidden_size
     weight, bias = getattr(final, "weight", None), getattr(final, "bias", None)
     eps = next((float(getattr(final, a)) for a in ("eps", "variance_epsilon") if getattr(final, a, None) is not None), 1e-5)

@@ -1,15 +1,15 @@
-"""A decoder that answers at every exit: what is trained, and the unsplit reference the segments are compared with.
+"""A decoder with a head at every exit: what is trained, and the unsplit reference that segments are compared with.
 
-Training, one batch (train as we serve: one user's prefix, several candidates packed behind it, one forward):
+Training, one batch (as it is served: one user's prefix, several candidates packed behind it, one forward):
 
-    checkpoint = load("SmolLM2-135M", exits=[10, 20, 30], head="shared", labels=catalog.info["labels"])
+    checkpoint = load_checkpoint("SmolLM2-135M", exits=[10, 20, 30], head="shared", labels=catalog.info["labels"])
     model = MultiExitModel(checkpoint.decoder, checkpoint.heads, checkpoint.exits).train()
     tokens, positions, groups, rows = batch([pack(prefix, candidates) for prefix, candidates in users])
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(tokens, positions, groups, rows)        # float32 [exits, candidates, 2] as (no, yes)
     loss = cross_entropy(logits.flatten(0, 1), liked.repeat(len(logits)))
     …
-    save(folder, checkpoint.model, checkpoint.exits, checkpoint.heads, checkpoint.labels)
+    save_checkpoint(folder, checkpoint.model, checkpoint.exits, checkpoint.heads, checkpoint.labels)
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.packed import Call, causal_groups
 
-_REFERENCE_BATCH = 8  # sequences; bounds the memory that eager attention takes
+_REFERENCE_BATCH = 8  # sequences; bounds the memory of eager attention
 
 
 class MultiExitModel(nn.Module):
-    """The whole decoder and its heads. `parameters()` are the decoder's (LM head included) and the heads'."""
+    """The whole decoder and its heads. `parameters()` are the decoder's (including the LM head) and the heads'."""
 
     def __init__(self, decoder: Decoder, heads: ExitHeads, exits: Sequence[int]) -> None:
         super().__init__()
@@ -41,8 +41,8 @@ class MultiExitModel(nn.Module):
         """Logits float32 [E, M, 2] (no, yes) at every exit.
 
         tokens, positions, groups: int64 [B, T] as `packed.batch` makes them; rows: int64 [M], indices into the B*T tokens.
-        Works in training and under autocast; the heads stay float32. Not with gradient checkpointing: what it computes again
-        in the backward pass runs outside this call and has no mask.
+        Works in training and under autocast; the heads stay float32. Does not work with gradient checkpointing: what that
+        recomputes in the backward pass runs outside this call and has no mask.
         """
         with Call(*causal_groups(groups, positions), keep=False):
             hidden = self._run(input_ids=tokens, position_ids=positions)
@@ -50,10 +50,10 @@ class MultiExitModel(nn.Module):
 
     @torch.no_grad()
     def reference(self, prefix: ArrayLike, candidates: Sequence[ArrayLike]) -> NDArray[np.float32]:
-        """Log-odds float32 [N, E] of each candidate behind the prefix, by the model's stock attention.
+        """Log-odds float32 [N, E] of each candidate behind the prefix, with the model's stock attention.
 
-        Each prefix + candidate is one ordinary causal sequence of its own: no packing, no cache, only the heads are rexit's.
-        Sequences go in batches, padded at their end, where causal attention never looks.
+        Each prefix + candidate is an ordinary causal sequence: no packing, no cache; only the heads are rexit's. Sequences are
+        run in batches, padded at the end, where causal attention never looks.
         """
         head = np.asarray(prefix, np.int64)
         sequences = [np.concatenate([head, np.asarray(candidate, np.int64)]) for candidate in candidates]

@@ -1,7 +1,7 @@
 """Packed attention: many sequences that share a prefix, scored as one sequence.
 
-Any Hugging Face decoder that uses the attention interface can run packed without a change to its code: the function registered
-here under `ATTENTION` replaces the model's own attention and takes what it needs beside query, key and value (the mask, the keys
+Any Hugging Face decoder that uses the attention interface can run packed without changes to its code: the function registered
+here under `ATTENTION` replaces the model's own attention and takes what it needs besides query, key and value (the mask, the keys
 and values already computed) from the `Call` that is active around the model's forward.
 
     call = Call(visible, distance, past)
@@ -32,7 +32,7 @@ ATTENTION = "rexit_packed"
 PREFIX = -1
 """Group of prefix tokens in `pack`: every later token sees them."""
 PADDING = -2
-"""Group of padding in `batch`: seen by padding alone."""
+"""Group of padding in `batch`: seen only by padding."""
 
 _active: ContextVar[Call] = ContextVar("rexit_packed_call")
 
@@ -57,7 +57,8 @@ class Call:
         self._token: Token[Call] | None = None
 
     def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """What to add to the scores: 0 where visible, else the type's lowest number. Built once for all layers alike."""
+        """What to add to the attention scores: 0 where visible, else the type's lowest number. Built once for all layers that are
+        alike."""
         key = (window, dtype)
         if key not in self._biases:
             visible = self._visible if window is None else self._visible & (self._distance < window)
@@ -89,8 +90,8 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """The attention interface's signature: query [B, heads, T, head_dim], key and value [B, kv_heads, T, head_dim].
 
-    Returns [B, T, heads, head_dim]. `attention_mask` is ignored: the active call's mask rules.
-    Raises CheckpointError for attention sinks (`s_aux`), which no standard operator knows.
+    Returns [B, T, heads, head_dim]. `attention_mask` is ignored: the active call's mask applies.
+    Raises CheckpointError for attention sinks (`s_aux`), which no standard operator supports.
     """
     if s_aux is not None:
         raise CheckpointError(f"{type(module).__name__}: attention sinks are not supported")
@@ -120,7 +121,8 @@ AttentionInterface.register(ATTENTION, packed_attention)
 
 @dataclass(frozen=True)
 class Packed:
-    """One user's prefix and candidates as one sequence. All int64: tokens, positions, groups [T]; rows [N], the last tokens."""
+    """One user's prefix and candidates as one sequence. All int64: tokens, positions, groups [T]; rows [N], each candidate's last
+    token."""
 
     tokens: NDArray[np.int64]
     positions: NDArray[np.int64]
@@ -131,7 +133,7 @@ class Packed:
 def pack(prefix: ArrayLike, candidates: Iterable[ArrayLike]) -> Packed:
     """The prefix (group PREFIX, positions 0 … P-1), then each candidate (group 0, 1, …; positions from P on).
 
-    Token ids of any integer type; a candidate holds at least one token, the prefix may be empty.
+    Token ids of any integer type; a candidate has at least one token; the prefix may be empty.
     """
     head = np.asarray(prefix, np.int64)
     parts = [np.asarray(candidate, np.int64) for candidate in candidates]
@@ -148,7 +150,7 @@ def pack(prefix: ArrayLike, candidates: Iterable[ArrayLike]) -> Packed:
 def batch(slates: Sequence[Packed]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Pads B slates to the longest, T tokens: tokens, positions, groups [B, T] and rows [M] into the B*T tokens, all int64.
 
-    M is the number of candidates of all slates, in order.
+    M is the number of candidates in all slates, in order.
     """
     length = max(len(slate.tokens) for slate in slates)
 
@@ -164,7 +166,8 @@ def batch(slates: Sequence[Packed]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def causal_groups(groups: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """`Call`'s visible and distance, both [B, 1, T, T], for sequences that hold their prefix (groups as `pack` makes them)."""
+    """`Call`'s visible and distance, both [B, 1, T, T], for sequences that contain their prefix (with groups as `pack` makes
+    them)."""
     index = torch.arange(groups.shape[1], device=groups.device)
     own = (groups[:, :, None] == groups[:, None]) | (groups[:, None] == PREFIX)
     visible = own & (index[None] <= index[:, None])

@@ -3,7 +3,7 @@
     RexitError                 base: one line that names the thing, what was seen and what was expected
     ├── InputError             the caller's data or arguments: columns, ids, templates, options
     ├── CheckpointError        a model checkpoint that cannot be split or loaded
-    ├── BundleError            a catalog or bundle on disk: missing, truncated, edited, of another version or origin
+    ├── BundleError            a catalog or bundle on disk: missing, truncated, edited, or of another version or origin
     ├── ParityError            an exported graph that does not compute what the model computes
     │   └── QualityError       a variant of lower precision that loses more than its gate allows
     ├── BackendError           the inference backend: missing, too old, or failing
@@ -28,14 +28,14 @@ __all__ = [
 
 
 class RexitError(Exception):
-    """Base class. `status` is the C ABI's status name where the error came from the runtime, else None."""
+    """Base class. `status`: the C API's name of the status if the error came from the runtime, else None."""
 
     exit_code = 1
     status: str | None = None
 
 
 class InputError(RexitError):
-    """The caller's data or arguments."""
+    """The caller's data or arguments are not what was expected."""
 
     exit_code = 2
 
@@ -53,7 +53,7 @@ class BundleError(RexitError):
 
 
 class ParityError(RexitError):
-    """An exported graph that computes something else than the model."""
+    """An exported graph that does not compute what the model computes."""
 
     exit_code = 5
 
@@ -75,4 +75,4 @@ class DeadlineError(RexitError):
 
 
 class CancelledError(RexitError):
-    """`Session.cancel` was called while the request was at work."""
+    """`Session.cancel` was called while the request was running."""

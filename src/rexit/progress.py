@@ -1,12 +1,12 @@
-"""How long work says how far it is."""
+"""How long-running work reports its progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
+"""Called with the name of a step, how much of it is done, and how much there is."""
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """A Progress that says nothing."""
+    """A Progress that reports nothing."""

@@ -1,25 +1,30 @@
-"""Slates: a split's interactions as a recommender would have served them. All who need some cut them here."""
+"""Slates: a split's interactions as a recommender would have served them. Everything that needs slates cuts them here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rexit.bundle.catalog import Catalog, Id
 from rexit.errors import InputError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rexit.bundle.catalog import Catalog, Id
+
+# NumPy is imported where it is used: the command line reads SIZE for its help and must load nothing heavy.
+
 SIZE = 20
-"""Candidates of a slate, at most, where nobody asks for another number."""
+"""Candidates in a slate unless another number is asked for."""
 
 
 @dataclass(frozen=True)
 class Slate:
     """Items scored together for one user: ids as the catalog's data had them, `liked` bool [n] the truth.
 
-    `as_of` is in the catalog's time unit; only interactions before it reach the prompt, all of them where it is None.
+    `as_of` is in the catalog's unit of time; only interactions before it reach the prompt, or all of them if it is None.
     """
 
     user: Id
@@ -32,13 +37,15 @@ def cut(catalog: Catalog, split: str, size: int = SIZE) -> list[Slate]:
     """Cuts each user's interactions of a split, in time order, into slates of at most `size`.
 
     1. Users in row order; within a user by time, ties by item row (the split's own order).
-    2. A slate's `as_of` is the time of its first interaction, so no label of the slate, nor of anything later, is in its prompt.
-    3. A user's second slate does see the first one's outcome, where it is earlier: so would a recommender.
+    2. A slate's `as_of` is the time of its first interaction, so its prompt holds no label of the slate nor of anything later.
+    3. A user's second slate does see the outcome of the first where that is earlier, as a recommender would.
 
     Raises InputError for a size below 1 or an empty split.
     """
     if size < 1:
         raise InputError(f"slate size {size}, expected at least 1")
+    import numpy as np
+
     rows = catalog.split(split)
     if len(rows) == 0:
         raise InputError(f"{catalog.path}: the {split} split is empty, expected at least one interaction")
@@ -54,13 +61,17 @@ def cut(catalog: Catalog, split: str, size: int = SIZE) -> list[Slate]:
 
 
 def draw(slates: Sequence[Slate], count: int, seed: int = 0) -> list[Slate]:
-    """At most `count` of the slates, drawn without replacement, in their order; the same ones for the same seed."""
+    """At most `count` of the slates, drawn without replacement and kept in order; the same ones for the same seed."""
+    import numpy as np
+
     drawn = np.random.default_rng(seed).choice(len(slates), min(count, len(slates)), replace=False)
     return [slates[n] for n in np.sort(drawn)]
 
 
 def spread(slates: Sequence[Slate], count: int) -> list[Slate]:
-    """At most `count` of the slates, evenly spaced so that all kinds of users are among them; 0 means all."""
+    """At most `count` of the slates, evenly spaced so that all kinds of users are included; 0 means all."""
     if count <= 0 or len(slates) <= count:
         return list(slates)
+    import numpy as np
+
     return [slates[i] for i in np.linspace(0, len(slates) - 1, count).round().astype(int)]

@@ -242,7 +242,7 @@ def test_a_table_of_the_right_size_with_other_bytes(folder: Path) -> None:
     ("text", "starts", "line"),
     [
         (b"aaz\xc3\xa9", [0, 1, 9, 5], "the offsets of the ids of rows"),
-        (b"aaz\xc3\xa9", [0, 1, 9, 9], "lead beyond their text"),
+        (b"aaz\xc3\xa9", [0, 1, 9, 9], "point beyond their text"),
         (b"aaz\xc3\xa9", [-1, 1, 3, 5], "are not ascending"),
         (b"aaz\xff\xfe", [0, 1, 3, 5], "not UTF-8"),
     ],

@@ -76,7 +76,7 @@ def test_stale(bundle: Bundle, name: str, what: str) -> None:
     folder = write_engine(bundle)
     with pytest.raises(BundleError) as caught:
         Engine.read(folder).check(folder, changed(bundle.variant, name))
-    text = f"sm87-trt10.3.0: stale, it differs from the variant in {what}; build it anew: rexit compile BUNDLE --variant cpu-fp32"
+    text = f"sm87-trt10.3.0: stale, it differs from the variant in {what}; rebuild it: rexit compile BUNDLE --variant cpu-fp32"
     assert str(caught.value).endswith(text)
 
 

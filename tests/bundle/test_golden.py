@@ -39,7 +39,7 @@ def test_slates_are_cut_where_the_offsets_say(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("slate_offsets", np.array([0, 2, 4]), "slate_offsets does not cut 3 entries into 2"),
+        ("slate_offsets", np.array([0, 2, 4]), "slate_offsets does not split 3 entries into 2"),
         ("candidate_offsets", np.array([0, 3, 1, 4]), "candidate_offsets"),
         ("prefix_offsets", np.array([1, 1, 3]), "prefix_offsets"),
         ("as_of", np.array([5]), "as_of has 1 entries, expected 2"),

@@ -16,7 +16,7 @@ from rexit.bundle import writer
 from rexit.bundle.writer import new_folder, sole_writer
 from rexit.errors import InputError
 
-BUSY = "bundle: another process is writing it; try again when that has ended"
+BUSY = "bundle: another process is writing to it; try again when it has finished"
 
 
 def _names(folder: Path) -> list[str]:

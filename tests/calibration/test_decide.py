@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from builders.traces import even_costs, traces
-from rexit.calibration.decide import decide, full_depth
+from rexit.calibration.decide import back_to_full_depth, decide
 from rexit.errors import InputError
 
 LAYERS = (2, 4, 6)
@@ -86,7 +86,7 @@ def test_test_split_has_no_say() -> None:
 
 def test_back_to_full_depth() -> None:
     made = decided([0.6, 0.3, 0.0], drop=0.01)
-    back = full_depth(made, LAYERS)
+    back = back_to_full_depth(made, LAYERS)
     assert not back.pays and back.chosen == made.fixed[6]
     assert (back.policy.stops(np.full((3, 3), 99, np.float32)) == 2).all()
 

@@ -12,13 +12,13 @@ from builders.held_out import write_two_tastes
 from builders.traces import even_costs
 from doubles.session import FakeSession
 from rexit.bundle import Bundle, Catalog, ExitPolicy, Policy, sole_writer
-from rexit.calibration import Settings, calibrate
+from rexit.calibration import CalibrationOptions, calibrate
 from rexit.calibration.run import _decided_as_traced
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure.costs import Costs
 from rexit.slates import Slate
 
-SETTINGS = Settings(max_auc_drop=0.02, slate=5, timed_slates=4, repeats=1)
+OPTIONS = CalibrationOptions(max_auc_drop=0.02, slate=5, timed_slates=4, repeats=1)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def sessions(bundle: Bundle, noise=(0.5, 0.2, 0.1), costs: Costs | None = None, 
 def run(place: Path, **keywords):
     bundle = Bundle.open(place / "bundle")
     open_session = keywords.pop("open_session", None) or sessions(bundle, **keywords)
-    return bundle, calibrate(bundle, Catalog.open(place / "catalog"), SETTINGS, open_session=open_session)
+    return bundle, calibrate(bundle, Catalog.open(place / "catalog"), OPTIONS, open_session=open_session)
 
 
 def test_writes_policy_report_and_plot_of_one_run(place: Path) -> None:
@@ -162,7 +162,7 @@ def test_foreign_catalog(place: Path) -> None:
     other = write_two_tastes(place / "other", seed=1).catalog
     bundle = Bundle.open(place / "bundle")
     with pytest.raises(BundleError, match=r"other/catalog: is catalog .*, variant cpu-fp32 was made for"):
-        calibrate(bundle, Catalog.open(other), SETTINGS, open_session=sessions(bundle))
+        calibrate(bundle, Catalog.open(other), OPTIONS, open_session=sessions(bundle))
     assert not (bundle.folder / "policy.json").exists()
 
 
@@ -195,15 +195,15 @@ def test_ctrl_c_while_timing_the_policy_brings_the_former_one_back(place: Path, 
         return kind(3, even_costs(3, 100, 10), truth, (0.5, 0.2, 0.1), bundle.policy())
 
     with pytest.raises(KeyboardInterrupt):
-        calibrate(bundle, Catalog.open(place / "catalog"), SETTINGS, open_session=open_session)
+        calibrate(bundle, Catalog.open(place / "catalog"), OPTIONS, open_session=open_session)
     assert opened == 2
     assert {p.name: p.read_bytes() for p in bundle.folder.iterdir()} == files
 
 
 def test_nothing_is_calibrated_in_a_bundle_that_is_being_written(place: Path) -> None:
     bundle = Bundle.open(place / "bundle")
-    with sole_writer(place / "bundle"), pytest.raises(InputError, match="bundle: another process is writing it"):
-        calibrate(bundle, Catalog.open(place / "catalog"), SETTINGS, open_session=lambda: pytest.fail("work began"))
+    with sole_writer(place / "bundle"), pytest.raises(InputError, match="bundle: another process is writing to it"):
+        calibrate(bundle, Catalog.open(place / "catalog"), OPTIONS, open_session=lambda: pytest.fail("work began"))
     assert bundle.policy() is None
 
 
@@ -218,7 +218,7 @@ def test_unwritable_folder_is_found_before_any_work(place: Path, monkeypatch: py
         raise AssertionError("work began")
 
     with pytest.raises(InputError, match="cpu-fp32: cannot be written: Read-only file system"):
-        calibrate(bundle, Catalog.open(place / "catalog"), SETTINGS, open_session=never)
+        calibrate(bundle, Catalog.open(place / "catalog"), OPTIONS, open_session=never)
 
 
 def test_disk_full_at_the_report_leaves_no_policy(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ def test_one_exit_has_nothing_to_calibrate(tmp_path: Path) -> None:
     made = write_two_tastes(tmp_path, exits=(4,))
     bundle = Bundle.open(made.bundle)
     with pytest.raises(InputError, match="one exit, nothing to calibrate"):
-        calibrate(bundle, Catalog.open(made.catalog), SETTINGS, open_session=sessions(bundle))
+        calibrate(bundle, Catalog.open(made.catalog), OPTIONS, open_session=sessions(bundle))
 
 
 def test_log_odds_that_are_not_finite_are_refused(place: Path) -> None:
@@ -259,7 +259,7 @@ def test_labels_all_alike_are_refused(place: Path) -> None:
     shutil.copy(place / "bundle" / "catalog" / "catalog.json", place / "catalog")
     opened = Bundle.open(place / "bundle")
     with pytest.raises(InputError, match="validation: all 300 interactions are liked, expected both kinds"):
-        calibrate(opened, Catalog.open(place / "catalog"), SETTINGS, open_session=sessions(opened))
+        calibrate(opened, Catalog.open(place / "catalog"), OPTIONS, open_session=sessions(opened))
 
 
 def test_progress_reaches_its_end(place: Path) -> None:
@@ -267,7 +267,7 @@ def test_progress_reaches_its_end(place: Path) -> None:
     calibrate(
         bundle,
         Catalog.open(place / "catalog"),
-        SETTINGS,
+        OPTIONS,
         open_session=sessions(bundle),
         progress=lambda what, done, total: told.__setitem__(what, (done, total)),
     )

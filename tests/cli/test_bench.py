@@ -61,7 +61,7 @@ def test_profile_that_calibration_uses(run: Run, place: Path) -> None:
     ("change", "line"),
     [
         ({"variant_sha256": "0" * 64}, "measured with variant 000000000000…"),
-        ({"device": "cuda"}, "measured with device cuda, here cpu: measure again with `rexit bench --profile`"),
+        ({"device": "cuda"}, "measured with device cuda, here cpu: measure it again with `rexit bench --profile`"),
         ({"threads": 64}, "measured with threads 64, here "),
     ],
 )

@@ -65,7 +65,7 @@ def test_foreign_catalog(run: Run, place: Path) -> None:
 
 def test_bundles_own_catalog_has_no_splits(run: Run, place: Path) -> None:
     ended = run("calibrate", place / "bundle", "--catalog", place / "bundle" / "catalog")
-    one_line(ended, 4, "validation.parquet: missing", "use the one `rexit index` wrote")
+    one_line(ended, 4, "validation.parquet: missing", "use the catalog that `rexit index` wrote")
 
 
 def test_edited_split(run: Run, place: Path) -> None:

@@ -98,7 +98,7 @@ class TestInspect:
         make_stale(bundle)
         (shown,) = self.engines(bundle)
         assert shown["state"] == "stale"
-        assert "it differs from the variant in segment 1's weights; build it anew: rexit compile" in run("inspect", bundle).output
+        assert "it differs from the variant in segment 1's weights; rebuild it: rexit compile" in run("inspect", bundle).output
 
     def test_unreadable(self, bundle: Path) -> None:
         (engine(bundle) / "engine.json").write_text("{")
@@ -128,7 +128,7 @@ class TestVerify:
         assert check["outcome"] == "FAILED"
         (line,) = check["failures"]  # type: ignore[misc]
         command = f"rexit compile BUNDLE --variant {TENSORRT} --compute-capability 8.6"
-        assert line.endswith(f"stale, it differs from the variant in segment 1's weights; build it anew: {command}")
+        assert line.endswith(f"stale, it differs from the variant in segment 1's weights; rebuild it: {command}")
 
     def test_edited_and_truncated(self, bundle: Path) -> None:
         plan = engine(bundle) / "segment-2.plan"
@@ -141,7 +141,7 @@ class TestVerify:
     def test_no_engines_yet(self, bundle: Path) -> None:
         shutil.rmtree(engine(bundle).parent)
         check = self.check(bundle, 0)
-        assert (check["outcome"], check["detail"]) == ("skipped", "none built yet: rexit compile")
+        assert (check["outcome"], check["detail"]) == ("skipped", "none built yet, run `rexit compile`")
 
 
 def test_engines_are_no_part_of_the_variants_digest(bundle: Path) -> None:

@@ -38,7 +38,7 @@ def test_prompt_is_the_runtimes(run: Run, made: Path) -> None:
 
 
 def test_neither(run: Run, tmp_path: Path) -> None:
-    one_line(run("inspect", tmp_path), 4, "neither a bundle (manifest.json), a catalog (catalog.json) nor a policy file")
+    one_line(run("inspect", tmp_path), 4, "not a bundle (manifest.json), a catalog (catalog.json) or a policy file")
 
 
 def test_report_is_no_policy(run: Run, tmp_path: Path) -> None:
@@ -49,4 +49,4 @@ def test_report_is_no_policy(run: Run, tmp_path: Path) -> None:
 
 def test_user_without_items_and_catalog_without_runtime(run: Run, made: Path) -> None:
     one_line(run("inspect", made / "bundle", "--user", 103), 2, "needs both --user and --items")
-    one_line(run("inspect", made / "catalog", "--user", 103, "--items", "3"), 2, "catalog: no bundle")
+    one_line(run("inspect", made / "catalog", "--user", 103, "--items", "3"), 2, "catalog: is not a bundle")

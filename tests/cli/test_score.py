@@ -70,10 +70,10 @@ def test_string_ids(run: Run, tmp_path: Path) -> None:
     [
         (("--user", 100, "--items", "3,4"), 2, "item 4 is not in the catalog"),
         (("--user", 100, "--items", "3", "--recent", "4:1"), 2, "item 4 is not in the catalog"),
-        (("--user", 100, "--items", "three"), 2, "item 'three': this catalog's item ids are integers"),
-        (("--user", "me", "--items", "3"), 2, "user 'me': this catalog's user ids are integers"),
-        (("--user", "0100", "--items", "3"), 2, "user '0100': this catalog's user ids are integers"),
-        (("--user", 100, "--items", ","), 2, "items: none given"),
+        (("--user", 100, "--items", "three"), 2, "item 'three': this catalog's item ids are 64-bit integers"),
+        (("--user", "me", "--items", "3"), 2, "user 'me': this catalog's user ids are 64-bit integers"),
+        (("--user", "0100", "--items", "3"), 2, "user '0100': this catalog's user ids are 64-bit integers"),
+        (("--user", 100, "--items", ","), 2, "no items given"),
         (("--user", 100), 2, "expected --user and --items, or --pairs and --out"),
         (("--user", 100, "--items", "3", "--force-exit", 3), 2, "3"),
         (("--user", 100, "--items", "3", "--variant", "gpu"), 2, "no variant 'gpu', there are: cpu-fp32"),
@@ -86,7 +86,7 @@ def test_bad_arguments(run: Run, made: Path, words: tuple[object, ...], code: in
 
 
 def test_candidates_without_an_answer() -> None:
-    from rexit.cli.score import answers
+    from rexit.cli.score import score_rows
     from rexit.runtime import Scores, Stats
 
     scores = Scores(
@@ -98,7 +98,7 @@ def test_candidates_without_an_answer() -> None:
         cut_short=np.array([True, True]),
         stats=Stats(*[0] * 5, *[0.0] * 4),
     )
-    assert answers(scores, [10, 20, 30], (2, 4)) == [
+    assert score_rows(scores, [10, 20, 30], (2, 4)) == [
         {"item": 30, "probability": 0.75, "log_odds": 1.5, "exit": 1, "layers": 4, "cut_short": True},
         {"item": 10, "probability": None, "log_odds": None, "exit": None, "layers": 0, "cut_short": True},
     ]

@@ -54,15 +54,15 @@ def test_columns_may_have_other_names(run: Run, place: Path) -> None:
             "user,item\n" + "".join(f"100,{i}\n" for i in (3, 4, 5, 4, 6, 7, 9, 10, 11)),
             "7 items are not in the catalog: 4 (row 2), 5 (row 3), 6 (row 5), 7 (row 6), 9 (row 7) and 2 more",
         ),
-        ("user,item\n100,three\n", "this catalog's item ids are integers"),
-        ("user,item,as_of\n100,3,soon\n", "row 1: `as_of` is 'soon', expected an integer of 64 bits"),
-        ("user,item,probability\n100,3,1\n", "has a column 'probability' already"),
-        ("user,item\n", "holds no rows"),
+        ("user,item\n100,three\n", "this catalog's item ids are 64-bit integers"),
+        ("user,item,as_of\n100,3,soon\n", "row 1: `as_of` is 'soon', expected a 64-bit integer"),
+        ("user,item,probability\n100,3,1\n", "already has a column 'probability'"),
+        ("user,item\n", "has no rows"),
         ("", "empty, expected a header line"),
-        ("user,item,item\n100,3,3\n", "column 'item' stands 2 times in the header"),
+        ("user,item,item\n100,3,3\n", "column 'item' appears 2 times in the header"),
         ('user,item\n100,"3\n', "line 2: unexpected end of data"),
-        ("user,item\n007,3\n", "row 1: user '007': this catalog's user ids are integers"),
-        ("user,item\n100,3\n100,03\n", "row 2: item '03': this catalog's item ids are integers"),
+        ("user,item\n007,3\n", "row 1: user '007': this catalog's user ids are 64-bit integers"),
+        ("user,item\n100,3\n100,03\n", "row 2: item '03': this catalog's item ids are 64-bit integers"),
         ("user,item\n1_00,3\n", "row 1: user '1_00'"),
         ("user,item\n100,3\n9223372036854775808,3\n", "row 2: user '9223372036854775808'"),
     ],
@@ -167,4 +167,4 @@ def test_parquet_without_polars(run: Run, place: Path, monkeypatch: pytest.Monke
 def test_out_is_a_folder(run: Run, place: Path) -> None:
     (place / "o.csv").mkdir()
     ended = run("score", place / "bundle", "--pairs", write_pairs(place), "--out", place / "o.csv")
-    one_line(ended, 2, "o.csv: cannot be written: is a folder")
+    one_line(ended, 2, "o.csv: cannot be written: it is a folder")

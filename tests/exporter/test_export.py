@@ -91,14 +91,14 @@ def test_bundle_of_another_origin_is_refused(
         # The same exits: only whose heads they are differs, as in fp32 with one and int8 with the other.
         "heads": ({"precisions": ["int8"], "accept_loss": True, "head": "shared"}, f"{heads};"),
     }[other]
-    with pytest.raises(InputError, match=f"bundle: holds a bundle of another {said} remove it or choose another place"):
+    with pytest.raises(InputError, match=f"bundle: holds a bundle made from another {said} remove it or choose another place"):
         export_bundle(checkpoint, catalog_folder, bundle, ExportOptions(**args))  # type: ignore[arg-type]
     assert digest(bundle / "manifest.json") == before and names(bundle.parent) == ["bundle"]
 
 
 def test_folder_that_is_no_bundle_is_never_replaced(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="exists and is no bundle"):
+    with pytest.raises(InputError, match="exists and is not a bundle"):
         export_bundle(checkpoint_folder, catalog_folder, tmp_path)
     assert names(tmp_path) == ["thesis.txt"]
 

@@ -132,7 +132,7 @@ def test_two_exports_into_one_bundle(
         shutil.rmtree(bundle)
     first = start(bundle, "--precision", "fp32", "--golden", "1")
     arguments: dict[str, Any] = {"precisions": ["int8"], "golden_slates": 1, "accept_loss": True}
-    with pytest.raises(InputError, match="bundle: another process is writing it; try again when that has ended"):
+    with pytest.raises(InputError, match="bundle: another process is writing to it; try again when it has finished"):
         export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(**arguments))
     assert first.wait(timeout=120) == 0, first.communicate()
     export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(**arguments))
@@ -143,7 +143,7 @@ def test_two_exports_into_one_bundle(
 def test_nothing_is_exported_into_a_bundle_that_is_being_calibrated(
     checkpoint_folder: Path, catalog_folder: Path, bundle: Path
 ) -> None:
-    with sole_writer(bundle), pytest.raises(InputError, match="bundle: another process is writing it"):
+    with sole_writer(bundle), pytest.raises(InputError, match="bundle: another process is writing to it"):
         export_bundle(checkpoint_folder, catalog_folder, bundle)
     assert names(bundle.parent) == ["bundle"]
 

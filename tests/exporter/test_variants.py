@@ -164,7 +164,7 @@ def test_the_gate_refuses(
     reuse_graphs()
     before = contents(bundle)
     _gated(monkeypatch, gate=Gate(correlation=0.9999999, auc_drop=1.0))
-    monkeypatch.setattr(quality, "LEAST_USERS", 1)
+    monkeypatch.setattr(quality, "MIN_USERS", 1)
     arguments: dict[str, Any] = {"precisions": ["int4"], "golden_slates": 1}
     with pytest.raises(QualityError, match=r"exit after layer 1: log-odds correlate .*; nothing was written: --accept-loss"):
         export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(**arguments))
@@ -222,7 +222,7 @@ def test_a_cached_prefix_that_is_wrong_is_refused(
     reuse_graphs()
     _off_behind_a_prefix(monkeypatch, 2)
     arguments: dict[str, Any] = {"precisions": ["int8"], "golden_slates": 2, "accept_loss": True}
-    said = r"exit after layer \d, single: log-odds differ from cpu-int8's own for the whole slate by 2, 1 is allowed"
+    said = r"exit after layer \d, single: log-odds differ from cpu-int8's own for the whole slate by 2, at most 1 is allowed"
     with pytest.raises(ParityError, match=said):
         export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", ExportOptions(**arguments))
     assert list(tmp_path.iterdir()) == []
@@ -286,7 +286,7 @@ def test_weight_that_does_not_divide_into_blocks(catalog_folder: Path, tmp_path:
     [
         ({"precisions": ["int8"], "quality_slates": 1}, "1 validation slates of 1 users: 1 users are too few to judge"),
         ({"precisions": ["int8"], "quality_slates": -1}, "expected at least 1, or 0 for all"),
-        ({"precisions": ["int8", "int8"]}, "precisions int8, int8: expected at least one, each once"),
+        ({"precisions": ["int8", "int8"]}, "precisions int8, int8: expected at least one, and none twice"),
         ({"precisions": []}, "precisions none: expected at least one"),
         ({"precisions": ["fp32", ""]}, "no target 'cpu' with precision ''; there is: --target cpu --precision fp32.int8.int4, "),
         ({"target": "tpu", "precisions": ["int8"]}, "no target 'tpu' with precision 'int8'"),

@@ -18,7 +18,7 @@ from rexit.bundle import Bundle
 from rexit.errors import BundleError
 from rexit.measure.costs import Costs
 from rexit.measure.machine import Conditions
-from rexit.measure.profile import CostProfile, SegmentCost, fit, mean_tokens, measure
+from rexit.measure.profile import CostProfile, SegmentCost, fit, mean_tokens, measure_costs
 from rexit.slates import Slate
 
 TRUE = Costs(7.0, np.array([90.0, 40.0, 55.0]), np.array([10.0, 10.0, 5.0]), np.array([3.0, 4.0, 5.0]), 6)
@@ -70,7 +70,7 @@ class Line:
 @pytest.mark.parametrize("max_tokens", [10**6, 50, 30])
 def test_measure_recovers_every_coefficient(max_tokens: int) -> None:
     """Also where slates take several passes, each of which costs `pass_us`."""
-    found = measure(Line(PROFILE, max_tokens), [slate(1, 20), slate(5, 8), slate(9, 1)], 2, max_tokens, HERE)
+    found = measure_costs(Line(PROFILE, max_tokens), [slate(1, 20), slate(5, 8), slate(9, 1)], 2, max_tokens, HERE)
     assert found.base_us == pytest.approx(7.5) and found.conditions == HERE
     assert found.fit_error == pytest.approx(0, abs=1e-9)
     for seen, true in zip(found.segments, PROFILE.segments, strict=True):
@@ -79,7 +79,7 @@ def test_measure_recovers_every_coefficient(max_tokens: int) -> None:
 
 def test_costs_are_those_behind_the_times() -> None:
     session, slates = FakeSession(3, TRUE, lambda u, i: 0.0, [1, 1, 1]), [slate(1, 20), slate(2, 7), slate(3, 1)]
-    profile = measure(session, slates, 3, MAX_TOKENS, HERE)
+    profile = measure_costs(session, slates, 3, MAX_TOKENS, HERE)
     tokens = mean_tokens(session, slates)
     assert tokens == (PREFIX_TOKENS, CANDIDATE_TOKENS)
     found = profile.costs(*tokens, MAX_TOKENS)
@@ -91,7 +91,7 @@ def test_costs_are_those_behind_the_times() -> None:
 def test_cost_is_never_negative_when_a_deeper_exit_was_timed_faster() -> None:
     odd = Costs(1.0, np.array([100.0, -30.0]), np.zeros(2), np.array([3.0, -1.0]), 100)
     session = FakeSession(2, odd, lambda u, i: 0.0, [1, 1])
-    found = measure(session, [slate(1, 20)], 2, 10**6, HERE).costs(PREFIX_TOKENS, CANDIDATE_TOKENS, 10**6)
+    found = measure_costs(session, [slate(1, 20)], 2, 10**6, HERE).costs(PREFIX_TOKENS, CANDIDATE_TOKENS, 10**6)
     assert all((values >= 0).all() for values in (found.prefix_us, found.pass_us, found.candidate_us))
 
 
@@ -116,7 +116,7 @@ def test_fit_error_is_told() -> None:
             scores.stats.slate_us = scores.stats.candidate_tokens**2
             return scores
 
-    assert measure(Curved(PROFILE), [slate(1, 20)], 1, 10**6, HERE).fit_error > 0.1
+    assert measure_costs(Curved(PROFILE), [slate(1, 20)], 1, 10**6, HERE).fit_error > 0.1
 
 
 def test_costs_grow_with_tokens() -> None:
@@ -134,9 +134,9 @@ def test_file_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("here", "line"),
     [
-        (replace(HERE, variant_sha256="b" * 64), "measured with variant aaaaaaaaaaaa…, here bbbbbbbbbbbb…: measure again"),
-        (replace(HERE, device="cuda"), "measured with device cpu, here cuda: measure again"),
-        (replace(HERE, threads=1), "measured with threads 2, here 1: measure again"),
+        (replace(HERE, variant_sha256="b" * 64), "measured with variant aaaaaaaaaaaa…, here bbbbbbbbbbbb…: measure it again"),
+        (replace(HERE, device="cuda"), "measured with device cpu, here cuda: measure it again"),
+        (replace(HERE, threads=1), "measured with threads 2, here 1: measure it again"),
         (replace(HERE, machine=HERE.machine | {"onnxruntime": "1.25.0"}), "measured with onnxruntime 1.24.0, here 1.25.0: "),
         (replace(HERE, machine=HERE.machine | {"rexit": "0.2.0"}), "measured with rexit 0.1.0, here 0.2.0: "),
         (replace(HERE, machine=HERE.machine | {"gpu": "Orin"}), "measured with gpu none, here Orin: "),
@@ -190,7 +190,7 @@ def test_version_is_the_libraries_own(tmp_path: Path) -> None:
         (lambda v: v.pop("device"), "not a profile: KeyError"),
         (lambda v: v.update(segments=3), "not a profile: TypeError"),
         (lambda v: v["segments"][0].pop("pass_us"), "not a profile: TypeError"),
-        (lambda v: v["segments"].pop(), "needs 2 segments"),
+        (lambda v: v["segments"].pop(), "expected 2 segments"),
         (lambda v: v["segments"][1].update(pass_us=-1), "costs of 0 or more"),
         (lambda v: v.update(base_us="nan"), "costs of 0 or more"),
     ],

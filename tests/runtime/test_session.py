@@ -66,7 +66,7 @@ def test_bad_options(options: dict[str, Any], text: str, session: runtime.Sessio
         (1, ["x"], r"items\[0\] is a string, the catalog's ids are integers"),
         (1, [1.5], r"items\[0\] is 1.5, expected an integer"),
         ("ann", ITEM_IDS, "user is a string, the catalog's ids are integers"),
-        ("a\0b", ITEM_IDS, "zero character"),
+        ("a\0b", ITEM_IDS, "NUL character"),
         (None, ITEM_IDS, "user is None"),
     ],
 )

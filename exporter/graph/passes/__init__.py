@@ -1,2 +1,2 @@
-"""Passes over an exported graph, one per file: the same numbers in fewer or faster operators. A target
+"""Passes over an exported graph, one per file: the same numbers with fewer or faster operators. A target
 (`rexit.exporter.graph.targets`) is a list of passes."""

@@ -1,7 +1,7 @@
-"""Only operators that the oldest TensorRT we export for can parse: that of JetPack 6, 10.3.
+"""Allows only operators that the oldest supported TensorRT can parse: JetPack 6's, 10.3.
 
-Read from the parser's own table (`docs/operators.md` of onnx-tensorrt, release 10.1, the last one published before 10.3). The
-compiler that checks the graphs in the tests is newer and knows more, so it would not notice.
+Taken from the parser's own table (`docs/operators.md` of onnx-tensorrt, release 10.1, the last one published before 10.3). The
+compiler that checks graphs in the tests is newer and supports more, so it would not notice.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ OPERATORS: dict[str, tuple[frozenset[ir.DataType], str]] = {
     "DequantizeLinear": (_FLOATS | _SMALL, "zero points are zero"),
     "QuantizeLinear": (_FLOATS | _SMALL, "zero points are zero"),
 }
-"""Operator: the types its inputs may have, and what of a decoder needs it, with the parser's restriction."""
+"""By operator: the types its inputs may have, and what part of a decoder needs it, with the parser's restriction."""
 
 CONSTANT_AXES = {"ReduceMean": 1, "ReduceSum": 1, "Slice": 3, "Squeeze": 1, "Unsqueeze": 1}
-"""Operators whose axes must be constant, and which input they are."""
+"""Operators whose axes must be constant, with the index of the input that holds them."""
 
 
 def allowed_operators(model: ir.Model) -> ir.Model:

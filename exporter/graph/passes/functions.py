@@ -1,8 +1,8 @@
-"""Nodes of rexit's own domain. Each is a call of a function that stands in the same model, so the graph is plain ONNX.
+"""Nodes of rexit's own domain. Each one calls a function defined in the same model, so the graph is plain ONNX.
 
-1. ONNX Runtime inlines a body, of standard operators and its own, wherever it has no kernel of the same domain and name.
-2. rexit's runtime registers such kernels, which are then taken instead. A body says what a kernel has to compute.
-3. A body holds no initializers: its constants are nodes, equal ones made once.
+1. ONNX Runtime inlines a body, made of standard operators and its own, unless it has a kernel of the same domain and name.
+2. rexit's runtime registers such kernels, which are then used instead. A body specifies what its kernel has to compute.
+3. A body has no initializers: its constants are nodes, and equal ones are created once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DOMAIN, VERSION = "rexit", 1
 
 
 class Body:
-    """The nodes of a function, or of a branch in it, in the order in which they are added."""
+    """The nodes of a function, or of a branch in one, in the order in which they are added."""
 
     def __init__(self) -> None:
         self.nodes: list[ir.Node] = []
@@ -31,7 +31,7 @@ class Body:
         return self.nodes[-1]
 
     def add(self, op: str, *inputs: ir.Value, domain: str = "", **attributes: int | float | ir.Attr | ir.Graph) -> ir.Value:
-        """The output of a node that has one."""
+        """Adds a node with one output, and returns that output."""
         return self.node(op, *inputs, domain=domain, outputs=1, **attributes).outputs[0]
 
     def constant(self, numbers: object) -> ir.Value:
@@ -48,7 +48,7 @@ def parameters(*names: str) -> list[ir.Value]:
 
 
 def argument(name: str, attribute: str) -> ir.Attr:
-    """For a node in a body: its attribute `name` is the call's float `attribute`."""
+    """For a node in a body: makes its attribute `name` the call's float `attribute`."""
     return ir.RefAttr(name, attribute, ir.AttributeType.FLOAT)
 
 
@@ -60,7 +60,7 @@ def define(
     outputs: Sequence[ir.Value],
     attributes: Sequence[str] = (),
 ) -> None:
-    """Adds a function to the model. attributes: the floats that each call of it has."""
+    """Adds a function to the model. attributes: names of the floats that every call passes."""
     imports = {"": model.opset_imports[""], MICROSOFT: 1, DOMAIN: VERSION}
     graph = ir.Graph(inputs, outputs, nodes=body.nodes, opset_imports=imports, name=name)
     floats = [ir.Attr(attribute, ir.AttributeType.FLOAT, None) for attribute in attributes]

@@ -1,11 +1,12 @@
-"""What stands beside int8 products, row by row, in one node: a runtime with kernels for these goes over memory once.
+"""Fuses the row-wise work around int8 products into one node each, so that a runtime with kernels for them passes over memory
+once.
 
-1. RMSNormQuantizeRows: an RMSNormalization that nothing but one QuantizeRows reads.
-2. SwiGLUQuantizeRows: gate * sigmoid(gate) * up that nothing but one QuantizeRows reads, gate and up being int8 products of the
-   same input; it takes them before they are multiplied by the tokens' scale.
+1. RMSNormQuantizeRows: an RMSNormalization that only one QuantizeRows reads.
+2. SwiGLUQuantizeRows: gate * sigmoid(gate) * up that only one QuantizeRows reads, where gate and up are int8 products of the
+   same input; the node takes them before they are multiplied by the tokens' scale.
 3. ScaleAddRows: an int8 product that is multiplied by the tokens' scale only to be added to a value of the same shape.
 
-For graphs of `quantize_linear_int8`, whose QuantizeRows is part of the first two. What fits none of these stays; what is no
+For graphs made by `quantize_linear_int8`, whose QuantizeRows is part of the first two. What fits none of these stays; what is no
 longer read is left for `tidy`.
 """
 
@@ -20,9 +21,9 @@ from rexit.exporter.graph.precision.linear import MICROSOFT, replace
 from rexit.exporter.graph.precision.quantize_linear_int8 import NAME as QUANTIZE
 
 NORM = "RMSNormQuantizeRows"
-"""Inputs x [..., T, K] and weight [K]; attribute epsilon; outputs as of QuantizeRows."""
+"""Inputs x [..., T, K] and weight [K]; attribute epsilon; outputs like those of QuantizeRows."""
 SWIGLU = "SwiGLUQuantizeRows"
-"""Inputs gate and up [..., T, K], scale [..., T, 1]; outputs as of QuantizeRows."""
+"""Inputs gate and up [..., T, K], scale [..., T, 1]; outputs like those of QuantizeRows."""
 SCALE_ADD = "ScaleAddRows"
 """Inputs product [..., T, N], scale [..., T, 1], residual [..., T, N]; output [..., T, N]."""
 
@@ -77,7 +78,7 @@ def _scale_add(add: ir.Node) -> ir.Node | None:
 
 
 def _scaled(value: ir.Value, reads: int) -> tuple[ir.Value, ir.Value] | None:
-    """An int8 product that nothing else reads and its tokens' scale [..., T, 1], if the value is the two multiplied."""
+    """An int8 product that nothing else reads and its tokens' scale [..., T, 1], if the value is their product."""
     scaled = _made_by(value, "Mul", reads)
     if scaled is None:
         return None
@@ -91,7 +92,7 @@ def _scaled(value: ir.Value, reads: int) -> tuple[ir.Value, ir.Value] | None:
 
 
 def _made_by(value: ir.Value | None, op: str, reads: int, domain: str = "") -> ir.Node | None:
-    """The node that makes the value, if it is such a one and the value is read that often."""
+    """The node that produces the value, if it has this operator and the value is read this many times."""
     node = value.producer() if value is not None else None
     if value is None or node is None or not _is(node, op, domain) or value.is_graph_output() or len(value.uses()) != reads:
         return None

@@ -1,14 +1,14 @@
-"""Compute only the rows a head reads, from as early on as nothing else needs the others.
+"""Computes only the rows that a head reads, starting as early as nothing else needs the others.
 
-Where `rows` are taken out of a value that has no other reader, as in the last segment, they might as well be taken out of what
-that value was computed from. Going up from there, a node is computed for the N rows alone when
+If `rows` are taken from a value without other readers, as in the last segment, they might as well be taken from what that value
+is computed from. Going up from there, a node is computed only for the N rows if
 
-1. all that reads it is computed for the N rows alone, and it is no output of the graph;
+1. everything that reads it is computed only for the N rows, and it is not an output of the graph;
 2. each of its tokens depends on the same token of its inputs (norms, products with constants, activations, sums, rotary
-   embeddings, moving axes about), or on whole inputs beside (keys and values of an attention).
+   embeddings, transposes and reshapes), and otherwise only on whole inputs (the keys and values of an attention).
 
-What such nodes take from others is gathered: in a decoder's last layer the residual stream, the normed input of the queries, the
-mask and the rotary tables. Keys and values stay whole. Where nothing fits, the graph stays as it is.
+What such nodes read from others is gathered: in a decoder's last layer the residual stream, the normed input of the queries, the
+mask and the rotary tables. Keys and values stay whole. If nothing fits, the graph stays as it is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import onnx_ir as ir
 from rexit.exporter.graph.precision.linear import constant, is_constant
 
 ROWS = "rows"
-"""The input that says which tokens a head reads, int64 [N]."""
+"""The input that lists the tokens a head reads, int64 [N]."""
 
 _ELEMENTWISE = frozenset(
     (
@@ -34,7 +34,7 @@ _NORMS = frozenset(("LayerNormalization", "RMSNormalization", "Softmax"))
 _ALONG_AXES = frozenset(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceSumSquare", "ReduceL2"))
 
 _Axes = list[int | None]
-"""For each input of a node the axis its tokens lie on; None: the input is taken whole."""
+"""For each input of a node the axis of its tokens; None: the input is taken whole."""
 
 
 def gather_rows_early(model: ir.Model) -> ir.Model:
@@ -66,7 +66,7 @@ def _row_gathers(rows: ir.Value) -> list[ir.Node]:
 
 
 def _narrowed(gather: ir.Node) -> dict[ir.Node, tuple[int, _Axes]]:
-    """The nodes to be computed for the rows alone: the axis of the tokens in their outputs, and in their inputs."""
+    """The nodes to compute only for the rows, with the axis of the tokens in their outputs and in their inputs."""
     source = gather.inputs[0]
     assert source is not None and gather.graph is not None
     axes: dict[ir.Value, int] = {source: 0}
@@ -77,7 +77,7 @@ def _narrowed(gather: ir.Node) -> dict[ir.Node, tuple[int, _Axes]]:
             continue
         axis = here.pop()
         inputs = _input_axes(node, axis)
-        # What is read along two different axes is no sequence of tokens.
+        # What is read along two different axes is not a sequence of tokens.
         if inputs is None or any(
             axes.get(value, at) != at
             for value, at in zip(node.inputs, inputs, strict=True)
@@ -90,7 +90,7 @@ def _narrowed(gather: ir.Node) -> dict[ir.Node, tuple[int, _Axes]]:
 
 
 def _read_by(value: ir.Value, found: dict[ir.Node, tuple[int, _Axes]], gather: ir.Node) -> bool:
-    """Whether the rows of the value are all that is read."""
+    """Whether nothing but the rows of the value is read."""
     if value.is_graph_output():
         return False
     return all(
@@ -133,7 +133,8 @@ def _shape_like(value: ir.Value, like: ir.Value, axis: int, count: ir.SymbolicDi
 
 
 def _input_axes(node: ir.Node, axis: int) -> _Axes | None:
-    """Where the tokens on `axis` of the node's output lie in its inputs. None: tokens depend on each other, or nobody knows."""
+    """The axes of the node's inputs that hold the tokens on `axis` of its output. None: tokens depend on each other, or may do
+    so."""
     if node.domain != "" or not node.outputs or node.outputs[0].shape is None:
         return None
     first = node.inputs[0] if node.inputs else None
@@ -233,7 +234,7 @@ def _reshaped(before: ir.Shape, after: ir.Shape, axis: int) -> int | None:
 
 
 def _rotary(node: ir.Node, axis: int, rank: int) -> _Axes | None:
-    """x [B, heads, T, d] or [B, T, heads * d]; cosines and sines [B, T, d / 2], without positions to look them up."""
+    """x [B, heads, T, d] or [B, T, heads * d]; cosines and sines [B, T, d / 2], not looked up by position."""
     if len(node.inputs) > 3 and node.inputs[3] is not None:
         return None
     tables = node.inputs[1:3]
@@ -245,7 +246,7 @@ def _rotary(node: ir.Node, axis: int, rank: int) -> _Axes | None:
 
 
 def _attention(node: ir.Node, axis: int) -> _Axes | None:
-    """Queries [B, heads, T, d] and the mask's rows; keys and values whole. Not where the causal mask counts tokens itself."""
+    """Queries [B, heads, T, d] and the mask's rows; keys and values whole. Not if the operator makes the causal mask itself."""
     mask = node.inputs[3] if len(node.inputs) > 3 else None
     if axis != 2 or node.attributes.get_int("is_causal", 0) != 0 or len(node.inputs) > 4 or len(node.outputs) > 1:
         return None

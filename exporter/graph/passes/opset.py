@@ -1,4 +1,4 @@
-"""Another opset: QuantizeLinear and DequantizeLinear take halves from 19 on, float8 too, 4-bit blocks from 21 on."""
+"""Changes the opset: QuantizeLinear and DequantizeLinear support float16 and float8 from 19 on, 4-bit blocks from 21 on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnxscript.version_converter import ConvertVersionPass
 
 
 def opset(version: int) -> Callable[[ir.Model], ir.Model]:
-    """A pass that converts a model in place to the version and returns it."""
+    """A pass that converts a model to this version in place and returns it."""
 
     def converted(model: ir.Model) -> ir.Model:
         out = ConvertVersionPass(version)(model).model

@@ -1,11 +1,11 @@
-"""Attention of a packed slate as one node: a token sees the P tokens of the prefix and earlier ones of its own candidate.
+"""Attention over a packed slate as one node: a token sees the P tokens of the prefix and earlier tokens of its own candidate.
 
-The traced graph multiplies T queries with P + T keys and masks what belongs to other candidates: of the T x T part hardly
-anything is left. A kernel that knows the rule computes what is seen and nothing else (`runtime/src/kernels/slate_attention.hpp`).
-The function's body is the masked Attention.
+The traced graph multiplies T queries with P + T keys and masks what belongs to other candidates, which leaves hardly anything of
+the T x T part. A kernel that knows the rule computes only what is visible (`runtime/src/kernels/slate_attention.hpp`). The
+function's body is the masked Attention.
 
-Only an Attention whose keys and values are `past` and new ones, with the mask of `Segment.forward` and nothing else (no sliding
-window, no soft-capping), in float32, is changed; others stay.
+Only a float32 Attention whose keys and values are past and new ones, with the mask of `SegmentModule.forward` and nothing else
+(no sliding window, no soft-capping), is changed; others stay.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rexit.exporter.graph.precision.linear import is_constant, replace
 GROUPS = "groups"
 NAME = "SlateAttention"
 """Inputs query [1, heads, T, d], key and value [1, kv_heads, T, d], past_key and past_value [1, kv_heads, P, d], groups int64
-[T]; attribute scale; output [1, heads, T, d]. Groups are runs of neighbours."""
+[T]; attribute scale; output [1, heads, T, d]. Each group's tokens are contiguous."""
 
 
 def slate_attention(model: ir.Model) -> ir.Model:
@@ -58,7 +58,7 @@ def define_slate_attention(model: ir.Model) -> None:
 
 
 def _match(node: ir.Node, groups: ir.Value) -> tuple[ir.Value, ...] | None:
-    """SlateAttention's inputs, if the node is such an attention."""
+    """SlateAttention's inputs, if the node can be replaced by one."""
     if node.op_type != "Attention" or node.domain != "" or len(node.inputs) != 4 or len(node.outputs) != 1:
         return None
     if node.attributes.get_int("is_causal", 0) != 0 or node.attributes.get_float("softcap", 0.0) != 0.0:
@@ -89,7 +89,8 @@ def _past_and_new(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
 
 
 def _is_own_group(mask: ir.Value, groups: ir.Value) -> bool:
-    """Where(all of the prefix beside (same group and not later), 0, lowest), with axes of size 1 anywhere."""
+    """Whether the mask is 0 for the whole prefix and for earlier tokens of the same group, else the lowest number. Axes of size 1
+    may be anywhere."""
     where = _made_by(mask, "Where")
     if where is None or not _filled(where.inputs[1], 0.0) or not _filled(where.inputs[2], float(np.finfo(np.float32).min)):
         return False

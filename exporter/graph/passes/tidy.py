@@ -1,9 +1,9 @@
-"""Tidy a fresh export.
+"""Tidies a fresh export.
 
 1. Common subexpressions are merged: the fusion of rotary embeddings leaves one cosine and sine per use.
-2. Identities and what nothing reads are removed, among it whatever `Segment` cut off; equal constants are stored once.
-3. Metadata and doc strings go: they hold stack traces, with paths of the machine that exported, and differ between machines.
-4. Names are made unique again, inputs and outputs keep theirs.
+2. Identities and what nothing reads are removed, including whatever `SegmentModule` cut off; equal constants are stored once.
+3. Metadata and doc strings are dropped: they hold stack traces with paths of the exporting machine, and differ between machines.
+4. Names are made unique again; inputs and outputs keep theirs.
 """
 
 from __future__ import annotations

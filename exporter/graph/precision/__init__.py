@@ -1,1 +1,1 @@
-"""Passes that compute in fewer bits, one per file, and what they share (`linear`)."""
+"""Passes that make graphs compute in fewer bits, one per file, and what they share (`linear`)."""

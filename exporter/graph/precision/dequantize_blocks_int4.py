@@ -1,11 +1,11 @@
-"""Linear layers with weights of 4 bits in blocks along K, for TensorRT: a DequantizeLinear of blocks before each product.
+"""Linear layers with 4-bit weights in blocks along K, for TensorRT: a blocked DequantizeLinear before each product.
 
-    w[k, n] = scale[k / BLOCK, n] * q[k, n]        q in -8 … 7, scale > 0, a number that half holds
+    w[k, n] = scale[k / BLOCK, n] * q[k, n]        q in -8 … 7, scale > 0 and exact in float16
 
-1. A block's scale is the one, out of those that clip its largest weight more or less, with the least squared error.
-2. Symmetric, without a zero point; what goes in and the products stay half. Heads are not touched.
+1. Of several scales, which clip the block's largest weight more or less, the one with the least squared error is used.
+2. Symmetric, without a zero point; inputs and products stay float16. Heads are not changed.
 
-K has to be a multiple of BLOCK.
+K must be a multiple of BLOCK.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def dequantize_blocks_int4(model: ir.Model) -> ir.Model:
 
 
 def quantize_blocks(weight: NDArray[np.float32], block: int = BLOCK) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Of [K, N]: whole numbers in -8 … 7, float32 [K, N], and scales float32 [K / block, N]."""
+    """For a weight [K, N]: integers in -8 … 7 as float32 [K, N], and scales float32 [K / block, N]."""
     blocks = weight.reshape(-1, block, weight.shape[1])
     largest = np.abs(blocks).max(1, keepdims=True)
     best, scale = np.full(largest.shape, np.inf, np.float32), np.ones_like(largest)

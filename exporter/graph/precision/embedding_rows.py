@@ -1,7 +1,7 @@
-"""Tables that are only looked up (token embeddings) in int8, a scale per row: `row = scale * q`, |q| <= 127; the rows taken out
-are float32 again.
+"""Lookup tables (token embeddings) in int8 with a scale per row: `row = scale * q`, |q| <= 127; the rows looked up are float32
+again.
 
-A table is a constant float32 matrix that a Gather takes rows of; what else reads it keeps the float32 one.
+A table is a constant float32 matrix from which a Gather takes rows; its other readers keep the float32 one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bring every linear layer into one form: MatMul with a constant [K, N], then Add of a bias.
+"""Brings every linear layer into one form: MatMul with a constant [K, N], then Add of a bias.
 
 1. A Transpose of a constant matrix becomes a constant.
 2. A Gemm with a constant matrix (no transposed input, alpha and beta 1) becomes MatMul, and Add where it has a bias.

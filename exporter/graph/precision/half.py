@@ -1,17 +1,17 @@
-"""A float32 graph in float16, with float32 where a half is too coarse. Every change of type is a Cast of its own: a strongly
-typed TensorRT network refuses an operator whose inputs have two float types.
+"""Turns a float32 graph into float16 (half), with float32 where half is too coarse. Every change of type is an explicit Cast: a
+strongly typed TensorRT network rejects an operator whose inputs have two float types.
 
-Float32 stay, found by their operators and not by their names, so that this holds for every family:
+What stays float32 is found by operators and not by names, so that it works for every family:
 
-1. Norms: what averages, squares or takes roots, and what is computed from it element by element, up to the product with the
-   norm's weight. A mean of squares needs more than half's 65504.
-2. Attention's softmax, and the scale, soft-cap and mask before it back to the product of queries and keys. Where Attention is one
-   operator it takes halves and is told to compute its softmax in float32.
-3. The angles of rotary embeddings, up to their sines and cosines: a half holds no odd number beyond 2048.
+1. Norms: whatever averages, squares or takes roots, and what is computed from that element by element, up to the product with
+   the norm's weight. A mean of squares can exceed half's 65504.
+2. Attention's softmax, and the scale, soft-cap and mask before it, back to the product of queries and keys. If Attention is one
+   operator, it takes halves and is told to compute its softmax in float32.
+3. The angles of rotary embeddings, up to their sines and cosines: half cannot represent odd numbers beyond 2048.
 4. The head: from the rows it reads to `logits`.
 
-All else is half: weights, hidden states, keys, values. Inputs and outputs keep their names. A weight beyond half's range is
-refused; the number that masks, float32's lowest, becomes half's where it is half.
+Everything else is half: weights, hidden states, keys, values. Inputs and outputs keep their names. A weight beyond half's range
+is rejected; the mask's float32 minimum becomes half's minimum.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def half(model: ir.Model) -> ir.Model:
                 node.replace_input_with(n, casts.to(value, FLOAT if node in exact else HALF, node))
         for value in node.outputs:
             if value.dtype is None:
-                raise CheckpointError(f"fp16: the type of {value.name}, made by {node.op_type} {node.name}, is not known")
+                raise CheckpointError(f"fp16: the type of {value.name}, from {node.op_type} {node.name}, is unknown")
             if value.dtype == FLOAT and node not in exact:
                 value.dtype = HALF
         if node.op_type == "Attention":
@@ -62,10 +62,10 @@ def half(model: ir.Model) -> ir.Model:
 
 
 def stays_float32(model: ir.Model) -> set[ir.Node]:
-    """The nodes that the rules above leave in float32, those without a float input or output among them."""
+    """The nodes that the rules above keep in float32, including some without a float input or output."""
     exact: set[ir.Node] = set()
     open_norms: set[ir.Node] = set()
-    for node in model.graph:  # in order: what a node reads is decided before it
+    for node in model.graph:  # in order: what a node reads is decided first
         before = {value.producer() for value in node.inputs if value is not None}
         if node.op_type in _NORMS:
             exact.add(node)
@@ -85,7 +85,7 @@ def stays_float32(model: ir.Model) -> set[ir.Node]:
 
 
 def _back(start: Iterable[ir.Node], follow: Callable[[ir.Node], bool]) -> set[ir.Node]:
-    """The nodes of `start` and what they are computed from, as far back as `follow` allows."""
+    """The nodes in `start` and those they are computed from, as far back as `follow` allows."""
     waiting = list(start)
     found = set(waiting)
     while waiting:
@@ -102,14 +102,14 @@ def _is_vector(value: ir.Value | None) -> bool:
 
 
 class _Casts:
-    """Values in the other type: constants as constants, what is computed by one Cast for all who read it."""
+    """Values in the other type: constants become new constants, others get one Cast for all their readers."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         self._made: dict[ir.Value, ir.Value] = {}
 
     def to(self, value: ir.Value, dtype: ir.DataType, reader: ir.Node) -> ir.Value:
-        """`value` in `dtype`, computed before `reader`, which is the first to ask for it."""
+        """`value` in `dtype`, computed before `reader`, the first node that needs it."""
         if value.dtype == dtype:
             return value
         if value not in self._made:
@@ -122,7 +122,7 @@ class _Casts:
         return self._made[value]
 
     def output(self, n: int, value: ir.Value) -> None:
-        """The graph's output n in half, under the name it has."""
+        """Makes the graph's output n half, under the same name."""
         name = value.name
         value.name = f"{name}.float32"
         cast = self._cast(value, HALF)
@@ -138,7 +138,7 @@ class _Casts:
 
 
 def halved(numbers: NDArray[np.float32], name: str) -> NDArray[np.float16]:
-    """Rounded to half. Raises CheckpointError for a number beyond half's range, unless it is float32's lowest, a mask's."""
+    """Rounded to half. Raises CheckpointError for a number beyond half's range, except float32's minimum, which masks use."""
     numbers = np.where(numbers == np.finfo(np.float32).min, np.float32(np.finfo(np.float16).min), numbers)
     with np.errstate(over="ignore"):
         out = numbers.astype(np.float16)

@@ -1,7 +1,7 @@
-"""Finding the linear layers of a graph and putting other nodes in their place, for the passes that quantize them.
+"""Finds the linear layers of a graph and replaces them with other nodes, for the passes that quantize them.
 
-A linear layer is a MatMul with a constant float32 weight [K, N]. A head's is none: that is the product nearest to the output
-`logits`, found by walking back from it and stopping at the first product with a constant on each path.
+A linear layer is a MatMul with a constant float32 weight [K, N]. A head's projection does not count: it is the product closest to
+the output `logits`, found by walking back from there to the first product with a constant on each path.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Linear:
 
 
 def linears(model: ir.Model) -> list[Linear]:
-    """All linear layers but the heads', in the graph's order."""
+    """All linear layers except the heads', in the graph's order."""
     left_out = heads(model)
     found = []
     for node in model.graph:
@@ -58,7 +58,7 @@ def heads(model: ir.Model) -> set[ir.Node]:
 
 
 def by_input(found: list[Linear]) -> list[list[Linear]]:
-    """Linear layers that read the same value stand together (queries, keys and values; gate and up)."""
+    """Groups linear layers that read the same value (queries, keys and values; gate and up)."""
     groups: dict[int, list[Linear]] = {}
     for one in found:
         groups.setdefault(id(one.input), []).append(one)
@@ -66,10 +66,12 @@ def by_input(found: list[Linear]) -> list[list[Linear]]:
 
 
 def is_constant(value: ir.Value | None) -> bool:
+    """Whether the value is known without running the graph."""
     return value is not None and value.const_value is not None
 
 
 def is_weight(value: ir.Value) -> bool:
+    """Whether the value is a constant float32 matrix."""
     tensor = value.const_value
     return tensor is not None and tensor.dtype == ir.DataType.FLOAT and len(tensor.shape) == 2
 
@@ -90,7 +92,7 @@ def constant(graph: ir.Graph, name: str, numbers: NDArray[Any]) -> ir.Value:
 
 
 def replace(graph: ir.Graph, node: ir.Node, new: list[ir.Node]) -> None:
-    """Puts `new` where `node` was; the last one's output takes over name, type and readers of the node's."""
+    """Replaces `node` with `new`; the output of the last one takes over the name, type and readers of the node's output."""
     old, out = node.outputs[0], new[-1].outputs[0]
     out.name, out.shape, out.type = old.name, old.shape, old.type
     graph.insert_before(node, new)

@@ -1,13 +1,13 @@
-"""Linear layers in 8 bits with fixed scales, by QuantizeLinear and DequantizeLinear, which TensorRT fuses into one product.
+"""Linear layers in 8 bits with fixed scales, using QuantizeLinear and DequantizeLinear, which TensorRT fuses into one product.
 
     y = DequantizeLinear(QuantizeLinear(x, s)) @ DequantizeLinear(w, columns)
 
-1. What goes in has one scale for all tokens, the largest magnitude met in calibration over the type's largest number
+1. The input has one scale for all tokens: the largest magnitude seen on training prompts divided by the type's largest number
    (127 for int8, 448 for float8 E4M3); what is beyond it saturates. `rexit.exporter.graph.ranges` finds it.
 2. Weights are stored in 8 bits with a scale per column.
 3. Layers that read the same input share its QuantizeLinear.
-4. Symmetric, zero points 0; no bias, no head and neither of attention's own products is touched.
-5. Scales are numbers that half holds, so nothing changes when the graph becomes half.
+4. Symmetric, zero points 0; biases, heads and attention's own products are not changed.
+5. Scales are exact in float16, so they do not change when the graph becomes half.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from rexit.errors import CheckpointError
 from rexit.exporter.graph.precision.linear import array, by_input, constant, linears
 
 LARGEST_MAGNITUDE = "largest_magnitude"
-"""Key in the `meta` of a value that goes into a linear layer: float, from calibration."""
+"""Key in the `meta` of a linear layer's input: float, seen on training prompts."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A type of 8 bits: its name, its largest number, numpy's type."""
+    """An 8-bit type: its name, its largest number, its NumPy type."""
 
     name: str
     largest: float
@@ -40,17 +40,17 @@ FP8 = Kind("fp8", 448.0, ml_dtypes.float8_e4m3fn)
 
 
 def quantize_dequantize_int8(model: ir.Model) -> ir.Model:
-    """Changes the model in place and returns it. Raises CheckpointError where there is nothing to quantize."""
+    """Changes the model in place and returns it. Raises CheckpointError if there is nothing to quantize."""
     return _insert(model, INT8)
 
 
 def quantize_dequantize_fp8(model: ir.Model) -> ir.Model:
-    """Changes the model in place and returns it. Raises CheckpointError where there is nothing to quantize."""
+    """Changes the model in place and returns it. Raises CheckpointError if there is nothing to quantize."""
     return _insert(model, FP8)
 
 
 def half_scale(largest: NDArray[np.float32], over: float) -> NDArray[np.float32]:
-    """The least number of half that is no less than largest / over; 1 where there are only zeros."""
+    """The smallest float16 that is at least largest / over; 1 where that is zero. float32, in the shape of `largest`."""
     exact = np.asarray(largest, np.float32) / np.float32(over)
     scale = exact.astype(np.float16)
     scale = np.where(scale.astype(np.float32) < exact, np.nextafter(scale, np.float16(np.inf)), scale)
@@ -66,7 +66,7 @@ def _insert(model: ir.Model, kind: Kind) -> ir.Model:
     zero = constant(graph, f"{kind.name}.zero", np.zeros((), kind.dtype))
     for group in by_input(found):
         entry = group[0].input
-        assert LARGEST_MAGNITUDE in entry.meta, f"{entry.name} was not calibrated"
+        assert LARGEST_MAGNITUDE in entry.meta, f"{entry.name} was not observed"
         step = half_scale(np.array([entry.meta[LARGEST_MAGNITUDE]]), kind.largest)[0]
         scale = constant(graph, f"{entry.name}.scale", np.array(step, np.float32))
         quantize = ir.node("QuantizeLinear", [entry, scale, zero])

@@ -1,14 +1,16 @@
-"""Linear layers in int8: a scale per token for what goes in, a scale per column for the weights. Heads stay float32.
+"""Linear layers in int8: a scale per token for inputs, a scale per column for weights. Heads stay float32.
 
     scale[t]  = max |x[t]| / 127
     q[t]      = round(x[t] / scale[t]) + 128            uint8, once for all layers that read x
     y[t, n]   = scale[t] * column[n] * sum_k (q[t, k] - 128) * w[k, n]
 
-1. Scales are found as the graph runs, so there is nothing to calibrate, and a token's answer does not depend on its neighbours.
-2. One scale for all tokens would be set by the outlier that language models put on their first token.
-3. The first two are one node, QuantizeRows, of rexit's domain (`functions.py`): in ONNX Runtime's operators, QuantizeLinear with
-   one scale per row. Its MatMulIntegerToFloat multiplies, adds up in int32 and applies the columns' scales in one.
-4. A token of zeros has a scale of almost nothing and stays zero.
+1. Scales are computed as the graph runs, so there is nothing to calibrate, and a token's result does not depend on its
+   neighbours.
+2. A single scale for all tokens would be dictated by the outlier that language models put on their first token.
+3. The first two formulas are one node, QuantizeRows, of rexit's domain (`functions.py`): in ONNX Runtime's operators,
+   QuantizeLinear with one scale per row. ONNX Runtime's MatMulIntegerToFloat multiplies, accumulates in int32 and applies the
+   columns' scales.
+4. A token of zeros gets a tiny scale and stays zero.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ NAME = "QuantizeRows"
 
 
 def quantize_linear_int8(model: ir.Model) -> ir.Model:
-    """Changes the model in place and returns it. Raises CheckpointError where there is nothing to quantize."""
+    """Changes the model in place and returns it. Raises CheckpointError if there is nothing to quantize."""
     graph = model.graph
     found = linears(model)
     if not found:
@@ -53,12 +55,12 @@ def quantize_columns(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDA
 
 
 def define_quantize_rows(model: ir.Model) -> None:
-    """QuantizeRows, rules 1 to 4."""
+    """QuantizeRows: the first two formulas and rule 4."""
     body, (x,) = Body(), parameters("x")
     largest = body.add("ReduceMax", body.add("Abs", x), body.constant([-1]), keepdims=1)
     bounded = body.add("Max", largest, body.constant(np.float32(TINY)))
     scale = body.add("Mul", bounded, body.constant(np.float32(1 / LARGEST)))
-    # QuantizeLinear wants the scales as a vector, and as many zero points.
+    # QuantizeLinear takes the scales as a vector, with as many zero points.
     flat = body.add("Reshape", scale, body.constant([-1]))
     zeros = body.add("Expand", body.constant(np.uint8(ZERO_POINT)), body.add("Shape", flat))
     quantized = body.add("QuantizeLinear", x, flat, zeros, axis=-2)

@@ -1,12 +1,12 @@
-"""Linear layers with weights of 4 bits in blocks along K, by ONNX Runtime's MatMulNBits. Heads stay float32.
+"""Linear layers with 4-bit weights in blocks along K, using ONNX Runtime's MatMulNBits. Heads stay float32.
 
     w[k, n] = scale[n, k / BLOCK] * (q[k, n] - 8)        q in 0 … 15, two to a byte, the lower k in the low half
 
-1. A block's scale is the one, out of those that clip its largest weight more or less, with the least squared error.
-2. The largest weight of a block goes to -8, the side of the range that reaches further.
-3. Accuracy level 4: ONNX Runtime rounds what goes in to int8 as well, per token and block.
+1. Of several scales, which clip the block's largest weight more or less, the one with the least squared error is used.
+2. The largest weight of a block maps to -8, the side of the range that reaches further.
+3. Accuracy level 4: ONNX Runtime rounds inputs to int8 as well, per token and block.
 
-K has to be a multiple of BLOCK.
+K must be a multiple of BLOCK.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def quantize_weights_int4(model: ir.Model) -> ir.Model:
 
 
 def quantize_blocks(weight: NDArray[np.float32], block: int = BLOCK) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Of [K, N]: uint8 [N, K / block, block / 2] as MatMulNBits packs them, and scales float32 [N, K / block]."""
+    """For a weight [K, N]: uint8 [N, K / block, block / 2], packed for MatMulNBits, and scales float32 [N, K / block]."""
     blocks = weight.T.reshape(weight.shape[1], -1, block)
     outermost = np.take_along_axis(blocks, np.abs(blocks).argmax(2, keepdims=True), 2)
     best, scale = np.full(outermost.shape, np.inf, np.float32), np.ones_like(outermost)

@@ -1,16 +1,18 @@
-"""Large channels of what goes into linear layers made smaller, their weights larger: less is lost when both become int8.
+"""Makes large channels of linear layers' inputs smaller and their weights larger: less is lost when both become int8.
 
     x[t, k] w[k, n] = (x[t, k] / s[k]) (s[k] w[k, n])
     s[k] = max_t |x[t, k]| ^ a  /  max_n |w[k, n]| ^ (1 - a)
 
-SmoothQuant (Xiao et al., arXiv 2211.10438). The graph computes what it did, with other constants: no node is added.
+SmoothQuant (Xiao et al., arXiv 2211.10438). The graph computes the same as before with other constants: no node is added.
 
-1. Layers that read the same channels stand together (queries, keys and values; gate and up), those too that read a few rows.
-2. 1 / s goes into what makes x: the weight of a norm, or the columns of a linear layer whose output is multiplied by another
-   value (up, for down). Where x is made otherwise, or read by anything else, the layers stay as they are. Caches and outputs do.
-3. Each group has its own a, that with the least error on sampled tokens (`rexit.exporter.graph.activations`) once both sides are
-   rounded as `quantize_linear_int8` does; none at all is among those tried. SmoothQuant has one a for the model. As scales are
-   per token, a token's squared error counts relative to its output, or the outlier token would decide alone. Both are our own.
+1. Layers that read the same channels form a group (queries, keys and values; gate and up), including those that read a few rows.
+2. 1 / s goes into what produces x: the weight of a norm, or the columns of a linear layer whose output is multiplied by another
+   value (up, for down). If x is produced otherwise, or read by anything else, the layers stay as they are. So do caches and
+   outputs.
+3. Each group has its own a: the one with the least error on sampled tokens (`rexit.exporter.graph.activations`) after both sides
+   are rounded as in `quantize_linear_int8`; no smoothing is one of the choices. SmoothQuant has one a for the whole model. As
+   scales are per token, a token's squared error counts relative to its output, or the outlier token alone would decide. These
+   two choices are ours.
 4. Without samples nothing changes.
 """
 
@@ -26,10 +28,10 @@ from rexit.exporter.graph.precision.linear import Linear, array, constant, is_co
 from rexit.exporter.graph.precision.quantize_linear_int8 import LARGEST, TINY, quantize_columns
 
 SAMPLE = "sample"
-"""Key in the `meta` of a value that goes into a linear layer: float32 [R, K], some of its rows on real prompts."""
+"""Key in the `meta` of a linear layer's input: float32 [R, K], some of its rows on real prompts."""
 EXPONENTS = (0.4, 0.5, 0.6, 0.7, 0.8)
 _FLOOR = 1e-4
-"""Channels smaller than this much of the largest count as this much: one that was never seen is not made huge."""
+"""Smallest channel, relative to the largest: one that was never active must not be scaled up enormously."""
 _NORMS = ("RMSNormalization", "LayerNormalization")
 
 Floats = NDArray[np.float32]
@@ -69,7 +71,7 @@ def smooth_linear_inputs(model: ir.Model) -> ir.Model:
 
 
 def best_scale(x: Floats, weight: Floats) -> Floats | None:
-    """s [K] for inputs x [R, K] and a weight [K, N]; None where no s is better than none."""
+    """s [K] for inputs x [R, K] and a weight [K, N]; None if no s improves on no smoothing."""
     exact = x @ weight
     size = np.maximum((exact**2).sum(1), np.float32(TINY))
 
@@ -114,7 +116,7 @@ def _groups(model: ir.Model) -> list[_Group]:
 
 
 def _whole(value: ir.Value) -> ir.Value:
-    """What the rows are taken out of, if the value is some rows of another one."""
+    """The value itself, or the one it takes rows from."""
     node = value.producer()
     while node is not None and _takes_rows(node) and node.inputs[0] is not None:
         value = node.inputs[0]
@@ -138,7 +140,8 @@ def _reads_all(value: ir.Value, layers: set[ir.Node]) -> bool:
 
 
 def _makers(value: ir.Value, products: set[ir.Node]) -> list[tuple[ir.Node, int]]:
-    """The inputs of nodes that have to be divided by s for the value to be; all are constants. Empty where that cannot be had."""
+    """The inputs of nodes, all constants, that must be divided by s for the value to be divided by s. Empty if that is
+    impossible."""
     node = value.producer()
     if node is None or node.domain or value is not node.outputs[0]:
         return []
@@ -174,7 +177,7 @@ def _constant(node: ir.Node, n: int) -> Floats:
 
 
 def _put(graph: ir.Graph, node: ir.Node, n: int, numbers: Floats) -> None:
-    """A constant of the node's own: other nodes may read the one that was there, and have had theirs made of it."""
+    """Gives the node a constant of its own: other nodes may read the old one, or have been given one derived from it."""
     old = node.inputs[n]
     assert old is not None
     name, others = f"{old.name}.smoothed", 0

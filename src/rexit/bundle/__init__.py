@@ -1,9 +1,9 @@
 """The file formats both sides share: `docs/format.md` in code. The only Python that parses catalogs, manifests and policies."""
 
-from rexit.bundle.catalog import Catalog, Ids, Split
+from rexit.bundle.catalog import Catalog, Id, Ids, Split
 from rexit.bundle.engine import Engine, EngineSegment, OptimizationProfile, engine_folders
 from rexit.bundle.files import FileEntry, check_writable, digest, write_file, write_json
-from rexit.bundle.golden import Golden
+from rexit.bundle.golden import Golden, GoldenSlate
 from rexit.bundle.manifest import Bundle, Manifest, Model, Segment, Variant
 from rexit.bundle.policy import ExitPolicy, Policy
 from rexit.bundle.writer import new_folder, sole_writer
@@ -16,6 +16,8 @@ __all__ = [
     "ExitPolicy",
     "FileEntry",
     "Golden",
+    "GoldenSlate",
+    "Id",
     "Ids",
     "Manifest",
     "Model",

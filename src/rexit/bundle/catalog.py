@@ -26,7 +26,7 @@ SPLITS = ("train", "validation", "test")
 Id = int | str
 
 FEW = 1000
-"""A copy of all ids pays where more than one in so many is looked up."""
+"""A copy of all ids pays off when more than one in this many is looked up."""
 
 
 class Column(Protocol):
@@ -39,7 +39,7 @@ class Column(Protocol):
 class Ids:
     """Row <-> id. Ascending: int64 [n], or UTF-8 bytes ordered bytewise: `text` uint8 [bytes], `starts` int64 [n + 1].
 
-    A few ids are searched for where they lie, in some twenty reads each; many are looked up in a copy of all, made once.
+    A few ids are looked up in the file itself, in some twenty reads each; many are looked up in a copy of all ids, made once.
     """
 
     kind: str  # "int64" or "string"
@@ -51,20 +51,21 @@ class Ids:
 
     @classmethod
     def of_integers(cls, numbers: NDArray[np.int64]) -> Ids:
+        """Ids held in memory: int64 [n], ascending."""
         return cls("int64", len(numbers), numbers)
 
     def __len__(self) -> int:
         return self.count
 
     def row(self, id: Id) -> int | None:
-        """The row of an id, None when the catalog does not hold it."""
+        """The row of an id; None if the catalog does not hold it."""
         if (key := self._key(id)) is None:
             return None
         at = bisect.bisect_left(range(self.count), key, key=self._at)
         return at if at < self.count and self._at(at) == key else None
 
     def find(self, ids: Sequence[Id]) -> NDArray[np.int64]:
-        """Rows of many ids, -1 for each that is not in the catalog."""
+        """Rows of many ids, int64 [n]; -1 for each one that is not in the catalog."""
         if self.count == 0 or len(ids) * FEW <= self.count:
             return np.array([-1 if (row := self.row(id)) is None else row for id in ids], np.int64)
         keys = [self._key(id) for id in ids]
@@ -75,17 +76,18 @@ class Ids:
         return np.where(known & (self._all[at] == wanted), at, -1)
 
     def rows(self, ids: Sequence[Id], what: str = "item") -> NDArray[np.int64]:
-        """Rows of many ids. Raises InputError for the first one that is not in the catalog."""
+        """Rows of many ids, int64 [n]. Raises InputError for the first one that is not in the catalog; `what` names its kind."""
         rows = self.find(ids)
         if (rows < 0).any():
             raise InputError(f"{what} {ids[int((rows < 0).argmax())]!r} is not in the catalog")
         return rows
 
     def id(self, row: int) -> Id:
+        """The id of a row."""
         return self._plain([self._at(row)])[0]
 
     def take(self, rows: NDArray[np.int64]) -> list[Id]:
-        """The ids of many rows."""
+        """The ids of many rows, int64 [n]."""
         return self._plain(self._all[rows].tolist())
 
     def _plain(self, values: list[Any]) -> list[Id]:
@@ -95,7 +97,7 @@ class Ids:
             raise BundleError(f"{self.where}: holds an id that is not UTF-8") from exc
 
     def _at(self, row: int) -> int | bytes:
-        if "_all" in vars(self):  # several times cheaper than a read of the file
+        if "_all" in vars(self):  # several times cheaper than reading the file
             value = self._all[row]
             return value if isinstance(value, bytes) else int(value)
         if self.numbers is not None:
@@ -112,7 +114,7 @@ class Ids:
         return values
 
     def _texts(self, begin: int, end: int) -> list[bytes]:
-        """UTF-8 of rows [begin, end). Raises BundleError where the offsets are none."""
+        """UTF-8 of rows [begin, end). Raises BundleError if the offsets make no sense."""
         assert self.text is not None and self.starts is not None
         starts = self.starts[begin : end + 1].tolist()
         if starts[0] < 0 or any(a > b for a, b in itertools.pairwise(starts)):
@@ -120,11 +122,11 @@ class Ids:
         try:
             raw = self.text[starts[0] : starts[-1]].tobytes()
         except SafetensorError as exc:
-            raise BundleError(f"{self.where}: the offsets of the ids of rows {begin} to {end} lead beyond their text") from exc
+            raise BundleError(f"{self.where}: the offsets of the ids of rows {begin} to {end} point beyond their text") from exc
         return [raw[a - starts[0] : b - starts[0]] for a, b in itertools.pairwise(starts)]
 
     def _key(self, id: Id) -> int | bytes | None:
-        """What is compared; None for an id that this kind of catalog cannot hold."""
+        """The key to compare by; None for an id that this kind of catalog cannot hold."""
         if self.kind == "string":
             return str(id).encode()
         if isinstance(id, bool) or not isinstance(id, int | str | np.integer):
@@ -138,7 +140,7 @@ class Ids:
 
 @dataclass(frozen=True)
 class Split:
-    """One part of the interactions, ordered by (user row, time, item row). Rows are the catalog's."""
+    """One part of the interactions, ordered by (user row, time, item row): four arrays [n], users and items as catalog rows."""
 
     users: NDArray[np.int64]
     items: NDArray[np.int64]
@@ -151,7 +153,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Catalog:
-    """An opened catalog folder; `info` is catalog.json, tables are read on first use, ids in the file."""
+    """An opened catalog folder; `info` is catalog.json. Tables are read on first use; ids stay in the file."""
 
     path: Path
     info: Mapping[str, Any]
@@ -183,24 +185,27 @@ class Catalog:
     def _table(self, name: str) -> dict[str, NDArray[Any]]:
         try:
             with safe_open(self.path / name, "np") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is not a dict)
         except (SafetensorError, OSError) as exc:
             raise BundleError(f"{self.path / name}: not a safetensors table: {exc}") from exc
 
     @cached_property
     def user_table(self) -> dict[str, NDArray[Any]]:
+        """All tensors of users.safetensors, by name. Raises BundleError."""
         return self._table("users.safetensors")
 
     @cached_property
     def item_table(self) -> dict[str, NDArray[Any]]:
+        """All tensors of items.safetensors, by name. Raises BundleError."""
         return self._table("items.safetensors")
 
     @cached_property
     def piece_table(self) -> dict[str, NDArray[Any]]:
+        """All tensors of pieces.safetensors, by name. Raises BundleError."""
         return self._table("pieces.safetensors")
 
     def _ids(self, name: str, kind: str) -> Ids:
-        """Reads nothing but shapes: a service's user table is too large to read for one user."""
+        """Reads nothing but shapes: a production user table is too large to read for one user."""
         path = self.path / name
         try:
             table: Any = safe_open(path, "np")
@@ -214,18 +219,24 @@ class Catalog:
 
     @cached_property
     def users(self) -> Ids:
+        """The users' ids, read from the file as needed. Raises BundleError."""
         return self._ids("users.safetensors", self.info["ids"]["user"])
 
     @cached_property
     def items(self) -> Ids:
+        """The items' ids, read from the file as needed. Raises BundleError."""
         return self._ids("items.safetensors", self.info["ids"]["item"])
 
     def edited(self) -> list[str]:
-        """One line for each table whose hash is not the one recorded; empty when all are right."""
+        """One line for each table whose hash is not the one recorded; empty if all are right."""
         return list(check_hashes(self.path, self.files))
 
     def split(self, name: str) -> Split:
-        """`train`, `validation` or `test`. Only a catalog made by `rexit index` has them; a bundle's copy does not."""
+        """The interactions of `train`, `validation` or `test`. Only a catalog written by `rexit index` has them; a bundle's copy
+        does not.
+
+        Raises InputError for another name, BundleError for a file that is missing or not the one recorded.
+        """
         if name not in SPLITS:
             raise InputError(f"split {name!r}, expected one of {', '.join(SPLITS)}")
         entry = self.info["splits"].get(name)
@@ -234,7 +245,7 @@ class Catalog:
         expected = read_entries({entry["path"]: entry}, self.path / "catalog.json")[entry["path"]]
         path = self.path / entry["path"]
         if not path.is_file():
-            raise BundleError(f"{path}: missing; a bundle's catalog holds no splits, use the one `rexit index` wrote")
+            raise BundleError(f"{path}: missing; a bundle's catalog holds no splits, use the catalog that `rexit index` wrote")
         if FileEntry.of(path) != expected:
             raise BundleError(f"{path}: not the file catalog.json describes (truncated or edited)")
         import polars as pl
@@ -249,7 +260,7 @@ class Catalog:
 
 
 def _rows(ids: Ids, column: pl.Series, what: str) -> NDArray[np.int64]:
-    """Rows of a column of ids; each id is looked up once, however often it stands there."""
+    """Rows of a column of ids; each id is looked up once, however often it occurs."""
     import polars as pl
 
     unique = column.unique(maintain_order=True)

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 FILE = "engine.json"
 FOLDER = "engines"
 BUILDERS = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
-"""The compilers by import name, and what a key calls them."""
+"""The compilers by import name, with their short names in keys."""
 
 
 def engine_key(builder: str, version: str, compute_capability: str) -> str:
-    """The name of an engine's folder, e.g. `sm87-trt10.3.0`: what an engine is bound to."""
+    """The name of an engine's folder, e.g. `sm87-trt10.3.0`: the GPU and the compiler that the engine is bound to."""
     return f"sm{compute_capability.replace('.', '')}-{BUILDERS[builder]}{version}"
 
 
 @dataclass(frozen=True)
 class OptimizationProfile:
-    """The (least, usual, most) tokens T, prefix tokens P and rows N of the passes that one of an engine's profiles is for."""
+    """The (min, opt, max) of tokens T, prefix tokens P and rows N in the passes that one of an engine's profiles covers."""
 
     tokens: tuple[int, int, int]
     prefix: tuple[int, int, int]
@@ -38,21 +38,23 @@ class OptimizationProfile:
         """Raises KeyError, TypeError or ValueError."""
 
         def triple(name: str) -> tuple[int, int, int]:
-            least, usual, most = (int(size) for size in value[name])
-            if not 0 <= least <= usual <= most:
-                raise ValueError(f"{name} is {least}, {usual}, {most}, expected an ascending order")
-            return least, usual, most
+            low, opt, high = (int(size) for size in value[name])
+            if not 0 <= low <= opt <= high:
+                raise ValueError(f"{name} is {low}, {opt}, {high}, expected ascending order")
+            return low, opt, high
 
         return cls(triple("tokens"), triple("prefix"), triple("rows"))
 
     def to_json(self) -> dict[str, list[int]]:
+        """As in engine.json."""
         return {name: list(value) for name, value in self.__dict__.items()}
 
 
 @dataclass(frozen=True)
 class EngineSegment:
     """One segment's engine. `context`: for ONNX Runtime, else None. `profiles` are in the engine's order; a pass takes the first
-    whose `prefix` holds its P. `layers` and `summary` are as the compiler's log tells."""
+    whose `prefix` holds its P. `seconds` is the build time. `layers` and `summary` (kind of layer: count) come from the
+    compiler's log."""
 
     plan: str
     context: str | None
@@ -64,13 +66,14 @@ class EngineSegment:
     summary: Mapping[str, int]
 
     def to_json(self) -> dict[str, Any]:
+        """As in engine.json."""
         return {**self.__dict__, "profiles": [p.to_json() for p in self.profiles], "summary": dict(self.summary)}
 
 
 @dataclass(frozen=True)
 class Engine:
-    """The engines of a variant's segments for one GPU and one compiler. `gpu` is None where none was at hand: then they are built
-    for any GPU of that compute capability."""
+    """The engines of a variant's segments for one GPU and one compiler. `gpu` is None if the machine had none: then they are
+    built for any GPU of that compute capability."""
 
     variant: str
     builder: str
@@ -82,15 +85,17 @@ class Engine:
 
     @property
     def key(self) -> str:
+        """The name of the engine's folder, see `engine_key`."""
         return engine_key(self.builder, self.version, self.compute_capability)
 
     @property
     def bytes(self) -> int:
+        """Size of all its files."""
         return sum(entry.bytes for entry in self.files.values())
 
     @property
     def command(self) -> str:
-        """What builds it anew."""
+        """The command that rebuilds it."""
         target = f" --compute-capability {self.compute_capability}" if self.gpu is None else ""
         return f"rexit compile BUNDLE --variant {self.variant}{target}"
 
@@ -135,7 +140,7 @@ class Engine:
         return engine
 
     def write(self, folder: Path) -> None:
-        """Beside the plans; `files` are taken as they are. Raises InputError when it cannot be written."""
+        """Writes engine.json next to the plans, with `files` as they are. Raises InputError if it cannot be written."""
         write_json(
             folder / FILE,
             {
@@ -155,7 +160,7 @@ class Engine:
         return list(check_hashes(folder, self.files))
 
     def stale(self, variant: Variant) -> str | None:
-        """What differs between the variant and the one it was built from, e.g. "segment 1's weights"; None when nothing does."""
+        """What differs between the variant and the one it was built from, e.g. "segment 1's weights"; None if nothing does."""
         if self.variant != variant.name:
             return f"the variant: it was built from {self.variant!r}"
         if len(self.segments) != len(variant.segments):
@@ -167,13 +172,13 @@ class Engine:
         return None
 
     def check(self, folder: Path, variant: Variant) -> None:
-        """Raises BundleError when the engine is stale, with the command that builds it anew."""
+        """Raises BundleError if the engine is stale, with the command that rebuilds it."""
         if (differs := self.stale(variant)) is not None:
-            raise BundleError(f"{folder}: stale, it differs from the variant in {differs}; build it anew: {self.command}")
+            raise BundleError(f"{folder}: stale, it differs from the variant in {differs}; rebuild it: {self.command}")
 
 
 def engine_folders(variant_folder: Path) -> list[Path]:
-    """The variant's engines, by name. Half-written ones (hidden) and timing caches (files) are none."""
+    """The folders of a variant's engines, sorted by name, without half-written ones (hidden) and timing caches (files)."""
     folder = variant_folder / FOLDER
     if not folder.is_dir():
         return []

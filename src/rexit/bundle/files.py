@@ -1,9 +1,10 @@
-"""Files on disk: bounded JSON, digests, safe relative paths, files that are replaced as a whole."""
+"""Files on disk: bounded JSON, digests, safe relative paths, atomic replacement."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -28,9 +29,11 @@ class FileEntry:
 
     @classmethod
     def of(cls, path: Path) -> FileEntry:
+        """The entry of a file on disk."""
         return cls(path.stat().st_size, digest(path))
 
     def to_json(self) -> dict[str, Any]:
+        """As in a manifest."""
         return {"bytes": self.bytes, "sha256": self.sha256}
 
 
@@ -41,7 +44,7 @@ def digest(path: Path) -> str:
 
 
 def _extent(value: Any) -> tuple[int, int]:
-    """How deep a value is nested, and how many values it holds, itself included."""
+    """How deeply a value is nested, and how many values it holds, including itself."""
     depth, values, level = 0, 0, [value]
     while level:
         depth += 1
@@ -55,11 +58,11 @@ def _extent(value: Any) -> tuple[int, int]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of ours: bounded, of a schema and with requirements this version knows. Raises BundleError."""
+    """One of our JSON objects: bounded, with a schema and requirements that this version knows. Raises BundleError."""
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
-            raise BundleError(f"{path}: {size} bytes, at most {MAX_JSON_BYTES} are allowed")
+            raise BundleError(f"{path}: {size} bytes, at most {MAX_JSON_BYTES} allowed")
         value = json.loads(path.read_bytes())
     except OSError as exc:
         raise BundleError(f"{path}: cannot be read: {exc.strerror}") from exc
@@ -69,9 +72,9 @@ def read_json(path: Path) -> dict[str, Any]:
         raise BundleError(f"{path}: holds {type(value).__name__}, expected a JSON object")
     depth, values = _extent(value)
     if depth > MAX_JSON_DEPTH:
-        raise BundleError(f"{path}: nested {depth} deep, at most {MAX_JSON_DEPTH} are allowed")
+        raise BundleError(f"{path}: nested {depth} deep, at most {MAX_JSON_DEPTH} allowed")
     if values > MAX_JSON_VALUES:
-        raise BundleError(f"{path}: holds {values} values, at most {MAX_JSON_VALUES} are allowed")
+        raise BundleError(f"{path}: holds {values} values, at most {MAX_JSON_VALUES} allowed")
     if (schema := value.get("schema")) != SCHEMA:
         raise BundleError(f"{path}: schema {schema!r}, this version reads schema {SCHEMA}")
     if requires := value.get("requires"):
@@ -96,13 +99,13 @@ def read_entries(files: Any, where: Path) -> dict[str, FileEntry]:
 
 
 def check_sizes(folder: Path, files: Mapping[str, FileEntry]) -> None:
-    """Every listed file exists as a plain file, reached through no link, with the size given. Raises BundleError."""
+    """Every listed file is a regular file of the size given, and no part of its path is a link. Raises BundleError."""
     for name, entry in files.items():
         path = folder
         for part in PurePosixPath(name).parts:
             path = path / part
             if path.is_symlink():
-                raise BundleError(f"{path}: is a link, a bundle may hold none")
+                raise BundleError(f"{path}: is a link, which a bundle must not hold")
         if not path.is_file():
             raise BundleError(f"{path}: missing, {folder.name} lists it")
         if (size := path.stat().st_size) != entry.bytes:
@@ -110,16 +113,16 @@ def check_sizes(folder: Path, files: Mapping[str, FileEntry]) -> None:
 
 
 def check_hashes(folder: Path, files: Mapping[str, FileEntry]) -> Iterator[str]:
-    """Yields one line for each file whose bytes are not the ones recorded."""
+    """Yields one line for each file whose hash is not the one recorded."""
     for name, entry in files.items():
         if (seen := digest(folder / name)) != entry.sha256:
             yield f"{folder / name}: SHA-256 {seen[:12]}…, expected {entry.sha256[:12]}… (edited)"
 
 
 def check_writable(folder: Path) -> None:
-    """Finds out before minutes of work whether a file can be made in `folder`. Raises InputError.
+    """Finds out, before minutes of work, whether a file can be created in `folder`. Raises InputError.
 
-    By making one: permission bits say nothing of a read-only mount, nor to root.
+    It creates one: permission bits say nothing about a read-only mount, nor do they bind root.
     """
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -129,13 +132,22 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"{folder}: cannot be written: {exc.strerror}") from exc
 
 
+def json_values(value: Any) -> Any:
+    """The same value with lists for tuples and None for NaN and infinity, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: json_values(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_values(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON file in place of an old one, whole or not at all."""
+    """Writes a JSON file, replacing an old one, whole or not at all. Raises InputError."""
     write_file(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_file(path: Path, data: str | bytes) -> None:
-    """Replaces a file through a sibling, so that no reader and no mapping ever sees half of it. Raises InputError."""
+    """Replaces a file by renaming a sibling, so that no reader or mapping ever sees half of it. Raises InputError."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)

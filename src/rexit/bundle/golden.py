@@ -1,4 +1,4 @@
-"""`golden.safetensors`: real validation slates with the prompts and log-odds that the unsplit model gave."""
+"""`golden.safetensors`: real validation slates with their prompts and the log-odds expected of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ FILE = "golden.safetensors"
 
 @dataclass(frozen=True)
 class GoldenSlate:
-    """One slate, by rows: prefix int32 [P], a token array per candidate, log_odds float32 [n, E]."""
+    """One slate by catalog rows: items int32 [n], prefix int32 [P], one int32 token array per candidate, log_odds float32 [n,
+    E]."""
 
     user: int
     items: NDArray[np.int32]
@@ -38,7 +39,7 @@ class Golden:
 
     @classmethod
     def read(cls, path: Path, exits: int) -> Golden:
-        """Raises BundleError where the arrays do not fit together."""
+        """Raises BundleError if the arrays do not fit together."""
         try:
             with safe_open(path, "np") as file:
                 names = file.keys()
@@ -72,7 +73,7 @@ class Golden:
         return cls(made)
 
     def write(self, path: Path) -> None:
-        """Raises InputError where the file cannot be written."""
+        """Raises InputError if the file cannot be written."""
         candidates = [candidate for slate in self.slates for candidate in slate.candidates]
 
         def offsets(sizes: list[int]) -> NDArray[np.int64]:
@@ -94,4 +95,4 @@ class Golden:
 
 def _check_offsets(offsets: NDArray[Any], count: int, size: int, name: str) -> None:
     if len(offsets) != count + 1 or offsets[0] != 0 or offsets[-1] != size or (np.diff(offsets) < 0).any():
-        raise ValueError(f"{name} does not cut {size} entries into {count}")
+        raise ValueError(f"{name} does not split {size} entries into {count}")

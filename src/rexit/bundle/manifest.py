@@ -20,8 +20,8 @@ from rexit.errors import BundleError, InputError
 
 @dataclass(frozen=True)
 class Model:
-    """Shape of the decoder, whose heads its exits have (`own`: trained for them; `shared`: the LM head's), and the digest of the
-    checkpoint it came from."""
+    """Shape of the decoder, the kind of its exit heads (`own`: trained for the exits; `shared`: the LM head's), and the digest of
+    the checkpoint it came from."""
 
     family: str
     layers: int
@@ -47,6 +47,7 @@ class Segment:
     outputs: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
+        """As in variant.json."""
         return {**self.__dict__, "layers": list(self.layers)}
 
 
@@ -55,7 +56,7 @@ _ROUNDING = {"float32": 1e-4, "float16": 0.01}
 
 @dataclass(frozen=True)
 class Variant:
-    """The segments for one target and precision. `quality` is there where a gate was passed: see docs/format.md."""
+    """The segments for one target and precision. `quality` is set where a gate applied: see docs/format.md."""
 
     name: str
     target: str
@@ -73,16 +74,17 @@ class Variant:
 
     @property
     def rounding(self) -> float:
-        """How far a score's log-odds may be from those of the same session's trace; relative above 1.
+        """How far a score's log-odds may be from those in the same session's trace; relative above 1.
 
-        One graph on one machine, with other candidates beside: sums in another order at most, whatever the precision. Through
-        30 layers on the CPU 8e-6 was seen (fp32, int8, int4), and 0.002 between halves, which end in another last bit then. Not
-        measured on a GPU.
+        The same graph on the same machine, only with other candidates in the pass: at most the order of sums differs, whatever
+        the precision. After 30 layers on the CPU the difference was 8e-6 (fp32, int8, int4), and 0.002 for float16, where a
+        different order changes the last bit. Not measured on a GPU.
         """
         return max(_ROUNDING[segment.hidden_dtype] for segment in self.segments)
 
     @classmethod
     def read(cls, folder: Path) -> Variant:
+        """Reads variant.json. Raises BundleError."""
         path = folder / "variant.json"
         value = read_json(path)
         try:
@@ -107,6 +109,7 @@ class Variant:
             raise BundleError(f"{path}: not a variant: {exc!r}") from exc
 
     def write(self, folder: Path) -> None:
+        """Writes variant.json. Raises InputError if it cannot be written."""
         write_json(
             folder / "variant.json",
             {
@@ -127,7 +130,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`manifest.json`: the model, its exits (depths in layers), the variants and the files above them."""
+    """`manifest.json`: the model, its exits (depths in layers), the variants, and the files outside the variants' own lists."""
 
     model: Model
     exits: tuple[int, ...]
@@ -136,6 +139,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
+        """Reads manifest.json. Raises BundleError."""
         path = folder / "manifest.json"
         value = read_json(path)
         try:
@@ -149,6 +153,7 @@ class Manifest:
             raise BundleError(f"{path}: not a bundle's manifest: {exc!r}") from exc
 
     def write(self, folder: Path) -> None:
+        """Writes manifest.json. Raises InputError if it cannot be written."""
         write_json(
             folder / "manifest.json",
             {
@@ -165,7 +170,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle folder with one of its variants chosen."""
+    """A bundle folder with one of its variants selected."""
 
     path: Path
     manifest: Manifest
@@ -173,7 +178,10 @@ class Bundle:
 
     @classmethod
     def open(cls, path: Path, variant: str | None = None) -> Bundle:
-        """Checks structure and sizes. Raises BundleError, or InputError for a variant that is not there."""
+        """Opens a variant, by default the bundle's first one. Checks structure and sizes.
+
+        Raises BundleError, or InputError for a variant that does not exist.
+        """
         path = Path(path)
         if not path.is_dir():
             raise BundleError(f"{path}: no such bundle folder")
@@ -195,19 +203,21 @@ class Bundle:
 
     @property
     def folder(self) -> Path:
-        """The chosen variant's folder."""
+        """The selected variant's folder."""
         return self.path / "variants" / self.variant.name
 
     @property
     def variant_sha256(self) -> str:
+        """Digest of the selected variant's variant.json."""
         return self.manifest.files[f"variants/{self.variant.name}/variant.json"].sha256
 
     @cached_property
     def catalog(self) -> Catalog:
+        """The bundle's own copy of the catalog, without splits. Raises BundleError."""
         return Catalog.open(self.path / "catalog")
 
     def policy(self) -> Policy | None:
-        """None before `rexit calibrate`. Raises BundleError, also for a policy of another variant."""
+        """None before `rexit calibrate`. Raises BundleError, also for another variant's policy."""
         path = self.folder / POLICY_FILE
         return Policy.read(path, len(self.manifest.exits), self.variant_sha256) if path.exists() else None
 
@@ -216,5 +226,5 @@ class Bundle:
         return Golden.read(self.folder / GOLDEN_FILE, len(self.manifest.exits))
 
     def edited(self) -> list[str]:
-        """One line for each file whose hash is not the one recorded; empty when all are right."""
+        """One line for each file whose hash is not the one recorded; empty if all are right."""
         return [*check_hashes(self.path, self.manifest.files), *check_hashes(self.folder, self.variant.files)]

@@ -1,4 +1,4 @@
-"""When to stop, per exit: `policy.json`, and its rule in NumPy."""
+"""When to stop, per exit: `policy.json`, and the exit rule in NumPy."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rexit.errors import BundleError
 
 FILE = "policy.json"
 MAX_SLOPE = MAX_INTERCEPT = 1e9
-"""Of a Platt map. With more, c of plain log-odds could leave float32."""
+"""Limits of a Platt map: beyond them, c could overflow float32 for ordinary log-odds."""
 MAX_PATIENCE = 1024
 
 
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no finite number")
+        raise ValueError(f"{value!r} is not a finite number")
     return float(value)
 
 
@@ -46,11 +46,11 @@ class Policy:
 
     @classmethod
     def full_depth(cls, exits: int, variant_sha256: str) -> Policy:
-        """Only the last exit stops, log-odds as the heads give them."""
+        """Only the last exit stops; log-odds stay as the heads give them."""
         return cls((ExitPolicy(),) * exits, 1, variant_sha256)
 
     def calibrated(self, log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
-        """c of each exit: float32 [n, exits] from raw log-odds [n, exits], computed as the runtime does."""
+        """c at each exit: float32 [n, exits] from raw log-odds [n, exits], computed as in the runtime."""
         a = np.array([e.a for e in self.exits], np.float32)
         b = np.array([e.b for e in self.exits], np.float32)
         return np.asarray(log_odds, np.float32) * a + b
@@ -70,11 +70,10 @@ class Policy:
         return np.asarray(stop.argmax(1), np.int64)
 
     def possible(self, log_odds: NDArray[np.float32], margin: float) -> NDArray[np.bool_]:
-        """The exits each candidate may stop at where the log-odds are known to +-margin only: bool [n, exits].
+        """The exits each candidate may stop at if log-odds are known only to within +-margin: bool [n, exits].
 
-        Two computations of the same trace differ by rounding, so a candidate within rounding of a threshold has two right
-        answers. Exit k is possible when some log-odds within the margin stop there, and none of the exits before it stops under
-        all of them.
+        Two computations of the same trace differ by rounding, so a candidate within rounding of a threshold has two valid exits.
+        Exit k is possible if some log-odds within the margin stop there, and no earlier exit stops for all of them.
         """
         c = self.calibrated(log_odds).astype(np.float64)
         slack = np.array([e.a * margin for e in self.exits])
@@ -96,7 +95,7 @@ class Policy:
 
     @classmethod
     def read(cls, path: Path, exits: int, variant_sha256: str) -> Policy:
-        """Raises BundleError, also when the policy was made for another variant."""
+        """Raises BundleError, also if the policy was made for another variant."""
         value = read_json(path)
         try:
             policy = cls(
@@ -124,7 +123,7 @@ class Policy:
         return policy
 
     def problem(self) -> str | None:
-        """What no reader takes, e.g. "exits[1] b: is inf, expected -1e+09 to 1e+09"; None when all is well."""
+        """Why no reader would accept it, e.g. "exits[1] b: is inf, expected -1e+09 to 1e+09"; None if it is valid."""
         largest = float(np.finfo(np.float32).max)
         for k, e in enumerate(self.exits):
             if not 0 < e.a <= MAX_SLOPE or np.float32(e.a) == 0:
@@ -139,7 +138,7 @@ class Policy:
         return None
 
     def write(self, path: Path) -> None:
-        """Raises BundleError for a policy that no reader takes, InputError when it cannot be written."""
+        """Raises BundleError for a policy that no reader would accept, InputError if it cannot be written."""
         if (problem := self.problem()) is not None:
             raise BundleError(f"{path}: not written: {problem}")
 

@@ -1,7 +1,7 @@
 """Folders that appear whole or not at all, and one writer at a time.
 
-A writer holds the lock of a file (flock) and does not wait for it. The kernel lets go of a lock when its holder ends, however it
-ends: what lies in a place whose lock is to be had was left behind by a process that was killed, and is settled by the next.
+A writer locks a file (flock) and does not wait for the lock. The kernel releases a lock when its holder ends, however it ends:
+what lies in a place whose lock is free was left behind by a process that was killed, and the next writer cleans it up.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from rexit.errors import InputError
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder that takes `target`'s place when the block ends, and vanishes if it fails or is interrupted.
+    """A temporary folder that becomes `target` when the block ends, and vanishes if the block fails or is interrupted.
 
-    An existing `target` is replaced as a whole, only at the end. Raises InputError when the place cannot be written, or while
-    another process is making the same one.
+    An existing `target` is replaced as a whole, only at the end. Raises InputError if the place cannot be written, or while
+    another process is writing the same target.
 
-    All that is temporary is in `.NAME.tmp` beside it: `new`; `old`, what `target` was, between two renames; `lock`.
+    Everything temporary is in `.NAME.tmp` next to it: `new`; `old`, the former `target`, between two renames; `lock`.
     """
     target = Path(os.path.abspath(target))
     beside = target.with_name(f".{target.name}.tmp")
@@ -46,17 +46,17 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def sole_writer(bundle: Path) -> Iterator[None]:
-    """Nobody else writes into the bundle, or replaces it, while the block runs. Nothing where no bundle is.
+    """Nobody else writes to the bundle, or replaces it, while the block runs. Does nothing where there is no bundle.
 
-    Raises InputError while another process does.
+    Raises InputError while another process is writing to it.
     """
     manifest = bundle / "manifest.json"
     if not manifest.is_file():
         yield
         return
-    # For writing where that is allowed: NFS gives exclusive locks for nothing else.
+    # For writing where that is allowed: NFS grants exclusive locks only then.
     with _locked(manifest, os.O_RDWR if os.access(manifest, os.W_OK) else os.O_RDONLY, bundle):
-        with contextlib.suppress(OSError):  # what killed processes left, this being the only one alive; it harms nobody
+        with contextlib.suppress(OSError):  # leftovers of killed processes, harmless; this is the only writer
             for folder in list(bundle.rglob(".*.tmp")):
                 _settle(folder)
                 _remove(folder)
@@ -66,7 +66,7 @@ def sole_writer(bundle: Path) -> Iterator[None]:
 
 
 def _settle(beside: Path) -> None:
-    """What a writer of a new folder has left: the old folder back in place if it ended between the two renames."""
+    """Cleans up after a writer of a new folder; the old folder comes back if the writer ended between the two renames."""
     target, old = beside.with_name(beside.name.removeprefix(".").removesuffix(".tmp")), beside / "old"
     if os.path.lexists(old) and not os.path.lexists(target):
         os.rename(old, target)
@@ -83,27 +83,27 @@ def _remove(left: Path) -> None:
 
 @contextlib.contextmanager
 def _locked_folder(folder: Path, target: Path) -> Iterator[None]:
-    """A folder and the lock in it, both gone afterwards."""
+    """Creates a folder and locks a file in it; both are gone afterwards."""
     lock = folder / "lock"
     with contextlib.ExitStack() as stack:
         while True:
             folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):  # removed since, by whoever had it
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile, by its last holder
                 stack.enter_context(_locked(lock, os.O_RDWR | os.O_CREAT, target))
                 break
         try:
             yield
         finally:
             lock.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty: the next one is in it already
+            with contextlib.suppress(OSError):  # not empty: the next writer is already in it
                 folder.rmdir()
 
 
 @contextlib.contextmanager
 def _locked(path: Path, flags: int, what: Path) -> Iterator[None]:
-    """Holds the lock of a file, which may be replaced or removed in the block: whoever locks that one later looks again.
+    """Locks a file, which the block may replace or remove: whoever gets the lock of the old one looks again.
 
-    Raises InputError where `what` has another writer, or the file system no locks; OSError where it cannot be opened.
+    Raises InputError if `what` has another writer or the file system has no locks, OSError if the file cannot be opened.
     """
     while True:
         file = os.open(path, flags, 0o666)
@@ -111,10 +111,10 @@ def _locked(path: Path, flags: int, what: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             os.close(file)
-            raise InputError(f"{what}: another process is writing it; try again when that has ended") from exc
+            raise InputError(f"{what}: another process is writing to it; try again when it has finished") from exc
         except OSError as exc:
             os.close(file)
-            raise InputError(f"{path}: cannot be locked, the file system does not do that: {exc.strerror}") from exc
+            raise InputError(f"{path}: cannot be locked, the file system does not support it: {exc.strerror}") from exc
         if _is_there(file, path):
             break
         os.close(file)

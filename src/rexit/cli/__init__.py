@@ -16,7 +16,7 @@ from rexit.cli._output import stderr, stdout
 from rexit.errors import RexitError
 from rexit.interrupts import INTERRUPTED, TERMINATED, heeded
 
-_SETTINGS = {"help_option_names": ["-h", "--help"]}
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     name="rexit",
@@ -24,7 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings=_SETTINGS,
+    context_settings=_CONTEXT,
 )
 
 
@@ -53,9 +53,9 @@ def main() -> NoReturn:
 
 
 def export_as(name: str, words: Sequence[str]) -> NoReturn:
-    """`rexit export WORDS...` for another program's command line, which calls it `name`. Ends as `main` does."""
+    """`rexit export WORDS...` for another program's command line, where it is called `name`. Ends as `main` does."""
     command = typer.main.get_group(app).commands["export"]
-    _run(partial(command, words, name, **_SETTINGS))
+    _run(partial(command, words, name, **_CONTEXT))
 
 
 def _run(command: Callable[[], object]) -> NoReturn:
@@ -63,7 +63,7 @@ def _run(command: Callable[[], object]) -> NoReturn:
         with heeded():
             command()
     except SystemExit as exc:
-        if exc.code in (INTERRUPTED, TERMINATED):
+        if exc.code in (INTERRUPTED, TERMINATED):  # typer swallows Ctrl-C without a word
             stderr.print("rexit: interrupted; nothing was left half-written", markup=False, soft_wrap=True)
         raise
     except RexitError as exc:

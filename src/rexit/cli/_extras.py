@@ -1,4 +1,4 @@
-"""Which of rexit's extras brings a module that the base install does without."""
+"""Which of rexit's extras brings a module that the base install lacks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _EXTRAS = {
     "torch": "export",
     "torch_geometric": "export",
     "transformers": "export",
-    "onnx": "tensorrt",  # all that `rexit compile` lacks on a device; who exports has it too
+    "onnx": "tensorrt",  # all that `rexit compile` lacks on a device; the extra `export` has it too
 }
 
 
 def missing(exc: ModuleNotFoundError) -> str | None:
-    """The line for a module that an extra would have brought; None for any other, which is a fault of the installation."""
+    """The line for a module that an extra would bring; None for any other, whose absence is a broken installation."""
     module = (exc.name or "").partition(".")[0]
     extra = _EXTRAS.get(module)
     if extra is None:

@@ -1,4 +1,4 @@
-"""Ids on the command line and in files of pairs: text to what the catalog's data had."""
+"""Ids on the command line and in files of pairs: from text to the type of the catalog's data."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ T = TypeVar("T")
 def parse_id(text: str, kind: str, what: str) -> Id:
     """One id; `kind` is the catalog's, `int64` or `string`. Raises InputError.
 
-    `007` and `+7` are not the integer 7, as they were not when the catalog was made: two ids must never become one.
+    `007` and `+7` are not the integer 7, nor were they when the catalog was made: two ids must never become one.
     """
     if kind == "string":
         if "\0" in text or not _is_unicode(text):
-            raise InputError(f"{what} {text!r}: an id is UTF-8 text without a zero character")
+            raise InputError(f"{what} {text!r}: an id is UTF-8 text without a NUL character")
         return text
     try:
         number = int(text)
     except ValueError:
         number = None
     if number is None or str(number) != text or not -(1 << 63) <= number < 1 << 63:
-        raise InputError(f"{what} {text!r}: this catalog's {what} ids are integers of 64 bits, written like 7 or -12")
+        raise InputError(f"{what} {text!r}: this catalog's {what} ids are 64-bit integers, written like 7 or -12")
     return number
 
 
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError:  # bytes of the command line that are not UTF-8
+    except UnicodeEncodeError:  # bytes on the command line that are not UTF-8
         return False
     return True
 
@@ -43,7 +43,7 @@ def parse_ids(text: str, kind: str, what: str) -> list[Id]:
     """Ids separated by commas, at least one. Raises InputError."""
     ids = [parse_id(part.strip(), kind, what) for part in text.split(",") if part.strip()]
     if not ids:
-        raise InputError(f"{what}s: none given, expected at least one id")
+        raise InputError(f"no {what}s given, expected at least one id")
     return ids
 
 

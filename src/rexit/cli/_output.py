@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
+from rich import progress as rich_progress
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from rexit import interrupts
+from rexit.progress import Progress
 
 _WIDE = 160
-"""Columns of a file or a pipe, which has no width of its own: wide enough for every table's figures."""
+"""Columns for a file or a pipe, which has no width of its own: wide enough for every table."""
 
-# Ids, titles and paths are printed as they are: `[/b]` and `:x:` are no markup in them.
+# Ids, titles and paths are printed as they are: `[/b]` and `:x:` are not markup in them.
 stdout = Console(
     highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE
 )
@@ -29,21 +29,15 @@ stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 DeviceOption = Annotated[
-    str | None, typer.Option(help="cpu, cuda or tensorrt; the variant's own if not given. The CPU runs every variant's graphs.")
+    str | None, typer.Option(help="cpu, cuda or tensorrt. Default: the variant's own. The CPU runs every variant's graphs.")
 ]
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout. Numbers that JSON has no word for become null."""
-    print(json.dumps(_plain(value), indent=1, ensure_ascii=False, default=str, allow_nan=False))
+    """One JSON document on stdout. Numbers that JSON cannot hold become null."""
+    from rexit.bundle.files import json_values
 
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(json.dumps(json_values(value), indent=1, ensure_ascii=False, default=str, allow_nan=False))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -57,8 +51,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     stdout.print(table)
 
 
-class _Progress(Progress):
-    """Where a signal's exception went astray, the next step raises it again."""
+class _Interruptible(rich_progress.Progress):
+    """If a signal's exception went astray, the next step raises it again."""
 
     def update(self, *words: Any, **keywords: Any) -> None:
         interrupts.check()
@@ -69,26 +63,26 @@ class _Progress(Progress):
         super().advance(*words, **keywords)
 
 
-def progress() -> Progress:
-    """A progress display on stderr; it disappears when it is done, and is silent where stderr is no terminal."""
-    return _Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
+def progress() -> rich_progress.Progress:
+    """A progress display on stderr; it disappears when it is done, and stays silent if stderr is not a terminal."""
+    return _Interruptible(
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TimeElapsedColumn(),
         console=stderr,
         transient=True,
         disable=not stderr.is_terminal,
     )
 
 
-def teller(bar: Progress) -> Callable[[str, int, int], None]:
-    """Shows what is being done and how much of it: one line for each name it is told."""
-    tasks: dict[str, TaskID] = {}
+def shown(bar: rich_progress.Progress) -> Progress:
+    """A Progress that shows one line in the display for each step."""
+    tasks: dict[str, rich_progress.TaskID] = {}
 
-    def tell(what: str, done: int, total: int) -> None:
+    def show(what: str, done: int, total: int) -> None:
         if what not in tasks:
             tasks[what] = bar.add_task(what, total=total)
         bar.update(tasks[what], completed=done, total=total)
 
-    return tell
+    return show

@@ -1,6 +1,7 @@
-"""A file of pairs to score: users, items and times as the catalog has them, every other column as it stands.
+"""A file of pairs to score: users, items and times with the catalog's types, every other column unchanged.
 
-CSV is read as text, so that an id is what is written there. Parquet needs polars, which `pip install rexit` alone does not bring.
+CSV is read as text, so that an id is exactly what the file says. Parquet needs polars, which `pip install rexit` alone does not
+bring.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ FORMATS = (".csv", ".parquet")
 
 
 @dataclass(frozen=True)
-class Columns:
-    """What the columns of a file are called; `as_of` need not be there."""
+class ColumnNames:
+    """Names of the columns that scoring reads; the file may lack `as_of`."""
 
     user: str = "user"
     item: str = "item"
@@ -37,10 +38,10 @@ class Columns:
 
 @dataclass(frozen=True)
 class Pairs:
-    """One entry per row, in the file's order. `cells` are all columns' values (of a CSV file: text), `frame` the same of a
-    Parquet file."""
+    """One entry per row, in the file's order. `cells` are the values of all columns (text if the file is CSV), `frame` the same
+    of a Parquet file."""
 
-    columns: Columns
+    columns: ColumnNames
     header: tuple[str, ...]
     cells: Sequence[Sequence[Any]]
     frame: pl.DataFrame | None
@@ -57,9 +58,9 @@ class Pairs:
 
 
 def check_format(path: Path) -> None:
-    """Raises InputError for a file that is neither CSV nor Parquet by its name, or is Parquet where nothing reads it."""
+    """Raises InputError for a file whose name is neither CSV nor Parquet, or is Parquet where polars is missing."""
     if path.suffix not in FORMATS:
-        raise InputError(f"{path}: its name ends in {path.suffix!r}, expected .csv or .parquet")
+        raise InputError(f"{path}: the name ends in {path.suffix!r}, expected .csv or .parquet")
     if path.suffix == ".parquet":
         try:
             import polars  # noqa: F401
@@ -67,16 +68,16 @@ def check_format(path: Path) -> None:
             raise InputError(f"{path}: Parquet needs polars, .csv does not: pip install 'rexit[calibrate]'") from exc
 
 
-def read_pairs(path: Path, columns: Columns, as_of: int | None, added: Sequence[str], catalog: Catalog) -> Pairs:
-    """Everything that can be wrong with the file is found here; rows are counted from 1, without the header. `as_of` is every
-    row's where the file has no such column; `added` are columns it must not have yet. Raises InputError."""
+def read_pairs(path: Path, columns: ColumnNames, as_of: int | None, added: Sequence[str], catalog: Catalog) -> Pairs:
+    """Everything that can be wrong with the file is found here; rows count from 1, without the header. `as_of` applies to every
+    row if the file has no such column; `added` are columns that it must not have yet. Raises InputError."""
     check_format(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     frame = _read_parquet(path) if path.suffix == ".parquet" else None
     header, cells = _read_csv(path) if frame is None else (frame.columns, frame.rows())
     if not cells:
-        raise InputError(f"{path}: holds no rows")
+        raise InputError(f"{path}: has no rows")
     _check_header(path, header, columns, added)
     timed = columns.as_of in header
     if timed and as_of is not None:
@@ -119,19 +120,19 @@ def _read_parquet(path: Path) -> pl.DataFrame:
         raise InputError(f"{path}: cannot be read as Parquet: {str(exc).splitlines()[0]}") from exc
 
 
-def _check_header(path: Path, header: Sequence[str], columns: Columns, added: Sequence[str]) -> None:
+def _check_header(path: Path, header: Sequence[str], columns: ColumnNames, added: Sequence[str]) -> None:
     for name, role in ((columns.user, "user"), (columns.item, "item")):
         if name not in header:
             raise InputError(f"{path}: no column {name!r} ({role}), it has: {', '.join(header)}")
     for name in header:
         if header.count(name) > 1:
-            raise InputError(f"{path}: column {name!r} stands {header.count(name)} times in the header, expected unique columns")
+            raise InputError(f"{path}: column {name!r} appears {header.count(name)} times in the header, expected unique names")
         if name in added:
-            raise InputError(f"{path}: has a column {name!r} already, which is what this command adds")
+            raise InputError(f"{path}: already has a column {name!r}, which this command adds")
 
 
 def _column(path: Path, header: Sequence[str], cells: Sequence[Sequence[Any]], name: str) -> Iterator[tuple[int, Any]]:
-    """A column's values with their rows' numbers."""
+    """A column's values with their row numbers."""
     at = header.index(name)
     for n, row in enumerate(cells, 1):
         if row[at] is None or row[at] == "":
@@ -152,7 +153,7 @@ def _time(value: Any, name: str) -> int:
     except ValueError:
         time = None
     if time is None or not -(1 << 63) <= time < 1 << 63:
-        raise InputError(f"`{name}` is {value!r}, expected an integer of 64 bits")
+        raise InputError(f"`{name}` is {value!r}, expected a 64-bit integer")
     return time
 
 

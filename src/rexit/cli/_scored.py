@@ -1,7 +1,7 @@
-"""Scored pairs on their way to a file: `OUT.partial` while it grows, `OUT` when it is whole.
+"""Scored pairs on their way to a file: `OUT.partial` while it grows, `OUT` when it is complete.
 
-Until then an older OUT stays what it was; after Ctrl-C or a failure the rows scored so far are in OUT.partial. CSV grows with
-every slate; a Parquet file cannot, and is written when scoring ends, well or not.
+Until then an older OUT stays unchanged; after Ctrl-C or a failure the rows scored so far are in OUT.partial. A CSV file grows
+with every slate; a Parquet file cannot, and is written when scoring ends, successfully or not.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     import polars as pl
 
 Added = Mapping[str, str]
-"""The columns that scoring adds, and their types as polars calls them."""
+"""The columns that scoring adds, with the names of their polars types."""
 
 Scored = tuple[int, Sequence[Any]]
-"""A row of the file of pairs, and the values added to it."""
+"""A row number in the file of pairs, and the values added to that row."""
 
 
 class ScoredFile:
-    """Takes slates as they are scored. `in_order`: rows come out in the order of the pairs, whatever order they come in;
-    a row is held back until those before it are settled."""
+    """Takes slates as they are scored. `in_order`: rows are written in the order of the pairs, whatever order they arrive
+    in; a row is held back until those before it are settled."""
 
     def __init__(self, out: Path, pairs: Pairs, added: Added, in_order: bool) -> None:
         self.partial = out.with_name(f"{out.name}.partial")
@@ -43,7 +43,7 @@ class ScoredFile:
         self._next = 0
 
     def add(self, rows: Sequence[int], scored: Sequence[Scored]) -> None:
-        """Settles a slate: its rows, and what came of them; those left out have no answer. Raises InputError."""
+        """Settles a slate: its rows, and those of them that have an answer, with its values. Raises InputError."""
         if not self._in_order:
             self._write(scored)
             return
@@ -64,7 +64,7 @@ class ScoredFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        """Keeps what was scored: as OUT where nothing failed, else as OUT.partial, and says so."""
+        """Keeps what was scored: as OUT if nothing failed, else as OUT.partial, and says so."""
         try:
             self._write((row, values) for row, values in sorted(self._held.items()) if values is not None)
         finally:
@@ -102,7 +102,7 @@ class _Csv:
         try:
             if self._file is None:
                 self._file = io.FileIO(self._path, "w")
-            self._file.seek(self._end)  # over what a failed write left
+            self._file.seek(self._end)  # overwrites what a failed write left
             while data:
                 data = data[self._file.write(data) or 0 :]
         except OSError as exc:
@@ -110,7 +110,7 @@ class _Csv:
         self._end = end
 
     def close(self) -> None:
-        """Takes back what a failure or an interrupt left behind the last whole slate."""
+        """Cuts off what a failure or an interrupt left after the last whole slate."""
         if self._file is None:
             return
         self._file.truncate(self._end)
@@ -143,7 +143,7 @@ class _Parquet:
         write_file(self._path, buffer.getvalue())
 
     def _frame(self) -> pl.DataFrame:
-        """All pairs. Of a CSV file, ids and times have the catalog's types, all else is text."""
+        """All pairs. From a CSV file, ids and times get the catalog's types; everything else is text."""
         import polars as pl
 
         pairs, columns = self._pairs, self._pairs.columns

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from rexit.cli._output import DeviceOption, JsonOption, print_json, print_table, progress, stdout, teller
+from rexit.cli._output import DeviceOption, JsonOption, print_json, print_table, progress, shown, stdout
 from rexit.errors import InputError
+from rexit.slates import SIZE
 
 
 def register(app: typer.Typer) -> None:
@@ -18,34 +19,43 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
-    variant: Annotated[str | None, typer.Option(help="Which variant; the bundle's first if not given.")] = None,
-    slate: Annotated[int, typer.Option(min=1, help="Candidates in each request.")] = 20,
-    requests: Annotated[int, typer.Option(min=1, help="Requests for each way of answering.")] = 50,
+    variant: Annotated[str | None, typer.Option(help="Which variant. Default: the bundle's first.")] = None,
+    slate: Annotated[int, typer.Option(min=1, help="Candidates in each request.")] = SIZE,
+    requests: Annotated[int, typer.Option(min=1, help="Requests for each mode: full depth, the policy, each fixed exit.")] = 50,
     threads: Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")] = 0,
     device: DeviceOption = None,
-    sessions: Annotated[str, typer.Option(help="Sessions at work at once, each number in turn; '': leave this out.")] = "1,2,4",
-    rates: Annotated[str, typer.Option(help="Arrival rates as shares of the best throughput; '': leave this out.")] = "0.5,0.8",
-    profile: Annotated[Path | None, typer.Option(help="Write what each segment costs to this file, for `calibrate`.")] = None,
+    sessions: Annotated[
+        str, typer.Option(help="Numbers of sessions working at once, measured in turn; '': skip this.")
+    ] = "1,2,4",
+    rates: Annotated[str, typer.Option(help="Arrival rates as shares of the best throughput; '': skip this.")] = "0.5,0.8",
+    profile: Annotated[Path | None, typer.Option(help="Write what the segments cost to this file, for `calibrate`.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure how long slates of real items for real users take on this machine.
+    """Measure how long slates of the catalog's items for its users take on this machine.
 
-    Full depth, the calibrated policy and every fixed exit take turns inside one loop, each request with a cold prefix (a new
+    Full depth, the calibrated policy and every fixed exit alternate inside one loop, each request with a cold prefix (a new
     user) and again with a warm one (the same user's next slate). `retrieval` is the time spent on neighbours, histories and
-    prompt assembly. Then several sessions at once, and requests that arrive at random times (Poisson): their latency counts from
-    their arrival, waiting included.
+    prompt assembly. Then come several sessions at once, and requests that arrive at random times (Poisson): their latency counts
+    from arrival and includes waiting.
 
         rexit bench bundle --slate 50 --requests 200 --threads 2
 
         rexit bench bundle --sessions '' --profile profile.json
     """
     from rexit.bundle import Bundle
-    from rexit.measure.bench import Options, measure
+    from rexit.measure.bench import BenchOptions, bench_variant
 
-    asked = (_numbers("sessions", sessions, int), _numbers("rates", rates, float))
-    options = Options(slate, requests, threads, device, *asked, profile)
+    options = BenchOptions(
+        slate=slate,
+        requests=requests,
+        threads=threads,
+        device=device,
+        sessions=_numbers("sessions", sessions, int),
+        rates=_numbers("rates", rates, float),
+        profile=profile,
+    )
     with progress() as bar:
-        report = measure(Bundle.open(bundle, variant), options, teller(bar))
+        report = bench_variant(Bundle.open(bundle, variant), options, shown(bar))
     if json:
         print_json(report)
     else:
@@ -69,7 +79,7 @@ def _show(report: dict[str, Any], profile: Path | None) -> None:
     )
     if report["throughput"]:
         print_table(
-            "Sessions at once, all busy; cold prefixes",
+            "All sessions busy, cold prefixes",
             ["sessions", "requests/s"],
             [[row["sessions"], row["requests_per_s"]] for row in report["throughput"]],
         )
@@ -88,7 +98,7 @@ def _show(report: dict[str, Any], profile: Path | None) -> None:
     machine, threads = report["machine"], report["threads"] or "one per core"
     stdout.print(f"Open to first score: {report['open_to_first_score_ms']:.0f} ms", markup=False)
     stdout.print(
-        f"Memory: {report['peak_rss_bytes'] / 1e6:.0f} MB peak, of it session buffers {report['session_bytes'] / 1e6:.1f} MB"
+        f"Memory: {report['peak_rss_bytes'] / 1e6:.0f} MB peak, {report['session_bytes'] / 1e6:.1f} MB of it session buffers"
     )
     stdout.print(f"Machine: {machine['cpu']}, {machine['cores']} cores, threads {threads}", markup=False)
     if profile is not None:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from rexit.cli._output import JsonOption, print_json, print_table, progress, stdout, teller
+from rexit.cli._output import JsonOption, print_json, print_table, progress, shown, stdout
+from rexit.slates import SIZE
 
 
 def register(app: typer.Typer) -> None:
@@ -16,41 +17,48 @@ def register(app: typer.Typer) -> None:
 
 def calibrate(
     bundle: Annotated[Path, typer.Argument(help="The bundle that `rexit export` wrote.")],
-    catalog: Annotated[Path, typer.Option(help="The catalog that `rexit index` wrote: it holds the held-out interactions.")],
-    variant: Annotated[str | None, typer.Option(help="Which variant; the bundle's first if not given.")] = None,
-    max_auc_drop: Annotated[float, typer.Option(help="How much AUC early exit may cost against full depth.")] = 0.002,
-    slate: Annotated[int, typer.Option(help="Candidates scored together, as your service will send them.")] = 20,
-    max_slates: Annotated[int, typer.Option(help="At most this many slates of each split, evenly spread; 0: all.")] = 5000,
+    catalog: Annotated[Path, typer.Option(help="The catalog that `rexit index` wrote, with the held-out interactions.")],
+    variant: Annotated[str | None, typer.Option(help="Which variant. Default: the bundle's first.")] = None,
+    max_auc_drop: Annotated[float, typer.Option(help="How much AUC early exit may lose against full depth.")] = 0.002,
+    slate: Annotated[int, typer.Option(help="Candidates scored together, as your service will send them.")] = SIZE,
+    max_slates: Annotated[int, typer.Option(help="At most this many slates of each split, evenly spaced; 0: all.")] = 5000,
     timed_slates: Annotated[int, typer.Option(help="Slates whose latency is measured.")] = 16,
     threads: Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")] = 0,
     profile: Annotated[
-        Path | None, typer.Option(help="What the segments cost, from `rexit bench --profile`; measured here if not given.")
+        Path | None, typer.Option(help="The segments' costs, from `rexit bench --profile`. Default: measured now.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Decide when each exit may stop, on this machine and this variant.
 
-    Run it on the device that will serve: what an exit saves is measured, not guessed. The validation split chooses, the test
-    split checks. Writes policy.json (used by every later `rexit score` and by the C++ runtime), report.json and report.png into
-    the variant's folder.
+    Run it on the device that will serve: what an exit saves is measured, not guessed. The policy is chosen on the validation
+    split and checked on the test split. Writes policy.json (used by every later `rexit score` and by the C++ runtime),
+    report.json and report.png into the variant's folder.
 
         rexit calibrate bundle --catalog catalog
 
         rexit calibrate bundle --catalog catalog --variant cpu-int8 --max-auc-drop 0.005 --slate 50
     """
     from rexit.bundle import Bundle, Catalog
-    from rexit.calibration import Settings
+    from rexit.calibration import CalibrationOptions
     from rexit.calibration import calibrate as run
 
-    settings = Settings(max_auc_drop=max_auc_drop, slate=slate, max_slates=max_slates, timed_slates=timed_slates)
+    options = CalibrationOptions(
+        max_auc_drop=max_auc_drop,
+        slate=slate,
+        max_slates=max_slates,
+        timed_slates=timed_slates,
+        threads=threads,
+        profile=profile,
+    )
     opened = Bundle.open(bundle, variant)
     with progress() as bar:
-        done = run(opened, Catalog.open(catalog), settings, threads=threads, profile=profile, progress=teller(bar))
+        done = run(opened, Catalog.open(catalog), options, progress=shown(bar))
     if json:
         print_json(done.report)
         return
     print_table(
-        f"{opened.variant.name}: validation (val) chose, test checks; ms per slate, cold prefix",
+        f"{opened.variant.name}: chosen on validation (val), checked on test; ms per slate, cold prefix",
         ["", "AUC val", "AUC", "user AUC", "logloss", "layers", "ms", "speed"],
         [_row(row) for row in done.report["table"]],
     )

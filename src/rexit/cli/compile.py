@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     app.command("compile")(_compile)
 
 
+# Long because typer takes the options, their defaults and their help from the signature.
 def _compile(
     bundle: Annotated[Path, typer.Argument(help="The bundle that `rexit export --target tensorrt` wrote.")],
     variant: Annotated[
@@ -24,7 +25,7 @@ def _compile(
     ] = None,
     compute_capability: Annotated[
         str | None,
-        typer.Option(help="Build for GPUs of this compute capability, e.g. 8.6, with none at hand (TensorRT-RTX alone)."),
+        typer.Option(help="Build for GPUs of this compute capability, e.g. 8.6; this machine needs none (TensorRT-RTX only)."),
     ] = None,
     builder: Annotated[
         str | None, typer.Option(help="tensorrt or tensorrt_rtx. Default: the first one installed that can build for the GPU.")
@@ -32,20 +33,21 @@ def _compile(
     python: Annotated[
         str | None,
         typer.Option(
-            help="The Python (3.8 or newer) that has TensorRT's binding. Default: the one rexit runs in, else the system's."
+            help="The Python (3.8 or newer) that has TensorRT's bindings. Default: the one running rexit, else the system's."
         ),
     ] = None,
     workspace: Annotated[
-        int | None, typer.Option(min=1, help="Most MiB of scratch memory the compiler may use. Default: what the GPU has.")
+        int | None,
+        typer.Option(min=1, help="MiB of scratch memory that the compiler may use at most. Default: what the GPU has."),
     ] = None,
     onnxruntime: Annotated[
         bool,
-        typer.Option("--onnxruntime", help="For ONNX Runtime's TensorRT provider, which a rexit built without TensorRT uses."),
+        typer.Option("--onnxruntime", help="Build for ONNX Runtime's TensorRT provider, for a rexit built without TensorRT."),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Build engines that are up to date too.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Rebuild engines that are up to date, too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Build TensorRT engines of a bundle's variants.
+    """Build TensorRT engines for a bundle's variants.
 
     An engine is bound to the GPU and to the version of its compiler, so run this on the device, with its TensorRT:
 
@@ -53,13 +55,13 @@ def _compile(
 
         rexit compile bundle --variant tensorrt-fp16 --python /usr/bin/python3
 
-    The second one takes TensorRT from JetPack's own Python. TensorRT-RTX (`pip install 'rexit\\[tensorrt-rtx]'`) compiles on any
-    machine, for the GPUs it knows (no Jetson among them); without a GPU the engines are compiled, not run:
+    The second one uses the TensorRT of JetPack's own Python. TensorRT-RTX (`pip install 'rexit\\[tensorrt-rtx]'`) compiles on any
+    machine for the GPUs it supports, none of which is a Jetson; without a GPU the engines are compiled, not run:
 
         rexit compile bundle --compute-capability 8.6
 
-    Each segment is built in a process of its own. Engines land in the variant's folder `engines/`, whole or not at all, and are
-    left alone while the graphs, the sizes and the compiler stay the same.
+    Each segment is built in a process of its own. Engines go to the variant's folder `engines/`, whole or not at all, and are
+    reused as long as the graphs, the sizes and the compiler stay the same.
 
     Next: `rexit verify bundle` runs them on this machine, `rexit calibrate bundle --catalog catalog` times their exits.
     """

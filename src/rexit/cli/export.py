@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 _STAGES = {
     "load": "loading the checkpoint",
-    "reference": "golden slates through PyTorch",
+    "reference": "scoring golden slates in PyTorch",
     "segments": "exporting segments",
-    "parity": "golden slates through the segments",
-    "ranges": "training slates, for the scales",
-    "activations": "training slates, for smoothing",
-    "quality": "validation slates, float32 and lower precision",
+    "parity": "scoring golden slates with the segments",
+    "ranges": "running training slates to find scales",
+    "activations": "running training slates for smoothing",
+    "quality": "scoring validation slates, float32 and lower precision",
     "write": "writing the bundle",
 }
 
@@ -33,56 +33,59 @@ def register(app: typer.Typer) -> None:
     app.command("export")(_export)
 
 
+# Long because typer takes the options, their defaults and their help from the signature.
 def _export(
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, or a model of the Hugging Face Hub by its id.")],
-    catalog: Annotated[Path, typer.Option(help="Catalog folder, as `rexit index` wrote it.")],
-    out: Annotated[Path, typer.Option(help="Bundle folder to write. One already there keeps its other variants.")],
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, or the id of a model on the Hugging Face Hub.")],
+    catalog: Annotated[Path, typer.Option(help="Catalog folder that `rexit index` wrote.")],
+    out: Annotated[Path, typer.Option(help="Bundle folder to write. An existing bundle keeps its other variants.")],
     exits: Annotated[
         str | None, typer.Option(help="Depths in layers, e.g. 2,4,6; the last is the full depth. Default: the checkpoint's.")
     ] = None,
     head: Annotated[
         str | None,
-        typer.Option(help="own: trained heads (the default where there are); shared: final norm and label rows of the LM head."),
+        typer.Option(help="own: trained heads (the default if there are any); shared: final norm and label rows of the LM head."),
     ] = None,
     target: Annotated[str, typer.Option(help="What the variant will run on: cpu, tensorrt or cuda.")] = _DEFAULT.target,
     precision: Annotated[
         str,
         typer.Option(
-            help="cpu: fp32, int8, int4; tensorrt: fp16, int8, int4, fp8; cuda: fp16. Several, e.g. fp32,int8: a variant each."
+            help="cpu: fp32, int8, int4; tensorrt: fp16, int8, int4, fp8; cuda: fp16. Several (fp32,int8) give a variant each."
         ),
     ] = "fp32",
     max_tokens: Annotated[
-        int, typer.Option(help="Most tokens of candidates in one pass; larger slates go in chunks.")
+        int, typer.Option(help="Candidate tokens in one pass at most; larger slates are scored in chunks.")
     ] = _DEFAULT.max_tokens,
     tolerance: Annotated[
-        float, typer.Option(help="Largest difference of the float32 log-odds from PyTorch, at any exit.")
+        float, typer.Option(help="Largest difference allowed between float32 log-odds and PyTorch's, at any exit.")
     ] = _DEFAULT.tolerance,
     golden: Annotated[
         int, typer.Option(help="Validation slates to compare on and to store as golden samples.")
     ] = _DEFAULT.golden_slates,
     quality_slates: Annotated[
-        int, typer.Option(help="Slates of the validation split to judge a lower precision on; 0: all.")
+        int, typer.Option(help="Validation slates to judge a lower precision on; 0: all.")
     ] = _DEFAULT.quality_slates,
     accept_loss: Annotated[
         bool,
-        typer.Option("--accept-loss", help="Write a variant that loses more than its gate allows, or may do so; it is recorded."),
+        typer.Option(
+            "--accept-loss", help="Write a variant that loses, or may lose, more than its gate allows. This is recorded."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Cut a checkpoint into one ONNX graph per exit and write a bundle.
 
-    CHECKPOINT is a Hugging Face decoder with `exits.json` and `exit_heads.safetensors` beside it; any decoder will do with
+    CHECKPOINT is a Hugging Face decoder with `exits.json` and `exit_heads.safetensors` next to it; any decoder will do with
     `--exits 5,10,15 --head shared`.
 
-    Every exit is then compared with the unsplit PyTorch model on real validation prompts: pair by pair, behind a cached prefix,
+    Every exit is compared with the unsplit PyTorch model on real validation prompts: pair by pair, behind a cached prefix,
     and as whole slates. If the log-odds differ by more than --tolerance anywhere, the export fails and writes nothing.
 
-    Lower precisions are then held against float32 on validation prompts. At every exit fp16 has to correlate 0.999, int8 and fp8
-    0.995, and all three may lose 0.001 of AUC, int4 0.005. The loss is an interval of 95 %, drawn over users: all of it must be
-    allowed. Where only a part is, nobody can tell: ask for more slates with --quality-slates. Else the export fails, unless
-    --accept-loss.
+    Lower precisions are then compared with float32 on validation prompts. At every exit the correlation must be at least 0.999
+    for fp16 and 0.995 for int8 and fp8; all three may lose up to 0.001 of AUC, int4 up to 0.005. The loss is a 95 % interval over
+    users, and all of it must be allowed. If only part of it is, the slates are too few to tell: ask for more with
+    --quality-slates. Otherwise the export fails, unless --accept-loss is given.
 
-    One process writes a bundle at a time; a second one is refused.
+    Only one process can write a bundle at a time; a second one is refused.
 
         rexit export checkpoint --catalog catalog --out bundle
 
@@ -110,10 +113,10 @@ def _export(
     with progress() as bar:
         tasks = {stage: bar.add_task(text, total=None, visible=False) for stage, text in _STAGES.items()}
 
-        def tell(stage: str, done: int, total: int) -> None:
+        def show(stage: str, done: int, total: int) -> None:
             bar.update(tasks[stage], completed=done, total=total, visible=True)
 
-        report = export_bundle(checkpoint, catalog, out, options, progress=tell)
+        report = export_bundle(checkpoint, catalog, out, options, progress=show)
     if as_json:
         print_json(report.to_json())
         return
@@ -142,7 +145,7 @@ def _print_variant(variant: VariantReport, pairs: int, slates: int) -> None:
             for s, row in zip(variant.segments, variant.parity, strict=True)
         ),
     )
-    reference = "PyTorch" if variant.quality is None else "its own for whole slates"
+    reference = "PyTorch's" if variant.quality is None else "the variant's own for whole slates"
     stdout.print(
         f"single, cached, slate: largest difference of log-odds from {reference} at that exit, {variant.tolerance:.0e} allowed; "
         f"{pairs} pairs, {slates} slates",
@@ -166,16 +169,16 @@ def _print_variant(variant: VariantReport, pairs: int, slates: int) -> None:
         ),
     )
     least = "" if gate["correlation"] is None else f"correlation at least {gate['correlation']:g}, "
-    verdict = {"passed": "passed", "failed": "NOT passed, accepted on demand", "undecided": "CANNOT TELL, accepted on demand"}
+    verdict = {"passed": "passed", "failed": "FAILED, accepted on request", "undecided": "UNDECIDED, accepted on request"}
     stdout.print(
         f"{quality['pairs']} validation pairs in {quality['slates']} slates of {quality['users']} users; "
-        f"{least}AUC down by at most {gate['auc_drop']:g} allowed: {verdict[quality['verdict']]}",
+        f"{least}AUC loss at most {gate['auc_drop']:g}: {verdict[quality['verdict']]}",
         soft_wrap=True,
     )
 
 
 def _number(value: float | None, form: str) -> str:
-    return "nan" if value is None else format(value, form)
+    return "NaN" if value is None else format(value, form)
 
 
 def _depths(text: str | None) -> list[int] | None:

@@ -24,13 +24,13 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="A bundle, a catalog, or a policy.json.")],
-    user: Annotated[str | None, typer.Option(help="With --items: show the prompt this user's slate would have.")] = None,
+    user: Annotated[str | None, typer.Option(help="With --items: show the prompt that this user's slate would have.")] = None,
     items: Annotated[str | None, typer.Option("--items", "--item", help="Item ids, separated by commas.")] = None,
-    as_of: Annotated[int | None, typer.Option(help="Use only interactions before this time; all if not given.")] = None,
+    as_of: Annotated[int | None, typer.Option(help="Use only interactions before this time. Default: all.")] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="The model's folder with tokenizer.json: prompts are shown as text too.")
+        Path | None, typer.Option(help="The model's folder with tokenizer.json: prompts are shown as text, too.")
     ] = None,
-    variant: Annotated[str | None, typer.Option(help="Which variant; the bundle's first if not given.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Which variant. Default: the bundle's first.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Show what a bundle, a catalog or a policy holds. Runs no model.
@@ -54,7 +54,7 @@ def inspect(
     elif path.is_file():
         _show(_policy_file(path), json)
     else:
-        raise BundleError(f"{path}: neither a bundle (manifest.json), a catalog (catalog.json) nor a policy file")
+        raise BundleError(f"{path}: not a bundle (manifest.json), a catalog (catalog.json) or a policy file")
 
 
 def _show(value: dict[str, Any], json: bool) -> None:
@@ -136,7 +136,7 @@ def _variant(bundle: Bundle) -> dict[str, Any]:
 
 
 def _engine(folder: Path, variant: Variant) -> dict[str, Any]:
-    """`state`: current, stale or unreadable, with the reason."""
+    """An engine's description; `state` is current, stale or unreadable, with the reason."""
     from rexit.bundle import Engine
 
     try:
@@ -213,12 +213,12 @@ def _step(op: dict[str, Any]) -> str:
 
 
 def _prompt(path: Path, variant: str | None, user: str, items: str, as_of: int | None, tokenizer: Path | None) -> dict[str, Any]:
-    """Assembled by the runtime, the same code that scores."""
+    """The prompt as assembled by the runtime, with the code that scores."""
     from rexit import runtime
     from rexit.bundle import Bundle
 
     if not (path / "manifest.json").is_file():
-        raise InputError(f"{path}: no bundle; prompts are assembled by the runtime, from a bundle")
+        raise InputError(f"{path}: is not a bundle; prompts are assembled by the runtime, from a bundle")
     bundle = Bundle.open(path, variant)
     kinds = bundle.catalog.info["ids"]
     user_id, item_ids = parse_id(user, kinds["user"], "user"), parse_ids(items, kinds["item"], "item")

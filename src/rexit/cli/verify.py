@@ -14,7 +14,7 @@ from rexit.cli._output import DeviceOption, JsonOption, print_json, print_table,
 from rexit.errors import BackendError, BundleError, RexitError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich import progress as rich_progress
 
     from rexit.bundle import Bundle, Policy
     from rexit.bundle.catalog import Id
@@ -27,7 +27,7 @@ ON_THE_CPU = "; --device cpu checks the graphs on the CPU"
 
 @dataclass(frozen=True)
 class Check:
-    """One check of one variant: `outcome` is ok, FAILED or skipped; `failures` one line each."""
+    """One check of one variant. `outcome`: ok, FAILED or skipped; `failures`: one line each."""
 
     variant: str
     name: str
@@ -42,18 +42,18 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
-    variant: Annotated[str | None, typer.Option(help="Only this variant; all of them if not given.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Only this variant. Default: all.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")] = 0,
     device: DeviceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check that a bundle is whole and computes on this machine what it computed where it was exported.
 
-    Digests of every file; golden samples (the runtime assembles the same prompts and gives the same log-odds, within the
-    tolerance recorded at export); exit decisions (each candidate stops where the policy says and answers with the log-odds that a
-    trace of the same session has there, with a cold and with a cached prefix); TensorRT engines (digests, built from these
-    graphs). A variant whose backend is not on this machine is checked as far as its files go, unless it or a device is named.
-    Exits with 8 if anything fails.
+    Checks the digests of all files; golden samples (the runtime assembles the same prompts and gives the same log-odds, within
+    the tolerance recorded at export); exit decisions (each candidate stops where the policy says and answers with the log-odds
+    that a trace in the same session has there, with a cold and with a warm prefix); and TensorRT engines (digests, and that they
+    were built from these graphs). If a variant's backend is missing on this machine, only its files are checked, unless the
+    variant or a device is named. Exits with 8 if anything fails.
 
         rexit verify bundle && systemctl restart recommender
     """
@@ -95,7 +95,7 @@ def _checks(path: Path, variant: str | None, threads: int, device: str | None) -
 
 
 def _files(bundle: Bundle) -> list[Check]:
-    """Digests, and a policy that is this variant's."""
+    """Digests, and that the policy belongs to this variant."""
     name, checks = bundle.variant.name, []
     count = len(bundle.manifest.files) + len(bundle.variant.files)
     try:
@@ -112,14 +112,14 @@ def _files(bundle: Bundle) -> list[Check]:
 
 
 def _engines(bundle: Bundle) -> list[Check]:
-    """Digests of a TensorRT variant's engines, and that none was built from other graphs."""
+    """Digests of a TensorRT variant's engines, and that they were built from its graphs."""
     from rexit.bundle import Engine, engine_folders
 
     if bundle.variant.target != "tensorrt":
         return []
     name, folders, failures = bundle.variant.name, engine_folders(bundle.folder), []
     if not folders:
-        return [Check(name, "engines", "skipped", "none built yet: rexit compile")]
+        return [Check(name, "engines", "skipped", "none built yet, run `rexit compile`")]
     for folder in folders:
         try:
             engine = Engine.read(folder)
@@ -130,7 +130,7 @@ def _engines(bundle: Bundle) -> list[Check]:
     return [_check(name, "engines", ", ".join(folder.name for folder in folders), failures)]
 
 
-def _behaviour(bundle: Bundle, threads: int, device: str | None, named: bool, bar: Progress) -> list[Check]:
+def _behaviour(bundle: Bundle, threads: int, device: str | None, named: bool, bar: rich_progress.Progress) -> list[Check]:
     """Golden samples and exit decisions, by the runtime."""
     from rexit import runtime
 
@@ -148,7 +148,7 @@ def _behaviour(bundle: Bundle, threads: int, device: str | None, named: bool, ba
         return [_check(name, "golden samples", "", [str(exc)])]
 
 
-def _golden(bundle: Bundle, slates: Sequence[GoldenSlate], session: Session, bar: Progress) -> list[Check]:
+def _golden(bundle: Bundle, slates: Sequence[GoldenSlate], session: Session, bar: rich_progress.Progress) -> list[Check]:
     import numpy as np
 
     from rexit.bundle import Policy
@@ -166,7 +166,7 @@ def _golden(bundle: Bundle, slates: Sequence[GoldenSlate], session: Session, bar
         user, items = catalog.users.id(slate.user), [catalog.items.id(int(row)) for row in slate.items]
         where = f"{name}: golden slate {g}, user {user!r}"
         prompts += _prompt_failures(where, items, session.prompt(user, items, as_of=slate.as_of), slate)
-        session.clear_cache()  # behind keys copied from another prefix, log-odds may differ in their last bits
+        session.clear_cache()  # with keys copied from another prefix, log-odds may differ in their last bits
         trace = session.trace(user, items, as_of=slate.as_of)
         distance = np.abs(trace - slate.log_odds)
         distance[~np.isfinite(distance)] = np.inf
@@ -176,7 +176,7 @@ def _golden(bundle: Bundle, slates: Sequence[GoldenSlate], session: Session, bar
             expected = f"expected {slate.log_odds[row, k]:.5f} +- {allowed:g}"
             values.append(f"{where}, item {items[row]!r}, exit {k}: log-odds {trace[row, k]:.5f}, {expected}")
         session.clear_cache()
-        for prefix in ("cold", "cached"):
+        for prefix in ("cold", "warm"):
             scores = session.score(user, items, as_of=slate.as_of)
             decisions += _decision_failures(f"{where}, {prefix} prefix", items, scores, trace, policy, same)
         bar.advance(task)
@@ -184,17 +184,17 @@ def _golden(bundle: Bundle, slates: Sequence[GoldenSlate], session: Session, bar
     return [
         _check(name, "prompts", size, prompts),
         _check(name, "log-odds", f"worst {worst:.2g}, allowed {allowed:.2g}", values),
-        _check(name, "exit decisions", "cold and cached prefix", decisions),
+        _check(name, "exit decisions", "cold and warm prefix", decisions),
     ]
 
 
 def _prompt_failures(where: str, items: Sequence[Id], seen: tuple[Any, Sequence[Any]], slate: GoldenSlate) -> Iterator[str]:
-    """The runtime's prefix and candidates against the exporter's; the first difference of each slate."""
+    """The first difference between the runtime's and the exporter's prefix and candidates, if there is one."""
     parts = [("the prefix", seen[0], slate.prefix)]
     parts += [(f"item {item!r}", a, b) for item, a, b in zip(items, seen[1], slate.candidates, strict=True)]
     for what, tokens, expected in parts:
         if (difference := _first_difference(tokens, expected)) is not None:
-            yield f"{where}: the prompt of {what} is not the exporter's: {difference}"
+            yield f"{where}: the prompt of {what} differs from the exporter's: {difference}"
             return
 
 
@@ -208,8 +208,8 @@ def _first_difference(seen: Any, expected: Any) -> str | None:
 def _decision_failures(where: str, items: Sequence[Id], scores: Any, trace: Any, policy: Policy, same: float) -> Iterator[str]:
     """Each candidate stops where the policy says, given the trace of the same session, and answers with that exit's log-odds.
 
-    same: how far they may be apart, relative above 1. A candidate that close to a threshold has more than one right exit: see
-    `Policy.possible`.
+    same: how far apart the two may be, relative above 1. A candidate that close to a threshold has more than one valid exit:
+    see `Policy.possible`.
     """
     possible, expected = policy.possible(trace, same * max(1.0, float(abs(trace).max()))), policy.stops(trace)
     for i, item in enumerate(items):

@@ -1,18 +1,29 @@
-"""What a variant costs here: latencies, throughput, memory. `rexit bench` and `rexit calibrate` stand on it.
+"""What a variant costs on this machine: latency, throughput, memory. `rexit bench` and `rexit calibrate` use it.
 
-In: a bundle's variant and slates. Out: measurements, and a cost profile to calibrate with. NumPy alone: a device has it all.
+In: a bundle's variant and slates. Out: measurements, and a cost profile to calibrate with. Needs NumPy alone, so it runs on a
+device.
 
-    scorer     what is asked of a session
-    machine    what a time holds for: device, threads, versions
+    scorer     what measuring needs of a session
+    machine    what a time is valid for: device, threads, versions
     profile    slates -> what each segment costs on this machine, by tokens
-    costs      a profile -> what a slate costs, by where its candidates stop; what policies really take
+    costs      a profile -> what a slate costs, by where its candidates stop; what deployed policies take
     load       many requests at once
     bench      all of it
 """
 
+from rexit.measure.bench import BenchOptions, bench_variant
 from rexit.measure.costs import Costs
 from rexit.measure.machine import Conditions
-from rexit.measure.profile import CostProfile
+from rexit.measure.profile import CostProfile, SegmentCost, measure_costs
 from rexit.measure.scorer import Scorer
 
-__all__ = ["Conditions", "CostProfile", "Costs", "Scorer"]
+__all__ = [
+    "BenchOptions",
+    "Conditions",
+    "CostProfile",
+    "Costs",
+    "Scorer",
+    "SegmentCost",
+    "bench_variant",
+    "measure_costs",
+]

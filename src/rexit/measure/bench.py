@@ -1,12 +1,12 @@
-"""What `rexit bench` measures: single slates, several sessions at once, arrivals that do not wait, and the cost profile.
+"""What `rexit bench` measures: single slates, several sessions at once, requests that arrive at random, and the cost profile.
 
-1. One session. Full depth, the calibrated policy and every fixed exit take turns inside one loop, each request with a cold prefix
-   and again with the same prefix cached.
-2. Several sessions over one opened bundle, each in a thread of its own: requests a second with every session busy, the numbers of
-   sessions in turn, the median of the rounds.
-3. The number of sessions that did best, under Poisson arrivals at shares of what it could do (see `load`).
+1. One session. Full depth, the calibrated policy and every fixed exit alternate inside one loop, each request with a cold prefix
+   and again with the same prefix warm.
+2. Several sessions over one opened bundle, each in its own thread: requests a second with all sessions busy, for each number of
+   sessions in turn; the median over rounds.
+3. The number of sessions that did best, under Poisson arrivals at shares of its throughput (see `load`).
 
-2 and 3 answer by the calibrated policy, at full depth where there is none, every request with a cold prefix.
+2 and 3 use the calibrated policy, or full depth if there is none; every prefix is cold.
 """
 
 from __future__ import annotations
@@ -22,29 +22,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import Bundle, check_writable
-from rexit.bundle.catalog import Id
 from rexit.errors import InputError
-from rexit.measure import load, profile
+from rexit.measure import load
 from rexit.measure.costs import depth_name
 from rexit.measure.machine import Conditions, machine
+from rexit.measure.profile import measure_costs
 from rexit.progress import Progress, silent
-from rexit.slates import Slate
+from rexit.slates import SIZE, Slate
 
 SEED = 1
 ROUNDS = 3
-"""Of each number of sessions."""
+"""Repetitions for each number of sessions."""
 PROFILED = 8
-"""Slates a profile is fitted on."""
+"""Slates that a cost profile is fitted on."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """slate: candidates of a request. requests: for each way of answering. threads: of the backend, 0 for one per core.
-    device: where the segments run, None for the variant's own. sessions: how many at once, each number in turn; none: neither
-    throughput nor load. rates: shares of the best throughput at which requests arrive. profile: a file to write the cost
-    profile to."""
+class BenchOptions:
+    """What can be chosen for a bench; `rexit bench --help` says the same.
 
-    slate: int = 20
+    slate: candidates in a request. requests: for each mode. threads: of the backend; 0: one per core. device: where the segments
+    run; None: the variant's own. sessions: how many at once, each number in turn; empty: neither throughput nor load. rates:
+    shares of the best throughput at which requests arrive. profile: a file to write the cost profile to.
+    """
+
+    slate: int = SIZE
     requests: int = 50
     threads: int = 0
     device: str | None = None
@@ -53,40 +55,35 @@ class Options:
     profile: Path | None = None
 
     def check(self, items: int) -> None:
-        """Raises InputError."""
+        """Raises InputError for options that cannot work. items: how many the catalog has."""
         if self.slate > items:
             raise InputError(f"--slate {self.slate}, the catalog has {items} items")
         if any(not 1 <= n <= 64 for n in self.sessions):
             raise InputError(f"--sessions {_listed(self.sessions)}, expected numbers from 1 to 64")
         if any(not 0 < share < 1 for share in self.rates):
             raise InputError(
-                f"--rates {_listed(self.rates)}, expected shares above 0 and below 1: at capacity and beyond the queue only grows"
+                f"--rates {_listed(self.rates)}, expected shares above 0 and below 1: at or beyond capacity the queue only grows"
             )
         if self.profile is not None:
             check_writable(self.profile.absolute().parent)
 
 
-@dataclass(frozen=True)
-class Request:
-    user: Id
-    items: tuple[Id, ...]
+def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = silent) -> dict[str, Any]:
+    """Measures the bundle's selected variant. Returns what `rexit bench --json` prints: milliseconds, bytes, requests a second.
 
-
-def measure(bundle: Bundle, options: Options, progress: Progress = silent) -> dict[str, Any]:
-    """The report as `--json` prints it: milliseconds, bytes, requests a second, shares of 1. Writes the profile if asked for.
-
-    Raises InputError for options that cannot work.
+    Writes the cost profile if asked to. Raises InputError for options that cannot work, BackendError if the variant cannot run
+    here.
     """
     from rexit import runtime
 
     options.check(len(bundle.catalog.items))
     requests = draw(bundle, options)
-    layers = bundle.manifest.exits
+    depths = bundle.manifest.exits
     calibrated = bundle.policy() is not None
-    modes: dict[str, int | None] = {"full depth": len(layers) - 1}
+    modes: dict[str, int | None] = {"full depth": len(depths) - 1}
     if calibrated:
         modes["calibrated"] = None
-    modes |= {depth_name(depth): k for k, depth in enumerate(layers[:-1])}
+    modes |= {depth_name(depth): k for k, depth in enumerate(depths[:-1])}
 
     begin = time.perf_counter()
     opened = runtime.open(bundle.path, bundle.variant.name, threads=options.threads, device=options.device)
@@ -98,9 +95,10 @@ def measure(bundle: Bundle, options: Options, progress: Progress = silent) -> di
         memory = session.memory.prefixes + session.memory.buffers
         throughput, arrivals = _together(session, options, requests, progress)
         if options.profile is not None:
-            slates = [Slate(r.user, r.items, None, np.zeros(len(r.items), np.bool_)) for r in requests[:PROFILED]]
             conditions = Conditions.here(bundle, options.device, options.threads)
-            found = profile.measure(session, slates, len(layers), bundle.variant.max_tokens, conditions, progress=progress)
+            found = measure_costs(
+                session, requests[:PROFILED], len(depths), bundle.variant.max_tokens, conditions, progress=progress
+            )
             found.write(options.profile)
     return {
         "variant": bundle.variant.name,
@@ -121,21 +119,25 @@ def measure(bundle: Bundle, options: Options, progress: Progress = silent) -> di
     }
 
 
-def draw(bundle: Bundle, options: Options) -> list[Request]:
-    """Random users with random items; no user twice while there are others. The same ones every time."""
+def draw(bundle: Bundle, options: BenchOptions) -> list[Slate]:
+    """Random users with random items, the same ones every time; no user twice while there are others. Whether an item was liked
+    is not known, and not asked: `liked` is False throughout."""
     catalog, random = bundle.catalog, np.random.default_rng(SEED)
     count = options.requests
     users = random.choice(len(catalog.users), count, replace=count > len(catalog.users))
     return [
-        Request(
+        Slate(
             catalog.users.id(int(user)),
             tuple(catalog.items.id(int(row)) for row in random.choice(len(catalog.items), options.slate, replace=False)),
+            as_of=None,
+            liked=np.zeros(options.slate, np.bool_),
         )
         for user in users
     ]
 
 
-def _modes(session: Any, modes: dict[str, int | None], requests: Sequence[Request], progress: Progress) -> list[dict[str, Any]]:
+def _modes(session: Any, modes: dict[str, int | None], requests: Sequence[Slate], progress: Progress) -> list[dict[str, Any]]:
+    """One row for each mode and state of the prefix. modes: the exit to force, None for the policy."""
     taken = np.zeros((len(modes), 2, len(requests), 5))
     for r, request in enumerate(requests):
         progress("requests", r, len(requests))
@@ -168,7 +170,7 @@ def _modes(session: Any, modes: dict[str, int | None], requests: Sequence[Reques
 
 
 def _together(
-    session: Any, options: Options, requests: Sequence[Request], progress: Progress
+    session: Any, options: BenchOptions, requests: Sequence[Slate], progress: Progress
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Throughput for each number of sessions, and the load at each rate."""
     if not options.sessions:
@@ -206,12 +208,12 @@ def _together(
     return throughput, arrivals
 
 
-def _worker(session: Any, requests: Sequence[Request]) -> load.Worker:
-    def answer(i: int) -> None:
+def _worker(session: Any, requests: Sequence[Slate]) -> load.Worker:
+    def work(i: int) -> None:
         session.clear_cache()
         session.score(requests[i].user, requests[i].items)
 
-    return answer
+    return work
 
 
 def _percentiles(milliseconds: NDArray[np.float64]) -> dict[str, float]:
@@ -224,7 +226,7 @@ def _listed(values: Sequence[object]) -> str:
 
 
 def _peak_rss() -> int:
-    """The most memory this process has held, in bytes; Python and its packages included."""
+    """Peak memory of this process in bytes, including Python and its packages."""
     import resource
     import sys
 

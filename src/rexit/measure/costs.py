@@ -1,4 +1,4 @@
-"""What a slate costs where its candidates stop; and what deployed policies really take."""
+"""What a slate costs, by where its candidates stop; and what deployed policies take when timed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rexit.slates import Slate
 
 @dataclass(frozen=True)
 class Costs:
-    """Microseconds, for a slate whose prefix is not cached; float64 [E], each for reaching exit k.
+    """Microseconds for a slate whose prefix is not cached. Arrays are float64 [E]: what reaching exit k adds.
 
     base_us: retrieval and prompt assembly, paid by every slate. prefix_us: the prefix's layers up to k, paid once by a slate
-    that has a candidate reaching it. pass_us: paid by every pass of the slate's candidates, each holding at most
-    `pass_candidates` of those that are left. candidate_us: paid by each candidate.
+    with a candidate that reaches it. pass_us: paid by every pass over the slate's candidates, each holding at most
+    `pass_candidates` of those left. candidate_us: paid by each candidate.
     """
 
     base_us: float
@@ -29,7 +29,8 @@ class Costs:
     pass_candidates: int
 
     def mean(self, stops: NDArray[np.int64], offsets: NDArray[np.int64]) -> float:
-        """Mean cost of a slate in microseconds: stops int64 [n] is each candidate's exit, offsets int64 [S+1] the slates."""
+        """Mean cost of a slate in microseconds: stops int64 [n] is each candidate's exit, offsets int64 [S + 1] delimits the
+        slates."""
         slates, exits = len(offsets) - 1, len(self.prefix_us)
         slate = np.repeat(np.arange(slates), np.diff(offsets))
         stopped = np.bincount(slate * exits + stops, minlength=slates * exits).reshape(slates, exits)
@@ -40,8 +41,8 @@ class Costs:
 
 
 def passes(tokens: Sequence[int], max_tokens: int) -> int:
-    """How many passes candidates of so many tokens take. As the runtime cuts a slate: each pass takes the next ones as long as
-    they fit, and one at least."""
+    """How many passes candidates of these lengths take. The runtime's rule: each pass takes the next candidates as long as they
+    fit, and at least one."""
     count, room = 0, 0
     for one in tokens:
         if count == 0 or one > room:
@@ -53,9 +54,9 @@ def passes(tokens: Sequence[int], max_tokens: int) -> int:
 def latencies(
     session: Scorer, slates: Sequence[Slate], modes: Sequence[int | None], repeats: int = 3, progress: Progress = silent
 ) -> tuple[NDArray[np.float64], list[NDArray[np.int64]]]:
-    """Milliseconds per slate under each mode: an exit to force, or None for the deployed policy. Prefix not cached.
+    """Milliseconds per slate in each mode: an exit to force, or None for the deployed policy. Prefixes are not cached.
 
-    Modes alternate inside one loop. Returns float64 [S, modes], each the median over `repeats`, and each slate's exits under
+    Modes alternate inside one loop. Returns float64 [S, modes], each the median over `repeats`, and each slate's exits in
     the first mode.
     """
     session.warm_up()
@@ -75,5 +76,5 @@ def latencies(
 
 
 def depth_name(layers: int) -> str:
-    """How tables call a fixed depth."""
+    """What tables call a fixed depth."""
     return f"{layers} layer" if layers == 1 else f"{layers} layers"

@@ -1,9 +1,9 @@
-"""Many requests at once: how many a second, and how long each waits when they arrive as they please.
+"""A load generator: how many requests a second, and how long each one waits if they arrive at random.
 
-`closed_loop` keeps every worker busy and counts: that is capacity. `open_loop` lets requests arrive at times drawn beforehand,
+`closed_loop` keeps every worker busy and counts: that is capacity. `open_loop` lets requests arrive at times drawn in advance,
 whether or not the last one is done, and counts each one's latency from the moment it should have started: a slow answer then
-delays the ones behind it, as it does in service. A load generator that waits for an answer before it sends again would hide
-exactly that. A worker is a function of the request's number, and runs in a thread of its own.
+delays the ones behind it, as in production. A load generator that waits for an answer before it sends the next request would
+hide exactly that. A worker is a function of the request's number and runs in a thread of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Worker = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Served:
-    """When requests arrived, were begun and were answered: seconds since the start, float64 [n] each."""
+    """When requests arrived, were started and were answered: seconds since the beginning, float64 [n] each."""
 
     arrived: NDArray[np.float64]
     begun: NDArray[np.float64]
@@ -36,17 +36,18 @@ class Served:
 
     @property
     def waiting(self) -> NDArray[np.float64]:
-        """Seconds from arrival to the moment a worker took it, float64 [n]."""
+        """Seconds from arrival until a worker started on it, float64 [n]."""
         return self.begun - self.arrived
 
     @property
     def busy(self) -> float:
-        """Seconds of work, summed over the workers."""
+        """Seconds of work, summed over workers."""
         return float((self.answered - self.begun).sum())
 
 
 def poisson(rate: float, count: int, random: np.random.Generator) -> NDArray[np.float64]:
-    """Arrival times of a Poisson process, `rate` a second: seconds since the start, ascending, float64 [count]."""
+    """Arrival times of a Poisson process with `rate` requests a second: seconds since the beginning, ascending, float64
+    [count]."""
     return np.cumsum(random.exponential(1.0 / rate, count))
 
 
@@ -56,7 +57,7 @@ def open_loop(
     now: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Served:
-    """Request i arrives at `arrivals[i]` seconds; the first free worker takes the first that nobody has taken.
+    """Request i arrives at `arrivals[i]` seconds; the first free worker takes the first one not yet taken.
 
     A worker's exception ends the run and is raised.
     """
@@ -75,7 +76,7 @@ def open_loop(
 
 
 def closed_loop(workers: Sequence[Worker], count: int, now: Callable[[], float] = time.perf_counter) -> float:
-    """Requests a second when each worker takes the next as soon as it is free."""
+    """Requests a second if each worker takes the next one as soon as it is free."""
     start = now()
     _all(workers, count, lambda worker, i: worker(i))
     return count / (now() - start)

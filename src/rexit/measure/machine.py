@@ -14,8 +14,8 @@ from rexit.bundle import Bundle
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """Processor, architecture, usable cores, the GPU where `device` is none of the processor's, versions of ONNX Runtime (None
-    where there is none) and of rexit, whose kernels run inside it: plain JSON values."""
+    """Processor, architecture, usable cores, the GPU if `device` is not the CPU, and the versions of ONNX Runtime (None if there
+    is none) and of rexit, whose kernels run inside it: plain JSON values."""
     from rexit import runtime
 
     info = Path("/proc/cpuinfo")
@@ -35,7 +35,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def _gpu() -> str | None:
-    """Name of the first GPU, as CUDA's driver tells it; None without one."""
+    """Name of the first GPU according to the CUDA driver; None without one."""
     name = ctypes.create_string_buffer(256)
     device = ctypes.c_int()
     try:
@@ -49,8 +49,8 @@ def _gpu() -> str | None:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a time holds for. device: where the segments run. threads: the backend's, as many as there are cores where it was
-    left to it."""
+    """What a time is valid for. device: where the segments run. threads: the backend's; the number of cores if it was left to
+    choose."""
 
     variant_sha256: str
     device: str
@@ -59,13 +59,13 @@ class Conditions:
 
     @classmethod
     def here(cls, bundle: Bundle, device: str | None, threads: int) -> Conditions:
-        """Of a session that `rexit.open` makes on this machine with the same arguments."""
+        """Those of a session that `rexit.open` makes on this machine with the same arguments."""
         where = device or bundle.variant.target
         found = machine(where)
         return cls(bundle.variant_sha256, where, threads or int(found["cores"]), found)
 
     def differences(self, other: Conditions) -> list[str]:
-        """One part of a sentence for each thing that is not as in `other`."""
+        """One phrase for each thing that differs from `other`."""
         mine, theirs = self._named(), other._named()
         return [
             f"{name} {mine.get(name, 'none')}, here {theirs.get(name, 'none')}"
@@ -77,4 +77,5 @@ class Conditions:
         return {"variant": f"{self.variant_sha256[:12]}…", "device": self.device, "threads": self.threads, **self.machine}
 
     def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
         return asdict(self)

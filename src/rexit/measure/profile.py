@@ -33,8 +33,8 @@ class SegmentCost:
 
 @dataclass(frozen=True)
 class CostProfile:
-    """Holds under its conditions alone. base_us: retrieval and prompt assembly of a slate. fit_error: median relative difference
-    of the whole model's time as predicted and as measured."""
+    """Valid only under its conditions. base_us: retrieval and prompt assembly of a slate. fit_error: median relative difference
+    between the whole model's predicted and measured time."""
 
     conditions: Conditions
     base_us: float
@@ -42,7 +42,8 @@ class CostProfile:
     fit_error: float
 
     def costs(self, prefix_tokens: float, candidate_tokens: float, max_tokens: int) -> Costs:
-        """For slates whose prefixes and single candidates have so many tokens on average; max_tokens: a pass's limit."""
+        """Costs of slates whose prefixes and single candidates have this many tokens on average; max_tokens: the limit of a
+        pass."""
         return Costs(
             self.base_us,
             np.array([s.prefix_us + s.prefix_token_us * prefix_tokens for s in self.segments]),
@@ -53,8 +54,8 @@ class CostProfile:
 
     @classmethod
     def read(cls, path: Path, exits: int, here: Conditions) -> CostProfile:
-        """Raises BundleError, also when the profile was measured with another variant, on another machine or otherwise than
-        `here`: its costs are not those that would be measured now."""
+        """Raises BundleError, also if the profile was measured with another variant, on another machine or under conditions other
+        than `here`: its costs are not those that would be measured now."""
         value = read_json(path)
         try:
             profile = cls(
@@ -66,13 +67,14 @@ class CostProfile:
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise BundleError(f"{path}: not a profile: {exc!r}") from exc
         if different := profile.conditions.differences(here):
-            raise BundleError(f"{path}: measured with {'; '.join(different)}: measure again with `rexit bench --profile`")
+            raise BundleError(f"{path}: measured with {'; '.join(different)}: measure it again with `rexit bench --profile`")
         numbers = [profile.base_us, *(x for segment in profile.segments for x in asdict(segment).values())]
         if len(profile.segments) != exits or not all(np.isfinite(x) and x >= 0 for x in numbers):
-            raise BundleError(f"{path}: needs {exits} segments with costs of 0 or more")
+            raise BundleError(f"{path}: expected {exits} segments with costs of 0 or more")
         return profile
 
     def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, without the file's schema."""
         return {
             **self.conditions.to_json(),
             "base_us": self.base_us,
@@ -81,11 +83,11 @@ class CostProfile:
         }
 
     def write(self, path: Path) -> None:
-        """Whole or not at all. Raises InputError where the place cannot be written."""
+        """Writes the file, whole or not at all. Raises InputError if it cannot be written."""
         write_json(path, {"schema": SCHEMA, "requires": [], "producer": f"rexit {__version__}", **self.to_json()})
 
 
-def measure(
+def measure_costs(
     session: Scorer,
     slates: Sequence[Slate],
     exits: int,
@@ -98,11 +100,11 @@ def measure(
     """Times forced exits on slates and fits each segment's costs.
 
     1. Each slate is scored whole, as its first quarter and as its first candidate, at every forced exit, with the cached prefix
-       forgotten before each call. Exits alternate inside one loop, so that a slow moment of the machine touches all of them; the
+       cleared before each call. Exits alternate inside one loop, so that a slow moment of the machine affects all of them; the
        median over `repeats` counts.
     2. What exit k adds to the prefix's and to the slate's time is fitted by non-negative least squares, `times * once + tokens *
-       each`: a prefix is filled once, a slate takes as many passes as `max_tokens` makes of it. Where all prefixes have one
-       length, how their cost divides between the two is arbitrary, and their sum is right.
+       each`: a prefix is filled once, a slate takes as many passes as `max_tokens` requires. If all prefixes have the same
+       length, the split of their cost between the two is arbitrary, but the sum is right.
     """
     session.warm_up()
     cases = [(s, n) for s in slates for n in sorted({1, max(1, len(s.items) // 4), len(s.items)})]
@@ -137,7 +139,7 @@ def _passes(session: Scorer, slate: Slate, count: int, max_tokens: int) -> int:
 
 
 def mean_tokens(session: Scorer, slates: Sequence[Slate]) -> tuple[float, float]:
-    """Of a slate's prefix, and of a single candidate."""
+    """Mean tokens of a slate's prefix, and of a single candidate."""
     prefix = candidates = 0
     for slate in slates:
         session.clear_cache()
@@ -148,10 +150,10 @@ def mean_tokens(session: Scorer, slates: Sequence[Slate]) -> tuple[float, float]
 
 
 def fit(times: NDArray[np.float64], tokens: NDArray[np.float64], micros: NDArray[np.float64]) -> tuple[float, float]:
-    """`once` and `each`, both at least 0, that bring `times * once + tokens * each` nearest to micros; float64 [n] all.
+    """`once` and `each`, both at least 0, that bring `times * once + tokens * each` closest to micros; all float64 [n].
 
-    Non-negative least squares of two unknowns: the best of those solutions with both, with one and with none above 0 that have
-    no negative number. Written out, so that `rexit bench` on a device needs no SciPy.
+    Non-negative least squares in two unknowns: the best non-negative solution among those with both, one or none of them free.
+    Written out so that `rexit bench` on a device does not need SciPy.
     """
     given = np.stack([times, tokens], axis=1)
     best, least = (0.0, 0.0), float(micros @ micros)

@@ -1,4 +1,4 @@
-"""The session of a variant, as far as measuring and calibration look at it."""
+"""A variant's session, as measuring and calibration see it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ from rexit.bundle.catalog import Id
 class Scorer(Protocol):
     """What measuring and calibration need of `rexit.runtime.Session`."""
 
-    def trace(self, user: Id, items: Sequence[Id], *, as_of: int | None = None) -> NDArray[np.float32]: ...
+    def trace(self, user: Id, items: Sequence[Id], *, as_of: int | None = None) -> NDArray[np.float32]:
+        """Every exit's raw log-odds, float32 [items, exits]."""
 
-    def score(self, user: Id, items: Sequence[Id], *, as_of: int | None = None, force_exit: int | None = None) -> Any: ...
+    def score(self, user: Id, items: Sequence[Id], *, as_of: int | None = None, force_exit: int | None = None) -> Any:
+        """Scores with `exit` and `stats`, as in `rexit.runtime.Scores`."""
 
     def prompt(
         self, user: Id, items: Sequence[Id], *, as_of: int | None = None
-    ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]: ...
+    ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
+        """Token ids of the prefix and of each candidate."""
 
-    def warm_up(self) -> None: ...
+    def warm_up(self) -> None:
+        """Runs every segment once, so that the first request does not pay for allocations."""
 
-    def clear_cache(self) -> None: ...
+    def clear_cache(self) -> None:
+        """Drops the cached prefixes."""

@@ -15,7 +15,7 @@ from builders.catalog import PROGRAM
 from builders.engines import engines_of
 from builders.variants import TENSORRT, add_variant
 from rexit.bundle import Bundle, Engine, FileEntry, OptimizationProfile
-from rexit.exporter.compile import CompileReport, VariantBuild, compile_engines, profiles_of
+from rexit.exporter.compile import CompileReport, VariantBuild, compile_engines, optimization_profiles
 
 MOST_PREFIX = PROGRAM["max_prefix_tokens"]
 
@@ -36,7 +36,7 @@ def test_engines_are_what_engine_json_says(compiled_bundle: tuple[Path, CompileR
     assert set(engine.files) == {"segment-0.plan", "segment-1.plan", "segment-2.plan"}
     assert sorted(p.name for p in Path(built.folder).iterdir()) == ["engine.json", *sorted(engine.files)]
     for k, (segment, told) in enumerate(zip(engine.segments, built.segments, strict=True)):
-        assert segment.context is None and segment.profiles == profiles_of(bundle)
+        assert segment.context is None and segment.profiles == optimization_profiles(bundle)
         assert segment.layers == told.engine_layers > 10 and told.seconds > 0
         assert segment.summary == told.summary
         assert told.bytes == engine.files[f"segment-{k}.plan"].bytes > 1000
@@ -48,7 +48,7 @@ def test_engines_are_what_engine_json_says(compiled_bundle: tuple[Path, CompileR
 def test_profiles(made: Path) -> None:
     """The limits and the catalog give the most, golden slates what is usual. No profile runs from no prefix to some."""
     bundle = Bundle.open(made, TENSORRT)
-    empty, behind = profiles_of(bundle)
+    empty, behind = optimization_profiles(bundle)
     most = max(MAX_TOKENS, MOST_PREFIX)
     prefixes = sorted(len(slate.prefix) for slate in bundle.golden().slates)
     assert empty == OptimizationProfile((1, prefixes[len(prefixes) // 2], most), (0, 0, 0), (1, 1, MAX_TOKENS))
@@ -58,16 +58,16 @@ def test_profiles(made: Path) -> None:
     assert behind.rows[1] == MAX_TOKENS // lengths[len(lengths) // 2] >= 1
     assert behind.tokens[1] == behind.rows[1] * lengths[len(lengths) // 2] <= MAX_TOKENS
     roomy = dataclasses.replace(bundle, variant=dataclasses.replace(bundle.variant, max_tokens=4096))
-    assert profiles_of(roomy)[1].rows == (1, 20, 4096)
-    (one,) = profiles_of(bundle, onnxruntime=True)
+    assert optimization_profiles(roomy)[1].rows == (1, 20, 4096)
+    (one,) = optimization_profiles(bundle, onnxruntime=True)
     assert (one.tokens, one.prefix[::2], one.rows) == (behind.tokens, (0, MOST_PREFIX), behind.rows)
 
 
 def test_without_prefixes_there_are_slates_alone(made: Path) -> None:
     bundle = Bundle.open(made, TENSORRT)
-    slate = profiles_of(bundle)[1]
+    slate = optimization_profiles(bundle)[1]
     bundle.catalog.info["prompt"]["max_prefix_tokens"] = 0
-    (only,) = profiles_of(bundle)
+    (only,) = optimization_profiles(bundle)
     assert only.prefix == (0, 0, 0) and only.rows == slate.rows
 
 

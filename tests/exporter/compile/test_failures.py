@@ -49,7 +49,7 @@ def test_node_it_does_not_know(compiled: Path) -> None:
     spoil(compiled, rename)
     text = refused(compiled, BackendError)
     assert text.startswith(f"{TENSORRT}, segment 1 (segment-1.onnx): TensorRT-RTX ")
-    assert "does not build it: " in text and "Softmaxx" in text
+    assert "cannot build it: " in text and "Softmaxx" in text
 
 
 def test_types_that_do_not_fit(compiled: Path) -> None:
@@ -74,7 +74,7 @@ def test_out_of_memory(compiled: Path, tmp_path: Path) -> None:
     python.write_text(f'#!/bin/sh\nulimit -v 450000\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     text = refused(compiled, BackendError, str(python))
-    assert "segment 0" in text and "most likely out of memory: stop other programs, add swap, or export with more exits" in text
+    assert "segment 0" in text and "probably out of memory: stop other programs, add swap, or export with more exits" in text
 
 
 @pytest.mark.parametrize(("name", "memory"), [("KILL", True), ("SEGV", False)])
@@ -88,7 +88,7 @@ def test_builder_that_dies(compiled: Path, tmp_path: Path, name: str, memory: bo
     python.chmod(0o755)
     text = refused(compiled, BackendError, str(python))
     assert f"segment 1 (segment-1.onnx): the builder ended by SIG{name} at " in text and " MB" in text
-    assert ("most likely out of memory" in text) == memory
+    assert ("probably out of memory" in text) == memory
 
 
 def test_full_disk(compiled: Path) -> None:
@@ -101,7 +101,7 @@ def test_nothing_is_compiled_into_a_bundle_that_is_being_written(compiled: Path)
     before = contents(engines_of(compiled))
     with sole_writer(compiled):
         text = refused(compiled, InputError)
-    assert text.endswith("another process is writing it; try again when that has ended")
+    assert text.endswith("another process is writing to it; try again when it has finished")
     assert contents(engines_of(compiled)) == before
 
 

@@ -15,7 +15,7 @@ from builders.variants import TENSORRT
 from doubles.compiler import Doubles
 from rexit.bundle import Bundle, Engine
 from rexit.errors import BackendError
-from rexit.exporter.compile import compile_engines, profiles_of
+from rexit.exporter.compile import compile_engines, optimization_profiles
 
 MOST_PREFIX = PROGRAM["max_prefix_tokens"]
 
@@ -38,7 +38,7 @@ def test_calls_and_engine(bundle: Path, doubles: Doubles) -> None:
     assert doubles.calls("build_serialized_network") == [[2]] * 3  # detailed
     assert doubles.calls("set_memory_pool_limit") == [["workspace", 1 << 30]] * 3
     for (shapes,), profile in zip(  # of the first segment
-        doubles.calls("add_optimization_profile")[:2], profiles_of(Bundle.open(bundle, TENSORRT)), strict=True
+        doubles.calls("add_optimization_profile")[:2], optimization_profiles(Bundle.open(bundle, TENSORRT)), strict=True
     ):
         assert shapes == {
             **{name: [[size] for size in profile.tokens] for name in ("ids", "place", "owner")},
@@ -110,8 +110,8 @@ def test_another_gpu_of_the_same_capability(bundle: Path, doubles: Doubles) -> N
 @pytest.mark.parametrize(
     ("at", "message"),
     [
-        ("parse", "TensorRT 10.3.0 does not build it: In node 3 (importX): UNSUPPORTED_NODE"),
-        ("build", "does not build it: Error Code 10: Internal Error (Could not find any implementation for node X.)"),
+        ("parse", "TensorRT 10.3.0 cannot build it: In node 3 (importX): UNSUPPORTED_NODE"),
+        ("build", "cannot build it: Error Code 10: Internal Error (Could not find any implementation for node X.)"),
         ("kill", "the builder ended by SIGKILL at "),
     ],
 )
@@ -123,7 +123,7 @@ def test_failure_is_one_line_and_old_engines_stay(bundle: Path, doubles: Doubles
         compile_engines(bundle, force=True)
     text = str(caught.value)
     assert text.startswith(f"{TENSORRT}, segment 0 (segment-0.onnx): ") and message in text and "\n" not in text
-    assert ("most likely out of memory" in text) == (at == "kill")
+    assert ("probably out of memory" in text) == (at == "kill")
     assert contents(engines_of(bundle)) == before
 
 
@@ -131,6 +131,6 @@ def test_onnx_is_missed_before_anything_is_built(bundle: Path, doubles: Doubles,
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BackendError, match=r"`onnx` is missing.*pip install 'rexit\[tensorrt\]'"):
+    with pytest.raises(BackendError, match=r"`onnx`, which .*, is missing: pip install 'rexit\[tensorrt\]'"):
         compile_engines(bundle, onnxruntime=True)
     assert doubles.calls("create_network") == []

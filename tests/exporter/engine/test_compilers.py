@@ -39,7 +39,9 @@ def test_rtx_without_a_gpu_builds_for_the_capability_asked_for() -> None:
 
 
 def test_rtx_without_a_gpu_needs_a_capability() -> None:
-    with pytest.raises(BackendError, match=r"^no GPU at hand: TensorRT-RTX .* needs --compute-capability, one of 7\.5, .*12\.1$"):
+    with pytest.raises(
+        BackendError, match=r"^no GPU in this machine: TensorRT-RTX .* needs --compute-capability, one of 7\.5, .*12\.1$"
+    ):
         find_compiler(None, None, None)
 
 
@@ -55,7 +57,7 @@ def test_capability_that_is_none(text: str) -> None:
         find_compiler(None, None, text)
 
 
-def test_tensorrt_builds_for_the_gpu_at_hand(doubles: Doubles) -> None:
+def test_tensorrt_builds_for_the_local_gpu(doubles: Doubles) -> None:
     doubles.add_gpu()
     compiler, target = find_compiler(None, None, None)
     assert (compiler.title, compiler.standalone, target) == ("TensorRT 10.3.0", False, BuildTarget("8.7", "Orin"))
@@ -63,24 +65,26 @@ def test_tensorrt_builds_for_the_gpu_at_hand(doubles: Doubles) -> None:
 
 
 def test_tensorrt_without_a_gpu(doubles: Doubles) -> None:
-    with pytest.raises(BackendError, match=r"^TensorRT 10\.3\.0 builds for the GPU at hand, and there is none$"):
+    with pytest.raises(BackendError, match=r"^TensorRT 10\.3\.0 builds only for this machine's GPU, and there is none$"):
         find_compiler(None, "tensorrt", "8.6")
 
 
 def test_tensorrt_for_another_gpu(doubles: Doubles) -> None:
     doubles.add_gpu()
-    with pytest.raises(BackendError, match=r"^TensorRT 10\.3\.0 builds for the GPU at hand, Orin of 8\.7, not for 8\.6$"):
+    with pytest.raises(
+        BackendError, match=r"^TensorRT 10\.3\.0 builds only for this machine's GPU, Orin \(8\.7\), not for 8\.6$"
+    ):
         find_compiler(None, "tensorrt", "8.6")
 
 
 def test_of_two_compilers_the_one_that_can(doubles: Doubles) -> None:
     doubles.add_gpu()
     assert find_compiler(None, None, "8.6")[0].name == "tensorrt_rtx"
-    with pytest.raises(BackendError, match=r"Orin of 8\.7, not for 11\.0; TensorRT-RTX .* does not compile for 11\.0"):
+    with pytest.raises(BackendError, match=r"Orin \(8\.7\), not for 11\.0; TensorRT-RTX .* does not compile for 11\.0"):
         find_compiler(None, None, "11.0")
 
 
-def test_rtx_for_a_gpu_at_hand_it_does_not_know(doubles: Doubles) -> None:
+def test_rtx_for_a_local_gpu_it_does_not_know(doubles: Doubles) -> None:
     doubles.add_gpu()
     with pytest.raises(BackendError, match=r"does not compile for 8\.7 \(of Orin\), only for"):
         find_compiler(None, "tensorrt_rtx", None)
@@ -100,7 +104,7 @@ def test_no_compiler_anywhere(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -
         find_compiler(None, None, None)
     text = str(caught.value)
     assert "No module named 'tensorrt'" in text and "No module named 'tensorrt_rtx'" in text and "\n" not in text
-    assert text.endswith("name the Python that has JetPack's with --python, elsewhere `pip install 'rexit[tensorrt-rtx]'`")
+    assert text.endswith("on a Jetson, name JetPack's Python with --python; elsewhere, `pip install 'rexit[tensorrt-rtx]'`")
 
 
 @pytest.mark.parametrize("builder", ["tensorrt", "tensorrt_rtx"])
@@ -115,7 +119,7 @@ def test_binding_that_breaks_when_imported(tmp_path: Path, monkeypatch: pytest.M
 def test_binding_that_takes_the_process_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tensorrt.py").write_text("import os; os.abort()")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(BackendError, match=r"is no Python that can be asked, it ended by SIGABRT"):
+    with pytest.raises(BackendError, match=r"cannot be run as a Python, it ended by SIGABRT"):
         find_compiler(sys.executable, None, "8.6")
 
 
@@ -123,7 +127,7 @@ def test_binding_that_takes_the_process_along(tmp_path: Path, monkeypatch: pytes
 def test_python_that_is_none(python: str) -> None:
     if not os.access(python, os.X_OK):
         pytest.fail(f"{python} is not here; name another program")
-    with pytest.raises(BackendError, match=f"{python}: is no Python that can be asked"):
+    with pytest.raises(BackendError, match=f"{python}: cannot be run as a Python"):
         find_compiler(python, None, "8.6")
 
 

@@ -65,7 +65,7 @@ def test_of_random_answers_nobody_can_tell(
     checkpoint_folder: Path, taste: tuple[Path, Path], tmp_path: Path, reuse_graphs: Callable[[], None]
 ) -> None:
     reuse_graphs()
-    with pytest.raises(QualityError, match=r"which cannot tell: a loss of at most 0\.001 is allowed; nothing .*no more"):
+    with pytest.raises(QualityError, match=r"too wide to tell: a loss of at most 0\.001 is allowed; nothing .*no more"):
         export_bundle(checkpoint_folder, taste[1], tmp_path / "bundle", ExportOptions(precisions=["int8"], golden_slates=2))
     with pytest.raises(InputError, match=r"19 users are too few to judge a variant by, .*; ask for more with --quality-slates"):
         export_bundle(checkpoint_folder, taste[1], tmp_path / "bundle", ExportOptions(precisions=["int8"], quality_slates=19))

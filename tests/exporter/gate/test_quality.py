@@ -12,7 +12,7 @@ import pytest
 from rexit.bundle import Bundle, Catalog, Split
 from rexit.errors import InputError, ParityError, QualityError
 from rexit.exporter.gate import quality
-from rexit.exporter.gate.quality import Answers, Prompts
+from rexit.exporter.gate.quality import LogOdds, Prompts
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate
 from rexit.ranking import auc
@@ -32,12 +32,12 @@ def drawn(catalog: Catalog) -> Prompts:
 
 
 @pytest.fixture(scope="module")
-def answers(exported: Path, drawn: Prompts) -> Answers:
+def answers(exported: Path, drawn: Prompts) -> LogOdds:
     bundle = Bundle.open(exported)
-    return drawn.answers(Chain(bundle.folder, bundle.variant.segments, 512))
+    return drawn.log_odds(Chain(bundle.folder, bundle.variant.segments, 512))
 
 
-def synthetic(users: int, each: int = 8, seed: int = 0) -> tuple[Prompts, Answers]:
+def synthetic(users: int, each: int = 8, seed: int = 0) -> tuple[Prompts, LogOdds]:
     """Users who like what three equal exits say, with chance, and no prompts: only answers are judged."""
     random = np.random.default_rng(seed)
     log_odds = random.standard_normal(users * each).astype(np.float32)
@@ -45,7 +45,7 @@ def synthetic(users: int, each: int = 8, seed: int = 0) -> tuple[Prompts, Answer
     return Prompts([], np.repeat(np.arange(users), each), liked, whole=False), np.stack([log_odds] * 3, 1)
 
 
-def noisy(answers: Answers, noise: float, exit: int = 1) -> Answers:
+def noisy(answers: LogOdds, noise: float, exit: int = 1) -> LogOdds:
     """The same with noise of that standard deviation at one exit."""
     out = answers.copy()
     out[:, exit] += noise * np.random.default_rng(1).standard_normal(len(out)).astype(np.float32)
@@ -61,7 +61,7 @@ def test_prompts_are_the_whole_split_or_a_fixed_draw(catalog: Catalog, drawn: Pr
     assert [s.prefix.tolist() for s in few[0].prompts] == [s.prefix.tolist() for s in few[1].prompts]
 
 
-def test_answers_are_those_of_the_golden_samples(exported: Path, drawn: Prompts, answers: Answers) -> None:
+def test_answers_are_those_of_the_golden_samples(exported: Path, drawn: Prompts, answers: LogOdds) -> None:
     bundle = Bundle.open(exported)
     golden = {slate.prefix.tobytes(): slate for slate in bundle.golden().slates}
     at = 0
@@ -74,9 +74,9 @@ def test_answers_are_those_of_the_golden_samples(exported: Path, drawn: Prompts,
     assert not golden and at == len(answers)
 
 
-def test_chunks_change_nothing(exported: Path, drawn: Prompts, answers: Answers) -> None:
+def test_chunks_change_nothing(exported: Path, drawn: Prompts, answers: LogOdds) -> None:
     bundle = Bundle.open(exported)
-    chunked = drawn.answers(Chain(bundle.folder, bundle.variant.segments, 16))
+    chunked = drawn.log_odds(Chain(bundle.folder, bundle.variant.segments, 16))
     np.testing.assert_allclose(chunked, answers, atol=1e-5)
 
 
@@ -106,8 +106,8 @@ def test_who_cannot_tell_is_told_what_helps() -> None:
     prompts, answers = synthetic(100)
     found = quality.assess(prompts, EXITS, GATE, answers, noisy(answers, 0.03))
     said = (
-        r"exit after layer 2: AUC 0\.\d+, float32 has 0\.\d+; it changes by -0\.\d+ to \+0\.\d+ "
-        r"\(95 % interval over 100 users\), which cannot tell: a loss of at most 0\.001 is allowed; nothing was written: "
+        r"exit after layer 2: AUC 0\.\d+, float32 has 0\.\d+; the change is -0\.\d+ to \+0\.\d+ "
+        r"\(95 % interval over 100 users\), too wide to tell: a loss of at most 0\.001 is allowed; nothing was written: "
     )
     with pytest.raises(QualityError, match=said + r"ask for more with --quality-slates \(0: all\); --accept-loss writes"):
         found.check()
@@ -120,7 +120,8 @@ def test_who_cannot_tell_is_told_what_helps() -> None:
 def test_a_loss_that_is_sure_fails() -> None:
     prompts, answers = synthetic(500)
     found = quality.assess(prompts, EXITS, Gate(None, 0.005), answers, noisy(answers, 1.0, exit=2))
-    with pytest.raises(QualityError, match=r"after layer 4: AUC .* changes by -0\.\d+ to -0\.\d+ .*, a loss of at most 0\.005"):
+    said = r"after layer 4: AUC .* the change is -0\.\d+ to -0\.\d+ .*, a loss of at most 0\.005"
+    with pytest.raises(QualityError, match=said):
         found.check()
     found.check(accept_loss=True)
     assert found.to_json()["verdict"] == "failed" and found.to_json()["accepted"]
@@ -131,7 +132,7 @@ def test_noise_at_one_exit_is_refused_by_its_name() -> None:
     found = quality.assess(prompts, EXITS, GATE, answers, noisy(answers, 0.3))
     with pytest.raises(
         QualityError,
-        match=r"after layer 2: log-odds correlate 0\.9\d+ with float32, at least 0.995 is required \(2400 pairs",
+        match=r"after layer 2: log-odds correlate 0\.9\d+ with float32's, at least 0.995 is required \(2400 pairs",
     ) as e:
         found.check()
     assert isinstance(e.value, ParityError) and e.value.exit_code == 5
@@ -179,7 +180,7 @@ def test_prompts_that_cannot_tell(catalog: Catalog, drawn: Prompts, monkeypatch:
     with pytest.raises(InputError, match=r"12 validation slates of 12 users: 12 users are too few.*; the split has no more; --"):
         drawn.check()
     prompts, _ = synthetic(30)
-    with pytest.raises(InputError, match="all 240 pairs are not liked: they have no AUC; ask for more"):
+    with pytest.raises(InputError, match="all 240 pairs are not liked, so there is no AUC; ask for more"):
         replace(prompts, liked=np.zeros_like(prompts.liked)).check()
     prompts.check()
     validation = catalog.split("validation")

@@ -72,8 +72,8 @@ def test_digest_follows_the_weights(folder: Path) -> None:
         ([2, 1, 4], "must ascend"),
         ([2, 2, 4], "must ascend"),
         ([0, 4], "must ascend"),
-        ([2, 4, 9], "exit 9 lies beyond the model's 4 layers"),
-        ([1, 2], "must be the model's full depth, 4"),
+        ([2, 4, 9], "exit 9 is beyond the model's 4 layers"),
+        ([1, 2], "expected the model's full depth, 4"),
     ],
 )
 def test_exits_that_do_not_fit(saved: Path, exits: list[int], said: str) -> None:
@@ -83,7 +83,7 @@ def test_exits_that_do_not_fit(saved: Path, exits: list[int], said: str) -> None
 
 
 def test_exits_without_their_heads(saved: Path) -> None:
-    with pytest.raises(InputError, match=r"\[2, 4\] differ from the \[1, 2, 4\]"):
+    with pytest.raises(InputError, match=r"\[2, 4\] differ from \[1, 2, 4\]"):
         load_checkpoint(saved, exits=[2, 4])
 
 
@@ -127,7 +127,7 @@ DAMAGE = [
     (_missing_weight, "weights are missing, e.g. model.layers.1.mlp.up_proj.weight"),
     (_head_of_other_width, r"'exit.1.weight' has shape \[2, 32\], the model needs \[2, 64\]"),
     (_missing_head, "'exit.1.weight' is missing"),
-    (_stray_head, "'exit.3.weight' belongs to no head"),
+    (_stray_head, "'exit.3.weight' does not belong to any head"),
     (lambda folder: _edit(folder, exits="2,4"), "`exits` is '2,4', expected a list"),
     (lambda folder: _edit(folder, labels={"no": 1}), "`labels` is"),
     (lambda folder: _edit(folder, schema=7), "schema 7"),
