@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Catalog, Id
-from rexit.exporter.catalog.neighbours import nonzero_rows, top
+from rexit.exporter.catalog.neighbours import Neighbourhood, folded_in, nonzero_rows, top
 from rexit.exporter.prompt.program import Op, needs_target
 
 Tokens = NDArray[np.int32]
@@ -48,8 +48,8 @@ class PromptBuilder:
         self._candidate: list[Op] = prompt["candidate"]
         self._users, self._items = catalog.user_table, catalog.item_table
         self._offsets, self._tokens = catalog.piece_table["offsets"], catalog.piece_table["tokens"]
-        self._user_embeddings = self._users["embeddings"].astype(np.float64)
-        self._known_users = nonzero_rows(self._user_embeddings)
+        self._around = Neighbourhood(self._users["embeddings"], self._users["similar"].shape[1])
+        self._asks_for_similar = any(op["op"] in ("similar_liked", "similar_verdict") for op in self._prefix + self._candidate)
         # (user, item) pairs of all interactions in ascending order, so that a verdict is found by binary search.
         starts = self._users["history_offsets"]
         owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
@@ -103,22 +103,19 @@ class PromptBuilder:
         seen = slice(0, 0) if user is None else self._visible(user, as_of)
         items = np.concatenate([self._users["history_items"][seen], np.array([i for i, _ in recent], np.int64)])
         liked = np.concatenate([self._users["history_liked"][seen] > 0, np.array([bool(v) for _, v in recent], np.bool_)])
-        if user is not None and not recent:
-            similar = self._users["similar"][user].astype(np.int64)
-            similar = similar[similar != user]  # its own row stands where there is no neighbour
-        else:
-            similar = self._fold_in(user, items[liked])
+        similar = self._similar(user, items[liked], whole=as_of is None and not recent)
         return _Request(as_of, items, liked, similar)
 
-    def _fold_in(self, user: int | None, liked: Rows) -> Rows:
-        direction = self._items["fold_in"][liked].astype(np.float64).sum(0)
-        if not direction.any():
+    def _similar(self, user: int | None, liked: Rows, whole: bool) -> Rows:
+        """Rows of the users nearest to one who `liked` these items. `whole`: they are all that the catalog knows of `user`."""
+        if not self._asks_for_similar:
             return np.empty(0, np.int64)
-        scores = self._user_embeddings @ direction
-        scores[~self._known_users] = -np.inf
-        if user is not None:
-            scores[user] = -np.inf
-        return top(scores, self._users["similar"].shape[1])
+        if whole and user is not None:
+            kept: Rows = self._users["similar"][user].astype(np.int64)
+            others: Rows = kept[kept != user]  # its own row stands where there is no neighbour
+            return others
+        query = folded_in(self._items["fold_in"][liked])
+        return self._around.nearest(query[None], np.array([-1 if user is None else user]))[0]
 
     def _shared(self, op: Op, user: int | None, request: _Request) -> list[int]:
         """The pieces of an op that does not depend on the target."""

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 TABLES = ("users.safetensors", "items.safetensors", "pieces.safetensors")
-SPLITS = ("train", "validation", "test")
+SPLITS = ("graph", "train", "validation", "test")
+"""What trains the retriever, what trains the model, what it is chosen by, what it is judged by: no interaction is in two."""
 
 Id = int | str
 
@@ -225,7 +226,7 @@ class Catalog:
         return list(check_hashes(self.path, self.files))
 
     def split(self, name: str) -> Split:
-        """`train`, `validation` or `test`. Only a catalog made by `rexit index` has them; a bundle's copy does not."""
+        """One of SPLITS. Only a catalog made by `rexit index` has them; a bundle's copy does not."""
         if name not in SPLITS:
             raise InputError(f"split {name!r}, expected one of {', '.join(SPLITS)}")
         entry = self.info["splits"].get(name)

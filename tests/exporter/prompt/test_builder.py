@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 import tiny_data
 from rexit.bundle import Catalog
 from rexit.errors import InputError
-from rexit.exporter.catalog.lightgcn import Settings
 from rexit.exporter.index import build_catalog
+from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 
 NAMES = ("job", "user.like_rate", "recent", "similar_liked", "fields", "item.like_rate", "count", "similar_verdict", "nearest")
@@ -31,8 +31,7 @@ def index(folder: Path, rated: pl.DataFrame | None = None) -> Catalog:
         folder / "prompt.toml",
         folder / "catalog",
         users=folder / "users.csv",
-        neighbours=6,
-        settings=Settings(dim=8, layers=2, epochs=10),
+        options=IndexOptions(neighbours=6, lightgcn=LightGCNOptions(dim=8, layers=2, epochs=10)),
     )
     return Catalog.open(folder / "catalog")
 
