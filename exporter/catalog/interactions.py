@@ -113,7 +113,7 @@ def read_interactions(path: Path, options: IndexOptions) -> pl.DataFrame:
 def _likes(frame: pl.DataFrame, path: Path, options: IndexOptions) -> pl.Series:
     if options.implicit:
         return pl.repeat(True, len(frame), eager=True)
-    raw = _column(frame, options.columns.rating, path, "--rating-column (or --implicit, if there are no ratings)")
+    raw = _column(frame, options.columns.rating, path, "--rating-column; --implicit if there are no ratings")
     rating = raw.cast(pl.Float64, strict=False)
     _refuse(~rating.is_finite().fill_null(False), raw, path, "a finite number")
     liked = rating >= options.positive_at
@@ -133,7 +133,7 @@ def _times(frame: pl.DataFrame, path: Path, options: IndexOptions) -> pl.Series:
         return pl.int_range(len(frame), eager=True)
     if options.order == "random":
         return pl.Series(np.random.default_rng(options.seed).permutation(len(frame)))
-    raw = _column(frame, options.columns.time, path, "--time-column (or --order, if there are no times)")
+    raw = _column(frame, options.columns.time, path, "--time-column; --order if there are no times")
     if raw.dtype in (pl.Datetime, pl.Date):
         time = raw.dt.epoch("s").cast(pl.Int64)
     else:

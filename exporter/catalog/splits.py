@@ -68,7 +68,7 @@ def assign(interactions: pl.DataFrame, options: IndexOptions, path: Path) -> tup
     if options.columns.split is not None:
         assigned, told = ordered, {"by": "column", "column": options.columns.split}
     else:
-        assigned, told = _by_rule(ordered, Rule.parse(options.split or DEFAULT))
+        assigned, told = _by_rule(ordered, Rule.parse(DEFAULT if options.split is None else options.split))
     share = None if GRAPH in assigned["split"] else options.graph_share
     if share is not None:
         assigned = _cut_graph(assigned, Fraction(str(share)))
@@ -113,7 +113,7 @@ def _cut_graph(assigned: pl.DataFrame, share: Fraction) -> pl.DataFrame:
 
 
 def _check_filled(assigned: pl.DataFrame, told: Mapping[str, Any], path: Path) -> None:
-    for split in SPLITS:
+    for split in (TRAIN, VALIDATION, TEST, GRAPH):  # the graph is cut last
         if split in assigned["split"]:
             continue
         if told["by"] == "column" and split != GRAPH:
