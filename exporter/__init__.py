@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from rexit.exporter.index import build_catalog
     from rexit.exporter.model.checkpoint import load_checkpoint, save_checkpoint
     from rexit.exporter.model.multi_exit import MultiExitModel
-    from rexit.exporter.options import ExportOptions
+    from rexit.exporter.options import Columns, ExportOptions, IndexOptions, LightGCNOptions
     from rexit.exporter.prompt.builder import PromptBuilder
 
 _HOME = {
+    "Columns": "options",
     "ExportOptions": "options",
+    "IndexOptions": "options",
+    "LightGCNOptions": "options",
     "MultiExitModel": "model.multi_exit",
     "PromptBuilder": "prompt.builder",
     "build_catalog": "index",
@@ -38,7 +41,10 @@ _HOME = {
 }
 
 __all__ = [
+    "Columns",
     "ExportOptions",
+    "IndexOptions",
+    "LightGCNOptions",
     "MultiExitModel",
     "PromptBuilder",
     "build_catalog",

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +19,7 @@ from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
 from rexit.cli import main
 from rexit.exporter import index as index_module
+from rexit.exporter.options import LightGCNOptions
 from rexit.slates import cut
 
 Outcome = tuple[int, str, str]
@@ -198,9 +200,8 @@ def test_the_catalog_says_how_it_was_split_and_what_trained_the_retriever(run: R
     assert info["label"] == {"column": "rating", "positive_at": 4.0}
     graph = Catalog.open(data / "catalog").split("graph")
     assert info["retrieval"]["trained_on"] == {"split": "graph", "likes": int(graph.liked.sum())}
-    assert info["retrieval"]["lightgcn"] == {
-        "dim": 8, "layers": 3, "epochs": 5, "patience": 20, "learning_rate": 0.01, "weight_decay": 1e-4, "negatives": 2, "seed": 3,
-    }  # fmt: skip
+    chosen = LightGCNOptions(dim=8, epochs=5, learning_rate=0.01, negatives=2, seed=3)
+    assert info["retrieval"]["lightgcn"] == asdict(chosen)
 
 
 def parts(data: Path) -> dict[str, pl.DataFrame]:
@@ -275,7 +276,7 @@ def test_implicit_feedback(run: Run, data: Path) -> None:
             "ratings.csv",
             "rating",
             "stars",
-            "ratings.csv: no column 'rating' (--rating-column; --implicit if there are no ratings), the file has: user_id, item_id",
+            "ratings.csv: no column 'rating' (--rating-column; --implicit if there are no ratings), the file has: user_id",
         ),
         ("items.csv", "item_id", "film", "items.csv: no column 'item_id' (--item-column), the file has: film, title, year"),
         ("users.csv", "user_id", "who", "users.csv: no column 'user_id' (--user-column), the file has: who, job"),

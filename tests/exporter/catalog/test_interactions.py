@@ -126,7 +126,7 @@ def test_an_order_without_times_is_that_of_the_file_or_drawn(tmp_path: Path) -> 
     )
     assert sorted(first) == list(range(30)) and first == again and other not in (first, list(range(30)))
     with pytest.raises(
-        InputError, match="no column 'timestamp' .--time-column; --order if there are no times., the file has: user"
+        InputError, match=r"no column 'timestamp' .--time-column; --order if there are no times., the file has: user"
     ):
         read_interactions(path, IndexOptions())
 
@@ -156,5 +156,5 @@ def test_a_split_column(tmp_path: Path) -> None:
         write(path, f"user_id,item_id,rating,timestamp,fold\n1,2,3,4,train\n1,3,4,5,{bad}\n")
         with pytest.raises(InputError, match=rf"row 2: 'fold' is {seen}, expected graph, train, validation .or valid. or test"):
             read_interactions(path, IndexOptions(columns=columns))
-    with pytest.raises(InputError, match="no column 'part' .--split-column., the file has: "):
+    with pytest.raises(InputError, match=r"no column 'part' .--split-column., the file has: "):
         read_interactions(path, IndexOptions(columns=Columns(split="part")))

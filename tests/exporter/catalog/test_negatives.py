@@ -56,5 +56,5 @@ def test_all_that_is_left_may_be_drawn_and_no_more() -> None:
     before = clicks(3, 12, 8)
     made = with_negatives(before, 12, 4, 0, PATH)
     assert len(made.filter(~pl.col("liked"))) == 3 * 6 * 4
-    with pytest.raises(InputError, match="clicks.csv: a user met all but 4 of 12 items, expected at least 5 others"):
+    with pytest.raises(InputError, match=r"clicks.csv: a user met all but 4 of 12 items, expected at least 5 others"):
         with_negatives(before, 12, 5, 0, PATH)

@@ -118,8 +118,24 @@ def test_a_graph_that_knows_an_answer_is_refused(later: int) -> None:
 
 @pytest.mark.parametrize(
     "rule",
-    ["user", "user:0.8", "user:0.9,0.8", "user:0.8,0.8", "user:0,0.5", "user:0.5,1", "time:0.9,0.1", "time:a,b", "leave-last:0,1"]
-    + ["leave-last:1,0.5", "leave-last:1", "random:0.8,0.9", "user:0.8,0.9,0.95", "user:1/0,0.5", "user:nan,0.5", ""],
+    [
+        "",
+        "user",
+        "user:0.8",
+        "user:0.9,0.8",
+        "user:0.8,0.8",
+        "user:0,0.5",
+        "user:0.5,1",
+        "user:0.8,0.9,0.95",
+        "user:1/0,0.5",
+        "user:nan,0.5",
+        "time:0.9,0.1",
+        "time:a,b",
+        "leave-last:0,1",
+        "leave-last:1,0.5",
+        "leave-last:1",
+        "random:0.8,0.9",
+    ],
 )
 def test_a_rule_that_is_none_is_named(rule: str) -> None:
     with pytest.raises(InputError) as caught:
