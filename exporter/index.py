@@ -24,12 +24,16 @@ from rexit.exporter.catalog import lightgcn, tables
 from rexit.exporter.catalog.interactions import read_entities, read_interactions, rows_of, unify_ids
 from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.catalog.neighbours import similar_users
+from rexit.exporter.catalog.snapshots import train_snapshots
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.pieces import Pieces, fingerprint, load_tokenizer, single_token
 from rexit.exporter.prompt.program import Fields, Lengths, Program, bounds, compile_program
 from rexit.exporter.prompt.template import Template, read_template, written
+from rexit.progress import Progress, silent
+
+SNAPSHOTS = "snapshots.safetensors"
 
 
 def build_catalog(
@@ -41,17 +45,18 @@ def build_catalog(
     options: IndexOptions | None = None,
     *,
     users: Path | None = None,
-    progress: lightgcn.EpochProgress = lambda *_: None,
+    progress: Progress = silent,
 ) -> Mapping[str, Any]:
     """Writes the catalog folder `out`, whole or not at all, and returns what its catalog.json says.
 
     1. What is wrong with options, place, template and tokenizer is said before any work.
     2. Interactions get their splits, users and items their rows.
     3. The template becomes a program, its texts and the data's become pieces.
-    4. The retriever is trained on the graph split; similar users are found as prompts find them.
+    4. The retriever is trained on the training likes, and once more on each earlier part of them, for training prompts; similar
+       users are found as prompts find them.
     5. Tables, splits and what catalog.json says of them are written.
 
-    `progress` is called after each LightGCN epoch. A catalog at `out` is replaced; any other non-empty folder is refused.
+    A catalog at `out` is replaced; any other non-empty folder is refused.
     Raises InputError: options, columns, ids, splits, template, tokenizer, a place that cannot be written.
     """
     options = options or IndexOptions()
@@ -60,11 +65,13 @@ def build_catalog(
     language = _Language.load(tokenizer, template)
     data = _read(interactions, items, users, options)
     prompt = _compile(language, data)
-    retriever = lightgcn.train(_likes(data), options.lightgcn, progress)
+    likes = _likes(data)
+    retriever = lightgcn.train(likes, options.lightgcn, progress)
+    earlier = _snapshots(data, likes, retriever.epochs, options, progress)
     content = _content(data, prompt, retriever, options.neighbours)
     info = {**_info(data, language, options), **prompt.info, "retrieval": _retrieval(data, retriever, options.lightgcn)}
     with new_folder(out) as folder:
-        _write(folder, info, content, data)
+        _write(folder, info, {**content, SNAPSHOTS: earlier}, data)
     return info
 
 
@@ -179,15 +186,24 @@ def _likes(data: _Data) -> lightgcn.Likes:
         part = data.interactions.filter(pl.col("split").is_in(splits) & (pl.col("liked") | (not liked)))
         return part["user"].to_numpy(), part["item"].to_numpy()
 
-    graph, train, validation, _ = SPLITS
+    train, validation, _ = SPLITS
     return lightgcn.Likes(
-        graph=edges(graph),
-        known=edges(graph, train),
-        seen=edges(graph, train, liked=False),
+        graph=edges(train),
+        known=edges(train),
+        seen=edges(train, liked=False),
         wanted=edges(validation),
         users=len(data.users),
         items=len(data.items),
     )
+
+
+def _snapshots(data: _Data, likes: lightgcn.Likes, epochs: int, options: IndexOptions, progress: Progress) -> tables.Tensors:
+    train = data.interactions.filter(pl.col("split") == SPLITS[0])
+
+    def told(done: int) -> None:
+        progress("LightGCN of earlier moments", done, options.snapshots - 1)
+
+    return train_snapshots(train, likes, options.snapshots, epochs, options.lightgcn, told)
 
 
 def _content(data: _Data, prompt: _Prompt, retriever: lightgcn.Retriever, neighbours: int) -> Mapping[str, tables.Tensors]:
@@ -235,20 +251,19 @@ def _info(data: _Data, language: _Language, options: IndexOptions) -> dict[str, 
 
 
 def _retrieval(data: _Data, retriever: lightgcn.Retriever, options: LightGCNOptions) -> dict[str, Any]:
-    graph = data.interactions.filter((pl.col("split") == SPLITS[0]) & pl.col("liked"))
     return {
         "recall@20": retriever.recall,
         "popularity_recall@20": retriever.popularity_recall,
         "split": "validation",
         "epochs": retriever.epochs,
-        "trained_on": {"split": SPLITS[0], "likes": len(graph)},
         "lightgcn": asdict(options),
     }
 
 
 def _write(folder: Path, info: dict[str, Any], content: Mapping[str, tables.Tensors], data: _Data) -> None:
-    for name in TABLES:
+    for name in (*TABLES, SNAPSHOTS):
         write_file(folder / name, save(content[name]))
+    info["snapshots"] = {"path": SNAPSHOTS, **FileEntry.of(folder / SNAPSHOTS).to_json()}
     info["counts"]["pieces"] = len(content["pieces.safetensors"]["offsets"]) - 1
     info["prompt"]["lengths"] = prompt_lengths(Catalog(folder, info, {}))
     (folder / "splits").mkdir()

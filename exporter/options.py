@@ -79,10 +79,10 @@ class IndexOptions:
     """What can be chosen of a catalog; `rexit index --help` says the same.
 
     positive_at: a rating of at least this is a like. implicit: every interaction is a like, ratings are not read, and
-    `implicit_negatives` items that the user never met stand against each one outside the graph split.
+    `implicit_negatives` items that the user never met stand against each one.
     order: `time` (the column), `file` or `random`. split: `user:A,B`, `time:A,B` or `leave-last:V,T` (see
-    `rexit.exporter.catalog.splits`); None: `user:0.8,0.9`, or what `columns.split` says. graph_share: how much of each user's
-    training interactions trains the retriever instead of the model. neighbours: similar users of a user.
+    `rexit.exporter.catalog.splits`); None: `user:0.8,0.9`, or what `columns.split` says. snapshots: parts that a
+    user's training interactions are cut into for `rexit.exporter.catalog.snapshots`. neighbours: similar users of a user.
     seed: of a random order and of sampled negatives; LightGCN has its own.
     """
 
@@ -92,7 +92,7 @@ class IndexOptions:
     implicit_negatives: int = 4
     order: str = "time"
     split: str | None = None
-    graph_share: float = 0.6
+    snapshots: int = 5
     neighbours: int = 20
     lightgcn: LightGCNOptions = LightGCNOptions()
     seed: int = 0
@@ -104,8 +104,10 @@ class IndexOptions:
         _at_least_one("implicit negatives", self.implicit_negatives)
         if self.order not in ORDERS:
             raise InputError(f"order is {self.order!r}, expected one of {', '.join(ORDERS)}")
-        if not 0 < self.graph_share < 1:
-            raise InputError(f"graph share is {self.graph_share}, expected between 0 and 1: both sides need interactions")
+        if self.snapshots < 2:
+            raise InputError(
+                f"snapshots is {self.snapshots}, expected at least 2: the first part of a history has nothing before it"
+            )
         if self.split is not None and self.columns.split is not None:
             raise InputError(f"split {self.split!r} and split column {self.columns.split!r} exclude each other, choose one")
         if self.seed < 0 or self.lightgcn.seed < 0:

@@ -151,7 +151,7 @@ def _splits(raw: pl.Series, path: Path) -> pl.Series:
         named = raw.cast(pl.String).replace({"valid": "validation"})
     except pl.exceptions.PolarsError:
         raise InputError(f"{path}: column {raw.name!r} holds {raw.dtype}, expected names of splits") from None
-    _refuse(~named.is_in(SPLITS).fill_null(False), raw, path, "graph, train, validation (or valid) or test")
+    _refuse(~named.is_in(SPLITS).fill_null(False), raw, path, "train, validation (or valid) or test")
     return named
 
 

@@ -1,4 +1,4 @@
-"""The retriever: LightGCN (He et al. 2020, arXiv 2002.02126) on the graph split's likes, trained with BPR.
+"""The retriever: LightGCN (He et al. 2020, arXiv 2002.02126) on likes, trained with BPR.
 
 OptiRAG-Rec (arXiv 2501.02173) retrieves prompt context with a graph network; what reaches the prompt is computed from the
 embeddings made here. The embedding of a node is the mean of its layers (alpha = 1 / (L + 1)), as torch-geometric has it.
@@ -22,6 +22,7 @@ from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from rexit.errors import InputError
 from rexit.exporter.catalog.recall import Recall
 from rexit.exporter.options import LightGCNOptions
+from rexit.progress import Progress, silent
 
 EVALUATE_EVERY = 5  # epochs
 K = 20  # recall@K
@@ -29,7 +30,6 @@ K = 20  # recall@K
 Rows = NDArray[np.int64]
 Edges = tuple[Rows, Rows]  # user rows, item rows
 Matrix = NDArray[np.float32]
-EpochProgress = Callable[[int, int, float | None], None]  # epochs done, epochs at most, best recall@20 so far
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Retriever:
     epochs: int
 
 
-def train(likes: Likes, options: LightGCNOptions, progress: EpochProgress = lambda *_: None) -> Retriever:
+def train(likes: Likes, options: LightGCNOptions, progress: Progress = silent) -> Retriever:
     """Each step propagates the full graph and takes one BPR batch with uniformly drawn negatives.
 
     The epoch with the best validation recall@20 is kept; without validation likes the last one. Users are folded in for it, as
@@ -72,7 +72,7 @@ def train(likes: Likes, options: LightGCNOptions, progress: EpochProgress = lamb
     """
     options.check()
     if not len(likes.graph[0]):
-        raise InputError("no liked interaction in the graph split: nothing to train LightGCN on")
+        raise InputError("no liked interaction in the train split: nothing to train LightGCN on")
     with _threads((likes.users + likes.items) * options.dim):
         return _train(likes, options, progress)
 
@@ -88,7 +88,7 @@ def _threads(size: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _train(likes: Likes, options: LightGCNOptions, progress: EpochProgress) -> Retriever:
+def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retriever:
     (user, item), users, items = (torch.tensor(side) for side in likes.graph), likes.users, likes.items
     graph = _Graph.of(user, item, users, items)
     judge, known = Recall(likes.seen, likes.wanted, items), _matrix(*likes.known, users, items)
@@ -118,7 +118,7 @@ def _train(likes: Likes, options: LightGCNOptions, progress: EpochProgress) -> R
                 best, best_epoch, best_weight = recall, epoch, model.embedding.weight.detach().clone()
             elif epoch - best_epoch >= options.patience:
                 break
-        progress(epoch, options.epochs, best)
+        progress("LightGCN", epoch, options.epochs)
     model.embedding.weight.data = best_weight
     user_embeddings, item_embeddings, fold_in = _embeddings(model, graph)
     if not all(part.isfinite().all() for part in (user_embeddings, item_embeddings, fold_in)):

@@ -8,20 +8,18 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rexit.bundle.catalog import SPLITS
 from rexit.errors import InputError
 
 
 def with_negatives(interactions: pl.DataFrame, items: int, each: int, seed: int, path: Path) -> pl.DataFrame:
-    """The interactions with `each` negatives for every one outside the graph split: of its user, time and split, not liked.
+    """The interactions with `each` negatives for every one: of its user, time and split, not liked.
 
     `interactions`: `user`, `item` (rows), `time`, `liked`, `split`, sorted by (user, time, item), and so is the result. Negatives
     are drawn uniformly from the items that the user meets at no time at all, each once for the same positive. Raises InputError
     naming `path` for a user who met so many that fewer than `each` are left.
     """
-    asked = interactions.filter(pl.col("split") != SPLITS[0])
-    drawn = _unmet(interactions, asked["user"].to_numpy(), items, each, seed, path)
-    sampled = asked.select(pl.all().repeat_by(each).list.explode()).with_columns(
+    drawn = _unmet(interactions, interactions["user"].to_numpy(), items, each, seed, path)
+    sampled = interactions.select(pl.all().repeat_by(each).list.explode()).with_columns(
         item=pl.Series(drawn.ravel(), dtype=interactions["item"].dtype), liked=pl.lit(False)
     )
     return pl.concat([interactions, sampled]).sort("user", "time", "item", maintain_order=True)

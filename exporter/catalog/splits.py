@@ -1,4 +1,4 @@
-"""Which interactions train the retriever, train the model, choose and test: every interaction belongs to one split.
+"""Which interactions train, choose and test: every interaction belongs to one split.
 
 Rules
 1. Order: user row, time, item row; what is equal in all three keeps the order of the file.
@@ -8,10 +8,7 @@ Rules
    those from the time of number floor(B M) on `test`, what is between `validation`. What has the same time is on the same side.
 4. `leave-last:V,T`: of each user the last T are `test`, the V before them `validation`, the rest training. A user with no more
    than V + T is all training.
-5. A split column says it of each interaction: `graph`, `train`, `validation` (or `valid`), `test`.
-6. Unless a column names a `graph`: of a user's n training interactions the first floor(share n) are `graph`, the others `train`.
-   What has the time of the first one of `train` goes there too: all that the retriever learned of a user is earlier than
-   everything that the model is asked of that user, so it is visible in the prompt and holds no answer.
+5. A split column says it of each interaction: `train`, `validation` (or `valid`), `test`.
 """
 
 from __future__ import annotations
@@ -28,7 +25,7 @@ from rexit.bundle.catalog import SPLITS
 from rexit.errors import InputError
 from rexit.exporter.options import IndexOptions
 
-GRAPH, TRAIN, VALIDATION, TEST = SPLITS
+TRAIN, VALIDATION, TEST = SPLITS
 DEFAULT = "user:0.8,0.9"
 _FORMS = "`user:A,B` or `time:A,B` with shares 0 < A < B < 1, or `leave-last:V,T` with whole numbers from 1"
 
@@ -69,12 +66,9 @@ def assign(interactions: pl.DataFrame, options: IndexOptions, path: Path) -> tup
         assigned, told = ordered, {"by": "column", "column": options.columns.split}
     else:
         assigned, told = _by_rule(ordered, Rule.parse(DEFAULT if options.split is None else options.split))
-    share = None if GRAPH in assigned["split"] else options.graph_share
-    if share is not None:
-        assigned = _cut_graph(assigned, Fraction(str(share)))
     _check_filled(assigned, told, path)
     _check_disjoint(assigned, path)
-    return assigned, {**told, "graph_share": share}
+    return assigned, told
 
 
 def _by_rule(ordered: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, dict[str, Any]]:
@@ -103,23 +97,12 @@ def _floor(share: Fraction, n: Any) -> Any:
     return n * share.numerator // share.denominator
 
 
-def _cut_graph(assigned: pl.DataFrame, share: Fraction) -> pl.DataFrame:
-    training = pl.col("split") == TRAIN
-    place, n = (training.cum_sum() - 1).over("user"), training.sum().cast(pl.Int64).over("user")
-    kept = training & (place.cast(pl.Int64) >= _floor(share, n))
-    first_kept = pl.when(kept).then("time").min().over("user")
-    graph = training & (pl.col("time") < first_kept)
-    return assigned.with_columns(split=pl.when(graph).then(pl.lit(GRAPH)).otherwise("split"))
-
-
 def _check_filled(assigned: pl.DataFrame, told: Mapping[str, Any], path: Path) -> None:
-    for split in (TRAIN, VALIDATION, TEST, GRAPH):  # the graph is cut last
+    for split in SPLITS:
         if split in assigned["split"]:
             continue
-        if told["by"] == "column" and split != GRAPH:
+        if told["by"] == "column":
             reason = f"no interaction has it in the column {told['column']!r}"
-        elif split == GRAPH:
-            reason = "no user has training interactions at two times, or --graph-share is too small for their number"
         else:
             reason = f"{len(assigned)} interactions of {assigned['user'].n_unique()} users are too few for this --split"
             if told["by"] == "time":
@@ -129,11 +112,11 @@ def _check_filled(assigned: pl.DataFrame, told: Mapping[str, Any], path: Path) -
 
 def _check_disjoint(assigned: pl.DataFrame, path: Path) -> None:
     """An item met again later is fair: the prompt shows the first time. One that the graph knows from later is an answer."""
-    known, asked = (assigned.filter((pl.col("split") == GRAPH) == of_graph) for of_graph in (True, False))
+    known, asked = (assigned.filter((pl.col("split") == TRAIN) == of_graph) for of_graph in (True, False))
     first = asked.group_by("user", "item").agg(pl.col("time").min().alias("asked"))
     late = known.join(first, on=["user", "item"]).filter(pl.col("time") >= pl.col("asked"))
     if len(late):
         raise InputError(
-            f"{path}: {len(late)} interactions of the graph split have a user and an item that stand in another split at the "
+            f"{path}: {len(late)} interactions of the train split have a user and an item that stand in another split at the "
             "same or an earlier time, expected earlier ones only: the retriever would know what the model is asked"
         )

@@ -155,7 +155,7 @@ def test_many_ids_are_found_as_one_is(count: int, kind: str) -> None:
 
 def test_a_split_of_another_name_or_edited_or_missing(folder: Path) -> None:
     catalog = Catalog.open(folder)
-    with pytest.raises(InputError, match="split 'tset', expected one of graph, train, validation, test"):
+    with pytest.raises(InputError, match="split 'tset', expected one of train, validation, test"):
         catalog.split("tset")
     path = folder / "splits/test.parquet"
     data = bytearray(path.read_bytes())

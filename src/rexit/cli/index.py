@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rexit.cli._output import JsonOption, print_json, print_table, progress, stdout
+from rexit.cli._output import JsonOption, print_json, print_table, progress, stdout, teller
 from rexit.exporter.options import Columns, IndexOptions, LightGCNOptions
 
 _DEFAULT = IndexOptions()
@@ -52,9 +52,10 @@ def index(
             help="user:A,B of each user's interactions, time:A,B of all, leave-last:V,T of each user. Default: user:0.8,0.9",
         ),
     ] = None,
-    graph_share: Annotated[
-        float, typer.Option(help="How much of each user's training, its earlier part, trains the retriever and not the model.")
-    ] = _DEFAULT.graph_share,
+    snapshots: Annotated[
+        int,
+        typer.Option(help="Parts of each user's training: a prompt of one retrieves with what the earlier ones taught."),
+    ] = _DEFAULT.snapshots,
     dim: Annotated[int, typer.Option(help="LightGCN: width of the embeddings.")] = _LIGHTGCN.dim,
     layers: Annotated[int, typer.Option(help="LightGCN: propagation layers.")] = _LIGHTGCN.layers,
     epochs: Annotated[
@@ -70,10 +71,10 @@ def index(
 ) -> None:
     """Turn interactions, items, a tokenizer and a prompt template into a catalog.
 
-    Each interaction is in one split: `graph` trains the retriever, `train` the model, `validation` chooses, `test` judges. Trains
-    LightGCN on the likes of `graph`, finds each user's nearest users, and stores everything a prompt is made of as token tables,
-    so that the device needs neither a tokenizer nor a graph library. Says how long prompts are and what makes the longest one
-    long.
+    Each interaction is in one split: `train`, `validation` or `test`. Trains LightGCN on the likes of `train`, and again on its
+    earlier parts for training prompts, which must not retrieve what knows their answer. Finds each user's nearest users, and
+    stores everything a prompt is made of as token tables, so that the device needs neither a tokenizer nor a graph library. Says
+    how long prompts are and what makes the longest one long.
 
         rexit index --interactions ratings.csv --items films.csv --tokenizer model/ --template prompt.toml --out catalog
 
@@ -89,7 +90,7 @@ def index(
         implicit_negatives=implicit_negatives,
         order=order,
         split=split,
-        graph_share=graph_share,
+        snapshots=snapshots,
         neighbours=neighbours,
         lightgcn=LightGCNOptions(
             dim=dim,
@@ -104,13 +105,7 @@ def index(
         seed=seed,
     )
     with progress() as bar:
-        task = bar.add_task("LightGCN", total=epochs)
-
-        def tell(done: int, total: int, recall: float | None) -> None:
-            best = "" if recall is None else f", recall@20 {recall:.3f}"
-            bar.update(task, completed=done, total=total, description=f"LightGCN{best}")
-
-        info = build_catalog(interactions, items, tokenizer, template, out, options, users=users, progress=tell)
+        info = build_catalog(interactions, items, tokenizer, template, out, options, users=users, progress=teller(bar))
     if json:
         kept = {key: info[key] for key in ("ids", "counts", "split", "splits", "labels", "embedding", "retrieval")}
         most = {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens", "lengths")}
