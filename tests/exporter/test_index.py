@@ -91,8 +91,7 @@ def test_json_is_one_document_and_the_catalog_says_the_same(run: Run, data: Path
     assert info["counts"] | {"pieces": 0} == {"users": 24, "items": 40, "interactions": 480, "pieces": 0}
     assert 0 < info["retrieval"]["recall@20"] <= 1 and 0 < info["retrieval"]["popularity_recall@20"] <= 1
     assert {name: split["rows"] for name, split in info["splits"].items()} == {
-        "graph": 216,
-        "train": 168,
+        "train": 384,
         "validation": 48,
         "test": 48,
     }
@@ -192,14 +191,13 @@ def test_a_validation_split_without_a_like(run: Run, data: Path) -> None:
 
 
 def test_the_catalog_says_how_it_was_split_and_what_trained_the_retriever(run: Run, data: Path) -> None:
-    code, out, _ = run("--json", "--graph-share", "0.5", "--negatives", "2", "--learning-rate", "0.01", "--seed", "3")
+    code, out, _ = run("--json", "--snapshots", "3", "--negatives", "2", "--learning-rate", "0.01", "--seed", "3")
     info = Catalog.open(data / "catalog").info
     assert code == 0 and json.loads(out)["split"] == info["split"]
-    assert info["split"] == {"by": "user", "shares": [0.8, 0.9], "graph_share": 0.5}
+    assert info["split"] == {"by": "user", "shares": [0.8, 0.9]}
     assert info["order"] == {"by": "time", "column": "timestamp"}
     assert info["label"] == {"column": "rating", "positive_at": 4.0}
-    graph = Catalog.open(data / "catalog").split("graph")
-    assert info["retrieval"]["trained_on"] == {"split": "graph", "likes": int(graph.liked.sum())}
+    assert Catalog.open(data / "catalog").snapshots["users"].shape == (2, tiny_data.USERS, 8)
     chosen = LightGCNOptions(dim=8, epochs=5, learning_rate=0.01, negatives=2, seed=3)
     assert info["retrieval"]["lightgcn"] == asdict(chosen)
 
@@ -211,7 +209,7 @@ def parts(data: Path) -> dict[str, pl.DataFrame]:
 def test_global_borders(run: Run, data: Path) -> None:
     assert run("--split", "time:0.7,0.9")[0] == 0
     made, info = parts(data), Catalog.open(data / "catalog").info["split"]
-    assert info == {"by": "time", "shares": [0.7, 0.9], "borders": [240, tiny_data.LATE + 18], "graph_share": 0.6}
+    assert info == {"by": "time", "shares": [0.7, 0.9], "borders": [240, tiny_data.LATE + 18]}
     assert max(made["train"]["time"]) < 240 <= min(made["validation"]["time"])
     assert max(made["validation"]["time"]) < tiny_data.LATE + 18 <= min(made["test"]["time"])
 
@@ -220,26 +218,23 @@ def test_leave_last(run: Run, data: Path) -> None:
     assert run("--split", "leave-last:2,3")[0] == 0
     made = parts(data)
     assert {name: set(part["user"].value_counts()["count"]) for name, part in made.items()} == {
-        "graph": {9}, "train": {6}, "validation": {2}, "test": {3},
+        "train": {15}, "validation": {2}, "test": {3},
     }  # fmt: skip
-    assert Catalog.open(data / "catalog").info["split"] == {"by": "leave-last", "counts": [2, 3], "graph_share": 0.6}
+    assert Catalog.open(data / "catalog").info["split"] == {"by": "leave-last", "counts": [2, 3]}
 
 
-@pytest.mark.parametrize("names", [("graph", "train", "validation", "test"), ("train", "train", "valid", "test")])
+@pytest.mark.parametrize("names", [("train", "validation", "test"), ("train", "valid", "test")])
 def test_a_split_column(run: Run, data: Path, names: tuple[str, ...]) -> None:
-    borders = [150, 250, tiny_data.LATE]
+    borders = [250, tiny_data.LATE]
     which = pl.sum_horizontal([(pl.col("timestamp") >= border).cast(pl.Int64) for border in borders])
     rated = tiny_data.interactions().with_columns(fold=which.replace_strict(dict(enumerate(names)), return_dtype=pl.String))
     rated.write_csv(data / "ratings.csv")
     assert run("--split-column", "fold")[0] == 0
     made, told = parts(data), Catalog.open(data / "catalog").info["split"]
     assert sum(map(len, made.values())) == len(rated)
-    for name, fold in zip(("train", "validation", "test"), names[1:], strict=True):
-        expected = rated.filter(fold=fold) if fold != "train" or "graph" in names else None
-        assert expected is None or len(made[name]) == len(expected)
-    assert told == {"by": "column", "column": "fold", "graph_share": None if "graph" in names else 0.6}
-    if "graph" in names:
-        assert max(made["graph"]["time"]) < 150 <= min(made["train"]["time"])
+    for name, fold in zip(("train", "validation", "test"), names, strict=True):
+        assert len(made[name]) == len(rated.filter(fold=fold))
+    assert told == {"by": "column", "column": "fold"}
 
 
 @pytest.mark.parametrize("order", ["file", "random"])
@@ -260,8 +255,7 @@ def test_implicit_feedback(run: Run, data: Path) -> None:
     assert run("--implicit", "--implicit-negatives", "3")[0] == 0
     catalog, made = Catalog.open(data / "catalog"), parts(data)
     assert catalog.info["label"] == {"sampled": 3, "seed": 0} and catalog.info["counts"]["interactions"] == len(rated)
-    assert made["graph"]["liked"].all()
-    assert all(len(made[name].filter(~pl.col("liked"))) == 3 * made[name]["liked"].sum() for name in SPLITS[1:])
+    assert all(len(made[name].filter(~pl.col("liked"))) == 3 * made[name]["liked"].sum() for name in SPLITS)
     assert catalog.user_table["history_liked"].all(), "what was sampled is nobody's history"
     met = set(rated.select("user_id", "item_id").iter_rows())
     sampled = pl.concat([part.filter(~pl.col("liked")) for part in made.values()])
@@ -325,11 +319,9 @@ def test_bad_input_is_one_line(run: Run, data: Path, file: str, old: str, new: s
             "split 'time:0.8,0.9' and split column 'fold' exclude each other",
         ),
         (["--split-column", "rating"], "ratings.csv: row 1: 'rating' is '"),
-        (["--split", "time:0.1,0.95"], "ratings.csv: the"),
+        (["--split", "time:0.001,0.002"], "ratings.csv: the train split is empty: its borders fall on the times 100 and 100"),
         (["--split", "leave-last:19,1"], "ratings.csv: the validation split is empty: 480 interactions of 24 users are too few"),
-        (["--graph-share", "1"], "graph share is 1.0, expected between 0 and 1"),
-        (["--graph-share", "nan"], "graph share is nan, expected between 0 and 1"),
-        (["--graph-share", "0.01"], "ratings.csv: the graph split is empty: no user has training interactions at two times, or"),
+        (["--snapshots", "1"], "snapshots is 1, expected at least 2: the first part of a history has nothing before it"),
         (["--order", "size"], "order is 'size', expected one of time, file, random"),
         (["--implicit", "--implicit-negatives", "0"], "implicit negatives is 0, expected at least 1"),
         (["--implicit", "--implicit-negatives", "21"], "ratings.csv: a user met all but 20 of 40 items, expected at least 21"),

@@ -154,7 +154,7 @@ def test_a_split_column(tmp_path: Path) -> None:
     assert read_interactions(path, IndexOptions(columns=columns))["split"].to_list() == ["train", "validation", "validation"]
     for bad, seen in (("dev", "'dev'"), ("", "None")):
         write(path, f"user_id,item_id,rating,timestamp,fold\n1,2,3,4,train\n1,3,4,5,{bad}\n")
-        with pytest.raises(InputError, match=rf"row 2: 'fold' is {seen}, expected graph, train, validation .or valid. or test"):
+        with pytest.raises(InputError, match=rf"row 2: 'fold' is {seen}, expected train, validation .or valid. or test"):
             read_interactions(path, IndexOptions(columns=columns))
     with pytest.raises(InputError, match=r"no column 'part' .--split-column., the file has: "):
         read_interactions(path, IndexOptions(columns=Columns(split="part")))

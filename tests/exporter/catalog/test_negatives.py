@@ -17,12 +17,12 @@ PATH = Path("clicks.csv")
 def clicks(users: int, items: int, each: int, seed: int = 0) -> pl.DataFrame:
     rng = np.random.default_rng(seed)
     rows = [(user, item) for user in range(users) for item in rng.permutation(items)[:each].tolist()]
-    names = np.array(["graph", "train", "validation", "test"])[np.arange(len(rows)) % each * 4 // each]
+    names = np.array(["train", "validation", "test"])[np.arange(len(rows)) % each * 3 // each]
     made = pl.DataFrame(rows, ["user", "item"], orient="row")
     return made.with_columns(time=pl.int_range(len(rows)), liked=pl.lit(True), split=pl.Series(names.tolist()))
 
 
-def test_each_interaction_outside_the_graph_has_so_many_items_that_its_user_never_met() -> None:
+def test_each_interaction_has_so_many_items_that_its_user_never_met() -> None:
     before = clicks(30, 50, 12)
     made = with_negatives(before, 50, 5, 0, PATH)
     assert made.filter(pl.col("liked")).equals(before), "the interactions themselves are what they were"
@@ -30,9 +30,8 @@ def test_each_interaction_outside_the_graph_has_so_many_items_that_its_user_neve
     met = set(before.select("user", "item").iter_rows())
     sampled = made.filter(~pl.col("liked"))
     assert not met & set(sampled.select("user", "item").iter_rows())
-    assert sampled.filter(pl.col("split") == "graph").is_empty()
     beside = {(u, t, s): group["item"].to_list() for (u, t, s), group in sampled.group_by("user", "time", "split")}
-    assert set(beside) == set(before.filter(pl.col("split") != "graph").select("user", "time", "split").iter_rows())
+    assert set(beside) == set(before.select("user", "time", "split").iter_rows())
     assert all(len(items) == len(set(items)) == 5 for items in beside.values())
 
 
@@ -55,6 +54,6 @@ def test_the_same_seed_draws_the_same_and_another_others() -> None:
 def test_all_that_is_left_may_be_drawn_and_no_more() -> None:
     before = clicks(3, 12, 8)
     made = with_negatives(before, 12, 4, 0, PATH)
-    assert len(made.filter(~pl.col("liked"))) == 3 * 6 * 4
+    assert len(made.filter(~pl.col("liked"))) == 3 * 8 * 4
     with pytest.raises(InputError, match=r"clicks.csv: a user met all but 4 of 12 items, expected at least 5 others"):
         with_negatives(before, 12, 5, 0, PATH)
