@@ -242,3 +242,16 @@ def test_an_item_that_is_not_in_the_catalog_is_named(case: Case) -> None:
         case.builder.prompt(1, [1, 41])
     with pytest.raises(InputError, match="item 'x' is not in the catalog"):
         case.builder.prompt(1, [1], recent=[("x", True)])
+
+
+def test_the_first_part_of_a_history_retrieves_nothing_and_later_ones_what_was_known_before(case: Case) -> None:
+    builder = PromptBuilder.of(case.catalog, "train")
+    begins = case.catalog.snapshots["begins"]
+    first, last = int(case.catalog.user_table["history_times"][:1][0]) + 1, int(begins[0, -1])
+    nearest, similar = ([case.parts(b.prompt(1, [7], as_of))[0] for as_of in (first, last)] for b in (builder, case.builder))
+    assert nearest[0]["nearest"] == " none" != similar[0]["nearest"]
+    assert nearest[1]["nearest"] != " none"
+    with pytest.raises(ValueError, match="a known user as of a moment"):
+        builder.prompt(1, [7])
+    with pytest.raises(ValueError, match="a known user as of a moment"):
+        builder.prompt(999, [7], last)
