@@ -52,6 +52,16 @@ def test_the_share_of_the_graph_is_rounded_down(share: float, graph: int) -> Non
     ]
 
 
+@pytest.mark.parametrize("share", [1 / 3, 0.3333333333333333, 0.99999999])
+def test_a_share_of_many_digits(share: float) -> None:
+    """Its numerator times the number of interactions is beyond int64."""
+    if share > 0.9999:  # as good as 1: nothing would be left
+        with pytest.raises(InputError, match="the graph split is empty"):
+            splits(of_one_user(5000), share=share)
+    else:
+        assert splits(of_one_user(5000), share=share).count("graph") == 1333  # of 4000
+
+
 def test_what_is_told_at_one_time_is_on_one_side_of_the_graphs_border() -> None:
     """Of eight training interactions six would be graph, but the fourth to seventh have one time."""
     interactions = frame([0] * 10, list(range(10)), [1, 2, 3, 4, 4, 4, 4, 5, 6, 7])
@@ -132,6 +142,9 @@ def test_a_graph_that_knows_an_answer_is_refused(later: int) -> None:
         "time:0.9,0.1",
         "time:a,b",
         "leave-last:0,1",
+        "leave-last:1,1001",
+        "leave-last:1,1e999999999",
+        "user: 0.1,0.2",
         "leave-last:1,0.5",
         "leave-last:1",
         "random:0.8,0.9",
