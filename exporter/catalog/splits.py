@@ -13,6 +13,7 @@ Rules
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,7 +28,8 @@ from rexit.exporter.options import IndexOptions
 
 TRAIN, VALIDATION, TEST = SPLITS
 DEFAULT = "user:0.8,0.9"
-_FORMS = "`user:A,B` or `time:A,B` with shares 0 < A < B < 1, or `leave-last:V,T` with whole numbers from 1"
+_FORMS = "`user:A,B` or `time:A,B` with shares 0 < A < B < 1, or `leave-last:V,T` with whole numbers from 1 to 1000"
+_FINEST = 10**6  # of a share: its numerator times a number of interactions must stay an int64
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,13 @@ class Rule:
     def parse(cls, text: str) -> Rule:
         """Raises InputError."""
         kind, _, rest = text.partition(":")
-        try:
-            first, second = (Fraction(part) for part in rest.split(","))
-        except (ValueError, ZeroDivisionError):
-            raise InputError(f"split {text!r}, expected {_FORMS}") from None
-        if kind in ("user", "time"):
-            right = 0 < first < second < 1
-        else:
-            right = kind == "leave-last" and all(n >= 1 and n.denominator == 1 for n in (first, second))
-        if not right:
-            raise InputError(f"split {text!r}, expected {_FORMS}")
-        return cls(kind, first, second)
+        if match := re.fullmatch(r"(\d*\.?\d+),(\d*\.?\d+)", rest, re.ASCII):
+            first, second = (Fraction(number).limit_denominator(_FINEST) for number in match.groups())
+            if kind in ("user", "time") and 0 < first < second < 1:
+                return cls(kind, first, second)
+            if kind == "leave-last" and all(1 <= n <= 1000 and n.denominator == 1 for n in (first, second)):
+                return cls(kind, first, second)
+        raise InputError(f"split {text!r}, expected {_FORMS}")
 
 
 def assign(interactions: pl.DataFrame, options: IndexOptions, path: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
