@@ -82,7 +82,7 @@ def _by_rule(ordered: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, dict[str,
         is_test, is_held_out = pl.col("time") >= test, pl.col("time") >= validation
         told: dict[str, Any] = {"shares": [float(rule.first), float(rule.second)], "borders": [validation, test]}
     else:
-        n = pl.len().over("user")
+        n = pl.len().cast(pl.Int64).over("user")
         left = n - pl.int_range(pl.len()).over("user")  # 1 for the user's last interaction
         if rule.kind == "user":
             tests, validations = _floor(1 - rule.second, n), _floor(rule.second - rule.first, n)
@@ -103,8 +103,8 @@ def _floor(share: Fraction, n: Any) -> Any:
 
 def _cut_graph(assigned: pl.DataFrame, share: Fraction) -> pl.DataFrame:
     training = pl.col("split") == TRAIN
-    place, n = (training.cum_sum() - 1).over("user"), training.sum().cast(pl.Int64).over("user")
-    kept = training & (place.cast(pl.Int64) >= _floor(share, n))
+    place, n = (training.cast(pl.Int64).cum_sum() - 1).over("user"), training.cast(pl.Int64).sum().over("user")
+    kept = training & (place >= _floor(share, n))
     first_kept = pl.when(kept).then("time").min().over("user")
     graph = training & (pl.col("time") < first_kept)
     return assigned.with_columns(split=pl.when(graph).then(pl.lit(GRAPH)).otherwise("split"))

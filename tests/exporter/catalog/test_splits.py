@@ -62,6 +62,12 @@ def test_a_share_of_many_digits(share: float) -> None:
         assert splits(of_one_user(5000), share=share).count("graph") == 1333  # of 4000
 
 
+def test_borders_of_many_digits() -> None:
+    """5000 times the numerator of the first is beyond uint32, in which polars counts rows."""
+    made = splits(of_one_user(5000), "user:0.899999,0.949999")
+    assert (made.count("validation"), made.count("test")) == (250, 250)
+
+
 def test_what_is_told_at_one_time_is_on_one_side_of_the_graphs_border() -> None:
     """Of eight training interactions six would be graph, but the fourth to seventh have one time."""
     interactions = frame([0] * 10, list(range(10)), [1, 2, 3, 4, 4, 4, 4, 5, 6, 7])
