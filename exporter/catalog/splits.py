@@ -76,7 +76,7 @@ def _by_rule(ordered: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, dict[str,
         is_test, is_held_out = pl.col("time") >= test, pl.col("time") >= validation
         told: dict[str, Any] = {"shares": [float(rule.first), float(rule.second)], "borders": [validation, test]}
     else:
-        n = pl.len().over("user")
+        n = pl.len().cast(pl.Int64).over("user")
         left = n - pl.int_range(pl.len()).over("user")  # 1 for the user's last interaction
         if rule.kind == "user":
             tests, validations = _floor(1 - rule.second, n), _floor(rule.second - rule.first, n)

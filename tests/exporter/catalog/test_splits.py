@@ -44,6 +44,12 @@ def test_shares_are_exact_where_floating_point_is_not(n: int, held_out: int) -> 
     assert (made.count("validation"), made.count("test")) == (held_out, held_out)
 
 
+def test_borders_of_many_digits() -> None:
+    """5000 times the numerator of the first is beyond uint32, in which polars counts rows."""
+    made = splits(of_one_user(5000), "user:0.899999,0.949999")
+    assert (made.count("validation"), made.count("test")) == (250, 250)
+
+
 def test_ties_are_broken_by_item_and_users_do_not_mix() -> None:
     made, _ = assign(
         frame([1, 0, 1, 0] * 2, [5, 7, 4, 6, 1, 2, 3, 0], [1] * 4 + [0, 2, 2, 0], ["train"] * 6 + ["test", "validation"]),
