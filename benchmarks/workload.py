@@ -77,8 +77,8 @@ def catalog_of_fixed_lengths(folder: Path, words: Words, lengths: Lengths) -> Pa
     """A catalog of random words and ratings: prefixes as long as `lengths` says, candidates of CANDIDATE tokens."""
     out = folder / "catalog"
     if not (out / "catalog.json").exists():
-        from rexit.exporter.catalog import lightgcn
         from rexit.exporter.index import build_catalog
+        from rexit.exporter.options import IndexOptions, LightGCNOptions
 
         random = np.random.default_rng(0)
 
@@ -103,7 +103,6 @@ def catalog_of_fixed_lengths(folder: Path, words: Words, lengths: Lengths) -> Pa
             folder / "prompt.toml",
             out,
             users=folder / "users.csv",
-            neighbours=2,
-            settings=lightgcn.Settings(dim=8, epochs=1),
+            options=IndexOptions(neighbours=2, lightgcn=LightGCNOptions(dim=8, epochs=1)),
         )
     return out

@@ -26,16 +26,19 @@ if TYPE_CHECKING:
     from rexit.exporter.model.heads import ExitHeads
     from rexit.exporter.model.multi_exit import MultiExitModel
     from rexit.exporter.model.packed import Packed, batch, pack
-    from rexit.exporter.options import ExportOptions
+    from rexit.exporter.options import Columns, ExportOptions, IndexOptions, LightGCNOptions
     from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 
 _HOME = {
     "Checkpoint": "model.checkpoint",
+    "Columns": "options",
     "CompileReport": "compile",
     "Decoder": "model.decoder",
     "ExitHeads": "model.heads",
     "ExportOptions": "options",
     "ExportReport": "export",
+    "IndexOptions": "options",
+    "LightGCNOptions": "options",
     "MultiExitModel": "model.multi_exit",
     "Packed": "model.packed",
     "Prompt": "prompt.builder",
@@ -51,11 +54,14 @@ _HOME = {
 
 __all__ = [
     "Checkpoint",
+    "Columns",
     "CompileReport",
     "Decoder",
     "ExitHeads",
     "ExportOptions",
     "ExportReport",
+    "IndexOptions",
+    "LightGCNOptions",
     "MultiExitModel",
     "Packed",
     "Prompt",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from safetensors.numpy import save
+from tokenizers import Tokenizer
 
 from rexit import __version__
 from rexit.bundle.catalog import SPLITS, TABLES, Catalog
@@ -20,22 +21,19 @@ from rexit.bundle.files import SCHEMA, FileEntry, check_writable, write_file, wr
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
 from rexit.exporter.catalog import lightgcn, tables
-from rexit.exporter.catalog.interactions import Columns, read_entities, read_interactions, rows_of, unify_ids
+from rexit.exporter.catalog.interactions import read_entities, read_interactions, rows_of, unify_ids
+from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.catalog.neighbours import similar_users
+from rexit.exporter.catalog.snapshots import train_snapshots
 from rexit.exporter.catalog.splits import assign
+from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.pieces import Pieces, fingerprint, load_tokenizer, single_token
 from rexit.exporter.prompt.program import Fields, Lengths, Program, bounds, compile_program
 from rexit.exporter.prompt.template import Template, read_template, written
+from rexit.progress import Progress, silent
 
-
-@dataclass(frozen=True)
-class _Data:
-    """The user's tables in rows. `interactions`: user, item, time, liked, split; `users` and `items` ascending by id."""
-
-    interactions: pl.DataFrame
-    users: pl.DataFrame
-    items: pl.DataFrame
+SNAPSHOTS = "snapshots.safetensors"
 
 
 def build_catalog(
@@ -44,83 +42,36 @@ def build_catalog(
     tokenizer: str,
     template: Path,
     out: Path,
+    options: IndexOptions | None = None,
     *,
     users: Path | None = None,
-    columns: Columns | None = None,
-    positive_at: float = 4.0,
-    neighbours: int = 20,
-    settings: lightgcn.Settings | None = None,
-    progress: lightgcn.EpochProgress = lambda *_: None,
+    progress: Progress = silent,
 ) -> Mapping[str, Any]:
     """Writes the catalog folder `out`, whole or not at all, and returns what its catalog.json says.
 
-    `progress` is called after each LightGCN epoch. A catalog at `out` is replaced; any other non-empty folder is refused.
-    Raises InputError: columns, ids, template, tokenizer, a place that cannot be written.
+    1. What is wrong with options, place, template and tokenizer is said before any work.
+    2. Interactions get their splits, users and items their rows.
+    3. The template becomes a program, its texts and the data's become pieces.
+    4. The retriever is trained on the training likes, and once more on each earlier part of them, for training prompts; similar
+       users are found as prompts find them.
+    5. Tables, splits and what catalog.json says of them are written.
+
+    A catalog at `out` is replaced; any other non-empty folder is refused.
+    Raises InputError: options, columns, ids, splits, template, tokenizer, a place that cannot be written.
     """
-    columns, settings = columns or Columns(), settings or lightgcn.Settings()
-    settings.check()
-    if neighbours < 1:
-        raise InputError(f"neighbours is {neighbours}, expected at least 1")
+    options = options or IndexOptions()
+    options.check()
     _check_place(out)
-    compiled = read_template(template)
-    encoder = load_tokenizer(tokenizer)
-    if compiled.bos is not None:
-        single_token(encoder, compiled.bos, f"{template}: bos")
-    labels = {name: single_token(encoder, compiled.labels[name], f"{template}: labels.{name}") for name in ("no", "yes")}
-    if labels["no"] == labels["yes"]:
-        raise InputError(f"{template}: labels.yes and labels.no are the same token {labels['yes']}, expected two answers")
-    data = _read(interactions, items, users, columns, positive_at)
-
-    pieces = Pieces()
-    program = compile_program(compiled, data.users.columns[1:], data.items.columns[1:], pieces)
-    fields = _fields(program, data, compiled, pieces)
-    offsets, tokens = pieces.encode(encoder)
-    most = _most_tokens(program, np.diff(offsets), fields, compiled)
-
-    retriever = _retrieve(data, settings, progress)
-    embeddings = retriever.users.astype(np.float16)
-    content: dict[str, tables.Tensors] = {
-        "users.safetensors": {
-            **tables.id_tensors(data.users["id"]),
-            "embeddings": embeddings,
-            "similar": similar_users(embeddings, neighbours),
-            **tables.histories(data.interactions, len(data.users)),
-            **tables.field_tensors(fields, "user"),
-        },
-        "items.safetensors": {
-            **tables.id_tensors(data.items["id"]),
-            "embeddings": retriever.items.astype(np.float16),
-            "fold_in": retriever.fold_in.astype(np.float16),
-            **tables.ratings(data.interactions, len(data.items)),
-            **tables.field_tensors(fields, "item"),
-        },
-        "pieces.safetensors": {"offsets": offsets, "tokens": tokens},
-    }
-    info: dict[str, Any] = {
-        "schema": SCHEMA,
-        "requires": [],
-        "producer": f"rexit {__version__}",
-        "ids": {what: "int64" if frame["id"].dtype == pl.Int64 else "string" for what, frame in _entities(data)},
-        "counts": {
-            "users": len(data.users),
-            "items": len(data.items),
-            "interactions": len(data.interactions),
-            "pieces": len(pieces),
-        },
-        "label": {"column": columns.rating, "positive_at": positive_at},
-        "tokenizer": {"vocab_size": encoder.get_vocab_size(), "sha256": fingerprint(encoder)},
-        "labels": labels,
-        "embedding": {"dim": settings.dim, "layers": settings.layers},
-        "prompt": {"template": compiled.text, "prefix": program.prefix, "candidate": program.candidate, **most},
-        "retrieval": {
-            "recall@20": retriever.recall,
-            "popularity_recall@20": retriever.popularity_recall,
-            "split": "validation",
-            "epochs": retriever.epochs,
-        },
-    }
+    language = _Language.load(tokenizer, template)
+    data = _read(interactions, items, users, options)
+    prompt = _compile(language, data)
+    likes = _likes(data)
+    retriever = lightgcn.train(likes, options.lightgcn, progress)
+    earlier = _snapshots(data, likes, retriever.epochs, options, progress)
+    content = _content(data, prompt, retriever, options.neighbours)
+    info = {**_info(data, language, options), **prompt.info, "retrieval": _retrieval(data, retriever, options.lightgcn)}
     with new_folder(out) as folder:
-        _write(folder, info, content, data)
+        _write(folder, info, {**content, SNAPSHOTS: earlier}, data)
     return info
 
 
@@ -136,12 +87,43 @@ def _check_place(out: Path) -> None:
     check_writable(out.parent)
 
 
-def _entities(data: _Data) -> tuple[tuple[str, pl.DataFrame], ...]:
-    return ("user", data.users), ("item", data.items)
+@dataclass(frozen=True)
+class _Language:
+    """A template, the tokenizer that spells it, and the token of each answer."""
+
+    template: Template
+    tokenizer: Tokenizer
+    labels: Mapping[str, int]
+
+    @classmethod
+    def load(cls, tokenizer: str, path: Path) -> _Language:
+        template = read_template(path)
+        encoder = load_tokenizer(tokenizer)
+        if template.bos is not None:
+            single_token(encoder, template.bos, f"{path}: bos")
+        labels = {name: single_token(encoder, template.labels[name], f"{path}: labels.{name}") for name in ("no", "yes")}
+        if labels["no"] == labels["yes"]:
+            raise InputError(f"{path}: labels.yes and labels.no are the same token {labels['yes']}, expected two answers")
+        return cls(template, encoder, labels)
 
 
-def _read(interactions: Path, items: Path, users: Path | None, columns: Columns, positive_at: float) -> _Data:
-    frame = read_interactions(interactions, columns, positive_at)
+@dataclass(frozen=True)
+class _Data:
+    """The user's tables in rows; `users` and `items` ascending by id.
+
+    `interactions`: user, item, time, liked, split, sorted by (user, time, item). `asked` are those and what was sampled beside
+    them: what the splits hold. `split` says how they were made, for catalog.json.
+    """
+
+    interactions: pl.DataFrame
+    asked: pl.DataFrame
+    users: pl.DataFrame
+    items: pl.DataFrame
+    split: Mapping[str, Any]
+
+
+def _read(interactions: Path, items: Path, users: Path | None, options: IndexOptions) -> _Data:
+    frame, columns = read_interactions(interactions, options), options.columns
     item_frame = read_entities(items, columns.item, "--item-column")
     if users is None:
         user_frame = pl.DataFrame({"id": frame["user"].unique()})
@@ -152,7 +134,34 @@ def _read(interactions: Path, items: Path, users: Path | None, columns: Columns,
         used, known = unify_ids([frame[what], entities["id"]])
         sides[what] = entities.with_columns(id=known).sort("id")
         frame = frame.with_columns(rows_of(used, sides[what]["id"], what, interactions, path).alias(what))
-    return _Data(assign(frame), sides["user"], sides["item"])
+    assigned, split = assign(frame, options, interactions)
+    asked = assigned
+    if options.implicit:
+        asked = with_negatives(assigned, len(item_frame), options.implicit_negatives, options.seed, interactions)
+    return _Data(assigned, asked, sides["user"], sides["item"], split)
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """The compiled template: what catalog.json says of it, the pieces it appends and those of the data's columns."""
+
+    info: Mapping[str, Any]
+    pieces: tables.Tensors
+    fields: Fields
+
+
+def _compile(language: _Language, data: _Data) -> _Prompt:
+    pieces, template = Pieces(), language.template
+    program = compile_program(template, data.users.columns[1:], data.items.columns[1:], pieces)
+    fields = _fields(program, data, template, pieces)
+    offsets, tokens = pieces.encode(language.tokenizer)
+    most = _most_tokens(program, np.diff(offsets), fields, template)
+    told = {"template": template.text, "prefix": program.prefix, "candidate": program.candidate, **most}
+    return _Prompt({"prompt": told}, {"offsets": offsets, "tokens": tokens}, fields)
+
+
+def _entities(data: _Data) -> tuple[tuple[str, pl.DataFrame], ...]:
+    return ("user", data.users), ("item", data.items)
 
 
 def _fields(program: Program, data: _Data, template: Template, pieces: Pieces) -> dict[str, NDArray[np.int32]]:
@@ -172,26 +181,96 @@ def _most_tokens(program: Program, lengths: Lengths, fields: Fields, template: T
     return {"max_prefix_tokens": bounds(program.prefix, lengths, fields)[1], "max_candidate_tokens": high}
 
 
-def _retrieve(data: _Data, settings: lightgcn.Settings, progress: lightgcn.EpochProgress) -> lightgcn.Retriever:
-    def edges(split: str, liked: bool) -> lightgcn.Edges:
-        part = data.interactions.filter((pl.col("split") == split) & (pl.col("liked") | (not liked)))
+def _likes(data: _Data) -> lightgcn.Likes:
+    def edges(*splits: str, liked: bool = True) -> lightgcn.Edges:
+        part = data.interactions.filter(pl.col("split").is_in(splits) & (pl.col("liked") | (not liked)))
         return part["user"].to_numpy(), part["item"].to_numpy()
 
     train, validation, _ = SPLITS
-    return lightgcn.train(
-        edges(train, True), edges(train, False), edges(validation, True), len(data.users), len(data.items), settings, progress
+    return lightgcn.Likes(
+        graph=edges(train),
+        known=edges(train),
+        seen=edges(train, liked=False),
+        wanted=edges(validation),
+        users=len(data.users),
+        items=len(data.items),
     )
 
 
+def _snapshots(data: _Data, likes: lightgcn.Likes, epochs: int, options: IndexOptions, progress: Progress) -> tables.Tensors:
+    train = data.interactions.filter(pl.col("split") == SPLITS[0])
+
+    def told(done: int) -> None:
+        progress("LightGCN of earlier moments", done, options.snapshots - 1)
+
+    return train_snapshots(train, likes, options.snapshots, epochs, options.lightgcn, told)
+
+
+def _content(data: _Data, prompt: _Prompt, retriever: lightgcn.Retriever, neighbours: int) -> Mapping[str, tables.Tensors]:
+    users, fold_in = retriever.users.astype(np.float16), retriever.fold_in.astype(np.float16)
+    histories = tables.histories(data.interactions, len(data.users))
+    return {
+        "users.safetensors": {
+            **tables.id_tensors(data.users["id"]),
+            "embeddings": users,
+            "similar": similar_users(users, fold_in, histories, neighbours),
+            **histories,
+            **tables.field_tensors(prompt.fields, "user"),
+        },
+        "items.safetensors": {
+            **tables.id_tensors(data.items["id"]),
+            "embeddings": retriever.items.astype(np.float16),
+            "fold_in": fold_in,
+            **tables.ratings(data.interactions, len(data.items)),
+            **tables.field_tensors(prompt.fields, "item"),
+        },
+        "pieces.safetensors": prompt.pieces,
+    }
+
+
+def _info(data: _Data, language: _Language, options: IndexOptions) -> dict[str, Any]:
+    label = {"column": options.columns.rating, "positive_at": options.positive_at}
+    order: dict[str, Any] = {"by": options.order}
+    if options.order == "time":
+        order["column"] = options.columns.time
+    elif options.order == "random":
+        order["seed"] = options.seed
+    return {
+        "schema": SCHEMA,
+        "requires": [],
+        "producer": f"rexit {__version__}",
+        "ids": {what: "int64" if frame["id"].dtype == pl.Int64 else "string" for what, frame in _entities(data)},
+        "counts": {"users": len(data.users), "items": len(data.items), "interactions": len(data.interactions)},
+        "label": {"sampled": options.implicit_negatives, "seed": options.seed} if options.implicit else label,
+        "order": order,
+        "split": data.split,
+        "tokenizer": {"vocab_size": language.tokenizer.get_vocab_size(), "sha256": fingerprint(language.tokenizer)},
+        "labels": language.labels,
+        "embedding": {"dim": options.lightgcn.dim, "layers": options.lightgcn.layers},
+    }
+
+
+def _retrieval(data: _Data, retriever: lightgcn.Retriever, options: LightGCNOptions) -> dict[str, Any]:
+    return {
+        "recall@20": retriever.recall,
+        "popularity_recall@20": retriever.popularity_recall,
+        "split": "validation",
+        "epochs": retriever.epochs,
+        "lightgcn": asdict(options),
+    }
+
+
 def _write(folder: Path, info: dict[str, Any], content: Mapping[str, tables.Tensors], data: _Data) -> None:
-    for name in TABLES:
+    for name in (*TABLES, SNAPSHOTS):
         write_file(folder / name, save(content[name]))
+    info["snapshots"] = {"path": SNAPSHOTS, **FileEntry.of(folder / SNAPSHOTS).to_json()}
+    info["counts"]["pieces"] = len(content["pieces.safetensors"]["offsets"]) - 1
     info["prompt"]["lengths"] = prompt_lengths(Catalog(folder, info, {}))
     (folder / "splits").mkdir()
     splits = {}
-    named = data.interactions.with_columns(
-        data.users["id"].gather(data.interactions["user"]).alias("user"),
-        data.items["id"].gather(data.interactions["item"]).alias("item"),
+    named = data.asked.with_columns(
+        data.users["id"].gather(data.asked["user"]).alias("user"),
+        data.items["id"].gather(data.asked["item"]).alias("item"),
     )
     for split in SPLITS:
         part = named.filter(pl.col("split") == split).select("user", "item", "time", "liked")

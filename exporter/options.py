@@ -1,12 +1,18 @@
-"""What can be chosen for an export. Imports nothing heavy, so that the command line can show it."""
+"""What can be chosen for a catalog and for an export. Imports nothing heavy, so that the command line can show it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rexit.errors import InputError
+
 EXACT = 1e-4
 """How far the log-odds of float32 graphs may be from PyTorch's, by default."""
+
+ORDERS = ("time", "file", "random")
+"""What says which of two interactions came first."""
 
 
 @dataclass(frozen=True)
@@ -28,3 +34,85 @@ class ExportOptions:
     golden_slates: int = 16
     quality_slates: int = 400
     accept_loss: bool = False
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns that are read. The users and items files hold their ids in `user` and `item`."""
+
+    user: str = "user_id"
+    item: str = "item_id"
+    rating: str = "rating"
+    time: str = "timestamp"
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class LightGCNOptions:
+    """How LightGCN is trained. It stops early after `patience` epochs without a better validation recall.
+
+    `negatives`: items drawn against each like. `weight_decay`: BPR's lambda, on the embeddings of a batch.
+    """
+
+    dim: int = 64
+    layers: int = 3
+    epochs: int = 100
+    patience: int = 20
+    learning_rate: float = 0.02
+    weight_decay: float = 1e-4
+    negatives: int = 1
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises InputError for the first option that is out of range."""
+        for name in ("dim", "layers", "epochs", "patience", "negatives"):
+            _at_least_one(name, getattr(self, name))
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"learning rate is {self.learning_rate}, expected above 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight decay is {self.weight_decay}, expected at least 0")
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """What can be chosen of a catalog; `rexit index --help` says the same.
+
+    positive_at: a rating of at least this is a like. implicit: every interaction is a like, ratings are not read, and
+    `implicit_negatives` items that the user never met stand against each one.
+    order: `time` (the column), `file` or `random`. split: `user:A,B`, `time:A,B` or `leave-last:V,T` (see
+    `rexit.exporter.catalog.splits`); None: `user:0.8,0.9`, or what `columns.split` says. snapshots: parts that a
+    user's training interactions are cut into for `rexit.exporter.catalog.snapshots`. neighbours: similar users of a user.
+    seed: of a random order and of sampled negatives; LightGCN has its own.
+    """
+
+    columns: Columns = Columns()
+    positive_at: float = 4.0
+    implicit: bool = False
+    implicit_negatives: int = 4
+    order: str = "time"
+    split: str | None = None
+    snapshots: int = 5
+    neighbours: int = 20
+    lightgcn: LightGCNOptions = LightGCNOptions()
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises InputError for the first option that is out of range."""
+        self.lightgcn.check()
+        _at_least_one("neighbours", self.neighbours)
+        _at_least_one("implicit negatives", self.implicit_negatives)
+        if self.order not in ORDERS:
+            raise InputError(f"order is {self.order!r}, expected one of {', '.join(ORDERS)}")
+        if self.snapshots < 2:
+            raise InputError(
+                f"snapshots is {self.snapshots}, expected at least 2: the first part of a history has nothing before it"
+            )
+        if self.split is not None and self.columns.split is not None:
+            raise InputError(f"split {self.split!r} and split column {self.columns.split!r} exclude each other, choose one")
+        if self.seed < 0 or self.lightgcn.seed < 0:
+            raise InputError(f"seed is {min(self.seed, self.lightgcn.seed)}, expected at least 0")
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise InputError(f"{name} is {value}, expected at least 1")

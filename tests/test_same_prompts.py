@@ -21,11 +21,36 @@ def nothing_known_of_some() -> CatalogContents:
     info, tables = make_catalog()
     users, items = tables["users.safetensors"], tables["items.safetensors"]
     users["embeddings"][::2] = items["embeddings"][::2] = items["fold_in"][: ITEMS // 2] = 0
-    users["similar"] = similar_users(users["embeddings"], NEIGHBOURS)
+    users["similar"] = similar_users(users["embeddings"], items["fold_in"], users, NEIGHBOURS)
     return CatalogContents(info, tables)
 
 
-@pytest.mark.parametrize("catalog_of", [make_catalog, nothing_known_of_some])
+def nearly_alike() -> CatalogContents:
+    """Users that differ in the last bits of a half, and likes of very different weight: who is nearest hangs on the rounding."""
+    info, tables = make_catalog()
+    users, items, random = tables["users.safetensors"], tables["items.safetensors"], np.random.default_rng(0)
+    alike = users["embeddings"][:1].view(np.int16) + random.integers(-1, 2, users["embeddings"].shape, np.int16)
+    users["embeddings"] = alike.view(np.float16)
+    scale = 2.0 ** random.integers(-16, 1, (ITEMS, 1))
+    items["fold_in"] = (random.normal(size=items["fold_in"].shape) * scale).astype(np.float16)
+    users["similar"] = similar_users(users["embeddings"], items["fold_in"], users, NEIGHBOURS)
+    return CatalogContents(info, tables)
+
+
+@pytest.mark.parametrize("catalog_of", [nothing_known_of_some, nearly_alike])
+def test_the_stored_lists_are_what_folding_in_finds_when_all_is_visible(
+    tmp_path: Path, catalog_of: Callable[[], CatalogContents]
+) -> None:
+    """In C++ as in Python: a request without `as_of` reads the list, one in the far future searches."""
+    items = [int(item) for item in ITEM_IDS]
+    with runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(catalog_of()))) as session:
+        for user in USER_IDS:
+            (prefix, parts), (folded_prefix, folded_parts) = (session.prompt(user, items, as_of=at) for at in (None, 1 << 40))
+            np.testing.assert_array_equal(prefix, folded_prefix)
+            assert all((a == b).all() for a, b in zip(parts, folded_parts, strict=True))
+
+
+@pytest.mark.parametrize("catalog_of", [make_catalog, nothing_known_of_some, nearly_alike])
 @pytest.mark.parametrize("seed", range(3))
 def test_python_and_cpp_assemble_the_same_prompts(tmp_path: Path, seed: int, catalog_of: Callable[[], CatalogContents]) -> None:
     bundle, random = write_bundle(tmp_path / "bundle", BundleOptions(catalog_of())), np.random.default_rng(seed)

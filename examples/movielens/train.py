@@ -39,7 +39,7 @@ Slates = list[tuple[Packed, np.ndarray]]  # a packed user, and whether each cand
 
 def packed_slates(catalog: Catalog, split: str, size: int) -> Slates:
     """Slates of a split, packed, each as of its first interaction."""
-    builder, out = PromptBuilder(catalog), []
+    builder, out = PromptBuilder.of(catalog, split), []
     for slate in track(cut(catalog, split, size), f"prompts of {split}", disable=not sys.stderr.isatty()):
         prompt = builder.prompt(slate.user, slate.items, slate.as_of)
         out.append((pack(prompt.prefix, prompt.candidates), slate.liked))

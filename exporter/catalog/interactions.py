@@ -6,29 +6,22 @@ Rules
 2. A header like RecBole's `user_id:token` names the column `user_id`; what follows the colon is its type and is dropped.
 3. Every line has as many fields as the header.
 4. Ids are integers when every id of the kind (in all files) is written as a plain int64, else strings.
-5. An interaction has a user, an item, a finite rating and a whole-number time. Parquet dates and times become UTC seconds.
+5. An interaction has a user, an item, a finite rating (unless feedback is implicit) and a whole-number time (unless the order is
+   another). Parquet dates and times become UTC seconds.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
+from rexit.bundle.catalog import SPLITS
 from rexit.errors import InputError
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns that are read. The users and items files hold their ids in `user` and `item`."""
-
-    user: str = "user_id"
-    item: str = "item_id"
-    rating: str = "rating"
-    time: str = "timestamp"
+from rexit.exporter.options import IndexOptions
 
 
 def read_table(path: Path) -> pl.DataFrame:
@@ -103,15 +96,44 @@ def _ids(frame: pl.DataFrame, name: str, path: Path, option: str) -> pl.Series:
     return values
 
 
-def read_interactions(path: Path, columns: Columns, positive_at: float) -> pl.DataFrame:
-    """`user`, `item` (ids as they stand), `time` int64, `liked` bool (rating >= `positive_at`), in the file's order."""
-    frame = read_table(path)
-    users = _ids(frame, columns.user, path, "--user-column")
-    items = _ids(frame, columns.item, path, "--item-column")
-    raw = _column(frame, columns.rating, path, "--rating-column")
+def read_interactions(path: Path, options: IndexOptions) -> pl.DataFrame:
+    """`user`, `item` (ids as they stand), `time` int64, `liked` bool, in the file's order; `split` where a column says it."""
+    frame, columns = read_table(path), options.columns
+    read = {
+        "user": _ids(frame, columns.user, path, "--user-column"),
+        "item": _ids(frame, columns.item, path, "--item-column"),
+        "liked": _likes(frame, path, options),
+        "time": _times(frame, path, options),
+    }
+    if columns.split is not None:
+        read["split"] = _splits(_column(frame, columns.split, path, "--split-column"), path)
+    return pl.DataFrame(read)
+
+
+def _likes(frame: pl.DataFrame, path: Path, options: IndexOptions) -> pl.Series:
+    if options.implicit:
+        return pl.repeat(True, len(frame), eager=True)
+    raw = _column(frame, options.columns.rating, path, "--rating-column; --implicit if there are no ratings")
     rating = raw.cast(pl.Float64, strict=False)
     _refuse(~rating.is_finite().fill_null(False), raw, path, "a finite number")
-    raw = _column(frame, columns.time, path, "--time-column")
+    liked = rating >= options.positive_at
+    if liked.all() or not liked.any():
+        which = "every rating is a like" if liked.all() else "no rating is a like"
+        low, high = np.min(rating.to_numpy()), np.max(rating.to_numpy())
+        raise InputError(
+            f"{path}: {which}: {raw.name!r} is {low:g} to {high:g}, a like is at least {options.positive_at:g}: "
+            "choose another --positive-at, or --implicit if whoever is in the file liked what they met"
+        )
+    return liked
+
+
+def _times(frame: pl.DataFrame, path: Path, options: IndexOptions) -> pl.Series:
+    """Without times the order stands for them: places in the file, or in a drawn order."""
+    if options.order == "file":
+        return pl.int_range(len(frame), eager=True)
+    if options.order == "random":
+        return pl.Series(np.random.default_rng(options.seed).permutation(len(frame)))
+    raw = _column(frame, options.columns.time, path, "--time-column; --order if there are no times")
     if raw.dtype in (pl.Datetime, pl.Date):
         time = raw.dt.epoch("s").cast(pl.Int64)
     else:
@@ -121,7 +143,16 @@ def read_interactions(path: Path, columns: Columns, positive_at: float) -> pl.Da
         if not raw.dtype.is_float():
             time = raw.cast(pl.Int64, strict=False).fill_null(time)
     _refuse(time.is_null(), raw, path, "a whole number")
-    return pl.DataFrame({"user": users, "item": items, "time": time, "liked": rating >= positive_at})
+    return time
+
+
+def _splits(raw: pl.Series, path: Path) -> pl.Series:
+    try:
+        named = raw.cast(pl.String).replace({"valid": "validation"})
+    except pl.exceptions.PolarsError:
+        raise InputError(f"{path}: column {raw.name!r} holds {raw.dtype}, expected names of splits") from None
+    _refuse(~named.is_in(SPLITS).fill_null(False), raw, path, "train, validation (or valid) or test")
+    return named
 
 
 def read_entities(path: Path, id_column: str, option: str) -> pl.DataFrame:

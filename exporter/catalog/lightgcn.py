@@ -1,4 +1,4 @@
-"""The retriever: LightGCN (He et al. 2020, arXiv 2002.02126) on the training split's likes, trained with BPR.
+"""The retriever: LightGCN (He et al. 2020, arXiv 2002.02126) on likes, trained with BPR.
 
 OptiRAG-Rec (arXiv 2501.02173) retrieves prompt context with a graph network; what reaches the prompt is computed from the
 embeddings made here. The embedding of a node is the mean of its layers (alpha = 1 / (L + 1)), as torch-geometric has it.
@@ -21,6 +21,8 @@ from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from rexit.errors import InputError
 from rexit.exporter.catalog.recall import Recall
+from rexit.exporter.options import LightGCNOptions
+from rexit.progress import Progress, silent
 
 EVALUATE_EVERY = 5  # epochs
 K = 20  # recall@K
@@ -28,34 +30,30 @@ K = 20  # recall@K
 Rows = NDArray[np.int64]
 Edges = tuple[Rows, Rows]  # user rows, item rows
 Matrix = NDArray[np.float32]
-EpochProgress = Callable[[int, int, float | None], None]  # epochs done, epochs at most, best recall@20 so far
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How LightGCN is trained. It stops early after `patience` epochs without a better validation recall."""
+class Likes:
+    """What LightGCN is trained on and judged by. Rows are below `users` and `items`; an edge may stand several times.
 
-    dim: int = 64
-    layers: int = 3
-    epochs: int = 100
-    patience: int = 20
-    learning_rate: float = 0.02
-    weight_decay: float = 1e-4
-    seed: int = 0
+    graph: what is propagated and learned from. known: what users are folded in from when recall is measured, all they liked
+    before validation. seen: what they met until then, liked or not, and is not recommended again. wanted: validation likes.
+    """
 
-    def check(self) -> None:
-        """Raises InputError for the first setting that is out of range."""
-        for name in ("dim", "layers", "epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected at least 1")
+    graph: Edges
+    known: Edges
+    seen: Edges
+    wanted: Edges
+    users: int
+    items: int
 
 
 @dataclass(frozen=True)
 class Retriever:
     """Embeddings float32: `users` [U, D] and `items` [I, D] of unit length, `fold_in` [I, D] as docs/format.md defines it.
 
-    Recalls are over the users with a validation like, None where there is none. A user without a training like has a zero
-    embedding, an item without one a zero `fold_in`: nothing is known of them.
+    A user or an item without a like in the graph has zero rows: nothing is known of them. Recalls are over the users with a
+    validation like, None where there is none.
     """
 
     users: Matrix
@@ -66,25 +64,17 @@ class Retriever:
     epochs: int
 
 
-def train(
-    likes: Edges,
-    seen: Edges,
-    validation: Edges,
-    users: int,
-    items: int,
-    settings: Settings,
-    progress: EpochProgress = lambda *_: None,
-) -> Retriever:
-    """Trains on `likes`. `seen` (all training interactions) are not recommended again; `validation` likes are what to find.
+def train(likes: Likes, options: LightGCNOptions, progress: Progress = silent) -> Retriever:
+    """Each step propagates the full graph and takes one BPR batch with uniformly drawn negatives.
 
-    Each step propagates the full graph and takes one BPR batch with uniformly drawn negatives. The epoch with the best validation
-    recall@20 is kept; without validation likes the last one. Seeded: the same input gives the same result on the same machine.
+    The epoch with the best validation recall@20 is kept; without validation likes the last one. Users are folded in for it, as
+    they are when prompts are made. Seeded: the same input gives the same result on the same machine.
     """
-    settings.check()
-    if not len(likes[0]):
-        raise InputError("no liked interaction in the training split: is --positive-at above every rating?")
-    with _threads((users + items) * settings.dim):
-        return _train(likes, seen, validation, users, items, settings, progress)
+    options.check()
+    if not len(likes.graph[0]):
+        raise InputError("no liked interaction in the train split: nothing to train LightGCN on")
+    with _threads((likes.users + likes.items) * options.dim):
+        return _train(likes, options, progress)
 
 
 @contextlib.contextmanager
@@ -98,72 +88,102 @@ def _threads(size: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _train(
-    likes: Edges, seen: Edges, validation: Edges, users: int, items: int, settings: Settings, progress: EpochProgress
-) -> Retriever:
-    user, item = (torch.tensor(side) for side in likes)
-    adjacency = _adjacency(user, item, users, items)
-    judge = Recall(seen, validation, items)
-    generator = torch.Generator().manual_seed(settings.seed)
+def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retriever:
+    (user, item), users, items = (torch.tensor(side) for side in likes.graph), likes.users, likes.items
+    graph = _Graph.of(user, item, users, items)
+    judge, known = Recall(likes.seen, likes.wanted, items), _matrix(*likes.known, users, items)
+    generator = torch.Generator().manual_seed(options.seed)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+        torch.manual_seed(options.seed)
         # The adjacency is normalised once, not again in every layer and step.
-        model = LightGCN(users + items, settings.dim, settings.layers, normalize=False)
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+        model = LightGCN(users + items, options.dim, options.layers, normalize=False)
+    optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate)
     batch = max(8192, len(user) // 6)  # a step costs a pass over the whole graph: few steps on large ones
     best: float | None = None
     best_epoch, best_weight = 0, model.embedding.weight.detach().clone()
-    for epoch in range(1, settings.epochs + 1):
+    for epoch in range(1, options.epochs + 1):
         for chosen in torch.split(torch.randperm(len(user), generator=generator), batch):
-            negative = torch.randint(items, (len(chosen),), generator=generator)
-            nodes = torch.stack([user[chosen], users + item[chosen], users + negative])
+            negative = torch.randint(items, (options.negatives, len(chosen)), generator=generator)
+            nodes = torch.stack([user[chosen], users + item[chosen], *(users + negative)])
             # F.embedding, not indexing: its gradient is summed in a fixed order.
-            u, i, j = F.embedding(nodes, model.get_embedding(adjacency))
-            loss = model.recommendation_loss((u * i).sum(1), (u * j).sum(1), torch.unique(nodes), settings.weight_decay)
+            u, i, *j = F.embedding(nodes, model.get_embedding(graph.adjacency))
+            against = torch.stack([(u * one).sum(1) for one in j])
+            loss = model.recommendation_loss((u * i).sum(1), against, torch.unique(nodes), options.weight_decay)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        if epoch % EVALUATE_EVERY == 0 or epoch == settings.epochs:
-            recall = judge.at(K, _scores(model, adjacency, users))
+        if epoch % EVALUATE_EVERY == 0 or epoch == options.epochs:
+            recall = judge.at(K, _scores(*_embeddings(model, graph)[1:], known))
             if best is None or recall is None or recall > best:
                 best, best_epoch, best_weight = recall, epoch, model.embedding.weight.detach().clone()
-            elif epoch - best_epoch >= settings.patience:
+            elif epoch - best_epoch >= options.patience:
                 break
-        progress(epoch, settings.epochs, best)
+        progress("LightGCN", epoch, options.epochs)
     model.embedding.weight.data = best_weight
-    popularity = torch.bincount(item, minlength=items)
+    user_embeddings, item_embeddings, fold_in = _embeddings(model, graph)
+    if not all(part.isfinite().all() for part in (user_embeddings, item_embeddings, fold_in)):
+        raise InputError(f"LightGCN did not converge at learning rate {options.learning_rate}: choose a smaller --learning-rate")
+    popularity = torch.bincount(torch.tensor(likes.known[1]), minlength=items)
     return Retriever(
-        *_finish(model, adjacency, torch.bincount(user, minlength=users), popularity),
+        F.normalize(user_embeddings).numpy(),
+        F.normalize(item_embeddings).numpy(),
+        fold_in.numpy(),
         recall=best,
         popularity_recall=judge.at(K, lambda rows: popularity.float().expand(len(rows), -1)),
         epochs=best_epoch,
     )
 
 
+@dataclass(frozen=True)
+class _Graph:
+    """The likes: `adjacency` sparse [U + I, U + I], degrees [U] and [I]."""
+
+    adjacency: Tensor
+    user_degree: Tensor
+    item_degree: Tensor
+
+    @classmethod
+    def of(cls, user: Tensor, item: Tensor, users: int, items: int) -> _Graph:
+        degrees = torch.bincount(user, minlength=users), torch.bincount(item, minlength=items)
+        return cls(_adjacency(user, item, users, items), *degrees)
+
+
+def _matrix(user: Rows, item: Rows, users: int, items: int) -> Tensor:
+    """How often each user liked each item, sparse [U, I]."""
+    edges = torch.tensor(np.stack([user, item]))
+    return _csr(torch.sparse_coo_tensor(edges, torch.ones(edges.shape[1]), (users, items), check_invariants=True))
+
+
+def _csr(matrix: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "CSR is in beta"
+        return matrix.to_sparse_csr()
+
+
 def _adjacency(user: Tensor, item: Tensor, users: int, items: int) -> Tensor:
     """The symmetric, degree-normalised graph over users then items, a sparse CSR matrix [U + I, U + I]. Repeated likes add up."""
     edges = torch.cat([torch.stack([user, users + item]), torch.stack([users + item, user])], 1)
     edges, weight = gcn_norm(edges, None, users + items, add_self_loops=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # "CSR is in beta"
-        return torch.sparse_coo_tensor(edges, weight, (users + items, users + items), check_invariants=True).to_sparse_csr()
+    return _csr(torch.sparse_coo_tensor(edges, weight, (users + items, users + items), check_invariants=True))
 
 
 @torch.no_grad()
-def _scores(model: LightGCN, adjacency: Tensor, users: int) -> Callable[[Tensor], Tensor]:
-    embedding: Tensor = model.get_embedding(adjacency)
-    return lambda rows: embedding[rows] @ embedding[users:].T
+def _scores(items: Tensor, fold_in: Tensor, known: Tensor) -> Callable[[Tensor], Tensor]:
+    users = known @ fold_in
+    return lambda rows: users[rows] @ items.T
 
 
 @torch.no_grad()
-def _finish(model: LightGCN, adjacency: Tensor, user_degree: Tensor, item_degree: Tensor) -> tuple[Matrix, Matrix, Matrix]:
-    users = len(user_degree)
+def _embeddings(model: LightGCN, graph: _Graph) -> tuple[Tensor, Tensor, Tensor]:
+    """`users` and `items` of a Retriever, not yet of unit length, and `fold_in`."""
+    users, known = len(graph.user_degree), (graph.item_degree > 0)[:, None]
     layer = model.embedding.weight
     total, carried = layer * model.alpha[0], torch.zeros_like(layer[users:])
     for conv, alpha in zip(model.convs, model.alpha[1:], strict=True):
         carried = carried + layer[users:] * alpha  # a new user's layer l + 1 is made of the items' layer l
-        layer = conv(layer, adjacency)
+        layer = conv(layer, graph.adjacency)
         total = total + layer * alpha
-    fold_in = carried / item_degree.clamp(min=1).sqrt()[:, None] * (item_degree > 0)[:, None]
-    unit = F.normalize(total)
-    return (unit[:users] * (user_degree > 0)[:, None]).numpy(), unit[users:].numpy(), fold_in.numpy()
+    fold_in = carried / graph.item_degree.clamp(min=1).sqrt()[:, None] * known
+    # Over a power of two, so that float16 holds it whatever the weights came to. The length of a sum of them does not matter.
+    fold_in = torch.ldexp(fold_in, -torch.frexp(fold_in.abs().max()).exponent)
+    return total[:users] * (graph.user_degree > 0)[:, None], total[users:] * known, fold_in

@@ -1,11 +1,19 @@
-"""Exact nearest neighbours by dot product, as the runtime computes them: float16 values, float64 sums."""
+"""Exact nearest neighbours by dot product, as the runtime computes them.
+
+A user's embedding is folded in from what they liked, at index time for the stored lists and in every prompt that sees less or
+more than those: one way for all. It is rounded to float16 like the embeddings it is compared with: products of such numbers
+are exact in float32 and their sums in float64, so that neither the order of summing nor the machine changes who is near.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+CHUNK = 256  # users searched for at once
 
 
 def top(scores: NDArray[np.float64], k: int) -> NDArray[np.int64]:
@@ -23,24 +31,56 @@ def nonzero_rows(vectors: NDArray[Any]) -> NDArray[np.bool_]:
     return rows
 
 
-def similar_users(embeddings: NDArray[np.float16], k: int) -> NDArray[np.int32]:
-    """For each of the n users [n, D] the min(k, n - 1) nearest others: int32 [n, k], nearest first.
+def folded_in(fold_in: NDArray[np.float16]) -> NDArray[np.float16]:
+    """A user's embedding [D] from the `fold_in` rows [n, D] of the items they liked; zero for none.
 
-    A user of whom nothing is known has no neighbours and is nobody's. Where there are fewer than k, the user's own row fills up
-    the rest.
+    Their sum, over the power of two that brings its largest component into [0.5, 1): a direction, whose length does not
+    matter, without a rounding that depends on the order of summing.
     """
-    n = len(embeddings)
-    k = min(k, n - 1)
-    exact = embeddings.astype(np.float64)
-    known = nonzero_rows(embeddings)
+    total = fold_in.astype(np.float64).sum(0)
+    _, exponent = np.frexp(np.abs(total).max())
+    embedding: NDArray[np.float16] = np.ldexp(total, -exponent).astype(np.float16)
+    return embedding
+
+
+class Neighbourhood:
+    """The users that can be similar to somebody: `embeddings` float16 [U, D]. `k` of them at most are."""
+
+    def __init__(self, embeddings: NDArray[np.float16], k: int) -> None:
+        self._embeddings = embeddings.astype(np.float64)
+        self._unknown = ~nonzero_rows(embeddings)
+        self.k = k
+
+    def nearest(self, queries: NDArray[np.float16], own: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """For each query [n, D] the nearest users' rows, nearest first, without its `own` row [n] (-1: has none).
+
+        A zero query has no neighbours, and a user with a zero embedding is nobody's.
+        """
+        scores = queries.astype(np.float64) @ self._embeddings.T
+        scores[:, self._unknown] = -np.inf
+        scores[~nonzero_rows(queries)] = -np.inf
+        rows = np.flatnonzero(own >= 0)
+        scores[rows, own[rows]] = -np.inf
+        return [top(line, self.k) for line in scores]
+
+
+def similar_users(
+    embeddings: NDArray[np.float16], fold_in: NDArray[np.float16], histories: Mapping[str, NDArray[Any]], k: int
+) -> NDArray[np.int32]:
+    """For each of the U users (`embeddings` [U, D]) the min(k, U - 1) nearest others to the embedding folded in from all they
+    liked (`fold_in` [I, D], `history_*` as docs/format.md has them): int32 [U, k], nearest first.
+
+    Where there are fewer, as there are for a user of whom nothing is known, the user's own row fills up the rest.
+    """
+    users = np.arange(len(embeddings))
+    around = Neighbourhood(embeddings, min(k, len(users) - 1))
+    starts, items, liked = (histories[f"history_{name}"] for name in ("offsets", "items", "liked"))
     # Own rows rather than -1: every value stays an index that no reader can step out of bounds with.
-    result = np.repeat(np.arange(n, dtype=np.int32)[:, None], k, axis=1)
-    for begin in range(0, n, 256):
-        scores = exact[begin : begin + 256] @ exact.T
-        scores[:, ~known] = -np.inf
-        for row, line in enumerate(scores, begin):
-            if known[row]:
-                line[row] = -np.inf
-                nearest = top(line, k)
-                result[row, : len(nearest)] = nearest
+    result = np.repeat(users.astype(np.int32)[:, None], around.k, axis=1)
+    for begin in range(0, len(users), CHUNK):
+        own = users[begin : begin + CHUNK]
+        met = [slice(starts[user], starts[user + 1]) for user in own]
+        queries = np.stack([folded_in(fold_in[items[part][liked[part] > 0]]) for part in met])
+        for user, nearest in zip(own, around.nearest(queries, own), strict=True):
+            result[user, : len(nearest)] = nearest
     return result

@@ -28,7 +28,7 @@ Activations = dict[str, NDArray[np.float32]]
 
 def draw(catalog: Catalog) -> list[Prompt]:
     """Training slates, always the same ones; none if the split is empty."""
-    builder = PromptBuilder(catalog)
+    builder = PromptBuilder.of(catalog, "train")
     drawn = slates.draw(slates.cut(catalog, "train"), SLATES, seed=1) if len(catalog.split("train")) else []
     return [builder.prompt(slate.user, slate.items, slate.as_of) for slate in drawn]
 

@@ -36,7 +36,7 @@ def draw(catalog: Catalog) -> list[Prompt]:
         raise InputError(
             f"{prompts} prompts of the training split are too few to calibrate on, at least {MIN_PROMPTS} are needed"
         )
-    builder = PromptBuilder(catalog)
+    builder = PromptBuilder.of(catalog, "train")
     return [builder.prompt(slate.user, slate.items, slate.as_of) for slate in drawn]
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Catalog, Id
-from rexit.exporter.catalog.neighbours import nonzero_rows, top
+from rexit.exporter.catalog.neighbours import folded_in, nonzero_rows, top
 from rexit.exporter.prompt.program import Op, needs_target
+from rexit.exporter.prompt.retrieval import Graph, Snapshots
 
 Tokens = NDArray[np.int32]
 Rows = NDArray[np.int64]
@@ -30,8 +31,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class _Request:
-    """`items` and `liked` are the history: visible interactions, then fresh ones. `similar` are user rows, nearest first."""
+    """`items` and `liked` are the history: visible interactions, then fresh ones. `similar` are user rows, nearest first.
 
+    graph: what is retrieved with; None where there is nothing yet.
+    """
+
+    graph: Graph | None
     as_of: int | None
     items: Rows
     liked: NDArray[np.bool_]
@@ -39,17 +44,28 @@ class _Request:
 
 
 class PromptBuilder:
-    """Assembles prompts from a catalog. Reads the tables once; not bound to a thread afterwards."""
+    """Assembles prompts from a catalog. Reads the tables once; not bound to a thread afterwards.
 
-    def __init__(self, catalog: Catalog) -> None:
+    training: prompts of the train split. They retrieve with what was known before (`rexit.exporter.catalog.snapshots`) and need
+    `as_of`; all others retrieve with the catalog's own graph, as the runtime does. Raises BundleError for a catalog without
+    snapshots.
+    """
+
+    @classmethod
+    def of(cls, catalog: Catalog, split: str) -> PromptBuilder:
+        """For the slates of a split."""
+        return cls(catalog, training=split == "train")
+
+    def __init__(self, catalog: Catalog, training: bool = False) -> None:
         self._catalog = catalog
         prompt = catalog.info["prompt"]
         self._prefix: list[Op] = prompt["prefix"]
         self._candidate: list[Op] = prompt["candidate"]
         self._users, self._items = catalog.user_table, catalog.item_table
         self._offsets, self._tokens = catalog.piece_table["offsets"], catalog.piece_table["tokens"]
-        self._user_embeddings = self._users["embeddings"].astype(np.float64)
-        self._known_users = nonzero_rows(self._user_embeddings)
+        self._graph = Graph.of(catalog)
+        self._snapshots = Snapshots(catalog) if training else None
+        self._asks_for_similar = any(op["op"] in ("similar_liked", "similar_verdict") for op in self._prefix + self._candidate)
         # (user, item) pairs of all interactions in ascending order, so that a verdict is found by binary search.
         starts = self._users["history_offsets"]
         owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
@@ -103,22 +119,27 @@ class PromptBuilder:
         seen = slice(0, 0) if user is None else self._visible(user, as_of)
         items = np.concatenate([self._users["history_items"][seen], np.array([i for i, _ in recent], np.int64)])
         liked = np.concatenate([self._users["history_liked"][seen] > 0, np.array([bool(v) for _, v in recent], np.bool_)])
-        if user is not None and not recent:
-            similar = self._users["similar"][user].astype(np.int64)
-            similar = similar[similar != user]  # its own row stands where there is no neighbour
-        else:
-            similar = self._fold_in(user, items[liked])
-        return _Request(as_of, items, liked, similar)
+        graph = self._graph_of(user, as_of)
+        similar = self._similar(graph, user, items[liked], whole=as_of is None and not recent)
+        return _Request(graph, as_of, items, liked, similar)
 
-    def _fold_in(self, user: int | None, liked: Rows) -> Rows:
-        direction = self._items["fold_in"][liked].astype(np.float64).sum(0)
-        if not direction.any():
+    def _graph_of(self, user: int | None, as_of: int | None) -> Graph | None:
+        if self._snapshots is None:
+            return self._graph
+        if user is None or as_of is None:
+            raise ValueError("a training prompt is one of a known user as of a moment")
+        return self._snapshots.before(user, as_of)
+
+    def _similar(self, graph: Graph | None, user: int | None, liked: Rows, whole: bool) -> Rows:
+        """Rows of the users nearest to one who `liked` these items. `whole`: they are all that the catalog knows of `user`."""
+        if graph is None or not self._asks_for_similar:
             return np.empty(0, np.int64)
-        scores = self._user_embeddings @ direction
-        scores[~self._known_users] = -np.inf
-        if user is not None:
-            scores[user] = -np.inf
-        return top(scores, self._users["similar"].shape[1])
+        if whole and user is not None:
+            kept: Rows = self._users["similar"][user].astype(np.int64)
+            others: Rows = kept[kept != user]  # its own row stands where there is no neighbour
+            return others
+        query = folded_in(graph.fold_in[liked])
+        return graph.around.nearest(query[None], np.array([-1 if user is None else user]))[0]
 
     def _shared(self, op: Op, user: int | None, request: _Request) -> list[int]:
         """The pieces of an op that does not depend on the target."""
@@ -193,11 +214,13 @@ class PromptBuilder:
         return np.array(taken, np.int64)
 
     def _nearest(self, op: Op, request: _Request, targets: Rows) -> list[list[int]]:
+        if (graph := request.graph) is None:
+            return [self._entries(op, targets[:0], request.liked[:0])] * len(targets)
         # From the latest backwards: np.unique keeps each item's latest verdict, a stable sort prefers the later of equals.
         items, liked = request.items[::-1], request.liked[::-1]
         kept = np.sort(np.unique(items, return_index=True)[1])
         items, liked = items[kept], liked[kept]
-        there, here = (self._items["embeddings"][rows].astype(np.float64) for rows in (targets, items))
+        there, here = (graph.items[rows].astype(np.float64) for rows in (targets, items))
         scores = there @ here.T
         scores[(targets[:, None] == items) | ~nonzero_rows(there)[:, None] | ~nonzero_rows(here)] = -np.inf
         chosen = [top(line, op["limit"]) for line in scores]

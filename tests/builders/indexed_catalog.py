@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from rexit.exporter.catalog import lightgcn
 from rexit.exporter.index import build_catalog
+from rexit.exporter.options import IndexOptions, LightGCNOptions
 
 USERS, ITEMS, PER_USER = 12, 30, 20
 LABELS = {"no": ord("n") - 32, "yes": ord("y") - 32}
@@ -61,7 +61,6 @@ def write_indexed_catalog(folder: Path, users: int = USERS, taste: bool = False)
         str(folder / "tokenizer.json"),
         folder / "prompt.toml",
         folder / "catalog",
-        neighbours=2,
-        settings=lightgcn.Settings(dim=8, epochs=2),
+        options=IndexOptions(neighbours=2, lightgcn=LightGCNOptions(dim=8, epochs=2)),
     )
     return folder / "catalog"

@@ -1,4 +1,4 @@
-// All finite halves, against their definition.
+// All finite halves, against their definition, and rounding to them.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -16,5 +16,19 @@ TEST(Half, EveryFiniteValueIsExact) {
     const double value = exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
     ASSERT_EQ(rexit::core::is_zero(half), value == 0);
     ASSERT_EQ(rexit::core::to_float(half), (bits & 0x8000) != 0 ? -value : value) << bits;
+  }
+}
+
+// Between two neighbours the nearer one, in the middle the even one; one step beside the middle decides.
+TEST(Half, RoundingGoesToTheNearestAndInTheMiddleToTheEven) {
+  for (unsigned bits = 0; bits < 0x3c00; ++bits) {  // up to 1
+    const double low = rexit::core::to_float(static_cast<Half>(bits)), high = rexit::core::to_float(static_cast<Half>(bits + 1));
+    const double middle = (low + high) / 2;
+    for (const double sign : {1.0, -1.0}) {
+      ASSERT_EQ(rexit::core::rounded_to_half(sign * low), sign * low) << bits;
+      ASSERT_EQ(rexit::core::rounded_to_half(sign * middle), sign * (bits % 2 == 0 ? low : high)) << bits;
+      ASSERT_EQ(rexit::core::rounded_to_half(sign * std::nextafter(middle, 0)), sign * low) << bits;
+      ASSERT_EQ(rexit::core::rounded_to_half(sign * std::nextafter(middle, 1)), sign * high) << bits;
+    }
   }
 }

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import pytest
 
 from builders import ratings
 from rexit.bundle import Catalog
+from rexit.bundle.catalog import SPLITS
 from rexit.cli import main
 from rexit.exporter import index as index_module
+from rexit.exporter.options import LightGCNOptions
+from rexit.slates import cut
 from running.full_disk import largest_file
 
 Outcome = tuple[int, str, str]
@@ -87,7 +91,11 @@ def test_json_is_one_document_and_the_catalog_says_the_same(run: Run, data: Path
     assert told["counts"] == info["counts"] and told["retrieval"] == info["retrieval"] and told["splits"] == info["splits"]
     assert info["counts"] | {"pieces": 0} == {"users": 24, "items": 40, "interactions": 480, "pieces": 0}
     assert 0 < info["retrieval"]["recall@20"] <= 1 and 0 < info["retrieval"]["popularity_recall@20"] <= 1
-    assert {name: split["rows"] for name, split in info["splits"].items()} == {"train": 384, "validation": 48, "test": 48}
+    assert {name: split["rows"] for name, split in info["splits"].items()} == {
+        "train": 384,
+        "validation": 48,
+        "test": 48,
+    }
     assert info["label"] == {"column": "rating", "positive_at": 4.0} and info["ids"] == {"user": "int64", "item": "int64"}
 
 
@@ -126,7 +134,7 @@ def test_the_same_input_and_seed_give_the_same_bytes(run: Run, data: Path) -> No
     run()
     run("--out", "again")
     names = [str(p.relative_to(data / "catalog")) for p in sorted((data / "catalog").rglob("*")) if p.is_file()]
-    assert len(names) == 7
+    assert len(names) == 8
     for name in names:
         assert (data / "catalog" / name).read_bytes() == (data / "again" / name).read_bytes(), name
 
@@ -171,9 +179,89 @@ def test_users_and_items_without_interactions_have_rows(run: Run, data: Path) ->
 
 def test_too_few_interactions_to_hold_any_out(run: Run, data: Path) -> None:
     ratings.interactions().group_by("user_id", maintain_order=True).head(9).write_csv(data / "ratings.csv")
+    message = "ratings.csv: the validation split is empty: 216 interactions of 24 users are too few for this --split"
+    refused(run(), data, message)
+
+
+def test_a_validation_split_without_a_like(run: Run, data: Path) -> None:
+    late = pl.col("timestamp") >= 260
+    ratings.interactions().with_columns(rating=pl.when(late).then(1).otherwise("rating")).write_csv(data / "ratings.csv")
     code, out, _ = run()
     assert code == 0 and "No user has a like" in out
     assert Catalog.open(data / "catalog").info["retrieval"]["recall@20"] is None
+
+
+def test_the_catalog_says_how_it_was_split_and_what_trained_the_retriever(run: Run, data: Path) -> None:
+    code, out, _ = run("--json", "--snapshots", "3", "--negatives", "2", "--learning-rate", "0.01", "--seed", "3")
+    info = Catalog.open(data / "catalog").info
+    assert code == 0 and json.loads(out)["split"] == info["split"]
+    assert info["split"] == {"by": "user", "shares": [0.8, 0.9]}
+    assert info["order"] == {"by": "time", "column": "timestamp"}
+    assert info["label"] == {"column": "rating", "positive_at": 4.0}
+    assert Catalog.open(data / "catalog").snapshots["users"].shape == (2, ratings.USERS, 8)
+    chosen = LightGCNOptions(dim=8, epochs=5, learning_rate=0.01, negatives=2, seed=3)
+    assert info["retrieval"]["lightgcn"] == asdict(chosen)
+
+
+def parts(data: Path) -> dict[str, pl.DataFrame]:
+    return {name: pl.read_parquet(data / f"catalog/splits/{name}.parquet") for name in SPLITS}
+
+
+def test_global_borders(run: Run, data: Path) -> None:
+    assert run("--split", "time:0.7,0.9")[0] == 0
+    made, info = parts(data), Catalog.open(data / "catalog").info["split"]
+    assert info == {"by": "time", "shares": [0.7, 0.9], "borders": [240, ratings.LATE + 18]}
+    assert max(made["train"]["time"]) < 240 <= min(made["validation"]["time"])
+    assert max(made["validation"]["time"]) < ratings.LATE + 18 <= min(made["test"]["time"])
+
+
+def test_leave_last(run: Run, data: Path) -> None:
+    assert run("--split", "leave-last:2,3")[0] == 0
+    made = parts(data)
+    assert {name: set(part["user"].value_counts()["count"]) for name, part in made.items()} == {
+        "train": {15}, "validation": {2}, "test": {3},
+    }  # fmt: skip
+    assert Catalog.open(data / "catalog").info["split"] == {"by": "leave-last", "counts": [2, 3]}
+
+
+@pytest.mark.parametrize("names", [("train", "validation", "test"), ("train", "valid", "test")])
+def test_a_split_column(run: Run, data: Path, names: tuple[str, ...]) -> None:
+    borders = [250, ratings.LATE]
+    which = pl.sum_horizontal([(pl.col("timestamp") >= border).cast(pl.Int64) for border in borders])
+    rated = ratings.interactions().with_columns(fold=which.replace_strict(dict(enumerate(names)), return_dtype=pl.String))
+    rated.write_csv(data / "ratings.csv")
+    assert run("--split-column", "fold")[0] == 0
+    made, told = parts(data), Catalog.open(data / "catalog").info["split"]
+    assert sum(map(len, made.values())) == len(rated)
+    for name, fold in zip(("train", "validation", "test"), names, strict=True):
+        assert len(made[name]) == len(rated.filter(fold=fold))
+    assert told == {"by": "column", "column": "fold"}
+
+
+@pytest.mark.parametrize("order", ["file", "random"])
+def test_data_without_times(run: Run, data: Path, order: str) -> None:
+    rated = pl.read_csv(data / "ratings.csv").drop("timestamp")
+    rated.write_csv(data / "ratings.csv")
+    assert run("--order", order, "--seed", "7")[0] == 0
+    info, made = Catalog.open(data / "catalog").info, parts(data)
+    assert info["order"] == ({"by": "file"} if order == "file" else {"by": "random", "seed": 7})
+    whole = pl.concat(list(made.values())).sort("time")
+    assert whole["time"].to_list() == list(range(len(rated)))
+    assert (whole["item"].to_list() == rated["item_id"].to_list()) == (order == "file")
+
+
+def test_implicit_feedback(run: Run, data: Path) -> None:
+    rated = pl.read_csv(data / "ratings.csv").drop("rating")
+    rated.write_csv(data / "ratings.csv")
+    assert run("--implicit", "--implicit-negatives", "3")[0] == 0
+    catalog, made = Catalog.open(data / "catalog"), parts(data)
+    assert catalog.info["label"] == {"sampled": 3, "seed": 0} and catalog.info["counts"]["interactions"] == len(rated)
+    assert all(len(made[name].filter(~pl.col("liked"))) == 3 * made[name]["liked"].sum() for name in SPLITS)
+    assert catalog.user_table["history_liked"].all(), "what was sampled is nobody's history"
+    met = set(rated.select("user_id", "item_id").iter_rows())
+    sampled = pl.concat([part.filter(~pl.col("liked")) for part in made.values()])
+    assert not met & set(sampled.select("user", "item").iter_rows())
+    assert cut(catalog, "train")
 
 
 @pytest.mark.parametrize(
@@ -183,7 +271,7 @@ def test_too_few_interactions_to_hold_any_out(run: Run, data: Path) -> None:
             "ratings.csv",
             "rating",
             "stars",
-            "ratings.csv: no column 'rating' (--rating-column), the file has: user_id, item_id",
+            "ratings.csv: no column 'rating' (--rating-column; --implicit if there are no ratings), the file has: user_id",
         ),
         ("items.csv", "item_id", "film", "items.csv: no column 'item_id' (--item-column), the file has: film, title, year"),
         ("users.csv", "user_id", "who", "users.csv: no column 'user_id' (--user-column), the file has: who, job"),
@@ -224,7 +312,25 @@ def test_bad_input_is_one_line(run: Run, data: Path, file: str, old: str, new: s
         (["--interactions", "none.csv"], "none.csv: cannot be read: No such file or directory"),
         (["--tokenizer", "items.csv"], "tokenizer items.csv: neither a tokenizer.json"),
         (["--template", "none.toml"], "none.toml: cannot be read"),
-        (["--positive-at", "9"], "no liked interaction in the training split"),
+        (["--positive-at", "9"], "ratings.csv: no rating is a like: 'rating' is 1 to 5, a like is at least 9: choose another"),
+        (["--positive-at", "1"], "ratings.csv: every rating is a like: 'rating' is 1 to 5"),
+        (["--split", "user:0.9,0.8"], "split 'user:0.9,0.8', expected `user:A,B` or `time:A,B` with shares 0 < A < B < 1, or"),
+        (
+            ["--split", "time:0.8,0.9", "--split-column", "fold"],
+            "split 'time:0.8,0.9' and split column 'fold' exclude each other",
+        ),
+        (["--split-column", "rating"], "ratings.csv: row 1: 'rating' is '"),
+        (["--split", "time:0.001,0.002"], "ratings.csv: the train split is empty: its borders fall on the times 100 and 100"),
+        (["--split", "leave-last:19,1"], "ratings.csv: the validation split is empty: 480 interactions of 24 users are too few"),
+        (["--snapshots", "1"], "snapshots is 1, expected at least 2: the first part of a history has nothing before it"),
+        (["--order", "size"], "order is 'size', expected one of time, file, random"),
+        (["--implicit", "--implicit-negatives", "0"], "implicit negatives is 0, expected at least 1"),
+        (["--implicit", "--implicit-negatives", "21"], "ratings.csv: a user met all but 20 of 40 items, expected at least 21"),
+        (["--negatives", "0"], "negatives is 0, expected at least 1"),
+        (["--learning-rate", "0"], "learning rate is 0.0, expected above 0"),
+        (["--weight-decay", "-1"], "weight decay is -1.0, expected at least 0"),
+        (["--patience", "0"], "patience is 0, expected at least 1"),
+        (["--seed", "-1"], "seed is -1, expected at least 0"),
         (["--dim", "0"], "dim is 0, expected at least 1"),
         (["--neighbours", "0"], "neighbours is 0, expected at least 1"),
         (["--out", "items.csv/catalog"], "items.csv/catalog: cannot be written: "),

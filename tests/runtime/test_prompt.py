@@ -131,7 +131,11 @@ def test_prefix_ops(op: dict[str, Any], user: int, options: dict[str, Any], expe
         # Neighbours of user 1: 3, then 2.
         (VERDICT, 1, 30, {}, [YES, YES]),
         (VERDICT, 1, 30, {"as_of": 8}, [NO, YES]),
-        (VERDICT, 1, 30, {"as_of": 4}, [UNSEEN, YES]),
+        (VERDICT, 1, 30, {"as_of": 6}, [NO, YES]),
+        (VERDICT, 1, 30, {"as_of": 4}, [UNSEEN]),  # user 1 had liked nothing yet: nobody was similar
+        (VERDICT, 2, 10, {}, [UNSEEN, NO]),  # users 3 and 1
+        (VERDICT, 2, 10, {"as_of": 6}, [UNSEEN]),  # the likes of 10 and 30, which cancel out; that of 40 is later
+        (VERDICT, 2, 10, {"as_of": 6, "recent": [20]}, [UNSEEN, YES]),
         (VERDICT, 1, 40, {}, [UNSEEN, YES]),
         (VERDICT, 9, 40, {}, [UNSEEN]),
         (VERDICT, 1, 10, {"recent": [30]}, [UNSEEN]),  # folded in from 10 and 30, which cancel out

@@ -90,6 +90,7 @@ class Reader {
     if (place == Place::entry) fail(REXIT_CORRUPT, json.where(), ": a list is not allowed inside an `entry`");
     op.limit = json.at("limit").size(1, max_limit);
     op.entry = ops(json.at("entry"), Place::entry);
+    if (op.entry.empty()) fail(REXIT_CORRUPT, json.where(), " entry: is empty");
     op.piece = piece(json, "empty");
   }
 

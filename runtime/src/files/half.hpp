@@ -1,6 +1,9 @@
-// IEEE half to float, without F16C: exact for every finite half, and simple enough for the compiler to vectorise.
+// IEEE halves without F16C: to float, exact for every finite half and simple enough for the compiler to vectorise; and rounding
+// to one.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -21,6 +24,15 @@ inline float to_float(Half half) noexcept {
   std::memcpy(&by, &scale, 4);
   value *= by;
   return (bits & 0x8000u) != 0 ? -value : value;
+}
+
+// The half nearest to `x`, ties to even, for |x| <= 1.
+inline float rounded_to_half(double x) noexcept {
+  constexpr int mantissa = 11, smallest = -24;  // bits; the exponent of the smallest subnormal
+  int exponent = 0;
+  std::frexp(x, &exponent);
+  const int unit = std::max(exponent - mantissa, smallest);
+  return static_cast<float>(std::ldexp(std::nearbyint(std::ldexp(x, -unit)), unit));
 }
 
 }  // namespace rexit::core

@@ -8,6 +8,8 @@
 namespace rexit::core {
 namespace {
 
+constexpr std::size_t most_empty = 1 << 16;
+
 std::size_t bit_length(std::size_t n) noexcept {
   std::size_t bits = 0;
   for (; n != 0; n >>= 1) ++bits;
@@ -27,6 +29,7 @@ class Assembler {
 
   void candidate(Row item) {
     ++candidates_;
+    empty_ = 0;
     most_ = tokens_.size() + room_;
     run(catalog_.program.candidate, {item, false});
   }
@@ -96,19 +99,28 @@ class Assembler {
     const Pieces& pieces = catalog_.pieces;
     const auto at = static_cast<std::size_t>(piece);
     const auto count = static_cast<std::size_t>(pieces.offsets[at + 1] - pieces.offsets[at]);
+    if (count == 0 && ++empty_ > most_empty) too_empty();
     if (count > most_ - tokens_.size()) too_long();
     const std::int32_t* first = pieces.tokens.data + pieces.offsets[at];
     tokens_.insert(tokens_.end(), first, first + count);
   }
 
+  std::string part() const {
+    return candidates_ == 0 ? "the prefix" : "candidate " + std::to_string(candidates_ - 1) + "'s prompt";
+  }
+
+  [[noreturn]] void too_empty() const {
+    fail(REXIT_CORRUPT, "the prompt program puts more than ", most_empty, " pieces without a token into ", part());
+  }
+
   [[noreturn]] void too_long() const {
-    const std::string part = candidates_ == 0 ? "the prefix" : "candidate " + std::to_string(candidates_ - 1) + "'s prompt";
-    fail(REXIT_TOO_LONG, part, " is longer than ", limit_, " tokens, the most that the variant takes");
+    fail(REXIT_TOO_LONG, part(), " is longer than ", limit_, " tokens, the most that the variant takes");
   }
 
   const Catalog& catalog_;
   Retrieval& retrieval_;
   std::size_t candidates_ = 0;    // begun so far
+  std::size_t empty_ = 0;         // pieces of the part at hand without a token: what has tokens is bounded by `most_`
   std::size_t limit_, room_ = 0;  // of a prompt; of a candidate behind the prefix
   std::size_t most_ = 0;          // what the part at hand may fill `tokens_` to
   std::vector<std::int32_t>& tokens_;

@@ -1,6 +1,7 @@
 #include "prompt/retrieval.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 
 #include "files/half.hpp"
@@ -18,17 +19,6 @@ double dot(const float* a, const float* b, std::size_t dim) noexcept {
   for (; i + lanes <= dim; i += lanes)
     for (std::size_t l = 0; l < lanes; ++l) sums[l] += static_cast<double>(a[i + l] * b[i + l]);
   for (; i < dim; ++i) sums[0] += static_cast<double>(a[i] * b[i]);
-  double sum = 0;
-  for (const double s : sums) sum += s;
-  return sum;
-}
-
-double dot(const double* a, const Half* b, std::size_t dim) noexcept {
-  double sums[lanes] = {};
-  std::size_t i = 0;
-  for (; i + lanes <= dim; i += lanes)
-    for (std::size_t l = 0; l < lanes; ++l) sums[l] += a[i + l] * static_cast<double>(to_float(b[i + l]));
-  for (; i < dim; ++i) sums[0] += a[i] * static_cast<double>(to_float(b[i]));
   double sum = 0;
   for (const double s : sums) sum += s;
   return sum;
@@ -85,33 +75,49 @@ const std::vector<Row>& Retrieval::similar_users() {
   similar_known_ = true;
   similar_.clear();
   const Users& users = catalog_.users;
-  if (query_->user && query_->recent.empty()) {
+  if (query_->user && query_->recent.empty() && !query_->as_of) {
     const Row* first = users.similar.data + static_cast<std::size_t>(*query_->user) * users.neighbours;
     // Its own row stands where there is no neighbour.
     std::remove_copy(first, first + users.neighbours, std::back_inserter(similar_), *query_->user);
   } else {
-    fold_in();
+    search_similar();
   }
   return similar_;
 }
 
-// The user's embedding as LightGCN would propagate it from the liked items; its length does not change the ranking.
-void Retrieval::fold_in() {
-  const Users& users = catalog_.users;
+// The user's embedding as LightGCN would propagate it from the liked items: a direction, false where there is none. The sum of
+// halves is exact; what it is divided by is a power of two, so the one rounding is that of each component to a half.
+bool Retrieval::fold_in() {
   const std::size_t dim = catalog_.dim;
-  query_vector_.assign(dim, 0.0);
+  liked_sum_.assign(dim, 0.0);
   for (const Interaction& one : history_) {
     if (!one.liked) continue;
     const Half* row = catalog_.items.fold_in.data + static_cast<std::size_t>(one.item) * dim;
-    for (std::size_t i = 0; i < dim; ++i) query_vector_[i] += static_cast<double>(to_float(row[i]));
+    for (std::size_t i = 0; i < dim; ++i) liked_sum_[i] += static_cast<double>(to_float(row[i]));
   }
-  if (std::all_of(query_vector_.begin(), query_vector_.end(), [](double x) { return x == 0; })) return;
+  double largest = 0;
+  for (const double x : liked_sum_) largest = std::max(largest, std::abs(x));
+  if (largest == 0) return false;
+  int exponent = 0;
+  std::frexp(largest, &exponent);
+  query_vector_.resize(dim);
+  std::transform(liked_sum_.begin(), liked_sum_.end(), query_vector_.begin(),
+                 [exponent](double x) { return rounded_to_half(std::ldexp(x, -exponent)); });
+  return true;
+}
+
+void Retrieval::search_similar() {
+  if (!fold_in()) return;
+  const Users& users = catalog_.users;
+  const std::size_t dim = catalog_.dim;
+  other_.resize(dim);
   ranking_.clear();
   for (std::size_t user = 0; user < users.ids.size(); ++user) {
     if (user % between_checks == 0) deadline_->check("the search for similar users");
     const Half* embedding = users.embeddings.data + user * dim;
     if ((query_->user && static_cast<std::size_t>(*query_->user) == user) || no_direction(embedding, dim)) continue;
-    ranking_.emplace_back(dot(query_vector_.data(), embedding, dim), user);
+    std::transform(embedding, embedding + dim, other_.begin(), to_float);
+    ranking_.emplace_back(dot(query_vector_.data(), other_.data(), dim), user);
   }
   const std::size_t count = std::min(users.neighbours, ranking_.size());
   std::partial_sort(ranking_.begin(), ranking_.begin() + static_cast<std::ptrdiff_t>(count), ranking_.end(),
@@ -200,8 +206,9 @@ std::optional<bool> Retrieval::verdict(Row user, Row item) const noexcept {
 std::size_t Retrieval::memory() const noexcept {
   return history_.capacity() * sizeof(Interaction) + similar_.capacity() * sizeof(Row) + met_.capacity() * sizeof(Met) +
          met_embeddings_.capacity() * sizeof(float) + ranking_.capacity() * sizeof(ranking_[0]) +
-         query_vector_.capacity() * sizeof(double) + nearest_.capacity() * sizeof(Interaction) +
-         liked_by_similar_.capacity() * sizeof(Row) + target_.capacity() * sizeof(float);
+         liked_sum_.capacity() * sizeof(double) + (query_vector_.capacity() + other_.capacity()) * sizeof(float) +
+         nearest_.capacity() * sizeof(Interaction) + liked_by_similar_.capacity() * sizeof(Row) +
+         target_.capacity() * sizeof(float);
 }
 
 }  // namespace rexit::core

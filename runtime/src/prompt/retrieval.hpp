@@ -66,7 +66,8 @@ class Retrieval {
   };
 
   Slice slice(Row user) const noexcept;
-  void fold_in();
+  void search_similar();
+  bool fold_in();
   void collect_met();
 
   const Catalog& catalog_;
@@ -81,7 +82,8 @@ class Retrieval {
   std::vector<Row> liked_by_similar_;
   std::vector<Interaction> nearest_;
   std::vector<float> target_;
-  std::vector<double> query_vector_;
+  std::vector<double> liked_sum_;
+  std::vector<float> query_vector_, other_;
   std::vector<std::pair<double, std::size_t>> ranking_;
 };
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TABLES = ("users.safetensors", "items.safetensors", "pieces.safetensors")
 SPLITS = ("train", "validation", "test")
+"""What trains, what is chosen by, what is judged by: every interaction is in one."""
 
 Id = int | str
 
@@ -218,6 +219,23 @@ class Catalog:
             raise BundleError(f"{path}: not a safetensors table: {exc}") from exc
 
     @cached_property
+    def snapshots(self) -> dict[str, NDArray[Any]]:
+        """What training prompts retrieve with (docs/format.md). Only a catalog made by `rexit index` has it."""
+        return self._table(self._beside("snapshots", self.info.get("snapshots")).name)
+
+    def _beside(self, key: str, entry: Any) -> Path:
+        """A file that catalog.json describes and a bundle does not copy. Raises BundleError."""
+        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+            raise BundleError(f"{self.path}/catalog.json: {key} has no `path`")
+        expected = read_entries({entry["path"]: entry}, self.path / "catalog.json")[entry["path"]]
+        path = self.path / entry["path"]
+        if not path.is_file():
+            raise BundleError(f"{path}: missing; a bundle's catalog holds no splits, use the catalog that `rexit index` wrote")
+        if FileEntry.of(path) != expected:
+            raise BundleError(f"{path}: not the file catalog.json describes (truncated or edited)")
+        return Path(path)
+
+    @cached_property
     def users(self) -> Ids:
         """The users' ids, read from the file as needed. Raises BundleError."""
         return self._ids("users.safetensors", self.info["ids"]["user"])
@@ -239,15 +257,7 @@ class Catalog:
         """
         if name not in SPLITS:
             raise InputError(f"split {name!r}, expected one of {', '.join(SPLITS)}")
-        entry = self.info["splits"].get(name)
-        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
-            raise BundleError(f"{self.path}/catalog.json: splits.{name} has no `path`")
-        expected = read_entries({entry["path"]: entry}, self.path / "catalog.json")[entry["path"]]
-        path = self.path / entry["path"]
-        if not path.is_file():
-            raise BundleError(f"{path}: missing; a bundle's catalog holds no splits, use the catalog that `rexit index` wrote")
-        if FileEntry.of(path) != expected:
-            raise BundleError(f"{path}: not the file catalog.json describes (truncated or edited)")
+        path = self._beside(f"splits.{name}", self.info["splits"].get(name))
         import polars as pl
 
         frame = pl.read_parquet(path)

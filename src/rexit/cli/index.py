@@ -8,7 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from rexit.cli._output import JsonOption, print_json, print_table, progress, stdout
+from rexit.cli._output import JsonOption, print_json, print_table, progress, stdout, teller
+from rexit.exporter.options import Columns, IndexOptions, LightGCNOptions
+
+_DEFAULT = IndexOptions()
+_COLUMNS, _LIGHTGCN = _DEFAULT.columns, _DEFAULT.lightgcn
 
 
 def register(app: typer.Typer) -> None:
@@ -22,52 +26,88 @@ def index(
     template: Annotated[Path, typer.Option(help="The prompt template, TOML (docs/template.md).")],
     out: Annotated[Path, typer.Option(help="The catalog folder to write; an older catalog there is replaced.")],
     users: Annotated[Path | None, typer.Option(help="One row per user, if the template names columns of users.")] = None,
-    user_column: Annotated[str, typer.Option(help="The user id's column.")] = "user_id",
-    item_column: Annotated[str, typer.Option(help="The item id's column.")] = "item_id",
-    rating_column: Annotated[str, typer.Option(help="The rating's column.")] = "rating",
-    time_column: Annotated[str, typer.Option(help="The time's column: whole numbers, or Parquet dates.")] = "timestamp",
-    positive_at: Annotated[float, typer.Option(help="A rating of at least this is a like.")] = 4.0,
-    dim: Annotated[int, typer.Option(help="LightGCN: width of the embeddings.")] = 64,
-    layers: Annotated[int, typer.Option(help="LightGCN: propagation layers.")] = 3,
-    epochs: Annotated[int, typer.Option(help="LightGCN: epochs at most; it stops early on validation recall@20.")] = 100,
-    neighbours: Annotated[int, typer.Option(help="Similar users kept for each user.")] = 20,
-    seed: Annotated[int, typer.Option(help="Seed of LightGCN's training.")] = 0,
+    user_column: Annotated[str, typer.Option(help="The user id's column.")] = _COLUMNS.user,
+    item_column: Annotated[str, typer.Option(help="The item id's column.")] = _COLUMNS.item,
+    rating_column: Annotated[str, typer.Option(help="The rating's column; not read with --implicit.")] = _COLUMNS.rating,
+    time_column: Annotated[
+        str, typer.Option(help="The time's column: whole numbers, or Parquet dates; read with --order time alone.")
+    ] = _COLUMNS.time,
+    split_column: Annotated[
+        str | None,
+        typer.Option(help="A column that says graph, train, validation (or valid) or test. Without graph it is cut from train."),
+    ] = None,
+    positive_at: Annotated[float, typer.Option(help="A rating of at least this is a like.")] = _DEFAULT.positive_at,
+    implicit: Annotated[
+        bool, typer.Option("--implicit", help="No ratings: every interaction is a like, against sampled items never met.")
+    ] = False,
+    implicit_negatives: Annotated[
+        int, typer.Option(help="With --implicit: sampled items for each interaction.")
+    ] = _DEFAULT.implicit_negatives,
+    order: Annotated[
+        str, typer.Option(help="What came first: time (the column), file (the order of rows) or random.")
+    ] = _DEFAULT.order,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="user:A,B of each user's interactions, time:A,B of all, leave-last:V,T of each user. Default: user:0.8,0.9",
+        ),
+    ] = None,
+    snapshots: Annotated[
+        int,
+        typer.Option(help="Parts of each user's training: a prompt of one retrieves with what the earlier ones taught."),
+    ] = _DEFAULT.snapshots,
+    dim: Annotated[int, typer.Option(help="LightGCN: width of the embeddings.")] = _LIGHTGCN.dim,
+    layers: Annotated[int, typer.Option(help="LightGCN: propagation layers.")] = _LIGHTGCN.layers,
+    epochs: Annotated[
+        int, typer.Option(help="LightGCN: epochs at most; it stops early on validation recall@20.")
+    ] = _LIGHTGCN.epochs,
+    patience: Annotated[int, typer.Option(help="LightGCN: epochs without a better recall before it stops.")] = _LIGHTGCN.patience,
+    learning_rate: Annotated[float, typer.Option(help="LightGCN: Adam's learning rate.")] = _LIGHTGCN.learning_rate,
+    weight_decay: Annotated[float, typer.Option(help="LightGCN: BPR's lambda.")] = _LIGHTGCN.weight_decay,
+    negatives: Annotated[int, typer.Option(help="LightGCN: items drawn against each like.")] = _LIGHTGCN.negatives,
+    neighbours: Annotated[int, typer.Option(help="Similar users kept for each user.")] = _DEFAULT.neighbours,
+    seed: Annotated[int, typer.Option(help="Seed of LightGCN's training, of --order random and of sampled items.")] = 0,
     json: JsonOption = False,
 ) -> None:
     """Turn interactions, items, a tokenizer and a prompt template into a catalog.
 
-    Trains LightGCN on the training split's likes, finds each user's nearest users, and stores everything a prompt is made of as
-    token tables, so that the device needs neither a tokenizer nor a graph library. Says how long prompts are and what
-    makes the longest one long.
+    Each interaction is in one split: `train`, `validation` or `test`. Trains LightGCN on the likes of `train`, and again on its
+    earlier parts for training prompts, which must not retrieve what knows their answer. Finds each user's nearest users, and
+    stores everything a prompt is made of as token tables, so that the device needs neither a tokenizer nor a graph library. Says
+    how long prompts are and what makes the longest one long.
 
         rexit index --interactions ratings.csv --items films.csv --tokenizer model/ --template prompt.toml --out catalog
+
+    Published protocols: `--split time:0.8,0.9` for one border in time, `--split leave-last:1,1` for the last two of each user,
+    `--split-column fold` for splits that come with the data.
     """
-    from rexit.exporter.catalog.interactions import Columns
-    from rexit.exporter.catalog.lightgcn import Settings
     from rexit.exporter.index import build_catalog
 
+    options = IndexOptions(
+        columns=Columns(user_column, item_column, rating_column, time_column, split_column),
+        positive_at=positive_at,
+        implicit=implicit,
+        implicit_negatives=implicit_negatives,
+        order=order,
+        split=split,
+        snapshots=snapshots,
+        neighbours=neighbours,
+        lightgcn=LightGCNOptions(
+            dim=dim,
+            layers=layers,
+            epochs=epochs,
+            patience=patience,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            negatives=negatives,
+            seed=seed,
+        ),
+        seed=seed,
+    )
     with progress() as bar:
-        task = bar.add_task("LightGCN", total=epochs)
-
-        def tell(done: int, total: int, recall: float | None) -> None:
-            best = "" if recall is None else f", recall@20 {recall:.3f}"
-            bar.update(task, completed=done, total=total, description=f"LightGCN{best}")
-
-        info = build_catalog(
-            interactions,
-            items,
-            tokenizer,
-            template,
-            out,
-            users=users,
-            columns=Columns(user_column, item_column, rating_column, time_column),
-            positive_at=positive_at,
-            neighbours=neighbours,
-            settings=Settings(dim=dim, layers=layers, epochs=epochs, seed=seed),
-            progress=tell,
-        )
+        info = build_catalog(interactions, items, tokenizer, template, out, options, users=users, progress=teller(bar))
     if json:
-        kept = {key: info[key] for key in ("ids", "counts", "splits", "labels", "embedding", "retrieval")}
+        kept = {key: info[key] for key in ("ids", "counts", "split", "splits", "labels", "embedding", "retrieval")}
         most = {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens", "lengths")}
         print_json({"catalog": str(out), **kept, "prompt": most})
         return

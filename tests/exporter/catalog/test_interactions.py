@@ -5,7 +5,8 @@ import polars as pl
 import pytest
 
 from rexit.errors import InputError
-from rexit.exporter.catalog.interactions import Columns, read_entities, read_interactions, read_table, rows_of, unify_ids
+from rexit.exporter.catalog.interactions import read_entities, read_interactions, read_table, rows_of, unify_ids
+from rexit.exporter.options import Columns, IndexOptions
 
 GOOD = "user_id,item_id,rating,timestamp\n1,10,5,100\n2,11,3.5,101\n"
 
@@ -26,7 +27,7 @@ def write(path: Path, text: str) -> Path:
     ids=["csv", "csv with BOM and CRLF", "tsv", "RecBole"],
 )
 def test_text_formats_read_alike(tmp_path: Path, name: str, text: str) -> None:
-    frame = read_interactions(write(tmp_path / name, text), Columns(), 4.0)
+    frame = read_interactions(write(tmp_path / name, text), IndexOptions())
     assert frame["time"].to_list() == [100, 101]
     assert frame["liked"].to_list() == [True, False]
     assert unify_ids([frame["user"]])[0].to_list() == [1, 2]
@@ -35,7 +36,7 @@ def test_text_formats_read_alike(tmp_path: Path, name: str, text: str) -> None:
 def test_parquet_with_dates_and_other_names(tmp_path: Path) -> None:
     when = [datetime(1970, 1, 1, 0, 1, tzinfo=UTC), datetime(1970, 1, 2, tzinfo=UTC)]
     pl.DataFrame({"who": ["a", "b"], "what": [1, 2], "stars": [4, 1], "when": when}).write_parquet(tmp_path / "a.parquet")
-    frame = read_interactions(tmp_path / "a.parquet", Columns("who", "what", "stars", "when"), 4.0)
+    frame = read_interactions(tmp_path / "a.parquet", IndexOptions(columns=Columns("who", "what", "stars", "when")))
     assert frame["time"].to_list() == [60, 86400]
     assert frame["user"].to_list() == ["a", "b"]
 
@@ -47,7 +48,7 @@ def test_parquet_with_dates_and_other_names(tmp_path: Path) -> None:
         ("user_id,item_id,rating,timestamp\n", "a header and no rows"),
         (
             "user_id,item_id,stars,timestamp\n1,2,3,4\n",
-            "no column 'rating' (--rating-column), the file has: user_id, item_id, stars",
+            "no column 'rating' (--rating-column; --implicit if there are no ratings), the file has: user_id, item_id, stars",
         ),
         (GOOD + "3,12,4\n", "line 4 has 3 fields, the header has 4"),
         (GOOD + "3,12,4,5,6\n", "line 4 has 5 fields, the header has 4"),
@@ -64,7 +65,7 @@ def test_parquet_with_dates_and_other_names(tmp_path: Path) -> None:
 )
 def test_bad_interactions_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
-        read_interactions(write(tmp_path / "a.csv", text), Columns(), 4.0)
+        read_interactions(write(tmp_path / "a.csv", text), IndexOptions())
     assert message in str(caught.value) and "a.csv" in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -115,3 +116,45 @@ def test_an_id_without_a_row_is_named_and_counted() -> None:
     assert rows_of(pl.Series([3, 1, 3]), ids, "item", Path("r.csv"), Path("i.csv")).to_list() == [2, 0, 2]
     with pytest.raises(InputError, match=r"r.csv: item 9 is not in i.csv \(2 such items in 3 interactions\)"):
         rows_of(pl.Series([1, 9, 8, 9]), ids, "item", Path("r.csv"), Path("i.csv"))
+
+
+def test_an_order_without_times_is_that_of_the_file_or_drawn(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "user_id,item_id,rating\n" + "".join(f"{n},1,{1 + n % 5}\n" for n in range(30)))
+    assert read_interactions(path, IndexOptions(order="file"))["time"].to_list() == list(range(30))
+    first, again, other = (
+        read_interactions(path, IndexOptions(order="random", seed=seed))["time"].to_list() for seed in (1, 1, 2)
+    )
+    assert sorted(first) == list(range(30)) and first == again and other not in (first, list(range(30)))
+    with pytest.raises(
+        InputError, match=r"no column 'timestamp' .--time-column; --order if there are no times., the file has: user"
+    ):
+        read_interactions(path, IndexOptions())
+
+
+def test_implicit_feedback_has_no_rating_to_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "user_id,item_id,timestamp\n1,2,3\n1,3,4\n")
+    assert read_interactions(path, IndexOptions(implicit=True))["liked"].to_list() == [True, True]
+
+
+@pytest.mark.parametrize(("rating", "positive_at", "message"), [
+    ("1", 1.0, "every rating is a like: 'rating' is 1 to 1, a like is at least 1: choose another --positive-at, or --implicit"),
+    ("5", 4.0, "every rating is a like: 'rating' is 5 to 5"),
+    ("3", 4.0, "no rating is a like: 'rating' is 3 to 3, a like is at least 4"),
+])  # fmt: skip
+def test_ratings_that_tell_nothing_apart(tmp_path: Path, rating: str, positive_at: float, message: str) -> None:
+    path = write(tmp_path / "a.csv", f"user_id,item_id,rating,timestamp\n1,2,{rating},3\n1,3,{rating},4\n")
+    with pytest.raises(InputError) as caught:
+        read_interactions(path, IndexOptions(positive_at=positive_at))
+    assert message in str(caught.value)
+
+
+def test_a_split_column(tmp_path: Path) -> None:
+    columns = Columns(split="fold")
+    path = write(tmp_path / "a.csv", "user_id,item_id,rating,timestamp,fold\n1,2,3,4,train\n1,3,4,5,valid\n1,4,4,5,validation\n")
+    assert read_interactions(path, IndexOptions(columns=columns))["split"].to_list() == ["train", "validation", "validation"]
+    for bad, seen in (("dev", "'dev'"), ("", "None")):
+        write(path, f"user_id,item_id,rating,timestamp,fold\n1,2,3,4,train\n1,3,4,5,{bad}\n")
+        with pytest.raises(InputError, match=rf"row 2: 'fold' is {seen}, expected train, validation .or valid. or test"):
+            read_interactions(path, IndexOptions(columns=columns))
+    with pytest.raises(InputError, match=r"no column 'part' .--split-column., the file has: "):
+        read_interactions(path, IndexOptions(columns=Columns(split="part")))

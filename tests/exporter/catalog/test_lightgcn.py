@@ -1,3 +1,6 @@
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,27 +10,30 @@ from torch_geometric.nn import LightGCN
 from builders import ratings
 from rexit.errors import InputError
 from rexit.exporter.catalog import lightgcn
-from rexit.exporter.catalog.lightgcn import Edges, Settings
+from rexit.exporter.catalog.lightgcn import Edges, Likes
 from rexit.exporter.catalog.splits import assign
+from rexit.exporter.options import IndexOptions, LightGCNOptions
 
-SMALL = Settings(dim=16, layers=2, epochs=40)
+SMALL = LightGCNOptions(dim=16, layers=2, epochs=40)
+NOTHING: Edges = (np.empty(0, np.int64), np.empty(0, np.int64))
 
 
-def split_edges() -> tuple[Edges, Edges, Edges]:
+def split_likes() -> Likes:
     rated = ratings.interactions().select(
         user=pl.col("user_id") - 1, item=pl.col("item_id") - 1, time="timestamp", liked=pl.col("rating") >= 4
     )
-    rated = assign(rated)
+    rated, _ = assign(rated, IndexOptions(), Path("ratings.csv"))
 
-    def edges(split: str, liked: bool) -> Edges:
-        part = rated.filter((pl.col("split") == split) & (pl.col("liked") | (not liked)))
+    def edges(*splits: str, liked: bool = True) -> Edges:
+        part = rated.filter(pl.col("split").is_in(splits) & (pl.col("liked") | (not liked)))
         return part["user"].to_numpy(), part["item"].to_numpy()
 
-    return edges("train", True), edges("train", False), edges("validation", True)
+    seen = edges("train", liked=False)
+    return Likes(edges("train"), edges("train"), seen, edges("validation"), ratings.USERS, ratings.ITEMS)
 
 
-def train(settings: Settings = SMALL) -> lightgcn.Retriever:
-    return lightgcn.train(*split_edges(), ratings.USERS, ratings.ITEMS, settings)
+def train(options: LightGCNOptions = SMALL) -> lightgcn.Retriever:
+    return lightgcn.train(split_likes(), options)
 
 
 def test_it_finds_the_two_tastes_and_beats_popularity() -> None:
@@ -36,7 +42,7 @@ def test_it_finds_the_two_tastes_and_beats_popularity() -> None:
     item = np.concatenate([rng.permutation(items // 2)[:24] * 2 + u % 2 for u in range(users)])
     held = np.arange(len(user)) % 24 >= 20
     train, wanted = (user[~held], item[~held]), (user[held], item[held])
-    made = lightgcn.train(train, train, wanted, users, items, SMALL)
+    made = lightgcn.train(Likes(train, train, train, wanted, users, items), SMALL)
     assert made.recall is not None and made.popularity_recall is not None
     assert made.recall > made.popularity_recall + 0.05
     alike, same = made.users @ made.users.T, np.add.outer(np.arange(users), np.arange(users)) % 2 == 0
@@ -46,24 +52,22 @@ def test_it_finds_the_two_tastes_and_beats_popularity() -> None:
 
 def test_the_same_seed_gives_the_same_embeddings() -> None:
     state = torch.random.get_rng_state()
-    first, second, other = train(), train(), train(Settings(dim=16, layers=2, epochs=40, seed=1))
+    first, second, other = train(), train(), train(replace(SMALL, seed=1))
     assert (first.users == second.users).all() and (first.fold_in == second.fold_in).all()
     assert (first.users != other.users).any()
     assert (state == torch.random.get_rng_state()).all(), "the caller's random state was touched"
 
 
 def test_it_stops_early_and_reports_progress() -> None:
-    told: list[tuple[int, int, float | None]] = []
-    settings = Settings(dim=4, layers=1, epochs=500, patience=10)
-    made = lightgcn.train(*split_edges(), ratings.USERS, ratings.ITEMS, settings, lambda *now: told.append(now))
+    told: list[tuple[str, int, int]] = []
+    options = LightGCNOptions(dim=4, layers=1, epochs=500, patience=10)
+    made = lightgcn.train(split_likes(), options, lambda *now: told.append(now))
     assert made.epochs <= len(told) < 500
-    assert told[0][:2] == (1, 500) and told[-1][2] == pytest.approx(made.recall)
+    assert told[0] == ("LightGCN", 1, 500) and told[-1][1] == len(told)
 
 
 def test_without_validation_likes_all_epochs_are_run() -> None:
-    likes, seen, _ = split_edges()
-    nothing = (np.empty(0, np.int64), np.empty(0, np.int64))
-    made = lightgcn.train(likes, seen, nothing, ratings.USERS, ratings.ITEMS, Settings(dim=4, layers=1, epochs=7))
+    made = lightgcn.train(replace(split_likes(), wanted=NOTHING), LightGCNOptions(dim=4, layers=1, epochs=7))
     assert (made.recall, made.popularity_recall, made.epochs) == (None, None, 7)
 
 
@@ -73,21 +77,50 @@ def test_fold_in_is_what_propagation_gives_a_new_user() -> None:
     users, items = 3, 5
     model = LightGCN(users + items, 6, 3, normalize=False)
     model.embedding.weight.data[2] = 0  # user 2 is new: only item 3 is theirs, and nobody else's
-    adjacency = lightgcn._adjacency(user, item, users, items)
-    unit_users, unit_items, fold_in = lightgcn._finish(
-        model, adjacency, torch.bincount(user, minlength=users), torch.bincount(item, minlength=items)
-    )
-    expected = fold_in[3] / np.linalg.norm(fold_in[3])
-    assert np.allclose(unit_users[2], expected, atol=1e-6)
-    assert not fold_in[4].any() and np.isclose(np.linalg.norm(unit_items[4]), 1)
-    whole = model.get_embedding(adjacency).detach().numpy()
-    assert np.allclose(unit_users[0], whole[0] / np.linalg.norm(whole[0]), atol=1e-6), "not the mean of layers"
+    graph = lightgcn._Graph.of(user, item, users, items)
+    made_users, made_items, fold_in = (part.numpy() for part in lightgcn._embeddings(model, graph))
+    assert np.allclose(unit(made_users[2]), unit(fold_in[3]), atol=1e-6)
+    assert 0.5 <= abs(fold_in).max() < 1
+    whole = model.get_embedding(graph.adjacency).detach().numpy()
+    assert np.allclose(made_users[0], whole[0], atol=1e-6), "not the mean of layers"
+    assert np.allclose(made_items[:4], whole[3:7], atol=1e-6)
+    assert not fold_in[4].any() and not made_items[4].any(), "nobody liked item 4: an untrained embedding says nothing"
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    length: np.ndarray = vector / np.linalg.norm(vector)
+    return length
+
+
+def test_users_and_items_without_a_like_in_the_graph_are_zero() -> None:
+    likes = split_likes()
+    kept = (likes.graph[0] != 3) & (likes.graph[1] != 7)
+    user, item = (side[kept] for side in likes.graph)
+    made = lightgcn.train(replace(likes, graph=(user, item)), SMALL)
+    without = sorted({*range(ratings.ITEMS)} - {*item.tolist()})
+    assert 7 in without and np.flatnonzero(~made.users.any(1)).tolist() == [3]
+    assert np.flatnonzero(~made.items.any(1)).tolist() == np.flatnonzero(~made.fold_in.any(1)).tolist() == without
+
+
+def test_each_option_of_the_training_changes_it() -> None:
+    first = train()
+    for changed in ({"negatives": 4}, {"learning_rate": 0.05}, {"weight_decay": 0.1}):
+        assert (first.users != train(replace(SMALL, **changed)).users).any(), changed
+
+
+def test_a_training_that_diverges_is_named() -> None:
+    with pytest.raises(InputError, match=r"LightGCN did not converge at learning rate 1e\+30: choose a smaller --learning-rate"):
+        train(replace(SMALL, learning_rate=1e30))
 
 
 def test_bad_settings_and_no_likes() -> None:
-    for name in ("dim", "layers", "epochs", "patience"):
+    for name in ("dim", "layers", "epochs", "patience", "negatives"):
         with pytest.raises(InputError, match=f"{name} is 0, expected at least 1"):
-            Settings(**{name: 0}).check()
-    nothing = (np.empty(0, np.int64), np.empty(0, np.int64))
-    with pytest.raises(InputError, match="no liked interaction in the training split"):
-        lightgcn.train(nothing, nothing, nothing, 2, 2, SMALL)
+            LightGCNOptions(**{name: 0}).check()
+    for rate in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=f"learning rate is {rate}, expected above 0"):
+            LightGCNOptions(learning_rate=rate).check()
+    with pytest.raises(InputError, match=r"weight decay is -0.1, expected at least 0"):
+        LightGCNOptions(weight_decay=-0.1).check()
+    with pytest.raises(InputError, match="no liked interaction in the train split"):
+        lightgcn.train(Likes(NOTHING, NOTHING, NOTHING, NOTHING, 2, 2), SMALL)

@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from rexit.exporter.catalog.neighbours import similar_users, top
+from rexit.exporter.catalog.neighbours import Neighbourhood, folded_in, similar_users, top
 
 
 def test_ties_go_to_the_lower_index_and_minus_infinity_is_never_taken() -> None:
@@ -11,21 +12,59 @@ def test_ties_go_to_the_lower_index_and_minus_infinity_is_never_taken() -> None:
     assert top(np.array([]), 3).tolist() == []
 
 
-def test_similar_users_against_a_full_sort() -> None:
+def test_the_nearest_against_a_full_sort() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(300, 8)).astype(np.float16)
     vectors[7] = vectors[250]
     scores = vectors.astype(np.float64) @ vectors.astype(np.float64).T
     np.fill_diagonal(scores, -np.inf)
     expected = np.argsort(-scores, axis=1, kind="stable")[:, :5]
-    assert (similar_users(vectors, 5) == expected).all()
+    assert (np.array(Neighbourhood(vectors, 5).nearest(vectors, np.arange(300))) == expected).all()
+    stranger = Neighbourhood(np.eye(3, dtype=np.float16), 1).nearest(np.eye(3, dtype=np.float16)[:2], np.array([-1, 1]))
+    assert stranger[0] == [0] and stranger[1] == [0], "who has no row is nobody of the table"
 
 
 def test_a_zero_embedding_has_no_neighbours_and_is_nobodys() -> None:
     vectors = np.array([[0, 0], [1, 0], [-1, 0], [0, 0], [-0.5, 0]], np.float16)
-    assert similar_users(vectors, 3).tolist() == [[0, 0, 0], [4, 2, 1], [4, 1, 2], [3, 3, 3], [2, 1, 4]]
+    made = Neighbourhood(vectors, 3).nearest(vectors, np.arange(5))
+    assert [row.tolist() for row in made] == [[], [4, 2], [4, 1], [], [2, 1]]
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**-14, 300.0])
+def test_a_folded_in_user_is_the_sum_of_the_likes_up_to_length_and_the_rounding_of_halves(scale: float) -> None:
+    rows = (np.random.default_rng(0).normal(size=(40, 16)) * scale).astype(np.float16)
+    made, total = folded_in(rows).astype(np.float64), rows.astype(np.float64).sum(0)
+    assert 0.5 <= abs(made).max() < 1
+    factor = total[0] / made[0]
+    power = 2.0 ** round(np.log2(factor))
+    assert np.allclose(made * power, total, rtol=2**-11, atol=2**-24 * power)
+    assert (folded_in(rows[::-1]) == folded_in(rows)).all(), "in whatever order"
+
+
+def test_who_liked_nothing_is_folded_in_to_nothing() -> None:
+    assert not folded_in(np.zeros((0, 4), np.float16)).any() and not folded_in(np.zeros((2, 4), np.float16)).any()
+    assert not folded_in(np.array([[0.5, -0.25], [-0.5, 0.25]], np.float16)).any()
+
+
+def histories(*likes: list[int]) -> dict[str, np.ndarray]:
+    """A user for each list of items; what is negative was met and not liked."""
+    flat = np.array([item for items in likes for item in items])
+    return {
+        "history_offsets": np.cumsum([0, *map(len, likes)]),
+        "history_items": abs(flat).astype(np.int32),
+        "history_liked": (flat >= 0).astype(np.uint8),
+    }
+
+
+def test_similar_users_are_near_to_what_was_liked_not_to_the_own_embedding() -> None:
+    users = np.array([[1, 0], [0, 1], [-1, 0], [0, 0]], np.float16)
+    fold_in = np.array([[0, 1], [1, 0], [-1, 0]], np.float16)
+    # User 0 liked what is user 1's direction; user 2 liked nothing; user 3 is in nobody's graph, but liked item 2.
+    made = similar_users(users, fold_in, histories([0, -1], [1, 2, 0], [-1], [2]), 3)
+    assert made.tolist() == [[1, 2, 0], [0, 2, 1], [2, 2, 2], [2, 1, 0]]
 
 
 def test_there_are_never_more_neighbours_than_others() -> None:
-    assert similar_users(np.eye(3, dtype=np.float16), 20).shape == (3, 2)
-    assert similar_users(np.ones((1, 4), np.float16), 20).shape == (1, 0)
+    eye, nothing = np.eye(3, dtype=np.float16), histories([0], [1], [2])
+    assert similar_users(eye, eye, nothing, 20).shape == (3, 2)
+    assert similar_users(eye[:1], eye, histories([0]), 20).shape == (1, 0)

@@ -14,15 +14,17 @@ from tokenizers import Tokenizer
 from builders import ratings
 from rexit.bundle import Catalog
 from rexit.errors import InputError
-from rexit.exporter.catalog.lightgcn import Settings
+from rexit.exporter.catalog.lightgcn import EVALUATE_EVERY
 from rexit.exporter.index import build_catalog
+from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 
 NAMES = ("job", "user.like_rate", "recent", "similar_liked", "fields", "item.like_rate", "count", "similar_verdict", "nearest")
+TRAINING = 190  # the first time of the `train` split, for every user
 Recent = list[tuple[int, bool]]
 
 
-def index(folder: Path, rated: pl.DataFrame | None = None) -> Catalog:
+def index(folder: Path, rated: pl.DataFrame | None = None, epochs: int = 10) -> Catalog:
     ratings.write(folder, rated=rated)
     build_catalog(
         folder / "ratings.csv",
@@ -31,8 +33,7 @@ def index(folder: Path, rated: pl.DataFrame | None = None) -> Catalog:
         folder / "prompt.toml",
         folder / "catalog",
         users=folder / "users.csv",
-        neighbours=6,
-        settings=Settings(dim=8, layers=2, epochs=10),
+        options=IndexOptions(neighbours=6, lightgcn=LightGCNOptions(dim=8, layers=2, epochs=epochs)),
     )
     return Catalog.open(folder / "catalog")
 
@@ -80,12 +81,11 @@ def expected(case: Case, user: int | None, item: int, as_of: int | None, recent:
     known = user is not None and user in case.by_user
     history = [(i, liked) for _, i, liked in visible(user)] if known else []  # type: ignore[arg-type]
     history += recent
-    if known and not recent:
-        similar = [int(row) + 1 for row in users["similar"][user - 1]]  # type: ignore[operator]
-    else:
-        folded = sum((items["fold_in"][i - 1].astype(float) for i, liked in history if liked), np.zeros(8))
-        order = sorted(case.by_user, key=lambda u: (-float(users["embeddings"][u - 1].astype(float) @ folded), u))
-        similar = [u for u in order if u != user][:6] if any(liked for _, liked in history) else []
+    # Folded in, whoever it is and whatever is visible: the stored lists are its cache.
+    folded = sum((items["fold_in"][i - 1].astype(float) for i, liked in history if liked), np.zeros(8))
+    folded = (folded / 2.0 ** np.frexp(abs(folded).max())[1]).astype(np.float16).astype(float)
+    order = sorted(case.by_user, key=lambda u: (-float(users["embeddings"][u - 1].astype(float) @ folded), u))
+    similar = [u for u in order if u != user and users["embeddings"][u - 1].any()][:6] if folded.any() else []
     taken: list[int] = []
     for neighbour in similar:
         likes = [i for _, i, liked in reversed(visible(neighbour)) if liked]
@@ -96,7 +96,8 @@ def expected(case: Case, user: int | None, item: int, as_of: int | None, recent:
     def closeness(other: int) -> float:
         return float(items["embeddings"][other - 1].astype(float) @ items["embeddings"][item - 1].astype(float))
 
-    nearest = sorted((i for i in latest if i != item), key=lambda i: (-closeness(i), -place[i]))[:3]
+    known_items = [i for i in latest if i != item and items["embeddings"][i - 1].any() and items["embeddings"][item - 1].any()]
+    nearest = sorted(known_items, key=lambda i: (-closeness(i), -place[i]))[:3]
     of_item = [liked for u in case.by_user for _, i, liked in visible(u) if i == item]
     said = [[liked for _, i, liked in visible(u) if i == item] for u in similar[:5]]
     year = ratings.items()["year"][item - 1]
@@ -126,26 +127,54 @@ def test_every_placeholder_against_the_definition(case: Case, as_of: int | None,
         assert seen == [expected(case, user, item, as_of, recent) for item in items]
 
 
-def test_interactions_later_than_as_of_reach_no_placeholder(tmp_path: Path, case: Case) -> None:
-    """The leak test: the last two interactions of every user (the test split) become others. Before them no prompt may change."""
-    rng = np.random.default_rng(1)
-    late = pl.col("timestamp") >= ratings.LATE
-    planted = case.rated.with_columns(
-        item_id=pl.when(late).then(pl.Series(rng.integers(1, ratings.ITEMS + 1, len(case.rated)))).otherwise("item_id"),
+@pytest.mark.parametrize("training", [False, True], ids=["test", "train"])
+def test_interactions_later_than_as_of_reach_no_placeholder(tmp_path: Path, training: bool) -> None:
+    """The leak test: all that happens from a moment on becomes something else. No prompt as of that moment may change: the first
+    of the test split, and one in the midst of training, whose prompts may not retrieve with what training prompts are asked."""
+    since = TRAINING if training else ratings.LATE
+    rated, rng = ratings.interactions(), np.random.default_rng(1)
+    late = pl.col("timestamp") >= since
+    planted = rated.with_columns(
+        item_id=pl.when(late).then(pl.Series(rng.integers(1, ratings.ITEMS + 1, len(rated)))).otherwise("item_id"),
         rating=pl.when(late).then(6 - pl.col("rating")).otherwise("rating"),
     )
-    other = Case(index(tmp_path, planted), case.tokenizer, planted)
-    for name in ("embeddings", "similar"):  # the retriever learns from the training split alone
-        assert (case.catalog.user_table[name] == other.catalog.user_table[name]).all()
+    # One evaluation: what validation chooses, the epoch, is no matter of this test.
+    case, other = (
+        Case(index(tmp_path / name, made, EVALUATE_EVERY), Tokenizer.from_file(str(tmp_path / name / "tok/tokenizer.json")), made)
+        for name, made in (("as it was", rated), ("planted", planted))
+    )
+    assert (case.catalog.split("train").times < since).any() and (case.catalog.split("train").times >= since).any() == training
+    builders = [PromptBuilder(one.catalog, training) for one in (case, other)]
     changed: set[str] = set()
     items = list(range(1, ratings.ITEMS + 1))
     for user in (*range(1, ratings.USERS + 1), 999):
         recent = [(1, True)] if user == 999 else []
-        before, planted_before = (c.parts(c.builder.prompt(user, items, ratings.LATE, recent)) for c in (case, other))
-        assert before == planted_before
+        if user != 999 or not training:
+            before, planted_before = (case.parts(builder.prompt(user, items, since, recent)) for builder in builders)
+            assert before == planted_before
         after, planted_after = (c.parts(c.builder.prompt(user, items, None, recent)) for c in (case, other))
         changed |= {name for a, b in zip(after, planted_after, strict=True) for name in a if a[name] != b[name]}
     assert changed == set(NAMES) - {"job", "fields"}, "what was planted must show without as_of"
+
+
+def test_the_stored_lists_are_what_folding_in_finds_when_all_is_visible(case: Case) -> None:
+    items = list(range(1, ratings.ITEMS + 1))
+    for user in case.by_user:
+        now, later = (case.builder.prompt(user, items, as_of) for as_of in (None, 1 << 40))
+        assert case.parts(now) == case.parts(later)
+
+
+def test_who_is_similar_follows_as_of(case: Case) -> None:
+    """All other things equal: what the neighbours said is visible at both moments, who they are has changed in between."""
+    builder = case.builder
+    seen = {
+        as_of: [builder._request(user, as_of, ()).similar.tolist() for user in range(ratings.USERS)]
+        for as_of in (100, 150, TRAINING, None)
+    }
+    assert not any(seen[100]), "nothing was visible yet"
+    assert seen[150] != seen[TRAINING] != seen[None]
+    stored = case.catalog.user_table["similar"].tolist()
+    assert seen[None] == [[row for row in rows if row != user] for user, rows in enumerate(stored)]
 
 
 def test_an_interaction_at_as_of_is_not_visible(case: Case) -> None:
@@ -213,3 +242,16 @@ def test_an_item_that_is_not_in_the_catalog_is_named(case: Case) -> None:
         case.builder.prompt(1, [1, 41])
     with pytest.raises(InputError, match="item 'x' is not in the catalog"):
         case.builder.prompt(1, [1], recent=[("x", True)])
+
+
+def test_the_first_part_of_a_history_retrieves_nothing_and_later_ones_what_was_known_before(case: Case) -> None:
+    builder = PromptBuilder.of(case.catalog, "train")
+    begins = case.catalog.snapshots["begins"]
+    first, last = int(case.catalog.user_table["history_times"][:1][0]) + 1, int(begins[0, -1])
+    nearest, similar = ([case.parts(b.prompt(1, [7], as_of))[0] for as_of in (first, last)] for b in (builder, case.builder))
+    assert nearest[0]["nearest"] == " none" != similar[0]["nearest"]
+    assert nearest[1]["nearest"] != " none"
+    with pytest.raises(ValueError, match="a known user as of a moment"):
+        builder.prompt(1, [7])
+    with pytest.raises(ValueError, match="a known user as of a moment"):
+        builder.prompt(999, [7], last)

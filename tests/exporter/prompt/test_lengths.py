@@ -10,8 +10,8 @@ import pytest
 
 from builders import ratings
 from rexit.bundle import Catalog
-from rexit.exporter.catalog.lightgcn import Settings
 from rexit.exporter.index import build_catalog
+from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt import lengths as lengths_module
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.prompt.lengths import prompt_lengths
@@ -35,8 +35,7 @@ def index(folder: Path, template: str = TEMPLATE) -> Catalog:
         folder / "prompt.toml",
         folder / "catalog",
         users=folder / "users.csv",
-        neighbours=6,
-        settings=Settings(dim=8, layers=2, epochs=2),
+        options=IndexOptions(neighbours=6, lightgcn=LightGCNOptions(dim=8, layers=2, epochs=2)),
     )
     return Catalog.open(folder / "catalog")
 

@@ -1,0 +1,59 @@
+"""Sampled negatives: whose, when, where, and never what the user met."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rexit.errors import InputError
+from rexit.exporter.catalog.negatives import with_negatives
+
+PATH = Path("clicks.csv")
+
+
+def clicks(users: int, items: int, each: int, seed: int = 0) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    rows = [(user, item) for user in range(users) for item in rng.permutation(items)[:each].tolist()]
+    names = np.array(["train", "validation", "test"])[np.arange(len(rows)) % each * 3 // each]
+    made = pl.DataFrame(rows, ["user", "item"], orient="row")
+    return made.with_columns(time=pl.int_range(len(rows)), liked=pl.lit(True), split=pl.Series(names.tolist()))
+
+
+def test_each_interaction_has_so_many_items_that_its_user_never_met() -> None:
+    before = clicks(30, 50, 12)
+    made = with_negatives(before, 50, 5, 0, PATH)
+    assert made.filter(pl.col("liked")).equals(before), "the interactions themselves are what they were"
+    assert made.equals(made.sort("user", "time", "item", maintain_order=True))
+    met = set(before.select("user", "item").iter_rows())
+    sampled = made.filter(~pl.col("liked"))
+    assert not met & set(sampled.select("user", "item").iter_rows())
+    beside = {(u, t, s): group["item"].to_list() for (u, t, s), group in sampled.group_by("user", "time", "split")}
+    assert set(beside) == set(before.select("user", "time", "split").iter_rows())
+    assert all(len(items) == len(set(items)) == 5 for items in beside.values())
+
+
+def test_every_unmet_item_is_drawn_about_as_often() -> None:
+    before = pl.DataFrame({"user": [0, 0, 1], "item": [0, 4, 2], "time": [0, 1, 2], "liked": [True] * 3, "split": ["train"] * 3})
+    drawn = pl.concat([with_negatives(before, 6, 2, seed, PATH) for seed in range(1000)]).filter(~pl.col("liked"))
+    for user, unmet in ((0, [1, 2, 3, 5]), (1, [0, 1, 3, 4, 5])):
+        counts = drawn.filter(pl.col("user") == user)["item"].value_counts()
+        assert sorted(counts["item"].to_list()) == unmet
+        mean = counts["count"].sum() / len(unmet)
+        assert (abs(counts["count"] - mean) < 5 * mean**0.5).all()
+
+
+def test_the_same_seed_draws_the_same_and_another_others() -> None:
+    before = clicks(10, 40, 8)
+    first, again, other = (with_negatives(before, 40, 3, seed, PATH) for seed in (0, 0, 1))
+    assert first.equals(again) and not first.equals(other)
+
+
+def test_all_that_is_left_may_be_drawn_and_no_more() -> None:
+    before = clicks(3, 12, 8)
+    made = with_negatives(before, 12, 4, 0, PATH)
+    assert len(made.filter(~pl.col("liked"))) == 3 * 8 * 4
+    with pytest.raises(InputError, match=r"clicks.csv: a user met all but 4 of 12 items, expected at least 5 others"):
+        with_negatives(before, 12, 5, 0, PATH)

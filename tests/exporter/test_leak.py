@@ -1,0 +1,215 @@
+"""Nothing that is retrieved knows the label.
+
+Labels are drawn at random, independent of everything, so whatever orders the training rows better than by chance has seen them.
+The control are the same prompts retrieved with the catalog's own graph, which has: it learned from the training split's likes.
+It must be found out, or the test could not find anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
+from tokenizers import Tokenizer
+
+from builders import ratings
+from rexit.bundle import Catalog
+from rexit.exporter import index as index_module
+from rexit.exporter.catalog.neighbours import folded_in
+from rexit.exporter.options import IndexOptions, LightGCNOptions
+from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.slates import cut
+
+USERS, ITEMS, EACH = 500, 200, 60
+OPTIONS = IndexOptions(neighbours=10, lightgcn=LightGCNOptions(dim=32, layers=2, epochs=20))
+CHANCE, FOUND = 3.5, 4.0
+"""In standard deviations of an AUC by chance: what some twenty figures stay below, and what the control must reach."""
+
+# Each placeholder between bars; verdicts are one letter each, so that they can be counted.
+PARTS = ("recent", "user.like_rate", "similar_liked", "title", "item.like_rate", "count", "similar_verdict", "nearest", "end")
+TEMPLATE = """
+prompt = "{history.recent:10}|{user.like_rate}|{similar_liked:20}|{item.title}|{item.like_rate}|{item.count}|\
+{similar_verdict:10}|{history.nearest:10}|Answer:"
+entry = "{verdict}"
+[entries]
+similar = "{item.title};"
+[labels]
+yes = " yes"
+no = " no"
+[words]
+liked = "+"
+disliked = "-"
+unseen = "."
+missing = "50%"
+empty = "."
+"""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One row for each candidate of a split's slates: what was retrieved, by its prompt's tokens of each part, and the label."""
+
+    features: dict[str, NDArray[np.float64]]
+    tokens: list[list[int]]  # token + vocabulary * part
+    liked: NDArray[np.bool_]
+    user: NDArray[np.int64]
+
+    def table(self) -> NDArray[np.float64]:
+        return np.column_stack(list(self.features.values()))
+
+
+def chance(score: NDArray[Any], liked: NDArray[np.bool_]) -> float:
+    """How far the AUC is from 0.5, in standard deviations of that of an independent score (Mann-Whitney, without ties: with
+    ties it is smaller). A score may depend on earlier labels: the one to come is still a coin's."""
+    yes, no = int(liked.sum()), int((~liked).sum())
+    return (float(roc_auc_score(liked, score)) - 0.5) / float(np.sqrt((yes + no + 1) / (12 * yes * no)))
+
+
+def write_catalog(folder: Path) -> Catalog:
+    rng, rows = np.random.default_rng(0), []
+    for user in range(USERS):
+        items, times = rng.permutation(ITEMS)[:EACH], rng.permutation(100_000)[:EACH]
+        rows += [(user, i, 5 if rng.random() < 0.5 else 1, t) for i, t in zip(items.tolist(), times.tolist(), strict=True)]
+    ratings.write(folder, TEMPLATE, pl.DataFrame(rows, ["user_id", "item_id", "rating", "timestamp"], orient="row"))
+    pl.DataFrame({"item_id": range(ITEMS), "title": [f"F{n}" for n in range(ITEMS)]}).write_csv(folder / "items.csv")
+    data = (folder / "ratings.csv", folder / "items.csv", str(folder / "tok"), folder / "prompt.toml", folder / "catalog")
+    index_module.build_catalog(*data, OPTIONS)
+    return Catalog.open(folder / "catalog")
+
+
+def read(builder: PromptBuilder, catalog: Catalog, tokenizer: Tokenizer, split: str) -> Rows:
+    bar, vocabulary = tokenizer.encode("|").ids[0], tokenizer.get_vocab_size()
+    features: list[list[float]] = []
+    tokens, liked, users = [], [], []
+    for slate in cut(catalog, split):
+        prompt, user = builder.prompt(slate.user, slate.items, slate.as_of), int(slate.user)
+        request = builder._request(user, slate.as_of, ())
+        dots = np.zeros(len(catalog.items))
+        if (graph := request.graph) is not None:
+            dots = graph.items.astype(float) @ folded_in(graph.fold_in[request.items[request.liked]]).astype(float)
+        for item, candidate, label in zip(slate.items, prompt.candidates, slate.liked, strict=True):
+            whole = np.concatenate([prompt.prefix, candidate])
+            parts = dict(zip(PARTS, tokenizer.decode(whole).split("|"), strict=True))
+            verdicts = {
+                name: parts[name].count("+") - parts[name].count("-") for name in ("recent", "similar_verdict", "nearest")
+            }
+            features.append([
+                *verdicts.values(),
+                parts["similar_verdict"].count("."),
+                f"{parts['title']};" in parts["similar_liked"],
+                int(parts["user.like_rate"][:-1]),
+                int(parts["item.like_rate"][:-1]),
+                int(parts["count"].removeprefix("2^")),
+                dots[int(item)],
+            ])  # fmt: skip
+            tokens.append((whole + vocabulary * np.cumsum(whole == bar)).tolist())
+            liked.append(bool(label))
+            users.append(user)
+    names = (
+        "recent",
+        "similar_verdict",
+        "nearest",
+        "unseen",
+        "similar_liked",
+        "user.like_rate",
+        "item.like_rate",
+        "count",
+        "dot",
+    )
+    return Rows(dict(zip(names, np.array(features, float).T, strict=True)), tokens, np.array(liked), np.array(users))
+
+
+@dataclass(frozen=True)
+class Case:
+    train: Rows
+    test: Rows
+    vocabulary: int
+
+    @classmethod
+    def of(cls, catalog: Catalog, builder: PromptBuilder) -> Case:
+        tokenizer = Tokenizer.from_file(str(catalog.path.parent / "tok/tokenizer.json"))
+        test = read(PromptBuilder(catalog), catalog, tokenizer, "test")
+        return cls(read(builder, catalog, tokenizer, "train"), test, tokenizer.get_vocab_size())
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    return write_catalog(tmp_path_factory.mktemp("random"))
+
+
+@pytest.fixture(scope="module")
+def case(catalog: Catalog) -> Case:
+    return Case.of(catalog, PromptBuilder.of(catalog, "train"))
+
+
+@pytest.fixture(scope="module")
+def control(catalog: Catalog) -> Case:
+    """The retriever has learned from what it is asked about."""
+    return Case.of(catalog, PromptBuilder(catalog))
+
+
+Model = Callable[[Rows, NDArray[np.bool_], Rows, int], NDArray[Any]]
+"""Trains on some rows, scores all of others; the last is the vocabulary's size."""
+
+
+def boosted(rows: Rows, chosen: NDArray[np.bool_], others: Rows, _: int) -> NDArray[Any]:
+    """Gradient boosting on the features without the dot product, which no prompt spells out."""
+    model = HistGradientBoostingClassifier(max_iter=50, random_state=0).fit(rows.table()[chosen, :-1], rows.liked[chosen])
+    scores: NDArray[Any] = model.predict_proba(others.table()[:, :-1])[:, 1]
+    return scores
+
+
+def network(rows: Rows, chosen: NDArray[np.bool_], others: Rows, vocabulary: int) -> NDArray[Any]:
+    """A bag of the prompt's tokens, told apart by their part of it, and a hidden layer."""
+
+    def bags(tokens: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.tensor([t for row in tokens for t in row]), torch.tensor([0, *np.cumsum([len(row) for row in tokens])[:-1]])
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        embedding, rest = torch.nn.EmbeddingBag(len(PARTS) * vocabulary, 16, mode="sum"), torch.nn.Sequential(
+            torch.nn.LayerNorm(16), torch.nn.Linear(16, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1)
+        )  # fmt: skip
+        optimizer = torch.optim.Adam([*embedding.parameters(), *rest.parameters()], lr=0.01)
+        where = np.flatnonzero(chosen)
+        for _ in range(3):
+            for part in np.array_split(where[torch.randperm(len(where)).numpy()], len(where) // 250):
+                logit = rest(embedding(*bags([rows.tokens[n] for n in part])))[:, 0]
+                loss = torch.nn.functional.binary_cross_entropy_with_logits(logit, torch.from_numpy(rows.liked[part]).float())
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    with torch.no_grad():
+        scores: NDArray[Any] = rest(embedding(*bags(others.tokens)))[:, 0].numpy()
+    return scores
+
+
+def test_no_feature_of_a_training_prompt_predicts_a_random_label(case: Case) -> None:
+    seen = {name: chance(feature, case.train.liked) for name, feature in case.train.features.items()}
+    assert len(case.train.liked) == 24_000 and all(len(np.unique(feature)) > 1 for feature in case.train.features.values())
+    assert all(abs(z) < CHANCE for z in seen.values()), seen
+
+
+def test_the_control_is_found_out(control: Case) -> None:
+    seen = {name: chance(feature, control.train.liked) for name, feature in control.train.features.items()}
+    assert all(seen[name] > FOUND for name in ("nearest", "similar_verdict", "dot")), seen
+
+
+@pytest.mark.parametrize("model", [boosted, network])
+def test_a_model_learns_nothing_from_random_labels(case: Case, control: Case, model: Model) -> None:
+    """Trained on the prompts of half of the users. Those of the others, and the test split, stay a coin's flip; the control's
+    model finds what the retriever has seen again in the others' training prompts, though not in the test split's."""
+    for at, low, high in ((case, -CHANCE, CHANCE), (control, FOUND, np.inf)):
+        half = at.train.user % 2 == 0
+        others = chance(model(at.train, half, at.train, at.vocabulary)[~half], at.train.liked[~half])
+        assert low < others < high
+        assert abs(chance(model(at.train, half, at.test, at.vocabulary), at.test.liked)) < CHANCE
