@@ -23,7 +23,9 @@ def table(archive: zipfile.ZipFile, name: str, columns: int) -> pl.DataFrame:
     """The first `columns` columns: behind them `&amp` is followed by a tab and splits a field."""
     text = archive.read(f"book_crossing/{name}").decode("utf-8", "replace")
     rows = [line.split("\t")[:columns] for line in io.StringIO(text, newline="\n").read().split("\n") if line]
-    return pl.DataFrame(rows[1:], schema=[name.strip() for name in rows[0]], orient="row").with_columns(pl.all().str.strip_chars())
+    return pl.DataFrame(rows[1:], schema=[name.strip() for name in rows[0]], orient="row").with_columns(
+        pl.all().str.strip_chars()
+    )
 
 
 def main(source: Path, out: Path) -> None:

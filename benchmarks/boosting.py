@@ -26,7 +26,12 @@ def boosted(
     result: tuple[Scores, Scores] = np.empty(0), np.empty(0)
     for count in leaves:
         model = HistGradientBoostingClassifier(
-            max_iter=ROUNDS, learning_rate=0.05, max_leaf_nodes=count, min_samples_leaf=50, early_stopping=False, random_state=seed
+            max_iter=ROUNDS,
+            learning_rate=0.05,
+            max_leaf_nodes=count,
+            min_samples_leaf=50,
+            early_stopping=False,
+            random_state=seed,
         ).fit(*train)
         losses = [log_loss(validation[1], p[:, 1]) for p in model.staged_predict_proba(validation[0])]
         rounds = int(np.argmin(losses))

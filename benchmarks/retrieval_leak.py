@@ -248,9 +248,7 @@ def left_out(study: Study, user: str) -> Way:
     for a, b in zip(pairs.first, np.r_[pairs.first[1:], len(pairs)], strict=True):
         row = slice(a, user_ends[a])  # all_rows are the training rows in their order
         later = t.items[row][t.liked[row] & (t.times[row] >= pairs.as_of[a])]
-        chosen = Pairs(
-            pairs.users[a:b], pairs.items[a:b], pairs.as_of[a:b], pairs.liked[a:b], np.zeros(b - a, np.int64)
-        )
+        chosen = Pairs(pairs.users[a:b], pairs.items[a:b], pairs.as_of[a:b], pairs.liked[a:b], np.zeros(b - a, np.int64))
         rows = study.ask(chosen, propagation.without(int(pairs.users[a]), later), user)
         dot[a:b], lists[a:b] = rows.dot, rows.lists
     return Rows(pairs, dot, lists), *study.held_out(graph, user)
@@ -361,7 +359,17 @@ def main() -> None:
     judgement = Judgement(studies[0].test)
     reference = judgement.measure([seed["counts"] for seed in found["none", "-"]])
     table = Table(title=f"{args.catalog}: test AUC / user AUC; differences from `none` with 95 % intervals over users")
-    for column in ("way", "user", "seeds", "features", "AUC", "difference", "user AUC", "difference", "dot alone: fitted on, test"):
+    for column in (
+        "way",
+        "user",
+        "seeds",
+        "features",
+        "AUC",
+        "difference",
+        "user AUC",
+        "difference",
+        "dot alone: fitted on, test",
+    ):
         table.add_column(column)
     for (name, user), seeds in found.items():
         for features in ("counts", *SETS):
