@@ -13,7 +13,7 @@
 | matrix factorization | logistic, 16 factors and biases; penalty and steps |
 | LightGCN | nothing: the user folded in from the visible likes, times the item |
 | boosting, counts | gradient boosting on counts and like rates of user and item; leaves and rounds |
-| boosting, counts and lists | and on the verdicts of similar users and on the nearest items of the history, as a prompt spells them out |
+| boosting, counts and lists | and on what similar users said, and this user of the nearest items, as a prompt spells it out |
 
 Rules
 1. Test pairs are scored in slates of 20 (rexit.slates.cut), as of the slate's first. Boosting is fitted on slates of 8.
@@ -75,7 +75,7 @@ def baselines(catalog: Catalog) -> Iterator[Model]:
     yield calibrated("popularity", likes[validation.items], likes[test.items])
     v, t, constant = biases(train, validation, test, *sizes)
     yield calibrated("user and item bias", v, t, f"C {constant:g}")
-    v, t, penalty = matrix_factorization(train, validation, test, *sizes)
+    v, t, penalty = matrix_factorization(train, validation, test, *sizes, constant)
     yield calibrated("matrix factorization", v, t, f"penalty {penalty:g}")
 
     interactions, space = Interactions(catalog), embeddings(catalog)
@@ -100,7 +100,7 @@ def embeddings(catalog: Catalog) -> Space:
 
 
 def test_frame(catalog: Catalog) -> pl.DataFrame:
-    """The test pairs in slates: `user`, `item`, `as_of`, `liked`, and `copy`, which tells apart pairs that stand there twice."""
+    """The test pairs in slates: `user`, `item`, `as_of`, `liked`."""
     pairs: Pairs = cut(catalog.split("test"), SIZE)
     return pl.DataFrame(
         {
@@ -152,7 +152,9 @@ def report(catalog: Catalog, models: list[Model], reference: str) -> dict[str, A
 
 
 def table(figures: dict[str, Any]) -> Table:
-    title = f"The test split: {figures['pairs']} pairs of {figures['users']} users; below, the difference from {figures['reference']}"
+    title = (
+        f"The test split: {figures['pairs']} pairs of {figures['users']} users; below, the difference from {figures['reference']}"
+    )
     made = Table(title=f"{title} (95 % intervals over users)", title_justify="left", show_lines=True)
     for column in ("", "AUC", "user AUC", "NDCG@10", "log loss"):
         made.add_column(column, justify="right" if column else "left")

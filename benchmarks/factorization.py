@@ -15,8 +15,8 @@ from sklearn.metrics import log_loss
 from rexit.bundle import Split
 
 CONSTANTS = (0.1, 0.3, 1.0, 3.0, 10.0)
-PENALTIES = (2.0, 3.0, 4.5)
-FACTORS, STEPS, EVERY, RATE = 16, 250, 5, 0.05
+PENALTIES = (2.0, 3.0, 4.0, 6.0)
+FACTORS, STEPS, EVERY, RATE = 16, 120, 10, 0.1
 
 Scores = NDArray[np.float64]
 Fitted = tuple[Scores, Scores, float]
@@ -41,17 +41,23 @@ def biases(train: Split, validation: Split, test: Split, users: int, items: int)
     return _least_loss(candidates(), validation)
 
 
-def matrix_factorization(train: Split, validation: Split, test: Split, users: int, items: int, seed: int = 0) -> Fitted:
+def matrix_factorization(
+    train: Split, validation: Split, test: Split, users: int, items: int, constant: float, seed: int = 0
+) -> Fitted:
     """Biases and FACTORS factors, P(like) = sigmoid(b + b_u + b_i + p_u q_i), by Adam on all rows at once.
 
-    Chosen: the penalty on squared factors, and by the same loss the step to stop at. Biases are penalised by 1.
+    Chosen: the penalty on squared factors, and the step to stop at. `constant` is what the model of biases alone chose.
     """
+    others = validation, test
     return _least_loss(
-        (c for penalty in PENALTIES for c in _descent(train, (validation, test), users, items, penalty, seed)), validation
+        (fitted for penalty in PENALTIES for fitted in _descent(train, others, users, items, penalty, 0.5 / constant, seed)),
+        validation,
     )
 
 
-def _descent(train: Split, others: tuple[Split, Split], users: int, items: int, penalty: float, seed: int) -> Iterator[Fitted]:
+def _descent(
+    train: Split, others: tuple[Split, Split], users: int, items: int, penalty: float, bias_penalty: float, seed: int
+) -> Iterator[Fitted]:
     random = torch.Generator().manual_seed(seed)
     factors = (0.1 * torch.randn(users + items, FACTORS, generator=random)).requires_grad_()
     bias, base = torch.zeros(users + items, 1, requires_grad=True), torch.zeros(1, requires_grad=True)
@@ -66,7 +72,7 @@ def _descent(train: Split, others: tuple[Split, Split], users: int, items: int, 
     liked = torch.tensor(train.liked).float()
     for step in range(1, STEPS + 1):
         loss = F.binary_cross_entropy_with_logits(log_odds(rows), liked, reduction="sum")
-        loss = loss + penalty * factors.square().sum() + bias.square().sum()
+        loss = loss + penalty * factors.square().sum() + bias_penalty * bias.square().sum()
         optimizer.zero_grad()
         (loss / len(liked)).backward()
         optimizer.step()

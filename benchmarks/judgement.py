@@ -7,8 +7,8 @@
 Rules
 1. AUC is over all pairs. User AUC and NDCG@10 are means over the users with both labels; NDCG counts ties as their average.
 2. Log loss is a mean over pairs, of probabilities.
-3. Intervals are percentiles of a bootstrap over users; the draws are the same for everything a Judgement judges, so a difference is
-   paired.
+3. Intervals are percentiles of a bootstrap over users; the draws are the same for everything a Judgement judges, so a difference
+   is paired.
 """
 
 from __future__ import annotations

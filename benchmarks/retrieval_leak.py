@@ -2,8 +2,8 @@
 
     python benchmarks/retrieval_leak.py CATALOG [--seeds 3] [--only share] [--work build/leak]
 
-The model is gradient boosting on counts and rates as of each pair's slate, with the retrieved features of a way to train: `dot` (user
-and item), `lists` (verdicts of similar users, of this user's nearest items), or `both`. Rounds are chosen on validation.
+The model is gradient boosting on counts and rates as of each pair's slate, with the retrieved features of a way to train: `dot`
+(user and item), `lists` (verdicts of similar users, of this user's nearest items), or `both`. Rounds are chosen on validation.
 
 | way | the graph knows | the model is fitted on |
 |---|---|---|
@@ -12,12 +12,12 @@ and item), `lists` (verdicts of similar users, of this user's nearest items), or
 | share S | each user's first S of the training interactions | the rest |
 | share S, all likes in use | the same; in use its weights are propagated over all training likes | the rest |
 | folds K | K graphs, each without one fold of the training slates | all training rows, each with the graph without its slate |
-| user folds K | K graphs, each without one fold of the users, who are folded in | all training rows; in use the graph of all users |
+| user folds K | K graphs, each without one fold of the users, who are folded in | all rows; in use the graph of all users |
 | snapshots K | K graphs of each user's first 1/K, 2/K, ... | each row with the latest graph before it; the first 1/K without |
 | left out | all training likes, but propagated without the user's likes from the slate's moment on | all training rows |
 
-The user is `stored` (its embedding in that graph) or `folded in` (from the likes visible at the moment). Every prompt takes all from one
-graph, and neither cosines nor neighbours change when a space is rotated, so folds need no alignment here.
+The user is `stored` (its embedding in that graph) or `folded in` (from the likes visible at the moment). Every prompt takes all
+from one graph, and neither cosines nor neighbours change when a space is rotated, so folds need no alignment here.
 
 Graphs and scores are kept under --work and not made again. A catalog whose labels were drawn at random shows the leak itself: the
 dot product of a training row must not predict them.
@@ -36,6 +36,7 @@ import numpy as np
 import torch
 from as_of import Features, Interactions, Pairs, Vectors, cut
 from boosting import boosted
+from judgement import Judgement, mean
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -43,11 +44,10 @@ from scipy.sparse import coo_array, csr_array
 
 from rexit.bundle import Catalog, Split
 from rexit.exporter.catalog import lightgcn
-from rexit.ranking import BOOTSTRAP_SEED, Ranking, auc
+from rexit.ranking import auc
 
 TRAIN_SLATE, SLATE = 8, 20
 SETS = ("dot", "lists", "both")
-RESAMPLES = 1000
 
 Mask = NDArray[np.bool_]
 
@@ -306,31 +306,6 @@ def _save(path: Path, **arrays: NDArray[np.floating]) -> None:
     partial.rename(path)
 
 
-class Judgement:
-    """Mean over seeds of AUC and user AUC, and the 95 % interval of the difference from a reference, drawn over users."""
-
-    def __init__(self, pairs: Pairs) -> None:
-        self._liked = pairs.liked
-        self._users = np.unique(pairs.users, return_inverse=True)[1]
-        count = int(self._users.max()) + 1
-        random = np.random.default_rng(BOOTSTRAP_SEED)
-        self._draws = [np.bincount(random.integers(0, count, count), minlength=count).astype(float) for _ in range(RESAMPLES)]
-
-    def measure(self, seeds: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """[1 + RESAMPLES, 2]: AUC and user AUC, first of all users, then of the draws."""
-        return np.mean([self._one(score) for score in seeds], 0)
-
-    def _one(self, score: NDArray[np.float64]) -> NDArray[np.float64]:
-        ranking = Ranking(score, self._liked)
-        starts = np.flatnonzero(np.r_[True, self._users[1:] != self._users[:-1]])
-        each = np.array([auc(s, y) for s, y in zip(np.split(score, starts[1:]), np.split(self._liked, starts[1:]), strict=True)])
-        known = np.isfinite(each)
-        rows = [[ranking.auc(), each[known].mean()]]
-        for weights in self._draws:
-            rows.append([ranking.auc(weights[self._users]), float(weights[known] @ each[known] / weights[known].sum())])
-        return np.array(rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("catalog", type=Path)
@@ -356,36 +331,30 @@ def main() -> None:
                 _save(path, **judge(study, way(study, user)))
             with np.load(path) as kept:
                 found.setdefault((name, user), []).append(dict(kept))
-    judgement = Judgement(studies[0].test)
-    reference = judgement.measure([seed["counts"] for seed in found["none", "-"]])
-    table = Table(title=f"{args.catalog}: test AUC / user AUC; differences from `none` with 95 % intervals over users")
-    for column in (
-        "way",
-        "user",
-        "seeds",
-        "features",
-        "AUC",
-        "difference",
-        "user AUC",
-        "difference",
-        "dot alone: fitted on, test",
-    ):
+    test = studies[0].test
+    judgement = Judgement(test.users, test.liked)
+    reference = mean([judgement.of(seed["counts"]) for seed in found["none", "-"]])
+    title = f"{args.catalog}: AUC / user AUC on test; below, the difference from no retrieval with its 95 % interval over users"
+    table = Table(title=title, title_justify="left", show_lines=True)
+    for column in ("way", "user", "seeds", "counts", *SETS, "dot alone: fitted on, test"):
         table.add_column(column)
     for (name, user), seeds in found.items():
+        cells = []
         for features in ("counts", *SETS):
             if features not in seeds[0]:
+                cells.append("")
                 continue
-            values = judgement.measure([seed[features] for seed in seeds])
-            low, high = np.percentile(values[1:] - reference[1:], [2.5, 97.5], axis=0)
-            cells = []
-            for k in range(2):
-                gain = values[0, k] - reference[0, k]
-                cells += [f"{values[0, k]:.4f}", f"{gain:+.4f} ({low[k]:+.4f} to {high[k]:+.4f})"]
-            alone = ""
-            if features == "dot":
-                alone = ", ".join(f"{np.mean([s[f'dot AUC, {w}'] for s in seeds]):.3f}" for w in ("fitted on", "test"))
-            table.add_row(name, user, str(len(seeds)), features, *cells, alone)
-    console.width = 180
+            measured = mean([judgement.of(seed[features]) for seed in seeds])
+            values, gains = measured.interval(), measured.minus(reference).interval()
+            lines = [f"{values['auc'][0]:.4f} / {values['user_auc'][0]:.4f}"]
+            if (name, features) != ("none", "counts"):
+                lines += ["{:+.4f} ({:+.4f} to {:+.4f})".format(*gains[metric]) for metric in ("auc", "user_auc")]
+            cells.append("\n".join(lines))
+        alone = ", ".join(
+            f"{np.mean([seed[f'dot AUC, {w}'] for seed in seeds]):.3f}" for w in ("fitted on", "test") if name != "none"
+        )
+        table.add_row(name, user, str(len(seeds)), *cells, alone)
+    console.width = 190
     console.print(table)
 
 
