@@ -124,8 +124,8 @@ def scored(catalog: Catalog, name: str, path: Path) -> Model:
     frame = frame.with_columns(pl.int_range(pl.len()).over("user", "item").alias("copy"))
     frame = frame.cast({key: wanted.schema[key] for key in keys}).select(*keys, "probability")
     joined = wanted.join(frame, on=keys, how="left", maintain_order="left")
-    if absent := joined.filter(pl.col("probability").is_null() | ~pl.col("probability").is_between(0, 1, closed="none")).rows():
-        sys.exit(f"baselines: {path}: user {absent[0][0]!r}, item {absent[0][1]!r} has no probability between 0 and 1")
+    if absent := joined.filter(pl.col("probability").is_null() | ~pl.col("probability").is_between(0, 1)).rows():
+        sys.exit(f"baselines: {path}: user {absent[0][0]!r}, item {absent[0][1]!r} has no probability from 0 to 1")
     probability = joined["probability"].to_numpy().astype(np.float64)
     return Model(name, probability, probability)
 

@@ -25,6 +25,8 @@ from rexit.ranking import BOOTSTRAP_SEED, Ranking, auc
 METRICS = ("auc", "user_auc", "ndcg@10", "log_loss")
 RESAMPLES = 1000
 TOP = 10
+LEAST = 1e-7
+"""What a probability counts as that float32 has rounded to none."""
 
 Values = NDArray[np.float64]
 
@@ -71,7 +73,8 @@ class Judgement:
         if probability is None:
             columns.append(np.full(len(areas), np.nan))
         else:
-            loss = -np.log(np.where(self._liked, probability, 1 - probability))
+            right = np.where(self._liked, probability, 1 - probability)
+            loss = -np.log(np.maximum(right, LEAST))
             columns.append(self._weights @ np.bincount(self._users, loss) / (self._weights @ np.bincount(self._users)))
         return Measured(np.stack(columns, 1))
 

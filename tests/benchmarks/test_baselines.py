@@ -65,8 +65,8 @@ def test_table_of_baselines_and_a_scored_file(folder: Path, tmp_path: Path, monk
     [
         (lambda frame: frame.drop("probability"), "no column 'probability'"),
         (lambda frame: frame.head(-1), "the test split has"),
-        (lambda frame: frame.with_columns(pl.col("item").reverse()), "has no probability between 0 and 1"),
-        (lambda frame: frame.with_columns(probability=pl.lit(1.5)), "has no probability between 0 and 1"),
+        (lambda frame: frame.with_columns(pl.col("item").reverse()), "has no probability from 0 to 1"),
+        (lambda frame: frame.with_columns(probability=pl.lit(1.5)), "has no probability from 0 to 1"),
     ],
 )
 def test_a_file_of_something_else_is_refused(folder: Path, tmp_path: Path, change, message: str) -> None:
