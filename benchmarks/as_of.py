@@ -59,6 +59,16 @@ class Pairs:
         return np.flatnonzero(np.r_[True, self.slate[1:] != self.slate[:-1]])
 
 
+def training(catalog: Catalog) -> Split:
+    """What trains anything, the model or the retriever: `graph`, where the catalog has it, and `train`, by (user, time, item)."""
+    parts = [catalog.split(name) for name in ("graph", "train") if name in catalog.info["splits"]]
+    users, items, times, liked = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("users", "items", "times", "liked")
+    )
+    order = np.lexsort((items, times, users))
+    return Split(users[order], items[order], times[order], liked[order])
+
+
 def cut(rows: Split, size: int) -> Pairs:
     """The rows in the slates that rexit.slates.cut makes of them."""
     begins = np.flatnonzero(np.r_[True, rows.users[1:] != rows.users[:-1]])

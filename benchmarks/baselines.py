@@ -6,14 +6,14 @@
     python benchmarks/baselines.py CATALOG --scored "with the policy=policy.parquet"  beside the baselines
     python benchmarks/baselines.py REPORT.json                                        the table of what --json printed
 
-| baseline | fitted on the training split, chosen on validation by log loss |
+| baseline | fitted on all that trains (the splits `graph` and `train`), chosen on validation by log loss |
 |---|---|
 | popularity | an item's training likes |
 | user and item bias | logistic regression; its constant |
 | matrix factorization | logistic, 16 factors and biases; penalty and steps |
 | LightGCN | nothing: the user folded in from the visible likes, times the item |
 | boosting, counts | gradient boosting on counts and like rates of user and item; leaves and rounds |
-| boosting, counts and lists | and on what similar users said, and this user of the nearest items, as a prompt spells it out |
+| boosting, counts and lists | also on what similar users and the nearest items say; fitted on `train` alone, as the model is |
 
 Rules
 1. Test pairs are scored in slates of 20 (rexit.slates.cut), as of the slate's first. Boosting is fitted on slates of 8.
@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from as_of import Interactions, Pairs, Space, cut
+from as_of import Interactions, Pairs, Space, cut, training
 from boosting import boosted
 from factorization import biases, matrix_factorization
 from judgement import METRICS, Judgement
@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from rexit.bundle import Catalog
+from rexit.bundle import Catalog, Split
 from rexit.calibration.platt import fit
 from rexit.slates import SIZE
 
@@ -64,7 +64,7 @@ class Model:
 
 
 def baselines(catalog: Catalog) -> Iterator[Model]:
-    train, validation, test = (catalog.split(name) for name in ("train", "validation", "test"))
+    train, validation, test = training(catalog), catalog.split("validation"), catalog.split("test")
     sizes = catalog.info["counts"]["users"], catalog.info["counts"]["items"]
 
     def calibrated(name: str, on_validation: Scores, on_test: Scores, chosen: str = "") -> Model:
@@ -79,15 +79,20 @@ def baselines(catalog: Catalog) -> Iterator[Model]:
     yield calibrated("matrix factorization", v, t, f"penalty {penalty:g}")
 
     interactions, space = Interactions(catalog), embeddings(catalog)
-    parts = [cut(train, TRAIN_SIZE), cut(validation, SIZE), cut(test, SIZE)]
-    counts = [interactions.counts(part) for part in parts]
-    asked = [interactions.retrieved(part, space, interactions.folded_in(part, space)) for part in parts]
-    v, t = (dot[:, 0].astype(np.float64) for dot, _ in asked[1:])
-    yield calibrated("LightGCN", v, t)
-    with_lists = [np.concatenate([c, lists], 1) for c, (_, lists) in zip(counts, asked, strict=True)]
-    for name, inputs in (("boosting, counts", counts), ("boosting, counts and lists", with_lists)):
-        v, t = boosted((inputs[0], parts[0].liked), (inputs[1], parts[1].liked), inputs[2])
-        yield calibrated(name, v, t)
+    held_out = [cut(validation, SIZE), cut(test, SIZE)]
+
+    def boosting(name: str, fitted_on: Split, lists: bool) -> Model:
+        parts = [cut(fitted_on, TRAIN_SIZE), *held_out]
+        inputs = [interactions.counts(part) for part in parts]
+        if lists:
+            asked = [interactions.retrieved(part, space, interactions.folded_in(part, space))[1] for part in parts]
+            inputs = [np.concatenate(both, 1) for both in zip(inputs, asked, strict=True)]
+        return calibrated(name, *boosted((inputs[0], parts[0].liked), (inputs[1], parts[1].liked), inputs[2]))
+
+    v, t = (interactions.retrieved(part, space, interactions.folded_in(part, space))[0][:, 0] for part in held_out)
+    yield calibrated("LightGCN", v.astype(np.float64), t.astype(np.float64))
+    yield boosting("boosting, counts", train, lists=False)
+    yield boosting("boosting, counts and lists", catalog.split("train"), lists=True)
 
 
 def embeddings(catalog: Catalog) -> Space:

@@ -31,16 +31,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from as_of import Features, Interactions, Pairs, Vectors, cut
+from as_of import Features, Interactions, Pairs, Vectors, cut, training
 from boosting import boosted
 from judgement import Judgement, mean
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from scipy.sparse import coo_array, csr_array
+from torch_geometric.nn import LightGCN
 
 from rexit.bundle import Catalog, Split
 from rexit.exporter.catalog import lightgcn
@@ -81,7 +83,7 @@ class Study:
     def __init__(self, catalog: Catalog, work: Path, seed: int) -> None:
         self.seed, self._work = seed, work
         self.counts = catalog.info["counts"]
-        self.train, validation, test = (catalog.split(name) for name in ("train", "validation", "test"))
+        self.train, validation, test = training(catalog), catalog.split("validation"), catalog.split("test")
         self.validation, self.test = cut(validation, SLATE), cut(test, SLATE)
         self._found = validation.users[validation.liked], validation.items[validation.liked]
         self.interactions = Interactions(catalog)
@@ -107,11 +109,11 @@ class Study:
         if not path.exists():
             settings = lightgcn.Settings(seed=self.seed)
             t, n = self.train, self.counts
-            with _weights_of_lightgcn() as weights:
-                made = lightgcn.train(
-                    (t.users[mask], t.items[mask]), (t.users, t.items), self._found, n["users"], n["items"], settings
-                )
-            _save(path, users=made.users, items=made.items, fold_in=made.fold_in, weights=weights[0])
+            made = lightgcn.train(
+                (t.users[mask], t.items[mask]), (t.users, t.items), self._found, n["users"], n["items"], settings
+            )
+            weights = _Kept.last.embedding.weight.detach().numpy()
+            _save(path, users=made.users, items=made.items, fold_in=made.fold_in, weights=weights)
         with np.load(path) as kept:
             return Graph(**{name: kept[name] for name in ("users", "items", "fold_in", "weights")})
 
@@ -128,23 +130,17 @@ class Study:
         return self.ask(self.validation, graph, user), self.ask(self.test, graph, user)
 
 
-class _weights_of_lightgcn:  # noqa: N801 (a context manager)
-    """The weights that lightgcn.train ends with, which it does not give away: a one-element list."""
+class _Kept(LightGCN):
+    """The LightGCN that was made last: training gives away its embeddings, not its weights."""
 
-    def __enter__(self) -> list[Vectors]:
-        self._finish = lightgcn._finish
-        caught: list[Vectors] = []
+    last: LightGCN
 
-        def finish(model: torch.nn.Module, *rest: torch.Tensor) -> tuple[Vectors, Vectors, Vectors]:
-            caught.append(model.embedding.weight.detach().numpy().copy())
-            made: tuple[Vectors, Vectors, Vectors] = self._finish(model, *rest)
-            return made
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        _Kept.last = self
 
-        lightgcn._finish = finish
-        return caught
 
-    def __exit__(self, *_: object) -> None:
-        lightgcn._finish = self._finish
+lightgcn.LightGCN = _Kept
 
 
 class Propagation:
