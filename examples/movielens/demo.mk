@@ -38,6 +38,6 @@ $(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json \
 $(POLICY): $(DEMO)/bundle/manifest.json $(BUILD)/.installed src/rexit/cli/calibrate.py $$(call imports,calibration/run.py)
 	$(BIN)/rexit calibrate $(DEMO)/bundle --catalog $(DEMO)/catalog
 
-$(DEMO)/summary.json: $(POLICY) $(BUILD)/example/.built $$(call imports,$(MOVIELENS)/summary.py $(MOVIELENS)/baseline.py) \
+$(DEMO)/summary.json: $(POLICY) $(BUILD)/example/.built $$(call imports,$(MOVIELENS)/summary.py benchmarks/baselines.py) \
     src/rexit/cli/bench.py $$(call imports,src/rexit/measure/bench.py)
 	$(BIN)/python $(MOVIELENS)/summary.py $(DEMO) --program $(BUILD)/example/rexit_score

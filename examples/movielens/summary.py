@@ -1,6 +1,6 @@
 """The end of `make demo`: the same slate scored by Python and by the C++ program, and the figures in one place.
 
-python examples/movielens/summary.py DEMO --program PROGRAM     measure and write DEMO/summary.json
+python examples/movielens/summary.py DEMO --program PROGRAM     measure, write DEMO/summary.json and DEMO/baselines.json
 python examples/movielens/summary.py DEMO --show                print them
 """
 
@@ -21,10 +21,11 @@ from rich.table import Table
 
 import rexit
 from rexit.bundle import Bundle, Catalog, engine_folders, write_json
-from rexit.runtime import onnxruntime_library
-from rexit.slates import SIZE
+from rexit.runtime import Session, onnxruntime_library
+from rexit.slates import SIZE, cut
 
-HERE = Path(__file__).parent
+BASELINES = Path(__file__).parents[2] / "benchmarks" / "baselines.py"
+FULL, POLICY = "full depth", "early exit"
 COLUMNS = ("item", "probability", "log_odds", "exit")
 
 
@@ -48,6 +49,11 @@ def measure(demo: Path, program: Path) -> dict[str, Any]:
     user, items = a_slate(catalog, 8)
     with rexit.open(demo / "bundle") as session:
         scores = session.score(user, items)
+        last = len(bundle.manifest.exits) - 1
+        files = {
+            FULL: score_test(session, catalog, demo / "full.parquet", last),
+            POLICY: score_test(session, catalog, demo / "policy.parquet"),
+        }
     os.environ["REXIT_ONNXRUNTIME_LIBRARY"] = onnxruntime_library()
     raw = output_of(program, "--raw", demo / "bundle", user, *items)
     cpp = [line.split() for line in raw.splitlines()]
@@ -64,12 +70,12 @@ def measure(demo: Path, program: Path) -> dict[str, Any]:
     variants = [Bundle.open(demo / "bundle", name) for name in bundle.manifest.variants]
     times = {one.variant.name: milliseconds(demo, one.variant.name) for one in variants if one.variant.target == "cpu"}
     cold, warm = times[bundle.variant.name]
-    baseline = json.loads(output_of(sys.executable, HERE / "baseline.py", demo / "catalog"))
+    scored = [word for name, path in files.items() for word in ("--scored", f"{name}={path}")]
+    write_json(demo / "baselines.json", json.loads(output_of(sys.executable, BASELINES, demo / "catalog", *scored, "--json")))
     full, chosen = report["table"][0], report["table"][-1]
     return {
         "test_auc_full": full["test"]["auc"],
         "test_auc_exit": chosen["test"]["auc"],
-        "test_auc_bias_baseline": baseline["test"],
         "test_auc_change_95": [report["test_check"]["low"], report["test_check"]["high"]],
         "mean_layers": chosen["test"]["mean_layers"],
         "layers": bundle.manifest.model.layers,
@@ -86,6 +92,19 @@ def measure(demo: Path, program: Path) -> dict[str, Any]:
         "machine": report["machine"],
         "example": {"user": user, "python_equals_cpp": True, "scores": [dict(zip(COLUMNS, row, strict=True)) for row in cpp]},
     }
+
+
+def score_test(session: Session, catalog: Catalog, out: Path, force_exit: int | None = None) -> Path:
+    """Every pair of the test split in its slate, as `rexit score` writes pairs; at one exit, or where the policy stops."""
+    slates = cut(catalog, "test")
+    parts = [session.score(slate.user, slate.items, as_of=slate.as_of, force_exit=force_exit).probability for slate in slates]
+    columns = {
+        "user": [slate.user for slate in slates for _ in slate.items],
+        "item": [item for slate in slates for item in slate.items],
+        "probability": np.concatenate(parts),
+    }
+    pl.DataFrame(columns).write_parquet(out)
+    return out
 
 
 def milliseconds(demo: Path, variant: str) -> tuple[dict[str, float], dict[str, float]]:
@@ -132,11 +151,11 @@ def show(demo: Path) -> None:
     table = Table(title="MovieLens 100k, the test split", title_justify="left")
     for column in ("", "AUC", "layers run", f"ms per slate of {figures['slate']}", "same user again"):
         table.add_column(column, justify="right" if column else "left")
-    for name, key, layers in (("full depth", "full", figures["layers"]), ("early exit", "exit", figures["mean_layers"])):
+    for name, key, layers in ((FULL, "full", figures["layers"]), (POLICY, "exit", figures["mean_layers"])):
         times = (f"{figures[f'slate_ms_{key}']:.1f}", f"{figures[f'slate_ms_{key}_warm']:.1f}")
         table.add_row(name, f"{figures[f'test_auc_{key}']:.4f}", f"{layers:.1f}", *times)
-    table.add_row("bias baseline", f"{figures['test_auc_bias_baseline']:.4f}", "-", "-", "-")
     console.print(table)
+    subprocess.run([sys.executable, BASELINES, demo / "baselines.json"], check=True)
 
     table = Table(title="The variants, at full depth", title_justify="left")
     for column in ("", "MB", f"ms per slate of {figures['slate']}", "correlation with fp32", "AUC against fp32"):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rexit.cli._output import JsonOption, print_json, print_table, progress, stdout, teller
+from rexit.cli._output import JsonOption, print_json, print_table, progress, shown, stdout
 from rexit.exporter.options import Columns, IndexOptions, LightGCNOptions
 
 _DEFAULT = IndexOptions()
@@ -105,7 +105,7 @@ def index(
         seed=seed,
     )
     with progress() as bar:
-        info = build_catalog(interactions, items, tokenizer, template, out, options, users=users, progress=teller(bar))
+        info = build_catalog(interactions, items, tokenizer, template, out, options, users=users, progress=shown(bar))
     if json:
         kept = {key: info[key] for key in ("ids", "counts", "split", "splits", "labels", "embedding", "retrieval")}
         most = {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens", "lengths")}

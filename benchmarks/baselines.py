@@ -1,0 +1,207 @@
+"""What simple models reach on a catalog's test split, and models of rexit beside them.
+
+    python benchmarks/baselines.py CATALOG [--json]
+    python benchmarks/baselines.py CATALOG --pairs pairs.parquet                      the test pairs, for `rexit score`
+    rexit score BUNDLE --pairs pairs.parquet --out policy.parquet
+    python benchmarks/baselines.py CATALOG --scored "with the policy=policy.parquet"  beside the baselines
+    python benchmarks/baselines.py REPORT.json                                        the table of what --json printed
+
+| baseline | fitted on all that trains (the splits `graph` and `train`), chosen on validation by log loss |
+|---|---|
+| popularity | an item's training likes |
+| user and item bias | logistic regression; its constant |
+| matrix factorization | logistic, 16 factors and biases; penalty and steps |
+| LightGCN | nothing: the user folded in from the visible likes, times the item |
+| boosting, counts | gradient boosting on counts and like rates of user and item; leaves and rounds |
+| boosting, counts and lists | also on what similar users and the nearest items say; fitted on `train` alone, as the model is |
+
+Rules
+1. Test pairs are scored in slates of 20 (rexit.slates.cut), as of the slate's first. Boosting is fitted on slates of 8.
+2. A baseline's score becomes a probability by a Platt map that is fitted on validation.
+3. A --scored file holds the test pairs with `user`, `item` and `probability`, one row each, in any order. It is ranked by them.
+4. Every model is compared with --reference: differences and intervals are paired, drawn over users (judgement.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from as_of import Interactions, Pairs, Space, cut, training
+from boosting import boosted
+from factorization import biases, matrix_factorization
+from judgement import METRICS, Judgement
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from rexit.bundle import Catalog, Split
+from rexit.calibration.platt import fit
+from rexit.slates import SIZE
+
+TRAIN_SIZE = 8
+DEFAULT_REFERENCE = "matrix factorization"
+
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's test scores [n] and probabilities [n]; `chosen` is its regularisation, for the table."""
+
+    name: str
+    score: Scores
+    probability: Scores
+    chosen: str = ""
+
+
+def baselines(catalog: Catalog) -> Iterator[Model]:
+    train, validation, test = training(catalog), catalog.split("validation"), catalog.split("test")
+    sizes = catalog.info["counts"]["users"], catalog.info["counts"]["items"]
+
+    def calibrated(name: str, on_validation: Scores, on_test: Scores, chosen: str = "") -> Model:
+        platt = fit(on_validation.astype(np.float32), validation.liked)
+        return Model(name, on_test, 1 / (1 + np.exp(-(platt.a * on_test + platt.b))), chosen)
+
+    likes = np.bincount(train.items[train.liked], minlength=sizes[1]).astype(np.float64)
+    yield calibrated("popularity", likes[validation.items], likes[test.items])
+    v, t, constant = biases(train, validation, test, *sizes)
+    yield calibrated("user and item bias", v, t, f"C {constant:g}")
+    v, t, penalty = matrix_factorization(train, validation, test, *sizes, constant)
+    yield calibrated("matrix factorization", v, t, f"penalty {penalty:g}")
+
+    interactions, space = Interactions(catalog), embeddings(catalog)
+    held_out = [cut(validation, SIZE), cut(test, SIZE)]
+
+    def boosting(name: str, fitted_on: Split, lists: bool) -> Model:
+        parts = [cut(fitted_on, TRAIN_SIZE), *held_out]
+        inputs = [interactions.counts(part) for part in parts]
+        if lists:
+            asked = [interactions.retrieved(part, space, interactions.folded_in(part, space))[1] for part in parts]
+            inputs = [np.concatenate(both, 1) for both in zip(inputs, asked, strict=True)]
+        return calibrated(name, *boosted((inputs[0], parts[0].liked), (inputs[1], parts[1].liked), inputs[2]))
+
+    v, t = (interactions.retrieved(part, space, interactions.folded_in(part, space))[0][:, 0] for part in held_out)
+    yield calibrated("LightGCN", v.astype(np.float64), t.astype(np.float64))
+    yield boosting("boosting, counts", train, lists=False)
+    yield boosting("boosting, counts and lists", catalog.split("train"), lists=True)
+
+
+def embeddings(catalog: Catalog) -> Space:
+    users, items = catalog.user_table, catalog.item_table
+    return SimpleNamespace(
+        users=users["embeddings"].astype(np.float32),
+        items=items["embeddings"].astype(np.float32),
+        fold_in=items["fold_in"].astype(np.float32),
+    )
+
+
+def test_frame(catalog: Catalog) -> pl.DataFrame:
+    """The test pairs in slates: `user`, `item`, `as_of`, `liked`."""
+    pairs: Pairs = cut(catalog.split("test"), SIZE)
+    return pl.DataFrame(
+        {
+            "user": catalog.users.take(pairs.users),
+            "item": catalog.items.take(pairs.items),
+            "as_of": pairs.as_of,
+            "liked": pairs.liked,
+        }
+    )
+
+
+def scored(catalog: Catalog, name: str, path: Path) -> Model:
+    """A file of scored test pairs. Exits with one line where it is not that."""
+    frame = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema_length=None)
+    if missing := {"user", "item", "probability"} - set(frame.columns):
+        sys.exit(f"baselines: {path}: no column {sorted(missing)[0]!r}, expected user, item, probability")
+    wanted = test_frame(catalog).with_columns(pl.int_range(pl.len()).over("user", "item").alias("copy"))
+    if frame.height != wanted.height:
+        sys.exit(f"baselines: {path}: {frame.height} rows, the test split has {wanted.height}")
+    keys = ["user", "item", "copy"]
+    frame = frame.with_columns(pl.int_range(pl.len()).over("user", "item").alias("copy"))
+    frame = frame.cast({key: wanted.schema[key] for key in keys}).select(*keys, "probability")
+    joined = wanted.join(frame, on=keys, how="left", maintain_order="left")
+    if absent := joined.filter(pl.col("probability").is_null() | ~pl.col("probability").is_between(0, 1)).rows():
+        sys.exit(f"baselines: {path}: user {absent[0][0]!r}, item {absent[0][1]!r} has no probability from 0 to 1")
+    probability = joined["probability"].to_numpy().astype(np.float64)
+    return Model(name, probability, probability)
+
+
+def report(catalog: Catalog, models: list[Model], reference: str) -> dict[str, Any]:
+    """What the table shows: each model's metrics and their differences from the reference, each (value, low, high)."""
+    test = catalog.split("test")
+    judgement = Judgement(test.users, test.liked)
+    measured = {model.name: judgement.of(model.score, model.probability) for model in models}
+    return {
+        "pairs": len(test),
+        "users": len(np.unique(test.users)),
+        "reference": reference,
+        "models": [
+            {
+                "name": model.name,
+                "chosen": model.chosen,
+                **measured[model.name].interval(),
+                "difference": measured[model.name].minus(measured[reference]).interval(),
+            }
+            for model in models
+        ],
+    }
+
+
+def table(figures: dict[str, Any]) -> Table:
+    title = (
+        f"The test split: {figures['pairs']} pairs of {figures['users']} users; below, the difference from {figures['reference']}"
+    )
+    made = Table(title=f"{title} (95 % intervals over users)", title_justify="left", show_lines=True)
+    for column in ("", "AUC", "user AUC", "NDCG@10", "log loss"):
+        made.add_column(column, justify="right" if column else "left")
+    for model in figures["models"]:
+        cells = []
+        for metric in METRICS:
+            value, low, high = model[metric]
+            gain, worst, best = model["difference"][metric]
+            below = "" if model["name"] == figures["reference"] else f"\n{gain:+.4f} ({worst:+.4f} to {best:+.4f})"
+            cells.append(f"{value:.4f} ({low:.4f} to {high:.4f}){below}")
+        made.add_row(f"{model['name']}\n{model['chosen']}".strip(), *cells)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("catalog", type=Path, help="or a report that --json printed")
+    parser.add_argument("--pairs", type=Path, help="write the test pairs there (.parquet) and stop")
+    parser.add_argument("--scored", action="append", default=[], metavar="NAME=FILE", help="scored test pairs, .parquet or .csv")
+    parser.add_argument("--reference", help="what all are compared with; the first --scored, else matrix factorization")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    if args.catalog.is_file():
+        figures = json.loads(args.catalog.read_text())
+    else:
+        catalog = Catalog.open(args.catalog)
+        if args.pairs:
+            test_frame(catalog).write_parquet(args.pairs)
+            return
+        named = [(name, Path(path)) for name, _, path in (one.partition("=") for one in args.scored)]
+        models = [scored(catalog, name, path) for name, path in named]
+        models += baselines(catalog)
+        reference = args.reference or (named[0][0] if named else DEFAULT_REFERENCE)
+        if reference not in (names := [model.name for model in models]):
+            sys.exit(f"baselines: --reference is {reference!r}, expected one of {', '.join(names)}")
+        figures = report(catalog, models, reference)
+    if args.json:
+        print(json.dumps(figures))
+    else:
+        console = Console(highlight=False)
+        console.print(table(figures))
+
+
+if __name__ == "__main__":
+    main()

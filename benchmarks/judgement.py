@@ -1,0 +1,95 @@
+"""Rankings judged with users as the unit: AUC, user AUC, NDCG@10 and log loss, their 95 % intervals, and paired differences.
+
+    judgement = Judgement(users, liked)
+    mine, other = judgement.of(score), judgement.of(reference)
+    mine.interval(), mine.minus(other).interval()
+
+Rules
+1. AUC is over all pairs. User AUC and NDCG@10 are means over the users with both labels; NDCG counts ties as their average.
+2. Log loss is a mean over pairs, of probabilities.
+3. Intervals are percentiles of a bootstrap over users; the draws are the same for everything a Judgement judges, so a difference
+   is paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import ndcg_score
+
+from rexit.ranking import BOOTSTRAP_SEED, Ranking, auc
+
+METRICS = ("auc", "user_auc", "ndcg@10", "log_loss")
+RESAMPLES = 1000
+TOP = 10
+LEAST = 1e-7
+"""What a probability counts as that float32 has rounded to none."""
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """METRICS of one ranking: float64 [1 + RESAMPLES, 4], the first row of all users, the others of the draws."""
+
+    values: Values
+
+    def minus(self, other: Measured) -> Measured:
+        return Measured(self.values - other.values)
+
+    def interval(self) -> dict[str, tuple[float, float, float]]:
+        """Value, low and high of each metric; nan where it has none."""
+        low, high = np.percentile(self.values[1:], [2.5, 97.5], axis=0)
+        rows = zip(self.values[0].tolist(), low.tolist(), high.tolist(), strict=True)
+        return dict(zip(METRICS, rows, strict=True))
+
+
+class Judgement:
+    """Of pairs: users int64 [n], each user's together; liked bool [n]."""
+
+    def __init__(self, users: NDArray[np.int64], liked: NDArray[np.bool_]) -> None:
+        self._liked = liked
+        self._users: NDArray[np.int64] = np.unique(users, return_inverse=True)[1]
+        self._ends = np.flatnonzero(users[1:] != users[:-1]) + 1
+        count = int(self._users.max()) + 1
+        random = np.random.default_rng(BOOTSTRAP_SEED)
+        draws = [np.bincount(random.integers(0, count, count), minlength=count) for _ in range(RESAMPLES)]
+        self._weights = np.array([np.ones(count), *draws], np.float64)
+        """How often each user counts: of all users once, of each draw."""
+
+    def of(self, score: Values, probability: Values | None = None) -> Measured:
+        """score float [n], the larger the likelier; probability float [n] of a like, without it the log loss is nan."""
+        ranking = Ranking(score, self._liked)
+        areas = [ranking.auc(weights[self._users]) for weights in self._weights]
+        each = list(zip(np.split(score, self._ends), np.split(self._liked, self._ends), strict=True))
+        columns = [
+            np.array(areas),
+            self._mean(np.array([auc(s, y) for s, y in each])),
+            self._mean(np.array([_ndcg(s, y) for s, y in each])),
+        ]
+        if probability is None:
+            columns.append(np.full(len(areas), np.nan))
+        else:
+            right = np.where(self._liked, probability, 1 - probability)
+            loss = -np.log(np.maximum(right, LEAST))
+            columns.append(self._weights @ np.bincount(self._users, loss) / (self._weights @ np.bincount(self._users)))
+        return Measured(np.stack(columns, 1))
+
+    def _mean(self, each: Values) -> Values:
+        """Over the users that have a value: [1 + RESAMPLES]."""
+        known = np.isfinite(each)
+        weights = self._weights[:, known]
+        mean: Values = weights @ each[known] / weights.sum(1)
+        return mean
+
+
+def mean(measured: Sequence[Measured]) -> Measured:
+    """Of several seeds."""
+    return Measured(np.mean([one.values for one in measured], 0))
+
+
+def _ndcg(score: Values, liked: NDArray[np.bool_]) -> float:
+    return float(ndcg_score(liked[None], score[None], k=TOP)) if liked.any() and not liked.all() else float("nan")

@@ -1,0 +1,114 @@
+"""benchmarks/baselines.py: what the simple models find, and how scored files stand beside them."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from tiny_catalog import tiny_catalog
+
+from rexit.bundle import Catalog, Split
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+MODULES = ("as_of", "baselines", "boosting", "factorization", "judgement")
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everybody likes the items with an even number."""
+    return tiny_catalog(tmp_path_factory.mktemp("baselines"), users=40, taste=True)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    import baselines
+
+    monkeypatch.setattr(sys, "argv", ["baselines.py", *map(str, words)])
+    baselines.main()
+    return capsys.readouterr().out
+
+
+def test_table_of_baselines_and_a_scored_file(folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    run(monkeypatch, capsys, folder, "--pairs", tmp_path / "pairs.parquet")
+    frame = pl.read_parquet(tmp_path / "pairs.parquet")
+    # As `rexit score` writes it, but in another order.
+    right = frame.with_columns(probability=pl.when("liked").then(0.9).otherwise(0.1)).drop("liked").reverse()
+    right.write_csv(tmp_path / "right.csv")
+    frame.with_columns(probability=pl.lit(0.5)).write_parquet(tmp_path / "even.parquet")
+    scored = [f"{name}={tmp_path / file}" for name, file in (("right", "right.csv"), ("even", "even.parquet"))]
+    figures = json.loads(run(monkeypatch, capsys, folder, *(w for one in scored for w in ("--scored", one)), "--json"))
+    models = {model["name"]: model for model in figures["models"]}
+    assert figures["reference"] == "right" and figures["pairs"] == len(frame)
+    assert models["right"]["auc"] == [1, 1, 1] and models["right"]["log_loss"][0] == pytest.approx(-np.log(0.9))
+    assert models["even"]["auc"][0] == 0.5 and models["even"]["difference"]["auc"] == [-0.5, -0.5, -0.5]
+    for name in ("user and item bias", "matrix factorization", "boosting, counts"):
+        assert models[name]["auc"][0] > 0.99 and models[name]["log_loss"][0] < 0.4, name
+    assert len(models) == 8
+
+    (tmp_path / "report.json").write_text(json.dumps(figures))
+    monkeypatch.setenv("COLUMNS", "160")
+    shown = run(monkeypatch, capsys, tmp_path / "report.json")
+    assert all(name in shown for name in models) and "difference from right" in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frame: frame.drop("probability"), "no column 'probability'"),
+        (lambda frame: frame.head(-1), "the test split has"),
+        (lambda frame: frame.with_columns(pl.col("item").reverse()), "has no probability from 0 to 1"),
+        (lambda frame: frame.with_columns(probability=pl.lit(1.5)), "has no probability from 0 to 1"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(folder: Path, tmp_path: Path, change, message: str) -> None:
+    import baselines
+
+    catalog = Catalog.open(folder)
+    change(baselines.test_frame(catalog).with_columns(probability=pl.lit(0.5))).write_parquet(tmp_path / "bad.parquet")
+    with pytest.raises(SystemExit, match=message):
+        baselines.scored(catalog, "bad", tmp_path / "bad.parquet")
+
+
+def test_an_unknown_reference_is_refused(folder: Path, monkeypatch, capsys) -> None:
+    import baselines
+
+    monkeypatch.setattr(baselines, "baselines", lambda _: iter(()))
+    with pytest.raises(SystemExit, match="--reference is 'it'"):
+        run(monkeypatch, capsys, folder, "--reference", "it")
+
+
+def test_matrix_factorization_finds_what_biases_cannot() -> None:
+    """Two kinds of users, two kinds of items: each likes its own."""
+    import factorization
+
+    random = np.random.default_rng(0)
+    users, items = np.divmod(random.permutation(60 * 40), 40)
+    liked = (users % 2 == items % 2) ^ (random.random(len(users)) < 0.1)
+    parts = [
+        Split(users[p], items[p], np.zeros(len(users[p]), int), liked[p])
+        for p in (slice(0, 1600), slice(1600, 2000), slice(2000, 2400))
+    ]
+    _, bias, constant = factorization.biases(*parts, 60, 40)
+    _, factors, _ = factorization.matrix_factorization(*parts, 60, 40, constant)
+    right = [((score > 0) == parts[2].liked).mean() for score in (bias, factors)]
+    assert right[0] < 0.6 and right[1] > 0.85
+
+
+def test_boosting_stops_where_validation_says() -> None:
+    """Of noise nothing can be learned: the fewest rounds are best, and the answer is near the rate of likes."""
+    import boosting
+
+    random = np.random.default_rng(0)
+    parts = [(random.normal(size=(600, 3)).astype(np.float32), random.random(600) < 0.7) for _ in range(3)]
+    validation, test = boosting.boosted(parts[0], parts[1], parts[2][0], leaves=(4,))
+    assert len(validation) == len(test) == 600
+    assert np.abs(1 / (1 + np.exp(-test)) - 0.7).max() < 0.12

@@ -1,0 +1,34 @@
+"""What examples/movielens/summary.py hands to benchmarks/baselines.py: the test split as the bundle scores it."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from served_bundle import write_served_bundle
+
+import rexit
+from rexit.bundle import Catalog
+from rexit.slates import cut
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_scored_test_split_stands_beside_the_baselines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("examples/movielens", "benchmarks"):
+        monkeypatch.syspath_prepend(str(ROOT / folder))
+    import baselines
+    import summary
+
+    bundle, folder = write_served_bundle(tmp_path)
+    catalog = Catalog.open(folder)
+    with rexit.open(bundle) as session:
+        summary.score_test(session, catalog, tmp_path / "full.parquet", 1)
+        slates = cut(catalog, "test", summary.SLATE)
+        expected = [session.score(slate.user, slate.items, as_of=slate.as_of, force_exit=1).probability for slate in slates]
+    read = baselines.scored(catalog, "full", tmp_path / "full.parquet")
+    assert read.probability.tolist() == np.concatenate(expected).tolist()
+    report = baselines.report(catalog, [read], "full")
+    assert report["models"][0]["auc"][0] > 0.6
+    for name in ("baselines", "summary", "as_of", "boosting", "factorization", "judgement"):
+        sys.modules.pop(name)
