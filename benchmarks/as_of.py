@@ -53,20 +53,15 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.users)
 
+    def at(self, where: NDArray[np.bool_]) -> Pairs:
+        """Some of the slates, as whole ones."""
+        users, items, as_of, liked = (part[where] for part in (self.users, self.items, self.as_of, self.liked))
+        return Pairs(users, items, as_of, liked, np.unique(self.slate[where], return_inverse=True)[1])
+
     @property
     def first(self) -> NDArray[np.int64]:
         """Where each slate begins."""
         return np.flatnonzero(np.r_[True, self.slate[1:] != self.slate[:-1]])
-
-
-def training(catalog: Catalog) -> Split:
-    """What trains anything, the model or the retriever: `graph`, where the catalog has it, and `train`, by (user, time, item)."""
-    parts = [catalog.split(name) for name in ("graph", "train") if name in catalog.info["splits"]]
-    users, items, times, liked = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("users", "items", "times", "liked")
-    )
-    order = np.lexsort((items, times, users))
-    return Split(users[order], items[order], times[order], liked[order])
 
 
 def cut(rows: Split, size: int) -> Pairs:

@@ -6,14 +6,14 @@
     python benchmarks/baselines.py CATALOG --scored "with the policy=policy.parquet"  beside the baselines
     python benchmarks/baselines.py REPORT.json                                        the table of what --json printed
 
-| baseline | fitted on all that trains (the splits `graph` and `train`), chosen on validation by log loss |
+| baseline | fitted on the train split, chosen on validation by log loss |
 |---|---|
 | popularity | an item's training likes |
 | user and item bias | logistic regression; its constant |
 | matrix factorization | logistic, 16 factors and biases; penalty and steps |
 | LightGCN | nothing: the user folded in from the visible likes, times the item |
 | boosting, counts | gradient boosting on counts and like rates of user and item; leaves and rounds |
-| boosting, counts and lists | also on what similar users and the nearest items say; fitted on `train` alone, as the model is |
+| boosting, counts and lists | also on what similar users and the nearest items say, in training as a training prompt finds them |
 
 Rules
 1. Test pairs are scored in slates of 20 (rexit.slates.cut), as of the slate's first. Boosting is fitted on slates of 8.
@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from as_of import Interactions, Pairs, Space, cut, training
+from as_of import Features, Interactions, Pairs, Space, cut
 from boosting import boosted
 from factorization import biases, matrix_factorization
 from judgement import METRICS, Judgement
@@ -43,7 +43,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from rexit.bundle import Catalog, Split
+from rexit.bundle import Catalog
+from rexit.bundle.catalog import SPLITS
 from rexit.calibration.platt import fit
 from rexit.slates import SIZE
 
@@ -64,7 +65,7 @@ class Model:
 
 
 def baselines(catalog: Catalog) -> Iterator[Model]:
-    train, validation, test = training(catalog), catalog.split("validation"), catalog.split("test")
+    train, validation, test = (catalog.split(name) for name in SPLITS)
     sizes = catalog.info["counts"]["users"], catalog.info["counts"]["items"]
 
     def calibrated(name: str, on_validation: Scores, on_test: Scores, chosen: str = "") -> Model:
@@ -80,19 +81,34 @@ def baselines(catalog: Catalog) -> Iterator[Model]:
 
     interactions, space = Interactions(catalog), embeddings(catalog)
     held_out = [cut(validation, SIZE), cut(test, SIZE)]
+    parts = [cut(train, TRAIN_SIZE), *held_out]
 
-    def boosting(name: str, fitted_on: Split, lists: bool) -> Model:
-        parts = [cut(fitted_on, TRAIN_SIZE), *held_out]
-        inputs = [interactions.counts(part) for part in parts]
-        if lists:
-            asked = [interactions.retrieved(part, space, interactions.folded_in(part, space))[1] for part in parts]
-            inputs = [np.concatenate(both, 1) for both in zip(inputs, asked, strict=True)]
+    def boosting(name: str, inputs: list[Features]) -> Model:
         return calibrated(name, *boosted((inputs[0], parts[0].liked), (inputs[1], parts[1].liked), inputs[2]))
 
-    v, t = (interactions.retrieved(part, space, interactions.folded_in(part, space))[0][:, 0] for part in held_out)
+    found = [interactions.retrieved(part, space, interactions.folded_in(part, space)) for part in held_out]
+    v, t = (dot[:, 0] for dot, _ in found)
     yield calibrated("LightGCN", v.astype(np.float64), t.astype(np.float64))
-    yield boosting("boosting, counts", train, lists=False)
-    yield boosting("boosting, counts and lists", catalog.split("train"), lists=True)
+    counts = [interactions.counts(part) for part in parts]
+    yield boosting("boosting, counts", counts)
+    lists = [lists_of_training(catalog, interactions, parts[0]), *(said for _, said in found)]
+    yield boosting("boosting, counts and lists", [np.concatenate(both, 1) for both in zip(counts, lists, strict=True)])
+
+
+def lists_of_training(catalog: Catalog, interactions: Interactions, pairs: Pairs) -> Features:
+    """LISTS [n, 6] as training prompts find them: with the snapshot of each slate's moment, nan where there is none."""
+    snapshots = catalog.snapshots
+    part = (snapshots["begins"][pairs.users] <= pairs.as_of[:, None]).sum(1)
+    width, found = 6, {}
+    for k in range(1, int(part.max()) + 1):
+        here = pairs.at(part == k)
+        tables = {name: snapshots[name][k - 1].astype(np.float32) for name in ("users", "items", "fold_in")}
+        space: Space = SimpleNamespace(**tables)
+        found[k] = interactions.retrieved(here, space, interactions.folded_in(here, space))[1]
+    lists = np.full((len(pairs), width), np.nan, np.float32)
+    for k, said in found.items():
+        lists[part == k] = said
+    return lists
 
 
 def embeddings(catalog: Catalog) -> Space:

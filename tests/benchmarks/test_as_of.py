@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tiny_catalog import tiny_catalog
 
+from builders.indexed_catalog import write_indexed_catalog
 from rexit.bundle import Catalog, Split
 from rexit.slates import cut
 
@@ -25,7 +25,7 @@ def as_of(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
-    return Catalog.open(tiny_catalog(tmp_path_factory.mktemp("as_of")))
+    return Catalog.open(write_indexed_catalog(tmp_path_factory.mktemp("as_of")))
 
 
 def everything(catalog: Catalog) -> Split:

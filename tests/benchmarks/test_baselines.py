@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from tiny_catalog import tiny_catalog
 
+from builders.indexed_catalog import write_indexed_catalog
 from rexit.bundle import Catalog, Split
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -26,7 +26,7 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everybody likes the items with an even number."""
-    return tiny_catalog(tmp_path_factory.mktemp("baselines"), users=40, taste=True)
+    return write_indexed_catalog(tmp_path_factory.mktemp("baselines"), users=40, taste=True)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> str:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from served_bundle import write_served_bundle
 
 import rexit
+from builders.held_out import write_ranked
 from rexit.bundle import Catalog
 from rexit.slates import cut
 
@@ -20,11 +20,11 @@ def test_scored_test_split_stands_beside_the_baselines(tmp_path: Path, monkeypat
     import baselines
     import summary
 
-    bundle, folder = write_served_bundle(tmp_path)
+    bundle, folder = write_ranked(tmp_path)
     catalog = Catalog.open(folder)
     with rexit.open(bundle) as session:
         summary.score_test(session, catalog, tmp_path / "full.parquet", 1)
-        slates = cut(catalog, "test", summary.SLATE)
+        slates = cut(catalog, "test")
         expected = [session.score(slate.user, slate.items, as_of=slate.as_of, force_exit=1).probability for slate in slates]
     read = baselines.scored(catalog, "full", tmp_path / "full.parquet")
     assert read.probability.tolist() == np.concatenate(expected).tolist()
