@@ -46,6 +46,7 @@ from torch_geometric.nn import LightGCN
 
 from rexit.bundle import Catalog, Split
 from rexit.exporter.catalog import lightgcn
+from rexit.exporter.options import LightGCNOptions
 from rexit.ranking import auc
 
 TRAIN_SLATE, SLATE = 8, 20
@@ -107,11 +108,16 @@ class Study:
         key = hashlib.sha256(mask.tobytes()).hexdigest()[:16]
         path = self._work / f"graph-{key}-{self.seed}.npz"
         if not path.exists():
-            settings = lightgcn.Settings(seed=self.seed)
             t, n = self.train, self.counts
-            made = lightgcn.train(
-                (t.users[mask], t.items[mask]), (t.users, t.items), self._found, n["users"], n["items"], settings
+            likes = lightgcn.Likes(
+                graph=(t.users[mask], t.items[mask]),
+                known=(t.users[t.liked], t.items[t.liked]),
+                seen=(t.users, t.items),
+                wanted=self._found,
+                users=n["users"],
+                items=n["items"],
             )
+            made = lightgcn.train(likes, LightGCNOptions(seed=self.seed))
             weights = _Kept.last.embedding.weight.detach().numpy()
             _save(path, users=made.users, items=made.items, fold_in=made.fold_in, weights=weights)
         with np.load(path) as kept:

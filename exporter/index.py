@@ -26,7 +26,7 @@ from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.catalog.neighbours import similar_users
 from rexit.exporter.catalog.snapshots import train_snapshots
 from rexit.exporter.catalog.splits import assign
-from rexit.exporter.options import IndexOptions, LightGCNOptions
+from rexit.exporter.options import IndexOptions
 from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.pieces import Pieces, fingerprint, load_tokenizer, single_token
 from rexit.exporter.prompt.program import Fields, Lengths, Program, bounds, compile_program
@@ -69,7 +69,7 @@ def build_catalog(
     retriever = lightgcn.train(likes, options.lightgcn, progress)
     earlier = _snapshots(data, likes, retriever.epochs, options, progress)
     content = _content(data, prompt, retriever, options.neighbours)
-    info = {**_info(data, language, options), **prompt.info, "retrieval": _retrieval(data, retriever, options.lightgcn)}
+    info = {**_info(data, language, options), **prompt.info, **_trained(data, retriever, options)}
     with new_folder(out) as folder:
         _write(folder, info, {**content, SNAPSHOTS: earlier}, data)
     return info
@@ -250,13 +250,16 @@ def _info(data: _Data, language: _Language, options: IndexOptions) -> dict[str, 
     }
 
 
-def _retrieval(data: _Data, retriever: lightgcn.Retriever, options: LightGCNOptions) -> dict[str, Any]:
+def _trained(data: _Data, retriever: lightgcn.Retriever, options: IndexOptions) -> dict[str, Any]:
+    likes = data.interactions.filter((pl.col("split") == SPLITS[0]) & pl.col("liked"))
     return {
-        "recall@20": retriever.recall,
-        "popularity_recall@20": retriever.popularity_recall,
-        "split": "validation",
-        "epochs": retriever.epochs,
-        "lightgcn": asdict(options),
+        "lightgcn": {"likes": len(likes), **asdict(options.lightgcn), "snapshots": options.snapshots},
+        "retrieval": {
+            "recall@20": retriever.recall,
+            "popularity_recall@20": retriever.popularity_recall,
+            "split": "validation",
+            "epochs": retriever.epochs,
+        },
     }
 
 

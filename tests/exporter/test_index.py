@@ -200,7 +200,8 @@ def test_the_catalog_says_how_it_was_split_and_what_trained_the_retriever(run: R
     assert info["label"] == {"column": "rating", "positive_at": 4.0}
     assert Catalog.open(data / "catalog").snapshots["users"].shape == (2, ratings.USERS, 8)
     chosen = LightGCNOptions(dim=8, epochs=5, learning_rate=0.01, negatives=2, seed=3)
-    assert info["retrieval"]["lightgcn"] == asdict(chosen)
+    likes = Catalog.open(data / "catalog").split("train").liked.sum()
+    assert info["lightgcn"] == {"likes": likes, **asdict(chosen), "snapshots": 3}
 
 
 def parts(data: Path) -> dict[str, pl.DataFrame]:
