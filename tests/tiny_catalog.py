@@ -11,6 +11,7 @@ from rexit.exporter.index import build_catalog
 from rexit.exporter.options import IndexOptions, LightGCNOptions
 
 USERS, ITEMS, PER_USER = 12, 30, 20
+GRAPH_SHARE = 0.2  # small, for an export wants a hundred training prompts
 LABELS = {"no": ord("n") - 32, "yes": ord("y") - 32}
 
 _TEMPLATE = """
@@ -61,6 +62,6 @@ def tiny_catalog(folder: Path, users: int = USERS, taste: bool = False) -> Path:
         str(folder / "tokenizer.json"),
         folder / "prompt.toml",
         folder / "catalog",
-        options=IndexOptions(neighbours=2, lightgcn=LightGCNOptions(dim=8, epochs=2)),
+        options=IndexOptions(graph_share=GRAPH_SHARE, neighbours=2, lightgcn=LightGCNOptions(dim=8, epochs=2)),
     )
     return folder / "catalog"
