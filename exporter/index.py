@@ -62,7 +62,7 @@ def build_catalog(
     prompt = _compile(language, data)
     retriever = lightgcn.train(_likes(data), options.lightgcn, progress)
     content = _content(data, prompt, retriever, options.neighbours)
-    info = {**_info(data, language, options), **prompt.info, "retrieval": _retrieval(data, retriever, options.lightgcn)}
+    info = {**_info(data, language, options), **prompt.info, **_trained(data, retriever, options.lightgcn)}
     with new_folder(out) as folder:
         _write(folder, info, content, data)
     return info
@@ -234,15 +234,16 @@ def _info(data: _Data, language: _Language, options: IndexOptions) -> dict[str, 
     }
 
 
-def _retrieval(data: _Data, retriever: lightgcn.Retriever, options: LightGCNOptions) -> dict[str, Any]:
+def _trained(data: _Data, retriever: lightgcn.Retriever, options: LightGCNOptions) -> dict[str, Any]:
     graph = data.interactions.filter((pl.col("split") == SPLITS[0]) & pl.col("liked"))
     return {
-        "recall@20": retriever.recall,
-        "popularity_recall@20": retriever.popularity_recall,
-        "split": "validation",
-        "epochs": retriever.epochs,
-        "trained_on": {"split": SPLITS[0], "likes": len(graph)},
-        "lightgcn": asdict(options),
+        "lightgcn": {"split": SPLITS[0], "likes": len(graph), **asdict(options)},
+        "retrieval": {
+            "recall@20": retriever.recall,
+            "popularity_recall@20": retriever.popularity_recall,
+            "split": "validation",
+            "epochs": retriever.epochs,
+        },
     }
 
 

@@ -148,8 +148,8 @@ def test_bad_input_leaves_what_is_there(
     said = r"tensorrt-int4, segment-0.onnx: int4: body\.layers\.0\.mlp\.down_proj\.weight\S* has 96 rows \(K\), not divisible"
     refused(CheckpointError, said, precisions=["int4"])
     with monkeypatch.context() as patched:
-        patched.setattr(ranges, "LEAST_PROMPTS", 193)
-        refused(InputError, "192 prompts of the training split are too few to calibrate on, at least 193", precisions=["int8"])
+        patched.setattr(ranges, "LEAST_PROMPTS", 157)
+        refused(InputError, "156 prompts of the training split are too few to calibrate on, at least 157", precisions=["int8"])
     fp16 = find_target("tensorrt", "fp16")
     strange = replace(fp16, passes=(*fp16.passes[:-1], _einsum, fp16.passes[-1]))
     with monkeypatch.context() as patched:

@@ -112,7 +112,7 @@ def index(
 
         info = build_catalog(interactions, items, tokenizer, template, out, options, users=users, progress=tell)
     if json:
-        kept = {key: info[key] for key in ("ids", "counts", "split", "splits", "labels", "embedding", "retrieval")}
+        kept = {key: info[key] for key in ("ids", "counts", "split", "splits", "labels", "embedding", "lightgcn", "retrieval")}
         most = {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens", "lengths")}
         print_json({"catalog": str(out), **kept, "prompt": most})
         return

@@ -180,11 +180,15 @@ def _print_policy(policy: dict[str, Any]) -> None:
     print_table(title, ["exit", "layers", "a", "b", "upper", "lower"], rows)
 
 
+_TOLD = ("ids", "label", "order", "split", "labels", "embedding", "lightgcn", "retrieval")
+"""What `rexit index` wrote of how a catalog came about."""
+
+
 def _catalog(catalog: Catalog) -> dict[str, Any]:
     info = catalog.info
     return {
         "sha256": catalog.sha256,
-        **{key: info.get(key) for key in ("ids", "counts", "label", "labels", "embedding", "retrieval", "tokenizer")},
+        **{key: info.get(key) for key in ("counts", *_TOLD, "tokenizer")},
         "splits": {name: split.get("rows") for name, split in info["splits"].items()},
         "files": {name: entry.bytes for name, entry in catalog.files.items()},
         "prompt": info["prompt"],
@@ -195,7 +199,7 @@ def _print_catalog(catalog: dict[str, Any]) -> None:
     rows = [[name, count] for name, count in catalog["counts"].items()]
     rows += [[f"{name} split", count] for name, count in catalog["splits"].items()]
     rows += [[name, _size(count)] for name, count in catalog["files"].items()]
-    for name in ("ids", "label", "labels", "embedding", "retrieval"):
+    for name in _TOLD:
         rows += [[f"{name}: {key}", value] for key, value in (catalog[name] or {}).items()]
     print_table("Catalog", ["", "value"], rows)
     prompt = catalog["prompt"]
