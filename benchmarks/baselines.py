@@ -100,7 +100,7 @@ def lists_of_training(catalog: Catalog, interactions: Interactions, pairs: Pairs
     snapshots = catalog.snapshots
     part = (snapshots["begins"][pairs.users] <= pairs.as_of[:, None]).sum(1)
     width, found = 6, {}
-    for k in range(1, int(part.max()) + 1):
+    for k in np.unique(part[part > 0]):
         here = pairs.at(part == k)
         tables = {name: snapshots[name][k - 1].astype(np.float32) for name in ("users", "items", "fold_in")}
         space: Space = SimpleNamespace(**tables)

@@ -111,7 +111,7 @@ def test_edited_variant_is_seen_by_size_or_by_hash(bundle: Path) -> None:
     with pytest.raises(BundleError, match=r"variant.json: \d+ bytes, expected"):
         Bundle.open(bundle)
     _edit_variant(bundle, lambda _: None)
-    (bundle / VARIANT).write_text(text.replace("513", "514"))
+    (bundle / VARIANT).write_text(text.replace('"max_tokens": 513', '"max_tokens": 514'))
     assert [line for line in Bundle.open(bundle).edited() if "variant.json" in line]
 
 

@@ -23,9 +23,9 @@ def test_scored_test_split_stands_beside_the_baselines(tmp_path: Path, monkeypat
     bundle, folder = write_ranked(tmp_path)
     catalog = Catalog.open(folder)
     with rexit.open(bundle) as session:
-        summary.score_test(session, catalog, tmp_path / "full.parquet", 1)
+        summary.score_test(session, catalog, tmp_path / "full.parquet", 2)
         slates = cut(catalog, "test")
-        expected = [session.score(slate.user, slate.items, as_of=slate.as_of, force_exit=1).probability for slate in slates]
+        expected = [session.score(slate.user, slate.items, as_of=slate.as_of, force_exit=2).probability for slate in slates]
     read = baselines.scored(catalog, "full", tmp_path / "full.parquet")
     assert read.probability.tolist() == np.concatenate(expected).tolist()
     report = baselines.report(catalog, [read], "full")

@@ -3,7 +3,7 @@
 Rules
 1. The header's first comment opens the page.
 2. A declaration is a `#define`, or what ends at a `;` outside of braces. It gets a heading of its own name, and the comment
-   directly above it as its text; comments inside it stay. Include guards, `extern "C"` and REXIT_API are not shown.
+   directly above it as its text; comments inside it stay. Include guards, `extern "C"`, REXIT_API and REXIT_NODISCARD are left out.
 3. A name of the header, wherever a comment has one, is a link to its declaration; an enumerator's to that of its enumeration.
 """
 
@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_HIDDEN = ("REXIT_API", "REXIT_REXIT_H")
+_HIDDEN = ("REXIT_API", "REXIT_NODISCARD", "REXIT_REXIT_H")
+_FUNCTION = ("REXIT_NODISCARD REXIT_API ", "REXIT_API ")
 _NAME = re.compile(r"\b(?:rexit|REXIT)_\w+(?:\(\))?")
 
 
@@ -24,7 +25,7 @@ class Declaration:
 
     @property
     def is_function(self) -> bool:
-        return self.code.startswith("REXIT_API")
+        return self.code.startswith(_FUNCTION)
 
 
 def read_header(text: str) -> tuple[str, list[Declaration]]:
@@ -39,7 +40,7 @@ def read_header(text: str) -> tuple[str, list[Declaration]]:
             inside = "*/" not in line
         elif starts and not line.strip():
             comment = ""
-        elif code or line.startswith(("typedef", "REXIT_API", "#define")):
+        elif code or line.startswith(("typedef", "#define", *_FUNCTION)):
             code += f"{line}\n"
             bare = re.sub(r"/\*.*?(\*/|$)", "", code, flags=re.DOTALL)
             if code.startswith("#define") or (bare.rstrip().endswith(";") and bare.count("{") == bare.count("}")):
@@ -59,7 +60,7 @@ def c_reference(header: str, wrapper: str) -> str:
         if one.is_function and not functions:
             functions = True
             parts.append("## Functions\n")
-        code = one.code.removeprefix("REXIT_API ")
+        code = one.code.removeprefix("REXIT_NODISCARD ").removeprefix("REXIT_API ")
         parts.append(f"### `{one.name}` {{ #{one.name} }}\n\n{_markdown(one.comment, homes)}\n```c\n{code}\n```\n")
     parts.append(
         "## C++17\n\n`rexit/rexit.hpp` is header-only and adds no behaviour of its own: each call is the C function of that "
@@ -71,7 +72,7 @@ def c_reference(header: str, wrapper: str) -> str:
 def _name_of(code: str) -> str:
     if code.startswith("#define"):
         return code.split()[1]
-    pattern = r"(\w+)\s*\(" if code.startswith("REXIT_API") else r"(\w+)\s*;\s*$"
+    pattern = r"(\w+)\s*\(" if code.startswith(_FUNCTION) else r"(\w+)\s*;\s*$"
     found = re.search(pattern, code)
     assert found, f"rexit.h: cannot tell what this declares: {code}"
     return found[1]
