@@ -1,4 +1,4 @@
-"""Engines for tests/cpp/tensorrt_double, whose plans are text: what goes in and out of a segment, and what shall go wrong."""
+"""Engines for the tests' double of TensorRT, whose plans are text: what goes in and out of a segment, and what shall go wrong."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ def plan(segment: dict[str, Any]) -> str:
     """A plan as the test double reads it."""
     cache = (HEADS, -1, HEAD_DIM)
     ins, outs = segment["inputs"], segment["outputs"]
-    lines = ["a plan for tests/cpp/tensorrt_double", f"layers {segment['layers'][0]} {segment['layers'][1]}", "working 4096"]
+    lines = [
+        "a plan for the double",
+        f"layers {segment['layers'][0]} {segment['layers'][1]}",
+        "working 4096",
+    ]
 
     def tensor(side: str, name: str, kind: str, *shape: int) -> None:
         lines.append(f"{side} {name} {kind} {' '.join(str(n) for n in shape)}")

@@ -10,7 +10,7 @@ from pathlib import Path
 Damage = Callable[[Path], None]
 
 RUNNING_USER, RUNNING_ITEMS = 2, (0, 5)
-"""Rows of the slate that is run when a case is found `running`; tests/cpp/test_damage.cpp has their ids."""
+"""Rows of the slate that is run when a case is found `running`; tests/cpp/api/test_damage.cpp has their ids."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Damage to a variant's engines, made for tests/cpp/tensorrt_double."""
+"""Damage to a variant's engines, made for tests/cpp/backends/tensorrt_double."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Rules
 1. The header's first comment opens the page.
 2. A declaration is a `#define`, or what ends at a `;` outside of braces. It gets a heading of its own name, and the comment
-   directly above it as its text; comments inside it stay. Include guards, `extern "C"`, REXIT_API and REXIT_NODISCARD are left out.
+   directly above it as its text; comments inside it stay. Include guards, `extern "C"`, REXIT_API and REXIT_NODISCARD stay out.
 3. A name of the header, wherever a comment has one, is a link to its declaration; an enumerator's to that of its enumeration.
 """
 
