@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--slate", type=int, default=8, help="interactions packed behind one prefix")
     parser.add_argument("--batch-tokens", type=int, default=4096)
-    parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate of the deepest layers")
+    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate of the deepest layers")
     parser.add_argument("--rate-ratio", type=float, default=0.8, help="rate of an exit's layers over that of the exit before")
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)

@@ -20,7 +20,7 @@ stands_alone "$work/example/rexit_score"
 "$work/example/rexit_score" --raw "$bundles/sound/bundle" 106 -7 8 88
 
 if command -v pkg-config >/dev/null; then
-  cc -std=c99 "$source/tests/cpp/abi_test.c" -o "$work/abi_test" \
+  cc -std=c99 "$source/tests/cpp/api/abi_test.c" -o "$work/abi_test" \
     $(PKG_CONFIG_PATH="$work/prefix/lib/pkgconfig" pkg-config --cflags --libs rexit)
   stands_alone "$work/abi_test"
   REXIT_TEST_BUNDLES="$bundles" "$work/abi_test"
