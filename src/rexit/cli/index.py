@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command("index")(index)
 
 
+# Long because typer takes the options, their defaults and their help from the signature.
 def index(
     interactions: Annotated[Path, typer.Option(help="Who rated what and when: CSV, TSV or Parquet.")],
     items: Annotated[Path, typer.Option(help="One row per item: its id and the columns that the template names.")],
