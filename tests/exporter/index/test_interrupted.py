@@ -1,0 +1,91 @@
+"""A catalog is replaced whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rexit.bundle import Catalog
+from rexit.exporter import index as index_module
+from running.full_disk import largest_file
+from running.indexing import Run, edit, nothing_written, refused
+
+
+def test_an_older_catalog_is_replaced_only_by_a_whole_one(run: Run, data: Path) -> None:
+    run()
+    before = (data / "catalog" / "catalog.json").read_bytes()
+    edit(data / "prompt.toml", "{item.year}", "{item.yaer}")
+    assert run()[0] == 2
+    assert (data / "catalog" / "catalog.json").read_bytes() == before
+    edit(data / "prompt.toml", "{item.yaer}", "{item.year}")
+    assert run("--neighbours", "2")[0] == 0
+    assert Catalog.open(data / "catalog").user_table["similar"].shape[1] == 2
+    assert not list(data.glob(".*"))
+
+
+def test_a_full_disk_leaves_nothing(run: Run, data: Path) -> None:
+    with largest_file(5000):
+        ended = run()
+    refused(ended, data, "users.safetensors: cannot be written: File too large")
+
+
+@pytest.fixture
+def heeds_signals() -> Iterator[None]:
+    """A shell starts background jobs with SIGINT ignored, and Python leaves it so."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heeds_signals")
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("step", ["assign", "similar_users", "write_json"])
+def test_signals_leave_nothing(
+    run: Run, data: Path, monkeypatch: pytest.MonkeyPatch, step: str, number: signal.Signals, expected: int
+) -> None:
+    """A real signal while reading, while training has just ended, and with all tables already written."""
+
+    def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(index_module, step, interrupted)
+    code, out, err = run()
+    assert (code, out) == (expected, "")
+    assert err == "rexit: interrupted; nothing was left half-written\n"
+    nothing_written(data)
+
+
+@pytest.mark.usefixtures("heeds_signals")
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("step", ["assign", "similar_users", "write_json"])
+def test_signals_whose_exception_is_dropped(
+    run: Run, data: Path, monkeypatch: pytest.MonkeyPatch, step: str, number: signal.Signals, expected: int
+) -> None:
+    """Training, after the first of the steps, has progress to tell and ends there. After the others nothing has, and the folder
+    does not take its place."""
+    dropped, after_training, real = [], [], getattr(index_module, step)
+    monkeypatch.setattr(sys, "unraisablehook", lambda seen: dropped.append(seen))
+
+    class Signals:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    def interrupted(*words: Any, **keywords: Any) -> Any:
+        Signals()
+        return real(*words, **keywords)
+
+    if step == "assign":
+        monkeypatch.setattr(index_module, "similar_users", lambda *_: after_training.append(step))
+    monkeypatch.setattr(index_module, step, interrupted)
+    code, out, err = run()
+    assert len(dropped) == 1 and not after_training
+    assert (code, out, err) == (expected, "", "rexit: interrupted; nothing was left half-written\n")
+    nothing_written(data)

@@ -1,0 +1,99 @@
+"""One clear line for everything that can be wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from running.indexing import Run, edit, refused
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        (
+            "ratings.csv",
+            "rating",
+            "stars",
+            "ratings.csv: no column 'rating' (--rating-column; --implicit if there are no ratings), the file has: user_id",
+        ),
+        ("items.csv", "item_id", "film", "items.csv: no column 'item_id' (--item-column), the file has: film, title, year"),
+        ("users.csv", "user_id", "who", "users.csv: no column 'user_id' (--user-column), the file has: who, job"),
+        ("items.csv", "Film 7,", "Film, 7,", "items.csv: line 8 has 4 fields, the header has 3"),
+        ("items.csv", "7,Film 7,1956", "70,Film 7,1956", "ratings.csv: item 7 is not in items.csv (1 such items in"),
+        ("users.csv", "\n7,", "\n70,", "ratings.csv: user 7 is not in users.csv (1 such users in 20 interactions)"),
+        (
+            "prompt.toml",
+            "{item.year}",
+            "{item.yaer}",
+            "prompt.toml: prompt: unknown placeholder {item.yaer}, known are: user",
+        ),
+        (
+            "prompt.toml",
+            "{item.title}{verdict}",
+            "{user.job}",
+            "prompt.toml: entry: unknown placeholder {user.job}, known are: ",
+        ),
+        (
+            "prompt.toml",
+            "[bins]",
+            "[limits]\nitem.titel = 9\n[bins]",
+            "prompt.toml: limits.item.titel: the template places no such column, it places: user.job, item.title, item.year",
+        ),
+        ("prompt.toml", '" yes"', '" certainly"', "prompt.toml: labels.yes: ' certainly' is"),
+        ("prompt.toml", '" no"', '" yes"', "labels.yes and labels.no are the same token"),
+        ("prompt.toml", "entry =", 'bos = "<bos>"\nentry =', "prompt.toml: bos: '<bos>' is"),
+    ],
+)
+def test_bad_input_is_one_line(run: Run, data: Path, file: str, old: str, new: str, message: str) -> None:
+    edit(data / file, old, new)
+    refused(run(), data, message)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--interactions", "none.csv"], "none.csv: cannot be read: No such file or directory"),
+        (["--tokenizer", "items.csv"], "tokenizer items.csv: neither a tokenizer.json"),
+        (["--template", "none.toml"], "none.toml: cannot be read"),
+        (["--positive-at", "9"], "ratings.csv: no rating is a like: 'rating' is 1 to 5, a like is at least 9: choose another"),
+        (["--positive-at", "1"], "ratings.csv: every rating is a like: 'rating' is 1 to 5"),
+        (["--split", "user:0.9,0.8"], "split 'user:0.9,0.8', expected `user:A,B` or `time:A,B` with shares 0 < A < B < 1, or"),
+        (
+            ["--split", "time:0.8,0.9", "--split-column", "fold"],
+            "split 'time:0.8,0.9' and split column 'fold' exclude each other",
+        ),
+        (["--split-column", "rating"], "ratings.csv: row 1: 'rating' is '"),
+        (["--split", "time:0.001,0.002"], "ratings.csv: the train split is empty: its borders fall on the times 100 and 100"),
+        (["--split", "leave-last:19,1"], "ratings.csv: the validation split is empty: 480 interactions of 24 users are too few"),
+        (["--snapshots", "1"], "snapshots is 1, expected at least 2: the first part of a history has nothing before it"),
+        (["--order", "size"], "order is 'size', expected one of time, file, random"),
+        (["--implicit", "--implicit-negatives", "0"], "implicit negatives is 0, expected at least 1"),
+        (["--implicit", "--implicit-negatives", "21"], "ratings.csv: a user met all but 20 of 40 items, expected at least 21"),
+        (["--negatives", "0"], "negatives is 0, expected at least 1"),
+        (["--learning-rate", "0"], "learning rate is 0.0, expected above 0"),
+        (["--weight-decay", "-1"], "weight decay is -1.0, expected at least 0"),
+        (["--patience", "0"], "patience is 0, expected at least 1"),
+        (["--seed", "-1"], "seed is -1, expected at least 0"),
+        (["--dim", "0"], "dim is 0, expected at least 1"),
+        (["--neighbours", "0"], "neighbours is 0, expected at least 1"),
+        (["--out", "items.csv/catalog"], "items.csv/catalog: cannot be written: "),
+        (["--out", "tok"], "tok: exists and is no catalog"),
+        (["--out", "."], "exists and is no catalog"),
+    ],
+)
+def test_bad_options_are_one_line(run: Run, data: Path, options: list[str], message: str) -> None:
+    refused(run(*options), data, message)
+
+
+def test_an_empty_history_file(run: Run, data: Path) -> None:
+    (data / "ratings.csv").write_text("user_id,item_id,rating,timestamp\n")
+    refused(run(), data, "ratings.csv: has a header and no rows")
+
+
+def test_a_prompt_that_may_end_in_nothing(run: Run, data: Path) -> None:
+    (data / "prompt.toml").write_text(
+        'prompt = "{similar_verdict:3}"\n[labels]\nyes = " yes"\nno = " no"\n[words]\nunseen = ""\n'
+    )
+    refused(run(), data, "can be without a token: end the prompt with a text")

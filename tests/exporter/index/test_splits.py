@@ -1,0 +1,97 @@
+"""How interactions are split, and what the catalog says of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from builders import ratings
+from rexit.bundle import Catalog
+from rexit.bundle.catalog import SPLITS
+from rexit.exporter.options import LightGCNOptions
+from rexit.slates import cut
+from running.indexing import Run, refused
+
+
+def test_too_few_interactions_to_hold_any_out(run: Run, data: Path) -> None:
+    ratings.interactions().group_by("user_id", maintain_order=True).head(9).write_csv(data / "ratings.csv")
+    message = "ratings.csv: the validation split is empty: 216 interactions of 24 users are too few for this --split"
+    refused(run(), data, message)
+
+
+def test_the_catalog_says_how_it_was_split_and_what_trained_the_retriever(run: Run, data: Path) -> None:
+    code, out, _ = run("--json", "--snapshots", "3", "--negatives", "2", "--learning-rate", "0.01", "--seed", "3")
+    info = Catalog.open(data / "catalog").info
+    assert code == 0 and json.loads(out)["split"] == info["split"]
+    assert info["split"] == {"by": "user", "shares": [0.8, 0.9]}
+    assert info["order"] == {"by": "time", "column": "timestamp"}
+    assert info["label"] == {"column": "rating", "positive_at": 4.0}
+    assert Catalog.open(data / "catalog").snapshots["users"].shape == (2, ratings.USERS, 8)
+    chosen = LightGCNOptions(dim=8, epochs=5, learning_rate=0.01, negatives=2, seed=3)
+    likes = Catalog.open(data / "catalog").split("train").liked.sum()
+    assert info["lightgcn"] == {"likes": likes, **asdict(chosen), "snapshots": 3}
+
+
+def parts(data: Path) -> dict[str, pl.DataFrame]:
+    return {name: pl.read_parquet(data / f"catalog/splits/{name}.parquet") for name in SPLITS}
+
+
+def test_global_borders(run: Run, data: Path) -> None:
+    assert run("--split", "time:0.7,0.9")[0] == 0
+    made, info = parts(data), Catalog.open(data / "catalog").info["split"]
+    assert info == {"by": "time", "shares": [0.7, 0.9], "borders": [240, ratings.LATE + 18]}
+    assert max(made["train"]["time"]) < 240 <= min(made["validation"]["time"])
+    assert max(made["validation"]["time"]) < ratings.LATE + 18 <= min(made["test"]["time"])
+
+
+def test_leave_last(run: Run, data: Path) -> None:
+    assert run("--split", "leave-last:2,3")[0] == 0
+    made = parts(data)
+    assert {name: set(part["user"].value_counts()["count"]) for name, part in made.items()} == {
+        "train": {15}, "validation": {2}, "test": {3},
+    }  # fmt: skip
+    assert Catalog.open(data / "catalog").info["split"] == {"by": "leave-last", "counts": [2, 3]}
+
+
+@pytest.mark.parametrize("names", [("train", "validation", "test"), ("train", "valid", "test")])
+def test_a_split_column(run: Run, data: Path, names: tuple[str, ...]) -> None:
+    borders = [250, ratings.LATE]
+    which = pl.sum_horizontal([(pl.col("timestamp") >= border).cast(pl.Int64) for border in borders])
+    rated = ratings.interactions().with_columns(fold=which.replace_strict(dict(enumerate(names)), return_dtype=pl.String))
+    rated.write_csv(data / "ratings.csv")
+    assert run("--split-column", "fold")[0] == 0
+    made, told = parts(data), Catalog.open(data / "catalog").info["split"]
+    assert sum(map(len, made.values())) == len(rated)
+    for name, fold in zip(("train", "validation", "test"), names, strict=True):
+        assert len(made[name]) == len(rated.filter(fold=fold))
+    assert told == {"by": "column", "column": "fold"}
+
+
+@pytest.mark.parametrize("order", ["file", "random"])
+def test_data_without_times(run: Run, data: Path, order: str) -> None:
+    rated = pl.read_csv(data / "ratings.csv").drop("timestamp")
+    rated.write_csv(data / "ratings.csv")
+    assert run("--order", order, "--seed", "7")[0] == 0
+    info, made = Catalog.open(data / "catalog").info, parts(data)
+    assert info["order"] == ({"by": "file"} if order == "file" else {"by": "random", "seed": 7})
+    whole = pl.concat(list(made.values())).sort("time")
+    assert whole["time"].to_list() == list(range(len(rated)))
+    assert (whole["item"].to_list() == rated["item_id"].to_list()) == (order == "file")
+
+
+def test_implicit_feedback(run: Run, data: Path) -> None:
+    rated = pl.read_csv(data / "ratings.csv").drop("rating")
+    rated.write_csv(data / "ratings.csv")
+    assert run("--implicit", "--implicit-negatives", "3")[0] == 0
+    catalog, made = Catalog.open(data / "catalog"), parts(data)
+    assert catalog.info["label"] == {"sampled": 3, "seed": 0} and catalog.info["counts"]["interactions"] == len(rated)
+    assert all(len(made[name].filter(~pl.col("liked"))) == 3 * made[name]["liked"].sum() for name in SPLITS)
+    assert catalog.user_table["history_liked"].all(), "what was sampled is nobody's history"
+    met = set(rated.select("user_id", "item_id").iter_rows())
+    sampled = pl.concat([part.filter(~pl.col("liked")) for part in made.values()])
+    assert not met & set(sampled.select("user", "item").iter_rows())
+    assert cut(catalog, "train")
