@@ -69,7 +69,7 @@ def build_catalog(
     retriever = lightgcn.train(likes, options.lightgcn, progress)
     earlier = _snapshots(data, likes, retriever.epochs, options, progress)
     content = _content(data, prompt, retriever, options.neighbours)
-    info = {**_info(data, language, options), **prompt.info, **_trained(data, retriever, options)}
+    info = {**_info(data, language, options), **prompt.info, **_trained(likes, retriever, options)}
     with new_folder(out) as folder:
         _write(folder, info, {**content, SNAPSHOTS: earlier}, data)
     return info
@@ -182,8 +182,8 @@ def _most_tokens(program: Program, lengths: Lengths, fields: Fields, template: T
 
 
 def _likes(data: _Data) -> lightgcn.Likes:
-    def edges(*splits: str, liked: bool = True) -> lightgcn.Edges:
-        part = data.interactions.filter(pl.col("split").is_in(splits) & (pl.col("liked") | (not liked)))
+    def edges(split: str, liked: bool = True) -> lightgcn.Edges:
+        part = data.interactions.filter((pl.col("split") == split) & (pl.col("liked") | (not liked)))
         return part["user"].to_numpy(), part["item"].to_numpy()
 
     train, validation, _ = SPLITS
@@ -250,10 +250,9 @@ def _info(data: _Data, language: _Language, options: IndexOptions) -> dict[str, 
     }
 
 
-def _trained(data: _Data, retriever: lightgcn.Retriever, options: IndexOptions) -> dict[str, Any]:
-    likes = data.interactions.filter((pl.col("split") == SPLITS[0]) & pl.col("liked"))
+def _trained(likes: lightgcn.Likes, retriever: lightgcn.Retriever, options: IndexOptions) -> dict[str, Any]:
     return {
-        "lightgcn": {"likes": len(likes), **asdict(options.lightgcn), "snapshots": options.snapshots},
+        "lightgcn": {"likes": len(likes.graph[0]), **asdict(options.lightgcn), "snapshots": options.snapshots},
         "retrieval": {
             "recall@20": retriever.recall,
             "popularity_recall@20": retriever.popularity_recall,
