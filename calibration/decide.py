@@ -1,108 +1,294 @@
-"""From traces and costs to a policy: everything in calibration that needs no session."""
+"""From traces and costs to a policy: everything in calibration that needs no session.
+
+What chooses is not what judges:
+
+    validation, one part of the users      maps (cross-fitted), thresholds, rivals
+    validation, the other users            the certificate
+    test                                   the final table, read once
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import ExitPolicy, Policy
-from rexit.calibration import platt
-from rexit.calibration.evaluate import at_exit, evaluate
-from rexit.calibration.plot import Point
-from rexit.calibration.search import Rule, Search
-from rexit.calibration.traces import Traces
+from rexit.bundle.policy import ExitPolicy, Policy, TopK
+from rexit.calibration import certify, metrics, platt, rivals
+from rexit.calibration.evaluate import Evaluation, Outcome
+from rexit.calibration.metrics import Judge, Metric
+from rexit.calibration.rivals import Stops
+from rexit.calibration.search import Found, Rule, Search, Space
+from rexit.calibration.traces import Traces, parted
 from rexit.errors import InputError
-from rexit.measure.costs import Costs
-from rexit.ranking import auc_difference
+from rexit.measure.costs import Costs, depth_name
 
-BUDGETS = (0.0, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02)
-"""AUC drops on the trade-off curve."""
+BUDGETS = (0.1, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the allowed drop for which a policy is looked for: the sequence that is tested for a certificate, and the curve."""
 
 MIN_SAVING = 0.01
-"""A policy that saves less than this share of the cost is not worth having."""
+"""A policy that saves less than this share of the cost is not worth having: against full depth, and against a fixed depth."""
+
+TOP_K_ERRORS = (0.01, 0.05, 0.1, 0.2, 0.4)
+"""How often a candidate's c may leave its bounds."""
+
+SHOWN = ("ndcg@10", "user-auc", "auc", "logloss")
+"""Metrics in every table."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a policy must hold: no metric drops by more than `max_drop` against full depth, in its own unit, with this confidence.
+    top_k: what users are shown of a slate, for the rule of that name; None: all of it."""
+
+    metrics: tuple[Metric, ...]
+    max_drop: float = 0.01
+    confidence: float = 0.95
+    top_k: int | None = None
+
+    def check(self) -> None:
+        """Raises InputError for numbers that cannot work."""
+        if not self.metrics:
+            raise InputError("no metric, expected at least one")
+        if not 0 < self.max_drop < 0.5:
+            raise InputError(f"max drop {self.max_drop}, expected more than 0 and less than 0.5")
+        if not 0.5 <= self.confidence < 1:
+            raise InputError(f"confidence {self.confidence}, expected 0.5 to below 1")
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f"top k {self.top_k}, expected at least 1")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A policy that may be chosen. fixed: the exit at which it stops everybody, None for a dynamic one. budget: the drop it was
+    looked for with. outcome: on the choosing part. p_value: of the drop being larger than allowed, on the certifying part."""
+
+    policy: Policy
+    fixed: int | None
+    budget: float | None
+    outcome: Outcome
+    p_value: float
+    certified: bool
+
+
+Interval = tuple[float, float, float]
+"""A value, and the ends of its 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to stop, on the test split: by metric's name, its value, and its drop against full depth."""
+
+    name: str
+    mean_layers: float
+    cost_us: float
+    values: Mapping[str, float]
+    drops: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What dynamic exit is worth over the best fixed depth that costs no more on the test split: by metric, policy minus fixed
+    depth, more being better. depth: its exit."""
+
+    exit: int
+    differences: Mapping[str, Interval]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What calibration chose, and what it does on both splits.
+    """What calibration chose, and what it does.
 
-    maps: one per exit. fixed: depth in layers -> always stopping there; the deepest is full depth. curve: budget -> its best
-    policy. saving: the share of full depth's cost that the best policy within budget saves on validation, according to the cost
-    model; `pays`: whether that policy was chosen. auc_difference: chosen minus full depth on the test split, and the ends of its
-    95 % interval.
+    chosen: None if full depth. candidates: all that were tested for a certificate. rows: of the test split; `full depth` first,
+    then fixed depths, rivals, and `policy` last. curve: (budget, row) of dynamic policies, certified or not. gain: None if no
+    fixed depth costs as little. saving: share of full depth's cost that the policy saves on the choosing part. needed: users of
+    the certifying part that the best dynamic policy would have needed, None if it was certified or could not be by any number.
     """
 
+    goal: Goal
     policy: Policy
     maps: tuple[platt.PlattMap, ...]
-    chosen: Point
-    fixed: Mapping[int, Point]
-    curve: Mapping[float, Point]
+    users: Mapping[str, int]
+    chosen: Candidate | None
+    candidates: tuple[Candidate, ...]
+    rows: tuple[Row, ...]
+    curve: tuple[tuple[float, Row], ...]
+    gain: Gain | None
     saving: float
-    pays: bool
-    auc_difference: tuple[float, float, float]
+    needed: int | None
 
 
 def decide(
-    validation: Traces, test: Traces, costs: Costs, depths: tuple[int, ...], variant_sha256: str, max_auc_drop: float = 0.002
+    validation: Traces, test: Traces, costs: Costs, depths: Sequence[int], variant_sha256: str, goal: Goal, seed: int = 0
 ) -> Decision:
-    """Fits the maps, searches on validation, checks on test. depths: of each exit, in layers.
+    """Chooses on one part of the validation split's users, certifies on the others, measures on test. depths: of each exit, in
+    layers.
 
-    1. A Platt map per exit, on validation.
-    2. The cheapest policy on validation whose AUC is at least full depth's minus `max_auc_drop`. As the best of thousands, it
-       looks better on that split than it is, the more so the fewer the pairs: nothing from the test split enters the choice, and
-       the test split's numbers are the ones to believe.
-    3. If it saves less than 1 %, the policy is full depth, with the maps kept.
+    1. Users are parted at random by `seed`: half of them choose, or fewer where half has more than MOST_PAIRS pairs.
+    2. A Platt map per exit. The search sees maps cross-fitted by user; the policy gets those of the whole choosing part.
+    3. The cheapest dynamic policy for each of a few budgets up to `max_drop`, and each fixed depth.
+    4. Learn then Test (Angelopoulos et al., arXiv 2110.01052): both lists are tested in their order, careful ones first, each with
+       half of the error that the confidence leaves, up to the first that fails.
+    5. The cheapest certified policy; a fixed depth where no dynamic one saves 1 % more; full depth where nothing saves 1 %.
+    6. The test split: values and differences with intervals over users, against full depth, fixed depths and rivals.
 
-    Raises InputError for a drop outside [0, 0.5).
+    Raises InputError for goals or labels that cannot work.
     """
-    if not 0 <= max_auc_drop < 0.5:
-        raise InputError(f"max AUC drop {max_auc_drop}, expected a number from 0 to below 0.5")
-    maps = tuple(platt.fit(validation.log_odds[:, k], validation.liked) for k in range(len(depths)))
-    full = _policy(maps, None, variant_sha256)
-    search = Search(validation, full.calibrated(validation.log_odds), [m.useful for m in maps], costs)
+    goal.check()
+    chooses, certifies = parted(validation, seed)
+    maps = platt.fit_all(chooses.log_odds, chooses.liked)
+    crossed = platt.cross_fit(chooses.log_odds, chooses.liked, chooses.users)
+    choosing = Evaluation(chooses, crossed, depths, costs, goal.metrics)
+    certifying = Evaluation(certifies, platt.apply(maps, certifies.log_odds), depths, costs, goal.metrics)
+    search = Search(choosing, Space(crossed, [m.useful for m in maps], _top_k_rules(crossed, chooses, goal)))
     search.explore()
-    found = search.trade_off({*BUDGETS, max_auc_drop})
-    best = found[max_auc_drop]
-    saving = 1 - best.cost_us / search.full.cost_us
-    pays = saving >= MIN_SAVING
-    policy = _policy(maps, best.rule, variant_sha256) if pays else full
+    found = search.trade_off(share * goal.max_drop for share in BUDGETS)
 
-    def point(policy: Policy, exit: int | None = None) -> Point:
-        both = [
-            evaluate(split, policy, depths, costs, None if exit is None else np.full(len(split), exit, np.int64))
-            for split in (validation, test)
-        ]
-        return Point(*both)
+    last = len(depths) - 1
+    dynamic = [_dynamic(budget, one, maps, variant_sha256) for budget, one in found.items() if one.point != search.full.point]
+    fixed = [
+        Candidate(_fixed_policy(maps, k, variant_sha256), k, None, choosing.outcome(np.full(len(chooses), k)), 1.0, False)
+        for k in range(last - 1, -1, -1)
+        if maps[k].useful
+    ]
+    level = (1 - goal.confidence) / 2
+    dynamic, fixed = _tested(dynamic, certifying, goal, level), _tested(fixed, certifying, goal, level)
+    chosen = _choose(dynamic, fixed, search.full.outcome.cost_us)
+    full = Policy(tuple(ExitPolicy(m.a, m.b) for m in maps), 1, variant_sha256)
+    policy = chosen.policy if chosen else full
 
+    judged = _Judged(Evaluation(test, full.calibrated(test.log_odds), depths, costs, _shown(goal)))
+    ways: dict[str, Stops] = {
+        "full depth": rivals.fixed(last),
+        **{depth_name(depths[k]): rivals.fixed(k) for k in range(last)},
+        **rivals.tuned(choosing, goal.max_drop),
+        "policy": _as_stops(policy, test),
+    }
+    rows = tuple(judged.row(name, stops) for name, stops in ways.items())
     return Decision(
+        goal,
         policy,
         maps,
-        point(policy),
-        {depth: point(full, k) for k, depth in enumerate(depths)},
-        {budget: point(_policy(maps, f.rule, variant_sha256)) for budget, f in found.items()},
-        saving,
-        pays,
-        auc_difference(scores(policy, test), scores(full, test), test.users, test.liked),
+        {"choosing": chooses.user_count, "certifying": certifies.user_count, "test": test.user_count},
+        chosen,
+        (*dynamic, *fixed),
+        rows,
+        tuple((c.budget, judged.row(f"drop {c.budget:g}", _as_stops(c.policy, test))) for c in dynamic if c.budget is not None),
+        judged.gain(_as_stops(policy, test), choosing) if chosen and chosen.fixed is None else None,
+        1 - (chosen.outcome.cost_us / search.full.outcome.cost_us if chosen else 1.0),
+        None,
     )
 
 
-def back_to_full_depth(decision: Decision, depths: tuple[int, ...]) -> Decision:
+def back_to_full_depth(decision: Decision) -> Decision:
     """The same decision with full depth as its policy."""
-    last = decision.fixed[depths[-1]]
-    policy = _policy(decision.maps, None, decision.policy.variant_sha256)
-    return Decision(policy, decision.maps, last, decision.fixed, decision.curve, decision.saving, False, (0.0, 0.0, 0.0))
+    policy = Policy(tuple(ExitPolicy(m.a, m.b) for m in decision.maps), 1, decision.policy.variant_sha256)
+    full = replace(decision.rows[0], name="policy")
+    return replace(decision, policy=policy, chosen=None, rows=(*decision.rows[:-1], full), gain=None, saving=0.0)
 
 
-def scores(policy: Policy, traces: Traces) -> NDArray[np.float32]:
-    """What pairs are ranked by: each one's c at the exit where the policy stops it, float32 [n]."""
-    return at_exit(policy.calibrated(traces.log_odds), policy.stops(traces.log_odds))
+def _shown(goal: Goal) -> tuple[Metric, ...]:
+    return (*goal.metrics, *(metrics.parse(name) for name in SHOWN if name not in [m.name for m in goal.metrics]))
 
 
-def _policy(maps: tuple[platt.PlattMap, ...], rule: Rule | None, variant_sha256: str) -> Policy:
-    if rule is None:
-        return Policy(tuple(ExitPolicy(m.a, m.b) for m in maps), 1, variant_sha256)
+def _top_k_rules(c: NDArray[np.float32], traces: Traces, goal: Goal) -> list[TopK | None]:
+    """None, and for each error rate the bounds that c leaves that often between an exit and the last, half of it on each side."""
+    if goal.top_k is None:
+        return [None]
+    largest = int(np.diff(traces.offsets).max())
+    if goal.top_k >= largest:
+        raise InputError(f"top k {goal.top_k}, expected less than the largest slate's {largest} candidates")
+    move = c[:, -1:] - c[:, :-1]
+    rules: list[TopK | None] = [None]
+    for rate in TOP_K_ERRORS:
+        low, high = np.quantile(move, (rate / 2, 1 - rate / 2), axis=0).astype(np.float32)
+        rise, fall = np.maximum(high, 0).tolist(), np.maximum(-low, 0).tolist()
+        rules += [TopK(goal.top_k, ordered, tuple(rise), tuple(fall)) for ordered in (True, False)]
+    return rules
+
+
+def _dynamic(budget: float, found: Found, maps: Sequence[platt.PlattMap], variant_sha256: str) -> Candidate:
+    rule = found.rule
     exits = [ExitPolicy(m.a, m.b, u, low) for m, u, low in zip(maps[:-1], rule.upper, rule.lower, strict=True)]
-    return Policy((*exits, ExitPolicy(maps[-1].a, maps[-1].b)), rule.patience, variant_sha256)
+    last = ExitPolicy(maps[-1].a, maps[-1].b)
+    policy = Policy((*exits, last), rule.patience, variant_sha256, rule.quorum, rule.top_k)
+    return Candidate(policy, None, budget, found.outcome, 1.0, False)
+
+
+def _fixed_policy(maps: Sequence[platt.PlattMap], exit: int, variant_sha256: str) -> Policy:
+    def one(k: int, m: platt.PlattMap) -> ExitPolicy:
+        return ExitPolicy(m.a, m.b, 0.0, 0.0) if k == exit else ExitPolicy(m.a, m.b)
+
+    return Policy(tuple(one(k, m) for k, m in enumerate(maps)), 1, variant_sha256)
+
+
+def _as_stops(policy: Policy, traces: Traces) -> Stops:
+    return lambda z, c: policy.stops(z, traces.offsets)
+
+
+def _tested(sequence: Sequence[Candidate], certifying: Evaluation, goal: Goal, level: float) -> list[Candidate]:
+    """The candidates with their p-values, and whether they are certified: up to the first that fails, in the order given."""
+    scores = [certifying.score(one.policy.stops(certifying.traces.log_odds, certifying.traces.offsets)) for one in sequence]
+    p_values = [_p_value(certifying, score, goal) for score in scores]
+    passed = certify.fixed_sequence(p_values, level)
+    return [replace(one, p_value=p, certified=n < passed) for n, (one, p) in enumerate(zip(sequence, p_values, strict=True))]
+
+
+def _p_value(certifying: Evaluation, score: NDArray[np.float32], goal: Goal) -> float:
+    """Of the hypothesis that some metric drops by more than allowed: the largest of all metrics."""
+    judge, values = certifying.judge, []
+    for metric in goal.metrics:
+        if metric.bounds is None:
+            values.append(judge.share_above(metric, score, goal.max_drop))
+        else:
+            values.append(certify.p_value(judge.losses(metric, score), metric.bounds, goal.max_drop))
+    return max(values)
+
+
+def _choose(dynamic: Sequence[Candidate], fixed: Sequence[Candidate], full_us: float) -> Candidate | None:
+    def cost(one: Candidate) -> float:
+        return one.outcome.cost_us
+
+    best = min((one for one in dynamic if one.certified), key=cost, default=None)
+    depth = min((one for one in fixed if one.certified), key=cost, default=None)
+    if depth is not None and (best is None or cost(depth) <= cost(best) / (1 - MIN_SAVING)):
+        best = depth
+    return best if best is not None and cost(best) <= (1 - MIN_SAVING) * full_us else None
+
+
+class _Judged:
+    """The test split: rows of its table."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self._evaluation = evaluation
+
+    def stops(self, way: Stops) -> NDArray[np.int64]:
+        return way(self._evaluation.traces.log_odds, self._evaluation.c)
+
+    def row(self, name: str, way: Stops) -> Row:
+        e, stops = self._evaluation, self.stops(way)
+        score = e.score(stops)
+        return Row(
+            name,
+            e.mean_layers(stops),
+            e.cost_us(stops),
+            {m.name: e.judge.value(m, score) for m in e.metrics},
+            {m.name: (e.judge.drop(m, score), *e.judge.interval(m, score)) for m in e.metrics},
+        )
+
+    def gain(self, policy: Stops, choosing: Evaluation) -> Gain | None:
+        """Over the fixed depth that drops least on the choosing part, of those that cost no more than the policy on test."""
+        e, stops = self._evaluation, self.stops(policy)
+        count = e.c.shape[1]
+        cheap = [k for k in range(count) if e.cost_us(np.full(len(stops), k)) <= e.cost_us(stops)]
+        if not cheap:
+            return None
+        best = min(cheap, key=lambda k: choosing.outcome(np.full(len(choosing.c), k)).drop)
+        over = Judge(e.traces.users, e.traces.liked, e.traces.offsets, np.ascontiguousarray(e.c[:, best]))
+        score, differences = e.score(stops), {}
+        for metric in e.metrics:
+            low, high = over.interval(metric, score)
+            differences[metric.name] = (-over.drop(metric, score), -high, -low)
+        return Gain(best, differences)

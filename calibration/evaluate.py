@@ -1,35 +1,32 @@
-"""How good a policy is on a split: ranking, calibration, depth and cost."""
+"""What a policy costs on a split, and what its ranking loses against full depth."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Policy
+from rexit.calibration.expected import Expectation
+from rexit.calibration.metrics import Judge, Metric
 from rexit.calibration.traces import Traces
 from rexit.measure.costs import Costs
-from rexit.ranking import auc, user_auc
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """auc: over all pairs, ranked by c where each one stopped. user_auc: mean over users with both labels (NaN if there are
-    none). logloss: in nats. mean_layers: over candidates. cost_us: mean microseconds per slate, according to the cost model.
-    """
+class Outcome:
+    """cost_us: mean microseconds per slate, according to the cost model. mean_layers: over candidates. drops: one per metric, what
+    is expected to be lost against full depth (see `expected`); more is worse."""
 
-    auc: float
-    user_auc: float
-    logloss: float
-    mean_layers: float
     cost_us: float
+    mean_layers: float
+    drops: tuple[float, ...]
 
-
-def logloss(c: NDArray[np.float32], liked: NDArray[np.bool_]) -> float:
-    """Mean negative log-likelihood in nats of calibrated log-odds c [n]."""
-    c64 = c.astype(np.float64)
-    return float(np.mean(np.logaddexp(0.0, c64) - c64 * liked))
+    @property
+    def drop(self) -> float:
+        """The largest."""
+        return max(self.drops)
 
 
 def at_exit(c: NDArray[np.float32], stops: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -37,16 +34,32 @@ def at_exit(c: NDArray[np.float32], stops: NDArray[np.int64]) -> NDArray[np.floa
     return np.take_along_axis(c, stops[:, None], axis=1)[:, 0]
 
 
-def evaluate(
-    traces: Traces, policy: Policy, depths: tuple[int, ...], costs: Costs, stops: NDArray[np.int64] | None = None
-) -> Metrics:
-    """A policy on a split; `stops` int64 [n] overrides where it stops (for a fixed depth). depths: of each exit, in layers."""
-    stops = policy.stops(traces.log_odds) if stops is None else stops
-    c = at_exit(policy.calibrated(traces.log_odds), stops)
-    return Metrics(
-        auc(c, traces.liked),
-        user_auc(c, traces.users, traces.liked),
-        logloss(c, traces.liked),
-        float(np.array(depths)[stops].mean()),
-        costs.mean(stops, traces.offsets),
-    )
+class Evaluation:
+    """One split under one set of maps: c float32 [n, E] calibrated, depths [E] in layers. What is asked for often is prepared
+    once."""
+
+    def __init__(
+        self, traces: Traces, c: NDArray[np.float32], depths: Sequence[int], costs: Costs, metrics: Sequence[Metric]
+    ) -> None:
+        self.traces, self.c, self.costs, self.metrics = traces, c, costs, tuple(metrics)
+        full = np.ascontiguousarray(c[:, -1])
+        self.judge = Judge(traces.users, traces.liked, traces.offsets, full)
+        """By labels."""
+        self._expectation = Expectation(traces, full)
+        self._depths = np.array(depths)
+
+    def score(self, stops: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What a policy ranks by: each pair's c at the exit where it stops, float32 [n]."""
+        return at_exit(self.c, stops)
+
+    def mean_layers(self, stops: NDArray[np.int64]) -> float:
+        return float(self._depths[stops].mean())
+
+    def cost_us(self, stops: NDArray[np.int64]) -> float:
+        return self.costs.mean(stops, self.traces.offsets)
+
+    def outcome(self, stops: NDArray[np.int64]) -> Outcome:
+        """stops int64 [n]: the exit of each pair."""
+        score = self.score(stops)
+        drops = tuple(self._expectation.drop(metric, score) for metric in self.metrics)
+        return Outcome(self.cost_us(stops), self.mean_layers(stops), drops)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from rexit.bundle.policy import MAX_INTERCEPT, MAX_SLOPE
 
 USELESS_SLOPE = 1e-6
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -51,3 +53,30 @@ def fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> PlattMap:
         prior = float(np.log(positives / negatives))
         return PlattMap(float(np.float32(USELESS_SLOPE)), float(np.float32(prior)), False)
     return PlattMap(float(np.float32(a)), float(np.float32(b)), True)
+
+
+def fit_all(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> tuple[PlattMap, ...]:
+    """One map per exit: log_odds float32 [n, E]."""
+    return tuple(fit(log_odds[:, k], liked) for k in range(log_odds.shape[1]))
+
+
+def apply(maps: Sequence[PlattMap], log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
+    """c float32 [n, E], computed as in the runtime."""
+    a, b = (np.array([getattr(m, name) for m in maps], np.float32) for name in ("a", "b"))
+    return log_odds * a + b
+
+
+def cross_fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_], users: NDArray[np.int64]) -> NDArray[np.float32]:
+    """c float32 [n, E] by maps that have not seen the pair's user: fitted on the other FOLDS - 1 parts of the users.
+
+    users int64 [n]: numbers from 0 on. Users are in random order already where they have been parted; their numbers deal them out.
+    A part without both labels among the others gets the map of all.
+    """
+    c = np.empty_like(log_odds)
+    fold = users % FOLDS
+    for part in range(FOLDS):
+        held = fold == part
+        others = ~held
+        known = bool(others.any()) and not liked[others].all() and bool(liked[others].any())
+        c[held] = apply(fit_all(log_odds[others], liked[others]) if known else fit_all(log_odds, liked), log_odds[held])
+    return c

@@ -1,54 +1,57 @@
-"""The cheapest thresholds and patience with which the ranking stays as good as required."""
+"""The cheapest rules with which the ranking stays as good as required."""
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.calibration.evaluate import at_exit
-from rexit.calibration.traces import Traces
-from rexit.measure.costs import Costs
-from rexit.ranking import auc
+from rexit.bundle.policy import TopK, slate_stops
+from rexit.calibration.evaluate import Evaluation, Outcome
 
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
-PRICES = tuple(10.0**x for x in np.linspace(0.5, 4.5, 9))
-MAX_PATIENCE = 3
+PATIENCE = (1, 2, 3)
+QUORUMS = (0.0, 0.051, 0.101, 0.151, 0.201, 0.301, 0.501)
+"""Shares of a slate: a hair above 1, 2, 3, 4, 6 and 10 candidates of 20, so that rounding does not decide."""
+PRICES = (3.0, 10.0, 30.0, 100.0, 300.0)
+FIRST_EXITS = 8
+SHARED = 12
 MAX_PASSES = 4
+MANY_AXES = 12
+"""With more than so many axes a pass tries near steps instead of all values, and no pairs of steps."""
+
+Point = tuple[int, ...]
+"""A rule as positions on the axes of a Space."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Stops at exit k < E-1 when c >= upper[k] or c <= -lower[k] (inf: never), once `patience` heads in a row agree on its
-    sign."""
+    """Where candidates stop, apart from the maps.
+
+    At exit k < E-1 when c >= upper[k] or c <= -lower[k] (inf: never), once `patience` heads in a row agree on its sign. quorum and
+    top_k are the rules of whole slates, see `rexit.bundle.Policy`.
+    """
 
     patience: int
     upper: tuple[float, ...]
     lower: tuple[float, ...]
-
-    def with_side(self, side: int, k: int, value: float) -> Rule:
-        """The same rule with one threshold changed: side 0 is upper, 1 is lower."""
-        changed = (*self.sides[side][:k], value, *self.sides[side][k + 1 :])
-        return replace(self, upper=changed) if side == 0 else replace(self, lower=changed)
-
-    @property
-    def sides(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        return self.upper, self.lower
+    quorum: float = 0.0
+    top_k: TopK | None = None
 
 
 @dataclass(frozen=True)
 class Found:
-    """A rule and what it does on the pairs searched: cost in microseconds per slate, AUC over all pairs."""
+    """A rule and what it does on the pairs searched."""
 
+    point: Point
     rule: Rule
-    cost_us: float
-    auc: float
+    outcome: Outcome
 
 
 Objective = Callable[[Found], tuple[float, float]]
@@ -66,119 +69,193 @@ def grid(c: NDArray[np.float32]) -> tuple[float, ...]:
     return (0.0, *inner, math.inf)
 
 
-class Search:
-    """All rules tried so far on one split. c float32 [n, E], calibrated; useful bool [E]: False for exits that must never stop.
+class Space:
+    """The rules to choose from: one axis of values for patience, for the quorum, for the top-k rule, and for each side of each
+    open exit.
 
-    `grids[side][k]` gives other thresholds to try. Deterministic: no random numbers; ties go to the higher AUC, then to the rule
-    found first.
+    c float32 [n, E], calibrated; useful bool [E]: False for exits that must never stop. top_k: the rules of whole slates to
+    choose from, None among them. `grids[side][k]` gives other thresholds.
     """
 
     def __init__(
         self,
-        traces: Traces,
         c: NDArray[np.float32],
         useful: Sequence[bool],
-        costs: Costs,
+        top_k: Sequence[TopK | None] = (None,),
+        quorums: Sequence[float] = QUORUMS,
         grids: Sequence[Sequence[Sequence[float]]] | None = None,
     ) -> None:
-        self._traces, self._c, self._costs = traces, c, costs
-        self._open = [k for k in range(traces.exits - 1) if useful[k]]
-        self._grids = grids or [[grid(sign * c[:, k]) for k in range(traces.exits - 1)] for sign in (1, -1)]
-        agree = np.ones(c.shape, np.int64)
-        for k in range(1, traces.exits):
-            agree[:, k] = np.where((c[:, k] >= 0) == (c[:, k - 1] >= 0), agree[:, k - 1] + 1, 1)
-        self._patiences = range(1, min(MAX_PATIENCE, traces.exits) + 1)
-        self._agreed = {p: agree[:, :-1] >= p for p in self._patiences}
-        self._found: dict[Rule, Found] = {}
-        never = (math.inf,) * (traces.exits - 1)
-        self.full = self._try(Rule(1, never, never))
+        exits = c.shape[1]
+        self.open = [k for k in range(exits - 1) if useful[k]]
+        self.exits = exits
+        given = grids or [[grid(sign * c[:, k]) for k in range(exits - 1)] for sign in (1, -1)]
+        self.thresholds = [(side, k, tuple(given[side][k])) for k in self.open for side in (0, 1)]
+        """Side 0 is upper, 1 is lower."""
+        self.common = (tuple(p for p in PATIENCE if p <= exits), tuple(quorums), tuple(top_k))
+        self.lengths = (*map(len, self.common), *(len(values) for _, _, values in self.thresholds))
 
-    def stops(self, rule: Rule) -> NDArray[np.int64]:
-        """The exit each pair stops at: int64 [n]. Same as `Policy.stops`, but agreement between heads is counted once for all
-        rules."""
-        early = self._c[:, :-1]
-        stop = np.ones(self._c.shape, np.bool_)
-        beyond = (early >= np.array(rule.upper, np.float32)) | (early <= -np.array(rule.lower, np.float32))
-        stop[:, :-1] = beyond & self._agreed[rule.patience]
-        return np.asarray(stop.argmax(1), np.int64)
+    @property
+    def never(self) -> Point:
+        """Full depth: each threshold at its last value, infinity."""
+        return (0, 0, 0, *(length - 1 for length in self.lengths[3:]))
 
-    def _try(self, rule: Rule) -> Found:
-        found = self._found.get(rule)
+    def rule(self, point: Point) -> Rule:
+        sides = [[math.inf] * (self.exits - 1) for _ in range(2)]
+        for (side, k, values), at in zip(self.thresholds, point[3:], strict=True):
+            sides[side][k] = values[at]
+        patience, quorum, top_k = (values[at] for values, at in zip(self.common, point[:3], strict=True))
+        return Rule(patience, tuple(sides[0]), tuple(sides[1]), quorum, top_k)
+
+    def families(self) -> Iterable[Point]:
+        """Rules with one threshold: the same |c|, or the same place among an exit's own thresholds, at every open exit from some
+        exit on, for each patience and a few quorums. Fixed depths are among them: a threshold of 0 at one exit is met there."""
+        firsts = _some(self.open, FIRST_EXITS)
+        finite = sorted({v for _, _, values in self.thresholds for v in values if not math.isinf(v)})
+        shared = _some(finite, SHARED)
+        places = range(max(self.lengths[3:], default=1) - 1)
+        for patience, quorum, first in itertools.product(
+            range(self.lengths[0]), _some(list(range(self.lengths[1])), 3), firsts
+        ):
+            for t in shared:
+                yield self._from(first, patience, quorum, [int(np.searchsorted(v, t)) for _, _, v in self.thresholds])
+            for place in places:
+                yield self._from(first, patience, quorum, [min(place, len(v) - 1) for _, _, v in self.thresholds])
+
+    def _from(self, first: int, patience: int, quorum: int, at: Sequence[int]) -> Point:
+        return (
+            patience,
+            quorum,
+            0,
+            *(i if k >= first else len(v) - 1 for (_, k, v), i in zip(self.thresholds, at, strict=True)),
+        )
+
+    def steps(self, point: Point, axis: int) -> Iterable[Point]:
+        """The same rule with another value on one axis: all of them, or near ones and both ends where there are many axes."""
+        here, length = point[axis], self.lengths[axis]
+        if len(self.lengths) <= MANY_AXES + 3 or axis < 3:
+            others = range(length)
+        else:
+            others = sorted({at for at in (0, here - 3, here - 1, here + 1, here + 3, length - 1) if 0 <= at < length})
+        return (moved(point, axis, at) for at in others if at != here)
+
+    def trades(self, point: Point) -> Iterable[Point]:
+        """Moves that no descent along single axes can make: one threshold a step down and another one a step up."""
+        axes = range(3, len(self.lengths))
+        if len(axes) > MANY_AXES:
+            return
+        for down, up in itertools.permutations(axes, 2):
+            if point[down] > 0 and point[up] + 1 < self.lengths[up]:
+                yield moved(moved(point, down, point[down] - 1), up, point[up] + 1)
+
+
+def moved(point: Point, axis: int, at: int) -> Point:
+    return (*point[:axis], at, *point[axis + 1 :])
+
+
+def _some(values: Sequence[Any], most: int) -> list[Any]:
+    """At most `most` of the values, evenly spaced, the ends among them."""
+    return [values[i] for i in np.unique(np.linspace(0, len(values) - 1, most).round().astype(int))] if values else []
+
+
+class Search:
+    """All rules tried so far on one split. Deterministic: no random numbers; ties go to the lower drop, then to the rule found
+    first."""
+
+    def __init__(self, evaluation: Evaluation, space: Space) -> None:
+        self._evaluation, self._space = evaluation, space
+        self._fires = _Fires(evaluation.c, space)
+        self._found: dict[Point, Found] = {}
+        self.full = self._try(space.never)
+
+    def stops(self, point: Point) -> NDArray[np.int64]:
+        """The exit each pair stops at: int64 [n]. As `Policy.stops`, with what thresholds share counted once."""
+        rule = self._space.rule(point)
+        fires = self._fires.of(point)
+        if rule.quorum or rule.top_k:
+            return slate_stops(self._evaluation.c, fires.T, self._evaluation.traces.offsets, rule.quorum, rule.top_k)
+        return np.asarray(fires.argmax(0), np.int64)
+
+    def _try(self, point: Point) -> Found:
+        found = self._found.get(point)
         if found is None:
-            stops = self.stops(rule)
-            score = at_exit(self._c, stops)
-            found = Found(rule, self._costs.mean(stops, self._traces.offsets), auc(score, self._traces.liked))
-            self._found[rule] = found
+            found = Found(point, self._space.rule(point), self._evaluation.outcome(self.stops(point)))
+            self._found[point] = found
         return found
 
     def explore(self) -> None:
         """Tries rules along the whole trade-off.
 
-        1. One-parameter families: the same |c| threshold at every exit from the k-th on, for each k and patience. They include
-           fixed depths and the paper's ratio criterion.
-        2. For each patience and each price of AUC, low to high: coordinate descent on `cost / full cost + price * AUC lost`,
-           from the best rule so far by that objective. The price, unlike a budget, lets one exit give up AUC while another wins
-           it back.
+        1. Families with one threshold.
+        2. For each price of a drop, low to high: coordinate descent on `cost / full cost + price * drop`, from the best rule so
+           far by that objective. The price, unlike a budget, lets one exit give up quality while another wins it back.
         """
-        if not self._open:
+        if not self._space.open:
             return
-        thresholds = sorted({t for k in self._open for side in self._grids for t in side[k] if not math.isinf(t)})
-        thresholds = thresholds[:: max(1, len(thresholds) // 24)]
-        exits = range(self._traces.exits - 1)
-        for patience in self._patiences:
-            for first in self._open:
-                for t in thresholds:
-                    same = tuple(t if k >= first and k in self._open else math.inf for k in exits)
-                    self._try(Rule(patience, same, same))
-        for patience in self._patiences:
-            for price in PRICES:
-                objective = partial(self._priced, price)
-                self._descend(min((f for f in self._found.values() if f.rule.patience == patience), key=objective), objective)
-
-    def _priced(self, price: float, found: Found) -> tuple[float, float]:
-        return found.cost_us / self.full.cost_us + price * max(0.0, self.full.auc - found.auc), -found.auc
-
-    def _within(self, max_auc_drop: float, found: Found) -> tuple[float, float]:
-        return (found.cost_us, -found.auc) if found.auc >= self.full.auc - max_auc_drop else (math.inf, -found.auc)
-
-    def _descend(self, best: Found, objective: Objective) -> Found:
-        for _ in range(MAX_PASSES):
-            before = best
-            for k in self._open:
-                for side in (0, 1):
-                    tried = [self._try(best.rule.with_side(side, k, value)) for value in self._grids[side][k]]
-                    best = min((best, *tried), key=objective)
-            if best is before:
-                break
-        return best
-
-    def _trade(self, best: Found, objective: Objective) -> Found:
-        """Moves that a descent along single thresholds cannot make: another patience, or one threshold a step down and another
-        one a step up."""
-        tried = [self._try(replace(best.rule, patience=p)) for p in self._patiences]
-        sides = [(side, k) for side in (0, 1) for k in self._open]
-        for down, up in itertools.permutations(sides, 2):
-            if (lower := self._step(best.rule, *down, -1)) and (both := self._step(lower, *up, 1)):
-                tried.append(self._try(both))
-        return min((best, *tried), key=objective)
-
-    def _step(self, rule: Rule, side: int, k: int, by: int) -> Rule | None:
-        values, now = self._grids[side][k], rule.sides[side][k]
-        at = bisect.bisect_left(values, now) - 1 if by < 0 else bisect.bisect_right(values, now)
-        return rule.with_side(side, k, values[at]) if 0 <= at < len(values) else None
+        for point in self._space.families():
+            self._try(point)
+        for price in PRICES:
+            objective = partial(self._priced, price)
+            self._descend(min(self._found.values(), key=objective), objective)
 
     def trade_off(self, budgets: Iterable[float]) -> dict[float, Found]:
-        """The cheapest rule for each budget: its AUC here is at least full depth's minus the budget. Call `explore` first.
+        """The cheapest rule for each budget: no metric drops by more here. Call `explore` first.
 
         Each budget gets its own descents, with trades in between, and may use what the others found, so a larger budget never
         costs more.
         """
-        objectives = {budget: partial(self._within, budget) for budget in sorted(budgets)}
+        objectives = {budget: partial(_within, budget) for budget in sorted(budgets)}
         for objective in objectives.values():
             best = min(self._found.values(), key=objective)
-            for _ in range(MAX_PASSES):
-                traded = self._trade(self._descend(best, objective), objective)
-                if traded == best:
+            for _ in range(MAX_PASSES if self._space.open else 0):
+                traded = min(
+                    (self._descend(best, objective), *map(self._try, self._space.trades(best.point))), key=objective
+                )
+                if traded is best:
                     break
                 best = traded
         return {budget: min(self._found.values(), key=objective) for budget, objective in objectives.items()}
+
+    def _priced(self, price: float, found: Found) -> tuple[float, float]:
+        drop = found.outcome.drop
+        return found.outcome.cost_us / self.full.outcome.cost_us + price * max(0.0, drop), drop
+
+    def _descend(self, best: Found, objective: Objective) -> Found:
+        for _ in range(MAX_PASSES):
+            before = best
+            for axis in range(len(self._space.lengths)):
+                best = min((best, *map(self._try, self._space.steps(best.point, axis))), key=objective)
+            if best is before:
+                break
+        return best
+
+
+def _within(budget: float, found: Found) -> tuple[float, float]:
+    outcome = found.outcome
+    return (outcome.cost_us if outcome.drop <= budget else math.inf, outcome.drop)
+
+
+class _Fires:
+    """Which candidates a point's thresholds and patience stop at which exit, put together from what each value stops."""
+
+    def __init__(self, c: NDArray[np.float32], space: Space) -> None:
+        self._space = space
+        self._sides = {
+            (side, k): np.stack([(c[:, k] >= v) if side == 0 else (c[:, k] <= -v) for v in np.array(values, np.float32)])
+            for side, k, values in space.thresholds
+        }
+        """bool [values, n]"""
+        agree = np.ones(c.shape, np.int64)
+        for k in range(1, c.shape[1]):
+            agree[:, k] = np.where((c[:, k] >= 0) == (c[:, k - 1] >= 0), agree[:, k - 1] + 1, 1)
+        self._agreed = [np.ascontiguousarray((agree >= p).T) for p in space.common[0]]
+        self._shape = (c.shape[1], len(c))
+
+    def of(self, point: Point) -> NDArray[np.bool_]:
+        """bool [E, n]; the last exit stops all."""
+        fires = np.zeros(self._shape, np.bool_)
+        fires[-1] = True
+        for (side, k, _), at in zip(self._space.thresholds, point[3:], strict=True):
+            fires[k] |= self._sides[side, k][at]
+        if point[0]:
+            fires[:-1] &= self._agreed[point[0]][:-1]
+        return fires

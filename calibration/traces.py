@@ -15,6 +15,10 @@ from rexit.progress import Progress, silent
 from rexit.slates import Slate
 
 
+MOST_PAIRS = 40_000
+"""What the search looks at."""
+
+
 @dataclass(frozen=True)
 class Traces:
     """A split as the variant sees it: n pairs in S slates, E exits.
@@ -35,6 +39,40 @@ class Traces:
     def exits(self) -> int:
         """E, the number of exits."""
         return int(self.log_odds.shape[1])
+
+    @property
+    def user_count(self) -> int:
+        return int(self.users.max()) + 1
+
+    def of(self, chosen: NDArray[np.bool_]) -> Traces:
+        """Those of the chosen users, bool [users], numbered anew."""
+        pairs = chosen[self.users]
+        sizes = np.diff(self.offsets)[chosen[self.users[self.offsets[:-1]]]]
+        users = np.unique(self.users[pairs], return_inverse=True)[1].astype(np.int64)
+        return Traces(self.log_odds[pairs], self.liked[pairs], users, np.concatenate(([0], np.cumsum(sizes))).astype(np.int64))
+
+
+def parted(traces: Traces, seed: int = 0) -> tuple[Traces, Traces]:
+    """Traces of two parts of the users: those that choose a policy, and the others, which certify it.
+
+    Half of the users each, drawn by `seed`; fewer choose where half of them have more than MOST_PAIRS pairs: more would make the
+    search slow and the choice no better, while more users make a certificate easier to get. Raises InputError for fewer than two
+    users, or a part whose labels are all the same.
+    """
+    if traces.user_count < 2:
+        raise InputError("validation: has one user, expected at least two: one part of the users chooses, the other certifies")
+    order = np.random.default_rng(seed).permutation(traces.user_count)
+    half = order[: traces.user_count // 3]
+    pairs = np.bincount(traces.users, minlength=traces.user_count)[half]
+    fits = max(1, int(np.searchsorted(np.cumsum(pairs), MOST_PAIRS, "right")))
+    chooses = np.zeros(traces.user_count, np.bool_)
+    chooses[half[:fits]] = True
+    parts = traces.of(chooses), traces.of(~chooses)
+    for part in parts:
+        if part.liked.all() or not part.liked.any():
+            kind = "liked" if part.liked[0] else "not liked"
+            raise InputError(f"validation: all {len(part)} pairs of one half of the users are {kind}, expected both kinds")
+    return parts
 
 
 def collect(session: Scorer, slates: Sequence[Slate], what: str = "traces", progress: Progress = silent) -> Traces:

@@ -1,0 +1,79 @@
+"""What a ranking is expected to lose, with full depth's probabilities in the place of labels.
+
+Labels are noise to a choice: on MovieLens 100k a user's NDCG@10 differs between two depths by 0.05 (standard deviation) while the
+means differ by 0.001, and the best of thousands of policies is the one that the labels happened to favour. Full depth's calibrated
+probability p says what a label is on average, so the loss can be averaged over labels instead of drawn: each pair counts as p of a
+like and 1 - p of a dislike. Our choice, for choosing alone: what certifies and what is reported counts real labels. A ranking
+better than full depth's cannot be seen this way; its loss is overstated.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from rexit.calibration.metrics import Judge, Metric
+from rexit.calibration.traces import Traces
+from rexit.ranking import descending
+
+
+class Expectation:
+    """Of one split under full depth's c, float32 [n]. Prepared once, so that judging another ranking is fast."""
+
+    def __init__(self, traces: Traces, full: NDArray[np.float32]) -> None:
+        self._judge = Judge(traces.users, traces.liked, traces.offsets, full)
+        self._p = expit(full.astype(np.float64))
+        self._users = _Groups(traces.users)
+        self._all = _Groups(np.zeros(len(full), np.int64))
+        self._full = full
+        self._values: dict[Metric, float] = {}
+
+    def drop(self, metric: Metric, score: NDArray[np.float32]) -> float:
+        """How much `score` float32 [n] is expected to lose against full depth, in the metric's unit. Never below 0 but for log
+        loss's rounding; `agreement` and `top-k-overlap` need no labels and are as measured."""
+        if metric.kind in ("agreement", "top-k-overlap"):
+            return self._judge.drop(metric, score)
+        if metric not in self._values:
+            self._values[metric] = self._value(metric, self._full)
+        drop = self._values[metric] - self._value(metric, score)
+        return drop if metric.higher_is_better else -drop
+
+    def _value(self, metric: Metric, score: NDArray[np.float32]) -> float:
+        if metric.kind == "logloss":
+            c = score.astype(np.float64)
+            return float(np.mean(np.logaddexp(0.0, c) - c * self._p))
+        if metric.kind == "ndcg":
+            return self._users.ndcg(score, self._p, metric.k or 0)
+        return (self._all if metric.kind == "auc" else self._users).auc(score, self._p)
+
+
+class _Groups:
+    """Pairs in groups that are ranked each by itself: users int64 [n], each one's pairs together."""
+
+    def __init__(self, users: NDArray[np.int64]) -> None:
+        self._starts = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
+        self._sizes = np.diff(np.r_[self._starts, len(users)])
+        self._key = np.repeat(np.arange(len(self._starts)) << 32, self._sizes)
+        self._place = np.arange(len(users)) - np.repeat(self._starts, self._sizes)
+
+    def ndcg(self, score: NDArray[np.float32], p: NDArray[np.float64], k: int) -> float:
+        """Mean over groups of expected gain in the order of the score over that in the order of p."""
+        discount = np.where(self._place < k, 1 / np.log2(self._place + 2.0), 0.0)
+        gained, best = (np.add.reduceat(discount * self._ordered(by, p), self._starts) for by in (score, p.astype(np.float32)))
+        return float(np.mean(gained / best))
+
+    def auc(self, score: NDArray[np.float32], p: NDArray[np.float64]) -> float:
+        """Mean over groups of more than one pair of the chance that a like is above a dislike."""
+        ordered = self._ordered(score, p)
+        before = np.cumsum(ordered) - ordered
+        before -= np.repeat(before[self._starts], self._sizes)
+        above = np.add.reduceat(before * (1 - ordered), self._starts)
+        likes, squares = np.add.reduceat(p, self._starts), np.add.reduceat(p * p, self._starts)
+        pairs = likes * (self._sizes - likes) - (likes - squares)  # p_i (1 - p_j) over i != j
+        several = self._sizes > 1
+        return float(np.mean(above[several] / pairs[several]))
+
+    def _ordered(self, score: NDArray[np.float32], p: NDArray[np.float64]) -> NDArray[np.float64]:
+        """p in the order of the score, the highest first, group by group. Ties stay as they are: c is hardly ever equal."""
+        return p[np.argsort(self._key + descending(score), kind="stable")]

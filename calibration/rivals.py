@@ -1,0 +1,140 @@
+"""Other ways to choose where candidates stop, tuned on the same traces: what a policy has to beat.
+
+Each way has one parameter or a greedy rule, and takes the cheapest setting whose metrics drop by no more than is allowed. They
+are written after their papers, on log-odds and without what needs training of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.calibration.evaluate import Evaluation, Outcome
+
+Stops = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.int64]]
+"""From raw log-odds and c, both float32 [n, E], to the exit of each pair, int64 [n]."""
+
+STEPS = 40
+ROUNDS = 400
+
+
+def fixed(exit: int) -> Stops:
+    """Always the same exit."""
+    return lambda z, c: np.full(len(c), exit, np.int64)
+
+
+def tuned(evaluation: Evaluation, allowed: float) -> dict[str, Stops]:
+    """Each rival by name, tuned on this split. Nothing but full depth may be within the allowed drop: then it is full depth."""
+    z, c = evaluation.traces.log_odds, evaluation.c
+    exits = c.shape[1]
+    families: dict[str, Iterable[Stops]] = {
+        "one threshold": map(_threshold, _quantiles(np.abs(c[:, :-1]))),
+        "entropy": map(_entropy, _quantiles(np.abs(z[:, :-1]))),
+        "patience": map(_patience, range(1, exits + 1)),
+        "exit shares": map(_shares(c).thresholds, np.geomspace(0.02, 50, STEPS)),
+    }
+    found = {name: _cheapest(evaluation, allowed, family) for name, family in families.items()}
+    return {**found, "one exit at a time": _greedy(evaluation, allowed)}
+
+
+def _cheapest(evaluation: Evaluation, allowed: float, family: Iterable[Stops]) -> Stops:
+    full = fixed(evaluation.c.shape[1] - 1)
+    best, least = full, evaluation.outcome(full(evaluation.traces.log_odds, evaluation.c)).cost_us
+    for one in family:
+        outcome = evaluation.outcome(one(evaluation.traces.log_odds, evaluation.c))
+        if outcome.drop <= allowed and outcome.cost_us < least:
+            best, least = one, outcome.cost_us
+    return best
+
+
+def _quantiles(confidence: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.unique(np.quantile(confidence, np.linspace(0, 0.995, STEPS)).astype(np.float32))
+
+
+def _first(fires: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The first exit that stops: bool [n, E - 1] to int64 [n]; the last one stops all."""
+    return np.where(fires.any(1), fires.argmax(1), fires.shape[1]).astype(np.int64)
+
+
+def _threshold(t: np.float32) -> Stops:
+    """The same |c| at every exit: maximum probability."""
+    return lambda z, c: _first(np.abs(c[:, :-1]) >= t)
+
+
+def _entropy(t: np.float32) -> Stops:
+    """The same entropy of the heads' own softmax at every exit, which with two labels is the same |z|: DeeBERT (2004.12993)."""
+    return lambda z, c: _first(np.abs(z[:, :-1]) >= t)
+
+
+def _patience(heads: int) -> Stops:
+    """As soon as so many heads in a row give the same answer: PABEE (2006.04152)."""
+
+    def stops(z: NDArray[np.float32], c: NDArray[np.float32]) -> NDArray[np.int64]:
+        agree = np.ones(c.shape, np.int64)
+        for k in range(1, c.shape[1]):
+            agree[:, k] = np.where((c[:, k] >= 0) == (c[:, k - 1] >= 0), agree[:, k - 1] + 1, 1)
+        return _first(agree[:, :-1] >= heads)
+
+    return stops
+
+
+class _shares:
+    """Thresholds by which each exit takes a given share of the candidates, the share of an exit being a constant times that of the
+    exit before: how EENet (2301.07099) meets a budget, with |c| in the place of its learnt exit scores."""
+
+    def __init__(self, c: NDArray[np.float32]) -> None:
+        self._confidence = np.abs(c[:, :-1])
+
+    def thresholds(self, ratio: float) -> Stops:
+        exits = self._confidence.shape[1] + 1
+        share = ratio ** np.arange(exits)
+        share /= share.sum()
+        left, limits = np.ones(len(self._confidence), np.bool_), []
+        for k in range(exits - 1):
+            confidence = self._confidence[left, k]
+            taken = min(1.0, share[k] * len(left) / max(1, len(confidence)))
+            limits.append(np.quantile(confidence, 1 - taken).astype(np.float32) if len(confidence) else np.float32(np.inf))
+            left &= self._confidence[:, k] < limits[k]
+        limit = np.array(limits, np.float32)
+        return lambda z, c: _first(np.abs(c[:, :-1]) >= limit)
+
+
+def _greedy(evaluation: Evaluation, allowed: float) -> Stops:
+    """Thresholds of |c| lowered one exit at a time, always where the saving for the drop is largest, the step doubled after a
+    success and halved at the border: Apparate (2312.05385)."""
+    z, c = evaluation.traces.log_odds, evaluation.c
+    confidence = np.abs(c[:, :-1])
+    place, step = np.zeros(confidence.shape[1]), np.full(confidence.shape[1], 0.1)
+
+    def stopping(shares: NDArray[np.float64]) -> Stops:
+        limit = np.array(
+            [np.inf if s == 0 else np.quantile(confidence[:, k], 1 - s) for k, s in enumerate(shares)], np.float32
+        )
+        return lambda z, c: _first(np.abs(c[:, :-1]) >= limit)
+
+    def measured(shares: NDArray[np.float64]) -> Outcome:
+        return evaluation.outcome(stopping(shares)(z, c))
+
+    now = measured(place)
+    for _ in range(ROUNDS):
+        best, best_ratio = None, -np.inf
+        for k in np.flatnonzero((place < 1) & (step > 0.005)):
+            tried = place.copy()
+            tried[k] = min(1.0, place[k] + step[k])
+            outcome = measured(tried)
+            if outcome.drop > allowed:
+                step[k] /= 2
+            elif outcome.cost_us < now.cost_us:
+                ratio = (now.cost_us - outcome.cost_us) / max(outcome.drop - now.drop, 1e-9)
+                if ratio > best_ratio:
+                    best, best_ratio = (int(k), tried, outcome), ratio
+            else:
+                step[k] = min(1.0, 2 * step[k]) if tried[k] < 1 else 0.0
+        if best is not None:
+            k, place, now = best
+            step[k] *= 2
+        elif not ((place < 1) & (step > 0.005)).any():
+            break
+    return stopping(place)
