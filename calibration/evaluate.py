@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import Policy
+from rexit.calibration.metrics import log_losses
 from rexit.calibration.traces import Traces
 from rexit.measure.costs import Costs
 from rexit.ranking import auc, user_auc
@@ -28,8 +29,7 @@ class Metrics:
 
 def logloss(c: NDArray[np.float32], liked: NDArray[np.bool_]) -> float:
     """Mean negative log-likelihood in nats of calibrated log-odds c [n]."""
-    c64 = c.astype(np.float64)
-    return float(np.mean(np.logaddexp(0.0, c64) - c64 * liked))
+    return float(np.mean(log_losses(c, liked)))
 
 
 def at_exit(c: NDArray[np.float32], stops: NDArray[np.int64]) -> NDArray[np.float32]:
