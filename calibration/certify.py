@@ -66,6 +66,8 @@ def p_value(losses: NDArray[np.float64], bounds: tuple[float, float], limit: flo
     Raises InputError for a limit outside the bounds, ValueError for losses outside of them.
     """
     x, m = _scaled(losses, bounds, limit)
+    if len(x) == 0:
+        return 1.0
     x = np.random.default_rng(ORDER_SEED).permutation(x)
     seen = np.arange(1, len(x) + 1)
     mean = (m + np.cumsum(x)) / (seen + 1)
