@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 BOOTSTRAP_SEED = 20250102
+RESAMPLES = 1000
 
 
 class Ranking:
@@ -33,13 +36,71 @@ def auc(score: NDArray[np.float32], liked: NDArray[np.bool_]) -> float:
     return Ranking(score, liked).auc()
 
 
+class ByUser:
+    """Pairs by user, prepared so that ranking them again is fast: users int64 [n], any numbers; liked bool [n].
+
+    Values are per user, float64 [U] in the order of their numbers, nan where a user does not have both labels. A tie is worth
+    the average over the orders it may stand for. score float [n], float32 for speed, without nan.
+
+    All users are sorted in one go: what is sorted is the user, the score and the label in one integer.
+    """
+
+    def __init__(self, users: NDArray[np.int64], liked: NDArray[np.bool_]) -> None:
+        self.numbers: NDArray[np.int64] = np.unique(users, return_inverse=True)[1]
+        """Each pair's user, from 0 on: int64 [n]."""
+        self.pairs = np.bincount(self.numbers)
+        self._likes = np.bincount(self.numbers, liked)
+        self.both = (self._likes > 0) & (self._likes < self.pairs)
+        """Users with both labels: bool [U]."""
+        self._starts = np.cumsum(self.pairs) - self.pairs
+        self._place = np.arange(len(users)) - np.repeat(self._starts, self.pairs)
+        self._key = (self.numbers << 33) + liked
+        self._discounts: dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+
+    def auc(self, score: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Each user's area under the ROC curve."""
+        likes, others = self._likes, self.pairs - self._likes
+        above = self._over_likes(score, self._place.astype(np.float64)) - likes * (likes - 1) / 2
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(self.both, 1 - above / (likes * others), np.nan)
+
+    def ndcg(self, score: NDArray[np.floating], k: int) -> NDArray[np.float64]:
+        """Each user's normalized discounted cumulative gain of the first k, a like being worth 1."""
+        if k not in self._discounts:
+            first = self._place < k
+            discount = np.where(first, 1 / np.log2(self._place + 2.0), 0.0)
+            best = np.add.reduceat(discount * (self._place < np.repeat(self._likes, self.pairs)), self._starts)
+            self._discounts[k] = discount, np.where(self.both, best, np.nan)
+        discount, best = self._discounts[k]
+        return self._over_likes(score, discount) / best
+
+    def _over_likes(self, score: NDArray[np.floating], worth: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Each user's sum, over liked pairs, of what their place is worth: float64 [U] from worth [n], users and places in
+        order."""
+        key = np.sort(self._key + (descending(score) << 1))
+        liked = (key & 1).astype(np.float64)
+        fresh = np.r_[True, (key[1:] ^ key[:-1]) > 1]
+        if fresh.all():
+            return np.add.reduceat(worth * liked, self._starts)
+        ties = np.flatnonzero(fresh)
+        sizes = np.diff(np.r_[ties, len(key)])
+        sums = np.add.reduceat(worth, ties) * np.add.reduceat(liked, ties) / sizes
+        return np.add.reduceat(sums, np.searchsorted(ties, self._starts))
+
+
+def descending(score: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Integers from 0 to below 2**32 that order as the scores do, the highest score first: int64 [n]."""
+    if score.dtype != np.float32:
+        order = np.unique(score, return_inverse=True)[1]
+        return np.asarray(order.max() - order, np.int64)
+    bits = (np.float32(0) - score).view(np.int32)  # from 0, so that 0 and -0 are one
+    return np.asarray((bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64) + 2**31)
+
+
 def user_auc(score: NDArray[np.float32], users: NDArray[np.int64], liked: NDArray[np.bool_]) -> float:
-    """Mean of each user's own AUC, over users with both labels; nan if there is none. A user's pairs stand together."""
-    starts = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
-    ends = np.r_[starts[1:], len(users)]
-    each = [auc(score[a:b], liked[a:b]) for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
-    known = [value for value in each if not np.isnan(value)]
-    return float(np.mean(known)) if known else float("nan")
+    """Mean of each user's own AUC, over users with both labels; nan if there is none."""
+    by_user = ByUser(users, liked)
+    return float(by_user.auc(score)[by_user.both].mean()) if by_user.both.any() else float("nan")
 
 
 def auc_difference(
@@ -47,19 +108,24 @@ def auc_difference(
     reference: NDArray[np.float32],
     users: NDArray[np.int64],
     liked: NDArray[np.bool_],
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
 ) -> tuple[float, float, float]:
-    """AUC(score) - AUC(reference) and its 95 % interval. users int64 [n]: numbers from 0 on, none left out.
-
-    A paired bootstrap over users (percentile, seeded): a user's pairs are not independent, so users are drawn, not pairs; both
-    rankings are weighted by the same draw, so what they share cancels out.
-    """
+    """AUC(score) - AUC(reference) and its 95 % interval (see `interval`). users int64 [n]: numbers from 0 on, none left out."""
     ranking, baseline = Ranking(score, liked), Ranking(reference, liked)
-    count = int(users.max()) + 1
+
+    def difference(weights: NDArray[np.float64]) -> float:
+        return ranking.auc(weights[users]) - baseline.auc(weights[users])
+
+    return (ranking.auc() - baseline.auc(), *interval(difference, int(users.max()) + 1, resamples))
+
+
+def interval(value: Callable[[NDArray[np.float64]], float], users: int, resamples: int = RESAMPLES) -> tuple[float, float]:
+    """The 95 % interval of a value of weighted users: float64 [users], how often each one counts.
+
+    A bootstrap over users (percentile, seeded): a user's pairs are not independent, so users are drawn, not pairs. The draws are
+    always the same, so that of a difference what both sides share cancels out. Draws without a value (nan) are left out.
+    """
     random = np.random.default_rng(BOOTSTRAP_SEED)
-    differences = []
-    for _ in range(resamples):
-        weights = np.bincount(random.integers(0, count, count), minlength=count).astype(np.float64)[users]
-        differences.append(ranking.auc(weights) - baseline.auc(weights))
-    low, high = np.nanpercentile(differences, [2.5, 97.5])
-    return ranking.auc() - baseline.auc(), float(low), float(high)
+    drawn = [value(np.bincount(random.integers(0, users, users), minlength=users).astype(np.float64)) for _ in range(resamples)]
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return float(low), float(high)

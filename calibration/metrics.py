@@ -1,0 +1,209 @@
+"""What the ranking of a policy is judged by, with users as the unit.
+
+| metric            | of a user                                                       | users with a value          |
+|-------------------|-----------------------------------------------------------------|-----------------------------|
+| `ndcg@K`          | NDCG of the first K of all the user's pairs                     | with both labels            |
+| `user-auc`        | AUC of all the user's pairs                                     | with both labels            |
+| `agreement`       | share of the user's pairs whose c has the sign it has at full   | all                         |
+|                   | depth                                                           |                             |
+| `top-k-overlap@K` | share of full depth's first K that are among the policy's first | with a slate of more than K |
+|                   | K, mean over the user's slates of more than K candidates        |                             |
+
+The value of a split is the mean over users. `auc` and `logloss` are over all pairs of the split and have no value per user.
+Ties in NDCG and AUC are worth their average; in `top-k-overlap` the first of a slate comes first, as the runtime's top-k has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.errors import InputError
+from rexit.ranking import RESAMPLES, ByUser, Ranking, descending, interval
+
+CHOICES = "ndcg@K, user-auc, auc, logloss, agreement or top-k-overlap@K, with K from 1"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """kind: the name without K; k: None where the metric has none."""
+
+    kind: str
+    k: int | None = None
+
+    @property
+    def name(self) -> str:
+        """As `parse` reads it."""
+        return self.kind if self.k is None else f"{self.kind}@{self.k}"
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.kind != "logloss"
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Between what a user's loss lies; None for metrics over pairs, which nothing can be certified about."""
+        return {"ndcg": (-1.0, 1.0), "user-auc": (-1.0, 1.0), "agreement": (0.0, 1.0), "top-k-overlap": (0.0, 1.0)}.get(self.kind)
+
+
+def parse(name: str) -> Metric:
+    """`ndcg@10` and so on. Raises InputError for any other name."""
+    kind, at, digits = name.partition("@")
+    wants_k = kind in ("ndcg", "top-k-overlap")
+    if not wants_k and kind not in ("user-auc", "auc", "logloss", "agreement"):
+        raise InputError(f"metric {name!r}: unknown, expected {CHOICES}")
+    if bool(at) != wants_k:
+        raise InputError(f"metric {name!r}: {'has no K' if wants_k else 'takes no K'}, expected {CHOICES}")
+    if not wants_k:
+        return Metric(kind)
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 9 and int(digits) >= 1):
+        raise InputError(f"metric {name!r}: K is {digits!r}, expected a whole number from 1")
+    return Metric(kind, int(digits))
+
+
+def log_losses(c: NDArray[np.float32], liked: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Negative log-likelihoods in nats of calibrated log-odds c [n]: float64 [n]."""
+    c64 = c.astype(np.float64)
+    return np.asarray(np.logaddexp(0.0, c64) - c64 * liked)
+
+
+class Judge:
+    """Of one split: prepared once, so that judging another policy on it is fast.
+
+    users int64 [n], numbers from 0 on; liked bool [n]; offsets int64 [S + 1] of the slates in the pairs; reference float32 [n]:
+    c at the last exit. What is judged is score float32 [n]: c where the policy stops each pair.
+
+    Every method raises InputError where the metric has no value on this split (one label only, no user with both, no slate of
+    more than K) or scores are not finite.
+    """
+
+    def __init__(
+        self,
+        users: NDArray[np.int64],
+        liked: NDArray[np.bool_],
+        offsets: NDArray[np.int64],
+        reference: NDArray[np.float32],
+    ) -> None:
+        self._liked, self._offsets, self._reference = liked, offsets, reference
+        self._by_user = ByUser(users, liked)
+        self._all = ByUser(np.zeros(len(liked), np.int64), liked)
+        self._tops: dict[int, _Tops] = {}
+        self._full: dict[Metric, float] = {}
+        self._full_each: dict[Metric, NDArray[np.float64]] = {}
+
+    def full(self, metric: Metric) -> float:
+        """The metric of full depth."""
+        if metric not in self._full:
+            self._full[metric] = self.value(metric, self._reference)
+        return self._full[metric]
+
+    def value(self, metric: Metric, score: NDArray[np.float32]) -> float:
+        if metric.bounds is not None:
+            return float(np.nanmean(self.each(metric, score)))
+        self._check(metric, score)
+        return float(self._all.auc(score)[0] if metric.kind == "auc" else log_losses(score, self._liked).mean())
+
+    def drop(self, metric: Metric, score: NDArray[np.float32]) -> float:
+        """How much is lost against full depth; more is worse for all metrics."""
+        drop = self.full(metric) - self.value(metric, score)
+        return drop if metric.higher_is_better else -drop
+
+    def interval(self, metric: Metric, score: NDArray[np.float32], resamples: int = RESAMPLES) -> tuple[float, float]:
+        """The 95 % interval of `drop`, by a paired bootstrap over users (see `rexit.ranking.interval`)."""
+        numbers, pairs = self._by_user.numbers, self._by_user.pairs
+        if metric.kind == "auc":
+            self._check(metric, score)
+            full, mine = Ranking(self._reference, self._liked), Ranking(score, self._liked)
+            return interval(lambda w: full.auc(w[numbers]) - mine.auc(w[numbers]), len(pairs), resamples)
+        if metric.kind == "logloss":
+            self._check(metric, score)
+            sums = np.bincount(numbers, log_losses(score, self._liked) - log_losses(self._reference, self._liked))
+            counts = pairs.astype(np.float64)
+        else:
+            lost = self._lost(metric, score)
+            counts = np.isfinite(lost).astype(np.float64)
+            sums = np.where(counts > 0, lost, 0.0)
+
+        def mean(weights: NDArray[np.float64]) -> float:
+            total = float(weights @ counts)
+            return float(weights @ sums) / total if total > 0 else float("nan")
+
+        return interval(mean, len(pairs), resamples)
+
+    def losses(self, metric: Metric, score: NDArray[np.float32]) -> NDArray[np.float64]:
+        """What each user loses against full depth, in `metric.bounds`: float64, users without a value left out. Their mean is
+        `drop`. Raises InputError for metrics over pairs."""
+        lost = self._lost(metric, score)
+        return lost[np.isfinite(lost)]
+
+    def _lost(self, metric: Metric, score: NDArray[np.float32]) -> NDArray[np.float64]:
+        if metric not in self._full_each:
+            self._full_each[metric] = self.each(metric, self._reference)
+        return self._full_each[metric] - self.each(metric, score)
+
+    def each(self, metric: Metric, score: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Each user's value: float64 [U], nan where a user has none. Raises InputError for metrics over pairs."""
+        if metric.bounds is None:
+            raise InputError(f"metric {metric.name}: is over all pairs, expected one with a value per user")
+        self._check(metric, score)
+        if metric.kind == "user-auc":
+            return self._by_user.auc(score)
+        if metric.kind == "ndcg":
+            return self._by_user.ndcg(score, metric.k or 0)
+        if metric.kind == "agreement":
+            same = (score >= 0) == (self._reference >= 0)
+            return np.bincount(self._by_user.numbers, same) / self._by_user.pairs
+        return self._overlap(score, metric.k or 0)
+
+    def _overlap(self, score: NDArray[np.float32], k: int) -> NDArray[np.float64]:
+        if k not in self._tops:
+            self._tops[k] = _Tops(self._offsets, self._by_user.numbers, k, self._reference)
+        return self._tops[k].each(score, len(self._by_user.pairs))
+
+    def _check(self, metric: Metric, score: NDArray[np.float32]) -> None:
+        if not np.isfinite(score).all():
+            bad = int(np.flatnonzero(~np.isfinite(score))[0])
+            raise InputError(f"metric {metric.name}: the score of pair {bad} is {score[bad]}, expected finite scores")
+        if metric.kind == "auc" and not self._all.both[0]:
+            kind = "liked" if self._liked[0] else "not liked"
+            raise InputError(f"metric auc: all {len(self._liked)} pairs are {kind}, expected both kinds")
+        if metric.kind in ("ndcg", "user-auc") and not self._by_user.both.any():
+            users = len(self._by_user.pairs)
+            raise InputError(f"metric {metric.name}: none of {users} users has both a like and a dislike, expected some")
+        if metric.kind == "top-k-overlap" and (largest := int(np.diff(self._offsets).max())) <= (metric.k or 0):
+            raise InputError(f"metric {metric.name}: the largest slate has {largest} candidates, expected more than {metric.k}")
+
+
+class _Tops:
+    """The first k of every slate with more than k candidates, at full depth: what others are compared with."""
+
+    def __init__(self, offsets: NDArray[np.int64], users: NDArray[np.int64], k: int, reference: NDArray[np.float32]) -> None:
+        sizes = np.diff(offsets)
+        large = sizes > k
+        self._k = k
+        self._pairs = np.flatnonzero(np.repeat(large, sizes))
+        self._sizes = sizes[large]
+        self._starts = np.cumsum(self._sizes) - self._sizes
+        self._slate = np.repeat(np.arange(len(self._sizes)) << 32, self._sizes)
+        self._users = users[offsets[:-1][large]]
+        self._reference = self._first(reference)
+
+    def each(self, score: NDArray[np.float32], users: int) -> NDArray[np.float64]:
+        """Each user's mean share of the first k kept: float64 [users], nan without a large slate."""
+        shared = np.add.reduceat((self._first(score) & self._reference).astype(np.int64), self._starts) / self._k
+        with np.errstate(invalid="ignore"):
+            return np.bincount(self._users, shared, users) / np.bincount(self._users, minlength=users)
+
+    def _first(self, score: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Whether a pair of a large slate is among its first k."""
+        key = self._slate + descending(score[self._pairs])
+        last = np.sort(key)[self._starts + self._k - 1]
+        last = np.repeat(last, self._sizes)
+        above, tied = key < last, key == last
+        # Of those as good as the k-th, as many as there is room for, in the order of the slate.
+        room = self._k - np.add.reduceat(above.astype(np.int64), self._starts)
+        seen = np.cumsum(tied)
+        before = np.repeat((seen - tied)[self._starts], self._sizes)
+        return np.asarray(above | (tied & (seen - before <= np.repeat(room, self._sizes))))
