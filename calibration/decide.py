@@ -20,7 +20,7 @@ from rexit.calibration import certify, metrics, platt, rivals
 from rexit.calibration.evaluate import Evaluation, Outcome
 from rexit.calibration.metrics import Judge, Metric
 from rexit.calibration.rivals import Stops
-from rexit.calibration.search import Found, Rule, Search, Space
+from rexit.calibration.search import Rule, Search, Space
 from rexit.calibration.traces import Traces, parted
 from rexit.errors import InputError
 from rexit.measure.costs import Costs, depth_name
@@ -48,6 +48,11 @@ class Goal:
     confidence: float = 0.95
     top_k: int | None = None
 
+    @property
+    def error(self) -> float:
+        """What the confidence leaves."""
+        return 1 - self.confidence
+
     def check(self) -> None:
         """Raises InputError for numbers that cannot work."""
         if not self.metrics:
@@ -67,10 +72,10 @@ class Candidate:
 
     policy: Policy
     fixed: int | None
-    budget: float | None
+    budget: float
     outcome: Outcome
-    p_value: float
-    certified: bool
+    p_value: float = 1.0
+    certified: bool = False
 
 
 Interval = tuple[float, float, float]
@@ -101,10 +106,11 @@ class Gain:
 class Decision:
     """What calibration chose, and what it does.
 
-    chosen: None if full depth. candidates: all that were tested for a certificate. rows: of the test split; `full depth` first,
-    then fixed depths, rivals, and `policy` last. curve: (budget, row) of dynamic policies, certified or not. gain: None if no
-    fixed depth costs as little. saving: share of full depth's cost that the policy saves on the choosing part. needed: users of
-    the certifying part that the best dynamic policy would have needed, None if it was certified or could not be by any number.
+    chosen: None if full depth. candidates: all that were tested for a certificate, in that order. rows: of the test split; `full
+    depth` first, then fixed depths, rivals, and `policy` last. curve: a row for each candidate. gain: None if the policy is a fixed
+    depth, or none costs as little. saving: share of full depth's cost that the policy saves on the choosing part. needed: about
+    how many users of the certifying part would have certified the first candidate that was not (infinite: no number would), None
+    if all were.
     """
 
     goal: Goal
@@ -114,10 +120,10 @@ class Decision:
     chosen: Candidate | None
     candidates: tuple[Candidate, ...]
     rows: tuple[Row, ...]
-    curve: tuple[tuple[float, Row], ...]
+    curve: tuple[Row, ...]
     gain: Gain | None
     saving: float
-    needed: int | None
+    needed: float | None
 
 
 def decide(
@@ -128,10 +134,11 @@ def decide(
 
     1. Users are parted at random by `seed`: half of them choose, or fewer where half has more than MOST_PAIRS pairs.
     2. A Platt map per exit. The search sees maps cross-fitted by user; the policy gets those of the whole choosing part.
-    3. The cheapest dynamic policy for each of a few budgets up to `max_drop`, and each fixed depth.
-    4. Learn then Test (Angelopoulos et al., arXiv 2110.01052): both lists are tested in their order, careful ones first, each with
-       half of the error that the confidence leaves, up to the first that fails.
-    5. The cheapest certified policy; a fixed depth where no dynamic one saves 1 % more; full depth where nothing saves 1 %.
+    3. For each of a few budgets up to `max_drop`, the cheapest policy that is expected to stay within it: a fixed depth, where no
+       dynamic policy saves 1 % more.
+    4. Learn then Test (Angelopoulos et al., arXiv 2110.01052): they are tested in this order, careful ones first, up to the first
+       that fails.
+    5. The cheapest that is certified; full depth where nothing saves 1 %.
     6. The test split: values and differences with intervals over users, against full depth, fixed depths and rivals.
 
     Raises InputError for goals or labels that cannot work.
@@ -147,15 +154,17 @@ def decide(
     found = search.trade_off(share * goal.max_drop for share in BUDGETS)
 
     last = len(depths) - 1
-    dynamic = [_dynamic(budget, one, maps, variant_sha256) for budget, one in found.items() if one.point != search.full.point]
-    fixed = [
-        Candidate(_fixed_policy(maps, k, variant_sha256), k, None, choosing.outcome(np.full(len(chooses), k)), 1.0, False)
-        for k in range(last - 1, -1, -1)
-        if maps[k].useful
-    ]
-    level = (1 - goal.confidence) / 2
-    dynamic, fixed = _tested(dynamic, certifying, goal, level), _tested(fixed, certifying, goal, level)
-    chosen = _choose(dynamic, fixed, search.full.outcome.cost_us)
+    depth_outcomes = {k: choosing.outcome(np.full(len(chooses), k)) for k in range(last) if maps[k].useful}
+    sequence = []
+    for budget, one in found.items():
+        as_good = [k for k, o in depth_outcomes.items() if o.drop <= budget and o.cost_us <= one.outcome.cost_us / (1 - MIN_SAVING)]
+        if as_good:
+            k = as_good[0]
+            sequence.append(Candidate(_fixed_policy(maps, k, variant_sha256), k, budget, depth_outcomes[k]))
+        elif one.point != search.full.point:
+            sequence.append(Candidate(_dynamic_policy(one.rule, maps, variant_sha256), None, budget, one.outcome))
+    sequence = _tested(sequence, certifying, goal)
+    chosen = _choose(sequence, search.full.outcome.cost_us)
     full = Policy(tuple(ExitPolicy(m.a, m.b) for m in maps), 1, variant_sha256)
     policy = chosen.policy if chosen else full
 
@@ -173,12 +182,12 @@ def decide(
         maps,
         {"choosing": chooses.user_count, "certifying": certifies.user_count, "test": test.user_count},
         chosen,
-        (*dynamic, *fixed),
+        tuple(sequence),
         rows,
-        tuple((c.budget, judged.row(f"drop {c.budget:g}", _as_stops(c.policy, test))) for c in dynamic if c.budget is not None),
+        tuple(judged.row(f"drop {one.budget:g}", _as_stops(one.policy, test)) for one in sequence),
         judged.gain(_as_stops(policy, test), choosing) if chosen and chosen.fixed is None else None,
         1 - (chosen.outcome.cost_us / search.full.outcome.cost_us if chosen else 1.0),
-        None,
+        _needed(sequence, certifying, goal),
     )
 
 
@@ -209,12 +218,10 @@ def _top_k_rules(c: NDArray[np.float32], traces: Traces, goal: Goal) -> list[Top
     return rules
 
 
-def _dynamic(budget: float, found: Found, maps: Sequence[platt.PlattMap], variant_sha256: str) -> Candidate:
-    rule = found.rule
+def _dynamic_policy(rule: Rule, maps: Sequence[platt.PlattMap], variant_sha256: str) -> Policy:
     exits = [ExitPolicy(m.a, m.b, u, low) for m, u, low in zip(maps[:-1], rule.upper, rule.lower, strict=True)]
     last = ExitPolicy(maps[-1].a, maps[-1].b)
-    policy = Policy((*exits, last), rule.patience, variant_sha256, rule.quorum, rule.top_k)
-    return Candidate(policy, None, budget, found.outcome, 1.0, False)
+    return Policy((*exits, last), rule.patience, variant_sha256, rule.quorum, rule.top_k)
 
 
 def _fixed_policy(maps: Sequence[platt.PlattMap], exit: int, variant_sha256: str) -> Policy:
@@ -228,34 +235,46 @@ def _as_stops(policy: Policy, traces: Traces) -> Stops:
     return lambda z, c: policy.stops(z, traces.offsets)
 
 
-def _tested(sequence: Sequence[Candidate], certifying: Evaluation, goal: Goal, level: float) -> list[Candidate]:
+def _tested(sequence: Sequence[Candidate], certifying: Evaluation, goal: Goal) -> list[Candidate]:
     """The candidates with their p-values, and whether they are certified: up to the first that fails, in the order given."""
-    scores = [certifying.score(one.policy.stops(certifying.traces.log_odds, certifying.traces.offsets)) for one in sequence]
-    p_values = [_p_value(certifying, score, goal) for score in scores]
-    passed = certify.fixed_sequence(p_values, level)
+    p_values = [_p_value(certifying, one.policy, goal) for one in sequence]
+    passed = certify.fixed_sequence(p_values, goal.error)
     return [replace(one, p_value=p, certified=n < passed) for n, (one, p) in enumerate(zip(sequence, p_values, strict=True))]
 
 
-def _p_value(certifying: Evaluation, score: NDArray[np.float32], goal: Goal) -> float:
+def _p_value(certifying: Evaluation, policy: Policy, goal: Goal) -> float:
     """Of the hypothesis that some metric drops by more than allowed: the largest of all metrics."""
-    judge, values = certifying.judge, []
+    score, judge, level = _score(certifying, policy), certifying.judge, goal.error
+    return max(
+        judge.chance_above(metric, score, goal.max_drop)
+        if metric.bounds is None
+        else certify.p_value(judge.losses(metric, score), metric.bounds, goal.max_drop, level)
+        for metric in goal.metrics
+    )
+
+
+def _needed(sequence: Sequence[Candidate], certifying: Evaluation, goal: Goal) -> float | None:
+    """About how many users would have certified the first candidate that was not: the most of all metrics; None if all were
+    certified."""
+    failed = next((one for one in sequence if not one.certified), None)
+    if failed is None:
+        return None
+    score, judge, needed = _score(certifying, failed.policy), certifying.judge, [0.0]
     for metric in goal.metrics:
-        if metric.bounds is None:
-            values.append(judge.share_above(metric, score, goal.max_drop))
-        else:
-            values.append(certify.p_value(judge.losses(metric, score), metric.bounds, goal.max_drop))
-    return max(values)
+        if metric.bounds is not None:
+            losses = judge.losses(metric, score)
+            share = certifying.traces.user_count / len(losses)  # not every user has a value
+            needed.append(share * certify.users_needed(losses, metric.bounds, goal.max_drop, goal.error))
+    return max(needed)
 
 
-def _choose(dynamic: Sequence[Candidate], fixed: Sequence[Candidate], full_us: float) -> Candidate | None:
-    def cost(one: Candidate) -> float:
-        return one.outcome.cost_us
+def _score(evaluation: Evaluation, policy: Policy) -> NDArray[np.float32]:
+    return evaluation.score(policy.stops(evaluation.traces.log_odds, evaluation.traces.offsets))
 
-    best = min((one for one in dynamic if one.certified), key=cost, default=None)
-    depth = min((one for one in fixed if one.certified), key=cost, default=None)
-    if depth is not None and (best is None or cost(depth) <= cost(best) / (1 - MIN_SAVING)):
-        best = depth
-    return best if best is not None and cost(best) <= (1 - MIN_SAVING) * full_us else None
+
+def _choose(sequence: Sequence[Candidate], full_us: float) -> Candidate | None:
+    best = min((one for one in sequence if one.certified), key=lambda one: one.outcome.cost_us, default=None)
+    return best if best is not None and best.outcome.cost_us <= (1 - MIN_SAVING) * full_us else None
 
 
 class _Judged:
@@ -275,7 +294,7 @@ class _Judged:
             e.mean_layers(stops),
             e.cost_us(stops),
             {m.name: e.judge.value(m, score) for m in e.metrics},
-            {m.name: (e.judge.drop(m, score), *e.judge.interval(m, score)) for m in e.metrics},
+            {m.name: (e.judge.drop(m, score), *ends) for m, ends in e.judge.intervals(e.metrics, score).items()},
         )
 
     def gain(self, policy: Stops, choosing: Evaluation) -> Gain | None:
@@ -287,8 +306,6 @@ class _Judged:
             return None
         best = min(cheap, key=lambda k: choosing.outcome(np.full(len(choosing.c), k)).drop)
         over = Judge(e.traces.users, e.traces.liked, e.traces.offsets, np.ascontiguousarray(e.c[:, best]))
-        score, differences = e.score(stops), {}
-        for metric in e.metrics:
-            low, high = over.interval(metric, score)
-            differences[metric.name] = (-over.drop(metric, score), -high, -low)
-        return Gain(best, differences)
+        score = e.score(stops)
+        intervals = over.intervals(e.metrics, score).items()
+        return Gain(best, {m.name: (-over.drop(m, score), -high, -low) for m, (low, high) in intervals})

@@ -15,13 +15,15 @@ Ties in NDCG and AUC are worth their average; in `top-k-overlap` the first of a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from rexit.errors import InputError
-from rexit.ranking import RESAMPLES, ByUser, Ranking, descending, interval
+from rexit.ranking import RESAMPLES, ByUser, bootstrap, descending
 
 CHOICES = "ndcg@K, user-auc, auc, logloss, agreement or top-k-overlap@K, with K from 1"
 
@@ -110,27 +112,44 @@ class Judge:
         drop = self.full(metric) - self.value(metric, score)
         return drop if metric.higher_is_better else -drop
 
-    def interval(self, metric: Metric, score: NDArray[np.float32], resamples: int = RESAMPLES) -> tuple[float, float]:
-        """The 95 % interval of `drop`, by a paired bootstrap over users (see `rexit.ranking.interval`)."""
-        numbers, pairs = self._by_user.numbers, self._by_user.pairs
-        if metric.kind == "auc":
-            self._check(metric, score)
-            full, mine = Ranking(self._reference, self._liked), Ranking(score, self._liked)
-            return interval(lambda w: full.auc(w[numbers]) - mine.auc(w[numbers]), len(pairs), resamples)
-        if metric.kind == "logloss":
-            self._check(metric, score)
-            sums = np.bincount(numbers, log_losses(score, self._liked) - log_losses(self._reference, self._liked))
-            counts = pairs.astype(np.float64)
-        else:
+    def intervals(
+        self, metrics: Sequence[Metric], score: NDArray[np.float32], resamples: int = RESAMPLES
+    ) -> dict[Metric, tuple[float, float]]:
+        """The 95 % interval of each `drop`, by one paired bootstrap over users (see `rexit.ranking.bootstrap`)."""
+        drawn = self._drawn(metrics, score, resamples)
+        low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+        return {metric: (float(a), float(b)) for metric, a, b in zip(metrics, low, high, strict=True)}
+
+    def chance_above(self, metric: Metric, score: NDArray[np.float32], limit: float) -> float:
+        """Share of bootstrap draws in which the drop is above the limit, never 0: a p-value that is right for many users, not for
+        any number of them. For metrics over pairs, which `certify.p_value` cannot judge."""
+        drawn = self._drawn([metric], score, RESAMPLES)
+        return (1 + int(np.count_nonzero(~(drawn <= limit)))) / (1 + len(drawn))
+
+    def _drawn(self, metrics: Sequence[Metric], score: NDArray[np.float32], resamples: int) -> NDArray[np.float64]:
+        """Drops of drawn users: float64 [resamples, metrics]."""
+        sums, counts = (np.stack(columns, 1) for columns in zip(*(self._parts(m, score) for m in metrics), strict=True))
+
+        def drops(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+            with np.errstate(invalid="ignore"):
+                return np.asarray((weights @ sums) / (weights @ counts))
+
+        return bootstrap(drops, len(sums), resamples)
+
+    def _parts(self, metric: Metric, score: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The drop as a ratio of two sums over users: float64 [U] each. The AUC's is so to first order: what each user's pairs add
+        to it (DeLong et al. 1988; with clusters, Obuchowski 1997)."""
+        numbers, users = self._by_user.numbers, len(self._by_user.pairs)
+        if metric.bounds is not None:
             lost = self._lost(metric, score)
-            counts = np.isfinite(lost).astype(np.float64)
-            sums = np.where(counts > 0, lost, 0.0)
-
-        def mean(weights: NDArray[np.float64]) -> float:
-            total = float(weights @ counts)
-            return float(weights @ sums) / total if total > 0 else float("nan")
-
-        return interval(mean, len(pairs), resamples)
+            known = np.isfinite(lost)
+            return np.where(known, lost, 0.0), known.astype(np.float64)
+        drop = self.drop(metric, score)
+        if metric.kind == "logloss":
+            worse = log_losses(score, self._liked) - log_losses(self._reference, self._liked)
+            return np.bincount(numbers, worse), self._by_user.pairs.astype(np.float64)
+        added = np.bincount(numbers, _auc_parts(self._reference, self._liked) - _auc_parts(score, self._liked), users)
+        return drop + users * added, np.ones(users)
 
     def losses(self, metric: Metric, score: NDArray[np.float32]) -> NDArray[np.float64]:
         """What each user loses against full depth, in `metric.bounds`: float64, users without a value left out. Their mean is
@@ -207,3 +226,15 @@ class _Tops:
         seen = np.cumsum(tied)
         before = np.repeat((seen - tied)[self._starts], self._sizes)
         return np.asarray(above | (tied & (seen - before <= np.repeat(room, self._sizes))))
+
+
+def _auc_parts(score: NDArray[np.float32], liked: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """What the AUC changes by, to first order, for each pair's weight: float64 [n], of sum 0."""
+    likes = int(liked.sum())
+    others = len(liked) - likes
+    rank = rankdata(score)
+    above = np.empty(len(score))  # share of the other kind on the right side
+    above[liked] = (rank[liked] - rankdata(score[liked])) / others
+    above[~liked] = 1 - (rank[~liked] - rankdata(score[~liked])) / likes
+    area = above[liked].mean()
+    return np.where(liked, (above - area) / likes, (above - area) / others)

@@ -40,7 +40,7 @@ def fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> PlattMap:
     a, b = 0.0, 0.0
     if scale > 0:
         standard = ((z - centre) / scale)[:, None]
-        model = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000)
+        model = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000, solver="newton-cholesky")
         model.fit(
             np.concatenate([standard, standard]),
             np.repeat([1, 0], len(z)),

@@ -106,12 +106,12 @@ def _greedy(evaluation: Evaluation, allowed: float) -> Stops:
     success and halved at the border: Apparate (2312.05385)."""
     z, c = evaluation.traces.log_odds, evaluation.c
     confidence = np.abs(c[:, :-1])
+    ascending = np.sort(confidence, axis=0)
     place, step = np.zeros(confidence.shape[1]), np.full(confidence.shape[1], 0.1)
 
     def stopping(shares: NDArray[np.float64]) -> Stops:
-        limit = np.array(
-            [np.inf if s == 0 else np.quantile(confidence[:, k], 1 - s) for k, s in enumerate(shares)], np.float32
-        )
+        at = ((1 - shares) * (len(confidence) - 1)).astype(np.int64)
+        limit = np.where(shares > 0, ascending[at, np.arange(len(shares))], np.float32(np.inf)).astype(np.float32)
         return lambda z, c: _first(np.abs(c[:, :-1]) >= limit)
 
     def measured(shares: NDArray[np.float64]) -> Outcome:

@@ -110,22 +110,27 @@ def auc_difference(
     liked: NDArray[np.bool_],
     resamples: int = RESAMPLES,
 ) -> tuple[float, float, float]:
-    """AUC(score) - AUC(reference) and its 95 % interval (see `interval`). users int64 [n]: numbers from 0 on, none left out."""
+    """AUC(score) - AUC(reference) and its 95 % interval (see `bootstrap`). users int64 [n]: numbers from 0 on, none left out."""
     ranking, baseline = Ranking(score, liked), Ranking(reference, liked)
 
     def difference(weights: NDArray[np.float64]) -> float:
         return ranking.auc(weights[users]) - baseline.auc(weights[users])
 
-    return (ranking.auc() - baseline.auc(), *interval(difference, int(users.max()) + 1, resamples))
+    drawn = bootstrap(difference, int(users.max()) + 1, resamples)
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return ranking.auc() - baseline.auc(), float(low), float(high)
 
 
-def interval(value: Callable[[NDArray[np.float64]], float], users: int, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """The 95 % interval of a value of weighted users: float64 [users], how often each one counts.
+def bootstrap(
+    value: Callable[[NDArray[np.float64]], float | NDArray[np.float64]], users: int, resamples: int = RESAMPLES
+) -> NDArray[np.float64]:
+    """The values of drawn users, float64 [resamples, ...]: `value` takes float64 [users], how often each one counts. Their 2.5th
+    and 97.5th percentiles are a 95 % interval.
 
-    A bootstrap over users (percentile, seeded): a user's pairs are not independent, so users are drawn, not pairs. The draws are
-    always the same, so that of a difference what both sides share cancels out. Draws without a value (nan) are left out.
+    A user's pairs are not independent, so users are drawn, not pairs. The draws are always the same, so that of a difference what
+    both sides share cancels out. Draws without a value are nan.
     """
     random = np.random.default_rng(BOOTSTRAP_SEED)
-    drawn = [value(np.bincount(random.integers(0, users, users), minlength=users).astype(np.float64)) for _ in range(resamples)]
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return float(low), float(high)
+    return np.array(
+        [value(np.bincount(random.integers(0, users, users), minlength=users).astype(np.float64)) for _ in range(resamples)]
+    )
