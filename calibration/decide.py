@@ -98,7 +98,7 @@ def back_to_full_depth(decision: Decision, depths: tuple[int, ...]) -> Decision:
 
 def scores(policy: Policy, traces: Traces) -> NDArray[np.float32]:
     """What pairs are ranked by: each one's c at the exit where the policy stops it, float32 [n]."""
-    return at_exit(policy.calibrated(traces.log_odds), policy.stops(traces.log_odds))
+    return at_exit(policy.calibrated(traces.log_odds), policy.stops(traces.log_odds, traces.offsets))
 
 
 def _policy(maps: tuple[platt.PlattMap, ...], rule: Rule | None, variant_sha256: str) -> Policy:

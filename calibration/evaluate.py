@@ -41,7 +41,7 @@ def evaluate(
     traces: Traces, policy: Policy, depths: tuple[int, ...], costs: Costs, stops: NDArray[np.int64] | None = None
 ) -> Metrics:
     """A policy on a split; `stops` int64 [n] overrides where it stops (for a fixed depth). depths: of each exit, in layers."""
-    stops = policy.stops(traces.log_odds) if stops is None else stops
+    stops = policy.stops(traces.log_odds, traces.offsets) if stops is None else stops
     c = at_exit(policy.calibrated(traces.log_odds), stops)
     return Metrics(
         auc(c, traces.liked),
