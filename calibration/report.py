@@ -64,7 +64,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     """The content of `report.json`: plain JSON values."""
     depths, decision, measured, profile = bundle.manifest.exits, findings.decision, findings.measured, findings.profile
     policy, traces = decision.policy, findings.traces
-    shares = {n: np.bincount(policy.stops(t.log_odds), minlength=len(depths)) / len(t) for n, t in traces.items()}
+    shares = {n: np.bincount(policy.stops(t.log_odds, t.offsets), minlength=len(depths)) / len(t) for n, t in traces.items()}
     full_ms = measured.milliseconds[-1]
     chosen_ms = measured.milliseconds[0] if decision.pays else full_ms
 

@@ -160,7 +160,8 @@ def _decided_as_traced(session: Scorer, policy: Policy, timed: Sequence[Slate], 
         session.clear_cache()  # as it was scored: with keys copied from another prefix int8 may round differently
         trace = session.trace(slate.user, slate.items, as_of=slate.as_of)
         margin = rounding * max(1.0, float(np.abs(trace).max()))
-        expected, possible = policy.stops(trace), policy.possible(trace, margin)
+        whole = np.array([0, len(trace)])
+        expected, possible = policy.stops(trace, whole), policy.possible(trace, margin, whole)
         for item, exit, right, may in zip(slate.items, exits.tolist(), expected.tolist(), possible, strict=True):
             if not may[exit]:
                 raise BackendError(

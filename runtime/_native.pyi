@@ -10,14 +10,16 @@ version: str
 _Segment = tuple[int, int, int, float, float]
 _Stats = tuple[int, int, int, int, int, float, float, float, float, list[_Segment]]
 _Ids = Sequence[int | str]
+_TopK = tuple[int, bool, Sequence[float], Sequence[float]]
+_Rules = tuple[Sequence[float], Sequence[float], int, float, _TopK | None]
 
 class Session:
     def __init__(
         self, path: str, variant: str, library: str, threads: int, cache_bytes: int, device: str, device_id: int
     ) -> None: ...
     def another(self) -> Session: ...
-    def info(self) -> tuple[int, int, int, int, int, int, bool, bool, bool, str]: ...
-    def exits(self) -> list[tuple[int, float, float, float, float, int]]: ...
+    def info(self) -> tuple[int, int, int, int, int, int, bool, bool, bool, str, int, bool, float]: ...
+    def exits(self) -> list[tuple[int, float, float, float, float, int, float, float]]: ...
     def score(
         self,
         user: int | str,
@@ -28,7 +30,7 @@ class Session:
         top_k: int,
         deadline_us: int,
         force_exit: int | None,
-        policy: tuple[Sequence[float], Sequence[float], int] | None,
+        policy: _Rules | None,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8], _Stats]: ...
     def trace(
         self, user: int | str, items: _Ids, recent: _Ids, liked: Sequence[int], as_of: int | None

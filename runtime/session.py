@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.bundle import TopK
 from rexit.errors import InputError
 from rexit.runtime import _native
 from rexit.runtime._library import onnxruntime_library
@@ -24,7 +25,8 @@ Recent = Iterable[Id | tuple[Id, bool]]
 @dataclass(frozen=True)
 class Info:
     """What an opened bundle holds: numbers of users, items, exits and layers; limits in tokens; whether ids are strings; whether
-    the variant has a policy."""
+    the variant has a policy, and that policy's rules of the whole slate: `top_k` (0: no such rule) with `ordered`, and `quorum`.
+    """
 
     users: int
     items: int
@@ -36,12 +38,15 @@ class Info:
     string_item_ids: bool
     calibrated: bool
     variant: str
+    top_k: int
+    ordered: bool
+    quorum: float
 
 
 @dataclass(frozen=True)
 class ExitInfo:
     """One exit: its depth in layers and its policy. c = a z + b with z the raw log-odds; it stops at c >= upper or c <= -lower
-    (inf: never), once `patience` heads in a row agree on the sign of c."""
+    (inf: never), once `patience` heads in a row agree on the sign of c. `rise` and `fall` are the top-k rule's (0: none)."""
 
     layers: int
     a: float
@@ -49,15 +54,20 @@ class ExitInfo:
     upper: float
     lower: float
     patience: int
+    rise: float
+    fall: float
 
 
 @dataclass(frozen=True)
 class StopRule:
-    """Thresholds on c, one pair per exit, and a patience, that replace the bundle's for one request; its Platt maps stay."""
+    """What replaces the bundle's rules for one request: thresholds on c, one pair per exit, and a patience; a quorum and a top-k
+    rule, as in `rexit.bundle.Policy`. The bundle's Platt maps stay."""
 
     upper: Sequence[float]
     lower: Sequence[float]
     patience: int = 1
+    quorum: float = 0.0
+    top_k: TopK | None = None
 
 
 @dataclass(frozen=True)
@@ -206,9 +216,9 @@ class Session:
         """Scores a slate for one user, stopping each candidate at its first confident exit.
 
         `recent`: interactions newer than the catalog's, oldest first: item ids (liked) or (item id, liked) pairs. `as_of`: only
-        the catalog's interactions with time < as_of reach the prompt. `top_k`: return only the best. `deadline_ms`: no segment
-        starts later; candidates answer from the deepest exit they reached, and are marked (see Scores). `force_exit`: every
-        candidate stops there. `policy` replaces the bundle's.
+        the catalog's interactions with time < as_of reach the prompt. `top_k`: return only the best; replaces the k of the
+        policy's top-k rule, if it has one. `deadline_ms`: no segment starts later; candidates answer from the deepest exit they
+        reached, and are marked (see Scores). `force_exit`: every candidate stops there. `policy` replaces the bundle's.
 
         Raises InputError for an unknown item or a bad option, DeadlineError if no candidate reached an exit in time,
         CancelledError after `cancel`.
@@ -226,7 +236,7 @@ class Session:
             0 if top_k is None else _integer("top_k", top_k),
             0 if deadline_ms is None else _integer("deadline_ms", max(1, round(deadline_ms * 1000))),
             None if force_exit is None else _integer("force_exit", force_exit, 31),
-            None if policy is None else _thresholds(policy, self.info.exits),
+            None if policy is None else _rules(policy, self.info.exits),
         )
         return Scores(given[index], index, probability, log_odds, exit, cut_short.astype(np.bool_), _stats(stats))
 
@@ -345,8 +355,14 @@ def _recent(recent: Recent | None) -> tuple[list[Id], list[int]]:
     return ids, liked
 
 
-def _thresholds(policy: StopRule, exits: int) -> tuple[list[float], list[float], int]:
+def _rules(policy: StopRule, exits: int) -> _native._Rules:
     upper, lower = [float(v) for v in policy.upper], [float(v) for v in policy.lower]
     if len(upper) != exits or len(lower) != exits:
         raise InputError(f"policy has {len(upper)} upper and {len(lower)} lower thresholds, the bundle has {exits} exits")
-    return upper, lower, _integer("policy.patience", policy.patience, 31)
+    top_k: _native._TopK | None = None
+    if (rule := policy.top_k) is not None:
+        rise, fall = [float(v) for v in rule.rise], [float(v) for v in rule.fall]
+        if len(rise) != exits - 1 or len(fall) != exits - 1:
+            raise InputError(f"policy.top_k has {len(rise)} rises and {len(fall)} falls, expected {exits - 1} of each")
+        top_k = _integer("policy.top_k.k", rule.k, 31), bool(rule.ordered), rise, fall
+    return upper, lower, _integer("policy.patience", policy.patience, 31), float(policy.quorum), top_k

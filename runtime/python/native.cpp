@@ -20,13 +20,15 @@ using namespace nb::literals;
 namespace {
 
 using Ids = std::vector<rexit::Id>;
-using Thresholds = std::tuple<std::vector<float>, std::vector<float>, std::size_t>;  // upper, lower, patience
+using TopK = std::tuple<std::size_t, bool, std::vector<float>, std::vector<float>>;  // k, ordered, rise, fall
+// upper, lower, patience, quorum, top_k
+using Rules = std::tuple<std::vector<float>, std::vector<float>, std::size_t, float, std::optional<TopK>>;
 using SegmentRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, double, double>;
 using StatsRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, double, double, double,
                             double, std::vector<SegmentRow>>;
-using ExitRow = std::tuple<std::size_t, float, float, float, float, std::size_t>;
-using InfoRow =
-    std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, bool, bool, bool, std::string>;
+using ExitRow = std::tuple<std::size_t, float, float, float, float, std::size_t, float, float>;
+using InfoRow = std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, bool, bool, bool,
+                           std::string, std::size_t, bool, float>;
 template <class T, class... Shape>
 using Numpy = nb::ndarray<nb::numpy, T, Shape...>;
 
@@ -57,6 +59,16 @@ rexit::Request make_request(rexit::Id user, Ids items, Ids recent, std::vector<s
   return request;
 }
 
+rexit::Policy make_policy(Rules rules) {
+  auto& [upper, lower, patience, quorum, top_k] = rules;
+  rexit::Policy policy{std::move(upper), std::move(lower), patience, quorum};
+  if (top_k) {
+    auto& [k, ordered, rise, fall] = *top_k;
+    policy.top_k = rexit::TopK{k, ordered, std::move(rise), std::move(fall)};
+  }
+  return policy;
+}
+
 // rexit::Session with a lock: Python threads that share a session wait for each other instead of getting an error.
 class Session {
  public:
@@ -75,21 +87,23 @@ class Session {
             info.string_user_ids != 0,
             info.string_item_ids != 0,
             info.calibrated != 0,
-            info.variant};
+            info.variant,
+            info.top_k,
+            info.ordered != 0,
+            info.quorum};
   }
 
   std::vector<ExitRow> exits() const {
     std::vector<ExitRow> rows;
     for (std::size_t k = 0; k < session_.bundle().info().exits; ++k) {
       const rexit_exit_info exit = session_.bundle().exit(k);
-      rows.emplace_back(exit.layers, exit.a, exit.b, exit.upper, exit.lower, exit.patience);
+      rows.emplace_back(exit.layers, exit.a, exit.b, exit.upper, exit.lower, exit.patience, exit.rise, exit.fall);
     }
     return rows;
   }
 
   auto score(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
-             std::size_t top_k, std::int64_t deadline_us, std::optional<std::uint32_t> force_exit,
-             std::optional<Thresholds> policy) {
+             std::size_t top_k, std::int64_t deadline_us, std::optional<std::uint32_t> force_exit, std::optional<Rules> policy) {
     rexit::Scores result;
     std::vector<rexit_segment_stats> segments;
     {
@@ -97,7 +111,7 @@ class Session {
       rexit::Request request = make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of);
       request.top_k(top_k).deadline_us(deadline_us);
       if (force_exit) request.force_exit(*force_exit);
-      if (policy) request.policy({std::get<0>(*policy), std::get<1>(*policy), std::get<2>(*policy)});
+      if (policy) request.policy(make_policy(std::move(*policy)));
       const std::lock_guard<std::mutex> turn(mutex_);
       result = session_.score(request);
       segments = session_.segments();

@@ -2,12 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rexit.bundle import ExitPolicy, Policy
+from rexit.bundle import ExitPolicy, Policy, TopK
 from rexit.errors import BundleError
 
 
@@ -16,6 +17,7 @@ def policy(*exits: tuple[float, float, float, float], patience: int = 1) -> Poli
 
 
 FREE = (1.0, 0.0, math.inf, math.inf)
+TOP_K = {"k": 1, "ordered": False, "rise": [0], "fall": [0]}
 
 
 @pytest.mark.parametrize(
@@ -32,12 +34,12 @@ FREE = (1.0, 0.0, math.inf, math.inf)
 )
 def test_stops_by_hand(z: list[float], patience: int, stops: int) -> None:
     made = policy((1.0, 1.0, 3.0, 2.0), (2.0, 0.0, 3.0, 2.0), FREE, patience=patience)
-    assert made.stops(np.array([z], np.float32)).tolist() == [stops]
+    assert made.stops(np.array([z], np.float32), np.array([0, 1])).tolist() == [stops]
 
 
 def test_full_depth_stops_at_the_last_only() -> None:
     z = np.random.default_rng(0).normal(0, 50, (100, 4)).astype(np.float32)
-    assert (Policy.full_depth(4, "d").stops(z) == 3).all()
+    assert (Policy.full_depth(4, "d").stops(z, np.array([0, 100])) == 3).all()
 
 
 def random_policy(random: np.random.Generator) -> Policy:
@@ -51,11 +53,11 @@ def test_possible_holds_every_answer_within_the_margin_and_little_else() -> None
     for _ in range(50):
         made = random_policy(random)
         z = random.normal(0, 1, (40, 4)).astype(np.float32)
-        possible = made.possible(z, 0.05)
+        possible = made.possible(z, 0.05, np.array([0, 40]))
         allowed += possible.sum() / 2000
         for _ in range(20):
             near = z + random.uniform(-0.05, 0.05, z.shape).astype(np.float32)
-            assert np.take_along_axis(possible, made.stops(near)[:, None], 1).all()
+            assert np.take_along_axis(possible, made.stops(near, np.array([0, 40]))[:, None], 1).all()
     assert allowed < 1.3
 
 
@@ -64,15 +66,16 @@ def test_possible_without_margin_is_the_answer() -> None:
     for _ in range(20):
         made = random_policy(random)
         z = random.normal(0, 1, (50, 4)).astype(np.float32)
-        np.testing.assert_array_equal(made.possible(z, 0.0).argmax(1), made.stops(z))
-        assert (made.possible(z, 0.0).sum(1) == 1).all()
+        possible = made.possible(z, 0.0, np.array([0, 50]))
+        np.testing.assert_array_equal(possible.argmax(1), made.stops(z, np.array([0, 50])))
+        assert (possible.sum(1) == 1).all()
 
 
 def test_infinite_threshold_never_stops_however_large_c_is() -> None:
     made = policy(FREE, FREE, FREE)
     z = np.array([[np.inf, -np.inf, 1], [-3e38, 3e38, 1]], np.float32)
-    assert made.stops(z).tolist() == [2, 2]
-    assert made.possible(z, 0.05).tolist() == [[False, False, True]] * 2
+    assert made.stops(z, np.array([0, 2])).tolist() == [2, 2]
+    assert made.possible(z, 0.05, np.array([0, 2])).tolist() == [[False, False, True]] * 2
 
 
 @pytest.mark.parametrize(
@@ -92,9 +95,28 @@ def test_what_no_reader_takes_is_not_written(tmp_path: Path, exit: tuple[float, 
 
 
 def test_written_and_read_again(tmp_path: Path) -> None:
-    made = policy((float(np.float32(0.7)), 0.25, 1.5, math.inf), FREE, patience=2)
-    made.write(tmp_path / "policy.json")
-    assert Policy.read(tmp_path / "policy.json", 2, "d") == made
+    path, made = tmp_path / "policy.json", policy((float(np.float32(0.7)), 0.25, 1.5, math.inf), FREE, patience=2)
+    rules = {"quorum": 0.25}, {"top_k": TopK(5, True, (0.5,), (0.0,))}
+    for one in (made, replace(made, **rules[0]), replace(made, **rules[1]), replace(made, **rules[0], **rules[1])):
+        one.write(path)
+        assert Policy.read(path, 2, "d") == one
+        assert json.loads(path.read_text())["requires"] == ([] if one == made else ["slate-rules"])
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ({"quorum": math.nan}, "quorum: is nan"),
+        ({"quorum": 1.0}, "quorum: is 1.0"),
+        ({"top_k": TopK(0, False, (0.0,), (0.0,))}, "top_k k: is 0"),
+        ({"top_k": TopK(1, False, (math.inf,), (0.0,))}, r"top_k rise\[0\]: is inf"),
+        ({"top_k": TopK(1, False, (0.0,), (0.0, 0.0))}, "top_k fall: has 2 numbers"),
+    ],
+)
+def test_rules_of_the_slate_that_no_reader_takes_are_not_written(tmp_path: Path, rules: dict, expected: str) -> None:
+    with pytest.raises(BundleError, match=f"not written: {expected}"):
+        replace(policy(FREE, FREE), **rules).write(tmp_path / "policy.json")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -120,6 +142,26 @@ def test_written_and_read_again(tmp_path: Path) -> None:
         ({"exits": [{"a": 1, "b": 0, "upper": math.nan, "lower": None}] * 2}, "nan"),
         ({"exits": [{"a": 1, "b": 0, "upper": None}] * 2}, "lower"),
         ({"requires": ["trees"]}, "requires"),
+        ({"requires": ["slate-rules", "trees"]}, "requires"),
+        ({"requires": "slate-rules"}, "requires"),
+        ({"quorum": 1}, "quorum: is 1.0, expected 0 to below 1"),
+        ({"quorum": 1 - 1e-12}, "quorum: is 0.999999999999, expected 0 to below 1"),
+        ({"quorum": -0.1}, "quorum: is -0.1"),
+        ({"quorum": math.nan}, "nan is not a finite number"),
+        ({"quorum": 1e300}, r"quorum: is 1e\+300"),
+        ({"quorum": False}, "False is not a finite number"),
+        ({"top_k": [1]}, "not a policy"),
+        ({"top_k": {**TOP_K, "k": 0}}, "top_k k: is 0, expected 1 to 2147483647"),
+        ({"top_k": {**TOP_K, "k": 2**31}}, "top_k k: is 2147483648"),
+        ({"top_k": {**TOP_K, "k": 1.5}}, "k: 1.5 is not an integer"),
+        ({"top_k": {**TOP_K, "ordered": 1}}, "ordered: 1 is not true or false"),
+        ({"top_k": {**TOP_K, "rise": [0, 0]}}, "top_k rise: has 2 numbers, expected one per exit but the last, 1"),
+        ({"top_k": {**TOP_K, "fall": []}}, "top_k fall: has 0 numbers"),
+        ({"top_k": {**TOP_K, "fall": [-1]}}, r"top_k fall\[0\]: is -1.0, expected a float32 of 0 or more"),
+        ({"top_k": {**TOP_K, "rise": [1e39]}}, r"top_k rise\[0\]: is 1e\+39"),
+        ({"top_k": {**TOP_K, "rise": [math.nan]}}, "nan is not a finite number"),
+        ({"top_k": {**TOP_K, "rise": "1"}}, "rise and fall are not both arrays"),
+        ({"top_k": {"k": 1, "ordered": False, "rise": [0]}}, "fall"),
         ({"schema": 2}, "schema 2"),
     ],
 )

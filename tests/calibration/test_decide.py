@@ -49,7 +49,7 @@ def test_backwards_head_never_stops() -> None:
     made = decide(t, t, even_costs(3), LAYERS, "digest", 0.02)
     assert not made.maps[0].useful
     assert math.isinf(made.policy.exits[0].upper) and math.isinf(made.policy.exits[0].lower)
-    assert made.pays and (made.policy.stops(t.log_odds) >= 1).all()
+    assert made.pays and (made.policy.stops(t.log_odds, t.offsets) >= 1).all()
 
 
 def test_maps_make_depths_comparable() -> None:
@@ -60,7 +60,7 @@ def test_maps_make_depths_comparable() -> None:
         t.log_odds[:] = t.log_odds * np.array([10, 1, 0.1], np.float32) + np.array([-7, 3, 0], np.float32)
         parts.append(t)
     made = decide(*parts, even_costs(3), LAYERS, "digest", 0.01)
-    stops = made.policy.stops(parts[1].log_odds)
+    stops = made.policy.stops(parts[1].log_odds, parts[1].offsets)
     assert len(np.unique(stops)) > 1
     assert made.chosen.test.auc > made.fixed[6].test.auc - 0.02
 
@@ -88,7 +88,7 @@ def test_back_to_full_depth() -> None:
     made = decided([0.6, 0.3, 0.0], drop=0.01)
     back = back_to_full_depth(made, LAYERS)
     assert not back.pays and back.chosen == made.fixed[6]
-    assert (back.policy.stops(np.full((3, 3), 99, np.float32)) == 2).all()
+    assert (back.policy.stops(np.full((3, 3), 99, np.float32), np.array([0, 3])) == 2).all()
 
 
 @pytest.mark.parametrize("drop", [-0.001, 0.5, float("nan")])

@@ -79,7 +79,7 @@ def test_no_exit_pays_says_so_and_keeps_the_maps(place: Path) -> None:
     bundle, done = run(place, noise=(1e9, 1e9, 0.1))
     assert done.conclusion.startswith("No exit pays: within an AUC drop of 0.02")
     policy = bundle.policy()
-    assert policy is not None and (policy.stops(np.full((1, 3), 50, np.float32)) == 2).all()
+    assert policy is not None and (policy.stops(np.full((1, 3), 50, np.float32), np.array([0, 1])) == 2).all()
     assert policy.exits[2].a != 1.0
     assert done.report["table"][-1]["speed_up"] == 1.0
 
@@ -111,7 +111,7 @@ def test_promise_that_the_clock_does_not_keep_is_taken_back(place: Path) -> None
 
     _, done = run(place, open_session=open_session)
     assert "is not faster when measured" in done.conclusion and not done.report["pays"]
-    assert (done.policy.stops(np.full((1, 3), 50, np.float32)) == 2).all()
+    assert (done.policy.stops(np.full((1, 3), 50, np.float32), np.array([0, 1])) == 2).all()
     assert bundle.policy() == done.policy
 
 

@@ -33,7 +33,7 @@ def test_rule_stops_where_the_policy_stops() -> None:
         policy = Policy(
             (*(ExitPolicy(1, 0, u, w) for u, w in zip(rule.upper, rule.lower, strict=True)), ExitPolicy()), patience, ""
         )
-        np.testing.assert_array_equal(made.stops(rule), policy.stops(t.log_odds))
+        np.testing.assert_array_equal(made.stops(rule), policy.stops(t.log_odds, t.offsets))
 
 
 @pytest.mark.parametrize("seed", range(6))

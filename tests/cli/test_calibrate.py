@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from builders.bundle_files import contents
@@ -29,7 +30,8 @@ def test_writes_a_policy_the_runtime_follows(run: Run, place: Path) -> None:
     with runtime.open(bundle.path) as session:
         assert [e.upper for e in session.exits] == pytest.approx([e.upper for e in policy.exits])
         trace = session.trace(USER_IDS[0], ITEM_IDS, as_of=AS_OF)
-        assert session.score(USER_IDS[0], ITEM_IDS, as_of=AS_OF).exit.tolist() == policy.stops(trace).tolist()
+        stops = policy.stops(trace, np.array([0, len(trace)]))
+        assert session.score(USER_IDS[0], ITEM_IDS, as_of=AS_OF).exit.tolist() == stops.tolist()
 
 
 def test_table_tells_the_report(run: Run, place: Path) -> None:

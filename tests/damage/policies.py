@@ -63,3 +63,91 @@ def policy_without_patience(folder: Path) -> None:
 def policy_of_another_variant(folder: Path) -> None:
     write_policy(folder, [{"a": 1.0, "b": 0.0, "upper": 1.0, "lower": 1.0}] * 3)
     edit_json(folder, VARIANT, "producer", to="exported again")
+
+
+def with_rules(folder: Path, **rules: Any) -> None:
+    write_policy(folder, [{"a": 1.0, "b": 0.0, "upper": 1.0, "lower": 1.0}] * 3, **rules)
+
+
+def damaged_top_k(folder: Path, **changes: Any) -> None:
+    with_rules(folder, top_k={"k": 2, "ordered": False, "rise": [0.5, 0.1], "fall": [0.5, 0.1]} | changes)
+
+
+@ends_in("OK", found="running")
+def policy_with_rules_of_the_slate(folder: Path) -> None:
+    with_rules(folder, quorum=0.1, top_k={"k": 2, "ordered": True, "rise": [0.5, 0], "fall": [0.5, 0.1]})
+
+
+@ends_in("UNSUPPORTED", "slate-rules-2")
+def policy_with_rules_to_come(folder: Path) -> None:
+    with_rules(folder, requires=["slate-rules", "slate-rules-2"])
+
+
+@ends_in("CORRUPT", "quorum: is 1, expected 0 to below 1")
+def policy_with_a_quorum_of_all(folder: Path) -> None:
+    with_rules(folder, quorum=1)
+
+
+@ends_in("CORRUPT", "quorum: is 1, expected 0 to below 1")
+def policy_with_a_quorum_that_rounds_to_all(folder: Path) -> None:
+    with_rules(folder, quorum=1 - 1e-12)
+
+
+@ends_in("CORRUPT", "quorum: is -0.1")
+def policy_with_a_negative_quorum(folder: Path) -> None:
+    with_rules(folder, quorum=-0.1)
+
+
+@ends_in("CORRUPT", "quorum: is boolean")
+def policy_with_a_quorum_that_is_no_number(folder: Path) -> None:
+    with_rules(folder, quorum=False)
+
+
+@ends_in("CORRUPT", "not valid JSON")
+def policy_with_a_quorum_of_nan(folder: Path) -> None:
+    with_rules(folder, quorum=float("nan"))
+
+
+@ends_in("CORRUPT", "top_k k: is 0, expected 1 to 2147483647")
+def policy_with_a_top_k_of_none(folder: Path) -> None:
+    damaged_top_k(folder, k=0)
+
+
+@ends_in("CORRUPT", "top_k k: is 2147483648")
+def policy_with_a_top_k_beyond_a_request(folder: Path) -> None:
+    damaged_top_k(folder, k=2**31)
+
+
+@ends_in("CORRUPT", "top_k ordered: is number, expected true or false")
+def policy_with_an_order_of_one(folder: Path) -> None:
+    damaged_top_k(folder, ordered=1)
+
+
+@ends_in("CORRUPT", "top_k rise: has 3 numbers, expected one per exit but the last, 2")
+def policy_with_too_many_rises(folder: Path) -> None:
+    damaged_top_k(folder, rise=[0, 0, 0])
+
+
+@ends_in("CORRUPT", "top_k fall: has 1 numbers")
+def policy_with_too_few_falls(folder: Path) -> None:
+    damaged_top_k(folder, fall=[0])
+
+
+@ends_in("CORRUPT", "top_k fall[1]: is -1, expected 0 or more")
+def policy_with_a_fall_upwards(folder: Path) -> None:
+    damaged_top_k(folder, fall=[0, -1])
+
+
+@ends_in("CORRUPT", "top_k rise[0]: is too large for a float32")
+def policy_with_a_rise_beyond_float32(folder: Path) -> None:
+    damaged_top_k(folder, rise=[1e39, 0])
+
+
+@ends_in("CORRUPT", "top_k: `fall` is missing")
+def policy_without_falls(folder: Path) -> None:
+    with_rules(folder, top_k={"k": 1, "ordered": False, "rise": [0, 0]})
+
+
+@ends_in("CORRUPT", "top_k: is array, expected an object")
+def policy_with_a_list_for_top_k(folder: Path) -> None:
+    with_rules(folder, top_k=[1])

@@ -44,7 +44,7 @@ class FakeSession:
         if force_exit is not None:
             stops = np.full(len(items), force_exit)
         else:
-            stops = (self.policy or Policy.full_depth(self.exits, "")).stops(trace)
+            stops = (self.policy or Policy.full_depth(self.exits, "")).stops(trace, np.array([0, len(trace)]))
         assert self.cold, "a timing that meets a cached prefix"
         self.cold = False
         once = float(self.costs.prefix_us[: stops.max() + 1].sum())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from builders.bundle_files import refresh, write_policy
 from builders.catalog import ITEM_IDS, USER_IDS, CatalogContents, make_catalog, string_id
 from builders.model import EXITS, POSITIONS, make_weights, reference
 from rexit import runtime
-from rexit.bundle import ExitPolicy, Policy
+from rexit.bundle import Bundle, ExitPolicy, Policy, TopK
 from rexit.errors import BackendError, BundleError, DeadlineError, InputError
 
 USER, AS_OF = USER_IDS[2], 40
@@ -159,7 +161,7 @@ def test_policy_stops_where_the_trace_says(patience: int, width: float, tmp_path
     trace = session.trace(USER, ITEM_IDS, as_of=AS_OF)
     scores = session.score(USER, ITEM_IDS, as_of=AS_OF)
     policy = Policy(tuple(rules), patience, "")
-    stops = policy.stops(trace)
+    stops = policy.stops(trace, np.array([0, len(trace)]))
     assert session.info.calibrated and scores.exit.tolist() == stops.tolist()
     assert scores.stats.candidate_layers == np.array(EXITS)[stops].sum()
     rows = np.arange(len(stops))
@@ -172,10 +174,40 @@ def test_request_policy_replaces_thresholds_not_the_map(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "bundle")
     write_policy(folder, [{"a": 2.0, "b": 1.0, "upper": None, "lower": None}] * 3)
     session = runtime.open(folder)
-    assert session.exits[0] == runtime.ExitInfo(1, 2.0, 1.0, np.inf, np.inf, 1)
+    assert session.exits[0] == runtime.ExitInfo(1, 2.0, 1.0, np.inf, np.inf, 1, 0.0, 0.0)
     scores = session.score(USER, ITEM_IDS, policy=runtime.StopRule([0.0] * 3, [0.0] * 3))
     assert set(scores.exit) == {0}
     np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-(2 * scores.log_odds + 1))), atol=1e-6)
+
+
+@pytest.mark.parametrize("request_k", [None, 2])
+@pytest.mark.parametrize("rule", [TopK(6, False, (4.0, 1.0), (3.0, 1.5)), TopK(6, True, (2.0, 0.5), (2.0, 0.5)), None])
+@pytest.mark.parametrize("quorum", [0.0, 0.4])
+def test_rules_of_the_slate_stop_where_the_trace_says(
+    quorum: float, rule: TopK | None, request_k: int | None, tmp_path: Path
+) -> None:
+    """In the bundle's policy and in a request's own, which replaces it."""
+    folder = write_bundle(tmp_path / "bundle", BundleOptions(max_tokens=50))
+    exits = (ExitPolicy(0.5, 0.1, 4.0, 4.0), ExitPolicy(0.5, 0.1, 3.0, math.inf), ExitPolicy(0.5, 0.1))
+    policy = Policy(exits, 1, Bundle.open(folder).variant_sha256, quorum, rule)
+    session = runtime.open(folder)
+    bare = Policy(tuple(ExitPolicy(upper=e.upper, lower=e.lower) for e in exits), 1, "", quorum, rule)
+    own = runtime.StopRule([e.upper for e in exits], [e.lower for e in exits], 1, quorum, rule)
+    policy.write(folder / "variants/cpu-fp32/policy.json")
+    deployed = runtime.open(folder)
+    assert (deployed.info.top_k, deployed.info.quorum) == (rule.k if rule else 0, np.float32(quorum))
+    moves = [(e.rise, e.fall) for e in deployed.exits]
+    assert moves == [*(zip(rule.rise, rule.fall, strict=True) if rule else [(0, 0)] * 2), (0, 0)]
+    for user in USER_IDS[:6]:
+        trace = session.trace(user, ITEM_IDS, as_of=AS_OF)
+        for scored, made in (
+            (session.score(user, ITEM_IDS, as_of=AS_OF, policy=own, top_k=request_k), bare),
+            (deployed.score(user, ITEM_IDS, as_of=AS_OF, top_k=request_k), policy),
+        ):
+            asked = replace(made, top_k=replace(rule, k=request_k)) if rule and request_k else made
+            stops = asked.stops(trace, np.array([0, len(trace)]))
+            assert scored.exit.tolist() == stops[scored.index].tolist()
+            assert scored.stats.candidate_layers == np.array(EXITS)[stops].sum()
 
 
 def test_top_k_is_the_head_of_the_whole(session: runtime.Session) -> None:

@@ -17,6 +17,7 @@ import rexit
 from builders.bundle import write_bundle
 from builders.catalog import ITEM_IDS, USER_IDS
 from rexit import runtime
+from rexit.bundle import TopK
 from rexit.errors import BundleError, CancelledError, InputError
 
 
@@ -31,7 +32,7 @@ def session(folder: Path) -> runtime.Session:
 
 
 def test_info(session: runtime.Session) -> None:
-    assert session.info == runtime.Info(12, 20, 3, 4, 24, 96, False, False, False, "cpu-fp32")
+    assert session.info == runtime.Info(12, 20, 3, 4, 24, 96, False, False, False, "cpu-fp32", 0, False, 0.0)
     assert [exit.layers for exit in session.exits] == [1, 2, 4]
 
 
@@ -50,6 +51,12 @@ def test_info(session: runtime.Session) -> None:
         ({"policy": runtime.StopRule([0.0], [0.0])}, "the bundle has 3 exits"),
         ({"policy": runtime.StopRule([0.0] * 3, [0.0] * 3, 0)}, "patience is 0"),
         ({"policy": runtime.StopRule([float("nan")] * 3, [0.0] * 3)}, "a threshold of exit 0 is NaN"),
+        ({"policy": runtime.StopRule([0.0] * 3, [0.0] * 3, quorum=1.0)}, "quorum is 1, expected 0 to below 1"),
+        (
+            {"policy": runtime.StopRule([0.0] * 3, [0.0] * 3, top_k=TopK(1, False, (0.0,), (0.0, 0.0)))},
+            "policy.top_k has 1 rises and 2 falls, expected 2 of each",
+        ),
+        ({"policy": runtime.StopRule([0.0] * 3, [0.0] * 3, top_k=TopK(0, False, (0.0,) * 2, (0.0,) * 2))}, "top_k.k is 0"),
     ],
 )
 def test_bad_options(options: dict[str, Any], text: str, session: runtime.Session) -> None:

@@ -199,6 +199,9 @@ typedef struct rexit_bundle_info {
   int32_t calibrated;                       /* 1: the variant has a policy; 0: every candidate runs to the last exit */
   int32_t reserved;
   const char* variant; /* its name; valid until the bundle is closed */
+  size_t top_k;        /* of the bundle's policy, as in rexit_top_k; 0: it has no such rule */
+  int32_t ordered;     /* likewise */
+  float quorum;        /* of the bundle's policy, as in rexit_policy */
 } rexit_bundle_info;
 
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out);
@@ -210,6 +213,7 @@ typedef struct rexit_exit_info {
   float a, b;         /* Platt map: c = a z + b */
   float upper, lower;
   size_t patience;
+  float rise, fall; /* as in rexit_top_k; 0 without that rule, and at the last exit */
 } rexit_exit_info;
 
 /* `exit` counts from 0. */
@@ -244,15 +248,33 @@ typedef struct rexit_id {
   const char* text;
 } rexit_id;
 
-/* Replaces the bundle's thresholds and patience for one request; the Platt maps remain the bundle's. A candidate stops at exit k
- * when c >= upper[k] or c <= -lower[k], and its last `patience` heads agree on the sign of c. Every candidate stops at the last
- * exit. */
+/* A rule of the whole slate. The c of a candidate whose last exit so far is k ends in the interval [c - fall[k], c + rise[k]].
+ * Compared with the intervals of all others, those stopped earlier included, a candidate stops when at least `k` of them are
+ * entirely above its own (it is not among the best k), or fewer than `k` of them reach up to it (it is). If `ordered` is 1, one
+ * that is among the best k stops only when its rank is known: those that reach up to it are all entirely above it. */
+typedef struct rexit_top_k {
+  size_t struct_size;
+  size_t k;          /* at least 1; the request's own top_k, if set, replaces it */
+  const float* rise; /* [exits - 1], finite, 0 or more */
+  const float* fall; /* [exits - 1], likewise */
+  int32_t ordered;
+  int32_t reserved;
+} rexit_top_k;
+
+/* Replaces the bundle's stopping rules for one request; the Platt maps remain the bundle's. After each exit k but the last, where
+ * every candidate stops, in this order:
+ * 1. a candidate stops when c >= upper[k] or c <= -lower[k], and its last `patience` heads agree on the sign of c;
+ * 2. those that are left stop where rexit_top_k says so;
+ * 3. those that are left stop if they are at most `quorum` times the number of candidates in the request. */
 typedef struct rexit_policy {
   size_t struct_size;
   const float* upper; /* [exits], not NaN; +infinity: never */
   const float* lower; /* [exits], likewise */
   size_t exits;       /* must equal the bundle's */
   size_t patience;    /* at least 1 */
+  float quorum;       /* from 0, which is never, to below 1 */
+  int32_t reserved;
+  const rexit_top_k* top_k; /* NULL: no such rule */
 } rexit_policy;
 
 typedef struct rexit_request {
@@ -273,7 +295,8 @@ typedef struct rexit_request {
   int64_t deadline_us; /* from the start of the call; no segment starts after it, and each candidate is answered from the deepest
                           exit it has reached, see rexit_score; 0: none */
   size_t top_k;        /* 0: all, in the order of the request; otherwise the `top_k` with the largest c, best first. Ties keep the
-                          order of the request; candidates without an answer come last */
+                          order of the request; candidates without an answer come last. Also replaces the k of the policy's
+                          rexit_top_k, if it has one */
 } rexit_request;
 
 /* The `exit` of a candidate without an answer. */

@@ -98,10 +98,19 @@ class Bundle {
   std::shared_ptr<rexit_bundle> handle_;
 };
 
-// Replaces the bundle's thresholds and patience; see rexit_policy.
+// See rexit_top_k.
+struct TopK {
+  std::size_t k = 1;
+  bool ordered = false;
+  std::vector<float> rise, fall;  // one per exit but the last
+};
+
+// Replaces the bundle's stopping rules; see rexit_policy.
 struct Policy {
   std::vector<float> upper, lower;  // one per exit
   std::size_t patience = 1;
+  float quorum = 0;
+  std::optional<TopK> top_k = std::nullopt;
 };
 
 // A request that owns its ids; see rexit_request. Setters return *this, so that it can be built in one expression.
@@ -122,6 +131,10 @@ class Request {
     if (policy.upper.size() != policy.lower.size())
       throw std::invalid_argument("policy has " + std::to_string(policy.upper.size()) + " upper and " +
                                   std::to_string(policy.lower.size()) + " lower thresholds, expected one of each per exit");
+    if (const auto& rule = policy.top_k;
+        rule && (rule->rise.size() + 1 != policy.upper.size() || rule->fall.size() + 1 != policy.upper.size()))
+      throw std::invalid_argument("policy.top_k has " + std::to_string(rule->rise.size()) + " rises and " +
+                                  std::to_string(rule->fall.size()) + " falls, expected one of each per exit but the last");
     return policy_ = std::move(policy), *this;
   }
   Request& force_exit(std::uint32_t exit) { return force_exit_ = exit, *this; }
@@ -135,6 +148,7 @@ class Request {
   template <class Use>
   auto view(Use&& use) const {
     const std::vector<rexit_id> items = views(items_), recent = views(recent_);
+    rexit_top_k top_k{};
     rexit_policy policy{};
     rexit_request request{};
     request.struct_size = sizeof request;
@@ -147,7 +161,16 @@ class Request {
     request.has_as_of = as_of_ ? 1 : 0;
     request.as_of = as_of_.value_or(0);
     if (policy_) {
-      policy = {sizeof policy, policy_->upper.data(), policy_->lower.data(), policy_->upper.size(), policy_->patience};
+      if (const std::optional<TopK>& rule = policy_->top_k)
+        top_k = {sizeof top_k, rule->k, rule->rise.data(), rule->fall.data(), rule->ordered ? 1 : 0, 0};
+      policy = {sizeof policy,
+                policy_->upper.data(),
+                policy_->lower.data(),
+                policy_->upper.size(),
+                policy_->patience,
+                policy_->quorum,
+                0,
+                policy_->top_k ? &top_k : nullptr};
       request.policy = &policy;
     }
     request.has_force_exit = force_exit_ ? 1 : 0;

@@ -152,6 +152,9 @@ rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info
   info.string_item_ids = opened.catalog().items.ids.are_strings() ? 1 : 0;
   info.calibrated = opened.calibrated() ? 1 : 0;
   info.variant = opened.variant().name.c_str();
+  info.top_k = opened.policy().top_k.k;
+  info.ordered = opened.policy().top_k.ordered ? 1 : 0;
+  info.quorum = opened.policy().quorum;
   write_struct(info, info_out);
   return REXIT_OK;
 } catch (...) {
@@ -163,7 +166,11 @@ rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexi
   check_size(required(info_out, "info_out"), "info_out");
   if (exit >= opened.exits()) fail(REXIT_INVALID_ARGUMENT, "exit is ", exit, ", the bundle has exits 0 to ", opened.exits() - 1);
   const ExitRule& rule = opened.policy().exits[exit];
-  write_struct({0, opened.depth(exit), rule.a, rule.b, rule.upper, rule.lower, opened.policy().patience}, info_out);
+  const TopK& top_k = opened.policy().top_k;
+  const auto move = [exit](const std::vector<float>& moves) { return exit < moves.size() ? moves[exit] : 0.0f; };
+  write_struct({0, opened.depth(exit), rule.a, rule.b, rule.upper, rule.lower, opened.policy().patience, move(top_k.rise),
+                move(top_k.fall)},
+               info_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();

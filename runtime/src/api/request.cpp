@@ -1,7 +1,6 @@
 #include "api/request.hpp"
 
 #include <cmath>
-#include <limits>
 #include <ostream>
 #include <string>
 
@@ -39,6 +38,28 @@ Row item_row(const Ids& ids, const rexit_id& id, const Which& which) {
   return *row;
 }
 
+void read_moves(const float* given, const char* name, std::size_t count, std::vector<float>& moves) {
+  moves.clear();
+  for (std::size_t k = 0; k < count; ++k) {
+    moves.push_back(required(given, name)[k]);
+    if (!std::isfinite(moves.back()) || moves.back() < 0)
+      fail(REXIT_INVALID_ARGUMENT, name, '[', k, "] is ", moves.back(), ", expected a finite number of 0 or more");
+  }
+}
+
+void read_top_k(const rexit_top_k* pointer, std::size_t exits, TopK& top_k) {
+  const rexit_top_k given = read_struct(pointer, "policy.top_k");
+  if (given.k == 0 || given.k > max_candidates)
+    fail(REXIT_INVALID_ARGUMENT, "policy.top_k.k is ", given.k, ", expected 1 to ", max_candidates);
+  if (given.ordered != 0 && given.ordered != 1)
+    fail(REXIT_INVALID_ARGUMENT, "policy.top_k.ordered is ", given.ordered, ", expected 0 or 1");
+  if (given.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "policy.top_k.reserved is ", given.reserved, ", expected 0");
+  top_k.k = given.k;
+  top_k.ordered = given.ordered == 1;
+  read_moves(given.rise, "policy.top_k.rise", exits - 1, top_k.rise);
+  read_moves(given.fall, "policy.top_k.fall", exits - 1, top_k.fall);
+}
+
 void read_policy(const rexit_policy* pointer, const Policy& bundle, Policy& policy) {
   const rexit_policy given = read_struct(pointer, "policy");
   const std::size_t exits = bundle.exits.size();
@@ -52,6 +73,12 @@ void read_policy(const rexit_policy* pointer, const Policy& bundle, Policy& poli
     if (std::isnan(policy.exits[k].upper) || std::isnan(policy.exits[k].lower))
       fail(REXIT_INVALID_ARGUMENT, "policy: a threshold of exit ", k, " is NaN");
   }
+  if (!(given.quorum >= 0 && given.quorum < 1))
+    fail(REXIT_INVALID_ARGUMENT, "policy.quorum is ", given.quorum, ", expected 0 to below 1");
+  if (given.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "policy.reserved is ", given.reserved, ", expected 0");
+  policy.quorum = given.quorum;
+  policy.top_k.k = 0;
+  if (given.top_k != nullptr) read_top_k(given.top_k, exits, policy.top_k);
 }
 
 }  // namespace
@@ -60,9 +87,8 @@ void read_request(const rexit_request* pointer, const Bundle& bundle, Request& r
   const rexit_request given = read_struct(pointer, "request");
   const Catalog& catalog = bundle.catalog();
   if (given.item_count == 0) fail(REXIT_INVALID_ARGUMENT, "request.item_count is 0, expected at least 1");
-  constexpr std::size_t max_items = std::numeric_limits<std::int32_t>::max();  // candidates are numbered in 32 bits
-  if (given.item_count > max_items)
-    fail(REXIT_INVALID_ARGUMENT, "request.item_count is ", given.item_count, ", expected at most ", max_items);
+  if (given.item_count > max_candidates)
+    fail(REXIT_INVALID_ARGUMENT, "request.item_count is ", given.item_count, ", expected at most ", max_candidates);
   required(given.items, "request.items");
   if (given.recent_count != 0) required(given.recent_items, "request.recent_items");
   if (given.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "request.reserved is ", given.reserved, ", expected 0");

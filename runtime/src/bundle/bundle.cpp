@@ -123,8 +123,26 @@ Variant read_variant(const Json& json, const std::string& folder, const std::vec
   return variant;
 }
 
+// One number for each exit but the last.
+std::vector<float> read_moves(const Json& json, std::size_t exits) {
+  std::vector<float> moves;
+  for (const Json& element : json.elements()) {
+    moves.push_back(element.finite_float());
+    if (!(moves.back() >= 0)) fail(REXIT_CORRUPT, element.where(), ": is ", moves.back(), ", expected 0 or more");
+  }
+  if (moves.size() + 1 != exits)
+    fail(REXIT_CORRUPT, json.where(), ": has ", moves.size(), " numbers, expected one per exit but the last, ", exits - 1);
+  return moves;
+}
+
+float read_quorum(const Json& json) {
+  const float quorum = json.finite_float();
+  if (!(quorum >= 0 && quorum < 1)) fail(REXIT_CORRUPT, json.where(), ": is ", quorum, ", expected 0 to below 1");
+  return quorum;
+}
+
 Policy read_policy(const std::string& path, std::size_t exits, const std::string& variant_sha256) {
-  const JsonDocument document = read_json(path);
+  const JsonDocument document = read_json(path, "slate-rules");
   const Json root = document.root();
   must_match(root.at("variant_sha256"), variant_sha256, "this variant's (calibrate it again)");
   Policy policy;
@@ -142,6 +160,12 @@ Policy read_policy(const std::string& path, std::size_t exits, const std::string
     policy.exits.push_back(rule);
   }
   if (policy.exits.size() != exits) fail(REXIT_CORRUPT, path, " exits: has ", policy.exits.size(), ", the variant has ", exits);
+  if (root.has("quorum")) policy.quorum = read_quorum(root.at("quorum"));
+  if (root.has("top_k")) {
+    const Json top_k = root.at("top_k");
+    policy.top_k = {top_k.at("k").size(1, max_candidates), top_k.at("ordered").boolean(), read_moves(top_k.at("rise"), exits),
+                    read_moves(top_k.at("fall"), exits)};
+  }
   return policy;
 }
 

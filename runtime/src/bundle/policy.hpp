@@ -1,4 +1,4 @@
-// When a candidate stops. docs/format.md states the rule; src/rexit/bundle/policy.py is the same in NumPy, to the bit.
+// When a candidate stops. docs/format.md states the rules; src/rexit/bundle/policy.py is the same in NumPy, to the bit.
 #pragma once
 
 #include <cmath>
@@ -11,6 +11,7 @@ namespace rexit::core {
 
 // The largest values in a policy.json. With larger ones, c could overflow float32 for ordinary log-odds.
 constexpr float max_slope = 1e9f, max_intercept = 1e9f;
+constexpr std::size_t max_candidates = std::numeric_limits<std::int32_t>::max();  // numbered in 32 bits; also the largest top-k
 
 // c = a z + b in float32; stops at c >= upper or c <= -lower. An infinite threshold never stops, however large c is.
 struct ExitRule {
@@ -24,9 +25,19 @@ struct ExitRule {
   }
 };
 
+// Stops candidates whose place in or out of the best k of their slate is known; if `ordered`, those in it not before their rank
+// is known. rise, fall: [exits - 1], how far c may still move up and down from each exit to the last.
+struct TopK {
+  std::size_t k = 0;  // 0: no such rule
+  bool ordered = false;
+  std::vector<float> rise, fall;
+};
+
 struct Policy {
   std::vector<ExitRule> exits;
   std::size_t patience = 1;
+  TopK top_k;
+  float quorum = 0;  // the share of a slate that is not worth another segment; 0: any is
 };
 
 // How many of a candidate's last heads agree on the sign of c.

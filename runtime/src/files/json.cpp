@@ -123,6 +123,11 @@ std::size_t Json::size(std::size_t low, std::size_t high) const {
   return static_cast<std::size_t>(integer(static_cast<std::int64_t>(low), static_cast<std::int64_t>(high)));
 }
 
+bool Json::boolean() const {
+  if (!value_->is_boolean()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected true or false");
+  return value_->get<bool>();
+}
+
 float Json::finite_float() const {
   if (!value_->is_number()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected a number");
   const float number = static_cast<float>(value_->get<double>());
@@ -152,7 +157,7 @@ JsonDocument::JsonDocument(const unsigned char* data, std::size_t size, const st
   }
 }
 
-JsonDocument read_json(const std::string& path) {
+JsonDocument read_json(const std::string& path, std::string_view known) {
   const MappedFile file(path);
   JsonDocument document(file.data(), file.size(), path);
   const Json root = document.root();
@@ -160,7 +165,7 @@ JsonDocument read_json(const std::string& path) {
   if (seen != schema) fail(REXIT_UNSUPPORTED, path, ": schema ", seen, ", this version reads schema ", schema);
   if (root.has("requires"))
     for (const std::string& name : root.at("requires").strings())
-      fail(REXIT_UNSUPPORTED, path, ": requires `", name, "`, which this version does not know");
+      if (name != known) fail(REXIT_UNSUPPORTED, path, ": requires `", name, "`, which this version does not know");
   return document;
 }
 

@@ -38,6 +38,7 @@ class Json {
   bool is_null() const noexcept { return value_->is_null(); }
   std::int64_t integer(std::int64_t low, std::int64_t high) const;
   std::size_t size(std::size_t low, std::size_t high) const;
+  bool boolean() const;
   float finite_float() const;
   const std::string& string() const;
   std::vector<std::string> strings() const;
@@ -58,7 +59,7 @@ class JsonDocument {
   std::unique_ptr<JsonFile> file_;  // stays in place when the document is moved
 };
 
-// Reads one of rexit's own JSON files: an object with a schema that this version knows, and nothing unknown in `requires`.
-JsonDocument read_json(const std::string& path);
+// Reads one of rexit's own JSON files: an object with a schema that this version knows, and nothing in `requires` but `known`.
+JsonDocument read_json(const std::string& path, std::string_view known = {});
 
 }  // namespace rexit::core

@@ -51,7 +51,7 @@ const std::vector<Score>& Session::score(const Request& request, Clock::time_poi
   const Deadline deadline(start, request.deadline_us, &backend_.cancelled());
   assemble(request, deadline);
   stats.retrieval_us = microseconds_since(start);
-  const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit};
+  const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit, request.top_k};
   const std::vector<Answer>& answers = run(rule, deadline, stats);
 
   std::vector<Score>& scores = state_->scores;
@@ -71,7 +71,7 @@ const std::vector<float>& Session::trace(const Request& request, Clock::time_poi
   assemble(request, none);
   stats.retrieval_us = microseconds_since(start);
   state_->log_odds.resize(request.query.items.size() * loaded_->bundle.exits());
-  run({&loaded_->bundle.policy(), std::nullopt, state_->log_odds.data()}, none, stats);
+  run({&loaded_->bundle.policy(), std::nullopt, 0, state_->log_odds.data()}, none, stats);
   stats.total_us = microseconds_since(start);
   return state_->log_odds;
 }

@@ -32,6 +32,7 @@ const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix,
       stats.candidate_layers += graph.layers() * (end - begin);
       begin = end;
     }
+    judge_together(segment, rule);
     hidden_.swap(hidden_next_);
     compact(segment);
   }
@@ -123,6 +124,25 @@ void Slate::judge(Candidate& candidate, std::size_t segment, const float* logits
   }
 }
 
+// The rules of the whole slate, once all that reached this exit have been judged by themselves.
+void Slate::judge_together(std::size_t segment, const StopRule& rule) {
+  if (rule.trace != nullptr || rule.force_exit || segment + 1 == bundle_.exits()) return;
+  const TopK& top_k = rule.policy->top_k;
+  if (top_k.k != 0) {
+    places_.clear();
+    for (const Answer& answer : answers_) places_.add(Places::interval(top_k, answer.exit, answer.calibrated));
+    places_.sort();
+    const std::size_t k = rule.top_k != 0 ? rule.top_k : top_k.k;
+    for (Candidate& candidate : active_)
+      if (!candidate.stopped)
+        candidate.stopped =
+            places_.known(Places::interval(top_k, segment, answers_[candidate.index].calibrated), k, top_k.ordered);
+  }
+  const auto left = std::count_if(active_.begin(), active_.end(), [](const Candidate& candidate) { return !candidate.stopped; });
+  if (within_quorum(static_cast<std::size_t>(left), answers_.size(), rule.policy->quorum))
+    for (Candidate& candidate : active_) candidate.stopped = true;
+}
+
 void Slate::cut_short() {
   if (std::none_of(answers_.begin(), answers_.end(), [](const Answer& answer) { return answer.given(); }))
     fail(REXIT_DEADLINE, "the deadline passed before any candidate had reached its first exit");
@@ -165,7 +185,8 @@ void Slate::compact(std::size_t segment) {
 }
 
 std::size_t Slate::memory() const noexcept {
-  return hidden_.bytes() + hidden_next_.bytes() + active_.capacity() * sizeof(Candidate) + answers_.capacity() * sizeof(Answer) +
+  return places_.memory() + hidden_.bytes() + hidden_next_.bytes() + active_.capacity() * sizeof(Candidate) +
+         answers_.capacity() * sizeof(Answer) +
          (token_ids_.capacity() + positions_.capacity() + groups_.capacity() + rows_.capacity()) * sizeof(std::int64_t) +
          logits_.capacity() * sizeof(float);
 }

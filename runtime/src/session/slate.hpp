@@ -12,6 +12,7 @@
 #include "bundle/policy.hpp"
 #include "prompt/prompt.hpp"
 #include "session/prefix_cache.hpp"
+#include "session/slate_rules.hpp"
 
 namespace rexit::core {
 
@@ -19,6 +20,7 @@ namespace rexit::core {
 struct StopRule {
   const Policy* policy;                   // its Platt maps apply in any case
   std::optional<std::size_t> force_exit;  // all candidates stop there and nowhere else
+  std::size_t top_k = 0;                  // the request's; 0: the policy's own
   float* trace = nullptr;                 // if set, receives the raw log-odds [candidates, exits], and all run to the last exit
 };
 
@@ -62,6 +64,7 @@ class Slate {
   std::size_t chunk_end(std::size_t begin) const;
   void run_chunk(std::size_t segment, std::size_t begin, std::size_t end, const PrefixCache& prefix);
   void judge(Candidate& candidate, std::size_t segment, const float* logits, const StopRule& rule);
+  void judge_together(std::size_t segment, const StopRule& rule);
   void cut_short();
   void compact(std::size_t segment);
 
@@ -69,6 +72,7 @@ class Slate {
   const Backend& backend_;
   std::vector<Candidate> active_;
   std::vector<Answer> answers_;
+  Places places_;
   std::vector<std::int64_t> token_ids_, positions_, groups_, rows_;
   std::vector<float> logits_;
   Block hidden_, hidden_next_;

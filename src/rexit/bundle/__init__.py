@@ -6,6 +6,7 @@ from rexit.bundle.files import FileEntry, check_writable, digest, write_file, wr
 from rexit.bundle.golden import Golden, GoldenSlate
 from rexit.bundle.manifest import Bundle, Manifest, Model, Segment, Variant
 from rexit.bundle.policy import ExitPolicy, Policy
+from rexit.bundle.slate_rules import TopK, slate_stops
 from rexit.bundle.writer import new_folder, sole_writer
 
 __all__ = [
@@ -25,11 +26,13 @@ __all__ = [
     "Policy",
     "Segment",
     "Split",
+    "TopK",
     "Variant",
     "check_writable",
     "digest",
     "engine_folders",
     "new_folder",
+    "slate_stops",
     "sole_writer",
     "write_file",
     "write_json",

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -57,8 +57,9 @@ def _extent(value: Any) -> tuple[int, int]:
     return depth, values
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """One of our JSON objects: bounded, with a schema and requirements that this version knows. Raises BundleError."""
+def read_json(path: Path, known: Collection[str] = ()) -> dict[str, Any]:
+    """One of our JSON objects: bounded, with a schema that this version knows and nothing in `requires` but what is `known`.
+    Raises BundleError."""
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
@@ -77,7 +78,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise BundleError(f"{path}: holds {values} values, at most {MAX_JSON_VALUES} allowed")
     if (schema := value.get("schema")) != SCHEMA:
         raise BundleError(f"{path}: schema {schema!r}, this version reads schema {SCHEMA}")
-    if requires := value.get("requires"):
+    requires = value.get("requires") or []
+    if not isinstance(requires, list) or any(name not in known for name in requires):
         raise BundleError(f"{path}: requires {requires}, which this version does not know")
     return value
 

@@ -1,7 +1,8 @@
-"""When to stop, per exit: `policy.json`, and the exit rule in NumPy."""
+"""When to stop: `policy.json`, and its rules in NumPy, as the runtime follows them (docs/format.md)."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +13,35 @@ from numpy.typing import NDArray
 
 from rexit import __version__
 from rexit.bundle.files import SCHEMA, read_json, write_json
+from rexit.bundle.slate_rules import TopK, add_possible, slate_stops
 from rexit.errors import BundleError
 
 FILE = "policy.json"
 MAX_SLOPE = MAX_INTERCEPT = 1e9
 """Limits of a Platt map: beyond them, c could overflow float32 for ordinary log-odds."""
 MAX_PATIENCE = 1024
+MAX_TOP_K = 2**31 - 1
+"""As many candidates as a request can have."""
+SLATE_RULES = "slate-rules"
+"""What a reader must know (`requires`) of a policy with rules for whole slates."""
 
 
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{value!r} is not a finite number")
     return float(value)
+
+
+def _top_k(value: Any) -> TopK:
+    k, ordered = value["k"], value["ordered"]
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise ValueError(f"k: {k!r} is not an integer")
+    if not isinstance(ordered, bool):
+        raise ValueError(f"ordered: {ordered!r} is not true or false")
+    rise, fall = (value[side] for side in ("rise", "fall"))
+    if not isinstance(rise, list) or not isinstance(fall, list):
+        raise ValueError("rise and fall are not both arrays")
+    return TopK(k, ordered, tuple(map(_number, rise)), tuple(map(_number, fall)))
 
 
 @dataclass(frozen=True)
@@ -38,11 +56,17 @@ class ExitPolicy:
 
 @dataclass(frozen=True)
 class Policy:
-    """The stopping rule of one variant, bound to it by `variant_sha256`."""
+    """The stopping rules of one variant, bound to it by `variant_sha256`.
+
+    After each exit but the last: 1. each candidate by its exit's thresholds and `patience`; 2. `top_k`; 3. all that are left, if
+    they are at most the share `quorum` of their slate (0: never). docs/format.md has the rules.
+    """
 
     exits: tuple[ExitPolicy, ...]
     patience: int
     variant_sha256: str
+    quorum: float = 0.0
+    top_k: TopK | None = None
 
     @classmethod
     def full_depth(cls, exits: int, variant_sha256: str) -> Policy:
@@ -55,8 +79,8 @@ class Policy:
         b = np.array([e.b for e in self.exits], np.float32)
         return np.asarray(log_odds, np.float32) * a + b
 
-    def stops(self, log_odds: NDArray[np.float32]) -> NDArray[np.int64]:
-        """The exit each candidate stops at: int64 [n] from raw log-odds [n, exits]."""
+    def stops(self, log_odds: NDArray[np.float32], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The exit each candidate stops at: int64 [n] from raw log-odds [n, exits]. offsets: int64 [S + 1] of the slates."""
         c = self.calibrated(log_odds)
         upper = np.array([e.upper for e in self.exits], np.float32)
         lower = np.array([e.lower for e in self.exits], np.float32)
@@ -67,16 +91,28 @@ class Policy:
             agree[:, k] = np.where(same, agree[:, k - 1] + 1, 1)
         stop &= agree >= self.patience
         stop[:, -1] = True
-        return np.asarray(stop.argmax(1), np.int64)
+        return slate_stops(c, stop, offsets, self.quorum, self.top_k)
 
-    def possible(self, log_odds: NDArray[np.float32], margin: float) -> NDArray[np.bool_]:
-        """The exits each candidate may stop at if log-odds are known only to within +-margin: bool [n, exits].
+    def possible(self, log_odds: NDArray[np.float32], margin: float, offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """The exits each candidate may stop at if log-odds are known only to within +-margin: bool [n, exits]. offsets: as for
+        `stops`.
 
-        Two computations of the same trace differ by rounding, so a candidate within rounding of a threshold has two valid exits.
-        Exit k is possible if some log-odds within the margin stop there, and no earlier exit stops for all of them.
+        Two computations of the same trace differ by rounding, so a candidate within rounding of a threshold, or of another one
+        of its slate, has several valid exits. Every exit is possible where some log-odds within the margin stop; the rules of
+        the slate may allow a few more.
         """
-        c = self.calibrated(log_odds).astype(np.float64)
+        c = self.calibrated(log_odds)
         slack = np.array([e.a * margin for e in self.exits])
+        may, must = self._thresholds(c.astype(np.float64), slack)
+        if self.quorum or self.top_k is not None:
+            for begin, end in itertools.pairwise(offsets.tolist()):
+                add_possible(c[begin:end], slack, may[begin:end], must[begin:end], self.quorum, self.top_k)
+        stopped_before = np.cumsum(must, axis=1) - must > 0
+        return np.asarray(may & ~stopped_before, np.bool_)
+
+    def _thresholds(self, c: NDArray[np.float64], slack: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Where thresholds and patience may stop a candidate, and do so in any case, if c [n, exits] is known to within +-slack
+        [exits]: bool [n, exits] each."""
         upper = np.array([e.upper for e in self.exits])
         lower = np.array([e.lower for e in self.exits])
         may, must = (((c >= upper - s) & (upper != np.inf)) | ((c <= -lower + s) & (lower != np.inf)) for s in (slack, -slack))
@@ -90,13 +126,12 @@ class Policy:
         may &= may_agree >= self.patience
         must &= must_agree >= self.patience
         may[:, -1] = must[:, -1] = True
-        stopped_before = np.cumsum(must, axis=1) - must > 0
-        return np.asarray(may & ~stopped_before, np.bool_)
+        return may, must
 
     @classmethod
     def read(cls, path: Path, exits: int, variant_sha256: str) -> Policy:
         """Raises BundleError, also if the policy was made for another variant."""
-        value = read_json(path)
+        value = read_json(path, {SLATE_RULES})
         try:
             policy = cls(
                 tuple(
@@ -109,6 +144,8 @@ class Policy:
                 ),
                 int(value["patience"]),
                 str(value["variant_sha256"]),
+                0.0 if value.get("quorum") is None else _number(value["quorum"]),
+                None if value.get("top_k") is None else _top_k(value["top_k"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as exc:
             raise BundleError(f"{path}: not a policy: {exc!r}") from exc
@@ -135,6 +172,20 @@ class Policy:
                     return f"exits[{k}] {side}: is {limit}, expected a float32"
         if not 1 <= self.patience <= MAX_PATIENCE:
             return f"patience: is {self.patience}, expected 1 to {MAX_PATIENCE}"
+        if not 0 <= self.quorum < 1 or np.float32(self.quorum) == 1:
+            return f"quorum: is {self.quorum}, expected 0 to below 1"
+        return None if self.top_k is None else self._top_k_problem(self.top_k)
+
+    def _top_k_problem(self, rule: TopK) -> str | None:
+        if not 1 <= rule.k <= MAX_TOP_K:
+            return f"top_k k: is {rule.k}, expected 1 to {MAX_TOP_K}"
+        largest = float(np.finfo(np.float32).max)
+        for name, values in (("rise", rule.rise), ("fall", rule.fall)):
+            if len(values) != len(self.exits) - 1:
+                return f"top_k {name}: has {len(values)} numbers, expected one per exit but the last, {len(self.exits) - 1}"
+            for k, value in enumerate(values):
+                if not 0 <= value <= largest:
+                    return f"top_k {name}[{k}]: is {value}, expected a float32 of 0 or more"
         return None
 
     def write(self, path: Path) -> None:
@@ -148,14 +199,21 @@ class Policy:
         exits: list[dict[str, Any]] = [
             {"a": number(e.a), "b": number(e.b), "upper": number(e.upper), "lower": number(e.lower)} for e in self.exits
         ]
+        rules: dict[str, Any] = {}
+        if self.quorum:
+            rules["quorum"] = number(self.quorum)
+        if (rule := self.top_k) is not None:
+            rise, fall = ([number(x) for x in side] for side in (rule.rise, rule.fall))
+            rules["top_k"] = {"k": rule.k, "ordered": rule.ordered, "rise": rise, "fall": fall}
         write_json(
             path,
             {
                 "schema": SCHEMA,
-                "requires": [],
+                "requires": [SLATE_RULES] if rules else [],
                 "producer": f"rexit {__version__}",
                 "variant_sha256": self.variant_sha256,
                 "patience": self.patience,
                 "exits": exits,
+                **rules,
             },
         )

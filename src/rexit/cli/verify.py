@@ -211,7 +211,11 @@ def _decision_failures(where: str, items: Sequence[Id], scores: Any, trace: Any,
     same: how far apart the two may be, relative above 1. A candidate that close to a threshold has more than one valid exit:
     see `Policy.possible`.
     """
-    possible, expected = policy.possible(trace, same * max(1.0, float(abs(trace).max()))), policy.stops(trace)
+    import numpy as np
+
+    whole = np.array([0, len(trace)])
+    possible = policy.possible(trace, same * max(1.0, float(abs(trace).max())), whole)
+    expected = policy.stops(trace, whole)
     for i, item in enumerate(items):
         exit, log_odds = int(scores.exit[i]), float(scores.log_odds[i])
         if not possible[i, exit]:

@@ -58,7 +58,9 @@ static void layouts_are_fixed(void) {
   AT(rexit_bundle_info, calibrated, 64);
   AT(rexit_bundle_info, reserved, 68);
   AT(rexit_bundle_info, variant, 72);
-  END(rexit_bundle_info, variant, 80);
+  AT(rexit_bundle_info, top_k, 80);
+  AT(rexit_bundle_info, ordered, 88);
+  END(rexit_bundle_info, quorum, 96);
 
   AT(rexit_variant_info, struct_size, 0);
   AT(rexit_variant_info, variant_count, 8);
@@ -79,14 +81,24 @@ static void layouts_are_fixed(void) {
   AT(rexit_exit_info, upper, 24);
   AT(rexit_exit_info, lower, 28);
   AT(rexit_exit_info, patience, 32);
-  END(rexit_exit_info, patience, 40);
+  AT(rexit_exit_info, rise, 40);
+  END(rexit_exit_info, fall, 48);
+
+  AT(rexit_top_k, struct_size, 0);
+  AT(rexit_top_k, k, 8);
+  AT(rexit_top_k, rise, 16);
+  AT(rexit_top_k, fall, 24);
+  AT(rexit_top_k, ordered, 32);
+  END(rexit_top_k, reserved, 40);
 
   AT(rexit_policy, struct_size, 0);
   AT(rexit_policy, upper, 8);
   AT(rexit_policy, lower, 16);
   AT(rexit_policy, exits, 24);
   AT(rexit_policy, patience, 32);
-  END(rexit_policy, patience, 40);
+  AT(rexit_policy, quorum, 40);
+  AT(rexit_policy, reserved, 44);
+  END(rexit_policy, top_k, 56);
 
   AT(rexit_request, struct_size, 0);
   AT(rexit_request, user, 8);
@@ -236,6 +248,10 @@ static void long_structs_are_respected(const char* path, const rexit_bundle* bun
   policy.added = 1;
   EXPECT(rexit_session_score(session, &request, &score, NULL) == REXIT_INVALID_ARGUMENT);
   policy.added = 0;
+  /* A caller built before `quorum`. */
+  policy.known.struct_size = offsetof(rexit_policy, quorum);
+  policy.known.quorum = 7;
+  EXPECT(rexit_session_score(session, &request, &score, NULL) == REXIT_OK && score.exit == 0);
   request.reserved = 1;
   EXPECT(rexit_session_score(session, &request, &score, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(strstr(rexit_last_error(), "request.reserved is 1") != NULL);
@@ -243,6 +259,79 @@ static void long_structs_are_respected(const char* path, const rexit_bundle* bun
   memset(&info, 0x5a, sizeof info);
   info.known.struct_size = sizeof info;
   EXPECT(rexit_bundle_get_info(bundle, &info.known) == REXIT_OK && info.known.users == 12 && info.added == 0);
+}
+
+/* Each field of the rules of the whole slate, out of range. */
+static void slate_rules_are_checked(rexit_session* session) {
+  const rexit_id items[2] = {{8, NULL}, {-7, NULL}};
+  const float never[3] = {INFINITY, INFINITY, INFINITY};
+  float moves[2] = {100, 100};
+  rexit_policy policy;
+  rexit_top_k top_k;
+  rexit_request request;
+  rexit_score scores[2];
+
+  memset(&policy, 0, sizeof policy);
+  memset(&top_k, 0, sizeof top_k);
+  memset(&request, 0, sizeof request);
+  policy.struct_size = sizeof policy;
+  policy.upper = policy.lower = never;
+  policy.exits = 3;
+  policy.patience = 1;
+  policy.top_k = &top_k;
+  top_k.k = 1;
+  top_k.rise = top_k.fall = moves;
+  request.struct_size = sizeof request;
+  request.user.number = 106;
+  request.items = items;
+  request.item_count = 2;
+  request.policy = &policy;
+#define REFUSED(text)                                                                     \
+  EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_INVALID_ARGUMENT); \
+  EXPECT(strstr(rexit_last_error(), text) != NULL)
+  REFUSED("policy.top_k: struct_size is 0");
+  top_k.struct_size = sizeof top_k;
+  EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_OK && scores[0].exit == 2 && scores[1].exit == 2);
+  top_k.k = 2;
+  EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_OK && scores[0].exit == 0 && scores[1].exit == 0);
+  request.top_k = 1; /* replaces the rule's */
+  EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_OK && scores[0].exit == 2);
+  request.top_k = 0;
+  top_k.ordered = 1;
+  EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_OK && scores[0].exit == 2);
+  top_k.ordered = 2;
+  REFUSED("policy.top_k.ordered is 2, expected 0 or 1");
+  top_k.ordered = 0;
+  top_k.k = 0;
+  REFUSED("policy.top_k.k is 0, expected 1 to 2147483647");
+  top_k.k = (size_t)1 << 31;
+  REFUSED("policy.top_k.k is 2147483648, expected 1 to 2147483647");
+  top_k.k = 1;
+  top_k.reserved = 3;
+  REFUSED("policy.top_k.reserved is 3, expected 0");
+  top_k.reserved = 0;
+  top_k.fall = NULL;
+  REFUSED("policy.top_k.fall is NULL");
+  top_k.fall = moves;
+  moves[1] = -1;
+  REFUSED("policy.top_k.rise[1] is -1, expected a finite number of 0 or more");
+  moves[1] = NAN;
+  REFUSED("policy.top_k.rise[1] is");
+  moves[1] = INFINITY;
+  REFUSED("policy.top_k.rise[1] is inf");
+  policy.top_k = NULL;
+  policy.quorum = 0.5f;
+  EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_OK && scores[0].exit == 2);
+  policy.quorum = 1;
+  REFUSED("policy.quorum is 1, expected 0 to below 1");
+  policy.quorum = -0.5f;
+  REFUSED("policy.quorum is -0.5");
+  policy.quorum = NAN;
+  REFUSED("policy.quorum is");
+  policy.quorum = 0;
+  policy.reserved = 9;
+  REFUSED("policy.reserved is 9, expected 0");
+#undef REFUSED
 }
 
 /* An older caller's info struct ends after `items`; what lies behind it is not ours to touch. */
@@ -257,6 +346,7 @@ static void short_structs_are_respected(const rexit_bundle* bundle) {
   info.struct_size = sizeof info;
   EXPECT(rexit_bundle_get_info(bundle, &info) == REXIT_OK);
   EXPECT(info.exits == 3 && info.layers == 4 && info.string_user_ids == 0 && info.calibrated == 0);
+  EXPECT(info.top_k == 0 && info.ordered == 0 && info.quorum == 0);
   EXPECT(strcmp(info.variant, "cpu-fp32") == 0);
   exit_info.struct_size = sizeof exit_info;
   EXPECT(rexit_bundle_get_exit(bundle, 1, &exit_info) == REXIT_OK && exit_info.layers == 2 && exit_info.a == 1.0f);
@@ -368,6 +458,7 @@ int main(void) {
   log_lines_arrive_from_their_level_on(path);
   short_structs_are_respected(bundle);
   long_structs_are_respected(path, bundle, session);
+  slate_rules_are_checked(session);
   rexit_bundle_close(bundle); /* the session keeps what it needs */
   one_request(session);
   rexit_session_destroy(session);

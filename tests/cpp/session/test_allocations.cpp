@@ -76,7 +76,9 @@ class AllocationsTest : public testing::Test {
     recent.clear();
     for (std::size_t n = 0; n < count; ++n) items.push_back({-7 + 5 * static_cast<std::int64_t>(n), nullptr});
     for (std::int64_t n = 0; more && n < 12; ++n) recent.push_back({-7 + 5 * n, nullptr});
-    const rexit_policy policy{sizeof policy, thresholds.data(), thresholds.data(), thresholds.size(), 1};
+    const std::vector<float>& moves = thresholds;  // one more than are read
+    const rexit_top_k top_k{sizeof top_k, 3, moves.data(), moves.data(), 1, 0};
+    const rexit_policy policy{sizeof policy, thresholds.data(), thresholds.data(), thresholds.size(), 1, 0.05f, 0, &top_k};
     rexit_request given{};
     given.struct_size = sizeof given;
     given.user = {100 + 3 * user, nullptr};

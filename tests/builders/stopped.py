@@ -1,0 +1,64 @@
+"""Random slates and where Python stops them, for the C++ tests: `python -m builders.stopped FILE`, in tests/.
+
+All numbers have 32 bits, integers or floats. First the number of cases. Each case: patience, quorum, k, ordered, the request's own
+k, candidates; rise and fall; upper and lower of each exit; each candidate's log-odds at every exit; its exit. k 0: no such rule, or
+none of the request's own. The model has three exits, its Platt maps are 1 and 0.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rexit.bundle import ExitPolicy, Policy, TopK
+
+EXITS, CASES = 3, 600
+
+
+def cases() -> Iterator[tuple[Policy, int, Any]]:
+    """Policies, a request's own k, and log-odds float32 [n, EXITS]: ties and equal bounds in two cases of three."""
+    random = np.random.default_rng(0)
+    for case in range(CASES):
+        step = (0.0, 0.25, 1.0)[case % 3]
+
+        def even(values: Any, step: float = step) -> Any:
+            return np.float32(np.round(values / step) * step if step else values)
+
+        n = int(random.integers(1, 41))
+        z = even(random.normal(0, 2, (n, EXITS)))
+        rise, fall = even(random.uniform(0, 1.5, (2, EXITS - 1)) * random.integers(0, 2, (2, EXITS - 1))).tolist()
+        limits = even(random.uniform(1, 6, (2, EXITS)))
+        limits[random.random(limits.shape) < 0.3] = np.inf
+        top_k = TopK(int(random.integers(1, 12)), bool(random.integers(2)), tuple(rise), tuple(fall))
+        policy = Policy(
+            tuple(ExitPolicy(1.0, 0.0, float(u), float(w)) for u, w in limits.T),
+            int(random.integers(1, 3)),
+            "",
+            float(np.float32(random.choice([0.0, 0.1, 0.2, 0.4]))),
+            top_k if random.random() < 0.8 else None,
+        )
+        yield policy, int(random.choice([0, 0, 3])), z
+
+
+def numbers(policy: Policy, own_k: int, z: Any) -> Iterator[Any]:
+    """One case, as the module says."""
+    rule = policy.top_k
+    asked = replace(policy, top_k=replace(rule, k=own_k)) if rule is not None and own_k else policy
+    none = (0.0,) * (EXITS - 1)
+    yield np.int32(policy.patience)
+    yield np.float32(policy.quorum)
+    yield np.int32([rule.k if rule else 0, bool(rule and rule.ordered), own_k, len(z)])
+    yield np.float32([rule.rise if rule else none, rule.fall if rule else none])
+    yield np.float32([[e.upper, e.lower] for e in policy.exits])
+    yield z
+    yield np.int32(asked.stops(z, np.array([0, len(z)])))
+
+
+if __name__ == "__main__":
+    words = [np.int32(CASES), *(part for case in cases() for part in numbers(*case))]
+    Path(sys.argv[1]).write_bytes(b"".join(word.tobytes() for word in words))
