@@ -1,23 +1,28 @@
-"""When to stop: fits a variant's policy on its own traces and checks it on held-out data.
+"""When to stop: chooses a variant's policy on its own traces, certifies it on other users, and says what it is worth.
 
-In: a bundle's variant, a catalog's held-out splits, what segments cost (`rexit.measure`). Out: policy.json, report.json and
-report.png. The data moves through the modules in this order:
+In: a bundle's variant, a catalog's held-out splits, what segments cost (`rexit.measure`). Out: policy.json, report.json,
+report.html and traces.safetensors. The data moves through the modules in this order:
 
-    traces     slates -> every exit's log-odds, by the deployed variant
-    platt      traces -> one map per exit, so that depths are comparable
-    search     traces, maps, costs -> thresholds and patience
-    evaluate   a policy on a split -> AUC, logloss, layers
-    decide     traces and costs -> the policy, chosen on validation, checked on test
-    plot       the trade-off -> PNG
-    report     what was chosen and measured -> JSON and a conclusion
-    run        all of it
+    traces      slates -> every exit's log-odds, by the deployed variant
+    recording   traces and costs -> a file, and back
+    platt       traces -> one map per exit, so that depths are comparable
+    metrics     a ranking -> what it loses against full depth, user by user
+    expected    the same without labels, for choosing
+    evaluate    where candidates stop -> cost, and what is expected to be lost
+    search      thresholds, patience and rules for slates -> the cheapest within a budget
+    rivals      other ways to stop, tuned on the same traces
+    certify     losses of users who had no say -> a guarantee
+    decide      traces and costs -> the policy, and the test split's table
+    examples    slates that exit early and late
+    report      what was chosen and measured -> JSON and a conclusion
+    run         all of it
 
-Needs polars, scikit-learn and matplotlib; no torch. Traces come from the library that runs on the device, so what is
+Needs polars, scikit-learn, scipy and matplotlib; no torch. Traces come from the library that runs on the device, so what is
 calibrated is what runs.
 """
 
-#X
-#X from rexit.calibration.run import Calibration, calibrate
+from rexit.calibration.report import CalibrationOptions
+from rexit.calibration.run import Calibration, calibrate
 from rexit.calibration.traces import Traces
 
-__all__ = []
+__all__ = ["Calibration", "CalibrationOptions", "Traces", "calibrate"]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rexit.bundle.policy import ExitPolicy, Policy, TopK
 from rexit.calibration import certify, metrics, platt, rivals
 from rexit.calibration.evaluate import Evaluation, Outcome
-from rexit.calibration.metrics import Judge, Metric
+from rexit.calibration.metrics import Metric
 from rexit.calibration.rivals import Stops
 from rexit.calibration.search import Rule, Search, Space
 from rexit.calibration.traces import Traces, parted
@@ -305,7 +305,6 @@ class _Judged:
         if not cheap:
             return None
         best = min(cheap, key=lambda k: choosing.outcome(np.full(len(choosing.c), k)).drop)
-        over = Judge(e.traces.users, e.traces.liked, e.traces.offsets, np.ascontiguousarray(e.c[:, best]))
-        score = e.score(stops)
-        intervals = over.intervals(e.metrics, score).items()
-        return Gain(best, {m.name: (-over.drop(m, score), -high, -low) for m, (low, high) in intervals})
+        score, depth = e.score(stops), np.ascontiguousarray(e.c[:, best])
+        intervals = e.judge.intervals(e.metrics, score, other=depth).items()
+        return Gain(best, {m.name: (-e.judge.drop(m, score, depth), -high, -low) for m, (low, high) in intervals})

@@ -93,7 +93,6 @@ class Judge:
         self._all = ByUser(np.zeros(len(liked), np.int64), liked)
         self._tops: dict[int, _Tops] = {}
         self._full: dict[Metric, float] = {}
-        self._full_each: dict[Metric, NDArray[np.float64]] = {}
 
     def full(self, metric: Metric) -> float:
         """The metric of full depth."""
@@ -107,28 +106,34 @@ class Judge:
         self._check(metric, score)
         return float(self._all.auc(score)[0] if metric.kind == "auc" else log_losses(score, self._liked).mean())
 
-    def drop(self, metric: Metric, score: NDArray[np.float32]) -> float:
-        """How much is lost against full depth; more is worse for all metrics."""
-        drop = self.full(metric) - self.value(metric, score)
+    def drop(self, metric: Metric, score: NDArray[np.float32], other: NDArray[np.float32] | None = None) -> float:
+        """How much is lost against full depth, or against another ranking; more is worse for all metrics."""
+        drop = (self.full(metric) if other is None else self.value(metric, other)) - self.value(metric, score)
         return drop if metric.higher_is_better else -drop
 
     def intervals(
-        self, metrics: Sequence[Metric], score: NDArray[np.float32], resamples: int = RESAMPLES
+        self,
+        metrics: Sequence[Metric],
+        score: NDArray[np.float32],
+        resamples: int = RESAMPLES,
+        other: NDArray[np.float32] | None = None,
     ) -> dict[Metric, tuple[float, float]]:
         """The 95 % interval of each `drop`, by one paired bootstrap over users (see `rexit.ranking.bootstrap`)."""
-        drawn = self._drawn(metrics, score, resamples)
+        drawn = self._drawn(metrics, score, self._reference if other is None else other, resamples)
         low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
         return {metric: (float(a), float(b)) for metric, a, b in zip(metrics, low, high, strict=True)}
 
     def chance_above(self, metric: Metric, score: NDArray[np.float32], limit: float) -> float:
         """Share of bootstrap draws in which the drop is above the limit, never 0: a p-value that is right for many users, not for
         any number of them. For metrics over pairs, which `certify.p_value` cannot judge."""
-        drawn = self._drawn([metric], score, RESAMPLES)
+        drawn = self._drawn([metric], score, self._reference, RESAMPLES)
         return (1 + int(np.count_nonzero(~(drawn <= limit)))) / (1 + len(drawn))
 
-    def _drawn(self, metrics: Sequence[Metric], score: NDArray[np.float32], resamples: int) -> NDArray[np.float64]:
+    def _drawn(
+        self, metrics: Sequence[Metric], score: NDArray[np.float32], other: NDArray[np.float32], resamples: int
+    ) -> NDArray[np.float64]:
         """Drops of drawn users: float64 [resamples, metrics]."""
-        sums, counts = (np.stack(columns, 1) for columns in zip(*(self._parts(m, score) for m in metrics), strict=True))
+        sums, counts = (np.stack(columns, 1) for columns in zip(*(self._parts(m, score, other) for m in metrics), strict=True))
 
         def drops(weights: NDArray[np.float64]) -> NDArray[np.float64]:
             with np.errstate(invalid="ignore"):
@@ -136,31 +141,28 @@ class Judge:
 
         return bootstrap(drops, len(sums), resamples)
 
-    def _parts(self, metric: Metric, score: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _parts(
+        self, metric: Metric, score: NDArray[np.float32], other: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The drop as a ratio of two sums over users: float64 [U] each. The AUC's is so to first order: what each user's pairs add
         to it (DeLong et al. 1988; with clusters, Obuchowski 1997)."""
         numbers, users = self._by_user.numbers, len(self._by_user.pairs)
         if metric.bounds is not None:
-            lost = self._lost(metric, score)
+            lost = self.each(metric, other) - self.each(metric, score)
             known = np.isfinite(lost)
             return np.where(known, lost, 0.0), known.astype(np.float64)
-        drop = self.drop(metric, score)
+        drop = self.drop(metric, score, other)
         if metric.kind == "logloss":
-            worse = log_losses(score, self._liked) - log_losses(self._reference, self._liked)
+            worse = log_losses(score, self._liked) - log_losses(other, self._liked)
             return np.bincount(numbers, worse), self._by_user.pairs.astype(np.float64)
-        added = np.bincount(numbers, _auc_parts(self._reference, self._liked) - _auc_parts(score, self._liked), users)
+        added = np.bincount(numbers, _auc_parts(other, self._liked) - _auc_parts(score, self._liked), users)
         return drop + users * added, np.ones(users)
 
     def losses(self, metric: Metric, score: NDArray[np.float32]) -> NDArray[np.float64]:
         """What each user loses against full depth, in `metric.bounds`: float64, users without a value left out. Their mean is
         `drop`. Raises InputError for metrics over pairs."""
-        lost = self._lost(metric, score)
+        lost = self.each(metric, self._reference) - self.each(metric, score)
         return lost[np.isfinite(lost)]
-
-    def _lost(self, metric: Metric, score: NDArray[np.float32]) -> NDArray[np.float64]:
-        if metric not in self._full_each:
-            self._full_each[metric] = self.each(metric, self._reference)
-        return self._full_each[metric] - self.each(metric, score)
 
     def each(self, metric: Metric, score: NDArray[np.float32]) -> NDArray[np.float64]:
         """Each user's value: float64 [U], nan where a user has none. Raises InputError for metrics over pairs."""

@@ -1,41 +1,58 @@
-"""What calibration reports: `report.json`, and the conclusion on whether early exit pays here."""
+"""What calibration reports: `report.json`, and the conclusion in a paragraph."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rexit import __version__
 from rexit.bundle import Bundle
 from rexit.bundle.files import json_values
-from rexit.calibration import decide
-from rexit.calibration.plot import Point
+from rexit.calibration import certify
+from rexit.calibration.decide import Decision, Row
+from rexit.calibration.examples import Example
 from rexit.calibration.traces import Traces
-from rexit.measure.costs import depth_name
+from rexit.measure.costs import Costs, depth_name
 from rexit.measure.profile import CostProfile
 from rexit.slates import SIZE
+
+METRICS = ("ndcg@10", "user-auc")
+"""What a policy is judged by unless other metrics are asked for: a recommender ranks one user's slate."""
+
+BINS = 10
+"""Of a reliability diagram."""
 
 
 @dataclass(frozen=True)
 class CalibrationOptions:
     """What can be chosen for a calibration; `rexit calibrate --help` says the same.
 
-    max_auc_drop: allowed loss of AUC against full depth. slate: candidates per slate. max_slates: at most so many of each split,
-    evenly spaced; 0: all. timed_slates: how many are timed. repeats: of each timing; the median counts. threads: of the backend;
-    0: one per core. profile: a file that `rexit bench --profile` wrote; None: costs are measured.
+    metrics: none of them may drop by more than `max_drop` against full depth, with this confidence. top_k: what is shown of a
+    slate, if not all of it. slate: candidates per slate. max_slates: at most so many of each split, evenly spaced; 0: all.
+    timed_slates: how many are timed. repeats: of each timing; the median counts. device, threads: as for `rexit.open`. profile: a
+    file that `rexit bench --profile` wrote; None: costs are measured. cached_share: of slates whose prefix is cached when they are
+    scored. from_traces: decide on what the last calibration observed, without running the model.
     """
 
-    max_auc_drop: float = 0.002
+    metrics: Sequence[str] = METRICS
+    max_drop: float = 0.01
+    confidence: float = 0.95
+    top_k: int | None = None
     slate: int = SIZE
     max_slates: int = 5000
     timed_slates: int = 16
     repeats: int = 5
+    device: str | None = None
     threads: int = 0
     profile: Path | None = None
+    cached_share: float = 0.0
+    from_traces: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,30 +67,26 @@ class Measured:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a calibration found. traces: by split, validation and test. slower: the policy chosen was not faster when timed, so
-    `decision` is back at full depth."""
+    """What a calibration found. traces: by split, validation and test. measured: None if no model ran. slower: the policy chosen
+    was not faster when timed, so `decision` is back at full depth. early, late: examples."""
 
     traces: Mapping[str, Traces]
     profile: CostProfile
-    decision: decide.Decision
-    measured: Measured
+    costs: Costs
+    decision: Decision
+    measured: Measured | None
     slower: bool
+    early: Sequence[Example]
+    late: Sequence[Example]
 
 
 def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> dict[str, Any]:
     """The content of `report.json`: plain JSON values."""
     depths, decision, measured, profile = bundle.manifest.exits, findings.decision, findings.measured, findings.profile
-    policy, traces = decision.policy, findings.traces
-    shares = {n: np.bincount(policy.stops(t.log_odds, t.offsets), minlength=len(depths)) / len(t) for n, t in traces.items()}
-    full_ms = measured.milliseconds[-1]
-    chosen_ms = measured.milliseconds[0] if decision.pays else full_ms
-
-    def row(name: str, point: Point, milliseconds: float) -> dict[str, Any]:
-        quality = {"validation": asdict(point.validation), "test": asdict(point.test)}
-        return {"policy": name, **quality, "ms_per_slate": milliseconds, "speed_up": full_ms / milliseconds}
-
-    fixed = [row(depth_name(d), decision.fixed[d], measured.milliseconds[1 + k]) for k, d in enumerate(depths[:-1])]
-    difference, low, high = decision.auc_difference
+    policy, traces, goal = decision.policy, findings.traces, decision.goal
+    test = traces["test"]
+    stops, c = policy.stops(test.log_odds, test.offsets), policy.calibrated(test.log_odds)
+    timed = _timed(decision, measured, depths)
     report: dict[str, Any] = {
         "schema": 1,
         "requires": [],
@@ -81,66 +94,164 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "variant": bundle.variant.name,
         "variant_sha256": bundle.variant_sha256,
         "catalog_sha256": bundle.variant.catalog_sha256,
+        "layers": depths[-1],
+        "device": profile.conditions.device,
+        "threads": profile.conditions.threads,
         "machine": profile.conditions.machine,
-        "settings": {name: value for name, value in asdict(options).items() if name != "profile"},
-        "data": {n: {"pairs": len(t), "slates": len(t.offsets) - 1, "users": int(t.users.max()) + 1} for n, t in traces.items()},
+        "settings": {n: v for n, v in asdict(options).items() if n not in ("profile", "from_traces")},
+        "data": {n: {"pairs": len(t), "slates": len(t.offsets) - 1, "users": t.user_count} for n, t in traces.items()},
+        "users": dict(decision.users),
         "profile": profile.to_json(),
-        "patience": policy.patience,
+        "costs": {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in asdict(findings.costs).items()},
+        "policy": {
+            "kind": "full depth" if decision.chosen is None else "dynamic" if decision.chosen.fixed is None else "fixed depth",
+            "patience": policy.patience,
+            "quorum": policy.quorum,
+            "top_k": policy.top_k and asdict(policy.top_k),
+        },
         "exits": [
-            {"layers": d, **asdict(e), "useful": m.useful, "stopped": {n: float(s[k]) for n, s in shares.items()}}
+            {
+                "layers": d,
+                **asdict(e),
+                "useful": m.useful,
+                "stopped": float(np.mean(stops == k)),
+                "reliability": _reliability(c[:, k], test.liked),
+            }
             for k, (d, e, m) in enumerate(zip(depths, policy.exits, decision.maps, strict=True))
         ],
-        "table": [row("full depth", decision.fixed[depths[-1]], full_ms), *fixed, row("calibrated", decision.chosen, chosen_ms)],
-        "trade_off": [
-            {"max_auc_drop": b, "validation": asdict(p.validation), "test": asdict(p.test)}
-            for b, p in sorted(decision.curve.items())
+        "table": [{**_row(row), "ms_per_slate": timed.get(row.name)} for row in decision.rows],
+        "candidates": [
+            {
+                "budget": one.budget,
+                "fixed": None if one.fixed is None else depths[one.fixed],
+                "expected": {m.name: d for m, d in zip(goal.metrics, one.outcome.drops, strict=True)},
+                "p_value": one.p_value,
+                "certified": one.certified,
+                "test": _row(row),
+            }
+            for one, row in zip(decision.candidates, decision.curve, strict=True)
         ],
-        "test_check": {"auc_difference": difference, "low": low, "high": high, "allowed": -options.max_auc_drop},
-        "decisions": {"candidates": measured.candidates, "as_traced": measured.as_traced},
-        "predicted_saving": decision.saving,
-        "pays": decision.pays,
+        "gain": decision.gain and {"layers": depths[decision.gain.exit], "differences": dict(decision.gain.differences)},
+        "saving": decision.saving,
+        "users_needed": None if decision.needed is None or math.isinf(decision.needed) else decision.needed,
+        "guarantee": _guarantee(decision),
+        "decisions": measured and {"candidates": measured.candidates, "as_traced": measured.as_traced},
+        "examples": {"early": list(map(asdict, findings.early)), "late": list(map(asdict, findings.late))},
     }
-    report["conclusion"] = _conclusion(report, findings, options.max_auc_drop, depths[-1])
+    report["conclusion"] = _conclusion(report, findings)
     plain: dict[str, Any] = json_values(report)
     return plain
 
 
-def _conclusion(report: dict[str, Any], findings: Findings, max_auc_drop: float, layers: int) -> str:
-    decision, full, chosen = findings.decision, report["table"][0], report["table"][-1]
+def _row(row: Row) -> dict[str, Any]:
+    return {"policy": row.name, **{n: v for n, v in asdict(row).items() if n != "name"}}
+
+
+def _timed(decision: Decision, measured: Measured | None, depths: Sequence[int]) -> dict[str, float]:
+    """Milliseconds by the name of a row."""
+    if measured is None:
+        return {}
+    first, *forced = measured.milliseconds
+    names = [*map(depth_name, depths[:-1]), "full depth"]
+    return {**dict(zip(names, forced, strict=True)), "policy": first if decision.chosen else forced[-1]}
+
+
+def _reliability(c: NDArray[np.float32], liked: NDArray[np.bool_]) -> list[dict[str, float]]:
+    """Pairs in bins of equal count by probability: the mean probability of each bin, and the share that was liked."""
+    p, order = 1 / (1 + np.exp(-c.astype(np.float64))), np.argsort(c, kind="stable")
+    parts = [part for part in np.array_split(order, BINS) if len(part)]
+    return [{"probability": float(p[i].mean()), "liked": float(liked[i].mean()), "pairs": len(i)} for i in parts]
+
+
+def _guarantee(decision: Decision) -> str | None:
+    goal, chosen = decision.goal, decision.chosen
+    if chosen is None:
+        return None
+    proven = {m: goal.max_drop for m in goal.metrics if m.bounds is not None}
+    others = [m.name for m in goal.metrics if m.bounds is None]
+    words = [certify.words(proven, decision.users["certifying"], goal.error)] if proven else []
+    if others:
+        words.append(f"For {' and '.join(others)} that is the bootstrap's word, which needs many users to be right.")
+    return " ".join(words)
+
+
+def _conclusion(report: dict[str, Any], findings: Findings) -> str:
+    """The verdict first."""
+    decision, table = findings.decision, {row["policy"]: row for row in report["table"]}
+    goal, full, policy = decision.goal, table["full depth"], table["policy"]
+    allowed = f"within a drop of {goal.max_drop:g} of {' and '.join(m.name for m in goal.metrics)}"
     if findings.slower:
         return (
-            f"No exit pays: the best policy within an AUC drop of {max_auc_drop:g} should save {decision.saving:.1%}, "
-            "but is not faster when measured. The policy is full depth."
+            f"No exit pays: the best policy {allowed} should save {decision.saving:.1%}, but is not faster when measured. The "
+            "policy is full depth."
         )
-    if not decision.pays and not decision.maps[-1].useful:
+    if decision.chosen is None:
+        return f"{_why_not(decision, allowed)} The policy is full depth."
+    time = _time(full, policy)
+    lost = ", ".join(_lost(m.name, policy["drops"][m.name]) for m in goal.metrics)
+    if decision.chosen.fixed is not None:
+        depth = report["exits"][decision.chosen.fixed]["layers"]
+        kept = ",".join(str(e["layers"]) for e in report["exits"][: decision.chosen.fixed + 1])
         return (
-            f"No exit pays: not even the deepest head ranks (AUC {full['validation']['auc']:.3f} on validation). "
-            "The policy is full depth; train the model before calibrating it."
+            f"Cut the model at layer {depth}: everybody stopping there is as good as any policy {allowed}, {time}. On the test "
+            f"split {lost}. Export it as a smaller model with `rexit export --exits {kept}`. {report['guarantee']}"
         )
-    if not decision.pays:
-        return (
-            f"No exit pays: within an AUC drop of {max_auc_drop:g} the best policy would save "
-            f"{max(decision.saving, 0):.1%} of the time, less than {decide.MIN_SAVING:.0%}. The policy is full depth."
-        )
-    difference, low, high = decision.auc_difference
-    allowed = -max_auc_drop
-    if low >= allowed:
-        verdict = "The drop is within what was allowed."
-    elif difference >= allowed:
-        verdict = "That is within what was allowed, but the test split is too small to be sure of it."
-    elif high >= allowed:
-        verdict = "That is more than was allowed, though within the noise of the test split."
-    else:
-        verdict = "That is MORE than was allowed: the validation split did not generalise; use more of it, or a smaller drop."
     return (
-        f"Early exit pays: {chosen['test']['mean_layers']:.1f} of {layers} layers on average, {chosen['speed_up']:.2f}x "
-        f"as fast as full depth ({chosen['ms_per_slate']:.1f} instead of {full['ms_per_slate']:.1f} ms per slate). "
-        f"On the test split the AUC changes by {difference:+.4f} "
-        f"(95 % interval {low:+.4f} to {high:+.4f}); allowed: {allowed:+g}. {verdict}{_only_exit(report)}"
+        f"Early exit pays: {policy['mean_layers']:.1f} of {report['layers']} layers on average, {time}. On the test split {lost}. "
+        f"{_against_fixed(report)} {report['guarantee']}"
     )
 
 
-def _only_exit(report: dict[str, Any]) -> str:
-    """A sentence for a policy that amounts to a fixed depth: a smaller model would do."""
-    depths = [e["layers"] for e in report["exits"] if max(e["stopped"].values()) > 0]
-    return f" Every candidate stops after layer {depths[0]}: deeper layers add nothing here." if len(depths) == 1 else ""
+def _why_not(decision: Decision, allowed: str) -> str:
+    users = decision.users["certifying"]
+    if not decision.maps[-1].useful:
+        return "No exit pays: not even the deepest head ranks; train the model before calibrating it."
+    if not decision.candidates:
+        return f"No exit pays: nothing {allowed} would save 1 % of the time."
+    if any(one.certified for one in decision.candidates):
+        return f"No exit pays: what is certified {allowed} saves less than 1 % of the time."
+    needed = decision.needed
+    more = (
+        "and by these users its drop is not below that at all"
+        if needed is None or math.isinf(needed)
+        else f"about {needed:,.0f} would be needed if their losses were like these"
+    )
+    return (
+        f"No policy is certified {allowed} with {decision.goal.confidence:.0%} confidence: {users:,} users are too few for the most "
+        f"careful one, {more}."
+    )
+
+
+def _time(full: dict[str, Any], policy: dict[str, Any]) -> str:
+    if policy["ms_per_slate"] is None:
+        return (
+            f"{full['cost_us'] / policy['cost_us']:.2f}x as fast as full depth by the cost model ({policy['cost_us'] / 1000:.1f} "
+            f"instead of {full['cost_us'] / 1000:.1f} ms per slate; not timed)"
+        )
+    return (
+        f"{full['ms_per_slate'] / policy['ms_per_slate']:.2f}x as fast as full depth ({policy['ms_per_slate']:.1f} instead of "
+        f"{full['ms_per_slate']:.1f} ms per slate)"
+    )
+
+
+def _lost(name: str, drop: Sequence[float]) -> str:
+    value, low, high = drop
+    return f"{name} drops by {value:.4f} (95 % interval {low:+.4f} to {high:+.4f})"
+
+
+def _against_fixed(report: dict[str, Any]) -> str:
+    gain = report["gain"]
+    if gain is None:
+        return "No fixed depth costs as little."
+    names = report["settings"]["metrics"]
+    told = ", ".join(
+        f"{name} {value:+.4f} ({low:+.4f} to {high:+.4f})" for name, (value, low, high) in gain["differences"].items() if name in names
+    )
+    ends = [gain["differences"][name][1:] for name in names]
+    if any(low > 0 for low, _ in ends) and all(high >= 0 for _, high in ends):
+        verdict = "dynamic exit is better than any fixed depth that costs no more"
+    elif any(high < 0 for _, high in ends):
+        verdict = "that fixed depth ranks better in part: look at the curve before shipping this policy"
+    else:
+        verdict = "that it is better than a fixed depth is not shown"
+    return f"Against always stopping after layer {gain['layers']}, the best fixed depth that costs no more: {told}; {verdict}."

@@ -12,12 +12,13 @@ import numpy as np
 
 from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE
-from rexit.calibration import decide
-from rexit.calibration.plot import trade_off_png
+from rexit.calibration import decide, metrics, recording
+from rexit.calibration.examples import Example, pick
+from rexit.calibration.recording import Recording
 from rexit.calibration.report import CalibrationOptions, Findings, Measured, build
-from rexit.calibration.traces import Traces, collect
+from rexit.calibration.traces import Traces, collect, join
 from rexit.errors import BackendError, BundleError, InputError
-from rexit.measure.costs import Costs, latencies
+from rexit.measure.costs import latencies
 from rexit.measure.machine import Conditions
 from rexit.measure.profile import CostProfile, mean_tokens, measure_costs
 from rexit.measure.scorer import Scorer
@@ -25,7 +26,6 @@ from rexit.progress import Progress, silent
 from rexit.slates import Slate, cut, spread
 
 REPORT_FILE = "report.json"
-PLOT_FILE = "report.png"
 
 
 @dataclass(frozen=True)
@@ -48,64 +48,76 @@ def calibrate(
     *,
     progress: Progress = silent,
     open_session: Callable[[], Any] | None = None,
+    decode: Callable[[Sequence[int]], str] | None = None,
 ) -> Calibration:
-    """Calibrates a variant and writes policy.json, report.json and report.png into its folder.
+    """Calibrates a variant and writes policy.json, report.json and traces.safetensors into its folder.
 
     1. Traces of the validation and test slates, by the variant itself; what its segments cost, from the file `options.profile`
-       or measured here.
-    2. The decision (see `decide`), on validation; quality on test.
+       or measured here. Both are kept; with `options.from_traces` they are those that the last calibration kept.
+    2. The decision (see `decide`): a policy with its certificate, from validation; quality on test.
     3. The policy goes into place and is timed as deployed, against full depth and each fixed depth, alternating on the same
        test slates. A policy whose candidates do not stop where their traces say is refused: what was chosen is not what runs.
-       One that turns out not to be faster is replaced by full depth.
+       One that turns out not to be faster is replaced by full depth. Not with `options.from_traces`.
     4. The report is written. If anything fails or is interrupted after the policy went into place, the former policy comes back.
 
-    `open_session` opens a session of the variant; by default `rexit.runtime.open` does. Raises BundleError if the catalog is not
+    `open_session` opens a session of the variant; by default `rexit.runtime.open` does. `decode` makes text of token ids, for the
+    prompts of examples; without it they are left out. Raises BundleError if the catalog is not
     the one the variant was made for or the profile was measured under other conditions, BackendError if the policy decides
     otherwise than the traces say, InputError for options or labels that cannot work, a folder that cannot be written, or while
     another process is writing to the bundle.
     """
     with sole_writer(bundle.path):
         opened = Bundle.open(bundle.path, bundle.variant.name)  # as it is now that nobody else changes it
-        return _Work(opened, options or CalibrationOptions(), progress, open_session).calibrate(catalog)
+        return _Work(opened, options or CalibrationOptions(), progress, open_session, decode).calibrate(catalog)
 
 
 class _Work:
     """One calibration in progress: the steps of `calibrate`, and what they share."""
 
     def __init__(
-        self, bundle: Bundle, options: CalibrationOptions, progress: Progress, open_session: Callable[[], Any] | None
+        self,
+        bundle: Bundle,
+        options: CalibrationOptions,
+        progress: Progress,
+        open_session: Callable[[], Any] | None,
+        decode: Callable[[Sequence[int]], str] | None,
     ) -> None:
-        self._bundle, self._options, self._progress = bundle, options, progress
+        self._bundle, self._options, self._progress, self._decode = bundle, options, progress, decode
         self._depths = bundle.manifest.exits
         self._open_session = open_session or self._runtime_session
 
     def calibrate(self, catalog: Catalog) -> Calibration:
         bundle, options = self._bundle, self._options
-        self._check(catalog)
+        goal = self._check(catalog)
         slates = {name: spread(cut(catalog, name, options.slate), options.max_slates) for name in ("validation", "test")}
-        here = Conditions.here(bundle, None, options.threads)
-        given = None if options.profile is None else CostProfile.read(options.profile, len(self._depths), here)
         check_writable(bundle.folder)
         _drop_foreign_policy(bundle)
-        traces, profile, costs = self._observe(slates, given, here)
+        seen = self._kept(slates) if options.from_traces else self._observe(slates)
+        traces = {name: join(part, seen.log_odds[name], name) for name, part in slates.items()}
+        tokens = seen.prefix_tokens, seen.candidate_tokens
+        costs = seen.profile.costs(*tokens, bundle.variant.max_tokens, options.cached_share)
         self._progress("search", 0, 1)
-        decision = decide.decide(
-            traces["validation"], traces["test"], costs, self._depths, bundle.variant_sha256, options.max_auc_drop
-        )
+        decision = decide.decide(traces["validation"], traces["test"], costs, self._depths, bundle.variant_sha256, goal)
         self._progress("search", 1, 1)
         with _policy_in_place(bundle.folder / POLICY_FILE, decision.policy):
-            measured = self._time(decision.policy, spread(slates["test"], options.timed_slates))
-            slower = decision.pays and measured.milliseconds[0] > (1 - decide.MIN_SAVING) * measured.milliseconds[-1]
+            measured, slower = None, False
+            if not options.from_traces:
+                measured = self._time(decision.policy, spread(slates["test"], options.timed_slates))
+                slower = _slower(decision, measured)
             if slower:
-                decision = decide.back_to_full_depth(decision, self._depths)
+                decision = decide.back_to_full_depth(decision)
                 decision.policy.write(bundle.folder / POLICY_FILE)
-            report = self._write(Findings(traces, profile, decision, measured, slower))
+            shown = self._examples(decision.policy, slates["test"], traces["test"])
+            report = build(bundle, options, Findings(traces, seen.profile, costs, decision, measured, slower, *shown))
+            write_json(bundle.folder / REPORT_FILE, report)
         return Calibration(decision.policy, report)
 
-    def _check(self, catalog: Catalog) -> None:
-        bundle = self._bundle
-        if not 0 <= self._options.max_auc_drop < 0.5:
-            raise InputError(f"--max-auc-drop {self._options.max_auc_drop}, expected a number from 0 to below 0.5")
+    def _check(self, catalog: Catalog) -> decide.Goal:
+        bundle, options = self._bundle, self._options
+        goal = decide.Goal(tuple(map(metrics.parse, options.metrics)), options.max_drop, options.confidence, options.top_k)
+        goal.check()
+        if not 0 <= options.cached_share <= 1:
+            raise InputError(f"cached share {options.cached_share}, expected 0 to 1")
         if catalog.sha256 != bundle.variant.catalog_sha256:
             raise BundleError(
                 f"{catalog.path}: is catalog {catalog.sha256[:12]}…, variant {bundle.variant.name} was made for "
@@ -113,43 +125,61 @@ class _Work:
             )
         if len(self._depths) < 2:
             raise InputError(f"{bundle.path}: has one exit, nothing to calibrate; expected at least two")
+        return goal
 
     def _runtime_session(self) -> Any:
         from rexit import runtime
 
-        return runtime.open(self._bundle.path, self._bundle.variant.name, threads=self._options.threads)
+        options = self._options
+        return runtime.open(self._bundle.path, self._bundle.variant.name, device=options.device, threads=options.threads)
 
-    def _observe(
-        self, slates: Mapping[str, Sequence[Slate]], given: CostProfile | None, here: Conditions
-    ) -> tuple[dict[str, Traces], CostProfile, Costs]:
-        """Traces by split, the cost profile (the one given, else measured), and what it says about these slates."""
-        limit = self._bundle.variant.max_tokens
+    def _made_of(self) -> dict[str, Any]:
+        options, bundle = self._options, self._bundle
+        of = {"variant_sha256": bundle.variant_sha256, "catalog_sha256": bundle.variant.catalog_sha256}
+        return {**of, "slate": options.slate, "max_slates": options.max_slates}
+
+    def _kept(self, slates: Mapping[str, Sequence[Slate]]) -> Recording:
+        pairs = {name: sum(len(s.items) for s in part) for name, part in slates.items()}
+        return Recording.read(self._bundle.folder / recording.FILE, len(self._depths), self._made_of(), pairs)
+
+    def _observe(self, slates: Mapping[str, Sequence[Slate]]) -> Recording:
+        """Traces by split and what segments cost, from a session; written for later calibrations."""
+        options, exits = self._options, len(self._depths)
+        here = Conditions.here(self._bundle, options.device, options.threads)
+        given = None if options.profile is None else CostProfile.read(options.profile, exits, here)
         with contextlib.closing(self._open_session()) as session:
-            traces = {name: collect(session, part, name, self._progress) for name, part in slates.items()}
-            timed = spread(slates["validation"], self._options.timed_slates)
-            profile = given or measure_costs(
-                session, timed, len(self._depths), limit, here, repeats=self._options.repeats, progress=self._progress
-            )
-            return traces, profile, profile.costs(*mean_tokens(session, timed), limit)
+            log_odds = {name: collect(session, part, name, self._progress) for name, part in slates.items()}
+            timed = spread(slates["validation"], options.timed_slates)
+            limit, repeats = self._bundle.variant.max_tokens, options.repeats
+            profile = given or measure_costs(session, timed, exits, limit, here, repeats=repeats, progress=self._progress)
+            seen = Recording(log_odds, profile, *mean_tokens(session, timed), self._made_of())
+        seen.write(self._bundle.folder / recording.FILE)
+        return seen
 
     def _time(self, policy: Policy, timed: Sequence[Slate]) -> Measured:
         """The policy in place and each forced exit, as deployed."""
-        modes = (None, *range(len(self._depths)))
+        modes, cached = (None, *range(len(self._depths))), self._options.cached_share > 0.5
         with contextlib.closing(self._open_session()) as session:
-            times, stopped = latencies(session, timed, modes, self._options.repeats, self._progress)
+            times, stopped = latencies(session, timed, modes, self._options.repeats, self._progress, cached=cached)
             same = _decided_as_traced(session, policy, timed, stopped, self._bundle.variant.rounding)
         return Measured(tuple(float(t) for t in times.mean(0)), sum(len(s.items) for s in timed), same)
 
-    def _write(self, findings: Findings) -> dict[str, Any]:
-        bundle, decision = self._bundle, findings.decision
-        report = build(bundle, self._options, findings)
-        points = [decision.curve[b] for b in sorted(decision.curve)]
-        title = f"{bundle.variant.name}: ranking against depth"
-        drop = self._options.max_auc_drop
-        png = trade_off_png(title, points, decision.fixed, decision.chosen, self._depths[-1], drop)
-        write_file(bundle.folder / PLOT_FILE, png)
-        write_json(bundle.folder / REPORT_FILE, report)
-        return report
+    def _examples(self, policy: Policy, slates: Sequence[Slate], traces: Traces) -> tuple[list[Example], list[Example]]:
+        decode = self._decode
+        if decode is None or self._options.from_traces:
+            return pick(policy, slates, traces, self._depths)
+        with contextlib.closing(self._open_session()) as session:
+
+            def prompt(slate: Slate) -> str:
+                prefix, candidates = session.prompt(slate.user, slate.items[:1], as_of=slate.as_of)
+                return decode([*prefix.tolist(), *candidates[0].tolist()])
+
+            return pick(policy, slates, traces, self._depths, prompt)
+
+
+def _slower(decision: decide.Decision, measured: Measured) -> bool:
+    """Whether the policy, timed, does not save what makes a policy worth having."""
+    return decision.chosen is not None and measured.milliseconds[0] > (1 - decide.MIN_SAVING) * measured.milliseconds[-1]
 
 
 def _decided_as_traced(session: Scorer, policy: Policy, timed: Sequence[Slate], stopped: Sequence[Any], rounding: float) -> int:

@@ -75,15 +75,9 @@ def parted(traces: Traces, seed: int = 0) -> tuple[Traces, Traces]:
     return parts
 
 
-def collect(session: Scorer, slates: Sequence[Slate], what: str = "traces", progress: Progress = silent) -> Traces:
-    """Traces all slates; `what` names the step in messages and progress. Raises InputError if all labels are the same, since then
-    nothing can be ranked, or if log-odds are not finite."""
-    liked = np.concatenate([s.liked for s in slates])
-    if liked.all() or not liked.any():
-        raise InputError(f"{what}: all {len(liked)} interactions are {'liked' if liked[0] else 'not liked'}, expected both kinds")
-    numbers: dict[Id, int] = {}
-    users = [numbers.setdefault(s.user, len(numbers)) for s in slates]
-    sizes = [len(s.items) for s in slates]
+def collect(session: Scorer, slates: Sequence[Slate], what: str = "traces", progress: Progress = silent) -> NDArray[np.float32]:
+    """Raw log-odds of all slates at every exit: float32 [n, E]; `what` names the step in progress. Raises InputError if one is not
+    finite."""
     parts = []
     for n, slate in enumerate(slates):
         progress(what, n, len(slates))
@@ -92,9 +86,17 @@ def collect(session: Scorer, slates: Sequence[Slate], what: str = "traces", prog
             raise InputError(f"user {slate.user!r}: the variant's log-odds are not finite; run `rexit verify`")
         parts.append(part)
     progress(what, len(slates), len(slates))
-    return Traces(
-        np.concatenate(parts).astype(np.float32, copy=False),
-        liked,
-        np.repeat(np.array(users, np.int64), sizes),
-        np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
-    )
+    return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def join(slates: Sequence[Slate], log_odds: NDArray[np.float32], what: str = "traces") -> Traces:
+    """Slates and their log-odds, float32 [n, E]; `what` names them in messages. Raises InputError if all labels are the same, since
+    then nothing can be ranked."""
+    liked = np.concatenate([s.liked for s in slates])
+    if liked.all() or not liked.any():
+        raise InputError(f"{what}: all {len(liked)} interactions are {'liked' if liked[0] else 'not liked'}, expected both kinds")
+    numbers: dict[Id, int] = {}
+    users = [numbers.setdefault(s.user, len(numbers)) for s in slates]
+    sizes = [len(s.items) for s in slates]
+    offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+    return Traces(log_odds, liked, np.repeat(np.array(users, np.int64), sizes), offsets)

@@ -7,8 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from rexit.cli._output import JsonOption, print_json, print_table, progress, shown, stdout
+from rexit.cli._decoder import decoder
+from rexit.cli._output import DeviceOption, JsonOption, print_json, print_table, progress, shown, stdout
 from rexit.slates import SIZE
+
+METRICS = ["ndcg@10", "user-auc"]
 
 
 def register(app: typer.Typer) -> None:
@@ -19,77 +22,117 @@ def calibrate(
     bundle: Annotated[Path, typer.Argument(help="The bundle that `rexit export` wrote.")],
     catalog: Annotated[Path, typer.Option(help="The catalog that `rexit index` wrote, with the held-out interactions.")],
     variant: Annotated[str | None, typer.Option(help="Which variant. Default: the bundle's first.")] = None,
-    max_auc_drop: Annotated[float, typer.Option(help="How much AUC early exit may lose against full depth.")] = 0.002,
+    metric: Annotated[
+        list[str],
+        typer.Option(
+            help="What may not drop: ndcg@K, user-auc, auc, logloss, agreement or top-k-overlap@K. Give it several times to hold "
+            "several.",
+        ),
+    ] = METRICS,
+    max_drop: Annotated[float, typer.Option(help="How much each metric may lose against full depth, in its own unit.")] = 0.01,
+    confidence: Annotated[float, typer.Option(help="Of the guarantee that no metric loses more.")] = 0.95,
+    top_k: Annotated[
+        int | None, typer.Option(help="How many of a slate are shown: candidates may stop once they are surely in or out.")
+    ] = None,
     slate: Annotated[int, typer.Option(help="Candidates scored together, as your service will send them.")] = SIZE,
     max_slates: Annotated[int, typer.Option(help="At most this many slates of each split, evenly spaced; 0: all.")] = 5000,
     timed_slates: Annotated[int, typer.Option(help="Slates whose latency is measured.")] = 16,
+    device: DeviceOption = None,
     threads: Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")] = 0,
     profile: Annotated[
         Path | None, typer.Option(help="The segments' costs, from `rexit bench --profile`. Default: measured now.")
     ] = None,
+    cached_share: Annotated[float, typer.Option(help="Share of slates whose prefix is cached when they come: 0 to 1.")] = 0.0,
+    from_traces: Annotated[
+        bool, typer.Option("--from-traces", help="Decide anew on what the last calibration observed; runs no model, takes seconds.")
+    ] = False,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The model's folder with tokenizer.json: the report's examples show their prompts.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Decide when each exit may stop, on this machine and this variant.
+    """Decide when candidates may stop, on this machine and this variant, with a guarantee.
 
-    Run it on the device that will serve: what an exit saves is measured, not guessed. The policy is chosen on the validation
-    split and checked on the test split. Writes policy.json (used by every later `rexit score` and by the C++ runtime),
-    report.json and report.png into the variant's folder.
+    Run it on the device that will serve: what an exit saves is measured, not guessed. One part of the validation split's users
+    chooses the policy, the others certify it; one that is not certified is not written, full depth is. The test split says what
+    it loses, and what it is worth beside fixed depths and other ways to stop. Writes policy.json (used by every later `rexit
+    score` and by the C++ runtime), report.html, report.json and traces.safetensors into the variant's folder.
 
         rexit calibrate bundle --catalog catalog
 
-        rexit calibrate bundle --catalog catalog --variant cpu-int8 --max-auc-drop 0.005 --slate 50
+        rexit calibrate bundle --catalog catalog --variant cpu-int8 --metric top-k-overlap@5 --top-k 5 --max-drop 0.05
+
+        rexit calibrate bundle --catalog catalog --from-traces --max-drop 0.02 --confidence 0.9
     """
     from rexit.bundle import Bundle, Catalog
     from rexit.calibration import CalibrationOptions
     from rexit.calibration import calibrate as run
 
     options = CalibrationOptions(
-        max_auc_drop=max_auc_drop,
+        metrics=tuple(metric),
+        max_drop=max_drop,
+        confidence=confidence,
+        top_k=top_k,
         slate=slate,
         max_slates=max_slates,
         timed_slates=timed_slates,
+        device=device,
         threads=threads,
         profile=profile,
+        cached_share=cached_share,
+        from_traces=from_traces,
     )
     opened = Bundle.open(bundle, variant)
+    decode = None if tokenizer is None else decoder(tokenizer)
     with progress() as bar:
-        done = run(opened, Catalog.open(catalog), options, progress=shown(bar))
+        done = run(opened, Catalog.open(catalog), options, progress=shown(bar), decode=decode)
     if json:
         print_json(done.report)
         return
+    report, metrics = done.report, list(dict.fromkeys((*metric, "auc")))
     print_table(
-        f"{opened.variant.name}: chosen on validation (val), checked on test; ms per slate, cold prefix",
-        ["", "AUC val", "AUC", "user AUC", "logloss", "layers", "ms", "speed"],
-        [_row(row) for row in done.report["table"]],
+        f"{opened.variant.name} on the test split: value and drop against full depth with its 95 % interval over users",
+        ["", *metrics, "layers", "ms", "speed"],
+        [_row(row, metrics, report["table"][0]) for row in report["table"]],
     )
     print_table(
-        f"Exits, patience {done.report['patience']}: stops at c = a z + b >= upper or <= -lower",
-        ["after layer", "a", "b", "upper", "lower", "stopped, test"],
-        [_exit(e) for e in done.report["exits"]],
+        "Tested for the certificate, careful first, on users who had no part in choosing",
+        ["expected drop at most", "stops", *(f"expected {name}" for name in metric), "p-value", "certified", "layers, test"],
+        [_candidate(one, metric) for one in report["candidates"]],
     )
-    decided = done.report["decisions"]
-    near = "" if decided["as_traced"] == decided["candidates"] else ", the others are within rounding of a threshold"
-    stdout.print(f"As deployed, {decided['as_traced']} of {decided['candidates']} candidates stop where their traces say{near}.")
+    decided = report["decisions"]
+    if decided is not None:
+        near = "" if decided["as_traced"] == decided["candidates"] else ", the others are within rounding of a threshold"
+        stdout.print(f"As deployed, {decided['as_traced']} of {decided['candidates']} candidates stop where their traces say{near}.")
     stdout.print(done.conclusion, markup=False)
-    stdout.print(f"Wrote policy.json, report.json and report.png to {opened.folder}", markup=False, soft_wrap=True)
+    stdout.print(f"Wrote policy.json, report.html and report.json to {opened.folder}", markup=False, soft_wrap=True)
 
 
-def _row(row: dict[str, Any]) -> list[str]:
-    validation, test = row["validation"], row["test"]
-    user_auc = "-" if test["user_auc"] is None else f"{test['user_auc']:.4f}"
+def _row(row: dict[str, Any], metrics: list[str], full: dict[str, Any]) -> list[str]:
+    timed = row["ms_per_slate"] is not None
+    speed = full["ms_per_slate"] / row["ms_per_slate"] if timed else full["cost_us"] / row["cost_us"]
+    about = "" if timed else "~"  # by the cost model
+    milliseconds = row["ms_per_slate"] if timed else row["cost_us"] / 1000
     return [
         row["policy"],
-        f"{validation['auc']:.4f}",
-        f"{test['auc']:.4f}",
-        user_auc,
-        f"{test['logloss']:.4f}",
-        f"{test['mean_layers']:.1f}",
-        f"{row['ms_per_slate']:.2f}",
-        f"{row['speed_up']:.2f}x",
+        *(_value(row, name, row is full) for name in metrics),
+        f"{row['mean_layers']:.1f}",
+        f"{about}{milliseconds:.2f}",
+        f"{about}{speed:.2f}x",
     ]
 
 
-def _exit(e: dict[str, Any]) -> list[str]:
-    thresholds = ["never" if e[side] is None else f"{e[side]:.3f}" for side in ("upper", "lower")]
-    name = str(e["layers"]) if e["useful"] else f"{e['layers']} (does not rank)"
-    return [name, f"{e['a']:.3g}", f"{e['b']:.3f}", *thresholds, f"{e['stopped']['test']:.1%}"]
+def _value(row: dict[str, Any], name: str, full: bool) -> str:
+    drop, low, high = row["drops"][name]
+    return f"{row['values'][name]:.4f}" + ("" if full else f" {-drop:+.4f} ({-high:+.4f} to {-low:+.4f})")
+
+
+def _candidate(one: dict[str, Any], metrics: list[str]) -> list[str]:
+    return [
+        f"{one['budget']:.4g}",
+        "dynamic" if one["fixed"] is None else f"after layer {one['fixed']}",
+        *(f"{one['expected'][name]:.4f}" for name in metrics),
+        f"{one['p_value']:.3g}",
+        "yes" if one["certified"] else "no",
+        f"{one['test']['mean_layers']:.1f}",
+    ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rexit.cli._ids import parse_id, parse_ids
+from rexit.cli._decoder import decoder
 from rexit.cli._output import JsonOption, print_json, print_table, stdout
 from rexit.errors import BundleError, InputError
 
@@ -227,7 +228,7 @@ def _prompt(path: Path, variant: str | None, user: str, items: str, as_of: int |
     kinds = bundle.catalog.info["ids"]
     user_id, item_ids = parse_id(user, kinds["user"], "user"), parse_ids(items, kinds["item"], "item")
     bundle.catalog.items.rows(item_ids)
-    decode = _decoder(tokenizer) if tokenizer is not None else None
+    decode = decoder(tokenizer) if tokenizer is not None else None
     with contextlib.closing(runtime.open(bundle.path, bundle.variant.name, device="cpu")) as session:
         prefix, candidates = session.prompt(user_id, item_ids, as_of=as_of)
 
@@ -237,19 +238,6 @@ def _prompt(path: Path, variant: str | None, user: str, items: str, as_of: int |
 
     shown = [{"item": item, **part(tokens)} for item, tokens in zip(item_ids, candidates, strict=True)]
     return {"kind": "prompt", "user": user_id, "prefix": part(prefix), "candidates": shown}
-
-
-def _decoder(folder: Path) -> Any:
-    from tokenizers import Tokenizer
-
-    file = folder / "tokenizer.json" if folder.is_dir() else folder
-    if not file.is_file():
-        raise InputError(f"{file}: no such file, expected a tokenizer.json")
-    try:
-        loaded = Tokenizer.from_file(str(file))
-    except Exception as exc:  # tokenizers raises bare Exception
-        raise InputError(f"{file}: not a tokenizer: {exc}") from exc
-    return lambda ids: loaded.decode(ids, skip_special_tokens=False)
 
 
 def _print_prompt(value: dict[str, Any]) -> None:

@@ -15,10 +15,10 @@ from rexit.slates import Slate
 
 @dataclass(frozen=True)
 class Costs:
-    """Microseconds for a slate whose prefix is not cached. Arrays are float64 [E]: what reaching exit k adds.
+    """Microseconds for a slate. Arrays are float64 [E]: what reaching exit k adds.
 
     base_us: retrieval and prompt assembly, paid by every slate. prefix_us: the prefix's layers up to k, paid once by a slate
-    with a candidate that reaches it. pass_us: paid by every pass over the slate's candidates, each holding at most
+    with a candidate that reaches it; less where some prefixes are cached. pass_us: paid by every pass over the slate's candidates, each holding at most
     `pass_candidates` of those left. candidate_us: paid by each candidate.
     """
 
@@ -52,9 +52,16 @@ def passes(tokens: Sequence[int], max_tokens: int) -> int:
 
 
 def latencies(
-    session: Scorer, slates: Sequence[Slate], modes: Sequence[int | None], repeats: int = 3, progress: Progress = silent
+    session: Scorer,
+    slates: Sequence[Slate],
+    modes: Sequence[int | None],
+    repeats: int = 3,
+    progress: Progress = silent,
+    *,
+    cached: bool = False,
 ) -> tuple[NDArray[np.float64], list[NDArray[np.int64]]]:
-    """Milliseconds per slate in each mode: an exit to force, or None for the deployed policy. Prefixes are not cached.
+    """Milliseconds per slate in each mode: an exit to force, or None for the deployed policy. cached: whether the cache holds the
+    prefix, as deep as that mode needs it.
 
     Modes alternate inside one loop. Returns float64 [S, modes], each the median over `repeats`, and each slate's exits in
     the first mode.
@@ -67,6 +74,8 @@ def latencies(
             progress("latency", r * len(slates) + i, repeats * len(slates))
             for m, force_exit in enumerate(modes):
                 session.clear_cache()
+                if cached:
+                    session.score(slate.user, slate.items, as_of=slate.as_of, force_exit=force_exit)
                 scores = session.score(slate.user, slate.items, as_of=slate.as_of, force_exit=force_exit)
                 micros[r, i, m] = scores.stats.total_us
                 if r == 0 and m == 0:

@@ -41,12 +41,12 @@ class CostProfile:
     segments: tuple[SegmentCost, ...]
     fit_error: float
 
-    def costs(self, prefix_tokens: float, candidate_tokens: float, max_tokens: int) -> Costs:
+    def costs(self, prefix_tokens: float, candidate_tokens: float, max_tokens: int, cached_share: float = 0.0) -> Costs:
         """Costs of slates whose prefixes and single candidates have this many tokens on average; max_tokens: the limit of a
-        pass."""
+        pass. cached_share: of slates whose prefix the cache holds as deep as they need it."""
         return Costs(
             self.base_us,
-            np.array([s.prefix_us + s.prefix_token_us * prefix_tokens for s in self.segments]),
+            (1 - cached_share) * np.array([s.prefix_us + s.prefix_token_us * prefix_tokens for s in self.segments]),
             np.array([s.pass_us for s in self.segments]),
             np.array([s.candidate_token_us * candidate_tokens for s in self.segments]),
             max(1, int(max_tokens / candidate_tokens)),
@@ -56,7 +56,14 @@ class CostProfile:
     def read(cls, path: Path, exits: int, here: Conditions) -> CostProfile:
         """Raises BundleError, also if the profile was measured with another variant, on another machine or under conditions other
         than `here`: its costs are not those that would be measured now."""
-        value = read_json(path)
+        profile = cls.of_json(read_json(path), path, exits)
+        if different := profile.conditions.differences(here):
+            raise BundleError(f"{path}: measured with {'; '.join(different)}: measure it again with `rexit bench --profile`")
+        return profile
+
+    @classmethod
+    def of_json(cls, value: Any, path: Path, exits: int) -> CostProfile:
+        """The profile that `to_json` wrote, read from the file `path`. Raises BundleError for anything else."""
         try:
             profile = cls(
                 Conditions(str(value["variant_sha256"]), str(value["device"]), int(value["threads"]), dict(value["machine"])),
@@ -66,8 +73,6 @@ class CostProfile:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise BundleError(f"{path}: not a profile: {exc!r}") from exc
-        if different := profile.conditions.differences(here):
-            raise BundleError(f"{path}: measured with {'; '.join(different)}: measure it again with `rexit bench --profile`")
         numbers = [profile.base_us, *(x for segment in profile.segments for x in asdict(segment).values())]
         if len(profile.segments) != exits or not all(np.isfinite(x) and x >= 0 for x in numbers):
             raise BundleError(f"{path}: expected {exits} segments with costs of 0 or more")

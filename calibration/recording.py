@@ -1,0 +1,75 @@
+"""`traces.safetensors`: what calibration observed of a variant, kept so that another goal takes seconds and no model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from rexit.bundle import write_file
+from rexit.errors import BundleError
+from rexit.measure.profile import CostProfile
+
+FILE = "traces.safetensors"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """log_odds: split -> float32 [n, E], raw, in the order of its slates. profile: what segments cost. prefix_tokens,
+    candidate_tokens: of the mean slate. made_of: what it was taken of; another variant, catalog or way to cut slates needs another
+    recording."""
+
+    log_odds: Mapping[str, NDArray[np.float32]]
+    profile: CostProfile
+    prefix_tokens: float
+    candidate_tokens: float
+    made_of: Mapping[str, Any]
+
+    def write(self, path: Path) -> None:
+        """Writes the file, whole or not at all. Raises InputError if it cannot be written."""
+        told = {
+            "made_of": dict(self.made_of),
+            "profile": self.profile.to_json(),
+            "prefix_tokens": self.prefix_tokens,
+            "candidate_tokens": self.candidate_tokens,
+        }
+        write_file(path, save({f"{name}.log_odds": z for name, z in self.log_odds.items()}, {"rexit": json.dumps(told)}))
+
+    @classmethod
+    def read(cls, path: Path, exits: int, made_of: Mapping[str, Any], pairs: Mapping[str, int]) -> Recording:
+        """pairs: of each split. Raises BundleError, also if it was made of anything else."""
+        if not path.is_file():
+            raise BundleError(f"{path}: no such file: run `rexit calibrate` without --from-traces first")
+        try:
+            with safe_open(path, "np") as file:
+                told = json.loads(file.metadata()["rexit"])
+                log_odds = {name: file.get_tensor(f"{name}.log_odds") for name in pairs}
+            found = dict(told["made_of"])
+            numbers = float(told["prefix_tokens"]), float(told["candidate_tokens"])
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as exc:
+            raise BundleError(f"{path}: no recording of traces: {exc}") from exc
+        for name, expected in made_of.items():
+            if found.get(name) != expected:
+                raise BundleError(
+                    f"{path}: recorded with {name} {_short(found.get(name))}, expected {_short(expected)}: run `rexit calibrate` "
+                    "without --from-traces"
+                )
+        for name, count in pairs.items():
+            z = log_odds[name]
+            if z.dtype != np.float32 or z.shape != (count, exits) or not np.isfinite(z).all():
+                raise BundleError(f"{path}: {name}: is {z.dtype} {list(z.shape)}, expected finite float32 [{count}, {exits}]")
+        if not all(np.isfinite(x) and x > 0 for x in numbers):
+            raise BundleError(f"{path}: has {numbers[0]:g} and {numbers[1]:g} tokens per prefix and candidate, expected some")
+        return cls(log_odds, CostProfile.of_json(told["profile"], path, exits), *numbers, found)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if len(text) == 64 else text
