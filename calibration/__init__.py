@@ -5,8 +5,10 @@ report.png. The data moves through the modules in this order:
 
     traces     slates -> every exit's log-odds, by the deployed variant
     platt      traces -> one map per exit, so that depths are comparable
+    metrics    what a ranking is judged by, with users as the unit
     search     traces, maps, costs -> thresholds and patience
     evaluate   a policy on a split -> AUC, logloss, layers
+    certify    losses of users -> a guarantee
     decide     traces and costs -> the policy, chosen on validation, checked on test
     plot       the trade-off -> PNG
     report     what was chosen and measured -> JSON and a conclusion
