@@ -44,8 +44,8 @@ def p_value(losses: NDArray[np.float64], bounds: tuple[float, float], limit: flo
         capital = prod (1 - bet_i (x_i - m)),  bet_i = min(0.9 / (1 - m), sqrt(2 log(1 / level) / (n variance_i)))
 
     where variance_i knows users before the i-th alone. Under the hypothesis capital does not grow on average, so that it ever
-    reaches 1 / u has a chance of at most u. `level` is what bets aim at: that of the test, divided by the number of sequences that
-    share it. The p-value is valid at any other.
+    reaches 1 / u has a chance of at most u. `level` is what bets aim at: that of the test, divided by the number of sequences
+    that share it. The p-value is valid at any other.
 
     Used for every metric. Hoeffding-Bentkus (Bates et al. 2021) knows losses' mean but not their spread; it is no better where
     nearly all users lose nothing or a little, and as good where users lose all or nothing. Share of 400 simulated calibrations
