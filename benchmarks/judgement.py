@@ -18,12 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import ndcg_score
 
-from rexit.ranking import BOOTSTRAP_SEED, Ranking, auc
+from rexit.ranking import BOOTSTRAP_SEED, RESAMPLES, ByUser, Ranking
 
 METRICS = ("auc", "user_auc", "ndcg@10", "log_loss")
-RESAMPLES = 1000
 TOP = 10
 LEAST = 1e-7
 """What a probability counts as that float32 has rounded to none."""
@@ -48,13 +46,13 @@ class Measured:
 
 
 class Judgement:
-    """Of pairs: users int64 [n], each user's together; liked bool [n]."""
+    """Of pairs: users int64 [n]; liked bool [n]."""
 
     def __init__(self, users: NDArray[np.int64], liked: NDArray[np.bool_]) -> None:
         self._liked = liked
-        self._users: NDArray[np.int64] = np.unique(users, return_inverse=True)[1]
-        self._ends = np.flatnonzero(users[1:] != users[:-1]) + 1
-        count = int(self._users.max()) + 1
+        self._by_user = ByUser(users, liked)
+        self._users = self._by_user.numbers
+        count = len(self._by_user.pairs)
         random = np.random.default_rng(BOOTSTRAP_SEED)
         draws = [np.bincount(random.integers(0, count, count), minlength=count) for _ in range(RESAMPLES)]
         self._weights = np.array([np.ones(count), *draws], np.float64)
@@ -64,11 +62,10 @@ class Judgement:
         """score float [n], the larger the likelier; probability float [n] of a like, without it the log loss is nan."""
         ranking = Ranking(score, self._liked)
         areas = [ranking.auc(weights[self._users]) for weights in self._weights]
-        each = list(zip(np.split(score, self._ends), np.split(self._liked, self._ends), strict=True))
         columns = [
             np.array(areas),
-            self._mean(np.array([auc(s, y) for s, y in each])),
-            self._mean(np.array([_ndcg(s, y) for s, y in each])),
+            self._mean(self._by_user.auc(score)),
+            self._mean(self._by_user.ndcg(score, TOP)),
         ]
         if probability is None:
             columns.append(np.full(len(areas), np.nan))
@@ -89,7 +86,3 @@ class Judgement:
 def mean(measured: Sequence[Measured]) -> Measured:
     """Of several seeds."""
     return Measured(np.mean([one.values for one in measured], 0))
-
-
-def _ndcg(score: Values, liked: NDArray[np.bool_]) -> float:
-    return float(ndcg_score(liked[None], score[None], k=TOP)) if liked.any() and not liked.all() else float("nan")

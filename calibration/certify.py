@@ -3,8 +3,8 @@
 Users are the unit, taken to be exchangeable with those to come. After Angelopoulos et al. (2021), "Learn then Test" (arXiv
 2110.01052):
 
-1. One part of the users chooses policies and puts them in an order, the surest first. The other part, unseen until
-   then, certifies.
+1. One part of the users chooses policies and puts them in an order, the surest first. The other part, unseen until then,
+   certifies.
 2. `p_value` tests for each policy the hypothesis that its expected loss is above the limit; where a policy has to keep several
    limits, the largest p-value counts.
 3. `fixed_sequence` certifies in that order and stops at the first policy that fails, so any number of them may be tried at one
@@ -44,7 +44,8 @@ def p_value(losses: NDArray[np.float64], bounds: tuple[float, float], limit: flo
         capital = prod (1 - bet_i (x_i - m)),  bet_i = min(0.9 / (1 - m), sqrt(2 log(1 / level) / (n variance_i)))
 
     where variance_i knows users before the i-th alone. Under the hypothesis capital does not grow on average, so that it ever
-    reaches 1 / u has a chance of at most u. `level` is where bets aim at; the p-value is valid at any other.
+    reaches 1 / u has a chance of at most u. `level` is what bets aim at: that of the test, divided by the number of sequences
+    that share it. The p-value is valid at any other.
 
     Used for every metric. Hoeffding-Bentkus (Bates et al. 2021) knows losses' mean but not their spread; it is no better where
     nearly all users lose nothing or a little, and as good where users lose all or nothing. Share of 400 simulated calibrations
@@ -63,9 +64,9 @@ def p_value(losses: NDArray[np.float64], bounds: tuple[float, float], limit: flo
     | 0 or 1, 0.005 +- 0.07, 0.01                     | betting             | 0.00 | 0.19 | 0.19 | 0.36 | 0.46 | 0.92 |
     |                                                 | Hoeffding-Bentkus   | 0.00 | 0.17 | 0.09 | 0.29 | 0.59 | 0.98 |
 
-    Raises InputError for a limit outside the bounds, ValueError for losses outside of them.
+    Raises InputError for a limit outside the bounds or a level outside (0, 1), ValueError for losses outside the bounds.
     """
-    x, m = _scaled(losses, bounds, limit)
+    x, m = _scaled(losses, bounds, limit, level)
     if len(x) == 0:
         return 1.0
     x = np.random.default_rng(ORDER_SEED).permutation(x)
@@ -88,7 +89,7 @@ def users_needed(losses: NDArray[np.float64], bounds: tuple[float, float], limit
 
     An estimate: log capital after n users is taken for normal, with the mean and variance of one bet on these losses, times n.
     """
-    x, m = _scaled(losses, bounds, limit)
+    x, m = _scaled(losses, bounds, limit, level)
     if not x.mean() < m:
         return math.inf
 
@@ -121,10 +122,14 @@ def _bet(variance: NDArray[np.float64], n: int, m: float, level: float) -> NDArr
     return np.minimum(BOLDEST / (1 - m), np.sqrt(2 * math.log(1 / level) / (n * variance)))
 
 
-def _scaled(losses: NDArray[np.float64], bounds: tuple[float, float], limit: float) -> tuple[NDArray[np.float64], float]:
+def _scaled(
+    losses: NDArray[np.float64], bounds: tuple[float, float], limit: float, level: float
+) -> tuple[NDArray[np.float64], float]:
     low, high = bounds
     if not low < limit < high:
         raise InputError(f"limit {limit:g}: expected a loss above {low:g} and below {high:g}")
+    if not 0 < level < 1:
+        raise InputError(f"level {level:g}: expected a number above 0 and below 1")
     x = (losses - low) / (high - low)
     if not ((x >= -1e-9) & (x <= 1 + 1e-9)).all():  # a metric's last bit may be out
         raise ValueError(f"losses from {losses.min()} to {losses.max()}, expected {low} to {high}")

@@ -30,15 +30,15 @@ CHOICES = "ndcg@K, user-auc, auc, logloss, agreement or top-k-overlap@K, with K 
 
 @dataclass(frozen=True)
 class Metric:
-    """kind: the name without K; k: None where the metric has none."""
+    """kind: the name without K; k: 0 where the metric has none."""
 
     kind: str
-    k: int | None = None
+    k: int = 0
 
     @property
     def name(self) -> str:
         """As `parse` reads it."""
-        return self.kind if self.k is None else f"{self.kind}@{self.k}"
+        return f"{self.kind}@{self.k}" if self.k else self.kind
 
     @property
     def higher_is_better(self) -> bool:
@@ -101,6 +101,7 @@ class Judge:
         return self._full[metric]
 
     def value(self, metric: Metric, score: NDArray[np.float32]) -> float:
+        """The metric of what is judged, on the whole split."""
         if metric.bounds is not None:
             return float(np.nanmean(self.each(metric, score)))
         self._check(metric, score)
@@ -172,11 +173,11 @@ class Judge:
         if metric.kind == "user-auc":
             return self._by_user.auc(score)
         if metric.kind == "ndcg":
-            return self._by_user.ndcg(score, metric.k or 0)
+            return self._by_user.ndcg(score, metric.k)
         if metric.kind == "agreement":
             same = (score >= 0) == (self._reference >= 0)
             return np.bincount(self._by_user.numbers, same) / self._by_user.pairs
-        return self._overlap(score, metric.k or 0)
+        return self._overlap(score, metric.k)
 
     def _overlap(self, score: NDArray[np.float32], k: int) -> NDArray[np.float64]:
         if k not in self._tops:
@@ -193,7 +194,7 @@ class Judge:
         if metric.kind in ("ndcg", "user-auc") and not self._by_user.both.any():
             users = len(self._by_user.pairs)
             raise InputError(f"metric {metric.name}: none of {users} users has both a like and a dislike, expected some")
-        if metric.kind == "top-k-overlap" and (largest := int(np.diff(self._offsets).max())) <= (metric.k or 0):
+        if metric.kind == "top-k-overlap" and (largest := int(np.diff(self._offsets).max())) <= metric.k:
             raise InputError(f"metric {metric.name}: the largest slate has {largest} candidates, expected more than {metric.k}")
 
 

@@ -1,11 +1,11 @@
-"""AUC and the bootstrap of its differences, against scikit-learn and brute force."""
+"""AUC and NDCG, of all pairs and by user, and the bootstrap of differences, against scikit-learn and brute force."""
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import ndcg_score, roc_auc_score
 
 from builders.traces import traces
-from rexit.ranking import Ranking, auc, auc_difference, user_auc
+from rexit.ranking import ByUser, Ranking, auc, auc_difference, interval, user_auc
 
 
 @pytest.mark.parametrize("levels", [3, 10_000])
@@ -33,6 +33,34 @@ def test_user_auc_skips_users_with_one_label() -> None:
     liked = np.array([1, 1, 1, 1, 1, 0, 1, 0, 0, 0, 0, 1], bool)
     score = np.array([9, 9, 9, 9, 2, 1, 2, 1, 5, 5, 5, 1], np.float32)
     assert user_auc(score, np.repeat([0, 1, 2], 4), liked) == pytest.approx((1.0 + 0.0) / 2)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_users_may_have_any_numbers_and_stand_in_any_order(kind: type) -> None:
+    random = np.random.default_rng(1)
+    users = random.choice([-3, 7, 1000, 10**12], 300)
+    score, liked = (random.normal(size=300).round(1) * 1e-3 + 1).astype(kind), random.random(300) < 0.5
+    by_user = ByUser(users, liked)
+    rows = [np.flatnonzero(users == u) for u in (-3, 7, 1000, 10**12)]
+    assert by_user.auc(score) == pytest.approx([roc_auc_score(liked[r], score[r]) for r in rows], abs=1e-12)
+    assert by_user.ndcg(score, 10) == pytest.approx([ndcg_score(liked[r][None], score[r][None], k=10) for r in rows], abs=1e-12)
+
+
+def test_scores_beyond_float32_are_told_apart() -> None:
+    score = np.array([1 + 1e-12, 1.0])
+    assert user_auc(score, np.zeros(2, int), np.array([True, False])) == 1
+
+
+def test_users_without_both_labels_have_no_value() -> None:
+    by_user = ByUser(np.array([0, 1, 1, 2, 2]), np.array([True, True, True, False, True]))
+    score = np.array([1, 2, 3, 4, 5], np.float32)
+    for values in (by_user.auc(score), by_user.ndcg(score, 10)):
+        assert np.isnan(values).tolist() == [True, True, False] and values[2] == 1
+
+
+def test_draws_without_a_value_are_left_out() -> None:
+    low, high = interval(lambda weights: float(weights[0]) if weights[0] else float("nan"), 3, 200)
+    assert 1 <= low < high <= 3
 
 
 def test_bootstrap_interval_covers_a_real_difference_and_excludes_zero() -> None:

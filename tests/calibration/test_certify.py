@@ -164,6 +164,13 @@ def test_a_limit_that_means_nothing(limit: float) -> None:
         p_value(np.zeros(3), (0, 1), limit)
 
 
+@pytest.mark.parametrize("level", [0.0, 1.0, -0.05, 95.0, math.nan])
+def test_a_level_that_is_no_chance(level: float) -> None:
+    for ask in (p_value, users_needed):
+        with pytest.raises(InputError, match=f"level {level:g}: expected a number above 0 and below 1"):
+            ask(np.zeros(3), (0, 1), 0.1, level)
+
+
 @pytest.mark.parametrize("bad", [-0.1, 1.1, math.nan])
 def test_losses_out_of_bounds_are_a_mistake(bad: float) -> None:
     with pytest.raises(ValueError, match="losses from"):
