@@ -139,7 +139,8 @@ def decide(
     4. Learn then Test (Angelopoulos et al., arXiv 2110.01052): they are tested in this order, careful ones first, up to the first
        that fails.
     5. The cheapest that is certified; full depth where nothing saves 1 %.
-    6. The test split: values and differences with intervals over users, against full depth, fixed depths and rivals.
+    6. The test split: values and differences with intervals over users, against full depth, fixed depths, and rivals tuned to the
+       chosen policy's budget.
 
     Raises InputError for goals or labels that cannot work.
     """
@@ -172,7 +173,7 @@ def decide(
     ways: dict[str, Stops] = {
         "full depth": rivals.fixed(last),
         **{depth_name(depths[k]): rivals.fixed(k) for k in range(last)},
-        **rivals.tuned(choosing, goal.max_drop),
+        **rivals.tuned(choosing, chosen.budget if chosen else goal.max_drop),
         "policy": _as_stops(policy, test),
     }
     rows = tuple(judged.row(name, stops) for name, stops in ways.items())
