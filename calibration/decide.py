@@ -132,7 +132,7 @@ def decide(
     """Chooses on one part of the validation split's users, certifies on the others, measures on test. depths: of each exit, in
     layers.
 
-    1. Users are parted at random by `seed`: half of them choose, or fewer where half has more than MOST_PAIRS pairs.
+    1. Users are parted at random by `seed`: a third of them chooses, see `parted`.
     2. A Platt map per exit. The search sees maps cross-fitted by user; the policy gets those of the whole choosing part.
     3. For each of a few budgets up to `max_drop`, the cheapest policy that is expected to stay within it: a fixed depth, where no
        dynamic policy saves 1 % more.

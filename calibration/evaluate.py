@@ -61,5 +61,4 @@ class Evaluation:
     def outcome(self, stops: NDArray[np.int64]) -> Outcome:
         """stops int64 [n]: the exit of each pair."""
         score = self.score(stops)
-        drops = tuple(self._expectation.drop(metric, score) for metric in self.metrics)
-        return Outcome(self.cost_us(stops), self.mean_layers(stops), drops)
+        return Outcome(self.cost_us(stops), self.mean_layers(stops), self._expectation.drops(self.metrics, score))

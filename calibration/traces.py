@@ -55,23 +55,23 @@ class Traces:
 def parted(traces: Traces, seed: int = 0) -> tuple[Traces, Traces]:
     """Traces of two parts of the users: those that choose a policy, and the others, which certify it.
 
-    Half of the users each, drawn by `seed`; fewer choose where half of them have more than MOST_PAIRS pairs: more would make the
-    search slow and the choice no better, while more users make a certificate easier to get. Raises InputError for fewer than two
+    A third of the users chooses, drawn by `seed`; fewer where a third has more than MOST_PAIRS pairs: more would make the search
+    slow and the choice no better, while more users make a certificate easier to get (our choice). Raises InputError for fewer than two
     users, or a part whose labels are all the same.
     """
     if traces.user_count < 2:
         raise InputError("validation: has one user, expected at least two: one part of the users chooses, the other certifies")
     order = np.random.default_rng(seed).permutation(traces.user_count)
-    half = order[: traces.user_count // 3]
-    pairs = np.bincount(traces.users, minlength=traces.user_count)[half]
+    third = order[: max(1, traces.user_count // 3)]
+    pairs = np.bincount(traces.users, minlength=traces.user_count)[third]
     fits = max(1, int(np.searchsorted(np.cumsum(pairs), MOST_PAIRS, "right")))
     chooses = np.zeros(traces.user_count, np.bool_)
-    chooses[half[:fits]] = True
+    chooses[third[:fits]] = True
     parts = traces.of(chooses), traces.of(~chooses)
     for part in parts:
         if part.liked.all() or not part.liked.any():
             kind = "liked" if part.liked[0] else "not liked"
-            raise InputError(f"validation: all {len(part)} pairs of one half of the users are {kind}, expected both kinds")
+            raise InputError(f"validation: all {len(part)} pairs of one part of the users are {kind}, expected both kinds")
     return parts
 
 
