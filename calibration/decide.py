@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.policy import ExitPolicy, Policy, TopK
+from rexit.bundle import ExitPolicy, Policy, TopK
 from rexit.calibration import certify, metrics, platt, rivals
 from rexit.calibration.evaluate import Evaluation, Outcome
 from rexit.calibration.metrics import Metric
@@ -107,10 +107,10 @@ class Decision:
     """What calibration chose, and what it does.
 
     chosen: None if full depth. candidates: all that were tested for a certificate, in that order. rows: of the test split; `full
-    depth` first, then fixed depths, rivals, and `policy` last. curve: a row for each candidate. gain: None if the policy is a fixed
-    depth, or none costs as little. saving: share of full depth's cost that the policy saves on the choosing part. needed: about
-    how many users of the certifying part would have certified the first candidate that was not (infinite: no number would), None
-    if all were.
+    depth` first, then fixed depths, rivals, and `policy` last. curve: a row for each candidate. gain: None if the policy is a
+    fixed depth, or none costs as little. saving: share of full depth's cost that the policy saves on the choosing part. needed:
+    about how many users of the certifying part would have certified the first candidate that was not (infinite: no number would),
+    None if all were.
     """
 
     goal: Goal
@@ -158,7 +158,9 @@ def decide(
     depth_outcomes = {k: choosing.outcome(np.full(len(chooses), k)) for k in range(last) if maps[k].useful}
     sequence = []
     for budget, one in found.items():
-        as_good = [k for k, o in depth_outcomes.items() if o.drop <= budget and o.cost_us <= one.outcome.cost_us / (1 - MIN_SAVING)]
+        as_good = [
+            k for k, o in depth_outcomes.items() if o.drop <= budget and o.cost_us <= one.outcome.cost_us / (1 - MIN_SAVING)
+        ]
         if as_good:
             k = as_good[0]
             sequence.append(Candidate(_fixed_policy(maps, k, variant_sha256), k, budget, depth_outcomes[k]))

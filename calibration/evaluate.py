@@ -16,8 +16,8 @@ from rexit.measure.costs import Costs
 
 @dataclass(frozen=True)
 class Outcome:
-    """cost_us: mean microseconds per slate, according to the cost model. mean_layers: over candidates. drops: one per metric, what
-    is expected to be lost against full depth (see `expected`); more is worse."""
+    """cost_us: mean microseconds per slate, according to the cost model. mean_layers: over candidates. drops: one per metric,
+    what is expected to be lost against full depth (see `expected`); more is worse."""
 
     cost_us: float
     mean_layers: float

@@ -1,10 +1,10 @@
 """What a ranking is expected to lose, with full depth's probabilities in the place of labels.
 
 Labels are noise to a choice: on MovieLens 100k a user's NDCG@10 differs between two depths by 0.05 (standard deviation) while the
-means differ by 0.001, and the best of thousands of policies is the one that the labels happened to favour. Full depth's calibrated
-probability p says what a label is on average, so the loss can be averaged over labels instead of drawn: each pair counts as p of a
-like and 1 - p of a dislike. Our choice, for choosing alone: what certifies and what is reported counts real labels. A ranking
-better than full depth's cannot be seen this way; its loss is overstated.
+means differ by 0.001, and the best of thousands of policies is the one that the labels happened to favour. Full depth's
+calibrated probability p says what a label is on average, so the loss can be averaged over labels instead of drawn: each pair
+counts as p of a like and 1 - p of a dislike. Our choice, for choosing alone: what certifies and what is reported counts real
+labels. A ranking better than full depth's cannot be seen this way; its loss is overstated.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class _Groups:
         return p[np.argsort(self._key + descending(score), kind="stable")]
 
     def ndcg(self, p: NDArray[np.float64], k: int) -> float:
-        """Mean over groups of the expected gain of p, in its order, over the best that as many likes as are expected could have."""
+        """Mean over groups of the expected gain of p, in its order, over the best that as many likes as are expected could
+        have."""
         discount = np.where(self._place < k, 1 / np.log2(self._place + 2.0), 0.0)
         most = np.r_[0.0, np.cumsum(1 / np.log2(np.arange(k) + 2.0))]
         best = np.interp(np.add.reduceat(p, self._starts), np.arange(k + 1), most)

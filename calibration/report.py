@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from rexit import __version__
 from rexit.bundle import Bundle
@@ -36,8 +37,8 @@ class CalibrationOptions:
     metrics: none of them may drop by more than `max_drop` against full depth, with this confidence. top_k: what is shown of a
     slate, if not all of it. slate: candidates per slate. max_slates: at most so many of each split, evenly spaced; 0: all.
     timed_slates: how many are timed. repeats: of each timing; the median counts. device, threads: as for `rexit.open`. profile: a
-    file that `rexit bench --profile` wrote; None: costs are measured. cached_share: of slates whose prefix is cached when they are
-    scored. from_traces: decide on what the last calibration observed, without running the model.
+    file that `rexit bench --profile` wrote; None: costs are measured. cached_share: of slates whose prefix is cached when they
+    are scored. from_traces: decide on what the last calibration observed, without running the model.
     """
 
     metrics: Sequence[str] = METRICS
@@ -158,7 +159,7 @@ def _timed(decision: Decision, measured: Measured | None, depths: Sequence[int])
 
 def _reliability(c: NDArray[np.float32], liked: NDArray[np.bool_]) -> list[dict[str, float]]:
     """Pairs in bins of equal count by probability: the mean probability of each bin, and the share that was liked."""
-    p, order = 1 / (1 + np.exp(-c.astype(np.float64))), np.argsort(c, kind="stable")
+    p, order = expit(c.astype(np.float64)), np.argsort(c, kind="stable")
     parts = [part for part in np.array_split(order, BINS) if len(part)]
     return [{"probability": float(p[i].mean()), "liked": float(liked[i].mean()), "pairs": len(i)} for i in parts]
 
@@ -197,8 +198,8 @@ def _conclusion(report: dict[str, Any], findings: Findings) -> str:
             f"split {lost}. Export it as a smaller model with `rexit export --exits {kept}`. {report['guarantee']}"
         )
     return (
-        f"Early exit pays: {policy['mean_layers']:.1f} of {report['layers']} layers on average, {time}. On the test split {lost}. "
-        f"{_against_fixed(report)} {report['guarantee']}"
+        f"Early exit pays: {policy['mean_layers']:.1f} of {report['layers']} layers on average, {time}. On the test split "
+        f"{lost}. {_against_fixed(report)} {report['guarantee']}"
     )
 
 
@@ -217,8 +218,8 @@ def _why_not(decision: Decision, allowed: str) -> str:
         else f"about {needed:,.0f} would be needed if their losses were like these"
     )
     return (
-        f"No policy is certified {allowed} with {decision.goal.confidence:.0%} confidence: {users:,} users are too few for the most "
-        f"careful one, {more}."
+        f"No policy is certified {allowed} with {decision.goal.confidence:.0%} confidence: {users:,} users are too few for the "
+        f"most careful one, {more}."
     )
 
 
@@ -245,7 +246,9 @@ def _against_fixed(report: dict[str, Any]) -> str:
         return "No fixed depth costs as little."
     names = report["settings"]["metrics"]
     told = ", ".join(
-        f"{name} {value:+.4f} ({low:+.4f} to {high:+.4f})" for name, (value, low, high) in gain["differences"].items() if name in names
+        f"{name} {value:+.4f} ({low:+.4f} to {high:+.4f})"
+        for name, (value, low, high) in gain["differences"].items()
+        if name in names
     )
     ends = [gain["differences"][name][1:] for name in names]
     if any(low > 0 for low, _ in ends) and all(high >= 0 for _, high in ends):

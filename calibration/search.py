@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.policy import TopK, slate_stops
+from rexit.bundle.slate_rules import TopK, slate_stops
 from rexit.calibration.evaluate import Evaluation, Outcome
 
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
@@ -34,8 +34,8 @@ Point = tuple[int, ...]
 class Rule:
     """Where candidates stop, apart from the maps.
 
-    At exit k < E-1 when c >= upper[k] or c <= -lower[k] (inf: never), once `patience` heads in a row agree on its sign. quorum and
-    top_k are the rules of whole slates, see `rexit.bundle.Policy`.
+    At exit k < E-1 when c >= upper[k] or c <= -lower[k] (inf: never), once `patience` heads in a row agree on its sign. quorum
+    and top_k are the rules of whole slates, see `rexit.bundle.Policy`.
     """
 
     patience: int
@@ -104,8 +104,8 @@ class Space:
         sides = [[math.inf] * (self.exits - 1) for _ in range(2)]
         for (side, k, values), at in zip(self.thresholds, point[3:], strict=True):
             sides[side][k] = values[at]
-        patience, quorum, top_k = (values[at] for values, at in zip(self.common, point[:3], strict=True))
-        return Rule(patience, tuple(sides[0]), tuple(sides[1]), quorum, top_k)
+        patiences, quorums, tops = self.common
+        return Rule(patiences[point[0]], tuple(sides[0]), tuple(sides[1]), quorums[point[1]], tops[point[2]])
 
     def families(self) -> Iterable[Point]:
         """Rules with one threshold: the same |c|, or the same place among an exit's own thresholds, at every open exit from some
@@ -114,9 +114,7 @@ class Space:
         finite = sorted({v for _, _, values in self.thresholds for v in values if not math.isinf(v)})
         shared = _some(finite, SHARED)
         places = range(max(self.lengths[3:], default=1) - 1)
-        for patience, quorum, first in itertools.product(
-            range(self.lengths[0]), _some(list(range(self.lengths[1])), 3), firsts
-        ):
+        for patience, quorum, first in itertools.product(range(self.lengths[0]), _some(list(range(self.lengths[1])), 3), firsts):
             for t in shared:
                 yield self._from(first, patience, quorum, [int(np.searchsorted(v, t)) for _, _, v in self.thresholds])
             for place in places:
@@ -134,7 +132,7 @@ class Space:
         """The same rule with another value on one axis: all of them, or near ones and both ends where there are many axes."""
         here, length = point[axis], self.lengths[axis]
         if not self.many or axis < 3:
-            others = range(length)
+            others = list(range(length))
         else:
             others = sorted({at for at in (0, here - 3, here - 1, here + 1, here + 3, length - 1) if 0 <= at < length})
         return (moved(point, axis, at) for at in others if at != here)

@@ -14,7 +14,6 @@ from rexit.measure.scorer import Scorer
 from rexit.progress import Progress, silent
 from rexit.slates import Slate
 
-
 MOST_PAIRS = 40_000
 """What the search looks at."""
 
@@ -56,8 +55,8 @@ def parted(traces: Traces, seed: int = 0) -> tuple[Traces, Traces]:
     """Traces of two parts of the users: those that choose a policy, and the others, which certify it.
 
     A third of the users chooses, drawn by `seed`; fewer where a third has more than MOST_PAIRS pairs: more would make the search
-    slow and the choice no better, while more users make a certificate easier to get (our choice). Raises InputError for fewer than two
-    users, or a part whose labels are all the same.
+    slow and the choice no better, while more users make a certificate easier to get (our choice). Raises InputError for fewer
+    than two users, or a part whose labels are all the same.
     """
     if traces.user_count < 2:
         raise InputError("validation: has one user, expected at least two: one part of the users chooses, the other certifies")
@@ -76,8 +75,8 @@ def parted(traces: Traces, seed: int = 0) -> tuple[Traces, Traces]:
 
 
 def collect(session: Scorer, slates: Sequence[Slate], what: str = "traces", progress: Progress = silent) -> NDArray[np.float32]:
-    """Raw log-odds of all slates at every exit: float32 [n, E]; `what` names the step in progress. Raises InputError if one is not
-    finite."""
+    """Raw log-odds of all slates at every exit: float32 [n, E]; `what` names the step in progress. Raises InputError if one is
+    not finite."""
     parts = []
     for n, slate in enumerate(slates):
         progress(what, n, len(slates))
@@ -90,8 +89,8 @@ def collect(session: Scorer, slates: Sequence[Slate], what: str = "traces", prog
 
 
 def join(slates: Sequence[Slate], log_odds: NDArray[np.float32], what: str = "traces") -> Traces:
-    """Slates and their log-odds, float32 [n, E]; `what` names them in messages. Raises InputError if all labels are the same, since
-    then nothing can be ranked."""
+    """Slates and their log-odds, float32 [n, E]; `what` names them in messages. Raises InputError if all labels are the same,
+    since then nothing can be ranked."""
     liked = np.concatenate([s.liked for s in slates])
     if liked.all() or not liked.any():
         raise InputError(f"{what}: all {len(liked)} interactions are {'liked' if liked[0] else 'not liked'}, expected both kinds")

@@ -18,7 +18,12 @@ GOAL = Goal((parse("ndcg@5"), parse("user-auc")), 0.04)
 def decided(noise, goal: Goal = GOAL, users=600, costs=None):
     exits = len(noise)
     return decide(
-        traces(users, 10, noise, seed=1), traces(users, 10, noise, seed=2), costs or even_costs(exits), LAYERS[:exits], "digest", goal
+        traces(users, 10, noise, seed=1),
+        traces(users, 10, noise, seed=2),
+        costs or even_costs(exits),
+        LAYERS[:exits],
+        "digest",
+        goal,
     )
 
 
@@ -29,7 +34,7 @@ def row(made, name: str):
 def test_good_early_heads_pay_and_are_certified() -> None:
     made = decided([0.6, 0.3, 0.0])
     assert made.chosen is not None and made.chosen.certified and made.chosen.p_value <= 0.05
-    assert made.saving > 0.2 and made.needed is None or made.needed > 0
+    assert (made.saving > 0.2 and made.needed is None) or made.needed > 0
     assert made.users == {"choosing": 200, "certifying": 400, "test": 600}
     policy, full = row(made, "policy"), row(made, "full depth")
     assert policy.mean_layers < 6 and policy.cost_us < full.cost_us
@@ -128,9 +133,8 @@ def test_maps_make_depths_comparable() -> None:
 def test_rivals_are_in_the_table_and_keep_the_budget_where_they_were_tuned() -> None:
     made = decided([0.8, 0.4, 0.0])
     names = [one.name for one in made.rows]
-    assert names == [
-        "full depth", "2 layers", "4 layers", "one threshold", "entropy", "patience", "exit shares", "one exit at a time", "policy",
-    ]  # fmt: skip
+    rivals = ["one threshold", "entropy", "patience", "exit shares", "one exit at a time"]
+    assert names == ["full depth", "2 layers", "4 layers", *rivals, "policy"]
     for name in names[3:]:
         assert row(made, name).drops["user-auc"][0] < 2 * GOAL.max_drop
 
@@ -146,7 +150,9 @@ def test_top_k_rules_let_candidates_go_once_their_place_is_known() -> None:
 
 def test_test_split_has_no_say() -> None:
     first, second = (
-        decide(traces(300, 10, [0.6, 0.3, 0.0], seed=1), traces(300, 10, [0.6, 0.3, 0.0], seed=s), even_costs(3), LAYERS, "d", GOAL)
+        decide(
+            traces(300, 10, [0.6, 0.3, 0.0], seed=1), traces(300, 10, [0.6, 0.3, 0.0], seed=s), even_costs(3), LAYERS, "d", GOAL
+        )
         for s in (2, 3)
     )
     assert first.policy == second.policy and first.candidates == second.candidates

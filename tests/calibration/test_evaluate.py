@@ -31,7 +31,8 @@ def test_what_is_expected_to_be_lost_is_the_mean_over_labels(name: str) -> None:
     full, score = np.ascontiguousarray(t.log_odds[:, 1]), np.ascontiguousarray(t.log_odds[:, 0])
     metric, random = parse(name), np.random.default_rng(0)
     drops = [
-        Judge(t.users, random.random(len(full)) < 1 / (1 + np.exp(-full)), t.offsets, full).drop(metric, score) for _ in range(400)
+        Judge(t.users, random.random(len(full)) < 1 / (1 + np.exp(-full)), t.offsets, full).drop(metric, score)
+        for _ in range(400)
     ]
     expected = Expectation(t, full).drops([metric], score)[0]
     error = np.std(drops) / 20

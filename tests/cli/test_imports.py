@@ -30,7 +30,7 @@ def test_command_line_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["rexit.calibration", "rexit.bundle", "rexit.exporter.compile", "rexit.exporter.engine.ep_context"]
+    "module", ["rexit.calibration.run", "rexit.bundle", "rexit.exporter.compile", "rexit.exporter.engine.ep_context"]
 )
 def test_core_loads_no_torch(module: str) -> None:
     assert not loaded(f"import {module}") & set(NEVER)
