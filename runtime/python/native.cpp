@@ -69,12 +69,34 @@ rexit::Policy make_policy(Rules rules) {
   return policy;
 }
 
+// Warnings of the call that opens a bundle in this thread; null: none is being opened.
+thread_local std::vector<std::string>* opening = nullptr;
+
+void keep_warning(void*, rexit_log_level, const char* line) {
+  if (opening != nullptr) opening->push_back(line);
+}
+
+rexit::Bundle open_bundle(const std::string& path, const rexit::BundleOptions& options, std::vector<std::string>& warnings) {
+  opening = &warnings;
+  try {
+    rexit::Bundle opened(path, options);
+    opening = nullptr;
+    return opened;
+  } catch (...) {
+    opening = nullptr;
+    throw;
+  }
+}
+
 // rexit::Session with a lock: Python threads that share a session wait for each other instead of getting an error.
 class Session {
  public:
-  Session(const rexit::Bundle& bundle, std::size_t cache_bytes) : session_(bundle, cache_bytes), cache_bytes_(cache_bytes) {}
+  Session(const rexit::Bundle& bundle, std::size_t cache_bytes, std::vector<std::string> warnings = {})
+      : session_(bundle, cache_bytes), cache_bytes_(cache_bytes), warnings_(std::move(warnings)) {}
 
   Session* another() const { return new Session(session_.bundle(), cache_bytes_); }
+
+  const std::vector<std::string>& warnings() const { return warnings_; }
 
   InfoRow info() const {
     const rexit_bundle_info info = session_.bundle().info();
@@ -190,6 +212,7 @@ class Session {
  private:
   rexit::Session session_;
   std::size_t cache_bytes_;
+  std::vector<std::string> warnings_;
   std::mutex mutex_;
 };
 
@@ -219,16 +242,20 @@ void raise(const std::exception_ptr& pointer, void*) {
 NB_MODULE(_native, module) {
   nb::register_exception_translator(raise);
   module.attr("version") = rexit_version();
+  rexit_set_log(keep_warning, nullptr, REXIT_LOG_WARNING);
   nb::class_<Session>(module, "Session")
       .def(
           "__init__",
           [](Session* self, const std::string& path, const std::string& variant, const std::string& library, std::int32_t threads,
              std::size_t cache_bytes, const std::string& device, std::int32_t device_id) {
             const nb::gil_scoped_release released;
-            new (self) Session(rexit::Bundle(path, {variant, library, threads, device, device_id}), cache_bytes);
+            std::vector<std::string> warnings;
+            const rexit::Bundle bundle = open_bundle(path, {variant, library, threads, device, device_id}, warnings);
+            new (self) Session(bundle, cache_bytes, std::move(warnings));
           },
           "path"_a, "variant"_a, "library"_a, "threads"_a, "cache_bytes"_a, "device"_a, "device_id"_a)
       .def("another", &Session::another, nb::rv_policy::take_ownership)
+      .def("warnings", &Session::warnings)
       .def("info", &Session::info)
       .def("exits", &Session::exits)
       .def("score", &Session::score, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "top_k"_a, "deadline_us"_a,

@@ -180,7 +180,8 @@ typedef struct rexit_bundle_options {
 } rexit_bundle_options;
 
 /* Opens the bundle in folder `path`: checks structure and sizes, maps the catalog, loads the segments. File hashes are checked
- * by rexit_bundle_verify only. Release the bundle with rexit_bundle_close.
+ * by rexit_bundle_verify only. Release the bundle with rexit_bundle_close. Logs one warning if the bundle's policy was made on
+ * another device or architecture, with another number of threads, or with another version of ONNX Runtime or rexit.
  *
  * REXIT_UNKNOWN_VARIANT; any 2xx for its files; REXIT_BACKEND_MISSING and REXIT_BACKEND_FAILED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options,

@@ -42,6 +42,25 @@ TEST_F(SessionTest, PolicyDropsCandidatesOnTheWay) {
   }
 }
 
+// tests/damage/policies.py has what it was made on.
+TEST(Opening, WarnsOnceOfAPolicyMadeElsewhere) {
+  std::vector<std::string> lines;
+  rexit_set_log(
+      [](void* context, rexit_log_level, const char* line) { static_cast<std::vector<std::string>*>(context)->push_back(line); },
+      &lines, REXIT_LOG_WARNING);
+  const rexit::Bundle sound(sound_bundle());
+  EXPECT_TRUE(lines.empty());
+  const rexit::Bundle bundle(bundles() + "/policy_made_elsewhere/bundle");
+  const rexit::Session session(bundle);
+  rexit_set_log(nullptr, nullptr, REXIT_LOG_ERROR);
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_NE(lines[0].find("variants/cpu-fp32/policy.json: calibrated with device cuda, here cpu; threads 77, here "),
+            std::string::npos)
+      << lines[0];
+  for (const char* part : {"; architecture pdp11, here ", "; onnxruntime 0.9.1, here 1.", "; rexit 0.0.9, here 0.1.0: "})
+    EXPECT_NE(lines[0].find(part), std::string::npos) << lines[0];
+}
+
 TEST_F(SessionTest, SegmentsReportWhatTheyDid) {
   const rexit::Scores scores = session.score(request().force_exit(1));
   const std::vector<rexit_segment_stats> segments = session.segments();
