@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import TopK
+from rexit.bundle import Counters, TopK
 from rexit.errors import InputError
 from rexit.runtime import _native
 from rexit.runtime._library import onnxruntime_library
@@ -285,6 +285,15 @@ class Session:
         """From another thread: the running call soon raises CancelledError, or returns if it is nearly done. Does nothing if no
         call is running; later calls, including those waiting for their turn, are served."""
         self._open.cancel()
+
+    def counters(self) -> Counters:
+        """What candidates did at each exit, over all slates this session scored; traces, warm-ups and forced exits do not count."""
+        table = self._open.counters()
+        return Counters(table[:, 0], table[:, 1], table[:, 2], table[:, 3:])
+
+    def reset_counters(self) -> None:
+        """Sets `counters` to 0."""
+        self._open.reset_counters()
 
     @property
     def memory(self) -> Memory:

@@ -8,6 +8,7 @@
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
+#include <iterator>
 #include <mutex>
 #include <optional>
 #include <tuple>
@@ -203,6 +204,29 @@ class Session {
     return {memory.prefixes, memory.buffers, memory.working, memory.weights};
   }
 
+  // [exits, 3 + bins]: reached, stopped, cut short, and the histogram.
+  auto counters() {
+    std::vector<std::int64_t> values;
+    std::size_t exits = 0;
+    {
+      const nb::gil_scoped_release released;
+      const std::lock_guard<std::mutex> turn(mutex_);
+      for (const rexit_exit_counters& one : session_.counters()) {
+        for (const std::uint64_t count : {one.reached, one.stopped, one.cut_short})
+          values.push_back(static_cast<std::int64_t>(count));
+        values.insert(values.end(), std::begin(one.histogram), std::end(one.histogram));
+        ++exits;
+      }
+    }
+    return to_numpy<std::int64_t, nb::ndim<2>>(std::move(values), {exits, 3 + REXIT_COUNTER_BINS});
+  }
+
+  void reset_counters() {
+    const nb::gil_scoped_release released;
+    const std::lock_guard<std::mutex> turn(mutex_);
+    session_.reset_counters();
+  }
+
   // Without the lock: it is meant for the call that holds it.
   void cancel() {
     const nb::gil_scoped_release released;
@@ -266,5 +290,7 @@ NB_MODULE(_native, module) {
       .def("clear_cache", &Session::clear_cache)
       .def("trim", &Session::trim)
       .def("cancel", &Session::cancel)
+      .def("counters", &Session::counters)
+      .def("reset_counters", &Session::reset_counters)
       .def("memory", &Session::memory);
 }

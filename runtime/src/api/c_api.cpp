@@ -248,6 +248,27 @@ rexit_status rexit_session_get_segment(const rexit_session* session, size_t segm
   return report_current_exception();
 }
 
+rexit_status rexit_session_get_counters(const rexit_session* session, size_t exit, rexit_exit_counters* counters_out) try {
+  check_size(required(counters_out, "counters_out"), "counters_out");
+  const Entered entered(session);
+  const std::vector<ExitCounters>& all = entered->counters();
+  if (exit >= all.size()) fail(REXIT_INVALID_ARGUMENT, "exit is ", exit, ", the bundle has exits 0 to ", all.size() - 1);
+  const ExitCounters& one = all[exit];
+  rexit_exit_counters counters{0, one.reached, one.stopped, one.cut_short, {}};
+  std::copy(one.histogram.begin(), one.histogram.end(), counters.histogram);
+  write_struct(counters, counters_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_reset_counters(rexit_session* session) try {
+  Entered(session)->reset_counters();
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
 rexit_status rexit_session_score(rexit_session* session, const rexit_request* request, rexit_score* scores_out,
                                  rexit_stats* stats_out) try {
   const Clock::time_point start = Clock::now();
