@@ -287,7 +287,7 @@ class Session:
         self._open.cancel()
 
     def counters(self) -> Counters:
-        """What candidates did at each exit, over all slates this session scored; traces, warm-ups and forced exits do not count."""
+        """What candidates did at each exit, over all slates it scored; traces, warm-ups and forced exits do not count."""
         table = self._open.counters()
         return Counters(table[:, 0], table[:, 1], table[:, 2], table[:, 3:])
 

@@ -213,7 +213,7 @@ def test_rules_of_the_slate_stop_where_the_trace_says(
 
 def test_counters_tell_what_the_traces_say(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "bundle", BundleOptions(max_tokens=50))
-    exits = ExitPolicy(0.5, 0.1, 4.0, 4.0), ExitPolicy(0.5, 0.1, 3.0, 5.0), ExitPolicy()
+    exits = ExitPolicy(0.5, 0.1, 1.0, 1.0), ExitPolicy(0.5, 0.1, 3.0, 5.0), ExitPolicy()
     policy = Policy(exits, 1, Bundle.open(folder).variant_sha256, 0.2)
     policy.write(folder / "variants/cpu-fp32/policy.json")
     session, traces = runtime.open(folder), []
