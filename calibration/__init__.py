@@ -11,6 +11,7 @@ report.png. The data moves through the modules in this order:
     plot       the trade-off -> PNG
     report     what was chosen and measured -> JSON and a conclusion
     run        all of it
+    drift      counters of a service, held against calibration's own
 
 Needs polars, scikit-learn and matplotlib; no torch. Traces come from the library that runs on the device, so what is
 calibrated is what runs.
