@@ -16,6 +16,7 @@ report.html and traces.safetensors. The data moves through the modules in this o
     examples    slates that exit early and late
     report      what was chosen and measured -> JSON and a conclusion
     run         all of it
+    drift       counters of a service, held against calibration's own
 
 Needs polars, scikit-learn, scipy and matplotlib, which a device that only scores does not have: the names below are loaded when
 they are first used. No torch. Traces come from the library that runs on the device, so what is calibrated is what runs.

@@ -196,7 +196,8 @@ def decide(
 
 def back_to_full_depth(decision: Decision) -> Decision:
     """The same decision with full depth as its policy."""
-    policy = Policy(tuple(ExitPolicy(m.a, m.b) for m in decision.maps), 1, decision.policy.variant_sha256)
+    exits = tuple(ExitPolicy(m.a, m.b) for m in decision.maps)
+    policy = replace(decision.policy, exits=exits, patience=1, quorum=0.0, top_k=None)
     full = replace(decision.rows[0], name="policy")
     return replace(decision, policy=policy, chosen=None, rows=(*decision.rows[:-1], full), gain=None, saving=0.0)
 

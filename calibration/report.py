@@ -15,7 +15,7 @@ from scipy.special import expit
 from rexit import __version__
 from rexit.bundle import Bundle
 from rexit.bundle.files import json_values
-from rexit.calibration import certify
+from rexit.calibration import certify, drift
 from rexit.calibration.decide import Decision, Row
 from rexit.calibration.examples import Example
 from rexit.calibration.traces import Traces
@@ -85,7 +85,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     """The content of `report.json`: plain JSON values."""
     depths, decision, measured, profile = bundle.manifest.exits, findings.decision, findings.measured, findings.profile
     policy, traces, goal = decision.policy, findings.traces, decision.goal
-    test = traces["test"]
+    seen, test = traces["validation"], traces["test"]
     stops, c = policy.stops(test.log_odds, test.offsets), policy.calibrated(test.log_odds)
     timed = _timed(decision, measured, depths)
     report: dict[str, Any] = {
@@ -137,6 +137,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "users_needed": None if decision.needed is None or math.isinf(decision.needed) else decision.needed,
         "guarantee": _guarantee(decision),
         "decisions": measured and {"candidates": measured.candidates, "as_traced": measured.as_traced},
+        "reference": drift.reference(policy.calibrated(seen.log_odds), policy.stops(seen.log_odds, seen.offsets)),
         "examples": {"early": list(map(asdict, findings.early)), "late": list(map(asdict, findings.late))},
     }
     report["conclusion"] = _conclusion(report, findings)
