@@ -16,6 +16,15 @@ from rexit.calibration.evaluate import Evaluation, Outcome
 Stops = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.int64]]
 """From raw log-odds and c, both float32 [n, E], to the exit of each pair, int64 [n]."""
 
+ABOUT = {
+    "one threshold": ("stops at the first exit whose calibrated probability is sure enough, the same at all exits", ""),
+    "entropy": ("the same, by the entropy of the heads' own softmax, as DeeBERT does", "2004.12993"),
+    "patience": ("stops once so many heads in a row give the same answer, as PABEE does", "2006.04152"),
+    "exit shares": ("a geometric series of shares of candidates that exits take, as EENet meets a budget", "2301.07099"),
+    "one exit at a time": ("thresholds lowered where the saving for the drop is largest, as Apparate does", "2312.05385"),
+}
+"""How each works, and the arXiv number of its paper."""
+
 STEPS = 40
 ROUNDS = 400
 

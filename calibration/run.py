@@ -12,7 +12,7 @@ import numpy as np
 
 from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE
-from rexit.calibration import decide, metrics, recording
+from rexit.calibration import decide, metrics, page, recording
 from rexit.calibration.drift import REPORT_FILE
 from rexit.calibration.examples import Example, pick
 from rexit.calibration.recording import Recording
@@ -49,7 +49,7 @@ def calibrate(
     open_session: Callable[[], Any] | None = None,
     decode: Callable[[Sequence[int]], str] | None = None,
 ) -> Calibration:
-    """Calibrates a variant and writes policy.json, report.json and traces.safetensors into its folder.
+    """Calibrates a variant and writes policy.json, report.json, report.html and traces.safetensors into its folder.
 
     1. Traces of the validation and test slates, by the variant itself; what its segments cost, from the file `options.profile`
        or measured here. Both are kept; with `options.from_traces` they are those that the last calibration kept.
@@ -109,7 +109,9 @@ class _Work:
                 decision.policy.write(bundle.folder / POLICY_FILE)
             shown = self._examples(decision.policy, slates["test"], traces["test"])
             report = build(bundle, options, Findings(traces, seen.profile, costs, decision, measured, slower, *shown))
+            written = page.page(report)
             write_json(bundle.folder / REPORT_FILE, report)
+            write_file(bundle.folder / page.FILE, written)
         return Calibration(decision.policy, report)
 
     def _check(self, catalog: Catalog) -> decide.Goal:

@@ -31,13 +31,18 @@ class Costs:
     def mean(self, stops: NDArray[np.int64], offsets: NDArray[np.int64]) -> float:
         """Mean cost of a slate in microseconds: stops int64 [n] is each candidate's exit, offsets int64 [S + 1] delimits the
         slates."""
+        return self.base_us + float(self.parts(stops, offsets).sum())
+
+    def parts(self, stops: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What the mean slate pays for each exit's prefix, passes and candidates, in microseconds: float64 [3, E]. The rest of its
+        cost is `base_us`."""
         slates, exits = len(offsets) - 1, len(self.prefix_us)
         slate = np.repeat(np.arange(slates), np.diff(offsets))
         stopped = np.bincount(slate * exits + stops, minlength=slates * exits).reshape(slates, exits)
         reached = stopped[:, ::-1].cumsum(1)[:, ::-1]
         passes = -(-reached // self.pass_candidates)
-        total = (reached > 0).sum(0) @ self.prefix_us + passes.sum(0) @ self.pass_us + reached.sum(0) @ self.candidate_us
-        return self.base_us + float(total) / slates
+        counts = np.stack(((reached > 0).sum(0), passes.sum(0), reached.sum(0)))
+        return np.asarray(counts / slates * np.stack((self.prefix_us, self.pass_us, self.candidate_us)))
 
 
 def passes(tokens: Sequence[int], max_tokens: int) -> int:

@@ -1,0 +1,200 @@
+"""What a calibration found, as pictures: a report's content -> inline SVG.
+
+Text stays text, and colours are the page's CSS variables, so that one picture serves light and dark. The same report gives the
+same bytes with the same Matplotlib.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import matplotlib.style
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from rexit.calibration import metrics, rivals
+from rexit.measure.costs import depth_name
+
+UNIT = 72
+"""To the inch, as SVG has them: sizes below are in pixels of a picture shown at its own size."""
+
+COLOURS = {"page": "#000001", "ink": "#000002", "muted": "#000003", "rule": "#000004"} | {
+    "policy": "#000005",
+    "fixed": "#000006",
+    "rival": "#000007",
+    "limit": "#000008",
+}
+"""What stands for a variable of the page until Matplotlib is done."""
+
+MARKERS = ("^", "v", "D", "P", "X", "<", ">")
+
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "rexit",
+    "text.parse_math": False,
+    "font.size": 12,
+    "axes.edgecolor": COLOURS["muted"],
+    "axes.labelcolor": COLOURS["ink"],
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "none",
+    "grid.color": COLOURS["rule"],
+    "legend.frameon": False,
+    "legend.fontsize": 11,
+    "text.color": COLOURS["ink"],
+    "xtick.color": COLOURS["muted"],
+    "xtick.labelcolor": COLOURS["ink"],
+    "ytick.color": COLOURS["muted"],
+    "ytick.labelcolor": COLOURS["ink"],
+}
+
+
+def trade_off(report: Mapping[str, Any], metric: str) -> str:
+    """Cost and quality of each way to stop on the test split."""
+    rows = {row["policy"]: row for row in report["table"]}
+    full, policy, candidates = rows["full depth"], rows["policy"], report["candidates"]
+    fixed = [rows[name] for name in [*map(depth_name, (e["layers"] for e in report["exits"][:-1])), "full depth"]]
+    worse = -1 if metrics.parse(metric).higher_is_better else 1
+
+    def draw(axes: Axes) -> None:
+        def bars(some: Sequence[Mapping[str, Any]], colour: str) -> None:
+            low, high = ([full["values"][metric] + worse * row["drops"][metric][n] for row in some] for n in (1, 2))
+            axes.vlines(_ms(some), low, high, color=COLOURS[colour], linewidth=1, alpha=0.6)
+
+        def values(some: Sequence[Mapping[str, Any]]) -> list[float]:
+            return [row["values"][metric] for row in some]
+
+        bars(fixed[:-1], "fixed")
+        axes.plot(
+            _ms(fixed), values(fixed), "s--", color=COLOURS["fixed"], linewidth=1, markersize=6, label="fixed depth, layers"
+        )
+        for exit, row in zip(report["exits"], fixed, strict=True):
+            place = (row["cost_us"] / 1000, row["values"][metric])
+            axes.annotate(str(exit["layers"]), place, (-3, 6), textcoords="offset points", ha="right", color=COLOURS["fixed"])
+        tested = [one["test"] for one in candidates]
+        bars(tested, "policy")
+        axes.plot(_ms(tested), values(tested), "-", color=COLOURS["policy"], linewidth=1.5, zorder=3)
+        for certified, face, label in ((True, "policy", "candidate, certified"), (False, "page", "candidate, not certified")):
+            some = [one["test"] for one in candidates if one["certified"] == certified]
+            if some:
+                look: dict[str, Any] = {"color": COLOURS["policy"], "markerfacecolor": COLOURS[face], "label": label, "zorder": 4}
+                axes.plot(_ms(some), values(some), "o", markersize=7, **look)
+        found = [name for name in rivals.ABOUT if name in rows]
+        for name, marker in zip(found, MARKERS, strict=False):
+            bars([rows[name]], "rival")
+            axes.plot(_ms([rows[name]]), values([rows[name]]), marker, color=COLOURS["rival"], markersize=6, label=name)
+        axes.plot(
+            *(_ms([policy]), values([policy])),
+            "o",
+            color=COLOURS["ink"],
+            markersize=14,
+            markerfacecolor="none",
+            label="the policy",
+            zorder=5,
+        )
+        limit = full["values"][metric] + worse * report["settings"]["max_drop"]
+        axes.axhline(limit, color=COLOURS["limit"], linestyle=(0, (5, 3)), linewidth=1, label="allowed drop")
+        axes.set(xlabel="ms per slate, by the cost model", ylabel=metric)
+        axes.set_xlim(left=0)
+        axes.grid(True, linewidth=0.6)
+        axes.figure.legend(loc="outside lower center", ncols=2, columnspacing=1.5, handletextpad=0.5)  # type: ignore[union-attr]
+
+    told = (
+        f"Milliseconds per slate by the cost model, and {metric} on the test split, for fixed depths, the candidates tested for "
+        "a certificate, and other ways to stop. The table of all ways to stop has the figures."
+    )
+    return _svg(draw, (420, 430), f"Trade-off of {metric} and time", told)
+
+
+def exit_shares(report: Mapping[str, Any]) -> str:
+    """Where the candidates of the test split stop."""
+    exits = report["exits"]
+
+    def draw(axes: Axes) -> None:
+        shares = [100 * one["stopped"] for one in exits]
+        drawn = axes.barh(range(len(exits)), shares, height=0.65, color=COLOURS["policy"])
+        axes.bar_label(drawn, [f"{share:.1f} %" for share in shares], padding=4)
+        _exits_down(axes, exits)
+        axes.set(xlabel="% of candidates", xlim=(0, 115), xticks=range(0, 101, 25))
+
+    return _svg(
+        draw, (420, 80 + 26 * len(exits)), "Share of candidates stopped at each exit", "The table of exits has the figures."
+    )
+
+
+def reliability(exit: Mapping[str, Any]) -> str:
+    """How often candidates of an exit are liked that it gives a probability."""
+    bins = exit["reliability"]
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], linestyle=(0, (4, 3)), color=COLOURS["muted"], linewidth=1)
+        axes.plot([b["probability"] for b in bins], [b["liked"] for b in bins], "o-", color=COLOURS["policy"], markersize=5)
+        ticks = (0, 0.5, 1)
+        axes.set(xlabel="probability", ylabel="share liked", xlim=(0, 1), ylim=(0, 1), xticks=ticks, yticks=ticks, aspect="equal")
+        axes.grid(True, linewidth=0.6)
+
+    title = f"Reliability of the exit after {depth_name(exit['layers'])}"
+    return _svg(draw, (210, 210), title, f"Probability and share liked in {len(bins)} bins; on the diagonal both are the same.")
+
+
+def costs(report: Mapping[str, Any]) -> str:
+    """What the mean slate pays for, at full depth and under the policy."""
+    parts = report["parts"]
+    kinds = (("base", "muted"), ("prefix", "policy"), ("passes", "fixed"), ("candidates", "rival"))
+
+    def draw(axes: Axes) -> None:
+        for y, one in enumerate(parts.values()):
+            left = 0.0
+            by_exit = ([one["base_us"]], one["prefix_us"], one["pass_us"], one["candidate_us"])
+            for (kind, colour), pieces in zip(kinds, by_exit, strict=True):
+                for n, microseconds in enumerate(pieces):
+                    label = kind if y == 0 and n == 0 else None
+                    look: dict[str, Any] = {
+                        "color": COLOURS[colour],
+                        "edgecolor": COLOURS["page"],
+                        "linewidth": 0.8,
+                        "label": label,
+                    }
+                    axes.barh(y, microseconds / 1000, left=left, height=0.6, **look)
+                    left += microseconds / 1000
+            axes.annotate(f"{left:.1f}", (left, y), (4, 0), textcoords="offset points", va="center")
+        axes.set(xlabel="ms per slate, by the cost model", yticks=range(len(parts)), yticklabels=list(parts))
+        axes.margins(x=0.12)
+        axes.invert_yaxis()
+        axes.figure.legend(loc="outside lower center", ncols=4, columnspacing=1, handlelength=1, handletextpad=0.4)  # type: ignore[union-attr]
+
+    return _svg(draw, (420, 190), "Cost of the mean slate by part", "The table of costs has the figures.")
+
+
+def _ms(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [row["cost_us"] / 1000 for row in rows]
+
+
+def _exits_down(axes: Axes, exits: Sequence[Mapping[str, Any]]) -> None:
+    axes.set_yticks(range(len(exits)), [f"after {depth_name(one['layers'])}" for one in exits])
+    axes.invert_yaxis()
+
+
+def _svg(draw: Any, size: tuple[float, float], title: str, description: str) -> str:
+    """An <svg> element of its own size in pixels, with a name for those who do not see it."""
+    with matplotlib.style.context("default"), rc_context(STYLE):
+        figure = Figure(figsize=(size[0] / UNIT, size[1] / UNIT), layout="constrained")
+        draw(figure.add_subplot())
+        file = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(file, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = file.getvalue()
+    inside = text[text.index("<g ") : text.rindex("</svg>")]
+    inside = re.sub(r' id="[a-z]+(_[a-z]+)*_\d+"', "", inside)  # names that every picture of a page would have
+    for name, stand_in in COLOURS.items():
+        inside = inside.replace(stand_in, f"var(--{name})")
+    return (
+        f'<svg viewBox="0 0 {size[0]:g} {size[1]:g}" role="img" aria-label="{escape(title)}. {escape(description)}">'
+        f"<title>{escape(title)}</title>{inside}</svg>"
+    )
