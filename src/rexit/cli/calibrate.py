@@ -127,7 +127,7 @@ def _row(row: dict[str, Any], metrics: list[str], full: dict[str, Any]) -> list[
 
 def _value(row: dict[str, Any], name: str, full: bool) -> str:
     drop, low, high = row["drops"][name]
-    return f"{row['values'][name]:.4f}" + ("" if full else f" {-drop:+.4f} ({-high:+.4f} to {-low:+.4f})")
+    return f"{row['values'][name]:.4f}" + ("" if full else f" {0 - drop:+.4f} ({0 - high:+.4f} to {0 - low:+.4f})")
 
 
 def _candidate(one: dict[str, Any], metrics: list[str]) -> list[str]:
