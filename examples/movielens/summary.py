@@ -158,7 +158,9 @@ def show(demo: Path) -> None:
         table.add_row(name, *values, f"{row['mean_layers']:.1f}", f"{row['ms_per_slate']:.1f}", f"{speed:.2f}")
     console.print(table)
     again = figures["slate_ms_full_warm"], figures["slate_ms_exit_warm"]
-    console.print(f"The same user again, with the prefix cached: {again[0]:.1f} ms at full depth, {again[1]:.1f} with the policy.")
+    console.print(
+        f"The same user again, with the prefix cached: {again[0]:.1f} ms at full depth, {again[1]:.1f} with the policy."
+    )
     subprocess.run([sys.executable, BASELINES, demo / "baselines.json"], check=True)
 
     table = Table(title="The variants, at full depth", title_justify="left")
