@@ -189,7 +189,7 @@ def _svg(draw: Any, size: tuple[float, float], title: str, description: str) -> 
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = file.getvalue()
     inside = text[text.index("<g ") : text.rindex("</svg>")]
-    inside = re.sub(r' id="[a-z]+(_[a-z]+)*_\d+"', "", inside)  # names that every picture of a page would have
+    inside = re.sub(r' id="[\w.]+_\d+"', "", inside)  # names that nothing refers to, the same in every picture
     for name, stand_in in COLOURS.items():
         inside = inside.replace(stand_in, f"var(--{name})")
     return (
