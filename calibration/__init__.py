@@ -16,13 +16,26 @@ report.html and traces.safetensors. The data moves through the modules in this o
     examples    slates that exit early and late
     report      what was chosen and measured -> JSON and a conclusion
     run         all of it
+    drift       counters of a service, held against calibration's own
 
-Needs polars, scikit-learn, scipy and matplotlib; no torch. Traces come from the library that runs on the device, so what is
-calibrated is what runs.
+Needs polars, scikit-learn, scipy and matplotlib, which a device that only scores does not have: the names below are loaded when
+they are first used. No torch. Traces come from the library that runs on the device, so what is calibrated is what runs.
 """
 
-from rexit.calibration.report import CalibrationOptions
-from rexit.calibration.run import Calibration, calibrate
-from rexit.calibration.traces import Traces
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rexit.calibration.report import CalibrationOptions
+    from rexit.calibration.run import Calibration, calibrate
+    from rexit.calibration.traces import Traces
+
+_HOME = {"Calibration": "run", "CalibrationOptions": "report", "Traces": "traces", "calibrate": "run"}
 
 __all__ = ["Calibration", "CalibrationOptions", "Traces", "calibrate"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.policy import ExitPolicy, Policy, TopK
+from rexit.bundle import ExitPolicy, Policy, TopK
 from rexit.calibration import certify, metrics, platt, rivals
 from rexit.calibration.evaluate import Evaluation, Outcome
 from rexit.calibration.metrics import Metric
@@ -107,10 +107,10 @@ class Decision:
     """What calibration chose, and what it does.
 
     chosen: None if full depth. candidates: all that were tested for a certificate, in that order. rows: of the test split; `full
-    depth` first, then fixed depths, rivals, and `policy` last. curve: a row for each candidate. gain: None if the policy is a fixed
-    depth, or none costs as little. saving: share of full depth's cost that the policy saves on the choosing part. needed: about
-    how many users of the certifying part would have certified the first candidate that was not (infinite: no number would), None
-    if all were.
+    depth` first, then fixed depths, rivals, and `policy` last. curve: a row for each candidate. gain: None if the policy is a
+    fixed depth, or none costs as little. saving: share of full depth's cost that the policy saves on the choosing part. needed:
+    about how many users of the certifying part would have certified the first candidate that was not (infinite: no number would),
+    None if all were.
     """
 
     goal: Goal
@@ -132,7 +132,7 @@ def decide(
     """Chooses on one part of the validation split's users, certifies on the others, measures on test. depths: of each exit, in
     layers.
 
-    1. Users are parted at random by `seed`: half of them choose, or fewer where half has more than MOST_PAIRS pairs.
+    1. Users are parted at random by `seed`: a third of them chooses, see `parted`.
     2. A Platt map per exit. The search sees maps cross-fitted by user; the policy gets those of the whole choosing part.
     3. For each of a few budgets up to `max_drop`, the cheapest policy that is expected to stay within it: a fixed depth, where no
        dynamic policy saves 1 % more.
@@ -158,7 +158,9 @@ def decide(
     depth_outcomes = {k: choosing.outcome(np.full(len(chooses), k)) for k in range(last) if maps[k].useful}
     sequence = []
     for budget, one in found.items():
-        as_good = [k for k, o in depth_outcomes.items() if o.drop <= budget and o.cost_us <= one.outcome.cost_us / (1 - MIN_SAVING)]
+        as_good = [
+            k for k, o in depth_outcomes.items() if o.drop <= budget and o.cost_us <= one.outcome.cost_us / (1 - MIN_SAVING)
+        ]
         if as_good:
             k = as_good[0]
             sequence.append(Candidate(_fixed_policy(maps, k, variant_sha256), k, budget, depth_outcomes[k]))
@@ -194,7 +196,8 @@ def decide(
 
 def back_to_full_depth(decision: Decision) -> Decision:
     """The same decision with full depth as its policy."""
-    policy = Policy(tuple(ExitPolicy(m.a, m.b) for m in decision.maps), 1, decision.policy.variant_sha256)
+    exits = tuple(ExitPolicy(m.a, m.b) for m in decision.maps)
+    policy = replace(decision.policy, exits=exits, patience=1, quorum=0.0, top_k=None)
     full = replace(decision.rows[0], name="policy")
     return replace(decision, policy=policy, chosen=None, rows=(*decision.rows[:-1], full), gain=None, saving=0.0)
 

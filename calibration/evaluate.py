@@ -16,8 +16,8 @@ from rexit.measure.costs import Costs
 
 @dataclass(frozen=True)
 class Outcome:
-    """cost_us: mean microseconds per slate, according to the cost model. mean_layers: over candidates. drops: one per metric, what
-    is expected to be lost against full depth (see `expected`); more is worse."""
+    """cost_us: mean microseconds per slate, according to the cost model. mean_layers: over candidates. drops: one per metric,
+    what is expected to be lost against full depth (see `expected`); more is worse."""
 
     cost_us: float
     mean_layers: float
@@ -61,5 +61,4 @@ class Evaluation:
     def outcome(self, stops: NDArray[np.int64]) -> Outcome:
         """stops int64 [n]: the exit of each pair."""
         score = self.score(stops)
-        drops = tuple(self._expectation.drop(metric, score) for metric in self.metrics)
-        return Outcome(self.cost_us(stops), self.mean_layers(stops), drops)
+        return Outcome(self.cost_us(stops), self.mean_layers(stops), self._expectation.drops(self.metrics, score))

@@ -145,8 +145,8 @@ class Judge:
     def _parts(
         self, metric: Metric, score: NDArray[np.float32], other: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The drop as a ratio of two sums over users: float64 [U] each. The AUC's is so to first order: what each user's pairs add
-        to it (DeLong et al. 1988; with clusters, Obuchowski 1997)."""
+        """The drop as a ratio of two sums over users: float64 [U] each. The AUC's is so to first order: what each user's pairs
+        add to it (DeLong et al. 1988; with clusters, Obuchowski 1997)."""
         numbers, users = self._by_user.numbers, len(self._by_user.pairs)
         if metric.bounds is not None:
             lost = self.each(metric, other) - self.each(metric, score)
@@ -155,9 +155,9 @@ class Judge:
         drop = self.drop(metric, score, other)
         if metric.kind == "logloss":
             worse = log_losses(score, self._liked) - log_losses(other, self._liked)
-            return np.bincount(numbers, worse), self._by_user.pairs.astype(np.float64)
+            return np.bincount(numbers, worse).astype(np.float64), self._by_user.pairs.astype(np.float64)
         added = np.bincount(numbers, _auc_parts(other, self._liked) - _auc_parts(score, self._liked), users)
-        return drop + users * added, np.ones(users)
+        return np.asarray(drop + users * added, np.float64), np.ones(users)
 
     def losses(self, metric: Metric, score: NDArray[np.float32]) -> NDArray[np.float64]:
         """What each user loses against full depth, in `metric.bounds`: float64, users without a value left out. Their mean is
@@ -240,4 +240,4 @@ def _auc_parts(score: NDArray[np.float32], liked: NDArray[np.bool_]) -> NDArray[
     above[liked] = (rank[liked] - rankdata(score[liked])) / others
     above[~liked] = 1 - (rank[~liked] - rankdata(score[~liked])) / likes
     area = above[liked].mean()
-    return np.where(liked, (above - area) / likes, (above - area) / others)
+    return np.asarray(np.where(liked, (above - area) / likes, (above - area) / others), np.float64)

@@ -23,8 +23,8 @@ FILE = "traces.safetensors"
 @dataclass(frozen=True)
 class Recording:
     """log_odds: split -> float32 [n, E], raw, in the order of its slates. profile: what segments cost. prefix_tokens,
-    candidate_tokens: of the mean slate. made_of: what it was taken of; another variant, catalog or way to cut slates needs another
-    recording."""
+    candidate_tokens: of the mean slate. made_of: what it was taken of; another variant, catalog or way to cut slates needs
+    another recording."""
 
     log_odds: Mapping[str, NDArray[np.float32]]
     profile: CostProfile

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from rexit import __version__
 from rexit.bundle import Bundle
 from rexit.bundle.files import json_values
-from rexit.calibration import certify
+from rexit.calibration import certify, drift
 from rexit.calibration.decide import Decision, Row
 from rexit.calibration.examples import Example
 from rexit.calibration.traces import Traces
@@ -36,8 +37,8 @@ class CalibrationOptions:
     metrics: none of them may drop by more than `max_drop` against full depth, with this confidence. top_k: what is shown of a
     slate, if not all of it. slate: candidates per slate. max_slates: at most so many of each split, evenly spaced; 0: all.
     timed_slates: how many are timed. repeats: of each timing; the median counts. device, threads: as for `rexit.open`. profile: a
-    file that `rexit bench --profile` wrote; None: costs are measured. cached_share: of slates whose prefix is cached when they are
-    scored. from_traces: decide on what the last calibration observed, without running the model.
+    file that `rexit bench --profile` wrote; None: costs are measured. cached_share: of slates whose prefix is cached when they
+    are scored. from_traces: decide on what the last calibration observed, without running the model.
     """
 
     metrics: Sequence[str] = METRICS
@@ -84,7 +85,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     """The content of `report.json`: plain JSON values."""
     depths, decision, measured, profile = bundle.manifest.exits, findings.decision, findings.measured, findings.profile
     policy, traces, goal = decision.policy, findings.traces, decision.goal
-    test = traces["test"]
+    seen, test = traces["validation"], traces["test"]
     stops, c = policy.stops(test.log_odds, test.offsets), policy.calibrated(test.log_odds)
     last = np.full(len(test), len(depths) - 1)
     timed = _timed(decision, measured, depths)
@@ -143,6 +144,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "users_needed": None if decision.needed is None or math.isinf(decision.needed) else decision.needed,
         "guarantee": _guarantee(decision),
         "decisions": measured and {"candidates": measured.candidates, "as_traced": measured.as_traced},
+        "reference": drift.reference(policy.calibrated(seen.log_odds), policy.stops(seen.log_odds, seen.offsets)),
         "examples": {"early": list(map(asdict, findings.early)), "late": list(map(asdict, findings.late))},
     }
     report["conclusion"] = _conclusion(report, findings)
@@ -171,7 +173,7 @@ def _timed(decision: Decision, measured: Measured | None, depths: Sequence[int])
 
 def _reliability(c: NDArray[np.float32], liked: NDArray[np.bool_]) -> list[dict[str, float]]:
     """Pairs in bins of equal count by probability: the mean probability of each bin, and the share that was liked."""
-    p, order = 1 / (1 + np.exp(-c.astype(np.float64))), np.argsort(c, kind="stable")
+    p, order = expit(c.astype(np.float64)), np.argsort(c, kind="stable")
     parts = [part for part in np.array_split(order, BINS) if len(part)]
     return [{"probability": float(p[i].mean()), "liked": float(liked[i].mean()), "pairs": len(i)} for i in parts]
 
@@ -210,8 +212,8 @@ def _conclusion(report: dict[str, Any], findings: Findings) -> str:
             f"split {lost}. Export it as a smaller model with `rexit export --exits {kept}`. {report['guarantee']}"
         )
     return (
-        f"Early exit pays: {policy['mean_layers']:.1f} of {report['layers']} layers on average, {time}. On the test split {lost}. "
-        f"{_against_fixed(report)} {report['guarantee']}"
+        f"Early exit pays: {policy['mean_layers']:.1f} of {report['layers']} layers on average, {time}. On the test split "
+        f"{lost}. {_against_fixed(report)} {report['guarantee']}"
     )
 
 
@@ -230,8 +232,8 @@ def _why_not(decision: Decision, allowed: str) -> str:
         else f"about {needed:,.0f} would be needed if their losses were like these"
     )
     return (
-        f"No policy is certified {allowed} with {decision.goal.confidence:.0%} confidence: {users:,} users are too few for the most "
-        f"careful one, {more}."
+        f"No policy is certified {allowed} with {decision.goal.confidence:.0%} confidence: {users:,} users are too few for the "
+        f"most careful one, {more}."
     )
 
 

@@ -42,7 +42,7 @@ def tuned(evaluation: Evaluation, allowed: float) -> dict[str, Stops]:
         "one threshold": map(_threshold, _quantiles(np.abs(c[:, :-1]))),
         "entropy": map(_entropy, _quantiles(np.abs(z[:, :-1]))),
         "patience": map(_patience, range(1, exits + 1)),
-        "exit shares": map(_shares(c).thresholds, np.geomspace(0.02, 50, STEPS)),
+        "exit shares": map(_ExitShares(c).thresholds, np.geomspace(0.02, 50, STEPS)),
     }
     found = {name: _cheapest(evaluation, allowed, family) for name, family in families.items()}
     return {**found, "one exit at a time": _greedy(evaluation, allowed)}
@@ -64,7 +64,7 @@ def _quantiles(confidence: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _first(fires: NDArray[np.bool_]) -> NDArray[np.int64]:
     """The first exit that stops: bool [n, E - 1] to int64 [n]; the last one stops all."""
-    return np.where(fires.any(1), fires.argmax(1), fires.shape[1]).astype(np.int64)
+    return np.asarray(np.where(fires.any(1), fires.argmax(1), fires.shape[1]), np.int64)
 
 
 def _threshold(t: np.float32) -> Stops:
@@ -89,9 +89,9 @@ def _patience(heads: int) -> Stops:
     return stops
 
 
-class _shares:
-    """Thresholds by which each exit takes a given share of the candidates, the share of an exit being a constant times that of the
-    exit before: how EENet (2301.07099) meets a budget, with |c| in the place of its learnt exit scores."""
+class _ExitShares:
+    """Thresholds by which each exit takes a given share of the candidates, the share of an exit being a constant times that of
+    the exit before: how EENet (2301.07099) meets a budget, with |c| in the place of its learnt exit scores."""
 
     def __init__(self, c: NDArray[np.float32]) -> None:
         self._confidence = np.abs(c[:, :-1])
@@ -129,7 +129,7 @@ def _greedy(evaluation: Evaluation, allowed: float) -> Stops:
     now = measured(place)
     for _ in range(ROUNDS):
         best, best_ratio = None, -np.inf
-        for k in np.flatnonzero((place < 1) & (step > 0.005)):
+        for k in np.flatnonzero((place < 1) & (step > 0.005)).tolist():
             tried = place.copy()
             tried[k] = min(1.0, place[k] + step[k])
             outcome = measured(tried)
@@ -138,12 +138,12 @@ def _greedy(evaluation: Evaluation, allowed: float) -> Stops:
             elif outcome.cost_us < now.cost_us:
                 ratio = (now.cost_us - outcome.cost_us) / max(outcome.drop - now.drop, 1e-9)
                 if ratio > best_ratio:
-                    best, best_ratio = (int(k), tried, outcome), ratio
+                    best, best_ratio = (k, tried, outcome), ratio
             else:
                 step[k] = min(1.0, 2 * step[k]) if tried[k] < 1 else 0.0
         if best is not None:
-            k, place, now = best
-            step[k] *= 2
+            grown, place, now = best
+            step[grown] *= 2
         elif not ((place < 1) & (step > 0.005)).any():
             break
     return stopping(place)

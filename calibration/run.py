@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.calibration import decide, metrics, page, recording
+from rexit.calibration.drift import REPORT_FILE
 from rexit.calibration.examples import Example, pick
 from rexit.calibration.recording import Recording
 from rexit.calibration.report import CalibrationOptions, Findings, Measured, build
@@ -24,8 +25,6 @@ from rexit.measure.profile import CostProfile, mean_tokens, measure_costs
 from rexit.measure.scorer import Scorer
 from rexit.progress import Progress, silent
 from rexit.slates import Slate, cut, spread
-
-REPORT_FILE = "report.json"
 
 
 @dataclass(frozen=True)
@@ -99,6 +98,7 @@ class _Work:
         costs = seen.profile.costs(*tokens, bundle.variant.max_tokens, options.cached_share)
         self._progress("search", 0, 1)
         decision = decide.decide(traces["validation"], traces["test"], costs, self._depths, bundle.variant_sha256, goal)
+        decision = _made_on(decision, seen.profile.conditions)
         self._progress("search", 1, 1)
         files = [bundle.folder / name for name in (POLICY_FILE, REPORT_FILE, page.FILE)]
         with _as_before_on_failure(files):
@@ -180,6 +180,12 @@ class _Work:
                 return decode([*prefix.tolist(), *candidates[0].tolist()])
 
             return pick(policy, slates, traces, self._depths, prompt)
+
+
+def _made_on(decision: decide.Decision, conditions: Conditions) -> decide.Decision:
+    """The decision with a policy that says where its costs were measured."""
+    made_on = {name: value for name, value in conditions.to_json().items() if name != "variant_sha256"}
+    return replace(decision, policy=replace(decision.policy, made_on=made_on))
 
 
 def _slower(decision: decide.Decision, measured: Measured) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle.policy import TopK, slate_stops
+from rexit.bundle.slate_rules import TopK, slate_stops
 from rexit.calibration.evaluate import Evaluation, Outcome
 
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
@@ -24,7 +24,7 @@ FIRST_EXITS = 8
 SHARED = 12
 MAX_PASSES = 4
 MANY_AXES = 12
-"""With more than so many axes a pass tries near steps instead of all values, and no pairs of steps."""
+"""With more thresholds than that, a pass tries near steps instead of all values, no pairs of steps, and starts once."""
 
 Point = tuple[int, ...]
 """A rule as positions on the axes of a Space."""
@@ -34,8 +34,8 @@ Point = tuple[int, ...]
 class Rule:
     """Where candidates stop, apart from the maps.
 
-    At exit k < E-1 when c >= upper[k] or c <= -lower[k] (inf: never), once `patience` heads in a row agree on its sign. quorum and
-    top_k are the rules of whole slates, see `rexit.bundle.Policy`.
+    At exit k < E-1 when c >= upper[k] or c <= -lower[k] (inf: never), once `patience` heads in a row agree on its sign. quorum
+    and top_k are the rules of whole slates, see `rexit.bundle.Policy`.
     """
 
     patience: int
@@ -93,6 +93,7 @@ class Space:
         """Side 0 is upper, 1 is lower."""
         self.common = (tuple(p for p in PATIENCE if p <= exits), tuple(quorums), tuple(top_k))
         self.lengths = (*map(len, self.common), *(len(values) for _, _, values in self.thresholds))
+        self.many = len(self.thresholds) > MANY_AXES
 
     @property
     def never(self) -> Point:
@@ -103,8 +104,8 @@ class Space:
         sides = [[math.inf] * (self.exits - 1) for _ in range(2)]
         for (side, k, values), at in zip(self.thresholds, point[3:], strict=True):
             sides[side][k] = values[at]
-        patience, quorum, top_k = (values[at] for values, at in zip(self.common, point[:3], strict=True))
-        return Rule(patience, tuple(sides[0]), tuple(sides[1]), quorum, top_k)
+        patiences, quorums, tops = self.common
+        return Rule(patiences[point[0]], tuple(sides[0]), tuple(sides[1]), quorums[point[1]], tops[point[2]])
 
     def families(self) -> Iterable[Point]:
         """Rules with one threshold: the same |c|, or the same place among an exit's own thresholds, at every open exit from some
@@ -113,9 +114,7 @@ class Space:
         finite = sorted({v for _, _, values in self.thresholds for v in values if not math.isinf(v)})
         shared = _some(finite, SHARED)
         places = range(max(self.lengths[3:], default=1) - 1)
-        for patience, quorum, first in itertools.product(
-            range(self.lengths[0]), _some(list(range(self.lengths[1])), 3), firsts
-        ):
+        for patience, quorum, first in itertools.product(range(self.lengths[0]), _some(list(range(self.lengths[1])), 3), firsts):
             for t in shared:
                 yield self._from(first, patience, quorum, [int(np.searchsorted(v, t)) for _, _, v in self.thresholds])
             for place in places:
@@ -132,18 +131,15 @@ class Space:
     def steps(self, point: Point, axis: int) -> Iterable[Point]:
         """The same rule with another value on one axis: all of them, or near ones and both ends where there are many axes."""
         here, length = point[axis], self.lengths[axis]
-        if len(self.lengths) <= MANY_AXES + 3 or axis < 3:
-            others = range(length)
+        if not self.many or axis < 3:
+            others = list(range(length))
         else:
             others = sorted({at for at in (0, here - 3, here - 1, here + 1, here + 3, length - 1) if 0 <= at < length})
         return (moved(point, axis, at) for at in others if at != here)
 
     def trades(self, point: Point) -> Iterable[Point]:
         """Moves that no descent along single axes can make: one threshold a step down and another one a step up."""
-        axes = range(3, len(self.lengths))
-        if len(axes) > MANY_AXES:
-            return
-        for down, up in itertools.permutations(axes, 2):
+        for down, up in itertools.permutations(() if self.many else range(3, len(self.lengths)), 2):
             if point[down] > 0 and point[up] + 1 < self.lengths[up]:
                 yield moved(moved(point, down, point[down] - 1), up, point[up] + 1)
 
@@ -204,16 +200,26 @@ class Search:
         costs more.
         """
         objectives = {budget: partial(_within, budget) for budget in sorted(budgets)}
-        for objective in objectives.values():
-            best = min(self._found.values(), key=objective)
-            for _ in range(MAX_PASSES if self._space.open else 0):
-                traded = min(
-                    (self._descend(best, objective), *map(self._try, self._space.trades(best.point))), key=objective
-                )
-                if traded is best:
-                    break
-                best = traded
+        for objective in objectives.values() if self._space.open else ():
+            for start in self._starts(objective):
+                self._improve(start, objective)
         return {budget: min(self._found.values(), key=objective) for budget, objective in objectives.items()}
+
+    def _starts(self, objective: Objective) -> list[Found]:
+        """The best rule so far; where there are few axes, also the best with each patience and with each quorum."""
+        found = list(self._found.values())
+        if self._space.many:
+            return [min(found, key=objective)]
+        kinds = [(axis, at) for axis in (0, 1) for at in range(self._space.lengths[axis])]
+        parts = [[one for one in found if one.point[axis] == at] for axis, at in kinds]
+        return list({one.point: one for one in (min(part, key=objective) for part in parts if part)}.values())
+
+    def _improve(self, best: Found, objective: Objective) -> None:
+        for _ in range(MAX_PASSES):
+            traded = min((self._descend(best, objective), *map(self._try, self._space.trades(best.point))), key=objective)
+            if traded is best:
+                break
+            best = traded
 
     def _priced(self, price: float, found: Found) -> tuple[float, float]:
         drop = found.outcome.drop

@@ -14,7 +14,6 @@ from rexit.measure.scorer import Scorer
 from rexit.progress import Progress, silent
 from rexit.slates import Slate
 
-
 MOST_PAIRS = 40_000
 """What the search looks at."""
 
@@ -55,29 +54,29 @@ class Traces:
 def parted(traces: Traces, seed: int = 0) -> tuple[Traces, Traces]:
     """Traces of two parts of the users: those that choose a policy, and the others, which certify it.
 
-    Half of the users each, drawn by `seed`; fewer choose where half of them have more than MOST_PAIRS pairs: more would make the
-    search slow and the choice no better, while more users make a certificate easier to get. Raises InputError for fewer than two
-    users, or a part whose labels are all the same.
+    A third of the users chooses, drawn by `seed`; fewer where a third has more than MOST_PAIRS pairs: more would make the search
+    slow and the choice no better, while more users make a certificate easier to get (our choice). Raises InputError for fewer
+    than two users, or a part whose labels are all the same.
     """
     if traces.user_count < 2:
         raise InputError("validation: has one user, expected at least two: one part of the users chooses, the other certifies")
     order = np.random.default_rng(seed).permutation(traces.user_count)
-    half = order[: traces.user_count // 3]
-    pairs = np.bincount(traces.users, minlength=traces.user_count)[half]
+    third = order[: max(1, traces.user_count // 3)]
+    pairs = np.bincount(traces.users, minlength=traces.user_count)[third]
     fits = max(1, int(np.searchsorted(np.cumsum(pairs), MOST_PAIRS, "right")))
     chooses = np.zeros(traces.user_count, np.bool_)
-    chooses[half[:fits]] = True
+    chooses[third[:fits]] = True
     parts = traces.of(chooses), traces.of(~chooses)
     for part in parts:
         if part.liked.all() or not part.liked.any():
             kind = "liked" if part.liked[0] else "not liked"
-            raise InputError(f"validation: all {len(part)} pairs of one half of the users are {kind}, expected both kinds")
+            raise InputError(f"validation: all {len(part)} pairs of one part of the users are {kind}, expected both kinds")
     return parts
 
 
 def collect(session: Scorer, slates: Sequence[Slate], what: str = "traces", progress: Progress = silent) -> NDArray[np.float32]:
-    """Raw log-odds of all slates at every exit: float32 [n, E]; `what` names the step in progress. Raises InputError if one is not
-    finite."""
+    """Raw log-odds of all slates at every exit: float32 [n, E]; `what` names the step in progress. Raises InputError if one is
+    not finite."""
     parts = []
     for n, slate in enumerate(slates):
         progress(what, n, len(slates))
@@ -90,8 +89,8 @@ def collect(session: Scorer, slates: Sequence[Slate], what: str = "traces", prog
 
 
 def join(slates: Sequence[Slate], log_odds: NDArray[np.float32], what: str = "traces") -> Traces:
-    """Slates and their log-odds, float32 [n, E]; `what` names them in messages. Raises InputError if all labels are the same, since
-    then nothing can be ranked."""
+    """Slates and their log-odds, float32 [n, E]; `what` names them in messages. Raises InputError if all labels are the same,
+    since then nothing can be ranked."""
     liked = np.concatenate([s.liked for s in slates])
     if liked.all() or not liked.any():
         raise InputError(f"{what}: all {len(liked)} interactions are {'liked' if liked[0] else 'not liked'}, expected both kinds")

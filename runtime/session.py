@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import operator
 import os
@@ -13,10 +14,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import TopK
+from rexit.bundle import Counters, TopK
 from rexit.errors import InputError
 from rexit.runtime import _native
 from rexit.runtime._library import onnxruntime_library
+
+_LOGGER = logging.getLogger("rexit")
 
 Id = int | str
 Recent = Iterable[Id | tuple[Id, bool]]
@@ -157,7 +160,8 @@ def open(
     Runtime's shared library; None: the `onnxruntime` wheel's, else the system's.
 
     `device`: `cpu` (any variant), `cuda` (any variant) or `tensorrt` (engines of a tensorrt variant); None: the variant's own
-    target. `device_id`: which GPU. Raises BundleError, BackendError, InputError.
+    target. `device_id`: which GPU. What the library warns of goes to the logger `rexit`: a policy that was calibrated under other
+    conditions, for instance. Raises BundleError, BackendError, InputError.
     """
     return Session(path, variant, threads=threads, cache_bytes=cache_bytes, library=library, device=device, device_id=device_id)
 
@@ -191,6 +195,8 @@ class Session:
             device or "",
             _integer("device_id", device_id, 31),
         )
+        for line in self._native.warnings():
+            _LOGGER.warning("%s", line)
         self.info = Info(*self._native.info())
         self.exits = tuple(ExitInfo(*exit) for exit in self._native.exits())
 
@@ -279,6 +285,15 @@ class Session:
         """From another thread: the running call soon raises CancelledError, or returns if it is nearly done. Does nothing if no
         call is running; later calls, including those waiting for their turn, are served."""
         self._open.cancel()
+
+    def counters(self) -> Counters:
+        """What candidates did at each exit, over all slates it scored; traces, warm-ups and forced exits do not count."""
+        table = self._open.counters()
+        return Counters(table[:, 0], table[:, 1], table[:, 2], table[:, 3:])
+
+    def reset_counters(self) -> None:
+        """Sets `counters` to 0."""
+        self._open.reset_counters()
 
     @property
     def memory(self) -> Memory:

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import ndcg_score, roc_auc_score
 
 from builders.traces import traces
-from rexit.ranking import ByUser, Ranking, auc, auc_difference, interval, user_auc
+from rexit.ranking import ByUser, Ranking, auc, auc_difference, bootstrap, user_auc
 
 
 @pytest.mark.parametrize("levels", [3, 10_000])
@@ -58,9 +58,10 @@ def test_users_without_both_labels_have_no_value() -> None:
         assert np.isnan(values).tolist() == [True, True, False] and values[2] == 1
 
 
-def test_draws_without_a_value_are_left_out() -> None:
-    low, high = interval(lambda weights: float(weights[0]) if weights[0] else float("nan"), 3, 200)
-    assert 1 <= low < high <= 3
+def test_draws_are_of_users_and_always_the_same() -> None:
+    drawn = bootstrap(lambda weights: weights[:2] / (weights.sum() == 3), 3, 200)
+    assert drawn.shape == (200, 2) and drawn.mean() == pytest.approx(1, abs=0.15) and drawn.max() == 3
+    np.testing.assert_array_equal(drawn[:, 0], bootstrap(lambda weights: float(weights[0]), 3, 200))
 
 
 def test_bootstrap_interval_covers_a_real_difference_and_excludes_zero() -> None:

@@ -8,6 +8,7 @@
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
+#include <iterator>
 #include <mutex>
 #include <optional>
 #include <tuple>
@@ -69,12 +70,34 @@ rexit::Policy make_policy(Rules rules) {
   return policy;
 }
 
+// Warnings of the call that opens a bundle in this thread; null: none is being opened.
+thread_local std::vector<std::string>* opening = nullptr;
+
+void keep_warning(void*, rexit_log_level, const char* line) {
+  if (opening != nullptr) opening->push_back(line);
+}
+
+rexit::Bundle open_bundle(const std::string& path, const rexit::BundleOptions& options, std::vector<std::string>& warnings) {
+  opening = &warnings;
+  try {
+    rexit::Bundle opened(path, options);
+    opening = nullptr;
+    return opened;
+  } catch (...) {
+    opening = nullptr;
+    throw;
+  }
+}
+
 // rexit::Session with a lock: Python threads that share a session wait for each other instead of getting an error.
 class Session {
  public:
-  Session(const rexit::Bundle& bundle, std::size_t cache_bytes) : session_(bundle, cache_bytes), cache_bytes_(cache_bytes) {}
+  Session(const rexit::Bundle& bundle, std::size_t cache_bytes, std::vector<std::string> warnings = {})
+      : session_(bundle, cache_bytes), cache_bytes_(cache_bytes), warnings_(std::move(warnings)) {}
 
   Session* another() const { return new Session(session_.bundle(), cache_bytes_); }
+
+  const std::vector<std::string>& warnings() const { return warnings_; }
 
   InfoRow info() const {
     const rexit_bundle_info info = session_.bundle().info();
@@ -181,6 +204,29 @@ class Session {
     return {memory.prefixes, memory.buffers, memory.working, memory.weights};
   }
 
+  // [exits, 3 + bins]: reached, stopped, cut short, and the histogram.
+  auto counters() {
+    std::vector<std::int64_t> values;
+    std::size_t exits = 0;
+    {
+      const nb::gil_scoped_release released;
+      const std::lock_guard<std::mutex> turn(mutex_);
+      for (const rexit_exit_counters& one : session_.counters()) {
+        for (const std::uint64_t count : {one.reached, one.stopped, one.cut_short})
+          values.push_back(static_cast<std::int64_t>(count));
+        values.insert(values.end(), std::begin(one.histogram), std::end(one.histogram));
+        ++exits;
+      }
+    }
+    return to_numpy<std::int64_t, nb::ndim<2>>(std::move(values), {exits, 3 + REXIT_COUNTER_BINS});
+  }
+
+  void reset_counters() {
+    const nb::gil_scoped_release released;
+    const std::lock_guard<std::mutex> turn(mutex_);
+    session_.reset_counters();
+  }
+
   // Without the lock: it is meant for the call that holds it.
   void cancel() {
     const nb::gil_scoped_release released;
@@ -190,6 +236,7 @@ class Session {
  private:
   rexit::Session session_;
   std::size_t cache_bytes_;
+  std::vector<std::string> warnings_;
   std::mutex mutex_;
 };
 
@@ -219,16 +266,20 @@ void raise(const std::exception_ptr& pointer, void*) {
 NB_MODULE(_native, module) {
   nb::register_exception_translator(raise);
   module.attr("version") = rexit_version();
+  rexit_set_log(keep_warning, nullptr, REXIT_LOG_WARNING);
   nb::class_<Session>(module, "Session")
       .def(
           "__init__",
           [](Session* self, const std::string& path, const std::string& variant, const std::string& library, std::int32_t threads,
              std::size_t cache_bytes, const std::string& device, std::int32_t device_id) {
             const nb::gil_scoped_release released;
-            new (self) Session(rexit::Bundle(path, {variant, library, threads, device, device_id}), cache_bytes);
+            std::vector<std::string> warnings;
+            const rexit::Bundle bundle = open_bundle(path, {variant, library, threads, device, device_id}, warnings);
+            new (self) Session(bundle, cache_bytes, std::move(warnings));
           },
           "path"_a, "variant"_a, "library"_a, "threads"_a, "cache_bytes"_a, "device"_a, "device_id"_a)
       .def("another", &Session::another, nb::rv_policy::take_ownership)
+      .def("warnings", &Session::warnings)
       .def("info", &Session::info)
       .def("exits", &Session::exits)
       .def("score", &Session::score, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "top_k"_a, "deadline_us"_a,
@@ -239,5 +290,7 @@ NB_MODULE(_native, module) {
       .def("clear_cache", &Session::clear_cache)
       .def("trim", &Session::trim)
       .def("cancel", &Session::cancel)
+      .def("counters", &Session::counters)
+      .def("reset_counters", &Session::reset_counters)
       .def("memory", &Session::memory);
 }

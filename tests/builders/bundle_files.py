@@ -25,12 +25,12 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def write_policy(folder: Path, exits: list[dict[str, Any]], patience: int = 1, variant: str = "cpu-fp32", **rules: Any) -> None:
-    """A policy bound to the bundle's variant, as calibration writes it. rules: of whole slates."""
+def write_policy(folder: Path, exits: list[dict[str, Any]], patience: int = 1, variant: str = "cpu-fp32", **others: Any) -> None:
+    """A policy bound to the bundle's variant, as calibration writes it. others: its optional keys."""
     manifest = json.loads((folder / "manifest.json").read_text())
     digest = manifest["files"][f"variants/{variant}/variant.json"]["sha256"]
-    requires = ["slate-rules"] if rules else []
-    value = {"schema": 1, "requires": requires, "variant_sha256": digest, "patience": patience, "exits": exits, **rules}
+    requires = ["slate-rules"] if {"quorum", "top_k"} & others.keys() else []
+    value = {"schema": 1, "requires": requires, "variant_sha256": digest, "patience": patience, "exits": exits, **others}
     write_json(folder / "variants" / variant / "policy.json", value)
 
 

@@ -51,10 +51,10 @@ def write_ranked(place: Path, *, strings: bool = False, variants: tuple[str, ...
     return _write(place, options, rows, validation=AS_OF, test=AS_OF + ITEMS // 2)
 
 
-def write_two_tastes(place: Path, *, exits: tuple[int, ...] = EXITS, seed: int = 0) -> HeldOut:
-    """`place/bundle` and `place/catalog` of 30 users and 40 items: where the two ids' sum is odd, 8 in 10 like it, else 2 in 10.
+def write_two_tastes(place: Path, *, exits: tuple[int, ...] = EXITS, seed: int = 0, users: int = 30) -> HeldOut:
+    """`place/bundle` and `place/catalog` of 40 items: where the two ids' sum is odd, 8 in 10 like it, else 2 in 10.
     The model knows nothing of it. Each user has ten interactions in each split, at times 1, 2, 3 …"""
-    users, items, each = 30, 40, 10
+    items, each = 40, 10
     random, rows = np.random.default_rng(seed), []
     for user in user_ids(users):
         seen = random.permutation(item_ids(items))[: 3 * each]

@@ -17,6 +17,7 @@ def policy(*exits: tuple[float, float, float, float], patience: int = 1) -> Poli
 
 
 FREE = (1.0, 0.0, math.inf, math.inf)
+MADE_ON = {"device": "cpu", "threads": 2, "machine": {"architecture": "x86_64", "onnxruntime": None, "rexit": "0.1.0"}}
 TOP_K = {"k": 1, "ordered": False, "rise": [0], "fall": [0]}
 
 
@@ -100,6 +101,8 @@ def test_written_and_read_again(tmp_path: Path) -> None:
     for one in (made, replace(made, **rules[0]), replace(made, **rules[1]), replace(made, **rules[0], **rules[1])):
         one.write(path)
         assert Policy.read(path, 2, "d") == one
+        replace(one, made_on=MADE_ON).write(path)
+        assert Policy.read(path, 2, "d") == replace(one, made_on=MADE_ON)
         assert json.loads(path.read_text())["requires"] == ([] if one == made else ["slate-rules"])
 
 
@@ -144,6 +147,12 @@ def test_rules_of_the_slate_that_no_reader_takes_are_not_written(tmp_path: Path,
         ({"requires": ["trees"]}, "requires"),
         ({"requires": ["slate-rules", "trees"]}, "requires"),
         ({"requires": "slate-rules"}, "requires"),
+        ({"made_on": [1]}, "made_on: expected an object"),
+        ({"made_on": {"device": "cpu", "threads": 2}}, "made_on: expected an object with `device`, `threads` and `machine`"),
+        ({"made_on": {**MADE_ON, "device": 1}}, "made_on device: is 1, expected a string"),
+        ({"made_on": {**MADE_ON, "threads": 0}}, "made_on threads: is 0, expected 1 to 2147483647"),
+        ({"made_on": {**MADE_ON, "threads": 2.0}}, "made_on threads: is 2.0"),
+        ({"made_on": {**MADE_ON, "machine": {"rexit": 1}}}, "made_on machine rexit: is 1, expected a string"),
         ({"quorum": 1}, "quorum: is 1.0, expected 0 to below 1"),
         ({"quorum": 1 - 1e-12}, "quorum: is 0.999999999999, expected 0 to below 1"),
         ({"quorum": -0.1}, "quorum: is -0.1"),

@@ -8,82 +8,101 @@ import numpy as np
 import pytest
 
 from builders.traces import even_costs, traces
-from rexit.bundle import ExitPolicy, Policy
-from rexit.calibration.evaluate import at_exit
-from rexit.calibration.search import Rule, Search
-from rexit.ranking import auc
+from rexit.bundle import ExitPolicy, Policy, TopK
+from rexit.calibration.evaluate import Evaluation
+from rexit.calibration.metrics import parse
+from rexit.calibration.search import Rule, Search, Space
 
 BUDGETS = (0.0, 0.001, 0.002, 0.005, 0.01, 0.03)
+METRICS = (parse("ndcg@5"), parse("user-auc"))
 
 
-def search(t, costs=None, useful=None, grids=None) -> Search:
-    exits = t.exits
-    made = Search(t, t.log_odds, useful or [True] * exits, costs or even_costs(exits), grids)
+def evaluation(t, costs=None) -> Evaluation:
+    return Evaluation(t, t.log_odds, range(1, t.exits + 1), costs or even_costs(t.exits), METRICS)
+
+
+def search(t, costs=None, useful=None, **space) -> Search:
+    made = Search(evaluation(t, costs), Space(t.log_odds, useful or [True] * t.exits, **space))
     made.explore()
     return made
 
 
+def as_policy(rule: Rule) -> Policy:
+    exits = [ExitPolicy(1, 0, u, w) for u, w in zip(rule.upper, rule.lower, strict=True)]
+    return Policy((*exits, ExitPolicy()), rule.patience, "", rule.quorum, rule.top_k)
+
+
 def test_rule_stops_where_the_policy_stops() -> None:
     t = traces(40, 10, [2, 1.5, 1, 0.5])
-    made = Search(t, t.log_odds, [True] * 4, even_costs(4))
-    random = np.random.default_rng(0)
-    for patience in (1, 2, 3):
-        upper, lower = (tuple(np.float32(random.uniform(0, 2, 3)).tolist()) for _ in range(2))
-        rule = Rule(patience, upper, (*lower[:2], math.inf))
-        policy = Policy(
-            (*(ExitPolicy(1, 0, u, w) for u, w in zip(rule.upper, rule.lower, strict=True)), ExitPolicy()), patience, ""
-        )
-        np.testing.assert_array_equal(made.stops(rule), policy.stops(t.log_odds, t.offsets))
+    tops = [None, *(TopK(3, ordered, (1.0, 0.8, 0.5), (0.9, 0.8, 0.7)) for ordered in (True, False))]
+    space = Space(t.log_odds, [True, False, True, True], tops)
+    made, random = Search(evaluation(t), space), np.random.default_rng(0)
+    seen = set()
+    for _ in range(60):
+        point = tuple(int(random.integers(length)) for length in space.lengths)
+        rule = space.rule(point)
+        stops = made.stops(point)
+        np.testing.assert_array_equal(stops, as_policy(rule).stops(t.log_odds, t.offsets))
+        assert math.isinf(rule.upper[1]) and math.isinf(rule.lower[1]), "a useless exit"
+        seen.add((rule.patience, rule.quorum > 0, rule.top_k is not None))
+    assert len(seen) == 12, "not all kinds of rules were drawn"
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_close_to_brute_force(seed: int) -> None:
-    """On every rule of a small grid: at each budget, the search finds the cheapest or one within 2 % of it."""
+    """On every rule of a small space: at each budget, the search finds the cheapest or one within 4 % of it, on average 1 %."""
     t = traces(40, 10, [1.5, 0.8, 0.0], seed=seed)
-    costs = even_costs(3)
     values = (0.0, 0.5, 1.0, 1.5, 2.5, math.inf)
-    made = search(t, costs, grids=[[values] * 2] * 2)
-    everything = []
-    for patience, *sides in itertools.product((1, 2, 3), *[values] * 4):
-        rule = Rule(patience, (sides[0], sides[1]), (sides[2], sides[3]))
-        stops = made.stops(rule)
-        everything.append((costs.mean(stops, t.offsets), auc(at_exit(t.log_odds, stops), t.liked)))
+    space = {"quorums": (0.0, 0.21), "grids": [[values] * 2] * 2}
+    made = search(t, **space)
+    judged, every = evaluation(t), Space(t.log_odds, [True] * 3, **space)
+    outcomes = [judged.outcome(made.stops(point)) for point in itertools.product(*map(range, every.lengths))]
+    over = []
     for budget, found in made.trade_off(BUDGETS).items():
-        best = min(cost for cost, quality in everything if quality >= made.full.auc - budget)
-        assert best <= found.cost_us * (1 + 1e-9), "better than brute force: one of the two counts wrongly"
-        assert found.cost_us <= best * 1.02
-        assert found.auc >= made.full.auc - budget
+        best = min(outcome.cost_us for outcome in outcomes if outcome.drop <= budget)
+        assert best <= found.outcome.cost_us * (1 + 1e-9), "better than brute force: one of the two counts wrongly"
+        assert found.outcome.drop <= budget
+        over.append(found.outcome.cost_us / best)
+    assert max(over) <= 1.04 and np.mean(over) <= 1.01
 
 
 def test_finds_the_optimum_where_the_first_head_is_as_good_as_the_last() -> None:
-    t = traces(200, 10, [0.0, 0.0, 0.0])
-    made = search(t)
+    made = search(traces(200, 10, [0.0, 0.0, 0.0]))
     found = made.trade_off([0.0])[0.0]
-    assert (made.stops(found.rule) == 0).all()
-    assert found.cost_us == pytest.approx(5 + 10 + 10 * 10)
+    assert (made.stops(found.point) == 0).all()
+    assert found.outcome.cost_us == pytest.approx(5 + 10 + 10 * 10)
 
 
 def test_confident_first_head_with_a_blind_spot() -> None:
-    """Exit 0 knows the sign for sure where |z| = 4 and nothing where |z| < 1: the threshold must fall between."""
+    """Exit 0 knows the place for sure where |z| = 4 and nothing where |z| < 1: the threshold must fall between."""
     random = np.random.default_rng(3)
     n = 4000
     known = random.random(n) < 0.6
     liked = random.random(n) < 0.5
     sure = np.where(liked, 4.0, -4.0) + random.normal(0, 0.1, n)
+    sure = np.where(known, sure, random.uniform(-2, 2, n))
     first = np.where(known, sure, random.uniform(-1, 1, n))
     t = traces(400, 10, [0.0, 0.0])
     t = type(t)(np.stack([first, sure], 1).astype(np.float32), liked, t.users, t.offsets)
-    made = search(t)
+    made = search(t, quorums=(0.0,))
     found = made.trade_off([0.0])[0.0]
-    stopped = made.stops(found.rule) == 0
+    stopped = made.stops(found.point) == 0
     assert not (stopped & ~known).any()
-    assert stopped.sum() > 0.99 * known.sum()
+    assert stopped.sum() > 0.9 * known.sum()  # a step of the grid is 6 % of the pairs
+
+
+def test_a_quorum_pays_where_the_prefix_is_dear() -> None:
+    """One straggler drags the prefix deeper: with a dear prefix the cheapest rule lets it stop with the others."""
+    t, dear = traces(100, 20, [0.8, 0.4, 0.0], slate=20), even_costs(3, once=1000.0, each=1.0)
+    with_quorum, without = (search(t, dear, **space).trade_off([0.01])[0.01] for space in ({}, {"quorums": (0.0,)}))
+    assert with_quorum.rule.quorum > 0
+    assert with_quorum.outcome.cost_us < 0.97 * without.outcome.cost_us
 
 
 def test_more_budget_never_costs_more() -> None:
     for seed in range(4):
         found = search(traces(60, 10, [3, 2, 1, 0], seed=seed)).trade_off(BUDGETS)
-        costs = [found[b].cost_us for b in BUDGETS]
+        costs = [found[b].outcome.cost_us for b in BUDGETS]
         assert costs == sorted(costs, reverse=True)
         assert costs[-1] < costs[0]
 
@@ -93,7 +112,13 @@ def test_useless_exit_never_stops() -> None:
     made = search(t, useful=[False, True, True])
     found = made.trade_off([0.02])[0.02]
     assert found.rule.upper[0] == found.rule.lower[0] == math.inf
-    assert made.stops(found.rule).min() == 1
+    assert made.stops(found.point).min() == 1
+
+
+def test_without_an_open_exit_there_is_full_depth() -> None:
+    made = search(traces(20, 10, [1.0, 0.0]), useful=[False, True])
+    assert made.trade_off([0.1])[0.1] is made.full
+    assert (made.stops(made.full.point) == 1).all()
 
 
 def test_is_deterministic() -> None:
@@ -101,8 +126,9 @@ def test_is_deterministic() -> None:
     assert search(t).trade_off(BUDGETS) == search(t).trade_off(BUDGETS)
 
 
-def test_ten_thousand_pairs_and_six_exits_in_time() -> None:
-    t = traces(1000, 10, [2, 1.5, 1, 0.7, 0.4, 0])
+def test_forty_thousand_pairs_and_thirty_exits_in_time() -> None:
+    """As much as a choosing part ever has: of 100,000 pairs the others certify."""
+    t = traces(2000, 20, np.linspace(2, 0, 30).tolist(), slate=20)
     begin = time.process_time()
     search(t).trade_off(BUDGETS)
-    assert time.process_time() - begin < 40
+    assert time.process_time() - begin < 60

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from builders.bundle_files import write_policy
 from builders.catalog import ITEMS
 from rexit import runtime
 from running.command import Run, calibrate, one_line
@@ -39,6 +40,27 @@ def test_prompt_is_the_runtimes(run: Run, made: Path) -> None:
 
 def test_neither(run: Run, tmp_path: Path) -> None:
     one_line(run("inspect", tmp_path), 4, "not a bundle (manifest.json), a catalog (catalog.json) or a policy file")
+
+
+def test_a_policy_with_rules_of_the_slate(run: Run, place: Path) -> None:
+    path = place / "bundle/variants/cpu-fp32/policy.json"
+    exits = [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}] * 3
+    rules = {"quorum": 0.125, "top_k": {"k": 5, "ordered": True, "rise": [0.5, 0.25], "fall": [1.0, 0.75]}}
+    made_on = {"device": "cpu", "threads": 3, "machine": {}}
+    write_policy(place / "bundle", exits, **rules, made_on=made_on)
+    for what in (path, place / "bundle"):
+        ended = run("inspect", what)
+        assert ended.code == 0
+        for text in (
+            "rise",
+            "0.750",
+            "slate's top 5, in it once their rank is known",
+            "The last 0.125 of a slate",
+            "with 3 threads",
+        ):
+            assert text in ended.out
+    shown = run("inspect", path, "--json").json["policy"]
+    assert (shown["quorum"], shown["top_k"], shown["made_on"]) == (0.125, rules["top_k"], made_on)
 
 
 def test_report_is_no_policy(run: Run, tmp_path: Path) -> None:

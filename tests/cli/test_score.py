@@ -11,8 +11,8 @@ import pytest
 from builders.catalog import ITEM_IDS, USER_IDS, string_id
 from builders.held_out import write_ranked
 from rexit import runtime
-from rexit.bundle import Bundle, Policy
-from running.command import Run, one_line
+from rexit.bundle import Bundle, Counters, Policy
+from running.command import Run, one_line, write_pairs
 
 
 def test_one_user_as_the_runtime_scores(run: Run, place: Path) -> None:
@@ -123,3 +123,24 @@ def test_truncated_file(run: Run, place: Path, name: str) -> None:
     path = place / "bundle" / name
     path.write_bytes(path.read_bytes()[:-8])
     one_line(run("score", place / "bundle", "--user", 100, "--items", "3"), 4, name, "expected")
+
+
+def test_counters_go_to_a_file(run: Run, place: Path) -> None:
+    bundle, path = Bundle.open(place / "bundle"), place / "counters.json"
+    one = ("score", bundle.path, "--user", 100, "--counters", path)
+    for items, count in (("3,8,13", 3), ("3", 1)):  # the second replaces the first
+        assert run(*one, "--items", items).code == 0
+        counters = Counters.read(path, 3, bundle.variant_sha256)
+        assert counters.reached.tolist() == [count] * 3 and counters.stopped.tolist() == [0, 0, count]
+        assert counters.histograms.sum(1).tolist() == [count] * 3
+    write_pairs(place)
+    assert run("score", bundle.path, "--pairs", place / "pairs.csv", "--out", place / "out.csv", "--counters", path).code == 0
+    assert Counters.read(path, 3, bundle.variant_sha256).stopped.tolist() == [0, 0, 4]
+
+
+def test_counters_that_cannot_be_kept(run: Run, place: Path) -> None:
+    one = ("score", place / "bundle", "--user", 100, "--items", "3")
+    one_line(run(*one, "--counters", place / "no/c.json"), 2, f"there is no folder {place / 'no'}")
+    one_line(run(*one, "--counters", place), 2, "it is a folder")
+    one_line(run(*one, "--counters", place / "c.json", "--force-exit", 0), 2, "forced exits are not counted")
+    assert not (place / "c.json").exists()

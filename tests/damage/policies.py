@@ -78,6 +78,32 @@ def policy_with_rules_of_the_slate(folder: Path) -> None:
     with_rules(folder, quorum=0.1, top_k={"k": 2, "ordered": True, "rise": [0.5, 0], "fall": [0.5, 0.1]})
 
 
+def made_on(folder: Path, **changes: Any) -> None:
+    machine = {"cpu": "a", "architecture": "pdp11", "cores": 1, "onnxruntime": "0.9.1", "rexit": "0.0.9"}
+    made = {"device": "cuda", "threads": 77, "machine": machine} | changes
+    write_policy(folder, [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}] * 3, made_on=made)
+
+
+@ends_in("OK", found="running")
+def policy_made_elsewhere(folder: Path) -> None:
+    made_on(folder)
+
+
+@ends_in("CORRUPT", "made_on threads: is 0, expected 1 to 2147483647")
+def policy_made_without_threads(folder: Path) -> None:
+    made_on(folder, threads=0)
+
+
+@ends_in("CORRUPT", "made_on device: is null, expected a string")
+def policy_made_nowhere(folder: Path) -> None:
+    made_on(folder, device=None)
+
+
+@ends_in("CORRUPT", "made_on machine rexit: is number, expected a string")
+def policy_made_by_a_number(folder: Path) -> None:
+    made_on(folder, machine={"rexit": 1})
+
+
 @ends_in("UNSUPPORTED", "slate-rules-2")
 def policy_with_rules_to_come(folder: Path) -> None:
     with_rules(folder, requires=["slate-rules", "slate-rules-2"])

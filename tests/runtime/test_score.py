@@ -17,6 +17,7 @@ from builders.catalog import ITEM_IDS, USER_IDS, CatalogContents, make_catalog, 
 from builders.model import EXITS, POSITIONS, make_weights, reference
 from rexit import runtime
 from rexit.bundle import Bundle, ExitPolicy, Policy, TopK
+from rexit.bundle.counters import histogram
 from rexit.errors import BackendError, BundleError, DeadlineError, InputError
 
 USER, AS_OF = USER_IDS[2], 40
@@ -208,6 +209,26 @@ def test_rules_of_the_slate_stop_where_the_trace_says(
             stops = asked.stops(trace, np.array([0, len(trace)]))
             assert scored.exit.tolist() == stops[scored.index].tolist()
             assert scored.stats.candidate_layers == np.array(EXITS)[stops].sum()
+
+
+def test_counters_tell_what_the_traces_say(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle", BundleOptions(max_tokens=50))
+    exits = ExitPolicy(0.5, 0.1, 1.0, 1.0), ExitPolicy(0.5, 0.1, 3.0, 5.0), ExitPolicy()
+    policy = Policy(exits, 1, Bundle.open(folder).variant_sha256, 0.2)
+    policy.write(folder / "variants/cpu-fp32/policy.json")
+    session, traces = runtime.open(folder), []
+    for user in USER_IDS[:6]:
+        traces.append(session.trace(user, ITEM_IDS, as_of=AS_OF))
+        session.score(user, ITEM_IDS, as_of=AS_OF)
+    z = np.concatenate(traces)
+    stops, c = policy.stops(z, np.arange(0, len(z) + 1, len(ITEM_IDS))), policy.calibrated(z)
+    seen = session.counters()
+    assert seen.stopped.tolist() == np.bincount(stops, minlength=3).tolist() and seen.stopped.min() > 0
+    assert seen.reached.tolist() == [(stops >= k).sum() for k in range(3)]
+    assert seen.cut_short.tolist() == [0, 0, 0]
+    np.testing.assert_array_equal(seen.histograms, [histogram(c[stops >= k, k]) for k in range(3)])
+    session.reset_counters()
+    assert session.counters().reached.tolist() == [0, 0, 0] and seen.reached[0] == len(z)
 
 
 def test_top_k_is_the_head_of_the_whole(session: runtime.Session) -> None:

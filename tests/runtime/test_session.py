@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ import rexit
 from builders.bundle import write_bundle
 from builders.catalog import ITEM_IDS, USER_IDS
 from rexit import runtime
-from rexit.bundle import TopK
+from rexit.bundle import Bundle, Policy, TopK
 from rexit.errors import BundleError, CancelledError, InputError
+from rexit.measure.machine import Conditions
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def session(folder: Path) -> runtime.Session:
     return runtime.open(folder)
+
+
+def test_a_policy_made_elsewhere_is_told_of(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = tmp_path / "bundle"
+    shutil.copytree(folder, place)
+    opened = Bundle.open(place)
+    here = Conditions.here(opened, None, 0).to_json()
+    del here["variant_sha256"]
+    full, path = Policy.full_depth(3, opened.variant_sha256), opened.folder / "policy.json"
+    for made_on in (None, here, {**here, "machine": {"onnxruntime": None}}):
+        replace(full, made_on=made_on).write(path)
+        runtime.open(place)
+    assert caplog.messages == []
+    elsewhere = {"device": "cuda", "threads": 77, "machine": {**here["machine"], "rexit": "0.0.9"}}
+    replace(full, made_on=elsewhere).write(path)
+    runtime.open(place).another()
+    differences = f"device cuda, here cpu; threads 77, here {here['threads']}; rexit 0.0.9, here {rexit.__version__}"
+    advice = "stopping early may save less than it says; run `rexit calibrate` here"
+    assert caplog.messages == [f"{path}: calibrated with {differences}: {advice}"] and caplog.records[0].name == "rexit"
 
 
 def test_info(session: runtime.Session) -> None:

@@ -180,7 +180,8 @@ typedef struct rexit_bundle_options {
 } rexit_bundle_options;
 
 /* Opens the bundle in folder `path`: checks structure and sizes, maps the catalog, loads the segments. File hashes are checked
- * by rexit_bundle_verify only. Release the bundle with rexit_bundle_close.
+ * by rexit_bundle_verify only. Release the bundle with rexit_bundle_close. Logs one warning if the bundle's policy was made on
+ * another device or architecture, with another number of threads, or with another version of ONNX Runtime or rexit.
  *
  * REXIT_UNKNOWN_VARIANT; any 2xx for its files; REXIT_BACKEND_MISSING and REXIT_BACKEND_FAILED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options,
@@ -368,6 +369,26 @@ typedef struct rexit_segment_stats {
 /* Segment number `segment`, from 0, in this session's last score, trace or warm-up, whether or not that succeeded. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_get_segment(const rexit_session* session, size_t segment,
                                                                  rexit_segment_stats* stats_out);
+
+#define REXIT_COUNTER_BINS 32
+
+/* What candidates did at one exit, over all calls of rexit_session_score that succeeded since the session was created or its
+ * counters were reset: of those that reached the exit, `stopped` were stopped there by the policy, `cut_short` by a deadline,
+ * with an answer from there, and the others reached the next exit. Requests with force_exit are not counted; those with a policy
+ * of their own are. */
+typedef struct rexit_exit_counters {
+  size_t struct_size; /* set by the caller */
+  uint64_t reached, stopped, cut_short;
+  uint64_t histogram[REXIT_COUNTER_BINS]; /* of the calibrated log-odds c of those that reached it: bin i counts
+                                             -8 + i / 2 <= c < -7.5 + i / 2, the first one all c below, the last one all above */
+} rexit_exit_counters;
+
+/* `exit` counts from 0. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_get_counters(const rexit_session* session, size_t exit,
+                                                                  rexit_exit_counters* counters_out);
+
+/* Sets the session's counters to 0. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_reset_counters(rexit_session* session);
 
 /* In bytes. */
 typedef struct rexit_memory {

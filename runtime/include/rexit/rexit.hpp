@@ -290,6 +290,16 @@ class Session {
     }
     return all;
   }
+  // What candidates did at each exit so far; see rexit_exit_counters.
+  std::vector<rexit_exit_counters> counters() const {
+    std::vector<rexit_exit_counters> all(bundle_.info().exits);
+    for (std::size_t k = 0; k < all.size(); ++k) {
+      all[k].struct_size = sizeof all[k];
+      check(rexit_session_get_counters(handle_.get(), k, &all[k]));
+    }
+    return all;
+  }
+  void reset_counters() { check(rexit_session_reset_counters(handle_.get())); }
   rexit_session* get() const noexcept { return handle_.get(); }
 
  private:

@@ -62,6 +62,15 @@ void check_stats(const rexit_stats* out) {
   if (out != nullptr) check_size(out, "stats_out");
 }
 
+void warn_if_made_elsewhere(const Bundle& bundle, const Execution& execution) {
+  Conditions here = conditions_of(bundle, execution);
+  here.rexit = version;
+  const std::string different = differences(bundle.made_on(), here);
+  if (!different.empty())
+    log(REXIT_LOG_WARNING, bundle.variant().folder + "/policy.json: calibrated with " + different +
+                               ": stopping early may save less than it says; run `rexit calibrate` here");
+}
+
 template <std::size_t size>
 void copy_text(const std::string& text, const char* what, char (&out)[size]) {
   if (text.size() >= size)
@@ -124,12 +133,11 @@ rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* opt
   if (given.cuda_graphs != 0 && given.cuda_graphs != 1)
     fail(REXIT_INVALID_ARGUMENT, "options.cuda_graphs is ", given.cuda_graphs, ", expected 0 or 1");
   if (given.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "options.reserved is ", given.reserved, ", expected 0");
-  const auto make = [&](const Bundle& bundle) {
-    return make_backend_factory(
-        bundle, {given.onnxruntime_library, given.threads, given.device, given.device_id, given.cuda_graphs == 1});
-  };
+  const Execution execution{given.onnxruntime_library, given.threads, given.device, given.device_id, given.cuda_graphs == 1};
+  const auto make = [&](const Bundle& bundle) { return make_backend_factory(bundle, execution); };
   auto loaded = std::make_shared<const LoadedBundle>(path, given.variant, make);
   log(REXIT_LOG_INFO, std::string(path) + ": opened variant " + loaded->bundle.variant().name);
+  warn_if_made_elsewhere(loaded->bundle, execution);
   *bundle_out = new rexit_bundle{std::move(loaded)};
   return REXIT_OK;
 } catch (...) {
@@ -235,6 +243,27 @@ rexit_status rexit_session_get_segment(const rexit_session* session, size_t segm
     fail(REXIT_INVALID_ARGUMENT, "segment is ", segment, ", the bundle has segments 0 to ", all.size() - 1);
   const SegmentStats& one = all[segment];
   write_struct({0, one.prefix_tokens, one.candidates, one.candidate_tokens, one.prefix_us, one.slate_us}, stats_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_get_counters(const rexit_session* session, size_t exit, rexit_exit_counters* counters_out) try {
+  check_size(required(counters_out, "counters_out"), "counters_out");
+  const Entered entered(session);
+  const std::vector<ExitCounters>& all = entered->counters();
+  if (exit >= all.size()) fail(REXIT_INVALID_ARGUMENT, "exit is ", exit, ", the bundle has exits 0 to ", all.size() - 1);
+  const ExitCounters& one = all[exit];
+  rexit_exit_counters counters{0, one.reached, one.stopped, one.cut_short, {}};
+  std::copy(one.histogram.begin(), one.histogram.end(), counters.histogram);
+  write_struct(counters, counters_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_reset_counters(rexit_session* session) try {
+  Entered(session)->reset_counters();
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();

@@ -1,6 +1,8 @@
 // Chooses the backend that runs a bundle.
 #include "backends/backend.hpp"
 
+#include <sys/utsname.h>
+
 #include <string>
 #include <utility>
 
@@ -15,6 +17,10 @@
 
 namespace rexit::core {
 namespace {
+
+std::string device_of(const Bundle& bundle, const Execution& execution) {
+  return execution.device != nullptr ? execution.device : bundle.variant().target;
+}
 
 bool known(const std::string& device) { return device == "cpu" || device == "cuda" || device == "tensorrt"; }
 
@@ -56,7 +62,7 @@ BackendFactory make_backend_factory(const Bundle& bundle, const Execution& execu
   if (!known(variant.target))
     fail(REXIT_UNSUPPORTED, "variant `", variant.name, "` targets `", variant.target,
          "`, this version knows cpu, cuda and tensorrt");
-  const std::string device = execution.device != nullptr ? execution.device : variant.target;
+  const std::string device = device_of(bundle, execution);
   if (!known(device)) fail(REXIT_INVALID_ARGUMENT, "device is `", device, "`, expected cpu, cuda or tensorrt");
   if (device == "tensorrt") {
     if (variant.target != "tensorrt")
@@ -69,6 +75,18 @@ BackendFactory make_backend_factory(const Bundle& bundle, const Execution& execu
   std::vector<std::string> graphs;
   for (const Segment& segment : variant.segments) graphs.push_back(segment.graph);
   return shared(make_ort_backend(bundle, execution, device == "cuda" ? Provider::cuda : Provider::cpu, graphs));
+}
+
+Conditions conditions_of(const Bundle& bundle, const Execution& execution) {
+  Conditions here;
+  here.device = device_of(bundle, execution);
+  ::utsname system{};
+  if (::uname(&system) == 0) here.architecture = system.machine;
+#ifdef REXIT_TENSORRT
+  if (here.device == "tensorrt") return here;  // TensorRT itself runs it
+#endif
+  add_ort_conditions(here);
+  return here;
 }
 
 }  // namespace rexit::core

@@ -92,6 +92,9 @@ struct Execution {
 // runs it.
 BackendFactory make_backend_factory(const Bundle& bundle, const Execution& execution);
 
+// What a bundle with this backend runs on, but for rexit itself.
+Conditions conditions_of(const Bundle& bundle, const Execution& execution);
+
 // A block of a backend's memory, which only grows. The backend must outlive it.
 class Block {
  public:

@@ -141,9 +141,20 @@ float read_quorum(const Json& json) {
   return quorum;
 }
 
-Policy read_policy(const std::string& path, std::size_t exits, const std::string& variant_sha256) {
-  const JsonDocument document = read_json(path, "slate-rules");
-  const Json root = document.root();
+Conditions read_made_on(const Json& root) {
+  Conditions conditions;
+  if (!root.has("made_on")) return conditions;
+  const Json json = root.at("made_on"), machine = json.at("machine");
+  const auto known = [&machine](const char* key) { return machine.has(key) ? machine.at(key).string() : std::string(); };
+  conditions.device = json.at("device").string();
+  conditions.threads = static_cast<std::int32_t>(json.at("threads").integer(1, INT32_MAX));
+  conditions.architecture = known("architecture");
+  conditions.onnxruntime = known("onnxruntime");
+  conditions.rexit = known("rexit");
+  return conditions;
+}
+
+Policy read_policy(const Json& root, std::size_t exits, const std::string& variant_sha256) {
   must_match(root.at("variant_sha256"), variant_sha256, "this variant's (calibrate it again)");
   Policy policy;
   policy.patience = root.at("patience").size(1, max_layers);
@@ -159,7 +170,8 @@ Policy read_policy(const std::string& path, std::size_t exits, const std::string
     if (exit.has("lower")) rule.lower = exit.at("lower").finite_float();
     policy.exits.push_back(rule);
   }
-  if (policy.exits.size() != exits) fail(REXIT_CORRUPT, path, " exits: has ", policy.exits.size(), ", the variant has ", exits);
+  if (policy.exits.size() != exits)
+    fail(REXIT_CORRUPT, root.at("exits").where(), ": has ", policy.exits.size(), ", the variant has ", exits);
   if (root.has("quorum")) policy.quorum = read_quorum(root.at("quorum"));
   if (root.has("top_k")) {
     const Json top_k = root.at("top_k");
@@ -214,7 +226,9 @@ Bundle::Bundle(const std::string& path, const char* wanted) : path_(path) {
 
   policy_.exits.resize(exits.size());
   if (exists(folder + "/policy.json")) {
-    policy_ = read_policy(folder + "/policy.json", exits.size(), files.at(relative).sha256);
+    const JsonDocument document = read_json(folder + "/policy.json", "slate-rules");
+    policy_ = read_policy(document.root(), exits.size(), files.at(relative).sha256);
+    made_on_ = read_made_on(document.root());
     calibrated_ = true;
   }
   catalog_ = std::make_unique<const Catalog>(path + "/catalog", model_.vocab_size, variant_.max_positions);

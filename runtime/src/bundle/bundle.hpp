@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bundle/catalog.hpp"
+#include "bundle/conditions.hpp"
 #include "bundle/policy.hpp"
 
 namespace rexit::core {
@@ -58,6 +59,7 @@ class Bundle {
   const Variant& variant() const noexcept { return variant_; }
   const Policy& policy() const noexcept { return policy_; }
   bool calibrated() const noexcept { return calibrated_; }
+  const Conditions& made_on() const noexcept { return made_on_; }  // of the policy
   const Catalog& catalog() const noexcept { return *catalog_; }
   std::size_t exits() const noexcept { return variant_.segments.size(); }
   std::size_t depth(std::size_t exit) const noexcept { return variant_.segments[exit].end; }
@@ -68,6 +70,7 @@ class Bundle {
   Variant variant_;
   Policy policy_;
   bool calibrated_ = false;
+  Conditions made_on_;
   std::unique_ptr<const Catalog> catalog_;
 };
 

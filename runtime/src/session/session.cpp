@@ -39,6 +39,7 @@ Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_b
     : loaded_(std::move(loaded)),
       backend_(loaded_->make_backend(), loaded_->bundle.exits()),
       cache_bytes_(cache_bytes),
+      counters_(loaded_->bundle.exits()),
       state_(std::make_unique<State>(loaded_->bundle, backend_, cache_bytes_)) {}
 
 void Session::assemble(const Request& request, const Deadline& deadline) {
@@ -51,8 +52,15 @@ const std::vector<Score>& Session::score(const Request& request, Clock::time_poi
   const Deadline deadline(start, request.deadline_us, &backend_.cancelled());
   assemble(request, deadline);
   stats.retrieval_us = microseconds_since(start);
-  const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit, request.top_k};
+  const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit, request.top_k,
+                      request.force_exit ? nullptr : &counters_};
+  counters_.begin();
   const std::vector<Answer>& answers = run(rule, deadline, stats);
+  if (rule.counters != nullptr) {
+    for (const Answer& answer : answers)
+      if (answer.given()) counters_.answered(answer.exit, answer.cut_short);
+    counters_.commit();
+  }
 
   std::vector<Score>& scores = state_->scores;
   scores.clear();
@@ -71,7 +79,7 @@ const std::vector<float>& Session::trace(const Request& request, Clock::time_poi
   assemble(request, none);
   stats.retrieval_us = microseconds_since(start);
   state_->log_odds.resize(request.query.items.size() * loaded_->bundle.exits());
-  run({&loaded_->bundle.policy(), std::nullopt, 0, state_->log_odds.data()}, none, stats);
+  run({&loaded_->bundle.policy(), std::nullopt, 0, nullptr, state_->log_odds.data()}, none, stats);
   stats.total_us = microseconds_since(start);
   return state_->log_odds;
 }

@@ -11,6 +11,7 @@
 #include "prompt/prompt.hpp"
 #include "prompt/retrieval.hpp"
 #include "rexit/rexit.h"
+#include "session/counters.hpp"
 #include "session/prefix_cache.hpp"
 #include "session/slate.hpp"
 #include "session/supervised_backend.hpp"
@@ -64,6 +65,8 @@ class Session {
   void warm_up();
   void clear_cache() noexcept { state_->prefix.clear(); }
   void trim();
+  const std::vector<ExitCounters>& counters() const noexcept { return counters_.total(); }
+  void reset_counters() noexcept { counters_.reset(); }
   Memory memory() const;
 
   // To be called before score, trace and prompt: an earlier cancellation does not affect them.
@@ -91,6 +94,7 @@ class Session {
   std::shared_ptr<const LoadedBundle> loaded_;
   SupervisedBackend backend_;
   std::size_t cache_bytes_;
+  Counters counters_;
   std::unique_ptr<State> state_;
 };
 

@@ -111,6 +111,7 @@ void Slate::judge(Candidate& candidate, std::size_t segment, const float* logits
   const ExitRule& exit = rule.policy->exits[segment];
   const float c = exit.calibrated(z);
   candidate.agreement.add(c);
+  if (rule.counters != nullptr) rule.counters->reached(segment, c);
   answers_[candidate.index] = {static_cast<std::uint32_t>(segment), z, c, false};
 
   const bool last = segment + 1 == bundle_.exits();

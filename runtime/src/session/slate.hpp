@@ -11,6 +11,7 @@
 #include "bundle/bundle.hpp"
 #include "bundle/policy.hpp"
 #include "prompt/prompt.hpp"
+#include "session/counters.hpp"
 #include "session/prefix_cache.hpp"
 #include "session/slate_rules.hpp"
 
@@ -21,6 +22,7 @@ struct StopRule {
   const Policy* policy;                   // its Platt maps apply in any case
   std::optional<std::size_t> force_exit;  // all candidates stop there and nowhere else
   std::size_t top_k = 0;                  // the request's; 0: the policy's own
+  Counters* counters = nullptr;           // if set, is told who reaches which exit
   float* trace = nullptr;                 // if set, receives the raw log-odds [candidates, exits], and all run to the last exit
 };
 

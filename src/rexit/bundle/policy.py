@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,20 @@ def _top_k(value: Any) -> TopK:
     return TopK(k, ordered, tuple(map(_number, rise)), tuple(map(_number, fall)))
 
 
+def _made_on_problem(made_on: Any) -> str | None:
+    if not isinstance(made_on, Mapping) or not isinstance(machine := made_on.get("machine"), Mapping):
+        return "made_on: expected an object with `device`, `threads` and `machine`, an object"
+    if not isinstance(device := made_on.get("device"), str):
+        return f"made_on device: is {device!r}, expected a string"
+    threads = made_on.get("threads")
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads < 2**31:
+        return f"made_on threads: is {threads!r}, expected 1 to {2**31 - 1}"
+    for name in ("architecture", "onnxruntime", "rexit"):
+        if not isinstance(value := machine.get(name), str | None):
+            return f"made_on machine {name}: is {value!r}, expected a string"
+    return None
+
+
 @dataclass(frozen=True)
 class ExitPolicy:
     """One exit: c = a z + b with z the raw log-odds; stops at c >= upper or c <= -lower (inf: never)."""
@@ -60,6 +75,9 @@ class Policy:
 
     After each exit but the last: 1. each candidate by its exit's thresholds and `patience`; 2. `top_k`; 3. all that are left, if
     they are at most the share `quorum` of their slate (0: never). docs/format.md has the rules.
+
+    made_on: what its costs were measured on, the JSON of `rexit.measure.machine.Conditions` without the variant: device, threads
+    and machine. None: unknown.
     """
 
     exits: tuple[ExitPolicy, ...]
@@ -67,6 +85,7 @@ class Policy:
     variant_sha256: str
     quorum: float = 0.0
     top_k: TopK | None = None
+    made_on: Mapping[str, Any] | None = None
 
     @classmethod
     def full_depth(cls, exits: int, variant_sha256: str) -> Policy:
@@ -146,6 +165,7 @@ class Policy:
                 str(value["variant_sha256"]),
                 0.0 if value.get("quorum") is None else _number(value["quorum"]),
                 None if value.get("top_k") is None else _top_k(value["top_k"]),
+                value.get("made_on"),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as exc:
             raise BundleError(f"{path}: not a policy: {exc!r}") from exc
@@ -174,7 +194,9 @@ class Policy:
             return f"patience: is {self.patience}, expected 1 to {MAX_PATIENCE}"
         if not 0 <= self.quorum < 1 or np.float32(self.quorum) == 1:
             return f"quorum: is {self.quorum}, expected 0 to below 1"
-        return None if self.top_k is None else self._top_k_problem(self.top_k)
+        if self.top_k is not None and (problem := self._top_k_problem(self.top_k)) is not None:
+            return problem
+        return None if self.made_on is None else _made_on_problem(self.made_on)
 
     def _top_k_problem(self, rule: TopK) -> str | None:
         if not 1 <= rule.k <= MAX_TOP_K:
@@ -215,5 +237,6 @@ class Policy:
                 "patience": self.patience,
                 "exits": exits,
                 **rules,
+                **({} if self.made_on is None else {"made_on": self.made_on}),
             },
         )

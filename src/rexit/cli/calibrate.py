@@ -44,7 +44,8 @@ def calibrate(
     ] = None,
     cached_share: Annotated[float, typer.Option(help="Share of slates whose prefix is cached when they come: 0 to 1.")] = 0.0,
     from_traces: Annotated[
-        bool, typer.Option("--from-traces", help="Decide anew on what the last calibration observed; runs no model, takes seconds.")
+        bool,
+        typer.Option("--from-traces", help="Decide anew on what the last calibration observed; runs no model, takes seconds."),
     ] = False,
     tokenizer: Annotated[
         Path | None, typer.Option(help="The model's folder with tokenizer.json: the report's examples show their prompts.")
@@ -89,11 +90,11 @@ def calibrate(
     if json:
         print_json(done.report)
         return
-    report, metrics = done.report, list(dict.fromkeys((*metric, "auc")))
+    report = done.report
     print_table(
-        f"{opened.variant.name} on the test split: value and drop against full depth with its 95 % interval over users",
-        ["", *metrics, "layers", "ms", "speed"],
-        [_row(row, metrics, report["table"][0]) for row in report["table"]],
+        f"{opened.variant.name} on the test split: value, and change against full depth with its 95 % interval over users",
+        ["", *metric, "layers", "ms", "speed"],
+        [_row(row, metric, report["table"][0]) for row in report["table"]],
     )
     print_table(
         "Tested for the certificate, careful first, on users who had no part in choosing",
@@ -103,7 +104,9 @@ def calibrate(
     decided = report["decisions"]
     if decided is not None:
         near = "" if decided["as_traced"] == decided["candidates"] else ", the others are within rounding of a threshold"
-        stdout.print(f"As deployed, {decided['as_traced']} of {decided['candidates']} candidates stop where their traces say{near}.")
+        stdout.print(
+            f"As deployed, {decided['as_traced']} of {decided['candidates']} candidates stop where their traces say{near}."
+        )
     stdout.print(done.conclusion, markup=False)
     stdout.print(f"Wrote policy.json, report.html and report.json to {opened.folder}", markup=False, soft_wrap=True)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rexit.cli._ids import parse_id, parse_ids
 from rexit.cli._decoder import decoder
+from rexit.cli._ids import parse_id, parse_ids
 from rexit.cli._output import JsonOption, print_json, print_table, stdout
 from rexit.errors import BundleError, InputError
 
@@ -157,14 +157,21 @@ def _policy(policy: Policy, layers: tuple[int, ...] | None = None) -> dict[str, 
     for k, e in enumerate(policy.exits):
         limits = {side: None if math.isinf(limit) else limit for side, limit in (("upper", e.upper), ("lower", e.lower))}
         exits.append({"exit": k, "layers": None if layers is None else layers[k], "a": e.a, "b": e.b, **limits})
-    return {"patience": policy.patience, "variant_sha256": policy.variant_sha256, "exits": exits}
+    return {
+        "patience": policy.patience,
+        "quorum": policy.quorum,
+        "top_k": None if policy.top_k is None else asdict(policy.top_k),
+        "made_on": policy.made_on,
+        "variant_sha256": policy.variant_sha256,
+        "exits": exits,
+    }
 
 
 def _policy_file(path: Path) -> dict[str, Any]:
     from rexit.bundle.files import read_json
-    from rexit.bundle.policy import Policy
+    from rexit.bundle.policy import SLATE_RULES, Policy
 
-    value = read_json(path)
+    value = read_json(path, {SLATE_RULES})
     exits, digest = value.get("exits"), value.get("variant_sha256")
     if not isinstance(exits, list) or not isinstance(digest, str):
         raise BundleError(f"{path}: not a policy: expected `exits` and `variant_sha256`")
@@ -178,7 +185,19 @@ def _print_policy(policy: dict[str, Any]) -> None:
         limits = ["always" if last else "never" if e[side] is None else f"{e[side]:.3f}" for side in ("upper", "lower")]
         rows.append([e["exit"], "-" if e["layers"] is None else e["layers"], f"{e['a']:.3g}", f"{e['b']:.3f}", *limits])
     title = f"Policy, patience {policy['patience']}: c = a z + b; stops at c >= upper or c <= -lower"
-    print_table(title, ["exit", "layers", "a", "b", "upper", "lower"], rows)
+    columns = ["exit", "layers", "a", "b", "upper", "lower"]
+    if (rule := policy["top_k"]) is not None:
+        columns += ["rise", "fall"]
+        moves = [*zip(rule["rise"], rule["fall"], strict=True)]
+        rows = [[*row, *([f"{x:.3f}" for x in moves[k]] if k < len(moves) else ["-", "-"])] for k, row in enumerate(rows)]
+    print_table(title, columns, rows)
+    if rule is not None:
+        rank = ", in it once their rank is known" if rule["ordered"] else ""
+        stdout.print(f"Candidates stop once they are known to be in or out of their slate's top {rule['k']}{rank}.")
+    if policy["quorum"]:
+        stdout.print(f"The last {policy['quorum']:.3g} of a slate stop together.")
+    if (made_on := policy["made_on"]) is not None:
+        stdout.print(f"Calibrated on {made_on['device']} with {made_on['threads']} threads.", markup=False)
 
 
 _TOLD = ("ids", "label", "order", "split", "labels", "embedding", "lightgcn", "retrieval")

@@ -42,12 +42,14 @@ Unanswered = tuple["Id", int | None, RexitError]
 
 @dataclass(frozen=True)
 class _Setup:
-    """How all slates of this command are scored. options: `Session.score`'s top_k, deadline_ms and force_exit."""
+    """How all slates of this command are scored. options: `Session.score`'s top_k, deadline_ms and force_exit. counters: the file
+    that the session's counters go to; None: they are not kept."""
 
     bundle: Bundle
     threads: int
     device: str | None
     options: Mapping[str, Any]
+    counters: Path | None
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Session]:
@@ -56,6 +58,8 @@ class _Setup:
         opened = runtime.open(self.bundle.path, self.bundle.variant.name, threads=self.threads, device=self.device)
         with contextlib.closing(opened) as session:
             yield session
+            if self.counters is not None:
+                session.counters().write(self.counters, self.bundle.variant_sha256)
 
 
 @dataclass
@@ -92,6 +96,9 @@ def score(
     variant: Annotated[str | None, typer.Option(help="Which variant. Default: the bundle's first.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")] = 0,
     device: DeviceOption = None,
+    counters: Annotated[
+        Path | None, typer.Option(help="Where to write what candidates did at each exit, for `rexit drift`; replaces the file.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Score candidates for one user, or a file of pairs.
@@ -112,15 +119,19 @@ def score(
     from rexit.bundle import Bundle
 
     options = {"force_exit": force_exit, "deadline_ms": deadline_ms, "top_k": top_k or None}
+    if counters is not None:
+        if force_exit is not None:
+            raise InputError("--counters: forced exits are not counted; leave out --force-exit")
+        _check_place(counters)
     if pairs is not None:
         if user is not None or items is not None or recent:
             raise InputError("--pairs names the users and items; it cannot be combined with --user, --items or --recent")
         if out is None:
             raise InputError("--pairs needs --out: where the scored pairs go")
         columns = ColumnNames(user_column, item_column, as_of_column)
-        _score_pairs(_Setup(Bundle.open(bundle, variant), threads, device, options), pairs, out, columns, as_of, json)
+        _score_pairs(_Setup(Bundle.open(bundle, variant), threads, device, options, counters), pairs, out, columns, as_of, json)
     elif user is not None and items is not None:
-        _score_user(_Setup(Bundle.open(bundle, variant), threads, device, options), user, items, recent, as_of, json)
+        _score_user(_Setup(Bundle.open(bundle, variant), threads, device, options, counters), user, items, recent, as_of, json)
     else:
         raise InputError("expected --user and --items, or --pairs and --out")
 
@@ -216,9 +227,14 @@ def _score_pairs(setup: _Setup, pairs: Path, out: Path, columns: ColumnNames, as
 
 def _check_out(out: Path) -> None:
     """Raises InputError where scored pairs cannot go."""
+    check_format(out)
+    _check_place(out)
+
+
+def _check_place(out: Path) -> None:
+    """Raises InputError where a file cannot be written."""
     from rexit.bundle import check_writable
 
-    check_format(out)
     if out.is_dir():
         raise InputError(f"{out}: cannot be written: it is a folder")
     if not out.parent.is_dir():

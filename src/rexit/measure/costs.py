@@ -17,9 +17,9 @@ from rexit.slates import Slate
 class Costs:
     """Microseconds for a slate. Arrays are float64 [E]: what reaching exit k adds.
 
-    base_us: retrieval and prompt assembly, paid by every slate. prefix_us: the prefix's layers up to k, paid once by a slate
-    with a candidate that reaches it; less where some prefixes are cached. pass_us: paid by every pass over the slate's candidates, each holding at most
-    `pass_candidates` of those left. candidate_us: paid by each candidate.
+    base_us: retrieval and prompt assembly, paid by every slate. prefix_us: the prefix's layers up to k, paid once by a slate with
+    a candidate that reaches it; less where some prefixes are cached. pass_us: paid by every pass over the slate's candidates,
+    each holding at most `pass_candidates` of those left. candidate_us: paid by each candidate.
     """
 
     base_us: float

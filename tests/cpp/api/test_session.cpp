@@ -2,7 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <iterator>
 #include <mutex>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
@@ -40,6 +42,64 @@ TEST_F(SessionTest, PolicyDropsCandidatesOnTheWay) {
     EXPECT_EQ(scores.scores[i].exit, exit);
     EXPECT_NEAR(scores.scores[i].log_odds, trace[3 * i + exit], 1e-3);
   }
+}
+
+// tests/damage/policies.py has what it was made on.
+TEST(Opening, WarnsOnceOfAPolicyMadeElsewhere) {
+  std::vector<std::string> lines;
+  rexit_set_log(
+      [](void* context, rexit_log_level, const char* line) { static_cast<std::vector<std::string>*>(context)->push_back(line); },
+      &lines, REXIT_LOG_WARNING);
+  const rexit::Bundle sound(sound_bundle());
+  EXPECT_TRUE(lines.empty());
+  const rexit::Bundle bundle(bundles() + "/policy_made_elsewhere/bundle");
+  const rexit::Session session(bundle);
+  rexit_set_log(nullptr, nullptr, REXIT_LOG_ERROR);
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_NE(lines[0].find("variants/cpu-fp32/policy.json: calibrated with device cuda, here cpu; threads 77, here "),
+            std::string::npos)
+      << lines[0];
+  for (const char* part : {"; architecture pdp11, here ", "; onnxruntime 0.9.1, here 1.", "; rexit 0.0.9, here 0.1.0: "})
+    EXPECT_NE(lines[0].find(part), std::string::npos) << lines[0];
+}
+
+using Counts = std::vector<std::uint64_t>;  // reached, stopped and cut short at each exit
+
+Counts counts(const rexit::Session& session) {
+  Counts all;
+  for (const rexit_exit_counters& one : session.counters()) {
+    all.insert(all.end(), {one.reached, one.stopped, one.cut_short});
+    EXPECT_EQ(std::accumulate(std::begin(one.histogram), std::end(one.histogram), std::uint64_t{0}), one.reached);
+  }
+  return all;
+}
+
+TEST_F(SessionTest, CountersFollowTheScores) {
+  rexit::Policy policy{std::vector<float>(3, 2.0f), std::vector<float>(3, 2.0f), 1};
+  Counts expected(9);
+  for (int round = 0; round < 2; ++round) {
+    for (const rexit_score& score : session.score(request().policy(policy)).scores) {
+      for (std::size_t k = 0; k <= score.exit; ++k) ++expected[3 * k];
+      ++expected[3 * score.exit + 1];
+    }
+    EXPECT_EQ(counts(session), expected);
+  }
+  EXPECT_GT(expected[0], expected[3]);  // some stop before the last exit
+  session.reset_counters();
+  EXPECT_EQ(counts(session), Counts(9));
+}
+
+TEST_F(SessionTest, OnlyAnsweredScoresAreCounted) {
+  session.trace(request());
+  session.warm_up();
+  session.prompt(request());
+  session.score(request().force_exit(1));
+  EXPECT_THROW(session.score(rexit::Request(106).items({std::int64_t{4}})), rexit::Error);
+  EXPECT_EQ(counts(session), Counts(9));
+  session.score(request());
+  session.trim();
+  EXPECT_EQ(counts(session), (Counts{4, 0, 0, 4, 0, 0, 4, 4, 0}));
+  EXPECT_EQ(counts(rexit::Session(bundle)), Counts(9));  // each session has its own
 }
 
 TEST_F(SessionTest, SegmentsReportWhatTheyDid) {

@@ -30,7 +30,7 @@ class Slow final : public Backend {
     last_segment = segment;
     for (std::size_t n = 0; n < pass.rows; ++n) {
       pass.logits[2 * n] = 0;
-      pass.logits[2 * n + 1] = static_cast<float>(++seen);
+      pass.logits[2 * n + 1] = ++seen == fails_after ? NAN : static_cast<float>(seen);
     }
   }
   void* allocate(std::size_t bytes) const override { return ::operator new(bytes); }
@@ -38,12 +38,14 @@ class Slow final : public Backend {
   void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
 
   static milliseconds prefix_time, slate_time;
+  static std::size_t fails_after;  // 0: never
 
  private:
   const Bundle& bundle_;
   mutable std::size_t seen = 0, last_segment = 0;
 };
 milliseconds Slow::prefix_time{0}, Slow::slate_time{0};
+std::size_t Slow::fails_after = 0;
 
 class DeadlineTest : public testing::Test {
  protected:
@@ -108,6 +110,40 @@ TEST_F(DeadlineTest, TheBestComeFirstAndThoseWithoutAnAnswerLast) {
   ASSERT_GT(given, 0u);
   ASSERT_LT(given, 19u);
   for (std::size_t i = 0; i < scores.size(); ++i) EXPECT_EQ(scores[i].item, i < given ? given - 1 - i : i);
+}
+
+// Those that the deadline stopped count at the exit they answer from; a call that fails counts nowhere.
+TEST_F(DeadlineTest, CountersTellWhoWasCutShort) {
+  score();
+  Slow::slate_time = milliseconds(150);
+  request.deadline_us = 200'000;
+  session.reset_counters();
+  score();
+  const std::uint64_t given = session.segments()[0].candidates;
+  const auto expect = [&] {
+    const std::vector<ExitCounters>& seen = session.counters();
+    EXPECT_EQ(seen[0].reached, given);
+    EXPECT_EQ(seen[0].cut_short, given);
+    EXPECT_EQ(seen[0].stopped, 0u);
+    EXPECT_EQ(seen[1].reached, 0u);
+  };
+  expect();
+  Slow::prefix_time = milliseconds(60);
+  session.clear_cache();
+  request.deadline_us = 50'000;
+  EXPECT_EQ(status(), REXIT_DEADLINE);
+  expect();
+}
+
+// The second pass of the first segment fails, after the first has been judged.
+TEST_F(DeadlineTest, ACallThatFailsOnTheWayIsNotCounted) {
+  session.reset_counters();
+  Slow::fails_after = 20;
+  EXPECT_THROW(score(), Error);
+  Slow::fails_after = 0;
+  for (const ExitCounters& one : session.counters()) EXPECT_EQ(one.reached, 0u);
+  score();
+  EXPECT_EQ(session.counters()[0].reached, 20u);
 }
 
 TEST_F(DeadlineTest, NoAnswerAtAllIsAnError) {

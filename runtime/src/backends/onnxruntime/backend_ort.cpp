@@ -230,6 +230,11 @@ void require_opset(const Execution& execution, const Variant& variant) {
   check_opset(variant.opset, "variant `" + variant.name + "`");
 }
 
+void add_ort_conditions(Conditions& here) {
+  here.threads = ort_threads();
+  here.onnxruntime = ort_version();
+}
+
 std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution& execution, Provider provider,
                                           const std::vector<std::string>& graphs) {
   Ort::Env& env = ort_environment(execution.library, execution.threads);

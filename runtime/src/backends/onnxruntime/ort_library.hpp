@@ -17,6 +17,10 @@ namespace rexit::core {
 // REXIT_BACKEND_MISSING if there is no library or it is older than the headers that rexit was built with.
 Ort::Env& ort_environment(const char* library, std::int32_t threads);
 
+// The pool's size and the library's version, once there is an environment.
+std::int32_t ort_threads() noexcept;
+const std::string& ort_version() noexcept;
+
 // Throws REXIT_BACKEND_MISSING if the library that ort_environment opened is too old for graphs of this opset. To be called
 // before loading them: the error that ONNX Runtime then reports is about its own source files. `what` names their owner in the
 // message.

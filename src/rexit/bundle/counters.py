@@ -1,0 +1,87 @@
+"""What candidates did at each exit, counted while serving or on calibration's traces: arrays, and the file `rexit score
+--counters` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit import __version__
+from rexit.bundle.files import SCHEMA, read_json, write_json
+from rexit.errors import BundleError
+
+BINS = 32
+"""Of c, 0.5 wide, from -8 to 8; the outer two have no other end."""
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Candidates by exit. reached, stopped, cut_short: int64 [exits], how many got there, were stopped there by the policy, and
+    were stopped by a deadline with an answer from there. histograms: int64 [exits, 32], of the c of those that got there (see
+    `BINS`)."""
+
+    reached: NDArray[np.int64]
+    stopped: NDArray[np.int64]
+    cut_short: NDArray[np.int64]
+    histograms: NDArray[np.int64]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], exits: int, where: str) -> Counters:
+        """From `to_json`'s value; without `cut_short` nobody was. Raises BundleError that begins with `where`."""
+        none = [0] * exits
+        reached, stopped, cut_short = (
+            _counts(value.get(name, none if name == "cut_short" else None), exits, f"{where} {name}")
+            for name in ("reached", "stopped", "cut_short")
+        )
+        rows = value.get("histograms")
+        if not isinstance(rows, list) or len(rows) != exits:
+            raise BundleError(f"{where} histograms: expected a list of {exits}, one per exit")
+        histograms = np.array([_counts(row, BINS, f"{where} histograms[{k}]") for k, row in enumerate(rows)])
+        for k in range(exits):
+            if histograms[k].sum() != reached[k]:
+                raise BundleError(f"{where} histograms[{k}]: has {histograms[k].sum()} candidates, {reached[k]} reached the exit")
+            if stopped[k] + cut_short[k] > reached[k]:
+                raise BundleError(
+                    f"{where} stopped[{k}]: more candidates ended at the exit than the {reached[k]} that reached it"
+                )
+        return cls(reached, stopped, cut_short, histograms)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {name: getattr(self, name).tolist() for name in ("reached", "stopped", "cut_short", "histograms")}
+
+    @classmethod
+    def read(cls, path: Path, exits: int, variant_sha256: str) -> Counters:
+        """Raises BundleError, also for those of another variant."""
+        value = read_json(path)
+        if not isinstance(seen := value.get("variant_sha256"), str):
+            raise BundleError(f"{path}: is not a file of counters: it has no `variant_sha256`")
+        if seen != variant_sha256:
+            raise BundleError(f"{path}: counted with variant {seen[:12]}…, this one is {variant_sha256[:12]}…")
+        return cls.from_json(value, exits, f"{path}")
+
+    def write(self, path: Path, variant_sha256: str) -> None:
+        """Writes the file, whole or not at all. Raises InputError if it cannot be written."""
+        head = {"schema": SCHEMA, "requires": [], "producer": f"rexit {__version__}", "variant_sha256": variant_sha256}
+        write_json(path, {**head, **self.to_json()})
+
+
+def _counts(value: Any, length: int, where: str) -> NDArray[np.int64]:
+    if not isinstance(value, list) or len(value) != length:
+        raise BundleError(f"{where}: expected a list of {length} counts")
+    for n, count in enumerate(value):
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 2**53:
+            raise BundleError(f"{where}[{n}]: is {count!r}, expected an integer of 0 or more")
+    return np.array(value, np.int64)
+
+
+def histogram(c: NDArray[np.float32]) -> NDArray[np.int64]:
+    """int64 [32] of c float32 [n], with the bins of the runtime."""
+    half = BINS // 2
+    bins = np.clip(np.floor(c * np.float32(2)), -half, half - 1).astype(np.int64) + half
+    return np.bincount(bins, minlength=BINS)

@@ -1,0 +1,59 @@
+"""`rexit drift`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rexit.cli._output import JsonOption, print_json, print_table, stdout
+
+if TYPE_CHECKING:
+    from rexit.calibration.drift import ExitDrift
+
+
+def register(app: typer.Typer) -> None:
+    app.command("drift")(drift)
+
+
+def drift(
+    bundle: Annotated[Path, typer.Argument(help="The bundle that was served.")],
+    counters: Annotated[Path, typer.Argument(help="What its candidates did: from `rexit score --counters`, or a service's own.")],
+    variant: Annotated[str | None, typer.Option(help="Which variant. Default: the bundle's first.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Tell whether candidates are still like those that the policy was calibrated on.
+
+    Compares the distribution of calibrated log-odds at each exit, and the shares that stopped there, with those that calibration
+    saw. The population stability index decides: below 0.1 nothing has moved, from 0.25 on it is time to calibrate again. Says so,
+    too, where too few candidates were counted to tell. Runs no model; the exit code does not depend on the verdict.
+
+        rexit score bundle --pairs today.parquet --out scores.parquet --counters counters.json
+
+        rexit drift bundle counters.json
+    """
+    from rexit.bundle import Bundle, Counters
+    from rexit.calibration.drift import compare, read_reference
+
+    opened = Bundle.open(bundle, variant)
+    counted = Counters.read(counters, len(opened.manifest.exits), opened.variant_sha256)
+    found = compare(counted, read_reference(opened))
+    if json:
+        print_json(found.to_json())
+        return
+    print_table(
+        f"{opened.variant.name}: counted, and as calibrated",
+        ["exit", "reached", "needed", "PSI", "KS", "stopped", "as calibrated", "verdict"],
+        [_row(k, e) for k, e in enumerate(found.exits)],
+    )
+    if found.cut_short > 0:
+        stdout.print(f"A deadline stopped {found.cut_short:.1%} of the candidates; they count as stopped.")
+    stdout.print(found.conclusion)
+
+
+def _row(k: int, e: ExitDrift) -> list[str]:
+    shares = ["-" if math.isnan(share) else f"{share:.1%}" for share in e.stopped]
+    statistics = ["-" if math.isnan(value) else f"{value:.3f}" for value in (e.psi, e.ks)]
+    return [str(k), str(e.reached[0]), "-" if e.needed is None else str(e.needed), *statistics, *shares, e.verdict]
