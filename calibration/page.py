@@ -130,8 +130,8 @@ def _needed(report: Report) -> list[str]:
     if not tested or all(one["certified"] for one in tested) or needed == 0:
         return []
     if needed is None:
-        return ["the first candidate that failed drops by more than is allowed on them, so more would not help"]
-    return [f"about {needed:,.0f} would be needed to certify the first candidate that failed"]
+        return ["the first policy that failed drops by more than is allowed on them, so more would not help"]
+    return [f"about {needed:,.0f} would be needed to certify the first policy that failed"]
 
 
 def _fixed_layers(report: Report) -> int:
@@ -144,8 +144,9 @@ def _trade_off(report: Report) -> str:
     error = report["profile"]["fit_error"]
     return _section(
         "Quality and time",
-        "<p>Each point is a way to stop, on the test split. Time is by the cost model, whose median error at full depth was "
-        f"{100 * error:.0f} % on the slates it was fitted to; what was timed is in the table of all ways to stop. A thin bar is "
+        "<p>Each point is a way to stop, on the test split. Time is by the cost model. On the slates that it was fitted to, "
+        f"whole and in part, its median error at full depth was {100 * error:.0f} %; a large one says that something else was "
+        "running, or that costs are not as the model has them. What was timed is in the table of all ways to stop. A thin bar is "
         "the 95 % interval, over users, of the <em>drop against full depth</em>, counted from full depth's value: full depth is "
         "the reference and has none. The dashed line is full depth minus the allowed drop.</p>"
         f'<div class="plots">{figures}</div>',
@@ -215,7 +216,7 @@ def _guarantee(report: Report) -> str:
         "Users to come are like those who certified: of the same population, at a time like that. Drift ends it.",
         "It is about users who have a value: for ndcg@K and user-auc, those with likes and dislikes; for top-k-overlap@K, those "
         "with a slate of more than K.",
-        "It is about the mean. Single users lose more.",
+        "It is about the mean. Single users may lose more.",
         "It holds for this variant, this policy, and slates cut as here.",
         "Calibrating again on the same users until it passes voids it.",
         f"{confidence:g} % is over calibrations: of all guarantees given so, at most {100 - confidence:g} in 100 are wrong.",
@@ -252,15 +253,15 @@ def _guarantee(report: Report) -> str:
     users = f"{report['users']['certifying']:,} users tested them"
     needed = f"<p>{users}{''.join(f'; {escape(line)}' for line in _needed(report))}.</p>" if rows else ""
     tested = (
-        table("candidates", "Candidates tested, careful first", columns, rows)
+        table("tested-policies", "Policies tested, careful first", columns, rows)
         if rows
-        else "<p>No candidate was found that saves time within the allowed drop, so none was tested.</p>"
+        else "<p>No policy was found that saves time within the allowed drop, so none was tested.</p>"
     )
     return _section(
         "The guarantee",
-        f"{words}\n<h3>What was tested</h3>\n<p>One part of the validation users chose a candidate for each of a few drops, by "
-        "what is expected to be lost on them; the others tested the candidates in this order, up to the first whose p-value is "
-        f"above {1 - report['settings']['confidence']:.3g}. The policy is the cheapest that passed, if it saves enough to be "
+        f"{words}\n<h3>What was tested</h3>\n<p>One part of the validation users chose a policy for each of a few drops, by what "
+        "is expected to be lost on them; the others tested these policies in this order, up to the first whose p-value is "
+        f"above {1 - report['settings']['confidence']:.3g}. The cheapest that passed is written, if it saves enough to be "
         f"worth having.</p>{tested}{needed}",
     )
 

@@ -57,7 +57,7 @@ STYLE: Any = {
 def trade_off(report: Mapping[str, Any], metric: str) -> str:
     """Cost and quality of each way to stop on the test split."""
     rows = {row["policy"]: row for row in report["table"]}
-    full, policy, candidates = rows["full depth"], rows["policy"], report["candidates"]
+    full, policy, tested = rows["full depth"], rows["policy"], report["candidates"]
     fixed = [rows[name] for name in [*map(depth_name, (e["layers"] for e in report["exits"][:-1])), "full depth"]]
     worse = -1 if metrics.parse(metric).higher_is_better else 1
 
@@ -76,11 +76,11 @@ def trade_off(report: Mapping[str, Any], metric: str) -> str:
         for exit, row in zip(report["exits"], fixed, strict=True):
             place = (row["cost_us"] / 1000, row["values"][metric])
             axes.annotate(str(exit["layers"]), place, (-3, 6), textcoords="offset points", ha="right", color=COLOURS["fixed"])
-        tested = [one["test"] for one in candidates]
-        bars(tested, "policy")
-        axes.plot(_ms(tested), values(tested), "-", color=COLOURS["policy"], linewidth=1.5, zorder=3)
-        for certified, face, label in ((True, "policy", "candidate, certified"), (False, "page", "candidate, not certified")):
-            some = [one["test"] for one in candidates if one["certified"] == certified]
+        line = [one["test"] for one in tested]
+        bars(line, "policy")
+        axes.plot(_ms(line), values(line), "-", color=COLOURS["policy"], linewidth=1.5, zorder=3)
+        for certified, face, label in ((True, "policy", "tested, certified"), (False, "page", "tested, not certified")):
+            some = [one["test"] for one in tested if one["certified"] == certified]
             if some:
                 look: dict[str, Any] = {"color": COLOURS["policy"], "markerfacecolor": COLOURS[face], "label": label, "zorder": 4}
                 axes.plot(_ms(some), values(some), "o", markersize=7, **look)
@@ -94,7 +94,7 @@ def trade_off(report: Mapping[str, Any], metric: str) -> str:
             color=COLOURS["ink"],
             markersize=14,
             markerfacecolor="none",
-            label="the policy",
+            label="the policy written",
             zorder=5,
         )
         limit = full["values"][metric] + worse * report["settings"]["max_drop"]
@@ -105,7 +105,7 @@ def trade_off(report: Mapping[str, Any], metric: str) -> str:
         axes.figure.legend(loc="outside lower center", ncols=2, columnspacing=1.5, handletextpad=0.5)
 
     told = (
-        f"Milliseconds per slate by the cost model, and {metric} on the test split, for fixed depths, the candidates tested for "
+        f"Milliseconds per slate by the cost model, and {metric} on the test split, for fixed depths, the policies tested for "
         "a certificate, and other ways to stop. The table of all ways to stop has the figures."
     )
     return _svg(draw, (380, 420), f"Trade-off of {metric} and time", told)

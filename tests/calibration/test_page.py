@@ -38,7 +38,7 @@ CASES = {
 CAPTIONS = [
     "Reliability: candidates of the test split in bins by probability",
     "Costs by exit: of one, then of the mean slate",
-    "Candidates tested, careful first",
+    "Policies tested, careful first",
     "On the test split: value, and drop against full depth with its 95 % interval over users",
     "Thresholds by exit",
     "Conditions, settings and data",
@@ -142,7 +142,7 @@ def test_each_verdict_comes_first_and_has_all_tables(case: str, kind: str, headl
     [said] = read.inside("h1")
     assert re.match(headline, said)
     assert found["conclusion"].replace("`", "").split(". ")[0] in " ".join(t for _, t in read.texts)
-    expected = [c for c in CAPTIONS if found["candidates"] or not c.startswith("Candidates")]
+    expected = [c for c in CAPTIONS if found["candidates"] or not c.startswith("Policies")]
     assert [c for c in read.tables if c in CAPTIONS] == expected
     assert len(read.files) == sum(tag == "table" for tag, _ in read.elements)
     assert read.inside("h2")[:3] == ["Quality and time", "Where candidates stop", "Are the probabilities right?"]
