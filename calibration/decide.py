@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from rexit.bundle import ExitPolicy, Policy, TopK
 from rexit.calibration import certify, metrics, platt, rivals
 from rexit.calibration.evaluate import Evaluation, Outcome
+from rexit.calibration.heads import Heads, eliminate
 from rexit.calibration.metrics import Metric
 from rexit.calibration.rivals import Stops
 from rexit.calibration.search import Rule, Search, Space
 from rexit.calibration.traces import Traces, parted
 from rexit.errors import InputError
 from rexit.measure.costs import Costs, depth_name
+from rexit.progress import Progress, silent
 
 BUDGETS = (0.1, 0.25, 0.5, 0.75, 1.0)
 """Shares of the allowed drop for which a policy is looked for: the sequence that is tested for a certificate, and the curve."""
@@ -110,7 +112,7 @@ class Decision:
     depth` first, then fixed depths, rivals, and `policy` last. curve: a row for each candidate. gain: None if the policy is a
     fixed depth, or none costs as little. saving: share of full depth's cost that the policy saves on the choosing part. needed:
     about how many users of the certifying part would have certified the first candidate that was not (infinite: no number would),
-    None if all were.
+    None if all were. heads, suggested: the cheapest policy with fewer heads, if that was asked for (see `heads`).
     """
 
     goal: Goal
@@ -124,10 +126,21 @@ class Decision:
     gain: Gain | None
     saving: float
     needed: float | None
+    heads: tuple[Heads, ...] = ()
+    suggested: Heads | None = None
 
 
 def decide(
-    validation: Traces, test: Traces, costs: Costs, depths: Sequence[int], variant_sha256: str, goal: Goal, seed: int = 0
+    validation: Traces,
+    test: Traces,
+    costs: Costs,
+    depths: Sequence[int],
+    variant_sha256: str,
+    goal: Goal,
+    *,
+    seed: int = 0,
+    suggest_heads: bool = False,
+    progress: Progress = silent,
 ) -> Decision:
     """Chooses on one part of the validation split's users, certifies on the others, measures on test. depths: of each exit, in
     layers.
@@ -171,14 +184,16 @@ def decide(
     full = Policy(tuple(ExitPolicy(m.a, m.b) for m in maps), 1, variant_sha256)
     policy = chosen.policy if chosen else full
 
+    budget = chosen.budget if chosen else goal.max_drop
     judged = _Judged(Evaluation(test, full.calibrated(test.log_odds), depths, costs, _shown(goal)))
     ways: dict[str, Stops] = {
         "full depth": rivals.fixed(last),
         **{depth_name(depths[k]): rivals.fixed(k) for k in range(last)},
-        **rivals.tuned(choosing, chosen.budget if chosen else goal.max_drop),
+        **rivals.tuned(choosing, budget),
         "policy": _as_stops(policy, test),
     }
     rows = tuple(judged.row(name, stops) for name, stops in ways.items())
+    heads, suggested = eliminate(choosing, [m.useful for m in maps], budget, progress) if suggest_heads else ((), None)
     return Decision(
         goal,
         policy,
@@ -191,6 +206,8 @@ def decide(
         judged.gain(_as_stops(policy, test), choosing) if chosen and chosen.fixed is None else None,
         1 - (chosen.outcome.cost_us / search.full.outcome.cost_us if chosen else 1.0),
         _needed(sequence, certifying, goal),
+        tuple(heads),
+        suggested,
     )
 
 

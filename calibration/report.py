@@ -39,6 +39,7 @@ class CalibrationOptions:
     timed_slates: how many are timed. repeats: of each timing; the median counts. device, threads: as for `rexit.open`. profile: a
     file that `rexit bench --profile` wrote; None: costs are measured. cached_share: of slates whose prefix is cached when they
     are scored. from_traces: decide on what the last calibration observed, without running the model.
+    suggest_exits: also find out which heads are worth keeping.
     """
 
     metrics: Sequence[str] = METRICS
@@ -54,6 +55,7 @@ class CalibrationOptions:
     profile: Path | None = None
     cached_share: float = 0.0
     from_traces: bool = False
+    suggest_exits: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "device": profile.conditions.device,
         "threads": profile.conditions.threads,
         "machine": profile.conditions.machine,
-        "settings": {n: v for n, v in asdict(options).items() if n not in ("profile", "from_traces")},
+        "settings": {n: v for n, v in asdict(options).items() if n not in ("profile", "from_traces", "suggest_exits")},
         "data": {n: {"pairs": len(t), "slates": len(t.offsets) - 1, "users": t.user_count} for n, t in traces.items()},
         "users": dict(decision.users),
         "profile": profile.to_json(),
@@ -141,6 +143,8 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
             "verdict": _compared([decision.gain.differences[m.name] for m in goal.metrics]),
         },
         "saving": decision.saving,
+        "heads": [{"exits": [depths[k] for k in one.exits], "cost_us": one.cost_us} for one in decision.heads],
+        "suggested_exits": decision.suggested and [depths[k] for k in decision.suggested.exits],
         "users_needed": None if decision.needed is None or math.isinf(decision.needed) else decision.needed,
         "guarantee": _guarantee(decision),
         "decisions": measured and {"candidates": measured.candidates, "as_traced": measured.as_traced},

@@ -97,7 +97,8 @@ class _Work:
         tokens = seen.prefix_tokens, seen.candidate_tokens
         costs = seen.profile.costs(*tokens, bundle.variant.max_tokens, options.cached_share)
         self._progress("search", 0, 1)
-        decision = decide.decide(traces["validation"], traces["test"], costs, self._depths, bundle.variant_sha256, goal)
+        more: Any = {"suggest_heads": options.suggest_exits, "progress": self._progress}
+        decision = decide.decide(traces["validation"], traces["test"], costs, self._depths, bundle.variant_sha256, goal, **more)
         decision = _made_on(decision, seen.profile.conditions)
         self._progress("search", 1, 1)
         files = [bundle.folder / name for name in (POLICY_FILE, REPORT_FILE, page.FILE)]

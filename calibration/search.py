@@ -205,6 +205,16 @@ class Search:
                 self._improve(start, objective)
         return {budget: min(self._found.values(), key=objective) for budget, objective in objectives.items()}
 
+    def costs_without(self, budget: float) -> dict[int, float]:
+        """For each open exit, what the cheapest rule tried so far costs that never stops there, within the budget."""
+        within = [one for one in self._found.values() if one.outcome.drop <= budget]
+        never = self._space.never
+        axes = {k: [3 + n for n, (_, at, _) in enumerate(self._space.thresholds) if at == k] for k in self._space.open}
+        return {
+            k: min(one.outcome.cost_us for one in within if all(one.point[axis] == never[axis] for axis in both))
+            for k, both in axes.items()
+        }
+
     def _starts(self, objective: Objective) -> list[Found]:
         """The best rule so far; where there are few axes, also the best with each patience and with each quorum."""
         found = list(self._found.values())

@@ -72,12 +72,10 @@ def measure(demo: Path, program: Path) -> dict[str, Any]:
     cold, warm = times[bundle.variant.name]
     scored = [word for name, path in files.items() for word in ("--scored", f"{name}={path}")]
     write_json(demo / "baselines.json", json.loads(output_of(sys.executable, BASELINES, demo / "catalog", *scored, "--json")))
-    full, chosen = report["table"][0], report["table"][-1]
     return {
-        "test_auc_full": full["test"]["auc"],
-        "test_auc_exit": chosen["test"]["auc"],
-        "test_auc_change_95": [report["test_check"]["low"], report["test_check"]["high"]],
-        "mean_layers": chosen["test"]["mean_layers"],
+        "metrics": [*report["settings"]["metrics"], "user-auc", "auc"],
+        "table": report["table"],
+        "depths": [f"{e['layers']} layer{'s' if e['layers'] > 1 else ''}" for e in report["exits"][:-1]],
         "layers": bundle.manifest.model.layers,
         "exits": bundle.manifest.exits,
         "slate": SIZE,
@@ -89,6 +87,7 @@ def measure(demo: Path, program: Path) -> dict[str, Any]:
         "retriever_recall@20": catalog.info["retrieval"]["recall@20"],
         "popularity_recall@20": catalog.info["retrieval"]["popularity_recall@20"],
         "conclusion": report["conclusion"],
+        "report": str(bundle.folder / "report.html"),
         "machine": report["machine"],
         "example": {"user": user, "python_equals_cpp": True, "scores": [dict(zip(COLUMNS, row, strict=True)) for row in cpp]},
     }
@@ -148,13 +147,20 @@ def show(demo: Path) -> None:
         table.add_row(title[row["item"]], f"{float(row['probability']):.3f}", str(figures["exits"][int(row["exit"])]))
     console.print(table)
 
-    table = Table(title="MovieLens 100k, the test split", title_justify="left")
-    for column in ("", "AUC", "layers run", f"ms per slate of {figures['slate']}", "same user again"):
+    title = f"MovieLens 100k, the test split, in slates of {figures['slate']}: the policy beside fixed depths"
+    table = Table(title=title, title_justify="left")
+    for column in ("", *figures["metrics"], "layers run", "ms per slate", "speed"):
         table.add_column(column, justify="right" if column else "left")
-    for name, key, layers in ((FULL, "full", figures["layers"]), (POLICY, "exit", figures["mean_layers"])):
-        times = (f"{figures[f'slate_ms_{key}']:.1f}", f"{figures[f'slate_ms_{key}_warm']:.1f}")
-        table.add_row(name, f"{figures[f'test_auc_{key}']:.4f}", f"{layers:.1f}", *times)
+    shown = {row["policy"]: row for row in figures["table"] if row["policy"] in ("full depth", "policy", *figures["depths"])}
+    for name, row in shown.items():
+        values = (f"{row['values'][metric]:.4f}" for metric in figures["metrics"])
+        speed = shown["full depth"]["ms_per_slate"] / row["ms_per_slate"]
+        table.add_row(name, *values, f"{row['mean_layers']:.1f}", f"{row['ms_per_slate']:.1f}", f"{speed:.2f}")
     console.print(table)
+    again = figures["slate_ms_full_warm"], figures["slate_ms_exit_warm"]
+    console.print(
+        f"The same user again, with the prefix cached: {again[0]:.1f} ms at full depth, {again[1]:.1f} with the policy."
+    )
     subprocess.run([sys.executable, BASELINES, demo / "baselines.json"], check=True)
 
     table = Table(title="The variants, at full depth", title_justify="left")
@@ -171,6 +177,7 @@ def show(demo: Path) -> None:
                 f"{row['name']}: engines {', '.join(row['engines'])}, compiled, not run (that needs the GPU)", highlight=False
             )
     console.print(figures["conclusion"], markup=False)
+    console.print(f"With curves, rivals and the guarantee: {figures['report']}", markup=False, soft_wrap=True)
 
 
 def main() -> None:

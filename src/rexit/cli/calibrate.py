@@ -47,6 +47,9 @@ def calibrate(
         bool,
         typer.Option("--from-traces", help="Decide anew on what the last calibration observed; runs no model, takes seconds."),
     ] = False,
+    suggest_exits: Annotated[
+        bool, typer.Option("--suggest-exits", help="Also say which of the heads are worth keeping on this device.")
+    ] = False,
     tokenizer: Annotated[
         Path | None, typer.Option(help="The model's folder with tokenizer.json: the report's examples show their prompts.")
     ] = None,
@@ -82,6 +85,7 @@ def calibrate(
         profile=profile,
         cached_share=cached_share,
         from_traces=from_traces,
+        suggest_exits=suggest_exits,
     )
     opened = Bundle.open(bundle, variant)
     decode = None if tokenizer is None else decoder(tokenizer)
@@ -101,6 +105,14 @@ def calibrate(
         ["expected drop at most", "stops", *(f"expected {name}" for name in metric), "p-value", "certified", "layers, test"],
         [_candidate(one, metric) for one in report["candidates"]],
     )
+    if report["suggested_exits"] is not None:
+        print_table(
+            "The cheapest policy with fewer heads, by the cost model",
+            ["heads after layers", "ms"],
+            [[",".join(map(str, one["exits"])), f"{one['cost_us'] / 1000:.2f}"] for one in report["heads"]],
+        )
+        kept = ",".join(map(str, report["suggested_exits"]))
+        stdout.print(f"Worth keeping: `rexit export --exits {kept}`; fewer would cost more than 1 %.")
     decided = report["decisions"]
     if decided is not None:
         near = "" if decided["as_traced"] == decided["candidates"] else ", the others are within rounding of a threshold"
@@ -127,7 +139,7 @@ def _row(row: dict[str, Any], metrics: list[str], full: dict[str, Any]) -> list[
 
 def _value(row: dict[str, Any], name: str, full: bool) -> str:
     drop, low, high = row["drops"][name]
-    return f"{row['values'][name]:.4f}" + ("" if full else f" {-drop:+.4f} ({-high:+.4f} to {-low:+.4f})")
+    return f"{row['values'][name]:.4f}" + ("" if full else f" {0 - drop:+.4f} ({0 - high:+.4f} to {0 - low:+.4f})")
 
 
 def _candidate(one: dict[str, Any], metrics: list[str]) -> list[str]:
