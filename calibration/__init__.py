@@ -15,6 +15,9 @@ report.html and traces.safetensors. The data moves through the modules in this o
     decide      traces and costs -> the policy, and the test split's table
     examples    slates that exit early and late
     report      what was chosen and measured -> JSON and a conclusion
+    plots       the report -> pictures
+    tables      rows of it -> HTML and CSV
+    page        the report -> one HTML page
     run         all of it
     drift       counters of a service, held against calibration's own
 

@@ -73,7 +73,10 @@ def _headline(report: Report) -> str:
 
 def _verdict(report: Report, headline: str) -> str:
     of = f"Calibration of {report['variant']} on {report['device']}"
-    conclusion = re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(report["conclusion"]))
+    conclusion = escape(report["conclusion"])
+    if report["guarantee"]:
+        conclusion = conclusion.replace(escape(report["guarantee"]), f"</p>\n<p>{escape(report['guarantee'])}")
+    conclusion = re.sub(r"`([^`]*)`", r"<code>\1</code>", conclusion)
     tiles = "".join(
         f"<div><dt>{escape(name)}</dt><dd><strong>{escape(figure)}</strong>"
         + "".join(f"<small>{escape(line)}</small>" for line in lines)
@@ -98,7 +101,7 @@ def _tiles(report: Report) -> Iterable[Sequence[str]]:
     if report["policy"]["kind"] == "full depth":
         confidence, users = report["settings"]["confidence"], report["users"]["certifying"]
         yield "Allowed drop", f"{allowed:g}", f"of {' and '.join(asked)}", f"with {100 * confidence:g} % confidence"
-        yield "Users who certify", f"{users:,}", *_needed(report)
+        yield "Certifying users", f"{users:,}", *_needed(report)
         return
     first, *others = [(name, *policy["drops"][name]) for name in asked]
     ends = "95 % interval {:+.4f} to {:+.4f}"
@@ -122,14 +125,13 @@ def _tiles(report: Report) -> Iterable[Sequence[str]]:
 
 
 def _needed(report: Report) -> list[str]:
-    tested = report["candidates"]
-    if not tested or all(one["certified"] for one in tested):
+    """What is known of how many users would do, if they do not."""
+    tested, needed = report["candidates"], report["users_needed"]
+    if not tested or all(one["certified"] for one in tested) or needed == 0:
         return []
-    if report["users_needed"] is None:
-        return ["by these, more would not certify the first candidate that failed"]
-    return (
-        [f"about {report['users_needed']:,.0f} would certify the first candidate that failed"] if report["users_needed"] else []
-    )
+    if needed is None:
+        return ["the first policy that failed drops by more than is allowed on them, so more would not help"]
+    return [f"about {needed:,.0f} would be needed to certify the first policy that failed"]
 
 
 def _fixed_layers(report: Report) -> int:
@@ -142,8 +144,9 @@ def _trade_off(report: Report) -> str:
     error = report["profile"]["fit_error"]
     return _section(
         "Quality and time",
-        "<p>Each point is a way to stop, on the test split. Time is by the cost model, whose median error for the whole model "
-        f"was {100 * error:.0f} % on the slates it was fitted to; what was timed is in the table of all ways to stop. A thin bar is "
+        "<p>Each point is a way to stop, on the test split. Time is by the cost model. On the slates that it was fitted to, "
+        f"whole and in part, its median error at full depth was {100 * error:.0f} %; a large one says that something else was "
+        "running, or that costs are not as the model has them. What was timed is in the table of all ways to stop. A thin bar is "
         "the 95 % interval, over users, of the <em>drop against full depth</em>, counted from full depth's value: full depth is "
         "the reference and has none. The dashed line is full depth minus the allowed drop.</p>"
         f'<div class="plots">{figures}</div>',
@@ -211,8 +214,9 @@ def _guarantee(report: Report) -> str:
     confidence = 100 * report["settings"]["confidence"]
     presumed = (
         "Users to come are like those who certified: of the same population, at a time like that. Drift ends it.",
-        "It is about users who have a value: for NDCG and user AUC, those with likes and dislikes.",
-        "It is about the mean. Single users lose more.",
+        "It is about users who have a value: for ndcg@K and user-auc, those with likes and dislikes; for top-k-overlap@K, those "
+        "with a slate of more than K.",
+        "It is about the mean. Single users may lose more.",
         "It holds for this variant, this policy, and slates cut as here.",
         "Calibrating again on the same users until it passes voids it.",
         f"{confidence:g} % is over calibrations: of all guarantees given so, at most {100 - confidence:g} in 100 are wrong.",
@@ -236,7 +240,7 @@ def _guarantee(report: Report) -> str:
     rows = [
         (
             one["budget"],
-            "dynamically" if one["fixed"] is None else f"after layer {one['fixed']}",
+            "dynamic" if one["fixed"] is None else f"layer {one['fixed']}",
             *(one["expected"][name] for name in asked),
             one["p_value"],
             one["certified"],
@@ -246,20 +250,19 @@ def _guarantee(report: Report) -> str:
         )
         for one in report["candidates"]
     ]
-    needed = "".join(
-        f"<p>Of users who certify there were {report['users']['certifying']:,}: {escape(line)}.</p>" for line in _needed(report)
-    )
+    users = f"{report['users']['certifying']:,} users tested them"
+    needed = f"<p>{users}{''.join(f'; {escape(line)}' for line in _needed(report))}.</p>" if rows else ""
     tested = (
-        table("candidates", "Candidates tested, careful first", columns, rows)
+        table("tested-policies", "Policies tested, careful first", columns, rows)
         if rows
-        else "<p>No candidate was found that saves time within the allowed drop, so none was tested.</p>"
+        else "<p>No policy was found that saves time within the allowed drop, so none was tested.</p>"
     )
     return _section(
         "The guarantee",
-        f"{words}\n<h3>What was tested</h3>\n<p>One part of the validation users chose a candidate for each of a few drops, by what "
-        "is expected to be lost on them; the others tested the candidates in this order, up to the first whose p-value is above "
-        f"{1 - report['settings']['confidence']:.3g}. The policy is the cheapest that passed, if it saves enough to be worth "
-        f"having.</p>{tested}{needed}",
+        f"{words}\n<h3>What was tested</h3>\n<p>One part of the validation users chose a policy for each of a few drops, by what "
+        "is expected to be lost on them; the others tested these policies in this order, up to the first whose p-value is "
+        f"above {1 - report['settings']['confidence']:.3g}. The cheapest that passed is written, if it saves enough to be "
+        f"worth having.</p>{tested}{needed}",
     )
 
 
@@ -299,7 +302,7 @@ def _ways(report: Report) -> str:
             chosen="policy",
         )
         + '<p class="note">A drop above 0 is a loss, for log loss too. A way that was not timed has no measured time.</p>'
-        + ("<h3>Other ways, tuned on the same users as the policy</h3><ul>{told}</ul>" if told else ""),
+        + (f"<h3>Other ways, tuned on the same users as the policy</h3><ul>{told}</ul>" if told else ""),
     )
 
 
@@ -362,7 +365,7 @@ def _example(one: Mapping[str, Any], name: str) -> str:
     mean = sum(one["layers"]) / len(one["layers"])
     made = table(
         name,
-        f"First candidates of a slate of user {one['user']}",
+        "First candidates of the slate",
         [Column("item", text), Column("stops after layer", count), Column("liked", yes)],
         list(zip(one["items"], one["layers"], one["liked"], strict=True)),
     )
@@ -386,7 +389,7 @@ def _made(report: Report) -> str:
         *(
             (
                 f"setting: {name.replace('_', ' ')}",
-                ", ".join(value) if isinstance(value, list) else "default" if value is None else value,
+                ", ".join(value) if isinstance(value, list) else "not set" if value is None else value,
             )
             for name, value in settings.items()
         ),

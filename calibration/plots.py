@@ -15,7 +15,6 @@ from typing import Any
 import matplotlib.style
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from rexit.calibration import metrics, rivals
@@ -36,7 +35,6 @@ MARKERS = ("^", "v", "D", "P", "X", "<", ">")
 
 STYLE: Any = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "rexit",
     "text.parse_math": False,
     "font.size": 12,
     "axes.edgecolor": COLOURS["muted"],
@@ -59,7 +57,7 @@ STYLE: Any = {
 def trade_off(report: Mapping[str, Any], metric: str) -> str:
     """Cost and quality of each way to stop on the test split."""
     rows = {row["policy"]: row for row in report["table"]}
-    full, policy, candidates = rows["full depth"], rows["policy"], report["candidates"]
+    full, policy, tested = rows["full depth"], rows["policy"], report["candidates"]
     fixed = [rows[name] for name in [*map(depth_name, (e["layers"] for e in report["exits"][:-1])), "full depth"]]
     worse = -1 if metrics.parse(metric).higher_is_better else 1
 
@@ -78,11 +76,11 @@ def trade_off(report: Mapping[str, Any], metric: str) -> str:
         for exit, row in zip(report["exits"], fixed, strict=True):
             place = (row["cost_us"] / 1000, row["values"][metric])
             axes.annotate(str(exit["layers"]), place, (-3, 6), textcoords="offset points", ha="right", color=COLOURS["fixed"])
-        tested = [one["test"] for one in candidates]
-        bars(tested, "policy")
-        axes.plot(_ms(tested), values(tested), "-", color=COLOURS["policy"], linewidth=1.5, zorder=3)
-        for certified, face, label in ((True, "policy", "candidate, certified"), (False, "page", "candidate, not certified")):
-            some = [one["test"] for one in candidates if one["certified"] == certified]
+        line = [one["test"] for one in tested]
+        bars(line, "policy")
+        axes.plot(_ms(line), values(line), "-", color=COLOURS["policy"], linewidth=1.5, zorder=3)
+        for certified, face, label in ((True, "policy", "tested, certified"), (False, "page", "tested, not certified")):
+            some = [one["test"] for one in tested if one["certified"] == certified]
             if some:
                 look: dict[str, Any] = {"color": COLOURS["policy"], "markerfacecolor": COLOURS[face], "label": label, "zorder": 4}
                 axes.plot(_ms(some), values(some), "o", markersize=7, **look)
@@ -96,7 +94,7 @@ def trade_off(report: Mapping[str, Any], metric: str) -> str:
             color=COLOURS["ink"],
             markersize=14,
             markerfacecolor="none",
-            label="the policy",
+            label="the policy written",
             zorder=5,
         )
         limit = full["values"][metric] + worse * report["settings"]["max_drop"]
@@ -104,13 +102,13 @@ def trade_off(report: Mapping[str, Any], metric: str) -> str:
         axes.set(xlabel="ms per slate, by the cost model", ylabel=metric)
         axes.set_xlim(left=0)
         axes.grid(True, linewidth=0.6)
-        axes.figure.legend(loc="outside lower center", ncols=2, columnspacing=1.5, handletextpad=0.5)  # type: ignore[union-attr]
+        axes.figure.legend(loc="outside lower center", ncols=2, columnspacing=1.5, handletextpad=0.5)
 
     told = (
-        f"Milliseconds per slate by the cost model, and {metric} on the test split, for fixed depths, the candidates tested for "
+        f"Milliseconds per slate by the cost model, and {metric} on the test split, for fixed depths, the policies tested for "
         "a certificate, and other ways to stop. The table of all ways to stop has the figures."
     )
-    return _svg(draw, (420, 430), f"Trade-off of {metric} and time", told)
+    return _svg(draw, (380, 420), f"Trade-off of {metric} and time", told)
 
 
 def exit_shares(report: Mapping[str, Any]) -> str:
@@ -125,7 +123,7 @@ def exit_shares(report: Mapping[str, Any]) -> str:
         axes.set(xlabel="% of candidates", xlim=(0, 115), xticks=range(0, 101, 25))
 
     return _svg(
-        draw, (420, 80 + 26 * len(exits)), "Share of candidates stopped at each exit", "The table of exits has the figures."
+        draw, (380, 80 + 26 * len(exits)), "Share of candidates stopped at each exit", "The table of exits has the figures."
     )
 
 
@@ -141,7 +139,7 @@ def reliability(exit: Mapping[str, Any]) -> str:
         axes.grid(True, linewidth=0.6)
 
     title = f"Reliability of the exit after {depth_name(exit['layers'])}"
-    return _svg(draw, (210, 210), title, f"Probability and share liked in {len(bins)} bins; on the diagonal both are the same.")
+    return _svg(draw, (180, 180), title, f"Probability and share liked in {len(bins)} bins; on the diagonal both are the same.")
 
 
 def costs(report: Mapping[str, Any]) -> str:
@@ -168,9 +166,9 @@ def costs(report: Mapping[str, Any]) -> str:
         axes.set(xlabel="ms per slate, by the cost model", yticks=range(len(parts)), yticklabels=list(parts))
         axes.margins(x=0.12)
         axes.invert_yaxis()
-        axes.figure.legend(loc="outside lower center", ncols=4, columnspacing=1, handlelength=1, handletextpad=0.4)  # type: ignore[union-attr]
+        axes.figure.legend(loc="outside lower center", ncols=4, columnspacing=1, handlelength=1, handletextpad=0.4)
 
-    return _svg(draw, (420, 190), "Cost of the mean slate by part", "The table of costs has the figures.")
+    return _svg(draw, (380, 190), "Cost of the mean slate by part", "The table of costs has the figures.")
 
 
 def _ms(rows: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -184,14 +182,14 @@ def _exits_down(axes: Axes, exits: Sequence[Mapping[str, Any]]) -> None:
 
 def _svg(draw: Any, size: tuple[float, float], title: str, description: str) -> str:
     """An <svg> element of its own size in pixels, with a name for those who do not see it."""
-    with matplotlib.style.context("default"), rc_context(STYLE):
+    with matplotlib.style.context("default"), rc_context({**STYLE, "svg.hashsalt": title}):  # so that no two pictures share names
         figure = Figure(figsize=(size[0] / UNIT, size[1] / UNIT), layout="constrained")
         draw(figure.add_subplot())
         file = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(file, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = file.getvalue()
     inside = text[text.index("<g ") : text.rindex("</svg>")]
-    inside = re.sub(r' id="[a-z]+(_[a-z]+)*_\d+"', "", inside)  # names that every picture of a page would have
+    inside = re.sub(r' id="[\w.]+_\d+"', "", inside)  # names that nothing refers to, the same in every picture
     for name, stand_in in COLOURS.items():
         inside = inside.replace(stand_in, f"var(--{name})")
     return (

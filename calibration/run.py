@@ -57,7 +57,8 @@ def calibrate(
     3. The policy goes into place and is timed as deployed, against full depth and each fixed depth, alternating on the same
        test slates. A policy whose candidates do not stop where their traces say is refused: what was chosen is not what runs.
        One that turns out not to be faster is replaced by full depth. Not with `options.from_traces`.
-    4. The report is written. If anything fails or is interrupted after the policy went into place, the former policy comes back.
+    4. The report is written, and the page made of it. If anything fails or is interrupted after the policy went into place, the
+       former policy and report come back.
 
     `open_session` opens a session of the variant; by default `rexit.runtime.open` does. `decode` makes text of token ids, for the
     prompts of examples; without it they are left out. Raises BundleError if the catalog is not
@@ -100,7 +101,9 @@ class _Work:
         decision = decide.decide(traces["validation"], traces["test"], costs, self._depths, bundle.variant_sha256, goal, **more)
         decision = _made_on(decision, seen.profile.conditions)
         self._progress("search", 1, 1)
-        with _policy_in_place(bundle.folder / POLICY_FILE, decision.policy):
+        files = [bundle.folder / name for name in (POLICY_FILE, REPORT_FILE, page.FILE)]
+        with _as_before_on_failure(files):
+            decision.policy.write(bundle.folder / POLICY_FILE)
             measured, slower = None, False
             if not options.from_traces:
                 measured = self._time(decision.policy, spread(slates["test"], options.timed_slates))
@@ -220,15 +223,15 @@ def _drop_foreign_policy(bundle: Bundle) -> None:
 
 
 @contextlib.contextmanager
-def _policy_in_place(path: Path, policy: Policy) -> Iterator[None]:
-    """The policy in the bundle while the block runs and after it; what was there before comes back if the block fails."""
-    before = path.read_bytes() if path.exists() else None
-    policy.write(path)
+def _as_before_on_failure(paths: Sequence[Path]) -> Iterator[None]:
+    """If the block fails, these files are what they were before it."""
+    before = {path: path.read_bytes() if path.exists() else None for path in paths}
     try:
         yield
     except BaseException:  # Ctrl-C too: a policy without its report would be half a calibration
-        if before is None:
-            path.unlink(missing_ok=True)
-        else:
-            write_file(path, before)
+        for path, content in before.items():
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_file(path, content)
         raise

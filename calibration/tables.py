@@ -64,6 +64,8 @@ def interval(value: Sequence[float]) -> str:
 
 def value_and_drop(value: Sequence[float]) -> str:
     first, *drop = value
+    if not any(drop):
+        return f"{first:.4f}\nno drop"
     middle, ends = interval(drop).split("\n")
     return f"{first:.4f}\ndrop {middle}\n{ends}"
 
@@ -84,7 +86,7 @@ def table(name: str, caption: str, columns: Sequence[Column], rows: Iterable[Seq
     )
     titled = escape(caption)
     return (
-        f'<div class="table" role="region" tabindex="0" aria-label="{titled}"><table><caption>{titled}</caption>\n'
+        f'<div class="table" role="region" tabindex="0" aria-label="{titled}"><table><caption><span>{titled}</span></caption>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
         f'<p class="csv"><a download="{escape(name)}.csv" href="data:text/csv;charset=utf-8,{quote(_csv(columns, rows))}">'
         "This table as CSV</a></p>\n"

@@ -22,6 +22,15 @@ def test_mean_pays_the_prefix_for_the_deepest_candidate_only() -> None:
     assert TRUE.mean(stops, offsets) == pytest.approx(7 + (first + second) / 2)
 
 
+def test_parts_are_what_the_mean_is_made_of() -> None:
+    """Two slates, of three and two candidates: both reach exit 1, one the last."""
+    stops, offsets = np.array([0, 0, 2, 1, 1]), np.array([0, 3, 5])
+    prefix, passes, candidates = TRUE.parts(stops, offsets)
+    assert prefix.tolist() == [90, 45, 25]
+    assert passes.tolist() == [10, 5, 5]
+    assert candidates.tolist() == [5 * 3 / 2, 3 * 4 / 2, 5 / 2]
+
+
 def test_each_pass_of_a_slate_is_paid() -> None:
     """Two candidates a pass: of five, three passes reach exit 0, of the three left two reach exit 1, one the last."""
     costs = Costs(7.0, np.array([90.0, 45.0, 50.0]), np.array([10.0, 5.0, 10.0]), np.array([3.0, 4.0, 5.0]), 2)

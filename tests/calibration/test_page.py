@@ -1,0 +1,339 @@
+"""The page: what is on it is what the report says, whoever named the data, and it needs nothing else."""
+
+import copy
+import csv
+import functools
+import io
+import json
+import re
+import tempfile
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import matplotlib
+import pytest
+
+from builders.held_out import write_two_tastes
+from builders.traces import even_costs, traces
+from doubles.session import FakeSession
+from rexit.bundle import Bundle, Catalog, write_file
+from rexit.calibration import CalibrationOptions, calibrate, page, plots, report, rivals
+from rexit.calibration.decide import Goal, decide
+from rexit.calibration.examples import Example
+from rexit.calibration.metrics import parse
+from rexit.errors import InputError
+from rexit.measure.machine import Conditions
+from rexit.measure.profile import CostProfile, SegmentCost
+
+CASES = {
+    "dynamic": ((2.0, 1.0, 0.0), {"max_drop": 0.03}),
+    "two metrics": ((2.0, 1.0, 0.0), {"max_drop": 0.03, "metrics": ("user-auc", "logloss")}),
+    "top-k": ((2.0, 1.0, 0.0), {"max_drop": 0.1, "metrics": ("top-k-overlap@3",), "top_k": 3}),
+    "fixed": ((0.0, 0.0, 0.0), {"max_drop": 0.03}),
+    "not certified": ((2.0, 1.0, 0.0), {"max_drop": 0.0005}),
+    "nothing saves": ((50.0, 50.0, 0.0), {"max_drop": 0.0005}),
+}
+CAPTIONS = [
+    "Reliability: candidates of the test split in bins by probability",
+    "Costs by exit: of one, then of the mean slate",
+    "Policies tested, careful first",
+    "On the test split: value, and drop against full depth with its 95 % interval over users",
+    "Thresholds by exit",
+    "Conditions, settings and data",
+]
+VOID = {"meta", "br", "path", "use", "rect"}
+HOSTILE = "</td></pre><script>alert('&amp;')</script><img src=http://evil.example/x onerror=alert(1)>\"'"
+
+
+@functools.cache
+def _made(case: str) -> dict[str, Any]:
+    """A report of synthetic traces, with a bundle of the tests."""
+    noise, chosen = CASES[case]
+    options = CalibrationOptions(**{"metrics": ("ndcg@10",), **chosen})
+    parts = {name: traces(1500, 10, noise, seed=seed) for seed, name in enumerate(("validation", "test"))}
+    goal = Goal(tuple(map(parse, options.metrics)), options.max_drop, options.confidence, options.top_k)
+    costs = even_costs(3, 100, 10)
+    with tempfile.TemporaryDirectory() as place:
+        bundle = Bundle.open(write_two_tastes(Path(place)).bundle)
+        decision = decide(parts["validation"], parts["test"], costs, bundle.manifest.exits, bundle.variant_sha256, goal)
+        conditions = Conditions(bundle.variant_sha256, "cpu", 2, {"cpu": "a processor", "cores": 2, "rexit": "0"})
+        profile = CostProfile(conditions, 5.0, (SegmentCost(100.0, 0.0, 0.0, 1.0),) * 3, 0.04)
+        early = [Example(7, (1, 2), (1, 1), (True, False), "A prompt of early")]
+        late = [Example(8, (3, 4), (1, 3), (False, True), None)]
+        return report.build(bundle, options, report.Findings(parts, profile, costs, decision, None, False, early, late))
+
+
+def made(case: str = "dynamic") -> dict[str, Any]:
+    return copy.deepcopy(_made(case))
+
+
+class Parsed(HTMLParser):
+    """Elements with their attributes, and texts by the element they are in. Fails where tags do not match."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.tables: dict[str, list[list[list[str]]]] = {}
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag == "table":
+            self._rows: list[list[list[str]]] = []
+        elif tag == "tr":
+            self._rows.append([])
+        elif tag in ("th", "td"):
+            self._rows[-1].append([])
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not data.strip():
+            return
+        self.texts.append((self._open[-1] if self._open else "", data))
+        if "caption" in self._open:
+            self.tables[data] = self._rows
+        elif self._open and {"th", "td"} & set(self._open):
+            self._rows[-1][-1].append(data)
+
+    def inside(self, tag: str) -> list[str]:
+        return [text for where, text in self.texts if where == tag]
+
+    @property
+    def files(self) -> dict[str, list[list[str]]]:
+        """What the CSV links hold, by name."""
+        found = {}
+        for tag, attributes in self.elements:
+            if tag == "a" and "download" in attributes:
+                head, content = str(attributes["href"]).split(",", 1)
+                assert head == "data:text/csv;charset=utf-8"
+                found[str(attributes["download"])] = list(csv.reader(io.StringIO(unquote(content))))
+        return found
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "headline"),
+    [
+        ("dynamic", "dynamic", r"Early exit pays"),
+        ("two metrics", "dynamic", r"Early exit (pays|saves time)"),
+        ("top-k", "dynamic", r"Early exit pays"),
+        ("fixed", "fixed depth", r"Cut the model at layer 1$"),
+        ("not certified", "full depth", r"No policy is certified$"),
+        ("nothing saves", "full depth", r"No exit pays$"),
+    ],
+)
+def test_each_verdict_comes_first_and_has_all_tables(case: str, kind: str, headline: str) -> None:
+    found = made(case)
+    assert found["policy"]["kind"] == kind
+    read = Parsed(page.page(found))
+    [said] = read.inside("h1")
+    assert re.match(headline, said)
+    assert found["conclusion"].replace("`", "").split(". ")[0] in " ".join(t for _, t in read.texts)
+    expected = [c for c in CAPTIONS if found["candidates"] or not c.startswith("Policies")]
+    assert [c for c in read.tables if c in CAPTIONS] == expected
+    assert len(read.files) == sum(tag == "table" for tag, _ in read.elements)
+    assert read.inside("h2")[:3] == ["Quality and time", "Where candidates stop", "Are the probabilities right?"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "headline"),
+    [
+        ("better", "Early exit pays"),
+        ("not shown", "Early exit pays; a fixed depth may do as well"),
+        ("worse in part", "Early exit saves time, but a fixed depth ranks better in part"),
+    ],
+)
+def test_headline_says_how_it_compares_with_a_fixed_depth(verdict: str, headline: str) -> None:
+    found = made()
+    found["gain"] = {"layers": 1, "differences": dict.fromkeys(found["table"][0]["values"], (0.1, 0.0, 0.2)), "verdict": verdict}
+    assert Parsed(page.page(found)).inside("h1") == [headline]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_way_to_stop_is_shown_as_reported(case: str) -> None:
+    found = made(case)
+    read = Parsed(page.page(found))
+    head, *shown = read.tables[CAPTIONS[3]]
+    first, *file = read.files["ways-to-stop.csv"]
+    names = list(found["table"][0]["values"])
+    assert [title for [title] in head[4:]] == names
+    assert len(shown) == len(file) == len(found["table"])
+    for row, cells, raw in zip(found["table"], shown, file, strict=True):
+        assert cells[0] == [row["policy"]] == raw[:1]
+        assert cells[1:3] == [[f"{row['mean_layers']:.2f}"], [f"{row['cost_us'] / 1000:.2f}"]]
+        assert float(raw[first.index("mean layers")]) == row["mean_layers"]
+        for name, cell in zip(names, cells[4:], strict=True):
+            drop, low, high = row["drops"][name]
+            lost = [f"drop {drop:.4f}", f"{low:+.4f} to {high:+.4f}"] if drop or low or high else ["no drop"]
+            assert cell == [f"{row['values'][name]:.4f}", *lost]
+            at = first.index(name)
+            assert list(map(float, raw[at : at + 4])) == [row["values"][name], drop, low, high]
+
+
+def test_candidates_exits_and_costs_are_shown_as_reported() -> None:
+    found = made()
+    read = Parsed(page.page(found))
+    for one, cells in zip(found["candidates"], read.tables[CAPTIONS[2]][1:], strict=True):
+        assert cells[0] == [f"{one['budget']:.4g}"] and cells[2] == [f"{one['expected']['ndcg@10']:.4f}"]
+        assert cells[3:5] == [[f"{one['p_value']:.3g}"], ["yes" if one["certified"] else "no"]]
+    for exit, cells in zip(found["exits"], read.tables[CAPTIONS[4]][1:], strict=True):
+        assert cells[0] == [str(exit["layers"])] and cells[-1] == [f"{100 * exit['stopped']:.1f} %"]
+    assert read.tables[CAPTIONS[4]][-1][1:3] == [["always"], ["always"]]
+    rows = read.files["costs.csv"][1:]
+    for name, columns in (("full depth", slice(4, 7)), ("policy", slice(7, 10))):
+        paid = found["costs"]["base_us"] / 1000 + sum(float(x) for row in rows for x in row[columns])
+        row = next(row for row in found["table"] if row["policy"] == name)
+        assert paid == pytest.approx(row["cost_us"] / 1000)
+
+
+def test_key_figures() -> None:
+    found = made()
+    figures = Parsed(page.page(found)).inside("strong")
+    full, policy = found["table"][0], found["table"][-1]
+    assert figures[0] == f"{policy['mean_layers']:.1f} of {found['layers']}"
+    assert figures[1] == f"{full['cost_us'] / policy['cost_us']:.2f}x"
+    assert figures[2] == f"{policy['drops']['ndcg@10'][0]:.4f}"
+    for row, milliseconds in ((full, 30.0), (policy, 12.0)):
+        row["ms_per_slate"] = milliseconds
+    read = Parsed(page.page(found))
+    assert read.inside("strong")[1] == "2.50x"
+    assert {"12.0 instead of 30.0 ms per slate", "measured"} < set(read.inside("small"))
+
+
+def test_full_depth_promises_nothing() -> None:
+    texts = " ".join(text for _, text in Parsed(page.page(made("not certified"))).texts)
+    assert "None is needed: the policy is full depth" in texts
+    assert "What it presumes" not in texts
+
+
+def test_certified_but_not_faster_when_timed_is_not_called_uncertified() -> None:
+    found = made()
+    found["policy"]["kind"], found["gain"], found["guarantee"] = "full depth", None, None
+    found["table"][-1] = {**found["table"][0], "policy": "policy"}
+    assert Parsed(page.page(found)).inside("h1") == ["No exit pays"]
+
+
+def test_names_from_data_are_text() -> None:
+    found = made()
+    found["variant"] = found["machine"]["cpu"] = found["device"] = HOSTILE
+    found["examples"]["early"] = [
+        {"user": HOSTILE, "items": [HOSTILE, "=1+1"], "layers": [1, 1], "liked": [True, False], "prompt": HOSTILE}
+    ]
+    read = Parsed(page.page(found))
+    assert not {"script", "img"} & {tag for tag, _ in read.elements}
+    assert read.inside("pre") == [HOSTILE]
+    assert HOSTILE in read.inside("bdi") and "=1+1" in read.inside("bdi")
+    assert read.files["early-1.csv"][1:] == [[HOSTILE, "1", "True"], ["'=1+1", "1", "False"]]
+    assert not any(name.startswith("on") for _, attributes in read.elements for name in attributes)
+
+
+def test_examples_without_prompts_say_how_to_get_them() -> None:
+    found = made()
+    assert not any("--tokenizer" in text for text in Parsed(page.page(found)).inside("p"))
+    found["examples"]["early"][0]["prompt"] = None
+    read = Parsed(page.page(found))
+    assert any("--tokenizer" in text for text in read.inside("p")) and not read.inside("pre")
+    found["examples"] = {"early": [], "late": []}
+    assert "None: under this policy all slates stop alike." in Parsed(page.page(found)).inside("p")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_loads_nothing_and_runs_nothing(case: str) -> None:
+    html = page.page(made(case))
+    for tag, attributes in Parsed(html).elements:
+        assert tag not in ("script", "img", "link", "iframe", "object", "embed", "image")
+        assert "src" not in attributes
+        for name, value in attributes.items():
+            if name.endswith("href"):
+                assert value and (
+                    value.startswith(("#", "data:text/csv")) or (tag == "a" and value.startswith("https://arxiv.org/"))
+                )
+            elif value and "://" in value:
+                assert name.startswith("xmlns")
+    assert "@import" not in html and not re.search(r"url\((?!#)", html)
+
+
+def test_same_report_same_bytes_whatever_matplotlib_is_set_to() -> None:
+    found = made()
+    first = page.page(found)
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path", "lines.linewidth": 9}):
+        assert page.page(made()) == first
+    assert page.page(json.loads(json.dumps(found))) == first
+
+
+def test_pictures_have_names_text_and_the_page_s_colours() -> None:
+    html = page.page(made("two metrics"))
+    read = Parsed(html)
+    pictures = [attributes for tag, attributes in read.elements if tag == "svg"]
+    assert len(pictures) == 2 + 1 + 3 + 1
+    assert all(p["role"] == "img" and p["aria-label"] for p in pictures)
+    assert "ms per slate, by the cost model" in read.inside("text") and "allowed drop" in read.inside("text")
+    assert not any(stand_in in html for stand_in in plots.COLOURS.values())
+    light, dark = (set(re.findall(r"--(\w+): #", part)) for part in html.split("prefers-color-scheme: dark")[:2])
+    assert set(re.findall(r"var\(--(\w+)\)", html)) <= light == dark
+
+
+def test_no_two_elements_of_one_name() -> None:
+    ids = [attributes["id"] for tag, attributes in Parsed(page.page(made("two metrics"))).elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_each_rival_is_explained() -> None:
+    rows = [row["policy"] for row in made()["table"]]
+    fixed = {"full depth", "policy", *(row for row in rows if "layer" in row)}
+    assert [row for row in rows if row not in fixed] == list(rivals.ABOUT)
+    read = Parsed(page.page(made()))
+    papers = [attributes["href"] for tag, attributes in read.elements if tag == "a" and "download" not in attributes]
+    assert papers == [f"https://arxiv.org/abs/{paper}" for _, paper in rivals.ABOUT.values() if paper]
+
+
+def run(place: Path, **keywords: Any) -> Bundle:
+    bundle = Bundle.open(place / "bundle")
+    options = CalibrationOptions(slate=5, timed_slates=4, repeats=1, **keywords)
+
+    def open_session() -> FakeSession:
+        costs, noise = even_costs(3, 100, 10), (0.5, 0.2, 0.1)
+        return FakeSession(3, costs, lambda user, item: 2.0 if (user + item) % 2 else -2.0, noise, bundle.policy())
+
+    calibrate(bundle, Catalog.open(place / "catalog"), options, open_session=open_session)
+    return bundle
+
+
+def test_written_beside_the_report_it_tells(tmp_path: Path) -> None:
+    write_two_tastes(tmp_path)
+    bundle = run(tmp_path)
+    found = json.loads((bundle.folder / "report.json").read_text())
+    assert (bundle.folder / "report.html").read_text(encoding="utf-8") == page.page(found)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["recalibration", "first"])
+def test_page_that_cannot_be_written_leaves_all_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool) -> None:
+    write_two_tastes(tmp_path)
+    folder = Bundle.open(tmp_path / "bundle").folder
+    if before:
+        run(tmp_path)
+    files = {name: (folder / name).read_bytes() for name in ("policy.json", "report.json", "report.html") if before}
+
+    def full(path: Path, data: str | bytes) -> None:
+        if path.name == page.FILE and data not in files.values():
+            raise InputError(f"{path}: cannot be written: No space left on device")
+        write_file(path, data)
+
+    monkeypatch.setattr("rexit.calibration.run.write_file", full)
+    with pytest.raises(InputError, match=r"report\.html: cannot be written: No space left"):
+        run(tmp_path, max_drop=0.3)
+    kept = {p.name: p.read_bytes() for p in folder.iterdir() if p.name in ("policy.json", "report.json", "report.html")}
+    assert kept == files
