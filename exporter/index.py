@@ -166,7 +166,7 @@ def _content(data: _Data, words: Worded, retriever: lightgcn.Retriever, neighbou
 
 
 def _info(data: _Data, language: Language, options: IndexOptions) -> dict[str, Any]:
-    label = {"column": options.columns.rating, "positive_at": options.positive_at}
+    label = {"column": options.columns.rating, "positive_at": options.least_like}
     order: dict[str, Any] = {"by": options.order}
     if options.order == "time":
         order["column"] = options.columns.time
