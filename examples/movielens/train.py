@@ -134,22 +134,7 @@ def make_model(catalog: Catalog, chosen: Settings) -> MultiExitModel:
         attn_implementation=ATTENTION,
     )
     decoder = Decoder.of(LlamaForCausalLM(config))
-    begin_in_order(decoder, catalog)
     return MultiExitModel(decoder, ExitHeads.like(decoder, len(exits)), exits)
-
-
-@torch.no_grad()
-def begin_in_order(decoder: Decoder, catalog: Catalog) -> None:
-    """The steps of a rate or a count begin as a random walk, each near the one before: their order need not be learned."""
-    offsets, tokens = catalog.piece_table["offsets"], catalog.piece_table["tokens"]
-    embeddings = decoder.model.get_input_embeddings().weight
-    spread, seen = embeddings.std(), set()
-    for op in catalog.info["prompt"]["prefix"] + catalog.info["prompt"]["candidate"]:
-        steps = tuple(int(tokens[offsets[piece + 1] - 1]) for piece in op.get("bins", []))
-        if steps and steps not in seen:
-            seen.add(steps)
-            walk = torch.randn(len(steps), embeddings.shape[1]).cumsum(0)
-            embeddings[list(steps)] = spread * (walk - walk.mean(0)) / walk.std(0)
 
 
 def parameter_groups(model: MultiExitModel, rate: float, ratio: float) -> list[dict[str, object]]:

@@ -67,6 +67,12 @@ class Reader {
       op.no = piece(json, "no");
       op.piece = piece(json, "unseen");
       needs_item(json, name, place, false);
+    } else if (name == "similar_like_rate" || name == "nearest_like_rate") {
+      op.kind = name == "similar_like_rate" ? OpKind::similar_like_rate : OpKind::nearest_like_rate;
+      op.limit = json.at("limit").size(1, max_limit);
+      op.bins = bins(json);
+      op.piece = piece(json, "missing");
+      needs_item(json, name, place, false);
     } else {
       fail(REXIT_UNSUPPORTED, json.where(), ": op `", name, "`, which this version does not know");
     }

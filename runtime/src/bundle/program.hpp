@@ -24,6 +24,8 @@ enum class OpKind {
   verdict,
   similar_liked,
   similar_verdict,
+  similar_like_rate,
+  nearest_like_rate,
 };
 
 // One op. Which fields are used depends on `kind`; docs/format.md lists them.

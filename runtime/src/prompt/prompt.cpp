@@ -82,7 +82,24 @@ class Assembler {
         }
         return;
       }
+      case OpKind::similar_like_rate: {
+        const std::vector<Row>& similar = retrieval_.similar_users();
+        LikeCount count{0, 0};
+        for (std::size_t i = 0; i < std::min(op.limit, similar.size()); ++i)
+          if (const std::optional<bool> verdict = retrieval_.verdict(similar[i], one.item)) add(count, *verdict);
+        return append(like_rate(op, count));
+      }
+      case OpKind::nearest_like_rate: {
+        LikeCount count{0, 0};
+        for (const Interaction& near : retrieval_.nearest(one.item, op.limit)) add(count, near.liked);
+        return append(like_rate(op, count));
+      }
     }
+  }
+
+  static void add(LikeCount& count, bool liked) noexcept {
+    ++count.interactions;
+    if (liked) ++count.likes;
   }
 
   void entries(const Op& op, const Interaction* first, std::size_t count) {

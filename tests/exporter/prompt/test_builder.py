@@ -19,7 +19,9 @@ from rexit.exporter.index import build_catalog
 from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 
-NAMES = ("job", "user.like_rate", "recent", "similar_liked", "fields", "item.like_rate", "count", "similar_verdict", "nearest")
+SHARED = ("job", "user.like_rate", "recent", "similar_liked")
+OWN = ("fields", "item.like_rate", "count", "similar_verdict", "nearest", "similar_like_rate", "nearest_like_rate")
+NAMES = (*SHARED, *OWN)
 TRAINING = 190  # the first time of the `train` split, for every user
 Recent = list[tuple[int, bool]]
 
@@ -111,6 +113,8 @@ def expected(case: Case, user: int | None, item: int, as_of: int | None, recent:
         "count": ["0", "2^0", "2^1", "2^2", "2^3", "2^4"][min(5, len(of_item).bit_length())],
         "similar_verdict": "".join((" yes" if v[-1] else " no") if v else " unseen" for v in said) or " unseen",
         "nearest": "".join(entry(i, latest[i]) for i in nearest) or " none",
+        "similar_like_rate": rate([v[-1] for v in said if v]),
+        "nearest_like_rate": rate([latest[i] for i in nearest]),
         "end": "Answer:",
     }
 
