@@ -54,10 +54,8 @@ class Settings:
     epochs: float = option(1.0, "passes over the training split")
     slate: int = option(8, "interactions packed behind one prefix")
     batch_tokens: int = option(4096, "of one step, padding included")
-    matrix_rate: float = option(0.02, "Muon's peak learning rate of the deepest layers' matrices")
-    rate: float = option(2e-3, "AdamW's of the deepest head and norms")
+    rate: float = option(2e-3, "peak learning rate of the deepest layers")
     rate_ratio: float = option(0.8, "rate of an exit's layers over that of the exit before")
-    embedding_rate: float = option(5e-4, "peak learning rate of the token embeddings")
     weight_decay: float = option(0.1, "AdamW's")
     seed: int = option(0, "of weights and of the order of batches")
 
@@ -139,27 +137,18 @@ def make_model(catalog: Catalog, chosen: Settings) -> MultiExitModel:
     return MultiExitModel(decoder, ExitHeads.like(decoder, len(exits)), exits)
 
 
-def optimizers(model: MultiExitModel, chosen: Settings) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for what else there is.
-
-    The layers up to each exit, and its head, learn at rate / ratio^k, with k exits left to the last: shallower ones learn faster.
-    Embeddings learn slowly: however small its gradient, Adam moves a token that is rare as far as one that is not.
-    """
-    layers, seen = model.decoder.layers, {id(p) for p in model.model.get_input_embeddings().parameters()}
-    matrices: list[dict[str, Any]] = []
-    others: list[dict[str, Any]] = [{"params": [*model.model.get_input_embeddings().parameters()], "lr": chosen.embedding_rate}]
+def parameter_groups(model: MultiExitModel, rate: float, ratio: float) -> list[dict[str, object]]:
+    """The layers up to each exit, and its head, learn at rate / ratio^k, with k exits left to the last: shallower ones learn
+    faster."""
+    layers, groups, seen = model.decoder.layers, [], set()
     for k, (begin, end) in enumerate(zip([0, *model.exits[:-1]], model.exits, strict=True)):
         modules = [*layers[begin:end], model.heads.norms[k], model.heads.projections[k]]
-        own = [p for module in modules for p in module.parameters() if id(p) not in seen]
-        seen.update(map(id, own))
-        matrix = [p for layer in layers[begin:end] for p in layer.parameters() if p.ndim == 2]
-        known, slower = {id(p) for p in matrix}, chosen.rate_ratio ** (len(model.exits) - 1 - k)
-        matrices.append({"params": matrix, "lr": chosen.matrix_rate / slower})
-        others.append({"params": [p for p in own if id(p) not in known], "lr": chosen.rate / slower})
-    return [
-        torch.optim.Muon(matrices, weight_decay=chosen.weight_decay),
-        torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=chosen.weight_decay),
-    ]
+        if k == 0:
+            modules.append(model.model.get_input_embeddings())
+        parameters = [p for module in modules for p in module.parameters() if id(p) not in seen]
+        seen.update(map(id, parameters))
+        groups.append({"params": parameters, "lr": rate / ratio ** (len(model.exits) - 1 - k)})
+    return groups
 
 
 def train(catalog: Catalog, chosen: Settings) -> MultiExitModel:
@@ -167,14 +156,10 @@ def train(catalog: Catalog, chosen: Settings) -> MultiExitModel:
     rng = np.random.default_rng(chosen.seed)
     data = packed_slates(catalog, "train", chosen.slate)
     model = make_model(catalog, chosen).train()
+    groups = parameter_groups(model, chosen.rate, chosen.rate_ratio)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=chosen.weight_decay)
     steps = int(chosen.epochs * sum(1 for _ in batches(data, chosen.batch_tokens, np.random.default_rng(chosen.seed))))
-    both = optimizers(model, chosen)
-    schedules = [
-        torch.optim.lr_scheduler.OneCycleLR(
-            one, [g["lr"] for g in one.param_groups], total_steps=steps + 1, pct_start=0.1, cycle_momentum=False
-        )
-        for one in both
-    ]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [g["lr"] for g in groups], total_steps=steps + 1, pct_start=0.1)
 
     def stream() -> Iterator[list[int]]:
         while True:
@@ -184,11 +169,11 @@ def train(catalog: Catalog, chosen: Settings) -> MultiExitModel:
     for step, rows in zip(range(1, steps + 1), stream(), strict=False):
         logits, liked = forward(model, data, rows)
         loss = F.cross_entropy(logits.flatten(0, 1), liked.repeat(len(logits)))
-        model.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for one in (*both, *schedules):
-            one.step()
+        optimizer.step()
+        schedule.step()
         losses.append(loss.item())
         if step % 50 == 0 or step == steps:
             print(f"step {step}/{steps}  loss {np.mean(losses[-50:]):.4f}  {time.monotonic() - start:.0f} s", flush=True)

@@ -150,6 +150,8 @@ class PromptBuilder:
                 return [op["missing"] if user is None else int(self._users[f"field.{op['field']}"][user])]
             case "user_like_rate":
                 return [_rate(op, len(request.items), int(request.liked.sum()))]
+            case "user_count":
+                return [_count(op, len(request.items))]
             case "history":
                 last = slice(-op["limit"], None)
                 return self._entries(op, request.items[last], request.liked[last])
@@ -168,8 +170,7 @@ class PromptBuilder:
             case "item_like_rate":
                 return [[_rate(op, *self._ratings(target, request.as_of))] for target in targets]
             case "item_count":
-                bins = op["bins"]
-                return [[bins[min(len(bins) - 1, self._ratings(t, request.as_of)[0].bit_length())]] for t in targets]
+                return [[_count(op, self._ratings(target, request.as_of)[0])] for target in targets]
             case "history":
                 return [self._entries(op, items, liked) for items, liked in self._nearest(op, request, targets)]
             case "similar_verdict":
@@ -248,6 +249,11 @@ class PromptBuilder:
             while (late := (at >= begin) & (self._users["history_times"][self._by_item[at]] >= request.as_of)).any():
                 at[late] -= 1
         return at >= begin, self._users["history_liked"][self._by_item[at]] > 0
+
+
+def _count(op: dict[str, Any], n: int) -> int:
+    bins = op["bins"]
+    return int(bins[min(len(bins) - 1, n.bit_length())])
 
 
 def _rate(op: dict[str, Any], n: int, likes: int) -> int:

@@ -17,7 +17,7 @@ ENTRIES = {
     "similar_liked": "similar",
 }
 LISTS = ("history.recent", "history.nearest", "similar_liked", "similar_verdict")
-RATES = ("user.like_rate", "item.like_rate", "item.count")
+RATES = ("user.like_rate", "user.count", "item.like_rate", "item.count")
 SHARES = ("similar_like_rate", "nearest_like_rate")
 WORDS = {"liked": " liked", "disliked": " disliked", "unseen": " unseen", "missing": "unknown", "empty": " none"}
 BINS = {"like_rate": 20, "count": 12}

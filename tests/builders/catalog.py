@@ -47,6 +47,7 @@ PROGRAM: dict[str, Any] = {
         {"op": "piece", "piece": 0},
         {"op": "user_field", "field": "age", "missing": 1},
         {"op": "user_like_rate", "bins": [2, 3, 5], "missing": 4},
+        {"op": "user_count", "bins": [0, 2, 3]},
         {
             "op": "history",
             "order": "recent",

@@ -79,6 +79,7 @@ NEAREST = {**RECENT, "order": "nearest"}
 USER_RATE = {"op": "user_like_rate", "bins": [30, 31, 32, 33], "missing": MISSING}
 ITEM_RATE = {"op": "item_like_rate", "bins": [30, 31, 32, 33], "missing": MISSING}
 COUNT = {"op": "item_count", "bins": [40, 41, 42]}
+USER_COUNT = {**COUNT, "op": "user_count"}
 LIKED = {"op": "similar_liked", "limit": 2, "entry": ENTRY, "empty": EMPTY}
 VERDICT = {"op": "similar_verdict", "limit": 2, "yes": YES, "no": NO, "unseen": UNSEEN}
 SIMILAR_RATE = {**ITEM_RATE, "op": "similar_like_rate", "limit": 2}
@@ -99,6 +100,10 @@ NEAREST_RATE = {**ITEM_RATE, "op": "nearest_like_rate", "limit": 2}
         (USER_RATE, 2, {}, [33]),  # (3 + 1) * 4 // (3 + 2)
         (USER_RATE, 1, {"as_of": 6}, [32]),  # (1 + 1) * 4 // (1 + 2)
         (USER_RATE, 9, {}, [MISSING]),
+        (USER_COUNT, 1, {}, [42]),  # 3 interactions: 2 bits
+        (USER_COUNT, 1, {"as_of": 6}, [41]),
+        (USER_COUNT, 9, {}, [40]),
+        (USER_COUNT, 9, {"recent": [30]}, [41]),
         # User 1's neighbours are 3, then 2: one like each, latest first, not item 10 or 20, which user 1 has met.
         (LIKED, 1, {}, [3, YES, 4, YES]),
         (LIKED, 1, {"as_of": 7}, [3, YES]),  # user 3's like of 30 is at 8, user 2's of 30 at 2, of 40 at 7

@@ -41,6 +41,9 @@ class Reader {
       op.kind = OpKind::user_like_rate;
       op.bins = bins(json);
       op.piece = piece(json, "missing");
+    } else if (name == "user_count") {
+      op.kind = OpKind::user_count;
+      op.bins = bins(json);
     } else if (name == "item_like_rate") {
       op.kind = OpKind::item_like_rate;
       op.bins = bins(json);

@@ -17,6 +17,7 @@ enum class OpKind {
   user_field,
   item_field,
   user_like_rate,
+  user_count,
   item_like_rate,
   item_count,
   history_recent,
