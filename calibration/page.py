@@ -44,6 +44,7 @@ def page(report: Report) -> str:
         _guarantee(report),
         _ways(report),
         _thresholds(report),
+        *_heads(report),
         _examples(report),
         _made(report),
     )
@@ -345,6 +346,21 @@ def _thresholds(report: Report) -> str:
         f"<p>c = a·z + b, where z is the log-odds of an exit's head. {escape(' '.join(rules))}</p>"
         + table("thresholds", "Thresholds by exit", columns, rows)
         + bounds,
+    )
+
+
+def _heads(report: Report) -> Iterable[str]:
+    """Nothing unless it was asked for."""
+    kept = report["suggested_exits"]
+    if kept is None:
+        return
+    columns = [Column("heads after layers", text), Column("ms per slate, by the cost model", places(2))]
+    rows = [(", ".join(map(str, one["exits"])), one["cost_us"] / 1000) for one in report["heads"]]
+    yield _section(
+        "Which heads to keep",
+        f"<p>Worth keeping: <code>rexit export --exits {','.join(map(str, kept))}</code>. With fewer heads the cheapest policy "
+        "costs over 1 % more, on the users who choose. What a missing head saves by itself is not counted.</p>"
+        + table("heads", "The cheapest policy with fewer heads", columns, rows),
     )
 
 

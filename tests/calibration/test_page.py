@@ -291,6 +291,17 @@ def test_no_two_elements_of_one_name() -> None:
     assert len(ids) == len(set(ids))
 
 
+def test_heads_worth_keeping_are_shown_where_they_were_asked_for() -> None:
+    found = made()
+    assert "Which heads to keep" not in Parsed(page.page(found)).inside("h2")
+    found["heads"] = [{"exits": [1, 2, 4], "cost_us": 1000.0}, {"exits": [2, 4], "cost_us": 1004.0}]
+    found["suggested_exits"] = [2, 4]
+    read = Parsed(page.page(found))
+    assert "rexit export --exits 2,4" in read.inside("code")
+    assert read.tables["The cheapest policy with fewer heads"][1:] == [[["1, 2, 4"], ["1.00"]], [["2, 4"], ["1.00"]]]
+    assert [float(row[1]) for row in read.files["heads.csv"][1:]] == [1.0, 1.004]
+
+
 def test_each_rival_is_explained() -> None:
     rows = [row["policy"] for row in made()["table"]]
     fixed = {"full depth", "policy", *(row for row in rows if "layer" in row)}
