@@ -25,7 +25,7 @@ def test_bins_are_half_open_and_the_outer_ones_open() -> None:
 
 
 def test_written_and_read_again(tmp_path: Path) -> None:
-    made().write(tmp_path / "counters.json", "d")
+    made().write(tmp_path / "counters.json", "d", None)
     again = Counters.read(tmp_path / "counters.json", 2, "d")
     assert again.to_json() == made().to_json()
 
@@ -51,7 +51,7 @@ def test_written_and_read_again(tmp_path: Path) -> None:
 )
 def test_what_is_no_file_of_counters(tmp_path: Path, change: dict, expected: str) -> None:
     path = tmp_path / "counters.json"
-    made().write(path, "d")
+    made().write(path, "d", None)
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(BundleError, match=expected) as caught:
         Counters.read(path, 2, "d")

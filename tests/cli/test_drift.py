@@ -14,7 +14,7 @@ from builders.held_out import AS_OF
 from rexit import runtime
 from rexit.bundle import Bundle, Counters
 from rexit.calibration.drift import reference
-from running.command import Run, one_line
+from running.command import Run, calibrate, one_line
 
 
 def write_report(bundle: Bundle, **changes: Any) -> None:
@@ -54,7 +54,7 @@ def test_other_users_have(run: Run, served: Bundle, place: Path) -> None:
     moved, gone = np.roll(counters.histograms, 9, axis=1), np.array([0, 0, 24])
     moved[2, moved[2].argmax()] -= 24
     made = Counters(counters.reached - gone, counters.stopped - gone, np.array([0, 24, 0]), moved)
-    made.write(place / "moved.json", served.variant_sha256)
+    made.write(place / "moved.json", served.variant_sha256, served.policy_sha256)
     ended = run("drift", served.path, place / "moved.json")
     assert ended.code == 0
     assert "Drift at exit 0" in ended.out and "Calibrate again" in ended.out and "stopped 10.0% of the candidates" in ended.out
@@ -68,6 +68,16 @@ def test_too_few_say_how_many_are_needed(run: Run, served: Bundle, place: Path) 
     assert (
         f"1 candidates were counted at exit 0, at least {ended.json['exits'][0]['needed']} are needed" in ended.json["conclusion"]
     )
+
+
+def test_a_calibrations_own_report_is_compared_with(run: Run, place: Path) -> None:
+    assert calibrate(run, place).code == 0
+    words = ("score", place / "bundle", "--user", USER_IDS[0], "--items", ITEM_IDS[2], "--counters", place / "few.json")
+    assert run(*words).code == 0
+    ended = run("drift", place / "bundle", place / "few.json", "--json")
+    assert ended.code == 0 and [e["reached"][1] for e in ended.json["exits"]][0] == 120, "the validation split's pairs"
+    assert calibrate(run, place, "--from-traces", "--max-drop", 0.01).code == 0
+    one_line(run("drift", place / "bundle", place / "few.json"), 4, "it was calibrated since, count anew")
 
 
 def test_bad_input_is_one_line(run: Run, served: Bundle, place: Path) -> None:

@@ -56,19 +56,26 @@ class Counters:
         return {name: getattr(self, name).tolist() for name in ("reached", "stopped", "cut_short", "histograms")}
 
     @classmethod
-    def read(cls, path: Path, exits: int, variant_sha256: str) -> Counters:
-        """Raises BundleError, also for those of another variant."""
+    def read(cls, path: Path, exits: int, variant_sha256: str, policy_sha256: str | None = None) -> Counters:
+        """Raises BundleError, also for those of another variant or, where the file and the caller name one, another policy."""
         value = read_json(path)
         if not isinstance(seen := value.get("variant_sha256"), str):
             raise BundleError(f"{path}: is not a file of counters: it has no `variant_sha256`")
         if seen != variant_sha256:
             raise BundleError(f"{path}: counted with variant {seen[:12]}…, this one is {variant_sha256[:12]}…")
+        policy = value.get("policy_sha256")
+        if policy is not None and policy_sha256 is not None and policy != policy_sha256:
+            raise BundleError(
+                f"{path}: counted with policy {str(policy)[:12]}…, this one is {policy_sha256[:12]}…: it was calibrated since, count anew"
+            )
         return cls.from_json(value, exits, f"{path}")
 
-    def write(self, path: Path, variant_sha256: str) -> None:
-        """Writes the file, whole or not at all. Raises InputError if it cannot be written."""
-        head = {"schema": SCHEMA, "requires": [], "producer": f"rexit {__version__}", "variant_sha256": variant_sha256}
-        write_json(path, {**head, **self.to_json()})
+    def write(self, path: Path, variant_sha256: str, policy_sha256: str | None) -> None:
+        """Writes the file, whole or not at all. policy_sha256: of the variant's policy.json, None without one. Raises InputError if
+        it cannot be written."""
+        head = {"schema": SCHEMA, "requires": [], "producer": f"rexit {__version__}"}
+        made_with = {"variant_sha256": variant_sha256, "policy_sha256": policy_sha256}
+        write_json(path, {**head, **made_with, **self.to_json()})
 
 
 def _counts(value: Any, length: int, where: str) -> NDArray[np.int64]:

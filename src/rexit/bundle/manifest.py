@@ -10,7 +10,7 @@ from typing import Any
 
 from rexit import __version__
 from rexit.bundle.catalog import Catalog
-from rexit.bundle.files import SCHEMA, FileEntry, check_hashes, check_sizes, read_entries, read_json, write_json
+from rexit.bundle.files import SCHEMA, FileEntry, check_hashes, check_sizes, digest, read_entries, read_json, write_json
 from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.bundle.golden import Golden
 from rexit.bundle.policy import FILE as POLICY_FILE
@@ -220,6 +220,12 @@ class Bundle:
         """None before `rexit calibrate`. Raises BundleError, also for another variant's policy."""
         path = self.folder / POLICY_FILE
         return Policy.read(path, len(self.manifest.exits), self.variant_sha256) if path.exists() else None
+
+    @property
+    def policy_sha256(self) -> str | None:
+        """Digest of policy.json, None before `rexit calibrate`."""
+        path = self.folder / POLICY_FILE
+        return digest(path) if path.exists() else None
 
     def golden(self) -> Golden:
         """The variant's golden samples. Raises BundleError."""

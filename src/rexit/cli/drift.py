@@ -38,7 +38,7 @@ def drift(
     from rexit.calibration.drift import compare, read_reference
 
     opened = Bundle.open(bundle, variant)
-    counted = Counters.read(counters, len(opened.manifest.exits), opened.variant_sha256)
+    counted = Counters.read(counters, len(opened.manifest.exits), opened.variant_sha256, opened.policy_sha256)
     found = compare(counted, read_reference(opened))
     if json:
         print_json(found.to_json())

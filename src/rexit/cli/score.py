@@ -59,7 +59,7 @@ class _Setup:
         with contextlib.closing(opened) as session:
             yield session
             if self.counters is not None:
-                session.counters().write(self.counters, self.bundle.variant_sha256)
+                session.counters().write(self.counters, self.bundle.variant_sha256, self.bundle.policy_sha256)
 
 
 @dataclass
