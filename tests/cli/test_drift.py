@@ -75,7 +75,7 @@ def test_a_calibrations_own_report_is_compared_with(run: Run, place: Path) -> No
     words = ("score", place / "bundle", "--user", USER_IDS[0], "--items", ITEM_IDS[2], "--counters", place / "few.json")
     assert run(*words).code == 0
     ended = run("drift", place / "bundle", place / "few.json", "--json")
-    assert ended.code == 0 and [e["reached"][1] for e in ended.json["exits"]][0] == 120, "the validation split's pairs"
+    assert ended.code == 0 and next(e["reached"][1] for e in ended.json["exits"]) == 120, "the validation split's pairs"
     assert calibrate(run, place, "--from-traces", "--max-drop", 0.01).code == 0
     one_line(run("drift", place / "bundle", place / "few.json"), 4, "it was calibrated since, count anew")
 

@@ -65,14 +65,13 @@ class Counters:
             raise BundleError(f"{path}: counted with variant {seen[:12]}…, this one is {variant_sha256[:12]}…")
         policy = value.get("policy_sha256")
         if policy is not None and policy_sha256 is not None and policy != policy_sha256:
-            raise BundleError(
-                f"{path}: counted with policy {str(policy)[:12]}…, this one is {policy_sha256[:12]}…: it was calibrated since, count anew"
-            )
+            counted, here = str(policy)[:12], policy_sha256[:12]
+            raise BundleError(f"{path}: counted with policy {counted}…, this one is {here}…: it was calibrated since, count anew")
         return cls.from_json(value, exits, f"{path}")
 
     def write(self, path: Path, variant_sha256: str, policy_sha256: str | None) -> None:
-        """Writes the file, whole or not at all. policy_sha256: of the variant's policy.json, None without one. Raises InputError if
-        it cannot be written."""
+        """Writes the file, whole or not at all. policy_sha256: of the variant's policy.json, None without one. Raises InputError
+        if it cannot be written."""
         head = {"schema": SCHEMA, "requires": [], "producer": f"rexit {__version__}"}
         made_with = {"variant_sha256": variant_sha256, "policy_sha256": policy_sha256}
         write_json(path, {**head, **made_with, **self.to_json()})
