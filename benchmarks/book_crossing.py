@@ -2,8 +2,8 @@
 
     python benchmarks/book_crossing.py book_crossing.zip OUT
 
-Writes OUT/{interactions,items,users}.tsv. `timestamp` is the place in one seeded random order of all ratings, so that a split by
-time is a random one and what is visible at a moment is a random part of everything.
+Writes OUT/{interactions,items,users}.tsv and OUT/tokenizer.json. `timestamp` is the place in one seeded random order of all
+ratings, so that a split by time is a random one and what is visible at a moment is a random part of everything.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "examples" / "movielens"))
+from tokenizer import trained  # noqa: E402
+
 SEED = 0
+BOOKS = 2
+"""An author of so many books is one token."""
+TEMPLATE = ROOT / "examples" / "movielens" / "prompt.toml"
 
 
 def table(archive: zipfile.ZipFile, name: str, columns: int) -> pl.DataFrame:
@@ -42,6 +49,10 @@ def main(source: Path, out: Path) -> None:
     users = users.select(user_id="User-ID", location="Location", age=pl.col("Age"))
     for name, frame in (("interactions", ratings), ("items", items), ("users", users)):
         frame.write_csv(out / f"{name}.tsv", separator="\t", quote_style="never")
+    texts = [f" {cell}" for frame in (items, users) for column in frame.columns[1:] for cell in frame[column].drop_nulls()]
+    books = items["author"].drop_nulls().value_counts().filter(pl.col("count") >= BOOKS).sort("author")
+    authors = [f" {author}" for author in books["author"] if author]
+    trained(texts, TEMPLATE.read_text(), authors, 4096).save(str(out / "tokenizer.json"))
 
 
 if __name__ == "__main__":

@@ -262,18 +262,21 @@ def _against_fixed(report: dict[str, Any]) -> str:
     gain = report["gain"]
     if gain is None:
         return "No fixed depth costs as little."
-    names = report["settings"]["metrics"]
-    told = ", ".join(
-        f"{name} {value:+.4f} ({low:+.4f} to {high:+.4f})"
-        for name, (value, low, high) in gain["differences"].items()
-        if name in names
+    by_metric = {name: gain["differences"][name] for name in report["settings"]["metrics"]}
+    told = ", ".join(f"{name} {value:+.4f} ({low:+.4f} to {high:+.4f})" for name, (value, low, high) in by_metric.items())
+    better = [name for name, (_, low, _) in by_metric.items() if low > 0]
+    worse = [name for name, (_, _, high) in by_metric.items() if high < 0]
+    unsure = [name for name in by_metric if name not in (*better, *worse)]
+    words = [f"dynamic exit is {how} in {_and(names)}" for how, names in (("better", better), ("worse", worse)) if names]
+    if unsure:
+        words.append(f"that it is better in {_and(unsure)} is not shown")
+    return (
+        f"Against always stopping after layer {gain['layers']}, the best fixed depth that costs no more: {told}; {_and(words)}."
     )
-    verdict = {
-        "better": "dynamic exit is better than any fixed depth that costs no more",
-        "worse in part": "that fixed depth ranks better in part: look at the curve before shipping this policy",
-        "not shown": "that it is better than a fixed depth is not shown",
-    }[gain["verdict"]]
-    return f"Against always stopping after layer {gain['layers']}, the best fixed depth that costs no more: {told}; {verdict}."
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(names)
 
 
 def _compared(differences: Sequence[Sequence[float]]) -> str:

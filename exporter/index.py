@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from safetensors.numpy import save
-from tokenizers import Tokenizer
 
 from rexit import __version__
 from rexit.bundle.catalog import SPLITS, TABLES, Catalog
@@ -27,10 +25,9 @@ from rexit.exporter.catalog.neighbours import similar_users
 from rexit.exporter.catalog.snapshots import train_snapshots
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.options import IndexOptions
+from rexit.exporter.prompt.language import Language, Worded, worded
 from rexit.exporter.prompt.lengths import prompt_lengths
-from rexit.exporter.prompt.pieces import Pieces, fingerprint, load_tokenizer, single_token
-from rexit.exporter.prompt.program import Fields, Lengths, Program, bounds, compile_program
-from rexit.exporter.prompt.template import Template, read_template, written
+from rexit.exporter.prompt.pieces import fingerprint
 from rexit.progress import Progress, silent
 
 SNAPSHOTS = "snapshots.safetensors"
@@ -62,14 +59,14 @@ def build_catalog(
     options = options or IndexOptions()
     options.check()
     _check_place(out)
-    language = _Language.load(tokenizer, template)
+    language = Language.load(tokenizer, template)
     data = _read(interactions, items, users, options)
-    prompt = _compile(language, data)
+    words = worded(language, data.users, data.items)
     likes = _likes(data)
     retriever = lightgcn.train(likes, options.lightgcn, progress)
     earlier = _snapshots(data, likes, retriever.epochs, options, progress)
-    content = _content(data, prompt, retriever, options.neighbours)
-    info = {**_info(data, language, options), **prompt.info, **_trained(likes, retriever, options)}
+    content = _content(data, words, retriever, options.neighbours)
+    info = {**_info(data, language, options), "prompt": words.prompt, **_trained(likes, retriever, options)}
     with new_folder(out) as folder:
         _write(folder, info, {**content, SNAPSHOTS: earlier}, data)
     return info
@@ -85,26 +82,6 @@ def _check_place(out: Path) -> None:
     except OSError as exc:
         raise InputError(f"{out}: cannot be written: {exc.strerror}") from exc
     check_writable(out.parent)
-
-
-@dataclass(frozen=True)
-class _Language:
-    """A template, the tokenizer that spells it, and the token of each answer."""
-
-    template: Template
-    tokenizer: Tokenizer
-    labels: Mapping[str, int]
-
-    @classmethod
-    def load(cls, tokenizer: str, path: Path) -> _Language:
-        template = read_template(path)
-        encoder = load_tokenizer(tokenizer)
-        if template.bos is not None:
-            single_token(encoder, template.bos, f"{path}: bos")
-        labels = {name: single_token(encoder, template.labels[name], f"{path}: labels.{name}") for name in ("no", "yes")}
-        if labels["no"] == labels["yes"]:
-            raise InputError(f"{path}: labels.yes and labels.no are the same token {labels['yes']}, expected two answers")
-        return cls(template, encoder, labels)
 
 
 @dataclass(frozen=True)
@@ -141,46 +118,6 @@ def _read(interactions: Path, items: Path, users: Path | None, options: IndexOpt
     return _Data(assigned, asked, sides["user"], sides["item"], split)
 
 
-@dataclass(frozen=True)
-class _Prompt:
-    """The compiled template: what catalog.json says of it, the pieces it appends and those of the data's columns."""
-
-    info: Mapping[str, Any]
-    pieces: tables.Tensors
-    fields: Fields
-
-
-def _compile(language: _Language, data: _Data) -> _Prompt:
-    pieces, template = Pieces(), language.template
-    program = compile_program(template, data.users.columns[1:], data.items.columns[1:], pieces)
-    fields = _fields(program, data, template, pieces)
-    offsets, tokens = pieces.encode(language.tokenizer)
-    most = _most_tokens(program, np.diff(offsets), fields, template)
-    told = {"template": template.text, "prefix": program.prefix, "candidate": program.candidate, **most}
-    return _Prompt({"prompt": told}, {"offsets": offsets, "tokens": tokens}, fields)
-
-
-def _entities(data: _Data) -> tuple[tuple[str, pl.DataFrame], ...]:
-    return ("user", data.users), ("item", data.items)
-
-
-def _fields(program: Program, data: _Data, template: Template, pieces: Pieces) -> dict[str, NDArray[np.int32]]:
-    fields = {}
-    for what, frame in _entities(data):
-        for name, (column, spaced) in getattr(program, f"{what}_fields").items():
-            texts = " " + frame[column] if spaced else frame[column]
-            missing = pieces.literal(written(template.words["missing"], spaced))
-            fields[f"{what}.{name}"] = pieces.column(texts, missing, template.limits.get(f"{what}.{column}"))
-    return fields
-
-
-def _most_tokens(program: Program, lengths: Lengths, fields: Fields, template: Template) -> dict[str, int]:
-    low, high = bounds(program.candidate, lengths, fields)
-    if low < 1:
-        raise InputError(f"{template.path}: the part after the prefix can be without a token: end the prompt with a text")
-    return {"max_prefix_tokens": bounds(program.prefix, lengths, fields)[1], "max_candidate_tokens": high}
-
-
 def _likes(data: _Data) -> lightgcn.Likes:
     def edges(split: str, liked: bool = True) -> lightgcn.Edges:
         part = data.interactions.filter((pl.col("split") == split) & (pl.col("liked") | (not liked)))
@@ -206,7 +143,7 @@ def _snapshots(data: _Data, likes: lightgcn.Likes, epochs: int, options: IndexOp
     return train_snapshots(train, likes, options.snapshots, epochs, options.lightgcn, told)
 
 
-def _content(data: _Data, prompt: _Prompt, retriever: lightgcn.Retriever, neighbours: int) -> Mapping[str, tables.Tensors]:
+def _content(data: _Data, words: Worded, retriever: lightgcn.Retriever, neighbours: int) -> Mapping[str, tables.Tensors]:
     users, fold_in = retriever.users.astype(np.float16), retriever.fold_in.astype(np.float16)
     histories = tables.histories(data.interactions, len(data.users))
     return {
@@ -215,21 +152,21 @@ def _content(data: _Data, prompt: _Prompt, retriever: lightgcn.Retriever, neighb
             "embeddings": users,
             "similar": similar_users(users, fold_in, histories, neighbours),
             **histories,
-            **tables.field_tensors(prompt.fields, "user"),
+            **tables.field_tensors(words.fields, "user"),
         },
         "items.safetensors": {
             **tables.id_tensors(data.items["id"]),
             "embeddings": retriever.items.astype(np.float16),
             "fold_in": fold_in,
             **tables.ratings(data.interactions, len(data.items)),
-            **tables.field_tensors(prompt.fields, "item"),
+            **tables.field_tensors(words.fields, "item"),
         },
-        "pieces.safetensors": prompt.pieces,
+        "pieces.safetensors": words.pieces,
     }
 
 
-def _info(data: _Data, language: _Language, options: IndexOptions) -> dict[str, Any]:
-    label = {"column": options.columns.rating, "positive_at": options.positive_at}
+def _info(data: _Data, language: Language, options: IndexOptions) -> dict[str, Any]:
+    label = {"column": options.columns.rating, "positive_at": options.least_like}
     order: dict[str, Any] = {"by": options.order}
     if options.order == "time":
         order["column"] = options.columns.time
@@ -239,7 +176,10 @@ def _info(data: _Data, language: _Language, options: IndexOptions) -> dict[str, 
         "schema": SCHEMA,
         "requires": [],
         "producer": f"rexit {__version__}",
-        "ids": {what: "int64" if frame["id"].dtype == pl.Int64 else "string" for what, frame in _entities(data)},
+        "ids": {
+            what: "int64" if frame["id"].dtype == pl.Int64 else "string"
+            for what, frame in (("user", data.users), ("item", data.items))
+        },
         "counts": {"users": len(data.users), "items": len(data.items), "interactions": len(data.interactions)},
         "label": {"sampled": options.implicit_negatives, "seed": options.seed} if options.implicit else label,
         "order": order,

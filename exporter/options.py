@@ -11,6 +11,9 @@ from rexit.errors import InputError
 EXACT = 1e-4
 """How far the log-odds of float32 graphs may be from PyTorch's, by default."""
 
+POSITIVE_AT = 4.0
+"""The least rating that is a like, where nothing else is said."""
+
 ORDERS = ("time", "file", "random")
 """What says which of two interactions came first."""
 
@@ -77,8 +80,8 @@ class LightGCNOptions:
 class IndexOptions:
     """What can be chosen of a catalog; `rexit index --help` says the same.
 
-    positive_at: a rating of at least this is a like. implicit: every interaction is a like, ratings are not read, and
-    `implicit_negatives` items that the user never met stand against each one.
+    positive_at: a rating of at least this is a like; None: POSITIVE_AT. implicit: every interaction is a like, ratings are not
+    read, and `implicit_negatives` items that the user never met stand against each one.
     order: `time` (the column), `file` or `random`. split: `user:A,B`, `time:A,B` or `leave-last:V,T` (see
     `rexit.exporter.catalog.splits`); None: `user:0.8,0.9`, or what `columns.split` says. snapshots: parts that a
     user's training interactions are cut into for `rexit.exporter.catalog.snapshots`. neighbours: similar users of a user.
@@ -86,7 +89,7 @@ class IndexOptions:
     """
 
     columns: Columns = Columns()
-    positive_at: float = 4.0
+    positive_at: float | None = None
     implicit: bool = False
     implicit_negatives: int = 4
     order: str = "time"
@@ -96,9 +99,17 @@ class IndexOptions:
     lightgcn: LightGCNOptions = LightGCNOptions()
     seed: int = 0
 
+    @property
+    def least_like(self) -> float:
+        return POSITIVE_AT if self.positive_at is None else self.positive_at
+
     def check(self) -> None:
-        """Raises InputError for the first option that is out of range."""
+        """Raises InputError for the first option that is out of range, or for two that exclude each other."""
         self.lightgcn.check()
+        if self.implicit and self.positive_at is not None:
+            raise InputError(
+                f"positive at {self.positive_at:g} and implicit exclude each other: implicit reads no ratings, choose one"
+            )
         _at_least_one("neighbours", self.neighbours)
         _at_least_one("implicit negatives", self.implicit_negatives)
         if self.order not in ORDERS:

@@ -1,11 +1,9 @@
 """Scores slates with an exported bundle: Python bindings of the C++ library. Loads neither torch nor transformers."""
 
-from rexit.bundle import Counters
 from rexit.runtime._library import onnxruntime_library, onnxruntime_version
 from rexit.runtime.session import ExitInfo, Info, Memory, Scores, SegmentStats, Session, Stats, StopRule, Trace, open
 
 __all__ = [
-    "Counters",
     "ExitInfo",
     "Info",
     "Memory",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +20,17 @@ PROGRAM = BUILD / "example" / "rexit_score"
 """examples/cpp, built against the installed library by `make test`, which says where."""
 
 
-@pytest.mark.parametrize("calibrated", [False, True])
-def test_same_scores_and_exits(tmp_path: Path, calibrated: bool) -> None:
+RULES = {"quorum": 0.1, "top_k": {"k": 3, "ordered": True, "rise": [2.0, 1.0], "fall": [2.0, 1.0]}}
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "rules", "stopped_at"), [(False, {}, {"2"}), (True, {}, {"0", "1", "2"}), (True, RULES, {"0", "1"})]
+)
+def test_same_scores_and_exits(tmp_path: Path, calibrated: bool, rules: dict[str, Any], stopped_at: set[str]) -> None:
     assert PROGRAM.exists(), f"{PROGRAM} is not built: run `make build/example/.built`"
     bundle = write_bundle(tmp_path / "bundle")
     if calibrated:
-        write_policy(bundle, [{"a": 1.1, "b": 0.1, "upper": 0.5, "lower": 0.5}] * 3)
+        write_policy(bundle, [{"a": 1.1, "b": 0.1, "upper": 0.5, "lower": 0.5}] * 3, **rules)
     environment = {**os.environ, "REXIT_ONNXRUNTIME_LIBRARY": runtime.onnxruntime_library()}
     exits = set()
     with runtime.open(bundle) as session:
@@ -39,4 +45,4 @@ def test_same_scores_and_exits(tmp_path: Path, calibrated: bool) -> None:
             np.testing.assert_array_equal(np.array(log_odds, np.float32), scores.log_odds)
             np.testing.assert_array_equal(np.array(exit, np.int64), scores.exit)
             exits |= set(exit)
-    assert len(exits) == (3 if calibrated else 1)
+    assert exits == stopped_at

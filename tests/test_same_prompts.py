@@ -57,7 +57,15 @@ def test_python_and_cpp_assemble_the_same_prompts(tmp_path: Path, seed: int, cat
     catalog = Catalog.open(bundle / "catalog")
     prompts = PromptBuilder(catalog)
     ops = {op["op"] for part in ("prefix", "candidate") for op in catalog.info["prompt"][part]}
-    assert {"user_field", "history", "similar_verdict", "item_like_rate"} <= ops, "the tiny catalog exercises the program"
+    assert {
+        "user_field",
+        "user_count",
+        "history",
+        "similar_verdict",
+        "item_like_rate",
+        "similar_like_rate",
+        "nearest_like_rate",
+    } <= ops, "the tiny catalog exercises the program"
     seen = set()
     with runtime.open(bundle) as session:
         for _ in range(60):

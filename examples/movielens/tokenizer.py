@@ -12,18 +12,15 @@ import sys
 from pathlib import Path
 
 import polars as pl
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-VOCABULARY = 6144
+VOCABULARY = 1536
 # A word, a number with its sign, or one other mark, each with the space before it: " Story", " 35%", " 2^5", ";".
 PIECES = r" ?[\p{L}']+| ?[0-9^%]+| ?[^ ]"
 
 
-def main(data: Path, out: Path) -> None:
-    items = pl.read_csv(data / "ml-100k.item", separator="\t", quote_char=None, infer_schema=False)
-    users = pl.read_csv(data / "ml-100k.user", separator="\t", quote_char=None, infer_schema=False)
-    texts = [f" {value}" for frame in (items, users) for column in frame.columns[1:] for value in frame[column]]
-    template = (Path(__file__).parent / "prompt.toml").read_text()
+def trained(texts: list[str], template: str, whole: list[str], vocabulary: int = VOCABULARY) -> Tokenizer:
+    """A BPE of `vocabulary` tokens, and one token more for each of `whole`, wherever it stands as a word of its own."""
     rates = [f" {percent}%" for percent in range(101)] + [f" 2^{power}" for power in range(16)]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -31,7 +28,7 @@ def main(data: Path, out: Path) -> None:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         min_frequency=1,
         special_tokens=["<pad>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -39,8 +36,19 @@ def main(data: Path, out: Path) -> None:
     )
     # Rates and the template's words are repeated so that each becomes one token, as the labels must be.
     tokenizer.train_from_iterator(texts + 50 * [*rates, template], trainer)
+    tokenizer.add_tokens([AddedToken(text, single_word=True, normalized=False) for text in whole])
+    return tokenizer
+
+
+def main(data: Path, out: Path) -> None:
+    items, users = (
+        pl.read_csv(data / f"ml-100k.{name}", separator="\t", quote_char=None, infer_schema=False) for name in ("item", "user")
+    )
+    texts = [f" {value}" for frame in (items, users) for column in frame.columns[1:] for value in frame[column]]
+    titles = [f" {title}" for title in items[items.columns[1]].unique(maintain_order=True)]
+    template = (Path(__file__).parent / "prompt.toml").read_text()
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(out / "tokenizer.json"))
+    trained(texts, template, titles).save(str(out / "tokenizer.json"))
 
 
 if __name__ == "__main__":

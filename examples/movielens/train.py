@@ -16,7 +16,9 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +37,37 @@ from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.slates import cut
 
 Slates = list[tuple[Packed, np.ndarray]]  # a packed user, and whether each candidate was liked
+
+
+def option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be chosen of a training; each is an option of the command line."""
+
+    init: str = option("random", "`random`, or the folder or Hub id of a decoder to fine-tune")
+    exits: str = option("1,2,4,6", "depths in layers")
+    layers: int = option(6, "of a random model")
+    hidden: int = option(128, "of a random model, a multiple of 64")
+    epochs: float = option(1.0, "passes over the training split")
+    slate: int = option(8, "interactions packed behind one prefix")
+    batch_tokens: int = option(4096, "of one step, padding included")
+    rate: float = option(2e-3, "peak learning rate of the deepest layers")
+    rate_ratio: float = option(0.8, "rate of an exit's layers over that of the exit before")
+    weight_decay: float = option(0.1, "AdamW's")
+    seed: int = option(0, "of weights and of the order of batches")
+
+    @classmethod
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+        for one in fields(cls):
+            name = "--" + one.name.replace("_", "-")
+            parser.add_argument(name, type=type(one.default), default=one.default, help=f"{one.metadata['help']} ({one.default})")
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Settings:
+        return cls(**{one.name: getattr(args, one.name) for one in fields(cls)})
 
 
 def packed_slates(catalog: Catalog, split: str, size: int) -> Slates:
@@ -81,18 +114,19 @@ def auc(model: MultiExitModel, data: Slates) -> list[float]:
     return [float(roc_auc_score(liked, z[:, 1] - z[:, 0])) for z in logits]
 
 
-def make_model(catalog: Catalog, init: str, exits: list[int], layers: int, hidden: int) -> MultiExitModel:
-    """A fresh Llama of `layers` x `hidden`, or a pretrained decoder with heads that start from its LM head."""
-    if init != "random":
-        start = load_checkpoint(init, exits, "shared", catalog.info["labels"])
+def make_model(catalog: Catalog, chosen: Settings) -> MultiExitModel:
+    """A fresh Llama, or a pretrained decoder with heads that start from its LM head."""
+    exits = [int(e) for e in chosen.exits.split(",")]
+    if chosen.init != "random":
+        start = load_checkpoint(chosen.init, exits, "shared", catalog.info["labels"])
         return MultiExitModel(start.decoder, start.heads, start.exits)
     config = LlamaConfig(
         vocab_size=catalog.info["tokenizer"]["vocab_size"],
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden // 32,
-        num_key_value_heads=hidden // 64,
+        hidden_size=chosen.hidden,
+        intermediate_size=3 * chosen.hidden,
+        num_hidden_layers=chosen.layers,
+        num_attention_heads=chosen.hidden // 32,
+        num_key_value_heads=chosen.hidden // 64,
         head_dim=32,
         max_position_embeddings=1024,
         initializer_range=0.05,
@@ -117,40 +151,23 @@ def parameter_groups(model: MultiExitModel, rate: float, ratio: float) -> list[d
     return groups
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--catalog", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--init", default="random", help="`random`, or the folder or Hub id of a decoder to fine-tune")
-    parser.add_argument("--exits", default="1,2,4,6")
-    parser.add_argument("--layers", type=int, default=6, help="of a random model")
-    parser.add_argument("--hidden", type=int, default=128, help="of a random model, a multiple of 64")
-    parser.add_argument("--epochs", type=float, default=1.0)
-    parser.add_argument("--slate", type=int, default=8, help="interactions packed behind one prefix")
-    parser.add_argument("--batch-tokens", type=int, default=4096)
-    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate of the deepest layers")
-    parser.add_argument("--rate-ratio", type=float, default=0.8, help="rate of an exit's layers over that of the exit before")
-    parser.add_argument("--weight-decay", type=float, default=0.1)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-
-    torch.manual_seed(args.seed)
-    rng = np.random.default_rng(args.seed)
-    catalog = Catalog.open(args.catalog)
-    train, validation = (packed_slates(catalog, split, args.slate) for split in ("train", "validation"))
-    model = make_model(catalog, args.init, [int(e) for e in args.exits.split(",")], args.layers, args.hidden).train()
-    groups = parameter_groups(model, args.rate, args.rate_ratio)
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=args.weight_decay)
-    steps = int(args.epochs * sum(1 for _ in batches(train, args.batch_tokens, np.random.default_rng(args.seed))))
+def train(catalog: Catalog, chosen: Settings) -> MultiExitModel:
+    torch.manual_seed(chosen.seed)
+    rng = np.random.default_rng(chosen.seed)
+    data = packed_slates(catalog, "train", chosen.slate)
+    model = make_model(catalog, chosen).train()
+    groups = parameter_groups(model, chosen.rate, chosen.rate_ratio)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=chosen.weight_decay)
+    steps = int(chosen.epochs * sum(1 for _ in batches(data, chosen.batch_tokens, np.random.default_rng(chosen.seed))))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [g["lr"] for g in groups], total_steps=steps + 1, pct_start=0.1)
 
     def stream() -> Iterator[list[int]]:
         while True:
-            yield from batches(train, args.batch_tokens, rng)
+            yield from batches(data, chosen.batch_tokens, rng)
 
     start, losses = time.monotonic(), []
-    for step, chosen in zip(range(1, steps + 1), stream(), strict=False):
-        logits, liked = forward(model, train, chosen)
+    for step, rows in zip(range(1, steps + 1), stream(), strict=False):
+        logits, liked = forward(model, data, rows)
         loss = F.cross_entropy(logits.flatten(0, 1), liked.repeat(len(logits)))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -160,7 +177,18 @@ def main() -> None:
         losses.append(loss.item())
         if step % 50 == 0 or step == steps:
             print(f"step {step}/{steps}  loss {np.mean(losses[-50:]):.4f}  {time.monotonic() - start:.0f} s", flush=True)
-    areas = auc(model, validation)
+    return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--catalog", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    Settings.add_options(parser)
+    args = parser.parse_args()
+    catalog, chosen = Catalog.open(args.catalog), Settings.of(args)
+    model = train(catalog, chosen)
+    areas = auc(model, packed_slates(catalog, "validation", chosen.slate))
     print("validation AUC  " + "  ".join(f"exit {e}: {a:.4f}" for e, a in zip(model.exits, areas, strict=True)))
     save_checkpoint(args.out, model.model, model.exits, model.heads, catalog.info["labels"])
 

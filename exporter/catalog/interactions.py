@@ -116,12 +116,12 @@ def _likes(frame: pl.DataFrame, path: Path, options: IndexOptions) -> pl.Series:
     raw = _column(frame, options.columns.rating, path, "--rating-column; --implicit if there are no ratings")
     rating = raw.cast(pl.Float64, strict=False)
     _refuse(~rating.is_finite().fill_null(False), raw, path, "a finite number")
-    liked = rating >= options.positive_at
+    liked = rating >= options.least_like
     if liked.all() or not liked.any():
         which = "every rating is a like" if liked.all() else "no rating is a like"
         low, high = np.min(rating.to_numpy()), np.max(rating.to_numpy())
         raise InputError(
-            f"{path}: {which}: {raw.name!r} is {low:g} to {high:g}, a like is at least {options.positive_at:g}: "
+            f"{path}: {which}: {raw.name!r} is {low:g} to {high:g}, a like is at least {options.least_like:g}: "
             "choose another --positive-at, or --implicit if whoever is in the file liked what they met"
         )
     return liked

@@ -65,7 +65,7 @@ class PromptBuilder:
         self._offsets, self._tokens = catalog.piece_table["offsets"], catalog.piece_table["tokens"]
         self._graph = Graph.of(catalog)
         self._snapshots = Snapshots(catalog) if training else None
-        self._asks_for_similar = any(op["op"] in ("similar_liked", "similar_verdict") for op in self._prefix + self._candidate)
+        self._asks_for_similar = any(op["op"].startswith("similar_") for op in self._prefix + self._candidate)
         # (user, item) pairs of all interactions in ascending order, so that a verdict is found by binary search.
         starts = self._users["history_offsets"]
         owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
@@ -150,6 +150,8 @@ class PromptBuilder:
                 return [op["missing"] if user is None else int(self._users[f"field.{op['field']}"][user])]
             case "user_like_rate":
                 return [_rate(op, len(request.items), int(request.liked.sum()))]
+            case "user_count":
+                return [_count(op, len(request.items))]
             case "history":
                 last = slice(-op["limit"], None)
                 return self._entries(op, request.items[last], request.liked[last])
@@ -168,12 +170,16 @@ class PromptBuilder:
             case "item_like_rate":
                 return [[_rate(op, *self._ratings(target, request.as_of))] for target in targets]
             case "item_count":
-                bins = op["bins"]
-                return [[bins[min(len(bins) - 1, self._ratings(t, request.as_of)[0].bit_length())]] for t in targets]
+                return [[_count(op, self._ratings(target, request.as_of)[0])] for target in targets]
             case "history":
-                return self._nearest(op, request, targets)
+                return [self._entries(op, items, liked) for items, liked in self._nearest(op, request, targets)]
             case "similar_verdict":
                 return self._similar_verdict(op, request, targets)
+            case "nearest_like_rate":
+                return [[_rate(op, len(liked), int(liked.sum()))] for _, liked in self._nearest(op, request, targets)]
+            case "similar_like_rate":
+                met, liked = self._said(op, request, targets)
+                return [[_rate(op, int(m.sum()), int(v.sum()))] for m, v in zip(met, liked & met, strict=True)]
         raise ValueError(f"prompt op {op['op']!r} is not one of docs/format.md")
 
     def _entries(self, op: Op, items: Rows, liked: NDArray[np.bool_]) -> list[int]:
@@ -213,9 +219,10 @@ class PromptBuilder:
                     new += 1
         return np.array(taken, np.int64)
 
-    def _nearest(self, op: Op, request: _Request, targets: Rows) -> list[list[int]]:
+    def _nearest(self, op: Op, request: _Request, targets: Rows) -> list[tuple[Rows, NDArray[np.bool_]]]:
+        """Of the history the items nearest to each target, nearest first, and whether they were liked."""
         if (graph := request.graph) is None:
-            return [self._entries(op, targets[:0], request.liked[:0])] * len(targets)
+            return [(targets[:0], request.liked[:0])] * len(targets)
         # From the latest backwards: np.unique keeps each item's latest verdict, a stable sort prefers the later of equals.
         items, liked = request.items[::-1], request.liked[::-1]
         kept = np.sort(np.unique(items, return_index=True)[1])
@@ -224,20 +231,29 @@ class PromptBuilder:
         scores = there @ here.T
         scores[(targets[:, None] == items) | ~nonzero_rows(there)[:, None] | ~nonzero_rows(here)] = -np.inf
         chosen = [top(line, op["limit"]) for line in scores]
-        return [self._entries(op, items[c], liked[c]) for c in chosen]
+        return [(items[c], liked[c]) for c in chosen]
 
     def _similar_verdict(self, op: Op, request: _Request, targets: Rows) -> list[list[int]]:
         if not len(request.similar):
             return [[op["unseen"]]] * len(targets)
+        met, liked = self._said(op, request, targets)
+        words = np.where(met, np.where(liked, op["yes"], op["no"]), op["unseen"])
+        result: list[list[int]] = words.tolist()
+        return result
+
+    def _said(self, op: Op, request: _Request, targets: Rows) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether each similar user has met each target, and liked it: both [targets, users]."""
         pairs = request.similar[: op["limit"]] * len(self._catalog.items) + targets[:, None]
         begin, at = np.searchsorted(self._pairs, pairs), np.searchsorted(self._pairs, pairs, "right") - 1
         if request.as_of is not None:
             while (late := (at >= begin) & (self._users["history_times"][self._by_item[at]] >= request.as_of)).any():
                 at[late] -= 1
-        liked = self._users["history_liked"][self._by_item[at]] > 0
-        words = np.where(at < begin, op["unseen"], np.where(liked, op["yes"], op["no"]))
-        result: list[list[int]] = words.tolist()
-        return result
+        return at >= begin, self._users["history_liked"][self._by_item[at]] > 0
+
+
+def _count(op: dict[str, Any], n: int) -> int:
+    bins = op["bins"]
+    return int(bins[min(len(bins) - 1, n.bit_length())])
 
 
 def _rate(op: dict[str, Any], n: int, likes: int) -> int:

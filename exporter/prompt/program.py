@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from rexit.errors import InputError
 from rexit.exporter.prompt.pieces import Pieces
-from rexit.exporter.prompt.template import LISTS, RATES, Placeholder, Template, written
+from rexit.exporter.prompt.template import LISTS, RATES, SHARES, Placeholder, Template, written
+
+TARGETS = ("item_field", "item_like_rate", "item_count", "similar_verdict", *SHARES)
 
 Op = dict[str, Any]
 Lengths = NDArray[np.int64]  # tokens of each piece
@@ -30,7 +32,7 @@ class Program:
 
 def needs_target(op: Op) -> bool:
     """Whether an op depends on the target item. The first such op begins the candidate's part."""
-    return op["op"] in ("item_field", "item_like_rate", "item_count", "similar_verdict") or op.get("order") == "nearest"
+    return op["op"] in TARGETS or op.get("order") == "nearest"
 
 
 def compile_program(template: Template, user_columns: Sequence[str], item_columns: Sequence[str], pieces: Pieces) -> Program:
@@ -80,6 +82,9 @@ class _Compiler:
             return op if column == "count" else {**op, "missing": self._missing(node)}
         if not inside and node.name in LISTS:
             return self._list(node)
+        if not inside and node.name in SHARES:
+            bins = [self.pieces.literal(space + text) for text in rate_texts(self.template.bins["like_rate"])]
+            return {"op": node.name, "limit": node.limit, "bins": bins, "missing": self._missing(node)}
         raise self._unknown(node, where)
 
     def _list(self, node: Placeholder) -> Op:
@@ -100,7 +105,7 @@ class _Compiler:
     def _unknown(self, node: Placeholder, where: str) -> InputError:
         known = [f"item.{c}" for c in self.item_columns if f"item.{c}" not in RATES]
         if where == "prompt":
-            known = [*(f"user.{c}" for c in self.user_columns if f"user.{c}" not in RATES), *known, *RATES, *LISTS]
+            known = [*(f"user.{c}" for c in self.user_columns if f"user.{c}" not in RATES), *known, *RATES, *LISTS, *SHARES]
         else:
             known = [*known, "verdict"]
         return InputError(f"{self.template.path}: {where}: unknown placeholder {node}, known are: {', '.join(known)}")
@@ -126,7 +131,7 @@ def placeholder(op: Op) -> str | None:
             return f"{{{kind[:4]}.{op['field'].removeprefix(' ')}}}"
         case "history":
             return f"{{history.{op['order']}:{op['limit']}}}"
-        case "similar_liked" | "similar_verdict":
+        case "similar_liked" | "similar_verdict" | "similar_like_rate" | "nearest_like_rate":
             return f"{{{kind}:{op['limit']}}}"
         case "verdict":
             return "{verdict}"

@@ -17,7 +17,8 @@ ENTRIES = {
     "similar_liked": "similar",
 }
 LISTS = ("history.recent", "history.nearest", "similar_liked", "similar_verdict")
-RATES = ("user.like_rate", "item.like_rate", "item.count")
+RATES = ("user.like_rate", "user.count", "item.like_rate", "item.count")
+SHARES = ("similar_like_rate", "nearest_like_rate")
 WORDS = {"liked": " liked", "disliked": " disliked", "unseen": " unseen", "missing": "unknown", "empty": " none"}
 BINS = {"like_rate": 20, "count": 12}
 
@@ -108,17 +109,18 @@ def parse(path: Path, where: str, text: str) -> Nodes:
                 continue
             if conversion:
                 raise InputError(f"{path}: {where}: {{{name}!{conversion}}}: conversions are not supported")
-            if name in LISTS:
+            spaced = literal.endswith(" ") and name not in (*LISTS, "verdict")
+            limit = 0
+            if name in (*LISTS, *SHARES):
                 if not (spec or "").isascii() or not (spec or "").isdigit() or not 1 <= int(spec or 0) <= 1000:
                     raise InputError(
                         f"{path}: {where}: {{{name}}} needs a limit from 1 to 1000, as in {{{name}:5}}, not {spec!r}"
                     )
-                nodes += [literal, Placeholder(name, int(spec or 0))]
+                limit = int(spec or 0)
             elif spec:
-                raise InputError(f"{path}: {where}: {{{name}:{spec}}}: only lists take a limit ({', '.join(LISTS)})")
-            else:
-                spaced = literal.endswith(" ") and name != "verdict"
-                nodes += [literal[:-1] if spaced else literal, Placeholder(name, spaced=spaced)]
+                known = ", ".join((*LISTS, *SHARES))
+                raise InputError(f"{path}: {where}: {{{name}:{spec}}}: only lists and their rates take a limit ({known})")
+            nodes += [literal[:-1] if spaced else literal, Placeholder(name, limit, spaced)]
     except ValueError as exc:
         raise InputError(f"{path}: {where}: {exc} (write {{{{ and }}}} for braces)") from exc
     return tuple(node for node in nodes if node != "")

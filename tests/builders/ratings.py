@@ -13,8 +13,9 @@ LATE = 10_000  # the test split's interactions (the last two of each user) are a
 
 # One placeholder between bars each, so that a test can tell their texts apart.
 TEMPLATE = """
-prompt = "{user.job}|{user.like_rate}|{history.recent:4}|{similar_liked:6}|\
-{item.title} of {item.year}|{item.like_rate}|{item.count}|{similar_verdict:5}|{history.nearest:3}|Answer:"
+prompt = "{user.job}|{user.like_rate}|{user.count}|{history.recent:4}|{similar_liked:6}|\
+{item.title} of {item.year}|{item.like_rate}|{item.count}|{similar_verdict:5}|{history.nearest:3}|\
+{similar_like_rate:5}|{nearest_like_rate:3}|Answer:"
 entry = " {item.title}{verdict};"
 [entries]
 similar = " {item.title};"

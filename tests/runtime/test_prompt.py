@@ -79,8 +79,11 @@ NEAREST = {**RECENT, "order": "nearest"}
 USER_RATE = {"op": "user_like_rate", "bins": [30, 31, 32, 33], "missing": MISSING}
 ITEM_RATE = {"op": "item_like_rate", "bins": [30, 31, 32, 33], "missing": MISSING}
 COUNT = {"op": "item_count", "bins": [40, 41, 42]}
+USER_COUNT = {**COUNT, "op": "user_count"}
 LIKED = {"op": "similar_liked", "limit": 2, "entry": ENTRY, "empty": EMPTY}
 VERDICT = {"op": "similar_verdict", "limit": 2, "yes": YES, "no": NO, "unseen": UNSEEN}
+SIMILAR_RATE = {**ITEM_RATE, "op": "similar_like_rate", "limit": 2}
+NEAREST_RATE = {**ITEM_RATE, "op": "nearest_like_rate", "limit": 2}
 
 
 @pytest.mark.parametrize(
@@ -97,6 +100,10 @@ VERDICT = {"op": "similar_verdict", "limit": 2, "yes": YES, "no": NO, "unseen": 
         (USER_RATE, 2, {}, [33]),  # (3 + 1) * 4 // (3 + 2)
         (USER_RATE, 1, {"as_of": 6}, [32]),  # (1 + 1) * 4 // (1 + 2)
         (USER_RATE, 9, {}, [MISSING]),
+        (USER_COUNT, 1, {}, [42]),  # 3 interactions: 2 bits
+        (USER_COUNT, 1, {"as_of": 6}, [41]),
+        (USER_COUNT, 9, {}, [40]),
+        (USER_COUNT, 9, {"recent": [30]}, [41]),
         # User 1's neighbours are 3, then 2: one like each, latest first, not item 10 or 20, which user 1 has met.
         (LIKED, 1, {}, [3, YES, 4, YES]),
         (LIKED, 1, {"as_of": 7}, [3, YES]),  # user 3's like of 30 is at 8, user 2's of 30 at 2, of 40 at 7
@@ -140,6 +147,16 @@ def test_prefix_ops(op: dict[str, Any], user: int, options: dict[str, Any], expe
         (VERDICT, 9, 40, {}, [UNSEEN]),
         (VERDICT, 1, 10, {"recent": [30]}, [UNSEEN]),  # folded in from 10 and 30, which cancel out
         ({**VERDICT, "limit": 1}, 1, 30, {}, [YES]),
+        (SIMILAR_RATE, 1, 30, {}, [33]),  # two likes: (2 + 1) * 4 // (2 + 2)
+        (SIMILAR_RATE, 1, 30, {"as_of": 8}, [32]),  # one of two: (1 + 1) * 4 // (2 + 2)
+        ({**SIMILAR_RATE, "limit": 1}, 1, 30, {"as_of": 8}, [31]),  # (0 + 1) * 4 // (1 + 2)
+        (SIMILAR_RATE, 2, 10, {}, [31]),  # user 3 has not met it, user 1 disliked it
+        (SIMILAR_RATE, 1, 30, {"as_of": 4}, [MISSING]),  # nobody was similar
+        (NEAREST_RATE, 1, 20, {}, [31]),
+        (NEAREST_RATE, 1, 20, {"as_of": 7}, [32]),  # (1 + 1) * 4 // (1 + 2)
+        (NEAREST_RATE, 1, 10, {"as_of": 6}, [MISSING]),
+        (NEAREST_RATE, 9, 40, {"recent": [10, 30]}, [33]),
+        ({**NEAREST_RATE, "limit": 1}, 9, 40, {"recent": [10, (30, False)]}, [31]),
         (RECENT, 1, 30, {"as_of": 6}, [1, YES]),  # ops that need no target may stand here too
     ],
 )

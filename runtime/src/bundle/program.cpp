@@ -41,6 +41,9 @@ class Reader {
       op.kind = OpKind::user_like_rate;
       op.bins = bins(json);
       op.piece = piece(json, "missing");
+    } else if (name == "user_count") {
+      op.kind = OpKind::user_count;
+      op.bins = bins(json);
     } else if (name == "item_like_rate") {
       op.kind = OpKind::item_like_rate;
       op.bins = bins(json);
@@ -66,6 +69,12 @@ class Reader {
       op.yes = piece(json, "yes");
       op.no = piece(json, "no");
       op.piece = piece(json, "unseen");
+      needs_item(json, name, place, false);
+    } else if (name == "similar_like_rate" || name == "nearest_like_rate") {
+      op.kind = name == "similar_like_rate" ? OpKind::similar_like_rate : OpKind::nearest_like_rate;
+      op.limit = json.at("limit").size(1, max_limit);
+      op.bins = bins(json);
+      op.piece = piece(json, "missing");
       needs_item(json, name, place, false);
     } else {
       fail(REXIT_UNSUPPORTED, json.where(), ": op `", name, "`, which this version does not know");

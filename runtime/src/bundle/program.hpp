@@ -17,6 +17,7 @@ enum class OpKind {
   user_field,
   item_field,
   user_like_rate,
+  user_count,
   item_like_rate,
   item_count,
   history_recent,
@@ -24,6 +25,8 @@ enum class OpKind {
   verdict,
   similar_liked,
   similar_verdict,
+  similar_like_rate,
+  nearest_like_rate,
 };
 
 // One op. Which fields are used depends on `kind`; docs/format.md lists them.

@@ -54,10 +54,12 @@ class Assembler {
         return append(one.liked ? op.yes : op.no);
       case OpKind::user_like_rate:
         return append(like_rate(op, retrieval_.history_likes()));
+      case OpKind::user_count:
+        return append(count(op, retrieval_.history().size()));
       case OpKind::item_like_rate:
         return append(like_rate(op, retrieval_.item_likes(one.item)));
       case OpKind::item_count:
-        return append(op.bins[std::min(op.bins.size() - 1, bit_length(retrieval_.item_likes(one.item).interactions))]);
+        return append(count(op, retrieval_.item_likes(one.item).interactions));
       case OpKind::history_recent: {
         const std::vector<Interaction>& history = retrieval_.history();
         const std::size_t count = std::min(op.limit, history.size());
@@ -82,12 +84,33 @@ class Assembler {
         }
         return;
       }
+      case OpKind::similar_like_rate: {
+        const std::vector<Row>& similar = retrieval_.similar_users();
+        LikeCount count{0, 0};
+        for (std::size_t i = 0; i < std::min(op.limit, similar.size()); ++i)
+          if (const std::optional<bool> verdict = retrieval_.verdict(similar[i], one.item)) add(count, *verdict);
+        return append(like_rate(op, count));
+      }
+      case OpKind::nearest_like_rate: {
+        LikeCount count{0, 0};
+        for (const Interaction& near : retrieval_.nearest(one.item, op.limit)) add(count, near.liked);
+        return append(like_rate(op, count));
+      }
     }
+  }
+
+  static void add(LikeCount& count, bool liked) noexcept {
+    ++count.interactions;
+    if (liked) ++count.likes;
   }
 
   void entries(const Op& op, const Interaction* first, std::size_t count) {
     if (count == 0) append(op.piece);
     for (std::size_t i = 0; i < count; ++i) run(op.entry, first[i]);
+  }
+
+  static Piece count(const Op& op, std::size_t interactions) noexcept {
+    return op.bins[std::min(op.bins.size() - 1, bit_length(interactions))];
   }
 
   static Piece like_rate(const Op& op, LikeCount count) noexcept {

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rexit.cli._output import JsonOption, print_json, print_table, progress, shown, stdout
-from rexit.exporter.options import Columns, IndexOptions, LightGCNOptions
+from rexit.exporter.options import POSITIVE_AT, Columns, IndexOptions, LightGCNOptions
 
 _DEFAULT = IndexOptions()
 _COLUMNS, _LIGHTGCN = _DEFAULT.columns, _DEFAULT.lightgcn
@@ -37,7 +37,9 @@ def index(
         str | None,
         typer.Option(help="A column that says graph, train, validation (or valid) or test. Without graph it is cut from train."),
     ] = None,
-    positive_at: Annotated[float, typer.Option(help="A rating of at least this is a like.")] = _DEFAULT.positive_at,
+    positive_at: Annotated[
+        float | None, typer.Option(help=f"A rating of at least this is a like. Default: {POSITIVE_AT:g}; not with --implicit.")
+    ] = None,
     implicit: Annotated[
         bool, typer.Option("--implicit", help="No ratings: every interaction is a like, against sampled items never met.")
     ] = False,

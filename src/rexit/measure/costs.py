@@ -34,8 +34,8 @@ class Costs:
         return self.base_us + float(self.parts(stops, offsets).sum())
 
     def parts(self, stops: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
-        """What the mean slate pays for each exit's prefix, passes and candidates, in microseconds: float64 [3, E]. The rest of its
-        cost is `base_us`."""
+        """What the mean slate pays for each exit's prefix, passes and candidates, in microseconds: float64 [3, E]. The rest of
+        its cost is `base_us`."""
         slates, exits = len(offsets) - 1, len(self.prefix_us)
         slate = np.repeat(np.arange(slates), np.diff(offsets))
         stopped = np.bincount(slate * exits + stops, minlength=slates * exits).reshape(slates, exits)

@@ -58,6 +58,7 @@ def test_bad_input_is_one_line(run: Run, data: Path, file: str, old: str, new: s
         (["--tokenizer", "items.csv"], "tokenizer items.csv: neither a tokenizer.json"),
         (["--template", "none.toml"], "none.toml: cannot be read"),
         (["--positive-at", "9"], "ratings.csv: no rating is a like: 'rating' is 1 to 5, a like is at least 9: choose another"),
+        (["--positive-at", "3", "--implicit"], "positive at 3 and implicit exclude each other: implicit reads no ratings"),
         (["--positive-at", "1"], "ratings.csv: every rating is a like: 'rating' is 1 to 5"),
         (["--split", "user:0.9,0.8"], "split 'user:0.9,0.8', expected `user:A,B` or `time:A,B` with shares 0 < A < B < 1, or"),
         (

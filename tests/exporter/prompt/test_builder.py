@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,7 +20,9 @@ from rexit.exporter.index import build_catalog
 from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 
-NAMES = ("job", "user.like_rate", "recent", "similar_liked", "fields", "item.like_rate", "count", "similar_verdict", "nearest")
+SHARED = ("job", "user.like_rate", "user.count", "recent", "similar_liked")
+OWN = ("fields", "item.like_rate", "count", "similar_verdict", "nearest", "similar_like_rate", "nearest_like_rate")
+NAMES = (*SHARED, *OWN)
 TRAINING = 190  # the first time of the `train` split, for every user
 Recent = list[tuple[int, bool]]
 
@@ -77,6 +80,9 @@ def expected(case: Case, user: int | None, item: int, as_of: int | None, recent:
     def rate(verdicts: list[bool]) -> str:
         return f"{(sum(verdicts) + 1) * 10 // (len(verdicts) + 2) * 10}%" if verdicts else "unknown"
 
+    def count(met: list[Any]) -> str:
+        return ["0", "2^0", "2^1", "2^2", "2^3", "2^4"][min(5, len(met).bit_length())]
+
     users, items = case.catalog.user_table, case.catalog.item_table
     known = user is not None and user in case.by_user
     history = [(i, liked) for _, i, liked in visible(user)] if known else []  # type: ignore[arg-type]
@@ -104,13 +110,16 @@ def expected(case: Case, user: int | None, item: int, as_of: int | None, recent:
     return {
         "job": ratings.users()["job"][user - 1] if known else "unknown",  # type: ignore[operator]
         "user.like_rate": rate([liked for _, liked in history]),
+        "user.count": count(history),
         "recent": "".join(entry(*one) for one in history[-4:]) or " none",
         "similar_liked": "".join(f" Film {i};" for i in taken) or " none",
         "fields": f"Film {item} of {'unknown' if year is None else year}",
         "item.like_rate": rate(of_item),
-        "count": ["0", "2^0", "2^1", "2^2", "2^3", "2^4"][min(5, len(of_item).bit_length())],
+        "count": count(of_item),
         "similar_verdict": "".join((" yes" if v[-1] else " no") if v else " unseen" for v in said) or " unseen",
         "nearest": "".join(entry(i, latest[i]) for i in nearest) or " none",
+        "similar_like_rate": rate([v[-1] for v in said if v]),
+        "nearest_like_rate": rate([latest[i] for i in nearest]),
         "end": "Answer:",
     }
 
@@ -154,7 +163,8 @@ def test_interactions_later_than_as_of_reach_no_placeholder(tmp_path: Path, trai
             assert before == planted_before
         after, planted_after = (c.parts(c.builder.prompt(user, items, None, recent)) for c in (case, other))
         changed |= {name for a, b in zip(after, planted_after, strict=True) for name in a if a[name] != b[name]}
-    assert changed == set(NAMES) - {"job", "fields"}, "what was planted must show without as_of"
+    # Other items and other verdicts: how many a user has met stays the same.
+    assert changed == set(NAMES) - {"job", "user.count", "fields"}, "what was planted must show without as_of"
 
 
 def test_the_stored_lists_are_what_folding_in_finds_when_all_is_visible(case: Case) -> None:

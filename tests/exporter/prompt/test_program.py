@@ -26,7 +26,14 @@ def test_the_prefix_ends_before_the_first_op_about_the_target() -> None:
     program, _ = compiled("{user.age}{history.recent:2}{similar_liked:3} Is {history.nearest:1}{user.age}?")
     assert [op["op"] for op in program.prefix] == ["user_field", "history", "similar_liked", "piece"]
     assert [op["op"] for op in program.candidate] == ["history", "user_field", "piece"]
-    for first in ("{item.year}", "{item.like_rate}", "{item.count}", "{similar_verdict:2}"):
+    for first in (
+        "{item.year}",
+        "{item.like_rate}",
+        "{item.count}",
+        "{similar_verdict:2}",
+        "{similar_like_rate:2}",
+        "{nearest_like_rate:2}",
+    ):
         assert [op["op"] for op in compiled("x" + first)[0].prefix] == ["piece"]
 
 
@@ -61,13 +68,13 @@ def test_what_cannot_be_compiled_is_named(prompt: str, entry: str, message: str)
 
 def test_an_op_knows_its_placeholder() -> None:
     prompt = (
-        "{user.age}{user.like_rate}{history.recent:2}{similar_liked:3}{item.title}{item.like_rate}{item.count}"
-        "{similar_verdict:5}{history.nearest:1}"
+        "{user.age}{user.like_rate}{user.count}{history.recent:2}{similar_liked:3}{item.title}{item.like_rate}{item.count}"
+        "{similar_verdict:5}{history.nearest:1}{similar_like_rate:4}{nearest_like_rate:6}"
     )
     program, _ = compiled(prompt + " {item.title}.", entry="{verdict}")
     ops = [*program.prefix, *program.candidate]
     assert "".join(placeholder(op) or "|" for op in ops) == prompt + "{item.title}|"
-    assert [placeholder(op) for op in ops[2]["entry"]] == ["{verdict}"]
+    assert [placeholder(op) for op in ops[3]["entry"]] == ["{verdict}"]
 
 
 def test_texts_of_bins() -> None:

@@ -85,7 +85,8 @@ def test_braces_are_escaped_by_doubling() -> None:
             "{history.recent} needs a limit from 1 to 1000, as in {history.recent:5}, not ''",
         ),
         ("prompt = '{similar_liked:0}'\n" + LABELS, "needs a limit from 1 to 1000"),
-        ("prompt = '{item.title:3}'\n" + LABELS, "{item.title:3}: only lists take a limit"),
+        ("prompt = '{item.title:3}'\n" + LABELS, "{item.title:3}: only lists and their rates take a limit"),
+        ("prompt = '{nearest_like_rate}'\n" + LABELS, "{nearest_like_rate} needs a limit from 1 to 1000"),
     ],
 )
 def test_bad_templates_are_named(tmp_path: Path, text: str, message: str) -> None:
