@@ -14,6 +14,8 @@ from urllib.parse import unquote
 
 import matplotlib
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from builders.held_out import write_two_tastes
 from builders.traces import even_costs, traces
@@ -284,6 +286,33 @@ def test_pictures_have_names_text_and_the_page_s_colours() -> None:
     assert not any(stand_in in html for stand_in in plots.COLOURS.values())
     light, dark = (set(re.findall(r"--(\w+): #", part)) for part in html.split("prefers-color-scheme: dark")[:2])
     assert set(re.findall(r"var\(--(\w+)\)", html)) <= light == dark
+
+
+@pytest.mark.parametrize(("metric", "worse"), [("user-auc", -1), ("logloss", 1)])
+def test_curve_has_each_way_at_its_cost_and_value(monkeypatch: pytest.MonkeyPatch, metric: str, worse: int) -> None:
+    def drawn(draw: Any, *rest: Any) -> Axes:
+        axes = Figure().add_subplot()
+        draw(axes)
+        return axes
+
+    monkeypatch.setattr(plots, "_svg", drawn)
+    found = made("two metrics")
+    axes: Any = plots.trade_off(found, metric)
+    rows = {row["policy"]: row for row in found["table"]}
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+
+    def places(some: list[dict[str, Any]]) -> list[list[float]]:
+        return [[row["cost_us"] / 1000, row["values"][metric]] for row in some]
+
+    assert lines["the policy written"] == places([rows["policy"]])
+    assert lines["fixed depth, layers"] == places([rows["1 layer"], rows["2 layers"], rows["full depth"]])
+    for certified, label in ((True, "tested, certified"), (False, "tested, not certified")):
+        assert lines[label] == places([one["test"] for one in found["candidates"] if one["certified"] == certified]) != []
+    full = rows["full depth"]["values"][metric]
+    assert [y for _, y in lines["allowed drop"]] == pytest.approx([full + worse * 0.03] * 2)
+    bars = {bar[0][0]: sorted(bar[:, 1]) for group in axes.collections for bar in group.get_segments()}
+    _, low, high = rows["1 layer"]["drops"][metric]
+    assert bars[rows["1 layer"]["cost_us"] / 1000] == pytest.approx(sorted((full + worse * low, full + worse * high)))
 
 
 def test_no_two_elements_of_one_name() -> None:
