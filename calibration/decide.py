@@ -112,7 +112,8 @@ class Decision:
     depth` first, then fixed depths, rivals, and `policy` last. curve: a row for each candidate. gain: None if the policy is a
     fixed depth, or none costs as little. saving: share of full depth's cost that the policy saves on the choosing part. needed:
     about how many users of the certifying part would have certified the first candidate that was not (infinite: no number would),
-    None if all were. heads, suggested: the cheapest policy with fewer heads, if that was asked for (see `heads`).
+    None if all were or no metric has a value per user. heads, suggested: the cheapest policy with fewer heads, if that was asked
+    for (see `heads`).
     """
 
     goal: Goal
@@ -212,11 +213,11 @@ def decide(
 
 
 def back_to_full_depth(decision: Decision) -> Decision:
-    """The same decision with full depth as its policy."""
+    """The same decision with full depth as its policy; `saving` remains what the other one promised."""
     exits = tuple(ExitPolicy(m.a, m.b) for m in decision.maps)
     policy = replace(decision.policy, exits=exits, patience=1, quorum=0.0, top_k=None)
     full = replace(decision.rows[0], name="policy")
-    return replace(decision, policy=policy, chosen=None, rows=(*decision.rows[:-1], full), gain=None, saving=0.0)
+    return replace(decision, policy=policy, chosen=None, rows=(*decision.rows[:-1], full), gain=None)
 
 
 def _shown(goal: Goal) -> tuple[Metric, ...]:
@@ -280,13 +281,13 @@ def _needed(sequence: Sequence[Candidate], certifying: Evaluation, goal: Goal) -
     failed = next((one for one in sequence if not one.certified), None)
     if failed is None:
         return None
-    score, judge, needed = _score(certifying, failed.policy), certifying.judge, [0.0]
+    score, judge, needed = _score(certifying, failed.policy), certifying.judge, []
     for metric in goal.metrics:
         if metric.bounds is not None:
             losses = judge.losses(metric, score)
             share = certifying.traces.user_count / len(losses)  # not every user has a value
             needed.append(share * certify.users_needed(losses, metric.bounds, goal.max_drop, goal.error))
-    return max(needed)
+    return max(needed, default=None)
 
 
 def _score(evaluation: Evaluation, policy: Policy) -> NDArray[np.float32]:

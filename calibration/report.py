@@ -190,7 +190,10 @@ def _guarantee(decision: Decision) -> str | None:
     others = [m.name for m in goal.metrics if m.bounds is None]
     words = [certify.words(proven, decision.users["certifying"], goal.error)] if proven else []
     if others:
-        words.append(f"For {' and '.join(others)} that is the bootstrap's word, which needs many users to be right.")
+        words.append(
+            f"By a bootstrap over the same users, which is right for many of them, {_and(others)} drops by at most {goal.max_drop:g} "
+            f"with {goal.confidence:.0%} confidence."
+        )
     return " ".join(words)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -115,6 +116,16 @@ def test_full_depth_where_nothing_is_certified_with_the_maps_kept(place: Path) -
     assert done.report["guarantee"] is None and done.report["users_needed"] is not None
 
 
+def test_what_is_over_pairs_is_promised_by_the_bootstrap(crowd: Path) -> None:
+    _, done = run(crowd, noise=(2.5, 0.3, 0.1), options=dataclasses.replace(OPTIONS, metrics=("auc",), max_drop=0.2))
+    assert (
+        "By a bootstrap over the same users" in done.conclusion
+        and "auc drops by at most 0.2 with 95% confidence" in done.conclusion
+    )
+    _, done = run(crowd, noise=(2.5, 2.0, 0.1), options=dataclasses.replace(OPTIONS, metrics=("auc",), max_drop=0.001))
+    assert done.report["users_needed"] is None
+
+
 def test_policy_that_is_a_fixed_depth_is_a_smaller_model(place: Path) -> None:
     _, done = run(place, noise=(0.0, 0.0, 0.0))
     assert done.report["policy"]["kind"] == "fixed depth" and done.report["gain"] is None
@@ -225,6 +236,7 @@ def test_promise_that_the_clock_does_not_keep_is_taken_back(place: Path) -> None
         return FakeSession(3, costs, truth, (0.5, 0.2, 0.1), bundle.policy())
 
     _, done = run(place, open_session=open_session)
+    assert re.search(r"should save [1-9]\d\.\d%, but is not faster when measured", done.conclusion)
     assert "is not faster when measured" in done.conclusion and done.report["policy"]["kind"] == "full depth"
     assert (done.policy.stops(np.full((1, 3), 50, np.float32), np.array([0, 1])) == 2).all()
     assert bundle.policy() == done.policy
