@@ -191,8 +191,8 @@ def _guarantee(decision: Decision) -> str | None:
     words = [certify.words(proven, decision.users["certifying"], goal.error)] if proven else []
     if others:
         words.append(
-            f"By a bootstrap over the same users, which is right for many of them, {_and(others)} drops by at most {goal.max_drop:g} "
-            f"with {goal.confidence:.0%} confidence."
+            f"By a bootstrap over the same users, which is right for many of them, {_and(others)} drops by at most "
+            f"{goal.max_drop:g} with {goal.confidence:.0%} confidence."
         )
     return " ".join(words)
 
