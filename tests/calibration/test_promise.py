@@ -1,0 +1,56 @@
+"""The whole decision, many times over: what it certifies keeps its promise on the population it was drawn from."""
+
+import numpy as np
+import pytest
+
+from builders.traces import even_costs, traces
+from rexit.calibration import certify
+from rexit.calibration.decide import Goal, decide
+from rexit.calibration.metrics import Judge, parse
+from rexit.calibration.traces import Traces
+
+NOISE = (1.6, 0.0)
+"""Stopping everybody at the first exit loses 0.13 of the user AUC, nobody 0."""
+
+GOAL = Goal((parse("user-auc"),), 0.03)
+CALIBRATIONS, USERS, PAIRS = 40, 240, 6
+POPULATION = traces(8000, PAIRS, NOISE, seed=10**6)
+
+
+def of_users(first: int) -> Traces:
+    """USERS users of the population, so that all calibrations are of the same one."""
+    users = (np.arange(USERS) * 31 + first * USERS) % 8000
+    return POPULATION.of(np.isin(np.arange(8000), users))
+
+
+def lost_in_the_population(policy) -> float:
+    c = policy.calibrated(POPULATION.log_odds)
+    stops = policy.stops(POPULATION.log_odds, POPULATION.offsets)
+    score = np.take_along_axis(c, stops[:, None], 1)[:, 0]
+    return Judge(POPULATION.users, POPULATION.liked, POPULATION.offsets, np.ascontiguousarray(c[:, -1])).drop(
+        GOAL.metrics[0], score
+    )
+
+
+def broken_promises() -> tuple[int, int]:
+    """How many calibrations chose a policy, and how many of these lose more than promised."""
+    chosen = [made.policy for made in map(decided, range(CALIBRATIONS)) if made.chosen is not None]
+    return len(chosen), sum(lost_in_the_population(policy) > GOAL.max_drop for policy in chosen)
+
+
+def decided(n: int):
+    validation = of_users(n)
+    return decide(validation, validation, even_costs(2), (1, 2), "digest", GOAL, seed=n)
+
+
+def test_promises_are_kept() -> None:
+    chosen, broken = broken_promises()
+    assert chosen >= 10, "nothing is certified: the test shows nothing"
+    assert broken <= 0.05 * CALIBRATIONS + 3, "more than one in twenty, and two of its standard deviations"
+
+
+def test_a_certificate_that_takes_twice_the_limit_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test above can fail."""
+    monkeypatch.setattr(certify, "p_value", lambda losses, bounds, limit, level: 0.0 if losses.mean() < 2 * limit else 1.0)
+    _, broken = broken_promises()
+    assert broken > 0.2 * CALIBRATIONS
