@@ -164,7 +164,7 @@ def decide(
     crossed = platt.cross_fit(chooses.log_odds, chooses.liked, chooses.users)
     choosing = Evaluation(chooses, crossed, depths, costs, goal.metrics)
     certifying = Evaluation(certifies, platt.apply(maps, certifies.log_odds), depths, costs, goal.metrics)
-    search = Search(choosing, Space(crossed, [m.useful for m in maps], _top_k_rules(crossed, chooses, goal)))
+    search = Search(choosing, Space(crossed, [m.useful for m in maps], top_k_rules(crossed, chooses, goal)))
     search.explore()
     found = search.trade_off(share * goal.max_drop for share in BUDGETS)
 
@@ -224,7 +224,7 @@ def _shown(goal: Goal) -> tuple[Metric, ...]:
     return (*goal.metrics, *(metrics.parse(name) for name in SHOWN if name not in [m.name for m in goal.metrics]))
 
 
-def _top_k_rules(c: NDArray[np.float32], traces: Traces, goal: Goal) -> list[TopK | None]:
+def top_k_rules(c: NDArray[np.float32], traces: Traces, goal: Goal) -> list[TopK | None]:
     """None, and for each error rate the bounds that c leaves that often between an exit and the last, half of it on each side."""
     if goal.top_k is None:
         return [None]
