@@ -2,8 +2,8 @@
 
     python benchmarks/book_crossing.py book_crossing.zip OUT
 
-Writes OUT/{interactions,items,users}.tsv and OUT/tokenizer.json. `timestamp` is the place in one seeded random order of all ratings, so that a split by
-time is a random one and what is visible at a moment is a random part of everything.
+Writes OUT/{interactions,items,users}.tsv and OUT/tokenizer.json. `timestamp` is the place in one seeded random order of all ratings,
+so that a split by time is a random one and what is visible at a moment is a random part of everything.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "examples" / "movielens"))
-from tokenizer import trained
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "movielens"))
+from tokenizer import TEMPLATE, trained
 
 SEED = 0
 BOOKS = 2
 """An author of so many books is one token."""
-TEMPLATE = ROOT / "examples" / "movielens" / "prompt.toml"
 
 
 def table(archive: zipfile.ZipFile, name: str, columns: int) -> pl.DataFrame:
