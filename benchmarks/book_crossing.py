@@ -2,8 +2,8 @@
 
     python benchmarks/book_crossing.py book_crossing.zip OUT
 
-Writes OUT/{interactions,items,users}.tsv and OUT/tokenizer.json. `timestamp` is the place in one seeded random order of all ratings,
-so that a split by time is a random one and what is visible at a moment is a random part of everything.
+Writes OUT/{interactions,items,users}.tsv and OUT/tokenizer.json. `timestamp` is the place in one seeded random order of all
+ratings, so that a split by time is a random one and what is visible at a moment is a random part of everything.
 """
 
 from __future__ import annotations

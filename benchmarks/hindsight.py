@@ -3,9 +3,9 @@
     python benchmarks/hindsight.py CATALOG
 
 Biases and matrix factorization are fitted on the whole train split. Where users' histories overlap in time, that holds others'
-ratings that are later than a test pair; a prompt's rates are as of the moment. Here gradient boosting reads what baselines.py gives
-it, and beside it each item's ratings and like rate over the whole train split. A training row sees those of the other folds of users,
-so that it does not see its own label.
+ratings that are later than a test pair; a prompt's rates are as of the moment. Here gradient boosting reads what baselines.py
+gives it, and beside it each item's ratings and like rate over the whole train split. A training row sees those of the other folds
+of users, so that it does not see its own label.
 """
 
 from __future__ import annotations
