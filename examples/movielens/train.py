@@ -56,8 +56,6 @@ class Settings:
     batch_tokens: int = option(4096, "of one step, padding included")
     rate: float = option(2e-3, "peak learning rate of the deepest layers")
     rate_ratio: float = option(0.8, "rate of an exit's layers over that of the exit before")
-    embedding_rate: float = option(1e-3, "peak learning rate of the token embeddings")
-    apart: float = option(0.2, "how far apart words begin")
     weight_decay: float = option(0.1, "AdamW's")
     seed: int = option(0, "of weights and of the order of batches")
 
@@ -136,23 +134,20 @@ def make_model(catalog: Catalog, chosen: Settings) -> MultiExitModel:
         attn_implementation=ATTENTION,
     )
     decoder = Decoder.of(LlamaForCausalLM(config))
-    with torch.no_grad():  # Words begin alike: what the model has hardly seen stays a word, instead of noise.
-        words = decoder.model.get_input_embeddings().weight
-        words.copy_(words[:1] + chosen.apart * words)
     return MultiExitModel(decoder, ExitHeads.like(decoder, len(exits)), exits)
 
 
-def parameter_groups(model: MultiExitModel, chosen: Settings) -> list[dict[str, Any]]:
+def parameter_groups(model: MultiExitModel, rate: float, ratio: float) -> list[dict[str, object]]:
     """The layers up to each exit, and its head, learn at rate / ratio^k, with k exits left to the last: shallower ones learn
-    faster. Embeddings learn slowly: however small its gradient, Adam moves a token that is rare as far as one that is not."""
-    embeddings = [*model.model.get_input_embeddings().parameters()]
-    groups: list[dict[str, Any]] = [{"params": embeddings, "lr": chosen.embedding_rate}]
-    layers, seen = model.decoder.layers, {id(p) for p in embeddings}
+    faster."""
+    layers, groups, seen = model.decoder.layers, [], set()
     for k, (begin, end) in enumerate(zip([0, *model.exits[:-1]], model.exits, strict=True)):
         modules = [*layers[begin:end], model.heads.norms[k], model.heads.projections[k]]
+        if k == 0:
+            modules.append(model.model.get_input_embeddings())
         parameters = [p for module in modules for p in module.parameters() if id(p) not in seen]
         seen.update(map(id, parameters))
-        groups.append({"params": parameters, "lr": chosen.rate / chosen.rate_ratio ** (len(model.exits) - 1 - k)})
+        groups.append({"params": parameters, "lr": rate / ratio ** (len(model.exits) - 1 - k)})
     return groups
 
 
@@ -161,7 +156,7 @@ def train(catalog: Catalog, chosen: Settings) -> MultiExitModel:
     rng = np.random.default_rng(chosen.seed)
     data = packed_slates(catalog, "train", chosen.slate)
     model = make_model(catalog, chosen).train()
-    groups = parameter_groups(model, chosen)
+    groups = parameter_groups(model, chosen.rate, chosen.rate_ratio)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=chosen.weight_decay)
     steps = int(chosen.epochs * sum(1 for _ in batches(data, chosen.batch_tokens, np.random.default_rng(chosen.seed))))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [g["lr"] for g in groups], total_steps=steps + 1, pct_start=0.1)
