@@ -1,5 +1,6 @@
 """Trains a small byte-level BPE on the films' and users' texts, so that the embedding table does not dwarf a model of a few
-layers.
+layers. A film's title is one token: a history of ten films is twenty tokens, and the model can learn what is said of each film.
+A title that comes later is spelled in pieces.
 
     python examples/movielens/tokenizer.py DATA OUT
 
