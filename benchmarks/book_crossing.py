@@ -16,14 +16,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "examples" / "movielens"))
-from tokenizer import trained  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "movielens"))
+from tokenizer import TEMPLATE, trained
 
 SEED = 0
 BOOKS = 2
 """An author of so many books is one token."""
-TEMPLATE = ROOT / "examples" / "movielens" / "prompt.toml"
 
 
 def table(archive: zipfile.ZipFile, name: str, columns: int) -> pl.DataFrame:

@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from as_of import Features, Interactions, Pairs, Vectors, cut, training
+from as_of import Features, Interactions, Pairs, Vectors, cut
 from boosting import boosted
 from judgement import Judgement, mean
 from numpy.typing import NDArray
@@ -45,6 +45,7 @@ from scipy.sparse import coo_array, csr_array
 from torch_geometric.nn import LightGCN
 
 from rexit.bundle import Catalog, Split
+from rexit.bundle.catalog import SPLITS
 from rexit.exporter.catalog import lightgcn
 from rexit.exporter.options import LightGCNOptions
 from rexit.ranking import auc
@@ -84,7 +85,7 @@ class Study:
     def __init__(self, catalog: Catalog, work: Path, seed: int) -> None:
         self.seed, self._work = seed, work
         self.counts = catalog.info["counts"]
-        self.train, validation, test = training(catalog), catalog.split("validation"), catalog.split("test")
+        self.train, validation, test = (catalog.split(name) for name in SPLITS)
         self.validation, self.test = cut(validation, SLATE), cut(test, SLATE)
         self._found = validation.users[validation.liked], validation.items[validation.liked]
         self.interactions = Interactions(catalog)

@@ -1,5 +1,6 @@
 """Trains a small byte-level BPE on the films' and users' texts, so that the embedding table does not dwarf a model of a few
-layers.
+layers. A film's title is one token: a history of ten films is twenty tokens, and the model can learn what is said of each film.
+A title that comes later is spelled in pieces.
 
     python examples/movielens/tokenizer.py DATA OUT
 
@@ -15,6 +16,7 @@ import polars as pl
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 VOCABULARY = 1536
+TEMPLATE = Path(__file__).parent / "prompt.toml"
 # A word, a number with its sign, or one other mark, each with the space before it: " Story", " 35%", " 2^5", ";".
 PIECES = r" ?[\p{L}']+| ?[0-9^%]+| ?[^ ]"
 
@@ -46,9 +48,8 @@ def main(data: Path, out: Path) -> None:
     )
     texts = [f" {value}" for frame in (items, users) for column in frame.columns[1:] for value in frame[column]]
     titles = [f" {title}" for title in items[items.columns[1]].unique(maintain_order=True)]
-    template = (Path(__file__).parent / "prompt.toml").read_text()
     out.mkdir(parents=True, exist_ok=True)
-    trained(texts, template, titles).save(str(out / "tokenizer.json"))
+    trained(texts, TEMPLATE.read_text(), titles).save(str(out / "tokenizer.json"))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class Settings:
     hidden: int = option(128, "of a random model, a multiple of 64")
     epochs: float = option(1.0, "passes over the training split")
     slate: int = option(8, "interactions packed behind one prefix")
-    batch_tokens: int = option(4096, "of one step, padding included")
+    batch_tokens: int = option(2048, "of one step, padding included")
     rate: float = option(2e-3, "peak learning rate of the deepest layers")
     rate_ratio: float = option(0.8, "rate of an exit's layers over that of the exit before")
     weight_decay: float = option(0.1, "AdamW's")
