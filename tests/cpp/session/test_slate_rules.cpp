@@ -55,7 +55,7 @@ class SlateRulesTest : public testing::Test {
   Bundle bundle{sound_bundle(), nullptr};  // passes take 24 tokens
   Table backend{bundle};
   PrefixCache prefix{bundle, backend, 1u << 20};
-  Slate slate{bundle, backend};
+  Slate slate{bundle, backend, vectors};
   SlateStats stats;
   Policy policy;
 
