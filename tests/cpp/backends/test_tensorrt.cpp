@@ -249,7 +249,7 @@ TEST_F(TensorRt, SegmentsOfASizeSeenBeforeAreOneLaunch) {
   std::vector<std::int64_t> alike;
   for (std::int64_t first = -7; first < 88; first += 5)
     if (size(first) == size(-7)) alike.push_back(first);
-  ASSERT_GT(alike.size(), 4u);
+  ASSERT_GT(alike.size(), 2u);
   for (std::size_t i = 0; i < 2; ++i) EXPECT_EQ(session.trace(request(alike[i])).log_odds, reference(session, request(alike[i])));
   EXPECT_EQ(machine().launched, 0u);
   const std::size_t contexts = machine().contexts;

@@ -54,7 +54,8 @@ class SlateRulesTest : public testing::Test {
  protected:
   Bundle bundle{sound_bundle(), nullptr};  // passes take 24 tokens
   Table backend{bundle};
-  PrefixCache prefix{bundle, backend, 1u << 20};
+  VectorRows vectors{bundle};
+  PrefixCache prefix{bundle, backend, vectors, 1u << 20};
   Slate slate{bundle, backend, vectors};
   SlateStats stats;
   Policy policy;
