@@ -142,7 +142,8 @@ typedef struct rexit_variant_info {
   /* What opening it takes, in bytes, not counting ONNX Runtime or TensorRT themselves and their working memory, which
    * rexit_session_get_memory reports once a session has run. */
   size_t graph_bytes;   /* graphs and weights, loaded once per opened bundle; TensorRT engines may be larger or smaller */
-  size_t catalog_bytes; /* with the prompts' vectors; memory-mapped: only the pages that requests touch are resident, shared with other processes */
+  size_t catalog_bytes; /* with the prompts' vectors; memory-mapped: only the pages that requests touch are resident, shared with
+                           other processes */
   size_t session_bytes; /* a session's buffers and one prefix at their largest, as after rexit_session_warm_up; prefixes of
                            earlier requests come on top, up to cache_bytes */
 } rexit_variant_info;

@@ -19,8 +19,8 @@ Vectors::Vectors(const std::string& path, const Program& program, std::size_t it
 void Vectors::take(std::int32_t id, float* to) const {
   // The last table that begins at `id` or before: one without an item begins where the next one does.
   const std::vector<VectorTable>& all = program_.vectors;
-  const auto after =
-      std::upper_bound(all.begin(), all.end(), id, [](std::int32_t wanted, const VectorTable& one) { return wanted < one.first; });
+  const auto after = std::upper_bound(all.begin(), all.end(), id,
+                                      [](std::int32_t wanted, const VectorTable& one) { return wanted < one.first; });
   const VectorTable& table = after[-1];
   const std::int32_t place = id - table.first;
   const Half* vector = items_[static_cast<std::size_t>(after - all.begin()) - 1].data + static_cast<std::size_t>(place) * width_;

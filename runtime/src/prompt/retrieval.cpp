@@ -85,8 +85,8 @@ const std::vector<Row>& Retrieval::similar_users() {
   return similar_;
 }
 
-// Sums to liked_sum_ what `row_of` gives for the history's liked items, [width] each, and returns their number. Sums of halves are
-// exact in float64.
+// Sums to liked_sum_ what `row_of` gives for the history's liked items, [width] each, and returns their number. Sums of halves
+// are exact in float64.
 template <class RowOf>
 std::size_t Retrieval::sum_liked(const RowOf& row_of, std::size_t width) {
   std::size_t likes = 0;
@@ -107,7 +107,8 @@ void Retrieval::user_vector(const Vectors& vectors, std::vector<float>& out) {
   if (likes == 0) {
     std::transform(vectors.none_liked(), vectors.none_liked() + width, out.begin(), to_float);
   } else {
-    std::transform(liked_sum_.begin(), liked_sum_.end(), out.begin(), [likes](double sum) { return static_cast<float>(sum / likes); });
+    std::transform(liked_sum_.begin(), liked_sum_.end(), out.begin(),
+                   [likes](double sum) { return static_cast<float>(sum / likes); });
   }
 }
 

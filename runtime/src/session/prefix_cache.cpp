@@ -55,7 +55,10 @@ PrefixCache::PrefixCache(const Bundle& bundle, const Backend& backend, VectorRow
       backend_(backend),
       vectors_(vectors),
       budget_(budget),
-      none_(backend), used_(&none_), hidden_next_(backend), parts_(backend) {
+      none_(backend),
+      used_(&none_),
+      hidden_next_(backend),
+      parts_(backend) {
   for (const Segment& segment : bundle.variant().segments) {
     none_.segments.emplace_back(backend);
     none_.segments.back().keys.resize(segment.layers());

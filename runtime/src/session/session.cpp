@@ -135,10 +135,10 @@ Memory Session::memory() const {
   const State& s = *state_;
   const std::size_t prefixes = s.prefix.prefixes();
   return {prefixes,
-          s.prefix.memory() - prefixes + s.slate.memory() + s.retrieval.memory() +
-              s.vectors.memory() + s.prompt.tokens.capacity() * sizeof(std::int32_t) +
-              s.prompt.user_vector.capacity() * sizeof(float) + s.prompt.offsets.capacity() * sizeof(std::size_t) +
-              s.scores.capacity() * sizeof(Score) + s.log_odds.capacity() * sizeof(float),
+          s.prefix.memory() - prefixes + s.slate.memory() + s.retrieval.memory() + s.vectors.memory() +
+              s.prompt.tokens.capacity() * sizeof(std::int32_t) + s.prompt.user_vector.capacity() * sizeof(float) +
+              s.prompt.offsets.capacity() * sizeof(std::size_t) + s.scores.capacity() * sizeof(Score) +
+              s.log_odds.capacity() * sizeof(float),
           backend_.memory()};
 }
 
@@ -152,7 +152,8 @@ std::size_t session_bytes(const Bundle& bundle) {
   // Hidden states count twice, before and after a segment. Besides, per token: id, position and group; for a slate also rows.
   const std::size_t hidden = 2 * model.hidden_size * bytes_of(bundle.variant().segments.front().hidden_dtype);
   const std::size_t vectors = bundle.vectors() == nullptr ? 0 : std::max<std::size_t>(1, largest.vectors) * model.hidden_size;
-  return vectors * sizeof(float) + largest.prefix * (cache + hidden + 3 * sizeof(std::int64_t)) + tokens * (hidden + 4 * sizeof(std::int64_t));
+  return vectors * sizeof(float) + largest.prefix * (cache + hidden + 3 * sizeof(std::int64_t)) +
+         tokens * (hidden + 4 * sizeof(std::int64_t));
 }
 
 }  // namespace rexit::core

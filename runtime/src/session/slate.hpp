@@ -46,9 +46,10 @@ class Slate {
   // All must outlive the slate. Buffers are reused from run to run.
   Slate(const Bundle& bundle, const Backend& backend, VectorRows& vectors);
 
-  // One answer per candidate of `prompt`, whose prefix must be the one in use in `prefix`, and whose vectors those of the slate's VectorRows. If the deadline passes, candidates
-  // that have reached an exit are answered from the deepest one, and the others get no answer; throws REXIT_DEADLINE if none has.
-  // Throws REXIT_BACKEND_FAILED if a head's logits are not finite. `stats` is filled in either case.
+  // One answer per candidate of `prompt`, whose prefix must be the one in use in `prefix`, and whose vectors those of the slate's
+  // VectorRows. If the deadline passes, candidates that have reached an exit are answered from the deepest one, and the others
+  // get no answer; throws REXIT_DEADLINE if none has. Throws REXIT_BACKEND_FAILED if a head's logits are not finite. `stats` is
+  // filled in either case.
   const std::vector<Answer>& run(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
                                  SlateStats& stats);
 

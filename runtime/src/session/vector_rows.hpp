@@ -25,8 +25,8 @@ class VectorRows {
   // user's becomes 62 bits of a hash of the vector, above all ids: two of 2^31 users would be expected to share one by chance.
   std::int64_t key(std::int32_t id) const noexcept { return id == user_id_ ? user_key_ : id; }
 
-  // Sets what the first segment reads: token_ids, vectors and vector_rows. `ids`: [pass.tokens], ids or their keys; they must live
-  // as long as the pass. Rows are in the order in which ids first appear, each id once; without any it is one row of zeros.
+  // Sets what the first segment reads: token_ids, vectors and vector_rows. `ids`: [pass.tokens], ids or their keys; they must
+  // live as long as the pass. Rows are in the order in which ids first appear, each id once; without any it is one row of zeros.
   // Throws REXIT_CORRUPT for a vector that is not finite.
   void place(const std::int64_t* ids, Pass& pass);
 

@@ -2,6 +2,7 @@
 // them with a reference.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <string>
@@ -50,7 +51,8 @@ TEST_F(VectorsTest, AloneInASlateColdAndCachedScoreTheSame) {
     for (std::size_t i = 0; i < 20; ++i) {
       session.clear_cache();
       const std::vector<float> alone = session.trace(rexit::Request(user).items({items()[i]})).log_odds;
-      expect_same(alone, {slate.begin() + static_cast<std::ptrdiff_t>(exits * i), slate.begin() + static_cast<std::ptrdiff_t>(exits * (i + 1))});
+      expect_same(alone, {slate.begin() + static_cast<std::ptrdiff_t>(exits * i),
+                          slate.begin() + static_cast<std::ptrdiff_t>(exits * (i + 1))});
     }
   }
 }
@@ -65,7 +67,10 @@ TEST_F(VectorsTest, WhatIsReusedIsTheSame) {
         for (const bool liked : {true, false}) {
           const std::vector<rexit::Id> recent = items(static_cast<std::size_t>(user % 4));
           const auto request = [&] {
-            return rexit::Request(user).as_of(as_of).recent(recent, std::vector<std::uint8_t>(recent.size(), liked)).items(items(3));
+            return rexit::Request(user)
+                .as_of(as_of)
+                .recent(recent, std::vector<std::uint8_t>(recent.size(), liked))
+                .items(items(3));
           };
           const rexit::Trace seen = session.trace(request());
           rexit::Session own(bundle);
@@ -80,11 +85,12 @@ TEST_F(VectorsTest, TheEstimateIsWhatAWarmedUpSessionHolds) {
   session.warm_up();
   const rexit_memory memory = session.memory();
   const auto held = static_cast<double>(memory.prefixes + memory.buffers);
-  const rexit::VariantInfo told = rexit::variants(path)[0];
+  const rexit_variant_info told = rexit::variants(path)[0];
   EXPECT_LT(held, 1.25 * static_cast<double>(told.session_bytes));
   EXPECT_GT(held, 0.8 * static_cast<double>(told.session_bytes));
   std::size_t tables = std::filesystem::file_size(path + "/vectors.safetensors");
-  for (const char* name : {"users", "items", "pieces"}) tables += std::filesystem::file_size(path + "/catalog/" + name + ".safetensors");
+  for (const char* name : {"users", "items", "pieces"})
+    tables += std::filesystem::file_size(path + "/catalog/" + name + ".safetensors");
   EXPECT_EQ(told.catalog_bytes, tables);
 }
 

@@ -16,8 +16,7 @@ using namespace rexit::core;
 namespace {
 
 TEST(Buckets, SizesAreRoundedUpWithinTheMaximum) {
-  const auto expect = [](const PassSizes& seen, std::size_t tokens, std::size_t prefix, std::size_t rows,
-                         std::size_t vectors) {
+  const auto expect = [](const PassSizes& seen, std::size_t tokens, std::size_t prefix, std::size_t rows, std::size_t vectors) {
     EXPECT_EQ(seen.tokens, tokens);
     EXPECT_EQ(seen.prefix, prefix);
     EXPECT_EQ(seen.rows, rows);

@@ -1,6 +1,4 @@
 // Which rows the first segment gets for a pass, and which tokens name them.
-#include "session/vector_rows.hpp"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -11,6 +9,7 @@
 #include "base/status.hpp"
 #include "bundles.hpp"
 #include "files/half.hpp"
+#include "session/vector_rows.hpp"
 
 using namespace rexit::core;
 

@@ -221,7 +221,8 @@ class Worker {
     if (loaded.logits() == 1) results_[0] = hidden_out_.data();
     if (pass.prefix == 0) return at;
     // Tensors that are adjacent in the cache, as they are here, go in one copy.
-    const std::size_t layers = loaded.layers(), bytes = bytes_of(loaded.inputs[loaded.caches()], pass.prefix), stride = aligned(bytes);
+    const std::size_t layers = loaded.layers(), bytes = bytes_of(loaded.inputs[loaded.caches()], pass.prefix),
+                      stride = aligned(bytes);
     const std::byte* from = nullptr;  // start of the current copy, which grows as long as tensors are adjacent
     std::size_t first = 0;
     for (std::size_t n = 0; n <= 2 * layers; ++n) {
