@@ -37,9 +37,10 @@ MAX_TOKENS = 24
 class BundleOptions:
     """What a test wants otherwise.
 
-    catalog: what it holds; where its program has vectors, so has the bundle. splits: of its catalog.json, whose files lie in a catalog's own folder and not in a bundle. exits:
-    depths, the last of them the model's. max_tokens: the limit of cpu-fp32. golden: tensors of golden.safetensors, for every
-    variant. variants: those beside cpu-fp32, of `builders.variants.KINDS`.
+    catalog: what it holds; where its program has vectors, so has the bundle. splits: of its catalog.json, whose files lie in
+    a catalog's own folder and not in a bundle. exits: depths, the last of them the model's. max_tokens: the limit of cpu-
+    fp32. golden: tensors of golden.safetensors, for every variant. variants: those beside cpu-fp32, of
+    `builders.variants.KINDS`.
     """
 
     catalog: CatalogContents = field(default_factory=make_catalog)
