@@ -171,6 +171,28 @@ def segment_that_takes_no_vectors(folder: Path) -> None:
 
 @ends_in("CORRUPT", "segments[0] inputs: has `vectors`, but the prompt program has none")
 def segment_that_takes_vectors_for_nothing(folder: Path) -> None:
+    no_vectors(folder)
+    edit_json(folder, CATALOG, "requires", to=[])
+
+
+@ends_in("CORRUPT", "catalog.json requires: holds `vectors`, but the prompt has none")
+def requirement_without_vectors(folder: Path) -> None:
+    no_vectors(folder)
+
+
+@ends_in("CORRUPT", "catalog.json requires: lacks `vectors`, but the prompt has vectors")
+def vectors_that_nobody_is_told_of(folder: Path) -> None:
+    edit_json(folder, CATALOG, "requires", to=[])
+
+
+@ends_in("CORRUPT", "vectors: no op places `more`")
+def table_that_nothing_places(folder: Path) -> None:
+    edit_json(folder, CATALOG, "prompt", "vectors", 1, "name", to="more")
+    edit_json(folder, CATALOG, "prompt", "candidate", 0, to={"op": "piece", "piece": 0})
+    edit_json(folder, CATALOG, "prompt", "prefix", 6, "entry", 0, to={"op": "piece", "piece": 0})
+
+
+def no_vectors(folder: Path) -> None:
     for part in ("prefix", "candidate"):
         edit_json(folder, CATALOG, "prompt", part, to=[{"op": "piece", "piece": 0}])
     edit_json(folder, CATALOG, "prompt", "vectors", to=[])
@@ -202,11 +224,13 @@ def vectors_beyond_the_longest_prompt(folder: Path) -> None:
 
 @ends_in("OK", found="running")
 def as_many_vectors_as_a_prompt_can_have(folder: Path) -> None:
+    edit_json(folder, CATALOG, "prompt", "vectors", to=[{"name": "gcn", "count": 1}])
     edit_json(folder, CATALOG, "prompt", "prefix", to=[{"op": "user_vector"}] * 93)
     edit_json(folder, CATALOG, "prompt", "candidate", to=[{"op": "item_vector", "table": "gcn"}] * 3)
 
 
 @ends_in("OK", found="running")
 def candidates_of_nothing_but_vectors(folder: Path) -> None:
+    edit_json(folder, CATALOG, "prompt", "vectors", to=[{"name": "title:2", "count": 2}])
     edit_json(folder, CATALOG, "prompt", "prefix", to=[])
     edit_json(folder, CATALOG, "prompt", "candidate", to=[{"op": "item_vector", "table": "title:2"}])

@@ -146,6 +146,10 @@ Catalog::Catalog(const Description& d)
   items.fields = field_columns(items.table, items.ids.size(), piece_count);
   program = read_program(d.root.at("prompt"), {piece_count, items.ids.size(), d.tokenizer(), d.max_positions,
                                                field_lookup(users.table), field_lookup(items.table)});
+  const std::vector<std::string> needs = d.root.has("requires") ? d.root.at("requires").strings() : std::vector<std::string>();
+  if (program.has_vectors() == needs.empty())
+    fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", needs.empty() ? "lacks" : "holds",
+         " `vectors`, but the prompt has ", needs.empty() ? "vectors" : "none");
   if (!program.has_vectors()) return;
   // Or ids of vectors would be taken for tokens, and tokens for vectors.
   if (d.tokenizer() > d.vocabulary)

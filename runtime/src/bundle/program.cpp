@@ -44,6 +44,12 @@ class Reader {
     return all;
   }
 
+  // As the exporter writes them: each table is placed, so that each tensor is needed.
+  void check_placed(const Json& prompt) const {
+    for (std::size_t t = 0; t < program_.vectors.size(); ++t)
+      if (placed_.count(t) == 0) fail(REXIT_CORRUPT, prompt.where(), " vectors: no op places `", program_.vectors[t].name, "`");
+  }
+
   // The most vectors that these ops put into a prompt.
   std::size_t vectors(const std::vector<Op>& ops) const {
     std::size_t most = 0;
@@ -150,10 +156,11 @@ class Reader {
          place == Place::prefix ? "the prefix" : "an `entry`");
   }
 
-  std::size_t vector_table(const Json& table) const {
+  std::size_t vector_table(const Json& table) {
     const std::vector<VectorTable>& all = program_.vectors;
     const auto found = std::find_if(all.begin(), all.end(), [&](const VectorTable& one) { return one.name == table.string(); });
     if (found == all.end()) fail(REXIT_CORRUPT, table.where(), ": `", table.string(), "` is not one of the prompt's `vectors`");
+    placed_.insert(static_cast<std::size_t>(found - all.begin()));
     return static_cast<std::size_t>(found - all.begin());
   }
 
@@ -173,6 +180,7 @@ class Reader {
 
   const ProgramScope& scope_;
   Program& program_;
+  std::set<std::size_t> placed_;  // of program_.vectors
 };
 
 }  // namespace
@@ -184,6 +192,7 @@ Program read_program(const Json& prompt, const ProgramScope& scope) {
   if (prompt.has("vectors")) reader.vector_tables(prompt.at("vectors"));
   program.prefix = reader.ops(prompt.at("prefix"), Place::prefix);
   program.candidate = reader.ops(prompt.at("candidate"), Place::candidate);
+  reader.check_placed(prompt);
   // One long title makes the exporter record more than the model accepts, and memory is reserved by these.
   program.max_prefix_tokens = std::min(prompt.at("max_prefix_tokens").size(0, most_ids), scope.max_positions);
   program.max_candidate_tokens = std::min(prompt.at("max_candidate_tokens").size(0, most_ids), scope.max_positions);
