@@ -50,8 +50,12 @@ class Padded final : public Backend {
     padded.groups = groups.data();
     padded.row_index = rows.data();
     padded.logits = logits.data();
+    std::vector<float> vectors(sizes.vectors * bundle_.model().hidden_size, 77.0f);
     if (graph.first) {
       padded.token_ids = tokens.data();
+      std::copy_n(pass.vectors, pass.vector_rows * bundle_.model().hidden_size, vectors.data());
+      padded.vectors = vectors.data();
+      padded.vector_rows = sizes.vectors;
     } else {
       std::memcpy(in.data(), pass.hidden_in, pass.tokens * row);
       padded.hidden_in = in.data();
@@ -110,6 +114,8 @@ TEST_P(PaddingTest, ChangesNoAnswer) {
 
 INSTANTIATE_TEST_SUITE_P(Graphs, PaddingTest,
                          testing::Values(std::pair{sound_bundle(), "cpu-fp32"},
-                                         std::pair{tensorrt_bundles() + "/sound/bundle", "tensorrt-fp16"}));
+                                         std::pair{tensorrt_bundles() + "/sound/bundle", "tensorrt-fp16"},
+                                         std::pair{bundles() + "/sound_with_vectors/bundle", "cpu-fp32"},
+                                         std::pair{tensorrt_bundles() + "/sound_with_vectors/bundle", "tensorrt-fp16"}));
 
 }  // namespace
