@@ -63,31 +63,37 @@ class SegmentModule(nn.Module):
         Returns hidden [T, H] (not in the last segment), logits float32 [N, 2], then each layer's new key and each layer's
         new value, [kv_heads, T, head_dim].
         """
-        inputs: dict[str, Any] = {"inputs_embeds": x[None]} if self.begin else {"input_ids": x[None]}
-        self._entry.hidden = x[None]
-        try:
-            return self._run(inputs, positions, groups, rows, past_keys, past_values)
-        finally:
-            self._entry.hidden = None
+        return self._run(x, None, positions, groups, rows, past_keys, past_values)
+
+    def _inputs(self, x: Tensor, vectors: Tensor | None) -> dict[str, Tensor]:
+        """What the decoder's body is called with."""
+        assert vectors is None
+        return {"inputs_embeds": x[None]} if self.begin else {"input_ids": x[None]}
 
     def _run(
         self,
-        inputs: dict[str, Any],
+        x: Tensor,
+        vectors: Tensor | None,
         positions: Tensor,
         groups: Tensor,
         rows: Tensor,
         past_keys: list[Tensor],
         past_values: list[Tensor],
     ) -> tuple[Tensor, ...]:
-        tokens, prefix = positions.shape[0], past_keys[0].shape[1]
+        tokens, prefix = x.shape[0], past_keys[0].shape[1]
         index = torch.arange(tokens)
         own = (groups[:, None] == groups[None]) & (index[None] <= index[:, None])
         visible = torch.cat([torch.ones(tokens, prefix, dtype=torch.bool), own], 1)
         distance = positions[:, None] - torch.cat([torch.arange(prefix), positions])[None]
         layers = range(self.begin, self.end)
         past = {n: (k[None], v[None]) for n, k, v in zip(layers, past_keys, past_values, strict=True)}
-        with Call(visible[None, None], distance[None, None], past) as call:
-            hidden = self.body(**inputs, position_ids=positions[None], use_cache=False)[0][0]
+        inputs = self._inputs(x, vectors)
+        self._entry.hidden = x[None]
+        try:
+            with Call(visible[None, None], distance[None, None], past) as call:
+                hidden = self.body(**inputs, position_ids=positions[None], use_cache=False)[0][0]
+        finally:
+            self._entry.hidden = None
         logits = self.projection(self.norm(hidden[rows].float()))
         new = [call.new[n][part][0] for part in (0, 1) for n in layers]
         return (logits, *new) if self.last else (hidden, logits, *new)
@@ -113,8 +119,11 @@ class SegmentWithVectors(SegmentModule):
         past_values: list[Tensor],
     ) -> tuple[Tensor, ...]:
         """vectors: float32 [R, H], of which the token `vocabulary` + r stands for row r; all else as without them."""
-        embedded = Given(self.vocabulary, vectors).embed(self._embed, x)
-        return self._run({"inputs_embeds": embedded[None]}, positions, groups, rows, past_keys, past_values)
+        return self._run(x, vectors, positions, groups, rows, past_keys, past_values)
+
+    def _inputs(self, x: Tensor, vectors: Tensor | None) -> dict[str, Tensor]:
+        assert vectors is not None
+        return {"inputs_embeds": Given(self.vocabulary, vectors).embed(self._embed, x)[None]}
 
 
 class _Entry:
