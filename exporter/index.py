@@ -16,8 +16,7 @@ from safetensors.numpy import save
 from rexit import __version__
 from rexit.bundle.catalog import SPLITS, TABLES, Catalog
 from rexit.bundle.files import SCHEMA, FileEntry, check_writable, write_file, write_json
-from rexit.bundle.vectors import REQUIRED as VECTORS
-from rexit.bundle.vectors import VectorIds, placed_vectors
+from rexit.bundle.vectors import VectorIds, required
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
 from rexit.exporter.catalog import lightgcn, tables
@@ -179,7 +178,7 @@ def _info(data: _Data, language: Language, words: Worded, options: IndexOptions)
         order["seed"] = options.seed
     return {
         "schema": SCHEMA,
-        "requires": [VECTORS] if any(placed_vectors(words.prompt)) else [],
+        "requires": required(words.prompt),
         "producer": f"rexit {__version__}",
         "ids": {
             what: "int64" if frame["id"].dtype == pl.Int64 else "string"

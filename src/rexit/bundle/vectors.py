@@ -111,10 +111,15 @@ class Vectors:
         every = [*self.tables.values(), *([] if self.nobody is None else [self.nobody])]
         return int(every[0].shape[-1])
 
-    def of(self, ids: NDArray[Any], liked: NDArray[np.int64]) -> NDArray[np.float32]:
+    @property
+    def bytes(self) -> int:
+        """Of all vectors."""
+        return sum(table.nbytes for table in (*self.tables.values(), self.user, self.nobody) if table is not None)
+
+    def of(self, ids: NDArray[Any], liked: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         """The vectors of ids [n] beyond the vocabulary, float32 [n, H], as the runtime gives them to the first segment.
 
-        liked: rows of the items that the user liked, which the user's vector is made of, with repetitions.
+        liked: rows of the items that the user liked, which the user's vector is made of, with repetitions; needed for that one.
         """
         out = np.empty((len(ids), self.width), np.float32)
         for name, begin in self.ids.begins().items():
@@ -122,14 +127,20 @@ class Vectors:
             here = (ids >= begin) & (ids < begin + len(table))
             out[here] = table[ids[here] - begin]
         if self.user is not None and self.nobody is not None and (here := ids == self.ids.user_id).any():
+            assert liked is not None, "a user's vector needs what they liked"
             rows = self.user[liked].astype(np.float64)
             out[here] = rows.sum(0) / len(rows) if len(rows) else self.nobody
         return out
 
 
+def required(prompt: Mapping[str, Any]) -> list[str]:
+    """`requires` of a catalog.json with this `prompt`."""
+    return [REQUIRED] if any(placed_vectors(prompt)) else []
+
+
 def placed_vectors(prompt: Mapping[str, Any]) -> tuple[set[Any], bool]:
     """The tables that the ops of a program place, and whether they place the user's vector."""
-    ops = list(_ops([*prompt["prefix"], *prompt["candidate"]]))
+    ops = list(_ops([*prompt.get("prefix", []), *prompt.get("candidate", [])]))
     return {op["table"] for op in ops if op["op"] == "item_vector"}, any(op["op"] == "user_vector" for op in ops)
 
 
