@@ -39,13 +39,13 @@ from train import Settings, packed_slates, train
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import TABLES
 from rexit.bundle.files import FileEntry, write_file, write_json
+from rexit.bundle.vectors import required
 from rexit.bundle.writer import new_folder
 from rexit.calibration.platt import fit
 from rexit.exporter.catalog import tables
 from rexit.exporter.catalog.interactions import read_entities
 from rexit.exporter.model.checkpoint import load_checkpoint, save_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.exporter.model.packed import batch
 from rexit.exporter.prompt.language import Language, worded
 from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.pieces import fingerprint
@@ -66,6 +66,7 @@ def reworded(catalog: Catalog, language: Language, users: Path, items: Path, out
     words = worded(language, entities["user"], entities["item"])
     info = json.loads((catalog.path / "catalog.json").read_text())
     info |= {
+        "requires": required(words.prompt),
         "prompt": words.prompt,
         "labels": language.labels,
         "tokenizer": {"vocab_size": language.tokenizer.get_vocab_size(), "sha256": fingerprint(language.tokenizer)},
@@ -100,13 +101,13 @@ def scored(model: MultiExitModel, catalog: Catalog, split: str) -> LogOdds:
     """Every exit's log-odds of a split's pairs, in the split's order, [pairs, exits]."""
     model.eval()
     data = packed_slates(catalog, split, SIZE)
-    order = np.argsort([len(row.tokens) for row, _ in data])
+    order = np.argsort(data.lengths)
     found: dict[int, LogOdds] = {}
     for chosen in np.array_split(order, -(-len(order) // BATCH)):
-        logits = model(*batch([data[n][0] for n in chosen])).numpy()
-        ends = np.cumsum([len(data[n][1]) for n in chosen])[:-1]
+        logits = model(*data.inputs(model, chosen)).numpy()
+        ends = np.cumsum([len(data.rows[n].liked) for n in chosen])[:-1]
         found |= zip(chosen.tolist(), np.split((logits[..., 1] - logits[..., 0]).T, ends), strict=True)
-    return np.concatenate([found[n] for n in range(len(data))])
+    return np.concatenate([found[n] for n in range(len(data.rows))])
 
 
 def run(catalog: Catalog, template: Path, chosen: Settings, args: argparse.Namespace) -> None:
@@ -126,14 +127,16 @@ def run(catalog: Catalog, template: Path, chosen: Settings, args: argparse.Names
     mine = reworded(catalog, language, args.users, args.items, args.work / "catalog")
     if told:
         kept = load_checkpoint(place / "checkpoint", None, None, mine.info["labels"])
-        model = MultiExitModel(kept.decoder, kept.heads, kept.exits)
+        model = MultiExitModel(kept.decoder, kept.heads, kept.exits, kept.projectors)
     else:
         start = time.monotonic()
         model = train(mine, chosen)
         lengths = mine.info["prompt"]["lengths"]
         told = {"name": template.stem, **what, "seconds": time.monotonic() - start, "exits": list(model.exits)}
         told["tokens"] = {part: lengths[part]["p50"] for part in ("prefix", "candidate")}
-        save_checkpoint(place / "checkpoint", model.model, model.exits, model.heads, mine.info["labels"])
+        save_checkpoint(
+            place / "checkpoint", model.model, model.exits, model.heads, mine.info["labels"], projectors=model.projectors
+        )
     for split in missing:
         z = scored(model, mine, split)
         np.save(place / f"{split}.npy", z)

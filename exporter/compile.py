@@ -283,6 +283,7 @@ def _ranges(segment: Segment, profile: OptimizationProfile) -> dict[str, tuple[i
         if role in ("past_keys", "past_values"):
             out |= dict.fromkeys(name, profile.prefix)
         else:
+            # There are no more vectors than tokens, and at least one.
             out[name] = profile.rows if role == "rows" else profile.tokens
     return out
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rexit import bundle
-from rexit.bundle import Catalog, FileEntry, Golden, Model, Variant
+from rexit.bundle import Catalog, FileEntry, Golden, Model, Variant, Vectors
 from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.exporter.gate.judge import Judged
 from rexit.exporter.graph.chain import Chain
@@ -65,9 +65,9 @@ class Draft:
             began = time.perf_counter()
             self._keep(derive_segment(segment, base.folder, self.target, self.folder, seen[k]), report.parameters, began)
 
-    def chain(self, max_tokens: int) -> Chain:
+    def chain(self, max_tokens: int, vectors: Vectors | None) -> Chain:
         """The graphs as ONNX Runtime runs them. Raises BackendError."""
-        return Chain(self.folder, self.segments, max_tokens)
+        return Chain(self.folder, self.segments, max_tokens, vectors)
 
     def write(
         self, judged: Judged, exits: Sequence[int], model: Model, catalog: Catalog, max_tokens: int, pairs: int

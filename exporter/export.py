@@ -21,9 +21,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rexit.bundle import Catalog, FileEntry, Manifest, Model, new_folder, sole_writer
+from rexit.bundle import Catalog, FileEntry, Manifest, Model, Vectors, new_folder, sole_writer
 from rexit.bundle.catalog import TABLES
 from rexit.bundle.golden import GoldenSlate
+from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.errors import BundleError
 from rexit.exporter import preflight
 from rexit.exporter.draft import Draft, VariantReport
@@ -31,10 +32,11 @@ from rexit.exporter.gate import parity
 from rexit.exporter.gate.golden import golden_slates
 from rexit.exporter.gate.judge import Judge, Judged
 from rexit.exporter.gate.quality import Prompts
-from rexit.exporter.graph.segment import SegmentModule
+from rexit.exporter.graph.segment import SegmentModule, SegmentWithVectors
 from rexit.exporter.graph.targets import Target
 from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.exporter.model.vectors import Sources
 from rexit.exporter.options import ExportOptions
 from rexit.progress import Progress, silent
 from rexit.slates import cut, draw
@@ -115,9 +117,13 @@ class _Export:
         self._modules = [
             SegmentModule(loaded.decoder, loaded.heads, k, begin, end).eval() for k, (begin, end) in enumerate(borders)
         ]
+        if ids := catalog.vector_ids:
+            self._modules[0] = SegmentWithVectors(loaded.decoder, loaded.heads, loaded.exits[0], ids.vocabulary).eval()
         parameters = sum(p.numel() for module in self._modules for p in module.parameters())
         weights = parameters * (4 + 2 * sum(one is not self._base for one in self._targets))
-        preflight.check_space(self._out, weights + sum(catalog.files[name].bytes for name in TABLES))
+        self._vectors = _vectors(loaded, catalog)
+        shared = sum(catalog.files[name].bytes for name in TABLES) + (self._vectors.bytes if self._vectors else 0)
+        preflight.check_space(self._out, weights + shared)
         self._progress("load", 1, 1)
         self._clock.lap("load")
 
@@ -125,7 +131,9 @@ class _Export:
         loaded, drawn = self._loaded, draw(cut(self._catalog, "validation"), self._options.golden_slates)
         self._progress("reference", 0, len(drawn))
         model = MultiExitModel(loaded.decoder, loaded.heads, loaded.exits).eval()
-        golden = golden_slates(model, self._catalog, drawn, lambda done: self._progress("reference", done, len(drawn)))
+        golden = golden_slates(
+            model, self._catalog, drawn, self._vectors, lambda done: self._progress("reference", done, len(drawn))
+        )
         self._clock.lap("reference")
         return golden
 
@@ -137,7 +145,7 @@ class _Export:
         base.trace(self._modules)
         self._clock.lap("segments")
         self._progress("parity", 0, len(golden))
-        self._chain = base.chain(self._options.max_tokens)
+        self._chain = base.chain(self._options.max_tokens, self._vectors)
         differences, self._pairs = parity.compare(self._chain, golden, lambda done: self._progress("parity", done, len(golden)))
         parity.check(differences, self._loaded.exits, self._options.tolerance)
         self._clock.lap("parity")
@@ -164,7 +172,7 @@ class _Export:
             self._progress,
         )
         found = [
-            judge.judge(draft.target, draft.chain(self._options.max_tokens), parity_of_base.slates)
+            judge.judge(draft.target, draft.chain(self._options.max_tokens, self._vectors), parity_of_base.slates)
             if judge and draft is not base
             else parity_of_base
             for draft in drafts
@@ -184,6 +192,8 @@ class _Export:
         (folder / "catalog").mkdir()
         for name in CATALOG_FILES:
             shutil.copyfile(self._catalog.path / name, folder / "catalog" / name)
+        if self._vectors:
+            self._vectors.write(folder / VECTORS_FILE)
         variants = _keep(self._out, self._kept, folder, [one.name for one in written])
         _manifest(folder, self._model, exits, variants).write(folder)
         total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -239,6 +249,13 @@ def _describe(checkpoint: Checkpoint) -> Model:
     )
 
 
+def _vectors(checkpoint: Checkpoint, catalog: Catalog) -> Vectors | None:
+    """All that prompts can have, made once; None if they are text alone."""
+    if checkpoint.projectors is None:
+        return None
+    return Sources(catalog).vectors(checkpoint.projectors, checkpoint.model.get_input_embeddings())
+
+
 def _keep(out: Path, kept: Manifest | None, folder: Path, new: Sequence[str]) -> tuple[str, ...]:
     """Carries over the other variants of the bundle being replaced, by hard link where the file system supports it.
 
@@ -260,4 +277,6 @@ def _link_or_copy(source: str, target: str) -> None:
 
 def _manifest(folder: Path, model: Model, exits: tuple[int, ...], variants: tuple[str, ...]) -> Manifest:
     names = [f"catalog/{name}" for name in CATALOG_FILES] + [f"variants/{name}/variant.json" for name in variants]
+    if (folder / VECTORS_FILE).is_file():
+        names.append(VECTORS_FILE)
     return Manifest(model, exits, variants, {name: FileEntry.of(folder / name) for name in names})

@@ -16,6 +16,7 @@ from safetensors.numpy import save
 from rexit import __version__
 from rexit.bundle.catalog import SPLITS, TABLES, Catalog
 from rexit.bundle.files import SCHEMA, FileEntry, check_writable, write_file, write_json
+from rexit.bundle.vectors import VectorIds, required
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
 from rexit.exporter.catalog import lightgcn, tables
@@ -62,11 +63,14 @@ def build_catalog(
     language = Language.load(tokenizer, template)
     data = _read(interactions, items, users, options)
     words = worded(language, data.users, data.items)
+    info = _info(data, language, words, options)
+    if (ids := VectorIds.of(info, str(template))) and ids.too_many:
+        raise InputError(f"{template}: {ids.too_many}")
     likes = _likes(data)
     retriever = lightgcn.train(likes, options.lightgcn, progress)
     earlier = _snapshots(data, likes, retriever.epochs, options, progress)
     content = _content(data, words, retriever, options.neighbours)
-    info = {**_info(data, language, options), "prompt": words.prompt, **_trained(likes, retriever, options)}
+    info |= _trained(likes, retriever, options)
     with new_folder(out) as folder:
         _write(folder, info, {**content, SNAPSHOTS: earlier}, data)
     return info
@@ -165,7 +169,7 @@ def _content(data: _Data, words: Worded, retriever: lightgcn.Retriever, neighbou
     }
 
 
-def _info(data: _Data, language: Language, options: IndexOptions) -> dict[str, Any]:
+def _info(data: _Data, language: Language, words: Worded, options: IndexOptions) -> dict[str, Any]:
     label = {"column": options.columns.rating, "positive_at": options.least_like}
     order: dict[str, Any] = {"by": options.order}
     if options.order == "time":
@@ -174,7 +178,7 @@ def _info(data: _Data, language: Language, options: IndexOptions) -> dict[str, A
         order["seed"] = options.seed
     return {
         "schema": SCHEMA,
-        "requires": [],
+        "requires": required(words.prompt),
         "producer": f"rexit {__version__}",
         "ids": {
             what: "int64" if frame["id"].dtype == pl.Int64 else "string"
@@ -187,6 +191,7 @@ def _info(data: _Data, language: Language, options: IndexOptions) -> dict[str, A
         "tokenizer": {"vocab_size": language.tokenizer.get_vocab_size(), "sha256": fingerprint(language.tokenizer)},
         "labels": language.labels,
         "embedding": {"dim": options.lightgcn.dim, "layers": options.lightgcn.layers},
+        "prompt": words.prompt,
     }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rexit.bundle import Catalog, Manifest, Model
+from rexit.bundle.vectors import USER
 from rexit.errors import InputError
 from rexit.exporter.graph.targets import Target, find_target
 from rexit.exporter.model.checkpoint import Checkpoint
@@ -56,8 +57,32 @@ def check_fit(checkpoint: Checkpoint, catalog: Catalog, max_tokens: int) -> None
             f"prompts have up to {prefix} + {candidate} = {prefix + candidate} tokens (prefix + candidate), "
             f"the model takes {decoder.max_positions}; shorten the template's histories or limit its columns"
         )
+    _check_vectors(checkpoint, catalog)
     if candidate > max_tokens:
         raise InputError(f"a candidate has up to {candidate} tokens, more than the {max_tokens} of --max-tokens")
+
+
+def _check_vectors(checkpoint: Checkpoint, catalog: Catalog) -> None:
+    """The checkpoint has a projector for each kind of vector that prompts have, and no other; it takes the catalog's numbers."""
+    ids, kinds = catalog.vector_ids, checkpoint.projectors.kinds if checkpoint.projectors else {}
+    placed = [] if ids is None else [*ids.tables, *([USER] if ids.user else [])]
+    if missing := [name for name in placed if name not in kinds]:
+        raise InputError(
+            f"{checkpoint.path}: has no projector for {missing[0]!r}, of which the catalog's prompts have vectors; "
+            f"it has: {', '.join(kinds) or 'none'}"
+        )
+    if unused := [name for name in kinds if name not in placed]:
+        raise InputError(
+            f"{checkpoint.path}: has a projector for {unused[0]!r}, of which the catalog's prompts have no vectors; "
+            f"they have: {', '.join(placed) or 'none'}"
+        )
+    dim = int(catalog.info["embedding"]["dim"])
+    for name, kind in kinds.items():
+        count = ids.tables.get(name) if ids else None
+        if "dim" in kind and kind["dim"] != dim:
+            raise InputError(f"{checkpoint.path}: the projector for {name!r} takes {kind['dim']} numbers, embeddings have {dim}")
+        if "count" in kind and kind["count"] != count:
+            raise InputError(f"{checkpoint.path}: the projector for {name!r} gives {kind['count']} vectors, prompts have {count}")
 
 
 def check_same_origin(out: Path, kept: Manifest | None, model: Model, exits: tuple[int, ...], catalog: Catalog) -> None:

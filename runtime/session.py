@@ -263,7 +263,8 @@ class Session:
     def prompt(
         self, user: Id, items: Sequence[Id] | NDArray[Any], *, recent: Recent | None = None, as_of: int | None = None
     ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
-        """The token ids a request is scored from: the prefix's, int32 [P], and each candidate's, int32 [T]."""
+        """The token ids a request is scored from: the prefix's, int32 [P], and each candidate's, int32 [T]. Ids from the
+        tokenizer's vocabulary size on stand for vectors (`rexit.bundle.VectorIds`)."""
         time = None if as_of is None else _integer("as_of", as_of)
         tokens, offsets = self._open.prompt(_id("user", user), _ids("items", items)[1], *_recent(recent), time)
         parts = np.split(np.array(tokens, np.int32), offsets[1:-1])

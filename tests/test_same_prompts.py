@@ -37,6 +37,10 @@ def nearly_alike() -> CatalogContents:
     return CatalogContents(info, tables)
 
 
+def with_vectors() -> CatalogContents:
+    return make_catalog(vectors=True)
+
+
 @pytest.mark.parametrize("catalog_of", [nothing_known_of_some, nearly_alike])
 def test_the_stored_lists_are_what_folding_in_finds_when_all_is_visible(
     tmp_path: Path, catalog_of: Callable[[], CatalogContents]
@@ -50,7 +54,7 @@ def test_the_stored_lists_are_what_folding_in_finds_when_all_is_visible(
             assert all((a == b).all() for a, b in zip(parts, folded_parts, strict=True))
 
 
-@pytest.mark.parametrize("catalog_of", [make_catalog, nothing_known_of_some, nearly_alike])
+@pytest.mark.parametrize("catalog_of", [make_catalog, nothing_known_of_some, nearly_alike, with_vectors])
 @pytest.mark.parametrize("seed", range(3))
 def test_python_and_cpp_assemble_the_same_prompts(tmp_path: Path, seed: int, catalog_of: Callable[[], CatalogContents]) -> None:
     bundle, random = write_bundle(tmp_path / "bundle", BundleOptions(catalog_of())), np.random.default_rng(seed)

@@ -15,7 +15,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,41 @@ from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import ATTENTION, Packed, batch, pack
-from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.exporter.model.projectors import Projectors
+from rexit.exporter.model.vectors import Sources
+from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 from rexit.slates import cut
 
-Slates = list[tuple[Packed, np.ndarray]]  # a packed user, and whether each candidate was liked
+
+@dataclass(frozen=True)
+class Row:
+    """One user's slate: its prompt, packed, and whether each candidate was liked."""
+
+    prompt: Prompt
+    packed: Packed
+    liked: np.ndarray
+
+
+@dataclass(frozen=True)
+class Slates:
+    """Those of a split, and what the vectors in their prompts are made from; None where there are none."""
+
+    rows: list[Row]
+    sources: Sources | None
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """In tokens."""
+        return np.array([len(row.packed.tokens) for row in self.rows])
+
+    def inputs(self, model: MultiExitModel, chosen: Iterable[int]) -> tuple[Any, ...]:
+        """What the model takes, for the chosen rows."""
+        rows, given = [self.rows[n] for n in chosen], None
+        tokens, *rest = batch([row.packed for row in rows])
+        if self.sources is not None and model.projectors is not None:
+            embed = model.model.get_input_embeddings()
+            tokens, given = self.sources.batch(model.projectors, embed, tokens, [row.prompt for row in rows])
+        return tokens, *rest, given
 
 
 def option(default: Any, help: str) -> Any:
@@ -75,14 +106,14 @@ def packed_slates(catalog: Catalog, split: str, size: int) -> Slates:
     builder, out = PromptBuilder.of(catalog, split), []
     for slate in track(cut(catalog, split, size), f"prompts of {split}", disable=not sys.stderr.isatty()):
         prompt = builder.prompt(slate.user, slate.items, slate.as_of)
-        out.append((pack(prompt.prefix, prompt.candidates), slate.liked))
-    return out
+        out.append(Row(prompt, pack(prompt.prefix, prompt.candidates), slate.liked))
+    return Slates(out, None if catalog.vector_ids is None else Sources(catalog, training=split == "train"))
 
 
 def batches(data: Slates, tokens: int, rng: np.random.Generator) -> Iterator[list[int]]:
     """One epoch of batches in random order: rows of similar length together, at most `tokens` tokens including padding."""
-    lengths = np.array([len(row.tokens) for row, _ in data])
-    order = rng.permutation(len(data))
+    lengths = data.lengths
+    order = rng.permutation(len(lengths))
     made: list[list[int]] = []
     for pool in np.array_split(order, math.ceil(len(order) / 512)):
         current: list[int] = []
@@ -98,16 +129,17 @@ def batches(data: Slates, tokens: int, rng: np.random.Generator) -> Iterator[lis
 
 def forward(model: MultiExitModel, data: Slates, chosen: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [exits, candidates, 2] and labels [candidates] of the chosen rows, under bfloat16 autocast."""
+    inputs = data.inputs(model, chosen)
     with torch.autocast("cpu", torch.bfloat16):
-        logits = model(*batch([data[n][0] for n in chosen]))
-    return logits, torch.from_numpy(np.concatenate([data[n][1] for n in chosen]).astype(np.int64))
+        logits = model(*inputs)
+    return logits, torch.from_numpy(np.concatenate([data.rows[n].liked for n in chosen]).astype(np.int64))
 
 
 @torch.no_grad()
 def auc(model: MultiExitModel, data: Slates) -> list[float]:
     """AUC of each exit's log-odds."""
     model.eval()
-    order = np.argsort([len(row.tokens) for row, _ in data])
+    order = np.argsort(data.lengths)
     parts = [forward(model, data, list(chosen)) for chosen in np.array_split(order, math.ceil(len(order) / 16))]
     model.train()
     logits, liked = torch.cat([z for z, _ in parts], 1).float().numpy(), torch.cat([y for _, y in parts]).numpy()
@@ -115,11 +147,12 @@ def auc(model: MultiExitModel, data: Slates) -> list[float]:
 
 
 def make_model(catalog: Catalog, chosen: Settings) -> MultiExitModel:
-    """A fresh Llama, or a pretrained decoder with heads that start from its LM head."""
+    """A fresh Llama, or a pretrained decoder with heads that start from its LM head; with fresh projectors if prompts have
+    vectors."""
     exits = [int(e) for e in chosen.exits.split(",")]
     if chosen.init != "random":
         start = load_checkpoint(chosen.init, exits, "shared", catalog.info["labels"])
-        return MultiExitModel(start.decoder, start.heads, start.exits)
+        return MultiExitModel(start.decoder, start.heads, start.exits, fresh_projectors(catalog, start.decoder))
     config = LlamaConfig(
         vocab_size=catalog.info["tokenizer"]["vocab_size"],
         hidden_size=chosen.hidden,
@@ -134,7 +167,12 @@ def make_model(catalog: Catalog, chosen: Settings) -> MultiExitModel:
         attn_implementation=ATTENTION,
     )
     decoder = Decoder.of(LlamaForCausalLM(config))
-    return MultiExitModel(decoder, ExitHeads.like(decoder, len(exits)), exits)
+    return MultiExitModel(decoder, ExitHeads.like(decoder, len(exits)), exits, fresh_projectors(catalog, decoder))
+
+
+def fresh_projectors(catalog: Catalog, decoder: Decoder) -> Projectors | None:
+    ids = catalog.vector_ids
+    return None if ids is None else Projectors.like(decoder, ids, catalog.info["embedding"]["dim"])
 
 
 def parameter_groups(model: MultiExitModel, rate: float, ratio: float) -> list[dict[str, object]]:
@@ -144,7 +182,7 @@ def parameter_groups(model: MultiExitModel, rate: float, ratio: float) -> list[d
     for k, (begin, end) in enumerate(zip([0, *model.exits[:-1]], model.exits, strict=True)):
         modules = [*layers[begin:end], model.heads.norms[k], model.heads.projections[k]]
         if k == 0:
-            modules.append(model.model.get_input_embeddings())
+            modules += [model.model.get_input_embeddings(), *([] if model.projectors is None else [model.projectors])]
         parameters = [p for module in modules for p in module.parameters() if id(p) not in seen]
         seen.update(map(id, parameters))
         groups.append({"params": parameters, "lr": rate / ratio ** (len(model.exits) - 1 - k)})
@@ -190,7 +228,7 @@ def main() -> None:
     model = train(catalog, chosen)
     areas = auc(model, packed_slates(catalog, "validation", chosen.slate))
     print("validation AUC  " + "  ".join(f"exit {e}: {a:.4f}" for e, a in zip(model.exits, areas, strict=True)))
-    save_checkpoint(args.out, model.model, model.exits, model.heads, catalog.info["labels"])
+    save_checkpoint(args.out, model.model, model.exits, model.heads, catalog.info["labels"], projectors=model.projectors)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class Judge:
         assert target.gate is not None and target.cap is not None
         found = quality.assess(self._prompts, self._exits, target.gate, self._expected, self._log_odds(chain))
         found.check(self._accept_loss)
-        own = [replace(slate, log_odds=chain.slate(slate.prefix, slate.candidates)) for slate in slates]
+        own = [replace(slate, log_odds=chain.slate(slate.prefix, slate.candidates, liked=slate.liked)) for slate in slates]
         differences, _ = parity.compare(chain, own)
         parity.check(differences, self._exits, target.cap, f"{target.variant}'s own for the whole slate")
         worst = max(value for row in differences for value in row.values())

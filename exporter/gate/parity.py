@@ -43,13 +43,13 @@ def compare(
 
     for done, slate in enumerate(slates, 1):
         behind = len(slate.prefix)
-        past = chain.prefix(slate.prefix)
-        keep("slate", chain.slate(slate.prefix, slate.candidates, past), slate.log_odds)
+        liked, past = slate.liked, chain.prefix(slate.prefix, slate.liked)
+        keep("slate", chain.slate(slate.prefix, slate.candidates, past, liked), slate.log_odds)
         count = len(slate.candidates)
         for n in sorted({int(i) for i in np.linspace(0, count - 1, min(PAIRS_PER_SLATE, count)).round()}):
             candidate, expected = slate.candidates[n], slate.log_odds[n : n + 1]
-            keep("single", chain.score([np.concatenate([slate.prefix, candidate])], 0, None), expected)
-            keep("cached", chain.score([candidate], behind, past), expected)
+            keep("single", chain.score([np.concatenate([slate.prefix, candidate])], 0, None, liked), expected)
+            keep("cached", chain.score([candidate], behind, past, liked), expected)
             pairs += 1
         if each:
             each(done)

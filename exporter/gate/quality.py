@@ -77,7 +77,7 @@ class Prompts:
         """Runs all of them through a chain, as whole slates. `each` is called with the number of slates done."""
         parts = []
         for done, prompt in enumerate(self.prompts, 1):
-            parts.append(chain.slate(prompt.prefix, prompt.candidates))
+            parts.append(chain.slate(prompt.prefix, prompt.candidates, liked=prompt.liked))
             if each:
                 each(done)
         return np.concatenate(parts)

@@ -11,13 +11,15 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from rexit.bundle import Segment
+from rexit.bundle import Segment, Vectors
 from rexit.errors import BackendError
 from rexit.exporter.graph.precision.rounded import rounded
 from rexit.exporter.quiet import first_line
 
 Tokens = NDArray[np.int32]
 Cache = list[tuple[list[NDArray[Any]], list[NDArray[Any]]]]
+Likes = NDArray[np.int64] | None
+"""Rows of what the user of a prompt had liked; needed where it has a vector of the user."""
 
 
 class Chain:
@@ -28,7 +30,7 @@ class Chain:
 
     float16 graphs, which are for accelerators, run with every half rounded (`rexit.exporter.graph.precision.rounded`).
 
-    max_tokens: candidate tokens in one pass at most.
+    max_tokens: candidate tokens in one pass at most. vectors: of the prompts; None if these are text alone.
     watch: for each segment of float32 graphs, names of values inside; `see` is called with (segment, name, numbers) after each
     run.
     """
@@ -38,10 +40,11 @@ class Chain:
         folder: Path,
         segments: Sequence[Segment],
         max_tokens: int,
+        vectors: Vectors | None = None,
         watch: Sequence[Sequence[str]] | None = None,
         see: Callable[[int, str, NDArray[Any]], None] | None = None,
     ) -> None:
-        self.folder, self.segments, self.max_tokens = folder, list(segments), max_tokens
+        self.folder, self.segments, self.max_tokens, self.vectors = folder, list(segments), max_tokens, vectors
         self._watch, self._see = watch or [()] * len(segments), see
         try:
             self.sessions = [_open(folder, s, names) for s, names in zip(segments, self._watch, strict=True)]
@@ -60,15 +63,19 @@ class Chain:
         groups: NDArray[np.int64],
         rows: NDArray[np.int64],
         past: Cache | None = None,
+        liked: Likes = None,
     ) -> tuple[NDArray[np.float32], Cache]:
         """Log-odds float32 [N, E] at the rows, and each segment's new keys and values; all tokens go to full depth."""
-        x: NDArray[Any] = tokens.astype(np.int64)
+        x: NDArray[Any]
+        x, vectors = self._given(tokens.astype(np.int64), liked)
         log_odds, new = [], []
         for k, (segment, session) in enumerate(zip(self.segments, self.sessions, strict=True)):
             keys, values = past[k] if past else (self._empty[k], self._empty[k])
             names = segment.inputs
-            feed = {names["tokens" if "tokens" in names else "hidden"]: x}
+            feed: dict[str, Any] = {names["tokens" if "tokens" in names else "hidden"]: x}
             feed |= {names["positions"]: positions, names["groups"]: groups, names["rows"]: rows}
+            if "vectors" in names:
+                feed[names["vectors"]] = vectors
             feed |= dict(zip((*names["past_keys"], *names["past_values"]), (*keys, *values), strict=True))
             try:
                 found = dict(zip((o.name for o in session.get_outputs()), session.run(None, feed), strict=True))
@@ -85,26 +92,42 @@ class Chain:
                 x = found[out["hidden"]]
         return np.stack(log_odds, 1), new
 
-    def prefix(self, tokens: Tokens) -> Cache | None:
+    def _given(self, tokens: NDArray[np.int64], liked: Likes) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
+        """Tokens as a pass takes them, and its vectors float32 [R, H]: a prompt's ids beyond the vocabulary become V + r in the
+        order in which they are met."""
+        if self.vectors is None:
+            return tokens, None
+        here = tokens >= (vocabulary := self.vectors.ids.vocabulary)
+        ids = np.array(list(dict.fromkeys(tokens[here].tolist())), np.int64)
+        if not len(ids):
+            return tokens, np.zeros((1, self.vectors.width), np.float32)
+        order = np.argsort(ids)
+        passed = tokens.copy()
+        passed[here] = vocabulary + order[np.searchsorted(ids[order], tokens[here])]
+        return passed, self.vectors.of(ids, liked)
+
+    def prefix(self, tokens: Tokens, liked: Likes = None) -> Cache | None:
         """Keys and values of a prefix; None for an empty one."""
         size = len(tokens)
         if size == 0:
             return None
-        return self.run(tokens, np.arange(size), np.zeros(size, np.int64), np.array([size - 1]))[1]
+        return self.run(tokens, np.arange(size), np.zeros(size, np.int64), np.array([size - 1]), liked=liked)[1]
 
-    def score(self, candidates: Sequence[Tokens], behind: int, past: Cache | None) -> NDArray[np.float32]:
+    def score(self, candidates: Sequence[Tokens], behind: int, past: Cache | None, liked: Likes = None) -> NDArray[np.float32]:
         """Log-odds float32 [N, E] of candidates packed behind a prefix of `behind` tokens."""
         sizes = np.array([len(c) for c in candidates], np.int64)
         positions = np.concatenate([np.arange(behind, behind + size) for size in sizes])
         groups = np.repeat(np.arange(len(sizes)), sizes)
-        return self.run(np.concatenate(candidates), positions, groups, sizes.cumsum() - 1, past)[0]
+        return self.run(np.concatenate(candidates), positions, groups, sizes.cumsum() - 1, past, liked)[0]
 
-    def slate(self, prefix: Tokens, candidates: Sequence[Tokens], past: Cache | None = None) -> NDArray[np.float32]:
+    def slate(
+        self, prefix: Tokens, candidates: Sequence[Tokens], past: Cache | None = None, liked: Likes = None
+    ) -> NDArray[np.float32]:
         """Log-odds float32 [N, E] of a whole slate as the runtime scores it: the prefix (unless `past` holds it), then the
         candidates in chunks of at most `max_tokens`."""
-        past = past or self.prefix(prefix)
+        past = past or self.prefix(prefix, liked)
         parts = chunks(candidates, self.max_tokens)
-        return np.concatenate([self.score(candidates[part], len(prefix), past) for part in parts])
+        return np.concatenate([self.score(candidates[part], len(prefix), past, liked) for part in parts])
 
 
 def _open(folder: Path, segment: Segment, watch: Sequence[str]) -> ort.InferenceSession:

@@ -43,10 +43,13 @@ def observe(
     see: Callable[[int, str, NDArray[Any]], None],
     each: Callable[[int], None] | None = None,
 ) -> None:
-    """Runs the prompts through the chain's graphs and calls `see` with (segment, name, numbers) after each run."""
+    """Runs the prompts through the chain's graphs and calls `see` with (segment, name, numbers) after each run.
+
+    Vectors are the chain's own, those that the variant will be given, also in training prompts.
+    """
     watched = [linear_inputs(chain.folder / segment.graph) for segment in chain.segments]
-    watching = Chain(chain.folder, chain.segments, chain.max_tokens, watched, see)
+    watching = Chain(chain.folder, chain.segments, chain.max_tokens, chain.vectors, watched, see)
     for done, prompt in enumerate(prompts, 1):
-        watching.slate(prompt.prefix, prompt.candidates)
+        watching.slate(prompt.prefix, prompt.candidates, liked=prompt.liked)
         if each:
             each(done)

@@ -20,10 +20,13 @@ from torch import Tensor, nn
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.packed import Call
+from rexit.exporter.model.vectors import Embed, Given
 
 
 class SegmentModule(nn.Module):
     """Layers [begin, end) of the decoder and head k, sharing their weights. Shapes: see `forward`."""
+
+    vocabulary: int | None = None
 
     def __init__(self, decoder: Decoder, heads: ExitHeads, k: int, begin: int, end: int) -> None:
         super().__init__()
@@ -60,6 +63,23 @@ class SegmentModule(nn.Module):
         Returns hidden [T, H] (not in the last segment), logits float32 [N, 2], then each layer's new key and each layer's
         new value, [kv_heads, T, head_dim].
         """
+        return self._run(x, None, positions, groups, rows, past_keys, past_values)
+
+    def _inputs(self, x: Tensor, vectors: Tensor | None) -> dict[str, Tensor]:
+        """What the decoder's body is called with."""
+        assert vectors is None
+        return {"inputs_embeds": x[None]} if self.begin else {"input_ids": x[None]}
+
+    def _run(
+        self,
+        x: Tensor,
+        vectors: Tensor | None,
+        positions: Tensor,
+        groups: Tensor,
+        rows: Tensor,
+        past_keys: list[Tensor],
+        past_values: list[Tensor],
+    ) -> tuple[Tensor, ...]:
         tokens, prefix = x.shape[0], past_keys[0].shape[1]
         index = torch.arange(tokens)
         own = (groups[:, None] == groups[None]) & (index[None] <= index[:, None])
@@ -67,7 +87,7 @@ class SegmentModule(nn.Module):
         distance = positions[:, None] - torch.cat([torch.arange(prefix), positions])[None]
         layers = range(self.begin, self.end)
         past = {n: (k[None], v[None]) for n, k, v in zip(layers, past_keys, past_values, strict=True)}
-        inputs: dict[str, Any] = {"inputs_embeds": x[None]} if self.begin else {"input_ids": x[None]}
+        inputs = self._inputs(x, vectors)
         self._entry.hidden = x[None]
         try:
             with Call(visible[None, None], distance[None, None], past) as call:
@@ -77,6 +97,33 @@ class SegmentModule(nn.Module):
         logits = self.projection(self.norm(hidden[rows].float()))
         new = [call.new[n][part][0] for part in (0, 1) for n in layers]
         return (logits, *new) if self.last else (hidden, logits, *new)
+
+
+class SegmentWithVectors(SegmentModule):
+    """The first segment of a model whose prompts have vectors, up to layer `end`; their ids begin at `vocabulary`."""
+
+    def __init__(self, decoder: Decoder, heads: ExitHeads, end: int, vocabulary: int) -> None:
+        super().__init__(decoder, heads, 0, 0, end)
+        self.vocabulary: int = vocabulary
+        embeddings = decoder.model.get_input_embeddings()
+        self._embed: Embed = lambda tokens: embeddings(tokens)  # the body's; as an attribute it would be a second submodule
+
+    def forward(  # type: ignore[override]  # one input more, which a graph has or has not
+        self,
+        x: Tensor,
+        positions: Tensor,
+        groups: Tensor,
+        rows: Tensor,
+        vectors: Tensor,
+        past_keys: list[Tensor],
+        past_values: list[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """vectors: float32 [R, H], of which the token `vocabulary` + r stands for row r; all else as without them."""
+        return self._run(x, vectors, positions, groups, rows, past_keys, past_values)
+
+    def _inputs(self, x: Tensor, vectors: Tensor | None) -> dict[str, Tensor]:
+        assert vectors is not None
+        return {"inputs_embeds": Given(self.vocabulary, vectors).embed(self._embed, x)[None]}
 
 
 class _Entry:

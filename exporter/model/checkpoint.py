@@ -1,9 +1,11 @@
-"""Multi-exit checkpoints: a Hugging Face folder plus `exits.json` and `exit_heads.safetensors`.
+"""Multi-exit checkpoints: a Hugging Face folder plus `exits.json`, `exit_heads.safetensors` and, for prompts with vectors,
+`projectors.safetensors`.
 
     config.json  model.safetensors (or shards)  …   the decoder, as `save_pretrained` writes it
     exits.json                {"schema": 1, "exits": [2, 4, 6], "labels": {"no": 17, "yes": 23}, "head": "own"}
     exit_heads.safetensors    per exit k (from 0): `exit.{k}.norm.weight` [H], `exit.{k}.norm.bias` [H] (LayerNorm only),
                               `exit.{k}.weight` [2, H] with the rows no, yes, `exit.{k}.bias` [2] (optional)
+    projectors.safetensors    `NAME.PARAMETER` of each projector in `exits.json`: "projectors": {"gcn": {"dim": 64}, …}
 
 `exits` are depths in layers. Without these two files any decoder can be loaded with explicit exits and `head="shared"`: each exit
 then uses the final norm and the two label rows of the LM head. To train: `load_checkpoint`, then
@@ -29,9 +31,10 @@ from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.packed import ATTENTION
+from rexit.exporter.model.projectors import Projectors, check_kinds, check_width
 from rexit.exporter.quiet import first_line, quiet
 
-EXITS, HEADS = "exits.json", "exit_heads.safetensors"
+EXITS, HEADS, PROJECTORS = "exits.json", "exit_heads.safetensors", "projectors.safetensors"
 WEIGHTS = ("*.safetensors", "*.bin")
 HEAD_KINDS = ("own", "shared")
 
@@ -39,7 +42,7 @@ HEAD_KINDS = ("own", "shared")
 @dataclass(frozen=True)
 class Checkpoint:
     """A loaded checkpoint: the decoder (float32, eval), its exits (depths, ascending; the last is the full depth), its heads and
-    their kind (`own` or `shared`)."""
+    their kind (`own` or `shared`), and the projectors of what its prompts have vectors of."""
 
     path: Path
     decoder: Decoder
@@ -47,6 +50,7 @@ class Checkpoint:
     heads: ExitHeads
     head: str
     labels: dict[str, int]
+    projectors: Projectors | None
 
     @property
     def model(self) -> Any:
@@ -106,7 +110,8 @@ def load_checkpoint(
                 heads.fill(load_file(folder / HEADS), str(folder / HEADS))
             except (SafetensorError, OSError) as exc:
                 raise CheckpointError(f"{folder / HEADS}: truncated or not safetensors: {first_line(exc)}") from exc
-    return Checkpoint(folder, decoder, depths, heads.eval(), kind, ids)
+        projectors = _projectors(folder, info, decoder)
+    return Checkpoint(folder, decoder, depths, heads.eval(), kind, ids, projectors)
 
 
 def save_checkpoint(
@@ -116,10 +121,11 @@ def save_checkpoint(
     heads: ExitHeads,
     labels: Mapping[str, int],
     tokenizer: Any = None,
+    projectors: Projectors | None = None,
 ) -> None:
     """Writes a checkpoint that `load_checkpoint` can load. `model`: the Hugging Face model; `exits`: depths in layers; `labels`:
-    token ids of `no` and `yes`; `tokenizer`: anything with `save_pretrained`. Raises InputError for exits that do not fit the
-    model.
+    token ids of `no` and `yes`; `tokenizer`: anything with `save_pretrained`; `projectors`: of the vectors in its prompts.
+    Raises InputError for exits that do not fit the model.
     """
     check_exits(exits, model.config.num_hidden_layers)
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,10 +134,12 @@ def save_checkpoint(
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         save_file(heads.tensors(), folder / HEADS)
-    write_json(
-        folder / EXITS,
-        {"schema": SCHEMA, "exits": [int(e) for e in exits], "labels": {k: int(v) for k, v in labels.items()}, "head": "own"},
-    )
+        if projectors is not None:
+            save_file(projectors.tensors(), folder / PROJECTORS)
+        else:
+            (folder / PROJECTORS).unlink(missing_ok=True)  # of a checkpoint saved here before
+    info = {"schema": SCHEMA, "exits": [int(e) for e in exits], "labels": {k: int(v) for k, v in labels.items()}, "head": "own"}
+    write_json(folder / EXITS, info if projectors is None else {**info, "projectors": projectors.kinds})
 
 
 def check_exits(exits: Sequence[int], layers: int) -> None:
@@ -172,6 +180,22 @@ def _exits_json(folder: Path) -> dict[str, Any]:
     if not isinstance(labels, dict) or not all(type(labels.get(name)) is int for name in ("no", "yes")):
         raise CheckpointError(f"{path}: `labels` is {labels!r}, expected the token ids of `no` and `yes`")
     return info
+
+
+def _projectors(folder: Path, info: dict[str, Any], decoder: Decoder) -> Projectors | None:
+    path, kinds = folder / PROJECTORS, check_kinds(info.get("projectors", {}), str(folder / EXITS))
+    if path.is_file() != bool(kinds):
+        there = f"is missing, though {EXITS} has `projectors`" if kinds else f"is there, but {EXITS} has no `projectors`"
+        raise CheckpointError(f"{path}: {there}")
+    if not kinds:
+        return None
+    check_width(decoder)
+    projectors = Projectors(kinds, decoder.hidden_size)
+    try:
+        projectors.fill(load_file(path), str(path))
+    except (SafetensorError, OSError) as exc:
+        raise CheckpointError(f"{path}: truncated or not safetensors: {first_line(exc)}") from exc
+    return projectors.eval()
 
 
 def _layers(folder: Path) -> int:

@@ -10,6 +10,8 @@ Training, one batch (as it is served: one user's prefix, several candidates pack
     loss = cross_entropy(logits.flatten(0, 1), liked.repeat(len(logits)))
     …
     save_checkpoint(folder, checkpoint.model, checkpoint.exits, checkpoint.heads, checkpoint.labels)
+
+Where prompts have vectors, `vectors.Sources` makes those of a batch with the model's projectors.
 """
 
 from __future__ import annotations
@@ -25,32 +27,37 @@ from torch import Tensor, nn
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.packed import Call, causal_groups
+from rexit.exporter.model.projectors import Projectors
+from rexit.exporter.model.vectors import Given
 
 _REFERENCE_BATCH = 8  # sequences; bounds the memory of eager attention
 
 
 class MultiExitModel(nn.Module):
-    """The whole decoder and its heads. `parameters()` are the decoder's (including the LM head) and the heads'."""
+    """The whole decoder, its heads and projectors. `parameters()` are the decoder's (including the LM head) and theirs."""
 
-    def __init__(self, decoder: Decoder, heads: ExitHeads, exits: Sequence[int]) -> None:
+    def __init__(self, decoder: Decoder, heads: ExitHeads, exits: Sequence[int], projectors: Projectors | None = None) -> None:
         super().__init__()
-        self.model, self.heads, self.exits = decoder.model, heads, tuple(exits)
+        self.model, self.heads, self.exits, self.projectors = decoder.model, heads, tuple(exits), projectors
         self.decoder = decoder
 
-    def forward(self, tokens: Tensor, positions: Tensor, groups: Tensor, rows: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, groups: Tensor, rows: Tensor, given: Given | None = None) -> Tensor:
         """Logits float32 [E, M, 2] (no, yes) at every exit.
 
         tokens, positions, groups: int64 [B, T] as `packed.batch` makes them; rows: int64 [M], indices into the B*T tokens.
+        given: the vectors of the batch, if it has any.
         Works in training and under autocast; the heads stay float32. Does not work with gradient checkpointing: what that
         recomputes in the backward pass runs outside this call and has no mask.
         """
         with Call(*causal_groups(groups, positions), keep=False):
-            hidden = self._run(input_ids=tokens, position_ids=positions)
+            hidden = self._run(tokens, given, position_ids=positions)
         return torch.stack([self.heads(states.flatten(0, 1)[rows], k) for k, states in enumerate(hidden)])
 
     @torch.no_grad()
-    def reference(self, prefix: ArrayLike, candidates: Sequence[ArrayLike]) -> NDArray[np.float32]:
+    def reference(self, prefix: ArrayLike, candidates: Sequence[ArrayLike], given: Given | None = None) -> NDArray[np.float32]:
         """Log-odds float32 [N, E] of each candidate behind the prefix, with the model's stock attention.
+
+        given: the vectors of the slate, if it has any.
 
         Each prefix + candidate is an ordinary causal sequence: no packing, no cache; only the heads are rexit's. Sequences are
         run in batches, padded at the end, where causal attention never looks.
@@ -65,13 +72,17 @@ class MultiExitModel(nn.Module):
                 for n, sequence in enumerate(part):
                     tokens[n, : len(sequence)] = torch.from_numpy(sequence)
                 last = torch.tensor([len(sequence) - 1 for sequence in part])
-                for k, states in enumerate(self._run(input_ids=tokens)):
+                for k, states in enumerate(self._run(tokens, given)):
                     logits = self.heads(states[torch.arange(len(part)), last], k)
                     out[start : start + len(part), k] = (logits[:, 1] - logits[:, 0]).numpy()
         return out
 
-    def _run(self, **inputs: Any) -> list[Tensor]:
+    def _run(self, tokens: Tensor, given: Given | None, **inputs: Any) -> list[Tensor]:
         """Hidden states [B, T, H] after each exit's layer."""
+        if given is None:
+            inputs["input_ids"] = tokens
+        else:
+            inputs["inputs_embeds"] = given.embed(self.model.get_input_embeddings(), tokens)
         hidden: dict[int, Tensor] = {}
 
         def keep(depth: int) -> Any:

@@ -23,19 +23,27 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Prompt:
-    """What one slate is asked: token ids of the shared prefix [P] and of each candidate's own part [T], int32."""
+    """What one slate is asked: token ids of the shared prefix [P] and of each candidate's own part [T], int32.
+
+    Ids beyond the vocabulary stand for vectors (`rexit.bundle.vectors`). liked: rows of the items that the user had liked, which
+    the user's vector is made of. part: of the user's training, whose snapshot a training prompt's vectors are made from (0:
+    nothing was known); None: the catalog's own graph.
+    """
 
     prefix: Tokens
     candidates: list[Tokens]
+    liked: Rows
+    part: int | None
 
 
 @dataclass(frozen=True)
 class _Request:
     """`items` and `liked` are the history: visible interactions, then fresh ones. `similar` are user rows, nearest first.
 
-    graph: what is retrieved with; None where there is nothing yet.
+    part: as in `Prompt`. graph: what is retrieved with; None where there is nothing yet.
     """
 
+    part: int | None
     graph: Graph | None
     as_of: int | None
     items: Rows
@@ -65,6 +73,8 @@ class PromptBuilder:
         self._offsets, self._tokens = catalog.piece_table["offsets"], catalog.piece_table["tokens"]
         self._graph = Graph.of(catalog)
         self._snapshots = Snapshots(catalog) if training else None
+        self._ids = catalog.vector_ids
+        self._vector_begins = self._ids.begins() if self._ids else {}
         self._asks_for_similar = any(op["op"].startswith("similar_") for op in self._prefix + self._candidate)
         # (user, item) pairs of all interactions in ascending order, so that a verdict is found by binary search.
         starts = self._users["history_offsets"]
@@ -95,7 +105,8 @@ class PromptBuilder:
         targets = np.asarray(items, np.int64)
         prefix = [piece for op in self._prefix for piece in self._shared(op, user, request)]
         parts = [self._each(op, user, request, targets) for op in self._candidate]
-        return Prompt(self._encode(prefix), [self._encode([p for part in parts for p in part[n]]) for n in range(len(targets))])
+        candidates = [self._encode([p for part in parts for p in part[n]]) for n in range(len(targets))]
+        return Prompt(self._encode(prefix), candidates, request.items[request.liked], request.part)
 
     def prefix(self, user: Id | None, as_of: int | None = None, recent: Sequence[tuple[Id, bool]] = ()) -> Tokens:
         """The prefix of a user's prompts, int32 [P]."""
@@ -107,7 +118,19 @@ class PromptBuilder:
 
     def _encode(self, pieces: list[int]) -> Tokens:
         offsets, tokens = self._offsets, self._tokens
-        return np.concatenate([tokens[:0], *(tokens[offsets[p] : offsets[p + 1]] for p in pieces)])
+        return np.concatenate(
+            [
+                tokens[:0],
+                *(tokens[offsets[p] : offsets[p + 1]] if p >= 0 else np.array([~p], np.int32) for p in pieces),
+            ]
+        )
+
+    def _vectors(self, table: str, item: int) -> list[int]:
+        """An item's vectors among pieces: the complements of their ids."""
+        assert self._ids is not None
+        count = self._ids.tables[table]
+        begin = self._vector_begins[table] + item * count
+        return [~id for id in range(begin, begin + count)]
 
     def _visible(self, user: int, as_of: int | None) -> slice:
         begin, end = self._users["history_offsets"][user : user + 2]
@@ -119,16 +142,17 @@ class PromptBuilder:
         seen = slice(0, 0) if user is None else self._visible(user, as_of)
         items = np.concatenate([self._users["history_items"][seen], np.array([i for i, _ in recent], np.int64)])
         liked = np.concatenate([self._users["history_liked"][seen] > 0, np.array([bool(v) for _, v in recent], np.bool_)])
-        graph = self._graph_of(user, as_of)
+        part, graph = self._graph_of(user, as_of)
         similar = self._similar(graph, user, items[liked], whole=as_of is None and not recent)
-        return _Request(graph, as_of, items, liked, similar)
+        return _Request(part, graph, as_of, items, liked, similar)
 
-    def _graph_of(self, user: int | None, as_of: int | None) -> Graph | None:
+    def _graph_of(self, user: int | None, as_of: int | None) -> tuple[int | None, Graph | None]:
         if self._snapshots is None:
-            return self._graph
+            return None, self._graph
         if user is None or as_of is None:
             raise ValueError("a training prompt is one of a known user as of a moment")
-        return self._snapshots.before(user, as_of)
+        part = self._snapshots.part(user, as_of)
+        return part, self._snapshots.before(part)
 
     def _similar(self, graph: Graph | None, user: int | None, liked: Rows, whole: bool) -> Rows:
         """Rows of the users nearest to one who `liked` these items. `whole`: they are all that the catalog knows of `user`."""
@@ -142,7 +166,7 @@ class PromptBuilder:
         return graph.around.nearest(query[None], np.array([-1 if user is None else user]))[0]
 
     def _shared(self, op: Op, user: int | None, request: _Request) -> list[int]:
-        """The pieces of an op that does not depend on the target."""
+        """The pieces of an op that does not depend on the target; among them vectors, see `_vectors`."""
         match op["op"]:
             case "piece":
                 return [op["piece"]]
@@ -158,6 +182,9 @@ class PromptBuilder:
             case "similar_liked":
                 items = self._similar_liked(op["limit"], request)
                 return self._entries(op, items, np.ones(len(items), np.bool_))
+            case "user_vector":
+                assert self._ids is not None
+                return [~self._ids.user_id]
         raise ValueError(f"prompt op {op['op']!r} is not one of docs/format.md")
 
     def _each(self, op: Op, user: int | None, request: _Request, targets: Rows) -> list[list[int]]:
@@ -167,6 +194,8 @@ class PromptBuilder:
         match op["op"]:
             case "item_field":
                 return [[piece] for piece in self._items[f"field.{op['field']}"][targets].tolist()]
+            case "item_vector":
+                return [self._vectors(op["table"], target) for target in targets.tolist()]
             case "item_like_rate":
                 return [[_rate(op, *self._ratings(target, request.as_of))] for target in targets]
             case "item_count":
@@ -190,6 +219,8 @@ class PromptBuilder:
             for part in op["entry"]:
                 if part["op"] == "verdict":
                     pieces.append(part["yes" if verdict else "no"])
+                elif part["op"] == "item_vector":
+                    pieces += self._vectors(part["table"], int(item))
                 else:
                     pieces.append(part["piece"] if part["op"] == "piece" else int(self._items[f"field.{part['field']}"][item]))
         return pieces

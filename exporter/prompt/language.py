@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from rexit.errors import InputError
 from rexit.exporter.prompt.pieces import Pieces, load_tokenizer, single_token
-from rexit.exporter.prompt.program import Fields, Lengths, Program, bounds, compile_program
+from rexit.exporter.prompt.program import Fields, Lengths, Program, bounds, compile_program, vector_count
 from rexit.exporter.prompt.template import Template, read_template, written
 
 
@@ -56,6 +56,8 @@ def worded(language: Language, users: pl.DataFrame, items: pl.DataFrame) -> Word
     offsets, tokens = pieces.encode(language.tokenizer)
     most = _most_tokens(program, np.diff(offsets), fields, template)
     told = {"template": template.text, "prefix": program.prefix, "candidate": program.candidate, **most}
+    if program.vectors:
+        told["vectors"] = [{"name": name, "count": vector_count(name)} for name in program.vectors]
     return Worded(told, {"offsets": offsets, "tokens": tokens}, fields)
 
 

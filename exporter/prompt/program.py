@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from rexit.errors import InputError
 from rexit.exporter.prompt.pieces import Pieces
-from rexit.exporter.prompt.template import LISTS, RATES, SHARES, Placeholder, Template, written
+from rexit.exporter.prompt.template import EMBEDDINGS, LISTS, RATES, RESERVED, SHARES, Placeholder, Template, written
 
-TARGETS = ("item_field", "item_like_rate", "item_count", "similar_verdict", *SHARES)
+TARGETS = ("item_field", "item_vector", "item_like_rate", "item_count", "similar_verdict", *SHARES)
 
 Op = dict[str, Any]
 Lengths = NDArray[np.int64]  # tokens of each piece
@@ -22,12 +22,16 @@ Fields = Mapping[str, NDArray[np.int32]]  # `user.NAME` and `item.NAME` to the r
 
 @dataclass
 class Program:
-    """`prefix` and `candidate` ops. `user_fields` and `item_fields` map a field's name to (column, whether a space precedes)."""
+    """`prefix` and `candidate` ops. `user_fields` and `item_fields` map a field's name to (column, whether a space precedes).
+
+    `vectors`: the tables of item vectors that the ops read, in the order of their ids.
+    """
 
     prefix: list[Op] = field(default_factory=list)
     candidate: list[Op] = field(default_factory=list)
     user_fields: dict[str, tuple[str, bool]] = field(default_factory=dict)
     item_fields: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    vectors: list[str] = field(default_factory=list)
 
 
 def needs_target(op: Op) -> bool:
@@ -70,10 +74,17 @@ class _Compiler:
         inside = where != "prompt"
         if node.name == "verdict" and inside:
             return {"op": "verdict", "yes": self._word("liked"), "no": self._word("disliked")}
-        if table == "item" and column in self.item_columns and node.name not in RATES:
+        if node.name == "item.gcn":
+            return self._item_vector("gcn")
+        if node.name == "user.gcn" and not inside:
+            return {"op": "user_vector"}
+        if table == "item" and column in self.item_columns and node.name not in RESERVED:
+            if node.limit:
+                self.program.item_fields[column] = (column, False)  # what the vectors are made of
+                return self._item_vector(f"{column}:{node.limit}")
             self.program.item_fields[space + column] = (column, node.spaced)
             return {"op": "item_field", "field": space + column}
-        if not inside and table == "user" and column in self.user_columns and node.name not in RATES:
+        if not inside and table == "user" and column in self.user_columns and node.name not in RESERVED:
             self.program.user_fields[space + column] = (column, node.spaced)
             return {"op": "user_field", "field": space + column, "missing": self._missing(node)}
         if not inside and node.name in RATES:
@@ -86,6 +97,11 @@ class _Compiler:
             bins = [self.pieces.literal(space + text) for text in rate_texts(self.template.bins["like_rate"])]
             return {"op": node.name, "limit": node.limit, "bins": bins, "missing": self._missing(node)}
         raise self._unknown(node, where)
+
+    def _item_vector(self, table: str) -> Op:
+        if table not in self.program.vectors:
+            self.program.vectors.append(table)
+        return {"op": "item_vector", "table": table}
 
     def _list(self, node: Placeholder) -> Op:
         if node.name == "similar_verdict":
@@ -103,11 +119,12 @@ class _Compiler:
         return self.pieces.literal(written(self.template.words["missing"], node.spaced))
 
     def _unknown(self, node: Placeholder, where: str) -> InputError:
-        known = [f"item.{c}" for c in self.item_columns if f"item.{c}" not in RATES]
+        known = [f"item.{c}" for c in self.item_columns if f"item.{c}" not in RESERVED]
         if where == "prompt":
-            known = [*(f"user.{c}" for c in self.user_columns if f"user.{c}" not in RATES), *known, *RATES, *LISTS, *SHARES]
+            users = [f"user.{c}" for c in self.user_columns if f"user.{c}" not in RESERVED]
+            known = [*users, *known, *RATES, *LISTS, *SHARES, *EMBEDDINGS]
         else:
-            known = [*known, "verdict"]
+            known = [*known, "item.gcn", "verdict"]
         return InputError(f"{self.template.path}: {where}: unknown placeholder {node}, known are: {', '.join(known)}")
 
 
@@ -119,6 +136,11 @@ def rate_texts(bins: int) -> list[str]:
 def count_texts(bins: int) -> list[str]:
     """How count bins are written: `0`, then the power of two at or below the count, `2^0`, `2^1`, `2^2`, …"""
     return ["0", *(f"2^{b - 1}" for b in range(1, bins))]
+
+
+def vector_count(table: str) -> int:
+    """The vectors of each item in a table, which its name tells: `gcn` has one, `title:2` two."""
+    return int(table.rpartition(":")[2]) if ":" in table else 1
 
 
 def placeholder(op: Op) -> str | None:
@@ -135,6 +157,10 @@ def placeholder(op: Op) -> str | None:
             return f"{{{kind}:{op['limit']}}}"
         case "verdict":
             return "{verdict}"
+        case "item_vector":
+            return f"{{item.{op['table']}}}"
+        case "user_vector":
+            return "{user.gcn}"
     return f"{{{kind[:4]}.{kind[5:]}}}"
 
 
@@ -155,6 +181,9 @@ def bounds(ops: Sequence[Op], lengths: Lengths, fields: Fields) -> tuple[int, in
 
 def _bounds(op: Op, lengths: Lengths, fields: Fields) -> tuple[int, int]:
     kind = op["op"]
+    if kind in ("item_vector", "user_vector"):
+        count = vector_count(op["table"]) if kind == "item_vector" else 1
+        return count, count
     if kind in ("history", "similar_liked"):
         low, high = bounds(op["entry"], lengths, fields)
         empty = int(lengths[op["empty"]])

@@ -35,7 +35,10 @@ class Snapshots:
         each = zip(tables["users"], tables["items"], tables["fold_in"], strict=True)
         self._graphs = [Graph(Neighbourhood(users, neighbours), items, fold_in) for users, items, fold_in in each]
 
-    def before(self, user: int, as_of: int) -> Graph | None:
-        """What had been learned before the part of the user's training that the moment falls into; None in the first."""
-        part = int((self._begins[user] <= as_of).sum())
+    def part(self, user: int, as_of: int) -> int:
+        """The part of the user's training that the moment falls into, from 0."""
+        return int((self._begins[user] <= as_of).sum())
+
+    def before(self, part: int) -> Graph | None:
+        """What had been learned before a part; None for the first."""
         return self._graphs[part - 1] if part else None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rexit.bundle.vectors import MOST
 from rexit.errors import InputError
 
 ENTRIES = {
@@ -19,13 +20,19 @@ ENTRIES = {
 LISTS = ("history.recent", "history.nearest", "similar_liked", "similar_verdict")
 RATES = ("user.like_rate", "user.count", "item.like_rate", "item.count")
 SHARES = ("similar_like_rate", "nearest_like_rate")
+EMBEDDINGS = ("user.gcn", "item.gcn")
+RESERVED = (*RATES, *EMBEDDINGS)
+"""Columns of these names cannot be placed."""
 WORDS = {"liked": " liked", "disliked": " disliked", "unseen": " unseen", "missing": "unknown", "empty": " none"}
 BINS = {"like_rate": 20, "count": 12}
 
 
 @dataclass(frozen=True)
 class Placeholder:
-    """`{name}` or `{name:limit}`. `spaced`: the space before it belongs to its text, since tokenizers keep " word" whole."""
+    """`{name}` or `{name:limit}`. `spaced`: the space before it belongs to its text, since tokenizers keep " word" whole.
+
+    The limit of a column is the number of vectors that stand for its text; 0: it is placed as text.
+    """
 
     name: str
     limit: int = 0
@@ -99,7 +106,7 @@ def read_template(path: Path) -> Template:
 def parse(path: Path, where: str, text: str) -> Nodes:
     """Splits a text into literals and placeholders. `{{` and `}}` stand for braces. Raises InputError.
 
-    One space before a placeholder that stands for a single value moves from the literal into the placeholder.
+    One space before a placeholder that stands for a single text moves from the literal into the placeholder.
     """
     nodes: list[str | Placeholder] = []
     try:
@@ -109,7 +116,8 @@ def parse(path: Path, where: str, text: str) -> Nodes:
                 continue
             if conversion:
                 raise InputError(f"{path}: {where}: {{{name}!{conversion}}}: conversions are not supported")
-            spaced = literal.endswith(" ") and name not in (*LISTS, "verdict")
+            vectors = name in EMBEDDINGS or (bool(spec) and name.startswith("item.") and name not in RATES)
+            spaced = literal.endswith(" ") and name not in (*LISTS, "verdict") and not vectors
             limit = 0
             if name in (*LISTS, *SHARES):
                 if not (spec or "").isascii() or not (spec or "").isdigit() or not 1 <= int(spec or 0) <= 1000:
@@ -117,9 +125,18 @@ def parse(path: Path, where: str, text: str) -> Nodes:
                         f"{path}: {where}: {{{name}}} needs a limit from 1 to 1000, as in {{{name}:5}}, not {spec!r}"
                     )
                 limit = int(spec or 0)
+            elif spec and vectors and name not in EMBEDDINGS:
+                if not spec.isascii() or not spec.isdigit() or not 1 <= int(spec) <= MOST:
+                    raise InputError(
+                        f"{path}: {where}: {{{name}}} can stand in 1 to {MOST} vectors, as in {{{name}:2}}, not {spec!r}"
+                    )
+                limit = int(spec)
             elif spec:
                 known = ", ".join((*LISTS, *SHARES))
-                raise InputError(f"{path}: {where}: {{{name}:{spec}}}: only lists and their rates take a limit ({known})")
+                raise InputError(
+                    f"{path}: {where}: {{{name}:{spec}}}: only lists and their rates take a limit ({known}), "
+                    "and columns of items a number of vectors"
+                )
             nodes += [literal[:-1] if spaced else literal, Placeholder(name, limit, spaced)]
     except ValueError as exc:
         raise InputError(f"{path}: {where}: {exc} (write {{{{ and }}}} for braces)") from exc

@@ -23,6 +23,7 @@ from builders.model import (
     LAYERS,
     POSITIONS,
     VOCABULARY,
+    make_vectors,
     make_weights,
     segment_graph,
     segment_names,
@@ -36,9 +37,10 @@ MAX_TOKENS = 24
 class BundleOptions:
     """What a test wants otherwise.
 
-    catalog: what it holds; splits: of its catalog.json, whose files lie in a catalog's own folder and not in a bundle. exits:
-    depths, the last of them the model's. max_tokens: the limit of cpu-fp32. golden: tensors of golden.safetensors, for every
-    variant. variants: those beside cpu-fp32, of `builders.variants.KINDS`.
+    catalog: what it holds; where its program has vectors, so has the bundle. splits: of its catalog.json, whose files lie in
+    a catalog's own folder and not in a bundle. exits: depths, the last of them the model's. max_tokens: the limit of cpu-
+    fp32. golden: tensors of golden.safetensors, for every variant. variants: those beside cpu-fp32, of
+    `builders.variants.KINDS`.
     """
 
     catalog: CatalogContents = field(default_factory=make_catalog)
@@ -55,7 +57,8 @@ def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
     write_catalog(folder / "catalog", options.catalog, options.splits)
     variant = folder / "variants" / "cpu-fp32"
     variant.mkdir(parents=True)
-    segments, files = _write_segments(variant, options.exits)
+    tables = options.catalog.info["prompt"].get("vectors", [])
+    segments, files = _write_segments(variant, options.exits, bool(tables))
     if options.golden is not None:
         save_file(options.golden, variant / "golden.safetensors")
         files.append("golden.safetensors")
@@ -72,13 +75,17 @@ def write_bundle(folder: Path, options: BundleOptions | None = None) -> Path:
         },
     )
     model = {"family": "tiny", "head": "own", "layers": LAYERS, "hidden_size": HIDDEN, "kv_heads": HEADS, "head_dim": HEAD_DIM}
-    catalog = ["catalog/catalog.json", *(f"catalog/{name}" for name in options.catalog.tables)]
+    shared = ["catalog/catalog.json", *(f"catalog/{name}" for name in options.catalog.tables)]
+    if tables:
+        save_file(make_vectors(tables, options.catalog.info["counts"]["items"], user=True), folder / "vectors.safetensors")
+        shared.append("vectors.safetensors")
     write_json(
         folder / "manifest.json",
         {
-            **{"schema": 1, "requires": [], "producer": "tiny", "exits": list(options.exits), "variants": ["cpu-fp32"]},
+            **{"schema": 1, "requires": ["vectors"] if tables else [], "producer": "tiny"},
+            **{"exits": list(options.exits), "variants": ["cpu-fp32"]},
             "model": {**model, "vocab_size": VOCABULARY, "max_positions": POSITIONS, "checkpoint_sha256": "f" * 64},
-            "files": {name: {} for name in [*catalog, "variants/cpu-fp32/variant.json"]},
+            "files": {name: {} for name in [*shared, "variants/cpu-fp32/variant.json"]},
         },
     )
     refresh(folder)
@@ -95,12 +102,12 @@ def write_catalog(folder: Path, catalog: CatalogContents, splits: dict[str, Any]
     write_json(folder / "catalog.json", {**catalog.info, "splits": splits, "files": {name: {} for name in catalog.tables}})
 
 
-def _write_segments(folder: Path, exits: tuple[int, ...]) -> tuple[list[dict[str, Any]], list[str]]:
+def _write_segments(folder: Path, exits: tuple[int, ...], vectors: bool) -> tuple[list[dict[str, Any]], list[str]]:
     """What variant.json says of each segment, and the files' names."""
     weights, files = make_weights(), []
     for k in range(len(exits)):
         name = f"segment-{k}.onnx"
-        graph = segment_graph(k, weights, exits)
+        graph = segment_graph(k, weights, exits, vectors)
         onnx.save(graph, folder / name, save_as_external_data=True, location=f"{name}.data", size_threshold=256)
         files += [name, f"{name}.data"]
-    return [segment_names(k, exits) for k in range(len(exits))], files
+    return [segment_names(k, exits, vectors) for k in range(len(exits))], files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any, NamedTuple
 
@@ -73,8 +74,22 @@ PROGRAM: dict[str, Any] = {
 }
 
 
-def make_catalog(users: int = USERS, items: int = ITEMS, *, seed: int = 1, strings: bool = False) -> CatalogContents:
-    """strings: ids are text."""
+def program_with_vectors() -> dict[str, Any]:
+    """The same with vectors among the texts: of the target, of the entries of lists, of the user."""
+    program = copy.deepcopy(PROGRAM)
+    program["prefix"].insert(1, {"op": "user_vector"})
+    program["prefix"][5]["entry"].insert(0, {"op": "item_vector", "table": "gcn"})
+    program["prefix"][6]["entry"][0] = {"op": "item_vector", "table": "title:2"}
+    program["candidate"][0] = {"op": "item_vector", "table": "title:2"}
+    program["candidate"].insert(2, {"op": "item_vector", "table": "gcn"})
+    program["candidate"][5]["entry"] = [{"op": "item_vector", "table": "gcn"}, {"op": "verdict", "yes": 6, "no": 7}]
+    return {**program, "vectors": [{"name": "gcn", "count": 1}, {"name": "title:2", "count": 2}]}
+
+
+def make_catalog(
+    users: int = USERS, items: int = ITEMS, *, seed: int = 1, strings: bool = False, vectors: bool = False
+) -> CatalogContents:
+    """strings: ids are text. vectors: the program has vectors; the tables are the same."""
     random = np.random.default_rng(seed)
     events = sorted(
         (user, int(random.integers(10, 60)), int(item), bool(random.random() < 0.6))
@@ -132,7 +147,7 @@ def make_catalog(users: int = USERS, items: int = ITEMS, *, seed: int = 1, strin
     kind = "string" if strings else "int64"
     info = {
         "schema": 1,
-        "requires": [],
+        "requires": ["vectors"] if vectors else [],
         "producer": "tiny",
         "ids": {"user": kind, "item": kind},
         "counts": {"users": users, "items": items, "interactions": len(events), "pieces": len(lengths)},
@@ -140,7 +155,7 @@ def make_catalog(users: int = USERS, items: int = ITEMS, *, seed: int = 1, strin
         "tokenizer": {"vocab_size": VOCABULARY, "sha256": "0" * 64},
         "labels": {"no": 1, "yes": 2},
         "embedding": {"dim": DIM, "layers": 2},
-        "prompt": PROGRAM,
+        "prompt": program_with_vectors() if vectors else PROGRAM,
         "retrieval": {},
         "splits": {},
     }

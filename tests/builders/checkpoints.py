@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from rexit.bundle import Catalog
 from rexit.exporter.model.checkpoint import save_checkpoint
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.packed import ATTENTION
+from rexit.exporter.model.projectors import Projectors
 from rexit.exporter.quiet import quiet
 
 FAMILIES = (
@@ -78,8 +80,18 @@ def tiny_heads(decoder: Decoder, exits: int) -> ExitHeads:
 
 
 def tiny_checkpoint(
-    folder: Path, exits: tuple[int, ...] = (1, 2, 4), family: str = "llama", labels: dict[str, int] = LABELS, **changes: Any
+    folder: Path,
+    exits: tuple[int, ...] = (1, 2, 4),
+    family: str = "llama",
+    labels: dict[str, int] = LABELS,
+    catalog: Catalog | None = None,
+    **changes: Any,
 ) -> Path:
+    """catalog: one whose prompts have vectors, for which it gets projectors."""
     model = tiny_model(family, **changes)
-    save_checkpoint(folder, model, exits, tiny_heads(Decoder.of(model), len(exits)), labels)
+    decoder, projectors = Decoder.of(model), None
+    heads = tiny_heads(decoder, len(exits))
+    if catalog is not None and (ids := catalog.vector_ids):
+        projectors = Projectors.like(decoder, ids, catalog.info["embedding"]["dim"])
+    save_checkpoint(folder, model, exits, heads, labels, projectors=projectors)
     return folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from builders.model import HEAD_DIM, HEADS, HIDDEN
+from builders.model import HEAD_DIM, HEADS, HIDDEN, VOCABULARY
 from builders.variants import TENSORRT, TENSORRT_HALF
 from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, OptimizationProfile
 
@@ -42,6 +42,9 @@ def plan(segment: dict[str, Any]) -> str:
         tensor("input", ins["hidden"], segment["hidden_dtype"], -1, HIDDEN)
     for role in ("positions", "groups", "rows"):
         tensor("input", ins[role], "int64", -1)
+    if "vectors" in ins:
+        lines.append(f"vocabulary {VOCABULARY}")
+        tensor("input", ins["vectors"], "float32", -1, HIDDEN)
     for name in (*ins["past_keys"], *ins["past_values"]):
         tensor("input", name, segment["cache_dtype"], *cache)
     if "hidden" in outs:

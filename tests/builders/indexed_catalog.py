@@ -27,6 +27,11 @@ missing = "!"
 empty = "0"
 """
 
+WITH_VECTORS = _TEMPLATE.replace(
+    "{user.like_rate}|{history.recent:3}|{item.title} ", "{user.gcn}{user.like_rate}|{history.recent:3}|{item.title:2}{item.gcn} "
+).replace("{item.title}{verdict},", "{item.gcn}{verdict},")
+"""The same with vectors: of the user, of the target's title and GCN embedding, of the items of the history."""
+
 
 def byte_tokenizer() -> Tokenizer:
     """One token per letter: printable ASCII."""
@@ -37,7 +42,7 @@ def byte_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def write_indexed_catalog(folder: Path, users: int = USERS, taste: bool = False) -> Path:
+def write_indexed_catalog(folder: Path, users: int = USERS, taste: bool = False, template: str = _TEMPLATE) -> Path:
     """Writes `folder/catalog` and what it was made from beside it.
 
     Ratings are random; with `taste` everybody likes the films with an even number, and the titles tell which they are.
@@ -53,7 +58,7 @@ def write_indexed_catalog(folder: Path, users: int = USERS, taste: bool = False)
     names = [("xxxxxx", "......")[item % 2] if taste else f"Film {'abcdefg'[: 1 + item % 7]}" for item in range(ITEMS)]
     titles = [f"{1000 + item},{name}" for item, name in enumerate(names)]
     (folder / "items.csv").write_text("\n".join(["item_id,title", *titles]))
-    (folder / "prompt.toml").write_text(_TEMPLATE)
+    (folder / "prompt.toml").write_text(template)
     byte_tokenizer().save(str(folder / "tokenizer.json"))
     build_catalog(
         folder / "interactions.csv",

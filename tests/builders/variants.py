@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from builders.bundle_files import refresh, write_json
+from builders.model import VECTORS
 from builders.quantized import quantized
 
 QUANTIZED, TENSORRT, TENSORRT_HALF = "cpu-int8", "tensorrt-fp32", "tensorrt-fp16"
@@ -31,9 +32,10 @@ class Kind:
 
 
 def halved(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with every float32 input and output in float16, `logits` excepted. It computes in float32 as before."""
+    """The same graph with every float32 input and output in float16, `vectors` and `logits` excepted. It computes in float32 as
+    before."""
     graph = model.graph
-    inputs = [v for v in graph.input if v.type.tensor_type.elem_type == TensorProto.FLOAT]
+    inputs = [v for v in graph.input if v.type.tensor_type.elem_type == TensorProto.FLOAT and v.name != VECTORS]
     outputs = [v for v in graph.output if v.type.tensor_type.elem_type == TensorProto.FLOAT and "logits" not in v.name]
     inner = {v.name: f"{v.name}_f32" for v in (*inputs, *outputs)}
     for node in graph.node:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from builders.bundle import write_bundle
-from damage import files, graphs, manifests, policies, programs, tables
+from builders.bundle import BundleOptions, write_bundle
+from builders.catalog import make_catalog
+from damage import files, graphs, manifests, policies, programs, tables, vectors
 from damage.cases import Case, write_cases
 
 CASES = {"sound": Case(lambda folder: None, "REXIT_OK", "", "running")}
 for module in (files, manifests, policies, tables, programs, graphs):
     CASES |= module.CASES
+WITH_VECTORS = vectors.CASES
+"""Damage to a bundle whose prompts have vectors."""
 
 
 def write_bundles(place: Path) -> None:
     """A damaged bundle for each case."""
-    write_cases(CASES, write_bundle(place / ".plain"), place)
-    shutil.rmtree(place / ".plain")
+    plain = write_bundle(place / ".plain")
+    write_cases(CASES, plain, place)
+    shutil.rmtree(plain)
+    write_cases(WITH_VECTORS, write_bundle(plain, BundleOptions(make_catalog(vectors=True))), place)
+    shutil.rmtree(plain)

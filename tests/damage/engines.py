@@ -8,9 +8,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
 from builders.bundle import BundleOptions, write_bundle
-from builders.bundle_files import entry, write_json
+from builders.bundle_files import entry, refresh, write_json
+from builders.catalog import make_catalog
 from builders.engines import ENGINES, KEY, PROFILES, add_engines, profile_line
+from builders.model import HIDDEN
 from builders.variants import TENSORRT_HALF
 from damage.cases import Cases, write_cases
 
@@ -293,9 +298,52 @@ def profile_for_shorter_prefixes(folder: Path) -> None:
     shrink(folder, 0, 1, "prefix", [1, 2, 2])
 
 
+WITH_VECTORS = Cases("loading")
+"""Damage to the engines of a bundle whose prompts have vectors."""
+
+
+@WITH_VECTORS.ends_in("OK", "", "running")
+def sound_with_vectors(folder: Path) -> None:
+    pass
+
+
+@WITH_VECTORS.ends_in("CORRUPT", "segment-0.plan: the engine has no input `given`")
+def plan_that_takes_no_vectors(folder: Path) -> None:
+    edit_plan(folder, f"vocabulary 64\ninput given float32 -1 {HIDDEN}\n", "", segment=0)
+
+
+@WITH_VECTORS.ends_in("CORRUPT", "segment-0.plan: input `given` is float16, expected float32")
+def plan_that_takes_halves_for_vectors(folder: Path) -> None:
+    edit_plan(folder, "input given float32", "input given float16", segment=0)
+
+
+@WITH_VECTORS.ends_in("CORRUPT", "segment-0.plan: input `given` has shape [dynamic, 17], expected [dynamic, 16]")
+def plan_that_takes_wider_vectors(folder: Path) -> None:
+    edit_plan(folder, f"input given float32 -1 {HIDDEN}", f"input given float32 -1 {HIDDEN + 1}", segment=0)
+
+
+def write_numbers(folder: Path) -> None:
+    """What the double computes with: integers below 251, told by the id, and the same for every user."""
+    path = folder / "vectors.safetensors"
+    tables, first = load_file(path), 0
+    for name in ("gcn", "title:2"):
+        rows = np.arange(tables[name][..., 0].size) + first
+        numbers = (7 * rows[:, None] + 3 * np.arange(HIDDEN) + 5) % 251
+        tables[name], first = numbers.astype(np.float16).reshape(tables[name].shape), first + len(rows)
+    tables["user.none"] = ((5 * np.arange(HIDDEN) + 11) % 251).astype(np.float16)
+    tables["user"] = np.tile(tables["user.none"], (len(tables["user"]), 1))
+    save_file(tables, path)
+    refresh(folder)
+
+
 def write_engines(place: Path) -> None:
     """A bundle with damaged engines for each case."""
     plain = write_bundle(place / ".plain", BundleOptions(variants=(TENSORRT_HALF,)))
     add_engines(plain)
     write_cases(CASES, plain, place)
-    shutil.rmtree(place / ".plain")
+    shutil.rmtree(plain)
+    write_bundle(plain, BundleOptions(make_catalog(vectors=True), variants=(TENSORRT_HALF,)))
+    write_numbers(plain)
+    add_engines(plain)
+    write_cases(WITH_VECTORS, plain, place)
+    shutil.rmtree(plain)

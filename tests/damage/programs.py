@@ -53,23 +53,23 @@ def verdict_outside_an_entry(folder: Path) -> None:
 @ends_in("CORRUPT", "inside an `entry`")
 def list_inside_a_list(folder: Path) -> None:
     inner = {"op": "similar_liked", "limit": 1, "empty": 1, "entry": []}
-    edit_json(folder, CATALOG, "prompt", "prefix", 3, "entry", to=[inner])
+    edit_json(folder, CATALOG, "prompt", "prefix", 4, "entry", to=[inner])
 
 
 @ends_in("CORRUPT", "limit")
 def endless_history(folder: Path) -> None:
-    edit_json(folder, CATALOG, "prompt", "prefix", 3, "limit", to=1 << 40)
+    edit_json(folder, CATALOG, "prompt", "prefix", 4, "limit", to=1 << 40)
 
 
 @ends_in("CORRUPT", "entry: is empty")
 def list_without_an_entry(folder: Path) -> None:
-    edit_json(folder, CATALOG, "prompt", "prefix", 3, "entry", to=[])
+    edit_json(folder, CATALOG, "prompt", "prefix", 4, "entry", to=[])
 
 
 @ends_in("CORRUPT", "more than 65536 pieces without a token into the prefix", "running")
 def entries_without_a_token_that_never_end(folder: Path) -> None:
     """Four entries of 20,000 pieces: no token ever comes that the limit could stop."""
-    edit_json(folder, CATALOG, "prompt", "prefix", 3, "entry", to=[{"op": "piece", "piece": 4}] * 20_000)
+    edit_json(folder, CATALOG, "prompt", "prefix", 4, "entry", to=[{"op": "piece", "piece": 4}] * 20_000)
 
 
 def lengthen_piece(folder: Path, piece: int, tokens: int) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from builders.bundle import write_bundle
-from builders.catalog import ITEM_IDS, USER_IDS
-from damage.bundles import CASES
-from damage.cases import RUNNING_ITEMS, RUNNING_USER
+from builders.bundle import BundleOptions, write_bundle
+from builders.catalog import ITEM_IDS, USER_IDS, make_catalog
+from damage.bundles import CASES, WITH_VECTORS
+from damage.cases import RUNNING_ITEMS, RUNNING_USER, Case
 from rexit import runtime
 from rexit.errors import RexitError
 
@@ -20,9 +20,22 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(tmp_path_factory.mktemp("sound") / "bundle")
 
 
+@pytest.fixture(scope="module")
+def with_vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("vectors") / "bundle", BundleOptions(make_catalog(vectors=True)))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_damage(name: str, sound: Path, tmp_path: Path) -> None:
-    case = CASES[name]
+    ends_as_expected(CASES[name], sound, tmp_path)
+
+
+@pytest.mark.parametrize("name", WITH_VECTORS)
+def test_damage_with_vectors(name: str, with_vectors: Path, tmp_path: Path) -> None:
+    ends_as_expected(WITH_VECTORS[name], with_vectors, tmp_path)
+
+
+def ends_as_expected(case: Case, sound: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(sound, folder)
     case.damage(folder)

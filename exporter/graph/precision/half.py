@@ -10,7 +10,8 @@ What stays float32 is found by operators and not by names, so that it works for 
 3. The angles of rotary embeddings, up to their sines and cosines: half cannot represent odd numbers beyond 2048.
 4. The head: from the rows it reads to `logits`.
 
-Everything else is half: weights, hidden states, keys, values. Inputs and outputs keep their names. A weight beyond half's range
+Everything else is half: weights, hidden states, keys, values. The input `vectors` is float32 and is cast where it is read: the
+runtime fills it for all variants alike. Inputs and outputs keep their names. A weight beyond half's range
 is rejected; the mask's float32 minimum becomes half's minimum.
 """
 
@@ -26,6 +27,7 @@ from onnx_ir.passes import common
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.precision.linear import HEADS, array, constant, is_constant
 
+VECTORS = "vectors"
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
@@ -40,7 +42,7 @@ def half(model: ir.Model) -> ir.Model:
     exact = stays_float32(model)
     casts = _Casts(model.graph)
     for entry in model.graph.inputs:
-        if entry.dtype == FLOAT:
+        if entry.dtype == FLOAT and entry.name != VECTORS:
             entry.dtype = HALF
     for node in list(model.graph):
         for n, value in enumerate(node.inputs):

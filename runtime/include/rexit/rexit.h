@@ -142,7 +142,8 @@ typedef struct rexit_variant_info {
   /* What opening it takes, in bytes, not counting ONNX Runtime or TensorRT themselves and their working memory, which
    * rexit_session_get_memory reports once a session has run. */
   size_t graph_bytes;   /* graphs and weights, loaded once per opened bundle; TensorRT engines may be larger or smaller */
-  size_t catalog_bytes; /* memory-mapped: only the pages that requests touch are resident, shared with other processes */
+  size_t catalog_bytes; /* with the prompts' vectors; memory-mapped: only the pages that requests touch are resident, shared with
+                           other processes */
   size_t session_bytes; /* a session's buffers and one prefix at their largest, as after rexit_session_warm_up; prefixes of
                            earlier requests come on top, up to cache_bytes */
 } rexit_variant_info;
@@ -340,7 +341,8 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_score(rexit_session* sessio
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request,
                                                            float* log_odds_out, rexit_stats* stats_out);
 
-/* Assembles the request's prompt without running the model: the token ids of the prefix, then those of each candidate.
+/* Assembles the request's prompt without running the model: the token ids of the prefix, then those of each candidate. Ids from
+ * the tokenizer's vocabulary size on stand for vectors, of items and of the user; docs/format.md numbers them.
  * offsets_out[0] is 0, offsets_out[1] the end of the prefix, offsets_out[2 + i] the end of candidate i: item_count + 2 entries.
  * *count_out is the number of tokens. If it exceeds `capacity`, nothing else is written, and tokens_out and offsets_out may be
  * NULL: call once with capacity 0 to learn the size, then again. Statuses as for rexit_session_trace, except

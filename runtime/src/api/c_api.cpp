@@ -109,7 +109,7 @@ rexit_status rexit_bundle_get_variant(const char* path, size_t index, rexit_vari
   copy_text(variant.precision, "precision", info.precision);
   info.calibrated = bundle.calibrated() ? 1 : 0;
   info.graph_bytes = variant.graph_bytes;
-  info.catalog_bytes = bundle.catalog().bytes();
+  info.catalog_bytes = bundle.table_bytes();
   info.session_bytes = session_bytes(bundle);
   write_struct(info, info_out);
   return REXIT_OK;

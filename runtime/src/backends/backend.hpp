@@ -25,7 +25,9 @@ class Stop {
 // Backend::tensor_alignment(); hidden states may begin at any row.
 struct Pass {
   std::size_t tokens = 0, prefix = 0, rows = 0;
-  const std::int64_t* token_ids = nullptr;                     // [T], first segment
+  const std::int64_t* token_ids = nullptr;                     // [T], first segment; from the vocabulary on: rows of `vectors`
+  const float* vectors = nullptr;                              // [R, H], first segment, if it takes them
+  std::size_t vector_rows = 0;                                 // R, 1 to T
   const void* hidden_in = nullptr;                             // [T, H], the others
   const std::int64_t *positions = nullptr, *groups = nullptr;  // [T]
   const std::int64_t* row_index = nullptr;                     // [N]

@@ -11,12 +11,16 @@ namespace rexit::core {
 
 enum class TensorType { int64, float32, float16 };
 
-constexpr std::int64_t any_size = -1;  // a dynamic dimension: T, P or N
+constexpr std::int64_t any_size = -1;  // a dynamic dimension
+
+// What a tensor's dynamic dimension counts: T, P, N and R.
+enum class Dynamic { tokens, prefix, rows, vectors };
 
 struct TensorSpec {
   std::string name;
   TensorType type;
   std::vector<std::int64_t> shape;
+  Dynamic dynamic;
 };
 
 constexpr const char* name_of(TensorType type) noexcept {

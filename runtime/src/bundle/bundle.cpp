@@ -83,6 +83,7 @@ Segment read_segment(const Json& json, const std::string& folder, const FileList
   segment.positions = inputs.at("positions").string();
   segment.groups = inputs.at("groups").string();
   segment.rows = inputs.at("rows").string();
+  if (segment.first && inputs.has("vectors")) segment.vectors = inputs.at("vectors").string();
   segment.past_keys = layer_names(inputs.at("past_keys"), segment.layers());
   segment.past_values = layer_names(inputs.at("past_values"), segment.layers());
   if (!last) segment.hidden = outputs.at("hidden").string();
@@ -202,12 +203,12 @@ std::string choose(const std::vector<std::string>& names, const char* wanted, co
 }  // namespace
 
 std::vector<std::string> variant_names(const std::string& path) {
-  return names_of(read_json(path + "/manifest.json").root().at("variants"));
+  return names_of(read_json(path + "/manifest.json", "vectors").root().at("variants"));
 }
 
 Bundle::Bundle(const std::string& path, const char* wanted) : path_(path) {
   const std::string manifest_path = path + "/manifest.json";
-  const JsonDocument manifest_document = read_json(manifest_path);
+  const JsonDocument manifest_document = read_json(manifest_path, "vectors");
   const Json manifest = manifest_document.root();
   model_ = read_model(manifest.at("model"));
   const std::vector<std::size_t> exits = read_exits(manifest.at("exits"), model_);
@@ -232,6 +233,15 @@ Bundle::Bundle(const std::string& path, const char* wanted) : path_(path) {
     calibrated_ = true;
   }
   catalog_ = std::make_unique<const Catalog>(path + "/catalog", model_.vocab_size, variant_.max_positions);
+
+  const bool wanted_vectors = catalog_->program.has_vectors();
+  if (wanted_vectors == variant_.segments.front().vectors.empty())
+    fail(REXIT_CORRUPT, folder, "/variant.json segments[0] inputs: ", wanted_vectors ? "`vectors` is missing" : "has `vectors`",
+         ", but the prompt program has ", wanted_vectors ? "vectors" : "none");
+  if (!wanted_vectors) return;
+  listed(files, "vectors.safetensors", manifest_path);
+  vectors_ = std::make_unique<const Vectors>(path + "/vectors.safetensors", catalog_->program, catalog_->items.ids.size(),
+                                             model_.hidden_size);
 }
 
 }  // namespace rexit::core

@@ -10,6 +10,7 @@
 #include "bundle/catalog.hpp"
 #include "bundle/conditions.hpp"
 #include "bundle/policy.hpp"
+#include "bundle/vectors.hpp"
 
 namespace rexit::core {
 
@@ -29,6 +30,7 @@ struct Segment {
   bool first, last;
   std::string source;  // `tokens` in the first segment, else `hidden`
   std::string positions, groups, rows;
+  std::string vectors;  // empty: it takes none
   std::vector<std::string> past_keys, past_values;
   std::string hidden;  // empty in the last segment
   std::string logits;
@@ -61,6 +63,13 @@ class Bundle {
   bool calibrated() const noexcept { return calibrated_; }
   const Conditions& made_on() const noexcept { return made_on_; }  // of the policy
   const Catalog& catalog() const noexcept { return *catalog_; }
+  const Vectors* vectors() const noexcept { return vectors_.get(); }  // null: the prompt program has none
+  std::size_t table_bytes() const noexcept { return catalog_->bytes() + (vectors_ != nullptr ? vectors_->bytes() : 0); }
+  // Throws REXIT_MISMATCH if a table was modified since: what was checked may no longer hold.
+  void check_unchanged() const {
+    catalog_->check_unchanged();
+    if (vectors_ != nullptr) vectors_->check_unchanged();
+  }
   std::size_t exits() const noexcept { return variant_.segments.size(); }
   std::size_t depth(std::size_t exit) const noexcept { return variant_.segments[exit].end; }
 
@@ -72,6 +81,7 @@ class Bundle {
   bool calibrated_ = false;
   Conditions made_on_;
   std::unique_ptr<const Catalog> catalog_;
+  std::unique_ptr<const Vectors> vectors_;
 };
 
 }  // namespace rexit::core

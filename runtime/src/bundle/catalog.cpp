@@ -116,12 +116,13 @@ struct Catalog::Description {
       : folder(catalog_folder),
         vocabulary(vocabulary_size),
         max_positions(positions),
-        document(read_json(folder + "/catalog.json")),
+        document(read_json(folder + "/catalog.json", "vectors")),
         root(document.root()) {
     check_files(folder, read_file_sizes(root.at("files")), {"users.safetensors", "items.safetensors", "pieces.safetensors"});
   }
 
   std::size_t count(const char* what) const { return root.at("counts").at(what).size(0, max_rows); }
+  std::size_t tokenizer() const { return root.at("tokenizer").at("vocab_size").size(1, max_rows); }
   const std::string& kind(const char* what) const { return id_kind(root.at("ids").at(what)); }
 
   std::string folder;
@@ -143,8 +144,17 @@ Catalog::Catalog(const Description& d)
   const std::size_t piece_count = pieces.offsets.size - 1;
   users.fields = field_columns(users.table, users.ids.size(), piece_count);
   items.fields = field_columns(items.table, items.ids.size(), piece_count);
-  program =
-      read_program(d.root.at("prompt"), {piece_count, d.max_positions, field_lookup(users.table), field_lookup(items.table)});
+  program = read_program(d.root.at("prompt"), {piece_count, items.ids.size(), d.tokenizer(), d.max_positions,
+                                               field_lookup(users.table), field_lookup(items.table)});
+  const std::vector<std::string> needs = d.root.has("requires") ? d.root.at("requires").strings() : std::vector<std::string>();
+  if (program.has_vectors() == needs.empty())
+    fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", needs.empty() ? "lacks" : "holds",
+         " `vectors`, but the prompt has ", needs.empty() ? "vectors" : "none");
+  if (!program.has_vectors()) return;
+  // Or ids of vectors would be taken for tokens, and tokens for vectors.
+  if (d.tokenizer() > d.vocabulary)
+    fail(REXIT_CORRUPT, d.root.at("tokenizer").where(), ": vocab_size is ", d.tokenizer(), ", the model's is ", d.vocabulary);
+  check_below(pieces.table, "tokens", pieces.tokens, d.tokenizer());
 }
 
 }  // namespace rexit::core

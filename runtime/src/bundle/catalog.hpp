@@ -55,12 +55,11 @@ struct Pieces {
 
 class Catalog {
  public:
-  // Opens the catalog in `folder`. Tokens of pieces must be below `vocabulary`; the program's maximum lengths are capped at
-  // `max_positions`.
+  // Opens the catalog in `folder`. Tokens of pieces must be below `vocabulary`, the model's; the program's maximum lengths are
+  // capped at `max_positions`.
   Catalog(const std::string& folder, std::size_t vocabulary, std::size_t max_positions);
 
   std::size_t bytes() const noexcept { return users.table.bytes() + items.table.bytes() + pieces.table.bytes(); }
-  // Throws REXIT_MISMATCH if a table was modified since: what was checked may no longer hold.
   void check_unchanged() const {
     for (const Safetensors* table : {&users.table, &items.table, &pieces.table}) table->check_unchanged();
   }

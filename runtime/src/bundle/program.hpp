@@ -27,6 +27,8 @@ enum class OpKind {
   similar_verdict,
   similar_like_rate,
   nearest_like_rate,
+  item_vector,
+  user_vector,
 };
 
 // One op. Which fields are used depends on `kind`; docs/format.md lists them.
@@ -34,20 +36,35 @@ struct Op {
   OpKind kind{};
   Piece piece = 0;  // piece; `missing`, `empty` or `unseen` of the ops that have it
   Piece yes = 0, no = 0;
-  std::size_t field = 0;  // column in Users::fields or Items::fields
+  std::size_t field = 0;  // column in Users::fields or Items::fields; item_vector: in Program::vectors
   std::size_t limit = 0;
   std::vector<Piece> bins;
   std::vector<Op> entry;
 };
 
+// Vectors that stand in prompts: `count` for each item. Vector j of item row i has id first + i * count + j.
+struct VectorTable {
+  std::string name;
+  std::int32_t count, first;
+};
+
 struct Program {
   std::vector<Op> prefix, candidate;
   std::size_t max_prefix_tokens = 0, max_candidate_tokens = 0;  // longest seen by the exporter, capped at max_positions; hints
+
+  // Ids below `first_vector` are the tokenizer's. Those of the vectors follow, table by table; `user_vector` comes after them and
+  // stands for the vector of the request's user.
+  std::vector<VectorTable> vectors;
+  std::int32_t first_vector = 0, user_vector = 0;
+  bool has_user_vector = false;
+  std::size_t max_prefix_vectors = 0, max_candidate_vectors = 0;  // the most that the prefix or one candidate can hold
+
+  bool has_vectors() const noexcept { return has_user_vector || !vectors.empty(); }
 };
 
 // What a program may refer to. The functions return a field's column, and throw REXIT_CORRUPT if there is no such field.
 struct ProgramScope {
-  std::size_t pieces, max_positions;
+  std::size_t pieces, items, vocabulary, max_positions;  // vocabulary: the tokenizer's
   std::function<std::size_t(const Json&)> user_field, item_field;
 };
 

@@ -13,6 +13,13 @@ namespace rexit::core {
 
 inline bool is_finite(Half half) noexcept { return (static_cast<std::uint16_t>(half) & 0x7c00u) != 0x7c00u; }
 
+// Looks at all of them, so that the compiler may vectorise.
+inline bool all_finite(const Half* halves, std::size_t count) noexcept {
+  unsigned others = 0;
+  for (std::size_t i = 0; i < count; ++i) others |= is_finite(halves[i]) ? 0u : 1u;
+  return others == 0;
+}
+
 inline bool is_zero(Half half) noexcept { return (static_cast<std::uint16_t>(half) & 0x7fffu) == 0; }
 
 inline float to_float(Half half) noexcept {

@@ -96,6 +96,15 @@ class Assembler {
         for (const Interaction& near : retrieval_.nearest(one.item, op.limit)) add(count, near.liked);
         return append(like_rate(op, count));
       }
+      case OpKind::item_vector: {
+        const VectorTable& table = catalog_.program.vectors[op.field];
+        make_room(static_cast<std::size_t>(table.count));
+        for (std::int32_t j = 0; j < table.count; ++j) tokens_.push_back(table.first + one.item * table.count + j);
+        return;
+      }
+      case OpKind::user_vector:
+        make_room(1);
+        return tokens_.push_back(catalog_.program.user_vector);
     }
   }
 
@@ -123,9 +132,13 @@ class Assembler {
     const auto at = static_cast<std::size_t>(piece);
     const auto count = static_cast<std::size_t>(pieces.offsets[at + 1] - pieces.offsets[at]);
     if (count == 0 && ++empty_ > most_empty) too_empty();
-    if (count > most_ - tokens_.size()) too_long();
+    make_room(count);
     const std::int32_t* first = pieces.tokens.data + pieces.offsets[at];
     tokens_.insert(tokens_.end(), first, first + count);
+  }
+
+  void make_room(std::size_t count) const {
+    if (count > most_ - tokens_.size()) too_long();
   }
 
   std::string part() const {
@@ -151,12 +164,13 @@ class Assembler {
 
 }  // namespace
 
-void assemble(const Catalog& catalog, const Query& query, std::size_t limit, const Deadline& deadline, Retrieval& retrieval,
-              Prompt& prompt) {
+void assemble(const Bundle& bundle, const Query& query, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt) {
+  const Catalog& catalog = bundle.catalog();
   retrieval.begin(query, deadline);
+  if (catalog.program.has_user_vector) retrieval.user_vector(*bundle.vectors(), prompt.user_vector);
   prompt.tokens.clear();
   prompt.offsets.assign(1, 0);
-  Assembler assembler(catalog, retrieval, limit, prompt.tokens);
+  Assembler assembler(catalog, retrieval, bundle.variant().max_positions, prompt.tokens);
   assembler.prefix();
   prompt.offsets.push_back(prompt.tokens.size());
   for (const Row item : query.items) {

@@ -10,7 +10,7 @@ namespace rexit::core {
 namespace {
 
 constexpr std::size_t lanes = 8;              // independent sums, so that the compiler may vectorise
-constexpr std::size_t between_checks = 4096;  // of the deadline, in users: some hundred microseconds
+constexpr std::size_t between_checks = 4096;  // of the deadline, in users or likes: some hundred microseconds
 
 // Products of halves are exact in float32 and their sums in float64, so no order of summing changes the result.
 double dot(const float* a, const float* b, std::size_t dim) noexcept {
@@ -85,16 +85,38 @@ const std::vector<Row>& Retrieval::similar_users() {
   return similar_;
 }
 
-// The user's embedding as LightGCN would propagate it from the liked items: a direction, false where there is none. The sum of
-// halves is exact; what it is divided by is a power of two, so the one rounding is that of each component to a half.
-bool Retrieval::fold_in() {
-  const std::size_t dim = catalog_.dim;
-  liked_sum_.assign(dim, 0.0);
+// Sums to liked_sum_ what `row_of` gives for the history's liked items, [width] each, and returns their number. Sums of halves
+// are exact in float64.
+template <class RowOf>
+std::size_t Retrieval::sum_liked(const RowOf& row_of, std::size_t width) {
+  std::size_t likes = 0;
+  liked_sum_.assign(width, 0.0);
   for (const Interaction& one : history_) {
     if (!one.liked) continue;
-    const Half* row = catalog_.items.fold_in.data + static_cast<std::size_t>(one.item) * dim;
-    for (std::size_t i = 0; i < dim; ++i) liked_sum_[i] += static_cast<double>(to_float(row[i]));
+    if (++likes % between_checks == 0) deadline_->check("the sum over liked items");
+    const Half* row = row_of(one.item);
+    for (std::size_t i = 0; i < width; ++i) liked_sum_[i] += static_cast<double>(to_float(row[i]));
   }
+  return likes;
+}
+
+void Retrieval::user_vector(const Vectors& vectors, std::vector<float>& out) {
+  const std::size_t width = vectors.width();
+  const auto likes = static_cast<double>(sum_liked([&](Row item) { return vectors.liked(item); }, width));
+  out.resize(width);
+  if (likes == 0) {
+    std::transform(vectors.none_liked(), vectors.none_liked() + width, out.begin(), to_float);
+  } else {
+    std::transform(liked_sum_.begin(), liked_sum_.end(), out.begin(),
+                   [likes](double sum) { return static_cast<float>(sum / likes); });
+  }
+}
+
+// The user's embedding as LightGCN would propagate it from the liked items: a direction, false where there is none. What the sum
+// is divided by is a power of two, so the one rounding is that of each component to a half.
+bool Retrieval::fold_in() {
+  const std::size_t dim = catalog_.dim;
+  sum_liked([&](Row item) { return catalog_.items.fold_in.data + static_cast<std::size_t>(item) * dim; }, dim);
   double largest = 0;
   for (const double x : liked_sum_) largest = std::max(largest, std::abs(x));
   if (largest == 0) return false;

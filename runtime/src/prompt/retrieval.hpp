@@ -9,6 +9,7 @@
 
 #include "base/clock.hpp"
 #include "bundle/catalog.hpp"
+#include "bundle/vectors.hpp"
 
 namespace rexit::core {
 
@@ -53,6 +54,10 @@ class Retrieval {
   // A user's latest visible verdict on an item.
   std::optional<bool> verdict(Row user, Row item) const noexcept;
 
+  // The mean over what `vectors` has for the items that this user liked, as often as they were, or what it has for none: [H].
+  // Throws REXIT_CORRUPT if one of them is not finite.
+  void user_vector(const Vectors& vectors, std::vector<float>& out);
+
   std::size_t memory() const noexcept;
 
  private:
@@ -67,6 +72,8 @@ class Retrieval {
 
   Slice slice(Row user) const noexcept;
   void search_similar();
+  template <class RowOf>
+  std::size_t sum_liked(const RowOf& row_of, std::size_t width);
   bool fold_in();
   void collect_met();
 

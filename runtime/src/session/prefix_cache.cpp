@@ -12,9 +12,10 @@ namespace {
 constexpr std::size_t min_share = 4;  // a prefix reuses another's start if that makes up at least one in so many tokens
 constexpr std::size_t max_spare = 4;  // a prefix that takes over memory keeps up to this many times what it needs
 
-std::size_t common(const std::vector<std::int64_t>& held, const std::int32_t* tokens, std::size_t count) noexcept {
+std::size_t common(const std::vector<std::int64_t>& held, const std::int32_t* tokens, std::size_t count,
+                   const VectorRows& vectors) noexcept {
   std::size_t n = 0;
-  while (n < count && n < held.size() && held[n] == tokens[n]) ++n;
+  while (n < count && n < held.size() && held[n] == vectors.key(tokens[n])) ++n;
   return n;
 }
 
@@ -49,8 +50,15 @@ std::byte* as_bytes(void* data) { return static_cast<std::byte*>(data); }
 
 }  // namespace
 
-PrefixCache::PrefixCache(const Bundle& bundle, const Backend& backend, std::size_t budget)
-    : bundle_(bundle), backend_(backend), budget_(budget), none_(backend), used_(&none_), hidden_next_(backend), parts_(backend) {
+PrefixCache::PrefixCache(const Bundle& bundle, const Backend& backend, VectorRows& vectors, std::size_t budget)
+    : bundle_(bundle),
+      backend_(backend),
+      vectors_(vectors),
+      budget_(budget),
+      none_(backend),
+      used_(&none_),
+      hidden_next_(backend),
+      parts_(backend) {
   for (const Segment& segment : bundle.variant().segments) {
     none_.segments.emplace_back(backend);
     none_.segments.back().keys.resize(segment.layers());
@@ -64,7 +72,7 @@ std::size_t PrefixCache::use(const std::int32_t* tokens, std::size_t count) {
   Entry* source = nullptr;
   std::size_t shared = 0, depth = 0;
   for (const auto& entry : entries_) {
-    const std::size_t n = common(entry->tokens, tokens, count);
+    const std::size_t n = common(entry->tokens, tokens, count, vectors_);
     const bool same = n == count && n == entry->tokens.size();
     if (same) {
       used_ = entry.get();
@@ -85,7 +93,8 @@ std::size_t PrefixCache::use(const std::int32_t* tokens, std::size_t count) {
   entry.depth = entry.shared = entry.shared_depth = 0;
   used_ = &entry;
   entry.last_use = ++uses_;
-  entry.tokens.assign(tokens, tokens + count);
+  entry.tokens.resize(count);
+  std::transform(tokens, tokens + count, entry.tokens.begin(), [this](std::int32_t id) { return vectors_.key(id); });
   trim(entry, &entry == source ? depth : 0);
   if (source == nullptr) return 0;
   copy_shared(entry, *source, held, shared, depth);
@@ -307,7 +316,7 @@ void PrefixCache::run(std::size_t index, std::size_t from, Pass pass) {
   pass.tokens = total - from;
   pass.prefix = from;
   pass.rows = 1;
-  pass.token_ids = entry.tokens.data() + from;
+  if (index == 0) vectors_.place(entry.tokens.data() + from, pass);
   pass.hidden_in = entry.hidden.data() + from * row_bytes();
   pass.positions = positions_.data() + from;
   pass.groups = groups_.data();

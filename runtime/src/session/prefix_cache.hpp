@@ -7,6 +7,7 @@
 
 #include "backends/backend.hpp"
 #include "bundle/bundle.hpp"
+#include "session/vector_rows.hpp"
 
 namespace rexit::core {
 
@@ -15,8 +16,9 @@ namespace rexit::core {
 // there. One prefix is in use; the rest of the interface is about that one.
 class PrefixCache {
  public:
-  // Both must outlive the cache. `budget`: bytes for all prefixes together; the one in use is kept even if it alone is larger.
-  PrefixCache(const Bundle& bundle, const Backend& backend, std::size_t budget);
+  // All must outlive the cache. `vectors`: of the request whose prefix is in use. `budget`: bytes for all prefixes together; the
+  // one in use is kept even if it alone is larger.
+  PrefixCache(const Bundle& bundle, const Backend& backend, VectorRows& vectors, std::size_t budget);
 
   // Makes `tokens` the prefix in use. Returns how many of its first tokens are already computed, in at least one segment: all of
   // them if it is cached; otherwise those it has in common with a cached one, if they are at least a quarter. Those are copied,
@@ -51,7 +53,7 @@ class PrefixCache {
   };
   struct Entry {
     explicit Entry(const Backend& backend) : hidden(backend) {}
-    std::vector<std::int64_t> tokens;  // empty: the entry is free
+    std::vector<std::int64_t> tokens;  // keys of VectorRows; empty: the entry is free
     std::size_t depth = 0;             // segments computed for all tokens
     std::size_t shared = 0;            // so many first tokens are copied from another prefix, `shared_depth` segments deep
     std::size_t shared_depth = 0;
@@ -79,6 +81,7 @@ class PrefixCache {
 
   const Bundle& bundle_;
   const Backend& backend_;
+  VectorRows& vectors_;
   const std::size_t budget_;
   std::vector<std::unique_ptr<Entry>> entries_;
   Entry none_;   // the empty prefix

@@ -23,17 +23,20 @@ struct LargestPass {
     prefix = std::min(program.max_prefix_tokens, most - 1);
     each = std::clamp<std::size_t>(program.max_candidate_tokens, 1, most - prefix);
     candidates = std::max<std::size_t>(1, bundle.variant().max_tokens / each);
+    vectors = std::max(std::min(program.max_prefix_vectors, prefix), candidates * std::min(program.max_candidate_vectors, each));
   }
 
   std::size_t prefix, each, candidates;
+  std::size_t vectors;  // of the prefix or of the candidates, whichever has more
 };
 
 }  // namespace
 
 Session::State::State(const Bundle& bundle, const Backend& backend, std::size_t cache_bytes)
     : retrieval(bundle.catalog()),
-      prefix(bundle, backend, cache_bytes != 0 ? cache_bytes : default_cache_bytes),
-      slate(bundle, backend) {}
+      vectors(bundle),
+      prefix(bundle, backend, vectors, cache_bytes != 0 ? cache_bytes : default_cache_bytes),
+      slate(bundle, backend, vectors) {}
 
 Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes)
     : loaded_(std::move(loaded)),
@@ -44,8 +47,8 @@ Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_b
 
 void Session::assemble(const Request& request, const Deadline& deadline) {
   const Bundle& bundle = loaded_->bundle;
-  bundle.catalog().check_unchanged();
-  core::assemble(bundle.catalog(), request.query, bundle.variant().max_positions, deadline, state_->retrieval, state_->prompt);
+  bundle.check_unchanged();
+  core::assemble(bundle, request.query, deadline, state_->retrieval, state_->prompt);
 }
 
 const std::vector<Score>& Session::score(const Request& request, Clock::time_point start, rexit_stats& stats) {
@@ -98,6 +101,7 @@ void Session::warm_up() {
   prompt.offsets.assign({0, largest.prefix});
   for (std::size_t i = 0; i < largest.candidates; ++i) prompt.offsets.push_back(prompt.offsets.back() + largest.each);
 
+  state_->vectors.reserve(largest.vectors);
   rexit_stats ignored{};
   clear_cache();
   run({&bundle.policy(), bundle.exits() - 1}, Deadline({}, 0), ignored);
@@ -109,6 +113,7 @@ const std::vector<Answer>& Session::run(const StopRule& rule, const Deadline& de
   const std::size_t before = prompt.prefix_tokens();
 
   backend_.forget_segments();
+  state_->vectors.begin(prompt);
   stats.prefix_tokens = before;
   stats.prefix_tokens_reused = state_->prefix.use(prompt.tokens.data(), before);
   stats.candidate_tokens = prompt.tokens.size() - before;
@@ -130,9 +135,10 @@ Memory Session::memory() const {
   const State& s = *state_;
   const std::size_t prefixes = s.prefix.prefixes();
   return {prefixes,
-          s.prefix.memory() - prefixes + s.slate.memory() + s.retrieval.memory() +
-              s.prompt.tokens.capacity() * sizeof(std::int32_t) + s.prompt.offsets.capacity() * sizeof(std::size_t) +
-              s.scores.capacity() * sizeof(Score) + s.log_odds.capacity() * sizeof(float),
+          s.prefix.memory() - prefixes + s.slate.memory() + s.retrieval.memory() + s.vectors.memory() +
+              s.prompt.tokens.capacity() * sizeof(std::int32_t) + s.prompt.user_vector.capacity() * sizeof(float) +
+              s.prompt.offsets.capacity() * sizeof(std::size_t) + s.scores.capacity() * sizeof(Score) +
+              s.log_odds.capacity() * sizeof(float),
           backend_.memory()};
 }
 
@@ -145,7 +151,9 @@ std::size_t session_bytes(const Bundle& bundle) {
     cache += 2 * segment.layers() * model.kv_heads * model.head_dim * bytes_of(segment.cache_dtype);
   // Hidden states count twice, before and after a segment. Besides, per token: id, position and group; for a slate also rows.
   const std::size_t hidden = 2 * model.hidden_size * bytes_of(bundle.variant().segments.front().hidden_dtype);
-  return largest.prefix * (cache + hidden + 3 * sizeof(std::int64_t)) + tokens * (hidden + 4 * sizeof(std::int64_t));
+  const std::size_t vectors = bundle.vectors() == nullptr ? 0 : std::max<std::size_t>(1, largest.vectors) * model.hidden_size;
+  return vectors * sizeof(float) + largest.prefix * (cache + hidden + 3 * sizeof(std::int64_t)) +
+         tokens * (hidden + 4 * sizeof(std::int64_t));
 }
 
 }  // namespace rexit::core

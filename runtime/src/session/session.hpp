@@ -15,6 +15,7 @@
 #include "session/prefix_cache.hpp"
 #include "session/slate.hpp"
 #include "session/supervised_backend.hpp"
+#include "session/vector_rows.hpp"
 
 namespace rexit::core {
 
@@ -82,6 +83,7 @@ class Session {
 
     Retrieval retrieval;
     Prompt prompt;
+    VectorRows vectors;
     PrefixCache prefix;
     Slate slate;
     std::vector<Score> scores;

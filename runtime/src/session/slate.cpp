@@ -7,8 +7,8 @@
 
 namespace rexit::core {
 
-Slate::Slate(const Bundle& bundle, const Backend& backend)
-    : bundle_(bundle), backend_(backend), hidden_(backend), hidden_next_(backend) {}
+Slate::Slate(const Bundle& bundle, const Backend& backend, VectorRows& vectors)
+    : bundle_(bundle), backend_(backend), vectors_(vectors), hidden_(backend), hidden_next_(backend) {}
 
 const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
                                       SlateStats& stats) {
@@ -89,7 +89,7 @@ void Slate::run_chunk(std::size_t segment, std::size_t begin, std::size_t end, c
   pass.prefix = prefix.tokens();
   pass.rows = rows_.size();
   if (graph.first) {
-    pass.token_ids = token_ids_.data() + first;
+    vectors_.place(token_ids_.data() + first, pass);
   } else {
     pass.hidden_in = hidden_.data() + first * row_bytes;
   }

@@ -14,6 +14,7 @@
 #include "session/counters.hpp"
 #include "session/prefix_cache.hpp"
 #include "session/slate_rules.hpp"
+#include "session/vector_rows.hpp"
 
 namespace rexit::core {
 
@@ -42,12 +43,13 @@ struct SlateStats {
 
 class Slate {
  public:
-  // Both must outlive the slate. Buffers are reused from run to run.
-  Slate(const Bundle& bundle, const Backend& backend);
+  // All must outlive the slate. Buffers are reused from run to run.
+  Slate(const Bundle& bundle, const Backend& backend, VectorRows& vectors);
 
-  // One answer per candidate of `prompt`, whose prefix must be the one in use in `prefix`. If the deadline passes, candidates
-  // that have reached an exit are answered from the deepest one, and the others get no answer; throws REXIT_DEADLINE if none has.
-  // Throws REXIT_BACKEND_FAILED if a head's logits are not finite. `stats` is filled in either case.
+  // One answer per candidate of `prompt`, whose prefix must be the one in use in `prefix`, and whose vectors those of the slate's
+  // VectorRows. If the deadline passes, candidates that have reached an exit are answered from the deepest one, and the others
+  // get no answer; throws REXIT_DEADLINE if none has. Throws REXIT_BACKEND_FAILED if a head's logits are not finite. `stats` is
+  // filled in either case.
   const std::vector<Answer>& run(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
                                  SlateStats& stats);
 
@@ -72,6 +74,7 @@ class Slate {
 
   const Bundle& bundle_;
   const Backend& backend_;
+  VectorRows& vectors_;
   std::vector<Candidate> active_;
   std::vector<Answer> answers_;
   Places places_;

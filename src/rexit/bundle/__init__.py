@@ -8,6 +8,7 @@ from rexit.bundle.golden import Golden, GoldenSlate
 from rexit.bundle.manifest import Bundle, Manifest, Model, Segment, Variant
 from rexit.bundle.policy import ExitPolicy, Policy
 from rexit.bundle.slate_rules import TopK, slate_stops
+from rexit.bundle.vectors import VectorIds, Vectors
 from rexit.bundle.writer import new_folder, sole_writer
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "Split",
     "TopK",
     "Variant",
+    "VectorIds",
+    "Vectors",
     "check_writable",
     "digest",
     "engine_folders",

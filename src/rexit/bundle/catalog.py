@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from rexit.bundle.files import FileEntry, check_hashes, check_sizes, digest, read_entries, read_json
+from rexit.bundle.vectors import REQUIRED as VECTORS
+from rexit.bundle.vectors import VectorIds
 from rexit.errors import BundleError, InputError
 
 if TYPE_CHECKING:
@@ -166,7 +168,7 @@ class Catalog:
         path = Path(path)
         if not path.is_dir():
             raise BundleError(f"{path}: no such catalog folder")
-        info = read_json(path / "catalog.json")
+        info = read_json(path / "catalog.json", {VECTORS})
         for key in ("ids", "counts", "labels", "embedding", "prompt", "splits"):
             if not isinstance(info.get(key), dict):
                 raise BundleError(f"{path}/catalog.json: `{key}` is missing or not an object")
@@ -176,7 +178,19 @@ class Catalog:
         if any(info["ids"].get(what) not in ("int64", "string") for what in ("user", "item")):
             raise BundleError(f"{path}/catalog.json: ids are {info['ids']}, expected `int64` or `string` for `user` and `item`")
         check_sizes(path, files)
-        return cls(path, info, files)
+        opened = cls(path, info, files)
+        try:
+            ids = opened.vector_ids
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise BundleError(f"{path}/catalog.json: not a prompt program: {exc!r}") from exc
+        if ids and ids.too_many:
+            raise BundleError(f"{path}/catalog.json: {ids.too_many}")
+        return opened
+
+    @cached_property
+    def vector_ids(self) -> VectorIds | None:
+        """The ids that stand for vectors in its prompts; None if these are text alone."""
+        return VectorIds.of(self.info, f"{self.path}/catalog.json")
 
     @cached_property
     def sha256(self) -> str:

@@ -21,7 +21,8 @@ FILE = "golden.safetensors"
 @dataclass(frozen=True)
 class GoldenSlate:
     """One slate by catalog rows: items int32 [n], prefix int32 [P], one int32 token array per candidate, log_odds float32 [n,
-    E]."""
+    E]. liked: rows of what the user had liked, of which a vector of the user is made; None after reading: it is not in the file.
+    """
 
     user: int
     items: NDArray[np.int32]
@@ -29,6 +30,7 @@ class GoldenSlate:
     prefix: NDArray[np.int32]
     candidates: list[NDArray[np.int32]]
     log_odds: NDArray[np.float32]
+    liked: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.bundle.golden import Golden
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.policy import Policy
+from rexit.bundle.vectors import FILE as VECTORS_FILE
+from rexit.bundle.vectors import REQUIRED as VECTORS
+from rexit.bundle.vectors import Vectors
 from rexit.errors import BundleError, InputError
 
 
@@ -141,7 +144,7 @@ class Manifest:
     def read(cls, folder: Path) -> Manifest:
         """Reads manifest.json. Raises BundleError."""
         path = folder / "manifest.json"
-        value = read_json(path)
+        value = read_json(path, {VECTORS})
         try:
             return cls(
                 Model(**{k: value["model"][k] for k in Model.__annotations__}),
@@ -158,7 +161,7 @@ class Manifest:
             folder / "manifest.json",
             {
                 "schema": SCHEMA,
-                "requires": [],
+                "requires": [VECTORS] if VECTORS_FILE in self.files else [],
                 "producer": f"rexit {__version__}",
                 "model": self.model.__dict__,
                 "exits": list(self.exits),
@@ -199,6 +202,8 @@ class Bundle:
         check_sizes(folder, chosen.files)
         if chosen.catalog_sha256 != manifest.files["catalog/catalog.json"].sha256:
             raise BundleError(f"{folder}: made for another catalog than the bundle's")
+        if (VECTORS_FILE in manifest.files) != any("vectors" in segment.inputs for segment in chosen.segments):
+            raise BundleError(f"{folder}: its first segment and the bundle disagree on whether there is a {VECTORS_FILE}")
         return cls(path, manifest, chosen)
 
     @property
@@ -215,6 +220,12 @@ class Bundle:
     def catalog(self) -> Catalog:
         """The bundle's own copy of the catalog, without splits. Raises BundleError."""
         return Catalog.open(self.path / "catalog")
+
+    def vectors(self) -> Vectors | None:
+        """What stands for vectors in prompts; None where they are text alone. Raises BundleError."""
+        if (ids := self.catalog.vector_ids) is None:
+            return None
+        return Vectors.read(self.path / VECTORS_FILE, ids, self.manifest.model.hidden_size)
 
     def policy(self) -> Policy | None:
         """None before `rexit calibrate`. Raises BundleError, also for another variant's policy."""

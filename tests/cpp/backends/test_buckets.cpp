@@ -16,16 +16,17 @@ using namespace rexit::core;
 namespace {
 
 TEST(Buckets, SizesAreRoundedUpWithinTheMaximum) {
-  const auto expect = [](const PassSizes& seen, std::size_t tokens, std::size_t prefix, std::size_t rows) {
+  const auto expect = [](const PassSizes& seen, std::size_t tokens, std::size_t prefix, std::size_t rows, std::size_t vectors) {
     EXPECT_EQ(seen.tokens, tokens);
     EXPECT_EQ(seen.prefix, prefix);
     EXPECT_EQ(seen.rows, rows);
+    EXPECT_EQ(seen.vectors, vectors);
   };
-  expect(bucket_of({1, 7, 1}, 512, 512), 32, 7, 8);
-  expect(bucket_of({32, 7, 8}, 512, 512), 32, 7, 8);
-  expect(bucket_of({33, 0, 9}, 512, 512), 64, 0, 16);
-  expect(bucket_of({33, 0, 9}, 50, 10), 50, 0, 10);
-  expect(bucket_of({50, 0, 10}, 50, 10), 50, 0, 10);
+  expect(bucket_of({1, 7, 1, 0}, 512, 512), 32, 7, 8, 0);
+  expect(bucket_of({32, 7, 8, 16}, 512, 512), 32, 7, 8, 16);
+  expect(bucket_of({33, 0, 9, 17}, 512, 512), 64, 0, 16, 32);
+  expect(bucket_of({33, 0, 9, 33}, 47, 10), 47, 0, 10, 47);
+  expect(bucket_of({50, 0, 10, 50}, 50, 10), 50, 0, 10, 50);
 }
 
 // ONNX Runtime on the CPU, given slates padded as the TensorRT backend pads them.
@@ -36,7 +37,7 @@ class Padded final : public Backend {
   void run(std::size_t segment, const Pass& pass) const override {
     if (pass.logits == nullptr) return inner_->run(segment, pass);
     const Segment& graph = bundle_.variant().segments[segment];
-    const PassSizes sizes = bucket_of({pass.tokens, pass.prefix, pass.rows}, 1000, 1000);
+    const PassSizes sizes = bucket_of(sizes_of(pass), 1000, 1000);
     const std::size_t row = bundle_.model().hidden_size * bytes_of(graph.hidden_dtype);
     std::vector<std::int64_t> tokens(sizes.tokens), positions(sizes.tokens), groups(sizes.tokens), rows(sizes.rows);
     pad_indices(pass, sizes, graph.first ? tokens.data() : nullptr, positions.data(), groups.data(), rows.data());
@@ -49,8 +50,12 @@ class Padded final : public Backend {
     padded.groups = groups.data();
     padded.row_index = rows.data();
     padded.logits = logits.data();
+    std::vector<float> vectors(sizes.vectors * bundle_.model().hidden_size, 77.0f);
     if (graph.first) {
       padded.token_ids = tokens.data();
+      std::copy_n(pass.vectors, pass.vector_rows * bundle_.model().hidden_size, vectors.data());
+      padded.vectors = vectors.data();
+      padded.vector_rows = sizes.vectors;
     } else {
       std::memcpy(in.data(), pass.hidden_in, pass.tokens * row);
       padded.hidden_in = in.data();
@@ -109,6 +114,8 @@ TEST_P(PaddingTest, ChangesNoAnswer) {
 
 INSTANTIATE_TEST_SUITE_P(Graphs, PaddingTest,
                          testing::Values(std::pair{sound_bundle(), "cpu-fp32"},
-                                         std::pair{tensorrt_bundles() + "/sound/bundle", "tensorrt-fp16"}));
+                                         std::pair{tensorrt_bundles() + "/sound/bundle", "tensorrt-fp16"},
+                                         std::pair{bundles() + "/sound_with_vectors/bundle", "cpu-fp32"},
+                                         std::pair{tensorrt_bundles() + "/sound_with_vectors/bundle", "tensorrt-fp16"}));
 
 }  // namespace

@@ -59,10 +59,11 @@ class Constant final : public Backend {
   const Bundle& bundle_;
 };
 
-class AllocationsTest : public testing::Test {
+// On bundles without and with vectors in prompts.
+class AllocationsTest : public testing::TestWithParam<const char*> {
  protected:
   std::shared_ptr<const LoadedBundle> loaded = std::make_shared<const LoadedBundle>(
-      sound_bundle().c_str(), nullptr,
+      (bundles() + "/" + GetParam() + "/bundle").c_str(), nullptr,
       [](const Bundle& bundle) { return [backend = std::make_shared<const Constant>(bundle)] { return backend; }; });
   Session session{loaded, std::size_t{1} << 16};
   Request request;
@@ -97,7 +98,7 @@ class AllocationsTest : public testing::Test {
   std::size_t made = 0;
 };
 
-TEST_F(AllocationsTest, NoneWhenRequestsRepeat) {
+TEST_P(AllocationsTest, NoneWhenRequestsRepeat) {
   session.warm_up();
   for (const bool more : {false, true}) score(3, 20, more);
   EXPECT_GT(made, 0u);  // the counter counts
@@ -107,7 +108,7 @@ TEST_F(AllocationsTest, NoneWhenRequestsRepeat) {
   EXPECT_EQ(made, 0u);
 }
 
-TEST_F(AllocationsTest, NoneForOtherUsersWhenTheCacheIsFull) {
+TEST_P(AllocationsTest, NoneForOtherUsersWhenTheCacheIsFull) {
   const auto round = [&] {
     made = 0;
     for (std::int64_t user = 0; user < 12; ++user) score(user, 20, false);
@@ -116,6 +117,8 @@ TEST_F(AllocationsTest, NoneForOtherUsersWhenTheCacheIsFull) {
   for (int n = 0; n < 8; ++n) round();  // until each entry of the cache has held its longest prefix
   for (int n = 0; n < 4; ++n) EXPECT_EQ(round(), 0u);
 }
+
+INSTANTIATE_TEST_SUITE_P(Bundles, AllocationsTest, testing::Values("sound", "sound_with_vectors"));
 
 struct Serial final : kernels::Threads {
   void spread(Function function, std::size_t count, void* data) const override {

@@ -58,7 +58,6 @@ class DeadlineTest : public testing::Test {
   std::shared_ptr<const LoadedBundle> loaded = std::make_shared<const LoadedBundle>(
       sound_bundle().c_str(), nullptr,
       [](const Bundle& bundle) { return BackendFactory([slow = std::make_shared<const Slow>(bundle)] { return slow; }); });
-  const std::size_t limit = loaded->bundle.variant().max_positions;
   Session session{loaded, 0};
   Request request;
   rexit_stats stats{};
@@ -182,11 +181,10 @@ TEST_F(DeadlineTest, TimesOfACallCutShortAreCounted) {
 TEST_F(DeadlineTest, AssemblyChecksIt) {
   Retrieval retrieval(loaded->bundle.catalog());
   Prompt prompt;
-  const Catalog& catalog = loaded->bundle.catalog();
   const Deadline over(Clock::now() - milliseconds(10), 1'000), none({}, 0);
-  EXPECT_THROW(assemble(catalog, request.query, limit, over, retrieval, prompt), Error);
+  EXPECT_THROW(assemble(loaded->bundle, request.query, over, retrieval, prompt), Error);
   EXPECT_EQ(prompt.candidates(), 0u);
-  assemble(catalog, request.query, limit, none, retrieval, prompt);
+  assemble(loaded->bundle, request.query, none, retrieval, prompt);
   EXPECT_EQ(prompt.candidates(), 20u);
 
   request.query.recent.push_back({3, true});  // so that similar users are searched for
@@ -201,7 +199,7 @@ TEST_F(DeadlineTest, AssemblyIsCancelled) {
   Retrieval retrieval(loaded->bundle.catalog());
   Prompt prompt;
   try {
-    assemble(loaded->bundle.catalog(), request.query, limit, Deadline({}, 0, &cancelled), retrieval, prompt);
+    assemble(loaded->bundle, request.query, Deadline({}, 0, &cancelled), retrieval, prompt);
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.status(), REXIT_CANCELLED);

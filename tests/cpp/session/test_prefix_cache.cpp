@@ -75,6 +75,7 @@ class PrefixCacheTest : public testing::Test {
  protected:
   Bundle bundle{sound_bundle(), nullptr};  // 3 segments of 1, 1 and 2 layers
   Labelled backend{bundle};
+  VectorRows vectors{bundle};
 
   // Of one prefix at full depth.
   std::size_t bytes(std::size_t tokens = 8) const {
@@ -113,7 +114,7 @@ class PrefixCacheTest : public testing::Test {
 };
 
 TEST_F(PrefixCacheTest, OthersInBetweenCauseNoRecomputation) {
-  PrefixCache cache(bundle, backend, 4 * bytes());
+  PrefixCache cache(bundle, backend, vectors, 4 * bytes());
   EXPECT_EQ(use(cache, from(1, 8), 3), 0u);
   EXPECT_EQ(use(cache, from(20, 8), 1), 0u);
   backend.passes.clear();
@@ -124,7 +125,7 @@ TEST_F(PrefixCacheTest, OthersInBetweenCauseNoRecomputation) {
 }
 
 TEST_F(PrefixCacheTest, TheLeastRecentlyUsedIsEvicted) {
-  PrefixCache cache(bundle, backend, 2 * bytes() + bytes() / 2);
+  PrefixCache cache(bundle, backend, vectors, 2 * bytes() + bytes() / 2);
   use(cache, from(1, 8), 3);
   use(cache, from(20, 8), 3);
   use(cache, from(1, 8), 3);
@@ -135,7 +136,7 @@ TEST_F(PrefixCacheTest, TheLeastRecentlyUsedIsEvicted) {
 }
 
 TEST_F(PrefixCacheTest, TheBudgetHoldsWhileOneGrows) {
-  PrefixCache cache(bundle, backend, 2 * bytes());
+  PrefixCache cache(bundle, backend, vectors, 2 * bytes());
   for (std::int32_t n = 0; n < 6; ++n) use(cache, from(1 + 9 * n, 8), 1);
   for (std::size_t n = 0; n < 12; ++n) {
     use(cache, from(1 + static_cast<std::int32_t>(9 * (n % 5)), 4 + n % 5), 3);
@@ -145,7 +146,7 @@ TEST_F(PrefixCacheTest, TheBudgetHoldsWhileOneGrows) {
 }
 
 TEST_F(PrefixCacheTest, OneLargerThanTheBudgetIsHeldAlone) {
-  PrefixCache cache(bundle, backend, 1);
+  PrefixCache cache(bundle, backend, vectors, 1);
   use(cache, from(1, 8), 3);
   EXPECT_EQ(use(cache, from(1, 8), 3), 8u);
   use(cache, from(20, 8), 3);
@@ -154,7 +155,7 @@ TEST_F(PrefixCacheTest, OneLargerThanTheBudgetIsHeldAlone) {
 }
 
 TEST_F(PrefixCacheTest, TakesPrefixesOfAnyLength) {
-  PrefixCache cache(bundle, backend, 100 * bytes());
+  PrefixCache cache(bundle, backend, vectors, 100 * bytes());
   use(cache, from(1, 8), 3);
   EXPECT_EQ(cache.prefixes(), bytes(8));
   use(cache, from(100, 50), 3);
@@ -164,7 +165,7 @@ TEST_F(PrefixCacheTest, TakesPrefixesOfAnyLength) {
 
 TEST_F(PrefixCacheTest, ReleasesWhatALongOneLeaves) {
   for (const std::size_t depth : {std::size_t{1}, std::size_t{3}}) {
-    PrefixCache cache(bundle, backend, 1);
+    PrefixCache cache(bundle, backend, vectors, 1);
     use(cache, from(100, 80), 3);
     use(cache, from(1, 8), depth);
     EXPECT_LE(cache.prefixes(), 4 * bytes(8));
@@ -178,14 +179,14 @@ TEST_F(PrefixCacheTest, ReleasesWhatALongOneLeaves) {
 
 TEST_F(PrefixCacheTest, AnOverflowingSizeIsOutOfMemory) {
   const_cast<Model&>(bundle.model()).kv_heads = std::size_t{1} << 59;  // times 8 tokens, 4 bytes: 2^64
-  PrefixCache cache(bundle, backend, bytes());
+  PrefixCache cache(bundle, backend, vectors, bytes());
   EXPECT_THROW(use(cache, from(1, 8), 1), std::bad_alloc);
 }
 
 TEST_F(PrefixCacheTest, ABudgetForOneSharesInPlace) {
   const Tokens start = from(1, 6);
   for (const std::size_t budget : {std::size_t{1}, bytes(8), bytes(8) + bytes(8) / 2}) {
-    PrefixCache cache(bundle, backend, budget);
+    PrefixCache cache(bundle, backend, vectors, budget);
     use(cache, joined(start, from(30, 2)), 2);
     backend.passes.clear();
     EXPECT_EQ(use(cache, joined(start, from(40, 2)), 1), 6u);  // as long
@@ -204,7 +205,7 @@ TEST_F(PrefixCacheTest, ABudgetForOneSharesInPlace) {
 }
 
 TEST_F(PrefixCacheTest, ASharedStartIsCopiedAsDeepAsItIs) {
-  PrefixCache cache(bundle, backend, 8 * bytes());
+  PrefixCache cache(bundle, backend, vectors, 8 * bytes());
   use(cache, joined(from(1, 6), from(30, 4)), 2);
   backend.passes.clear();
   EXPECT_EQ(use(cache, joined(from(1, 6), from(50, 5)), 3), 6u);
@@ -218,7 +219,7 @@ TEST_F(PrefixCacheTest, ASharedStartIsCopiedAsDeepAsItIs) {
 // All layers' keys and values are adjacent, so a segment's are copied together: from the other prefix, before a pass, and after
 // it.
 TEST_F(PrefixCacheTest, AdjacentTensorsAreCopiedTogether) {
-  PrefixCache cache(bundle, backend, 8 * bytes());
+  PrefixCache cache(bundle, backend, vectors, 8 * bytes());
   use(cache, joined(from(1, 6), from(30, 4)), 3);
   EXPECT_EQ(backend.row_copies, std::vector<std::size_t>{});
   use(cache, joined(from(1, 6), from(50, 5)), 3);
@@ -228,7 +229,7 @@ TEST_F(PrefixCacheTest, AdjacentTensorsAreCopiedTogether) {
 
 TEST_F(PrefixCacheTest, KeysAndValuesAreAlignedForTheBackend) {
   backend.alignment = 256;
-  PrefixCache cache(bundle, backend, 8 * bytes());
+  PrefixCache cache(bundle, backend, vectors, 8 * bytes());
   use(cache, joined(from(1, 6), from(30, 5)), 3);
   EXPECT_EQ(use(cache, joined(from(1, 6), from(50, 7)), 3), 6u);
   for (std::size_t k = 0; k < bundle.exits(); ++k)
@@ -238,7 +239,7 @@ TEST_F(PrefixCacheTest, KeysAndValuesAreAlignedForTheBackend) {
 }
 
 TEST_F(PrefixCacheTest, TheStartOfACachedOneNeedsNoPass) {
-  PrefixCache cache(bundle, backend, 8 * bytes());
+  PrefixCache cache(bundle, backend, vectors, 8 * bytes());
   use(cache, from(1, 10), 3);
   backend.passes.clear();
   EXPECT_EQ(use(cache, from(1, 6), 3), 6u);
@@ -248,7 +249,7 @@ TEST_F(PrefixCacheTest, TheStartOfACachedOneNeedsNoPass) {
 }
 
 TEST_F(PrefixCacheTest, SharesOfAPartlyComputedShare) {
-  PrefixCache cache(bundle, backend, 8 * bytes());
+  PrefixCache cache(bundle, backend, vectors, 8 * bytes());
   use(cache, joined(from(1, 8), from(30, 2)), 2);
   use(cache, joined(from(1, 8), from(40, 2)), 1);  // 8 tokens reach segment 1, 2 only segment 0
   backend.passes.clear();
@@ -257,14 +258,14 @@ TEST_F(PrefixCacheTest, SharesOfAPartlyComputedShare) {
 }
 
 TEST_F(PrefixCacheTest, AShareBelowAQuarterIsNotWorthIt) {
-  PrefixCache cache(bundle, backend, 8 * bytes());
+  PrefixCache cache(bundle, backend, vectors, 8 * bytes());
   use(cache, joined(from(1, 2), from(30, 7)), 1);
   EXPECT_EQ(use(cache, joined(from(1, 2), from(40, 7)), 1), 0u);
   EXPECT_EQ(use(cache, joined(from(1, 2), from(50, 6)), 1), 2u);
 }
 
 TEST_F(PrefixCacheTest, ClearDropsPrefixesAndKeepsTheMemory) {
-  PrefixCache cache(bundle, backend, 8 * bytes());
+  PrefixCache cache(bundle, backend, vectors, 8 * bytes());
   use(cache, from(1, 8), 3);
   use(cache, from(20, 8), 3);
   const std::size_t before = cache.memory();
@@ -275,7 +276,7 @@ TEST_F(PrefixCacheTest, ClearDropsPrefixesAndKeepsTheMemory) {
 }
 
 TEST_F(PrefixCacheTest, AnEmptyPrefixIsReady) {
-  PrefixCache cache(bundle, backend, bytes());
+  PrefixCache cache(bundle, backend, vectors, bytes());
   use(cache, from(1, 8), 1);
   EXPECT_EQ(cache.use(nullptr, 0), 0u);
   EXPECT_TRUE(cache.ready(2));

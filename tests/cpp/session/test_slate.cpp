@@ -61,8 +61,9 @@ class SlateTest : public testing::Test {
  protected:
   Bundle bundle{sound_bundle(), nullptr};
   BookKeeper backend{bundle};
-  PrefixCache prefix{bundle, backend, 1u << 20};
-  Slate slate{bundle, backend};
+  VectorRows vectors{bundle};
+  PrefixCache prefix{bundle, backend, vectors, 1u << 20};
+  Slate slate{bundle, backend, vectors};
   SlateStats stats;
 
   // Candidates of two tokens: 50, and the log-odds to have at every exit.

@@ -54,8 +54,9 @@ class SlateRulesTest : public testing::Test {
  protected:
   Bundle bundle{sound_bundle(), nullptr};  // passes take 24 tokens
   Table backend{bundle};
-  PrefixCache prefix{bundle, backend, 1u << 20};
-  Slate slate{bundle, backend};
+  VectorRows vectors{bundle};
+  PrefixCache prefix{bundle, backend, vectors, 1u << 20};
+  Slate slate{bundle, backend, vectors};
   SlateStats stats;
   Policy policy;
 

@@ -41,6 +41,13 @@ from running.indexing import Run, edit, refused
             "[limits]\nitem.titel = 9\n[bins]",
             "prompt.toml: limits.item.titel: the template places no such column, it places: user.job, item.title, item.year",
         ),
+        (
+            "prompt.toml",
+            "{item.title} of",
+            "{item.titel:2} of",
+            "prompt.toml: prompt: unknown placeholder {item.titel:2}, known are: ",
+        ),
+        ("prompt.toml", "{item.title} of", "{item.title:17} of", "prompt.toml: prompt: {item.title} can stand in 1 to 16"),
         ("prompt.toml", '" yes"', '" certainly"', "prompt.toml: labels.yes: ' certainly' is"),
         ("prompt.toml", '" no"', '" yes"', "labels.yes and labels.no are the same token"),
         ("prompt.toml", "entry =", 'bos = "<bos>"\nentry =', "prompt.toml: bos: '<bos>' is"),

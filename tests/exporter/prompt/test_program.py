@@ -43,6 +43,30 @@ def test_a_column_with_and_without_a_space_is_two_fields() -> None:
     assert [op["field"] for op in program.candidate] == ["title", " title"]
 
 
+def test_vectors_have_tables_in_the_order_they_are_met() -> None:
+    prompt = "{user.gcn}{history.recent:2} {item.title:3} {item.year}{item.gcn}{item.title:1}{item.title:3}"
+    program, _ = compiled(prompt, entry="{item.gcn}{item.year:2}{verdict}")
+    assert program.vectors == ["gcn", "year:2", "title:3", "title:1"]
+    assert [op.get("table") for op in program.candidate] == ["title:3", None, "gcn", "title:1", "title:3"]
+    assert program.prefix[0] == {"op": "user_vector"} and program.prefix[1]["entry"][0] == {"op": "item_vector", "table": "gcn"}
+    assert program.item_fields == {"year": ("year", False), " year": ("year", True), "title": ("title", False)}
+    assert [op["op"] for op in compiled("x{item.gcn}")[0].prefix] == ["piece"], "it is about the target"
+    ops = [*program.prefix, *program.candidate]
+    assert "".join(placeholder(op) or " " for op in ops).replace(" ", "") == prompt.replace(" ", "")
+
+
+def test_vectors_count_as_many_tokens_as_there_are() -> None:
+    program, _ = compiled("{user.gcn}{item.title:3}{item.gcn}")
+    assert bounds(program.prefix, np.array([1]), {}) == (1, 1)
+    assert bounds(program.candidate, np.array([1]), {}) == (4, 4)
+
+
+def test_gcn_is_no_column() -> None:
+    columns = ["gcn", "title"]
+    program = compile_program(template("{item.title}{item.gcn}{user.gcn}"), ["gcn"], columns, Pieces())
+    assert [op["op"] for op in program.candidate] == ["item_field", "item_vector", "user_vector"]
+
+
 def test_bos_comes_first() -> None:
     program, pieces = compiled("{item.title}", bos="<s>")
     assert program.prefix == [{"op": "piece", "piece": pieces.literal("<s>")}]
@@ -54,6 +78,12 @@ def test_bos_comes_first() -> None:
         ("{item.titel}", " {item.title}", "prompt: unknown placeholder {item.titel}, known are: user.age, item.title, item.year"),
         ("{title}", "x", "prompt: unknown placeholder {title}"),
         ("{}", "x", "prompt: unknown placeholder {}"),
+        ("{item.titel:2}", "x", "prompt: unknown placeholder {item.titel:2}, known are: user.age, item.title"),
+        (
+            "{item.title}{history.recent:1}",
+            "{user.gcn}",
+            "entry: unknown placeholder {user.gcn}, known are: item.title, item.year,",
+        ),
         ("{item.title}{verdict}", "x", "prompt: unknown placeholder {verdict}"),
         ("{item.title}{history.recent:1}", "{user.age}", "entry: unknown placeholder {user.age}, known are: item.title"),
         ("{item.title}{history.recent:1}", "{history.recent:1}", "entry: unknown placeholder {history.recent:1}"),

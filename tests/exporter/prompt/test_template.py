@@ -53,6 +53,17 @@ def test_a_space_before_a_single_value_moves_into_it() -> None:
     assert parts("{verdict} {verdict}") == (Placeholder("verdict"), " ", Placeholder("verdict"))
 
 
+def test_a_space_before_vectors_stays_with_the_text() -> None:
+    assert parse(Path("t"), "prompt", "Is {item.gcn} {item.title:2} {user.gcn}") == (
+        "Is ",
+        Placeholder("item.gcn"),
+        " ",
+        Placeholder("item.title", 2),
+        " ",
+        Placeholder("user.gcn"),
+    )
+
+
 def test_braces_are_escaped_by_doubling() -> None:
     assert "".join(map(str, parse(Path("t"), "prompt", "{{x}} {{{item.y}}}"))) == "{x} {{item.y}}"
 
@@ -85,7 +96,16 @@ def test_braces_are_escaped_by_doubling() -> None:
             "{history.recent} needs a limit from 1 to 1000, as in {history.recent:5}, not ''",
         ),
         ("prompt = '{similar_liked:0}'\n" + LABELS, "needs a limit from 1 to 1000"),
-        ("prompt = '{item.title:3}'\n" + LABELS, "{item.title:3}: only lists and their rates take a limit"),
+        (
+            "prompt = '{user.age:3}'\n" + LABELS,
+            "{user.age:3}: only lists and their rates take a limit (history.recent, history.nearest, similar_liked, "
+            "similar_verdict, similar_like_rate, nearest_like_rate), and columns of items a number of vectors",
+        ),
+        ("prompt = '{item.like_rate:2}'\n" + LABELS, "{item.like_rate:2}: only lists and their rates take a limit"),
+        ("prompt = '{item.gcn:2}'\n" + LABELS, "{item.gcn:2}: only lists and their rates take a limit"),
+        ("prompt = '{item.title:0}'\n" + LABELS, "{item.title} can stand in 1 to 16 vectors, as in {item.title:2}, not '0'"),
+        ("prompt = '{item.title:17}'\n" + LABELS, "prompt: {item.title} can stand in 1 to 16 vectors"),
+        ("prompt = '{item.title:x}'\n" + LABELS, "prompt: {item.title} can stand in 1 to 16 vectors"),
         ("prompt = '{nearest_like_rate}'\n" + LABELS, "{nearest_like_rate} needs a limit from 1 to 1000"),
     ],
 )

@@ -166,6 +166,9 @@ class OrtBackend final : public Backend {
       input(segment.positions, pass.positions, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {tokens});
       input(segment.groups, pass.groups, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {tokens});
       input(segment.rows, pass.row_index, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {rows});
+      if (!segment.vectors.empty())
+        input(segment.vectors, pass.vectors, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+              {static_cast<std::int64_t>(pass.vector_rows), hidden});
       for (std::size_t i = 0; i < segment.layers(); ++i) {
         const Sizes shape = cache_shape(pass.prefix);
         input(segment.past_keys[i], pass.prefix == 0 ? nullptr : pass.past_keys[i], ort_type(segment.cache_dtype), shape);

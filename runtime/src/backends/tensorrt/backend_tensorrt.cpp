@@ -37,10 +37,11 @@ class Worker {
       working = std::max(working, static_cast<std::size_t>(loaded.engine->getDeviceMemorySizeV2()));
       for (const OptimizationProfile& profile : loaded.plan.profiles) {
         const std::size_t tokens = profile.tokens.max, rows = profile.rows.max;
-        indices = std::max(indices, 3 * aligned(tokens * sizeof(std::int64_t)) + aligned(rows * sizeof(std::int64_t)));
+        const std::size_t vectors = loaded.takes_vectors() ? aligned(bytes_of(loaded.inputs[4], tokens)) : 0;
+        indices = std::max(indices, 3 * aligned(tokens * sizeof(std::int64_t)) + aligned(rows * sizeof(std::int64_t)) + vectors);
         std::size_t outputs = 0;
         for (std::size_t i = 0; i < loaded.outputs.size(); ++i)
-          outputs += aligned(bytes_of(loaded.outputs[i], i == loaded.logits() ? rows : tokens));
+          outputs += aligned(bytes_of(loaded.outputs[i], loaded.outputs[i].dynamic == Dynamic::rows ? rows : tokens));
         spare = std::max(spare, outputs);
         answers = std::max(answers, bytes_of(loaded.outputs[loaded.logits()], rows));
         for (const TensorSpec* spec : {&loaded.inputs[0], &loaded.outputs[0]}) {
@@ -48,7 +49,7 @@ class Worker {
           if (is_hidden && (cuda_graphs || bytes_of(*spec, 1) % address_alignment != 0))
             hidden = std::max(hidden, bytes_of(*spec, tokens));
         }
-        past = std::max(past, 2 * loaded.layers() * aligned(bytes_of(loaded.inputs[4], profile.prefix.max)));
+        past = std::max(past, 2 * loaded.layers() * aligned(bytes_of(loaded.inputs[loaded.caches()], profile.prefix.max)));
       }
     }
     staged_.reserve(2 * indices, "pinned memory for inputs");  // a prefix's and the following slate's
@@ -72,7 +73,7 @@ class Worker {
 
   void run(std::size_t segment, const Pass& pass) {
     const LoadedEngine& loaded = engines_[segment];
-    const std::size_t profile = loaded.profile_for(pass.tokens, pass.prefix, pass.rows);
+    const std::size_t profile = loaded.profile_for(sizes_of(pass));
     forget_tensorrt_error();
     if (cuda_graphs_ && pass.logits != nullptr && pass.new_keys == nullptr)
       run_padded(segment, profile, pass);
@@ -127,8 +128,8 @@ class Worker {
     if (!loaded.first()) inputs_[0] = aligned_input(loaded.inputs[0], pass);
     const std::size_t layers = loaded.layers(), logits = loaded.logits();
     for (std::size_t i = 0; pass.prefix != 0 && i < layers; ++i) {
-      inputs_[4 + i] = pass.past_keys[i];
-      inputs_[4 + layers + i] = pass.past_values[i];
+      inputs_[loaded.caches() + i] = pass.past_keys[i];
+      inputs_[loaded.caches() + layers + i] = pass.past_values[i];
     }
     const bool beside = logits == 1 && pass.hidden_out != nullptr && !is_aligned(pass.hidden_out);
     if (logits == 1) results_[0] = beside ? hidden_out_.data() : pass.hidden_out;
@@ -136,7 +137,7 @@ class Worker {
       results_[logits + 1 + i] = pass.new_keys[i];
       results_[logits + 1 + layers + i] = pass.new_values[i];
     }
-    const PassSizes sizes{pass.tokens, pass.prefix, pass.rows};
+    const PassSizes sizes = sizes_of(pass);
     bind(context, loaded, sizes);
     enqueue(context, loaded);
     if (beside) copy(pass.hidden_out, hidden_out_.data(), bytes_of(loaded.outputs[0], pass.tokens));
@@ -154,7 +155,7 @@ class Worker {
   void run_padded(std::size_t segment, std::size_t profile, const Pass& pass) {
     const LoadedEngine& loaded = engines_[segment];
     const OptimizationProfile& most = loaded.plan.profiles[profile];
-    const PassSizes sizes = bucket_of({pass.tokens, pass.prefix, pass.rows}, most.tokens.max, most.rows.max);
+    const PassSizes sizes = bucket_of(sizes_of(pass), most.tokens.max, most.rows.max);
     start(loaded);
     const std::size_t bytes = place_padded(loaded, pass, sizes);
     const auto upload = [&] {
@@ -162,7 +163,7 @@ class Worker {
                   loaded.plan.path + ": copying inputs");
     };
 
-    Bucket& bucket = bucket_for({segment, sizes.tokens, sizes.prefix, sizes.rows});
+    Bucket& bucket = bucket_for({segment, sizes.tokens, sizes.prefix, sizes.rows, sizes.vectors});
     const bool again = bucket.last_use != 0, capture = again && !bucket.graph.ready();
     bucket.last_use = ++uses_;
     if (capture) bucket.context = make_context(loaded, profile);
@@ -192,7 +193,7 @@ class Worker {
     }
   }
 
-  // Returns the bytes of the indices to upload.
+  // Returns the bytes of indices and vectors to upload.
   std::size_t place_padded(const LoadedEngine& loaded, const Pass& pass, const PassSizes& sizes) {
     std::array<std::int64_t*, 4> indices{};
     std::size_t at = 0;
@@ -202,6 +203,13 @@ class Worker {
       at += aligned((i == 3 ? sizes.rows : sizes.tokens) * sizeof(std::int64_t));
     }
     pad_indices(pass, sizes, indices[0], indices[1], indices[2], indices[3]);
+    if (loaded.takes_vectors()) {
+      const std::size_t bytes = bytes_of(loaded.inputs[4], pass.vector_rows), all = bytes_of(loaded.inputs[4], sizes.vectors);
+      std::memcpy(padded_.data() + at, pass.vectors, bytes);
+      std::memset(padded_.data() + at + bytes, 0, all - bytes);
+      inputs_[4] = placed_.data() + at;
+      at += aligned(all);
+    }
     if (!loaded.first()) {
       const std::size_t bytes = bytes_of(loaded.inputs[0], pass.tokens), all = bytes_of(loaded.inputs[0], sizes.tokens);
       copy(hidden_in_.data(), pass.hidden_in, bytes);
@@ -213,7 +221,8 @@ class Worker {
     if (loaded.logits() == 1) results_[0] = hidden_out_.data();
     if (pass.prefix == 0) return at;
     // Tensors that are adjacent in the cache, as they are here, go in one copy.
-    const std::size_t layers = loaded.layers(), bytes = bytes_of(loaded.inputs[4], pass.prefix), stride = aligned(bytes);
+    const std::size_t layers = loaded.layers(), bytes = bytes_of(loaded.inputs[loaded.caches()], pass.prefix),
+                      stride = aligned(bytes);
     const std::byte* from = nullptr;  // start of the current copy, which grows as long as tensors are adjacent
     std::size_t first = 0;
     for (std::size_t n = 0; n <= 2 * layers; ++n) {
@@ -223,7 +232,7 @@ class Worker {
       from = static_cast<const std::byte*>(next);
       first = n;
     }
-    for (std::size_t n = 0; n < 2 * layers; ++n) inputs_[4 + n / 2 + (n % 2) * layers] = past_.data() + n * stride;
+    for (std::size_t n = 0; n < 2 * layers; ++n) inputs_[loaded.caches() + n / 2 + (n % 2) * layers] = past_.data() + n * stride;
     return at;
   }
 
@@ -232,7 +241,7 @@ class Worker {
     cuda::Graph graph;
     std::uint64_t last_use = 0;
   };
-  using BucketKey = std::array<std::size_t, 4>;  // segment, T, P, N
+  using BucketKey = std::array<std::size_t, 5>;  // segment, T, P, N, R
 
   Bucket& bucket_for(const BucketKey& key) {
     if (buckets_.count(key) == 0 && buckets_.size() == max_buckets) {
@@ -252,9 +261,8 @@ class Worker {
   void bind(nvinfer1::IExecutionContext& context, const LoadedEngine& loaded, const PassSizes& sizes) {
     for (std::size_t i = 0; i < inputs_.size(); ++i) {
       const TensorSpec& spec = loaded.inputs[i];
-      const std::size_t dynamic = i < 3 ? sizes.tokens : i == 3 ? sizes.rows : sizes.prefix;
       // const_cast: TensorRT only reads its inputs.
-      if (!context.setInputShape(spec.name.c_str(), dims_of(spec, dynamic)) ||
+      if (!context.setInputShape(spec.name.c_str(), dims_of(spec, sizes.of(spec.dynamic))) ||
           !context.setTensorAddress(spec.name.c_str(), const_cast<void*>(inputs_[i])))
         refused(loaded, spec);
     }
@@ -263,7 +271,7 @@ class Worker {
       const TensorSpec& spec = loaded.outputs[i];
       if (results_[i] == nullptr) {
         results_[i] = scratch;
-        scratch += aligned(bytes_of(spec, i == loaded.logits() ? sizes.rows : sizes.tokens));
+        scratch += aligned(bytes_of(spec, sizes.of(spec.dynamic)));
       }
       if (!context.setTensorAddress(spec.name.c_str(), results_[i])) refused(loaded, spec);
     }
@@ -285,12 +293,16 @@ class Worker {
     std::memcpy(pass.logits, received_.data(), bytes_of(loaded.outputs[loaded.logits()], pass.rows));
   }
 
-  // Indices are small: gathered in pinned memory, they go to the device in one copy that nothing waits for. That memory must not
-  // be written again before the copy is done, which is certain after the next wait for logits.
+  // Indices and vectors are small: gathered in pinned memory, they go to the device in one copy that nothing waits for. That
+  // memory must not be written again before the copy is done, which is certain after the next wait for logits.
   void stage(const Pass& pass, const LoadedEngine& loaded) {
     const std::size_t tokens = pass.tokens * sizeof(std::int64_t), rows = pass.rows * sizeof(std::int64_t);
-    const std::array<std::pair<const std::int64_t*, std::size_t>, 4> parts{
-        {{pass.token_ids, loaded.first() ? tokens : 0}, {pass.positions, tokens}, {pass.groups, tokens}, {pass.row_index, rows}}};
+    const std::size_t vectors = loaded.takes_vectors() ? bytes_of(loaded.inputs[4], pass.vector_rows) : 0;
+    const std::array<std::pair<const void*, std::size_t>, 5> parts{{{pass.token_ids, loaded.first() ? tokens : 0},
+                                                                    {pass.positions, tokens},
+                                                                    {pass.groups, tokens},
+                                                                    {pass.row_index, rows},
+                                                                    {pass.vectors, vectors}}};
     std::size_t bytes = 0;
     for (const auto& [data, size] : parts) bytes += aligned(size);
     if (staged_bytes_ + bytes > staged_.bytes()) wait(loaded.plan.path);
@@ -299,7 +311,7 @@ class Worker {
     std::size_t at = 0;
     for (std::size_t i = 0; i < parts.size(); ++i) {
       if (parts[i].second != 0) std::memcpy(staged + at, parts[i].first, parts[i].second);
-      inputs_[i] = placed_.data() + at;
+      if (i < loaded.caches()) inputs_[i] = placed_.data() + at;
       at += aligned(parts[i].second);
     }
     cuda::check(cudaMemcpyAsync(placed_.data(), staged, bytes, cudaMemcpyHostToDevice, stream_.get()),

@@ -5,20 +5,38 @@
 #include <cstdint>
 
 #include "backends/backend.hpp"
+#include "backends/segment_tensors.hpp"
 
 namespace rexit::core {
 
-// T, P and N of a pass.
+// T, P, N and R of a pass; R is 0 where a segment takes no vectors.
 struct PassSizes {
-  std::size_t tokens, prefix, rows;
+  std::size_t tokens, prefix, rows, vectors;
+
+  std::size_t of(Dynamic dynamic) const noexcept {
+    switch (dynamic) {
+      case Dynamic::tokens:
+        return tokens;
+      case Dynamic::prefix:
+        return prefix;
+      case Dynamic::rows:
+        return rows;
+      case Dynamic::vectors:
+        break;
+    }
+    return vectors;
+  }
 };
 
-// T and N rounded up, up to their maximum. P stays: every token sees the whole prefix, so it cannot be padded.
+inline PassSizes sizes_of(const Pass& pass) noexcept { return {pass.tokens, pass.prefix, pass.rows, pass.vector_rows}; }
+
+// T, N and R rounded up, up to their maximum, which is that of T for R. P stays: every token sees the whole prefix, so it cannot
+// be padded.
 PassSizes bucket_of(const PassSizes& sizes, std::size_t max_tokens, std::size_t max_rows) noexcept;
 
 // Writes the pass's indices, padded to T and N of `sizes`. Padding tokens are a group of their own, so that no candidate sees
 // them; their hidden states must be finite, since attention multiplies them by 0. Padding rows read an existing token.
-// `token_ids` null: not the first segment.
+// `token_ids` null: not the first segment. No padding token names a vector, so nothing reads the rows that pad those.
 void pad_indices(const Pass& pass, const PassSizes& sizes, std::int64_t* token_ids, std::int64_t* positions, std::int64_t* groups,
                  std::int64_t* rows) noexcept;
 

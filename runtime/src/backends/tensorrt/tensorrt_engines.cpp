@@ -110,6 +110,11 @@ void check_profile(const LoadedEngine& loaded, std::size_t profile, const Tensor
   }
 }
 
+// No pass has more vectors than tokens, so R has the range of T.
+const Range& range_of(const OptimizationProfile& profile, Dynamic dynamic) {
+  return dynamic == Dynamic::prefix ? profile.prefix : dynamic == Dynamic::rows ? profile.rows : profile.tokens;
+}
+
 void check(const LoadedEngine& loaded) {
   for (const TensorSpec& spec : loaded.inputs) check_tensor(loaded, spec, TensorIOMode::kINPUT);
   for (const TensorSpec& spec : loaded.outputs) check_tensor(loaded, spec, TensorIOMode::kOUTPUT);
@@ -123,7 +128,7 @@ void check(const LoadedEngine& loaded) {
          " profiles, engine.json has ", profiles.size());
   for (std::size_t p = 0; p < profiles.size(); ++p)
     for (std::size_t i = 0; i < loaded.inputs.size(); ++i)
-      check_profile(loaded, p, loaded.inputs[i], i < 3 ? profiles[p].tokens : i == 3 ? profiles[p].rows : profiles[p].prefix);
+      check_profile(loaded, p, loaded.inputs[i], range_of(profiles[p], loaded.inputs[i].dynamic));
 }
 
 void check_range(const LoadedEngine& loaded, std::size_t seen, const Range& range, const char* what) {
@@ -170,12 +175,13 @@ Dims dims_of(const TensorSpec& spec, std::size_t dynamic) noexcept {
 }
 
 // By P, in which the profiles differ.
-std::size_t LoadedEngine::profile_for(std::size_t tokens, std::size_t prefix, std::size_t rows) const {
+std::size_t LoadedEngine::profile_for(const PassSizes& sizes) const {
   std::size_t found = 0;
-  while (found + 1 < plan.profiles.size() && !plan.profiles[found].prefix.holds(prefix)) ++found;
-  check_range(*this, prefix, plan.profiles[found].prefix, "prefix tokens");
-  check_range(*this, tokens, plan.profiles[found].tokens, "tokens");
-  check_range(*this, rows, plan.profiles[found].rows, "rows");
+  while (found + 1 < plan.profiles.size() && !plan.profiles[found].prefix.holds(sizes.prefix)) ++found;
+  check_range(*this, sizes.prefix, plan.profiles[found].prefix, "prefix tokens");
+  check_range(*this, sizes.tokens, plan.profiles[found].tokens, "tokens");
+  check_range(*this, sizes.rows, plan.profiles[found].rows, "rows");
+  if (takes_vectors()) check_range(*this, sizes.vectors, plan.profiles[found].tokens, "vectors");
   return found;
 }
 

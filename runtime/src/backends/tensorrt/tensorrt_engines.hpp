@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backends/segment_tensors.hpp"
+#include "backends/tensorrt/buckets.hpp"
 #include "bundle/engines.hpp"
 
 namespace rexit::core {
@@ -23,12 +24,15 @@ struct LoadedEngine {
   std::vector<TensorSpec> inputs, outputs;
   std::unique_ptr<nvinfer1::ICudaEngine> engine;
 
-  std::size_t layers() const noexcept { return (inputs.size() - 4) / 2; }
+  // Input 4, before the past keys and values.
+  bool takes_vectors() const noexcept { return inputs[4].dynamic == Dynamic::vectors; }
+  std::size_t caches() const noexcept { return takes_vectors() ? 5 : 4; }  // the index of the first layer's past keys
+  std::size_t layers() const noexcept { return (inputs.size() - caches()) / 2; }
   bool first() const noexcept { return inputs[0].type == TensorType::int64; }
   std::size_t logits() const noexcept { return outputs.size() - 2 * layers() - 1; }  // the index of output `logits`
 
   // The profile for a pass of these sizes. Throws REXIT_TOO_LONG or REXIT_BACKEND_FAILED if none accepts them.
-  std::size_t profile_for(std::size_t tokens, std::size_t prefix, std::size_t rows) const;
+  std::size_t profile_for(const PassSizes& sizes) const;
 };
 
 class TensorRtEngines {

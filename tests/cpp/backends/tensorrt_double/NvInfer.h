@@ -60,7 +60,7 @@ using Profile = std::array<std::int64_t, 6>;  // minimum and maximum of T, P and
 
 struct PlanText {
   int begin = 0, end = 0;
-  std::int64_t working = 0;
+  std::int64_t working = 0, vocabulary = 0;  // of a segment that takes vectors, behind which ids are rows of those
   std::vector<Tensor> tensors;
   std::vector<Profile> profiles;
   std::map<std::string, std::string> refused;  // deserialize, context, enqueue, run -> the reason
@@ -77,6 +77,8 @@ struct PlanText {
         words >> begin >> end;
       } else if (word == "working") {
         words >> working;
+      } else if (word == "vocabulary") {
+        words >> vocabulary;
       } else if (word == "profile") {
         Profile& profile = profiles.emplace_back();
         for (std::int64_t& size : profile) words >> size;
@@ -100,10 +102,13 @@ struct PlanText {
     return true;
   }
 
-  // Of an input's dynamic dimension: tokens, positions, groups, rows, then the caches.
+  // The index of the first input that is a cache.
+  std::size_t caches() const { return vocabulary != 0 ? 5 : 4; }
+
+  // Of an input's dynamic dimension: tokens, positions, groups, rows, possibly vectors, then the caches.
   std::pair<std::int64_t, std::int64_t> range(const Tensor& input, std::int32_t profile) const {
     const auto n = static_cast<std::size_t>(&input - tensors.data());
-    const std::size_t at = n < 3 ? 0 : n == 3 ? 4 : 2;
+    const std::size_t at = n == 3 ? 4 : n < caches() ? 0 : 2;
     const Profile& sizes = profiles[static_cast<std::size_t>(profile)];
     return {sizes[at], sizes[at + 1]};
   }
@@ -167,19 +172,32 @@ inline void compute(const PlanText& plan, const std::vector<Bound>& inputs, cons
   const std::vector<std::int64_t> source = inputs[0].read(), positions = inputs[1].read(), groups = inputs[2].read(),
                                   rows = inputs[3].read();
   const auto layers = static_cast<std::size_t>(plan.end - plan.begin);
-  const Bound& cache = inputs[4];
+  const std::size_t first_past = plan.caches();
+  const Bound& cache = inputs[first_past];
+  const std::vector<std::int64_t> vectors = plan.vocabulary != 0 ? inputs[4].read() : std::vector<std::int64_t>();
   const auto heads = static_cast<std::size_t>(cache.shape[0]), past = static_cast<std::size_t>(cache.shape[1]),
              dim = static_cast<std::size_t>(cache.shape[2]);
   const std::size_t tokens = positions.size(), hidden = heads * dim;
   std::vector<std::int64_t> x(tokens * hidden);
   for (std::size_t t = 0; t < tokens; ++t)
     for (std::size_t j = 0; j < hidden; ++j)
-      x[t * hidden + j] =
-          inputs[0].shape.size() == 2 ? source[t * hidden + j] : (source[t] + 1) * static_cast<std::int64_t>(j + 1) % 251;
+      if (inputs[0].shape.size() == 2) {
+        x[t * hidden + j] = source[t * hidden + j];
+      } else if (plan.vocabulary != 0 && source[t] >= plan.vocabulary) {
+        const auto row = static_cast<std::size_t>(source[t] - plan.vocabulary);
+        if (row * hidden + j >= vectors.size()) {
+          cuda_double::mistake("a token that names no row of `vectors`");
+          return;
+        }
+        x[t * hidden + j] = vectors[row * hidden + j];
+      } else {
+        x[t * hidden + j] = (source[t] + 1) * static_cast<std::int64_t>(j + 1) % 251;
+      }
   const std::size_t first_cache = outputs.size() - 2 * layers;
   for (std::size_t i = 0; i < layers; ++i) {
     const std::int64_t n = plan.begin + static_cast<std::int64_t>(i);
-    const std::vector<std::int64_t> past_keys = inputs[4 + i].read(), past_values = inputs[4 + layers + i].read();
+    const std::vector<std::int64_t> past_keys = inputs[first_past + i].read(),
+                                    past_values = inputs[first_past + layers + i].read();
     std::vector<std::int64_t> keys(tokens * hidden), values(tokens * hidden), next(tokens * hidden);
     for (std::size_t h = 0; h < heads; ++h)
       for (std::size_t t = 0; t < tokens; ++t)

@@ -1,0 +1,155 @@
+"""Projectors: from what the catalog knows of an item or a user to vectors that stand in a prompt among the tokens' embeddings.
+
+They are trained with the model and saved beside it. `rexit.exporter.model.vectors` says what they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rexit.bundle.vectors import MOST, USER, VectorIds
+from rexit.errors import CheckpointError
+from rexit.exporter.model.decoder import Decoder
+
+GCN = "gcn"
+
+
+class OfEmbedding(nn.Module):
+    """A row of the GCN's numbers, scaled to unit length, to one vector: two linear layers with a GELU between them.
+
+    scale: standard deviation of what it gives before it has learned anything. A zero row gives the last bias, which is not zero:
+    through a norm the gradients of zeros are a thousand times larger.
+    """
+
+    def __init__(self, dim: int, width: int, scale: float) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(dim, width), nn.Linear(width, width)
+        nn.init.normal_(self.inner.weight)
+        nn.init.zeros_(self.inner.bias)
+        # 0.425 is the mean square of GELU of a standard normal number.
+        nn.init.normal_(self.outer.weight, std=scale / (0.425 * width) ** 0.5)
+        nn.init.normal_(self.outer.bias, std=scale)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[n, D] to [n, H]."""
+        out: Tensor = self.outer(F.gelu(self.inner(F.normalize(rows.float(), dim=-1))))
+        return out
+
+
+class OfUser(OfEmbedding):
+    """The same for what a liked item adds to a user's vector, which is their mean; and the vector of a user without a like."""
+
+    def __init__(self, dim: int, width: int, scale: float) -> None:
+        super().__init__(dim, width, scale)
+        self.none = nn.Parameter(scale * torch.randn(width))
+
+
+class OfText(nn.Module):
+    """A text's token embeddings to `count` vectors: as many learned queries attend over them.
+
+    Besides the tokens there is a learned row, so that an empty text has something to attend to, too.
+    """
+
+    def __init__(self, count: int, width: int, scale: float) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(count, width) / (scale * width**0.5))
+        self.nothing = nn.Parameter(scale * torch.randn(width))
+        self.outer = nn.Linear(width, width)
+        nn.init.eye_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, embeddings: Tensor, present: Tensor) -> Tensor:
+        """embeddings [n, L, H], of which `present` bool [n, L] are the text's, to [n, count, H]."""
+        rows = torch.cat([self.nothing.expand(len(embeddings), 1, -1), embeddings.float()], 1)
+        scores = (self.queries @ rows.transpose(1, 2)).masked_fill(~F.pad(present, (1, 0), value=True)[:, None], -torch.inf)
+        out: Tensor = self.outer(scores.softmax(-1) @ rows)
+        return out
+
+
+class Projectors(nn.Module):
+    """One projector for each table of a program's vectors, and one for the user if it places that.
+
+    kinds: by name, what `exits.json` says: `dim`, of the GCN's rows, for `gcn` and `user`; `count` for a text's. width: H; scale:
+    as in `OfEmbedding`.
+    """
+
+    def __init__(self, kinds: Mapping[str, Mapping[str, int]], width: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.kinds = {name: dict(kind) for name, kind in kinds.items()}
+        self.parts = nn.ModuleList(_made(name, kind, width, scale) for name, kind in self.kinds.items())
+
+    @classmethod
+    def like(cls, decoder: Decoder, ids: VectorIds, dim: int) -> Projectors:
+        """Fresh ones for the vectors of a catalog, whose embeddings have `dim` numbers, on the scale of the decoder's token
+        embeddings. Raises CheckpointError for a decoder whose embeddings are not as wide as its hidden states."""
+        check_width(decoder)
+        kinds: dict[str, dict[str, int]] = {
+            name: {"dim": dim} if name == GCN else {"count": count} for name, count in ids.tables.items()
+        }
+        if ids.user:
+            kinds[USER] = {"dim": dim}
+        with torch.no_grad():
+            scale = float(decoder.model.get_input_embeddings()(torch.arange(min(1000, decoder.vocab_size))).std())
+        return cls(kinds, decoder.hidden_size, scale)
+
+    def __getitem__(self, name: str) -> nn.Module:
+        return self.parts[list(self.kinds).index(name)]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Contents of `projectors.safetensors`: `NAME.PARAMETER`, float32."""
+        return {name: value.detach().float().cpu().contiguous() for name, value in self._named()}
+
+    def fill(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Copies all parameters from `tensors`. Raises CheckpointError."""
+        own = dict(self._named())
+        if unknown := sorted(set(tensors) - set(own)):
+            raise CheckpointError(f"{where}: tensor {unknown[0]!r} belongs to no projector of {', '.join(self.kinds)}")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                if name not in tensors:
+                    raise CheckpointError(f"{where}: tensor {name!r} is missing")
+                if tensors[name].shape != parameter.shape:
+                    raise CheckpointError(
+                        f"{where}: {name!r} has shape {list(tensors[name].shape)}, the model needs {list(parameter.shape)}"
+                    )
+                if not tensors[name].isfinite().all():
+                    raise CheckpointError(f"{where}: {name!r} holds a number that is not finite")
+                parameter.copy_(tensors[name])
+
+    def _named(self) -> list[tuple[str, nn.Parameter]]:
+        named = zip(self.kinds, self.parts, strict=True)
+        return [(f"{name}.{of}", value) for name, part in named for of, value in part.named_parameters()]
+
+
+def check_width(decoder: Decoder) -> None:
+    """Raises CheckpointError if vectors as wide as hidden states cannot stand among the token embeddings."""
+    width = int(decoder.model.get_input_embeddings().weight.shape[1])
+    if width != decoder.hidden_size:
+        raise CheckpointError(
+            f"{decoder.family}: token embeddings have {width} numbers, hidden states {decoder.hidden_size}: "
+            "vectors cannot stand among its tokens"
+        )
+
+
+def check_kinds(kinds: Any, where: str) -> dict[str, dict[str, int]]:
+    """`projectors` of exits.json. Raises CheckpointError."""
+    wanted = f'{where}: `projectors` is {kinds!r}, expected names with their size, as in {{"gcn": {{"dim": 64}}}}'
+    if not isinstance(kinds, dict):
+        raise CheckpointError(wanted)
+    for name, kind in kinds.items():
+        key = "dim" if name in (GCN, USER) else "count"
+        size = kind.get(key) if isinstance(kind, dict) else None
+        if type(size) is not int or not 1 <= size <= (MOST if key == "count" else 1 << 16):
+            raise CheckpointError(wanted)
+    return kinds
+
+
+def _made(name: str, kind: Mapping[str, int], width: int, scale: float) -> nn.Module:
+    if name == GCN:
+        return OfEmbedding(kind["dim"], width, scale)
+    return OfUser(kind["dim"], width, scale) if name == USER else OfText(kind["count"], width, scale)

@@ -1,0 +1,156 @@
+"""Vectors of prompts: where a model reads them, and what they are made from.
+
+Training makes those of each batch anew, each prompt's from the snapshot that was known at its moment; an export makes all of the
+catalog's own once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rexit.bundle import Catalog, Vectors
+from rexit.bundle.vectors import USER, VectorIds
+from rexit.errors import CheckpointError, InputError
+from rexit.exporter.model.projectors import GCN, OfEmbedding, OfText, OfUser, Projectors
+from rexit.exporter.prompt.builder import Prompt
+
+CHUNK = 4096  # items projected at once
+
+Embed = Callable[[Tensor], Tensor]
+"""The model's token embeddings: int64 [...] to [..., H]."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """The vectors of a pass, [R, H]: a token of `vocabulary` + r stands for row r, one below is the vocabulary's."""
+
+    vocabulary: int
+    vectors: Tensor
+
+    def embed(self, embeddings: Embed, tokens: Tensor) -> Tensor:
+        """What goes into the first layer: [..., H] for tokens int64 [...]."""
+        known = embeddings(torch.minimum(tokens, torch.tensor(self.vocabulary - 1)))
+        rows = torch.maximum(tokens - self.vocabulary, torch.tensor(0))
+        return torch.where((tokens >= self.vocabulary)[..., None], nn.functional.embedding(rows, self.vectors), known)
+
+
+class Sources:
+    """What the projectors of a catalog's vectors are given. Raises InputError for a catalog without vectors.
+
+    training: by part, for prompts of the train split; otherwise only the catalog's own graph.
+    """
+
+    def __init__(self, catalog: Catalog, training: bool = False) -> None:
+        if (ids := catalog.vector_ids) is None:
+            raise InputError(f"{catalog.path}: its prompts have no vectors")
+        self.ids: VectorIds = ids
+        items = catalog.item_table
+        self._gcn: dict[int | None, tuple[Tensor, Tensor]] = {None: (_tensor(items["embeddings"]), _tensor(items["fold_in"]))}
+        if training:
+            earlier = catalog.snapshots
+            nothing = torch.zeros_like(self._gcn[None][0])
+            self._gcn |= {0: (nothing, nothing)}
+            for k, (embeddings, fold_in) in enumerate(zip(earlier["items"], earlier["fold_in"], strict=True), 1):
+                self._gcn[k] = _tensor(embeddings), _tensor(fold_in)
+        self._offsets, self._tokens = catalog.piece_table["offsets"], catalog.piece_table["tokens"]
+        self._pieces = {name: items[f"field.{name.rpartition(':')[0]}"] for name in ids.tables if name != GCN}
+
+    def batch(self, projectors: Projectors, embed: Embed, tokens: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Given]:
+        """tokens: int64 [B, T], each row those of a prompt. Returns them as a pass takes them, and its vectors: each one of them
+        is made once, however often it is read."""
+        begins, all_parts = self.ids.begins(), list(self._gcn)
+        where = (tokens >= self.ids.vocabulary).nonzero(as_tuple=True)
+        slate, number = where[0].numpy(), tokens[where].numpy() - self.ids.vocabulary
+        part = np.array([all_parts.index(prompt.part) for prompt in prompts])[slate]
+        last = self.ids.user_id - self.ids.vocabulary
+        # A user's vector is its prompt's own; an item's is shared by all prompts of the same part.
+        keys = np.stack([np.where(number == last, slate, part), number], 1)
+        distinct, inverse = np.unique(keys, axis=0, return_inverse=True)
+        found: list[tuple[NDArray[np.int64], Tensor]] = []
+        for name, begin in begins.items():
+            first = begin - self.ids.vocabulary
+            count = self.ids.tables[name]
+            at = np.flatnonzero((distinct[:, 1] >= first) & (distinct[:, 1] < first + self.ids.items * count))
+            item, which = np.divmod(distinct[at, 1] - first, count)
+            pairs, of_pair = np.unique(np.stack([distinct[at, 0], item], 1), axis=0, return_inverse=True)
+            made = self.items(projectors, embed, name, pairs[:, 1], [all_parts[p] for p in pairs[:, 0]])
+            found.append((at, made[torch.from_numpy(of_pair.reshape(-1)), torch.from_numpy(which)]))
+        at = np.flatnonzero(distinct[:, 1] == last)
+        if len(at):
+            found.append((at, self.users(projectors, [prompts[n] for n in distinct[at, 0]])))
+        passed = tokens.clone()
+        passed[where] = torch.from_numpy(self.ids.vocabulary + inverse.reshape(-1))
+        if not len(distinct):
+            return passed, Given(self.ids.vocabulary, torch.zeros(1, embed(tokens[:1, :1]).shape[-1]))
+        order = np.argsort(np.concatenate([at for at, _ in found]))
+        return passed, Given(self.ids.vocabulary, torch.cat([made for _, made in found])[torch.from_numpy(order)])
+
+    def items(
+        self, projectors: Projectors, embed: Embed, name: str, items: NDArray[np.int64], parts: Sequence[int | None]
+    ) -> Tensor:
+        """The vectors [n, count, H] of item rows in table `name`, each as of a part."""
+        projector = projectors[name]
+        if isinstance(projector, OfEmbedding):
+            table = torch.empty(len(items), projector.inner.in_features)
+            for part in set(parts):
+                here = torch.tensor([one == part for one in parts])
+                table[here] = self._gcn[part][0][torch.from_numpy(items)[here]].float()
+            made: Tensor = projector(table)[:, None]
+            return made
+        assert isinstance(projector, OfText)
+        tokens, present = self._texts(name, items)
+        made = projector(embed(tokens), present)
+        return made
+
+    def users(self, projectors: Projectors, prompts: Sequence[Prompt]) -> Tensor:
+        """The users' vectors [n, H] of prompts."""
+        projector = projectors[USER]
+        assert isinstance(projector, OfUser)
+        rows = torch.cat([self._gcn[prompt.part][1][torch.from_numpy(prompt.liked)] for prompt in prompts])
+        owner = torch.from_numpy(np.repeat(np.arange(len(prompts)), [len(prompt.liked) for prompt in prompts]))
+        sums = torch.zeros(len(prompts), projector.none.shape[0]).index_add(0, owner, projector(rows))
+        likes = torch.bincount(owner, minlength=len(prompts))[:, None]
+        return torch.where(likes > 0, sums / likes.clamp(min=1), projector.none)
+
+    @torch.no_grad()
+    def vectors(self, projectors: Projectors, embed: Embed) -> Vectors:
+        """All of the catalog's own, for `vectors.safetensors`. Raises CheckpointError for numbers that float16 cannot hold."""
+        chunks = np.array_split(np.arange(self.ids.items), -(-self.ids.items // CHUNK))
+        tables = {
+            name: _half(torch.cat([self.items(projectors, embed, name, c, [None] * len(c)) for c in chunks]), name)
+            for name in self.ids.tables
+        }
+        if not self.ids.user:
+            return Vectors(self.ids, tables, None, None)
+        projector = projectors[USER]
+        assert isinstance(projector, OfUser)
+        liked = torch.cat([projector(self._gcn[None][1][torch.from_numpy(c)]) for c in chunks])
+        return Vectors(self.ids, tables, _half(liked, USER), _half(projector.none, USER))
+
+    def _texts(self, name: str, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The tokens of the items' texts, int64 [n, L], and which of them are the text's."""
+        pieces = self._pieces[name][items]
+        begin, sizes = self._offsets[pieces], self._offsets[pieces + 1] - self._offsets[pieces]
+        index = np.arange(max(1, int(sizes.max(initial=0))))
+        present = index < sizes[:, None]
+        tokens = np.zeros(present.shape, np.int64)
+        tokens[present] = self._tokens[(begin[:, None] + index)[present]]
+        return torch.from_numpy(tokens), torch.from_numpy(present)
+
+
+def _tensor(table: NDArray[np.float16]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(table))
+
+
+def _half(vectors: Tensor, name: str) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        out: NDArray[np.float16] = vectors.numpy().astype(np.float16)
+    if not np.isfinite(out).all():
+        raise CheckpointError(f"projector {name!r}: gives {float(vectors.abs().max()):.6g}, float16 ends at 65504")
+    return out

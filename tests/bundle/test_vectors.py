@@ -1,0 +1,97 @@
+"""vectors.safetensors and the ids of its vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from builders.bundle import BundleOptions, write_bundle
+from builders.catalog import ITEMS, make_catalog
+from builders.model import HIDDEN, VOCABULARY, vectors_by_id
+from rexit.bundle import Bundle, Catalog
+from rexit.bundle.files import write_json
+from rexit.bundle.vectors import FILE, Vectors
+from rexit.errors import BundleError
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "bundle", BundleOptions(make_catalog(vectors=True)))
+
+
+def read(bundle: Path) -> Vectors:
+    ids = Catalog.open(bundle / "catalog").vector_ids
+    assert ids is not None
+    return Vectors.read(bundle / FILE, ids, HIDDEN)
+
+
+def test_every_id_has_its_vector(bundle: Path) -> None:
+    vectors, liked = read(bundle), np.array([3, 3, 0])
+    ids = np.arange(VOCABULARY, VOCABULARY + 3 * ITEMS + 1)
+    for likes in (liked, liked[:0]):
+        seen = vectors.of(ids[::-1], likes)
+        assert seen.dtype == np.float32
+        np.testing.assert_array_equal(seen[::-1], vectors_by_id(load_file(bundle / FILE), likes))
+
+
+def test_what_is_written_is_read(bundle: Path, tmp_path: Path) -> None:
+    vectors = read(bundle)
+    vectors.write(tmp_path / FILE)
+    assert load_file(tmp_path / FILE).keys() == {"gcn", "title:2", "user", "user.none"}
+    again = Vectors.read(tmp_path / FILE, vectors.ids, HIDDEN)
+    np.testing.assert_array_equal(again.tables["title:2"], vectors.tables["title:2"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("gcn", None, "has no tensor 'gcn', expected ['gcn', 'title:2', 'user', 'user.none']"),
+        ("user.none", None, "has no tensor 'user.none'"),
+        ("title:2", np.zeros((ITEMS, 1, HIDDEN), np.float16), "'title:2' is float16 [20, 1, 16], expected float16 [20, 2, 16]"),
+        ("user", np.zeros((ITEMS, HIDDEN), np.float32), "'user' is float32 [20, 16], expected float16 [20, 16]"),
+        ("user.none", np.full(HIDDEN, np.nan, np.float16), "'user.none' holds a number that is not finite"),
+        ("gcn", np.full((ITEMS, 1, HIDDEN), np.inf, np.float16), "'gcn' holds a number that is not finite"),
+    ],
+)
+def test_damage_is_named(bundle: Path, name: str, value: Any, message: str) -> None:
+    tensors = load_file(bundle / FILE)
+    save_file({key: v for key, v in {**tensors, name: value}.items() if v is not None}, bundle / FILE)
+    with pytest.raises(BundleError) as caught:
+        read(bundle)
+    assert message in str(caught.value) and FILE in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_bundle_without_its_file_is_refused(bundle: Path) -> None:
+    (bundle / FILE).unlink()
+    with pytest.raises(BundleError, match=r"vectors.safetensors: missing"):
+        Bundle.open(bundle)
+
+
+PROMPT = make_catalog(vectors=True).info["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"requires": []}, "the prompt has vectors, `requires` says otherwise"),
+        ({"prompt": make_catalog().info["prompt"]}, "the prompt has no vectors, `requires` says otherwise"),
+        ({"prompt": {**PROMPT, "vectors": []}}, "`vectors` of the prompt are [], its ops place ['gcn', 'title:2']"),
+        ({"prompt": {**PROMPT, "vectors": [{"name": "gcn", "count": 17}]}}, "holds {'name': 'gcn', 'count': 17}, expected a new"),
+        ({"prompt": {**PROMPT, "vectors": [{"name": "gcn", "count": 1}] * 2}}, "expected a new `name` and a `count` of 1 to 16"),
+        ({"prompt": {**PROMPT, "vectors": "gcn"}}, "`vectors` of the prompt holds 'gcn'"),
+        ({"counts": {"users": 12, "items": 1 << 30}}, "need ids beyond 2^31 - 1"),
+        ({"requires": ["vectors", "telepathy"]}, "requires ['vectors', 'telepathy'], which this version does not know"),
+    ],
+)
+def test_a_catalog_that_contradicts_itself(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    info = make_catalog(vectors=True).info
+    bundle = write_bundle(tmp_path / "bundle", BundleOptions(make_catalog(vectors=True)))
+    path = bundle / "catalog/catalog.json"
+    write_json(path, {**info, **change, "files": Catalog.open(path.parent).info["files"]})
+    with pytest.raises(BundleError) as caught:
+        Catalog.open(path.parent)
+    assert message in str(caught.value) and "catalog.json" in str(caught.value)

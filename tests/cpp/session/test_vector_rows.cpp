@@ -1,0 +1,153 @@
+// Which rows the first segment gets for a pass, and which tokens name them.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "base/status.hpp"
+#include "bundles.hpp"
+#include "files/half.hpp"
+#include "session/vector_rows.hpp"
+
+using namespace rexit::core;
+
+namespace {
+
+using Ids = std::vector<std::int64_t>;
+
+class VectorRowsTest : public testing::Test {
+ protected:
+  Bundle bundle{bundles() + "/sound_with_vectors/bundle", nullptr};  // `gcn` has one vector, `title:2` two of each of 20 items
+  const Program& program = bundle.catalog().program;
+  std::size_t width = bundle.model().hidden_size;
+  std::int64_t first = program.first_vector, user = program.user_vector;
+  VectorRows rows{bundle};
+  Pass pass;
+
+  void place(const Ids& ids) {
+    pass = {};
+    pass.tokens = ids.size();
+    rows.place(ids.data(), pass);
+  }
+  Ids tokens() const { return {pass.token_ids, pass.token_ids + pass.tokens}; }
+  std::vector<float> row(std::size_t n) const { return {pass.vectors + n * width, pass.vectors + (n + 1) * width}; }
+  std::vector<float> table(const char* name, std::size_t item, std::size_t count, std::size_t j) const {
+    const Safetensors file(bundle.path() + "/vectors.safetensors");
+    const Half* from = file.array<Half>(name, {20, count, width}).data + (item * count + j) * width;
+    std::vector<float> values(width);
+    std::transform(from, from + width, values.begin(), to_float);
+    return values;
+  }
+};
+
+TEST_F(VectorRowsTest, EachIdIsARowInTheOrderOfFirstAppearance) {
+  const std::int64_t title = first + 20;
+  place({title + 9, 63, first + 3, title + 9, 0, first + 3, first, title + 8});
+  EXPECT_EQ(tokens(), (Ids{first, 63, first + 1, first, 0, first + 1, first + 2, first + 3}));
+  ASSERT_EQ(pass.vector_rows, 4u);
+  EXPECT_EQ(row(0), table("title:2", 4, 2, 1));
+  EXPECT_EQ(row(1), table("gcn", 3, 1, 0));
+  EXPECT_EQ(row(2), table("gcn", 0, 1, 0));
+  EXPECT_EQ(row(3), table("title:2", 4, 2, 0));
+  place({title - 1, title, user - 1});
+  EXPECT_EQ(row(0), table("gcn", 19, 1, 0));
+  EXPECT_EQ(row(1), table("title:2", 0, 2, 0));
+  EXPECT_EQ(row(2), table("title:2", 19, 2, 1));
+}
+
+TEST_F(VectorRowsTest, WithoutAVectorItIsOneRowOfZeros) {
+  place({first + 5});
+  const Ids ids{1, 63, 0};
+  place(ids);
+  EXPECT_EQ(tokens(), ids);
+  EXPECT_EQ(pass.vector_rows, 1u);
+  EXPECT_EQ(row(0), std::vector<float>(width, 0.0f));
+}
+
+TEST_F(VectorRowsTest, TheUsersIsThatOfThePromptByItsIdAndByItsKey) {
+  Prompt prompt;
+  prompt.user_vector.resize(width);
+  std::iota(prompt.user_vector.begin(), prompt.user_vector.end(), 0.5f);
+  rows.begin(prompt);
+  const std::int64_t key = rows.key(static_cast<std::int32_t>(user));
+  EXPECT_GE(key, std::int64_t{1} << 62);
+  place({first + 1, user, key, user});
+  EXPECT_EQ(tokens(), (Ids{first, first + 1, first + 1, first + 1}));
+  EXPECT_EQ(pass.vector_rows, 2u);
+  EXPECT_EQ(row(1), prompt.user_vector);
+  EXPECT_EQ(rows.key(static_cast<std::int32_t>(user - 1)), user - 1);
+  EXPECT_EQ(rows.key(7), 7);
+}
+
+TEST_F(VectorRowsTest, KeysDifferWhereverVectorsDo) {
+  Prompt prompt;
+  prompt.user_vector.assign(width, 1.0f);
+  std::vector<std::int64_t> keys;
+  const auto add = [&] {
+    rows.begin(prompt);
+    keys.push_back(rows.key(static_cast<std::int32_t>(user)));
+  };
+  add();
+  for (float& number : prompt.user_vector)
+    for (const float other : {1.0000001f, -1.0f, 0.0f, -0.0f}) {
+      const float before = number;
+      number = other;
+      add();
+      number = before;
+    }
+  std::mt19937 random(0);
+  for (int n = 0; n < 10'000; ++n) {
+    std::generate(prompt.user_vector.begin(), prompt.user_vector.end(), [&] { return static_cast<float>(random() % 3); });
+    add();
+  }
+  const std::size_t made = keys.size();
+  std::sort(keys.begin(), keys.end());
+  EXPECT_EQ(std::unique(keys.begin(), keys.end()) - keys.begin(), static_cast<std::ptrdiff_t>(made));
+  prompt.user_vector.assign(width, 1.0f);
+  add();
+  EXPECT_TRUE(std::binary_search(keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(made), keys.back()));
+}
+
+// Passes of all sizes over the same buffers, with ids that meet in the table of slots.
+TEST_F(VectorRowsTest, AgreesWithASearchThroughTheRows) {
+  std::mt19937 random(1);
+  for (int n = 0; n < 500; ++n) {
+    Ids ids(1 + random() % 200);
+    for (std::int64_t& id : ids) id = static_cast<std::int64_t>(random()) % (random() % 2 == 0 ? user : first + 4);
+    place(ids);
+    Ids seen;
+    for (std::size_t t = 0; t < ids.size(); ++t) {
+      if (ids[t] < first) {
+        ASSERT_EQ(pass.token_ids[t], ids[t]);
+        continue;
+      }
+      const auto found = std::find(seen.begin(), seen.end(), ids[t]);
+      ASSERT_EQ(pass.token_ids[t], first + (found - seen.begin()));
+      if (found == seen.end()) seen.push_back(ids[t]);
+    }
+    ASSERT_EQ(pass.vector_rows, std::max<std::size_t>(1, seen.size()));
+    for (std::size_t r = 0; r < seen.size(); ++r) {
+      const auto id = static_cast<std::size_t>(seen[r] - first);
+      ASSERT_EQ(row(r), id < 20 ? table("gcn", id, 1, 0) : table("title:2", (id - 20) / 2, 2, id % 2));
+    }
+  }
+}
+
+TEST_F(VectorRowsTest, BundlesWithoutVectorsHaveNone) {
+  const Bundle plain(sound_bundle(), nullptr);
+  VectorRows none(plain);
+  none.begin(Prompt{});
+  none.reserve(1000);
+  const Ids ids{1, 2, 3};
+  pass.tokens = 3;
+  none.place(ids.data(), pass);
+  EXPECT_EQ(pass.token_ids, ids.data());
+  EXPECT_EQ(pass.vectors, nullptr);
+  EXPECT_EQ(pass.vector_rows, 0u);
+  EXPECT_EQ(none.key(63), 63);
+  EXPECT_EQ(none.memory(), 0u);
+}
+
+}  // namespace

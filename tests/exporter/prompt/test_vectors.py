@@ -1,0 +1,99 @@
+"""Vectors in prompts: the ids that stand for them, and what they are looked up with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from builders import ratings
+from rexit.bundle import Catalog
+from rexit.errors import InputError
+from rexit.exporter import index as index_module
+from rexit.exporter.options import IndexOptions, LightGCNOptions
+from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.slates import cut
+
+TEMPLATE = """
+prompt = "{user.gcn}|{history.recent:4}|{item.title:2} {item.gcn}|{history.nearest:3}:"
+entry = "{item.gcn}{verdict}"
+[labels]
+yes = " yes"
+no = " no"
+"""
+OPTIONS = IndexOptions(neighbours=6, lightgcn=LightGCNOptions(dim=8, layers=2, epochs=2))
+
+
+def build(folder: Path, template: str = TEMPLATE) -> Catalog:
+    ratings.write(folder, template)
+    data = (folder / "ratings.csv", folder / "items.csv", str(folder / "tok"), folder / "prompt.toml", folder / "catalog")
+    index_module.build_catalog(*data, OPTIONS)
+    return Catalog.open(folder / "catalog")
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    return build(tmp_path_factory.mktemp("vectors"))
+
+
+def test_the_catalog_says_that_there_are_vectors(catalog: Catalog) -> None:
+    assert catalog.info["requires"] == ["vectors"]
+    assert catalog.info["prompt"]["vectors"] == [{"name": "gcn", "count": 1}, {"name": "title:2", "count": 2}]
+    assert "field.title" in catalog.item_table, "what the title's vectors are made of"
+    ids = catalog.vector_ids
+    assert ids is not None and ids.begins() == {"gcn": ids.vocabulary, "title:2": ids.vocabulary + ratings.ITEMS}
+    assert ids.user_id == ids.vocabulary + 3 * ratings.ITEMS
+
+
+def test_a_catalog_of_texts_says_nothing_of_vectors(tmp_path: Path) -> None:
+    catalog = build(tmp_path, ratings.TEMPLATE.replace("{user.job}|", ""))
+    assert catalog.info["requires"] == [] and "vectors" not in catalog.info["prompt"] and catalog.vector_ids is None
+
+
+def test_each_vector_has_its_id(catalog: Catalog) -> None:
+    ids, rated = catalog.vector_ids, ratings.interactions().sort("timestamp", "item_id")
+    assert ids is not None
+    gcn, title = ids.begins().values()
+    mine = rated.filter(pl.col("user_id") == 3)
+    prompt = PromptBuilder(catalog).prompt(3, [7, 8])
+    seen = [prompt.prefix[prompt.prefix >= ids.vocabulary], *(c[c >= ids.vocabulary] for c in prompt.candidates)]
+    assert seen[0].tolist() == [ids.user_id, *(gcn + mine["item_id"][-4:] - 1)]
+    for item, own in zip((7, 8), seen[1:], strict=True):
+        row = item - 1
+        assert own[:3].tolist() == [title + 2 * row, title + 2 * row + 1, gcn + row]
+        assert set(own[3:] - gcn) <= set(mine["item_id"] - 1) and len(own) == 6
+    assert prompt.prefix.dtype == np.int32 and prompt.part is None
+    assert prompt.liked.tolist() == (mine.filter(pl.col("rating") >= 4)["item_id"] - 1).to_list()
+
+
+def test_likes_are_those_of_the_moment_and_fresh_ones(catalog: Catalog) -> None:
+    builder = PromptBuilder(catalog)
+    rated = ratings.interactions().sort("timestamp", "item_id").filter((pl.col("user_id") == 5) & (pl.col("timestamp") < 200))
+    liked = (rated.filter(pl.col("rating") >= 4)["item_id"] - 1).to_list()
+    assert builder.prompt(5, [1], 200, [(9, True), (10, False), (9, True)]).liked.tolist() == [*liked, 8, 8]
+    unknown = builder.prompt(999, [1], 200)
+    assert unknown.liked.tolist() == [] and unknown.prefix[0] == builder.prompt(5, [1]).prefix[0], "one id for every user"
+
+
+def test_a_training_prompt_says_which_part_it_is_in(catalog: Catalog) -> None:
+    builder = PromptBuilder(catalog, training=True)
+    begins, parts = catalog.snapshots["begins"], set()
+    for slate in cut(catalog, "train", 1):
+        prompt, row = builder.prompt(slate.user, slate.items, slate.as_of), catalog.users.row(slate.user)
+        assert slate.as_of is not None and prompt.part == (begins[row] <= slate.as_of).sum()
+        parts.add(prompt.part)
+    assert parts == set(range(OPTIONS.snapshots))
+
+
+def test_more_ids_than_a_prompt_can_hold_are_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module.lightgcn, "train", lambda *_: pytest.fail("the retriever was trained"))
+    whole = index_module._info
+    monkeypatch.setattr(
+        index_module, "_info", lambda *a: {**(made := whole(*a)), "counts": {**made["counts"], "items": (1 << 31) // 3}}
+    )
+    with pytest.raises(
+        InputError, match=r"prompt.toml: \d+ tokens and 3 vectors for each of 715827882 items need ids beyond 2\^31"
+    ):
+        build(tmp_path)
