@@ -85,7 +85,7 @@ class Settings:
     epochs: float = option(1.0, "passes over the training split")
     slate: int = option(8, "interactions packed behind one prefix")
     batch_tokens: int = option(2048, "of one step, padding included")
-    rate: float = option(2e-3, "peak learning rate of the deepest layers")
+    rate: float = option(7e-4, "peak learning rate of the deepest layers")
     rate_ratio: float = option(0.8, "rate of an exit's layers over that of the exit before")
     weight_decay: float = option(0.1, "AdamW's")
     seed: int = option(0, "of weights and of the order of batches")
