@@ -50,7 +50,11 @@ def test_the_stored_lists_are_what_folding_in_finds_when_all_is_visible(
             assert all((a == b).all() for a, b in zip(parts, folded_parts, strict=True))
 
 
-@pytest.mark.parametrize("catalog_of", [make_catalog, nothing_known_of_some, nearly_alike])
+def with_vectors() -> CatalogContents:
+    return make_catalog(vectors=True)
+
+
+@pytest.mark.parametrize("catalog_of", [make_catalog, nothing_known_of_some, nearly_alike, with_vectors])
 @pytest.mark.parametrize("seed", range(3))
 def test_python_and_cpp_assemble_the_same_prompts(tmp_path: Path, seed: int, catalog_of: Callable[[], CatalogContents]) -> None:
     bundle, random = write_bundle(tmp_path / "bundle", BundleOptions(catalog_of())), np.random.default_rng(seed)
