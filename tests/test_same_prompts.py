@@ -37,6 +37,10 @@ def nearly_alike() -> CatalogContents:
     return CatalogContents(info, tables)
 
 
+def with_vectors() -> CatalogContents:
+    return make_catalog(vectors=True)
+
+
 @pytest.mark.parametrize("catalog_of", [nothing_known_of_some, nearly_alike])
 def test_the_stored_lists_are_what_folding_in_finds_when_all_is_visible(
     tmp_path: Path, catalog_of: Callable[[], CatalogContents]
@@ -48,10 +52,6 @@ def test_the_stored_lists_are_what_folding_in_finds_when_all_is_visible(
             (prefix, parts), (folded_prefix, folded_parts) = (session.prompt(user, items, as_of=at) for at in (None, 1 << 40))
             np.testing.assert_array_equal(prefix, folded_prefix)
             assert all((a == b).all() for a, b in zip(parts, folded_parts, strict=True))
-
-
-def with_vectors() -> CatalogContents:
-    return make_catalog(vectors=True)
 
 
 @pytest.mark.parametrize("catalog_of", [make_catalog, nothing_known_of_some, nearly_alike, with_vectors])

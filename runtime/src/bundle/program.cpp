@@ -23,8 +23,7 @@ class Reader {
     std::size_t next = scope_.vocabulary;
     const auto bounded = [&list](std::size_t ids) {
       if (ids > most_ids)
-        fail(REXIT_CORRUPT, list.where(), ": the vectors need ", ids, " ids, expected at most ", most_ids,
-             ", the vocabulary's included");
+        fail(REXIT_CORRUPT, list.where(), ": the vectors need ids up to ", ids, ", expected at most ", most_ids);
       return static_cast<std::int32_t>(ids);
     };
     for (const Json& json : list.elements()) {
