@@ -22,7 +22,7 @@ def folders(monkeypatch: pytest.MonkeyPatch):
     for folder in ("examples/movielens", "benchmarks"):
         monkeypatch.syspath_prepend(str(ROOT / folder))
     yield
-    for name in ("prompts", "train", "judgement"):
+    for name in ("prompts", "train", "baselines", "as_of", "boosting", "factorization", "judgement"):
         sys.modules.pop(name, None)
 
 

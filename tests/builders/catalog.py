@@ -48,7 +48,6 @@ PROGRAM: dict[str, Any] = {
         {"op": "piece", "piece": 0},
         {"op": "user_field", "field": "age", "missing": 1},
         {"op": "user_like_rate", "bins": [2, 3, 5], "missing": 4},
-        {"op": "user_count", "bins": [0, 2, 3]},
         {
             "op": "history",
             "order": "recent",
@@ -65,8 +64,6 @@ PROGRAM: dict[str, Any] = {
         {"op": "item_count", "bins": [0, 1, 2, 3]},
         {"op": "history", "order": "nearest", "limit": 2, "empty": 1, "entry": [{"op": "item_field", "field": "genre"}]},
         {"op": "similar_verdict", "limit": 2, "yes": 6, "no": 7, "unseen": 8},
-        {"op": "similar_like_rate", "limit": 2, "bins": [2, 3, 5], "missing": 4},
-        {"op": "nearest_like_rate", "limit": 3, "bins": [2, 3, 5], "missing": 4},
         {"op": "piece", "piece": 9},
     ],
     "max_prefix_tokens": 40,
