@@ -7,7 +7,7 @@ It must be found out, or the test could not find anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from builders import ratings
 from rexit.bundle import Catalog
 from rexit.exporter import index as index_module
 from rexit.exporter.catalog.neighbours import folded_in
+from rexit.exporter.model.projectors import Projectors
+from rexit.exporter.model.vectors import Sources
 from rexit.exporter.options import IndexOptions, LightGCNOptions
-from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 from rexit.slates import cut
 
 USERS, ITEMS, EACH = 500, 200, 60
@@ -38,7 +40,7 @@ CHANCE, FOUND = 3.5, 4.0
 PARTS = ("recent", "user.like_rate", "similar_liked", "title", "item.like_rate", "count", "similar_verdict", "nearest", "end")
 TEMPLATE = """
 prompt = "{history.recent:10}|{user.like_rate}|{similar_liked:20}|{item.title}|{item.like_rate}|{item.count}|\
-{similar_verdict:10}|{history.nearest:10}|Answer:"
+{similar_verdict:10}|{history.nearest:10}|{item.gcn}{user.gcn}Answer:"
 entry = "{verdict}"
 [entries]
 similar = "{item.title};"
@@ -62,6 +64,9 @@ class Rows:
     tokens: list[list[int]]  # token + vocabulary * part
     liked: NDArray[np.bool_]
     user: NDArray[np.int64]
+    slate: NDArray[np.int64]
+    prompts: list[Prompt]  # of each slate
+    sources: Sources
 
     def table(self) -> NDArray[np.float64]:
         return np.column_stack(list(self.features.values()))
@@ -90,6 +95,8 @@ def read(builder: PromptBuilder, catalog: Catalog, tokenizer: Tokenizer, split: 
     bar, vocabulary = tokenizer.encode("|").ids[0], tokenizer.get_vocab_size()
     features: list[list[float]] = []
     tokens, liked, users = [], [], []
+    slates: list[int] = []
+    prompts: list[Prompt] = []
     for slate in cut(catalog, split):
         prompt, user = builder.prompt(slate.user, slate.items, slate.as_of), int(slate.user)
         request = builder._request(user, slate.as_of, ())
@@ -98,6 +105,7 @@ def read(builder: PromptBuilder, catalog: Catalog, tokenizer: Tokenizer, split: 
             dots = graph.items.astype(float) @ folded_in(graph.fold_in[request.items[request.liked]]).astype(float)
         for item, candidate, label in zip(slate.items, prompt.candidates, slate.liked, strict=True):
             whole = np.concatenate([prompt.prefix, candidate])
+            whole = whole[whole < vocabulary]
             parts = dict(zip(PARTS, tokenizer.decode(whole).split("|"), strict=True))
             verdicts = {
                 name: parts[name].count("+") - parts[name].count("-") for name in ("recent", "similar_verdict", "nearest")
@@ -114,6 +122,8 @@ def read(builder: PromptBuilder, catalog: Catalog, tokenizer: Tokenizer, split: 
             tokens.append((whole + vocabulary * np.cumsum(whole == bar)).tolist())
             liked.append(bool(label))
             users.append(user)
+            slates.append(len(prompts))
+        prompts.append(prompt)
     names = (
         "recent",
         "similar_verdict",
@@ -125,7 +135,15 @@ def read(builder: PromptBuilder, catalog: Catalog, tokenizer: Tokenizer, split: 
         "count",
         "dot",
     )
-    return Rows(dict(zip(names, np.array(features, float).T, strict=True)), tokens, np.array(liked), np.array(users))
+    return Rows(
+        dict(zip(names, np.array(features, float).T, strict=True)),
+        tokens,
+        np.array(liked),
+        np.array(users),
+        np.array(slates),
+        prompts,
+        Sources(catalog, training=True),
+    )
 
 
 @dataclass(frozen=True)
@@ -193,6 +211,42 @@ def network(rows: Rows, chosen: NDArray[np.bool_], others: Rows, vocabulary: int
     return scores
 
 
+def projected(rows: Rows, chosen: NDArray[np.bool_], others: Rows, vocabulary: int) -> NDArray[Any]:
+    """The vectors of the target and of the user in each prompt, by projectors that are trained, and a hidden layer."""
+
+    def logits(of: Rows, slates: Sequence[int]) -> torch.Tensor:
+        prompts = [of.prompts[n] for n in slates]
+        asked = [np.concatenate([c[c >= vocabulary] for c in prompt.candidates]) for prompt in prompts]  # item, user, item, …
+        size = max(map(len, asked))
+        ids = torch.from_numpy(np.stack([np.pad(one, (0, size - len(one)), "wrap") for one in asked]).astype(np.int64))
+        passed, given = of.sources.batch(projectors, torch.nn.Identity(), ids, prompts)
+        made = given.vectors[passed - vocabulary]
+        item, user = made[:, ::2], made[:, 1::2]
+        out: torch.Tensor = rest(torch.cat([item, user, item * user], -1))[..., 0]
+        return out[torch.arange(size // 2) < torch.tensor([len(one) // 2 for one in asked])[:, None]]
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        dim = OPTIONS.lightgcn.dim
+        projectors = Projectors({"gcn": {"dim": dim}, "user": {"dim": dim}}, 16)
+        rest = torch.nn.Sequential(
+            torch.nn.LayerNorm(48), torch.nn.Linear(48, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1)
+        )  # fmt: skip
+        optimizer = torch.optim.Adam([*projectors.parameters(), *rest.parameters()], lr=0.003)
+        where = np.unique(rows.slate[chosen])
+        for _ in range(8):
+            for part in np.array_split(where[torch.randperm(len(where)).numpy()], len(where) // 12):
+                liked = torch.from_numpy(rows.liked[np.isin(rows.slate, part)]).float()
+                loss = torch.nn.functional.binary_cross_entropy_with_logits(logits(rows, np.sort(part).tolist()), liked)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    with torch.no_grad():
+        every = np.array_split(np.arange(len(others.prompts)), 20)
+        scores: NDArray[Any] = torch.cat([logits(others, part.tolist()) for part in every]).numpy()
+    return scores
+
+
 def test_no_feature_of_a_training_prompt_predicts_a_random_label(case: Case) -> None:
     seen = {name: chance(feature, case.train.liked) for name, feature in case.train.features.items()}
     assert len(case.train.liked) == 24_000 and all(len(np.unique(feature)) > 1 for feature in case.train.features.values())
@@ -204,7 +258,7 @@ def test_the_control_is_found_out(control: Case) -> None:
     assert all(seen[name] > FOUND for name in ("nearest", "similar_verdict", "dot")), seen
 
 
-@pytest.mark.parametrize("model", [boosted, network])
+@pytest.mark.parametrize("model", [boosted, network, projected])
 def test_a_model_learns_nothing_from_random_labels(case: Case, control: Case, model: Model) -> None:
     """Trained on the prompts of half of the users. Those of the others, and the test split, stay a coin's flip; the control's
     model finds what the retriever has seen again in the others' training prompts, though not in the test split's."""

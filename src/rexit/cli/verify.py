@@ -100,9 +100,16 @@ def _files(bundle: Bundle) -> list[Check]:
     count = len(bundle.manifest.files) + len(bundle.variant.files)
     try:
         edited = [*bundle.edited(), *bundle.catalog.edited()]
+        has_vectors = bundle.catalog.vector_ids is not None
     except BundleError as exc:
-        edited = [str(exc)]
+        edited, has_vectors = [str(exc)], False
     checks.append(_check(name, "digests", f"{count} files", edited))
+    if has_vectors:
+        try:
+            bundle.vectors()
+            checks.append(_check(name, "vectors", "", ()))
+        except BundleError as exc:
+            checks.append(_check(name, "vectors", "", [str(exc)]))
     try:
         policy = bundle.policy()
         checks.append(_check(name, "policy", "not calibrated" if policy is None else f"patience {policy.patience}", ()))

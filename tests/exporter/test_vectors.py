@@ -1,0 +1,223 @@
+"""A model whose prompts have vectors, from checkpoint to scores: every target, the runtime, and what does not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
+
+import rexit
+from builders.bundle_files import names, refresh
+from builders.checkpoints import tiny_checkpoint
+from builders.indexed_catalog import LABELS, WITH_VECTORS, write_indexed_catalog
+from rexit.bundle import Bundle, Catalog
+from rexit.bundle.vectors import FILE
+from rexit.cli import app
+from rexit.errors import InputError
+from rexit.exporter.compile import compile_engines, optimization_profiles
+from rexit.exporter.export import export_bundle
+from rexit.exporter.graph.chain import Chain
+from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from rexit.exporter.model.projectors import Projectors
+from rexit.exporter.model.vectors import Sources
+from rexit.exporter.options import ExportOptions
+from rexit.exporter.preflight import check_fit
+from rexit.exporter.prompt.builder import PromptBuilder
+
+CPU = ("cpu-fp32", "cpu-int8", "cpu-int4")
+TENSORRT = tuple(f"tensorrt-{p}" for p in ("fp16", "int8", "int4", "fp8"))
+ALL = (*CPU, *TENSORRT, "cuda-fp16")
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    return Catalog.open(write_indexed_catalog(tmp_path_factory.mktemp("data"), template=WITH_VECTORS))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint") / "vectors"
+    return tiny_checkpoint(folder, labels=LABELS, catalog=catalog, intermediate_size=128)
+
+
+@pytest.fixture(scope="module")
+def made(checkpoint: Path, catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with every variant there is. Copy it before changing it."""
+    out = tmp_path_factory.mktemp("bundles") / "bundle"
+    for target in ("cpu", "tensorrt", "cuda"):
+        precisions = [name.partition("-")[2] for name in ALL if name.startswith(target)]
+        options = ExportOptions(target=target, precisions=precisions, golden_slates=4, accept_loss=True)
+        export_bundle(checkpoint, catalog.path, out, options)
+    return out
+
+
+@pytest.fixture
+def bundle(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "bundle"))
+
+
+def test_the_bundle_says_that_there_are_vectors(made: Path, catalog: Catalog, checkpoint: Path) -> None:
+    bundle = Bundle.open(made)
+    assert json.loads((made / "manifest.json").read_text())["requires"] == ["vectors"]
+    assert names(made) == ["catalog", "manifest.json", "variants", FILE] and FILE in bundle.manifest.files
+    assert bundle.edited() == [] and bundle.manifest.variants == ALL
+    kept = load_checkpoint(checkpoint)
+    assert kept.projectors is not None
+    expected = Sources(catalog).vectors(kept.projectors, kept.model.get_input_embeddings())
+    seen = bundle.vectors()
+    assert seen is not None and seen.user is not None and seen.nobody is not None
+    np.testing.assert_array_equal(seen.tables["title:2"], expected.tables["title:2"])
+    np.testing.assert_array_equal(seen.user, expected.user)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_first_segment_takes_them(made: Path, name: str) -> None:
+    """In float32, whatever the variant computes in: as many as there are in a pass."""
+    bundle = Bundle.open(made, name)
+    first, *others = bundle.variant.segments
+    assert list(first.inputs)[:5] == ["tokens", "positions", "groups", "rows", "vectors"]
+    assert all("vectors" not in segment.inputs for segment in others)
+    inputs = onnx.load(bundle.folder / first.graph, load_external_data=False).graph.input
+    (vectors,) = (value.type.tensor_type for value in inputs if value.name == first.inputs["vectors"])
+    assert vectors.elem_type == onnx.TensorProto.FLOAT
+    assert [d.dim_param or d.dim_value for d in vectors.shape.dim] == ["R", 64]
+
+
+def test_golden_samples_hold_ids(made: Path, catalog: Catalog) -> None:
+    bundle = Bundle.open(made)
+    builder, ids = PromptBuilder(bundle.catalog), catalog.vector_ids
+    assert ids is not None
+    for slate in bundle.golden().slates:
+        prompt = builder.prompt_rows(slate.user, slate.items, as_of=slate.as_of)
+        np.testing.assert_array_equal(prompt.prefix, slate.prefix)
+        assert slate.prefix[0] == ids.user_id and all((c >= ids.vocabulary).sum() == 3 for c in slate.candidates)
+
+
+@pytest.mark.parametrize("name", CPU)
+def test_the_runtime_computes_what_python_computes(made: Path, name: str) -> None:
+    bundle = Bundle.open(made, name)
+    chain = Chain(bundle.folder, bundle.variant.segments, bundle.variant.max_tokens, bundle.vectors())
+    builder = PromptBuilder(bundle.catalog)
+    with rexit.open(made, name) as session:
+        for slate in bundle.golden().slates:
+            user, items = bundle.catalog.users.id(slate.user), [bundle.catalog.items.id(int(row)) for row in slate.items]
+            for fresh in ((), ((items[0], True), (items[-1], False))):
+                prompt = builder.prompt(user, items, slate.as_of, fresh)
+                expected = chain.slate(prompt.prefix, prompt.candidates, liked=prompt.liked)
+                session.clear_cache()
+                seen = session.trace(user, items, as_of=slate.as_of, recent=fresh)
+                np.testing.assert_allclose(seen, expected, atol=bundle.variant.parity["tolerance"])
+
+
+def test_another_vector_is_another_score(bundle: Path) -> None:
+    """Each table counts: of the target, of the history, of the user."""
+    opened = Bundle.open(bundle)
+    slate = opened.golden().slates[0]
+    user, items = opened.catalog.users.id(slate.user), [opened.catalog.items.id(int(row)) for row in slate.items]
+    with rexit.open(bundle, "cpu-fp32") as session:
+        before = session.trace(user, items, as_of=slate.as_of)
+    for name, table in load_file(bundle / FILE).items():
+        if name != "user.none":
+            changed = load_file(bundle / FILE) | {name: (table * np.float16(-1))}
+            save_file(changed, bundle / FILE)
+            refresh(bundle)
+            with rexit.open(bundle, "cpu-fp32") as session:
+                after = session.trace(user, items, as_of=slate.as_of)
+            assert np.abs(after - before).max() > 1e-3, name
+            before = after
+
+
+def test_verify_runs_the_golden_samples(made: Path) -> None:
+    result = CliRunner().invoke(app, ["verify", str(made), "--json"])
+    checks = json.loads(result.stdout)["checks"]
+    assert result.exit_code == 0, result.stdout
+    assert {c["variant"] for c in checks if c["name"] == "log-odds" and c["outcome"] == "ok"} >= set(CPU)
+
+
+def test_verify_reads_all_vectors(bundle: Path) -> None:
+    """Also those that no golden sample reads."""
+    tables = load_file(bundle / FILE)
+    tables["gcn"][7, 0, 3] = np.nan
+    save_file(tables, bundle / FILE)
+    refresh(bundle)
+    result = CliRunner().invoke(app, ["verify", str(bundle), "--variant", "cpu-fp32"])
+    assert result.exit_code == 8 and "vectors.safetensors: 'gcn' holds a number that is not finite" in result.stdout
+
+
+def test_a_bundle_keeps_its_vectors(bundle: Path, checkpoint: Path, catalog: Catalog) -> None:
+    before = (bundle / FILE).read_bytes()
+    export_bundle(checkpoint, catalog.path, bundle, ExportOptions(precisions=["int4"], golden_slates=1, accept_loss=True))
+    assert (bundle / FILE).read_bytes() == before and Bundle.open(bundle, "cpu-int8").edited() == []
+
+
+def test_profiles_allow_one_vector_and_as_many_as_tokens(made: Path) -> None:
+    from rexit.exporter.compile import _ranges
+
+    opened = Bundle.open(made, "tensorrt-fp16")
+    for profile in optimization_profiles(opened):
+        ranges = _ranges(opened.variant.segments[0], profile)
+        assert ranges["vectors"] == ranges["tokens"] == profile.tokens and profile.tokens[0] == 1
+
+
+def test_tensorrt_compiles_them(bundle: Path) -> None:
+    """By TensorRT-RTX, every precision. Compiled, not run: there is no GPU."""
+    report = compile_engines(bundle, TENSORRT, compute_capability="8.9")
+    assert [built.variant for built in report.variants] == list(TENSORRT)
+    assert all(len(built.segments) == 3 and built.bytes > 0 for built in report.variants)
+
+
+def with_projectors(checkpoint: Path, kinds: dict[str, dict[str, int]] | None, place: Path) -> Checkpoint:
+    """The checkpoint with projectors of other kinds."""
+    kept = load_checkpoint(checkpoint)
+    projectors = None if kinds is None else Projectors(kinds, 64)
+    save_checkpoint(place / "checkpoint", kept.model, kept.exits, kept.heads, kept.labels, projectors=projectors)
+    return load_checkpoint(place / "checkpoint")
+
+
+KINDS = {"gcn": {"dim": 8}, "title:2": {"count": 2}, "user": {"dim": 8}}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        (None, "has no projector for 'gcn', of which the catalog's prompts have vectors; it has: none"),
+        (
+            {name: KINDS[name] for name in ("gcn", "user")},
+            "has no projector for 'title:2', of which the catalog's prompts have vectors; it has: gcn, user",
+        ),
+        (
+            {**KINDS, "plot:4": {"count": 4}},
+            "has a projector for 'plot:4', of which the catalog's prompts have no vectors; they have: gcn, title:2, user",
+        ),
+        ({**KINDS, "gcn": {"dim": 16}}, "the projector for 'gcn' takes 16 numbers, embeddings have 8"),
+        ({**KINDS, "title:2": {"count": 3}}, "the projector for 'title:2' gives 3 vectors, prompts have 2"),
+    ],
+)
+def test_projectors_that_do_not_fit_the_catalog(
+    checkpoint: Path, catalog: Catalog, tmp_path: Path, kinds: dict[str, dict[str, int]] | None, message: str
+) -> None:
+    loaded = with_projectors(checkpoint, kinds, tmp_path)
+    with pytest.raises(InputError) as caught:
+        check_fit(loaded, catalog, 512)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_projectors_for_prompts_of_text(checkpoint: Path, catalog_folder: Path) -> None:
+    with pytest.raises(InputError, match=r"has a projector for 'gcn', of which .* no vectors; they have: none"):
+        check_fit(load_checkpoint(checkpoint), Catalog.open(catalog_folder), 512)
+
+
+def test_vectors_beyond_float16_are_refused(checkpoint: Path, catalog: Catalog) -> None:
+    kept = load_checkpoint(checkpoint)
+    assert kept.projectors is not None
+    torch.nn.init.constant_(kept.projectors["user"].outer.bias, 1e6)  # type: ignore[arg-type]
+    with pytest.raises(Exception, match=r"projector 'user': gives 1e\+06, float16 ends at 65504"):
+        Sources(catalog).vectors(replace(kept).projectors, kept.model.get_input_embeddings())  # type: ignore[arg-type]
