@@ -29,6 +29,13 @@ def sound_with_vectors(folder: Path) -> None:
     pass
 
 
+@ends_in("OK", found="running")
+def prefixes_that_differ_in_the_user_alone(folder: Path) -> None:
+    """Everybody's has the same ids: three tokens, the user's vector, three tokens."""
+    text = [{"op": "piece", "piece": 0}, {"op": "piece", "piece": 1}]
+    edit_json(folder, CATALOG, "prompt", "prefix", to=[*text, {"op": "user_vector"}, *text])
+
+
 @ends_in("NOT_FOUND", VECTORS)
 def missing_vectors(folder: Path) -> None:
     (folder / VECTORS).unlink()

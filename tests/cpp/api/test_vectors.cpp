@@ -57,9 +57,12 @@ TEST_F(VectorsTest, AloneInASlateColdAndCachedScoreTheSame) {
   }
 }
 
+class ReuseTest : public VectorsTest, public testing::WithParamInterface<const char*> {};
+
 // Each request in a session that has seen all others, and in one of its own: whatever is reused changes nothing.
-TEST_F(VectorsTest, WhatIsReusedIsTheSame) {
-  rexit::Session session(bundle);
+TEST_P(ReuseTest, WhatIsReusedIsTheSame) {
+  const rexit::Bundle reused(bundles() + "/" + GetParam() + "/bundle");
+  rexit::Session session(reused);
   std::size_t shared = 0;
   for (int round = 0; round < 2; ++round)
     for (std::int64_t user = 100; user <= 136; user += 3)
@@ -73,12 +76,14 @@ TEST_F(VectorsTest, WhatIsReusedIsTheSame) {
                 .items(items(3));
           };
           const rexit::Trace seen = session.trace(request());
-          rexit::Session own(bundle);
+          rexit::Session own(reused);
           expect_same(seen.log_odds, own.trace(request()).log_odds);
           if (seen.stats.prefix_tokens_reused != 0 && seen.stats.prefix_tokens_reused != seen.stats.prefix_tokens) ++shared;
         }
   EXPECT_GT(shared, 0u);
 }
+
+INSTANTIATE_TEST_SUITE_P(Bundles, ReuseTest, testing::Values("sound_with_vectors", "prefixes_that_differ_in_the_user_alone"));
 
 TEST_F(VectorsTest, TheEstimateIsWhatAWarmedUpSessionHolds) {
   rexit::Session session(bundle);

@@ -24,8 +24,8 @@ TEST(Buckets, SizesAreRoundedUpWithinTheMaximum) {
   };
   expect(bucket_of({1, 7, 1, 0}, 512, 512), 32, 7, 8, 0);
   expect(bucket_of({32, 7, 8, 16}, 512, 512), 32, 7, 8, 16);
-  expect(bucket_of({33, 0, 9, 17}, 512, 512), 64, 0, 16, 32);
-  expect(bucket_of({33, 0, 9, 33}, 47, 10), 47, 0, 10, 47);
+  expect(bucket_of({33, 0, 9, 17}, 512, 512), 64, 0, 16, 24);
+  expect(bucket_of({33, 0, 9, 33}, 39, 10), 39, 0, 10, 39);
   expect(bucket_of({50, 0, 10, 50}, 50, 10), 50, 0, 10, 50);
 }
 

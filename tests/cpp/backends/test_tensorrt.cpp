@@ -315,7 +315,8 @@ TEST_F(TensorRt, WithoutGraphsItContinues) {
 
 const char* const with_vectors = "sound_with_vectors";
 
-// Passes, chunks, prefixes that are new, cached and partly reused, with and without graphs: rows of vectors go with their tokens.
+// Passes, chunks, prefixes that are new, cached and partly reused, with and without graphs (which are for their number of
+// vectors, too): rows of vectors go with their tokens.
 TEST_F(TensorRt, VectorsGoWithTheirTokens) {
   for (const rexit::BundleOptions& given : {options(), with_graphs()}) {
     rexit::Session session{rexit::Bundle(folder(with_vectors), given)};

@@ -6,7 +6,7 @@ namespace rexit::core {
 namespace {
 
 // A slate has a few hundred tokens: coarser steps would compute too much padding, finer ones would rarely see a size twice.
-constexpr std::size_t token_step = 32, row_step = 8, vector_step = 16;
+constexpr std::size_t token_step = 32, row_step = 8, vector_step = 8;
 
 std::size_t rounded(std::size_t size, std::size_t step, std::size_t most) noexcept {
   return std::max(size, std::min((size + step - 1) / step * step, most));
