@@ -212,7 +212,7 @@ def network(rows: Rows, chosen: NDArray[np.bool_], others: Rows, vocabulary: int
 
 
 def projected(rows: Rows, chosen: NDArray[np.bool_], others: Rows, vocabulary: int) -> NDArray[Any]:
-    """The vectors of the target and of the user in each prompt, by projectors that are trained, and a hidden layer."""
+    """The vectors of the target and of the user in each prompt, by projectors that are trained, and their product."""
 
     def logits(of: Rows, slates: Sequence[int]) -> torch.Tensor:
         prompts = [of.prompts[n] for n in slates]
@@ -222,19 +222,16 @@ def projected(rows: Rows, chosen: NDArray[np.bool_], others: Rows, vocabulary: i
         passed, given = of.sources.batch(projectors, torch.nn.Identity(), ids, prompts)
         made = given.vectors[passed - vocabulary]
         item, user = made[:, ::2], made[:, 1::2]
-        out: torch.Tensor = rest(torch.cat([item, user, item * user], -1))[..., 0]
+        out: torch.Tensor = rest(item * user)[..., 0]
         return out[torch.arange(size // 2) < torch.tensor([len(one) // 2 for one in asked])[:, None]]
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         dim = OPTIONS.lightgcn.dim
-        projectors = Projectors({"gcn": {"dim": dim}, "user": {"dim": dim}}, 16)
-        rest = torch.nn.Sequential(
-            torch.nn.LayerNorm(48), torch.nn.Linear(48, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1)
-        )  # fmt: skip
-        optimizer = torch.optim.Adam([*projectors.parameters(), *rest.parameters()], lr=0.003)
+        projectors, rest = Projectors({"gcn": {"dim": dim}, "user": {"dim": dim}}, dim), torch.nn.Linear(dim, 1)
+        optimizer = torch.optim.AdamW([*projectors.parameters(), *rest.parameters()], lr=0.003, weight_decay=1.0)
         where = np.unique(rows.slate[chosen])
-        for _ in range(8):
+        for _ in range(10):
             for part in np.array_split(where[torch.randperm(len(where)).numpy()], len(where) // 12):
                 liked = torch.from_numpy(rows.liked[np.isin(rows.slate, part)]).float()
                 loss = torch.nn.functional.binary_cross_entropy_with_logits(logits(rows, np.sort(part).tolist()), liked)

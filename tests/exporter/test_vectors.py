@@ -142,6 +142,13 @@ def test_verify_runs_the_golden_samples(made: Path) -> None:
     assert {c["variant"] for c in checks if c["name"] == "log-odds" and c["outcome"] == "ok"} >= set(CPU)
 
 
+def test_a_prompt_is_shown_with_placeholders(made: Path, catalog: Catalog) -> None:
+    arguments = ["inspect", str(made), "--user", "100", "--items", "1003", "--tokenizer", str(catalog.path.parent), "--json"]
+    shown = json.loads(CliRunner().invoke(app, arguments).stdout)
+    assert shown["prefix"]["text"].startswith("{user.gcn}") and shown["prefix"]["text"].count("{item.gcn}") == 3
+    assert shown["candidates"][0]["text"].startswith("{item.title:2}{item.gcn} ")
+
+
 def test_verify_reads_all_vectors(bundle: Path) -> None:
     """Also those that no golden sample reads."""
     tables = load_file(bundle / FILE)

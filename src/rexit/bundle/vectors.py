@@ -63,6 +63,13 @@ class VectorIds:
         each = sum(self.tables.values())
         return f"{self.vocabulary} tokens and {each} vectors for each of {self.items} items need ids beyond 2^31 - 1"
 
+    def placeholder(self, id: int) -> str:
+        """How an id beyond the vocabulary reads in a prompt that is shown: its placeholder; nothing for a further one of M."""
+        for name, begin in reversed(self.begins().items()):
+            if begin <= id < self.user_id:
+                return f"{{item.{name}}}" if (id - begin) % self.tables[name] == 0 else ""
+        return "{user.gcn}"
+
     def begins(self) -> dict[str, int]:
         """The id of each table's first vector."""
         ends = self.vocabulary + self.items * np.cumsum([0, *self.tables.values()])

@@ -88,7 +88,7 @@ def calibrate(
         suggest_exits=suggest_exits,
     )
     opened = Bundle.open(bundle, variant)
-    decode = None if tokenizer is None else decoder(tokenizer)
+    decode = None if tokenizer is None else decoder(tokenizer, opened.catalog.vector_ids)
     with progress() as bar:
         done = run(opened, Catalog.open(catalog), options, progress=shown(bar), decode=decode)
     if json:

@@ -232,7 +232,7 @@ def _print_catalog(catalog: dict[str, Any]) -> None:
 
 
 def _step(op: dict[str, Any]) -> str:
-    shown = {k: v for k, v in op.items() if k in ("field", "order", "limit", "piece")}
+    shown = {k: v for k, v in op.items() if k in ("field", "table", "order", "limit", "piece")}
     return f"{op.get('op', '?')}({', '.join(str(v) for v in shown.values())})"
 
 
@@ -247,7 +247,7 @@ def _prompt(path: Path, variant: str | None, user: str, items: str, as_of: int |
     kinds = bundle.catalog.info["ids"]
     user_id, item_ids = parse_id(user, kinds["user"], "user"), parse_ids(items, kinds["item"], "item")
     bundle.catalog.items.rows(item_ids)
-    decode = decoder(tokenizer) if tokenizer is not None else None
+    decode = decoder(tokenizer, bundle.catalog.vector_ids) if tokenizer is not None else None
     with contextlib.closing(runtime.open(bundle.path, bundle.variant.name, device="cpu")) as session:
         prefix, candidates = session.prompt(user_id, item_ids, as_of=as_of)
 
