@@ -72,8 +72,9 @@ PROGRAM: dict[str, Any] = {
 
 
 def program_with_vectors() -> dict[str, Any]:
-    """The same with vectors among the texts: of the target, of the entries of lists, of the user."""
+    """The same with vectors among the texts, of the target, of the entries of lists, of the user, and with the user's count."""
     program = copy.deepcopy(PROGRAM)
+    program["prefix"].insert(3, {"op": "user_count", "bins": [0, 2, 3]})
     program["prefix"].insert(1, {"op": "user_vector"})
     program["prefix"][5]["entry"].insert(0, {"op": "item_vector", "table": "gcn"})
     program["prefix"][6]["entry"][0] = {"op": "item_vector", "table": "title:2"}
