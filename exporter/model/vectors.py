@@ -20,7 +20,7 @@ from rexit.errors import CheckpointError, InputError
 from rexit.exporter.model.projectors import GCN, OfEmbedding, OfText, OfUser, Projectors
 from rexit.exporter.prompt.builder import Prompt
 
-CHUNK = 4096  # items projected at once
+CHUNK = 1024  # items projected at once
 
 Embed = Callable[[Tensor], Tensor]
 """The model's token embeddings: int64 [...] to [..., H]."""

@@ -4,7 +4,9 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from builders import ratings
 from rexit.bundle import Catalog
@@ -14,6 +16,7 @@ from rexit.exporter.prompt.language import Language
 
 ROOT = Path(__file__).parents[2]
 OTHER = ratings.TEMPLATE.replace("{user.job}|", "{user.job} has").replace("like_rate = 10", "like_rate = 4")
+VECTORS = ratings.TEMPLATE.replace("{user.job}|", "{user.gcn}|").replace(" {item.title}", " {item.gcn}{item.title:2}")
 SMALL = ("--layers", 1, "--exits", 1, "--hidden", 64, "--epochs", 0.5)
 
 
@@ -31,7 +34,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tables, and a catalog for each of two templates."""
     folder = ratings.write(tmp_path_factory.mktemp("prompts"))
     (folder / "other.toml").write_text(OTHER)
-    for template in ("prompt", "other"):
+    (folder / "vectors.toml").write_text(VECTORS)
+    for template in ("prompt", "other", "vectors"):
         build_catalog(
             folder / "ratings.csv",
             folder / "items.csv",
@@ -44,14 +48,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_reworded_catalog_is_the_one_that_index_makes_of_the_template(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("template", ["other", "vectors"])
+def test_reworded_catalog_is_the_one_that_index_makes_of_the_template(data: Path, tmp_path: Path, template: str) -> None:
     import prompts
 
-    language = Language.load(str(data / "tok"), data / "other.toml")
+    language = Language.load(str(data / "tok"), data / f"{template}.toml")
     prompts.reworded(Catalog.open(data / "prompt"), language, data / "users.csv", data / "items.csv", tmp_path / "made")
-    for file in (data / "other").rglob("*"):
+    for file in (data / template).rglob("*"):
         if file.is_file():
-            assert (tmp_path / "made" / file.relative_to(data / "other")).read_bytes() == file.read_bytes(), file
+            assert (tmp_path / "made" / file.relative_to(data / template)).read_bytes() == file.read_bytes(), file
 
 
 def run(data: Path, work: Path, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
@@ -78,3 +83,26 @@ def test_a_run_is_kept_and_test_is_read_when_asked(data: Path, tmp_path: Path, m
 
     catalog = Catalog.open(data / "prompt")
     assert len(baselines.scored(catalog, "x", other.with_name("test.parquet")).score) == len(catalog.split("test"))
+
+
+def test_projectors_train_with_the_model(data: Path, tmp_path: Path, monkeypatch) -> None:
+    """Those of every kind, and the run's checkpoint scores as the trained model did."""
+    import prompts
+    from train import Settings, fresh_projectors, make_model, train
+
+    from rexit.exporter.model.checkpoint import load_checkpoint, save_checkpoint
+    from rexit.exporter.model.multi_exit import MultiExitModel
+
+    catalog, chosen = Catalog.open(data / "vectors"), Settings(layers=1, exits="1", hidden=64, epochs=3.0)
+    model = train(catalog, chosen)
+    assert model.projectors is not None
+    torch.manual_seed(chosen.seed)
+    fresh = make_model(catalog, chosen).projectors
+    assert fresh is not None and fresh.kinds == {"gcn": {"dim": 8}, "title:2": {"count": 2}, "user": {"dim": 8}}
+    before, after = fresh.tensors(), model.projectors.tensors()
+    assert all((before[name] - after[name]).abs().max() > 1e-3 for name in before), "each has learned"
+    save_checkpoint(tmp_path, model.model, model.exits, model.heads, catalog.info["labels"], projectors=model.projectors)
+    kept = load_checkpoint(tmp_path)
+    again = MultiExitModel(kept.decoder, kept.heads, kept.exits, kept.projectors)
+    np.testing.assert_allclose(prompts.scored(again, catalog, "test"), prompts.scored(model, catalog, "test"), atol=1e-6)
+    assert fresh_projectors(Catalog.open(data / "other"), kept.decoder) is None

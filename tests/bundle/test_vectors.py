@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,19 @@ def test_a_bundle_without_its_file_is_refused(bundle: Path) -> None:
     (bundle / FILE).unlink()
     with pytest.raises(BundleError, match=r"vectors.safetensors: missing"):
         Bundle.open(bundle)
+
+
+def test_a_bundle_whose_segments_take_what_it_has_not_is_refused(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    del manifest["files"][FILE]
+    write_json(bundle / "manifest.json", manifest)
+    with pytest.raises(BundleError, match=r"disagree on whether there is a vectors.safetensors"):
+        Bundle.open(bundle)
+
+
+def test_text_has_no_vectors(tmp_path: Path) -> None:
+    bundle = Bundle.open(write_bundle(tmp_path / "bundle"))
+    assert bundle.vectors() is None and bundle.catalog.vector_ids is None
 
 
 PROMPT = make_catalog(vectors=True).info["prompt"]
