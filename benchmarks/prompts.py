@@ -8,8 +8,9 @@ Rules
 2. It trains as examples/movielens/train.py does, with its options, and scores slates of 20 in PyTorch and float32; exported
    graphs are equal to that within 1e-4.
 3. Validation chooses. The test split is scored with --test alone, for the rows of a table.
-4. A run is a folder of WORK, by template, tokenizer and settings, and is not made again: run.json, the checkpoint, every exit's
-   log-odds of a split, and test.parquet, the test pairs as the last exit scores them, for `benchmarks/baselines.py --scored`.
+4. A run is a folder of WORK, by template, tokenizer, catalog and settings (not by train.py's text), and is not made again:
+   run.json, the checkpoint, every exit's log-odds of a split, and test.parquet, the test pairs as the last exit scores them, for
+   `benchmarks/baselines.py --scored`.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def run(catalog: Catalog, template: Path, chosen: Settings, args: argparse.Names
         "settings": dataclasses.asdict(chosen),
     }
     place = args.work / f"{template.stem}-{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]}"
-    told = json.loads((place / "run.json").read_text()) if place.exists() else {}
+    told = json.loads((place / "run.json").read_text()) if (place / "run.json").exists() else {}
     missing = [split for split in ("validation", "test") if split not in told and (args.test or split == "validation")]
     if not missing:
         return
@@ -137,6 +138,7 @@ def run(catalog: Catalog, template: Path, chosen: Settings, args: argparse.Names
         save_checkpoint(
             place / "checkpoint", model.model, model.exits, model.heads, mine.info["labels"], projectors=model.projectors
         )
+        write_json(place / "run.json", told)
     for split in missing:
         z = scored(model, mine, split)
         np.save(place / f"{split}.npy", z)
@@ -203,6 +205,8 @@ def main() -> None:
     parser.add_argument("--reference", help="the template that the others are compared with on test")
     Settings.add_options(parser)
     args = parser.parse_intermixed_args()
+    if args.templates and not (args.items and args.users and args.tokenizer):
+        parser.error("a template needs --items, --users and --tokenizer")
     catalog, chosen = Catalog.open(args.catalog), Settings.of(args)
     args.work.mkdir(parents=True, exist_ok=True)
     for template in args.templates:
