@@ -118,7 +118,7 @@ class Chain:
         sizes = np.array([len(c) for c in candidates], np.int64)
         positions = np.concatenate([np.arange(behind, behind + size) for size in sizes])
         groups = np.repeat(np.arange(len(sizes)), sizes)
-        return self.run(np.concatenate(candidates), positions, groups, sizes.cumsum() - 1, past, liked)[0]
+        return self.run(np.concatenate(candidates), positions, groups, sizes.cumsum() - 1, past=past, liked=liked)[0]
 
     def slate(
         self, prefix: Tokens, candidates: Sequence[Tokens], past: Cache | None = None, liked: Likes = None

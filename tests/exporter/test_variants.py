@@ -185,8 +185,8 @@ def test_scores_that_depend_on_the_slate_are_refused(
     reuse_graphs()
     score = Chain.score
 
-    def dependent(self: Chain, candidates: list[Any], behind: int, past: Any) -> Any:
-        return score(self, candidates, behind, past) + np.float32(1.5 * (len(candidates) == 1))
+    def dependent(self: Chain, candidates: list[Any], *others: Any) -> Any:
+        return score(self, candidates, *others) + np.float32(1.5 * (len(candidates) == 1))
 
     monkeypatch.setattr(Chain, "score", dependent)
     arguments: dict[str, Any] = {"precisions": ["int8"], "golden_slates": 6, "accept_loss": True, "tolerance": 2.0}
@@ -203,10 +203,9 @@ def _off_behind_a_prefix(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
         opened(self, folder, *arguments, **options)
         wrong.update({self} if folder.name == "cpu-int8" else ())
 
-    def off(self: Chain, *arguments: Any) -> Any:
-        log_odds, new = run(self, *arguments)
-        cached = len(arguments) == 5 and arguments[4] is not None
-        return log_odds + np.float32(by * (cached and self in wrong)), new
+    def off(self: Chain, *arguments: Any, past: Any = None, liked: Any = None) -> Any:
+        log_odds, new = run(self, *arguments, past=past, liked=liked)
+        return log_odds + np.float32(by * (past is not None and self in wrong)), new
 
     monkeypatch.setattr(Chain, "__init__", remember)
     monkeypatch.setattr(Chain, "run", off)
