@@ -95,7 +95,7 @@ def users_needed(losses: NDArray[np.float64], bounds: tuple[float, float], limit
 
     def certifies(n: int) -> bool:
         variance = (FIRST_VARIANCE + n * x.var()) / (n + 1)
-        gain = np.log1p(-_bet(variance, n, m, level) * (x - m))
+        gain = np.log1p(-_bet(np.full(1, variance), n, m, level) * (x - m))
         return bool(n * gain.mean() - 0.84 * math.sqrt(n) * gain.std() >= -math.log(level))  # 0.84: P(Z > -0.84) is 4 in 5
 
     low, high = 0, 1
