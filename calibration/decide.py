@@ -170,16 +170,20 @@ def decide(
 
     last = len(depths) - 1
     depth_outcomes = {k: choosing.outcome(np.full(len(chooses), k)) for k in range(last) if maps[k].useful}
-    sequence = []
+    sequence: list[Candidate] = []
     for budget, one in found.items():
         as_good = [
             k for k, o in depth_outcomes.items() if o.drop <= budget and o.cost_us <= one.outcome.cost_us / (1 - MIN_SAVING)
         ]
         if as_good:
             k = as_good[0]
-            sequence.append(Candidate(_fixed_policy(maps, k, variant_sha256), k, budget, depth_outcomes[k]))
+            candidate = Candidate(_fixed_policy(maps, k, variant_sha256), k, budget, depth_outcomes[k])
         elif one.point != search.full.point:
-            sequence.append(Candidate(_dynamic_policy(one.rule, maps, variant_sha256), None, budget, one.outcome))
+            candidate = Candidate(_dynamic_policy(one.rule, maps, variant_sha256), None, budget, one.outcome)
+        else:
+            continue
+        if not sequence or candidate.policy != sequence[-1].policy:  # a larger budget may buy nothing
+            sequence.append(candidate)
     sequence = _tested(sequence, certifying, goal)
     chosen = _choose(sequence, search.full.outcome.cost_us)
     full = Policy(tuple(ExitPolicy(m.a, m.b) for m in maps), 1, variant_sha256)
