@@ -120,9 +120,9 @@ Ort::Env& ort_environment(const char* library, std::int32_t threads) {
   return *runtime.env;
 }
 
-std::int32_t ort_threads() noexcept { return the_runtime().threads; }
+std::int32_t ort_threads() { return the_runtime().threads; }
 
-const std::string& ort_version() noexcept { return the_runtime().version; }
+const std::string& ort_version() { return the_runtime().version; }
 
 void check_opset(std::size_t opset, const std::string& what) { check_opset(opset, what, the_runtime().version); }
 

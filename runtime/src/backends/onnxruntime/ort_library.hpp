@@ -18,8 +18,8 @@ namespace rexit::core {
 Ort::Env& ort_environment(const char* library, std::int32_t threads);
 
 // The pool's size and the library's version, once there is an environment.
-std::int32_t ort_threads() noexcept;
-const std::string& ort_version() noexcept;
+std::int32_t ort_threads();
+const std::string& ort_version();
 
 // Throws REXIT_BACKEND_MISSING if the library that ort_environment opened is too old for graphs of this opset. To be called
 // before loading them: the error that ONNX Runtime then reports is about its own source files. `what` names their owner in the
