@@ -97,10 +97,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Gain:
-    """What dynamic exit is worth over the best fixed depth that costs no more on the test split: by metric, policy minus fixed
-    depth, more being better. depth: its exit."""
+    """What dynamic exit is worth over always stopping at `exit`, on the test split: by metric, policy minus fixed depth, more
+    being better. expected: what that fixed depth is expected to lose against full depth, on the choosing part."""
 
     exit: int
+    expected: float
     differences: Mapping[str, Interval]
 
 
@@ -109,8 +110,8 @@ class Decision:
     """What calibration chose, and what it does.
 
     chosen: None if full depth. candidates: all that were tested for a certificate, in that order. rows: of the test split; `full
-    depth` first, then fixed depths, rivals, and `policy` last. curve: a row for each candidate. gain: None if the policy is a
-    fixed depth, or none costs as little. saving: share of full depth's cost that the policy saves on the choosing part. needed:
+    depth` first, then fixed depths, rivals, and `policy` last. curve: a row for each candidate. gains: over each fixed
+    depth, if the policy is dynamic. saving: share of full depth's cost that the policy saves on the choosing part. needed:
     about how many users of the certifying part would have certified the first candidate that was not (infinite: no number would),
     None if all were or no metric has a value per user. heads, suggested: the cheapest policy with fewer heads, if that was asked
     for (see `heads`).
@@ -124,7 +125,7 @@ class Decision:
     candidates: tuple[Candidate, ...]
     rows: tuple[Row, ...]
     curve: tuple[Row, ...]
-    gain: Gain | None
+    gains: tuple[Gain, ...]
     saving: float
     needed: float | None
     heads: tuple[Heads, ...] = ()
@@ -208,7 +209,7 @@ def decide(
         tuple(sequence),
         rows,
         tuple(judged.row(f"drop {one.budget:g}", _as_stops(one.policy, test)) for one in sequence),
-        judged.gain(_as_stops(policy, test), choosing) if chosen and chosen.fixed is None else None,
+        judged.gains(_as_stops(policy, test), choosing) if chosen and chosen.fixed is None else (),
         1 - (chosen.outcome.cost_us / search.full.outcome.cost_us if chosen else 1.0),
         _needed(sequence, certifying, goal),
         tuple(heads),
@@ -221,7 +222,7 @@ def back_to_full_depth(decision: Decision) -> Decision:
     exits = tuple(ExitPolicy(m.a, m.b) for m in decision.maps)
     policy = replace(decision.policy, exits=exits, patience=1, quorum=0.0, top_k=None)
     full = replace(decision.rows[0], name="policy")
-    return replace(decision, policy=policy, chosen=None, rows=(*decision.rows[:-1], full), gain=None)
+    return replace(decision, policy=policy, chosen=None, rows=(*decision.rows[:-1], full), gains=())
 
 
 def _shown(goal: Goal) -> tuple[Metric, ...]:
@@ -323,14 +324,13 @@ class _Judged:
             {m.name: (e.judge.drop(m, score), *ends) for m, ends in e.judge.intervals(e.metrics, score).items()},
         )
 
-    def gain(self, policy: Stops, choosing: Evaluation) -> Gain | None:
-        """Over the fixed depth that drops least on the choosing part, of those that cost no more than the policy on test."""
-        e, stops = self._evaluation, self.stops(policy)
-        count = e.c.shape[1]
-        cheap = [k for k in range(count) if e.cost_us(np.full(len(stops), k)) <= e.cost_us(stops)]
-        if not cheap:
-            return None
-        best = min(cheap, key=lambda k: choosing.outcome(np.full(len(choosing.c), k)).drop)
-        score, depth = e.score(stops), np.ascontiguousarray(e.c[:, best])
+    def gains(self, policy: Stops, choosing: Evaluation) -> tuple[Gain, ...]:
+        """Over each fixed depth but the last."""
+        e = self._evaluation
+        return tuple(self._gain(k, e.score(self.stops(policy)), choosing) for k in range(e.c.shape[1] - 1))
+
+    def _gain(self, exit: int, score: NDArray[np.float32], choosing: Evaluation) -> Gain:
+        e, depth = self._evaluation, np.ascontiguousarray(self._evaluation.c[:, exit])
         intervals = e.judge.intervals(e.metrics, score, other=depth).items()
-        return Gain(best, {m.name: (-e.judge.drop(m, score, depth), -high, -low) for m, (low, high) in intervals})
+        differences = {m.name: (-e.judge.drop(m, score, depth), -high, -low) for m, (low, high) in intervals}
+        return Gain(exit, choosing.outcome(np.full(len(choosing.c), exit)).drop, differences)

@@ -136,12 +136,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
             for one, row in zip(decision.candidates, decision.curve, strict=True)
         ],
         "parts": {name: _parts(findings.costs, exits, test) for name, exits in (("full depth", last), ("policy", stops))},
-        "gain": decision.gain
-        and {
-            "layers": depths[decision.gain.exit],
-            "differences": dict(decision.gain.differences),
-            "verdict": _compared([decision.gain.differences[m.name] for m in goal.metrics]),
-        },
+        "gain": _gain(decision, timed, depths),
         "saving": decision.saving,
         "heads": [{"exits": [depths[k] for k in one.exits], "cost_us": one.cost_us} for one in decision.heads],
         "suggested_exits": decision.suggested and [depths[k] for k in decision.suggested.exits],
@@ -154,6 +149,18 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     report["conclusion"] = _conclusion(report, findings)
     plain: dict[str, Any] = json_values(report)
     return plain
+
+
+def _gain(decision: Decision, timed: Mapping[str, float], depths: Sequence[int]) -> dict[str, Any] | None:
+    """Over the fixed depth that is expected to lose least, of those that take no longer than the policy: as timed, or by the cost
+    model where nothing was. None if there is none."""
+    cost = timed or {row.name: row.cost_us for row in decision.rows}
+    cheap = [one for one in decision.gains if cost[depth_name(depths[one.exit])] <= cost["policy"]]
+    if not cheap:
+        return None
+    best = min(cheap, key=lambda one: one.expected)
+    verdict = _compared([best.differences[m.name] for m in decision.goal.metrics])
+    return {"layers": depths[best.exit], "differences": dict(best.differences), "verdict": verdict}
 
 
 def _row(row: Row) -> dict[str, Any]:

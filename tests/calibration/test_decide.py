@@ -82,20 +82,20 @@ def test_nothing_behind_the_first_that_fails_is_certified() -> None:
 
 def test_fixed_depth_where_dynamic_exit_saves_nothing_more() -> None:
     made = decided([0.0, 0.0, 0.0])
-    assert made.chosen is not None and made.chosen.fixed == 0 and made.gain is None
+    assert made.chosen is not None and made.chosen.fixed == 0 and made.gains == ()
     assert (made.policy.stops(np.float32([[-9, 0, 0], [0, 0, 0], [9, 0, 0]]), np.array([0, 3])) == 0).all()
 
 
-def test_gain_is_over_the_best_fixed_depth_that_costs_no_more() -> None:
+def test_gains_are_over_each_fixed_depth() -> None:
     made = decided([2.0, 0.7, 0.0], Goal(GOAL.metrics, 0.08))
-    assert made.chosen is not None and made.chosen.fixed is None and made.gain is not None
-    fixed = row(made, ["2 layers", "4 layers"][made.gain.exit])
+    assert made.chosen is not None and made.chosen.fixed is None and [one.exit for one in made.gains] == [0, 1]
     policy = row(made, "policy")
-    assert fixed.cost_us <= policy.cost_us
-    for name, (value, low, high) in made.gain.differences.items():
-        sign = -1 if name == "logloss" else 1
-        assert value == pytest.approx(sign * (policy.values[name] - fixed.values[name]), abs=1e-9)
-        assert low <= value <= high
+    for gain, fixed in zip(made.gains, (row(made, "2 layers"), row(made, "4 layers")), strict=True):
+        for name, (value, low, high) in gain.differences.items():
+            sign = -1 if name == "logloss" else 1
+            assert value == pytest.approx(sign * (policy.values[name] - fixed.values[name]), abs=1e-9)
+            assert low <= value <= high
+    assert made.gains[0].expected > made.gains[1].expected > 0
 
 
 def test_no_exit_pays_where_early_heads_know_nothing() -> None:
@@ -166,7 +166,7 @@ def test_is_the_same_every_time() -> None:
 def test_back_to_full_depth() -> None:
     made = decided([0.6, 0.3, 0.0])
     back = back_to_full_depth(made)
-    assert back.chosen is None and back.rows[-1].drops == made.rows[0].drops and back.gain is None
+    assert back.chosen is None and back.rows[-1].drops == made.rows[0].drops and back.gains == ()
     assert (back.policy.stops(np.full((3, 3), 99, np.float32), np.array([0, 3])) == 2).all()
 
 

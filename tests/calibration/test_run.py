@@ -17,7 +17,7 @@ from rexit.bundle import Bundle, Catalog, ExitPolicy, Policy, sole_writer
 from rexit.calibration import CalibrationOptions, calibrate
 from rexit.calibration.run import _decided_as_traced
 from rexit.errors import BackendError, BundleError, InputError
-from rexit.measure.costs import Costs
+from rexit.measure.costs import Costs, depth_name
 from rexit.slates import Slate
 
 OPTIONS = CalibrationOptions(metrics=("ndcg@5",), max_drop=0.3, slate=5, timed_slates=4, repeats=1)
@@ -100,6 +100,18 @@ def test_conclusion_is_the_measurement(crowd: Path) -> None:
     drop, low, high = chosen["drops"]["ndcg@5"]
     assert f"ndcg@5 drops by {drop:.4f} (95 % interval {low:+.4f} to {high:+.4f})" in done.conclusion
     assert "With 95 % confidence" in done.conclusion and "at most 0.08: tested on 100 users" in done.conclusion
+
+
+def test_gain_is_over_the_best_fixed_depth_that_takes_no_longer(crowd: Path) -> None:
+    """As timed where it was, else by the cost model."""
+    _, done = run(crowd, **DYNAMIC)
+    policy, depths = row(done, "policy"), {1: row(done, "1 layer"), 2: row(done, "2 layers")}
+    cheap = [layers for layers, one in depths.items() if one["ms_per_slate"] <= policy["ms_per_slate"]]
+    assert cheap and done.report["gain"]["layers"] == max(cheap), "the second head is the better one"
+    slow = dataclasses.replace(DYNAMIC["options"], from_traces=True)
+    _, again = run(crowd, options=slow, open_session=never)
+    cheap = [layers for layers in depths if row(again, depth_name(layers))["cost_us"] <= row(again, "policy")["cost_us"]]
+    assert again.report["gain"]["layers"] == max(cheap)
 
 
 def test_full_depth_where_nothing_is_certified_with_the_maps_kept(place: Path) -> None:
