@@ -177,8 +177,8 @@ class PromptBuilder:
             case "user_count":
                 return [_count(op, len(request.items))]
             case "history":
-                last = slice(-op["limit"], None)
-                return self._entries(op, request.items[last], request.liked[last])
+                first = dropped(len(request.items), op["limit"])
+                return self._entries(op, request.items[first:], request.liked[first:])
             case "similar_liked":
                 items = self._similar_liked(op["limit"], request)
                 return self._entries(op, items, np.ones(len(items), np.bool_))
@@ -280,6 +280,16 @@ class PromptBuilder:
             while (late := (at >= begin) & (self._users["history_times"][self._by_item[at]] >= request.as_of)).any():
                 at[late] -= 1
         return at >= begin, self._users["history_liked"][self._by_item[at]] > 0
+
+
+def dropped(n: int, limit: int) -> int:
+    """How many interactions of a history of n are too old for a list of `limit`.
+
+    They are dropped half a list at a time: meanwhile the list only grows at its end, and what a device has computed of a user's
+    prefix stays good up to there.
+    """
+    step = max(1, limit // 2)
+    return -(-max(0, n - limit) // step) * step
 
 
 def _count(op: dict[str, Any], n: int) -> int:

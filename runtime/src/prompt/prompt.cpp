@@ -16,6 +16,14 @@ std::size_t bit_length(std::size_t n) noexcept {
   return bits;
 }
 
+// How many interactions of a history of n are too old for a list of `limit`: half a list at a time, so that meanwhile the list
+// only grows at its end, and the start of the user's prefix stays what the cache holds.
+std::size_t dropped(std::size_t n, std::size_t limit) noexcept {
+  if (n <= limit) return 0;
+  const std::size_t step = std::max<std::size_t>(1, limit / 2);
+  return (n - limit + step - 1) / step * step;
+}
+
 class Assembler {
  public:
   Assembler(const Catalog& catalog, Retrieval& retrieval, std::size_t limit, std::vector<std::int32_t>& tokens)
@@ -62,8 +70,8 @@ class Assembler {
         return append(count(op, retrieval_.item_likes(one.item).interactions));
       case OpKind::history_recent: {
         const std::vector<Interaction>& history = retrieval_.history();
-        const std::size_t count = std::min(op.limit, history.size());
-        return entries(op, history.data() + (history.size() - count), count);
+        const std::size_t first = dropped(history.size(), op.limit);
+        return entries(op, history.data() + first, history.size() - first);
       }
       case OpKind::history_nearest: {
         const std::vector<Interaction>& nearest = retrieval_.nearest(one.item, op.limit);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +19,10 @@ from rexit.errors import InputError
 from rexit.exporter.catalog.lightgcn import EVALUATE_EVERY
 from rexit.exporter.index import build_catalog
 from rexit.exporter.options import IndexOptions, LightGCNOptions
-from rexit.exporter.prompt.builder import Prompt, PromptBuilder
+from rexit.exporter.prompt.builder import Prompt, PromptBuilder, dropped
 
+# A list of four drops two at a time.
+SHOWN_FROM = [0, 0, 0, 0, 0, *(first for first in range(2, 40, 2) for _ in range(2))]
 SHARED = ("job", "user.like_rate", "user.count", "recent", "similar_liked")
 OWN = ("fields", "item.like_rate", "count", "similar_verdict", "nearest", "similar_like_rate", "nearest_like_rate")
 NAMES = (*SHARED, *OWN)
@@ -111,7 +114,7 @@ def expected(case: Case, user: int | None, item: int, as_of: int | None, recent:
         "job": ratings.users()["job"][user - 1] if known else "unknown",  # type: ignore[operator]
         "user.like_rate": rate([liked for _, liked in history]),
         "user.count": count(history),
-        "recent": "".join(entry(*one) for one in history[-4:]) or " none",
+        "recent": "".join(entry(*one) for one in history[SHOWN_FROM[len(history)] :]) or " none",
         "similar_liked": "".join(f" Film {i};" for i in taken) or " none",
         "fields": f"Film {item} of {'unknown' if year is None else year}",
         "item.like_rate": rate(of_item),
@@ -185,6 +188,17 @@ def test_who_is_similar_follows_as_of(case: Case) -> None:
     assert seen[150] != seen[TRAINING] != seen[None]
     stored = case.catalog.user_table["similar"].tolist()
     assert seen[None] == [[row for row in rows if row != user] for user, rows in enumerate(stored)]
+
+
+@pytest.mark.parametrize(("limit", "step"), [(1, 1), (2, 1), (3, 1), (10, 5), (11, 5)])
+def test_a_list_of_recent_interactions_grows_at_its_end_and_drops_half_at_a_time(limit: int, step: int) -> None:
+    lists = [list(range(dropped(n, limit), n)) for n in range(60)]
+    assert lists[limit] == list(range(limit)), "all of a short history"
+    for before, after in itertools.pairwise(lists):
+        grown = after[:-1] == before
+        assert grown or (len(before) == limit and after[:-1] == before[step:])
+        assert after[-1] == before[-1] + 1 if before else after == [0]
+    assert {len(one) for one in lists[limit:]} == set(range(limit - step + 1, limit + 1))
 
 
 def test_an_interaction_at_as_of_is_not_visible(case: Case) -> None:
