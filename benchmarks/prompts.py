@@ -9,8 +9,8 @@ Rules
    graphs are equal to that within 1e-4.
 3. Validation chooses. The test split is scored with --test alone, for the rows of a table.
 4. A run is a folder of WORK, by template, tokenizer, catalog and settings (not by train.py's text), and is not made again:
-   run.json, the checkpoint, every exit's log-odds of a split, and test.parquet, the test pairs as the last exit scores them, for
-   `benchmarks/baselines.py --scored`.
+   run.json; the catalog with the template and the checkpoint, for `rexit export`; every exit's log-odds of a split; and
+   test.parquet, the test pairs as the last exit scores them, for `benchmarks/baselines.py --scored`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from rich.table import Table
 from safetensors.numpy import save
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "movielens"))
-from judgement import Judgement
+from judgement import TOP, Judgement
 from train import Settings, packed_slates, train
 
 from rexit.bundle import Catalog
@@ -50,12 +51,14 @@ from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.prompt.language import Language, worded
 from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.pieces import fingerprint
-from rexit.ranking import auc, user_auc
+from rexit.ranking import ByUser, auc
 from rexit.slates import SIZE
 
 LogOdds = NDArray[np.float32]
 BATCH = 8
 """Slates scored at once."""
+WIDTH = 190
+"""Of the tables, in columns."""
 
 
 def reworded(catalog: Catalog, language: Language, users: Path, items: Path, out: Path) -> Catalog:
@@ -120,37 +123,29 @@ def run(catalog: Catalog, template: Path, chosen: Settings, args: argparse.Names
         "settings": dataclasses.asdict(chosen),
     }
     place = args.work / f"{template.stem}-{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]}"
-    told = json.loads((place / "run.json").read_text()) if (place / "run.json").exists() else {}
-    missing = [split for split in ("validation", "test") if split not in told and (args.test or split == "validation")]
-    if not missing:
+    trained = (place / "run.json").exists()
+    missing = [s for s in ("validation", "test") if not (place / f"{s}.npy").exists() and (args.test or s == "validation")]
+    if trained and not missing:
         return
     print(f"{place}: {chosen}", flush=True)
-    mine = reworded(catalog, language, args.users, args.items, args.work / "catalog")
-    if told:
+    if trained:
+        mine = Catalog.open(place / "catalog")
         kept = load_checkpoint(place / "checkpoint", None, None, mine.info["labels"])
         model = MultiExitModel(kept.decoder, kept.heads, kept.exits, kept.projectors)
     else:
+        mine = reworded(catalog, language, args.users, args.items, place / "catalog")
         start = time.monotonic()
         model = train(mine, chosen)
-        lengths = mine.info["prompt"]["lengths"]
         told = {"name": template.stem, **what, "seconds": time.monotonic() - start, "exits": list(model.exits)}
-        told["tokens"] = {part: lengths[part]["p50"] for part in ("prefix", "candidate")}
+        told["tokens"] = {part: mine.info["prompt"]["lengths"][part]["p50"] for part in ("prefix", "candidate")}
         save_checkpoint(
             place / "checkpoint", model.model, model.exits, model.heads, mine.info["labels"], projectors=model.projectors
         )
         write_json(place / "run.json", told)
     for split in missing:
-        z = scored(model, mine, split)
-        np.save(place / f"{split}.npy", z)
-        told[split] = figures(mine, split, z)
+        np.save(place / f"{split}.npy", scored(model, mine, split))
     if "test" in missing:
         write_pairs(mine, place)
-    write_json(place / "run.json", told)
-
-
-def figures(catalog: Catalog, split: str, scores: LogOdds) -> list[dict[str, float]]:
-    rows = catalog.split(split)
-    return [{"auc": auc(z, rows.liked), "user_auc": user_auc(z, rows.users, rows.liked)} for z in scores.T]
 
 
 def write_pairs(catalog: Catalog, place: Path) -> None:
@@ -162,35 +157,95 @@ def write_pairs(catalog: Catalog, place: Path) -> None:
     pl.DataFrame({**frame, "probability": probability}).write_parquet(place / "test.parquet")
 
 
-def table(catalog: Catalog, work: Path, reference: str | None) -> Table:
-    """All exits' AUC and user AUC; on test also the last exit's difference from the reference, with its interval."""
-    runs = {
-        path.parent: json.loads(path.read_text()) for path in sorted(work.glob("*/run.json"), key=lambda p: p.stat().st_mtime)
-    }
-    test = catalog.split("test")
-    judgement = Judgement(test.users, test.liked)
-    measured = {place: judgement.of(np.load(place / "test.npy")[:, -1]) for place, run in runs.items() if "test" in run}
-    against = next((one for place, one in measured.items() if runs[place]["name"] == reference), None)
-    made = Table(title=f"{catalog.path}: AUC / user AUC of each exit", title_justify="left", show_lines=True)
-    for column in ("template", "settings", "tokens", "min", "validation", "test", f"last exit less {reference}"):
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One row of the tables."""
+
+    place: Path
+    told: dict[str, Any]
+
+    @classmethod
+    def all(cls, work: Path) -> list[Run]:
+        """In the order they were made."""
+        made = sorted(work.glob("*/run.json"), key=lambda path: path.stat().st_mtime)
+        return [cls(path.parent, json.loads(path.read_text())) for path in made]
+
+    @property
+    def name(self) -> str:
+        return str(self.told["name"])
+
+    @property
+    def settings(self) -> str:
+        """Those that are not the usual ones."""
+        usual = dataclasses.asdict(Settings())
+        return " ".join(f"{key}={value}" for key, value in self.told["settings"].items() if value != usual[key])
+
+    @property
+    def slate(self) -> int:
+        """Tokens of a slate, of medians."""
+        return int(self.told["tokens"]["prefix"] + SIZE * self.told["tokens"]["candidate"])
+
+    def scores(self, split: str) -> LogOdds | None:
+        path = self.place / f"{split}.npy"
+        return np.load(path) if path.exists() else None
+
+
+def table(catalog: Catalog, runs: Sequence[Run]) -> Table:
+    """Each exit's AUC, user AUC and NDCG@10."""
+    made = Table(title=f"{catalog.path}: AUC / user AUC / NDCG@10 of each exit", title_justify="left", show_lines=True)
+    for column in ("template", "settings", "tokens", "a slate", "min", "validation", "test"):
         made.add_column(column)
-    usual = dataclasses.asdict(Settings())
-    for place, run in runs.items():
-        settings = " ".join(f"{key}={value}" for key, value in run["settings"].items() if value != usual[key])
-        less = ""
-        if against and place in measured and run["name"] != reference:
-            gains = measured[place].minus(against).interval()
-            less = "\n".join("{:+.4f} ({:+.4f} to {:+.4f})".format(*gains[metric]) for metric in ("auc", "user_auc"))
-        tokens = " + ".join(map(str, run["tokens"].values()))
-        cells = [cell(run, split) for split in ("validation", "test")]
-        made.add_row(run["name"], settings, tokens, f"{run['seconds'] / 60:.1f}", *cells, less)
+    splits = {split: catalog.split(split) for split in ("validation", "test")}
+    for run in runs:
+        cells = []
+        for split, rows in splits.items():
+            by_user, scores = ByUser(rows.users, rows.liked), run.scores(split)
+            lines = [] if scores is None else zip(run.told["exits"], scores.T, strict=True)
+            cells.append(
+                "\n".join(
+                    f"{e}: {auc(z, rows.liked):.4f} / {np.nanmean(by_user.auc(z)):.4f} / {np.nanmean(by_user.ndcg(z, TOP)):.4f}"
+                    for e, z in lines
+                )
+            )
+        tokens = " + ".join(map(str, run.told["tokens"].values()))
+        made.add_row(run.name, run.settings, tokens, str(run.slate), f"{run.told['seconds'] / 60:.1f}", *cells)
     return made
 
 
-def cell(run: dict[str, Any], split: str) -> str:
-    if split not in run:
-        return ""
-    return "\n".join(f"{e}: {x['auc']:.4f} / {x['user_auc']:.4f}" for e, x in zip(run["exits"], run[split], strict=True))
+def compared(catalog: Catalog, runs: Sequence[Run], split: str, reference: str, few: int) -> Table:
+    """The last exits with their intervals, and their differences from the reference's; then the AUC among the pairs whose items
+    had few ratings in training, and among the others."""
+    rows = catalog.split(split)
+    train = catalog.split("train")
+    ratings = np.bincount(train.items, minlength=len(catalog.items))[rows.items]
+    parts = {"all": ratings >= 0, f"items of at most {few} ratings": ratings <= few, f"of more than {few}": ratings > few}
+    parts = {name: of for name, of in parts.items() if of.any()}
+    judges = {name: Judgement(rows.users[of], rows.liked[of]) for name, of in parts.items()}
+    known = [run for run in runs if run.scores(split) is not None]
+    against = next((run for run in known if run.name == reference), None)
+    title = f"{catalog.path}: last exits on {split}, with 95 % intervals; below, less {reference}"
+    made = Table(title=title, title_justify="left", show_lines=True)
+    for column in ("template", "settings", "a slate", "AUC", "user AUC", "NDCG@10", *list(parts)[1:]):
+        made.add_column(column)
+    made.caption = ", ".join(f"{name}: {of.sum()} pairs" for name, of in parts.items())
+    shown = {"all": ("auc", "user_auc", "ndcg@10")} | dict.fromkeys(list(parts)[1:], ("auc",))
+    for run in known:
+        cells = []
+        for name, of in parts.items():
+            mine = judges[name].of(last(run, split)[of])
+            lines = [(mine.interval(), "{:.4f} ({:.4f} to {:.4f})")]
+            if against is not None and run is not against:
+                gain = mine.minus(judges[name].of(last(against, split)[of]))
+                lines.append((gain.interval(), "{:+.4f} ({:+.4f} to {:+.4f})"))
+            cells += ["\n".join(form.format(*interval[metric]) for interval, form in lines) for metric in shown[name]]
+        made.add_row(run.name, run.settings, str(run.slate), *cells)
+    return made
+
+
+def last(run: Run, split: str) -> NDArray[np.float32]:
+    scores = run.scores(split)
+    assert scores is not None
+    return scores[:, -1]
 
 
 def main() -> None:
@@ -202,7 +257,9 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--test", action="store_true", help="score the test split too")
-    parser.add_argument("--reference", help="the template that the others are compared with on test")
+    parser.add_argument("--reference", help="the template that the others are compared with, with intervals")
+    parser.add_argument("--split", choices=("validation", "test"), default="validation", help="to compare on")
+    parser.add_argument("--few", type=int, default=10, help="up to so many ratings in training an item is judged apart")
     Settings.add_options(parser)
     args = parser.parse_intermixed_args()
     if args.templates and not (args.items and args.users and args.tokenizer):
@@ -211,7 +268,10 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     for template in args.templates:
         run(catalog, template, chosen, args)
-    Console(width=170, highlight=False).print(table(catalog, args.work, args.reference))
+    console, runs = Console(width=WIDTH, highlight=False), Run.all(args.work)
+    console.print(table(catalog, runs))
+    if args.reference:
+        console.print(compared(catalog, runs, args.split, args.reference, args.few))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,16 @@ import torch
 from builders import ratings
 from rexit.bundle import Catalog
 from rexit.exporter.index import build_catalog
+from rexit.exporter.model.checkpoint import load_checkpoint, save_checkpoint
 from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.language import Language
+from rexit.ranking import auc, user_auc
 
 ROOT = Path(__file__).parents[2]
 OTHER = ratings.TEMPLATE.replace("{user.job}|", "{user.job} has").replace("like_rate = 10", "like_rate = 4")
 VECTORS = ratings.TEMPLATE.replace("{user.job}|", "{user.gcn}|").replace(" {item.title}", " {item.gcn}{item.title:2}")
+FEW = 5
+"""Ratings of an item in training."""
 SMALL = ("--layers", 1, "--exits", 1, "--hidden", 64, "--epochs", 0.5)
 
 
@@ -71,18 +75,27 @@ def test_a_run_is_kept_and_test_is_read_when_asked(data: Path, tmp_path: Path, m
     import prompts
 
     run(data, tmp_path, monkeypatch, data / "prompt.toml", data / "other.toml")
-    (one, other) = sorted(tmp_path.glob("*/run.json"))
-    assert [json.loads(path.read_text())["name"] for path in (one, other)] == ["other", "prompt"]
-    assert all("test" not in json.loads(path.read_text()) for path in (one, other))
+    (one, other) = (path.parent for path in sorted(tmp_path.glob("*/run.json")))
+    assert [json.loads((place / "run.json").read_text())["name"] for place in (one, other)] == ["other", "prompt"]
+    assert not list(tmp_path.glob("*/test.*"))
     monkeypatch.setattr(prompts, "train", None)  # not again
-    run(data, tmp_path, monkeypatch, data / "prompt.toml", "--test")
-    made = json.loads(other.read_text())
-    assert [len(made[split]) for split in ("validation", "test")] == [1, 1]
-    assert f"{made['test'][0]['auc']:.4f} / {made['test'][0]['user_auc']:.4f}" in capsys.readouterr().out
+    capsys.readouterr()
+    run(data, tmp_path, monkeypatch, data / "prompt.toml", "--test", "--reference", "other", "--few", FEW)
+    catalog, told = Catalog.open(data / "prompt"), capsys.readouterr().out
+    rows = catalog.split("test")
+    (z,) = np.load(other / "test.npy").T
+    assert f"1: {auc(z, rows.liked):.4f} / {user_auc(z, rows.users, rows.liked):.4f} / " in told
+    assert load_checkpoint(other / "checkpoint").labels == Catalog.open(other / "catalog").info["labels"], "fit for an export"
+
+    # Compared on validation, which both have; pairs apart by how often their items were rated in training.
+    rows, (z,), (reference,) = catalog.split("validation"), *(np.load(place / "validation.npy").T for place in (other, one))
+    few = np.bincount(catalog.split("train").items, minlength=len(catalog.items))[rows.items] <= FEW
+    assert 0 < few.sum() < len(few) and f"{few.sum()} pairs" in told
+    differences = [auc(z[of], rows.liked[of]) - auc(reference[of], rows.liked[of]) for of in (few >= 0, few, ~few)]
+    assert all(f"{difference:+.4f} (" in told for difference in differences)
     import baselines
 
-    catalog = Catalog.open(data / "prompt")
-    assert len(baselines.scored(catalog, "x", other.with_name("test.parquet")).score) == len(catalog.split("test"))
+    assert len(baselines.scored(catalog, "x", other / "test.parquet").score) == len(catalog.split("test"))
 
 
 def test_projectors_train_with_the_model(data: Path, tmp_path: Path, monkeypatch) -> None:
@@ -90,7 +103,6 @@ def test_projectors_train_with_the_model(data: Path, tmp_path: Path, monkeypatch
     import prompts
     from train import Settings, fresh_projectors, make_model, train
 
-    from rexit.exporter.model.checkpoint import load_checkpoint, save_checkpoint
     from rexit.exporter.model.multi_exit import MultiExitModel
 
     catalog, chosen = Catalog.open(data / "vectors"), Settings(layers=1, exits="1", hidden=64, epochs=3.0)

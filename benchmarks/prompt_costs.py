@@ -1,0 +1,100 @@
+"""What a prompt costs: the same slates of the test split, scored from bundles whose templates differ, in turn.
+
+    python benchmarks/prompt_costs.py NAME=BUNDLE NAME=BUNDLE … [--variant cpu-int8] [--rounds 40] [--json]
+
+The bundles hold the same users and items (`benchmarks/prompts.py` trains and keeps what `rexit export` takes). A round asks every
+bundle for the same 20 candidates at full depth and under its own policy, with a cold prefix; every second round in reverse order.
+Ratios are taken within a round: how many times as long a bundle takes as the first one at full depth. Times hold retrieval and
+assembly too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.box import MARKDOWN
+from rich.console import Console
+from rich.table import Table
+
+import rexit
+from rexit.bundle import Bundle
+from rexit.measure.machine import machine
+from rexit.slates import SIZE, Slate, cut
+
+DEPTHS = ("full", "policy")
+SEED = 1
+
+
+def slates(bundle: Path, count: int) -> list[Slate]:
+    """Random whole slates of the test split."""
+    whole = [slate for slate in cut(Bundle.open(bundle).catalog, "test", SIZE) if len(slate.items) == SIZE]
+    chosen = np.random.default_rng(SEED).permutation(len(whole))[:count]
+    return [whole[n] for n in chosen]
+
+
+def measured(bundles: dict[str, Path], variant: str, rounds: int, threads: int) -> dict[str, dict[str, Any]]:
+    """By bundle: tokens of a slate, layers of a candidate and milliseconds of both depths, and the ratios' quartiles."""
+    asked = slates(next(iter(bundles.values())), rounds)
+    sessions = {name: rexit.open(path, variant, threads=threads) for name, path in bundles.items()}
+    ids = {name: Bundle.open(path).catalog for name, path in bundles.items()}
+    times = np.zeros((len(asked), len(bundles), len(DEPTHS)))
+    tokens, layers = np.zeros(times.shape[:2]), np.zeros(times.shape[:2])
+    for session in sessions.values():
+        session.warm_up()
+    for n, slate in enumerate(asked):
+        for b, (name, session) in sorted(enumerate(sessions.items()), reverse=bool(n % 2)):
+            user, items = ids[name].users.take([slate.user])[0], ids[name].items.take(slate.items)
+            prefix, candidates = session.prompt(user, items, as_of=slate.as_of)
+            tokens[n, b] = len(prefix) + sum(map(len, candidates))
+            for d, exit in enumerate((session.info.exits - 1, None)):
+                session.clear_cache()
+                start = time.perf_counter()
+                scores = session.score(user, items, as_of=slate.as_of, force_exit=exit)
+                times[n, b, d] = 1000 * (time.perf_counter() - start)
+            layers[n, b] = scores.stats.candidate_layers / len(items)
+    ratios = times / times[:, :1, :1]
+    return {
+        name: {
+            "tokens": float(np.median(tokens[:, b])),
+            "policy_layers": float(layers[:, b].mean()),
+            "milliseconds": dict(zip(DEPTHS, np.median(times[:, b], 0).tolist(), strict=True)),
+            "ratio": dict(zip(DEPTHS, np.percentile(ratios[:, b], [50, 25, 75], axis=0).T.tolist(), strict=True)),
+        }
+        for b, name in enumerate(bundles)
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundles", nargs="+", metavar="NAME=BUNDLE", help="the first is what the others are compared with")
+    parser.add_argument("--variant", default="cpu-int8")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    bundles = {name: Path(path) for name, _, path in (one.partition("=") for one in args.bundles)}
+    if missing := [one for one in args.bundles if "=" not in one]:
+        parser.error(f"{missing[0]}: expected NAME=BUNDLE")
+    found = measured(bundles, args.variant, args.rounds, args.threads)
+    if args.json:
+        json.dump({"bundles": found, "threads": args.threads, "machine": machine()}, sys.stdout, indent=1)
+        return
+    made = Table(box=MARKDOWN)
+    for column in ("", "tokens a slate", "ms, full depth", "times the first's", "ms, policy", "times the first's", "layers"):
+        made.add_column(column, justify="right" if column else "left")
+    for name, one in found.items():
+        cells = []
+        for depth in DEPTHS:
+            cells += [f"{one['milliseconds'][depth]:.2f}", "{:.2f} ({:.2f}-{:.2f})".format(*one["ratio"][depth])]
+        made.add_row(name, f"{one['tokens']:.0f}", *cells, f"{one['policy_layers']:.2f}")
+    Console(width=150, highlight=False).print(made)
+
+
+if __name__ == "__main__":
+    main()
