@@ -25,7 +25,7 @@ from rich.table import Table
 import rexit
 from rexit.bundle import Bundle
 from rexit.measure.machine import machine
-from rexit.slates import SIZE, Slate, cut
+from rexit.slates import SIZE, Slate, cut, draw
 
 DEPTHS = ("full", "policy")
 SEED = 1
@@ -34,30 +34,27 @@ SEED = 1
 def slates(bundle: Path, count: int) -> list[Slate]:
     """Random whole slates of the test split."""
     whole = [slate for slate in cut(Bundle.open(bundle).catalog, "test", SIZE) if len(slate.items) == SIZE]
-    chosen = np.random.default_rng(SEED).permutation(len(whole))[:count]
-    return [whole[n] for n in chosen]
+    return draw(whole, count, SEED)
 
 
 def measured(bundles: dict[str, Path], variant: str, rounds: int, threads: int) -> dict[str, dict[str, Any]]:
     """By bundle: tokens of a slate, layers of a candidate and milliseconds of both depths, and the ratios' quartiles."""
     asked = slates(next(iter(bundles.values())), rounds)
     sessions = {name: rexit.open(path, variant, threads=threads) for name, path in bundles.items()}
-    ids = {name: Bundle.open(path).catalog for name, path in bundles.items()}
     times = np.zeros((len(asked), len(bundles), len(DEPTHS)))
     tokens, layers = np.zeros(times.shape[:2]), np.zeros(times.shape[:2])
     for session in sessions.values():
         session.warm_up()
     for n, slate in enumerate(asked):
-        for b, (name, session) in sorted(enumerate(sessions.items()), reverse=bool(n % 2)):
-            user, items = ids[name].users.take([slate.user])[0], ids[name].items.take(slate.items)
-            prefix, candidates = session.prompt(user, items, as_of=slate.as_of)
+        for b, session in sorted(enumerate(sessions.values()), reverse=bool(n % 2)):
+            prefix, candidates = session.prompt(slate.user, slate.items, as_of=slate.as_of)
             tokens[n, b] = len(prefix) + sum(map(len, candidates))
             for d, exit in enumerate((session.info.exits - 1, None)):
                 session.clear_cache()
                 start = time.perf_counter()
-                scores = session.score(user, items, as_of=slate.as_of, force_exit=exit)
+                scores = session.score(slate.user, slate.items, as_of=slate.as_of, force_exit=exit)
                 times[n, b, d] = 1000 * (time.perf_counter() - start)
-            layers[n, b] = scores.stats.candidate_layers / len(items)
+            layers[n, b] = scores.stats.candidate_layers / SIZE
     ratios = times / times[:, :1, :1]
     return {
         name: {

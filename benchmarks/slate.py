@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from question import COLD, MOMENTS, Questions
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
@@ -31,6 +33,7 @@ from workload import CANDIDATE, SIX_EXITS, Lengths, Words, catalog_of_fixed_leng
 
 from rexit.bundle import Catalog
 from rexit.measure.machine import machine
+from rexit.slates import SIZE
 
 HERE = Path(__file__).parent
 LENGTHS = Lengths(users=40, items=600, prefixes=(200, 400))
@@ -98,6 +101,16 @@ PEERS = (
     Contender("torch_compiled_padded_batch", "torch", "compiled_padded_batch", **SLOW),
 )
 REFERENCE = "fp32_full"
+IN_WORDS = tuple(
+    Contender(f"{precision}_text_{depth}", f"text-{precision}", depth, **bounds)
+    for precision, depth, bounds in (
+        ("int8", "full", INT8),
+        ("int8", "policy", {"tolerance": None}),
+        ("fp32", "full", {"tolerance": 0.0, "correlation": 0.0}),
+    )
+)
+IN_VECTORS = tuple(Contender(f"int8_vectors_{depth}", "vectors-int8", depth, tolerance=None) for depth in ("full", "policy"))
+"""--question (question.py): the same weights as llama.cpp in words; another model in vectors, which answers the same question."""
 WIDTH = 190
 """Of the tables, in columns: as wide as they need, whatever the terminal."""
 
@@ -196,20 +209,29 @@ def started(
     most = max(case.candidates for case in CASES)
     cells = max(case.prefix + case.candidates * CANDIDATE for case in CASES)
     in_llama = {"max_candidates": most, "max_tokens": -(-cells // 256) * 256, "ubatch": [256, 512]}
-    plans: dict[str, tuple[Path, str, dict[str, Any]]] = {
-        "ours-fp32": (own, "ours.py", {"bundle": str(bundle), "variant": "cpu-fp32", "check": check}),
-        "ours-int8": (own, "ours.py", {"bundle": str(bundle), "variant": "cpu-int8", "check": check}),
+    plans: dict[str, Plan] = {
+        "ours-fp32": (own, "ours.py", {"bundle": str(bundle), "variant": "cpu-fp32", "check": check, "policy": "halving"}),
+        "ours-int8": (own, "ours.py", {"bundle": str(bundle), "variant": "cpu-int8", "check": check, "policy": "halving"}),
         "llama-q8_0": (llama, "llama.py", {"gguf": str(model / "q8_0.gguf"), **in_llama}),
         "llama-bf16": (llama, "llama.py", {"gguf": str(model / "bf16.gguf"), **in_llama}),
         "ort": (optimum, "ort.py", {"onnx": str(model / "onnx"), "onnx_past": str(model / "onnx-past"), "batch": 20}),
         "genai": (peers / "genai/bin/python", "genai.py", {"genai": str(model / "genai"), "max_length": 512}),
         "torch": (own, "pytorch.py", {"checkpoint": str(model / "checkpoint"), "batch": 20}),
     }
+    chosen = {name: plan for name, plan in plans.items() if not wanted or name in {*wanted, *(o.peer for o in OURS)}}
+    with loaded(chosen, threads, work) as running:
+        yield running
+
+
+Plan = tuple[Path, str, dict[str, Any]]
+"""A peer's Python, its script and what it needs to load its model."""
+
+
+@contextlib.contextmanager
+def loaded(plans: Mapping[str, Plan], threads: int, work: Path) -> Iterator[dict[str, Peer]]:
     running: dict[str, Peer] = {}
     try:
         for name, (python, script, setup) in plans.items():
-            if wanted and name not in {*wanted, *(o.peer for o in OURS)}:
-                continue
             print(f"loading {name}", file=sys.stderr)
             running[name] = Peer(python, script, {"threads": threads, **setup}, work / f"{name}.log")
         yield running
@@ -248,7 +270,9 @@ def agreement(seen: NDArray[np.float64], expected: NDArray[np.float64]) -> dict[
     }
 
 
-def disagreements(found: Mapping[str, Mapping[str, float]], contenders: Sequence[Contender]) -> list[str]:
+def disagreements(
+    found: Mapping[str, Mapping[str, float]], contenders: Sequence[Contender], reference: str = REFERENCE
+) -> list[str]:
     """One line for each contender that does not compute what it should. NaN does not pass."""
     lines = []
     for one in contenders:
@@ -257,7 +281,7 @@ def disagreements(found: Mapping[str, Mapping[str, float]], contenders: Sequence
         row = found[one.name]
         if not (row["max_difference"] <= one.tolerance and row["correlation"] >= one.correlation):
             lines.append(
-                f"{one.name}: log-odds differ from {REFERENCE} by up to {row['max_difference']:.3g}, correlation "
+                f"{one.name}: log-odds differ from {reference} by up to {row['max_difference']:.3g}, correlation "
                 f"{row['correlation']:.5f}; expected at most {one.tolerance:g} and at least {one.correlation:g}"
             )
     return lines
@@ -265,46 +289,93 @@ def disagreements(found: Mapping[str, Mapping[str, float]], contenders: Sequence
 
 def measure(running: Mapping[str, Peer], requests: Requests, case: Case, rounds: int) -> dict[str, Any]:
     """One case: every round asks every contender once."""
+    contenders = [one for one in (*OURS, *PEERS) if one.peer in running and one.takes_part(case)]
+    about = {"prefix": case.prefix, "candidates": case.candidates, "candidate_tokens": CANDIDATE, "cached": case.cached}
+    names = [one.name for one in contenders]
+    ours, peers = ([one.name for one in side if one.name in names] for side in (OURS, PEERS))
+    return about | asked_in_turn(running, contenders, (ours, peers), lambda: requests.draw(case), case.name, case.cached, rounds)
+
+
+def asked_in_turn(
+    running: Mapping[str, Peer],
+    contenders: Sequence[Contender],
+    sides: tuple[Sequence[str], Sequence[str]],
+    draw: Callable[[], Mapping[str, Any]],
+    name: str,
+    cached: bool,
+    rounds: int,
+    reference: str = REFERENCE,
+) -> dict[str, Any]:
+    """Every round draws a request and asks every contender once. sides: whose times divide, and whose are divided."""
     best: dict[str, str] = {}
     tried: dict[str, dict[str, float]] = {}
-    for name in ("llama-q8_0", "llama-bf16"):
-        if name in running:
-            best[name], tried[name] = fastest(running[name], [requests.draw(case) for _ in range(4)], case.cached)
-    contenders = [one for one in (*OURS, *PEERS) if one.peer in running and one.takes_part(case)]
+    for peer in ("llama-q8_0", "llama-bf16"):
+        if peer in running:
+            best[peer], tried[peer] = fastest(running[peer], [draw() for _ in range(4)], cached)
     times = {one.name: np.zeros(rounds) for one in contenders}
     answers: dict[str, list[float]] = {one.name: [] for one in contenders}
     for n in range(-1, rounds):  # round -1 warms up
-        request = requests.draw(case)
+        request = draw()
         for one in contenders if n % 2 else contenders[::-1]:
             time.sleep(0.02)  # the previous contender's thread pools may still spin
-            taken, log_odds = running[one.peer].ask(one.way or best[one.peer], request, case.cached)
+            taken, log_odds = running[one.peer].ask(one.way or best[one.peer], request, cached)
             if n >= 0:
                 times[one.name][n] = taken
                 answers[one.name] += log_odds
-        print(f"{case.name}: round {n + 1} of {rounds}", file=sys.stderr)
-    expected = np.array(answers[REFERENCE])
+        print(f"{name}: round {n + 1} of {rounds}", file=sys.stderr)
+    expected = np.array(answers[reference])
     compared = {one.name: agreement(np.array(answers[one.name]), expected) for one in contenders if one.tolerance is not None}
-    names = [one.name for one in contenders]
-    paired = ratios(times, [o.name for o in OURS], [p.name for p in PEERS if p.name in names])
     return {
-        "prefix": case.prefix,
-        "candidates": case.candidates,
-        "candidate_tokens": CANDIDATE,
-        "cached": case.cached,
         "rounds": rounds,
         "milliseconds": {name: float(np.median(values)) for name, values in times.items()},
-        "ratios": paired,
+        "ratios": ratios(times, *sides),
         "agreement": compared,
-        "disagreements": disagreements(compared, contenders),
+        "disagreements": disagreements(compared, contenders, reference),
         "llama_cpp_configurations": tried,
     }
 
 
+def questions(folder: Path, peers: Path, work: Path, threads: int, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One question put in words and in vectors: the cases, and what is to be known of both."""
+    asked = Questions(folder)
+    own, llama = Path(sys.executable), peers / "llama/bin/python"
+    bundle = {
+        prompt: {"bundle": str(path), "policy": "own", "check": asked.checks(prompt)} for prompt, path in asked.bundles.items()
+    }
+    in_llama = {"max_candidates": SIZE, "max_tokens": -(-asked.most() // 256) * 256, "ubatch": [256, 512]}
+    plans: dict[str, Plan] = {
+        "text-int8": (own, "ours.py", bundle["text"] | {"variant": "cpu-int8"}),
+        "text-fp32": (own, "ours.py", bundle["text"] | {"variant": "cpu-fp32"}),
+        "vectors-int8": (own, "ours.py", bundle["vectors"] | {"variant": "cpu-int8"}),
+        "llama-q8_0": (llama, "llama.py", {"gguf": str(folder / "text/q8_0.gguf"), **in_llama}),
+        "llama-bf16": (llama, "llama.py", {"gguf": str(folder / "text/bf16.gguf"), **in_llama}),
+    }
+    theirs = tuple(one for one in PEERS if one.peer in plans)
+    ours = (*IN_WORDS, *IN_VECTORS)
+    sides = [one.name for one in ours], [one.name for one in theirs]
+    with loaded(plans, threads, work) as running:
+        cases = {
+            moment: asked_in_turn(
+                running,
+                [*ours, *theirs],
+                sides,
+                functools.partial(asked.draw, moment),
+                moment,
+                moment != COLD,
+                rounds,
+                "fp32_text_full",
+            )
+            for moment in MOMENTS
+        }
+        about = asked.about() | {"peers": {name: peer.about for name, peer in running.items()}}
+    return cases, about
+
+
 def report(cases: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    """What --json prints. `ratios` are the main case's medians."""
-    main = cases[MAIN.name]
+    """What --json prints. `ratios` are medians: the main case's, and of a question those of its cold case."""
+    main = [cases[name]["ratios"] for name in (MAIN.name, COLD) if name in cases]
     return {
-        "ratios": {name: value["median"] for name, value in main["ratios"].items()},
+        "ratios": {name: value["median"] for each in main for name, value in each.items()},
         "cases": cases,
         "threads": threads,
         "machine": machine(),
@@ -314,7 +385,7 @@ def report(cases: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any], thr
 
 def show(result: Mapping[str, Any], console: Console) -> None:
     for name, case in result["cases"].items():
-        ours = [one.name for one in OURS if one.name in case["milliseconds"]]
+        ours = list(dict.fromkeys(pair.partition("_vs_")[0] for pair in case["ratios"]))
         table = Table(box=MARKDOWN, title=f"{name}; {result['threads']} threads, {case['rounds']} rounds", title_justify="left")
         for column in ("", "ms", *ours, "correlation", "max diff"):
             table.add_column(column, justify="right" if column else "left", no_wrap=True)
@@ -336,18 +407,24 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="peers to start, separated by commas; all if not given")
     parser.add_argument("--main", action="store_true", help="the main case alone")
+    parser.add_argument("--question", type=Path, help="folder of two fine-tuned models (question.py): that case alone")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    bundle = bundle_of(args.peers / "model", args.work)
-    requests = Requests(bundle)
-    check = [requests.draw(MAIN) for _ in range(5)]
-    wanted = set(filter(None, args.only.split(",")))
-    with started(args.peers, bundle, args.work, args.threads, check, wanted) as running:
-        fewer = max(3, args.rounds // 2)
-        cases = {MAIN.name: measure(running, requests, MAIN, args.rounds)}
-        for case in () if args.main else CASES[1:]:
-            cases[case.name] = measure(running, requests, case, fewer)
-        result = report(cases, {name: peer.about for name, peer in running.items()}, args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.question:
+        cases, about = questions(args.question, args.peers, args.work, args.threads, args.rounds)
+    else:
+        bundle = bundle_of(args.peers / "model", args.work)
+        requests = Requests(bundle)
+        check = [requests.draw(MAIN) for _ in range(5)]
+        wanted = set(filter(None, args.only.split(",")))
+        with started(args.peers, bundle, args.work, args.threads, check, wanted) as running:
+            fewer = max(3, args.rounds // 2)
+            cases = {MAIN.name: measure(running, requests, MAIN, args.rounds)}
+            for case in () if args.main else CASES[1:]:
+                cases[case.name] = measure(running, requests, case, fewer)
+            about = {name: peer.about for name, peer in running.items()}
+    result = report(cases, about, args.threads)
     if args.json:
         print(json.dumps(result, indent=1))
     else:

@@ -1,7 +1,7 @@
 """llama.cpp through its C API: all sequences share the cells of the prefix; logits of each candidate's last token only.
 
 One context for every configuration: n_ubatch, flash attention, and whether prefix and candidates go into one call or two.
-slate.py times them all and keeps the fastest.
+slate.py times them all and keeps the fastest. What a prefix begins with as the last one did is not computed again.
 """
 
 from __future__ import annotations
@@ -48,16 +48,18 @@ class Context:
         prefix, candidates = request["prefix"], request["candidates"]
         everyone = np.arange(len(candidates) + 1)
         self.batch.n_tokens = 0
-        if self.cached == prefix:
-            llama_cpp.llama_memory_seq_rm(self.memory, -1, len(prefix), -1)
-            self._share(everyone)
-        else:
+        known = common(self.cached or (), prefix)
+        if known == 0:
             self.forget()
-            self._add(prefix, 0, everyone if self.one_call else everyone[:1])
+        else:
+            llama_cpp.llama_memory_seq_rm(self.memory, -1, known, -1)
+            self._share(everyone)
+        if known < len(prefix):
+            self._add(prefix[known:], known, everyone if self.one_call else everyone[:1])
             if not self.one_call:
                 self._decode()
                 self._share(everyone)
-            self.cached = prefix
+        self.cached = prefix
         rows = []
         for sequence, candidate in enumerate(candidates, start=1):
             self._add(candidate, len(prefix), everyone[sequence : sequence + 1])
@@ -84,6 +86,11 @@ class Context:
         status = llama_cpp.llama_decode(self.context, self.batch)
         assert status == 0, f"llama_decode: {status}"
         self.batch.n_tokens = 0
+
+
+def common(held: Sequence[int], prefix: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    return next((n for n, (a, b) in enumerate(zip(held, prefix, strict=False)) if a != b), min(len(held), len(prefix)))
 
 
 def load(setup: Mapping[str, Any]) -> tuple[dict[str, Context], dict[str, Any]]:

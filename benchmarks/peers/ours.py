@@ -22,7 +22,12 @@ class Depth:
         self.session.clear_cache()
 
     def score(self, request: Mapping[str, Any]) -> Sequence[float]:
-        return self.session.score(request["user"], request["items"], **self.how).log_odds.tolist()
+        return self.session.score(request["user"], request["items"], **history(request), **self.how).log_odds.tolist()
+
+
+def history(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What the prompt is to know of the user: `as_of` and `recent` of a session's methods, where a request has them."""
+    return {name: request[name] for name in ("as_of", "recent") if name in request}
 
 
 def halving(session: Session, requests: Sequence[Mapping[str, Any]]) -> StopRule:
@@ -43,14 +48,15 @@ def load(setup: Mapping[str, Any]) -> tuple[dict[str, Depth], dict[str, Any]]:
     session = rexit.open(setup["bundle"], setup["variant"], threads=setup["threads"])
     session.warm_up()
     for request in setup["check"]:
-        prefix, candidates = session.prompt(request["user"], request["items"])
+        prefix, candidates = session.prompt(request["user"], request["items"], **history(request))
         assert [prefix.tolist(), [c.tolist() for c in candidates]] == [request["prefix"], request["candidates"]], (
             "the runtime assembles other tokens"
         )
-    policy = halving(session, setup["check"])
-    stats = [session.score(r["user"], r["items"], policy=policy).stats for r in setup["check"]]
+    policy = halving(session, setup["check"]) if setup["policy"] == "halving" else None  # None: the bundle's own
+    stats = [session.score(r["user"], r["items"], **history(r), policy=policy).stats for r in setup["check"]]
     depth = sum(s.candidate_layers for s in stats) / sum(len(r["items"]) for r in setup["check"])
     ways = {f"exit_{k}": Depth(session, k) for k in range(session.info.exits)}
+    ways["full"] = ways[f"exit_{session.info.exits - 1}"]
     about = {"rexit": rexit.__version__, "variant": setup["variant"], "policy_mean_layers": depth}
     return {**ways, "policy": Depth(session, policy=policy)}, about
 

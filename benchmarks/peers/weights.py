@@ -1,6 +1,6 @@
 """One set of weights in every peer's format: SmolLM2-135M-Instruct, starting from a 4-bit GGUF file.
 
-    weights.py SOURCE.gguf OUT STEP...
+    weights.py SOURCE.gguf OUT STEP... [--tuned CHECKPOINT]
 
     OUT/checkpoint/    Hugging Face, float32: the source's weights dequantized. rexit, PyTorch and the two exports start from it
     OUT/q8_0.gguf      the same values turned from float32 into 8-bit blocks, as `llama-quantize` does; OUT/bf16.gguf likewise
@@ -12,9 +12,11 @@ A STEP is one of these names, without the slash. What exists is kept. peers.sh s
 
 from __future__ import annotations
 
+import argparse
+import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,8 @@ def checkpoint(source: Path, out: Path) -> None:
     AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(out)
 
 
-def requantized(source: Path, out: Path, kind: str) -> None:
-    """Every matrix of the source as `kind`, the rest unchanged."""
+def requantized(source: Path, out: Path, kind: str, tuned: Mapping[str, Any] | None = None) -> None:
+    """Every matrix of the source as `kind`, the rest unchanged. tuned: float32 tensors that replace the source's, by name."""
     import gguf
 
     to = gguf.GGMLQuantizationType[kind]
@@ -48,16 +50,44 @@ def requantized(source: Path, out: Path, kind: str) -> None:
         kinds = field.types
         writer.add_key_value(name, _value(field), kinds[0], sub_type=kinds[-1] if len(kinds) > 1 else None)
     writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
-    for tensor in reader.tensors:
-        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape([int(n) for n in tensor.shape[::-1]])
+    tensors = {
+        one.name: gguf.quants.dequantize(one.data, one.tensor_type).reshape([int(n) for n in one.shape[::-1]])
+        for one in reader.tensors
+    }
+    for name, values in (tensors | dict(tuned or {})).items():
         if values.ndim == 2:
-            writer.add_tensor(tensor.name, gguf.quants.quantize(values, to), raw_dtype=to)
+            writer.add_tensor(name, gguf.quants.quantize(values, to), raw_dtype=to)
         else:
-            writer.add_tensor(tensor.name, values.astype(np.float32))
+            writer.add_tensor(name, values.astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def fine_tuned(checkpoint: Path) -> dict[str, Any]:
+    """The weights of a multi-exit checkpoint under GGUF's names. The last exit's norm and head take the place of the
+    model's own: the label rows of an LM head of its own are the head's. A head's bias, one number for all log-odds, is left out.
+    """
+    import gguf
+    from safetensors.numpy import load_file
+
+    config, exits = (json.loads((checkpoint / name).read_text()) for name in ("config.json", "exits.json"))
+    layers, last = config["num_hidden_layers"], len(exits["exits"]) - 1
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, layers)
+    found = {}
+    for name, values in load_file(checkpoint / "model.safetensors").items():
+        if name == "lm_head.weight":
+            continue
+        heads = config["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
+        if "q_proj" in name or "k_proj" in name:  # llama.cpp rotates neighbours, transformers halves
+            values = values.reshape(heads, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
+        found[str(names.get_name(name, try_suffixes=(".weight",)))] = np.ascontiguousarray(values, np.float32)
+    own = load_file(checkpoint / "exit_heads.safetensors")
+    found["output_norm.weight"] = own[f"exit.{last}.norm.weight"]
+    found["output.weight"] = found["token_embd.weight"].copy()
+    found["output.weight"][[exits["labels"]["no"], exits["labels"]["yes"]]] = own[f"exit.{last}.weight"]
+    return found
 
 
 def _value(field: Any) -> Any:
@@ -77,22 +107,28 @@ def built(checkpoint: Path, out: Path) -> None:
 
 
 def main() -> None:
-    source, out = Path(sys.argv[1]), Path(sys.argv[2])
-    out.mkdir(parents=True, exist_ok=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("steps", nargs="+")
+    parser.add_argument("--tuned", type=Path, help="a multi-exit checkpoint of the same shape, whose weights the GGUF files get")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    plain, tuned = args.out / "checkpoint", args.tuned and fine_tuned(args.tuned)
     steps: dict[str, Callable[[Path], None]] = {
-        "checkpoint": lambda to: checkpoint(source, to),
-        "q8_0.gguf": lambda to: requantized(source, to, "Q8_0"),
-        "bf16.gguf": lambda to: requantized(source, to, "BF16"),
-        "onnx": lambda to: exported(out / "checkpoint", to, "text-generation"),
-        "onnx-past": lambda to: exported(out / "checkpoint", to, "text-generation-with-past"),
-        "genai": lambda to: built(out / "checkpoint", to),
+        "checkpoint": lambda to: checkpoint(args.source, to),
+        "q8_0.gguf": lambda to: requantized(args.source, to, "Q8_0", tuned),
+        "bf16.gguf": lambda to: requantized(args.source, to, "BF16", tuned),
+        "onnx": lambda to: exported(plain, to, "text-generation"),
+        "onnx-past": lambda to: exported(plain, to, "text-generation-with-past"),
+        "genai": lambda to: built(plain, to),
     }
-    for name in sys.argv[3:]:
-        if not (out / name).exists():
-            print(f"making {out / name}", file=sys.stderr, flush=True)
-            unfinished = out / f"unfinished-{name}"
+    for name in args.steps:
+        if not (args.out / name).exists():
+            print(f"making {args.out / name}", file=sys.stderr, flush=True)
+            unfinished = args.out / f"unfinished-{name}"
             steps[name](unfinished)
-            unfinished.rename(out / name)
+            unfinished.rename(args.out / name)
 
 
 if __name__ == "__main__":

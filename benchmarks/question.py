@@ -1,0 +1,85 @@
+"""One question put in words and in vectors: what `slate.py --question FOLDER` adds.
+
+    FOLDER/text/bundle     a fine-tuned model whose prompts spell titles out, calibrated; beside it its weights, {q8_0,bf16}.gguf
+    FOLDER/vectors/bundle  the same base model, fine-tuned as long on prompts that place vectors instead, calibrated
+
+docs/performance.md has the commands that make them. Whole slates of the test split, for real users. llama.cpp has no vectors to
+read and is given the words: the same users, candidates and moment, another prompt. So the quality of both models stands beside
+the times, and ratios across prompts are not ratios of one computation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import rexit
+from rexit.bundle import Bundle
+from rexit.slates import SIZE, cut
+
+VARIANT = "cpu-int8"
+PROMPTS = ("text", "vectors")
+COLD = "the question, cold"
+MOMENTS = (COLD, "second slate", "one interaction later")
+CHECKED = 5
+"""Slates whose tokens both sides compare before anything is timed."""
+
+
+class Questions:
+    """Random slates, the same in every run. A request holds the tokens of one prompt; rexit reads the user, items and moment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.bundles = {prompt: folder / prompt / "bundle" for prompt in PROMPTS}
+        catalog = Bundle.open(self.bundles["text"]).catalog
+        self.slates = [slate for slate in cut(catalog, "test", SIZE) if len(slate.items) == SIZE]
+        self.labels = catalog.info["labels"]
+        self.sessions = {prompt: rexit.open(path, VARIANT) for prompt, path in self.bundles.items()}
+        self.random = np.random.default_rng(1)
+
+    def draw(self, moment: str, prompt: str = "text") -> dict[str, Any]:
+        """At a moment, `before` is what the same user was asked just earlier. One interaction later: with the first candidate of
+        the slate as what they have just met, and the others to be scored."""
+        slate = self.slates[self.random.integers(len(self.slates))]
+        request = {"user": slate.user, "as_of": slate.as_of, "no": self.labels["no"], "yes": self.labels["yes"]}
+        items, half = list(slate.items), SIZE // 2
+        if moment == "second slate":
+            before, now = {"items": items[half:]}, {"items": items[:half]}
+        elif moment == "one interaction later":
+            met, *left = items
+            before, now = {"items": left, "recent": []}, {"items": left, "recent": [(met, bool(slate.liked[0]))]}
+        else:
+            before, now = {"items": []}, {"items": items}
+        return request | self._asked(prompt, request | now) | {"before": self._asked(prompt, request | before)}
+
+    def _asked(self, prompt: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        when = {"as_of": request["as_of"], "recent": request.get("recent")}
+        prefix, candidates = self.sessions[prompt].prompt(request["user"], request["items"], **when)
+        return dict(request) | {"prefix": prefix.tolist(), "candidates": [candidate.tolist() for candidate in candidates]}
+
+    def checks(self, prompt: str) -> list[dict[str, Any]]:
+        return [self.draw(COLD, prompt) for _ in range(CHECKED)]
+
+    def most(self) -> int:
+        """The most tokens that a slate in words may have."""
+        prompt = Bundle.open(self.bundles["text"]).catalog.info["prompt"]
+        return int(prompt["max_prefix_tokens"] + SIZE * prompt["max_candidate_tokens"])
+
+    def about(self) -> dict[str, Any]:
+        """Of each prompt: tokens of a slate of 20 (median of some), what its int8 gate says, and full depth and the policy on the
+        test split, as `rexit calibrate` measured them."""
+        found = {}
+        for prompt, path in self.bundles.items():
+            bundle = Bundle.open(path, VARIANT)
+            asked = [self.draw(COLD, prompt) for _ in range(20)]
+            told = json.loads((path / "variants" / VARIANT / "report.json").read_text())
+            rows = {row["policy"]: {"layers": row["mean_layers"], **row["values"]} for row in told["table"]}
+            found[prompt] = {
+                "tokens": float(np.median([len(one["prefix"]) + sum(map(len, one["candidates"])) for one in asked])),
+                "gate": bundle.variant.info["quality"],
+                "test": {name: rows[name] for name in ("full depth", "policy") if name in rows},
+            }
+        return found
