@@ -1,11 +1,11 @@
 """What a prompt costs: the same slates of the test split, scored from bundles whose templates differ, in turn.
 
-    python benchmarks/prompt_costs.py NAME=BUNDLE NAME=BUNDLE … [--variant cpu-int8] [--rounds 40] [--json]
+    python benchmarks/prompt_costs.py CATALOG NAME=BUNDLE NAME=BUNDLE … [--variant cpu-int8] [--rounds 40] [--json]
 
-The bundles hold the same users and items (`benchmarks/prompts.py` trains and keeps what `rexit export` takes). A round asks every
-bundle for the same 20 candidates at full depth and under its own policy, with a cold prefix; every second round in reverse order.
-Ratios are taken within a round: how many times as long a bundle takes as the first one at full depth. Times hold retrieval and
-assembly too.
+The bundles hold the users and items of the catalog, whose test split has the slates (`benchmarks/prompts.py` trains and keeps
+what `rexit export` takes). A round asks every bundle for the same 20 candidates at full depth and under its own policy, with a
+cold prefix; every second round in reverse order. Ratios are taken within a round: how many times as long a bundle takes as the
+first one at full depth. Times hold retrieval and assembly too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import rexit
-from rexit.bundle import Bundle
+from rexit.bundle import Catalog
 from rexit.measure.machine import machine
 from rexit.slates import SIZE, Slate, cut, draw
 
@@ -31,15 +31,14 @@ DEPTHS = ("full", "policy")
 SEED = 1
 
 
-def slates(bundle: Path, count: int) -> list[Slate]:
+def slates(catalog: Path, count: int) -> list[Slate]:
     """Random whole slates of the test split."""
-    whole = [slate for slate in cut(Bundle.open(bundle).catalog, "test", SIZE) if len(slate.items) == SIZE]
+    whole = [slate for slate in cut(Catalog.open(catalog), "test", SIZE) if len(slate.items) == SIZE]
     return draw(whole, count, SEED)
 
 
-def measured(bundles: dict[str, Path], variant: str, rounds: int, threads: int) -> dict[str, dict[str, Any]]:
+def measured(asked: list[Slate], bundles: dict[str, Path], variant: str, threads: int) -> dict[str, dict[str, Any]]:
     """By bundle: tokens of a slate, layers of a candidate and milliseconds of both depths, and the ratios' quartiles."""
-    asked = slates(next(iter(bundles.values())), rounds)
     sessions = {name: rexit.open(path, variant, threads=threads) for name, path in bundles.items()}
     times = np.zeros((len(asked), len(bundles), len(DEPTHS)))
     tokens, layers = np.zeros(times.shape[:2]), np.zeros(times.shape[:2])
@@ -69,6 +68,7 @@ def measured(bundles: dict[str, Path], variant: str, rounds: int, threads: int) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("catalog", type=Path)
     parser.add_argument("bundles", nargs="+", metavar="NAME=BUNDLE", help="the first is what the others are compared with")
     parser.add_argument("--variant", default="cpu-int8")
     parser.add_argument("--rounds", type=int, default=40)
@@ -78,7 +78,7 @@ def main() -> None:
     bundles = {name: Path(path) for name, _, path in (one.partition("=") for one in args.bundles)}
     if missing := [one for one in args.bundles if "=" not in one]:
         parser.error(f"{missing[0]}: expected NAME=BUNDLE")
-    found = measured(bundles, args.variant, args.rounds, args.threads)
+    found = measured(slates(args.catalog, args.rounds), bundles, args.variant, args.threads)
     if args.json:
         json.dump({"bundles": found, "threads": args.threads, "machine": machine()}, sys.stdout, indent=1)
         return

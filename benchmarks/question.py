@@ -1,6 +1,7 @@
 """One question put in words and in vectors: what `slate.py --question FOLDER` adds.
 
     FOLDER/text/bundle     a fine-tuned model whose prompts spell titles out, calibrated; beside it its weights, {q8_0,bf16}.gguf
+    FOLDER/text/catalog    whose test split has the slates
     FOLDER/vectors/bundle  the same base model, fine-tuned as long on prompts that place vectors instead, calibrated
 
 docs/performance.md has the commands that make them. Whole slates of the test split, for real users. llama.cpp has no vectors to
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import rexit
-from rexit.bundle import Bundle
+from rexit.bundle import Bundle, Catalog
 from rexit.slates import SIZE, cut
 
 VARIANT = "cpu-int8"
@@ -34,25 +35,25 @@ class Questions:
 
     def __init__(self, folder: Path) -> None:
         self.bundles = {prompt: folder / prompt / "bundle" for prompt in PROMPTS}
-        catalog = Bundle.open(self.bundles["text"]).catalog
+        catalog = Catalog.open(folder / "text" / "catalog")
         self.slates = [slate for slate in cut(catalog, "test", SIZE) if len(slate.items) == SIZE]
-        self.labels = catalog.info["labels"]
+        self.labels, self.prompt = catalog.info["labels"], catalog.info["prompt"]
         self.sessions = {prompt: rexit.open(path, VARIANT) for prompt, path in self.bundles.items()}
         self.random = np.random.default_rng(1)
 
     def draw(self, moment: str, prompt: str = "text") -> dict[str, Any]:
-        """At a moment, `before` is what the same user was asked just earlier. One interaction later: with the first candidate of
-        the slate as what they have just met, and the others to be scored."""
+        """Unless it is cold, `before` is what the same user was asked just earlier. One interaction later: with the first
+        candidate of the slate as what they have just met, and the others to be scored."""
         slate = self.slates[self.random.integers(len(self.slates))]
         request = {"user": slate.user, "as_of": slate.as_of, "no": self.labels["no"], "yes": self.labels["yes"]}
         items, half = list(slate.items), SIZE // 2
+        if moment == COLD:
+            return self._asked(prompt, request | {"items": items})
         if moment == "second slate":
             before, now = {"items": items[half:]}, {"items": items[:half]}
-        elif moment == "one interaction later":
+        else:
             met, *left = items
             before, now = {"items": left, "recent": []}, {"items": left, "recent": [(met, bool(slate.liked[0]))]}
-        else:
-            before, now = {"items": []}, {"items": items}
         return request | self._asked(prompt, request | now) | {"before": self._asked(prompt, request | before)}
 
     def _asked(self, prompt: str, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,8 +66,7 @@ class Questions:
 
     def most(self) -> int:
         """The most tokens that a slate in words may have."""
-        prompt = Bundle.open(self.bundles["text"]).catalog.info["prompt"]
-        return int(prompt["max_prefix_tokens"] + SIZE * prompt["max_candidate_tokens"])
+        return int(self.prompt["max_prefix_tokens"] + SIZE * self.prompt["max_candidate_tokens"])
 
     def about(self) -> dict[str, Any]:
         """Of each prompt: tokens of a slate of 20 (median of some), what its int8 gate says, and full depth and the policy on the

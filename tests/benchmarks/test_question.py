@@ -1,0 +1,72 @@
+"""benchmarks/question.py and prompt_costs.py on a small bundle: what is asked at each moment, and that times are told apart."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from builders.learned import write_learned
+from rexit.bundle import Catalog
+from rexit.exporter.export import export_bundle
+from rexit.exporter.options import ExportOptions
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+SIZE = 2
+
+
+@pytest.fixture(autouse=True)
+def folders(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield
+    for name in ("question", "prompt_costs"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("question")
+    checkpoint, catalog = write_learned(folder)
+    export_bundle(checkpoint, catalog, folder / "text" / "bundle", ExportOptions(golden_slates=1))
+    shutil.copytree(catalog, folder / "text" / "catalog")
+    shutil.copytree(folder / "text", folder / "vectors")
+    return folder
+
+
+def test_what_is_asked_at_each_moment(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import question
+
+    monkeypatch.setattr(question, "VARIANT", "cpu-fp32")
+    monkeypatch.setattr(question, "SIZE", SIZE)
+    questions = question.Questions(asked)
+    slates = {(slate.user, slate.as_of): slate for slate in questions.slates}
+    for moment in question.MOMENTS:
+        for _ in range(8):
+            request = questions.draw(moment)
+            slate, before = slates[request["user"], request["as_of"]], request.get("before")
+            assert len(request["candidates"]) == len(request["items"]) and request["prefix"]
+            if moment == question.COLD:
+                assert request["items"] == list(slate.items) and before is None
+            elif moment == "second slate":
+                assert sorted(request["items"] + before["items"]) == sorted(slate.items), "two halves"
+                assert request["prefix"] == before["prefix"], "of the same user, to whom nothing happened"
+            else:
+                assert request["recent"] == [(slate.items[0], bool(slate.liked[0]))] and slate.items[0] not in request["items"]
+                assert request["prefix"] != before["prefix"]
+    assert questions.most() >= max(len(q["prefix"]) + sum(map(len, q["candidates"])) for q in questions.checks("text"))
+
+
+def test_bundles_are_asked_for_the_same_slates_in_turn(asked: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    import prompt_costs
+
+    monkeypatch.setattr(prompt_costs, "SIZE", SIZE)
+    words = ("--variant", "cpu-fp32", "--rounds", "3", "--threads", "0", "--json")
+    bundles = [f"{name}={asked / name / 'bundle'}" for name in ("text", "vectors")]
+    monkeypatch.setattr(sys, "argv", ["prompt_costs.py", str(asked / "text" / "catalog"), *bundles, *words])
+    prompt_costs.main()
+    found = json.loads(capsys.readouterr().out)["bundles"]
+    assert found["text"]["ratio"]["full"] == [1, 1, 1], "itself"
+    assert found["text"]["tokens"] == found["vectors"]["tokens"] > 0 and found["vectors"]["milliseconds"]["full"] > 0
+    assert found["text"]["policy_layers"] == max(json.loads((asked / "text/bundle/manifest.json").read_text())["exits"])
+    assert len(prompt_costs.slates(asked / "text" / "catalog", 3)) == 3 <= len(Catalog.open(asked / "text" / "catalog").users)
