@@ -182,7 +182,7 @@ void expect_packed(std::size_t lanes, Threads::Function pack, std::size_t dim, s
   std::vector<float> packed(heads * dim * width, NAN);
   const SlateAttention of{nullptr, key.data(), nullptr, past.data(), nullptr, nullptr, nullptr,
                           heads,   heads,      tokens,  prefix,      dim,     scale};
-  AttentionWork work{of, 1, 1, tokens, own, width, packs, nullptr, packed.data()};
+  AttentionWork work{of, 1, 1, tokens, own, width, packs, nullptr, packed.data(), nullptr, nullptr};
   for (std::size_t task = 0; task < heads * packs; ++task) pack(&work, task);
   for (std::size_t head = 0; head < heads; ++head)
     for (std::size_t column = 0; column < width; ++column)
@@ -196,7 +196,7 @@ void expect_packed(std::size_t lanes, Threads::Function pack, std::size_t dim, s
 
 TEST(SlateAttention, PacksKeysAsColumns) {
   std::vector<std::pair<std::size_t, Threads::Function>> all{
-      {1, [](void* work, std::size_t task) { pack_keys<1>(*static_cast<const AttentionWork*>(work), task); }}};
+      {1, [](void* work, std::size_t task) { pack<1>(*static_cast<const AttentionWork*>(work), task); }}};
   for (const Table* one : tables()) all.emplace_back(one->lanes, one->pack);
   for (const auto& [lanes, pack] : all)
     for (const std::size_t dim : {1u, 3u, 4u, 7u, 8u, 15u, 16u, 17u, 31u, 32u, 64u, 72u})
