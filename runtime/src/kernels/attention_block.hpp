@@ -21,8 +21,7 @@ struct AttentionWork {
   std::size_t packs;          // packing tasks per key head
   const std::size_t* begins;  // [tokens]: the first token of each token's candidate
   float* keys;
-  float* converted;           // for the prefix's values, if they are halves
-  const float* past_values;
+  float* values;  // the prefix's, if they are halves
 };
 
 // Columns per packing task. Keys are transposed and scaled; columns between the prefix's and the slate's, and behind those, are
@@ -72,7 +71,7 @@ REXIT_INLINE void pack(const AttentionWork& work, std::size_t task) {
   const std::size_t from = (head * of.prefix + first) * of.dim, count = smaller_of(pack_columns, of.prefix - first) * of.dim;
   for (std::size_t i = 0; i < count; i += W) {
     const std::size_t at = from + smaller_of(i, count - W);  // the last vector may overlap the previous one
-    L::store(work.converted + at, L::load(of.past_value.halves + at));
+    L::store(work.values + at, L::load(of.past_value.halves + at));
   }
 }
 
@@ -140,7 +139,8 @@ REXIT_INLINE void attend_block(const AttentionWork& work, std::size_t task) {
                sums[r] = exponentials<W>(scores + r * stride, of.prefix, work.own, seen, work.own + seen_by_any);
              }
            });
-  multiply<W, V>(to_prefix, rows, work.past_values + head * of.prefix * of.dim, of.dim, of.prefix, of.dim, mixed, width, false);
+  const float* past_values = (of.past_value.halves != nullptr ? work.values : of.past_value.floats) + head * of.prefix * of.dim;
+  multiply<W, V>(to_prefix, rows, past_values, of.dim, of.prefix, of.dim, mixed, width, false);
   each_run(work, begin, end,
            [&](std::size_t first, std::size_t last, std::size_t row, std::size_t count) __attribute__((always_inline)) {
              multiply<W, V>(to_own + row, count, of.value + (head * of.tokens + first) * of.dim, of.dim, last - first, of.dim,

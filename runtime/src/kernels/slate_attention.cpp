@@ -44,12 +44,9 @@ void attend(const SlateAttention& attention, const Threads& threads, const Table
   // overflows.
   product(block_tokens * shared, columns + round_up(attention.dim, widest) + 1);
   float* packed = aligned_floats(keys, product(attention.kv_heads, attention.dim, columns));
-  float* converted =
-      attention.past_value.halves == nullptr
-          ? nullptr
-          : aligned_floats(values, product(attention.kv_heads, attention.prefix, attention.dim));
-  const float* past_values = converted == nullptr ? attention.past_value.floats : converted;
-  AttentionWork work{attention, shared, block_tokens, blocks, own, columns, packs, begins.data(), packed, converted, past_values};
+  const std::size_t halves = attention.past_value.halves == nullptr ? 0 : attention.prefix;
+  float* converted = aligned_floats(values, product(attention.kv_heads, halves, attention.dim));
+  AttentionWork work{attention, shared, block_tokens, blocks, own, columns, packs, begins.data(), packed, converted};
   const Table& table = fitting(attention.dim, with);
   threads.run(table.pack, attention.kv_heads * packs, &work);
   threads.run(table.attend, attention.kv_heads * blocks, &work);

@@ -23,8 +23,8 @@ struct Past {
   const std::uint16_t* halves = nullptr;
 };
 
-// All dense: query and out [heads, tokens, dim], key and value [kv_heads, tokens, dim], past_key and past_value [kv_heads, prefix,
-// dim], both of one type. groups [tokens]: a candidate is a run of equal numbers. heads is a multiple of kv_heads.
+// All dense: query and out [heads, tokens, dim], key and value [kv_heads, tokens, dim], past_key and past_value [kv_heads,
+// prefix, dim], both of one type. groups [tokens]: a candidate is a run of equal numbers. heads is a multiple of kv_heads.
 struct SlateAttention {
   const float *query, *key, *value;
   Past past_key, past_value;

@@ -193,7 +193,8 @@ TEST(SlateAttention, AlignsKeysToCacheLines) {
 
 // To the last bit, in the columns of its head: first the prefix's keys, then the slate's, and zeros between and behind them.
 // A prefix's values are converted to floats, if they are halves.
-void expect_packed(std::size_t lanes, Threads::Function pack, std::size_t dim, std::size_t prefix, std::size_t tokens, bool half) {
+void expect_packed(std::size_t lanes, Threads::Function pack, std::size_t dim, std::size_t prefix, std::size_t tokens,
+                   bool half) {
   SCOPED_TRACE(std::to_string(lanes) + " lanes, head_dim " + std::to_string(dim) + ", " + std::to_string(prefix) + " and " +
                std::to_string(tokens) + " tokens" + (half ? ", halves" : ""));
   constexpr std::size_t heads = 2;
@@ -203,9 +204,9 @@ void expect_packed(std::size_t lanes, Threads::Function pack, std::size_t dim, s
   const std::size_t own = round_up(prefix, 16), width = odd_lines(own + tokens + 16);
   const std::size_t packs = (width + pack_columns - 1) / pack_columns;
   std::vector<float> packed(heads * dim * width, NAN), values(half ? heads * prefix * dim : 0, NAN);
-  const SlateAttention of{nullptr, key.data(), nullptr, past.given(), past_value.given(), nullptr, nullptr,
-                          heads, heads, tokens, prefix, dim, scale};
-  AttentionWork work{of, 1, 1, tokens, own, width, packs, nullptr, packed.data(), values.data(), nullptr};
+  const SlateAttention of{nullptr, key.data(), nullptr, past.given(), past_value.given(), nullptr, nullptr, heads, heads,
+                          tokens,  prefix,     dim,     scale};
+  AttentionWork work{of, 1, 1, tokens, own, width, packs, nullptr, packed.data(), values.data()};
   for (std::size_t task = 0; task < heads * packs; ++task) pack(&work, task);
   for (std::size_t head = 0; head < heads; ++head)
     for (std::size_t column = 0; column < width; ++column)
@@ -244,7 +245,7 @@ TEST(SlateAttention, ReadsEveryHalf) {
   for (const Table* one : tables()) all.emplace_back(one->lanes, one->pack);
   for (const auto& [lanes, task] : all) {
     std::vector<float> values(bits.size());
-    AttentionWork work{of, 1, 1, 0, 16, width, packs, nullptr, packed.data(), values.data(), nullptr};
+    AttentionWork work{of, 1, 1, 0, 16, width, packs, nullptr, packed.data(), values.data()};
     for (std::size_t head = 0; head < heads; ++head) task(&work, head);
     for (const std::uint16_t half : bits) {
       const float seen = values[half];

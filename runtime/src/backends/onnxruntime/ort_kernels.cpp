@@ -48,8 +48,7 @@ class Call final : public Threads {
   Tensor input(std::size_t index) const {
     const Ort::ConstValue value = context_.GetInput(index);
     const auto info = value.GetTensorTypeAndShapeInfo();
-    Tensor tensor{value.GetTensorRawData(), {}, info.GetDimensionsCount(), info.GetElementCount(),
-                  info.GetElementType()};
+    Tensor tensor{value.GetTensorRawData(), {}, info.GetDimensionsCount(), info.GetElementCount(), info.GetElementType()};
     require(tensor.rank <= max_axes, "an input has more than four axes");
     // By the C API: the C++ wrapper would allocate a vector in each run.
     Ort::ThrowOnError(Ort::GetApi().GetDimensions(info, tensor.sizes.data(), tensor.rank));
@@ -92,7 +91,7 @@ struct SlateAttentionKernel : OfFloats {
   static constexpr const char* name = "SlateAttention";
   static constexpr std::size_t inputs = 6, outputs = 1;
   static constexpr ONNXTensorElementDataType input_type(std::size_t index) {
-    return index == 5              ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64
+    return index == 5       ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64
            : is_past(index) ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED  // any
                             : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   }
@@ -113,10 +112,10 @@ struct SlateAttentionKernel : OfFloats {
     require(heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && past_key.size(1) == kv_heads,
             "the number of heads is not a multiple of the number of key heads");
     require(key.size(2) == tokens && groups.rank == 1 && groups.size(0) == tokens, "expected one key and one group per query");
-    kernels::attend({query.as<float>(), key.as<float>(), value.as<float>(), past(past_key), past(past_value),
-                     groups.as<std::int64_t>(), call.output<float>(0, query), heads, kv_heads, tokens, past_key.size(2),
-                     query.size(3), scale},
-                    call);
+    kernels::attend(
+        {query.as<float>(), key.as<float>(), value.as<float>(), past(past_key), past(past_value), groups.as<std::int64_t>(),
+         call.output<float>(0, query), heads, kv_heads, tokens, past_key.size(2), query.size(3), scale},
+        call);
   }
 
   static constexpr bool is_past(std::size_t index) { return index == 3 || index == 4; }
