@@ -127,7 +127,7 @@ def _text(text: str) -> str:
 
 
 def _slate(sizes: list[int], prefix: int, past_type: str) -> Case:
-    """Groups of these sizes behind a prefix, numbered as after compaction: rising, with gaps. past_type: of its keys and values."""
+    """Groups of these sizes behind a prefix, numbered as after compaction: rising, with gaps. past_type: the prefix's."""
     random = np.random.default_rng(prefix)
 
     def normal(heads: int, tokens: int) -> Floats:

@@ -5,8 +5,8 @@ to each other with the float32 numbers just computed, of which it gives halves o
 
 1. An input with keys or values is half. SlateAttention takes it as it is: the function converts it, the kernel while it reads.
    Every other reader gets a Cast.
-2. An output with keys or values is the Cast of what it was. Where that picked the only row of an axis, a copy, the axis is dropped
-   instead, which is free.
+2. An output with keys or values is the Cast of what it was. Where that picked the only row of an axis, which is a copy, the axis
+   is dropped instead, which is free.
 """
 
 from __future__ import annotations
