@@ -24,6 +24,7 @@ from rexit.exporter.graph.precision.dequantize_blocks_int4 import dequantize_blo
 from rexit.exporter.graph.precision.embedding_rows import embedding_rows_int8
 from rexit.exporter.graph.precision.fold_linear_weights import fold_linear_weights
 from rexit.exporter.graph.precision.half import half
+from rexit.exporter.graph.precision.half_cache import half_cache
 from rexit.exporter.graph.precision.quantize_dequantize import quantize_dequantize_fp8, quantize_dequantize_int8
 from rexit.exporter.graph.precision.quantize_linear_int8 import quantize_linear_int8
 from rexit.exporter.graph.precision.quantize_weights_int4 import quantize_weights_int4
@@ -120,8 +121,8 @@ TARGETS = (
         "onnxruntime",
         23,
         "float32",
-        "float32",
-        (tidy, fold_linear_weights, smooth_linear_inputs, quantize_linear_int8, fuse_rows, embedding_rows_int8, tidy),
+        "float16",
+        (tidy, fold_linear_weights, smooth_linear_inputs, quantize_linear_int8, fuse_rows, embedding_rows_int8, half_cache, tidy),
         0.04,
         _CPU,
         Gate(correlation=0.995, auc_drop=0.001),
@@ -134,8 +135,8 @@ TARGETS = (
         "onnxruntime",
         23,
         "float32",
-        "float32",
-        (tidy, fold_linear_weights, quantize_weights_int4, embedding_rows_int8, tidy),
+        "float16",
+        (tidy, fold_linear_weights, quantize_weights_int4, embedding_rows_int8, half_cache, tidy),
         0.1,
         _CPU,
         Gate(correlation=None, auc_drop=0.005),

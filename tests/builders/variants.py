@@ -21,22 +21,25 @@ QUANTIZED, TENSORRT, TENSORRT_HALF = "cpu-int8", "tensorrt-fp32", "tensorrt-fp16
 
 @dataclass(frozen=True)
 class Kind:
-    """How a variant differs from cpu-fp32. rewrite: its graphs; dtype: of hidden states and caches; tolerance: of its log-odds,
-    which reach 40; None: as there."""
+    """How a variant differs from cpu-fp32. rewrite: its graphs; dtype and cache_dtype: of hidden states, and of keys and values;
+    tolerance: of its log-odds, which reach 40; None: as there."""
 
     variant: dict[str, Any]
     rewrite: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None
     dtype: str = "float32"
+    cache_dtype: str = "float32"
     tolerance: float | None = None
     limits: dict[str, int] = field(default_factory=dict)
 
 
-def halved(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with every float32 input and output in float16, `vectors` and `logits` excepted. It computes in float32 as
-    before."""
+def halved(model: onnx.ModelProto, hidden: bool = True) -> onnx.ModelProto:
+    """The same graph with keys and values in float16, with `hidden` the hidden states too. It computes in float32 as before."""
     graph = model.graph
-    inputs = [v for v in graph.input if v.type.tensor_type.elem_type == TensorProto.FLOAT and v.name != VECTORS]
-    outputs = [v for v in graph.output if v.type.tensor_type.elem_type == TensorProto.FLOAT and "logits" not in v.name]
+    kept = {VECTORS, "label_logits"} if hidden else {VECTORS, "label_logits", "state", "state_out"}
+    inputs, outputs = (
+        [v for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT and v.name not in kept]
+        for values in (graph.input, graph.output)
+    )
     inner = {v.name: f"{v.name}_f32" for v in (*inputs, *outputs)}
     for node in graph.node:
         for names in (node.input, node.output):
@@ -52,11 +55,14 @@ def halved(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 KINDS = {
-    QUANTIZED: Kind({"precision": "int8"}, quantized, tolerance=1.5),
+    QUANTIZED: Kind(
+        {"precision": "int8"}, lambda model: halved(quantized(model), hidden=False), cache_dtype="float16", tolerance=1.5
+    ),
     TENSORRT: Kind({"target": "tensorrt", "backend": "tensorrt"}),  # in standard ops, which TensorRT's compilers take
     TENSORRT_HALF: Kind(
         {"target": "tensorrt", "precision": "fp16", "backend": "tensorrt"},
         halved,
+        "float16",
         "float16",
         tolerance=1.5,
         limits={"max_tokens": 48},  # several candidates a pass, and more than one pass for all items
@@ -78,7 +84,7 @@ def add_variant(folder: Path, kind: str, name: str | None = None) -> None:
     variant |= {"name": name, **made.variant}
     variant["limits"] |= made.limits
     for segment in variant["segments"]:
-        segment |= {"hidden_dtype": made.dtype, "cache_dtype": made.dtype}
+        segment |= {"hidden_dtype": made.dtype, "cache_dtype": made.cache_dtype}
     if made.tolerance is not None:
         variant["parity"]["tolerance"] = made.tolerance
     write_json(part / "variant.json", variant)

@@ -72,6 +72,37 @@ def test_the_graphs_are_quantized_and_the_heads_are_not(made: tuple[Path, Export
             assert [list(t.dims) for t in floats if "scale" not in t.name] == [[2, 64]]
 
 
+def test_cached_keys_and_values_take_half_the_memory(made: tuple[Path, ExportReport]) -> None:
+    out, _ = made
+    held = {}
+    for name in VARIANTS:
+        bundle = Bundle.open(out, name)
+        assert {(segment.hidden_dtype, segment.cache_dtype) for segment in bundle.variant.segments} == {
+            ("float32", "float32" if name == "cpu-fp32" else "float16")
+        }
+        slate, model = bundle.golden().slates[0], bundle.manifest.model
+        with rexit.open(out, name) as session:
+            items = [bundle.catalog.items.id(int(row)) for row in slate.items]
+            session.trace(bundle.catalog.users.id(slate.user), items, as_of=slate.as_of)
+            held[name] = session.memory.prefixes
+        numbers = 2 * model.layers * model.kv_heads * model.head_dim * len(slate.prefix)
+    assert held["cpu-int8"] == held["cpu-int4"]
+    # Hidden states and the ends of blocks are the same.
+    assert held["cpu-fp32"] - held["cpu-int8"] == pytest.approx(2 * numbers, rel=0.05)
+
+
+@pytest.mark.parametrize("name", VARIANTS[1:])
+def test_a_cached_prefix_gives_the_same_bits(made: tuple[Path, ExportReport], name: str) -> None:
+    bundle = Bundle.open(made[0], name)
+    with rexit.open(made[0], name) as session:
+        for slate in bundle.golden().slates:
+            user = bundle.catalog.users.id(slate.user)
+            items = [bundle.catalog.items.id(int(row)) for row in slate.items]
+            session.clear_cache()
+            cold = session.trace(user, items, as_of=slate.as_of)
+            np.testing.assert_array_equal(session.trace(user, items, as_of=slate.as_of), cold)
+
+
 def test_quality_is_measured_and_recorded(made: tuple[Path, ExportReport]) -> None:
     out, report = made
     for name, (correlation, drop) in {"cpu-int8": (0.995, 0.001), "cpu-int4": (None, 0.005)}.items():

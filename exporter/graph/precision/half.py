@@ -40,7 +40,7 @@ def half(model: ir.Model) -> ir.Model:
     """Changes the model in place and returns it. Raises CheckpointError for a weight that half cannot hold."""
     model = common.ShapeInferencePass()(model).model  # fusions leave values without a type
     exact = stays_float32(model)
-    casts = _Casts(model.graph)
+    casts = Casts(model.graph)
     for entry in model.graph.inputs:
         if entry.dtype == FLOAT and entry.name != VECTORS:
             entry.dtype = HALF
@@ -103,7 +103,7 @@ def _is_vector(value: ir.Value | None) -> bool:
     return value is not None and is_constant(value) and value.shape is not None and len(value.shape) == 1
 
 
-class _Casts:
+class Casts:
     """Values in the other type: constants become new constants, others get one Cast for all their readers."""
 
     def __init__(self, graph: ir.Graph) -> None:

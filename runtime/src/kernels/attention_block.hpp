@@ -10,7 +10,7 @@
 namespace rexit::core::kernels {
 
 // What all tasks share. Keys are packed as columns, [kv_heads, dim, columns]: the prefix's, padded to whole vectors, then the
-// slate's.
+// slate's. Values are read as they are, [kv_heads, prefix, dim]; the prefix's halves are converted first, once for all blocks.
 struct AttentionWork {
   const SlateAttention& of;
   std::size_t shared;         // query heads per key head
@@ -21,6 +21,7 @@ struct AttentionWork {
   std::size_t packs;          // packing tasks per key head
   const std::size_t* begins;  // [tokens]: the first token of each token's candidate
   float* keys;
+  float* values;  // the prefix's, if they are halves
 };
 
 // Columns per packing task. Keys are transposed and scaled; columns between the prefix's and the slate's, and behind those, are
@@ -34,26 +35,43 @@ REXIT_INLINE constexpr std::size_t odd_lines(std::size_t floats) {
   return ((floats + line - 1) / line | 1) * line;
 }
 
+template <int W, class Number>
+REXIT_INLINE void pack_columns_of(const AttentionWork& work, const Number* keys, std::size_t count, float* to) {
+  using L = Lanes<W>;
+  const std::size_t dim = work.of.dim;
+  for (std::size_t d = 0; d < dim; d += W) {
+    const std::size_t at = smaller_of(d, dim - W);  // the last square may overlap the previous one
+    typename L::Floats square[W];
+#pragma GCC unroll 16
+    for (std::size_t c = 0; c < W; ++c) square[c] = c < count ? L::load(keys + c * dim + at) : typename L::Floats{};
+    transpose<W>(square);
+#pragma GCC unroll 16
+    for (std::size_t i = 0; i < W; ++i) L::store(to + (at + i) * work.columns, square[i] * L::all(work.of.scale));
+  }
+}
+
+// The keys of `pack_columns` columns; and the values of the tokens of the prefix among them, if they are to be converted.
 template <int W>
-REXIT_INLINE void pack_keys(const AttentionWork& work, std::size_t task) {
+REXIT_INLINE void pack(const AttentionWork& work, std::size_t task) {
   using L = Lanes<W>;
   const SlateAttention& of = work.of;
   const std::size_t head = task / work.packs, first = task % work.packs * pack_columns;
   for (std::size_t column = first; column < smaller_of(work.columns, first + pack_columns); column += W) {
     const bool past = column < work.own;
     const std::size_t all = past ? of.prefix : of.tokens, before = smaller_of(past ? column : column - work.own, all);
-    const std::size_t count = smaller_of(W, all - before);
-    const float* keys = (past ? of.past_key : of.key) + (head * all + before) * of.dim;
+    const std::size_t count = smaller_of(W, all - before), from = (head * all + before) * of.dim;
     float* to = work.keys + head * of.dim * work.columns + column;
-    for (std::size_t d = 0; d < of.dim; d += W) {
-      const std::size_t at = smaller_of(d, of.dim - W);  // the last square may overlap the previous one
-      typename L::Floats square[W];
-#pragma GCC unroll 16
-      for (std::size_t c = 0; c < W; ++c) square[c] = c < count ? L::load(keys + c * of.dim + at) : typename L::Floats{};
-      transpose<W>(square);
-#pragma GCC unroll 16
-      for (std::size_t i = 0; i < W; ++i) L::store(to + (at + i) * work.columns, square[i] * L::all(of.scale));
+    if (past && of.past_key.halves != nullptr) {
+      pack_columns_of<W>(work, of.past_key.halves + from, count, to);
+    } else {
+      pack_columns_of<W>(work, (past ? of.past_key.floats : of.key) + from, count, to);
     }
+  }
+  if (of.past_value.halves == nullptr || first >= of.prefix) return;
+  const std::size_t from = (head * of.prefix + first) * of.dim, count = smaller_of(pack_columns, of.prefix - first) * of.dim;
+  for (std::size_t i = 0; i < count; i += W) {
+    const std::size_t at = from + smaller_of(i, count - W);  // the last vector may overlap the previous one
+    L::store(work.values + at, L::load(of.past_value.halves + at));
   }
 }
 
@@ -121,7 +139,8 @@ REXIT_INLINE void attend_block(const AttentionWork& work, std::size_t task) {
                sums[r] = exponentials<W>(scores + r * stride, of.prefix, work.own, seen, work.own + seen_by_any);
              }
            });
-  multiply<W, V>(to_prefix, rows, of.past_value + head * of.prefix * of.dim, of.dim, of.prefix, of.dim, mixed, width, false);
+  const float* past_values = (of.past_value.halves != nullptr ? work.values : of.past_value.floats) + head * of.prefix * of.dim;
+  multiply<W, V>(to_prefix, rows, past_values, of.dim, of.prefix, of.dim, mixed, width, false);
   each_run(work, begin, end,
            [&](std::size_t first, std::size_t last, std::size_t row, std::size_t count) __attribute__((always_inline)) {
              multiply<W, V>(to_own + row, count, of.value + (head * of.tokens + first) * of.dim, of.dim, last - first, of.dim,

@@ -1,4 +1,4 @@
-// Compiled for AVX2 and FMA; called only where the processor has them.
+// Compiled for AVX2, FMA and F16C; called only where the processor has them.
 #include "kernels/table_of.hpp"
 
 namespace rexit::core::kernels {

@@ -8,10 +8,50 @@
 #include <cstdint>
 #include <cstring>
 #include <utility>
+#if defined(__F16C__) || defined(__AVX512F__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 
 #define REXIT_INLINE inline __attribute__((always_inline))
 
 namespace rexit::core::kernels {
+
+// Read as a float's, a half's exponent is too small by 112, also where it is 0; infinity and NaN need the highest. Without a
+// branch, so that compilers vectorise it.
+REXIT_INLINE float from_half(std::uint16_t half) {
+  const std::uint32_t magnitude = (half & 0x7fffU) << 13, sign = (half & 0x8000U) << 16;
+  float value;
+  std::memcpy(&value, &magnitude, sizeof value);
+  value *= 0x1p112F;
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  bits |= sign | (magnitude < 0x7c00U << 13 ? 0 : 0x7f800000U);
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+template <int W>
+REXIT_INLINE void from_halves(const std::uint16_t* from, float (&to)[W]) {
+  for (std::size_t i = 0; i < W; ++i) to[i] = from_half(from[i]);
+}
+
+// Where this source is compiled for a processor that has an instruction for it. Not left to compilers: these may call a function
+// that the target's libraries lack.
+#if defined(__AVX512F__)
+REXIT_INLINE void from_halves(const std::uint16_t* from, float (&to)[16]) {
+  _mm512_storeu_ps(to, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+}
+#elif defined(__F16C__)
+REXIT_INLINE void from_halves(const std::uint16_t* from, float (&to)[8]) {
+  _mm256_storeu_ps(to, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+}
+#elif defined(__aarch64__)
+REXIT_INLINE void from_halves(const std::uint16_t* from, float (&to)[4]) {
+  vst1q_f32(to, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))));
+}
+#endif
 
 template <int W>
 struct Lanes {
@@ -25,6 +65,12 @@ struct Lanes {
     return x;
   }
   static REXIT_INLINE void store(float* to, Floats x) { std::memcpy(to, &x, sizeof x); }
+  // W halves, given as their bits.
+  static REXIT_INLINE Floats load(const std::uint16_t* from) {
+    float each[W];
+    from_halves(from, each);
+    return load(each);
+  }
   // The first `count` of W; the others are 0.
   static REXIT_INLINE Floats load(const float* from, std::size_t count) {
     if (count == W) return load(from);

@@ -12,7 +12,7 @@ namespace {
 constexpr std::size_t widest = 16;      // lanes of the widest vectors
 constexpr std::size_t block_rows = 48;  // queries per block: their scores should fit in a core's own cache
 
-void pack_any(void* work, std::size_t i) { pack_keys<1>(*static_cast<const AttentionWork*>(work), i); }
+void pack_any(void* work, std::size_t i) { pack<1>(*static_cast<const AttentionWork*>(work), i); }
 void attend_any(void* work, std::size_t i) { attend_block<1, 1>(*static_cast<const AttentionWork*>(work), i); }
 constexpr Table one_lane{1, pack_any, attend_any, nullptr, nullptr, nullptr, nullptr};
 
@@ -28,7 +28,7 @@ const Table& fitting(std::size_t dim, const Table& with) {
 
 void attend(const SlateAttention& attention, const Threads& threads, const Table& with) {
   static thread_local std::vector<std::size_t> begins;
-  static thread_local std::vector<float> keys;
+  static thread_local std::vector<float> keys, values;
   if (attention.tokens == 0) return;
   begins.resize(std::max(begins.size(), attention.tokens));
   begins[0] = 0;
@@ -44,7 +44,9 @@ void attend(const SlateAttention& attention, const Threads& threads, const Table
   // overflows.
   product(block_tokens * shared, columns + round_up(attention.dim, widest) + 1);
   float* packed = aligned_floats(keys, product(attention.kv_heads, attention.dim, columns));
-  AttentionWork work{attention, shared, block_tokens, blocks, own, columns, packs, begins.data(), packed};
+  const std::size_t halves = attention.past_value.halves == nullptr ? 0 : attention.prefix;
+  float* converted = aligned_floats(values, product(attention.kv_heads, halves, attention.dim));
+  AttentionWork work{attention, shared, block_tokens, blocks, own, columns, packs, begins.data(), packed, converted};
   const Table& table = fitting(attention.dim, with);
   threads.run(table.pack, attention.kv_heads * packs, &work);
   threads.run(table.attend, attention.kv_heads * blocks, &work);

@@ -15,7 +15,7 @@ void attend_task(void* work, std::size_t i) {
 
 template <int W>
 void pack_task(void* work, std::size_t i) {
-  pack_keys<W>(*static_cast<const AttentionWork*>(work), i);
+  pack<W>(*static_cast<const AttentionWork*>(work), i);
 }
 
 template <class Kind, int W>

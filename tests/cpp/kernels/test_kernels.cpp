@@ -4,12 +4,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <numeric>
 #include <random>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "files/half.hpp"
 #include "kernels/attention_block.hpp"
 #include "kernels/rows.hpp"
 #include "kernels/slate_attention.hpp"
@@ -42,22 +44,40 @@ std::vector<float> normal(std::size_t count, float scale = 1) {
   return values;
 }
 
+// A prefix's keys or values: floats, and for a half `bits` of the same numbers.
+struct Numbers {
+  Numbers(std::size_t count, bool half) : floats(normal(count)) {
+    static std::mt19937 random(2);
+    for (std::size_t i = 0; half && i < count; ++i) {
+      // Both signs; zero and subnormals at times, else from 1/8 to 4.
+      const auto drawn = static_cast<std::uint16_t>(random());
+      const int magnitude = drawn % 16 == 0 ? drawn % 0x400 : 0x3000 + drawn % 0x1400;
+      bits.push_back(static_cast<std::uint16_t>((drawn & 0x8000) | magnitude));
+      floats[i] = to_float(static_cast<Half>(bits.back()));
+    }
+  }
+  Past given() const { return bits.empty() ? Past(floats.data()) : Past(bits.data()); }
+
+  std::vector<float> floats;
+  std::vector<std::uint16_t> bits;
+};
+
 struct Case {
   std::size_t heads, kv_heads, prefix, dim;
   std::vector<std::size_t> candidates;  // tokens of each
 };
 
 // Inputs of exactly the right sizes, so that a sanitizer detects reads beyond them.
-void check(const Case& c, const Table& with, float scale, const Threads& threads, double tolerance = 5e-6) {
+void check(const Case& c, const Table& with, float scale, const Threads& threads, bool half, double tolerance = 5e-6) {
   std::vector<std::int64_t> groups;
   for (std::size_t g = 0; g < c.candidates.size(); ++g)
     groups.insert(groups.end(), c.candidates[g], static_cast<std::int64_t>(g % 2));
   const std::size_t tokens = groups.size(), shared = c.heads / c.kv_heads;
   const auto query = normal(c.heads * tokens * c.dim), key = normal(c.kv_heads * tokens * c.dim),
-             value = normal(c.kv_heads * tokens * c.dim), past_key = normal(c.kv_heads * c.prefix * c.dim),
-             past_value = normal(c.kv_heads * c.prefix * c.dim);
+             value = normal(c.kv_heads * tokens * c.dim);
+  const Numbers past_key(c.kv_heads * c.prefix * c.dim, half), past_value(c.kv_heads * c.prefix * c.dim, half);
   std::vector<float> out(c.heads * tokens * c.dim, NAN);
-  attend({query.data(), key.data(), value.data(), past_key.data(), past_value.data(), groups.data(), out.data(), c.heads,
+  attend({query.data(), key.data(), value.data(), past_key.given(), past_value.given(), groups.data(), out.data(), c.heads,
           c.kv_heads, tokens, c.prefix, c.dim, scale},
          threads, with);
   for (std::size_t head = 0; head < c.heads; ++head) {
@@ -66,8 +86,8 @@ void check(const Case& c, const Table& with, float scale, const Threads& threads
       if (t > 0 && groups[t] != groups[t - 1]) first = t;
       std::vector<const float*> keys, values;
       for (std::size_t p = 0; p < c.prefix; ++p) {
-        keys.push_back(past_key.data() + (kv * c.prefix + p) * c.dim);
-        values.push_back(past_value.data() + (kv * c.prefix + p) * c.dim);
+        keys.push_back(past_key.floats.data() + (kv * c.prefix + p) * c.dim);
+        values.push_back(past_value.floats.data() + (kv * c.prefix + p) * c.dim);
       }
       for (std::size_t u = first; u <= t; ++u) {
         keys.push_back(key.data() + (kv * tokens + u) * c.dim);
@@ -107,16 +127,17 @@ TEST(SlateAttention, IsSoftmaxOverThePrefixAndTheOwnCandidate) {
       {2, 2, 40, 100, {3, 14}},
   };
   for (const Table* with : tables())
-    for (const Case& c : cases) {
-      SCOPED_TRACE(std::to_string(with->lanes) + " lanes, head_dim " + std::to_string(c.dim));
-      check(c, *with, 1 / std::sqrt(static_cast<float>(c.dim)), Serial{});
-      check(c, *with, 1 / std::sqrt(static_cast<float>(c.dim)), TwoThreads{});
-    }
+    for (const Case& c : cases)
+      for (const bool half : {false, true}) {
+        SCOPED_TRACE(std::to_string(with->lanes) + " lanes, head_dim " + std::to_string(c.dim) + (half ? ", halves" : ""));
+        check(c, *with, 1 / std::sqrt(static_cast<float>(c.dim)), Serial{}, half);
+        check(c, *with, 1 / std::sqrt(static_cast<float>(c.dim)), TwoThreads{}, half);
+      }
 }
 
 // Scores in the hundreds: all weight is on one key, and underflow loses none of it.
 TEST(SlateAttention, HoldsLargeScores) {
-  for (const Table* with : tables()) check({4, 2, 20, 16, {5, 6}}, *with, 60, Serial{}, 1e-3);
+  for (const Table* with : tables()) check({4, 2, 20, 16, {5, 6}}, *with, 60, Serial{}, false, 1e-3);
 }
 
 std::size_t calls;
@@ -171,38 +192,73 @@ TEST(SlateAttention, AlignsKeysToCacheLines) {
 }
 
 // To the last bit, in the columns of its head: first the prefix's keys, then the slate's, and zeros between and behind them.
-void expect_packed(std::size_t lanes, Threads::Function pack, std::size_t dim, std::size_t prefix, std::size_t tokens) {
+// A prefix's values are converted to floats, if they are halves.
+void expect_packed(std::size_t lanes, Threads::Function pack, std::size_t dim, std::size_t prefix, std::size_t tokens,
+                   bool half) {
   SCOPED_TRACE(std::to_string(lanes) + " lanes, head_dim " + std::to_string(dim) + ", " + std::to_string(prefix) + " and " +
-               std::to_string(tokens) + " tokens");
+               std::to_string(tokens) + " tokens" + (half ? ", halves" : ""));
   constexpr std::size_t heads = 2;
   constexpr float scale = 0.3F;
-  const auto past = normal(heads * prefix * dim), key = normal(heads * tokens * dim);
+  const auto key = normal(heads * tokens * dim);
+  const Numbers past(heads * prefix * dim, half), past_value(heads * prefix * dim, half);
   const std::size_t own = round_up(prefix, 16), width = odd_lines(own + tokens + 16);
   const std::size_t packs = (width + pack_columns - 1) / pack_columns;
-  std::vector<float> packed(heads * dim * width, NAN);
-  const SlateAttention of{nullptr, key.data(), nullptr, past.data(), nullptr, nullptr, nullptr,
-                          heads,   heads,      tokens,  prefix,      dim,     scale};
-  AttentionWork work{of, 1, 1, tokens, own, width, packs, nullptr, packed.data()};
+  std::vector<float> packed(heads * dim * width, NAN), values(half ? heads * prefix * dim : 0, NAN);
+  const SlateAttention of{nullptr, key.data(), nullptr, past.given(), past_value.given(), nullptr, nullptr, heads, heads,
+                          tokens,  prefix,     dim,     scale};
+  AttentionWork work{of, 1, 1, tokens, own, width, packs, nullptr, packed.data(), values.data()};
   for (std::size_t task = 0; task < heads * packs; ++task) pack(&work, task);
   for (std::size_t head = 0; head < heads; ++head)
     for (std::size_t column = 0; column < width; ++column)
       for (std::size_t d = 0; d < dim; ++d) {
         float expected = 0;
-        if (column < prefix) expected = past[(head * prefix + column) * dim + d] * scale;
+        if (column < prefix) expected = past.floats[(head * prefix + column) * dim + d] * scale;
         if (column >= own && column < own + tokens) expected = key[(head * tokens + column - own) * dim + d] * scale;
         ASSERT_EQ(packed[(head * dim + d) * width + column], expected) << "head " << head << ", " << column << ", " << d;
       }
+  if (half) EXPECT_EQ(values, past_value.floats);
 }
 
 TEST(SlateAttention, PacksKeysAsColumns) {
   std::vector<std::pair<std::size_t, Threads::Function>> all{
-      {1, [](void* work, std::size_t task) { pack_keys<1>(*static_cast<const AttentionWork*>(work), task); }}};
+      {1, [](void* work, std::size_t task) { pack<1>(*static_cast<const AttentionWork*>(work), task); }}};
   for (const Table* one : tables()) all.emplace_back(one->lanes, one->pack);
   for (const auto& [lanes, pack] : all)
     for (const std::size_t dim : {1u, 3u, 4u, 7u, 8u, 15u, 16u, 17u, 31u, 32u, 64u, 72u})
       for (const std::size_t prefix : {0u, 1u, 16u, 70u})
         for (const std::size_t tokens : {1u, 15u, 33u})
-          if (dim >= lanes) expect_packed(lanes, pack, dim, prefix, tokens);
+          for (const bool half : {false, true})
+            if (dim >= lanes) expect_packed(lanes, pack, dim, prefix, tokens, half);
+}
+
+// Each of the 65536, as a value: one key and thus all weight on it.
+TEST(SlateAttention, ReadsEveryHalf) {
+  constexpr std::size_t heads = 64, dim = 1024;
+  std::vector<std::uint16_t> bits(heads * dim);
+  std::iota(bits.begin(), bits.end(), std::uint16_t{0});
+  const std::vector<std::uint16_t> zeros(bits.size());
+  const SlateAttention of{nullptr, nullptr, nullptr, zeros.data(), bits.data(), nullptr, nullptr, heads, heads, 0, 1, dim, 1};
+  const std::size_t width = odd_lines(16 + 16), packs = 1;
+  std::vector<float> packed(heads * dim * width);
+  std::vector<std::pair<std::size_t, Threads::Function>> all{
+      {1, [](void* work, std::size_t task) { pack<1>(*static_cast<const AttentionWork*>(work), task); }}};
+  for (const Table* one : tables()) all.emplace_back(one->lanes, one->pack);
+  for (const auto& [lanes, task] : all) {
+    std::vector<float> values(bits.size());
+    AttentionWork work{of, 1, 1, 0, 16, width, packs, nullptr, packed.data(), values.data()};
+    for (std::size_t head = 0; head < heads; ++head) task(&work, head);
+    for (const std::uint16_t half : bits) {
+      const float seen = values[half];
+      if (is_finite(static_cast<Half>(half))) {
+        ASSERT_EQ(seen, to_float(static_cast<Half>(half))) << lanes << " lanes, " << half;
+      } else if ((half & 0x3ff) != 0) {
+        ASSERT_TRUE(std::isnan(seen)) << lanes << " lanes, " << half;
+      } else {
+        ASSERT_TRUE(std::isinf(seen)) << lanes << " lanes, " << half;
+      }
+      ASSERT_EQ(std::signbit(seen), half >= 0x8000) << lanes << " lanes, " << half;
+    }
+  }
 }
 
 TEST(SlateAttention, KeepsNaN) {
@@ -215,6 +271,11 @@ TEST(SlateAttention, KeepsNaN) {
       std::vector<float> out(4 * 20);
       attend({x.data(), x.data(), x.data(), past.data(), past.data(), groups.data(), out.data(), 1, 1, 4, 22, 20, 1}, Serial{},
              *with);
+      for (const float one : out) EXPECT_TRUE(std::isnan(one));
+      std::vector<std::uint16_t> halves(22 * 20, 0x3c00);
+      halves[at * 20] = 0x7e00;
+      attend({x.data(), x.data(), x.data(), halves.data(), halves.data(), groups.data(), out.data(), 1, 1, 4, 22, 20, 1},
+             Serial{}, *with);
       for (const float one : out) EXPECT_TRUE(std::isnan(one));
     }
 }

@@ -29,6 +29,7 @@ struct Tensor {
   const void* data = nullptr;
   std::array<std::int64_t, max_axes> sizes{};
   std::size_t rank = 0, count = 0;
+  ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
 
   template <class T>
   const T* as() const {
@@ -47,7 +48,7 @@ class Call final : public Threads {
   Tensor input(std::size_t index) const {
     const Ort::ConstValue value = context_.GetInput(index);
     const auto info = value.GetTensorTypeAndShapeInfo();
-    Tensor tensor{value.GetTensorRawData(), {}, info.GetDimensionsCount(), info.GetElementCount()};
+    Tensor tensor{value.GetTensorRawData(), {}, info.GetDimensionsCount(), info.GetElementCount(), info.GetElementType()};
     require(tensor.rank <= max_axes, "an input has more than four axes");
     // By the C API: the C++ wrapper would allocate a vector in each run.
     Ort::ThrowOnError(Ort::GetApi().GetDimensions(info, tensor.sizes.data(), tensor.rank));
@@ -76,7 +77,7 @@ class Call final : public Threads {
 
 // Floats in, floats out.
 struct OfFloats {
-  static constexpr bool input_is_integer(std::size_t) { return false; }
+  static constexpr ONNXTensorElementDataType input_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
   static constexpr bool output_is_quantized(std::size_t) { return false; }
 };
 
@@ -89,7 +90,11 @@ struct OfQuantizedRows : OfFloats {
 struct SlateAttentionKernel : OfFloats {
   static constexpr const char* name = "SlateAttention";
   static constexpr std::size_t inputs = 6, outputs = 1;
-  static constexpr bool input_is_integer(std::size_t index) { return index == 5; }
+  static constexpr ONNXTensorElementDataType input_type(std::size_t index) {
+    return index == 5       ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64
+           : is_past(index) ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED  // any
+                            : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  }
 
   explicit SlateAttentionKernel(const Ort::ConstKernelInfo& info) : scale(info.GetAttribute<float>("scale")) {}
 
@@ -100,14 +105,23 @@ struct SlateAttentionKernel : OfFloats {
       require(one->rank == 4 && one->size(0) == 1 && one->size(3) == query.size(3) && query.size(3) > 0,
               "expected [1, heads, tokens, head_dim]");
     require(key.same_shape(value) && past_key.same_shape(past_value), "keys and values have different shapes");
+    require((past_key.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || past_key.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16) &&
+                past_value.type == past_key.type,
+            "expected past keys and values that are both float32 or both float16");
     const std::size_t heads = query.size(1), kv_heads = key.size(1), tokens = query.size(2);
     require(heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && past_key.size(1) == kv_heads,
             "the number of heads is not a multiple of the number of key heads");
     require(key.size(2) == tokens && groups.rank == 1 && groups.size(0) == tokens, "expected one key and one group per query");
-    kernels::attend({query.as<float>(), key.as<float>(), value.as<float>(), past_key.as<float>(), past_value.as<float>(),
-                     groups.as<std::int64_t>(), call.output<float>(0, query), heads, kv_heads, tokens, past_key.size(2),
-                     query.size(3), scale},
-                    call);
+    kernels::attend(
+        {query.as<float>(), key.as<float>(), value.as<float>(), past(past_key), past(past_value), groups.as<std::int64_t>(),
+         call.output<float>(0, query), heads, kv_heads, tokens, past_key.size(2), query.size(3), scale},
+        call);
+  }
+
+  static constexpr bool is_past(std::size_t index) { return index == 3 || index == 4; }
+  static kernels::Past past(const Tensor& tensor) {
+    if (tensor.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16) return tensor.as<std::uint16_t>();
+    return tensor.as<float>();
   }
 
   float scale;
@@ -198,9 +212,7 @@ struct Operator : Ort::CustomOpBase<Operator<Kernel>, Compute<Kernel>, true> {
   const char* GetName() const { return Kernel::name; }
   std::size_t GetInputTypeCount() const { return Kernel::inputs; }
   std::size_t GetOutputTypeCount() const { return Kernel::outputs; }
-  ONNXTensorElementDataType GetInputType(std::size_t index) const {
-    return Kernel::input_is_integer(index) ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-  }
+  ONNXTensorElementDataType GetInputType(std::size_t index) const { return Kernel::input_type(index); }
   ONNXTensorElementDataType GetOutputType(std::size_t index) const {
     return Kernel::output_is_quantized(index) ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   }
