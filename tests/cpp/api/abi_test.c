@@ -153,7 +153,8 @@ static void layouts_are_fixed(void) {
   AT(rexit_memory, prefixes, 8);
   AT(rexit_memory, buffers, 16);
   AT(rexit_memory, working, 24);
-  END(rexit_memory, weights, 40);
+  AT(rexit_memory, weights, 32);
+  END(rexit_memory, pinned, 48);
 }
 
 static void names_and_version(void) {
@@ -181,6 +182,8 @@ static void null_is_refused(void) {
   EXPECT(rexit_session_clear_cache(NULL) == REXIT_INVALID_ARGUMENT);
   memory.struct_size = sizeof memory;
   EXPECT(rexit_session_get_memory(NULL, &memory) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_session_save_cache(NULL, "x") == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_session_load_cache(NULL, "x") == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_trim(NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_cancel(NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_get_segment(NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
@@ -435,6 +438,9 @@ static void one_request(rexit_session* session) {
   free(tokens);
 
   EXPECT(rexit_session_warm_up(session) == REXIT_OK);
+  EXPECT(rexit_session_save_cache(session, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_session_load_cache(session, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_session_load_cache(session, "nowhere/cache") == REXIT_NOT_FOUND);
   EXPECT(rexit_session_clear_cache(session) == REXIT_OK);
   memory.struct_size = sizeof memory;
   EXPECT(rexit_session_get_memory(session, &memory) == REXIT_OK && memory.prefixes > 0 && memory.buffers > 0);
