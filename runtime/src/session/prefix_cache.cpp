@@ -215,21 +215,26 @@ void PrefixCache::trim(Prefix& entry, bool keeps) {
   fit(parts_, most);
 }
 
-// Copies what shared_ says from the source. If that is the entry itself, its blocks are first swapped with those that passes
+// Copies what shared_ says from the source. If that is the entry itself, rows move within its blocks, by way of those that passes
 // write to.
 void PrefixCache::take(Prefix& entry, const Source& source) {
   const std::size_t count = entry.tokens.size(), row = layout_.hidden_row();
   const bool one = source.prefix == &entry;
   for (std::size_t k = 0; k < shared_.size() && shared_[k] != 0; ++k) {
-    const Tensors from = source.packed != nullptr ? layout_.place_packed(source.packed->segments[k], k, source.packed->held[k])
+    Tensors from = source.packed != nullptr ? layout_.place_packed(source.packed->segments[k], k, source.packed->held[k])
                                                   : layout_.place(source.prefix->segments[k], k, source.tokens);
-    if (one) entry.segments[k].swap(parts_);
+    if (one) {
+      parts_.reserve(layout_.packed(k, shared_[k]));
+      const Tensors aside = layout_.place_packed(parts_.data(), k, shared_[k]);
+      layout_.copy(aside, from, k, shared_[k]);
+      from = aside;
+    }
     reserve(entry.segments[k], layout_.block(k, count), source.prefix);
     layout_.copy(layout_.place(entry.segments[k], k, count), from, k, shared_[k]);
     point_to(k);
   }
   const std::size_t from = shared_.back(), states = shared_.front() - from;
-  if (states != 0) {  // so the source is no pinned start, which has none
+  if (states != 0 && !(one && entry.hidden.bytes() >= count * row)) {  // so the source is no pinned start, which has none
     if (one) entry.hidden.swap(hidden_next_);
     reserve(entry.hidden, count * row, source.prefix);
     backend_.copy(entry.hidden.data() + from * row, (one ? hidden_next_ : source.prefix->hidden).data() + from * row, states * row);
