@@ -3,10 +3,11 @@
     python benchmarks/prefixes.py --bundle build/demo/bundle --interactions 8 [--rounds 40] [--json]
     python benchmarks/prefixes.py --checkpoint build/peers/model/checkpoint [--rounds 9] [--json]
 
-With --checkpoint, a Hugging Face folder with a byte-level BPE, a float32 bundle is exported once into --work and reused: six exits,
-a history of up to 64 titles of 12 tokens and nothing else in the prefix. An unknown user's interactions are told with the request,
-slates have 20 candidates, and all run to the last exit. A round times every way once, every second round in reverse order, on
-interactions and candidates of its own. Times are milliseconds without retrieval, ratios are taken within a round; both are medians.
+With --checkpoint, a Hugging Face folder with a byte-level BPE, a float32 bundle is exported once into --work and reused: six
+exits, a history of up to 64 titles of 12 tokens and nothing else in the prefix. An unknown user's interactions are told with the
+request, slates have 20 candidates, and all run to the last exit. A round times every way once, every second round in reverse
+order, on interactions and candidates of its own. Times are milliseconds without retrieval, ratios are taken within a round; both
+are medians.
 """
 
 from __future__ import annotations
@@ -58,9 +59,7 @@ def export(checkpoint: Path, work: Path) -> Path:
     build_catalog(
         work / "interactions.csv", work / "items.csv", words.tokenizer, work / "prompt.toml", work / "catalog", options=options
     )
-    export_bundle(
-        checkpoint, work / "catalog", bundle, ExportOptions(exits=list(SIX_EXITS), head="shared", golden_slates=1)
-    )
+    export_bundle(checkpoint, work / "catalog", bundle, ExportOptions(exits=list(SIX_EXITS), head="shared", golden_slates=1))
     return bundle
 
 

@@ -106,8 +106,9 @@ class Stats:
 class Memory:
     """Bytes held: by the session's cached prefixes (what `cache_bytes` bounds) and its other buffers; by ONNX Runtime for all
     sessions of the process, on the host: `working`, what segments need while they run, and `weights`, without those it maps from
-    their files (older versions count them as `working`). TensorRT does not report either: 0. `pinned`: the start that all prefixes
-    of the bundle share, once for all its sessions, on top of their `cache_bytes`; 0 before the first request or warm-up."""
+    their files (older versions count them as `working`). TensorRT does not report either: 0. `pinned`: the start that all
+    prefixes of the bundle share, once for all its sessions, on top of their `cache_bytes`; 0 before the first request or
+    warm-up."""
 
     prefixes: int
     buffers: int
@@ -158,7 +159,7 @@ def open(
     """Opens a bundle's variant (None: the first one): checks its structure, maps the catalog, loads the segments.
 
     `threads` sets the size of the process's one thread pool, created by the first bundle opened; 0: one per core. `cache_bytes`
-    bounds the prefixes of earlier users, of which the least recently used goes first; 0: 32 MiB. `library` is the path of ONNX
+    bounds the cached prefixes: users' former ones go first, then the least recently used; 0: 32 MiB. `library` is the path of ONNX
     Runtime's shared library; None: the `onnxruntime` wheel's, else the system's.
 
     `device`: `cpu` (any variant), `cuda` (any variant) or `tensorrt` (engines of a tensorrt variant); None: the variant's own

@@ -122,7 +122,11 @@ def nan(array: NDArray[Any]) -> NDArray[Any]:
     [
         (tell("format", "pt"), "CORRUPT", "is not a file of saved prefixes"),
         (tell("version", "2"), "UNSUPPORTED", "version 2 of saved prefixes, this version of rexit reads 1"),
-        (tell("variant_sha256", "f" * 64), "MISMATCH", "was saved from another variant or bundle: variant_sha256 is `ffffffffffff…`"),
+        (
+            tell("variant_sha256", "f" * 64),
+            "MISMATCH",
+            "was saved from another variant or bundle: variant_sha256 is `ffffffffffff…`",
+        ),
         (tell("vectors_sha256", "f" * 64), "MISMATCH", "was saved from a bundle with other vectors"),
         (lambda saved: saved.tensors.pop("held"), "CORRUPT", "tensor `held` is missing"),
         (lambda saved: saved.tensors.pop("hidden"), "CORRUPT", "tensor `hidden` is missing"),

@@ -229,8 +229,9 @@ typedef struct rexit_session rexit_session;
 
 typedef struct rexit_session_options {
   size_t struct_size;
-  size_t cache_bytes; /* limit for the cached prefixes (keys, values, hidden states) of all requests so far; the least recently
-                         used are evicted first; 0: 32 MiB. The current request's prefix is kept even if it alone is larger */
+  size_t cache_bytes; /* limit for the cached prefixes (keys, values, hidden states) of all requests so far; 0: 32 MiB. When there
+                         is no room, a user's former prefix goes first, of which a newer one has nearly all; then the least
+                         recently used. The current request's prefix is kept even if it alone is larger */
 } rexit_session_options;
 
 /* Release the session with rexit_session_destroy. */
@@ -240,7 +241,8 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_create(const rexit_bundle* 
 REXIT_API void rexit_session_destroy(rexit_session* session);
 
 /* Runs every segment once on a dummy slate as large as one pass takes, so that the first real request does not pay for
- * allocations, and computes the pinned start (see rexit_memory). Drops the cached prefixes. REXIT_BACKEND_FAILED; REXIT_CANCELLED. */
+ * allocations, and computes the pinned start (see rexit_memory). Drops the cached prefixes. REXIT_BACKEND_FAILED;
+ * REXIT_CANCELLED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_warm_up(rexit_session* session);
 
 /* --- Requests ------------------------------------------------------------------------------------------------------------ */
@@ -318,8 +320,9 @@ typedef struct rexit_score {
 typedef struct rexit_stats {
   size_t struct_size;            /* set by the caller */
   uint64_t prefix_tokens;        /* in this request's prefix */
-  uint64_t prefix_tokens_reused; /* of these, how many at its start came from the cache: all if the same prefix is cached;
-                                    otherwise those it has in common with a cached one, if at least a quarter; otherwise 0 */
+  uint64_t prefix_tokens_reused; /* of these, how many at its start were known already: all if the same prefix is cached;
+                                    otherwise those it has in common with a cached one or with the pinned start (see
+                                    rexit_memory), if at least a sixteenth; otherwise 0 */
   uint64_t candidate_tokens;     /* of all candidates, before any exit */
   uint64_t candidate_layers;     /* layers run for candidates */
   uint64_t prefix_layers;        /* layers run for the prefix in this call */
@@ -413,16 +416,16 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_get_memory(const rexit_sess
 /* Drops the cached prefixes, but not the pinned start; their memory is kept for the next ones. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_clear_cache(rexit_session* session);
 
-/* Writes the cached prefixes to the file `path`, so that rexit_session_load_cache can bring them back in another process: a device
- * answers its users as fast after a restart as before it. The file appears complete or not at all: it is written under another
- * name in the same folder, synced and renamed over what stood at `path`. If that fails, with a full disk for instance, nothing
- * is left behind and an older file stays. Its size is about rexit_memory.prefixes. It holds what the model made of users'
+/* Writes the cached prefixes to the file `path`, so that rexit_session_load_cache can bring them back in another process: a
+ * device answers its users as fast after a restart as before it. The file appears complete or not at all: it is written under
+ * another name in the same folder, synced and renamed over what stood at `path`. If that fails, with a full disk for instance,
+ * nothing is left behind and an older file stays. Its size is about rexit_memory.prefixes. It holds what the model made of users'
  * histories, so only its owner may read it. docs/format.md describes it. REXIT_WRITE_FAILED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_save_cache(rexit_session* session, const char* path);
 
 /* Replaces the cached prefixes by those of a file that rexit_session_save_cache wrote, also in another process or with other
- * cache_bytes: the most recently used ones, as many as cache_bytes holds. While it runs, the old ones and the new ones are both in
- * memory. Scores with them are those with the prefixes that were saved, to the bit on the same machine. Call it after
+ * cache_bytes: the most recently used ones, as many as cache_bytes holds. While it runs, the old ones and the new ones are both
+ * in memory. Scores with them are those with the prefixes that were saved, to the bit on the same machine. Call it after
  * rexit_session_warm_up, which drops the cached prefixes.
  *
  * The file belongs to one variant of one bundle. It need not come from a trusted source: everything in it is checked before it is

@@ -65,7 +65,7 @@ class Bundle {
   const Conditions& made_on() const noexcept { return made_on_; }  // of the policy
   const Catalog& catalog() const noexcept { return *catalog_; }
   const std::string& vectors_sha256() const noexcept { return vectors_sha256_; }  // as recorded; empty: none
-  const Vectors* vectors() const noexcept { return vectors_.get(); }  // null: the prompt program has none
+  const Vectors* vectors() const noexcept { return vectors_.get(); }              // null: the prompt program has none
   std::size_t table_bytes() const noexcept { return catalog_->bytes() + (vectors_ != nullptr ? vectors_->bytes() : 0); }
   // Throws REXIT_MISMATCH if a table was modified since: what was checked may no longer hold.
   void check_unchanged() const {

@@ -24,8 +24,8 @@ class PinnedStart {
     PackedPrefix prefix;
     std::vector<std::byte> memory;  // what `prefix` points to
   };
-  // The start at full depth, made by the first call. Calls at the same time wait for it; later ones take no lock. If `make` throws,
-  // so does that call, and the next one makes it.
+  // The start at full depth, made by the first call. Calls at the same time wait for it; later ones take no lock. If `make`
+  // throws, so does that call, and the next one makes it.
   const PackedPrefix& get(const std::function<Made()>& make) const;
   // 0 as long as it has not been made.
   std::size_t bytes() const noexcept;

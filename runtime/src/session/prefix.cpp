@@ -11,7 +11,8 @@ Prefix::Prefix(const Bundle& bundle, const Backend& backend) : held(bundle.exits
 }
 
 std::size_t Prefix::depth() const noexcept {
-  return static_cast<std::size_t>(std::count_if(held.begin(), held.end(), [](std::size_t tokens_held) { return tokens_held != 0; }));
+  return static_cast<std::size_t>(
+      std::count_if(held.begin(), held.end(), [](std::size_t tokens_held) { return tokens_held != 0; }));
 }
 
 std::size_t Prefix::bytes() const noexcept {

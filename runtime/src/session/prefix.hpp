@@ -59,7 +59,8 @@ class PrefixLayout {
 
   // Copies the first `tokens` of each head.
   void copy(const Tensors& to, const Tensors& from, std::size_t segment, std::size_t tokens) const;
-  // Writes a segment of `prefix`, or its hidden states, as PackedPrefix has them, and returns its size. If `to` is null, only that.
+  // Writes a segment of `prefix`, or its hidden states, as PackedPrefix has them, and returns its size. If `to` is null, only
+  // that.
   std::size_t pack(const Prefix& prefix, std::size_t segment, std::byte* to) const;
   std::size_t pack_hidden(const Prefix& prefix, std::byte* to) const;
 

@@ -222,7 +222,7 @@ void PrefixCache::take(Prefix& entry, const Source& source) {
   const bool one = source.prefix == &entry;
   for (std::size_t k = 0; k < shared_.size() && shared_[k] != 0; ++k) {
     Tensors from = source.packed != nullptr ? layout_.place_packed(source.packed->segments[k], k, source.packed->held[k])
-                                                  : layout_.place(source.prefix->segments[k], k, source.tokens);
+                                            : layout_.place(source.prefix->segments[k], k, source.tokens);
     if (one) {
       parts_.reserve(layout_.packed(k, shared_[k]));
       const Tensors aside = layout_.place_packed(parts_.data(), k, shared_[k]);
@@ -237,7 +237,8 @@ void PrefixCache::take(Prefix& entry, const Source& source) {
   if (states != 0 && !(one && entry.hidden.bytes() >= count * row)) {  // so the source is no pinned start, which has none
     if (one) entry.hidden.swap(hidden_next_);
     reserve(entry.hidden, count * row, source.prefix);
-    backend_.copy(entry.hidden.data() + from * row, (one ? hidden_next_ : source.prefix->hidden).data() + from * row, states * row);
+    backend_.copy(entry.hidden.data() + from * row, (one ? hidden_next_ : source.prefix->hidden).data() + from * row,
+                  states * row);
   }
   entry.held = shared_;
   hold_budget(0, nullptr);

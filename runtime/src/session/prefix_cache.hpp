@@ -48,8 +48,8 @@ class PrefixCache {
   // All prefixes of which something is computed, those that would go last first. Valid until the next call of use() or load().
   std::vector<const Prefix*> by_use() const;
   const PrefixLayout& layout() const noexcept { return layout_; }
-  // Replaces all prefixes by these, as many as the budget holds: those that come first. None is in use then. If it throws, nothing
-  // has changed.
+  // Replaces all prefixes by these, as many as the budget holds: those that come first. None is in use then. If it throws,
+  // nothing has changed.
   void load(const std::vector<PackedPrefix>& prefixes);
 
   // Bytes held: in all, and by the prefixes alone, which is what the budget limits. The pinned start is not among them.

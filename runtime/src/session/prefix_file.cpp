@@ -98,12 +98,14 @@ class Reader {
     for (std::size_t k = 0; k < bundle_.exits(); ++k) {
       const Segment& segment = bundle_.variant().segments[k];
       const std::size_t each = 2 * segment.layers() * bundle_.model().kv_heads * bundle_.model().head_dim;
-      place(segment_name(k), segment.cache_dtype, each, all, [k](const PackedPrefix& one) { return one.held[k]; },
-            [](PackedPrefix& one, const std::byte* data) { one.segments.push_back(data); });
+      place(
+          segment_name(k), segment.cache_dtype, each, all, [k](const PackedPrefix& one) { return one.held[k]; },
+          [](PackedPrefix& one, const std::byte* data) { one.segments.push_back(data); });
     }
-    place("hidden", bundle_.variant().segments.front().hidden_dtype, bundle_.model().hidden_size, all,
-          [](const PackedPrefix& one) { return one.held.front() - one.held.back(); },
-          [](PackedPrefix& one, const std::byte* data) { one.hidden = data; });
+    place(
+        "hidden", bundle_.variant().segments.front().hidden_dtype, bundle_.model().hidden_size, all,
+        [](const PackedPrefix& one) { return one.held.front() - one.held.back(); },
+        [](PackedPrefix& one, const std::byte* data) { one.hidden = data; });
     return all;
   }
 
@@ -116,8 +118,8 @@ class Reader {
 
   void must_match(const char* key, const std::string& expected, const char* whose) const {
     if (told(key) != expected)
-      fail(REXIT_MISMATCH, file_.path(), ": was saved from ", whose, ": ", key, " is `", told(key).substr(0, 12), "…`, expected `",
-           expected.substr(0, 12), "…`");
+      fail(REXIT_MISMATCH, file_.path(), ": was saved from ", whose, ": ", key, " is `", told(key).substr(0, 12),
+           "…`, expected `", expected.substr(0, 12), "…`");
   }
 
   [[noreturn]] void wrong(const char* name, std::size_t at, std::int64_t seen, std::int64_t low, std::int64_t high) const {
@@ -126,8 +128,7 @@ class Reader {
 
   void check_token(std::int64_t token) const {
     const Program& program = bundle_.catalog().program;
-    const std::int64_t end =
-        program.has_vectors() ? program.user_vector : static_cast<std::int64_t>(bundle_.model().vocab_size);
+    const std::int64_t end = program.has_vectors() ? program.user_vector : static_cast<std::int64_t>(bundle_.model().vocab_size);
     if (token >= 0 && (token < end || (program.has_user_vector && token >= first_user_key))) return;
     fail(REXIT_CORRUPT, file_.path(), ": `tokens` has ", token, ", expected 0 to ", end - 1,
          program.has_user_vector ? ", or the hash of a user's vector" : "");

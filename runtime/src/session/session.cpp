@@ -149,8 +149,7 @@ Memory Session::memory() const {
               s.prompt.tokens.capacity() * sizeof(std::int32_t) + s.prompt.user_vector.capacity() * sizeof(float) +
               s.prompt.offsets.capacity() * sizeof(std::size_t) + s.scores.capacity() * sizeof(Score) +
               s.log_odds.capacity() * sizeof(float),
-          loaded_->start.bytes(),
-          backend_.memory()};
+          loaded_->start.bytes(), backend_.memory()};
 }
 
 std::size_t session_bytes(const Bundle& bundle) {

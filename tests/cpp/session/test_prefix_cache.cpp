@@ -279,8 +279,7 @@ TEST_F(PrefixCacheTest, AGrowingOneReusesAllBeforeWhatChanged) {
     EXPECT_EQ(use(cache, grown(12), 2), 11u);
     EXPECT_EQ(use(cache, grown(13), 1), 12u);
     EXPECT_EQ(use(cache, grown(14), 3), 13u);
-    EXPECT_EQ(backend.passes,
-              (Passes{{0, 10, 3}, {0, 11, 3}, {1, 10, 4}, {0, 12, 3}, {0, 13, 3}, {1, 12, 4}, {2, 10, 6}}))
+    EXPECT_EQ(backend.passes, (Passes{{0, 10, 3}, {0, 11, 3}, {1, 10, 4}, {0, 12, 3}, {0, 13, 3}, {1, 12, 4}, {2, 10, 6}}))
         << budget;
   }
 }

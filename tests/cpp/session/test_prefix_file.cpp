@@ -34,7 +34,8 @@ class SavedCache : public testing::TestWithParam<const char*> {
 
   // Each user's prefix as deep as a candidate of theirs goes, and one that has grown since.
   void fill(rexit::Session& session) const {
-    for (std::size_t n = 0; n < std::size(users); ++n) session.score(request(users[n]).force_exit(static_cast<std::uint32_t>(n % 3)));
+    for (std::size_t n = 0; n < std::size(users); ++n)
+      session.score(request(users[n]).force_exit(static_cast<std::uint32_t>(n % 3)));
     session.score(request(users[2]).recent({std::int64_t{13}}).force_exit(0));
   }
 

@@ -30,7 +30,12 @@ enum cudaError_t {
   cudaErrorInvalidDevice = 101,
   cudaErrorLaunchFailure = 719
 };
-enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3, cudaMemcpyDefault = 4 };
+enum cudaMemcpyKind {
+  cudaMemcpyHostToDevice = 1,
+  cudaMemcpyDeviceToHost = 2,
+  cudaMemcpyDeviceToDevice = 3,
+  cudaMemcpyDefault = 4
+};
 enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76 };
 struct CUstream_st {};
 using cudaStream_t = CUstream_st*;
@@ -282,8 +287,7 @@ inline cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void*
   const bool waits = !to_device && !cuda_double::is_pinned(to, to_bytes);
   const bool stages = !from_device && !cuda_double::is_pinned(from, from_bytes);
   if (waits && !any) return cuda_double::mistake("copied to memory that is not pinned");
-  if (stages && !any)
-    return cuda_double::mistake("copied from memory that is not pinned");
+  if (stages && !any) return cuda_double::mistake("copied from memory that is not pinned");
   ++machine.copies[kind];
   machine.copied[kind] += width * height;
   std::byte* target = to_device ? cuda_double::alias(to, to_bytes) : static_cast<std::byte*>(to);
