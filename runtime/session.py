@@ -159,8 +159,8 @@ def open(
     """Opens a bundle's variant (None: the first one): checks its structure, maps the catalog, loads the segments.
 
     `threads` sets the size of the process's one thread pool, created by the first bundle opened; 0: one per core. `cache_bytes`
-    bounds the cached prefixes: users' former ones go first, then the least recently used; 0: 32 MiB. `library` is the path of ONNX
-    Runtime's shared library; None: the `onnxruntime` wheel's, else the system's.
+    bounds the cached prefixes: users' former ones go first, then the least recently used; 0: 32 MiB. `library` is the path of
+    ONNX Runtime's shared library; None: the `onnxruntime` wheel's, else the system's.
 
     `device`: `cpu` (any variant), `cuda` (any variant) or `tensorrt` (engines of a tensorrt variant); None: the variant's own
     target. `device_id`: which GPU. What the library warns of goes to the logger `rexit`: a policy that was calibrated under other
