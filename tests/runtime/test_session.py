@@ -259,7 +259,8 @@ def test_a_start_that_all_prefixes_share_is_computed_once(tmp_path: Path) -> Non
     """For all sessions of the bundle, and kept when they drop their prefixes."""
     catalog = make_catalog()
     first = [{"op": "piece", "piece": piece} for piece in (0, 3, 9, 0, 3, 1)]  # eleven tokens
-    catalog.info["prompt"]["prefix"] = [*first, *catalog.info["prompt"]["prefix"][1:]]
+    program = catalog.info["prompt"]
+    catalog.info["prompt"] = {**program, "prefix": [*first, *program["prefix"][1:]]}
     with runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(catalog))) as one, one.another() as other:
         assert one.memory.pinned == 0
         cold = one.trace_with_stats(USER_IDS[0], ITEM_IDS)

@@ -146,7 +146,8 @@ typedef struct rexit_variant_info {
   size_t catalog_bytes; /* with the prompts' vectors; memory-mapped: only the pages that requests touch are resident, shared with
                            other processes */
   size_t session_bytes; /* a session's buffers and one prefix at their largest, as after rexit_session_warm_up; prefixes of
-                           earlier requests come on top, up to cache_bytes */
+                           earlier requests come on top, up to cache_bytes, and once for all sessions the pinned start, see
+                           rexit_memory */
 } rexit_variant_info;
 
 /* Describes variant number `index`, from 0, of the bundle in folder `path`. Checks its files as rexit_bundle_open does, but does
