@@ -106,12 +106,15 @@ class Stats:
 class Memory:
     """Bytes held: by the session's cached prefixes (what `cache_bytes` bounds) and its other buffers; by ONNX Runtime for all
     sessions of the process, on the host: `working`, what segments need while they run, and `weights`, without those it maps from
-    their files (older versions count them as `working`). TensorRT does not report either: 0."""
+    their files (older versions count them as `working`). TensorRT does not report either: 0. `pinned`: the start that all
+    prefixes of the bundle share, once for all its sessions, on top of their `cache_bytes`; 0 before the first request or
+    warm-up."""
 
     prefixes: int
     buffers: int
     working: int
     weights: int
+    pinned: int
 
 
 @dataclass(frozen=True)
@@ -156,8 +159,8 @@ def open(
     """Opens a bundle's variant (None: the first one): checks its structure, maps the catalog, loads the segments.
 
     `threads` sets the size of the process's one thread pool, created by the first bundle opened; 0: one per core. `cache_bytes`
-    bounds the prefixes of earlier users, of which the least recently used goes first; 0: 32 MiB. `library` is the path of ONNX
-    Runtime's shared library; None: the `onnxruntime` wheel's, else the system's.
+    bounds the cached prefixes: users' former ones go first, then the least recently used; 0: 32 MiB. `library` is the path of
+    ONNX Runtime's shared library; None: the `onnxruntime` wheel's, else the system's.
 
     `device`: `cpu` (any variant), `cuda` (any variant) or `tensorrt` (engines of a tensorrt variant); None: the variant's own
     target. `device_id`: which GPU. What the library warns of goes to the logger `rexit`: a policy that was calibrated under other
@@ -278,6 +281,21 @@ class Session:
         """Drops the cached prefixes."""
         self._open.clear_cache()
 
+    def save_cache(self, path: str | os.PathLike[str]) -> None:
+        """Writes the cached prefixes to a file, for `load_cache` after a restart. The file appears complete or not at all, and
+        only its owner may read it: it holds what the model made of users' histories. Raises BundleError if it cannot be
+        written."""
+        self._open.save_cache(_path(path))
+
+    def load_cache(self, path: str | os.PathLike[str]) -> None:
+        """Replaces the cached prefixes by those that `save_cache` wrote: the most recently used, as many as `cache_bytes` holds.
+        Scores are those from before the save, to the bit on the same machine. `warm_up` drops the cached prefixes, so call it
+        first.
+
+        Raises BundleError, and leaves the session as it was, if the file is missing or damaged, or was saved from another bundle
+        or variant."""
+        self._open.load_cache(_path(path))
+
     def trim(self) -> None:
         """Gives memory back: the cached prefixes, the session's buffers, and unused working memory of the backend."""
         self._open.trim()
@@ -320,6 +338,13 @@ class Session:
 
 def _stats(row: _native._Stats) -> Stats:
     return Stats(*row[:-1], tuple(SegmentStats(*segment) for segment in row[-1]))
+
+
+def _path(path: str | os.PathLike[str]) -> str:
+    text = os.fspath(path)
+    if "\0" in text:
+        raise InputError(f"path is {text!r}: it must not hold a NUL character")
+    return text
 
 
 def _integer(name: str, value: Any, bits: int = 63) -> int:

@@ -191,17 +191,29 @@ class Session {
     session_.clear_cache();
   }
 
+  void save_cache(const std::string& path) {
+    const nb::gil_scoped_release released;
+    const std::lock_guard<std::mutex> turn(mutex_);
+    session_.save_cache(path);
+  }
+
+  void load_cache(const std::string& path) {
+    const nb::gil_scoped_release released;
+    const std::lock_guard<std::mutex> turn(mutex_);
+    session_.load_cache(path);
+  }
+
   void trim() {
     const nb::gil_scoped_release released;
     const std::lock_guard<std::mutex> turn(mutex_);
     session_.trim();
   }
 
-  std::tuple<std::size_t, std::size_t, std::size_t, std::size_t> memory() {
+  std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t> memory() {
     const nb::gil_scoped_release released;
     const std::lock_guard<std::mutex> turn(mutex_);
     const rexit_memory memory = session_.memory();
-    return {memory.prefixes, memory.buffers, memory.working, memory.weights};
+    return {memory.prefixes, memory.buffers, memory.working, memory.weights, memory.pinned};
   }
 
   // [exits, 3 + bins]: reached, stopped, cut short, and the histogram.
@@ -288,6 +300,8 @@ NB_MODULE(_native, module) {
       .def("prompt", &Session::prompt, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none())
       .def("warm_up", &Session::warm_up)
       .def("clear_cache", &Session::clear_cache)
+      .def("save_cache", &Session::save_cache, "path"_a)
+      .def("load_cache", &Session::load_cache, "path"_a)
       .def("trim", &Session::trim)
       .def("cancel", &Session::cancel)
       .def("counters", &Session::counters)

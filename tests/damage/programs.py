@@ -8,11 +8,19 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from builders.bundle_files import refresh
+from builders.catalog import PROGRAM
 from damage.cases import RUNNING_ITEMS, Cases
 from damage.edits import CATALOG, ITEMS, PIECES, edit_json
 
 CASES = Cases("opening")
 ends_in = CASES.ends_in
+
+
+@ends_in("OK", found="running")
+def sound_with_start(folder: Path) -> None:
+    """Everybody's prefix begins with the same eleven tokens, one of its pieces being empty."""
+    first = [{"op": "piece", "piece": piece} for piece in (0, 3, 4, 9, 0, 3, 1)]
+    edit_json(folder, CATALOG, "prompt", "prefix", to=[*first, *PROGRAM["prefix"][1:]])
 
 
 @ends_in("UNSUPPORTED", "horoscope")

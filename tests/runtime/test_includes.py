@@ -15,7 +15,7 @@ ROOMS: dict[str, set[str]] = {
     "prompt": {"base", "files", "bundle"},
     "kernels": {"base"},
     "backends": {"base", "files", "bundle", "kernels"},
-    "session": {"base", "bundle", "prompt", "backends"},
+    "session": {"base", "files", "bundle", "prompt", "backends"},
     "api": {"base", "bundle", "session"},
 }
 """Each room, and those it may include from beside itself."""

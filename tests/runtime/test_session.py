@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 import rexit
-from builders.bundle import write_bundle
-from builders.catalog import ITEM_IDS, USER_IDS
+from builders.bundle import BundleOptions, write_bundle
+from builders.catalog import ITEM_IDS, USER_IDS, make_catalog
+from builders.model import HEAD_DIM, HEADS, LAYERS
 from rexit import runtime
 from rexit.bundle import Bundle, Policy, TopK
 from rexit.errors import BundleError, CancelledError, InputError
@@ -252,3 +253,43 @@ class TestAnother:
 
             with ThreadPoolExecutor(len(sessions)) as pool:
                 list(pool.map(work, sessions))
+
+
+def test_a_start_that_all_prefixes_share_is_computed_once(tmp_path: Path) -> None:
+    """For all sessions of the bundle, and kept when they drop their prefixes."""
+    catalog = make_catalog()
+    first = [{"op": "piece", "piece": piece} for piece in (0, 3, 9, 0, 3, 1)]  # eleven tokens
+    program = catalog.info["prompt"]
+    catalog.info["prompt"] = {**program, "prefix": [*first, *program["prefix"][1:]]}
+    with runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(catalog))) as one, one.another() as other:
+        assert one.memory.pinned == 0
+        cold = one.trace_with_stats(USER_IDS[0], ITEM_IDS)
+        assert cold.stats.prefix_tokens_reused == 11
+        assert [segment.prefix_tokens for segment in cold.stats.segments] == [cold.stats.prefix_tokens] * 3
+        assert one.memory.pinned == other.memory.pinned == 11 * 2 * 4 * LAYERS * HEADS * HEAD_DIM
+        other.clear_cache()
+        for user in USER_IDS:
+            seen = other.trace_with_stats(user, ITEM_IDS)
+            assert seen.stats.segments[0].prefix_tokens == seen.stats.prefix_tokens - seen.stats.prefix_tokens_reused
+            assert seen.stats.prefix_tokens_reused >= 11
+        np.testing.assert_array_equal(other.trace(USER_IDS[0], ITEM_IDS), cold.log_odds)
+    with runtime.open(tmp_path / "bundle") as session:
+        session.warm_up()
+        assert session.memory.pinned > 0
+
+
+def test_a_growing_history_costs_what_is_new(folder: Path) -> None:
+    """Also for a budget of one prefix, and however deep each request goes."""
+    for cache_bytes in (1, 0):
+        with runtime.open(folder, cache_bytes=cache_bytes) as session, runtime.open(folder) as anew:
+            recent = list(ITEM_IDS[:1])  # the template reads the last four
+            session.trace(-5, ITEM_IDS, recent=recent)
+            for n, exit in enumerate((0, 1, 0, 2)):
+                before = session.prompt(-5, ITEM_IDS, recent=recent)[0]
+                recent.append(ITEM_IDS[8 + n])
+                after = session.prompt(-5, ITEM_IDS, recent=recent)[0]
+                common = int(np.argmin(np.append(before[: len(after)] == after[: len(before)], False)))
+                seen = session.score(-5, ITEM_IDS, recent=recent, force_exit=exit)
+                assert seen.stats.prefix_tokens_reused == common >= 2
+                expected = anew.score(-5, ITEM_IDS, recent=recent, force_exit=exit).log_odds
+                np.testing.assert_allclose(seen.log_odds, expected, atol=1e-4)

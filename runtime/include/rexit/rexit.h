@@ -102,6 +102,7 @@ typedef enum rexit_status {
   REXIT_CORRUPT = 201,          /* a file violates the format (truncated, wrong type, out of range) */
   REXIT_UNSUPPORTED = 202,      /* a newer schema, or something in `requires` that this version does not know */
   REXIT_MISMATCH = 203,         /* two files do not belong together (another bundle's catalog, an engine of another graph) */
+  REXIT_WRITE_FAILED = 204,     /* a file cannot be written: a full disk, a folder that is missing or read-only */
   REXIT_BACKEND_MISSING = 300,  /* ONNX Runtime is missing or too old, or nothing on this machine runs the requested device */
   REXIT_BACKEND_FAILED = 301,   /* the backend rejected a graph or failed while running it */
   REXIT_TOO_LONG = 400,         /* a prompt exceeds the model's limit */
@@ -145,7 +146,8 @@ typedef struct rexit_variant_info {
   size_t catalog_bytes; /* with the prompts' vectors; memory-mapped: only the pages that requests touch are resident, shared with
                            other processes */
   size_t session_bytes; /* a session's buffers and one prefix at their largest, as after rexit_session_warm_up; prefixes of
-                           earlier requests come on top, up to cache_bytes */
+                           earlier requests come on top, up to cache_bytes, and once for all sessions the pinned start, see
+                           rexit_memory */
 } rexit_variant_info;
 
 /* Describes variant number `index`, from 0, of the bundle in folder `path`. Checks its files as rexit_bundle_open does, but does
@@ -228,8 +230,9 @@ typedef struct rexit_session rexit_session;
 
 typedef struct rexit_session_options {
   size_t struct_size;
-  size_t cache_bytes; /* limit for the cached prefixes (keys, values, hidden states) of all requests so far; the least recently
-                         used are evicted first; 0: 32 MiB. The current request's prefix is kept even if it alone is larger */
+  size_t cache_bytes; /* limit for the cached prefixes (keys, values, hidden states) of all requests so far; 0: 32 MiB. When there
+                         is no room, a user's former prefix goes first, of which a newer one has nearly all; then the least
+                         recently used. The current request's prefix is kept even if it alone is larger */
 } rexit_session_options;
 
 /* Release the session with rexit_session_destroy. */
@@ -239,7 +242,8 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_create(const rexit_bundle* 
 REXIT_API void rexit_session_destroy(rexit_session* session);
 
 /* Runs every segment once on a dummy slate as large as one pass takes, so that the first real request does not pay for
- * allocations. Drops the cached prefixes. REXIT_BACKEND_FAILED; REXIT_CANCELLED. */
+ * allocations, and computes the pinned start (see rexit_memory). Drops the cached prefixes. REXIT_BACKEND_FAILED;
+ * REXIT_CANCELLED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_warm_up(rexit_session* session);
 
 /* --- Requests ------------------------------------------------------------------------------------------------------------ */
@@ -317,8 +321,9 @@ typedef struct rexit_score {
 typedef struct rexit_stats {
   size_t struct_size;            /* set by the caller */
   uint64_t prefix_tokens;        /* in this request's prefix */
-  uint64_t prefix_tokens_reused; /* of these, how many at its start came from the cache: all if the same prefix is cached;
-                                    otherwise those it has in common with a cached one, if at least a quarter; otherwise 0 */
+  uint64_t prefix_tokens_reused; /* of these, how many at its start were known already: all if the same prefix is cached;
+                                    otherwise those it has in common with a cached one or with the pinned start (see
+                                    rexit_memory), if at least a sixteenth; otherwise 0 */
   uint64_t candidate_tokens;     /* of all candidates, before any exit */
   uint64_t candidate_layers;     /* layers run for candidates */
   uint64_t prefix_layers;        /* layers run for the prefix in this call */
@@ -402,12 +407,33 @@ typedef struct rexit_memory {
   size_t working; /* what running a segment needs, kept for the next run */
   size_t weights; /* kept as long as bundles are open, except weights that are mapped from their files. Older versions of ONNX
                      Runtime cannot tell them from working memory: then they count as `working` */
+  size_t pinned;  /* keys and values of the start that all prefixes of this bundle share, in host memory, once for all sessions of
+                     the bundle: kept as long as it is open, on top of every session's cache_bytes. 0 before the first request or
+                     warm-up, and where prefixes have no such start */
 } rexit_memory;
 
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_get_memory(const rexit_session* session, rexit_memory* memory_out);
 
-/* Drops the cached prefixes; their memory is kept for the next ones. */
+/* Drops the cached prefixes, but not the pinned start; their memory is kept for the next ones. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_clear_cache(rexit_session* session);
+
+/* Writes the cached prefixes to the file `path`, so that rexit_session_load_cache can bring them back in another process: a
+ * device answers its users as fast after a restart as before it. The file appears complete or not at all: it is written under
+ * another name in the same folder, synced and renamed over what stood at `path`. If that fails, with a full disk for instance,
+ * nothing is left behind and an older file stays. Its size is about rexit_memory.prefixes. It holds what the model made of users'
+ * histories, so only its owner may read it. docs/format.md describes it. REXIT_WRITE_FAILED. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_save_cache(rexit_session* session, const char* path);
+
+/* Replaces the cached prefixes by those of a file that rexit_session_save_cache wrote, also in another process or with other
+ * cache_bytes: the most recently used ones, as many as cache_bytes holds. While it runs, the old ones and the new ones are both
+ * in memory. Scores with them are those with the prefixes that were saved, to the bit on the same machine. Call it after
+ * rexit_session_warm_up, which drops the cached prefixes.
+ *
+ * The file belongs to one variant of one bundle. It need not come from a trusted source: everything in it is checked before it is
+ * used, sizes first. It must not be modified during the call. If it is refused, the session is as it was: REXIT_NOT_FOUND;
+ * REXIT_MISMATCH if it was saved from another bundle or variant, or before the catalog was made anew; REXIT_UNSUPPORTED for a
+ * version of the format that this library does not know; REXIT_CORRUPT for anything else that it is not. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_load_cache(rexit_session* session, const char* path);
 
 /* Releases memory: the cached prefixes, the session's buffers, and the backend's working memory that no run is using. The next
  * request allocates what it needs again. */

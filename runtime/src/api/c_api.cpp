@@ -206,7 +206,7 @@ rexit_status rexit_session_warm_up(rexit_session* session) try {
 rexit_status rexit_session_get_memory(const rexit_session* session, rexit_memory* memory_out) try {
   check_size(required(memory_out, "memory_out"), "memory_out");
   const Memory memory = Entered(session)->memory();
-  write_struct({0, memory.prefixes, memory.buffers, memory.backend.working, memory.backend.weights}, memory_out);
+  write_struct({0, memory.prefixes, memory.buffers, memory.backend.working, memory.backend.weights, memory.pinned}, memory_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
@@ -214,6 +214,20 @@ rexit_status rexit_session_get_memory(const rexit_session* session, rexit_memory
 
 rexit_status rexit_session_clear_cache(rexit_session* session) try {
   Entered(session)->clear_cache();
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_save_cache(rexit_session* session, const char* path) try {
+  Entered(session)->save_cache(required(path, "path"));
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_load_cache(rexit_session* session, const char* path) try {
+  Entered(session)->load_cache(required(path, "path"));
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();

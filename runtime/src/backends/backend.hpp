@@ -62,7 +62,9 @@ class Backend {
   virtual void release(void* memory) const noexcept = 0;
   virtual std::size_t tensor_alignment() const noexcept { return 1; }  // of keys and values; a power of two
 
-  virtual void copy(void* to, const void* from, std::size_t bytes) const = 0;  // allows overlap
+  // One side may be host memory that a pass does not see: when the call returns, what was there is read, or what goes there is
+  // written. Ranges of a copy() may overlap.
+  virtual void copy(void* to, const void* from, std::size_t bytes) const = 0;
   // `count` rows of `bytes` each, one pitch apart. The ranges must not overlap.
   virtual void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t bytes,
                          std::size_t count) const {

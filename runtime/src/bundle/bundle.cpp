@@ -224,11 +224,12 @@ Bundle::Bundle(const std::string& path, const char* wanted) : path_(path) {
   must_match(variant.at("checkpoint_sha256"), manifest.at("model").at("checkpoint_sha256").string(), "the bundle's");
   variant_ = read_variant(variant, folder, exits, model_);
   variant_.name = name;
+  variant_.sha256 = files.at(relative).sha256;
 
   policy_.exits.resize(exits.size());
   if (exists(folder + "/policy.json")) {
     const JsonDocument document = read_json(folder + "/policy.json", "slate-rules");
-    policy_ = read_policy(document.root(), exits.size(), files.at(relative).sha256);
+    policy_ = read_policy(document.root(), exits.size(), variant_.sha256);
     made_on_ = read_made_on(document.root());
     calibrated_ = true;
   }
@@ -239,7 +240,7 @@ Bundle::Bundle(const std::string& path, const char* wanted) : path_(path) {
     fail(REXIT_CORRUPT, folder, "/variant.json segments[0] inputs: ", wanted_vectors ? "`vectors` is missing" : "has `vectors`",
          ", but the prompt program has ", wanted_vectors ? "vectors" : "none");
   if (!wanted_vectors) return;
-  listed(files, "vectors.safetensors", manifest_path);
+  vectors_sha256_ = listed(files, "vectors.safetensors", manifest_path).sha256;
   vectors_ = std::make_unique<const Vectors>(path + "/vectors.safetensors", catalog_->program, catalog_->items.ids.size(),
                                              model_.hidden_size);
 }

@@ -42,6 +42,7 @@ struct Segment {
 struct Variant {
   std::string name, target, backend, precision;
   std::string folder;  // full path
+  std::string sha256;  // of its variant.json, as recorded in the manifest: the variant's identity
   std::size_t opset;   // its graphs' ONNX opset
   std::size_t max_tokens, max_positions;
   std::size_t graph_bytes;        // graphs and their weights
@@ -63,7 +64,8 @@ class Bundle {
   bool calibrated() const noexcept { return calibrated_; }
   const Conditions& made_on() const noexcept { return made_on_; }  // of the policy
   const Catalog& catalog() const noexcept { return *catalog_; }
-  const Vectors* vectors() const noexcept { return vectors_.get(); }  // null: the prompt program has none
+  const std::string& vectors_sha256() const noexcept { return vectors_sha256_; }  // as recorded; empty: none
+  const Vectors* vectors() const noexcept { return vectors_.get(); }              // null: the prompt program has none
   std::size_t table_bytes() const noexcept { return catalog_->bytes() + (vectors_ != nullptr ? vectors_->bytes() : 0); }
   // Throws REXIT_MISMATCH if a table was modified since: what was checked may no longer hold.
   void check_unchanged() const {
@@ -82,6 +84,7 @@ class Bundle {
   Conditions made_on_;
   std::unique_ptr<const Catalog> catalog_;
   std::unique_ptr<const Vectors> vectors_;
+  std::string vectors_sha256_;
 };
 
 }  // namespace rexit::core

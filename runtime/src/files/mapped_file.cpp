@@ -19,7 +19,7 @@ MappedFile::Descriptor::~Descriptor() {
 // O_NONBLOCK: opening a FIFO in the file's place must not hang.
 MappedFile::MappedFile(const std::string& path)
     : path_(path), file_{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)} {
-  if (file_.number < 0 && errno == ELOOP) fail(REXIT_CORRUPT, path, ": is a symbolic link, which a bundle must not contain");
+  if (file_.number < 0 && errno == ELOOP) fail(REXIT_CORRUPT, path, ": is a symbolic link, which is not followed");
   if (file_.number < 0) fail(REXIT_NOT_FOUND, path, ": cannot be opened: ", std::strerror(errno));
   struct stat info{};
   if (::fstat(file_.number, &info) != 0) fail(REXIT_NOT_FOUND, path, ": cannot be read: ", std::strerror(errno));

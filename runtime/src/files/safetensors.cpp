@@ -48,7 +48,10 @@ Safetensors::Safetensors(const std::string& path) : file_(path) {
 
   const JsonDocument document(file_.data() + 8, static_cast<std::size_t>(header), path);
   for (const auto& [name, entry] : document.root().members()) {
-    if (name == "__metadata__") continue;
+    if (name == "__metadata__") {
+      for (const auto& [key, value] : entry.members()) metadata_.emplace(key, value.string());
+      continue;
+    }
     Tensor tensor;
     tensor.dtype = entry.at("dtype").string();
     const std::size_t width = dtype_bytes(tensor.dtype);

@@ -34,6 +34,8 @@ class Safetensors {
   void check_unchanged() const { file_.check_unchanged(); }
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
   std::vector<std::string> names() const;
+  const std::map<std::string, std::string>& metadata() const noexcept { return metadata_; }
+  const unsigned char* data() const noexcept { return file_.data(); }  // of the whole file, bytes() of them
 
   // The tensor `name`, of T's dtype and of this shape, where nullopt stands for any size. Throws REXIT_CORRUPT. The view is valid
   // as long as *this.
@@ -52,6 +54,7 @@ class Safetensors {
 
   MappedFile file_;
   std::map<std::string, Tensor> tensors_;
+  std::map<std::string, std::string> metadata_;
 };
 
 template <class T>
@@ -67,6 +70,10 @@ constexpr const char* safetensors_dtype<std::int32_t>() {
 template <>
 constexpr const char* safetensors_dtype<std::uint8_t>() {
   return "U8";
+}
+template <>
+constexpr const char* safetensors_dtype<float>() {
+  return "F32";
 }
 template <>
 constexpr const char* safetensors_dtype<Half>() {

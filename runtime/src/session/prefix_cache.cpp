@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <tuple>
 #include <utility>
 
 #include "base/checked.hpp"
@@ -9,8 +10,12 @@
 namespace rexit::core {
 namespace {
 
-constexpr std::size_t min_share = 4;  // a prefix reuses another's start if that makes up at least one in so many tokens
+// A prefix reuses another's start if that makes up at least one in so many tokens. Measured (docs/performance.md): what it saves
+// is about its share of the tokens where the model is large, 4 % for a sixteenth; a tiny model neither gains nor loses below a
+// quarter. Less than that is not worth scores that differ in their last bits from those of a prefix computed in one go.
+constexpr std::size_t min_share = 16;
 constexpr std::size_t max_spare = 4;  // a prefix that takes over memory keeps up to this many times what it needs
+constexpr std::size_t max_left = 4;   // a prefix is covered if at most one in so many of its tokens is not in the other
 
 std::size_t common(const std::vector<std::int64_t>& held, const std::int32_t* tokens, std::size_t count,
                    const VectorRows& vectors) noexcept {
@@ -19,87 +24,128 @@ std::size_t common(const std::vector<std::int64_t>& held, const std::int32_t* to
   return n;
 }
 
-// Copies one row per head from tensor to tensor. Tensors that are adjacent in both places go in one copy.
-class HeadRows {
- public:
-  HeadRows(const Backend& backend, std::size_t heads, std::size_t to_pitch, std::size_t from_pitch, std::size_t bytes)
-      : backend_(backend), heads_(heads), to_pitch_(to_pitch), from_pitch_(from_pitch), bytes_(bytes) {}
-
-  void add(std::byte* to, const std::byte* from) {
-    if (count_ == 0 || to != to_ + count_ * to_pitch_ || from != from_ + count_ * from_pitch_) {
-      finish();
-      to_ = to;
-      from_ = from;
-    }
-    count_ += heads_;
-  }
-  void finish() {
-    if (count_ != 0) backend_.copy_rows(to_, to_pitch_, from_, from_pitch_, bytes_, count_);
-    count_ = 0;
-  }
-
- private:
-  const Backend& backend_;
-  const std::size_t heads_, to_pitch_, from_pitch_, bytes_;
-  std::byte* to_ = nullptr;
-  const std::byte* from_ = nullptr;
-  std::size_t count_ = 0;
-};
+bool pays(std::size_t shared, std::size_t count) noexcept { return shared * min_share >= count; }
 
 std::byte* as_bytes(void* data) { return static_cast<std::byte*>(data); }
 
 }  // namespace
 
-PrefixCache::PrefixCache(const Bundle& bundle, const Backend& backend, VectorRows& vectors, std::size_t budget)
+// What a prefix gets its start from: a prefix of this cache, or the pinned start.
+struct PrefixCache::Source {
+  Prefix* prefix = nullptr;
+  const PackedPrefix* packed = nullptr;
+  std::size_t shared = 0;  // tokens in common
+  std::size_t tokens = 0;  // of `prefix`, whose memory may be taken over
+
+  const std::vector<std::size_t>& held() const noexcept { return prefix != nullptr ? prefix->held : packed->held; }
+};
+
+PrefixCache::PrefixCache(const Bundle& bundle, const Backend& backend, VectorRows& vectors, std::size_t budget,
+                         const PinnedStart* start)
     : bundle_(bundle),
       backend_(backend),
       vectors_(vectors),
       budget_(budget),
-      none_(backend),
+      start_(start != nullptr && !start->tokens().empty() ? start : nullptr),
+      layout_(bundle, backend),
+      none_(bundle, backend),
       used_(&none_),
+      shared_(bundle.exits()),
       hidden_next_(backend),
       parts_(backend) {
-  for (const Segment& segment : bundle.variant().segments) {
-    none_.segments.emplace_back(backend);
-    none_.segments.back().keys.resize(segment.layers());
-    none_.segments.back().values.resize(segment.layers());
-  }
+  for (const Segment& segment : bundle.variant().segments)
+    for (auto* pointers : {&keys_, &values_}) pointers->emplace_back(segment.layers());
 }
 
 std::size_t PrefixCache::use(const std::int32_t* tokens, std::size_t count) {
   used_ = &none_;
   if (count == 0) return 0;
-  Entry* source = nullptr;
-  std::size_t shared = 0, depth = 0;
+  Source source;
+  std::size_t most = 0;
   for (const auto& entry : entries_) {
     const std::size_t n = common(entry->tokens, tokens, count, vectors_);
-    const bool same = n == count && n == entry->tokens.size();
-    if (same) {
-      used_ = entry.get();
-      used_->last_use = ++uses_;
-      return used_->depth != 0 ? count : used_->shared;
+    if (n == count && n == entry->tokens.size()) {
+      start_using(*entry);
+      return entry->held.front();
     }
-    const std::size_t deep = n * min_share < count ? 0 : depth_of(*entry, n);
-    if (deep != 0 && (n > shared || (n == shared && deep > depth))) {
-      source = entry.get();
-      shared = n;
-      depth = deep;
+    const std::size_t work = saved(entry->held, n);
+    if (work > most && pays(std::min(n, entry->held.front()), count)) {
+      most = work;
+      source = {entry.get(), nullptr, n, entry->tokens.size()};
     }
   }
+  if (const PackedPrefix* start = start_of(tokens, count, most)) source = {nullptr, start, start->tokens.size(), 0};
+  if (source.prefix != nullptr) source.prefix->covered = (source.tokens - source.shared) * max_left <= source.tokens;
 
-  Entry& entry = place_for(count, source);
-  const std::size_t held = source != nullptr ? source->tokens.size() : 0;
+  Prefix& entry = place_for(count);
+  for (std::size_t k = 0; k < shared_.size(); ++k)
+    shared_[k] = source.shared != 0 ? std::min(source.shared, source.held()[k]) : 0;
   entry.tokens.clear();
-  entry.depth = entry.shared = entry.shared_depth = 0;
-  used_ = &entry;
-  entry.last_use = ++uses_;
+  std::fill(entry.held.begin(), entry.held.end(), 0);
   entry.tokens.resize(count);
   std::transform(tokens, tokens + count, entry.tokens.begin(), [this](std::int32_t id) { return vectors_.key(id); });
-  trim(entry, &entry == source ? depth : 0);
-  if (source == nullptr) return 0;
-  copy_shared(entry, *source, held, shared, depth);
-  hold_budget(0, nullptr);
-  return shared;
+  start_using(entry);
+  trim(entry, source.prefix == &entry);
+  if (source.shared != 0) take(entry, source);
+  return entry.held.front();
+}
+
+// The pinned start, if these tokens begin with it and copying it saves more than `most` token-layers.
+const PackedPrefix* PrefixCache::start_of(const std::int32_t* tokens, std::size_t count, std::size_t most) {
+  if (start_ == nullptr) return nullptr;
+  const std::vector<std::int32_t>& start = start_->tokens();
+  if (start.size() * bundle_.model().layers <= most || start.size() > count || !pays(start.size(), count) ||
+      !std::equal(start.begin(), start.end(), tokens))
+    return nullptr;
+  return &start_->get([this] { return make_start(); });
+}
+
+void PrefixCache::pin() {
+  if (start_ != nullptr) start_->get([this] { return make_start(); });
+}
+
+PinnedStart::Made PrefixCache::make_start() {
+  const std::vector<std::int32_t>& tokens = start_->tokens();
+  PrefixCache cache(bundle_, backend_, vectors_, 0);
+  cache.use(tokens.data(), tokens.size());
+  while (!cache.ready(bundle_.exits() - 1)) cache.deepen();
+
+  PinnedStart::Made made;
+  made.prefix.tokens = cache.used_->tokens;
+  made.prefix.held = cache.used_->held;
+  std::size_t bytes = 0;
+  for (std::size_t k = 0; k < bundle_.exits(); ++k) bytes += layout_.packed(k, tokens.size());
+  made.memory.resize(bytes);
+  std::byte* to = made.memory.data();
+  for (std::size_t k = 0; k < bundle_.exits(); ++k) {
+    made.prefix.segments.push_back(to);
+    to += layout_.pack(*cache.used_, k, to);
+  }
+  return made;
+}
+
+void PrefixCache::start_using(Prefix& entry) noexcept {
+  used_ = &entry;
+  entry.last_use = ++uses_;
+  entry.covered = false;
+  for (std::size_t k = 0; k < entry.held.size(); ++k)
+    if (entry.held[k] != 0) point_to(k);
+}
+
+// Points keys_ and values_ to where the segment of the prefix in use lies.
+void PrefixCache::point_to(std::size_t segment) noexcept {
+  const Tensors tensors = layout_.place(used_->segments[segment], segment, used_->tokens.size());
+  for (std::size_t i = 0; i < keys_[segment].size(); ++i) {
+    keys_[segment][i] = tensors.data + 2 * i * tensors.stride;
+    values_[segment][i] = tensors.data + (2 * i + 1) * tensors.stride;
+  }
+}
+
+// Tokens times layers that the first `count` tokens need not be computed for.
+std::size_t PrefixCache::saved(const std::vector<std::size_t>& held, std::size_t count) const noexcept {
+  std::size_t sum = 0;
+  for (std::size_t k = 0; k < held.size(); ++k) sum += std::min(count, held[k]) * bundle_.variant().segments[k].layers();
+  return sum;
 }
 
 void PrefixCache::clear() noexcept {
@@ -108,61 +154,47 @@ void PrefixCache::clear() noexcept {
 }
 
 // A free entry; or a new one, if the budget has room for one as deep as the deepest and as large as the largest; otherwise the
-// least recently used one, and `source` only if there is no other.
-PrefixCache::Entry& PrefixCache::place_for(std::size_t count, const Entry* source) {
+// first to go.
+Prefix& PrefixCache::place_for(std::size_t count) {
   std::size_t depth = 1, most = 0;
   for (const auto& entry : entries_) {
     if (entry->tokens.empty()) return *entry;
-    depth = std::max(depth, entry->depth);
-    most = std::max(most, bytes_of_entry(*entry));
+    depth = std::max(depth, entry->depth());
+    most = std::max(most, entry->bytes());
   }
-  std::size_t bytes = count * row_bytes();
-  for (std::size_t k = 0; k < depth; ++k) bytes += block_bytes(k, count);
+  std::size_t bytes = count * layout_.hidden_row();
+  for (std::size_t k = 0; k < depth; ++k) bytes += layout_.block(k, count);
   bytes = std::max(bytes, most);
-  if (!entries_.empty() && prefixes() + bytes > budget_) {
-    Entry* victim = least_recent(source);
-    return victim != nullptr ? *victim : *entries_.front();
-  }
-  auto entry = std::make_unique<Entry>(backend_);
-  for (const Cached& segment : none_.segments) {
-    entry->segments.emplace_back(backend_);
-    entry->segments.back().keys.resize(segment.keys.size());
-    entry->segments.back().values.resize(segment.values.size());
-  }
-  entries_.push_back(std::move(entry));
+  if (!entries_.empty() && prefixes() + bytes > budget_) return *first_to_go(nullptr);
+  entries_.push_back(std::make_unique<Prefix>(bundle_, backend_));
   return *entries_.back();
 }
 
-// The least recently used entry other than the one in use and `kept`; free entries first.
-PrefixCache::Entry* PrefixCache::least_recent(const Entry* kept) const noexcept {
-  Entry* found = nullptr;
+// Of the entries other than the one in use and `kept`; free entries first. Null if there is none.
+Prefix* PrefixCache::first_to_go(const Prefix* kept) const noexcept {
+  const auto order = [](const Prefix& entry) { return std::tuple(!entry.tokens.empty(), !entry.covered, entry.last_use); };
+  Prefix* found = nullptr;
   for (const auto& entry : entries_) {
     if (entry.get() == used_ || entry.get() == kept) continue;
-    if (entry->tokens.empty()) return entry.get();
-    if (found == nullptr || entry->last_use < found->last_use) found = entry.get();
+    if (found == nullptr || order(*entry) < order(*found)) found = entry.get();
   }
   return found;
 }
 
 // Removes entries other than the one in use and `kept` until `more` bytes fit in the budget.
-void PrefixCache::hold_budget(std::size_t more, const Entry* kept) {
+void PrefixCache::hold_budget(std::size_t more, const Prefix* kept) {
   while (prefixes() + more > budget_) {
-    const Entry* victim = least_recent(kept);
+    const Prefix* victim = first_to_go(kept);
     if (victim == nullptr) return;
     entries_.erase(std::find_if(entries_.begin(), entries_.end(), [&](const auto& entry) { return entry.get() == victim; }));
   }
 }
 
-void PrefixCache::lay_out(Entry& entry, std::size_t segment, const Entry* kept) {
-  Cached& cached = entry.segments[segment];
-  const std::size_t each = stride(segment, entry.tokens.size()), bytes = block_bytes(segment, entry.tokens.size());
-  fit(cached.block, bytes);
-  if (bytes > cached.block.bytes()) hold_budget(bytes - cached.block.bytes(), kept);
-  cached.block.reserve(bytes);
-  for (std::size_t i = 0; i < cached.keys.size(); ++i) {
-    cached.keys[i] = cached.block.data() + 2 * i * each;
-    cached.values[i] = cached.block.data() + (2 * i + 1) * each;
-  }
+// Makes a block of the prefix in use as large as it has to be; what is in it may be lost.
+void PrefixCache::reserve(Block& block, std::size_t bytes, const Prefix* kept) {
+  fit(block, bytes);
+  if (bytes > block.bytes()) hold_budget(bytes - block.bytes(), kept);
+  block.reserve(bytes);
 }
 
 // Releases a block that is far larger than `bytes`.
@@ -170,99 +202,119 @@ void PrefixCache::fit(Block& block, std::size_t bytes) const {
   if (block.bytes() / max_spare > bytes) Block(backend_).swap(block);
 }
 
-// Releases oversized blocks of `entry`, except those of its first `kept` segments, and of what passes write to.
-void PrefixCache::trim(Entry& entry, std::size_t kept) {
+// Releases oversized blocks of `entry`, except those of which it `keeps` what shared_ says, and of what passes write to.
+void PrefixCache::trim(Prefix& entry, bool keeps) {
   const std::size_t count = entry.tokens.size();
   std::size_t most = 0;
   for (std::size_t k = 0; k < entry.segments.size(); ++k) {
-    if (k >= kept) fit(entry.segments[k].block, block_bytes(k, count));
-    most = std::max(most, block_bytes(k, count));
+    if (!keeps || shared_[k] == 0) fit(entry.segments[k], layout_.block(k, count));
+    most = std::max(most, layout_.block(k, count));
   }
-  if (kept == 0 || kept == bundle_.exits()) fit(entry.hidden, count * row_bytes());  // otherwise it holds shared tokens' states
-  fit(hidden_next_, count * row_bytes());
+  if (!keeps || shared_.front() == shared_.back()) fit(entry.hidden, count * layout_.hidden_row());
+  fit(hidden_next_, count * layout_.hidden_row());
   fit(parts_, most);
 }
 
-// How many segments are computed for all of an entry's first `count` tokens, with the hidden state behind the last of them.
-std::size_t PrefixCache::depth_of(const Entry& entry, std::size_t count) noexcept {
-  if (entry.depth >= entry.shared_depth) return entry.depth;
-  return count <= entry.shared ? entry.shared_depth : 0;
+// Copies what shared_ says from the source. If that is the entry itself, rows move within its blocks, by way of those that passes
+// write to.
+void PrefixCache::take(Prefix& entry, const Source& source) {
+  const std::size_t count = entry.tokens.size(), row = layout_.hidden_row();
+  const bool one = source.prefix == &entry;
+  for (std::size_t k = 0; k < shared_.size() && shared_[k] != 0; ++k) {
+    Tensors from = source.packed != nullptr ? layout_.place_packed(source.packed->segments[k], k, source.packed->held[k])
+                                            : layout_.place(source.prefix->segments[k], k, source.tokens);
+    if (one) {
+      parts_.reserve(layout_.packed(k, shared_[k]));
+      const Tensors aside = layout_.place_packed(parts_.data(), k, shared_[k]);
+      layout_.copy(aside, from, k, shared_[k]);
+      from = aside;
+    }
+    reserve(entry.segments[k], layout_.block(k, count), source.prefix);
+    layout_.copy(layout_.place(entry.segments[k], k, count), from, k, shared_[k]);
+    point_to(k);
+  }
+  const std::size_t from = shared_.back(), states = shared_.front() - from;
+  if (states != 0 && !(one && entry.hidden.bytes() >= count * row)) {  // so the source is no pinned start, which has none
+    if (one) entry.hidden.swap(hidden_next_);
+    reserve(entry.hidden, count * row, source.prefix);
+    backend_.copy(entry.hidden.data() + from * row, (one ? hidden_next_ : source.prefix->hidden).data() + from * row,
+                  states * row);
+  }
+  entry.held = shared_;
+  hold_budget(0, nullptr);
 }
 
-// Copies what `from` holds of its first `count` tokens, out of `held`, `depth` segments deep. If `to` and `from` are the same
-// entry, its blocks are first swapped with those that passes write to.
-void PrefixCache::copy_shared(Entry& to, Entry& from, std::size_t held, std::size_t count, std::size_t depth) {
-  const Model& model = bundle_.model();
-  const std::size_t total = to.tokens.size();
-  const bool one = &to == &from;
-  for (std::size_t k = 0; k < depth; ++k) {
-    Cached& cached = to.segments[k];
-    if (one) {
-      past_keys_ = cached.keys;
-      past_values_ = cached.values;
-      cached.block.swap(parts_);
+std::vector<const Prefix*> PrefixCache::by_use() const {
+  std::vector<const Prefix*> all;
+  for (const auto& entry : entries_)
+    if (!entry->tokens.empty() && entry->held.front() != 0) all.push_back(entry.get());
+  std::sort(all.begin(), all.end(), [](const Prefix* a, const Prefix* b) {
+    return std::tuple(a->covered, b->last_use) < std::tuple(b->covered, a->last_use);
+  });
+  return all;
+}
+
+void PrefixCache::load(const std::vector<PackedPrefix>& prefixes) {
+  std::vector<std::unique_ptr<Prefix>> loaded;
+  std::size_t taken = 0;
+  for (const PackedPrefix& from : prefixes) {
+    const std::size_t count = from.tokens.size(), states = from.held.front() - from.held.back(), row = layout_.hidden_row();
+    std::size_t bytes = count * sizeof(std::int64_t) + (states != 0 ? count * row : 0);
+    for (std::size_t k = 0; k < from.held.size() && from.held[k] != 0; ++k) bytes += layout_.block(k, count);
+    if (bytes > budget_ - taken) continue;
+    taken += bytes;
+    auto entry = std::make_unique<Prefix>(bundle_, backend_);
+    entry->tokens = from.tokens;
+    entry->held = from.held;
+    entry->last_use = prefixes.size() - loaded.size();
+    for (std::size_t k = 0; k < from.held.size() && from.held[k] != 0; ++k) {
+      entry->segments[k].reserve(layout_.block(k, count));
+      layout_.copy(layout_.place(entry->segments[k], k, count), layout_.place_packed(from.segments[k], k, from.held[k]), k,
+                   from.held[k]);
     }
-    lay_out(to, k, &from);
-    const auto &keys = one ? past_keys_ : from.segments[k].keys, &values = one ? past_values_ : from.segments[k].values;
-    const std::size_t row = model.head_dim * bytes_of(bundle_.variant().segments[k].cache_dtype);
-    HeadRows rows(backend_, model.kv_heads, total * row, held * row, count * row);
-    for (std::size_t i = 0; i < cached.keys.size(); ++i) {
-      rows.add(as_bytes(cached.keys[i]), as_bytes(keys[i]));
-      rows.add(as_bytes(cached.values[i]), as_bytes(values[i]));
+    if (states != 0) {
+      entry->hidden.reserve(count * row);
+      backend_.copy(entry->hidden.data() + from.held.back() * row, from.hidden, states * row);
     }
-    rows.finish();
+    loaded.push_back(std::move(entry));
   }
-  if (depth < bundle_.exits()) {
-    if (one) to.hidden.swap(hidden_next_);
-    const std::size_t bytes = total * row_bytes();
-    if (bytes > to.hidden.bytes()) hold_budget(bytes - to.hidden.bytes(), &from);
-    to.hidden.reserve(bytes);
-    backend_.copy(to.hidden.data(), one ? hidden_next_.data() : from.hidden.data(), count * row_bytes());
-  }
-  if (count == total) {
-    to.depth = depth;
-  } else {
-    to.shared = count;
-    to.shared_depth = depth;
-  }
+  used_ = &none_;
+  uses_ = prefixes.size();
+  entries_.swap(loaded);
 }
 
 std::size_t PrefixCache::deepen() {
-  Entry& entry = *used_;
-  const std::size_t segment = entry.depth, from = segment < entry.shared_depth ? entry.shared : 0;
-  if (from == 0) {
+  const auto missing = std::find_if(used_->held.begin(), used_->held.end(), [this](std::size_t held) { return held < tokens(); });
+  const auto segment = static_cast<std::size_t>(missing - used_->held.begin());
+  if (*missing == 0) {
     compute(segment);
   } else {
-    compute_behind(segment, from);
+    compute_behind(segment, *missing);
   }
-  ++entry.depth;
+  *missing = tokens();
   return bundle_.variant().segments[segment].layers();
 }
 
 // Computes a segment for all tokens of the prefix in use.
 void PrefixCache::compute(std::size_t index) {
-  Entry& entry = *used_;
-  lay_out(entry, index, nullptr);
+  reserve(used_->segments[index], layout_.block(index, tokens()), nullptr);
+  point_to(index);
   Pass pass;
-  pass.new_keys = entry.segments[index].keys.data();
-  pass.new_values = entry.segments[index].values.data();
+  pass.new_keys = keys_[index].data();
+  pass.new_values = values_[index].data();
   run(index, 0, pass);
-  if (!bundle_.variant().segments[index].last) entry.hidden.swap(hidden_next_);
+  if (!bundle_.variant().segments[index].last) used_->hidden.swap(hidden_next_);
 }
 
 // Computes a segment for the tokens from `from` on; it is already computed for those before.
 void PrefixCache::compute_behind(std::size_t index, std::size_t from) {
-  Entry& entry = *used_;
-  const Cached& cached = entry.segments[index];
-  const Segment& segment = bundle_.variant().segments[index];
-  const Model& model = bundle_.model();
-  const std::size_t total = entry.tokens.size(), count = total - from, layers = segment.layers();
-  const std::size_t row = model.head_dim * bytes_of(segment.cache_dtype);
+  const std::size_t heads = bundle_.model().kv_heads, total = tokens(), count = total - from, layers = keys_[index].size();
+  const std::size_t row = layout_.row(index);
   lay_out_parts(index, from);
-  HeadRows past(backend_, model.kv_heads, from * row, total * row, from * row);
+  HeadRows past(backend_, heads, from * row, total * row, from * row);
   for (std::size_t i = 0; i < layers; ++i) {
-    past.add(as_bytes(past_keys_[i]), as_bytes(cached.keys[i]));
-    past.add(as_bytes(past_values_[i]), as_bytes(cached.values[i]));
+    past.add(as_bytes(past_keys_[i]), as_bytes(keys_[index][i]));
+    past.add(as_bytes(past_values_[i]), as_bytes(values_[index][i]));
   }
   past.finish();
 
@@ -273,20 +325,22 @@ void PrefixCache::compute_behind(std::size_t index, std::size_t from) {
   pass.new_values = new_values_.data();
   run(index, from, pass);
 
-  HeadRows added(backend_, model.kv_heads, total * row, count * row, count * row);
+  HeadRows added(backend_, heads, total * row, count * row, count * row);
   for (std::size_t i = 0; i < layers; ++i) {
-    added.add(as_bytes(cached.keys[i]) + from * row, as_bytes(new_keys_[i]));
-    added.add(as_bytes(cached.values[i]) + from * row, as_bytes(new_values_[i]));
+    added.add(as_bytes(keys_[index][i]) + from * row, as_bytes(new_keys_[i]));
+    added.add(as_bytes(values_[index][i]) + from * row, as_bytes(new_values_[i]));
   }
   added.finish();
-  if (!segment.last) backend_.copy(entry.hidden.data() + from * row_bytes(), hidden_next_.data(), count * row_bytes());
+  const std::size_t hidden = layout_.hidden_row();
+  if (!bundle_.variant().segments[index].last)
+    backend_.copy(used_->hidden.data() + from * hidden, hidden_next_.data(), count * hidden);
 }
 
 // Places in parts_ for a pass's past, the first `from` tokens, and for what it adds: it needs both without gaps between heads.
 void PrefixCache::lay_out_parts(std::size_t segment, std::size_t from) {
-  const std::size_t layers = bundle_.variant().segments[segment].layers(), total = used_->tokens.size();
-  const std::size_t before = stride(segment, from), after = stride(segment, total - from);
-  std::byte* part = as_bytes(parts_.reserve(product(2, layers, std::max(before + after, stride(segment, total)))));
+  const std::size_t layers = keys_[segment].size(), total = tokens();
+  const std::size_t before = layout_.stride(segment, from), after = layout_.stride(segment, total - from);
+  std::byte* part = as_bytes(parts_.reserve(product(2, layers, std::max(before + after, layout_.stride(segment, total)))));
   const auto place = [&](std::vector<void*>& keys, std::vector<void*>& values, std::size_t each) {
     for (auto* pointers : {&keys, &values}) pointers->resize(std::max(pointers->size(), layers));
     for (std::size_t i = 0; i < layers; ++i)
@@ -301,12 +355,9 @@ void PrefixCache::lay_out_parts(std::size_t segment, std::size_t from) {
 
 // Runs a segment for the tokens from `from` on. `pass` names the keys and values; hidden states go to hidden_next_.
 void PrefixCache::run(std::size_t index, std::size_t from, Pass pass) {
-  Entry& entry = *used_;
-  const std::size_t total = entry.tokens.size(), hidden = product(total, row_bytes());
-  if (index == 0 && hidden > entry.hidden.bytes()) {  // so it holds no shared tokens' states
-    hold_budget(hidden - entry.hidden.bytes(), nullptr);
-    entry.hidden.reserve(hidden);
-  }
+  Prefix& entry = *used_;
+  const std::size_t total = entry.tokens.size(), hidden = product(total, layout_.hidden_row());
+  if (index == 0 && hidden > entry.hidden.bytes()) reserve(entry.hidden, hidden, nullptr);  // so no states are in it yet
   if (positions_.size() < total) {
     positions_.resize(total);
     std::iota(positions_.begin(), positions_.end(), 0);
@@ -317,7 +368,7 @@ void PrefixCache::run(std::size_t index, std::size_t from, Pass pass) {
   pass.prefix = from;
   pass.rows = 1;
   if (index == 0) vectors_.place(entry.tokens.data() + from, pass);
-  pass.hidden_in = entry.hidden.data() + from * row_bytes();
+  pass.hidden_in = entry.hidden.data() + from * layout_.hidden_row();
   pass.positions = positions_.data() + from;
   pass.groups = groups_.data();
   pass.row_index = &last;
@@ -325,32 +376,9 @@ void PrefixCache::run(std::size_t index, std::size_t from, Pass pass) {
   backend_.run(index, pass);
 }
 
-std::size_t PrefixCache::stride(std::size_t segment, std::size_t tokens) const {
-  const Model& model = bundle_.model();
-  const std::size_t bytes =
-      product(model.kv_heads, tokens, model.head_dim, bytes_of(bundle_.variant().segments[segment].cache_dtype));
-  return (bytes + backend_.tensor_alignment() - 1) / backend_.tensor_alignment() * backend_.tensor_alignment();
-}
-
-// Bytes of a segment's keys and values.
-std::size_t PrefixCache::block_bytes(std::size_t segment, std::size_t tokens) const {
-  return product(2, bundle_.variant().segments[segment].layers(), stride(segment, tokens));
-}
-
-// Bytes of one token's hidden state, which has the same dtype in all segments.
-std::size_t PrefixCache::row_bytes() const noexcept {
-  return bundle_.model().hidden_size * bytes_of(bundle_.variant().segments.front().hidden_dtype);
-}
-
-std::size_t PrefixCache::bytes_of_entry(const Entry& entry) noexcept {
-  std::size_t bytes = entry.hidden.bytes() + entry.tokens.capacity() * sizeof(std::int64_t);
-  for (const Cached& segment : entry.segments) bytes += segment.block.bytes();
-  return bytes;
-}
-
 std::size_t PrefixCache::prefixes() const noexcept {
   std::size_t bytes = 0;
-  for (const auto& entry : entries_) bytes += bytes_of_entry(*entry);
+  for (const auto& entry : entries_) bytes += entry->bytes();
   return bytes;
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "session/prefix_file.hpp"
+
 namespace rexit::core {
 namespace {
 
@@ -32,18 +34,18 @@ struct LargestPass {
 
 }  // namespace
 
-Session::State::State(const Bundle& bundle, const Backend& backend, std::size_t cache_bytes)
-    : retrieval(bundle.catalog()),
-      vectors(bundle),
-      prefix(bundle, backend, vectors, cache_bytes != 0 ? cache_bytes : default_cache_bytes),
-      slate(bundle, backend, vectors) {}
+Session::State::State(const LoadedBundle& loaded, const Backend& backend, std::size_t cache_bytes)
+    : retrieval(loaded.bundle.catalog()),
+      vectors(loaded.bundle),
+      prefix(loaded.bundle, backend, vectors, cache_bytes != 0 ? cache_bytes : default_cache_bytes, &loaded.start),
+      slate(loaded.bundle, backend, vectors) {}
 
 Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes)
     : loaded_(std::move(loaded)),
       backend_(loaded_->make_backend(), loaded_->bundle.exits()),
       cache_bytes_(cache_bytes),
       counters_(loaded_->bundle.exits()),
-      state_(std::make_unique<State>(loaded_->bundle, backend_, cache_bytes_)) {}
+      state_(std::make_unique<State>(*loaded_, backend_, cache_bytes_)) {}
 
 void Session::assemble(const Request& request, const Deadline& deadline) {
   const Bundle& bundle = loaded_->bundle;
@@ -106,6 +108,7 @@ void Session::warm_up() {
   clear_cache();
   run({&bundle.policy(), bundle.exits() - 1}, Deadline({}, 0), ignored);
   clear_cache();
+  state_->prefix.pin();
 }
 
 const std::vector<Answer>& Session::run(const StopRule& rule, const Deadline& deadline, rexit_stats& stats) {
@@ -115,19 +118,26 @@ const std::vector<Answer>& Session::run(const StopRule& rule, const Deadline& de
   backend_.forget_segments();
   state_->vectors.begin(prompt);
   stats.prefix_tokens = before;
-  stats.prefix_tokens_reused = state_->prefix.use(prompt.tokens.data(), before);
+  {
+    const Timer timer(stats.prefix_us);
+    stats.prefix_tokens_reused = state_->prefix.use(prompt.tokens.data(), before);
+  }
   stats.candidate_tokens = prompt.tokens.size() - before;
   SlateStats slate;
   const std::vector<Answer>& answers = state_->slate.run(prompt, state_->prefix, rule, deadline, slate);
   stats.candidate_layers = slate.candidate_layers;
   stats.prefix_layers = slate.prefix_layers;
-  stats.prefix_us = slate.prefix_us;
+  stats.prefix_us += slate.prefix_us;
   stats.slate_us = slate.slate_us;
   return answers;
 }
 
+void Session::save_cache(const char* path) const { save_prefixes(path, loaded_->bundle, state_->prefix); }
+
+void Session::load_cache(const char* path) { load_prefixes(path, loaded_->bundle, state_->prefix); }
+
 void Session::trim() {
-  state_ = std::make_unique<State>(loaded_->bundle, backend_, cache_bytes_);
+  state_ = std::make_unique<State>(*loaded_, backend_, cache_bytes_);
   backend_.trim();
 }
 
@@ -139,7 +149,7 @@ Memory Session::memory() const {
               s.prompt.tokens.capacity() * sizeof(std::int32_t) + s.prompt.user_vector.capacity() * sizeof(float) +
               s.prompt.offsets.capacity() * sizeof(std::size_t) + s.scores.capacity() * sizeof(Score) +
               s.log_odds.capacity() * sizeof(float),
-          backend_.memory()};
+          loaded_->start.bytes(), backend_.memory()};
 }
 
 std::size_t session_bytes(const Bundle& bundle) {

@@ -12,6 +12,7 @@
 #include "prompt/retrieval.hpp"
 #include "rexit/rexit.h"
 #include "session/counters.hpp"
+#include "session/pinned_start.hpp"
 #include "session/prefix_cache.hpp"
 #include "session/slate.hpp"
 #include "session/supervised_backend.hpp"
@@ -23,11 +24,12 @@ namespace rexit::core {
 struct LoadedBundle {
   Bundle bundle;
   BackendFactory make_backend;
+  PinnedStart start;
 
   // `make_factory` makes the BackendFactory from the opened bundle.
   template <class MakeFactory>
   LoadedBundle(const char* path, const char* variant, MakeFactory&& make_factory)
-      : bundle(path, variant), make_backend(make_factory(bundle)) {}
+      : bundle(path, variant), make_backend(make_factory(bundle)), start(bundle) {}
 };
 
 struct Request {
@@ -47,6 +49,7 @@ struct Score {
 // In bytes, as in rexit_memory.
 struct Memory {
   std::size_t prefixes, buffers;
+  std::size_t pinned;  // once for all sessions of the bundle
   BackendMemory backend;
 };
 
@@ -65,6 +68,8 @@ class Session {
   const Prompt& prompt(const Request& request);
   void warm_up();
   void clear_cache() noexcept { state_->prefix.clear(); }
+  void save_cache(const char* path) const;
+  void load_cache(const char* path);
   void trim();
   const std::vector<ExitCounters>& counters() const noexcept { return counters_.total(); }
   void reset_counters() noexcept { counters_.reset(); }
@@ -79,7 +84,7 @@ class Session {
  private:
   // Everything that grows with requests.
   struct State {
-    State(const Bundle& bundle, const Backend& backend, std::size_t cache_bytes);
+    State(const LoadedBundle& loaded, const Backend& backend, std::size_t cache_bytes);
 
     Retrieval retrieval;
     Prompt prompt;

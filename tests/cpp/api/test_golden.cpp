@@ -11,13 +11,6 @@
 #include "files/safetensors.hpp"
 #include "rexit/rexit.hpp"
 
-namespace rexit::core {
-template <>
-constexpr const char* safetensors_dtype<float>() {
-  return "F32";
-}
-}  // namespace rexit::core
-
 namespace {
 
 using rexit::core::Array;

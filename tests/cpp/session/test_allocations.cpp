@@ -59,7 +59,7 @@ class Constant final : public Backend {
   const Bundle& bundle_;
 };
 
-// On bundles without and with vectors in prompts.
+// On bundles without and with vectors in prompts, and with a start that all prefixes share.
 class AllocationsTest : public testing::TestWithParam<const char*> {
  protected:
   std::shared_ptr<const LoadedBundle> loaded = std::make_shared<const LoadedBundle>(
@@ -118,7 +118,7 @@ TEST_P(AllocationsTest, NoneForOtherUsersWhenTheCacheIsFull) {
   for (int n = 0; n < 4; ++n) EXPECT_EQ(round(), 0u);
 }
 
-INSTANTIATE_TEST_SUITE_P(Bundles, AllocationsTest, testing::Values("sound", "sound_with_vectors"));
+INSTANTIATE_TEST_SUITE_P(Bundles, AllocationsTest, testing::Values("sound", "sound_with_vectors", "sound_with_start"));
 
 struct Serial final : kernels::Threads {
   void spread(Function function, std::size_t count, void* data) const override {

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <vector>
 
+#include "base/status.hpp"
 #include "bundles.hpp"
 #include "session/prefix_cache.hpp"
 
@@ -20,6 +21,7 @@ class Labelled final : public Backend {
 
   void run(std::size_t segment, const Pass& pass) const override {
     const Model& model = bundle_.model();
+    if (fails) fail(REXIT_BACKEND_FAILED, "as told");
     passes.push_back({segment, pass.prefix, pass.tokens});
     for (std::size_t t = 0; t < pass.tokens; ++t) {
       const auto* hidden = static_cast<const float*>(pass.hidden_in);
@@ -54,6 +56,7 @@ class Labelled final : public Backend {
   }
 
   std::size_t alignment = 1;
+  bool fails = false;
   mutable std::vector<std::size_t> row_copies;  // the number of rows in each
 
   struct Seen {
@@ -253,15 +256,121 @@ TEST_F(PrefixCacheTest, SharesOfAPartlyComputedShare) {
   use(cache, joined(from(1, 8), from(30, 2)), 2);
   use(cache, joined(from(1, 8), from(40, 2)), 1);  // 8 tokens reach segment 1, 2 only segment 0
   backend.passes.clear();
-  EXPECT_EQ(use(cache, joined(joined(from(1, 8), from(40, 2)), from(60, 1)), 3), 8u);
-  EXPECT_EQ(backend.passes, (Passes{{0, 8, 3}, {1, 8, 3}, {2, 0, 11}}));
+  EXPECT_EQ(use(cache, joined(joined(from(1, 8), from(40, 2)), from(60, 1)), 3), 10u);
+  EXPECT_EQ(backend.passes, (Passes{{0, 10, 1}, {1, 8, 3}, {2, 0, 11}}));
 }
 
-TEST_F(PrefixCacheTest, AShareBelowAQuarterIsNotWorthIt) {
-  PrefixCache cache(bundle, backend, vectors, 8 * bytes());
-  use(cache, joined(from(1, 2), from(30, 7)), 1);
-  EXPECT_EQ(use(cache, joined(from(1, 2), from(40, 7)), 1), 0u);
-  EXPECT_EQ(use(cache, joined(from(1, 2), from(50, 6)), 1), 2u);
+TEST_F(PrefixCacheTest, AShareBelowASixteenthIsNotWorthIt) {
+  PrefixCache cache(bundle, backend, vectors, 40 * bytes());
+  use(cache, joined(from(1, 2), from(30, 31)), 1);
+  EXPECT_EQ(use(cache, joined(from(1, 2), from(70, 31)), 1), 0u);
+  EXPECT_EQ(use(cache, joined(from(1, 2), from(110, 30)), 1), 2u);
+}
+
+// The user's history is longer by a token each time, and what stands behind it changes: all of the others is reused, each as deep
+// as some earlier request has needed it. Also in the one place that a small budget has.
+TEST_F(PrefixCacheTest, AGrowingOneReusesAllBeforeWhatChanged) {
+  for (const std::size_t budget : {std::size_t{1}, 2 * bytes(12), 40 * bytes(12)}) {
+    PrefixCache cache(bundle, backend, vectors, budget);
+    const auto grown = [&](std::size_t count) { return joined(from(1, count), from(100 * static_cast<std::int32_t>(count), 2)); };
+    use(cache, grown(10), 3);
+    backend.passes.clear();
+    EXPECT_EQ(use(cache, grown(11), 1), 10u);
+    EXPECT_EQ(use(cache, grown(12), 2), 11u);
+    EXPECT_EQ(use(cache, grown(13), 1), 12u);
+    EXPECT_EQ(use(cache, grown(14), 3), 13u);
+    EXPECT_EQ(backend.passes, (Passes{{0, 10, 3}, {0, 11, 3}, {1, 10, 4}, {0, 12, 3}, {0, 13, 3}, {1, 12, 4}, {2, 10, 6}}))
+        << budget;
+  }
+}
+
+// Five users in turn, and room for five prefixes: each one's next prefix replaces the last one.
+TEST_F(PrefixCacheTest, AGrowingOneReplacesItsFormerSelf) {
+  PrefixCache cache(bundle, backend, vectors, 5 * bytes(14) + bytes(14) / 2);
+  for (std::size_t round = 0; round < 4; ++round)
+    for (std::int32_t user = 0; user < 5; ++user)
+      EXPECT_EQ(use(cache, from(1 + 100 * user, 10 + round), 3), round == 0 ? 0 : 9 + round) << "user " << user;
+}
+
+TEST_F(PrefixCacheTest, ACoveredOneGoesFirst) {
+  PrefixCache cache(bundle, backend, vectors, 3 * bytes(12) + bytes(12) / 2);
+  use(cache, from(100, 12), 3);  // the least recently used
+  use(cache, from(1, 10), 3);
+  use(cache, from(1, 11), 3);  // covers the one before it, as long as there is room for both
+  EXPECT_EQ(cache.by_use().size(), 3u);
+  use(cache, from(200, 12), 3);
+  EXPECT_EQ(use(cache, from(100, 12), 3), 12u);
+  EXPECT_EQ(use(cache, from(1, 11), 3), 11u);
+}
+
+// Nobody's former self: much of it is not in the new one.
+TEST_F(PrefixCacheTest, AnotherWithTheSameStartIsNotCovered) {
+  PrefixCache cache(bundle, backend, vectors, 3 * bytes(12) + bytes(12) / 2);
+  use(cache, from(100, 12), 3);
+  use(cache, joined(from(1, 8), from(50, 4)), 3);
+  use(cache, joined(from(1, 8), from(60, 4)), 3);
+  use(cache, from(200, 12), 3);
+  EXPECT_EQ(use(cache, joined(from(1, 8), from(50, 4)), 3), 12u);
+}
+
+class PinnedStartTest : public PrefixCacheTest {
+ protected:
+  PinnedStartTest() : tokens(start.tokens()) {}
+
+  Tokens behind(std::int32_t first, std::size_t count = 6) const { return joined(tokens, from(first, count)); }
+
+  Bundle with{bundles() + "/sound_with_start/bundle", nullptr};
+  PinnedStart start{with};
+  const Tokens tokens;
+};
+
+TEST_F(PinnedStartTest, ItIsWhatStandsBeforeAnythingOfTheUser) {
+  EXPECT_EQ(tokens.size(), 11u);
+  EXPECT_EQ(PinnedStart(bundle).tokens(), Tokens{});  // its two tokens are too few
+}
+
+TEST_F(PinnedStartTest, IsMadeOnceForAllAndNeverDropped) {
+  PrefixCache one(bundle, backend, vectors, 1, &start), other(bundle, backend, vectors, 8 * bytes(20), &start);
+  EXPECT_EQ(start.bytes(), 0u);
+  EXPECT_EQ(use(one, behind(20), 1), 11u);
+  EXPECT_EQ(backend.passes, (Passes{{0, 0, 11}, {1, 0, 11}, {2, 0, 11}, {0, 11, 6}}));
+  const Model& model = bundle.model();
+  EXPECT_EQ(start.bytes(), 11 * 2 * 4 * model.layers * model.kv_heads * model.head_dim);
+  backend.passes.clear();
+  other.clear();
+  EXPECT_EQ(use(other, behind(30, 7), 3), 11u);
+  EXPECT_EQ(use(one, behind(40), 3), 11u);
+  EXPECT_EQ(backend.passes, (Passes{{0, 11, 7}, {1, 11, 7}, {2, 11, 7}, {0, 11, 6}, {1, 11, 6}, {2, 11, 6}}));
+  EXPECT_EQ(other.prefixes(), bytes(18));  // it is on top of the budget
+  backend.passes.clear();
+  other.clear();
+  EXPECT_EQ(use(other, tokens, 3), 11u);  // nothing else in the prefix
+  EXPECT_EQ(backend.passes, Passes{});
+  EXPECT_EQ(use(one, from(70, 12), 1), 0u);
+}
+
+TEST_F(PinnedStartTest, ACachedPrefixIsPreferredWhereItSavesMore) {
+  PrefixCache cache(bundle, backend, vectors, 8 * bytes(20), &start);
+  use(cache, behind(20), 1);
+  EXPECT_EQ(use(cache, joined(behind(20), from(50, 1)), 1), 17u);
+  EXPECT_EQ(use(cache, joined(behind(20), from(50, 2)), 3), 18u);  // where the other one is not deep, from the start on
+}
+
+TEST_F(PinnedStartTest, AFailureWhileItIsMadeIsNotKept) {
+  PrefixCache cache(bundle, backend, vectors, 8 * bytes(20), &start);
+  backend.fails = true;
+  EXPECT_THROW(use(cache, behind(20), 1), Error);
+  backend.fails = false;
+  EXPECT_EQ(start.bytes(), 0u);
+  EXPECT_EQ(use(cache, behind(20), 3), 11u);
+}
+
+TEST_F(PinnedStartTest, PinMakesItAheadOfRequests) {
+  PrefixCache(bundle, backend, vectors, 1, &start).pin();
+  backend.passes.clear();
+  PrefixCache cache(bundle, backend, vectors, 1, &start);
+  use(cache, behind(20), 1);
+  EXPECT_EQ(backend.passes, (Passes{{0, 11, 6}}));
 }
 
 TEST_F(PrefixCacheTest, ClearDropsPrefixesAndKeepsTheMemory) {

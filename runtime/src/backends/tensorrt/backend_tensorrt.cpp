@@ -84,7 +84,7 @@ class Worker {
   // CUDA does not copy between overlapping ranges, so those go through a temporary buffer.
   void copy(void* to, const void* from, std::size_t bytes) {
     const auto on_stream = [&](void* a, const void* b) {
-      cuda::check(cudaMemcpyAsync(a, b, bytes, cudaMemcpyDeviceToDevice, stream_.get()), "copying hidden states");
+      cuda::check(cudaMemcpyAsync(a, b, bytes, cudaMemcpyDefault, stream_.get()), "copying hidden states");
     };
     const auto a = reinterpret_cast<std::uintptr_t>(to), b = reinterpret_cast<std::uintptr_t>(from);
     if ((a < b ? b - a : a - b) >= bytes) {
@@ -97,7 +97,7 @@ class Worker {
   }
 
   void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t bytes, std::size_t count) {
-    cuda::check(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, bytes, count, cudaMemcpyDeviceToDevice, stream_.get()),
+    cuda::check(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, bytes, count, cudaMemcpyDefault, stream_.get()),
                 "copying keys and values");
   }
 

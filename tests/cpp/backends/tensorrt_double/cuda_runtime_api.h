@@ -30,7 +30,12 @@ enum cudaError_t {
   cudaErrorInvalidDevice = 101,
   cudaErrorLaunchFailure = 719
 };
-enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
+enum cudaMemcpyKind {
+  cudaMemcpyHostToDevice = 1,
+  cudaMemcpyDeviceToHost = 2,
+  cudaMemcpyDeviceToDevice = 3,
+  cudaMemcpyDefault = 4
+};
 enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76 };
 struct CUstream_st {};
 using cudaStream_t = CUstream_st*;
@@ -267,6 +272,11 @@ inline cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void*
   if (width > to_pitch || width > from_pitch) return cuda_double::mistake("copied rows wider than their pitch");
   if (width == 0 || height == 0) return cudaSuccess;
   const std::size_t to_bytes = (height - 1) * to_pitch + width, from_bytes = (height - 1) * from_pitch + width;
+  const bool any = kind == cudaMemcpyDefault;  // as the addresses say; then host memory need not be pinned
+  if (any)
+    kind = !cuda_double::on_device(to)     ? cudaMemcpyDeviceToHost
+           : !cuda_double::on_device(from) ? cudaMemcpyHostToDevice
+                                           : cudaMemcpyDeviceToDevice;
   const bool to_device = kind != cudaMemcpyDeviceToHost, from_device = kind != cudaMemcpyHostToDevice;
   if (to_device ? cuda_double::alias(to, to_bytes) == nullptr : cuda_double::on_device(to))
     return cuda_double::mistake("copied to the wrong kind of memory, or beyond its end");
@@ -274,19 +284,21 @@ inline cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void*
     return cuda_double::mistake("copied from the wrong kind of memory, or beyond its end");
   const auto a = reinterpret_cast<std::uintptr_t>(to), b = reinterpret_cast<std::uintptr_t>(from);
   if (a < b + from_bytes && b < a + to_bytes) return cuda_double::mistake("copied between overlapping ranges");
-  if (!to_device && !cuda_double::is_pinned(to, to_bytes)) return cuda_double::mistake("copied to memory that is not pinned");
-  if (!from_device && !cuda_double::is_pinned(from, from_bytes))
-    return cuda_double::mistake("copied from memory that is not pinned");
+  const bool waits = !to_device && !cuda_double::is_pinned(to, to_bytes);
+  const bool stages = !from_device && !cuda_double::is_pinned(from, from_bytes);
+  if (waits && !any) return cuda_double::mistake("copied to memory that is not pinned");
+  if (stages && !any) return cuda_double::mistake("copied from memory that is not pinned");
   ++machine.copies[kind];
   machine.copied[kind] += width * height;
   std::byte* target = to_device ? cuda_double::alias(to, to_bytes) : static_cast<std::byte*>(to);
   const std::byte* source = from_device ? cuda_double::alias(from, from_bytes) : static_cast<const std::byte*>(from);
+  const std::vector<std::byte> staged = stages ? std::vector<std::byte>(source, source + from_bytes) : std::vector<std::byte>();
   cuda_double::issue({stream, [=] {
                         for (std::size_t i = 0; i < height; ++i)
-                          std::memcpy(target + i * to_pitch, source + i * from_pitch, width);
+                          std::memcpy(target + i * to_pitch, (stages ? staged.data() : source) + i * from_pitch, width);
                         return cudaSuccess;
                       }});
-  return cudaSuccess;
+  return waits ? cuda_double::finish(stream) : cudaSuccess;
 }
 
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {

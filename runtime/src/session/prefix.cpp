@@ -1,0 +1,88 @@
+#include "session/prefix.hpp"
+
+#include <algorithm>
+
+#include "base/checked.hpp"
+
+namespace rexit::core {
+
+Prefix::Prefix(const Bundle& bundle, const Backend& backend) : held(bundle.exits()), hidden(backend) {
+  for (std::size_t k = 0; k < bundle.exits(); ++k) segments.emplace_back(backend);
+}
+
+std::size_t Prefix::depth() const noexcept {
+  return static_cast<std::size_t>(
+      std::count_if(held.begin(), held.end(), [](std::size_t tokens_held) { return tokens_held != 0; }));
+}
+
+std::size_t Prefix::bytes() const noexcept {
+  std::size_t sum = hidden.bytes() + tokens.capacity() * sizeof(std::int64_t);
+  for (const Block& block : segments) sum += block.bytes();
+  return sum;
+}
+
+std::size_t PrefixLayout::row(std::size_t segment) const noexcept {
+  return bundle_.model().head_dim * bytes_of(bundle_.variant().segments[segment].cache_dtype);
+}
+
+std::size_t PrefixLayout::hidden_row() const noexcept {
+  return bundle_.model().hidden_size * bytes_of(bundle_.variant().segments.front().hidden_dtype);
+}
+
+std::size_t PrefixLayout::stride(std::size_t segment, std::size_t tokens) const {
+  const std::size_t bytes = product(bundle_.model().kv_heads, tokens, row(segment)), alignment = backend_.tensor_alignment();
+  return (bytes + alignment - 1) / alignment * alignment;
+}
+
+std::size_t PrefixLayout::block(std::size_t segment, std::size_t tokens) const {
+  return product(2, bundle_.variant().segments[segment].layers(), stride(segment, tokens));
+}
+
+std::size_t PrefixLayout::packed(std::size_t segment, std::size_t tokens) const {
+  return product(2, bundle_.variant().segments[segment].layers(), bundle_.model().kv_heads, tokens, row(segment));
+}
+
+Tensors PrefixLayout::place(const Block& block, std::size_t segment, std::size_t tokens) const {
+  return {block.data(), stride(segment, tokens), tokens * row(segment)};
+}
+
+Tensors PrefixLayout::place_packed(const std::byte* data, std::size_t segment, std::size_t tokens) const {
+  const std::size_t pitch = tokens * row(segment);
+  return {const_cast<std::byte*>(data), bundle_.model().kv_heads * pitch, pitch};
+}
+
+void PrefixLayout::copy(const Tensors& to, const Tensors& from, std::size_t segment, std::size_t tokens) const {
+  HeadRows rows(backend_, bundle_.model().kv_heads, to.pitch, from.pitch, tokens * row(segment));
+  for (std::size_t j = 0; j < 2 * bundle_.variant().segments[segment].layers(); ++j)
+    rows.add(to.data + j * to.stride, from.data + j * from.stride);
+  rows.finish();
+}
+
+std::size_t PrefixLayout::pack(const Prefix& prefix, std::size_t segment, std::byte* to) const {
+  const std::size_t held = prefix.held[segment];
+  if (to != nullptr && held != 0)
+    copy(place_packed(to, segment, held), place(prefix.segments[segment], segment, prefix.tokens.size()), segment, held);
+  return packed(segment, held);
+}
+
+std::size_t PrefixLayout::pack_hidden(const Prefix& prefix, std::byte* to) const {
+  const std::size_t from = prefix.held.back(), bytes = (prefix.held.front() - from) * hidden_row();
+  if (to != nullptr && bytes != 0) backend_.copy(to, prefix.hidden.data() + from * hidden_row(), bytes);
+  return bytes;
+}
+
+void HeadRows::add(std::byte* to, const std::byte* from) {
+  if (count_ == 0 || to != to_ + count_ * to_pitch_ || from != from_ + count_ * from_pitch_) {
+    finish();
+    to_ = to;
+    from_ = from;
+  }
+  count_ += heads_;
+}
+
+void HeadRows::finish() {
+  if (count_ != 0) backend_.copy_rows(to_, to_pitch_, from_, from_pitch_, bytes_, count_);
+  count_ = 0;
+}
+
+}  // namespace rexit::core

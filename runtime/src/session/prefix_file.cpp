@@ -1,0 +1,221 @@
+#include "session/prefix_file.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "base/status.hpp"
+#include "files/half.hpp"
+#include "files/mapped_file.hpp"
+#include "files/new_file.hpp"
+#include "files/safetensors.hpp"
+#include "files/sha256.hpp"
+
+namespace rexit::core {
+namespace {
+
+constexpr char format[] = "rexit-prefixes", version[] = "1";
+constexpr std::size_t digest_bytes = 64, alignment = 8;
+constexpr std::int64_t first_user_key = std::int64_t{1} << 62;  // see VectorRows::key
+
+std::string segment_name(std::size_t segment) { return "segment." + std::to_string(segment); }
+
+const char* dtype_of(Element element) {
+  return element == Element::float16 ? safetensors_dtype<Half>() : safetensors_dtype<float>();
+}
+
+// A safetensors header, tensor by tensor in the order of their data.
+class Header {
+ public:
+  explicit Header(const Bundle& bundle) {
+    text_ = R"({"__metadata__":{"format":")" + std::string(format) + R"(","version":")" + version + R"(","variant_sha256":")" +
+            bundle.variant().sha256 + R"(","vectors_sha256":")" + bundle.vectors_sha256() + "\"}";
+  }
+
+  void add(const std::string& name, const char* dtype, const std::vector<std::size_t>& shape, std::size_t bytes) {
+    text_ += ",\"" + name + R"(":{"dtype":")" + dtype + R"(","shape":[)";
+    for (std::size_t i = 0; i < shape.size(); ++i) text_ += (i != 0 ? "," : "") + std::to_string(shape[i]);
+    text_ += R"(],"data_offsets":[)" + std::to_string(end_) + "," + std::to_string(end_ + bytes) + "]}";
+    end_ += bytes;
+  }
+
+  void write(NewFile& file) {
+    text_ += '}';
+    text_.resize((text_.size() + alignment - 1) / alignment * alignment, ' ');
+    unsigned char size[8];
+    for (std::size_t i = 0; i < sizeof size; ++i) size[i] = static_cast<unsigned char>(std::uint64_t{text_.size()} >> 8 * i);
+    file.write(size, sizeof size);
+    file.write(text_.data(), text_.size());
+  }
+
+ private:
+  std::string text_;
+  std::size_t end_ = 0;
+};
+
+// A file of prefixes, checked piece by piece.
+class Reader {
+ public:
+  Reader(const char* path, const Bundle& bundle) : file_(path), bundle_(bundle) {
+    if (told("format") != format) fail(REXIT_CORRUPT, path, ": is not a file of saved prefixes");
+    if (told("version") != version)
+      fail(REXIT_UNSUPPORTED, path, ": version ", told("version"), " of saved prefixes, this version of rexit reads ", version);
+    must_match("variant_sha256", bundle.variant().sha256, "another variant or bundle");
+    must_match("vectors_sha256", bundle.vectors_sha256(), "a bundle with other vectors");
+    const Array<std::uint8_t> digest = file_.array<std::uint8_t>("sha256", {digest_bytes});
+    const auto before = static_cast<std::size_t>(digest.data - file_.data());
+    if (before + digest_bytes != file_.bytes()) fail(REXIT_CORRUPT, path, ": `sha256` is not at the end");
+    if (std::memcmp(sha256(file_.data(), before).data(), digest.data, digest_bytes) != 0)
+      fail(REXIT_CORRUPT, path, ": the contents do not have the SHA-256 that stands at the end (damaged)");
+  }
+
+  // Views of the file, in its order.
+  std::vector<PackedPrefix> prefixes() const {
+    const Array<std::int64_t> lengths = file_.array<std::int64_t>("lengths", {std::nullopt}),
+                              held = file_.array<std::int64_t>("held", {lengths.size, bundle_.exits()}),
+                              tokens = file_.array<std::int64_t>("tokens", {std::nullopt});
+    std::vector<PackedPrefix> all(lengths.size);
+    const std::int64_t* next = tokens.begin();
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const auto most = std::min<std::int64_t>(tokens.end() - next, static_cast<std::int64_t>(bundle_.variant().max_positions));
+      if (lengths[i] < 1 || lengths[i] > most) wrong("lengths", i, lengths[i], 1, most);
+      all[i].tokens.assign(next, next + lengths[i]);
+      for (const std::int64_t token : all[i].tokens) check_token(token);
+      next += lengths[i];
+      for (std::size_t k = 0; k < bundle_.exits(); ++k) {
+        const std::size_t at = i * bundle_.exits() + k;
+        const std::int64_t least = k == 0 ? 1 : 0, before = k == 0 ? lengths[i] : held[at - 1];
+        if (held[at] < least || held[at] > before) wrong("held", at, held[at], least, before);
+        all[i].held.push_back(static_cast<std::size_t>(held[at]));
+      }
+    }
+    if (next != tokens.end()) fail(REXIT_CORRUPT, file_.path(), ": `tokens` has more than `lengths` says, ", tokens.size);
+
+    for (std::size_t k = 0; k < bundle_.exits(); ++k) {
+      const Segment& segment = bundle_.variant().segments[k];
+      const std::size_t each = 2 * segment.layers() * bundle_.model().kv_heads * bundle_.model().head_dim;
+      place(
+          segment_name(k), segment.cache_dtype, each, all, [k](const PackedPrefix& one) { return one.held[k]; },
+          [](PackedPrefix& one, const std::byte* data) { one.segments.push_back(data); });
+    }
+    place(
+        "hidden", bundle_.variant().segments.front().hidden_dtype, bundle_.model().hidden_size, all,
+        [](const PackedPrefix& one) { return one.held.front() - one.held.back(); },
+        [](PackedPrefix& one, const std::byte* data) { one.hidden = data; });
+    return all;
+  }
+
+ private:
+  // What the metadata say, "" if nothing.
+  std::string told(const char* key) const {
+    const auto found = file_.metadata().find(key);
+    return found != file_.metadata().end() ? found->second : std::string();
+  }
+
+  void must_match(const char* key, const std::string& expected, const char* whose) const {
+    if (told(key) != expected)
+      fail(REXIT_MISMATCH, file_.path(), ": was saved from ", whose, ": ", key, " is `", told(key).substr(0, 12),
+           "…`, expected `", expected.substr(0, 12), "…`");
+  }
+
+  [[noreturn]] void wrong(const char* name, std::size_t at, std::int64_t seen, std::int64_t low, std::int64_t high) const {
+    fail(REXIT_CORRUPT, file_.path(), ": `", name, "`[", at, "] is ", seen, ", expected ", low, " to ", high);
+  }
+
+  void check_token(std::int64_t token) const {
+    const Program& program = bundle_.catalog().program;
+    const std::int64_t end = program.has_vectors() ? program.user_vector : static_cast<std::int64_t>(bundle_.model().vocab_size);
+    if (token >= 0 && (token < end || (program.has_user_vector && token >= first_user_key))) return;
+    fail(REXIT_CORRUPT, file_.path(), ": `tokens` has ", token, ", expected 0 to ", end - 1,
+         program.has_user_vector ? ", or the hash of a user's vector" : "");
+  }
+
+  // Gives each prefix its part of a tensor: `rows` of `width` numbers, one prefix after the other.
+  template <class Rows, class Give>
+  void place(const std::string& name, Element element, std::size_t width, std::vector<PackedPrefix>& all, const Rows& rows,
+             const Give& give) const {
+    std::size_t total = 0;  // at most `tokens`, so it does not overflow
+    for (const PackedPrefix& one : all) total += rows(one);
+    const std::byte* data = element == Element::float16 ? finite<Half>(name, total, width) : finite<float>(name, total, width);
+    for (PackedPrefix& one : all) {
+      give(one, data);
+      data += rows(one) * width * bytes_of(element);
+    }
+  }
+
+  template <class T>
+  const std::byte* finite(const std::string& name, std::size_t rows, std::size_t width) const {
+    const Array<T> numbers = file_.array<T>(name, {rows, width});
+    bool all;
+    if constexpr (std::is_same_v<T, Half>) {
+      all = all_finite(numbers.data, numbers.size);
+    } else {
+      all = std::all_of(numbers.begin(), numbers.end(), [](float number) { return std::isfinite(number); });
+    }
+    if (!all) fail(REXIT_CORRUPT, file_.path(), ": `", name, "` has numbers that are not finite");
+    return reinterpret_cast<const std::byte*>(numbers.data);
+  }
+
+  Safetensors file_;
+  const Bundle& bundle_;
+};
+
+}  // namespace
+
+void save_prefixes(const char* path, const Bundle& bundle, const PrefixCache& cache) {
+  const std::vector<const Prefix*> prefixes = cache.by_use();
+  const PrefixLayout& layout = cache.layout();
+  std::vector<std::int64_t> lengths, held, tokens;
+  for (const Prefix* one : prefixes) {
+    lengths.push_back(static_cast<std::int64_t>(one->tokens.size()));
+    for (const std::size_t count : one->held) held.push_back(static_cast<std::int64_t>(count));
+    tokens.insert(tokens.end(), one->tokens.begin(), one->tokens.end());
+  }
+
+  Header header(bundle);
+  header.add("lengths", "I64", {lengths.size()}, lengths.size() * sizeof(std::int64_t));
+  header.add("held", "I64", {lengths.size(), bundle.exits()}, held.size() * sizeof(std::int64_t));
+  header.add("tokens", "I64", {tokens.size()}, tokens.size() * sizeof(std::int64_t));
+  const auto add = [&](const std::string& name, Element element, std::size_t width, std::size_t bytes) {
+    header.add(name, dtype_of(element), {bytes / (width * bytes_of(element)), width}, bytes);
+  };
+  for (std::size_t k = 0; k < bundle.exits(); ++k) {
+    const Segment& segment = bundle.variant().segments[k];
+    std::size_t bytes = 0;
+    for (const Prefix* one : prefixes) bytes += layout.pack(*one, k, nullptr);
+    add(segment_name(k), segment.cache_dtype, 2 * segment.layers() * bundle.model().kv_heads * bundle.model().head_dim, bytes);
+  }
+  std::size_t hidden = 0;
+  for (const Prefix* one : prefixes) hidden += layout.pack_hidden(*one, nullptr);
+  add("hidden", bundle.variant().segments.front().hidden_dtype, bundle.model().hidden_size, hidden);
+  header.add("sha256", "U8", {digest_bytes}, digest_bytes);
+
+  NewFile file(path);
+  header.write(file);
+  for (const auto* numbers : {&lengths, &held, &tokens}) file.write(numbers->data(), numbers->size() * sizeof(std::int64_t));
+  std::vector<std::byte> packed;  // one prefix's part at a time
+  const auto write = [&](const auto& pack) {
+    packed.resize(std::max(packed.size(), pack(nullptr)));
+    file.write(packed.data(), pack(packed.data()));
+  };
+  for (std::size_t k = 0; k < bundle.exits(); ++k)
+    for (const Prefix* one : prefixes) write([&](std::byte* to) { return layout.pack(*one, k, to); });
+  for (const Prefix* one : prefixes) write([&](std::byte* to) { return layout.pack_hidden(*one, to); });
+  const std::string digest = [&] {
+    const MappedFile written(file.temporary());
+    return sha256(written.data(), written.size());
+  }();
+  file.write(digest.data(), digest.size());
+  file.finish();
+}
+
+void load_prefixes(const char* path, const Bundle& bundle, PrefixCache& cache) {
+  Reader reader(path, bundle);
+  cache.load(reader.prefixes());
+}
+
+}  // namespace rexit::core
