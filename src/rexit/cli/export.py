@@ -122,6 +122,8 @@ def _export(
         return
     for variant in report.variants:
         _print_variant(variant, report.pairs, report.slates)
+    if reason := report.variants[0].unrotated:
+        stdout.print(f"not rotated, so that lower precisions may lose more: {reason}", soft_wrap=True, markup=False)
     stdout.print(
         f"{report.bundle}: {report.bytes / 1e6:.1f} MB in {sum(report.seconds.values()):.0f} s "
         f"({', '.join(f'{name} {seconds:.0f}' for name, seconds in report.seconds.items())})",
