@@ -1,11 +1,12 @@
-"""Rounds a weight to int8 so that its product with real inputs changes least: errors made in one row are made up for in the rows
-that are not rounded yet.
+"""Weights in int8, a scale per column, rounded so that their product with real inputs changes least: errors made in one row are
+made up for in the rows that are not rounded yet.
 
+    scale[n] = max |W[:, n]| / 127
     H = sum_t a[t] x[t] x[t]^T,   a[t] = 1 / |x[t] W|^2        of sampled inputs x [R, K]
     row k of W, the most active first:  q = round(w / scale);  the rows left change by  -(w - q) U[k, rest] / U[k, k]
     U^T U = H^-1, U upper triangular
 
-GPTQ (Frantar et al., arXiv 2210.17323), in float64. Scales stay those of the columns' largest values. Ours:
+GPTQ (Frantar et al., arXiv 2210.17323), in float64. Without a sample every number is rounded to the nearest. Ours:
 
 1. Tokens count relative to their output, as scales are per token and the outlier token alone would decide otherwise.
 2. H gets what rounding the inputs adds to it, scale[t]^2 / 12 on its diagonal, and DAMPING of its mean: on fewer rows than K, or
@@ -17,20 +18,27 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.exporter.graph.precision.quantize_linear_int8 import LARGEST, TINY
-
+LARGEST = 127
 DAMPING = 0.1
 _BLOCK = 64
 """Rows after which those behind are made up for in one product."""
+_FLOOR = 1e-9
+"""Smallest output of a token, relative to the largest: one of zeros must not count as if it were all there is."""
 
+Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 
-def round_weights(
-    weight: NDArray[np.float32], scale: NDArray[np.float32], x: NDArray[np.float32]
-) -> NDArray[np.int8]:
-    """int8 [K, N] in -127 … 127 for a weight [K, N], its columns' scales [N] and sampled inputs x [R, K]."""
-    moments = _moments(weight, x)
+def round_weights(weight: Floats, x: Floats | None = None) -> tuple[NDArray[np.int8], Floats]:
+    """int8 [K, N] in -127 … 127 and the scale of each column, float32 [N], for a weight [K, N]; x: sampled inputs [R, K]."""
+    scale = np.abs(weight).max(0) / np.float32(LARGEST)
+    scale[scale == 0] = 1
+    if x is None or not (np.isfinite(x).all() and (x @ weight).any()):
+        return np.rint(weight / scale).astype(np.int8), scale.astype(np.float32)
+    return _made_up_for(weight, scale, _moments(weight, x)), scale.astype(np.float32)
+
+
+def _made_up_for(weight: Floats, scale: Floats, moments: Doubles) -> NDArray[np.int8]:
     order = np.argsort(-moments.diagonal(), kind="stable")
     inverse = np.linalg.inv(moments[np.ix_(order, order)])
     upper = np.linalg.cholesky((inverse + inverse.T) / 2).T
@@ -50,7 +58,8 @@ def round_weights(
 
 def _moments(weight: NDArray[np.float32], x: NDArray[np.float32]) -> Doubles:
     rows = x.astype(np.float64)
-    share = 1 / np.maximum(np.square(rows @ weight).sum(1), TINY)
+    size = np.square(rows @ weight).sum(1)
+    share = 1 / np.maximum(size, size.max() * _FLOOR)
     share /= share.sum()
     moments: Doubles = (rows * share[:, None]).T @ rows
     noise = share @ np.square(np.abs(rows).max(1) / LARGEST) / 12
