@@ -28,8 +28,8 @@ def golden_slates(
     """Each slate's prompts, as the runtime assembles them, with the model's log-odds. `each` is called with the number of slates
     done.
 
-    Every slate has a time `as_of`. vectors: as they will be stored, if prompts have any: rotated by `turn`, float64 [H, H], unlike
-    the model.
+    Every slate has a time `as_of`. vectors: as they will be stored, if prompts have any: rotated by `turn`, float64 [H, H], which
+    the model is not.
     """
     builder = PromptBuilder(catalog)
     made = []

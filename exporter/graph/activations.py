@@ -20,7 +20,8 @@ from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 
 SLATES = 16
 ROWS = 32
-"""Rows kept from each run, evenly spaced: with two runs for a slate, 1,024 in all. They include the first: a prompt's first token is where models put outliers."""
+"""Rows kept from each run, evenly spaced: with two runs for a slate, 1,024 in all. They include the first: a prompt's first token
+is where models put outliers."""
 
 Activations = dict[str, NDArray[np.float32]]
 """Rows [R, K], by the name of the value in the float32 graph."""

@@ -1,4 +1,4 @@
-"""Rotates a decoder's residual stream: what a few channels held is spread over all of them, so that less is lost in int8 and int4.
+"""Rotates a decoder's residual stream: what a few channels held is spread over all of them, so that less is lost in int8.
 
     h' = h Q          Q [H, H] orthogonal, random, always the same one for a width
 

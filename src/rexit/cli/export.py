@@ -160,7 +160,19 @@ def _print_variant(variant: VariantReport, pairs: int, slates: int) -> None:
     gate = quality["gate"]
     print_table(
         f"Variant {variant.name} against float32",
-        ("layers", "correlation", "mean", "worst", "KL", "order", "AUC float32", "AUC", "change, 95 %", "user AUC float32", "user AUC"),
+        (
+            "layers",
+            "correlation",
+            "mean",
+            "worst",
+            "KL",
+            "order",
+            "AUC float32",
+            "AUC",
+            "change, 95 %",
+            "user AUC float32",
+            "user AUC",
+        ),
         (
             (
                 row["layers"],
