@@ -49,8 +49,8 @@ def quantize_linear_int8(model: ir.Model) -> ir.Model:
         # Together, as they have the same inputs.
         values, columns = round_weights(np.concatenate(weights, 1), group[0].input.meta.get(SAMPLE))
         ends = np.cumsum([weight.shape[1] for weight in weights])[:-1]
-        for one, *rounded in zip(group, np.split(values, ends, 1), np.split(columns, ends), strict=True):
-            _multiply(graph, one, quantized, scale, rounded, names)
+        for one, part, of_part in zip(group, np.split(values, ends, 1), np.split(columns, ends), strict=True):
+            _multiply(graph, one, quantized, scale, (part, of_part), names)
     graph.opset_imports[MICROSOFT] = 1
     return model
 
