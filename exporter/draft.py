@@ -31,7 +31,7 @@ class SegmentReport:
 @dataclass(frozen=True)
 class VariantReport:
     """One variant. `parity` has one row per exit: the largest difference of log-odds in each mode, from PyTorch's or, if there is
-    a `quality` (as in variant.json), from the variant's own. bytes: of all its files."""
+    a `quality` (as in variant.json), from the variant's own. bytes: of all its files. unrotated: as in variant.json."""
 
     name: str
     segments: tuple[SegmentReport, ...]
@@ -39,6 +39,7 @@ class VariantReport:
     tolerance: float
     quality: dict[str, Any] | None
     bytes: int
+    unrotated: str | None
 
 
 @dataclass
@@ -70,9 +71,17 @@ class Draft:
         return Chain(self.folder, self.segments, max_tokens, vectors)
 
     def write(
-        self, judged: Judged, exits: Sequence[int], model: Model, catalog: Catalog, max_tokens: int, pairs: int
+        self,
+        judged: Judged,
+        exits: Sequence[int],
+        model: Model,
+        catalog: Catalog,
+        max_tokens: int,
+        pairs: int,
+        unrotated: str | None,
     ) -> VariantReport:
-        """Writes variant.json and the golden samples next to the graphs. pairs: how many candidates were also run one by one."""
+        """Writes variant.json and the golden samples next to the graphs. pairs: how many candidates were also run one by one;
+        unrotated: why the model could not be rotated, None if it was."""
         Golden(judged.slates).write(self.folder / GOLDEN_FILE)
         target = self.target
         Variant(
@@ -95,10 +104,11 @@ class Draft:
             },
             files={path.name: FileEntry.of(path) for path in sorted(self.folder.iterdir())},
             quality=judged.quality,
+            unrotated=unrotated,
         ).write(self.folder)
         size = sum(path.stat().st_size for path in self.folder.iterdir())
         return VariantReport(
-            target.variant, tuple(self.reports), tuple(judged.differences), judged.tolerance, judged.quality, size
+            target.variant, tuple(self.reports), tuple(judged.differences), judged.tolerance, judged.quality, size, unrotated
         )
 
     def _keep(self, segment: bundle.Segment, parameters: int, began: float) -> None:

@@ -2,12 +2,13 @@
 
 1. Check what can be checked before any work: options, exits, tokenizer, prompt lengths, the output folder, its free space.
 2. Draw golden slates from the validation split and score them with the unsplit PyTorch model.
-3. Trace the segments once, in float32 and at the target's opset, one graph each, and run them on the golden slates: if they are
+3. Rotate the model (`rexit.exporter.model.rotation`) if it is of a kind that can be.
+4. Trace the segments once, in float32 and at the target's opset, one graph each, and run them on the golden slates: if they are
    more than `tolerance` away from PyTorch anywhere, nothing is written.
-4. Derive every variant from these graphs with its target's passes, which may have to observe them on real prompts first.
-5. Judge the variants: one of lower precision has to pass its gate on validation prompts (`rexit.exporter.gate.quality`), and to
+5. Derive every variant from these graphs with its target's passes, which may have to observe them on real prompts first.
+6. Judge the variants: one of lower precision has to pass its gate on validation prompts (`rexit.exporter.gate.quality`), and to
    agree with itself on the golden slates in all ways of running it.
-6. Write the manifests; only now does the folder become the bundle.
+7. Write the manifests; only now does the folder become the bundle.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from rexit.bundle import Catalog, FileEntry, Manifest, Model, Vectors, new_folder, sole_writer
 from rexit.bundle.catalog import TABLES
@@ -34,6 +37,7 @@ from rexit.exporter.gate.judge import Judge, Judged
 from rexit.exporter.gate.quality import Prompts
 from rexit.exporter.graph.segment import SegmentModule, SegmentWithVectors
 from rexit.exporter.graph.targets import Target
+from rexit.exporter.model import rotation
 from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.vectors import Sources
@@ -83,6 +87,7 @@ def export_bundle(
         work = _Export(options, targets, opened, Path(out), folder, progress)
         work.load(checkpoint)
         golden = work.reference()
+        work.rotate()
         base, parity_of_base = work.trace(golden)
         drafts = work.derive(base)
         judged = work.judge(base, drafts, parity_of_base)
@@ -121,7 +126,9 @@ class _Export:
             self._modules[0] = SegmentWithVectors(loaded.decoder, loaded.heads, loaded.exits[0], ids.vocabulary).eval()
         parameters = sum(p.numel() for module in self._modules for p in module.parameters())
         weights = parameters * (4 + 2 * sum(one is not self._base for one in self._targets))
-        self._vectors = _vectors(loaded, catalog)
+        self._unrotated = rotation.obstacle(loaded.decoder)
+        self._turn = None if self._unrotated else rotation.orthogonal(loaded.decoder.hidden_size)
+        self._vectors = _vectors(loaded, catalog, self._turn)
         shared = sum(catalog.files[name].bytes for name in TABLES) + (self._vectors.bytes if self._vectors else 0)
         preflight.check_space(self._out, weights + shared)
         self._progress("load", 1, 1)
@@ -132,10 +139,16 @@ class _Export:
         self._progress("reference", 0, len(drawn))
         model = MultiExitModel(loaded.decoder, loaded.heads, loaded.exits).eval()
         golden = golden_slates(
-            model, self._catalog, drawn, self._vectors, lambda done: self._progress("reference", done, len(drawn))
+            model, self._catalog, drawn, self._vectors, self._turn, lambda done: self._progress("reference", done, len(drawn))
         )
         self._clock.lap("reference")
         return golden
+
+    def rotate(self) -> None:
+        """Changes the weights that the segments share. The same for every precision, as they share the vectors, too."""
+        if self._turn is not None:
+            rotation.rotate(self._loaded.decoder, self._loaded.heads, self._turn)
+        self._clock.lap("rotation")
 
     def trace(self, golden: list[GoldenSlate]) -> tuple[Draft, Judged]:
         """The float32 graphs and their parity; `self._chain` runs them from now on."""
@@ -184,7 +197,7 @@ class _Export:
         self._progress("write", 0, 1)
         exits, folder = self._loaded.exits, self._folder
         written = tuple(
-            draft.write(one, exits, self._model, self._catalog, self._options.max_tokens, self._pairs)
+            draft.write(one, exits, self._model, self._catalog, self._options.max_tokens, self._pairs, self._unrotated)
             for draft, one in zip(drafts, judged, strict=True)
         )
         if self._base not in self._targets:
@@ -249,11 +262,11 @@ def _describe(checkpoint: Checkpoint) -> Model:
     )
 
 
-def _vectors(checkpoint: Checkpoint, catalog: Catalog) -> Vectors | None:
-    """All that prompts can have, made once; None if they are text alone."""
+def _vectors(checkpoint: Checkpoint, catalog: Catalog, turn: Tensor | None) -> Vectors | None:
+    """All that prompts can have, made once and rotated by `turn`; None if they are text alone."""
     if checkpoint.projectors is None:
         return None
-    return Sources(catalog).vectors(checkpoint.projectors, checkpoint.model.get_input_embeddings())
+    return Sources(catalog).vectors(checkpoint.projectors, checkpoint.model.get_input_embeddings(), turn)
 
 
 def _keep(out: Path, kept: Manifest | None, folder: Path, new: Sequence[str]) -> tuple[str, ...]:

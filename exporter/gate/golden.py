@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rexit.bundle import Catalog, Vectors
 from rexit.bundle.golden import GoldenSlate
@@ -21,12 +22,14 @@ def golden_slates(
     catalog: Catalog,
     slates: Sequence[Slate],
     vectors: Vectors | None = None,
+    turn: Tensor | None = None,
     each: Callable[[int], None] | None = None,
 ) -> list[GoldenSlate]:
     """Each slate's prompts, as the runtime assembles them, with the model's log-odds. `each` is called with the number of slates
     done.
 
-    Every slate has a time `as_of`. vectors: as they will be stored, if prompts have any.
+    Every slate has a time `as_of`. vectors: as they will be stored, if prompts have any: rotated by `turn`, float64 [H, H], which
+    the model is not.
     """
     builder = PromptBuilder(catalog)
     made = []
@@ -35,14 +38,14 @@ def golden_slates(
         user, items = catalog.users.row(slate.user), catalog.items.rows(slate.items).astype(np.int32)
         assert user is not None  # cut from the catalog's own splits
         prompt = builder.prompt(slate.user, slate.items, slate.as_of)
-        log_odds = model.reference(*_passed(prompt, vectors))
+        log_odds = model.reference(*_passed(prompt, vectors, turn))
         made.append(GoldenSlate(user, items, slate.as_of, prompt.prefix, prompt.candidates, log_odds, prompt.liked))
         if each:
             each(done)
     return made
 
 
-def _passed(prompt: Prompt, vectors: Vectors | None) -> tuple[Tokens, list[Tokens], Given | None]:
+def _passed(prompt: Prompt, vectors: Vectors | None, turn: Tensor | None) -> tuple[Tokens, list[Tokens], Given | None]:
     """Prefix, candidates and vectors as the model takes them: every id beyond the vocabulary has a row of its own."""
     if vectors is None:
         return prompt.prefix, prompt.candidates, None
@@ -56,5 +59,7 @@ def _passed(prompt: Prompt, vectors: Vectors | None) -> tuple[Tokens, list[Token
         at = (vocabulary + np.searchsorted(ids, tokens)).astype(np.int32)
         return np.where(tokens >= vocabulary, at, tokens)
 
-    given = Given(vocabulary, torch.from_numpy(vectors.of(ids, prompt.liked)))
-    return numbered(prompt.prefix), [numbered(candidate) for candidate in prompt.candidates], given
+    rows = torch.from_numpy(vectors.of(ids, prompt.liked))
+    if turn is not None:
+        rows = (rows.double() @ turn.T).float()
+    return numbered(prompt.prefix), [numbered(candidate) for candidate in prompt.candidates], Given(vocabulary, rows)

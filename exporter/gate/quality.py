@@ -3,7 +3,9 @@
 Both chains, float32 and the variant's, run the same real prompts of the validation split in ONNX Runtime, as whole slates behind
 their prefixes. The test split is for final figures; nothing is chosen on it.
 
-1. At every exit the log-odds of the two are correlated (Pearson) and subtracted.
+1. At every exit the log-odds of the two are correlated (Pearson) and subtracted. Two more figures are reported and decide
+   nothing: the mean Kullback-Leibler divergence of the variant's answer, yes or no, from float32's, and the share of pairs of
+   candidates in a slate that both put in the same order.
 2. At every exit both are compared with what the users really liked: the AUC over all pairs, and its change, with the interval of
    a paired bootstrap over users.
 3. The gate is the lowest correlation and the largest loss of AUC that the target allows, at every exit. It is passed if the bad
@@ -115,13 +117,16 @@ class Prompts:
 
 @dataclass(frozen=True)
 class ExitQuality:
-    """One exit against float32. mean, worst: |difference| of log-odds. auc_change: 95 % interval of AUC minus float32's AUC, None
-    if the prompts cannot give one. A figure without a value is NaN."""
+    """One exit against float32. mean, worst: |difference| of log-odds. kl: mean over pairs, in nats. order: share of pairs of
+    candidates in a slate, those that float32 tells apart, in float32's order. auc_change: 95 % interval of AUC minus float32's
+    AUC, None if the prompts cannot give one. A figure without a value is NaN."""
 
     layers: int
     correlation: float
     mean: float
     worst: float
+    kl: float
+    order: float
     auc_fp32: float
     auc: float
     auc_change: tuple[float, float] | None
@@ -208,19 +213,42 @@ def _exit(prompts: Prompts, depth: int, expected: NDArray[np.float32], seen: NDA
     correlation, mean, worst = _correlation(expected, seen), float(difference.mean()), float(difference.max())
     if not math.isfinite(worst):
         none = math.nan
-        return ExitQuality(depth, correlation, mean, worst, none, none, None, none, none)
+        return ExitQuality(depth, correlation, mean, worst, none, none, none, none, None, none, none)
     change = None if prompts.shortage() else auc_difference(seen, expected, users, liked)[1:]
     return ExitQuality(
         depth,
         correlation,
         mean,
         worst,
+        _divergence(expected, seen),
+        _same_order(prompts.prompts, expected, seen),
         auc(expected, liked),
         auc(seen, liked),
         change,
         user_auc(expected, users, liked),
         user_auc(seen, users, liked),
     )
+
+
+def _divergence(expected: NDArray[np.float32], seen: NDArray[np.float32]) -> float:
+    """Mean of KL(p, q) in nats, with p and q the probabilities of yes and no that log-odds stand for."""
+    p, q = expected.astype(np.float64), seen.astype(np.float64)
+    # log(1 + e^x), from which log-probabilities follow without a logarithm of a rounded 0.
+    yes = np.exp(-np.logaddexp(0, -p)) * (np.logaddexp(0, -q) - np.logaddexp(0, -p))
+    no = np.exp(-np.logaddexp(0, p)) * (np.logaddexp(0, q) - np.logaddexp(0, p))
+    return float((yes + no).mean())
+
+
+def _same_order(prompts: Sequence[Prompt], expected: NDArray[np.float32], seen: NDArray[np.float32]) -> float:
+    """NaN if no slate has two candidates that float32 tells apart."""
+    ends = np.cumsum([len(prompt.candidates) for prompt in prompts])[:-1]
+    same = pairs = 0
+    for exact, other in zip(np.split(expected, ends), np.split(seen, ends), strict=True):
+        a, b = np.triu_indices(len(exact), 1)
+        order = np.sign(exact[a] - exact[b])
+        same += int((np.sign(other[a] - other[b]) == order)[order != 0].sum())
+        pairs += int((order != 0).sum())
+    return same / pairs if pairs else math.nan
 
 
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

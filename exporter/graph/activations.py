@@ -15,12 +15,13 @@ from rexit import slates
 from rexit.bundle import Catalog
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.observation import Observation, observe
-from rexit.exporter.graph.precision.smooth_linear_inputs import SAMPLE
+from rexit.exporter.graph.precision.linear import SAMPLE
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 
 SLATES = 16
-ROWS = 13
-"""Rows kept from each run, evenly spaced. They include the first: a prompt's first token is where models put outliers."""
+ROWS = 32
+"""Rows kept from each run, evenly spaced: with two runs for a slate, 1,024 in all. They include the first: a prompt's first token
+is where models put outliers."""
 
 Activations = dict[str, NDArray[np.float32]]
 """Rows [R, K], by the name of the value in the float32 graph."""

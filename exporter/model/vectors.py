@@ -119,11 +119,12 @@ class Sources:
         return torch.where(likes > 0, sums / likes.clamp(min=1), projector.none)
 
     @torch.no_grad()
-    def vectors(self, projectors: Projectors, embed: Embed) -> Vectors:
-        """All of the catalog's own, for `vectors.safetensors`. Raises CheckpointError for numbers that float16 cannot hold."""
+    def vectors(self, projectors: Projectors, embed: Embed, turn: Tensor | None = None) -> Vectors:
+        """All of the catalog's own, for `vectors.safetensors`. turn: float64 [H, H] by which the model will be rotated, and they
+        with it (`rexit.exporter.model.rotation`). Raises CheckpointError for numbers that float16 cannot hold."""
         chunks = np.array_split(np.arange(self.ids.items), -(-self.ids.items // CHUNK))
         tables = {
-            name: _half(torch.cat([self.items(projectors, embed, name, c, [None] * len(c)) for c in chunks]), name)
+            name: _half(torch.cat([self.items(projectors, embed, name, c, [None] * len(c)) for c in chunks]), name, turn)
             for name in self.ids.tables
         }
         if not self.ids.user:
@@ -131,7 +132,7 @@ class Sources:
         projector = projectors[USER]
         assert isinstance(projector, OfUser)
         liked = torch.cat([projector(self._gcn[None][1][torch.from_numpy(c)]) for c in chunks])
-        return Vectors(self.ids, tables, _half(liked, USER), _half(projector.none, USER))
+        return Vectors(self.ids, tables, _half(liked, USER, turn), _half(projector.none, USER, turn))
 
     def _texts(self, name: str, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """The tokens of the items' texts, int64 [n, L], and which of them are the text's."""
@@ -148,7 +149,9 @@ def _tensor(table: NDArray[np.float16]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(table))
 
 
-def _half(vectors: Tensor, name: str) -> NDArray[np.float16]:
+def _half(vectors: Tensor, name: str, turn: Tensor | None) -> NDArray[np.float16]:
+    if turn is not None:
+        vectors = vectors.double() @ turn
     with np.errstate(over="ignore"):
         out: NDArray[np.float16] = vectors.numpy().astype(np.float16)
     if not np.isfinite(out).all():

@@ -197,3 +197,17 @@ def test_exits_that_are_no_numbers(checkpoint_folder: Path, catalog_folder: Path
         app, ["export", str(checkpoint_folder), "--catalog", str(catalog_folder), "--out", str(tmp_path / "a"), "--exits", exits]
     )
     assert isinstance(result.exception, InputError) and "expected depths in layers, e.g. 2,4,6" in str(result.exception)
+
+
+@pytest.mark.parametrize(("family", "reason"), [("llama", None), ("olmo2", "olmo2: its layers lack `input_layernorm`")])
+def test_a_model_that_cannot_be_rotated_is_exported_as_it_is(
+    catalog_folder: Path, tmp_path: Path, family: str, reason: str | None
+) -> None:
+    """And both the command and variant.json say why."""
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", family=family, labels=LABELS, exits=(4,))
+    arguments = ["export", str(checkpoint), "--catalog", str(catalog_folder), "--golden", "2", "--out", str(tmp_path / "bundle")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert (f"not rotated, so that lower precisions may lose more: {reason}" in result.output) == (reason is not None)
+    assert ("rotated" in result.output) == (reason is not None)
+    assert Bundle.open(tmp_path / "bundle").variant.unrotated == reason

@@ -27,6 +27,7 @@ from rexit.exporter.export import export_bundle
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rexit.exporter.model.projectors import Projectors
+from rexit.exporter.model.rotation import orthogonal
 from rexit.exporter.model.vectors import Sources
 from rexit.exporter.options import ExportOptions
 from rexit.exporter.preflight import check_fit
@@ -71,11 +72,23 @@ def test_the_bundle_says_that_there_are_vectors(made: Path, catalog: Catalog, ch
     assert bundle.edited() == [] and bundle.manifest.variants == ALL
     kept = load_checkpoint(checkpoint)
     assert kept.projectors is not None
-    expected = Sources(catalog).vectors(kept.projectors, kept.model.get_input_embeddings())
+    expected = Sources(catalog).vectors(kept.projectors, kept.model.get_input_embeddings(), orthogonal(64))
     seen = bundle.vectors()
     assert seen is not None and seen.user is not None and seen.nobody is not None
     np.testing.assert_array_equal(seen.tables["title:2"], expected.tables["title:2"])
     np.testing.assert_array_equal(seen.user, expected.user)
+
+
+def test_the_bundles_vectors_are_rotated_with_the_model(made: Path, catalog: Catalog, checkpoint: Path) -> None:
+    """The same numbers in other coordinates, so every variant answers what the checkpoint answers."""
+    kept, seen = load_checkpoint(checkpoint), Bundle.open(made).vectors()
+    assert kept.projectors is not None and seen is not None and seen.nobody is not None
+    plain = Sources(catalog).vectors(kept.projectors, kept.model.get_input_embeddings())
+    for rotated, own in ((seen.tables["gcn"], plain.tables["gcn"]), (seen.nobody, plain.nobody)):
+        assert own is not None and np.abs(rotated - own).max() > 0.01
+        np.testing.assert_allclose(rotated.astype(np.float64) @ orthogonal(64).numpy().T, own, atol=2e-3)
+    rows = Bundle.open(made, "cpu-fp32").variant.parity["exits"]
+    assert len(rows) == 3 and all(row[mode] < 1e-4 for row in rows for mode in ("single", "cached", "slate"))
 
 
 @pytest.mark.parametrize("name", ALL)

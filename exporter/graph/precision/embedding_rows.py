@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit.exporter.graph.precision.linear import array, constant, is_constant, is_weight, replace
-from rexit.exporter.graph.precision.quantize_linear_int8 import LARGEST
+from rexit.exporter.graph.precision.round_weights import LARGEST
 
 
 def embedding_rows_int8(model: ir.Model) -> ir.Model:

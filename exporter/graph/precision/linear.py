@@ -17,6 +17,8 @@ MICROSOFT = "com.microsoft"
 """Domain of ONNX Runtime's own operators."""
 HEADS = ("logits",)
 """Outputs of a segment whose projection stays float32."""
+SAMPLE = "sample"
+"""Key in the `meta` of a linear layer's input: float32 [R, K], some of its rows on real prompts."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@
     q[t]      = round(x[t] / scale[t]) + 128            uint8, once for all layers that read x
     y[t, n]   = scale[t] * column[n] * sum_k (q[t, k] - 128) * w[k, n]
 
-1. Scales are computed as the graph runs, so there is nothing to calibrate, and a token's result does not depend on its
-   neighbours.
+1. The inputs' scales are computed as the graph runs, so there is nothing to calibrate, and a token's result does not depend on
+   its neighbours. Weights are rounded by a sample of inputs where there is one (`round_weights`).
 2. A single scale for all tokens would be dictated by the outlier that language models put on their first token.
 3. The first two formulas are one node, QuantizeRows, of rexit's domain (`functions.py`): in ONNX Runtime's operators,
    QuantizeLinear with one scale per row. ONNX Runtime's MatMulIntegerToFloat multiplies, accumulates in int32 and applies the
@@ -15,15 +15,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.passes.functions import Body, call, define, parameters
-from rexit.exporter.graph.precision.linear import MICROSOFT, Linear, array, by_input, constant, linears, replace
+from rexit.exporter.graph.precision.linear import MICROSOFT, SAMPLE, Linear, array, by_input, constant, linears, replace
+from rexit.exporter.graph.precision.round_weights import LARGEST, round_weights
 
-LARGEST, ZERO_POINT, TINY = 127, 128, 1e-30
+ZERO_POINT, TINY = 128, 1e-30
 NAME = "QuantizeRows"
 """Input x [..., T, K]; outputs uint8 of the same shape and scale [..., T, 1]."""
 
@@ -41,17 +45,14 @@ def quantize_linear_int8(model: ir.Model) -> ir.Model:
     }
     for group in by_input(found):
         quantized, scale = _quantize(graph, group[0])
-        for one in group:
-            _multiply(graph, one, quantized, scale, names)
+        weights = [array(one.weight) for one in group]
+        # Together, as they have the same inputs.
+        values, columns = round_weights(np.concatenate(weights, 1), group[0].input.meta.get(SAMPLE))
+        ends = np.cumsum([weight.shape[1] for weight in weights])[:-1]
+        for one, part, of_part in zip(group, np.split(values, ends, 1), np.split(columns, ends), strict=True):
+            _multiply(graph, one, quantized, scale, (part, of_part), names)
     graph.opset_imports[MICROSOFT] = 1
     return model
-
-
-def quantize_columns(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """int8 [K, N] in -127 … 127, and the scale of each column, float32 [N]."""
-    scale = np.abs(weight).max(0) / np.float32(LARGEST)
-    scale[scale == 0] = 1
-    return np.rint(weight / scale).astype(np.int8), scale.astype(np.float32)
 
 
 def define_quantize_rows(model: ir.Model) -> None:
@@ -79,8 +80,15 @@ def _quantize(graph: ir.Graph, first: Linear) -> tuple[ir.Value, ir.Value]:
     return quantized, scale
 
 
-def _multiply(graph: ir.Graph, one: Linear, quantized: ir.Value, scale: ir.Value, names: dict[str, ir.Value]) -> None:
-    values, columns = quantize_columns(array(one.weight))
+def _multiply(
+    graph: ir.Graph,
+    one: Linear,
+    quantized: ir.Value,
+    scale: ir.Value,
+    rounded: Sequence[NDArray[Any]],
+    names: dict[str, ir.Value],
+) -> None:
+    values, columns = (np.ascontiguousarray(numbers) for numbers in rounded)
     weight = constant(graph, f"{one.weight.name}.int8", values)
     column = constant(graph, f"{one.weight.name}.scale", columns)
     product = ir.node("MatMulIntegerToFloat", [quantized, weight, names["one"], column, names["zero"]], domain=MICROSOFT)

@@ -24,14 +24,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from rexit.exporter.graph.precision.linear import Linear, array, constant, is_constant, linears
-from rexit.exporter.graph.precision.quantize_linear_int8 import LARGEST, TINY, quantize_columns
+from rexit.exporter.graph.precision.linear import SAMPLE, Linear, array, constant, is_constant, linears
+from rexit.exporter.graph.precision.quantize_linear_int8 import TINY
+from rexit.exporter.graph.precision.round_weights import LARGEST, round_weights
 
-SAMPLE = "sample"
-"""Key in the `meta` of a linear layer's input: float32 [R, K], some of its rows on real prompts."""
 EXPONENTS = (0.4, 0.5, 0.6, 0.7, 0.8)
 _FLOOR = 1e-4
 """Smallest channel, relative to the largest: one that was never active must not be scaled up enormously."""
+_ROWS = 400
+"""Rows that one a is chosen on: more of them would only take longer."""
 _NORMS = ("RMSNormalization", "LayerNormalization")
 
 Floats = NDArray[np.float32]
@@ -44,11 +45,14 @@ class _Group:
     source: ir.Value
     layers: list[Linear]
 
+    def inputs(self) -> list[ir.Value]:
+        """Those with a sample, each once."""
+        return [value for value in {id(one.input): one.input for one in self.layers}.values() if SAMPLE in value.meta]
+
     def sample(self) -> Floats | None:
-        seen = [
-            value.meta[SAMPLE] for value in {id(one.input): one.input for one in self.layers}.values() if SAMPLE in value.meta
-        ]
-        return np.concatenate(seen) if seen else None
+        """Some of their rows, about _ROWS."""
+        seen = [value.meta[SAMPLE] for value in self.inputs()]
+        return np.concatenate(seen)[:: max(1, sum(map(len, seen)) // _ROWS)] if seen else None
 
 
 def smooth_linear_inputs(model: ir.Model) -> ir.Model:
@@ -67,6 +71,8 @@ def smooth_linear_inputs(model: ir.Model) -> ir.Model:
             _put(graph, node, n, _constant(node, n) / scale)
         for one, weight in zip(group.layers, weights, strict=True):
             _put(graph, one.node, 1, weight * scale[:, None])
+        for value in group.inputs():
+            value.meta[SAMPLE] = value.meta[SAMPLE] / scale  # what it is from now on, for passes that come later
     return model
 
 
@@ -102,7 +108,7 @@ def _rounded_rows(x: Floats) -> Floats:
 
 
 def _rounded_columns(weight: Floats) -> Floats:
-    values, scale = quantize_columns(weight)
+    values, scale = round_weights(weight)
     rounded: Floats = values.astype(np.float32) * scale
     return rounded
 

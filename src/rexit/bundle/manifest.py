@@ -59,7 +59,8 @@ _ROUNDING = {"float32": 1e-4, "float16": 0.01}
 
 @dataclass(frozen=True)
 class Variant:
-    """The segments for one target and precision. `quality` is set where a gate applied: see docs/format.md."""
+    """The segments for one target and precision. `quality` is set where a gate applied, `unrotated` where the model could not be
+    rotated: see docs/format.md."""
 
     name: str
     target: str
@@ -74,6 +75,7 @@ class Variant:
     parity: Mapping[str, Any]
     files: Mapping[str, FileEntry]
     quality: Mapping[str, Any] | None = None
+    unrotated: str | None = None
 
     @property
     def rounding(self) -> float:
@@ -107,6 +109,7 @@ class Variant:
                 parity=value.get("parity", {}),
                 files=read_entries(value["files"], path),
                 quality=value.get("quality"),
+                unrotated=value.get("unrotated"),
             )
         except (KeyError, TypeError, ValueError, IndexError) as exc:
             raise BundleError(f"{path}: not a variant: {exc!r}") from exc
@@ -126,6 +129,7 @@ class Variant:
                 "segments": [s.to_json() for s in self.segments],
                 "parity": dict(self.parity),
                 **({} if self.quality is None else {"quality": dict(self.quality)}),
+                **({} if self.unrotated is None else {"unrotated": self.unrotated}),
                 "files": {name: entry.to_json() for name, entry in sorted(self.files.items())},
             },
         )

@@ -26,6 +26,8 @@ _STAGES = {
 }
 
 
+_FIGURES = (("correlation", ".6f"), ("mean", ".4f"), ("worst", ".4f"), ("kl", ".1e"), ("order", ".4f"))
+
 _DEFAULT = ExportOptions()
 
 
@@ -122,6 +124,8 @@ def _export(
         return
     for variant in report.variants:
         _print_variant(variant, report.pairs, report.slates)
+    if reason := report.variants[0].unrotated:
+        stdout.print(f"not rotated, so that lower precisions may lose more: {reason}", soft_wrap=True, markup=False)
     stdout.print(
         f"{report.bundle}: {report.bytes / 1e6:.1f} MB in {sum(report.seconds.values()):.0f} s "
         f"({', '.join(f'{name} {seconds:.0f}' for name, seconds in report.seconds.items())})",
@@ -156,11 +160,23 @@ def _print_variant(variant: VariantReport, pairs: int, slates: int) -> None:
     gate = quality["gate"]
     print_table(
         f"Variant {variant.name} against float32",
-        ("layers", "correlation", "mean", "worst", "AUC float32", "AUC", "change, 95 %", "user AUC float32", "user AUC"),
+        (
+            "layers",
+            "correlation",
+            "mean",
+            "worst",
+            "KL",
+            "order",
+            "AUC float32",
+            "AUC",
+            "change, 95 %",
+            "user AUC float32",
+            "user AUC",
+        ),
         (
             (
                 row["layers"],
-                *(_number(row[name], form) for name, form in (("correlation", ".6f"), ("mean", ".4f"), ("worst", ".4f"))),
+                *(_number(row[name], form) for name, form in _FIGURES),
                 *(_number(row[name], ".4f") for name in ("auc_fp32", "auc")),
                 "unknown" if row["auc_change"] is None else " to ".join(f"{end:+.4f}" for end in row["auc_change"]),
                 *(_number(row[name], ".4f") for name in ("user_auc_fp32", "user_auc")),

@@ -15,6 +15,7 @@ from rexit.exporter.gate import quality
 from rexit.exporter.gate.quality import LogOdds, Prompts
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate
+from rexit.exporter.prompt.builder import Prompt
 from rexit.ranking import auc
 
 EXITS = (1, 2, 4)
@@ -38,11 +39,30 @@ def answers(exported: Path, drawn: Prompts) -> LogOdds:
 
 
 def synthetic(users: int, each: int = 8, seed: int = 0) -> tuple[Prompts, LogOdds]:
-    """Users who like what three equal exits say, with chance, and no prompts: only answers are judged."""
+    """Users of a slate each who like what three equal exits say, with chance, and empty prompts: only answers are judged."""
     random = np.random.default_rng(seed)
     log_odds = random.standard_normal(users * each).astype(np.float32)
     liked = random.random(users * each) < 1 / (1 + np.exp(-1.5 * log_odds))
-    return Prompts([], np.repeat(np.arange(users), each), liked, whole=False), np.stack([log_odds] * 3, 1)
+    nothing = np.empty(0, np.int32)
+    prompts = [Prompt(nothing, [nothing] * each, np.empty(0, np.int64), None)] * users
+    return Prompts(prompts, np.repeat(np.arange(users), each), liked, whole=False), np.stack([log_odds] * 3, 1)
+
+
+def test_divergence_and_order() -> None:
+    """Against the definitions, in float64; log-odds of 60 have probabilities that float64 cannot tell from 1."""
+    prompts, _ = synthetic(2, each=3)
+    exact = np.array([0.0, 1.0, -2.0, 60.0, 3.0, 3.0], np.float32)[:, None]
+    seen = np.array([0.5, 0.4, -2.0, 50.0, 60.0, 1.0], np.float32)[:, None]
+    (row,) = quality.assess(prompts, (1,), GATE, exact, seen).exits
+    p, q = (1 / (1 + np.exp(-values.astype(np.float64))) for values in (exact[:, 0], seen[:, 0]))
+    at = [0, 1, 2, 5]
+    usual = sum(p[n] * np.log(p[n] / q[n]) + (1 - p[n]) * np.log((1 - p[n]) / (1 - q[n])) for n in at)
+    surprised = p[4] * np.log(p[4]) + (1 - p[4]) * (np.log(1 - p[4]) + 60)
+    assert row.kl == pytest.approx((usual + surprised) / 6, rel=1e-6)
+    # In slate one, 0.5 before 0.4 is wrong, the others are right; in slate two 50 before 60 is wrong and two are equal.
+    assert row.order == pytest.approx(3 / 5)
+    (same,) = quality.assess(prompts, (1,), GATE, exact, exact).exits
+    assert same.kl == 0 and same.order == 1
 
 
 def noisy(answers: LogOdds, noise: float, exit: int = 1) -> LogOdds:

@@ -9,7 +9,8 @@ import pytest
 
 from builders.graphs import count, error, graph, run, weight, with_outlier
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.precision.quantize_linear_int8 import quantize_columns, quantize_linear_int8
+from rexit.exporter.graph.precision.quantize_linear_int8 import quantize_linear_int8
+from rexit.exporter.graph.precision.round_weights import round_weights
 
 K = 64
 SHARED = """
@@ -64,7 +65,7 @@ def test_a_token_of_zeros(tmp_path: Path) -> None:
 def test_column_of_zeros() -> None:
     w = weight(K, 4)
     w[:, 2] = 0
-    values, scale = quantize_columns(w)
+    values, scale = round_weights(w)
     assert (values[:, 2] == 0).all() and scale[2] == 1
     assert np.abs(values).max(0).tolist() == [127, 127, 0, 127]
 

@@ -12,9 +12,9 @@ from builders.graphs import count, error, graph, run, weight
 from rexit.bundle import Bundle, Catalog
 from rexit.exporter.graph import activations
 from rexit.exporter.graph.chain import Chain
-from rexit.exporter.graph.precision.linear import array
+from rexit.exporter.graph.precision.linear import SAMPLE, array
 from rexit.exporter.graph.precision.quantize_linear_int8 import quantize_linear_int8
-from rexit.exporter.graph.precision.smooth_linear_inputs import EXPONENTS, SAMPLE, best_scale, smooth_linear_inputs
+from rexit.exporter.graph.precision.smooth_linear_inputs import EXPONENTS, best_scale, smooth_linear_inputs
 
 K, N = 64, 96
 LAYER = """
