@@ -114,6 +114,12 @@ def load_checkpoint(
     return Checkpoint(folder, decoder, depths, heads.eval(), kind, ids, projectors)
 
 
+def layers_of(path: str | Path) -> int:
+    """How many layers a folder's or a Hub model's decoder has. Raises CheckpointError."""
+    with quiet():
+        return _layers(_folder(path))
+
+
 def save_checkpoint(
     folder: Path,
     model: Any,
