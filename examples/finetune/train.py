@@ -49,9 +49,10 @@ from rexit.bundle import Catalog
 from rexit.bundle.files import write_json
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError, RexitError
-from rexit.exporter.model.checkpoint import Checkpoint, layers_of, load_checkpoint, save_checkpoint
+from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import Rows, batches, fresh_projectors, packed_rows, parameter_groups, with_vectors
+from rexit.exporter.model.weights import layers, located
 from rexit.exporter.prompt.builder import Prompt
 from rexit.ranking import auc, user_auc
 from rexit.slates import SIZE
@@ -251,14 +252,17 @@ def make_model(catalog: Catalog, chosen: Settings) -> tuple[Checkpoint, MultiExi
             task_type="CAUSAL_LM",
         )
         adapted = get_peft_model(decoder.model, config)
+        # A folder or file by its whole path: the adapter may be exported from anywhere.
+        base = str(Path(chosen.init).resolve()) if Path(chosen.init).exists() else chosen.init
+        adapted.peft_config["default"].base_model_name_or_path = base
     return start, MultiExitModel(decoder, start.heads, start.exits, projectors).train(), adapted
 
 
 def chosen_exits(chosen: Settings) -> list[int]:
     if chosen.exits:
         return [int(depth) for depth in chosen.exits.split(",")]
-    layers = layers_of(chosen.init)
-    return [*range(5, layers, 5), layers]
+    depth = layers(located(chosen.init))
+    return [*range(5, depth, 5), depth]
 
 
 def check_fit(catalog: Catalog, start: Checkpoint) -> None:

@@ -126,7 +126,8 @@ def parameter_groups(model: MultiExitModel, rate: float, ratio: float, head_rate
 
     Token embeddings learn as the first layers do, projectors as the first head. head_rate: None is `rate`.
     """
-    layers, groups, seen = model.decoder.layers, [], set()
+    layers, groups = model.decoder.layers, []
+    seen: set[int] = set()
     for k, (begin, end) in enumerate(zip([0, *model.exits[:-1]], model.exits, strict=True)):
         own: list[nn.Module] = [*layers[begin:end]]
         new: list[nn.Module] = [model.heads.norms[k], model.heads.projections[k]]
