@@ -359,7 +359,7 @@ def train(catalog: Catalog, chosen: Settings, work: Path) -> tuple[Checkpoint, M
         labels = sum(len(row.liked) for row in data.rows)
         print(
             f"{len(data.rows)} rows, {labels} labels, {int(data.lengths.sum())} tokens in {len(made)} batches; exits "
-            f"{','.join(map(str, model.exits))}; {learned / 1e6:.1f} M weights are trained; {steps} steps",
+            f"{','.join(map(str, model.exits))}; {learned:,} weights are trained; {steps} steps",
             flush=True,
         )
         work.mkdir(parents=True, exist_ok=True)

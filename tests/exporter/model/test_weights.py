@@ -1,4 +1,4 @@
-"""Decoders from elsewhere: GGUF files and PEFT adapters are the model they stand for, and each kind of damage gets its one line."""
+"""Decoders from elsewhere: GGUF files and PEFT adapters are the model they stand for; each kind of damage gets its one line."""
 
 from __future__ import annotations
 
