@@ -54,6 +54,7 @@ from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import Rows, batches, fresh_projectors, packed_rows, parameter_groups, with_vectors
 from rexit.exporter.model.weights import layers, located
 from rexit.exporter.prompt.builder import Prompt
+from rexit.exporter.quiet import log, quiet
 from rexit.ranking import auc, user_auc
 from rexit.slates import SIZE
 
@@ -175,6 +176,8 @@ class MultiExitTrainer(Trainer):
         return self.optimizer
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
         assert output_dir is not None
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         save_file({name: p.detach().contiguous() for name, p in self._trained().items()}, Path(output_dir) / TRAINED)
@@ -251,7 +254,8 @@ def make_model(catalog: Catalog, chosen: Settings) -> tuple[Checkpoint, MultiExi
             modules_to_save=sorted(norms),
             task_type="CAUSAL_LM",
         )
-        adapted = get_peft_model(decoder.model, config)
+        with quiet():
+            adapted = get_peft_model(decoder.model, config)
         # A folder or file by its whole path: the adapter may be exported from anywhere.
         base = str(Path(chosen.init).resolve()) if Path(chosen.init).exists() else chosen.init
         adapted.peft_config["default"].base_model_name_or_path = base
@@ -390,6 +394,7 @@ def main() -> None:
     parser.add_argument("--save-adapter", action="store_true", help="with --lora: save the additions alone; merged otherwise")
     Settings.add_options(parser)
     args = parser.parse_args()
+    log.set_verbosity_error()
     try:
         run(args)
     except RexitError as exc:
