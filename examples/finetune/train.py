@@ -20,8 +20,9 @@ in OUT.training, written every `--save-every` steps.
    and the final norm are never computed.
 5. A prompt's vectors ({item.gcn}, …) come from projectors that are trained along.
 
-Measured with SmolLM2-135M on a busy machine, one thread, seconds of CPU time per step of 1,840 tokens (two steps): all weights 3.0
-forward, 3.7 backward, 0.12 for clipping and fused AdamW; without token embeddings 2.2, 3.6, 0.09; LoRA of rank 16 2.6, 3.2, 0.02.
+Measured with SmolLM2-135M on a busy machine, one thread, seconds of CPU time per step of 1,840 tokens (two steps): all weights
+3.0 forward, 3.7 backward, 0.12 for clipping and fused AdamW; without token embeddings 2.2, 3.6, 0.09; LoRA of rank 16 2.6, 3.2,
+0.02.
 """
 
 from __future__ import annotations
