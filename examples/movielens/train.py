@@ -15,8 +15,9 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,42 +33,8 @@ from rexit.exporter.model.checkpoint import load_checkpoint, save_checkpoint
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.exporter.model.packed import ATTENTION, Packed, batch, pack
-from rexit.exporter.model.projectors import Projectors
-from rexit.exporter.model.vectors import Sources
-from rexit.exporter.prompt.builder import Prompt, PromptBuilder
-from rexit.slates import cut
-
-
-@dataclass(frozen=True)
-class Row:
-    """One user's slate: its prompt, packed, and whether each candidate was liked."""
-
-    prompt: Prompt
-    packed: Packed
-    liked: np.ndarray
-
-
-@dataclass(frozen=True)
-class Slates:
-    """Those of a split, and what the vectors in their prompts are made from; None where there are none."""
-
-    rows: list[Row]
-    sources: Sources | None
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """In tokens."""
-        return np.array([len(row.packed.tokens) for row in self.rows])
-
-    def inputs(self, model: MultiExitModel, chosen: Iterable[int]) -> tuple[Any, ...]:
-        """What the model takes, for the chosen rows."""
-        rows, given = [self.rows[n] for n in chosen], None
-        tokens, *rest = batch([row.packed for row in rows])
-        if self.sources is not None and model.projectors is not None:
-            embed = model.model.get_input_embeddings()
-            tokens, given = self.sources.batch(model.projectors, embed, tokens, [row.prompt for row in rows])
-        return tokens, *rest, given
+from rexit.exporter.model.packed import ATTENTION
+from rexit.exporter.model.training import Rows, batches, fresh_projectors, packed_rows, parameter_groups
 
 
 def option(default: Any, help: str) -> Any:
@@ -101,42 +68,23 @@ class Settings:
         return cls(**{one.name: getattr(args, one.name) for one in fields(cls)})
 
 
-def packed_slates(catalog: Catalog, split: str, size: int) -> Slates:
-    """Slates of a split, packed, each as of its first interaction."""
-    builder, out = PromptBuilder.of(catalog, split), []
-    for slate in track(cut(catalog, split, size), f"prompts of {split}", disable=not sys.stderr.isatty()):
-        prompt = builder.prompt(slate.user, slate.items, slate.as_of)
-        out.append(Row(prompt, pack(prompt.prefix, prompt.candidates), slate.liked))
-    return Slates(out, None if catalog.vector_ids is None else Sources(catalog, training=split == "train"))
+def packed_slates(catalog: Catalog, split: str, size: int) -> Rows:
+    """Slates of a split, with a progress bar."""
+    return packed_rows(
+        catalog, split, size, track=partial(track, description=f"prompts of {split}", disable=not sys.stderr.isatty())
+    )
 
 
-def batches(data: Slates, tokens: int, rng: np.random.Generator) -> Iterator[list[int]]:
-    """One epoch of batches in random order: rows of similar length together, at most `tokens` tokens including padding."""
-    lengths = data.lengths
-    order = rng.permutation(len(lengths))
-    made: list[list[int]] = []
-    for pool in np.array_split(order, math.ceil(len(order) / 512)):
-        current: list[int] = []
-        for n in pool[np.argsort(lengths[pool])]:
-            if current and lengths[n] * (len(current) + 1) > tokens:
-                made.append(current)
-                current = []
-            current.append(int(n))
-        made.append(current)
-    for n in rng.permutation(len(made)):
-        yield made[n]
-
-
-def forward(model: MultiExitModel, data: Slates, chosen: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def forward(model: MultiExitModel, data: Rows, chosen: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [exits, candidates, 2] and labels [candidates] of the chosen rows, under bfloat16 autocast."""
     inputs = data.inputs(model, chosen)
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(*inputs)
-    return logits, torch.from_numpy(np.concatenate([data.rows[n].liked for n in chosen]).astype(np.int64))
+    return logits, torch.from_numpy(data.liked(chosen))
 
 
 @torch.no_grad()
-def auc(model: MultiExitModel, data: Slates) -> list[float]:
+def auc(model: MultiExitModel, data: Rows) -> list[float]:
     """AUC of each exit's log-odds."""
     model.eval()
     order = np.argsort(data.lengths)
@@ -170,25 +118,6 @@ def make_model(catalog: Catalog, chosen: Settings) -> MultiExitModel:
     return MultiExitModel(decoder, ExitHeads.like(decoder, len(exits)), exits, fresh_projectors(catalog, decoder))
 
 
-def fresh_projectors(catalog: Catalog, decoder: Decoder) -> Projectors | None:
-    ids = catalog.vector_ids
-    return None if ids is None else Projectors.like(decoder, ids, catalog.info["embedding"]["dim"])
-
-
-def parameter_groups(model: MultiExitModel, rate: float, ratio: float) -> list[dict[str, object]]:
-    """The layers up to each exit, and its head, learn at rate / ratio^k, with k exits left to the last: shallower ones learn
-    faster."""
-    layers, groups, seen = model.decoder.layers, [], set()
-    for k, (begin, end) in enumerate(zip([0, *model.exits[:-1]], model.exits, strict=True)):
-        modules = [*layers[begin:end], model.heads.norms[k], model.heads.projections[k]]
-        if k == 0:
-            modules += [model.model.get_input_embeddings(), *([] if model.projectors is None else [model.projectors])]
-        parameters = [p for module in modules for p in module.parameters() if id(p) not in seen]
-        seen.update(map(id, parameters))
-        groups.append({"params": parameters, "lr": rate / ratio ** (len(model.exits) - 1 - k)})
-    return groups
-
-
 def train(catalog: Catalog, chosen: Settings) -> MultiExitModel:
     torch.manual_seed(chosen.seed)
     rng = np.random.default_rng(chosen.seed)
@@ -196,12 +125,12 @@ def train(catalog: Catalog, chosen: Settings) -> MultiExitModel:
     model = make_model(catalog, chosen).train()
     groups = parameter_groups(model, chosen.rate, chosen.rate_ratio)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=chosen.weight_decay)
-    steps = int(chosen.epochs * sum(1 for _ in batches(data, chosen.batch_tokens, np.random.default_rng(chosen.seed))))
+    steps = int(chosen.epochs * len(batches(data.lengths, chosen.batch_tokens, np.random.default_rng(chosen.seed))))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [g["lr"] for g in groups], total_steps=steps + 1, pct_start=0.1)
 
     def stream() -> Iterator[list[int]]:
         while True:
-            yield from batches(data, chosen.batch_tokens, rng)
+            yield from batches(data.lengths, chosen.batch_tokens, rng)
 
     start, losses = time.monotonic(), []
     for step, rows in zip(range(1, steps + 1), stream(), strict=False):

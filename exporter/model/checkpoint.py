@@ -7,6 +7,8 @@
                               `exit.{k}.weight` [2, H] with the rows no, yes, `exit.{k}.bias` [2] (optional)
     projectors.safetensors    `NAME.PARAMETER` of each projector in `exits.json`: "projectors": {"gcn": {"dim": 64}, …}
 
+In the place of the decoder there may be a PEFT adapter (`adapter_config.json`, `adapter_model.safetensors`), see `weights`.
+
 `exits` are depths in layers. Without these two files any decoder can be loaded with explicit exits and `head="shared"`: each exit
 then uses the final norm and the two label rows of the LM head. To train: `load_checkpoint`, then
 `multi_exit.MultiExitModel`, then `save_checkpoint`.
@@ -15,27 +17,23 @@ then uses the final norm and the two label rows of the LM head. To train: `load_
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from rexit.bundle.files import SCHEMA, digest, read_json, write_json
 from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
-from rexit.exporter.model.packed import ATTENTION
 from rexit.exporter.model.projectors import Projectors, check_kinds, check_width
+from rexit.exporter.model.weights import decoder_model, files, layers, located
 from rexit.exporter.quiet import first_line, quiet
 
 EXITS, HEADS, PROJECTORS = "exits.json", "exit_heads.safetensors", "projectors.safetensors"
-WEIGHTS = ("*.safetensors", "*.bin")
 HEAD_KINDS = ("own", "shared")
 
 
@@ -59,7 +57,7 @@ class Checkpoint:
 
     def sha256(self) -> str:
         """The checkpoint's identity: SHA-256 over the sorted `name:sha256` lines of its weight, config and head files."""
-        names = {path for pattern in (*WEIGHTS, "config.json", EXITS) for path in self.path.glob(pattern)}
+        names = files(self.path) | set(self.path.glob(EXITS))
         lines = "".join(f"{path.name}:{digest(path)}\n" for path in sorted(names, key=lambda path: path.name))
         return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -70,14 +68,14 @@ def load_checkpoint(
     head: str | None = None,
     labels: Mapping[str, int] | None = None,
 ) -> Checkpoint:
-    """Loads a folder, or a model from the Hugging Face Hub by its id.
+    """Loads a folder, also a PEFT adapter's, which is merged; a GGUF file; or a model from the Hugging Face Hub by its id.
 
     exits: depths in layers; None: those in `exits.json`. head: `own` (the default if there is an `exit_heads.safetensors`) or
     `shared`. labels: token ids of `no` and `yes`, needed for `shared` if `exits.json` has none; if both are given they must
     agree. Raises CheckpointError for a checkpoint that is missing, truncated, without heads or of an unsupported kind, InputError
     for exits that do not fit it.
     """
-    folder = _folder(path)
+    folder = located(path)
     info = _exits_json(folder)
     own = (folder / HEADS).is_file()
     kind = head or ("own" if own else info.get("head", "own"))
@@ -91,7 +89,7 @@ def load_checkpoint(
     if not depths:
         raise InputError(f"{folder}: has no {EXITS}, so the exits must be given, e.g. --exits 2,4,6")
     with quiet():
-        check_exits(depths, _layers(folder))
+        check_exits(depths, layers(folder))
     if kind == "own" and depths != tuple(info["exits"]):
         raise InputError(f"exits {list(depths)} differ from {list(info['exits'])}, whose heads are in {folder}")
     ids = dict(info.get("labels") or labels or {})
@@ -101,7 +99,7 @@ def load_checkpoint(
         raise InputError("head 'shared' needs the token ids of the labels `no` and `yes`")
 
     with quiet():
-        decoder = Decoder.of(_model(folder))
+        decoder = Decoder.of(decoder_model(folder))
         if kind == "shared":
             heads = ExitHeads.shared(decoder, len(depths), ids)
         else:
@@ -152,20 +150,6 @@ def check_exits(exits: Sequence[int], layers: int) -> None:
         raise InputError(f"the last exit is {exits[-1]}, expected the model's full depth, {layers}")
 
 
-def _folder(path: str | Path) -> Path:
-    if Path(path).is_dir():
-        return Path(path)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-        raise CheckpointError(f"{path}: no such checkpoint folder")
-    from huggingface_hub import snapshot_download
-
-    try:
-        with quiet():
-            return Path(snapshot_download(str(path), allow_patterns=[*WEIGHTS, "*.json"]))
-    except Exception as exc:
-        raise CheckpointError(f"{path}: no such folder, and the Hub did not provide it: {first_line(exc)}") from exc
-
-
 def _exits_json(folder: Path) -> dict[str, Any]:
     path = folder / EXITS
     if not path.is_file():
@@ -196,25 +180,3 @@ def _projectors(folder: Path, info: dict[str, Any], decoder: Decoder) -> Project
     except (SafetensorError, OSError) as exc:
         raise CheckpointError(f"{path}: truncated or not safetensors: {first_line(exc)}") from exc
     return projectors.eval()
-
-
-def _layers(folder: Path) -> int:
-    try:
-        return int(AutoConfig.from_pretrained(folder).num_hidden_layers)
-    except Exception as exc:
-        raise CheckpointError(f"{folder}: its config.json is not a decoder's: {first_line(exc)}") from exc
-
-
-def _model(folder: Path) -> Any:
-    """The decoder in float32 with packed attention and a config of its own. Missing weights are an error, not random numbers."""
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=ATTENTION, output_loading_info=True
-        )
-    except Exception as exc:
-        raise CheckpointError(f"{folder}: cannot be loaded (truncated, or not a decoder): {first_line(exc)}") from exc
-    model, report = loaded
-    for problem in ("missing_keys", "mismatched_keys"):
-        if keys := sorted(map(str, report.get(problem) or ())):
-            raise CheckpointError(f"{folder}: {len(keys)} weights are {problem.split('_')[0]}, e.g. {keys[0]}")
-    return model.eval()

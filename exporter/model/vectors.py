@@ -66,7 +66,7 @@ class Sources:
         is made once, however often it is read."""
         begins, all_parts = self.ids.begins(), list(self._gcn)
         where = (tokens >= self.ids.vocabulary).nonzero(as_tuple=True)
-        slate, number = where[0].numpy(), tokens[where].numpy() - self.ids.vocabulary
+        slate, number = where[0].cpu().numpy(), tokens[where].cpu().numpy() - self.ids.vocabulary
         part = np.array([all_parts.index(prompt.part) for prompt in prompts])[slate]
         last = self.ids.user_id - self.ids.vocabulary
         # A user's vector is its prompt's own; an item's is shared by all prompts of the same part.
@@ -85,9 +85,9 @@ class Sources:
         if len(at):
             found.append((at, self.users(projectors, [prompts[n] for n in distinct[at, 0]])))
         passed = tokens.clone()
-        passed[where] = torch.from_numpy(self.ids.vocabulary + inverse.reshape(-1))
+        passed[where] = torch.from_numpy(self.ids.vocabulary + inverse.reshape(-1)).to(tokens.device)
         if not len(distinct):
-            return passed, Given(self.ids.vocabulary, torch.zeros(1, embed(tokens[:1, :1]).shape[-1]))
+            return passed, Given(self.ids.vocabulary, torch.zeros(1, embed(tokens[:1, :1]).shape[-1], device=tokens.device))
         order = np.argsort(np.concatenate([at for at, _ in found]))
         return passed, Given(self.ids.vocabulary, torch.cat([made for _, made in found])[torch.from_numpy(order)])
 
@@ -101,20 +101,22 @@ class Sources:
             for part in set(parts):
                 here = torch.tensor([one == part for one in parts])
                 table[here] = self._gcn[part][0][torch.from_numpy(items)[here]].float()
-            made: Tensor = projector(table)[:, None]
+            made: Tensor = projector(table.to(projector.inner.weight.device))[:, None]
             return made
         assert isinstance(projector, OfText)
+        device = projector.nothing.device
         tokens, present = self._texts(name, items)
-        made = projector(embed(tokens), present)
+        made = projector(embed(tokens.to(device)), present.to(device))
         return made
 
     def users(self, projectors: Projectors, prompts: Sequence[Prompt]) -> Tensor:
         """The users' vectors [n, H] of prompts."""
         projector = projectors[USER]
         assert isinstance(projector, OfUser)
-        rows = torch.cat([self._gcn[prompt.part][1][torch.from_numpy(prompt.liked)] for prompt in prompts])
-        owner = torch.from_numpy(np.repeat(np.arange(len(prompts)), [len(prompt.liked) for prompt in prompts]))
-        sums = torch.zeros(len(prompts), projector.none.shape[0]).index_add(0, owner, projector(rows))
+        device = projector.none.device
+        rows = torch.cat([self._gcn[prompt.part][1][torch.from_numpy(prompt.liked)] for prompt in prompts]).to(device)
+        owner = torch.from_numpy(np.repeat(np.arange(len(prompts)), [len(prompt.liked) for prompt in prompts])).to(device)
+        sums = torch.zeros(len(prompts), projector.none.shape[0], device=device).index_add(0, owner, projector(rows))
         likes = torch.bincount(owner, minlength=len(prompts))[:, None]
         return torch.where(likes > 0, sums / likes.clamp(min=1), projector.none)
 

@@ -11,6 +11,8 @@ _EXTRAS = {
     "onnx_ir": "export",
     "onnxscript": "export",
     "tokenizers": "export",
+    "gguf": "train",
+    "peft": "train",
     "torch": "export",
     "torch_geometric": "export",
     "transformers": "export",

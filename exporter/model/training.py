@@ -1,0 +1,143 @@
+"""What every training of a multi-exit model shares: rows of packed slates, batches of them, rates by depth.
+
+A row is as it will be served: one user's prefix as of some moment, with the next few interactions packed behind it as candidates.
+So one forward pass uses many labels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rexit.bundle import Catalog
+from rexit.bundle.catalog import Id
+from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.exporter.model.packed import batch, pack
+from rexit.exporter.model.projectors import Projectors
+from rexit.exporter.model.vectors import Given, Sources
+from rexit.exporter.prompt.builder import Prompt, PromptBuilder
+from rexit.slates import cut, spread
+
+POOL = 512
+"""Rows that are sorted by length together: enough to find others of the same length, few enough to keep batches random."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One slate: who is asked, the prompt, and whether each candidate was liked, bool [N]."""
+
+    user: Id
+    prompt: Prompt
+    liked: NDArray[np.bool_]
+
+    @property
+    def length(self) -> int:
+        """In tokens, packed."""
+        return len(self.prompt.prefix) + sum(map(len, self.prompt.candidates))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Those of a split, and what the vectors in their prompts are made from; None where there are none.
+
+    Prompts are kept as token ids and packed when a batch is made: packed they take six times the memory.
+    """
+
+    rows: list[Row]
+    sources: Sources | None
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """In tokens, [rows]."""
+        return np.array([row.length for row in self.rows], np.int64)
+
+    def liked(self, chosen: Iterable[int]) -> NDArray[np.int64]:
+        """Labels of the chosen rows' candidates, in order, [M]."""
+        return np.concatenate([self.rows[n].liked for n in chosen]).astype(np.int64)
+
+    def packed(self, chosen: Iterable[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`packed.batch` of the chosen rows."""
+        return batch([pack(self.rows[n].prompt.prefix, self.rows[n].prompt.candidates) for n in chosen])
+
+    def inputs(self, model: MultiExitModel, chosen: Sequence[int]) -> tuple[Any, ...]:
+        """What the model takes, for the chosen rows."""
+        tokens, *rest = self.packed(chosen)
+        tokens, given = with_vectors(model, self.sources, tokens, [self.rows[n].prompt for n in chosen])
+        return tokens, *rest, given
+
+
+def with_vectors(
+    model: MultiExitModel, sources: Sources | None, tokens: Tensor, prompts: Sequence[Prompt]
+) -> tuple[Tensor, Given | None]:
+    """tokens: int64 [B, T], of the prompts. Returns them as the model takes them, and their vectors, if there are any: in float32
+    also under autocast, as an export makes them."""
+    if sources is None or model.projectors is None:
+        return tokens, None
+    with torch.autocast(tokens.device.type, enabled=False):
+        return sources.batch(model.projectors, model.model.get_input_embeddings(), tokens, prompts)
+
+
+def packed_rows(
+    catalog: Catalog, split: str, size: int, most: int = 0, track: Callable[[Sequence[Any]], Iterable[Any]] = iter
+) -> Rows:
+    """Slates of a split, of at most `size` candidates, each as of its first interaction. most: slates, evenly spaced; 0: all.
+    track: is handed the slates to go through, to show progress."""
+    builder = PromptBuilder.of(catalog, split)
+    rows = [
+        Row(slate.user, builder.prompt(slate.user, slate.items, slate.as_of), slate.liked)
+        for slate in track(spread(cut(catalog, split, size), most))
+    ]
+    return Rows(rows, None if catalog.vector_ids is None else Sources(catalog, training=split == "train"))
+
+
+def batches(lengths: NDArray[np.int64], tokens: int, rng: np.random.Generator) -> list[list[int]]:
+    """All rows in batches of at most `tokens` tokens, padding included (or of one row), in random order: rows of similar length
+    together."""
+    order = rng.permutation(len(lengths))
+    made: list[list[int]] = []
+    for pool in np.array_split(order, math.ceil(len(order) / POOL)):
+        current: list[int] = []
+        for n in pool[np.argsort(lengths[pool])]:
+            if current and lengths[n] * (len(current) + 1) > tokens:
+                made.append(current)
+                current = []
+            current.append(int(n))
+        made.append(current)
+    return [made[n] for n in rng.permutation(len(made))]
+
+
+def fresh_projectors(catalog: Catalog, decoder: Decoder) -> Projectors | None:
+    """For the vectors of a catalog's prompts; None if they have none."""
+    ids = catalog.vector_ids
+    return None if ids is None else Projectors.like(decoder, ids, catalog.info["embedding"]["dim"])
+
+
+def parameter_groups(model: MultiExitModel, rate: float, ratio: float, head_rate: float | None = None) -> list[dict[str, Any]]:
+    """Groups for an optimizer, of the parameters that are to be trained: the layers between two exits learn at rate / ratio^k
+    with k exits left to the last, so that shallower ones learn faster, and so does each exit's head (at head_rate / ratio^k).
+
+    Token embeddings learn as the first layers do, projectors as the first head. head_rate: None is `rate`.
+    """
+    layers, groups = model.decoder.layers, []
+    seen: set[int] = set()
+    for k, (begin, end) in enumerate(zip([0, *model.exits[:-1]], model.exits, strict=True)):
+        own: list[nn.Module] = [*layers[begin:end]]
+        new: list[nn.Module] = [model.heads.norms[k], model.heads.projections[k]]
+        if k == 0:
+            own.append(model.model.get_input_embeddings())
+            new += [] if model.projectors is None else [model.projectors]
+        scale = ratio ** (len(model.exits) - 1 - k)
+        for modules, peak in ((own, rate), (new, rate if head_rate is None else head_rate)):
+            parameters = [p for module in modules for p in module.parameters() if p.requires_grad and id(p) not in seen]
+            seen.update(map(id, parameters))
+            if parameters:
+                groups.append({"params": parameters, "lr": peak / scale})
+    return groups

@@ -1,0 +1,140 @@
+"""Where a decoder's weights come from: a Hugging Face folder or Hub id, a GGUF file, or the folder of a PEFT adapter, whose base
+is one of these.
+
+Whatever it is, the decoder is in float32 with packed attention and a config of its own. A GGUF file's weights are dequantized; an
+adapter is merged into its base. `gguf` and `peft` are imported only where one is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from rexit.errors import CheckpointError
+from rexit.exporter.model.packed import ATTENTION
+from rexit.exporter.quiet import first_line, quiet
+
+PATTERNS = ("*.safetensors", "*.bin")
+ADAPTER = "adapter_config.json"
+
+
+def located(path: str | Path) -> Path:
+    """The folder or GGUF file, fetched first if `path` is the id of a model on the Hub. Raises CheckpointError."""
+    place = Path(path)
+    if place.is_dir() or _is_gguf(place):
+        return place
+    if place.suffix == ".gguf":
+        raise CheckpointError(f"{path}: no such file")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        raise CheckpointError(f"{path}: no such checkpoint folder")
+    from huggingface_hub import snapshot_download
+
+    try:
+        with quiet():
+            return Path(snapshot_download(str(path), allow_patterns=[*PATTERNS, "*.json"]))
+    except Exception as exc:
+        raise CheckpointError(f"{path}: no such folder, and the Hub did not provide it: {first_line(exc)}") from exc
+
+
+def files(place: Path) -> set[Path]:
+    """Those that the decoder is made of."""
+    if _is_gguf(place):
+        return {place}
+    own = {path for pattern in PATTERNS for path in place.glob(pattern)}
+    if _is_adapter(place):
+        return own | {place / ADAPTER} | files(_base(place))
+    return own | set(place.glob("config.json"))
+
+
+def layers(place: Path) -> int:
+    """How many the decoder has. Raises CheckpointError."""
+    if _is_adapter(place):
+        return layers(_base(place))
+    if _is_gguf(place):
+        import gguf  # noqa: F401, transformers says it less clearly
+    try:
+        return int(AutoConfig.from_pretrained(**_named(place)).num_hidden_layers)
+    except Exception as exc:
+        what = "its" if _is_gguf(place) else "its config.json"
+        raise CheckpointError(f"{place}: {what} is not a decoder's: {first_line(exc)}") from exc
+
+
+def decoder_model(place: Path) -> Any:
+    """Missing weights are an error, not random numbers. Raises CheckpointError."""
+    if _is_adapter(place):
+        return _merged(place)
+    if _is_gguf(place):
+        import gguf  # noqa: F401
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            **_named(place), dtype=torch.float32, attn_implementation=ATTENTION, output_loading_info=True
+        )
+    except Exception as exc:
+        raise CheckpointError(f"{place}: cannot be loaded (truncated, or not a decoder): {first_line(exc)}") from exc
+    model, report = loaded
+    for problem in ("missing_keys", "mismatched_keys"):
+        if keys := sorted(map(str, report.get(problem) or ())):
+            raise CheckpointError(f"{place}: {len(keys)} weights are {problem.split('_')[0]}, e.g. {keys[0]}")
+    return (_plain(model) if _is_gguf(place) else model).eval()
+
+
+def _is_gguf(place: Path) -> bool:
+    return place.suffix == ".gguf" and place.is_file()
+
+
+def _is_adapter(place: Path) -> bool:
+    return (place / ADAPTER).is_file()
+
+
+def _named(place: Path) -> dict[str, Any]:
+    """Arguments of `from_pretrained`."""
+    if _is_gguf(place):
+        return {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}
+    return {"pretrained_model_name_or_path": place}
+
+
+def _plain(loaded: Any) -> Any:
+    """The same model without the marks of a quantized one, which cannot be saved or trained."""
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=ATTENTION)
+    model.load_state_dict(loaded.state_dict())
+    return model
+
+
+def _base(folder: Path) -> Path:
+    try:
+        config = json.loads((folder / ADAPTER).read_text())
+    except (OSError, ValueError) as exc:
+        raise CheckpointError(f"{folder / ADAPTER}: not valid JSON: {first_line(exc)}") from exc
+    name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not isinstance(name, str) or not name:
+        raise CheckpointError(
+            f"{folder / ADAPTER}: `base_model_name_or_path` is {name!r}, expected a folder, Hub id or GGUF file"
+        )
+    try:
+        base = located(name)
+    except CheckpointError as exc:
+        raise CheckpointError(f"{folder}: the model that this adapter adds to is missing: {exc}") from exc
+    if _is_adapter(base):
+        raise CheckpointError(f"{folder}: adds to {name}, which is an adapter itself, expected a whole model")
+    return base
+
+
+def _merged(folder: Path) -> Any:
+    from peft import PeftModel
+
+    base = decoder_model(_base(folder))
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            return PeftModel.from_pretrained(base, folder).merge_and_unload().eval()
+    except Exception as exc:
+        raise CheckpointError(f"{folder}: its adapter does not fit {_base(folder)}, or is truncated: {first_line(exc)}") from exc

@@ -1,0 +1,180 @@
+"""examples/finetune: a training that was stopped ends as one that was not, and `rexit export` takes what it made."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from builders.checkpoints import tiny_model
+from builders.indexed_catalog import WITH_VECTORS, write_indexed_catalog
+from rexit.bundle import Catalog
+from rexit.exporter.export import export_bundle
+from rexit.exporter.model.checkpoint import HEADS, PROJECTORS
+from rexit.exporter.model.packed import PADDING, PREFIX
+from rexit.exporter.model.training import packed_rows
+from rexit.exporter.options import ExportOptions
+
+PROGRAM = Path(__file__).parents[2] / "examples" / "finetune" / "train.py"
+
+
+@pytest.fixture(scope="module")
+def train() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("finetune", PROGRAM)
+    assert spec and spec.loader
+    sys.modules["finetune"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "model"
+    tiny_model().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_indexed_catalog(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def with_vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_indexed_catalog(tmp_path_factory.mktemp("vectors"), template=WITH_VECTORS)
+
+
+def trained(train: ModuleType, monkeypatch: pytest.MonkeyPatch, base: Path, catalog: Path, out: Path, *more: object) -> Path:
+    words = ["--catalog", catalog, "--init", base, "--out", out, "--exits", "1,2,4", "--batch-tokens", 400, "--slate", 5, *more]
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, words)])
+    train.main()
+    return out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--accumulate", 2), ("--lora", 2), ("--freeze-embeddings", "--distill", 0.5, "--schedule", "linear")],
+    ids=["full", "lora", "frozen"],
+)
+def test_stopped_and_continued_is_as_never_stopped(
+    train: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    base: Path,
+    with_vectors: Path,
+    tmp_path: Path,
+    options: tuple[object, ...],
+) -> None:
+    # More than one pass over the data; without a warm-up, so that the one step before the stop changes the weights.
+    steps = ("--steps", 14, "--rate", 1e-3, "--warmup", 0, *options)
+    whole = trained(train, monkeypatch, base, with_vectors, tmp_path / "whole", *steps)
+    parts = trained(train, monkeypatch, base, with_vectors, tmp_path / "parts", *steps, "--max-minutes", 1e-9)
+    name = "model.safetensors"
+    assert not same(parts / name, whole / name)
+    assert [path.name for path in (tmp_path / "parts.training").glob("checkpoint-*")] == ["checkpoint-1"]
+    trained(train, monkeypatch, base, with_vectors, tmp_path / "parts", *steps, "--save-every", 3)
+    assert all(same(parts / name, whole / name) for name in (name, HEADS, PROJECTORS))
+    assert not same(base / name, whole / name)
+
+
+def same(one: Path, other: Path) -> bool:
+    there, here = load_file(one), load_file(other)
+    return there.keys() == here.keys() and all(torch.equal(there[name], here[name]) for name in there)
+
+
+def test_half_written_state_is_passed_over(
+    train: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    base: Path,
+    catalog: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = trained(train, monkeypatch, base, catalog, tmp_path / "out", "--steps", 4, "--save-every", 2)
+    (tmp_path / "out.training" / "checkpoint-4" / "trainer_state.json").unlink()
+    capsys.readouterr()
+    trained(train, monkeypatch, base, catalog, out, "--steps", 4, "--save-every", 2)
+    assert "goes on from" in (said := capsys.readouterr().out) and "checkpoint-2\n" in said
+
+
+def test_other_settings_are_refused(
+    train: ModuleType, monkeypatch: pytest.MonkeyPatch, base: Path, catalog: Path, tmp_path: Path
+) -> None:
+    trained(train, monkeypatch, base, catalog, tmp_path / "out", "--steps", 1)
+    with pytest.raises(SystemExit, match=r"begun there with --lora 0, now it is 4: delete the folder") as caught:
+        trained(train, monkeypatch, base, catalog, tmp_path / "out", "--steps", 1, "--lora", 4)
+    assert "\n" not in str(caught.value)
+
+
+def test_vocabulary_that_is_not_the_model_s(
+    train: ModuleType, monkeypatch: pytest.MonkeyPatch, catalog: Path, tmp_path: Path
+) -> None:
+    tiny_model(vocab_size=90).save_pretrained(tmp_path / "small")
+    with pytest.raises(SystemExit, match=r"its tokenizer has 95 tokens, .* has embeddings of 90"):
+        trained(train, monkeypatch, tmp_path / "small", catalog, tmp_path / "out", "--steps", 1)
+
+
+@pytest.mark.parametrize("kind", ["merged", "adapter"])
+def test_what_was_trained_is_exported(
+    train: ModuleType, monkeypatch: pytest.MonkeyPatch, base: Path, with_vectors: Path, tmp_path: Path, kind: str
+) -> None:
+    more = ("--save-adapter",) if kind == "adapter" else ()
+    trained(train, monkeypatch, base, with_vectors, tmp_path / "out", "--steps", 3, "--lora", 2, "--rate", 1e-2, *more)
+    assert (tmp_path / "out" / "adapter_config.json").exists() == (kind == "adapter")
+    report = export_bundle(tmp_path / "out", with_vectors, tmp_path / "bundle", ExportOptions(golden_slates=2))
+    assert report.exits == (1, 2, 4)
+
+
+def test_default_exits_are_every_five_layers_and_the_last(train: ModuleType, tmp_path: Path) -> None:
+    for depth, expected in ((4, [4]), (10, [5, 10]), (12, [5, 10, 12])):
+        tiny_model(num_hidden_layers=depth).save_pretrained(tmp_path / str(depth))
+        assert train.chosen_exits(train.Settings(init=str(tmp_path / str(depth)))) == expected
+
+
+def test_batch_holds_each_row_s_prefix_candidates_and_labels(train: ModuleType, catalog: Path) -> None:
+    data = packed_rows(Catalog.open(catalog), "train", 5)
+    collate = train.Collator(data)
+    made = collate([[0, 3]])
+    assert collate.tokens == int((made["groups"] != PADDING).sum()) == data.lengths[[0, 3]].sum()
+    ends = made["tokens"].flatten()[made["rows"]]
+    at = 0
+    for row, (tokens, groups) in zip((0, 3), zip(made["tokens"], made["groups"], strict=True), strict=True):
+        prompt, liked = data.rows[row].prompt, data.rows[row].liked
+        np.testing.assert_array_equal(tokens[groups == PREFIX], prompt.prefix)
+        for n, candidate in enumerate(prompt.candidates):
+            np.testing.assert_array_equal(tokens[groups == n], candidate)
+            assert ends[at] == candidate[-1] and made["liked"][at] == liked[n]
+            at += 1
+    assert at == len(made["rows"]) == collate.labels
+
+
+def test_loss_is_the_mean_of_the_exits(train: ModuleType) -> None:
+    logits, liked = torch.randn(3, 7, 2), torch.tensor([0, 1, 1, 0, 1, 0, 0])
+    expected = np.mean([torch.nn.functional.cross_entropy(one, liked).item() for one in logits])
+    assert train.joint_loss(logits, liked).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_distillation_pulls_earlier_exits_to_the_last_alone(train: ModuleType) -> None:
+    liked = torch.tensor([0, 1, 1])
+    alike = torch.randn(1, 3, 2).repeat(3, 1, 1)
+    assert train.joint_loss(alike, liked, 5.0).item() == pytest.approx(train.joint_loss(alike, liked).item(), abs=1e-6)
+
+    logits = torch.randn(3, 3, 2, requires_grad=True)
+    added = train.joint_loss(logits, liked, 2.0) - train.joint_loss(logits, liked)
+    p, q = (part.softmax(-1).log() for part in (logits[-1], logits[:-1]))
+    expected = 2.0 * (p.exp() * (p - q)).sum(-1).mean()
+    assert added.item() == pytest.approx(expected.item(), abs=1e-5)
+    (gradient,) = torch.autograd.grad(added, logits)
+    assert gradient[-1].abs().max() < 1e-6 < gradient[:-1].abs().max()
+
+
+def test_settings_that_may_change_are_not_kept(train: ModuleType, monkeypatch, base: Path, catalog: Path, tmp_path: Path) -> None:
+    trained(train, monkeypatch, base, catalog, tmp_path / "out", "--steps", 1)
+    kept = json.loads((tmp_path / "out.training" / "settings.json").read_text())
+    assert kept["steps"] == 1 and not {"max_minutes", "save_every", "validate_slates"} & kept.keys()

@@ -1,0 +1,82 @@
+"""What trainings share: rows and batches of slates, rates by depth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from builders.checkpoints import tiny_heads, tiny_model
+from builders.indexed_catalog import WITH_VECTORS, write_indexed_catalog
+from rexit.bundle import Catalog
+from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.exporter.model.training import Rows, batches, fresh_projectors, packed_rows, parameter_groups
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    return Catalog.open(write_indexed_catalog(tmp_path_factory.mktemp("vectors"), template=WITH_VECTORS))
+
+
+@pytest.fixture(scope="module")
+def rows(catalog: Catalog) -> Rows:
+    return packed_rows(catalog, "train", 5)
+
+
+def multi_exit(catalog: Catalog) -> MultiExitModel:
+    decoder = Decoder.of(tiny_model())
+    return MultiExitModel(decoder, tiny_heads(decoder, 3), (1, 2, 4), fresh_projectors(catalog, decoder))
+
+
+def test_every_label_of_the_split_is_in_one_row(catalog: Catalog, rows: Rows) -> None:
+    split = catalog.split("train")
+    np.testing.assert_array_equal(rows.liked(range(len(rows.rows))), split.liked)
+    assert all(len(row.liked) == len(row.prompt.candidates) <= 5 for row in rows.rows)
+
+
+def test_no_more_rows_than_asked_for(catalog: Catalog) -> None:
+    assert len(packed_rows(catalog, "train", 5, most=3).rows) == 3
+
+
+def test_lengths_are_those_of_packed_rows(rows: Rows) -> None:
+    for n, length in enumerate(rows.lengths):
+        assert rows.packed([n])[0].shape == (1, length)
+
+
+def test_batches_have_each_row_once_within_the_tokens_allowed(rows: Rows) -> None:
+    made = batches(rows.lengths, 700, np.random.default_rng(0))
+    assert sorted(n for batch in made for n in batch) == list(range(len(rows.rows)))
+    assert all(rows.lengths[batch].max() * len(batch) <= 700 or len(batch) == 1 for batch in made)
+    assert made == batches(rows.lengths, 700, np.random.default_rng(0)) != batches(rows.lengths, 700, np.random.default_rng(1))
+
+
+def test_a_row_that_is_too_long_is_a_batch_of_its_own(rows: Rows) -> None:
+    assert all(len(batch) == 1 for batch in batches(rows.lengths, 1, np.random.default_rng(0)))
+
+
+def test_vectors_are_float32_under_autocast(catalog: Catalog, rows: Rows) -> None:
+    model = multi_exit(catalog)
+    plain = rows.inputs(model, [0, 1])[-1]
+    with torch.autocast("cpu", torch.bfloat16):
+        under = rows.inputs(model, [0, 1])[-1]
+    torch.testing.assert_close(under.vectors, plain.vectors, rtol=0, atol=0)
+
+
+def test_shallower_layers_learn_faster(catalog: Catalog) -> None:
+    model = multi_exit(catalog)
+    rate = {id(p): group["lr"] for group in parameter_groups(model, 1.0, 0.5, 10.0) for p in group["params"]}
+    layers, heads = model.decoder.layers, model.heads
+    assert [rate[id(next(layer.parameters()))] for layer in layers] == [4.0, 2.0, 1.0, 1.0]
+    assert [rate[id(p.weight)] for p in heads.projections] == [rate[id(n.weight)] for n in heads.norms] == [40.0, 20.0, 10.0]
+    assert rate[id(model.model.get_input_embeddings().weight)] == 4.0
+    assert {rate[id(p)] for p in model.projectors.parameters()} == {40.0}
+
+
+def test_each_parameter_that_learns_is_in_one_group(catalog: Catalog) -> None:
+    model = multi_exit(catalog)
+    for never_computed in (model.decoder.norm, model.model.get_output_embeddings()):
+        never_computed.requires_grad_(False)
+    model.decoder.layers[0].mlp.requires_grad_(False)
+    listed = [id(p) for group in parameter_groups(model, 1.0, 0.5) for p in group["params"]]
+    assert sorted(listed) == sorted(id(p) for p in model.parameters() if p.requires_grad)
