@@ -20,6 +20,7 @@ Vectors that stand among the token embeddings have to be given as v Q.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,6 +63,7 @@ def rotate(decoder: Decoder, heads: ExitHeads, turn: Tensor) -> None:
     """Rotates a decoder without an `obstacle` and its heads in place, by Q = `turn`, float64 [H, H]."""
     embeddings = decoder.model.get_input_embeddings()
     embeddings.weight = nn.Parameter(_folded(embeddings.weight, right=turn))  # a new one: it may be the LM head's, too
+    layer: Any
     for n, layer in enumerate(decoder.layers):
         for name, part in _WRITERS.items():
             norm, block = getattr(layer, _BLOCK[_BLOCK.index(name) - 1]), getattr(layer, name)
@@ -75,9 +77,11 @@ def rotate(decoder: Decoder, heads: ExitHeads, turn: Tensor) -> None:
             if writer.bias is not None:
                 writer.bias.copy_(_folded(writer.bias, right=turn))
         _rotate_values(layer.self_attn, orthogonal(decoder.head_dim, n + 1))
-    for norm, projection in zip(heads.norms, heads.projections, strict=True):
-        projection.weight.copy_(_folded(projection.weight * norm.weight.double(), right=turn))
-        norm.weight.fill_(1)
+    last: Any
+    projection: Any
+    for last, projection in zip(heads.norms, heads.projections, strict=True):
+        projection.weight.copy_(_folded(projection.weight * last.weight.double(), right=turn))
+        last.weight.fill_(1)
 
 
 def gain(norm: nn.Module, size: int) -> Tensor | None:
@@ -87,6 +91,7 @@ def gain(norm: nn.Module, size: int) -> Tensor | None:
         return None
     x = 1 + torch.randn(4, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
+        tried: Tensor
         for tried in (weight.detach().double(), 1 + weight.detach().double()):
             if torch.allclose(norm(x).double(), tried * x / x.square().mean(-1, keepdim=True).sqrt(), rtol=1e-3, atol=1e-4):
                 return tried
@@ -125,10 +130,11 @@ def _rotate_values(attention: nn.Module, turn: Tensor) -> None:
     if not isinstance(made, nn.Linear) or hasattr(attention, "v_norm"):
         return
     assert isinstance(read, nn.Linear)
-    made.weight.copy_(torch.einsum("hdi,de->hei", made.weight.double().unflatten(0, (-1, size)), turn).flatten(0, 1))
+    weight, out = made.weight.double(), read.weight.double()
+    made.weight.copy_(torch.einsum("hdi,de->hei", weight.view(-1, size, weight.shape[1]), turn).flatten(0, 1))
     if made.bias is not None:
-        made.bias.copy_((made.bias.double().unflatten(0, (-1, size)) @ turn).flatten())
-    read.weight.copy_((read.weight.double().unflatten(1, (-1, size)) @ turn).flatten(1))
+        made.bias.copy_((made.bias.double().view(-1, size) @ turn).flatten())
+    read.weight.copy_((out.view(len(out), -1, size) @ turn).flatten(1))
 
 
 def _folded(weight: Tensor, left: Tensor | None = None, right: Tensor | None = None) -> Tensor:
