@@ -1,6 +1,5 @@
 """Trains a small byte-level BPE on the films' and users' texts, so that the embedding table does not dwarf a model of a few
-layers. A film's title is one token: a history of ten films is twenty tokens, and the model can learn what is said of each film.
-A title that comes later is spelled in pieces.
+layers.
 
     python examples/movielens/tokenizer.py DATA OUT
 
@@ -10,6 +9,7 @@ Reads DATA/ml-100k.{item,user}, writes OUT/tokenizer.json.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -21,7 +21,7 @@ TEMPLATE = Path(__file__).parent / "prompt.toml"
 PIECES = r" ?[\p{L}']+| ?[0-9^%]+| ?[^ ]"
 
 
-def trained(texts: list[str], template: str, whole: list[str], vocabulary: int = VOCABULARY) -> Tokenizer:
+def trained(texts: list[str], template: str, whole: Sequence[str] = (), vocabulary: int = VOCABULARY) -> Tokenizer:
     """A BPE of `vocabulary` tokens, and one token more for each of `whole`, wherever it stands as a word of its own."""
     rates = [f" {percent}%" for percent in range(101)] + [f" 2^{power}" for power in range(16)]
     tokenizer = Tokenizer(models.BPE())
@@ -47,9 +47,8 @@ def main(data: Path, out: Path) -> None:
         pl.read_csv(data / f"ml-100k.{name}", separator="\t", quote_char=None, infer_schema=False) for name in ("item", "user")
     )
     texts = [f" {value}" for frame in (items, users) for column in frame.columns[1:] for value in frame[column]]
-    titles = [f" {title}" for title in items[items.columns[1]].unique(maintain_order=True)]
     out.mkdir(parents=True, exist_ok=True)
-    trained(texts, TEMPLATE.read_text(), titles).save(str(out / "tokenizer.json"))
+    trained(texts, TEMPLATE.read_text()).save(str(out / "tokenizer.json"))
 
 
 if __name__ == "__main__":
