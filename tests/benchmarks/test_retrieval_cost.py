@@ -122,7 +122,10 @@ def test_rows_before_the_first_snapshot_have_no_lists(cost, catalog: Catalog) ->
     assert np.isnan(some[parts[0].as_of < begins[:, 1]]).all()
 
 
-def test_differences_are_from_none_and_from_the_first(cost, catalog: Catalog) -> None:
+def test_differences_are_from_none_and_from_the_first(cost, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    import boosting
+
+    monkeypatch.setattr(boosting, "ROUNDS", 10)
     names = titles(catalog)
     text = lambda _: cost.Text(catalog, cost.Histories(catalog, names), names, letters)  # noqa: E731
     retrievers = {"graph": lambda known: cost.Graph(catalog, known), "text": text, "again": text}
