@@ -5,6 +5,7 @@ Small random models. Compiled by TensorRT-RTX, not run: there is no GPU.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from builders.checkpoints import FAMILIES, MORE_FAMILIES, REFUSED_FAMILIES, tiny
 from builders.families import DEPTH, ENGINES, Measured, measure_all
 from rexit.errors import CheckpointError
 from rexit.exporter.export import export_bundle
-from rexit.exporter.options import EXACT, ExportOptions
+from rexit.exporter.options import ExportOptions
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
-CORRELATION = 0.97
+CORRELATION = {**dict.fromkeys([*FAMILIES, *MORE_FAMILIES], 0.99), **dict.fromkeys(("glm4", "nemotron", "starcoder2"), 0.98)}
 """Of int8 with float32, at least. Below the export's own gate, which is for trained models."""
+ATTENTION = {"SlateAttention": "SlateAttention", "Attention": "ONNX Runtime's"}
 PROFILES = 2
 """For a prefix, and behind one."""
 WORKING = {**FAMILIES, **MORE_FAMILIES}
@@ -33,14 +35,14 @@ def measured(catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_float32_is_what_pytorch_computes(measured: Mapping[str, Measured], family: str) -> None:
     """At every exit: pairs alone, behind a cached prefix, and as slates; and so in the C++ library."""
     one = measured[family]
-    assert len(one.parity) == DEPTH
-    assert max(value for row in one.parity for value in row.values()) <= EXACT
-    assert one.runtime <= EXACT
+    assert len(one.parity) == (DEPTH if family in FAMILIES else 1)
+    assert max(value for row in one.parity for value in row.values()) <= 1e-4
+    assert one.runtime <= 1e-4
 
 
 @pytest.mark.parametrize("family", WORKING)
 def test_int8_is_close_to_float32(measured: Mapping[str, Measured], family: str) -> None:
-    assert measured[family].correlation >= CORRELATION
+    assert measured[family].correlation >= CORRELATION[family]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -61,9 +63,9 @@ def _row(family: str, one: Measured) -> str:
         WORKING[family],
         f"`{family}`",
         "yes" if one.unrotated is None else f"no: {one.unrotated.removeprefix(f'{family}: ')}",
-        f"<= {EXACT:g}",
-        f">= {CORRELATION:g}",
-        "SlateAttention" if "SlateAttention" in one.attention else "ONNX Runtime's",
+        "<= 1e-4",
+        f">= {CORRELATION[family]:g}",
+        next((text for name, text in ATTENTION.items() if name in one.attention), "in parts"),
         "not tried" if not one.engines else "yes, attention fused" if fused else "yes",
     )
     return f"| {' | '.join(cells)} |"
@@ -72,6 +74,12 @@ def _row(family: str, one: Measured) -> str:
 def test_the_page_says_what_was_measured(measured: Mapping[str, Measured]) -> None:
     rows = [_row(family, measured[family]) for family in WORKING]
     assert "\n".join(rows) in PAGE.read_text(), "expected in docs/families.md:\n" + "\n".join(rows)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/how-to/own-model.md", "docs/how-to/add-a-model-family.md"])
+def test_pages_that_count_them_agree(page: str) -> None:
+    counts = re.findall(r"(\d+) families\b|\b(\d+) are tested", (PAGE.parents[1] / page).read_text())
+    assert counts and {int(one or other) for one, other in counts} == {len(WORKING)}
 
 
 @pytest.mark.parametrize("family", REFUSED_FAMILIES)
