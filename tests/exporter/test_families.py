@@ -18,7 +18,11 @@ from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
-CORRELATION = {**dict.fromkeys([*FAMILIES, *MORE_FAMILIES], 0.99), **dict.fromkeys(("glm4", "nemotron", "starcoder2"), 0.98)}
+CORRELATION = {
+    **dict.fromkeys([*FAMILIES, *MORE_FAMILIES], 0.99),
+    **dict.fromkeys(("glm4", "nemotron", "starcoder2"), 0.98),
+    "phi": 0.97,
+}
 """Of int8 with float32, at least. Below the export's own gate, which is for trained models."""
 ATTENTION = {"SlateAttention": "SlateAttention", "Attention": "ONNX Runtime's"}
 PROFILES = 2
