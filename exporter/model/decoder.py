@@ -19,6 +19,9 @@ from rexit.exporter.model.packed import ATTENTION, Call
 from rexit.exporter.quiet import first_line
 
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+LAYER_TYPES = ("full_attention", "sliding_attention")
+"""What a config may call its layers. Any other kind keeps a state that no cache of keys and values holds, or has a mask of its
+own."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Decoder:
     def of(cls, model: Any) -> Decoder:
         """Raises CheckpointError, naming the family, for a model that cannot be split."""
         family, layers = model.config.model_type, model.config.num_hidden_layers
+        if others := sorted(set(getattr(model.config, "layer_types", None) or ()) - set(LAYER_TYPES)):
+            raise CheckpointError(f"{family}: has layers of the kind {others[0]}, expected {' or '.join(LAYER_TYPES)} alone")
         found = [
             (body, name)
             for body in model.modules()
@@ -51,6 +56,8 @@ class Decoder:
         norm_name = next((name for name in FINAL_NORMS if isinstance(getattr(body, name, None), nn.Module)), None)
         if norm_name is None:
             raise CheckpointError(f"{family}: no final norm next to the layers, looked for {', '.join(FINAL_NORMS)}")
+        if experts := next((name for name, part in getattr(body, layers_name)[-1].named_parameters() if part.ndim == 3), None):
+            raise CheckpointError(f"{family}: its layers have experts (`{experts}`), expected one feed-forward block in each")
         kv_heads, head_dim = _cache_shape(model, body, layers)
         return cls(model, body, layers_name, norm_name, kv_heads, head_dim)
 

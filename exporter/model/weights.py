@@ -32,12 +32,22 @@ def located(path: str | Path) -> Path:
     if place.suffix == ".gguf":
         raise CheckpointError(f"{path}: no such file")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-        raise CheckpointError(f"{path}: no such checkpoint folder")
+        raise CheckpointError(f"{path}: no such checkpoint folder, and not the id of a model on the Hub, OWNER/NAME")
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
         with quiet():
             return Path(snapshot_download(str(path), allow_patterns=[*PATTERNS, "*.json"]))
+    except GatedRepoError as exc:
+        why = "asks you to accept its conditions there, then to log in with `hf auth login`"
+        raise CheckpointError(f"{path}: no such folder, and the model of this id on the Hub {why}") from exc
+    except RepositoryNotFoundError as exc:
+        why = "or a private one: log in with `hf auth login`"
+        raise CheckpointError(f"{path}: no such folder, and no model of this id on the Hub, {why}") from exc
+    except LocalEntryNotFoundError as exc:
+        why = "the Hub cannot be reached, and no earlier download of the model is in the local cache"
+        raise CheckpointError(f"{path}: no such folder; {why}") from exc
     except Exception as exc:
         raise CheckpointError(f"{path}: no such folder, and the Hub did not provide it: {first_line(exc)}") from exc
 
@@ -76,12 +86,18 @@ def decoder_model(place: Path) -> Any:
             **_named(place), dtype=torch.float32, attn_implementation=ATTENTION, output_loading_info=True
         )
     except Exception as exc:
+        if exc.args == (ATTENTION,):  # looked up among the attentions of the family's own
+            raise CheckpointError(f"{_family(place)}: does not use transformers' attention interface") from exc
         raise CheckpointError(f"{place}: cannot be loaded (truncated, or not a decoder): {first_line(exc)}") from exc
     model, report = loaded
     for problem in ("missing_keys", "mismatched_keys"):
         if keys := sorted(map(str, report.get(problem) or ())):
             raise CheckpointError(f"{place}: {len(keys)} weights are {problem.split('_')[0]}, e.g. {keys[0]}")
     return (_plain(model) if _is_gguf(place) else model).eval()
+
+
+def _family(place: Path) -> str:
+    return str(AutoConfig.from_pretrained(**_named(place)).model_type)
 
 
 def _is_gguf(place: Path) -> bool:

@@ -16,24 +16,46 @@ from rexit.exporter.model.packed import ATTENTION
 from rexit.exporter.model.projectors import Projectors
 from rexit.exporter.quiet import quiet
 
-FAMILIES = (
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3_text",
-    "phi3",
-    "smollm3",
-    "gpt2",
-    "opt",
-    "phi",
-    "olmo2",
-    "granite",
-    "stablelm",
-    "gpt_neox",
-    "cohere",
-)
+FAMILIES = {
+    "llama": "Llama, SmolLM2",
+    "mistral": "Mistral",
+    "qwen2": "Qwen2, Qwen2.5",
+    "qwen3": "Qwen3",
+    "gemma2": "Gemma 2",
+    "gemma3_text": "Gemma 3, text",
+    "phi3": "Phi-3",
+    "smollm3": "SmolLM3",
+    "gpt2": "GPT-2",
+    "opt": "OPT",
+    "phi": "Phi",
+    "olmo2": "OLMo 2",
+    "granite": "Granite",
+    "stablelm": "StableLM",
+    "gpt_neox": "GPT-NeoX, Pythia",
+    "cohere": "Cohere",
+}
+"""By `model_type`. All of them go through TensorRT-RTX, too."""
+MORE_FAMILIES = {
+    "ernie4_5": "ERNIE 4.5",
+    "exaone4": "EXAONE 4",
+    "gemma": "Gemma",
+    "glm4": "GLM-4",
+    "hunyuan_v1_dense": "HunYuan, dense",
+    "ministral": "Ministral",
+    "nemotron": "Nemotron",
+    "seed_oss": "Seed-OSS",
+    "starcoder2": "StarCoder2",
+}
+REFUSED_FAMILIES = {
+    "bloom": "BLOOM",
+    "falcon": "Falcon",
+    "falcon_h1": "Falcon-H1",
+    "gpt_oss": "gpt-oss",
+    "lfm2": "LFM2",
+    "mamba": "Mamba",
+    "mixtral": "Mixtral",
+    "qwen2_moe": "Qwen2-MoE",
+}
 VOCAB, LAYERS, LABELS = 200, 4, {"no": 5, "yes": 9}
 _SHAPE: dict[str, Any] = {
     "vocab_size": VOCAB,
@@ -56,15 +78,18 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "gpt_neox": _NO_HEAD_DIM,
     "phi": _NO_HEAD_DIM,
     "stablelm": _NO_HEAD_DIM,
+    "bloom": {"vocab_size": VOCAB, "hidden_size": 64, "n_layer": LAYERS, "n_head": 4},
+    "falcon": _NO_HEAD_DIM,
+    "lfm2": _SHAPE | {"layer_types": ["conv", "full_attention"] * (LAYERS // 2)},
 }
 
 
-def tiny_model(family: str = "llama", **changes: Any) -> Any:
-    """A random decoder of the family whose norms are not the identity."""
+def tiny_model(family: str = "llama", attention: str | None = ATTENTION, **changes: Any) -> Any:
+    """A random decoder of the family whose norms are not the identity. attention: None for the family's own."""
     torch.manual_seed(0)
     with quiet():
         config = AutoConfig.for_model(family, **{**_SPECIAL.get(family, _SHAPE), **changes})
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION).eval()
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
     for parameter in model.parameters():
         if parameter.ndim == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from builders.checkpoints import FAMILIES, LABELS, tiny_heads, tiny_model
+from builders.checkpoints import FAMILIES, LABELS, MORE_FAMILIES, tiny_heads, tiny_model
 from rexit.errors import CheckpointError
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
@@ -18,7 +18,7 @@ def _slate(rng: np.random.Generator, prefix: int, sizes: tuple[int, ...]) -> tup
     return rng.integers(3, 200, prefix), [rng.integers(3, 200, size) for size in sizes]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *MORE_FAMILIES])
 def test_packed_is_one_by_one(family: str) -> None:
     decoder = Decoder.of(tiny_model(family))
     model = MultiExitModel(decoder, tiny_heads(decoder, 2), (2, 4)).eval()

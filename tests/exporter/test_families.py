@@ -1,0 +1,100 @@
+"""Every family through the whole export, the C++ runtime and TensorRT-RTX; docs/families.md says what these tests found.
+
+Small random models. Compiled by TensorRT-RTX, not run: there is no GPU.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from builders.checkpoints import FAMILIES, MORE_FAMILIES, REFUSED_FAMILIES, tiny_model
+from builders.families import DEPTH, ENGINES, Measured, measure_all
+from rexit.errors import CheckpointError
+from rexit.exporter.export import export_bundle
+from rexit.exporter.options import ExportOptions
+
+PAGE = Path(__file__).parents[2] / "docs" / "families.md"
+CORRELATION = {
+    **dict.fromkeys([*FAMILIES, *MORE_FAMILIES], 0.99),
+    **dict.fromkeys(("glm4", "nemotron", "starcoder2"), 0.98),
+    "phi": 0.97,
+}
+"""Of int8 with float32, at least. Below the export's own gate, which is for trained models."""
+ATTENTION = {"SlateAttention": "SlateAttention", "Attention": "ONNX Runtime's"}
+PROFILES = 2
+"""For a prefix, and behind one."""
+WORKING = {**FAMILIES, **MORE_FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def measured(catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Measured]:
+    return measure_all(FAMILIES, MORE_FAMILIES, catalog_folder, tmp_path_factory.mktemp("families"))
+
+
+@pytest.mark.parametrize("family", WORKING)
+def test_float32_is_what_pytorch_computes(measured: Mapping[str, Measured], family: str) -> None:
+    """At every exit: pairs alone, behind a cached prefix, and as slates; and so in the C++ library."""
+    one = measured[family]
+    assert len(one.parity) == (DEPTH if family in FAMILIES else 1)
+    assert max(value for row in one.parity for value in row.values()) <= 1e-4
+    assert one.runtime <= 1e-4
+
+
+@pytest.mark.parametrize("family", WORKING)
+def test_int8_is_close_to_float32(measured: Mapping[str, Measured], family: str) -> None:
+    assert measured[family].correlation >= CORRELATION[family]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("precision", ENGINES)
+def test_tensorrt_compiles_it(measured: Mapping[str, Measured], family: str, precision: str) -> None:
+    """And its products compute in the precision that the variant is named after, but for the head's."""
+    summary = measured[family].engines[precision]
+    products = {kind: count for kind, count in summary.items() if kind.endswith(" gemm")}
+    assert products.pop("fp32 gemm") == PROFILES, summary
+    assert products[f"{precision} gemm"] > 0, summary
+
+
+def _row(family: str, one: Measured) -> str:
+    fused = all(
+        sum(count for kind, count in summary.items() if "mha" in kind) == DEPTH * PROFILES for summary in one.engines.values()
+    )
+    cells = (
+        WORKING[family],
+        f"`{family}`",
+        "yes" if one.unrotated is None else f"no: {one.unrotated.removeprefix(f'{family}: ')}",
+        "<= 1e-4",
+        f">= {CORRELATION[family]:g}",
+        next((text for name, text in ATTENTION.items() if name in one.attention), "in parts"),
+        "not tried" if not one.engines else "yes, attention fused" if fused else "yes",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_page_says_what_was_measured(measured: Mapping[str, Measured]) -> None:
+    rows = [_row(family, measured[family]) for family in WORKING]
+    assert "\n".join(rows) in PAGE.read_text(), "expected in docs/families.md:\n" + "\n".join(rows)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/how-to/own-model.md", "docs/how-to/add-a-model-family.md"])
+def test_pages_that_count_them_agree(page: str) -> None:
+    counts = re.findall(r"(\d+) families\b|\b(\d+) are tested", (PAGE.parents[1] / page).read_text())
+    assert counts and {int(one or other) for one, other in counts} == {len(WORKING)}
+
+
+@pytest.mark.parametrize("family", REFUSED_FAMILIES)
+def test_a_family_that_does_not_work_is_refused_by_name(family: str, catalog_folder: Path, tmp_path: Path) -> None:
+    """In one line, which the page has, too; and nothing is written."""
+    tiny_model(family, attention=None).save_pretrained(tmp_path / "checkpoint")
+    options = ExportOptions(exits=(4,), head="shared")
+    with pytest.raises(CheckpointError) as caught:
+        export_bundle(tmp_path / "checkpoint", catalog_folder, tmp_path / "bundle", options)
+    said = str(caught.value)
+    assert said.startswith(f"{family}: ") and "\n" not in said
+    assert not (tmp_path / "bundle").exists()
+    row = f"| {REFUSED_FAMILIES[family]} | `{family}` | {said.removeprefix(f'{family}: ')} |"
+    assert row in PAGE.read_text().splitlines(), f"expected in docs/families.md:\n{row}"
