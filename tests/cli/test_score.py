@@ -36,7 +36,7 @@ def test_top_k_is_best_first(run: Run, place: Path) -> None:
     everything = ",".join(str(i) for i in ITEM_IDS)
     scores = run("score", place / "bundle", "--user", 100, f"--items={everything}", "--json").json["scores"]
     top = run("score", place / "bundle", "--user", 100, f"--items={everything}", "--top-k", 3, "--json").json["scores"]
-    assert top == sorted(scores, key=lambda r: -r["probability"])[:3]
+    assert top == sorted(scores, key=lambda r: -r["log_odds"])[:3], "also among probabilities of 1.0"
 
 
 def test_force_exit(run: Run, place: Path) -> None:
