@@ -16,7 +16,6 @@ WHY = {
     "gemma2": "gemma2: its layers have `post_feedforward_layernorm`",
     "gemma3_text": "gemma3_text: its layers have `post_feedforward_layernorm`",
     "olmo2": "olmo2: its layers lack `input_layernorm`",
-    "qwen3_moe": "qwen3_moe: its `mlp` has no linear layer `down_proj`",
     "gpt2": "gpt2: its final norm, LayerNorm, is not RMSNorm",
     "cohere": "cohere: its final norm, CohereLayerNorm, is not RMSNorm",
     **{name: f"{name}: its final norm, LayerNorm, is not RMSNorm" for name in ("opt", "phi", "stablelm", "gpt_neox")},
