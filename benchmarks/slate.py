@@ -352,7 +352,7 @@ def questions(folder: Path, peers: Path, work: Path, threads: int, rounds: int) 
     }
     theirs = tuple(one for one in PEERS if one.peer in plans)
     ours = (*IN_WORDS, *IN_VECTORS)
-    sides = [one.name for one in ours], [one.name for one in theirs]
+    sides, about = ([one.name for one in ours], [one.name for one in theirs]), asked.about()
     with loaded(plans, threads, work) as running:
         cases = {
             moment: asked_in_turn(
@@ -367,7 +367,7 @@ def questions(folder: Path, peers: Path, work: Path, threads: int, rounds: int) 
             )
             for moment in MOMENTS
         }
-        about = asked.about() | {"peers": {name: peer.about for name, peer in running.items()}}
+        about["peers"] = {name: peer.about for name, peer in running.items()}
     return cases, about
 
 

@@ -27,7 +27,10 @@ class Depth:
 
 def history(request: Mapping[str, Any]) -> dict[str, Any]:
     """What the prompt is to know of the user: `as_of` and `recent` of a session's methods, where a request has them."""
-    return {name: request[name] for name in ("as_of", "recent") if name in request}
+    found = {name: request[name] for name in ("as_of", "recent") if name in request}
+    if found.get("recent"):
+        found["recent"] = [(item, liked) for item, liked in found["recent"]]  # JSON has lists for pairs
+    return found
 
 
 def halving(session: Session, requests: Sequence[Mapping[str, Any]]) -> StopRule:

@@ -18,9 +18,10 @@ SIZE = 2
 
 @pytest.fixture(autouse=True)
 def folders(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
+    for folder in (FOLDER, FOLDER / "peers"):
+        monkeypatch.syspath_prepend(str(folder))
     yield
-    for name in ("question", "prompt_costs"):
+    for name in ("question", "prompt_costs", "ours", "protocol"):
         sys.modules.pop(name, None)
 
 
@@ -35,6 +36,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_is_asked_at_each_moment(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ours
     import question
 
     monkeypatch.setattr(question, "VARIANT", "cpu-fp32")
@@ -54,6 +56,9 @@ def test_what_is_asked_at_each_moment(asked: Path, monkeypatch: pytest.MonkeyPat
             else:
                 assert request["recent"] == [(slate.items[0], bool(slate.liked[0]))] and slate.items[0] not in request["items"]
                 assert request["prefix"] != before["prefix"]
+            sent = json.loads(json.dumps(request))  # as a peer is told
+            prefix, candidates = questions.sessions["text"].prompt(sent["user"], sent["items"], **ours.history(sent))
+            assert [prefix.tolist(), [c.tolist() for c in candidates]] == [request["prefix"], request["candidates"]]
     assert questions.most() >= max(len(q["prefix"]) + sum(map(len, q["candidates"])) for q in questions.checks("text"))
 
 
