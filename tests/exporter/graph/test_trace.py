@@ -92,7 +92,7 @@ def test_any_size_runs(exported: Path, tokens: int, prefix: int) -> None:
 
 def test_the_same_segment_gives_the_same_bytes(checkpoint_folder: Path, exported: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(checkpoint_folder)
-    rotation.rotate(checkpoint.decoder, checkpoint.heads, rotation.orthogonal(checkpoint.decoder.hidden_size))  # as an export does
+    rotation.rotate(checkpoint.decoder, checkpoint.heads, rotation.orthogonal(checkpoint.decoder.hidden_size))  # as exported
     segment = SegmentModule(checkpoint.decoder, checkpoint.heads, 1, 1, 2).eval()
     export_segment(segment, 1, find_target("cpu", "fp32"), tmp_path)
     for name in ("segment-1.onnx", "segment-1.onnx.data"):
