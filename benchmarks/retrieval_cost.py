@@ -325,7 +325,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--title", default="movie_title", help="the column of ITEMS with titles")
     parser.add_argument("--words", action="append", default=[], help="other words for the nearest items: '{column} and {column}'")
-    parser.add_argument("--snapshots", help="worth: those that training rows ask, from 1; default: all")
+    parser.add_argument("--snapshots", type=int, nargs="+", help="worth: those that training rows ask, from 1; default: all")
     parser.add_argument("--bundle", type=Path, help="time: a bundle of the catalog's users and items")
     parser.add_argument("--variant", default="cpu-int8")
     parser.add_argument("--rounds", type=int, default=40)
@@ -336,6 +336,9 @@ def main() -> None:
     if args.what == "time" and not args.bundle:
         parser.error("time wants --bundle")
     catalog = Catalog.open(args.catalog)
+    most = catalog.snapshots["begins"].shape[1]
+    if wrong := [one for one in args.snapshots or () if not 1 <= one <= most]:
+        parser.error(f"--snapshots {wrong[0]}, expected 1 to {most}")
     titles = described(catalog, args.items, f"{{{args.title}}}")
     histories = Histories(catalog, titles)
     model = MeanOfLastHidden(args.model, torch.bfloat16, args.threads)
@@ -349,12 +352,7 @@ def main() -> None:
         retrievers: dict[str, Callable[[Interactions], Retriever]] = {"LightGCN": lambda known: Graph(catalog, known)}
         retrievers["text, titles"] = text(titles)
         retrievers |= {f"text, {words}": text(described(catalog, args.items, words)) for words in args.words}
-        asked = (
-            sorted(int(one) - 1 for one in args.snapshots.split(","))
-            if args.snapshots
-            else range(catalog.snapshots["begins"].shape[1])
-        )
-        rows = worth(catalog, retrievers, asked)
+        rows = worth(catalog, retrievers, sorted(one - 1 for one in args.snapshots or range(1, most + 1)))
         print(json.dumps(rows)) if args.json else console.print(show_worth(rows))
         return
     retriever = Text(catalog, histories, titles, kept)
