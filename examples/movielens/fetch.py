@@ -8,6 +8,7 @@ Writes OUT/ml-100k.{inter,item,user}, tab-separated with typed headers. Item 141
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import subprocess
 import sys
@@ -41,4 +42,6 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    main(parser.parse_args().out)
