@@ -15,7 +15,7 @@ in OUT.training, written every `--save-every` steps.
 3. Shallower layers learn faster (OptiRAG-Rec, arXiv 2501.02173): those before exit k at `--rate` / `--rate-ratio`^n with n exits
    after it, their heads (and projectors, with the first) likewise from `--head-rate`. The paper gives neither exits, nor rates,
    nor weights of losses: all numbers here are our choice.
-4. Weights are float32, what is computed with them bfloat16. `--lora RANK` trains low-rank additions to all linear layers, with
+4. Weights are float32, what is computed with them `--precision`. `--lora RANK` trains low-rank additions to all linear layers, with
    norms, heads and projectors in full; token embeddings then stay as they are, as they do with `--freeze-embeddings`. The LM head
    and the final norm are never computed.
 5. A prompt's vectors ({item.gcn}, …) come from projectors that are trained along.
@@ -91,6 +91,9 @@ class Settings:
     schedule: str = option("cosine", "how the rate falls after the warm-up", choices=("cosine", "linear"))
     warmup: float = option(0.05, "share of the steps in which the rate rises")
     weight_decay: float = option(0.01, "AdamW's")
+    precision: str = option(
+        "bfloat16", "of what is computed; float32 is faster on a CPU without AMX", choices=("bfloat16", "float32")
+    )
     seed: int = option(0, "of the projectors, and of batches and their order")
     save_every: int = option(100, "steps between two states that a stopped training can go on from", free=True)
     max_minutes: float = option(0.0, "stop after so long, to go on another time; 0: when done", free=True)
@@ -281,14 +284,14 @@ def check_fit(catalog: Catalog, start: Checkpoint) -> None:
 
 
 @torch.no_grad()
-def validated(model: MultiExitModel, data: Rows, device: torch.device, tokens: int) -> list[tuple[float, float]]:
-    """AUC and user AUC of each exit."""
+def validated(model: MultiExitModel, data: Rows, device: torch.device, tokens: int, half: bool) -> list[tuple[float, float]]:
+    """AUC and user AUC of each exit. half: computed with bfloat16."""
     model.eval()
     found: dict[int, Any] = {}
     for chosen in batches(data.lengths, tokens, np.random.default_rng(0)):
         packed, *rest = (tensor.to(device) for tensor in data.packed(chosen))
         passed, given = with_vectors(model, data.sources, packed, [data.rows[n].prompt for n in chosen])
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             logits = model(passed, *rest, given)
         ends = np.cumsum([len(data.rows[n].liked) for n in chosen])[:-1]
         found |= zip(chosen, np.split((logits[..., 1] - logits[..., 0]).float().cpu().numpy().T, ends), strict=True)
@@ -327,7 +330,7 @@ def arguments(work: Path, chosen: Settings, steps: int) -> TrainingArguments:
         lr_scheduler_type=chosen.schedule,
         warmup_steps=round(chosen.warmup * steps),
         max_grad_norm=1.0,
-        bf16=True,
+        bf16=chosen.precision == "bfloat16",
         use_cpu=not torch.cuda.is_available(),
         seed=chosen.seed,
         logging_steps=10,
@@ -412,7 +415,9 @@ def run(args: argparse.Namespace) -> None:
     if not trainer.is_world_process_zero():
         return
     rows = packed_rows(catalog, "validation", SIZE, chosen.validate_slates, bar("prompts of validation"))
-    for depth, (area, by_user) in zip(model.exits, validated(model, rows, trainer.args.device, chosen.batch_tokens), strict=True):
+    for depth, (area, by_user) in zip(
+        model.exits, validated(model, rows, trainer.args.device, chosen.batch_tokens, trainer.args.bf16), strict=True
+    ):
         print(f"exit {depth}: validation AUC {area:.4f}, user AUC {by_user:.4f}", flush=True)
     model.cpu()
     saved = model.model
