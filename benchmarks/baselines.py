@@ -20,6 +20,7 @@ Rules
 2. A baseline's score becomes a probability by a Platt map that is fitted on validation.
 3. A --scored file holds the test pairs with `user`, `item` and `probability`, one row each, in any order. It is ranked by them.
 4. Every model is compared with --reference: differences and intervals are paired, drawn over users (judgement.py).
+5. --ratings 3,10,50 shows AUC apart for items of at most 3 ratings in training, of 4 to 10, of 11 to 50, and of more.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -151,8 +152,32 @@ def scored(catalog: Catalog, name: str, path: Path) -> Model:
     return Model(name, probability, probability)
 
 
-def report(catalog: Catalog, models: list[Model], reference: str) -> dict[str, Any]:
-    """What the table shows: each model's metrics and their differences from the reference, each (value, low, high)."""
+def by_ratings(catalog: Catalog, models: list[Model], reference: str, most: list[int]) -> list[dict[str, Any]]:
+    """AUC and its difference from the reference's, each (value, low, high), among test pairs whose items had so many ratings in
+    training: up to each of `most`, ascending, and more. A part without both labels is left out."""
+    train, test = catalog.split("train"), catalog.split("test")
+    ratings = np.bincount(train.items, minlength=len(catalog.items))[test.items]
+    parts, least = [], 0
+    for last in [*most, None]:
+        of = (ratings >= least) & (ratings <= (ratings.max() if last is None else last))
+        if test.liked[of].any() and not test.liked[of].all():
+            judgement = Judgement(test.users[of], test.liked[of])
+            measured = {model.name: judgement.of(model.score[of]) for model in models}
+            parts.append(
+                {
+                    "least": least,
+                    "most": last,
+                    "pairs": int(of.sum()),
+                    "auc": {name: one.interval()["auc"] for name, one in measured.items()},
+                    "difference": {name: one.minus(measured[reference]).interval()["auc"] for name, one in measured.items()},
+                }
+            )
+        least = least if last is None else last + 1
+    return parts
+
+
+def report(catalog: Catalog, models: list[Model], reference: str, most: list[int]) -> dict[str, Any]:
+    """What the tables show: each model's metrics and their differences from the reference, each (value, low, high)."""
     test = catalog.split("test")
     judgement = Judgement(test.users, test.liked)
     measured = {model.name: judgement.of(model.score, model.probability) for model in models}
@@ -169,7 +194,29 @@ def report(catalog: Catalog, models: list[Model], reference: str) -> dict[str, A
             }
             for model in models
         ],
+        "by_ratings": by_ratings(catalog, models, reference, most) if most else [],
     }
+
+
+def interval(value: Sequence[float], difference: Sequence[float] | None) -> str:
+    """A cell: a value with its interval, below it the difference from the reference, None for the reference itself."""
+    cell = "{:.4f} ({:.4f} to {:.4f})".format(*value)
+    return cell if difference is None else cell + "\n{:+.4f} ({:+.4f} to {:+.4f})".format(*difference)
+
+
+def table_by_ratings(figures: dict[str, Any]) -> Table:
+    made = Table(title="AUC by an item's ratings in training", title_justify="left", show_lines=True)
+    made.add_column("")
+    for part in figures["by_ratings"]:
+        range_ = f"more than {part['least'] - 1}" if part["most"] is None else f"{part['least']} to {part['most']}"
+        made.add_column(f"{range_}: {part['pairs']} pairs", justify="right")
+    for name in (model["name"] for model in figures["models"]):
+        cells = [
+            interval(part["auc"][name], None if name == figures["reference"] else part["difference"][name])
+            for part in figures["by_ratings"]
+        ]
+        made.add_row(name, *cells)
+    return made
 
 
 def table(figures: dict[str, Any]) -> Table:
@@ -180,12 +227,8 @@ def table(figures: dict[str, Any]) -> Table:
     for column in ("", "AUC", "user AUC", "NDCG@10", "log loss"):
         made.add_column(column, justify="right" if column else "left")
     for model in figures["models"]:
-        cells = []
-        for metric in METRICS:
-            value, low, high = model[metric]
-            gain, worst, best = model["difference"][metric]
-            below = "" if model["name"] == figures["reference"] else f"\n{gain:+.4f} ({worst:+.4f} to {best:+.4f})"
-            cells.append(f"{value:.4f} ({low:.4f} to {high:.4f}){below}")
+        is_reference = model["name"] == figures["reference"]
+        cells = [interval(model[metric], None if is_reference else model["difference"][metric]) for metric in METRICS]
         made.add_row(f"{model['name']}\n{model['chosen']}".strip(), *cells)
     return made
 
@@ -196,6 +239,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, help="write the test pairs there (.parquet) and stop")
     parser.add_argument("--scored", action="append", default=[], metavar="NAME=FILE", help="scored test pairs, .parquet or .csv")
     parser.add_argument("--reference", help="what all are compared with; the first --scored, else matrix factorization")
+    parser.add_argument("--ratings", default="", metavar="N,N", help="AUC by an item's ratings in training, too (rule 5)")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if args.catalog.is_file():
@@ -211,12 +255,14 @@ def main() -> None:
         reference = args.reference or (named[0][0] if named else DEFAULT_REFERENCE)
         if reference not in (names := [model.name for model in models]):
             sys.exit(f"baselines: --reference is {reference!r}, expected one of {', '.join(names)}")
-        figures = report(catalog, models, reference)
+        figures = report(catalog, models, reference, sorted(int(most) for most in args.ratings.split(",") if most))
     if args.json:
         print(json.dumps(figures))
     else:
         console = Console(highlight=False)
         console.print(table(figures))
+        if figures["by_ratings"]:
+            console.print(table_by_ratings(figures))
 
 
 if __name__ == "__main__":

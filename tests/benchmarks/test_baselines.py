@@ -45,7 +45,9 @@ def test_table_of_baselines_and_a_scored_file(folder: Path, tmp_path: Path, monk
     right.write_csv(tmp_path / "right.csv")
     frame.with_columns(probability=pl.lit(0.5)).write_parquet(tmp_path / "even.parquet")
     scored = [f"{name}={tmp_path / file}" for name, file in (("right", "right.csv"), ("even", "even.parquet"))]
-    figures = json.loads(run(monkeypatch, capsys, folder, *(w for one in scored for w in ("--scored", one)), "--json"))
+    figures = json.loads(
+        run(monkeypatch, capsys, folder, *(w for one in scored for w in ("--scored", one)), "--ratings", "9,2", "--json")
+    )
     models = {model["name"]: model for model in figures["models"]}
     assert figures["reference"] == "right" and figures["pairs"] == len(frame)
     assert models["right"]["auc"] == [1, 1, 1] and models["right"]["log_loss"][0] == pytest.approx(-np.log(0.9))
@@ -53,11 +55,16 @@ def test_table_of_baselines_and_a_scored_file(folder: Path, tmp_path: Path, monk
     for name in ("user and item bias", "matrix factorization", "boosting, counts"):
         assert models[name]["auc"][0] > 0.99 and models[name]["log_loss"][0] < 0.4, name
     assert len(models) == 8
+    parts = figures["by_ratings"]
+    assert [part["least"] for part in parts] == sorted({part["least"] for part in parts})
+    assert sum(part["pairs"] for part in parts) == len(frame)
+    assert all(part["auc"]["right"][0] == 1 and part["difference"]["even"][0] == -0.5 for part in parts)
 
     (tmp_path / "report.json").write_text(json.dumps(figures))
     monkeypatch.setenv("COLUMNS", "160")
     shown = run(monkeypatch, capsys, tmp_path / "report.json")
     assert all(name in shown for name in models) and "difference from right" in shown
+    assert f"more than 9: {parts[-1]['pairs']} pairs" in shown
 
 
 @pytest.mark.parametrize(

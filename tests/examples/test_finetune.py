@@ -60,7 +60,11 @@ def trained(train: ModuleType, monkeypatch: pytest.MonkeyPatch, base: Path, cata
 
 @pytest.mark.parametrize(
     "options",
-    [("--accumulate", 2, "--precision", "float32"), ("--lora", 2), ("--freeze-embeddings", "--distill", 0.5, "--schedule", "linear")],
+    [
+        ("--accumulate", 2, "--precision", "float32"),
+        ("--lora", 2),
+        ("--freeze-embeddings", "--distill", 0.5, "--schedule", "linear"),
+    ],
     ids=["full", "lora", "frozen"],
 )
 def test_stopped_and_continued_is_as_never_stopped(

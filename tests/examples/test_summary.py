@@ -28,7 +28,7 @@ def test_scored_test_split_stands_beside_the_baselines(tmp_path: Path, monkeypat
         expected = [session.score(slate.user, slate.items, as_of=slate.as_of, force_exit=2).probability for slate in slates]
     read = baselines.scored(catalog, "full", tmp_path / "full.parquet")
     assert read.probability.tolist() == np.concatenate(expected).tolist()
-    report = baselines.report(catalog, [read], "full")
+    report = baselines.report(catalog, [read], "full", [])
     assert report["models"][0]["auc"][0] > 0.6
     for name in ("baselines", "summary", "as_of", "boosting", "factorization", "judgement"):
         sys.modules.pop(name)
