@@ -15,9 +15,9 @@ in OUT.training, written every `--save-every` steps.
 3. Shallower layers learn faster (OptiRAG-Rec, arXiv 2501.02173): those before exit k at `--rate` / `--rate-ratio`^n with n exits
    after it, their heads (and projectors, with the first) likewise from `--head-rate`. The paper gives neither exits, nor rates,
    nor weights of losses: all numbers here are our choice.
-4. Weights are float32, what is computed with them `--precision`. `--lora RANK` trains low-rank additions to all linear layers, with
-   norms, heads and projectors in full; token embeddings then stay as they are, as they do with `--freeze-embeddings`. The LM head
-   and the final norm are never computed.
+4. Weights are float32, what is computed with them `--precision`. `--lora RANK` trains low-rank additions to all linear layers,
+   with norms, heads and projectors in full; token embeddings then stay as they are, as they do with `--freeze-embeddings`. The
+   LM head and the final norm are never computed.
 5. A prompt's vectors ({item.gcn}, …) come from projectors that are trained along.
 
 Measured with SmolLM2-135M on a busy machine, one thread, seconds of CPU time per step of 1,840 tokens (two steps): all weights
@@ -55,7 +55,15 @@ from rexit.bundle.writer import new_folder
 from rexit.errors import InputError, RexitError
 from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.exporter.model.training import Rows, batches, fresh_projectors, packed_rows, parameter_groups, with_vectors
+from rexit.exporter.model.training import (
+    Rows,
+    batches,
+    fast_bfloat16,
+    fresh_projectors,
+    packed_rows,
+    parameter_groups,
+    with_vectors,
+)
 from rexit.exporter.model.weights import layers, located
 from rexit.exporter.prompt.builder import Prompt
 from rexit.exporter.quiet import log, quiet
@@ -92,7 +100,9 @@ class Settings:
     warmup: float = option(0.05, "share of the steps in which the rate rises")
     weight_decay: float = option(0.01, "AdamW's")
     precision: str = option(
-        "bfloat16", "of what is computed; float32 is faster on a CPU without AMX", choices=("bfloat16", "float32")
+        "auto",
+        "of what is computed: bfloat16 on a GPU and on a CPU with AMX, else float32",
+        choices=("auto", "bfloat16", "float32"),
     )
     seed: int = option(0, "of the projectors, and of batches and their order")
     save_every: int = option(100, "steps between two states that a stopped training can go on from", free=True)
@@ -322,6 +332,7 @@ def check_same(work: Path, fixed: dict[str, Any]) -> None:
 
 
 def arguments(work: Path, chosen: Settings, steps: int) -> TrainingArguments:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return TrainingArguments(
         output_dir=str(work),
         per_device_train_batch_size=1,  # one element of the data set is a whole batch
@@ -330,8 +341,8 @@ def arguments(work: Path, chosen: Settings, steps: int) -> TrainingArguments:
         lr_scheduler_type=chosen.schedule,
         warmup_steps=round(chosen.warmup * steps),
         max_grad_norm=1.0,
-        bf16=chosen.precision == "bfloat16",
-        use_cpu=not torch.cuda.is_available(),
+        bf16=fast_bfloat16(device) if chosen.precision == "auto" else chosen.precision == "bfloat16",
+        use_cpu=device.type == "cpu",
         seed=chosen.seed,
         logging_steps=10,
         save_strategy=SaveStrategy.STEPS,

@@ -34,7 +34,7 @@ from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import ATTENTION
-from rexit.exporter.model.training import Rows, batches, fresh_projectors, packed_rows, parameter_groups
+from rexit.exporter.model.training import Rows, batches, fast_bfloat16, fresh_projectors, packed_rows, parameter_groups
 
 
 def option(default: Any, help: str) -> Any:
@@ -76,9 +76,9 @@ def packed_slates(catalog: Catalog, split: str, size: int) -> Rows:
 
 
 def forward(model: MultiExitModel, data: Rows, chosen: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [exits, candidates, 2] and labels [candidates] of the chosen rows, under bfloat16 autocast."""
+    """Logits [exits, candidates, 2] and labels [candidates] of the chosen rows, in bfloat16 where that is fast."""
     inputs = data.inputs(model, chosen)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16(torch.device("cpu"))):
         logits = model(*inputs)
     return logits, torch.from_numpy(data.liked(chosen))
 

@@ -141,3 +141,10 @@ def parameter_groups(model: MultiExitModel, rate: float, ratio: float, head_rate
             if parameters:
                 groups.append({"params": parameters, "lr": peak / scale})
     return groups
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether matrices are multiplied faster in bfloat16 than in float32 there: on a GPU, and on a CPU with AMX. With
+    AVX-512's bfloat16 alone the demo's training takes 1.6 times as long as in float32."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10
+    return device.type != "cpu" or bool(capabilities.get("amx_bf16", False))
