@@ -44,7 +44,7 @@ class Case:
 def cases() -> list[Case]:
     rows = [case for tokens, width in ((1, 8), (7, 64), (5, 45)) for case in _rows(tokens, width)]
     slates = [([9], 0), ([1], 0), ([9], 5), ([1], 33), ([4, 1, 7], 0), ([8, 1, 2, 5], 5), ([3, 3, 3], 33), ([1, 1, 1], 1)]
-    return [*rows, *(_slate(sizes, prefix, past) for past in ("float", "float16") for sizes, prefix in slates)]
+    return [*rows, *(_slate(sizes, prefix, stored) for stored in ("float", "float16") for sizes, prefix in slates)]
 
 
 def one_node(text: str, *define: Callable[[ir.Model], None]) -> ir.Model:
@@ -126,23 +126,25 @@ def _text(text: str) -> str:
     return text.replace("QUANTIZED", QUANTIZED)
 
 
-def _slate(sizes: list[int], prefix: int, past_type: str) -> Case:
-    """Groups of these sizes behind a prefix, numbered as after compaction: rising, with gaps. past_type: the prefix's."""
+def _slate(sizes: list[int], prefix: int, stored: str) -> Case:
+    """Groups of these sizes behind a prefix, numbered as after compaction: rising, with gaps. stored: the type of keys and
+    values."""
     random = np.random.default_rng(prefix)
 
     def normal(heads: int, tokens: int) -> Floats:
         return random.standard_normal((1, heads, tokens, HEAD_DIM)).astype(np.float32)
 
     tokens, scale = sum(sizes), 0.3
-    feed: Arrays = {"query": normal(HEADS, tokens), "key": normal(KV_HEADS, tokens), "value": normal(KV_HEADS, tokens)}
-    numbers = np.float16 if past_type == "float16" else np.float32
-    feed |= {name: normal(KV_HEADS, prefix).astype(numbers) for name in ("past_key", "past_value")}
+    feed: Arrays = {"query": normal(HEADS, tokens)}
+    numbers = np.float16 if stored == "float16" else np.float32
+    for name, count in (("key", tokens), ("value", tokens), ("past_key", prefix), ("past_value", prefix)):
+        feed[name] = normal(KV_HEADS, count).astype(numbers)
     feed |= {"groups": np.repeat(3 * np.arange(len(sizes)) + 1, sizes)}
     heads, kv_heads = f"[1, {HEADS}, T, {HEAD_DIM}]", f"[1, {KV_HEADS}, T, {HEAD_DIM}]"
     past = kv_heads.replace("T", "P")
-    text = f"""segment (float{heads} query, float{kv_heads} key, float{kv_heads} value,
-        {past_type}{past} past_key, {past_type}{past} past_value, int64[T] groups) => (float{heads} out) {{
+    text = f"""segment (float{heads} query, {stored}{kv_heads} key, {stored}{kv_heads} value,
+        {stored}{past} past_key, {stored}{past} past_value, int64[T] groups) => (float{heads} out) {{
         out = rexit.SlateAttention <scale = {scale}> (query, key, value, past_key, past_value, groups) }}"""
     model = one_node(text, define_slate_attention)
-    name = f"SlateAttention {past_type} {prefix}+{'+'.join(map(str, sizes))}"
+    name = f"SlateAttention {stored} {prefix}+{'+'.join(map(str, sizes))}"
     return Case(name, model, feed, {"out": slate_attention(feed, scale)})

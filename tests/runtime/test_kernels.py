@@ -28,6 +28,7 @@ SOUND = [
     "q, s = rexit.QuantizeRows (state) \n number = rexit.ScaleAddRows (state, s, state)",
     f"{ONE_HEAD} \n number = rexit.SlateAttention <scale = 0.5> (u, u, u, u, u, owner)",
     f"{ONE_HEAD} \n h = Cast <to = 10> (u) \n number = rexit.SlateAttention <scale = 0.5> (u, u, u, h, h, owner)",
+    f"{ONE_HEAD} \n h = Cast <to = 10> (u) \n number = rexit.SlateAttention <scale = 0.5> (u, h, h, h, h, owner)",
 ]
 """Each leaves something in `number`."""
 
@@ -48,10 +49,10 @@ REFUSED = {
     "number = rexit.SlateAttention <scale = 0.5> (u, u, v, u, u, owner)",
     "SlateAttention: the number of heads": f"{ONE_HEAD} \n k = Concat <axis = 1> (u, u) \n"
     "number = rexit.SlateAttention <scale = 0.5> (u, k, k, k, k, owner)",
-    "SlateAttention: expected past keys and values that are both float32": f"{ONE_HEAD} \n h = Cast <to = 10> (u) \n"
-    "number = rexit.SlateAttention <scale = 0.5> (u, u, u, u, h, owner)",
-    "SlateAttention: expected past keys and values": f"{ONE_HEAD} \n h = Cast <to = 11> (u) \n"
+    "SlateAttention: expected keys and values in float32 or float16": f"{ONE_HEAD} \n h = Cast <to = 11> (u) \n"
     "number = rexit.SlateAttention <scale = 0.5> (u, u, u, h, h, owner)",
+    "SlateAttention: expected keys and values in": f"{ONE_HEAD} \n h = Cast <to = 7> (u) \n"
+    "number = rexit.SlateAttention <scale = 0.5> (u, u, h, u, u, owner)",
     "SlateAttention: expected one key and one group": f"{ONE_HEAD} \n g = Concat <axis = 0> (owner, owner) \n"
     "number = rexit.SlateAttention <scale = 0.5> (u, u, u, u, u, g)",
 }

@@ -19,7 +19,8 @@ from rexit.exporter.graph.precision.linear import is_constant, replace
 GROUPS = "groups"
 NAME = "SlateAttention"
 """Inputs query [1, heads, T, d], key and value [1, kv_heads, T, d], past_key and past_value [1, kv_heads, P, d], groups int64
-[T]; attribute scale; output [1, heads, T, d]. Each group's tokens are contiguous. All float32, but both pasts may be float16."""
+[T]; attribute scale; output [1, heads, T, d]. Each group's tokens are contiguous. All float32, but keys and values may be
+float16."""
 
 
 def slate_attention(model: ir.Model) -> ir.Model:
@@ -52,7 +53,7 @@ def define_slate_attention(model: ir.Model) -> None:
     whole_prefix = add("Expand", body.constant(True), add("Concat", tokens, prefix, axis=0))  # [T, P]
     visible = add("Concat", whole_prefix, own, axis=1)
     mask = add("Where", visible, body.constant(np.float32(0)), body.constant(np.finfo(np.float32).min))
-    past_key, past_value = (add("Cast", past, to=ir.DataType.FLOAT) for past in (past_key, past_value))
+    key, value, past_key, past_value = (add("Cast", of, to=ir.DataType.FLOAT) for of in (key, value, past_key, past_value))
     keys, values = add("Concat", past_key, key, axis=2), add("Concat", past_value, value, axis=2)
     out = add("Attention", query, keys, values, mask, scale=argument("scale", "scale"))
     define(model, NAME, inputs, body, [out], attributes=["scale"])

@@ -1,12 +1,13 @@
-"""Keys and values in float16 (half) where passes hand them to each other, in a graph that computes in float32.
+"""Keys and values in float16 (half), in a graph that computes in float32.
 
-What a session keeps of a prefix takes half the memory. A pass reads the prefix's keys and values as halves; its own tokens attend
-to each other with the float32 numbers just computed, of which it gives halves out.
+What a session keeps of a prefix takes half the memory. A pass attends to its own tokens' halves too, and not to the float32
+numbers they were rounded from: so a prefix gives the same keys and values whether its start was computed in the same pass or is
+a copy.
 
 1. An input with keys or values is half. SlateAttention takes it as it is: the function converts it, the kernel while it reads.
    Every other reader gets a Cast.
-2. An output with keys or values is the Cast of what it was. Where that picked the only row of an axis, which is a copy, the axis
-   is dropped instead, which is free.
+2. What an output with keys or values is made from is rounded to half where it is made, and so for its other readers, as in 1.
+3. Where such an output picks the only row of an axis, which is a copy, the axis is dropped instead, which is free.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ def half_cache(model: ir.Model) -> ir.Model:
         if _is_cache(value):
             value.dtype = HALF
             _read_as_half(value, casts)
-    for n, value in enumerate(graph.outputs):
+    for value in list(graph.outputs):
         if _is_cache(value):
             _drop_axis(graph, value)
-            casts.output(n, graph.outputs[n])
+    for n, value in enumerate(graph.outputs):
+        if _is_cache(value):
+            _round(graph, n)
     return model
 
 
@@ -53,7 +56,37 @@ def _read_as_half(value: ir.Value, casts: Casts) -> None:
 
 
 def _takes_halves(node: ir.Node, n: int) -> bool:
-    return (node.domain, node.op_type) == (DOMAIN, NAME) and n in (3, 4)
+    return (node.domain, node.op_type) == (DOMAIN, NAME) and n in (1, 2, 3, 4)
+
+
+def _round(graph: ir.Graph, n: int) -> None:
+    """Makes the graph's output n half, and what reads the same numbers read halves."""
+    output = graph.outputs[n]
+    squeeze = output.producer()
+    exact = squeeze.inputs[0] if squeeze is not None and squeeze.op_type == "Squeeze" else output
+    assert squeeze is not None and exact is not None
+    readers = [(node, k) for node, k in exact.uses() if node.op_type != "Shape"]
+    if exact is output:
+        name, exact.name = exact.name, f"{exact.name}.float32"
+        rounded = graph.outputs[n] = _cast(graph, exact, HALF)
+        rounded.name = name
+    else:
+        rounded = _cast(graph, exact, HALF)
+        output.dtype = HALF
+    back = _cast(graph, rounded, FLOAT)
+    for node, k in readers:
+        node.replace_input_with(k, rounded if node is squeeze or _takes_halves(node, k) else back)
+
+
+def _cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """`value` in `dtype`, right behind what makes it."""
+    node = ir.node("Cast", [value], {"to": dtype})
+    made = node.outputs[0]
+    made.name, made.shape, made.type = f"{value.name}.{dtype.name.lower()}", value.shape, ir.TensorType(dtype)
+    producer = value.producer()
+    assert producer is not None
+    graph.insert_after(producer, node)
+    return made
 
 
 def _drop_axis(graph: ir.Graph, value: ir.Value) -> None:

@@ -9,23 +9,22 @@
 
 namespace rexit::core::kernels {
 
-// What all tasks share. Keys are packed as columns, [kv_heads, dim, columns]: the prefix's, padded to whole vectors, then the
-// slate's. Values are read as they are, [kv_heads, prefix, dim]; the prefix's halves are converted first, once for all blocks.
+// What all tasks share. Keys are packed as columns, [kv_heads, dim, columns]: the prefix's, then the slate's, without a gap, so
+// that the scores of a prefix have the same lanes whether its start is a past or not. Values are read as they are, [kv_heads,
+// tokens, dim]; halves are converted first, once for all blocks.
 struct AttentionWork {
   const SlateAttention& of;
   std::size_t shared;         // query heads per key head
   std::size_t block_tokens;   // tokens per block
   std::size_t blocks;         // per key head
-  std::size_t own;            // the column of the slate's first key
   std::size_t columns;        // including a vector's width of slack behind the last; see odd_lines
   std::size_t packs;          // packing tasks per key head
   const std::size_t* begins;  // [tokens]: the first token of each token's candidate
   float* keys;
-  float* values;  // the prefix's, if they are halves
+  float *past_values, *values;  // converted; null if they are floats already
 };
 
-// Columns per packing task. Keys are transposed and scaled; columns between the prefix's and the slate's, and behind those, are
-// 0.
+// Columns per packing task. Keys are transposed and scaled; columns behind the slate's are 0.
 constexpr std::size_t pack_columns = 64;
 
 // A row length, in floats, such that rows start in different sets of the processor's cache. If it were a multiple of 4096 bytes,
@@ -35,54 +34,89 @@ REXIT_INLINE constexpr std::size_t odd_lines(std::size_t floats) {
   return ((floats + line - 1) / line | 1) * line;
 }
 
-template <int W, class Number>
-REXIT_INLINE void pack_columns_of(const AttentionWork& work, const Number* keys, std::size_t count, float* to) {
+// Calls `body` with the address of the first number, in the type that they have.
+template <class Body>
+REXIT_INLINE void visit(const Stored& stored, const Body& body) {
+  if (stored.halves != nullptr) {
+    body(stored.halves);
+  } else {
+    body(stored.floats);
+  }
+}
+
+// `count` of W columns; `key(c, at)` is what the one in column c holds from `at` on.
+template <int W, class Key>
+REXIT_INLINE void pack_square(const AttentionWork& work, std::size_t count, float* to, const Key& key) {
   using L = Lanes<W>;
   const std::size_t dim = work.of.dim;
   for (std::size_t d = 0; d < dim; d += W) {
     const std::size_t at = smaller_of(d, dim - W);  // the last square may overlap the previous one
     typename L::Floats square[W];
 #pragma GCC unroll 16
-    for (std::size_t c = 0; c < W; ++c) square[c] = c < count ? L::load(keys + c * dim + at) : typename L::Floats{};
+    for (std::size_t c = 0; c < W; ++c) square[c] = c < count ? key(c, at) : typename L::Floats{};
     transpose<W>(square);
 #pragma GCC unroll 16
     for (std::size_t i = 0; i < W; ++i) L::store(to + (at + i) * work.columns, square[i] * L::all(work.of.scale));
   }
 }
 
-// The keys of `pack_columns` columns; and the values of the tokens of the prefix among them, if they are to be converted.
+// Numbers [from, from + count) as floats; count >= W.
+template <int W>
+REXIT_INLINE void convert(const Stored& stored, std::size_t from, std::size_t count, float* to) {
+  using L = Lanes<W>;
+  visit(stored, [&](const auto* numbers) __attribute__((always_inline)) {
+    for (std::size_t i = 0; i < count; i += W) {
+      const std::size_t at = from + smaller_of(i, count - W);  // the last vector may overlap the previous one
+      L::store(to + at, L::load(numbers + at));
+    }
+  });
+}
+
+// The keys of `pack_columns` columns; and the values of the same tokens, if they are to be converted.
 template <int W>
 REXIT_INLINE void pack(const AttentionWork& work, std::size_t task) {
   using L = Lanes<W>;
   const SlateAttention& of = work.of;
   const std::size_t head = task / work.packs, first = task % work.packs * pack_columns;
   for (std::size_t column = first; column < smaller_of(work.columns, first + pack_columns); column += W) {
-    const bool past = column < work.own;
-    const std::size_t all = past ? of.prefix : of.tokens, before = smaller_of(past ? column : column - work.own, all);
-    const std::size_t count = smaller_of(W, all - before), from = (head * all + before) * of.dim;
     float* to = work.keys + head * of.dim * work.columns + column;
-    if (past && of.past_key.halves != nullptr) {
-      pack_columns_of<W>(work, of.past_key.halves + from, count, to);
-    } else {
-      pack_columns_of<W>(work, (past ? of.past_key.floats : of.key) + from, count, to);
+    if (column < of.prefix && column + W > of.prefix) {
+      const std::size_t past = of.prefix - column;
+      pack_square<W>(
+          work, smaller_of(W, past + of.tokens), to, [&](std::size_t c, std::size_t at) __attribute__((always_inline)) {
+            const Stored& stored = c < past ? of.past_key : of.key;
+            const std::size_t row = c < past ? head * of.prefix + column + c : head * of.tokens + c - past;
+            typename L::Floats found;
+            visit(stored, [&](const auto* keys) __attribute__((always_inline)) { found = L::load(keys + row * of.dim + at); });
+            return found;
+          });
+      continue;
     }
+    const bool past = column < of.prefix;
+    const std::size_t all = past ? of.prefix : of.tokens, before = smaller_of(past ? column : column - of.prefix, all);
+    const std::size_t from = (head * all + before) * of.dim;
+    visit(past ? of.past_key : of.key, [&](const auto* keys) __attribute__((always_inline)) {
+      pack_square<W>(work, smaller_of(W, all - before), to, [&](std::size_t c, std::size_t at) __attribute__((always_inline)) {
+        return L::load(keys + from + c * of.dim + at);
+      });
+    });
   }
-  if (of.past_value.halves == nullptr || first >= of.prefix) return;
-  const std::size_t from = (head * of.prefix + first) * of.dim, count = smaller_of(pack_columns, of.prefix - first) * of.dim;
-  for (std::size_t i = 0; i < count; i += W) {
-    const std::size_t at = from + smaller_of(i, count - W);  // the last vector may overlap the previous one
-    L::store(work.values + at, L::load(of.past_value.halves + at));
-  }
+  const std::size_t end = smaller_of(first + pack_columns, of.prefix + of.tokens);
+  if (work.past_values != nullptr && first < of.prefix)
+    convert<W>(of.past_value, (head * of.prefix + first) * of.dim, (smaller_of(end, of.prefix) - first) * of.dim,
+               work.past_values);
+  const std::size_t begin = larger_of(first, of.prefix);
+  if (work.values != nullptr && begin < end)
+    convert<W>(of.value, (head * of.tokens + begin - of.prefix) * of.dim, (end - begin) * of.dim, work.values);
 }
 
-// Softmax over scores [0, prefix) and [own, own + seen), without the division. All others up to `width` become 0. Returns the
-// sum.
+// Softmax over the first `seen` scores, without the division. All others up to `width`, rounded up to whole vectors, become 0.
+// Returns the sum.
 template <int W>
-REXIT_INLINE float exponentials(float* scores, std::size_t prefix, std::size_t own, std::size_t seen, std::size_t width) {
+REXIT_INLINE float exponentials(float* scores, std::size_t seen, std::size_t width) {
   using L = Lanes<W>;
   constexpr float lowest = -FLT_MAX;
-  for (std::size_t c = prefix; c < own; ++c) scores[c] = lowest;
-  for (std::size_t c = own + seen; c < width; ++c) scores[c] = lowest;
+  for (std::size_t c = seen; c < round_up(width, W); ++c) scores[c] = lowest;
   typename L::Floats most = L::all(lowest), sum{};
   for (std::size_t c = 0; c < width; c += W) most = L::larger(most, L::load(scores + c));
   const typename L::Floats top = L::all(L::largest(most));
@@ -112,7 +146,7 @@ REXIT_INLINE void attend_block(const AttentionWork& work, std::size_t task) {
   const std::size_t end = smaller_of(of.tokens, begin + work.block_tokens), rows = (end - begin) * work.shared;
   std::size_t most = 0;
   for (std::size_t t = begin; t < end; ++t) most = larger_of(most, t - work.begins[t] + 1);
-  const std::size_t stride = work.own + round_up(most, W), width = round_up(of.dim, W);
+  const std::size_t stride = round_up(of.prefix + round_up(most, W), W), width = round_up(of.dim, W);
   float* scores = scratch_floats(rows * (stride + width + 1));
   float* mixed = scores + rows * stride;
   float* sums = mixed + rows * width;
@@ -124,27 +158,29 @@ REXIT_INLINE void attend_block(const AttentionWork& work, std::size_t task) {
     const std::size_t query_head = head * work.shared + r % work.shared;
     queries[r] = of.query + (query_head * of.tokens + begin + r / work.shared) * of.dim;
     to_prefix[r] = scores + r * stride;
-    to_own[r] = to_prefix[r] + work.own;
+    to_own[r] = to_prefix[r] + of.prefix;
   }
 
   const float* keys = work.keys + head * of.dim * work.columns;
-  multiply<W, V>(queries, rows, keys, work.columns, of.dim, work.own, scores, stride, false);
+  // Whole vectors: what is beyond the prefix is overwritten below.
+  if (of.prefix != 0) multiply<W, V>(queries, rows, keys, work.columns, of.dim, round_up(of.prefix, W), scores, stride, false);
   each_run(work, begin, end,
            [&](std::size_t first, std::size_t last, std::size_t row, std::size_t count) __attribute__((always_inline)) {
              const std::size_t seen_by_any = round_up(last - first, W);
-             multiply<W, V>(queries + row, count, keys + work.own + first, work.columns, of.dim, seen_by_any,
-                            scores + row * stride + work.own, stride, false);
+             multiply<W, V>(queries + row, count, keys + of.prefix + first, work.columns, of.dim, seen_by_any,
+                            scores + row * stride + of.prefix, stride, false);
              for (std::size_t r = row; r < row + count; ++r) {
                const std::size_t seen = begin + r / work.shared - first + 1;
-               sums[r] = exponentials<W>(scores + r * stride, of.prefix, work.own, seen, work.own + seen_by_any);
+               sums[r] = exponentials<W>(scores + r * stride, of.prefix + seen, of.prefix + seen_by_any);
              }
            });
-  const float* past_values = (of.past_value.halves != nullptr ? work.values : of.past_value.floats) + head * of.prefix * of.dim;
+  const float* past_values = (work.past_values != nullptr ? work.past_values : of.past_value.floats) + head * of.prefix * of.dim;
+  const float* values = (work.values != nullptr ? work.values : of.value.floats) + head * of.tokens * of.dim;
   multiply<W, V>(to_prefix, rows, past_values, of.dim, of.prefix, of.dim, mixed, width, false);
   each_run(work, begin, end,
            [&](std::size_t first, std::size_t last, std::size_t row, std::size_t count) __attribute__((always_inline)) {
-             multiply<W, V>(to_own + row, count, of.value + (head * of.tokens + first) * of.dim, of.dim, last - first, of.dim,
-                            mixed + row * width, width, true);
+             multiply<W, V>(to_own + row, count, values + first * of.dim, of.dim, last - first, of.dim, mixed + row * width,
+                            width, true);
            });
   for (std::size_t r = 0; r < rows; ++r) {
     const std::size_t query_head = head * work.shared + r % work.shared;

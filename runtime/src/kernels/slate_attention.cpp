@@ -37,16 +37,27 @@ void attend(const SlateAttention& attention, const Threads& threads, const Table
 
   const std::size_t shared = attention.heads / attention.kv_heads;
   const std::size_t block_tokens = std::max<std::size_t>(1, block_rows / shared);
-  const std::size_t own = round_up(attention.prefix, widest), columns = odd_lines(own + attention.tokens + widest);
+  const std::size_t columns = odd_lines(attention.prefix + attention.tokens + widest);
   const std::size_t blocks = (attention.tokens + block_tokens - 1) / block_tokens;
   const std::size_t packs = (columns + pack_columns - 1) / pack_columns;
   // The tensors exist, so their sizes fit in memory. A block's scores are rows times tokens, which no tensor is: throws if that
   // overflows.
   product(block_tokens * shared, columns + round_up(attention.dim, widest) + 1);
   float* packed = aligned_floats(keys, product(attention.kv_heads, attention.dim, columns));
-  const std::size_t halves = attention.past_value.halves == nullptr ? 0 : attention.prefix;
-  float* converted = aligned_floats(values, product(attention.kv_heads, halves, attention.dim));
-  AttentionWork work{attention, shared, block_tokens, blocks, own, columns, packs, begins.data(), packed, converted};
+  const bool convert_past = attention.past_value.floats == nullptr, convert_own = attention.value.floats == nullptr;
+  const std::size_t past = product(attention.kv_heads, convert_past ? attention.prefix : 0, attention.dim);
+  const std::size_t own = product(attention.kv_heads, convert_own ? attention.tokens : 0, attention.dim);
+  float* converted = aligned_floats(values, past + own);
+  AttentionWork work{attention,
+                     shared,
+                     block_tokens,
+                     blocks,
+                     columns,
+                     packs,
+                     begins.data(),
+                     packed,
+                     convert_past ? converted : nullptr,
+                     convert_own ? converted + past : nullptr};
   const Table& table = fitting(attention.dim, with);
   threads.run(table.pack, attention.kv_heads * packs, &work);
   threads.run(table.attend, attention.kv_heads * blocks, &work);

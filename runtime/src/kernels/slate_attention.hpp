@@ -13,21 +13,24 @@
 
 namespace rexit::core::kernels {
 
-// Numbers in float32, or in float16 as their bits; without an address in either.
-struct Past {
-  Past(std::nullptr_t) {}
-  Past(const float* from) : floats(from) {}
-  Past(const std::uint16_t* from) : halves(from) {}
+// Keys or values in float32, or in float16 as their bits; without an address in either.
+struct Stored {
+  Stored(std::nullptr_t) {}
+  Stored(const float* from) : floats(from) {}
+  Stored(const std::uint16_t* from) : halves(from) {}
 
   const float* floats = nullptr;
   const std::uint16_t* halves = nullptr;
 };
 
 // All dense: query and out [heads, tokens, dim], key and value [kv_heads, tokens, dim], past_key and past_value [kv_heads,
-// prefix, dim], both of one type. groups [tokens]: a candidate is a run of equal numbers. heads is a multiple of kv_heads.
+// prefix, dim]. groups [tokens]: a candidate is a run of equal numbers. heads is a multiple of kv_heads.
+//
+// A token's numbers are the same to the bit however many of the tokens it sees are past ones, if these are stored as the others
+// are.
 struct SlateAttention {
-  const float *query, *key, *value;
-  Past past_key, past_value;
+  const float* query;
+  Stored key, value, past_key, past_value;
   const std::int64_t* groups;
   float* out;
   std::size_t heads, kv_heads, tokens, prefix, dim;

@@ -44,7 +44,7 @@ std::vector<float> normal(std::size_t count, float scale = 1) {
   return values;
 }
 
-// A prefix's keys or values: floats, and for a half `bits` of the same numbers.
+// Keys or values: floats, and for a half `bits` of the same numbers.
 struct Numbers {
   Numbers(std::size_t count, bool half) : floats(normal(count)) {
     static std::mt19937 random(2);
@@ -56,7 +56,7 @@ struct Numbers {
       floats[i] = to_float(static_cast<Half>(bits.back()));
     }
   }
-  Past given() const { return bits.empty() ? Past(floats.data()) : Past(bits.data()); }
+  Stored given() const { return bits.empty() ? Stored(floats.data()) : Stored(bits.data()); }
 
   std::vector<float> floats;
   std::vector<std::uint16_t> bits;
@@ -73,11 +73,11 @@ void check(const Case& c, const Table& with, float scale, const Threads& threads
   for (std::size_t g = 0; g < c.candidates.size(); ++g)
     groups.insert(groups.end(), c.candidates[g], static_cast<std::int64_t>(g % 2));
   const std::size_t tokens = groups.size(), shared = c.heads / c.kv_heads;
-  const auto query = normal(c.heads * tokens * c.dim), key = normal(c.kv_heads * tokens * c.dim),
-             value = normal(c.kv_heads * tokens * c.dim);
+  const auto query = normal(c.heads * tokens * c.dim);
+  const Numbers key(c.kv_heads * tokens * c.dim, half), value(c.kv_heads * tokens * c.dim, half);
   const Numbers past_key(c.kv_heads * c.prefix * c.dim, half), past_value(c.kv_heads * c.prefix * c.dim, half);
   std::vector<float> out(c.heads * tokens * c.dim, NAN);
-  attend({query.data(), key.data(), value.data(), past_key.given(), past_value.given(), groups.data(), out.data(), c.heads,
+  attend({query.data(), key.given(), value.given(), past_key.given(), past_value.given(), groups.data(), out.data(), c.heads,
           c.kv_heads, tokens, c.prefix, c.dim, scale},
          threads, with);
   for (std::size_t head = 0; head < c.heads; ++head) {
@@ -90,8 +90,8 @@ void check(const Case& c, const Table& with, float scale, const Threads& threads
         values.push_back(past_value.floats.data() + (kv * c.prefix + p) * c.dim);
       }
       for (std::size_t u = first; u <= t; ++u) {
-        keys.push_back(key.data() + (kv * tokens + u) * c.dim);
-        values.push_back(value.data() + (kv * tokens + u) * c.dim);
+        keys.push_back(key.floats.data() + (kv * tokens + u) * c.dim);
+        values.push_back(value.floats.data() + (kv * tokens + u) * c.dim);
       }
       std::vector<double> shares;
       for (const float* one : keys) {
@@ -191,32 +191,44 @@ TEST(SlateAttention, AlignsKeysToCacheLines) {
   EXPECT_EQ(misaligned, 0u);
 }
 
-// To the last bit, in the columns of its head: first the prefix's keys, then the slate's, and zeros between and behind them.
-// A prefix's values are converted to floats, if they are halves.
+// To the last bit, in the columns of its head: first the prefix's keys, then the slate's, and zeros behind them. Values are
+// converted to floats, if they are halves.
 void expect_packed(std::size_t lanes, Threads::Function pack, std::size_t dim, std::size_t prefix, std::size_t tokens,
                    bool half) {
   SCOPED_TRACE(std::to_string(lanes) + " lanes, head_dim " + std::to_string(dim) + ", " + std::to_string(prefix) + " and " +
                std::to_string(tokens) + " tokens" + (half ? ", halves" : ""));
   constexpr std::size_t heads = 2;
   constexpr float scale = 0.3F;
-  const auto key = normal(heads * tokens * dim);
+  const Numbers key(heads * tokens * dim, half), value(heads * tokens * dim, half);
   const Numbers past(heads * prefix * dim, half), past_value(heads * prefix * dim, half);
-  const std::size_t own = round_up(prefix, 16), width = odd_lines(own + tokens + 16);
+  const std::size_t width = odd_lines(prefix + tokens + 16);
   const std::size_t packs = (width + pack_columns - 1) / pack_columns;
-  std::vector<float> packed(heads * dim * width, NAN), values(half ? heads * prefix * dim : 0, NAN);
-  const SlateAttention of{nullptr, key.data(), nullptr, past.given(), past_value.given(), nullptr, nullptr, heads, heads,
-                          tokens,  prefix,     dim,     scale};
-  AttentionWork work{of, 1, 1, tokens, own, width, packs, nullptr, packed.data(), values.data()};
+  std::vector<float> packed(heads * dim * width, NAN), past_values(past_value.bits.size(), NAN), values(value.bits.size(), NAN);
+  const SlateAttention of{nullptr, key.given(), value.given(), past.given(), past_value.given(), nullptr, nullptr, heads, heads,
+                          tokens,  prefix,      dim,           scale};
+  AttentionWork work{of,
+                     1,
+                     1,
+                     tokens,
+                     width,
+                     packs,
+                     nullptr,
+                     packed.data(),
+                     half ? past_values.data() : nullptr,
+                     half ? values.data() : nullptr};
   for (std::size_t task = 0; task < heads * packs; ++task) pack(&work, task);
   for (std::size_t head = 0; head < heads; ++head)
     for (std::size_t column = 0; column < width; ++column)
       for (std::size_t d = 0; d < dim; ++d) {
         float expected = 0;
         if (column < prefix) expected = past.floats[(head * prefix + column) * dim + d] * scale;
-        if (column >= own && column < own + tokens) expected = key[(head * tokens + column - own) * dim + d] * scale;
+        if (column >= prefix && column < prefix + tokens)
+          expected = key.floats[(head * tokens + column - prefix) * dim + d] * scale;
         ASSERT_EQ(packed[(head * dim + d) * width + column], expected) << "head " << head << ", " << column << ", " << d;
       }
-  if (half) EXPECT_EQ(values, past_value.floats);
+  if (!half) return;
+  EXPECT_EQ(past_values, past_value.floats);
+  EXPECT_EQ(values, value.floats);
 }
 
 TEST(SlateAttention, PacksKeysAsColumns) {
@@ -238,14 +250,14 @@ TEST(SlateAttention, ReadsEveryHalf) {
   std::iota(bits.begin(), bits.end(), std::uint16_t{0});
   const std::vector<std::uint16_t> zeros(bits.size());
   const SlateAttention of{nullptr, nullptr, nullptr, zeros.data(), bits.data(), nullptr, nullptr, heads, heads, 0, 1, dim, 1};
-  const std::size_t width = odd_lines(16 + 16), packs = 1;
+  const std::size_t width = odd_lines(1 + 16), packs = 1;
   std::vector<float> packed(heads * dim * width);
   std::vector<std::pair<std::size_t, Threads::Function>> all{
       {1, [](void* work, std::size_t task) { pack<1>(*static_cast<const AttentionWork*>(work), task); }}};
   for (const Table* one : tables()) all.emplace_back(one->lanes, one->pack);
   for (const auto& [lanes, task] : all) {
     std::vector<float> values(bits.size());
-    AttentionWork work{of, 1, 1, 0, 16, width, packs, nullptr, packed.data(), values.data()};
+    AttentionWork work{of, 1, 1, 0, width, packs, nullptr, packed.data(), values.data(), nullptr};
     for (std::size_t head = 0; head < heads; ++head) task(&work, head);
     for (const std::uint16_t half : bits) {
       const float seen = values[half];
@@ -259,6 +271,44 @@ TEST(SlateAttention, ReadsEveryHalf) {
       ASSERT_EQ(std::signbit(seen), half >= 0x8000) << lanes << " lanes, " << half;
     }
   }
+}
+
+// A prefix computed at once, and from some token on behind the copy of its start: to the bit, for halves and floats.
+TEST(SlateAttention, DoesNotDependOnWhatIsPast) {
+  constexpr std::size_t heads = 6, kv_heads = 2, tokens = 53;
+  const std::vector<std::int64_t> groups(tokens);
+  for (const Table* with : tables())
+    for (const std::size_t dim : {16u, 64u, 72u})
+      for (const bool half : {false, true}) {
+        const auto query = normal(heads * tokens * dim);
+        const Numbers key(kv_heads * tokens * dim, half), value(kv_heads * tokens * dim, half);
+        std::vector<float> whole(query.size());
+        attend({query.data(), key.given(), value.given(), nullptr, nullptr, groups.data(), whole.data(), heads, kv_heads, tokens,
+                0, dim, 0.3F},
+               Serial{}, *with);
+        for (const std::size_t past : {1u, 5u, 16u, 31u, 52u}) {
+          const std::size_t left = tokens - past;
+          // Rows [begin, end) of each head.
+          const auto part = [&](const auto& all, std::size_t begin, std::size_t end) {
+            std::decay_t<decltype(all)> rows;
+            for (std::size_t at = 0; at < all.size(); at += tokens * dim)
+              rows.insert(rows.end(), all.begin() + at + begin * dim, all.begin() + at + end * dim);
+            return rows;
+          };
+          const auto later = part(query, past, tokens);
+          std::vector<float> grown(later.size());
+          const auto run = [&](const auto& keys, const auto& values) {
+            const auto own_key = part(keys, past, tokens), own_value = part(values, past, tokens);
+            const auto past_key = part(keys, 0, past), past_value = part(values, 0, past);
+            attend({later.data(), own_key.data(), own_value.data(), past_key.data(), past_value.data(), groups.data(),
+                    grown.data(), heads, kv_heads, left, past, dim, 0.3F},
+                   Serial{}, *with);
+          };
+          half ? run(key.bits, value.bits) : run(key.floats, value.floats);
+          EXPECT_EQ(grown, part(whole, past, tokens))
+              << with->lanes << " lanes, head_dim " << dim << ", " << past << " past" << (half ? ", halves" : "");
+        }
+      }
 }
 
 TEST(SlateAttention, KeepsNaN) {

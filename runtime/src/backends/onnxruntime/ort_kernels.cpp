@@ -91,9 +91,9 @@ struct SlateAttentionKernel : OfFloats {
   static constexpr const char* name = "SlateAttention";
   static constexpr std::size_t inputs = 6, outputs = 1;
   static constexpr ONNXTensorElementDataType input_type(std::size_t index) {
-    return index == 5       ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64
-           : is_past(index) ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED  // any
-                            : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    return index == 5         ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64
+           : is_stored(index) ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED  // any
+                              : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   }
 
   explicit SlateAttentionKernel(const Ort::ConstKernelInfo& info) : scale(info.GetAttribute<float>("scale")) {}
@@ -105,21 +105,21 @@ struct SlateAttentionKernel : OfFloats {
       require(one->rank == 4 && one->size(0) == 1 && one->size(3) == query.size(3) && query.size(3) > 0,
               "expected [1, heads, tokens, head_dim]");
     require(key.same_shape(value) && past_key.same_shape(past_value), "keys and values have different shapes");
-    require((past_key.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || past_key.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16) &&
-                past_value.type == past_key.type,
-            "expected past keys and values that are both float32 or both float16");
+    for (const Tensor* one : {&key, &value, &past_key, &past_value})
+      require(one->type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || one->type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
+              "expected keys and values in float32 or float16");
     const std::size_t heads = query.size(1), kv_heads = key.size(1), tokens = query.size(2);
     require(heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && past_key.size(1) == kv_heads,
             "the number of heads is not a multiple of the number of key heads");
     require(key.size(2) == tokens && groups.rank == 1 && groups.size(0) == tokens, "expected one key and one group per query");
     kernels::attend(
-        {query.as<float>(), key.as<float>(), value.as<float>(), past(past_key), past(past_value), groups.as<std::int64_t>(),
+        {query.as<float>(), stored(key), stored(value), stored(past_key), stored(past_value), groups.as<std::int64_t>(),
          call.output<float>(0, query), heads, kv_heads, tokens, past_key.size(2), query.size(3), scale},
         call);
   }
 
-  static constexpr bool is_past(std::size_t index) { return index == 3 || index == 4; }
-  static kernels::Past past(const Tensor& tensor) {
+  static constexpr bool is_stored(std::size_t index) { return index >= 1 && index <= 4; }
+  static kernels::Stored stored(const Tensor& tensor) {
     if (tensor.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16) return tensor.as<std::uint16_t>();
     return tensor.as<float>();
   }
