@@ -89,14 +89,17 @@ def check_same_origin(out: Path, kept: Manifest | None, model: Model, exits: tup
     """The variants that the bundle keeps and the new ones are made from the same things."""
     if kept is None:
         return
-    catalog_entry = kept.files.get("catalog/catalog.json")
+    if kept.exported_sha256 is not None:
+        raise InputError(
+            f"{out}: its catalog was refreshed after the export, which a new variant would not fit: export to another place"
+        )
     differs = [
         what
         for what, same in (
             ("checkpoint", kept.model.checkpoint_sha256 == model.checkpoint_sha256),
             (f"choice of heads ({kept.model.head}, these are {model.head})", kept.model.head == model.head),
             ("choice of exits", kept.exits == exits),
-            ("catalog", catalog_entry is not None and catalog_entry.sha256 == catalog.sha256),
+            ("catalog", kept.catalog_sha256 == catalog.sha256),
         )
         if not same
     ]
