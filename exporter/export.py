@@ -45,6 +45,7 @@ from rexit.exporter.options import ExportOptions
 from rexit.progress import Progress, silent
 from rexit.slates import cut, draw
 
+
 @dataclass(frozen=True)
 class ExportReport:
     """What an export did. slates, pairs: run for parity. bytes: of the whole bundle, including older variants. seconds: by

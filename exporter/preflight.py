@@ -57,12 +57,12 @@ def check_fit(checkpoint: Checkpoint, catalog: Catalog, max_tokens: int) -> None
             f"prompts have up to {prefix} + {candidate} = {prefix + candidate} tokens (prefix + candidate), "
             f"the model takes {decoder.max_positions}; shorten the template's histories or limit its columns"
         )
-    _check_vectors(checkpoint, catalog)
+    check_vectors(checkpoint, catalog)
     if candidate > max_tokens:
         raise InputError(f"a candidate has up to {candidate} tokens, more than the {max_tokens} of --max-tokens")
 
 
-def _check_vectors(checkpoint: Checkpoint, catalog: Catalog) -> None:
+def check_vectors(checkpoint: Checkpoint, catalog: Catalog) -> None:
     """The checkpoint has a projector for each kind of vector that prompts have, and no other; it takes the catalog's numbers."""
     ids, kinds = catalog.vector_ids, checkpoint.projectors.kinds if checkpoint.projectors else {}
     placed = [] if ids is None else [*ids.tables, *([USER] if ids.user else [])]

@@ -1,4 +1,4 @@
-"""`rexit index --update`: a catalog with what happened since, for the model that was trained on it. docs/format.md says what it holds.
+"""`rexit index --update`: a catalog with what happened since, for the model that was trained on it.
 
 1. Tokenizer and template have to be the catalog's: their fingerprint, and what the template compiles to, are compared with it.
 2. Known users and items keep their ids, their embeddings and, unless the items file says otherwise, their texts. New ids take
@@ -57,8 +57,8 @@ def update_catalog(
 ) -> Mapping[str, Any]:
     """Writes the catalog folder `out`, whole or not at all, and returns what its catalog.json says.
 
-    catalog: made by `rexit index`, with its splits; it is not changed. interactions: those since. items, users: a row for each new
-    one; a row for a known item or user replaces its texts. Raises InputError, BundleError.
+    catalog: made by `rexit index`, with its splits; it is not changed. interactions: those since. items, users: a row for each
+    new one; a row for a known item or user replaces its texts. Raises InputError, BundleError.
     """
     old = Catalog.open(Path(catalog))
     if edited := old.edited():

@@ -37,8 +37,8 @@ def with_ids(interactions: pl.DataFrame, users: pl.Series, items: pl.Series) -> 
 
 
 def write(folder: Path, info: dict[str, Any], content: Mapping[str, Tensors], asked: pl.DataFrame) -> None:
-    """Tables, splits, and catalog.json, which is `info` with what is measured of them. asked: `user`, `item` (ids), `time`, `liked`,
-    `split`, in the order of the splits' files."""
+    """Tables, splits, and catalog.json, which is `info` with what is measured of them. asked: `user`, `item` (ids), `time`,
+    `liked`, `split`, in the order of the splits' files."""
     for name in TABLES:
         write_file(folder / name, save(content[name]))
     info["counts"]["pieces"] = len(content["pieces.safetensors"]["offsets"]) - 1

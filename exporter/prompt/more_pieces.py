@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -38,8 +38,8 @@ class MorePieces:
         seen, expected = fingerprint(language.tokenizer), catalog.info["tokenizer"]["sha256"]
         if seen != expected:
             raise InputError(
-                f"tokenizer {seen[:12]}… ({language.tokenizer.get_vocab_size()} tokens): {catalog.path} was made with {expected[:12]}… "
-                f"({catalog.info['tokenizer']['vocab_size']} tokens)"
+                f"tokenizer {seen[:12]}… ({language.tokenizer.get_vocab_size()} tokens): {catalog.path} was made with "
+                f"{expected[:12]}… ({catalog.info['tokenizer']['vocab_size']} tokens)"
             )
         pieces = Pieces()
         columns = [sorted({name.removeprefix(" ") for name in made._names(what)}) for what in ("user", "item")]
@@ -87,7 +87,7 @@ class MorePieces:
         found = pieces.column(" " + texts if spaced else texts, missing, template.limits.get(f"{what}.{column}"))
         starts, tokens = pieces.encode(self.language.tokenizer)
         most = self._longest(what, name)
-        parts = [tokens[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        parts = [tokens[a:b] for a, b in itertools.pairwise(starts)]
         self.cut += int((np.diff(starts)[found] > most).sum())
         rows = np.array([self._row(part if n == missing else part[:most]) for n, part in enumerate(parts)], np.int32)
         return rows[found]

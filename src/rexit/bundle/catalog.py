@@ -248,8 +248,8 @@ class Catalog:
         """A file that catalog.json describes and a bundle does not copy. Raises BundleError."""
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
             raise BundleError(
-                f"{self.path}/catalog.json: {key} has no `path`; a catalog made by `rexit index --update` has no snapshots to train "
-                "with, index all interactions for that"
+                f"{self.path}/catalog.json: {key} has no `path`; a catalog made by `rexit index --update` has no snapshots to "
+                "train with, index all interactions for that"
                 if "updated" in self.info
                 else f"{self.path}/catalog.json: {key} has no `path`"
             )

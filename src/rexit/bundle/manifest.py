@@ -168,7 +168,11 @@ class Manifest:
 
     def golden_file(self, variant: str) -> str:
         """Where a variant's golden samples with the catalog in force lie: a path in the bundle."""
-        return f"variants/{variant}/{GOLDEN_FILE}" if self.exported_sha256 is None else f"{self.catalog}/golden/{variant}.safetensors"
+        return (
+            f"variants/{variant}/{GOLDEN_FILE}"
+            if self.exported_sha256 is None
+            else f"{self.catalog}/golden/{variant}.safetensors"
+        )
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

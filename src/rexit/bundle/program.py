@@ -18,7 +18,9 @@ Pieces = Mapping[str, NDArray[Any]]
 def first_difference(seen: Mapping[str, Any], pieces: Pieces, expected: Mapping[str, Any], expected_pieces: Pieces) -> str | None:
     """What first differs between two programs (`prompt` of catalog.json), each over its own pieces; None if nothing does."""
     for part in ("prefix", "candidate"):
-        for at, (a, b) in enumerate(itertools.zip_longest(_spelled(seen[part], pieces), _spelled(expected[part], expected_pieces))):
+        for at, (a, b) in enumerate(
+            itertools.zip_longest(_spelled(seen[part], pieces), _spelled(expected[part], expected_pieces))
+        ):
             if a != b:
                 return f"{part} op {at} is {_short(a)}, expected {_short(b)}"
     return None

@@ -30,8 +30,8 @@ def index(
     items: Annotated[
         Path | None,
         typer.Option(
-            help="One row per item: its id and the columns that the template names. With --update: new items, and known ones whose "
-            "texts are other ones now."
+            help="One row per item: its id and the columns that the template names. With --update: new items, and known ones "
+            "whose texts are other ones now."
         ),
     ] = None,
     users: Annotated[
@@ -100,8 +100,7 @@ def index(
     of the options only those of files and id columns apply. The new interactions of one user in ten are `validation`, of one in
     ten `test`.
 
-        rexit index --update catalog --interactions today.parquet --items new-films.csv --tokenizer model/ --template prompt.toml \\
-          --out catalog-today
+        rexit index --update catalog --interactions today.parquet --items new.csv --tokenizer model/ --template prompt.toml --out new
 
     Published protocols: `--split time:0.8,0.9` for one border in time, `--split leave-last:1,1` for the last two of each user,
     `--split-column fold` for splits that come with the data.
@@ -184,7 +183,9 @@ def _update(
         return
     print_table(str(out), ["", "new", "all"], [[n, new[n], info["counts"][n]] for n in ("users", "items", "interactions")])
     if new["without_embedding"]:
-        stdout.print(f"{new['without_embedding']} items with interactions have no like to place them by: nothing is near to them.")
+        stdout.print(
+            f"{new['without_embedding']} items with interactions have no like to place them by: nothing is near to them."
+        )
     if new["cut_texts"]:
         stdout.print(f"{new['cut_texts']} new texts were longer than any of their column was, and were cut to that.")
 
