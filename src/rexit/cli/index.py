@@ -100,7 +100,7 @@ def index(
     of the options only those of files and id columns apply. The new interactions of one user in ten are `validation`, of one in
     ten `test`.
 
-        rexit index --update catalog --interactions today.parquet --items new.csv --tokenizer model/ --template prompt.toml --out new
+        rexit index --update old --interactions today.csv --items films.csv --tokenizer model/ --template prompt.toml --out new
 
     Published protocols: `--split time:0.8,0.9` for one border in time, `--split leave-last:1,1` for the last two of each user,
     `--split-column fold` for splits that come with the data.
