@@ -2,10 +2,10 @@
 
     python benchmarks/refresh.py DATA [--new-items 0.1]
 
-DATA: what examples/movielens/fetch.py wrote. The retriever of the first 90 % of time is brought up to date with the rest, of which
-one user in five is held out. The last tenth has few new films: with `--new-items` a share of all, drawn at random, is taken for
-new, as if all that people said of them had been said since. Prints recall@20 of the held-out likes, among all items and among new
-ones alone, seconds, and the mean cosine of known items' embeddings with what they were: projectors know only that space.
+DATA: what examples/movielens/fetch.py wrote. The retriever of the first 90 % of time is brought up to date with the rest, of
+which one user in five is held out. The last tenth has few new films: with `--new-items` a share of all, drawn at random, is taken
+for new, as if all that people said of them had been said since. Prints recall@20 of the held-out likes, among all items and among
+new ones alone, seconds, and the mean cosine of known items' embeddings with what they were: projectors know only that space.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def trained(graph: Frame, choosing: Frame, sizes: dict[str, int], options: Light
 def recall(space: fold_in.Space, known: Frame, wanted: Frame, among: Mask | None = None) -> float | None:
     """Users folded in from what they liked before, as prompts do it. among: the only items that may be recommended and found."""
     users, items = len(space.users), len(space.items)
-    chosen = wanted if among is None else wanted.filter(pl.Series(among).gather(pl.col("item")))
+    chosen = wanted if among is None else wanted.filter(pl.Series(among[wanted["item"].to_numpy()]))
     before = lightgcn._matrix(*edges(known), users, items)
     queries = before @ torch.from_numpy(space.fold_in.astype(np.float32))
     scores = queries @ torch.from_numpy(space.items.astype(np.float32)).T

@@ -207,14 +207,14 @@ def _content(
     progress("fold in", 1, 1)
     histories = tables.histories(data.interactions, len(users.ids))
     placed = {name: nonzero_rows(getattr(space, name)) & ~nonzero_rows(getattr(before, name)) for name in ("users", "fold_in")}
-    touched = data.interactions.filter(pl.col("new") | (pl.col("liked") & pl.Series(placed["fold_in"]).gather(pl.col("item"))))
+    user, item, liked, new = (data.interactions[name].to_numpy() for name in ("user", "item", "liked", "new"))
     changed = placed["users"].copy()
-    changed[touched["user"].to_numpy()] = True
+    changed[user[new | (liked & placed["fold_in"][item])]] = True
     width = old.user_table["similar"].shape[1]
     similar = np.repeat(np.arange(len(users.ids), dtype=np.int32)[:, None], width, 1)
     similar[users.old] = users.old[old.user_table["similar"]]
     similar = updated_similar_users(similar, space.users, space.fold_in, histories, changed, placed["users"])
-    met = np.bincount(data.interactions["item"].to_numpy(), minlength=len(items.ids)) > 0
+    met = np.bincount(item, minlength=len(items.ids)) > 0
     content = {
         "users.safetensors": {
             **tables.id_tensors(users.ids),

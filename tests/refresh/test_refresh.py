@@ -16,6 +16,9 @@ from builders.grown_catalog import NEW, Info, Tables, write_grown
 from rexit import runtime
 from rexit.bundle import Bundle, Catalog, Counters, Manifest
 from rexit.calibration.drift import compare
+from rexit.refresh import RefreshOptions
+from rexit.refresh import refresh as refresh_bundle
+from rexit.slates import cut
 from running.command import Run, one_line
 
 POLICY = [{"a": 1.0, "b": 0.0, "upper": 0.5, "lower": 0.5}] * 2 + [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}]
@@ -26,16 +29,17 @@ def refresh(run: Run, place: Path, *more: object) -> Any:
 
 
 def calibrated(place: Path, shift: int = 0) -> None:
-    """A policy, and what it met when it was made: the validation slates of the catalog in force, by `shift` bins elsewhere."""
+    """A policy, and what it met when it was made: 20 times the newer catalog's validation slates, by `shift` bins elsewhere."""
     write_policy(place / "bundle", POLICY)
-    opened = Bundle.open(place / "bundle")
-    with runtime.open(place / "bundle") as session:
-        for _ in range(20):
-            for user in USER_IDS:
-                session.score(user, [*ITEM_IDS[:3]])
+    opened, trial = Bundle.open(place / "bundle"), Path(shutil.copytree(place / "bundle", place / "trial"))
+    refresh_bundle(trial, place / "newer", RefreshOptions(keep_policy=True, golden_slates=1))
+    with runtime.open(trial) as session:
+        for slate in cut(Catalog.open(place / "newer"), "validation"):
+            session.score(slate.user, slate.items, as_of=slate.as_of)
         seen = session.counters()
-    moved = Counters(seen.reached, seen.stopped, seen.cut_short, np.roll(seen.histograms, shift, 1))
-    report = {"schema": 1, "variant_sha256": opened.variant_sha256, "reference": moved.to_json()}
+    shutil.rmtree(trial)
+    counts = (20 * part for part in (seen.reached, seen.stopped, seen.cut_short, np.roll(seen.histograms, shift, 1)))
+    report = {"schema": 1, "variant_sha256": opened.variant_sha256, "reference": Counters(*counts).to_json()}
     (opened.folder / "report.json").write_text(json.dumps(report))
 
 

@@ -165,11 +165,10 @@ def _update(
     users: Path | None,
     json: bool,
 ) -> None:
-    from click.core import ParameterSource
-
     from rexit.exporter.update import update_catalog
 
-    given = {name for name in context.params if context.get_parameter_source(name) == ParameterSource.COMMANDLINE}
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
     if others := sorted(given - _OF_UPDATES):
         raise InputError(f"--{others[0].replace('_', '-')} does not go with --update: {catalog} decides that")
     columns = {name: context.params[name] for name in ("user_column", "item_column")}
