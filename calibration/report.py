@@ -97,7 +97,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "producer": f"rexit {__version__}",
         "variant": bundle.variant.name,
         "variant_sha256": bundle.variant_sha256,
-        "catalog_sha256": bundle.variant.catalog_sha256,
+        "catalog_sha256": bundle.manifest.catalog_sha256,
         "layers": depths[-1],
         "device": profile.conditions.device,
         "threads": profile.conditions.threads,

@@ -124,11 +124,8 @@ class _Work:
         goal.check()
         if not 0 <= options.cached_share <= 1:
             raise InputError(f"cached share {options.cached_share}, expected 0 to 1")
-        if catalog.sha256 != bundle.variant.catalog_sha256:
-            raise BundleError(
-                f"{catalog.path}: is catalog {catalog.sha256[:12]}…, variant {bundle.variant.name} was made for "
-                f"{bundle.variant.catalog_sha256[:12]}…"
-            )
+        if catalog.sha256 != (expected := bundle.manifest.catalog_sha256):
+            raise BundleError(f"{catalog.path}: is catalog {catalog.sha256[:12]}…, {bundle.path} holds {expected[:12]}…")
         if len(self._depths) < 2:
             raise InputError(f"{bundle.path}: has one exit, nothing to calibrate; expected at least two")
         return goal
@@ -141,7 +138,7 @@ class _Work:
 
     def _made_of(self) -> dict[str, Any]:
         options, bundle = self._options, self._bundle
-        of = {"variant_sha256": bundle.variant_sha256, "catalog_sha256": bundle.variant.catalog_sha256}
+        of = {"variant_sha256": bundle.variant_sha256, "catalog_sha256": bundle.manifest.catalog_sha256}
         return {**of, "slate": options.slate, "max_slates": options.max_slates}
 
     def _kept(self, slates: Mapping[str, Sequence[Slate]]) -> Recording:

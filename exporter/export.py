@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -25,9 +24,10 @@ from typing import Any
 from torch import Tensor
 
 from rexit.bundle import Catalog, FileEntry, Manifest, Model, Vectors, new_folder, sole_writer
-from rexit.bundle.catalog import TABLES
+from rexit.bundle.catalog import CATALOG_FILES, TABLES
 from rexit.bundle.golden import GoldenSlate
 from rexit.bundle.vectors import FILE as VECTORS_FILE
+from rexit.bundle.writer import link_or_copy
 from rexit.errors import BundleError
 from rexit.exporter import preflight
 from rexit.exporter.draft import Draft, VariantReport
@@ -44,8 +44,6 @@ from rexit.exporter.model.vectors import Sources
 from rexit.exporter.options import ExportOptions
 from rexit.progress import Progress, silent
 from rexit.slates import cut, draw
-
-CATALOG_FILES = ("catalog.json", *TABLES)
 
 
 @dataclass(frozen=True)
@@ -277,15 +275,8 @@ def _keep(out: Path, kept: Manifest | None, folder: Path, new: Sequence[str]) ->
     before = kept.variants if kept else ()
     for name in before:
         if name not in new:
-            shutil.copytree(out / "variants" / name, folder / "variants" / name, copy_function=_link_or_copy, symlinks=True)
+            shutil.copytree(out / "variants" / name, folder / "variants" / name, copy_function=link_or_copy, symlinks=True)
     return (*before, *(name for name in new if name not in before))
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _manifest(folder: Path, model: Model, exits: tuple[int, ...], variants: tuple[str, ...]) -> Manifest:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +12,13 @@ import polars as pl
 from safetensors.numpy import save
 
 from rexit import __version__
-from rexit.bundle.catalog import SPLITS, TABLES, Catalog
-from rexit.bundle.files import SCHEMA, FileEntry, check_writable, write_file, write_json
+from rexit.bundle.catalog import SPLITS
+from rexit.bundle.files import SCHEMA, FileEntry, write_file
 from rexit.bundle.vectors import VectorIds, required
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
 from rexit.exporter.catalog import lightgcn, tables
+from rexit.exporter.catalog.folder import check_place, with_ids, write
 from rexit.exporter.catalog.interactions import read_entities, read_interactions, rows_of, unify_ids
 from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.catalog.neighbours import similar_users
@@ -27,7 +26,6 @@ from rexit.exporter.catalog.snapshots import train_snapshots
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.options import IndexOptions
 from rexit.exporter.prompt.language import Language, Worded, worded
-from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.pieces import fingerprint
 from rexit.progress import Progress, silent
 
@@ -59,7 +57,7 @@ def build_catalog(
     """
     options = options or IndexOptions()
     options.check()
-    _check_place(out)
+    check_place(out)
     language = Language.load(tokenizer, template)
     data = _read(interactions, items, users, options)
     words = worded(language, data.users, data.items)
@@ -72,20 +70,10 @@ def build_catalog(
     content = _content(data, words, retriever, options.neighbours)
     info |= _trained(likes, retriever, options)
     with new_folder(out) as folder:
-        _write(folder, info, {**content, SNAPSHOTS: earlier}, data)
+        write_file(folder / SNAPSHOTS, save(earlier))
+        info["snapshots"] = {"path": SNAPSHOTS, **FileEntry.of(folder / SNAPSHOTS).to_json()}
+        write(folder, info, content, with_ids(data.asked, data.users["id"], data.items["id"]))
     return info
-
-
-def _check_place(out: Path) -> None:
-    """Fails before the work, not after it. Only a catalog is ever replaced."""
-    out = Path(os.path.abspath(out))
-    if out.exists() and not (out / "catalog.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{out}: exists and is no catalog: choose another --out or remove it")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise InputError(f"{out}: cannot be written: {exc.strerror}") from exc
-    check_writable(out.parent)
 
 
 @dataclass(frozen=True)
@@ -205,26 +193,3 @@ def _trained(likes: lightgcn.Likes, retriever: lightgcn.Retriever, options: Inde
             "epochs": retriever.epochs,
         },
     }
-
-
-def _write(folder: Path, info: dict[str, Any], content: Mapping[str, tables.Tensors], data: _Data) -> None:
-    for name in (*TABLES, SNAPSHOTS):
-        write_file(folder / name, save(content[name]))
-    info["snapshots"] = {"path": SNAPSHOTS, **FileEntry.of(folder / SNAPSHOTS).to_json()}
-    info["counts"]["pieces"] = len(content["pieces.safetensors"]["offsets"]) - 1
-    info["prompt"]["lengths"] = prompt_lengths(Catalog(folder, info, {}))
-    (folder / "splits").mkdir()
-    splits = {}
-    named = data.asked.with_columns(
-        data.users["id"].gather(data.asked["user"]).alias("user"),
-        data.items["id"].gather(data.asked["item"]).alias("item"),
-    )
-    for split in SPLITS:
-        part = named.filter(pl.col("split") == split).select("user", "item", "time", "liked")
-        path, buffer = f"splits/{split}.parquet", io.BytesIO()
-        part.write_parquet(buffer)
-        write_file(folder / path, buffer.getvalue())
-        splits[split] = {"path": path, "rows": len(part), **FileEntry.of(folder / path).to_json()}
-    info["splits"] = splits
-    info["files"] = {name: FileEntry.of(folder / name).to_json() for name in TABLES}
-    write_json(folder / "catalog.json", info)

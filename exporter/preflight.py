@@ -57,12 +57,12 @@ def check_fit(checkpoint: Checkpoint, catalog: Catalog, max_tokens: int) -> None
             f"prompts have up to {prefix} + {candidate} = {prefix + candidate} tokens (prefix + candidate), "
             f"the model takes {decoder.max_positions}; shorten the template's histories or limit its columns"
         )
-    _check_vectors(checkpoint, catalog)
+    check_vectors(checkpoint, catalog)
     if candidate > max_tokens:
         raise InputError(f"a candidate has up to {candidate} tokens, more than the {max_tokens} of --max-tokens")
 
 
-def _check_vectors(checkpoint: Checkpoint, catalog: Catalog) -> None:
+def check_vectors(checkpoint: Checkpoint, catalog: Catalog) -> None:
     """The checkpoint has a projector for each kind of vector that prompts have, and no other; it takes the catalog's numbers."""
     ids, kinds = catalog.vector_ids, checkpoint.projectors.kinds if checkpoint.projectors else {}
     placed = [] if ids is None else [*ids.tables, *([USER] if ids.user else [])]
@@ -89,14 +89,17 @@ def check_same_origin(out: Path, kept: Manifest | None, model: Model, exits: tup
     """The variants that the bundle keeps and the new ones are made from the same things."""
     if kept is None:
         return
-    catalog_entry = kept.files.get("catalog/catalog.json")
+    if kept.exported_sha256 is not None:
+        raise InputError(
+            f"{out}: its catalog was refreshed after the export, which a new variant would not fit: export to another place"
+        )
     differs = [
         what
         for what, same in (
             ("checkpoint", kept.model.checkpoint_sha256 == model.checkpoint_sha256),
             (f"choice of heads ({kept.model.head}, these are {model.head})", kept.model.head == model.head),
             ("choice of exits", kept.exits == exits),
-            ("catalog", catalog_entry is not None and catalog_entry.sha256 == catalog.sha256),
+            ("catalog", kept.catalog_sha256 == catalog.sha256),
         )
         if not same
     ]

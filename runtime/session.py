@@ -210,6 +210,21 @@ class Session:
         made._native, made.info, made.exits = self._open.another(), self.info, self.exits
         return made
 
+    def reloaded(self) -> Session | None:
+        """A session over what the bundle's folder holds now, after `rexit refresh` or `rexit calibrate`; None if nothing has
+        changed since this one was opened, which takes well under a millisecond to tell. It shares the loaded weights. This
+        session stays as it is, for the requests that have it, and both may be used at the same time; the new one has no cached
+        prefixes, and its counters are at 0.
+
+        Raises BundleError, and leaves this session usable, for files that are not right, or for other segments than those loaded
+        (status `REXIT_MISMATCH`): then open the bundle again."""
+        if (native := self._open.reloaded()) is None:
+            return None
+        made = object.__new__(Session)
+        made._native = native
+        made.info, made.exits = Info(*native.info()), tuple(ExitInfo(*exit) for exit in native.exits())
+        return made
+
     def score(
         self,
         user: Id,

@@ -96,13 +96,15 @@ def _ids(frame: pl.DataFrame, name: str, path: Path, option: str) -> pl.Series:
     return values
 
 
-def read_interactions(path: Path, options: IndexOptions) -> pl.DataFrame:
-    """`user`, `item` (ids as they stand), `time` int64, `liked` bool, in the file's order; `split` where a column says it."""
+def read_interactions(path: Path, options: IndexOptions, all: bool = True) -> pl.DataFrame:
+    """`user`, `item` (ids as they stand), `time` int64, `liked` bool, in the file's order; `split` where a column says it.
+
+    all: the file holds all interactions there are, so it must have likes and others."""
     frame, columns = read_table(path), options.columns
     read = {
         "user": _ids(frame, columns.user, path, "--user-column"),
         "item": _ids(frame, columns.item, path, "--item-column"),
-        "liked": _likes(frame, path, options),
+        "liked": _likes(frame, path, options, all),
         "time": _times(frame, path, options),
     }
     if columns.split is not None:
@@ -110,14 +112,14 @@ def read_interactions(path: Path, options: IndexOptions) -> pl.DataFrame:
     return pl.DataFrame(read)
 
 
-def _likes(frame: pl.DataFrame, path: Path, options: IndexOptions) -> pl.Series:
+def _likes(frame: pl.DataFrame, path: Path, options: IndexOptions, all: bool) -> pl.Series:
     if options.implicit:
         return pl.repeat(True, len(frame), eager=True)
     raw = _column(frame, options.columns.rating, path, "--rating-column; --implicit if there are no ratings")
     rating = raw.cast(pl.Float64, strict=False)
     _refuse(~rating.is_finite().fill_null(False), raw, path, "a finite number")
     liked = rating >= options.least_like
-    if liked.all() or not liked.any():
+    if all and (liked.all() or not liked.any()):
         which = "every rating is a like" if liked.all() else "no rating is a like"
         low, high = np.min(rating.to_numpy()), np.max(rating.to_numpy())
         raise InputError(

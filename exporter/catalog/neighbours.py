@@ -73,14 +73,63 @@ def similar_users(
     Where there are fewer, as there are for a user of whom nothing is known, the user's own row fills up the rest.
     """
     users = np.arange(len(embeddings))
-    around = Neighbourhood(embeddings, min(k, len(users) - 1))
-    starts, items, liked = (histories[f"history_{name}"] for name in ("offsets", "items", "liked"))
     # Own rows rather than -1: every value stays an index that no reader can step out of bounds with.
-    result = np.repeat(users.astype(np.int32)[:, None], around.k, axis=1)
+    result = np.repeat(users.astype(np.int32)[:, None], min(k, len(users) - 1), axis=1)
+    _search(result, users, embeddings, fold_in, histories)
+    return result
+
+
+def updated_similar_users(
+    similar: NDArray[np.int32],
+    embeddings: NDArray[np.float16],
+    fold_in: NDArray[np.float16],
+    histories: Mapping[str, NDArray[Any]],
+    changed: NDArray[np.bool_],
+    new: NDArray[np.bool_],
+) -> NDArray[np.int32]:
+    """What `similar_users` gives, from what it gave before. changed, bool [U]: who liked something since, or something that has a
+    `fold_in` row now and had none. new, bool [U]: who has an embedding now and had none; all of them are `changed`. `similar`
+    [U, k]: the former rows, own rows where there is none. No other embedding or history may have changed.
+    """
+    result = similar.copy()
+    result[changed] = np.flatnonzero(changed).astype(np.int32)[:, None]
+    _search(result, np.flatnonzero(changed), embeddings, fold_in, histories)
+    added = np.flatnonzero(new)
+    users = np.flatnonzero(~changed) if len(added) else added
     for begin in range(0, len(users), CHUNK):
         own = users[begin : begin + CHUNK]
-        met = [slice(starts[user], starts[user + 1]) for user in own]
-        queries = np.stack([folded_in(fold_in[items[part][liked[part] > 0]]) for part in met])
-        for user, nearest in zip(own, around.nearest(queries, own), strict=True):
-            result[user, : len(nearest)] = nearest
+        queries = _queries(own, fold_in, histories).astype(np.float64)
+        candidates = np.concatenate([similar[own], np.broadcast_to(added, (len(own), len(added)))], 1)
+        scores = np.empty(candidates.shape)
+        scores[:, : similar.shape[1]] = np.einsum("nd,nkd->nk", queries, embeddings[similar[own]].astype(np.float64))
+        scores[:, similar.shape[1] :] = queries @ embeddings[added].astype(np.float64).T
+        scores[candidates == own[:, None]] = -np.inf
+        scores[~nonzero_rows(queries)] = -np.inf
+        order = np.lexsort((candidates, -scores))[:, : similar.shape[1]]
+        nearest = np.take_along_axis(candidates, order, 1)
+        result[own] = np.where(np.isfinite(np.take_along_axis(scores, order, 1)), nearest, own[:, None])
     return result
+
+
+def _search(
+    result: NDArray[np.int32],
+    users: NDArray[np.int64],
+    embeddings: NDArray[np.float16],
+    fold_in: NDArray[np.float16],
+    histories: Mapping[str, NDArray[Any]],
+) -> None:
+    """Fills the `users`' rows of `result` as far as they have neighbours."""
+    around = Neighbourhood(embeddings, result.shape[1])
+    for begin in range(0, len(users), CHUNK):
+        own = users[begin : begin + CHUNK]
+        for user, nearest in zip(own, around.nearest(_queries(own, fold_in, histories), own), strict=True):
+            result[user, : len(nearest)] = nearest
+
+
+def _queries(
+    users: NDArray[np.int64], fold_in: NDArray[np.float16], histories: Mapping[str, NDArray[Any]]
+) -> NDArray[np.float16]:
+    """Their embeddings, folded in from all they liked: [n, D]."""
+    starts, items, liked = (histories[f"history_{name}"] for name in ("offsets", "items", "liked"))
+    met = [slice(starts[user], starts[user + 1]) for user in users]
+    return np.stack([folded_in(fold_in[items[part][liked[part] > 0]]) for part in met])

@@ -97,6 +97,13 @@ class Session {
 
   Session* another() const { return new Session(session_.bundle(), cache_bytes_); }
 
+  // Null: nothing has changed.
+  Session* reloaded() const {
+    const nb::gil_scoped_release released;
+    const std::optional<rexit::Bundle> next = session_.bundle().reloaded();
+    return next ? new Session(*next, cache_bytes_) : nullptr;
+  }
+
   const std::vector<std::string>& warnings() const { return warnings_; }
 
   InfoRow info() const {
@@ -291,6 +298,7 @@ NB_MODULE(_native, module) {
           },
           "path"_a, "variant"_a, "library"_a, "threads"_a, "cache_bytes"_a, "device"_a, "device_id"_a)
       .def("another", &Session::another, nb::rv_policy::take_ownership)
+      .def("reloaded", &Session::reloaded, nb::rv_policy::take_ownership)
       .def("warnings", &Session::warnings)
       .def("info", &Session::info)
       .def("exits", &Session::exits)

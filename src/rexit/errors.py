@@ -7,6 +7,7 @@
     ├── ParityError            an exported graph that does not compute what the model computes
     │   └── QualityError       a variant of lower precision that loses more than its gate allows
     ├── BackendError           the inference backend: missing, too old, or failing
+    ├── DriftError             a policy that was calibrated on other candidates than it would meet
     ├── DeadlineError          a request whose deadline passed before any candidate had an answer
     └── CancelledError         a request that another thread cancelled
 
@@ -20,6 +21,7 @@ __all__ = [
     "CancelledError",
     "CheckpointError",
     "DeadlineError",
+    "DriftError",
     "InputError",
     "ParityError",
     "QualityError",
@@ -76,3 +78,9 @@ class DeadlineError(RexitError):
 
 class CancelledError(RexitError):
     """`Session.cancel` was called while the request was running."""
+
+
+class DriftError(RexitError):
+    """A policy that was calibrated on other candidates than it would meet in a refreshed catalog, or that cannot be compared."""
+
+    exit_code = 9

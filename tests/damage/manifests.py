@@ -150,3 +150,34 @@ def foreign_catalog(folder: Path) -> None:
 @ends_in("MISMATCH", "checkpoint_sha256")
 def foreign_checkpoint(folder: Path) -> None:
     edit_json(folder, VARIANT, "checkpoint_sha256", to="0" * 64)
+
+
+def _refreshed(folder: Path, name: str, exported: str) -> None:
+    """As if the catalog in `name` had been swapped in for one with the digest `exported`."""
+    value = json.loads((folder / MANIFEST).read_text())
+    write_json(folder / MANIFEST, {**value, "requires": ["refreshed"], "catalog": {"folder": name, "exported_sha256": exported}})
+
+
+@ends_in("MISMATCH", "catalog_sha256")
+def refreshed_bundle_of_another_export(folder: Path) -> None:
+    _refreshed(folder, "catalog", "0" * 64)
+
+
+@ends_in("CORRUPT", "not list `catalog-1/catalog.json`")
+def refreshed_catalog_that_is_not_listed(folder: Path) -> None:
+    _refreshed(folder, "catalog-1", json.loads((folder / VARIANT).read_text())["catalog_sha256"])
+
+
+@ends_in("CORRUPT", "`..`")
+def refreshed_catalog_outside(folder: Path) -> None:
+    _refreshed(folder, "..", json.loads((folder / VARIANT).read_text())["catalog_sha256"])
+
+
+@ends_in("CORRUPT", "not a plain name")
+def refreshed_catalog_in_a_folder(folder: Path) -> None:
+    _refreshed(folder, "variants/cpu-fp32", json.loads((folder / VARIANT).read_text())["catalog_sha256"])
+
+
+@ends_in("OK", found="running")
+def refreshed_catalog_in_its_old_place(folder: Path) -> None:
+    _refreshed(folder, "catalog", json.loads((folder / VARIANT).read_text())["catalog_sha256"])

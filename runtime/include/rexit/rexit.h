@@ -189,6 +189,16 @@ typedef struct rexit_bundle_options {
  * REXIT_UNKNOWN_VARIANT; any 2xx for its files; REXIT_BACKEND_MISSING and REXIT_BACKEND_FAILED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options,
                                                          rexit_bundle** bundle_out);
+/* Opens again what the folder of an opened bundle holds now, after `rexit refresh` or `rexit calibrate`: the new catalog, vectors
+ * and policy are checked and mapped, while the segments that are loaded are shared. That takes milliseconds, and no second copy
+ * of the weights. *reloaded_out is a bundle of its own, to be closed like any other, or NULL if manifest and policy are those
+ * that `bundle` was opened with, so it may be called every second. `bundle` and its sessions go on as they are, with the old
+ * catalog: a request is answered by one of the two, never by both. New sessions start without cached prefixes, and their counters
+ * at 0.
+ *
+ * REXIT_MISMATCH if the variant's segments are others now: rexit_bundle_open. Otherwise as rexit_bundle_open for the bundle's
+ * files; on failure `bundle` serves on. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_reload(const rexit_bundle* bundle, rexit_bundle** reloaded_out);
 /* Does nothing for NULL. The bundle's sessions remain usable. */
 REXIT_API void rexit_bundle_close(rexit_bundle* bundle);
 

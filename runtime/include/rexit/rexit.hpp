@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -92,10 +93,46 @@ class Bundle {
     check(rexit_bundle_get_exit(handle_.get(), index, &info));
     return info;
   }
+  // What its folder holds now, with the same loaded segments; nothing if that is what this one was opened with. See
+  // rexit_bundle_reload.
+  std::optional<Bundle> reloaded() const {
+    rexit_bundle* made = nullptr;
+    check(rexit_bundle_reload(handle_.get(), &made));
+    return made == nullptr ? std::nullopt : std::optional<Bundle>(Bundle(made));
+  }
   rexit_bundle* get() const noexcept { return handle_.get(); }
 
  private:
+  explicit Bundle(rexit_bundle* handle) : handle_(handle, rexit_bundle_close) {}
+
   std::shared_ptr<rexit_bundle> handle_;
+};
+
+// The bundle to serve from while its folder is refreshed. Any number of threads may use it at once.
+//
+//   rexit::LiveBundle live("bundle");       each worker, between two requests:
+//   every second: live.reload();              if (session.bundle().get() != live.now().get()) session =
+//   rexit::Session(live.now());
+class LiveBundle {
+ public:
+  explicit LiveBundle(const std::string& path, const BundleOptions& options = {}) : now_(path, options) {}
+
+  Bundle now() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return now_;
+  }
+  // Whether there was something new, which now() then returns. On failure it throws and now() stays.
+  bool reload() {
+    const std::optional<Bundle> next = now().reloaded();
+    if (!next) return false;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    now_ = *next;
+    return true;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  Bundle now_;
 };
 
 // See rexit_top_k.

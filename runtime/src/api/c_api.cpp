@@ -144,6 +144,20 @@ rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* opt
   return report_current_exception();
 }
 
+rexit_status rexit_bundle_reload(const rexit_bundle* bundle, rexit_bundle** reloaded_out) try {
+  const LoadedBundle& opened = *required(bundle, "bundle")->loaded;
+  required(reloaded_out, "reloaded_out");
+  rexit_bundle* reloaded = nullptr;
+  if (opened.bundle.changed()) {
+    reloaded = new rexit_bundle{std::make_shared<const LoadedBundle>(opened)};
+    log(REXIT_LOG_INFO, opened.bundle.path() + ": reloaded variant " + opened.bundle.variant().name);
+  }
+  *reloaded_out = reloaded;
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
 void rexit_bundle_close(rexit_bundle* bundle) { delete bundle; }
 
 rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out) try {

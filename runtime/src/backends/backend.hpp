@@ -91,9 +91,9 @@ struct Execution {
   bool cuda_graphs = false;
 };
 
-// Loads the segments for the requested device. `bundle` must outlive the backends. Throws REXIT_INVALID_ARGUMENT for a device
-// that does not exist or that the variant cannot run on, REXIT_BACKEND_MISSING if this build or this machine has nothing that
-// runs it.
+// Loads the segments for the requested device. The backends do not need `bundle` any longer. Throws REXIT_INVALID_ARGUMENT for a
+// device that does not exist or that the variant cannot run on, REXIT_BACKEND_MISSING if this build or this machine has nothing
+// that runs it.
 BackendFactory make_backend_factory(const Bundle& bundle, const Execution& execution);
 
 // What a bundle with this backend runs on, but for rexit itself.

@@ -8,6 +8,8 @@
 #include "base/status.hpp"
 #include "files/files.hpp"
 #include "files/json.hpp"
+#include "files/mapped_file.hpp"
+#include "files/sha256.hpp"
 
 namespace rexit::core {
 namespace {
@@ -192,6 +194,33 @@ std::vector<std::string> names_of(const Json& variants) {
   return names;
 }
 
+// The catalog in force: the one that was exported, or that `rexit refresh` put in its place. Paths are relative to the bundle.
+struct InForce {
+  InForce(const Json& manifest, const FileList& files) {
+    if (manifest.has("catalog")) {
+      const Json catalog = manifest.at("catalog");
+      folder = catalog.at("folder").string();
+      check_relative_path(folder, catalog);
+      if (folder.find('/') != std::string::npos) fail(REXIT_CORRUPT, catalog.where(), ": `", folder, "` is not a plain name");
+      vectors = folder + "/" + vectors;
+      exported_sha256 = catalog.at("exported_sha256").string();
+    } else {
+      exported_sha256 = listed(files, description(), manifest.where()).sha256;
+    }
+  }
+
+  std::string description() const { return folder + "/catalog.json"; }
+
+  std::string folder = "catalog", vectors = "vectors.safetensors";
+  std::string exported_sha256;  // of the catalog that the variants were exported with
+};
+
+std::string digest_of(const std::string& path) {
+  if (!exists(path)) return {};
+  const MappedFile file(path);
+  return sha256(file.data(), file.size());
+}
+
 std::string choose(const std::vector<std::string>& names, const char* wanted, const std::string& path) {
   if (wanted == nullptr) return names.front();
   if (std::find(names.begin(), names.end(), wanted) != names.end()) return wanted;
@@ -203,46 +232,53 @@ std::string choose(const std::vector<std::string>& names, const char* wanted, co
 }  // namespace
 
 std::vector<std::string> variant_names(const std::string& path) {
-  return names_of(read_json(path + "/manifest.json", "vectors").root().at("variants"));
+  return names_of(read_json(path + "/manifest.json", Bundle::known).root().at("variants"));
 }
 
 Bundle::Bundle(const std::string& path, const char* wanted) : path_(path) {
   const std::string manifest_path = path + "/manifest.json";
-  const JsonDocument manifest_document = read_json(manifest_path, "vectors");
+  manifest_sha256_ = digest_of(manifest_path);  // before it is read: if it is replaced in between, changed() says so
+  const JsonDocument manifest_document = read_json(manifest_path, known);
   const Json manifest = manifest_document.root();
   model_ = read_model(manifest.at("model"));
   const std::vector<std::size_t> exits = read_exits(manifest.at("exits"), model_);
   const FileList files = read_file_sizes(manifest.at("files"));
   const std::string name = choose(names_of(manifest.at("variants")), wanted, path);
   const std::string relative = "variants/" + name + "/variant.json";
-  check_files(path, files, {relative, "catalog/catalog.json"});
+  const InForce catalog(manifest, files);
+  check_files(path, files, {relative, catalog.description()});
 
   const std::string folder = path + "/variants/" + name;
   const JsonDocument variant_document = read_json(folder + "/variant.json");
   const Json variant = variant_document.root();
-  must_match(variant.at("catalog_sha256"), files.at("catalog/catalog.json").sha256, "the bundle's catalog's");
+  must_match(variant.at("catalog_sha256"), catalog.exported_sha256, "the bundle's catalog's");
   must_match(variant.at("checkpoint_sha256"), manifest.at("model").at("checkpoint_sha256").string(), "the bundle's");
   variant_ = read_variant(variant, folder, exits, model_);
   variant_.name = name;
   variant_.sha256 = files.at(relative).sha256;
 
   policy_.exits.resize(exits.size());
+  policy_sha256_ = digest_of(folder + "/policy.json");
   if (exists(folder + "/policy.json")) {
-    const JsonDocument document = read_json(folder + "/policy.json", "slate-rules");
+    const JsonDocument document = read_json(folder + "/policy.json", {"slate-rules"});
     policy_ = read_policy(document.root(), exits.size(), variant_.sha256);
     made_on_ = read_made_on(document.root());
     calibrated_ = true;
   }
-  catalog_ = std::make_unique<const Catalog>(path + "/catalog", model_.vocab_size, variant_.max_positions);
+  catalog_ = std::make_unique<const Catalog>(path + "/" + catalog.folder, model_.vocab_size, variant_.max_positions);
 
   const bool wanted_vectors = catalog_->program.has_vectors();
   if (wanted_vectors == variant_.segments.front().vectors.empty())
     fail(REXIT_CORRUPT, folder, "/variant.json segments[0] inputs: ", wanted_vectors ? "`vectors` is missing" : "has `vectors`",
          ", but the prompt program has ", wanted_vectors ? "vectors" : "none");
   if (!wanted_vectors) return;
-  vectors_sha256_ = listed(files, "vectors.safetensors", manifest_path).sha256;
-  vectors_ = std::make_unique<const Vectors>(path + "/vectors.safetensors", catalog_->program, catalog_->items.ids.size(),
+  vectors_sha256_ = listed(files, catalog.vectors, manifest_path).sha256;
+  vectors_ = std::make_unique<const Vectors>(path + "/" + catalog.vectors, catalog_->program, catalog_->items.ids.size(),
                                              model_.hidden_size);
+}
+
+bool Bundle::changed() const {
+  return digest_of(path_ + "/manifest.json") != manifest_sha256_ || digest_of(variant_.folder + "/policy.json") != policy_sha256_;
 }
 
 }  // namespace rexit::core

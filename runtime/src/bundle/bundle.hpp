@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstddef>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bundle/catalog.hpp"
@@ -54,6 +56,9 @@ std::vector<std::string> variant_names(const std::string& path);
 
 class Bundle {
  public:
+  // What manifest.json may require of a reader.
+  static constexpr std::initializer_list<std::string_view> known = {"vectors", "refreshed"};
+
   // Checks structure, sizes, the digests by which files refer to each other, and all tables. `variant` null: the first one.
   Bundle(const std::string& path, const char* variant);
 
@@ -72,6 +77,8 @@ class Bundle {
     catalog_->check_unchanged();
     if (vectors_ != nullptr) vectors_->check_unchanged();
   }
+  // Whether the folder now has another manifest or policy than was opened.
+  bool changed() const;
   std::size_t exits() const noexcept { return variant_.segments.size(); }
   std::size_t depth(std::size_t exit) const noexcept { return variant_.segments[exit].end; }
 
@@ -84,7 +91,7 @@ class Bundle {
   Conditions made_on_;
   std::unique_ptr<const Catalog> catalog_;
   std::unique_ptr<const Vectors> vectors_;
-  std::string vectors_sha256_;
+  std::string vectors_sha256_, manifest_sha256_, policy_sha256_;  // policy's empty: it had none
 };
 
 }  // namespace rexit::core

@@ -116,7 +116,7 @@ struct Catalog::Description {
       : folder(catalog_folder),
         vocabulary(vocabulary_size),
         max_positions(positions),
-        document(read_json(folder + "/catalog.json", "vectors")),
+        document(read_json(folder + "/catalog.json", {"vectors"})),
         root(document.root()) {
     check_files(folder, read_file_sizes(root.at("files")), {"users.safetensors", "items.safetensors", "pieces.safetensors"});
   }

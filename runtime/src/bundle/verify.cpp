@@ -14,7 +14,7 @@ namespace rexit::core {
 namespace {
 
 // The `files` that a JSON file in the same folder lists. `known`: what it may require.
-void verify_files(const std::string& folder, const char* list, std::string_view known = {}) {
+void verify_files(const std::string& folder, const char* list, std::initializer_list<std::string_view> known = {}) {
   const FileList files = read_file_sizes(read_json(folder + "/" + list, known).root().at("files"));
   check_files(folder, files, {});
   for (const auto& [name, entry] : files) {
@@ -30,7 +30,7 @@ void verify_files(const std::string& folder, const char* list, std::string_view 
 
 void verify_bundle(const std::string& path, const char* variant) {
   const std::vector<std::string> names = variant != nullptr ? std::vector<std::string>{variant} : variant_names(path);
-  verify_files(path, "manifest.json", "vectors");
+  verify_files(path, "manifest.json", Bundle::known);
   for (const std::string& name : names) {
     const Bundle bundle(path, name.c_str());
     verify_files(bundle.variant().folder, "variant.json");

@@ -10,6 +10,7 @@
 
 #include "files/json.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/status.hpp"
@@ -157,7 +158,7 @@ JsonDocument::JsonDocument(const unsigned char* data, std::size_t size, const st
   }
 }
 
-JsonDocument read_json(const std::string& path, std::string_view known) {
+JsonDocument read_json(const std::string& path, std::initializer_list<std::string_view> known) {
   const MappedFile file(path);
   JsonDocument document(file.data(), file.size(), path);
   const Json root = document.root();
@@ -165,7 +166,8 @@ JsonDocument read_json(const std::string& path, std::string_view known) {
   if (seen != schema) fail(REXIT_UNSUPPORTED, path, ": schema ", seen, ", this version reads schema ", schema);
   if (root.has("requires"))
     for (const std::string& name : root.at("requires").strings())
-      if (name != known) fail(REXIT_UNSUPPORTED, path, ": requires `", name, "`, which this version does not know");
+      if (std::find(known.begin(), known.end(), name) == known.end())
+        fail(REXIT_UNSUPPORTED, path, ": requires `", name, "`, which this version does not know");
   return document;
 }
 

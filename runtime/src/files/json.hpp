@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -59,7 +60,8 @@ class JsonDocument {
   std::unique_ptr<JsonFile> file_;  // stays in place when the document is moved
 };
 
-// Reads one of rexit's own JSON files: an object with a schema that this version knows, and nothing in `requires` but `known`.
-JsonDocument read_json(const std::string& path, std::string_view known = {});
+// Reads one of rexit's own JSON files: an object with a schema that this version knows, and nothing in `requires` but what is
+// `known`.
+JsonDocument read_json(const std::string& path, std::initializer_list<std::string_view> known = {});
 
 }  // namespace rexit::core

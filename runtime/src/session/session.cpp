@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/status.hpp"
 #include "session/prefix_file.hpp"
 
 namespace rexit::core {
@@ -33,6 +34,14 @@ struct LargestPass {
 };
 
 }  // namespace
+
+LoadedBundle::LoadedBundle(const LoadedBundle& opened)
+    : bundle(opened.bundle.path(), opened.bundle.variant().name.c_str()), make_backend(opened.make_backend), start(bundle) {
+  const std::string &seen = bundle.variant().sha256, &expected = opened.bundle.variant().sha256;
+  if (seen != expected)
+    fail(REXIT_MISMATCH, bundle.variant().folder, ": its variant.json is ", seen.substr(0, 12), "…, loaded was ",
+         expected.substr(0, 12), "…: the segments are others, open the bundle again");
+}
 
 Session::State::State(const LoadedBundle& loaded, const Backend& backend, std::size_t cache_bytes)
     : retrieval(loaded.bundle.catalog()),

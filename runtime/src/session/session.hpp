@@ -30,6 +30,10 @@ struct LoadedBundle {
   template <class MakeFactory>
   LoadedBundle(const char* path, const char* variant, MakeFactory&& make_factory)
       : bundle(path, variant), make_backend(make_factory(bundle)), start(bundle) {}
+
+  // What the folder of `opened` holds now, with the segments that are loaded already. Throws REXIT_MISMATCH for other segments.
+  explicit LoadedBundle(const LoadedBundle& opened);
+  LoadedBundle& operator=(const LoadedBundle&) = delete;
 };
 
 struct Request {

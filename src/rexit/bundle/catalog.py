@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 TABLES = ("users.safetensors", "items.safetensors", "pieces.safetensors")
+CATALOG_FILES = ("catalog.json", *TABLES)
+"""What a bundle copies of a catalog."""
 SPLITS = ("train", "validation", "test")
 """What trains, what is chosen by, what is judged by: every interaction is in one."""
 
@@ -197,6 +199,11 @@ class Catalog:
         """The catalog's digest: that of catalog.json, which carries those of the tables."""
         return digest(self.path / "catalog.json")
 
+    @property
+    def space(self) -> str:
+        """What its embeddings can be compared with: the digest of the catalog whose training they are of. Updates keep it."""
+        return str(self.info["embedding"].get("space", self.sha256))
+
     def _table(self, name: str) -> dict[str, NDArray[Any]]:
         try:
             with safe_open(self.path / name, "np") as file:
@@ -240,7 +247,12 @@ class Catalog:
     def _beside(self, key: str, entry: Any) -> Path:
         """A file that catalog.json describes and a bundle does not copy. Raises BundleError."""
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
-            raise BundleError(f"{self.path}/catalog.json: {key} has no `path`")
+            raise BundleError(
+                f"{self.path}/catalog.json: {key} has no `path`; a catalog made by `rexit index --update` has no snapshots to "
+                "train with, index all interactions for that"
+                if "updated" in self.info
+                else f"{self.path}/catalog.json: {key} has no `path`"
+            )
         expected = read_entries({entry["path"]: entry}, self.path / "catalog.json")[entry["path"]]
         path = self.path / entry["path"]
         if not path.is_file():

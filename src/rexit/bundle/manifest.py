@@ -135,44 +135,86 @@ class Variant:
         )
 
 
+REFRESHED = "refreshed"
+"""What `requires` holds where the catalog is another one than was exported."""
+
+
 @dataclass(frozen=True)
 class Manifest:
-    """`manifest.json`: the model, its exits (depths in layers), the variants, and the files outside the variants' own lists."""
+    """`manifest.json`: the model, its exits (depths in layers), the variants, and the files outside the variants' own lists.
+
+    catalog: the folder of the catalog in force. exported_sha256: digest of the one that the variants were exported with; None: it
+    is still in force.
+    """
 
     model: Model
     exits: tuple[int, ...]
     variants: tuple[str, ...]
     files: Mapping[str, FileEntry]
+    catalog: str = "catalog"
+    exported_sha256: str | None = None
+
+    @property
+    def catalog_sha256(self) -> str:
+        """Digest of the catalog in force. Raises BundleError if the manifest does not list it."""
+        if (entry := self.files.get(f"{self.catalog}/catalog.json")) is None:
+            raise BundleError(f"manifest.json: does not list {self.catalog}/catalog.json")
+        return entry.sha256
+
+    @property
+    def vectors_file(self) -> str:
+        """Where the vectors of the catalog in force lie, if it has any: a path in the bundle."""
+        return VECTORS_FILE if self.exported_sha256 is None else f"{self.catalog}/{VECTORS_FILE}"
+
+    def golden_file(self, variant: str) -> str:
+        """Where a variant's golden samples with the catalog in force lie: a path in the bundle."""
+        return (
+            f"variants/{variant}/{GOLDEN_FILE}"
+            if self.exported_sha256 is None
+            else f"{self.catalog}/golden/{variant}.safetensors"
+        )
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """Reads manifest.json. Raises BundleError."""
         path = folder / "manifest.json"
-        value = read_json(path, {VECTORS})
+        value = read_json(path, {VECTORS, REFRESHED})
         try:
+            catalog = value.get("catalog")
+            in_force = () if catalog is None else (_plain_name(catalog["folder"]), str(catalog["exported_sha256"]))
             return cls(
                 Model(**{k: value["model"][k] for k in Model.__annotations__}),
                 tuple(int(e) for e in value["exits"]),
                 tuple(str(v) for v in value["variants"]),
                 read_entries(value["files"], path),
+                *in_force,
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise BundleError(f"{path}: not a bundle's manifest: {exc!r}") from exc
 
     def write(self, folder: Path) -> None:
         """Writes manifest.json. Raises InputError if it cannot be written."""
+        refreshed = self.exported_sha256 is not None
+        catalog = {"catalog": {"folder": self.catalog, "exported_sha256": self.exported_sha256}} if refreshed else {}
         write_json(
             folder / "manifest.json",
             {
                 "schema": SCHEMA,
-                "requires": [VECTORS] if VECTORS_FILE in self.files else [],
+                "requires": [*([VECTORS] if self.vectors_file in self.files else []), *([REFRESHED] if refreshed else [])],
                 "producer": f"rexit {__version__}",
                 "model": self.model.__dict__,
                 "exits": list(self.exits),
                 "variants": list(self.variants),
+                **catalog,
                 "files": {name: entry.to_json() for name, entry in sorted(self.files.items())},
             },
         )
+
+
+def _plain_name(name: Any) -> str:
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name:
+        raise ValueError(f"catalog folder {name!r} is not a plain name")
+    return name
 
 
 @dataclass(frozen=True)
@@ -204,9 +246,9 @@ class Bundle:
         folder = path / "variants" / name
         chosen = Variant.read(folder)
         check_sizes(folder, chosen.files)
-        if chosen.catalog_sha256 != manifest.files["catalog/catalog.json"].sha256:
+        if chosen.catalog_sha256 != (manifest.exported_sha256 or manifest.catalog_sha256):
             raise BundleError(f"{folder}: made for another catalog than the bundle's")
-        if (VECTORS_FILE in manifest.files) != any("vectors" in segment.inputs for segment in chosen.segments):
+        if (manifest.vectors_file in manifest.files) != any("vectors" in segment.inputs for segment in chosen.segments):
             raise BundleError(f"{folder}: its first segment and the bundle disagree on whether there is a {VECTORS_FILE}")
         return cls(path, manifest, chosen)
 
@@ -222,14 +264,14 @@ class Bundle:
 
     @cached_property
     def catalog(self) -> Catalog:
-        """The bundle's own copy of the catalog, without splits. Raises BundleError."""
-        return Catalog.open(self.path / "catalog")
+        """The bundle's own copy of the catalog in force, without splits. Raises BundleError."""
+        return Catalog.open(self.path / self.manifest.catalog)
 
     def vectors(self) -> Vectors | None:
         """What stands for vectors in prompts; None where they are text alone. Raises BundleError."""
         if (ids := self.catalog.vector_ids) is None:
             return None
-        return Vectors.read(self.path / VECTORS_FILE, ids, self.manifest.model.hidden_size)
+        return Vectors.read(self.path / self.manifest.vectors_file, ids, self.manifest.model.hidden_size)
 
     def policy(self) -> Policy | None:
         """None before `rexit calibrate`. Raises BundleError, also for another variant's policy."""
@@ -243,8 +285,8 @@ class Bundle:
         return digest(path) if path.exists() else None
 
     def golden(self) -> Golden:
-        """The variant's golden samples. Raises BundleError."""
-        return Golden.read(self.folder / GOLDEN_FILE, len(self.manifest.exits))
+        """The variant's golden samples with the catalog in force. Raises BundleError."""
+        return Golden.read(self.path / self.manifest.golden_file(self.variant.name), len(self.manifest.exits))
 
     def edited(self) -> list[str]:
         """One line for each file whose hash is not the one recorded; empty if all are right."""

@@ -44,6 +44,14 @@ def new_folder(target: Path) -> Iterator[Path]:
         raise InputError(f"{target}: cannot be written: {exc.strerror or exc}") from exc
 
 
+def link_or_copy(source: str, target: str) -> None:
+    """A hard link where the file system supports it, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 @contextlib.contextmanager
 def sole_writer(bundle: Path) -> Iterator[None]:
     """Nobody else writes to the bundle, or replaces it, while the block runs. Does nothing where there is no bundle.

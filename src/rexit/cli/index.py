@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rexit.cli._output import JsonOption, print_json, print_table, progress, shown, stdout
+from rexit.errors import InputError
 from rexit.exporter.options import POSITIVE_AT, Columns, IndexOptions, LightGCNOptions
 
 _DEFAULT = IndexOptions()
@@ -21,12 +22,25 @@ def register(app: typer.Typer) -> None:
 
 # Long because typer takes the options, their defaults and their help from the signature.
 def index(
-    interactions: Annotated[Path, typer.Option(help="Who rated what and when: CSV, TSV or Parquet.")],
-    items: Annotated[Path, typer.Option(help="One row per item: its id and the columns that the template names.")],
+    context: typer.Context,
+    interactions: Annotated[Path, typer.Option(help="Who rated what and when: CSV, TSV or Parquet. With --update: those since.")],
     tokenizer: Annotated[str, typer.Option(help="A tokenizer.json, a folder with one, or a Hugging Face Hub name.")],
     template: Annotated[Path, typer.Option(help="The prompt template, TOML (docs/template.md).")],
     out: Annotated[Path, typer.Option(help="The catalog folder to write; an older catalog there is replaced.")],
-    users: Annotated[Path | None, typer.Option(help="One row per user, if the template names columns of users.")] = None,
+    items: Annotated[
+        Path | None,
+        typer.Option(
+            help="One row per item: its id and the columns that the template names. With --update: new items, and known ones "
+            "whose texts are other ones now."
+        ),
+    ] = None,
+    users: Annotated[
+        Path | None, typer.Option(help="One row per user, if the template names columns of users. With --update: as --items.")
+    ] = None,
+    update: Annotated[
+        Path | None,
+        typer.Option(help="A catalog to add to, for the model that was trained on it: ids, embeddings, program and limits stay."),
+    ] = None,
     user_column: Annotated[str, typer.Option(help="The user id's column.")] = _COLUMNS.user,
     item_column: Annotated[str, typer.Option(help="The item id's column.")] = _COLUMNS.item,
     rating_column: Annotated[str, typer.Option(help="The rating's column; not read with --implicit.")] = _COLUMNS.rating,
@@ -81,9 +95,21 @@ def index(
 
         rexit index --interactions ratings.csv --items films.csv --tokenizer model/ --template prompt.toml --out catalog
 
+    With `--update` the new catalog is the old one with what happened since, for `rexit refresh`: new users and items are placed
+    among the known ones, whose embeddings stay, and nothing is trained. How interactions are read is the old catalog's business;
+    of the options only those of files and id columns apply. The new interactions of one user in ten are `validation`, of one in
+    ten `test`.
+
+        rexit index --update old --interactions today.csv --items films.csv --tokenizer model/ --template prompt.toml --out new
+
     Published protocols: `--split time:0.8,0.9` for one border in time, `--split leave-last:1,1` for the last two of each user,
     `--split-column fold` for splits that come with the data.
     """
+    if update is not None:
+        _update(context, update, interactions, tokenizer, template, out, items, users, json)
+        return
+    if items is None:
+        raise InputError("--items is missing: a catalog needs one row per item; only with --update is it optional")
     from rexit.exporter.index import build_catalog
 
     options = IndexOptions(
@@ -123,6 +149,44 @@ def index(
     else:
         rows = [("LightGCN", found["recall@20"]), ("popularity", found["popularity_recall@20"])]
         print_table(f"Retriever on the validation split ({found['epochs']} epochs)", ["", "recall@20"], rows)
+
+
+_OF_UPDATES = {"interactions", "items", "tokenizer", "template", "out", "users", "user_column", "item_column", "update", "json"}
+
+
+def _update(
+    context: typer.Context,
+    catalog: Path,
+    interactions: Path,
+    tokenizer: str,
+    template: Path,
+    out: Path,
+    items: Path | None,
+    users: Path | None,
+    json: bool,
+) -> None:
+    from rexit.exporter.update import update_catalog
+
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    if others := sorted(given - _OF_UPDATES):
+        raise InputError(f"--{others[0].replace('_', '-')} does not go with --update: {catalog} decides that")
+    columns = {name: context.params[name] for name in ("user_column", "item_column")}
+    with progress() as bar:
+        info = update_catalog(
+            catalog, interactions, tokenizer, template, out, items=items, users=users, **columns, progress=shown(bar)
+        )
+    new = info["updated"]
+    if json:
+        print_json({"catalog": str(out), **{key: info[key] for key in ("ids", "counts", "splits", "embedding", "updated")}})
+        return
+    print_table(str(out), ["", "new", "all"], [[n, new[n], info["counts"][n]] for n in ("users", "items", "interactions")])
+    if new["without_embedding"]:
+        stdout.print(
+            f"{new['without_embedding']} items with interactions have no like to place them by: nothing is near to them."
+        )
+    if new["cut_texts"]:
+        stdout.print(f"{new['cut_texts']} new texts were longer than any of their column was, and were cut to that.")
 
 
 def _print_lengths(prompt: Mapping[str, Any]) -> None:

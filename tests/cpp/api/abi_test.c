@@ -174,6 +174,7 @@ static void null_is_refused(void) {
   EXPECT(rexit_bundle_open(NULL, NULL, &bundle) == REXIT_INVALID_ARGUMENT);
   EXPECT(strstr(rexit_last_error(), "path") != NULL);
   EXPECT(rexit_bundle_open("nowhere", NULL, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_bundle_reload(NULL, &bundle) == REXIT_INVALID_ARGUMENT && bundle == NULL);
   EXPECT(rexit_bundle_open("nowhere", NULL, &bundle) == REXIT_NOT_FOUND && bundle == NULL);
   EXPECT(rexit_bundle_get_info(NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_bundle_get_exit(NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);

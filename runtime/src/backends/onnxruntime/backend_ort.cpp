@@ -128,7 +128,9 @@ class OrtStop final : public Stop {
 class OrtBackend final : public Backend {
  public:
   OrtBackend(const Bundle& bundle, Ort::Env& env, const Ort::SessionOptions& options, const std::vector<std::string>& graphs)
-      : bundle_(bundle), cpu_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
+      : model_(bundle.model()),
+        segments_(bundle.variant().segments),
+        cpu_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
     for (std::size_t k = 0; k < graphs.size(); ++k) {
       try {
         sessions_.emplace_back(env, graphs[k].c_str(), options);
@@ -141,14 +143,14 @@ class OrtBackend final : public Backend {
   }
 
   void run(std::size_t index, const Pass& pass) const override {
-    const Segment& segment = bundle_.variant().segments[index];
+    const Segment& segment = segments_[index];
     // One per thread, so that runs do not allocate; the values are views that are not used after the run.
     thread_local std::vector<const char*> input_names, output_names;
     thread_local std::vector<Ort::Value> inputs, outputs;
     for (auto* names : {&input_names, &output_names}) names->clear();
     for (auto* values : {&inputs, &outputs}) values->clear();
     const auto tokens = static_cast<std::int64_t>(pass.tokens), rows = static_cast<std::int64_t>(pass.rows);
-    const auto hidden = static_cast<std::int64_t>(bundle_.model().hidden_size);
+    const auto hidden = static_cast<std::int64_t>(model_.hidden_size);
     const auto input = [&](const std::string& name, const void* data, ONNXTensorElementDataType type, Sizes shape) {
       input_names.push_back(name.c_str());
       inputs.push_back(view(const_cast<void*>(data), type, shape));  // ONNX Runtime only reads its inputs
@@ -198,15 +200,14 @@ class OrtBackend final : public Backend {
  private:
   void check(const Segment& segment, const std::string& graph, const Ort::Session& session) const {
     Signature inputs(session, true, graph), outputs(session, false, graph);
-    for (const TensorSpec& spec : segment_inputs(bundle_.model(), segment)) inputs.check(spec);
+    for (const TensorSpec& spec : segment_inputs(model_, segment)) inputs.check(spec);
     inputs.check_no_other();
-    for (const TensorSpec& spec : segment_outputs(bundle_.model(), segment)) outputs.check(spec);
+    for (const TensorSpec& spec : segment_outputs(model_, segment)) outputs.check(spec);
   }
 
   Sizes cache_shape(std::size_t tokens) const {
-    const Model& model = bundle_.model();
-    return {static_cast<std::int64_t>(model.kv_heads), static_cast<std::int64_t>(tokens),
-            static_cast<std::int64_t>(model.head_dim)};
+    return {static_cast<std::int64_t>(model_.kv_heads), static_cast<std::int64_t>(tokens),
+            static_cast<std::int64_t>(model_.head_dim)};
   }
 
   Ort::Value view(void* data, ONNXTensorElementDataType type, Sizes shape) const {
@@ -216,7 +217,8 @@ class OrtBackend final : public Backend {
     return Ort::Value::CreateTensor(cpu_, data != nullptr ? data : nothing, bytes, shape.size.data(), shape.rank, type);
   }
 
-  const Bundle& bundle_;
+  const Model model_;  // copies: a reloaded bundle has the same segments, and outlives the one that they were loaded from
+  const std::vector<Segment> segments_;
   Ort::MemoryInfo cpu_;
   mutable std::vector<Ort::Session> sessions_;  // Session::Run is thread-safe, but not const
 };

@@ -22,7 +22,7 @@ void add_ort_conditions(Conditions& here);
 
 // `graphs`: the paths of the graphs to run, one per segment: the variant's own or, for TensorRT, those that wrap its plans.
 // Hidden states, keys and values are in host memory with every provider: the C API of ONNX Runtime 1.21 cannot copy between
-// devices, which compaction would need. Several threads may call the backend at once. `bundle` must outlive it.
+// devices, which compaction would need. Several threads may call the backend at once. It does not need `bundle` any longer.
 std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution& execution, Provider provider,
                                           const std::vector<std::string>& graphs);
 

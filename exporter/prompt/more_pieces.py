@@ -1,0 +1,108 @@
+"""Texts for a catalog that has its program already: their tokens join its pieces, in the same tokenizer and within its limits."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from rexit.bundle import Catalog
+from rexit.bundle.program import first_difference
+from rexit.errors import InputError
+from rexit.exporter.catalog.tables import Tensors, offsets
+from rexit.exporter.prompt.language import Language
+from rexit.exporter.prompt.pieces import Pieces, fingerprint
+from rexit.exporter.prompt.program import compile_program
+from rexit.exporter.prompt.template import written
+
+Tokens = NDArray[np.int32]
+
+
+@dataclass
+class MorePieces:
+    """The pieces of `catalog`, which grow. cut: texts that were longer than the longest of their column."""
+
+    catalog: Catalog
+    language: Language
+    cut: int = 0
+    _new: list[Tokens] = field(default_factory=list)
+    _rows: dict[bytes, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, catalog: Catalog, language: Language) -> MorePieces:
+        """Raises InputError if the catalog was made with another tokenizer, or from another template."""
+        made = cls(catalog, language)
+        seen, expected = fingerprint(language.tokenizer), catalog.info["tokenizer"]["sha256"]
+        if seen != expected:
+            raise InputError(
+                f"tokenizer {seen[:12]}… ({language.tokenizer.get_vocab_size()} tokens): {catalog.path} was made with "
+                f"{expected[:12]}… ({catalog.info['tokenizer']['vocab_size']} tokens)"
+            )
+        pieces = Pieces()
+        columns = [sorted({name.removeprefix(" ") for name in made._names(what)}) for what in ("user", "item")]
+        program = compile_program(language.template, *columns, pieces)
+        table = dict(zip(("offsets", "tokens"), pieces.encode(language.tokenizer), strict=True))
+        mine = {"prefix": program.prefix, "candidate": program.candidate}
+        if difference := first_difference(mine, table, catalog.info["prompt"], catalog.piece_table):
+            raise InputError(f"{language.template.path}: is another template than that of {catalog.path}: {difference}")
+        starts, tokens = catalog.piece_table["offsets"].tolist(), catalog.piece_table["tokens"]
+        for row in range(len(starts) - 2, -1, -1):  # of equal ones the first
+            made._rows[tokens[starts[row] : starts[row + 1]].tobytes()] = row
+        return made
+
+    def fields(self, what: str, texts: pl.DataFrame | None, old: NDArray[np.int64], count: int) -> Tensors:
+        """The `field.NAME` tensors of a table of `count` rows, of which `old` are the catalog's. texts: `row` and the columns.
+
+        Raises InputError for a column that is not there.
+        """
+        table = self.catalog.user_table if what == "user" else self.catalog.item_table
+        made = {}
+        for name in self._names(what):
+            column, pieces = name.removeprefix(" "), np.full(count, -1, np.int32)
+            pieces[old] = table[f"field.{name}"]
+            if texts is not None:
+                if column not in texts.columns:
+                    raise InputError(f"the {what}s file has no column {column!r}, which prompts name; it has: {_listed(texts)}")
+                pieces[texts["row"].to_numpy()] = self._column(texts[column], what, column, spaced=name != column)
+            made[f"field.{name}"] = pieces
+        return made
+
+    def tensors(self) -> Tensors:
+        """pieces.safetensors."""
+        before = self.catalog.piece_table
+        sizes = np.concatenate([np.diff(before["offsets"]), [len(tokens) for tokens in self._new]]).astype(np.int64)
+        return {"offsets": offsets(sizes), "tokens": np.concatenate([before["tokens"], *self._new]).astype(np.int32)}
+
+    def _names(self, what: str) -> list[str]:
+        table = self.catalog.user_table if what == "user" else self.catalog.item_table
+        return [name.removeprefix("field.") for name in table if name.startswith("field.")]
+
+    def _column(self, texts: pl.Series, what: str, column: str, spaced: bool) -> NDArray[np.int32]:
+        template, pieces = self.language.template, Pieces()
+        missing = pieces.literal(written(template.words["missing"], spaced))
+        name = (" " if spaced else "") + column
+        found = pieces.column(" " + texts if spaced else texts, missing, template.limits.get(f"{what}.{column}"))
+        starts, tokens = pieces.encode(self.language.tokenizer)
+        most = self._longest(what, name)
+        parts = [tokens[a:b] for a, b in itertools.pairwise(starts)]
+        self.cut += int((np.diff(starts)[found] > most).sum())
+        rows = np.array([self._row(part if n == missing else part[:most]) for n, part in enumerate(parts)], np.int32)
+        return rows[found]
+
+    def _longest(self, what: str, name: str) -> int:
+        table = self.catalog.user_table if what == "user" else self.catalog.item_table
+        cells = table[f"field.{name}"]
+        return int(np.diff(self.catalog.piece_table["offsets"])[cells].max(initial=0))
+
+    def _row(self, tokens: Tokens) -> int:
+        row = self._rows.setdefault(tokens.tobytes(), len(self.catalog.piece_table["offsets"]) - 1 + len(self._new))
+        if row == len(self.catalog.piece_table["offsets"]) - 1 + len(self._new):
+            self._new.append(tokens)
+        return row
+
+
+def _listed(texts: pl.DataFrame) -> str:
+    return ", ".join(name for name in texts.columns if name not in ("id", "row"))

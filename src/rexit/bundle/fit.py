@@ -1,0 +1,65 @@
+"""Whether a catalog can take the place of a bundle's: graphs, engines and callers must not notice more than other numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rexit.bundle.catalog import Catalog
+from rexit.bundle.engine import Engine, engine_folders
+from rexit.bundle.manifest import Manifest, Variant
+from rexit.bundle.program import first_difference
+from rexit.errors import InputError
+
+
+def check_fit(bundle: Path, manifest: Manifest, variants: Sequence[Variant], catalog: Catalog) -> None:
+    """Raises InputError, one line, for the first thing that does not fit:
+
+    1. kinds of ids, tokenizer, labels, and the prompt program, by the tokens of its pieces;
+    2. where prompts have vectors: their tables, the width of the embeddings, and that these are of the same training: projectors
+       know no other;
+    3. limits: the longest prompts fit the model, each variant's passes, and the engines compiled so far.
+    """
+    inside = Catalog.open(bundle / manifest.catalog)
+    seen, expected = catalog.info, inside.info
+
+    def same(what: str, a: Any, b: Any) -> None:
+        if a != b:
+            raise InputError(f"{catalog.path}: {what} {a}, that of {bundle} is {b}: nothing was swapped")
+
+    for what in ("user", "item"):
+        same(f"kind of {what} ids is", seen["ids"][what], expected["ids"][what])
+    same(
+        "tokenizer is",
+        *(f"{one['tokenizer']['sha256'][:12]}… ({one['tokenizer']['vocab_size']} tokens)" for one in (seen, expected)),
+    )
+    same("labels are", seen["labels"], expected["labels"])
+    if difference := first_difference(seen["prompt"], catalog.piece_table, expected["prompt"], inside.piece_table):
+        raise InputError(f"{catalog.path}: another prompt program than that of {bundle}: {difference}: nothing was swapped")
+    if (ids := inside.vector_ids) is not None:
+        same("vectors of prompts are", seen["prompt"].get("vectors", []), expected["prompt"].get("vectors", []))
+        same("embeddings' width is", seen["embedding"]["dim"], expected["embedding"]["dim"])
+        if (ids.user or "gcn" in ids.tables) and catalog.space != inside.space:
+            raise InputError(
+                f"{catalog.path}: its embeddings are of another training ({catalog.space[:12]}…) than those that the projectors "
+                f"learned ({inside.space[:12]}…): make it by `rexit index --update`; nothing was swapped"
+            )
+    _check_limits(bundle, manifest, variants, catalog)
+
+
+def _check_limits(bundle: Path, manifest: Manifest, variants: Sequence[Variant], catalog: Catalog) -> None:
+    prefix, candidate = (int(catalog.info["prompt"][f"max_{part}_tokens"]) for part in ("prefix", "candidate"))
+
+    def at_most(what: str, tokens: int, limit: int, whose: str) -> None:
+        if tokens > limit:
+            raise InputError(f"{catalog.path}: {what} of up to {tokens} tokens, {whose} takes {limit}: nothing was swapped")
+
+    at_most("prompts", prefix + candidate, manifest.model.max_positions, "the model")
+    for variant in variants:
+        at_most("candidates", candidate, variant.max_tokens, f"a pass of {variant.name}")
+        for folder in engine_folders(bundle / "variants" / variant.name):
+            for segment in Engine.read(folder).segments:
+                filled = max(profile.tokens[2] for profile in segment.profiles if profile.prefix[0] == 0)
+                longest = min(filled, max(profile.prefix[2] for profile in segment.profiles))
+                at_most("prefixes", prefix, longest, f"engine {variant.name}/{folder.name}")

@@ -1,0 +1,105 @@
+"""The catalog of a bundle swapped for another one: the old or the new, never half of either.
+
+1. The new catalog, what was made of it, and a manifest that names it are written to `.refresh.tmp` in the bundle, beside hard
+   links to the variants: a bundle that can be opened and tried.
+2. Its catalog folder, `catalog-DIGEST`, moves into the bundle, where nothing names it yet.
+3. Its manifest replaces the bundle's, by one rename. That is the moment of the swap.
+4. Of the older catalogs the one just replaced stays until the next swap: who is opening the bundle may have read its manifest.
+
+A process killed at any point leaves one of the two bundles, and perhaps a folder that no manifest names; the next swap removes
+it. Files are flushed to the disk before 3, so the same is true of a power cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from rexit import interrupts
+from rexit.bundle.catalog import CATALOG_FILES, Catalog
+from rexit.bundle.files import FileEntry
+from rexit.bundle.golden import Golden
+from rexit.bundle.manifest import Manifest
+from rexit.bundle.vectors import FILE as VECTORS_FILE
+from rexit.bundle.vectors import Vectors
+from rexit.bundle.writer import link_or_copy
+from rexit.errors import InputError
+
+_STAGE = ".refresh.tmp"  # a name that `sole_writer` cleans up after a killed process
+_NAMED = 16  # digits of the digest in the folder's name
+
+
+class Swap:
+    """A bundle at `folder` that is as `bundle` will be, complete but for its golden samples."""
+
+    def __init__(self, bundle: Path, manifest: Manifest, catalog: Catalog, vectors: Vectors | None) -> None:
+        self._bundle = bundle
+        self.folder = bundle / _STAGE
+        self._name = f"catalog-{catalog.sha256[:_NAMED]}"
+        self._new = self.folder / self._name
+        self._new.mkdir(parents=True)
+        for name in CATALOG_FILES:
+            shutil.copyfile(catalog.path / name, self._new / name)
+        if vectors is not None:
+            vectors.write(self._new / VECTORS_FILE)
+        shutil.copytree(bundle / "variants", self.folder / "variants", copy_function=link_or_copy, symlinks=True)
+        self._exported = manifest.exported_sha256 or manifest.catalog_sha256
+        self.manifest = self._write(manifest)
+
+    def add_golden(self, variant: str, golden: Golden) -> None:
+        """A variant's golden samples with the new catalog."""
+        path = self.folder / self.manifest.golden_file(variant)
+        path.parent.mkdir(exist_ok=True)
+        golden.write(path)
+
+    def commit(self) -> None:
+        """Swaps. Raises OSError."""
+        self._write(self.manifest)
+        for path in [*self._new.rglob("*"), self._new, self.folder / "manifest.json"]:
+            _flush(path)
+        place = self._bundle / self._name
+        shutil.rmtree(place, ignore_errors=True)  # of a swap that was killed, or of the catalog before the last one
+        interrupts.check()
+        before = Manifest.read(self._bundle)
+        os.rename(self._new, place)
+        _flush(self._bundle)
+        os.replace(self.folder / "manifest.json", self._bundle / "manifest.json")
+        _flush(self._bundle)
+        for other in (self._bundle / "catalog", *self._bundle.glob("catalog-*")):
+            if other.name not in (self._name, before.catalog):
+                shutil.rmtree(other, ignore_errors=True)
+        if before.exported_sha256 is not None:
+            (self._bundle / VECTORS_FILE).unlink(missing_ok=True)  # of the exported catalog
+
+    def _write(self, before: Manifest) -> Manifest:
+        """The manifest with all files that the new catalog's folder holds now."""
+        kept = {name: entry for name, entry in before.files.items() if name.startswith("variants/")}
+        files = [path for path in self._new.rglob("*") if path.is_file()]
+        own = {str(path.relative_to(self.folder)): FileEntry.of(path) for path in files}
+        made = dataclasses.replace(before, files={**kept, **own}, catalog=self._name, exported_sha256=self._exported)
+        made.write(self.folder)
+        return made
+
+
+@contextlib.contextmanager
+def staged(bundle: Path, manifest: Manifest, catalog: Catalog, vectors: Vectors | None) -> Iterator[Swap]:
+    """A swap that is committed or vanishes when the block ends. Only for the bundle's `sole_writer`. Raises InputError if the
+    bundle cannot be written."""
+    try:
+        yield Swap(bundle, manifest, catalog, vectors)
+    except OSError as exc:
+        raise InputError(f"{bundle}: cannot be written: {exc.strerror or exc}") from exc
+    finally:
+        shutil.rmtree(bundle / _STAGE, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

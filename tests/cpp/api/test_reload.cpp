@@ -1,0 +1,120 @@
+// A bundle whose folder changes while it is open: reloaded with the segments that are loaded.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "bundles.hpp"
+#include "rexit/rexit.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+
+class ReloadTest : public testing::Test {
+ protected:
+  ReloadTest() : folder_(fs::temp_directory_path() / ("rexit-reload-" + std::to_string(::getpid()))) {
+    fs::remove_all(folder_);
+    fs::copy(sound_bundle(), folder_, fs::copy_options::recursive);
+    std::ostringstream text;
+    text << std::ifstream(manifest()).rdbuf();
+    text_ = text.str();
+  }
+  ~ReloadTest() override { fs::remove_all(folder_); }
+
+  std::string path() const { return folder_; }
+  fs::path manifest() const { return folder_ / "manifest.json"; }
+
+  // The same manifest with another digest, or with `to` in the place of `from`, by rename as a refresh does it.
+  void replace_manifest(const std::string& from = {}, const std::string& to = {}) {
+    if (!from.empty()) {
+      const std::size_t at = text_.find(from);
+      ASSERT_NE(at, std::string::npos);
+      text_.replace(at, from.size(), to);
+    }
+    text_ += "\n";
+    std::ofstream(folder_ / ".new") << text_;
+    fs::rename(folder_ / ".new", manifest());
+  }
+
+  const rexit::Request request_ = rexit::Request(std::int64_t{106}).items({std::int64_t{8}, std::int64_t{3}});
+
+ private:
+  fs::path folder_;
+  std::string text_;
+};
+
+TEST_F(ReloadTest, NothingNew) {
+  const rexit::Bundle bundle(path());
+  EXPECT_FALSE(bundle.reloaded());
+}
+
+TEST_F(ReloadTest, OldAndNewServeSideBySide) {
+  std::optional<rexit::Bundle> opened(path());
+  rexit::Session old(*opened);
+  const float before = old.score(request_).scores[0].log_odds;
+  replace_manifest();
+  std::optional<rexit::Bundle> next = opened->reloaded();
+  ASSERT_TRUE(next);
+  EXPECT_NE(next->get(), opened->get());
+  EXPECT_FALSE(next->reloaded());
+  rexit::Session session(*next);
+  EXPECT_EQ(session.score(request_).scores[0].log_odds, before);
+  EXPECT_EQ(session.memory().weights, old.memory().weights);
+  old = rexit::Session(*next);
+  opened.reset();  // the segments stay
+  EXPECT_EQ(session.score(request_).scores[0].log_odds, before);
+}
+
+TEST_F(ReloadTest, FailureLeavesTheBundle) {
+  rexit::LiveBundle live(path());
+  const rexit_bundle* before = live.now().get();
+  replace_manifest("\"exits\"", "\"other\"");
+  EXPECT_THROW(live.reload(), rexit::Error);
+  EXPECT_EQ(live.now().get(), before);
+  rexit::Session(live.now()).score(request_);
+}
+
+TEST_F(ReloadTest, ThreadsServeWhileItIsReloaded) {
+  rexit::LiveBundle live(path());
+  const float expected = rexit::Session(live.now()).score(request_).scores[0].log_odds;
+  std::atomic<bool> stop{false};
+  std::atomic<int> served{0}, wrong{0}, swapped{0};
+  std::vector<std::thread> workers;
+  for (int n = 0; n < 3; ++n)
+    workers.emplace_back([&] {
+      rexit::Session session(live.now());
+      while (!stop) {
+        if (const rexit::Bundle now = live.now(); session.bundle().get() != now.get()) {
+          session = rexit::Session(now);
+          ++swapped;
+        }
+        if (session.score(request_).scores[0].log_odds != expected) ++wrong;
+        ++served;
+      }
+    });
+  for (int n = 0; n < 20; ++n) {
+    replace_manifest();
+    EXPECT_TRUE(live.reload());
+    EXPECT_FALSE(live.reload());
+    for (const int before = served; served < before + 3;) std::this_thread::yield();
+  }
+  stop = true;
+  for (std::thread& worker : workers) worker.join();
+  EXPECT_EQ(wrong, 0);
+  EXPECT_GT(swapped, 0);
+}
+
+TEST_F(ReloadTest, NullsAreRefused) {
+  rexit_bundle* out = nullptr;
+  EXPECT_EQ(rexit_bundle_reload(nullptr, &out), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(rexit_bundle_reload(rexit::Bundle(path()).get(), nullptr), REXIT_INVALID_ARGUMENT);
+}
+
+}  // namespace

@@ -1,0 +1,220 @@
+"""`rexit index --update`: what stays, what is added, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from builders import ratings
+from rexit.bundle import Catalog
+from rexit.cli import main
+from rexit.exporter.catalog.neighbours import similar_users
+from rexit.exporter.index import build_catalog
+from rexit.exporter.options import IndexOptions, LightGCNOptions
+from rexit.exporter.prompt.builder import PromptBuilder
+from running.indexing import Outcome, Run
+
+OPTIONS = IndexOptions(neighbours=5, lightgcn=LightGCNOptions(dim=8, epochs=5))
+NEW_ITEM, BETWEEN, NEW_USER = 100, 0, 90
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = ratings.write(tmp_path_factory.mktemp("indexed"))
+    build_catalog(
+        data / "ratings.csv",
+        data / "items.csv",
+        str(data / "tok"),
+        data / "prompt.toml",
+        data / "catalog",
+        OPTIONS,
+        users=data / "users.csv",
+    )
+    return data
+
+
+@pytest.fixture
+def data(indexed: Path, tmp_path: Path) -> Path:
+    """Beside the catalog what happened since: everybody met item 100, user 90 is new, and so is item 0, which sorts first."""
+    import shutil
+
+    shutil.copytree(indexed, tmp_path, dirs_exist_ok=True)
+    rows = [(user, NEW_ITEM, 5 if user % 2 else 1, 20_000) for user in range(1, ratings.USERS + 1)]
+    rows += [(NEW_USER, 1, 5, 20_001), (NEW_USER, NEW_ITEM, 5, 20_002), (3, BETWEEN, 4, 20_003)]
+    pl.DataFrame(rows, ["user_id", "item_id", "rating", "timestamp"], orient="row").write_csv(tmp_path / "new.csv")
+    (tmp_path / "new-items.csv").write_text("item_id,title,year\n100,Film 100,\n0,Film 7,1956\n2,New 2,1951\n")
+    (tmp_path / "new-users.csv").write_text("user_id,job\n90,pilot\n")
+    return tmp_path
+
+
+@pytest.fixture
+def run(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*extra: str, users: bool = True) -> Outcome:
+        options = ["--update", "catalog", "--interactions", "new.csv", "--items", "new-items.csv", "--tokenizer", "tok"]
+        options += ["--template", "prompt.toml", "--out", "new", *(["--users", "new-users.csv"] if users else []), *extra]
+        monkeypatch.chdir(data)
+        monkeypatch.setattr(sys, "argv", ["rexit", "index", *options])
+        with pytest.raises(SystemExit) as left:
+            main()
+        out, err = capsys.readouterr()
+        return int(left.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture
+def both(data: Path, run: Run) -> tuple[Catalog, Catalog]:
+    code, out, err = run("--json")
+    assert code == 0, err
+    told = json.loads(out)["updated"]
+    assert {key: told[key] for key in ("users", "items", "interactions")} == {"users": 1, "items": 2, "interactions": 27}
+    return Catalog.open(data / "catalog"), Catalog.open(data / "new")
+
+
+def test_what_is_known_stays(both: tuple[Catalog, Catalog]) -> None:
+    old, new = both
+    users, items = (b.rows(a.take(np.arange(len(a)))) for a, b in ((old.users, new.users), (old.items, new.items)))
+    assert (new.user_table["embeddings"][users] == old.user_table["embeddings"]).all()
+    for name in ("embeddings", "fold_in"):
+        known = old.item_table["embeddings"].any(1)
+        assert known.any() and (new.item_table[name][items][known] == old.item_table[name][known]).all()
+    for key in ("prompt", "tokenizer", "labels", "ids", "label", "split"):
+        mine, theirs = (dict(one.info[key]) for one in both)
+        assert {k: v for k, v in mine.items() if k != "lengths"} == {k: v for k, v in theirs.items() if k != "lengths"}, key
+    assert new.space == old.sha256 == old.space and new.info["updated"]["catalog_sha256"] == old.sha256
+
+
+def test_splits_stay(both: tuple[Catalog, Catalog]) -> None:
+    old, new = both
+    for name in ("validation", "test"):
+        split, kept = old.split(name), new.split(name)
+        assert set(zip(old.users.take(split.users), old.items.take(split.items), split.times, strict=True)) <= set(
+            zip(new.users.take(kept.users), new.items.take(kept.items), kept.times, strict=True)
+        )
+
+
+def test_new_rows_are_placed(both: tuple[Catalog, Catalog]) -> None:
+    """Odd users liked the new item, so it is near to what odd users like."""
+    _, new = both
+    item = new.item_table["embeddings"][new.items.row(NEW_ITEM)].astype(np.float64)
+    scores = new.user_table["embeddings"].astype(np.float64) @ item
+    ids = np.array(new.users.take(np.arange(len(new.users))))
+    known = ids <= ratings.USERS
+    assert scores[known & (ids % 2 == 1)].mean() > scores[known & (ids % 2 == 0)].mean()
+    assert np.linalg.norm(item) == pytest.approx(1, abs=1e-2)
+    assert new.user_table["embeddings"][new.users.row(NEW_USER)].any()
+
+
+def test_similar_users_are_those_that_a_search_finds(both: tuple[Catalog, Catalog]) -> None:
+    _, new = both
+    users = new.user_table
+    expected = similar_users(users["embeddings"], new.item_table["fold_in"], users, users["similar"].shape[1])
+    assert (users["similar"] == expected).all()
+
+
+def test_texts(both: tuple[Catalog, Catalog], data: Path) -> None:
+    """New ones are spelled, a known text is the same piece, a changed one is replaced, a missing one says so."""
+    from rexit.exporter.prompt.pieces import load_tokenizer
+
+    old, new = both
+    tokenizer, offsets, tokens = load_tokenizer(str(data / "tok")), new.piece_table["offsets"], new.piece_table["tokens"]
+
+    def text(item: int, name: str) -> str:
+        piece = new.item_table[f"field.{name}"][new.items.row(item)]
+        return str(tokenizer.decode(tokens[offsets[piece] : offsets[piece + 1]].tolist())).strip()
+
+    assert [text(item, "title") for item in (100, 0, 2, 3)] == ["Film 100", "Film 7", "New 2", "Film 3"]
+    assert text(100, "year") == "unknown"
+    same = new.item_table["field.title"]
+    assert same[new.items.row(0)] == same[new.items.row(7)]
+    assert len(offsets) - len(old.piece_table["offsets"]) <= 2  # Film 100 and New 2
+
+
+def test_a_text_longer_than_all_is_cut(data: Path, run: Run) -> None:
+    (data / "new-items.csv").write_text("item_id,title,year\n100," + "zq" * 60 + ",\n0,Film 7,1956\n")
+    code, out, err = run("--json")
+    assert code == 0, err
+    assert json.loads(out)["updated"]["cut_texts"] >= 1
+    old, new = Catalog.open(data / "catalog"), Catalog.open(data / "new")
+    for name in ("max_prefix_tokens", "max_candidate_tokens"):
+        assert new.info["prompt"][name] == old.info["prompt"][name]
+    lengths = [
+        np.diff(c.piece_table["offsets"])[next(v for k, v in c.item_table.items() if "title" in k)].max() for c in (old, new)
+    ]
+    assert lengths[0] == lengths[1]
+
+
+def test_an_updated_catalog_can_be_updated(data: Path, run: Run) -> None:
+    assert run()[0] == 0
+    (data / "newer.csv").write_text("user_id,item_id,rating,timestamp\n1,200,5,30000\n")
+    (data / "newer-items.csv").write_text("item_id,title,year\n200,Film 200,1999\n")
+    assert (
+        run("--update", "new", "--interactions", "newer.csv", "--items", "newer-items.csv", "--out", "newer", users=False)[0] == 0
+    )
+    assert Catalog.open(data / "newer").space == Catalog.open(data / "catalog").sha256
+
+
+def test_without_news_nothing_but_the_records_changes(data: Path, run: Run) -> None:
+    """One interaction of known user and item, disliked: no embedding, no text and no prompt of an earlier moment moves."""
+    (data / "new.csv").write_text("user_id,item_id,rating,timestamp\n1,2,1,30000\n")
+    code, _, err = run("--items", "none.csv", users=False)
+    assert code == 2 and "none.csv" in err
+    (data / "none.csv").write_text("item_id,title,year\n2,Film 2,1951\n")
+    assert run("--items", "none.csv", users=False)[0] == 0
+    old, new = Catalog.open(data / "catalog"), Catalog.open(data / "new")
+    for name in ("embeddings", "fold_in", "field.title"):
+        for key in (name, name.replace("field.", "field. ")):
+            if key in old.item_table:
+                assert (old.item_table[key] == new.item_table[key]).all()
+    assert (old.piece_table["tokens"] == new.piece_table["tokens"]).all()
+    assert len(new.user_table["history_items"]) == len(old.user_table["history_items"]) + 1
+    for user in range(1, ratings.USERS + 1):
+        a, b = (PromptBuilder(one).prompt(user, [1, 2, 5], 30_000) for one in (old, new))
+        assert (a.prefix == b.prefix).all() and all((x == y).all() for x, y in zip(a.candidates, b.candidates, strict=True))
+
+
+BAD = {
+    "another tokenizer": ("tok/tokenizer.json", '"add_prefix_space": false', '"add_prefix_space": true', "was made with"),
+    "another template": ("prompt.toml", "Answer:", "Now:", "is another template than that of catalog: candidate op"),
+    "another history": ("prompt.toml", "history.recent:4", "history.recent:5", "prefix op"),
+    "an unknown item": ("new.csv", "90,1,5", "90,999,5", "item 999 is not in new-items.csv"),
+    "an id of another kind": ("new-items.csv", "100,Film 100", "x100,Film 100", "'x100': the item ids of catalog are integers"),
+    "a column missing": ("new-items.csv", "title", "name", "has no column 'title'"),
+    "a bad time": ("new.csv", "20002", "soon", "a whole number"),
+    "a user without texts": ("new-users.csv", "90,pilot", "91,pilot", "user 90 is not in new-users.csv"),
+}
+
+
+@pytest.mark.parametrize(("name", "old", "new", "message"), BAD.values(), ids=BAD)
+def test_refused(data: Path, run: Run, name: str, old: str, new: str, message: str) -> None:
+    text = (data / name).read_text()
+    assert old in text
+    (data / name).write_text(text.replace(old, new))
+    code, out, err = run()
+    assert code == 2 and out == "" and err.count("\n") == 1 and message in err, err
+    assert not (data / "new").exists()
+
+
+def test_options_of_a_whole_index_are_refused(run: Run, data: Path) -> None:
+    code, _, err = run("--dim", "16")
+    assert code == 2 and err.count("\n") == 1 and "--dim does not go with --update: catalog decides that" in err
+    assert not (data / "new").exists()
+
+
+def test_a_bundles_copy_cannot_be_updated(run: Run, data: Path) -> None:
+    import shutil
+
+    shutil.rmtree(data / "catalog" / "splits")
+    code, _, err = run()
+    assert code == 4 and err.count("\n") == 1 and "holds no splits" in err
+
+
+def test_it_does_not_train(data: Path, run: Run) -> None:
+    assert run()[0] == 0
+    with pytest.raises(Exception, match="no snapshots to train with"):
+        PromptBuilder.of(Catalog.open(data / "new"), "train")

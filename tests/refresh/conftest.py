@@ -1,0 +1,40 @@
+"""A bundle with golden samples, the catalog it was made from, and a newer one: `bundle`, `catalog`, `newer`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from builders.grown_catalog import write_grown
+from builders.held_out import write_ranked
+from rexit.cli import main
+from running.command import Ended, Run
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("refreshed")
+    write_ranked(place)
+    write_grown(place / "catalog", place / "newer")
+    return place
+
+
+@pytest.fixture
+def place(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "place"))
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    def call(*words: object) -> Ended:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["rexit", *(str(w) for w in words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        seen = capsys.readouterr()
+        return Ended(int(end.value.code or 0), seen.out, seen.err)
+
+    return call
