@@ -92,6 +92,20 @@ class Bundle {
     check(rexit_bundle_get_exit(handle_.get(), index, &info));
     return info;
   }
+  // The catalog's id number `index`; see rexit_bundle_get_id.
+  Id id(rexit_ids whose, std::size_t index) const {
+    std::int64_t number = 0;
+    std::size_t length = 0;
+    const rexit_bundle_info all = info();
+    if ((whose == REXIT_USERS ? all.string_user_ids : all.string_item_ids) == 0) {
+      check(rexit_bundle_get_id(handle_.get(), whose, index, &number, nullptr, 0, nullptr));
+      return number;
+    }
+    check(rexit_bundle_get_id(handle_.get(), whose, index, nullptr, nullptr, 0, &length));
+    std::string text(length, '\0');  // data() has room for the NUL
+    check(rexit_bundle_get_id(handle_.get(), whose, index, nullptr, text.data(), length + 1, &length));
+    return text;
+  }
   rexit_bundle* get() const noexcept { return handle_.get(); }
 
  private:
