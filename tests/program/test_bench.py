@@ -12,10 +12,10 @@ from running.program import one_error, run_program
 
 
 def test_same_keys_and_work_as_python(bundle: Path) -> None:
-    ended = run_program("bench", bundle, "--slate", 6, "--requests", 12, "--threads", 1, "--json")
+    ended = run_program("bench", bundle, "--slate", 6, "--requests", 12, "--json")
     assert ended.code == 0, ended.err
     report = json.loads(ended.out)
-    theirs = bench_variant(Bundle.open(bundle), BenchOptions(slate=6, requests=12, threads=1, sessions=()))
+    theirs = bench_variant(Bundle.open(bundle), BenchOptions(slate=6, requests=12, sessions=()))
     assert theirs.keys() - report.keys() == {"variant_sha256", "throughput", "load", "profile"}
     assert report.keys() <= theirs.keys() and report["machine"].keys() == theirs["machine"].keys() - {"onnxruntime"}
     for name in ("variant", "slate", "requests", "threads", "device", "calibrated"):
