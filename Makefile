@@ -1,6 +1,7 @@
 # make demo   real ratings to early-exit scores, everything set up on the way
 # make test   all tests, Python and C++
 # make test-aarch64   the C++ library cross-built for 64-bit ARM, its tests under QEMU, its answers against this machine's
+# make deb    Debian packages of the C++ library and rexit-run, in build/deb
 # make check  format, lint, types
 # make docs   the site, in build/site
 # make bench-peers   what benchmarks/slate.py compares with: an hour of compiling and exporting
@@ -22,7 +23,7 @@ CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp examples/cpp -name 
 imports = $(if $(shell command -v $(PYTHON)),$(shell $(PYTHON) tools/imports.py $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error tools/imports.py failed)))
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-python test-cpp test-aarch64 check docs format clean bench-peers
+.PHONY: setup demo test test-python test-cpp test-aarch64 deb check docs format clean bench-peers
 
 setup: $(BUILD)/.installed
 
@@ -53,10 +54,10 @@ $(BUILD)/golden/.written: $(BUILD)/.installed $$(call imports,tests/builders/rec
 CMAKE_OPTIONS := -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_BUILD_TYPE=Release
 TEST_OPTIONS := -DREXIT_TESTS=ON -DREXIT_TEST_PYTHON=$(abspath $(BIN))/python -DREXIT_WERROR=$(WERROR) -DREXIT_TEST_GOLDEN=$(abspath $(BUILD))/golden
 
-# The library and the example, as a C++ user builds them.
+# The library, rexit-run and the example, as a C++ user builds them.
 $(BUILD)/prefix/.installed: $(BUILD)/.installed
 	$(BIN)/cmake -S . -B $(BUILD)/cpp $(CMAKE_OPTIONS) $(TEST_OPTIONS)
-	$(BIN)/cmake --build $(BUILD)/cpp -j $(JOBS) --target rexit
+	$(BIN)/cmake --build $(BUILD)/cpp -j $(JOBS) --target rexit rexit-run
 	$(BIN)/cmake --install $(BUILD)/cpp --prefix $(@D)
 	@touch $@
 
@@ -69,6 +70,17 @@ $(BUILD)/example/.built: $(BUILD)/prefix/.installed examples/cpp/CMakeLists.txt
 $(BUILD)/cpp/.built: $(BUILD)/prefix/.installed $(BUILD)/golden/.written
 	$(BIN)/cmake --build $(BUILD)/cpp -j $(JOBS)
 	@touch $@
+
+# For the machine it runs on, with what Debian's own packages have: /usr, no run path.
+$(BUILD)/deb/.built: $(BUILD)/.installed
+	$(BIN)/cmake -S . -B $(@D) $(CMAKE_OPTIONS) -DREXIT_DEB=ON -DREXIT_TESTS=OFF -DCMAKE_INSTALL_PREFIX=/usr -DCMAKE_SKIP_INSTALL_RPATH=ON
+	$(BIN)/cmake --build $(@D) -j $(JOBS)
+	rm -f $(@D)/*.deb
+	cd $(@D) && $(abspath $(BIN))/cpack
+	@touch $@
+
+deb: $(BUILD)/deb/.built
+	@ls $(BUILD)/deb/*.deb
 
 $(BUILD)/.system-aarch64: tools/system-packages.sh
 	PYTHON=$(PYTHON) tools/system-packages.sh aarch64
@@ -83,6 +95,7 @@ $(BUILD)/aarch64/.built: $(BUILD)/aarch64-files/.fetched $(BUILD)/golden/.writte
 	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/runtime/cmake/aarch64-linux-gnu.cmake \
 	  -DREXIT_ONNXRUNTIME_INCLUDE=$(abspath $(BUILD))/aarch64-files/include/onnxruntime \
 	  -DREXIT_JSON_INCLUDE=$(abspath $(BUILD))/aarch64-files/include \
+	  -DREXIT_CLI11_INCLUDE=$(abspath $(BUILD))/aarch64-files/include \
 	  -DREXIT_TEST_ONNXRUNTIME=$(abspath $(BUILD))/aarch64-files/onnxruntime/libonnxruntime.so
 	$(BIN)/cmake --build $(BUILD)/aarch64 -j $(JOBS)
 	@touch $@

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What the aarch64 build and tests take from elsewhere, under one folder: ONNX Runtime's and nlohmann's headers, which are the
-# host's, and ONNX Runtime's library out of its aarch64 wheel, in the version the given Python has.
+# What the aarch64 build and tests take from elsewhere, under one folder: ONNX Runtime's, nlohmann's and CLI11's headers, which are
+# the host's, and ONNX Runtime's library out of its aarch64 wheel, in the version the given Python has.
 # aarch64-files.sh FOLDER PYTHON
 set -euo pipefail
 folder=$1 python=$2
@@ -8,6 +8,7 @@ folder=$1 python=$2
 header_folder() { echo "#include <$1>" | ${CXX:-c++} -std=c++17 -x c++ -M - | tr ' ' '\n' | sed -n "s,/$1\$,,p"; }
 mkdir -p "$folder/include"
 ln -sfn "$(header_folder nlohmann/json.hpp)/nlohmann" "$folder/include/nlohmann"
+ln -sfn "$(header_folder CLI/CLI.hpp)/CLI" "$folder/include/CLI"
 ln -sfn "$(header_folder onnxruntime/onnxruntime_cxx_api.h)/onnxruntime" "$folder/include/onnxruntime"
 
 version=$("$python" -c 'from importlib.metadata import version; print(version("onnxruntime"))')

@@ -9,6 +9,7 @@ has_header() { echo "#include <$1>" | ${CXX:-c++} -std=c++17 -x c++ -fsyntax-onl
 command -v "${CXX:-c++}" >/dev/null || missing+=(g++)
 has_header onnxruntime/onnxruntime_c_api.h || missing+=(libonnxruntime-dev)
 has_header nlohmann/json.hpp || missing+=(nlohmann-json3-dev)
+has_header CLI/CLI.hpp || missing+=(libcli11-dev)
 has_header gtest/gtest.h || missing+=(libgtest-dev)
 "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 "$python" -c 'import sysconfig, os, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' 2>/dev/null || missing+=(python3-dev)

@@ -33,3 +33,10 @@ def test_includes_go_one_way(room: str) -> None:
         for include in re.findall(r'^#include "([^"]+)"', path.read_text(), re.M):
             folder = include.split("/")[0]
             assert folder in ROOMS[room] | {room, "rexit"}, f"{path}: {include}"
+
+
+def test_the_program_stands_on_the_public_headers() -> None:
+    folder = SOURCES.parent / "program"
+    own = {path.name for path in folder.glob("*.hpp")}
+    for path in folder.glob("*.[ch]pp"):
+        assert set(re.findall(r'^#include "([^"]+)"', path.read_text(), re.M)) <= own | {"rexit/rexit.h", "rexit/rexit.hpp"}, path

@@ -233,6 +233,17 @@ typedef struct rexit_exit_info {
 /* `exit` counts from 0. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexit_exit_info* info_out);
 
+/* Whose ids. */
+typedef enum rexit_ids { REXIT_USERS = 0, REXIT_ITEMS = 1 } rexit_ids;
+
+/* The catalog's id number `index`, from 0. Ids ascend, strings in the order of their bytes, so that one can be searched for.
+ * An integer goes to *number_out; string ids leave it as it is, and it may be NULL. A string goes to text_out, with a NUL behind
+ * it, and its bytes without the NUL to *length_out. If it does not fit into `capacity` bytes, nothing else is written, and
+ * text_out may be NULL: call again with *length_out + 1. Integer ids write no text, and text_out and length_out may be NULL. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_id(const rexit_bundle* bundle, rexit_ids whose, size_t index,
+                                                           int64_t* number_out, char* text_out, size_t capacity,
+                                                           size_t* length_out);
+
 /* --- Sessions ------------------------------------------------------------------------------------------------------------ */
 
 /* What one thread at a time scores with: buffers and cached prefixes. Sessions of one bundle share its weights and catalog. */

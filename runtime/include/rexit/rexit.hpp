@@ -100,6 +100,20 @@ class Bundle {
     check(rexit_bundle_reload(handle_.get(), &made));
     return made == nullptr ? std::nullopt : std::optional<Bundle>(Bundle(made));
   }
+  // The catalog's id number `index`; see rexit_bundle_get_id.
+  Id id(rexit_ids whose, std::size_t index) const {
+    std::int64_t number = 0;
+    std::size_t length = 0;
+    const rexit_bundle_info all = info();
+    if ((whose == REXIT_USERS ? all.string_user_ids : all.string_item_ids) == 0) {
+      check(rexit_bundle_get_id(handle_.get(), whose, index, &number, nullptr, 0, nullptr));
+      return number;
+    }
+    check(rexit_bundle_get_id(handle_.get(), whose, index, nullptr, nullptr, 0, &length));
+    std::string text(length, '\0');  // data() has room for the NUL
+    check(rexit_bundle_get_id(handle_.get(), whose, index, nullptr, text.data(), length + 1, &length));
+    return text;
+  }
   rexit_bundle* get() const noexcept { return handle_.get(); }
 
  private:

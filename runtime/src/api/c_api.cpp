@@ -198,6 +198,29 @@ rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexi
   return report_current_exception();
 }
 
+rexit_status rexit_bundle_get_id(const rexit_bundle* bundle, rexit_ids whose, size_t index, int64_t* number_out, char* text_out,
+                                 size_t capacity, size_t* length_out) try {
+  const Catalog& catalog = required(bundle, "bundle")->loaded->bundle.catalog();
+  if (whose != REXIT_USERS && whose != REXIT_ITEMS)
+    fail(REXIT_INVALID_ARGUMENT, "whose is ", static_cast<int>(whose), ", expected REXIT_USERS or REXIT_ITEMS");
+  const Ids& ids = whose == REXIT_USERS ? catalog.users.ids : catalog.items.ids;
+  if (index >= ids.size()) fail(REXIT_INVALID_ARGUMENT, "index is ", index, ", the catalog has ", ids.size(), " ids");
+  if (!ids.are_strings()) {
+    *required(number_out, "number_out") = ids.number_at(index);
+    return REXIT_OK;
+  }
+  const std::string_view text = ids.string_at(index);
+  required(length_out, "length_out");
+  if (text.size() < capacity) {
+    std::memcpy(required(text_out, "text_out"), text.data(), text.size());
+    text_out[text.size()] = '\0';
+  }
+  *length_out = text.size();
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
 rexit_status rexit_session_create(const rexit_bundle* bundle, const rexit_session_options* options,
                                   rexit_session** session_out) try {
   required(session_out, "session_out");

@@ -23,10 +23,11 @@ class Ids {
   std::optional<Row> find(std::int64_t number) const noexcept;
   std::optional<Row> find(std::string_view text) const noexcept;
   std::string text(Row row) const;  // for messages
-
- private:
+  // The id itself: the one for integers, the other for strings.
+  std::int64_t number_at(std::size_t row) const noexcept { return numbers_[row]; }
   std::string_view string_at(std::size_t row) const noexcept;
 
+ private:
   bool strings_;
   std::size_t count_;
   Array<std::int64_t> numbers_{}, offsets_{};

@@ -178,6 +178,7 @@ static void null_is_refused(void) {
   EXPECT(rexit_bundle_open("nowhere", NULL, &bundle) == REXIT_NOT_FOUND && bundle == NULL);
   EXPECT(rexit_bundle_get_info(NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_bundle_get_exit(NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_bundle_get_id(NULL, REXIT_USERS, 0, NULL, NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_create(NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_warm_up(NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_clear_cache(NULL) == REXIT_INVALID_ARGUMENT);
@@ -367,6 +368,21 @@ static void short_structs_are_respected(const rexit_bundle* bundle) {
   EXPECT(rexit_bundle_get_exit(bundle, 3, &exit_info) == REXIT_INVALID_ARGUMENT);
 }
 
+static void ids_ascend(const rexit_bundle* bundle) {
+  int64_t number = 0, before = INT64_MIN;
+  size_t i;
+  for (i = 0; i < 20; ++i) {
+    EXPECT(rexit_bundle_get_id(bundle, REXIT_ITEMS, i, &number, NULL, 0, NULL) == REXIT_OK && number > before);
+    before = number;
+  }
+  EXPECT(rexit_bundle_get_id(bundle, REXIT_ITEMS, 20, &number, NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(strstr(rexit_last_error(), "index is 20, the catalog has 20 ids") != NULL);
+  EXPECT(rexit_bundle_get_id(bundle, REXIT_USERS, 12, &number, NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_bundle_get_id(bundle, REXIT_USERS, 0, NULL, NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_bundle_get_id(bundle, (rexit_ids)2, 0, &number, NULL, 0, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(number == before);
+}
+
 static void one_request(rexit_session* session) {
   const rexit_id items[3] = {{-7, NULL}, {8, NULL}, {88, NULL}};
   const rexit_id nobody[1] = {{4, NULL}};
@@ -484,6 +500,7 @@ int main(void) {
   }
   log_lines_arrive_from_their_level_on(path);
   short_structs_are_respected(bundle);
+  ids_ascend(bundle);
   long_structs_are_respected(path, bundle, session);
   slate_rules_are_checked(session);
   rexit_bundle_close(bundle); /* the session keeps what it needs */

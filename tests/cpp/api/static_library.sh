@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds librexit.a, and against it examples/cpp by find_package and a C program by pkg-config. Neither may need librexit.so.
+# Builds librexit.a with rexit-run, and against it examples/cpp by find_package and a C program by pkg-config. Neither may need librexit.so.
 # static_library.sh SOURCE_FOLDER WORK_FOLDER BUNDLES CMAKE_OPTION...
 # $CMAKE: the CMake that runs the tests, perhaps the only one.
 set -eu
@@ -13,6 +13,10 @@ cmake --build "$work/library" --parallel 2 >/dev/null
 cmake --install "$work/library" >/dev/null
 test -e "$work/prefix/lib/librexit.a"
 stands_alone() { ! readelf --dynamic "$1" | grep 'NEEDED.*librexit'; }
+if [ -e "$work/prefix/bin/rexit-run" ]; then
+  stands_alone "$work/prefix/bin/rexit-run"
+  "$work/prefix/bin/rexit-run" score "$bundles/sound/bundle" --user 106 --items=-7,8,88
+fi
 
 cmake -S "$source/examples/cpp" -B "$work/example" -DCMAKE_PREFIX_PATH="$work/prefix" >/dev/null
 cmake --build "$work/example" >/dev/null

@@ -1,0 +1,108 @@
+#include "golden.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "failure.hpp"
+
+namespace rexit::program {
+
+namespace {
+
+using nlohmann::json;
+
+std::string read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string bytes{std::istreambuf_iterator<char>(file), {}};
+  if (!file) throw Failure(path + ": cannot be read", bad_bundle);
+  return bytes;
+}
+
+// Of the format: the header's size as 8 bytes, the header as JSON, the arrays. Little-endian, as the machines that rexit runs on.
+class Tensors {
+ public:
+  explicit Tensors(const std::string& path) : bytes_(read_file(path)) {
+    std::uint64_t size = 0;
+    require(bytes_.size() >= sizeof size);
+    std::memcpy(&size, bytes_.data(), sizeof size);
+    require(size <= bytes_.size() - sizeof size);
+    data_ = sizeof size + static_cast<std::size_t>(size);
+    header_ = json::parse(bytes_.begin() + sizeof size, bytes_.begin() + static_cast<std::ptrdiff_t>(data_));
+  }
+
+  template <class T>
+  std::vector<T> array(const char* name, const char* type) const {
+    const json& entry = header_.at(name);
+    require(entry.at("dtype") == type);
+    const auto begin = entry.at("data_offsets").at(0).get<std::size_t>(), end = entry.at("data_offsets").at(1).get<std::size_t>();
+    require(begin <= end && end <= bytes_.size() - data_ && (end - begin) % sizeof(T) == 0);
+    std::vector<T> values((end - begin) / sizeof(T));
+    if (!values.empty()) std::memcpy(values.data(), bytes_.data() + data_ + begin, end - begin);
+    return values;
+  }
+  // Where each of `count` parts of `size` entries begins, and their end.
+  std::vector<std::int64_t> offsets(const char* name, std::size_t count, std::size_t size) const {
+    auto all = array<std::int64_t>(name, "I64");
+    require(all.size() == count + 1 && all.front() == 0 && all.back() == static_cast<std::int64_t>(size) &&
+            std::is_sorted(all.begin(), all.end()));
+    return all;
+  }
+
+  static void require(bool holds) {
+    if (!holds) throw std::invalid_argument("its arrays do not fit together");
+  }
+
+ private:
+  std::string bytes_;
+  std::size_t data_ = 0;
+  json header_;
+};
+
+std::vector<GoldenSlate> read_slates(const std::string& path, std::size_t exits) {
+  const Tensors file(path);
+  const auto users = file.array<std::int32_t>("user", "I32"), items = file.array<std::int32_t>("item", "I32");
+  const auto as_of = file.array<std::int64_t>("as_of", "I64");
+  const auto prefix = file.array<std::int32_t>("prefix_tokens", "I32");
+  const auto candidate = file.array<std::int32_t>("candidate_tokens", "I32");
+  const auto log_odds = file.array<float>("log_odds", "F32");
+  const auto slates = file.offsets("slate_offsets", users.size(), items.size());
+  const auto prefixes = file.offsets("prefix_offsets", users.size(), prefix.size());
+  const auto candidates = file.offsets("candidate_offsets", items.size(), candidate.size());
+  Tensors::require(as_of.size() == users.size() && log_odds.size() == items.size() * exits);
+
+  std::vector<GoldenSlate> all;
+  for (std::size_t g = 0; g < users.size(); ++g) {
+    const auto first = slates[g], last = slates[g + 1];
+    GoldenSlate slate{users[g], {items.begin() + first, items.begin() + last}, as_of[g], {}, {0}, {}};
+    slate.tokens.assign(prefix.begin() + prefixes[g], prefix.begin() + prefixes[g + 1]);
+    slate.offsets.push_back(slate.tokens.size());
+    for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(last); ++i) {
+      slate.tokens.insert(slate.tokens.end(), candidate.begin() + candidates[i], candidate.begin() + candidates[i + 1]);
+      slate.offsets.push_back(slate.tokens.size());
+    }
+    const auto width = static_cast<std::int64_t>(exits);
+    slate.log_odds.assign(log_odds.begin() + first * width, log_odds.begin() + last * width);
+    all.push_back(std::move(slate));
+  }
+  return all;
+}
+
+}  // namespace
+
+Golden read_golden(const std::string& folder, std::size_t exits) {
+  std::string path = folder + "/variant.json";
+  try {
+    const auto tolerance = json::parse(read_file(path)).at("parity").at("tolerance").get<float>();
+    path = folder + "/golden.safetensors";
+    return {tolerance, read_slates(path, exits)};
+  } catch (const Failure&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw Failure(path + ": not golden samples: " + error.what(), bad_bundle);
+  }
+}
+
+}  // namespace rexit::program

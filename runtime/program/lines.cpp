@@ -1,0 +1,84 @@
+#include "lines.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "failure.hpp"
+
+namespace rexit::program {
+
+namespace {
+
+int stop_pipe[2] = {-1, -1};
+
+}  // namespace
+
+void Lines::stop() noexcept {
+  const int before = errno;
+  if (write(stop_pipe[1], "", 1) < 0) {  // full: it says stop already
+  }
+  errno = before;
+}
+
+Lines::Lines(int descriptor, std::size_t longest) : descriptor_(descriptor), longest_(longest) {
+  if (pipe2(stop_pipe, O_CLOEXEC | O_NONBLOCK) != 0) throw Failure(std::string("pipe: ") + std::strerror(errno), other_failure);
+  struct sigaction action{};
+  action.sa_handler = [](int) { stop(); };
+  action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
+  sigaction(SIGTERM, &action, nullptr);
+  sigaction(SIGINT, &action, nullptr);
+}
+
+Lines::~Lines() {
+  signal(SIGTERM, SIG_DFL);
+  signal(SIGINT, SIG_DFL);
+  close(stop_pipe[0]);
+  close(stop_pipe[1]);
+}
+
+Lines::Next Lines::next(std::string& line) {
+  bool too_long = false;
+  for (std::size_t seen = begin_;;) {
+    pollfd stopped{stop_pipe[0], POLLIN, 0};
+    if (poll(&stopped, 1, 0) > 0) return Next::end;  // lines that were read, but not asked for, are dropped
+    const std::size_t end = buffer_.find('\n', seen);
+    if (end != buffer_.npos) {
+      line.assign(buffer_, begin_, end - begin_);
+      begin_ = end + 1;
+      ++count_;
+      return too_long || line.size() > longest_ ? Next::too_long : Next::line;
+    }
+    buffer_.erase(0, begin_);
+    begin_ = 0;
+    if (buffer_.size() > longest_) {
+      too_long = true;
+      buffer_.clear();
+    }
+    seen = buffer_.size();
+    if (fill()) continue;
+    if (buffer_.empty() && !too_long) return Next::end;
+    buffer_ += '\n';  // a last line without its end
+  }
+}
+
+bool Lines::fill() {
+  pollfd both[2] = {{descriptor_, POLLIN, 0}, {stop_pipe[0], POLLIN, 0}};
+  char bytes[1 << 16];
+  for (;;) {
+    if (poll(both, 2, -1) < 0 && errno != EINTR) break;
+    if (both[1].revents != 0) return true;  // next() sees it, too
+    if (both[0].revents == 0) continue;
+    const ssize_t got = read(descriptor_, bytes, sizeof bytes);
+    if (got > 0) buffer_.append(bytes, static_cast<std::size_t>(got));
+    if (got >= 0) return got > 0;
+    if (errno != EINTR && errno != EAGAIN) break;
+  }
+  throw Failure(std::string("stdin: cannot be read: ") + std::strerror(errno), other_failure);
+}
+
+}  // namespace rexit::program

@@ -1,0 +1,105 @@
+"""`rexit-run score` prints what `rexit score` prints, with the same scores to the last bit."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders.catalog import ITEM_IDS, USER_IDS, string_id
+from rexit.cli import main
+from running.command import Ended
+from running.program import one_error, run_program
+
+ALL = ",".join(map(str, ITEM_IDS))
+
+
+def in_python(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> Ended:
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["rexit", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    seen = capsys.readouterr()
+    return Ended(int(end.value.code or 0), seen.out, seen.err)
+
+
+def without_times(report: dict[str, Any]) -> dict[str, Any]:
+    assert all(report["stats"][f"{stage}_us"] >= 0 for stage in ("retrieval", "prefix", "slate", "total"))
+    return {**report, "stats": {name: value for name, value in report["stats"].items() if not name.endswith("_us")}}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [(), ("--top-k", 3), ("--force-exit", 1), ("--recent", "18,23:0"), ("--as-of", 20), ("--deadline-ms", 60000)],
+)
+def test_same_as_python(
+    bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, more: tuple[object, ...]
+) -> None:
+    exits = set()
+    for user in (*USER_IDS[:3], 5):
+        words = ("score", bundle, "--user", user, f"--items={ALL}", *more)
+        seen, expected = run_program(*words, "--json"), in_python(capsys, monkeypatch, *words, "--json")
+        assert (seen.code, expected.code) == (0, 0), seen.err
+        assert seen.err.replace("rexit-run:", "rexit:") == expected.err
+        report = json.loads(seen.out)
+        assert json.dumps(without_times(report)) == json.dumps(without_times(expected.json)), "keys in the same order, too"
+        exits |= {row["exit"] for row in report["scores"]}
+    if not more:
+        assert exits == {0, 1, 2}, "the policy stops some early and some not"
+
+
+def test_string_ids(string_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for user in (string_id("user", 1), "nobody"):
+        words = ("score", string_bundle, "--user", user, "--items", f"{string_id('item', 4)}, {string_id('item', 2)}", "--json")
+        seen, expected = run_program(*words), in_python(capsys, monkeypatch, *words)
+        assert json.dumps(without_times(json.loads(seen.out))) == json.dumps(without_times(expected.json))
+        assert seen.err.replace("rexit-run:", "rexit:") == expected.err
+
+
+def test_table(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("score", bundle, "--user", 100, "--items", "3,8,-7")
+    seen, expected = run_program(*words), in_python(capsys, monkeypatch, *words)
+    rows, theirs = (re.findall(r"^ *(-?\d+ +.*)$", text, re.MULTILINE)[:3] for text in (seen.out, expected.out))
+    assert [row.split() for row in rows] == [row.split() for row in theirs]
+    assert "tokens), slate" in seen.out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        (("--user", 100, "--items", "3,4"), 2, "item 4 is not in the catalog"),
+        (("--user", 100, "--items", "three"), 2, "item 'three': this catalog's item ids are 64-bit integers"),
+        (("--user", "0100", "--items", "3"), 2, "user '0100': this catalog's user ids are 64-bit integers"),
+        (("--user", "9223372036854775808", "--items", "3"), 2, "user '9223372036854775808'"),
+        (("--user", 100, "--items", ","), 2, "no items given"),
+        (("--user", 100), 2, "--items is required"),
+        (("--user", 100, "--items", "3", "--force-exit", 3), 2, "3"),
+        (("--user", 100, "--items", "3", "--force-exit", -1), 2, "--force-exit"),
+        (("--user", 100, "--items", "3", "--variant", "gpu"), 2, "gpu"),
+        (("--user", 100, "--items", "3", "--threads", "many"), 2, "--threads"),
+        (("--user", 100, "--items", "3", "--deadline-ms", 0), 2, "deadline_ms is 0"),
+        (("--user", 100, "--items", "3", "--pairs", "x.csv"), 2, "--pairs"),
+        (("--user", 100, "--items", "3", "--deadline-ms", 0.001), 7, "deadline"),
+        (("--user", 100, "--items", "3", "--library", "/none/libonnxruntime.so"), 6, "/none/libonnxruntime.so"),
+    ],
+)
+def test_bad_arguments(bundle: Path, words: tuple[object, ...], code: int, expected: str) -> None:
+    one_error(run_program("score", bundle, *words), code, expected)
+
+
+def test_no_command_and_no_bundle(tmp_path: Path) -> None:
+    one_error(run_program(), 2, "subcommand is required")
+    one_error(run_program("score", tmp_path / "none", "--user", 1, "--items", 3), 4, "none")
+
+
+def test_help_and_version() -> None:
+    for command in ((), ("verify",), ("inspect",), ("score",), ("bench",), ("serve",)):
+        ended = run_program(*command, "--help")
+        assert (ended.code, ended.err) == (0, "")
+        assert f"rexit-run {''.join(command) or 'COMMAND'}" in ended.out, "an example"
+    assert "7 the deadline passed" in run_program("--help").out
+    assert re.fullmatch(r"rexit-run \d+\.\d+\.\d+\n", run_program("--version").out)

@@ -1,0 +1,105 @@
+"""`rexit-run verify` and `inspect`: what they find in a bundle that was changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from builders.bundle_files import refresh
+from builders.variants import TENSORRT_HALF, add_variant
+from running.command import Ended
+from running.program import one_error, run_program
+
+
+def outcomes(ended: Ended) -> dict[str, str]:
+    return {check["name"]: check["outcome"] for check in json.loads(ended.out)["checks"]}
+
+
+def edit_golden(bundle: Path, **arrays: Any) -> None:
+    path = bundle / "variants" / "cpu-fp32" / "golden.safetensors"
+    save_file({**load_file(path), **arrays}, path)
+    (bundle / "variants" / "cpu-fp32" / "policy.json").unlink()  # bound to the variant as it was
+    refresh(bundle)
+
+
+def test_whole_bundle_passes(bundle: Path, string_bundle: Path) -> None:
+    for folder in (bundle, string_bundle):
+        ended = run_program("verify", folder, "--json")
+        assert ended.code == 0 and json.loads(ended.out)["ok"], ended.out
+        assert outcomes(ended) == dict.fromkeys(("digests", "prompts", "log-odds"), "ok")
+    assert "All checks passed." in run_program("verify", bundle).out
+
+
+@pytest.mark.parametrize("name", ["catalog/items.safetensors", "variants/cpu-fp32/golden.safetensors"])
+def test_edited_file(spoilt: Path, name: str) -> None:
+    path = spoilt / name
+    raw = bytearray(path.read_bytes())
+    raw[-5] ^= 1
+    path.write_bytes(raw)
+    ended = run_program("verify", spoilt)
+    failed = [line for line in ended.out.splitlines() if line.startswith("FAILED ")]
+    assert ended.code == 8 and len(failed) == 1 and name in failed[0]
+
+
+def test_no_bundle(tmp_path: Path) -> None:
+    ended = run_program("verify", tmp_path / "none", "--json")
+    assert ended.code == 8 and outcomes(ended) == {"structure": "FAILED"}
+
+
+def test_other_prompts_and_other_log_odds(spoilt: Path) -> None:
+    golden = load_file(spoilt / "variants" / "cpu-fp32" / "golden.safetensors")
+    tokens, log_odds = golden["candidate_tokens"].copy(), golden["log_odds"].copy()
+    tokens[-1] += 1
+    log_odds[2, 1] = np.nan
+    edit_golden(spoilt, candidate_tokens=tokens, log_odds=log_odds)
+    ended = run_program("verify", spoilt, "--json")
+    assert ended.code == 8 and outcomes(ended) == {"digests": "ok", "prompts": "FAILED", "log-odds": "FAILED"}
+    lines = [line for check in json.loads(ended.out)["checks"] for line in check["failures"]]
+    assert "golden slate 3" in lines[0] and f"is {tokens[-1] - 1}, expected {tokens[-1]}" in lines[0]
+    assert "golden slate 0" in lines[1] and "exit 1: log-odds" in lines[1]
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"slate_offsets": np.array([0, 5, 3, 9, 80])},
+        {"prefix_offsets": np.array([0, 1])},
+        {"log_odds": np.zeros((3, 3), np.float32)},
+        {"as_of": np.zeros(1, np.int64)},
+        {"user": np.zeros(4, np.int64)},
+        {"user": np.array([0, 1, 2, -1], np.int32)},
+        {"item": np.full(80, 1 << 20, np.int32)},
+    ],
+)
+def test_golden_samples_that_do_not_fit_together(spoilt: Path, arrays: dict[str, Any]) -> None:
+    edit_golden(spoilt, **arrays)
+    ended = run_program("verify", spoilt, "--json")
+    assert ended.code == 8 and outcomes(ended) == {"digests": "ok", "golden samples": "FAILED"}
+
+
+def test_a_backend_that_is_missing_is_skipped_unless_asked_for(spoilt: Path) -> None:
+    name = TENSORRT_HALF
+    (spoilt / "variants" / "cpu-fp32" / "policy.json").unlink()
+    add_variant(spoilt, name)
+    ended = run_program("verify", spoilt, "--json")
+    checks = [(c["variant"], c["name"], c["outcome"]) for c in json.loads(ended.out)["checks"]]
+    assert ended.code == 0 and (name, "golden samples", "skipped") in checks, checks
+    assert run_program("verify", spoilt, "--variant", name).code == 8
+
+
+def test_no_such_variant(bundle: Path) -> None:
+    one_error(run_program("verify", bundle, "--variant", "gpu"), 2, "gpu")
+    one_error(run_program("inspect", bundle, "--variant", "gpu"), 2, "gpu")
+
+
+def test_inspect(bundle: Path, tmp_path: Path) -> None:
+    (variant,) = json.loads(run_program("inspect", bundle, "--json").out)["variants"]
+    assert (variant["name"], variant["target"], variant["precision"], variant["calibrated"]) == ("cpu-fp32", "cpu", "fp32", True)
+    assert all(variant[name] > 0 for name in ("graph_bytes", "catalog_bytes", "session_bytes"))
+    assert "cpu-fp32" in run_program("inspect", bundle).out
+    one_error(run_program("inspect", tmp_path), 4, "manifest.json")
