@@ -28,6 +28,8 @@ COLUMNS: Mapping[str, str] = {"probability": "Float32", "log_odds": "Float32", "
 """What scoring adds, with the names of the polars types."""
 CUT_SHORT: Mapping[str, str] = {"cut_short": "Boolean"}
 """What it adds where there is a deadline."""
+BUFFERED = 1024
+"""Records read at once, of each partition."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Output:
     def write(self, folder: Path, scored: Sequence[Path], progress: Progress) -> int:
         """Writes OUT by way of `folder`, and says how many rows it has; without any, there is no OUT. scored: files of `SCORE`
         records. Raises InputError if it cannot be written."""
-        sink = (_Parquet if self.out.suffix == ".parquet" else _Csv)(folder, self)
+        sink: _Sink = (_Parquet if self.out.suffix == ".parquet" else _Csv)(folder, self)
         streams = [_Stream(path) for path in scored]
         held, rows = np.empty(0, SCORE), 0
         kept: Any = None
@@ -87,7 +89,7 @@ class _Stream:
             self._records = self._records[cut:]
             if len(self._records) or self._read == self._count:
                 return np.concatenate(parts)
-            self._records = np.fromfile(self._path, SCORE, 1024, offset=self._read * SCORE.itemsize)
+            self._records = np.fromfile(self._path, SCORE, BUFFERED, offset=self._read * SCORE.itemsize)
             self._read += len(self._records)
 
 

@@ -25,9 +25,7 @@ def serve(
     device: DeviceOption = None,
     cache_mib: Annotated[int, typer.Option(min=1, help="Of cached prefixes, for each session.")] = 32,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait for a session; more are refused with 503.")] = 64,
-    deadline_ms: Annotated[
-        float | None, typer.Option(min=0.001, help="For requests that name no deadline. Default: none.")
-    ] = None,
+    deadline_ms: Annotated[float | None, typer.Option(min=0.001, help="For requests that name none.")] = None,
     max_items: Annotated[int, typer.Option(min=1, help="Candidates in a request.")] = 2000,
     max_body_kib: Annotated[int, typer.Option(min=1, help="Size of a request.")] = 1024,
     grace_s: Annotated[int, typer.Option(min=1, help="After SIGTERM, how long accepted requests may take.")] = 30,
@@ -50,7 +48,7 @@ def serve(
     pool = Pool(opened, sessions, queue)
     app = create_app(pool, Limits(max_items, max_body_kib << 10, deadline_ms))
     at = listening.getsockname()
-    _say(f"{bundle} ({pool.current.info.variant}), {sessions} sessions, on http://{host}:{at[1]}")
+    _say(f"{bundle} ({pool.info.variant}), {sessions} sessions, on http://{host}:{at[1]}")
     run(app, pool, listening, grace_s, _say)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from rexit.answers import score_rows, stats_row
 from rexit.errors import DeadlineError, InputError, RexitError
 from rexit.serve.messages import Problem, ScoreAnswer, ScoreRequest
 from rexit.serve.metrics import Metrics
-from rexit.serve.pool import Answered, Job, Late, Pool, Refused
+from rexit.serve.pool import Answered, Job, LateError, Pool, RefusedError
 
 SCORE = "/v1/score"
 _ABOUT = """Scores one user's candidates with an early-exit model.
@@ -70,15 +71,15 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
         arrived = time.monotonic()
         try:
             answered = await _answer(pool, _job(request, pool, limits))
-        except Refused as exc:
+        except RefusedError as exc:
             metrics.refusals.labels(exc.reason).inc()
             found = problem(503, str(exc), {"Retry-After": str(exc.retry_s)})
         except DeadlineError as exc:
-            if isinstance(exc, Late):
+            if isinstance(exc, LateError):
                 metrics.refusals.labels("deadline").inc()
             found = problem(504, str(exc))
         except InputError as exc:
-            found = problem(422, str(exc))
+            found = problem(422, re.sub(r"^recent\b", "interactions", str(exc)))  # as the field is called here
         except RexitError as exc:
             found = problem(500, str(exc))
         else:
@@ -104,7 +105,7 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
     async def readyz() -> Any:
         if pool.stopping:
             return problem(503, "the service is stopping")
-        return {"status": "ready", "variant": pool.current.info.variant}
+        return {"status": "ready", "variant": pool.info.variant}
 
     @app.get("/metrics", summary="For Prometheus")
     async def read_metrics() -> Response:
@@ -115,15 +116,15 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
 
 def _job(request: ScoreRequest, pool: Pool, limits: Limits) -> Job:
     """Raises InputError for what the model of the request cannot know."""
-    info = pool.current.info
+    info = pool.info
     for name, given in (("items", request.items), ("interactions", request.interactions)):
         if len(given) > limits.max_items:
             raise InputError(f"{name}: has {len(given)}, expected at most {limits.max_items}")
     _check_kind("user", request.user, info.string_user_ids)
     for n, item in enumerate(request.items):
-        _check_kind(f"items.{n}", item, info.string_item_ids)
+        _check_kind(f"items[{n}]", item, info.string_item_ids)
     for n, one in enumerate(request.interactions):
-        _check_kind(f"interactions.{n}.item", one.item, info.string_item_ids)
+        _check_kind(f"interactions[{n}].item", one.item, info.string_item_ids)
     deadline = limits.deadline_ms if request.deadline_ms is None else request.deadline_ms
     recent = [(one.item, one.liked) for one in request.interactions] or None
     return Job(
@@ -146,7 +147,7 @@ async def _answer(pool: Pool, job: Job) -> Answered:
     left = job.left_s()
     await asyncio.wait({answer}, timeout=None if left == math.inf else max(0.0, left))
     if not answer.done() and job.future.cancel():
-        raise Late(f"the deadline of {(job.deadline_s or 0) * 1000:g} ms passed in the queue, before scoring began")
+        raise job.late()
     return await answer
 
 
@@ -156,7 +157,8 @@ def _first_line(errors: Sequence[Any]) -> str:
     if first["type"] == "json_invalid":
         return f"body: not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}"
     names = {"int", "str"}  # of a union's arms, which are no part of the field's name
-    field = ".".join(str(part) for part in first["loc"][1:] if part not in names) or "body"
+    parts = [part for part in first["loc"][1:] if part not in names]
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".") or "body"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     if first["type"] == "missing":
         return f"{field}: missing, expected in every request{more}"

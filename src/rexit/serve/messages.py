@@ -31,9 +31,7 @@ class ScoreRequest(BaseModel):
     )
     user: Annotated[
         Id,
-        Field(
-            description="User id, a number or a string as in the bundle's catalog. An unknown user is placed by `interactions`."
-        ),
+        Field(description="A number or a string, as the catalog's. An unknown user is placed by `interactions`."),
     ]
     items: Annotated[list[Id], Field(min_length=1, description="Ids of the candidates. All must be in the catalog.")]
     interactions: Annotated[list[Interaction], Field(description="Interactions newer than the catalog's, oldest first.")] = []
@@ -48,8 +46,8 @@ class ScoreRequest(BaseModel):
         Field(
             gt=0,
             allow_inf_nan=False,
-            description="Counted from arrival, so waiting in the queue counts. Candidates that are not done by then answer from the "
-            "deepest exit they have reached, with `cut_short`. If none has reached one, or the request has not begun: 504.",
+            description="Counted from arrival, so waiting in the queue counts. Candidates that are not done by then answer from "
+            "the deepest exit they have reached, with `cut_short`. If none has reached one, or scoring has not begun: 504.",
         ),
     ] = None
 
@@ -74,7 +72,7 @@ class ScoreAnswer(BaseModel):
     stats: Annotated[
         dict[str, Any],
         Field(
-            description="What it cost: tokens, tokens found in the prefix cache, layers, microseconds by stage, and `queue_us`."
+            description="What it cost: tokens, those found in the prefix cache, layers, microseconds by stage and in the queue."
         ),
     ]
 

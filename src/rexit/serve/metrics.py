@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -17,27 +18,19 @@ class Metrics:
 
     def __init__(self, waiting: Callable[[], float], busy: Callable[[], float]) -> None:
         own = self.registry = CollectorRegistry()
-        self.requests = Counter("rexit_requests", "Requests to /v1/score by HTTP status.", ["status"], registry=own)
-        self.latency = Histogram(
-            "rexit_request_seconds", "From arrival to answer, of requests answered with scores.", buckets=_SECONDS, registry=own
-        )
-        self.queued = Histogram(
-            "rexit_queue_seconds", "From arrival to a session, of requests that began.", buckets=_SECONDS, registry=own
-        )
-        self.refusals = Counter(
-            "rexit_refusals", "Requests that never began, by reason: full, deadline, stopping.", ["reason"], registry=own
-        )
-        self.candidates = Counter(
-            "rexit_candidates", "Candidates by the exit that answered; none: cut short before the first.", ["exit"], registry=own
-        )
-        self.cut_short = Counter("rexit_candidates_cut_short", "Candidates that a deadline stopped.", registry=own)
-        self.prefix_tokens = Counter("rexit_prefix_tokens", "Tokens of prefixes.", registry=own)
-        self.prefix_tokens_reused = Counter("rexit_prefix_tokens_reused", "Those of them found in the cache.", registry=own)
-        self.reloads = Counter(
-            "rexit_reloads", "Times the bundle was opened again, by result: ok, failed.", ["result"], registry=own
-        )
-        Gauge("rexit_queue_depth", "Requests waiting for a session.", registry=own).set_function(waiting)
-        Gauge("rexit_sessions_busy", "Sessions at work.", registry=own).set_function(busy)
+        seconds = partial(Histogram, buckets=_SECONDS, registry=own)
+        count, gauge = partial(Counter, registry=own), partial(Gauge, registry=own)
+        self.requests = count("rexit_requests", "Requests to /v1/score, by HTTP status.", ["status"])
+        self.latency = seconds("rexit_request_seconds", "From arrival to answer, of requests answered with scores.")
+        self.queued = seconds("rexit_queue_seconds", "From arrival to a session, of requests answered with scores.")
+        self.refusals = count("rexit_refusals", "Requests that never began, by reason: full, deadline, stopping.", ["reason"])
+        self.candidates = count("rexit_candidates", "Candidates by the exit that answered; none: cut short before it.", ["exit"])
+        self.cut_short = count("rexit_candidates_cut_short", "Candidates that a deadline stopped.")
+        self.prefix_tokens = count("rexit_prefix_tokens", "Tokens of prefixes.")
+        self.prefix_tokens_reused = count("rexit_prefix_tokens_reused", "Tokens of prefixes that were in the cache.")
+        self.reloads = count("rexit_reloads", "Times the bundle was opened again, by result: ok, failed.", ["result"])
+        gauge("rexit_queue_depth", "Requests waiting for a session.").set_function(waiting)
+        gauge("rexit_sessions_busy", "Sessions at work.").set_function(busy)
 
     def count(self, scores: Scores) -> None:
         """Counts an answer."""

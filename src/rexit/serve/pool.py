@@ -15,14 +15,15 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from rexit.bundle import Id
 from rexit.errors import DeadlineError
-from rexit.runtime import Scores, Session
+from rexit.runtime import Info, Scores, Session
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A request that was not accepted. reason: `full` or `stopping`. retry_s: when to try again."""
 
     def __init__(self, reason: str, line: str, retry_s: int) -> None:
@@ -30,7 +31,7 @@ class Refused(Exception):
         self.reason, self.retry_s = reason, retry_s
 
 
-class Late(DeadlineError):
+class LateError(DeadlineError):
     """The deadline passed before a session began."""
 
 
@@ -59,6 +60,18 @@ class Job:
         """Seconds to the deadline."""
         return math.inf if self.deadline_s is None else self.arrived + self.deadline_s - time.monotonic()
 
+    def late(self) -> LateError:
+        """The error of a request that did not begin in time."""
+        return LateError(f"the deadline of {(self.deadline_s or 0) * 1000:g} ms passed in the queue, before scoring began")
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A bundle as it was when it was opened; each thread takes one of its sessions."""
+
+    info: Info
+    sessions: list[Session]
+
 
 class Pool:
     """`open`: a session of the bundle as it is on disk now."""
@@ -75,9 +88,9 @@ class Pool:
             thread.start()
 
     @property
-    def current(self) -> Session:
-        """The session that new ones are made from; it scores nothing itself."""
-        return self._current
+    def info(self) -> Info:
+        """Of the bundle that new requests are scored with."""
+        return self._current.info
 
     @property
     def waiting(self) -> int:
@@ -95,14 +108,14 @@ class Pool:
         return self._stopping
 
     def submit(self, job: Job) -> None:
-        """Its future gets an Answered, or what `Session.score` raises, or Late. Raises Refused."""
+        """Its future gets an Answered, or what `Session.score` raises, or LateError. Raises RefusedError."""
         with self._turn:
             if self._stopping:
-                raise Refused("stopping", "the service is stopping, expected requests to go to another one", 1)
+                raise RefusedError("stopping", "the service is stopping, expected requests to go to another one", 1)
             free = self._sessions - self._busy
             if len(self._jobs) >= self._queue + free:
                 retry = max(1, math.ceil(len(self._jobs) * self._service_s / self._sessions))
-                raise Refused(
+                raise RefusedError(
                     "full", f"{len(self._jobs)} requests are waiting, expected fewer than {self._queue}: try again", retry
                 )
             self._jobs.append(job)
@@ -128,49 +141,50 @@ class Pool:
         for thread in self._threads:
             thread.join()
 
-    def _opened(self) -> Session:
-        session = self._open()
-        session.warm_up()
-        return session
+    def _opened(self) -> _Opened:
+        """A session for each thread, warm: whatever fails, fails before a thread depends on it."""
+        first = self._open()
+        each = [first, *(first.another() for _ in range(self._sessions - 1))]
+        for session in each:
+            session.warm_up()
+        return _Opened(first.info, each)
 
     def _work(self) -> None:
-        source, session = self._current, self._current.another()
+        source = self._current
+        session = source.sessions.pop()
         while True:
             with self._turn:
                 while not self._jobs and not self._stopping and source is self._current:
                     self._turn.wait()
-                changed, job = source is not self._current, None
-                if not changed:
-                    if not self._jobs:
+                if source is not self._current:
+                    session.close()
+                    source = self._current
+                    session = source.sessions.pop()
+                if not self._jobs:
+                    if self._stopping:
                         return
-                    job = self._jobs.popleft()
-                    self._busy += 1
-            if job is None:
-                session.close()
-                source = self._current
-                session = source.another()
-                session.warm_up()
-                continue
-            try:
-                self._serve(job, session)
-            finally:
-                with self._turn:
-                    self._busy -= 1
+                    continue
+                job = self._jobs.popleft()
+                self._busy += 1
+            settle = self._score(job, session)
+            with self._turn:
+                self._busy -= 1
+            settle()  # after it the client may ask again, and finds the session free
 
-    def _serve(self, job: Job, session: Session) -> None:
+    def _score(self, job: Job, session: Session) -> Callable[[], None]:
+        """What settles the job's future."""
         if not job.future.set_running_or_notify_cancel():
-            return
+            return lambda: None
         begin = time.monotonic()
         left = job.left_s()
         try:
             if left <= 0:
-                raise Late(f"the deadline of {(job.deadline_s or 0) * 1000:g} ms passed in the queue, before scoring began")
+                raise job.late()
             deadline = None if left == math.inf else left * 1000
             scores = session.score(job.user, job.items, deadline_ms=deadline, **job.options)
-        except Exception as exc:  # whoever waits for the answer gets it
-            job.future.set_exception(exc)
-        else:
-            took = time.monotonic() - begin
-            self._service_s = took if self._service_s == 0 else 0.9 * self._service_s + 0.1 * took
-            depths = tuple(exit.layers for exit in session.exits)
-            job.future.set_result(Answered(scores, begin - job.arrived, session.info.variant, depths))
+        except Exception as exc:  # goes to whoever waits for the answer
+            return partial(job.future.set_exception, exc)
+        took = time.monotonic() - begin
+        self._service_s = took if self._service_s == 0 else 0.9 * self._service_s + 0.1 * took
+        depths = tuple(exit.layers for exit in session.exits)
+        return partial(job.future.set_result, Answered(scores, begin - job.arrived, session.info.variant, depths))

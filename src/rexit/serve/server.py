@@ -52,7 +52,7 @@ def run(app: FastAPI, pool: Pool, listening: socket.socket, grace_s: int, say: C
             say(f"error: {exc}; serving goes on with the bundle opened before")
         else:
             app.state.metrics.reloads.labels("ok").inc()
-            say(f"opened the bundle again: {pool.current.info.variant}")
+            say(f"opened the bundle again: {pool.info.variant}")
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
