@@ -32,14 +32,12 @@ def frame(rows: int = 600) -> pl.DataFrame:
     """Known and unknown users, scattered."""
     random = np.random.default_rng(3)
     users = random.choice([*USER_IDS, *range(10_000, 10_040)], rows)
-    times = random.choice([30, 60, 200], rows)
-    return pl.DataFrame(
-        {"user": users, "item": random.choice(ITEM_IDS, rows), "as_of": times, "note": [f"n{n}" for n in range(rows)]}
-    )
+    times, notes = random.choice([30, 60, 200], rows), [f"n{n}" for n in range(rows)]
+    return pl.DataFrame({"user": users, "item": random.choice(ITEM_IDS, rows), "as_of": times, "note": notes})
 
 
 def score(bundle: Bundle, given: Path, out: Path, counters: Path | None = None, **options: object) -> Report:
-    return score_files(Opening(bundle, 1, None), BatchOptions(given, out, COLUMNS, None, options, counters), Local())
+    return score_files(Opening(bundle, 0, None), BatchOptions(given, out, COLUMNS, None, options, counters), Local())
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -115,7 +113,7 @@ main()
 def test_a_killed_run_goes_on(bundle: Bundle, tmp_path: Path, suffix: str) -> None:
     given, out, counters = tmp_path / "pairs.csv", tmp_path / f"out.{suffix}", tmp_path / "counters.json"
     frame().write_csv(given)
-    words = ("score", bundle.path, "--pairs", given, "--out", out, "--threads", 1, "--counters", counters)
+    words = ("score", bundle.path, "--pairs", given, "--out", out, "--counters", counters)
     done = subprocess.run([sys.executable, "-c", KILLED, *map(str, words)], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not out.exists() and list((tmp_path / f"out.{suffix}.partial").glob("scored-*"))
@@ -140,15 +138,13 @@ def unfinished(bundle: Bundle, tmp_path: Path) -> Path:
             raise InputError("the test stops here")
 
     with pytest.raises(InputError, match="the test stops here"):
-        score_files(Opening(bundle, 1, None), BatchOptions(given, tmp_path / "o.csv", COLUMNS, None, {}), Failing())
+        score_files(Opening(bundle, 0, None), BatchOptions(given, tmp_path / "o.csv", COLUMNS, None, {}), Failing())
     return given
 
 
 def test_a_run_goes_on_only_as_it_was_begun(bundle: Bundle, tmp_path: Path) -> None:
     given = unfinished(bundle, tmp_path)
-    with pytest.raises(
-        InputError, match=r"o\.csv\.partial: holds an unfinished run with another --top-k; finish it as it was begun"
-    ):
+    with pytest.raises(InputError, match=r"o\.csv\.partial: holds an unfinished run with another --top-k; finish"):
         score(bundle, given, tmp_path / "o.csv", top_k=1)
     kept = given.read_bytes()
     later = time.time_ns() + 10**9
@@ -187,5 +183,5 @@ def test_pairs_that_change_meanwhile(bundle: Bundle, tmp_path: Path) -> None:
             given.write_text("user,item,as_of,note\n")
 
     with pytest.raises(InputError, match="changed while it was scored"):
-        score_files(Opening(bundle, 1, None), BatchOptions(given, tmp_path / "o.csv", COLUMNS, None, {}), Slow())
+        score_files(Opening(bundle, 0, None), BatchOptions(given, tmp_path / "o.csv", COLUMNS, None, {}), Slow())
     assert not (tmp_path / "o.csv").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import pytest
 from builders.catalog import ITEM_IDS, string_id
 from builders.held_out import write_ranked
 from rexit import runtime
-from rexit.bundle import Bundle, Policy
+from rexit.bundle import Bundle, ExitPolicy, Policy
 from rexit.errors import BackendError, BundleError
 from rexit.serve import Limits, Pool
 from running.service import Service, serving
@@ -186,6 +185,10 @@ def test_a_failing_backend_is_one_line(bundle: Path, monkeypatch: pytest.MonkeyP
             assert (reply.status, reply.json) == (500, {"error": "the device is gone"})
 
 
+def stopping_at_once(bundle: Bundle) -> Policy:
+    return Policy((ExitPolicy(upper=-1e9), ExitPolicy(), ExitPolicy()), 1, bundle.variant_sha256)
+
+
 def test_reload_swaps_and_lets_the_running_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_ranked(tmp_path).bundle
     gate = Gate(monkeypatch)
@@ -194,9 +197,7 @@ def test_reload_swaps_and_lets_the_running_finish(tmp_path: Path, monkeypatch: p
         before = clients.submit(service.score, user=100, items=[3])
         gate.reached.acquire()
         bundle = Bundle.open(path)
-        policy = Policy.full_depth(3, bundle.variant_sha256).to_json()
-        policy["exits"][0] |= {"upper": -1e9, "lower": -1e9}
-        (bundle.folder / "policy.json").write_text(json.dumps(policy))
+        stopping_at_once(bundle).write(bundle.folder / "policy.json")
         pool.reload()
         gate.opened.set()
         assert before.result().json["scores"][0]["exit"] == 2

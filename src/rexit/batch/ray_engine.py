@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class OnRay:
             return
         started = not ray.is_initialized()
         if started:
-            ray.init(log_to_driver=False, logging_level="ERROR")
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
         try:
             ray.data.DataContext.get_current().enable_progress_bars = False
             for row in self._scored(opening, work, plan, todo, scoring).iter_rows():

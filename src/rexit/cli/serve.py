@@ -47,9 +47,8 @@ def serve(
     opened = partial(runtime.open, bundle, variant, threads=threads, device=device, cache_bytes=cache_mib << 20)
     pool = Pool(opened, sessions, queue)
     app = create_app(pool, Limits(max_items, max_body_kib << 10, deadline_ms))
-    at = listening.getsockname()
-    _say(f"{bundle} ({pool.info.variant}), {sessions} sessions, on http://{host}:{at[1]}")
-    run(app, pool, listening, grace_s, _say)
+    served = f"{bundle} ({pool.info.variant}), {sessions} sessions, on http://{host}:{listening.getsockname()[1]}"
+    run(app, pool, listening, grace_s, lambda: _say(served), _say)
 
 
 def _say(line: str) -> None:

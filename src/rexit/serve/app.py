@@ -79,7 +79,7 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
                 metrics.refusals.labels("deadline").inc()
             found = problem(504, str(exc))
         except InputError as exc:
-            found = problem(422, re.sub(r"^recent\b", "interactions", str(exc)))  # as the field is called here
+            found = problem(422, re.sub(r"^recent\w*", "interactions", str(exc)))  # as the field is called here
         except RexitError as exc:
             found = problem(500, str(exc))
         else:

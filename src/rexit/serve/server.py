@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import threading
@@ -31,11 +32,15 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, OverflowError) as exc:
-        raise InputError(f"{host}:{port}: cannot listen: {getattr(exc, 'strerror', None) or exc}") from exc
+        why = os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno and exc.errno > 0 else exc  # not of a name
+        raise InputError(f"{host}:{port}: cannot listen: {why}") from exc
 
 
-def run(app: FastAPI, pool: Pool, listening: socket.socket, grace_s: int, say: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or Ctrl-C. grace_s: how long what is accepted may take then. say: told one line about what happens."""
+def run(
+    app: FastAPI, pool: Pool, listening: socket.socket, grace_s: int, ready: Callable[[], None], say: Callable[[str], None]
+) -> None:
+    """Serves until SIGTERM or Ctrl-C. grace_s: how long what is accepted may take then. ready: called when signals are heeded.
+    say: told one line about what happens."""
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=grace_s, lifespan="off")
     server = _Server(config)
 
@@ -59,6 +64,7 @@ def run(app: FastAPI, pool: Pool, listening: socket.socket, grace_s: int, say: C
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: threading.Thread(target=reload, daemon=True).start())
+        ready()
         await server.serve(sockets=[listening])
 
     asyncio.run(serve())
