@@ -1,9 +1,10 @@
 """Peak memory and time of `rexit score --pairs` by the number of pairs, each in a process of its own.
 
-    python benchmarks/batch_memory.py BUNDLE --work FOLDER [--pairs 100000,1000000,10000000] [--slate 50] [--json]
+    python benchmarks/batch_memory.py BUNDLE --work FOLDER [--pairs 100000,1000000,10000000] [--slate 50] [--no-model] [--json]
 
-Pairs are drawn from the bundle's users and items: slates of one user and one time, scattered over the file, as Parquet with a
-fourth column that scoring copies. A tiny bundle shows what the files cost; a model's own time comes on top.
+Pairs are drawn from the bundle's users and items: slates of one user and one time, shuffled within every million rows, as
+Parquet with a fourth column that scoring copies. With --no-model a session is opened, but `Session.score` answers at once, with
+zeros: what is left is the reading, partitioning, ordering and writing.
 """
 
 from __future__ import annotations
@@ -33,10 +34,25 @@ def write_pairs(bundle: Bundle, path: Path, count: int, slate: int) -> None:
     frame[mixed].write_parquet(path)
 
 
-def measure(bundle: Path, pairs: Path, out: Path) -> dict[str, float]:
+NO_MODEL = """
+import sys
+import numpy as np
+from rexit import runtime
+stats = runtime.Stats(*[0] * 5, *[0.0] * 4)
+def score(self, user, items, **options):
+    zero = np.zeros(len(items), np.float32)
+    return runtime.Scores(np.array(items), np.arange(len(items)), zero, zero, zero.astype(np.int64), zero > 0, stats)
+runtime.Session.score = score
+from rexit.cli import main
+main()
+"""
+
+
+def measure(bundle: Path, pairs: Path, out: Path, model: bool) -> dict[str, float]:
     """Seconds, and the peak of the process's memory in MB."""
+    program = ("-m", "rexit") if model else ("-c", NO_MODEL)
     files = ("--pairs", str(pairs), "--out", str(out))
-    words = [sys.executable, "-m", "rexit", "score", str(bundle), *files, "--threads", "1", "--json"]
+    words = [sys.executable, *program, "score", str(bundle), *files, "--threads", "1", "--json"]
     with open(out.with_suffix(".json"), "w") as report:
         child = os.posix_spawn(sys.executable, words, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, report.fileno(), 1)])
         _, status, usage = os.wait4(child, 0)
@@ -52,6 +68,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="where pairs and scores go")
     parser.add_argument("--pairs", default="100000,1000000,10000000")
     parser.add_argument("--slate", type=int, default=50)
+    parser.add_argument("--no-model", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -59,7 +76,8 @@ def main() -> None:
     for count in map(int, options.pairs.split(",")):
         pairs = options.work / f"pairs-{count}.parquet"
         write_pairs(Bundle.open(options.bundle), pairs, count, options.slate)
-        rows.append({"pairs": count, **measure(options.bundle, pairs, options.work / f"scores-{count}.parquet")})
+        out = options.work / f"scores-{count}.parquet"
+        rows.append({"pairs": count, **measure(options.bundle, pairs, out, not options.no_model)})
         line = "{pairs:>10} pairs {seconds:8.1f} s {cpu_seconds:8.1f} s of CPU {peak_mb:6.0f} MB".format(**rows[-1])
         print(json.dumps(rows[-1]) if options.json else line, flush=True)
 

@@ -61,7 +61,7 @@ def test_scores_are_the_runtimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert found["probability"].tolist() == expected.probability.tolist() and found["exit"].tolist() == expected.exit.tolist()
     assert "item 4 is not in the catalog" in unknown.error and "deadline" in late.error
     config = (MODEL / "config.pbtxt").read_text()
-    named = {name: kind for name, kind in re.findall(r'name: "(\w+)" data_type: TYPE_(\w+)', config)}
+    named = dict(re.findall(r'name: "(\w+)" data_type: TYPE_(\w+)', config))
     kinds = {np.dtype(np.float32): "FP32", np.dtype(np.int32): "INT32", np.dtype(bool): "BOOL"}
     assert {name: named[name] for name in found} == {name: kinds[values.dtype] for name, values in found.items()}
     assert {"user", "items", "deadline_ms"} <= named.keys()

@@ -6,6 +6,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 import rexit
+from rexit.errors import RexitError
 
 
 class TritonPythonModel:
@@ -30,7 +31,7 @@ class TritonPythonModel:
             scores = self.session.score(
                 int(given("user")[0]), given("items"), deadline_ms=None if deadline is None else float(deadline[0])
             )
-        except rexit.RexitError as exc:
+        except RexitError as exc:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(exc)))
         outputs = {
             "probability": scores.probability,
