@@ -58,9 +58,10 @@ class OnRay:
         fit = max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
         bundle = opening.bundle
         files = [f"local://{work.path('pairs', partition).absolute()}" for partition in todo]
-        # Reading takes no CPU of its own, or it would wait for ever where the workers have them all.
+        # Reading takes no CPU of its own, or it would wait for ever where the workers have them all; so its number of tasks at a
+        # time must have another bound.
         read = ray.data.read_binary_files(
-            files, include_paths=True, override_num_blocks=len(files), ray_remote_args={"num_cpus": 0}
+            files, include_paths=True, override_num_blocks=len(files), concurrency=1, ray_remote_args={"num_cpus": 0}
         )
         return read.map_batches(
             Worker,
