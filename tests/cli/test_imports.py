@@ -17,7 +17,8 @@ from rexit.bundle import Bundle, Counters
 from running.missing_packages import run_without
 
 NEVER = ("torch", "transformers", "torch_geometric")
-NOT_OF_THE_BASE = ("sklearn", "scipy", "matplotlib", "polars", "pyarrow", "pandas", "onnx")
+SERVICES = ("fastapi", "pydantic", "uvicorn", "prometheus_client", "ray")
+NOT_OF_THE_BASE = ("sklearn", "scipy", "matplotlib", "polars", "pyarrow", "pandas", "onnx", *SERVICES)
 LATE = (*NEVER, *NOT_OF_THE_BASE)
 
 
@@ -38,7 +39,7 @@ def test_core_loads_no_torch(module: str) -> None:
     assert not loaded(f"import {module}") & set(NEVER)
 
 
-@pytest.mark.parametrize("module", ["rexit.bundle", "rexit.runtime", "rexit.calibration", "rexit.measure.bench"])
+@pytest.mark.parametrize("module", ["rexit.bundle", "rexit.runtime", "rexit.calibration", "rexit.measure.bench", "rexit.batch"])
 def test_base_loads_no_extra(module: str) -> None:
     assert not loaded(f"import {module}") & set(NOT_OF_THE_BASE)
 
@@ -87,8 +88,10 @@ def test_the_block_blocks(place: Path) -> None:
     [
         ("exporter", "cli|calibration|runtime"),
         ("calibration", "cli|exporter"),
-        ("runtime", "cli|calibration|exporter"),
-        ("bundle", "cli|calibration|exporter|runtime"),
+        ("runtime", "cli|calibration|exporter|batch|serve"),
+        ("bundle", "cli|calibration|exporter|runtime|batch|serve"),
+        ("batch", "cli|calibration|exporter|serve"),
+        ("serve", "cli|calibration|exporter|batch"),
     ],
 )
 def test_imports_go_one_way(folder: str, never: str) -> None:

@@ -86,7 +86,7 @@ def test_bad_arguments(run: Run, made: Path, words: tuple[object, ...], code: in
 
 
 def test_candidates_without_an_answer() -> None:
-    from rexit.cli.score import score_rows
+    from rexit.answers import score_rows
     from rexit.runtime import Scores, Stats
 
     scores = Scores(

@@ -16,28 +16,30 @@ from running.command import Run, one_line, write_pairs
 from running.full_disk import largest_file
 
 
-def test_full_disk_leaves_the_old_file_and_keeps_whole_rows(run: Run, place: Path) -> None:
+def test_full_disk_leaves_the_old_file_and_what_is_scored(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = place / "scores.csv"
     out.write_text("old")
     users = [(user, as_of) for as_of in range(30, 50) for user in USER_IDS]
     pairs = write_pairs(place, text="user,item,as_of\n" + "".join(f"{u},3,{t}\n{u},8,{t}\n" for u, t in users))
+    words = ("score", place / "bundle", "--pairs", pairs, "--out", out)
     with largest_file(4096):
-        ended = run("score", place / "bundle", "--pairs", pairs, "--out", out)
+        ended = run(*words)
     note, error = ended.err.splitlines()
     assert (ended.code, ended.out) == (2, "")
     assert error.startswith("rexit: error: ") and error.endswith("scores.csv.partial: cannot be written: File too large")
-    kept = pl.read_csv(place / "scores.csv.partial")
-    assert kept["user"].to_list() == [u for u, _ in users for _ in range(2)][: kept.height] and kept.height > 20
-    assert f"scores.csv.partial keeps the {kept.height} rows scored so far" in note
+    assert f"scores.csv.partial keeps the {2 * len(users)} pairs scored so far; the same command goes on" in note
     assert out.read_text() == "old"
-    assert {p.name for p in place.iterdir()} == {"bundle", "catalog", "pairs.csv", "scores.csv", "scores.csv.partial"}
+    monkeypatch.setattr(runtime.Session, "score", lambda *words, **keywords: pytest.fail("scored twice"))
+    assert run(*words).code == 0
+    assert pl.read_csv(out)["user"].to_list() == [u for u, _ in users for _ in range(2)]
+    assert {p.name for p in place.iterdir()} == {"bundle", "catalog", "pairs.csv", "scores.csv"}
 
 
 def test_full_disk_at_once_leaves_nothing(run: Run, place: Path) -> None:
     pairs = write_pairs(place, text="user,item\n" + "100,3\n" * 2000)
     with largest_file(4096):
         ended = run("score", place / "bundle", "--pairs", pairs, "--out", place / "scores.csv")
-    one_line(ended, 2, "scores.csv.partial: cannot be written: File too large")
+    one_line(ended, 2, "scores.csv.partial", "cannot be written: File too large")
     assert {p.name for p in place.iterdir()} == {"bundle", "catalog", "pairs.csv"}
 
 
@@ -58,19 +60,23 @@ def failing(monkeypatch: pytest.MonkeyPatch, user: int, error: BaseException) ->
 def test_what_was_scored_is_kept(
     run: Run, place: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, error: BaseException
 ) -> None:
-    """Row 3 of the file is scored with row 1, so it is kept although row 2, before it, has no answer."""
-    out = place / f"scores.{suffix}"
+    out, clean = place / f"scores.{suffix}", place / f"clean.{suffix}"
     out.write_text("old")
-    failing(monkeypatch, 103, error)
-    ended = run("score", place / "bundle", "--pairs", write_pairs(place), "--out", out)
+    pairs = write_pairs(place)
+    assert run("score", place / "bundle", "--pairs", pairs, "--out", clean).code == 0
+    with monkeypatch.context() as patch:
+        failing(patch, 103, error)
+        ended = run("score", place / "bundle", "--pairs", pairs, "--out", out)
     assert (ended.code, ended.out) == (130 if isinstance(error, KeyboardInterrupt) else 6, "")
     note, line = ended.err.splitlines()
-    assert f"scores.{suffix}.partial keeps the 2 rows scored so far" in note
+    assert f"scores.{suffix}.partial keeps the 3 pairs scored so far; the same command goes on from there" in note
     assert line in ("rexit: interrupted; nothing was left half-written", "rexit: error: the device is gone")
-    partial = place / f"scores.{suffix}.partial"
-    kept = pl.read_csv(partial) if suffix == "csv" else pl.read_parquet(partial)
-    assert kept["item"].to_list() == [3, -7] and kept["probability"].is_between(0, 1).all()
     assert out.read_text() == "old"
+    failing(monkeypatch, 100, BackendError("user 100 was scored again"))
+    ended = run("score", place / "bundle", "--pairs", pairs, "--out", out, "--json")
+    assert (ended.code, ended.json["resumed"]) == (0, 3)
+    assert ended.err == "rexit: an earlier run scored 3 of 4 pairs; this one goes on\n"
+    assert out.read_bytes() == clean.read_bytes()
 
 
 def test_ctrl_c_before_the_first_answer_leaves_nothing(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,23 +86,6 @@ def test_ctrl_c_before_the_first_answer_leaves_nothing(run: Run, place: Path, mo
     assert ended.code == 130
     (place / "pairs.csv").unlink()
     assert contents(place) == before
-
-
-def test_rows_are_on_disk_while_later_ones_are_scored(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
-    real = runtime.Session.score
-
-    def score(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
-        partial = place / "o.csv.partial"
-        seen.append(partial.read_text() if partial.exists() else "")
-        return real(self, *words, **keywords)
-
-    monkeypatch.setattr(runtime.Session, "score", score)
-    pairs = write_pairs(place, text="user,item\n100,3\n100,8\n103,8\n106,3\n")
-    assert run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv").code == 0
-    whole = (place / "o.csv").read_text()
-    assert seen == ["", *("".join(whole.splitlines(keepends=True)[:n]) for n in (3, 4))]
-    assert not (place / "o.csv.partial").exists()
 
 
 def test_a_slate_without_an_answer_costs_itself_alone(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

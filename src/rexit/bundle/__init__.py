@@ -9,7 +9,7 @@ from rexit.bundle.manifest import Bundle, Manifest, Model, Segment, Variant
 from rexit.bundle.policy import ExitPolicy, Policy
 from rexit.bundle.slate_rules import TopK, slate_stops
 from rexit.bundle.vectors import VectorIds, Vectors
-from rexit.bundle.writer import new_folder, sole_writer
+from rexit.bundle.writer import locked_file, new_folder, sole_writer
 
 __all__ = [
     "Bundle",
@@ -36,6 +36,7 @@ __all__ = [
     "check_writable",
     "digest",
     "engine_folders",
+    "locked_file",
     "new_folder",
     "slate_stops",
     "sole_writer",

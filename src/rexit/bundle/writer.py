@@ -63,7 +63,7 @@ def sole_writer(bundle: Path) -> Iterator[None]:
         yield
         return
     # For writing where that is allowed: NFS grants exclusive locks only then.
-    with _locked(manifest, os.O_RDWR if os.access(manifest, os.W_OK) else os.O_RDONLY, bundle):
+    with locked_file(manifest, os.O_RDWR if os.access(manifest, os.W_OK) else os.O_RDONLY, bundle):
         with contextlib.suppress(OSError):  # leftovers of killed processes, harmless; this is the only writer
             for folder in list(bundle.rglob(".*.tmp")):
                 _settle(folder)
@@ -97,7 +97,7 @@ def _locked_folder(folder: Path, target: Path) -> Iterator[None]:
         while True:
             folder.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile, by its last holder
-                stack.enter_context(_locked(lock, os.O_RDWR | os.O_CREAT, target))
+                stack.enter_context(locked_file(lock, os.O_RDWR | os.O_CREAT, target))
                 break
         try:
             yield
@@ -108,7 +108,7 @@ def _locked_folder(folder: Path, target: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, flags: int, what: Path) -> Iterator[None]:
+def locked_file(path: Path, flags: int, what: Path) -> Iterator[None]:
     """Locks a file, which the block may replace or remove: whoever gets the lock of the old one looks again.
 
     Raises InputError if `what` has another writer or the file system has no locks, OSError if the file cannot be opened.

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from rexit import __version__
-from rexit.cli import bench, calibrate, compile, drift, export, index, inspect, refresh, score, verify
+from rexit.cli import bench, calibrate, compile, drift, export, index, inspect, refresh, score, serve, verify
 from rexit.cli._extras import missing
 from rexit.cli._output import stderr, stdout
 from rexit.errors import RexitError
@@ -43,7 +43,7 @@ def _options(
     pass
 
 
-for _module in (index, export, compile, calibrate, score, drift, refresh, verify, inspect, bench):
+for _module in (index, export, compile, calibrate, score, serve, drift, refresh, verify, inspect, bench):
     _module.register(app)
 
 

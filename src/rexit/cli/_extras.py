@@ -16,6 +16,13 @@ _EXTRAS = {
     "torch": "export",
     "torch_geometric": "export",
     "transformers": "export",
+    "ray": "ray",
+    "pyarrow": "ray",
+    "fastapi": "serve",
+    "prometheus_client": "serve",
+    "pydantic": "serve",
+    "starlette": "serve",
+    "uvicorn": "serve",
     "onnx": "tensorrt",  # all that `rexit compile` lacks on a device; the extra `export` has it too
 }
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rexit.cli._decoder import decoder
-from rexit.cli._ids import parse_id, parse_ids
 from rexit.cli._output import JsonOption, print_json, print_table, stdout
 from rexit.errors import BundleError, InputError
+from rexit.ids import parse_id, parse_ids
 
 if TYPE_CHECKING:
     from rexit.bundle import Bundle, Catalog, Policy, Variant

@@ -1,4 +1,4 @@
-"""Ids on the command line and in files of pairs: from text to the type of the catalog's data."""
+"""Ids written as text, on the command line and in files of pairs: from text to the type of the catalog's data."""
 
 from __future__ import annotations
 

@@ -1,0 +1,224 @@
+"""Files of pairs to score, read in batches: users, items and times with the catalog's types, every other column unchanged.
+
+CSV is read as text, so that an id is exactly what the file says. Parquet needs polars, which `pip install rexit` alone does not
+bring.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rexit.errors import InputError
+from rexit.ids import parse_id
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from rexit.bundle.catalog import Id
+
+FORMATS = (".csv", ".parquet")
+ROWS = 1 << 16
+"""Of a batch, at most."""
+
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """Names of the columns that scoring reads; the files may lack `as_of`."""
+
+    user: str = "user"
+    item: str = "item"
+    as_of: str = "as_of"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive rows of one file. `first`: the first one's number, from 0, over all files; `before`: how many rows of the same
+    file came earlier. `cells`: one list of text per row of a CSV file; None: `frame` has the rows of a Parquet file."""
+
+    path: Path
+    first: int
+    before: int
+    header: tuple[str, ...]
+    cells: Sequence[Sequence[Any]] | None
+    frame: pl.DataFrame | None
+
+    def __len__(self) -> int:
+        return len(self.cells) if self.frame is None and self.cells is not None else self._frame.height
+
+    @property
+    def _frame(self) -> pl.DataFrame:
+        assert self.frame is not None
+        return self.frame
+
+    def column(self, name: str) -> list[Any]:
+        """A column's values."""
+        if self.cells is None:
+            return self._frame[name].to_list()
+        at = self.header.index(name)
+        return [row[at] for row in self.cells]
+
+    def rows(self, numbers: Sequence[int]) -> list[Sequence[Any]]:
+        """Whole rows, by their places in the batch."""
+        if self.cells is None:
+            return list(self._frame[list(numbers)].rows())
+        return [self.cells[n] for n in numbers]
+
+    def read(self, name: str, parse: Callable[[Any], Any]) -> list[Any]:
+        """A column's values, parsed; each distinct one once. Raises InputError that names the row."""
+        values = self.column(name)
+        parsed: dict[Any, Any] = {}
+        for value in dict.fromkeys(values):
+            try:
+                if value is None or value == "":
+                    raise InputError(f"`{name}` is missing")
+                parsed[value] = parse(value)
+            except InputError as exc:
+                raise InputError(f"{self.path}: row {self.before + values.index(value) + 1}: {exc}") from exc
+        return [parsed[value] for value in values]
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """One file of pairs, or all of a folder in the order of their names: of one format, with the same columns."""
+
+    given: Path
+    files: tuple[Path, ...]
+    header: tuple[str, ...]
+    columns: ColumnNames
+    timed: bool
+    """Whether they have the column `as_of`."""
+
+    @classmethod
+    def find(cls, given: Path, columns: ColumnNames, added: Sequence[str]) -> PairFiles:
+        """`added` are columns that the files must not have yet. Raises InputError."""
+        if given.is_dir():
+            files = tuple(sorted(path for path in given.iterdir() if path.suffix in FORMATS and path.is_file()))
+            if len({path.suffix for path in files}) != 1:
+                seen = "both .csv and .parquet files" if files else "no .csv or .parquet file"
+                raise InputError(f"{given}: has {seen}, expected files of one of the two")
+        else:
+            files = (given,)
+        check_format(files[0])
+        if not files[0].is_file():
+            raise InputError(f"{given}: no such file")
+        header = _header(files[0])
+        _check_header(files[0], header, columns, added)
+        for path in files[1:]:
+            if (other := _header(path)) != header:
+                raise InputError(f"{path}: has the columns {', '.join(other)}; {files[0].name} has {', '.join(header)}")
+        return cls(given, files, header, columns, columns.as_of in header)
+
+    def identity(self) -> list[list[Any]]:
+        """What changes when a file is written anew."""
+        return [[str(path), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in self.files]
+
+    def batches(self) -> Iterator[Batch]:
+        """All rows, in order. Raises InputError for a file that cannot be read, and for a row with too many or too few fields."""
+        first = 0
+        for path in self.files:
+            before = 0
+            for cells, frame in _parquet_rows(path) if path.suffix == ".parquet" else _csv_rows(path, self.header):
+                batch = Batch(path, first + before, before, self.header, cells, frame)
+                yield batch
+                before += len(batch)
+            first += before
+
+
+def check_format(path: Path) -> None:
+    """Raises InputError for a file whose name is neither CSV nor Parquet, or is Parquet where polars is missing."""
+    if path.suffix not in FORMATS:
+        raise InputError(f"{path}: the name ends in {path.suffix!r}, expected .csv or .parquet")
+    if path.suffix == ".parquet":
+        try:
+            import polars  # noqa: F401
+        except ImportError as exc:
+            raise InputError(f"{path}: Parquet needs polars, .csv does not: pip install 'rexit[calibrate]'") from exc
+
+
+def user_or_item(kind: str, what: str) -> Callable[[Any], Id]:
+    """Parses an id; kind: the catalog's, `int64` or `string`."""
+    return lambda value: parse_id(str(value), kind, what)
+
+
+def time(name: str) -> Callable[[Any], int]:
+    """Parses a value of column `name`."""
+
+    def parse(value: Any) -> int:
+        try:
+            time = int(value) if isinstance(value, int | str) else None
+        except ValueError:
+            time = None
+        if time is None or not -(1 << 63) <= time < 1 << 63:
+            raise InputError(f"`{name}` is {value!r}, expected a 64-bit integer")
+        return time
+
+    return parse
+
+
+def _header(path: Path) -> tuple[str, ...]:
+    if path.suffix == ".parquet":
+        import polars as pl
+
+        try:
+            return tuple(pl.read_parquet_schema(path))
+        except (pl.exceptions.PolarsError, OSError) as exc:
+            raise _not_parquet(path, exc) from exc
+    for row in _csv_lines(path):
+        return tuple(row)
+    raise InputError(f"{path}: empty, expected a header line")
+
+
+def _csv_rows(path: Path, header: Sequence[str]) -> Iterator[tuple[list[list[str]], None]]:
+    rows: list[list[str]] = []
+    lines = _csv_lines(path)
+    next(lines, None)
+    for n, row in enumerate(filter(None, lines), 1):
+        if len(row) != len(header):
+            raise InputError(f"{path}: row {n} has {len(row)} fields, the header has {len(header)}")
+        rows.append(row)
+        if len(rows) == ROWS:
+            yield rows, None
+            rows = []
+    if rows:
+        yield rows, None
+
+
+def _csv_lines(path: Path) -> Iterator[list[str]]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            yield from reader
+        except UnicodeDecodeError as exc:
+            raise InputError(f"{path}: not UTF-8 near line {reader.line_num + 1}") from exc
+        except csv.Error as exc:
+            raise InputError(f"{path}: line {reader.line_num}: {exc}") from exc
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[None, pl.DataFrame]]:
+    import polars as pl
+
+    try:
+        for frame in pl.scan_parquet(path, glob=False).collect_batches(chunk_size=ROWS, maintain_order=True):
+            if frame.height:
+                yield None, frame
+    except pl.exceptions.PolarsError as exc:
+        raise _not_parquet(path, exc) from exc
+
+
+def _not_parquet(path: Path, exc: Exception) -> InputError:
+    return InputError(f"{path}: cannot be read as Parquet: {str(exc).splitlines()[0]}")
+
+
+def _check_header(path: Path, header: Sequence[str], columns: ColumnNames, added: Sequence[str]) -> None:
+    for name, role in ((columns.user, "user"), (columns.item, "item")):
+        if name not in header:
+            raise InputError(f"{path}: no column {name!r} ({role}), it has: {', '.join(header)}")
+    for name in header:
+        if header.count(name) > 1:
+            raise InputError(f"{path}: column {name!r} appears {header.count(name)} times in the header, expected unique names")
+        if name in added:
+            raise InputError(f"{path}: already has a column {name!r}, which this command adds")

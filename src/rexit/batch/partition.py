@@ -1,0 +1,89 @@
+"""One partition of the pairs: its slates, scored in turn.
+
+1. A slate is the rows of one user and one time, in the order of the file.
+2. A user's slates follow one another, by time, and begin with an empty prefix cache: their scores depend on nothing else.
+3. A slate without an answer in time, or whose prompt is too long, is noted; anything else that fails ends the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.batch.work import SCORE
+from rexit.errors import DeadlineError, RexitError
+
+if TYPE_CHECKING:
+    from rexit.bundle import Catalog, Id
+    from rexit.runtime import Scores, Session
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How every slate is scored. timed: whether pairs have times. options: `Session.score`'s, without user and items."""
+
+    timed: bool
+    options: Mapping[str, Any]
+
+
+Scored = tuple[NDArray[Any], dict[str, Any]]
+"""Records of `SCORE`, and the partition's numbers: pairs, slates, candidates with an answer, their layers, the unanswered, and
+what the session counted."""
+
+
+def score_partition(
+    session: Session,
+    catalog: Catalog,
+    unknown: Sequence[Id],
+    pairs: NDArray[Any],
+    scoring: Scoring,
+    advance: Callable[[int], None] = lambda pairs: None,
+) -> Scored:
+    """pairs: records of `PAIR`. unknown: the users that the catalog does not have. advance: told how many pairs are done. Raises
+    BackendError, CancelledError and what else `Session.score` raises for a session that cannot go on."""
+    session.reset_counters()
+    parts, unanswered = [], []
+    slates = candidates = layers = 0
+    before = None
+    for rows in _slates(pairs):
+        slate = pairs[rows]
+        user = int(slate["user"][0])
+        if user != before:
+            session.clear_cache()
+            before = user
+        name = catalog.users.id(user) if user >= 0 else unknown[-1 - user]
+        moment = int(slate["time"][0]) if scoring.timed else None
+        slates += 1
+        try:
+            scores = session.score(name, catalog.items.take(slate["item"]), as_of=moment, **scoring.options)
+        except RexitError as exc:
+            if not (isinstance(exc, DeadlineError) or exc.status == "REXIT_TOO_LONG"):
+                raise
+            unanswered.append([int(slate["row"][0]), name, moment, type(exc).__name__, str(exc)])
+        else:
+            parts.append(_records(slate["row"], scores))
+            candidates += len(slate)
+            layers += scores.stats.candidate_layers
+        advance(len(slate))
+    numbers = {"pairs": len(pairs), "slates": slates, "candidates": candidates, "layers": layers, "unanswered": unanswered}
+    return np.concatenate([np.empty(0, SCORE), *parts]), {**numbers, "counters": session.counters().to_json()}
+
+
+def _slates(pairs: NDArray[Any]) -> Iterator[NDArray[np.int64]]:
+    """Places of each slate's rows."""
+    order = np.lexsort((pairs["time"], pairs["user"]))
+    users, times = pairs["user"][order], pairs["time"][order]
+    starts = np.flatnonzero((users[1:] != users[:-1]) | (times[1:] != times[:-1])) + 1
+    yield from np.split(order, starts)
+
+
+def _records(rows: NDArray[np.int64], scores: Scores) -> NDArray[Any]:
+    records = np.zeros(len(scores), SCORE)
+    records["row"], records["last"], records["rank"] = rows[scores.index], rows[-1], np.arange(len(scores))
+    for name in ("exit", "probability", "log_odds", "cut_short"):
+        records[name] = getattr(scores, name)
+    return records

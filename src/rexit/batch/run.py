@@ -1,0 +1,187 @@
+"""Scores files of pairs.
+
+1. All pairs are checked and partitioned by user, once.
+2. Each partition is scored and settled; those that an earlier run settled stay.
+3. The output is written in one pass, and the work folder removed.
+
+What fails in 1 leaves nothing; what fails later leaves what is settled, and the same call goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rexit import __version__, errors
+from rexit.batch.engine import Engine, Opening
+from rexit.batch.output import COLUMNS, CUT_SHORT, Output
+from rexit.batch.pairs import ColumnNames, PairFiles, check_format
+from rexit.batch.partition import Scoring
+from rexit.batch.work import Plan, Work
+from rexit.bundle import Bundle, Counters, Id, check_writable
+from rexit.errors import InputError, RexitError
+from rexit.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """pairs: a .csv or .parquet file, or a folder of one kind. out: a file of either kind. as_of: the time of every row, if the
+    files have no such column. options: `Session.score`'s top_k, deadline_ms and force_exit. counters: where what candidates did
+    at each exit goes."""
+
+    pairs: Path
+    out: Path
+    columns: ColumnNames
+    as_of: int | None
+    options: Mapping[str, Any]
+    counters: Path | None = None
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """A slate without an answer, and why."""
+
+    user: Id
+    as_of: int | None
+    error: RexitError
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of the pairs. rows: in the output, None instead of which is written without any. resumed: pairs that an earlier
+    run had scored. layers: of the candidates that have an answer, on average. seconds: of this run."""
+
+    pairs: int
+    slates: int
+    rows: int
+    resumed: int
+    unanswered: tuple[Unanswered, ...]
+    unknown_users: tuple[Id, ...]
+    mean_layers: float | None
+    seconds: float
+
+
+def score_files(
+    opening: Opening,
+    options: BatchOptions,
+    engine: Engine,
+    progress: Progress = silent,
+    planned: Callable[[Plan, int], None] = lambda plan, resumed: None,
+    kept: Callable[[Path, int], None] = lambda folder, pairs: None,
+) -> Report:
+    """Everything that can be wrong with the pairs is found before the first slate is scored. planned: told the plan, and how many
+    pairs an earlier run had scored. kept: told, if scoring fails or is interrupted, the folder with what is scored and how many
+    pairs that is.
+
+    Raises InputError, and what `rexit.open` and `Session.score` raise; a slate without an answer in time, or whose prompt is too
+    long, is in the report instead."""
+    begin = time.perf_counter()
+    bundle, out = opening.bundle, options.out
+    added = {**COLUMNS, **(CUT_SHORT if options.options.get("deadline_ms") is not None else {})}
+    files = PairFiles.find(options.pairs, options.columns, tuple(added))
+    if files.timed and options.as_of is not None:
+        raise InputError(f"--as-of and the column {files.columns.as_of!r} of {files.given} both give a time, expected one")
+    _check_out(out)
+    identity = _identity(bundle, options, files)
+    with Work.opened(out) as work:
+        with _undone_if_it_fails(work):
+            plan = work.plan(identity) or work.split(files, bundle.catalog, options.as_of, identity, progress)
+        try:
+            settled = work.scored()
+            resumed = sum(summary["pairs"] for summary in work.summaries())
+            planned(plan, resumed)
+            scoring = Scoring(files.timed or options.as_of is not None, options.options)
+            todo = [partition for partition in plan.partitions if partition not in settled]
+            advance = _Counted(progress, resumed, plan.rows)
+            for partition, (scores, summary) in engine.score(opening, work, plan, todo, scoring, advance):
+                work.keep(partition, scores, summary)
+            output = Output(out, files, added, bundle.catalog.info["ids"], in_order=options.options.get("top_k") is None)
+            if files.identity() != identity["pairs"]:
+                raise InputError(f"{files.given}: changed while it was scored; remove {work.folder} to begin anew")
+            rows = output.write(work.folder, list(work.scored().values()), progress)
+        except BaseException:
+            if work.scored():
+                kept(work.folder, sum(summary["pairs"] for summary in work.summaries()))
+            else:
+                work.remove()
+            raise
+        report = _report(work, plan, rows, resumed, begin)
+        if options.counters is not None:
+            _sum_counters(work.summaries()).write(options.counters, bundle.variant_sha256, bundle.policy_sha256)
+        work.remove()
+    return report
+
+
+class _Counted:
+    def __init__(self, progress: Progress, done: int, total: int) -> None:
+        self._progress, self._done, self._total = progress, done, total
+
+    def __call__(self, pairs: int) -> None:
+        self._done += pairs
+        self._progress("pairs", self._done, self._total)
+
+
+@contextlib.contextmanager
+def _undone_if_it_fails(work: Work) -> Iterator[None]:
+    """Without a plan the folder is of no use."""
+    try:
+        yield
+    except BaseException:
+        if not (work.folder / "plan.json").exists():
+            work.remove()
+        raise
+
+
+def _identity(bundle: Bundle, options: BatchOptions, files: PairFiles) -> dict[str, Any]:
+    """What an unfinished run must have in common with this one, by the words of a message."""
+    return {
+        "version of rexit": __version__,
+        "variant": bundle.variant_sha256,
+        "policy": bundle.policy_sha256,
+        "pairs": files.identity(),
+        "columns": [files.columns.user, files.columns.item, files.columns.as_of],
+        "--as-of": options.as_of,
+        **{f"--{name.replace('_', '-')}": value for name, value in options.options.items()},
+    }
+
+
+def _check_out(out: Path) -> None:
+    """Raises InputError where scored pairs cannot go."""
+    check_format(out)
+    check_place(out)
+
+
+def check_place(out: Path) -> None:
+    """Raises InputError where a file cannot be written."""
+    if out.is_dir():
+        raise InputError(f"{out}: cannot be written: it is a folder")
+    if not out.parent.is_dir():
+        raise InputError(f"{out}: cannot be written: there is no folder {out.parent}")
+    check_writable(out.parent)
+
+
+def _report(work: Work, plan: Plan, rows: int, resumed: int, begin: float) -> Report:
+    summaries = work.summaries()
+    total = {name: sum(summary[name] for summary in summaries) for name in ("slates", "candidates", "layers")}
+    unanswered = sorted((one for summary in summaries for one in summary["unanswered"]), key=lambda one: one[0])
+    return Report(
+        pairs=plan.rows,
+        slates=total["slates"],
+        rows=rows,
+        resumed=resumed,
+        unanswered=tuple(Unanswered(user, at, getattr(errors, kind)(line)) for _, user, at, kind, line in unanswered),
+        unknown_users=plan.unknown,
+        mean_layers=total["layers"] / total["candidates"] if total["candidates"] else None,
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _sum_counters(summaries: list[dict[str, Any]]) -> Counters:
+    names = ("reached", "stopped", "cut_short", "histograms")
+    return Counters(*(np.sum([summary["counters"][name] for summary in summaries], axis=0) for name in names))

@@ -1,0 +1,204 @@
+"""The routes. Every problem is one line of JSON, `{"error": "…"}`:
+
+413   the body is larger than the limit
+422   the request: a field, an id, an item that is not in the catalog, a prompt too long
+500   the backend failed
+503   the queue is full, or the service is stopping: with Retry-After
+504   the deadline passed before any candidate had an answer
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rexit import __version__
+from rexit.answers import score_rows, stats_row
+from rexit.errors import DeadlineError, InputError, RexitError
+from rexit.serve.messages import Problem, ScoreAnswer, ScoreRequest
+from rexit.serve.metrics import Metrics
+from rexit.serve.pool import Answered, Job, LateError, Pool, RefusedError
+
+SCORE = "/v1/score"
+_ABOUT = """Scores one user's candidates with an early-exit model.
+
+Send `POST /v1/score` with a user and items. Each candidate stops at the first exit that is sure of it; with `deadline_ms`, all
+answer from the deepest exit reached by then. A user's next request finds the prefix of the last one in the cache and costs less,
+so route a user's requests to the same replica if you have several.
+"""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """max_items: candidates and interactions of a request, each. max_body: bytes. deadline_ms: of requests that name none."""
+
+    max_items: int = 2000
+    max_body: int = 1 << 20
+    deadline_ms: float | None = None
+
+
+def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
+    """The application over a running pool, which the caller closes."""
+    limits = limits or Limits()
+    metrics = Metrics(lambda: pool.waiting, lambda: pool.busy)
+    app = FastAPI(title="rexit", version=__version__, description=_ABOUT, docs_url="/docs", redoc_url=None)
+    app.state.metrics = metrics
+    app.add_middleware(_BodyLimit, most=limits.max_body)
+
+    def problem(status: int, line: str, headers: dict[str, str] | None = None) -> JSONResponse:
+        return JSONResponse({"error": line}, status, headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, exc: RequestValidationError) -> JSONResponse:
+        metrics.requests.labels("422").inc()
+        return problem(422, _first_line(exc.errors()))
+
+    problems: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (413, 422, 500, 503, 504)}
+
+    @app.post(SCORE, response_model=ScoreAnswer, responses=problems, summary="Score one user's candidates")
+    async def score(request: ScoreRequest) -> Any:
+        arrived = time.monotonic()
+        try:
+            answered = await _answer(pool, _job(request, pool, limits))
+        except RefusedError as exc:
+            metrics.refusals.labels(exc.reason).inc()
+            found = problem(503, str(exc), {"Retry-After": str(exc.retry_s)})
+        except DeadlineError as exc:
+            if isinstance(exc, LateError):
+                metrics.refusals.labels("deadline").inc()
+            found = problem(504, str(exc))
+        except InputError as exc:
+            found = problem(422, re.sub(r"^recent\w*", "interactions", str(exc)))  # as the field is called here
+        except RexitError as exc:
+            found = problem(500, str(exc))
+        else:
+            metrics.queued.observe(answered.waited)
+            metrics.latency.observe(time.monotonic() - arrived)
+            metrics.count(answered.scores)
+            found = JSONResponse(
+                {
+                    "user": request.user,
+                    "variant": answered.variant,
+                    "scores": score_rows(answered.scores, request.items, answered.depths),
+                    "stats": {**stats_row(answered.scores), "queue_us": answered.waited * 1e6},
+                }
+            )
+        metrics.requests.labels(str(found.status_code)).inc()
+        return found
+
+    @app.get("/healthz", summary="Whether the process answers")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz", responses={503: {"model": Problem}}, summary="Whether it takes requests")
+    async def readyz() -> Any:
+        if pool.stopping:
+            return problem(503, "the service is stopping")
+        return {"status": "ready", "variant": pool.info.variant}
+
+    @app.get("/metrics", summary="For Prometheus")
+    async def read_metrics() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def _job(request: ScoreRequest, pool: Pool, limits: Limits) -> Job:
+    """Raises InputError for what the model of the request cannot know."""
+    info = pool.info
+    for name, given in (("items", request.items), ("interactions", request.interactions)):
+        if len(given) > limits.max_items:
+            raise InputError(f"{name}: has {len(given)}, expected at most {limits.max_items}")
+    _check_kind("user", request.user, info.string_user_ids)
+    for n, item in enumerate(request.items):
+        _check_kind(f"items[{n}]", item, info.string_item_ids)
+    for n, one in enumerate(request.interactions):
+        _check_kind(f"interactions[{n}].item", one.item, info.string_item_ids)
+    deadline = limits.deadline_ms if request.deadline_ms is None else request.deadline_ms
+    recent = [(one.item, one.liked) for one in request.interactions] or None
+    return Job(
+        request.user,
+        request.items,
+        {"recent": recent, "as_of": request.as_of, "top_k": request.top_k},
+        None if deadline is None else deadline / 1000,
+    )
+
+
+def _check_kind(field: str, id: int | str, strings: bool) -> None:
+    if isinstance(id, str) != strings:
+        raise InputError(f"{field}: got {_short(id)}, this catalog's ids are {'strings' if strings else 'integers'}")
+
+
+async def _answer(pool: Pool, job: Job) -> Answered:
+    """Answers at the deadline where the request still waits for its turn; once it runs, its session keeps the deadline."""
+    pool.submit(job)
+    answer = asyncio.wrap_future(job.future)
+    left = job.left_s()
+    await asyncio.wait({answer}, timeout=None if left == math.inf else max(0.0, left))
+    if not answer.done() and job.future.cancel():
+        raise job.late()
+    return await answer
+
+
+def _first_line(errors: Sequence[Any]) -> str:
+    """One line for the first problem: the field, what was seen, what was expected."""
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        return f"body: not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}"
+    names = {"int", "str"}  # of a union's arms, which are no part of the field's name
+    parts = [part for part in first["loc"][1:] if part not in names]
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".") or "body"
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    if first["type"] == "missing":
+        return f"{field}: missing, expected in every request{more}"
+    if first["type"] == "extra_forbidden":
+        return f"{field}: got a field that is not known, expected those of {SCORE} in /openapi.json{more}"
+    if first["type"] in ("int_type", "string_type") and len(errors) > 1:
+        return f"{field}: got {_short(first['input'])}, expected an id: an integer or a string"
+    expected = first["msg"][:1].lower() + first["msg"][1:]
+    return f"{field}: got {_short(first['input'])}, expected: {expected.removeprefix('input should be ')}{more}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+class _BodyLimit:
+    """Refuses a body above the limit, announced or not, before it is read whole."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app, self._most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        parts, size, more = [], 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            parts.append(message.get("body", b""))
+            size, more = size + len(parts[-1]), message.get("more_body", False)
+            if size > self._most:
+                line = {"error": f"body: got more than {self._most} bytes, expected at most that"}
+                await JSONResponse(line, 413, {"Connection": "close"})(scope, receive, send)
+                return
+        body: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
+
+        async def replay() -> Message:
+            return body.pop() if body else await receive()
+
+        await self._app(scope, replay, send)

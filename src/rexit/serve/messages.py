@@ -1,0 +1,83 @@
+"""What a request and an answer look like; the descriptions are those of the OpenAPI page."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+
+Id = StrictInt | StrictStr
+
+
+class Interaction(BaseModel):
+    """One thing the user did."""
+
+    model_config = ConfigDict(extra="forbid")
+    item: Annotated[Id, Field(description="The item's id.")]
+    liked: Annotated[StrictBool, Field(description="Whether the user liked it.")] = True
+
+
+class ScoreRequest(BaseModel):
+    """One user's slate: the candidates that are scored together."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"user": 196, "items": [242, 302, 377], "top_k": 2, "deadline_ms": 50},
+                {"user": 99999, "items": [181, 210], "interactions": [{"item": 50}, {"item": 288, "liked": False}]},
+            ]
+        },
+    )
+    user: Annotated[
+        Id,
+        Field(description="A number or a string, as the catalog's. An unknown user is placed by `interactions`."),
+    ]
+    items: Annotated[list[Id], Field(min_length=1, description="Ids of the candidates. All must be in the catalog.")]
+    interactions: Annotated[list[Interaction], Field(description="Interactions newer than the catalog's, oldest first.")] = []
+    as_of: Annotated[
+        StrictInt | None, Field(description="Only the catalog's interactions before this time are used. Null: all.")
+    ] = None
+    top_k: Annotated[
+        int | None, Field(ge=1, strict=True, description="Only the k most probable, best first. Null: all, in the order given.")
+    ] = None
+    deadline_ms: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            allow_inf_nan=False,
+            description="Counted from arrival, so waiting in the queue counts. Candidates that are not done by then answer from "
+            "the deepest exit they have reached, with `cut_short`. If none has reached one, or scoring has not begun: 504.",
+        ),
+    ] = None
+
+
+class Score(BaseModel):
+    """A candidate's score. Where the deadline came before its first exit, the numbers are null."""
+
+    item: Id
+    probability: Annotated[float | None, Field(description="Calibrated probability of a like.")]
+    log_odds: Annotated[float | None, Field(description="Raw log-odds at the exit that answered.")]
+    exit: Annotated[int | None, Field(description="The exit that answered, from 0.")]
+    layers: Annotated[int, Field(description="That exit's depth.")]
+    cut_short: Annotated[bool, Field(description="The deadline stopped this candidate.")]
+
+
+class ScoreAnswer(BaseModel):
+    """Scores in the order of the items or, with `top_k`, best first."""
+
+    user: Id
+    variant: str
+    scores: list[Score]
+    stats: Annotated[
+        dict[str, Any],
+        Field(
+            description="What it cost: tokens, those found in the prefix cache, layers, microseconds by stage and in the queue."
+        ),
+    ]
+
+
+class Problem(BaseModel):
+    """Why there is no answer, in one line that names the field, what was seen and what was expected."""
+
+    error: str

@@ -1,0 +1,42 @@
+"""What Prometheus reads at /metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from rexit.runtime import Scores
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """One service's, in a registry of its own. waiting: how many requests are in the queue now; busy: how many sessions work."""
+
+    def __init__(self, waiting: Callable[[], float], busy: Callable[[], float]) -> None:
+        own = self.registry = CollectorRegistry()
+        seconds = partial(Histogram, buckets=_SECONDS, registry=own)
+        count, gauge = partial(Counter, registry=own), partial(Gauge, registry=own)
+        self.requests = count("rexit_requests", "Requests to /v1/score, by HTTP status.", ["status"])
+        self.latency = seconds("rexit_request_seconds", "From arrival to answer, of requests answered with scores.")
+        self.queued = seconds("rexit_queue_seconds", "From arrival to a session, of requests answered with scores.")
+        self.refusals = count("rexit_refusals", "Requests that never began, by reason: full, deadline, stopping.", ["reason"])
+        self.candidates = count("rexit_candidates", "Candidates by the exit that answered; none: cut short before it.", ["exit"])
+        self.cut_short = count("rexit_candidates_cut_short", "Candidates that a deadline stopped.")
+        self.prefix_tokens = count("rexit_prefix_tokens", "Tokens of prefixes.")
+        self.prefix_tokens_reused = count("rexit_prefix_tokens_reused", "Tokens of prefixes that were in the cache.")
+        self.reloads = count("rexit_reloads", "Times the bundle was opened again, by result: ok, failed.", ["result"])
+        gauge("rexit_queue_depth", "Requests waiting for a session.").set_function(waiting)
+        gauge("rexit_sessions_busy", "Sessions at work.").set_function(busy)
+
+    def count(self, scores: Scores) -> None:
+        """Counts an answer."""
+        exits, counts = np.unique(scores.exit, return_counts=True)
+        for exit, count in zip(exits.tolist(), counts.tolist(), strict=True):
+            self.candidates.labels("none" if exit < 0 else str(exit)).inc(count)
+        self.cut_short.inc(int(scores.cut_short.sum()))
+        self.prefix_tokens.inc(scores.stats.prefix_tokens)
+        self.prefix_tokens_reused.inc(scores.stats.prefix_tokens_reused)

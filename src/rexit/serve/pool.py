@@ -1,0 +1,190 @@
+"""Sessions, each in a thread of its own, and the bounded queue before them.
+
+1. A request waits while all sessions work; where `queue` already wait, it is refused.
+2. What is past its deadline when its turn comes is refused; a session gets the time that is left.
+3. `reload` opens the bundle anew and swaps: a request that is running ends on the old one.
+4. `close` lets what is accepted finish.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from rexit.bundle import Id
+from rexit.errors import DeadlineError
+from rexit.runtime import Info, Scores, Session
+
+
+class RefusedError(Exception):
+    """A request that was not accepted. reason: `full` or `stopping`. retry_s: when to try again."""
+
+    def __init__(self, reason: str, line: str, retry_s: int) -> None:
+        super().__init__(line)
+        self.reason, self.retry_s = reason, retry_s
+
+
+class LateError(DeadlineError):
+    """The deadline passed before a session began."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """waited: seconds in the queue. depths: of the exits, in layers; of the bundle that answered, as is `variant`."""
+
+    scores: Scores
+    waited: float
+    variant: str
+    depths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """options: `Session.score`'s, without the deadline. deadline_s: from `arrived` (`time.monotonic`)."""
+
+    user: Id
+    items: list[Id]
+    options: dict[str, Any]
+    deadline_s: float | None = None
+    arrived: float = field(default_factory=time.monotonic)
+    future: Future[Answered] = field(default_factory=Future)
+
+    def left_s(self) -> float:
+        """Seconds to the deadline."""
+        return math.inf if self.deadline_s is None else self.arrived + self.deadline_s - time.monotonic()
+
+    def late(self) -> LateError:
+        """The error of a request that did not begin in time."""
+        return LateError(f"the deadline of {(self.deadline_s or 0) * 1000:g} ms passed in the queue, before scoring began")
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A bundle as it was when it was opened; each thread takes one of its sessions."""
+
+    info: Info
+    sessions: list[Session]
+
+
+class Pool:
+    """`open`: a session of the bundle as it is on disk now."""
+
+    def __init__(self, open: Callable[[], Session], sessions: int, queue: int) -> None:
+        self._open, self._sessions, self._queue = open, sessions, queue
+        self._turn = threading.Condition()
+        self._jobs: deque[Job] = deque()
+        self._busy, self._stopping, self._service_s = 0, False, 0.0
+        self._reloading = threading.Lock()
+        self._current = self._opened()
+        self._threads = [threading.Thread(target=self._work, name=f"session-{n}", daemon=True) for n in range(sessions)]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def info(self) -> Info:
+        """Of the bundle that new requests are scored with."""
+        return self._current.info
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._jobs)
+
+    @property
+    def busy(self) -> int:
+        """Sessions at work."""
+        return self._busy
+
+    @property
+    def stopping(self) -> bool:
+        """Whether new requests are refused for good."""
+        return self._stopping
+
+    def submit(self, job: Job) -> None:
+        """Its future gets an Answered, or what `Session.score` raises, or LateError. Raises RefusedError."""
+        with self._turn:
+            if self._stopping:
+                raise RefusedError("stopping", "the service is stopping, expected requests to go to another one", 1)
+            free = self._sessions - self._busy
+            if len(self._jobs) >= self._queue + free:
+                retry = max(1, math.ceil(len(self._jobs) * self._service_s / self._sessions))
+                raise RefusedError(
+                    "full", f"{len(self._jobs)} requests are waiting, expected fewer than {self._queue}: try again", retry
+                )
+            self._jobs.append(job)
+            self._turn.notify()
+
+    def reload(self) -> None:
+        """Opens the bundle again. Raises what `rexit.open` raises; then the old one goes on."""
+        with self._reloading:
+            opened = self._opened()
+            with self._turn:
+                self._current = opened
+                self._turn.notify_all()
+
+    def refuse(self) -> None:
+        """From now on new requests are refused; those in the queue are served."""
+        with self._turn:
+            self._stopping = True
+            self._turn.notify_all()
+
+    def close(self) -> None:
+        """Refuses new requests, and returns when all accepted ones have their answer."""
+        self.refuse()
+        for thread in self._threads:
+            thread.join()
+
+    def _opened(self) -> _Opened:
+        """A session for each thread, warm: whatever fails, fails before a thread depends on it."""
+        first = self._open()
+        each = [first, *(first.another() for _ in range(self._sessions - 1))]
+        for session in each:
+            session.warm_up()
+        return _Opened(first.info, each)
+
+    def _work(self) -> None:
+        source = self._current
+        session = source.sessions.pop()
+        while True:
+            with self._turn:
+                while not self._jobs and not self._stopping and source is self._current:
+                    self._turn.wait()
+                if source is not self._current:
+                    session.close()
+                    source = self._current
+                    session = source.sessions.pop()
+                if not self._jobs:
+                    if self._stopping:
+                        return
+                    continue
+                job = self._jobs.popleft()
+                self._busy += 1
+            settle = self._score(job, session)
+            with self._turn:
+                self._busy -= 1
+            settle()  # after it the client may ask again, and finds the session free
+
+    def _score(self, job: Job, session: Session) -> Callable[[], None]:
+        """What settles the job's future."""
+        if not job.future.set_running_or_notify_cancel():
+            return lambda: None
+        begin = time.monotonic()
+        left = job.left_s()
+        try:
+            if left <= 0:
+                raise job.late()
+            deadline = None if left == math.inf else left * 1000
+            scores = session.score(job.user, job.items, deadline_ms=deadline, **job.options)
+        except Exception as exc:  # goes to whoever waits for the answer
+            return partial(job.future.set_exception, exc)
+        took = time.monotonic() - begin
+        self._service_s = took if self._service_s == 0 else 0.9 * self._service_s + 0.1 * took
+        depths = tuple(exit.layers for exit in session.exits)
+        return partial(job.future.set_result, Answered(scores, begin - job.arrived, session.info.variant, depths))

@@ -1,0 +1,71 @@
+"""The socket and the signals. SIGTERM and Ctrl-C: no new requests, what is accepted finishes, exit code 0. SIGHUP: the bundle is
+opened again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from rexit.errors import InputError, RexitError
+from rexit.serve.pool import Pool
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to `run`: uvicorn would raise them again when it has stopped, and the exit code would be theirs."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0: any free one. Raises InputError."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except (OSError, OverflowError) as exc:
+        why = os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno and exc.errno > 0 else exc  # not of a name
+        raise InputError(f"{host}:{port}: cannot listen: {why}") from exc
+
+
+def run(
+    app: FastAPI, pool: Pool, listening: socket.socket, grace_s: int, ready: Callable[[], None], say: Callable[[str], None]
+) -> None:
+    """Serves until SIGTERM or Ctrl-C. grace_s: how long what is accepted may take then. ready: called when signals are heeded.
+    say: told one line about what happens."""
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=grace_s, lifespan="off")
+    server = _Server(config)
+
+    def stop() -> None:
+        say(f"stopping: {pool.busy} requests running, {pool.waiting} waiting; new ones are refused")
+        pool.refuse()
+        server.should_exit = True
+
+    def reload() -> None:
+        try:
+            pool.reload()
+        except RexitError as exc:
+            app.state.metrics.reloads.labels("failed").inc()
+            say(f"error: {exc}; serving goes on with the bundle opened before")
+        else:
+            app.state.metrics.reloads.labels("ok").inc()
+            say(f"opened the bundle again: {pool.info.variant}")
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: threading.Thread(target=reload, daemon=True).start())
+        ready()
+        await server.serve(sockets=[listening])
+
+    asyncio.run(serve())
+    pool.refuse()

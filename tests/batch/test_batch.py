@@ -1,0 +1,187 @@
+"""Files of pairs that do not fit in memory, and runs that are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from builders.catalog import ITEM_IDS, USER_IDS
+from builders.held_out import write_ranked
+from rexit.batch import BatchOptions, ColumnNames, Report, output, pairs, score_files, work
+from rexit.batch.engine import Local, Opening
+from rexit.bundle import Bundle, Counters
+from rexit.errors import InputError
+
+COLUMNS = ColumnNames()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return Bundle.open(write_ranked(tmp_path_factory.mktemp("made")).bundle)
+
+
+def frame(rows: int = 600) -> pl.DataFrame:
+    """Known and unknown users, scattered."""
+    random = np.random.default_rng(3)
+    users = random.choice([*USER_IDS, *range(10_000, 10_040)], rows)
+    times, notes = random.choice([30, 60, 200], rows), [f"n{n}" for n in range(rows)]
+    return pl.DataFrame({"user": users, "item": random.choice(ITEM_IDS, rows), "as_of": times, "note": notes})
+
+
+def score(bundle: Bundle, given: Path, out: Path, counters: Path | None = None, **options: object) -> Report:
+    return score_files(Opening(bundle, 0, None), BatchOptions(given, out, COLUMNS, None, options, counters), Local())
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_small_batches_change_nothing(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, top_k: int | None
+) -> None:
+    """Every border between batches, partitions' appends and buffers is crossed many times; the other run has none."""
+    given = tmp_path / f"pairs.{suffix}"
+    frame().write_csv(given) if suffix == "csv" else frame().write_parquet(given)
+    score(bundle, given, tmp_path / f"once.{suffix}", top_k=top_k)
+    monkeypatch.setattr(pairs, "ROWS", 7)
+    monkeypatch.setattr(work, "_HELD_ROWS", 20)
+    monkeypatch.setattr(work, "PARTITIONS", 5)
+    monkeypatch.setattr(output, "BUFFERED", 3)
+    score(bundle, given, tmp_path / f"often.{suffix}", top_k=top_k)
+    read = pl.read_csv if suffix == "csv" else pl.read_parquet
+    once, often = read(tmp_path / f"once.{suffix}"), read(tmp_path / f"often.{suffix}")
+    assert once.equals(often) and once.height == (600 if top_k is None else sum(min(2, n) for n in _slates(frame())))
+    if top_k is None:
+        assert once["note"].to_list() == frame()["note"].to_list()
+
+
+def _slates(frame: pl.DataFrame) -> list[int]:
+    return frame.group_by("user", "as_of").len()["len"].to_list()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_folder_is_its_files_in_order(bundle: Bundle, tmp_path: Path, suffix: str) -> None:
+    folder, whole = tmp_path / "pairs", frame(100)
+    folder.mkdir()
+    for n, part in enumerate((whole[:30], whole[30:31], whole[31:])):
+        part.write_csv(folder / f"{n}.csv") if suffix == "csv" else part.write_parquet(folder / f"{n}.parquet")
+    whole.write_csv(tmp_path / "whole.csv")
+    assert score(bundle, folder, tmp_path / "a.csv").pairs == 100
+    score(bundle, tmp_path / "whole.csv", tmp_path / "b.csv")
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+def test_folders_that_are_no_pairs(bundle: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"pairs: has no \.csv or \.parquet file"):
+        score(bundle, folder, tmp_path / "o.csv")
+    (folder / "a.csv").write_text("user,item\n100,3\n")
+    (folder / "b.csv").write_text("user,item,x\n100,3,0\n")
+    with pytest.raises(InputError, match=r"b\.csv: has the columns user, item, x; a\.csv has user, item"):
+        score(bundle, folder, tmp_path / "o.csv")
+    (folder / "b.csv").write_text("user,item\n100,3\n100,4\n")
+    with pytest.raises(InputError, match=r"pairs: 1 item is not in the catalog: 4 \(row 2 of b\.csv\)"):
+        score(bundle, folder, tmp_path / "o.csv")
+    assert {path.name for path in tmp_path.iterdir()} == {"pairs"}
+
+
+KILLED = """
+import os, signal, sys
+from rexit import runtime
+real, calls = runtime.Session.score, 0
+def score(self, *words, **keywords):
+    global calls
+    calls += 1
+    if calls == 60:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, *words, **keywords)
+runtime.Session.score = score
+sys.argv = ["rexit", *sys.argv[1:]]
+from rexit.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_killed_run_goes_on(bundle: Bundle, tmp_path: Path, suffix: str) -> None:
+    given, out, counters = tmp_path / "pairs.csv", tmp_path / f"out.{suffix}", tmp_path / "counters.json"
+    frame().write_csv(given)
+    words = ("score", bundle.path, "--pairs", given, "--out", out, "--counters", counters)
+    done = subprocess.run([sys.executable, "-c", KILLED, *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not out.exists() and list((tmp_path / f"out.{suffix}.partial").glob("scored-*"))
+    report = score(bundle, given, out, counters)
+    assert 0 < report.resumed < report.pairs == 600
+    clean = tmp_path / f"clean.{suffix}"
+    score(bundle, given, clean, tmp_path / "clean.json")
+    assert out.read_bytes() == clean.read_bytes(), "to the bit"
+    assert counters.read_bytes() == (tmp_path / "clean.json").read_bytes(), "both runs' slates are counted"
+    assert Counters.read(counters, 3, bundle.variant_sha256).reached[0] == 600
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def unfinished(bundle: Bundle, tmp_path: Path) -> Path:
+    """Pairs whose scoring failed after the first partition."""
+    given = tmp_path / "pairs.csv"
+    frame(50).write_csv(given)
+
+    class Failing(Local):
+        def score(self, *words, **keywords):  # type: ignore[no-untyped-def]
+            yield next(super().score(*words, **keywords))
+            raise InputError("the test stops here")
+
+    with pytest.raises(InputError, match="the test stops here"):
+        score_files(Opening(bundle, 0, None), BatchOptions(given, tmp_path / "o.csv", COLUMNS, None, {}), Failing())
+    return given
+
+
+def test_a_run_goes_on_only_as_it_was_begun(bundle: Bundle, tmp_path: Path) -> None:
+    given = unfinished(bundle, tmp_path)
+    with pytest.raises(InputError, match=r"o\.csv\.partial: holds an unfinished run with another --top-k; finish"):
+        score(bundle, given, tmp_path / "o.csv", top_k=1)
+    kept = given.read_bytes()
+    later = time.time_ns() + 10**9
+    os.utime(given, ns=(later, later))
+    with pytest.raises(InputError, match="with another pairs"):
+        score(bundle, given, tmp_path / "o.csv")
+    given.write_bytes(kept)
+    plan = tmp_path / "o.csv.partial" / "plan.json"
+    plan.write_text("{")
+    with pytest.raises(InputError, match=r"plan\.json: damaged; remove .*o\.csv\.partial to begin anew"):
+        score(bundle, given, tmp_path / "o.csv")
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_what_was_not_planned_is_begun_anew(bundle: Bundle, tmp_path: Path) -> None:
+    given = unfinished(bundle, tmp_path)
+    (tmp_path / "o.csv.partial" / "plan.json").unlink()
+    assert score(bundle, given, tmp_path / "o.csv").resumed == 0
+    assert pl.read_csv(tmp_path / "o.csv").height == 50
+
+
+def test_one_run_at_a_time(bundle: Bundle, tmp_path: Path) -> None:
+    given = unfinished(bundle, tmp_path)
+    with work.Work.opened(tmp_path / "o.csv"), pytest.raises(InputError, match="another process is writing to it"):
+        score(bundle, given, tmp_path / "o.csv")
+    assert score(bundle, given, tmp_path / "o.csv").resumed > 0, "the work is still there"
+
+
+def test_pairs_that_change_meanwhile(bundle: Bundle, tmp_path: Path) -> None:
+    given = tmp_path / "pairs.csv"
+    frame(50).write_csv(given)
+
+    class Slow(Local):
+        def score(self, *words, **keywords):  # type: ignore[no-untyped-def]
+            yield from super().score(*words, **keywords)
+            given.write_text("user,item,as_of,note\n")
+
+    with pytest.raises(InputError, match="changed while it was scored"):
+        score_files(Opening(bundle, 0, None), BatchOptions(given, tmp_path / "o.csv", COLUMNS, None, {}), Slow())
+    assert not (tmp_path / "o.csv").exists()

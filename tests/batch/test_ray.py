@@ -1,0 +1,131 @@
+"""The engine `ray` on a local cluster of two workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+ray = pytest.importorskip("ray")
+
+from builders.catalog import ITEM_IDS, USER_IDS  # noqa: E402
+from builders.held_out import write_ranked  # noqa: E402
+from rexit.batch import BatchOptions, ColumnNames, Report, score_files  # noqa: E402
+from rexit.batch.engine import Engine, Local, Opening  # noqa: E402
+from rexit.batch.ray_engine import OnRay  # noqa: E402
+from rexit.bundle import Bundle, Policy  # noqa: E402
+from rexit.errors import BundleError  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return Bundle.open(write_ranked(tmp_path_factory.mktemp("made")).bundle)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    for last in (False, False, True):  # Ray gives up after 30 s, which a busy machine may need
+        try:
+            ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+            break
+        except Exception:
+            ray.shutdown()
+            if last:
+                raise
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Path:
+    """Users of all 256 partitions, so that there is time to kill a worker."""
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    random = np.random.default_rng(3)
+    users = random.choice([*USER_IDS, *range(10_000, 10_500)], 20_000)
+    frame = pl.DataFrame({"user": users, "item": random.choice(ITEM_IDS, 20_000)})
+    for n in range(2):
+        frame[n * 10_000 : (n + 1) * 10_000].write_parquet(folder / f"{n}.parquet")
+    return folder
+
+
+def score(engine: Engine, bundle: Bundle, given: Path, out: Path) -> Report:
+    return score_files(Opening(bundle, 0, None), BatchOptions(given, out, ColumnNames(), 100, {}), engine)
+
+
+def workers() -> list[int]:
+    """Process ids of the actors below this process."""
+    found, parents = [], {os.getpid()}
+    processes = sorted(int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
+    for _ in range(3):  # this process, its raylet, the raylet's workers
+        for pid in processes:
+            with contextlib.suppress(OSError):
+                if int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) in parents:
+                    parents.add(pid)
+    for pid in parents:
+        with contextlib.suppress(OSError):
+            if b"MapWorker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+def test_equal_to_the_local_engine_though_a_worker_is_killed(bundle: Bundle, given: Path, tmp_path: Path) -> None:
+    killed: list[int] = []
+    out = tmp_path / "ray.parquet"
+
+    def kill_one() -> None:
+        while not killed:
+            if len(list((tmp_path / "ray.parquet.partial").glob("scored-*.json"))) > 3 and (seen := workers()):
+                os.kill(seen[0], signal.SIGKILL)
+                killed.append(seen[0])
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=kill_one, daemon=True)
+    thread.start()
+    report = score(OnRay(2), bundle, given, out)
+    assert killed and report.pairs == report.rows == 20_000
+    local = ("score", bundle.path, "--pairs", given, "--out", tmp_path / "local.parquet", "--as-of", 100, "--threads", 1)
+    subprocess.run([sys.executable, "-m", "rexit", *map(str, local)], check=True, capture_output=True)
+    seen, expected = pl.read_parquet(out), pl.read_parquet(tmp_path / "local.parquet")
+    assert seen.equals(expected), "to the bit, in the same order"
+
+
+def test_a_run_begun_here_goes_on_there(bundle: Bundle, given: Path, tmp_path: Path) -> None:
+    class Stopped(Local):
+        def score(self, *words, **keywords):  # type: ignore[no-untyped-def]
+            scored = super().score(*words, **keywords)
+            for _ in range(10):
+                yield next(scored)
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        score(Stopped(), bundle, given, out)
+    assert 0 < score(OnRay(2), bundle, given, out).resumed < 20_000
+    assert pl.read_parquet(out).height == 20_000
+
+
+def test_what_a_worker_raises_is_raised_here(bundle: Bundle, given: Path, tmp_path: Path) -> None:
+    """The policy changes between the plan and the workers."""
+
+    class Changed(OnRay):
+        def score(self, *words, **keywords):  # type: ignore[no-untyped-def]
+            Policy.full_depth(3, bundle.variant_sha256).write(bundle.folder / "policy.json")
+            yield from super().score(*words, **keywords)
+
+    try:
+        with pytest.raises(BundleError, match="on a worker this is another bundle, or has another policy"):
+            score(Changed(2), bundle, given, tmp_path / "out.parquet")
+    finally:
+        (bundle.folder / "policy.json").unlink()
+    assert not (tmp_path / "out.parquet").exists()

@@ -1,0 +1,223 @@
+"""`rexit serve` over a real socket and a real bundle: scores, refusals, deadlines, metrics, reloading."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders.catalog import ITEM_IDS, string_id
+from builders.held_out import write_ranked
+from rexit import runtime
+from rexit.bundle import Bundle, ExitPolicy, Policy
+from rexit.errors import BackendError, BundleError
+from rexit.serve import Limits, Pool
+from running.service import Service, serving
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ranked(tmp_path_factory.mktemp("served")).bundle
+
+
+@pytest.fixture(scope="module")
+def service(bundle: Path) -> Iterator[Service]:
+    with serving(Pool(partial(runtime.open, bundle), 2, 4), Limits(max_items=50, max_body=4096)) as service:
+        yield service
+
+
+class Gate:
+    """Scoring waits until the gate is opened. `deadlines`: those that sessions were given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened, self.reached = threading.Event(), threading.Semaphore(0)
+        self.deadlines: list[float | None] = []
+        real = runtime.Session.score
+
+        def score(session: runtime.Session, *words: Any, **keywords: Any) -> Any:
+            self.deadlines.append(keywords["deadline_ms"])
+            self.reached.release()
+            assert self.opened.wait(30)
+            return real(session, *words, **keywords)
+
+        monkeypatch.setattr(runtime.Session, "score", score)
+
+
+def test_scores_are_the_runtimes(service: Service, bundle: Path) -> None:
+    items = [int(item) for item in ITEM_IDS]
+    recent = [{"item": items[3]}, {"item": items[4], "liked": False}]
+    reply = service.score(user=100, items=items, interactions=recent, as_of=50, top_k=5)
+    assert reply.status == 200
+    with runtime.open(bundle) as session:
+        expected = session.score(100, items, recent=[(items[3], True), (items[4], False)], as_of=50, top_k=5)
+    rows = reply.json["scores"]
+    assert [row["item"] for row in rows] == expected.items.tolist()
+    assert [row["log_odds"] for row in rows] == pytest.approx(expected.log_odds.tolist(), abs=1e-5)
+    assert [row["exit"] for row in rows] == expected.exit.tolist() and not any(row["cut_short"] for row in rows)
+    assert reply.json["user"] == 100 and reply.json["variant"] == "cpu-fp32"
+    assert reply.json["stats"]["candidate_layers"] == expected.stats.candidate_layers and reply.json["stats"]["queue_us"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"{", "body: not valid JSON: "),
+        (b"", "body: missing, expected in every request"),
+        (b"[1]", "body: got [1], expected: "),
+        (b'{"items": [3]}', "user: missing, expected in every request"),
+        (b'{"user": 100, "items": []}', "items: got [], expected: list should have at least 1 item"),
+        (b'{"user": 100, "items": 3}', "items: got 3, expected: "),
+        (b'{"user": 100, "items": [3, 1.5]}', "items[1]: got 1.5, expected an id: an integer or a string"),
+        (b'{"user": true, "items": [3]}', "user: got True, expected an id: an integer or a string"),
+        (b'{"user": "x", "items": [3]}', "user: got 'x', this catalog's ids are integers"),
+        (b'{"user": 100, "items": [3, "8"]}', "items[1]: got '8', this catalog's ids are integers"),
+        (b'{"user": 100, "items": [4]}', "items[0]: item 4 is not in the catalog"),
+        (b'{"user": 100, "items": [3], "interactions": [{"item": 4}]}', "interactions[0]: item 4 is not in the catalog"),
+        (b'{"user": 100, "items": [3], "interactions": [{"item": 3, "liked": 1}]}', "interactions[0].liked: got 1, expected: "),
+        (b'{"user": 100, "items": [3], "topk": 1}', "topk: got a field that is not known"),
+        (b'{"user": 100, "items": [3], "top_k": 0}', "top_k: got 0, expected: "),
+        (b'{"user": 100, "items": [3], "as_of": "soon"}', "as_of: got 'soon', expected: "),
+        (b'{"user": 100, "items": [3], "deadline_ms": -1}', "deadline_ms: got -1, expected: "),
+        (b'{"user": 100, "items": [3], "deadline_ms": NaN}', "deadline_ms: got nan, expected: "),
+        (b'{"user": 9223372036854775808, "items": [3]}', "user is 9223372036854775808, out of range"),
+        (b'{"user": 100, "items": [' + b"3, " * 50 + b"3]}", "items: has 51, expected at most 50"),
+    ],
+)
+def test_bad_requests_are_one_line(service: Service, body: bytes, expected: str) -> None:
+    reply = service.ask("POST", "/v1/score", body)
+    assert reply.status == 422, reply.text
+    assert list(reply.json) == ["error"] and reply.json["error"].startswith(expected) and "\n" not in reply.json["error"]
+
+
+def test_a_large_body_is_refused(service: Service) -> None:
+    reply = service.ask("POST", "/v1/score", b" " * 5000)
+    assert (reply.status, reply.json["error"]) == (413, "body: got more than 4096 bytes, expected at most that")
+
+
+def test_string_ids(tmp_path: Path) -> None:
+    bundle = write_ranked(tmp_path, strings=True).bundle
+    with serving(Pool(partial(runtime.open, bundle), 1, 0)) as service:
+        items = [string_id("item", n) for n in (4, 2)]
+        assert [row["item"] for row in service.score(user=string_id("user", 1), items=items).json["scores"]] == items
+        assert service.score(user=1, items=items).json["error"] == "user: got 1, this catalog's ids are strings"
+
+
+def test_deadline_before_the_first_exit(service: Service) -> None:
+    reply = service.score(user=100, items=[3], deadline_ms=0.001)
+    assert reply.status == 504 and "deadline" in reply.json["error"]
+
+
+def test_health_and_description(service: Service) -> None:
+    assert (service.get("/healthz").status, service.get("/readyz").status) == (200, 200)
+    schema = service.get("/openapi.json").json
+    fields = schema["components"]["schemas"]["ScoreRequest"]["properties"]
+    assert all(field.get("description") for field in fields.values())
+    assert {"200", "413", "422", "503", "504"} <= schema["paths"]["/v1/score"]["post"]["responses"].keys()
+
+
+def test_a_full_queue_refuses_and_serves_the_rest(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    with serving(Pool(partial(runtime.open, bundle), 1, 1)) as service, ThreadPoolExecutor(2) as clients:
+        running = clients.submit(service.score, user=100, items=[3])
+        gate.reached.acquire()
+        waiting = clients.submit(service.score, user=100, items=[8])
+        while "rexit_queue_depth 1.0" not in service.get("/metrics").text:
+            time.sleep(0.01)
+        refused = service.score(user=100, items=[3])
+        assert refused.status == 503 and int(refused.headers["retry-after"]) >= 1
+        assert refused.json["error"] == "1 requests are waiting, expected fewer than 1: try again"
+        gate.opened.set()
+        assert (running.result().status, waiting.result().status) == (200, 200)
+        metrics = service.get("/metrics").text
+        assert 'rexit_refusals_total{reason="full"} 1.0' in metrics
+        assert 'rexit_requests_total{status="200"} 2.0' in metrics and 'rexit_requests_total{status="503"} 1.0' in metrics
+        assert 'rexit_candidates_total{exit="2"} 2.0' in metrics and "rexit_request_seconds_count 2.0" in metrics
+        reused = next(line for line in metrics.splitlines() if line.startswith("rexit_prefix_tokens_reused_total"))
+        assert float(reused.split()[1]) > 0, "the second request is the same user's"
+
+
+def test_the_queue_counts_against_the_deadline(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    with serving(Pool(partial(runtime.open, bundle), 1, 4)) as service, ThreadPoolExecutor(2) as clients:
+        running = clients.submit(service.score, user=100, items=[3])
+        gate.reached.acquire()
+        patient = clients.submit(service.score, user=100, items=[8], deadline_ms=60_000)
+        late = service.score(user=100, items=[3], deadline_ms=200)
+        assert late.status == 504
+        assert late.json["error"] == "the deadline of 200 ms passed in the queue, before scoring began"
+        gate.opened.set()
+        assert (running.result().status, patient.result().status) == (200, 200)
+        assert len(gate.deadlines) == 2, "what was late never reached a session"
+        assert gate.deadlines[0] is None and gate.deadlines[1] is not None and 0 < gate.deadlines[1] < 60_000 - 150
+        assert 'rexit_refusals_total{reason="deadline"} 1.0' in service.get("/metrics").text
+
+
+def test_what_a_deadline_cut_short_is_marked(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = runtime.Session.score
+
+    def score(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
+        scores = real(self, *words, **keywords)
+        scores.cut_short[:], scores.exit[0] = True, -1
+        return scores
+
+    monkeypatch.setattr(runtime.Session, "score", score)
+    with serving(Pool(partial(runtime.open, bundle), 1, 0)) as service:
+        none, some = service.score(user=100, items=[3, 8], deadline_ms=1e6).json["scores"]
+        assert (none["probability"], none["exit"], none["layers"], none["cut_short"]) == (None, None, 0, True)
+        assert some["exit"] == 2 and some["cut_short"]
+        assert 'rexit_candidates_total{exit="none"} 1.0' in service.get("/metrics").text
+
+
+def test_a_failing_backend_is_one_line(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def score(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
+        raise BackendError("the device is gone")
+
+    monkeypatch.setattr(runtime.Session, "score", score)
+    with serving(Pool(partial(runtime.open, bundle), 1, 0)) as service:
+        for _ in range(2):
+            reply = service.score(user=100, items=[3])
+            assert (reply.status, reply.json) == (500, {"error": "the device is gone"})
+
+
+def stopping_at_once(bundle: Bundle) -> Policy:
+    return Policy((ExitPolicy(upper=-1e9), ExitPolicy(), ExitPolicy()), 1, bundle.variant_sha256)
+
+
+def test_reload_swaps_and_lets_the_running_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_ranked(tmp_path).bundle
+    gate = Gate(monkeypatch)
+    pool = Pool(partial(runtime.open, path), 1, 4)
+    with serving(pool) as service, ThreadPoolExecutor(2) as clients:
+        before = clients.submit(service.score, user=100, items=[3])
+        gate.reached.acquire()
+        bundle = Bundle.open(path)
+        stopping_at_once(bundle).write(bundle.folder / "policy.json")
+        pool.reload()
+        gate.opened.set()
+        assert before.result().json["scores"][0]["exit"] == 2
+        assert service.score(user=100, items=[3]).json["scores"][0]["exit"] == 0
+        (path / "manifest.json").unlink()
+        with pytest.raises(BundleError):
+            pool.reload()
+        assert service.score(user=100, items=[3]).json["scores"][0]["exit"] == 0
+
+
+def test_stopping_finishes_what_is_accepted(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    pool = Pool(partial(runtime.open, bundle), 1, 4)
+    with serving(pool) as service, ThreadPoolExecutor(2) as clients:
+        accepted = [clients.submit(service.score, user=100, items=[3]) for _ in range(2)]
+        gate.reached.acquire()
+        while pool.waiting == 0:
+            time.sleep(0.01)
+        pool.refuse()
+        assert service.get("/readyz").status == 503
+        assert service.score(user=100, items=[3]).json["error"].startswith("the service is stopping")
+        gate.opened.set()
+        assert [one.result().status for one in accepted] == [200, 200]

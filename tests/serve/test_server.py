@@ -1,0 +1,94 @@
+"""`rexit serve` as a process: what signals do, and what cannot be served."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from builders.held_out import write_ranked
+from rexit.serve.server import listen
+from running.service import Service
+
+SLOW = """
+import sys, time
+from rexit import runtime
+real = runtime.Session.score
+def score(self, *words, **keywords):
+    time.sleep(2)
+    return real(self, *words, **keywords)
+runtime.Session.score = score
+sys.argv = ["rexit", "serve", *sys.argv[1:]]
+from rexit.cli import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ranked(tmp_path_factory.mktemp("served")).bundle
+
+
+@pytest.fixture
+def slow(bundle: Path) -> Iterator[subprocess.Popen[str]]:
+    """Every request takes two seconds."""
+    words = [sys.executable, "-c", SLOW, str(bundle), "--port", "0"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stderr is not None
+    return process.stderr.readline()
+
+
+def test_sigterm_finishes_what_runs_and_exits_with_0(slow: subprocess.Popen[str]) -> None:
+    service = Service(int(line(slow).rsplit(":", 1)[1]))
+    with ThreadPoolExecutor(1) as clients:
+        running = clients.submit(service.score, user=100, items=[3])
+        while "rexit_sessions_busy 1.0" not in service.get("/metrics").text:
+            pass
+        slow.send_signal(signal.SIGTERM)
+        assert line(slow) == "rexit: stopping: 1 requests running, 0 waiting; new ones are refused\n"
+        assert running.result().status == 200
+    assert slow.wait(30) == 0 and slow.stderr is not None and slow.stderr.read() == ""
+    with pytest.raises(ConnectionRefusedError):
+        service.get("/healthz")
+
+
+def test_sighup_opens_the_bundle_again(slow: subprocess.Popen[str], bundle: Path) -> None:
+    service = Service(int(line(slow).rsplit(":", 1)[1]))
+    slow.send_signal(signal.SIGHUP)
+    assert line(slow) == "rexit: opened the bundle again: cpu-fp32\n"
+    manifest = bundle / "manifest.json"
+    kept = manifest.rename(bundle / "kept")
+    slow.send_signal(signal.SIGHUP)
+    assert "manifest.json" in (said := line(slow)) and said.endswith("; serving goes on with the bundle opened before\n")
+    kept.rename(manifest)
+    assert service.score(user=100, items=[3]).status == 200
+    metrics = service.get("/metrics").text
+    assert 'rexit_reloads_total{result="ok"} 1.0' in metrics and 'rexit_reloads_total{result="failed"} 1.0' in metrics
+    slow.send_signal(signal.SIGINT)
+    assert slow.wait(30) == 0
+
+
+def test_a_port_in_use(bundle: Path) -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "rexit", "serve", str(bundle), "--port", port], capture_output=True, text=True
+        )
+    assert (done.returncode, done.stderr) == (2, f"rexit: error: 127.0.0.1:{port}: cannot listen: Address already in use\n")
+
+
+def test_no_bundle(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "rexit", "serve", str(tmp_path / "none"), "--port", "0"], capture_output=True, text=True
+    )
+    assert done.returncode == 4 and done.stderr.count("\n") == 1 and "none" in done.stderr
