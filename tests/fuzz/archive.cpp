@@ -21,7 +21,8 @@ bool writable(const std::string& name) {
   for (const char c : name) {
     const bool slash = c == '/';
     if (slash && (begins || ++components > 5)) return false;
-    if (!slash && !(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') && c != '-' && c != '_' && (begins || c != '.')) return false;
+    if (!slash && !(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') && c != '-' && c != '_' && (begins || c != '.'))
+      return false;
     begins = slash;
   }
   return !begins;

@@ -1,5 +1,6 @@
 // A bundle's files in one piece of memory: what a fuzzer mutates and a finding holds. Per file: 2 bytes for the length of its
-// name, the name, 4 bytes for the length of its contents, the contents; lengths are little-endian. archive.py reads and writes it.
+// name, the name, 4 bytes for the length of its contents, the contents; lengths are little-endian. archive.py reads and writes
+// it.
 #pragma once
 
 #include <cstddef>

@@ -1,9 +1,8 @@
 // Stands in for runtime/src/backends/backend.cpp: a backend without ONNX Runtime, which holds the session to what Pass promises,
 // reads every byte it is given and writes every byte it is asked for. Fast, and all of it is instrumented.
-#include "backends/backend.hpp"
-
 #include <cstring>
 
+#include "backends/backend.hpp"
 #include "target.hpp"
 
 namespace rexit::core {

@@ -12,7 +12,8 @@ namespace rexit::fuzz {
 namespace fs = std::filesystem;
 
 Folder::Folder() {
-  std::string name = (fs::is_directory("/dev/shm") ? std::string("/dev/shm") : fs::temp_directory_path().string()) + "/rexit-XXXXXX";
+  std::string name =
+      (fs::is_directory("/dev/shm") ? std::string("/dev/shm") : fs::temp_directory_path().string()) + "/rexit-XXXXXX";
   if (::mkdtemp(name.data()) == nullptr) std::abort();
   path_ = name;
 }
@@ -96,7 +97,9 @@ void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std:
   if (!ok(rexit_session_create(bundle, &options, &session))) return;
 
   // Users and items of the seeds, as builders/catalog.py numbers them.
-  const auto id = [](bool strings, std::int64_t number, const char* text) { return strings ? rexit_id{0, text} : rexit_id{number, nullptr}; };
+  const auto id = [](bool strings, std::int64_t number, const char* text) {
+    return strings ? rexit_id{0, text} : rexit_id{number, nullptr};
+  };
   const rexit_id users[] = {id(info.string_user_ids != 0, 106, "user-ü0002"), id(info.string_user_ids != 0, 103, "user-ü0001"),
                             id(info.string_user_ids != 0, -1, "nobody")};
   const rexit_id items[] = {id(info.string_item_ids != 0, -7, "item-ü0000"), id(info.string_item_ids != 0, 3, "item-ü0002"),
@@ -118,7 +121,8 @@ void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std:
     rexit_score scores[3];
     if (ok(rexit_session_score(session, &request, scores, &stats)))
       for (std::size_t i = 0; i < request.item_count; ++i)
-        REXIT_PROMISE(scores[i].item == i && scores[i].exit < info.exits && scores[i].probability >= 0 && scores[i].probability <= 1);
+        REXIT_PROMISE(scores[i].item == i && scores[i].exit < info.exits && scores[i].probability >= 0 &&
+                      scores[i].probability <= 1);
     std::vector<float> traced(request.item_count * info.exits);
     ok(rexit_session_trace(session, &request, traced.data(), nullptr));
     std::size_t offsets[5], count = 0;
@@ -128,7 +132,8 @@ void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std:
       REXIT_PROMISE(ok(rexit_session_prompt(session, &request, tokens.data(), tokens.size(), offsets, &count)));
       REXIT_PROMISE(offsets[0] == 0 && offsets[1 + request.item_count] == count);
     }
-    if (round == 2 && ok(rexit_session_save_cache(session, cache.c_str()))) REXIT_PROMISE(ok(rexit_session_load_cache(session, cache.c_str())));
+    if (round == 2 && ok(rexit_session_save_cache(session, cache.c_str())))
+      REXIT_PROMISE(ok(rexit_session_load_cache(session, cache.c_str())));
   }
   if (session_bytes <= most_session_bytes) ok(rexit_session_warm_up(session));
   for (std::size_t k = 0; k < info.exits; ++k) {

@@ -13,15 +13,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from safetensors.numpy import save
+
+import rexit
 from builders.bundle import BundleOptions, write_bundle
 from builders.bundle_files import refresh, write_policy
 from builders.catalog import PROGRAM, make_catalog, program_with_vectors
 from builders.engines import ENGINES, KEY, add_engines
 from builders.variants import TENSORRT_HALF
 from fuzz.archive import pack
-from safetensors.numpy import save
-
-import rexit
 
 SEEDS = Path(__file__).parent / "seeds"
 EXITS = [{"a": 1.5, "b": -0.25, "upper": 1.0, "lower": 2.0}] * 2 + [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}]

@@ -26,7 +26,9 @@ def test_the_tests_exist() -> None:
     found = set()
     for path in TESTS.glob("**/*.c*"):
         found |= {f"{a}.{b}" for a, b in re.findall(r"^TEST(?:_F|_P)?\((\w+), (\w+)\)", path.read_text(), re.M)}
-    found |= {f"abi_test.{name}" for name in re.findall(r"^static void (\w+)\(", (TESTS / "api" / "abi_test.c").read_text(), re.M)}
+    found |= {
+        f"abi_test.{name}" for name in re.findall(r"^static void (\w+)\(", (TESTS / "api" / "abi_test.c").read_text(), re.M)
+    }
     assert [promise["test"] for promise in PROMISES if promise["test"] not in found] == []
 
 

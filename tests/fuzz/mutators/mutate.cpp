@@ -11,10 +11,39 @@ namespace {
 
 using nlohmann::json;
 
-const char* const edges[] = {"0", "1", "-1", "2", "7", "255", "2147483647", "2147483648", "4294967296", "9007199254740993",
-                             "9223372036854775807", "18446744073709551615", "-9223372036854775808", "0.5", "-0.0", "1e38", "1e39",
-                             "1e308", "true", "false", "null", "\"\"", "\"float16\"", "\"..\"", "\"a\\nb\"", "\"\\ud800\"",
-                             "\"\\u0000\"", "[]", "{}", "[[]]", "16777216", "1048576", "65536"};
+const char* const edges[] = {"0",
+                             "1",
+                             "-1",
+                             "2",
+                             "7",
+                             "255",
+                             "2147483647",
+                             "2147483648",
+                             "4294967296",
+                             "9007199254740993",
+                             "9223372036854775807",
+                             "18446744073709551615",
+                             "-9223372036854775808",
+                             "0.5",
+                             "-0.0",
+                             "1e38",
+                             "1e39",
+                             "1e308",
+                             "true",
+                             "false",
+                             "null",
+                             "\"\"",
+                             "\"float16\"",
+                             "\"..\"",
+                             "\"a\\nb\"",
+                             "\"\\ud800\"",
+                             "\"\\u0000\"",
+                             "[]",
+                             "{}",
+                             "[[]]",
+                             "16777216",
+                             "1048576",
+                             "65536"};
 
 void collect(json& value, std::vector<json*>& all) {
   all.push_back(&value);
@@ -45,7 +74,8 @@ void change(json& value, const std::vector<json*>& all, Random& random) {
       [[fallthrough]];
     case 4:
       if (value.is_array() && value.size() < 64) {
-        const json other = value.empty() || below(random, 4) == 0 ? *all[below(random, all.size())] : value[below(random, value.size())];
+        const json other =
+            value.empty() || below(random, 4) == 0 ? *all[below(random, all.size())] : value[below(random, value.size())];
         value.insert(value.begin() + static_cast<std::ptrdiff_t>(below(random, value.size() + 1)), other);
         return;
       }
@@ -122,8 +152,19 @@ void mutate_safetensors(std::string& bytes, Random& random) {
       value += below(random, 5) - 2;
       break;
     case 2: {
-      constexpr std::uint64_t numbers[] = {0, 1, 2, 19, 20, 0x7bff, 0x7c00, 0x7fffffff, 0x80000000, 0xffffffff, 0x7fffffffffffffff,
-                                           0x8000000000000000, 0xffffffffffffffff};
+      constexpr std::uint64_t numbers[] = {0,
+                                           1,
+                                           2,
+                                           19,
+                                           20,
+                                           0x7bff,
+                                           0x7c00,
+                                           0x7fffffff,
+                                           0x80000000,
+                                           0xffffffff,
+                                           0x7fffffffffffffff,
+                                           0x8000000000000000,
+                                           0xffffffffffffffff};
       value = numbers[below(random, std::size(numbers))];
       break;
     }

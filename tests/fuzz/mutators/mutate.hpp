@@ -12,7 +12,9 @@ namespace rexit::fuzz {
 
 using Random = std::minstd_rand;
 
-inline std::size_t below(Random& random, std::size_t limit) { return std::uniform_int_distribution<std::size_t>(0, limit - 1)(random); }
+inline std::size_t below(Random& random, std::size_t limit) {
+  return std::uniform_int_distribution<std::size_t>(0, limit - 1)(random);
+}
 
 void mutate_bytes(std::string& bytes, Random& random);  // libFuzzer's own
 // Changes a value, key or element; now and then the text itself.

@@ -17,10 +17,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const Ids ids(table, told("kind"), count);
     for (std::size_t row = 0; row < ids.size(); ++row) {
       const std::string text = ids.text(static_cast<Row>(row));
-      const auto found = ids.are_strings() ? ids.find(std::string_view(text).substr(1, text.size() - 2)) : ids.find(std::stoll(text));
+      const auto found =
+          ids.are_strings() ? ids.find(std::string_view(text).substr(1, text.size() - 2)) : ids.find(std::stoll(text));
       REXIT_PROMISE(found && static_cast<std::size_t>(*found) == row);
     }
-    for (const std::int64_t number : {INT64_MIN, std::int64_t{0}, INT64_MAX}) REXIT_PROMISE(!ids.are_strings() || !ids.find(number));
+    for (const std::int64_t number : {INT64_MIN, std::int64_t{0}, INT64_MAX})
+      REXIT_PROMISE(!ids.are_strings() || !ids.find(number));
     for (const char* text : {"", "item", "\xff\xff"}) REXIT_PROMISE(ids.are_strings() || !ids.find(std::string_view(text)));
   });
   return 0;

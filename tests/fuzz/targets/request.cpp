@@ -33,8 +33,14 @@ rexit_id id(Bytes& bytes, bool strings, bool user) {
 }
 
 float any_float(Bytes& bytes) {
-  constexpr float special[] = {0, -0.0f, 1, std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
-                               std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::max(), 1e-40f};
+  constexpr float special[] = {0,
+                               -0.0f,
+                               1,
+                               std::numeric_limits<float>::infinity(),
+                               -std::numeric_limits<float>::infinity(),
+                               std::numeric_limits<float>::quiet_NaN(),
+                               std::numeric_limits<float>::max(),
+                               1e-40f};
   return bytes.flag() ? special[bytes.below(std::size(special))] : static_cast<float>(bytes.number<std::int8_t>()) / 8;
 }
 
