@@ -2,6 +2,9 @@
 # make test   all tests, Python and C++
 # make test-aarch64   the C++ library cross-built for 64-bit ARM, its tests under QEMU, its answers against this machine's
 # make deb    Debian packages of the C++ library and rexit-run, in build/deb
+# make sanitize   the C++ tests under the address and undefined-behaviour sanitizers, threads under the thread sanitizer
+# make fuzz   the C++ library under libFuzzer: MINUTES=60, or RUNS=1000000 per target; goes on from the last run
+# make fuzz-short   the same, two minutes for all targets
 # make check  format, lint, types
 # make docs   the site, in build/site
 # make bench-peers   what benchmarks/slate.py compares with: an hour of compiling and exporting
@@ -15,7 +18,7 @@ BIN := $(VENV)/bin
 JOBS ?= $(shell nproc)
 WERROR ?= OFF
 SHELL := /bin/bash
-CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp examples/cpp -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name '*.hpp' -o -name 'CMakeLists.txt' -o -name '*.in' -o -name '*.map')
+CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp tests/fuzz examples/cpp -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name '*.hpp' -o -name 'CMakeLists.txt' -o -name '*.in' -o -name '*.map')
 
 # $$(call imports,FILE...) among what a target depends on: those files and all of this repository that they import. Asked for
 # only when make comes to that target; a machine without Python yet has nothing made that could be old.
@@ -23,7 +26,7 @@ CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp examples/cpp -name 
 imports = $(if $(shell command -v $(PYTHON)),$(shell $(PYTHON) tools/imports.py $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error tools/imports.py failed)))
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-python test-cpp test-aarch64 deb check docs format clean bench-peers
+.PHONY: setup demo test test-python test-cpp test-aarch64 deb sanitize fuzz fuzz-short check docs format clean bench-peers
 
 setup: $(BUILD)/.installed
 
@@ -109,6 +112,42 @@ test-cpp: $(BUILD)/cpp/.built $(BUILD)/example/.built
 
 test-aarch64: $(BUILD)/aarch64/.built
 	$(BIN)/ctest --test-dir $(BUILD)/aarch64 --output-on-failure -j $(JOBS)
+
+# The sanitizers' builds know nothing of golden bundles: those are about answers, not about memory.
+SANITIZE_OPTIONS := -DREXIT_TESTS=ON -DREXIT_TEST_PYTHON=$(abspath $(BIN))/python -DREXIT_WERROR=$(WERROR)
+
+$(BUILD)/asan/.built: $(BUILD)/.installed
+	$(BIN)/cmake -S . -B $(@D) $(CMAKE_OPTIONS) $(SANITIZE_OPTIONS) -DREXIT_SANITIZE=ON
+	$(BIN)/cmake --build $(@D) -j $(JOBS)
+	@touch $@
+
+$(BUILD)/tsan/.built: $(BUILD)/.installed
+	$(BIN)/cmake -S . -B $(@D) $(CMAKE_OPTIONS) $(SANITIZE_OPTIONS) -DREXIT_SANITIZE_THREADS=ON
+	$(BIN)/cmake --build $(@D) -j $(JOBS) --target test_stress test_cancel
+	@touch $@
+
+sanitize: $(BUILD)/asan/.built $(BUILD)/tsan/.built
+	$(BIN)/ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS)
+	$(BIN)/ctest --test-dir $(BUILD)/tsan --output-on-failure -R '^(write_bundles|write_tensorrt_bundles|write_stopped|test_stress|test_cancel)$$'
+
+$(BUILD)/.system-fuzz: tools/system-packages.sh
+	PYTHON=$(PYTHON) tools/system-packages.sh fuzz
+	@mkdir -p $(@D) && touch $@
+
+$(BUILD)/fuzz/.built: $(BUILD)/.system-fuzz $(BUILD)/.installed
+	$(BIN)/cmake -S . -B $(@D) $(CMAKE_OPTIONS) -DREXIT_FUZZ=ON -DREXIT_TESTS=OFF -DREXIT_WERROR=$(WERROR) -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++
+	$(BIN)/cmake --build $(@D) -j $(JOBS)
+	@touch $@
+
+FUZZ := REXIT_ONNXRUNTIME_LIBRARY="$$($(BIN)/python -c 'import rexit.runtime._library as l; print(l.onnxruntime_library())')" tests/fuzz/run.sh $(BUILD)/fuzz
+FUZZ_TARGETS := 11
+MINUTES ?= 60
+
+fuzz: $(BUILD)/fuzz/.built
+	$(if $(RUNS),RUNS_EACH=$(RUNS),SECONDS_EACH=$$(($(MINUTES) * 60 / $(FUZZ_TARGETS)))) STATS=$(BUILD)/fuzz/stats $(FUZZ)
+
+fuzz-short: $(BUILD)/fuzz/.built
+	SECONDS_EACH=8 $(FUZZ)
 
 test-python: $(BUILD)/.installed $(BUILD)/example/.built
 	REXIT_TEST_BUILD=$(abspath $(BUILD)) $(BIN)/python -m pytest

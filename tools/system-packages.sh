@@ -1,11 +1,18 @@
 #!/usr/bin/env bash
 # Installs the Debian packages the build needs and lacks; where that is not possible, names them in one line and fails.
-# [PYTHON=python3] system-packages.sh [aarch64]   with `aarch64`: those of the cross build and its emulated tests, too
+# [PYTHON=python3] system-packages.sh [aarch64|fuzz]   with `aarch64`: those of the cross build and its emulated tests, too; with
+# `fuzz`: clang with libFuzzer
 set -euo pipefail
 
 python=${PYTHON:-python3}
 missing=()
 has_header() { echo "#include <$1>" | ${CXX:-c++} -std=c++17 -x c++ -fsyntax-only - 2>/dev/null; }
+has_libfuzzer() {
+  command -v clang++ >/dev/null &&
+    echo 'extern "C" int LLVMFuzzerTestOneInput(const char *, unsigned long) { return 0; }' | clang++ -fsanitize=fuzzer,address -x c++ - -o /dev/null 2>/dev/null
+}
+# Debian names the sanitizers' libraries after the version of clang that `clang` stands for.
+clang_runtime() { apt-cache depends clang | sed -n 's/.*Depends: clang-\([0-9]*\)$/libclang-rt-\1-dev/p' | head -1; }
 command -v "${CXX:-c++}" >/dev/null || missing+=(g++)
 has_header onnxruntime/onnxruntime_c_api.h || missing+=(libonnxruntime-dev)
 has_header nlohmann/json.hpp || missing+=(nlohmann-json3-dev)
@@ -17,6 +24,10 @@ if [ "${1:-}" = aarch64 ]; then
   command -v aarch64-linux-gnu-g++ >/dev/null || missing+=(g++-aarch64-linux-gnu)
   command -v qemu-aarch64 >/dev/null || missing+=(qemu-user)
   [ -e /usr/src/googletest/CMakeLists.txt ] || missing+=(googletest)
+fi
+if [ "${1:-}" = fuzz ] && ! has_libfuzzer; then
+  [ "$(id -u)" -ne 0 ] || apt-get update -qq
+  missing+=(clang "$(clang_runtime)")
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 

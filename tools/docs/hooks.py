@@ -19,6 +19,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "c.md": c_reference((INCLUDE / "rexit.h").read_text(), (INCLUDE / "rexit.hpp").read_text()),
         # Written for a reader of the repository: links are relative to its root.
         "contributing.md": (ROOT / "CONTRIBUTING.md").read_text().replace("](docs/", "]("),
+        "security.md": (ROOT / "SECURITY.md").read_text().replace("](docs/", "]("),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text().replace("](docs/", "]("),
     }
     for name, text in pages.items():

@@ -124,7 +124,8 @@ typedef enum rexit_log_level {
   REXIT_LOG_ERROR = 3
 } rexit_log_level;
 
-/* Sends log lines of at least `level` to `log`, for the whole process; NULL turns logging off, which is the default.
+/* Sends log lines of at least `level` to `log`, for the whole process; NULL turns logging off, which is the default. A line has no
+ * control characters, whatever the files say that it quotes.
  *
  * Several threads may call `log` at the same time. `log` may call any function of rexit, this one included. Calls already running
  * in other threads may still use the previous function: keep its `context` alive until they have returned. */
@@ -154,8 +155,9 @@ typedef struct rexit_variant_info {
  * not load the segments. REXIT_UNKNOWN_VARIANT if `index` is not less than the number of variants. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_variant(const char* path, size_t index, rexit_variant_info* info_out);
 
-/* Checks everything that rexit_bundle_open checks, and the SHA-256 of every file listed, engines included. `variant`: NULL checks
- * all of them. Reads every byte, which takes seconds per gigabyte. REXIT_CORRUPT names the first file that was modified. */
+/* Checks everything that rexit_bundle_open checks without loading the segments, and the SHA-256 of every file listed, engines
+ * included. `variant`: NULL checks all of them. Reads every byte, which takes seconds per gigabyte. REXIT_CORRUPT names the first
+ * file that was modified. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_verify(const char* path, const char* variant);
 
 /* --- Bundles ------------------------------------------------------------------------------------------------------------- */

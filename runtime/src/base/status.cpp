@@ -22,21 +22,24 @@ size_t character(const char* text) noexcept {
   return bytes;
 }
 
-// Messages quote the contents of damaged files; callers get one line of valid UTF-8 all the same.
-void remember(const char* text) noexcept {
+// Messages quote the contents of damaged files; who reads them gets one line of valid UTF-8 all the same, without control
+// characters, cut to `size` bytes with the NUL.
+void clean(const char* text, char* to, size_t size) noexcept {
   size_t n = 0;
   while (*text != '\0') {
-    const size_t bytes = character(text), room = sizeof last_error_text - 1 - n;
+    const size_t bytes = character(text), room = size - 1 - n;
     if (bytes > room || room == 0) break;
     if (bytes <= 1) {
       const bool plain = bytes == 1 && static_cast<unsigned char>(*text) >= 0x20 && *text != 0x7f;
-      last_error_text[n++] = plain ? *text : bytes == 1 ? ' ' : '?';
+      to[n++] = plain ? *text : bytes == 1 ? ' ' : '?';
       ++text;
     }
-    for (size_t i = 0; bytes > 1 && i < bytes; ++i) last_error_text[n++] = *text++;
+    for (size_t i = 0; bytes > 1 && i < bytes; ++i) to[n++] = *text++;
   }
-  last_error_text[n] = '\0';
+  to[n] = '\0';
 }
+
+void remember(const char* text) noexcept { clean(text, last_error_text, sizeof last_error_text); }
 
 struct Sink {
   void (*call)(void*, rexit_log_level, const char*) = nullptr;
@@ -123,7 +126,10 @@ void log(rexit_log_level level, const std::string& line) noexcept try {
     const std::lock_guard<std::mutex> lock(log.mutex);
     sink = log.sink;
   }
-  if (sink.call != nullptr && level >= sink.level) sink.call(sink.context, level, line.c_str());
+  if (sink.call == nullptr || level < sink.level) return;
+  std::string cleaned(line.size() + 1, '\0');
+  clean(line.c_str(), cleaned.data(), cleaned.size());
+  sink.call(sink.context, level, cleaned.c_str());
 } catch (...) {  // a sink that throws must not end the process
 }
 

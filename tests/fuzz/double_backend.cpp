@@ -1,0 +1,91 @@
+// Stands in for runtime/src/backends/backend.cpp: a backend without ONNX Runtime, which holds the session to what Pass promises,
+// reads every byte it is given and writes every byte it is asked for. Fast, and all of it is instrumented.
+#include <cstring>
+
+#include "backends/backend.hpp"
+#include "target.hpp"
+
+namespace rexit::core {
+namespace {
+
+// A graph's own shapes would refuse a manifest that claims more than the graph has; here there is none.
+constexpr std::size_t most_width = 64, most_layers = 8;
+
+class Double final : public Backend {
+ public:
+  explicit Double(const Bundle& bundle) : bundle_(bundle) {}
+
+  void run(std::size_t index, const Pass& pass) const override {
+    const Segment& segment = bundle_.variant().segments.at(index);
+    const Model& model = bundle_.model();
+    const std::size_t hidden = pass.tokens * model.hidden_size * bytes_of(segment.hidden_dtype);
+    const std::size_t row = model.kv_heads * model.head_dim * bytes_of(segment.cache_dtype);
+    REXIT_PROMISE(pass.tokens > 0 && pass.rows > 0);
+    std::uint32_t sum = static_cast<std::uint32_t>(index);
+    for (std::size_t t = 0; t < pass.tokens; ++t) {
+      REXIT_PROMISE(pass.positions[t] >= 0 && static_cast<std::size_t>(pass.positions[t]) < bundle_.variant().max_positions);
+      REXIT_PROMISE(pass.groups[t] >= 0);
+      sum = sum * 31 + static_cast<std::uint32_t>(pass.positions[t] + pass.groups[t]);
+    }
+    if (segment.first) {
+      const auto vectors = static_cast<std::int64_t>(segment.vectors.empty() ? 0 : pass.vector_rows);
+      const std::int64_t end = segment.vectors.empty() ? static_cast<std::int64_t>(model.vocab_size)
+                                                       : bundle_.catalog().program.first_vector + vectors;
+      for (std::size_t t = 0; t < pass.tokens; ++t) {
+        REXIT_PROMISE(pass.token_ids[t] >= 0 && pass.token_ids[t] < end);
+        sum = sum * 31 + static_cast<std::uint32_t>(pass.token_ids[t]);
+      }
+      if (vectors != 0) sum = read(pass.vectors, pass.vector_rows * model.hidden_size * sizeof(float), sum);
+    } else {
+      sum = read(pass.hidden_in, hidden, sum);
+    }
+    for (std::size_t n = 0; n < pass.rows; ++n)
+      REXIT_PROMISE(pass.row_index[n] >= 0 && static_cast<std::size_t>(pass.row_index[n]) < pass.tokens);
+    for (std::size_t i = 0; pass.prefix != 0 && i < segment.layers(); ++i) {
+      sum = read(pass.past_keys[i], pass.prefix * row, sum);
+      sum = read(pass.past_values[i], pass.prefix * row, sum);
+    }
+    if (pass.hidden_out != nullptr) fill(pass.hidden_out, hidden);
+    for (std::size_t i = 0; pass.new_keys != nullptr && i < segment.layers(); ++i) {
+      fill(pass.new_keys[i], pass.tokens * row);
+      fill(pass.new_values[i], pass.tokens * row);
+    }
+    for (std::size_t n = 0; pass.logits != nullptr && n < pass.rows; ++n) {
+      sum = sum * 1664525u + 1013904223u;
+      pass.logits[2 * n] = 0;
+      pass.logits[2 * n + 1] = static_cast<float>(static_cast<int>(sum >> 24) - 128) / 8;
+    }
+  }
+
+  void* allocate(std::size_t bytes) const override { return ::operator new(bytes); }
+  void release(void* memory) const noexcept override { ::operator delete(memory); }
+  void copy(void* to, const void* from, std::size_t bytes) const override {
+    if (bytes != 0) std::memmove(to, from, bytes);
+  }
+
+ private:
+  static std::uint32_t read(const void* data, std::size_t bytes, std::uint32_t sum) {
+    const auto* at = static_cast<const unsigned char*>(data);
+    for (std::size_t i = 0; i < bytes; ++i) sum += at[i];
+    return sum;
+  }
+  // Finite as float32 and as float16.
+  static void fill(void* data, std::size_t bytes) {
+    if (bytes != 0) std::memset(data, 0x3c, bytes);
+  }
+
+  const Bundle& bundle_;
+};
+
+}  // namespace
+
+BackendFactory make_backend_factory(const Bundle& bundle, const Execution&) {
+  const Model& model = bundle.model();
+  if (model.hidden_size > most_width || model.kv_heads > most_width || model.head_dim > most_width || model.layers > most_layers)
+    fail(REXIT_BACKEND_FAILED, "the double has no such graph");
+  return [backend = std::make_shared<const Double>(bundle)] { return backend; };
+}
+
+Conditions conditions_of(const Bundle&, const Execution&) { return {"cpu", 1, "x86_64", "1.20.0", ""}; }
+
+}  // namespace rexit::core

@@ -1,0 +1,180 @@
+#include "target.hpp"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+namespace rexit::fuzz {
+
+namespace fs = std::filesystem;
+
+Folder::Folder() {
+  std::string name =
+      (fs::is_directory("/dev/shm") ? std::string("/dev/shm") : fs::temp_directory_path().string()) + "/rexit-XXXXXX";
+  if (::mkdtemp(name.data()) == nullptr) std::abort();
+  path_ = name;
+}
+
+Folder::~Folder() {
+  std::error_code ignored;
+  fs::remove_all(path_, ignored);
+}
+
+void Folder::write(const std::string& name, const std::string& contents) {
+  const fs::path path = fs::path(path_) / name;
+  if (now_.count(name) == 0) fs::create_directories(path.parent_path());
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file.write(contents.data(), static_cast<std::streamsize>(contents.size()));
+  file.close();
+  if (!file) std::abort();
+  now_[name] = contents;
+}
+
+void Folder::put(const Archive& archive) {
+  for (auto at = now_.begin(); at != now_.end();) {
+    if (archive.count(at->first) != 0) {
+      ++at;
+      continue;
+    }
+    fs::path path = fs::path(path_) / at->first;
+    fs::remove(path);
+    // Or a file could not stand where a folder was.
+    for (path = path.parent_path(); path != fs::path(path_) && fs::is_empty(path); path = path.parent_path()) fs::remove(path);
+    at = now_.erase(at);
+  }
+  for (const auto& [name, contents] : archive) {
+    const auto before = now_.find(name);
+    if (before == now_.end() || before->second != contents) write(name, contents);
+  }
+}
+
+std::string Folder::put(const std::string& name, const std::uint8_t* data, std::size_t size) {
+  write(name, std::string(reinterpret_cast<const char*>(data), size));
+  return path_ + "/" + name;
+}
+
+Archive seed_bundle(const char* name) {
+  std::ifstream file(std::string(REXIT_FUZZ_SEEDS) + "/bundle/" + name, std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+  const auto archive = unpack(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+  if (!archive || archive->empty()) {
+    std::fprintf(stderr, "%s/bundle/%s: is not an archive\n", REXIT_FUZZ_SEEDS, name);
+    std::abort();
+  }
+  return *archive;
+}
+
+namespace {
+
+bool one_line(const char* text) {
+  for (; *text != '\0'; ++text)
+    if (static_cast<unsigned char>(*text) < 0x20 || *text == 0x7f) return false;
+  return true;
+}
+
+}  // namespace
+
+bool ok(rexit_status status) {
+  if (status == REXIT_OK) return true;
+  REXIT_PROMISE(status != REXIT_INTERNAL);
+  REXIT_PROMISE(std::strcmp(rexit_status_name(status), "unknown status") != 0);
+  REXIT_PROMISE(*rexit_last_error() != '\0' && one_line(rexit_last_error()));
+  return false;
+}
+
+namespace {
+
+constexpr std::size_t most_session_bytes = std::size_t{16} << 20;  // a warm-up takes what the bundle says that it takes
+
+void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std::size_t session_bytes, const std::string& cache) {
+  rexit_session_options options{};
+  options.struct_size = sizeof options;
+  options.cache_bytes = 1 << 12;
+  rexit_session* session = nullptr;
+  if (!ok(rexit_session_create(bundle, &options, &session))) return;
+
+  // Users and items of the seeds, as builders/catalog.py numbers them.
+  const auto id = [](bool strings, std::int64_t number, const char* text) {
+    return strings ? rexit_id{0, text} : rexit_id{number, nullptr};
+  };
+  const rexit_id users[] = {id(info.string_user_ids != 0, 106, "user-ü0002"), id(info.string_user_ids != 0, 103, "user-ü0001"),
+                            id(info.string_user_ids != 0, -1, "nobody")};
+  const rexit_id items[] = {id(info.string_item_ids != 0, -7, "item-ü0000"), id(info.string_item_ids != 0, 3, "item-ü0002"),
+                            id(info.string_item_ids != 0, 8, "item-ü0003")};
+  const std::uint8_t liked[] = {1, 0};
+  for (std::size_t round = 0; round < 4; ++round) {
+    rexit_request request{};
+    request.struct_size = sizeof request;
+    request.user = users[round % 3];
+    request.items = items;
+    request.item_count = 3 - round % 2;
+    request.recent_items = items + 1;
+    request.recent_liked = liked;
+    request.recent_count = round == 0 ? 0 : 2;
+    request.has_as_of = round == 3;
+    request.as_of = 35;
+    rexit_stats stats{};
+    stats.struct_size = sizeof stats;
+    rexit_score scores[3];
+    if (ok(rexit_session_score(session, &request, scores, &stats)))
+      for (std::size_t i = 0; i < request.item_count; ++i)
+        REXIT_PROMISE(scores[i].item == i && scores[i].exit < info.exits && scores[i].probability >= 0 &&
+                      scores[i].probability <= 1);
+    std::vector<float> traced(request.item_count * info.exits);
+    ok(rexit_session_trace(session, &request, traced.data(), nullptr));
+    std::size_t offsets[5], count = 0;
+    if (ok(rexit_session_prompt(session, &request, nullptr, 0, nullptr, &count))) {
+      REXIT_PROMISE(count <= info.max_positions * request.item_count);
+      std::vector<std::int32_t> tokens(count);
+      REXIT_PROMISE(ok(rexit_session_prompt(session, &request, tokens.data(), tokens.size(), offsets, &count)));
+      REXIT_PROMISE(offsets[0] == 0 && offsets[1 + request.item_count] == count);
+    }
+    if (round == 2 && ok(rexit_session_save_cache(session, cache.c_str())))
+      REXIT_PROMISE(ok(rexit_session_load_cache(session, cache.c_str())));
+  }
+  if (session_bytes <= most_session_bytes) ok(rexit_session_warm_up(session));
+  for (std::size_t k = 0; k < info.exits; ++k) {
+    rexit_exit_counters counters{};
+    counters.struct_size = sizeof counters;
+    REXIT_PROMISE(ok(rexit_session_get_counters(session, k, &counters)));
+    REXIT_PROMISE(counters.stopped + counters.cut_short <= counters.reached);
+  }
+  ok(rexit_session_trim(session));
+  rexit_session_destroy(session);
+}
+
+}  // namespace
+
+void use_bundle(const std::string& path, const char* variant) {
+  static const Folder place;
+  rexit_set_log([](void*, rexit_log_level, const char* line) { REXIT_PROMISE(one_line(line)); }, nullptr, REXIT_LOG_DEBUG);
+  rexit_variant_info described{};
+  described.struct_size = sizeof described;
+  const bool known = ok(rexit_bundle_get_variant(path.c_str(), 0, &described));
+  rexit_bundle_options options{};
+  options.struct_size = sizeof options;
+  options.variant = variant;
+  options.threads = 1;
+  rexit_bundle* bundle = nullptr;
+  if (!ok(rexit_bundle_open(path.c_str(), &options, &bundle))) {
+    REXIT_PROMISE(bundle == nullptr);
+    ok(rexit_bundle_verify(path.c_str(), variant));  // sound, where only the backend refused
+    return;
+  }
+  rexit_bundle_info info{};
+  info.struct_size = sizeof info;
+  REXIT_PROMISE(ok(rexit_bundle_get_info(bundle, &info)));
+  for (std::size_t k = 0; k < info.exits; ++k) {
+    rexit_exit_info exit{};
+    exit.struct_size = sizeof exit;
+    REXIT_PROMISE(ok(rexit_bundle_get_exit(bundle, k, &exit)));
+  }
+  use_session(bundle, info, known ? described.session_bytes : SIZE_MAX, place.path() + "/cache");
+  rexit_bundle_close(bundle);
+  ok(rexit_bundle_verify(path.c_str(), variant));
+}
+
+}  // namespace rexit::fuzz

@@ -1,0 +1,12 @@
+// The same with real graphs, in ONNX Runtime: whatever they are, they end in a status.
+#include "target.hpp"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace rexit::fuzz;
+  static Folder folder;
+  const auto archive = unpack(data, size);
+  if (!archive) return -1;
+  folder.put(*archive);
+  use_bundle(folder.path(), nullptr);
+  return 0;
+}

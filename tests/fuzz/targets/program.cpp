@@ -1,0 +1,30 @@
+// A prompt program; one that is accepted is run, in a bundle.
+#include "bundle/program.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include "target.hpp"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace rexit::fuzz;
+  using nlohmann::json;
+  static Folder folder;
+  static const Archive base = seed_bundle("vectors"), plain = seed_bundle("plain");
+  bool vectors = false;
+  const auto column = [](const rexit::core::Json& field) { return field.string().size() % 2; };
+  if (refused([&] {
+        const rexit::core::JsonDocument document(data, size, "prompt");
+        vectors = rexit::core::read_program(document.root(), {20, 20, 64, 96, column, column}).has_vectors();
+      }))
+    return 0;
+  const json prompt = json::parse(data, data + size, nullptr, false);
+  if (!prompt.is_object()) return 0;
+  Archive archive = vectors ? base : plain;
+  json catalog = json::parse(archive.at("catalog/catalog.json"));
+  catalog["prompt"] = prompt;
+  archive["catalog/catalog.json"] = catalog.dump(-1, ' ', false, json::error_handler_t::replace);
+  seal(archive);
+  folder.put(archive);
+  use_bundle(folder.path(), nullptr);
+  return 0;
+}

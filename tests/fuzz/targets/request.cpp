@@ -1,0 +1,216 @@
+// Calls of the C ABI in one session, with ids, options and struct sizes as the bytes say. Structs lie in memory of exactly the
+// size that they claim, and outputs in memory of exactly the size that the header asks for.
+#include <cmath>
+#include <limits>
+#include <memory>
+
+#include "target.hpp"
+
+namespace {
+
+using namespace rexit::fuzz;
+
+// An opened seed bundle.
+struct Opened {
+  explicit Opened(const char* name) : strings(std::string(name) == "strings") {
+    folder.put(seed_bundle(name));
+    REXIT_PROMISE(ok(rexit_bundle_open(folder.path().c_str(), nullptr, &bundle)));
+  }
+  ~Opened() { rexit_bundle_close(bundle); }
+
+  Folder folder;
+  rexit_bundle* bundle = nullptr;
+  bool strings;
+};
+
+rexit_id id(Bytes& bytes, bool strings, bool user) {
+  static const char* const texts[] = {"user-ü0001", "user-ü0002", "item-ü0000", "item-ü0001", "item-ü0002", "", "\xff", "user-"};
+  if (bytes.below(32) == 0) strings = !strings;
+  if (strings) return {0, texts[bytes.below(std::size(texts))]};
+  if (bytes.below(16) == 0) return {bytes.number<std::int64_t>(), nullptr};
+  const auto row = static_cast<std::int64_t>(bytes.below(21));
+  return {user ? 100 + 3 * row : -7 + 5 * row, nullptr};
+}
+
+float any_float(Bytes& bytes) {
+  constexpr float special[] = {0,
+                               -0.0f,
+                               1,
+                               std::numeric_limits<float>::infinity(),
+                               -std::numeric_limits<float>::infinity(),
+                               std::numeric_limits<float>::quiet_NaN(),
+                               std::numeric_limits<float>::max(),
+                               1e-40f};
+  return bytes.flag() ? special[bytes.below(std::size(special))] : static_cast<float>(bytes.number<std::int8_t>()) / 8;
+}
+
+// A copy of the struct in memory of `struct_size` bytes: its own size, less, or more than the library knows.
+template <class T>
+std::unique_ptr<std::byte[]> sized(T value, Bytes& bytes) {
+  std::size_t size = sizeof value;
+  const std::size_t kind = bytes.below(16);
+  if (kind == 0) size = sizeof(std::size_t) + bytes.below(sizeof value);
+  if (kind == 1) size = sizeof value + bytes.below(64);
+  value.struct_size = size;
+  auto memory = std::make_unique<std::byte[]>(size);
+  std::memcpy(memory.get(), &value, std::min(size, sizeof value));
+  if (kind == 1 && bytes.flag() && size > sizeof value) memory[size - 1] = std::byte{1};
+  return memory;
+}
+
+struct Policy {
+  std::vector<float> upper, lower, rise, fall;
+  std::unique_ptr<std::byte[]> top_k, memory;
+
+  explicit Policy(Bytes& bytes) {
+    const std::size_t exits = bytes.below(16) == 0 ? bytes.below(5) : 3;
+    for (auto* thresholds : {&upper, &lower})
+      for (std::size_t k = 0; k < exits; ++k) thresholds->push_back(any_float(bytes));
+    for (auto* moves : {&rise, &fall})
+      for (std::size_t k = 0; k < 2; ++k) moves->push_back(std::fabs(any_float(bytes)));
+    rexit_policy policy{};
+    policy.upper = upper.data();
+    policy.lower = lower.data();
+    policy.exits = exits;
+    policy.patience = bytes.below(5);
+    policy.quorum = any_float(bytes);
+    if (bytes.flag()) {
+      rexit_top_k rule{};
+      rule.k = bytes.below(6);
+      rule.rise = rise.data();
+      rule.fall = fall.data();
+      rule.ordered = static_cast<std::int32_t>(bytes.below(3));
+      top_k = sized(rule, bytes);
+      policy.top_k = reinterpret_cast<const rexit_top_k*>(top_k.get());
+    }
+    memory = sized(policy, bytes);
+  }
+};
+
+void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
+  std::vector<rexit_id> items, recent;
+  for (std::size_t i = bytes.below(12); i-- > 0;) items.push_back(id(bytes, opened.strings, false));
+  for (std::size_t i = bytes.below(8); i-- > 0;) recent.push_back(id(bytes, opened.strings, false));
+  std::vector<std::uint8_t> liked(recent.size());
+  for (std::uint8_t& one : liked) one = bytes.number<std::uint8_t>();
+  rexit_request request{};
+  request.user = id(bytes, opened.strings, true);
+  request.items = items.data();
+  request.item_count = items.size();
+  request.recent_items = recent.data();
+  request.recent_liked = bytes.flag() ? liked.data() : nullptr;
+  request.recent_count = recent.size();
+  request.has_as_of = static_cast<std::int32_t>(bytes.below(3));
+  request.as_of = bytes.flag() ? bytes.number<std::int64_t>() : static_cast<std::int64_t>(bytes.below(70));
+  const Policy policy(bytes);
+  if (bytes.flag()) request.policy = reinterpret_cast<const rexit_policy*>(policy.memory.get());
+  request.has_force_exit = bytes.below(4) == 0;
+  request.force_exit = static_cast<std::uint32_t>(bytes.below(5));
+  if (bytes.below(8) == 0) request.deadline_us = bytes.number<std::int64_t>();
+  request.top_k = bytes.below(4) == 0 ? bytes.number<std::size_t>() : bytes.below(4);
+  const auto memory = sized(request, bytes);
+  const auto* given = reinterpret_cast<const rexit_request*>(memory.get());
+  const bool whole = given->struct_size >= sizeof request;
+  const std::size_t top = whole && request.top_k != 0 ? std::min(request.top_k, items.size()) : items.size();
+
+  rexit_stats stats{};
+  stats.struct_size = sizeof stats;
+  rexit_stats* stats_out = bytes.flag() ? &stats : nullptr;
+  switch (bytes.below(4)) {
+    case 0: {
+      std::vector<float> traced(items.size() * 3, -1234.5f);
+      if (ok(rexit_session_trace(session, given, traced.data(), stats_out))) {
+        for (const float z : traced) REXIT_PROMISE(std::isfinite(z) && z != -1234.5f);
+      } else {
+        for (const float z : traced) REXIT_PROMISE(z == -1234.5f);
+      }
+      return;
+    }
+    case 1: {
+      std::size_t count = 77;
+      if (!ok(rexit_session_prompt(session, given, nullptr, 0, nullptr, &count))) {
+        REXIT_PROMISE(count == 77);
+        return;
+      }
+      std::vector<std::int32_t> tokens(count);
+      std::vector<std::size_t> offsets(items.size() + 2);
+      REXIT_PROMISE(ok(rexit_session_prompt(session, given, tokens.data(), count, offsets.data(), &count)));
+      for (std::size_t i = 1; i < offsets.size(); ++i) REXIT_PROMISE(offsets[i - 1] <= offsets[i] && offsets[i] <= count);
+      return;
+    }
+    default: {
+      std::vector<rexit_score> scores(top);
+      for (rexit_score& score : scores) score.item = 4321;
+      if (ok(rexit_session_score(session, given, scores.data(), stats_out))) {
+        std::vector<bool> seen(items.size());
+        for (const rexit_score& score : scores) {
+          REXIT_PROMISE(score.item < items.size() && !seen[score.item]);
+          seen[score.item] = true;
+          if (score.exit == REXIT_NO_EXIT) {
+            REXIT_PROMISE(std::isnan(score.probability) && std::isnan(score.log_odds));
+          } else {
+            REXIT_PROMISE(score.exit < 3 && score.probability >= 0 && score.probability <= 1 && std::isfinite(score.log_odds));
+          }
+        }
+      } else {
+        for (const rexit_score& score : scores) REXIT_PROMISE(score.item == 4321);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  static const Opened opened[] = {Opened("plain"), Opened("vectors"), Opened("strings"), Opened("policy")};
+  static const Folder folder;
+  static const std::string saved = folder.path() + "/saved";
+  Bytes bytes(data, size);
+  const Opened& chosen = opened[bytes.below(std::size(opened))];
+  rexit_session_options options{};
+  options.cache_bytes = std::size_t{bytes.number<std::uint16_t>()};
+  const auto memory = sized(options, bytes);
+  rexit_session* session = nullptr;
+  if (!ok(rexit_session_create(chosen.bundle, reinterpret_cast<const rexit_session_options*>(memory.get()), &session))) return 0;
+  for (int calls = 0; calls < 16 && !bytes.empty(); ++calls) {
+    switch (bytes.below(16)) {
+      case 0:
+        ok(rexit_session_clear_cache(session));
+        break;
+      case 1:
+        ok(rexit_session_trim(session));
+        break;
+      case 2:
+        REXIT_PROMISE(ok(rexit_session_save_cache(session, saved.c_str())));
+        break;
+      case 3:
+        ok(rexit_session_load_cache(session, saved.c_str()));
+        break;
+      case 4:
+        ok(rexit_session_warm_up(session));
+        break;
+      case 5: {
+        rexit_exit_counters counters{};
+        const auto out = sized(counters, bytes);
+        ok(rexit_session_get_counters(session, bytes.below(5), reinterpret_cast<rexit_exit_counters*>(out.get())));
+        break;
+      }
+      case 6: {
+        rexit_memory held{};
+        const auto out = sized(held, bytes);
+        ok(rexit_session_get_memory(session, reinterpret_cast<rexit_memory*>(out.get())));
+        break;
+      }
+      case 7: {
+        rexit_segment_stats stats{};
+        const auto out = sized(stats, bytes);
+        ok(rexit_session_get_segment(session, bytes.below(5), reinterpret_cast<rexit_segment_stats*>(out.get())));
+        break;
+      }
+      default:
+        call(session, chosen, bytes);
+    }
+  }
+  rexit_session_destroy(session);
+  return 0;
+}

@@ -1,0 +1,127 @@
+"""The seeds that fuzzing starts from: `python -m fuzz.write_seeds`, in tests/, writes tests/fuzz/seeds/ anew.
+
+They are kept in the repository, so that a fuzzer and the replay need no Python.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save
+
+import rexit
+from builders.bundle import BundleOptions, write_bundle
+from builders.bundle_files import refresh, write_policy
+from builders.catalog import PROGRAM, make_catalog, program_with_vectors
+from builders.engines import ENGINES, KEY, add_engines
+from builders.variants import TENSORRT_HALF
+from fuzz.archive import pack
+
+SEEDS = Path(__file__).parent / "seeds"
+EXITS = [{"a": 1.5, "b": -0.25, "upper": 1.0, "lower": 2.0}] * 2 + [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}]
+TOP_K = {"k": 2, "ordered": True, "rise": [1.0, 0.5], "fall": [2.0, 0.5]}
+TEXTS = {"empty": "", "values": '{"a": [1, -2.5, "\\u00fc", null, true, {"schema": 1}], "schema": 1e3}', "deep": "[" * 40}
+
+
+def put(name: str, contents: bytes | str) -> None:
+    path = SEEDS / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(contents if isinstance(contents, bytes) else contents.encode())
+
+
+def without_graphs(folder: Path, variant: str = "cpu-fp32") -> None:
+    """A double of the backend runs them, so that their contents do not matter."""
+    for path in (folder / "variants" / variant).glob("segment-*"):
+        path.write_text("none")
+    refresh(folder, variant)
+
+
+def write_bundles(place: Path) -> None:
+    small = {"users": 4, "items": 6}
+    catalogs = {
+        "plain": make_catalog(),
+        "vectors": make_catalog(vectors=True),
+        "strings": make_catalog(strings=True),
+        "policy": make_catalog(**small),
+    }
+    for name, catalog in catalogs.items():
+        folder = write_bundle(place / name, BundleOptions(catalog))
+        if name in ("plain", "vectors"):
+            put(f"graph/{name}", pack(folder))
+        cache = saved_cache(folder, place / "saved") if name == "vectors" else None
+        without_graphs(folder)
+        if cache is not None:
+            manifest = json.loads((folder / "manifest.json").read_text())
+            put("cache/saved", belonging_to(cache, manifest["files"]["variants/cpu-fp32/variant.json"]["sha256"]))
+        if name == "policy":
+            write_policy(folder, EXITS, 1, quorum=0.25, top_k=TOP_K)
+        put(f"bundle/{name}", pack(folder))
+    folder = write_bundle(place / "engines", BundleOptions(make_catalog(**small), variants=(TENSORRT_HALF,)))
+    without_graphs(folder)
+    without_graphs(folder, TENSORRT_HALF)
+    add_engines(folder)
+    put("engines/one", (folder / ENGINES / KEY / "engine.json").read_bytes())
+    put("bundle/engines", pack(folder))
+
+
+def saved_cache(folder: Path, place: Path) -> bytes:
+    """Prefixes as a session with the real graphs saves them."""
+    session = rexit.open(folder)
+    for user in (100, 103, 106):
+        session.score(user, [-7, 3])
+    session.save_cache(place)
+    return place.read_bytes()
+
+
+def belonging_to(cache: bytes, digest: str) -> bytes:
+    """The same file as one of another variant.json."""
+    before = re.sub(rb'("variant_sha256":")[0-9a-f]{64}', rb"\g<1>" + digest.encode(), cache[:-64])
+    return before + hashlib.sha256(before).hexdigest().encode()
+
+
+def write_tables() -> None:
+    for strings in (False, True):
+        catalog = make_catalog(4, 6, strings=strings)
+        counts = catalog.info["counts"]
+        for name, table in catalog.tables.items():
+            kind = name.split(".")[0]
+            told = {"table": kind, "kind": "string" if strings else "int64", "count": counts[kind], "dim": 8}
+            metadata = {key: str(value) for key, value in {**told, "interactions": counts["interactions"]}.items()}
+            put(f"tables/{kind}-{told['kind']}", save(table, metadata))
+            if kind == "pieces":
+                continue
+            put(f"ids/{kind}-{told['kind']}", save({key: value for key, value in table.items() if "id" in key}, metadata))
+            put(f"safetensors/{kind}-{told['kind']}", save(table))
+
+
+def policy(digest: str, **others: Any) -> str:
+    return json.dumps({"schema": 1, "requires": [], "variant_sha256": digest, "patience": 1, "exits": EXITS, **others})
+
+
+def main() -> None:
+    shutil.rmtree(SEEDS, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as place:
+        write_bundles(Path(place))
+        manifest = json.loads((Path(place) / "plain" / "manifest.json").read_text())
+    digest = manifest["files"]["variants/cpu-fp32/variant.json"]["sha256"]
+    made_on = {"device": "cpu", "threads": 2, "machine": {"architecture": "x86_64", "onnxruntime": "1.20.0", "rexit": "0.1.0"}}
+    put("policy/plain", policy(digest))
+    put("policy/rules", policy(digest, requires=["slate-rules"], quorum=0.25, top_k=TOP_K, made_on=made_on))
+    put("program/plain", json.dumps(PROGRAM))
+    put("program/vectors", json.dumps(program_with_vectors()))
+    for name, text in TEXTS.items():
+        put(f"json/{name}", text)
+    put("json/manifest", json.dumps(manifest))
+    for name, start in (("plain", 0), ("vectors", 1), ("strings", 2), ("policy", 3)):
+        put(f"request/{name}", bytes([start, 0, 16, 2]) + bytes(range(1, 250, 2)) * 3)
+    write_tables()
+
+
+if __name__ == "__main__":
+    main()
