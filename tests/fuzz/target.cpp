@@ -77,11 +77,17 @@ bool one_line(const char* text) {
 
 }  // namespace
 
+void say(const char* text) {
+  static const bool wanted = std::getenv("REXIT_FUZZ_SAY") != nullptr;
+  if (wanted) std::fprintf(stderr, "refused: %s\n", text);
+}
+
 bool ok(rexit_status status) {
   if (status == REXIT_OK) return true;
   REXIT_PROMISE(status != REXIT_INTERNAL);
   REXIT_PROMISE(std::strcmp(rexit_status_name(status), "unknown status") != 0);
   REXIT_PROMISE(*rexit_last_error() != '\0' && one_line(rexit_last_error()));
+  say(rexit_last_error());
   return false;
 }
 

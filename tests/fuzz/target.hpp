@@ -50,6 +50,9 @@ class Folder {
 // tests/fuzz/seeds/bundle/NAME.
 Archive seed_bundle(const char* name);
 
+// What was refused and why, where the environment has REXIT_FUZZ_SAY: to look into an input.
+void say(const char* text);
+
 // Runs what may throw the runtime's own error, with a status for bad files and nothing else. Returns whether it did not.
 template <class Function>
 bool refused(const Function& function) {
@@ -58,6 +61,7 @@ bool refused(const Function& function) {
     return false;
   } catch (const core::Error& error) {
     if (error.status() == REXIT_INTERNAL || error.status() == REXIT_OK) std::abort();
+    say(error.what());
     return true;
   }
 }
