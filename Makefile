@@ -2,6 +2,7 @@
 # make test   all tests, Python and C++
 # make test-aarch64   the C++ library cross-built for 64-bit ARM, its tests under QEMU, its answers against this machine's
 # make deb    Debian packages of the C++ library and rexit-run, in build/deb
+# make test-deb   the packages, unpacked into an empty folder: rexit-run and examples/cpp score with them
 # make sanitize   the C++ tests under the address and undefined-behaviour sanitizers, threads under the thread sanitizer
 # make fuzz   the C++ library under libFuzzer: MINUTES=60, or RUNS=1000000 per target; goes on from the last run
 # make fuzz-short   the same, two minutes for all targets
@@ -26,7 +27,7 @@ CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp tests/fuzz examples
 imports = $(if $(shell command -v $(PYTHON)),$(shell $(PYTHON) tools/imports.py $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error tools/imports.py failed)))
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-python test-cpp test-aarch64 deb sanitize fuzz fuzz-short check docs format clean bench-peers
+.PHONY: setup demo test test-python test-cpp test-aarch64 deb test-deb sanitize fuzz fuzz-short check docs format clean bench-peers
 
 setup: $(BUILD)/.installed
 
@@ -84,6 +85,10 @@ $(BUILD)/deb/.built: $(BUILD)/.installed
 
 deb: $(BUILD)/deb/.built
 	@ls $(BUILD)/deb/*.deb
+
+test-deb: $(BUILD)/deb/.built $(BUILD)/golden/.written
+	CMAKE=$(abspath $(BIN))/cmake REXIT_ONNXRUNTIME_LIBRARY=$$($(BIN)/python -c 'from rexit.runtime import onnxruntime_library as f; print(f())') \
+	  sh tests/cpp/api/deb.sh $(BUILD)/deb . $(BUILD)/deb/test $(BUILD)/golden/bundle
 
 $(BUILD)/.system-aarch64: tools/system-packages.sh
 	PYTHON=$(PYTHON) tools/system-packages.sh aarch64

@@ -10,7 +10,6 @@ set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_RELEASE 1)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS_PRIVATE_DIRS ${PROJECT_BINARY_DIR})
-set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
 set(CPACK_INSTALL_DEFAULT_DIRECTORY_PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ
   WORLD_EXECUTE)
 
@@ -21,23 +20,23 @@ set(CPACK_DEBIAN_LIBRARY_PACKAGE_SECTION libs)
 # Opened at run time: any version not older than the headers that rexit was built with.
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_SUGGESTS "libonnxruntime1.21")
 set(CPACK_COMPONENT_LIBRARY_DESCRIPTION "early-exit LLM recommender: the library
- Scores a slate of candidate items for one user with a language model cut
- into one ONNX graph per exit, and stops each candidate at the first exit
- that is confident about it. ONNX Runtime is opened at run time.")
+Scores a slate of candidate items for one user with a language model cut
+into one ONNX graph per exit, and stops each candidate at the first exit
+that is confident about it. ONNX Runtime is opened at run time.")
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_NAME librexit-dev)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SECTION libdevel)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_DEPENDS "${same}")
 set(CPACK_COMPONENT_DEVELOPMENT_DESCRIPTION "early-exit LLM recommender: headers
- rexit.h for C, rexit.hpp for C++17, find_package(rexit) for CMake, and a
- pkg-config file.")
+rexit.h for C, rexit.hpp for C++17, find_package(rexit) for CMake, and a
+pkg-config file.")
 if(REXIT_PROGRAM)
   list(APPEND CPACK_COMPONENTS_ALL program)
   set(CPACK_DEBIAN_PROGRAM_PACKAGE_NAME rexit-run)
   set(CPACK_DEBIAN_PROGRAM_PACKAGE_SECTION utils)
   set(CPACK_DEBIAN_PROGRAM_PACKAGE_DEPENDS "${same}")
   set(CPACK_COMPONENT_PROGRAM_DESCRIPTION "early-exit LLM recommender: scores without Python
- Verifies bundles, scores slates, measures latency, and answers requests as
- lines of JSON on stdin and stdout.")
+Verifies bundles, scores slates, measures latency, and answers requests as
+lines of JSON on stdin and stdout.")
 endif()
 
 # ldconfig by dpkg's trigger, and what programs linked with the library depend on.
@@ -46,6 +45,7 @@ file(WRITE ${PROJECT_BINARY_DIR}/debian/shlibs "librexit ${PROJECT_VERSION_MAJOR
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_CONTROL_EXTRA ${PROJECT_BINARY_DIR}/debian/triggers ${PROJECT_BINARY_DIR}/debian/shlibs)
 
 # What Debian asks of every package.
+string(TIMESTAMP year %Y UTC)
 string(TIMESTAMP date "%a, %d %b %Y %H:%M:%S +0000" UTC)
 file(WRITE ${PROJECT_BINARY_DIR}/debian/changelog "rexit (${PROJECT_VERSION}-${CPACK_DEBIAN_PACKAGE_RELEASE}) unstable; urgency=medium
 
@@ -59,7 +59,7 @@ file(WRITE ${PROJECT_BINARY_DIR}/debian/copyright "Format: https://www.debian.or
 Upstream-Name: rexit
 
 Files: *
-Copyright: the rexit authors
+Copyright: ${year} the rexit authors
 License: Apache-2.0
  On Debian systems the full text is in /usr/share/common-licenses/Apache-2.0.
 ")

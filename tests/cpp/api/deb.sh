@@ -1,0 +1,21 @@
+#!/bin/sh
+# The Debian packages, unpacked into an empty folder: rexit-run and examples/cpp, built against librexit-dev, score with them.
+# Installs nothing. deb.sh DEB_FOLDER SOURCE_FOLDER WORK_FOLDER BUNDLE
+# $CMAKE: the CMake that runs the tests, perhaps the only one.
+set -eu
+cmake() { "$CMAKE" "$@"; }
+rm -rf "$3"
+mkdir -p "$3"
+for package in "$1"/*.deb; do
+  dpkg-deb -x "$package" "$3/root"
+  dpkg-deb -f "$package" Package Depends
+done
+dpkg-deb -f "$1"/rexit-run_*.deb Depends | grep -q 'librexit0 (= .*libc6 '
+dpkg-deb -f "$1"/librexit-dev_*.deb Depends | grep -q 'librexit0 (= '
+LD_LIBRARY_PATH=$(echo "$3"/root/usr/lib/*-linux-gnu)
+export LD_LIBRARY_PATH
+! readelf --dynamic "$3/root/usr/bin/rexit-run" | grep -E 'RPATH|RUNPATH'
+cmake -S "$2/examples/cpp" -B "$3/build" -DCMAKE_PREFIX_PATH="$3/root/usr" >/dev/null
+cmake --build "$3/build" >/dev/null
+"$3/build/rexit_score" --raw "$4" 106 -7 8 88
+"$3/root/usr/bin/rexit-run" score "$4" --user 106 --items=-7,8,88
