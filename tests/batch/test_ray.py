@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling): at Ray's 15, a busy machine starts no worker in time
 ray = pytest.importorskip("ray")
 
 from builders.catalog import ITEM_IDS, USER_IDS  # noqa: E402

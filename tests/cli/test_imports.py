@@ -17,7 +17,7 @@ from rexit.bundle import Bundle, Counters
 from running.missing_packages import run_without
 
 NEVER = ("torch", "transformers", "torch_geometric")
-SERVICES = ("fastapi", "pydantic", "uvicorn", "prometheus_client", "ray")
+SERVICES = ("fastapi", "uvicorn", "prometheus_client", "ray")
 NOT_OF_THE_BASE = ("sklearn", "scipy", "matplotlib", "polars", "pyarrow", "pandas", "onnx", *SERVICES)
 LATE = (*NEVER, *NOT_OF_THE_BASE)
 

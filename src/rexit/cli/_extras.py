@@ -20,7 +20,6 @@ _EXTRAS = {
     "pyarrow": "ray",
     "fastapi": "serve",
     "prometheus_client": "serve",
-    "pydantic": "serve",
     "starlette": "serve",
     "uvicorn": "serve",
     "onnx": "tensorrt",  # all that `rexit compile` lacks on a device; the extra `export` has it too
