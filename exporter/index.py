@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from safetensors.numpy import save
 
 from rexit import __version__
 from rexit.bundle.catalog import SPLITS, TABLES, Catalog
-from rexit.bundle.files import SCHEMA, FileEntry, check_writable, write_file, write_json
+from rexit.bundle.files import SCHEMA, FileEntry, check_writable, write_json
 from rexit.bundle.vectors import VectorIds, required
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
@@ -61,18 +59,23 @@ def build_catalog(
     options.check()
     _check_place(out)
     language = Language.load(tokenizer, template)
+    progress("tables", 0, 1)
     data = _read(interactions, items, users, options)
-    words = worded(language, data.users, data.items)
+    progress("tables", 1, 1)
+    words = worded(language, data.users, data.items, progress)
     info = _info(data, language, words, options)
     if (ids := VectorIds.of(info, str(template))) and ids.too_many:
         raise InputError(f"{template}: {ids.too_many}")
     likes = _likes(data)
     retriever = lightgcn.train(likes, options.lightgcn, progress)
     earlier = _snapshots(data, likes, retriever.epochs, options, progress)
-    content = _content(data, words, retriever, options.neighbours)
     info |= _trained(likes, retriever, options)
     with new_folder(out) as folder:
-        _write(folder, info, {**content, SNAPSHOTS: earlier}, data)
+        tables.write(folder / SNAPSHOTS, earlier)
+        del earlier, likes
+        for name, content in _content(data, words, retriever, options.neighbours, progress):
+            tables.write(folder / name, content)
+        _describe(folder, info, data, progress)
     return info
 
 
@@ -141,32 +144,40 @@ def _likes(data: _Data) -> lightgcn.Likes:
 def _snapshots(data: _Data, likes: lightgcn.Likes, epochs: int, options: IndexOptions, progress: Progress) -> tables.Tensors:
     train = data.interactions.filter(pl.col("split") == SPLITS[0])
 
-    def told(done: int) -> None:
-        progress("LightGCN of earlier moments", done, options.snapshots - 1)
+    def told(done: int, total: int) -> None:
+        progress("LightGCN of earlier moments", done, total)
 
     return train_snapshots(train, likes, options.snapshots, epochs, options.lightgcn, told)
 
 
-def _content(data: _Data, words: Worded, retriever: lightgcn.Retriever, neighbours: int) -> Mapping[str, tables.Tensors]:
+def _content(
+    data: _Data, words: Worded, retriever: lightgcn.Retriever, neighbours: int, progress: Progress
+) -> Iterator[tuple[str, tables.Tensors]]:
+    """The files of a catalog and what they hold, one after the other: a whole one can take gigabytes."""
     users, fold_in = retriever.users.astype(np.float16), retriever.fold_in.astype(np.float16)
     histories = tables.histories(data.interactions, len(data.users))
-    return {
-        "users.safetensors": {
+    yield (
+        "users.safetensors",
+        {
             **tables.id_tensors(data.users["id"]),
             "embeddings": users,
-            "similar": similar_users(users, fold_in, histories, neighbours),
+            "similar": similar_users(users, fold_in, histories, neighbours, progress),
             **histories,
             **tables.field_tensors(words.fields, "user"),
         },
-        "items.safetensors": {
+    )
+    del users, histories
+    yield (
+        "items.safetensors",
+        {
             **tables.id_tensors(data.items["id"]),
             "embeddings": retriever.items.astype(np.float16),
             "fold_in": fold_in,
             **tables.ratings(data.interactions, len(data.items)),
             **tables.field_tensors(words.fields, "item"),
         },
-        "pieces.safetensors": words.pieces,
-    }
+    )
+    yield "pieces.safetensors", words.pieces
 
 
 def _info(data: _Data, language: Language, words: Worded, options: IndexOptions) -> dict[str, Any]:
@@ -207,24 +218,22 @@ def _trained(likes: lightgcn.Likes, retriever: lightgcn.Retriever, options: Inde
     }
 
 
-def _write(folder: Path, info: dict[str, Any], content: Mapping[str, tables.Tensors], data: _Data) -> None:
-    for name in (*TABLES, SNAPSHOTS):
-        write_file(folder / name, save(content[name]))
+def _describe(folder: Path, info: dict[str, Any], data: _Data, progress: Progress) -> None:
+    """Writes the splits, and what catalog.json says of tables and splits."""
+    progress("splits", 0, len(SPLITS))
     info["snapshots"] = {"path": SNAPSHOTS, **FileEntry.of(folder / SNAPSHOTS).to_json()}
-    info["counts"]["pieces"] = len(content["pieces.safetensors"]["offsets"]) - 1
-    info["prompt"]["lengths"] = prompt_lengths(Catalog(folder, info, {}))
     (folder / "splits").mkdir()
     splits = {}
-    named = data.asked.with_columns(
-        data.users["id"].gather(data.asked["user"]).alias("user"),
-        data.items["id"].gather(data.asked["item"]).alias("item"),
-    )
-    for split in SPLITS:
-        part = named.filter(pl.col("split") == split).select("user", "item", "time", "liked")
-        path, buffer = f"splits/{split}.parquet", io.BytesIO()
-        part.write_parquet(buffer)
-        write_file(folder / path, buffer.getvalue())
+    for n, split in enumerate(SPLITS):
+        part = data.asked.filter(pl.col("split") == split).select("user", "item", "time", "liked")
+        part = part.with_columns(user=data.users["id"].gather(part["user"]), item=data.items["id"].gather(part["item"]))
+        path = f"splits/{split}.parquet"
+        tables.write_frame(folder / path, part)
         splits[split] = {"path": path, "rows": len(part), **FileEntry.of(folder / path).to_json()}
+        progress("splits", n + 1, len(SPLITS))
     info["splits"] = splits
+    catalog = Catalog(folder, info, {})
+    info["counts"]["pieces"] = len(catalog.piece_table["offsets"]) - 1
+    info["prompt"]["lengths"] = prompt_lengths(catalog)
     info["files"] = {name: FileEntry.of(folder / name).to_json() for name in TABLES}
     write_json(folder / "catalog.json", info)
