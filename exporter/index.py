@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from safetensors.numpy import save
 
 from rexit import __version__
 from rexit.bundle.catalog import SPLITS
-from rexit.bundle.files import SCHEMA, FileEntry, write_file
+from rexit.bundle.files import SCHEMA, FileEntry
 from rexit.bundle.vectors import VectorIds, required
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
 from rexit.exporter.catalog import lightgcn, tables
-from rexit.exporter.catalog.folder import check_place, with_ids, write
+from rexit.exporter.catalog.folder import check_place, write
 from rexit.exporter.catalog.interactions import read_entities, read_interactions, rows_of, unify_ids
 from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.catalog.neighbours import similar_users
@@ -59,20 +58,23 @@ def build_catalog(
     options.check()
     check_place(out)
     language = Language.load(tokenizer, template)
+    progress("tables", 0, 1)
     data = _read(interactions, items, users, options)
-    words = worded(language, data.users, data.items)
+    progress("tables", 1, 1)
+    words = worded(language, data.users, data.items, progress)
     info = _info(data, language, words, options)
     if (ids := VectorIds.of(info, str(template))) and ids.too_many:
         raise InputError(f"{template}: {ids.too_many}")
     likes = _likes(data)
     retriever = lightgcn.train(likes, options.lightgcn, progress)
     earlier = _snapshots(data, likes, retriever.epochs, options, progress)
-    content = _content(data, words, retriever, options.neighbours)
     info |= _trained(likes, retriever, options)
     with new_folder(out) as folder:
-        write_file(folder / SNAPSHOTS, save(earlier))
+        tables.write(folder / SNAPSHOTS, earlier)
+        del earlier, likes
         info["snapshots"] = {"path": SNAPSHOTS, **FileEntry.of(folder / SNAPSHOTS).to_json()}
-        write(folder, info, content, with_ids(data.asked, data.users["id"], data.items["id"]))
+        content = _content(data, words, retriever, options.neighbours, progress)
+        write(folder, info, content, data.asked, data.users["id"], data.items["id"], progress)
     return info
 
 
@@ -129,32 +131,40 @@ def _likes(data: _Data) -> lightgcn.Likes:
 def _snapshots(data: _Data, likes: lightgcn.Likes, epochs: int, options: IndexOptions, progress: Progress) -> tables.Tensors:
     train = data.interactions.filter(pl.col("split") == SPLITS[0])
 
-    def told(done: int) -> None:
-        progress("LightGCN of earlier moments", done, options.snapshots - 1)
+    def told(done: int, total: int) -> None:
+        progress("LightGCN of earlier moments", done, total)
 
     return train_snapshots(train, likes, options.snapshots, epochs, options.lightgcn, told)
 
 
-def _content(data: _Data, words: Worded, retriever: lightgcn.Retriever, neighbours: int) -> Mapping[str, tables.Tensors]:
+def _content(
+    data: _Data, words: Worded, retriever: lightgcn.Retriever, neighbours: int, progress: Progress
+) -> Iterator[tuple[str, tables.Tensors]]:
+    """The files of a catalog and what they hold, one after the other: a whole one can take gigabytes."""
     users, fold_in = retriever.users.astype(np.float16), retriever.fold_in.astype(np.float16)
     histories = tables.histories(data.interactions, len(data.users))
-    return {
-        "users.safetensors": {
+    yield (
+        "users.safetensors",
+        {
             **tables.id_tensors(data.users["id"]),
             "embeddings": users,
-            "similar": similar_users(users, fold_in, histories, neighbours),
+            "similar": similar_users(users, fold_in, histories, neighbours, progress),
             **histories,
             **tables.field_tensors(words.fields, "user"),
         },
-        "items.safetensors": {
+    )
+    del users, histories
+    yield (
+        "items.safetensors",
+        {
             **tables.id_tensors(data.items["id"]),
             "embeddings": retriever.items.astype(np.float16),
             "fold_in": fold_in,
             **tables.ratings(data.interactions, len(data.items)),
             **tables.field_tensors(words.fields, "item"),
         },
-        "pieces.safetensors": words.pieces,
-    }
+    )
+    yield "pieces.safetensors", words.pieces
 
 
 def _info(data: _Data, language: Language, words: Worded, options: IndexOptions) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from rexit.bundle.vectors import VectorIds
 from rexit.bundle.writer import new_folder
 from rexit.errors import BundleError, InputError
 from rexit.exporter.catalog import fold_in, tables
-from rexit.exporter.catalog.folder import check_place, with_ids, write
+from rexit.exporter.catalog.folder import check_place, write
 from rexit.exporter.catalog.interactions import read_entities, read_interactions, rows_of, unify_ids
 from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.catalog.neighbours import nonzero_rows, updated_similar_users
@@ -81,7 +81,7 @@ def update_catalog(
         raise InputError(f"{catalog}: {ids.too_many}")
     with new_folder(out) as folder:
         progress("write", 0, 1)
-        write(folder, info, content, with_ids(data.asked, sides["user"].ids, sides["item"].ids))
+        write(folder, info, content.items(), data.asked, sides["user"].ids, sides["item"].ids)
         progress("write", 1, 1)
     return info
 

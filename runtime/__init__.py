@@ -1,7 +1,7 @@
 """Scores slates with an exported bundle: Python bindings of the C++ library. Loads neither torch nor transformers."""
 
 from rexit.runtime._library import onnxruntime_library, onnxruntime_version
-from rexit.runtime.session import ExitInfo, Info, Memory, Scores, SegmentStats, Session, Stats, StopRule, Trace, open
+from rexit.runtime.session import ExitInfo, Info, Memory, Scores, SegmentStats, Session, Stats, StopRule, Trace, open, verify
 
 __all__ = [
     "ExitInfo",
@@ -16,4 +16,5 @@ __all__ = [
     "onnxruntime_library",
     "onnxruntime_version",
     "open",
+    "verify",
 ]

@@ -13,6 +13,8 @@ _Ids = Sequence[int | str]
 _TopK = tuple[int, bool, Sequence[float], Sequence[float]]
 _Rules = tuple[Sequence[float], Sequence[float], int, float, _TopK | None]
 
+def verify(path: str, variant: str) -> None: ...
+
 class Session:
     def __init__(
         self, path: str, variant: str, library: str, threads: int, cache_bytes: int, device: str, device_id: int

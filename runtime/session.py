@@ -146,6 +146,14 @@ class Trace:
     stats: Stats
 
 
+def verify(bundle: str | os.PathLike[str], variant: str | None = None) -> None:
+    """Checks what opening leaves for later, as `rexit_bundle_verify` does: every row of the catalog, and all digests.
+
+    variant: None checks all. Opens no backend. Raises BundleError for the first thing that is wrong.
+    """
+    _native.verify(os.fspath(bundle), variant or "")
+
+
 def open(
     path: str | os.PathLike[str],
     variant: str | None = None,

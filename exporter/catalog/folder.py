@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from safetensors.numpy import save
 
 from rexit.bundle.catalog import SPLITS, TABLES, Catalog
-from rexit.bundle.files import FileEntry, check_writable, write_file, write_json
+from rexit.bundle.files import FileEntry, check_writable, write_json
 from rexit.errors import InputError
-from rexit.exporter.catalog.tables import Tensors
+from rexit.exporter.catalog.tables import Tensors, write_frame
+from rexit.exporter.catalog.tables import write as write_table
 from rexit.exporter.prompt.lengths import prompt_lengths
+from rexit.progress import Progress, silent
 
 
 def check_place(out: Path) -> None:
@@ -30,27 +30,35 @@ def check_place(out: Path) -> None:
     check_writable(out.parent)
 
 
-def with_ids(interactions: pl.DataFrame, users: pl.Series, items: pl.Series) -> pl.DataFrame:
-    """`user` and `item` as ids instead of rows."""
-    ids = {"user": users.gather(interactions["user"]), "item": items.gather(interactions["item"])}
-    return interactions.with_columns(**ids)
+def write(
+    folder: Path,
+    info: dict[str, Any],
+    content: Iterable[tuple[str, Tensors]],
+    asked: pl.DataFrame,
+    users: pl.Series,
+    items: pl.Series,
+    progress: Progress = silent,
+) -> None:
+    """Tables, splits, and catalog.json, which is `info` with what is measured of them.
 
-
-def write(folder: Path, info: dict[str, Any], content: Mapping[str, Tensors], asked: pl.DataFrame) -> None:
-    """Tables, splits, and catalog.json, which is `info` with what is measured of them. asked: `user`, `item` (ids), `time`,
-    `liked`, `split`, in the order of the splits' files."""
-    for name in TABLES:
-        write_file(folder / name, save(content[name]))
-    info["counts"]["pieces"] = len(content["pieces.safetensors"]["offsets"]) - 1
-    info["prompt"]["lengths"] = prompt_lengths(Catalog(folder, info, {}))
+    content: each file of TABLES and what it holds, read one after the other. asked: `user`, `item` (rows), `time`, `liked`,
+    `split`, in the order of the splits' files. users, items: the ids of the rows.
+    """
+    for name, tensors in content:
+        write_table(folder / name, tensors)
+    progress("splits", 0, len(SPLITS))
     (folder / "splits").mkdir()
     splits = {}
-    for split in SPLITS:
+    for n, split in enumerate(SPLITS):
         part = asked.filter(pl.col("split") == split).select("user", "item", "time", "liked")
-        path, buffer = f"splits/{split}.parquet", io.BytesIO()
-        part.write_parquet(buffer)
-        write_file(folder / path, buffer.getvalue())
+        part = part.with_columns(user=users.gather(part["user"]), item=items.gather(part["item"]))
+        path = f"splits/{split}.parquet"
+        write_frame(folder / path, part)
         splits[split] = {"path": path, "rows": len(part), **FileEntry.of(folder / path).to_json()}
+        progress("splits", n + 1, len(SPLITS))
     info["splits"] = splits
+    catalog = Catalog(folder, info, {})
+    info["counts"]["pieces"] = len(catalog.piece_table["offsets"]) - 1
+    info["prompt"]["lengths"] = prompt_lengths(catalog)
     info["files"] = {name: FileEntry.of(folder / name).to_json() for name in TABLES}
     write_json(folder / "catalog.json", info)

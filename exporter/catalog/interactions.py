@@ -13,7 +13,7 @@ Rules
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,14 @@ from rexit.errors import InputError
 from rexit.exporter.options import IndexOptions
 
 
-def read_table(path: Path) -> pl.DataFrame:
-    """A table as it stands: text cells as strings (empty ones null), Parquet cells as they are. Raises InputError."""
+def read_table(path: Path, wanted: Collection[str] | None = None) -> pl.DataFrame:
+    """A table as it stands: text cells as strings (empty ones null), Parquet cells as they are. Raises InputError.
+
+    wanted: the columns that are read; None: all. Where one is missing all are, so that they can be named.
+    """
     path = Path(path)
     try:
-        frame = pl.read_parquet(path) if path.suffix == ".parquet" else _read_text(path)
+        frame = _read_parquet(path, wanted) if path.suffix == ".parquet" else _read_text(path, wanted)
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
     except pl.exceptions.PolarsError as exc:
@@ -45,7 +48,20 @@ def read_table(path: Path) -> pl.DataFrame:
     return frame
 
 
-def _read_text(path: Path) -> pl.DataFrame:
+def _chosen(names: Sequence[str], wanted: Collection[str] | None) -> list[int]:
+    known = [name.partition(":")[0] for name in names]
+    if wanted is None or not set(wanted) <= set(known):
+        return list(range(len(names)))
+    return [n for n, name in enumerate(known) if name in wanted]
+
+
+def _read_parquet(path: Path, wanted: Collection[str] | None) -> pl.DataFrame:
+    scan = pl.scan_parquet(path, glob=False)
+    names = scan.collect_schema().names()
+    return scan.select(names[n] for n in _chosen(names, wanted)).collect()
+
+
+def _read_text(path: Path, wanted: Collection[str] | None) -> pl.DataFrame:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             header = file.readline()
@@ -68,8 +84,9 @@ def _read_text(path: Path) -> pl.DataFrame:
     if len(set(names)) < len(names):  # Polars would rename the second one.
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{path}: column {twice!r} stands {names.count(twice)} times in the header, expected unique columns")
-    frame = pl.read_csv(path, separator=separator, quote_char='"' if quoted else None, infer_schema=False)
-    frame.columns = names
+    chosen = _chosen(names, wanted)
+    frame = pl.read_csv(path, columns=chosen, separator=separator, quote_char='"' if quoted else None, infer_schema=False)
+    frame.columns = [names[n] for n in chosen]
     return frame
 
 
@@ -100,7 +117,15 @@ def read_interactions(path: Path, options: IndexOptions, all: bool = True) -> pl
     """`user`, `item` (ids as they stand), `time` int64, `liked` bool, in the file's order; `split` where a column says it.
 
     all: the file holds all interactions there are, so it must have likes and others."""
-    frame, columns = read_table(path), options.columns
+    columns = options.columns
+    wanted = {columns.user, columns.item}
+    if not options.implicit:
+        wanted.add(columns.rating)
+    if options.order == "time":
+        wanted.add(columns.time)
+    if columns.split is not None:
+        wanted.add(columns.split)
+    frame = read_table(path, wanted)
     read = {
         "user": _ids(frame, columns.user, path, "--user-column"),
         "item": _ids(frame, columns.item, path, "--item-column"),

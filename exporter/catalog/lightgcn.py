@@ -25,6 +25,7 @@ from rexit.exporter.options import LightGCNOptions
 from rexit.progress import Progress, silent
 
 EVALUATE_EVERY = 5  # epochs
+BLOCK = 1 << 18  # likes whose losses are in memory at once
 K = 20  # recall@K
 
 Rows = NDArray[np.int64]
@@ -65,7 +66,8 @@ class Retriever:
 
 
 def train(likes: Likes, options: LightGCNOptions, progress: Progress = silent) -> Retriever:
-    """Each step propagates the full graph and takes one BPR batch with uniformly drawn negatives.
+    """Each step propagates the full graph once and takes one BPR batch with uniformly drawn negatives, BLOCK likes of it at a
+    time: what a step holds beside the graph and a few tables of embeddings does not grow with the likes.
 
     The epoch with the best validation recall@20 is kept; without validation likes the last one. Users are folded in for it, as
     they are when prompts are made. Seeded: the same input gives the same result on the same machine.
@@ -105,12 +107,8 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retrie
         for chosen in torch.split(torch.randperm(len(user), generator=generator), batch):
             negative = torch.randint(items, (options.negatives, len(chosen)), generator=generator)
             nodes = torch.stack([user[chosen], users + item[chosen], *(users + negative)])
-            # F.embedding, not indexing: its gradient is summed in a fixed order.
-            u, i, *j = F.embedding(nodes, model.get_embedding(graph.adjacency))
-            against = torch.stack([(u * one).sum(1) for one in j])
-            loss = model.recommendation_loss((u * i).sum(1), against, torch.unique(nodes), options.weight_decay)
             optimizer.zero_grad()
-            loss.backward()
+            _backward(model, graph.adjacency, nodes, options.weight_decay)
             optimizer.step()
         if epoch % EVALUATE_EVERY == 0 or epoch == options.epochs:
             recall = judge.at(K, _scores(*_embeddings(model, graph)[1:], known))
@@ -134,6 +132,40 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retrie
     )
 
 
+def _backward(model: LightGCN, adjacency: Tensor, nodes: Tensor, weight_decay: float) -> None:
+    """Adds the gradient of one batch's loss: `nodes` [2 + negatives, n] are users, liked items and items drawn against them.
+
+    Propagation is linear and the graph symmetric, so the loss's gradient by embeddings, propagated once more, is that by weights.
+    autograd would transpose the graph in each layer of each step, at several times the cost of a product with it.
+    """
+    with torch.no_grad():
+        embeddings = _propagated(model, model.embedding.weight, adjacency)
+    embeddings.requires_grad_()
+    count = nodes.shape[1]
+    for block in nodes.split(BLOCK, dim=1):
+        # F.embedding, not indexing: its gradient is summed in a fixed order.
+        u, i, *j = F.embedding(block, embeddings)
+        against = torch.stack([(u * one).sum(1) for one in j])
+        loss = model.recommendation_loss((u * i).sum(1), against, lambda_reg=0)
+        (loss * (block.shape[1] / count)).backward()
+    assert embeddings.grad is not None
+    with torch.no_grad():
+        model.embedding.weight.grad = _propagated(model, embeddings.grad, adjacency)
+        # BPR's lambda, on the weights of the batch's nodes: the gradient of lambda |w|^2 over the likes.
+        used = torch.zeros(len(embeddings), 1, dtype=torch.bool)
+        used[nodes.flatten()] = True
+        model.embedding.weight.grad.addcmul_(model.embedding.weight, used, value=2 * weight_decay / count)
+
+
+def _propagated(model: LightGCN, layer: Tensor, adjacency: Tensor) -> Tensor:
+    """The mean of the layers, of which `layer` is the first: `LightGCN.get_embedding` for any [U + I, D]."""
+    total = layer * model.alpha[0]
+    for alpha in model.alpha[1:]:
+        layer = adjacency @ layer
+        total.add_(layer, alpha=float(alpha))
+    return total
+
+
 @dataclass(frozen=True)
 class _Graph:
     """The likes: `adjacency` sparse [U + I, U + I], degrees [U] and [I]."""
@@ -155,9 +187,13 @@ def _matrix(user: Rows, item: Rows, users: int, items: int) -> Tensor:
 
 
 def _csr(matrix: Tensor) -> Tensor:
+    """In CSR, with int32 indices where they fit: a third less memory."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "CSR is in beta"
-        return matrix.to_sparse_csr()
+        made = matrix.to_sparse_csr()
+        if max(made.values().numel(), *made.shape) >= 1 << 31:
+            return made
+        return torch.sparse_csr_tensor(made.crow_indices().int(), made.col_indices().int(), made.values(), made.shape)
 
 
 def _adjacency(user: Tensor, item: Tensor, users: int, items: int) -> Tensor:

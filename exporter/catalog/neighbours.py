@@ -1,19 +1,33 @@
-"""Exact nearest neighbours by dot product, as the runtime computes them.
+"""Nearest neighbours by dot product, as the runtime computes them.
 
 A user's embedding is folded in from what they liked, at index time for the stored lists and in every prompt that sees less or
 more than those: one way for all. It is rounded to float16 like the embeddings it is compared with: products of such numbers
 are exact in float32 and their sums in float64, so that neither the order of summing nor the machine changes who is near.
+
+The search
+1. Equal embeddings are searched for once; zero ones never.
+2. A product in float32 names more candidates than are wanted (`nearest.Flat`), or beyond EXACT users an index does
+   (`nearest.Inverted`).
+3. Candidates are scored exactly and ordered, ties to the lower row. Whatever else float32 could have misplaced is a candidate,
+   too, so that without an index the result is the definition's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-CHUNK = 256  # users searched for at once
+from rexit.exporter.catalog.nearest import Flat, Inverted
+from rexit.progress import Progress, silent
+
+CHUNK = 128  # users searched for at once
+SPARE = 12  # candidates beyond those wanted
+EXACT = 200_000
+"""More different embeddings than this are searched with an index; docs/scale.md has what both cost."""
 
 
 def top(scores: NDArray[np.float64], k: int) -> NDArray[np.int64]:
@@ -37,35 +51,76 @@ def folded_in(fold_in: NDArray[np.float16]) -> NDArray[np.float16]:
     Their sum, over the power of two that brings its largest component into [0.5, 1): a direction, whose length does not
     matter, without a rounding that depends on the order of summing.
     """
-    total = fold_in.astype(np.float64).sum(0)
-    _, exponent = np.frexp(np.abs(total).max())
-    embedding: NDArray[np.float16] = np.ldexp(total, -exponent).astype(np.float16)
-    return embedding
+    return _directions(fold_in.astype(np.float64).sum(0, keepdims=True))[0]
+
+
+def _directions(sums: NDArray[np.float64]) -> NDArray[np.float16]:
+    _, exponents = np.frexp(np.abs(sums).max(1, keepdims=True))
+    embeddings: NDArray[np.float16] = np.ldexp(sums, -exponents).astype(np.float16)
+    return embeddings
 
 
 class Neighbourhood:
     """The users that can be similar to somebody: `embeddings` float16 [U, D]. `k` of them at most are."""
 
     def __init__(self, embeddings: NDArray[np.float16], k: int) -> None:
-        self._embeddings = embeddings.astype(np.float64)
-        self._unknown = ~nonzero_rows(embeddings)
+        self._embeddings = embeddings
         self.k = k
+
+    @cached_property
+    def _groups(self) -> tuple[NDArray[np.float16], NDArray[np.int64], NDArray[np.int64]]:
+        """The different embeddings [G, D], and the rows of their users: those of group g are rows[starts[g] : starts[g + 1]],
+        ascending."""
+        known = np.flatnonzero(nonzero_rows(self._embeddings))
+        # + 0: a component of -0 equals one of 0, its bytes do not.
+        vectors = np.ascontiguousarray(self._embeddings[known] + np.float16(0))
+        whole = vectors.view(np.dtype((np.void, vectors.itemsize * vectors.shape[1]))).ravel()
+        _, first, group, counts = np.unique(whole, return_index=True, return_inverse=True, return_counts=True)
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return vectors[first], starts, known[np.argsort(group.ravel(), kind="stable")]
+
+    @cached_property
+    def _search(self) -> Flat | Inverted:
+        vectors = self._groups[0].astype(np.float32)
+        return Flat(vectors) if len(vectors) <= EXACT else Inverted(vectors)
 
     def nearest(self, queries: NDArray[np.float16], own: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """For each query [n, D] the nearest users' rows, nearest first, without its `own` row [n] (-1: has none).
 
         A zero query has no neighbours, and a user with a zero embedding is nobody's.
         """
-        scores = queries.astype(np.float64) @ self._embeddings.T
-        scores[:, self._unknown] = -np.inf
-        scores[~nonzero_rows(queries)] = -np.inf
-        rows = np.flatnonzero(own >= 0)
-        scores[rows, own[rows]] = -np.inf
-        return [top(line, self.k) for line in scores]
+        asked = np.flatnonzero(nonzero_rows(queries))
+        found = np.full((len(queries), self.k), -1)
+        if len(asked) and self.k > 0 and len(self._groups[0]):
+            found[asked] = self._nearest(queries[asked], own[asked])
+        return [row[row >= 0] for row in found]
+
+    def _nearest(self, queries: NDArray[np.float16], own: NDArray[np.int64]) -> NDArray[np.int64]:
+        """int64 [n, k], -1 where there are no more. No query is zero."""
+        vectors, starts, rows = self._groups
+        # One more than is wanted: the own row may be among them.
+        query, group = self._search.candidates(queries.astype(np.float32), self.k + 1, SPARE)
+        scores = np.einsum("nd,nd->n", queries[query].astype(np.float64), vectors[group].astype(np.float64))
+        members = np.minimum(np.diff(starts)[group], self.k + 1)
+        each = np.repeat(np.arange(len(group)), members)
+        user = rows[starts[group[each]] + np.arange(len(each)) - np.repeat(np.cumsum(members) - members, members)]
+        other = user != own[query[each]]
+        each, user = each[other], user[other]
+        order = np.lexsort((user, -scores[each], query[each]))
+        query, user = query[each][order], user[order]
+        place = np.arange(len(query)) - np.searchsorted(query, query)
+        nearest = np.full((len(queries), self.k), -1)
+        taken = place < self.k
+        nearest[query[taken], place[taken]] = user[taken]
+        return nearest
 
 
 def similar_users(
-    embeddings: NDArray[np.float16], fold_in: NDArray[np.float16], histories: Mapping[str, NDArray[Any]], k: int
+    embeddings: NDArray[np.float16],
+    fold_in: NDArray[np.float16],
+    histories: Mapping[str, NDArray[Any]],
+    k: int,
+    progress: Progress = silent,
 ) -> NDArray[np.int32]:
     """For each of the U users (`embeddings` [U, D]) the min(k, U - 1) nearest others to the embedding folded in from all they
     liked (`fold_in` [I, D], `history_*` as docs/format.md has them): int32 [U, k], nearest first.
@@ -75,7 +130,7 @@ def similar_users(
     users = np.arange(len(embeddings))
     # Own rows rather than -1: every value stays an index that no reader can step out of bounds with.
     result = np.repeat(users.astype(np.int32)[:, None], min(k, len(users) - 1), axis=1)
-    _search(result, users, embeddings, fold_in, histories)
+    _search(result, users, embeddings, fold_in, histories, progress)
     return result
 
 
@@ -98,7 +153,7 @@ def updated_similar_users(
     users = np.flatnonzero(~changed) if len(added) else added
     for begin in range(0, len(users), CHUNK):
         own = users[begin : begin + CHUNK]
-        queries = _queries(own, fold_in, histories).astype(np.float64)
+        queries = _folded_in_users(own, fold_in, histories).astype(np.float64)
         candidates = np.concatenate([similar[own], np.broadcast_to(added, (len(own), len(added)))], 1)
         scores = np.empty(candidates.shape)
         scores[:, : similar.shape[1]] = np.einsum("nd,nkd->nk", queries, embeddings[similar[own]].astype(np.float64))
@@ -117,19 +172,31 @@ def _search(
     embeddings: NDArray[np.float16],
     fold_in: NDArray[np.float16],
     histories: Mapping[str, NDArray[Any]],
+    progress: Progress = silent,
 ) -> None:
     """Fills the `users`' rows of `result` as far as they have neighbours."""
     around = Neighbourhood(embeddings, result.shape[1])
     for begin in range(0, len(users), CHUNK):
+        progress("similar users", begin, len(users))
         own = users[begin : begin + CHUNK]
-        for user, nearest in zip(own, around.nearest(_queries(own, fold_in, histories), own), strict=True):
+        for user, nearest in zip(own, around.nearest(_folded_in_users(own, fold_in, histories), own), strict=True):
             result[user, : len(nearest)] = nearest
+    progress("similar users", len(users), len(users))
 
 
-def _queries(
+def _folded_in_users(
     users: NDArray[np.int64], fold_in: NDArray[np.float16], histories: Mapping[str, NDArray[Any]]
 ) -> NDArray[np.float16]:
-    """Their embeddings, folded in from all they liked: [n, D]."""
-    starts, items, liked = (histories[f"history_{name}"] for name in ("offsets", "items", "liked"))
-    met = [slice(starts[user], starts[user + 1]) for user in users]
-    return np.stack([folded_in(fold_in[items[part][liked[part] > 0]]) for part in met])
+    """`folded_in` of users: [n, D]."""
+    begins = histories["history_offsets"][users]
+    sizes = histories["history_offsets"][users + 1] - begins
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    met = np.repeat(begins - starts[:-1], sizes) + np.arange(starts[-1])
+    liked = histories["history_liked"][met] > 0
+    likes = np.concatenate([[0], np.cumsum(liked)])[starts]
+    each = fold_in[histories["history_items"][met[liked]]].astype(np.float64)
+    sums = np.zeros((len(users), fold_in.shape[1]))
+    some = np.diff(likes) > 0
+    if some.any():
+        sums[some] = np.add.reduceat(each, likes[:-1][some])
+    return _directions(sums)

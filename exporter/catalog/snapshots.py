@@ -46,12 +46,17 @@ def begins(parted: pl.DataFrame, users: int, count: int) -> NDArray[np.int64]:
 
 
 def train_snapshots(
-    train: pl.DataFrame, likes: lightgcn.Likes, count: int, epochs: int, options: LightGCNOptions, told: Callable[[int], None]
+    train: pl.DataFrame,
+    likes: lightgcn.Likes,
+    count: int,
+    epochs: int,
+    options: LightGCNOptions,
+    told: Callable[[int, int], None],
 ) -> dict[str, NDArray[Any]]:
     """The tensors of snapshots.safetensors, as docs/format.md has them.
 
     train: the training split with `user`, `item`, `time`, `liked`. likes: of the catalog's own graph. epochs: for each, what
-    validation chose for that one. `told` is given the number of snapshots done.
+    validation chose for that one. `told` is given the number of epochs done and to do.
     """
     parted = parts(train, count)
     liked = parted.filter("liked")
@@ -61,12 +66,13 @@ def train_snapshots(
     rows = {"users": likes.users, "items": likes.items, "fold_in": likes.items}
     tables = {name: np.zeros((count - 1, n, options.dim), np.float16) for name, n in rows.items()}
     for k in range(1, count):
-        told(k - 1)
+        before, total = (k - 1) * epochs, (count - 1) * epochs
+        told(before, total)
         early = part < k
         if early.any():
             mine = replace(likes, graph=(user[early], item[early]), wanted=(nothing, nothing))
-            retriever = lightgcn.train(mine, fixed)
+            retriever = lightgcn.train(mine, fixed, lambda _, done, __, before=before, total=total: told(before + done, total))
             for name, table in tables.items():
                 table[k - 1] = getattr(retriever, name)
-    told(count - 1)
+    told(total, total)
     return {"begins": begins(parted, likes.users, count), **tables}

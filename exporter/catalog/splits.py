@@ -87,7 +87,7 @@ def _by_rule(ordered: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, dict[str,
             told = {"counts": list(counts)}
         is_test, is_held_out = left <= tests, left <= tests + validations
     split = pl.when(is_test).then(pl.lit(TEST)).when(is_held_out).then(pl.lit(VALIDATION)).otherwise(pl.lit(TRAIN))
-    return ordered.with_columns(split=split), {"by": rule.kind, **told}
+    return ordered.with_columns(split=split.cast(pl.Enum(SPLITS))), {"by": rule.kind, **told}
 
 
 def _floor(share: Fraction, n: Any) -> Any:

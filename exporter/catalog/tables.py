@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from rexit.bundle.files import replaced
 
 Tensors = dict[str, NDArray[Any]]
+
+
+def write(path: Path, tensors: Tensors) -> None:
+    """Writes tensors from where they are in memory. Raises InputError."""
+    _write(path, lambda temporary: save_file(tensors, temporary))
+
+
+def write_frame(path: Path, frame: pl.DataFrame) -> None:
+    """Writes a Parquet file. Raises InputError."""
+    _write(path, frame.write_parquet)
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    with replaced(path) as temporary:
+        try:
+            write(temporary)
+        except (SafetensorError, pl.exceptions.PolarsError) as exc:  # both are written in Rust, and tell an OSError so
+            number = re.search(r"os error (\d+)", str(exc))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from exc
 
 
 def id_tensors(ids: pl.Series) -> Tensors:
     """Ascending ids as `ids` int64 [n], or `id_bytes` uint8 and `id_offsets` int64 [n+1]."""
     if ids.dtype == pl.Int64:
         return {"ids": ids.to_numpy().astype(np.int64)}
-    raw = [str(id).encode() for id in ids]
-    return {"id_bytes": np.frombuffer(b"".join(raw), np.uint8), "id_offsets": offsets(np.array([len(r) for r in raw]))}
+    return {
+        "id_bytes": np.frombuffer("".join(ids).encode(), np.uint8),
+        "id_offsets": offsets(ids.str.len_bytes().to_numpy()),
+    }
 
 
 def offsets(counts: NDArray[Any]) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from rexit.errors import InputError
 from rexit.exporter.prompt.pieces import Pieces, load_tokenizer, single_token
 from rexit.exporter.prompt.program import Fields, Lengths, Program, bounds, compile_program, vector_count
 from rexit.exporter.prompt.template import Template, read_template, written
+from rexit.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,12 @@ class Worded:
     fields: Fields
 
 
-def worded(language: Language, users: pl.DataFrame, items: pl.DataFrame) -> Worded:
+def worded(language: Language, users: pl.DataFrame, items: pl.DataFrame, progress: Progress = silent) -> Worded:
     """users, items: `id`, then the columns that the template may name, in the catalog's rows. Raises InputError."""
     pieces, template = Pieces(), language.template
     program = compile_program(template, users.columns[1:], items.columns[1:], pieces)
     fields = _fields(program, {"user": users, "item": items}, template, pieces)
-    offsets, tokens = pieces.encode(language.tokenizer)
+    offsets, tokens = pieces.encode(language.tokenizer, progress)
     most = _most_tokens(program, np.diff(offsets), fields, template)
     told = {"template": template.text, "prefix": program.prefix, "candidate": program.candidate, **most}
     if program.vectors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rexit.errors import InputError
+from rexit.progress import Progress, silent
+
+BATCH = 1 << 14  # texts tokenized at once
 
 
 @dataclass
@@ -39,19 +43,24 @@ class Pieces:
         rows = {text: self._rows.setdefault((text, False, limit), len(self._rows)) for text in known}
         return texts.replace_strict({**rows, None: missing}, return_dtype=pl.Int32).to_numpy().astype(np.int32)
 
-    def encode(self, tokenizer: Tokenizer) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    def encode(self, tokenizer: Tokenizer, progress: Progress = silent) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """CSR: `offsets` int64 [K+1] and `tokens` int32 [offsets[K]]."""
-        tokens: list[list[int]] = [[] for _ in self._rows]
-        for trusted in (True, False):
-            chosen = [(text, limit, row) for (text, literal, limit), row in self._rows.items() if literal == trusted]
-            tokenizer.encode_special_tokens = not trusted
-            encoded = tokenizer.encode_batch([text for text, *_ in chosen], add_special_tokens=False)
-            for (_, limit, row), encoding in zip(chosen, encoded, strict=True):
-                tokens[row] = encoding.ids[:limit]
+        tokens, lengths, keys = [], np.zeros(len(self._rows), np.int64), list(self._rows)  # in the order of their rows
+        for begin in range(0, len(keys), BATCH):
+            progress("tokens", begin, len(keys))
+            batch = keys[begin : begin + BATCH]
+            ids: list[list[int]] = [[] for _ in batch]
+            for trusted in (True, False):
+                chosen = [n for n, (_, literal, _) in enumerate(batch) if literal == trusted]
+                tokenizer.encode_special_tokens = not trusted
+                encoded = tokenizer.encode_batch([batch[n][0] for n in chosen], add_special_tokens=False)
+                for n, encoding in zip(chosen, encoded, strict=True):
+                    ids[n] = encoding.ids[: batch[n][2]]
+            lengths[begin : begin + len(batch)] = [len(one) for one in ids]
+            tokens.append(np.fromiter(itertools.chain.from_iterable(ids), np.int32))
         tokenizer.encode_special_tokens = False
-        offsets = np.zeros(len(tokens) + 1, np.int64)
-        offsets[1:] = np.cumsum([len(t) for t in tokens])
-        return offsets, np.array([id for t in tokens for id in t], np.int32)
+        progress("tokens", len(keys), len(keys))
+        return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), np.concatenate(tokens)
 
 
 def load_tokenizer(source: str) -> Tokenizer:

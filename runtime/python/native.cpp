@@ -286,6 +286,13 @@ NB_MODULE(_native, module) {
   nb::register_exception_translator(raise);
   module.attr("version") = rexit_version();
   rexit_set_log(keep_warning, nullptr, REXIT_LOG_WARNING);
+  module.def(
+      "verify",
+      [](const std::string& path, const std::string& variant) {
+        const nb::gil_scoped_release released;
+        rexit::verify(path, variant);
+      },
+      "path"_a, "variant"_a);
   nb::class_<Session>(module, "Session")
       .def(
           "__init__",

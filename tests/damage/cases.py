@@ -16,7 +16,7 @@ RUNNING_USER, RUNNING_ITEMS = 2, (0, 5)
 @dataclass(frozen=True)
 class Case:
     """damage: what is done to the bundle's folder. status: which it ends in; OK: it must do no harm. names: what the message
-    names. found: when."""
+    names. found: when: `opening`, `running`, or `verifying`: opening succeeds, and a slate is scored or refused with a status."""
 
     damage: Damage
     status: str

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from builders import catalog
 from builders.bundle_files import refresh
 from builders.model import VOCABULARY
-from damage.cases import Cases
+from damage.cases import RUNNING_USER, Cases
 from damage.edits import CATALOG, ITEMS, PIECES, USERS, edit_json, edit_table, put
 
 CASES = Cases("opening")
@@ -105,82 +106,87 @@ def wrong_shape(folder: Path) -> None:
     edit_table(folder, ITEMS, "embeddings", lambda array: array[:, :-1].copy())
 
 
-@ends_in("CORRUPT", "`embeddings`[3]")
+@ends_in("CORRUPT", "`embeddings`[3]", "verifying")
 def embedding_that_is_nan(folder: Path) -> None:
     edit_table(folder, ITEMS, "embeddings", lambda array: put(3, np.nan)(array.reshape(-1)).reshape(array.shape))
 
 
-@ends_in("CORRUPT", "`fold_in`[4]")
+@ends_in("CORRUPT", "`fold_in`[4]", "verifying")
 def fold_in_that_is_infinite(folder: Path) -> None:
     edit_table(folder, ITEMS, "fold_in", lambda array: put(4, np.inf)(array.reshape(-1)).reshape(array.shape))
 
 
-@ends_in("CORRUPT", "`similar`")
+@ends_in("CORRUPT", "`similar`", "verifying")
 def similar_user_out_of_range(folder: Path) -> None:
     edit_table(folder, USERS, "similar", put(2, catalog.USERS))
 
 
-@ends_in("CORRUPT", "`history_items`[5]")
+@ends_in("CORRUPT", "`history_items`[5]", "verifying")
 def history_item_out_of_range(folder: Path) -> None:
     edit_table(folder, USERS, "history_items", put(5, -1))
 
 
-@ends_in("CORRUPT", "`history_offsets`")
+@ends_in("CORRUPT", "`history_offsets`", "verifying")
 def history_offsets_that_descend(folder: Path) -> None:
     edit_table(folder, USERS, "history_offsets", put(3, 0))
 
 
-@ends_in("CORRUPT", "`history_offsets`")
+@ends_in("CORRUPT", "`history_offsets`", "verifying")
 def history_offsets_beyond_the_table(folder: Path) -> None:
     edit_table(folder, USERS, "history_offsets", put(-1, 1 << 60))
 
 
-@ends_in("CORRUPT", "`history_offsets`[0]")
+@ends_in("CORRUPT", "`history_offsets`[0]", "verifying")
 def history_offsets_that_start_below_zero(folder: Path) -> None:
     edit_table(folder, USERS, "history_offsets", put(0, -1))
 
 
-@ends_in("CORRUPT", "`history_times`")
+@ends_in("CORRUPT", "`history_times`", "verifying")
 def history_out_of_order(folder: Path) -> None:
     edit_table(folder, USERS, "history_times", put(0, 1 << 40))
 
 
-@ends_in("CORRUPT", "`history_by_item`")
+@ends_in("CORRUPT", "`history_by_item`", "verifying")
 def history_position_out_of_range(folder: Path) -> None:
     edit_table(folder, USERS, "history_by_item", put(0, 1 << 30))
 
 
-@ends_in("CORRUPT", "`history_by_item`")
+@ends_in("CORRUPT", "`history_by_item`", "verifying")
 def history_position_named_twice(folder: Path) -> None:
     edit_table(folder, USERS, "history_by_item", lambda array: put(1, array[0])(array))
 
 
-@ends_in("CORRUPT", "`history_liked`")
+@ends_in("CORRUPT", "`history_liked`", "verifying")
 def verdict_that_is_neither(folder: Path) -> None:
     edit_table(folder, USERS, "history_liked", put(0, 2))
 
 
-@ends_in("CORRUPT", "`rating_likes`")
+@ends_in("CORRUPT", "`rating_likes`", "verifying")
 def more_likes_than_ratings(folder: Path) -> None:
     edit_table(folder, ITEMS, "rating_likes", put(0, 2))
 
 
-@ends_in("CORRUPT", "`ids` does not ascend")
+@ends_in("CORRUPT", "`ids` does not ascend", "verifying")
 def ids_out_of_order(folder: Path) -> None:
     edit_table(folder, ITEMS, "ids", put(1, -1000))
 
 
-@ends_in("CORRUPT", "`field.title`[4]")
+@ends_in("CORRUPT", "`field.title`[4]", "verifying")
 def field_piece_out_of_range(folder: Path) -> None:
     edit_table(folder, ITEMS, "field.title", put(4, 40))
 
 
-@ends_in("CORRUPT", "`tokens`[1]")
+@ends_in("CORRUPT", "`tokens`[1]")  # of the text that all prompts begin with
 def token_beyond_the_vocabulary(folder: Path) -> None:
     edit_table(folder, PIECES, "tokens", put(1, VOCABULARY))
 
 
-@ends_in("CORRUPT", "`offsets`")
+@ends_in("CORRUPT", "`tokens`[", "verifying")
+def last_token_beyond_the_vocabulary(folder: Path) -> None:
+    edit_table(folder, PIECES, "tokens", put(-1, VOCABULARY))
+
+
+@ends_in("CORRUPT", "`offsets`", "verifying")
 def piece_offsets_that_descend(folder: Path) -> None:
     edit_table(folder, PIECES, "offsets", put(3, 0))
 
@@ -193,3 +199,64 @@ def more_users_than_rows_can_count(folder: Path) -> None:
 @ends_in("CORRUPT", "ids")
 def unknown_kind_of_id(folder: Path) -> None:
     edit_json(folder, CATALOG, "ids", "user", to="uuid")
+
+
+def first(folder: Path) -> int:
+    """The first interaction of the user whose slate is run."""
+    return int(load_file(folder / USERS)["history_offsets"][RUNNING_USER])
+
+
+@ends_in("CORRUPT", "`embeddings` of item row", "running")
+def embedding_of_a_candidate_that_is_nan(folder: Path) -> None:
+    edit_table(folder, ITEMS, "embeddings", lambda array: np.full_like(array, np.nan))
+
+
+@ends_in("CORRUPT", "`similar`[", "running")
+def similar_user_of_the_slate_out_of_range(folder: Path) -> None:
+    edit_table(folder, USERS, "similar", lambda array: np.full_like(array, catalog.USERS))
+
+
+@ends_in("CORRUPT", "`history_offsets`[2]", "running")
+def history_of_the_slate_that_ends_before_it_begins(folder: Path) -> None:
+    edit_table(folder, USERS, "history_offsets", put(RUNNING_USER, 1 << 40))
+
+
+@ends_in("CORRUPT", "`history_offsets`[2]", "running")
+def history_of_the_slate_that_begins_below_zero(folder: Path) -> None:
+    edit_table(folder, USERS, "history_offsets", put(RUNNING_USER, -1))
+
+
+@ends_in("CORRUPT", "`history_items`[", "running")
+def history_item_of_the_slate_out_of_range(folder: Path) -> None:
+    edit_table(folder, USERS, "history_items", put(first(folder), 1 << 30))
+
+
+@ends_in("CORRUPT", "`history_by_item`[", "running")
+def all_history_positions_out_of_range(folder: Path) -> None:
+    edit_table(folder, USERS, "history_by_item", lambda array: np.full_like(array, 1 << 30))
+
+
+@ends_in("CORRUPT", "`rating_offsets`[0]", "running")
+def ratings_of_a_candidate_that_begin_below_zero(folder: Path) -> None:
+    edit_table(folder, ITEMS, "rating_offsets", put(0, -1))
+
+
+@ends_in("CORRUPT", "`rating_likes`[", "running")
+def more_likes_than_ratings_of_candidates(folder: Path) -> None:
+    edit_table(folder, ITEMS, "rating_likes", lambda array: np.full_like(array, 1 << 30))
+
+
+@ends_in("CORRUPT", "a field`[", "running")
+def titles_out_of_range(folder: Path) -> None:
+    edit_table(folder, ITEMS, "field.title", lambda array: np.full_like(array, -1))
+
+
+@ends_in("CORRUPT", "`tokens`[", "running")
+def tokens_of_the_data_beyond_the_vocabulary(folder: Path) -> None:
+    data = load_file(folder / PIECES)["offsets"][10]  # pieces before are the program's
+    edit_table(folder, PIECES, "tokens", put(slice(data, None), VOCABULARY))
+
+
+@ends_in("CORRUPT", "`offsets`[", "running")
+def pieces_of_the_data_beyond_their_tokens(folder: Path) -> None:
+    edit_table(folder, PIECES, "offsets", put(slice(10, None), 1 << 60))

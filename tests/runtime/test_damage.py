@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -40,6 +41,12 @@ def ends_as_expected(case: Case, sound: Path, tmp_path: Path) -> None:
     shutil.copytree(sound, folder)
     case.damage(folder)
     seen, message, opened = outcome(folder)
+    if case.found == "verifying":
+        assert opened
+        with pytest.raises(RexitError, match=re.escape(case.names)) as refused:
+            runtime.verify(folder)
+        assert refused.value.status == case.status and "\n" not in str(refused.value)
+        return
     assert (seen, case.names in message) == (case.status, True), message
     assert opened == (case.found == "running") and "\n" not in message
 

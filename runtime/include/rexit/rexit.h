@@ -44,8 +44,10 @@
  * - Where options are a pointer, NULL means all defaults.
  *
  * Trust
- * - A bundle need not come from a trusted source: everything rexit reads is checked when the bundle is opened. Three things
- * remain the caller's responsibility. Files: they are memory-mapped and checked once, so nobody may modify them in place while
+ * - A bundle need not come from a trusted source. Opening checks the structure of all files; a row of the catalog is checked
+ * whenever a request reads it, and a request that meets a broken one fails with REXIT_CORRUPT. Only rexit_bundle_verify reads all
+ * rows, and only it finds rows in a wrong order, which make answers wrong and cannot do harm. Three things
+ * remain the caller's responsibility. Files: they are memory-mapped, so nobody may modify them in place while
  * the bundle is open. To replace one, rename the new file over it, as rexit's own tools do. A call that finds a catalog file
  * modified fails with REXIT_MISMATCH, but a file that is modified during a call, or truncated, can crash the process. Graphs:
  * they are as safe as ONNX Runtime is. TensorRT engines: they contain code. Build them on the device, or get them from someone
@@ -155,9 +157,9 @@ typedef struct rexit_variant_info {
  * not load the segments. REXIT_UNKNOWN_VARIANT if `index` is not less than the number of variants. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_variant(const char* path, size_t index, rexit_variant_info* info_out);
 
-/* Checks everything that rexit_bundle_open checks without loading the segments, and the SHA-256 of every file listed, engines
+/* Checks everything that rexit_bundle_open checks, every row of the catalog, and the SHA-256 of every file listed, engines
  * included. `variant`: NULL checks all of them. Reads every byte, which takes seconds per gigabyte. REXIT_CORRUPT names the first
- * file that was modified. */
+ * file that was modified, or the first row that is not what it must be. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_verify(const char* path, const char* variant);
 
 /* --- Bundles ------------------------------------------------------------------------------------------------------------- */
@@ -184,8 +186,8 @@ typedef struct rexit_bundle_options {
   int32_t reserved;
 } rexit_bundle_options;
 
-/* Opens the bundle in folder `path`: checks structure and sizes, maps the catalog, loads the segments. File hashes are checked
- * by rexit_bundle_verify only. Release the bundle with rexit_bundle_close. Logs one warning if the bundle's policy was made on
+/* Opens the bundle in folder `path`: checks structure and sizes, maps the catalog, loads the segments. File hashes and the
+ * catalog's rows as a whole are checked by rexit_bundle_verify only. Release the bundle with rexit_bundle_close. Logs one warning if the bundle's policy was made on
  * another device or architecture, with another number of threads, or with another version of ONNX Runtime or rexit.
  *
  * REXIT_UNKNOWN_VARIANT; any 2xx for its files; REXIT_BACKEND_MISSING and REXIT_BACKEND_FAILED. */

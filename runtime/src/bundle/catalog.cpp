@@ -20,13 +20,15 @@ std::vector<std::string> field_names(const Safetensors& table) {
   return names;
 }
 
-std::vector<FieldColumn> field_columns(const Safetensors& table, std::size_t rows, std::size_t pieces) {
+std::vector<FieldColumn> field_columns(const Safetensors& table, std::size_t rows) {
   std::vector<FieldColumn> columns;
-  for (const std::string& name : field_names(table)) {
-    columns.push_back(table.array<std::int32_t>(field_prefix + name, {rows}));
-    check_below(table, field_prefix + name, columns.back(), pieces);
-  }
+  for (const std::string& name : field_names(table)) columns.push_back(table.array<std::int32_t>(field_prefix + name, {rows}));
   return columns;
+}
+
+void check_fields(const Safetensors& table, const std::vector<FieldColumn>& columns, std::size_t pieces) {
+  const std::vector<std::string> names = field_names(table);
+  for (std::size_t i = 0; i < columns.size(); ++i) check_below(table, (field_prefix + names[i]).c_str(), columns[i], pieces);
 }
 
 std::function<std::size_t(const Json&)> field_lookup(const Safetensors& table) {
@@ -40,19 +42,15 @@ std::function<std::size_t(const Json&)> field_lookup(const Safetensors& table) {
 // history_by_item: within each user a permutation of the slice's positions, ordered by (item row, position).
 void check_by_item(const Users& users) {
   for (std::size_t user = 0; user < users.ids.size(); ++user) {
-    const auto begin = static_cast<std::size_t>(users.history_offsets[user]);
-    const auto count = static_cast<std::size_t>(users.history_offsets[user + 1]) - begin;
-    for (std::size_t i = 0; i < count; ++i) {
-      const std::int64_t position = users.history_by_item[begin + i];
-      if (position < 0 || static_cast<std::size_t>(position) >= count)
-        fail(REXIT_CORRUPT, users.table.path(), ": `history_by_item`[", begin + i, "] is ", position, ", expected 0 to ", count,
-             " exclusive");
+    const Span span = users.history(static_cast<Row>(user));
+    for (std::size_t i = 0; i < span.size(); ++i) {
+      const std::size_t here = users.by_item(span, i);
       if (i == 0) continue;
-      const auto before = static_cast<std::size_t>(users.history_by_item[begin + i - 1]),
-                 here = static_cast<std::size_t>(position);
-      const Row item_before = users.history_items[begin + before], item_here = users.history_items[begin + here];
+      const std::size_t before = users.by_item(span, i - 1);
+      const Row item_before = users.history_items[before], item_here = users.history_items[here];
       if (item_before > item_here || (item_before == item_here && before >= here))
-        fail(REXIT_CORRUPT, users.table.path(), ": `history_by_item`[", begin + i, "] is out of order within user row ", user);
+        fail(REXIT_CORRUPT, users.table.path(), ": `history_by_item`[", span.begin + i, "] is out of order within user row ",
+             user);
     }
   }
 }
@@ -65,7 +63,8 @@ const std::string& id_kind(const Json& json) {
 
 }  // namespace
 
-Users::Users(const std::string& path, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t dim)
+Users::Users(const std::string& path, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t dim,
+             std::size_t item_count)
     : table(path),
       ids(table, id_kind, count),
       embeddings(table.array<Half>("embeddings", {count, dim})),
@@ -75,40 +74,45 @@ Users::Users(const std::string& path, const std::string& id_kind, std::size_t co
       history_items(table.array<std::int32_t>("history_items", {interactions})),
       history_times(table.array<std::int64_t>("history_times", {interactions})),
       history_liked(table.array<std::uint8_t>("history_liked", {interactions})),
-      history_by_item(table.array<std::int32_t>("history_by_item", {interactions})) {
-  check_finite(table, "embeddings", embeddings);
-  check_below(table, "similar", similar, count);
-  check_offsets(table, "history_offsets", history_offsets, interactions);
-  check_ascending(table, "history_times", history_times, history_offsets);
-  check_below(table, "history_liked", history_liked, 2);
+      history_by_item(table.array<std::int32_t>("history_by_item", {interactions})),
+      items(item_count) {}
+
+Span Users::history(Row user) const {
+  const auto [begin, end] =
+      slice_of(table, "history_offsets", history_offsets, static_cast<std::size_t>(user), history_items.size);
+  return {begin, end};
 }
 
-Items::Items(const std::string& path, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t dim)
+Items::Items(const std::string& path, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t width)
     : table(path),
       ids(table, id_kind, count),
-      embeddings(table.array<Half>("embeddings", {count, dim})),
-      fold_in(table.array<Half>("fold_in", {count, dim})),
+      embeddings(table.array<Half>("embeddings", {count, width})),
+      fold_in(table.array<Half>("fold_in", {count, width})),
       rating_offsets(table.array<std::int64_t>("rating_offsets", {count + 1})),
       rating_times(table.array<std::int64_t>("rating_times", {interactions})),
-      rating_likes(table.array<std::int32_t>("rating_likes", {interactions})) {
-  check_finite(table, "embeddings", embeddings);
-  check_finite(table, "fold_in", fold_in);
-  check_offsets(table, "rating_offsets", rating_offsets, interactions);
-  check_ascending(table, "rating_times", rating_times, rating_offsets);
-  for (std::size_t item = 0; item < count; ++item)
-    for (std::int64_t i = rating_offsets[item]; i < rating_offsets[item + 1]; ++i) {
-      const std::int64_t likes = rating_likes[static_cast<std::size_t>(i)], ratings = i - rating_offsets[item] + 1;
-      if (likes < 0 || likes > ratings)
-        fail(REXIT_CORRUPT, path, ": `rating_likes`[", i, "] is ", likes, ", expected 0 to ", ratings);
-    }
+      rating_likes(table.array<std::int32_t>("rating_likes", {interactions})),
+      dim(width) {}
+
+Span Items::ratings(Row item) const {
+  const auto [begin, end] = slice_of(table, "rating_offsets", rating_offsets, static_cast<std::size_t>(item), rating_times.size);
+  return {begin, end};
 }
 
-Pieces::Pieces(const std::string& path, std::size_t count, std::size_t vocabulary)
+const Half* Items::folded(Row item) const {
+  const Half* row = fold_in.data + static_cast<std::size_t>(item) * dim;
+  if (!all_finite(row, dim)) fail(REXIT_CORRUPT, table.path(), ": `fold_in` of item row ", item, " is not finite");
+  return row;
+}
+
+Pieces::Pieces(const std::string& path, std::size_t count, std::size_t vocabulary_size)
     : table(path),
       offsets(table.array<std::int64_t>("offsets", {count + 1})),
-      tokens(table.array<std::int32_t>("tokens", {std::nullopt})) {
-  check_offsets(table, "offsets", offsets, tokens.size);
-  check_below(table, "tokens", tokens, vocabulary);
+      tokens(table.array<std::int32_t>("tokens", {std::nullopt})),
+      vocabulary(vocabulary_size) {}
+
+Span Pieces::tokens_of(Piece piece) const {
+  const auto [begin, end] = slice_of(table, "offsets", offsets, static_cast<std::size_t>(piece), tokens.size);
+  return {begin, end};
 }
 
 struct Catalog::Description {
@@ -136,14 +140,12 @@ Catalog::Catalog(const std::string& folder, std::size_t vocabulary, std::size_t 
 
 Catalog::Catalog(const Description& d)
     : dim(d.root.at("embedding").at("dim").size(1, 1 << 16)),
-      users(d.folder + "/users.safetensors", d.kind("user"), d.count("users"), d.count("interactions"), dim),
+      users(d.folder + "/users.safetensors", d.kind("user"), d.count("users"), d.count("interactions"), dim, d.count("items")),
       items(d.folder + "/items.safetensors", d.kind("item"), d.count("items"), d.count("interactions"), dim),
       pieces(d.folder + "/pieces.safetensors", d.count("pieces"), d.vocabulary) {
-  check_below(users.table, "history_items", users.history_items, items.ids.size());
-  check_by_item(users);
   const std::size_t piece_count = pieces.offsets.size - 1;
-  users.fields = field_columns(users.table, users.ids.size(), piece_count);
-  items.fields = field_columns(items.table, items.ids.size(), piece_count);
+  users.fields = field_columns(users.table, users.ids.size());
+  items.fields = field_columns(items.table, items.ids.size());
   program = read_program(d.root.at("prompt"), {piece_count, items.ids.size(), d.tokenizer(), d.max_positions,
                                                field_lookup(users.table), field_lookup(items.table)});
   const std::vector<std::string> needs = d.root.has("requires") ? d.root.at("requires").strings() : std::vector<std::string>();
@@ -154,7 +156,31 @@ Catalog::Catalog(const Description& d)
   // Or ids of vectors would be taken for tokens, and tokens for vectors.
   if (d.tokenizer() > d.vocabulary)
     fail(REXIT_CORRUPT, d.root.at("tokenizer").where(), ": vocab_size is ", d.tokenizer(), ", the model's is ", d.vocabulary);
-  check_below(pieces.table, "tokens", pieces.tokens, d.tokenizer());
+  pieces.vocabulary = d.tokenizer();
+}
+
+void Catalog::check() const {
+  users.ids.check();
+  check_finite(users.table, "embeddings", users.embeddings);
+  check_below(users.table, "similar", users.similar, users.ids.size());
+  check_offsets(users.table, "history_offsets", users.history_offsets, users.history_items.size);
+  check_below(users.table, "history_items", users.history_items, items.ids.size());
+  check_ascending(users.table, "history_times", users.history_times, users.history_offsets);
+  check_below(users.table, "history_liked", users.history_liked, 2);
+  check_by_item(users);
+  items.ids.check();
+  check_finite(items.table, "embeddings", items.embeddings);
+  check_finite(items.table, "fold_in", items.fold_in);
+  check_offsets(items.table, "rating_offsets", items.rating_offsets, items.rating_times.size);
+  check_ascending(items.table, "rating_times", items.rating_times, items.rating_offsets);
+  for (std::size_t item = 0; item < items.ids.size(); ++item) {
+    const Span span = items.ratings(static_cast<Row>(item));
+    for (std::size_t count = 1; count <= span.size(); ++count) items.likes(span, count);
+  }
+  check_offsets(pieces.table, "offsets", pieces.offsets, pieces.tokens.size);
+  check_below(pieces.table, "tokens", pieces.tokens, pieces.vocabulary);
+  check_fields(users.table, users.fields, pieces.offsets.size - 1);
+  check_fields(items.table, items.fields, pieces.offsets.size - 1);
 }
 
 }  // namespace rexit::core

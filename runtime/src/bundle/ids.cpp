@@ -7,18 +7,21 @@
 
 namespace rexit::core {
 
-Ids::Ids(const Safetensors& table, const std::string& kind, std::size_t count) : strings_(kind == "string"), count_(count) {
+Ids::Ids(const Safetensors& table, const std::string& kind, std::size_t count)
+    : table_(table), strings_(kind == "string"), count_(count) {
   if (strings_) {
     bytes_ = table.array<std::uint8_t>("id_bytes", {std::nullopt});
     offsets_ = table.array<std::int64_t>("id_offsets", {count + 1});
-    check_offsets(table, "id_offsets", offsets_, bytes_.size);
-    for (std::size_t i = 1; i < count; ++i)
-      if (!(string_at(i - 1) < string_at(i))) fail(REXIT_CORRUPT, table.path(), ": `id_bytes` does not ascend at row ", i);
   } else {
     numbers_ = table.array<std::int64_t>("ids", {count});
-    for (std::size_t i = 1; i < count; ++i)
-      if (numbers_[i - 1] >= numbers_[i]) fail(REXIT_CORRUPT, table.path(), ": `ids` does not ascend at row ", i);
   }
+}
+
+void Ids::check() const {
+  if (strings_) check_offsets(table_, "id_offsets", offsets_, bytes_.size);
+  for (std::size_t i = 1; i < count_; ++i)
+    if (strings_ ? !(string_at(i - 1) < string_at(i)) : numbers_[i - 1] >= numbers_[i])
+      fail(REXIT_CORRUPT, table_.path(), ": `", strings_ ? "id_bytes" : "ids", "` does not ascend at row ", i);
 }
 
 std::optional<Row> Ids::find(std::int64_t number) const noexcept {
@@ -27,7 +30,7 @@ std::optional<Row> Ids::find(std::int64_t number) const noexcept {
   return static_cast<Row>(at - numbers_.begin());
 }
 
-std::optional<Row> Ids::find(std::string_view text) const noexcept {
+std::optional<Row> Ids::find(std::string_view text) const {
   std::size_t low = 0, high = strings_ ? count_ : 0;
   while (low < high) {
     const std::size_t middle = low + (high - low) / 2;
@@ -47,8 +50,8 @@ std::string Ids::text(Row row) const {
 }
 
 // char_traits<char> compares as unsigned char: the order of UTF-8 bytes, as the format requires.
-std::string_view Ids::string_at(std::size_t row) const noexcept {
-  const auto begin = static_cast<std::size_t>(offsets_[row]), end = static_cast<std::size_t>(offsets_[row + 1]);
+std::string_view Ids::string_at(std::size_t row) const {
+  const auto [begin, end] = slice_of(table_, "id_offsets", offsets_, row, bytes_.size);
   return {reinterpret_cast<const char*>(bytes_.data) + begin, end - begin};
 }
 

@@ -1,14 +1,33 @@
-// The checks that every table passes when a bundle is opened, so that code that runs per request needs none.
+// Checks of tables: of one value when it is read (below, span), and of whole tables.
 #pragma once
 
 #include <cstdint>
-#include <string>
+#include <utility>
 
 #include "base/status.hpp"
 #include "files/half.hpp"
 #include "files/safetensors.hpp"
 
 namespace rexit::core {
+
+// values[i], which must be in [0, limit).
+template <class T>
+std::size_t below(const Safetensors& table, const char* name, const Array<T>& values, std::size_t i, std::size_t limit) {
+  if (values[i] < 0 || static_cast<std::uint64_t>(values[i]) >= limit)
+    fail(REXIT_CORRUPT, table.path(), ": `", name, "`[", i, "] is ", std::int64_t{values[i]}, ", expected 0 to ", limit,
+         " exclusive");
+  return static_cast<std::size_t>(values[i]);
+}
+
+// What CSR offsets say of one row: [begin, end] within [0, total].
+inline std::pair<std::size_t, std::size_t> slice_of(const Safetensors& table, const char* name,
+                                                    const Array<std::int64_t>& offsets, std::size_t row, std::size_t total) {
+  const std::int64_t begin = offsets[row], end = offsets[row + 1];
+  if (begin < 0 || end < begin || static_cast<std::uint64_t>(end) > total)
+    fail(REXIT_CORRUPT, table.path(), ": `", name, "`[", row, "] and the one after it are ", begin, " and ", end,
+         ", expected an ascending part of 0 to ", total);
+  return {static_cast<std::size_t>(begin), static_cast<std::size_t>(end)};
+}
 
 // CSR offsets: from 0 to `total`, never decreasing.
 inline void check_offsets(const Safetensors& table, const char* name, const Array<std::int64_t>& offsets, std::size_t total) {
@@ -25,10 +44,8 @@ inline void check_offsets(const Safetensors& table, const char* name, const Arra
 
 // Every value in [0, limit).
 template <class T>
-void check_below(const Safetensors& table, const std::string& name, const Array<T>& values, std::size_t limit) {
-  for (std::size_t i = 0; i < values.size; ++i)
-    if (values[i] < 0 || static_cast<std::uint64_t>(values[i]) >= limit)
-      fail(REXIT_CORRUPT, table.path(), ": `", name, "`[", i, "] is ", values[i], ", expected 0 to ", limit, " exclusive");
+void check_below(const Safetensors& table, const char* name, const Array<T>& values, std::size_t limit) {
+  for (std::size_t i = 0; i < values.size; ++i) below(table, name, values, i, limit);
 }
 
 inline void check_finite(const Safetensors& table, const char* name, const Array<Half>& values) {

@@ -33,6 +33,7 @@ void verify_bundle(const std::string& path, const char* variant) {
   verify_files(path, "manifest.json", Bundle::known);
   for (const std::string& name : names) {
     const Bundle bundle(path, name.c_str());
+    if (name == names.front()) bundle.catalog().check();
     verify_files(bundle.variant().folder, "variant.json");
     for (const std::string& folder : engine_folders(bundle)) verify_files(folder, "engine.json");
   }

@@ -54,10 +54,10 @@ class Assembler {
         return append(op.piece);
       case OpKind::user_field: {
         const std::optional<Row> user = retrieval_.query().user;
-        return append(user ? catalog_.users.fields[op.field][static_cast<std::size_t>(*user)] : op.piece);
+        return append(user ? catalog_.field(catalog_.users.table, catalog_.users.fields[op.field], *user) : op.piece);
       }
       case OpKind::item_field:
-        return append(catalog_.items.fields[op.field][static_cast<std::size_t>(one.item)]);
+        return append(catalog_.field(catalog_.items.table, catalog_.items.fields[op.field], one.item));
       case OpKind::verdict:
         return append(one.liked ? op.yes : op.no);
       case OpKind::user_like_rate:
@@ -136,13 +136,10 @@ class Assembler {
   }
 
   void append(Piece piece) {
-    const Pieces& pieces = catalog_.pieces;
-    const auto at = static_cast<std::size_t>(piece);
-    const auto count = static_cast<std::size_t>(pieces.offsets[at + 1] - pieces.offsets[at]);
-    if (count == 0 && ++empty_ > most_empty) too_empty();
-    make_room(count);
-    const std::int32_t* first = pieces.tokens.data + pieces.offsets[at];
-    tokens_.insert(tokens_.end(), first, first + count);
+    const Span span = catalog_.pieces.tokens_of(piece);
+    if (span.size() == 0 && ++empty_ > most_empty) too_empty();
+    make_room(span.size());
+    for (std::size_t i = span.begin; i < span.end; ++i) tokens_.push_back(catalog_.pieces.token(i));
   }
 
   void make_room(std::size_t count) const {

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 
+#include "base/status.hpp"
 #include "files/half.hpp"
 
 namespace rexit::core {
@@ -36,16 +36,14 @@ void Retrieval::begin(const Query& query, const Deadline& deadline) {
   if (query.user) {
     const Slice own = slice(*query.user);
     for (std::size_t i = own.begin; i < own.begin + own.visible; ++i)
-      history_.push_back({catalog_.users.history_items[i], catalog_.users.history_liked[i] != 0});
+      history_.push_back({catalog_.users.history_item(i), catalog_.users.liked(i)});
   }
   history_.insert(history_.end(), query.recent.begin(), query.recent.end());
 }
 
-Retrieval::Slice Retrieval::slice(Row user) const noexcept {
+Retrieval::Slice Retrieval::slice(Row user) const {
   const Users& users = catalog_.users;
-  const auto row = static_cast<std::size_t>(user);
-  const auto begin = static_cast<std::size_t>(users.history_offsets[row]),
-             end = static_cast<std::size_t>(users.history_offsets[row + 1]);
+  const auto [begin, end] = users.history(user);
   if (!query_->as_of) return {begin, end - begin};
   const std::int64_t* times = users.history_times.data;
   return {begin, static_cast<std::size_t>(std::lower_bound(times + begin, times + end, *query_->as_of) - (times + begin))};
@@ -57,17 +55,15 @@ LikeCount Retrieval::history_likes() const noexcept {
   return {history_.size(), likes};
 }
 
-LikeCount Retrieval::item_likes(Row item) const noexcept {
+LikeCount Retrieval::item_likes(Row item) const {
   const Items& items = catalog_.items;
-  const auto row = static_cast<std::size_t>(item);
-  const auto begin = static_cast<std::size_t>(items.rating_offsets[row]),
-             end = static_cast<std::size_t>(items.rating_offsets[row + 1]);
-  std::size_t visible = end - begin;
+  const Span span = items.ratings(item);
+  std::size_t visible = span.size();
   if (query_->as_of) {
-    const std::int64_t* times = items.rating_times.data;
-    visible = static_cast<std::size_t>(std::lower_bound(times + begin, times + end, *query_->as_of) - (times + begin));
+    const std::int64_t* times = items.rating_times.data + span.begin;
+    visible = static_cast<std::size_t>(std::lower_bound(times, times + span.size(), *query_->as_of) - times);
   }
-  return {visible, visible == 0 ? 0 : static_cast<std::size_t>(items.rating_likes[begin + visible - 1])};
+  return {visible, items.likes(span, visible)};
 }
 
 const std::vector<Row>& Retrieval::similar_users() {
@@ -76,9 +72,10 @@ const std::vector<Row>& Retrieval::similar_users() {
   similar_.clear();
   const Users& users = catalog_.users;
   if (query_->user && query_->recent.empty() && !query_->as_of) {
-    const Row* first = users.similar.data + static_cast<std::size_t>(*query_->user) * users.neighbours;
-    // Its own row stands where there is no neighbour.
-    std::remove_copy(first, first + users.neighbours, std::back_inserter(similar_), *query_->user);
+    for (std::size_t i = 0; i < users.neighbours; ++i) {
+      const Row other = users.similar_user(*query_->user, i);
+      if (other != *query_->user) similar_.push_back(other);  // its own row stands where there is no neighbour
+    }
   } else {
     search_similar();
   }
@@ -116,7 +113,7 @@ void Retrieval::user_vector(const Vectors& vectors, std::vector<float>& out) {
 // is divided by is a power of two, so the one rounding is that of each component to a half.
 bool Retrieval::fold_in() {
   const std::size_t dim = catalog_.dim;
-  sum_liked([&](Row item) { return catalog_.items.fold_in.data + static_cast<std::size_t>(item) * dim; }, dim);
+  sum_liked([&](Row item) { return catalog_.items.folded(item); }, dim);
   double largest = 0;
   for (const double x : liked_sum_) largest = std::max(largest, std::abs(x));
   if (largest == 0) return false;
@@ -134,17 +131,28 @@ void Retrieval::search_similar() {
   const std::size_t dim = catalog_.dim;
   other_.resize(dim);
   ranking_.clear();
+  // A heap of the nearest so far, the least near of them first: the search takes no memory by user.
+  const auto nearer = [](const auto& a, const auto& b) { return a.first != b.first ? a.first > b.first : a.second < b.second; };
   for (std::size_t user = 0; user < users.ids.size(); ++user) {
     if (user % between_checks == 0) deadline_->check("the search for similar users");
     const Half* embedding = users.embeddings.data + user * dim;
     if ((query_->user && static_cast<std::size_t>(*query_->user) == user) || no_direction(embedding, dim)) continue;
+    if (!all_finite(embedding, dim))
+      fail(REXIT_CORRUPT, users.table.path(), ": `embeddings` of user row ", user, " is not finite");
     std::transform(embedding, embedding + dim, other_.begin(), to_float);
-    ranking_.emplace_back(dot(query_vector_.data(), other_.data(), dim), user);
+    const std::pair<double, std::size_t> found(dot(query_vector_.data(), other_.data(), dim), user);
+    if (ranking_.size() < users.neighbours) {
+      ranking_.push_back(found);
+    } else if (!ranking_.empty() && nearer(found, ranking_.front())) {
+      std::pop_heap(ranking_.begin(), ranking_.end(), nearer);
+      ranking_.back() = found;
+    } else {
+      continue;
+    }
+    std::push_heap(ranking_.begin(), ranking_.end(), nearer);
   }
-  const std::size_t count = std::min(users.neighbours, ranking_.size());
-  std::partial_sort(ranking_.begin(), ranking_.begin() + static_cast<std::ptrdiff_t>(count), ranking_.end(),
-                    [](const auto& a, const auto& b) { return a.first != b.first ? a.first > b.first : a.second < b.second; });
-  for (std::size_t i = 0; i < count; ++i) similar_.push_back(static_cast<Row>(ranking_[i].second));
+  std::sort_heap(ranking_.begin(), ranking_.end(), nearer);
+  for (const auto& [product, user] : ranking_) similar_.push_back(static_cast<Row>(user));
 }
 
 void Retrieval::collect_met() {
@@ -171,8 +179,8 @@ const std::vector<Row>& Retrieval::similar_liked(std::size_t limit) {
     const Slice theirs = slice(user);
     std::size_t taken = 0;
     for (std::size_t i = theirs.begin + theirs.visible; i-- > theirs.begin && taken < from_each;) {
-      const Row item = catalog_.users.history_items[i];
-      if (catalog_.users.history_liked[i] == 0 || met(item)) continue;
+      const Row item = catalog_.users.history_item(i);
+      if (!catalog_.users.liked(i) || met(item)) continue;
       if (std::find(liked_by_similar_.begin(), liked_by_similar_.end(), item) != liked_by_similar_.end()) continue;
       liked_by_similar_.push_back(item);
       if (liked_by_similar_.size() == limit) return liked_by_similar_;
@@ -185,7 +193,11 @@ const std::vector<Row>& Retrieval::similar_liked(std::size_t limit) {
 const std::vector<Interaction>& Retrieval::nearest(Row target, std::size_t limit) {
   const std::size_t dim = catalog_.dim;
   const auto embedding = [&](Row item) { return catalog_.items.embeddings.data + static_cast<std::size_t>(item) * dim; };
-  const auto unpack = [&](Row item, float* out) { std::transform(embedding(item), embedding(item) + dim, out, to_float); };
+  const auto unpack = [&](Row item, float* out) {
+    if (!all_finite(embedding(item), dim))
+      fail(REXIT_CORRUPT, catalog_.items.table.path(), ": `embeddings` of item row ", item, " is not finite");
+    std::transform(embedding(item), embedding(item) + dim, out, to_float);
+  };
   nearest_.clear();
   if (no_direction(embedding(target), dim)) return nearest_;
   collect_met();
@@ -209,20 +221,25 @@ const std::vector<Interaction>& Retrieval::nearest(Row target, std::size_t limit
   return nearest_;
 }
 
-std::optional<bool> Retrieval::verdict(Row user, Row item) const noexcept {
+std::optional<bool> Retrieval::verdict(Row user, Row item) const {
   const Users& users = catalog_.users;
+  const Span all = users.history(user);
   const Slice theirs = slice(user);
-  const auto count = static_cast<std::size_t>(users.history_offsets[static_cast<std::size_t>(user) + 1]) - theirs.begin;
-  const std::int32_t* by_item = users.history_by_item.data + theirs.begin;
-  // The first position behind the last one that is about `item` and visible.
-  const std::int32_t* after = std::partition_point(by_item, by_item + count, [&](std::int32_t position) {
-    const Row met = users.history_items[theirs.begin + static_cast<std::size_t>(position)];
-    return met < item || (met == item && static_cast<std::size_t>(position) < theirs.visible);
-  });
-  if (after == by_item) return std::nullopt;
-  const std::size_t last = theirs.begin + static_cast<std::size_t>(after[-1]);
+  // The first place behind the last one that is about `item` and visible.
+  std::size_t low = 0, high = all.size();
+  while (low < high) {
+    const std::size_t middle = low + (high - low) / 2, position = users.by_item(all, middle);
+    const Row met = users.history_items[position];
+    if (met < item || (met == item && position - all.begin < theirs.visible)) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  if (low == 0) return std::nullopt;
+  const std::size_t last = users.by_item(all, low - 1);
   if (users.history_items[last] != item) return std::nullopt;
-  return users.history_liked[last] != 0;
+  return users.liked(last);
 }
 
 std::size_t Retrieval::memory() const noexcept {

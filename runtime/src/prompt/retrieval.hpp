@@ -30,7 +30,8 @@ struct LikeCount {
   std::size_t interactions, likes;
 };
 
-// One request's view of the catalog. Lists are computed when first asked for and valid until the next begin().
+// One request's view of the catalog. Lists are computed when first asked for and valid until the next begin(). All that read the
+// catalog throw REXIT_CORRUPT for a row that is not what it must be.
 class Retrieval {
  public:
   // `catalog` must outlive the Retrieval.
@@ -42,7 +43,7 @@ class Retrieval {
   const Query& query() const noexcept { return *query_; }
   const std::vector<Interaction>& history() const noexcept { return history_; }  // oldest first
   LikeCount history_likes() const noexcept;
-  LikeCount item_likes(Row item) const noexcept;
+  LikeCount item_likes(Row item) const;
 
   // Nearest first; none where nothing is known of the user. A zero vector has no neighbours and is none, here and in nearest().
   // Throws REXIT_DEADLINE and REXIT_CANCELLED: a search over all users can take long.
@@ -52,7 +53,7 @@ class Retrieval {
   // The history's items nearest to `target`, nearest first; `target` itself is left out.
   const std::vector<Interaction>& nearest(Row target, std::size_t limit);
   // A user's latest visible verdict on an item.
-  std::optional<bool> verdict(Row user, Row item) const noexcept;
+  std::optional<bool> verdict(Row user, Row item) const;
 
   // The mean over what `vectors` has for the items that this user liked, as often as they were, or what it has for none: [H].
   // Throws REXIT_CORRUPT if one of them is not finite.
@@ -70,7 +71,7 @@ class Retrieval {
     bool liked;
   };
 
-  Slice slice(Row user) const noexcept;
+  Slice slice(Row user) const;
   void search_similar();
   template <class RowOf>
   std::size_t sum_liked(const RowOf& row_of, std::size_t width);

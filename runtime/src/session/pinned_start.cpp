@@ -14,9 +14,8 @@ PinnedStart::PinnedStart(const Bundle& bundle) {
   const Pieces& pieces = bundle.catalog().pieces;
   for (const Op& op : bundle.catalog().program.prefix) {
     if (op.kind != OpKind::piece) break;
-    const auto piece = static_cast<std::size_t>(op.piece);
-    for (std::int64_t t = pieces.offsets[piece]; t < pieces.offsets[piece + 1]; ++t)
-      tokens_.push_back(pieces.tokens[static_cast<std::size_t>(t)]);
+    const Span span = pieces.tokens_of(op.piece);
+    for (std::size_t i = span.begin; i < span.end; ++i) tokens_.push_back(pieces.token(i));
     if (tokens_.size() >= bundle.variant().max_positions) {  // no prompt fits behind it
       tokens_.clear();
       return;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -149,10 +150,18 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_file(path: Path, data: str | bytes) -> None:
-    """Replaces a file by renaming a sibling, so that no reader or mapping ever sees half of it. Raises InputError."""
+    """Replaces a file, as `replaced` does. Raises InputError."""
+    with replaced(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Gives the path of a sibling to write, and renames it to `path` afterwards, so that no reader or mapping ever sees half of
+    it. Raises InputError for what could not be written."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        yield temporary
         os.replace(temporary, path)
     except OSError as exc:
         raise InputError(f"{path}: cannot be written: {exc.strerror}") from exc

@@ -70,6 +70,7 @@ def progress() -> rich_progress.Progress:
         rich_progress.BarColumn(),
         rich_progress.MofNCompleteColumn(),
         rich_progress.TimeElapsedColumn(),
+        rich_progress.TimeRemainingColumn(),
         console=stderr,
         transient=True,
         disable=not stderr.is_terminal,

@@ -49,11 +49,11 @@ def verify(
 ) -> None:
     """Check that a bundle is whole and computes on this machine what it computed where it was exported.
 
-    Checks the digests of all files; golden samples (the runtime assembles the same prompts and gives the same log-odds, within
-    the tolerance recorded at export); exit decisions (each candidate stops where the policy says and answers with the log-odds
-    that a trace in the same session has there, with a cold and with a warm prefix); and TensorRT engines (digests, and that they
-    were built from these graphs). If a variant's backend is missing on this machine, only its files are checked, unless the
-    variant or a device is named. Exits with 8 if anything fails.
+    Checks the digests of all files; every row of the catalog; golden samples (the runtime assembles the same prompts and
+    gives the same log-odds, within the tolerance recorded at export); exit decisions (each candidate stops where the policy
+    says and answers with the log-odds that a trace in the same session has there, with a cold and with a warm prefix); and
+    TensorRT engines (digests, and that they were built from these graphs). If a variant's backend is missing on this
+    machine, only its files are checked, unless the variant or a device is named. Exits with 8 if anything fails.
 
         rexit verify bundle && systemctl restart recommender
     """
@@ -90,6 +90,8 @@ def _checks(path: Path, variant: str | None, threads: int, device: str | None) -
             found = [*_files(opened), *_engines(opened)]
             checks += found
             if all(c.outcome != "FAILED" for c in found):
+                if not any(c.name == "rows" for c in checks):
+                    checks.append(_rows(opened))
                 checks += _behaviour(opened, threads, device, variant is not None, bar)
     return checks
 
@@ -116,6 +118,18 @@ def _files(bundle: Bundle) -> list[Check]:
     except BundleError as exc:
         checks.append(_check(name, "policy", "", [str(exc)]))
     return checks
+
+
+def _rows(bundle: Bundle) -> Check:
+    """Every row of the catalog, which all variants share."""
+    from rexit import runtime
+
+    try:
+        runtime.verify(bundle.path, bundle.variant.name)
+    except BundleError as exc:
+        return _check(bundle.variant.name, "rows", "", [str(exc)])
+    counts = bundle.catalog.info["counts"]
+    return _check(bundle.variant.name, "rows", f"{counts['users']} users, {counts['items']} items", ())
 
 
 def _engines(bundle: Bundle) -> list[Check]:

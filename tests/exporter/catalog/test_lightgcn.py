@@ -124,3 +124,21 @@ def test_bad_settings_and_no_likes() -> None:
         LightGCNOptions(weight_decay=-0.1).check()
     with pytest.raises(InputError, match="no liked interaction in the train split"):
         lightgcn.train(Likes(NOTHING, NOTHING, NOTHING, NOTHING, 2, 2), SMALL)
+
+
+def test_the_gradient_is_the_one_that_autograd_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    users, items = 7, 5
+    torch.manual_seed(0)
+    user, item, first, second = (torch.randint(most, (40,)) for most in (users, items, items, items))
+    adjacency = lightgcn._adjacency(user, item, users, items)
+    nodes = torch.stack([user, users + item, users + first, users + second])
+    model = LightGCN(users + items, 8, 3, normalize=False)
+    u, i, *j = model.get_embedding(adjacency)[nodes]
+    against = torch.stack([(u * one).sum(1) for one in j])
+    model.recommendation_loss((u * i).sum(1), against, torch.unique(nodes), 0.1).backward()
+    expected = model.embedding.weight.grad
+    for block in (lightgcn.BLOCK, 16):
+        monkeypatch.setattr(lightgcn, "BLOCK", block)
+        model.zero_grad()
+        lightgcn._backward(model, adjacency, nodes, 0.1)
+        assert torch.allclose(model.embedding.weight.grad, expected, rtol=1e-4, atol=1e-7)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from rexit.exporter.catalog import nearest, neighbours
 from rexit.exporter.catalog.neighbours import Neighbourhood, folded_in, similar_users, top
 
 
@@ -68,3 +69,36 @@ def test_there_are_never_more_neighbours_than_others() -> None:
     eye, nothing = np.eye(3, dtype=np.float16), histories([0], [1], [2])
     assert similar_users(eye, eye, nothing, 20).shape == (3, 2)
     assert similar_users(eye[:1], eye, histories([0]), 20).shape == (1, 0)
+
+
+@pytest.mark.parametrize(("users", "dim", "different"), [(2000, 3, 2000), (2000, 16, 2000), (4000, 16, 40), (9000, 16, 3000)])
+def test_the_search_in_float32_finds_what_exact_sums_say(
+    users: int, dim: int, different: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In three dimensions hundreds of users are nearer to each other than float32 can tell."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(different, dim))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    vectors = vectors[rng.integers(different, size=users)] * (rng.random((users, 1)) < 0.9)
+    queries, own = vectors[:100] + rng.normal(size=(100, dim)).astype(np.float16), np.arange(100)
+    scores = queries.astype(np.float64) @ vectors.astype(np.float64).T
+    scores[:, ~vectors.any(1)] = -np.inf
+    scores[own, own] = -np.inf
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :20]
+    for tile in (nearest.TILE, 1000):
+        monkeypatch.setattr(nearest, "TILE", tile)
+        assert (np.array(Neighbourhood(vectors, 20).nearest(queries, own)) == expected).all()
+
+
+def test_an_index_finds_nearly_all_of_them_in_the_exact_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(30, 16))[rng.integers(30, size=6000)] + rng.normal(size=(6000, 16)) / 2
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    own = np.arange(300)
+    exact = np.array(Neighbourhood(vectors, 20).nearest(vectors[:300], own))
+    monkeypatch.setattr(neighbours, "EXACT", 1000)
+    found, again = (np.array(Neighbourhood(vectors, 20).nearest(vectors[:300], own)) for _ in range(2))
+    assert (found == again).all()
+    assert np.mean([len(np.intersect1d(a, b)) / 20 for a, b in zip(exact, found, strict=True)]) > 0.99
+    whole = (np.sort(exact) == np.sort(found)).all(1)
+    assert whole.mean() > 0.8 and (exact[whole] == found[whole]).all()

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from rexit.exporter.catalog import recall
 from rexit.exporter.catalog.recall import Recall
 
 
@@ -21,3 +22,27 @@ def test_by_hand() -> None:
 
 def test_nothing_to_find() -> None:
     assert Recall(edges((0, 1)), edges((0, 1)), 2).at(20, lambda rows: torch.zeros(len(rows), 2)) is None
+
+
+def test_of_many_users_the_same_sample_is_judged_and_scores_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    users, items = 400, 30
+    wanted = np.repeat(np.arange(users), 2), random.integers(0, items, 2 * users)
+    scores = torch.from_numpy(random.random((users, items)))
+    asked: list[torch.Tensor] = []
+
+    def told(rows: torch.Tensor) -> torch.Tensor:
+        asked.append(rows)
+        return scores[rows]
+
+    def judged() -> tuple[float | None, list[int]]:
+        asked.clear()
+        return Recall(edges((0, 3), (9, 1)), wanted, items).at(5, told), torch.cat(asked).tolist()
+
+    whole, all_users = judged()
+    monkeypatch.setattr(recall, "SCORES", 10 * items)
+    assert judged() == (pytest.approx(whole), all_users) and max(map(len, asked)) == 10
+    monkeypatch.setattr(recall, "SAMPLE", 200)
+    sampled, some = judged()
+    assert judged() == (sampled, some) and len(some) == 200 and set(some) < set(all_users)
+    assert sampled == pytest.approx(whole, abs=0.1)

@@ -52,9 +52,9 @@ def test_each_snapshot_is_what_lightgcn_makes_of_the_parts_before_it() -> None:
     train = train.with_columns(liked=pl.Series(rng.random(54) < 0.7))
     nothing = (np.empty(0, np.int64), np.empty(0, np.int64))
     likes = lightgcn.Likes(nothing, nothing, nothing, nothing, 6, 12)
-    told: list[int] = []
-    made = train_snapshots(train, likes, count, OPTIONS.epochs, OPTIONS, told.append)
-    assert told == [0, 1, 2]
+    told: list[tuple[int, int]] = []
+    made = train_snapshots(train, likes, count, OPTIONS.epochs, OPTIONS, lambda *seen: told.append(seen))
+    assert told[0] == (0, total := (count - 1) * OPTIONS.epochs) and told[-1] == (total, total) and told == sorted(told)
     for k in (1, 2):
         early = train.filter("liked", pl.col("time") < 3 * k)
         expected = lightgcn.train(
@@ -67,5 +67,5 @@ def test_each_snapshot_is_what_lightgcn_makes_of_the_parts_before_it() -> None:
 def test_a_part_without_a_like_before_it_knows_nothing() -> None:
     train = frame([0, 0, 0, 0], [0, 1, 2, 3]).with_columns(liked=pl.col("time") >= 2)
     nothing = (np.empty(0, np.int64), np.empty(0, np.int64))
-    made = train_snapshots(train, lightgcn.Likes(nothing, nothing, nothing, nothing, 1, 4), 2, 3, OPTIONS, lambda _: None)
+    made = train_snapshots(train, lightgcn.Likes(nothing, nothing, nothing, nothing, 1, 4), 2, 3, OPTIONS, lambda *_: None)
     assert not made["users"].any() and not made["items"].any() and not made["fold_in"].any()

@@ -1,7 +1,14 @@
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import polars as pl
+import pytest
+from safetensors.numpy import load_file
 
+from rexit.errors import InputError
 from rexit.exporter.catalog import tables
+from running.full_disk import largest_file
 
 # (user, item, time, liked), sorted by (user, time, item); user 1 has nothing, user 0 meets item 2 twice.
 ROWS = [(0, 2, 5, True), (0, 0, 7, False), (0, 2, 7, False), (2, 1, 1, True), (2, 2, 6, True)]
@@ -38,3 +45,25 @@ def test_fields_go_to_their_table() -> None:
     fields = {"user.age": np.array([1], np.int32), "item. title": np.array([2], np.int32)}
     assert list(tables.field_tensors(fields, "user")) == ["field.age"]
     assert list(tables.field_tensors(fields, "item")) == ["field. title"]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: tables.write(path, {"a": np.zeros(9000)}),
+        lambda path: tables.write_frame(path, pl.DataFrame({"a": np.random.default_rng(0).random(9000)})),
+    ],
+)
+def test_a_full_disk_leaves_what_was_there(write: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "table"
+    path.write_text("old")
+    with largest_file(5000), pytest.raises(InputError, match="table: cannot be written: File too large"):
+        write(path)
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_tensors_are_written_as_they_are(tmp_path: Path) -> None:
+    tensors = {"a": np.arange(6, dtype=np.float16).reshape(2, 3), "b": np.empty((3, 0), np.int32), "c": np.arange(8)[:5]}
+    tables.write(tmp_path / "table", tensors)
+    read = load_file(tmp_path / "table")
+    assert read.keys() == tensors.keys() and all((read[name] == tensors[name]).all() for name in tensors)

@@ -32,7 +32,7 @@ def test_an_older_catalog_is_replaced_only_by_a_whole_one(run: Run, data: Path) 
 def test_a_full_disk_leaves_nothing(run: Run, data: Path) -> None:
     with largest_file(5000):
         ended = run()
-    refused(ended, data, "users.safetensors: cannot be written: File too large")
+    refused(ended, data, "snapshots.safetensors: cannot be written: File too large")
 
 
 @pytest.fixture

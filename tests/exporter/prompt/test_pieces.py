@@ -34,6 +34,18 @@ def test_pieces_are_stored_once_and_decode_to_their_texts(tokenizer: Tokenizer) 
     assert [tokenizer.decode(tokens[a:b]) for a, b in itertools.pairwise(offsets)] == [" yes", "", "Film 1", "é"]
 
 
+def test_texts_are_tokenized_in_batches(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces, told = Pieces(), []
+    pieces.literal("<s>")
+    pieces.column(pl.Series([f"Film {n} <s>" for n in range(10)]), 0, 5)
+    pieces.literal(" yes")
+    whole = pieces.encode(tokenizer)
+    monkeypatch.setattr("rexit.exporter.prompt.pieces.BATCH", 4)
+    parts = pieces.encode(tokenizer, lambda _, done, total: told.append((done, total)))
+    assert all((a == b).all() for a, b in zip(whole, parts, strict=True))
+    assert told == [(0, 12), (4, 12), (8, 12), (12, 12)]
+
+
 def test_only_the_template_may_name_special_tokens(tokenizer: Tokenizer) -> None:
     pieces = Pieces()
     pieces.literal("<s>")
