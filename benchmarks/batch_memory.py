@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -21,9 +22,9 @@ import polars as pl
 from rexit.bundle import Bundle
 
 
-def write_pairs(bundle: Bundle, path: Path, count: int, slate: int) -> None:
+def write_pairs(bundle: Path, path: Path, count: int, slate: int) -> None:
     """Slates of `slate` items; their rows are shuffled within every million."""
-    random, catalog = np.random.default_rng(0), bundle.catalog
+    random, catalog = np.random.default_rng(0), Bundle.open(bundle).catalog
     slates = -(-count // slate)
     user = np.repeat(random.integers(0, len(catalog.users), slates), slate)[:count]
     time = np.repeat(np.arange(slates) // len(catalog.users), slate)[:count]
@@ -75,7 +76,12 @@ def main() -> None:
     rows = []
     for count in map(int, options.pairs.split(",")):
         pairs = options.work / f"pairs-{count}.parquet"
-        write_pairs(Bundle.open(options.bundle), pairs, count, options.slate)
+        # In a process of its own: Linux hands a parent's peak down to the processes it starts.
+        writer = multiprocessing.get_context("spawn").Process(
+            target=write_pairs, args=(options.bundle, pairs, count, options.slate)
+        )
+        writer.start()
+        writer.join()
         out = options.work / f"scores-{count}.parquet"
         rows.append({"pairs": count, **measure(options.bundle, pairs, out, not options.no_model)})
         line = "{pairs:>10} pairs {seconds:8.1f} s {cpu_seconds:8.1f} s of CPU {peak_mb:6.0f} MB".format(**rows[-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from rexit.batch.partition import Scored, Scoring, score_partition
@@ -21,6 +22,11 @@ class Opening:
     bundle: Bundle
     threads: int
     device: str | None
+
+    @cached_property
+    def digests(self) -> tuple[str, str | None]:
+        """Of the variant and its policy, when they were first asked for: at the beginning of a run."""
+        return self.bundle.variant_sha256, self.bundle.policy_sha256
 
 
 Advance = Callable[[int], None]

@@ -60,9 +60,7 @@ class OnRay:
         files = [f"local://{work.path('pairs', partition).absolute()}" for partition in todo]
         # Reading takes no CPU of its own, or it would wait for ever where the workers have them all; so its number of tasks at a
         # time must have another bound.
-        read = ray.data.read_binary_files(
-            files, include_paths=True, override_num_blocks=len(files), concurrency=1, ray_remote_args={"num_cpus": 0}
-        )
+        read = ray.data.read_binary_files(files, include_paths=True, override_num_blocks=len(files), concurrency=1, num_cpus=0)
         return read.map_batches(
             Worker,
             batch_size=1,
@@ -72,7 +70,7 @@ class OnRay:
             fn_constructor_kwargs={
                 "path": str(bundle.path.absolute()),
                 "variant": bundle.variant.name,
-                "digests": (bundle.variant_sha256, bundle.policy_sha256),
+                "digests": opening.digests,
                 "threads": threads,
                 "device": opening.device,
                 "unknown": plan.unknown,

@@ -24,7 +24,7 @@ from rexit.batch.output import COLUMNS, CUT_SHORT, Output
 from rexit.batch.pairs import ColumnNames, PairFiles, check_format
 from rexit.batch.partition import Scoring
 from rexit.batch.work import Plan, Work
-from rexit.bundle import Bundle, Counters, Id, check_writable
+from rexit.bundle import Counters, Id, check_writable
 from rexit.errors import InputError, RexitError
 from rexit.progress import Progress, silent
 
@@ -88,7 +88,7 @@ def score_files(
     if files.timed and options.as_of is not None:
         raise InputError(f"--as-of and the column {files.columns.as_of!r} of {files.given} both give a time, expected one")
     _check_out(out)
-    identity = _identity(bundle, options, files)
+    identity = _identity(opening, options, files)
     with Work.opened(out) as work:
         with _undone_if_it_fails(work):
             plan = work.plan(identity) or work.split(files, bundle.catalog, options.as_of, identity, progress)
@@ -138,12 +138,12 @@ def _undone_if_it_fails(work: Work) -> Iterator[None]:
         raise
 
 
-def _identity(bundle: Bundle, options: BatchOptions, files: PairFiles) -> dict[str, Any]:
+def _identity(opening: Opening, options: BatchOptions, files: PairFiles) -> dict[str, Any]:
     """What an unfinished run must have in common with this one, by the words of a message."""
     return {
         "version of rexit": __version__,
-        "variant": bundle.variant_sha256,
-        "policy": bundle.policy_sha256,
+        "variant": opening.digests[0],
+        "policy": opening.digests[1],
         "pairs": files.identity(),
         "columns": [files.columns.user, files.columns.item, files.columns.as_of],
         "--as-of": options.as_of,
