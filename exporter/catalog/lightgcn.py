@@ -142,7 +142,7 @@ def _backward(model: LightGCN, adjacency: Tensor, nodes: Tensor, weight_decay: f
         embeddings = _propagated(model, model.embedding.weight, adjacency)
     embeddings.requires_grad_()
     count = nodes.shape[1]
-    for block in nodes.split(BLOCK, dim=1):
+    for block in torch.split(nodes, BLOCK, dim=1):
         # F.embedding, not indexing: its gradient is summed in a fixed order.
         u, i, *j = F.embedding(block, embeddings)
         against = torch.stack([(u * one).sum(1) for one in j])
@@ -159,7 +159,7 @@ def _backward(model: LightGCN, adjacency: Tensor, nodes: Tensor, weight_decay: f
 
 def _propagated(model: LightGCN, layer: Tensor, adjacency: Tensor) -> Tensor:
     """The mean of the layers, of which `layer` is the first: `LightGCN.get_embedding` for any [U + I, D]."""
-    total = layer * model.alpha[0]
+    total: Tensor = layer * model.alpha[0]
     for alpha in model.alpha[1:]:
         layer = adjacency @ layer
         total.add_(layer, alpha=float(alpha))

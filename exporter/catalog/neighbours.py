@@ -51,7 +51,8 @@ def folded_in(fold_in: NDArray[np.float16]) -> NDArray[np.float16]:
     Their sum, over the power of two that brings its largest component into [0.5, 1): a direction, whose length does not
     matter, without a rounding that depends on the order of summing.
     """
-    return _directions(fold_in.astype(np.float64).sum(0, keepdims=True))[0]
+    direction: NDArray[np.float16] = _directions(fold_in.astype(np.float64).sum(0, keepdims=True))[0]
+    return direction
 
 
 def _directions(sums: NDArray[np.float64]) -> NDArray[np.float16]:

@@ -71,7 +71,11 @@ def train_snapshots(
         early = part < k
         if early.any():
             mine = replace(likes, graph=(user[early], item[early]), wanted=(nothing, nothing))
-            retriever = lightgcn.train(mine, fixed, lambda _, done, __, before=before, total=total: told(before + done, total))
+
+            def more(_: str, done: int, __: int, before: int = before, total: int = total) -> None:
+                told(before + done, total)
+
+            retriever = lightgcn.train(mine, fixed, more)
             for name, table in tables.items():
                 table[k - 1] = getattr(retriever, name)
     told(total, total)

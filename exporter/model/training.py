@@ -7,7 +7,7 @@ So one forward pass uses many labels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,5 +146,5 @@ def parameter_groups(model: MultiExitModel, rate: float, ratio: float, head_rate
 def fast_bfloat16(device: torch.device) -> bool:
     """Whether matrices are multiplied faster in bfloat16 than in float32 there: on a GPU, and on a CPU with AMX. With
     AVX-512's bfloat16 alone the demo's training takes 1.6 times as long as in float32."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10
     return device.type != "cpu" or bool(capabilities.get("amx_bf16", False))

@@ -42,9 +42,9 @@ class MorePieces:
                 f"{expected[:12]}… ({catalog.info['tokenizer']['vocab_size']} tokens)"
             )
         pieces = Pieces()
-        columns = [sorted({name.removeprefix(" ") for name in made._names(what)}) for what in ("user", "item")]
-        program = compile_program(language.template, *columns, pieces)
-        table = dict(zip(("offsets", "tokens"), pieces.encode(language.tokenizer), strict=True))
+        of_users, of_items = (sorted({name.removeprefix(" ") for name in made._names(what)}) for what in ("user", "item"))
+        program = compile_program(language.template, of_users, of_items, pieces)
+        table: Tensors = dict(zip(("offsets", "tokens"), pieces.encode(language.tokenizer), strict=True))
         mine = {"prefix": program.prefix, "candidate": program.candidate}
         if difference := first_difference(mine, table, catalog.info["prompt"], catalog.piece_table):
             raise InputError(f"{language.template.path}: is another template than that of {catalog.path}: {difference}")

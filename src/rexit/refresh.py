@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,11 +159,11 @@ class _Work:
         """Its new golden samples, and what was found. folder: the bundle as it will be."""
         from rexit import runtime
 
-        name, how = before.variant.name, {"device": self._options.device, "threads": self._options.threads}
+        name, open_ = before.variant.name, partial(runtime.open, device=self._options.device, threads=self._options.threads)
         if GOLDEN_FILE in before.variant.files:
-            with contextlib.closing(runtime.open(before.path, name, **how)) as session:
+            with contextlib.closing(open_(before.path, name)) as session:
                 self._rely_on(before, session)
-        with contextlib.closing(runtime.open(folder, name, **how)) as session:
+        with contextlib.closing(open_(folder, name)) as session:
             golden = self._made(name, session)
             drift = self._drift(before, session)
         unknown = sum((self._old.items.find(slate.items) < 0).sum() for slate in self._golden)
