@@ -129,10 +129,10 @@ def test_texts(both: tuple[Catalog, Catalog], data: Path) -> None:
         return str(tokenizer.decode(tokens[offsets[piece] : offsets[piece + 1]].tolist())).strip()
 
     assert [text(item, "title") for item in (100, 0, 2, 3)] == ["Film 100", "Film 7", "New 2", "Film 3"]
-    assert text(100, " year").strip() == "unknown"
+    assert text(100, " year") == "unknown"
     same = new.item_table["field.title"]
     assert same[new.items.row(0)] == same[new.items.row(7)]
-    assert len(offsets) - len(old.piece_table["offsets"]) <= 2  # Film 100 and New 2
+    assert len(offsets) - len(old.piece_table["offsets"]) == 4  # Film 100 and New 2, with and without a space before them
 
 
 def test_a_text_longer_than_all_is_cut(data: Path, run: Run) -> None:
