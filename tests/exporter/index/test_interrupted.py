@@ -13,8 +13,12 @@ import pytest
 
 from rexit.bundle import Catalog
 from rexit.exporter import index as index_module
+from rexit.exporter.catalog import folder as folder_module
 from running.full_disk import largest_file
 from running.indexing import Run, edit, nothing_written, refused
+
+MODULES = {"assign": index_module, "similar_users": index_module, "write_json": folder_module}
+"""A step of an index, and where it is called."""
 
 
 def test_an_older_catalog_is_replaced_only_by_a_whole_one(run: Run, data: Path) -> None:
@@ -47,7 +51,7 @@ def heeds_signals() -> Iterator[None]:
 
 @pytest.mark.usefixtures("heeds_signals")
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("step", ["assign", "similar_users", "write_json"])
+@pytest.mark.parametrize("step", MODULES)
 def test_signals_leave_nothing(
     run: Run, data: Path, monkeypatch: pytest.MonkeyPatch, step: str, number: signal.Signals, expected: int
 ) -> None:
@@ -56,7 +60,7 @@ def test_signals_leave_nothing(
     def interrupted(*_: object) -> None:
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(index_module, step, interrupted)
+    monkeypatch.setattr(MODULES[step], step, interrupted)
     code, out, err = run()
     assert (code, out) == (expected, "")
     assert err == "rexit: interrupted; nothing was left half-written\n"
@@ -65,13 +69,13 @@ def test_signals_leave_nothing(
 
 @pytest.mark.usefixtures("heeds_signals")
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("step", ["assign", "similar_users", "write_json"])
+@pytest.mark.parametrize("step", MODULES)
 def test_signals_whose_exception_is_dropped(
     run: Run, data: Path, monkeypatch: pytest.MonkeyPatch, step: str, number: signal.Signals, expected: int
 ) -> None:
     """Training, after the first of the steps, has progress to tell and ends there. After the others nothing has, and the folder
     does not take its place."""
-    dropped, after_training, real = [], [], getattr(index_module, step)
+    dropped, after_training, real = [], [], getattr(MODULES[step], step)
     monkeypatch.setattr(sys, "unraisablehook", lambda seen: dropped.append(seen))
 
     class Signals:
@@ -84,7 +88,7 @@ def test_signals_whose_exception_is_dropped(
 
     if step == "assign":
         monkeypatch.setattr(index_module, "similar_users", lambda *_: after_training.append(step))
-    monkeypatch.setattr(index_module, step, interrupted)
+    monkeypatch.setattr(MODULES[step], step, interrupted)
     code, out, err = run()
     assert len(dropped) == 1 and not after_training
     assert (code, out, err) == (expected, "", "rexit: interrupted; nothing was left half-written\n")
