@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cmath>
 #include <memory>
 #include <string>
 #include <thread>
@@ -24,6 +25,13 @@ std::vector<float> log_odds(const rexit::Scores& scores) {
   return all;
 }
 
+// What the cache held changes roundings.
+bool differ(const std::vector<float>& seen, const std::vector<float>& expected) {
+  for (std::size_t i = 0; i < expected.size(); ++i)
+    if (!(std::fabs(seen[i] - expected[i]) <= 1e-3f)) return true;
+  return seen.size() != expected.size();
+}
+
 TEST(Stress, SessionsScoreWhileBundlesAndSessionsComeAndGo) {
   auto bundle = std::make_unique<rexit::Bundle>(sound_bundle());
   std::vector<std::vector<float>> expected;
@@ -43,7 +51,7 @@ TEST(Stress, SessionsScoreWhileBundlesAndSessionsComeAndGo) {
       while (!made) std::this_thread::yield();  // until the handle of the bundle is gone
       for (int round = 0; round < rounds; ++round) {
         const int which = (round + s) % rounds;
-        if (log_odds(session.score(request(which))) != expected[static_cast<std::size_t>(which)]) ++wrong;
+        if (differ(log_odds(session.score(request(which))), expected[static_cast<std::size_t>(which)])) ++wrong;
         if (round % 4 == s % 4) session.trim();
         if (round % 5 == s % 5) session.clear_cache();
       }
@@ -58,7 +66,7 @@ TEST(Stress, SessionsScoreWhileBundlesAndSessionsComeAndGo) {
         const rexit::Bundle opened(sound_bundle());
         rexit::Session first(opened), second(opened);
         first.warm_up();
-        if (log_odds(second.score(request(0))) != expected[0]) ++wrong;
+        if (differ(log_odds(second.score(request(0))), expected[0])) ++wrong;
       } while (running != 0);
     });
   threads.emplace_back([&] {  // failures: each thread has its own last error
