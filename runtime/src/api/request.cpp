@@ -34,7 +34,9 @@ std::optional<Row> find(const Ids& ids, const rexit_id& id, const Which& which) 
 
 Row item_row(const Ids& ids, const rexit_id& id, const Which& which) {
   const std::optional<Row> row = find(ids, id, which);
-  if (!row) fail(REXIT_UNKNOWN_ITEM, which, ": item ", text_of(id), " is not in the catalog; `rexit refresh` brings new items, a request cannot");
+  if (!row)
+    fail(REXIT_UNKNOWN_ITEM, which, ": item ", text_of(id),
+         " is not in the catalog; `rexit refresh` brings new items, a request cannot");
   return *row;
 }
 
