@@ -75,7 +75,7 @@ def _largest(products: Tensor, k: int) -> tuple[Tensor, Tensor]:
 class Inverted:
     """faiss's inverted file: vectors in lists around centres, of which the PROBES nearest to a query are searched whole.
 
-    docs/scale.md has its recall. Seeded, and the same for any number of threads.
+    docs/scale.md has its recall. Seeded.
     """
 
     def __init__(self, vectors: NDArray[np.float32]) -> None:
