@@ -126,8 +126,8 @@ typedef enum rexit_log_level {
   REXIT_LOG_ERROR = 3
 } rexit_log_level;
 
-/* Sends log lines of at least `level` to `log`, for the whole process; NULL turns logging off, which is the default. A line has no
- * control characters, whatever the files say that it quotes.
+/* Sends log lines of at least `level` to `log`, for the whole process; NULL turns logging off, which is the default. A line has
+ * no control characters, whatever the files say that it quotes.
  *
  * Several threads may call `log` at the same time. `log` may call any function of rexit, this one included. Calls already running
  * in other threads may still use the previous function: keep its `context` alive until they have returned. */
@@ -187,8 +187,9 @@ typedef struct rexit_bundle_options {
 } rexit_bundle_options;
 
 /* Opens the bundle in folder `path`: checks structure and sizes, maps the catalog, loads the segments. File hashes and the
- * catalog's rows as a whole are checked by rexit_bundle_verify only. Release the bundle with rexit_bundle_close. Logs one warning if the bundle's policy was made on
- * another device or architecture, with another number of threads, or with another version of ONNX Runtime or rexit.
+ * catalog's rows as a whole are checked by rexit_bundle_verify only. Release the bundle with rexit_bundle_close. Logs one warning
+ * if the bundle's policy was made on another device or architecture, with another number of threads, or with another version of
+ * ONNX Runtime or rexit.
  *
  * REXIT_UNKNOWN_VARIANT; any 2xx for its files; REXIT_BACKEND_MISSING and REXIT_BACKEND_FAILED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options,
