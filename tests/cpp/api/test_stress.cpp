@@ -21,7 +21,7 @@ rexit::Request request(int round) { return rexit::Request(std::int64_t{100 + 3 *
 
 std::vector<float> log_odds(const rexit::Scores& scores) {
   std::vector<float> all;
-  for (const rexit::Score& score : scores.scores) all.push_back(score.log_odds);
+  for (const rexit_score& score : scores.scores) all.push_back(score.log_odds);
   return all;
 }
 
