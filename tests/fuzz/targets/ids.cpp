@@ -15,6 +15,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     };
     const std::size_t count = std::strtoull(told("count").c_str(), nullptr, 10) & 0x7fffffff;  // as catalog.json's counts
     const Ids ids(table, told("kind"), count);
+    for (const char* text : {"", "item", "\xff\xff"}) rexit::fuzz::refused([&] { (void)ids.find(std::string_view(text)); });
+    ids.check();
     for (std::size_t row = 0; row < ids.size(); ++row) {
       const std::string text = ids.text(static_cast<Row>(row));
       const auto found =

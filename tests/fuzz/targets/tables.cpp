@@ -20,23 +20,47 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         if (key == "dim") dim = number;
       }
     }
-    // What is checked is what later code relies on without looking.
-    const auto slices = [](const Array<std::int64_t>& offsets, std::size_t total) {
-      REXIT_PROMISE(offsets.size > 0 && offsets[0] == 0 && static_cast<std::size_t>(offsets[offsets.size - 1]) == total);
-      for (std::size_t i = 1; i < offsets.size; ++i) REXIT_PROMISE(offsets[i - 1] <= offsets[i]);
-    };
+    // Opening reads no row: what a row gives is in bounds, or it is refused.
+    const auto in = [](std::size_t value, std::size_t limit) { REXIT_PROMISE(value < limit); };
+    const auto within = [](Span span, std::size_t total) { REXIT_PROMISE(span.begin <= span.end && span.end <= total); };
     if (table == "users") {
-      const Users users(path, kind, count, interactions, dim);
-      slices(users.history_offsets, interactions);
-      for (const Row user : users.similar) REXIT_PROMISE(user >= 0 && static_cast<std::size_t>(user) < count);
-      REXIT_PROMISE(users.neighbours * count == users.similar.size || count == 0);
+      const std::size_t item_count = 16;
+      const Users users(path, kind, count, interactions, dim, item_count);
+      for (std::size_t row = 0; row < users.ids.size(); ++row) {
+        const Row user = static_cast<Row>(row);
+        rexit::fuzz::refused([&] {
+          const Span span = users.history(user);
+          within(span, users.history_items.size);
+          for (std::size_t i = span.begin; i < span.end; ++i) {
+            in(static_cast<std::size_t>(users.history_item(i)), item_count);
+            users.liked(i);
+            const std::size_t at = users.by_item(span, i - span.begin);
+            REXIT_PROMISE(at >= span.begin && at < span.end);
+          }
+        });
+        rexit::fuzz::refused([&] {
+          for (std::size_t n = 0; n < users.neighbours; ++n) in(static_cast<std::size_t>(users.similar_user(user, n)), count);
+        });
+      }
     } else if (table == "items") {
       const Items items(path, kind, count, interactions, dim);
-      slices(items.rating_offsets, interactions);
+      for (std::size_t row = 0; row < items.ids.size(); ++row) {
+        const Row item = static_cast<Row>(row);
+        rexit::fuzz::refused([&] {
+          const Span span = items.ratings(item);
+          within(span, items.rating_times.size);
+          for (std::size_t n = 0; n <= span.size(); ++n) REXIT_PROMISE(items.likes(span, n) <= n);
+        });
+        rexit::fuzz::refused([&] { items.folded(item); });
+      }
     } else {
       const Pieces pieces(path, count, 64);
-      slices(pieces.offsets, pieces.tokens.size);
-      for (const std::int32_t token : pieces.tokens) REXIT_PROMISE(token >= 0 && token < 64);
+      for (std::size_t row = 0; row + 1 < pieces.offsets.size; ++row)
+        rexit::fuzz::refused([&] {
+          const Span span = pieces.tokens_of(static_cast<Piece>(row));
+          within(span, pieces.tokens.size);
+          for (std::size_t i = span.begin; i < span.end; ++i) in(static_cast<std::size_t>(pieces.token(i)), 64);
+        });
     }
   });
   return 0;
