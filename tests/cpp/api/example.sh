@@ -13,4 +13,4 @@ $run "$3/build/rexit_score" "$4" 106 -7 8 88
 $run "$3/build/rexit_score" --raw "$4" 106 -7 8 88 >"$3/raw.txt"
 test "$(wc -l <"$3/raw.txt")" -eq 3
 if $run "$3/build/rexit_score" "$4" 106 4 2>"$3/error.txt"; then exit 1; fi
-grep -q 'item 4 is not in the catalog (REXIT_UNKNOWN_ITEM)' "$3/error.txt"
+grep -q 'item 4 is not in the catalog.*(REXIT_UNKNOWN_ITEM)' "$3/error.txt"
