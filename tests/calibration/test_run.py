@@ -300,7 +300,7 @@ def test_within_rounding_of_a_threshold_there_are_two_right_exits(distance: floa
 def test_foreign_catalog(place: Path) -> None:
     other = write_two_tastes(place / "other", seed=1).catalog
     bundle = Bundle.open(place / "bundle")
-    with pytest.raises(BundleError, match=r"other/catalog: is catalog .*, variant cpu-fp32 was made for"):
+    with pytest.raises(BundleError, match=r"other/catalog: is catalog .*, .*bundle holds"):
         calibrate(bundle, Catalog.open(other), OPTIONS, open_session=sessions(bundle))
     assert not (bundle.folder / "policy.json").exists()
 

@@ -80,7 +80,7 @@ def pip(*words: object) -> None:
 
 def test_installed_beside_optimum_and_taken_away_again(tmp_path: Path) -> None:
     # The C++ part needs a compiler and minutes, and is none of this wheel's concern here.
-    settings = ("-C", "wheel.cmake=false", "-C", f"build-dir={tmp_path / 'build'}")
+    settings = ("-C", "wheel.cmake=false", "-C", "wheel.py-api=py3", "-C", f"build-dir={tmp_path / 'build'}")
     pip("wheel", ROOT, "--no-deps", "--no-build-isolation", "--no-index", *settings, "--wheel-dir", tmp_path)
     (wheel,) = tmp_path.glob("rexit-*.whl")
     # An __init__.py in a folder of the namespace would hide optimum's own modules.

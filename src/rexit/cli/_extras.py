@@ -7,6 +7,7 @@ _EXTRAS = {
     "polars": "calibrate",
     "scipy": "calibrate",
     "sklearn": "calibrate",
+    "faiss": "export",
     "ml_dtypes": "export",
     "onnx_ir": "export",
     "onnxscript": "export",
