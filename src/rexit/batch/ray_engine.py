@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -21,8 +22,11 @@ from numpy.typing import NDArray
 from rexit.batch.engine import Advance, Opening
 from rexit.batch.partition import Scored, Scoring, score_partition
 from rexit.batch.work import PAIR, SCORE, Plan, Work
-from rexit.bundle import Bundle
+from rexit.bundle import Bundle, Catalog
 from rexit.errors import BackendError, BundleError, RexitError
+
+if TYPE_CHECKING:
+    from rexit.runtime import Session
 
 
 class OnRay:
@@ -92,18 +96,25 @@ class Worker:
         unknown: Sequence[Any],
         scoring: Scoring,
     ) -> None:
+        self._path, self._variant, self._digests, self._threads, self._device = path, variant, digests, threads, device
+        self._unknown, self._scoring = unknown, scoring
+
+    @cached_property
+    def _opened(self) -> tuple[Session, Catalog]:
+        """On the first call: what a constructor raises, Ray reports as a dead actor, without the exception."""
         from rexit import runtime
 
-        bundle = Bundle.open(Path(path), variant)
-        if (bundle.variant_sha256, bundle.policy_sha256) != digests:
-            raise BundleError(f"{path}: on a worker this is another bundle, or has another policy, than where the run began")
-        self._catalog, self._unknown, self._scoring = bundle.catalog, unknown, scoring
-        self._session = runtime.open(path, variant, threads=threads, device=device)
+        bundle = Bundle.open(Path(self._path), self._variant)
+        if (bundle.variant_sha256, bundle.policy_sha256) != self._digests:
+            raise BundleError(
+                f"{self._path}: on a worker this is another bundle, or has another policy, than where the run began"
+            )
+        return runtime.open(self._path, self._variant, threads=self._threads, device=self._device), bundle.catalog
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[Any]]:
         """batch: one partition, `bytes` (records of `PAIR`) and `path`."""
         pairs = np.frombuffer(batch["bytes"][0], PAIR)
-        scores, summary = score_partition(self._session, self._catalog, self._unknown, pairs, self._scoring)
+        scores, summary = score_partition(*self._opened, self._unknown, pairs, self._scoring)
         partition = int(Path(batch["path"][0]).name.removeprefix("pairs-"))
         return {"partition": [partition], "scores": [scores.tobytes()], "summary": [json.dumps(summary)]}
 
