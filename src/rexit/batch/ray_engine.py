@@ -46,7 +46,9 @@ class OnRay:
         if started:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         try:
-            ray.data.DataContext.get_current().enable_progress_bars = False
+            context = ray.data.DataContext.get_current()
+            context.enable_progress_bars = False
+            context.raise_original_map_exception = True  # not Ray's own around it, which loses its cause between processes
             for row in self._scored(opening, work, plan, todo, scoring).iter_rows():
                 summary = json.loads(row["summary"])
                 advance(summary["pairs"])
