@@ -23,11 +23,15 @@ def checks(ended: Ended) -> dict[str, str]:
     return {c["name"]: c["outcome"] for c in ended.json["checks"]}
 
 
+def failures_of(ended: Ended, name: str) -> list[str]:
+    return next(c["failures"] for c in ended.json["checks"] if c["name"] == name)
+
+
 def test_whole_bundle_passes(run: Run, place: Path) -> None:
     calibrate(run, place)
     ended = run("verify", place / "bundle", "--json")
     assert ended.code == 0 and ended.json["ok"]
-    assert checks(ended) == dict.fromkeys(("digests", "policy", "prompts", "log-odds", "exit decisions"), "ok")
+    assert checks(ended) == dict.fromkeys(("digests", "rows", "policy", "prompts", "log-odds", "exit decisions"), "ok")
     assert "All checks passed." in run("verify", place / "bundle").out
 
 
@@ -71,7 +75,7 @@ def test_weights_that_are_not_the_exported_ones(run: Run, place: Path) -> None:
     ended = run("verify", place / "bundle", "--json")
     assert ended.code == 8
     assert [n for n, outcome in checks(ended).items() if outcome != "ok"] == ["log-odds"]
-    failures = ended.json["checks"][3]["failures"]
+    failures = failures_of(ended, "log-odds")
     assert len(failures) == 4 and all("log-odds" in line and "exit 0" not in line for line in failures)
 
 
@@ -85,7 +89,7 @@ def test_prompt_that_is_not_the_exporters(run: Run, place: Path) -> None:
     refresh(place / "bundle")
     ended = run("verify", place / "bundle", "--json")
     assert ended.code == 8
-    failures = ended.json["checks"][2]["failures"]
+    failures = failures_of(ended, "prompts")
     assert len(failures) == 1 and "golden slate 0" in failures[0] and "token 2 is" in failures[0]
 
 
@@ -107,7 +111,7 @@ def test_scores_that_are_not_the_traces(run: Run, place: Path, monkeypatch: pyte
     ended = run("verify", place / "bundle", "--json")
     assert ended.code == 8
     assert [n for n, outcome in checks(ended).items() if outcome != "ok"] == ["exit decisions"]
-    assert "the trace has" in ended.json["checks"][4]["failures"][0]
+    assert "the trace has" in failures_of(ended, "exit decisions")[0]
 
 
 def test_runtime_that_stops_elsewhere(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +126,7 @@ def test_runtime_that_stops_elsewhere(run: Run, place: Path, monkeypatch: pytest
     ended = run("verify", place / "bundle", "--json")
     assert ended.code == 8
     assert checks(ended)["exit decisions"] == "FAILED"
-    assert "stopped at exit 2, expected" in ended.json["checks"][4]["failures"][0]
+    assert "stopped at exit 2, expected" in failures_of(ended, "exit decisions")[0]
 
 
 def test_policy_of_another_variant(run: Run, place: Path) -> None:
