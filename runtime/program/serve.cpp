@@ -66,14 +66,14 @@ std::int64_t integer(const json& value, const std::string& key, std::int64_t lea
   return value.get<std::int64_t>();
 }
 
-const json& list(const json& value, const std::string& key) {
-  if (!value.is_array()) throw Failure(key + " is " + value.type_name() + ", expected an array");
-  return value;
+void check_array(const json& value, const char* key) {
+  if (!value.is_array()) throw Failure(std::string(key) + " is " + value.type_name() + ", expected an array");
 }
 
 Recent recent_of(const json& value, bool strings) {
   Recent recent;
-  for (const json& one : list(value, "recent")) {
+  check_array(value, "recent");
+  for (const json& one : value) {
     const bool has_verdict = one.is_array();
     if (has_verdict && (one.size() != 2 || !one[1].is_boolean()))
       throw Failure("recent has " + one.dump() + ", expected ITEM or [ITEM, true] or [ITEM, false]");
@@ -88,7 +88,8 @@ std::unique_ptr<Job> job_of(const json& value, const ordered_json& id, const rex
   for (const char* key : {"user", "items"})
     if (!value.contains(key)) throw Failure(std::string("no `") + key + "`, expected `user` and `items`");
   std::vector<Id> items;
-  for (const json& item : list(value["items"], "items")) items.push_back(parse_id(item, string_items, "item"));
+  check_array(value["items"], "items");
+  for (const json& item : value["items"]) items.push_back(parse_id(item, string_items, "item"));
   if (items.empty()) throw Failure("no items given, expected at least one id");
   const Id user = parse_id(value["user"], info.string_user_ids != 0, "user");
   auto job = std::make_unique<Job>(Job{id, user, items, Request(user), std::nullopt});
