@@ -45,13 +45,12 @@
  *
  * Trust
  * - A bundle need not come from a trusted source. Opening checks the structure of all files; a row of the catalog is checked
- * whenever a request reads it, and a request that meets a broken one fails with REXIT_CORRUPT. Only rexit_bundle_verify reads all
- * rows, and only it finds rows in a wrong order, which make answers wrong and cannot do harm. Three things
- * remain the caller's responsibility. Files: they are memory-mapped, so nobody may modify them in place while
- * the bundle is open. To replace one, rename the new file over it, as rexit's own tools do. A call that finds a catalog file
- * modified fails with REXIT_MISMATCH, but a file that is modified during a call, or truncated, can crash the process. Graphs:
- * they are as safe as ONNX Runtime is. TensorRT engines: they contain code. Build them on the device, or get them from someone
- * you trust.
+ *   whenever a request reads it, and a request that meets a broken one fails with REXIT_CORRUPT. Only rexit_bundle_verify reads
+ *   all rows, and only it finds rows in a wrong order, which make answers wrong and cannot do harm. Three things remain the
+ *   caller's responsibility. Files: they are memory-mapped, so nobody may modify them in place while the bundle is open. To
+ *   replace one, rename the new file over it, as rexit's own tools do. A call that finds a catalog file modified fails with
+ *   REXIT_MISMATCH, but a file that is modified during a call, or truncated, can crash the process. Graphs: they are as safe as
+ *   ONNX Runtime is. TensorRT engines: they contain code. Build them on the device, or get them from someone you trust.
  */
 #ifndef REXIT_REXIT_H
 #define REXIT_REXIT_H
