@@ -41,6 +41,17 @@ def heeded() -> Iterator[None]:
             raise SystemExit(code)
 
 
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Around a library that sets handlers of its own, as Ray does on joining a cluster: afterwards those of before hold."""
+    before = {number: signal.getsignal(number) for number in _CODES}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def check() -> None:
     """Raises KeyboardInterrupt after a signal."""
     if _code is not None:

@@ -21,6 +21,7 @@ ray = pytest.importorskip("ray")
 
 from builders.catalog import ITEM_IDS, USER_IDS  # noqa: E402
 from builders.held_out import write_ranked  # noqa: E402
+from rexit import interrupts  # noqa: E402
 from rexit.batch import BatchOptions, ColumnNames, Report, score_files  # noqa: E402
 from rexit.batch.engine import Engine, Local, Opening  # noqa: E402
 from rexit.batch.ray_engine import OnRay  # noqa: E402
@@ -37,7 +38,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def cluster() -> Iterator[None]:
     for last in (False, False, True):  # Ray gives up after 30 s, which a busy machine may need
         try:
-            ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+            with interrupts.kept():
+                ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level="ERROR")
             break
         except Exception:
             ray.shutdown()
@@ -114,6 +116,20 @@ def test_a_run_begun_here_goes_on_there(bundle: Bundle, given: Path, tmp_path: P
         score(Stopped(), bundle, given, out)
     assert 0 < score(OnRay(2), bundle, given, out).resumed < 20_000
     assert pl.read_parquet(out).height == 20_000
+
+
+def test_a_signal_interrupts_as_everywhere(bundle: Bundle, given: Path, tmp_path: Path) -> None:
+    """Joining a cluster sets a handler of Ray's, whose exit code would be 15, without a word."""
+    out = tmp_path / "out.parquet"
+    words = ("score", bundle.path, "--pairs", given, "--out", out, "--as-of", 100, "--engine", "ray", "--workers", 1)
+    cluster = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    with subprocess.Popen([sys.executable, "-m", "rexit", *map(str, words)], env=cluster, stderr=subprocess.PIPE) as run:
+        while run.poll() is None and not list(Path(f"{out}.partial").glob("scored-*.json")):
+            time.sleep(0.01)
+        run.terminate()
+        _, err = run.communicate(timeout=60)
+    assert run.returncode == 143 and err.decode().endswith("rexit: interrupted; nothing was left half-written\n")
+    assert not out.exists() and score(OnRay(2), bundle, given, out).resumed > 0
 
 
 def test_what_a_worker_raises_is_raised_here(bundle: Bundle, given: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 
+from rexit import interrupts
 from rexit.batch.engine import Advance, Opening
 from rexit.batch.partition import Scored, Scoring, score_partition
 from rexit.batch.work import PAIR, SCORE, Plan, Work
@@ -44,7 +45,8 @@ class OnRay:
             return
         started = not ray.is_initialized()
         if started:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            with interrupts.kept():
+                ray.init(log_to_driver=False, logging_level=logging.ERROR)
         try:
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars = False
