@@ -75,7 +75,7 @@ def export_bundle(
     allows.
     """
     options = options or ExportOptions()
-    targets = preflight.chosen_targets(options.target, options.precisions)
+    targets = preflight.chosen_targets(options.target, options.precisions, options.cache)
     preflight.check_options(options)
     opened = Catalog.open(Path(catalog))
     if edited := opened.edited():

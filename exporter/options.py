@@ -23,6 +23,7 @@ class ExportOptions:
     """What can be chosen for an export; `rexit export --help` says the same.
 
     exits (depths in layers), head: see `load_checkpoint`. target, precisions: rows of `rexit.exporter.graph.targets`.
+    cache: what keys and values are stored in between passes, `float16` or `int8`, in variants that have a choice.
     max_tokens: candidate tokens in one pass at most. tolerance: largest difference allowed between the float32 graphs' log-odds
     and PyTorch's. golden_slates: how many validation slates to compare on and to store. quality_slates: how many validation
     slates a lower precision is judged on (0: all). accept_loss: write it even if it fails, or if the slates are too few to tell.
@@ -32,6 +33,7 @@ class ExportOptions:
     head: str | None = None
     target: str = "cpu"
     precisions: Sequence[str] = ("fp32",)
+    cache: str = "float16"
     max_tokens: int = 512
     tolerance: float = EXACT
     golden_slates: int = 16

@@ -10,17 +10,24 @@ from pathlib import Path
 from rexit.bundle import Catalog, Manifest, Model
 from rexit.bundle.vectors import USER
 from rexit.errors import InputError
-from rexit.exporter.graph.targets import Target, find_target
+from rexit.exporter.graph.targets import CACHES, Target, find_target, with_cache
 from rexit.exporter.model.checkpoint import Checkpoint
 from rexit.exporter.options import ExportOptions
 
 
-def chosen_targets(target: str, precisions: Sequence[str]) -> list[Target]:
-    """The target in each of the precisions."""
+def chosen_targets(target: str, precisions: Sequence[str], cache: str) -> list[Target]:
+    """The target in each of the precisions; those that have a choice with keys and values in `cache`."""
+    if cache not in CACHES:
+        raise InputError(f"cache is {cache!r}, expected one of {', '.join(CACHES)}")
     chosen = [find_target(target, precision) for precision in precisions]
     if not chosen or len(set(precisions)) != len(chosen):
         raise InputError(f"precisions {', '.join(precisions) or 'none'}: expected at least one, and none twice")
-    return chosen
+    stored = [with_cache(one, cache) for one in chosen]
+    if cache != CACHES[0] and stored == chosen:
+        raise InputError(
+            f"cache {cache!r} is for target cpu, precisions int8 and int4, not for {', '.join(t.variant for t in chosen)}"
+        )
+    return stored
 
 
 def check_options(options: ExportOptions) -> None:

@@ -7,7 +7,7 @@ its variants are derived from them and compared with them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -24,11 +24,11 @@ from rexit.exporter.graph.precision.dequantize_blocks_int4 import dequantize_blo
 from rexit.exporter.graph.precision.embedding_rows import embedding_rows_int8
 from rexit.exporter.graph.precision.fold_linear_weights import fold_linear_weights
 from rexit.exporter.graph.precision.half import half
-from rexit.exporter.graph.precision.half_cache import half_cache
 from rexit.exporter.graph.precision.quantize_dequantize import quantize_dequantize_fp8, quantize_dequantize_int8
 from rexit.exporter.graph.precision.quantize_linear_int8 import quantize_linear_int8
 from rexit.exporter.graph.precision.quantize_weights_int4 import quantize_weights_int4
 from rexit.exporter.graph.precision.smooth_linear_inputs import smooth_linear_inputs
+from rexit.exporter.graph.precision.stored_cache import half_cache, int8_cache
 from rexit.exporter.graph.ranges import RANGES
 from rexit.exporter.options import EXACT
 
@@ -183,6 +183,17 @@ TARGETS = (
         _HALF,
     ),
 )
+
+
+CACHES = ("float16", "int8")
+"""What keys and values between passes can be stored in, where a target has a choice."""
+
+
+def with_cache(target: Target, dtype: str) -> Target:
+    """The target with keys and values in `dtype`, if it has a choice."""
+    if dtype == "float16" or half_cache not in target.passes:
+        return target
+    return replace(target, cache_dtype=dtype, passes=tuple(int8_cache if one is half_cache else one for one in target.passes))
 
 
 def find_target(name: str, precision: str) -> Target:

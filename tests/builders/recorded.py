@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from builders.bundle_files import write_policy
 from builders.held_out import write_ranked
-from builders.variants import QUANTIZED
+from builders.variants import INT8_CACHE, QUANTIZED
 from rexit import runtime
 from rexit.bundle import Bundle
 
@@ -36,7 +36,7 @@ def cold(session: runtime.Session) -> runtime.Session:
 
 
 def write_recorded(place: Path) -> None:
-    folder = write_ranked(place, variants=(QUANTIZED,)).bundle
+    folder = write_ranked(place, variants=(QUANTIZED, INT8_CACHE)).bundle
     for name in Bundle.open(folder).manifest.variants:
         bundle = Bundle.open(folder, name)
         requests = [

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save
 from builders.bundle import BundleOptions, write_bundle
 from builders.catalog import ITEM_IDS, USER_IDS, make_catalog
 from builders.model import HEAD_DIM, HEADS, HIDDEN, VOCABULARY
+from builders.variants import INT8_CACHE
 from rexit import runtime
 from rexit.errors import BundleError, InputError
 from running.full_disk import largest_file
@@ -179,7 +180,7 @@ def refused(folder: Path, path: Path, status: str, text: str) -> None:
     [
         (lambda file: b"", "too short for a safetensors file"),
         (lambda file: b"PK\x03\x04" + file, "the header is said to have"),
-        (lambda file: file[: len(file) // 2], "data_offsets[0]: is "),
+        (lambda file: file[: len(file) // 2], "segment.0 data_offsets[1]: is "),
         (lambda file: file[:-1], "sha256 data_offsets[1]: is "),
         (lambda file: file + b"\0", "`sha256` is not at the end"),
         (lambda file: file[:3000] + bytes([file[3000] ^ 1]) + file[3001:], "do not have the SHA-256"),
@@ -220,6 +221,41 @@ def test_other_bundles(tmp_path: Path, path: Path) -> None:
         fill(session)
         session.save_cache(path)
     refused(tmp_path / "two", path, "MISMATCH", "another variant or bundle")
+
+
+def test_keys_and_values_in_int8(tmp_path: Path) -> None:
+    """Rows of an odd number of bytes, each with its exponent."""
+    folder, path = write_bundle(tmp_path / "bundle", BundleOptions(variants=(INT8_CACHE,))), tmp_path / "cache"
+    with runtime.open(folder, INT8_CACHE) as before, runtime.open(folder, INT8_CACHE) as after:
+        fill(before)
+        before.save_cache(path)
+        after.load_cache(path)
+        warm = after.trace_with_stats(USER_IDS[0], ITEM_IDS)
+        assert warm.stats.prefix_tokens_reused == warm.stats.prefix_tokens
+        np.testing.assert_array_equal(warm.log_odds, before.trace(USER_IDS[0], ITEM_IDS))
+    saved = Saved.read(path)
+    rows = saved.tensors["segment.2"].copy()
+    assert rows.dtype == np.int8 and rows.shape[1] == 2 * 2 * HEADS * (HEAD_DIM + 1)
+    rows.reshape(-1, HEAD_DIM + 1)[-1, -1] = -128
+    saved.tensors["segment.2"] = rows
+    # As rexit writes it: behind all whose numbers want an alignment.
+    saved.write(path)
+    with runtime.open(folder, INT8_CACHE) as session, pytest.raises(BundleError) as caught:
+        session.load_cache(path)
+    assert caught.value.status == "REXIT_CORRUPT" and "`segment.2` has numbers that are not finite" in str(caught.value)
+
+
+@pytest.mark.parametrize("variant", ["cpu-fp32", INT8_CACHE])
+def test_a_grown_prefix_scores_as_a_cold_one(tmp_path: Path, variant: str) -> None:
+    folder = write_bundle(tmp_path / "bundle", BundleOptions(variants=() if variant == "cpu-fp32" else (variant,)))
+    with runtime.open(folder, variant) as session:
+        grown, likes = [], ITEM_IDS[3:6]
+        for n in range(len(likes) + 1):
+            grown.append(session.trace_with_stats(USER_IDS[1], ITEM_IDS, recent=likes[:n]))
+        assert any(0 < one.stats.prefix_tokens_reused < one.stats.prefix_tokens for one in grown)
+        for n, one in enumerate(grown):
+            session.clear_cache()
+            np.testing.assert_allclose(one.log_odds, session.trace(USER_IDS[1], ITEM_IDS, recent=likes[:n]), atol=1e-4)
 
 
 def test_a_user_vector_is_saved_as_its_hash(tmp_path: Path) -> None:

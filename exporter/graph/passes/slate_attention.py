@@ -13,14 +13,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from rexit.exporter.graph.passes.functions import Body, argument, call, define, parameters
+from rexit.exporter.graph.passes.functions import DOMAIN, Body, argument, call, define, parameters
 from rexit.exporter.graph.precision.linear import is_constant, replace
 
 GROUPS = "groups"
 NAME = "SlateAttention"
 """Inputs query [1, heads, T, d], key and value [1, kv_heads, T, d], past_key and past_value [1, kv_heads, P, d], groups int64
-[T]; attribute scale; output [1, heads, T, d]. Each group's tokens are contiguous. All float32, but keys and values may be
-float16."""
+[T]; attribute scale; output [1, heads, T, d]. Each group's tokens are contiguous. All float32; keys and values may be float16,
+or int8 with d + 1 numbers a row (`rexit.exporter.graph.precision.stored_cache`)."""
 
 
 def slate_attention(model: ir.Model) -> ir.Model:
@@ -39,8 +39,8 @@ def slate_attention(model: ir.Model) -> ir.Model:
     return model
 
 
-def define_slate_attention(model: ir.Model) -> None:
-    """The function's body."""
+def define_slate_attention(model: ir.Model, read: str | None = None) -> None:
+    """The function's body. read: the function of the model that makes float32 of keys and values; None: they are floats."""
     inputs = parameters("query", "key", "value", "past_key", "past_value", "groups")
     query, key, value, past_key, past_value, groups = inputs
     body = Body()
@@ -53,7 +53,10 @@ def define_slate_attention(model: ir.Model) -> None:
     whole_prefix = add("Expand", body.constant(True), add("Concat", tokens, prefix, axis=0))  # [T, P]
     visible = add("Concat", whole_prefix, own, axis=1)
     mask = add("Where", visible, body.constant(np.float32(0)), body.constant(np.finfo(np.float32).min))
-    key, value, past_key, past_value = (add("Cast", of, to=ir.DataType.FLOAT) for of in (key, value, past_key, past_value))
+    key, value, past_key, past_value = (
+        add(read, of, domain=DOMAIN) if read else add("Cast", of, to=ir.DataType.FLOAT)
+        for of in (key, value, past_key, past_value)
+    )
     keys, values = add("Concat", past_key, key, axis=2), add("Concat", past_value, value, axis=2)
     out = add("Attention", query, keys, values, mask, scale=argument("scale", "scale"))
     define(model, NAME, inputs, body, [out], attributes=["scale"])

@@ -20,8 +20,10 @@ struct Model {
   std::size_t layers, hidden_size, kv_heads, head_dim, vocab_size, max_positions;
 };
 
-enum class Element { float32, float16 };
-constexpr std::size_t bytes_of(Element element) noexcept { return element == Element::float32 ? 4 : 2; }
+enum class Element { float32, float16, int8 };
+constexpr std::size_t bytes_of(Element element) noexcept {
+  return element == Element::float32 ? 4 : element == Element::float16 ? 2 : 1;
+}
 
 // One graph: layers [begin, end) and a head. Strings below `graph` and the digests are the graph's own tensor names.
 struct Segment {
@@ -39,6 +41,8 @@ struct Segment {
   std::vector<std::string> new_keys, new_values;
 
   std::size_t layers() const noexcept { return end - begin; }
+  // Numbers that a token's keys take in one head, and as many its values. In int8 the last one is the exponent of their scale.
+  std::size_t cache_width(const Model& model) const noexcept { return model.head_dim + (cache_dtype == Element::int8 ? 1 : 0); }
 };
 
 struct Variant {

@@ -72,6 +72,10 @@ constexpr const char* safetensors_dtype<std::uint8_t>() {
   return "U8";
 }
 template <>
+constexpr const char* safetensors_dtype<std::int8_t>() {
+  return "I8";
+}
+template <>
 constexpr const char* safetensors_dtype<float>() {
   return "F32";
 }

@@ -11,7 +11,7 @@ namespace rexit::core::kernels {
 
 // What all tasks share. Keys are packed as columns, [kv_heads, dim, columns]: the prefix's, then the slate's, without a gap, so
 // that the scores of a prefix have the same lanes whether its start is a past or not. Values are read as they are, [kv_heads,
-// tokens, dim]; halves are converted first, once for all blocks.
+// tokens, dim]; halves and int8 are converted first, once for all blocks.
 struct AttentionWork {
   const SlateAttention& of;
   std::size_t shared;         // query heads per key head
@@ -34,13 +34,37 @@ REXIT_INLINE constexpr std::size_t odd_lines(std::size_t floats) {
   return ((floats + line - 1) / line | 1) * line;
 }
 
-// Calls `body` with the address of the first number, in the type that they have.
-template <class Body>
-REXIT_INLINE void visit(const Stored& stored, const Body& body) {
+// Rows of `dim` numbers of type T: W of them from `at` on, as floats.
+template <int W, class T>
+struct StoredRows {
+  const T* numbers;
+  std::size_t dim;
+
+  REXIT_INLINE typename Lanes<W>::Floats operator()(std::size_t row, std::size_t at) const {
+    return Lanes<W>::load(numbers + row * dim + at);
+  }
+};
+
+template <int W>
+struct StoredRows<W, std::int8_t> {
+  const std::int8_t* numbers;
+  std::size_t dim;
+
+  REXIT_INLINE typename Lanes<W>::Floats operator()(std::size_t row, std::size_t at) const {
+    const std::int8_t* from = numbers + row * (dim + 1);
+    return Lanes<W>::load(from + at) * Lanes<W>::all(scale_of(from[dim]));
+  }
+};
+
+// Calls `body` with the StoredRows of the type that the numbers have.
+template <int W, class Body>
+REXIT_INLINE void visit(const Stored& stored, std::size_t dim, const Body& body) {
   if (stored.halves != nullptr) {
-    body(stored.halves);
+    body(StoredRows<W, std::uint16_t>{stored.halves, dim});
+  } else if (stored.bytes != nullptr) {
+    body(StoredRows<W, std::int8_t>{stored.bytes, dim});
   } else {
-    body(stored.floats);
+    body(StoredRows<W, float>{stored.floats, dim});
   }
 }
 
@@ -60,15 +84,15 @@ REXIT_INLINE void pack_square(const AttentionWork& work, std::size_t count, floa
   }
 }
 
-// Numbers [from, from + count) as floats; count >= W.
+// Rows [first, first + count) as floats; dim >= W.
 template <int W>
-REXIT_INLINE void convert(const Stored& stored, std::size_t from, std::size_t count, float* to) {
-  using L = Lanes<W>;
-  visit(stored, [&](const auto* numbers) __attribute__((always_inline)) {
-    for (std::size_t i = 0; i < count; i += W) {
-      const std::size_t at = from + smaller_of(i, count - W);  // the last vector may overlap the previous one
-      L::store(to + at, L::load(numbers + at));
-    }
+REXIT_INLINE void convert(const Stored& stored, std::size_t dim, std::size_t first, std::size_t count, float* to) {
+  visit<W>(stored, dim, [&](const auto& rows) __attribute__((always_inline)) {
+    for (std::size_t row = first; row < first + count; ++row)
+      for (std::size_t d = 0; d < dim; d += W) {
+        const std::size_t at = smaller_of(d, dim - W);  // the last vector may overlap the previous one
+        Lanes<W>::store(to + row * dim + at, rows(row, at));
+      }
   });
 }
 
@@ -82,32 +106,30 @@ REXIT_INLINE void pack(const AttentionWork& work, std::size_t task) {
     float* to = work.keys + head * of.dim * work.columns + column;
     if (column < of.prefix && column + W > of.prefix) {
       const std::size_t past = of.prefix - column;
-      pack_square<W>(
-          work, smaller_of(W, past + of.tokens), to, [&](std::size_t c, std::size_t at) __attribute__((always_inline)) {
-            const Stored& stored = c < past ? of.past_key : of.key;
-            const std::size_t row = c < past ? head * of.prefix + column + c : head * of.tokens + c - past;
-            typename L::Floats found;
-            visit(stored, [&](const auto* keys) __attribute__((always_inline)) { found = L::load(keys + row * of.dim + at); });
-            return found;
-          });
+      pack_square<W>(work, smaller_of(W, past + of.tokens), to,
+                     [&](std::size_t c, std::size_t at) __attribute__((always_inline)) {
+                       const Stored& stored = c < past ? of.past_key : of.key;
+                       const std::size_t row = c < past ? head * of.prefix + column + c : head * of.tokens + c - past;
+                       typename L::Floats found;
+                       visit<W>(stored, of.dim, [&](const auto& keys) __attribute__((always_inline)) { found = keys(row, at); });
+                       return found;
+                     });
       continue;
     }
     const bool past = column < of.prefix;
     const std::size_t all = past ? of.prefix : of.tokens, before = smaller_of(past ? column : column - of.prefix, all);
-    const std::size_t from = (head * all + before) * of.dim;
-    visit(past ? of.past_key : of.key, [&](const auto* keys) __attribute__((always_inline)) {
-      pack_square<W>(work, smaller_of(W, all - before), to, [&](std::size_t c, std::size_t at) __attribute__((always_inline)) {
-        return L::load(keys + from + c * of.dim + at);
-      });
+    const std::size_t row = head * all + before;
+    visit<W>(past ? of.past_key : of.key, of.dim, [&](const auto& keys) __attribute__((always_inline)) {
+      pack_square<W>(work, smaller_of(W, all - before), to,
+                     [&](std::size_t c, std::size_t at) __attribute__((always_inline)) { return keys(row + c, at); });
     });
   }
   const std::size_t end = smaller_of(first + pack_columns, of.prefix + of.tokens);
   if (work.past_values != nullptr && first < of.prefix)
-    convert<W>(of.past_value, (head * of.prefix + first) * of.dim, (smaller_of(end, of.prefix) - first) * of.dim,
-               work.past_values);
+    convert<W>(of.past_value, of.dim, head * of.prefix + first, smaller_of(end, of.prefix) - first, work.past_values);
   const std::size_t begin = larger_of(first, of.prefix);
   if (work.values != nullptr && begin < end)
-    convert<W>(of.value, (head * of.tokens + begin - of.prefix) * of.dim, (end - begin) * of.dim, work.values);
+    convert<W>(of.value, of.dim, head * of.tokens + begin - of.prefix, end - begin, work.values);
 }
 
 // Softmax over the first `seen` scores, without the division. All others up to `width`, rounded up to whole vectors, become 0.

@@ -37,27 +37,54 @@ REXIT_INLINE void from_halves(const std::uint16_t* from, float (&to)[W]) {
   for (std::size_t i = 0; i < W; ++i) to[i] = from_half(from[i]);
 }
 
-// Where this source is compiled for a processor that has an instruction for it. Not left to compilers: these may call a function
-// that the target's libraries lack.
+template <int W>
+REXIT_INLINE void from_bytes(const std::int8_t* from, float (&to)[W]) {
+  for (std::size_t i = 0; i < W; ++i) to[i] = from[i];
+}
+
+// Where this source is compiled for a processor that has an instruction for it. Not left to compilers: for halves these may call
+// a function that the target's libraries lack, and int8 they convert one by one.
 #if defined(__AVX512F__)
 REXIT_INLINE void from_halves(const std::uint16_t* from, float (&to)[16]) {
   _mm512_storeu_ps(to, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+}
+REXIT_INLINE void from_bytes(const std::int8_t* from, float (&to)[16]) {
+  _mm512_storeu_ps(to, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))));
 }
 #elif defined(__F16C__)
 REXIT_INLINE void from_halves(const std::uint16_t* from, float (&to)[8]) {
   _mm256_storeu_ps(to, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 }
+REXIT_INLINE void from_bytes(const std::int8_t* from, float (&to)[8]) {
+  _mm256_storeu_ps(to, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))));
+}
 #elif defined(__aarch64__)
 REXIT_INLINE void from_halves(const std::uint16_t* from, float (&to)[4]) {
   vst1q_f32(to, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))));
 }
+REXIT_INLINE void from_bytes(const std::int8_t* from, float (&to)[4]) {
+  std::uint32_t four;  // fewer than a vector has
+  std::memcpy(&four, from, sizeof four);
+  const int16x8_t wide = vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(four)));
+  vst1q_f32(to, vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide))));
+}
 #endif
+
+// The scale of a row of int8 keys or values whose last number is `exponent`: 2^(exponent / 8), or NaN for the lowest one.
+REXIT_INLINE float scale_of(std::int8_t exponent) {
+  constexpr float eighths[] = {1.0F, 1.09050773F, 1.18920712F, 1.29683955F, 1.41421356F, 1.54221082F, 1.68179283F, 1.83400809F};
+  const std::uint32_t bits = exponent == INT8_MIN ? 0x7fc00000U : static_cast<std::uint32_t>((exponent >> 3) + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  return power * eighths[exponent & 7];
+}
 
 template <int W>
 struct Lanes {
   typedef float Floats __attribute__((vector_size(W * sizeof(float))));
   typedef std::int32_t Ints __attribute__((vector_size(W * sizeof(std::int32_t))));
   typedef std::uint8_t Bytes __attribute__((vector_size(W)));
+  typedef std::int8_t SignedBytes __attribute__((vector_size(W)));
 
   static REXIT_INLINE Floats load(const float* from) {
     Floats x;
@@ -69,6 +96,11 @@ struct Lanes {
   static REXIT_INLINE Floats load(const std::uint16_t* from) {
     float each[W];
     from_halves(from, each);
+    return load(each);
+  }
+  static REXIT_INLINE Floats load(const std::int8_t* from) {
+    float each[W];
+    from_bytes(from, each);
     return load(each);
   }
   // The first `count` of W; the others are 0.

@@ -15,6 +15,7 @@ struct RowWork {
   const float *x, *other, *scale;
   float epsilon;
   Quantized quantized;
+  std::int8_t* cache;
   float* out;
   std::size_t rows, width;
 };
@@ -40,6 +41,42 @@ struct QuantizeRows {
     across<W>(work.width, [&](std::size_t i, std::size_t count)
                               __attribute__((always_inline)) { most = L::larger(most, L::magnitude(L::load(x + i, count))); });
     quantize<W>(x, L::largest(most), work, row);
+  }
+};
+
+struct QuantizeCache {
+  // The exponent of the smallest scale that holds `largest`.
+  static REXIT_INLINE std::int8_t exponent(float largest) {
+    if (!(largest - largest == 0)) return INT8_MIN;
+    int low = INT8_MIN + 1, high = INT8_MAX;
+    while (low < high) {
+      const int middle = low + (high - low) / 2;
+      if (127 * scale_of(static_cast<std::int8_t>(middle)) < largest) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return static_cast<std::int8_t>(low);
+  }
+
+  template <int W>
+  static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
+    using L = Lanes<W>;
+    const float* x = work.x + row * work.width;
+    std::int8_t* to = work.cache + row * (work.width + 1);
+    typename L::Ints most{};
+    across<W>(work.width, [&](std::size_t i, std::size_t count)
+                              __attribute__((always_inline)) { most = L::larger(most, L::magnitude(L::load(x + i, count))); });
+    const std::int8_t e = exponent(L::largest(most));
+    const typename L::Floats scale = L::all(scale_of(e)), bound = L::all(127);
+    across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+      const typename L::Floats each = L::load(x + i, count) / scale;
+      const typename L::Floats held = L::select(each > bound, bound, L::select(each < -bound, -bound, each));
+      const auto bytes = __builtin_convertvector(L::rounded(held), typename L::SignedBytes);
+      std::memcpy(to + i, &bytes, count);
+    });
+    to[work.width] = e;
   }
 };
 

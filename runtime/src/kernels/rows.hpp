@@ -25,6 +25,10 @@ void rms_norm_quantize_rows(const float* x, const float* weight, float epsilon, 
 // Quantizes silu(gate[t] * scale[t]) * up[t] * scale[t].
 void swiglu_quantize_rows(const float* gate, const float* up, const float* scale, const Quantized& out, const Threads& threads,
                           const Table& with = table());
+// x[t] as int8 rows of keys or values (Stored), [rows, width + 1]: round(x[t] / scale_of(e)) with the least e such that no number
+// exceeds 127; beyond the largest scale they stay there. With the lowest e, which reads as NaN, if a number is not finite.
+void quantize_cache(const float* x, std::int8_t* out, std::size_t rows, std::size_t width, const Threads& threads,
+                    const Table& with = table());
 // out[t] = product[t] * scale[t] + residual[t]. `out` may be `product` or `residual`.
 void scale_add_rows(const float* product, const float* scale, const float* residual, float* out, std::size_t rows,
                     std::size_t width, const Threads& threads, const Table& with = table());

@@ -14,7 +14,7 @@ constexpr std::size_t block_rows = 48;  // queries per block: their scores shoul
 
 void pack_any(void* work, std::size_t i) { pack<1>(*static_cast<const AttentionWork*>(work), i); }
 void attend_any(void* work, std::size_t i) { attend_block<1, 1>(*static_cast<const AttentionWork*>(work), i); }
-constexpr Table one_lane{1, pack_any, attend_any, nullptr, nullptr, nullptr, nullptr};
+constexpr Table one_lane{1, pack_any, attend_any, nullptr, nullptr, nullptr, nullptr, nullptr};
 
 // `with`, unless its vectors are wider than a head: then the widest that fit.
 const Table& fitting(std::size_t dim, const Table& with) {

@@ -13,14 +13,17 @@
 
 namespace rexit::core::kernels {
 
-// Keys or values in float32, or in float16 as their bits; without an address in either.
+// Keys or values in float32, in float16 as their bits, or in int8: then each row, a token's in one head, has one number more, the
+// exponent of its scale (scale_of). Without an address in any of them.
 struct Stored {
   Stored(std::nullptr_t) {}
   Stored(const float* from) : floats(from) {}
   Stored(const std::uint16_t* from) : halves(from) {}
+  Stored(const std::int8_t* from) : bytes(from) {}
 
   const float* floats = nullptr;
   const std::uint16_t* halves = nullptr;
+  const std::int8_t* bytes = nullptr;
 };
 
 // All dense: query and out [heads, tokens, dim], key and value [kv_heads, tokens, dim], past_key and past_value [kv_heads,

@@ -12,7 +12,7 @@ struct Table {
   Threads::Function pack;  // data of this and the next: AttentionWork
   Threads::Function attend;
   Threads::Function quantize;  // data of this and the others: RowWork
-  Threads::Function rms_norm_quantize, swiglu_quantize, scale_add;
+  Threads::Function rms_norm_quantize, swiglu_quantize, quantize_cache, scale_add;
 };
 
 extern const Table baseline_table;

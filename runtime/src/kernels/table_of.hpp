@@ -31,6 +31,7 @@ constexpr Table table_of() {
           row_task<QuantizeRows, W>,
           row_task<RmsNormQuantizeRows, W>,
           row_task<SwigluQuantizeRows, W>,
+          row_task<QuantizeCache, W>,
           row_task<ScaleAddRows, W>};
 }
 

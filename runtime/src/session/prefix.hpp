@@ -30,7 +30,7 @@ struct Prefix {
 struct PackedPrefix {
   std::vector<std::int64_t> tokens;
   std::vector<std::size_t> held;
-  std::vector<const std::byte*> segments;  // each [layers, 2, kv_heads, held, head_dim], in the segment's cache_dtype
+  std::vector<const std::byte*> segments;  // each [layers, 2, kv_heads, held, cache_width], in the segment's cache_dtype
   const std::byte* hidden = nullptr;       // [held.front() - held.back(), H]
 };
 

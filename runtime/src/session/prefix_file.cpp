@@ -25,7 +25,9 @@ constexpr std::int64_t first_user_key = std::int64_t{1} << 62;  // see VectorRow
 std::string segment_name(std::size_t segment) { return "segment." + std::to_string(segment); }
 
 const char* dtype_of(Element element) {
-  return element == Element::float16 ? safetensors_dtype<Half>() : safetensors_dtype<float>();
+  return element == Element::float16 ? safetensors_dtype<Half>()
+         : element == Element::int8  ? safetensors_dtype<std::int8_t>()
+                                     : safetensors_dtype<float>();
 }
 
 // A safetensors header, tensor by tensor in the order of their data.
@@ -97,7 +99,7 @@ class Reader {
 
     for (std::size_t k = 0; k < bundle_.exits(); ++k) {
       const Segment& segment = bundle_.variant().segments[k];
-      const std::size_t each = 2 * segment.layers() * bundle_.model().kv_heads * bundle_.model().head_dim;
+      const std::size_t each = 2 * segment.layers() * bundle_.model().kv_heads * segment.cache_width(bundle_.model());
       place(
           segment_name(k), segment.cache_dtype, each, all, [k](const PackedPrefix& one) { return one.held[k]; },
           [](PackedPrefix& one, const std::byte* data) { one.segments.push_back(data); });
@@ -140,7 +142,9 @@ class Reader {
              const Give& give) const {
     std::size_t total = 0;  // at most `tokens`, so it does not overflow
     for (const PackedPrefix& one : all) total += rows(one);
-    const std::byte* data = element == Element::float16 ? finite<Half>(name, total, width) : finite<float>(name, total, width);
+    const std::byte* data = element == Element::float16 ? finite<Half>(name, total, width)
+                            : element == Element::int8  ? finite<std::int8_t>(name, total, width)
+                                                        : finite<float>(name, total, width);
     for (PackedPrefix& one : all) {
       give(one, data);
       data += rows(one) * width * bytes_of(element);
@@ -153,6 +157,10 @@ class Reader {
     bool all;
     if constexpr (std::is_same_v<T, Half>) {
       all = all_finite(numbers.data, numbers.size);
+    } else if constexpr (std::is_same_v<T, std::int8_t>) {
+      all = true;  // but for exponents that read as NaN
+      const std::size_t each = bundle_.model().head_dim + 1;
+      for (std::size_t i = each - 1; i < numbers.size; i += each) all = all && numbers[i] != INT8_MIN;
     } else {
       all = std::all_of(numbers.begin(), numbers.end(), [](float number) { return std::isfinite(number); });
     }
@@ -183,15 +191,16 @@ void save_prefixes(const char* path, const Bundle& bundle, const PrefixCache& ca
   const auto add = [&](const std::string& name, Element element, std::size_t width, std::size_t bytes) {
     header.add(name, dtype_of(element), {bytes / (width * bytes_of(element)), width}, bytes);
   };
-  for (std::size_t k = 0; k < bundle.exits(); ++k) {
-    const Segment& segment = bundle.variant().segments[k];
-    std::size_t bytes = 0;
-    for (const Prefix* one : prefixes) bytes += layout.pack(*one, k, nullptr);
-    add(segment_name(k), segment.cache_dtype, 2 * segment.layers() * bundle.model().kv_heads * bundle.model().head_dim, bytes);
-  }
   std::size_t hidden = 0;
   for (const Prefix* one : prefixes) hidden += layout.pack_hidden(*one, nullptr);
   add("hidden", bundle.variant().segments.front().hidden_dtype, bundle.model().hidden_size, hidden);
+  for (std::size_t k = 0; k < bundle.exits(); ++k) {  // behind all whose numbers want an alignment
+    const Segment& segment = bundle.variant().segments[k];
+    std::size_t bytes = 0;
+    for (const Prefix* one : prefixes) bytes += layout.pack(*one, k, nullptr);
+    add(segment_name(k), segment.cache_dtype,
+        2 * segment.layers() * bundle.model().kv_heads * segment.cache_width(bundle.model()), bytes);
+  }
   header.add("sha256", "U8", {digest_bytes}, digest_bytes);
 
   NewFile file(path);
@@ -202,9 +211,9 @@ void save_prefixes(const char* path, const Bundle& bundle, const PrefixCache& ca
     packed.resize(std::max(packed.size(), pack(nullptr)));
     file.write(packed.data(), pack(packed.data()));
   };
+  for (const Prefix* one : prefixes) write([&](std::byte* to) { return layout.pack_hidden(*one, to); });
   for (std::size_t k = 0; k < bundle.exits(); ++k)
     for (const Prefix* one : prefixes) write([&](std::byte* to) { return layout.pack(*one, k, to); });
-  for (const Prefix* one : prefixes) write([&](std::byte* to) { return layout.pack_hidden(*one, to); });
   const std::string digest = [&] {
     const MappedFile written(file.temporary());
     return sha256(written.data(), written.size());

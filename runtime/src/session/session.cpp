@@ -167,7 +167,7 @@ std::size_t session_bytes(const Bundle& bundle) {
   const std::size_t tokens = largest.candidates * largest.each;
   std::size_t cache = 0;  // bytes per token
   for (const Segment& segment : bundle.variant().segments)
-    cache += 2 * segment.layers() * model.kv_heads * model.head_dim * bytes_of(segment.cache_dtype);
+    cache += 2 * segment.layers() * model.kv_heads * segment.cache_width(model) * bytes_of(segment.cache_dtype);
   // Hidden states count twice, before and after a segment. Besides, per token: id, position and group; for a slate also rows.
   const std::size_t hidden = 2 * model.hidden_size * bytes_of(bundle.variant().segments.front().hidden_dtype);
   const std::size_t vectors = bundle.vectors() == nullptr ? 0 : std::max<std::size_t>(1, largest.vectors) * model.hidden_size;

@@ -57,6 +57,12 @@ def _export(
             help="cpu: fp32, int8, int4; tensorrt: fp16, int8, int4, fp8; cuda: fp16. Several (fp32,int8) give a variant each."
         ),
     ] = "fp32",
+    cache: Annotated[
+        str,
+        typer.Option(
+            help="For cpu int8 and int4: a session stores keys and values of prefixes in float16, or half of it in int8."
+        ),
+    ] = _DEFAULT.cache,
     max_tokens: Annotated[
         int, typer.Option(help="Candidate tokens in one pass at most; larger slates are scored in chunks.")
     ] = _DEFAULT.max_tokens,
@@ -109,6 +115,7 @@ def _export(
         head=head,
         target=target,
         precisions=[part.strip() for part in precision.split(",")],
+        cache=cache,
         max_tokens=max_tokens,
         tolerance=tolerance,
         golden_slates=golden,

@@ -101,7 +101,10 @@ TEST(GoldenReference, Float32IsNumPys) {
   for (std::size_t i = 0; i < a.size; ++i) EXPECT_NEAR(a[i], b[i], tolerance);
 }
 
-INSTANTIATE_TEST_SUITE_P(Variants, Golden, testing::Values("cpu-fp32", "cpu-int8"),
-                         [](const auto& info) { return std::string(info.param).substr(4); });
+INSTANTIATE_TEST_SUITE_P(Variants, Golden, testing::Values("cpu-fp32", "cpu-int8", "cpu-int8-cache"), [](const auto& info) {
+  std::string name = std::string(info.param).substr(4);
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+});
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -44,22 +45,37 @@ std::vector<float> normal(std::size_t count, float scale = 1) {
   return values;
 }
 
-// Keys or values: floats, and for a half `bits` of the same numbers.
+enum class As { floats, halves, int8 };
+constexpr As all_kinds[] = {As::floats, As::halves, As::int8};
+const char* name_of(As as) { return as == As::floats ? ", floats" : as == As::halves ? ", halves" : ", int8"; }
+
+// Keys or values: as floats, and for the other kinds the same numbers in `halves`, or in `bytes`, each row's exponent behind it.
 struct Numbers {
-  Numbers(std::size_t count, bool half) : floats(normal(count)) {
+  Numbers(std::size_t rows, std::size_t dim, As as) : floats(normal(rows * dim)) {
     static std::mt19937 random(2);
-    for (std::size_t i = 0; half && i < count; ++i) {
+    for (std::size_t i = 0; as == As::halves && i < floats.size(); ++i) {
       // Both signs; zero and subnormals at times, else from 1/8 to 4.
       const auto drawn = static_cast<std::uint16_t>(random());
       const int magnitude = drawn % 16 == 0 ? drawn % 0x400 : 0x3000 + drawn % 0x1400;
-      bits.push_back(static_cast<std::uint16_t>((drawn & 0x8000) | magnitude));
-      floats[i] = to_float(static_cast<Half>(bits.back()));
+      halves.push_back(static_cast<std::uint16_t>((drawn & 0x8000) | magnitude));
+      floats[i] = to_float(static_cast<Half>(halves.back()));
+    }
+    for (std::size_t row = 0; as == As::int8 && row < rows; ++row) {
+      const auto exponent = static_cast<std::int8_t>(-80 + static_cast<int>(random() % 40));  // scales from 1/1024 to 1/32
+      for (std::size_t d = 0; d < dim; ++d) {
+        bytes.push_back(static_cast<std::int8_t>(static_cast<int>(random() % 255) - 127));
+        floats[row * dim + d] = static_cast<float>(bytes.back()) * static_cast<float>(std::exp2(exponent / 8.0));
+      }
+      bytes.push_back(exponent);
     }
   }
-  Stored given() const { return bits.empty() ? Stored(floats.data()) : Stored(bits.data()); }
+  Stored given() const {
+    return !halves.empty() ? Stored(halves.data()) : !bytes.empty() ? Stored(bytes.data()) : Stored(floats.data());
+  }
 
   std::vector<float> floats;
-  std::vector<std::uint16_t> bits;
+  std::vector<std::uint16_t> halves;
+  std::vector<std::int8_t> bytes;
 };
 
 struct Case {
@@ -68,14 +84,14 @@ struct Case {
 };
 
 // Inputs of exactly the right sizes, so that a sanitizer detects reads beyond them.
-void check(const Case& c, const Table& with, float scale, const Threads& threads, bool half, double tolerance = 5e-6) {
+void check(const Case& c, const Table& with, float scale, const Threads& threads, As as, double tolerance = 5e-6) {
   std::vector<std::int64_t> groups;
   for (std::size_t g = 0; g < c.candidates.size(); ++g)
     groups.insert(groups.end(), c.candidates[g], static_cast<std::int64_t>(g % 2));
   const std::size_t tokens = groups.size(), shared = c.heads / c.kv_heads;
   const auto query = normal(c.heads * tokens * c.dim);
-  const Numbers key(c.kv_heads * tokens * c.dim, half), value(c.kv_heads * tokens * c.dim, half);
-  const Numbers past_key(c.kv_heads * c.prefix * c.dim, half), past_value(c.kv_heads * c.prefix * c.dim, half);
+  const Numbers key(c.kv_heads * tokens, c.dim, as), value(c.kv_heads * tokens, c.dim, as);
+  const Numbers past_key(c.kv_heads * c.prefix, c.dim, as), past_value(c.kv_heads * c.prefix, c.dim, as);
   std::vector<float> out(c.heads * tokens * c.dim, NAN);
   attend({query.data(), key.given(), value.given(), past_key.given(), past_value.given(), groups.data(), out.data(), c.heads,
           c.kv_heads, tokens, c.prefix, c.dim, scale},
@@ -128,16 +144,16 @@ TEST(SlateAttention, IsSoftmaxOverThePrefixAndTheOwnCandidate) {
   };
   for (const Table* with : tables())
     for (const Case& c : cases)
-      for (const bool half : {false, true}) {
-        SCOPED_TRACE(std::to_string(with->lanes) + " lanes, head_dim " + std::to_string(c.dim) + (half ? ", halves" : ""));
-        check(c, *with, 1 / std::sqrt(static_cast<float>(c.dim)), Serial{}, half);
-        check(c, *with, 1 / std::sqrt(static_cast<float>(c.dim)), TwoThreads{}, half);
+      for (const As as : all_kinds) {
+        SCOPED_TRACE(std::to_string(with->lanes) + " lanes, head_dim " + std::to_string(c.dim) + name_of(as));
+        check(c, *with, 1 / std::sqrt(static_cast<float>(c.dim)), Serial{}, as);
+        check(c, *with, 1 / std::sqrt(static_cast<float>(c.dim)), TwoThreads{}, as);
       }
 }
 
 // Scores in the hundreds: all weight is on one key, and underflow loses none of it.
 TEST(SlateAttention, HoldsLargeScores) {
-  for (const Table* with : tables()) check({4, 2, 20, 16, {5, 6}}, *with, 60, Serial{}, false, 1e-3);
+  for (const Table* with : tables()) check({4, 2, 20, 16, {5, 6}}, *with, 60, Serial{}, As::floats, 1e-3);
 }
 
 std::size_t calls;
@@ -192,18 +208,19 @@ TEST(SlateAttention, AlignsKeysToCacheLines) {
 }
 
 // To the last bit, in the columns of its head: first the prefix's keys, then the slate's, and zeros behind them. Values are
-// converted to floats, if they are halves.
-void expect_packed(std::size_t lanes, Threads::Function pack, std::size_t dim, std::size_t prefix, std::size_t tokens,
-                   bool half) {
+// converted to floats, unless they are.
+void expect_packed(std::size_t lanes, Threads::Function pack, std::size_t dim, std::size_t prefix, std::size_t tokens, As as) {
   SCOPED_TRACE(std::to_string(lanes) + " lanes, head_dim " + std::to_string(dim) + ", " + std::to_string(prefix) + " and " +
-               std::to_string(tokens) + " tokens" + (half ? ", halves" : ""));
+               std::to_string(tokens) + " tokens" + name_of(as));
   constexpr std::size_t heads = 2;
   constexpr float scale = 0.3F;
-  const Numbers key(heads * tokens * dim, half), value(heads * tokens * dim, half);
-  const Numbers past(heads * prefix * dim, half), past_value(heads * prefix * dim, half);
+  const Numbers key(heads * tokens, dim, as), value(heads * tokens, dim, as);
+  const Numbers past(heads * prefix, dim, as), past_value(heads * prefix, dim, as);
   const std::size_t width = odd_lines(prefix + tokens + 16);
   const std::size_t packs = (width + pack_columns - 1) / pack_columns;
-  std::vector<float> packed(heads * dim * width, NAN), past_values(past_value.bits.size(), NAN), values(value.bits.size(), NAN);
+  const bool converted = as != As::floats;
+  std::vector<float> packed(heads * dim * width, NAN), past_values(past_value.floats.size(), NAN),
+      values(value.floats.size(), NAN);
   const SlateAttention of{nullptr, key.given(), value.given(), past.given(), past_value.given(), nullptr, nullptr, heads, heads,
                           tokens,  prefix,      dim,           scale};
   AttentionWork work{of,
@@ -214,8 +231,8 @@ void expect_packed(std::size_t lanes, Threads::Function pack, std::size_t dim, s
                      packs,
                      nullptr,
                      packed.data(),
-                     half ? past_values.data() : nullptr,
-                     half ? values.data() : nullptr};
+                     converted ? past_values.data() : nullptr,
+                     converted ? values.data() : nullptr};
   for (std::size_t task = 0; task < heads * packs; ++task) pack(&work, task);
   for (std::size_t head = 0; head < heads; ++head)
     for (std::size_t column = 0; column < width; ++column)
@@ -226,7 +243,7 @@ void expect_packed(std::size_t lanes, Threads::Function pack, std::size_t dim, s
           expected = key.floats[(head * tokens + column - prefix) * dim + d] * scale;
         ASSERT_EQ(packed[(head * dim + d) * width + column], expected) << "head " << head << ", " << column << ", " << d;
       }
-  if (!half) return;
+  if (!converted) return;
   EXPECT_EQ(past_values, past_value.floats);
   EXPECT_EQ(values, value.floats);
 }
@@ -239,8 +256,8 @@ TEST(SlateAttention, PacksKeysAsColumns) {
     for (const std::size_t dim : {1u, 3u, 4u, 7u, 8u, 15u, 16u, 17u, 31u, 32u, 64u, 72u})
       for (const std::size_t prefix : {0u, 1u, 16u, 70u})
         for (const std::size_t tokens : {1u, 15u, 33u})
-          for (const bool half : {false, true})
-            if (dim >= lanes) expect_packed(lanes, pack, dim, prefix, tokens, half);
+          for (const As as : all_kinds)
+            if (dim >= lanes) expect_packed(lanes, pack, dim, prefix, tokens, as);
 }
 
 // Each of the 65536, as a value: one key and thus all weight on it.
@@ -273,15 +290,15 @@ TEST(SlateAttention, ReadsEveryHalf) {
   }
 }
 
-// A prefix computed at once, and from some token on behind the copy of its start: to the bit, for halves and floats.
+// A prefix computed at once, and from some token on behind the copy of its start: to the bit.
 TEST(SlateAttention, DoesNotDependOnWhatIsPast) {
   constexpr std::size_t heads = 6, kv_heads = 2, tokens = 53;
   const std::vector<std::int64_t> groups(tokens);
   for (const Table* with : tables())
     for (const std::size_t dim : {16u, 64u, 72u})
-      for (const bool half : {false, true}) {
+      for (const As as : all_kinds) {
         const auto query = normal(heads * tokens * dim);
-        const Numbers key(kv_heads * tokens * dim, half), value(kv_heads * tokens * dim, half);
+        const Numbers key(kv_heads * tokens, dim, as), value(kv_heads * tokens, dim, as);
         std::vector<float> whole(query.size());
         attend({query.data(), key.given(), value.given(), nullptr, nullptr, groups.data(), whole.data(), heads, kv_heads, tokens,
                 0, dim, 0.3F},
@@ -291,8 +308,9 @@ TEST(SlateAttention, DoesNotDependOnWhatIsPast) {
           // Rows [begin, end) of each head.
           const auto part = [&](const auto& all, std::size_t begin, std::size_t end) {
             std::decay_t<decltype(all)> rows;
-            for (std::size_t at = 0; at < all.size(); at += tokens * dim)
-              rows.insert(rows.end(), all.begin() + at + begin * dim, all.begin() + at + end * dim);
+            const std::size_t width = std::is_same_v<decltype(rows), std::vector<std::int8_t>> ? dim + 1 : dim;
+            for (std::size_t at = 0; at < all.size(); at += tokens * width)
+              rows.insert(rows.end(), all.begin() + at + begin * width, all.begin() + at + end * width);
             return rows;
           };
           const auto later = part(query, past, tokens);
@@ -304,9 +322,11 @@ TEST(SlateAttention, DoesNotDependOnWhatIsPast) {
                     grown.data(), heads, kv_heads, left, past, dim, 0.3F},
                    Serial{}, *with);
           };
-          half ? run(key.bits, value.bits) : run(key.floats, value.floats);
+          if (as == As::floats) run(key.floats, value.floats);
+          if (as == As::halves) run(key.halves, value.halves);
+          if (as == As::int8) run(key.bytes, value.bytes);
           EXPECT_EQ(grown, part(whole, past, tokens))
-              << with->lanes << " lanes, head_dim " << dim << ", " << past << " past" << (half ? ", halves" : "");
+              << with->lanes << " lanes, head_dim " << dim << ", " << past << " past" << name_of(as);
         }
       }
 }
@@ -326,6 +346,11 @@ TEST(SlateAttention, KeepsNaN) {
       halves[at * 20] = 0x7e00;
       attend({x.data(), x.data(), x.data(), halves.data(), halves.data(), groups.data(), out.data(), 1, 1, 4, 22, 20, 1},
              Serial{}, *with);
+      for (const float one : out) EXPECT_TRUE(std::isnan(one));
+      std::vector<std::int8_t> bytes(22 * 21, -40);
+      bytes[at * 21 + 20] = INT8_MIN;
+      attend({x.data(), x.data(), x.data(), bytes.data(), bytes.data(), groups.data(), out.data(), 1, 1, 4, 22, 20, 1}, Serial{},
+             *with);
       for (const float one : out) EXPECT_TRUE(std::isnan(one));
     }
 }
@@ -393,6 +418,47 @@ TEST_P(Rows, KeepNaN) {
         expect_lost(at, *with, "gate");
         x[at] = before;
       }
+}
+
+TEST_P(Rows, AreStoredForTheCache) {
+  for (std::size_t i = 0; i < width; ++i) x[3 * width + i] = 0;
+  for (std::size_t i = 0; i < width; ++i) x[4 * width + i] *= 1e9F;  // beyond the largest scale
+  for (const Table* with : tables()) {
+    std::vector<std::int8_t> stored(rows * (width + 1), 77);
+    quantize_cache(x.data(), stored.data(), rows, width, TwoThreads{}, *with);
+    for (std::size_t row = 0; row < rows; ++row) {
+      const std::int8_t *seen = stored.data() + row * (width + 1), exponent = seen[width];
+      float most = 0;
+      for (std::size_t i = 0; i < width; ++i) most = std::max(most, std::fabs(x[row * width + i]));
+      const double scale = std::exp2(exponent / 8.0), finer = std::exp2((exponent - 1) / 8.0);
+      if (row != 4) EXPECT_LE(most, 127 * scale * (1 + 1e-6)) << row;
+      EXPECT_TRUE(exponent == INT8_MIN + 1 || most > 127 * finer * (1 - 1e-6)) << row << ": not the least exponent";
+      for (std::size_t i = 0; i < width; ++i) {
+        const double exact = std::clamp(x[row * width + i] / scale, -127.0, 127.0);
+        ASSERT_NEAR(seen[i], exact, 0.5 + 1e-4) << "row " << row << ", column " << i;
+      }
+    }
+    EXPECT_EQ(stored[3 * (width + 1) + width], INT8_MIN + 1);
+    EXPECT_EQ(stored[4 * (width + 1) + width], INT8_MAX);
+  }
+}
+
+TEST(Rows, OfTheCacheKeepNaN) {
+  for (const Table* with : tables())
+    for (const float lost : {std::nanf(""), -std::nanf(""), INFINITY, -INFINITY})
+      for (const std::size_t at : {0u, 20u, 32u}) {
+        std::vector<float> x(2 * 33, 1);
+        x[at] = lost;
+        std::vector<std::int8_t> stored(2 * 34);
+        quantize_cache(x.data(), stored.data(), 2, 33, Serial{}, *with);
+        EXPECT_TRUE(std::isnan(scale_of(stored[33]))) << with->lanes << " lanes, " << lost << " in column " << at;
+        EXPECT_TRUE(std::isfinite(scale_of(stored[67])));
+      }
+}
+
+TEST(Rows, OfTheCacheHaveEveryScale) {
+  for (int exponent = INT8_MIN + 1; exponent <= INT8_MAX; ++exponent)
+    EXPECT_EQ(scale_of(static_cast<std::int8_t>(exponent)), static_cast<float>(std::exp2(exponent / 8.0))) << exponent;
 }
 
 // As QuantizeLinear rounds.

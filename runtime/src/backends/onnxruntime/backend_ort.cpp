@@ -30,10 +30,6 @@ struct Sizes {
 };
 constexpr std::size_t alignment = 64;
 
-ONNXTensorElementDataType ort_type(Element element) {
-  return element == Element::float32 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
-}
-
 const char* type_name(ONNXTensorElementDataType type) {
   switch (type) {
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT:
@@ -44,6 +40,8 @@ const char* type_name(ONNXTensorElementDataType type) {
       return "int64";
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32:
       return "int32";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8:
+      return "int8";
     default:
       return "another type";
   }
@@ -59,8 +57,10 @@ rexit_status status_of(const Ort::Exception& error) {
 ONNXTensorElementDataType ort_type(TensorType type) {
   return type == TensorType::int64     ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64
          : type == TensorType::float32 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
-                                       : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+         : type == TensorType::float16 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16
+                                       : ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
 }
+ONNXTensorElementDataType ort_type(Element element) { return ort_type(type_of(element)); }
 
 // Checks the names, dtypes and shapes of a session's inputs or of its outputs.
 class Signature {
@@ -172,15 +172,15 @@ class OrtBackend final : public Backend {
         input(segment.vectors, pass.vectors, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
               {static_cast<std::int64_t>(pass.vector_rows), hidden});
       for (std::size_t i = 0; i < segment.layers(); ++i) {
-        const Sizes shape = cache_shape(pass.prefix);
+        const Sizes shape = cache_shape(segment, pass.prefix);
         input(segment.past_keys[i], pass.prefix == 0 ? nullptr : pass.past_keys[i], ort_type(segment.cache_dtype), shape);
         input(segment.past_values[i], pass.prefix == 0 ? nullptr : pass.past_values[i], ort_type(segment.cache_dtype), shape);
       }
       if (pass.hidden_out != nullptr) output(segment.hidden, pass.hidden_out, ort_type(segment.hidden_dtype), {tokens, hidden});
       if (pass.logits != nullptr) output(segment.logits, pass.logits, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, {rows, 2});
       for (std::size_t i = 0; pass.new_keys != nullptr && i < segment.layers(); ++i) {
-        output(segment.new_keys[i], pass.new_keys[i], ort_type(segment.cache_dtype), cache_shape(pass.tokens));
-        output(segment.new_values[i], pass.new_values[i], ort_type(segment.cache_dtype), cache_shape(pass.tokens));
+        output(segment.new_keys[i], pass.new_keys[i], ort_type(segment.cache_dtype), cache_shape(segment, pass.tokens));
+        output(segment.new_values[i], pass.new_values[i], ort_type(segment.cache_dtype), cache_shape(segment, pass.tokens));
       }
       const Ort::RunOptions none{nullptr};
       sessions_[index].Run(pass.stop != nullptr ? static_cast<const OrtStop*>(pass.stop)->options : none, input_names.data(),
@@ -205,14 +205,17 @@ class OrtBackend final : public Backend {
     for (const TensorSpec& spec : segment_outputs(model_, segment)) outputs.check(spec);
   }
 
-  Sizes cache_shape(std::size_t tokens) const {
+  Sizes cache_shape(const Segment& segment, std::size_t tokens) const {
     return {static_cast<std::int64_t>(model_.kv_heads), static_cast<std::int64_t>(tokens),
-            static_cast<std::int64_t>(model_.head_dim)};
+            static_cast<std::int64_t>(segment.cache_width(model_))};
   }
 
   Ort::Value view(void* data, ONNXTensorElementDataType type, Sizes shape) const {
     static std::byte nothing[alignment];  // ONNX Runtime requires an address even for no elements
-    std::size_t bytes = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 ? 8 : type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 ? 2 : 4;
+    std::size_t bytes = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64     ? 8
+                        : type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT   ? 4
+                        : type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 ? 2
+                                                                        : 1;
     for (std::size_t i = 0; i < shape.rank; ++i) bytes *= static_cast<std::size_t>(shape.size[i]);
     return Ort::Value::CreateTensor(cpu_, data != nullptr ? data : nothing, bytes, shape.size.data(), shape.rank, type);
   }

@@ -78,13 +78,15 @@ class Call final : public Threads {
 // Floats in, floats out.
 struct OfFloats {
   static constexpr ONNXTensorElementDataType input_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
-  static constexpr bool output_is_quantized(std::size_t) { return false; }
+  static constexpr ONNXTensorElementDataType output_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
 };
 
 // Floats in, quantized rows and their scales out.
 struct OfQuantizedRows : OfFloats {
   static constexpr std::size_t outputs = 2;
-  static constexpr bool output_is_quantized(std::size_t index) { return index == 0; }
+  static constexpr ONNXTensorElementDataType output_type(std::size_t index) {
+    return index == 0 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  }
 };
 
 struct SlateAttentionKernel : OfFloats {
@@ -102,12 +104,13 @@ struct SlateAttentionKernel : OfFloats {
     const Tensor query = call.input(0), key = call.input(1), value = call.input(2), past_key = call.input(3),
                  past_value = call.input(4), groups = call.input(5);
     for (const Tensor* one : {&query, &key, &value, &past_key, &past_value})
-      require(one->rank == 4 && one->size(0) == 1 && one->size(3) == query.size(3) && query.size(3) > 0,
-              "expected [1, heads, tokens, head_dim]");
+      require(one->rank == 4 && one->size(0) == 1 && query.size(3) > 0 && one->size(3) == query.size(3) + (is_int8(*one) ? 1 : 0),
+              "expected [1, heads, tokens, head_dim], in int8 one number more");
     require(key.same_shape(value) && past_key.same_shape(past_value), "keys and values have different shapes");
     for (const Tensor* one : {&key, &value, &past_key, &past_value})
-      require(one->type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || one->type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
-              "expected keys and values in float32 or float16");
+      require(
+          one->type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || one->type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 || is_int8(*one),
+          "expected keys and values in float32, float16 or int8");
     const std::size_t heads = query.size(1), kv_heads = key.size(1), tokens = query.size(2);
     require(heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && past_key.size(1) == kv_heads,
             "the number of heads is not a multiple of the number of key heads");
@@ -119,7 +122,9 @@ struct SlateAttentionKernel : OfFloats {
   }
 
   static constexpr bool is_stored(std::size_t index) { return index >= 1 && index <= 4; }
+  static bool is_int8(const Tensor& tensor) { return tensor.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8; }
   static kernels::Stored stored(const Tensor& tensor) {
+    if (is_int8(tensor)) return tensor.as<std::int8_t>();
     if (tensor.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16) return tensor.as<std::uint16_t>();
     return tensor.as<float>();
   }
@@ -164,6 +169,22 @@ struct SwigluQuantizeRowsKernel : OfQuantizedRows {
     const Tensor gate = call.input(0), up = call.input(1), scale = call.input(2);
     require(gate.same_shape(up) && scale.count == gate.rows(), "the shapes of gate, up and scale do not match");
     kernels::swiglu_quantize_rows(gate.as<float>(), up.as<float>(), scale.as<float>(), call.quantized(gate), call);
+  }
+};
+
+struct QuantizeCacheKernel : OfFloats {
+  static constexpr const char* name = "QuantizeCache";
+  static constexpr std::size_t inputs = 1, outputs = 1;
+  static constexpr ONNXTensorElementDataType output_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8; }
+
+  explicit QuantizeCacheKernel(const Ort::ConstKernelInfo&) {}
+
+  void compute(const Call& call) const {
+    const Tensor x = call.input(0);
+    require(x.rank >= 1 && x.width() > 0, "expected rows of numbers");
+    Tensor stored = x;
+    ++stored.sizes[x.rank - 1];
+    kernels::quantize_cache(x.as<float>(), call.output<std::int8_t>(0, stored), x.rows(), x.width(), call);
   }
 };
 
@@ -213,9 +234,7 @@ struct Operator : Ort::CustomOpBase<Operator<Kernel>, Compute<Kernel>, true> {
   std::size_t GetInputTypeCount() const { return Kernel::inputs; }
   std::size_t GetOutputTypeCount() const { return Kernel::outputs; }
   ONNXTensorElementDataType GetInputType(std::size_t index) const { return Kernel::input_type(index); }
-  ONNXTensorElementDataType GetOutputType(std::size_t index) const {
-    return Kernel::output_is_quantized(index) ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-  }
+  ONNXTensorElementDataType GetOutputType(std::size_t index) const { return Kernel::output_type(index); }
   OrtStatusPtr CreateKernelV2(const OrtApi&, const OrtKernelInfo* info, void** kernel) const {
     return status_of(Kernel::name, [&] { *kernel = new Compute<Kernel>(Ort::ConstKernelInfo(info)); });
   }
@@ -226,13 +245,15 @@ struct Operators {
   Operator<QuantizeRowsKernel> quantize_rows;
   Operator<RmsNormQuantizeRowsKernel> rms_norm_quantize_rows;
   Operator<SwigluQuantizeRowsKernel> swiglu_quantize_rows;
+  Operator<QuantizeCacheKernel> quantize_cache;
   Operator<ScaleAddRowsKernel> scale_add_rows;
   Ort::CustomOpDomain domain{"rexit"};
 
   Operators() {
-    for (const OrtCustomOp* one : {static_cast<OrtCustomOp*>(&slate_attention), static_cast<OrtCustomOp*>(&quantize_rows),
-                                   static_cast<OrtCustomOp*>(&rms_norm_quantize_rows),
-                                   static_cast<OrtCustomOp*>(&swiglu_quantize_rows), static_cast<OrtCustomOp*>(&scale_add_rows)})
+    for (const OrtCustomOp* one :
+         {static_cast<OrtCustomOp*>(&slate_attention), static_cast<OrtCustomOp*>(&quantize_rows),
+          static_cast<OrtCustomOp*>(&rms_norm_quantize_rows), static_cast<OrtCustomOp*>(&swiglu_quantize_rows),
+          static_cast<OrtCustomOp*>(&quantize_cache), static_cast<OrtCustomOp*>(&scale_add_rows)})
       domain.Add(one);
   }
 };
