@@ -6,6 +6,8 @@ of `__del__`. So the handler notes the signal too:
 
 1. `check` raises again. Progress does so at every step, and a new folder before it takes its place.
 2. However the block of `heeded` ended, it ended by the signal.
+
+Inside `deferred` it only notes: what puts things in place or cleans up is not to be cut short.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ INTERRUPTED, TERMINATED = 130, 143
 
 _CODES: Final = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED, signal.SIGHUP: TERMINATED}
 _code: int | None = None
+_deferred = 0
 
 
 @contextlib.contextmanager
@@ -52,6 +55,17 @@ def kept() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """While the block runs, which must be short, a signal raises nothing. Main thread or not; may be nested."""
+    global _deferred
+    _deferred += 1
+    try:
+        yield
+    finally:
+        _deferred -= 1
+
+
 def check() -> None:
     """Raises KeyboardInterrupt after a signal."""
     if _code is not None:
@@ -61,4 +75,5 @@ def check() -> None:
 def _interrupt(number: int, _frame: object) -> None:
     global _code
     _code = _CODES[signal.Signals(number)]
-    raise KeyboardInterrupt
+    if not _deferred:
+        raise KeyboardInterrupt

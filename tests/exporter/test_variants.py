@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -89,6 +90,46 @@ def test_cached_keys_and_values_take_half_the_memory(made: tuple[Path, ExportRep
     assert held["cpu-int8"] == held["cpu-int4"]
     # Hidden states and the ends of blocks are the same.
     assert held["cpu-fp32"] - held["cpu-int8"] == pytest.approx(2 * numbers, rel=0.05)
+
+
+def test_in_int8_they_take_half_of_that(
+    made: tuple[Path, ExportReport], checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path
+) -> None:
+    """And the runtime's kernels compute what the graphs' functions say."""
+    options = ExportOptions(precisions=["fp32", "int8", "int4"], cache="int8", golden_slates=6, accept_loss=True)
+    out = tmp_path / "bundle"
+    export_bundle(checkpoint_folder, catalog_folder, out, options)
+    for name in VARIANTS:
+        bundle = Bundle.open(out, name)
+        dtypes = {segment.cache_dtype for segment in bundle.variant.segments}
+        assert dtypes == {"float32" if name == "cpu-fp32" else "int8"}
+        verified = CliRunner().invoke(app, ["verify", str(out), "--variant", name])
+        assert verified.exit_code == 0, verified.output
+        slate, model, held = bundle.golden().slates[0], bundle.manifest.model, []
+        user, items = bundle.catalog.users.id(slate.user), [bundle.catalog.items.id(int(row)) for row in slate.items]
+        for folder in (made[0], out):
+            with rexit.open(folder, name) as session:
+                session.trace(user, items, as_of=slate.as_of)
+                held.append(session.memory.prefixes)
+        rows = 2 * model.layers * model.kv_heads * len(slate.prefix)
+        saved = 0 if name == "cpu-fp32" else rows * (2 * model.head_dim - (model.head_dim + 1))
+        assert held[0] - held[1] == pytest.approx(saved, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (ExportOptions(cache="int4"), "cache is 'int4', expected one of float16, int8"),
+        (ExportOptions(cache="int8"), "cache 'int8' is for target cpu, precisions int8 and int4, not for cpu-fp32"),
+        (ExportOptions(target="cuda", precisions=["fp16"], cache="int8"), "int8 and int4, not for cuda-fp16"),
+    ],
+)
+def test_a_cache_that_is_not_to_be_had(
+    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, options: ExportOptions, text: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(text)):
+        export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", options)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", VARIANTS[1:])

@@ -7,6 +7,7 @@ what lies in a place whose lock is free was left behind by a process that was ki
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import shutil
@@ -24,7 +25,8 @@ def new_folder(target: Path) -> Iterator[Path]:
     An existing `target` is replaced as a whole, only at the end. Raises InputError if the place cannot be written, or while
     another process is writing the same target.
 
-    Everything temporary is in `.NAME.tmp` next to it: `new`; `old`, the former `target`, between two renames; `lock`.
+    Everything temporary is in `.NAME.tmp` next to it: `new`; `old`, the former `target`, on file systems where two folders cannot
+    change places at once; `lock`.
     """
     target = Path(os.path.abspath(target))
     beside = target.with_name(f".{target.name}.tmp")
@@ -34,14 +36,26 @@ def new_folder(target: Path) -> Iterator[Path]:
             try:
                 (beside / "new").mkdir()
                 yield beside / "new"
-                interrupts.check()
-                if os.path.lexists(target):
-                    os.rename(target, beside / "old")
-                os.rename(beside / "new", target)
+                with interrupts.deferred():
+                    interrupts.check()
+                    if os.path.lexists(target) and not _exchange(beside / "new", target):
+                        os.rename(target, beside / "old")
+                    if not os.path.lexists(target):
+                        os.rename(beside / "new", target)
             finally:
-                _settle(beside)
+                with interrupts.deferred():
+                    _settle(beside)
     except OSError as exc:
         raise InputError(f"{target}: cannot be written: {exc.strerror or exc}") from exc
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Lets two folders change places in one step, so that there is always one at `b`. False where that is not possible."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    return renameat2 is not None and renameat2(_HERE, os.fsencode(a), _HERE, os.fsencode(b), _EXCHANGE) == 0
+
+
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 def link_or_copy(source: str, target: str) -> None:
@@ -92,18 +106,20 @@ def _remove(left: Path) -> None:
 @contextlib.contextmanager
 def _locked_folder(folder: Path, target: Path) -> Iterator[None]:
     """Creates a folder and locks a file in it; both are gone afterwards."""
-    lock = folder / "lock"
+    lock, held = folder / "lock", False
     with contextlib.ExitStack() as stack:
-        while True:
-            folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):  # removed meanwhile, by its last holder
-                stack.enter_context(locked_file(lock, os.O_RDWR | os.O_CREAT, target))
-                break
         try:
+            while not held:
+                folder.mkdir(parents=True, exist_ok=True)
+                with interrupts.deferred(), contextlib.suppress(FileNotFoundError):  # removed meanwhile, by its last holder
+                    stack.enter_context(locked_file(lock, os.O_RDWR | os.O_CREAT, target))
+                    held = True
+            interrupts.check()
             yield
         finally:
-            lock.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty: the next writer is already in it
+            with interrupts.deferred(), contextlib.suppress(OSError):  # not empty: another writer is in it
+                if held:
+                    lock.unlink(missing_ok=True)
                 folder.rmdir()
 
 

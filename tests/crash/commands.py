@@ -1,0 +1,108 @@
+"""The commands that write, each on a few kilobytes that it can read."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import rexit.exporter.compile
+import rexit.exporter.export
+import rexit.exporter.index
+import rexit.refresh
+import rexit.runtime
+from builders.checkpoints import tiny_checkpoint
+from builders.grown_catalog import write_grown
+from builders.held_out import write_ranked
+from builders.indexed_catalog import write_indexed_catalog
+from builders.variants import TENSORRT
+from crash.points import Command
+from rexit.bundle import Bundle, Catalog, Manifest
+from rexit.bundle.engine import Engine, engine_folders
+from rexit.cli import main
+
+
+def check_catalog(place: Path) -> None:
+    assert Catalog.open(place / "catalog").edited() == []
+
+
+def check_bundle(place: Path) -> None:
+    for name in Manifest.read(place / "bundle").variants:
+        opened = Bundle.open(place / "bundle", name)
+        assert opened.edited() == []
+        for folder in engine_folders(opened.folder):
+            engine = Engine.read(folder)
+            assert engine.edited(folder) == [] and engine.stale(opened.variant) is None
+    rexit.runtime.verify(place / "bundle")
+
+
+def _make_catalog(place: Path) -> None:
+    write_indexed_catalog(place)
+
+
+def _index(place: Path) -> list[object]:
+    files = (
+        "--interactions",
+        place / "interactions.csv",
+        "--items",
+        place / "items.csv",
+        "--tokenizer",
+        place / "tokenizer.json",
+    )
+    small = ("--neighbours", 3, "--dim", 8, "--epochs", 1)  # another catalog than the one that is there
+    return ["index", *files, "--template", place / "prompt.toml", "--out", place / "catalog", *small]
+
+
+def _make_checkpoint(place: Path) -> None:
+    write_indexed_catalog(place)
+    tiny_checkpoint(place / "checkpoint")
+    _whole(_export(place, golden=1))
+
+
+def _export(place: Path, golden: int = 2) -> list[object]:
+    where = (place / "checkpoint", "--catalog", place / "catalog", "--out", place / "bundle")
+    return ["export", *where, "--precision", "fp32,int8", "--golden", golden, "--accept-loss"]
+
+
+def _whole(words: list[object]) -> None:
+    before, sys.argv = sys.argv, ["rexit", *(str(word) for word in words)]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code
+    finally:
+        sys.argv = before
+
+
+def _make_tensorrt(place: Path) -> None:
+    write_ranked(place, variants=(TENSORRT,))
+
+
+def _compile(place: Path) -> list[object]:
+    return ["compile", place / "bundle", "--compute-capability", "8.6"]
+
+
+def _make_held_out(place: Path) -> None:
+    write_ranked(place)
+
+
+def _calibrate(place: Path) -> list[object]:
+    few = ("--max-drop", 0.45, "--confidence", 0.6, "--metric", "ndcg@5", "--slate", 10, "--timed-slates", 3)
+    return ["calibrate", place / "bundle", "--catalog", place / "catalog", *few]
+
+
+def _make_newer(place: Path) -> None:
+    write_ranked(place)
+    write_grown(place / "catalog", place / "newer")
+
+
+def _refresh(place: Path) -> list[object]:
+    return ["refresh", place / "bundle", "--catalog", place / "newer"]
+
+
+COMMANDS = (
+    Command("index", _make_catalog, _index, ("catalog",), check_catalog),
+    Command("export", _make_checkpoint, _export, ("bundle",), check_bundle),
+    Command("compile", _make_tensorrt, _compile, ("bundle",), check_bundle),
+    Command("calibrate", _make_held_out, _calibrate, ("bundle",), check_bundle),
+    Command("refresh", _make_newer, _refresh, ("bundle",), check_bundle),
+)

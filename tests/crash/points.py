@@ -1,0 +1,262 @@
+"""Stops a command at one of its file operations: what it leaves.
+
+    cd tests && python -m crash.points --points 100 [--command export] [--how kill] [--seed 0]
+
+A *point* is the moment before an operation by which Python changes something below the command's folder: to open a file for
+writing, to rename, remove, make a folder, link. A command runs in a fork of this process, so that nothing is imported twice.
+
+| how | at the point |
+|---|---|
+| kill | SIGKILL |
+| term | SIGTERM |
+| full | the disk is full: this and all later operations that need room fail with ENOSPC |
+
+After each, what the command writes must be the old or the new, whole, and its inputs untouched. After `term` and `full` nothing
+else may lie there, and stderr has one line; after `kill` the same command is run again, and then nothing may.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from builders.bundle_files import contents
+from rexit.cli import main
+
+HOW: Final = ("kill", "term", "full")
+CHANGES: Final = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate"}
+NEED_ROOM: Final = {"open", "os.mkdir", "os.link", "os.symlink", "os.rename"}
+
+
+@dataclass(frozen=True)
+class Command:
+    """words: of the command line, in the folder `place`. writes: what it makes or changes there. check: raises if that is not
+    whole. make: everything the command needs."""
+
+    name: str
+    make: Callable[[Path], None]
+    words: Callable[[Path], list[object]]
+    writes: tuple[str, ...]
+    check: Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """code: as a shell has it, 128 + N after signal N."""
+
+    code: int
+    err: str
+
+
+def run(command: Command, place: Path, point: int | None, how: str = "kill") -> tuple[Ended, int]:
+    """How it ended, and how many points it came to. point: from 0; None: to its end."""
+    counter, told = os.pipe()
+
+    def child() -> None:
+        os.close(counter)
+        sys.argv = ["rexit", *(str(word) for word in command.words(place))]
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _watch(place, told, point, how)
+        main()
+
+    process = _fork(child, log := Path(f"{place}.log"))
+    os.close(told)
+    with os.fdopen(counter, "rb") as pipe:
+        seen = len(pipe.read())
+    return _ended(process, log), seen
+
+
+def apart(function: Callable[[], object], log: Path) -> Ended:
+    """Runs it in a fork of this process: pools of threads, which a fork does not have, never start here."""
+    return _ended(_fork(function, log), log)
+
+
+def _fork(function: Callable[[], object], log: Path) -> int:
+    child = os.fork()
+    if child != 0:
+        return child
+    code = 70
+    try:
+        with log.open("w") as file:
+            for number in (1, 2):
+                os.dup2(file.fileno(), number)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        function()
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _ended(process: int, log: Path) -> Ended:
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    return Ended(128 - code if code < 0 else code, log.read_text(errors="replace"))
+
+
+def _watch(place: Path, told: int, point: int | None, how: str) -> None:
+    """Tells one byte for each point, and does at `point` what is to be done."""
+    below, seen, full = os.fsencode(place), 0, False
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen, full
+        if not _changes(event, arguments, below):
+            return
+        os.write(told, b".")
+        seen += 1
+        if seen - 1 == point:
+            if how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if how == "term":
+                os.kill(os.getpid(), signal.SIGTERM)
+            full = how == "full"
+        if full and event in NEED_ROOM:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
+
+    sys.addaudithook(hook)
+
+
+def _changes(event: str, arguments: tuple[Any, ...], below: bytes) -> bool:
+    if event == "open":
+        path, mode, flags = arguments
+        if not (flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) and not (isinstance(mode, str) and set(mode) & set("wax+")):
+            return False
+    elif event in CHANGES:
+        path = arguments[0]
+    else:
+        return False
+    return isinstance(path, str | bytes | os.PathLike) and os.fsencode(path).startswith(below)
+
+
+class WrongError(AssertionError):
+    """What a stopped command left."""
+
+
+def examine(command: Command, made: Path, point: int, how: str, whole: bool = True) -> str:
+    """Stops the command there in a copy of `made`; `old` or `new`, whichever it left. Raises WrongError. whole: after `kill`, run
+    it again and look once more."""
+    with tempfile.TemporaryDirectory(dir=made.parent) as folder:
+        place = Path(folder) / "place"
+        shutil.copytree(made, place, symlinks=True)
+        before, names = _written(command, place), {path.name for path in place.iterdir()}
+        others = _others(command, place)
+        ended, _ = run(command, place, point, how)
+        label = f"{command.name}, {how} at {point}"
+        left = _state(command, place, before, label)
+        if _others(command, place) != others:
+            raise WrongError(f"{label}: an input has changed")
+        if how == "kill":
+            if ended.code != 128 + signal.SIGKILL:
+                raise WrongError(f"{label}: ended with {ended.code}\n{ended.err}")
+            if not whole:
+                return left
+            again, _ = run(command, place, None)
+            if again.code != 0:
+                raise WrongError(f"{label}: the next run ended with {again.code}\n{again.err}")
+            left_then = _state(command, place, before, f"{label}, then a whole run")
+            assert left_then in ("old", "new")
+        else:
+            lines = [line for line in ended.err.splitlines() if line.startswith("rexit: ")]
+            good = {0} if left == "new" else {1, 2}
+            if ended.code not in good | {143} or "Traceback" in ended.err or (ended.code and len(lines) != 1):
+                raise WrongError(f"{label}: {left}, ended with {ended.code}\n{ended.err}")
+        if more := {path.name for path in place.rglob("*") if ".tmp" in path.name}:
+            raise WrongError(f"{label}: {sorted(more)} was left behind")
+        if more := {path.name for path in place.iterdir()} - names - set(command.writes):
+            raise WrongError(f"{label}: {sorted(more)} was left behind")
+        return left
+
+
+def _written(command: Command, place: Path) -> dict[str, dict[str, bytes] | None]:
+    return {name: contents(place / name) if (place / name).exists() else None for name in command.writes}
+
+
+def _others(command: Command, place: Path) -> dict[str, bytes]:
+    """What it must not change."""
+    return {
+        str(path.relative_to(place)): path.read_bytes()
+        for path in place.rglob("*")
+        if path.is_file() and path.relative_to(place).parts[0].strip(".").removesuffix(".tmp") not in command.writes
+    }
+
+
+def _state(command: Command, place: Path, before: dict[str, dict[str, bytes] | None], label: str) -> str:
+    now = {name: _without_temporary(found) for name, found in _written(command, place).items()}
+    if now == {name: _without_temporary(found) for name, found in before.items()}:
+        return "old"
+    checked = apart(lambda: command.check(place), Path(f"{place}.check"))
+    if checked.code != 0:
+        raise WrongError(f"{label}: neither the old nor whole\n{checked.err}")
+    return "new"
+
+
+def _without_temporary(found: dict[str, bytes] | None) -> dict[str, bytes] | None:
+    return None if found is None else {name: file for name, file in found.items() if ".tmp" not in name}
+
+
+@contextlib.contextmanager
+def prepared(command: Command) -> Iterator[tuple[Path, int]]:
+    """A folder with all it needs, and the number of its points."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "made"
+        made.mkdir()
+        if (ended := apart(lambda: command.make(made), Path(folder) / "make.log")).code != 0:
+            raise WrongError(f"{command.name}: cannot be prepared\n{ended.err}")
+        copy = Path(shutil.copytree(made, Path(folder) / "whole", symlinks=True))
+        ended, points = run(command, copy, None)
+        if ended.code != 0:
+            raise WrongError(f"{command.name}: ended with {ended.code}\n{ended.err}")
+        if _state(command, copy, {}, f"{command.name}, a whole run") != "new":
+            raise WrongError(f"{command.name}: a whole run changes nothing")
+        shutil.rmtree(copy)
+        yield made, points
+
+
+def examine_all() -> None:
+    from crash.commands import COMMANDS
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--points", type=int, default=100, help="of each command and way, drawn at random; all if there are fewer"
+    )
+    parser.add_argument("--command", choices=[one.name for one in COMMANDS])
+    parser.add_argument("--how", choices=HOW)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    drawn, wrong = random.Random(args.seed), 0
+    for command in (one for one in COMMANDS if args.command in (None, one.name)):
+        with prepared(command) as (made, points):
+            for how in (one for one in HOW if args.how in (None, one)):
+                chosen = sorted(drawn.sample(range(points), min(points, args.points)))
+                left: Counter[str] = Counter()
+                for n, point in enumerate(chosen):
+                    try:
+                        left[examine(command, made, point, how, whole=n % 5 == 0)] += 1
+                    except WrongError as exc:
+                        left["WRONG"] += 1
+                        print(exc)
+                wrong += left["WRONG"]
+                counts = ", ".join(f"{name} {count}" for name, count in sorted(left.items()))
+                print(f"{command.name}, {how}: {len(chosen)} of {points} points: {counts}", flush=True)
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    examine_all()
