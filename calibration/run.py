@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from rexit import interrupts
 from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE
+from rexit.bundle.writer import link_or_copy
 from rexit.calibration import decide, metrics, page, recording
 from rexit.calibration.drift import REPORT_FILE
 from rexit.calibration.examples import Example, pick
@@ -221,14 +224,27 @@ def _drop_foreign_policy(bundle: Bundle) -> None:
 
 @contextlib.contextmanager
 def _as_before_on_failure(paths: Sequence[Path]) -> Iterator[None]:
-    """If the block fails, these files are what they were before it."""
-    before = {path: path.read_bytes() if path.exists() else None for path in paths}
+    """If the block fails, these files are what they were before it. They are kept under another name, since a full disk has no
+    room to write them again."""
+    kept = {path: path.with_name(f".{path.name}.tmp-{os.getpid()}-before") for path in paths}
     try:
-        yield
-    except BaseException:  # Ctrl-C too: a policy without its report would be half a calibration
-        for path, content in before.items():
-            if content is None:
-                path.unlink(missing_ok=True)
-            else:
-                write_file(path, content)
-        raise
+        try:
+            for path, before in kept.items():
+                if path.exists():
+                    link_or_copy(os.fspath(path), os.fspath(before))
+        except OSError as exc:
+            raise InputError(f"{paths[0].parent}: cannot be written: {exc.strerror or exc}") from exc
+        try:
+            yield
+        except BaseException:  # Ctrl-C too: a policy without its report would be half a calibration
+            with interrupts.deferred():
+                for path, before in kept.items():
+                    if before.exists():
+                        os.replace(before, path)
+                    else:
+                        path.unlink(missing_ok=True)
+            raise
+    finally:
+        with interrupts.deferred():
+            for before in kept.values():
+                before.unlink(missing_ok=True)

@@ -81,12 +81,13 @@ def _compile(place: Path) -> list[object]:
     return ["compile", place / "bundle", "--compute-capability", "8.6"]
 
 
-def _make_held_out(place: Path) -> None:
+def _make_calibrated(place: Path) -> None:
     write_ranked(place)
+    _whole(_calibrate(place, max_drop=0.4))
 
 
-def _calibrate(place: Path) -> list[object]:
-    few = ("--max-drop", 0.45, "--confidence", 0.6, "--metric", "ndcg@5", "--slate", 10, "--timed-slates", 3)
+def _calibrate(place: Path, max_drop: float = 0.45) -> list[object]:
+    few = ("--max-drop", max_drop, "--confidence", 0.6, "--metric", "ndcg@5", "--slate", 10, "--timed-slates", 3)
     return ["calibrate", place / "bundle", "--catalog", place / "catalog", *few]
 
 
@@ -100,9 +101,9 @@ def _refresh(place: Path) -> list[object]:
 
 
 COMMANDS = (
-    Command("index", _make_catalog, _index, ("catalog",), check_catalog),
-    Command("export", _make_checkpoint, _export, ("bundle",), check_bundle),
-    Command("compile", _make_tensorrt, _compile, ("bundle",), check_bundle),
-    Command("calibrate", _make_held_out, _calibrate, ("bundle",), check_bundle),
-    Command("refresh", _make_newer, _refresh, ("bundle",), check_bundle),
+    Command("index", _make_catalog, _index, ("catalog",), (), check_catalog),
+    Command("export", _make_checkpoint, _export, ("bundle",), (), check_bundle),
+    Command("compile", _make_tensorrt, _compile, ("bundle",), (), check_bundle),
+    Command("calibrate", _make_calibrated, _calibrate, ("bundle",), ("traces.safetensors",), check_bundle),
+    Command("refresh", _make_newer, _refresh, ("bundle",), (), check_bundle),
 )

@@ -38,18 +38,19 @@ from rexit.cli import main
 
 HOW: Final = ("kill", "term", "full")
 CHANGES: Final = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate"}
-NEED_ROOM: Final = {"open", "os.mkdir", "os.link", "os.symlink", "os.rename"}
+NEED_ROOM: Final = {"open", "os.mkdir", "os.link", "os.symlink"}
 
 
 @dataclass(frozen=True)
 class Command:
-    """words: of the command line, in the folder `place`. writes: what it makes or changes there. check: raises if that is not
-    whole. make: everything the command needs."""
+    """words: of the command line, in the folder `place`. writes: what it makes or changes there. may_keep: names of files in
+    that which a run that failed may leave. check: raises if what it writes is not whole. make: everything the command needs."""
 
     name: str
     make: Callable[[Path], None]
     words: Callable[[Path], list[object]]
     writes: tuple[str, ...]
+    may_keep: tuple[str, ...]
     check: Callable[[Path], None]
 
 
@@ -198,8 +199,7 @@ def _others(command: Command, place: Path) -> dict[str, bytes]:
 
 
 def _state(command: Command, place: Path, before: dict[str, dict[str, bytes] | None], label: str) -> str:
-    now = {name: _without_temporary(found) for name, found in _written(command, place).items()}
-    if now == {name: _without_temporary(found) for name, found in before.items()}:
+    if _settled(command, _written(command, place)) == _settled(command, before):
         return "old"
     checked = apart(lambda: command.check(place), Path(f"{place}.check"))
     if checked.code != 0:
@@ -207,8 +207,11 @@ def _state(command: Command, place: Path, before: dict[str, dict[str, bytes] | N
     return "new"
 
 
-def _without_temporary(found: dict[str, bytes] | None) -> dict[str, bytes] | None:
-    return None if found is None else {name: file for name, file in found.items() if ".tmp" not in name}
+def _settled(command: Command, found: dict[str, dict[str, bytes] | None]) -> dict[str, dict[str, bytes] | None]:
+    def counts(name: str) -> bool:
+        return ".tmp" not in name and Path(name).name not in command.may_keep
+
+    return {where: files and {name: file for name, file in files.items() if counts(name)} for where, files in found.items()}
 
 
 @contextlib.contextmanager

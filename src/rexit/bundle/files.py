@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from rexit import interrupts
 from rexit.errors import BundleError, InputError
 
 SCHEMA = 1
@@ -166,4 +167,5 @@ def replaced(path: Path) -> Iterator[Path]:
     except OSError as exc:
         raise InputError(f"{path}: cannot be written: {exc.strerror}") from exc
     finally:
-        temporary.unlink(missing_ok=True)
+        with interrupts.deferred():
+            temporary.unlink(missing_ok=True)

@@ -65,15 +65,20 @@ class Swap:
         shutil.rmtree(place, ignore_errors=True)  # of a swap that was killed, or of the catalog before the last one
         interrupts.check()
         before = Manifest.read(self._bundle)
-        os.rename(self._new, place)
-        _flush(self._bundle)
-        os.replace(self.folder / "manifest.json", self._bundle / "manifest.json")
-        _flush(self._bundle)
-        for other in (self._bundle / "catalog", *self._bundle.glob("catalog-*")):
-            if other.name not in (self._name, before.catalog):
-                shutil.rmtree(other, ignore_errors=True)
-        if before.exported_sha256 is not None:
-            (self._bundle / VECTORS_FILE).unlink(missing_ok=True)  # of the exported catalog
+        with interrupts.deferred():
+            try:
+                os.rename(self._new, place)
+                _flush(self._bundle)
+                os.replace(self.folder / "manifest.json", self._bundle / "manifest.json")
+            except OSError:
+                shutil.rmtree(place, ignore_errors=True)
+                raise
+            _flush(self._bundle)
+            for other in (self._bundle / "catalog", *self._bundle.glob("catalog-*")):
+                if other.name not in (self._name, before.catalog):
+                    shutil.rmtree(other, ignore_errors=True)
+            if before.exported_sha256 is not None:
+                (self._bundle / VECTORS_FILE).unlink(missing_ok=True)  # of the exported catalog
 
     def _write(self, before: Manifest) -> Manifest:
         """The manifest with all files that the new catalog's folder holds now."""
@@ -94,7 +99,8 @@ def staged(bundle: Path, manifest: Manifest, catalog: Catalog, vectors: Vectors 
     except OSError as exc:
         raise InputError(f"{bundle}: cannot be written: {exc.strerror or exc}") from exc
     finally:
-        shutil.rmtree(bundle / _STAGE, ignore_errors=True)
+        with interrupts.deferred():
+            shutil.rmtree(bundle / _STAGE, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
