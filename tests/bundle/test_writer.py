@@ -29,7 +29,13 @@ def process() -> Iterator[Callable[[str], subprocess.Popen[str]]]:
     started = []
 
     def start(code: str) -> subprocess.Popen[str]:
-        lines = ["import os, sys, time", "from pathlib import Path", "from rexit.bundle.writer import *", code]
+        lines = [
+            "import os, sys, time",
+            "from pathlib import Path",
+            "from rexit.bundle import writer",
+            "from rexit.bundle.writer import *",
+            code,
+        ]
         made = subprocess.Popen([sys.executable, "-c", "\n".join(lines)], stdout=subprocess.PIPE, text=True)
         started.append(made)
         assert made.stdout is not None and made.stdout.readline() == "ready\n"
@@ -78,6 +84,20 @@ def test_new_folder_that_fails_leaves_the_old_one(tmp_path: Path, failure: type[
     assert (target / "a").read_text() == "old" and _names(tmp_path) == ["bundle"]
 
 
+def test_an_old_folder_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / "a").write_text("old")
+
+    def rename(*_: Any) -> None:
+        pytest.fail("two steps")
+
+    monkeypatch.setattr(os, "rename", rename)
+    with new_folder(target) as folder:
+        (folder / "a").write_text("new")
+    assert (target / "a").read_text() == "new" and _names(tmp_path) == ["bundle"]
+
+
 def test_interrupt_between_the_renames_brings_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "bundle"
     target.mkdir()
@@ -90,6 +110,7 @@ def test_interrupt_between_the_renames_brings_the_old_folder_back(tmp_path: Path
             raise KeyboardInterrupt
         rename(source, to)
 
+    monkeypatch.setattr(writer, "_exchange", lambda a, b: False)  # a file system that cannot
     monkeypatch.setattr(os, "rename", second_fails)
     with pytest.raises(KeyboardInterrupt), new_folder(target) as folder:
         (folder / "a").write_text("new")
