@@ -20,5 +20,5 @@ def test_stopped_at_a_few_points(command: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 3 and all(
-        line.startswith(f"{command}, {how}: 3 of ") for line, how in zip(lines, ("kill", "term", "full"))
+        line.startswith(f"{command}, {how}: 3 of ") for line, how in zip(lines, ("kill", "term", "full"), strict=True)
     )
