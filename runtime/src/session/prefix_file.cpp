@@ -28,6 +28,21 @@ const char* dtype_of(Element element) {
   return element == Element::float16 ? safetensors_dtype<Half>() : safetensors_dtype<float>();
 }
 
+template <class T>
+bool finite(const T* numbers, std::size_t count) {
+  if constexpr (std::is_same_v<T, Half>) {
+    return all_finite(numbers, count);
+  } else {
+    return std::all_of(numbers, numbers + count, [](float number) { return std::isfinite(number); });
+  }
+}
+
+bool finite(Element element, const std::vector<std::byte>& packed, std::size_t bytes) {
+  const std::size_t count = bytes / bytes_of(element);
+  if (element == Element::float16) return finite(reinterpret_cast<const Half*>(packed.data()), count);
+  return finite(reinterpret_cast<const float*>(packed.data()), count);
+}
+
 // A safetensors header, tensor by tensor in the order of their data.
 class Header {
  public:
@@ -140,7 +155,7 @@ class Reader {
              const Give& give) const {
     std::size_t total = 0;  // at most `tokens`, so it does not overflow
     for (const PackedPrefix& one : all) total += rows(one);
-    const std::byte* data = element == Element::float16 ? finite<Half>(name, total, width) : finite<float>(name, total, width);
+    const std::byte* data = element == Element::float16 ? numbers<Half>(name, total, width) : numbers<float>(name, total, width);
     for (PackedPrefix& one : all) {
       give(one, data);
       data += rows(one) * width * bytes_of(element);
@@ -148,16 +163,10 @@ class Reader {
   }
 
   template <class T>
-  const std::byte* finite(const std::string& name, std::size_t rows, std::size_t width) const {
-    const Array<T> numbers = file_.array<T>(name, {rows, width});
-    bool all;
-    if constexpr (std::is_same_v<T, Half>) {
-      all = all_finite(numbers.data, numbers.size);
-    } else {
-      all = std::all_of(numbers.begin(), numbers.end(), [](float number) { return std::isfinite(number); });
-    }
-    if (!all) fail(REXIT_CORRUPT, file_.path(), ": `", name, "` has numbers that are not finite");
-    return reinterpret_cast<const std::byte*>(numbers.data);
+  const std::byte* numbers(const std::string& name, std::size_t rows, std::size_t width) const {
+    const Array<T> all = file_.array<T>(name, {rows, width});
+    if (!finite(all.data, all.size)) fail(REXIT_CORRUPT, file_.path(), ": `", name, "` has numbers that are not finite");
+    return reinterpret_cast<const std::byte*>(all.data);
   }
 
   Safetensors file_;
@@ -167,8 +176,24 @@ class Reader {
 }  // namespace
 
 void save_prefixes(const char* path, const Bundle& bundle, const PrefixCache& cache) {
-  const std::vector<const Prefix*> prefixes = cache.by_use();
+  std::vector<const Prefix*> prefixes = cache.by_use();
   const PrefixLayout& layout = cache.layout();
+  std::vector<std::byte> packed;  // one prefix's part at a time
+  const auto pack_whole = [&packed](const auto& pack) {
+    packed.resize(std::max(packed.size(), pack(nullptr)));
+    return pack(packed.data());
+  };
+  // A graph may give keys and values that no reader takes, and still logits that are finite.
+  const auto unreadable = [&](const Prefix* one) {
+    for (std::size_t k = 0; k < bundle.exits(); ++k)
+      if (!finite(bundle.variant().segments[k].cache_dtype, packed,
+                  pack_whole([&](std::byte* to) { return layout.pack(*one, k, to); })))
+        return true;
+    return !finite(bundle.variant().segments.front().hidden_dtype, packed,
+                   pack_whole([&](std::byte* to) { return layout.pack_hidden(*one, to); }));
+  };
+  prefixes.erase(std::remove_if(prefixes.begin(), prefixes.end(), unreadable), prefixes.end());
+
   std::vector<std::int64_t> lengths, held, tokens;
   for (const Prefix* one : prefixes) {
     lengths.push_back(static_cast<std::int64_t>(one->tokens.size()));
@@ -197,10 +222,9 @@ void save_prefixes(const char* path, const Bundle& bundle, const PrefixCache& ca
   NewFile file(path);
   header.write(file);
   for (const auto* numbers : {&lengths, &held, &tokens}) file.write(numbers->data(), numbers->size() * sizeof(std::int64_t));
-  std::vector<std::byte> packed;  // one prefix's part at a time
   const auto write = [&](const auto& pack) {
-    packed.resize(std::max(packed.size(), pack(nullptr)));
-    file.write(packed.data(), pack(packed.data()));
+    const std::size_t bytes = pack_whole(pack);
+    file.write(packed.data(), bytes);
   };
   for (std::size_t k = 0; k < bundle.exits(); ++k)
     for (const Prefix* one : prefixes) write([&](std::byte* to) { return layout.pack(*one, k, to); });
