@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 JOBS ?= $(shell nproc)
 WERROR ?= OFF
 SHELL := /bin/bash
-CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp tests/fuzz examples/cpp -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name '*.hpp' -o -name 'CMakeLists.txt' -o -name '*.in' -o -name '*.map')
+CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp tests/fuzz examples/cpp -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name '*.hpp' -o -name '*.txt' -o -name '*.in' -o -name '*.map')
 
 # $$(call imports,FILE...) among what a target depends on: those files and all of this repository that they import. Asked for
 # only when make comes to that target; a machine without Python yet has nothing made that could be old.
@@ -140,8 +140,8 @@ $(BUILD)/.system-fuzz: tools/system-packages.sh
 	@mkdir -p $(@D) && touch $@
 
 $(BUILD)/fuzz/.built: $(BUILD)/.system-fuzz $(BUILD)/.installed
-	$(BIN)/cmake -S . -B $(@D) $(CMAKE_OPTIONS) -DREXIT_FUZZ=ON -DREXIT_TESTS=OFF -DREXIT_WERROR=$(WERROR) -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++
-	$(BIN)/cmake --build $(@D) -j $(JOBS)
+	$(BIN)/cmake -S . -B $(@D) $(CMAKE_OPTIONS) -DREXIT_FUZZ=ON -DREXIT_TESTS=OFF -DREXIT_PROGRAM=OFF -DREXIT_WERROR=$(WERROR) -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++
+	$(BIN)/cmake --build $(@D) -j $(JOBS) --target fuzz_targets
 	@touch $@
 
 FUZZ := REXIT_ONNXRUNTIME_LIBRARY="$$($(BIN)/python -c 'import rexit.runtime._library as l; print(l.onnxruntime_library())')" tests/fuzz/run.sh $(BUILD)/fuzz

@@ -16,6 +16,7 @@ from typing import Any
 from safetensors.numpy import save
 
 import rexit
+from builders.added_nodes import write_added
 from builders.bundle import BundleOptions, write_bundle
 from builders.bundle_files import refresh, write_policy
 from builders.catalog import PROGRAM, make_catalog, program_with_vectors
@@ -27,6 +28,23 @@ SEEDS = Path(__file__).parent / "seeds"
 EXITS = [{"a": 1.5, "b": -0.25, "upper": 1.0, "lower": 2.0}] * 2 + [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}]
 TOP_K = {"k": 2, "ordered": True, "rise": [1.0, 0.5], "fall": [2.0, 0.5]}
 TEXTS = {"empty": "", "values": '{"a": [1, -2.5, "\\u00fc", null, true, {"schema": 1}], "schema": 1e3}', "deep": "[" * 40}
+# Every kernel of rexit's domain, on what segment 1 computes anyway; keys and values in float32 and in float16.
+KERNELS = """
+    q1 = Unsqueeze (query1, zero) \n k1 = Unsqueeze (nk1, zero) \n v1 = Unsqueeze (nv1, zero)
+    past_k = Unsqueeze (pk1, zero) \n past_v = Unsqueeze (pv1, zero)
+    half_k = Cast <to = 10> (past_k) \n half_v = Cast <to = 10> (past_v)
+    seen = rexit.SlateAttention <scale = 0.35> (q1, k1, v1, past_k, past_v, owner)
+    seen_half = rexit.SlateAttention <scale = 0.35> (q1, k1, v1, half_k, half_v, owner)
+    weight = ReduceMax <keepdims = 0, axes = [0]> (state)
+    rows, scales = rexit.QuantizeRows (state)
+    normed, normed_scales = rexit.RMSNormQuantizeRows <epsilon = 0.00001> (state, weight)
+    gated, gated_scales = rexit.SwiGLUQuantizeRows (state, state, scales)
+    summed = rexit.ScaleAddRows (state, scales, state)
+    both = Concat <axis = 1> (normed_scales, gated_scales, summed)
+    most_rows = ReduceMax <keepdims = 0> (both)
+    most_seen = ReduceMax <keepdims = 0> (seen)
+    most_half = ReduceMax <keepdims = 0> (seen_half)
+    number = Max (most_rows, most_seen, most_half)"""
 
 
 def put(name: str, contents: bytes | str) -> None:
@@ -62,6 +80,7 @@ def write_bundles(place: Path) -> None:
         if name == "policy":
             write_policy(folder, EXITS, 1, quorum=0.25, top_k=TOP_K)
         put(f"bundle/{name}", pack(folder))
+    put("graph/kernels", pack(write_added(place / "kernels", KERNELS, BundleOptions(make_catalog(**small)))))
     folder = write_bundle(place / "engines", BundleOptions(make_catalog(**small), variants=(TENSORRT_HALF,)))
     without_graphs(folder)
     without_graphs(folder, TENSORRT_HALF)

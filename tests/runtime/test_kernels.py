@@ -8,17 +8,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnx.parser
 import pytest
 
 import rexit
+from builders.added_nodes import write_added
 from builders.bundle import write_bundle
-from builders.bundle_files import refresh
 from builders.catalog import ITEM_IDS, USER_IDS
 from rexit.errors import BackendError
 
-SEGMENT = "variants/cpu-fp32/segment-1.onnx"
 ONE_HEAD = "u = Unsqueeze (state, axes01)"  # [1, 1, T, 8]
 
 SOUND = [
@@ -64,50 +61,18 @@ REFUSED = {
 }
 
 
-def _bundle(folder: Path, text: str) -> Path:
-    """A bundle whose second segment adds 0 times `number` to its log-odds."""
-    out = write_bundle(folder)
-    model = onnx.load(out / SEGMENT, load_external_data=False)
-    added = onnx.parser.parse_graph(
-        f"""added (float[T, 8] state, int64[T] owner) => (float nothing) {{
-            axes01 = Constant <value = int64[2] {{0, 1}}> ()
-            axes012 = Constant <value = int64[3] {{0, 1, 2}}> ()
-            flat = Constant <value = int64[1] {{-1}}> ()
-            zero = Constant <value = int64[1] {{0}}> ()
-            one = Constant <value = int64[1] {{1}}> ()
-            three = Constant <value = int64[1] {{3}}> ()
-            {text}
-            largest = ReduceMax <keepdims = 0> (number)
-            zero_times = Constant <value = float {{0}}> ()
-            nothing = Mul (largest, zero_times)
-        }}"""
-    )
-    names = {name: f"added.{name}" for node in added.node for name in node.output}
-    for node in added.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names[name] for name in node.output]
-    logits = next(node for node in model.graph.node if "label_logits" in node.output)
-    logits.output[:] = ["plain_logits"]
-    model.graph.node.extend(added.node)
-    model.graph.node.append(onnx.helper.make_node("Add", ["plain_logits", names["nothing"]], ["label_logits"]))
-    model.opset_import.append(onnx.helper.make_opsetid("rexit", 1))
-    onnx.save(model, out / SEGMENT)
-    refresh(out)
-    return out
-
-
 @pytest.mark.parametrize("text", SOUND)
 def test_kernels_run(text: str, tmp_path: Path) -> None:
     with rexit.open(write_bundle(tmp_path / "plain")) as session:
         expected = session.trace(USER_IDS[2], ITEM_IDS)
-    with rexit.open(_bundle(tmp_path / "changed", text)) as session:
+    with rexit.open(write_added(tmp_path / "changed", text)) as session:
         np.testing.assert_array_equal(session.trace(USER_IDS[2], ITEM_IDS), expected)
 
 
 @pytest.mark.parametrize("text", SOUND[:3])
 def test_what_is_no_number_reaches_the_answer(text: str, tmp_path: Path) -> None:
     text = text.replace("(state", "(lost").replace(" state,", " lost,")
-    bundle = _bundle(tmp_path, f"z = Sub (state, state) \n lost = Div (z, z) \n {text}")
+    bundle = write_added(tmp_path, f"z = Sub (state, state) \n lost = Div (z, z) \n {text}")
     with rexit.open(bundle) as session, pytest.raises(BackendError, match="are not finite"):
         session.score(USER_IDS[2], ITEM_IDS, force_exit=2)
 
@@ -142,7 +107,7 @@ def test_a_kernel_out_of_memory_is_an_error(tmp_path: Path) -> None:
         past = ConstantOfShape (long)
         number = rexit.SlateAttention <scale = 0.5> (q, k, k, past, past, owner)"""
     ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT_MEMORY, _bundle(tmp_path, text)],
+        [sys.executable, "-c", WITHOUT_MEMORY, write_added(tmp_path, text)],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
@@ -155,7 +120,7 @@ def test_a_kernel_out_of_memory_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_shapes_that_do_not_fit_are_refused(message: str, tmp_path: Path) -> None:
-    with rexit.open(_bundle(tmp_path / "changed", REFUSED[message])) as session:
+    with rexit.open(write_added(tmp_path / "changed", REFUSED[message])) as session:
         with pytest.raises(BackendError) as raised:
             session.score(USER_IDS[2], ITEM_IDS, force_exit=2)
         assert f"rexit.{message}" in str(raised.value)
@@ -165,4 +130,4 @@ def test_shapes_that_do_not_fit_are_refused(message: str, tmp_path: Path) -> Non
 def test_a_missing_attribute_is_refused_when_opened(tmp_path: Path) -> None:
     text = "w = ReduceMax <keepdims = 0, axes = [0]> (state) \n q, number = rexit.RMSNormQuantizeRows (state, w)"
     with pytest.raises(BackendError, match=r"segment-1\.onnx.*rexit\.RMSNormQuantizeRows"):
-        rexit.open(_bundle(tmp_path / "changed", text))
+        rexit.open(write_added(tmp_path / "changed", text))

@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from builders.bundle import BundleOptions, write_bundle
+from builders.bundle_files import refresh
 from builders.catalog import ITEM_IDS, USER_IDS, make_catalog
 from builders.model import HEAD_DIM, HEADS, HIDDEN, VOCABULARY
 from builders.variants import INT8_CACHE
 from rexit import runtime
-from rexit.errors import BundleError, InputError
+from rexit.errors import BackendError, BundleError, InputError
 from running.full_disk import largest_file
 
 DIGEST = 64
@@ -273,6 +275,29 @@ def test_a_user_vector_is_saved_as_its_hash(tmp_path: Path) -> None:
     saved.tensors["tokens"][0] = of_items  # the id that stands for the user's vector in a prompt
     saved.write(path)
     refused(folder, path, "CORRUPT", f"expected 0 to {of_items - 1}, or the hash of a user's vector")
+
+
+def test_what_would_be_refused_is_not_saved(tmp_path: Path) -> None:
+    """Keys that are infinite in the last segment: fuzzing found that the whole file was refused then."""
+    broken = write_bundle(tmp_path / "broken")
+    graph = broken / "variants/cpu-fp32/segment-2.onnx"
+    model = onnx.load(graph, load_external_data=False)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["finite" if name == "nk3" else name for name in names]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0), "nothing"))
+    model.graph.node.append(onnx.helper.make_node("Div", ["finite", "nothing"], ["nk3"]))
+    onnx.save(model, graph)
+    refresh(broken)
+    with runtime.open(broken) as before, runtime.open(broken) as after:
+        before.score(USER_IDS[1], ITEM_IDS, force_exit=1)
+        with pytest.raises(BackendError, match="are not finite"):
+            before.trace(USER_IDS[0], ITEM_IDS)
+        before.save_cache(tmp_path / "cache")
+        after.load_cache(tmp_path / "cache")
+        assert len(Saved.read(tmp_path / "cache").tensors["lengths"]) == 1
+        warm = after.score(USER_IDS[1], ITEM_IDS, force_exit=1)
+        assert warm.stats.prefix_tokens_reused == warm.stats.prefix_tokens
 
 
 def test_a_full_disk_leaves_the_older_file(folder: Path, path: Path) -> None:

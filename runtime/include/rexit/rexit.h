@@ -445,8 +445,9 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_clear_cache(rexit_session* 
 /* Writes the cached prefixes to the file `path`, so that rexit_session_load_cache can bring them back in another process: a
  * device answers its users as fast after a restart as before it. The file appears complete or not at all: it is written under
  * another name in the same folder, synced and renamed over what stood at `path`. If that fails, with a full disk for instance,
- * nothing is left behind and an older file stays. Its size is about rexit_memory.prefixes. It holds what the model made of users'
- * histories, so only its owner may read it. docs/format.md describes it. REXIT_WRITE_FAILED. */
+ * nothing is left behind and an older file stays. Its size is about rexit_memory.prefixes. A prefix with keys or values that are
+ * not finite, as a broken graph may give, is left out. The file holds what the model made of users' histories, so only its owner
+ * may read it. docs/format.md describes it. REXIT_WRITE_FAILED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_save_cache(rexit_session* session, const char* path);
 
 /* Replaces the cached prefixes by those of a file that rexit_session_save_cache wrote, also in another process or with other

@@ -30,6 +30,19 @@ const char* dtype_of(Element element) {
                                      : safetensors_dtype<float>();
 }
 
+// `width`: of a row of keys or values in int8, whose last number is an exponent; the lowest one reads as NaN.
+bool finite(Element element, const std::byte* numbers, std::size_t bytes, std::size_t width) {
+  if (element == Element::float16) return all_finite(reinterpret_cast<const Half*>(numbers), bytes / sizeof(Half));
+  if (element == Element::int8) {
+    const auto* rows = reinterpret_cast<const std::int8_t*>(numbers);
+    for (std::size_t at = width - 1; at < bytes; at += width)
+      if (rows[at] == INT8_MIN) return false;
+    return true;
+  }
+  const auto* floats = reinterpret_cast<const float*>(numbers);
+  return std::all_of(floats, floats + bytes / sizeof(float), [](float number) { return std::isfinite(number); });
+}
+
 // A safetensors header, tensor by tensor in the order of their data.
 class Header {
  public:
@@ -142,9 +155,9 @@ class Reader {
              const Give& give) const {
     std::size_t total = 0;  // at most `tokens`, so it does not overflow
     for (const PackedPrefix& one : all) total += rows(one);
-    const std::byte* data = element == Element::float16 ? finite<Half>(name, total, width)
-                            : element == Element::int8  ? finite<std::int8_t>(name, total, width)
-                                                        : finite<float>(name, total, width);
+    const std::byte* data = element == Element::float16 ? numbers<Half>(name, element, total, width)
+                            : element == Element::int8  ? numbers<std::int8_t>(name, element, total, width)
+                                                        : numbers<float>(name, element, total, width);
     for (PackedPrefix& one : all) {
       give(one, data);
       data += rows(one) * width * bytes_of(element);
@@ -152,20 +165,12 @@ class Reader {
   }
 
   template <class T>
-  const std::byte* finite(const std::string& name, std::size_t rows, std::size_t width) const {
-    const Array<T> numbers = file_.array<T>(name, {rows, width});
-    bool all;
-    if constexpr (std::is_same_v<T, Half>) {
-      all = all_finite(numbers.data, numbers.size);
-    } else if constexpr (std::is_same_v<T, std::int8_t>) {
-      all = true;  // but for exponents that read as NaN
-      const std::size_t each = bundle_.model().head_dim + 1;
-      for (std::size_t i = each - 1; i < numbers.size; i += each) all = all && numbers[i] != INT8_MIN;
-    } else {
-      all = std::all_of(numbers.begin(), numbers.end(), [](float number) { return std::isfinite(number); });
-    }
-    if (!all) fail(REXIT_CORRUPT, file_.path(), ": `", name, "` has numbers that are not finite");
-    return reinterpret_cast<const std::byte*>(numbers.data);
+  const std::byte* numbers(const std::string& name, Element element, std::size_t rows, std::size_t width) const {
+    const Array<T> all = file_.array<T>(name, {rows, width});
+    const auto* data = reinterpret_cast<const std::byte*>(all.data);
+    if (!finite(element, data, all.size * sizeof(T), bundle_.model().head_dim + 1))
+      fail(REXIT_CORRUPT, file_.path(), ": `", name, "` has numbers that are not finite");
+    return data;
   }
 
   Safetensors file_;
@@ -175,8 +180,27 @@ class Reader {
 }  // namespace
 
 void save_prefixes(const char* path, const Bundle& bundle, const PrefixCache& cache) {
-  const std::vector<const Prefix*> prefixes = cache.by_use();
+  std::vector<const Prefix*> prefixes = cache.by_use();
   const PrefixLayout& layout = cache.layout();
+  std::vector<std::byte> packed;  // one prefix's part at a time
+  const auto pack_whole = [&packed](const auto& pack) {
+    packed.resize(std::max(packed.size(), pack(nullptr)));
+    return pack(packed.data());
+  };
+  const auto all_finite = [&](Element element, const auto& pack) {
+    const std::size_t bytes = pack_whole(pack);
+    return finite(element, packed.data(), bytes, bundle.model().head_dim + 1);
+  };
+  // A graph may give keys and values that no reader takes, and still logits that are finite.
+  const auto unreadable = [&](const Prefix* one) {
+    for (std::size_t k = 0; k < bundle.exits(); ++k)
+      if (!all_finite(bundle.variant().segments[k].cache_dtype, [&](std::byte* to) { return layout.pack(*one, k, to); }))
+        return true;
+    return !all_finite(bundle.variant().segments.front().hidden_dtype,
+                       [&](std::byte* to) { return layout.pack_hidden(*one, to); });
+  };
+  prefixes.erase(std::remove_if(prefixes.begin(), prefixes.end(), unreadable), prefixes.end());
+
   std::vector<std::int64_t> lengths, held, tokens;
   for (const Prefix* one : prefixes) {
     lengths.push_back(static_cast<std::int64_t>(one->tokens.size()));
@@ -206,10 +230,9 @@ void save_prefixes(const char* path, const Bundle& bundle, const PrefixCache& ca
   NewFile file(path);
   header.write(file);
   for (const auto* numbers : {&lengths, &held, &tokens}) file.write(numbers->data(), numbers->size() * sizeof(std::int64_t));
-  std::vector<std::byte> packed;  // one prefix's part at a time
   const auto write = [&](const auto& pack) {
-    packed.resize(std::max(packed.size(), pack(nullptr)));
-    file.write(packed.data(), pack(packed.data()));
+    const std::size_t bytes = pack_whole(pack);
+    file.write(packed.data(), bytes);
   };
   for (const Prefix* one : prefixes) write([&](std::byte* to) { return layout.pack_hidden(*one, to); });
   for (std::size_t k = 0; k < bundle.exits(); ++k)

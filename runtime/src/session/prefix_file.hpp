@@ -6,7 +6,8 @@
 
 namespace rexit::core {
 
-// Throws REXIT_WRITE_FAILED, and leaves nothing behind then.
+// All but prefixes with numbers that are not finite, which load_prefixes would refuse. Throws REXIT_WRITE_FAILED, and leaves
+// nothing behind then.
 void save_prefixes(const char* path, const Bundle& bundle, const PrefixCache& cache);
 
 // Replaces the cache's prefixes, see PrefixCache::load. A file need not come from a trusted source: everything in it is checked

@@ -1,3 +1,5 @@
+#include <vector>
+
 #include "archive.hpp"
 #include "mutate.hpp"
 
@@ -10,20 +12,32 @@ bool ends_with(const std::string& text, const char* end) {
   return text.size() >= tail.size() && text.compare(text.size() - tail.size(), tail.size(), tail) == 0;
 }
 
+// Each file as likely as another, but graphs, if there are any, in half of all cases.
+Archive::iterator choose(Archive& archive, Random& random) {
+  std::vector<Archive::iterator> all, graphs;
+  for (auto at = archive.begin(); at != archive.end(); ++at) {
+    all.push_back(at);
+    if (ends_with(at->first, ".onnx") && at->second.size() > 64) graphs.push_back(at);
+  }
+  const auto& some = graphs.empty() || below(random, 2) == 0 ? all : graphs;
+  return some[below(random, some.size())];
+}
+
 // One to three of the files change; then, mostly, sizes and digests are made to fit.
 void mutate_bundle(std::string& bytes, Random& random) {
   auto archive = unpack(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
   if (!archive || archive->empty()) return mutate_bytes(bytes, random);
   const std::size_t changes = 1 + below(random, 3);
   for (std::size_t change = 0; change < changes; ++change) {
-    auto at = archive->begin();
-    std::advance(at, below(random, archive->size()));
+    const auto at = choose(*archive, random);
     if (below(random, 200) == 0 && archive->size() > 1) {
       archive->erase(at);
     } else if (ends_with(at->first, ".json")) {
       mutate_json(at->second, random);
     } else if (ends_with(at->first, ".safetensors")) {
       mutate_safetensors(at->second, random);
+    } else if (ends_with(at->first, ".onnx")) {
+      mutate_protobuf(at->second, random);
     } else {
       mutate_bytes(at->second, random);
     }

@@ -21,6 +21,8 @@ void mutate_bytes(std::string& bytes, Random& random);  // libFuzzer's own
 void mutate_json(std::string& text, Random& random);
 // Changes the header, with its length made to fit, or numbers of a tensor.
 void mutate_safetensors(std::string& bytes, Random& random);
+// Changes, drops, doubles or moves a field of a message, at any depth, with lengths made to fit.
+void mutate_protobuf(std::string& bytes, Random& random);
 
 template <class Mutate>
 std::size_t mutated(std::uint8_t* data, std::size_t size, std::size_t most, unsigned seed, const Mutate& mutate) {
