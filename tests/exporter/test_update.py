@@ -211,7 +211,7 @@ def test_a_bundles_copy_cannot_be_updated(run: Run, data: Path) -> None:
 
     shutil.rmtree(data / "catalog" / "splits")
     code, _, err = run()
-    assert code == 4 and err.count("\n") == 1 and "holds no splits" in err
+    assert code == 4 and err.count("\n") == 1 and "a bundle's catalog does not hold it" in err
 
 
 def test_it_does_not_train(data: Path, run: Run) -> None:
