@@ -34,7 +34,7 @@ def rows(column: pl.Series, ids: pl.Series, dim: int | None = None) -> NDArray[n
 
     Raises InputError, naming the column and the first item at fault.
     """
-    where, widths = f"items file: column {column.name!r}", column.list.len().fill_null(0)
+    where, widths = f"the items file: column {column.name!r}", column.list.len().fill_null(0)
     there = widths > 0
     known = ids.filter(there)
     if dim is None and known.is_empty():
