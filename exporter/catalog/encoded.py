@@ -47,12 +47,13 @@ def rows(column: pl.Series, ids: pl.Series, dim: int | None = None) -> NDArray[n
         at, whose = wrong.arg_max(), f"item {known[0]!r}" if dim is None else "each of the catalog's"
         raise InputError(f"{where}: item {ids[at]!r} has {widths[at]} numbers, {whose} has {expected}")
     # A number that is missing becomes NaN.
-    numbers = column.filter(there).explode().cast(pl.Float32).to_numpy().reshape(-1, expected)
+    numbers = column.filter(there).explode().cast(pl.Float32).to_numpy(writable=True).reshape(-1, expected)
     if not (finite := np.isfinite(numbers).all(1)).all():
         raise InputError(f"{where}: item {known[int(finite.argmin())]!r} has a number that is not finite")
     lengths = np.sqrt(np.einsum("ij,ij->i", numbers, numbers, dtype=np.float64))[:, None]
+    numbers /= np.where(lengths > 0, lengths, 1)
     made = np.zeros((len(column), expected), np.float16)
-    made[there.to_numpy()] = numbers / np.where(lengths > 0, lengths, 1)
+    made[there.to_numpy()] = numbers
     return made
 
 
