@@ -35,7 +35,7 @@ from rich.table import Table
 from safetensors.numpy import save
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "movielens"))
-from judgement import TOP, Judgement
+from judgement import TOP, Judgement, mean
 from train import Settings, packed_slates, train
 
 from rexit.bundle import Catalog
@@ -44,7 +44,7 @@ from rexit.bundle.files import FileEntry, write_file, write_json
 from rexit.bundle.vectors import required
 from rexit.bundle.writer import new_folder
 from rexit.calibration.platt import fit
-from rexit.exporter.catalog import tables
+from rexit.exporter.catalog import encoded, tables
 from rexit.exporter.catalog.interactions import read_entities
 from rexit.exporter.model.checkpoint import load_checkpoint, save_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
@@ -62,7 +62,7 @@ WIDTH = 190
 
 
 def reworded(catalog: Catalog, language: Language, users: Path, items: Path, out: Path) -> Catalog:
-    """The same catalog with another template: other pieces, all else as it was."""
+    """The same catalog with another template: other pieces and columns of vectors, all else as it was."""
     entities = {
         "user": rows_of(catalog, "user", users),
         "item": rows_of(catalog, "item", items),
@@ -76,8 +76,15 @@ def reworded(catalog: Catalog, language: Language, users: Path, items: Path, out
         "tokenizer": {"vocab_size": language.tokenizer.get_vocab_size(), "sha256": fingerprint(language.tokenizer)},
     }
     info["counts"]["pieces"] = len(words.pieces["offsets"]) - 1
+    info.pop("encoded", None)
+    splits = info.pop("splits")
     with new_folder(out) as folder:
-        for name in (info["snapshots"]["path"], *(split["path"] for split in info["splits"].values())):
+        info |= {
+            **encoded.write(folder, words.encoded),
+            "splits": splits,
+            "files": info.pop("files"),
+        }  # as `rexit index` has them
+        for name in (info["snapshots"]["path"], *(split["path"] for split in splits.values())):
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(catalog.path / name, folder / name)
         for what, table in (("user", catalog.user_table), ("item", catalog.item_table)):
@@ -175,10 +182,14 @@ class Run:
         return str(self.told["name"])
 
     @property
+    def seed(self) -> int:
+        return int(self.told["settings"]["seed"])
+
+    @property
     def settings(self) -> str:
-        """Those that are not the usual ones."""
+        """Those that are not the usual ones, but for the seed."""
         usual = dataclasses.asdict(Settings())
-        return " ".join(f"{key}={value}" for key, value in self.told["settings"].items() if value != usual[key])
+        return " ".join(f"{k}={v}" for k, v in self.told["settings"].items() if k != "seed" and v != usual[k])
 
     @property
     def slate(self) -> int:
@@ -193,7 +204,7 @@ class Run:
 def table(catalog: Catalog, runs: Sequence[Run]) -> Table:
     """Each exit's AUC, user AUC and NDCG@10."""
     made = Table(title=f"{catalog.path}: AUC / user AUC / NDCG@10 of each exit", title_justify="left", show_lines=True)
-    for column in ("template", "settings", "tokens", "a slate", "min", "validation", "test"):
+    for column in ("template", "settings", "seed", "tokens", "a slate", "min", "validation", "test"):
         made.add_column(column)
     splits = {split: catalog.split(split) for split in ("validation", "test")}
     for run in runs:
@@ -208,13 +219,14 @@ def table(catalog: Catalog, runs: Sequence[Run]) -> Table:
                 )
             )
         tokens = " + ".join(map(str, run.told["tokens"].values()))
-        made.add_row(run.name, run.settings, tokens, str(run.slate), f"{run.told['seconds'] / 60:.1f}", *cells)
+        minutes = f"{run.told['seconds'] / 60:.1f}"
+        made.add_row(run.name, run.settings, str(run.seed), tokens, str(run.slate), minutes, *cells)
     return made
 
 
 def compared(catalog: Catalog, runs: Sequence[Run], split: str, reference: str, few: int) -> Table:
-    """The last exits with their intervals, and their differences from the reference's; then the AUC among the pairs whose items
-    had few ratings in training, and among the others."""
+    """The last exits with their intervals, and their differences from the reference's of the same seed; then the AUC among the
+    pairs whose items had few ratings in training, and among the others. Below, means of those that differ in their seed alone."""
     rows = catalog.split(split)
     train = catalog.split("train")
     ratings = np.bincount(train.items, minlength=len(catalog.items))[rows.items]
@@ -222,23 +234,28 @@ def compared(catalog: Catalog, runs: Sequence[Run], split: str, reference: str, 
     parts = {name: of for name, of in parts.items() if of.any()}
     judges = {name: Judgement(rows.users[of], rows.liked[of]) for name, of in parts.items()}
     known = [run for run in runs if run.scores(split) is not None]
-    against = next((run for run in known if run.name == reference), None)
+    measured = {run.place: {name: judges[name].of(last(run, split)[of]) for name, of in parts.items()} for run in known}
+    kinds: dict[tuple[str, str], dict[int, Run]] = {}
+    for run in known:
+        kinds.setdefault((run.name, run.settings), {})[run.seed] = run
+    references = next((seeds for (name, _), seeds in kinds.items() if name == reference), {})
     title = f"{catalog.path}: last exits on {split}, with 95 % intervals; below, less {reference}"
     made = Table(title=title, title_justify="left", show_lines=True)
-    for column in ("template", "settings", "a slate", "AUC", "user AUC", "NDCG@10", *list(parts)[1:]):
+    for column in ("template", "settings", "seed", "a slate", "AUC", "user AUC", "NDCG@10", *list(parts)[1:]):
         made.add_column(column)
     made.caption = ", ".join(f"{name}: {of.sum()} pairs" for name, of in parts.items())
     shown = {"all": ("auc", "user_auc", "ndcg@10")} | dict.fromkeys(list(parts)[1:], ("auc",))
-    for run in known:
+    for several in [*([run] for run in known), *(list(seeds.values()) for seeds in kinds.values() if len(seeds) > 1)]:
+        against = [(run, references[run.seed]) for run in several if references.get(run.seed, run) is not run]
         cells = []
-        for name, of in parts.items():
-            mine = judges[name].of(last(run, split)[of])
-            lines = [(mine.interval(), "{:.4f} ({:.4f} to {:.4f})")]
-            if against is not None and run is not against:
-                gain = mine.minus(judges[name].of(last(against, split)[of]))
-                lines.append((gain.interval(), "{:+.4f} ({:+.4f} to {:+.4f})"))
+        for name in parts:
+            lines = [(mean([measured[run.place][name] for run in several]).interval(), "{:.4f} ({:.4f} to {:.4f})")]
+            if len(against) == len(several):
+                gains = [measured[run.place][name].minus(measured[other.place][name]) for run, other in against]
+                lines.append((mean(gains).interval(), "{:+.4f} ({:+.4f} to {:+.4f})"))
             cells += ["\n".join(form.format(*interval[metric]) for interval, form in lines) for metric in shown[name]]
-        made.add_row(run.name, run.settings, str(run.slate), *cells)
+        seeds = ", ".join(str(run.seed) for run in several)
+        made.add_row(several[0].name, several[0].settings, seeds, str(several[0].slate), *cells)
     return made
 
 

@@ -41,15 +41,18 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from as_of import LIST, Features, Interactions, Pairs, Space, Vectors, cut
 from baselines import TRAIN_SIZE, embeddings
 from boosting import boosted
+from encode import MeanOfLastHidden
 from judgement import Judgement
 from numpy.typing import NDArray
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
-from text_embeddings import Embed, Kept, MeanOfLastHidden
+from text_embeddings import Embed, Kept
 
 import rexit
 from rexit.bundle import Catalog
@@ -341,7 +344,8 @@ def main() -> None:
         parser.error(f"--snapshots {wrong[0]}, expected 1 to {most}")
     titles = described(catalog, args.items, f"{{{args.title}}}")
     histories = Histories(catalog, titles)
-    model = MeanOfLastHidden(args.model, torch.bfloat16, args.threads)
+    torch.set_num_threads(args.threads)
+    model = MeanOfLastHidden(args.model, torch.bfloat16)
     kept = Kept(model, args.work / hashlib.sha256(str(args.model.resolve()).encode()).hexdigest()[:12])
 
     def text(words: Sequence[str]) -> Callable[[Interactions], Retriever]:
@@ -360,7 +364,7 @@ def main() -> None:
     search = Search(histories, space.users, space.items, retriever.centre)
     whole = [slate for slate in slates(catalog, "test", SIZE) if len(slate.items) == SIZE]
     asked = draw(whole, args.rounds, SEED)
-    embedders: dict[str, Embed] = {"float32": MeanOfLastHidden(args.model, torch.float32, args.threads), "bfloat16": model}
+    embedders: dict[str, Embed] = {"float32": MeanOfLastHidden(args.model), "bfloat16": model}
     session = rexit.open(args.bundle, args.variant, threads=args.threads)
     session.warm_up()
     for embed in embedders.values():

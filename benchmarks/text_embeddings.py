@@ -1,6 +1,6 @@
-"""Embeddings of texts by a language model: the mean of its last hidden states, and a folder that keeps them.
+"""Embeddings of texts that a folder keeps.
 
-embed = MeanOfLastHidden(checkpoint, torch.bfloat16, threads=2)
+embed = MeanOfLastHidden(checkpoint, torch.bfloat16)              # examples/encode.py
 embed(["Toy Story", "GoldenEye"])                                 # float32 [2, H]
 Kept(embed, folder)(texts)                                        # the same, nothing twice, also not in the next run
 """
@@ -13,42 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from transformers import AutoModel, AutoTokenizer
 
-BATCH = 8
 CHUNK = 256
 """Texts in a file of those kept."""
 
 Vectors = NDArray[np.float32]
 Embed = Callable[[Sequence[str]], Vectors]
 """Texts, none of them empty, to float32 [n, H]."""
-
-
-class MeanOfLastHidden:
-    """A Hugging Face decoder folder as an Embed."""
-
-    def __init__(self, checkpoint: Path, dtype: torch.dtype, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self._tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="right")
-        self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
-        self._model = AutoModel.from_pretrained(checkpoint, dtype=dtype).eval()
-
-    def tokens(self, text: str) -> int:
-        return len(self._tokenizer(text)["input_ids"])
-
-    @torch.inference_mode()
-    def __call__(self, texts: Sequence[str]) -> Vectors:
-        order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
-        found = np.empty((len(texts), self._model.config.hidden_size), np.float32)
-        for begin in range(0, len(order), BATCH):
-            rows = order[begin : begin + BATCH]
-            inputs = self._tokenizer([texts[n] for n in rows], return_tensors="pt", padding=True)
-            hidden = self._model(**inputs, use_cache=False).last_hidden_state.float()
-            mask = inputs["attention_mask"][:, :, None]
-            found[rows] = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
-        return found
 
 
 class Kept:

@@ -16,7 +16,7 @@ from rexit.bundle.files import SCHEMA, FileEntry
 from rexit.bundle.vectors import VectorIds, required
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
-from rexit.exporter.catalog import lightgcn, tables
+from rexit.exporter.catalog import encoded, lightgcn, tables
 from rexit.exporter.catalog.folder import check_place, write
 from rexit.exporter.catalog.interactions import read_entities, read_interactions, rows_of, unify_ids
 from rexit.exporter.catalog.negatives import with_negatives
@@ -73,6 +73,7 @@ def build_catalog(
         tables.write(folder / SNAPSHOTS, earlier)
         del earlier, likes
         info["snapshots"] = {"path": SNAPSHOTS, **FileEntry.of(folder / SNAPSHOTS).to_json()}
+        info |= encoded.write(folder, words.encoded)
         content = _content(data, words, retriever, options.neighbours, progress)
         write(folder, info, content, data.asked, data.users["id"], data.items["id"], progress)
     return info

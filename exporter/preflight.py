@@ -83,11 +83,12 @@ def check_vectors(checkpoint: Checkpoint, catalog: Catalog) -> None:
             f"{checkpoint.path}: has a projector for {unused[0]!r}, of which the catalog's prompts have no vectors; "
             f"they have: {', '.join(placed) or 'none'}"
         )
-    dim = int(catalog.info["embedding"]["dim"])
+    embedding = int(catalog.info["embedding"]["dim"])
     for name, kind in kinds.items():
-        count = ids.tables.get(name) if ids else None
+        count, dim = (ids.tables.get(name), ids.dims.get(name)) if ids else (None, None)
+        what, dim = ("embeddings", embedding) if dim is None else ("the column's vectors", dim)
         if "dim" in kind and kind["dim"] != dim:
-            raise InputError(f"{checkpoint.path}: the projector for {name!r} takes {kind['dim']} numbers, embeddings have {dim}")
+            raise InputError(f"{checkpoint.path}: the projector for {name!r} takes {kind['dim']} numbers, {what} have {dim}")
         if "count" in kind and kind["count"] != count:
             raise InputError(f"{checkpoint.path}: the projector for {name!r} gives {kind['count']} vectors, prompts have {count}")
 

@@ -1,8 +1,8 @@
 """`rexit index --update`: a catalog with what happened since, for the model that was trained on it.
 
 1. Tokenizer and template have to be the catalog's: their fingerprint, and what the template compiles to, are compared with it.
-2. Known users and items keep their ids, their embeddings and, unless the items file says otherwise, their texts. New ids take
-   their places in the order of ids.
+2. Known users and items keep their ids, their embeddings and, unless the items file says otherwise, their texts and vectors. New
+   ids take their places in the order of ids.
 3. New texts become pieces behind the old ones. None is longer than the longest of its column was: the limits stay.
 4. The splits of earlier interactions stay. Of the new ones, those of one user in ten are `validation`, of one in ten `test`.
 5. New users and items are placed among the known ones by `rexit.exporter.catalog.fold_in`; nothing is trained.
@@ -26,7 +26,7 @@ from rexit.bundle.catalog import SPLITS, Catalog
 from rexit.bundle.vectors import VectorIds
 from rexit.bundle.writer import new_folder
 from rexit.errors import BundleError, InputError
-from rexit.exporter.catalog import fold_in, tables
+from rexit.exporter.catalog import encoded, fold_in, tables
 from rexit.exporter.catalog.folder import check_place, write
 from rexit.exporter.catalog.interactions import read_entities, read_interactions, rows_of, unify_ids
 from rexit.exporter.catalog.negatives import with_negatives
@@ -58,7 +58,7 @@ def update_catalog(
     """Writes the catalog folder `out`, whole or not at all, and returns what its catalog.json says.
 
     catalog: made by `rexit index`, with its splits; it is not changed. interactions: those since. items, users: a row for each
-    new one; a row for a known item or user replaces its texts. Raises InputError, BundleError.
+    new one; a row for a known item or user replaces its texts and vectors. Raises InputError, BundleError.
     """
     old = Catalog.open(Path(catalog))
     if edited := old.edited():
@@ -72,6 +72,7 @@ def update_catalog(
     files = {"user": users, "item": items}
     sides = {what: _side(old, what, frame[what], interactions, path, options.columns) for what, path in files.items()}
     fields = {what: pieces.fields(what, side.texts, side.old, len(side.ids)) for what, side in sides.items()}
+    vectors = encoded.updated(old, sides["item"].texts, sides["item"].old, len(sides["item"].ids))
     data = _merge(old, frame, sides, options, interactions)
     progress("read", 1, 1)
     content, unplaced = _content(old, data, sides, fields, progress)
@@ -81,6 +82,7 @@ def update_catalog(
         raise InputError(f"{catalog}: {ids.too_many}")
     with new_folder(out) as folder:
         progress("write", 0, 1)
+        info |= encoded.write(folder, vectors)
         write(folder, info, content.items(), data.asked, sides["user"].ids, sides["item"].ids)
         progress("write", 1, 1)
     return info
@@ -104,7 +106,7 @@ def _options(old: Catalog, user_column: str, item_column: str) -> IndexOptions:
 @dataclass(frozen=True)
 class _Side:
     """All users or all items. ids: ascending. old: the row here of each row of the old catalog. rows: of the new interactions.
-    texts: what the file says, with `row`; None without a file. new: how many the old catalog does not have."""
+    texts: what the file says, vectors too, with `row`; None without a file. new: how many the old catalog does not have."""
 
     ids: pl.Series
     old: Rows
@@ -123,8 +125,9 @@ def _side(old: Catalog, what: str, used: pl.Series, source: Path, path: Path | N
         raise InputError(f"{source if path is None else path}: {what} {strange!r}: the {what} ids of {old.path} are integers")
     given = [one.cast(known.dtype) for one in given]
     # Users without a row of their own are welcome where prompts say nothing of them.
-    needs_texts = any(name.startswith("field.") for name in (old.user_table if what == "user" else old.item_table))
-    listed = pl.concat([known, *given[1:]] if needs_texts else [known, *given]).unique()
+    table = old.user_table if what == "user" else old.item_table
+    needs_row = any(name.startswith("field.") for name in table) or (what == "item" and bool(old.encoded))
+    listed = pl.concat([known, *given[1:]] if needs_row else [known, *given]).unique()
     ids = listed.sort()
     rows = rows_of(given[0], ids, what, source, old.path if path is None else path).to_numpy()
     at = rows_of(known, ids, what, source, source).to_numpy()

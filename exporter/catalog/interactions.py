@@ -3,7 +3,8 @@
 Rules
 1. A file ending in `.parquet` is Parquet. Anything else is UTF-8 text with a header: tab-separated when the header holds a
    tab, else comma-separated. Quotes mean something in comma-separated files only.
-2. A header like RecBole's `user_id:token` names the column `user_id`; what follows the colon is its type and is dropped.
+2. A header like RecBole's `user_id:token` names the column `user_id`; what follows the colon is its type and is dropped. Only
+   `float_seq` counts: the cells are numbers with spaces between them, a vector each. In Parquet a list of floats is one.
 3. Every line has as many fields as the header.
 4. Ids are integers when every id of the kind (in all files) is written as a plain int64, else strings.
 5. An interaction has a user, an item, a finite rating (unless feedback is implicit) and a whole-number time (unless the order is
@@ -25,9 +26,9 @@ from rexit.exporter.options import IndexOptions
 
 
 def read_table(path: Path, wanted: Collection[str] | None = None) -> pl.DataFrame:
-    """A table as it stands: text cells as strings (empty ones null), Parquet cells as they are. Raises InputError.
+    """A table as it stands: cells of text as strings (empty ones null) or lists of floats, of Parquet as they are.
 
-    wanted: the columns that are read; None: all. Where one is missing all are, so that they can be named.
+    wanted: the columns that are read; None: all. Where one is missing all are, so that they can be named. Raises InputError.
     """
     path = Path(path)
     try:
@@ -42,6 +43,9 @@ def read_table(path: Path, wanted: Collection[str] | None = None) -> pl.DataFram
             raise InputError(
                 f"{path}: column {name!r} stands {names.count(name)} times in the header, expected named, unique columns"
             )
+    vectors = [name for name in frame.columns if name.endswith(":float_seq") and frame.schema[name] == pl.String]
+    # What is no number becomes null here: whether that matters depends on whether anybody asks for the column.
+    frame = frame.with_columns(pl.col(vectors).str.extract_all(r"\S+").cast(pl.List(pl.Float32), strict=False))
     frame.columns = names
     if frame.is_empty():
         raise InputError(f"{path}: has a header and no rows")
@@ -183,18 +187,39 @@ def _splits(raw: pl.Series, path: Path) -> pl.Series:
 
 
 def read_entities(path: Path, id_column: str, option: str) -> pl.DataFrame:
-    """One row per user or item: the id in the column `id`, every other column as text, missing values null.
+    """One row per user or item: the id in the column `id`, every other column as text, missing values null; columns of vectors as
+    lists of float32.
 
-    Lists are joined with ", ". Raises InputError, also for an id that stands twice.
+    Other lists are joined with ", ". Raises InputError, also for an id that stands twice.
     """
     frame = read_table(path)
     ids = _ids(frame, id_column, path, option)
     if len(double := ids.filter(ids.is_duplicated())):
         raise InputError(f"{path}: id {double[0]!r} stands {(ids == double[0]).sum()} times, expected once")
-    texts = {name: _text(frame[name], path) for name in frame.columns if name != id_column}
-    if "id" in texts:  # a column of that name beside the id column would hide it
+    cells = {
+        name: frame[name].cast(pl.List(pl.Float32)) if holds_vectors(frame[name]) else _text(frame[name], path)
+        for name in frame.columns
+        if name != id_column
+    }
+    if "id" in cells:  # a column of that name beside the id column would hide it
         raise InputError(f"{path}: column 'id' is not the id column {id_column!r}: rename it")
-    return pl.DataFrame({"id": ids, **texts})
+    return pl.DataFrame({"id": ids, **cells})
+
+
+def holds_vectors(column: pl.Series) -> bool:
+    """Whether a column holds a list of floats for each row."""
+    return isinstance(column.dtype, pl.List | pl.Array) and column.dtype.inner.is_float()
+
+
+def column_of(entities: pl.DataFrame, name: str, what: str, vectors: bool = False) -> pl.Series:
+    """A column of the users' or items' file that prompts name, as `what` says: of texts or of vectors. Raises InputError."""
+    if name not in entities.columns:
+        listed = ", ".join(column for column in entities.columns if column not in ("id", "row"))
+        raise InputError(f"the {what}s file has no column {name!r}, which prompts name; it has: {listed}")
+    if holds_vectors(entities[name]) != vectors:
+        seen, expected = ("texts", "vectors") if vectors else ("vectors", "texts")
+        raise InputError(f"the {what}s file: column {name!r} holds {seen}, prompts place {expected} of that name")
+    return entities[name]
 
 
 def _text(values: pl.Series, path: Path) -> pl.Series:

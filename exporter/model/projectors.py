@@ -12,15 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rexit.bundle.vectors import MOST, USER, VectorIds
+from rexit.bundle.vectors import GCN, MOST, USER, WIDEST, VectorIds
 from rexit.errors import CheckpointError
 from rexit.exporter.model.decoder import Decoder
 
-GCN = "gcn"
-
 
 class OfEmbedding(nn.Module):
-    """A row of the GCN's numbers, scaled to unit length, to one vector: two linear layers with a GELU between them.
+    """A row of the GCN's numbers or of a column of vectors, scaled to unit length, to one vector: two linear layers with a GELU
+    between them.
 
     scale: standard deviation of what it gives before it has learned anything. A zero row gives the last bias, which is not zero:
     through a norm the gradients of zeros are a thousand times larger.
@@ -74,8 +73,8 @@ class OfText(nn.Module):
 class Projectors(nn.Module):
     """One projector for each table of a program's vectors, and one for the user if it places that.
 
-    kinds: by name, what `exits.json` says: `dim`, of the GCN's rows, for `gcn` and `user`; `count` for a text's. width: H; scale:
-    as in `OfEmbedding`.
+    kinds: by name, what `exits.json` says: `count` for a text's; `dim` for all others, of what they take: the GCN's rows for
+    `gcn` and `user`, a column's vectors for the rest. width: H; scale: as in `OfEmbedding`.
     """
 
     def __init__(self, kinds: Mapping[str, Mapping[str, int]], width: int, scale: float = 1.0) -> None:
@@ -88,8 +87,9 @@ class Projectors(nn.Module):
         """Fresh ones for the vectors of a catalog, whose embeddings have `dim` numbers, on the scale of the decoder's token
         embeddings. Raises CheckpointError for a decoder whose embeddings are not as wide as its hidden states."""
         check_width(decoder)
+        dims = {GCN: dim, **ids.dims}
         kinds: dict[str, dict[str, int]] = {
-            name: {"dim": dim} if name == GCN else {"count": count} for name, count in ids.tables.items()
+            name: {"dim": dims[name]} if name in dims else {"count": count} for name, count in ids.tables.items()
         }
         if ids.user:
             kinds[USER] = {"dim": dim}
@@ -142,14 +142,14 @@ def check_kinds(kinds: Any, where: str) -> dict[str, dict[str, int]]:
     if not isinstance(kinds, dict):
         raise CheckpointError(wanted)
     for name, kind in kinds.items():
-        key = "dim" if name in (GCN, USER) else "count"
+        key, most = ("count", MOST) if ":" in name else ("dim", WIDEST)
         size = kind.get(key) if isinstance(kind, dict) else None
-        if type(size) is not int or not 1 <= size <= (MOST if key == "count" else 1 << 16):
+        if type(size) is not int or not 1 <= size <= most:
             raise CheckpointError(wanted)
     return kinds
 
 
 def _made(name: str, kind: Mapping[str, int], width: int, scale: float) -> nn.Module:
-    if name == GCN:
-        return OfEmbedding(kind["dim"], width, scale)
-    return OfUser(kind["dim"], width, scale) if name == USER else OfText(kind["count"], width, scale)
+    if name == USER:
+        return OfUser(kind["dim"], width, scale)
+    return OfEmbedding(kind["dim"], width, scale) if "dim" in kind else OfText(kind["count"], width, scale)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rexit.bundle import Catalog, Vectors
-from rexit.bundle.vectors import USER, VectorIds
+from rexit.bundle.vectors import GCN, USER, VectorIds
 from rexit.errors import CheckpointError, InputError
-from rexit.exporter.model.projectors import GCN, OfEmbedding, OfText, OfUser, Projectors
+from rexit.exporter.model.projectors import OfEmbedding, OfText, OfUser, Projectors
 from rexit.exporter.prompt.builder import Prompt
 
 CHUNK = 1024  # items projected at once
@@ -59,7 +59,9 @@ class Sources:
             for k, (embeddings, fold_in) in enumerate(zip(earlier["items"], earlier["fold_in"], strict=True), 1):
                 self._gcn[k] = _tensor(embeddings), _tensor(fold_in)
         self._offsets, self._tokens = catalog.piece_table["offsets"], catalog.piece_table["tokens"]
-        self._pieces = {name: items[f"field.{name.rpartition(':')[0]}"] for name in ids.tables if name != GCN}
+        self._encoded = {name: _tensor(table) for name, table in catalog.encoded.items()}
+        texts = [name for name in ids.tables if name != GCN and name not in ids.dims]
+        self._pieces = {name: items[f"field.{name.rpartition(':')[0]}"] for name in texts}
 
     def batch(self, projectors: Projectors, embed: Embed, tokens: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Given]:
         """tokens: int64 [B, T], each row those of a prompt. Returns them as a pass takes them, and its vectors: each one of them
@@ -97,10 +99,7 @@ class Sources:
         """The vectors [n, count, H] of item rows in table `name`, each as of a part."""
         projector = projectors[name]
         if isinstance(projector, OfEmbedding):
-            table = torch.empty(len(items), projector.inner.in_features)
-            for part in set(parts):
-                here = torch.tensor([one == part for one in parts])
-                table[here] = self._gcn[part][0][torch.from_numpy(items)[here]].float()
+            table = self._encoded[name][torch.from_numpy(items)] if name in self._encoded else self._known(items, parts)
             made: Tensor = projector(table.to(projector.inner.weight.device))[:, None]
             return made
         assert isinstance(projector, OfText)
@@ -108,6 +107,14 @@ class Sources:
         tokens, present = self._texts(name, items)
         made = projector(embed(tokens.to(device)), present.to(device))
         return made
+
+    def _known(self, items: NDArray[np.int64], parts: Sequence[int | None]) -> Tensor:
+        """The GCN's rows [n, D] of items, each as of a part."""
+        table = torch.empty(len(items), self._gcn[None][0].shape[1], dtype=torch.float16)
+        for part in set(parts):
+            here = torch.tensor([one == part for one in parts])
+            table[here] = self._gcn[part][0][torch.from_numpy(items)[here]]
+        return table
 
     def users(self, projectors: Projectors, prompts: Sequence[Prompt]) -> Tensor:
         """The users' vectors [n, H] of prompts."""

@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rexit.errors import InputError
+from rexit.exporter.catalog.encoded import Encoded
+from rexit.exporter.catalog.encoded import rows as encoded_rows
+from rexit.exporter.catalog.interactions import holds_vectors
 from rexit.exporter.prompt.pieces import Pieces, load_tokenizer, single_token
 from rexit.exporter.prompt.program import Fields, Lengths, Program, bounds, compile_program, vector_count
-from rexit.exporter.prompt.template import Template, read_template, written
+from rexit.exporter.prompt.template import RESERVED, Template, read_template, written
 from rexit.progress import Progress, silent
 
 
@@ -42,24 +45,31 @@ class Language:
 
 @dataclass(frozen=True)
 class Worded:
-    """A compiled template: `prompt` of catalog.json, the tensors of pieces.safetensors, and the pieces of the data's columns."""
+    """A compiled template: `prompt` of catalog.json, the tensors of pieces.safetensors, the pieces of the data's columns, and the
+    columns of vectors that it places."""
 
     prompt: dict[str, Any]
     pieces: dict[str, NDArray[Any]]
     fields: Fields
+    encoded: Encoded
 
 
 def worded(language: Language, users: pl.DataFrame, items: pl.DataFrame, progress: Progress = silent) -> Worded:
     """users, items: `id`, then the columns that the template may name, in the catalog's rows. Raises InputError."""
-    pieces, template = Pieces(), language.template
-    program = compile_program(template, users.columns[1:], items.columns[1:], pieces)
-    fields = _fields(program, {"user": users, "item": items}, template, pieces)
+    pieces, template, entities = Pieces(), language.template, {"user": users, "item": items}
+    of_vectors = [f"{what}.{one.name}" for what, frame in entities.items() for one in frame.iter_columns() if holds_vectors(one)]
+    vectors = [name for name in of_vectors if name not in RESERVED]
+    texts = {what: [name for name in frame.columns[1:] if f"{what}.{name}" not in vectors] for what, frame in entities.items()}
+    program = compile_program(template, texts["user"], texts["item"], pieces, vectors)
+    encoded = {name: encoded_rows(items[name], items["id"]) for name in program.vectors if f"item.{name}" in vectors}
+    fields = _fields(program, entities, template, pieces)
     offsets, tokens = pieces.encode(language.tokenizer, progress)
     most = _most_tokens(program, np.diff(offsets), fields, template)
     told = {"template": template.text, "prefix": program.prefix, "candidate": program.candidate, **most}
     if program.vectors:
-        told["vectors"] = [{"name": name, "count": vector_count(name)} for name in program.vectors]
-    return Worded(told, {"offsets": offsets, "tokens": tokens}, fields)
+        dims = {name: {"dim": table.shape[1]} for name, table in encoded.items()}
+        told["vectors"] = [{"name": name, "count": vector_count(name), **dims.get(name, {})} for name in program.vectors]
+    return Worded(told, {"offsets": offsets, "tokens": tokens}, fields, encoded)
 
 
 def _fields(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rexit.bundle import Catalog
 from rexit.bundle.program import first_difference
 from rexit.errors import InputError
+from rexit.exporter.catalog.interactions import column_of
 from rexit.exporter.catalog.tables import Tensors, offsets
 from rexit.exporter.prompt.language import Language
 from rexit.exporter.prompt.pieces import Pieces, fingerprint
@@ -43,7 +44,8 @@ class MorePieces:
             )
         pieces = Pieces()
         of_users, of_items = (sorted({name.removeprefix(" ") for name in made._names(what)}) for what in ("user", "item"))
-        program = compile_program(language.template, of_users, of_items, pieces)
+        vectors = [f"item.{name}" for name in (catalog.vector_ids.dims if catalog.vector_ids else ())]
+        program = compile_program(language.template, of_users, of_items, pieces, vectors)
         table: Tensors = dict(zip(("offsets", "tokens"), pieces.encode(language.tokenizer), strict=True))
         mine = {"prefix": program.prefix, "candidate": program.candidate}
         if difference := first_difference(mine, table, catalog.info["prompt"], catalog.piece_table):
@@ -56,7 +58,7 @@ class MorePieces:
     def fields(self, what: str, texts: pl.DataFrame | None, old: NDArray[np.int64], count: int) -> Tensors:
         """The `field.NAME` tensors of a table of `count` rows, of which `old` are the catalog's. texts: `row` and the columns.
 
-        Raises InputError for a column that is not there.
+        Raises InputError for a column that is not there, or holds no texts.
         """
         table = self.catalog.user_table if what == "user" else self.catalog.item_table
         made = {}
@@ -64,9 +66,9 @@ class MorePieces:
             column, pieces = name.removeprefix(" "), np.full(count, -1, np.int32)
             pieces[old] = table[f"field.{name}"]
             if texts is not None:
-                if column not in texts.columns:
-                    raise InputError(f"the {what}s file has no column {column!r}, which prompts name; it has: {_listed(texts)}")
-                pieces[texts["row"].to_numpy()] = self._column(texts[column], what, column, spaced=name != column)
+                pieces[texts["row"].to_numpy()] = self._column(
+                    column_of(texts, column, what), what, column, spaced=name != column
+                )
             made[f"field.{name}"] = pieces
         return made
 
@@ -102,7 +104,3 @@ class MorePieces:
         if row == len(self.catalog.piece_table["offsets"]) - 1 + len(self._new):
             self._new.append(tokens)
         return row
-
-
-def _listed(texts: pl.DataFrame) -> str:
-    return ", ".join(name for name in texts.columns if name not in ("id", "row"))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.bundle.vectors import GCN, NOBODY, USER
 from rexit.errors import InputError
 from rexit.exporter.prompt.pieces import Pieces
-from rexit.exporter.prompt.template import EMBEDDINGS, LISTS, RATES, RESERVED, SHARES, Placeholder, Template, written
+from rexit.exporter.prompt.template import EMBEDDINGS, LISTS, RATES, RESERVED, SHARES, Nodes, Placeholder, Template, written
 
 TARGETS = ("item_field", "item_vector", "item_like_rate", "item_count", "similar_verdict", *SHARES)
 
@@ -39,11 +40,21 @@ def needs_target(op: Op) -> bool:
     return op["op"] in TARGETS or op.get("order") == "nearest"
 
 
-def compile_program(template: Template, user_columns: Sequence[str], item_columns: Sequence[str], pieces: Pieces) -> Program:
-    """Raises InputError for a placeholder that is unknown, a limit of no placeholder, or a template without the target item."""
+def compile_program(
+    template: Template,
+    user_columns: Sequence[str],
+    item_columns: Sequence[str],
+    pieces: Pieces,
+    vectors: Collection[str] = (),
+) -> Program:
+    """user_columns, item_columns: of texts; vectors: the columns that hold vectors, as `item.NAME` and `user.NAME`.
+
+    Raises InputError for a placeholder that is unknown or cannot be had of its column, a limit of no text, or a template without
+    the target item.
+    """
     program = Program()
-    compiler = _Compiler(template, user_columns, item_columns, pieces, program)
-    ops = [compiler.op(node, "prompt") for node in template.prompt]
+    compiler = _Compiler(template, user_columns, item_columns, pieces, program, vectors)
+    ops = compiler.ops(template.prompt, "prompt")
     if template.bos is not None:
         ops.insert(0, {"op": "piece", "piece": pieces.literal(template.bos)})
     first = next((n for n, op in enumerate(ops) if needs_target(op)), None)
@@ -52,6 +63,8 @@ def compile_program(template: Template, user_columns: Sequence[str], item_column
     program.prefix, program.candidate = ops[:first], ops[first:]
     columns = [f"{what}.{column}" for what in ("user", "item") for column, _ in getattr(program, f"{what}_fields").values()]
     for name in template.limits:
+        if name in vectors:
+            raise InputError(f"{template.path}: limits.{name}: the column holds vectors, which have no tokens to cut")
         if name not in columns:
             known = ", ".join(dict.fromkeys(columns)) or "none"
             raise InputError(f"{template.path}: limits.{name}: the template places no such column, it places: {known}")
@@ -65,6 +78,19 @@ class _Compiler:
     item_columns: Sequence[str]
     pieces: Pieces
     program: Program
+    vectors: Collection[str]
+
+    def ops(self, nodes: Nodes, where: str) -> list[Op]:
+        """The space before a column of vectors stays with the text before it: the parser, which does not know columns, has given
+        it to the placeholder."""
+        settled: list[str | Placeholder] = []
+        for node in nodes:
+            if isinstance(node, Placeholder) and node.spaced and node.name in self.vectors:
+                before = settled.pop() if settled and isinstance(settled[-1], str) else ""
+                settled += [f"{before} ", replace(node, spaced=False)]
+            else:
+                settled.append(node)
+        return [self.op(node, where) for node in settled]
 
     def op(self, node: str | Placeholder, where: str) -> Op:
         if isinstance(node, str):
@@ -75,9 +101,11 @@ class _Compiler:
         if node.name == "verdict" and inside:
             return {"op": "verdict", "yes": self._word("liked"), "no": self._word("disliked")}
         if node.name == "item.gcn":
-            return self._item_vector("gcn")
+            return self._item_vector(GCN)
         if node.name == "user.gcn" and not inside:
             return {"op": "user_vector"}
+        if node.name in self.vectors and (table == "item" or not inside):
+            return self._column_of_vectors(node, column, where)
         if table == "item" and column in self.item_columns and node.name not in RESERVED:
             if node.limit:
                 self.program.item_fields[column] = (column, False)  # what the vectors are made of
@@ -103,12 +131,24 @@ class _Compiler:
             self.program.vectors.append(table)
         return {"op": "item_vector", "table": table}
 
+    def _column_of_vectors(self, node: Placeholder, column: str, where: str) -> Op:
+        problem = None
+        if node.name.startswith("user."):
+            problem = "the column holds vectors, which can be placed of items only"
+        elif node.limit:
+            problem = f"the column holds a vector of each item, which is placed as one: {{{node.name}}}"
+        elif column in (USER, NOBODY):
+            problem = "that name is of the user's vectors: rename the column"
+        if problem:
+            raise InputError(f"{self.template.path}: {where}: {node}: {problem}")
+        return self._item_vector(column)
+
     def _list(self, node: Placeholder) -> Op:
         if node.name == "similar_verdict":
             words = {"yes": "liked", "no": "disliked", "unseen": "unseen"}
             return {"op": node.name, "limit": node.limit, **{key: self._word(word) for key, word in words.items()}}
         kind, _, order = node.name.partition(".")
-        entry = [self.op(part, "entry") for part in self.template.entries[node.name]]
+        entry = self.ops(self.template.entries[node.name], "entry")
         op: Op = {"op": kind, "limit": node.limit, "entry": entry, "empty": self._word("empty")}
         return {**op, "order": order} if order else op
 
@@ -120,6 +160,7 @@ class _Compiler:
 
     def _unknown(self, node: Placeholder, where: str) -> InputError:
         known = [f"item.{c}" for c in self.item_columns if f"item.{c}" not in RESERVED]
+        known += [name for name in self.vectors if name.startswith("item.")]
         if where == "prompt":
             users = [f"user.{c}" for c in self.user_columns if f"user.{c}" not in RESERVED]
             known = [*users, *known, *RATES, *LISTS, *SHARES, *EMBEDDINGS]
@@ -139,7 +180,7 @@ def count_texts(bins: int) -> list[str]:
 
 
 def vector_count(table: str) -> int:
-    """The vectors of each item in a table, which its name tells: `gcn` has one, `title:2` two."""
+    """The vectors of each item in a table, which its name tells: `title:2` has two, `gcn` and a column of vectors one."""
     return int(table.rpartition(":")[2]) if ":" in table else 1
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from rexit.ranking import auc, user_auc
 ROOT = Path(__file__).parents[2]
 OTHER = ratings.TEMPLATE.replace("{user.job}|", "{user.job} has").replace("like_rate = 10", "like_rate = 4")
 VECTORS = ratings.TEMPLATE.replace("{user.job}|", "{user.gcn}|").replace(" {item.title}", " {item.gcn}{item.title:2}")
+ENCODED = VECTORS.replace("{item.gcn}", "{item.look}")
 FEW = 5
 """Ratings of an item in training."""
 SMALL = ("--layers", 1, "--exits", 1, "--hidden", 64, "--epochs", 0.5)
@@ -35,11 +37,14 @@ def folders(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tables, and a catalog for each of two templates."""
+    """The tables, and a catalog for each template."""
     folder = ratings.write(tmp_path_factory.mktemp("prompts"))
     (folder / "other.toml").write_text(OTHER)
     (folder / "vectors.toml").write_text(VECTORS)
-    for template in ("prompt", "other", "vectors"):
+    (folder / "encoded.toml").write_text(ENCODED)
+    looks = [f"{n % 5} {n % 3} 1" for n in range(ratings.ITEMS)]
+    ratings.items().with_columns(pl.Series("look:float_seq", looks)).write_csv(folder / "items.csv")
+    for template in ("prompt", "other", "vectors", "encoded"):
         build_catalog(
             folder / "ratings.csv",
             folder / "items.csv",
@@ -52,7 +57,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("template", ["other", "vectors"])
+@pytest.mark.parametrize("template", ["other", "vectors", "encoded"])
 def test_reworded_catalog_is_the_one_that_index_makes_of_the_template(data: Path, tmp_path: Path, template: str) -> None:
     import prompts
 
@@ -98,19 +103,39 @@ def test_a_run_is_kept_and_test_is_read_when_asked(data: Path, tmp_path: Path, m
     assert len(baselines.scored(catalog, "x", other / "test.parquet").score) == len(catalog.split("test"))
 
 
-def test_projectors_train_with_the_model(data: Path, tmp_path: Path, monkeypatch) -> None:
+def test_means_over_seeds_are_of_those_that_differ_in_nothing_else(data: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    for seed in (0, 1):
+        run(data, tmp_path, monkeypatch, data / "prompt.toml", data / "other.toml", "--seed", seed)
+    run(data, tmp_path, monkeypatch, data / "other.toml", "--rate", 0.01)
+    capsys.readouterr()
+    run(data, tmp_path, monkeypatch, "--reference", "prompt", "--few", FEW)
+    catalog, told = Catalog.open(data / "prompt"), capsys.readouterr().out
+    rows, made = catalog.split("validation"), {}
+    for path in tmp_path.glob("*/run.json"):
+        words = json.loads(path.read_text())
+        (z,) = np.load(path.parent / "validation.npy").T
+        made[words["name"], words["settings"]["seed"], words["settings"]["rate"]] = auc(z, rows.liked)
+    means = [np.mean([made[name, seed, 7e-4] for seed in (0, 1)]) for name in ("prompt", "other")]
+    (line,) = [line for line in told.splitlines() if "0, 1" in line and "other" in line]
+    assert f"{means[1]:.4f} (" in line and f"{means[1] - means[0]:+.4f} (" in told
+    assert len(made) == 5 and f"{made['other', 0, 0.01] - made['prompt', 0, 7e-4]:+.4f} (" in told, "of other settings, by seed"
+
+
+@pytest.mark.parametrize("template", ["vectors", "encoded"])
+def test_projectors_train_with_the_model(data: Path, tmp_path: Path, monkeypatch, template: str) -> None:
     """Those of every kind, and the run's checkpoint scores as the trained model did."""
     import prompts
     from train import Settings, fresh_projectors, make_model, train
 
     from rexit.exporter.model.multi_exit import MultiExitModel
 
-    catalog, chosen = Catalog.open(data / "vectors"), Settings(layers=1, exits="1", hidden=64, epochs=3.0)
+    catalog, chosen = Catalog.open(data / template), Settings(layers=1, exits="1", hidden=64, epochs=3.0)
     model = train(catalog, chosen)
     assert model.projectors is not None
     torch.manual_seed(chosen.seed)
     fresh = make_model(catalog, chosen).projectors
-    assert fresh is not None and fresh.kinds == {"gcn": {"dim": 8}, "title:2": {"count": 2}, "user": {"dim": 8}}
+    first = {"gcn": {"dim": 8}} if template == "vectors" else {"look": {"dim": 3}}
+    assert fresh is not None and fresh.kinds == first | {"title:2": {"count": 2}, "user": {"dim": 8}}
     before, after = fresh.tensors(), model.projectors.tensors()
     assert all((before[name] - after[name]).abs().max() > 1e-3 for name in before), "each has learned"
     save_checkpoint(tmp_path, model.model, model.exits, model.heads, catalog.info["labels"], projectors=model.projectors)

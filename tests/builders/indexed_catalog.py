@@ -32,6 +32,13 @@ WITH_VECTORS = _TEMPLATE.replace(
 ).replace("{item.title}{verdict},", "{item.gcn}{verdict},")
 """The same with vectors: of the user, of the target's title and GCN embedding, of the items of the history."""
 
+WITH_ENCODED = WITH_VECTORS.replace("{item.title:2}{item.gcn} ", "{item.title:2} {item.look}").replace(
+    "{item.gcn}", "{item.look}"
+)
+"""And one that is made outside, of the target and of the items of the history."""
+LOOK = 5
+"""Numbers in the column `look` of the items' file."""
+
 
 def byte_tokenizer() -> Tokenizer:
     """One token per letter: printable ASCII."""
@@ -40,6 +47,12 @@ def byte_tokenizer() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.decoder = decoders.Fuse()
     return tokenizer
+
+
+def look(item: int) -> str:
+    """What an encoder might have made of an item; of one in ten nothing."""
+    numbers = np.random.default_rng(item).normal(size=LOOK)
+    return "" if item % 10 == 3 else " ".join(f"{number:.4f}" for number in numbers)
 
 
 def write_indexed_catalog(folder: Path, users: int = USERS, taste: bool = False, template: str = _TEMPLATE) -> Path:
@@ -56,8 +69,8 @@ def write_indexed_catalog(folder: Path, users: int = USERS, taste: bool = False,
             lines.append(f"{100 + user},{1000 + item},{rating},{10 * time}")
     (folder / "interactions.csv").write_text("\n".join(lines))
     names = [("xxxxxx", "......")[item % 2] if taste else f"Film {'abcdefg'[: 1 + item % 7]}" for item in range(ITEMS)]
-    titles = [f"{1000 + item},{name}" for item, name in enumerate(names)]
-    (folder / "items.csv").write_text("\n".join(["item_id,title", *titles]))
+    rows = [f"{1000 + item},{name},{look(1000 + item)}" for item, name in enumerate(names)]
+    (folder / "items.csv").write_text("\n".join(["item_id,title,look:float_seq", *rows]))
     (folder / "prompt.toml").write_text(template)
     byte_tokenizer().save(str(folder / "tokenizer.json"))
     build_catalog(

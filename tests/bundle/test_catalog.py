@@ -164,7 +164,7 @@ def test_a_split_of_another_name_or_edited_or_missing(folder: Path) -> None:
     with pytest.raises(BundleError, match=r"test.parquet: not the file catalog.json describes"):
         catalog.split("test")
     path.unlink()
-    with pytest.raises(BundleError, match=r"a bundle's catalog holds no splits"):
+    with pytest.raises(BundleError, match=r"a bundle's catalog does not hold it"):
         catalog.split("test")
 
 

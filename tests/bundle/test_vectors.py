@@ -97,6 +97,15 @@ PROMPT = make_catalog(vectors=True).info["prompt"]
         ({"prompt": {**PROMPT, "vectors": [{"name": "gcn", "count": 17}]}}, "holds {'name': 'gcn', 'count': 17}, expected a new"),
         ({"prompt": {**PROMPT, "vectors": [{"name": "gcn", "count": 1}] * 2}}, "expected a new `name` and a `count` of 1 to 16"),
         ({"prompt": {**PROMPT, "vectors": "gcn"}}, "`vectors` of the prompt holds 'gcn'"),
+        (
+            {"prompt": {**PROMPT, "vectors": [{"name": "look", "count": 1}]}},
+            "expected of a column of vectors a `count` of 1 and a",
+        ),
+        (
+            {"prompt": {**PROMPT, "vectors": [{"name": "look", "count": 2, "dim": 8}]}},
+            "expected of a column of vectors a `count`",
+        ),
+        ({"prompt": {**PROMPT, "vectors": [{"name": "look", "count": 1, "dim": 1 << 17}]}}, "a `dim` of 1 to 65536"),
         ({"counts": {"users": 12, "items": 1 << 30}}, "need ids beyond 2^31 - 1"),
         ({"requires": ["vectors", "telepathy"]}, "requires ['vectors', 'telepathy'], which this version does not know"),
     ],

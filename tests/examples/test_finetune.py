@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from builders.checkpoints import tiny_model
-from builders.indexed_catalog import WITH_VECTORS, write_indexed_catalog
+from builders.indexed_catalog import WITH_ENCODED, WITH_VECTORS, write_indexed_catalog
 from rexit.bundle import Catalog
 from rexit.exporter.export import export_bundle
 from rexit.exporter.model.checkpoint import HEADS, PROJECTORS
@@ -47,8 +47,8 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def with_vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_indexed_catalog(tmp_path_factory.mktemp("vectors"), template=WITH_VECTORS)
+def with_vectors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_indexed_catalog(tmp_path_factory.mktemp("vectors"), template=getattr(request, "param", WITH_VECTORS))
 
 
 def trained(train: ModuleType, monkeypatch: pytest.MonkeyPatch, base: Path, catalog: Path, out: Path, *more: object) -> Path:
@@ -124,6 +124,7 @@ def test_vocabulary_that_is_not_the_model_s(
         trained(train, monkeypatch, tmp_path / "small", catalog, tmp_path / "out", "--steps", 1)
 
 
+@pytest.mark.parametrize("with_vectors", [WITH_VECTORS, WITH_ENCODED], ids=["gcn", "encoded"], indirect=True)
 @pytest.mark.parametrize("kind", ["merged", "adapter"])
 def test_what_was_trained_is_exported(
     train: ModuleType, monkeypatch: pytest.MonkeyPatch, base: Path, with_vectors: Path, tmp_path: Path, kind: str

@@ -178,6 +178,69 @@ def test_without_news_nothing_but_the_records_changes(data: Path, run: Run) -> N
         assert (a.prefix == b.prefix).all() and all((x == y).all() for x, y in zip(a.candidates, b.candidates, strict=True))
 
 
+@pytest.fixture
+def looks(data: Path) -> Path:
+    """The same with a column of vectors in the items' file, which prompts place. Item 2 has another since, item 0 none."""
+    numbers = [f"{n} 1 {n % 3}" for n in range(ratings.ITEMS)]
+    ratings.items().with_columns(pl.Series("look:float_seq", numbers)).write_csv(data / "items.csv")
+    (data / "prompt.toml").write_text(ratings.TEMPLATE.replace("{item.title} of", "{item.title} {item.look} of"))
+    (data / "new-items.csv").write_text(LOOKS)
+    paths = (data / "ratings.csv", data / "items.csv", str(data / "tok"), data / "prompt.toml", data / "catalog")
+    build_catalog(*paths, OPTIONS, users=data / "users.csv")
+    return data
+
+
+LOOKS = "item_id,title,year,look:float_seq\n100,Film 100,,0 3 4\n0,Film 7,1956,\n2,New 2,1951,0 0 2\n"
+
+
+def test_vectors_of_new_items(looks: Path, run: Run) -> None:
+    """Known ones keep theirs, unless the file has others."""
+    code, _, err = run()
+    assert code == 0, err
+    old, new = Catalog.open(looks / "catalog"), Catalog.open(looks / "new")
+    before, after = old.encoded["look"], new.encoded["look"]
+    at = {item: after[new.items.row(item)].tolist() for item in (100, 0, 2)}
+    assert at[100] == pytest.approx([0, 0.6, 0.8], abs=1e-3) and at[0] == [0, 0, 0] and at[2] == [0, 0, 1]
+    kept = [item for item in range(1, ratings.ITEMS + 1) if item != 2]
+    assert (after[new.items.rows(kept)] == before[old.items.rows(kept)]).all()
+    assert new.info["prompt"]["vectors"] == old.info["prompt"]["vectors"] == [{"name": "look", "count": 1, "dim": 3}]
+
+
+BAD_LOOKS = {
+    "no column": ("look:float_seq", "sight:float_seq", "the items file has no column 'look', which prompts name; it has: title"),
+    "texts": ("look:float_seq", "look", "the items file: column 'look' holds texts, prompts place vectors of that name"),
+    "vectors for a text": (
+        "year,",
+        "year:float_seq,",
+        "the items file: column 'year' holds vectors, prompts place texts of that",
+    ),
+    "another width": ("0 3 4", "3 4", "the items file: column 'look': item '100' has 2 numbers, each of the catalog's has 3"),
+    "no number": ("0 3 4", "0 3 x", "the items file: column 'look': item '100' has a number that is not finite"),
+    "no row": ("100,Film 100,,0 3 4\n", "", "item 100 is not in new-items.csv"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "message"), BAD_LOOKS.values(), ids=BAD_LOOKS)
+def test_bad_vectors_are_refused(looks: Path, run: Run, old: str, new: str, message: str) -> None:
+    assert old in LOOKS
+    (looks / "new-items.csv").write_text(LOOKS.replace(old, new))
+    code, out, err = run()
+    assert code == 2 and out == "" and err.count("\n") == 1 and message in err, err
+    assert not (looks / "new").exists()
+
+
+def test_items_without_a_text_need_their_row_for_the_vector(looks: Path, run: Run) -> None:
+    """Prompts that name no column of items but one of vectors."""
+    template = ratings.TEMPLATE.replace("{item.title} of {item.year}", "{item.look}").replace("{item.title}", "{item.look}")
+    (looks / "prompt.toml").write_text(template)
+    paths = (looks / "ratings.csv", looks / "items.csv", str(looks / "tok"), looks / "prompt.toml", looks / "catalog")
+    build_catalog(*paths, OPTIONS, users=looks / "users.csv")
+    assert run()[0] == 0
+    (looks / "new-items.csv").write_text("item_id,look:float_seq\n0,1 2 3\n")
+    code, _, err = run("--out", "newer")
+    assert code == 2 and "item 100 is not in new-items.csv" in err
+
+
 BAD = {
     "another tokenizer": ("tok/tokenizer.json", '"add_prefix_space": false', '"add_prefix_space": true', "was made with"),
     "another template": ("prompt.toml", "Answer:", "Now:", "is another template than that of catalog: candidate op"),
@@ -211,7 +274,7 @@ def test_a_bundles_copy_cannot_be_updated(run: Run, data: Path) -> None:
 
     shutil.rmtree(data / "catalog" / "splits")
     code, _, err = run()
-    assert code == 4 and err.count("\n") == 1 and "holds no splits" in err
+    assert code == 4 and err.count("\n") == 1 and "a bundle's catalog does not hold it" in err
 
 
 def test_it_does_not_train(data: Path, run: Run) -> None:

@@ -244,6 +244,20 @@ class Catalog:
         """What training prompts retrieve with (docs/format.md). Only a catalog made by `rexit index` has it."""
         return self._table(self._beside("snapshots", self.info.get("snapshots")).name)
 
+    @cached_property
+    def encoded(self) -> dict[str, NDArray[Any]]:
+        """The items' columns of vectors that prompts place, by name, float16 [I, D] (docs/format.md); none if they place none.
+        A bundle has no copy. Raises BundleError."""
+        dims = {} if self.vector_ids is None else self.vector_ids.dims
+        if not dims:
+            return {}
+        path = self._beside("encoded", self.info.get("encoded"))
+        found, expected = self._table(path.name), {name: (len(self.items), dim) for name, dim in dims.items()}
+        seen = {name: table.shape for name, table in found.items() if table.dtype == np.float16}
+        if seen != expected:
+            raise BundleError(f"{path}: holds float16 {seen}, expected {expected}")
+        return found
+
     def _beside(self, key: str, entry: Any) -> Path:
         """A file that catalog.json describes and a bundle does not copy. Raises BundleError."""
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
@@ -256,7 +270,7 @@ class Catalog:
         expected = read_entries({entry["path"]: entry}, self.path / "catalog.json")[entry["path"]]
         path = self.path / entry["path"]
         if not path.is_file():
-            raise BundleError(f"{path}: missing; a bundle's catalog holds no splits, use the catalog that `rexit index` wrote")
+            raise BundleError(f"{path}: missing; a bundle's catalog does not hold it, use the catalog that `rexit index` wrote")
         if FileEntry.of(path) != expected:
             raise BundleError(f"{path}: not the file catalog.json describes (truncated or edited)")
         return Path(path)

@@ -10,6 +10,7 @@ from rexit.bundle.catalog import Catalog
 from rexit.bundle.engine import Engine, engine_folders
 from rexit.bundle.manifest import Manifest, Variant
 from rexit.bundle.program import first_difference
+from rexit.bundle.vectors import GCN
 from rexit.errors import InputError
 
 
@@ -17,8 +18,8 @@ def check_fit(bundle: Path, manifest: Manifest, variants: Sequence[Variant], cat
     """Raises InputError, one line, for the first thing that does not fit:
 
     1. kinds of ids, tokenizer, labels, and the prompt program, by the tokens of its pieces;
-    2. where prompts have vectors: their tables, the width of the embeddings, and that these are of the same training: projectors
-       know no other;
+    2. where prompts have vectors: their tables, the width of the embeddings and of columns of vectors, and that embeddings are of
+       the same training: projectors know no other;
     3. limits: the longest prompts fit the model, each variant's passes, and the engines compiled so far.
     """
     inside = Catalog.open(bundle / manifest.catalog)
@@ -40,7 +41,7 @@ def check_fit(bundle: Path, manifest: Manifest, variants: Sequence[Variant], cat
     if (ids := inside.vector_ids) is not None:
         same("vectors of prompts are", seen["prompt"].get("vectors", []), expected["prompt"].get("vectors", []))
         same("embeddings' width is", seen["embedding"]["dim"], expected["embedding"]["dim"])
-        if (ids.user or "gcn" in ids.tables) and catalog.space != inside.space:
+        if (ids.user or GCN in ids.tables) and catalog.space != inside.space:
             raise InputError(
                 f"{catalog.path}: its embeddings are of another training ({catalog.space[:12]}…) than those that the projectors "
                 f"learned ({inside.space[:12]}…): make it by `rexit index --update`; nothing was swapped"

@@ -20,6 +20,10 @@ REQUIRED = "vectors"
 FILE = "vectors.safetensors"
 MOST = 16
 """Vectors of one item in one table."""
+WIDEST = 1 << 16
+"""Numbers of what a projector takes."""
+GCN = "gcn"
+"""The table of the retriever's embeddings. One whose name holds a colon is of a text, any other of a column of vectors."""
 USER, NOBODY = "user", "user.none"
 
 
@@ -27,20 +31,22 @@ USER, NOBODY = "user", "user.none"
 class VectorIds:
     """The ids beyond the vocabulary: I items' `count` vectors for each table in order, then one for the user of the request.
 
-    tables: their counts by name; user: whether the program places the user's vector.
+    tables: their counts by name; user: whether the program places the user's vector. dims: of the tables that are made of a
+    column of vectors, how many numbers that holds for each item.
     """
 
     vocabulary: int
     items: int
     tables: Mapping[str, int]
     user: bool
+    dims: Mapping[str, int]
 
     @classmethod
     def of(cls, info: Mapping[str, Any], where: str) -> VectorIds | None:
         """From catalog.json; None where its program has no vectors. Raises BundleError, naming the file `where`."""
         prompt = info["prompt"]
         placed, user = placed_vectors(prompt)
-        tables = _tables(prompt.get("vectors", []), where)
+        tables, dims = _tables(prompt.get("vectors", []), where)
         if placed != set(tables):
             raise BundleError(f"{where}: `vectors` of the prompt are {list(tables)}, its ops place {sorted(map(str, placed))}")
         has, told = bool(placed or user), REQUIRED in (info.get("requires") or [])
@@ -48,7 +54,7 @@ class VectorIds:
             raise BundleError(f"{where}: the prompt has {'' if has else 'no '}vectors, `requires` says otherwise")
         if not has:
             return None
-        return cls(int(info["tokenizer"]["vocab_size"]), int(info["counts"]["items"]), tables, user)
+        return cls(int(info["tokenizer"]["vocab_size"]), int(info["counts"]["items"]), tables, user, dims)
 
     @property
     def user_id(self) -> int:
@@ -157,8 +163,10 @@ def _ops(ops: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield from _ops(op.get("entry", []))
 
 
-def _tables(listed: Any, where: str) -> dict[str, int]:
+def _tables(listed: Any, where: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Counts and, of columns of vectors, widths."""
     tables: dict[str, int] = {}
+    dims: dict[str, int] = {}
     for one in listed if isinstance(listed, list) else [listed]:
         name, count = (one.get("name"), one.get("count")) if isinstance(one, dict) else (None, None)
         if not isinstance(name, str) or name in tables or type(count) is not int or not 1 <= count <= MOST:
@@ -166,4 +174,12 @@ def _tables(listed: Any, where: str) -> dict[str, int]:
                 f"{where}: `vectors` of the prompt holds {one!r}, expected a new `name` and a `count` of 1 to {MOST}"
             )
         tables[name] = count
-    return tables
+        if name != GCN and ":" not in name:
+            dim = one.get("dim")
+            if type(dim) is not int or not 1 <= dim <= WIDEST or count != 1:
+                raise BundleError(
+                    f"{where}: `vectors` of the prompt holds {one!r}, expected of a column of vectors a `count` of 1 and a `dim` "
+                    f"of 1 to {WIDEST}"
+                )
+            dims[name] = dim
+    return tables, dims

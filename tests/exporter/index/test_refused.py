@@ -59,6 +59,36 @@ def test_bad_input_is_one_line(run: Run, data: Path, file: str, old: str, new: s
 
 
 @pytest.mark.parametrize(
+    ("placed", "look", "message"),
+    [
+        (
+            "{item.look:2}",
+            "1 2",
+            "prompt.toml: prompt: {item.look:2}: the column holds a vector of each item, which is placed as one",
+        ),
+        ("{item.look}", "1 2 3", "the items file: column 'look': item 2 has 2 numbers, item 1 has 3"),
+        ("{item.look}", "1 nan", "the items file: column 'look': item 1 has a number that is not finite"),
+        ("{item.look}", "1 two", "the items file: column 'look': item 1 has a number that is not finite"),
+        ("{item.lock}", "1 2", "prompt.toml: prompt: unknown placeholder {item.lock}, known are: user"),
+    ],
+)
+def test_bad_vectors_are_one_line(run: Run, data: Path, placed: str, look: str, message: str) -> None:
+    header, first, *rest = (data / "items.csv").read_text().splitlines()
+    rows = [f"{header},look:float_seq", f"{first},{look}", *(f"{row},3 4" for row in rest)]
+    (data / "items.csv").write_text("\n".join(rows))
+    edit(data / "prompt.toml", "{item.title} of", f"{{item.title}} {placed} of")
+    refused(run(), data, message)
+
+
+def test_a_column_that_no_prompt_places_may_be_anything(run: Run, data: Path) -> None:
+    header, first, *rest = (data / "items.csv").read_text().splitlines()
+    (data / "items.csv").write_text("\n".join([f"{header},look:float_seq", f"{first},x", *(f"{row},3 4" for row in rest)]))
+    code, _, err = run()
+    assert code == 0, err
+    assert not (data / "catalog" / "encoded.safetensors").exists()
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--interactions", "none.csv"], "none.csv: cannot be read: No such file or directory"),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from builders.checkpoints import tiny_checkpoint, tiny_model
-from builders.indexed_catalog import LABELS, WITH_VECTORS, write_indexed_catalog
+from builders.indexed_catalog import LABELS, WITH_ENCODED, WITH_VECTORS, write_indexed_catalog
 from rexit.bundle import Catalog
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.model.checkpoint import EXITS, PROJECTORS, load_checkpoint, save_checkpoint
@@ -36,6 +36,14 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 @pytest.fixture(scope="module")
 def saved(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "vectors", labels=LABELS, catalog=catalog)
+
+
+@pytest.fixture(scope="module", params=[WITH_VECTORS, WITH_ENCODED], ids=["gcn", "encoded"])
+def learned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Catalog, Path]:
+    """A catalog of either kind and its checkpoint."""
+    place = tmp_path_factory.mktemp("learned")
+    catalog = Catalog.open(write_indexed_catalog(place, template=request.param))
+    return catalog, tiny_checkpoint(place / "checkpoint", labels=LABELS, catalog=catalog)
 
 
 @pytest.fixture
@@ -77,6 +85,8 @@ def test_a_checkpoint_saved_over_another_leaves_no_projectors(folder: Path) -> N
         (lambda f: rewrite(f, projectors=[1]), "exits.json: `projectors` is [1], expected names with their size, as in"),
         (lambda f: rewrite(f, projectors={"gcn": {"count": 2}}), "expected names with their size"),
         (lambda f: rewrite(f, projectors={"title:2": {"count": 17}}), "expected names with their size"),
+        (lambda f: rewrite(f, projectors={"look": {"count": 1}}), "expected names with their size"),
+        (lambda f: rewrite(f, projectors={"look": {"dim": 1 << 17}}), "expected names with their size"),
         (lambda f: edit(f, "gcn.inner.weight", lambda t: None), "projectors.safetensors: tensor 'gcn.inner.weight' is missing"),
         (
             lambda f: edit(f, "gcn.inner.weight", lambda t: t[:, :5].clone()),
@@ -140,9 +150,9 @@ def checked(catalog: Catalog, saved: Path) -> tuple[MultiExitModel, Sources]:
     return MultiExitModel(kept.decoder, kept.heads, kept.exits, kept.projectors).eval(), Sources(catalog, training=True)
 
 
-def test_a_batch_has_the_vectors_that_the_tables_have(catalog: Catalog, saved: Path) -> None:
+def test_a_batch_has_the_vectors_that_the_tables_have(learned: tuple[Catalog, Path]) -> None:
     """Of prompts that are retrieved with the catalog's own graph; the tables are rounded to float16."""
-    model, sources = checked(catalog, saved)
+    (catalog, _), (model, sources) = learned, checked(*learned)
     assert model.projectors is not None
     embed = model.model.get_input_embeddings()
     tables, ids = sources.vectors(model.projectors, embed), sources.ids
@@ -181,8 +191,19 @@ def test_training_vectors_are_those_of_the_moment(catalog: Catalog, saved: Path)
         assert len(rows) > 1 and (len(vectors.unique(dim=0)) == 1) == (part == 0)
 
 
-def test_gradients_reach_the_projectors_and_the_embeddings(catalog: Catalog, saved: Path) -> None:
+def test_what_is_made_outside_is_known_from_the_first_moment_on(learned: tuple[Catalog, Path]) -> None:
+    """Other than GCN rows, it does not depend on what anybody had liked."""
+    catalog, saved = learned
     model, sources = checked(catalog, saved)
+    assert model.projectors is not None
+    name = next(iter(sources.ids.tables))
+    items, embed = np.array([3, 4, 13]), model.model.get_input_embeddings()
+    first, last = (sources.items(model.projectors, embed, name, items, [part] * 3).detach() for part in (0, None))
+    assert first.shape == (3, 1, 64) and torch.equal(first, last) == (name == "look")
+
+
+def test_gradients_reach_the_projectors_and_the_embeddings(learned: tuple[Catalog, Path]) -> None:
+    (catalog, _), (model, sources) = learned, checked(*learned)
     assert model.projectors is not None
     builder, embed = PromptBuilder(catalog, training=True), model.model.get_input_embeddings()
     prompts = [builder.prompt(s.user, s.items, s.as_of) for s in cut(catalog, "train", 4)[:12]]

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,57 @@ def test_gcn_is_no_column() -> None:
     columns = ["gcn", "title"]
     program = compile_program(template("{item.title}{item.gcn}{user.gcn}"), ["gcn"], columns, Pieces())
     assert [op["op"] for op in program.candidate] == ["item_field", "item_vector", "user_vector"]
+
+
+VECTORS = ("item.look", "item.user", "item.user.none", "user.taste")
+
+
+def with_vectors(prompt: str, entry: str = "{verdict}", limits: dict[str, int] | None = None) -> tuple[Program, list[str]]:
+    """And the pieces' texts."""
+    pieces, made = Pieces(), replace(template(prompt, entry), limits=limits or {})
+    return compile_program(made, ["age"], ["title"], pieces, VECTORS), [text for text, *_ in pieces._rows]
+
+
+def test_a_column_of_vectors_is_placed_as_one_vector() -> None:
+    """The space before it stays with the text before it, as before any other vector."""
+    program, texts = with_vectors(
+        "{history.recent:2}It is {item.look} {item.look}{item.title:2}!", entry="a {item.look}{verdict}"
+    )
+    assert program.vectors == ["look", "title:2"] and program.item_fields == {"title": ("title", False)}
+    assert [op["op"] for op in program.candidate] == ["item_vector", "piece", "item_vector", "item_vector", "piece"]
+    assert {"It is ", " ", "a ", "!"} <= set(texts) and not {"It is", "a", ""} & set(texts)
+    assert [op["op"] for op in program.prefix[0]["entry"]] == ["piece", "item_vector", "verdict"]
+    assert bounds(program.candidate, np.ones(len(texts), np.int64), {}) == (6, 6)
+    assert placeholder({"op": "item_vector", "table": "look"}) == "{item.look}"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "entry", "limits", "message"),
+    [
+        (
+            "{item.look:1}",
+            "x",
+            {},
+            "prompt: {item.look:1}: the column holds a vector of each item, which is placed as one: {item.look}",
+        ),
+        ("{item.title}{history.recent:1}", "{item.look:2}", {}, "entry: {item.look:2}: the column holds a vector of each item"),
+        (
+            "{user.taste}{item.title}",
+            "x",
+            {},
+            "prompt: {user.taste}: the column holds vectors, which can be placed of items only",
+        ),
+        ("{item.title}{history.recent:1}", "{user.taste}", {}, "entry: unknown placeholder {user.taste}, known are: item.title"),
+        ("{item.user}", "x", {}, "prompt: {item.user}: that name is of the user's vectors: rename the column"),
+        ("{item.user.none}", "x", {}, "prompt: {item.user.none}: that name is of the user's vectors: rename the column"),
+        ("{item.look}", "x", {"item.look": 3}, "limits.item.look: the column holds vectors, which have no tokens to cut"),
+        ("{item.luck}", "x", {}, "prompt: unknown placeholder {item.luck}, known are: user.age, item.title, item.look, "),
+    ],
+)
+def test_what_a_column_of_vectors_cannot_be(prompt: str, entry: str, limits: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        with_vectors(prompt, entry, limits)
+    assert str(caught.value).startswith(f"t.toml: {message}")
 
 
 def test_bos_comes_first() -> None:
