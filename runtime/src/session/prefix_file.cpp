@@ -187,17 +187,17 @@ void save_prefixes(const char* path, const Bundle& bundle, const PrefixCache& ca
     packed.resize(std::max(packed.size(), pack(nullptr)));
     return pack(packed.data());
   };
-  const auto all_finite = [&](Element element, const auto& pack) {
+  const auto finite_part = [&](Element element, const auto& pack) {
     const std::size_t bytes = pack_whole(pack);
     return finite(element, packed.data(), bytes, bundle.model().head_dim + 1);
   };
   // A graph may give keys and values that no reader takes, and still logits that are finite.
   const auto unreadable = [&](const Prefix* one) {
     for (std::size_t k = 0; k < bundle.exits(); ++k)
-      if (!all_finite(bundle.variant().segments[k].cache_dtype, [&](std::byte* to) { return layout.pack(*one, k, to); }))
+      if (!finite_part(bundle.variant().segments[k].cache_dtype, [&](std::byte* to) { return layout.pack(*one, k, to); }))
         return true;
-    return !all_finite(bundle.variant().segments.front().hidden_dtype,
-                       [&](std::byte* to) { return layout.pack_hidden(*one, to); });
+    return !finite_part(bundle.variant().segments.front().hidden_dtype,
+                        [&](std::byte* to) { return layout.pack_hidden(*one, to); });
   };
   prefixes.erase(std::remove_if(prefixes.begin(), prefixes.end(), unreadable), prefixes.end());
 
