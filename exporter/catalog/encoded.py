@@ -44,7 +44,7 @@ def rows(column: pl.Series, ids: pl.Series, dim: int | None = None) -> NDArray[n
         raise InputError(f"{where}: item {known[0]!r} has {expected} numbers, expected 1 to {WIDEST}")
     wrong = there & (widths != expected)
     if wrong.any():
-        at, whose = wrong.arg_max(), f"item {known[0]!r}" if dim is None else "each of the catalog's"
+        at, whose = int(wrong.to_numpy().argmax()), f"item {known[0]!r}" if dim is None else "each of the catalog's"
         raise InputError(f"{where}: item {ids[at]!r} has {widths[at]} numbers, {whose} has {expected}")
     # A number that is missing becomes NaN.
     numbers = column.filter(there).explode().cast(pl.Float32).to_numpy(writable=True).reshape(-1, expected)
