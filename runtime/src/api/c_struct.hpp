@@ -20,12 +20,13 @@ T* required(T* pointer, const char* name) {
   return pointer;
 }
 
-// Checks struct_size. A size that no version will ever have is uninitialised memory.
+// Checks struct_size. A size that no version will ever have is uninitialised memory; one that ends inside a pointer would leave
+// half of it.
 template <class T>
 void check_size(const T* from, const char* name) {
   constexpr std::size_t most = 4096;
-  static_assert(sizeof(T) <= most);
-  if (from->struct_size < sizeof from->struct_size || from->struct_size > most)
+  static_assert(sizeof(T) <= most && alignof(T) >= sizeof(void*));
+  if (from->struct_size < sizeof from->struct_size || from->struct_size > most || from->struct_size % alignof(T) != 0)
     fail(REXIT_INVALID_ARGUMENT, name, ": struct_size is ", from->struct_size, ", expected sizeof the struct, ", sizeof(T));
 }
 

@@ -266,6 +266,11 @@ static void long_structs_are_respected(const char* path, const rexit_bundle* bun
   policy.known.struct_size = offsetof(rexit_policy, quorum);
   policy.known.quorum = 7;
   EXPECT(rexit_session_score(session, &request, &score, NULL) == REXIT_OK && score.exit == 0);
+  /* No caller at all: half of a pointer. */
+  policy.known.struct_size = offsetof(rexit_policy, top_k) + sizeof(void*) / 2;
+  EXPECT(rexit_session_score(session, &request, &score, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(strstr(rexit_last_error(), "policy: struct_size is 52") != NULL);
+  policy.known.struct_size = offsetof(rexit_policy, quorum);
   request.reserved = 1;
   EXPECT(rexit_session_score(session, &request, &score, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(strstr(rexit_last_error(), "request.reserved is 1") != NULL);

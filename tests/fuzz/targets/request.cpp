@@ -44,13 +44,15 @@ float any_float(Bytes& bytes) {
   return bytes.flag() ? special[bytes.below(std::size(special))] : static_cast<float>(bytes.number<std::int8_t>()) / 8;
 }
 
-// A copy of the struct in memory of `struct_size` bytes: its own size, less, or more than the library knows.
+// A copy of the struct in memory of `struct_size` bytes: its own size, less, as of an older header too, or more than the library
+// knows.
 template <class T>
 std::unique_ptr<std::byte[]> sized(T value, Bytes& bytes) {
   std::size_t size = sizeof value;
   const std::size_t kind = bytes.below(16);
   if (kind == 0) size = sizeof(std::size_t) + bytes.below(sizeof value);
   if (kind == 1) size = sizeof value + bytes.below(64);
+  if (kind == 2) size = sizeof value - bytes.below(sizeof value / sizeof(std::size_t)) * sizeof(std::size_t);
   value.struct_size = size;
   auto memory = std::make_unique<std::byte[]>(size);
   std::memcpy(memory.get(), &value, std::min(size, sizeof value));
