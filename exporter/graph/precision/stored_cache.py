@@ -1,6 +1,6 @@
 """Keys and values in float16 (half) or int8 between passes, in a graph that computes in float32.
 
-What a session keeps of a prefix takes half the memory, or 9/32 of it for heads of 64. A pass attends to its own tokens' stored
+What a session keeps of a prefix takes half the memory, or about a quarter. A pass attends to its own tokens' stored
 numbers too, and not to the float32 numbers they were rounded from: so a prefix gives the same keys and values whether its start
 was computed in the same pass or is a copy.
 
