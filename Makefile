@@ -152,7 +152,7 @@ fuzz: $(BUILD)/fuzz/.built
 	$(if $(RUNS),RUNS_EACH=$(RUNS),SECONDS_EACH=$$(($(MINUTES) * 60 / $(FUZZ_TARGETS)))) STATS=$(BUILD)/fuzz/stats $(FUZZ)
 
 fuzz-short: $(BUILD)/fuzz/.built
-	SECONDS_EACH=8 $(FUZZ)
+	SECONDS_EACH=8 SEED=1 $(FUZZ)
 
 test-python: $(BUILD)/.installed $(BUILD)/example/.built
 	REXIT_TEST_BUILD=$(abspath $(BUILD)) $(BIN)/python -m pytest

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzes with every target in turn: run.sh BUILD [TARGET...]
 #   BUILD    where CMake built the targets; BUILD/corpus keeps what they found of use, so that the next run goes on from there
-#   SECONDS_EACH=10, or RUNS_EACH=100000 executions, per target
+#   SECONDS_EACH=10, or RUNS_EACH=100000 executions, per target; SEED=1: the same mutations each time, as far as the time allows
 # Ends at the first input that breaks something, with a copy of it in BUILD/found and status 1. STATS=FILE gets a line per target.
 set -euo pipefail
 
@@ -12,6 +12,7 @@ targets=("$@")
 [ ${#targets[@]} -ne 0 ] || targets=(json safetensors ids tables program policy engines cache request bundle graph)
 limit=(-max_total_time="${SECONDS_EACH:-10}")
 [ -z "${RUNS_EACH:-}" ] || limit=(-runs="$RUNS_EACH")
+[ -z "${SEED:-}" ] || limit+=(-seed="$SEED")
 mkdir -p "$build/found"
 # A graph may ask ONNX Runtime for more memory than there is; that it must answer with a status.
 # What one execution frees fits 16 MB.
