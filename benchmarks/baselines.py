@@ -4,6 +4,7 @@
     python benchmarks/baselines.py CATALOG --pairs pairs.parquet                      the test pairs, for `rexit score`
     rexit score BUNDLE --pairs pairs.parquet --out policy.parquet
     python benchmarks/baselines.py CATALOG --scored "with the policy=policy.parquet"  beside the baselines
+    python benchmarks/baselines.py CATALOG --scored A=a.parquet --scored B=b.parquet --scored-alone     without the baselines
     python benchmarks/baselines.py REPORT.json                                        the table of what --json printed
 
 | baseline | fitted on the train split, chosen on validation by log loss |
@@ -238,10 +239,13 @@ def main() -> None:
     parser.add_argument("catalog", type=Path, help="or a report that --json printed")
     parser.add_argument("--pairs", type=Path, help="write the test pairs there (.parquet) and stop")
     parser.add_argument("--scored", action="append", default=[], metavar="NAME=FILE", help="scored test pairs, .parquet or .csv")
+    parser.add_argument("--scored-alone", action="store_true", help="compare the --scored files, and fit no baselines")
     parser.add_argument("--reference", help="what all are compared with; the first --scored, else matrix factorization")
     parser.add_argument("--ratings", default="", metavar="N,N", help="AUC by an item's ratings in training, too (rule 5)")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if args.scored_alone and not args.scored:
+        parser.error("--scored-alone needs --scored")
     if args.catalog.is_file():
         figures = json.loads(args.catalog.read_text())
     else:
@@ -251,7 +255,7 @@ def main() -> None:
             return
         named = [(name, Path(path)) for name, _, path in (one.partition("=") for one in args.scored)]
         models = [scored(catalog, name, path) for name, path in named]
-        models += baselines(catalog)
+        models += [] if args.scored_alone else baselines(catalog)
         reference = args.reference or (named[0][0] if named else DEFAULT_REFERENCE)
         if reference not in (names := [model.name for model in models]):
             sys.exit(f"baselines: --reference is {reference!r}, expected one of {', '.join(names)}")

@@ -152,16 +152,16 @@ def run(catalog: Catalog, template: Path, chosen: Settings, args: argparse.Names
     for split in missing:
         np.save(place / f"{split}.npy", scored(model, mine, split))
     if "test" in missing:
-        write_pairs(mine, place)
+        z = (np.load(place / f"{split}.npy")[:, -1] for split in ("validation", "test"))
+        write_pairs(mine, *z, place / "test.parquet")
 
 
-def write_pairs(catalog: Catalog, place: Path) -> None:
-    """The test pairs with the last exit's probability, by a Platt map that is fitted on validation."""
-    z = {split: np.load(place / f"{split}.npy")[:, -1] for split in ("validation", "test")}
-    platt, test = fit(z["validation"], catalog.split("validation").liked), catalog.split("test")
-    frame = {"user": catalog.users.take(test.users), "item": catalog.items.take(test.items)}
-    probability = 1 / (1 + np.exp(-(platt.a * z["test"].astype(np.float64) + platt.b)))
-    pl.DataFrame({**frame, "probability": probability}).write_parquet(place / "test.parquet")
+def write_pairs(catalog: Catalog, validation: LogOdds, test: LogOdds, out: Path) -> None:
+    """The test pairs with one exit's probability, by a Platt map that is fitted on validation. validation, test: its log-odds."""
+    platt, rows = fit(validation, catalog.split("validation").liked), catalog.split("test")
+    frame = {"user": catalog.users.take(rows.users), "item": catalog.items.take(rows.items)}
+    probability = 1 / (1 + np.exp(-(platt.a * test.astype(np.float64) + platt.b)))
+    pl.DataFrame({**frame, "probability": probability}).write_parquet(out)
 
 
 @dataclasses.dataclass(frozen=True)

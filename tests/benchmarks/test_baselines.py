@@ -67,6 +67,17 @@ def test_table_of_baselines_and_a_scored_file(folder: Path, tmp_path: Path, monk
     assert f"more than 9: {parts[-1]['pairs']} pairs" in shown
 
 
+def test_scored_files_alone(folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    run(monkeypatch, capsys, folder, "--pairs", tmp_path / "pairs.parquet")
+    pl.read_parquet(tmp_path / "pairs.parquet").with_columns(probability=pl.lit(0.5)).write_parquet(tmp_path / "even.parquet")
+    scored = ("--scored", f"even={tmp_path / 'even.parquet'}")
+    figures = json.loads(run(monkeypatch, capsys, folder, *scored, "--scored-alone", "--json"))
+    assert [model["name"] for model in figures["models"]] == ["even"]
+    with pytest.raises(SystemExit):
+        run(monkeypatch, capsys, folder, "--scored-alone")
+    assert "--scored-alone needs --scored" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1,0 +1,53 @@
+"""Cuts a decoder after its first layers: a model of its own, to be fine-tuned where depth beyond them is not wanted.
+
+    python examples/finetune/shorten.py smollm2 smollm2-10 --layers 10
+
+Embeddings, the final norm and the LM head stay as they are, so every exit's head starts as it would in the whole model, whose
+tokenizer goes with both. Until it is fine-tuned it is of no use: the last layers prepared what the head reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from torch import nn
+
+from rexit.bundle.writer import new_folder
+from rexit.errors import InputError, RexitError
+from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.weights import decoder_model, located
+from rexit.exporter.quiet import log, quiet
+
+
+def shorten(source: str, out: Path, layers: int) -> None:
+    """source: a folder, Hub id or GGUF file. Raises InputError for more layers than there are, and what loading raises."""
+    with quiet():
+        decoder = Decoder.of(decoder_model(located(source)))
+    if not 1 <= layers <= len(decoder.layers):
+        raise InputError(f"--layers {layers}: {source} has {len(decoder.layers)} layers, expected 1 to as many")
+    config = decoder.model.config
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+    setattr(decoder.body, decoder.layers_name, nn.ModuleList(decoder.layers[:layers]))
+    with quiet(), new_folder(out) as folder:
+        decoder.model.save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="folder, Hub id or GGUF file of a decoder")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--layers", type=int, required=True, help="how many to keep, from the first")
+    args = parser.parse_args()
+    log.set_verbosity_error()
+    try:
+        shorten(args.model, args.out, args.layers)
+    except RexitError as exc:
+        sys.exit(f"shorten: {exc}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""benchmarks/exits.py: a checkpoint in PyTorch and its bundle in the runtime say the same, as files that baselines.py takes."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders.checkpoints import tiny_checkpoint
+from builders.indexed_catalog import write_indexed_catalog
+from rexit.bundle import Catalog
+from rexit.exporter.export import export_bundle
+from rexit.exporter.options import ExportOptions
+from rexit.ranking import auc
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def folders(monkeypatch: pytest.MonkeyPatch):
+    for folder in ("examples/movielens", "benchmarks"):
+        monkeypatch.syspath_prepend(str(ROOT / folder))
+    yield
+    for name in ("exits", "prompts", "train", "baselines", "as_of", "boosting", "factorization", "judgement"):
+        sys.modules.pop(name, None)
+
+
+def test_checkpoint_and_bundle_say_the_same(tmp_path: Path, monkeypatch, capsys) -> None:
+    import baselines
+    import exits
+
+    catalog = Catalog.open(write_indexed_catalog(tmp_path))
+    tiny_checkpoint(tmp_path / "checkpoint", labels=catalog.info["labels"])
+    export_bundle(tmp_path / "checkpoint", tmp_path / "catalog", tmp_path / "bundle", ExportOptions(golden_slates=2))
+    found = {}
+    for variant in ((), ("--variant", "cpu-fp32")):
+        monkeypatch.setattr(sys, "argv", ["exits.py", str(tmp_path), *variant])
+        exits.main()
+        found[variant] = {split: np.load(tmp_path / "exits" / f"{split}.npy") for split in ("validation", "test")}
+        shutil.rmtree(tmp_path / "exits") if not variant else None
+    for split in ("validation", "test"):
+        one, other = (scores[split] for scores in found.values())
+        assert one.shape == (len(catalog.split(split)), 3)
+        np.testing.assert_allclose(one, other, atol=1e-3)
+    test = catalog.split("test")
+    model = baselines.scored(catalog, "2 layers", tmp_path / "exits" / "2.parquet")
+    z = found[variant]["test"][:, 1]
+    assert abs(auc(model.score, test.liked) - 0.5) == pytest.approx(abs(auc(z, test.liked) - 0.5), abs=1e-6)
+    assert "Validation" in capsys.readouterr().out

@@ -1,0 +1,42 @@
+"""examples/finetune/shorten.py: a decoder's first layers as a model of its own."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from builders.checkpoints import tiny_model
+from rexit.errors import InputError
+from rexit.exporter.model.weights import decoder_model
+
+PROGRAM = Path(__file__).parents[2] / "examples" / "finetune" / "shorten.py"
+
+
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("shorten", PROGRAM)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_is_left_is_the_first_layers(program: ModuleType, tmp_path: Path) -> None:
+    whole = tiny_model()
+    whole.save_pretrained(tmp_path / "whole")
+    program.shorten(str(tmp_path / "whole"), tmp_path / "two", 2)
+    short = decoder_model(tmp_path / "two")
+    assert short.config.num_hidden_layers == 2
+    kept = {name: weight for name, weight in whole.state_dict().items() if ".layers." not in name or int(name.split(".")[2]) < 2}
+    assert short.state_dict().keys() == kept.keys()
+    assert all(torch.equal(weight, kept[name]) for name, weight in short.state_dict().items())
+
+
+@pytest.mark.parametrize("layers", [0, 5])
+def test_more_layers_than_there_are(program: ModuleType, tmp_path: Path, layers: int) -> None:
+    tiny_model().save_pretrained(tmp_path / "whole")
+    with pytest.raises(InputError, match=rf"--layers {layers}: .* has 4 layers, expected 1 to as many"):
+        program.shorten(str(tmp_path / "whole"), tmp_path / "none", layers)
+    assert not (tmp_path / "none").exists()
