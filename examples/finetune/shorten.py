@@ -12,8 +12,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from torch import nn
-
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError, RexitError
 from rexit.exporter.model.decoder import Decoder
@@ -27,13 +25,8 @@ def shorten(source: str, out: Path, layers: int) -> None:
         decoder = Decoder.of(decoder_model(located(source)))
     if not 1 <= layers <= len(decoder.layers):
         raise InputError(f"--layers {layers}: {source} has {len(decoder.layers)} layers, expected 1 to as many")
-    config = decoder.model.config
-    config.num_hidden_layers = layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:layers]
-    setattr(decoder.body, decoder.layers_name, nn.ModuleList(decoder.layers[:layers]))
     with quiet(), new_folder(out) as folder:
-        decoder.model.save_pretrained(folder)
+        decoder.cut(layers).model.save_pretrained(folder)
 
 
 def main() -> None:

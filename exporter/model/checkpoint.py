@@ -70,10 +70,10 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Loads a folder, also a PEFT adapter's, which is merged; a GGUF file; or a model from the Hugging Face Hub by its id.
 
-    exits: depths in layers; None: those in `exits.json`. head: `own` (the default if there is an `exit_heads.safetensors`) or
-    `shared`. labels: token ids of `no` and `yes`, needed for `shared` if `exits.json` has none; if both are given they must
-    agree. Raises CheckpointError for a checkpoint that is missing, truncated, without heads or of an unsupported kind, InputError
-    for exits that do not fit it.
+    exits: depths in layers, at the last of which the model is cut; None: those in `exits.json`. head: `own` (the default if there
+    is an `exit_heads.safetensors`) or `shared`. labels: token ids of `no` and `yes`, needed for `shared` if `exits.json` has
+    none; if both are given they must agree. Raises CheckpointError for a checkpoint that is missing, truncated, without heads or
+    of an unsupported kind, InputError for exits that do not fit it.
     """
     folder = located(path)
     info = _exits_json(folder)
@@ -85,13 +85,17 @@ def load_checkpoint(
         raise CheckpointError(
             f"{folder}: no exit heads ({EXITS} and {HEADS}); train some, or give --exits … --head shared to use the LM head"
         )
-    depths = tuple(exits if exits is not None else info.get("exits", ()))
+    saved = tuple(info.get("exits", ()))
+    depths = tuple(exits) if exits is not None else saved
     if not depths:
         raise InputError(f"{folder}: has no {EXITS}, so the exits must be given, e.g. --exits 2,4,6")
     with quiet():
-        check_exits(depths, layers(folder))
-    if kind == "own" and depths != tuple(info["exits"]):
-        raise InputError(f"exits {list(depths)} differ from {list(info['exits'])}, whose heads are in {folder}")
+        whole = layers(folder)
+    check_exits(depths, whole)
+    if exits is None:
+        _check_last(depths, whole)
+    if kind == "own" and (other := [depth for depth in depths if depth not in saved]):
+        raise InputError(f"exit {other[0]}: {folder} has no head for it, only for {', '.join(map(str, saved))}")
     ids = dict(info.get("labels") or labels or {})
     if labels is not None and ids != dict(labels):
         raise CheckpointError(f"{folder}: labels {ids}, the catalog has {dict(labels)}: trained on another tokenizer or template")
@@ -103,13 +107,14 @@ def load_checkpoint(
         if kind == "shared":
             heads = ExitHeads.shared(decoder, len(depths), ids)
         else:
-            heads = ExitHeads.like(decoder, len(depths))
+            heads = ExitHeads.like(decoder, len(saved))
             try:
                 heads.fill(load_file(folder / HEADS), str(folder / HEADS))
             except (SafetensorError, OSError) as exc:
                 raise CheckpointError(f"{folder / HEADS}: truncated or not safetensors: {first_line(exc)}") from exc
+            heads = heads.pick([saved.index(depth) for depth in depths])
         projectors = _projectors(folder, info, decoder)
-    return Checkpoint(folder, decoder, depths, heads.eval(), kind, ids, projectors)
+    return Checkpoint(folder, decoder.cut(depths[-1]), depths, heads.eval(), kind, ids, projectors)
 
 
 def save_checkpoint(
@@ -126,6 +131,7 @@ def save_checkpoint(
     Raises InputError for exits that do not fit the model.
     """
     check_exits(exits, model.config.num_hidden_layers)
+    _check_last(exits, model.config.num_hidden_layers)
     folder.mkdir(parents=True, exist_ok=True)
     with quiet():
         model.save_pretrained(folder)
@@ -141,11 +147,14 @@ def save_checkpoint(
 
 
 def check_exits(exits: Sequence[int], layers: int) -> None:
-    """Depths ascend, starting at 1 or more, and the last is the model's number of layers. Raises InputError."""
+    """Depths ascend from 1 or more, to no more than the model's number of layers. Raises InputError."""
     if any(b <= a for a, b in zip((0, *exits), exits, strict=False)):
         raise InputError(f"exits {list(exits)}: depths must ascend, starting at 1 or more")
     if exits[-1] > layers:
         raise InputError(f"exit {exits[-1]} is beyond the model's {layers} layers")
+
+
+def _check_last(exits: Sequence[int], layers: int) -> None:
     if exits[-1] != layers:
         raise InputError(f"the last exit is {exits[-1]}, expected the model's full depth, {layers}")
 

@@ -61,6 +61,15 @@ class Decoder:
         kv_heads, head_dim = _cache_shape(model, body, layers)
         return cls(model, body, layers_name, norm_name, kv_heads, head_dim)
 
+    def cut(self, depth: int) -> Decoder:
+        """The model of the first `depth` layers, 1 to all. Embeddings, final norm and LM head stay. This one is changed."""
+        config = self.model.config
+        config.num_hidden_layers = depth
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:depth]
+        setattr(self.body, self.layers_name, nn.ModuleList(self.layers[:depth]))
+        return self
+
     @property
     def family(self) -> str:
         """The `model_type` of the config."""

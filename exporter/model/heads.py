@@ -54,6 +54,10 @@ class ExitHeads(nn.Module):
                     projection.bias.copy_(head.bias[rows] * scale)
         return heads
 
+    def pick(self, exits: Sequence[int]) -> ExitHeads:
+        """The heads of these exits, counted from 0."""
+        return ExitHeads([self.norms[k] for k in exits], [self.projections[k] for k in exits])  # type: ignore[misc]
+
     def forward(self, hidden: Tensor, k: int) -> Tensor:
         """Logits float32 [N, 2] (no, yes) of exit k from hidden states [N, H], taken before the model's final norm."""
         with torch.autocast(hidden.device.type, enabled=False):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import rexit
 from builders.bundle_files import names
 from builders.checkpoints import tiny_checkpoint
 from builders.indexed_catalog import LABELS
@@ -189,6 +190,21 @@ def test_command(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, 
     variant = report["variants"][0]
     assert len(variant["segments"]) == len(variant["parity"]) == 3
     assert all(segment["bytes"] > 4 * segment["parameters"] * 0.9 for segment in variant["segments"])
+
+
+def test_a_model_cut_at_an_exit(exported: Path, checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:
+    """What `rexit calibrate` advises where a fixed depth does as well as a policy."""
+    out, words = tmp_path / "cut", ("--catalog", str(catalog_folder), "--golden", "3", "--exits", "1,2")
+    done = CliRunner().invoke(app, ["export", str(checkpoint_folder), *words, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    whole, cut = Bundle.open(exported), Bundle.open(out)
+    assert (cut.manifest.exits, cut.manifest.model.layers) == ((1, 2), 2)
+    assert CliRunner().invoke(app, ["verify", str(out)]).exit_code == 0
+    slate = cut.golden().slates[0]
+    user, items = cut.catalog.users.id(slate.user), [cut.catalog.items.id(int(row)) for row in slate.items]
+    with rexit.open(whole.path) as full, rexit.open(out) as short:
+        expected = full.trace(user, items, as_of=slate.as_of)[:, :2]
+        np.testing.assert_allclose(short.trace(user, items, as_of=slate.as_of), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("exits", ["2;4", "two", ""])

@@ -44,7 +44,10 @@ def _export(
     catalog: Annotated[Path, typer.Option(help="Catalog folder that `rexit index` wrote.")],
     out: Annotated[Path, typer.Option(help="Bundle folder to write. An existing bundle keeps its other variants.")],
     exits: Annotated[
-        str | None, typer.Option(help="Depths in layers, e.g. 2,4,6; the last is the full depth. Default: the checkpoint's.")
+        str | None,
+        typer.Option(
+            help="Depths in layers, e.g. 2,4,6; the model is cut at the last. Default: the checkpoint's, to the full depth."
+        ),
     ] = None,
     head: Annotated[
         str | None,

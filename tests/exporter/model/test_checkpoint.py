@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from builders.checkpoints import LABELS, tiny_checkpoint
 from rexit.errors import CheckpointError, InputError, RexitError
 from rexit.exporter.model.checkpoint import EXITS, HEADS, load_checkpoint
+from rexit.exporter.model.multi_exit import MultiExitModel
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,6 @@ def test_digest_follows_the_weights(folder: Path) -> None:
         ([2, 2, 4], "must ascend"),
         ([0, 4], "must ascend"),
         ([2, 4, 9], "exit 9 is beyond the model's 4 layers"),
-        ([1, 2], "expected the model's full depth, 4"),
     ],
 )
 def test_exits_that_do_not_fit(saved: Path, exits: list[int], said: str) -> None:
@@ -83,8 +84,29 @@ def test_exits_that_do_not_fit(saved: Path, exits: list[int], said: str) -> None
 
 
 def test_exits_without_their_heads(saved: Path) -> None:
-    with pytest.raises(InputError, match=r"\[2, 4\] differ from \[1, 2, 4\]"):
-        load_checkpoint(saved, exits=[2, 4])
+    with pytest.raises(InputError, match=r"exit 3: .* has no head for it, only for 1, 2, 4"):
+        load_checkpoint(saved, exits=[1, 3])
+
+
+def test_its_own_exits_go_to_the_full_depth(folder: Path) -> None:
+    """A checkpoint that says otherwise is damaged; who asks for fewer layers says so."""
+    _edit(folder, exits=[1, 2])
+    with pytest.raises(InputError, match="the last exit is 2, expected the model's full depth, 4"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
+@pytest.mark.parametrize("exits", [[1, 2], [2], [1, 4]])
+def test_some_of_the_exits(tmp_path: Path, family: str, exits: list[int]) -> None:
+    """The model is cut at the last, and the exits that stay answer as before."""
+    folder = tiny_checkpoint(tmp_path / "whole", family=family)
+    whole, some = load_checkpoint(folder), load_checkpoint(folder, exits=exits)
+    assert some.exits == tuple(exits) and len(some.decoder.layers) == exits[-1] == some.model.config.num_hidden_layers
+    seen, expected = (
+        MultiExitModel(one.decoder, one.heads, one.exits).eval().reference(range(3, 11), [range(11, 15), range(20, 22)])
+        for one in (some, whole)
+    )
+    np.testing.assert_allclose(seen, expected[:, [whole.exits.index(depth) for depth in exits]], atol=1e-6)
 
 
 def _no_heads(folder: Path) -> None:
