@@ -65,6 +65,12 @@ def test_ctrl_c_leaves_the_old_bundle(checkpoint_folder: Path, catalog_folder: P
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
+def as_by_hand() -> None:
+    """A shell's background jobs ignore SIGINT, those of nohup SIGHUP."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(checkpoint_folder: Path, catalog_folder: Path) -> Iterator[Start]:
     """Starts `rexit export --out OUT …` and waits until it has graphs to write."""
@@ -77,7 +83,7 @@ def start(checkpoint_folder: Path, catalog_folder: Path) -> Iterator[Start]:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+            preexec_fn=as_by_hand,
         )
         started.append(process)
         deadline = time.monotonic() + 120
