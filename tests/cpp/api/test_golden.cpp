@@ -2,6 +2,7 @@
 // bundle (tests/builders/recorded.py), whatever this one is.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <iostream>
