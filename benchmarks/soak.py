@@ -117,8 +117,7 @@ class Soak:
         ]
         more: dict[str, Any] = {}
         if random.random() < 0.25:  # a stranger
-            user = max((users.id(row) for row in range(len(users))), key=str)
-            user = -1 if isinstance(user, int) else "\x7fnobody"
+            user = -1 if isinstance(users.id(0), int) else "\x7fnobody"
             more["recent"] = [(items.id(int(row)), bool(random.random() < 0.7)) for row in random.choice(len(items), 8)]
         else:
             user = users.id(int(random.integers(len(users))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -60,3 +61,30 @@ def test_what_the_caller_wants_stays(wanted: signal.Handlers) -> None:
             signal.raise_signal(number)
             assert signal.getsignal(number) == wanted
         interrupts.check()
+
+
+def test_deferred_blocks_end_first() -> None:
+    """Also nested; a block that another thread is in does not count."""
+    inside, done = threading.Event(), threading.Event()
+
+    def elsewhere() -> None:
+        with interrupts.deferred():
+            inside.set()
+            done.wait()
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    inside.wait()
+    reached = []
+    with pytest.raises(SystemExit) as end, interrupts.heeded():
+        with interrupts.deferred():
+            with interrupts.deferred():
+                signal.raise_signal(signal.SIGTERM)
+            reached.append("inside")
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+        signal.raise_signal(signal.SIGTERM)
+        reached.append("behind")
+    done.set()
+    thread.join()
+    assert end.value.code == 143 and reached == ["inside"]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -21,7 +22,15 @@ INTERRUPTED, TERMINATED = 130, 143
 
 _CODES: Final = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED, signal.SIGHUP: TERMINATED}
 _code: int | None = None
-_deferred = 0
+
+
+class _Deferred(threading.local):
+    """How deep this thread is in blocks of `deferred`. Handlers run in the main thread, and ask for its own."""
+
+    depth = 0
+
+
+_deferred = _Deferred()
 
 
 @contextlib.contextmanager
@@ -57,13 +66,13 @@ def kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """While the block runs, which must be short, a signal raises nothing. Main thread or not; may be nested."""
-    global _deferred
-    _deferred += 1
+    """While the block runs, which must be short, a signal raises nothing. May be nested; does nothing in other
+    threads than the main one."""
+    _deferred.depth += 1
     try:
         yield
     finally:
-        _deferred -= 1
+        _deferred.depth -= 1
 
 
 def check() -> None:
@@ -75,5 +84,5 @@ def check() -> None:
 def _interrupt(number: int, _frame: object) -> None:
     global _code
     _code = _CODES[signal.Signals(number)]
-    if not _deferred:
+    if not _deferred.depth:
         raise KeyboardInterrupt

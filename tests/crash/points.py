@@ -226,7 +226,7 @@ def prepared(command: Command) -> Iterator[tuple[Path, int]]:
         ended, points = run(command, copy, None)
         if ended.code != 0:
             raise WrongError(f"{command.name}: ended with {ended.code}\n{ended.err}")
-        if _state(command, copy, {}, f"{command.name}, a whole run") != "new":
+        if _state(command, copy, _written(command, made), f"{command.name}, a whole run") != "new":
             raise WrongError(f"{command.name}: a whole run changes nothing")
         shutil.rmtree(copy)
         yield made, points
