@@ -6,6 +6,7 @@
 # make sanitize   the C++ tests under the address and undefined-behaviour sanitizers, threads under the thread sanitizer
 # make fuzz   the C++ library under libFuzzer: MINUTES=60, or RUNS=1000000 per target; goes on from the last run
 # make fuzz-short   the same, two minutes for all targets
+# make budgets   what each part of a request takes in instructions, counted by Valgrind, against tests/budgets/budgets.json
 # make check  format, lint, types
 # make docs   the site, in build/site
 # make bench-peers   what benchmarks/slate.py compares with: an hour of compiling and exporting
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 JOBS ?= $(shell nproc)
 WERROR ?= OFF
 SHELL := /bin/bash
-CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp tests/fuzz examples/cpp -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name '*.hpp' -o -name '*.txt' -o -name '*.in' -o -name '*.map')
+CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp tests/fuzz tests/budgets examples/cpp -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name '*.hpp' -o -name '*.txt' -o -name '*.in' -o -name '*.map')
 
 # $$(call imports,FILE...) among what a target depends on: those files and all of this repository that they import. Asked for
 # only when make comes to that target; a machine without Python yet has nothing made that could be old.
@@ -27,7 +28,7 @@ CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp tests/fuzz examples
 imports = $(if $(shell command -v $(PYTHON)),$(shell $(PYTHON) tools/imports.py $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error tools/imports.py failed)))
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-python test-cpp test-aarch64 deb test-deb sanitize fuzz fuzz-short check docs format clean bench-peers
+.PHONY: setup demo test test-python test-cpp test-aarch64 deb test-deb sanitize fuzz fuzz-short budgets check docs format clean bench-peers
 
 setup: $(BUILD)/.installed
 
@@ -153,6 +154,21 @@ fuzz: $(BUILD)/fuzz/.built
 
 fuzz-short: $(BUILD)/fuzz/.built
 	SECONDS_EACH=8 SEED=1 $(FUZZ)
+
+$(BUILD)/.system-budgets: tools/system-packages.sh
+	PYTHON=$(PYTHON) tools/system-packages.sh budgets
+	@mkdir -p $(@D) && touch $@
+
+$(BUILD)/budgets/.written: $(BUILD)/.installed $$(call imports,tests/builders/counted.py)
+	rm -rf $(@D)
+	PYTHONPATH=tests $(BIN)/python -m builders.counted $(@D)
+	@touch $@
+
+# Configured again: Valgrind may have come since.
+budgets: $(BUILD)/.system-budgets $(BUILD)/prefix/.installed $(BUILD)/budgets/.written
+	$(BIN)/cmake -S . -B $(BUILD)/cpp $(CMAKE_OPTIONS) $(TEST_OPTIONS) >/dev/null
+	$(BIN)/cmake --build $(BUILD)/cpp -j $(JOBS) --target parts
+	PYTHONPATH=tests $(BIN)/python -m budgets $(BUILD)/cpp/tests/budgets/parts $(BUILD)/budgets
 
 test-python: $(BUILD)/.installed $(BUILD)/example/.built
 	REXIT_TEST_BUILD=$(abspath $(BUILD)) $(BIN)/python -m pytest

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages the build needs and lacks; where that is not possible, names them in one line and fails.
-# [PYTHON=python3] system-packages.sh [aarch64|fuzz]   with `aarch64`: those of the cross build and its emulated tests, too; with
-# `fuzz`: clang with libFuzzer
+# [PYTHON=python3] system-packages.sh [aarch64|fuzz|budgets]   with `aarch64`: those of the cross build and its emulated tests, too;
+# with `fuzz`: clang with libFuzzer; with `budgets`: Valgrind
 set -euo pipefail
 
 python=${PYTHON:-python3}
@@ -24,6 +24,9 @@ if [ "${1:-}" = aarch64 ]; then
   command -v aarch64-linux-gnu-g++ >/dev/null || missing+=(g++-aarch64-linux-gnu)
   command -v qemu-aarch64 >/dev/null || missing+=(qemu-user)
   [ -e /usr/src/googletest/CMakeLists.txt ] || missing+=(googletest)
+fi
+if [ "${1:-}" = budgets ]; then
+  { command -v valgrind && has_header valgrind/callgrind.h; } >/dev/null || missing+=(valgrind)
 fi
 if [ "${1:-}" = fuzz ] && ! has_libfuzzer; then
   [ "$(id -u)" -ne 0 ] || apt-get update -qq

@@ -85,14 +85,22 @@ def program_with_vectors() -> dict[str, Any]:
 
 
 def make_catalog(
-    users: int = USERS, items: int = ITEMS, *, seed: int = 1, strings: bool = False, vectors: bool = False
+    users: int = USERS,
+    items: int = ITEMS,
+    *,
+    seed: int = 1,
+    strings: bool = False,
+    vectors: bool = False,
+    dim: int = DIM,
+    history: tuple[int, int] = (3, 12),
 ) -> CatalogContents:
-    """strings: ids are text. vectors: the program has vectors; the tables are the same."""
+    """strings: ids are text. vectors: the program has vectors; the tables are the same. history: how many interactions a user
+    has, from the first to below the second."""
     random = np.random.default_rng(seed)
     events = sorted(
         (user, int(random.integers(10, 60)), int(item), bool(random.random() < 0.6))
         for user in range(users - 1)  # the last user has no history
-        for item in random.integers(0, items - 1, random.integers(3, 12))  # the last item was never met; some are met twice
+        for item in random.integers(0, items - 1, random.integers(*history))  # the last item was never met; some are met twice
     )
     user_of, times, item_of, liked = (np.array(column) for column in zip(*events, strict=True))
     user_offsets = np.searchsorted(user_of, np.arange(users + 1)).astype(np.int64)
@@ -102,7 +110,7 @@ def make_catalog(
     likes = np.concatenate([np.cumsum(liked[by_rating][a:b]) for a, b in itertools.pairwise(item_offsets)])
 
     def unit(rows: int) -> NDArray[np.float16]:
-        values = random.standard_normal((rows, DIM))
+        values = random.standard_normal((rows, dim))
         return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float16)
 
     user_embeddings, item_embeddings = unit(users), unit(items)
@@ -152,7 +160,7 @@ def make_catalog(
         "label": {"column": "rating", "positive_at": 4.0},
         "tokenizer": {"vocab_size": VOCABULARY, "sha256": "0" * 64},
         "labels": {"no": 1, "yes": 2},
-        "embedding": {"dim": DIM, "layers": 2},
+        "embedding": {"dim": dim, "layers": 2},
         "prompt": program_with_vectors() if vectors else PROGRAM,
         "retrieval": {},
         "splits": {},

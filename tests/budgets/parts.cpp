@@ -1,0 +1,211 @@
+// Runs each part of a request by itself under callgrind, which counts its instructions: parts FOLDER, of
+// tests/builders/counted.py. Prints what it was compiled with, then a line `NAME UNITS` per part; tests/budgets/__main__.py reads
+// that and callgrind's files.
+//
+// A part is run twice, less of it and more: what both do beside it cancels out in the difference, which is divided by the units
+// that one has more than the other. Nothing here is random, and nothing is computed in segments.
+#include <valgrind/callgrind.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backends/backend.hpp"
+#include "files/json.hpp"
+#include "prompt/prompt.hpp"
+#include "rexit/rexit.hpp"
+#include "session/session.hpp"
+#include "session/slate.hpp"
+
+namespace rexit::core {
+namespace {
+
+// A backend for which nothing is computed. Log-odds are rows' numbers, so that candidates stop at different exits.
+class Nothing final : public Backend {
+ public:
+  void run(std::size_t, const Pass& pass) const override {
+    for (std::size_t n = 0; pass.logits != nullptr && n < pass.rows; ++n) {
+      pass.logits[2 * n] = 0;
+      pass.logits[2 * n + 1] = static_cast<float>(n);
+    }
+  }
+  void* allocate(std::size_t bytes) const override { return ::operator new(bytes); }
+  void release(void* memory) const noexcept override { ::operator delete(memory); }
+  void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
+};
+
+constexpr std::size_t slate = 20, times = 100;
+constexpr float never = std::numeric_limits<float>::infinity();
+
+// User ids are 100, 103, ...; item ids -7, -2, ... (tests/builders/catalog.py).
+std::int64_t user_id(std::size_t row) { return 100 + 3 * static_cast<std::int64_t>(row); }
+std::int64_t item_id(std::size_t row) { return -7 + 5 * static_cast<std::int64_t>(row); }
+
+// The result of a call that is made for its cost.
+template <class T>
+void keep(const T& value) {
+  asm volatile("" : : "g"(&value) : "memory");
+}
+
+// `units`: how many more of the part `more` has.
+template <class Less, class More>
+void count(const std::string& part, std::size_t units, const Less& less, const More& more) {
+  const std::string of_less = part + " less", of_more = part + " more";
+  less(), more();  // so that whatever grows has grown
+  CALLGRIND_ZERO_STATS;
+  less();
+  CALLGRIND_DUMP_STATS_AT(of_less.c_str());
+  CALLGRIND_ZERO_STATS;
+  more();
+  CALLGRIND_DUMP_STATS_AT(of_more.c_str());
+  std::printf("%s %zu\n", part.c_str(), units);
+}
+
+// `one(i)`, repeated.
+template <class One>
+void count_each(const std::string& part, std::size_t repeated, const One& one, std::size_t units_each = 1) {
+  const auto run = [&](std::size_t n) {
+    for (std::size_t i = 0; i < n; ++i) one(i);
+  };
+  count(part, repeated * units_each, [&] { run(repeated); }, [&] { run(2 * repeated); });
+}
+
+std::vector<Row> rows(std::size_t count) {
+  std::vector<Row> all;
+  for (std::size_t i = 0; i < count; ++i) all.push_back(static_cast<Row>(i * 97));  // apart, as a slate's are
+  return all;
+}
+
+void count_ids(const Bundle& numbers, const Bundle& strings) {
+  const Ids &integers = numbers.catalog().items.ids, &texts = strings.catalog().items.ids;
+  count_each("find_integer_id", times, [&](std::size_t i) { keep(integers.find(item_id(i * 25))); });
+  std::vector<std::string> wanted;
+  for (std::size_t i = 0; i < 2 * times; ++i) wanted.emplace_back(texts.string_at(i * 25));
+  count_each("find_text_id", times, [&](std::size_t i) { keep(texts.find(std::string_view(wanted[i]))); });
+}
+
+void count_retrieval(const Bundle& bundle) {
+  const Deadline none({}, 0);
+  Retrieval retrieval(bundle.catalog());
+  Query known;
+  known.user = 7;
+  count_each("retrieve_known_user", times, [&](std::size_t) {
+    retrieval.begin(known, none);
+    keep(retrieval.similar_liked(8));
+  });
+
+  Query fresh = known;
+  for (const Row item : rows(5)) fresh.recent.push_back({item, true});
+  count_each(
+      "search_per_user", 1,
+      [&](std::size_t) {
+        retrieval.begin(fresh, none);
+        keep(retrieval.similar_users());
+      },
+      bundle.catalog().users.ids.size());
+
+  retrieval.begin(known, none);
+  count_each("nearest_in_history", slate, [&](std::size_t i) { keep(retrieval.nearest(static_cast<Row>(i * 97), 2)); });
+}
+
+void count_prompt(const Bundle& bundle) {
+  const Deadline none({}, 0);
+  Retrieval retrieval(bundle.catalog());
+  Prompt prompt;
+  Query query;
+  query.user = 7;
+  count_each("assemble_prefix", times, [&](std::size_t) { assemble(bundle, query, none, retrieval, prompt); });
+  const auto candidates = [&](std::size_t n) {
+    return [&, of = rows(n)] {
+      query.items = of;
+      assemble(bundle, query, none, retrieval, prompt);
+    };
+  };
+  count("assemble_candidate", slate, candidates(slate), candidates(2 * slate));
+}
+
+// P is what packing a slate takes, D what its candidates do at one exit. Up to the first exit a slate takes P + D, up to the
+// second P + 2 D.
+void count_slate(const Bundle& bundle) {
+  const Deadline none({}, 0);
+  const Nothing backend;
+  Retrieval retrieval(bundle.catalog());
+  Prompt prompt;
+  Query query;
+  query.user = 7;
+  query.items = rows(slate);
+  assemble(bundle, query, none, retrieval, prompt);
+  VectorRows vectors(bundle);
+  PrefixCache prefix(bundle, backend, vectors, std::size_t{1} << 20);
+  prefix.use(prompt.tokens.data(), prompt.prefix_tokens());
+  Slate packed(bundle, backend, vectors);
+  Counters counters(bundle.exits());
+  SlateStats stats;
+  const auto run = [&](const Policy& policy, std::size_t n) {
+    for (std::size_t i = 0; i < n; ++i) keep(packed.run(prompt, prefix, {&policy, std::nullopt, 0, &counters}, none, stats));
+  };
+  const Policy first{{{1, 0, 0, 0}, {1, 0, 0, 0}, {1, 0, 0, 0}}}, second{{{1, 0, never, never}, {1, 0, 0, 0}, {1, 0, 0, 0}}};
+  count("pack_slate", times, [&] { run(second, times); }, [&] { run(first, 2 * times); });
+  count("exit_decision", times * slate, [&] { run(first, times); }, [&] { run(second, times); });
+  // The same under a rule of the whole slate that stops nobody.
+  const TopK top_k{slate / 2, true, {1000, 1000}, {1000, 1000}};
+  const Policy ranked_second{second.exits, 1, top_k, 0};
+  count("exit_decision_top_k", times * slate, [&] { run(first, times); }, [&] { run(ranked_second, times); });
+}
+
+void count_files(const std::string& folder, const Bundle& bundle) {
+  const std::string policy = bundle.variant().folder + "/policy.json";
+  count_each("read_policy_json", 10, [&](std::size_t) { keep(read_json(policy, {"slate-rules"})); });
+  count_each("open_bundle", 2, [&](std::size_t) { keep(Bundle(folder, nullptr)); });
+}
+
+// Through the C ABI.
+void count_request(const std::string& folder) {
+  rexit::Bundle bundle(folder);
+  rexit::Session session(bundle);
+  rexit::Request request(rexit::Id(user_id(7)));
+  std::vector<rexit::Id> items;
+  for (std::size_t i = 0; i < slate; ++i) items.emplace_back(item_id(i * 97));
+  request.items(std::move(items));
+  count_each("request_cached_prefix", times, [&](std::size_t) { keep(session.score(request)); });
+  count_each("request_new_prefix", times, [&](std::size_t) {
+    session.clear_cache();
+    keep(session.score(request));
+  });
+}
+
+}  // namespace
+
+BackendFactory make_backend_factory(const Bundle&, const Execution&) {
+  return [backend = std::make_shared<const Nothing>()] { return backend; };
+}
+
+Conditions conditions_of(const Bundle&, const Execution&) { return {"cpu", 1, "", "", ""}; }
+
+}  // namespace rexit::core
+
+int main(int argc, char** argv) try {
+  using namespace rexit::core;
+  if (argc != 2 || RUNNING_ON_VALGRIND == 0) {
+    std::fprintf(stderr, "usage: valgrind --tool=callgrind %s FOLDER; see tests/budgets/__main__.py\n", argv[0]);
+    return 2;
+  }
+  const std::string numbers_folder = std::string(argv[1]) + "/numbers";
+  const Bundle numbers(numbers_folder, nullptr), strings(std::string(argv[1]) + "/strings", nullptr);
+  std::puts(REXIT_COMPILER);
+  count_ids(numbers, strings);
+  count_retrieval(numbers);
+  count_prompt(numbers);
+  count_slate(numbers);
+  count_files(numbers_folder, numbers);
+  count_request(numbers_folder);
+  return 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "parts: %s\n", error.what());
+  return 1;
+}
