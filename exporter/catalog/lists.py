@@ -1,0 +1,139 @@
+"""Users in lists by their embeddings, so that a search for similar users looks at a few lists: an inverted file.
+
+1. Centres are the means of a spherical k-means, seeded, of the users who have an embedding: 4 sqrt(U) lists.
+2. A user is in the list of the nearest centre, by exact sums, ties to the lower list. Lists without users are dropped.
+3. A search looks at the PROBES lists whose centres are nearest, by exact sums again, and at all users in them.
+
+docs/format.md defines the search, which the runtime does in the same way; docs/scale.md has its recall and what it costs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle.catalog import Catalog
+from rexit.exporter.catalog.nearest import Flat, Pairs, exact, margin, ranked
+from rexit.exporter.catalog.tables import Tensors, offsets
+
+EXACT = 100_000
+"""Up to so many users with an embedding all of them are looked at: on a device, too, that takes a millisecond or two."""
+PROBES = 32
+BLOCK = 1024  # embeddings placed at once
+SAMPLE = 64  # users for each list that k-means learns from
+ROUNDS = 10
+
+
+@dataclass(frozen=True)
+class Lists:
+    """centres: float16 [L, D]. owner: int64 [U], each user's list; -1 without an embedding. probes: lists that a search looks
+    at."""
+
+    centres: NDArray[np.float16]
+    owner: NDArray[np.int64]
+    probes: int
+
+    @classmethod
+    def needed(cls, embeddings: NDArray[np.float16]) -> Lists | None:
+        """Of the users' embeddings [U, D]; None where there are too few of them."""
+        known = np.flatnonzero(embeddings.any(1))
+        if len(known) <= EXACT:
+            return None
+        centres = _centres(embeddings, known)
+        placed = cls.around(centres, PROBES, embeddings)
+        used, owner = np.unique(placed.owner, return_inverse=True)
+        unknown = int(used[0] < 0)
+        return cls(centres[used[unknown:]], owner - unknown, PROBES)
+
+    @classmethod
+    def around(cls, centres: NDArray[np.float16], probes: int, embeddings: NDArray[np.float16]) -> Lists:
+        """The users [U, D] in the lists of given centres."""
+        lists = cls(centres, np.full(len(embeddings), -1), probes)
+        known = np.flatnonzero(embeddings.any(1))
+        for begin in range(0, len(known), BLOCK):
+            rows = known[begin : begin + BLOCK]
+            lists.owner[rows] = lists._nearest(embeddings[rows], 1)[:, 0]
+        return lists
+
+    @classmethod
+    def of(cls, catalog: Catalog) -> Lists | None:
+        """A catalog's own; None where it has none, so that every search is exact."""
+        if catalog.probes is None:
+            return None
+        table = catalog.user_table
+        sizes = np.diff(table["list_offsets"])
+        owner = np.full(len(table["list_users"]), -1)
+        owner[table["list_users"][: sizes.sum()]] = np.repeat(np.arange(len(sizes)), sizes)
+        return cls(table["centres"], owner, catalog.probes)
+
+    def tensors(self, embeddings: NDArray[np.float16]) -> Tensors:
+        """What users.safetensors holds of these lists, `embeddings` [U, D] in their order among it."""
+        order = np.argsort(np.where(self.owner < 0, len(self.centres), self.owner), kind="stable")
+        return {
+            "embeddings": embeddings[order],
+            "centres": self.centres,
+            "list_offsets": offsets(np.bincount(self.owner[self.owner >= 0], minlength=len(self.centres))),
+            "list_users": order.astype(np.int32),
+        }
+
+    def probed(self, queries: NDArray[np.float16]) -> NDArray[np.int64]:
+        """The lists that the searches for `queries` [n, D] look at: int64 [n, P]."""
+        return self._nearest(queries, min(self.probes, len(self.centres)))
+
+    def _nearest(self, queries: NDArray[np.float16], k: int) -> NDArray[np.int64]:
+        query, centre = self._flat.candidates(queries, k)
+        scores = exact(queries[query], self.centres[centre])
+        return centre[ranked(query, scores, centre, k)[0]].reshape(len(queries), k)
+
+    @cached_property
+    def _flat(self) -> Flat:
+        return Flat(self.centres.astype(np.float32))
+
+
+def _centres(embeddings: NDArray[np.float16], known: NDArray[np.int64]) -> NDArray[np.float16]:
+    import faiss
+
+    count = int(4 * len(known) ** 0.5)
+    if len(known) > count * SAMPLE:
+        known = np.sort(np.random.default_rng(0).choice(known, count * SAMPLE, replace=False))
+    means = faiss.Kmeans(
+        embeddings.shape[1],
+        count,
+        niter=ROUNDS,
+        seed=0,
+        spherical=True,
+        min_points_per_centroid=1,
+        max_points_per_centroid=SAMPLE,
+    )
+    means.train(embeddings[known].astype(np.float32))
+    centres: NDArray[np.float16] = means.centroids.astype(np.float16)
+    return centres
+
+
+class Inverted:
+    """Products with the vectors [n, D] of the lists that a search looks at. owner: int64 [n], each vector's list."""
+
+    def __init__(self, vectors: NDArray[np.float32], owner: NDArray[np.int64], lists: Lists) -> None:
+        self._lists = lists
+        self._order = np.argsort(owner, kind="stable")
+        self._vectors = vectors[self._order]
+        self._starts = np.searchsorted(owner[self._order], np.arange(len(lists.centres) + 1))
+        self._longest = float(np.linalg.norm(vectors, axis=1).max())
+
+    def candidates(self, queries: NDArray[np.float16], k: int) -> Pairs:
+        """At least the k vectors with the largest products, of exact sums, among those looked at."""
+        asked = queries.astype(np.float32)
+        margins = margin(np.linalg.norm(asked, axis=1), self._longest, queries.shape[1])
+        found = [self._found(*each, k) for each in zip(asked, margins, self._lists.probed(queries), strict=True)]
+        return np.repeat(np.arange(len(found)), [len(vectors) for vectors in found]), np.concatenate(found)
+
+    def _found(self, query: NDArray[np.float32], margin: np.float32, lists: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+        spans = [slice(*self._starts[each : each + 2]) for each in lists]
+        products = np.concatenate([self._vectors[span] @ query for span in spans])
+        place = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+        if len(products) > k:
+            place = place[products >= np.partition(products, len(products) - k)[len(products) - k] - margin]
+        return self._order[place]
