@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Catalog
-from rexit.exporter.catalog.nearest import Flat, Pairs, exact, margin, ranked
+from rexit.exporter.catalog.nearest import Flat, Pairs, exact, largest, margin, ranked
 from rexit.exporter.catalog.tables import Tensors, offsets
 
 EXACT = 100_000
 """Up to so many users with an embedding all of them are looked at: on a device, too, that takes a millisecond or two."""
-PROBES = 32
+PROBES = 128
+"""docs/scale.md has the recall with fewer."""
 BLOCK = 1024  # embeddings placed at once
 SAMPLE = 64  # users for each list that k-means learns from
 ROUNDS = 10
@@ -39,14 +41,15 @@ class Lists:
     @classmethod
     def needed(cls, embeddings: NDArray[np.float16]) -> Lists | None:
         """Of the users' embeddings [U, D]; None where there are too few of them."""
-        known = np.flatnonzero(embeddings.any(1))
-        if len(known) <= EXACT:
-            return None
-        centres = _centres(embeddings, known)
-        placed = cls.around(centres, PROBES, embeddings)
+        return cls.made(embeddings) if np.count_nonzero(embeddings.any(1)) > EXACT else None
+
+    @classmethod
+    def made(cls, embeddings: NDArray[np.float16]) -> Lists:
+        """The same of however few, but one at least."""
+        placed = cls.around(_centres(embeddings), PROBES, embeddings)
         used, owner = np.unique(placed.owner, return_inverse=True)
         unknown = int(used[0] < 0)
-        return cls(centres[used[unknown:]], owner - unknown, PROBES)
+        return cls(placed.centres[used[unknown:]], owner - unknown, PROBES)
 
     @classmethod
     def around(cls, centres: NDArray[np.float16], probes: int, embeddings: NDArray[np.float16]) -> Lists:
@@ -93,9 +96,10 @@ class Lists:
         return Flat(self.centres.astype(np.float32))
 
 
-def _centres(embeddings: NDArray[np.float16], known: NDArray[np.int64]) -> NDArray[np.float16]:
+def _centres(embeddings: NDArray[np.float16]) -> NDArray[np.float16]:
     import faiss
 
+    known = np.flatnonzero(embeddings.any(1))
     count = int(4 * len(known) ** 0.5)
     if len(known) > count * SAMPLE:
         known = np.sort(np.random.default_rng(0).choice(known, count * SAMPLE, replace=False))
@@ -119,21 +123,25 @@ class Inverted:
     def __init__(self, vectors: NDArray[np.float32], owner: NDArray[np.int64], lists: Lists) -> None:
         self._lists = lists
         self._order = np.argsort(owner, kind="stable")
-        self._vectors = vectors[self._order]
+        self._vectors = torch.from_numpy(vectors[self._order])
         self._starts = np.searchsorted(owner[self._order], np.arange(len(lists.centres) + 1))
         self._longest = float(np.linalg.norm(vectors, axis=1).max())
 
     def candidates(self, queries: NDArray[np.float16], k: int) -> Pairs:
-        """At least the k vectors with the largest products, of exact sums, among those looked at."""
-        asked = queries.astype(np.float32)
-        margins = margin(np.linalg.norm(asked, axis=1), self._longest, queries.shape[1])
-        found = [self._found(*each, k) for each in zip(asked, margins, self._lists.probed(queries), strict=True)]
-        return np.repeat(np.arange(len(found)), [len(vectors) for vectors in found]), np.concatenate(found)
+        """At least the k vectors with the largest products, of exact sums, among those looked at.
 
-    def _found(self, query: NDArray[np.float32], margin: np.float32, lists: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-        spans = [slice(*self._starts[each : each + 2]) for each in lists]
-        products = np.concatenate([self._vectors[span] @ query for span in spans])
-        place = np.concatenate([np.arange(span.start, span.stop) for span in spans])
-        if len(products) > k:
-            place = place[products >= np.partition(products, len(products) - k)[len(products) - k] - margin]
-        return self._order[place]
+        Takes time and memory by all vectors that some query looks at: the nearer the queries to each other, the fewer.
+        """
+        seen = np.zeros((len(queries), len(self._lists.centres)), np.bool_)
+        np.put_along_axis(seen, self._lists.probed(queries), True, 1)
+        used = np.flatnonzero(seen.any(0))
+        sizes = self._starts[used + 1] - self._starts[used]
+        begins = np.cumsum(sizes) - sizes
+        place = np.repeat(self._starts[used] - begins, sizes) + np.arange(sizes.sum())
+        asked = torch.from_numpy(queries.astype(np.float32))
+        products = asked @ self._vectors[place].T
+        products.masked_fill_(~torch.from_numpy(seen[:, np.repeat(used, sizes)]), -torch.inf)
+        least = largest(products, k)[0][:, -1:]
+        margins = margin(torch.linalg.vector_norm(asked, dim=1), self._longest, queries.shape[1])
+        query, found = torch.nonzero((products >= least - margins[:, None]) & (products > -torch.inf), as_tuple=True)
+        return query.numpy(), self._order[place[found.numpy()]]

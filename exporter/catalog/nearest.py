@@ -17,13 +17,12 @@ SPARE = 12  # candidates beyond those wanted
 WIDTH = 128  # products of which only the largest is compared at first
 
 
-def margin(lengths: NDArray[np.float32], longest: float, dim: int) -> NDArray[np.float32]:
+def margin(lengths: Tensor, longest: float, dim: int) -> Tensor:
     """How far two products in float32 can be misplaced beside each other, by the queries' lengths [n] and the longest vector's.
 
     A sum of D products is off by less than D 2^-24 |q| |v|; two sums are compared.
     """
-    off: NDArray[np.float32] = lengths * np.float32(longest * dim * 2.0**-23 * 1.01)
-    return off
+    return lengths * (longest * dim * 2.0**-23 * 1.01)
 
 
 def exact(a: NDArray[np.float16], b: NDArray[np.float16]) -> NDArray[np.float64]:
@@ -59,12 +58,11 @@ class Flat:
         best = torch.empty(len(asked), 0)
         rows = torch.empty(len(asked), 0, dtype=torch.int64)
         for begin in range(0, count, TILE):
-            found, at = _largest(asked @ self._vectors[begin : begin + TILE].T, k + SPARE)
+            found, at = largest(asked @ self._vectors[begin : begin + TILE].T, k + SPARE)
             best, rows = torch.cat([best, found], 1), torch.cat([rows, at + begin], 1)
             best, chosen = best.topk(min(k + SPARE, best.shape[1]))
             rows = rows.gather(1, chosen)
-        lengths = torch.linalg.vector_norm(asked, dim=1).numpy()
-        least = best[:, k - 1] - torch.from_numpy(margin(lengths, self._longest, queries.shape[1]))
+        least = best[:, k - 1] - margin(torch.linalg.vector_norm(asked, dim=1), self._longest, queries.shape[1])
         close = best[:, -1] >= least  # what follows the last candidate may be near enough, too
         query, vector = torch.nonzero(torch.ones_like(rows), as_tuple=True)[0], rows.flatten()
         if close.any():
@@ -81,7 +79,7 @@ class Flat:
         return torch.nonzero(self._vectors @ query >= least).flatten()
 
 
-def _largest(products: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def largest(products: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of each row [n, m], or all m: values and places. Maxima of WIDTH products each say where they can be."""
     groups = products.shape[1] // WIDTH
     if groups < 2 * k:

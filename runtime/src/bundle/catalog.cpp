@@ -198,7 +198,7 @@ Catalog::Catalog(const Description& d)
          "`, but the prompt has ", program.has_vectors() ? "vectors" : "none");
   if (users.lists.has_value() != d.needs(lists_required))
     fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", users.lists ? "lacks" : "holds", " `", lists_required,
-         "`, but `embedding` has ", users.lists ? "probes" : "none");
+         "`, but `embedding` has ", users.lists ? "" : "no ", "probes");
   if (!program.has_vectors()) return;
   // Or ids of vectors would be taken for tokens, and tokens for vectors.
   if (d.tokenizer() > d.vocabulary)
