@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Catalog
-from rexit.exporter.catalog.nearest import Flat, Pairs, exact, largest, margin, ranked
+from rexit.exporter.catalog.nearest import SPARE, Flat, Pairs, completed, exact, margin, ranked
 from rexit.exporter.catalog.tables import Tensors, offsets
 
 EXACT = 100_000
@@ -118,30 +117,36 @@ def _centres(embeddings: NDArray[np.float16]) -> NDArray[np.float16]:
 
 
 class Inverted:
-    """Products with the vectors [n, D] of the lists that a search looks at. owner: int64 [n], each vector's list."""
+    """Products with the `vectors` [n, D] of the lists that a search looks at, by faiss. owner: int64 [n], each vector's list."""
 
-    def __init__(self, vectors: NDArray[np.float32], owner: NDArray[np.int64], lists: Lists) -> None:
-        self._lists = lists
+    def __init__(self, vectors: NDArray[np.float16], owner: NDArray[np.int64], lists: Lists) -> None:
+        import faiss
+
+        self._vectors, self._lists = vectors, lists
+        self._longest = float(np.linalg.norm(vectors.astype(np.float32), axis=1).max())
         self._order = np.argsort(owner, kind="stable")
-        self._vectors = torch.from_numpy(vectors[self._order])
         self._starts = np.searchsorted(owner[self._order], np.arange(len(lists.centres) + 1))
-        self._longest = float(np.linalg.norm(vectors, axis=1).max())
+        self._centres = faiss.IndexFlatIP(vectors.shape[1])
+        self._centres.add(lists.centres.astype(np.float32))
+        self._index = faiss.IndexIVFFlat(self._centres, vectors.shape[1], len(lists.centres), faiss.METRIC_INNER_PRODUCT)
+        for number in range(len(lists.centres)):
+            rows = self._rows(number)
+            codes = vectors[rows].astype(np.float32)
+            self._index.invlists.add_entries(number, len(rows), faiss.swig_ptr(rows), faiss.swig_ptr(codes.view(np.uint8)))
+        self._index.ntotal = len(vectors)
+
+    def _rows(self, number: int) -> NDArray[np.int64]:
+        return self._order[self._starts[number] : self._starts[number + 1]]
 
     def candidates(self, queries: NDArray[np.float16], k: int) -> Pairs:
-        """At least the k vectors with the largest products, of exact sums, among those looked at.
+        """At least the k vectors with the largest products, of exact sums, among those looked at."""
+        asked, probed = queries.astype(np.float32), self._lists.probed(queries)
+        self._index.nprobe = probed.shape[1]
+        # It knows the lists already, so how near their centres are does not matter.
+        products, rows = self._index.search_preassigned(asked, k + SPARE, probed, np.zeros(probed.shape, np.float32))
 
-        Takes time and memory by all vectors that some query looks at: the nearer the queries to each other, the fewer.
-        """
-        seen = np.zeros((len(queries), len(self._lists.centres)), np.bool_)
-        np.put_along_axis(seen, self._lists.probed(queries), True, 1)
-        used = np.flatnonzero(seen.any(0))
-        sizes = self._starts[used + 1] - self._starts[used]
-        begins = np.cumsum(sizes) - sizes
-        place = np.repeat(self._starts[used] - begins, sizes) + np.arange(sizes.sum())
-        asked = torch.from_numpy(queries.astype(np.float32))
-        products = asked @ self._vectors[place].T
-        products.masked_fill_(~torch.from_numpy(seen[:, np.repeat(used, sizes)]), -torch.inf)
-        least = largest(products, k)[0][:, -1:]
-        margins = margin(torch.linalg.vector_norm(asked, dim=1), self._longest, queries.shape[1])
-        query, found = torch.nonzero((products >= least - margins[:, None]) & (products > -torch.inf), as_tuple=True)
-        return query.numpy(), self._order[place[found.numpy()]]
+        def at_least(query: int, least: float) -> NDArray[np.int64]:
+            looked_at = np.concatenate([self._rows(number) for number in probed[query]])
+            return looked_at[self._vectors[looked_at].astype(np.float32) @ asked[query] >= least]
+
+        return completed(products, rows, k, margin(asked, self._longest), at_least)

@@ -5,6 +5,8 @@ Candidates are pairs (query, vector), two int64 [m], grouped by query in ascendi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,12 +19,34 @@ SPARE = 12  # candidates beyond those wanted
 WIDTH = 128  # products of which only the largest is compared at first
 
 
-def margin(lengths: Tensor, longest: float, dim: int) -> Tensor:
-    """How far two products in float32 can be misplaced beside each other, by the queries' lengths [n] and the longest vector's.
+def margin(queries: NDArray[np.float32], longest: float) -> NDArray[np.float32]:
+    """How far two products of a query [n, D] and vectors no longer than `longest` can be misplaced beside each other: [n].
 
     A sum of D products is off by less than D 2^-24 |q| |v|; two sums are compared.
     """
-    return lengths * (longest * dim * 2.0**-23 * 1.01)
+    off: NDArray[np.float32] = np.linalg.norm(queries, axis=1) * np.float32(longest * queries.shape[1] * 2.0**-23 * 1.01)
+    return off
+
+
+def completed(
+    products: NDArray[np.float32],
+    vectors: NDArray[np.int64],
+    k: int,
+    margins: NDArray[np.float32],
+    at_least: Callable[[int, float], NDArray[np.int64]],
+) -> Pairs:
+    """The pairs that could be among the k best, from more than k of each query, best first: [n, m], vectors -1 where there are no
+    more. at_least: all vectors with such a product with a query, for where those beyond the m-th may be near enough, too."""
+    least = products[:, k - 1] - margins
+    close = (vectors[:, -1] >= 0) & (products[:, -1] >= least)
+    query, place = np.nonzero((vectors >= 0) & ~close[:, None])
+    parts = [(query, vectors[query, place])]
+    for row in np.flatnonzero(close).tolist():
+        found = at_least(row, float(least[row]))
+        parts.append((np.full(len(found), row), found))
+    query, vector = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.argsort(query, kind="stable")
+    return query[order], vector[order]
 
 
 def exact(a: NDArray[np.float16], b: NDArray[np.float16]) -> NDArray[np.float64]:
@@ -58,28 +82,19 @@ class Flat:
         best = torch.empty(len(asked), 0)
         rows = torch.empty(len(asked), 0, dtype=torch.int64)
         for begin in range(0, count, TILE):
-            found, at = largest(asked @ self._vectors[begin : begin + TILE].T, k + SPARE)
+            found, at = _largest(asked @ self._vectors[begin : begin + TILE].T, k + SPARE)
             best, rows = torch.cat([best, found], 1), torch.cat([rows, at + begin], 1)
             best, chosen = best.topk(min(k + SPARE, best.shape[1]))
             rows = rows.gather(1, chosen)
-        least = best[:, k - 1] - margin(torch.linalg.vector_norm(asked, dim=1), self._longest, queries.shape[1])
-        close = best[:, -1] >= least  # what follows the last candidate may be near enough, too
-        query, vector = torch.nonzero(torch.ones_like(rows), as_tuple=True)[0], rows.flatten()
-        if close.any():
-            keep = ~close[query]
-            query, vector = query[keep], vector[keep]
-            extra = [(row, self._at_least(asked[row], float(least[row]))) for row in torch.nonzero(close).flatten().tolist()]
-            query = torch.cat([query, *(torch.full((len(found),), row) for row, found in extra)])
-            vector = torch.cat([vector, *(found for _, found in extra)])
-            query, order = query.sort(stable=True)
-            vector = vector[order]
-        return query.numpy(), vector.numpy()
+        margins = margin(asked.numpy(), self._longest)
+        return completed(best.numpy(), rows.numpy(), k, margins, lambda query, least: self._at_least(asked[query], least))
 
-    def _at_least(self, query: Tensor, least: float) -> Tensor:
-        return torch.nonzero(self._vectors @ query >= least).flatten()
+    def _at_least(self, query: Tensor, least: float) -> NDArray[np.int64]:
+        found: NDArray[np.int64] = torch.nonzero(self._vectors @ query >= least).flatten().numpy()
+        return found
 
 
-def largest(products: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _largest(products: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of each row [n, m], or all m: values and places. Maxima of WIDTH products each say where they can be."""
     groups = products.shape[1] // WIDTH
     if groups < 2 * k:

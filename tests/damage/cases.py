@@ -12,7 +12,7 @@ Damage = Callable[[Path], None]
 RUNNING_USER, RUNNING_ITEMS = 2, (0, 5)
 """Rows of the slate that is run when a case is found `running`; tests/cpp/api/test_damage.cpp has their ids."""
 LATE = 1 << 40
-"""The `as_of` with which it is run when a case is found `searching`: everything is visible, but similar users are searched for."""
+"""The `as_of` it is run with when a case is found `searching`: everything is visible, but similar users are searched for."""
 
 
 @dataclass(frozen=True)

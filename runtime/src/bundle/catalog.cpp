@@ -91,8 +91,7 @@ void UserLists::check(const Safetensors& table) const {
   for (std::size_t i = 0; i <= size(); ++i) {
     // The last are those in no list.
     const Span span = i < size() ? list(table, i) : Span{end, users.size};
-    if (span.begin != end)
-      fail(REXIT_CORRUPT, table.path(), ": `list_offsets`[", i, "] is ", span.begin, ", expected ", end);
+    if (span.begin != end) fail(REXIT_CORRUPT, table.path(), ": `list_offsets`[", i, "] is ", span.begin, ", expected ", end);
     for (std::size_t place = span.begin; place < span.end; ++place) check_user(place, place == span.begin);
     end = span.end;
   }

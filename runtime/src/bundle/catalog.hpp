@@ -37,7 +37,9 @@ struct UserLists {
 
   std::size_t size() const noexcept { return offsets.size - 1; }
   Span list(const Safetensors& table, std::size_t list) const;
-  Row user(const Safetensors& table, std::size_t place) const { return Row(below(table, "list_users", users, place, users.size)); }
+  Row user(const Safetensors& table, std::size_t place) const {
+    return Row(below(table, "list_users", users, place, users.size));
+  }
   // Every value. Throws REXIT_CORRUPT.
   void check(const Safetensors& table) const;
 };
@@ -46,7 +48,7 @@ struct UserLists {
 struct Users {
   Safetensors table;
   Ids ids;
-  Array<Half> embeddings;          // [rows, dim], of the users in their order or, if there are lists, in that of `lists->users`
+  Array<Half> embeddings;  // [rows, dim], of the users in their order or, if there are lists, in that of `lists->users`
   std::optional<UserLists> lists;
   Array<std::int32_t> similar;  // [rows, neighbours]
   std::size_t neighbours;

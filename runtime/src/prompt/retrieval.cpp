@@ -142,8 +142,8 @@ bool Retrieval::fold_in() {
   return true;
 }
 
-// To lists_: those whose centres are nearest. All offsets are read, so lists that overlap are refused, and no search looks at more
-// than all users.
+// To lists_: those whose centres are nearest. All offsets are read, so lists that overlap are refused, and no search looks at
+// more than all users.
 void Retrieval::find_lists(const UserLists& lists) {
   const Safetensors& table = catalog_.users.table;
   const std::size_t dim = catalog_.dim;

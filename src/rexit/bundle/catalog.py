@@ -244,7 +244,9 @@ class Catalog:
             or starts[-1] > len(by_row)
             or not np.array_equal(np.sort(users), np.arange(len(by_row)))
         ):
-            raise BundleError(f"{self.path}/users.safetensors: `list_offsets` and `list_users` are no lists of {len(by_row)} users")
+            raise BundleError(
+                f"{self.path}/users.safetensors: `list_offsets` and `list_users` are no lists of {len(by_row)} users"
+            )
         by_row[users] = table["embeddings"]
         return by_row
 
