@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +113,7 @@ def _centres(embeddings: NDArray[np.float16]) -> NDArray[np.float16]:
         max_points_per_centroid=SAMPLE,
     )
     means.train(embeddings[known].astype(np.float32))
-    centres: NDArray[np.float16] = means.centroids.astype(np.float16)
+    centres: NDArray[np.float16] = np.asarray(means.centroids).astype(np.float16)
     return centres
 
 
@@ -126,13 +127,17 @@ class Inverted:
         self._longest = float(np.linalg.norm(vectors.astype(np.float32), axis=1).max())
         self._order = np.argsort(owner, kind="stable")
         self._starts = np.searchsorted(owner[self._order], np.arange(len(lists.centres) + 1))
-        self._centres = faiss.IndexFlatIP(vectors.shape[1])
+        dim = vectors.shape[1]
+        self._centres = faiss.IndexFlatIP(dim)  # the index does not keep it alive
         self._centres.add(lists.centres.astype(np.float32))
-        self._index = faiss.IndexIVFFlat(self._centres, vectors.shape[1], len(lists.centres), faiss.METRIC_INNER_PRODUCT)
+        # Any: the hints of faiss are those of the C++ calls that its Python ones wrap.
+        self._index: Any = faiss.IndexIVFFlat(self._centres, dim, len(lists.centres), faiss.METRIC_INNER_PRODUCT)
+        members = self._index.invlists
+        assert members is not None
         for number in range(len(lists.centres)):
             rows = self._rows(number)
             codes = vectors[rows].astype(np.float32)
-            self._index.invlists.add_entries(number, len(rows), faiss.swig_ptr(rows), faiss.swig_ptr(codes.view(np.uint8)))
+            members.add_entries(number, len(rows), faiss.swig_ptr(rows), faiss.swig_ptr(codes.view(np.uint8)))
         self._index.ntotal = len(vectors)
 
     def _rows(self, number: int) -> NDArray[np.int64]:
@@ -147,6 +152,7 @@ class Inverted:
 
         def at_least(query: int, least: float) -> NDArray[np.int64]:
             looked_at = np.concatenate([self._rows(number) for number in probed[query]])
-            return looked_at[self._vectors[looked_at].astype(np.float32) @ asked[query] >= least]
+            found: NDArray[np.int64] = looked_at[self._vectors[looked_at].astype(np.float32) @ asked[query] >= least]
+            return found
 
         return completed(products, rows, k, margin(asked, self._longest), at_least)
