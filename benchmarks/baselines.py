@@ -114,9 +114,9 @@ def lists_of_training(catalog: Catalog, interactions: Interactions, pairs: Pairs
 
 
 def embeddings(catalog: Catalog) -> Space:
-    users, items = catalog.user_table, catalog.item_table
+    items = catalog.item_table
     return SimpleNamespace(
-        users=users["embeddings"].astype(np.float32),
+        users=catalog.user_embeddings.astype(np.float32),
         items=items["embeddings"].astype(np.float32),
         fold_in=items["fold_in"].astype(np.float32),
     )

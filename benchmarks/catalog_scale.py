@@ -1,16 +1,21 @@
-"""What a catalog of many users costs the runtime: opening it, looking a user up, and the exact search for similar users.
+"""What a catalog of many users costs the runtime: opening it, looking a user up, and the search for similar users, of all of them
+and of those in the nearest lists.
 
-    python benchmarks/catalog_scale.py BUNDLE FOLDER [--users 10000 100000 1000000 10000000] [--json]
+    python benchmarks/catalog_scale.py BUNDLE FOLDER [--users 10000 100000 1000000 10000000] [--ways all lists] [--json]
 
-FOLDER gets a copy of BUNDLE for each size, with a catalog whose users are drawn, seeded: random embeddings and neighbours, four
-interactions each with the bundle's items. Nothing is trained. Each size is measured by a process of its own, with its files in
-the page cache: opening (the least of three), resident memory after it, and `retrieval_us` of slates of ten items: for known users
-(after a first pass over the same ones), and for a known user with one fresh interaction, whose neighbours are searched for.
+FOLDER gets a copy of BUNDLE for each size and way, with a catalog whose users are drawn, seeded: embeddings in clusters of 200
+on average, each as far from its cluster's middle as that is long, random neighbours, four interactions each with the bundle's
+items. Nothing is trained. `users-N` has no lists, `lists-N` has them. Each is measured by a process of its own, with its files
+in the page cache: opening (the least of three), resident memory after it, and `retrieval_us` of slates of ten items: for known
+users (after a first pass over the same ones), and for a known user with one fresh interaction, whose neighbours are searched for.
+Of lists also the recall@20: the share of the exact twenty nearest that a search looks at, over QUERIES embeddings drawn as users'
+are, each around a user.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 import subprocess
@@ -20,25 +25,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load_file, save_file
 
+from rexit.bundle.catalog import LISTS, Catalog
 from rexit.bundle.files import FileEntry
 from rexit.measure.machine import machine
 
-EACH, LOOKUPS, SEARCHES, SLATE = 4, 2000, 5, 10
+EACH, LOOKUPS, SEARCHES, SLATE = 4, 2000, 51, 10
+CLUSTER, QUERIES, NEAREST, BLOCK = 200, 200, 20, 1 << 18
 
 
-def write_copy(bundle: Path, place: Path, users: int) -> None:
+def write_copy(bundle: Path, place: Path, users: int, in_lists: bool) -> None:
     """`bundle` with other users."""
+    from rexit.exporter.catalog.lists import Lists  # of torch, which would be in the memory measured
+
     shutil.copytree(bundle, place)
     catalog = place / "catalog"
     info = json.loads((catalog / "catalog.json").read_text())
     info["ids"]["user"], info["counts"]["users"], info["counts"]["interactions"] = "int64", users, users * EACH
     before, items = load_file(catalog / "users.safetensors"), load_file(catalog / "items.safetensors")
-    save_file(_users(before, users, info["counts"]["items"]), catalog / "users.safetensors")
+    table = _users(before, users, info["counts"]["items"])
+    if in_lists:
+        lists = Lists.made(table["embeddings"])
+        table |= lists.tensors(table["embeddings"])
+        info["requires"] = [*info["requires"], LISTS]
+        info["embedding"]["probes"] = lists.probes
+    save_file(table, catalog / "users.safetensors")
     save_file({**items, **_ratings(info["counts"]["items"], users * EACH)}, catalog / "items.safetensors")
     _seal(place, info)
 
@@ -47,10 +63,10 @@ def _users(before: dict[str, Any], users: int, items: int) -> dict[str, Any]:
     random = np.random.default_rng(0)
     met = np.sort(random.integers(0, items, (users, EACH), np.int32))
     dim = before["embeddings"].shape[1]
-    embeddings = np.empty((users, dim), np.float16)
-    for begin in range(0, users, 1 << 20):
-        part = embeddings[begin : begin + (1 << 20)]
-        part[:] = random.standard_normal(part.shape, np.float32) / np.float32(dim**0.5)
+    middles, embeddings = _drawn(max(1, users // CLUSTER), dim, random), np.empty((users, dim), np.float16)
+    for begin in range(0, users, BLOCK):
+        part = embeddings[begin : begin + BLOCK]
+        part[:] = _around(middles[random.integers(0, len(middles), len(part))], random)
     fields = {name: random.choice(cells, users) for name, cells in before.items() if name.startswith("field.")}
     return {
         "ids": np.arange(users) * 3,
@@ -63,6 +79,38 @@ def _users(before: dict[str, Any], users: int, items: int) -> dict[str, Any]:
         "history_by_item": np.tile(np.arange(EACH, dtype=np.int32), users),
         **fields,
     }
+
+
+def _drawn(count: int, dim: int, random: np.random.Generator) -> NDArray[np.float32]:
+    return random.standard_normal((count, dim), np.float32) / np.float32(dim**0.5)
+
+
+def _around(middles: NDArray[Any], random: np.random.Generator) -> NDArray[np.float16]:
+    """Unit vectors, each around a middle [n, D]."""
+    vectors = middles + _drawn(*middles.shape, random)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+def recall(place: Path) -> float:
+    """Of searches in the lists of the bundle in `place`, by exact products."""
+    from rexit.exporter.catalog.lists import Lists
+
+    catalog = Catalog.open(place / "catalog")
+    table, lists, random = catalog.user_table, Lists.of(catalog), np.random.default_rng(2)
+    assert lists is not None
+    embeddings, owner = table["embeddings"], lists.owner[table["list_users"]]
+    users = random.integers(0, len(embeddings), QUERIES)
+    queries = _around(embeddings[users], random)
+    found = np.zeros((QUERIES, 0)), np.zeros((QUERIES, 0), np.int64)
+    for begin in range(0, len(embeddings), BLOCK):
+        products = queries.astype(np.float64) @ embeddings[begin : begin + BLOCK].astype(np.float64).T
+        at = np.argpartition(-products, min(NEAREST, products.shape[1] - 1), 1)[:, :NEAREST]
+        scores = np.concatenate([found[0], np.take_along_axis(products, at, 1)], 1)
+        places = np.concatenate([found[1], at + begin], 1)
+        best = np.argsort(-scores, 1)[:, :NEAREST]
+        found = np.take_along_axis(scores, best, 1), np.take_along_axis(places, best, 1)
+    looked_at = (lists.probed(queries)[:, None] == owner[found[1]][:, :, None]).any(2)
+    return float(looked_at.mean())
 
 
 def _ratings(items: int, count: int) -> dict[str, Any]:
@@ -119,6 +167,7 @@ def measure(place: Path) -> dict[str, float]:
         "p50_us": p50,
         "p99_us": p99,
         "search_ms": float(np.median(searched)) / 1000,
+        "recall": recall(place) if "probes" in info["embedding"] else 1.0,
         "catalog_mib": sum(path.stat().st_size for path in (place / "catalog").iterdir()) / (1 << 20),
     }
 
@@ -133,27 +182,28 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--users", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000])
+    parser.add_argument("--ways", nargs="+", choices=["all", "lists"], default=["all", "lists"])
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     results = {}
-    for users in args.users:
-        place = args.folder.resolve() / f"users-{users}"
+    for users, way in itertools.product(args.users, args.ways):
+        place = args.folder.resolve() / f"{'users' if way == 'all' else way}-{users}"
         if not place.is_dir():
-            write_copy(args.bundle, place, users)
+            write_copy(args.bundle, place, users, way == "lists")
         code = "import json, sys; from pathlib import Path; import catalog_scale as scale; "
         code += "print(json.dumps(scale.measure(Path(sys.argv[1]))))"
         told = subprocess.run(
             [sys.executable, "-c", code, str(place)], check=True, cwd=Path(__file__).parent, stdout=subprocess.PIPE
         )
-        results[users] = json.loads(told.stdout)
+        results[place.name] = json.loads(told.stdout)
     if args.json:
         print(json.dumps({"machine": machine(), "results": results}, indent=1))
         return
     columns = {"catalog_mib": "catalog, MiB", "open_s": "open, s", "opened_mib": "resident, MiB", "p50_us": "look-up p50, µs"}
-    columns |= {"p99_us": "p99, µs", "search_ms": "exact search, ms"}
+    columns |= {"p99_us": "p99, µs", "search_ms": "search, ms", "recall": "recall@20"}
     table = Table("users", *columns.values(), box=MARKDOWN)
-    for users, told in results.items():
-        table.add_row(f"{users:,}", *(f"{told[name]:.4g}" for name in columns))
+    for name, told in results.items():
+        table.add_row(name, *(f"{told[name]:.4g}" for name in columns))
     Console(width=160).print(table)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from rexit import __version__
-from rexit.bundle.catalog import SPLITS
+from rexit.bundle.catalog import LISTS, SPLITS
 from rexit.bundle.files import SCHEMA, FileEntry
 from rexit.bundle.vectors import VectorIds, required
 from rexit.bundle.writer import new_folder
@@ -19,6 +19,7 @@ from rexit.errors import InputError
 from rexit.exporter.catalog import encoded, lightgcn, tables
 from rexit.exporter.catalog.folder import check_place, write
 from rexit.exporter.catalog.interactions import read_entities, read_interactions, rows_of, unify_ids
+from rexit.exporter.catalog.lists import Lists
 from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.catalog.neighbours import similar_users
 from rexit.exporter.catalog.snapshots import train_snapshots
@@ -69,12 +70,18 @@ def build_catalog(
     retriever = lightgcn.train(likes, options.lightgcn, progress)
     earlier = _snapshots(data, likes, retriever.epochs, options, progress)
     info |= _trained(likes, retriever, options)
+    progress("lists of users", 0, 1)
+    lists = Lists.needed(retriever.users.astype(np.float16))
+    progress("lists of users", 1, 1)
+    if lists is not None:
+        info["requires"].append(LISTS)
+        info["embedding"]["probes"] = lists.probes
     with new_folder(out) as folder:
         tables.write(folder / SNAPSHOTS, earlier)
         del earlier, likes
         info["snapshots"] = {"path": SNAPSHOTS, **FileEntry.of(folder / SNAPSHOTS).to_json()}
         info |= encoded.write(folder, words.encoded)
-        content = _content(data, words, retriever, options.neighbours, progress)
+        content = _content(data, words, retriever, lists, options.neighbours, progress)
         write(folder, info, content, data.asked, data.users["id"], data.items["id"], progress)
     return info
 
@@ -139,7 +146,7 @@ def _snapshots(data: _Data, likes: lightgcn.Likes, epochs: int, options: IndexOp
 
 
 def _content(
-    data: _Data, words: Worded, retriever: lightgcn.Retriever, neighbours: int, progress: Progress
+    data: _Data, words: Worded, retriever: lightgcn.Retriever, lists: Lists | None, neighbours: int, progress: Progress
 ) -> Iterator[tuple[str, tables.Tensors]]:
     """The files of a catalog and what they hold, one after the other: a whole one can take gigabytes."""
     users, fold_in = retriever.users.astype(np.float16), retriever.fold_in.astype(np.float16)
@@ -148,8 +155,8 @@ def _content(
         "users.safetensors",
         {
             **tables.id_tensors(data.users["id"]),
-            "embeddings": users,
-            "similar": similar_users(users, fold_in, histories, neighbours, progress),
+            **({"embeddings": users} if lists is None else lists.tensors(users)),
+            "similar": similar_users(users, fold_in, histories, neighbours, lists, progress),
             **histories,
             **tables.field_tensors(words.fields, "user"),
         },

@@ -6,7 +6,8 @@
 3. New texts become pieces behind the old ones. None is longer than the longest of its column was: the limits stay.
 4. The splits of earlier interactions stay. Of the new ones, those of one user in ten are `validation`, of one in ten `test`.
 5. New users and items are placed among the known ones by `rexit.exporter.catalog.fold_in`; nothing is trained.
-6. Similar users are those that a request would find, as always; only rows that can have changed are searched for again.
+6. Similar users are those that a request would find, as always; only rows that can have changed are searched for again. Lists
+   of users keep their centres, and with them the catalog's way to search: whoever is new goes to the nearest.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from rexit.errors import BundleError, InputError
 from rexit.exporter.catalog import encoded, fold_in, tables
 from rexit.exporter.catalog.folder import check_place, write
 from rexit.exporter.catalog.interactions import read_entities, read_interactions, rows_of, unify_ids
+from rexit.exporter.catalog.lists import Lists
 from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.catalog.neighbours import nonzero_rows, updated_similar_users
 from rexit.exporter.options import Columns, IndexOptions
@@ -202,7 +204,7 @@ def _content(
     progress("fold in", 0, 1)
     users, items = sides["user"], sides["item"]
     before = fold_in.Space(
-        _moved(old.user_table["embeddings"], users),
+        _moved(old.user_embeddings, users),
         _moved(old.item_table["embeddings"], items),
         _moved(old.item_table["fold_in"], items),
     )
@@ -216,12 +218,15 @@ def _content(
     width = old.user_table["similar"].shape[1]
     similar = np.repeat(np.arange(len(users.ids), dtype=np.int32)[:, None], width, 1)
     similar[users.old] = users.old[old.user_table["similar"]]
-    similar = updated_similar_users(similar, space.users, space.fold_in, histories, changed, placed["users"])
+    lists = Lists.of(old)
+    if lists is not None:
+        lists = Lists.around(lists.centres, lists.probes, space.users)
+    similar = updated_similar_users(similar, space.users, space.fold_in, histories, changed, placed["users"], lists)
     met = np.bincount(item, minlength=len(items.ids)) > 0
     content = {
         "users.safetensors": {
             **tables.id_tensors(users.ids),
-            "embeddings": space.users,
+            **({"embeddings": space.users} if lists is None else lists.tensors(space.users)),
             "similar": similar,
             **histories,
             **fields["user"],

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from builders.bundle import BundleOptions, write_bundle
-from builders.catalog import ITEM_IDS, ITEMS, NEIGHBOURS, USER_IDS, CatalogContents, make_catalog
+from builders.catalog import ITEM_IDS, ITEMS, NEIGHBOURS, USER_IDS, CatalogContents, in_lists, make_catalog
 from rexit import runtime
 from rexit.bundle import Catalog
+from rexit.exporter.catalog.lists import Lists
 from rexit.exporter.catalog.neighbours import similar_users
 from rexit.exporter.prompt.builder import PromptBuilder
 
@@ -41,6 +42,28 @@ def with_vectors() -> CatalogContents:
     return make_catalog(vectors=True)
 
 
+def lists_of_some() -> CatalogContents:
+    """A search looks at two of four lists."""
+    return listed(nothing_known_of_some())
+
+
+def lists_nearly_alike() -> CatalogContents:
+    """Of centres, too, rounding decides which are nearest."""
+    return listed(nearly_alike(), 6)
+
+
+def listed(contents: CatalogContents, lists: int = 4) -> CatalogContents:
+    embeddings = contents.tables["users.safetensors"]["embeddings"]
+    made = in_lists(contents, lists)
+    users = made.tables["users.safetensors"]
+    around = Lists.around(users["centres"], made.info["embedding"]["probes"], embeddings)
+    users |= around.tensors(embeddings)
+    fold_in = made.tables["items.safetensors"]["fold_in"]
+    users["similar"] = similar_users(embeddings, fold_in, users, NEIGHBOURS, around)
+    assert (users["similar"] != contents.tables["users.safetensors"]["similar"]).any(), "not all are looked at"
+    return made
+
+
 def more_asked(contents: CatalogContents) -> CatalogContents:
     """The rates of lists too, and the user's count."""
     asked = contents.info["prompt"]
@@ -53,7 +76,7 @@ def more_asked(contents: CatalogContents) -> CatalogContents:
     return CatalogContents({**contents.info, "prompt": prompt}, contents.tables)
 
 
-@pytest.mark.parametrize("catalog_of", [nothing_known_of_some, nearly_alike])
+@pytest.mark.parametrize("catalog_of", [nothing_known_of_some, nearly_alike, lists_of_some, lists_nearly_alike])
 def test_the_stored_lists_are_what_folding_in_finds_when_all_is_visible(
     tmp_path: Path, catalog_of: Callable[[], CatalogContents]
 ) -> None:
@@ -66,7 +89,9 @@ def test_the_stored_lists_are_what_folding_in_finds_when_all_is_visible(
             assert all((a == b).all() for a, b in zip(parts, folded_parts, strict=True))
 
 
-@pytest.mark.parametrize("catalog_of", [make_catalog, nothing_known_of_some, nearly_alike, with_vectors])
+@pytest.mark.parametrize(
+    "catalog_of", [make_catalog, nothing_known_of_some, nearly_alike, with_vectors, lists_of_some, lists_nearly_alike]
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_python_and_cpp_assemble_the_same_prompts(tmp_path: Path, seed: int, catalog_of: Callable[[], CatalogContents]) -> None:
     contents, random = catalog_of(), np.random.default_rng(seed)

@@ -1,10 +1,11 @@
-"""Candidates for a nearest-neighbour search in float32: by all products, or by an inverted file (faiss).
+"""Candidates for a nearest-neighbour search, by products in float32, and the order that exact sums give them.
 
-Both are given vectors [n, D] and answer `candidates(queries, k, spare)`: pairs (query, vector), two int64 [m], grouped by query
-in ascending order.
+Candidates are pairs (query, vector), two int64 [m], grouped by query in ascending order.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,48 +15,83 @@ from torch import Tensor
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 TILE = 1 << 17  # vectors multiplied at once: 64 MB of products for 128 queries
-PROBES = 32
+SPARE = 12  # candidates beyond those wanted
 WIDTH = 128  # products of which only the largest is compared at first
 
 
+def margin(queries: NDArray[np.float32], longest: float) -> NDArray[np.float32]:
+    """How far two products of a query [n, D] and vectors no longer than `longest` can be misplaced beside each other: [n].
+
+    A sum of D products is off by less than D 2^-24 |q| |v|; two sums are compared.
+    """
+    off: NDArray[np.float32] = np.linalg.norm(queries, axis=1) * np.float32(longest * queries.shape[1] * 2.0**-23 * 1.01)
+    return off
+
+
+def completed(
+    products: NDArray[np.float32],
+    vectors: NDArray[np.int64],
+    k: int,
+    margins: NDArray[np.float32],
+    at_least: Callable[[int, float], NDArray[np.int64]],
+) -> Pairs:
+    """The pairs that could be among the k best, from more than k of each query, best first: [n, m], vectors -1 where there are no
+    more. at_least: all vectors with such a product with a query, for where those beyond the m-th may be near enough, too."""
+    least = products[:, k - 1] - margins
+    close = (vectors[:, -1] >= 0) & (products[:, -1] >= least)
+    query, place = np.nonzero((vectors >= 0) & ~close[:, None])
+    parts = [(query, vectors[query, place])]
+    for row in np.flatnonzero(close).tolist():
+        found = at_least(row, float(least[row]))
+        parts.append((np.full(len(found), row), found))
+    query, vector = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.argsort(query, kind="stable")
+    return query[order], vector[order]
+
+
+def exact(a: NDArray[np.float16], b: NDArray[np.float16]) -> NDArray[np.float64]:
+    """The products of the rows of two [m, D]: [m]. No order of summing changes them."""
+    products: NDArray[np.float64] = np.einsum("nd,nd->n", a.astype(np.float64), b.astype(np.float64))
+    return products
+
+
+def ranked(
+    query: NDArray[np.int64], scores: NDArray[np.float64], tie: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of each query's candidates, all [m], the k with the largest scores, ties to the lower `tie`: which ones, ordered by query
+    and score, and their places from 0."""
+    order = np.lexsort((tie, -scores, query))
+    ordered = query[order]
+    place = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
+    return order[place < k], place[place < k]
+
+
 class Flat:
-    """All products, TILE vectors at a time: its memory does not grow with them."""
+    """All products with `vectors` [n, D], TILE of them at a time: its memory does not grow with them."""
 
     def __init__(self, vectors: NDArray[np.float32]) -> None:
         self._vectors = torch.from_numpy(vectors)
         self._longest = float(torch.linalg.vector_norm(self._vectors, dim=1).max()) if len(vectors) else 0.0
 
-    def candidates(self, queries: NDArray[np.float32], k: int, spare: int) -> Pairs:
+    def candidates(self, queries: NDArray[np.float16], k: int) -> Pairs:
         """At least the k vectors with the largest products, of exact sums: rounding adds candidates and takes none away."""
-        asked = torch.from_numpy(queries)
+        asked = torch.from_numpy(queries.astype(np.float32))
         count = len(self._vectors)
-        if count <= k + spare:
+        if count <= k + SPARE:
             return np.repeat(np.arange(len(queries)), count), np.tile(np.arange(count), len(queries))
         best = torch.empty(len(asked), 0)
         rows = torch.empty(len(asked), 0, dtype=torch.int64)
         for begin in range(0, count, TILE):
-            found, at = _largest(asked @ self._vectors[begin : begin + TILE].T, k + spare)
+            found, at = _largest(asked @ self._vectors[begin : begin + TILE].T, k + SPARE)
             best, rows = torch.cat([best, found], 1), torch.cat([rows, at + begin], 1)
-            best, chosen = best.topk(min(k + spare, best.shape[1]))
+            best, chosen = best.topk(min(k + SPARE, best.shape[1]))
             rows = rows.gather(1, chosen)
-        # A sum of D products in float32 is off by less than D 2^-24 |q| |v|; two sums are compared.
-        dim = queries.shape[1]
-        margin = torch.linalg.vector_norm(asked, dim=1) * (self._longest * dim * 2.0**-23 * 1.01)
-        least = best[:, k - 1] - margin
-        close = best[:, -1] >= least  # what follows the last candidate may be near enough, too
-        query, vector = torch.nonzero(torch.ones_like(rows), as_tuple=True)[0], rows.flatten()
-        if close.any():
-            keep = ~close[query]
-            query, vector = query[keep], vector[keep]
-            extra = [(row, self._at_least(asked[row], float(least[row]))) for row in torch.nonzero(close).flatten().tolist()]
-            query = torch.cat([query, *(torch.full((len(found),), row) for row, found in extra)])
-            vector = torch.cat([vector, *(found for _, found in extra)])
-            query, order = query.sort(stable=True)
-            vector = vector[order]
-        return query.numpy(), vector.numpy()
+        margins = margin(asked.numpy(), self._longest)
+        return completed(best.numpy(), rows.numpy(), k, margins, lambda query, least: self._at_least(asked[query], least))
 
-    def _at_least(self, query: Tensor, least: float) -> Tensor:
-        return torch.nonzero(self._vectors @ query >= least).flatten()
+    def _at_least(self, query: Tensor, least: float) -> NDArray[np.int64]:
+        found: NDArray[np.int64] = torch.nonzero(self._vectors @ query >= least).flatten().numpy()
+        return found
 
 
 def _largest(products: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -70,27 +106,3 @@ def _largest(products: Tensor, k: int) -> tuple[Tensor, Tensor]:
     place = torch.cat([place, rest], 1)
     values, chosen = products.gather(1, place).topk(k)
     return values, place.gather(1, chosen)
-
-
-class Inverted:
-    """faiss's inverted file: vectors in lists around centres, of which the PROBES nearest to a query are searched whole.
-
-    docs/scale.md has its recall. Seeded.
-    """
-
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
-        import faiss
-
-        dim, lists = vectors.shape[1], int(4 * len(vectors) ** 0.5)
-        self._centres = faiss.IndexFlatIP(dim)
-        self._index = faiss.IndexIVFFlat(self._centres, dim, lists, faiss.METRIC_INNER_PRODUCT)
-        self._index.cp.seed, self._index.cp.spherical, self._index.cp.max_points_per_centroid = 0, True, 64
-        self._index.nprobe = PROBES
-        self._index.train(vectors)
-        self._index.add(vectors)
-
-    def candidates(self, queries: NDArray[np.float32], k: int, spare: int) -> Pairs:
-        """Most of the k vectors with the largest products, and `spare` more."""
-        _, found = self._index.search(queries, k + spare)
-        query, place = np.nonzero(found >= 0)
-        return query, found[query, place]

@@ -6,10 +6,10 @@ are exact in float32 and their sums in float64, so that neither the order of sum
 
 The search
 1. Equal embeddings are searched for once; zero ones never.
-2. A product in float32 names more candidates than are wanted (`nearest.Flat`), or beyond EXACT users an index does
-   (`nearest.Inverted`).
+2. A product in float32 names more candidates than are wanted, of all users (`nearest.Flat`) or, where there are lists, of those
+   in the nearest ones (`lists.Inverted`).
 3. Candidates are scored exactly and ordered, ties to the lower row. Whatever else float32 could have misplaced is a candidate,
-   too, so that without an index the result is the definition's.
+   too, so that the result is the definition's.
 """
 
 from __future__ import annotations
@@ -21,13 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.exporter.catalog.nearest import Flat, Inverted
+from rexit.exporter.catalog.lists import Inverted, Lists
+from rexit.exporter.catalog.nearest import Flat, exact, ranked
 from rexit.progress import Progress, silent
 
 CHUNK = 128  # users searched for at once
-SPARE = 12  # candidates beyond those wanted
-EXACT = 200_000
-"""More different embeddings than this are searched with an index; docs/scale.md has what both cost."""
 
 
 def top(scores: NDArray[np.float64], k: int) -> NDArray[np.int64]:
@@ -62,10 +60,12 @@ def _directions(sums: NDArray[np.float64]) -> NDArray[np.float16]:
 
 
 class Neighbourhood:
-    """The users that can be similar to somebody: `embeddings` float16 [U, D]. `k` of them at most are."""
+    """The users that can be similar to somebody: `embeddings` float16 [U, D], in `lists` or all of them. `k` of them at most
+    are."""
 
-    def __init__(self, embeddings: NDArray[np.float16], k: int) -> None:
+    def __init__(self, embeddings: NDArray[np.float16], k: int, lists: Lists | None = None) -> None:
         self._embeddings = embeddings
+        self._lists = lists
         self.k = k
 
     @cached_property
@@ -82,8 +82,10 @@ class Neighbourhood:
 
     @cached_property
     def _search(self) -> Flat | Inverted:
-        vectors = self._groups[0].astype(np.float32)
-        return Flat(vectors) if len(vectors) <= EXACT else Inverted(vectors)
+        vectors, starts, rows = self._groups
+        if self._lists is None:
+            return Flat(vectors.astype(np.float32))
+        return Inverted(vectors, self._lists.owner[rows[starts[:-1]]], self._lists)
 
     def nearest(self, queries: NDArray[np.float16], own: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """For each query [n, D] the nearest users' rows, nearest first, without its `own` row [n] (-1: has none).
@@ -100,19 +102,16 @@ class Neighbourhood:
         """int64 [n, k], -1 where there are no more. No query is zero."""
         vectors, starts, rows = self._groups
         # One more than is wanted: the own row may be among them.
-        query, group = self._search.candidates(queries.astype(np.float32), self.k + 1, SPARE)
-        scores = np.einsum("nd,nd->n", queries[query].astype(np.float64), vectors[group].astype(np.float64))
+        query, group = self._search.candidates(queries, self.k + 1)
+        scores = exact(queries[query], vectors[group])
         members = np.minimum(np.diff(starts)[group], self.k + 1)
         each = np.repeat(np.arange(len(group)), members)
         user = rows[starts[group[each]] + np.arange(len(each)) - np.repeat(np.cumsum(members) - members, members)]
         other = user != own[query[each]]
         each, user = each[other], user[other]
-        order = np.lexsort((user, -scores[each], query[each]))
-        query, user = query[each][order], user[order]
-        place = np.arange(len(query)) - np.searchsorted(query, query)
+        taken, place = ranked(query[each], scores[each], user, self.k)
         nearest = np.full((len(queries), self.k), -1)
-        taken = place < self.k
-        nearest[query[taken], place[taken]] = user[taken]
+        nearest[query[each[taken]], place] = user[taken]
         return nearest
 
 
@@ -121,17 +120,19 @@ def similar_users(
     fold_in: NDArray[np.float16],
     histories: Mapping[str, NDArray[Any]],
     k: int,
+    lists: Lists | None = None,
     progress: Progress = silent,
 ) -> NDArray[np.int32]:
     """For each of the U users (`embeddings` [U, D]) the min(k, U - 1) nearest others to the embedding folded in from all they
-    liked (`fold_in` [I, D], `history_*` as docs/format.md has them): int32 [U, k], nearest first.
+    liked (`fold_in` [I, D], `history_*` as docs/format.md has them): int32 [U, k], nearest first. lists: those that the catalog
+    will have.
 
     Where there are fewer, as there are for a user of whom nothing is known, the user's own row fills up the rest.
     """
     users = np.arange(len(embeddings))
     # Own rows rather than -1: every value stays an index that no reader can step out of bounds with.
     result = np.repeat(users.astype(np.int32)[:, None], min(k, len(users) - 1), axis=1)
-    _search(result, users, embeddings, fold_in, histories, progress)
+    _search(result, users, Neighbourhood(embeddings, result.shape[1], lists), fold_in, histories, progress)
     return result
 
 
@@ -142,23 +143,30 @@ def updated_similar_users(
     histories: Mapping[str, NDArray[Any]],
     changed: NDArray[np.bool_],
     new: NDArray[np.bool_],
+    lists: Lists | None = None,
 ) -> NDArray[np.int32]:
     """What `similar_users` gives, from what it gave before. changed, bool [U]: who liked something since, or something that has a
     `fold_in` row now and had none. new, bool [U]: who has an embedding now and had none; all of them are `changed`. `similar`
-    [U, k]: the former rows, own rows where there is none. No other embedding or history may have changed.
+    [U, k]: the former rows, own rows where there is none. No other embedding or history may have changed, and no centre of
+    `lists`.
     """
     result = similar.copy()
     result[changed] = np.flatnonzero(changed).astype(np.int32)[:, None]
-    _search(result, np.flatnonzero(changed), embeddings, fold_in, histories)
+    _search(result, np.flatnonzero(changed), Neighbourhood(embeddings, result.shape[1], lists), fold_in, histories)
     added = np.flatnonzero(new)
     users = np.flatnonzero(~changed) if len(added) else added
     for begin in range(0, len(users), CHUNK):
         own = users[begin : begin + CHUNK]
-        queries = _folded_in_users(own, fold_in, histories).astype(np.float64)
+        folded = _folded_in_users(own, fold_in, histories)
+        queries = folded.astype(np.float64)
         candidates = np.concatenate([similar[own], np.broadcast_to(added, (len(own), len(added)))], 1)
         scores = np.empty(candidates.shape)
         scores[:, : similar.shape[1]] = np.einsum("nd,nkd->nk", queries, embeddings[similar[own]].astype(np.float64))
         scores[:, similar.shape[1] :] = queries @ embeddings[added].astype(np.float64).T
+        if lists is not None:
+            seen = np.zeros((len(own), len(lists.centres)), np.bool_)
+            np.put_along_axis(seen, lists.probed(folded), True, 1)
+            scores[:, similar.shape[1] :][~seen[:, lists.owner[added]]] = -np.inf
         scores[candidates == own[:, None]] = -np.inf
         scores[~nonzero_rows(queries)] = -np.inf
         order = np.lexsort((candidates, -scores))[:, : similar.shape[1]]
@@ -170,13 +178,12 @@ def updated_similar_users(
 def _search(
     result: NDArray[np.int32],
     users: NDArray[np.int64],
-    embeddings: NDArray[np.float16],
+    around: Neighbourhood,
     fold_in: NDArray[np.float16],
     histories: Mapping[str, NDArray[Any]],
     progress: Progress = silent,
 ) -> None:
     """Fills the `users`' rows of `result` as far as they have neighbours."""
-    around = Neighbourhood(embeddings, result.shape[1])
     for begin in range(0, len(users), CHUNK):
         progress("similar users", begin, len(users))
         own = users[begin : begin + CHUNK]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Catalog
+from rexit.exporter.catalog.lists import Lists
 from rexit.exporter.catalog.neighbours import Neighbourhood
 
 
@@ -22,23 +23,25 @@ class Graph:
     @classmethod
     def of(cls, catalog: Catalog) -> Graph:
         """The one that the runtime retrieves with."""
-        users, items = catalog.user_table, catalog.item_table
-        return cls(Neighbourhood(users["embeddings"], users["similar"].shape[1]), items["embeddings"], items["fold_in"])
+        items, neighbours = catalog.item_table, catalog.user_table["similar"].shape[1]
+        around = Neighbourhood(catalog.user_embeddings, neighbours, Lists.of(catalog))
+        return cls(around, items["embeddings"], items["fold_in"])
 
 
 class Snapshots:
     """snapshots.safetensors, as docs/format.md has it."""
 
     def __init__(self, catalog: Catalog) -> None:
-        tables, neighbours = catalog.snapshots, catalog.user_table["similar"].shape[1]
-        self._begins = tables["begins"]
-        each = zip(tables["users"], tables["items"], tables["fold_in"], strict=True)
-        self._graphs = [Graph(Neighbourhood(users, neighbours), items, fold_in) for users, items, fold_in in each]
+        self._tables, self._neighbours = catalog.snapshots, catalog.user_table["similar"].shape[1]
+        self._graphs: dict[int, Graph] = {}
 
     def part(self, user: int, as_of: int) -> int:
         """The part of the user's training that the moment falls into, from 0."""
-        return int((self._begins[user] <= as_of).sum())
+        return int((self._tables["begins"][user] <= as_of).sum())
 
     def before(self, part: int) -> Graph | None:
         """What had been learned before a part; None for the first."""
-        return self._graphs[part - 1] if part else None
+        if part and part not in self._graphs:
+            users, items, fold_in = (self._tables[name][part - 1] for name in ("users", "items", "fold_in"))
+            self._graphs[part] = Graph(Neighbourhood(users, self._neighbours, Lists.needed(users)), items, fold_in)
+        return self._graphs.get(part)

@@ -166,3 +166,19 @@ def make_catalog(
         "splits": {},
     }
     return CatalogContents(info, tables)
+
+
+def in_lists(contents: CatalogContents, lists: int = 4, probes: int = 2) -> CatalogContents:
+    """The same with its users in lists around the embeddings of some of them; `similar` is what it was."""
+    tables, info = copy.deepcopy(contents.tables), copy.deepcopy(contents.info)
+    users = tables["users.safetensors"]
+    embeddings = users["embeddings"].astype(np.float64)
+    known = embeddings.any(1)
+    centres = users["embeddings"][np.flatnonzero(known)[:lists]]
+    owner = np.where(known, (embeddings @ centres.astype(np.float64).T).argmax(1), len(centres))
+    order = np.argsort(owner, kind="stable")
+    users["embeddings"], users["centres"], users["list_users"] = users["embeddings"][order], centres, order.astype(np.int32)
+    users["list_offsets"] = np.searchsorted(owner[order], np.arange(len(centres) + 1)).astype(np.int64)
+    info["requires"].append("user-lists")
+    info["embedding"]["probes"] = probes
+    return CatalogContents(info, tables)

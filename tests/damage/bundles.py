@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from builders.bundle import BundleOptions, write_bundle
-from builders.catalog import make_catalog
-from damage import files, graphs, manifests, policies, programs, tables, vectors
+from builders.catalog import in_lists, make_catalog
+from damage import files, graphs, lists, manifests, policies, programs, tables, vectors
 from damage.cases import Case, write_cases
 
 CASES = {"sound": Case(lambda folder: None, "REXIT_OK", "", "running")}
@@ -15,6 +15,8 @@ for module in (files, manifests, policies, tables, programs, graphs):
     CASES |= module.CASES
 WITH_VECTORS = vectors.CASES
 """Damage to a bundle whose prompts have vectors."""
+IN_LISTS = lists.CASES
+"""And to one whose users are in lists."""
 
 
 def write_bundles(place: Path) -> None:
@@ -22,5 +24,6 @@ def write_bundles(place: Path) -> None:
     plain = write_bundle(place / ".plain")
     write_cases(CASES, plain, place)
     shutil.rmtree(plain)
-    write_cases(WITH_VECTORS, write_bundle(plain, BundleOptions(make_catalog(vectors=True))), place)
-    shutil.rmtree(plain)
+    for cases, catalog in ((WITH_VECTORS, make_catalog(vectors=True)), (IN_LISTS, in_lists(make_catalog()))):
+        write_cases(cases, write_bundle(plain, BundleOptions(catalog)), place)
+        shutil.rmtree(plain)

@@ -11,12 +11,15 @@ Damage = Callable[[Path], None]
 
 RUNNING_USER, RUNNING_ITEMS = 2, (0, 5)
 """Rows of the slate that is run when a case is found `running`; tests/cpp/api/test_damage.cpp has their ids."""
+LATE = 1 << 40
+"""The `as_of` it is run with when a case is found `searching`: everything is visible, but similar users are searched for."""
 
 
 @dataclass(frozen=True)
 class Case:
     """damage: what is done to the bundle's folder. status: which it ends in; OK: it must do no harm. names: what the message
-    names. found: when: `opening`, `running`, or `verifying`: opening succeeds, and a slate is scored or refused with a status."""
+    names. found: when: `opening`, `running`, `searching`, or `verifying`: opening succeeds, and a slate is scored or refused with
+    a status."""
 
     damage: Damage
     status: str

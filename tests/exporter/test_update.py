@@ -13,6 +13,8 @@ import pytest
 from builders import ratings
 from rexit.bundle import Catalog
 from rexit.cli import main
+from rexit.exporter.catalog import lists
+from rexit.exporter.catalog.lists import Lists
 from rexit.exporter.catalog.neighbours import similar_users
 from rexit.exporter.index import build_catalog
 from rexit.exporter.options import IndexOptions, LightGCNOptions
@@ -26,6 +28,11 @@ NEW_ITEM, BETWEEN, NEW_USER = 100, 0, 90
 @pytest.fixture(scope="module")
 def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = ratings.write(tmp_path_factory.mktemp("indexed"))
+    build(data)
+    return data
+
+
+def build(data: Path) -> None:
     build_catalog(
         data / "ratings.csv",
         data / "items.csv",
@@ -35,7 +42,6 @@ def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         OPTIONS,
         users=data / "users.csv",
     )
-    return data
 
 
 @pytest.fixture
@@ -79,7 +85,7 @@ def both(data: Path, run: Run) -> tuple[Catalog, Catalog]:
 def test_what_is_known_stays(both: tuple[Catalog, Catalog]) -> None:
     old, new = both
     users, items = (b.rows(a.take(np.arange(len(a)))) for a, b in ((old.users, new.users), (old.items, new.items)))
-    assert (new.user_table["embeddings"][users] == old.user_table["embeddings"]).all()
+    assert (new.user_embeddings[users] == old.user_embeddings).all()
     for name in ("embeddings", "fold_in"):
         known = old.item_table["embeddings"].any(1)
         assert known.any() and (new.item_table[name][items][known] == old.item_table[name][known]).all()
@@ -102,19 +108,38 @@ def test_new_rows_are_placed(both: tuple[Catalog, Catalog]) -> None:
     """Odd users liked the new item, so it is near to what odd users like."""
     _, new = both
     item = new.item_table["embeddings"][new.items.row(NEW_ITEM)].astype(np.float64)
-    scores = new.user_table["embeddings"].astype(np.float64) @ item
+    scores = new.user_embeddings.astype(np.float64) @ item
     ids = np.array(new.users.take(np.arange(len(new.users))))
     known = ids <= ratings.USERS
     assert scores[known & (ids % 2 == 1)].mean() > scores[known & (ids % 2 == 0)].mean()
     assert np.linalg.norm(item) == pytest.approx(1, abs=1e-2)
-    assert new.user_table["embeddings"][new.users.row(NEW_USER)].any()
+    assert new.user_embeddings[new.users.row(NEW_USER)].any()
 
 
 def test_similar_users_are_those_that_a_search_finds(both: tuple[Catalog, Catalog]) -> None:
     _, new = both
     users = new.user_table
-    expected = similar_users(users["embeddings"], new.item_table["fold_in"], users, users["similar"].shape[1])
+    expected = similar_users(new.user_embeddings, new.item_table["fold_in"], users, users["similar"].shape[1])
     assert (users["similar"] == expected).all()
+
+
+def test_lists_keep_their_centres(data: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the searches find in them whom they should, though by now a catalog of so few users would have none."""
+    with monkeypatch.context() as patched:
+        patched.setattr(lists, "EXACT", 20)
+        patched.setattr(lists, "PROBES", 3)
+        build(data)
+    assert run()[0] == 0
+    old, new = Catalog.open(data / "catalog"), Catalog.open(data / "new")
+    before, after = Lists.of(old), Lists.of(new)
+    assert before is not None and after is not None
+    assert new.info["requires"] == ["user-lists"] and after.probes == before.probes == 3
+    assert (after.centres == before.centres).all()
+    assert (after.owner[new.users.rows(old.users.take(np.arange(len(old.users))))] == before.owner).all()
+    assert after.owner[new.users.row(NEW_USER)] >= 0
+    users = new.user_table
+    found = similar_users(new.user_embeddings, new.item_table["fold_in"], users, users["similar"].shape[1], after)
+    assert (users["similar"] == found).all()
 
 
 def test_texts(both: tuple[Catalog, Catalog], data: Path) -> None:

@@ -19,7 +19,7 @@ import rexit
 from builders.added_nodes import write_added
 from builders.bundle import BundleOptions, write_bundle
 from builders.bundle_files import refresh, write_policy
-from builders.catalog import PROGRAM, make_catalog, program_with_vectors
+from builders.catalog import PROGRAM, in_lists, make_catalog, program_with_vectors
 from builders.engines import ENGINES, KEY, add_engines
 from builders.variants import TENSORRT_HALF
 from fuzz.archive import pack
@@ -66,6 +66,7 @@ def write_bundles(place: Path) -> None:
         "plain": make_catalog(),
         "vectors": make_catalog(vectors=True),
         "strings": make_catalog(strings=True),
+        "lists": in_lists(make_catalog()),
         "policy": make_catalog(**small),
     }
     for name, catalog in catalogs.items():
@@ -115,6 +116,10 @@ def write_tables() -> None:
             put(f"tables/{kind}-{told['kind']}", save(table, metadata))
             if kind == "pieces":
                 continue
+            if kind == "users" and not strings:
+                listed = in_lists(catalog, lists=2)
+                probes = {"probes": str(listed.info["embedding"]["probes"])}
+                put(f"tables/{kind}-lists", save(listed.tables[name], {**metadata, **probes}))
             put(f"ids/{kind}-{told['kind']}", save({key: value for key, value in table.items() if "id" in key}, metadata))
             put(f"safetensors/{kind}-{told['kind']}", save(table))
 
@@ -137,7 +142,7 @@ def main() -> None:
     for name, text in TEXTS.items():
         put(f"json/{name}", text)
     put("json/manifest", json.dumps(manifest))
-    for name, start in (("plain", 0), ("vectors", 1), ("strings", 2), ("policy", 3)):
+    for name, start in (("plain", 0), ("vectors", 1), ("strings", 2), ("policy", 3), ("lists", 4)):
         put(f"request/{name}", bytes([start, 0, 16, 2]) + bytes(range(1, 250, 2)) * 3)
     write_tables()
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from builders.bundle_files import contents, write_policy
-from builders.catalog import ITEM_IDS, USER_IDS
+from builders.catalog import ITEM_IDS, USER_IDS, CatalogContents, in_lists
 from builders.grown_catalog import NEW, Info, Tables, write_grown
 from rexit import runtime
 from rexit.bundle import Bundle, Catalog, Counters, Manifest
 from rexit.calibration.drift import compare
+from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.refresh import RefreshOptions
 from rexit.refresh import refresh as refresh_bundle
 from rexit.slates import cut
@@ -55,6 +56,22 @@ def test_a_new_item_can_be_scored(run: Run, place: Path) -> None:
     verified = run("verify", place / "bundle", "--json")
     assert verified.code == 0 and verified.json["ok"], verified.out
     assert {check["outcome"] for check in verified.json["checks"]} == {"ok"}
+
+
+def test_a_catalog_that_has_grown_lists_of_users(run: Run, place: Path) -> None:
+    def edit(info: Info, tables: Tables) -> None:
+        made = in_lists(CatalogContents(info, tables), lists=3, probes=1)
+        info |= made.info
+        tables |= made.tables
+
+    write_grown(place / "catalog", place / "listed", edit)
+    assert run("refresh", place / "bundle", "--catalog", place / "listed").code == 0
+    assert run("verify", place / "bundle").code == 0
+    prompts = PromptBuilder(Catalog.open(place / "listed"))
+    with runtime.open(place / "bundle") as session:
+        for user in USER_IDS:
+            prefix, _ = session.prompt(user, ITEM_IDS[:1], as_of=1 << 40)
+            np.testing.assert_array_equal(prefix, prompts.prefix(user, as_of=1 << 40))
 
 
 def test_the_chain_of_digests(run: Run, place: Path) -> None:

@@ -1,5 +1,6 @@
 #include "bundle/catalog.hpp"
 
+#include <algorithm>
 #include <limits>
 
 #include "base/status.hpp"
@@ -11,6 +12,8 @@ namespace rexit::core {
 namespace {
 
 constexpr std::size_t max_rows = std::numeric_limits<Row>::max();
+constexpr std::size_t max_probes = 1 << 16;
+constexpr char vectors_required[] = "vectors", lists_required[] = "user-lists";  // what `requires` may hold
 constexpr char field_prefix[] = "field.";
 
 std::vector<std::string> field_names(const Safetensors& table) {
@@ -63,11 +66,43 @@ const std::string& id_kind(const Json& json) {
 
 }  // namespace
 
+UserLists::UserLists(const Safetensors& table, std::size_t lists_probed, std::size_t count, std::size_t dim)
+    : probes(lists_probed),
+      centres(table.array<Half>("centres", {std::nullopt, dim})),
+      offsets(table.array<std::int64_t>("list_offsets", {centres.size / dim + 1})),
+      users(table.array<std::int32_t>("list_users", {count})) {}
+
+Span UserLists::list(const Safetensors& table, std::size_t list) const {
+  const auto [begin, end] = slice_of(table, "list_offsets", offsets, list, users.size);
+  return {begin, end};
+}
+
+void UserLists::check(const Safetensors& table) const {
+  check_finite(table, "centres", centres);
+  std::vector<bool> seen(users.size);
+  const auto check_user = [&](std::size_t place, bool first) {
+    const auto here = static_cast<std::size_t>(user(table, place));
+    if (seen[here]) fail(REXIT_CORRUPT, table.path(), ": `list_users`[", place, "] is ", here, ", which was there before");
+    seen[here] = true;
+    if (!first && here < static_cast<std::size_t>(users[place - 1]))
+      fail(REXIT_CORRUPT, table.path(), ": `list_users`[", place, "] is smaller than the one before it in its list");
+  };
+  std::size_t end = 0;
+  for (std::size_t i = 0; i <= size(); ++i) {
+    // The last are those in no list.
+    const Span span = i < size() ? list(table, i) : Span{end, users.size};
+    if (span.begin != end) fail(REXIT_CORRUPT, table.path(), ": `list_offsets`[", i, "] is ", span.begin, ", expected ", end);
+    for (std::size_t place = span.begin; place < span.end; ++place) check_user(place, place == span.begin);
+    end = span.end;
+  }
+}
+
 Users::Users(const std::string& path, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t dim,
-             std::size_t item_count)
+             std::size_t item_count, std::optional<std::size_t> probes)
     : table(path),
       ids(table, id_kind, count),
       embeddings(table.array<Half>("embeddings", {count, dim})),
+      lists(probes ? std::make_optional<UserLists>(table, *probes, count, dim) : std::nullopt),
       similar(table.array<std::int32_t>("similar", {count, std::nullopt})),
       neighbours(count == 0 ? 0 : similar.size / count),
       history_offsets(table.array<std::int64_t>("history_offsets", {count + 1})),
@@ -120,13 +155,21 @@ struct Catalog::Description {
       : folder(catalog_folder),
         vocabulary(vocabulary_size),
         max_positions(positions),
-        document(read_json(folder + "/catalog.json", {"vectors"})),
+        document(read_json(folder + "/catalog.json", {vectors_required, lists_required})),
         root(document.root()) {
     check_files(folder, read_file_sizes(root.at("files")), {"users.safetensors", "items.safetensors", "pieces.safetensors"});
   }
 
   std::size_t count(const char* what) const { return root.at("counts").at(what).size(0, max_rows); }
   std::size_t tokenizer() const { return root.at("tokenizer").at("vocab_size").size(1, max_rows); }
+  std::optional<std::size_t> probes() const {
+    const Json embedding = root.at("embedding");
+    return embedding.has("probes") ? std::make_optional(embedding.at("probes").size(1, max_probes)) : std::nullopt;
+  }
+  bool needs(const char* name) const {
+    const std::vector<std::string> told = root.has("requires") ? root.at("requires").strings() : std::vector<std::string>();
+    return std::find(told.begin(), told.end(), name) != told.end();
+  }
   const std::string& kind(const char* what) const { return id_kind(root.at("ids").at(what)); }
 
   std::string folder;
@@ -140,7 +183,8 @@ Catalog::Catalog(const std::string& folder, std::size_t vocabulary, std::size_t 
 
 Catalog::Catalog(const Description& d)
     : dim(d.root.at("embedding").at("dim").size(1, 1 << 16)),
-      users(d.folder + "/users.safetensors", d.kind("user"), d.count("users"), d.count("interactions"), dim, d.count("items")),
+      users(d.folder + "/users.safetensors", d.kind("user"), d.count("users"), d.count("interactions"), dim, d.count("items"),
+            d.probes()),
       items(d.folder + "/items.safetensors", d.kind("item"), d.count("items"), d.count("interactions"), dim),
       pieces(d.folder + "/pieces.safetensors", d.count("pieces"), d.vocabulary) {
   const std::size_t piece_count = pieces.offsets.size - 1;
@@ -148,10 +192,12 @@ Catalog::Catalog(const Description& d)
   items.fields = field_columns(items.table, items.ids.size());
   program = read_program(d.root.at("prompt"), {piece_count, items.ids.size(), d.tokenizer(), d.max_positions,
                                                field_lookup(users.table), field_lookup(items.table)});
-  const std::vector<std::string> needs = d.root.has("requires") ? d.root.at("requires").strings() : std::vector<std::string>();
-  if (program.has_vectors() == needs.empty())
-    fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", needs.empty() ? "lacks" : "holds",
-         " `vectors`, but the prompt has ", needs.empty() ? "vectors" : "none");
+  if (program.has_vectors() != d.needs(vectors_required))
+    fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", program.has_vectors() ? "lacks" : "holds", " `", vectors_required,
+         "`, but the prompt has ", program.has_vectors() ? "vectors" : "none");
+  if (users.lists.has_value() != d.needs(lists_required))
+    fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", users.lists ? "lacks" : "holds", " `", lists_required,
+         "`, but `embedding` has ", users.lists ? "" : "no ", "probes");
   if (!program.has_vectors()) return;
   // Or ids of vectors would be taken for tokens, and tokens for vectors.
   if (d.tokenizer() > d.vocabulary)
@@ -162,6 +208,7 @@ Catalog::Catalog(const Description& d)
 void Catalog::check() const {
   users.ids.check();
   check_finite(users.table, "embeddings", users.embeddings);
+  if (users.lists) users.lists->check(users.table);
   check_below(users.table, "similar", users.similar, users.ids.size());
   check_offsets(users.table, "history_offsets", users.history_offsets, users.history_items.size);
   check_below(users.table, "history_items", users.history_items, items.ids.size());

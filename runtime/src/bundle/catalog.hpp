@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,11 +26,30 @@ struct Span {
   std::size_t size() const noexcept { return end - begin; }
 };
 
+// The users with an embedding, in lists around centres: a search looks at the `probes` lists with the nearest ones.
+struct UserLists {
+  std::size_t probes;
+  Array<Half> centres;          // [lists, dim]
+  Array<std::int64_t> offsets;  // [lists + 1], places in `users`
+  Array<std::int32_t> users;    // [rows]; behind the last list those without an embedding
+
+  UserLists(const Safetensors& table, std::size_t lists_probed, std::size_t count, std::size_t dim);
+
+  std::size_t size() const noexcept { return offsets.size - 1; }
+  Span list(const Safetensors& table, std::size_t list) const;
+  Row user(const Safetensors& table, std::size_t place) const {
+    return Row(below(table, "list_users", users, place, users.size));
+  }
+  // Every value. Throws REXIT_CORRUPT.
+  void check(const Safetensors& table) const;
+};
+
 // Reading a row throws REXIT_CORRUPT where what stands there could harm; of the order within it, only check() knows.
 struct Users {
   Safetensors table;
   Ids ids;
-  Array<Half> embeddings;       // [rows, dim]
+  Array<Half> embeddings;  // [rows, dim], of the users in their order or, if there are lists, in that of `lists->users`
+  std::optional<UserLists> lists;
   Array<std::int32_t> similar;  // [rows, neighbours]
   std::size_t neighbours;
   Array<std::int64_t> history_offsets;  // [rows + 1]
@@ -39,8 +59,9 @@ struct Users {
   Array<std::int32_t> history_by_item;  // positions in the user's slice, ordered by (item row, position)
   std::vector<FieldColumn> fields;
 
+  // probes: none if there are no lists.
   Users(const std::string& path, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t dim,
-        std::size_t item_count);
+        std::size_t item_count, std::optional<std::size_t> probes);
 
   Span history(Row user) const;
   Row history_item(std::size_t position) const { return Row(below(table, "history_items", history_items, position, items)); }

@@ -24,6 +24,23 @@ double dot(const float* a, const float* b, std::size_t dim) noexcept {
   return sum;
 }
 
+using Ranked = std::pair<double, std::size_t>;  // a product, and the row it is of
+
+bool nearer(const Ranked& a, const Ranked& b) noexcept { return a.first != b.first ? a.first > b.first : a.second < b.second; }
+
+// Keeps the `count` nearest in `heap`, the least near of them first: a search takes no memory by row.
+void keep_nearest(std::vector<Ranked>& heap, std::size_t count, const Ranked& found) {
+  if (heap.size() < count) {
+    heap.push_back(found);
+  } else if (!heap.empty() && nearer(found, heap.front())) {
+    std::pop_heap(heap.begin(), heap.end(), nearer);
+    heap.back() = found;
+  } else {
+    return;
+  }
+  std::push_heap(heap.begin(), heap.end(), nearer);
+}
+
 bool no_direction(const Half* vector, std::size_t dim) noexcept { return std::all_of(vector, vector + dim, is_zero); }
 
 }  // namespace
@@ -125,31 +142,47 @@ bool Retrieval::fold_in() {
   return true;
 }
 
+// To lists_: those whose centres are nearest. All offsets are read, so lists that overlap are refused, and no search looks at
+// more than all users.
+void Retrieval::find_lists(const UserLists& lists) {
+  const Safetensors& table = catalog_.users.table;
+  const std::size_t dim = catalog_.dim;
+  lists_.clear();
+  for (std::size_t list = 0; list < lists.size(); ++list) {
+    if (list % between_checks == 0) deadline_->check("the search for similar users");
+    lists.list(table, list);
+    const Half* centre = lists.centres.data + list * dim;
+    if (!all_finite(centre, dim)) fail(REXIT_CORRUPT, table.path(), ": `centres` of list ", list, " is not finite");
+    std::transform(centre, centre + dim, other_.begin(), to_float);
+    keep_nearest(lists_, lists.probes, {dot(query_vector_.data(), other_.data(), dim), list});
+  }
+}
+
 void Retrieval::search_similar() {
   if (!fold_in()) return;
   const Users& users = catalog_.users;
   const std::size_t dim = catalog_.dim;
   other_.resize(dim);
   ranking_.clear();
-  // A heap of the nearest so far, the least near of them first: the search takes no memory by user.
-  const auto nearer = [](const auto& a, const auto& b) { return a.first != b.first ? a.first > b.first : a.second < b.second; };
-  for (std::size_t user = 0; user < users.ids.size(); ++user) {
-    if (user % between_checks == 0) deadline_->check("the search for similar users");
-    const Half* embedding = users.embeddings.data + user * dim;
-    if ((query_->user && static_cast<std::size_t>(*query_->user) == user) || no_direction(embedding, dim)) continue;
+  std::size_t seen = 0;
+  const auto look_at = [&](std::size_t place, std::size_t user) {
+    if (seen++ % between_checks == 0) deadline_->check("the search for similar users");
+    const Half* embedding = users.embeddings.data + place * dim;
+    if ((query_->user && static_cast<std::size_t>(*query_->user) == user) || no_direction(embedding, dim)) return;
     if (!all_finite(embedding, dim))
       fail(REXIT_CORRUPT, users.table.path(), ": `embeddings` of user row ", user, " is not finite");
     std::transform(embedding, embedding + dim, other_.begin(), to_float);
-    const std::pair<double, std::size_t> found(dot(query_vector_.data(), other_.data(), dim), user);
-    if (ranking_.size() < users.neighbours) {
-      ranking_.push_back(found);
-    } else if (!ranking_.empty() && nearer(found, ranking_.front())) {
-      std::pop_heap(ranking_.begin(), ranking_.end(), nearer);
-      ranking_.back() = found;
-    } else {
-      continue;
+    keep_nearest(ranking_, users.neighbours, {dot(query_vector_.data(), other_.data(), dim), user});
+  };
+  if (users.lists) {
+    find_lists(*users.lists);
+    for (const Ranked& list : lists_) {
+      const Span span = users.lists->list(users.table, list.second);
+      for (std::size_t place = span.begin; place < span.end; ++place)
+        look_at(place, static_cast<std::size_t>(users.lists->user(users.table, place)));
     }
-    std::push_heap(ranking_.begin(), ranking_.end(), nearer);
+  } else {
+    for (std::size_t user = 0; user < users.ids.size(); ++user) look_at(user, user);
   }
   std::sort_heap(ranking_.begin(), ranking_.end(), nearer);
   for (const auto& [product, user] : ranking_) similar_.push_back(static_cast<Row>(user));
@@ -244,7 +277,7 @@ std::optional<bool> Retrieval::verdict(Row user, Row item) const {
 
 std::size_t Retrieval::memory() const noexcept {
   return history_.capacity() * sizeof(Interaction) + similar_.capacity() * sizeof(Row) + met_.capacity() * sizeof(Met) +
-         met_embeddings_.capacity() * sizeof(float) + ranking_.capacity() * sizeof(ranking_[0]) +
+         met_embeddings_.capacity() * sizeof(float) + (ranking_.capacity() + lists_.capacity()) * sizeof(Ranked) +
          liked_sum_.capacity() * sizeof(double) + (query_vector_.capacity() + other_.capacity()) * sizeof(float) +
          nearest_.capacity() * sizeof(Interaction) + liked_by_similar_.capacity() * sizeof(Row) +
          target_.capacity() * sizeof(float);

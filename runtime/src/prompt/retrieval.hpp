@@ -73,6 +73,7 @@ class Retrieval {
 
   Slice slice(Row user) const;
   void search_similar();
+  void find_lists(const UserLists& lists);
   template <class RowOf>
   std::size_t sum_liked(const RowOf& row_of, std::size_t width);
   bool fold_in();
@@ -92,7 +93,7 @@ class Retrieval {
   std::vector<float> target_;
   std::vector<double> liked_sum_;
   std::vector<float> query_vector_, other_;
-  std::vector<std::pair<double, std::size_t>> ranking_;
+  std::vector<std::pair<double, std::size_t>> ranking_, lists_;
 };
 
 }  // namespace rexit::core

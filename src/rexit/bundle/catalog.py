@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 TABLES = ("users.safetensors", "items.safetensors", "pieces.safetensors")
 CATALOG_FILES = ("catalog.json", *TABLES)
 """What a bundle copies of a catalog."""
+LISTS = "user-lists"
+"""What `requires` holds where the users' embeddings lie in lists."""
+MOST_PROBES = 1 << 16
 SPLITS = ("train", "validation", "test")
 """What trains, what is chosen by, what is judged by: every interaction is in one."""
 
@@ -170,7 +173,7 @@ class Catalog:
         path = Path(path)
         if not path.is_dir():
             raise BundleError(f"{path}: no such catalog folder")
-        info = read_json(path / "catalog.json", {VECTORS})
+        info = read_json(path / "catalog.json", {VECTORS, LISTS})
         for key in ("ids", "counts", "labels", "embedding", "prompt", "splits"):
             if not isinstance(info.get(key), dict):
                 raise BundleError(f"{path}/catalog.json: `{key}` is missing or not an object")
@@ -181,6 +184,11 @@ class Catalog:
             raise BundleError(f"{path}/catalog.json: ids are {info['ids']}, expected `int64` or `string` for `user` and `item`")
         check_sizes(path, files)
         opened = cls(path, info, files)
+        told, probes = LISTS in (info.get("requires") or []), opened.probes
+        if told != (probes is not None):
+            raise BundleError(f"{path}/catalog.json: `requires` {'holds' if told else 'lacks'} `{LISTS}`, probes are {probes}")
+        if probes is not None and not (type(probes) is int and 0 < probes <= MOST_PROBES):
+            raise BundleError(f"{path}/catalog.json: embedding.probes is {probes!r}, expected 1 to {MOST_PROBES}")
         try:
             ids = opened.vector_ids
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
@@ -215,6 +223,32 @@ class Catalog:
     def user_table(self) -> dict[str, NDArray[Any]]:
         """All tensors of users.safetensors, by name. Raises BundleError."""
         return self._table("users.safetensors")
+
+    @property
+    def probes(self) -> int | None:
+        """How many lists of users a search for similar ones looks at; None where there are none and it looks at all users."""
+        probes: int | None = self.info["embedding"].get("probes")
+        return probes
+
+    @cached_property
+    def user_embeddings(self) -> NDArray[np.float16]:
+        """[U, D] by user row; in a table with lists they lie in the lists' order. Raises BundleError."""
+        table = self.user_table
+        if self.probes is None:
+            return table["embeddings"]
+        by_row, starts, users = np.empty_like(table["embeddings"]), table["list_offsets"], table["list_users"]
+        if (
+            starts.shape != (len(table["centres"]) + 1,)
+            or starts[0] != 0
+            or (np.diff(starts) < 0).any()
+            or starts[-1] > len(by_row)
+            or not np.array_equal(np.sort(users), np.arange(len(by_row)))
+        ):
+            raise BundleError(
+                f"{self.path}/users.safetensors: `list_offsets` and `list_users` are no lists of {len(by_row)} users"
+            )
+        by_row[users] = table["embeddings"]
+        return by_row
 
     @cached_property
     def item_table(self) -> dict[str, NDArray[Any]]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rexit.exporter.catalog import nearest, neighbours
+from rexit.exporter.catalog import nearest
 from rexit.exporter.catalog.neighbours import Neighbourhood, folded_in, similar_users, top
 
 
@@ -88,17 +88,3 @@ def test_the_search_in_float32_finds_what_exact_sums_say(
     for tile in (nearest.TILE, 1000):
         monkeypatch.setattr(nearest, "TILE", tile)
         assert (np.array(Neighbourhood(vectors, 20).nearest(queries, own)) == expected).all()
-
-
-def test_an_index_finds_nearly_all_of_them_in_the_exact_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(30, 16))[rng.integers(30, size=6000)] + rng.normal(size=(6000, 16)) / 2
-    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
-    own = np.arange(300)
-    exact = np.array(Neighbourhood(vectors, 20).nearest(vectors[:300], own))
-    monkeypatch.setattr(neighbours, "EXACT", 1000)
-    found, again = (np.array(Neighbourhood(vectors, 20).nearest(vectors[:300], own)) for _ in range(2))
-    assert (found == again).all()
-    assert np.mean([len(np.intersect1d(a, b)) / 20 for a, b in zip(exact, found, strict=True)]) > 0.99
-    whole = (np.sort(exact) == np.sort(found)).all(1)
-    assert whole.mean() > 0.8 and (exact[whole] == found[whole]).all()

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+import pytest
 
 from builders import ratings
 from rexit.bundle import Catalog
+from rexit.exporter.catalog import lists
+from rexit.exporter.catalog.lists import Lists
+from rexit.exporter.catalog.neighbours import similar_users
 from running.indexing import Run, edit
 
 
@@ -128,3 +133,26 @@ def test_a_validation_split_without_a_like(run: Run, data: Path) -> None:
     code, out, _ = run()
     assert code == 0 and "No user has a like" in out
     assert Catalog.open(data / "catalog").info["retrieval"]["recall@20"] is None
+
+
+def test_many_users_are_in_lists(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else is new of them, but that their similar users are what a search in the lists finds."""
+    run("--out", "few")
+    monkeypatch.setattr(lists, "EXACT", 20)
+    monkeypatch.setattr(lists, "PROBES", 2)
+    for name in ("catalog", "again"):
+        code, _, err = run("--out", name)
+        assert (code, err) == (0, "")
+    few, many = Catalog.open(data / "few"), Catalog.open(data / "catalog")
+    assert (data / "catalog/users.safetensors").read_bytes() == (data / "again/users.safetensors").read_bytes()
+    assert few.info["requires"] == [] and few.probes is None
+    assert many.info["requires"] == ["user-lists"] and many.probes == 2
+    assert (many.user_embeddings == few.user_embeddings).all() and (few.user_embeddings == few.user_table["embeddings"]).all()
+    own, expected = ("embeddings", "similar", "centres", "list_offsets", "list_users"), dict(few.user_table)
+    assert {name: table.tolist() for name, table in many.user_table.items() if name not in own} == {
+        name: table.tolist() for name, table in expected.items() if name not in own
+    }
+    users, fold_in = many.user_table, many.item_table["fold_in"]
+    found = similar_users(many.user_embeddings, fold_in, users, users["similar"].shape[1], Lists.of(many))
+    assert (users["similar"] == found).all() and (found != few.user_table["similar"]).any()
+    assert not np.array_equal(users["list_users"], np.arange(24))

@@ -1,4 +1,7 @@
 // A catalog's tables by themselves: the metadata say which `table` it is and how many rows it has.
+#include <algorithm>
+#include <optional>
+
 #include "bundle/catalog.hpp"
 #include "target.hpp"
 
@@ -9,6 +12,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   rexit::fuzz::refused([&] {
     std::string kind, table;
     std::size_t count = 0, interactions = 0, dim = 1;
+    std::optional<std::size_t> probes;
     {
       const Safetensors file(path);
       for (const auto& [key, value] : file.metadata()) {
@@ -17,7 +21,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         if (key == "kind") kind = value;
         if (key == "count") count = number;
         if (key == "interactions") interactions = number;
-        if (key == "dim") dim = number;
+        if (key == "dim") dim = std::max<std::size_t>(number, 1);
+        if (key == "probes") probes = number;
       }
     }
     // Opening reads no row: what a row gives is in bounds, or it is refused.
@@ -25,7 +30,15 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const auto within = [](Span span, std::size_t total) { REXIT_PROMISE(span.begin <= span.end && span.end <= total); };
     if (table == "users") {
       const std::size_t item_count = 16;
-      const Users users(path, kind, count, interactions, dim, item_count);
+      const Users users(path, kind, count, interactions, dim, item_count, probes);
+      for (std::size_t list = 0; users.lists && list < users.lists->size(); ++list)
+        rexit::fuzz::refused([&] {
+          const Span span = users.lists->list(users.table, list);
+          within(span, users.ids.size());
+          for (std::size_t i = span.begin; i < span.end; ++i)
+            in(static_cast<std::size_t>(users.lists->user(users.table, i)), count);
+        });
+      if (users.lists) rexit::fuzz::refused([&] { users.lists->check(users.table); });
       for (std::size_t row = 0; row < users.ids.size(); ++row) {
         const Row user = static_cast<Row>(row);
         rexit::fuzz::refused([&] {

@@ -1,0 +1,158 @@
+"""Users in lists by their embeddings, so that a search for similar users looks at a few lists: an inverted file.
+
+1. Centres are the means of a spherical k-means, seeded, of the users who have an embedding: 4 sqrt(U) lists.
+2. A user is in the list of the nearest centre, by exact sums, ties to the lower list. Lists without users are dropped.
+3. A search looks at the PROBES lists whose centres are nearest, by exact sums again, and at all users in them.
+
+docs/format.md defines the search, which the runtime does in the same way; docs/scale.md has its recall and what it costs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle.catalog import Catalog
+from rexit.exporter.catalog.nearest import SPARE, Flat, Pairs, completed, exact, margin, ranked
+from rexit.exporter.catalog.tables import Tensors, offsets
+
+EXACT = 100_000
+"""Up to so many users with an embedding all of them are looked at: on a device, too, that takes a millisecond or two."""
+PROBES = 128
+"""docs/scale.md has the recall with fewer."""
+BLOCK = 1024  # embeddings placed at once
+SAMPLE = 64  # users for each list that k-means learns from
+ROUNDS = 10
+
+
+@dataclass(frozen=True)
+class Lists:
+    """centres: float16 [L, D]. owner: int64 [U], each user's list; -1 without an embedding. probes: lists that a search looks
+    at."""
+
+    centres: NDArray[np.float16]
+    owner: NDArray[np.int64]
+    probes: int
+
+    @classmethod
+    def needed(cls, embeddings: NDArray[np.float16]) -> Lists | None:
+        """Of the users' embeddings [U, D]; None where there are too few of them."""
+        return cls.made(embeddings) if np.count_nonzero(embeddings.any(1)) > EXACT else None
+
+    @classmethod
+    def made(cls, embeddings: NDArray[np.float16]) -> Lists:
+        """The same of however few, but one at least."""
+        placed = cls.around(_centres(embeddings), PROBES, embeddings)
+        used, owner = np.unique(placed.owner, return_inverse=True)
+        unknown = int(used[0] < 0)
+        return cls(placed.centres[used[unknown:]], owner - unknown, PROBES)
+
+    @classmethod
+    def around(cls, centres: NDArray[np.float16], probes: int, embeddings: NDArray[np.float16]) -> Lists:
+        """The users [U, D] in the lists of given centres."""
+        lists = cls(centres, np.full(len(embeddings), -1), probes)
+        known = np.flatnonzero(embeddings.any(1))
+        for begin in range(0, len(known), BLOCK):
+            rows = known[begin : begin + BLOCK]
+            lists.owner[rows] = lists._nearest(embeddings[rows], 1)[:, 0]
+        return lists
+
+    @classmethod
+    def of(cls, catalog: Catalog) -> Lists | None:
+        """A catalog's own; None where it has none, so that every search is exact."""
+        if catalog.probes is None:
+            return None
+        table = catalog.user_table
+        sizes = np.diff(table["list_offsets"])
+        owner = np.full(len(table["list_users"]), -1)
+        owner[table["list_users"][: sizes.sum()]] = np.repeat(np.arange(len(sizes)), sizes)
+        return cls(table["centres"], owner, catalog.probes)
+
+    def tensors(self, embeddings: NDArray[np.float16]) -> Tensors:
+        """What users.safetensors holds of these lists, `embeddings` [U, D] in their order among it."""
+        order = np.argsort(np.where(self.owner < 0, len(self.centres), self.owner), kind="stable")
+        return {
+            "embeddings": embeddings[order],
+            "centres": self.centres,
+            "list_offsets": offsets(np.bincount(self.owner[self.owner >= 0], minlength=len(self.centres))),
+            "list_users": order.astype(np.int32),
+        }
+
+    def probed(self, queries: NDArray[np.float16]) -> NDArray[np.int64]:
+        """The lists that the searches for `queries` [n, D] look at: int64 [n, P]."""
+        return self._nearest(queries, min(self.probes, len(self.centres)))
+
+    def _nearest(self, queries: NDArray[np.float16], k: int) -> NDArray[np.int64]:
+        query, centre = self._flat.candidates(queries, k)
+        scores = exact(queries[query], self.centres[centre])
+        return centre[ranked(query, scores, centre, k)[0]].reshape(len(queries), k)
+
+    @cached_property
+    def _flat(self) -> Flat:
+        return Flat(self.centres.astype(np.float32))
+
+
+def _centres(embeddings: NDArray[np.float16]) -> NDArray[np.float16]:
+    import faiss
+
+    known = np.flatnonzero(embeddings.any(1))
+    count = int(4 * len(known) ** 0.5)
+    if len(known) > count * SAMPLE:
+        known = np.sort(np.random.default_rng(0).choice(known, count * SAMPLE, replace=False))
+    means = faiss.Kmeans(
+        embeddings.shape[1],
+        count,
+        niter=ROUNDS,
+        seed=0,
+        spherical=True,
+        min_points_per_centroid=1,
+        max_points_per_centroid=SAMPLE,
+    )
+    means.train(embeddings[known].astype(np.float32))
+    centres: NDArray[np.float16] = np.asarray(means.centroids).astype(np.float16)
+    return centres
+
+
+class Inverted:
+    """Products with the `vectors` [n, D] of the lists that a search looks at, by faiss. owner: int64 [n], each vector's list."""
+
+    def __init__(self, vectors: NDArray[np.float16], owner: NDArray[np.int64], lists: Lists) -> None:
+        import faiss
+
+        self._vectors, self._lists = vectors, lists
+        self._longest = float(np.linalg.norm(vectors.astype(np.float32), axis=1).max())
+        self._order = np.argsort(owner, kind="stable")
+        self._starts = np.searchsorted(owner[self._order], np.arange(len(lists.centres) + 1))
+        dim = vectors.shape[1]
+        self._centres = faiss.IndexFlatIP(dim)  # the index does not keep it alive
+        self._centres.add(lists.centres.astype(np.float32))
+        # Any: the hints of faiss are those of the C++ calls that its Python ones wrap.
+        self._index: Any = faiss.IndexIVFFlat(self._centres, dim, len(lists.centres), faiss.METRIC_INNER_PRODUCT)
+        members = self._index.invlists
+        assert members is not None
+        for number in range(len(lists.centres)):
+            rows = self._rows(number)
+            codes = vectors[rows].astype(np.float32)
+            members.add_entries(number, len(rows), faiss.swig_ptr(rows), faiss.swig_ptr(codes.view(np.uint8)))
+        self._index.ntotal = len(vectors)
+
+    def _rows(self, number: int) -> NDArray[np.int64]:
+        return self._order[self._starts[number] : self._starts[number + 1]]
+
+    def candidates(self, queries: NDArray[np.float16], k: int) -> Pairs:
+        """At least the k vectors with the largest products, of exact sums, among those looked at."""
+        asked, probed = queries.astype(np.float32), self._lists.probed(queries)
+        self._index.nprobe = probed.shape[1]
+        # It knows the lists already, so how near their centres are does not matter.
+        products, rows = self._index.search_preassigned(asked, k + SPARE, probed, np.zeros(probed.shape, np.float32))
+
+        def at_least(query: int, least: float) -> NDArray[np.int64]:
+            looked_at = np.concatenate([self._rows(number) for number in probed[query]])
+            found: NDArray[np.int64] = looked_at[self._vectors[looked_at].astype(np.float32) @ asked[query] >= least]
+            return found
+
+        return completed(products, rows, k, margin(asked, self._longest), at_least)

@@ -1,0 +1,164 @@
+"""Users in lists: how they are made, and that a search finds exactly what docs/format.md says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from builders.bundle import BundleOptions, write_bundle
+from builders.catalog import CatalogContents, in_lists, make_catalog
+from rexit.bundle import Catalog
+from rexit.errors import BundleError
+from rexit.exporter.catalog import lists
+from rexit.exporter.catalog.lists import Lists
+from rexit.exporter.catalog.neighbours import Neighbourhood, updated_similar_users
+from rexit.exporter.catalog.neighbours import similar_users as similar
+
+Half = NDArray[np.float16]
+
+
+def clustered(users: int = 6000, dim: int = 16, clusters: int = 30, seed: int = 0) -> Half:
+    """Of one user in ten nothing is known, and one in ten is like another."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(clusters, dim))[rng.integers(clusters, size=users)] + rng.normal(size=(users, dim)) / 2
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    vectors[rng.random(users) < 0.1] = vectors[7]
+    vectors[rng.random(users) < 0.1] = 0
+    return vectors
+
+
+def as_defined(made: Lists, embeddings: Half, query: Half, own: int, k: int) -> list[int]:
+    """Rule by rule, with a full sort of exact sums."""
+    looked_at = np.argsort(-products(query, made.centres), kind="stable")[: made.probes]
+    scores = products(query, embeddings)
+    seen = np.flatnonzero(np.isin(made.owner, looked_at) & embeddings.any(1) & (np.arange(len(embeddings)) != own))
+    return seen[np.argsort(-scores[seen], kind="stable")][:k].tolist()
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists beyond 1000 users, of which searches look at eight."""
+    monkeypatch.setattr(lists, "EXACT", 1000)
+    monkeypatch.setattr(lists, "PROBES", 8)
+
+
+def test_up_to_a_hundred_thousand_users_there_are_none(few: None) -> None:
+    vectors = clustered(1200)
+    assert vectors.any(1).sum() > 1000 and Lists.needed(vectors) is not None
+    vectors[np.flatnonzero(vectors.any(1))[1000:]] = 0
+    assert Lists.needed(vectors) is None
+    assert lists.EXACT == 1000
+
+
+def test_every_user_with_an_embedding_is_in_the_list_of_the_nearest_centre(few: None) -> None:
+    vectors = clustered()
+    made, again = Lists.needed(vectors), Lists.needed(vectors)
+    assert made is not None and again is not None
+    nearest = np.array([products(vector, made.centres).argmax() for vector in vectors])
+    assert (made.owner == np.where(vectors.any(1), nearest, -1)).all()
+    assert (np.bincount(made.owner[made.owner >= 0], minlength=len(made.centres)) > 0).all(), "none is empty"
+    assert (made.centres == again.centres).all() and (made.owner == again.owner).all()
+
+
+def test_a_search_finds_what_the_definition_says(few: None) -> None:
+    vectors = clustered()
+    made = Lists.needed(vectors)
+    assert made is not None
+    rng = np.random.default_rng(1)
+    queries = np.concatenate([vectors[:200], rng.normal(size=(50, vectors.shape[1])).astype(np.float16)])
+    own = np.where(np.arange(250) < 200, np.arange(250), -1)
+    found = Neighbourhood(vectors, 20, made).nearest(queries, own)
+    for query, row, near in zip(queries, own, found, strict=True):
+        assert near.tolist() == (as_defined(made, vectors, query, row, 20) if query.any() else [])
+
+
+def test_nearly_all_of_the_nearest_are_found(few: None) -> None:
+    vectors = clustered()
+    own, made = np.flatnonzero(vectors.any(1))[:300], Lists.needed(vectors)
+    assert made is not None
+    exact, found = (
+        Neighbourhood(vectors, 20, looked_at).nearest(vectors[own], own) for looked_at in (None, replace(made, probes=32))
+    )
+    near = [
+        np.mean(products(vectors[user], vectors[some]) >= products(vectors[user], vectors[all]).min())
+        for user, all, some in zip(own, exact, found, strict=True)
+    ]
+    assert np.mean(near) > 0.99
+
+
+def products(query: Half, vectors: Half) -> NDArray[np.float64]:
+    made: NDArray[np.float64] = vectors.astype(np.float64) @ query.astype(np.float64)
+    return made
+
+
+def opened(folder: Path, contents: CatalogContents) -> Catalog:
+    return Catalog.open(write_bundle(folder / "bundle", BundleOptions(contents)) / "catalog")
+
+
+def test_a_catalog_keeps_them(few: None, tmp_path: Path) -> None:
+    contents = in_lists(make_catalog())
+    catalog = opened(tmp_path, contents)
+    made, embeddings = Lists.of(catalog), catalog.user_embeddings
+    assert made is not None and made.probes == 2
+    assert (embeddings == make_catalog().tables["users.safetensors"]["embeddings"]).all(), "in the order of users again"
+    for name, tensor in made.tensors(embeddings).items():
+        assert tensor.dtype == catalog.user_table[name].dtype and (tensor == catalog.user_table[name]).all(), name
+    assert (Lists.around(made.centres, 2, embeddings).owner == made.owner).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value"), [("list_users", 1, 3), ("list_users", 0, 99), ("list_offsets", 1, -4), ("list_offsets", -1, 99)]
+)
+def test_damaged_ones_are_refused(tmp_path: Path, name: str, place: int, value: int) -> None:
+    contents = in_lists(make_catalog())
+    contents.tables["users.safetensors"][name][place] = value
+    with pytest.raises(BundleError, match="`list_offsets` and `list_users` are no lists of 12 users"):
+        opened(tmp_path, contents).user_embeddings  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("requires", "probes", "told"),
+    [
+        ([], 2, "`requires` lacks `user-lists`, probes are 2"),
+        (["user-lists"], None, "`requires` holds `user-lists`, probes are None"),
+        (["user-lists"], 0, "embedding.probes is 0, expected 1 to 65536"),
+        (["user-lists"], "2", "embedding.probes is '2', expected 1 to 65536"),
+    ],
+)
+def test_what_catalog_json_says_of_them(tmp_path: Path, requires: list[str], probes: object, told: str) -> None:
+    contents = in_lists(make_catalog())
+    contents.info["requires"], contents.info["embedding"]["probes"] = requires, probes
+    with pytest.raises(BundleError, match=told):
+        opened(tmp_path, contents)
+
+
+def test_after_an_update_similar_users_are_those_that_a_search_finds(few: None) -> None:
+    """Users come to be known, and others like more than they did; centres stay."""
+    users, items = 3000, 200
+    before, rng = clustered(users), np.random.default_rng(2)
+    fold_in = rng.normal(size=(items, before.shape[1])).astype(np.float16) / np.float16(8)
+    made = Lists.needed(before)
+    assert made is not None
+
+    def histories(likes: int) -> dict[str, NDArray[np.generic]]:
+        each = np.random.default_rng(3).integers(0, items, (users, 9)).astype(np.int32)
+        liked = (np.arange(9) < likes) | (np.arange(users)[:, None] % 3 > 0)
+        return {
+            "history_offsets": np.arange(users + 1) * 9,
+            "history_items": each.ravel(),
+            "history_liked": liked.ravel().astype(np.uint8),
+        }
+
+    old = similar(before, fold_in, histories(4), 5, made)
+    after = before.copy()
+    new = ~before.any(1) & (np.arange(users) % 2 == 0)
+    after[new] = clustered(users, seed=4)[new]
+    new &= after.any(1)
+    extended = Lists.around(made.centres, made.probes, after)
+    changed = new | (np.arange(users) % 3 == 0)
+    updated = updated_similar_users(old, after, fold_in, histories(6), changed, new, extended)
+    assert (updated == similar(after, fold_in, histories(6), 5, extended)).all() and (updated != old).any(1).sum() > new.sum()
