@@ -191,11 +191,26 @@ def _propagated(model: LightGCN, layer: Tensor, graph: _Graph) -> Tensor:
 
     A large graph's layers are read from memory, not from a cache, and so in bfloat16, which halves what is read.
     """
-    spread = graph.spread_rounded if layer.numel() > ROUNDED else graph.spread
+    if layer.numel() > ROUNDED:
+        return _propagated_rounded(model, layer, graph)
     total: Tensor = layer * model.alpha[0]
     for alpha in model.alpha[1:]:
-        layer = spread(layer)
+        layer = _product(graph.adjacency, layer)
         total.add_(layer, alpha=float(alpha))
+    return total
+
+
+def _propagated_rounded(model: LightGCN, layer: Tensor, graph: _Graph) -> Tensor:
+    """Rows over the roots of their degrees add up without weights. One table is written over: a new one costs page faults."""
+    degree = torch.cat([graph.user_degree, graph.item_degree])[:, None].clamp(min=1).float()
+    scale, again = degree.rsqrt(), degree.reciprocal()
+    indices, offsets = (torch.from_numpy(part) for part in (graph.adjacency.indices, graph.adjacency.indptr))
+    total: Tensor = layer * model.alpha[0]
+    table = layer * scale
+    for alpha in model.alpha[1:]:
+        table.copy_(F.embedding_bag(indices, table.bfloat16(), offsets, mode="sum", include_last_offset=True))
+        total.addcmul_(table, scale, value=float(alpha))
+        table.mul_(again)
     return total
 
 
@@ -224,17 +239,6 @@ class _Graph:
             shape=(users + items, users + items),
         )
         return cls(adjacency, *degrees)
-
-    def spread(self, layer: Tensor) -> Tensor:
-        """The next layer, float32 [U + I, D]."""
-        return _product(self.adjacency, layer)
-
-    def spread_rounded(self, layer: Tensor) -> Tensor:
-        """The same, about: rows are scaled, rounded to bfloat16, and added up without weights."""
-        scale = torch.cat([self.user_degree, self.item_degree])[:, None].clamp(min=1).float().rsqrt()
-        indices, offsets = (torch.from_numpy(part) for part in (self.adjacency.indices, self.adjacency.indptr))
-        sums = F.embedding_bag(indices, (layer * scale).bfloat16(), offsets, mode="sum", include_last_offset=True)
-        return sums.float().mul_(scale)
 
 
 def _offsets(user: Tensor, users: int) -> NDArray[np.int64]:
@@ -266,7 +270,7 @@ def _embeddings(model: LightGCN, graph: _Graph) -> tuple[Tensor, Tensor, Tensor]
     total, carried = layer * model.alpha[0], torch.zeros_like(layer[users:])
     for alpha in model.alpha[1:]:
         carried = carried + layer[users:] * alpha  # a new user's layer l + 1 is made of the items' layer l
-        layer = graph.spread(layer)
+        layer = _product(graph.adjacency, layer)
         total = total + layer * alpha
     fold_in = carried / graph.item_degree.clamp(min=1).sqrt()[:, None] * known
     # Over a power of two, so that float16 holds it whatever the weights came to. The length of a sum of them does not matter.
