@@ -68,4 +68,5 @@ def _among(values: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.bo
     if not len(known):
         return np.zeros(len(values), bool)
     at = np.searchsorted(known, values)
-    return known[np.minimum(at, len(known) - 1)] == values
+    there: NDArray[np.bool_] = known[np.minimum(at, len(known) - 1)] == values
+    return there
