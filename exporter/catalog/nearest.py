@@ -14,7 +14,7 @@ from torch import Tensor
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 TILE = 1 << 17  # vectors multiplied at once: 64 MB of products for 128 queries
-PROBES = 32
+PROBES = 128
 WIDTH = 128  # products of which only the largest is compared at first
 
 
