@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rexit.exporter.catalog.nearest import largest
 
-CHUNK, SCORES = 1024, 1 << 25  # users, and scores, computed at once
+CHUNK, SCORES = 1024, 1 << 22  # users, and scores, computed at once: few enough for memory that is used again
 SAMPLE = 20_000  # users a recall is measured on at most
 
 
