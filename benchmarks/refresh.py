@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from rexit.exporter.catalog import fold_in, lightgcn
 from rexit.exporter.catalog.recall import Recall
@@ -63,8 +64,8 @@ def recall(space: fold_in.Space, known: Frame, wanted: Frame, among: Mask | None
     """Users folded in from what they liked before, as prompts do it. among: the only items that may be recommended and found."""
     users, items = len(space.users), len(space.items)
     chosen = wanted if among is None else wanted.filter(pl.Series(among[wanted["item"].to_numpy()]))
-    before = lightgcn._matrix(*edges(known), users, items)
-    queries = before @ torch.from_numpy(space.fold_in.astype(np.float32))
+    before = csr_array((np.ones(known["liked"].sum(), np.float32), edges(known)), shape=(users, items))
+    queries = torch.from_numpy(before @ space.fold_in.astype(np.float32))
     scores = queries @ torch.from_numpy(space.items.astype(np.float32)).T
     scores[:, torch.from_numpy(~space.items.any(1))] = -1e9
     if among is not None:

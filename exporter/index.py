@@ -126,9 +126,10 @@ def _likes(data: _Data) -> lightgcn.Likes:
         return part["user"].to_numpy(), part["item"].to_numpy()
 
     train, validation, _ = SPLITS
+    liked = edges(train)
     return lightgcn.Likes(
-        graph=edges(train),
-        known=edges(train),
+        graph=liked,
+        known=liked,
         seen=edges(train, liked=False),
         wanted=edges(validation),
         users=len(data.users),

@@ -82,7 +82,7 @@ class Flat:
         best = torch.empty(len(asked), 0)
         rows = torch.empty(len(asked), 0, dtype=torch.int64)
         for begin in range(0, count, TILE):
-            found, at = _largest(asked @ self._vectors[begin : begin + TILE].T, k + SPARE)
+            found, at = largest(asked @ self._vectors[begin : begin + TILE].T, k + SPARE)
             best, rows = torch.cat([best, found], 1), torch.cat([rows, at + begin], 1)
             best, chosen = best.topk(min(k + SPARE, best.shape[1]))
             rows = rows.gather(1, chosen)
@@ -94,7 +94,7 @@ class Flat:
         return found
 
 
-def _largest(products: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def largest(products: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of each row [n, m], or all m: values and places. Maxima of WIDTH products each say where they can be."""
     groups = products.shape[1] // WIDTH
     if groups < 2 * k:

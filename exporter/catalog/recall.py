@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-CHUNK, SCORES = 1024, 1 << 25  # users, and scores, computed at once
+from rexit.exporter.catalog.nearest import largest
+
+CHUNK, SCORES = 1024, 1 << 22  # users, and scores, computed at once: few enough for memory that is used again
 SAMPLE = 20_000  # users a recall is measured on at most
 
 
@@ -25,27 +27,46 @@ class Recall:
         self, seen: tuple[NDArray[np.int64], NDArray[np.int64]], wanted: tuple[NDArray[np.int64], NDArray[np.int64]], items: int
     ) -> None:
         self._items = items
-        seen_keys, wanted_keys = (edges[0] * items + edges[1] for edges in (seen, wanted))
-        found = np.setdiff1d(wanted_keys, seen_keys)
+        asked = np.unique(wanted[0])
+        seen_keys, wanted_keys = (_keys(edges, asked, items) for edges in (seen, wanted))
+        found = wanted_keys[~_among(wanted_keys, seen_keys)]
         users = np.unique(found // items)
         if len(users) > SAMPLE:
             users = np.sort(np.random.default_rng(0).choice(users, SAMPLE, replace=False))
-            found = found[np.isin(found // items, users)]
-        self._seen = torch.from_numpy(np.unique(seen_keys[np.isin(seen[0], users)]))
-        self._wanted = torch.from_numpy(found)
-        self._users, self._counts = torch.unique(self._wanted // items, return_counts=True)
+            found = found[np.isin(found // items, users, kind="table")]
+        seen_keys = seen_keys[np.isin(seen_keys // items, users, kind="table")]
+        self._seen, self._wanted = torch.from_numpy(seen_keys), torch.from_numpy(found)
+        self.users, self._counts = torch.unique_consecutive(self._wanted // items, return_counts=True)
+        """Those it is measured on, int64 ascending, and how many likes there are to find."""
 
     def at(self, k: int, scores: Callable[[Tensor], Tensor]) -> float | None:
         """`scores` maps user rows [n] to scores [n, items] it gives away. None where there is nothing to find."""
-        if not len(self._users):
+        if not len(self.users):
             return None
         recalls, chunk = [], max(1, min(CHUNK, SCORES // self._items))
-        for users, counts in zip(self._users.split(chunk), self._counts.split(chunk), strict=True):
+        for users, counts in zip(self.users.split(chunk), self._counts.split(chunk), strict=True):
             line = scores(users).clone()
-            begin, end = (torch.searchsorted(self._seen, edge) for edge in (users * self._items, (users + 1) * self._items))
-            taken = torch.cat([self._seen[a:b] % self._items for a, b in zip(begin, end, strict=True)])
-            line[torch.repeat_interleave(torch.arange(len(users)), end - begin), taken] = -torch.inf
-            best = line.topk(min(k, self._items)).indices
+            edges = torch.stack([users[0], users[-1] + 1]) * self._items
+            seen = self._seen[slice(*torch.searchsorted(self._seen, edges).tolist())]
+            line[torch.searchsorted(users, seen // self._items), seen % self._items] = -torch.inf
+            best = largest(line, min(k, self._items))[1]
             hits = torch.isin(users[:, None] * self._items + best, self._wanted).sum(1)
             recalls.append(hits / counts)
         return float(torch.cat(recalls).mean())
+
+
+def _keys(edges: tuple[NDArray[np.int64], NDArray[np.int64]], users: NDArray[np.int64], items: int) -> NDArray[np.int64]:
+    """One number for each edge of `users`, ascending and each once."""
+    here = np.isin(edges[0], users, kind="table")
+    keys = edges[0][here] * items + edges[1][here]
+    keys.sort()
+    return keys[np.diff(keys, prepend=-1) > 0]
+
+
+def _among(values: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of `values` are in `known`; both ascend."""
+    if not len(known):
+        return np.zeros(len(values), bool)
+    at = np.searchsorted(known, values)
+    there: NDArray[np.bool_] = known[np.minimum(at, len(known) - 1)] == values
+    return there

@@ -5,6 +5,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from scipy.sparse import csr_array
 from torch_geometric.nn import LightGCN
 
 from builders import ratings
@@ -36,12 +37,16 @@ def train(options: LightGCNOptions = SMALL) -> lightgcn.Retriever:
     return lightgcn.train(split_likes(), options)
 
 
-def test_it_finds_the_two_tastes_and_beats_popularity() -> None:
+@pytest.mark.parametrize("rounded", [lightgcn.ROUNDED, 0])
+def test_it_finds_the_two_tastes_and_beats_popularity(rounded: int, monkeypatch: pytest.MonkeyPatch) -> None:
     users, items, rng = 60, 200, np.random.default_rng(0)
     user = np.repeat(np.arange(users), 24)
     item = np.concatenate([rng.permutation(items // 2)[:24] * 2 + u % 2 for u in range(users)])
     held = np.arange(len(user)) % 24 >= 20
+    mixed = rng.permutation(len(user))  # likes need no order
+    user, item, held = user[mixed], item[mixed], held[mixed]
     train, wanted = (user[~held], item[~held]), (user[held], item[held])
+    monkeypatch.setattr(lightgcn, "ROUNDED", rounded)
     made = lightgcn.train(Likes(train, train, train, wanted, users, items), SMALL)
     assert made.recall is not None and made.popularity_recall is not None
     assert made.recall > made.popularity_recall + 0.05
@@ -73,7 +78,7 @@ def test_without_validation_likes_all_epochs_are_run() -> None:
 
 def test_fold_in_is_what_propagation_gives_a_new_user() -> None:
     """A user with no embedding of their own is, after propagation, a multiple of the sum of their items' `fold_in`."""
-    user, item = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 1, 1, 2, 3])
+    user, item = torch.tensor([0, 0, 1, 1, 2], dtype=torch.int32), torch.tensor([0, 1, 1, 2, 3], dtype=torch.int32)
     users, items = 3, 5
     model = LightGCN(users + items, 6, 3, normalize=False)
     model.embedding.weight.data[2] = 0  # user 2 is new: only item 3 is theirs, and nobody else's
@@ -81,10 +86,14 @@ def test_fold_in_is_what_propagation_gives_a_new_user() -> None:
     made_users, made_items, fold_in = (part.numpy() for part in lightgcn._embeddings(model, graph))
     assert np.allclose(unit(made_users[2]), unit(fold_in[3]), atol=1e-6)
     assert 0.5 <= abs(fold_in).max() < 1
-    whole = model.get_embedding(graph.adjacency).detach().numpy()
+    whole = model.get_embedding(_tensor(graph.adjacency)).detach().numpy()
     assert np.allclose(made_users[0], whole[0], atol=1e-6), "not the mean of layers"
     assert np.allclose(made_items[:4], whole[3:7], atol=1e-6)
     assert not fold_in[4].any() and not made_items[4].any(), "nobody liked item 4: an untrained embedding says nothing"
+
+
+def _tensor(matrix: csr_array) -> torch.Tensor:
+    return torch.from_numpy(matrix.todense()).to_sparse_csr()
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
@@ -129,16 +138,21 @@ def test_bad_settings_and_no_likes() -> None:
 def test_the_gradient_is_the_one_that_autograd_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     users, items = 7, 5
     torch.manual_seed(0)
-    user, item, first, second = (torch.randint(most, (40,)) for most in (users, items, items, items))
-    adjacency = lightgcn._adjacency(user, item, users, items)
-    nodes = torch.stack([user, users + item, users + first, users + second])
-    model = LightGCN(users + items, 8, 3, normalize=False)
-    u, i, *j = model.get_embedding(adjacency)[nodes]
+    user, *rows = (torch.randint(most, (40,)) for most in (users, items, items, items))
+    user = user.sort().values
+    nodes = torch.stack([user, *(users + item for item in rows)])
+    model = LightGCN(users + items, 8, 3)
+    edges = torch.cat([nodes[:2], nodes[:2].flip(0)], 1)
+    u, i, *j = model.get_embedding(edges)[nodes]
     against = torch.stack([(u * one).sum(1) for one in j])
     model.recommendation_loss((u * i).sum(1), against, torch.unique(nodes), 0.1).backward()
     expected = model.embedding.weight.grad
+    graph = lightgcn._Graph.of(user.int(), rows[0].int(), users, items)
     for block in (lightgcn.BLOCK, 16):
         monkeypatch.setattr(lightgcn, "BLOCK", block)
         model.zero_grad()
-        lightgcn._backward(model, adjacency, nodes, 0.1)
+        lightgcn._backward(model, graph, user.int(), torch.stack(rows).int(), 0.1)
         assert torch.allclose(model.embedding.weight.grad, expected, rtol=1e-4, atol=1e-7)
+    monkeypatch.setattr(lightgcn, "ROUNDED", 0)
+    lightgcn._backward(model, graph, user.int(), torch.stack(rows).int(), 0.1)
+    assert torch.allclose(model.embedding.weight.grad, expected, rtol=0, atol=0.02 * float(expected.abs().max()))

@@ -24,6 +24,15 @@ def test_nothing_to_find() -> None:
     assert Recall(edges((0, 1)), edges((0, 1)), 2).at(20, lambda rows: torch.zeros(len(rows), 2)) is None
 
 
+def test_whoever_saw_all_they_want_does_not_count_and_moves_no_one_else_s_seen_items() -> None:
+    # User 1, between the two that are judged, has seen what they want and much else.
+    seen = edges((0, 1), (1, 0), (1, 2), (1, 3), (2, 2))
+    judge = Recall(seen, edges((0, 0), (1, 2), (2, 3)), 4)
+    assert judge.users.tolist() == [0, 2]
+    scores = torch.tensor([[0.3, 0.9, 0.2, 0.1], [0, 0, 0, 0], [0.1, 0.2, 0.9, 0.8]])
+    assert judge.at(1, lambda rows: scores[rows]) == pytest.approx(1.0)
+
+
 def test_of_many_users_the_same_sample_is_judged_and_scores_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     users, items = 400, 30
