@@ -145,7 +145,7 @@ TARGETS = (
     _tensorrt(
         "int8",
         19,
-        (tidy, fold_linear_weights, smooth_for_fixed_scales, quantize_dequantize_int8, half, to_opset_19),
+        (tidy, to_opset_19, fold_linear_weights, smooth_for_fixed_scales, quantize_dequantize_int8, half),
         Gate(correlation=0.995, auc_drop=0.001),
         0.1,
         _EIGHT_BITS,
@@ -154,7 +154,7 @@ TARGETS = (
     _tensorrt(
         "int4",
         21,
-        (tidy, fold_linear_weights, dequantize_blocks_int4, half, to_opset_21),
+        (tidy, to_opset_21, fold_linear_weights, dequantize_blocks_int4, half),
         Gate(correlation=None, auc_drop=0.005),
         0.1,
         _HALF,
@@ -162,7 +162,7 @@ TARGETS = (
     _tensorrt(
         "fp8",
         19,
-        (tidy, fold_linear_weights, quantize_dequantize_fp8, half, to_opset_19),
+        (tidy, to_opset_19, fold_linear_weights, quantize_dequantize_fp8, half),
         Gate(correlation=0.995, auc_drop=0.001),
         0.3,
         _EIGHT_BITS,

@@ -120,7 +120,7 @@ def test_fixed_scales_lose_less_behind_a_norm_of_standard_operators(tmp_path: Pa
     before = run(quantize_dequantize_int8(plain), {"x": x}, tmp_path)
     after = run(quantize_dequantize_int8(smooth_for_fixed_scales(smooth)), {"x": x}, tmp_path)
     for name in exact:
-        assert error(after[name], exact[name]) < 0.7 * error(before[name], exact[name])
+        assert error(after[name], exact[name]) < 0.8 * error(before[name], exact[name])
 
 
 def test_the_scale_is_the_best_of_those_tried() -> None:

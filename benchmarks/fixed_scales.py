@@ -1,6 +1,6 @@
 """One fixed scale for each linear layer's input, as TensorRT wants it: every way to choose it, by log-odds against float32's.
 
-    python benchmarks/activation_scales.py BUNDLE CATALOG [--slates 100] [--json]
+    python benchmarks/fixed_scales.py BUNDLE CATALOG [--slates 100] [--json]
 
 BUNDLE has cpu-fp32. Its linear layers get the 8 bits of the target tensorrt-int8; all else stays float32, so that what is seen is
 the scales' own. They are chosen on the rows that an export samples from training slates, and judged on `--slates` of validation,
