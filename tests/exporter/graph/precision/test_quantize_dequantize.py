@@ -58,9 +58,9 @@ def test_int8_computes_what_it_says() -> None:
 
 
 def test_int8_takes_the_scale_it_is_given() -> None:
-    model = quantize_dequantize_int8(_model(a=A), lambda x: 63.5 if x is SEEN else 0)
+    model = quantize_dequantize_int8(_model(a=A), lambda x: 15.875 if x is SEEN else 0)
     columns = half_scale(np.abs(A).max(0), 127)
-    expected = (np.rint(X / 0.5) * 0.5) @ (rounded_weights(A, columns, SEEN, 0.5) * columns)
+    expected = (np.rint(X / 0.125) * 0.125) @ (rounded_weights(A, columns, SEEN, 0.125) * columns)
     np.testing.assert_allclose(_run(model), expected, atol=1e-4)
 
 
@@ -70,6 +70,16 @@ def test_fp8_computes_what_it_says() -> None:
     x = (X / step).clip(-448, 448).astype(e4m3).astype(np.float32) * step
     weight = (A / columns).astype(e4m3).astype(np.float32) * columns
     np.testing.assert_allclose(_run(quantize_dequantize_fp8(_model(a=A))), x @ weight, atol=1e-4)
+
+
+def test_a_layer_that_would_lose_too_much_stays() -> None:
+    """One token is a thousand times as large as the rest: no scale serves all."""
+    model, seen = _model(a=A), SEEN.copy()
+    seen[::2] *= 1000
+    model.graph.inputs[0].meta[SAMPLE] = seen
+    before = [node.op_type for node in model.graph]
+    assert [node.op_type for node in quantize_dequantize_int8(model).graph] == before
+    assert "QuantizeLinear" in [node.op_type for node in quantize_dequantize_fp8(model).graph]
 
 
 def test_half_knows_the_types_of_float8(caplog: pytest.LogCaptureFixture) -> None:
