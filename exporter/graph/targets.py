@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from rexit.errors import InputError
-from rexit.exporter.graph.activations import ACTIVATIONS
+from rexit.exporter.graph.activations import ACTIVATIONS, ACTIVATIONS_FOR_SCALES
 from rexit.exporter.graph.observation import Observation
 from rexit.exporter.graph.passes.allowed_operators import allowed_operators
 from rexit.exporter.graph.passes.fuse_rows import fuse_rows
@@ -27,9 +27,8 @@ from rexit.exporter.graph.precision.half import half
 from rexit.exporter.graph.precision.quantize_dequantize import quantize_dequantize_fp8, quantize_dequantize_int8
 from rexit.exporter.graph.precision.quantize_linear_int8 import quantize_linear_int8
 from rexit.exporter.graph.precision.quantize_weights_int4 import quantize_weights_int4
-from rexit.exporter.graph.precision.smooth_linear_inputs import smooth_linear_inputs
+from rexit.exporter.graph.precision.smooth_linear_inputs import smooth_for_fixed_scales, smooth_linear_inputs
 from rexit.exporter.graph.precision.stored_cache import half_cache, int8_cache
-from rexit.exporter.graph.ranges import RANGES
 from rexit.exporter.options import EXACT
 
 Pass = Callable[[ir.Model], ir.Model]
@@ -146,16 +145,16 @@ TARGETS = (
     _tensorrt(
         "int8",
         19,
-        (tidy, fold_linear_weights, quantize_dequantize_int8, half, to_opset_19),
+        (tidy, to_opset_19, fold_linear_weights, smooth_for_fixed_scales, quantize_dequantize_int8, half),
         Gate(correlation=0.995, auc_drop=0.001),
         0.1,
         _EIGHT_BITS,
-        RANGES,
+        ACTIVATIONS_FOR_SCALES,
     ),
     _tensorrt(
         "int4",
         21,
-        (tidy, fold_linear_weights, dequantize_blocks_int4, half, to_opset_21),
+        (tidy, to_opset_21, fold_linear_weights, dequantize_blocks_int4, half),
         Gate(correlation=None, auc_drop=0.005),
         0.1,
         _HALF,
@@ -163,11 +162,11 @@ TARGETS = (
     _tensorrt(
         "fp8",
         19,
-        (tidy, fold_linear_weights, quantize_dequantize_fp8, half, to_opset_19),
+        (tidy, to_opset_19, fold_linear_weights, quantize_dequantize_fp8, half),
         Gate(correlation=0.995, auc_drop=0.001),
         0.3,
         _EIGHT_BITS,
-        RANGES,
+        ACTIVATIONS_FOR_SCALES,
     ),
     Target(
         "cuda",

@@ -1,4 +1,7 @@
-"""Changes the opset: QuantizeLinear and DequantizeLinear support float16 and float8 from 19 on, 4-bit blocks from 21 on."""
+"""Changes the opset: QuantizeLinear and DequantizeLinear support float16 and float8 from 19 on, 4-bit blocks from 21 on.
+
+To be run before they are inserted: shapes and types are inferred by the opset that a graph says it has.
+"""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ made up for in the rows that are not rounded yet.
 GPTQ (Frantar et al., arXiv 2210.17323), in float64. Without a sample every number is rounded to the nearest. Ours:
 
 1. Tokens count relative to their output, as scales are per token and the outlier token alone would decide otherwise.
-2. H gets what rounding the inputs adds to it, scale[t]^2 / 12 on its diagonal, and DAMPING of its mean: on fewer rows than K, or
-   on the rare large values that go into `down`, weights would be fitted to the sample.
+2. H gets what rounding the inputs adds to it, their scale[t]^2 / 12 on its diagonal, and DAMPING of its mean: on fewer rows than
+   K, or on the rare large values that go into `down`, weights would be fitted to the sample.
 """
 
 from __future__ import annotations
@@ -33,9 +33,14 @@ def round_weights(weight: Floats, x: Floats | None = None) -> tuple[NDArray[np.i
     """int8 [K, N] in -127 … 127 and the scale of each column, float32 [N], for a weight [K, N]; x: sampled inputs [R, K]."""
     scale = np.abs(weight).max(0) / np.float32(LARGEST)
     scale[scale == 0] = 1
+    return rounded_weights(weight, scale, x), scale.astype(np.float32)
+
+
+def rounded_weights(weight: Floats, scale: Floats, x: Floats | None = None, input_scale: float | None = None) -> NDArray[np.int8]:
+    """The same for columns whose scales [N] are given. input_scale: of all inputs, where they do not have one per token."""
     if x is None or not (np.isfinite(x).all() and (x @ weight).any()):
-        return np.rint(weight / scale).astype(np.int8), scale.astype(np.float32)
-    return _made_up_for(weight, scale, _moments(weight, x)), scale.astype(np.float32)
+        return np.rint(weight / scale).astype(np.int8)
+    return _made_up_for(weight, scale, _moments(weight, x, input_scale))
 
 
 def _made_up_for(weight: Floats, scale: Floats, moments: Doubles) -> NDArray[np.int8]:
@@ -56,12 +61,12 @@ def _made_up_for(weight: Floats, scale: Floats, moments: Doubles) -> NDArray[np.
     return out
 
 
-def _moments(weight: NDArray[np.float32], x: NDArray[np.float32]) -> Doubles:
+def _moments(weight: Floats, x: Floats, input_scale: float | None) -> Doubles:
     rows = x.astype(np.float64)
     size = np.square(rows @ weight).sum(1)
     share = 1 / np.maximum(size, size.max() * _FLOOR)
     share /= share.sum()
     moments: Doubles = (rows * share[:, None]).T @ rows
-    noise = share @ np.square(np.abs(rows).max(1) / LARGEST) / 12
+    noise = (share @ np.square(np.abs(rows).max(1) / LARGEST) if input_scale is None else input_scale**2) / 12
     moments[np.diag_indices_from(moments)] += noise + DAMPING * moments.diagonal().mean()
     return moments

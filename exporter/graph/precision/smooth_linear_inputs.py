@@ -6,24 +6,26 @@
 SmoothQuant (Xiao et al., arXiv 2211.10438). The graph computes the same as before with other constants: no node is added.
 
 1. Layers that read the same channels form a group (queries, keys and values; gate and up), including those that read a few rows.
-2. 1 / s goes into what produces x: the weight of a norm, or the columns of a linear layer whose output is multiplied by another
-   value (up, for down). If x is produced otherwise, or read by anything else, the layers stay as they are. So do caches and
-   outputs.
+2. 1 / s goes into what produces x: the weight of a norm, also of one made of standard operators, or the columns of a linear
+   layer whose output is multiplied by another value (up, for down). If x is produced otherwise, or read by anything else, the
+   layers stay as they are. So do caches and outputs.
 3. Each group has its own a: the one with the least error on sampled tokens (`rexit.exporter.graph.activations`) after both sides
-   are rounded as in `quantize_linear_int8`; no smoothing is one of the choices. SmoothQuant has one a for the whole model. As
-   scales are per token, a token's squared error counts relative to its output, or the outlier token alone would decide. These
-   two choices are ours.
+   are rounded as they will be, inputs with a scale per token (`quantize_linear_int8`) or with one for all
+   (`quantize_dequantize`); no smoothing is one of the choices. SmoothQuant has one a for the whole model. A token's squared error
+   counts relative to its output, or the outlier token alone would decide. These two choices are ours.
 4. Without samples nothing changes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from rexit.exporter.graph.precision.fixed_scale import largest_kept
 from rexit.exporter.graph.precision.linear import SAMPLE, Linear, array, constant, is_constant, linears
 from rexit.exporter.graph.precision.quantize_linear_int8 import TINY
 from rexit.exporter.graph.precision.round_weights import LARGEST, round_weights
@@ -36,6 +38,8 @@ _ROWS = 400
 _NORMS = ("RMSNormalization", "LayerNormalization")
 
 Floats = NDArray[np.float32]
+Rounding = Callable[[Floats], Floats]
+"""Inputs [R, K] as they will be rounded."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,28 @@ class _Group:
 
 
 def smooth_linear_inputs(model: ir.Model) -> ir.Model:
-    """Changes the model in place and returns it."""
+    """For inputs with a scale per token. Changes the model in place and returns it."""
+    return _smooth(model, by_token)
+
+
+def smooth_for_fixed_scales(model: ir.Model) -> ir.Model:
+    """For inputs with one scale for all tokens. Changes the model in place and returns it."""
+    return _smooth(model, by_one_scale)
+
+
+def by_token(x: Floats) -> Floats:
+    scale = np.maximum(np.abs(x).max(1, keepdims=True), np.float32(TINY)) / np.float32(LARGEST)
+    rounded: Floats = (np.rint(x / scale) * scale).astype(np.float32, copy=False)
+    return rounded
+
+
+def by_one_scale(x: Floats) -> Floats:
+    scale = np.float32(max(largest_kept(x) / LARGEST, TINY))
+    rounded: Floats = np.clip(np.rint(x / scale), -LARGEST, LARGEST) * scale
+    return rounded
+
+
+def _smooth(model: ir.Model, rounding: Rounding) -> ir.Model:
     graph = model.graph
     products = {one.node for one in linears(model)}
     for group in _groups(model):
@@ -64,7 +89,7 @@ def smooth_linear_inputs(model: ir.Model) -> ir.Model:
         if not makers or sample is None:
             continue
         weights = [_constant(one.node, 1) for one in group.layers]
-        scale = best_scale(sample, np.concatenate(weights, 1))
+        scale = best_scale(sample, np.concatenate(weights, 1), rounding)
         if scale is None:
             continue
         for node, n in makers:
@@ -76,13 +101,13 @@ def smooth_linear_inputs(model: ir.Model) -> ir.Model:
     return model
 
 
-def best_scale(x: Floats, weight: Floats) -> Floats | None:
+def best_scale(x: Floats, weight: Floats, rounding: Rounding = by_token) -> Floats | None:
     """s [K] for inputs x [R, K] and a weight [K, N]; None if no s improves on no smoothing."""
     exact = x @ weight
     size = np.maximum((exact**2).sum(1), np.float32(TINY))
 
     def error(scale: Floats) -> float:
-        seen = _rounded_rows(x / scale) @ _rounded_columns(weight * scale[:, None])
+        seen = rounding(x / scale) @ _rounded_columns(weight * scale[:, None])
         return float((((seen - exact) ** 2).sum(1) / size).mean())
 
     top, most = np.abs(x).max(0), np.abs(weight).max(1)
@@ -99,12 +124,6 @@ def _scale(top: Floats, most: Floats, exponent: float) -> Floats:
     power = exponent * logarithms[0] - (1 - exponent) * logarithms[1]
     scale: Floats = np.exp(power - power.mean()).astype(np.float32)
     return scale
-
-
-def _rounded_rows(x: Floats) -> Floats:
-    scale = np.maximum(np.abs(x).max(1, keepdims=True), np.float32(TINY)) / np.float32(LARGEST)
-    rounded: Floats = (np.rint(x / scale) * scale).astype(np.float32, copy=False)
-    return rounded
 
 
 def _rounded_columns(weight: Floats) -> Floats:
@@ -155,6 +174,9 @@ def _makers(value: ir.Value, products: set[ir.Node]) -> list[tuple[ir.Node, int]
         held = [(node, n) for n, given in enumerate(node.inputs) if n and given is not None]
         return held if all(_per_channel(node.inputs[n], value) for _, n in held) else []
     if node.op_type == "Mul":
+        for n, factor in enumerate(node.inputs):
+            if _per_channel(factor, value):
+                return [(node, n)]
         for factor in node.inputs:
             linear = factor.producer() if factor is not None else None
             if linear in products and _only_read_here(factor) and _per_channel(linear.inputs[1], value):

@@ -19,8 +19,7 @@ _STAGES = {
     "reference": "scoring golden slates in PyTorch",
     "segments": "exporting segments",
     "parity": "scoring golden slates with the segments",
-    "ranges": "running training slates to find scales",
-    "activations": "running training slates for smoothing",
+    "activations": "running training slates for scales and smoothing",
     "quality": "scoring validation slates, float32 and lower precision",
     "write": "writing the bundle",
 }

@@ -12,16 +12,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.passes.opset import to_opset_19
-from rexit.exporter.graph.precision.quantize_dequantize import (
-    LARGEST_MAGNITUDE,
-    half_scale,
-    quantize_dequantize_fp8,
-    quantize_dequantize_int8,
-)
+from rexit.exporter.graph.precision.fixed_scale import largest_kept
+from rexit.exporter.graph.precision.half import half
+from rexit.exporter.graph.precision.linear import SAMPLE
+from rexit.exporter.graph.precision.quantize_dequantize import half_scale, quantize_dequantize_fp8, quantize_dequantize_int8
+from rexit.exporter.graph.precision.round_weights import rounded_weights
 
 K, N = 64, 48
 RANDOM = np.random.default_rng(0)
-X = RANDOM.standard_normal((5, K)).astype(np.float32)
+X, SEEN = RANDOM.standard_normal((5, K)).astype(np.float32), RANDOM.standard_normal((80, K)).astype(np.float32)
 A, B = (RANDOM.standard_normal((K, N)).astype(np.float32) for _ in range(2))
 
 
@@ -38,7 +37,7 @@ def _model(**weights: np.ndarray) -> ir.Model:
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     model = ir.from_proto(onnx.shape_inference.infer_shapes(made))
-    model.graph.inputs[0].meta[LARGEST_MAGNITUDE] = 3.0
+    model.graph.inputs[0].meta[SAMPLE] = SEEN
     return model
 
 
@@ -52,17 +51,43 @@ def _run(model: ir.Model, x: np.ndarray = X) -> np.ndarray:
 
 
 def test_int8_computes_what_it_says() -> None:
-    step, columns = half_scale(np.array([3.0]), 127)[0], half_scale(np.abs(A).max(0), 127)
+    step, columns = half_scale(np.array(largest_kept(SEEN)), 127), half_scale(np.abs(A).max(0), 127)
     x = np.clip(np.rint(X / step), -128, 127) * step
-    np.testing.assert_allclose(_run(quantize_dequantize_int8(_model(a=A))), x @ (np.rint(A / columns) * columns), atol=1e-4)
+    weight = rounded_weights(A, columns, SEEN, float(step)) * columns
+    np.testing.assert_allclose(_run(quantize_dequantize_int8(_model(a=A))), x @ weight, atol=1e-4)
+
+
+def test_int8_takes_the_scale_it_is_given() -> None:
+    model = quantize_dequantize_int8(_model(a=A), lambda x: 15.875 if x is SEEN else 0)
+    columns = half_scale(np.abs(A).max(0), 127)
+    expected = (np.rint(X / 0.125) * 0.125) @ (rounded_weights(A, columns, SEEN, 0.125) * columns)
+    np.testing.assert_allclose(_run(model), expected, atol=1e-4)
 
 
 def test_fp8_computes_what_it_says() -> None:
-    step, columns = half_scale(np.array([3.0]), 448)[0], half_scale(np.abs(A).max(0), 448)
+    step, columns = half_scale(2 * np.abs(SEEN).max(), 448), half_scale(np.abs(A).max(0), 448)
     e4m3 = ml_dtypes.float8_e4m3fn
     x = (X / step).clip(-448, 448).astype(e4m3).astype(np.float32) * step
     weight = (A / columns).astype(e4m3).astype(np.float32) * columns
     np.testing.assert_allclose(_run(quantize_dequantize_fp8(_model(a=A))), x @ weight, atol=1e-4)
+
+
+def test_a_layer_that_would_lose_too_much_stays() -> None:
+    """One token is a thousand times as large as the rest: no scale serves all."""
+    model, seen = _model(a=A), SEEN.copy()
+    seen[::2] *= 1000
+    model.graph.inputs[0].meta[SAMPLE] = seen
+    before = [node.op_type for node in model.graph]
+    assert [node.op_type for node in quantize_dequantize_int8(model).graph] == before
+    assert "QuantizeLinear" in [node.op_type for node in quantize_dequantize_fp8(model).graph]
+
+
+def test_half_knows_the_types_of_float8(caplog: pytest.LogCaptureFixture) -> None:
+    """onnx-ir logs a traceback where it cannot infer them."""
+    half(quantize_dequantize_fp8(to_opset_19(_model(a=A))))
+    assert not caplog.records
+    half(quantize_dequantize_fp8(_model(a=A)))
+    assert caplog.records  # at an opset that has no such type: so the line above can fail
 
 
 def test_readers_of_one_input_share_its_quantization() -> None:
@@ -77,7 +102,7 @@ def test_readers_of_one_input_share_its_quantization() -> None:
 
 def test_what_is_beyond_the_range_saturates() -> None:
     model = quantize_dequantize_int8(_model(a=np.eye(K, N, dtype=np.float32)))
-    assert _run(model, np.full((1, K), 100.0, np.float32)).max() == pytest.approx(3.0, rel=3e-3)
+    assert _run(model, np.full((1, K), 100.0, np.float32)).max() == pytest.approx(largest_kept(SEEN), rel=3e-3)
 
 
 def test_scales_are_halves_and_never_clip() -> None:
