@@ -1,6 +1,7 @@
 # make demo   real ratings to early-exit scores, everything set up on the way
 # make test   all tests, Python and C++
 # make test-aarch64   the C++ library cross-built for 64-bit ARM, its tests under QEMU, its answers against this machine's
+# make test-aarch64-wheel   the Python wheel, cross-built for 64-bit ARM, installed and held against this machine's answers, under QEMU
 # make deb    Debian packages of the C++ library and rexit-run, in build/deb
 # make test-deb   the packages, unpacked into an empty folder: rexit-run and examples/cpp score with them
 # make sanitize   the C++ tests under the address and undefined-behaviour sanitizers, threads under the thread sanitizer
@@ -28,7 +29,7 @@ CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp tests/fuzz tests/bu
 imports = $(if $(shell command -v $(PYTHON)),$(shell $(PYTHON) tools/imports.py $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error tools/imports.py failed)))
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-python test-cpp test-aarch64 deb test-deb sanitize fuzz fuzz-short budgets check docs format clean bench-peers
+.PHONY: setup demo test test-python test-cpp test-aarch64 test-aarch64-wheel deb test-deb sanitize fuzz fuzz-short budgets check docs format clean bench-peers
 
 setup: $(BUILD)/.installed
 
@@ -109,6 +110,15 @@ $(BUILD)/aarch64/.built: $(BUILD)/aarch64-files/.fetched $(BUILD)/golden/.writte
 	$(BIN)/cmake --build $(BUILD)/aarch64 -j $(JOBS)
 	@touch $@
 
+$(BUILD)/aarch64-wheel/.python: $(BUILD)/.system-aarch64 tools/aarch64-python.sh
+	tools/aarch64-python.sh $(@D)
+	@touch $@
+
+$(BUILD)/aarch64-wheel/.installed: $(BUILD)/aarch64-wheel/.python $(BUILD)/aarch64-files/.fetched tools/aarch64-wheel.sh \
+    $(shell find src exporter runtime calibration -name '*.py')
+	WERROR=$(WERROR) tools/aarch64-wheel.sh $(@D) $(BUILD)/aarch64-files $(BIN)/python
+	@touch $@
+
 include examples/movielens/demo.mk
 
 test: test-cpp test-python
@@ -118,6 +128,12 @@ test-cpp: $(BUILD)/cpp/.built $(BUILD)/example/.built
 
 test-aarch64: $(BUILD)/aarch64/.built
 	$(BIN)/ctest --test-dir $(BUILD)/aarch64 --output-on-failure -j $(JOBS)
+
+# Of the golden samples only float32's variant gives its own log-odds; answers.py compares all.
+test-aarch64-wheel: $(BUILD)/aarch64-wheel/.installed $(BUILD)/golden/.written
+	sh tests/cpp/api/newest_symbols.sh aarch64-linux-gnu-readelf $(BUILD)/aarch64-wheel/site/rexit/runtime/_native.abi3.so
+	$(BUILD)/aarch64-wheel/python -m rexit verify $(BUILD)/golden/bundle --variant cpu-fp32
+	$(BUILD)/aarch64-wheel/python tests/wheel/answers.py $(BUILD)/golden
 
 # The sanitizers' builds know nothing of golden bundles: those are about answers, not about memory.
 SANITIZE_OPTIONS := -DREXIT_TESTS=ON -DREXIT_TEST_PYTHON=$(abspath $(BIN))/python -DREXIT_WERROR=$(WERROR)
