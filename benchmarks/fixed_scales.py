@@ -12,7 +12,8 @@ entropy      least Kullback-Leibler divergence between the magnitudes and their 
              describes it (Migacz, "8-bit inference with TensorRT", GTC 2017)
 square       least mean square error (`fixed_scale`)
 
-Each with channels as they are and smoothed before (`smooth_for_fixed_scales`). An export smooths and takes `square`.
+Each with channels as they are and smoothed before (`smooth_for_fixed_scales`), every linear layer in int8. An export smooths,
+takes `square`, and leaves the few layers that would lose most as they are.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from rexit.exporter.graph.precision.fixed_scale import largest_kept
 from rexit.exporter.graph.precision.fold_linear_weights import fold_linear_weights
 from rexit.exporter.graph.precision.quantize_dequantize import quantize_dequantize_int8
 from rexit.exporter.graph.precision.smooth_linear_inputs import smooth_for_fixed_scales
-from rexit.exporter.graph.targets import find_target
+from rexit.exporter.graph.targets import Pass, find_target
 from rexit.exporter.graph.trace import derive_segment
 
 BINS, LEVELS = 8192, 128
@@ -91,20 +92,18 @@ def main() -> None:
     expected, found = prompts.log_odds(exact), {}
 
     rows = activations.sample(exact, activations.draw_for_scales(catalog))
-    for channels, smoothing in ((", smoothed", (smooth_for_fixed_scales,)), ("", ())):
-        for name, keep in METHODS.items():
-            rounding = functools.partial(quantize_dequantize_int8, keep=keep)
-            with tempfile.TemporaryDirectory() as folder:
-                target = replace(
-                    int8, passes=(fold_linear_weights, *smoothing, rounding), hidden_dtype="float32", cache_dtype="float32"
-                )
-                made = [
-                    derive_segment(one, exact.folder, target, Path(folder), seen)
-                    for one, seen in zip(segments, rows, strict=True)
-                ]
-                log_odds = prompts.log_odds(Chain(Path(folder), made, limit, vectors))
-            found[name + channels] = assess(prompts, bundle.manifest.exits, int8.gate, expected, log_odds)
-            print(f"{name}{channels}: {[round(row.correlation, 5) for row in found[name + channels].exits]}", file=sys.stderr)
+    ways: dict[str, tuple[Pass, ...]] = {"as exported": (smooth_for_fixed_scales, quantize_dequantize_int8)}
+    for name, keep in METHODS.items():
+        everywhere = functools.partial(quantize_dequantize_int8, keep=keep, most_lost=np.inf)
+        ways |= {name: (everywhere,), f"{name}, smoothed": (smooth_for_fixed_scales, everywhere)}
+    for name, passes in ways.items():
+        target = replace(int8, passes=(fold_linear_weights, *passes), hidden_dtype="float32", cache_dtype="float32")
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder)
+            made = [derive_segment(one, exact.folder, target, place, seen) for one, seen in zip(segments, rows, strict=True)]
+            log_odds = prompts.log_odds(Chain(place, made, limit, vectors))
+        found[name] = assess(prompts, bundle.manifest.exits, int8.gate, expected, log_odds)
+        print(f"{name}: {[round(row.correlation, 5) for row in found[name].exits]}", file=sys.stderr)
     print(json.dumps({name: one.to_json() for name, one in found.items()}, indent=2)) if args.json else show(found, prompts)
 
 

@@ -48,17 +48,19 @@ INT8 = Kind("int8", 127.0, np.int8)
 FP8 = Kind("fp8", 448.0, ml_dtypes.float8_e4m3fn)
 
 
-def quantize_dequantize_int8(model: ir.Model, keep: Callable[[Floats], float] = largest_kept) -> ir.Model:
+def quantize_dequantize_int8(
+    model: ir.Model, keep: Callable[[Floats], float] = largest_kept, most_lost: float = MOST_LOST
+) -> ir.Model:
     """Changes the model in place and returns it. Raises CheckpointError if there is nothing to quantize.
 
     keep: the largest magnitude that is not cut off, from sampled inputs [R, K].
     """
-    return _insert(model, INT8, keep)
+    return _insert(model, INT8, keep, most_lost)
 
 
 def quantize_dequantize_fp8(model: ir.Model) -> ir.Model:
     """Changes the model in place and returns it. Raises CheckpointError if there is nothing to quantize."""
-    return _insert(model, FP8, lambda x: float(np.abs(x).max()) * _MARGIN)
+    return _insert(model, FP8, lambda x: float(np.abs(x).max()) * _MARGIN, np.inf)
 
 
 def half_scale(largest: NDArray[np.float32], over: float) -> NDArray[np.float32]:
@@ -70,7 +72,7 @@ def half_scale(largest: NDArray[np.float32], over: float) -> NDArray[np.float32]
     return scale.astype(np.float32)
 
 
-def _insert(model: ir.Model, kind: Kind, keep: Callable[[Floats], float]) -> ir.Model:
+def _insert(model: ir.Model, kind: Kind, keep: Callable[[Floats], float], most_lost: float) -> ir.Model:
     graph = model.graph
     found = linears(model)
     if not found:
@@ -84,7 +86,7 @@ def _insert(model: ir.Model, kind: Kind, keep: Callable[[Floats], float]) -> ir.
         step = half_scale(np.array(keep(sample)), kind.largest)
         columns = half_scale(np.abs(weight).max(0), kind.largest)
         values = rounded_weights(weight, columns, sample, float(step)) if kind is INT8 else (weight / columns).astype(kind.dtype)
-        if kind is INT8 and _lost(sample, weight, step, values * columns) > MOST_LOST:
+        if kind is INT8 and _lost(sample, weight, step, values * columns) > most_lost:
             continue
         scale = constant(graph, f"{entry.name}.scale", step)
         quantize = ir.node("QuantizeLinear", [entry, scale, zero])
