@@ -39,7 +39,8 @@ def round_weights(weight: Floats, x: Floats | None = None) -> tuple[NDArray[np.i
 def rounded_weights(weight: Floats, scale: Floats, x: Floats | None = None, input_scale: float | None = None) -> NDArray[np.int8]:
     """The same for columns whose scales [N] are given. input_scale: of all inputs, where they do not have one per token."""
     if x is None or not (np.isfinite(x).all() and (x @ weight).any()):
-        return np.rint(weight / scale).astype(np.int8)
+        nearest: NDArray[np.int8] = np.rint(weight / scale).astype(np.int8)
+        return nearest
     return _made_up_for(weight, scale, _moments(weight, x, input_scale))
 
 
