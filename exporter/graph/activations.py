@@ -23,7 +23,7 @@ from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 SLATES = 16
 SLATES_FOR_SCALES = 64
 ROWS = 1024
-"""Rows kept in all, as many from each run (a prefix, candidates) and evenly spaced. They include a prompt's first token, which is
+"""Rows kept in all at most, as many from each run (a prefix, candidates) and evenly spaced. They include a prompt's first token, which is
 where models put outliers."""
 MIN_PROMPTS = 100
 """Fewer prompts than this do not show how large a layer's inputs get."""
@@ -56,7 +56,7 @@ def sample(
 ) -> list[Activations]:
     """The rows of each segment's linear inputs, see `observation.observe`."""
     found: list[dict[str, list[NDArray[np.float32]]]] = [{} for _ in chain.segments]
-    count = max(1, ROWS // (2 * len(prompts)))
+    count = ROWS // (2 * max(SLATES, len(prompts)))
 
     def see(k: int, name: str, numbers: NDArray[Any]) -> None:
         rows = numbers.reshape(-1, numbers.shape[-1])
