@@ -23,8 +23,8 @@ from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 SLATES = 16
 SLATES_FOR_SCALES = 64
 ROWS = 1024
-"""Rows kept in all at most, as many from each run (a prefix, candidates) and evenly spaced. They include a prompt's first token, which is
-where models put outliers."""
+"""Rows kept in all at most, as many from each run (a prefix, candidates) and evenly spaced. They include a prompt's first token,
+which is where models put outliers."""
 MIN_PROMPTS = 100
 """Fewer prompts than this do not show how large a layer's inputs get."""
 
