@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,3 +93,10 @@ def test_no_bundle(tmp_path: Path) -> None:
         [sys.executable, "-m", "rexit", "serve", str(tmp_path / "none"), "--port", "0"], capture_output=True, text=True
     )
     assert done.returncode == 4 and done.stderr.count("\n") == 1 and "none" in done.stderr
+
+
+def test_an_answer_does_not_wait_to_be_acknowledged() -> None:
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -30,7 +30,11 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0: any free one. Raises InputError."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=1024)
+        listening = socket.create_server((host, port), family=family, backlog=1024)
+        # What is accepted inherits it; asyncio sets it only for sockets that name their protocol. Without it an answer's body
+        # waits until the client has acknowledged its head, 40 ms on Linux.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
     except (OSError, OverflowError) as exc:
         why = os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno and exc.errno > 0 else exc  # not of a name
         raise InputError(f"{host}:{port}: cannot listen: {why}") from exc
