@@ -3,7 +3,7 @@
     error(m) = sum_{|x| > m} (|x| - m)^2  +  #{|x| <= m} (m / 127)^2 / 12
 
 The m with the least mean square error on sampled rows, with rounding taken as uniform noise. The largest magnitude, percentiles
-and the entropy of TensorRT's calibrator are compared with it in docs/quantization.md: its log-odds were the closest to float32's.
+and the entropy of TensorRT's calibrator are compared with it in docs/tensorrt.md: its log-odds were the closest to float32's.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from rexit.exporter.graph.precision.round_weights import LARGEST
 
 _BINS = 8192
 
+Floats = NDArray[np.float32]
 
-def largest_kept(x: NDArray[np.float32]) -> float:
+
+def largest_kept(x: Floats) -> float:
     """m, for sampled inputs of any shape; 0 for zeros."""
     counts, edges = np.histogram(np.abs(x), _BINS, (0, float(np.abs(x).max()) or 1.0))
     middle, edge = (edges[1:] + edges[:-1]) / 2, edges[1:]
@@ -24,3 +26,9 @@ def largest_kept(x: NDArray[np.float32]) -> float:
     many, sums, squares = (np.cumsum((counts * middle**power)[::-1])[::-1] - counts * middle**power for power in range(3))
     error = squares - 2 * edge * sums + edge**2 * many + (counts.sum() - many) * (edge / LARGEST) ** 2 / 12
     return float(edge[np.argmin(error)]) if x.any() else 0.0
+
+
+def rounded_by(x: Floats, scale: np.float32) -> Floats:
+    """What int8 with this scale makes of x."""
+    rounded: Floats = np.clip(np.rint(x / scale), -LARGEST, LARGEST) * scale
+    return rounded

@@ -24,7 +24,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.precision.fixed_scale import largest_kept
+from rexit.exporter.graph.precision.fixed_scale import largest_kept, rounded_by
 from rexit.exporter.graph.precision.linear import SAMPLE, Linear, array, by_input, constant, linears
 from rexit.exporter.graph.precision.round_weights import rounded_weights
 
@@ -103,7 +103,7 @@ def _insert(model: ir.Model, kind: Kind, keep: Callable[[Floats], float], most_l
 
 def _lost(x: Floats, weight: Floats, step: Floats, rounded: Floats) -> float:
     exact = x @ weight
-    seen = np.clip(np.rint(x / step), -INT8.largest, INT8.largest) * step @ rounded
+    seen = rounded_by(x, np.float32(step)) @ rounded
     size = np.square(exact).sum(1)
     return float((np.square(seen - exact).sum(1)[size > 0] / size[size > 0]).mean()) if size.any() else 0.0
 

@@ -25,7 +25,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from rexit.exporter.graph.precision.fixed_scale import largest_kept
+from rexit.exporter.graph.precision.fixed_scale import largest_kept, rounded_by
 from rexit.exporter.graph.precision.linear import SAMPLE, Linear, array, constant, is_constant, linears
 from rexit.exporter.graph.precision.quantize_linear_int8 import TINY
 from rexit.exporter.graph.precision.round_weights import LARGEST, round_weights
@@ -76,9 +76,7 @@ def by_token(x: Floats) -> Floats:
 
 
 def by_one_scale(x: Floats) -> Floats:
-    scale = np.float32(max(largest_kept(x) / LARGEST, TINY))
-    rounded: Floats = np.clip(np.rint(x / scale), -LARGEST, LARGEST) * scale
-    return rounded
+    return rounded_by(x, np.float32(max(largest_kept(x) / LARGEST, TINY)))
 
 
 def _smooth(model: ir.Model, rounding: Rounding) -> ir.Model:
