@@ -19,13 +19,14 @@ from torch import Tensor
 from torch_geometric.nn import LightGCN
 
 from rexit.errors import InputError
+from rexit.exporter.catalog.propagation import Graph, product, propagated, row_offsets
 from rexit.exporter.catalog.recall import Recall
+from rexit.exporter.catalog.spectral import leading
 from rexit.exporter.options import LightGCNOptions
 from rexit.progress import Progress, silent
 
 EVALUATE_EVERY = 5  # epochs
 BLOCK = 1 << 14  # likes whose embeddings are in memory at once: few enough for a cache
-ROUNDED = 1 << 24  # numbers in the embeddings: of more, what is propagated is rounded
 K = 20  # recall@K
 
 Rows = NDArray[np.int64]
@@ -66,7 +67,8 @@ class Retriever:
 
 
 def train(likes: Likes, options: LightGCNOptions, progress: Progress = silent) -> Retriever:
-    """Each step propagates the full graph once and takes one BPR batch with uniformly drawn negatives.
+    """From the singular vectors of the likes, each step propagates the full graph once and takes one BPR batch with uniformly
+    drawn negatives.
 
     The epoch with the best validation recall@20 is kept; without validation likes the last one. Users are folded in for it, as
     they are when prompts are made. Seeded: the same input gives the same result on the same machine.
@@ -94,7 +96,7 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retrie
     order = np.argsort(likes.graph[0], kind="stable")
     user, item = (torch.from_numpy(side[order].astype(np.int32)) for side in likes.graph)
     del order
-    graph = _Graph.of(user, item, users, items)
+    graph = Graph.of(user, item, users, items)
     judge = Recall(likes.seen, likes.wanted, items)
     known = _liked(*likes.known, users, items, judge.users)
     generator = torch.Generator().manual_seed(options.seed)
@@ -102,6 +104,8 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retrie
         torch.manual_seed(options.seed)
         # The adjacency is normalised once, not again in every layer and step.
         model = LightGCN(users + items, options.dim, options.layers, normalize=False)
+    start = leading(graph, options.dim, generator)
+    model.embedding.weight.data[:, : start.shape[1]] = start
     optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, fused=True)
     batch = max(8192, len(user) // 6)  # a step costs a pass over the whole graph: few steps on large ones
     best: float | None = None
@@ -136,7 +140,7 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retrie
 
 
 @torch.no_grad()
-def _backward(model: LightGCN, graph: _Graph, user: Tensor, rows: Tensor, weight_decay: float) -> None:
+def _backward(model: LightGCN, graph: Graph, user: Tensor, rows: Tensor, weight_decay: float) -> None:
     """Sets the gradient of one batch's loss. user int32 [n]: ascending; rows int32 [1 + negatives, n]: the items that they liked,
     then those drawn against them.
 
@@ -145,17 +149,17 @@ def _backward(model: LightGCN, graph: _Graph, user: Tensor, rows: Tensor, weight
     tables of all users and items for each part of a batch.
     """
     weight, users = model.embedding.weight, len(graph.user_degree)
-    embeddings = _propagated(model, weight, graph)
+    embeddings = propagated(model, weight, graph)
     of_users, of_items = embeddings[:users], embeddings[users:]
     scores = _products(of_users, of_items, user, rows)
     # A score is a product of two embeddings: its gradient by one is the other. `pulls` says by how much.
     pulls = csr_array(
-        (_by_scores(model, scores).T.flatten().numpy(), rows.T.flatten().numpy(), _offsets(user, users) * len(rows)),
+        (_by_scores(model, scores).T.flatten().numpy(), rows.T.flatten().numpy(), row_offsets(user, users) * len(rows)),
         shape=(users, len(of_items)),
     )
     transposed = pulls.T.tocsr()
-    gradient = torch.cat([_product(pulls, of_items), _product(transposed, of_users)])
-    weight.grad = _propagated(model, gradient, graph)
+    gradient = torch.cat([product(pulls, of_items), product(transposed, of_users)])
+    weight.grad = propagated(model, gradient, graph)
     # BPR's lambda, on the weights of the batch's nodes: the gradient of lambda |w|^2 over the likes.
     used = torch.from_numpy(np.concatenate([np.diff(one.indptr) > 0 for one in (pulls, transposed)]))
     weight.grad.addcmul_(weight, used[:, None], value=2 * weight_decay / len(user))
@@ -180,73 +184,6 @@ def _by_scores(model: LightGCN, scores: Tensor) -> Tensor:
     return gradient
 
 
-def _product(matrix: csr_array, rows: Tensor) -> Tensor:
-    """`matrix` @ `rows`, float32, as sums of rows, each in a fixed order: two to three times as fast as torch's own product."""
-    indices, offsets, weights = (torch.from_numpy(part) for part in (matrix.indices, matrix.indptr, matrix.data))
-    return F.embedding_bag(indices, rows, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
-
-
-def _propagated(model: LightGCN, layer: Tensor, graph: _Graph) -> Tensor:
-    """The mean of the layers, of which `layer` is the first: `LightGCN.get_embedding` for any [U + I, D].
-
-    A large graph's layers are read from memory, not from a cache, and so in bfloat16, which halves what is read.
-    """
-    if layer.numel() > ROUNDED:
-        return _propagated_rounded(model, layer, graph)
-    total: Tensor = layer * model.alpha[0]
-    for alpha in model.alpha[1:]:
-        layer = _product(graph.adjacency, layer)
-        total.add_(layer, alpha=float(alpha))
-    return total
-
-
-def _propagated_rounded(model: LightGCN, layer: Tensor, graph: _Graph) -> Tensor:
-    """Rows over the roots of their degrees add up without weights. One table is written over: a new one costs page faults."""
-    degree = torch.cat([graph.user_degree, graph.item_degree])[:, None].clamp(min=1).float()
-    scale, again = degree.rsqrt(), degree.reciprocal()
-    indices, offsets = (torch.from_numpy(part) for part in (graph.adjacency.indices, graph.adjacency.indptr))
-    total: Tensor = layer * model.alpha[0]
-    table = layer * scale
-    for alpha in model.alpha[1:]:
-        table.copy_(F.embedding_bag(indices, table.bfloat16(), offsets, mode="sum", include_last_offset=True))
-        total.addcmul_(table, scale, value=float(alpha))
-        table.mul_(again)
-    return total
-
-
-@dataclass(frozen=True)
-class _Graph:
-    """The likes: `adjacency` [U + I, U + I], symmetric, over users then items, degrees [U] and [I]. Repeated likes add up."""
-
-    adjacency: csr_array
-    user_degree: Tensor
-    item_degree: Tensor
-
-    @classmethod
-    def of(cls, user: Tensor, item: Tensor, users: int, items: int) -> _Graph:
-        """user: ascending."""
-        degrees = torch.bincount(user, minlength=users), torch.bincount(item, minlength=items)
-        of_user, of_item = (degree.float().rsqrt() for degree in degrees)
-        weights = (of_user[user] * of_item[item]).numpy()
-        liked = csr_array((weights, item.numpy(), _offsets(user, users)), shape=(users, items))
-        transposed = liked.T.tocsr()
-        adjacency = csr_array(
-            (
-                np.concatenate([liked.data, transposed.data]),
-                np.concatenate([liked.indices + users, transposed.indices]),
-                np.concatenate([liked.indptr, transposed.indptr[1:].astype(np.int64) + liked.nnz]),
-            ),
-            shape=(users + items, users + items),
-        )
-        return cls(adjacency, *degrees)
-
-
-def _offsets(user: Tensor, users: int) -> NDArray[np.int64]:
-    """Where the likes of each user begin among `user`, which is ascending: [U + 1]."""
-    counts = torch.bincount(user, minlength=users).numpy()
-    return np.concatenate([[0], np.cumsum(counts)])
-
-
 def _liked(user: Rows, item: Rows, users: int, items: int, wanted: Tensor) -> csr_array:
     """How often each of the `wanted` users liked each item: [U, I], no row of another user is filled."""
     here = np.zeros(users, bool)
@@ -258,19 +195,19 @@ def _liked(user: Rows, item: Rows, users: int, items: int, wanted: Tensor) -> cs
 
 @torch.no_grad()
 def _scores(items: Tensor, fold_in: Tensor, known: csr_array) -> Callable[[Tensor], Tensor]:
-    users = _product(known, fold_in)
+    users = product(known, fold_in)
     return lambda rows: users[rows] @ items.T
 
 
 @torch.no_grad()
-def _embeddings(model: LightGCN, graph: _Graph) -> tuple[Tensor, Tensor, Tensor]:
+def _embeddings(model: LightGCN, graph: Graph) -> tuple[Tensor, Tensor, Tensor]:
     """`users` and `items` of a Retriever, not yet of unit length, and `fold_in`."""
     users, known = len(graph.user_degree), (graph.item_degree > 0)[:, None]
     layer = model.embedding.weight
     total, carried = layer * model.alpha[0], torch.zeros_like(layer[users:])
     for alpha in model.alpha[1:]:
         carried = carried + layer[users:] * alpha  # a new user's layer l + 1 is made of the items' layer l
-        layer = _product(graph.adjacency, layer)
+        layer = product(graph.adjacency, layer)
         total = total + layer * alpha
     fold_in = carried / graph.item_degree.clamp(min=1).sqrt()[:, None] * known
     # Over a power of two, so that float16 holds it whatever the weights came to. The length of a sum of them does not matter.

@@ -10,8 +10,9 @@ from torch_geometric.nn import LightGCN
 
 from builders import ratings
 from rexit.errors import InputError
-from rexit.exporter.catalog import lightgcn
+from rexit.exporter.catalog import lightgcn, propagation
 from rexit.exporter.catalog.lightgcn import Edges, Likes
+from rexit.exporter.catalog.propagation import Graph
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.options import IndexOptions, LightGCNOptions
 
@@ -37,7 +38,7 @@ def train(options: LightGCNOptions = SMALL) -> lightgcn.Retriever:
     return lightgcn.train(split_likes(), options)
 
 
-@pytest.mark.parametrize("rounded", [lightgcn.ROUNDED, 0])
+@pytest.mark.parametrize("rounded", [propagation.ROUNDED, 0])
 def test_it_finds_the_two_tastes_and_beats_popularity(rounded: int, monkeypatch: pytest.MonkeyPatch) -> None:
     users, items, rng = 60, 200, np.random.default_rng(0)
     user = np.repeat(np.arange(users), 24)
@@ -46,7 +47,7 @@ def test_it_finds_the_two_tastes_and_beats_popularity(rounded: int, monkeypatch:
     mixed = rng.permutation(len(user))  # likes need no order
     user, item, held = user[mixed], item[mixed], held[mixed]
     train, wanted = (user[~held], item[~held]), (user[held], item[held])
-    monkeypatch.setattr(lightgcn, "ROUNDED", rounded)
+    monkeypatch.setattr(propagation, "ROUNDED", rounded)
     made = lightgcn.train(Likes(train, train, train, wanted, users, items), SMALL)
     assert made.recall is not None and made.popularity_recall is not None
     assert made.recall > made.popularity_recall + 0.05
@@ -82,7 +83,7 @@ def test_fold_in_is_what_propagation_gives_a_new_user() -> None:
     users, items = 3, 5
     model = LightGCN(users + items, 6, 3, normalize=False)
     model.embedding.weight.data[2] = 0  # user 2 is new: only item 3 is theirs, and nobody else's
-    graph = lightgcn._Graph.of(user, item, users, items)
+    graph = Graph.of(user, item, users, items)
     made_users, made_items, fold_in = (part.numpy() for part in lightgcn._embeddings(model, graph))
     assert np.allclose(unit(made_users[2]), unit(fold_in[3]), atol=1e-6)
     assert 0.5 <= abs(fold_in).max() < 1
@@ -147,12 +148,12 @@ def test_the_gradient_is_the_one_that_autograd_finds(monkeypatch: pytest.MonkeyP
     against = torch.stack([(u * one).sum(1) for one in j])
     model.recommendation_loss((u * i).sum(1), against, torch.unique(nodes), 0.1).backward()
     expected = model.embedding.weight.grad
-    graph = lightgcn._Graph.of(user.int(), rows[0].int(), users, items)
+    graph = Graph.of(user.int(), rows[0].int(), users, items)
     for block in (lightgcn.BLOCK, 16):
         monkeypatch.setattr(lightgcn, "BLOCK", block)
         model.zero_grad()
         lightgcn._backward(model, graph, user.int(), torch.stack(rows).int(), 0.1)
         assert torch.allclose(model.embedding.weight.grad, expected, rtol=1e-4, atol=1e-7)
-    monkeypatch.setattr(lightgcn, "ROUNDED", 0)
+    monkeypatch.setattr(propagation, "ROUNDED", 0)
     lightgcn._backward(model, graph, user.int(), torch.stack(rows).int(), 0.1)
     assert torch.allclose(model.embedding.weight.grad, expected, rtol=0, atol=0.02 * float(expected.abs().max()))
