@@ -1,6 +1,7 @@
 # make demo   real ratings to early-exit scores, everything set up on the way
 # make test   all tests, Python and C++
 # make test-aarch64   the C++ library cross-built for 64-bit ARM, its tests under QEMU, its answers against this machine's
+# make test-wheel   the Python wheel, built, repaired, installed on its own and held against this machine's answers
 # make test-aarch64-wheel   the Python wheel, cross-built for 64-bit ARM, installed and held against this machine's answers, under QEMU
 # make deb    Debian packages of the C++ library and rexit-run, in build/deb
 # make test-deb   the packages, unpacked into an empty folder: rexit-run and examples/cpp score with them
@@ -29,7 +30,7 @@ CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp tests/fuzz tests/bu
 imports = $(if $(shell command -v $(PYTHON)),$(shell $(PYTHON) tools/imports.py $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error tools/imports.py failed)))
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-python test-cpp test-aarch64 test-aarch64-wheel deb test-deb sanitize fuzz fuzz-short budgets check docs format clean bench-peers
+.PHONY: setup demo test test-python test-cpp test-wheel test-aarch64 test-aarch64-wheel deb test-deb sanitize fuzz fuzz-short budgets check docs format clean bench-peers
 
 setup: $(BUILD)/.installed
 
@@ -119,6 +120,10 @@ $(BUILD)/aarch64-wheel/.installed: $(BUILD)/aarch64-wheel/.python $(BUILD)/aarch
 	WERROR=$(WERROR) tools/aarch64-wheel.sh $(@D) $(BUILD)/aarch64-files $(BIN)/python
 	@touch $@
 
+$(BUILD)/wheel-alone/.installed: $(BUILD)/.installed tools/wheel.sh $(shell find src exporter runtime calibration -name '*.py')
+	WERROR=$(WERROR) tools/wheel.sh $(@D) $(BIN)/python
+	@touch $@
+
 include examples/movielens/demo.mk
 
 test: test-cpp test-python
@@ -128,6 +133,11 @@ test-cpp: $(BUILD)/cpp/.built $(BUILD)/example/.built
 
 test-aarch64: $(BUILD)/aarch64/.built
 	$(BIN)/ctest --test-dir $(BUILD)/aarch64 --output-on-failure -j $(JOBS)
+
+test-wheel: $(BUILD)/wheel-alone/.installed $(BUILD)/golden/.written
+	sh tests/cpp/api/newest_symbols.sh readelf $(BUILD)/wheel-alone/venv/lib/python*/site-packages/rexit/runtime/_native.*.so
+	$(BUILD)/wheel-alone/venv/bin/rexit verify $(BUILD)/golden/bundle --variant cpu-fp32
+	$(BUILD)/wheel-alone/venv/bin/python tests/wheel/answers.py $(BUILD)/golden
 
 # Of the golden samples only float32's variant gives its own log-odds; answers.py compares all.
 test-aarch64-wheel: $(BUILD)/aarch64-wheel/.installed $(BUILD)/golden/.written
