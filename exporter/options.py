@@ -54,7 +54,8 @@ class Columns:
 
 @dataclass(frozen=True)
 class LightGCNOptions:
-    """How LightGCN is trained. It stops early after `patience` epochs without a better validation recall.
+    """How LightGCN is trained. It stops early after `patience` epochs without a better validation recall; after 0 epochs it is
+    the singular vectors that it starts from.
 
     `negatives`: items drawn against each like. `weight_decay`: BPR's lambda, on the embeddings of a batch.
     """
@@ -70,8 +71,10 @@ class LightGCNOptions:
 
     def check(self) -> None:
         """Raises InputError for the first option that is out of range."""
-        for name in ("dim", "layers", "epochs", "patience", "negatives"):
+        for name in ("dim", "layers", "patience", "negatives"):
             _at_least_one(name, getattr(self, name))
+        if self.epochs < 0:
+            raise InputError(f"epochs is {self.epochs}, expected at least 0")
         if not 0 < self.learning_rate < math.inf:
             raise InputError(f"learning rate is {self.learning_rate}, expected above 0")
         if not 0 <= self.weight_decay < math.inf:

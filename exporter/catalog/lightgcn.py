@@ -70,8 +70,8 @@ def train(likes: Likes, options: LightGCNOptions, progress: Progress = silent) -
     """From the singular vectors of the likes, each step propagates the full graph once and takes one BPR batch with uniformly
     drawn negatives.
 
-    The epoch with the best validation recall@20 is kept; without validation likes the last one. Users are folded in for it, as
-    they are when prompts are made. Seeded: the same input gives the same result on the same machine.
+    The epoch with the best validation recall@20 is kept, 0 is the start; without validation likes the last one. Users are folded
+    in for it, as they are when prompts are made. Seeded: the same input gives the same result on the same machine.
     """
     options.check()
     if not len(likes.graph[0]):
@@ -110,24 +110,25 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retrie
     batch = max(8192, len(user) // 6)  # a step costs a pass over the whole graph: few steps on large ones
     best: float | None = None
     best_epoch, best_weight = 0, model.embedding.weight.detach().clone()
-    for epoch in range(1, options.epochs + 1):
-        for chosen in torch.split(torch.randperm(len(user), generator=generator), batch):
-            negative = torch.randint(items, (options.negatives, len(chosen)), generator=generator).int()
-            chosen, drawn = chosen.sort()  # in the order of users, whose rows are then read one after the other
-            rows = torch.cat([item[chosen][None], negative[:, drawn]])
-            _backward(model, graph, user[chosen], rows, options.weight_decay)
-            optimizer.step()
+    for epoch in range(options.epochs + 1):
+        if epoch:
+            for chosen in torch.split(torch.randperm(len(user), generator=generator), batch):
+                negative = torch.randint(items, (options.negatives, len(chosen)), generator=generator).int()
+                chosen, drawn = chosen.sort()  # in the order of users, whose rows are then read one after the other
+                rows = torch.cat([item[chosen][None], negative[:, drawn]])
+                _backward(model, graph, user[chosen], rows, options.weight_decay)
+                optimizer.step()
+            progress("LightGCN", epoch, options.epochs)
         if epoch % EVALUATE_EVERY == 0 or epoch == options.epochs:
             recall = judge.at(K, _scores(*_embeddings(model, graph)[1:], known)) if len(judge.users) else None
             if best is None or recall is None or recall > best:
                 best, best_epoch, best_weight = recall, epoch, model.embedding.weight.detach().clone()
             elif epoch - best_epoch >= options.patience:
                 break
-        progress("LightGCN", epoch, options.epochs)
+    if not model.embedding.weight.isfinite().all():
+        raise InputError(f"LightGCN did not converge at learning rate {options.learning_rate}: choose a smaller --learning-rate")
     model.embedding.weight.data = best_weight
     user_embeddings, item_embeddings, fold_in = _embeddings(model, graph)
-    if not all(part.isfinite().all() for part in (user_embeddings, item_embeddings, fold_in)):
-        raise InputError(f"LightGCN did not converge at learning rate {options.learning_rate}: choose a smaller --learning-rate")
     popularity = torch.bincount(torch.tensor(likes.known[1]), minlength=items)
     return Retriever(
         F.normalize(user_embeddings).numpy(),

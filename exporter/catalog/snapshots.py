@@ -65,8 +65,9 @@ def train_snapshots(
     fixed = replace(options, epochs=epochs)
     rows = {"users": likes.users, "items": likes.items, "fold_in": likes.items}
     tables = {name: np.zeros((count - 1, n, options.dim), np.float16) for name, n in rows.items()}
+    each = max(1, epochs)
     for k in range(1, count):
-        before, total = (k - 1) * epochs, (count - 1) * epochs
+        before, total = (k - 1) * each, (count - 1) * each
         told(before, total)
         early = part < k
         if early.any():

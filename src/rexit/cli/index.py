@@ -76,7 +76,10 @@ def index(
     dim: Annotated[int, typer.Option(help="LightGCN: width of the embeddings.")] = _LIGHTGCN.dim,
     layers: Annotated[int, typer.Option(help="LightGCN: propagation layers.")] = _LIGHTGCN.layers,
     epochs: Annotated[
-        int, typer.Option(help="LightGCN: epochs at most; it stops early on validation recall@20.")
+        int,
+        typer.Option(
+            help="LightGCN: epochs at most; it stops early on validation recall@20. 0: the singular vectors it starts from."
+        ),
     ] = _LIGHTGCN.epochs,
     patience: Annotated[int, typer.Option(help="LightGCN: epochs without a better recall before it stops.")] = _LIGHTGCN.patience,
     learning_rate: Annotated[float, typer.Option(help="LightGCN: Adam's learning rate.")] = _LIGHTGCN.learning_rate,

@@ -77,6 +77,13 @@ def test_without_validation_likes_all_epochs_are_run() -> None:
     assert (made.recall, made.popularity_recall, made.epochs) == (None, None, 7)
 
 
+def test_where_training_finds_nothing_better_the_start_is_kept() -> None:
+    start = train(replace(SMALL, epochs=0))
+    assert start.epochs == 0 and start.recall is not None and (start.users != train().users).any()
+    worse = train(replace(SMALL, epochs=5, learning_rate=1e3))
+    assert (worse.epochs, worse.recall) == (0, start.recall) and (worse.users == start.users).all()
+
+
 def test_fold_in_is_what_propagation_gives_a_new_user() -> None:
     """A user with no embedding of their own is, after propagation, a multiple of the sum of their items' `fold_in`."""
     user, item = torch.tensor([0, 0, 1, 1, 2], dtype=torch.int32), torch.tensor([0, 1, 1, 2, 3], dtype=torch.int32)
@@ -124,7 +131,9 @@ def test_a_training_that_diverges_is_named() -> None:
 
 
 def test_bad_settings_and_no_likes() -> None:
-    for name in ("dim", "layers", "epochs", "patience", "negatives"):
+    with pytest.raises(InputError, match="epochs is -1, expected at least 0"):
+        LightGCNOptions(epochs=-1).check()
+    for name in ("dim", "layers", "patience", "negatives"):
         with pytest.raises(InputError, match=f"{name} is 0, expected at least 1"):
             LightGCNOptions(**{name: 0}).check()
     for rate in (0.0, -1.0, float("nan"), float("inf")):
