@@ -54,8 +54,8 @@ class Columns:
 
 @dataclass(frozen=True)
 class LightGCNOptions:
-    """How LightGCN is trained. It stops early after `patience` epochs without a better validation recall; after 0 epochs it is
-    the singular vectors that it starts from.
+    """How LightGCN is trained. It stops early after `patience` epochs without a better validation recall; with 0 epochs it is
+    what it starts from.
 
     `negatives`: items drawn against each like. `weight_decay`: BPR's lambda, on the embeddings of a batch.
     """

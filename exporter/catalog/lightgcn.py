@@ -28,6 +28,7 @@ from rexit.progress import Progress, silent
 EVALUATE_EVERY = 5  # epochs
 BLOCK = 1 << 14  # likes whose embeddings are in memory at once: few enough for a cache
 K = 20  # recall@K
+LARGE = 1 << 22  # numbers in the embeddings: of more, random weights would take too many steps to learn from
 
 Rows = NDArray[np.int64]
 Edges = tuple[Rows, Rows]  # user rows, item rows
@@ -67,8 +68,8 @@ class Retriever:
 
 
 def train(likes: Likes, options: LightGCNOptions, progress: Progress = silent) -> Retriever:
-    """From the singular vectors of the likes, each step propagates the full graph once and takes one BPR batch with uniformly
-    drawn negatives.
+    """Each step propagates the full graph once and takes one BPR batch with uniformly drawn negatives. It starts from random
+    weights, on a large graph from the singular vectors of its likes.
 
     The epoch with the best validation recall@20 is kept, 0 is the start; without validation likes the last one. Users are folded
     in for it, as they are when prompts are made. Seeded: the same input gives the same result on the same machine.
@@ -104,8 +105,8 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retrie
         torch.manual_seed(options.seed)
         # The adjacency is normalised once, not again in every layer and step.
         model = LightGCN(users + items, options.dim, options.layers, normalize=False)
-    start = leading(graph, options.dim, generator)
-    model.embedding.weight.data[:, : start.shape[1]] = start
+    if model.embedding.weight.numel() > LARGE:
+        model.embedding.weight.data = leading(graph, model.embedding.weight.detach(), generator)
     optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, fused=True)
     batch = max(8192, len(user) // 6)  # a step costs a pass over the whole graph: few steps on large ones
     best: float | None = None
@@ -123,7 +124,7 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retrie
             recall = judge.at(K, _scores(*_embeddings(model, graph)[1:], known)) if len(judge.users) else None
             if best is None or recall is None or recall > best:
                 best, best_epoch, best_weight = recall, epoch, model.embedding.weight.detach().clone()
-            elif epoch - best_epoch >= options.patience:
+            elif epoch - max(best_epoch, EVALUATE_EVERY) >= options.patience:
                 break
     if not model.embedding.weight.isfinite().all():
         raise InputError(f"LightGCN did not converge at learning rate {options.learning_rate}: choose a smaller --learning-rate")

@@ -229,9 +229,9 @@ def projected(rows: Rows, chosen: NDArray[np.bool_], others: Rows, vocabulary: i
         torch.manual_seed(0)
         dim = OPTIONS.lightgcn.dim
         projectors, rest = Projectors({"gcn": {"dim": dim}, "user": {"dim": dim}}, dim), torch.nn.Linear(dim, 1)
-        optimizer = torch.optim.AdamW([*projectors.parameters(), *rest.parameters()], lr=0.01, weight_decay=0.3)
+        optimizer = torch.optim.AdamW([*projectors.parameters(), *rest.parameters()], lr=0.003, weight_decay=1.0)
         where = np.unique(rows.slate[chosen])
-        for _ in range(20):
+        for _ in range(10):
             for part in np.array_split(where[torch.randperm(len(where)).numpy()], len(where) // 12):
                 liked = torch.from_numpy(rows.liked[np.isin(rows.slate, part)]).float()
                 loss = torch.nn.functional.binary_cross_entropy_with_logits(logits(rows, np.sort(part).tolist()), liked)

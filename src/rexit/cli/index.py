@@ -77,9 +77,7 @@ def index(
     layers: Annotated[int, typer.Option(help="LightGCN: propagation layers.")] = _LIGHTGCN.layers,
     epochs: Annotated[
         int,
-        typer.Option(
-            help="LightGCN: epochs at most; it stops early on validation recall@20. 0: the singular vectors it starts from."
-        ),
+        typer.Option(help="LightGCN: epochs at most; it stops early on validation recall@20. 0: what it starts from."),
     ] = _LIGHTGCN.epochs,
     patience: Annotated[int, typer.Option(help="LightGCN: epochs without a better recall before it stops.")] = _LIGHTGCN.patience,
     learning_rate: Annotated[float, typer.Option(help="LightGCN: Adam's learning rate.")] = _LIGHTGCN.learning_rate,
