@@ -40,4 +40,5 @@ def leading(graph: Graph, reference: Tensor, generator: torch.Generator) -> Tens
     rows = torch.cat([image @ turn / values.sqrt(), basis @ turn * values.sqrt()])
     left, _, right = torch.linalg.svd(rows.T @ reference, full_matrices=False)
     liked = torch.cat([graph.user_degree, graph.item_degree]) > 0
-    return rows @ (left @ right) * liked[:, None] * (SIZE / rows[liked].square().mean().sqrt())
+    start: Tensor = rows @ (left @ right) * liked[:, None]
+    return start * (SIZE / start[liked].square().mean().sqrt())
