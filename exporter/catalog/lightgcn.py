@@ -71,8 +71,8 @@ def train(likes: Likes, options: LightGCNOptions, progress: Progress = silent) -
     """Each step propagates the full graph once and takes one BPR batch with uniformly drawn negatives. It starts from random
     weights, on a large graph from the singular vectors of its likes.
 
-    The epoch with the best validation recall@20 is kept, 0 is the start; without validation likes the last one. Users are folded
-    in for it, as they are when prompts are made. Seeded: the same input gives the same result on the same machine.
+    The epoch with the best validation recall@20 is kept, without validation likes the last one; 0 is a large graph's start.
+    Users are folded in for it, as they are when prompts are made. Seeded: the same input gives the same result on the same machine.
     """
     options.check()
     if not len(likes.graph[0]):
@@ -105,7 +105,9 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retrie
         torch.manual_seed(options.seed)
         # The adjacency is normalised once, not again in every layer and step.
         model = LightGCN(users + items, options.dim, options.layers, normalize=False)
+    first = EVALUATE_EVERY  # epoch that may be the best
     if model.embedding.weight.numel() > LARGE:
+        first = 0
         model.embedding.weight.data = leading(graph, model.embedding.weight.detach(), generator)
     optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, fused=True)
     batch = max(8192, len(user) // 6)  # a step costs a pass over the whole graph: few steps on large ones
@@ -120,7 +122,7 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retrie
                 _backward(model, graph, user[chosen], rows, options.weight_decay)
                 optimizer.step()
             progress("LightGCN", epoch, options.epochs)
-        if epoch % EVALUATE_EVERY == 0 or epoch == options.epochs:
+        if (epoch >= first and epoch % EVALUATE_EVERY == 0) or epoch == options.epochs:
             recall = judge.at(K, _scores(*_embeddings(model, graph)[1:], known)) if len(judge.users) else None
             if best is None or recall is None or recall > best:
                 best, best_epoch, best_weight = recall, epoch, model.embedding.weight.detach().clone()
