@@ -72,7 +72,8 @@ def train(likes: Likes, options: LightGCNOptions, progress: Progress = silent) -
     weights, on a large graph from the singular vectors of its likes.
 
     The epoch with the best validation recall@20 is kept, without validation likes the last one; 0 is a large graph's start.
-    Users are folded in for it, as they are when prompts are made. Seeded: the same input gives the same result on the same machine.
+    Users are folded in for it, as they are when prompts are made. Seeded: the same input gives the same result on the same
+    machine.
     """
     options.check()
     if not len(likes.graph[0]):
