@@ -106,7 +106,7 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retrie
         torch.manual_seed(options.seed)
         # The adjacency is normalised once, not again in every layer and step.
         model = LightGCN(users + items, options.dim, options.layers, normalize=False)
-    first = EVALUATE_EVERY  # epoch that may be the best
+    first = EVALUATE_EVERY  # the first epoch that may be kept: on noise, random weights can have the best recall
     if model.embedding.weight.numel() > LARGE:
         first = 0
         model.embedding.weight.data = leading(graph, model.embedding.weight.detach(), generator)
