@@ -11,7 +11,7 @@
 # make budgets   what each part of a request takes in instructions, counted by Valgrind, against tests/budgets/budgets.json
 # make check  format, lint, types
 # make docs   the site, in build/site
-# make bench-peers   what benchmarks/slate.py compares with: an hour of compiling and exporting
+# make bench-peers   what benchmarks/speed/slate.py compares with: an hour of compiling and exporting
 # make clean  forget what was built (the environment stays)
 
 PYTHON ?= python3
@@ -220,7 +220,7 @@ format: $(BUILD)/.installed
 	$(BIN)/clang-format -i $(filter %.cpp %.c %.h %.hpp,$(CPP_SOURCES))
 
 bench-peers: $(BUILD)/.installed
-	PYTHON=$(PYTHON) benchmarks/peers.sh $(BUILD)/peers
+	PYTHON=$(PYTHON) benchmarks/speed/peers.sh $(BUILD)/peers
 
 clean:
 	rm -rf $(BUILD)

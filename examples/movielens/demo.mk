@@ -41,6 +41,6 @@ $(POLICY): $(DEMO)/bundle/manifest.json $(BUILD)/.installed src/rexit/cli/calibr
 	$(BIN)/rexit calibrate $(DEMO)/bundle --catalog $(DEMO)/catalog --metric ndcg@5 --metric top-k-overlap@5 --top-k 5 \
 	  --max-drop 0.05 --tokenizer $(DEMO)/tokenizer
 
-$(DEMO)/summary.json: $(POLICY) $(BUILD)/example/.built $$(call imports,$(MOVIELENS)/summary.py benchmarks/baselines.py) \
+$(DEMO)/summary.json: $(POLICY) $(BUILD)/example/.built $$(call imports,$(MOVIELENS)/summary.py benchmarks/ranking/baselines.py) \
     src/rexit/cli/bench.py $$(call imports,src/rexit/measure/bench.py)
 	$(BIN)/python $(MOVIELENS)/summary.py $(DEMO) --program $(BUILD)/example/rexit_score

@@ -24,7 +24,7 @@ from rexit.bundle import Bundle, Catalog, engine_folders, write_json
 from rexit.runtime import Session, onnxruntime_library
 from rexit.slates import SIZE, cut
 
-BASELINES = Path(__file__).parents[2] / "benchmarks" / "baselines.py"
+BASELINES = Path(__file__).parents[2] / "benchmarks" / "ranking" / "baselines.py"
 FULL, POLICY = "full depth", "early exit"
 COLUMNS = ("item", "probability", "log_odds", "exit")
 

@@ -11,7 +11,7 @@ The projectors of a checkpoint, and every policy, were made for the space that t
 4. First the users by 1, then the items by 2 and 3, then the users that liked nothing but new items by 1 again.
 
 Only likes of the train split count, as for all rows. Who liked nothing there, or items that nobody liked, stay zero: nothing is
-known about them. `benchmarks/refresh.py` compares this with learning everything again.
+known about them. `benchmarks/scale/refresh.py` compares this with learning everything again.
 """
 
 from __future__ import annotations

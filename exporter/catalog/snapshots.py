@@ -9,7 +9,7 @@ trains its retriever every night does not have this: what it retrieves with is o
 3. A training prompt asks the snapshot of the part that its moment falls into. In part 0 there is none: nothing is retrieved.
 
 So no interaction trains both the retriever and the model that asks it, and no training row is given up for it. The scheme is
-ours; `benchmarks/retrieval_leak.py` compares it with giving up a share, cross-fitting and leaving edges out.
+ours; `benchmarks/ranking/retrieval_leak.py` compares it with giving up a share, cross-fitting and leaving edges out.
 """
 
 from __future__ import annotations

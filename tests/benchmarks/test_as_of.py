@@ -1,4 +1,4 @@
-"""benchmarks/as_of.py against loops over all interactions, on ratings with many equal times."""
+"""benchmarks/ranking/as_of.py against loops over all interactions, on ratings with many equal times."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from builders.indexed_catalog import write_indexed_catalog
 from rexit.bundle import Catalog, Split
 from rexit.slates import cut
 
-FOLDER = str(Path(__file__).parents[2] / "benchmarks")
+FOLDER = str(Path(__file__).parents[2] / "benchmarks" / "ranking")
 
 
 @pytest.fixture

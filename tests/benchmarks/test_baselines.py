@@ -1,4 +1,4 @@
-"""benchmarks/baselines.py: what the simple models find, and how scored files stand beside them."""
+"""benchmarks/ranking/baselines.py: what the simple models find, and how scored files stand beside them."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ import pytest
 from builders.indexed_catalog import write_indexed_catalog
 from rexit.bundle import Catalog, Split
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "ranking"
 MODULES = ("as_of", "baselines", "boosting", "factorization", "judgement")
 
 

@@ -1,4 +1,4 @@
-"""benchmarks/exits.py: a checkpoint in PyTorch and its bundle in the runtime say the same, as files that baselines.py takes."""
+"""benchmarks/ranking/exits.py: a checkpoint in PyTorch and its bundle say the same, as files that baselines.py takes."""
 
 import shutil
 import sys
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def folders(monkeypatch: pytest.MonkeyPatch):
-    for folder in ("examples/movielens", "benchmarks"):
+    for folder in ("examples/movielens", "benchmarks/ranking"):
         monkeypatch.syspath_prepend(str(ROOT / folder))
     yield
     for name in ("exits", "prompts", "train", "baselines", "as_of", "boosting", "factorization", "judgement"):

@@ -1,4 +1,4 @@
-"""The lines that benchmarks/growth.py fits."""
+"""The lines that benchmarks/speed/growth.py fits."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-FOLDER = str(Path(__file__).parents[2] / "benchmarks")
+FOLDER = str(Path(__file__).parents[2] / "benchmarks" / "speed")
 
 
 @pytest.fixture

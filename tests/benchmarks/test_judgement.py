@@ -1,4 +1,4 @@
-"""benchmarks/judgement.py against scikit-learn and users written out as often as they are drawn."""
+"""benchmarks/ranking/judgement.py against scikit-learn and users written out as often as they are drawn."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from rexit.ranking import auc_difference, user_auc
 
-FOLDER = str(Path(__file__).parents[2] / "benchmarks")
+FOLDER = str(Path(__file__).parents[2] / "benchmarks" / "ranking")
 USERS = np.repeat(np.arange(40), np.random.default_rng(1).integers(1, 30, 40))
 
 

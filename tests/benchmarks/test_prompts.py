@@ -1,4 +1,4 @@
-"""benchmarks/prompts.py: a template over the tables of another catalog, and runs that are not made twice."""
+"""benchmarks/ranking/prompts.py: a template over the tables of another catalog, and runs that are not made twice."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ SMALL = ("--layers", 1, "--exits", 1, "--hidden", 64, "--epochs", 0.5)
 
 @pytest.fixture(autouse=True)
 def folders(monkeypatch: pytest.MonkeyPatch):
-    for folder in ("examples/movielens", "benchmarks"):
+    for folder in ("examples/movielens", "benchmarks/ranking"):
         monkeypatch.syspath_prepend(str(ROOT / folder))
     yield
     for name in ("prompts", "train", "baselines", "as_of", "boosting", "factorization", "judgement"):

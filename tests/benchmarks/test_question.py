@@ -1,4 +1,4 @@
-"""benchmarks/question.py and prompt_costs.py on a small bundle: what is asked at each moment, and that times are told apart."""
+"""benchmarks/speed/question.py and prompt_costs.py on a small bundle: what is asked when, and that times are told apart."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from rexit.bundle import Catalog
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "speed"
 SIZE = 2
 
 

@@ -1,4 +1,4 @@
-"""benchmarks/retrieval_cost.py with a stub in place of the language model: what it finds, and what it may not know."""
+"""benchmarks/ranking/retrieval_cost.py with a stub in place of the language model: what it finds, and what it may not know."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from builders.indexed_catalog import write_indexed_catalog
 from rexit.bundle import Catalog
 
-FOLDER = str(Path(__file__).parents[2] / "benchmarks")
+FOLDER = str(Path(__file__).parents[2] / "benchmarks" / "ranking")
 MODULES = ("as_of", "baselines", "boosting", "encode", "factorization", "judgement", "retrieval_cost", "text_embeddings")
 
 

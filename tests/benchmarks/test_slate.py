@@ -1,4 +1,4 @@
-"""The arithmetic of benchmarks/slate.py on made-up timings, and its conversation with a peer; no model is involved."""
+"""The arithmetic of benchmarks/speed/slate.py on made-up timings, and its conversation with a peer; no model is involved."""
 
 import importlib.util
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "speed"
 
 
 @pytest.fixture(scope="module")

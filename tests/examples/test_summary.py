@@ -1,4 +1,4 @@
-"""What examples/movielens/summary.py hands to benchmarks/baselines.py: the test split as the bundle scores it."""
+"""What examples/movielens/summary.py hands to benchmarks/ranking/baselines.py: the test split as the bundle scores it."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_scored_test_split_stands_beside_the_baselines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for folder in ("examples/movielens", "benchmarks"):
+    for folder in ("examples/movielens", "benchmarks/ranking"):
         monkeypatch.syspath_prepend(str(ROOT / folder))
     import baselines
     import summary

@@ -15,8 +15,8 @@ limit=(-max_total_time="${SECONDS_EACH:-10}")
 [ -z "${SEED:-}" ] || limit+=(-seed="$SEED")
 mkdir -p "$build/found"
 # A graph may ask ONNX Runtime for more memory than there is; that it must answer with a status.
-# What one execution frees fits 16 MB.
-export ASAN_OPTIONS=allocator_may_return_null=1:max_allocation_size_mb=1024:quarantine_size_mb=16:${ASAN_OPTIONS:-}
+# What one execution frees fits 16 MB. Two frames of each allocation instead of thirty: a fifth less time; run a finding alone for all.
+export ASAN_OPTIONS=allocator_may_return_null=1:max_allocation_size_mb=1024:quarantine_size_mb=16:malloc_context_size=2:${ASAN_OPTIONS:-}
 for name in "${targets[@]}"; do
   corpus=$build/corpus/$name log=$build/found/$name.log length=4096
   # Of whole bundles libFuzzer's bookkeeping by compared values and by rare features takes more time than the executions do, and
@@ -38,6 +38,7 @@ for name in "${targets[@]}"; do
   line="$name: ${runs:-?} executions, $(sed -n 's/.*cov: \([0-9]*\) ft: \([0-9]*\).*/\1 edges, \2 features/p' "$log" | tail -1)"
   echo "$line"
   [ -z "${STATS:-}" ] || echo "$(date -u +%FT%TZ) $line" >>"$STATS"
+  [ $status -ne 72 ] || exit 130 # libFuzzer was interrupted; what it has found of use is in the corpus
   if [ $status -ne 0 ]; then
     tail -40 "$log"
     echo "fuzz: $name failed; log: $log. Move the input named above to tests/fuzz/findings/$name/ once it is fixed" >&2

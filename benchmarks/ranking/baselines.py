@@ -1,0 +1,273 @@
+"""What simple models reach on a catalog's test split, and models of rexit beside them.
+
+    python benchmarks/ranking/baselines.py CATALOG [--json]
+    python benchmarks/ranking/baselines.py CATALOG --pairs pairs.parquet                      the test pairs, for `rexit score`
+    rexit score BUNDLE --pairs pairs.parquet --out policy.parquet
+    python benchmarks/ranking/baselines.py CATALOG --scored "with the policy=policy.parquet"  beside the baselines
+    python benchmarks/ranking/baselines.py CATALOG --scored A=a.parquet --scored B=b.parquet --scored-alone  without the baselines
+    python benchmarks/ranking/baselines.py REPORT.json                                        the table of what --json printed
+
+| baseline | fitted on the train split, chosen on validation by log loss |
+|---|---|
+| popularity | an item's training likes |
+| user and item bias | logistic regression; its constant |
+| matrix factorization | logistic, 16 factors and biases; penalty and steps |
+| LightGCN | nothing: the user folded in from the visible likes, times the item |
+| boosting, counts | gradient boosting on counts and like rates of user and item; leaves and rounds |
+| boosting, counts and lists | also on what similar users and the nearest items say, in training as a training prompt finds them |
+
+Rules
+1. Test pairs are scored in slates of 20 (rexit.slates.cut), as of the slate's first. Boosting is fitted on slates of 8.
+2. A baseline's score becomes a probability by a Platt map that is fitted on validation.
+3. A --scored file holds the test pairs with `user`, `item` and `probability`, one row each, in any order. It is ranked by them.
+4. Every model is compared with --reference: differences and intervals are paired, drawn over users (judgement.py).
+5. --ratings 3,10,50 shows AUC apart for items of at most 3 ratings in training, of 4 to 10, of 11 to 50, and of more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from as_of import Features, Interactions, Pairs, Space, cut
+from boosting import boosted
+from factorization import biases, matrix_factorization
+from judgement import METRICS, Judgement
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from rexit.bundle import Catalog
+from rexit.bundle.catalog import SPLITS
+from rexit.calibration.platt import fit
+from rexit.slates import SIZE
+
+TRAIN_SIZE = 8
+DEFAULT_REFERENCE = "matrix factorization"
+
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's test scores [n] and probabilities [n]; `chosen` is its regularisation, for the table."""
+
+    name: str
+    score: Scores
+    probability: Scores
+    chosen: str = ""
+
+
+def baselines(catalog: Catalog) -> Iterator[Model]:
+    train, validation, test = (catalog.split(name) for name in SPLITS)
+    sizes = catalog.info["counts"]["users"], catalog.info["counts"]["items"]
+
+    def calibrated(name: str, on_validation: Scores, on_test: Scores, chosen: str = "") -> Model:
+        platt = fit(on_validation.astype(np.float32), validation.liked)
+        return Model(name, on_test, 1 / (1 + np.exp(-(platt.a * on_test + platt.b))), chosen)
+
+    likes = np.bincount(train.items[train.liked], minlength=sizes[1]).astype(np.float64)
+    yield calibrated("popularity", likes[validation.items], likes[test.items])
+    v, t, constant = biases(train, validation, test, *sizes)
+    yield calibrated("user and item bias", v, t, f"C {constant:g}")
+    v, t, penalty = matrix_factorization(train, validation, test, *sizes, constant)
+    yield calibrated("matrix factorization", v, t, f"penalty {penalty:g}")
+
+    interactions, space = Interactions(catalog), embeddings(catalog)
+    held_out = [cut(validation, SIZE), cut(test, SIZE)]
+    parts = [cut(train, TRAIN_SIZE), *held_out]
+
+    def boosting(name: str, inputs: list[Features]) -> Model:
+        return calibrated(name, *boosted((inputs[0], parts[0].liked), (inputs[1], parts[1].liked), inputs[2]))
+
+    found = [interactions.retrieved(part, space, interactions.folded_in(part, space)) for part in held_out]
+    v, t = (dot[:, 0] for dot, _ in found)
+    yield calibrated("LightGCN", v.astype(np.float64), t.astype(np.float64))
+    counts = [interactions.counts(part) for part in parts]
+    yield boosting("boosting, counts", counts)
+    lists = [lists_of_training(catalog, interactions, parts[0]), *(said for _, said in found)]
+    yield boosting("boosting, counts and lists", [np.concatenate(both, 1) for both in zip(counts, lists, strict=True)])
+
+
+def lists_of_training(catalog: Catalog, interactions: Interactions, pairs: Pairs) -> Features:
+    """LISTS [n, 6] as training prompts find them: with the snapshot of each slate's moment, nan where there is none."""
+    snapshots = catalog.snapshots
+    part = (snapshots["begins"][pairs.users] <= pairs.as_of[:, None]).sum(1)
+    width, found = 6, {}
+    for k in np.unique(part[part > 0]):
+        here = pairs.at(part == k)
+        tables = {name: snapshots[name][k - 1].astype(np.float32) for name in ("users", "items", "fold_in")}
+        space: Space = SimpleNamespace(**tables)
+        found[k] = interactions.retrieved(here, space, interactions.folded_in(here, space))[1]
+    lists = np.full((len(pairs), width), np.nan, np.float32)
+    for k, said in found.items():
+        lists[part == k] = said
+    return lists
+
+
+def embeddings(catalog: Catalog) -> Space:
+    items = catalog.item_table
+    return SimpleNamespace(
+        users=catalog.user_embeddings.astype(np.float32),
+        items=items["embeddings"].astype(np.float32),
+        fold_in=items["fold_in"].astype(np.float32),
+    )
+
+
+def test_frame(catalog: Catalog) -> pl.DataFrame:
+    """The test pairs in slates: `user`, `item`, `as_of`, `liked`."""
+    pairs: Pairs = cut(catalog.split("test"), SIZE)
+    return pl.DataFrame(
+        {
+            "user": catalog.users.take(pairs.users),
+            "item": catalog.items.take(pairs.items),
+            "as_of": pairs.as_of,
+            "liked": pairs.liked,
+        }
+    )
+
+
+def scored(catalog: Catalog, name: str, path: Path) -> Model:
+    """A file of scored test pairs. Exits with one line where it is not that."""
+    frame = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema_length=None)
+    if missing := {"user", "item", "probability"} - set(frame.columns):
+        sys.exit(f"baselines: {path}: no column {sorted(missing)[0]!r}, expected user, item, probability")
+    wanted = test_frame(catalog).with_columns(pl.int_range(pl.len()).over("user", "item").alias("copy"))
+    if frame.height != wanted.height:
+        sys.exit(f"baselines: {path}: {frame.height} rows, the test split has {wanted.height}")
+    keys = ["user", "item", "copy"]
+    frame = frame.with_columns(pl.int_range(pl.len()).over("user", "item").alias("copy"))
+    frame = frame.cast({key: wanted.schema[key] for key in keys}).select(*keys, "probability")
+    joined = wanted.join(frame, on=keys, how="left", maintain_order="left")
+    if absent := joined.filter(pl.col("probability").is_null() | ~pl.col("probability").is_between(0, 1)).rows():
+        sys.exit(f"baselines: {path}: user {absent[0][0]!r}, item {absent[0][1]!r} has no probability from 0 to 1")
+    probability = joined["probability"].to_numpy().astype(np.float64)
+    return Model(name, probability, probability)
+
+
+def by_ratings(catalog: Catalog, models: list[Model], reference: str, most: list[int]) -> list[dict[str, Any]]:
+    """AUC and its difference from the reference's, each (value, low, high), among test pairs whose items had so many ratings in
+    training: up to each of `most`, ascending, and more. A part without both labels is left out."""
+    train, test = catalog.split("train"), catalog.split("test")
+    ratings = np.bincount(train.items, minlength=len(catalog.items))[test.items]
+    parts, least = [], 0
+    for last in [*most, None]:
+        of = (ratings >= least) & (ratings <= (ratings.max() if last is None else last))
+        if test.liked[of].any() and not test.liked[of].all():
+            judgement = Judgement(test.users[of], test.liked[of])
+            measured = {model.name: judgement.of(model.score[of]) for model in models}
+            parts.append(
+                {
+                    "least": least,
+                    "most": last,
+                    "pairs": int(of.sum()),
+                    "auc": {name: one.interval()["auc"] for name, one in measured.items()},
+                    "difference": {name: one.minus(measured[reference]).interval()["auc"] for name, one in measured.items()},
+                }
+            )
+        least = least if last is None else last + 1
+    return parts
+
+
+def report(catalog: Catalog, models: list[Model], reference: str, most: list[int]) -> dict[str, Any]:
+    """What the tables show: each model's metrics and their differences from the reference, each (value, low, high)."""
+    test = catalog.split("test")
+    judgement = Judgement(test.users, test.liked)
+    measured = {model.name: judgement.of(model.score, model.probability) for model in models}
+    return {
+        "pairs": len(test),
+        "users": len(np.unique(test.users)),
+        "reference": reference,
+        "models": [
+            {
+                "name": model.name,
+                "chosen": model.chosen,
+                **measured[model.name].interval(),
+                "difference": measured[model.name].minus(measured[reference]).interval(),
+            }
+            for model in models
+        ],
+        "by_ratings": by_ratings(catalog, models, reference, most) if most else [],
+    }
+
+
+def interval(value: Sequence[float], difference: Sequence[float] | None) -> str:
+    """A cell: a value with its interval, below it the difference from the reference, None for the reference itself."""
+    cell = "{:.4f} ({:.4f} to {:.4f})".format(*value)
+    return cell if difference is None else cell + "\n{:+.4f} ({:+.4f} to {:+.4f})".format(*difference)
+
+
+def table_by_ratings(figures: dict[str, Any]) -> Table:
+    made = Table(title="AUC by an item's ratings in training", title_justify="left", show_lines=True)
+    made.add_column("")
+    for part in figures["by_ratings"]:
+        range_ = f"more than {part['least'] - 1}" if part["most"] is None else f"{part['least']} to {part['most']}"
+        made.add_column(f"{range_}: {part['pairs']} pairs", justify="right")
+    for name in (model["name"] for model in figures["models"]):
+        cells = [
+            interval(part["auc"][name], None if name == figures["reference"] else part["difference"][name])
+            for part in figures["by_ratings"]
+        ]
+        made.add_row(name, *cells)
+    return made
+
+
+def table(figures: dict[str, Any]) -> Table:
+    title = (
+        f"The test split: {figures['pairs']} pairs of {figures['users']} users; below, the difference from {figures['reference']}"
+    )
+    made = Table(title=f"{title} (95 % intervals over users)", title_justify="left", show_lines=True)
+    for column in ("", "AUC", "user AUC", "NDCG@10", "log loss"):
+        made.add_column(column, justify="right" if column else "left")
+    for model in figures["models"]:
+        is_reference = model["name"] == figures["reference"]
+        cells = [interval(model[metric], None if is_reference else model["difference"][metric]) for metric in METRICS]
+        made.add_row(f"{model['name']}\n{model['chosen']}".strip(), *cells)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("catalog", type=Path, help="or a report that --json printed")
+    parser.add_argument("--pairs", type=Path, help="write the test pairs there (.parquet) and stop")
+    parser.add_argument("--scored", action="append", default=[], metavar="NAME=FILE", help="scored test pairs, .parquet or .csv")
+    parser.add_argument("--scored-alone", action="store_true", help="compare the --scored files, and fit no baselines")
+    parser.add_argument("--reference", help="what all are compared with; the first --scored, else matrix factorization")
+    parser.add_argument("--ratings", default="", metavar="N,N", help="AUC by an item's ratings in training, too (rule 5)")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    if args.scored_alone and not args.scored:
+        parser.error("--scored-alone needs --scored")
+    if args.catalog.is_file():
+        figures = json.loads(args.catalog.read_text())
+    else:
+        catalog = Catalog.open(args.catalog)
+        if args.pairs:
+            test_frame(catalog).write_parquet(args.pairs)
+            return
+        named = [(name, Path(path)) for name, _, path in (one.partition("=") for one in args.scored)]
+        models = [scored(catalog, name, path) for name, path in named]
+        models += [] if args.scored_alone else baselines(catalog)
+        reference = args.reference or (named[0][0] if named else DEFAULT_REFERENCE)
+        if reference not in (names := [model.name for model in models]):
+            sys.exit(f"baselines: --reference is {reference!r}, expected one of {', '.join(names)}")
+        figures = report(catalog, models, reference, sorted(int(most) for most in args.ratings.split(",") if most))
+    if args.json:
+        print(json.dumps(figures))
+    else:
+        console = Console(highlight=False)
+        console.print(table(figures))
+        if figures["by_ratings"]:
+            console.print(table_by_ratings(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Every exit of a fine-tuned model on a catalog's held-out splits: validation with intervals, and test pairs for the baselines.
+
+    python benchmarks/ranking/exits.py FOLDER [--variant cpu-int8]
+    python benchmarks/ranking/baselines.py FOLDER/catalog --scored "5 layers=FOLDER/exits/5.parquet" …
+
+    FOLDER/catalog
+    FOLDER/bundle        with --variant: the runtime scores
+    FOLDER/checkpoint    without: PyTorch, float32
+
+Writes FOLDER/exits: {validation,test}.npy, every exit's log-odds in the split's order, float32 [pairs, exits], not made again;
+and LAYERS.parquet for each exit, the test pairs with probabilities by a Platt map that is fitted on validation.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from judgement import Judgement
+from numpy.typing import NDArray
+from prompts import scored, write_pairs
+from rich.console import Console
+from rich.table import Table
+
+import rexit
+from rexit.bundle import Catalog
+from rexit.calibration.traces import collect
+from rexit.exporter.model.checkpoint import load_checkpoint
+from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.slates import SIZE, cut
+
+SPLITS = ("validation", "test")
+
+
+def log_odds(folder: Path, catalog: Catalog, variant: str | None) -> tuple[list[int], dict[str, NDArray[np.float32]]]:
+    """Depths of the exits, and what each says of the pairs of each split."""
+    out = folder / "exits"
+    out.mkdir(exist_ok=True)
+    if variant is None:
+        kept = load_checkpoint(folder / "checkpoint", None, None, catalog.info["labels"])
+        depths = list(kept.exits)
+        model = MultiExitModel(kept.decoder, kept.heads, kept.exits, kept.projectors)
+    else:
+        session = rexit.open(folder / "bundle", variant)
+        depths = [one.layers for one in session.exits]
+    found = {}
+    for split in SPLITS:
+        path = out / f"{split}.npy"
+        if not path.exists():
+            np.save(path, scored(model, catalog, split) if variant is None else collect(session, cut(catalog, split, SIZE)))
+        found[split] = np.load(path)
+    return depths, found
+
+
+def table(catalog: Catalog, depths: list[int], z: NDArray[np.float32]) -> Table:
+    rows = catalog.split("validation")
+    judgement = Judgement(rows.users, rows.liked)
+    made = Table(title=f"Validation: {len(rows)} pairs (95 % intervals over users)", title_justify="left")
+    for column in ("layers", "AUC", "user AUC", "NDCG@10"):
+        made.add_column(column, justify="right")
+    for depth, column in zip(depths, z.T, strict=True):
+        measured = judgement.of(column).interval()
+        made.add_row(str(depth), *("{:.4f} ({:.4f} to {:.4f})".format(*measured[m]) for m in ("auc", "user_auc", "ndcg@10")))
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--variant", help="of FOLDER/bundle; without it FOLDER/checkpoint is scored")
+    args = parser.parse_args()
+    catalog = Catalog.open(args.folder / "catalog")
+    depths, z = log_odds(args.folder, catalog, args.variant)
+    for k, depth in enumerate(depths):
+        write_pairs(catalog, z["validation"][:, k], z["test"][:, k], args.folder / "exits" / f"{depth}.parquet")
+    Console(highlight=False, width=120).print(table(catalog, depths, z["validation"]))
+
+
+if __name__ == "__main__":
+    main()

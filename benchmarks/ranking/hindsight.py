@@ -1,0 +1,66 @@
+"""What the baselines know and a prompt does not: other users' later ratings of an item.
+
+    python benchmarks/ranking/hindsight.py CATALOG
+
+Biases and matrix factorization are fitted on the whole train split. Where users' histories overlap in time, that holds others'
+ratings that are later than a test pair; a prompt's rates are as of the moment. Here gradient boosting reads what baselines.py
+gives it, and beside it each item's ratings and like rate over the whole train split. A training row sees those of the other folds
+of users, so that it does not see its own label.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from as_of import Features, Interactions, Pairs, cut
+from baselines import TRAIN_SIZE, embeddings, lists_of_training
+from boosting import boosted
+from judgement import Judgement
+from numpy.typing import NDArray
+
+from rexit.bundle import Catalog
+from rexit.bundle.catalog import SPLITS
+from rexit.slates import SIZE
+
+FOLDS, PRIOR = 5, 3.0
+"""Folds of users; ratings at the mean rate that every item begins with."""
+
+
+def rates(known: Pairs, items: NDArray[np.int64], count: int) -> Features:
+    """Of `items` [n], how many of the pairs in `known` are about them and how many of those were liked: float32 [n, 2]."""
+    n = np.bincount(known.items, minlength=count)
+    likes = np.bincount(known.items, known.liked, minlength=count)
+    return np.stack([n, (likes + PRIOR * known.liked.mean()) / (n + PRIOR)], 1)[items].astype(np.float32)
+
+
+def main(catalog: Catalog) -> None:
+    sizes = catalog.info["counts"]
+    train, validation, test = (
+        cut(catalog.split(name), size) for name, size in zip(SPLITS, (TRAIN_SIZE, SIZE, SIZE), strict=True)
+    )
+    interactions, space = Interactions(catalog), embeddings(catalog)
+    counts = [interactions.counts(part) for part in (train, validation, test)]
+    held_out = [interactions.retrieved(part, space, interactions.folded_in(part, space))[1] for part in (validation, test)]
+    lists = [lists_of_training(catalog, interactions, train), *held_out]
+    fold = np.random.default_rng(0).integers(0, FOLDS, sizes["users"])[train.users]
+    own = np.empty((len(train), 2), np.float32)
+    for k in range(FOLDS):
+        own[fold == k] = rates(train.at(fold != k), train.items[fold == k], sizes["items"])
+    later = [own, *(rates(train, part.items, sizes["items"]) for part in (validation, test))]
+    judgement = Judgement(test.users, test.liked)
+    for name, plain in (("counts", [counts]), ("counts and lists", [counts, lists])):
+        found = []
+        for features in (plain, [*plain, later]):
+            inputs = [np.concatenate(parts, 1) for parts in zip(*features, strict=True)]
+            found.append(judgement.of(boosted((inputs[0], train.liked), (inputs[1], validation.liked), inputs[2])[1]))
+        told = [one.interval() for one in (*found, found[1].minus(found[0]))]
+        for metric in ("auc", "user_auc"):
+            before, after, gain = (one[metric] for one in told)
+            difference = "{:+.4f} ({:+.4f} to {:+.4f})".format(*gain)
+            print(f"{name}, {metric}: {before[0]:.4f}, with later ratings {after[0]:.4f}, {difference}", flush=True)
+
+
+if __name__ == "__main__":
+    main(Catalog.open(Path(sys.argv[1])))

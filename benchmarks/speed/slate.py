@@ -1,0 +1,437 @@
+"""One slate, scored by rexit and its peers with the same weights and tokens, in turn: times, their ratios, and agreement.
+
+    make bench-peers                              once: benchmarks/speed/peers.sh, about an hour
+    python benchmarks/speed/slate.py [--rounds 9] [--json]
+
+SmolLM2-135M-Instruct; 20 candidates of 12 tokens behind a prefix of 200, cold, full depth and a third of it; then 1 and 100
+candidates, a prefix of 400, and the same user's second slate. Every contender is a process of its own with its model loaded, and
+waits while another works. A round asks each of them once, every second round in reverse order; ratios are taken within a round.
+A ratio says how many times faster rexit is. A contender whose log-odds do not agree with rexit's float32 chain fails the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from question import COLD, MOMENTS, Questions
+from rich.box import MARKDOWN
+from rich.console import Console
+from rich.table import Table
+from workload import CANDIDATE, SIX_EXITS, Lengths, Words, catalog_of_fixed_lengths
+
+from rexit.bundle import Catalog
+from rexit.measure.machine import machine
+from rexit.slates import SIZE
+
+HERE = Path(__file__).parent
+LENGTHS = Lengths(users=40, items=600, prefixes=(200, 400))
+FULL, THIRD = len(SIX_EXITS) - 1, SIX_EXITS.index(10)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is asked: tokens of the prefix, number of candidates, and whether the user's prefix is cached from another slate."""
+
+    prefix: int
+    candidates: int
+    cached: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"prefix {self.prefix}, {self.candidates} candidates, {'cached' if self.cached else 'cold'}"
+
+
+MAIN = Case(200, 20)
+CASES = (MAIN, Case(200, 20, cached=True), Case(200, 1), Case(200, 100), Case(400, 20))
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way of one peer. reuses: it can keep a user's prefix. slow: asked only in the main case. tolerance, correlation: how
+    far its log-odds may be from rexit's float32 ones and how well they must correlate; tolerance None: it computes something
+    else."""
+
+    name: str
+    peer: str
+    way: str
+    reuses: bool = True
+    slow: bool = False
+    tolerance: float | None = 0.01
+    correlation: float = 0.9999
+
+    def takes_part(self, case: Case) -> bool:
+        return case == MAIN or not (self.slow or (case.cached and not self.reuses))
+
+
+# 8-bit weights do not give the same log-odds as 32-bit ones, least of all in a model that was never trained to say yes or no:
+# these bounds only tell a wrong computation from a rounded one. How well each precision agrees is in the table.
+INT8 = {"tolerance": 6.0, "correlation": 0.8}
+SLOW = {"reuses": False, "slow": True}
+OURS = (
+    Contender("int8_full", "ours-int8", f"exit_{FULL}", **INT8),
+    Contender("int8_third", "ours-int8", f"exit_{THIRD}", tolerance=None),
+    Contender("int8_policy", "ours-int8", "policy", tolerance=None),
+    Contender("fp32_full", "ours-fp32", f"exit_{FULL}", tolerance=0.0, correlation=0.0),
+    Contender("fp32_third", "ours-fp32", f"exit_{THIRD}", tolerance=None),
+)
+PEERS = (
+    Contender("llama_cpp", "llama-q8_0", "", **INT8),
+    Contender("llama_cpp_bf16", "llama-bf16", "", **INT8),
+    Contender("ort_one_by_one", "ort", "one_by_one", **SLOW),
+    Contender("ort_padded_batch", "ort", "padded_batch", **SLOW),
+    Contender("ort_shared_prefix", "ort", "shared_prefix"),
+    Contender("genai_one_by_one", "genai", "one_by_one", **SLOW),
+    Contender("genai_rewound", "genai", "rewound"),
+    Contender("torch_one_by_one", "torch", "one_by_one", **SLOW),
+    Contender("torch_padded_batch", "torch", "padded_batch", **SLOW),
+    Contender("torch_shared_prefix", "torch", "shared_prefix"),
+    Contender("torch_compiled_one_by_one", "torch", "compiled_one_by_one", **SLOW),
+    Contender("torch_compiled_padded_batch", "torch", "compiled_padded_batch", **SLOW),
+)
+REFERENCE = "fp32_full"
+IN_WORDS = tuple(
+    Contender(f"{precision}_text_{depth}", f"text-{precision}", depth, **bounds)
+    for precision, depth, bounds in (
+        ("int8", "full", INT8),
+        ("int8", "policy", {"tolerance": None}),
+        ("fp32", "full", {"tolerance": 0.0, "correlation": 0.0}),
+    )
+)
+IN_VECTORS = tuple(Contender(f"int8_vectors_{depth}", "vectors-int8", depth, tolerance=None) for depth in ("full", "policy"))
+"""--question (question.py): the same weights as llama.cpp in words; another model in vectors, which answers the same question."""
+WIDTH = 190
+"""Of the tables, in columns: as wide as they need, whatever the terminal."""
+
+
+class Peer:
+    """A child process that scores (peers/protocol.py)."""
+
+    def __init__(self, python: Path, script: str, setup: Mapping[str, Any], log: Path) -> None:
+        self.script = script
+        with open(log, "w") as errors:
+            command = [str(python), str(HERE / "peers" / script)]
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
+        self.log = log
+        ready = self.tell(setup)
+        self.ways: list[str] = ready["ways"]
+        self.about: dict[str, Any] = ready["about"]
+
+    def tell(self, what: Mapping[str, Any]) -> dict[str, Any]:
+        assert self.process.stdin and self.process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(what), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        if not line:
+            last = (self.log.read_text().strip().splitlines() or ["no message"])[-1]
+            sys.exit(f"slate.py: {self.script} ended: {last} (see {self.log})")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def ask(self, way: str, request: Mapping[str, Any], cached: bool) -> tuple[float, list[float]]:
+        """Milliseconds and log-odds."""
+        answer = self.tell({"way": way, "requests": [request], "cached": cached})
+        return answer["milliseconds"][0], answer["log_odds"][0]
+
+    def close(self) -> None:
+        assert self.process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.wait()
+
+
+def bundle_of(model: Path, work: Path) -> Path:
+    """The bundle with cpu-fp32 and cpu-int8, exported again if the exporter has changed since."""
+    out = work / "bundle"
+    sources = (HERE.parent / "exporter").rglob("*.py")
+    made = out / "manifest.json"
+    if not made.exists() or made.stat().st_mtime < max(path.stat().st_mtime for path in sources):
+        from rexit.exporter.export import export_bundle
+        from rexit.exporter.options import ExportOptions
+
+        work.mkdir(parents=True, exist_ok=True)
+        print(f"exporting {out}", file=sys.stderr)
+        export_bundle(
+            model / "checkpoint",
+            catalog_of_fixed_lengths(work, Words.of_checkpoint(model / "checkpoint"), LENGTHS),
+            out,
+            ExportOptions(
+                exits=SIX_EXITS, head="shared", precisions=("fp32", "int8"), golden_slates=2, quality_slates=15, accept_loss=True
+            ),
+        )
+    return out
+
+
+class Requests:
+    """Random slates of one kind, the same in every run."""
+
+    def __init__(self, bundle: Path) -> None:
+        import rexit
+
+        self.catalog = Catalog.open(bundle / "catalog")
+        self.labels = self.catalog.info["labels"]
+        self.session = rexit.open(bundle, "cpu-int8")
+        self.random = np.random.default_rng(1)
+
+    def draw(self, case: Case) -> dict[str, Any]:
+        users = range(LENGTHS.prefixes.index(case.prefix), LENGTHS.users, len(LENGTHS.prefixes))
+        user = int(self.random.choice(users))
+        slate, before = (self.random.choice(LENGTHS.items, case.candidates, replace=False).tolist() for _ in range(2))
+        request = {"user": user, "no": self.labels["no"], "yes": self.labels["yes"], "before": self._asked(user, before)}
+        request |= self._asked(user, slate)
+        lengths = (len(request["prefix"]), {len(candidate) for candidate in request["candidates"]})
+        assert lengths == (case.prefix, {CANDIDATE}), lengths
+        return request
+
+    def _asked(self, user: int, items: Sequence[int]) -> dict[str, Any]:
+        prefix, candidates = self.session.prompt(user, items)
+        return {"items": items, "prefix": prefix.tolist(), "candidates": [candidate.tolist() for candidate in candidates]}
+
+
+@contextlib.contextmanager
+def started(
+    peers: Path, bundle: Path, work: Path, threads: int, check: Sequence[Mapping[str, Any]], wanted: set[str]
+) -> Iterator[dict[str, Peer]]:
+    """rexit and the peers wanted (all if none is named), loaded."""
+    model, optimum, llama = peers / "model", peers / "optimum/bin/python", peers / "llama/bin/python"
+    own = Path(sys.executable)
+    most = max(case.candidates for case in CASES)
+    cells = max(case.prefix + case.candidates * CANDIDATE for case in CASES)
+    in_llama = {"max_candidates": most, "max_tokens": -(-cells // 256) * 256, "ubatch": [256, 512]}
+    plans: dict[str, Plan] = {
+        "ours-fp32": (own, "ours.py", {"bundle": str(bundle), "variant": "cpu-fp32", "check": check, "policy": "halving"}),
+        "ours-int8": (own, "ours.py", {"bundle": str(bundle), "variant": "cpu-int8", "check": check, "policy": "halving"}),
+        "llama-q8_0": (llama, "llama.py", {"gguf": str(model / "q8_0.gguf"), **in_llama}),
+        "llama-bf16": (llama, "llama.py", {"gguf": str(model / "bf16.gguf"), **in_llama}),
+        "ort": (optimum, "ort.py", {"onnx": str(model / "onnx"), "onnx_past": str(model / "onnx-past"), "batch": 20}),
+        "genai": (peers / "genai/bin/python", "genai.py", {"genai": str(model / "genai"), "max_length": 512}),
+        "torch": (own, "pytorch.py", {"checkpoint": str(model / "checkpoint"), "batch": 20}),
+    }
+    chosen = {name: plan for name, plan in plans.items() if not wanted or name in {*wanted, *(o.peer for o in OURS)}}
+    with loaded(chosen, threads, work) as running:
+        yield running
+
+
+Plan = tuple[Path, str, dict[str, Any]]
+"""A peer's Python, its script and what it needs to load its model."""
+
+
+@contextlib.contextmanager
+def loaded(plans: Mapping[str, Plan], threads: int, work: Path) -> Iterator[dict[str, Peer]]:
+    running: dict[str, Peer] = {}
+    try:
+        for name, (python, script, setup) in plans.items():
+            print(f"loading {name}", file=sys.stderr)
+            running[name] = Peer(python, script, {"threads": threads, **setup}, work / f"{name}.log")
+        yield running
+    finally:
+        for peer in running.values():
+            peer.close()
+
+
+def fastest(peer: Peer, requests: Sequence[Mapping[str, Any]], cached: bool) -> tuple[str, dict[str, float]]:
+    """The way of a peer with the lowest median, after a warm-up request, and the medians of all its ways."""
+    taken = {way: [peer.ask(way, request, cached)[0] for request in requests][1:] for way in peer.ways}
+    medians = {way: float(np.median(times)) for way, times in taken.items()}
+    return min(medians, key=lambda way: medians[way]), medians
+
+
+def ratios(times: Mapping[str, NDArray[np.float64]], ours: Sequence[str], peers: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """How many times faster ours are: `{a}_vs_{b}` -> median and quartiles over rounds of b's time divided by a's.
+
+    times: milliseconds [rounds] of each contender.
+    """
+    found = {}
+    for one in ours:
+        for other in peers:
+            if one in times and other in times:
+                each = times[other] / times[one]
+                low, middle, high = np.percentile(each, [25, 50, 75]).tolist()
+                found[f"{one}_vs_{other}"] = {"median": middle, "quartiles": [low, high]}
+    return found
+
+
+def agreement(seen: NDArray[np.float64], expected: NDArray[np.float64]) -> dict[str, float]:
+    """Of one contender's log-odds with the reference's, over all rounds and candidates."""
+    return {
+        "correlation": float(np.corrcoef(seen, expected)[0, 1]),
+        "max_difference": float(np.abs(seen - expected).max()),
+    }
+
+
+def disagreements(
+    found: Mapping[str, Mapping[str, float]], contenders: Sequence[Contender], reference: str = REFERENCE
+) -> list[str]:
+    """One line for each contender that does not compute what it should. NaN does not pass."""
+    lines = []
+    for one in contenders:
+        if one.tolerance is None or one.name not in found:
+            continue
+        row = found[one.name]
+        if not (row["max_difference"] <= one.tolerance and row["correlation"] >= one.correlation):
+            lines.append(
+                f"{one.name}: log-odds differ from {reference} by up to {row['max_difference']:.3g}, correlation "
+                f"{row['correlation']:.5f}; expected at most {one.tolerance:g} and at least {one.correlation:g}"
+            )
+    return lines
+
+
+def measure(running: Mapping[str, Peer], requests: Requests, case: Case, rounds: int) -> dict[str, Any]:
+    """One case: every round asks every contender once."""
+    contenders = [one for one in (*OURS, *PEERS) if one.peer in running and one.takes_part(case)]
+    about = {"prefix": case.prefix, "candidates": case.candidates, "candidate_tokens": CANDIDATE, "cached": case.cached}
+    names = [one.name for one in contenders]
+    ours, peers = ([one.name for one in side if one.name in names] for side in (OURS, PEERS))
+    return about | asked_in_turn(running, contenders, (ours, peers), lambda: requests.draw(case), case.name, case.cached, rounds)
+
+
+def asked_in_turn(
+    running: Mapping[str, Peer],
+    contenders: Sequence[Contender],
+    sides: tuple[Sequence[str], Sequence[str]],
+    draw: Callable[[], Mapping[str, Any]],
+    name: str,
+    cached: bool,
+    rounds: int,
+    reference: str = REFERENCE,
+) -> dict[str, Any]:
+    """Every round draws a request and asks every contender once. sides: whose times divide, and whose are divided."""
+    best: dict[str, str] = {}
+    tried: dict[str, dict[str, float]] = {}
+    for peer in ("llama-q8_0", "llama-bf16"):
+        if peer in running:
+            best[peer], tried[peer] = fastest(running[peer], [draw() for _ in range(4)], cached)
+    times = {one.name: np.zeros(rounds) for one in contenders}
+    answers: dict[str, list[float]] = {one.name: [] for one in contenders}
+    for n in range(-1, rounds):  # round -1 warms up
+        request = draw()
+        for one in contenders if n % 2 else contenders[::-1]:
+            time.sleep(0.02)  # the previous contender's thread pools may still spin
+            taken, log_odds = running[one.peer].ask(one.way or best[one.peer], request, cached)
+            if n >= 0:
+                times[one.name][n] = taken
+                answers[one.name] += log_odds
+        print(f"{name}: round {n + 1} of {rounds}", file=sys.stderr)
+    expected = np.array(answers[reference])
+    compared = {one.name: agreement(np.array(answers[one.name]), expected) for one in contenders if one.tolerance is not None}
+    return {
+        "rounds": rounds,
+        "milliseconds": {name: float(np.median(values)) for name, values in times.items()},
+        "ratios": ratios(times, *sides),
+        "agreement": compared,
+        "disagreements": disagreements(compared, contenders, reference),
+        "llama_cpp_configurations": tried,
+    }
+
+
+def questions(folder: Path, peers: Path, work: Path, threads: int, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One question put in words and in vectors: the cases, and what is to be known of both."""
+    asked = Questions(folder)
+    own, llama = Path(sys.executable), peers / "llama/bin/python"
+    bundle = {
+        prompt: {"bundle": str(path), "policy": "own", "check": asked.checks(prompt)} for prompt, path in asked.bundles.items()
+    }
+    in_llama = {"max_candidates": SIZE, "max_tokens": -(-asked.most() // 256) * 256, "ubatch": [256, 512]}
+    plans: dict[str, Plan] = {
+        "text-int8": (own, "ours.py", bundle["text"] | {"variant": "cpu-int8"}),
+        "text-fp32": (own, "ours.py", bundle["text"] | {"variant": "cpu-fp32"}),
+        "vectors-int8": (own, "ours.py", bundle["vectors"] | {"variant": "cpu-int8"}),
+        "llama-q8_0": (llama, "llama.py", {"gguf": str(folder / "text/q8_0.gguf"), **in_llama}),
+        "llama-bf16": (llama, "llama.py", {"gguf": str(folder / "text/bf16.gguf"), **in_llama}),
+    }
+    theirs = tuple(one for one in PEERS if one.peer in plans)
+    ours = (*IN_WORDS, *IN_VECTORS)
+    sides, about = ([one.name for one in ours], [one.name for one in theirs]), asked.about()
+    with loaded(plans, threads, work) as running:
+        cases = {
+            moment: asked_in_turn(
+                running,
+                [*ours, *theirs],
+                sides,
+                functools.partial(asked.draw, moment),
+                moment,
+                moment != COLD,
+                rounds,
+                "fp32_text_full",
+            )
+            for moment in MOMENTS
+        }
+        about["peers"] = {name: peer.about for name, peer in running.items()}
+    return cases, about
+
+
+def report(cases: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any], threads: int) -> dict[str, Any]:
+    """What --json prints. `ratios` are medians: the main case's, and of a question those of its cold case."""
+    main = [cases[name]["ratios"] for name in (MAIN.name, COLD) if name in cases]
+    return {
+        "ratios": {name: value["median"] for each in main for name, value in each.items()},
+        "cases": cases,
+        "threads": threads,
+        "machine": machine(),
+        "about": about,
+    }
+
+
+def show(result: Mapping[str, Any], console: Console) -> None:
+    for name, case in result["cases"].items():
+        ours = list(dict.fromkeys(pair.partition("_vs_")[0] for pair in case["ratios"]))
+        table = Table(box=MARKDOWN, title=f"{name}; {result['threads']} threads, {case['rounds']} rounds", title_justify="left")
+        for column in ("", "ms", *ours, "correlation", "max diff"):
+            table.add_column(column, justify="right" if column else "left", no_wrap=True)
+        for contender, milliseconds in case["milliseconds"].items():
+            found = [case["ratios"].get(f"{one}_vs_{contender}") for one in ours]
+            faster = ["{:.2f} ({:.2f}-{:.2f})".format(r["median"], *r["quartiles"]) if r else "" for r in found]
+            same = case["agreement"].get(contender)
+            figures = (f"{same['correlation']:.5f}", f"{same['max_difference']:.2g}") if same else ("", "")
+            table.add_row(contender, f"{milliseconds:.1f}", *faster, *figures)
+        console.print(table)
+    console.print("Columns of rexit's variants: how many times faster each is than the row; median and quartiles over rounds.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", type=Path, default=Path("build/peers"))
+    parser.add_argument("--work", type=Path, default=Path("build/bench/slate"))
+    parser.add_argument("--rounds", type=int, default=9, help="of the main case; the others have half as many")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", default="", help="peers to start, separated by commas; all if not given")
+    parser.add_argument("--main", action="store_true", help="the main case alone")
+    parser.add_argument("--question", type=Path, help="folder of two fine-tuned models (question.py): that case alone")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.question:
+        cases, about = questions(args.question, args.peers, args.work, args.threads, args.rounds)
+    else:
+        bundle = bundle_of(args.peers / "model", args.work)
+        requests = Requests(bundle)
+        check = [requests.draw(MAIN) for _ in range(5)]
+        wanted = set(filter(None, args.only.split(",")))
+        with started(args.peers, bundle, args.work, args.threads, check, wanted) as running:
+            fewer = max(3, args.rounds // 2)
+            cases = {MAIN.name: measure(running, requests, MAIN, args.rounds)}
+            for case in () if args.main else CASES[1:]:
+                cases[case.name] = measure(running, requests, case, fewer)
+            about = {name: peer.about for name, peer in running.items()}
+    result = report(cases, about, args.threads)
+    if args.json:
+        print(json.dumps(result, indent=1))
+    else:
+        show(result, Console(highlight=False, width=WIDTH))
+    if found := [f"{name}: {line}" for name, case in cases.items() for line in case["disagreements"]]:
+        sys.exit("\n".join(["slate.py: not the same computation", *found]))
+
+
+if __name__ == "__main__":
+    main()

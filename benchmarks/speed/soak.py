@@ -1,0 +1,237 @@
+"""Hours of requests of every kind on one bundle: does memory grow, do answers slow down, does anything fail that should not?
+
+    python benchmarks/speed/soak.py build/demo/bundle --minutes 60 --sessions 2 --rate 20 [--json] [--plot soak.png]
+
+Each session has a thread of its own, which sends its requests at random moments, `rate` a second on average.
+
+| of 20 | request | must end in |
+|---|---|---|
+| 12 | a known user, or an unknown one with interactions, and 1 to 60 items; some with top-k or a forced exit | scores |
+| 4 | the same with a deadline of 0.05 to 5 ms | scores, or DeadlineError |
+| 2 | the same, cancelled by another thread within 3 ms | scores, or CancelledError |
+| 2 | malformed: an item or an exit that is not there, no item, a deadline of nothing | InputError |
+
+Now and then a session drops its cache, is trimmed, saves its prefixes and loads them again, or makes room for a new one. Any
+other end of a request stops the run with exit code 1. Reported per minute: requests by how they ended, milliseconds of those that
+scored without a deadline (median and 99th percentile), resident memory. The slope of memory is Theil's and Sen's over the second
+half, where caches are full, with its 95 % interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import theilslopes
+
+import rexit
+from rexit.bundle import Bundle, Catalog
+from rexit.errors import CancelledError, DeadlineError, InputError
+from rexit.runtime import Session
+
+MINUTE = 60.0
+EXPECTED = {"scored": (), "deadline": (DeadlineError,), "cancelled": (CancelledError,), "malformed": (InputError,)}
+KINDS = ["scored"] * 12 + ["deadline"] * 4 + ["cancelled"] * 2 + ["malformed"] * 2
+
+
+@dataclass
+class Minute:
+    """What happened in one minute. milliseconds: of requests without a deadline that scored."""
+
+    ends: Counter[str] = field(default_factory=Counter)
+    milliseconds: list[float] = field(default_factory=list)
+    resident_mb: float = math.nan
+
+    def to_json(self) -> dict[str, Any]:
+        median, p99 = np.percentile(self.milliseconds, (50, 99)) if self.milliseconds else (math.nan, math.nan)
+        return {"ends": dict(self.ends), "median_ms": float(median), "p99_ms": float(p99), "resident_mb": self.resident_mb}
+
+
+class Soak:
+    """A run in progress. wrong: what ended as it must not; the first one stops the run."""
+
+    def __init__(self, session: Session, catalog: Catalog, rate: float, seconds: float) -> None:
+        self._first, self._catalog, self._rate = session, catalog, rate
+        self._begin, self._end = time.monotonic(), time.monotonic() + seconds
+        self._lock = threading.Lock()
+        self.minutes = [Minute() for _ in range(math.ceil(seconds / MINUTE))]
+        self.wrong: list[str] = []
+
+    def run(self, sessions: int, folder: Path) -> None:
+        """folder: for saved prefixes."""
+        threads = [threading.Thread(target=self._drive, args=(n, folder / f"{n}.cache")) for n in range(sessions)]
+        for thread in threads:
+            thread.start()
+        for n, minute in enumerate(self.minutes):
+            while time.monotonic() < min(self._end, self._begin + (n + 1) * MINUTE) and not self.wrong:
+                time.sleep(0.2)
+            minute.resident_mb = resident() / 1e6
+            print(f"minute {n + 1} of {len(self.minutes)}: {minute.to_json()}", file=sys.stderr)
+            if self.wrong:
+                break
+        for thread in threads:
+            thread.join()
+
+    def _drive(self, number: int, saved: Path) -> None:
+        random = np.random.default_rng(number)
+        session = self._first.another()
+        while time.monotonic() < self._end and not self.wrong:
+            kind = KINDS[random.integers(len(KINDS))]
+            begin = time.monotonic()
+            try:
+                self._request(session, kind, random)
+                end = "scored"
+            except EXPECTED[kind] as exc:
+                end = type(exc).__name__
+            except Exception as exc:  # what the run is to find
+                self.wrong.append(f"session {number}, a request of kind {kind}: {type(exc).__name__}: {exc}")
+                return
+            took = time.monotonic() - begin
+            with self._lock:
+                minute = self.minutes[min(len(self.minutes) - 1, int((time.monotonic() - self._begin) / MINUTE))]
+                minute.ends[end] += 1
+                if kind == end == "scored":
+                    minute.milliseconds.append(took * 1e3)
+            if kind == "malformed" and end == "scored":
+                self.wrong.append(f"session {number}: a malformed request was scored")
+                return
+            session = self._now_and_then(session, saved, random)
+            time.sleep(random.exponential(1 / self._rate))
+
+    def _request(self, session: Session, kind: str, random: np.random.Generator) -> None:
+        users, items = self._catalog.users, self._catalog.items
+        drawn = [
+            items.id(int(row)) for row in random.choice(len(items), min(len(items), int(random.integers(1, 61))), replace=False)
+        ]
+        more: dict[str, Any] = {}
+        if random.random() < 0.25:  # a stranger
+            user = -1 if isinstance(users.id(0), int) else "\x7fnobody"
+            more["recent"] = [(items.id(int(row)), bool(random.random() < 0.7)) for row in random.choice(len(items), 8)]
+        else:
+            user = users.id(int(random.integers(len(users))))
+        if random.random() < 0.2:
+            more["top_k"] = int(random.integers(1, 11))
+        if random.random() < 0.2:
+            more["force_exit"] = int(random.integers(session.info.exits))
+        if kind == "malformed":
+            how = random.integers(4)
+            drawn = (
+                [*drawn, "no such item" if isinstance(drawn[0], str) else -(1 << 40)] if how == 0 else [] if how == 1 else drawn
+            )
+            more |= {"deadline_ms": 0.0} if how == 2 else {"force_exit": 1000} if how == 3 else {}
+        if kind == "deadline":
+            more["deadline_ms"] = float(np.exp(random.uniform(np.log(0.05), np.log(5))))
+        timer = threading.Timer(random.uniform(0, 0.003), session.cancel) if kind == "cancelled" else None
+        if timer:
+            timer.start()
+        try:
+            scores = session.score(user, drawn, **more)
+        finally:
+            if timer:
+                timer.join()
+        answered = scores.exit >= 0
+        if not ((scores.probability[answered] >= 0) & (scores.probability[answered] <= 1)).all():
+            raise ValueError(f"probabilities {scores.probability} of user {user}")
+
+    def _now_and_then(self, session: Session, saved: Path, random: np.random.Generator) -> Session:
+        match int(random.integers(400)):
+            case 0:
+                session.clear_cache()
+            case 1:
+                session.trim()
+            case 2:
+                session.save_cache(saved)
+                session.load_cache(saved)
+            case 3:
+                return self._first.another()
+        return session
+
+
+def resident() -> int:
+    """Bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def summary(minutes: list[Minute]) -> dict[str, Any]:
+    half = minutes[len(minutes) // 2 :]
+    slope, _, low, high = (
+        theilslopes([m.resident_mb for m in half], np.arange(len(half)) / 60) if len(half) > 2 else [math.nan] * 4
+    )
+    ends = sum((minute.ends for minute in minutes), Counter[str]())
+    return {
+        "minutes": [minute.to_json() for minute in minutes],
+        "ends": dict(ends),
+        "memory_mb_per_hour": {"slope": float(slope), "low": float(low), "high": float(high)},
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    table = Table(title="Soak, by minute")
+    for name in ("minute", "requests", "median ms", "99 % ms", "resident MB"):
+        table.add_column(name, justify="right")
+    every = max(1, len(found["minutes"]) // 20)
+    for n, row in enumerate(found["minutes"]):
+        if n % every == 0 or n + 1 == len(found["minutes"]):
+            numbers = (f"{row[name]:.2f}" for name in ("median_ms", "p99_ms"))
+            table.add_row(str(n + 1), str(sum(row["ends"].values())), *numbers, f"{row['resident_mb']:.1f}")
+    console, slope = Console(), found["memory_mb_per_hour"]
+    console.print(table)
+    console.print(f"ends: {', '.join(f'{name} {count}' for name, count in sorted(found['ends'].items()))}")
+    console.print(f"memory: {slope['slope']:+.2f} MB an hour ({slope['low']:+.2f} to {slope['high']:+.2f})")
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    minutes = np.arange(1, len(found["minutes"]) + 1)
+    figure, (upper, lower) = plt.subplots(2, sharex=True, figsize=(8, 5), layout="constrained")
+    for name, text in (("median_ms", "median"), ("p99_ms", "99th percentile")):
+        upper.plot(minutes, [row[name] for row in found["minutes"]], label=text)
+    upper.set(ylabel="milliseconds", ylim=(0, None))
+    upper.legend()
+    lower.plot(minutes, [row["resident_mb"] for row in found["minutes"]])
+    lower.set(ylabel="resident MB", xlabel="minute", ylim=(0, None))
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--variant")
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--sessions", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=20, help="requests a second of each session")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--plot", type=Path)
+    args = parser.parse_args()
+    catalog = Bundle.open(args.bundle, args.variant).catalog
+    with rexit.open(args.bundle, args.variant, threads=1) as session, tempfile.TemporaryDirectory() as folder:
+        session.warm_up()
+        soak = Soak(session, catalog, args.rate, args.minutes * MINUTE)
+        soak.run(args.sessions, Path(folder))
+    if soak.wrong:
+        sys.exit("\n".join(soak.wrong))
+    found = summary(soak.minutes)
+    if args.plot:
+        plot(found, args.plot)
+    if args.json:
+        print(json.dumps(found))
+    else:
+        show(found)
+
+
+if __name__ == "__main__":
+    main()
