@@ -1,11 +1,11 @@
 """What `rexit index` costs as users grow: seconds and peak memory of each of its stages, on synthetic interactions.
 
-    python benchmarks/scale/index_scale.py FOLDER [--users 10000 30000 100000] [--epochs 20] [--threads 1] [--json]
+    python benchmarks/scale/index_scale.py FOLDER [--users 10000 30000 100000] [--epochs 20] [--each 50] [--threads 1] [--json]
 
 Interactions are drawn, seeded: a fifth as many items as users, popular by a power law, in clusters; each user likes three
-clusters and meets 50 items on average, four in five of them from these. FOLDER keeps data and results, so that a run that was
-stopped goes on with the next size. Each size is indexed by a process of its own; memory is the kernel's high-water mark of
-resident memory, reset at the start of each stage.
+clusters and draws `--each` items on average, four in five of them from these; what is drawn twice counts once. FOLDER keeps data
+and results, so that a run that was stopped goes on with the next size. Each size is indexed by a process of its own; memory is
+the kernel's high-water mark of resident memory, reset at the start of each stage.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rich.table import Table
 
 from rexit.measure.machine import machine
 
-EACH, CLUSTER, TASTES = 50, 100, 3  # interactions of a user, items of a cluster, clusters that a user likes
+CLUSTER, TASTES = 100, 3  # items of a cluster, clusters that a user likes
 NOTHING = {"seconds": 0.0, "cpu_seconds": 0.0, "peak_gib": 0.0}  # of a stage
 DRAWN = 100_000  # users whose interactions are drawn at once
 TEMPLATE = """
@@ -43,17 +43,17 @@ disliked = " no"
 """
 
 
-def interactions(users: int, items: int, seed: int = 0) -> pl.DataFrame:
-    """`user_id`, `item_id`, `rating` and `timestamp`; nobody meets an item twice."""
+def interactions(users: int, items: int, each: int, seed: int = 0) -> pl.DataFrame:
+    """`user_id`, `item_id`, `rating` and `timestamp`; nobody meets an item twice. each: items drawn for a user, on average."""
     return pl.concat(
-        _interactions(begin, min(users, begin + DRAWN), items, np.random.default_rng([seed, begin]))
+        _interactions(begin, min(users, begin + DRAWN), items, each, np.random.default_rng([seed, begin]))
         for begin in range(0, users, DRAWN)
     )
 
 
-def _interactions(begin: int, end: int, items: int, random: np.random.Generator) -> pl.DataFrame:
+def _interactions(begin: int, end: int, items: int, each: int, random: np.random.Generator) -> pl.DataFrame:
     clusters = max(TASTES, items // CLUSTER)
-    counts = np.maximum(10, random.geometric(1 / EACH, end - begin))
+    counts = np.maximum(10, random.geometric(1 / each, end - begin))
     user = np.repeat(np.arange(begin, end), counts)
     tastes = np.repeat(random.integers(0, clusters, (end - begin, TASTES)), counts, axis=0)
     fits = random.random(len(user)) < 0.8
@@ -66,13 +66,13 @@ def _interactions(begin: int, end: int, items: int, random: np.random.Generator)
     return pl.DataFrame(drawn).unique(["user_id", "item_id"], keep="first", maintain_order=True)
 
 
-def write_data(folder: Path, users: int) -> None:
+def write_data(folder: Path, users: int, each: int) -> None:
     """ratings.parquet, items.csv, users.csv, tokenizer.json and prompt.toml."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     folder.mkdir(parents=True, exist_ok=True)
     items = users // 5
-    interactions(users, items).write_parquet(folder / "ratings.parquet")
+    interactions(users, items, each).write_parquet(folder / "ratings.parquet")
     pl.DataFrame({"item_id": range(items), "title": [f"Item {n}" for n in range(items)]}).write_csv(folder / "items.csv")
     pl.DataFrame({"user_id": range(users), "group": [f"Group {n % 97}" for n in range(users)]}).write_csv(folder / "users.csv")
     words = {word: n for n, word in enumerate([*sorted(pre_tokenizers.ByteLevel.alphabet()), "Ġyes", "Ġno"])}
@@ -130,13 +130,13 @@ def index(folder: Path, epochs: int, threads: int) -> dict[str, Any]:
     return {"counts": info["counts"], "retrieval": info["retrieval"], "stages": stages.stages}
 
 
-def measured(folder: Path, users: int, epochs: int, threads: int) -> dict[str, Any]:
+def measured(folder: Path, users: int, each: int, epochs: int, threads: int) -> dict[str, Any]:
     """What index() says, from a process of its own or from an earlier run."""
-    place = folder / f"users-{users}"
+    place = folder / f"users-{users}-each-{each}"
     kept = place / f"epochs-{epochs}-threads-{threads}.json"
     if not kept.is_file():
         if not (place / "prompt.toml").is_file():
-            write_data(place, users)
+            write_data(place, users, each)
         code = (
             "import sys; from pathlib import Path; import index_scale as scale; from rexit.bundle.files import write_json; "
             "place, kept, epochs, threads = sys.argv[1:]; "
@@ -153,11 +153,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--users", type=int, nargs="+", default=[10_000, 30_000, 100_000])
     parser.add_argument("--epochs", type=int, default=20, help="LightGCN's at most; at scale few are needed")
+    parser.add_argument("--each", type=int, default=50, help="items drawn for a user, on average")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     folder = args.folder.resolve()
-    results = {users: measured(folder, users, args.epochs, args.threads) for users in args.users}
+    results = {users: measured(folder, users, args.each, args.epochs, args.threads) for users in args.users}
     if args.json:
         print(json.dumps({"machine": machine(), "results": results}, indent=1))
         return

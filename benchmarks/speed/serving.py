@@ -1,6 +1,6 @@
 """`rexit serve` under load, beside the same slates through the same number of sessions without HTTP.
 
-    python benchmarks/speed/serving.py BUNDLE [--slate 50] [--requests 200] [--sessions 1] [--threads 0] [--json]
+    python benchmarks/speed/serving.py BUNDLE [--variant NAME] [--slate 50] [--requests 200] [--sessions 1] [--json]
 
 The service is a process of its own on 127.0.0.1; the clients share the machine with it, and its cores. Slates are those of
 `rexit bench`: random users and items, the same ones every time.
@@ -41,12 +41,24 @@ CLIENTS = 32
 
 
 @contextlib.contextmanager
-def service(bundle: Path, sessions: int, threads: int) -> Iterator[int]:
+def service(bundle: Path, variant: str, sessions: int, threads: int) -> Iterator[int]:
     """The port of a `rexit serve`."""
-    words = [sys.executable, "-m", "rexit", "serve", str(bundle), "--port", "0", "--sessions", str(sessions)]
+    words = [
+        sys.executable,
+        "-m",
+        "rexit",
+        "serve",
+        str(bundle),
+        "--variant",
+        variant,
+        "--port",
+        "0",
+        "--sessions",
+        str(sessions),
+    ]
     with subprocess.Popen([*words, "--threads", str(threads), "--queue", "1000"], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        line = process.stderr.readline()
+        line = next((line for line in process.stderr if "http://" in line), "")  # warnings come first
         try:
             yield int(line.rsplit(":", 1)[1])
         finally:
@@ -89,6 +101,7 @@ def closed(workers: Sequence[load.Worker], count: int) -> tuple[float, float, fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("bundle", type=Path)
+    parser.add_argument("--variant", help="the bundle's first, if not given")
     parser.add_argument("--slate", type=int, default=50)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--sessions", type=int, default=1)
@@ -98,8 +111,9 @@ def main() -> None:
     options = parser.parse_args()
     bundle = Bundle.open(options.bundle)
     requests = draw(bundle, BenchOptions(slate=options.slate, requests=options.requests))
-    served_here = rexit.open(options.bundle, threads=options.threads)
-    with service(options.bundle, options.sessions, options.threads) as port, served_here as session:
+    variant = options.variant or next(iter(bundle.variants))
+    served_here = rexit.open(options.bundle, variant, threads=options.threads)
+    with service(options.bundle, variant, options.sessions, options.threads) as port, served_here as session:
         sessions = [session, *(session.another() for _ in range(options.sessions - 1))]
         ways: dict[str, Sequence[load.Worker]] = {
             "direct": [lambda i, one=one: one.score(requests[i].user, requests[i].items) for one in sessions],

@@ -95,6 +95,7 @@ def _threads(size: int) -> Iterator[None]:
 
 def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retriever:
     users, items = likes.users, likes.items
+    progress("LightGCN", 0, max(1, options.epochs))  # a large graph's start takes minutes
     order = np.argsort(likes.graph[0], kind="stable")
     user, item = (torch.from_numpy(side[order].astype(np.int32)) for side in likes.graph)
     del order

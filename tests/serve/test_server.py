@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from builders.held_out import write_ranked
+from rexit.cli.serve import threads_for
 from rexit.serve.server import listen
 from running.service import Service
 
@@ -47,6 +48,12 @@ def slow(bundle: Path) -> Iterator[subprocess.Popen[str]]:
 def line(process: subprocess.Popen[str]) -> str:
     assert process.stderr is not None
     return process.stderr.readline()
+
+
+@pytest.mark.parametrize(("sessions", "threads"), [(1, 8), (2, 7), (8, 1), (64, 1)])
+def test_all_sessions_at_once_have_a_thread_for_each_core(monkeypatch: pytest.MonkeyPatch, sessions: int, threads: int) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)))
+    assert threads_for(sessions) == threads
 
 
 def test_sigterm_finishes_what_runs_and_exits_with_0(slow: subprocess.Popen[str]) -> None:

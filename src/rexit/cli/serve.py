@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +22,12 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one, which is printed.")] = 8000,
     sessions: Annotated[int, typer.Option(min=1, max=64, help="Requests scored at once.")] = 1,
-    threads: Annotated[int, typer.Option(help="Threads of the backend, for all sessions together; 0: one per core.")] = 0,
+    threads: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Threads of one request: its session's own and a pool's that all share. 0: in all one per core."
+        ),
+    ] = 0,
     device: DeviceOption = None,
     cache_mib: Annotated[int, typer.Option(min=1, help="Of cached prefixes, for each session.")] = 32,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait for a session; more are refused with 503.")] = 64,
@@ -44,11 +50,19 @@ def serve(
     from rexit.serve.server import listen
 
     listening = listen(host, port)
-    opened = partial(runtime.open, bundle, variant, threads=threads, device=device, cache_bytes=cache_mib << 20)
+    opened = partial(
+        runtime.open, bundle, variant, threads=threads or threads_for(sessions), device=device, cache_bytes=cache_mib << 20
+    )
     pool = Pool(opened, sessions, queue)
     app = create_app(pool, Limits(max_items, max_body_kib << 10, deadline_ms))
     served = f"{bundle} ({pool.info.variant}), {sessions} sessions, on http://{host}:{listening.getsockname()[1]}"
     run(app, pool, listening, grace_s, lambda: _say(served), _say)
+
+
+def threads_for(sessions: int) -> int:
+    """Of one request, so that all sessions at once have as many as there are cores: its session's own, and the pool's."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores - sessions + 1)
 
 
 def _say(line: str) -> None:

@@ -69,7 +69,7 @@ def test_it_stops_early_and_reports_progress() -> None:
     options = LightGCNOptions(dim=4, layers=1, epochs=500, patience=10)
     made = lightgcn.train(split_likes(), options, lambda *now: told.append(now))
     assert made.epochs <= len(told) < 500
-    assert told[0] == ("LightGCN", 1, 500) and told[-1][1] == len(told)
+    assert told[0] == ("LightGCN", 0, 500) and told[-1][1] == len(told) - 1
 
 
 def test_without_validation_likes_all_epochs_are_run() -> None:
