@@ -58,12 +58,14 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Model:
-    """A model's test scores [n] and probabilities [n]; `chosen` is its regularisation, for the table."""
+    """A model's test scores [n] and probabilities [n]; `chosen` is its regularisation, for the table. A baseline also has scores of
+    the validation split [m]."""
 
     name: str
     score: Scores
     probability: Scores
     chosen: str = ""
+    on_validation: Scores | None = None
 
 
 def baselines(catalog: Catalog) -> Iterator[Model]:
@@ -72,7 +74,7 @@ def baselines(catalog: Catalog) -> Iterator[Model]:
 
     def calibrated(name: str, on_validation: Scores, on_test: Scores, chosen: str = "") -> Model:
         platt = fit(on_validation.astype(np.float32), validation.liked)
-        return Model(name, on_test, 1 / (1 + np.exp(-(platt.a * on_test + platt.b))), chosen)
+        return Model(name, on_test, 1 / (1 + np.exp(-(platt.a * on_test + platt.b))), chosen, on_validation)
 
     likes = np.bincount(train.items[train.liked], minlength=sizes[1]).astype(np.float64)
     yield calibrated("popularity", likes[validation.items], likes[test.items])

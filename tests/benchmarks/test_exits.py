@@ -22,7 +22,7 @@ def folders(monkeypatch: pytest.MonkeyPatch):
     for folder in ("examples/movielens", "benchmarks/ranking"):
         monkeypatch.syspath_prepend(str(ROOT / folder))
     yield
-    for name in ("exits", "prompts", "train", "baselines", "as_of", "boosting", "factorization", "judgement"):
+    for name in ("added", "exits", "prompts", "train", "baselines", "as_of", "boosting", "factorization", "judgement"):
         sys.modules.pop(name, None)
 
 
@@ -48,3 +48,17 @@ def test_checkpoint_and_bundle_say_the_same(tmp_path: Path, monkeypatch, capsys)
     z = found[variant]["test"][:, 1]
     assert abs(auc(model.score, test.liked) - 0.5) == pytest.approx(abs(auc(z, test.liked) - 0.5), abs=1e-6)
     assert "Validation" in capsys.readouterr().out
+
+
+def test_what_a_model_adds_is_nothing_where_it_knows_nothing_and_all_where_it_knows_the_answer() -> None:
+    import added
+    import baselines
+
+    random = np.random.default_rng(0)
+    liked, judged = random.random(2000) < 0.5, random.random(2000) < 0.5
+    seen = [truth + 2 * random.standard_normal(2000) for truth in (liked, judged)]
+    baseline = baselines.Model("some", seen[1], seen[1], on_validation=seen[0])
+    noise = [random.standard_normal(2000) for _ in range(2)]
+    assert auc(added.blended(baseline, noise, liked), judged) == pytest.approx(auc(seen[1], judged), abs=0.01)
+    answers = [truth.astype(np.float64) + 0.1 * one for truth, one in zip((liked, judged), noise, strict=True)]
+    assert auc(added.blended(baseline, answers, liked), judged) > 0.99

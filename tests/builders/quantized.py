@@ -26,7 +26,6 @@ def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
         "q.shift": np.array(ZERO_POINT, np.float32),
         "q.top": np.array(127, np.float32),
         "q.least": np.array(1e-8, np.float32),
-        "q.last": np.array([-1], np.int64),
     }
     for node in model.graph.node:
         if node.op_type != "MatMul" or node.input[1] not in weights or node.input[1] == "head":
