@@ -58,8 +58,8 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Model:
-    """A model's test scores [n] and probabilities [n]; `chosen` is its regularisation, for the table. A baseline also has scores of
-    the validation split [m]."""
+    """A model's test scores [n] and probabilities [n]; `chosen` is its regularisation, for the table. Of a baseline also its
+    scores of the validation split [m]."""
 
     name: str
     score: Scores
