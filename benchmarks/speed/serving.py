@@ -30,6 +30,7 @@ import numpy as np
 
 import rexit
 from rexit.bundle import Bundle
+from rexit.cli.serve import threads_for
 from rexit.measure import load
 from rexit.measure.bench import SEED, BenchOptions, draw
 from rexit.measure.machine import machine
@@ -112,8 +113,9 @@ def main() -> None:
     bundle = Bundle.open(options.bundle)
     requests = draw(bundle, BenchOptions(slate=options.slate, requests=options.requests))
     variant = options.variant or next(iter(bundle.variants))
-    served_here = rexit.open(options.bundle, variant, threads=options.threads)
-    with service(options.bundle, variant, options.sessions, options.threads) as port, served_here as session:
+    threads = options.threads or threads_for(options.sessions)
+    served_here = rexit.open(options.bundle, variant, threads=threads)
+    with service(options.bundle, variant, options.sessions, threads) as port, served_here as session:
         sessions = [session, *(session.another() for _ in range(options.sessions - 1))]
         ways: dict[str, Sequence[load.Worker]] = {
             "direct": [lambda i, one=one: one.score(requests[i].user, requests[i].items) for one in sessions],
