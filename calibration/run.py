@@ -239,12 +239,15 @@ def _as_before_on_failure(paths: Sequence[Path]) -> Iterator[None]:
         except BaseException:  # Ctrl-C too: a policy without its report would be half a calibration
             with interrupts.deferred():
                 for path, before in kept.items():
-                    if before.exists():
-                        os.replace(before, path)
-                    else:
-                        path.unlink(missing_ok=True)
+                    try:
+                        if before.exists():
+                            os.replace(before, path)
+                        else:
+                            path.unlink(missing_ok=True)
+                    except OSError as exc:
+                        raise InputError(f"{path}: cannot be made again what it was: {exc.strerror or exc}") from exc
             raise
     finally:
-        with interrupts.deferred():
+        with interrupts.deferred(), contextlib.suppress(OSError):  # the next writer removes them
             for before in kept.values():
                 before.unlink(missing_ok=True)

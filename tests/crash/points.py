@@ -10,9 +10,11 @@ writing, to rename, remove, make a folder, link. A command runs in a fork of thi
 | kill | SIGKILL |
 | term | SIGTERM |
 | full | the disk is full: this and all later operations that need room fail with ENOSPC |
+| readonly | the disk is read-only, as Linux makes one that fails: this and all later points fail with EROFS |
 
-After each, what the command writes must be the old or the new, whole, and its inputs untouched. After `term` and `full` nothing
-else may lie there, and stderr has one line; after `kill` the same command is run again, and then nothing may.
+After each, what the command writes must be the old or the new, whole, and its inputs untouched. Nothing else may lie there after
+`term` and `full`; `kill` and `readonly` leave no way to remove anything, so the same command is run again, and then nothing may.
+A command that fails says so in one line on stderr.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ from typing import Any, Final
 from builders.bundle_files import contents
 from rexit.cli import main
 
-HOW: Final = ("kill", "term", "full")
+HOW: Final = ("kill", "term", "full", "readonly")
+LEAVES: Final = ("kill", "readonly")  # what is temporary
 CHANGES: Final = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate"}
 NEED_ROOM: Final = {"open", "os.mkdir", "os.link", "os.symlink"}
 
@@ -114,10 +117,10 @@ def _ended(process: int, log: Path) -> Ended:
 
 def _watch(place: Path, told: int, point: int | None, how: str) -> None:
     """Tells one byte for each point, and does at `point` what is to be done."""
-    below, seen, full = os.fsencode(place), 0, False
+    below, seen, broken = os.fsencode(place), 0, False
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal seen, full
+        nonlocal seen, broken
         if not _changes(event, arguments, below):
             return
         os.write(told, b".")
@@ -127,14 +130,17 @@ def _watch(place: Path, told: int, point: int | None, how: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             if how == "term":
                 os.kill(os.getpid(), signal.SIGTERM)
-            full = how == "full"
-        if full and event in NEED_ROOM:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
+            broken = True
+        if broken and (how == "readonly" or event in NEED_ROOM):
+            code = errno.EROFS if how == "readonly" else errno.ENOSPC
+            raise OSError(code, os.strerror(code), str(arguments[0]))
 
     sys.addaudithook(hook)
 
 
 def _changes(event: str, arguments: tuple[Any, ...], below: bytes) -> bool:
+    if event == "ctypes.dlsym":  # looked up by the writer of folders each time before two of them change places
+        return bool(arguments[1] == "renameat2")
     if event == "open":
         path, mode, flags = arguments
         if not (flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) and not (isinstance(mode, str) and set(mode) & set("wax+")):
@@ -163,9 +169,9 @@ def examine(command: Command, made: Path, point: int, how: str, whole: bool = Tr
         left = _state(command, place, before, label)
         if _others(command, place) != others:
             raise WrongError(f"{label}: an input has changed")
-        if how == "kill":
-            if ended.code != 128 + signal.SIGKILL:
-                raise WrongError(f"{label}: ended with {ended.code}\n{ended.err}")
+        if not _ended_well(ended, how, left):
+            raise WrongError(f"{label}: {left}, ended with {ended.code}\n{ended.err}")
+        if how in LEAVES:
             if not whole:
                 return left
             again, _ = run(command, place, None)
@@ -173,16 +179,23 @@ def examine(command: Command, made: Path, point: int, how: str, whole: bool = Tr
                 raise WrongError(f"{label}: the next run ended with {again.code}\n{again.err}")
             left_then = _state(command, place, before, f"{label}, then a whole run")
             assert left_then in ("old", "new")
-        else:
-            lines = [line for line in ended.err.splitlines() if line.startswith("rexit: ")]
-            good = {0} if left == "new" else {1, 2}
-            if ended.code not in good | {143} or "Traceback" in ended.err or (ended.code and len(lines) != 1):
-                raise WrongError(f"{label}: {left}, ended with {ended.code}\n{ended.err}")
         if more := {path.name for path in place.rglob("*") if ".tmp" in path.name}:
             raise WrongError(f"{label}: {sorted(more)} was left behind")
         if more := {path.name for path in place.iterdir()} - names - set(command.writes):
             raise WrongError(f"{label}: {sorted(more)} was left behind")
         return left
+
+
+def _ended_well(ended: Ended, how: str, left: str) -> bool:
+    if how == "kill":
+        return ended.code == 128 + signal.SIGKILL
+    lines = [line for line in ended.err.splitlines() if line.startswith("rexit: ")]
+    good = {0} if left == "new" else {1, 2}
+    if how == "term":
+        good.add(128 + signal.SIGTERM)
+    if how == "readonly":  # the policy is new, its report cannot be written, nor the old policy brought back
+        good |= {1, 2}
+    return ended.code in good and "Traceback" not in ended.err and (ended.code == 0 or len(lines) == 1)
 
 
 def _written(command: Command, place: Path) -> dict[str, dict[str, bytes] | None]:

@@ -43,7 +43,7 @@ def new_folder(target: Path) -> Iterator[Path]:
                     if not os.path.lexists(target):
                         os.rename(beside / "new", target)
             finally:
-                with interrupts.deferred():
+                with interrupts.deferred(), contextlib.suppress(OSError):  # the next writer cleans up
                     _settle(beside)
     except OSError as exc:
         raise InputError(f"{target}: cannot be written: {exc.strerror or exc}") from exc
