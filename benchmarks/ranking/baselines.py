@@ -15,6 +15,7 @@
 | LightGCN | nothing: the user folded in from the visible likes, times the item |
 | boosting, counts | gradient boosting on counts and like rates of user and item; leaves and rounds |
 | boosting, counts and lists | also on what similar users and the nearest items say, in training as a training prompt finds them |
+| boosting, the prompt's numbers | on the counts and rates that the catalog's own prompts tell (told.py), if they tell any |
 
 Rules
 1. Test pairs are scored in slates of 20 (rexit.slates.cut), as of the slate's first. Boosting is fitted on slates of 8.
@@ -44,6 +45,7 @@ from judgement import METRICS, Judgement
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from told import numbers, told
 
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
@@ -97,6 +99,9 @@ def baselines(catalog: Catalog) -> Iterator[Model]:
     yield boosting("boosting, counts", counts)
     lists = [lists_of_training(catalog, interactions, parts[0]), *(said for _, said in found)]
     yield boosting("boosting, counts and lists", [np.concatenate(both, 1) for both in zip(counts, lists, strict=True)])
+    if numbers(catalog):
+        sizes_of_slates = zip(SPLITS, (TRAIN_SIZE, SIZE, SIZE), strict=True)
+        yield boosting("boosting, the prompt's numbers", [told(catalog, split, size) for split, size in sizes_of_slates])
 
 
 def lists_of_training(catalog: Catalog, interactions: Interactions, pairs: Pairs) -> Features:

@@ -12,7 +12,7 @@ from builders.indexed_catalog import write_indexed_catalog
 from rexit.bundle import Catalog, Split
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "ranking"
-MODULES = ("as_of", "baselines", "boosting", "factorization", "judgement")
+MODULES = ("as_of", "baselines", "boosting", "factorization", "judgement", "told")
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_table_of_baselines_and_a_scored_file(folder: Path, tmp_path: Path, monk
     assert models["even"]["auc"][0] == 0.5 and models["even"]["difference"]["auc"] == [-0.5, -0.5, -0.5]
     for name in ("user and item bias", "matrix factorization", "boosting, counts"):
         assert models[name]["auc"][0] > 0.99 and models[name]["log_loss"][0] < 0.4, name
-    assert len(models) == 8
+    assert len(models) == 9
     parts = figures["by_ratings"]
     assert [part["least"] for part in parts] == sorted({part["least"] for part in parts})
     assert sum(part["pairs"] for part in parts) == len(frame)

@@ -31,7 +31,7 @@ def folders(monkeypatch: pytest.MonkeyPatch):
     for folder in ("examples/movielens", "benchmarks/ranking"):
         monkeypatch.syspath_prepend(str(ROOT / folder))
     yield
-    for name in ("prompts", "train", "baselines", "as_of", "boosting", "factorization", "judgement"):
+    for name in ("prompts", "train", "baselines", "as_of", "boosting", "factorization", "judgement", "told"):
         sys.modules.pop(name, None)
 
 

@@ -11,7 +11,7 @@ from builders.indexed_catalog import write_indexed_catalog
 from rexit.bundle import Catalog
 
 FOLDER = str(Path(__file__).parents[2] / "benchmarks" / "ranking")
-MODULES = ("as_of", "baselines", "boosting", "encode", "factorization", "judgement", "retrieval_cost", "text_embeddings")
+MODULES = ("as_of", "baselines", "boosting", "encode", "factorization", "judgement", "retrieval_cost", "text_embeddings", "told")
 
 
 @pytest.fixture

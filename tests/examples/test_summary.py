@@ -30,5 +30,5 @@ def test_scored_test_split_stands_beside_the_baselines(tmp_path: Path, monkeypat
     assert read.probability.tolist() == np.concatenate(expected).tolist()
     report = baselines.report(catalog, [read], "full", [])
     assert report["models"][0]["auc"][0] > 0.6
-    for name in ("baselines", "summary", "as_of", "boosting", "factorization", "judgement"):
+    for name in ("baselines", "summary", "as_of", "boosting", "factorization", "judgement", "told"):
         sys.modules.pop(name)

@@ -1,0 +1,53 @@
+"""The numbers of a catalog's own prompts, as features: counts and rates in the prompt's steps, nothing beside them.
+
+    features = told(catalog, "test", 20)                               # float32 [pairs, numbers], nan where one is missing
+
+1. Of the prompt program the ops that choose among steps stay (`bins`); vectors, texts and the history go.
+2. A piece is written as its own number instead of as tokens, so that a prompt tells which step was chosen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from as_of import Features
+from numpy.typing import NDArray
+
+from rexit.bundle import Catalog
+from rexit.bundle.vectors import REQUIRED
+from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.exporter.prompt.program import Op
+from rexit.slates import cut
+
+
+class _Numbers(Catalog):
+    """A catalog whose prompts are numbers of pieces."""
+
+    @property
+    def piece_table(self) -> dict[str, NDArray[Any]]:  # type: ignore[override]
+        count = self.info["counts"]["pieces"]
+        return {"offsets": np.arange(count + 1), "tokens": np.arange(count, dtype=np.int32)}
+
+
+def numbers(catalog: Catalog) -> list[Op]:
+    """The ops of its prompt program that tell a number."""
+    prompt = catalog.info["prompt"]
+    return [op for op in (*prompt["prefix"], *prompt["candidate"]) if "bins" in op]
+
+
+def told(catalog: Catalog, split: str, size: int) -> Features:
+    """What the prompts of a split's pairs, in slates of `size`, say in numbers: steps from 0, in the split's order."""
+    ops = numbers(catalog)
+    info = dict(catalog.info) | {
+        "prompt": {"prefix": [], "candidate": ops},
+        "requires": [one for one in catalog.info.get("requires") or [] if one != REQUIRED],
+    }
+    builder = PromptBuilder.of(_Numbers(catalog.path, info, catalog.files), split)
+    slates = cut(catalog, split, size)
+    pieces = np.concatenate([builder.prompt(slate.user, slate.items, slate.as_of).candidates for slate in slates])
+    steps = np.full(pieces.shape, np.nan, np.float32)
+    for column, op in enumerate(ops):
+        for step, piece in enumerate(op["bins"]):
+            steps[pieces[:, column] == piece, column] = step
+    return steps
