@@ -13,13 +13,15 @@ Each session has a thread of its own, which sends its requests at random moments
 
 Now and then a session drops its cache, is trimmed, saves its prefixes and loads them again, or makes room for a new one. Any
 other end of a request stops the run with exit code 1. Reported per minute: requests by how they ended, milliseconds of those that
-scored without a deadline (median and 99th percentile), resident memory. The slope of memory is Theil's and Sen's over the second
-half, where caches are full, with its 95 % interval.
+scored without a deadline (median and 99th percentile), resident memory, and what of it is allocated (by malloc, in all threads):
+the rest are pages that it keeps. The slopes of both are Theil's and Sen's over the second half, where caches are full, with 95 %
+intervals.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import math
 import sys
@@ -53,10 +55,12 @@ class Minute:
     ends: Counter[str] = field(default_factory=Counter)
     milliseconds: list[float] = field(default_factory=list)
     resident_mb: float = math.nan
+    allocated_mb: float = math.nan
 
     def to_json(self) -> dict[str, Any]:
         median, p99 = np.percentile(self.milliseconds, (50, 99)) if self.milliseconds else (math.nan, math.nan)
-        return {"ends": dict(self.ends), "median_ms": float(median), "p99_ms": float(p99), "resident_mb": self.resident_mb}
+        latencies = {"median_ms": float(median), "p99_ms": float(p99)}
+        return {"ends": dict(self.ends), **latencies, "resident_mb": self.resident_mb, "allocated_mb": self.allocated_mb}
 
 
 class Soak:
@@ -77,7 +81,7 @@ class Soak:
         for n, minute in enumerate(self.minutes):
             while time.monotonic() < min(self._end, self._begin + (n + 1) * MINUTE) and not self.wrong:
                 time.sleep(0.2)
-            minute.resident_mb = resident() / 1e6
+            minute.resident_mb, minute.allocated_mb = resident() / 1e6, allocated() / 1e6
             print(f"minute {n + 1} of {len(self.minutes)}: {minute.to_json()}", file=sys.stderr)
             if self.wrong:
                 break
@@ -165,32 +169,49 @@ def resident() -> int:
     return pages * 4096
 
 
+def allocated() -> int:
+    """Bytes that malloc has handed out and not got back."""
+    names = ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]
+    info = type("mallinfo2", (ctypes.Structure,), {"_fields_": [(name, ctypes.c_size_t) for name in names]})
+    ask = ctypes.CDLL(None).mallinfo2
+    ask.restype = info
+    told = ask()
+    return int(told.uordblks + told.hblkhd)
+
+
 def summary(minutes: list[Minute]) -> dict[str, Any]:
     half = minutes[len(minutes) // 2 :]
-    slope, _, low, high = (
-        theilslopes([m.resident_mb for m in half], np.arange(len(half)) / 60) if len(half) > 2 else [math.nan] * 4
-    )
     ends = sum((minute.ends for minute in minutes), Counter[str]())
     return {
         "minutes": [minute.to_json() for minute in minutes],
         "ends": dict(ends),
-        "memory_mb_per_hour": {"slope": float(slope), "low": float(low), "high": float(high)},
+        "mb_per_hour": {
+            "resident": growth([minute.resident_mb for minute in half]),
+            "allocated": growth([minute.allocated_mb for minute in half]),
+        },
     }
+
+
+def growth(megabytes: list[float]) -> dict[str, float]:
+    """Of one value a minute, by the hour."""
+    slope, _, low, high = theilslopes(megabytes, np.arange(len(megabytes)) / 60) if len(megabytes) > 2 else [math.nan] * 4
+    return {"slope": float(slope), "low": float(low), "high": float(high)}
 
 
 def show(found: dict[str, Any]) -> None:
     table = Table(title="Soak, by minute")
-    for name in ("minute", "requests", "median ms", "99 % ms", "resident MB"):
+    for name in ("minute", "requests", "median ms", "99 % ms", "resident MB", "allocated MB"):
         table.add_column(name, justify="right")
     every = max(1, len(found["minutes"]) // 20)
     for n, row in enumerate(found["minutes"]):
         if n % every == 0 or n + 1 == len(found["minutes"]):
-            numbers = (f"{row[name]:.2f}" for name in ("median_ms", "p99_ms"))
-            table.add_row(str(n + 1), str(sum(row["ends"].values())), *numbers, f"{row['resident_mb']:.1f}")
-    console, slope = Console(), found["memory_mb_per_hour"]
+            numbers = (f"{row[name]:.2f}" for name in ("median_ms", "p99_ms", "resident_mb", "allocated_mb"))
+            table.add_row(str(n + 1), str(sum(row["ends"].values())), *numbers)
+    console = Console()
     console.print(table)
     console.print(f"ends: {', '.join(f'{name} {count}' for name, count in sorted(found['ends'].items()))}")
-    console.print(f"memory: {slope['slope']:+.2f} MB an hour ({slope['low']:+.2f} to {slope['high']:+.2f})")
+    for what, slope in found["mb_per_hour"].items():
+        console.print(f"{what}: {slope['slope']:+.2f} MB an hour ({slope['low']:+.2f} to {slope['high']:+.2f})")
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
@@ -202,8 +223,10 @@ def plot(found: dict[str, Any], path: Path) -> None:
         upper.plot(minutes, [row[name] for row in found["minutes"]], label=text)
     upper.set(ylabel="milliseconds", ylim=(0, None))
     upper.legend()
-    lower.plot(minutes, [row["resident_mb"] for row in found["minutes"]])
-    lower.set(ylabel="resident MB", xlabel="minute", ylim=(0, None))
+    for what in ("resident", "allocated"):
+        lower.plot(minutes, [row[f"{what}_mb"] for row in found["minutes"]], label=what)
+    lower.set(ylabel="MB", xlabel="minute", ylim=(0, None))
+    lower.legend()
     figure.savefig(path, dpi=120)
 
 
