@@ -3,6 +3,7 @@
 # make test-aarch64   the C++ library cross-built for 64-bit ARM, its tests under QEMU, its answers against this machine's
 # make test-wheel   the Python wheel, built, repaired, installed on its own and held against this machine's answers
 # make test-aarch64-wheel   the Python wheel, cross-built for 64-bit ARM, installed and held against this machine's answers, under QEMU
+# make test-triton   examples/serving in a real Triton server (x86-64)
 # make deb    Debian packages of the C++ library and rexit-run, in build/deb
 # make test-deb   the packages, unpacked into an empty folder: rexit-run and examples/cpp score with them
 # make sanitize   the C++ tests under the address and undefined-behaviour sanitizers, threads under the thread sanitizer
@@ -30,7 +31,7 @@ CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp tests/fuzz tests/bu
 imports = $(if $(shell command -v $(PYTHON)),$(shell $(PYTHON) tools/imports.py $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error tools/imports.py failed)))
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-python test-cpp test-wheel test-aarch64 test-aarch64-wheel deb test-deb sanitize fuzz fuzz-short budgets check docs format clean bench-peers
+.PHONY: setup demo test test-python test-cpp test-wheel test-aarch64 test-aarch64-wheel test-triton deb test-deb sanitize fuzz fuzz-short budgets check docs format clean bench-peers
 
 setup: $(BUILD)/.installed
 
@@ -144,6 +145,20 @@ test-aarch64-wheel: $(BUILD)/aarch64-wheel/.installed $(BUILD)/golden/.written
 	sh tests/cpp/api/newest_symbols.sh aarch64-linux-gnu-readelf $(BUILD)/aarch64-wheel/site/rexit/runtime/_native.abi3.so
 	$(BUILD)/aarch64-wheel/python -m rexit verify $(BUILD)/golden/bundle --variant cpu-fp32
 	$(BUILD)/aarch64-wheel/python tests/wheel/answers.py $(BUILD)/golden
+
+# The Triton that PyTriton brings is 2.51, the last whose Python backend misreads the arrays of NumPy 2; all but NumPy is setup's.
+$(BUILD)/triton/.installed: $(BUILD)/.installed
+	$(BIN)/python -m venv --clear $(@D)/venv
+	$(@D)/venv/bin/pip install --quiet 'numpy<2'
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  >$$(echo $(@D)/venv/lib/python*/site-packages)/setup.pth
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(@D)/server nvidia-pytriton==0.7.0
+	cd $(@D)/server/pytriton/tritonserver && chmod +x bin/tritonserver && install -m 755 -t backends/python \
+	  python_backend_stubs/$$($(abspath $(BIN))/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')/triton_python_backend_stub
+	@touch $@
+
+test-triton: $(BUILD)/triton/.installed
+	PYTHONPATH=tests $(BIN)/python tests/serve/triton.py $(BUILD)/triton
 
 # The sanitizers' builds know nothing of golden bundles: those are about answers, not about memory.
 SANITIZE_OPTIONS := -DREXIT_TESTS=ON -DREXIT_TEST_PYTHON=$(abspath $(BIN))/python -DREXIT_WERROR=$(WERROR)

@@ -1,4 +1,4 @@
-"""examples/serving/model.py on a real bundle, with a double of the module that Triton provides."""
+"""examples/serving/model.py on a real bundle, with a double of the module that Triton provides (a real one: make test-triton)."""
 
 from __future__ import annotations
 
@@ -53,13 +53,16 @@ def test_scores_are_the_runtimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         deadline = [utils.Tensor(name, np.array([value], np.float32)) for name, value in more.items()]
         return [utils.Tensor("user", np.array([100])), utils.Tensor("items", np.array(items)), *deadline]
 
-    good, unknown, late = model.execute([request([3, 8]), request([4]), request([3], deadline_ms=0.001)])
+    misread = request([3, 8])
+    misread[1].values = np.broadcast_to(np.int64(3), 2)  # what Triton 24.10 makes of NumPy 2's arrays
+    good, unknown, late, wrong = model.execute([request([3, 8]), request([4]), request([3], deadline_ms=0.001), misread])
     model.finalize()
     with rexit.open(bundle) as session:
         expected = session.score(100, [3, 8])
     found = {tensor.name: tensor.values for tensor in good.tensors}
     assert found["probability"].tolist() == expected.probability.tolist() and found["exit"].tolist() == expected.exit.tolist()
     assert "item 4 is not in the catalog" in unknown.error and "deadline" in late.error
+    assert f"misreads the arrays of NumPy {np.__version__}" in wrong.error
     config = (MODEL / "config.pbtxt").read_text()
     named = dict(re.findall(r'name: "(\w+)" data_type: TYPE_(\w+)', config))
     kinds = {np.dtype(np.float32): "FP32", np.dtype(np.int32): "INT32", np.dtype(bool): "BOOL"}

@@ -8,6 +8,8 @@ import triton_python_backend_utils as pb_utils
 import rexit
 from rexit.errors import RexitError
 
+MISREAD = f"this Triton misreads the arrays of NumPy {np.__version__}: take Triton 24.11 or newer, or NumPy below 2"
+
 
 class TritonPythonModel:
     def initialize(self, args):
@@ -27,6 +29,8 @@ class TritonPythonModel:
             return None if tensor is None else tensor.as_numpy()
 
         deadline = given("deadline_ms")
+        if given("items").strides != (8,):  # it would repeat the first item
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(MISREAD))
         try:
             scores = self.session.score(
                 int(given("user")[0]), given("items"), deadline_ms=None if deadline is None else float(deadline[0])
