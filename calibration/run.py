@@ -117,8 +117,8 @@ class _Work:
             shown = self._examples(decision.policy, slates["test"], traces["test"])
             report = build(bundle, options, Findings(traces, seen.profile, costs, decision, measured, slower, *shown))
             written = page.page(report)
-            write_json(bundle.folder / REPORT_FILE, report)
-            write_file(bundle.folder / page.FILE, written)
+            write_json(bundle.folder / REPORT_FILE, report, flushed=True)
+            write_file(bundle.folder / page.FILE, written, flushed=True)
         return Calibration(decision.policy, report)
 
     def _check(self, catalog: Catalog) -> decide.Goal:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rexit.bundle import writer
+from rexit.bundle import write_file, writer
 from rexit.bundle.writer import new_folder, sole_writer
 from rexit.errors import InputError
 
@@ -232,3 +232,41 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ):
         pytest.fail("got in")
     assert not (tmp_path / "bundle").exists()
+
+
+class Disk:
+    """What a power cut would leave under each name: only what was flushed. Watches the flushes, and names that change place."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.held: set[int] = set()
+        self.lost: list[str] = []
+        fsync, replace, rename, exchange = os.fsync, os.replace, os.rename, writer._exchange
+        monkeypatch.setattr(os, "fsync", lambda opened: (fsync(opened), self.held.add(os.fstat(opened).st_ino))[0])
+        monkeypatch.setattr(os, "replace", lambda a, b: (self._take(Path(a)), replace(a, b))[1])
+        monkeypatch.setattr(os, "rename", lambda a, b: (self._take(Path(a)), rename(a, b))[1])
+        monkeypatch.setattr(writer, "_exchange", lambda a, b: (self._take(a), exchange(a, b))[1])
+
+    def _take(self, path: Path) -> None:
+        """Takes its place under another name: was all of it on the disk?"""
+        self.lost += [one.name for one in (path, *path.rglob("*")) if one.stat().st_ino not in self.held]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_new_folder_is_on_the_disk_before_it_takes_its_place(there: bool, tmp_path: Path, monkeypatch) -> None:
+    target = tmp_path / "target"
+    if there:
+        target.mkdir()
+    disk = Disk(monkeypatch)
+    with new_folder(target) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "file").write_text("whole")
+    assert disk.lost == [] and (target / "inner" / "file").stat().st_ino in disk.held
+    assert tmp_path.stat().st_ino in disk.held, "the names themselves"
+
+
+def test_a_flushed_file_is_on_the_disk_before_it_replaces_another(tmp_path: Path, monkeypatch) -> None:
+    disk = Disk(monkeypatch)
+    write_file(tmp_path / "policy.json", "{}", flushed=True)
+    assert disk.lost == [] and {path.stat().st_ino for path in (tmp_path, tmp_path / "policy.json")} <= disk.held
+    write_file(tmp_path / "other", "{}")
+    assert disk.lost == [f".other.tmp-{os.getpid()}"], "the test would see it"

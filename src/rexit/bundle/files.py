@@ -145,27 +145,41 @@ def json_values(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON file, replacing an old one, whole or not at all. Raises InputError."""
-    write_file(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path, value: Mapping[str, Any], flushed: bool = False) -> None:
+    """Writes a JSON file, replacing an old one, whole or not at all, as `replaced` does. Raises InputError."""
+    write_file(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", flushed)
 
 
-def write_file(path: Path, data: str | bytes) -> None:
+def write_file(path: Path, data: str | bytes, flushed: bool = False) -> None:
     """Replaces a file, as `replaced` does. Raises InputError."""
-    with replaced(path) as temporary:
+    with replaced(path, flushed) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 @contextlib.contextmanager
-def replaced(path: Path) -> Iterator[Path]:
+def replaced(path: Path, flushed: bool = False) -> Iterator[Path]:
     """Gives the path of a sibling to write, and renames it to `path` afterwards, so that no reader or mapping ever sees half of
-    it. Raises InputError for what could not be written."""
+    it. flushed: nor does a power cut leave half of it; needless in a `new_folder`, which is flushed as a whole. Raises InputError
+    for what could not be written."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         yield temporary
+        if flushed:
+            flush(temporary)
         os.replace(temporary, path)
+        if flushed:
+            flush(path.parent)
     except OSError as exc:
         raise InputError(f"{path}: cannot be written: {exc.strerror}") from exc
     finally:
         with interrupts.deferred():
             temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Has the disk hold a file's content, or a folder's names, before this returns: a later rename cannot outrun them."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -239,4 +239,5 @@ class Policy:
                 **rules,
                 **({} if self.made_on is None else {"made_on": self.made_on}),
             },
+            flushed=True,
         )

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from rexit import interrupts
 from rexit.bundle.catalog import CATALOG_FILES, Catalog
-from rexit.bundle.files import FileEntry
+from rexit.bundle.files import FileEntry, flush
 from rexit.bundle.golden import Golden
 from rexit.bundle.manifest import Manifest
 from rexit.bundle.vectors import FILE as VECTORS_FILE
@@ -60,7 +60,7 @@ class Swap:
         """Swaps. Raises OSError."""
         self._write(self.manifest)
         for path in [*self._new.rglob("*"), self._new, self.folder / "manifest.json"]:
-            _flush(path)
+            flush(path)
         place = self._bundle / self._name
         shutil.rmtree(place, ignore_errors=True)  # of a swap that was killed, or of the catalog before the last one
         interrupts.check()
@@ -68,12 +68,12 @@ class Swap:
         with interrupts.deferred():
             try:
                 os.rename(self._new, place)
-                _flush(self._bundle)
+                flush(self._bundle)
                 os.replace(self.folder / "manifest.json", self._bundle / "manifest.json")
             except OSError:
                 shutil.rmtree(place, ignore_errors=True)
                 raise
-            _flush(self._bundle)
+            flush(self._bundle)
             for other in (self._bundle / "catalog", *self._bundle.glob("catalog-*")):
                 if other.name not in (self._name, before.catalog):
                     shutil.rmtree(other, ignore_errors=True)
@@ -101,11 +101,3 @@ def staged(bundle: Path, manifest: Manifest, catalog: Catalog, vectors: Vectors 
     finally:
         with interrupts.deferred():
             shutil.rmtree(bundle / _STAGE, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rexit import interrupts
+from rexit.bundle.files import flush
 from rexit.errors import InputError
 
 
@@ -22,8 +23,8 @@ from rexit.errors import InputError
 def new_folder(target: Path) -> Iterator[Path]:
     """A temporary folder that becomes `target` when the block ends, and vanishes if the block fails or is interrupted.
 
-    An existing `target` is replaced as a whole, only at the end. Raises InputError if the place cannot be written, or while
-    another process is writing the same target.
+    An existing `target` is replaced as a whole, only at the end, when the disk holds the new one: a power cut leaves one of them.
+    Raises InputError if the place cannot be written, or while another process is writing the same target.
 
     Everything temporary is in `.NAME.tmp` next to it: `new`; `old`, the former `target`, on file systems where two folders cannot
     change places at once; `lock`.
@@ -36,12 +37,15 @@ def new_folder(target: Path) -> Iterator[Path]:
             try:
                 (beside / "new").mkdir()
                 yield beside / "new"
+                for path in [*(beside / "new").rglob("*"), beside / "new"]:
+                    flush(path)
                 with interrupts.deferred():
                     interrupts.check()
                     if os.path.lexists(target) and not _exchange(beside / "new", target):
                         os.rename(target, beside / "old")
                     if not os.path.lexists(target):
                         os.rename(beside / "new", target)
+                    flush(target.parent)
             finally:
                 with interrupts.deferred(), contextlib.suppress(OSError):  # the next writer cleans up
                     _settle(beside)
