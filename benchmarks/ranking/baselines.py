@@ -22,7 +22,8 @@ Rules
 2. A baseline's score becomes a probability by a Platt map that is fitted on validation.
 3. A --scored file holds the test pairs with `user`, `item` and `probability`, one row each, in any order. It is ranked by them.
 4. Every model is compared with --reference: differences and intervals are paired, drawn over users (judgement.py).
-5. --ratings 3,10,50 shows AUC apart for items of at most 3 ratings in training, of 4 to 10, of 11 to 50, and of more.
+5. A name of several --scored files is one model with several seeds: its figures are the means of theirs.
+6. --ratings 3,10,50 shows AUC apart for items of at most 3 ratings in training, of 4 to 10, of 11 to 50, and of more.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +43,7 @@ import polars as pl
 from as_of import Features, Interactions, Pairs, Space, cut
 from boosting import boosted
 from factorization import biases, matrix_factorization
-from judgement import METRICS, Judgement
+from judgement import METRICS, Judgement, Measured, mean
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -160,6 +162,14 @@ def scored(catalog: Catalog, name: str, path: Path) -> Model:
     return Model(name, probability, probability)
 
 
+def measured(judgement: Judgement, models: list[Model], of: NDArray[np.bool_] | slice = slice(None)) -> dict[str, Measured]:
+    """By name; the mean over models of the same name. of: the pairs that are judged."""
+    each: dict[str, list[Measured]] = {}
+    for model in models:
+        each.setdefault(model.name, []).append(judgement.of(model.score[of], model.probability[of]))
+    return {name: mean(several) for name, several in each.items()}
+
+
 def by_ratings(catalog: Catalog, models: list[Model], reference: str, most: list[int]) -> list[dict[str, Any]]:
     """AUC and its difference from the reference's, each (value, low, high), among test pairs whose items had so many ratings in
     training: up to each of `most`, ascending, and more. A part without both labels is left out."""
@@ -169,15 +179,14 @@ def by_ratings(catalog: Catalog, models: list[Model], reference: str, most: list
     for last in [*most, None]:
         of = (ratings >= least) & (ratings <= (ratings.max() if last is None else last))
         if test.liked[of].any() and not test.liked[of].all():
-            judgement = Judgement(test.users[of], test.liked[of])
-            measured = {model.name: judgement.of(model.score[of]) for model in models}
+            found = measured(Judgement(test.users[of], test.liked[of]), models, of)
             parts.append(
                 {
                     "least": least,
                     "most": last,
                     "pairs": int(of.sum()),
-                    "auc": {name: one.interval()["auc"] for name, one in measured.items()},
-                    "difference": {name: one.minus(measured[reference]).interval()["auc"] for name, one in measured.items()},
+                    "auc": {name: one.interval()["auc"] for name, one in found.items()},
+                    "difference": {name: one.minus(found[reference]).interval()["auc"] for name, one in found.items()},
                 }
             )
         least = least if last is None else last + 1
@@ -187,20 +196,21 @@ def by_ratings(catalog: Catalog, models: list[Model], reference: str, most: list
 def report(catalog: Catalog, models: list[Model], reference: str, most: list[int]) -> dict[str, Any]:
     """What the tables show: each model's metrics and their differences from the reference, each (value, low, high)."""
     test = catalog.split("test")
-    judgement = Judgement(test.users, test.liked)
-    measured = {model.name: judgement.of(model.score, model.probability) for model in models}
+    found = measured(Judgement(test.users, test.liked), models)
+    chosen = {model.name: model.chosen for model in models}
+    seeds = Counter(model.name for model in models)
     return {
         "pairs": len(test),
         "users": len(np.unique(test.users)),
         "reference": reference,
         "models": [
             {
-                "name": model.name,
-                "chosen": model.chosen,
-                **measured[model.name].interval(),
-                "difference": measured[model.name].minus(measured[reference]).interval(),
+                "name": name,
+                "chosen": chosen[name] if seeds[name] == 1 else f"mean of {seeds[name]} seeds",
+                **one.interval(),
+                "difference": one.minus(found[reference]).interval(),
             }
-            for model in models
+            for name, one in found.items()
         ],
         "by_ratings": by_ratings(catalog, models, reference, most) if most else [],
     }

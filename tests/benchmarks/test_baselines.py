@@ -78,6 +78,21 @@ def test_scored_files_alone(folder: Path, tmp_path: Path, monkeypatch, capsys) -
     assert "--scored-alone needs --scored" in capsys.readouterr().err
 
 
+def test_files_of_one_name_are_seeds(folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    run(monkeypatch, capsys, folder, "--pairs", tmp_path / "pairs.parquet")
+    frame = pl.read_parquet(tmp_path / "pairs.parquet")
+    frame.with_columns(probability=pl.when("liked").then(0.9).otherwise(0.1)).write_parquet(tmp_path / "right.parquet")
+    frame.with_columns(probability=pl.lit(0.5)).write_parquet(tmp_path / "even.parquet")
+    scored = [f"{name}={tmp_path / file}.parquet" for name, file in (("mine", "right"), ("mine", "even"), ("even", "even"))]
+    words = [word for one in scored for word in ("--scored", one)]
+    figures = json.loads(run(monkeypatch, capsys, folder, *words, "--scored-alone", "--ratings", "4", "--json"))
+    mine, even = figures["models"]
+    assert (mine["name"], mine["chosen"], even["chosen"]) == ("mine", "mean of 2 seeds", "")
+    assert mine["auc"] == [0.75, 0.75, 0.75] and even["difference"]["auc"] == [-0.25, -0.25, -0.25]
+    assert mine["log_loss"][0] == pytest.approx(-(np.log(0.9) + np.log(0.5)) / 2)
+    assert all(part["auc"]["mine"][0] == 0.75 for part in figures["by_ratings"])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
