@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from builders import catalog
 from builders.bundle_files import refresh
@@ -199,6 +199,19 @@ def more_users_than_rows_can_count(folder: Path) -> None:
 @ends_in("CORRUPT", "ids")
 def unknown_kind_of_id(folder: Path) -> None:
     edit_json(folder, CATALOG, "ids", "user", to="uuid")
+
+
+@ends_in("INVALID_ARGUMENT", "user is an integer, the catalog's ids are strings", "running")
+def sound_with_string_ids(folder: Path) -> None:
+    """In the order of their bytes, in which capital letters stand before all others."""
+    for name, count in ((USERS, catalog.USERS), (ITEMS, catalog.ITEMS)):
+        ids = sorted(f"{'aZ'[n % 2]}-ü{n:04d}".encode() for n in range(count))
+        tables = load_file(folder / name)
+        del tables["ids"]
+        tables["id_bytes"] = np.frombuffer(b"".join(ids), np.uint8)
+        tables["id_offsets"] = np.cumsum([0, *map(len, ids)]).astype(np.int64)
+        save_file(tables, folder / name)
+    edit_json(folder, CATALOG, "ids", to={"user": "string", "item": "string"})
 
 
 def first(folder: Path) -> int:

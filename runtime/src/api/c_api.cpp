@@ -324,6 +324,7 @@ rexit_status rexit_session_score(rexit_session* session, const rexit_request* re
                                  rexit_stats* stats_out) try {
   const Clock::time_point start = Clock::now();
   const Entered entered(session);
+  entered->forget_segments();
   required(scores_out, "scores_out");
   check_stats(stats_out);
   rexit_stats stats{};
@@ -341,6 +342,7 @@ rexit_status rexit_session_trace(rexit_session* session, const rexit_request* re
                                  rexit_stats* stats_out) try {
   const Clock::time_point start = Clock::now();
   const Entered entered(session);
+  entered->forget_segments();
   required(log_odds_out, "log_odds_out");
   check_stats(stats_out);
   rexit_stats stats{};

@@ -82,8 +82,9 @@ class Session {
   // To be called before score, trace and prompt: an earlier cancellation does not affect them.
   void begin_call() noexcept { backend_.begin_call(); }
   void cancel() noexcept { backend_.cancel(); }
-  // One per segment, for the last score, trace or warm-up.
+  // One per segment, for the last score, trace or warm-up, or since forget_segments().
   const std::vector<SegmentStats>& segments() const noexcept { return backend_.segments(); }
+  void forget_segments() noexcept { backend_.forget_segments(); }
 
  private:
   // Everything that grows with requests.

@@ -1,0 +1,281 @@
+// What rexit.h promises of sessions, of requests and their answers, and of what a session reports.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "api/promises.hpp"
+
+namespace {
+
+TEST_F(Promises, PromptsGiveTheirSizeAndWriteNothingThatDoesNotFit) {
+  std::size_t count = 0, offsets[5] = {77, 77, 77, 77, 77};
+  ASSERT_EQ(rexit_session_prompt(session, &request, nullptr, 0, nullptr, &count), REXIT_OK);
+  std::vector<std::int32_t> tokens(count, -77);
+  std::size_t again = 0;
+  ASSERT_EQ(rexit_session_prompt(session, &request, tokens.data(), count - 1, offsets, &again), REXIT_OK);
+  EXPECT_EQ(again, count);
+  EXPECT_EQ(tokens, std::vector<std::int32_t>(count, -77));
+  EXPECT_EQ(offsets[0], 77u);
+  ASSERT_EQ(rexit_session_prompt(session, &request, tokens.data(), count, offsets, &again), REXIT_OK);
+  EXPECT_EQ(offsets[0], 0u);
+  EXPECT_EQ(offsets[4], count);
+  for (const std::int32_t token : tokens) EXPECT_GE(token, 0);
+}
+
+// Each candidate's tokens are those that it has alone.
+TEST_F(Promises, PromptsAreThePrefixAndThenEachCandidate) {
+  std::size_t count = 0, offsets[5], alone[3];
+  std::int32_t tokens[200], single[200];
+  ASSERT_EQ(rexit_session_prompt(session, &request, tokens, 200, offsets, &count), REXIT_OK);
+  for (std::size_t i = 0; i < 3; ++i) {
+    rexit_request one = request;
+    one.items = items + i;
+    one.item_count = 1;
+    ASSERT_EQ(rexit_session_prompt(session, &one, single, 200, alone, &count), REXIT_OK);
+    EXPECT_TRUE(std::equal(tokens, tokens + offsets[1], single, single + alone[1]));
+    EXPECT_TRUE(std::equal(tokens + offsets[1 + i], tokens + offsets[2 + i], single + alone[1], single + alone[2])) << i;
+  }
+}
+
+TEST_F(Promises, PromptsAreMadeWithoutTheModel) {
+  std::size_t count = 0;
+  ASSERT_EQ(rexit_session_prompt(session, &request, nullptr, 0, nullptr, &count), REXIT_OK);
+  EXPECT_EQ(segment(0).prefix_tokens + segment(0).candidates, 0u);
+  EXPECT_EQ(memory().prefixes, 0u);
+}
+
+TEST_F(Promises, TraceIgnoresPolicyForcedExitDeadlineAndTopK) {
+  const std::vector<float> plain = trace(request);
+  const float never[3] = {0, 0, 0};
+  rexit_policy policy = sized<rexit_policy>();
+  policy.upper = policy.lower = never;
+  policy.exits = 3;
+  policy.patience = 1;
+  request.policy = &policy;
+  request.has_force_exit = 1;
+  request.deadline_us = 1;
+  request.top_k = 1;
+  expect_near(trace(request), plain);
+}
+
+TEST_F(Promises, TopKGivesTheBestFirstAndNoMoreThanThereAre) {
+  rexit_score all[3], best[3];
+  ASSERT_EQ(rexit_session_score(session, &request, all, nullptr), REXIT_OK);
+  for (std::uint32_t i = 0; i < 3; ++i) EXPECT_EQ(all[i].item, i);
+  request.top_k = 9;
+  ASSERT_EQ(rexit_session_score(session, &request, best, nullptr), REXIT_OK);
+  for (std::size_t i = 1; i < 3; ++i) EXPECT_GE(best[i - 1].probability, best[i].probability);
+  request.top_k = 1;
+  best[1].item = 77;
+  ASSERT_EQ(rexit_session_score(session, &request, best, nullptr), REXIT_OK);
+  EXPECT_EQ(best[1].item, 77u);
+}
+
+TEST_F(Promises, TiesKeepTheOrderOfTheRequest) {
+  const rexit_id same[] = {items[1], items[1], items[1]};
+  request.items = same;
+  request.top_k = 3;
+  rexit_score scores[3];
+  ASSERT_EQ(rexit_session_score(session, &request, scores, nullptr), REXIT_OK);
+  for (std::uint32_t i = 0; i < 3; ++i) EXPECT_EQ(scores[i].item, i);
+}
+
+TEST_F(Promises, AUserWhomTheCatalogLacksIsTheirRecentItems) {
+  const rexit_id recent[] = {{13, nullptr}, {3, nullptr}};
+  const std::uint8_t liked[] = {1, 1}, disliked[] = {0, 0};
+  request.user = {-5, nullptr};
+  const std::vector<float> nothing = trace(request);
+  request.recent_items = recent;
+  request.recent_count = 2;
+  const std::vector<float> some = trace(request);
+  EXPECT_NE(some, nothing);
+  request.recent_liked = liked;
+  expect_near(trace(request), some);  // NULL: all liked
+  request.recent_liked = disliked;
+  EXPECT_NE(trace(request), some);
+  request.recent_liked = liked;
+  request.user = {-6, nullptr};
+  expect_near(trace(request), some);
+}
+
+TEST_F(Promises, AsOfHidesWhatCameLater) {
+  const std::vector<float> all = trace(request);
+  request.as_of = 0;
+  expect_near(trace(request), all);  // has_as_of is 0
+  request.has_as_of = 1;
+  EXPECT_NE(trace(request), all);
+}
+
+TEST_F(Promises, APolicyIsForOneRequest) {
+  const float at_once[3] = {0, 0, 0};
+  rexit_policy policy = sized<rexit_policy>();
+  policy.upper = policy.lower = at_once;
+  policy.exits = 3;
+  policy.patience = 1;
+  rexit_request asked = request;
+  asked.policy = &policy;
+  for (const rexit_score& one : score(asked)) EXPECT_EQ(one.exit, 0u);
+  for (const rexit_score& one : score(request)) EXPECT_EQ(one.exit, 2u);
+}
+
+TEST_F(Promises, ThresholdsAreNumbers) {
+  const float sound[3] = {1, 1, 1}, broken[3] = {1, std::numeric_limits<float>::quiet_NaN(), 1};
+  rexit_policy policy = sized<rexit_policy>();
+  policy.exits = 3;
+  policy.patience = 1;
+  request.policy = &policy;
+  rexit_score scores[3];
+  for (const bool upper : {true, false}) {
+    policy.upper = upper ? broken : sound;
+    policy.lower = upper ? sound : broken;
+    EXPECT_EQ(rexit_session_score(session, &request, scores, nullptr), REXIT_INVALID_ARGUMENT);
+    EXPECT_STREQ(rexit_last_error(), "policy: a threshold of exit 1 is NaN");
+  }
+}
+
+TEST_F(Promises, StatsAreOfThePromptAndOfWhatRan) {
+  std::size_t count = 0, offsets[5];
+  std::int32_t tokens[200];
+  ASSERT_EQ(rexit_session_prompt(session, &request, tokens, 200, offsets, &count), REXIT_OK);
+  const std::vector<float> z = trace(request);
+  // Between the first exit's log-odds: some candidates stop there, and the others go to the end.
+  const float never = std::numeric_limits<float>::infinity();
+  std::vector<float> first = {z[0], z[3], z[6]};
+  std::sort(first.begin(), first.end());
+  const float upper[3] = {(first[1] + first[2]) / 2, never, never}, lower[3] = {never, never, never};
+  rexit_policy policy = sized<rexit_policy>();
+  policy.upper = upper;
+  policy.lower = lower;
+  policy.exits = 3;
+  policy.patience = 1;
+  request.policy = &policy;
+  rexit_score scores[3];
+  rexit_stats stats = sized<rexit_stats>();
+  ASSERT_EQ(rexit_session_score(session, &request, scores, &stats), REXIT_OK);
+  EXPECT_EQ(stats.prefix_tokens, offsets[1]);
+  EXPECT_EQ(stats.candidate_tokens, count - offsets[1]);
+  EXPECT_EQ(stats.candidate_layers, 3u * 1 + 2 * 3);
+  std::size_t left = 0;  // tokens of those that went on
+  for (std::size_t i = 0; i < 3; ++i)
+    if (scores[i].exit == 2) left += offsets[2 + i] - offsets[1 + i];
+  EXPECT_EQ(segment(0).candidates, 3u);
+  EXPECT_EQ(segment(0).candidate_tokens, stats.candidate_tokens);
+  for (std::size_t k : {1u, 2u}) {
+    EXPECT_EQ(segment(k).candidates, 2u);
+    EXPECT_EQ(segment(k).candidate_tokens, left);
+  }
+  EXPECT_GT(stats.retrieval_us, 0);
+  EXPECT_GT(stats.slate_us, 0);
+  EXPECT_LE(stats.retrieval_us + stats.prefix_us + stats.slate_us, stats.total_us);
+}
+
+TEST_F(Promises, ClearingAndWarmingUpDropPrefixesAndTheNextRequestWorks) {
+  const std::vector<float> before = trace(request);
+  EXPECT_GT(memory().prefixes, 0u);
+  EXPECT_EQ(rexit_session_clear_cache(session), REXIT_OK);
+  rexit_stats stats = sized<rexit_stats>();
+  float log_odds[9];
+  ASSERT_EQ(rexit_session_trace(session, &request, log_odds, &stats), REXIT_OK);
+  expect_near(std::vector<float>(log_odds, log_odds + 9), before);
+  ASSERT_EQ(rexit_session_trace(session, &request, log_odds, &stats), REXIT_OK);
+  EXPECT_EQ(stats.prefix_tokens_reused, stats.prefix_tokens);
+  EXPECT_EQ(rexit_session_warm_up(session), REXIT_OK);
+  ASSERT_EQ(rexit_session_trace(session, &request, log_odds, &stats), REXIT_OK);
+  EXPECT_LT(stats.prefix_tokens_reused, stats.prefix_tokens);
+}
+
+TEST_F(Promises, WarmingUpRunsEachSegmentOnceOnALargeSlate) {
+  rexit_bundle_info info = sized<rexit_bundle_info>();
+  ASSERT_EQ(rexit_bundle_get_info(bundle, &info), REXIT_OK);
+  ASSERT_EQ(rexit_session_warm_up(session), REXIT_OK);
+  const rexit_memory warm = memory();
+  const rexit_segment_stats dummy = segment(0);
+  for (std::size_t k = 0; k < info.exits; ++k) {
+    EXPECT_LE(segment(k).candidate_tokens, info.max_tokens);
+    EXPECT_GT(2 * segment(k).candidate_tokens, info.max_tokens);
+    EXPECT_EQ(segment(k).prefix_tokens, dummy.prefix_tokens);
+  }
+  for (const std::int64_t user : {100, 106, 112}) {
+    request.user.number = user;
+    ASSERT_EQ(rexit_session_clear_cache(session), REXIT_OK);
+    trace(request);
+    EXPECT_LE(segment(0).prefix_tokens, dummy.prefix_tokens);
+    EXPECT_LE(memory().prefixes, warm.prefixes);
+    EXPECT_LE(memory().working, warm.working);
+  }
+}
+
+TEST_F(Promises, SegmentsAreOfTheLastCallWhetherItSucceededOrNot) {
+  trace(request);
+  EXPECT_EQ(segment(2).candidates, 3u);
+  std::size_t count = 0;
+  ASSERT_EQ(rexit_session_prompt(session, &request, nullptr, 0, nullptr, &count), REXIT_OK);
+  EXPECT_EQ(segment(2).candidates, 3u) << "a prompt is neither a score nor a trace";
+  ASSERT_EQ(rexit_session_warm_up(session), REXIT_OK);
+  EXPECT_EQ(segment(2).candidates, 1u);
+  rexit_request refused = request;
+  refused.items = unknown;
+  refused.item_count = 1;
+  rexit_score score{};
+  EXPECT_EQ(rexit_session_score(session, &refused, &score, nullptr), REXIT_UNKNOWN_ITEM);
+  EXPECT_EQ(segment(2).candidates, 0u);
+  trace(request);
+  float log_odds[3];
+  EXPECT_EQ(rexit_session_trace(session, &refused, log_odds, nullptr), REXIT_UNKNOWN_ITEM);
+  EXPECT_EQ(segment(2).candidates, 0u);
+}
+
+TEST_F(Promises, CountersAreZeroAfterAReset) {
+  rexit_score scores[3];
+  ASSERT_EQ(rexit_session_score(session, &request, scores, nullptr), REXIT_OK);
+  rexit_exit_counters counters = sized<rexit_exit_counters>();
+  ASSERT_EQ(rexit_session_get_counters(session, 0, &counters), REXIT_OK);
+  EXPECT_EQ(counters.reached, 3u);
+  ASSERT_EQ(rexit_session_reset_counters(session), REXIT_OK);
+  ASSERT_EQ(rexit_session_get_counters(session, 0, &counters), REXIT_OK);
+  EXPECT_EQ(counters.reached, 0u);
+  for (const std::uint64_t bin : counters.histogram) EXPECT_EQ(bin, 0u);
+}
+
+// Prefixes of different users' last items, more than the cache can hold.
+TEST_F(Promises, TheCacheHolds32MiBUnlessToldOtherwise) {
+  constexpr std::size_t limit = std::size_t{32} << 20;
+  request.item_count = 1;
+  std::size_t most = 0, prefixes = 0;
+  for (; prefixes < 4000 && most < limit - (limit >> 6); ++prefixes) {
+    rexit_id recent[4];
+    for (std::size_t i = 0, n = prefixes; i < 4; ++i, n /= 8) recent[i] = {-7 + 5 * static_cast<std::int64_t>(n % 8), nullptr};
+    request.user.number = 100 + 3 * static_cast<std::int64_t>(prefixes % 11);
+    request.recent_items = recent;
+    request.recent_count = 4;
+    trace(request);
+    most = std::max(most, memory().prefixes);
+  }
+  for (std::size_t n = 0; n < 100; ++n) {
+    rexit_id recent[4];
+    for (std::size_t i = 0; i < 4; ++i) recent[i] = {-7 + 5 * static_cast<std::int64_t>(8 + (n + i * i) % 12), nullptr};
+    request.recent_items = recent;
+    trace(request);
+    EXPECT_LE(memory().prefixes, limit);
+  }
+  EXPECT_GE(most, limit - (limit >> 6)) << "after " << prefixes << " prefixes";
+}
+
+TEST_F(Promises, SessionsShareWorkingMemoryAndKeepItUntilATrim) {
+  trace(request);
+  rexit_session* other = nullptr;
+  ASSERT_EQ(rexit_session_create(bundle, nullptr, &other), REXIT_OK);
+  rexit_memory theirs = sized<rexit_memory>();
+  ASSERT_EQ(rexit_session_get_memory(other, &theirs), REXIT_OK);
+  rexit_session_destroy(other);
+  EXPECT_GT(theirs.working, 0u);
+  EXPECT_EQ(theirs.working, memory().working);
+  EXPECT_EQ(theirs.weights, memory().weights);
+  EXPECT_EQ(theirs.prefixes, 0u);
+  EXPECT_EQ(memory().pinned, 0u) << "its prefixes have a start of two tokens in common";
+}
+
+}  // namespace
