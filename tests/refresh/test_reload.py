@@ -30,17 +30,17 @@ def test_nothing_new(place: Path) -> None:
 
 def test_old_and_new_side_by_side(place: Path) -> None:
     with runtime.open(place / "bundle") as old:
-        before = old.score(USERS[0], SLATE).log_odds
+        before, weights = old.score(USERS[0], SLATE).log_odds, old.memory.weights  # of the process
         refresh(place / "bundle", place / "newer", OPTIONS)
         new = old.reloaded()
         assert new is not None and new.info.items == old.info.items + 2 and new.reloaded() is None
+        assert new.memory.weights == weights, "loaded once"
         assert len(new.score(USERS[0], [NEW[0]])) == 1
         with pytest.raises(InputError, match=str(NEW[0])):
             old.score(USERS[0], [NEW[0]])
         assert np.allclose(old.score(USERS[0], SLATE).log_odds, before, atol=SAME)
         with runtime.open(place / "bundle") as opened:
             assert np.allclose(new.score(USERS[0], SLATE).log_odds, opened.score(USERS[0], SLATE).log_odds, atol=SAME)
-        assert new.memory.weights == old.memory.weights, "loaded once"
     assert len(new.score(USERS[0], SLATE)) == len(SLATE), "it outlives the one it was made from"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +80,22 @@ def test_a_session_starts_where_another_stopped(folder: Path, path: Path) -> Non
             warm = after.trace_with_stats(user, ITEM_IDS)
             assert warm.stats.prefix_tokens_reused == warm.stats.prefix_tokens
             np.testing.assert_array_equal(warm.log_odds, before.trace(user, ITEM_IDS))
+
+
+def test_another_process_computes_no_prefix(folder: Path, path: Path) -> None:
+    program = f"""
+from rexit import runtime
+with runtime.open({str(folder)!r}) as session:
+    session.warm_up()
+    session.load_cache({str(path)!r})
+    trace = session.trace_with_stats({USER_IDS[0]}, {ITEM_IDS})
+    print(trace.stats.prefix_layers, trace.log_odds.tobytes().hex())
+"""
+    with runtime.open(folder) as before:
+        fill(before)
+        expected = before.trace(USER_IDS[0], ITEM_IDS)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["0", expected.tobytes().hex()], done.stderr
 
 
 def test_the_file_is_as_documented(path: Path) -> None:

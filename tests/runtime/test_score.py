@@ -243,6 +243,17 @@ def test_top_k_is_the_head_of_the_whole(session: runtime.Session) -> None:
     assert session.score(USER, [ITEM_IDS[3]] * 4, top_k=4).index.tolist() == [0, 1, 2, 3]
 
 
+def test_the_best_have_the_largest_calibrated_log_odds(tmp_path: Path) -> None:
+    """Some stop at an exit whose log-odds are scaled down, the others at one that scales them up."""
+    folder = write_bundle(tmp_path / "bundle")
+    exits = [(0.1, 0.0, 1.0), (1.0, -2.0, None), (3.0, 1.0, None)]
+    write_policy(folder, [{"a": a, "b": b, "upper": c and c * a, "lower": c and c * a} for a, b, c in exits])
+    top = runtime.open(folder).score(USER, ITEM_IDS, as_of=AS_OF, top_k=len(ITEM_IDS))
+    assert set(top.exit) == {0, 2}
+    a, b = (np.array([one[n] for one in exits], np.float32)[top.exit] for n in (0, 1))
+    assert (np.diff(a * top.log_odds + b) <= 0).all() and (np.diff(top.log_odds) > 0).any()
+
+
 def test_empty_prefix(tmp_path: Path) -> None:
     info, tables = make_catalog()
     info["prompt"] = {**info["prompt"], "prefix": []}
@@ -289,8 +300,9 @@ def test_candidate_without_tokens(tmp_path: Path) -> None:
     info, tables = make_catalog()
     info["prompt"] = {**info["prompt"], "candidate": [{"op": "piece", "piece": 4}]}
     session = runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(CatalogContents(info, tables))))
-    with pytest.raises(BundleError, match=f"no tokens for item {ITEM_IDS[0]}"):
+    with pytest.raises(BundleError, match=f"no tokens for item {ITEM_IDS[0]}") as caught:
         session.score(USER, ITEM_IDS)
+    assert caught.value.status == "REXIT_CORRUPT"
 
 
 def test_weights_that_give_nan(tmp_path: Path) -> None:
@@ -300,8 +312,10 @@ def test_weights_that_give_nan(tmp_path: Path) -> None:
     refresh(folder)
     session = runtime.open(folder)
     assert session.score(USER, ITEM_IDS, force_exit=0).exit.tolist() == [0] * len(ITEM_IDS)
-    with pytest.raises(BackendError, match=r"segment-1\.onnx: candidate 0's logits"):
-        session.score(USER, ITEM_IDS)
+    for call in (lambda: session.score(USER, ITEM_IDS), session.warm_up):
+        with pytest.raises(BackendError, match=r"segment-1\.onnx: candidate 0's logits") as caught:
+            call()
+        assert caught.value.status == "REXIT_BACKEND_FAILED"
 
 
 def test_graph_that_breaks_its_shapes(tmp_path: Path) -> None:
@@ -318,8 +332,9 @@ def test_graph_that_breaks_its_shapes(tmp_path: Path) -> None:
     del model.graph.value_info[:]
     onnx.save(model, path)
     refresh(folder)
-    with pytest.raises(BackendError, match=r"segment-0\.onnx"):
+    with pytest.raises(BackendError, match=r"segment-0\.onnx") as caught:
         runtime.open(folder).score(USER, ITEM_IDS)
+    assert caught.value.status == "REXIT_BACKEND_FAILED"
 
 
 def test_nothing_is_left_of_a_failed_request(session: runtime.Session, expected: NDArray[np.float64]) -> None:

@@ -293,3 +293,17 @@ def test_a_growing_history_costs_what_is_new(folder: Path) -> None:
                 assert seen.stats.prefix_tokens_reused == common >= 2
                 expected = anew.score(-5, ITEM_IDS, recent=recent, force_exit=exit).log_odds
                 np.testing.assert_allclose(seen.log_odds, expected, atol=1e-4)
+
+
+def test_only_what_requests_read_is_resident(tmp_path: Path) -> None:
+    """Of a catalog whose table of users has megabytes, opened and scored for one of them."""
+    folder = write_bundle(tmp_path / "bundle", BundleOptions(make_catalog(users=3000, dim=512)))
+    table = folder / "catalog" / "users.safetensors"
+    with runtime.open(folder) as session:
+        session.score(USER_IDS[0], ITEM_IDS)
+        smaps = Path("/proc/self/smaps").read_text()
+    mapped = smaps[smaps.index(str(table)) :]
+    size, resident, own = (int(mapped.split(f"\n{name}:")[1].split()[0]) << 10 for name in ("Size", "Rss", "Anonymous"))
+    assert size >= table.stat().st_size > 3e6
+    assert 0 < resident < size / 4
+    assert own == 0, "what is not shared with other processes"

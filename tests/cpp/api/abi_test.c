@@ -158,10 +158,12 @@ static void layouts_are_fixed(void) {
 }
 
 static void names_and_version(void) {
+  int number;
   EXPECT(strcmp(rexit_version(), "0.1.0") == 0);
   EXPECT(rexit_version_number() == REXIT_VERSION_NUMBER && REXIT_VERSION_NUMBER == 100);
   EXPECT(strcmp(rexit_status_name(REXIT_UNKNOWN_ITEM), "REXIT_UNKNOWN_ITEM") == 0);
   EXPECT(strcmp(rexit_status_name((rexit_status)12345), "unknown status") == 0);
+  for (number = -1; number <= 1000; ++number) EXPECT(rexit_status_name((rexit_status)number) != NULL);
   EXPECT(rexit_last_error() != NULL);
 }
 
@@ -284,6 +286,7 @@ static void long_structs_are_respected(const char* path, const rexit_bundle* bun
 static void slate_rules_are_checked(rexit_session* session) {
   const rexit_id items[2] = {{8, NULL}, {-7, NULL}};
   const float never[3] = {INFINITY, INFINITY, INFINITY};
+  const float no_moves[2] = {0, 0};
   float moves[2] = {100, 100};
   rexit_policy policy;
   rexit_top_k top_k;
@@ -338,6 +341,9 @@ static void slate_rules_are_checked(rexit_session* session) {
   REFUSED("policy.top_k.rise[1] is");
   moves[1] = INFINITY;
   REFUSED("policy.top_k.rise[1] is inf");
+  top_k.rise = no_moves;
+  moves[1] = -1;
+  REFUSED("policy.top_k.fall[1] is -1, expected a finite number of 0 or more");
   policy.top_k = NULL;
   policy.quorum = 0.5f;
   EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_OK && scores[0].exit == 2);

@@ -83,6 +83,16 @@ TEST_F(CancelTest, TheCallEndsSoon) {
   EXPECT_LT(over - asked, milliseconds(500));
 }
 
+TEST_F(CancelTest, AWarmUpEndsToo) {
+  EXPECT_EQ(cancelled([&] {
+              for (int i = 0; i < 100'000; ++i) session.warm_up();
+            }),
+            REXIT_CANCELLED);
+  session.warm_up();
+  session.clear_cache();
+  answers_as_ever();
+}
+
 TEST_F(CancelTest, WithoutARunningCallNothingHappens) {
   session.cancel();
   answers_as_ever();

@@ -59,17 +59,61 @@ TEST_F(FilesTest, ASoundBundleIsVerified) {
   refused([&] { rexit::verify(path(), "gpu"); }, REXIT_UNKNOWN_VARIANT, "gpu");
 }
 
-// Opening checks sizes only; a flipped bit is found by digests.
+// Opening checks sizes only; a flipped bit is found by digests, in whichever file.
 TEST_F(FilesTest, EveryFlippedBitIsFound) {
-  for (const std::string& name :
-       {std::string("catalog/users.safetensors"), variant + "segment-1.onnx", variant + "segment-1.onnx.data"}) {
+  std::vector<std::string> names;
+  for (const auto& one : fs::recursive_directory_iterator(path()))
+    if (one.is_regular_file() && one.path().filename() != "manifest.json") names.push_back(fs::relative(one.path(), path()));
+  EXPECT_GT(names.size(), 9u);
+  for (const std::string& name : names) {
     SCOPED_TRACE(name);
-    const std::uintmax_t last = fs::file_size(file(name)) - 1;
-    flip(name, last);
+    const std::uintmax_t middle = fs::file_size(file(name)) / 2;
+    flip(name, middle);
     refused([&] { rexit::verify(path()); }, REXIT_CORRUPT, name + ": SHA-256 ");
-    flip(name, last);
+    if (name == variant + "segment-1.onnx.data") rexit::Bundle{path()};
+    flip(name, middle);
     rexit::verify(path());
   }
+}
+
+TEST_F(FilesTest, AVariantIsVerifiedWithoutTheOthers) {
+  fs::remove_all(path());
+  fs::copy(tensorrt_bundles() + "/sound/bundle", path(), fs::copy_options::recursive);
+  const std::string graph = "variants/tensorrt-fp16/segment-1.onnx";
+  flip(graph, fs::file_size(file(graph)) / 2);
+  rexit::verify(path(), "cpu-fp32");
+  for (const char* name : {"tensorrt-fp16", ""})
+    refused([&] { rexit::verify(path(), name); }, REXIT_CORRUPT, graph + ": SHA-256 ");
+}
+
+// Even where the tests run as root, who may read and write everything.
+class Unprivileged {
+ public:
+  Unprivileged() {
+    if (user_ == 0) EXPECT_EQ(::seteuid(65534), 0);
+  }
+  ~Unprivileged() { EXPECT_EQ(::seteuid(user_), 0); }
+
+ private:
+  const uid_t user_ = ::geteuid();
+};
+
+TEST_F(FilesTest, AFileThatMayNotBeReadIsNotFound) {
+  for (const auto& one : fs::recursive_directory_iterator(path())) fs::permissions(one, static_cast<fs::perms>(0755));
+  fs::permissions(file(variant + "segment-1.onnx.data"), fs::perms::none);
+  const Unprivileged user;
+  refused([&] { rexit::verify(path()); }, REXIT_NOT_FOUND, "segment-1.onnx.data: cannot be opened: Permission denied");
+}
+
+TEST_F(FilesTest, NothingIsWrittenToAReadOnlyFolder) {
+  rexit::Session session{rexit::Bundle(path())};
+  fs::permissions(path(), static_cast<fs::perms>(0555));
+  {
+    const Unprivileged user;
+    refused([&] { session.save_cache(path() + "/cache"); }, REXIT_WRITE_FAILED, "/cache: cannot be created: Permission denied");
+  }
+  fs::permissions(path(), fs::perms::owner_all);
+  refused([&] { session.save_cache(path() + "/nowhere/cache"); }, REXIT_WRITE_FAILED, "cannot be created: No such file");
 }
 
 TEST_F(FilesTest, EnginesAreVerifiedToo) {

@@ -59,6 +59,7 @@ TEST_F(ReloadTest, OldAndNewServeSideBySide) {
   std::optional<rexit::Bundle> opened(path());
   rexit::Session old(*opened);
   const float before = old.score(request_).scores[0].log_odds;
+  const std::size_t weights = old.memory().weights;  // of the process
   replace_manifest();
   std::optional<rexit::Bundle> next = opened->reloaded();
   ASSERT_TRUE(next);
@@ -66,17 +67,42 @@ TEST_F(ReloadTest, OldAndNewServeSideBySide) {
   EXPECT_FALSE(next->reloaded());
   rexit::Session session(*next);
   EXPECT_EQ(session.score(request_).scores[0].log_odds, before);
-  EXPECT_EQ(session.memory().weights, old.memory().weights);
+  EXPECT_EQ(session.memory().weights, weights);
   old = rexit::Session(*next);
   opened.reset();  // the segments stay
   EXPECT_EQ(session.score(request_).scores[0].log_odds, before);
+}
+
+TEST_F(ReloadTest, NewSessionsStartWithoutPrefixesAndCounters) {
+  const rexit::Bundle opened(path());
+  rexit::Session old(opened);
+  old.score(request_);
+  replace_manifest();
+  rexit::Session session(*opened.reloaded());
+  EXPECT_EQ(session.memory().prefixes, 0u);
+  EXPECT_EQ(session.counters()[0].reached, 0u);
+  EXPECT_EQ(session.score(request_).stats.prefix_tokens_reused, 0u);
+  EXPECT_EQ(old.score(request_).stats.prefix_layers, 0u);
+  EXPECT_EQ(old.counters()[0].reached, 4u);
 }
 
 TEST_F(ReloadTest, FailureLeavesTheBundle) {
   rexit::LiveBundle live(path());
   const rexit_bundle* before = live.now().get();
   replace_manifest("\"exits\"", "\"other\"");
-  EXPECT_THROW(live.reload(), rexit::Error);
+  std::string opening;
+  try {
+    rexit::Bundle{path()};
+  } catch (const rexit::Error& error) {
+    opening = error.what();
+  }
+  try {
+    live.reload();
+    FAIL();
+  } catch (const rexit::Error& error) {
+    EXPECT_EQ(error.status(), REXIT_CORRUPT);
+    EXPECT_EQ(error.what(), opening);
+  }
   EXPECT_EQ(live.now().get(), before);
   rexit::Session(live.now()).score(request_);
 }

@@ -148,6 +148,14 @@ TEST_F(TensorRt, OnlyIndicesGoUpAndOnlyLogitsComeDown) {
 }
 
 // Everything that passes need is allocated when the bundle is opened; sessions allocate what they keep.
+TEST_F(TensorRt, OnnxRuntimesMemoryIsNone) {
+  rexit::Session session{rexit::Bundle(folder(), options())};
+  session.trace(rexit::Request(std::int64_t{106}).items(items(4)));
+  EXPECT_EQ(session.memory().working, 0u);
+  EXPECT_EQ(session.memory().weights, 0u);
+  EXPECT_GT(session.memory().prefixes, 0u);
+}
+
 TEST_F(TensorRt, WhatPassesNeedIsAllocatedAtOpen) {
   const rexit::Bundle bundle(folder(), options());
   EXPECT_EQ(machine().contexts, 2 * exits);  // a prefix's and a slate's for each segment

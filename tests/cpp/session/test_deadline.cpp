@@ -206,6 +206,26 @@ TEST_F(DeadlineTest, AssemblyIsCancelled) {
   }
 }
 
+// As TensorRT is: it has nothing that would stop a run.
+TEST_F(DeadlineTest, ABackendThatCannotStopIsCancelledBetweenSegments) {
+  request.query.items.resize(1);
+  score();
+  Slow::slate_time = milliseconds(200);
+  std::thread cancelling([&] {
+    std::this_thread::sleep_for(milliseconds(50));
+    session.cancel();
+  });
+  try {
+    score();
+    ADD_FAILURE() << "not cancelled";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.status(), REXIT_CANCELLED);
+  }
+  cancelling.join();
+  EXPECT_EQ(session.segments()[0].candidates, 1u);
+  EXPECT_EQ(session.segments()[1].candidates, 0u);
+}
+
 // ONNX Runtime itself ends a run that was told to stop, and later runs are not affected.
 TEST(Stop, EndsARunOfOnnxRuntime) {
   const Bundle bundle(sound_bundle(), nullptr);

@@ -1,11 +1,13 @@
 // Cached prefixes saved and loaded: what comes back, and what becomes of files that are not what they should be.
 // tests/runtime/test_saved_cache.py has each way to damage one, by its message.
 #include <gtest/gtest.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <map>
 #include <random>
@@ -24,6 +26,8 @@ const std::vector<rexit::Id> slate{std::int64_t{-7}, std::int64_t{8}, std::int64
 constexpr std::int64_t users[] = {100, 103, 106, 109, 112};
 
 rexit::Request request(std::int64_t user) { return rexit::Request(user).items(slate); }
+
+std::function<void(int)> on_fsync;  // what is synced, and when
 
 class SavedCache : public testing::TestWithParam<const char*> {
  protected:
@@ -75,6 +79,48 @@ TEST_P(SavedCache, AnotherProcessGoesOnWhereThisOneWas) {
       EXPECT_EQ(after.stats.prefix_layers, before.stats.prefix_layers);
     }
   EXPECT_GT(other.trace(request(115)).stats.prefix_layers, 0u);
+}
+
+TEST_P(SavedCache, ItIsSyncedBeforeItIsRenamed) {
+  rexit::Session session{rexit::Bundle(folder)};
+  fill(session);
+  session.save_cache(path());
+  const std::string older = read(path());
+  session.trace(request(115));
+  std::size_t synced = 0;
+  on_fsync = [&](int file) {
+    const std::string name = fs::read_symlink("/proc/self/fd/" + std::to_string(file));
+    if (name.rfind(path() + ".", 0) != 0) return;
+    synced = fs::file_size(name);
+    EXPECT_EQ(read(path()), older);
+  };
+  session.save_cache(path());
+  on_fsync = nullptr;
+  EXPECT_EQ(synced, fs::file_size(path()));
+  EXPECT_NE(read(path()), older);
+}
+
+// Who had it open, or has it under another name, keeps what it was.
+TEST_P(SavedCache, AnOlderFileIsReplacedNotOverwritten) {
+  const rexit::Bundle bundle(folder);
+  rexit::Session session(bundle);
+  session.save_cache(path());
+  const std::string before = read(path()), kept = path() + ".kept";
+  fs::create_hard_link(path(), kept);
+  fill(session);
+  session.save_cache(path());
+  EXPECT_EQ(read(kept), before);
+  EXPECT_NE(read(path()), before);
+}
+
+TEST_P(SavedCache, ItIsAboutAsLargeAsThePrefixes) {
+  const rexit::Bundle bundle(folder);
+  rexit::Session session(bundle);
+  for (std::int64_t user = 100; user < 136; user += 3) session.trace(request(user));
+  session.save_cache(path());
+  const auto size = static_cast<double>(fs::file_size(path())), prefixes = static_cast<double>(session.memory().prefixes);
+  EXPECT_GT(size, 0.75 * prefixes);  // it leaves out hidden states that are not needed any more
+  EXPECT_LT(size, 1.1 * prefixes);
 }
 
 TEST_P(SavedCache, TheMostRecentFitTheBudget) {
@@ -161,3 +207,9 @@ TEST_P(SavedCache, DamagedFilesDoNoHarm) {
 INSTANTIATE_TEST_SUITE_P(Bundles, SavedCache, testing::Values("sound", "sound_with_vectors", "sound_with_start"));
 
 }  // namespace
+
+// In the place of the C library's.
+extern "C" int fsync(int file) {
+  if (on_fsync) on_fsync(file);
+  return static_cast<int>(::syscall(SYS_fsync, file));
+}
