@@ -152,13 +152,14 @@ typedef struct rexit_variant_info {
                            rexit_memory */
 } rexit_variant_info;
 
-/* Describes variant number `index`, from 0, of the bundle in folder `path`. Checks its files as rexit_bundle_open does, but does
- * not load the segments. REXIT_UNKNOWN_VARIANT if `index` is not less than the number of variants. */
+/* Describes variant number `index`, from 0, of the bundle in folder `path`. Checks structure and sizes as rexit_bundle_open does,
+ * but does not load the segments. REXIT_UNKNOWN_VARIANT if `index` is not less than the number of variants; any 2xx for its
+ * files. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_variant(const char* path, size_t index, rexit_variant_info* info_out);
 
-/* Checks everything that rexit_bundle_open checks, every row of the catalog, and the SHA-256 of every file listed, engines
+/* Checks everything that rexit_bundle_get_variant checks, every row of the catalog, and the SHA-256 of every file listed, engines
  * included. `variant`: NULL checks all of them. Reads every byte, which takes seconds per gigabyte. REXIT_CORRUPT names the first
- * file that was modified, or the first row that is not what it must be. */
+ * file that was modified, or the first row that is not what it must be. REXIT_UNKNOWN_VARIANT; any 2xx for its files. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_verify(const char* path, const char* variant);
 
 /* --- Bundles ------------------------------------------------------------------------------------------------------------- */
@@ -266,8 +267,8 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_create(const rexit_bundle* 
 /* Does nothing for NULL. No call may be running in the session. */
 REXIT_API void rexit_session_destroy(rexit_session* session);
 
-/* Runs every segment once on a dummy slate as large as one pass takes, so that the first real request does not pay for
- * allocations, and computes the pinned start (see rexit_memory). Drops the cached prefixes. REXIT_BACKEND_FAILED;
+/* Runs every segment once on a dummy slate as large as one pass takes, so that the first real request finds the memory of a pass
+ * allocated, and computes the pinned start (see rexit_memory). Drops the cached prefixes. REXIT_BACKEND_FAILED;
  * REXIT_CANCELLED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_warm_up(rexit_session* session);
 
@@ -457,8 +458,8 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_save_cache(rexit_session* s
  *
  * The file belongs to one variant of one bundle. It need not come from a trusted source: everything in it is checked before it is
  * used, sizes first. It must not be modified during the call. If it is refused, the session is as it was: REXIT_NOT_FOUND;
- * REXIT_MISMATCH if it was saved from another bundle or variant, or before the catalog was made anew; REXIT_UNSUPPORTED for a
- * version of the format that this library does not know; REXIT_CORRUPT for anything else that it is not. */
+ * REXIT_MISMATCH if it was saved from another bundle or variant, or with other vectors; REXIT_UNSUPPORTED for a version of the
+ * format that this library does not know; REXIT_CORRUPT for anything else that it is not. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_load_cache(rexit_session* session, const char* path);
 
 /* Releases memory: the cached prefixes, the session's buffers, and the backend's working memory that no run is using. The next
