@@ -259,7 +259,7 @@ TEST_F(Promises, TheCacheHolds32MiBUnlessToldOtherwise) {
   EXPECT_GE(most, limit - (limit >> 6)) << "after " << prefixes << " prefixes";
 }
 
-TEST_F(Promises, SessionsShareWorkingMemoryAndKeepItUntilATrim) {
+TEST_F(Promises, WorkingMemoryIsOfAllSessionsTogether) {
   trace(request);
   rexit_session* other = nullptr;
   ASSERT_EQ(rexit_session_create(bundle, nullptr, &other), REXIT_OK);
