@@ -8,6 +8,8 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/status.hpp"
 
@@ -74,11 +76,20 @@ int minor_of(const std::string& version) {
   return minor;
 }
 
+// What ONNX Runtime says while this thread starts it is logged afterwards: `log` may open a bundle, which waits for the start.
+using Lines = std::vector<std::pair<rexit_log_level, std::string>>;
+thread_local Lines* waiting = nullptr;
+
 void ORT_API_CALL forward_log(void*, OrtLoggingLevel level, const char*, const char*, const char* where, const char* message) {
   const rexit_log_level ours = level >= ORT_LOGGING_LEVEL_ERROR     ? REXIT_LOG_ERROR
                                : level == ORT_LOGGING_LEVEL_WARNING ? REXIT_LOG_WARNING
                                                                     : REXIT_LOG_DEBUG;
-  log(ours, std::string("onnxruntime ") + where + ": " + message);
+  std::string line = std::string("onnxruntime ") + where + ": " + message;
+  if (waiting != nullptr) {
+    waiting->emplace_back(ours, std::move(line));
+  } else {
+    log(ours, line);
+  }
 }
 
 Ort::Env* make_environment(std::int32_t threads) {
@@ -92,17 +103,21 @@ Ort::Env* make_environment(std::int32_t threads) {
   return env.release();
 }
 
-}  // namespace
+// Logs what has waited when it ends, with or without an exception.
+struct LogAfterwards {
+  LogAfterwards() { waiting = &lines; }
+  ~LogAfterwards() {
+    waiting = nullptr;
+    for (const auto& [level, line] : lines) log(level, line);
+  }
+  Lines lines;
+};
 
-// Never destroyed, like the environment that uses it.
-OrtArena& ort_arena() {
-  static OrtArena* arena = new OrtArena;
-  return *arena;
-}
-
-Ort::Env& ort_environment(const char* library, std::int32_t threads) {
+// Starts ONNX Runtime unless it runs.
+Runtime& started(const char* library, std::int32_t threads) {
   static std::mutex mutex;
   Runtime& runtime = the_runtime();
+  const LogAfterwards later;  // destroyed after the lock
   const std::lock_guard<std::mutex> lock(mutex);
   if (runtime.env == nullptr) {
     const std::int32_t count = threads == 0 ? cores() : threads;
@@ -114,6 +129,19 @@ Ort::Env& ort_environment(const char* library, std::int32_t threads) {
     }
     runtime.threads = count;
   }
+  return runtime;
+}
+
+}  // namespace
+
+// Never destroyed, like the environment that uses it.
+OrtArena& ort_arena() {
+  static OrtArena* arena = new OrtArena;
+  return *arena;
+}
+
+Ort::Env& ort_environment(const char* library, std::int32_t threads) {
+  const Runtime& runtime = started(library, threads);
   if (threads != 0 && threads != runtime.threads)
     fail(REXIT_INVALID_ARGUMENT, "threads is ", threads, ", but the first bundle opened in this process created the pool with ",
          runtime.threads, ": use that number or 0");
