@@ -1,9 +1,10 @@
 """Does a fine-tuned model know anything that the simple ones do not? It is blended with each baseline and judged beside it.
 
-    python benchmarks/ranking/added.py FOLDER
+    python benchmarks/ranking/added.py FOLDER …
 
-FOLDER: as exits.py leaves it, with the log-odds of its exits. A blend is a logistic regression on two scores, the baseline's and
-the deepest exit's, fitted on validation; judged on test, less the baseline alone.
+FOLDER: as exits.py leaves it, with the log-odds of its exits; several are seeds, over which the gain is averaged. A blend is a
+logistic regression on two scores, the baseline's and the deepest exit's, fitted on validation; judged on test, less the baseline
+alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from baselines import Model, Scores, baselines
-from judgement import Judgement
+from judgement import Judgement, mean
 from numpy.typing import NDArray
 from rich.box import MARKDOWN
 from rich.console import Console
@@ -38,16 +39,19 @@ def blended(baseline: Model, mine: Sequence[Scores], liked: NDArray[np.bool_]) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    catalog = Catalog.open(folder / "catalog")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
+    folders = parser.parse_args().folders
+    catalog = Catalog.open(folders[0] / "catalog")
     validation, test = catalog.split("validation"), catalog.split("test")
-    mine = [np.load(folder / "exits" / f"{split}.npy")[:, -1].astype(np.float64) for split in ("validation", "test")]
+    seeds = [
+        [np.load(folder / "exits" / f"{split}.npy")[:, -1].astype(np.float64) for split in ("validation", "test")]
+        for folder in folders
+    ]
     judgement = Judgement(test.users, test.liked)
     table = Table("blended with, less that alone", *METRICS, box=MARKDOWN)
     for baseline in baselines(catalog):
-        both, alone = (judgement.of(scores) for scores in (blended(baseline, mine, validation.liked), baseline.score))
-        gain = both.minus(alone).interval()
+        both = mean([judgement.of(blended(baseline, mine, validation.liked)) for mine in seeds])
+        gain = both.minus(judgement.of(baseline.score)).interval()
         table.add_row(baseline.name, *("{:+.4f} ({:+.4f} to {:+.4f})".format(*gain[metric]) for metric in METRICS))
     Console(width=160).print(table)
 
