@@ -367,10 +367,10 @@ def test_page_that_cannot_be_written_leaves_all_as_it_was(tmp_path: Path, monkey
         run(tmp_path)
     files = {name: (folder / name).read_bytes() for name in ("policy.json", "report.json", "report.html") if before}
 
-    def full(path: Path, data: str | bytes) -> None:
+    def full(path: Path, data: str | bytes, flushed: bool) -> None:
         if path.name == page.FILE and data not in files.values():
             raise InputError(f"{path}: cannot be written: No space left on device")
-        write_file(path, data)
+        write_file(path, data, flushed)
 
     monkeypatch.setattr("rexit.calibration.run.write_file", full)
     with pytest.raises(InputError, match=r"report\.html: cannot be written: No space left"):

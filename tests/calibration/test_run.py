@@ -361,7 +361,7 @@ def test_unwritable_folder_is_found_before_any_work(place: Path, monkeypatch: py
 
 
 def test_disk_full_at_the_report_leaves_no_policy(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, value: object) -> None:
+    def refuse(path: Path, value: object, flushed: bool) -> None:
         raise InputError(f"{path}: cannot be written: No space left on device")
 
     monkeypatch.setattr("rexit.calibration.run.write_json", refuse)
