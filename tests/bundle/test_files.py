@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ from rexit.bundle.files import (
     check_hashes,
     check_sizes,
     digest,
+    flush,
     read_entries,
     read_json,
     write_file,
@@ -115,3 +117,16 @@ def test_digest_is_sha256_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert digest(tmp_path / "a") == FileEntry.of(tmp_path / "a").sha256
     assert json.loads(json.dumps(FileEntry.of(tmp_path / "a").to_json())) == {"bytes": 3, "sha256": digest(tmp_path / "a")}
+
+
+def test_a_folder_that_cannot_be_flushed_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network file systems; that a file's content is not on the disk is one."""
+    (tmp_path / "file").write_text("whole")
+
+    def refuse(opened: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    flush(tmp_path)
+    with pytest.raises(OSError, match="Invalid argument"):
+        flush(tmp_path / "file")

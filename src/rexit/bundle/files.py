@@ -177,9 +177,11 @@ def replaced(path: Path, flushed: bool = False) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Has the disk hold a file's content, or a folder's names, before this returns: a later rename cannot outrun them."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+    """Has the disk hold a file's content, or a folder's names, before this returns: a later rename cannot outrun them. Not every
+    file system can flush a folder; there this does nothing for it."""
+    with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
