@@ -124,8 +124,8 @@ def test_a_signal_interrupts_as_everywhere(bundle: Bundle, given: Path, tmp_path
     words = ("score", bundle.path, "--pairs", given, "--out", out, "--as-of", 100, "--engine", "ray", "--workers", 1)
     cluster = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     with subprocess.Popen([sys.executable, "-m", "rexit", *map(str, words)], env=cluster, stderr=subprocess.PIPE) as run:
-        while run.poll() is None and not list(Path(f"{out}.partial").glob("scored-*.json")):
-            time.sleep(0.01)
+        while run.poll() is None and not any(not path.suffix for path in Path(f"{out}.partial").glob("scored-*")):
+            time.sleep(0.01)  # until the scores of a partition are there, which are written last
         run.terminate()
         _, err = run.communicate(timeout=60)
     assert run.returncode == 143 and err.decode().endswith("rexit: interrupted; nothing was left half-written\n")
