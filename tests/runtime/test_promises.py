@@ -1,4 +1,4 @@
-"""Every promise of rexit.h has a test: tests/cpp/api/promises.toml says which, sentence by sentence.
+"""Every promise of rexit.h has a test: tests/cpp/promises/promises.toml says which, sentence by sentence.
 
 Each comment of the header belongs to the declaration that it stands in or before, and promises.toml has a table for each of
 those. All words of a comment are quoted there: by a test that holds them, by `told` or by `untested`.
@@ -13,7 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 HEADER = (ROOT / "runtime" / "include" / "rexit" / "rexit.h").read_text()
-PROMISES = tomllib.loads((ROOT / "tests" / "cpp" / "api" / "promises.toml").read_text())
+PROMISES = tomllib.loads((ROOT / "tests" / "cpp" / "promises" / "promises.toml").read_text())
 DECLARATION = re.compile(
     r"^#(?:ifndef|define) (REXIT_\w+)"
     r"|^typedef (?:struct|enum) (\w+)(?: \{.*?\}| \w+)[^}]*?;"

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "api/promises.hpp"
+#include "promises/promises.hpp"
 
 namespace {
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "api/promises.hpp"
+#include "promises/promises.hpp"
 #include "rexit/rexit.hpp"
 
 namespace {

@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-#include "api/promises.hpp"
+#include "promises/promises.hpp"
 
 namespace {
 
