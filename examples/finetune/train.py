@@ -16,8 +16,8 @@ in OUT.training, written every `--save-every` steps.
    after it, their heads (and projectors, with the first) likewise from `--head-rate`. The paper gives neither exits, nor rates,
    nor weights of losses: all numbers here are our choice.
 4. Weights are float32, what is computed with them `--precision`. `--lora RANK` trains low-rank additions to all linear layers,
-   with norms, heads and projectors in full; token embeddings then stay as they are, as they do with `--freeze-embeddings`. The
-   LM head and the final norm are never computed.
+   with norms, heads and projectors in full; token embeddings then stay as they are, as they do with `--freeze-embeddings`.
+   `--rate 0` trains heads and projectors alone. The LM head and the final norm are never computed.
 5. A prompt's vectors ({item.gcn}, …) come from projectors that are trained along.
 
 Measured with SmolLM2-135M on a busy machine, one thread, seconds of CPU time per step of 1,840 tokens (two steps): all weights
@@ -93,7 +93,9 @@ class Settings:
     accumulate: int = option(1, "forward passes of one step")
     epochs: float = option(1.0, "passes over the training split, unless --steps says how long")
     steps: int = option(0, "optimizer steps")
-    rate: float = option(0.0, "peak learning rate of the deepest layers (2e-5; 2e-4 with --lora)")
+    rate: float | None = option(
+        None, "peak learning rate of the deepest layers (2e-5; 2e-4 with --lora); 0: the base stays as it is", kind=float
+    )
     head_rate: float = option(3e-4, "the same of the last head")
     rate_ratio: float = option(0.8, "rate of an exit's layers over that of the exit before")
     schedule: str = option("cosine", "how the rate falls after the warm-up", choices=("cosine", "linear"))
@@ -117,7 +119,8 @@ class Settings:
                 parser.add_argument(name, action="store_true", help=one.metadata["help"])
             else:
                 shown = f" ({one.default})" if one.default else ""
-                parser.add_argument(name, type=type(one.default), default=one.default, help=one.metadata["help"] + shown, **more)
+                kind = one.metadata["type"] or type(one.default)
+                parser.add_argument(name, type=kind, default=one.default, help=one.metadata["help"] + shown, **more)
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Settings:
@@ -130,7 +133,14 @@ class Settings:
 
     @property
     def peak(self) -> float:
-        return self.rate or (2e-4 if self.lora else 2e-5)
+        if self.rate is None:
+            return 2e-4 if self.lora else 2e-5
+        return self.rate
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the base stays as it is, token embeddings and all."""
+        return self.peak == 0
 
 
 def joint_loss(logits: Tensor, liked: Tensor, distill: float = 0.0) -> Tensor:
@@ -247,14 +257,17 @@ class Progress(TrainerCallback):
 
 def make_model(catalog: Catalog, chosen: Settings) -> tuple[Checkpoint, MultiExitModel, Any]:
     """The decoder that training starts from, with heads and projectors; and peft's model around it, if there is to be one."""
+    if chosen.frozen and chosen.lora:
+        raise InputError(f"--lora {chosen.lora} with --rate 0, which trains no additions: leave one of them out")
     start = load_checkpoint(chosen.init, chosen_exits(chosen), "shared", catalog.info["labels"])
     decoder = start.decoder
     check_fit(catalog, start)
     projectors, adapted = fresh_projectors(catalog, decoder), None
     for module in (decoder.norm, decoder.model.get_output_embeddings()):
         module.requires_grad_(False)  # never computed
-    embeddings = decoder.model.get_input_embeddings()
-    embeddings.requires_grad_(not chosen.freeze_embeddings)
+    decoder.model.get_input_embeddings().requires_grad_(not chosen.freeze_embeddings)
+    if chosen.frozen:
+        decoder.model.requires_grad_(False)
     if chosen.lora:
         from peft import LoraConfig, get_peft_model
 

@@ -87,6 +87,25 @@ def test_stopped_and_continued_is_as_never_stopped(
     assert not same(base / name, whole / name)
 
 
+def test_rate_of_0_leaves_the_base_as_it_is(
+    train: ModuleType, monkeypatch: pytest.MonkeyPatch, base: Path, with_vectors: Path, tmp_path: Path
+) -> None:
+    one, more = (
+        trained(train, monkeypatch, base, with_vectors, tmp_path / str(steps), "--steps", steps, "--rate", 0) for steps in (1, 4)
+    )
+    name = "model.safetensors"
+    before, after = load_file(base / name), load_file(more / name)
+    assert before.keys() == after.keys() and all(torch.equal(before[key].float(), after[key]) for key in before)
+    assert not same(one / HEADS, more / HEADS) and not same(one / PROJECTORS, more / PROJECTORS)
+
+
+def test_additions_to_a_base_that_stays_are_refused(
+    train: ModuleType, monkeypatch: pytest.MonkeyPatch, base: Path, catalog: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match=r"^train: --lora 4 with --rate 0, which trains no additions: leave one of them out$"):
+        trained(train, monkeypatch, base, catalog, tmp_path / "out", "--lora", 4, "--rate", 0)
+
+
 def same(one: Path, other: Path) -> bool:
     there, here = load_file(one), load_file(other)
     return there.keys() == here.keys() and all(torch.equal(there[name], here[name]) for name in there)
