@@ -18,7 +18,7 @@
 | boosting, the prompt's numbers | on the counts and rates that the catalog's own prompts tell (told.py), if they tell any |
 
 Rules
-1. Test pairs are scored in slates of 20 (rexit.slates.cut), as of the slate's first. Boosting is fitted on slates of 8.
+1. Test pairs are scored in slates of 20 (--slate; rexit.slates.cut), as of the slate's first. Boosting is fitted on slates of 8.
 2. A baseline's score becomes a probability by a Platt map that is fitted on validation.
 3. A --scored file holds the test pairs with `user`, `item` and `probability`, one row each, in any order. It is ranked by them.
 4. Every model is compared with --reference: differences and intervals are paired, drawn over users (judgement.py).
@@ -72,7 +72,8 @@ class Model:
     on_validation: Scores | None = None
 
 
-def baselines(catalog: Catalog) -> Iterator[Model]:
+def baselines(catalog: Catalog, slate: int = SIZE) -> Iterator[Model]:
+    """In the order of the table above. slate: held-out candidates at one moment."""
     train, validation, test = (catalog.split(name) for name in SPLITS)
     sizes = catalog.info["counts"]["users"], catalog.info["counts"]["items"]
 
@@ -88,7 +89,7 @@ def baselines(catalog: Catalog) -> Iterator[Model]:
     yield calibrated("matrix factorization", v, t, f"penalty {penalty:g}")
 
     interactions, space = Interactions(catalog), embeddings(catalog)
-    held_out = [cut(validation, SIZE), cut(test, SIZE)]
+    held_out = [cut(validation, slate), cut(test, slate)]
     parts = [cut(train, TRAIN_SIZE), *held_out]
 
     def boosting(name: str, inputs: list[Features]) -> Model:
@@ -102,7 +103,7 @@ def baselines(catalog: Catalog) -> Iterator[Model]:
     lists = [lists_of_training(catalog, interactions, parts[0]), *(said for _, said in found)]
     yield boosting("boosting, counts and lists", [np.concatenate(both, 1) for both in zip(counts, lists, strict=True)])
     if numbers(catalog):
-        sizes_of_slates = zip(SPLITS, (TRAIN_SIZE, SIZE, SIZE), strict=True)
+        sizes_of_slates = zip(SPLITS, (TRAIN_SIZE, slate, slate), strict=True)
         yield boosting("boosting, the prompt's numbers", [told(catalog, split, size) for split, size in sizes_of_slates])
 
 
@@ -131,9 +132,9 @@ def embeddings(catalog: Catalog) -> Space:
     )
 
 
-def test_frame(catalog: Catalog) -> pl.DataFrame:
+def test_frame(catalog: Catalog, slate: int = SIZE) -> pl.DataFrame:
     """The test pairs in slates: `user`, `item`, `as_of`, `liked`."""
-    pairs: Pairs = cut(catalog.split("test"), SIZE)
+    pairs: Pairs = cut(catalog.split("test"), slate)
     return pl.DataFrame(
         {
             "user": catalog.users.take(pairs.users),
@@ -258,7 +259,8 @@ def main() -> None:
     parser.add_argument("--scored", action="append", default=[], metavar="NAME=FILE", help="scored test pairs, .parquet or .csv")
     parser.add_argument("--scored-alone", action="store_true", help="compare the --scored files, and fit no baselines")
     parser.add_argument("--reference", help="what all are compared with; the first --scored, else matrix factorization")
-    parser.add_argument("--ratings", default="", metavar="N,N", help="AUC by an item's ratings in training, too (rule 5)")
+    parser.add_argument("--ratings", default="", metavar="N,N", help="AUC by an item's ratings in training, too (rule 6)")
+    parser.add_argument("--slate", type=int, default=SIZE, help=f"candidates scored together ({SIZE})")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if args.scored_alone and not args.scored:
@@ -268,11 +270,11 @@ def main() -> None:
     else:
         catalog = Catalog.open(args.catalog)
         if args.pairs:
-            test_frame(catalog).write_parquet(args.pairs)
+            test_frame(catalog, args.slate).write_parquet(args.pairs)
             return
         named = [(name, Path(path)) for name, _, path in (one.partition("=") for one in args.scored)]
         models = [scored(catalog, name, path) for name, path in named]
-        models += [] if args.scored_alone else baselines(catalog)
+        models += [] if args.scored_alone else baselines(catalog, args.slate)
         reference = args.reference or (named[0][0] if named else DEFAULT_REFERENCE)
         if reference not in (names := [model.name for model in models]):
             sys.exit(f"baselines: --reference is {reference!r}, expected one of {', '.join(names)}")

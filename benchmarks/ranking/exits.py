@@ -33,7 +33,7 @@ from rexit.slates import SIZE, cut
 SPLITS = ("validation", "test")
 
 
-def log_odds(folder: Path, catalog: Catalog, variant: str | None) -> tuple[list[int], dict[str, NDArray[np.float32]]]:
+def log_odds(folder: Path, catalog: Catalog, variant: str | None, slate: int) -> tuple[list[int], dict[str, NDArray[np.float32]]]:
     """Depths of the exits, and what each says of the pairs of each split."""
     out = folder / "exits"
     out.mkdir(exist_ok=True)
@@ -48,7 +48,10 @@ def log_odds(folder: Path, catalog: Catalog, variant: str | None) -> tuple[list[
     for split in SPLITS:
         path = out / f"{split}.npy"
         if not path.exists():
-            np.save(path, scored(model, catalog, split) if variant is None else collect(session, cut(catalog, split, SIZE)))
+            if variant is None:
+                np.save(path, scored(model, catalog, split, slate))
+            else:
+                np.save(path, collect(session, cut(catalog, split, slate)))
         found[split] = np.load(path)
     return depths, found
 
@@ -69,9 +72,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--variant", help="of FOLDER/bundle; without it FOLDER/checkpoint is scored")
+    parser.add_argument("--slate", type=int, default=SIZE, help=f"candidates scored together ({SIZE})")
     args = parser.parse_args()
     catalog = Catalog.open(args.folder / "catalog")
-    depths, z = log_odds(args.folder, catalog, args.variant)
+    depths, z = log_odds(args.folder, catalog, args.variant, args.slate)
     for k, depth in enumerate(depths):
         write_pairs(catalog, z["validation"][:, k], z["test"][:, k], args.folder / "exits" / f"{depth}.parquet")
     Console(highlight=False, width=120).print(table(catalog, depths, z["validation"]))

@@ -108,10 +108,10 @@ def rows_of(catalog: Catalog, what: str, path: Path) -> pl.DataFrame:
 
 
 @torch.no_grad()
-def scored(model: MultiExitModel, catalog: Catalog, split: str) -> LogOdds:
+def scored(model: MultiExitModel, catalog: Catalog, split: str, slate: int = SIZE) -> LogOdds:
     """Every exit's log-odds of a split's pairs, in the split's order, [pairs, exits]."""
     model.eval()
-    data = packed_slates(catalog, split, SIZE)
+    data = packed_slates(catalog, split, slate)
     order = np.argsort(data.lengths)
     found: dict[int, LogOdds] = {}
     for chosen in np.array_split(order, -(-len(order) // BATCH)):

@@ -114,7 +114,7 @@ def test_a_file_of_something_else_is_refused(folder: Path, tmp_path: Path, chang
 def test_an_unknown_reference_is_refused(folder: Path, monkeypatch, capsys) -> None:
     import baselines
 
-    monkeypatch.setattr(baselines, "baselines", lambda _: iter(()))
+    monkeypatch.setattr(baselines, "baselines", lambda _, slate: iter(()))
     with pytest.raises(SystemExit, match="--reference is 'it'"):
         run(monkeypatch, capsys, folder, "--reference", "it")
 
