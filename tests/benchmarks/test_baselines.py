@@ -111,6 +111,16 @@ def test_a_file_of_something_else_is_refused(folder: Path, tmp_path: Path, chang
         baselines.scored(catalog, "bad", tmp_path / "bad.parquet")
 
 
+def test_slate_decides_as_of_when_a_pair_is_scored(folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    pairs = {}
+    for slate in (1, 2):
+        run(monkeypatch, capsys, folder, "--pairs", str(tmp_path / "pairs.parquet"), "--slate", str(slate))
+        pairs[slate] = pl.read_parquet(tmp_path / "pairs.parquet")
+    own = pairs[1].with_columns(number=pl.int_range(pl.len()).over("user"))
+    first = own.with_columns(pl.col("as_of").min().over("user", pl.col("number") // 2)).drop("number")
+    assert pairs[2].equals(first) and not pairs[2].equals(pairs[1])
+
+
 def test_an_unknown_reference_is_refused(folder: Path, monkeypatch, capsys) -> None:
     import baselines
 
