@@ -1,0 +1,175 @@
+"""Is a dynamic exit above every fixed depth at its cost? Policies from careful to cheap beside fixed depths, on the test split.
+
+    rexit calibrate BUNDLE --catalog CATALOG --metric ndcg@10 --top-k 10 --slate 100
+    python benchmarks/ranking/frontier.py CATALOG BUNDLE … [--variant cpu-fp32] [--slate 100] [--top-k 10] [--plot PICTURE]
+
+Rules
+1. Policies are those that `rexit calibrate` would test with a `--max-drop` of each of DROPS, from the traces it left: chosen on a
+   third of the validation split's users by what they are expected to lose. Whether one would be certified plays no part here.
+2. The test split judges all of them; nothing is chosen by it.
+3. A policy's rival is the best of the fixed depths that cost no more, by what they lose on test: the one that is hardest to beat.
+4. Several bundles are seeds of one training: a row is the mean over them, for one expected drop.
+5. Differences are paired, with 95 % intervals over users. Costs are the cost model's, of one seed each.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from judgement import Judgement, Measured, mean
+from numpy.typing import NDArray
+from rich.box import MARKDOWN
+from rich.console import Console
+from rich.table import Table
+
+from rexit.bundle import Bundle, Catalog
+from rexit.calibration import decide, metrics, platt, recording
+from rexit.calibration.evaluate import Evaluation
+from rexit.calibration.recording import Recording
+from rexit.calibration.traces import join
+from rexit.measure.costs import depth_name
+from rexit.slates import cut
+
+DROPS = (0.005, 0.01, 0.02)
+METRIC = "ndcg@10"
+SPLITS = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way to stop, of one seed: mean layers of the test pairs, share of full depth's cost, and the ranking judged."""
+
+    layers: float
+    cost: float
+    judged: Measured
+
+
+@dataclass(frozen=True)
+class Seed:
+    """full; fixed: by depth in layers, the last left out; policies: by expected drop allowed."""
+
+    full: Point
+    fixed: dict[int, Point]
+    policies: dict[float, Point]
+
+
+def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None) -> Seed:
+    slates = {name: cut(catalog, name, slate) for name in SPLITS}
+    made_of = {"variant_sha256": bundle.variant_sha256, "catalog_sha256": catalog.sha256, "slate": slate}
+    pairs = {name: sum(len(one.items) for one in part) for name, part in slates.items()}
+    depths = bundle.manifest.exits
+    seen = Recording.read(bundle.folder / recording.FILE, len(depths), made_of, pairs)
+    traces = {name: join(part, seen.log_odds[name], name) for name, part in slates.items()}
+    costs = seen.profile.costs(seen.prefix_tokens, seen.candidate_tokens, bundle.variant.max_tokens, 0.0)
+    test = traces["test"]
+    judgement = Judgement(test.users, test.liked)
+
+    def point(stops: NDArray[np.int64]) -> Point:
+        return Point(test_part.mean_layers(stops), test_part.cost_us(stops) / whole, judgement.of(test_part.score(stops)))
+
+    policies: dict[float, Point] = {}
+    for drop in DROPS:
+        goal = decide.Goal((metrics.parse(METRIC),), drop, 0.95, top_k)
+        found = decide.decide(traces["validation"], test, costs, depths, bundle.variant_sha256, goal)
+        test_part = Evaluation(test, platt.apply(found.maps, test.log_odds), depths, costs, goal.metrics)
+        whole = test_part.cost_us(np.full(len(test), len(depths) - 1))
+        for one in found.candidates:
+            policies.setdefault(one.budget, point(one.policy.stops(test.log_odds, test.offsets)))
+    fixed = {layers: point(np.full(len(test), k)) for k, layers in enumerate(depths)}
+    return Seed(fixed.pop(depths[-1]), fixed, dict(sorted(policies.items())))
+
+
+def average(points: Sequence[Point]) -> Point:
+    return Point(
+        float(np.mean([p.layers for p in points])), float(np.mean([p.cost for p in points])), mean([p.judged for p in points])
+    )
+
+
+def over_seeds(seeds: Sequence[Seed]) -> Seed:
+    """Expected drops that not every seed has a policy for are left out."""
+    budgets = [b for b in seeds[0].policies if all(b in one.policies for one in seeds)]
+    return Seed(
+        average([one.full for one in seeds]),
+        {layers: average([one.fixed[layers] for one in seeds]) for layers in seeds[0].fixed},
+        {b: average([one.policies[b] for one in seeds]) for b in budgets},
+    )
+
+
+def rival(policy: Point, fixed: dict[int, Point]) -> int | None:
+    """The depth of rule 3; None if none is as cheap."""
+    cheap = {layers: one.judged.interval()[METRIC][0] for layers, one in fixed.items() if one.cost <= policy.cost}
+    return max(cheap, key=lambda layers: cheap[layers]) if cheap else None
+
+
+def change(one: Measured, other: Measured) -> tuple[float, float, float]:
+    return one.minus(other).interval()[METRIC]
+
+
+def table(found: Seed) -> Table:
+    made = Table("", "layers", "cost", "NDCG@10", "best fixed depth of no more cost: layers", "less that", box=MARKDOWN)
+
+    def row(name: str, one: Point, *more: str) -> None:
+        made.add_row(name, f"{one.layers:.1f}", f"{one.cost:.3f}", *more)
+
+    text = "{:+.4f} ({:+.4f} to {:+.4f})".format
+    row("full depth", found.full, "{:.4f} ({:.4f} to {:.4f})".format(*found.full.judged.interval()[METRIC]), "", "")
+    for layers, one in reversed(found.fixed.items()):
+        row(f"{depth_name(layers)} for all", one, text(*change(one.judged, found.full.judged)), "", "")
+    for budget, one in found.policies.items():
+        beside = rival(one, found.fixed)
+        gain = "" if beside is None else text(*change(one.judged, found.fixed[beside].judged))
+        row(f"policy, {budget:g} expected", one, text(*change(one.judged, found.full.judged)), str(beside or ""), gain)
+    return made
+
+
+def plot(found: Seed, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 3.8), dpi=90, layout="constrained")
+    whole: Any = [Point(0, 1.0, found.full.judged)]
+    groups = (
+        ("fixed depth", "s--", "#777777", [*found.fixed.values(), *whole]),
+        ("policy", "o-", "#1f6feb", found.policies.values()),
+    )
+    for name, style, colour, points in groups:
+        ordered = sorted(points, key=lambda one: one.cost)
+        cost = [one.cost for one in ordered]
+        value, low, high = np.array([change(one.judged, found.full.judged) for one in ordered]).T
+        axes.errorbar(cost, value, (value - low, high - value), fmt=style, color=colour, label=name, capsize=2, linewidth=1.2)
+    for layers, one in found.fixed.items():
+        at = (one.cost, change(one.judged, found.full.judged)[0])
+        axes.annotate(f"{layers}", at, (5, -11), textcoords="offset points", color="#777777", fontsize=9)
+    axes.axhline(0, color="#bbbbbb", linewidth=0.8)
+    axes.set(xlabel="share of full depth's cost", ylabel="NDCG@10, change against full depth", xlim=(0, 1.03))
+    axes.legend(frameon=False, loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("catalog", type=Path)
+    parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
+    parser.add_argument("--variant", default="cpu-fp32")
+    parser.add_argument("--slate", type=int, default=100, help="as the calibration had it (100)")
+    parser.add_argument("--top-k", type=int, default=10, help="as the calibration had it (10)")
+    parser.add_argument("--plot", type=Path, metavar="PICTURE", help="also draw it")
+    args = parser.parse_args()
+    catalog = Catalog.open(args.catalog)
+    found = over_seeds([seed(catalog, Bundle.open(path, args.variant), args.slate, args.top_k) for path in args.bundles])
+    Console(width=160).print(table(found))
+    if args.plot:
+        plot(found, args.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""benchmarks/ranking/frontier.py: which fixed depth a policy is held against, and what several seeds come to."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "benchmarks" / "ranking"
+
+
+@pytest.fixture
+def frontier(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import frontier
+
+    yield frontier
+    for name in ("frontier", "judgement"):
+        sys.modules.pop(name, None)
+
+
+def point(frontier, ndcg: float, cost: float, layers: float = 1.0):
+    values = np.full((3, 4), np.nan)
+    values[:, 2] = ndcg
+    return frontier.Point(layers, cost, frontier.Measured(values))
+
+
+def test_rival_is_the_best_fixed_depth_of_no_more_cost_and_not_the_dearest(frontier) -> None:
+    fixed = {1: point(frontier, 0.4, 0.1), 2: point(frontier, 0.3, 0.2), 4: point(frontier, 0.9, 0.4)}
+    assert frontier.rival(point(frontier, 0.5, 0.3), fixed) == 1
+    assert frontier.rival(point(frontier, 0.5, 0.4), fixed) == 4
+    assert frontier.rival(point(frontier, 0.5, 0.05), fixed) is None
+
+
+def test_seeds_are_averaged_where_all_have_a_policy(frontier) -> None:
+    def seed(ndcg: float, budgets: tuple[float, ...]):
+        policies = {budget: point(frontier, ndcg, 0.2, 2 * ndcg) for budget in budgets}
+        return frontier.Seed(point(frontier, ndcg, 1.0), {1: point(frontier, ndcg, 0.1)}, policies)
+
+    both = frontier.over_seeds([seed(0.2, (0.1, 0.2)), seed(0.4, (0.2, 0.3))])
+    assert list(both.policies) == [0.2]
+    assert both.policies[0.2].layers == pytest.approx(0.6)
+    assert both.full.judged.interval()["ndcg@10"] == pytest.approx((0.3, 0.3, 0.3))
+
+
+def test_table_and_picture_show_each_way_to_stop(frontier, tmp_path: Path) -> None:
+    found = frontier.Seed(point(frontier, 0.5, 1.0, 4), {1: point(frontier, 0.3, 0.25)}, {0.01: point(frontier, 0.45, 0.5, 2.0)})
+    names, *_, gains = (list(column.cells) for column in frontier.table(found).columns)
+    assert names == ["full depth", "1 layer for all", "policy, 0.01 expected"]
+    assert gains[-1] == "+0.1500 (+0.1500 to +0.1500)"
+    frontier.plot(found, tmp_path / "images" / "long.png")
+    data = (tmp_path / "images" / "long.png").read_bytes()
+    assert data.startswith(b"\x89PNG") and len(data) < 100_000
