@@ -9,7 +9,7 @@ Rules
 2. The test split judges all of them; nothing is chosen by it.
 3. A policy's rival is the best of the fixed depths that cost no more, by what they lose on test: the one that is hardest to beat.
 4. Several bundles are seeds of one training: a row is the mean over them, for one expected drop.
-5. Differences are paired, with 95 % intervals over users. Costs are the cost model's, of one seed each.
+5. Differences are paired, with 95 % intervals over users. Costs are the cost model's.
 """
 
 from __future__ import annotations
