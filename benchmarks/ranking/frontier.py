@@ -6,7 +6,7 @@
 Rules
 1. Policies are those that `rexit calibrate` would test with a `--max-drop` of each of DROPS, from the traces it left: chosen on a
    third of the validation split's users by what they are expected to lose. Whether one would be certified plays no part here.
-2. The test split judges all of them; nothing is chosen by it.
+2. The test split judges all of them; no policy is chosen by it.
 3. A policy's rival is the best of the fixed depths that cost no more, by what they lose on test: the one that is hardest to beat.
 4. Several bundles are seeds of one training: a row is the mean over them, for one expected drop.
 5. Differences are paired, with 95 % intervals over users. Costs are the cost model's.
@@ -18,7 +18,6 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from judgement import Judgement, Measured, mean
@@ -67,21 +66,20 @@ def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None) -> See
     traces = {name: join(part, seen.log_odds[name], name) for name, part in slates.items()}
     costs = seen.profile.costs(seen.prefix_tokens, seen.candidate_tokens, bundle.variant.max_tokens, 0.0)
     test = traces["test"]
+    goals = [decide.Goal((metrics.parse(METRIC),), drop, 0.95, top_k) for drop in DROPS]
+    decisions = [decide.decide(traces["validation"], test, costs, depths, bundle.variant_sha256, goal) for goal in goals]
+    maps = decisions[0].maps  # of the users who choose, whatever the goal
+    evaluation = Evaluation(test, platt.apply(maps, test.log_odds), depths, costs, goals[0].metrics)
     judgement = Judgement(test.users, test.liked)
+    whole = evaluation.cost_us(np.full(len(test), len(depths) - 1))
 
     def point(stops: NDArray[np.int64]) -> Point:
-        return Point(test_part.mean_layers(stops), test_part.cost_us(stops) / whole, judgement.of(test_part.score(stops)))
+        return Point(evaluation.mean_layers(stops), evaluation.cost_us(stops) / whole, judgement.of(evaluation.score(stops)))
 
-    policies: dict[float, Point] = {}
-    for drop in DROPS:
-        goal = decide.Goal((metrics.parse(METRIC),), drop, 0.95, top_k)
-        found = decide.decide(traces["validation"], test, costs, depths, bundle.variant_sha256, goal)
-        test_part = Evaluation(test, platt.apply(found.maps, test.log_odds), depths, costs, goal.metrics)
-        whole = test_part.cost_us(np.full(len(test), len(depths) - 1))
-        for one in found.candidates:
-            policies.setdefault(one.budget, point(one.policy.stops(test.log_odds, test.offsets)))
+    candidates = {one.budget: one.policy for decision in reversed(decisions) for one in decision.candidates}
+    policies = {budget: point(policy.stops(test.log_odds, test.offsets)) for budget, policy in sorted(candidates.items())}
     fixed = {layers: point(np.full(len(test), k)) for k, layers in enumerate(depths)}
-    return Seed(fixed.pop(depths[-1]), fixed, dict(sorted(policies.items())))
+    return Seed(fixed.pop(depths[-1]), fixed, policies)
 
 
 def average(points: Sequence[Point]) -> Point:
@@ -134,9 +132,8 @@ def plot(found: Seed, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 3.8), dpi=90, layout="constrained")
-    whole: Any = [Point(0, 1.0, found.full.judged)]
     groups = (
-        ("fixed depth", "s--", "#777777", [*found.fixed.values(), *whole]),
+        ("fixed depth", "s--", "#777777", [*found.fixed.values(), found.full]),
         ("policy", "o-", "#1f6feb", found.policies.values()),
     )
     for name, style, colour, points in groups:

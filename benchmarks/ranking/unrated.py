@@ -11,7 +11,7 @@ Rules
 1. Drawn by popularity (number of ratings), without replacement within a user; a user who rated nearly everything gets what is
    left. Drawn evenly, most would be items that hardly anybody knows, and their count would give them away.
 2. Ratings stay as they are; those below `--positive-at` are no likes, as before.
-3. Tab-separated columns user_id, item_id, rating and timestamp, with or without RecBole's types behind the names.
+3. RATINGS is any table that `rexit index` reads, with columns user_id, item_id, rating and timestamp; OUT is tab-separated.
 """
 
 from __future__ import annotations
@@ -24,14 +24,18 @@ import numpy as np
 import polars as pl
 
 from rexit.bundle.files import write_file
+from rexit.errors import InputError
+from rexit.exporter.catalog.interactions import read_table
 
 COLUMNS = ["user_id", "item_id", "rating", "timestamp"]
 
 
 def read(path: Path) -> pl.DataFrame:
-    """Ids as strings, rating float64, timestamp int64. Exits with one line where a column is missing."""
-    table = pl.read_csv(path, separator="\t", infer_schema_length=0, quote_char=None)
-    table = table.rename({name: name.partition(":")[0] for name in table.columns})
+    """Ids as they stand, rating float64, timestamp int64. Exits with one line where that is not to be had."""
+    try:
+        table = read_table(path, COLUMNS)
+    except InputError as exc:
+        sys.exit(f"unrated: {exc}")
     if missing := [name for name in COLUMNS if name not in table.columns]:
         sys.exit(f"unrated: {path}: no column {missing[0]!r}, expected {', '.join(COLUMNS)}")
     return table.select(COLUMNS).cast({"rating": pl.Float64, "timestamp": pl.Float64}).cast({"timestamp": pl.Int64})
