@@ -11,7 +11,9 @@ in OUT.training, written every `--save-every` steps.
    all epochs; the order of batches is new in each.
 2. Every exit has its own norm and head, which start as the model's final norm and the label rows of its LM head. The loss is the
    mean of the exits' cross-entropies; `--distill W` adds W times the mean divergence of the earlier exits from the last one's
-   probabilities, through which no gradient flows.
+   probabilities, through which no gradient flows. `--teacher FILE` softens the labels: of each, a share of `--teacher-weight`
+   is what FILE says of the pair (columns user, item, probability; benchmarks/ranking/teacher.py makes one of boosting). A score
+   that has seen its own label teaches that label: make them out of fold.
 3. Shallower layers learn faster (OptiRAG-Rec, arXiv 2501.02173): those before exit k at `--rate` / `--rate-ratio`^n with n exits
    after it, their heads (and projectors, with the first) likewise from `--head-rate`. The paper gives neither exits, nor rates,
    nor weights of losses: all numbers here are our choice.
@@ -40,9 +42,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 import torch.distributed
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -50,7 +54,7 @@ from transformers import AutoTokenizer, PrinterCallback, Trainer, TrainerCallbac
 from transformers.trainer_utils import SaveStrategy
 
 from rexit.bundle import Catalog
-from rexit.bundle.files import write_json
+from rexit.bundle.files import digest, write_json
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError, RexitError
 from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -88,6 +92,8 @@ class Settings:
     lora: int = option(0, "rank of low-rank additions; 0 trains all weights")
     freeze_embeddings: bool = option(False, "leave the token embeddings as they are")
     distill: float = option(0.0, "weight of self-distillation from the last exit")
+    teacher: str = option("", "scored training pairs, .parquet, to soften the labels with")
+    teacher_weight: float = option(0.5, "share of a label that is the teacher's")
     slate: int = option(12, "interactions packed behind one prefix")
     batch_tokens: int = option(4096, "of one forward pass, padding included")
     accumulate: int = option(1, "forward passes of one step")
@@ -146,9 +152,9 @@ class Settings:
 def joint_loss(logits: Tensor, liked: Tensor, distill: float = 0.0) -> Tensor:
     """The mean of all exits' cross-entropies, and `distill` times the mean divergence of the earlier ones from the last.
 
-    logits: float32 [E, M, 2]; liked: int64 [M].
+    logits: float32 [E, M, 2]; liked: float32 [M], how likely each label is yes.
     """
-    loss = F.cross_entropy(logits.flatten(0, 1), liked.repeat(len(logits)))
+    loss = F.cross_entropy(logits.flatten(0, 1), torch.stack([1 - liked, liked], -1).repeat(len(logits), 1))
     if distill and len(logits) > 1:
         teacher = logits[-1].detach().log_softmax(-1).expand_as(logits[:-1])
         student = logits[:-1].log_softmax(-1)
@@ -171,16 +177,20 @@ class Learner(nn.Module):
 
 
 class Collator:
-    """Makes a batch of its rows' numbers, and counts what it made."""
+    """Makes a batch of its rows' numbers, and counts what it made.
 
-    def __init__(self, data: Rows) -> None:
+    labels: float32 [interactions of the split], each how likely it is yes.
+    """
+
+    def __init__(self, data: Rows, labels: NDArray[np.float32]) -> None:
         self._data = data
+        self._liked = np.split(labels, np.cumsum([len(row.liked) for row in data.rows])[:-1])
         self.tokens = self.labels = 0
 
     def __call__(self, chosen: Sequence[Sequence[int]]) -> dict[str, Any]:
         (numbers,) = chosen  # the data set's elements are whole batches
         tokens, positions, groups, rows = self._data.packed(numbers)
-        liked = torch.from_numpy(self._data.liked(numbers))
+        liked = torch.from_numpy(np.concatenate([self._liked[n] for n in numbers]))
         self.tokens += sum(self._data.rows[n].length for n in numbers)
         self.labels += len(liked)
         prompts = [self._data.rows[n].prompt for n in numbers]
@@ -253,6 +263,26 @@ class Progress(TrainerCallback):
             torch.distributed.all_reduce(over, torch.distributed.ReduceOp.MAX)
         if over:
             control.should_training_stop = control.should_save = True
+
+
+def softened(catalog: Catalog, teacher: Path, weight: float) -> NDArray[np.float32]:
+    """The training split's labels, in its order, each moved by `weight` to what the teacher says of the pair.
+
+    Raises InputError if it is no file of scored pairs or does not have all of them.
+    """
+    if not 0 < weight <= 1:
+        raise InputError(f"--teacher-weight {weight:g}, expected more than 0 and at most 1")
+    rows = catalog.split("train")
+    pairs = pl.DataFrame({"user": catalog.users.take(rows.users), "item": catalog.items.take(rows.items)})
+    try:
+        said = pl.read_parquet(teacher, columns=[*pairs.columns, "probability"]).cast({**pairs.schema, "probability": pl.Float64})
+    except (OSError, pl.exceptions.PolarsError) as exc:
+        raise InputError(f"{teacher}: {str(exc).splitlines()[0]}; expected a .parquet with user, item, probability") from exc
+    copy = pl.int_range(pl.len()).over("user", "item").alias("copy")  # a pair may have several interactions
+    found = pairs.with_columns(copy).join(said.with_columns(copy), on=["user", "item", "copy"], how="left", maintain_order="left")
+    if absent := found.filter(~pl.col("probability").is_between(0, 1).fill_null(False)).rows():
+        raise InputError(f"{teacher}: user {absent[0][0]!r}, item {absent[0][1]!r} has no probability from 0 to 1")
+    return ((1 - weight) * rows.liked + weight * found["probability"].to_numpy()).astype(np.float32)
 
 
 def make_model(catalog: Catalog, chosen: Settings) -> tuple[Checkpoint, MultiExitModel, Any]:
@@ -372,11 +402,16 @@ def arguments(work: Path, chosen: Settings, steps: int) -> TrainingArguments:
 def train(catalog: Catalog, chosen: Settings, work: Path) -> tuple[Checkpoint, MultiExitModel, Any, Trainer]:
     """What was loaded, what became of it, peft's model around it if there is one, and who trained it."""
     torch.manual_seed(chosen.seed)
-    check_same(work, chosen.fixed | {"catalog": catalog.sha256})
+    fixed = chosen.fixed | {"catalog": catalog.sha256}
+    liked = catalog.split("train").liked.astype(np.float32)
+    if chosen.teacher:
+        liked = softened(catalog, Path(chosen.teacher), chosen.teacher_weight)
+        fixed["teacher"] += f", {digest(Path(chosen.teacher))}"
+    check_same(work, fixed)
     start, model, adapted = make_model(catalog, chosen)
     data = packed_rows(catalog, "train", chosen.slate, track=bar("prompts of train"))
     made = batches(data.lengths, chosen.batch_tokens, np.random.default_rng(chosen.seed))
-    steps, collate = chosen.steps, Collator(data)
+    steps, collate = chosen.steps, Collator(data, liked)
     probe = arguments(work, chosen, 1)
     if not steps:
         steps = max(1, math.ceil(chosen.epochs * len(made) / (chosen.accumulate * probe.world_size)))
@@ -398,7 +433,7 @@ def train(catalog: Catalog, chosen: Settings, work: Path) -> tuple[Checkpoint, M
             flush=True,
         )
         work.mkdir(parents=True, exist_ok=True)
-        write_json(work / SETTINGS, chosen.fixed | {"catalog": catalog.sha256})
+        write_json(work / SETTINGS, fixed)
     state = last_state(work)
     if state and trainer.is_world_process_zero():
         print(f"goes on from {state}", flush=True)

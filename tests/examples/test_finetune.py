@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -163,7 +164,7 @@ def test_default_exits_are_every_five_layers_and_the_last(train: ModuleType, tmp
 
 def test_batch_holds_each_row_s_prefix_candidates_and_labels(train: ModuleType, catalog: Path) -> None:
     data = packed_rows(Catalog.open(catalog), "train", 5)
-    collate = train.Collator(data)
+    collate = train.Collator(data, np.concatenate([row.liked for row in data.rows]).astype(np.float32))
     made = collate([[0, 3]])
     assert collate.tokens == int((made["groups"] != PADDING).sum()) == data.lengths[[0, 3]].sum()
     ends = made["tokens"].flatten()[made["rows"]]
@@ -181,11 +182,94 @@ def test_batch_holds_each_row_s_prefix_candidates_and_labels(train: ModuleType, 
 def test_loss_is_the_mean_of_the_exits(train: ModuleType) -> None:
     logits, liked = torch.randn(3, 7, 2), torch.tensor([0, 1, 1, 0, 1, 0, 0])
     expected = np.mean([torch.nn.functional.cross_entropy(one, liked).item() for one in logits])
-    assert train.joint_loss(logits, liked).item() == pytest.approx(expected, abs=1e-6)
+    assert train.joint_loss(logits, liked.float()).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_loss_of_a_soft_label_is_that_of_both_labels_by_their_shares(train: ModuleType) -> None:
+    logits = torch.randn(2, 1, 2)
+    no, yes = (train.joint_loss(logits, torch.tensor([label])).item() for label in (0.0, 1.0))
+    assert train.joint_loss(logits, torch.tensor([0.8])).item() == pytest.approx(0.2 * no + 0.8 * yes, abs=1e-6)
+
+
+def scored_pairs(catalog: Catalog) -> pl.DataFrame:
+    """A teacher's file: a probability of each training pair, all of them different."""
+    rows = catalog.split("train")
+    probability = np.linspace(0.1, 0.9, len(rows))
+    return pl.DataFrame(
+        {"user": catalog.users.take(rows.users), "item": catalog.items.take(rows.items), "probability": probability}
+    )
+
+
+def test_labels_move_to_what_the_teacher_says_whatever_the_order_of_its_file(
+    train: ModuleType, catalog: Path, tmp_path: Path
+) -> None:
+    opened = Catalog.open(catalog)
+    scored = scored_pairs(opened)
+    scored.sample(fraction=1, shuffle=True, seed=0).write_parquet(tmp_path / "teacher.parquet")
+    labels = train.softened(opened, tmp_path / "teacher.parquet", 0.25)
+    expected = 0.75 * opened.split("train").liked + 0.25 * scored["probability"].to_numpy()
+    np.testing.assert_allclose(labels, expected, atol=1e-6)
+
+
+def test_teacher_changes_what_is_learned(
+    train: ModuleType, monkeypatch: pytest.MonkeyPatch, base: Path, catalog: Path, tmp_path: Path
+) -> None:
+    scored_pairs(Catalog.open(catalog)).write_parquet(tmp_path / "teacher.parquet")
+    alone = trained(train, monkeypatch, base, catalog, tmp_path / "alone", "--steps", 2)
+    taught = trained(
+        train, monkeypatch, base, catalog, tmp_path / "taught", "--steps", 2, "--teacher", tmp_path / "teacher.parquet"
+    )
+    a, b = (load_file(folder / HEADS) for folder in (alone, taught))
+    assert any(not torch.equal(a[name], b[name]) for name in a)
+
+
+def test_wrong_teacher_is_refused_by_name(
+    train: ModuleType, monkeypatch: pytest.MonkeyPatch, base: Path, catalog: Path, tmp_path: Path
+) -> None:
+    scored = scored_pairs(Catalog.open(catalog))
+    (tmp_path / "text.parquet").write_text("no")
+    scored.drop("item").write_parquet(tmp_path / "columns.parquet")
+    scored[1:].write_parquet(tmp_path / "rows.parquet")
+    scored.with_columns(probability=pl.lit(1.5)).write_parquet(tmp_path / "odd.parquet")
+    first = f"user {scored['user'][0]!r}, item {scored['item'][0]!r} has no probability from 0 to 1"
+    for name, said in (
+        ("none.parquet", "none.parquet: "),
+        ("text.parquet", "expected a .parquet with user, item, probability"),
+        ("columns.parquet", "expected a .parquet with user, item, probability"),
+        ("rows.parquet", first),
+        ("odd.parquet", first),
+    ):
+        with pytest.raises(SystemExit) as refused:
+            trained(train, monkeypatch, base, catalog, tmp_path / "out", "--steps", 1, "--teacher", tmp_path / name)
+        assert said in str(refused.value) and "\n" not in str(refused.value)
+    scored.write_parquet(tmp_path / "good.parquet")
+    for weight in (0, 1.5):
+        with pytest.raises(SystemExit, match="expected more than 0 and at most 1"):
+            trained(
+                train,
+                monkeypatch,
+                base,
+                catalog,
+                tmp_path / "out",
+                *("--steps", 1, "--teacher", tmp_path / "good.parquet", "--teacher-weight", weight),
+            )
+
+
+def test_training_does_not_go_on_with_another_teacher(
+    train: ModuleType, monkeypatch: pytest.MonkeyPatch, base: Path, catalog: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "teacher.parquet"
+    scored = scored_pairs(Catalog.open(catalog))
+    scored.write_parquet(path)
+    options = "--steps", 2, "--save-every", 1, "--teacher", path
+    trained(train, monkeypatch, base, catalog, tmp_path / "out", *options)
+    scored.with_columns(probability=1 - scored["probability"]).write_parquet(path)
+    with pytest.raises(SystemExit, match="a training was begun there with --teacher"):
+        trained(train, monkeypatch, base, catalog, tmp_path / "out", *options)
 
 
 def test_distillation_pulls_earlier_exits_to_the_last_alone(train: ModuleType) -> None:
-    liked = torch.tensor([0, 1, 1])
+    liked = torch.tensor([0.0, 1.0, 1.0])
     alike = torch.randn(1, 3, 2).repeat(3, 1, 1)
     assert train.joint_loss(alike, liked, 5.0).item() == pytest.approx(train.joint_loss(alike, liked).item(), abs=1e-6)
 
