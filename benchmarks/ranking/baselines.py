@@ -88,23 +88,28 @@ def baselines(catalog: Catalog, slate: int = SIZE) -> Iterator[Model]:
     v, t, penalty = matrix_factorization(train, validation, test, *sizes, constant)
     yield calibrated("matrix factorization", v, t, f"penalty {penalty:g}")
 
+    pairs, dots, features = boosting_inputs(catalog, slate)
+    yield calibrated("LightGCN", *dots)
+    for name, (known, chosen, asked) in features.items():
+        yield calibrated(name, *boosted((known, pairs[0].liked), (chosen, pairs[1].liked), asked))
+
+
+def boosting_inputs(catalog: Catalog, slate: int = SIZE) -> tuple[list[Pairs], list[Scores], dict[str, list[Features]]]:
+    """The pairs of the three splits, LightGCN's scores of those of validation and test, and by its name what each boosting is
+    told of all three."""
+    sizes = (TRAIN_SIZE, slate, slate)
+    pairs = [cut(catalog.split(name), size) for name, size in zip(SPLITS, sizes, strict=True)]
     interactions, space = Interactions(catalog), embeddings(catalog)
-    held_out = [cut(validation, slate), cut(test, slate)]
-    parts = [cut(train, TRAIN_SIZE), *held_out]
-
-    def boosting(name: str, inputs: list[Features]) -> Model:
-        return calibrated(name, *boosted((inputs[0], parts[0].liked), (inputs[1], parts[1].liked), inputs[2]))
-
-    found = [interactions.retrieved(part, space, interactions.folded_in(part, space)) for part in held_out]
-    v, t = (dot[:, 0] for dot, _ in found)
-    yield calibrated("LightGCN", v.astype(np.float64), t.astype(np.float64))
-    counts = [interactions.counts(part) for part in parts]
-    yield boosting("boosting, counts", counts)
-    lists = [lists_of_training(catalog, interactions, parts[0]), *(said for _, said in found)]
-    yield boosting("boosting, counts and lists", [np.concatenate(both, 1) for both in zip(counts, lists, strict=True)])
+    counts = [interactions.counts(part) for part in pairs]
+    found = [interactions.retrieved(part, space, interactions.folded_in(part, space)) for part in pairs[1:]]
+    lists = [lists_of_training(catalog, interactions, pairs[0]), *(said for _, said in found)]
+    features = {
+        "boosting, counts": counts,
+        "boosting, counts and lists": [np.concatenate(both, 1) for both in zip(counts, lists, strict=True)],
+    }
     if numbers(catalog):
-        sizes_of_slates = zip(SPLITS, (TRAIN_SIZE, slate, slate), strict=True)
-        yield boosting("boosting, the prompt's numbers", [told(catalog, split, size) for split, size in sizes_of_slates])
+        features["boosting, the prompt's numbers"] = [told(catalog, *part) for part in zip(SPLITS, sizes, strict=True)]
+    return pairs, [dot[:, 0].astype(np.float64) for dot, _ in found], features
 
 
 def lists_of_training(catalog: Catalog, interactions: Interactions, pairs: Pairs) -> Features:

@@ -2,9 +2,9 @@
 
     python benchmarks/ranking/teacher.py CATALOG teacher.parquet
 
-1. The boosting is baselines.py's on counts and lists. Each pair is scored by one of FOLDS models whose training had none of
-   its user's pairs, so that no score has seen its own label.
-2. Leaves and rounds are those with the least log loss on validation, as for the baseline.
+1. The teacher is the boosting of baselines.py that has the least log loss on validation.
+2. Each pair is scored by one of FOLDS models whose training had none of its user's pairs, so that no score has seen its own
+   label.
 """
 
 from __future__ import annotations
@@ -14,31 +14,37 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from as_of import Interactions, Pairs, cut
-from baselines import TRAIN_SIZE, embeddings, lists_of_training
+from as_of import Pairs
+from baselines import boosting_inputs
 from boosting import Scores, boosted
-from rich.progress import track
+from rich.console import Console
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
 
 from rexit.bundle import Catalog
-from rexit.slates import SIZE
 
 FOLDS = 5
 
 
-def cross_fitted(catalog: Catalog) -> tuple[Pairs, Scores]:
-    """The training pairs, and the log-odds of each by a model that was fitted on other users."""
-    interactions, space = Interactions(catalog), embeddings(catalog)
-    train, validation = cut(catalog.split("train"), TRAIN_SIZE), cut(catalog.split("validation"), SIZE)
-    said = interactions.retrieved(validation, space, interactions.folded_in(validation, space))[1]
-    known = np.concatenate([interactions.counts(validation), said], 1)
-    features = np.concatenate([interactions.counts(train), lists_of_training(catalog, interactions, train)], 1)
-    score = np.empty(len(train))
-    folds = GroupKFold(FOLDS, shuffle=True, random_state=0).split(features, groups=train.users)
-    for rest, held_out in track(list(folds), description="boosting"):
-        fitted = (features[rest], train.liked[rest]), (known, validation.liked)
-        score[held_out] = boosted(*fitted, features[held_out])[1]
-    return train, score
+def best(catalog: Catalog, console: Console) -> tuple[str, Pairs, Scores]:
+    """The teacher's name, the training pairs, and the probability it gives to each of them."""
+    (train, validation, _), _, inputs = boosting_inputs(catalog)
+    chosen = validation.liked
+    losses = {}
+    for name, (known, held_out, _) in inputs.items():
+        losses[name] = log_loss(chosen, probability(boosted((known, train.liked), (held_out, chosen), held_out)[0]))
+        console.print(f"{name}: log loss {losses[name]:.4f} on validation")
+    name = min(losses, key=lambda one: losses[one])
+    known, held_out, _ = inputs[name]
+    said = np.empty(len(train))
+    for rest, fold in GroupKFold(FOLDS, shuffle=True, random_state=0).split(known, groups=train.users):
+        said[fold] = probability(boosted((known[rest], train.liked[rest]), (held_out, chosen), known[fold])[1])
+    return name, train, said
+
+
+def probability(log_odds: Scores) -> Scores:
+    scores: Scores = 1 / (1 + np.exp(-log_odds))
+    return scores
 
 
 def main() -> None:
@@ -46,16 +52,11 @@ def main() -> None:
     parser.add_argument("catalog", type=Path)
     parser.add_argument("out", type=Path, help=".parquet: user, item, probability")
     args = parser.parse_args()
-    catalog = Catalog.open(args.catalog)
-    pairs, score = cross_fitted(catalog)
-    pl.DataFrame(
-        {
-            "user": catalog.users.take(pairs.users),
-            "item": catalog.items.take(pairs.items),
-            "probability": 1 / (1 + np.exp(-score)),
-        }
-    ).write_parquet(args.out)
-    print(f"wrote {args.out}: {len(pairs)} pairs")
+    catalog, console = Catalog.open(args.catalog), Console(highlight=False)
+    name, pairs, said = best(catalog, console)
+    columns = {"user": catalog.users.take(pairs.users), "item": catalog.items.take(pairs.items), "probability": said}
+    pl.DataFrame(columns).write_parquet(args.out)
+    console.print(f"wrote {args.out}: {len(pairs)} pairs by {name}")
 
 
 if __name__ == "__main__":
