@@ -58,6 +58,7 @@ from rexit.bundle.files import digest, write_json
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError, RexitError
 from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import (
     Rows,
@@ -299,27 +300,33 @@ def make_model(catalog: Catalog, chosen: Settings) -> tuple[Checkpoint, MultiExi
     if chosen.frozen:
         decoder.model.requires_grad_(False)
     if chosen.lora:
-        from peft import LoraConfig, get_peft_model
-
-        norms = {
-            name.rpartition(".")[2]
-            for layer in decoder.layers
-            for name, module in layer.named_modules()
-            if "norm" in name.rpartition(".")[2].lower() and next(module.parameters(), None) is not None
-        }
-        config = LoraConfig(
-            r=chosen.lora,
-            lora_alpha=2 * chosen.lora,
-            target_modules="all-linear",
-            modules_to_save=sorted(norms),
-            task_type="CAUSAL_LM",
-        )
-        with quiet():
-            adapted = get_peft_model(decoder.model, config)
-        # A folder or file by its whole path: the adapter may be exported from anywhere.
-        base = str(Path(chosen.init).resolve()) if Path(chosen.init).exists() else chosen.init
-        adapted.peft_config["default"].base_model_name_or_path = base
+        adapted = with_additions(decoder, chosen)
     return start, MultiExitModel(decoder, start.heads, start.exits, projectors).train(), adapted
+
+
+def with_additions(decoder: Decoder, chosen: Settings) -> Any:
+    """peft's model around the decoder's, with low-rank additions to all linear layers; norms are trained in full."""
+    from peft import LoraConfig, get_peft_model
+
+    norms = {
+        name.rpartition(".")[2]
+        for layer in decoder.layers
+        for name, module in layer.named_modules()
+        if "norm" in name.rpartition(".")[2].lower() and next(module.parameters(), None) is not None
+    }
+    config = LoraConfig(
+        r=chosen.lora,
+        lora_alpha=2 * chosen.lora,
+        target_modules="all-linear",
+        modules_to_save=sorted(norms),
+        task_type="CAUSAL_LM",
+    )
+    with quiet():
+        adapted = get_peft_model(decoder.model, config)
+    # A folder or file by its whole path: the adapter may be exported from anywhere.
+    base = str(Path(chosen.init).resolve()) if Path(chosen.init).exists() else chosen.init
+    adapted.peft_config["default"].base_model_name_or_path = base
+    return adapted
 
 
 def chosen_exits(chosen: Settings) -> list[int]:
