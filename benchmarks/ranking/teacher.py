@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from as_of import Pairs
+from as_of import Features, Pairs
 from baselines import boosting_inputs
 from boosting import Scores, boosted
 from rich.console import Console
@@ -26,9 +26,9 @@ from rexit.bundle import Catalog
 FOLDS = 5
 
 
-def best(catalog: Catalog, console: Console) -> tuple[str, Pairs, Scores]:
-    """The teacher's name, the training pairs, and the probability it gives to each of them."""
-    (train, validation, _), _, inputs = boosting_inputs(catalog)
+def best(parts: list[Pairs], inputs: dict[str, list[Features]], console: Console) -> tuple[str, Scores]:
+    """The teacher's name, and the probability it gives to each training pair. parts, inputs: of `boosting_inputs`."""
+    train, validation, _ = parts
     chosen = validation.liked
     losses = {}
     for name, (known, held_out, _) in inputs.items():
@@ -39,7 +39,7 @@ def best(catalog: Catalog, console: Console) -> tuple[str, Pairs, Scores]:
     said = np.empty(len(train))
     for rest, fold in GroupKFold(FOLDS, shuffle=True, random_state=0).split(known, groups=train.users):
         said[fold] = probability(boosted((known[rest], train.liked[rest]), (held_out, chosen), known[fold])[1])
-    return name, train, said
+    return name, said
 
 
 def probability(log_odds: Scores) -> Scores:
@@ -53,7 +53,9 @@ def main() -> None:
     parser.add_argument("out", type=Path, help=".parquet: user, item, probability")
     args = parser.parse_args()
     catalog, console = Catalog.open(args.catalog), Console(highlight=False)
-    name, pairs, said = best(catalog, console)
+    parts, _, inputs = boosting_inputs(catalog)
+    name, said = best(parts, inputs, console)
+    pairs = parts[0]
     columns = {"user": catalog.users.take(pairs.users), "item": catalog.items.take(pairs.items), "probability": said}
     pl.DataFrame(columns).write_parquet(args.out)
     console.print(f"wrote {args.out}: {len(pairs)} pairs by {name}")

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from teacher import best
 
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
+from rexit.errors import InputError
 from rexit.exporter.catalog.interactions import read_entities, read_table
 from rexit.ranking import auc
 
@@ -42,8 +44,10 @@ LEAST = 3
 
 
 def tf_idf(catalog: Catalog, items: Path, columns: list[str]) -> csr_array:
-    """Of each item's texts, unit rows [I, words]."""
+    """Of each item's texts, unit rows [I, words]. Raises InputError for a column that is not there."""
     entities = read_entities(items, read_table(items).columns[0], "--items")
+    if missing := [name for name in columns if name not in entities.columns]:
+        raise InputError(f"{items}: no column {missing[0]!r}, it has: {', '.join(entities.columns[1:])}")
     ids = pl.Series("id", catalog.items.take(np.arange(len(catalog.items))))
     rows = ids.to_frame().join(entities.cast({"id": ids.dtype}), on="id", how="left", maintain_order="left")
     texts = rows.select(pl.concat_str(pl.col(columns).fill_null(""), separator=" | ")).to_series().to_list()
@@ -94,22 +98,22 @@ def main() -> None:
     parser.add_argument("--columns", required=True, help="of texts: title,author")
     args = parser.parse_args()
     catalog, console = Catalog.open(args.catalog), Console(highlight=False, width=160)
-    words = tf_idf(catalog, args.items, args.columns.split(","))
-    (train, validation, test), _, inputs = boosting_inputs(catalog)
-    name, _, said = best(catalog, console)
+    try:
+        words = tf_idf(catalog, args.items, args.columns.split(","))
+    except InputError as exc:
+        sys.exit(f"words: {exc}")
+    parts, _, inputs = boosting_inputs(catalog)
+    train, validation, test = parts
+    name, said = best(parts, inputs, console)
 
     def fitted(features: list[Features]) -> tuple[Scores, Scores]:
         return boosted((features[0], train.liked), (features[1], validation.liked), features[2])
 
     alone = fitted(inputs[name])
+    more = [np.concatenate(both, 1) for both in zip(inputs[name], worded_alike(catalog, parts, words), strict=True)]
     told = {
-        "words of the item": beside((train, np.log(said / (1 - said))), list(zip((validation, test), alone, strict=True)), words),
-        "likes of items worded alike": fitted(
-            [
-                np.concatenate(both, 1)
-                for both in zip(inputs[name], worded_alike(catalog, [train, validation, test], words), strict=True)
-            ]
-        )[1],
+        "words of the item": beside((train, np.log(said / (1 - said))), list(zip(parts[1:], alone, strict=True)), words),
+        "likes of items worded alike": fitted(more)[1],
     }
     judgement = Judgement(test.users, test.liked)
     before = judgement.of(alone[1])

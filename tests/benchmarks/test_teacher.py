@@ -61,7 +61,6 @@ def test_no_score_comes_of_a_model_that_saw_its_user(folder: Path, monkeypatch) 
             scored.extend(test[:, 0])
         return np.zeros(len(validation[1])), np.zeros(len(test))
 
-    monkeypatch.setattr(teacher, "boosting_inputs", lambda _: (pairs, [], {"its user": users}))
     monkeypatch.setattr(teacher, "boosted", boosted)
-    teacher.best(Catalog.open(folder), teacher.Console(quiet=True))
+    teacher.best(pairs, {"its user": users}, teacher.Console(quiet=True))
     assert sorted(scored) == sorted(users[0][:, 0])

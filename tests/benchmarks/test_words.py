@@ -73,3 +73,7 @@ def test_table_of_what_words_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     words.main()
     printed = capsys.readouterr().out
     assert "| words of the item " in printed and "| likes of items worded alike " in printed
+
+    monkeypatch.setattr(sys, "argv", [*sys.argv[:-1], "title,author"])
+    with pytest.raises(SystemExit, match=r"words: .*no column 'author', it has: title"):
+        words.main()
