@@ -1,7 +1,5 @@
 """benchmarks/ranking/as_of.py against loops over all interactions, on ratings with many equal times."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,17 +8,16 @@ import pytest
 from builders.indexed_catalog import write_indexed_catalog
 from rexit.bundle import Catalog, Split
 from rexit.slates import cut
+from running.scripts import scripts_of
 
-FOLDER = str(Path(__file__).parents[2] / "benchmarks" / "ranking")
+scripts = scripts_of("benchmarks/ranking")
 
 
 @pytest.fixture
-def as_of(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(FOLDER)
+def as_of():
     import as_of
 
-    yield as_of
-    sys.modules.pop("as_of")
+    return as_of
 
 
 @pytest.fixture(scope="module")

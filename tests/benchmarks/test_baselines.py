@@ -10,17 +10,9 @@ import pytest
 
 from builders.indexed_catalog import write_indexed_catalog
 from rexit.bundle import Catalog, Split
+from running.scripts import scripts_of
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "ranking"
-MODULES = ("as_of", "baselines", "boosting", "factorization", "judgement", "told")
-
-
-@pytest.fixture(autouse=True)
-def benchmarks(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield
-    for name in MODULES:
-        sys.modules.pop(name, None)
+scripts = scripts_of("benchmarks/ranking")
 
 
 @pytest.fixture(scope="module")

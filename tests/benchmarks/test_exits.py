@@ -13,17 +13,9 @@ from rexit.bundle import Catalog
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
 from rexit.ranking import auc
+from running.scripts import scripts_of
 
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def folders(monkeypatch: pytest.MonkeyPatch):
-    for folder in ("examples/movielens", "benchmarks/ranking"):
-        monkeypatch.syspath_prepend(str(ROOT / folder))
-    yield
-    for name in ("added", "exits", "prompts", "train", "baselines", "as_of", "boosting", "factorization", "judgement", "told"):
-        sys.modules.pop(name, None)
+scripts = scripts_of("benchmarks/ranking", "examples/movielens")
 
 
 def test_checkpoint_and_bundle_say_the_same(tmp_path: Path, monkeypatch, capsys) -> None:

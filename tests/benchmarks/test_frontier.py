@@ -1,22 +1,20 @@
 """benchmarks/ranking/frontier.py: which fixed depth a policy is held against, and what several seeds come to."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-SCRIPTS = Path(__file__).parents[2] / "benchmarks" / "ranking"
+from running.scripts import scripts_of
+
+scripts = scripts_of("benchmarks/ranking")
 
 
 @pytest.fixture
-def frontier(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+def frontier():
     import frontier
 
-    yield frontier
-    for name in ("frontier", "judgement"):
-        sys.modules.pop(name, None)
+    return frontier
 
 
 def point(frontier, ndcg: float, cost: float, layers: float = 1.0):

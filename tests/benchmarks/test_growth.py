@@ -1,22 +1,20 @@
 """The lines that benchmarks/speed/growth.py fits."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-FOLDER = str(Path(__file__).parents[2] / "benchmarks" / "speed")
+from running.scripts import scripts_of
+
+scripts = scripts_of("benchmarks/speed")
 
 
 @pytest.fixture
-def growth(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(FOLDER)
+def growth():
     import growth
 
-    yield growth
-    for name in ("growth", "slate", "workload"):
-        sys.modules.pop(name, None)
+    return growth
 
 
 def test_a_line_is_found_with_its_worst_error(growth) -> None:

@@ -1,25 +1,22 @@
 """benchmarks/ranking/judgement.py against scikit-learn and users written out as often as they are drawn."""
 
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from rexit.ranking import auc_difference, user_auc
+from running.scripts import scripts_of
 
-FOLDER = str(Path(__file__).parents[2] / "benchmarks" / "ranking")
+scripts = scripts_of("benchmarks/ranking")
 USERS = np.repeat(np.arange(40), np.random.default_rng(1).integers(1, 30, 40))
 
 
 @pytest.fixture
-def judgement(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(FOLDER)
+def judgement():
     import judgement
 
-    yield judgement
-    sys.modules.pop("judgement")
+    return judgement
 
 
 def pairs(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -16,23 +16,15 @@ from rexit.exporter.model.checkpoint import load_checkpoint, save_checkpoint
 from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.language import Language
 from rexit.ranking import auc, user_auc
+from running.scripts import scripts_of
 
-ROOT = Path(__file__).parents[2]
+scripts = scripts_of("benchmarks/ranking", "examples/movielens")
 OTHER = ratings.TEMPLATE.replace("{user.job}|", "{user.job} has").replace("like_rate = 10", "like_rate = 4")
 VECTORS = ratings.TEMPLATE.replace("{user.job}|", "{user.gcn}|").replace(" {item.title}", " {item.gcn}{item.title:2}")
 ENCODED = VECTORS.replace("{item.gcn}", "{item.look}")
 FEW = 5
 """Ratings of an item in training."""
 SMALL = ("--layers", 1, "--exits", 1, "--hidden", 64, "--epochs", 0.5)
-
-
-@pytest.fixture(autouse=True)
-def folders(monkeypatch: pytest.MonkeyPatch):
-    for folder in ("examples/movielens", "benchmarks/ranking"):
-        monkeypatch.syspath_prepend(str(ROOT / folder))
-    yield
-    for name in ("prompts", "train", "baselines", "as_of", "boosting", "factorization", "judgement", "told"):
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")

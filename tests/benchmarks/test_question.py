@@ -11,18 +11,10 @@ from builders.learned import write_learned
 from rexit.bundle import Catalog
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
+from running.scripts import scripts_of
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "speed"
+scripts = scripts_of("benchmarks/speed", "benchmarks/speed/peers")
 SIZE = 2
-
-
-@pytest.fixture(autouse=True)
-def folders(monkeypatch: pytest.MonkeyPatch):
-    for folder in (FOLDER, FOLDER / "peers"):
-        monkeypatch.syspath_prepend(str(folder))
-    yield
-    for name in ("question", "prompt_costs", "ours", "protocol"):
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")

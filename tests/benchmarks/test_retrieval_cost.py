@@ -1,6 +1,5 @@
 """benchmarks/ranking/retrieval_cost.py with a stub in place of the language model: what it finds, and what it may not know."""
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,19 +8,16 @@ import pytest
 
 from builders.indexed_catalog import write_indexed_catalog
 from rexit.bundle import Catalog
+from running.scripts import scripts_of
 
-FOLDER = str(Path(__file__).parents[2] / "benchmarks" / "ranking")
-MODULES = ("as_of", "baselines", "boosting", "encode", "factorization", "judgement", "retrieval_cost", "text_embeddings", "told")
+scripts = scripts_of("benchmarks/ranking", "examples")
 
 
 @pytest.fixture
-def cost(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(FOLDER)
+def cost():
     import retrieval_cost
 
-    yield retrieval_cost
-    for name in MODULES:
-        sys.modules.pop(name, None)
+    return retrieval_cost
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The arithmetic of benchmarks/speed/slate.py on made-up timings, and its conversation with a peer; no model is involved."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -8,20 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "speed"
+from running.scripts import scripts_of
+
+scripts = scripts_of("benchmarks/speed")
+PEERS = Path(__file__).parents[2] / "benchmarks" / "speed" / "peers"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def slate():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location("benchmark_slate", FOLDER / "slate.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["benchmark_slate"] = module
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(FOLDER))
-    return module
+    import slate
+
+    return slate
 
 
 TIMES = {
@@ -96,7 +92,7 @@ serve(load)
 
 def test_a_peer_is_asked_and_what_it_prints_is_no_answer(slate, tmp_path: Path) -> None:
     script = tmp_path / "peer.py"
-    script.write_text(PEER.replace("sys.argv[1]", repr(str(FOLDER / "peers"))))
+    script.write_text(PEER.replace("sys.argv[1]", repr(str(PEERS))))
     peer = slate.Peer(Path(sys.executable), str(script), {"threads": 3}, tmp_path / "log")
     try:
         assert peer.ways == ["sum"] and peer.about == {"threads": 3}

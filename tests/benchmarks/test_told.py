@@ -1,6 +1,5 @@
 """benchmarks/ranking/told.py: what prompts say in numbers is what the interactions say."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,17 +7,10 @@ import pytest
 
 from builders.indexed_catalog import WITH_VECTORS, write_indexed_catalog
 from rexit.bundle import Catalog
+from running.scripts import scripts_of
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "ranking"
+scripts = scripts_of("benchmarks/ranking")
 TEMPLATE = WITH_VECTORS.replace("{item.gcn} ", "{item.gcn}{item.count}{item.like_rate} ") + "[bins]\nlike_rate = 5\n"
-
-
-@pytest.fixture(autouse=True)
-def benchmarks(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield
-    for name in ("as_of", "told"):
-        sys.modules.pop(name)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -7,14 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-SCRIPTS = Path(__file__).parents[2] / "benchmarks" / "ranking"
+from running.scripts import scripts_of
 
-
-@pytest.fixture(autouse=True)
-def folder(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    yield
-    sys.modules.pop("unrated", None)
+scripts = scripts_of("benchmarks/ranking")
 
 
 @pytest.fixture

@@ -11,17 +11,9 @@ from scipy.sparse import csr_array
 
 from builders.indexed_catalog import write_indexed_catalog
 from rexit.bundle import Catalog, Split
+from running.scripts import scripts_of
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "ranking"
-MODULES = ("as_of", "baselines", "boosting", "factorization", "judgement", "teacher", "told", "words")
-
-
-@pytest.fixture(autouse=True)
-def benchmarks(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield
-    for name in MODULES:
-        sys.modules.pop(name, None)
+scripts = scripts_of("benchmarks/ranking")
 
 
 def split(*rows: tuple[int, int, int, bool]) -> Split:

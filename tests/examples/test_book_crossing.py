@@ -1,6 +1,5 @@
 """examples/book_crossing/fetch.py on files that are not the data set, and on a table like its own."""
 
-import importlib.util
 import io
 import subprocess
 import sys
@@ -9,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from running.scripts import scripts_of
+
+scripts = scripts_of("examples/book_crossing")
 FETCH = Path(__file__).parents[2] / "examples" / "book_crossing" / "fetch.py"
 
 
@@ -26,9 +28,8 @@ def test_another_file_is_refused_in_one_line(tmp_path, content, said):
 
 
 def test_a_field_that_is_split_by_a_tab_spoils_no_earlier_one():
-    spec = importlib.util.spec_from_file_location("fetch_book_crossing", FETCH)
-    fetch = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fetch)
+    import fetch
+
     held = io.BytesIO()
     with zipfile.ZipFile(held, "w") as files:
         files.writestr("book_crossing/items.dat", "Book_ID\tTitle \tPublisher\n1\tA \tSimon &amp\tSchuster\n2\tB\tKnopf\n")

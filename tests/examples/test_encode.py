@@ -1,6 +1,5 @@
 """examples/encode.py with an encoder of kilobytes: the column it adds is one that `rexit index` reads."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,9 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from rexit.exporter.catalog.encoded import rows
 from rexit.exporter.catalog.interactions import read_entities
+from running.scripts import scripts_of
 
+scripts = scripts_of("examples")
 SCRIPT = Path(__file__).parents[2] / "examples" / "encode.py"
 POSITIONS = 12
 
@@ -63,10 +64,8 @@ def test_each_text_has_its_vector(encoder: Path, items: Path, tmp_path: Path) ->
 
 def test_a_vector_is_the_mean_over_the_texts_own_tokens(encoder: Path) -> None:
     """Whatever it is padded with."""
-    spec = importlib.util.spec_from_file_location("encode", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    encode = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(encode)
+    import encode
+
     embed = encode.MeanOfLastHidden(encoder)
     both, alone = embed(["Up", "GoldenEye"]), embed(["Up"])
     np.testing.assert_allclose(both[0], alone[0], atol=1e-6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -22,17 +21,16 @@ from rexit.exporter.model.checkpoint import HEADS, PROJECTORS
 from rexit.exporter.model.packed import PADDING, PREFIX
 from rexit.exporter.model.training import packed_rows
 from rexit.exporter.options import ExportOptions
+from running.scripts import scripts_of
 
-PROGRAM = Path(__file__).parents[2] / "examples" / "finetune" / "train.py"
+scripts = scripts_of("examples/finetune")
 
 
 @pytest.fixture(scope="module")
 def train() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("finetune", PROGRAM)
-    assert spec and spec.loader
-    sys.modules["finetune"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    import train
+
+    return train
 
 
 @pytest.fixture(scope="module")

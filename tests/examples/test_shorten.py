@@ -1,6 +1,5 @@
 """examples/finetune/shorten.py: a decoder's first layers as a model of its own."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -10,17 +9,16 @@ import torch
 from builders.checkpoints import tiny_model
 from rexit.errors import InputError
 from rexit.exporter.model.weights import decoder_model
+from running.scripts import scripts_of
 
-PROGRAM = Path(__file__).parents[2] / "examples" / "finetune" / "shorten.py"
+scripts = scripts_of("examples/finetune")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("shorten", PROGRAM)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    import shorten
+
+    return shorten
 
 
 def test_what_is_left_is_the_first_layers(program: ModuleType, tmp_path: Path) -> None:

@@ -1,22 +1,19 @@
 """What examples/movielens/summary.py hands to benchmarks/ranking/baselines.py: the test split as the bundle scores it."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 import rexit
 from builders.held_out import write_ranked
 from rexit.bundle import Catalog
 from rexit.slates import cut
+from running.scripts import scripts_of
 
-ROOT = Path(__file__).parents[2]
+scripts = scripts_of("benchmarks/ranking", "examples/movielens")
 
 
-def test_scored_test_split_stands_beside_the_baselines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for folder in ("examples/movielens", "benchmarks/ranking"):
-        monkeypatch.syspath_prepend(str(ROOT / folder))
+def test_scored_test_split_stands_beside_the_baselines(tmp_path: Path) -> None:
     import baselines
     import summary
 
@@ -30,5 +27,3 @@ def test_scored_test_split_stands_beside_the_baselines(tmp_path: Path, monkeypat
     assert read.probability.tolist() == np.concatenate(expected).tolist()
     report = baselines.report(catalog, [read], "full", [])
     assert report["models"][0]["auc"][0] > 0.6
-    for name in ("baselines", "summary", "as_of", "boosting", "factorization", "judgement", "told"):
-        sys.modules.pop(name)

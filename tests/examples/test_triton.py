@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import sys
@@ -15,8 +14,11 @@ import pytest
 
 import rexit
 from builders.held_out import write_ranked
+from running.scripts import scripts_of
 
-MODEL = Path(__file__).parents[2] / "examples" / "serving" / "model_repository" / "rexit"
+FOLDER = "examples/serving/model_repository/rexit"
+CONFIG = Path(__file__).parents[2] / FOLDER / "config.pbtxt"
+scripts = scripts_of(f"{FOLDER}/1")
 
 
 def double() -> ModuleType:
@@ -40,13 +42,11 @@ def double() -> ModuleType:
 def test_scores_are_the_runtimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     utils: Any = double()
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
-    spec = importlib.util.spec_from_file_location("triton_model", MODEL / "1" / "model.py")
-    assert spec is not None and spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
+    import model as triton
+
     bundle = write_ranked(tmp_path).bundle
     parameters = {"bundle": {"string_value": str(bundle)}, "threads": {"string_value": "0"}}
-    model = loaded.TritonPythonModel()
+    model = triton.TritonPythonModel()
     model.initialize({"model_config": json.dumps({"parameters": parameters})})
 
     def request(items: list[int], **more: float) -> list[Any]:
@@ -63,7 +63,7 @@ def test_scores_are_the_runtimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert found["probability"].tolist() == expected.probability.tolist() and found["exit"].tolist() == expected.exit.tolist()
     assert "item 4 is not in the catalog" in unknown.error and "deadline" in late.error
     assert f"misreads the arrays of NumPy {np.__version__}" in wrong.error
-    config = (MODEL / "config.pbtxt").read_text()
+    config = CONFIG.read_text()
     named = dict(re.findall(r'name: "(\w+)" data_type: TYPE_(\w+)', config))
     kinds = {np.dtype(np.float32): "FP32", np.dtype(np.int32): "INT32", np.dtype(bool): "BOOL"}
     assert {name: named[name] for name in found} == {name: kinds[values.dtype] for name, values in found.items()}
