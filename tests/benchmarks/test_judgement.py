@@ -1,6 +1,5 @@
 """benchmarks/ranking/judgement.py against scikit-learn and users written out as often as they are drawn."""
 
-
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def scripts_of(*folders: str) -> Callable[[], Iterator[None]]:
-    """A fixture for one test module: scripts in these folders of the repository have their bare names, and are forgotten after."""
+    """A fixture for one test module: scripts in these folders of the repository have bare names, and are forgotten after."""
     paths = [ROOT / folder for folder in folders]
 
     @pytest.fixture(scope="module", autouse=True)

@@ -1,0 +1,33 @@
+"""The labels of the training split, softened by a teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from rexit.bundle import Catalog
+from rexit.errors import InputError
+
+
+def softened(catalog: Catalog, teacher: Path, weight: float) -> NDArray[np.float32]:
+    """The training split's labels, in its order, each moved by `weight` to what the teacher says of the pair.
+
+    Raises InputError if it is no file of scored pairs or does not have all of them.
+    """
+    if not 0 < weight <= 1:
+        raise InputError(f"--teacher-weight {weight:g}, expected more than 0 and at most 1")
+    rows = catalog.split("train")
+    pairs = pl.DataFrame({"user": catalog.users.take(rows.users), "item": catalog.items.take(rows.items)})
+    wanted = pl.Schema([*pairs.schema.items(), ("probability", pl.Float64())])
+    try:
+        said = pl.read_parquet(teacher, columns=[*wanted]).cast(wanted)
+    except (OSError, pl.exceptions.PolarsError) as exc:
+        raise InputError(f"{teacher}: {str(exc).splitlines()[0]}; expected a .parquet with user, item, probability") from exc
+    copy = pl.int_range(pl.len()).over("user", "item").alias("copy")  # a pair may have several interactions
+    found = pairs.with_columns(copy).join(said.with_columns(copy), on=["user", "item", "copy"], how="left", maintain_order="left")
+    if absent := found.filter(~pl.col("probability").is_between(0, 1).fill_null(False)).rows():
+        raise InputError(f"{teacher}: user {absent[0][0]!r}, item {absent[0][1]!r} has no probability from 0 to 1")
+    return ((1 - weight) * rows.liked + weight * found["probability"].to_numpy()).astype(np.float32)
