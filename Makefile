@@ -24,6 +24,9 @@ JOBS ?= $(shell nproc)
 WERROR ?= OFF
 SHELL := /bin/bash
 CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp tests/fuzz tests/budgets examples/cpp -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name '*.hpp' -o -name '*.txt' -o -name '*.in' -o -name '*.map')
+# Scripts belong to no package, and some of their names stand twice: they are type-checked folder by folder.
+SCRIPTS := $(shell find benchmarks examples tools -name '*.py' -not -path '*/serving/*' -printf '%h\n' | sort -u)
+IMPORTED := benchmarks/ranking:benchmarks/speed/peers:examples/movielens:examples
 
 # $$(call imports,FILE...) among what a target depends on: those files and all of this repository that they import. Asked for
 # only when make comes to that target; a machine without Python yet has nothing made that could be old.
@@ -218,6 +221,7 @@ check: $(BUILD)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	for folder in $(SCRIPTS); do MYPYPATH=src:$$folder:$(IMPORTED) $(BIN)/mypy $$folder/*.py || exit 1; done
 	$(BIN)/clang-format --dry-run --Werror $(filter %.cpp %.c %.h %.hpp,$(CPP_SOURCES))
 
 $(BUILD)/.docs-requirements: pyproject.toml tools/requirements.py | $(BUILD)/.installed

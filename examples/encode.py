@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out.suffix != ".parquet":
         raise InputError(f"{args.out}: expected a name that ends in .parquet")
     frame = read_table(args.items)
-    asked = {}
+    asked: dict[str, pl.Series] = {}
     for told in args.vector:
         name, _, columns = told.partition("=")
         if not name or not columns or name in (*asked, *frame.columns):
@@ -111,6 +111,7 @@ def run(args: argparse.Namespace) -> None:
     embed = MeanOfLastHidden(args.encoder)
     for name, texts in asked.items():
         made = vectors_of(texts, embed, sys.stderr.isatty())
+        assert isinstance(made.dtype, pl.Array)
         frame = frame.with_columns(made.alias(name))
         print(f"{name}: {made.dtype.shape[0]} numbers for {len(made) - made.null_count()} of {len(made)} items")
     write_frame(args.out, frame)

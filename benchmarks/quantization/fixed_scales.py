@@ -55,7 +55,7 @@ def below(share: float, x: Floats) -> float:
 def entropy(x: Floats) -> float:
     counts, edges = np.histogram(np.abs(x), BINS, (0, np.abs(x).max()))
     ends = np.arange(LEVELS, BINS + 1, LEVELS // 4)
-    return float(edges[ends[np.argmin([_divergence(counts, end) for end in ends])]])
+    return float(edges[ends[np.argmin([_divergence(counts, int(end)) for end in ends])]])
 
 
 def _divergence(counts: NDArray[np.int64], end: int) -> float:

@@ -55,8 +55,8 @@ class Pairs:
 
     def at(self, where: NDArray[np.bool_]) -> Pairs:
         """Some of the slates, as whole ones."""
-        users, items, as_of, liked = (part[where] for part in (self.users, self.items, self.as_of, self.liked))
-        return Pairs(users, items, as_of, liked, np.unique(self.slate[where], return_inverse=True)[1])
+        slate = np.unique(self.slate[where], return_inverse=True)[1]
+        return Pairs(self.users[where], self.items[where], self.as_of[where], self.liked[where], slate)
 
     @property
     def first(self) -> NDArray[np.int64]:
@@ -114,7 +114,8 @@ class Interactions:
         any_like = (self._likes[end] > self._likes[begin])[:, None]
         vector = np.where(any_like, total[end] - total[begin], 0.0)
         length = np.linalg.norm(vector, axis=1, keepdims=True)
-        return np.divide(vector, length, out=np.zeros_like(vector), where=length > 1e-9)
+        unit: Vectors = np.divide(vector, length, out=np.zeros_like(vector), where=length > 1e-9)
+        return unit
 
     def retrieved(self, pairs: Pairs, space: Space, user_vectors: Vectors) -> tuple[Features, Features]:
         """The dot product of user and item [n, 1], and LISTS [n, 6]: what similar users and this user's nearest items said."""
@@ -129,7 +130,7 @@ class Interactions:
 
     def _similar_users(self, pairs: Pairs, space: Space, user_vectors: Vectors) -> NDArray[np.int64]:
         """[n, LIST] rows of the nearest other users, -1 where there are fewer."""
-        first, known = pairs.first, space.users.any(1)
+        first, known = pairs.first, (space.users != 0).any(1)
         users, vectors = pairs.users[first], user_vectors[first].astype(np.float32)
         found = np.full((len(first), LIST), -1)
         for begin in range(0, len(first), 1024):
@@ -138,7 +139,7 @@ class Interactions:
             scores[:, ~known] = -np.inf
             scores[np.arange(len(scores)), users[part]] = -np.inf
             best = np.argpartition(-scores, LIST - 1, axis=1)[:, :LIST]
-            seen = np.isfinite(np.take_along_axis(scores, best, 1)) & vectors[part].any(1)[:, None]
+            seen = np.isfinite(np.take_along_axis(scores, best, 1)) & (vectors[part] != 0).any(1)[:, None]
             found[part] = np.where(seen, best, -1)
         return found[pairs.slate]
 
@@ -154,7 +155,7 @@ class Interactions:
         result = np.zeros((len(pairs), LIST), np.int8)
         first = pairs.first
         ends = np.searchsorted(self._by_user, pairs.users[first] * self._span + np.searchsorted(self._times, pairs.as_of[first]))
-        known = space.items.any(1)
+        known = (space.items != 0).any(1)
         for a, b, begin, end in zip(first, np.r_[first[1:], len(pairs)], self._offsets[pairs.users[first]], ends, strict=True):
             seen, liked = self._items[begin:end], self._liked[begin:end]
             if not len(seen):

@@ -88,8 +88,8 @@ def baselines(catalog: Catalog, slate: int = SIZE) -> Iterator[Model]:
     v, t, penalty = matrix_factorization(train, validation, test, *sizes, constant)
     yield calibrated("matrix factorization", v, t, f"penalty {penalty:g}")
 
-    pairs, dots, features = boosting_inputs(catalog, slate)
-    yield calibrated("LightGCN", *dots)
+    pairs, (v, t), features = boosting_inputs(catalog, slate)
+    yield calibrated("LightGCN", v, t)
     for name, (known, chosen, asked) in features.items():
         yield calibrated(name, *boosted((known, pairs[0].liked), (chosen, pairs[1].liked), asked))
 

@@ -66,7 +66,8 @@ def _descent(
     def log_odds(pairs: torch.Tensor) -> torch.Tensor:
         # F.embedding, not indexing: its gradient is summed in a fixed order.
         p, q = F.embedding(pairs, factors)
-        return base + F.embedding(pairs, bias).sum((0, 2)) + (p * q).sum(1)
+        known: torch.Tensor = base + F.embedding(pairs, bias).sum((0, 2)) + (p * q).sum(1)
+        return known
 
     rows, *held_out = (torch.tensor(np.stack([part.users, users + part.items])) for part in (train, *others))
     liked = torch.tensor(train.liked).float()
@@ -74,7 +75,7 @@ def _descent(
         loss = F.binary_cross_entropy_with_logits(log_odds(rows), liked, reduction="sum")
         loss = loss + penalty * factors.square().sum() + bias_penalty * bias.square().sum()
         optimizer.zero_grad()
-        (loss / len(liked)).backward()
+        torch.autograd.backward(loss / len(liked))
         optimizer.step()
         if step % EVERY == 0:
             with torch.no_grad():

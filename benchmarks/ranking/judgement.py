@@ -58,7 +58,7 @@ class Judgement:
         self._weights = np.array([np.ones(count), *draws], np.float64)
         """How often each user counts: of all users once, of each draw."""
 
-    def of(self, score: Values, probability: Values | None = None) -> Measured:
+    def of(self, score: NDArray[np.floating], probability: Values | None = None) -> Measured:
         """score float [n], the larger the likelier; probability float [n] of a like, without it the log loss is nan."""
         ranking = Ranking(score, self._liked)
         areas = [ranking.auc(weights[self._users]) for weights in self._weights]

@@ -115,7 +115,7 @@ def scored(model: MultiExitModel, catalog: Catalog, split: str, slate: int = SIZ
     order = np.argsort(data.lengths)
     found: dict[int, LogOdds] = {}
     for chosen in np.array_split(order, -(-len(order) // BATCH)):
-        logits = model(*data.inputs(model, chosen)).numpy()
+        logits = model(*data.inputs(model, chosen.tolist())).numpy()
         ends = np.cumsum([len(data.rows[n].liked) for n in chosen])[:-1]
         found |= zip(chosen.tolist(), np.split((logits[..., 1] - logits[..., 0]).T, ends), strict=True)
     return np.concatenate([found[n] for n in range(len(data.rows))])
@@ -152,8 +152,8 @@ def run(catalog: Catalog, template: Path, chosen: Settings, args: argparse.Names
     for split in missing:
         np.save(place / f"{split}.npy", scored(model, mine, split))
     if "test" in missing:
-        z = (np.load(place / f"{split}.npy")[:, -1] for split in ("validation", "test"))
-        write_pairs(mine, *z, place / "test.parquet")
+        validation, test = (np.load(place / f"{split}.npy")[:, -1] for split in ("validation", "test"))
+        write_pairs(mine, validation, test, place / "test.parquet")
 
 
 def write_pairs(catalog: Catalog, validation: LogOdds, test: LogOdds, out: Path) -> None:

@@ -90,7 +90,7 @@ class Histories:
         """The last RECENT titles by verdict, newest first; '' where nothing is visible."""
         begin, end = self._seen(user, moment)
         rows = range(end - 1, max(begin, end - RECENT) - 1, -1)
-        said = {"Liked": [], "Disliked": []}
+        said: dict[str, list[str]] = {"Liked": [], "Disliked": []}
         for n in rows:
             said["Liked" if self._liked[n] else "Disliked"].append(self._titles[self._items[n]])
         return " ".join(f"{verdict}: {'; '.join(titles)}." for verdict, titles in said.items() if titles)
@@ -171,9 +171,15 @@ def training_ends(catalog: Catalog) -> NDArray[np.int64]:
     return ends
 
 
+def moment(slate: Slate) -> int:
+    assert slate.as_of is not None, "held-out slates have one"
+    return slate.as_of
+
+
 def unit(vectors: Vectors) -> Vectors:
     """Rows of length 1; zeros stay."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    made: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    return made
 
 
 def lists(
@@ -254,7 +260,7 @@ def times(catalog: Catalog, asked: Sequence[Slate], session: Any, search: Search
         for way in WAYS:
             if way in embedders:
                 begin = time.perf_counter()
-                *_, embedded = search.neighbours(embedders[way], user, items, slate.as_of)
+                *_, embedded = search.neighbours(embedders[way], user, items, moment(slate))
                 total = time.perf_counter() - begin
                 taken[way][n] = 1000 * total
                 taken["search"][n] = 1000 * (total - embedded)
@@ -371,7 +377,7 @@ def main() -> None:
         embed(titles[:1])
     found = compared(times(catalog, asked, session, search, embedders))
     users = catalog.users.find([slate.user for slate in asked])
-    tokens = [model.tokens(histories.text(int(user), slate.as_of)) for user, slate in zip(users, asked, strict=True)]
+    tokens = [model.tokens(histories.text(int(user), moment(slate))) for user, slate in zip(users, asked, strict=True)]
     if args.json:
         print(json.dumps({"ways": found, "tokens": float(np.median(tokens)), "threads": args.threads, "machine": machine()}))
         return

@@ -29,7 +29,7 @@ import argparse
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ class Study:
         return self.ask(self.validation, graph, user), self.ask(self.test, graph, user)
 
 
-class _Kept(LightGCN):
+class _Kept(LightGCN):  # type: ignore[misc] # torch-geometric is not typed
     """The LightGCN that was made last: training gives away its embeddings, not its weights."""
 
     last: LightGCN
@@ -147,7 +147,7 @@ class _Kept(LightGCN):
         _Kept.last = self
 
 
-lightgcn.LightGCN = _Kept
+lightgcn.LightGCN = _Kept  # type: ignore[attr-defined]
 
 
 class Propagation:
@@ -273,7 +273,7 @@ def ways() -> Iterator[tuple[str, str, Callable[[Study, str], Way]]]:
     for count in (5, 3):
         yield from both(f"snapshots {count}", snapshots, count)
     for count in (5, 3, 2):
-        yield f"user folds {count}", "folded in", lambda study, user, count=count: user_folds(study, user, count)
+        yield f"user folds {count}", "folded in", partial(user_folds, count=count)
     for count in (5, 4, 3, 2):
         yield from both(f"folds {count}", folds, count)
     yield from both("left out", left_out)
@@ -284,7 +284,7 @@ def judge(study: Study, way: Way) -> dict[str, NDArray[np.float64]]:
     counts = [study.interactions.counts(rows.pairs) for rows in way]
     fitted, _, test = way
     asked = bool(np.isfinite(test.dot).all())
-    sets = {"counts": [[], [], []]}
+    sets: dict[str, list[list[NDArray[np.float32]]]] = {"counts": [[], [], []]}
     if asked:
         sets |= {
             "dot": [[rows.dot] for rows in way],
@@ -304,9 +304,9 @@ def judge(study: Study, way: Way) -> dict[str, NDArray[np.float64]]:
 
 
 def _save(path: Path, **arrays: NDArray[np.floating]) -> None:
-    partial = path.with_name(f"partial-{path.name}")
-    np.savez(partial, **arrays)
-    partial.rename(path)
+    half = path.with_name(f"partial-{path.name}")
+    np.savez(half, **arrays)  # type: ignore[arg-type] # its stubs take the arrays for flags
+    half.rename(path)
 
 
 def main() -> None:
@@ -322,7 +322,8 @@ def main() -> None:
     work = args.work / catalog.sha256[:12]
     work.mkdir(parents=True, exist_ok=True)
     studies = [Study(catalog, work, seed) for seed in range(args.seeds)]
-    console, found = Console(highlight=False), {}
+    console = Console(highlight=False)
+    found: dict[tuple[str, str], list[dict[str, NDArray[np.float64]]]] = {}
     for study in studies:
         for name, user, way in ways():
             if name != "none" and not name.startswith(args.only):

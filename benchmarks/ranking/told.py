@@ -25,7 +25,7 @@ class _Numbers(Catalog):
     """A catalog whose prompts are numbers of pieces."""
 
     @property
-    def piece_table(self) -> dict[str, NDArray[Any]]:  # type: ignore[override]
+    def piece_table(self) -> dict[str, NDArray[Any]]:
         count = self.info["counts"]["pieces"]
         return {"offsets": np.arange(count + 1), "tokens": np.arange(count, dtype=np.int32)}
 

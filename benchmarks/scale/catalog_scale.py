@@ -87,8 +87,9 @@ def _drawn(count: int, dim: int, random: np.random.Generator) -> NDArray[np.floa
 
 def _around(middles: NDArray[Any], random: np.random.Generator) -> NDArray[np.float16]:
     """Unit vectors, each around a middle [n, D]."""
-    vectors = middles + _drawn(*middles.shape, random)
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    count, dim = middles.shape
+    vectors = middles + _drawn(count, dim, random)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float16)
 
 
 def recall(place: Path) -> float:

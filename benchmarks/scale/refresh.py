@@ -20,6 +20,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from torch_geometric.nn import LightGCN
 
 from rexit.exporter.catalog import fold_in, lightgcn
 from rexit.exporter.catalog.recall import Recall
@@ -29,7 +30,7 @@ Frame = pl.DataFrame
 Mask = NDArray[np.bool_]
 
 
-class Started(lightgcn.LightGCN):
+class Started(LightGCN):  # type: ignore[misc] # torch-geometric is not typed
     """LightGCN that starts from weights, if there are any, and can be found after its training."""
 
     weights: torch.Tensor | None = None
@@ -64,7 +65,7 @@ def recall(space: fold_in.Space, known: Frame, wanted: Frame, among: Mask | None
     """Users folded in from what they liked before, as prompts do it. among: the only items that may be recommended and found."""
     users, items = len(space.users), len(space.items)
     chosen = wanted if among is None else wanted.filter(pl.Series(among[wanted["item"].to_numpy()]))
-    before = csr_array((np.ones(known["liked"].sum(), np.float32), edges(known)), shape=(users, items))
+    before = csr_array((np.ones(np.count_nonzero(known["liked"]), np.float32), edges(known)), shape=(users, items))
     queries = torch.from_numpy(before @ space.fold_in.astype(np.float32))
     scores = queries @ torch.from_numpy(space.items.astype(np.float32)).T
     scores[:, torch.from_numpy(~space.items.any(1))] = -1e9
@@ -95,7 +96,7 @@ def main() -> None:
     held_out = pl.col("user").is_in(users[: len(users) // 5].tolist())
     wanted, learned = new.filter(held_out), new.filter(~held_out)
     cut = int(0.9 * len(old))
-    lightgcn.LightGCN = Started
+    lightgcn.LightGCN = Started  # type: ignore[attr-defined]
     options = LightGCNOptions(epochs=args.epochs)
 
     rows: list[tuple[str, fold_in.Space, float]] = []

@@ -45,8 +45,10 @@ class Questions:
         """Unless it is cold, `before` is what the same user was asked just earlier. One interaction later: with the first
         candidate of the slate as what they have just met, and the others to be scored."""
         slate = self.slates[self.random.integers(len(self.slates))]
-        request = {"user": slate.user, "as_of": slate.as_of, "no": self.labels["no"], "yes": self.labels["yes"]}
+        request: dict[str, Any] = {"user": slate.user, "as_of": slate.as_of, "no": self.labels["no"], "yes": self.labels["yes"]}
         items, half = list(slate.items), SIZE // 2
+        before: dict[str, Any]
+        now: dict[str, Any]
         if moment == COLD:
             return self._asked(prompt, request | {"items": items})
         if moment == "second slate":

@@ -34,6 +34,7 @@ from rexit.cli.serve import threads_for
 from rexit.measure import load
 from rexit.measure.bench import SEED, BenchOptions, draw
 from rexit.measure.machine import machine
+from rexit.runtime import Session
 from rexit.slates import Slate
 
 ROUNDS = 5
@@ -81,6 +82,13 @@ def client(port: int, requests: Sequence[Slate]) -> load.Worker:
     return ask
 
 
+def direct(session: Session, requests: Sequence[Slate]) -> load.Worker:
+    def ask(i: int) -> None:
+        session.score(requests[i].user, requests[i].items)
+
+    return ask
+
+
 def timed(worker: load.Worker, taken: list[float]) -> load.Worker:
     """Notes how long each call took, in milliseconds."""
 
@@ -112,13 +120,13 @@ def main() -> None:
     options = parser.parse_args()
     bundle = Bundle.open(options.bundle)
     requests = draw(bundle, BenchOptions(slate=options.slate, requests=options.requests))
-    variant = options.variant or next(iter(bundle.variants))
+    variant = options.variant or bundle.variant.name
     threads = options.threads or threads_for(options.sessions)
     served_here = rexit.open(options.bundle, variant, threads=threads)
     with service(options.bundle, variant, options.sessions, threads) as port, served_here as session:
         sessions = [session, *(session.another() for _ in range(options.sessions - 1))]
         ways: dict[str, Sequence[load.Worker]] = {
-            "direct": [lambda i, one=one: one.score(requests[i].user, requests[i].items) for one in sessions],
+            "direct": [direct(one, requests) for one in sessions],
             "http": [client(port, requests) for _ in sessions],
         }
         found: dict[str, list[Any]] = {name: [] for name in ways}

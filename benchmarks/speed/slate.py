@@ -77,8 +77,8 @@ class Contender:
 
 # 8-bit weights do not give the same log-odds as 32-bit ones, least of all in a model that was never trained to say yes or no:
 # these bounds only tell a wrong computation from a rounded one. How well each precision agrees is in the table.
-INT8 = {"tolerance": 6.0, "correlation": 0.8}
-SLOW = {"reuses": False, "slow": True}
+INT8: Any = {"tolerance": 6.0, "correlation": 0.8}
+SLOW: Any = {"reuses": False, "slow": True}
 OURS = (
     Contender("int8_full", "ours-int8", f"exit_{FULL}", **INT8),
     Contender("int8_third", "ours-int8", f"exit_{THIRD}", tolerance=None),

@@ -147,8 +147,8 @@ def show(demo: Path) -> None:
         table.add_row(title[row["item"]], f"{float(row['probability']):.3f}", str(figures["exits"][int(row["exit"])]))
     console.print(table)
 
-    title = f"MovieLens 100k, the test split, in slates of {figures['slate']}: the policy beside fixed depths"
-    table = Table(title=title, title_justify="left")
+    heading = f"MovieLens 100k, the test split, in slates of {figures['slate']}: the policy beside fixed depths"
+    table = Table(title=heading, title_justify="left")
     for column in ("", *figures["metrics"], "layers run", "ms per slate", "speed"):
         table.add_column(column, justify="right" if column else "left")
     shown = {row["policy"]: row for row in figures["table"] if row["policy"] in ("full depth", "policy", *figures["depths"])}

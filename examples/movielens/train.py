@@ -112,7 +112,7 @@ def make_model(catalog: Catalog, chosen: Settings) -> MultiExitModel:
         max_position_embeddings=1024,
         initializer_range=0.05,
         tie_word_embeddings=True,
-        attn_implementation=ATTENTION,
+        attn_implementation=ATTENTION,  # type: ignore[call-arg] # of the base class, which takes any
     )
     decoder = Decoder.of(LlamaForCausalLM(config))
     return MultiExitModel(decoder, ExitHeads.like(decoder, len(exits)), exits, fresh_projectors(catalog, decoder))
@@ -137,7 +137,7 @@ def train(catalog: Catalog, chosen: Settings) -> MultiExitModel:
         logits, liked = forward(model, data, rows)
         loss = F.cross_entropy(logits.flatten(0, 1), liked.repeat(len(logits)))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

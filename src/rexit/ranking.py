@@ -14,7 +14,7 @@ RESAMPLES = 1000
 class Ranking:
     """A ranking whose AUC can be taken again under other weights: score float [n], liked bool [n]. Sorted once."""
 
-    def __init__(self, score: NDArray[np.float32], liked: NDArray[np.bool_]) -> None:
+    def __init__(self, score: NDArray[np.floating], liked: NDArray[np.bool_]) -> None:
         self._order = np.argsort(score)
         ordered = score[self._order]
         self._starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])

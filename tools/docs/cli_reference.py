@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 from rexit import errors
-from rexit.cli import INTERRUPTED, TERMINATED
 from rexit.cli.verify import EXIT_CODE as NOT_VERIFIED
+from rexit.interrupts import INTERRUPTED, TERMINATED
 
 
 def cli_reference() -> str:

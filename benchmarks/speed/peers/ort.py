@@ -19,7 +19,8 @@ from protocol import NoCache, serve
 def log_odds(logits: NDArray[np.float32], request: Mapping[str, Any]) -> list[float]:
     """Those of the last tokens, from logits [B, T, V] of prompts of equal length."""
     last = logits[:, -1]
-    return (last[:, request["yes"]] - last[:, request["no"]]).tolist()
+    found: list[float] = (last[:, request["yes"]] - last[:, request["no"]]).tolist()
+    return found
 
 
 class Whole(NoCache):

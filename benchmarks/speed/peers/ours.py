@@ -13,16 +13,18 @@ from rexit.runtime import Session, StopRule
 
 
 class Depth:
-    """All candidates stop at one exit, or as `policy` says."""
+    """All candidates stop as `how` says: force_exit or policy of `Session.score`."""
 
-    def __init__(self, session: Session, force_exit: int | None = None, policy: StopRule | None = None) -> None:
-        self.session, self.how = session, {"force_exit": force_exit, "policy": policy}
+    def __init__(self, session: Session, **how: Any) -> None:
+        self.session, self.how = session, how
 
     def forget(self) -> None:
         self.session.clear_cache()
 
     def score(self, request: Mapping[str, Any]) -> Sequence[float]:
-        return self.session.score(request["user"], request["items"], **history(request), **self.how).log_odds.tolist()
+        scores = self.session.score(request["user"], request["items"], **history(request), **self.how)
+        log_odds: list[float] = scores.log_odds.tolist()
+        return log_odds
 
 
 def history(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def load(setup: Mapping[str, Any]) -> tuple[dict[str, Depth], dict[str, Any]]:
     policy = halving(session, setup["check"]) if setup["policy"] == "halving" else None  # None: the bundle's own
     stats = [session.score(r["user"], r["items"], **history(r), policy=policy).stats for r in setup["check"]]
     depth = sum(s.candidate_layers for s in stats) / sum(len(r["items"]) for r in setup["check"])
-    ways = {f"exit_{k}": Depth(session, k) for k in range(session.info.exits)}
+    ways = {f"exit_{k}": Depth(session, force_exit=k) for k in range(session.info.exits)}
     ways["full"] = ways[f"exit_{session.info.exits - 1}"]
     about = {"rexit": rexit.__version__, "variant": setup["variant"], "policy_mean_layers": depth}
     return {**ways, "policy": Depth(session, policy=policy)}, about
