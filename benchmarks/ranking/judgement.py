@@ -76,10 +76,11 @@ class Judgement:
         return Measured(np.stack(columns, 1))
 
     def _mean(self, each: Values) -> Values:
-        """Over the users that have a value: [1 + RESAMPLES]."""
+        """Over the users that have a value: [1 + RESAMPLES], nan for a draw in which none has."""
         known = np.isfinite(each)
         weights = self._weights[:, known]
-        mean: Values = weights @ each[known] / weights.sum(1)
+        with np.errstate(invalid="ignore"):
+            mean: Values = weights @ each[known] / weights.sum(1)
         return mean
 
 
