@@ -31,14 +31,14 @@ class Settings:
     teacher: str = option("", "scored training pairs, .parquet, to soften the labels with")
     teacher_weight: float = option(0.5, "share of a label that is the teacher's")
     slate: int = option(12, "interactions packed behind one prefix")
-    batch_tokens: int = option(4096, "of one forward pass, padding included")
+    batch_tokens: int = option(1024, "of one forward pass, padding included")
     accumulate: int = option(1, "forward passes of one step")
     epochs: float = option(1.0, "passes over the training split, unless --steps says how long")
     steps: int = option(0, "optimizer steps")
     rate: float | None = option(
-        None, "peak learning rate of the deepest layers (2e-5; 2e-4 with --lora); 0: the base stays as it is", kind=float
+        None, "peak learning rate of the deepest layers (1e-4; 1e-3 with --lora); 0: the base stays as it is", kind=float
     )
-    head_rate: float = option(3e-4, "the same of the last head")
+    head_rate: float = option(1e-3, "the same of the last head")
     rate_ratio: float = option(0.8, "rate of an exit's layers over that of the exit before")
     schedule: str = option("cosine", "how the rate falls after the warm-up", choices=("cosine", "linear"))
     warmup: float = option(0.05, "share of the steps in which the rate rises")
@@ -76,7 +76,7 @@ class Settings:
     @property
     def peak(self) -> float:
         if self.rate is None:
-            return 2e-4 if self.lora else 2e-5
+            return 1e-3 if self.lora else 1e-4
         return self.rate
 
     @property
