@@ -10,19 +10,18 @@ of users, so that it does not see its own label.
 
 from __future__ import annotations
 
-import sys
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from as_of import Features, Interactions, Pairs, cut
-from baselines import TRAIN_SIZE, embeddings, lists_of_training
+from as_of import Features, Pairs
+from baselines import boosting_inputs
 from boosting import boosted
 from judgement import Judgement
 from numpy.typing import NDArray
 
 from rexit.bundle import Catalog
-from rexit.bundle.catalog import SPLITS
-from rexit.slates import SIZE
 
 FOLDS, PRIOR = 5, 3.0
 """Folds of users; ratings at the mean rate that every item begins with."""
@@ -35,25 +34,27 @@ def rates(known: Pairs, items: NDArray[np.int64], count: int) -> Features:
     return np.stack([n, (likes + PRIOR * known.liked.mean()) / (n + PRIOR)], 1)[items].astype(np.float32)
 
 
-def main(catalog: Catalog) -> None:
-    sizes = catalog.info["counts"]
-    train, validation, test = (
-        cut(catalog.split(name), size) for name, size in zip(SPLITS, (TRAIN_SIZE, SIZE, SIZE), strict=True)
-    )
-    interactions, space = Interactions(catalog), embeddings(catalog)
-    counts = [interactions.counts(part) for part in (train, validation, test)]
-    held_out = [interactions.retrieved(part, space, interactions.folded_in(part, space))[1] for part in (validation, test)]
-    lists = [lists_of_training(catalog, interactions, train), *held_out]
-    fold = np.random.default_rng(0).integers(0, FOLDS, sizes["users"])[train.users]
+def later_ratings(pairs: Sequence[Pairs], users: int, items: int) -> list[Features]:
+    """The rates of each split's items, float32 [n, 2]; those of a training pair are other folds' of users."""
+    train, *held_out = pairs
+    fold = np.random.default_rng(0).integers(0, FOLDS, users)[train.users]
     own = np.empty((len(train), 2), np.float32)
     for k in range(FOLDS):
-        own[fold == k] = rates(train.at(fold != k), train.items[fold == k], sizes["items"])
-    later = [own, *(rates(train, part.items, sizes["items"]) for part in (validation, test))]
+        own[fold == k] = rates(train.at(fold != k), train.items[fold == k], items)
+    return [own, *(rates(train, part.items, items) for part in held_out)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("catalog", type=Path)
+    catalog = Catalog.open(parser.parse_args().catalog)
+    pairs, _, features = boosting_inputs(catalog)
+    later = later_ratings(pairs, catalog.info["counts"]["users"], catalog.info["counts"]["items"])
+    train, validation, test = pairs
     judgement = Judgement(test.users, test.liked)
-    for name, plain in (("counts", [counts]), ("counts and lists", [counts, lists])):
+    for name, plain in features.items():
         found = []
-        for features in (plain, [*plain, later]):
-            inputs = [np.concatenate(parts, 1) for parts in zip(*features, strict=True)]
+        for inputs in (plain, [np.concatenate(both, 1) for both in zip(plain, later, strict=True)]):
             found.append(judgement.of(boosted((inputs[0], train.liked), (inputs[1], validation.liked), inputs[2])[1]))
         told = [one.interval() for one in (*found, found[1].minus(found[0]))]
         for metric in ("auc", "user_auc"):
@@ -63,4 +64,4 @@ def main(catalog: Catalog) -> None:
 
 
 if __name__ == "__main__":
-    main(Catalog.open(Path(sys.argv[1])))
+    main()
