@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from rich.progress import track
 from transformers import AutoModel, AutoTokenizer
 
-from rexit.errors import InputError, RexitError
+from rexit.errors import InputError
 from rexit.exporter.catalog.interactions import read_table
 from rexit.exporter.catalog.tables import write_frame
 from rexit.exporter.quiet import first_line, quiet
+from rexit.scripts import script
 
 BATCH = 8
 
@@ -85,6 +86,7 @@ def vectors_of(texts: pl.Series, embed: MeanOfLastHidden, progress: bool = False
     return pl.DataFrame({"text": texts}).join(rows, on="text", how="left", maintain_order="left")["vector"]
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("items", type=Path, help="CSV, TSV or Parquet, as `rexit index` reads it")
@@ -92,10 +94,7 @@ def main() -> None:
     parser.add_argument("--encoder", required=True, help="a folder, or an id on the Hugging Face Hub")
     parser.add_argument("--vector", action="append", required=True, metavar="NAME=COLUMN[,COLUMN…]", help="once for each column")
     args = parser.parse_args()
-    try:
-        run(args)
-    except RexitError as exc:
-        sys.exit(f"encode: {exc}")
+    run(args)
 
 
 def run(args: argparse.Namespace) -> None:

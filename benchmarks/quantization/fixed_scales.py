@@ -43,6 +43,7 @@ from rexit.exporter.graph.precision.quantize_dequantize import quantize_dequanti
 from rexit.exporter.graph.precision.smooth_linear_inputs import smooth_for_fixed_scales
 from rexit.exporter.graph.targets import Pass, find_target
 from rexit.exporter.graph.trace import derive_segment
+from rexit.scripts import script
 
 BINS, LEVELS = 8192, 128
 Floats = NDArray[np.float32]
@@ -77,6 +78,7 @@ METHODS: dict[str, Callable[[Floats], float]] = {
 """The largest magnitude that is not cut off, from sampled inputs [R, K]."""
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)

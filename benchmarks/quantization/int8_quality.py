@@ -26,6 +26,7 @@ from rexit.exporter.graph.precision.smooth_linear_inputs import smooth_linear_in
 from rexit.exporter.graph.targets import Pass, find_target
 from rexit.exporter.graph.trace import derive_segment
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
+from rexit.scripts import script
 
 CANDIDATES, LATEST = 20, 1 << 40
 
@@ -60,6 +61,7 @@ def show(name: str, depths: list[int], expected: NDArray[np.float32], found: NDA
         print(f"| {depth} | {correlation:.4f} | {difference.mean():.2f} | {difference.max():.1f} |", flush=True)
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/bench/slate"))

@@ -25,6 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rexit.bundle import Catalog
+from rexit.scripts import script
 
 METRICS = ("auc", "user_auc", "ndcg@10")
 
@@ -37,6 +38,7 @@ def blended(baseline: Model, mine: Sequence[Scores], liked: NDArray[np.bool_]) -
     return scores
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")

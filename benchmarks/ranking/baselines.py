@@ -52,6 +52,7 @@ from told import numbers, told
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
 from rexit.calibration.platt import fit
+from rexit.scripts import script
 from rexit.slates import SIZE
 
 TRAIN_SIZE = 8
@@ -257,6 +258,7 @@ def table(figures: dict[str, Any]) -> Table:
     return made
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("catalog", type=Path, help="or a report that --json printed")

@@ -28,6 +28,7 @@ from rexit.bundle import Catalog
 from rexit.calibration.traces import collect
 from rexit.exporter.model.checkpoint import load_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.scripts import script
 from rexit.slates import SIZE, cut
 
 SPLITS = ("validation", "test")
@@ -68,6 +69,7 @@ def table(catalog: Catalog, depths: list[int], z: NDArray[np.float32]) -> Table:
     return made
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)

@@ -32,6 +32,7 @@ from rexit.calibration.evaluate import Evaluation
 from rexit.calibration.recording import Recording
 from rexit.calibration.traces import join
 from rexit.measure.costs import depth_name
+from rexit.scripts import script
 from rexit.slates import cut
 
 DROPS = (0.005, 0.01, 0.02)
@@ -152,6 +153,7 @@ def plot(found: Seed, path: Path) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("catalog", type=Path)

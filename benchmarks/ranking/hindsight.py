@@ -22,6 +22,7 @@ from judgement import Judgement
 from numpy.typing import NDArray
 
 from rexit.bundle import Catalog
+from rexit.scripts import script
 
 FOLDS, PRIOR = 5, 3.0
 """Folds of users; ratings at the mean rate that every item begins with."""
@@ -44,6 +45,7 @@ def later_ratings(pairs: Sequence[Pairs], users: int, items: int) -> list[Featur
     return [own, *(rates(train, part.items, items) for part in held_out)]
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("catalog", type=Path)

@@ -52,6 +52,7 @@ from rexit.exporter.prompt.language import Language, worded
 from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.pieces import fingerprint
 from rexit.ranking import ByUser, auc
+from rexit.scripts import script
 from rexit.slates import SIZE
 
 LogOdds = NDArray[np.float32]
@@ -265,6 +266,7 @@ def last(run: Run, split: str) -> NDArray[np.float32]:
     return scores[:, -1]
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("catalog", type=Path, help="that `rexit index` wrote, with any template")

@@ -59,6 +59,7 @@ from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
 from rexit.exporter.catalog.interactions import read_entities
 from rexit.measure.machine import machine
+from rexit.scripts import script
 from rexit.slates import SIZE, Slate, draw
 from rexit.slates import cut as slates
 
@@ -326,6 +327,7 @@ def show_times(found: dict[str, dict[str, list[float]]]) -> Table:
     return made
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("time", "worth"))

@@ -49,6 +49,7 @@ from rexit.bundle.catalog import SPLITS
 from rexit.exporter.catalog import lightgcn
 from rexit.exporter.options import LightGCNOptions
 from rexit.ranking import auc
+from rexit.scripts import script
 
 TRAIN_SLATE, SLATE = 8, 20
 SETS = ("dot", "lists", "both")
@@ -309,6 +310,7 @@ def _save(path: Path, **arrays: NDArray[np.floating]) -> None:
     half.rename(path)
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("catalog", type=Path)

@@ -22,6 +22,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
 
 from rexit.bundle import Catalog
+from rexit.scripts import script
 
 FOLDS = 5
 
@@ -47,6 +48,7 @@ def probability(log_odds: Scores) -> Scores:
     return scores
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("catalog", type=Path)

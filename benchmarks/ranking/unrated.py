@@ -17,7 +17,6 @@ Rules
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +25,16 @@ import polars as pl
 from rexit.bundle.files import write_file
 from rexit.errors import InputError
 from rexit.exporter.catalog.interactions import read_table
+from rexit.scripts import script
 
 COLUMNS = ["user_id", "item_id", "rating", "timestamp"]
 
 
 def read(path: Path) -> pl.DataFrame:
-    """Ids as they stand, rating float64, timestamp int64. Exits with one line where that is not to be had."""
-    try:
-        table = read_table(path, COLUMNS)
-    except InputError as exc:
-        sys.exit(f"unrated: {exc}")
+    """Ids as they stand, rating float64, timestamp int64. Raises InputError where that is not to be had."""
+    table = read_table(path, COLUMNS)
     if missing := [name for name in COLUMNS if name not in table.columns]:
-        sys.exit(f"unrated: {path}: no column {missing[0]!r}, expected {', '.join(COLUMNS)}")
+        raise InputError(f"{path}: no column {missing[0]!r}, expected {', '.join(COLUMNS)}")
     return table.select(COLUMNS).cast({"rating": pl.Float64, "timestamp": pl.Float64}).cast({"timestamp": pl.Int64})
 
 
@@ -59,6 +56,7 @@ def drawn(ratings: pl.DataFrame, positive_at: float, each: int, rng: np.random.G
     return pl.concat(rows)
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ratings", type=Path)

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +33,7 @@ from rexit.bundle.catalog import SPLITS
 from rexit.errors import InputError
 from rexit.exporter.catalog.interactions import read_entities, read_table
 from rexit.ranking import auc
+from rexit.scripts import script
 
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3)
 """Inverse, as scikit-learn has them."""
@@ -91,6 +91,7 @@ def worded_alike(catalog: Catalog, parts: list[Pairs], words: csr_array) -> list
     return made
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("catalog", type=Path)
@@ -98,10 +99,7 @@ def main() -> None:
     parser.add_argument("--columns", required=True, help="of texts: title,author")
     args = parser.parse_args()
     catalog, console = Catalog.open(args.catalog), Console(highlight=False, width=160)
-    try:
-        words = tf_idf(catalog, args.items, args.columns.split(","))
-    except InputError as exc:
-        sys.exit(f"words: {exc}")
+    words = tf_idf(catalog, args.items, args.columns.split(","))
     parts, _, inputs = boosting_inputs(catalog)
     train, validation, test = parts
     name, said = best(parts, inputs, console)

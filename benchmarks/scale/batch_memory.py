@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 
 from rexit.bundle import Bundle
+from rexit.scripts import script
 
 
 def write_pairs(bundle: Path, path: Path, count: int, slate: int) -> None:
@@ -45,6 +46,7 @@ def score(self, user, items, **options):
     return runtime.Scores(np.array(items), np.arange(len(items)), zero, zero, zero.astype(np.int64), zero > 0, stats)
 runtime.Session.score = score
 from rexit.cli import main
+from rexit.scripts import script
 main()
 """
 
@@ -63,6 +65,7 @@ def measure(bundle: Path, pairs: Path, out: Path, model: bool) -> dict[str, floa
     return {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss / 1000}
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("bundle", type=Path)

@@ -34,6 +34,7 @@ from safetensors.numpy import load_file, save_file
 from rexit.bundle.catalog import LISTS, Catalog
 from rexit.bundle.files import FileEntry
 from rexit.measure.machine import machine
+from rexit.scripts import script
 
 EACH, LOOKUPS, SEARCHES, SLATE = 4, 2000, 51, 10
 CLUSTER, QUERIES, NEAREST, BLOCK = 200, 200, 20, 1 << 18
@@ -178,6 +179,7 @@ def _resident_mib() -> float:
     return int(status["VmRSS"].split()[0]) / 1024
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rexit.measure.machine import machine
+from rexit.scripts import script
 
 CLUSTER, TASTES = 100, 3  # items of a cluster, clusters that a user likes
 NOTHING = {"seconds": 0.0, "cpu_seconds": 0.0, "peak_gib": 0.0}  # of a stage
@@ -148,6 +149,7 @@ def measured(folder: Path, users: int, each: int, epochs: int, threads: int) -> 
     return told
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)

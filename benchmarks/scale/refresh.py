@@ -25,6 +25,7 @@ from torch_geometric.nn import LightGCN
 from rexit.exporter.catalog import fold_in, lightgcn
 from rexit.exporter.catalog.recall import Recall
 from rexit.exporter.options import LightGCNOptions
+from rexit.scripts import script
 
 Frame = pl.DataFrame
 Mask = NDArray[np.bool_]
@@ -78,6 +79,7 @@ def space_of(made: lightgcn.Retriever) -> fold_in.Space:
     return fold_in.Space(*(one.astype(np.float16) for one in (made.users, made.items, made.fold_in)))
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)

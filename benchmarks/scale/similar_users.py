@@ -22,6 +22,7 @@ from rexit.bundle import Catalog
 from rexit.exporter.catalog import neighbours
 from rexit.exporter.catalog.lists import Lists
 from rexit.exporter.catalog.neighbours import Neighbourhood
+from rexit.scripts import script
 
 K = 20
 
@@ -37,6 +38,7 @@ def searched(
     return found, (time.process_time() - begin) / len(own)
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("catalog", type=Path)

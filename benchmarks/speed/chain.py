@@ -21,6 +21,7 @@ from workload import SIX_EXITS, checkpoint
 
 import rexit
 from rexit.bundle import Catalog
+from rexit.scripts import script
 
 EXITS = {"chain": list(SIX_EXITS), "unsplit": [30]}
 
@@ -67,6 +68,7 @@ def measure(paths: dict[str, Path], catalog: Catalog, slate: int, requests: int)
     }
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--catalog", type=Path, default=Path("build/demo/catalog"))

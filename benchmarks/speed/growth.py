@@ -26,6 +26,7 @@ from workload import CANDIDATE, SIX_EXITS
 
 import rexit
 from rexit.measure.machine import machine
+from rexit.scripts import script
 
 CANDIDATES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
@@ -87,6 +88,7 @@ def plot(milliseconds: NDArray[np.float64], fitted: Sequence[dict[str, float]], 
     figure.savefig(path, metadata={"Software": None})
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, default=Path("build/peers"))

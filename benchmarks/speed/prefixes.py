@@ -28,6 +28,7 @@ from workload import CANDIDATE, SIX_EXITS, Words
 import rexit
 from rexit.bundle import Catalog
 from rexit.runtime import Session, Stats
+from rexit.scripts import script
 
 STRANGER, SLATE = -1, 20
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
@@ -153,6 +154,7 @@ class Bench:
         return {**result, "load_ms": float(np.median(load[1:])), "file_megabytes": float(np.median(sizes)) / 1e6}
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_mutually_exclusive_group(required=True)

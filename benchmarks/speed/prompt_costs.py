@@ -25,6 +25,7 @@ from rich.table import Table
 import rexit
 from rexit.bundle import Catalog
 from rexit.measure.machine import machine
+from rexit.scripts import script
 from rexit.slates import SIZE, Slate, cut, draw
 
 DEPTHS = ("full", "policy")
@@ -66,6 +67,7 @@ def measured(asked: list[Slate], bundles: dict[str, Path], variant: str, threads
     }
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("catalog", type=Path)

@@ -25,6 +25,7 @@ from workload import CANDIDATE, SIX_EXITS, Lengths, Words, catalog_of_fixed_leng
 
 import rexit
 from rexit.bundle import Bundle, Catalog
+from rexit.scripts import script
 
 PRECISIONS = ("fp32", "int8", "int4")
 LENGTHS = Lengths()
@@ -109,6 +110,7 @@ def measure(path: Path, requests: int) -> dict[str, Any]:
     return found
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/bench/quantized"))

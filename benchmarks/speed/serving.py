@@ -35,6 +35,7 @@ from rexit.measure import load
 from rexit.measure.bench import SEED, BenchOptions, draw
 from rexit.measure.machine import machine
 from rexit.runtime import Session
+from rexit.scripts import script
 from rexit.slates import Slate
 
 ROUNDS = 5
@@ -107,6 +108,7 @@ def closed(workers: Sequence[load.Worker], count: int) -> tuple[float, float, fl
     return rate, *np.percentile(taken, [50, 99]).tolist()
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("bundle", type=Path)

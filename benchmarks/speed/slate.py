@@ -33,6 +33,7 @@ from workload import CANDIDATE, SIX_EXITS, Lengths, Words, catalog_of_fixed_leng
 
 from rexit.bundle import Catalog
 from rexit.measure.machine import machine
+from rexit.scripts import script
 from rexit.slates import SIZE
 
 HERE = Path(__file__).parent
@@ -399,6 +400,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     console.print("Columns of rexit's variants: how many times faster each is than the row; median and quartiles over rounds.")
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, default=Path("build/peers"))

@@ -23,6 +23,7 @@ from rexit.calibration.evaluate import Evaluation
 from rexit.calibration.recording import FILE, Recording
 from rexit.calibration.search import QUORUMS, Search, Space
 from rexit.calibration.traces import join, parted
+from rexit.scripts import script
 from rexit.slates import SIZE, cut
 
 BUDGETS = (0.0025, 0.005, 0.01)
@@ -59,6 +60,7 @@ def measure(bundle: Bundle, catalog: Catalog, slate: int, top_k: int) -> list[di
     return rows
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)

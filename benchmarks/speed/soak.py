@@ -42,6 +42,7 @@ import rexit
 from rexit.bundle import Bundle, Catalog
 from rexit.errors import CancelledError, DeadlineError, InputError
 from rexit.runtime import Session
+from rexit.scripts import script
 
 MINUTE = 60.0
 EXPECTED = {"scored": (), "deadline": (DeadlineError,), "cancelled": (CancelledError,), "malformed": (InputError,)}
@@ -230,6 +231,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)

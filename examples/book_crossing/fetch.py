@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 
 from rexit.bundle.writer import new_folder
+from rexit.scripts import script
 
 SOURCE = (
     "https://raw.githubusercontent.com/caserec/Datasets-for-Recommender-Systems/82b08c787a6b50d78129b9df842285b89bc05b85/"
@@ -57,6 +58,7 @@ def table(files: zipfile.ZipFile, name: str, columns: int) -> pl.DataFrame:
     )
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)

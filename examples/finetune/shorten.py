@@ -9,14 +9,14 @@ tokenizer goes with both. Until it is fine-tuned it is of no use: the last layer
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from rexit.bundle.writer import new_folder
-from rexit.errors import InputError, RexitError
+from rexit.errors import InputError
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.weights import decoder_model, located
 from rexit.exporter.quiet import log, quiet
+from rexit.scripts import script
 
 
 def shorten(source: str, out: Path, layers: int) -> None:
@@ -29,6 +29,7 @@ def shorten(source: str, out: Path, layers: int) -> None:
         decoder.cut(layers).model.save_pretrained(folder)
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder, Hub id or GGUF file of a decoder")
@@ -36,10 +37,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, required=True, help="how many to keep, from the first")
     args = parser.parse_args()
     log.set_verbosity_error()
-    try:
-        shorten(args.model, args.out, args.layers)
-    except RexitError as exc:
-        sys.exit(f"shorten: {exc}")
+    shorten(args.model, args.out, args.layers)
 
 
 if __name__ == "__main__":

@@ -49,15 +49,16 @@ from transformers import AutoTokenizer, PrinterCallback, Trainer
 from rexit.bundle import Catalog
 from rexit.bundle.files import digest, write_json
 from rexit.bundle.writer import new_folder
-from rexit.errors import RexitError
 from rexit.exporter.model.checkpoint import Checkpoint, save_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import Rows, batches, packed_rows, with_vectors
 from rexit.exporter.quiet import log
 from rexit.ranking import auc, user_auc
+from rexit.scripts import script
 from rexit.slates import SIZE
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--catalog", type=Path, required=True, help="that `rexit index` wrote with this model's tokenizer")
@@ -66,10 +67,7 @@ def main() -> None:
     Settings.add_options(parser)
     args = parser.parse_args()
     log.set_verbosity_error()
-    try:
-        run(args)
-    except RexitError as exc:
-        sys.exit(f"train: {exc}")
+    run(args)
 
 
 def run(args: argparse.Namespace) -> None:

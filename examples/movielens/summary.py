@@ -22,6 +22,7 @@ from rich.table import Table
 import rexit
 from rexit.bundle import Bundle, Catalog, engine_folders, write_json
 from rexit.runtime import Session, onnxruntime_library
+from rexit.scripts import script
 from rexit.slates import SIZE, cut
 
 BASELINES = Path(__file__).parents[2] / "benchmarks" / "ranking" / "baselines.py"
@@ -180,6 +181,7 @@ def show(demo: Path) -> None:
     console.print(f"With curves, rivals and the guarantee: {figures['report']}", markup=False, soft_wrap=True)
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demo", type=Path)

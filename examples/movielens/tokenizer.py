@@ -15,6 +15,8 @@ from pathlib import Path
 import polars as pl
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from rexit.scripts import script
+
 VOCABULARY = 1536
 TEMPLATE = Path(__file__).parent / "prompt.toml"
 # A word, a number with its sign, or one other mark, each with the space before it: " Story", " 35%", " 2^5", ";".
@@ -42,6 +44,7 @@ def trained(texts: list[str], template: str, whole: Sequence[str] = (), vocabula
     return tokenizer
 
 
+@script
 def main(data: Path, out: Path) -> None:
     items, users = (
         pl.read_csv(data / f"ml-100k.{name}", separator="\t", quote_char=None, infer_schema=False) for name in ("item", "user")

@@ -35,6 +35,7 @@ from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import ATTENTION
 from rexit.exporter.model.training import Rows, batches, fast_bfloat16, fresh_projectors, packed_rows, parameter_groups
+from rexit.scripts import script
 
 
 def option(default: Any, help: str) -> Any:
@@ -147,6 +148,7 @@ def train(catalog: Catalog, chosen: Settings) -> MultiExitModel:
     return model
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--catalog", type=Path, required=True)

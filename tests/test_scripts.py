@@ -1,0 +1,38 @@
+"""Programs beside the command line end in one line for a user's mistake."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from rexit.errors import InputError
+from rexit.scripts import script
+
+
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        (InputError("--steps 0, expected at least 1"), "train: --steps 0, expected at least 1"),
+        (FileNotFoundError(2, "No such file or directory", "a.tsv"), "train: a.tsv: No such file or directory"),
+        (OSError("a.parquet: not a file"), "train: a.parquet: not a file"),
+    ],
+)
+def test_mistake_is_one_line(monkeypatch: pytest.MonkeyPatch, mistake: Exception, said: str) -> None:
+    @script
+    def main() -> None:
+        raise mistake
+
+    monkeypatch.setattr(sys, "argv", ["examples/train.py"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == said
+
+
+def test_defect_is_not_hidden() -> None:
+    @script
+    def main(number: int) -> None:
+        raise ValueError(number)
+
+    with pytest.raises(ValueError, match="^7$"):
+        main(7)
