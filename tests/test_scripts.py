@@ -34,5 +34,5 @@ def test_defect_is_not_hidden() -> None:
     def main(number: int) -> None:
         raise ValueError(number)
 
-    with pytest.raises(ValueError, match="^7$"):
+    with pytest.raises(ValueError, match=r"^7$"):
         main(7)
