@@ -75,7 +75,7 @@ def _descent(
         loss = F.binary_cross_entropy_with_logits(log_odds(rows), liked, reduction="sum")
         loss = loss + penalty * factors.square().sum() + bias_penalty * bias.square().sum()
         optimizer.zero_grad()
-        torch.autograd.backward(loss / len(liked))
+        (loss / len(liked)).backward()
         optimizer.step()
         if step % EVERY == 0:
             with torch.no_grad():

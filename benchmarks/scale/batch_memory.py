@@ -46,7 +46,6 @@ def score(self, user, items, **options):
     return runtime.Scores(np.array(items), np.arange(len(items)), zero, zero, zero.astype(np.int64), zero > 0, stats)
 runtime.Session.score = score
 from rexit.cli import main
-from rexit.scripts import script
 main()
 """
 

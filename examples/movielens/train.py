@@ -138,7 +138,7 @@ def train(catalog: Catalog, chosen: Settings) -> MultiExitModel:
         logits, liked = forward(model, data, rows)
         loss = F.cross_entropy(logits.flatten(0, 1), liked.repeat(len(logits)))
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -32,9 +32,7 @@ class Whole(NoCache):
     @torch.inference_mode()
     def score(self, request: Mapping[str, Any]) -> Sequence[float]:
         prompts = torch.tensor([request["prefix"] + candidate for candidate in request["candidates"]])
-        parts = [
-            self.model(input_ids=part, use_cache=False, logits_to_keep=1).logits for part in torch.split(prompts, self.batch)
-        ]
+        parts = [self.model(input_ids=part, use_cache=False, logits_to_keep=1).logits for part in prompts.split(self.batch)]
         return log_odds(torch.cat(parts), request)
 
 
