@@ -86,7 +86,7 @@ class IndexOptions:
     """What can be chosen of a catalog; `rexit index --help` says the same.
 
     positive_at: a rating of at least this is a like; None: POSITIVE_AT. implicit: every interaction is a like, ratings are not
-    read, and `implicit_negatives` items that the user never met stand against each one.
+    read, and `implicit_negatives` items that the user had not met by the end of its split stand against each one.
     order: `time` (the column), `file` or `random`. split: `user:A,B`, `time:A,B` or `leave-last:V,T` (see
     `rexit.exporter.catalog.splits`); None: `user:0.8,0.9`, or what `columns.split` says. snapshots: parts that a
     user's training interactions are cut into for `rexit.exporter.catalog.snapshots`. neighbours: similar users of a user.

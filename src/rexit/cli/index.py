@@ -49,13 +49,13 @@ def index(
     ] = _COLUMNS.time,
     split_column: Annotated[
         str | None,
-        typer.Option(help="A column that says graph, train, validation (or valid) or test. Without graph it is cut from train."),
+        typer.Option(help="A column that says train, validation (or valid) or test."),
     ] = None,
     positive_at: Annotated[
         float | None, typer.Option(help=f"A rating of at least this is a like. Default: {POSITIVE_AT:g}; not with --implicit.")
     ] = None,
     implicit: Annotated[
-        bool, typer.Option("--implicit", help="No ratings: every interaction is a like, against sampled items never met.")
+        bool, typer.Option("--implicit", help="No ratings: every interaction is a like, against sampled items not met so far.")
     ] = False,
     implicit_negatives: Annotated[
         int, typer.Option(help="With --implicit: sampled items for each interaction.")

@@ -1,4 +1,4 @@
-"""Sampled negatives: whose, when, where, and never what the user met."""
+"""Sampled negatives: whose, when, where, and never what the user had met by then."""
 
 from __future__ import annotations
 
@@ -22,17 +22,28 @@ def clicks(users: int, items: int, each: int, seed: int = 0) -> pl.DataFrame:
     return made.with_columns(time=pl.int_range(len(rows)), liked=pl.lit(True), split=pl.Series(names.tolist()))
 
 
-def test_each_interaction_has_so_many_items_that_its_user_never_met() -> None:
+def test_each_interaction_has_so_many_items_that_its_user_had_not_met() -> None:
     before = clicks(30, 50, 12)
     made = with_negatives(before, 50, 5, 0, PATH)
     assert made.filter(pl.col("liked")).equals(before), "the interactions themselves are what they were"
     assert made.equals(made.sort("user", "time", "item", maintain_order=True))
-    met = set(before.select("user", "item").iter_rows())
+    for user, part in made.partition_by("user", as_dict=True).items():
+        met: set[int] = set()
+        for name in ("train", "validation", "test"):
+            met |= set(before.filter((pl.col("user") == user[0]) & (pl.col("split") == name))["item"])
+            assert not met & set(part.filter(~pl.col("liked") & (pl.col("split") == name))["item"])
     sampled = made.filter(~pl.col("liked"))
-    assert not met & set(sampled.select("user", "item").iter_rows())
     beside = {(u, t, s): group["item"].to_list() for (u, t, s), group in sampled.group_by("user", "time", "split")}
     assert set(beside) == set(before.select("user", "time", "split").iter_rows())
     assert all(len(items) == len(set(items)) == 5 for items in beside.values())
+
+
+def test_a_training_negative_may_be_met_later() -> None:
+    """If none ever were, a model could learn in training what a user does not meet in validation and test."""
+    before = clicks(30, 14, 12)
+    sampled = with_negatives(before, 14, 2, 0, PATH).filter(~pl.col("liked"))
+    later = set(before.filter(pl.col("split") != "train").select("user", "item").iter_rows())
+    assert later & set(sampled.filter(pl.col("split") == "train").select("user", "item").iter_rows())
 
 
 def test_every_unmet_item_is_drawn_about_as_often() -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import typer
 
 from builders import ratings
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
+from rexit.cli import app
 from rexit.exporter.options import LightGCNOptions
 from rexit.slates import cut
 from running.indexing import Run, refused
@@ -71,6 +73,12 @@ def test_a_split_column(run: Run, data: Path, names: tuple[str, ...]) -> None:
     assert told == {"by": "column", "column": "fold"}
 
 
+def test_help_offers_the_splits_that_a_column_may_name() -> None:
+    command = typer.main.get_group(app).commands["index"]
+    (option,) = (option for option in command.params if option.name == "split_column")
+    assert option.help == f"A column that says {SPLITS[0]}, {SPLITS[1]} (or valid) or {SPLITS[2]}."
+
+
 @pytest.mark.parametrize("order", ["file", "random"])
 def test_data_without_times(run: Run, data: Path, order: str) -> None:
     rated = pl.read_csv(data / "ratings.csv").drop("timestamp")
@@ -91,7 +99,9 @@ def test_implicit_feedback(run: Run, data: Path) -> None:
     assert catalog.info["label"] == {"sampled": 3, "seed": 0} and catalog.info["counts"]["interactions"] == len(rated)
     assert all(len(made[name].filter(~pl.col("liked"))) == 3 * made[name]["liked"].sum() for name in SPLITS)
     assert catalog.user_table["history_liked"].all(), "what was sampled is nobody's history"
-    met = set(rated.select("user_id", "item_id").iter_rows())
-    sampled = pl.concat([part.filter(~pl.col("liked")) for part in made.values()])
-    assert not met & set(sampled.select("user", "item").iter_rows())
+    met: set[tuple[object, ...]] = set()
+    for part in made.values():
+        likes, sampled = (set(part.filter(liked=liked).select("user", "item").iter_rows()) for liked in (True, False))
+        met |= likes
+        assert not met & sampled
     assert cut(catalog, "train")
