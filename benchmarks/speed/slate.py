@@ -155,9 +155,9 @@ class Peer:
 def bundle_of(model: Path, work: Path) -> Path:
     """The bundle with cpu-fp32 and cpu-int8, exported again if the exporter has changed since."""
     out = work / "bundle"
-    sources = (HERE.parent / "exporter").rglob("*.py")
-    made = out / "manifest.json"
-    if not made.exists() or made.stat().st_mtime < max(path.stat().st_mtime for path in sources):
+    sources = (HERE.parents[1] / "exporter").rglob("*.py")
+    manifest = out / "manifest.json"
+    if not manifest.exists() or manifest.stat().st_mtime < max(path.stat().st_mtime for path in sources):
         from rexit.exporter.export import export_bundle
         from rexit.exporter.options import ExportOptions
 

@@ -1,8 +1,10 @@
 """The arithmetic of benchmarks/speed/slate.py on made-up timings, and its conversation with a peer; no model is involved."""
 
 import json
+import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,6 +38,25 @@ def test_ratios_are_taken_within_a_round(slate) -> None:
 
 def test_who_did_not_take_part_has_no_ratio(slate) -> None:
     assert slate.ratios(TIMES, ["int8_full", "int8_third"], ["ort_one_by_one"]) == {}
+
+
+def test_the_bundle_is_exported_again_once_the_exporter_has_changed(
+    slate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the second run fails, or times what an older exporter made."""
+    exports = []
+    exporter = SimpleNamespace(export_bundle=lambda *words: exports.append(words))
+    monkeypatch.setitem(sys.modules, "rexit.exporter.export", exporter)  # the real one takes seconds to import
+    monkeypatch.setattr(slate, "catalog_of_fixed_lengths", lambda *_: None)
+    monkeypatch.setattr(slate.Words, "of_checkpoint", lambda _: None)
+    manifest = tmp_path / "work" / "bundle" / "manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.touch()
+    slate.bundle_of(tmp_path, tmp_path / "work")
+    assert exports == [], "the exporter is older than the bundle"
+    os.utime(manifest, (0, 0))
+    slate.bundle_of(tmp_path, tmp_path / "work")
+    assert len(exports) == 1
 
 
 def test_agreement(slate) -> None:
