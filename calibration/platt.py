@@ -69,8 +69,8 @@ def apply(maps: Sequence[PlattMap], log_odds: NDArray[np.float32]) -> NDArray[np
 def cross_fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_], users: NDArray[np.int64]) -> NDArray[np.float32]:
     """c float32 [n, E] by maps that have not seen the pair's user: fitted on the other FOLDS - 1 parts of the users.
 
-    users int64 [n]: numbers from 0 on. Users are in random order already where they have been parted; their numbers deal them
-    out. A part without both labels among the others gets the map of all.
+    users int64 [n]: numbers from 0 on. They are dealt out in turn, in the catalog's order, which does not depend on labels. A
+    part without both labels among the others gets the map of all.
     """
     c = np.empty_like(log_odds)
     fold = users % FOLDS

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rexit.calibration.platt import USELESS_SLOPE, fit
+from rexit.calibration.platt import USELESS_SLOPE, cross_fit, fit
 
 
 def test_recovers_a_known_map() -> None:
@@ -46,6 +46,16 @@ def test_head_whose_log_odds_differ_by_rounding_alone_is_useless() -> None:
     z = np.linspace(0, 1e-12, 1000).astype(np.float32)
     found = fit(z, np.arange(1000) >= 800)
     assert not found.useful and found.a == pytest.approx(USELESS_SLOPE)
+
+
+def test_no_map_has_seen_the_user_it_is_applied_to() -> None:
+    """Else the search judges policies by maps that know the answers."""
+    random = np.random.default_rng(3)
+    users, z = np.repeat(np.arange(10), 20), random.normal(0, 1, (200, 2)).astype(np.float32)
+    liked = random.random(200) < 1 / (1 + np.exp(-z[:, 1]))
+    turned = np.where(users == 3, ~liked, liked)
+    changed = (cross_fit(z, liked, users) != cross_fit(z, turned, users)).any(axis=1)
+    assert (changed == (users % 5 != 3)).all(), "3 and 8 are in one fold, the others are not"
 
 
 def test_numbers_are_float32() -> None:
