@@ -109,13 +109,20 @@ def users_needed(losses: NDArray[np.float64], bounds: tuple[float, float], limit
     return high
 
 
-def words(limits: Mapping[Metric, float], users: int, level: float = 0.05) -> str:
-    """The guarantee in one sentence. limits: of each metric, all kept at once; users: how many certified."""
+def words(limits: Mapping[Metric, float], users: Mapping[str, int], level: float = 0.05) -> str:
+    """The guarantee in one sentence. limits: of each metric, all kept at once; users: how many certified it, by metric's name."""
     kept = " and ".join(f"the mean {m.name} lost against full depth is at most {limit:g}" for m, limit in limits.items())
     return (
-        f"With {100 * (1 - level):g} % confidence, {kept}: tested on {users:,} users who had no part in choosing the policy; it "
+        f"With {100 * (1 - level):g} % confidence, {kept}: tested on {counted(users)} who had no part in choosing the policy; it "
         "holds for this variant with this policy, for users exchangeable with them."
     )
+
+
+def counted(users: Mapping[str, int]) -> str:
+    """How many users have a value, by metric's name: "1,943 users", or "18 users (ndcg@10) and 20 users (agreement)"."""
+    if len(set(users.values())) == 1:
+        return f"{next(iter(users.values())):,} users"
+    return " and ".join(f"{count:,} users ({name})" for name, count in users.items())
 
 
 def _bet(variance: NDArray[np.float64], n: int, m: float, level: float) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ What chooses is not what judges:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,14 +70,20 @@ class Goal:
 @dataclass(frozen=True)
 class Candidate:
     """A policy that may be chosen. fixed: the exit at which it stops everybody, None for a dynamic one. budget: the drop it was
-    looked for with. outcome: on the choosing part. p_value: of the drop being larger than allowed, on the certifying part."""
+    looked for with. outcome: on the choosing part. p_values: by metric's name, of its drop being larger than allowed, on the
+    certifying part."""
 
     policy: Policy
     fixed: int | None
     budget: float
     outcome: Outcome
-    p_value: float = 1.0
+    p_values: Mapping[str, float] = field(default_factory=dict)
     certified: bool = False
+
+    @property
+    def p_value(self) -> float:
+        """Of the hypothesis that some metric drops by more than allowed: the largest of all metrics."""
+        return max(self.p_values.values())
 
 
 Interval = tuple[float, float, float]
@@ -109,11 +115,12 @@ class Gain:
 class Decision:
     """What calibration chose, and what it does.
 
-    chosen: None if full depth. candidates: all that were tested for a certificate, in that order. rows: of the test split; `full
+    users: of each part. tested: by metric's name, how many of the certifying users have a value. chosen: None if full depth.
+    candidates: all that were tested for a certificate, in that order. rows: of the test split; `full
     depth` first, then fixed depths, rivals, and `policy` last. curve: a row for each candidate. gains: over each fixed
     depth, if the policy is dynamic. saving: share of full depth's cost that the policy saves on the choosing part. needed:
-    about how many users of the certifying part would have certified the first candidate that was not (infinite: no number would),
-    None if all were or no metric has a value per user. heads, suggested: the cheapest policy with fewer heads, if that was asked
+    about how many users with a value would have certified the first candidate that was not (infinite: no number would), None if
+    all were or it failed by metrics over pairs alone. heads, suggested: the cheapest policy with fewer heads, if that was asked
     for (see `heads`).
     """
 
@@ -121,6 +128,7 @@ class Decision:
     policy: Policy
     maps: tuple[platt.PlattMap, ...]
     users: Mapping[str, int]
+    tested: Mapping[str, int]
     chosen: Candidate | None
     candidates: tuple[Candidate, ...]
     rows: tuple[Row, ...]
@@ -205,6 +213,7 @@ def decide(
         policy,
         maps,
         {"choosing": chooses.user_count, "certifying": certifies.user_count, "test": test.user_count},
+        {m.name: certifying.judge.user_count(m) for m in goal.metrics},
         chosen,
         tuple(sequence),
         rows,
@@ -264,35 +273,35 @@ def _as_stops(policy: Policy, traces: Traces) -> Stops:
 
 def _tested(sequence: Sequence[Candidate], certifying: Evaluation, goal: Goal) -> list[Candidate]:
     """The candidates with their p-values, and whether they are certified: up to the first that fails, in the order given."""
-    p_values = [_p_value(certifying, one.policy, goal) for one in sequence]
-    passed = certify.fixed_sequence(p_values, goal.error)
-    return [replace(one, p_value=p, certified=n < passed) for n, (one, p) in enumerate(zip(sequence, p_values, strict=True))]
+    tested = [replace(one, p_values=_p_values(certifying, one.policy, goal)) for one in sequence]
+    passed = certify.fixed_sequence([one.p_value for one in tested], goal.error)
+    return [replace(one, certified=n < passed) for n, one in enumerate(tested)]
 
 
-def _p_value(certifying: Evaluation, policy: Policy, goal: Goal) -> float:
-    """Of the hypothesis that some metric drops by more than allowed: the largest of all metrics."""
+def _p_values(certifying: Evaluation, policy: Policy, goal: Goal) -> dict[str, float]:
     score, judge, level = _score(certifying, policy), certifying.judge, goal.error
-    return max(
-        judge.chance_above(metric, score, goal.max_drop)
+    return {
+        metric.name: judge.chance_above(metric, score, goal.max_drop)
         if metric.bounds is None
         else certify.p_value(judge.losses(metric, score), metric.bounds, goal.max_drop, level)
         for metric in goal.metrics
-    )
+    }
 
 
 def _needed(sequence: Sequence[Candidate], certifying: Evaluation, goal: Goal) -> float | None:
-    """About how many users would have certified the first candidate that was not: the most of all metrics; None if all were
-    certified."""
+    """Of `Decision`: the most of all metrics that have a value per user and failed."""
     failed = next((one for one in sequence if not one.certified), None)
     if failed is None:
         return None
-    score, judge, needed = _score(certifying, failed.policy), certifying.judge, []
-    for metric in goal.metrics:
-        if metric.bounds is not None:
-            losses = judge.losses(metric, score)
-            share = certifying.traces.user_count / len(losses)  # not every user has a value
-            needed.append(share * certify.users_needed(losses, metric.bounds, goal.max_drop, goal.error))
-    return max(needed, default=None)
+    score, judge = _score(certifying, failed.policy), certifying.judge
+    return max(
+        (
+            certify.users_needed(judge.losses(metric, score), metric.bounds, goal.max_drop, goal.error)
+            for metric in goal.metrics
+            if metric.bounds is not None and failed.p_values[metric.name] > goal.error
+        ),
+        default=None,
+    )
 
 
 def _score(evaluation: Evaluation, policy: Policy) -> NDArray[np.float32]:

@@ -165,6 +165,10 @@ class Judge:
         lost = self.each(metric, self._reference) - self.each(metric, score)
         return lost[np.isfinite(lost)]
 
+    def user_count(self, metric: Metric) -> int:
+        """How many users a drop is a figure of: those with a value; of metrics over pairs, all."""
+        return len(self._by_user.pairs) if metric.bounds is None else len(self.losses(metric, self._reference))
+
     def each(self, metric: Metric, score: NDArray[np.float32]) -> NDArray[np.float64]:
         """Each user's value: float64 [U], nan where a user has none. Raises InputError for metrics over pairs."""
         if metric.bounds is None:

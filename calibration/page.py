@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from rexit.calibration import plots, rivals
+from rexit.calibration import certify, plots, rivals
 from rexit.calibration.tables import (
     THREE,
     Column,
@@ -100,9 +100,9 @@ def _tiles(report: Report) -> Iterable[Sequence[str]]:
     yield "Speed", f"{before / now:.2f}x", f"{now:.1f} instead of {before:.1f} ms per slate", how
     asked, allowed = report["settings"]["metrics"], report["settings"]["max_drop"]
     if report["policy"]["kind"] == "full depth":
-        confidence, users = report["settings"]["confidence"], report["users"]["certifying"]
+        confidence, users = report["settings"]["confidence"], min(report["tested"].values())
         yield "Allowed drop", f"{allowed:g}", f"of {' and '.join(asked)}", f"with {100 * confidence:g} % confidence"
-        yield "Certifying users", f"{users:,}", *_needed(report)
+        yield "Certifying users", f"{users:,}", *_shortfall(report)
         return
     first, *others = [(name, *policy["drops"][name]) for name in asked]
     ends = "95 % interval {:+.4f} to {:+.4f}"
@@ -125,14 +125,9 @@ def _tiles(report: Report) -> Iterable[Sequence[str]]:
         )
 
 
-def _needed(report: Report) -> list[str]:
-    """What is known of how many users would do, if they do not."""
-    tested, needed = report["candidates"], report["users_needed"]
-    if not tested or all(one["certified"] for one in tested) or needed == 0:
-        return []
-    if needed is None:
-        return ["the first policy that failed drops by more than is allowed on them, so more would not help"]
-    return [f"about {needed:,.0f} would be needed to certify the first policy that failed"]
+def _shortfall(report: Report) -> list[str]:
+    """Why a policy was not certified, if one was not."""
+    return [] if report["shortfall"] is None else [report["shortfall"]]
 
 
 def _fixed_layers(report: Report) -> int:
@@ -251,8 +246,8 @@ def _guarantee(report: Report) -> str:
         )
         for one in report["candidates"]
     ]
-    users = f"{report['users']['certifying']:,} users tested them"
-    needed = f"<p>{users}{''.join(f'; {escape(line)}' for line in _needed(report))}.</p>" if rows else ""
+    users = f"{certify.counted(report['tested'])} tested them"
+    needed = f"<p>{users}{''.join(f'; {escape(line)}' for line in _shortfall(report))}.</p>" if rows else ""
     tested = (
         table("tested-policies", "Policies tested, careful first", columns, rows)
         if rows
@@ -411,6 +406,7 @@ def _made(report: Report) -> str:
         ),
         *((f"{split}: {what}", count) for split, counts in report["data"].items() for what, count in counts.items()),
         *((f"users, {part}", count) for part, count in report["users"].items()),
+        *((f"certifying users with a value of {metric}", count) for metric, count in report["tested"].items()),
     ]
     if decided is not None:
         facts.append(("candidates timed as deployed", decided["candidates"]))

@@ -105,6 +105,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "settings": {n: v for n, v in asdict(options).items() if n not in ("profile", "from_traces", "suggest_exits")},
         "data": {n: {"pairs": len(t), "slates": len(t.offsets) - 1, "users": t.user_count} for n, t in traces.items()},
         "users": dict(decision.users),
+        "tested": dict(decision.tested),
         "profile": profile.to_json(),
         "costs": {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in asdict(findings.costs).items()},
         "policy": {
@@ -141,6 +142,7 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "heads": [{"exits": [depths[k] for k in one.exits], "cost_us": one.cost_us} for one in decision.heads],
         "suggested_exits": decision.suggested and [depths[k] for k in decision.suggested.exits],
         "users_needed": None if decision.needed is None or math.isinf(decision.needed) else decision.needed,
+        "shortfall": _shortfall(decision),
         "guarantee": _guarantee(decision),
         "decisions": measured and {"candidates": measured.candidates, "as_traced": measured.as_traced},
         "reference": drift.reference(policy.calibrated(seen.log_odds), policy.stops(seen.log_odds, seen.offsets)),
@@ -195,11 +197,11 @@ def _guarantee(decision: Decision) -> str | None:
         return None
     proven = {m: goal.max_drop for m in goal.metrics if m.bounds is not None}
     others = [m.name for m in goal.metrics if m.bounds is None]
-    words = [certify.words(proven, decision.users["certifying"], goal.error)] if proven else []
+    words = [certify.words(proven, {m.name: decision.tested[m.name] for m in proven}, goal.error)] if proven else []
     if others:
         words.append(
-            f"By a bootstrap over the same users, which is right for many of them, {_and(others)} drops by at most "
-            f"{goal.max_drop:g} with {goal.confidence:.0%} confidence."
+            f"By a bootstrap over {decision.users['certifying']:,} users, which is right for many of them, {_and(others)} drops "
+            f"by at most {goal.max_drop:g} with {goal.confidence:.0%} confidence."
         )
     return " ".join(words)
 
@@ -231,24 +233,32 @@ def _conclusion(report: dict[str, Any], findings: Findings) -> str:
     )
 
 
+def _shortfall(decision: Decision) -> str | None:
+    """Why the first policy that was tested and not certified failed; None if none did."""
+    failed = next((one for one in decision.candidates if not one.certified), None)
+    if failed is None:
+        return None
+    which = "the most careful policy" if failed is decision.candidates[0] else "the first policy that failed"
+    if decision.needed is None:
+        pairs = [f"p = {p:.3g} for {name}" for name, p in failed.p_values.items() if p > decision.goal.error]
+        return f"a bootstrap over {decision.users['certifying']:,} users does not show it of {which}, {_and(pairs)}"
+    more = (
+        "and no number would do if their losses were like these"
+        if math.isinf(decision.needed)
+        else f"about {decision.needed:,.0f} would be needed if their losses were like these"
+    )
+    values = {m.name: decision.tested[m.name] for m in decision.goal.metrics if m.bounds is not None}
+    return f"{certify.counted(values)} are too few for {which}, {more}"
+
+
 def _why_not(decision: Decision, allowed: str) -> str:
-    users = decision.users["certifying"]
     if not decision.maps[-1].useful:
         return "No exit pays: not even the deepest head ranks; train the model before calibrating it."
     if not decision.candidates:
         return f"No exit pays: nothing {allowed} would save 1 % of the time."
     if any(one.certified for one in decision.candidates):
         return f"No exit pays: what is certified {allowed} saves less than 1 % of the time."
-    needed = decision.needed
-    more = (
-        "and by these users its drop is not below that at all"
-        if needed is None or math.isinf(needed)
-        else f"about {needed:,.0f} would be needed if their losses were like these"
-    )
-    return (
-        f"No policy is certified {allowed} with {decision.goal.confidence:.0%} confidence: {users:,} users are too few for the "
-        f"most careful one, {more}."
-    )
+    return f"No policy is certified {allowed} with {decision.goal.confidence:.0%} confidence: {_shortfall(decision)}."
 
 
 def _time(full: dict[str, Any], policy: dict[str, Any]) -> str:

@@ -209,10 +209,11 @@ def test_users_who_all_lose_nothing_have_no_spread() -> None:
 
 
 def test_the_words_name_what_is_promised() -> None:
-    assert words({NDCG: 0.01}, 1943) == (
+    assert words({NDCG: 0.01}, {"ndcg@3": 1943}) == (
         "With 95 % confidence, the mean ndcg@3 lost against full depth is at most 0.01: tested on 1,943 users who had no part in "
         "choosing the policy; it holds for this variant with this policy, for users exchangeable with them."
     )
-    both = words({NDCG: 0.01, parse("agreement"): 0.05}, 80, level=0.1)
+    both = words({NDCG: 0.01, parse("agreement"): 0.05}, {"ndcg@3": 80, "agreement": 90}, level=0.1)
     assert both.startswith("With 90 % confidence, the mean ndcg@3 lost")
-    assert "0.01 and the mean agreement lost against full depth is at most 0.05: tested on 80 users" in both
+    assert "0.01 and the mean agreement lost against full depth is at most 0.05" in both
+    assert "tested on 80 users (ndcg@3) and 90 users (agreement) who" in both

@@ -63,6 +63,19 @@ def test_what_chooses_is_not_what_certifies() -> None:
     assert one.p_value == pytest.approx(max(p), rel=1e-3)
 
 
+def test_users_without_a_value_are_not_counted_as_tested() -> None:
+    """A certificate of NDCG@5 that names them names users who had no part in it."""
+    t = traces(600, 10, [0.6, 0.3, 0.0], seed=1)
+    t.liked[t.users % 4 == 0] = True
+    goal = Goal((*GOAL.metrics, parse("agreement"), parse("auc")), 0.3)
+    made = decide(t, t, even_costs(3), LAYERS, "digest", goal)
+    certifies = parted(t)[1]
+    likes = np.bincount(certifies.users, certifies.liked)
+    both = int(np.count_nonzero((likes > 0) & (likes < 10)))
+    assert both < 320 and made.users["certifying"] == 400
+    assert made.tested == {"ndcg@5": both, "user-auc": both, "agreement": 400, "auc": 400}
+
+
 def test_what_is_not_certified_is_not_chosen() -> None:
     """Sixty users cannot certify a drop of 0.01, however good the heads are."""
     made = decided([0.3, 0.2, 0.0], Goal(GOAL.metrics, 0.01), users=90)

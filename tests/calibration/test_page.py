@@ -55,6 +55,7 @@ def _made(case: str) -> dict[str, Any]:
     noise, chosen = CASES[case]
     options = CalibrationOptions(**{"metrics": ("ndcg@10",), **chosen})
     parts = {name: traces(1500, 10, noise, seed=seed) for seed, name in enumerate(("validation", "test"))}
+    parts["validation"].liked[:50] = True  # five users who have no value
     goal = Goal(tuple(map(parse, options.metrics)), options.max_drop, options.confidence, options.top_k)
     costs = even_costs(3, 100, 10)
     with tempfile.TemporaryDirectory() as place:
@@ -213,6 +214,18 @@ def test_key_figures() -> None:
     read = Parsed(page.page(found))
     assert read.inside("strong")[1] == "2.50x"
     assert {"12.0 instead of 30.0 ms per slate", "measured"} < set(read.inside("small"))
+
+
+def test_users_who_tested_are_those_with_a_value() -> None:
+    found = made()
+    tested, certifying = found["tested"]["ndcg@10"], found["users"]["certifying"]
+    assert tested < certifying, "all users have both labels: the test shows nothing"
+    assert f"tested on {tested:,} users who had no part" in found["guarantee"]
+    texts = [text for _, text in Parsed(page.page(found)).texts]
+    assert any(text.startswith(f"{tested:,} users tested them") for text in texts)
+    found = made("not certified")
+    assert found["shortfall"] in found["conclusion"] and f"{found['tested']['ndcg@10']:,} users are too few" in found["shortfall"]
+    assert found["shortfall"] in Parsed(page.page(found)).inside("small")
 
 
 def test_full_depth_promises_nothing() -> None:

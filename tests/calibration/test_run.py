@@ -131,11 +131,15 @@ def test_full_depth_where_nothing_is_certified_with_the_maps_kept(place: Path) -
 def test_what_is_over_pairs_is_promised_by_the_bootstrap(crowd: Path) -> None:
     _, done = run(crowd, noise=(2.5, 0.3, 0.1), options=dataclasses.replace(OPTIONS, metrics=("auc",), max_drop=0.2))
     assert (
-        "By a bootstrap over the same users" in done.conclusion
-        and "auc drops by at most 0.2 with 95% confidence" in done.conclusion
+        "By a bootstrap over 100 users" in done.conclusion and "auc drops by at most 0.2 with 95% confidence" in done.conclusion
     )
     _, done = run(crowd, noise=(2.5, 2.0, 0.1), options=dataclasses.replace(OPTIONS, metrics=("auc",), max_drop=0.001))
-    assert done.report["users_needed"] is None
+    failed = done.report["candidates"][0]
+    assert done.report["users_needed"] is None and failed["p_value"] > 0.05, "the test shows nothing"
+    assert done.conclusion == (
+        "No policy is certified within a drop of 0.001 of auc with 95% confidence: a bootstrap over 100 users does not show it "
+        f"of the most careful policy, p = {failed['p_value']:.3g} for auc. The policy is full depth."
+    )
 
 
 def test_policy_that_is_a_fixed_depth_is_a_smaller_model(place: Path) -> None:
