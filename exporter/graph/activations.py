@@ -1,7 +1,8 @@
 """A few rows of each linear layer's input on real prompts, for passes that weigh one channel against another or fix a scale.
 
 Whole slates of the training split run through the float32 graphs, prefix and candidates; validation prompts are reserved for the
-gate (`rexit.exporter.gate.quality`), test prompts for final figures.
+gate (`rexit.exporter.gate.quality`), test prompts for final figures. No label is read, so prompts are as the runtime assembles
+them, from the catalog's own graph: a catalog that `rexit index --update` made has no other.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Activations = dict[str, NDArray[np.float32]]
 
 def draw(catalog: Catalog, count: int = SLATES) -> list[Prompt]:
     """At most `count` training slates, always the same ones; none if the split is empty."""
-    builder = PromptBuilder.of(catalog, "train")
+    builder = PromptBuilder(catalog)
     drawn = slates.draw(slates.cut(catalog, "train"), count, seed=1) if len(catalog.split("train")) else []
     return [builder.prompt(slate.user, slate.items, slate.as_of) for slate in drawn]
 

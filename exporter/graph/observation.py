@@ -45,7 +45,7 @@ def observe(
 ) -> None:
     """Runs the prompts through the chain's graphs and calls `see` with (segment, name, numbers) after each run.
 
-    Vectors are the chain's own, those that the variant will be given, also in training prompts.
+    Vectors are the chain's own, those that the variant will be given.
     """
     watched = [linear_inputs(chain.folder / segment.graph) for segment in chain.segments]
     watching = Chain(chain.folder, chain.segments, chain.max_tokens, chain.vectors, watched, see)

@@ -11,11 +11,13 @@ import polars as pl
 import pytest
 
 from builders import ratings
+from rexit import slates
 from rexit.bundle import Catalog
 from rexit.cli import main
 from rexit.exporter.catalog import lists
 from rexit.exporter.catalog.lists import Lists
 from rexit.exporter.catalog.neighbours import similar_users
+from rexit.exporter.graph import activations
 from rexit.exporter.index import build_catalog
 from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
@@ -306,3 +308,13 @@ def test_it_does_not_train(data: Path, run: Run) -> None:
     assert run()[0] == 0
     with pytest.raises(Exception, match="no snapshots to train with"):
         PromptBuilder.of(Catalog.open(data / "new"), "train")
+
+
+def test_an_export_can_calibrate_on_it(data: Path, run: Run) -> None:
+    """Without its prompts neither int8 nor fp8 can be exported: they observe what goes into linear layers."""
+    assert run()[0] == 0
+    catalog = Catalog.open(data / "new")
+    (prompt, *_) = drawn = activations.draw(catalog)
+    assert len(drawn) == activations.SLATES
+    (slate, *_) = slates.draw(slates.cut(catalog, "train"), activations.SLATES, seed=1)
+    assert (prompt.prefix == PromptBuilder(catalog).prefix(slate.user, slate.as_of)).all(), "as the runtime asks it"
