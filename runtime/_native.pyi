@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 version: str
 
 _Segment = tuple[int, int, int, float, float]
-_Stats = tuple[int, int, int, int, int, float, float, float, float, list[_Segment]]
+_Stats = tuple[int, int, int, int, int, float, float, float, float, bool, list[_Segment]]
 _Ids = Sequence[int | str]
 _TopK = tuple[int, bool, Sequence[float], Sequence[float]]
 _Rules = tuple[Sequence[float], Sequence[float], int, float, _TopK | None]

@@ -88,7 +88,7 @@ class SegmentStats:
 @dataclass(frozen=True)
 class Stats:
     """What a request cost. `candidate_layers` is summed over candidates; `retrieval_us` includes assembling the prompt;
-    `segments` has one entry per segment."""
+    `known_user`: whether the catalog has the user, False for a new or a mistyped one; `segments` has one entry per segment."""
 
     prefix_tokens: int
     prefix_tokens_reused: int
@@ -99,6 +99,7 @@ class Stats:
     prefix_us: float
     slate_us: float
     total_us: float
+    known_user: bool = True
     segments: tuple[SegmentStats, ...] = ()
 
 

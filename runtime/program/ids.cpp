@@ -78,21 +78,6 @@ std::string shown(const Id& id) {
   return text != nullptr ? "'" + *text + "'" : std::to_string(std::get<std::int64_t>(id));
 }
 
-bool is_in_catalog(const Bundle& bundle, rexit_ids whose, const Id& id) {
-  const rexit_bundle_info info = bundle.info();
-  const std::size_t count = whose == REXIT_USERS ? info.users : info.items;
-  std::size_t low = 0, high = count;
-  while (low < high) {
-    const std::size_t middle = low + (high - low) / 2;
-    if (bundle.id(whose, middle) < id) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low < count && bundle.id(whose, low) == id;
-}
-
 void add_recent(Request& request, const Recent& recent) {
   std::vector<Id> items;
   std::vector<std::uint8_t> liked;

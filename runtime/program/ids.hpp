@@ -1,4 +1,4 @@
-// Ids as text, as JSON and in the catalog.
+// Ids as text and as JSON.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -25,8 +25,6 @@ Id parse_id(const nlohmann::json& value, bool strings, const char* what);
 nlohmann::ordered_json to_json(const Id& id);
 // As in a message: 7, or 'seven'.
 std::string shown(const Id& id);
-
-bool is_in_catalog(const Bundle& bundle, rexit_ids whose, const Id& id);
 
 void add_recent(Request& request, const Recent& recent);
 

@@ -63,7 +63,8 @@ ordered_json answer(const Scores& scores, const std::vector<Id>& items, const st
                     {"cut_short", score.cut_short != 0}});
   }
   const rexit_stats& stats = scores.stats;
-  return {{"scores", std::move(rows)},
+  return {{"known", stats.known_user != 0},
+          {"scores", std::move(rows)},
           {"stats",
            {{"prefix_tokens", stats.prefix_tokens},
             {"prefix_tokens_reused", stats.prefix_tokens_reused},

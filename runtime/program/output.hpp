@@ -19,7 +19,8 @@ void print_json(const nlohmann::ordered_json& value);
 // One line of it, whatever bytes its strings hold.
 std::string on_one_line(const nlohmann::ordered_json& value);
 
-// {"scores": […], "stats": {…}}. `items`: the request's. `depths`: the exits', in layers.
+// {"known": whether the catalog has the user, "scores": […], "stats": {…}}. `items`: the request's. `depths`: the exits', in
+// layers.
 nlohmann::ordered_json answer(const Scores& scores, const std::vector<Id>& items, const std::vector<std::size_t>& depths);
 std::vector<std::size_t> depths(const Bundle& bundle);
 

@@ -56,7 +56,7 @@ int score(const ScoreOptions& options) {
   if (options.deadline_ms) request.deadline_us(deadline_us(*options.deadline_ms));
 
   const Scores scores = Session(bundle).score(request);
-  if (!is_in_catalog(bundle, REXIT_USERS, user))
+  if (scores.stats.known_user == 0)
     std::fprintf(stderr, "rexit-run: user %s is not in the catalog: %s\n", shown(user).c_str(),
                  recent.empty() ? "scored without any history" : "placed by --recent alone");
   nlohmann::ordered_json report{{"user", to_json(user)}, {"variant", info.variant}};

@@ -26,7 +26,7 @@ using TopK = std::tuple<std::size_t, bool, std::vector<float>, std::vector<float
 using Rules = std::tuple<std::vector<float>, std::vector<float>, std::size_t, float, std::optional<TopK>>;
 using SegmentRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, double, double>;
 using StatsRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, double, double, double,
-                            double, std::vector<SegmentRow>>;
+                            double, bool, std::vector<SegmentRow>>;
 using ExitRow = std::tuple<std::size_t, float, float, float, float, std::size_t, float, float>;
 using InfoRow = std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, bool, bool, bool,
                            std::string, std::size_t, bool, float>;
@@ -45,11 +45,9 @@ StatsRow row(const rexit_stats& stats, const std::vector<rexit_segment_stats>& s
   std::vector<SegmentRow> rows;
   for (const rexit_segment_stats& one : segments)
     rows.emplace_back(one.prefix_tokens, one.candidates, one.candidate_tokens, one.prefix_us, one.slate_us);
-  return {stats.prefix_tokens,    stats.prefix_tokens_reused,
-          stats.candidate_tokens, stats.candidate_layers,
-          stats.prefix_layers,    stats.retrieval_us,
-          stats.prefix_us,        stats.slate_us,
-          stats.total_us,         std::move(rows)};
+  return {stats.prefix_tokens, stats.prefix_tokens_reused, stats.candidate_tokens, stats.candidate_layers,
+          stats.prefix_layers, stats.retrieval_us,         stats.prefix_us,        stats.slate_us,
+          stats.total_us,      stats.known_user != 0,      std::move(rows)};
 }
 
 rexit::Request make_request(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked,

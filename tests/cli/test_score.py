@@ -49,6 +49,7 @@ def test_unknown_user_is_placed_by_recent_items(run: Run, place: Path) -> None:
     without, liked, disliked = run(*score), run(*score, "--recent", "18,23:1"), run(*score, "--recent", "18:0,23:0")
     assert "user 5 is not in the catalog: scored without any history" in without.err
     assert "placed by --recent alone" in liked.err
+    assert without.json["known"] is False and run(*score[:3], USER_IDS[0], *score[4:]).json["known"] is True
     answers = {json.dumps(e.json["scores"]) for e in (without, liked, disliked)}
     assert len(answers) == 3
 

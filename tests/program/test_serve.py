@@ -45,6 +45,7 @@ def test_answers_are_those_of_python(bundle: Path) -> None:
             recent = [tuple(x) if isinstance(x, list) else x for x in request.get("recent", ())]
             options = {name: request.get(name) for name in ("top_k", "as_of", "force_exit", "deadline_ms")}
             scores = session.score(request["user"], request["items"], recent=recent or None, **options)
+            assert one["known"] == scores.stats.known_user == (request["user"] != 5)
             assert one["scores"] == score_rows(scores, request["items"], DEPTHS)
             assert one["stats"]["prefix_tokens_reused"] == scores.stats.prefix_tokens_reused
     assert answers[1]["stats"]["prefix_tokens_reused"] == answers[1]["stats"]["prefix_tokens"] > 0, "kept from the first"

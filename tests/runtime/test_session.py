@@ -54,6 +54,12 @@ def test_a_policy_made_elsewhere_is_told_of(folder: Path, tmp_path: Path, caplog
     assert caplog.messages == [f"{path}: calibrated with {differences}: {advice}"] and caplog.records[0].name == "rexit"
 
 
+def test_an_answer_says_whether_the_user_is_known(session: runtime.Session) -> None:
+    for user, known in ((USER_IDS[0], True), (5, False)):
+        assert session.score(user, ITEM_IDS[:2]).stats.known_user is known, "a mistyped id scores as a stranger without a word"
+        assert session.trace_with_stats(user, ITEM_IDS[:2]).stats.known_user is known
+
+
 def test_info(session: runtime.Session) -> None:
     assert session.info == runtime.Info(12, 20, 3, 4, 24, 96, False, False, False, "cpu-fp32", 0, False, 0.0)
     assert [exit.layers for exit in session.exits] == [1, 2, 4]

@@ -356,6 +356,8 @@ typedef struct rexit_stats {
   double retrieval_us;           /* retrieval and prompt assembly */
   double prefix_us, slate_us;    /* computing the prefix, and the candidates behind it; also counted when the deadline passes */
   double total_us;
+  int32_t known_user; /* 1: the catalog has the request's user; 0: it does not: a new user, or a mistyped id */
+  int32_t reserved;
 } rexit_stats;
 
 /* Scores a slate. `scores_out` has room for item_count entries, or for min(top_k, item_count) if top_k is set. `stats_out` may be

@@ -66,6 +66,7 @@ const std::vector<Score>& Session::score(const Request& request, Clock::time_poi
   const Deadline deadline(start, request.deadline_us, &backend_.cancelled());
   assemble(request, deadline);
   stats.retrieval_us = microseconds_since(start);
+  stats.known_user = request.query.user ? 1 : 0;
   const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit, request.top_k,
                       request.force_exit ? nullptr : &counters_};
   counters_.begin();
@@ -92,6 +93,7 @@ const std::vector<float>& Session::trace(const Request& request, Clock::time_poi
   const Deadline none(start, 0, &backend_.cancelled());
   assemble(request, none);
   stats.retrieval_us = microseconds_since(start);
+  stats.known_user = request.query.user ? 1 : 0;
   state_->log_odds.resize(request.query.items.size() * loaded_->bundle.exits());
   run({&loaded_->bundle.policy(), std::nullopt, 0, nullptr, state_->log_odds.data()}, none, stats);
   stats.total_us = microseconds_since(start);

@@ -138,15 +138,15 @@ def _score_user(setup: _Setup, user: str, items: str, recent: str, as_of: int | 
     user_id, item_ids = parse_id(user, kinds["user"], "user"), parse_ids(items, kinds["item"], "item")
     fresh = parse_recent(recent, kinds["item"])
     catalog.items.rows([*item_ids, *(item for item, _ in fresh)])
-    if catalog.users.row(user_id) is None:
-        means = "placed by --recent alone" if fresh else WITHOUT_HISTORY
-        stderr.print(f"rexit: user {user_id!r} is not in the catalog: {means}", soft_wrap=True)
     with setup.session() as session:
         scores = session.score(user_id, item_ids, recent=fresh or None, as_of=as_of, **setup.options)
+    if not scores.stats.known_user:
+        means = "placed by --recent alone" if fresh else WITHOUT_HISTORY
+        stderr.print(f"rexit: user {user_id!r} is not in the catalog: {means}", soft_wrap=True)
     rows = score_rows(scores, item_ids, setup.bundle.manifest.exits)
     stats = stats_row(scores)
     if json:
-        print_json({"user": user_id, "variant": variant.name, "scores": rows, "stats": stats})
+        print_json({"user": user_id, "variant": variant.name, "known": scores.stats.known_user, "scores": rows, "stats": stats})
         return
     print_table(
         f"User {user_id}, {variant.name}",

@@ -134,7 +134,9 @@ static void layouts_are_fixed(void) {
   AT(rexit_stats, retrieval_us, 48);
   AT(rexit_stats, prefix_us, 56);
   AT(rexit_stats, slate_us, 64);
-  END(rexit_stats, total_us, 80);
+  AT(rexit_stats, total_us, 72);
+  AT(rexit_stats, known_user, 80);
+  END(rexit_stats, reserved, 88);
 
   AT(rexit_segment_stats, struct_size, 0);
   AT(rexit_segment_stats, prefix_tokens, 8);
@@ -420,6 +422,7 @@ static void one_request(rexit_session* session) {
   EXPECT(rexit_session_score(session, &request, scores, &stats) == REXIT_OK);
   EXPECT(scores[0].item == 0 && scores[2].item == 2 && scores[1].exit == 2 && scores[1].cut_short == 0);
   EXPECT(scores[1].log_odds == log_odds[5]);
+  EXPECT(stats.known_user == 1);
   EXPECT(stats.prefix_tokens > 0 && stats.prefix_tokens_reused == stats.prefix_tokens && stats.candidate_layers == 12);
   segment.struct_size = sizeof segment;
   EXPECT(rexit_session_get_segment(session, 2, &segment) == REXIT_OK && segment.candidates == 3 && segment.slate_us > 0);

@@ -101,6 +101,20 @@ TEST_F(Promises, AUserWhomTheCatalogLacksIsTheirRecentItems) {
   expect_near(trace(request), some);
 }
 
+TEST_F(Promises, StatsSayWhetherTheCatalogHasTheUser) {
+  rexit_stats stats = sized<rexit_stats>();
+  rexit_score scores[3];
+  float log_odds[9];
+  for (const bool known : {true, false}) {
+    if (!known) request.user = {-5, nullptr};
+    ASSERT_EQ(rexit_session_score(session, &request, scores, &stats), REXIT_OK);
+    EXPECT_EQ(stats.known_user, known ? 1 : 0);
+    stats.known_user = 2;
+    ASSERT_EQ(rexit_session_trace(session, &request, log_odds, &stats), REXIT_OK);
+    EXPECT_EQ(stats.known_user, known ? 1 : 0);
+  }
+}
+
 TEST_F(Promises, AsOfHidesWhatCameLater) {
   const std::vector<float> all = trace(request);
   request.as_of = 0;
