@@ -1,9 +1,11 @@
-"""Ids written as text, on the command line and in files of pairs: from text to the type of the catalog's data."""
+"""From what stands for an id, on the command line, in files of pairs and in calls, to the type of the catalog's data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
 
 from rexit.errors import InputError
 
@@ -13,22 +15,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def parse_id(text: str, kind: str, what: str) -> Id:
-    """One id; `kind` is the catalog's, `int64` or `string`. Raises InputError.
+def to_id(value: object, kind: str) -> Id | None:
+    """The id that a text or an integer stands for in a catalog of this kind, `int64` or `string`; None if there is none.
 
     `007` and `+7` are not the integer 7, nor were they when the catalog was made: two ids must never become one.
     """
+    if isinstance(value, bool) or not isinstance(value, int | str | np.integer):
+        return None
+    text = str(value)
     if kind == "string":
-        if "\0" in text or not _is_unicode(text):
-            raise InputError(f"{what} {text!r}: an id is UTF-8 text without a NUL character")
-        return text
+        return text if "\0" not in text and _is_unicode(text) else None
     try:
-        number = int(text)
+        number = int(value)
     except ValueError:
-        number = None
-    if number is None or str(number) != text or not -(1 << 63) <= number < 1 << 63:
-        raise InputError(f"{what} {text!r}: this catalog's {what} ids are 64-bit integers, written like 7 or -12")
-    return number
+        return None
+    return number if str(number) == text and -(1 << 63) <= number < 1 << 63 else None
+
+
+def parse_id(text: str, kind: str, what: str) -> Id:
+    """One id, by `to_id`. Raises InputError."""
+    if (value := to_id(text, kind)) is not None:
+        return value
+    if kind == "string":
+        raise InputError(f"{what} {text!r}: an id is UTF-8 text without a NUL character")
+    raise InputError(f"{what} {text!r}: this catalog's {what} ids are 64-bit integers, written like 7 or -12")
 
 
 def _is_unicode(text: str) -> bool:

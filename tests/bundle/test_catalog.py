@@ -64,6 +64,21 @@ def test_an_id_that_is_no_int64_is_simply_not_there(number: float) -> None:
     assert Ids.of_integers(np.array([1, 10], np.int64)).row(number) is None  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("text", ["010", "+10", "1_0", " 10", "10 ", "-0", "", "\udcff", "1" * 5000])
+def test_text_that_is_no_plain_integer_names_no_integer_id(text: str) -> None:
+    """`010` and `10` are two ids wherever ids are read: neither may be taken for the other."""
+    assert Ids.of_integers(np.array([0, 10], np.int64)).row(text) is None
+    assert Ids.of_integers(np.array([0, 10], np.int64)).find(["10", text]).tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("value", [None, True, 1.5, "\udcff", "a\0"])
+def test_what_is_no_text_names_no_id_of_text(value: Any) -> None:
+    texts = [b"1.5", b"None", b"True", b"a"]
+    starts = np.cumsum([0, *map(len, texts)])
+    ids = Ids("string", len(texts), text=np.frombuffer(b"".join(texts), np.uint8), starts=starts)
+    assert ids.row(value) is None and ids.row("True") == 2
+
+
 def test_the_first_unknown_id_is_named(folder: Path) -> None:
     catalog = Catalog.open(folder)
     assert catalog.users.rows([200, -3], "user").tolist() == [2, 0]

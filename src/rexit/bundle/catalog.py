@@ -18,6 +18,7 @@ from rexit.bundle.files import FileEntry, check_hashes, check_sizes, digest, rea
 from rexit.bundle.vectors import REQUIRED as VECTORS
 from rexit.bundle.vectors import VectorIds
 from rexit.errors import BundleError, InputError
+from rexit.ids import to_id
 
 if TYPE_CHECKING:
     import polars as pl
@@ -135,15 +136,8 @@ class Ids:
 
     def _key(self, id: Id) -> int | bytes | None:
         """The key to compare by; None for an id that this kind of catalog cannot hold."""
-        if self.kind == "string":
-            return str(id).encode()
-        if isinstance(id, bool) or not isinstance(id, int | str | np.integer):
-            return None
-        try:
-            key = int(id)
-        except ValueError:
-            return None
-        return key if -(1 << 63) <= key < 1 << 63 else None
+        value = to_id(id, self.kind)
+        return value.encode() if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
