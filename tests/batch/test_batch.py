@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,18 +15,24 @@ import polars as pl
 import pytest
 
 from builders.catalog import ITEM_IDS, USER_IDS
-from builders.held_out import write_ranked
+from builders.grown_catalog import swap_for_grown
+from builders.held_out import HeldOut, write_ranked
 from rexit.batch import BatchOptions, ColumnNames, Report, output, pairs, score_files, work
 from rexit.batch.engine import Local, Opening
 from rexit.bundle import Bundle, Counters
-from rexit.errors import InputError
+from rexit.errors import BundleError, InputError
 
 COLUMNS = ColumnNames()
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return Bundle.open(write_ranked(tmp_path_factory.mktemp("made")).bundle)
+def made(tmp_path_factory: pytest.TempPathFactory) -> HeldOut:
+    return write_ranked(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(scope="module")
+def bundle(made: HeldOut) -> Bundle:
+    return Bundle.open(made.bundle)
 
 
 def frame(rows: int = 600) -> pl.DataFrame:
@@ -75,6 +82,25 @@ def test_a_folder_is_its_files_in_order(bundle: Bundle, tmp_path: Path, suffix: 
     assert score(bundle, folder, tmp_path / "a.csv").pairs == 100
     score(bundle, tmp_path / "whole.csv", tmp_path / "b.csv")
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_pairs_are_never_replaced(bundle: Bundle, tmp_path: Path, folder: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --top-k most rows would be lost; another name of the same file is the same file."""
+    monkeypatch.chdir(tmp_path)
+    given = Path("pairs.csv")
+    frame(50).write_csv(given)
+    before = given.read_bytes()
+    (tmp_path / "link.csv").symlink_to("pairs.csv")
+    pairs = tmp_path if folder else given
+    for out in (given, tmp_path / "pairs.csv", Path("link.csv")):
+        with pytest.raises(InputError, match=r"csv: is a file of --pairs, which --out would replace"):
+            score(bundle, pairs, out, top_k=1)
+    with pytest.raises(InputError, match=r"csv: is a file of --pairs, which --counters would replace"):
+        score(bundle, pairs, tmp_path / "o.csv", Path("pairs.csv"))
+    with pytest.raises(InputError, match=r"o\.csv: is --out as well as --counters, expected two files"):
+        score(bundle, pairs, tmp_path / "o.csv", Path("o.csv"))
+    assert given.read_bytes() == before and {path.name for path in tmp_path.iterdir()} == {"pairs.csv", "link.csv"}
 
 
 def test_folders_that_are_no_pairs(bundle: Bundle, tmp_path: Path) -> None:
@@ -156,6 +182,29 @@ def test_a_run_goes_on_only_as_it_was_begun(bundle: Bundle, tmp_path: Path) -> N
     plan.write_text("{")
     with pytest.raises(InputError, match=r"plan\.json: damaged; remove .*o\.csv\.partial to begin anew"):
         score(bundle, given, tmp_path / "o.csv")
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_an_unfinished_run_refuses_another_catalog(made: HeldOut, tmp_path: Path) -> None:
+    """It keeps users and items as rows, which are others' rows after a refresh."""
+    path = Path(shutil.copytree(made.bundle, tmp_path / "bundle"))
+    given = unfinished(Bundle.open(path), tmp_path)
+    swap_for_grown(path, made.catalog, tmp_path / "newer")
+    with pytest.raises(InputError, match=r"o\.csv\.partial: holds an unfinished run with another catalog; finish"):
+        score(Bundle.open(path), given, tmp_path / "o.csv")
+
+
+def test_a_refresh_between_the_plan_and_the_session_ends_the_run(made: HeldOut, tmp_path: Path) -> None:
+    path, given = Path(shutil.copytree(made.bundle, tmp_path / "bundle")), tmp_path / "pairs.csv"
+    frame(50).write_csv(given)
+
+    class Late(Local):
+        def score(self, *words, **keywords):  # type: ignore[no-untyped-def]
+            swap_for_grown(path, made.catalog, tmp_path / "newer")
+            yield from super().score(*words, **keywords)
+
+    with pytest.raises(BundleError, match="bundle: this bundle has another catalog than when the run began"):
+        score_files(Opening(Bundle.open(path), 0, None), BatchOptions(given, tmp_path / "o.csv", COLUMNS, None, {}), Late())
     assert not (tmp_path / "o.csv").exists()
 
 

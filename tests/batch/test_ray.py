@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,18 +21,26 @@ os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling): at
 ray = pytest.importorskip("ray")
 
 from builders.catalog import ITEM_IDS, USER_IDS  # noqa: E402
-from builders.held_out import write_ranked  # noqa: E402
+from builders.grown_catalog import swap_for_grown  # noqa: E402
+from builders.held_out import HeldOut, write_ranked  # noqa: E402
 from rexit import interrupts  # noqa: E402
 from rexit.batch import BatchOptions, ColumnNames, Report, score_files  # noqa: E402
 from rexit.batch.engine import Engine, Local, Opening  # noqa: E402
-from rexit.batch.ray_engine import OnRay  # noqa: E402
+from rexit.batch.partition import Scoring  # noqa: E402
+from rexit.batch.ray_engine import OnRay, Worker  # noqa: E402
+from rexit.batch.work import PAIR  # noqa: E402
 from rexit.bundle import Bundle, Policy  # noqa: E402
 from rexit.errors import BundleError  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return Bundle.open(write_ranked(tmp_path_factory.mktemp("made")).bundle)
+def made(tmp_path_factory: pytest.TempPathFactory) -> HeldOut:
+    return write_ranked(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(scope="module")
+def bundle(made: HeldOut) -> Bundle:
+    return Bundle.open(made.bundle)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -141,8 +150,18 @@ def test_what_a_worker_raises_is_raised_here(bundle: Bundle, given: Path, tmp_pa
             yield from super().score(*words, **keywords)
 
     try:
-        with pytest.raises(BundleError, match="on a worker this is another bundle, or has another policy"):
+        with pytest.raises(BundleError, match="this bundle has another policy than when the run began"):
             score(Changed(2), bundle, given, tmp_path / "out.parquet")
     finally:
         (bundle.folder / "policy.json").unlink()
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_worker_with_another_catalog_is_refused(made: HeldOut, tmp_path: Path) -> None:
+    """Pairs come to it as rows of the catalog that the run began with."""
+    bundle = Bundle.open(Path(shutil.copytree(made.bundle, tmp_path / "bundle")))
+    digests = Opening(bundle, 0, None).digests
+    swap_for_grown(bundle.path, made.catalog, tmp_path / "newer")
+    worker = Worker(str(bundle.path), bundle.variant.name, digests, 0, None, (), Scoring(False, {}))
+    with pytest.raises(BundleError, match="this bundle has another catalog than when the run began"):
+        worker({"bytes": np.array([np.zeros(1, PAIR).tobytes()], object), "path": np.array(["pairs-000"])})

@@ -15,6 +15,8 @@ from safetensors.numpy import load_file, save_file
 from builders.bundle_files import entry, write_json
 from builders.catalog import ITEM_IDS, USER_IDS
 from builders.held_out import AS_OF
+from rexit.bundle import Catalog, Manifest
+from rexit.bundle.swap import staged
 
 NEW = (ITEM_IDS[-1] + 5, ITEM_IDS[-1] + 10)
 LATEST = AS_OF + 1000
@@ -42,6 +44,12 @@ def write_grown(old: Path, new: Path, edit: Edit | None = None, seed: int = 3) -
         save_file({key: np.ascontiguousarray(value) for key, value in table.items()}, new / name)
     write_json(new / "catalog.json", {**info, "files": {name: entry(new / name) for name in tables}})
     return new
+
+
+def swap_for_grown(bundle: Path, old: Path, new: Path) -> None:
+    """Writes the grown catalog `new` and puts it into the bundle, as a refresh ends."""
+    with staged(bundle, Manifest.read(bundle), Catalog.open(write_grown(old, new)), None) as swap:
+        swap.commit()
 
 
 def _grow(info: Info, tables: Tables, random: np.random.Generator) -> None:

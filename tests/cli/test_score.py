@@ -80,6 +80,13 @@ def test_string_ids(run: Run, tmp_path: Path) -> None:
         (("--user", 100, "--items", "3", "--variant", "gpu"), 2, "no variant 'gpu', there are: cpu-fp32"),
         (("--user", 100, "--items", "3", "--pairs", "x.csv"), 2, "--pairs names the users and items"),
         (("--pairs", "x.csv"), 2, "--pairs needs --out"),
+        (("--user", 100, "--items", "3", "--out", "o.csv"), 2, "--out: only for --pairs; one slate is scored here, and printed"),
+        (
+            ("--user", 100, "--items", "3", "--user-column", "u", "--item-column", "i", "--as-of-column", "t"),
+            2,
+            "--user-column and --item-column and --as-of-column: only for --pairs",
+        ),
+        (("--user", 100, "--items", "3", "--engine", "ray"), 2, "--engine: only for --pairs"),
     ],
 )
 def test_bad_arguments(run: Run, made: Path, words: tuple[object, ...], code: int, expected: str) -> None:

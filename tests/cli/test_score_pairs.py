@@ -73,6 +73,26 @@ def test_bad_rows_write_nothing(run: Run, place: Path, text: str, expected: str)
     assert not out.exists()
 
 
+@pytest.mark.parametrize("column", ["user", "item"])
+@pytest.mark.parametrize(
+    ("values", "seen"), [([[100], [103]], "List(Int64)"), ([100.0, None], "Float64"), ([True, False], "Boolean")]
+)
+def test_ids_of_a_type_that_no_catalog_has(run: Run, place: Path, column: str, values: list[object], seen: str) -> None:
+    """As `rexit index` refuses them."""
+    pairs, out = place / "pairs.parquet", place / "o.csv"
+    pl.DataFrame({"user": [100, 103], "item": [3, 8], column: values}).write_parquet(pairs)
+    ended = run("score", place / "bundle", "--pairs", pairs, "--out", out)
+    one_line(ended, 2, f"pairs.parquet: column '{column}' holds {seen}, expected integers or strings")
+    assert not out.exists()
+
+
+def test_a_column_of_times_that_is_named_must_be_there(run: Run, place: Path) -> None:
+    """Without it every interaction would be visible."""
+    pairs = write_pairs(place)
+    ended = run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv", "--as-of-column", "when")
+    one_line(ended, 2, "pairs.csv: no column 'when' (as_of), it has: user, item, as_of")
+
+
 def test_not_a_parquet_file(run: Run, place: Path) -> None:
     pairs = write_pairs(place, "pairs.parquet")
     one_line(

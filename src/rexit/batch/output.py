@@ -142,9 +142,9 @@ class _Parquet:
         if batch.frame is not None:
             return batch.frame[rows]
         frame = pl.DataFrame(batch.rows(rows), dict.fromkeys(batch.header, pl.String), orient="row")
-        columns, kinds = self._output.files.columns, self._output.kinds
+        columns, time, kinds = self._output.files.columns, self._output.files.time, self._output.kinds
         numbers = [name for name, kind in ((columns.user, kinds["user"]), (columns.item, kinds["item"])) if kind == "int64"]
-        return frame.with_columns(pl.col([*numbers, *([columns.as_of] if self._output.files.timed else [])]).cast(pl.Int64))
+        return frame.with_columns(pl.col([*numbers, *([time] if time is not None else [])]).cast(pl.Int64))
 
     def join(self, some: pl.DataFrame, more: pl.DataFrame) -> pl.DataFrame:
         return some.vstack(more)

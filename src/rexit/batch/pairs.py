@@ -27,11 +27,11 @@ ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """Names of the columns that scoring reads; the files may lack `as_of`."""
+    """Names of the columns that scoring reads. as_of: None: `as_of`, which the files may lack."""
 
     user: str = "user"
     item: str = "item"
-    as_of: str = "as_of"
+    as_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class PairFiles:
     files: tuple[Path, ...]
     header: tuple[str, ...]
     columns: ColumnNames
-    timed: bool
-    """Whether they have the column `as_of`."""
+    time: str | None
+    """The column of times; None: they have none."""
 
     @classmethod
     def find(cls, given: Path, columns: ColumnNames, added: Sequence[str]) -> PairFiles:
@@ -107,10 +107,13 @@ class PairFiles:
             raise InputError(f"{given}: no such file")
         header = _header(files[0])
         _check_header(files[0], header, columns, added)
-        for path in files[1:]:
+        for path in files:
+            if path.suffix == ".parquet":
+                _check_types(path, columns)
             if (other := _header(path)) != header:
                 raise InputError(f"{path}: has the columns {', '.join(other)}; {files[0].name} has {', '.join(header)}")
-        return cls(given, files, header, columns, columns.as_of in header)
+        time = columns.as_of or "as_of"
+        return cls(given, files, header, columns, time if time in header else None)
 
     def identity(self) -> list[list[Any]]:
         """What changes when a file is written anew."""
@@ -209,13 +212,24 @@ def _parquet_rows(path: Path) -> Iterator[tuple[None, pl.DataFrame]]:
         raise _not_parquet(path, exc) from exc
 
 
+def _check_types(path: Path, columns: ColumnNames) -> None:
+    """Ids are of the types that `rexit index` takes them in."""
+    import polars as pl
+
+    schema = pl.read_parquet_schema(path)
+    for name in (columns.user, columns.item):
+        dtype = schema.get(name)
+        if dtype is not None and not (dtype.is_integer() or dtype in (pl.String, pl.Categorical, pl.Enum)):
+            raise InputError(f"{path}: column {name!r} holds {dtype}, expected integers or strings")
+
+
 def _not_parquet(path: Path, exc: Exception) -> InputError:
     return InputError(f"{path}: cannot be read as Parquet: {str(exc).splitlines()[0]}")
 
 
 def _check_header(path: Path, header: Sequence[str], columns: ColumnNames, added: Sequence[str]) -> None:
-    for name, role in ((columns.user, "user"), (columns.item, "item")):
-        if name not in header:
+    for name, role in ((columns.user, "user"), (columns.item, "item"), (columns.as_of, "as_of")):
+        if name is not None and name not in header:
             raise InputError(f"{path}: no column {name!r} ({role}), it has: {', '.join(header)}")
     for name in header:
         if header.count(name) > 1:

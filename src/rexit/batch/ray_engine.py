@@ -20,11 +20,11 @@ import ray.data
 from numpy.typing import NDArray
 
 from rexit import interrupts
-from rexit.batch.engine import Advance, Opening
+from rexit.batch.engine import Advance, Digests, Opening, open_session
 from rexit.batch.partition import Scored, Scoring, score_partition
 from rexit.batch.work import PAIR, SCORE, Plan, Work
-from rexit.bundle import Bundle, Catalog
-from rexit.errors import BackendError, BundleError, RexitError
+from rexit.bundle import Catalog
+from rexit.errors import BackendError, RexitError
 
 if TYPE_CHECKING:
     from rexit.runtime import Session
@@ -88,13 +88,13 @@ class OnRay:
 
 
 class Worker:
-    """What an actor does: one session, one partition per call. digests: of the variant and its policy."""
+    """What an actor does: one session, one partition per call. digests: of the bundle that the run began with."""
 
     def __init__(
         self,
         path: str,
         variant: str,
-        digests: tuple[str, str | None],
+        digests: Digests,
         threads: int,
         device: str | None,
         unknown: Sequence[Any],
@@ -106,14 +106,7 @@ class Worker:
     @cached_property
     def _opened(self) -> tuple[Session, Catalog]:
         """On the first call: what a constructor raises, Ray reports as a dead actor, without the exception."""
-        from rexit import runtime
-
-        bundle = Bundle.open(Path(self._path), self._variant)
-        if (bundle.variant_sha256, bundle.policy_sha256) != self._digests:
-            raise BundleError(
-                f"{self._path}: on a worker this is another bundle, or has another policy, than where the run began"
-            )
-        return runtime.open(self._path, self._variant, threads=self._threads, device=self._device), bundle.catalog
+        return open_session(Path(self._path), self._variant, self._digests, threads=self._threads, device=self._device)
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[Any]]:
         """batch: one partition, `bytes` (records of `PAIR`) and `path`."""

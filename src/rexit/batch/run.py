@@ -85,9 +85,9 @@ def score_files(
     bundle, out = opening.bundle, options.out
     added = {**COLUMNS, **(CUT_SHORT if options.options.get("deadline_ms") is not None else {})}
     files = PairFiles.find(options.pairs, options.columns, tuple(added))
-    if files.timed and options.as_of is not None:
-        raise InputError(f"--as-of and the column {files.columns.as_of!r} of {files.given} both give a time, expected one")
-    _check_out(out)
+    if files.time is not None and options.as_of is not None:
+        raise InputError(f"--as-of and the column {files.time!r} of {files.given} both give a time, expected one")
+    _check_out(out, files, options.counters)
     identity = _identity(opening, options, files)
     with Work.opened(out) as work:
         with _undone_if_it_fails(work):
@@ -96,7 +96,7 @@ def score_files(
             settled = work.scored()
             resumed = sum(summary["pairs"] for summary in work.summaries())
             planned(plan, resumed)
-            scoring = Scoring(files.timed or options.as_of is not None, options.options)
+            scoring = Scoring(files.time is not None or options.as_of is not None, options.options)
             todo = [partition for partition in plan.partitions if partition not in settled]
             advance = _Counted(progress, resumed, plan.rows)
             for partition, (scores, summary) in engine.score(opening, work, plan, todo, scoring, advance):
@@ -142,19 +142,23 @@ def _identity(opening: Opening, options: BatchOptions, files: PairFiles) -> dict
     """What an unfinished run must have in common with this one, by the words of a message."""
     return {
         "version of rexit": __version__,
-        "variant": opening.digests[0],
-        "policy": opening.digests[1],
+        **opening.digests,
         "pairs": files.identity(),
-        "columns": [files.columns.user, files.columns.item, files.columns.as_of],
+        "columns": [files.columns.user, files.columns.item, files.time],
         "--as-of": options.as_of,
         **{f"--{name.replace('_', '-')}": value for name, value in options.options.items()},
     }
 
 
-def _check_out(out: Path) -> None:
-    """Raises InputError where scored pairs cannot go."""
+def _check_out(out: Path, files: PairFiles, counters: Path | None) -> None:
+    """Raises InputError where scored pairs or counters cannot go."""
     check_format(out)
     check_place(out)
+    for place, option in ((out, "--out"), (counters, "--counters")):
+        if place is not None and place.exists() and any(place.samefile(path) for path in files.files):
+            raise InputError(f"{place}: is a file of --pairs, which {option} would replace")
+    if counters is not None and counters.resolve() == out.resolve():
+        raise InputError(f"{counters}: is --out as well as --counters, expected two files")
 
 
 def check_place(out: Path) -> None:

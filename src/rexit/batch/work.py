@@ -186,7 +186,8 @@ class _Reader:
         records = np.empty(len(batch), PAIR)
         records["row"] = np.arange(batch.first, batch.first + len(batch))
         records["user"], records["item"] = self._user_rows(users), self._item_rows(items, batch)
-        records["time"] = batch.read(columns.as_of, time(columns.as_of)) if self._files.timed else self._as_of or 0
+        named = self._files.time
+        records["time"] = (self._as_of or 0) if named is None else batch.read(named, time(named))
         return records
 
     def _user_rows(self, users: Sequence[Id]) -> list[int]:

@@ -68,9 +68,9 @@ def score(
         typer.Option(help="Pairs to score, instead of --user and --items: a .csv or .parquet file, or a folder of them."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the scored pairs go: a .csv or .parquet file.")] = None,
-    user_column: Annotated[str, typer.Option(help="Column of --pairs.")] = "user",
-    item_column: Annotated[str, typer.Option(help="Column of --pairs.")] = "item",
-    as_of_column: Annotated[str, typer.Option(help="Column of --pairs; optional in the file.")] = "as_of",
+    user_column: Annotated[str | None, typer.Option(help="Column of --pairs. Default: user.")] = None,
+    item_column: Annotated[str | None, typer.Option(help="Column of --pairs. Default: item.")] = None,
+    as_of_column: Annotated[str | None, typer.Option(help="Column of --pairs. Default: as_of, where there is one.")] = None,
     engine: Annotated[
         str, typer.Option(help="For --pairs: local, or ray: a session in each of a Ray cluster's workers.")
     ] = "local",
@@ -120,12 +120,15 @@ def score(
             raise InputError("--pairs names the users and items; it cannot be combined with --user, --items or --recent")
         if out is None:
             raise InputError("--pairs needs --out: where the scored pairs go")
-        columns = ColumnNames(user_column, item_column, as_of_column)
+        names = {"user": user_column, "item": item_column, "as_of": as_of_column}
+        columns = ColumnNames(**{role: name for role, name in names.items() if name is not None})
         batch = BatchOptions(pairs, out, columns, as_of, options, counters)
         _score_pairs(_Setup(Bundle.open(bundle, variant), threads, device, options, counters), batch, engine, workers, json)
-    elif engine != "local":
-        raise InputError("--engine is for --pairs: one slate is scored here")
     elif user is not None and items is not None:
+        for_pairs = {"--out": out, "--user-column": user_column, "--item-column": item_column, "--as-of-column": as_of_column}
+        for_pairs["--engine"] = None if engine == "local" else engine
+        if ignored := [option for option, value in for_pairs.items() if value is not None]:
+            raise InputError(f"{' and '.join(ignored)}: only for --pairs; one slate is scored here, and printed")
         _score_user(_Setup(Bundle.open(bundle, variant), threads, device, options, counters), user, items, recent, as_of, json)
     else:
         raise InputError("expected --user and --items, or --pairs and --out")
