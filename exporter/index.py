@@ -18,7 +18,7 @@ from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
 from rexit.exporter.catalog import encoded, lightgcn, tables
 from rexit.exporter.catalog.folder import check_place, write
-from rexit.exporter.catalog.interactions import read_entities, read_interactions, rows_of, unify_ids
+from rexit.exporter.catalog.interactions import read_entities, read_interactions, rows_of, unify_ids, without_repeats
 from rexit.exporter.catalog.lists import Lists
 from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.catalog.neighbours import similar_users
@@ -91,7 +91,7 @@ class _Data:
     """The user's tables in rows; `users` and `items` ascending by id.
 
     `interactions`: user, item, time, liked, split, sorted by (user, time, item). `asked` are those and what was sampled beside
-    them: what the splits hold. `split` says how they were made, for catalog.json.
+    them: what the splits hold. `split` says how they were made, for catalog.json. `dropped`: rows that repeated another one.
     """
 
     interactions: pl.DataFrame
@@ -99,10 +99,13 @@ class _Data:
     users: pl.DataFrame
     items: pl.DataFrame
     split: Mapping[str, Any]
+    dropped: int
 
 
 def _read(interactions: Path, items: Path, users: Path | None, options: IndexOptions) -> _Data:
-    frame, columns = read_interactions(interactions, options), options.columns
+    rows, columns = read_interactions(interactions, options), options.columns
+    frame = without_repeats(rows, options.repeats, interactions)
+    dropped = len(rows) - len(frame)
     item_frame = read_entities(items, columns.item, "--item-column")
     if users is None:
         user_frame = pl.DataFrame({"id": frame["user"].unique()})
@@ -117,7 +120,7 @@ def _read(interactions: Path, items: Path, users: Path | None, options: IndexOpt
     asked = assigned
     if options.implicit:
         asked = with_negatives(assigned, len(item_frame), options.implicit_negatives, options.seed, interactions)
-    return _Data(assigned, asked, sides["user"], sides["item"], split)
+    return _Data(assigned, asked, sides["user"], sides["item"], split, dropped)
 
 
 def _likes(data: _Data) -> lightgcn.Likes:
@@ -193,6 +196,7 @@ def _info(data: _Data, language: Language, words: Worded, options: IndexOptions)
         },
         "counts": {"users": len(data.users), "items": len(data.items), "interactions": len(data.interactions)},
         "label": {"sampled": options.implicit_negatives, "seed": options.seed} if options.implicit else label,
+        "repeats": {"by": options.repeats, "dropped": data.dropped},
         "order": order,
         "split": data.split,
         "tokenizer": {"vocab_size": language.tokenizer.get_vocab_size(), "sha256": fingerprint(language.tokenizer)},

@@ -14,6 +14,9 @@ EXACT = 1e-4
 POSITIVE_AT = 4.0
 """The least rating that is a like, where nothing else is said."""
 
+REPEATS = ("all", "first")
+"""Which interactions of the same user and item count."""
+
 ORDERS = ("time", "file", "random")
 """What says which of two interactions came first."""
 
@@ -87,6 +90,7 @@ class IndexOptions:
 
     positive_at: a rating of at least this is a like; None: POSITIVE_AT. implicit: every interaction is a like, ratings are not
     read, and `implicit_negatives` items that the user had not met by the end of its split stand against each one.
+    repeats: where a user meets an item at several times, `all` count or only the `first`; at the same time it always counts once.
     order: `time` (the column), `file` or `random`. split: `user:A,B`, `time:A,B` or `leave-last:V,T` (see
     `rexit.exporter.catalog.splits`); None: `user:0.8,0.9`, or what `columns.split` says. snapshots: parts that a
     user's training interactions are cut into for `rexit.exporter.catalog.snapshots`. neighbours: similar users of a user.
@@ -97,6 +101,7 @@ class IndexOptions:
     positive_at: float | None = None
     implicit: bool = False
     implicit_negatives: int = 4
+    repeats: str = "all"
     order: str = "time"
     split: str | None = None
     snapshots: int = 5
@@ -117,6 +122,8 @@ class IndexOptions:
             )
         _at_least_one("neighbours", self.neighbours)
         _at_least_one("implicit negatives", self.implicit_negatives)
+        if self.repeats not in REPEATS:
+            raise InputError(f"repeats is {self.repeats!r}, expected one of {', '.join(REPEATS)}")
         if self.order not in ORDERS:
             raise InputError(f"order is {self.order!r}, expected one of {', '.join(ORDERS)}")
         if self.snapshots < 2:

@@ -29,7 +29,7 @@ from rexit.bundle.writer import new_folder
 from rexit.errors import BundleError, InputError
 from rexit.exporter.catalog import encoded, fold_in, tables
 from rexit.exporter.catalog.folder import check_place, write
-from rexit.exporter.catalog.interactions import read_entities, read_interactions, rows_of, unify_ids
+from rexit.exporter.catalog.interactions import read_entities, read_interactions, rows_of, unify_ids, without_repeats
 from rexit.exporter.catalog.lists import Lists
 from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.catalog.neighbours import nonzero_rows, updated_similar_users
@@ -70,7 +70,8 @@ def update_catalog(
     pieces = MorePieces.of(old, language)
     progress("read", 0, 1)
     options = _options(old, user_column, item_column)
-    frame = read_interactions(interactions, options, all=False)
+    rows = read_interactions(interactions, options, all=False)
+    frame = without_repeats(rows, options.repeats, interactions)
     files = {"user": users, "item": items}
     sides = {what: _side(old, what, frame[what], interactions, path, options.columns) for what, path in files.items()}
     fields = {what: pieces.fields(what, side.texts, side.old, len(side.ids)) for what, side in sides.items()}
@@ -79,7 +80,7 @@ def update_catalog(
     progress("read", 1, 1)
     content, unplaced = _content(old, data, sides, fields, progress)
     content["pieces.safetensors"] = pieces.tensors()
-    info = _info(old, data, sides, pieces, unplaced)
+    info = _info(old, data, sides, pieces, unplaced, repeats=len(rows) - data.new)
     if (ids := VectorIds.of(info, str(template))) and ids.too_many:
         raise InputError(f"{catalog}: {ids.too_many}")
     with new_folder(out) as folder:
@@ -101,6 +102,7 @@ def _options(old: Catalog, user_column: str, item_column: str) -> IndexOptions:
         positive_at=None if implicit else label["positive_at"],
         implicit=implicit,
         **({"implicit_negatives": label["sampled"], "seed": label["seed"]} if implicit else {}),
+        repeats=old.info["repeats"]["by"],
         order=order["by"],
     )
 
@@ -172,10 +174,13 @@ def _merge(old: Catalog, frame: pl.DataFrame, sides: Mapping[str, _Side], option
         }
     )
     # Without times an interaction's place stands for its time: new ones come behind.
-    after = 0 if options.order == "time" else len(seen)
+    after = 0 if options.order == "time" else int(histories["history_times"].max()) + 1
     fresh = frame.with_columns(
         user=pl.Series(users.rows), item=pl.Series(items.rows), time=pl.col("time") + after, new=pl.lit(True)
     ).select(seen.columns)
+    fresh = fresh.join(
+        seen, on=["user", "item"] if options.repeats == "first" else list(_ORDER), how="anti", maintain_order="left"
+    )
     merged = pl.concat([seen, fresh]).sort(*_ORDER, maintain_order=True)
     drawn = _drawn(fresh["user"].unique().sort())
     assigned = merged.join(drawn, on="user", how="left", maintain_order="left")
@@ -249,7 +254,9 @@ def _moved(table: NDArray[np.float16], side: _Side) -> NDArray[np.float16]:
     return out
 
 
-def _info(old: Catalog, data: _Data, sides: Mapping[str, _Side], pieces: MorePieces, unplaced: int) -> dict[str, Any]:
+def _info(
+    old: Catalog, data: _Data, sides: Mapping[str, _Side], pieces: MorePieces, unplaced: int, repeats: int
+) -> dict[str, Any]:
     info = copy.deepcopy(dict(old.info))
     info.pop("snapshots", None)  # of training prompts: the model was trained already
     info["producer"] = f"rexit {__version__}"
@@ -261,6 +268,7 @@ def _info(old: Catalog, data: _Data, sides: Mapping[str, _Side], pieces: MorePie
         "users": sides["user"].new,
         "items": sides["item"].new,
         "interactions": data.new,
+        "repeats": repeats,
         "without_embedding": unplaced,
         "cut_texts": pieces.cut,
     }

@@ -141,6 +141,23 @@ def read_interactions(path: Path, options: IndexOptions, all: bool = True) -> pl
     return pl.DataFrame(read)
 
 
+def without_repeats(interactions: pl.DataFrame, repeats: str, path: Path) -> pl.DataFrame:
+    """Interactions of `read_interactions`, each `user`, `item` and `time` once: the last row in the file holds. With `first` of
+    `repeats` each user and item once: what came first. Raises InputError naming `path` for one that is in two splits."""
+    same = ["user", "item", "time"]
+    if "split" in interactions.columns:
+        splits = interactions.group_by(same, maintain_order=True).agg(pl.col("split").unique().sort())
+        if len(torn := splits.filter(pl.col("split").list.len() > 1)):
+            user, item, time, names = torn.row(0)
+            raise InputError(
+                f"{path}: user {user!r} and item {item!r} at time {time} are in {' and '.join(names)}, expected one split"
+            )
+    once = interactions.unique(same, keep="last", maintain_order=True)
+    if repeats == "all":
+        return once
+    return once.sort("time", maintain_order=True).unique(["user", "item"], keep="first", maintain_order=True)
+
+
 def _likes(frame: pl.DataFrame, path: Path, options: IndexOptions, all: bool) -> pl.Series:
     if options.implicit:
         return pl.repeat(True, len(frame), eager=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,14 +35,14 @@ def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-def build(data: Path) -> None:
+def build(data: Path, options: IndexOptions = OPTIONS) -> None:
     build_catalog(
         data / "ratings.csv",
         data / "items.csv",
         str(data / "tok"),
         data / "prompt.toml",
         data / "catalog",
-        OPTIONS,
+        options,
         users=data / "users.csv",
     )
 
@@ -104,6 +105,34 @@ def test_splits_stay(both: tuple[Catalog, Catalog]) -> None:
         assert set(zip(old.users.take(split.users), old.items.take(split.items), split.times, strict=True)) <= set(
             zip(new.users.take(kept.users), new.items.take(kept.items), kept.times, strict=True)
         )
+
+
+def test_what_the_catalog_holds_already_is_not_added(run: Run, data: Path) -> None:
+    """An export of everything so far would stand twice, in the old splits and in the new ones."""
+    known = ratings.interactions().head(50)
+    pl.concat([pl.read_csv(data / "new.csv"), known]).write_csv(data / "new.csv")
+    code, out, err = run("--json")
+    assert code == 0, err
+    told = json.loads(out)["updated"]
+    assert (told["interactions"], told["repeats"]) == (27, 50)
+
+
+@pytest.mark.parametrize("order", ["time", "file"])
+def test_only_the_first_of_a_pair_counts_where_the_catalog_says_so(run: Run, data: Path, order: str) -> None:
+    rated, options = ratings.interactions(), replace(OPTIONS, repeats="first", order=order)
+    pl.concat([rated, rated.head(30).with_columns(pl.col("timestamp") + 1)]).write_csv(data / "ratings.csv")
+    build(data, options)
+    pair = rated.row(0, named=True) | {"timestamp": 30_000}
+    pl.concat([pl.read_csv(data / "new.csv"), pl.DataFrame(pair)]).write_csv(data / "new.csv")
+    code, out, err = run("--json")
+    assert code == 0, err
+    assert json.loads(out)["updated"]["repeats"] == 1
+    catalog = Catalog.open(data / "new")
+    row = catalog.users.row(pair["user_id"])
+    assert row is not None
+    begin, end = catalog.user_table["history_offsets"][row : row + 2]
+    items = catalog.items.take(catalog.user_table["history_items"][begin:end].astype(np.int64))
+    assert items.count(pair["item_id"]) == 1 and items[-1] == NEW_ITEM, "what is new comes behind what is known"
 
 
 def test_new_rows_are_placed(both: tuple[Catalog, Catalog]) -> None:

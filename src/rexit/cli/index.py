@@ -60,6 +60,9 @@ def index(
     implicit_negatives: Annotated[
         int, typer.Option(help="With --implicit: sampled items for each interaction.")
     ] = _DEFAULT.implicit_negatives,
+    repeats: Annotated[
+        str, typer.Option(help="Where a user meets an item at several times: all count, or only the first.")
+    ] = _DEFAULT.repeats,
     order: Annotated[
         str, typer.Option(help="What came first: time (the column), file (the order of rows) or random.")
     ] = _DEFAULT.order,
@@ -118,6 +121,7 @@ def index(
         positive_at=positive_at,
         implicit=implicit,
         implicit_negatives=implicit_negatives,
+        repeats=repeats,
         order=order,
         split=split,
         snapshots=snapshots,
@@ -137,13 +141,17 @@ def index(
     with progress() as bar:
         info = build_catalog(interactions, items, tokenizer, template, out, options, users=users, progress=shown(bar))
     if json:
-        kept = {key: info[key] for key in ("ids", "counts", "split", "splits", "labels", "embedding", "lightgcn", "retrieval")}
+        kept = {
+            key: info[key]
+            for key in ("ids", "counts", "repeats", "split", "splits", "labels", "embedding", "lightgcn", "retrieval")
+        }
         most = {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens", "lengths")}
         print_json({"catalog": str(out), **kept, "prompt": most})
         return
     counts, found = info["counts"], info["retrieval"]
     sizes = {**counts, **{f"{name} interactions": split["rows"] for name, split in info["splits"].items()}}
     print_table(str(out), ["", "count"], sizes.items())
+    _print_repeats(info["repeats"]["dropped"])
     _print_lengths(info["prompt"])
     if found["recall@20"] is None:
         stdout.print("No user has a like in the validation split: the retriever's recall was not measured, all epochs were run.")
@@ -182,12 +190,18 @@ def _update(
         print_json({"catalog": str(out), **{key: info[key] for key in ("ids", "counts", "splits", "embedding", "updated")}})
         return
     print_table(str(out), ["", "new", "all"], [[n, new[n], info["counts"][n]] for n in ("users", "items", "interactions")])
+    _print_repeats(new["repeats"])
     if new["without_embedding"]:
         stdout.print(
             f"{new['without_embedding']} items with interactions have no like to place them by: nothing is near to them."
         )
     if new["cut_texts"]:
         stdout.print(f"{new['cut_texts']} new texts were longer than any of their column was, and were cut to that.")
+
+
+def _print_repeats(rows: int) -> None:
+    if rows:
+        stdout.print(f"{rows} rows repeat an interaction: left out.")
 
 
 def _print_lengths(prompt: Mapping[str, Any]) -> None:

@@ -5,7 +5,14 @@ import polars as pl
 import pytest
 
 from rexit.errors import InputError
-from rexit.exporter.catalog.interactions import read_entities, read_interactions, read_table, rows_of, unify_ids
+from rexit.exporter.catalog.interactions import (
+    read_entities,
+    read_interactions,
+    read_table,
+    rows_of,
+    unify_ids,
+    without_repeats,
+)
 from rexit.exporter.options import Columns, IndexOptions
 
 GOOD = "user_id,item_id,rating,timestamp\n1,10,5,100\n2,11,3.5,101\n"
@@ -158,3 +165,21 @@ def test_a_split_column(tmp_path: Path) -> None:
             read_interactions(path, IndexOptions(columns=columns))
     with pytest.raises(InputError, match=r"no column 'part' .--split-column., the file has: "):
         read_interactions(path, IndexOptions(columns=Columns(split="part")))
+
+
+@pytest.mark.parametrize(("repeats", "rows"), [
+    ("all", [(1, 5, False), (2, 5, True), (1, 4, True)]),
+    ("first", [(2, 5, True), (1, 4, True)]),
+])  # fmt: skip
+def test_the_same_row_counts_once_and_a_later_one_as_the_option_says(repeats: str, rows: list[tuple[int, int, bool]]) -> None:
+    """Otherwise a row that stands twice is on both sides of a split. Of two verdicts at one time the last holds."""
+    read = [(1, 5, True), (1, 5, False), (2, 5, True), (1, 4, True), (2, 5, True)]
+    frame = pl.DataFrame(read, ["user", "time", "liked"], orient="row").with_columns(item=7)
+    kept = without_repeats(frame, repeats, Path("a.csv"))
+    assert sorted(kept.select("user", "time", "liked").iter_rows()) == sorted(rows)
+
+
+def test_one_interaction_in_two_splits_is_refused() -> None:
+    frame = pl.DataFrame({"user": ["u", "u"], "item": [1, 1], "time": [5, 5], "liked": True, "split": ["validation", "test"]})
+    with pytest.raises(InputError, match=r"a.csv: user 'u' and item 1 at time 5 are in test and validation, expected one split"):
+        without_repeats(frame, "all", Path("a.csv"))

@@ -105,6 +105,7 @@ def test_a_column_that_no_prompt_places_may_be_anything(run: Run, data: Path) ->
         (["--split-column", "rating"], "ratings.csv: row 1: 'rating' is '"),
         (["--split", "time:0.001,0.002"], "ratings.csv: the train split is empty: its borders fall on the times 100 and 100"),
         (["--split", "leave-last:19,1"], "ratings.csv: the validation split is empty: 480 interactions of 24 users are too few"),
+        (["--repeats", "last"], "repeats is 'last', expected one of all, first"),
         (["--snapshots", "1"], "snapshots is 1, expected at least 2: the first part of a history has nothing before it"),
         (["--order", "size"], "order is 'size', expected one of time, file, random"),
         (["--implicit", "--implicit-negatives", "0"], "implicit negatives is 0, expected at least 1"),

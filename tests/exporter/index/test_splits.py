@@ -91,6 +91,31 @@ def test_data_without_times(run: Run, data: Path, order: str) -> None:
     assert (whole["item"].to_list() == rated["item_id"].to_list()) == (order == "file")
 
 
+def test_rows_that_stand_twice_change_nothing(run: Run, data: Path) -> None:
+    """Else one of them would be trained on and the other tested."""
+    assert run()[0] == 0
+    once, digest = parts(data), Catalog.open(data / "catalog").files
+    rated = ratings.interactions()
+    pl.concat([rated, rated.sample(100, seed=0)]).write_csv(data / "ratings.csv")
+    code, out, _ = run()
+    assert code == 0 and "100 rows repeat an interaction: left out." in out
+    catalog, made = Catalog.open(data / "catalog"), parts(data)
+    assert all(made[name].equals(once[name]) for name in SPLITS) and catalog.files == digest
+    assert catalog.info["repeats"] == {"by": "all", "dropped": 100}
+
+
+@pytest.mark.parametrize("repeats", ["all", "first"])
+def test_a_pair_at_several_times(run: Run, data: Path, repeats: str) -> None:
+    rated = ratings.interactions()
+    again = rated.filter(pl.col("user_id") <= 10, pl.col("timestamp") < 200).with_columns(pl.col("timestamp") + 1)
+    pl.concat([rated, again]).write_csv(data / "ratings.csv")
+    assert run("--repeats", repeats)[0] == 0
+    whole = pl.concat(list(parts(data).values()))
+    dropped = 0 if repeats == "all" else len(again)
+    assert len(again) > 0 and len(whole) == len(rated) + len(again) - dropped
+    assert Catalog.open(data / "catalog").info["repeats"] == {"by": repeats, "dropped": dropped}
+
+
 def test_implicit_feedback(run: Run, data: Path) -> None:
     rated = pl.read_csv(data / "ratings.csv").drop("rating")
     rated.write_csv(data / "ratings.csv")
