@@ -17,7 +17,7 @@ set(name librexit${PROJECT_VERSION_MAJOR})
 set(same "${name} (= ${PROJECT_VERSION}-${CPACK_DEBIAN_PACKAGE_RELEASE})")
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_NAME ${name})
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_SECTION libs)
-# Opened at run time: any version not older than the headers that rexit was built with.
+# Opened at run time: any version from ort_api_version (runtime/src/backends/onnxruntime/ort_api.hpp) on.
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_SUGGESTS "libonnxruntime1.21")
 set(CPACK_COMPONENT_LIBRARY_DESCRIPTION "early-exit LLM recommender: the library
 Scores a slate of candidate items for one user with a language model cut

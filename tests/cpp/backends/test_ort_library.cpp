@@ -1,8 +1,13 @@
-// Which ONNX Runtime accepts which opset; tests/runtime/test_library.py uses a real old one.
+// Which ONNX Runtime will do, and which accepts which opset; tests/runtime/test_library.py uses a real old one.
 #include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <memory>
 
 #include "backends/onnxruntime/ort_library.hpp"
 #include "base/status.hpp"
+#include "bundles.hpp"
+#include "session/session.hpp"
 
 using namespace rexit::core;
 
@@ -40,6 +45,14 @@ TEST(Opset, AVersionOfAnotherFormIsAccepted) {
   EXPECT_EQ(refused(23, ""), "nothing");
   EXPECT_EQ(refused(23, "1."), "nothing");
   EXPECT_EQ(refused(23, "nightly"), "nothing");
+}
+
+// Distributions ship libraries older than the headers that rexit is built with.
+TEST(Library, TheOldestApiIsEnough) {
+  const Execution execution{std::getenv("REXIT_TEST_OLD_ONNXRUNTIME")};
+  const auto make = [&](const Bundle& bundle) { return make_backend_factory(bundle, execution); };
+  Session session(std::make_shared<const LoadedBundle>(sound_bundle().c_str(), nullptr, make), 0);
+  session.warm_up();
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "api/request.hpp"
+#include "backends/onnxruntime/ort_library.hpp"
 #include "bundles.hpp"
 #include "kernels/rows.hpp"
 #include "kernels/slate_attention.hpp"
@@ -179,6 +180,13 @@ TEST(KernelAllocations, ATaskWithoutMemoryIsReportedToTheCaller) {
   too_large = static_cast<std::size_t>(-1);
   attend();
   normalize();
+}
+
+// ONNX Runtime's C code calls the log: an exception that crossed it would end the process.
+TEST(LogAllocations, WithoutMemoryALineIsLost) {
+  too_large = 0;
+  forward_log(nullptr, ORT_LOGGING_LEVEL_WARNING, "", "", "session.cc", "a line that is longer than a short string");
+  too_large = static_cast<std::size_t>(-1);
 }
 
 }  // namespace

@@ -114,6 +114,20 @@ class Signature {
   std::set<std::string> seen_;
 };
 
+// ONNX Runtime has one environment per process. If the host program created it before us, it has no pool that sessions could
+// share, and each segment gets one of its own: without spinning, which would take the cores from the segment that runs.
+Ort::Session load(const Ort::Env& env, const std::string& graph, const Ort::SessionOptions& options) {
+  Ort::SessionOptions shared = options.Clone(), own = options.Clone();
+  shared.DisablePerSessionThreads();
+  try {
+    return Ort::Session(env, graph.c_str(), shared);
+  } catch (const Ort::Exception& error) {
+    if (std::strstr(error.what(), "CreateEnvWithGlobalThreadPools") == nullptr) throw;
+  }
+  own.SetIntraOpNumThreads(ort_threads()).AddConfigEntry("session.intra_op.allow_spinning", "0");
+  return Ort::Session(env, graph.c_str(), own);
+}
+
 // The options of a session's runs; only the terminate flag is used.
 class OrtStop final : public Stop {
  public:
@@ -133,7 +147,7 @@ class OrtBackend final : public Backend {
         cpu_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
     for (std::size_t k = 0; k < graphs.size(); ++k) {
       try {
-        sessions_.emplace_back(env, graphs[k].c_str(), options);
+        sessions_.push_back(load(env, graphs[k], options));
         check(bundle.variant().segments[k], graphs[k], sessions_.back());
       } catch (const Ort::Exception& error) {
         fail(status_of(error), graphs[k], ": ", error.what());
@@ -248,7 +262,6 @@ std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution&
   Ort::Env& env = ort_environment(execution.library, execution.threads);
   check_provider(provider);
   Ort::SessionOptions options;
-  options.DisablePerSessionThreads();
   // Memory patterns are planned and kept for each input shape, and prompts have too many different lengths for that.
   options.DisableMemPattern();
   options.AddConfigEntry("session.use_env_allocators", "1");  // the arena of ort_environment

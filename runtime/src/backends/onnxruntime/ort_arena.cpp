@@ -8,6 +8,7 @@ namespace rexit::core {
 namespace {
 
 constexpr std::size_t alignment = 64, granule = 256;
+constexpr std::uint32_t reserve_version = 18;  // of an OrtAllocator whose last function is Reserve
 
 // Precedes each block.
 struct alignas(alignment) BlockHeader {
@@ -22,7 +23,7 @@ void release(void* block) noexcept { ::operator delete(header_of(block).memory, 
 }  // namespace
 
 OrtArena::OrtArena() : OrtAllocator{}, info_(Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault)) {
-  version = ORT_API_VERSION;
+  version = reserve_version;
   Alloc = [](OrtAllocator* self, std::size_t bytes) { return static_cast<OrtArena*>(self)->allocate(bytes); };
   Reserve = [](OrtAllocator* self, std::size_t bytes) { return static_cast<OrtArena*>(self)->reserve(bytes); };
   Free = [](OrtAllocator* self, void* memory) { static_cast<OrtArena*>(self)->free(memory); };

@@ -5,9 +5,7 @@
 #include <map>
 #include <mutex>
 
-#define ORT_API_MANUAL_INIT
-#include <onnxruntime_cxx_api.h>
-#undef ORT_API_MANUAL_INIT
+#include "backends/onnxruntime/ort_api.hpp"
 
 namespace rexit::core {
 

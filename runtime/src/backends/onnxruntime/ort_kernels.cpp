@@ -230,6 +230,7 @@ struct Compute : Kernel {
 
 template <class Kernel>
 struct Operator : Ort::CustomOpBase<Operator<Kernel>, Compute<Kernel>, true> {
+  Operator() { OrtCustomOp::version = ort_api_version; }  // libraries refuse operators of a newer version than theirs
   const char* GetName() const { return Kernel::name; }
   std::size_t GetInputTypeCount() const { return Kernel::inputs; }
   std::size_t GetOutputTypeCount() const { return Kernel::outputs; }

@@ -62,9 +62,9 @@ std::string load_api(const char* path) {
   if (get_base == nullptr)
     fail(REXIT_BACKEND_MISSING, "the library loaded as ONNX Runtime has no OrtGetApiBase: it is a different library");
   const OrtApiBase* base = get_base();
-  const OrtApi* api = base->GetApi(ORT_API_VERSION);
+  const OrtApi* api = base->GetApi(ort_api_version);
   if (api == nullptr)
-    fail(REXIT_BACKEND_MISSING, "ONNX Runtime is ", base->GetVersionString(), ", expected at least 1.", ORT_API_VERSION);
+    fail(REXIT_BACKEND_MISSING, "ONNX Runtime is ", base->GetVersionString(), ", expected at least 1.", ort_api_version);
   Ort::InitApi(api);
   return base->GetVersionString();
 }
@@ -80,26 +80,15 @@ int minor_of(const std::string& version) {
 using Lines = std::vector<std::pair<rexit_log_level, std::string>>;
 thread_local Lines* waiting = nullptr;
 
-void ORT_API_CALL forward_log(void*, OrtLoggingLevel level, const char*, const char*, const char* where, const char* message) {
-  const rexit_log_level ours = level >= ORT_LOGGING_LEVEL_ERROR     ? REXIT_LOG_ERROR
-                               : level == ORT_LOGGING_LEVEL_WARNING ? REXIT_LOG_WARNING
-                                                                    : REXIT_LOG_DEBUG;
-  std::string line = std::string("onnxruntime ") + where + ": " + message;
-  if (waiting != nullptr) {
-    waiting->emplace_back(ours, std::move(line));
-  } else {
-    log(ours, line);
-  }
-}
-
 Ort::Env* make_environment(std::int32_t threads) {
   Ort::ThreadingOptions options;
   options.SetGlobalIntraOpNumThreads(threads);
   options.SetGlobalInterOpNumThreads(1);
   options.SetGlobalSpinControl(1);
   auto env = std::make_unique<Ort::Env>(options, forward_log, nullptr, ORT_LOGGING_LEVEL_WARNING, "rexit");
-  // One arena for all segments: they run one after another, and otherwise each would keep an arena of its own.
-  Ort::ThrowOnError(Ort::GetApi().RegisterAllocator(*env, &ort_arena()));
+  // One arena for all segments: they run one after another, and otherwise each would keep an arena of its own. A host program
+  // that created the environment before us may have registered its own, which then serves us as well.
+  const Ort::Status registered(Ort::GetApi().RegisterAllocator(*env, &ort_arena()));
   return env.release();
 }
 
@@ -133,6 +122,20 @@ Runtime& started(const char* library, std::int32_t threads) {
 }
 
 }  // namespace
+
+void ORT_API_CALL forward_log(void*, OrtLoggingLevel level, const char*, const char*, const char* where,
+                              const char* message) noexcept try {
+  const rexit_log_level ours = level >= ORT_LOGGING_LEVEL_ERROR     ? REXIT_LOG_ERROR
+                               : level == ORT_LOGGING_LEVEL_WARNING ? REXIT_LOG_WARNING
+                                                                    : REXIT_LOG_DEBUG;
+  std::string line = std::string("onnxruntime ") + where + ": " + message;
+  if (waiting != nullptr) {
+    waiting->emplace_back(ours, std::move(line));
+  } else {
+    log(ours, line);
+  }
+} catch (...) {
+}
 
 // Never destroyed, like the environment that uses it.
 OrtArena& ort_arena() {
