@@ -180,6 +180,7 @@ def open(
 
 class Session:
     """An opened bundle with buffers and the cached prefixes of the last users. Threads may share it; one works at a time.
+    `memory`, `counters` and `reset_counters` do not wait for a thread that does.
 
     `info` and `exits` describe the bundle. Arguments and errors: see `open`."""
 

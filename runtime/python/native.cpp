@@ -87,7 +87,8 @@ rexit::Bundle open_bundle(const std::string& path, const rexit::BundleOptions& o
   }
 }
 
-// rexit::Session with a lock: Python threads that share a session wait for each other instead of getting an error.
+// rexit::Session with a lock: Python threads that share a session wait for each other instead of getting an error. What any
+// thread may call at any time does not take it.
 class Session {
  public:
   Session(const rexit::Bundle& bundle, std::size_t cache_bytes, std::vector<std::string> warnings = {})
@@ -216,7 +217,6 @@ class Session {
 
   std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t> memory() {
     const nb::gil_scoped_release released;
-    const std::lock_guard<std::mutex> turn(mutex_);
     const rexit_memory memory = session_.memory();
     return {memory.prefixes, memory.buffers, memory.working, memory.weights, memory.pinned};
   }
@@ -227,7 +227,6 @@ class Session {
     std::size_t exits = 0;
     {
       const nb::gil_scoped_release released;
-      const std::lock_guard<std::mutex> turn(mutex_);
       for (const rexit_exit_counters& one : session_.counters()) {
         for (const std::uint64_t count : {one.reached, one.stopped, one.cut_short})
           values.push_back(static_cast<std::int64_t>(count));
@@ -240,11 +239,9 @@ class Session {
 
   void reset_counters() {
     const nb::gil_scoped_release released;
-    const std::lock_guard<std::mutex> turn(mutex_);
     session_.reset_counters();
   }
 
-  // Without the lock: it is meant for the call that holds it.
   void cancel() {
     const nb::gil_scoped_release released;
     session_.cancel();

@@ -33,7 +33,9 @@
  * Threads
  * - A bundle is immutable: any number of threads may use it at once.
  * - A session may be used from any thread, but by one at a time: a call made while another one is running in the same session
- *   fails with REXIT_INVALID_ARGUMENT. rexit_session_cancel() is the exception. Give each thread its own session.
+ *   fails with REXIT_INVALID_ARGUMENT. Give each thread its own session. rexit_session_cancel(), rexit_session_get_segment(),
+ *   rexit_session_get_counters(), rexit_session_reset_counters() and rexit_session_get_memory() are the exceptions: any thread
+ *   may call them at any time, and they do not wait for a running call.
  *
  * Structs
  * - Most begin with `struct_size`, so that fields can be added later. Zero-initialise the struct, set
@@ -178,7 +180,9 @@ typedef struct rexit_bundle_options {
                                       "tensorrt": the engines that `rexit compile` built for this GPU, variants for tensorrt only;
                                       NULL: the variant's own target */
   int32_t threads;                 /* size of the thread pool that the whole process shares, created by the first open; 0: one per
-                                      core, or the existing pool's size; a later open that asks for another size is refused */
+                                      core, or the existing pool's size; a later open that asks for another size is refused. Where the
+                                      program itself created ONNX Runtime's environment before that, each segment has a pool of
+                                      this size, and ONNX Runtime logs to the program */
   int32_t device_id;               /* number of the GPU, as CUDA counts them; ignored on the CPU */
   int32_t cuda_graphs;             /* 1: pad slates to a few sizes, and launch each segment that meets a size again as one CUDA
                                       graph. Helps where the GPU waits for the CPU to launch kernels. Only for device "tensorrt" in
@@ -401,7 +405,8 @@ typedef struct rexit_segment_stats {
   double prefix_us, slate_us; /* spent on the prefix, and on candidates */
 } rexit_segment_stats;
 
-/* Segment number `segment`, from 0, in this session's last score, trace or warm-up, whether or not that succeeded. */
+/* Segment number `segment`, from 0, in this session's last score, trace or warm-up, whether or not that succeeded; during a call,
+ * what it has done so far. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_get_segment(const rexit_session* session, size_t segment,
                                                                  rexit_segment_stats* stats_out);
 
@@ -440,6 +445,7 @@ typedef struct rexit_memory {
                      warm-up, and where prefixes have no such start */
 } rexit_memory;
 
+/* `prefixes` and `buffers` are those at the end of the session's last call. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_get_memory(const rexit_session* session, rexit_memory* memory_out);
 
 /* Drops the cached prefixes, but not the pinned start; their memory is kept for the next ones. */

@@ -271,7 +271,8 @@ struct Prompt {
   std::vector<std::size_t> offsets;  // 0, the end of the prefix, the end of each candidate
 };
 
-// Buffers and cached prefixes. One thread at a time may call it; cancel() may be called from any. Keeps the bundle alive.
+// Buffers and cached prefixes. One thread at a time may call it; cancel() and what reads (memory, segments, counters,
+// reset_counters) may be called from any, at any time. Keeps the bundle alive.
 class Session {
  public:
   // `cache_bytes`: limit for cached prefixes; 0: 32 MiB.

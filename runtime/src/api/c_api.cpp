@@ -20,7 +20,7 @@ struct rexit_bundle {
 struct rexit_session {
   Session session;
   Request request;  // the current one, read from the caller's; kept for its memory
-  mutable std::atomic_flag busy = ATOMIC_FLAG_INIT;
+  std::atomic_flag busy = ATOMIC_FLAG_INIT;
 
   rexit_session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes) : session(std::move(loaded), cache_bytes) {}
 };
@@ -33,17 +33,16 @@ constexpr char version[] =
     REXIT_TEXT(REXIT_VERSION_MAJOR) "." REXIT_TEXT(REXIT_VERSION_MINOR) "." REXIT_TEXT(REXIT_VERSION_PATCH);
 
 // Marks a session as in use. Two threads in one session would corrupt its buffers, so the second one is refused.
-template <class Handle>
 class Entered {
  public:
-  explicit Entered(Handle* handle) : handle_(required(handle, "session")) {
+  explicit Entered(rexit_session* handle) : handle_(required(handle, "session")) {
     if (handle_->busy.test_and_set(std::memory_order_acquire))
       fail(REXIT_INVALID_ARGUMENT, "the session is in use by another thread: give each thread its own session");
   }
   ~Entered() { handle_->busy.clear(std::memory_order_release); }
   Entered(const Entered&) = delete;
   Entered& operator=(const Entered&) = delete;
-  auto* operator->() const noexcept { return &handle_->session; }
+  Session* operator->() const noexcept { return &handle_->session; }
   const Request& read(const rexit_request* request) const {
     handle_->session.begin_call();
     read_request(request, handle_->session.loaded().bundle, handle_->request);
@@ -51,7 +50,7 @@ class Entered {
   }
 
  private:
-  Handle* handle_;
+  rexit_session* handle_;
 };
 
 void give_stats(const rexit_stats& stats, rexit_stats* out) {
@@ -242,7 +241,7 @@ rexit_status rexit_session_warm_up(rexit_session* session) try {
 
 rexit_status rexit_session_get_memory(const rexit_session* session, rexit_memory* memory_out) try {
   check_size(required(memory_out, "memory_out"), "memory_out");
-  const Memory memory = Entered(session)->memory();
+  const Memory memory = required(session, "session")->session.memory();
   write_struct({0, memory.prefixes, memory.buffers, memory.backend.working, memory.backend.weights, memory.pinned}, memory_out);
   return REXIT_OK;
 } catch (...) {
@@ -288,8 +287,7 @@ rexit_status rexit_session_cancel(rexit_session* session) try {
 
 rexit_status rexit_session_get_segment(const rexit_session* session, size_t segment, rexit_segment_stats* stats_out) try {
   check_size(required(stats_out, "stats_out"), "stats_out");
-  const Entered entered(session);
-  const std::vector<SegmentStats>& all = entered->segments();
+  const std::vector<SegmentStats> all = required(session, "session")->session.segments();
   if (segment >= all.size())
     fail(REXIT_INVALID_ARGUMENT, "segment is ", segment, ", the bundle has segments 0 to ", all.size() - 1);
   const SegmentStats& one = all[segment];
@@ -301,8 +299,7 @@ rexit_status rexit_session_get_segment(const rexit_session* session, size_t segm
 
 rexit_status rexit_session_get_counters(const rexit_session* session, size_t exit, rexit_exit_counters* counters_out) try {
   check_size(required(counters_out, "counters_out"), "counters_out");
-  const Entered entered(session);
-  const std::vector<ExitCounters>& all = entered->counters();
+  const std::vector<ExitCounters> all = required(session, "session")->session.counters();
   if (exit >= all.size()) fail(REXIT_INVALID_ARGUMENT, "exit is ", exit, ", the bundle has exits 0 to ", all.size() - 1);
   const ExitCounters& one = all[exit];
   rexit_exit_counters counters{0, one.reached, one.stopped, one.cut_short, {}};
@@ -314,7 +311,7 @@ rexit_status rexit_session_get_counters(const rexit_session* session, size_t exi
 }
 
 rexit_status rexit_session_reset_counters(rexit_session* session) try {
-  Entered(session)->reset_counters();
+  required(session, "session")->session.reset_counters();
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();

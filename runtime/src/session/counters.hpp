@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <vector>
 
 #include "rexit/rexit.h"
@@ -28,7 +29,7 @@ struct ExitCounters {
   }
 };
 
-// A request's counts are kept apart until it has succeeded.
+// A request's counts are kept apart until it has succeeded. total() and reset() may be called from any thread.
 class Counters {
  public:
   explicit Counters(std::size_t exits) : total_(exits), request_(exits) {}
@@ -39,14 +40,22 @@ class Counters {
     ++request_[exit].histogram[ExitCounters::bin(c)];
   }
   void answered(std::size_t exit, bool cut_short) noexcept { ++(cut_short ? request_[exit].cut_short : request_[exit].stopped); }
-  void commit() noexcept {
+  void commit() {
+    const std::lock_guard<std::mutex> lock(mutex_);
     for (std::size_t k = 0; k < total_.size(); ++k) total_[k].add(request_[k]);
   }
 
-  const std::vector<ExitCounters>& total() const noexcept { return total_; }
-  void reset() noexcept { std::fill(total_.begin(), total_.end(), ExitCounters{}); }
+  std::vector<ExitCounters> total() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return total_;
+  }
+  void reset() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::fill(total_.begin(), total_.end(), ExitCounters{});
+  }
 
  private:
+  mutable std::mutex mutex_;  // of total_
   std::vector<ExitCounters> total_, request_;
 };
 

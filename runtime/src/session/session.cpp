@@ -54,7 +54,9 @@ Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_b
       backend_(loaded_->make_backend(), loaded_->bundle.exits()),
       cache_bytes_(cache_bytes),
       counters_(loaded_->bundle.exits()),
-      state_(std::make_unique<State>(*loaded_, backend_, cache_bytes_)) {}
+      state_(std::make_unique<State>(*loaded_, backend_, cache_bytes_)) {
+  measure();
+}
 
 void Session::assemble(const Request& request, const Deadline& deadline) {
   const Bundle& bundle = loaded_->bundle;
@@ -63,6 +65,7 @@ void Session::assemble(const Request& request, const Deadline& deadline) {
 }
 
 const std::vector<Score>& Session::score(const Request& request, Clock::time_point start, rexit_stats& stats) {
+  const Measured measured(*this);
   const Deadline deadline(start, request.deadline_us, &backend_.cancelled());
   assemble(request, deadline);
   stats.retrieval_us = microseconds_since(start);
@@ -90,6 +93,7 @@ const std::vector<Score>& Session::score(const Request& request, Clock::time_poi
 }
 
 const std::vector<float>& Session::trace(const Request& request, Clock::time_point start, rexit_stats& stats) {
+  const Measured measured(*this);
   const Deadline none(start, 0, &backend_.cancelled());
   assemble(request, none);
   stats.retrieval_us = microseconds_since(start);
@@ -101,11 +105,13 @@ const std::vector<float>& Session::trace(const Request& request, Clock::time_poi
 }
 
 const Prompt& Session::prompt(const Request& request) {
+  const Measured measured(*this);
   assemble(request, Deadline({}, 0, &backend_.cancelled()));
   return state_->prompt;
 }
 
 void Session::warm_up() {
+  const Measured measured(*this);
   begin_call();
   const Bundle& bundle = loaded_->bundle;
   const LargestPass largest(bundle);
@@ -145,23 +151,33 @@ const std::vector<Answer>& Session::run(const StopRule& rule, const Deadline& de
 
 void Session::save_cache(const char* path) const { save_prefixes(path, loaded_->bundle, state_->prefix); }
 
-void Session::load_cache(const char* path) { load_prefixes(path, loaded_->bundle, state_->prefix); }
+void Session::load_cache(const char* path) {
+  const Measured measured(*this);
+  load_prefixes(path, loaded_->bundle, state_->prefix);
+}
+
+void Session::clear_cache() noexcept {
+  state_->prefix.clear();
+  measure();
+}
 
 void Session::trim() {
+  const Measured measured(*this);
   state_ = std::make_unique<State>(*loaded_, backend_, cache_bytes_);
   backend_.trim();
 }
 
-Memory Session::memory() const {
+void Session::measure() noexcept {
   const State& s = *state_;
   const std::size_t prefixes = s.prefix.prefixes();
-  return {prefixes,
-          s.prefix.memory() - prefixes + s.slate.memory() + s.retrieval.memory() + s.vectors.memory() +
-              s.prompt.tokens.capacity() * sizeof(std::int32_t) + s.prompt.user_vector.capacity() * sizeof(float) +
-              s.prompt.offsets.capacity() * sizeof(std::size_t) + s.scores.capacity() * sizeof(Score) +
-              s.log_odds.capacity() * sizeof(float),
-          loaded_->start.bytes(), backend_.memory()};
+  prefixes_ = prefixes;
+  buffers_ = s.prefix.memory() - prefixes + s.slate.memory() + s.retrieval.memory() + s.vectors.memory() +
+             s.prompt.tokens.capacity() * sizeof(std::int32_t) + s.prompt.user_vector.capacity() * sizeof(float) +
+             s.prompt.offsets.capacity() * sizeof(std::size_t) + s.scores.capacity() * sizeof(Score) +
+             s.log_odds.capacity() * sizeof(float);
 }
+
+Memory Session::memory() const { return {prefixes_, buffers_, loaded_->start.bytes(), backend_.memory()}; }
 
 std::size_t session_bytes(const Bundle& bundle) {
   const LargestPass largest(bundle);

@@ -1,6 +1,7 @@
 // A session: its buffers and cached prefixes, and the steps that answer a request.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -57,7 +58,8 @@ struct Memory {
   BackendMemory backend;
 };
 
-// One thread at a time may call it; cancel() may be called from any.
+// One thread at a time may call it. Any thread may call cancel(), and what reads: segments(), counters(), reset_counters() and
+// memory(). These do not wait for a running call.
 class Session {
  public:
   // `cache_bytes`: limit for cached prefixes, as in rexit_session_options; 0: the default.
@@ -71,19 +73,20 @@ class Session {
   const std::vector<float>& trace(const Request& request, Clock::time_point start, rexit_stats& stats);
   const Prompt& prompt(const Request& request);
   void warm_up();
-  void clear_cache() noexcept { state_->prefix.clear(); }
+  void clear_cache() noexcept;
   void save_cache(const char* path) const;
   void load_cache(const char* path);
   void trim();
-  const std::vector<ExitCounters>& counters() const noexcept { return counters_.total(); }
-  void reset_counters() noexcept { counters_.reset(); }
+  std::vector<ExitCounters> counters() const { return counters_.total(); }
+  void reset_counters() { counters_.reset(); }
+  // What the session itself holds is of the end of the last call.
   Memory memory() const;
 
   // To be called before score, trace and prompt: an earlier cancellation does not affect them.
   void begin_call() noexcept { backend_.begin_call(); }
   void cancel() noexcept { backend_.cancel(); }
   // One per segment, for the last score, trace or warm-up, or since forget_segments().
-  const std::vector<SegmentStats>& segments() const noexcept { return backend_.segments(); }
+  std::vector<SegmentStats> segments() const { return backend_.segments(); }
   void forget_segments() noexcept { backend_.forget_segments(); }
 
  private:
@@ -100,6 +103,19 @@ class Session {
     std::vector<float> log_odds;
   };
 
+  // Publishes what the session holds, however a call ends.
+  class Measured {
+   public:
+    explicit Measured(Session& session) : session_(session) {}
+    ~Measured() { session_.measure(); }
+    Measured(const Measured&) = delete;
+    Measured& operator=(const Measured&) = delete;
+
+   private:
+    Session& session_;
+  };
+
+  void measure() noexcept;
   void assemble(const Request& request, const Deadline& deadline);
   const std::vector<Answer>& run(const StopRule& rule, const Deadline& deadline, rexit_stats& stats);
 
@@ -108,6 +124,7 @@ class Session {
   std::size_t cache_bytes_;
   Counters counters_;
   std::unique_ptr<State> state_;
+  std::atomic<std::size_t> prefixes_{0}, buffers_{0};  // bytes
 };
 
 // Bytes that a session's prefixes and buffers take after warm_up().

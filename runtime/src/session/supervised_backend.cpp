@@ -25,21 +25,38 @@ void SupervisedBackend::begin_call() noexcept try {
 } catch (...) {
 }
 
-void SupervisedBackend::forget_segments() noexcept { std::fill(segments_.begin(), segments_.end(), SegmentStats{}); }
+std::vector<SegmentStats> SupervisedBackend::segments() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return segments_;
+}
+
+void SupervisedBackend::forget_segments() noexcept try {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::fill(segments_.begin(), segments_.end(), SegmentStats{});
+} catch (...) {
+}
 
 void SupervisedBackend::run(std::size_t segment, const Pass& pass) const {
   if (cancelled_) fail(REXIT_CANCELLED, "cancelled before segment ", segment);
-  SegmentStats& stats = segments_[segment];
-  const bool prefix = pass.logits == nullptr;  // no head is read
-  const Timer timer(prefix ? stats.prefix_us : stats.slate_us);
+  const Clock::time_point start = Clock::now();
   Pass stoppable = pass;
   stoppable.stop = stop_.get();
   try {
     backend_->run(segment, stoppable);
   } catch (const Error&) {
+    record(segment, microseconds_since(start), pass, false);
     if (cancelled_) fail(REXIT_CANCELLED, "cancelled while running segment ", segment);
     throw;
   }
+  record(segment, microseconds_since(start), pass, true);
+}
+
+void SupervisedBackend::record(std::size_t segment, double time, const Pass& pass, bool succeeded) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  SegmentStats& stats = segments_[segment];
+  const bool prefix = pass.logits == nullptr;  // no head is read
+  (prefix ? stats.prefix_us : stats.slate_us) += time;
+  if (!succeeded) return;
   if (prefix) {
     stats.prefix_tokens += pass.tokens;
   } else {

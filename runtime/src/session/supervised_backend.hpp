@@ -27,8 +27,8 @@ class SupervisedBackend final : public Backend {
   void begin_call() noexcept;
   const std::atomic<bool>& cancelled() const noexcept { return cancelled_; }
 
-  // Since forget_segments().
-  const std::vector<SegmentStats>& segments() const noexcept { return segments_; }
+  // Since forget_segments(). From any thread, also during a call: what it has done so far.
+  std::vector<SegmentStats> segments() const;
   void forget_segments() noexcept;
 
   void run(std::size_t segment, const Pass& pass) const override;
@@ -44,9 +44,11 @@ class SupervisedBackend final : public Backend {
   void trim() const override { backend_->trim(); }
 
  private:
+  void record(std::size_t segment, double time, const Pass& pass, bool succeeded) const;
+
   std::shared_ptr<const Backend> backend_;
   std::unique_ptr<Stop> stop_;  // null: the backend cannot stop a run
-  std::mutex mutex_;            // cancelled_ and stop_ change together under it
+  mutable std::mutex mutex_;    // cancelled_ and stop_ change together under it; and segments_
   std::atomic<bool> cancelled_{false};
   mutable std::vector<SegmentStats> segments_;
 };

@@ -1,6 +1,7 @@
 // rexit.hpp over the real backend: what C++ callers see.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <iterator>
 #include <mutex>
@@ -158,6 +159,22 @@ TEST_F(SessionTest, SessionsOfOneBundleRunSideBySide) {
       }
     });
   for (std::thread& thread : threads) thread.join();
+}
+
+// As a thread does that reports metrics: neither it nor the calls are refused.
+TEST_F(SessionTest, ItIsReadWhileItScores) {
+  std::atomic<bool> done{false};
+  std::thread metrics([&] {
+    do {
+      EXPECT_NO_THROW(session.counters());
+      EXPECT_NO_THROW(session.segments());
+      EXPECT_NO_THROW(session.memory());
+      EXPECT_NO_THROW(session.reset_counters());
+    } while (!done);
+  });
+  for (int i = 0; i < 200; ++i) EXPECT_NO_THROW(session.score(request()));
+  done = true;
+  metrics.join();
 }
 
 TEST_F(SessionTest, ASessionServesOneThreadAtATime) {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -25,6 +26,7 @@ class Slow final : public Backend {
   void run(std::size_t segment, const Pass& pass) const override {
     if (pass.hidden_out != nullptr) std::memset(pass.hidden_out, 0, pass.tokens * bundle_.model().hidden_size * sizeof(float));
     std::this_thread::sleep_for(pass.logits == nullptr ? prefix_time : slate_time);
+    if (during) during();
     if (pass.logits == nullptr) return;
     if (segment != last_segment) seen = 0;
     last_segment = segment;
@@ -39,6 +41,7 @@ class Slow final : public Backend {
 
   static milliseconds prefix_time, slate_time;
   static std::size_t fails_after;  // 0: never
+  static std::function<void()> during;
 
  private:
   const Bundle& bundle_;
@@ -46,6 +49,7 @@ class Slow final : public Backend {
 };
 milliseconds Slow::prefix_time{0}, Slow::slate_time{0};
 std::size_t Slow::fails_after = 0;
+std::function<void()> Slow::during;
 
 class DeadlineTest : public testing::Test {
  protected:
@@ -175,6 +179,23 @@ TEST_F(DeadlineTest, TimesOfACallCutShortAreCounted) {
   EXPECT_GT(session.segments()[1].prefix_us, 100'000);
   EXPECT_EQ(session.segments()[1].prefix_tokens, stats.prefix_tokens);
   EXPECT_EQ(session.segments()[2].prefix_us, 0);
+}
+
+// What a thread that reports metrics reads does not wait for the call.
+TEST_F(DeadlineTest, ItIsReadDuringACall) {
+  score();
+  const std::uint64_t reached = session.counters()[0].reached;
+  const std::size_t buffers = session.memory().buffers;
+  std::vector<std::uint64_t> candidates;
+  Slow::during = [&] {
+    candidates.push_back(session.segments()[0].candidates);
+    EXPECT_EQ(session.counters()[0].reached, reached);
+    EXPECT_EQ(session.memory().buffers, buffers);
+  };
+  score();
+  Slow::during = nullptr;
+  EXPECT_EQ(candidates.front(), 0u);
+  EXPECT_EQ(candidates.back(), 20u);
 }
 
 // The deadline has passed when the call begins: nothing is assembled, nothing runs.
