@@ -74,7 +74,15 @@ def reference(c: NDArray[np.float32], stops: Counts) -> dict[str, Any]:
     }
 
 
-def read_reference(bundle: Bundle) -> Counters:
+@dataclass(frozen=True)
+class Reference:
+    """What calibration saw. slate: the number of candidates that it cut slates to; slates of another size stop elsewhere."""
+
+    counters: Counters
+    slate: int
+
+
+def read_reference(bundle: Bundle) -> Reference:
     """That of the bundle's variant. Raises BundleError if there is none, or it is another variant's."""
     path = bundle.folder / REPORT_FILE
     if not path.exists():
@@ -84,7 +92,11 @@ def read_reference(bundle: Bundle) -> Counters:
         raise BundleError(f"{path}: made for another variant than this one: calibrate again")
     if not isinstance(found := report.get("reference"), dict):
         raise BundleError(f"{path}: has no `reference` to compare with: calibrate again")
-    return Counters.from_json(found, len(bundle.manifest.exits), f"{path} reference")
+    settings = report.get("settings")
+    slate = settings.get("slate") if isinstance(settings, dict) else None
+    if isinstance(slate, bool) or not isinstance(slate, int) or slate < 1:
+        raise BundleError(f"{path} settings slate: is {slate!r}, expected a number of candidates: calibrate again")
+    return Reference(Counters.from_json(found, len(bundle.manifest.exits), f"{path} reference"), slate)
 
 
 def compare(counted: Counters, expected: Counters) -> Drift:

@@ -5,8 +5,8 @@
    a. some of its golden samples still come out as they were recorded: what it computes here can be relied on;
    b. the runtime assembles the new catalog's prompts as the exporter does;
    c. new golden samples are what the variant answers to them;
-   d. its policy, if it has one, is held against the latest validation slates. One that sees other candidates than calibration did
-      ends the refresh, unless it is to be kept all the same.
+   d. its policy, if it has one, is held against the latest validation slates, cut to the size that it was calibrated with. One
+      that sees other candidates than calibration did ends the refresh, unless it is to be kept all the same.
 3. The catalogs are swapped. Graphs, engines, variants and policies are not touched.
 """
 
@@ -151,9 +151,7 @@ class _Work:
 
         self._old, self._new, self._options, self._progress = old, new, options, progress
         self._builder: PromptBuilder = PromptBuilder(new)
-        slates = cut(new, "validation")
-        self._golden = _golden_slates(slates, old, options.golden_slates)
-        self._latest = sorted(slates, key=lambda slate: slate.as_of or 0)[-options.drift_slates :]
+        self._golden = _golden_slates(cut(new, "validation"), old, options.golden_slates)
 
     def variant(self, before: Bundle, folder: Path) -> tuple[Golden, Refreshed]:
         """Its new golden samples, and what was found. folder: the bundle as it will be."""
@@ -216,15 +214,17 @@ class _Work:
                 f"{exc}; so nobody can tell whether {name}'s policy fits the new catalog: nothing was swapped, "
                 "--keep-policy swaps"
             ) from exc
+        slates = cut(self._new, "validation", expected.slate)
+        latest = sorted(slates, key=lambda slate: slate.as_of or 0)[-self._options.drift_slates :]
         session.reset_counters()
-        for done, slate in enumerate(self._latest):
-            self._progress(f"{name}: policy", done, len(self._latest))
+        for done, slate in enumerate(latest):
+            self._progress(f"{name}: policy", done, len(latest))
             session.score(slate.user, slate.items, as_of=slate.as_of)
-        self._progress(f"{name}: policy", len(self._latest), len(self._latest))
-        found = compare(session.counters(), expected)
+        self._progress(f"{name}: policy", len(latest), len(latest))
+        found = compare(session.counters(), expected.counters)
         if found.verdict == "drifted":
             raise DriftError(
-                f"{before.path}: the policy of {name} on the new catalog's {len(self._latest)} latest validation slates: "
+                f"{before.path}: the policy of {name} on the new catalog's {len(latest)} latest validation slates: "
                 f"{found.conclusion} Nothing was swapped; --keep-policy swaps all the same, then run `rexit calibrate`"
             )
         return found

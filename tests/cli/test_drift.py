@@ -21,7 +21,7 @@ def write_report(bundle: Bundle, **changes: Any) -> None:
     """As `rexit calibrate` writes it, of all users' slates as they are now, each seen twenty times."""
     with runtime.open(bundle.path) as session:
         c = np.concatenate([session.trace(user, ITEM_IDS, as_of=AS_OF) for user in USER_IDS] * 20)
-    made = {"reference": reference(c, np.full(len(c), 2)), "variant_sha256": bundle.variant_sha256}
+    made = {"reference": reference(c, np.full(len(c), 2)), "variant_sha256": bundle.variant_sha256, "settings": {"slate": 20}}
     (bundle.folder / "report.json").write_text(json.dumps({"schema": 1, "requires": [], **made, **changes}))
 
 
@@ -100,6 +100,7 @@ def test_bad_input_is_one_line(run: Run, served: Bundle, place: Path) -> None:
     for changes, expected in (
         ({"reference": None}, "has no `reference` to compare with: calibrate again"),
         ({"variant_sha256": "e"}, "made for another variant than this one: calibrate again"),
+        ({"settings": {"slate": 0}}, f"{report} settings slate: is 0, expected a number of candidates: calibrate again"),
         ({"reference": {"reached": [1, 1, 1]}}, f"{report} reference stopped: expected a list of 3 counts"),
     ):
         write_report(served, **changes)

@@ -52,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle, counts = Bundle.open(place / "bundle"), np.zeros((3, 3), np.int64)
     counters = Counters(*counts, np.zeros((3, 32), np.int64))
     counters.write(place / "counters.json", bundle.variant_sha256, None)
-    report = {"schema": 1, "variant_sha256": bundle.variant_sha256, "reference": counters.to_json()}
+    report = {"schema": 1, "variant_sha256": bundle.variant_sha256, "settings": {"slate": 20}, "reference": counters.to_json()}
     (bundle.folder / "report.json").write_text(json.dumps(report))
     return place
 

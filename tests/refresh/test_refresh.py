@@ -19,7 +19,7 @@ from rexit.calibration.drift import compare
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.refresh import RefreshOptions
 from rexit.refresh import refresh as refresh_bundle
-from rexit.slates import cut
+from rexit.slates import SIZE, cut
 from running.command import Run, one_line
 
 POLICY = [{"a": 1.0, "b": 0.0, "upper": 0.5, "lower": 0.5}] * 2 + [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}]
@@ -29,19 +29,20 @@ def refresh(run: Run, place: Path, *more: object) -> Any:
     return run("refresh", place / "bundle", "--catalog", place / "newer", "--threads", 0, *more)
 
 
-def calibrated(place: Path, shift: int = 0) -> None:
-    """A policy, and what it met when it was made: 20 times the newer catalog's validation slates, by `shift` bins elsewhere."""
+def calibrated(place: Path, shift: int = 0, size: int = SIZE) -> None:
+    """A policy, and what it met when it was made: 20 times the newer catalog's validation slates of at most
+    `size`, by `shift` bins elsewhere."""
     write_policy(place / "bundle", POLICY)
     opened, trial = Bundle.open(place / "bundle"), Path(shutil.copytree(place / "bundle", place / "trial"))
     refresh_bundle(trial, place / "newer", RefreshOptions(keep_policy=True, golden_slates=1))
     with runtime.open(trial) as session:
-        for slate in cut(Catalog.open(place / "newer"), "validation"):
+        for slate in cut(Catalog.open(place / "newer"), "validation", size):
             session.score(slate.user, slate.items, as_of=slate.as_of)
         seen = session.counters()
     shutil.rmtree(trial)
     counts = (20 * part for part in (seen.reached, seen.stopped, seen.cut_short, np.roll(seen.histograms, shift, 1)))
-    report = {"schema": 1, "variant_sha256": opened.variant_sha256, "reference": Counters(*counts).to_json()}
-    (opened.folder / "report.json").write_text(json.dumps(report))
+    made_of = {"schema": 1, "variant_sha256": opened.variant_sha256, "settings": {"slate": size}}
+    (opened.folder / "report.json").write_text(json.dumps({**made_of, "reference": Counters(*counts).to_json()}))
 
 
 def test_a_new_item_can_be_scored(run: Run, place: Path) -> None:
@@ -188,6 +189,24 @@ def test_a_policy_that_fits_is_kept(run: Run, place: Path) -> None:
     assert Bundle.open(place / "bundle").policy() is not None and run("verify", place / "bundle").code == 0
 
 
+def test_a_policy_is_tried_on_slates_of_the_size_it_was_calibrated_with(
+    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a policy for slates of 100 is judged on slates of 20, where other candidates stop early."""
+    calibrated(place, size=5)
+    sizes: list[int] = []
+    real = runtime.Session.score
+
+    def counted(self: runtime.Session, user: Any, items: Any, **more: Any) -> Any:
+        sizes.append(len(items))
+        return real(self, user, items, **more)
+
+    monkeypatch.setattr(runtime.Session, "score", counted)
+    assert refresh(run, place).code == 0
+    cut_alike = [len(slate.items) for slate in cut(Catalog.open(place / "newer"), "validation", 5)]
+    assert max(sizes) == 5 and sorted(sizes) == sorted(cut_alike)
+
+
 def test_a_policy_that_drifted_refuses(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calibrated(place, shift=12)
     before = contents(place / "bundle")
@@ -228,5 +247,5 @@ def test_nothing_drifts_against_itself(place: Path) -> None:
     calibrated(place)
     from rexit.calibration.drift import read_reference
 
-    reference = read_reference(Bundle.open(place / "bundle"))
+    reference = read_reference(Bundle.open(place / "bundle")).counters
     assert compare(reference, reference).exits[0].psi == pytest.approx(0)

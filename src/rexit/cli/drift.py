@@ -39,7 +39,7 @@ def drift(
 
     opened = Bundle.open(bundle, variant)
     counted = Counters.read(counters, len(opened.manifest.exits), opened.variant_sha256, opened.policy_sha256)
-    found = compare(counted, read_reference(opened))
+    found = compare(counted, read_reference(opened).counters)
     if json:
         print_json(found.to_json())
         return

@@ -39,10 +39,10 @@ def refresh(
     and the training that the embeddings are of. Graphs, engines and variants stay as they are. Golden samples are made anew, by
     each variant on this machine, after it has shown that its old ones still come out.
 
-    A policy stays if what it meets in the latest validation slates of the new catalog is what calibration saw (`rexit drift` says
-    how that is judged). If it has drifted, or calibration left nothing to compare with, the refresh is refused: nothing is
-    swapped, and the exit code is 9. `--keep-policy` swaps all the same; calibrate then, on the new catalog. Where too few
-    candidates were seen to tell, the policy stays and this is said.
+    A policy stays if what it meets in the latest validation slates of the new catalog, cut as calibration cut them, is what
+    calibration saw (`rexit drift` says how that is judged). If it has drifted, or calibration left nothing to compare with, the
+    refresh is refused: nothing is swapped, and the exit code is 9. `--keep-policy` swaps all the same; calibrate then, on the
+    new catalog. Where nothing can be told, the policy stays and this is said.
 
     The swap is one rename. Whoever has the bundle open goes on with the old catalog, until it opens or reloads
     (`rexit_bundle_reload`, `Session.reloaded`). Killed at any point, the bundle is the old one or the new one.
