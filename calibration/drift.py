@@ -1,12 +1,19 @@
 """Whether what a service sees is still what its policy was calibrated on: counters against calibration's own.
 
 Two numbers per exit, over the c of the candidates that reached it: the population stability index (PSI), and the largest
-difference between the two cumulative distributions (Kolmogorov-Smirnov's statistic, on the counters' bins). The PSI decides, with
-the borders customary in credit scoring (Lewis, "An Introduction to Credit Scoring", 1994): below 0.1 nothing has moved, from 0.25
-on the population is another one. Those borders know nothing of sample sizes. Without any drift the PSI of B groups is about
-(1/n + 1/m) times a chi-square variable with B - 1 degrees of freedom (Yurdakul and Naranjo, "Statistical properties of the
-population stability index", Journal of Risk Model Validation 14(4), 2020), so below some n it exceeds 0.1 by chance: then nothing
-is concluded. That takes candidates for independent. Those of one slate share a user, so take the number needed as the least.
+difference between the two cumulative distributions (Kolmogorov-Smirnov's statistic, KS, on the counters' bins). The worse of the
+two decides. The PSI has the borders customary in credit scoring (Lewis, "An Introduction to Credit Scoring", 1994): below 0.1
+nothing has moved, from 0.25 on the population is another one. The KS has those of a normal distribution whose mean moves: a shift
+by d standard deviations has a PSI of d^2 and a KS of 2 Phi(d / 2) - 1.
+
+Nothing is concluded
+
+1. from few candidates. The borders know nothing of sample sizes. Without any drift the PSI of B groups is about (1/n + 1/m) times
+   a chi-square variable with B - 1 degrees of freedom (Yurdakul and Naranjo, "Statistical properties of the population stability
+   index", Journal of Risk Model Validation 14(4), 2020), and the KS is below sqrt((1/n + 1/m) log(2 / 0.05) / 2) 19 times in 20,
+   so below some n they exceed their borders by chance. That takes candidates for independent. Those of one slate share a user, so
+   take the number needed as the least;
+2. where one bin holds nearly all of the reference: who moves within it is not seen. Who leaves it is.
 """
 
 from __future__ import annotations
@@ -28,8 +35,14 @@ REPORT_FILE = "report.json"
 MOVED, DRIFTED = 0.1, 0.25
 """Borders of the PSI."""
 
+KS_MOVED, KS_DRIFTED = (math.erf(math.sqrt(psi / 8)) for psi in (MOVED, DRIFTED))
+"""The same of the KS: 0.126 and 0.197."""
+
 GROUP = 0.1
-"""Neighbouring bins are joined until they hold this share of the reference: deciles, as is customary, as far as bins allow."""
+"""Neighbouring bins are joined until they hold this share of the reference: deciles, as is customary, as far as bins allow. A bin
+that holds it alone stays alone."""
+
+VERDICTS = ("cannot tell", "stable", "moved", "drifted")
 
 Counts = NDArray[np.int64]
 
@@ -38,20 +51,22 @@ Counts = NDArray[np.int64]
 class ExitDrift:
     """One exit. reached: candidates counted and in the reference. stopped: the share of those that reached it that ended there,
     counted and in the reference. needed: the least number of candidates to conclude anything; None: no number is enough, since
-    the reference itself is too small. verdict: `stable`, `moved`, `drifted` or `too few`. NaN where nobody reached the exit."""
+    the reference itself is too small. crowded: the share of the reference in its fullest bin. verdict: of VERDICTS. NaN where
+    nobody reached the exit."""
 
     reached: tuple[int, int]
     stopped: tuple[float, float]
     psi: float
     ks: float
     needed: int | None
+    crowded: float
     verdict: str
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Of all exits that enough candidates reached, the worst verdict; `too few` if the first is not among them. cut_short: the
-    share of all candidates that a deadline stopped."""
+    """Of all exits the worst verdict, but not `stable` if the first exit, which all reach, cannot tell. cut_short: the share of
+    all candidates that a deadline stopped."""
 
     exits: tuple[ExitDrift, ...]
     cut_short: float
@@ -104,9 +119,9 @@ def compare(counted: Counters, expected: Counters) -> Drift:
     exits = tuple(_exit(counted, expected, k) for k in range(len(counted.reached)))
     ended = int(counted.reached[0])
     cut_short = float(counted.cut_short.sum() / ended) if ended else math.nan
-    verdict = "too few"
-    if exits[0].verdict != "too few":
-        verdict = max((e.verdict for e in exits if e.verdict != "too few"), key=("stable", "moved", "drifted").index)
+    verdict = max((e.verdict for e in exits), key=VERDICTS.index)
+    if verdict == "stable":
+        verdict = exits[0].verdict
     return Drift(exits, cut_short, verdict, _conclusion(exits, verdict))
 
 
@@ -115,51 +130,55 @@ def _exit(counted: Counters, expected: Counters, k: int) -> ExitDrift:
     n, m = int(seen.sum()), int(usual.sum())
     ended = [(x.stopped[k] + x.cut_short[k]) / x.reached[k] if x.reached[k] else math.nan for x in (counted, expected)]
     if m == 0:
-        return ExitDrift((n, m), (float(ended[0]), float(ended[1])), math.nan, math.nan, None, "too few")
+        return ExitDrift((n, m), (float(ended[0]), float(ended[1])), math.nan, math.nan, None, math.nan, "cannot tell")
     groups = _groups(usual)
-    psi = _psi(*(np.bincount(groups, x).astype(np.float64) for x in (seen, usual))) if n else math.nan
+    grouped = np.bincount(groups, usual).astype(np.float64)
+    psi = _psi(np.bincount(groups, seen).astype(np.float64), grouped) if n else math.nan
     ks = float(np.abs(seen.cumsum() / n - usual.cumsum() / m).max()) if n else math.nan
-    needed = _needed(int(groups[-1]) + 1, m)
-    verdict = "too few" if needed is None or n < needed else _verdict(psi)
-    return ExitDrift((n, m), (float(ended[0]), float(ended[1])), psi, ks, needed, verdict)
+    needed, crowded = _needed(np.count_nonzero(grouped), m), float(usual.max() / m)
+    verdict = "cannot tell" if needed is None or n < needed else _verdict(psi, ks, crowded)
+    return ExitDrift((n, m), (float(ended[0]), float(ended[1])), psi, ks, needed, crowded, verdict)
 
 
-def _verdict(psi: float) -> str:
-    if psi >= DRIFTED:
+def _verdict(psi: float, ks: float, crowded: float) -> str:
+    if psi >= DRIFTED or ks >= KS_DRIFTED:
         return "drifted"
-    return "moved" if psi >= MOVED else "stable"
+    if psi >= MOVED or ks >= KS_MOVED:
+        return "moved"
+    return "cannot tell" if crowded > 1 - GROUP else "stable"
 
 
 def _groups(usual: Counts) -> Counts:
-    """Each bin's group: int64 [bins], ascending from 0. What is left over at the end joins the last group."""
-    least, groups, group, held = GROUP * usual.sum(), np.zeros(len(usual), np.int64), 0, 0
+    """Each bin's group: int64 [bins], ascending from 0. Next to a bin that stays alone, a group may hold less than `GROUP`, or
+    nothing: who moves there is seen."""
+    least, groups, held = GROUP * usual.sum(), np.zeros(len(usual), np.int64), 0
     for i, count in enumerate(usual.tolist()):
-        groups[i] = group
-        held += count
-        if held >= least:
-            group, held = group + 1, 0
-    return np.minimum(groups, max(0, group - 1))
+        begins = i > 0 and (held >= least or count >= least)
+        groups[i] = groups[i - 1] + 1 if begins else groups[i - 1] if i else 0
+        held = count if begins else held + count
+    return groups
 
 
 def _psi(seen: NDArray[np.float64], usual: NDArray[np.float64]) -> float:
-    """Of counts by group. Half a candidate is added to each, so that an empty group does not make it infinite."""
-    p, q = ((x + 0.5) / (x.sum() + 0.5 * len(x)) for x in (seen, usual))
+    """Of counts by group. To each share is added half of what one candidate of the smaller sample is, so that an empty group does
+    not make it infinite, and one that is empty in both adds nothing."""
+    half = 0.5 / min(seen.sum(), usual.sum())
+    p, q = ((x / x.sum() + half) / (1 + half * len(x)) for x in (seen, usual))
     return float(((p - q) * np.log(p / q)).sum())
 
 
 def _needed(groups: int, usual: int) -> int | None:
-    """How many candidates it takes for the PSI to stay below `MOVED` without drift, 19 times in 20; None: more than any."""
-    if groups < 2:
-        return 1
-    d = groups - 1
+    """How many candidates it takes for PSI and KS each to stay below the border of `moved` without drift, 19 times in 20; None:
+    more than any. groups: those that are not empty in the reference."""
+    d = max(1, groups - 1)
     # The chi-square distribution's quantile, by Wilson and Hilferty's approximation.
-    quantile = d * (1 - 2 / (9 * d) + 1.6449 * math.sqrt(2 / (9 * d))) ** 3
-    left = MOVED / quantile - 1 / usual
+    chi_square = d * (1 - 2 / (9 * d) + 1.6449 * math.sqrt(2 / (9 * d))) ** 3
+    left = min(MOVED / chi_square, KS_MOVED**2 * 2 / math.log(2 / 0.05)) - 1 / usual
     return None if left <= 0 else math.ceil(1 / left)
 
 
 def _conclusion(exits: tuple[ExitDrift, ...], verdict: str) -> str:
-    named = ", ".join(f"exit {k} (PSI {e.psi:.2f})" for k, e in enumerate(exits) if e.verdict == verdict)
+    named = ", ".join(f"exit {k} (PSI {e.psi:.2f}, KS {e.ks:.2f})" for k, e in enumerate(exits) if e.verdict == verdict)
     if verdict == "drifted":
         return f"Drift at {named}: candidates are not those the policy was made for. Calibrate again, on recent interactions."
     if verdict == "moved":
@@ -169,4 +188,9 @@ def _conclusion(exits: tuple[ExitDrift, ...], verdict: str) -> str:
     first = exits[0]
     if first.needed is None:
         return f"Nothing can be concluded: calibration saw {first.reached[1]} candidates, too few to compare with."
+    if first.reached[0] >= first.needed:
+        return (
+            f"Nothing can be concluded: {first.crowded:.0%} of calibration's candidates are in one bin of c at exit 0, and who "
+            "moves within it is not seen."
+        )
     return f"Nothing can be concluded: {first.reached[0]} candidates were counted at exit 0, at least {first.needed} are needed."

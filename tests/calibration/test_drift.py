@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from rexit.bundle import Counters
-from rexit.calibration.drift import DRIFTED, MOVED, Drift, compare, reference
+from rexit.calibration.drift import DRIFTED, KS_DRIFTED, KS_MOVED, MOVED, Drift, compare, reference
 
 
 def counted(c: NDArray[np.float32], stops: NDArray[np.int64] | None = None) -> Counters:
@@ -50,11 +50,51 @@ def test_ks_is_scipys_on_the_bins() -> None:
 
 
 def test_groups_follow_the_reference_and_need_no_empty_bin() -> None:
-    """All of the reference in one bin: one group, which cannot differ."""
-    usual = np.full((1000, 1), 0.1, np.float32)
-    assert drift(normal(1000), usual).exits[0].psi == 0
     same = drift(normal(4000), normal(4000))
     assert same.exits[0].psi == 0 and same.verdict == "stable"
+
+
+CROWDED = np.repeat(np.float32([-0.6, 0.1, 0.6]), [30, 940, 30])[:, None]
+"""Nearly all in one bin, as c is where a model hardly ranks."""
+
+
+def test_who_leaves_the_bin_that_holds_nearly_all_is_seen() -> None:
+    """No alarm here means that candidates of another population are served by this policy."""
+    for usual in (CROWDED, np.full((1000, 1), 0.1, np.float32)):
+        for outermost in (9.0, -9.0):
+            gone = drift(np.full((5000, 1), outermost, np.float32), usual)
+            assert gone.verdict == "drifted" and "Calibrate again" in gone.conclusion
+            assert gone.exits[0].psi > 1 and gone.exits[0].ks > 0.9
+        half = drift(np.repeat(np.float32([0.1, 0.6]), 2500)[:, None], usual)
+        assert half.verdict == "drifted"
+
+
+def test_who_moves_within_the_bin_that_holds_nearly_all_is_not_seen() -> None:
+    """`No drift` would be a claim that the counters cannot bear out."""
+    within = drift(np.repeat(CROWDED, 5, axis=0), CROWDED)
+    assert within.verdict == "cannot tell"
+    assert within.conclusion == (
+        "Nothing can be concluded: 94% of calibration's candidates are in one bin of c at exit 0, and who moves within it is not "
+        "seen."
+    )
+    few = drift(CROWDED[:3], CROWDED)
+    assert few.verdict == "cannot tell" and "3 candidates were counted" in few.conclusion
+
+
+def test_ks_decides_where_many_small_moves_hide_from_the_groups() -> None:
+    """A quarter of each group moves by one group: the PSI of ten even groups sees little."""
+    usual = np.repeat(np.arange(10, dtype=np.float32) / 2, 500)[:, None]
+    seen = np.repeat(np.arange(10, dtype=np.float32) / 2, [370, 450, 450, 450, 450, 550, 550, 550, 550, 630])[:, None]
+    (exit,) = drift(seen, usual).exits
+    assert exit.psi < MOVED and 0.05 < exit.ks < KS_MOVED and exit.verdict == "stable"
+    seen = np.repeat(np.arange(10, dtype=np.float32) / 2, [350, 370, 370, 370, 370, 630, 630, 630, 630, 650])[:, None]
+    (exit,) = drift(seen, usual).exits
+    assert exit.psi < MOVED and exit.ks >= KS_MOVED and exit.verdict == "moved"
+
+
+def test_borders_of_ks_are_those_of_a_normal_distribution_that_moves() -> None:
+    for border, ks in ((MOVED, KS_MOVED), (DRIFTED, KS_DRIFTED)):
+        assert ks == pytest.approx(2 * stats.norm.cdf(math.sqrt(border) / 2) - 1)
 
 
 @pytest.mark.parametrize(("mean", "verdict"), [(0.0, "stable"), (0.6, "moved"), (1.2, "drifted"), (-6.0, "drifted")])
@@ -63,13 +103,15 @@ def test_verdicts(mean: float, verdict: str) -> None:
     psi = found.exits[0].psi
     assert found.verdict == found.exits[0].verdict == verdict
     assert (psi >= MOVED, psi >= DRIFTED) == (verdict != "stable", verdict == "drifted") and math.isfinite(psi)
+    assert (found.exits[0].ks >= KS_MOVED, found.exits[0].ks >= KS_DRIFTED) == (verdict != "stable", verdict == "drifted")
     assert ("Calibrate again" in found.conclusion) == (verdict == "drifted")
 
 
 @pytest.mark.parametrize("groups", [2, 3, 5, 10])
-def test_the_number_needed_is_the_chi_square_quantile(groups: int) -> None:
+def test_the_number_needed_is_what_psi_and_ks_both_take(groups: int) -> None:
     usual = np.repeat(np.arange(groups, dtype=np.float32) / 2, 4000 // groups)[:, None]
-    expected = 1 / (MOVED / stats.chi2.ppf(0.95, groups - 1) - 1 / len(usual))
+    psi, ks = MOVED / stats.chi2.ppf(0.95, groups - 1), 2 * KS_MOVED**2 / math.log(2 / 0.05)
+    expected = 1 / (min(psi, ks) - 1 / len(usual))
     assert drift(usual, usual).exits[0].needed == pytest.approx(expected, rel=0.04)
 
 
@@ -80,18 +122,23 @@ def test_no_alarm_without_drift() -> None:
     assert needed is not None and 50 < needed < 400
     alarms = sum(drift(normal(needed, seed=seed), usual).verdict != "stable" for seed in range(1000))
     assert alarms < 80
+    needed = drift(CROWDED, CROWDED).exits[0].needed
+    assert needed is not None
+    random = np.random.default_rng(0)
+    alarms = sum(drift(random.choice(CROWDED, needed), CROWDED).verdict != "cannot tell" for _ in range(1000))
+    assert alarms < 80
 
 
 def test_too_few_to_tell() -> None:
     few = drift(normal(20, 9.0), normal(5000))
-    assert few.verdict == "too few"
+    assert few.verdict == "cannot tell"
     assert few.conclusion == (
         f"Nothing can be concluded: 20 candidates were counted at exit 0, at least {few.exits[0].needed} are needed."
     )
     small = drift(normal(5000), normal(30))
-    assert small.verdict == "too few" and small.exits[0].needed is None and "calibration saw 30" in small.conclusion
+    assert small.verdict == "cannot tell" and small.exits[0].needed is None and "calibration saw 30" in small.conclusion
     nobody = compare(Counters(*np.zeros((3, 1), np.int64), np.zeros((1, 32), np.int64)), counted(normal(5000)))
-    assert nobody.verdict == "too few" and math.isnan(nobody.exits[0].psi) and math.isnan(nobody.cut_short)
+    assert nobody.verdict == "cannot tell" and math.isnan(nobody.exits[0].psi) and math.isnan(nobody.cut_short)
 
 
 def test_later_exits_count_where_enough_reach_them() -> None:
@@ -99,8 +146,8 @@ def test_later_exits_count_where_enough_reach_them() -> None:
     stops = np.r_[np.full(100, 2), np.full(2400, 1), np.zeros(2500, np.int64)]
     moved = usual + np.float32([0, 9, 9])
     found = compare(counted(moved, stops), counted(usual, stops))
-    assert [e.verdict for e in found.exits] == ["stable", "drifted", "too few"]
+    assert [e.verdict for e in found.exits] == ["stable", "drifted", "cannot tell"]
     assert found.verdict == "drifted" and "exit 1 (PSI" in found.conclusion and "exit 0" not in found.conclusion
     assert [e.stopped for e in found.exits] == [(0.5, 0.5), (0.96, 0.96), (1.0, 1.0)]
     never = compare(counted(usual, stops), counted(usual, np.zeros(5000, np.int64)))
-    assert [e.verdict for e in never.exits] == ["stable", "too few", "too few"] and math.isnan(never.exits[1].stopped[1])
+    assert [e.verdict for e in never.exits] == ["stable", "cannot tell", "cannot tell"] and math.isnan(never.exits[1].stopped[1])

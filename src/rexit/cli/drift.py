@@ -27,8 +27,10 @@ def drift(
     """Tell whether candidates are still like those that the policy was calibrated on.
 
     Compares the distribution of calibrated log-odds at each exit, and the shares that stopped there, with those that calibration
-    saw. The population stability index decides: below 0.1 nothing has moved, from 0.25 on it is time to calibrate again. Says so,
-    too, where too few candidates were counted to tell. Runs no model; the exit code does not depend on the verdict.
+    saw. The population stability index (PSI) and Kolmogorov-Smirnov's statistic (KS) decide, the worse of the two: below a PSI of
+    0.1 and a KS of 0.126 nothing has moved, from 0.25 or 0.197 on it is time to calibrate again. Where too few candidates were
+    counted, or nearly all of calibration's are in one bin, the verdict is that it cannot tell. Runs no model; the exit code does
+    not depend on the verdict.
 
         rexit score bundle --pairs today.parquet --out scores.parquet --counters counters.json
 
