@@ -14,7 +14,7 @@ import numpy as np
 from rexit import interrupts
 from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE
-from rexit.bundle.writer import link_or_copy
+from rexit.bundle.writer import bundle_copy, link_or_copy
 from rexit.calibration import decide, metrics, page, recording
 from rexit.calibration.drift import REPORT_FILE
 from rexit.calibration.examples import Example, pick
@@ -49,7 +49,7 @@ def calibrate(
     options: CalibrationOptions | None = None,
     *,
     progress: Progress = silent,
-    open_session: Callable[[], Any] | None = None,
+    open_session: Callable[[Path], Any] | None = None,
     decode: Callable[[Sequence[int]], str] | None = None,
 ) -> Calibration:
     """Calibrates a variant and writes policy.json, report.json, report.html and traces.safetensors into its folder.
@@ -57,17 +57,17 @@ def calibrate(
     1. Traces of the validation and test slates, by the variant itself; what its segments cost, from the file `options.profile`
        or measured here. Both are kept; with `options.from_traces` they are those that the last calibration kept.
     2. The decision (see `decide`): a policy with its certificate, from validation; quality on test.
-    3. The policy goes into place and is timed as deployed, against full depth and each fixed depth, alternating on the same
-       test slates. A policy whose candidates do not stop where their traces say is refused: what was chosen is not what runs.
-       One that turns out not to be faster is replaced by full depth. Not with `options.from_traces`.
-    4. The report is written, and the page made of it. If anything fails or is interrupted after the policy went into place, the
-       former policy and report come back.
+    3. The policy is timed as deployed, in a copy of the bundle that nobody else has open, against full depth and each fixed
+       depth, alternating on the same test slates. A policy whose candidates do not stop where their traces say is refused: what
+       was chosen is not what runs. One that turns out not to be faster is replaced by full depth. Not with `options.from_traces`.
+    4. The policy goes into place with its report and the page made of that: only now can a service meet it. If writing fails or
+       is interrupted, the former ones come back.
 
-    `open_session` opens a session of the variant; by default `rexit.runtime.open` does. `decode` makes text of token ids, for the
-    prompts of examples; without it they are left out. Raises BundleError if the catalog is not
-    the one the variant was made for or the profile was measured under other conditions, BackendError if the policy decides
-    otherwise than the traces say, InputError for options or labels that cannot work, a folder that cannot be written, or while
-    another process is writing to the bundle.
+    `open_session` opens a session of the variant in a bundle's folder; by default `rexit.runtime.open` does. `decode` makes text
+    of token ids, for the prompts of examples; without it they are left out. Raises BundleError if the catalog is not the one the
+    variant was made for or the profile was measured under other conditions, BackendError if the policy decides otherwise than the
+    traces say, InputError for options or labels that cannot work, a folder that cannot be written, or while another process is
+    writing to the bundle.
     """
     with sole_writer(bundle.path):
         opened = Bundle.open(bundle.path, bundle.variant.name)  # as it is now that nobody else changes it
@@ -82,7 +82,7 @@ class _Work:
         bundle: Bundle,
         options: CalibrationOptions,
         progress: Progress,
-        open_session: Callable[[], Any] | None,
+        open_session: Callable[[Path], Any] | None,
         decode: Callable[[Sequence[int]], str] | None,
     ) -> None:
         self._bundle, self._options, self._progress, self._decode = bundle, options, progress, decode
@@ -104,19 +104,17 @@ class _Work:
         decision = decide.decide(traces["validation"], traces["test"], costs, self._depths, bundle.variant_sha256, goal, **more)
         decision = _made_on(decision, seen.profile.conditions)
         self._progress("search", 1, 1)
-        files = [bundle.folder / name for name in (POLICY_FILE, REPORT_FILE, page.FILE)]
-        with _as_before_on_failure(files):
+        measured, slower = None, False
+        if not options.from_traces:
+            measured = self._time(decision.policy, spread(slates["test"], options.timed_slates))
+            slower = _slower(decision, measured)
+        if slower:
+            decision = decide.back_to_full_depth(decision)
+        shown = self._examples(decision.policy, slates["test"], traces["test"])
+        report = build(bundle, options, Findings(traces, seen.profile, costs, decision, measured, slower, *shown))
+        written = page.page(report)
+        with _as_before_on_failure([bundle.folder / name for name in (POLICY_FILE, REPORT_FILE, page.FILE)]):
             decision.policy.write(bundle.folder / POLICY_FILE)
-            measured, slower = None, False
-            if not options.from_traces:
-                measured = self._time(decision.policy, spread(slates["test"], options.timed_slates))
-                slower = _slower(decision, measured)
-            if slower:
-                decision = decide.back_to_full_depth(decision)
-                decision.policy.write(bundle.folder / POLICY_FILE)
-            shown = self._examples(decision.policy, slates["test"], traces["test"])
-            report = build(bundle, options, Findings(traces, seen.profile, costs, decision, measured, slower, *shown))
-            written = page.page(report)
             write_json(bundle.folder / REPORT_FILE, report, flushed=True)
             write_file(bundle.folder / page.FILE, written, flushed=True)
         return Calibration(decision.policy, report)
@@ -133,11 +131,11 @@ class _Work:
             raise InputError(f"{bundle.path}: has one exit, nothing to calibrate; expected at least two")
         return goal
 
-    def _runtime_session(self) -> Any:
+    def _runtime_session(self, folder: Path) -> Any:
         from rexit import runtime
 
         options = self._options
-        return runtime.open(self._bundle.path, self._bundle.variant.name, device=options.device, threads=options.threads)
+        return runtime.open(folder, self._bundle.variant.name, device=options.device, threads=options.threads)
 
     def _made_of(self) -> dict[str, Any]:
         options, bundle = self._options, self._bundle
@@ -153,7 +151,7 @@ class _Work:
         options, exits = self._options, len(self._depths)
         here = Conditions.here(self._bundle, options.device, options.threads)
         given = None if options.profile is None else CostProfile.read(options.profile, exits, here)
-        with contextlib.closing(self._open_session()) as session:
+        with contextlib.closing(self._open_session(self._bundle.path)) as session:
             log_odds = {name: collect(session, part, name, self._progress) for name, part in slates.items()}
             timed = spread(slates["validation"], options.timed_slates)
             limit, repeats = self._bundle.variant.max_tokens, options.repeats
@@ -163,18 +161,21 @@ class _Work:
         return seen
 
     def _time(self, policy: Policy, timed: Sequence[Slate]) -> Measured:
-        """The policy in place and each forced exit, as deployed."""
+        """The policy and each forced exit, as deployed."""
         modes, cached = (None, *range(len(self._depths))), self._options.cached_share > 0.5
-        with contextlib.closing(self._open_session()) as session:
-            times, stopped = latencies(session, timed, modes, self._options.repeats, self._progress, cached=cached)
-            same = _decided_as_traced(session, policy, timed, stopped, self._bundle.variant.rounding)
+        variant = self._bundle.variant
+        with bundle_copy(self._bundle.path, variant.name) as folder:
+            policy.write(folder / "variants" / variant.name / POLICY_FILE)
+            with contextlib.closing(self._open_session(folder)) as session:
+                times, stopped = latencies(session, timed, modes, self._options.repeats, self._progress, cached=cached)
+                same = _decided_as_traced(session, policy, timed, stopped, variant.rounding)
         return Measured(tuple(float(t) for t in times.mean(0)), sum(len(s.items) for s in timed), same)
 
     def _examples(self, policy: Policy, slates: Sequence[Slate], traces: Traces) -> tuple[list[Example], list[Example]]:
         decode = self._decode
         if decode is None or self._options.from_traces:
             return pick(policy, slates, traces, self._depths)
-        with contextlib.closing(self._open_session()) as session:
+        with contextlib.closing(self._open_session(self._bundle.path)) as session:
 
             def prompt(slate: Slate) -> str:
                 prefix, candidates = session.prompt(slate.user, slate.items[:1], as_of=slate.as_of)

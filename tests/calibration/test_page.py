@@ -357,9 +357,9 @@ def run(place: Path, **keywords: Any) -> Bundle:
     bundle = Bundle.open(place / "bundle")
     options = CalibrationOptions(slate=5, timed_slates=4, repeats=1, **keywords)
 
-    def open_session() -> FakeSession:
+    def open_session(folder: Path) -> FakeSession:
         costs, noise = even_costs(3, 100, 10), (0.5, 0.2, 0.1)
-        return FakeSession(3, costs, lambda user, item: 2.0 if (user + item) % 2 else -2.0, noise, bundle.policy())
+        return FakeSession(3, costs, lambda user, item: 2.0 if (user + item) % 2 else -2.0, noise, Bundle.open(folder).policy())
 
     calibrate(bundle, Catalog.open(place / "catalog"), options, open_session=open_session)
     return bundle

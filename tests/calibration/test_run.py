@@ -44,11 +44,15 @@ def truth(user: int, item: int) -> float:
     return 2.0 if (user + item) % 2 else -2.0
 
 
-def sessions(bundle: Bundle, noise=(0.5, 0.2, 0.1), costs: Costs | None = None, made: list[FakeSession] | None = None):
-    """Opens stand-ins that follow the policy that lies in the bundle, as the runtime does."""
+def policy_in(folder: Path) -> Policy | None:
+    return Bundle.open(folder).policy()
 
-    def open_session() -> FakeSession:
-        session = FakeSession(3, costs or even_costs(3, 100, 10), truth, noise, bundle.policy())
+
+def sessions(noise=(0.5, 0.2, 0.1), costs: Costs | None = None, made: list[FakeSession] | None = None):
+    """Opens stand-ins that follow the policy that lies in the folder, as the runtime does."""
+
+    def open_session(folder: Path) -> FakeSession:
+        session = FakeSession(3, costs or even_costs(3, 100, 10), truth, noise, policy_in(folder))
         if made is not None:
             made.append(session)
         return session
@@ -59,7 +63,7 @@ def sessions(bundle: Bundle, noise=(0.5, 0.2, 0.1), costs: Costs | None = None, 
 def run(place: Path, **keywords):
     bundle, options = Bundle.open(place / "bundle"), keywords.pop("options", OPTIONS)
     decode = keywords.pop("decode", None)
-    open_session = keywords.pop("open_session", None) or sessions(bundle, **keywords)
+    open_session = keywords.pop("open_session", None) or sessions(**keywords)
     return bundle, calibrate(bundle, Catalog.open(place / "catalog"), options, open_session=open_session, decode=decode)
 
 
@@ -117,7 +121,7 @@ def test_gain_is_over_the_best_fixed_depth_that_takes_no_longer(crowd: Path) -> 
 def test_full_depth_where_nothing_is_certified_with_the_maps_kept(place: Path) -> None:
     bundle = Bundle.open(place / "bundle")
     options = dataclasses.replace(OPTIONS, max_drop=0.01)
-    done = calibrate(bundle, Catalog.open(place / "catalog"), options, open_session=sessions(bundle))
+    done = calibrate(bundle, Catalog.open(place / "catalog"), options, open_session=sessions())
     assert done.conclusion.startswith(
         "No policy is certified within a drop of 0.01 of ndcg@5 with 95% confidence: 20 users are too few"
     )
@@ -150,13 +154,12 @@ def test_policy_that_is_a_fixed_depth_is_a_smaller_model(place: Path) -> None:
 
 
 def test_model_that_ranks_nothing_is_called_so(place: Path) -> None:
-    bundle = Bundle.open(place / "bundle")
     backwards = lambda user, item: -truth(user, item)  # noqa: E731
-    _, done = run(place, open_session=lambda: FakeSession(3, even_costs(3), backwards, (0.5, 0.2, 0.1), bundle.policy()))
+    _, done = run(place, open_session=lambda _: FakeSession(3, even_costs(3), backwards, (0.5, 0.2, 0.1)))
     assert "not even the deepest head ranks" in done.conclusion
 
 
-def never() -> FakeSession:
+def never(folder: Path) -> FakeSession:
     pytest.fail("the model ran")
 
 
@@ -245,17 +248,35 @@ def test_promise_that_the_clock_does_not_keep_is_taken_back(place: Path) -> None
     bundle = Bundle.open(place / "bundle")
     opened = 0
 
-    def open_session() -> FakeSession:
+    def open_session(folder: Path) -> FakeSession:
         nonlocal opened
         opened += 1
         costs = even_costs(3, 100, 10) if opened == 1 else Costs(500.0, np.zeros(3), np.zeros(3), np.zeros(3), 1)
-        return FakeSession(3, costs, truth, (0.5, 0.2, 0.1), bundle.policy())
+        return FakeSession(3, costs, truth, (0.5, 0.2, 0.1), policy_in(folder))
 
     _, done = run(place, open_session=open_session)
     assert re.search(r"should save [1-9]\d\.\d%, but is not faster when measured", done.conclusion)
     assert "is not faster when measured" in done.conclusion and done.report["policy"]["kind"] == "full depth"
     assert (done.policy.stops(np.full((1, 3), 50, np.float32), np.array([0, 1])) == 2).all()
     assert bundle.policy() == done.policy
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["recalibration", "first"])
+def test_no_policy_is_in_force_before_it_was_tried(place: Path, before: bool) -> None:
+    """One that decides otherwise than traced, or is slower, must never answer anybody."""
+    bundle = Bundle.open(place / "bundle")
+    if before:
+        Policy.full_depth(3, bundle.variant_sha256).write(bundle.folder / "policy.json")
+    former, in_force = bundle.policy_sha256, []
+
+    class Watched(FakeSession):
+        def score(self, *words, **keywords):
+            in_force.append(bundle.policy_sha256)
+            return super().score(*words, **keywords)
+
+    run(place, open_session=lambda at: Watched(3, even_costs(3, 100, 10), truth, (0.5, 0.2, 0.1), policy_in(at)))
+    assert set(in_force) == {former} and bundle.policy_sha256 != former
+    assert [path.name for path in bundle.path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_runs_again_from_its_own_result(place: Path) -> None:
@@ -283,7 +304,7 @@ def test_policy_that_decides_otherwise_than_traced_is_refused(place: Path, befor
     with pytest.raises(
         BackendError, match=r"user 100, item -?\d+: stopped at exit 2, the trace says [01]: .*no policy was written"
     ):
-        run(place, open_session=lambda: StopsElsewhere(3, even_costs(3, 100, 10), truth, (0.5, 0.2, 0.1), bundle.policy()))
+        run(place, open_session=lambda at: StopsElsewhere(3, even_costs(3, 100, 10), truth, (0.5, 0.2, 0.1), policy_in(at)))
     assert without_traces(bundle) == files
 
 
@@ -305,7 +326,7 @@ def test_foreign_catalog(place: Path) -> None:
     other = write_two_tastes(place / "other", seed=1).catalog
     bundle = Bundle.open(place / "bundle")
     with pytest.raises(BundleError, match=r"other/catalog: is catalog .*, .*bundle holds"):
-        calibrate(bundle, Catalog.open(other), OPTIONS, open_session=sessions(bundle))
+        calibrate(bundle, Catalog.open(other), OPTIONS, open_session=sessions())
     assert not (bundle.folder / "policy.json").exists()
 
 
@@ -331,11 +352,11 @@ def test_ctrl_c_while_timing_the_policy_brings_the_former_one_back(place: Path, 
     files = without_traces(bundle)
     opened = 0
 
-    def open_session() -> FakeSession:
+    def open_session(folder: Path) -> FakeSession:
         nonlocal opened
         opened += 1
         kind = FakeSession if opened == 1 else Interrupted
-        return kind(3, even_costs(3, 100, 10), truth, (0.5, 0.2, 0.1), bundle.policy())
+        return kind(3, even_costs(3, 100, 10), truth, (0.5, 0.2, 0.1), policy_in(folder))
 
     with pytest.raises(KeyboardInterrupt):
         calibrate(bundle, Catalog.open(place / "catalog"), OPTIONS, open_session=open_session)
@@ -346,7 +367,7 @@ def test_ctrl_c_while_timing_the_policy_brings_the_former_one_back(place: Path, 
 def test_nothing_is_calibrated_in_a_bundle_that_is_being_written(place: Path) -> None:
     bundle = Bundle.open(place / "bundle")
     with sole_writer(place / "bundle"), pytest.raises(InputError, match="bundle: another process is writing to it"):
-        calibrate(bundle, Catalog.open(place / "catalog"), OPTIONS, open_session=lambda: pytest.fail("work began"))
+        calibrate(bundle, Catalog.open(place / "catalog"), OPTIONS, open_session=lambda _: pytest.fail("work began"))
     assert bundle.policy() is None
 
 
@@ -357,7 +378,7 @@ def test_unwritable_folder_is_found_before_any_work(place: Path, monkeypatch: py
     monkeypatch.setattr("rexit.bundle.files.tempfile.TemporaryFile", refuse)
     bundle = Bundle.open(place / "bundle")
 
-    def never() -> FakeSession:
+    def never(folder: Path) -> FakeSession:
         raise AssertionError("work began")
 
     with pytest.raises(InputError, match="cpu-fp32: cannot be written: Read-only file system"):
@@ -379,7 +400,7 @@ def test_one_exit_has_nothing_to_calibrate(tmp_path: Path) -> None:
     made = write_two_tastes(tmp_path, exits=(4,))
     bundle = Bundle.open(made.bundle)
     with pytest.raises(InputError, match="one exit, nothing to calibrate"):
-        calibrate(bundle, Catalog.open(made.catalog), OPTIONS, open_session=sessions(bundle))
+        calibrate(bundle, Catalog.open(made.catalog), OPTIONS, open_session=sessions())
 
 
 def test_log_odds_that_are_not_finite_are_refused(place: Path) -> None:
@@ -402,7 +423,7 @@ def test_labels_all_alike_are_refused(place: Path) -> None:
     shutil.copy(place / "bundle" / "catalog" / "catalog.json", place / "catalog")
     opened = Bundle.open(place / "bundle")
     with pytest.raises(InputError, match="validation: all 300 interactions are liked, expected both kinds"):
-        calibrate(opened, Catalog.open(place / "catalog"), OPTIONS, open_session=sessions(opened))
+        calibrate(opened, Catalog.open(place / "catalog"), OPTIONS, open_session=sessions())
 
 
 def test_progress_reaches_its_end(place: Path) -> None:
@@ -411,7 +432,7 @@ def test_progress_reaches_its_end(place: Path) -> None:
         bundle,
         Catalog.open(place / "catalog"),
         OPTIONS,
-        open_session=sessions(bundle),
+        open_session=sessions(),
         progress=lambda what, done, total: told.__setitem__(what, (done, total)),
     )
     assert list(told) == ["validation", "test", "costs", "search", "latency"]

@@ -71,6 +71,30 @@ def link_or_copy(source: str, target: str) -> None:
 
 
 @contextlib.contextmanager
+def bundle_copy(bundle: Path, variant: str) -> Iterator[Path]:
+    """A copy of the bundle that nobody else knows of, with the files of one variant, as hard links where possible; gone when the
+    block ends. Only for the bundle's `sole_writer`. Replace its files, never write into them. Raises InputError if the bundle
+    cannot be written."""
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        if Path(folder).parent == bundle / "variants" and Path(folder).name != variant:
+            return set(names) - {"variant.json"}
+        return {name for name in names if name.startswith(".")}
+
+    copy = bundle / ".copy.tmp"  # a name that `sole_writer` cleans up after a killed process
+    try:
+        try:
+            shutil.copytree(bundle, copy, symlinks=True, ignore=left_out, copy_function=link_or_copy)
+        except OSError as exc:
+            reason = exc.args[0][0][2] if isinstance(exc, shutil.Error) else exc.strerror or exc
+            raise InputError(f"{bundle}: cannot be written: {reason}") from exc
+        yield copy
+    finally:
+        with interrupts.deferred():
+            shutil.rmtree(copy, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def sole_writer(bundle: Path) -> Iterator[None]:
     """Nobody else writes to the bundle, or replaces it, while the block runs. Does nothing where there is no bundle.
 
