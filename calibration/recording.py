@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,26 +35,27 @@ class Recording:
 
     def write(self, path: Path) -> None:
         """Writes the file, whole or not at all. Raises InputError if it cannot be written."""
-        told = {
+        about = {
             "made_of": dict(self.made_of),
             "profile": self.profile.to_json(),
             "prefix_tokens": self.prefix_tokens,
             "candidate_tokens": self.candidate_tokens,
         }
-        write_file(path, save({f"{name}.log_odds": z for name, z in self.log_odds.items()}, {"rexit": json.dumps(told)}))
+        tensors, text = {f"{name}.log_odds": z for name, z in self.log_odds.items()}, json.dumps(about)
+        write_file(path, save(tensors, {"rexit": text, "sha256": _sha256(text, tensors)}))
 
     @classmethod
     def read(cls, path: Path, exits: int, made_of: Mapping[str, Any], pairs: Mapping[str, int]) -> Recording:
         """pairs: of each split. Raises BundleError, also if it was made of anything else."""
         if not path.is_file():
             raise BundleError(f"{path}: no such file: run `rexit calibrate` without --from-traces first")
+        text, tensors = _whole(path)
         try:
-            with safe_open(path, "np") as file:
-                told = json.loads(file.metadata()["rexit"])
-                log_odds = {name: file.get_tensor(f"{name}.log_odds") for name in pairs}
-            found = dict(told["made_of"])
-            numbers = float(told["prefix_tokens"]), float(told["candidate_tokens"])
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as exc:
+            about = json.loads(text)
+            log_odds = {name: tensors[f"{name}.log_odds"] for name in pairs}
+            found = dict(about["made_of"])
+            numbers = float(about["prefix_tokens"]), float(about["candidate_tokens"])
+        except (KeyError, TypeError, ValueError, RecursionError) as exc:
             raise BundleError(f"{path}: no recording of traces: {exc}") from exc
         for name, expected in made_of.items():
             if found.get(name) != expected:
@@ -67,7 +69,34 @@ class Recording:
                 raise BundleError(f"{path}: {name}: is {z.dtype} {list(z.shape)}, expected finite float32 [{count}, {exits}]")
         if not all(np.isfinite(x) and x > 0 for x in numbers):
             raise BundleError(f"{path}: has {numbers[0]:g} and {numbers[1]:g} tokens per prefix and candidate, expected some")
-        return cls(log_odds, CostProfile.of_json(told["profile"], path, exits), *numbers, found)
+        return cls(log_odds, CostProfile.of_json(about["profile"], path, exits), *numbers, found)
+
+
+def check(path: Path) -> None:
+    """Raises BundleError for a recording that is not as it was written."""
+    _whole(path)
+
+
+def _whole(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
+    """What the file says of itself, as JSON text, and its tensors. Raises BundleError, also if a byte of them has changed."""
+    try:
+        with safe_open(path, "np") as file:
+            metadata = file.metadata()
+            text, expected = metadata["rexit"], metadata["sha256"]
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as exc:
+        raise BundleError(f"{path}: no recording of traces: {exc}") from exc
+    if (digest := _sha256(text, tensors)) != expected:
+        raise BundleError(f"{path}: its SHA-256 is {_short(digest)}, expected {_short(expected)}: run `rexit calibrate` again")
+    return text, tensors
+
+
+def _sha256(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
+    """Of what the file says of itself, and of its tensors with their names, types and shapes."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode() + tensor.tobytes())
+    return digest.hexdigest()
 
 
 def _short(value: Any) -> str:

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from builders.traces import even_costs
 from doubles.session import FakeSession
 from rexit.bundle import Bundle, Catalog, ExitPolicy, Policy, sole_writer
 from rexit.calibration import CalibrationOptions, calibrate
+from rexit.calibration.recording import Recording
 from rexit.calibration.run import _decided_as_traced
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure.costs import Costs, depth_name
@@ -215,10 +217,23 @@ def test_foreign_missing_and_damaged_traces_are_refused(place: Path) -> None:
     refused(None, "traces.safetensors: no such file: run `rexit calibrate` without --from-traces first")
     refused(whole[:100], "no recording of traces")
     refused(whole[:-40], "no recording of traces")
-    refused(whole.replace(bundle.variant_sha256.encode(), b"f" * 64), "recorded with variant_sha256 f{12}…, expected")
-    refused(whole.replace(b'\\"prefix_tokens\\": ', b'\\"prefix_takens\\": '), "no recording of traces: 'prefix_tokens'")
-    nan = np.frombuffer(np.float32(np.nan).tobytes(), np.uint8)
-    refused(whole[:-4] + nan.tobytes(), r"expected finite float32 \[\d+, 3\]")
+    refused(
+        whole.replace(b'\\"prefix_tokens\\": ', b'\\"prefix_takens\\": '), "its SHA-256 is .*, expected .*: run `rexit calibrate`"
+    )
+    refused(whole[:-1] + bytes([whole[-1] ^ 1]), "its SHA-256 is .*, expected .*: run `rexit calibrate`")
+
+    path.write_bytes(whole)
+    made_of = {"variant_sha256": bundle.variant_sha256}
+    good = Recording.read(path, 3, made_of, {"validation": 300, "test": 300})
+
+    def written(**changes: Any) -> bytes:
+        dataclasses.replace(good, **changes).write(path)
+        return path.read_bytes()
+
+    refused(written(made_of={"variant_sha256": "f" * 64}), "recorded with variant_sha256 f{12}…, expected")
+    nan = {**good.log_odds, "test": np.full((300, 3), np.nan, np.float32)}
+    refused(written(log_odds=nan), r"expected finite float32 \[300, 3\]")
+    refused(written(prefix_tokens=0.0), "has 0 and 4 tokens per prefix and candidate")
 
 
 def test_cached_prefixes_cost_less(place: Path) -> None:

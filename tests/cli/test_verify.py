@@ -31,8 +31,15 @@ def test_whole_bundle_passes(run: Run, place: Path) -> None:
     calibrate(run, place)
     ended = run("verify", place / "bundle", "--json")
     assert ended.code == 0 and ended.json["ok"]
-    assert checks(ended) == dict.fromkeys(("digests", "rows", "policy", "prompts", "log-odds", "exit decisions"), "ok")
+    assert checks(ended) == dict.fromkeys(("digests", "traces", "rows", "policy", "prompts", "log-odds", "exit decisions"), "ok")
     assert "All checks passed." in run("verify", place / "bundle").out
+    traces = place / "bundle" / "variants" / "cpu-fp32" / "traces.safetensors"
+    for at in (-1, traces.read_bytes().index(b"prefix_tokens")):
+        flip(traces, at)
+        ended = run("verify", place / "bundle", "--json")
+        assert ended.code == 8, "the next calibration --from-traces takes them for what the variant computes"
+        assert "traces.safetensors" in failures_of(ended, "traces")[0] and "SHA-256" in failures_of(ended, "traces")[0]
+        flip(traces, at)
 
 
 def test_decisions_are_checked_with_a_cold_and_a_cached_prefix(run: Run, made: Path, reused: list[bool]) -> None:

@@ -49,10 +49,10 @@ def verify(
 ) -> None:
     """Check that a bundle is whole and computes on this machine what it computed where it was exported.
 
-    Checks the digests of all files; every row of the catalog; golden samples (the runtime assembles the same prompts and
-    gives the same log-odds, within the tolerance recorded at export); exit decisions (each candidate stops where the policy
-    says and answers with the log-odds that a trace in the same session has there, with a cold and with a warm prefix); and
-    TensorRT engines (digests, and that they were built from these graphs). If a variant's backend is missing on this
+    Checks the digests of all files, and of calibration's traces; every row of the catalog; golden samples (the runtime assembles
+    the same prompts and gives the same log-odds, within the tolerance recorded at export); exit decisions (each candidate stops
+    where the policy says and answers with the log-odds that a trace in the same session has there, with a cold and with a warm
+    prefix); and TensorRT engines (digests, and that they were built from these graphs). If a variant's backend is missing on this
     machine, only its files are checked, unless the variant or a device is named. Exits with 8 if anything fails.
 
         rexit verify bundle && systemctl restart recommender
@@ -97,7 +97,9 @@ def _checks(path: Path, variant: str | None, threads: int, device: str | None) -
 
 
 def _files(bundle: Bundle) -> list[Check]:
-    """Digests, and that the policy belongs to this variant."""
+    """Digests, those of traces too, and that the policy belongs to this variant."""
+    from rexit.calibration import recording
+
     name, checks = bundle.variant.name, []
     count = len(bundle.manifest.files) + len(bundle.variant.files)
     try:
@@ -112,6 +114,12 @@ def _files(bundle: Bundle) -> list[Check]:
             checks.append(_check(name, "vectors", "", ()))
         except BundleError as exc:
             checks.append(_check(name, "vectors", "", [str(exc)]))
+    if (traces := bundle.folder / recording.FILE).exists():
+        try:
+            recording.check(traces)
+            checks.append(_check(name, "traces", "", ()))
+        except BundleError as exc:
+            checks.append(_check(name, "traces", "", [str(exc)]))
     try:
         policy = bundle.policy()
         checks.append(_check(name, "policy", "not calibrated" if policy is None else f"patience {policy.patience}", ()))
