@@ -135,7 +135,7 @@ def _exit(counted: Counters, expected: Counters, k: int) -> ExitDrift:
     grouped = np.bincount(groups, usual).astype(np.float64)
     psi = _psi(np.bincount(groups, seen).astype(np.float64), grouped) if n else math.nan
     ks = float(np.abs(seen.cumsum() / n - usual.cumsum() / m).max()) if n else math.nan
-    needed, crowded = _needed(np.count_nonzero(grouped), m), float(usual.max() / m)
+    needed, crowded = _needed(int(np.count_nonzero(grouped)), m), float(usual.max() / m)
     verdict = "cannot tell" if needed is None or n < needed else _verdict(psi, ks, crowded)
     return ExitDrift((n, m), (float(ended[0]), float(ended[1])), psi, ks, needed, crowded, verdict)
 
