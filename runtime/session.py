@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -376,7 +376,9 @@ def _integer(name: str, value: Any, bits: int = 63) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        raise InputError(f"{name} is {value!r}, expected an integer") from None
+        number = None
+    if number is None or isinstance(value, bool):  # True is 1 to Python, and would be user 1
+        raise InputError(f"{name} is {value!r}, expected an integer")
     if not -(1 << bits) <= number < 1 << bits or (bits == 31 and number < 0):
         raise InputError(f"{name} is {number}, out of range")
     return number
@@ -399,9 +401,7 @@ def _id(name: str, value: Any) -> Id:
 
 def _ids(name: str, values: Any) -> tuple[NDArray[Any], list[Id]]:
     """Ids as an array, for the answer, and as plain Python values."""
-    if isinstance(values, str):
-        raise InputError(f"{name} is a string, expected a sequence of ids")
-    plain = [_id(f"{name}[{n}]", value) for n, value in enumerate(values)]
+    plain = [_id(f"{name}[{n}]", value) for n, value in enumerate(_sequence(name, values, "ids"))]
     if isinstance(values, np.ndarray) and values.ndim == 1:
         return values, plain
     if all(isinstance(value, int) for value in plain):
@@ -411,10 +411,22 @@ def _ids(name: str, values: Any) -> tuple[NDArray[Any], list[Id]]:
     return given, plain
 
 
+def _sequence(name: str, values: Any, of: str) -> Iterable[Any]:
+    if isinstance(values, str | bytes):
+        raise InputError(f"{name} is a string, expected a sequence of {of}")
+    try:
+        iter(values)
+    except TypeError:
+        raise InputError(f"{name} is {values!r}, expected a sequence of {of}") from None
+    return cast(Iterable[Any], values)
+
+
 def _recent(recent: Recent | None) -> tuple[list[Id], list[int]]:
     ids: list[Id] = []
     liked: list[int] = []
-    for n, one in enumerate(() if recent is None else recent):
+    for n, one in enumerate(() if recent is None else _sequence("recent", recent, "interactions")):
+        if isinstance(one, tuple) and len(one) != 2:
+            raise InputError(f"recent[{n}] is {one!r}, expected an item id or a pair of an item id and whether it was liked")
         item, verdict = one if isinstance(one, tuple) else (one, True)
         ids.append(_id(f"recent[{n}]", item))
         liked.append(int(bool(verdict)))

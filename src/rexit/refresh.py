@@ -24,6 +24,7 @@ import numpy as np
 from rexit.bundle import Bundle, Catalog, Golden, GoldenSlate, Ids, Manifest, Vectors
 from rexit.bundle.fit import check_fit
 from rexit.bundle.golden import FILE as GOLDEN_FILE
+from rexit.bundle.manifest import check_is_bundle
 from rexit.bundle.swap import staged
 from rexit.bundle.writer import sole_writer
 from rexit.errors import BundleError, DriftError, InputError
@@ -101,8 +102,7 @@ def refresh(bundle: Path, catalog: Path, options: RefreshOptions | None = None, 
     new = Catalog.open(Path(catalog))
     if edited := new.edited():
         raise BundleError(edited[0])
-    if not (bundle / "manifest.json").is_file():
-        raise BundleError(f"{bundle}: is not a bundle: it has no manifest.json")
+    check_is_bundle(bundle)
     with sole_writer(bundle):
         manifest = Manifest.read(bundle)
         opened = [Bundle.open(bundle, name) for name in manifest.variants]

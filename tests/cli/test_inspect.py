@@ -42,6 +42,12 @@ def test_neither(run: Run, tmp_path: Path) -> None:
     one_line(run("inspect", tmp_path), 4, "not a bundle (manifest.json), a catalog (catalog.json) or a policy file")
 
 
+def test_a_report_is_no_policy(run: Run, place: Path) -> None:
+    calibrate(run, place)
+    report = place / "bundle/variants/cpu-fp32/report.json"
+    one_line(run("inspect", report), 4, "report.json: not a policy: it has no `patience`")
+
+
 def test_a_policy_with_rules_of_the_slate(run: Run, place: Path) -> None:
     path = place / "bundle/variants/cpu-fp32/policy.json"
     exits = [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}] * 3

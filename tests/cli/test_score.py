@@ -120,6 +120,13 @@ def test_no_such_bundle(run: Run, tmp_path: Path) -> None:
     one_line(run("score", tmp_path / "none", "--user", 1, "--items", "3"), 4, "none: no such bundle folder")
 
 
+def test_a_catalog_is_no_bundle(run: Run, place: Path) -> None:
+    one_line(run("score", place / "catalog", "--user", 1, "--items", "3"), 4, "catalog: is a catalog, expected a bundle")
+    one_line(run("score", place, "--user", 1, "--items", "3"), 4, "place: is not a bundle: it has no manifest.json")
+    ended = run("calibrate", place / "bundle", "--catalog", place / "bundle")
+    one_line(ended, 4, "bundle: is a bundle, expected a catalog: the folder that `rexit index` wrote")
+
+
 def test_policy_of_another_variant(run: Run, place: Path) -> None:
     bundle = Bundle.open(place / "bundle")
     Policy.full_depth(3, "f" * 64).write(bundle.folder / "policy.json")

@@ -93,6 +93,16 @@ def test_a_column_of_times_that_is_named_must_be_there(run: Run, place: Path) ->
     one_line(ended, 2, "pairs.csv: no column 'when' (as_of), it has: user, item, as_of")
 
 
+@pytest.mark.parametrize("line", [1, 2, 5000])
+def test_text_that_is_not_utf8_is_named_by_its_line(run: Run, place: Path, line: int) -> None:
+    lines = [b"user,item", *[b"100,3"] * 5000]
+    lines[line - 1] += b",\xe9"
+    pairs = place / "pairs.csv"
+    pairs.write_bytes(b"\n".join(lines))
+    ended = run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv")
+    one_line(ended, 2, f"pairs.csv: line {line}: not UTF-8")
+
+
 def test_not_a_parquet_file(run: Run, place: Path) -> None:
     pairs = write_pairs(place, "pairs.parquet")
     one_line(

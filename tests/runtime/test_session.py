@@ -104,11 +104,30 @@ def test_bad_options(options: dict[str, Any], text: str, session: runtime.Sessio
         ("ann", ITEM_IDS, "user is a string, the catalog's ids are integers"),
         ("a\0b", ITEM_IDS, "NUL character"),
         (None, ITEM_IDS, "user is None"),
+        (True, ITEM_IDS, "user is True, expected an integer"),
+        (1, [True], r"items\[0\] is True, expected an integer"),
+        (1, 242, "items is 242, expected a sequence of ids"),
+        (1, b"ab", "items is a string, expected a sequence of ids"),
+        (1, None, "items is None, expected a sequence of ids"),
+        (1, np.array(3), r"items is array\(3\), expected a sequence of ids"),
     ],
 )
 def test_bad_ids(user: Any, items: Any, text: str, session: runtime.Session) -> None:
     with pytest.raises(InputError, match=text):
         session.score(user, items)
+
+
+@pytest.mark.parametrize(
+    ("recent", "text"),
+    [
+        (7, "recent is 7, expected a sequence of interactions"),
+        ("7", "recent is a string, expected a sequence of interactions"),
+        ([(3, True, 1)], r"recent\[0\] is \(3, True, 1\), expected an item id or a pair"),
+    ],
+)
+def test_recent_that_is_no_list_of_interactions(recent: Any, text: str, session: runtime.Session) -> None:
+    with pytest.raises(InputError, match=text):
+        session.score(USER_IDS[0], ITEM_IDS, recent=recent)
 
 
 def test_unknown_user_is_folded_in(session: runtime.Session) -> None:

@@ -196,9 +196,20 @@ def _csv_lines(path: Path) -> Iterator[list[str]]:
         try:
             yield from reader
         except UnicodeDecodeError as exc:
-            raise InputError(f"{path}: not UTF-8 near line {reader.line_num + 1}") from exc
+            raise InputError(f"{path}: line {_first_not_utf8(path)}: not UTF-8") from exc
         except csv.Error as exc:
             raise InputError(f"{path}: line {reader.line_num}: {exc}") from exc
+
+
+def _first_not_utf8(path: Path) -> int:
+    """The number of a line; a decoder reads ahead of the line it gives."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    raise AssertionError(f"{path} is UTF-8")
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[None, pl.DataFrame]]:

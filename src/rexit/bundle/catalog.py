@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from rexit.bundle.files import FileEntry, check_hashes, check_sizes, digest, read_entries, read_json
+from rexit.bundle.files import FileEntry, check_hashes, check_sizes, digest, read_entries, read_json, reason
 from rexit.bundle.vectors import REQUIRED as VECTORS
 from rexit.bundle.vectors import VectorIds
 from rexit.errors import BundleError, InputError
@@ -167,6 +167,8 @@ class Catalog:
         path = Path(path)
         if not path.is_dir():
             raise BundleError(f"{path}: no such catalog folder")
+        if not (path / "catalog.json").is_file() and (path / "manifest.json").is_file():
+            raise BundleError(f"{path}: is a bundle, expected a catalog: the folder that `rexit index` wrote")
         info = read_json(path / "catalog.json", {VECTORS, LISTS})
         for key in ("ids", "counts", "labels", "embedding", "prompt", "splits"):
             if not isinstance(info.get(key), dict):
@@ -186,7 +188,7 @@ class Catalog:
         try:
             ids = opened.vector_ids
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise BundleError(f"{path}/catalog.json: not a prompt program: {exc!r}") from exc
+            raise BundleError(f"{path}/catalog.json: not a prompt program: {reason(exc)}") from exc
         if ids and ids.too_many:
             raise BundleError(f"{path}/catalog.json: {ids.too_many}")
         return opened

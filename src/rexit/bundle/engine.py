@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rexit import __version__
-from rexit.bundle.files import SCHEMA, FileEntry, check_hashes, check_sizes, read_entries, read_json, write_json
+from rexit.bundle.files import SCHEMA, FileEntry, check_hashes, check_sizes, read_entries, read_json, reason, write_json
 from rexit.errors import BundleError
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Engine:
                 read_entries(value["files"], path),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise BundleError(f"{path}: not an engine: {exc!r}") from exc
+            raise BundleError(f"{path}: not an engine: {reason(exc)}") from exc
         if engine.builder not in BUILDERS:
             raise BundleError(f"{path}: built by {engine.builder!r}, expected {' or '.join(BUILDERS)}")
         if engine.key != folder.name:

@@ -86,6 +86,11 @@ def read_json(path: Path, known: Collection[str] = ()) -> dict[str, Any]:
     return value
 
 
+def reason(exc: Exception) -> str:
+    """What was wrong with a JSON value, from what reading it raised."""
+    return f"it has no `{exc.args[0]}`" if isinstance(exc, KeyError) else str(exc)
+
+
 def read_entries(files: Any, where: Path) -> dict[str, FileEntry]:
     """The `files` object of a manifest; paths are checked to stay inside their folder. Raises BundleError."""
     if not isinstance(files, dict):

@@ -10,7 +10,7 @@ from typing import Any
 
 from rexit import __version__
 from rexit.bundle.catalog import Catalog
-from rexit.bundle.files import SCHEMA, FileEntry, check_hashes, check_sizes, digest, read_entries, read_json, write_json
+from rexit.bundle.files import SCHEMA, FileEntry, check_hashes, check_sizes, digest, read_entries, read_json, reason, write_json
 from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.bundle.golden import Golden
 from rexit.bundle.policy import FILE as POLICY_FILE
@@ -112,7 +112,7 @@ class Variant:
                 unrotated=value.get("unrotated"),
             )
         except (KeyError, TypeError, ValueError, IndexError) as exc:
-            raise BundleError(f"{path}: not a variant: {exc!r}") from exc
+            raise BundleError(f"{path}: not a variant: {reason(exc)}") from exc
 
     def write(self, folder: Path) -> None:
         """Writes variant.json. Raises InputError if it cannot be written."""
@@ -137,6 +137,14 @@ class Variant:
 
 REFRESHED = "refreshed"
 """What `requires` holds where the catalog is another one than was exported."""
+
+
+def check_is_bundle(folder: Path) -> None:
+    """Raises BundleError for a folder without a manifest."""
+    if not (folder / "manifest.json").is_file():
+        if (folder / "catalog.json").is_file():
+            raise BundleError(f"{folder}: is a catalog, expected a bundle: `rexit export` makes one of it and a checkpoint")
+        raise BundleError(f"{folder}: is not a bundle: it has no manifest.json")
 
 
 @dataclass(frozen=True)
@@ -190,7 +198,7 @@ class Manifest:
                 *in_force,
             )
         except (KeyError, TypeError, ValueError) as exc:
-            raise BundleError(f"{path}: not a bundle's manifest: {exc!r}") from exc
+            raise BundleError(f"{path}: not a bundle's manifest: {reason(exc)}") from exc
 
     def write(self, folder: Path) -> None:
         """Writes manifest.json. Raises InputError if it cannot be written."""
@@ -234,6 +242,7 @@ class Bundle:
         path = Path(path)
         if not path.is_dir():
             raise BundleError(f"{path}: no such bundle folder")
+        check_is_bundle(path)
         manifest = Manifest.read(path)
         check_sizes(path, manifest.files)
         if not manifest.variants:

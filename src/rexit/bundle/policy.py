@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit import __version__
-from rexit.bundle.files import SCHEMA, read_json, write_json
+from rexit.bundle.files import SCHEMA, read_json, reason, write_json
 from rexit.bundle.slate_rules import TopK, add_possible, slate_stops
 from rexit.errors import BundleError
 
@@ -168,7 +168,7 @@ class Policy:
                 value.get("made_on"),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as exc:
-            raise BundleError(f"{path}: not a policy: {exc!r}") from exc
+            raise BundleError(f"{path}: not a policy: {reason(exc)}") from exc
         if policy.variant_sha256 != variant_sha256:
             raise BundleError(
                 f"{path}: made for variant {policy.variant_sha256[:12]}…, this one is {variant_sha256[:12]}…: calibrate again"

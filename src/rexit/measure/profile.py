@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit import __version__
-from rexit.bundle.files import SCHEMA, read_json, write_json
+from rexit.bundle.files import SCHEMA, read_json, reason, write_json
 from rexit.errors import BundleError
 from rexit.measure.costs import Costs, passes
 from rexit.measure.machine import Conditions
@@ -72,7 +72,7 @@ class CostProfile:
                 float(value["fit_error"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise BundleError(f"{path}: not a profile: {exc!r}") from exc
+            raise BundleError(f"{path}: not a profile: {reason(exc)}") from exc
         numbers = [profile.base_us, *(x for segment in profile.segments for x in asdict(segment).values())]
         if len(profile.segments) != exits or not all(np.isfinite(x) and x >= 0 for x in numbers):
             raise BundleError(f"{path}: expected {exits} segments with costs of 0 or more")
