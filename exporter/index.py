@@ -18,7 +18,15 @@ from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
 from rexit.exporter.catalog import encoded, lightgcn, tables
 from rexit.exporter.catalog.folder import check_place, write
-from rexit.exporter.catalog.interactions import read_entities, read_interactions, rows_of, unify_ids, without_repeats
+from rexit.exporter.catalog.interactions import (
+    counted,
+    read_entities,
+    read_interactions,
+    rows_of,
+    unify_ids,
+    unit_of_times,
+    without_repeats,
+)
 from rexit.exporter.catalog.lists import Lists
 from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.catalog.neighbours import similar_users
@@ -28,6 +36,7 @@ from rexit.exporter.options import IndexOptions
 from rexit.exporter.prompt.language import Language, Worded, worded
 from rexit.exporter.prompt.pieces import fingerprint
 from rexit.progress import Progress, silent
+from rexit.times import Timeline
 
 SNAPSHOTS = "snapshots.safetensors"
 
@@ -99,11 +108,14 @@ class _Data:
     users: pl.DataFrame
     items: pl.DataFrame
     split: Mapping[str, Any]
+    timeline: Timeline
     dropped: int
 
 
 def _read(interactions: Path, items: Path, users: Path | None, options: IndexOptions) -> _Data:
     rows, columns = read_interactions(interactions, options), options.columns
+    unit = unit_of_times(rows["time"]) if options.order == "time" else None
+    rows = rows.with_columns(counted(rows["time"], unit, interactions))
     frame = without_repeats(rows, options.repeats, interactions)
     dropped = len(rows) - len(frame)
     item_frame = read_entities(items, columns.item, "--item-column")
@@ -120,7 +132,9 @@ def _read(interactions: Path, items: Path, users: Path | None, options: IndexOpt
     asked = assigned
     if options.implicit:
         asked = with_negatives(assigned, len(item_frame), options.implicit_negatives, options.seed, interactions)
-    return _Data(assigned, asked, sides["user"], sides["item"], split, dropped)
+    times = frame["time"].to_numpy()
+    timeline = Timeline(options.order, unit, int(times.min()), int(times.max()))
+    return _Data(assigned, asked, sides["user"], sides["item"], split, timeline, dropped)
 
 
 def _likes(data: _Data) -> lightgcn.Likes:
@@ -181,7 +195,7 @@ def _content(
 
 def _info(data: _Data, language: Language, words: Worded, options: IndexOptions) -> dict[str, Any]:
     label = {"column": options.columns.rating, "positive_at": options.least_like}
-    order: dict[str, Any] = {"by": options.order}
+    order = data.timeline.to_json()
     if options.order == "time":
         order["column"] = options.columns.time
     elif options.order == "random":

@@ -29,7 +29,15 @@ from rexit.bundle.writer import new_folder
 from rexit.errors import BundleError, InputError
 from rexit.exporter.catalog import encoded, fold_in, tables
 from rexit.exporter.catalog.folder import check_place, write
-from rexit.exporter.catalog.interactions import read_entities, read_interactions, rows_of, unify_ids, without_repeats
+from rexit.exporter.catalog.interactions import (
+    counted,
+    read_entities,
+    read_interactions,
+    rows_of,
+    unify_ids,
+    unit_of_times,
+    without_repeats,
+)
 from rexit.exporter.catalog.lists import Lists
 from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.catalog.neighbours import nonzero_rows, updated_similar_users
@@ -70,7 +78,7 @@ def update_catalog(
     pieces = MorePieces.of(old, language)
     progress("read", 0, 1)
     options = _options(old, user_column, item_column)
-    rows = read_interactions(interactions, options, all=False)
+    rows = _counted(read_interactions(interactions, options, all=False), old, interactions)
     frame = without_repeats(rows, options.repeats, interactions)
     files = {"user": users, "item": items}
     sides = {what: _side(old, what, frame[what], interactions, path, options.columns) for what, path in files.items()}
@@ -105,6 +113,24 @@ def _options(old: Catalog, user_column: str, item_column: str) -> IndexOptions:
         repeats=old.info["repeats"]["by"],
         order=order["by"],
     )
+
+
+def _counted(frame: pl.DataFrame, old: Catalog, path: Path) -> pl.DataFrame:
+    """New interactions with their times in the catalog's unit. Raises InputError for times that cannot be meant so."""
+    timeline = old.timeline
+    if timeline.by != "time":
+        return frame
+    times = counted(frame["time"], timeline.unit, path)
+    first, last = int(times.to_numpy().min()), int(times.to_numpy().max())
+    seen = unit_of_times(times)
+    if timeline.unit is not None and seen not in (None, timeline.unit):
+        raise InputError(f"{path}: times {first} to {last} look like {seen}, those of {old.path} are {timeline.unit}")
+    if last < timeline.first:
+        raise InputError(
+            f"{path}: times {timeline.text(first)} to {timeline.text(last)} are before the first interaction of {old.path}, "
+            f"{timeline.text(timeline.first)}"
+        )
+    return frame.with_columns(times)
 
 
 @dataclass(frozen=True)
@@ -263,6 +289,8 @@ def _info(
     counts = {"users": len(sides["user"].ids), "items": len(sides["item"].ids), "interactions": len(data.interactions)}
     info["counts"] = {**info["counts"], **counts}
     info["embedding"]["space"] = old.space
+    times = data.interactions["time"].to_numpy()
+    info["order"] |= {"first": int(times.min()), "last": int(times.max())}
     info["updated"] = {
         "catalog_sha256": old.sha256,
         "users": sides["user"].new,

@@ -7,14 +7,14 @@ Rules
    `float_seq` counts: the cells are numbers with spaces between them, a vector each. In Parquet a list of floats is one.
 3. Every line has as many fields as the header.
 4. Ids are integers when every id of the kind (in all files) is written as a plain int64, else strings.
-5. An interaction has a user, an item, a finite rating (unless feedback is implicit) and a whole-number time (unless the order is
-   another). Parquet dates and times become UTC seconds.
+5. An interaction has a user, an item, a finite rating (unless feedback is implicit) and a time (unless the order is another), as
+   `rexit.times` reads it: all whole numbers, or all ISO 8601 text, dates or datetimes, whatever the first row has.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ import polars as pl
 from rexit.bundle.catalog import SPLITS
 from rexit.errors import InputError
 from rexit.exporter.options import IndexOptions
+from rexit.times import EXPECTED, TICKS, microseconds, unit_of, whole_number
 
 
 def read_table(path: Path, wanted: Collection[str] | None = None) -> pl.DataFrame:
@@ -118,7 +119,8 @@ def _ids(frame: pl.DataFrame, name: str, path: Path, option: str) -> pl.Series:
 
 
 def read_interactions(path: Path, options: IndexOptions, all: bool = True) -> pl.DataFrame:
-    """`user`, `item` (ids as they stand), `time` int64, `liked` bool, in the file's order; `split` where a column says it.
+    """`user`, `item` (ids as they stand), `time` (int64; Datetime, of UTC, where the file has dates), `liked` bool, in the file's
+    order; `split` where a column says it.
 
     all: the file holds all interactions there are, so it must have likes and others."""
     columns = options.columns
@@ -183,15 +185,48 @@ def _times(frame: pl.DataFrame, path: Path, options: IndexOptions) -> pl.Series:
         return pl.Series(np.random.default_rng(options.seed).permutation(len(frame)))
     raw = _column(frame, options.columns.time, path, "--time-column; --order if there are no times")
     if raw.dtype in (pl.Datetime, pl.Date):
-        time = raw.dt.epoch("s").cast(pl.Int64)
+        moments = raw.dt.epoch("us").cast(_MOMENT)
+        _refuse(moments.is_null(), raw, path, EXPECTED)
+        return moments
+    if not (raw.dtype.is_numeric() or raw.dtype in (pl.String, pl.Categorical, pl.Enum)):
+        raise InputError(f"{path}: column {raw.name!r} holds {raw.dtype}, expected whole numbers, dates or ISO 8601 text")
+    if raw.dtype.is_integer():
+        numbers = raw.cast(pl.Int64, strict=False)
     else:
-        real = raw.cast(pl.Float64, strict=False)  # some write 881250949.0
-        whole = real.is_finite() & (real == real.floor()) & (real.abs() < 2**53)
-        time = pl.select(pl.when(whole).then(real)).to_series().cast(pl.Int64)
-        if not raw.dtype.is_float():
-            time = raw.cast(pl.Int64, strict=False).fill_null(time)
-    _refuse(time.is_null(), raw, path, "a whole number")
-    return time
+        numbers = _by_value(raw, whole_number)
+        if numbers[0] is None and raw[0] is not None and microseconds(str(raw[0])) is not None:
+            moments = _by_value(raw, microseconds).cast(_MOMENT)
+            _refuse(moments.is_null(), raw, path, f"{EXPECTED}, as row 1 has")
+            return moments
+    _refuse(numbers.is_null(), raw, path, f"a whole number, or in all rows {EXPECTED}")
+    return numbers
+
+
+_MOMENT = pl.Datetime("us")
+
+
+def _by_value(raw: pl.Series, parse: Callable[[object], int | None]) -> pl.Series:
+    """Int64: each distinct value parsed once; null where it stands for nothing, or is beyond int64."""
+    distinct = raw.unique()
+    parsed = [None if time is None or not -(1 << 63) <= time < 1 << 63 else time for time in map(parse, distinct.to_list())]
+    return raw.replace_strict(distinct, pl.Series(parsed, dtype=pl.Int64), return_dtype=pl.Int64)
+
+
+def unit_of_times(times: pl.Series) -> str | None:
+    """The unit that a new catalog counts the times of `read_interactions` in; None if they are whole numbers of no known unit."""
+    if times.dtype == _MOMENT:
+        return "seconds"
+    span = times.to_numpy()
+    return unit_of(int(span.min()), int(span.max()))
+
+
+def counted(times: pl.Series, unit: str | None, path: Path) -> pl.Series:
+    """The times of `read_interactions` in a catalog's unit, int64. Raises InputError for dates where the unit is not known."""
+    if times.dtype != _MOMENT:
+        return times
+    if unit is None:
+        raise InputError(f"{path}: its times are dates, the catalog's are whole numbers of no known unit")
+    return times.dt.epoch("us") * max(1, TICKS[unit] // 10**6) // max(1, 10**6 // TICKS[unit])
 
 
 def _splits(raw: pl.Series, path: Path) -> pl.Series:

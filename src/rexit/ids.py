@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, TypeVar
-
-import numpy as np
 
 from rexit.errors import InputError
 
@@ -20,7 +19,7 @@ def to_id(value: object, kind: str) -> Id | None:
 
     `007` and `+7` are not the integer 7, nor were they when the catalog was made: two ids must never become one.
     """
-    if isinstance(value, bool) or not isinstance(value, int | str | np.integer):
+    if isinstance(value, bool) or not isinstance(value, str | Integral):
         return None
     text = str(value)
     if kind == "string":

@@ -106,9 +106,13 @@ def test_pairs_are_never_replaced(bundle: Bundle, tmp_path: Path, folder: bool, 
 def test_folders_that_are_no_pairs(bundle: Bundle, tmp_path: Path) -> None:
     folder = tmp_path / "pairs"
     folder.mkdir()
-    with pytest.raises(InputError, match=r"pairs: has no \.csv or \.parquet file"):
+    with pytest.raises(InputError, match=r"pairs: has no \.csv or \.tsv or \.parquet file"):
         score(bundle, folder, tmp_path / "o.csv")
     (folder / "a.csv").write_text("user,item\n100,3\n")
+    (folder / "b.tsv").write_text("user\titem\n100\t3\n")
+    with pytest.raises(InputError, match=r"pairs: has \.csv and \.tsv files, expected files of one kind"):
+        score(bundle, folder, tmp_path / "o.csv")
+    (folder / "b.tsv").unlink()
     (folder / "b.csv").write_text("user,item,x\n100,3,0\n")
     with pytest.raises(InputError, match=r"b\.csv: has the columns user, item, x; a\.csv has user, item"):
         score(bundle, folder, tmp_path / "o.csv")

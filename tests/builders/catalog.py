@@ -158,6 +158,7 @@ def make_catalog(
         "ids": {"user": kind, "item": kind},
         "counts": {"users": users, "items": items, "interactions": len(events), "pieces": len(lengths)},
         "label": {"column": "rating", "positive_at": 4.0},
+        "order": {"by": "time", "column": "timestamp", "unit": "seconds", "first": int(times.min()), "last": int(times.max())},
         "tokenizer": {"vocab_size": VOCABULARY, "sha256": "0" * 64},
         "labels": {"no": 1, "yes": 2},
         "embedding": {"dim": dim, "layers": 2},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,10 @@ def test_columns_may_have_other_names(run: Run, place: Path) -> None:
             "7 items are not in the catalog: 4 (row 2), 5 (row 3), 6 (row 5), 7 (row 6), 9 (row 7) and 2 more",
         ),
         ("user,item\n100,three\n", "this catalog's item ids are 64-bit integers"),
-        ("user,item,as_of\n100,3,soon\n", "row 1: `as_of` is 'soon', expected a 64-bit integer"),
+        (
+            "user,item,as_of\n100,3,soon\n",
+            "row 1: `as_of` is 'soon', expected a 64-bit whole number (seconds), or a date or time like 2024-03-01",
+        ),
         ("user,item,probability\n100,3,1\n", "already has a column 'probability'"),
         ("user,item\n", "has no rows"),
         ("", "empty, expected a header line"),
@@ -84,6 +88,65 @@ def test_ids_of_a_type_that_no_catalog_has(run: Run, place: Path, column: str, v
     ended = run("score", place / "bundle", "--pairs", pairs, "--out", out)
     one_line(ended, 2, f"pairs.parquet: column '{column}' holds {seen}, expected integers or strings")
     assert not out.exists()
+
+
+MOMENT = datetime(1970, 1, 1, 0, 0, 30, tzinfo=UTC)
+"""30 in the catalog's seconds."""
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pl.Series([MOMENT]),
+        pl.Series([MOMENT.replace(tzinfo=None)]).cast(pl.Datetime("ns")),
+        pl.Series([MOMENT + timedelta(milliseconds=999)]),
+        pl.Series(["1970-01-01T00:00:30Z"]),
+        pl.Series(["1970-01-01 01:00:30+01:00"], dtype=pl.Categorical),
+        pl.Series([30.0]),
+        pl.Series(["30"]),
+        pl.Series([30], dtype=pl.UInt8),
+    ],
+    ids=lambda times: str(times.dtype),
+)
+def test_times_in_any_form_are_the_same_moment(run: Run, place: Path, times: pl.Series) -> None:
+    """As `rexit index` reads them; Parquet and text keep what they have."""
+    frame = pl.DataFrame({"user": [100], "item": [3], "as_of": times})
+    frame.write_parquet(place / "pairs.parquet")
+    text = times[0].isoformat() if isinstance(times[0], datetime) else str(times[0])
+    (place / "pairs.tsv").write_text(f"user\titem\tas_of\n100\t3\t{text}\n")
+    assert run("score", place / "bundle", "--pairs", write_pairs(place, text=FIRST), "--out", place / "plain.parquet").code == 0
+    expected = pl.read_parquet(place / "plain.parquet").drop("as_of")
+    for name in ("pairs.parquet", "pairs.tsv"):
+        ended = run("score", place / "bundle", "--pairs", place / name, "--out", place / "o.parquet")
+        assert ended.code == 0 and ended.err == "", ended.err
+        scored = pl.read_parquet(place / "o.parquet")
+        assert scored.drop("as_of").equals(expected)
+        kept = times if name == "pairs.parquet" else pl.Series(["30"]).cast(pl.Int64) if text == "30" else pl.Series([text])
+        assert scored["as_of"].to_list() == kept.to_list()
+
+
+FIRST = "user,item,as_of\n100,3,30\n"
+
+
+@pytest.mark.parametrize("times", [pl.Series([[30]]), pl.Series([timedelta(seconds=30)]), pl.Series([True])])
+def test_a_column_that_holds_no_times(run: Run, place: Path, times: pl.Series) -> None:
+    pl.DataFrame({"user": [100], "item": [3], "as_of": times}).write_parquet(place / "pairs.parquet")
+    ended = run("score", place / "bundle", "--pairs", place / "pairs.parquet", "--out", place / "o.csv")
+    one_line(ended, 2, f"pairs.parquet: column 'as_of' holds {times.dtype}, expected whole numbers, dates or ISO 8601 text")
+
+
+def test_pairs_outside_the_catalogs_times_are_said(run: Run, place: Path) -> None:
+    """A time in another unit leaves no history, or all of it."""
+    pairs = write_pairs(place, text="user,item,as_of\n100,3,30\n100,8,5\n103,3,1970-01-01\n103,8,20240301000\n")
+    ended = run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv")
+    early, late = ended.err.strip().splitlines()
+    assert early.startswith("rexit: 2 of 4 pairs are as of a time not after the catalog's first interaction, 1")
+    assert "(1970-01-01T00:00:1" in early and early.endswith(": none is visible to them")
+    assert late.startswith("rexit: 1 of 4 pairs are as of a time after the catalog's last interaction, ")
+    assert late.endswith(": all are visible to them")
+    pairs = write_pairs(place, text="user,item\n100,3\n")
+    ended = run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv", "--as-of", "1969-12-31")
+    assert "rexit: 1 of 1 pairs are as of a time not after the catalog's first" in ended.err
 
 
 def test_a_column_of_times_that_is_named_must_be_there(run: Run, place: Path) -> None:
@@ -117,6 +180,8 @@ def test_missing_file_and_unknown_format(run: Run, place: Path) -> None:
     one_line(ended, 2, "no.csv: no such file")
     ended = run("score", place / "bundle", "--pairs", write_pairs(place), "--out", place / "o.xlsx")
     one_line(ended, 2, "ends in '.xlsx', expected .csv or .parquet")
+    ended = run("score", place / "bundle", "--pairs", place / "p.xlsx", "--out", place / "o.csv")
+    one_line(ended, 2, "ends in '.xlsx', expected .csv or .tsv or .parquet")
 
 
 @pytest.mark.parametrize("out", ["missing/o.csv", "pairs.csv/o.csv"])

@@ -135,6 +135,37 @@ def test_only_the_first_of_a_pair_counts_where_the_catalog_says_so(run: Run, dat
     assert items.count(pair["item_id"]) == 1 and items[-1] == NEW_ITEM, "what is new comes behind what is known"
 
 
+def test_new_times_are_read_in_the_catalogs_unit(data: Path, run: Run) -> None:
+    """Else interactions of today would lie in 1970, before all others, or in the year 50,000."""
+    begin, new = 1_700_000_000, pl.read_csv(data / "new.csv")
+    ratings.interactions().with_columns(pl.col("timestamp") + begin).write_csv(data / "ratings.csv")
+    build(data)
+    when = new["timestamp"] + begin
+    for values in (when, pl.from_epoch(when), pl.from_epoch(when).dt.strftime("%Y-%m-%dT%H:%M:%S")):
+        new.with_columns(timestamp=values).write_csv(data / "new.csv", datetime_format="%Y-%m-%d %H:%M:%S")
+        assert run()[0] == 0
+        info, catalog = Catalog.open(data / "catalog").info, Catalog.open(data / "new")
+        assert catalog.info["order"] == {**info["order"], "last": begin + 20_003}
+        assert catalog.item_table["rating_times"].max() == begin + 20_003
+    for values, message in (
+        (when * 1000, "look like milliseconds, those of catalog are seconds"),
+        (
+            new["timestamp"],
+            "20003 (1970-01-01T05:33:23Z) are before the first interaction of catalog, 1700000100 (2023-11-14T22:15:00Z)",
+        ),
+    ):
+        new.with_columns(timestamp=values).write_csv(data / "new.csv")
+        code, out, err = run("--out", "refused")
+        assert (code, out) == (2, "") and message in err and err.count("\n") == 1 and not (data / "refused").exists()
+
+
+def test_dates_cannot_be_added_to_numbers_of_no_known_unit(data: Path, run: Run) -> None:
+    new = pl.read_csv(data / "new.csv").with_columns(timestamp=pl.lit("2024-03-01"))
+    new.write_csv(data / "new.csv")
+    code, out, err = run()
+    assert (code, out) == (2, "") and "new.csv: its times are dates, the catalog's are whole numbers of no known unit" in err
+
+
 def test_new_rows_are_placed(both: tuple[Catalog, Catalog]) -> None:
     """Odd users liked the new item, so it is near to what odd users like."""
     _, new = both

@@ -135,6 +135,7 @@ def spelled_otherwise(info: Info, tables: Tables) -> None:
 
 REFUSED = {
     "another tokenizer": (of("tokenizer", "sha256", "1" * 64), "tokenizer is 111111111111…"),
+    "another unit": (of("order", "unit", "milliseconds"), "times are milliseconds, that of"),
     "other labels": (of("labels", "yes", 3), "labels are"),
     "another op": (of("prompt", "prefix", 3, "limit", 5), "another prompt program than that of"),
     "another literal": (spelled_otherwise, "prefix op 0 is piece"),
@@ -166,7 +167,7 @@ def test_damage_is_refused(run: Run, place: Path) -> None:
     path = place / "newer/items.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     one_line(refresh(run, place), 4, "items.safetensors", "edited")
-    one_line(run("refresh", place / "newer", "--catalog", place / "catalog"), 4, "is not a bundle")
+    one_line(run("refresh", place / "newer", "--catalog", place / "catalog"), 4, "is a catalog, expected a bundle")
     one_line(run("refresh", place / "bundle", "--catalog", place / "nowhere"), 4, "no such catalog folder")
     assert contents(place / "bundle") == before
 

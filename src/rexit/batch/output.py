@@ -34,12 +34,13 @@ BUFFERED = 1024
 
 @dataclass(frozen=True)
 class Output:
-    """kinds: the catalog's kinds of ids, of `user` and `item`."""
+    """kinds: the catalog's kinds of ids, of `user` and `item`. text_times: see `Plan`."""
 
     out: Path
     files: PairFiles
     added: Mapping[str, str]
     kinds: Mapping[str, str]
+    text_times: bool
     in_order: bool
 
     def write(self, folder: Path, scored: Sequence[Path], progress: Progress) -> int:
@@ -144,7 +145,9 @@ class _Parquet:
         frame = pl.DataFrame(batch.rows(rows), dict.fromkeys(batch.header, pl.String), orient="row")
         columns, time, kinds = self._output.files.columns, self._output.files.time, self._output.kinds
         numbers = [name for name, kind in ((columns.user, kinds["user"]), (columns.item, kinds["item"])) if kind == "int64"]
-        return frame.with_columns(pl.col([*numbers, *([time] if time is not None else [])]).cast(pl.Int64))
+        if time is not None and not self._output.text_times:
+            numbers.append(time)
+        return frame.with_columns(pl.col(numbers).cast(pl.Int64))
 
     def join(self, some: pl.DataFrame, more: pl.DataFrame) -> pl.DataFrame:
         return some.vstack(more)

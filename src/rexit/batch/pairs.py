@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from rexit.bundle.catalog import Id
 
-FORMATS = (".csv", ".parquet")
+INPUTS = (".csv", ".tsv", ".parquet")
+OUTPUTS = (".csv", ".parquet")
 ROWS = 1 << 16
 """Of a batch, at most."""
 
@@ -96,23 +97,22 @@ class PairFiles:
     def find(cls, given: Path, columns: ColumnNames, added: Sequence[str]) -> PairFiles:
         """`added` are columns that the files must not have yet. Raises InputError."""
         if given.is_dir():
-            files = tuple(sorted(path for path in given.iterdir() if path.suffix in FORMATS and path.is_file()))
-            if len({path.suffix for path in files}) != 1:
-                seen = "both .csv and .parquet files" if files else "no .csv or .parquet file"
-                raise InputError(f"{given}: has {seen}, expected files of one of the two")
+            files = tuple(sorted(path for path in given.iterdir() if path.suffix in INPUTS and path.is_file()))
+            if len(kinds := sorted({path.suffix for path in files})) != 1:
+                seen = f"{' and '.join(kinds)} files" if files else f"no {' or '.join(INPUTS)} file"
+                raise InputError(f"{given}: has {seen}, expected files of one kind")
         else:
             files = (given,)
-        check_format(files[0])
+        check_format(files[0], INPUTS)
         if not files[0].is_file():
             raise InputError(f"{given}: no such file")
-        header = _header(files[0])
+        header, time = _header(files[0]), columns.as_of or "as_of"
         _check_header(files[0], header, columns, added)
         for path in files:
             if path.suffix == ".parquet":
-                _check_types(path, columns)
+                _check_types(path, columns, time)
             if (other := _header(path)) != header:
                 raise InputError(f"{path}: has the columns {', '.join(other)}; {files[0].name} has {', '.join(header)}")
-        time = columns.as_of or "as_of"
         return cls(given, files, header, columns, time if time in header else None)
 
     def identity(self) -> list[list[Any]]:
@@ -131,10 +131,10 @@ class PairFiles:
             first += before
 
 
-def check_format(path: Path) -> None:
-    """Raises InputError for a file whose name is neither CSV nor Parquet, or is Parquet where polars is missing."""
-    if path.suffix not in FORMATS:
-        raise InputError(f"{path}: the name ends in {path.suffix!r}, expected .csv or .parquet")
+def check_format(path: Path, formats: Sequence[str]) -> None:
+    """Raises InputError for a file whose name ends in none of the formats, or in .parquet where polars is missing."""
+    if path.suffix not in formats:
+        raise InputError(f"{path}: the name ends in {path.suffix!r}, expected {' or '.join(formats)}")
     if path.suffix == ".parquet":
         try:
             import polars  # noqa: F401
@@ -145,21 +145,6 @@ def check_format(path: Path) -> None:
 def user_or_item(kind: str, what: str) -> Callable[[Any], Id]:
     """Parses an id; kind: the catalog's, `int64` or `string`."""
     return lambda value: parse_id(str(value), kind, what)
-
-
-def time(name: str) -> Callable[[Any], int]:
-    """Parses a value of column `name`."""
-
-    def parse(value: Any) -> int:
-        try:
-            time = int(value) if isinstance(value, int | str) else None
-        except ValueError:
-            time = None
-        if time is None or not -(1 << 63) <= time < 1 << 63:
-            raise InputError(f"`{name}` is {value!r}, expected a 64-bit integer")
-        return time
-
-    return parse
 
 
 def _header(path: Path) -> tuple[str, ...]:
@@ -191,9 +176,12 @@ def _csv_rows(path: Path, header: Sequence[str]) -> Iterator[tuple[list[list[str
 
 
 def _csv_lines(path: Path) -> Iterator[list[str]]:
+    """Tab-separated if the header holds a tab, and then without quotes, as `rexit index` reads its files."""
     with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, strict=True)
         try:
+            tabs = "\t" in file.readline()
+            file.seek(0)
+            reader = csv.reader(file, "excel-tab", quoting=csv.QUOTE_NONE) if tabs else csv.reader(file, strict=True)
             yield from reader
         except UnicodeDecodeError as exc:
             raise InputError(f"{path}: line {_first_not_utf8(path)}: not UTF-8") from exc
@@ -223,15 +211,19 @@ def _parquet_rows(path: Path) -> Iterator[tuple[None, pl.DataFrame]]:
         raise _not_parquet(path, exc) from exc
 
 
-def _check_types(path: Path, columns: ColumnNames) -> None:
-    """Ids are of the types that `rexit index` takes them in."""
+def _check_types(path: Path, columns: ColumnNames, time: str) -> None:
+    """Ids and times are of the types that `rexit index` takes them in."""
     import polars as pl
 
     schema = pl.read_parquet_schema(path)
+    text = (pl.String, pl.Categorical, pl.Enum)
     for name in (columns.user, columns.item):
         dtype = schema.get(name)
-        if dtype is not None and not (dtype.is_integer() or dtype in (pl.String, pl.Categorical, pl.Enum)):
+        if dtype is not None and not (dtype.is_integer() or dtype in text):
             raise InputError(f"{path}: column {name!r} holds {dtype}, expected integers or strings")
+    dtype = schema.get(time)
+    if dtype is not None and not (dtype.is_numeric() or dtype in (*text, pl.Date, pl.Datetime)):
+        raise InputError(f"{path}: column {time!r} holds {dtype}, expected whole numbers, dates or ISO 8601 text")
 
 
 def _not_parquet(path: Path, exc: Exception) -> InputError:

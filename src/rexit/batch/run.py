@@ -21,7 +21,7 @@ import numpy as np
 from rexit import __version__, errors
 from rexit.batch.engine import Engine, Opening
 from rexit.batch.output import COLUMNS, CUT_SHORT, Output
-from rexit.batch.pairs import ColumnNames, PairFiles, check_format
+from rexit.batch.pairs import OUTPUTS, ColumnNames, PairFiles, check_format
 from rexit.batch.partition import Scoring
 from rexit.batch.work import Plan, Work
 from rexit.bundle import Counters, Id, check_writable
@@ -101,7 +101,8 @@ def score_files(
             advance = _Counted(progress, resumed, plan.rows)
             for partition, (scores, summary) in engine.score(opening, work, plan, todo, scoring, advance):
                 work.keep(partition, scores, summary)
-            output = Output(out, files, added, bundle.catalog.info["ids"], in_order=options.options.get("top_k") is None)
+            in_order = options.options.get("top_k") is None
+            output = Output(out, files, added, bundle.catalog.info["ids"], plan.text_times, in_order)
             if files.identity() != identity["pairs"]:
                 raise InputError(f"{files.given}: changed while it was scored; remove {work.folder} to begin anew")
             rows = output.write(work.folder, list(work.scored().values()), progress)
@@ -152,7 +153,7 @@ def _identity(opening: Opening, options: BatchOptions, files: PairFiles) -> dict
 
 def _check_out(out: Path, files: PairFiles, counters: Path | None) -> None:
     """Raises InputError where scored pairs or counters cannot go."""
-    check_format(out)
+    check_format(out, OUTPUTS)
     check_place(out)
     for place, option in ((out, "--out"), (counters, "--counters")):
         if place is not None and place.exists() and any(place.samefile(path) for path in files.files):

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.batch.pairs import Batch, PairFiles, time, user_or_item
+from rexit.batch.pairs import Batch, PairFiles, user_or_item
 from rexit.bundle import Catalog, Id, locked_file, write_file, write_json
 from rexit.errors import InputError
-from rexit.ids import first_few
+from rexit.ids import first_few, to_id
 from rexit.progress import Progress
 
 PARTITIONS = 256
@@ -51,12 +51,17 @@ SCORE = np.dtype(
 
 @dataclass(frozen=True)
 class Plan:
-    """What all partitions have in common. unknown: users that the catalog does not have. users: how many there are."""
+    """What all partitions have in common. unknown: users that the catalog does not have. users: how many there are. early, late:
+    pairs as of a time at or before the catalog's first interaction, and after its last. text_times: whether
+    the files write a time otherwise than as a plain integer, so that the column stays text."""
 
     rows: int
     users: int
     unknown: tuple[Id, ...]
     partitions: tuple[int, ...]
+    early: int
+    late: int
+    text_times: bool
 
 
 class Work:
@@ -86,7 +91,7 @@ class Work:
         try:
             value = json.loads(path.read_bytes())
             seen, plan = value["identity"], value["plan"]
-            found = Plan(plan["rows"], plan["users"], tuple(plan["unknown"]), tuple(plan["partitions"]))
+            found = Plan(**{**plan, **{name: tuple(plan[name]) for name in ("unknown", "partitions")}})
         except (ValueError, KeyError, TypeError) as exc:
             raise InputError(f"{path}: damaged; remove {self.folder} to begin anew") from exc
         if changed := [name for name, wanted in identity.items() if seen.get(name) != wanted]:
@@ -117,7 +122,8 @@ class Work:
         if not rows:
             raise InputError(f"{files.given}: has no rows")
         partitions = sorted(int(path.name.removeprefix("pairs-")) for path in self.folder.glob("pairs-*"))
-        plan = Plan(rows, reader.users, tuple(reader.unknown), tuple(partitions))
+        unknown = tuple(reader.unknown)
+        plan = Plan(rows, reader.users, unknown, tuple(partitions), reader.early, reader.late, reader.text_times)
         write_json(self.folder / "plan.json", {"identity": identity, "plan": plan.__dict__})
         return plan
 
@@ -174,6 +180,8 @@ class _Reader:
         self._parse_user, self._parse_item = user_or_item(kinds["user"], "user"), user_or_item(kinds["item"], "item")
         self._seen = np.zeros(len(catalog.users), np.bool_)
         self.unknown: dict[Id, int] = {}
+        self.early = self.late = 0
+        self.text_times = False
         self._unknown_items: dict[Id, str] = {}
 
     @property
@@ -186,9 +194,23 @@ class _Reader:
         records = np.empty(len(batch), PAIR)
         records["row"] = np.arange(batch.first, batch.first + len(batch))
         records["user"], records["item"] = self._user_rows(users), self._item_rows(items, batch)
-        named = self._files.time
-        records["time"] = (self._as_of or 0) if named is None else batch.read(named, time(named))
+        records["time"] = self._times(batch)
         return records
+
+    def _times(self, batch: Batch) -> NDArray[np.int64] | int:
+        name = self._files.time
+        if name is None and self._as_of is None:
+            return 0
+        timeline = self._catalog.timeline
+
+        def parse(value: Any) -> int:
+            self.text_times |= to_id(value, "int64") is None
+            return timeline.parse(value, f"`{name}`")
+
+        times = np.full(len(batch), self._as_of) if name is None else np.array(batch.read(name, parse), np.int64)
+        self.early += int((times <= timeline.first).sum())
+        self.late += int((times > timeline.last).sum())
+        return times
 
     def _user_rows(self, users: Sequence[Id]) -> list[int]:
         distinct = list(dict.fromkeys(users))

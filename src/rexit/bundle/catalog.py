@@ -19,6 +19,7 @@ from rexit.bundle.vectors import REQUIRED as VECTORS
 from rexit.bundle.vectors import VectorIds
 from rexit.errors import BundleError, InputError
 from rexit.ids import to_id
+from rexit.times import Timeline
 
 if TYPE_CHECKING:
     import polars as pl
@@ -202,6 +203,11 @@ class Catalog:
     def sha256(self) -> str:
         """The catalog's digest: that of catalog.json, which carries those of the tables."""
         return digest(self.path / "catalog.json")
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """What its times are, and from when to when its interactions are. Raises BundleError."""
+        return Timeline.of(self.info.get("order"), f"{self.path}/catalog.json")
 
     @property
     def space(self) -> str:

@@ -17,7 +17,7 @@ from rexit.errors import InputError
 def check_fit(bundle: Path, manifest: Manifest, variants: Sequence[Variant], catalog: Catalog) -> None:
     """Raises InputError, one line, for the first thing that does not fit:
 
-    1. kinds of ids, tokenizer, labels, and the prompt program, by the tokens of its pieces;
+    1. kinds of ids, the unit of times, tokenizer, labels, and the prompt program, by the tokens of its pieces;
     2. where prompts have vectors: their tables, the width of the embeddings and of columns of vectors, and that embeddings are of
        the same training: projectors know no other;
     3. limits: the longest prompts fit the model, each variant's passes, and the engines compiled so far.
@@ -36,6 +36,7 @@ def check_fit(bundle: Path, manifest: Manifest, variants: Sequence[Variant], cat
         *(f"{one['tokenizer']['sha256'][:12]}… ({one['tokenizer']['vocab_size']} tokens)" for one in (seen, expected)),
     )
     same("labels are", seen["labels"], expected["labels"])
+    same("times are", *(f"{one.timeline.kind}" for one in (catalog, inside)))
     if difference := first_difference(seen["prompt"], catalog.piece_table, expected["prompt"], inside.piece_table):
         raise InputError(f"{catalog.path}: another prompt program than that of {bundle}: {difference}: nothing was swapped")
     if (ids := inside.vector_ids) is not None:

@@ -11,6 +11,7 @@ import typer
 from rexit.cli._output import JsonOption, print_json, print_table, progress, shown, stdout
 from rexit.errors import InputError
 from rexit.exporter.options import POSITIVE_AT, Columns, IndexOptions, LightGCNOptions
+from rexit.times import Timeline
 
 _DEFAULT = IndexOptions()
 _COLUMNS, _LIGHTGCN = _DEFAULT.columns, _DEFAULT.lightgcn
@@ -143,7 +144,7 @@ def index(
     if json:
         kept = {
             key: info[key]
-            for key in ("ids", "counts", "repeats", "split", "splits", "labels", "embedding", "lightgcn", "retrieval")
+            for key in ("ids", "counts", "repeats", "order", "split", "splits", "labels", "embedding", "lightgcn", "retrieval")
         }
         most = {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens", "lengths")}
         print_json({"catalog": str(out), **kept, "prompt": most})
@@ -152,6 +153,7 @@ def index(
     sizes = {**counts, **{f"{name} interactions": split["rows"] for name, split in info["splits"].items()}}
     print_table(str(out), ["", "count"], sizes.items())
     _print_repeats(info["repeats"]["dropped"])
+    _print_times(Timeline.of(info["order"], "catalog.json"))
     _print_lengths(info["prompt"])
     if found["recall@20"] is None:
         stdout.print("No user has a like in the validation split: the retriever's recall was not measured, all epochs were run.")
@@ -202,6 +204,12 @@ def _update(
 def _print_repeats(rows: int) -> None:
     if rows:
         stdout.print(f"{rows} rows repeat an interaction: left out.")
+
+
+def _print_times(timeline: Timeline) -> None:
+    if timeline.by == "time":
+        first, last = (timeline.date(time) or time for time in (timeline.first, timeline.last))
+        stdout.print(f"Times {'as' if timeline.unit is None else 'in'} {timeline.kind}: {first} to {last}.", highlight=False)
 
 
 def _print_lengths(prompt: Mapping[str, Any]) -> None:

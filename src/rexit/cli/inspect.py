@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rexit.cli._as_of import AsOfOption, parse_as_of
 from rexit.cli._decoder import decoder
 from rexit.cli._output import JsonOption, print_json, print_table, stdout
 from rexit.errors import BundleError, InputError
@@ -27,7 +28,7 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="A bundle, a catalog, or a policy.json.")],
     user: Annotated[str | None, typer.Option(help="With --items: show the prompt that this user's slate would have.")] = None,
     items: Annotated[str | None, typer.Option("--items", "--item", help="Item ids, separated by commas.")] = None,
-    as_of: Annotated[int | None, typer.Option(help="Use only interactions before this time. Default: all.")] = None,
+    as_of: AsOfOption = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="The model's folder with tokenizer.json: prompts are shown as text, too.")
     ] = None,
@@ -236,7 +237,7 @@ def _step(op: dict[str, Any]) -> str:
     return f"{op.get('op', '?')}({', '.join(str(v) for v in shown.values())})"
 
 
-def _prompt(path: Path, variant: str | None, user: str, items: str, as_of: int | None, tokenizer: Path | None) -> dict[str, Any]:
+def _prompt(path: Path, variant: str | None, user: str, items: str, as_of: str | None, tokenizer: Path | None) -> dict[str, Any]:
     """The prompt as assembled by the runtime, with the code that scores."""
     from rexit import runtime
     from rexit.bundle import Bundle
@@ -247,9 +248,10 @@ def _prompt(path: Path, variant: str | None, user: str, items: str, as_of: int |
     kinds = bundle.catalog.info["ids"]
     user_id, item_ids = parse_id(user, kinds["user"], "user"), parse_ids(items, kinds["item"], "item")
     bundle.catalog.items.rows(item_ids)
+    moment = parse_as_of(as_of, bundle.catalog, warn=True)
     decode = decoder(tokenizer, bundle.catalog.vector_ids) if tokenizer is not None else None
     with contextlib.closing(runtime.open(bundle.path, bundle.variant.name, device="cpu")) as session:
-        prefix, candidates = session.prompt(user_id, item_ids, as_of=as_of)
+        prefix, candidates = session.prompt(user_id, item_ids, as_of=moment)
 
     def part(tokens: Any) -> dict[str, Any]:
         ids = [int(t) for t in tokens]

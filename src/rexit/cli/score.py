@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rexit.answers import score_rows, stats_row
+from rexit.cli._as_of import AsOfOption, parse_as_of
 from rexit.cli._output import DeviceOption, JsonOption, print_json, print_table, progress, shown, stderr, stdout
 from rexit.errors import InputError, RexitError
 from rexit.ids import first_few, parse_id, parse_ids, parse_recent
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rexit.batch.work import Plan
     from rexit.bundle import Bundle
     from rexit.runtime import Session
+    from rexit.times import Timeline
 
 WITHOUT_HISTORY = "scored without any history"
 
@@ -59,13 +61,15 @@ def score(
     recent: Annotated[
         str, typer.Option(help="Interactions newer than the catalog's, oldest first: `ITEM` or `ITEM:1` liked, `ITEM:0` not.")
     ] = "",
-    as_of: Annotated[int | None, typer.Option(help="Use only interactions before this time. Default: all.")] = None,
+    as_of: AsOfOption = None,
     top_k: Annotated[int, typer.Option(help="Only the k most probable, best first; 0: all, in the order given.")] = 0,
     deadline_ms: Annotated[float | None, typer.Option(help="Answer with what is known when this time is up.")] = None,
     force_exit: Annotated[int | None, typer.Option(help="Every candidate stops at this exit, counted from 0.")] = None,
     pairs: Annotated[
         Path | None,
-        typer.Option(help="Pairs to score, instead of --user and --items: a .csv or .parquet file, or a folder of them."),
+        typer.Option(
+            help="Pairs to score, instead of --user and --items: a .csv, .tsv or .parquet file, or a folder of one of these."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the scored pairs go: a .csv or .parquet file.")] = None,
     user_column: Annotated[str | None, typer.Option(help="Column of --pairs. Default: user.")] = None,
@@ -122,14 +126,16 @@ def score(
             raise InputError("--pairs needs --out: where the scored pairs go")
         names = {"user": user_column, "item": item_column, "as_of": as_of_column}
         columns = ColumnNames(**{role: name for role, name in names.items() if name is not None})
-        batch = BatchOptions(pairs, out, columns, as_of, options, counters)
-        _score_pairs(_Setup(Bundle.open(bundle, variant), threads, device, options, counters), batch, engine, workers, json)
+        setup = _Setup(Bundle.open(bundle, variant), threads, device, options, counters)
+        batch = BatchOptions(pairs, out, columns, parse_as_of(as_of, setup.bundle.catalog), options, counters)
+        _score_pairs(setup, batch, engine, workers, json)
     elif user is not None and items is not None:
         for_pairs = {"--out": out, "--user-column": user_column, "--item-column": item_column, "--as-of-column": as_of_column}
         for_pairs["--engine"] = None if engine == "local" else engine
         if ignored := [option for option, value in for_pairs.items() if value is not None]:
             raise InputError(f"{' and '.join(ignored)}: only for --pairs; one slate is scored here, and printed")
-        _score_user(_Setup(Bundle.open(bundle, variant), threads, device, options, counters), user, items, recent, as_of, json)
+        setup = _Setup(Bundle.open(bundle, variant), threads, device, options, counters)
+        _score_user(setup, user, items, recent, parse_as_of(as_of, setup.bundle.catalog, warn=True), json)
     else:
         raise InputError("expected --user and --items, or --pairs and --out")
 
@@ -186,10 +192,14 @@ def _score_pairs(setup: _Setup, options: BatchOptions, engine: str, workers: int
         chosen = OnRay(workers)
     else:
         chosen = Local()
+
+    def planned(plan: Plan, resumed: int) -> None:
+        _say_plan(plan, resumed)
+        if plan.early or plan.late:
+            _say_outside(plan, setup.bundle.catalog.timeline)
+
     with progress() as bar:
-        report = score_files(
-            Opening(setup.bundle, setup.threads, setup.device), options, chosen, shown(bar), _say_plan, _say_kept
-        )
+        report = score_files(Opening(setup.bundle, setup.threads, setup.device), options, chosen, shown(bar), planned, _say_kept)
     out = str(options.out) if report.rows else None
     if json:
         print_json(_json(report, setup.bundle.variant.name, out))
@@ -214,6 +224,15 @@ def _say_plan(plan: Plan, resumed: int) -> None:
             f"{first_few(plan.unknown)}",
             soft_wrap=True,
         )
+
+
+def _say_outside(plan: Plan, timeline: Timeline) -> None:
+    for count, where, means in (
+        (plan.early, f"not after the catalog's first interaction, {timeline.text(timeline.first)}", "none is visible to them"),
+        (plan.late, f"after the catalog's last interaction, {timeline.text(timeline.last)}", "all are visible to them"),
+    ):
+        if count:
+            stderr.print(f"rexit: {count} of {plan.rows} pairs are as of a time {where}: {means}", soft_wrap=True)
 
 
 def _say_kept(folder: Path, pairs: int) -> None:

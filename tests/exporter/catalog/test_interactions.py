@@ -6,11 +6,13 @@ import pytest
 
 from rexit.errors import InputError
 from rexit.exporter.catalog.interactions import (
+    counted,
     read_entities,
     read_interactions,
     read_table,
     rows_of,
     unify_ids,
+    unit_of_times,
     without_repeats,
 )
 from rexit.exporter.options import Columns, IndexOptions
@@ -44,8 +46,73 @@ def test_parquet_with_dates_and_other_names(tmp_path: Path) -> None:
     when = [datetime(1970, 1, 1, 0, 1, tzinfo=UTC), datetime(1970, 1, 2, tzinfo=UTC)]
     pl.DataFrame({"who": ["a", "b"], "what": [1, 2], "stars": [4, 1], "when": when}).write_parquet(tmp_path / "a.parquet")
     frame = read_interactions(tmp_path / "a.parquet", IndexOptions(columns=Columns("who", "what", "stars", "when")))
-    assert frame["time"].to_list() == [60, 86400]
+    assert counted(frame["time"], "seconds", Path("a")).to_list() == [60, 86400]
     assert frame["user"].to_list() == ["a", "b"]
+
+
+WHEN = ["2024-03-01T00:00:01.5Z", "2024-03-01 02:00:02+02:00", "2024-03-02"]
+
+
+def timed(values: pl.Series, folder: Path, suffix: str) -> Path:
+    frame = pl.DataFrame({"user_id": 1, "item_id": range(len(values)), "rating": [5, 1, 1], "timestamp": values})
+    path = folder / f"a.{suffix}"
+    frame.write_parquet(path) if suffix == "parquet" else frame.write_csv(path, separator="\t" if suffix == "tsv" else ",")
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
+@pytest.mark.parametrize(
+    ("unit", "times"),
+    [
+        ("seconds", [1709251201, 1709251202, 1709337600]),
+        ("milliseconds", [1709251201500, 1709251202000, 1709337600000]),
+        ("nanoseconds", [1709251201500000000, 1709251202000000000, 1709337600000000000]),
+    ],
+)
+def test_iso_8601_text_is_read_like_parquets_dates(tmp_path: Path, suffix: str, unit: str, times: list[int]) -> None:
+    text = read_interactions(timed(pl.Series(WHEN), tmp_path, suffix), IndexOptions())["time"]
+    moments = pl.Series(
+        [datetime.fromisoformat(one).astimezone(UTC) for one in ("2024-03-01T00:00:01.5Z", WHEN[1], f"{WHEN[2]}T00Z")]
+    )
+    dates = read_interactions(timed(moments.cast(pl.Datetime("ns", "Asia/Tokyo")), tmp_path, "parquet"), IndexOptions())["time"]
+    assert text.equals(dates)
+    assert counted(text, unit, Path("a")).to_list() == times
+    assert unit_of_times(text) == "seconds"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            ["2024-03-01", "yesterday", "3"],
+            "row 2: 'timestamp' is 'yesterday', expected a date or time like 2024-03-01T18:30:00Z, as row 1",
+        ),
+        (["2024-03-01", "1709251201", "3"], "row 2: 'timestamp' is '1709251201', expected a date or time"),
+        (["2024-03-01", None, "3"], "row 2: 'timestamp' is None, expected a date or time"),
+        (
+            ["3", "2024-03-01", "4"],
+            "row 2: 'timestamp' is '2024-03-01', expected a whole number, or in all rows a date or time like",
+        ),
+        (["now", "2024-03-01", "4"], "row 1: 'timestamp' is 'now', expected a whole number, or in all rows"),
+        (["9" * 30, "2", "3"], "row 1: 'timestamp' is '99999"),
+        ([[1], [2], [3]], "column 'timestamp' holds List(Int64), expected whole numbers, dates or ISO 8601 text"),
+        ([True, False, True], "column 'timestamp' holds Boolean, expected whole numbers"),
+        ([1.0, 2.5, 3.0], "row 2: 'timestamp' is 2.5, expected a whole number"),
+        ([datetime(2024, 1, 1), None, None], "row 2: 'timestamp' is None, expected a date"),
+    ],
+)
+def test_times_of_several_forms_are_refused(tmp_path: Path, values: list[object], message: str) -> None:
+    path = timed(pl.Series(values), tmp_path, "parquet")
+    with pytest.raises(InputError) as caught:
+        read_interactions(path, IndexOptions())
+    assert message in str(caught.value)
+
+
+def test_dates_have_no_place_among_numbers_of_no_known_unit(tmp_path: Path) -> None:
+    dates = read_interactions(timed(pl.Series(WHEN), tmp_path, "csv"), IndexOptions())["time"]
+    with pytest.raises(InputError, match=r"a\.csv: its times are dates, the catalog's are whole numbers of no known unit"):
+        counted(dates, None, Path("a.csv"))
+    assert counted(pl.Series([3, 4]), None, Path("a.csv")).to_list() == [3, 4]
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_the_catalog_says_how_it_was_split_and_what_trained_the_retriever(run: R
     info = Catalog.open(data / "catalog").info
     assert code == 0 and json.loads(out)["split"] == info["split"]
     assert info["split"] == {"by": "user", "shares": [0.8, 0.9]}
-    assert info["order"] == {"by": "time", "column": "timestamp"}
+    assert info["order"] == {"by": "time", "column": "timestamp", "first": 100, "last": ratings.LATE + 19}
     assert info["label"] == {"column": "rating", "positive_at": 4.0}
     assert Catalog.open(data / "catalog").snapshots["users"].shape == (2, ratings.USERS, 8)
     chosen = LightGCNOptions(dim=8, epochs=5, learning_rate=0.01, negatives=2, seed=3)
@@ -85,10 +85,30 @@ def test_data_without_times(run: Run, data: Path, order: str) -> None:
     rated.write_csv(data / "ratings.csv")
     assert run("--order", order, "--seed", "7")[0] == 0
     info, made = Catalog.open(data / "catalog").info, parts(data)
-    assert info["order"] == ({"by": "file"} if order == "file" else {"by": "random", "seed": 7})
+    places = {"first": 0, "last": len(rated) - 1}
+    assert info["order"] == {"by": order, **places, **({} if order == "file" else {"seed": 7})}
     whole = pl.concat(list(made.values())).sort("time")
     assert whole["time"].to_list() == list(range(len(rated)))
     assert (whole["item"].to_list() == rated["item_id"].to_list()) == (order == "file")
+
+
+def test_the_catalog_records_the_unit_of_its_times(run: Run, data: Path) -> None:
+    """A request may then say its moment as a date."""
+    begin, rated = 1_700_000_000, ratings.interactions()
+    seconds = rated.with_columns(pl.col("timestamp") + begin)
+    seconds.write_csv(data / "ratings.csv")
+    code, out, _ = run()
+    assert code == 0 and "Times in seconds: 2023-11-14T22:15:00Z to 2023-11-15T01:00:19Z" in " ".join(out.split())
+    order, splits = Catalog.open(data / "catalog").info["order"], parts(data)
+    expected = {"unit": "seconds", "first": begin + 100, "last": begin + ratings.LATE + 19}
+    assert order == {"by": "time", "column": "timestamp", **expected}
+    dates = seconds.with_columns(pl.from_epoch("timestamp").dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    dates.write_csv(data / "ratings.csv")
+    assert run()[0] == 0
+    assert Catalog.open(data / "catalog").info["order"] == order
+    assert all(parts(data)[name].equals(splits[name]) for name in splits)
+    rated.write_csv(data / "ratings.csv")
+    assert f"Times as whole numbers of no known unit: 100 to {ratings.LATE + 19}" in " ".join(run()[1].split())
 
 
 def test_rows_that_stand_twice_change_nothing(run: Run, data: Path) -> None:

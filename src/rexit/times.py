@@ -1,0 +1,126 @@
+"""From moments as people write them to the int64 of a catalog's times.
+
+1. A whole number is in the catalog's unit: `881250949`, or `881250949.0` as some programs write it.
+2. ISO 8601 text, a date or a datetime is a moment, in UTC unless it names another zone. It needs a catalog whose unit is known.
+3. What is finer than the unit is cut off, towards the past.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from numbers import Integral, Real
+from typing import Any
+
+from rexit.errors import BundleError, InputError
+
+TICKS: Mapping[str, int] = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+"""How many of each unit are in a second. Times that are moments count from 1970-01-01T00:00:00Z."""
+EXPECTED = "a date or time like 2024-03-01T18:30:00Z"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PLAUSIBLE = (315532800, 4102444800)  # seconds: the years 1980 to 2099
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_MOST_DIGITS = 20  # of an int64, with its sign
+_EXACT = 1 << 53  # whole floats below this are exact
+
+
+def whole_number(value: object) -> int | None:
+    """The whole number that a number or a text is; None for anything else."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = int(value) if value.lstrip("+-").isdigit() and len(value) <= _MOST_DIGITS else float(value)
+    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
+        return None
+    if isinstance(value, Integral):
+        return int(value)
+    number = float(value)
+    return int(number) if abs(number) < _EXACT and number.is_integer() else None
+
+
+def microseconds(value: object) -> int | None:
+    """Microseconds since 1970 of ISO 8601 text, a date or a datetime; None for anything else."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if not isinstance(value, datetime):
+        return None
+    return ((value if value.tzinfo else value.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
+
+
+def unit_of(first: int, last: int) -> str | None:
+    """The unit in which whole numbers lie in the years 1980 to 2099; None if there is none."""
+    begin, end = _PLAUSIBLE
+    return next((unit for unit, ticks in TICKS.items() if begin * ticks <= first and last < end * ticks), None)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A catalog's times. by: `time`, or the order that stands for times. unit: one of `TICKS`; None: whole numbers of no known
+    unit. first, last: of its interactions."""
+
+    by: str
+    unit: str | None
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, order: Any, where: str) -> Timeline:
+        """From `order` of catalog.json. Raises BundleError."""
+        if not isinstance(order, dict) or not all(type(order.get(name)) is int for name in ("first", "last")):
+            raise BundleError(f"{where}: `order` is {order!r}, expected an object with whole numbers `first` and `last`")
+        unit = order.get("unit")
+        if not isinstance(order.get("by"), str) or not (unit is None or (isinstance(unit, str) and unit in TICKS)):
+            raise BundleError(f"{where}: `order` is by {order.get('by')!r} in {unit!r}, expected a unit of {', '.join(TICKS)}")
+        return cls(order["by"], unit, order["first"], order["last"])
+
+    def to_json(self) -> dict[str, Any]:
+        """As in catalog.json."""
+        return {"by": self.by, **({} if self.unit is None else {"unit": self.unit}), "first": self.first, "last": self.last}
+
+    @property
+    def kind(self) -> str:
+        """What its times are, for a message."""
+        if self.by != "time":
+            return f"places in an order ({self.by})"
+        return "whole numbers of no known unit" if self.unit is None else self.unit
+
+    def parse(self, value: object, name: str) -> int:
+        """The time that a value of `name` stands for. Raises InputError."""
+        number = whole_number(value)
+        if number is None and (moment := microseconds(value)) is not None:
+            if self.unit is None:
+                raise InputError(f"{name} is {value}: this catalog's times are {self.kind}, {self.first} to {self.last}")
+            number = moment * TICKS[self.unit] // 10**6
+        if number is None or not -(1 << 63) <= number < 1 << 63:
+            expected = "a 64-bit whole number" if self.unit is None else f"a 64-bit whole number ({self.unit}), or {EXPECTED}"
+            raise InputError(f"{name} is {value!r}, expected {expected}")
+        return number
+
+    def date(self, time: int) -> str | None:
+        """A time in ISO 8601; None where the unit is not known, and beyond the years 1 to 9999."""
+        if self.unit is None:
+            return None
+        try:
+            moment = _EPOCH + timedelta(microseconds=time * 10**6 // TICKS[self.unit])
+        except OverflowError:
+            return None
+        return moment.isoformat().replace("+00:00", "Z")
+
+    def text(self, time: int) -> str:
+        """A time as it stands, with its date where there is one."""
+        return str(time) if (date := self.date(time)) is None else f"{time} ({date})"
+
+    def outside(self, time: int) -> str | None:
+        """How a moment to score as of lies outside the interactions' span; None if it does not."""
+        if time <= self.first:
+            return f"{self.text(time)} is not after the catalog's first interaction, {self.text(self.first)}: none is visible"
+        if time > self.last:
+            return f"{self.text(time)} is after the catalog's last interaction, {self.text(self.last)}: all are visible"
+        return None
