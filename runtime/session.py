@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import operator
 import os
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import Counters, TopK
+from rexit.deadlines import check_deadline
 from rexit.errors import InputError
 from rexit.runtime import _native
 from rexit.runtime._library import onnxruntime_library
@@ -260,15 +260,15 @@ class Session:
         given, ids = _ids("items", items)
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k is {top_k}, expected at least 1")
-        if deadline_ms is not None and not 0 < deadline_ms < math.inf:
-            raise InputError(f"deadline_ms is {deadline_ms}, expected more than 0")
+        if deadline_ms is not None:
+            check_deadline(deadline_ms)
         index, exit, probability, log_odds, cut_short, stats = self._open.score(
             _id("user", user),
             ids,
             *_recent(recent),
             None if as_of is None else _integer("as_of", as_of),
             0 if top_k is None else _integer("top_k", top_k),
-            0 if deadline_ms is None else _integer("deadline_ms", max(1, round(deadline_ms * 1000))),
+            0 if deadline_ms is None else max(1, round(deadline_ms * 1000)),
             None if force_exit is None else _integer("force_exit", force_exit, 31),
             None if policy is None else _rules(policy, self.info.exits),
         )
@@ -395,6 +395,10 @@ def _id(name: str, value: Any) -> Id:
     if isinstance(value, str):
         if "\0" in value:
             raise InputError(f"{name} is {value!r}: an id must not hold a NUL character")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{name} is {value!r}: UTF-8 cannot hold it") from None
         return str(value)
     return _integer(name, value)
 

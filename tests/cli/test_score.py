@@ -123,6 +123,8 @@ def test_dates_need_a_catalog_that_knows_its_unit(run: Run, tmp_path: Path) -> N
             "--user-column and --item-column and --as-of-column: only for --pairs",
         ),
         (("--user", 100, "--items", "3", "--engine", "ray"), 2, "--engine: only for --pairs"),
+        (("--user", 100, "--items", "3", "--deadline-ms", "1e306"), 2, "deadline_ms is 1e+306, expected more than 0"),
+        (("--pairs", "x.csv", "--out", "y.csv", "--deadline-ms", "nan"), 2, "deadline_ms is nan, expected more than 0"),
     ],
 )
 def test_bad_arguments(run: Run, made: Path, words: tuple[object, ...], code: int, expected: str) -> None:

@@ -18,6 +18,7 @@ from rexit import runtime
 from rexit.bundle import Bundle, ExitPolicy, Policy
 from rexit.errors import BackendError, BundleError
 from rexit.serve import Limits, Pool
+from rexit.serve.pool import Job
 from running.service import Service, serving
 
 
@@ -81,11 +82,20 @@ def test_scores_are_the_runtimes(service: Service, bundle: Path) -> None:
         (b'{"user": 100, "items": [3], "interactions": [{"item": 4}]}', "interactions[0]: item 4 is not in the catalog"),
         (b'{"user": 100, "items": [3], "interactions": [{"item": 3, "liked": 1}]}', "interactions[0].liked: got 1, expected: "),
         (b'{"user": 100, "items": [3], "topk": 1}', "topk: got a field that is not known"),
+        (b'{"user": 100, "items": [3], "a\\nb": 1}', "'a\\nb': got a field that is not known"),
         (b'{"user": 100, "items": [3], "top_k": 0}', "top_k: got 0, expected: "),
         (b'{"user": 100, "items": [3], "as_of": "soon"}', "as_of: got 'soon', expected: "),
         (b'{"user": 100, "items": [3], "deadline_ms": -1}', "deadline_ms: got -1, expected: "),
         (b'{"user": 100, "items": [3], "deadline_ms": NaN}', "deadline_ms: got nan, expected: "),
+        (b'{"user": 100, "items": [3], "deadline_ms": 1e306}', "deadline_ms: got 1e+306, expected: "),
+        (b'{"user": 100, "items": [3], "deadline_ms": 1e400}', "deadline_ms: got inf, expected: "),
+        (b'{"user": 100, "items": [3], "deadline_ms": 1' + b"0" * 400 + b"}", "deadline_ms: got 1000"),
         (b'{"user": 9223372036854775808, "items": [3]}', "user is 9223372036854775808, out of range"),
+        (b'{"user": "\xff", "items": [3]}', "body: cannot be decoded: "),
+        (b"[" * 4000, "body: "),
+        (b'{"user": 100, "items": ' + b"[" * 900 + b"]" * 900 + b"}", "items[0]: got [["),
+        (b'{"user": "\\ud800", "items": [3]}', "user: got '\\ud800', this catalog's ids are integers"),
+        (b'{"user": 100, "items": [3], "\\ud800": 1}', "body: got '\\ud800', expected: a valid string"),
         (b'{"user": 100, "items": [' + b"3, " * 50 + b"3]}", "items: has 51, expected at most 50"),
     ],
 )
@@ -100,12 +110,59 @@ def test_a_large_body_is_refused(service: Service) -> None:
     assert (reply.status, reply.json["error"]) == (413, "body: got more than 4096 bytes, expected at most that")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "line"),
+    [
+        ("POST", "/v1/scores", 404, "/v1/scores: not found, expected a route of /openapi.json"),
+        ("GET", "/v1/score", 405, "/v1/score: method not allowed, got GET, expected POST"),
+    ],
+)
+def test_what_is_no_route_is_one_line(service: Service, method: str, path: str, status: int, line: str) -> None:
+    reply = service.ask(method, path)
+    assert (reply.status, reply.json) == (status, {"error": line})
+
+
+def test_every_answer_is_counted_by_its_status(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = runtime.Session.score
+
+    def score(session: runtime.Session, user: Any, *words: Any, **keywords: Any) -> Any:
+        if user == 101:
+            raise ZeroDivisionError("a defect")
+        return real(session, user, *words, **keywords)
+
+    monkeypatch.setattr(runtime.Session, "score", score)
+    with serving(Pool(partial(runtime.open, bundle), 1, 0), Limits(max_body=100)) as service:
+        bodies = {200: b'{"user": 100, "items": [3]}', 413: b" " * 200, 422: b"\xff", 500: b'{"user": 101, "items": [3]}'}
+        for status, body in bodies.items():
+            reply = service.ask("POST", "/v1/score", body)
+            assert reply.status == status and (status == 200 or list(reply.json) == ["error"]), reply.text
+        assert service.ask("GET", "/v1/score").status == 405
+        counted = [line for line in service.get("/metrics").text.splitlines() if line.startswith("rexit_requests_total")]
+        assert counted == [f'rexit_requests_total{{status="{status}"}} 1.0' for status in (200, 413, 422, 500, 405)]
+
+
+def test_a_defect_is_one_line_for_the_client_and_a_traceback_in_the_log(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def score(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(runtime.Session, "score", score)
+    with serving(Pool(partial(runtime.open, bundle), 1, 0)) as service:
+        reply = service.score(user=100, items=[3])
+    assert (reply.status, reply.json) == (500, {"error": "internal error: ZeroDivisionError; the service's log has more"})
+    (record,) = caplog.records
+    assert record.name == "rexit" and record.exc_info is not None and record.exc_info[0] is ZeroDivisionError
+
+
 def test_string_ids(tmp_path: Path) -> None:
     bundle = write_ranked(tmp_path, strings=True).bundle
     with serving(Pool(partial(runtime.open, bundle), 1, 0)) as service:
         items = [string_id("item", n) for n in (4, 2)]
         assert [row["item"] for row in service.score(user=string_id("user", 1), items=items).json["scores"]] == items
         assert service.score(user=1, items=items).json["error"] == "user: got 1, this catalog's ids are strings"
+        unpaired = service.score(user="\ud800", items=items)
+        assert (unpaired.status, unpaired.json["error"]) == (422, "user is '\\ud800': UTF-8 cannot hold it")
 
 
 def test_deadline_before_the_first_exit(service: Service) -> None:
@@ -158,6 +215,21 @@ def test_the_queue_counts_against_the_deadline(bundle: Path, monkeypatch: pytest
         assert 'rexit_refusals_total{reason="deadline"} 1.0' in service.get("/metrics").text
 
 
+def test_a_late_request_leaves_the_queue(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    with serving(Pool(partial(runtime.open, bundle), 1, 1)) as service, ThreadPoolExecutor(2) as clients:
+        running = clients.submit(service.score, user=100, items=[3])
+        gate.reached.acquire()
+        assert service.score(user=100, items=[3], deadline_ms=1).status == 504
+        assert "rexit_queue_depth 0.0" in service.get("/metrics").text
+        accepted = clients.submit(service.score, user=100, items=[8])
+        while "rexit_queue_depth 1.0" not in service.get("/metrics").text:
+            assert not accepted.done(), "refused, though nobody who is still served waits before it"
+            time.sleep(0.01)
+        gate.opened.set()
+        assert (running.result().status, accepted.result().status) == (200, 200)
+
+
 def test_what_a_deadline_cut_short_is_marked(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = runtime.Session.score
 
@@ -206,6 +278,26 @@ def test_reload_swaps_and_lets_the_running_finish(tmp_path: Path, monkeypatch: p
         with pytest.raises(BundleError):
             pool.reload()
         assert service.score(user=100, items=[3]).json["scores"][0]["exit"] == 0
+
+
+def test_requests_are_accepted_while_a_session_closes(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(partial(runtime.open, bundle), 1, 4)
+    real = runtime.Session.close
+    closing, accepted = threading.Event(), threading.Event()
+
+    def close(session: runtime.Session) -> None:
+        closing.set()
+        assert accepted.wait(10), "a request waits for the lock until the session is closed"
+        real(session)
+
+    monkeypatch.setattr(runtime.Session, "close", close)
+    pool.reload()
+    assert closing.wait(30)
+    job = Job(100, [3], {})
+    pool.submit(job)
+    accepted.set()
+    assert len(job.future.result(30).scores) == 1
+    pool.close()
 
 
 def test_stopping_finishes_what_is_accepted(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,16 @@ def test_no_bundle(tmp_path: Path) -> None:
     assert done.returncode == 4 and done.stderr.count("\n") == 1 and "none" in done.stderr
 
 
+def test_a_default_deadline_that_is_none(bundle: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "rexit", "serve", str(bundle), "--port", "0", "--deadline-ms", "nan"],
+        capture_output=True,
+        text=True,
+    )
+    expected = "rexit: error: deadline_ms is nan, expected more than 0 and at most 1e+12\n"
+    assert (done.returncode, done.stderr) == (2, expected)
+
+
 def test_an_answer_does_not_wait_to_be_acknowledged() -> None:
     with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
         accepted, _ = listening.accept()

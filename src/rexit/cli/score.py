@@ -13,6 +13,7 @@ import typer
 from rexit.answers import score_rows, stats_row
 from rexit.cli._as_of import AsOfOption, parse_as_of
 from rexit.cli._output import DeviceOption, JsonOption, print_json, print_table, progress, shown, stderr, stdout
+from rexit.deadlines import check_deadline
 from rexit.errors import InputError, RexitError
 from rexit.ids import first_few, parse_id, parse_ids, parse_recent
 
@@ -114,6 +115,8 @@ def score(
         raise InputError(f"--engine {engine!r}, expected one of {', '.join(ENGINES)}")
     if workers is not None and engine != "ray":
         raise InputError("--workers is for --engine ray; the local engine has one session, and --threads")
+    if deadline_ms is not None:
+        check_deadline(deadline_ms)
     options = {"force_exit": force_exit, "deadline_ms": deadline_ms, "top_k": top_k or None}
     if counters is not None:
         if force_exit is not None:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from rexit.cli._output import DeviceOption, stderr
+from rexit.deadlines import check_deadline
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +32,7 @@ def serve(
     device: DeviceOption = None,
     cache_mib: Annotated[int, typer.Option(min=1, help="Of cached prefixes, for each session.")] = 32,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait for a session; more are refused with 503.")] = 64,
-    deadline_ms: Annotated[float | None, typer.Option(min=0.001, help="For requests that name none.")] = None,
+    deadline_ms: Annotated[float | None, typer.Option(help="For requests that name none.")] = None,
     max_items: Annotated[int, typer.Option(min=1, help="Candidates in a request.")] = 2000,
     max_body_kib: Annotated[int, typer.Option(min=1, help="Size of a request.")] = 1024,
     grace_s: Annotated[int, typer.Option(min=1, help="After SIGTERM, how long accepted requests may take.")] = 30,
@@ -49,6 +50,8 @@ def serve(
     from rexit.serve import Limits, Pool, create_app, run
     from rexit.serve.server import listen
 
+    if deadline_ms is not None:
+        check_deadline(deadline_ms)
     listening = listen(host, port)
     opened = partial(
         runtime.open, bundle, variant, threads=threads or threads_for(sessions), device=device, cache_bytes=cache_mib << 20

@@ -1,8 +1,9 @@
 """The routes. Every problem is one line of JSON, `{"error": "…"}`:
 
+404   no such route; 405: no such method of it
 413   the body is larger than the limit
-422   the request: a field, an id, an item that is not in the catalog, a prompt too long
-500   the backend failed
+422   the request: no JSON, a field, an id, an item that is not in the catalog, a prompt too long
+500   the backend failed, or a defect, whose traceback is in the log
 503   the queue is full, or the service is stopping: with Retry-After
 504   the deadline passed before any candidate had an answer
 """
@@ -10,10 +11,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import re
+import reprlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +24,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rexit import __version__
@@ -29,6 +33,8 @@ from rexit.errors import DeadlineError, InputError, RexitError
 from rexit.serve.messages import Problem, ScoreAnswer, ScoreRequest
 from rexit.serve.metrics import Metrics
 from rexit.serve.pool import Answered, Job, LateError, Pool, RefusedError
+
+_LOGGER = logging.getLogger("rexit")
 
 SCORE = "/v1/score"
 _ABOUT = """Scores one user's candidates with an early-exit model.
@@ -54,15 +60,15 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
     metrics = Metrics(lambda: pool.waiting, lambda: pool.busy)
     app = FastAPI(title="rexit", version=__version__, description=_ABOUT, docs_url="/docs", redoc_url=None)
     app.state.metrics = metrics
-    app.add_middleware(_BodyLimit, most=limits.max_body)
-
-    def problem(status: int, line: str, headers: dict[str, str] | None = None) -> JSONResponse:
-        return JSONResponse({"error": line}, status, headers)
+    app.add_middleware(_Boundary, most=limits.max_body, metrics=metrics)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, exc: RequestValidationError) -> JSONResponse:
-        metrics.requests.labels("422").inc()
-        return problem(422, _first_line(exc.errors()))
+        return _problem(422, _first_line(exc.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, exc: HTTPException) -> JSONResponse:
+        return _refusal(request, exc)
 
     problems: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (413, 422, 500, 503, 504)}
 
@@ -73,29 +79,26 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
             answered = await _answer(pool, _job(request, pool, limits))
         except RefusedError as exc:
             metrics.refusals.labels(exc.reason).inc()
-            found = problem(503, str(exc), {"Retry-After": str(exc.retry_s)})
+            return _problem(503, str(exc), {"Retry-After": str(exc.retry_s)})
         except DeadlineError as exc:
             if isinstance(exc, LateError):
                 metrics.refusals.labels("deadline").inc()
-            found = problem(504, str(exc))
+            return _problem(504, str(exc))
         except InputError as exc:
-            found = problem(422, re.sub(r"^recent\w*", "interactions", str(exc)))  # as the field is called here
+            return _problem(422, re.sub(r"^recent\w*", "interactions", str(exc)))  # as the field is called here
         except RexitError as exc:
-            found = problem(500, str(exc))
-        else:
-            metrics.queued.observe(answered.waited)
-            metrics.latency.observe(time.monotonic() - arrived)
-            metrics.count(answered.scores)
-            found = JSONResponse(
-                {
-                    "user": request.user,
-                    "variant": answered.variant,
-                    "scores": score_rows(answered.scores, request.items, answered.depths),
-                    "stats": {**stats_row(answered.scores), "queue_us": answered.waited * 1e6},
-                }
-            )
-        metrics.requests.labels(str(found.status_code)).inc()
-        return found
+            return _problem(500, str(exc))
+        metrics.queued.observe(answered.waited)
+        metrics.latency.observe(time.monotonic() - arrived)
+        metrics.count(answered.scores)
+        return JSONResponse(
+            {
+                "user": request.user,
+                "variant": answered.variant,
+                "scores": score_rows(answered.scores, request.items, answered.depths),
+                "stats": {**stats_row(answered.scores), "queue_us": answered.waited * 1e6},
+            }
+        )
 
     @app.get("/healthz", summary="Whether the process answers")
     async def healthz() -> dict[str, str]:
@@ -104,7 +107,7 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
     @app.get("/readyz", responses={503: {"model": Problem}}, summary="Whether it takes requests")
     async def readyz() -> Any:
         if pool.stopping:
-            return problem(503, "the service is stopping")
+            return _problem(503, "the service is stopping")
         return {"status": "ready", "variant": pool.info.variant}
 
     @app.get("/metrics", summary="For Prometheus")
@@ -146,9 +149,28 @@ async def _answer(pool: Pool, job: Job) -> Answered:
     answer = asyncio.wrap_future(job.future)
     left = job.left_s()
     await asyncio.wait({answer}, timeout=None if left == math.inf else max(0.0, left))
-    if not answer.done() and job.future.cancel():
+    if not answer.done() and pool.withdraw(job):
         raise job.late()
     return await answer
+
+
+def _problem(status: int, line: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    printable = line.encode("utf-8", "backslashreplace").decode()  # JSON can hold half a surrogate pair, UTF-8 cannot
+    return JSONResponse({"error": printable}, status, headers)
+
+
+def _refusal(request: Request, exc: HTTPException) -> JSONResponse:
+    """What FastAPI refuses on its own."""
+    path = request.url.path
+    if exc.status_code == 400:  # the body is no JSON, for another reason than its syntax
+        why = "nested too deep" if isinstance(exc.__cause__, RecursionError) else f"cannot be decoded: {exc.__cause__}"
+        return _problem(422, f"body: {why}")
+    if exc.status_code == 404:
+        return _problem(404, f"{path}: not found, expected a route of /openapi.json")
+    if exc.status_code == 405:
+        allowed = (exc.headers or {}).get("Allow", "another")
+        return _problem(405, f"{path}: method not allowed, got {request.method}, expected {allowed}", exc.headers)
+    return _problem(exc.status_code, exc.detail, exc.headers)
 
 
 def _first_line(errors: Sequence[Any]) -> str:
@@ -158,7 +180,7 @@ def _first_line(errors: Sequence[Any]) -> str:
         return f"body: not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}"
     names = {"int", "str"}  # of a union's arms, which are no part of the field's name
     parts = [part for part in first["loc"][1:] if part not in names]
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".") or "body"
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{_name(part)}" for part in parts).removeprefix(".") or "body"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     if first["type"] == "missing":
         return f"{field}: missing, expected in every request{more}"
@@ -170,35 +192,69 @@ def _first_line(errors: Sequence[Any]) -> str:
     return f"{field}: got {_short(first['input'])}, expected: {expected.removeprefix('input should be ')}{more}"
 
 
+def _name(field: str) -> str:
+    """As it is, unless it is no name at all: a client may call a field anything."""
+    return field if field.isidentifier() and len(field) <= 60 else _short(field)
+
+
+_BOUNDED = reprlib.Repr()  # `repr` fails for what nests deeper than Python's stack
+_BOUNDED.maxstring = _BOUNDED.maxother = _BOUNDED.maxlong = 60
+
+
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = _BOUNDED.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-class _BodyLimit:
-    """Refuses a body above the limit, announced or not, before it is read whole."""
+class _Boundary:
+    """Around all routes: refuses a body above the limit, announced or not, before it is read whole; answers what no route has
+    caught; counts each request to /v1/score by the status of its answer."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self._app, self._most = app, most
+    def __init__(self, app: ASGIApp, most: int, metrics: Metrics) -> None:
+        self._app, self._most, self._metrics = app, most, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        parts, size, more = [], 0, True
+        started = False
+
+        async def counted(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                if scope["path"] == SCORE:
+                    self._metrics.requests.labels(str(message["status"])).inc()
+            await send(message)
+
+        try:
+            body = await self._body(receive)
+            if body is None:
+                return
+            await self._app(scope, body, counted)
+        except HTTPException as exc:
+            await _problem(exc.status_code, exc.detail, exc.headers)(scope, receive, counted)
+        except Exception as exc:
+            _LOGGER.exception("%s %s failed", scope["method"], scope["path"])
+            if not started:
+                await _problem(500, f"internal error: {type(exc).__name__}; the service's log has more")(scope, receive, counted)
+
+    async def _body(self, receive: Receive) -> Receive | None:
+        """What hands the whole body out; None: the client is gone. Raises HTTPException."""
+        parts: list[bytes] = []
+        size, more = 0, True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return
+                return None
             parts.append(message.get("body", b""))
             size, more = size + len(parts[-1]), message.get("more_body", False)
             if size > self._most:
-                line = {"error": f"body: got more than {self._most} bytes, expected at most that"}
-                await JSONResponse(line, 413, {"Connection": "close"})(scope, receive, send)
-                return
-        body: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
+                line = f"body: got more than {self._most} bytes, expected at most that"
+                raise HTTPException(413, line, {"Connection": "close"})
+        whole: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
 
         async def replay() -> Message:
-            return body.pop() if body else await receive()
+            return whole.pop() if whole else await receive()
 
-        await self._app(scope, replay, send)
+        return replay

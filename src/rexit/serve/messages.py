@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
+from rexit.deadlines import LONGEST_MS
+
 Id = StrictInt | StrictStr
 
 
@@ -45,6 +47,7 @@ class ScoreRequest(BaseModel):
         float | None,
         Field(
             gt=0,
+            le=LONGEST_MS,
             allow_inf_nan=False,
             description="Counted from arrival, so waiting in the queue counts. Candidates that are not done by then answer from "
             "the deepest exit they have reached, with `cut_short`. If none has reached one, or scoring has not begun: 504.",

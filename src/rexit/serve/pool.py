@@ -1,9 +1,12 @@
 """Sessions, each in a thread of its own, and the bounded queue before them.
 
 1. A request waits while all sessions work; where `queue` already wait, it is refused.
-2. What is past its deadline when its turn comes is refused; a session gets the time that is left.
-3. `reload` opens the bundle anew and swaps: a request that is running ends on the old one.
-4. `close` lets what is accepted finish.
+2. A request that waits can be withdrawn, and makes room at once: at its deadline, for instance.
+3. What is past its deadline when its turn comes is refused; a session gets the time that is left.
+4. `reload` opens the bundle anew and swaps: a request that is running ends on the old one.
+5. `close` lets what is accepted finish.
+
+No caller waits for a session to open, score or close: that happens outside the lock.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ class Answered:
     depths: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
     """options: `Session.score`'s, without the deadline. deadline_s: from `arrived` (`time.monotonic`)."""
 
@@ -121,13 +124,22 @@ class Pool:
             self._jobs.append(job)
             self._turn.notify()
 
+    def withdraw(self, job: Job) -> bool:
+        """Takes a waiting job out of the queue; its future stays unsettled. False: it does not wait, a session has it."""
+        with self._turn:
+            waits = job in self._jobs
+            if waits:
+                self._jobs.remove(job)
+            return waits
+
     def reload(self) -> None:
         """Opens the bundle again. Raises what `rexit.open` raises; then the old one goes on."""
         with self._reloading:
             opened = self._opened()
             with self._turn:
-                self._current = opened
+                superseded, self._current = self._current, opened
                 self._turn.notify_all()
+            del superseded  # outside the lock: it closes the sessions that no thread has taken
 
     def refuse(self) -> None:
         """From now on new requests are refused; those in the queue are served."""
@@ -156,16 +168,17 @@ class Pool:
             with self._turn:
                 while not self._jobs and not self._stopping and source is self._current:
                     self._turn.wait()
-                if source is not self._current:
-                    session.close()
-                    source = self._current
-                    session = source.sessions.pop()
-                if not self._jobs:
-                    if self._stopping:
+                newest = self._current
+                if newest is source:
+                    if not self._jobs:
                         return
-                    continue
-                job = self._jobs.popleft()
-                self._busy += 1
+                    job = self._jobs.popleft()
+                    self._busy += 1
+            if newest is not source:
+                session.close()
+                source = newest
+                session = source.sessions.pop()
+                continue
             settle = self._score(job, session)
             with self._turn:
                 self._busy -= 1

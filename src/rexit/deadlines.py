@@ -1,0 +1,13 @@
+"""How long a request may take."""
+
+from __future__ import annotations
+
+from rexit.errors import InputError
+
+LONGEST_MS = 1e12  # 31 years: as microseconds it fits every clock
+
+
+def check_deadline(deadline_ms: float) -> None:
+    """Raises InputError unless it is more than 0 and at most `LONGEST_MS`."""
+    if not 0 < deadline_ms <= LONGEST_MS:
+        raise InputError(f"deadline_ms is {deadline_ms}, expected more than 0 and at most {LONGEST_MS:g}")
