@@ -35,8 +35,11 @@ void show(const nlohmann::ordered_json& report) {
 
 std::int64_t deadline_us(double deadline_ms) {
   constexpr double longest = 1e12;
-  if (!(deadline_ms > 0 && deadline_ms <= longest))
-    throw Failure("deadline_ms is " + nlohmann::json(deadline_ms).dump() + ", expected more than 0 and at most 1e12");
+  if (!(deadline_ms > 0 && deadline_ms <= longest)) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%g", deadline_ms);
+    throw Failure(std::string("deadline_ms is ") + text + ", expected more than 0 and at most 1e12");
+  }
   return std::max<std::int64_t>(1, std::llround(deadline_ms * 1000));
 }
 

@@ -108,7 +108,8 @@ std::unique_ptr<Job> job_of(const json& value, const ordered_json& id, const rex
       if (!given.is_number()) throw Failure(std::string("deadline_ms is ") + given.type_name() + ", expected a number");
       job->deadline = read + std::chrono::microseconds(deadline_us(given.get<double>()));
     } else {
-      throw Failure("unknown key `" + key + "`, expected id, user, items, recent, as_of, top_k, deadline_ms or force_exit");
+      throw Failure("unknown key " + on_one_line(key) +
+                    ", expected id, user, items, recent, as_of, top_k, deadline_ms or force_exit");
     }
   }
   return job;
