@@ -94,6 +94,12 @@ class Session {
   Session(const rexit::Bundle& bundle, std::size_t cache_bytes, std::vector<std::string> warnings = {})
       : session_(bundle, cache_bytes), cache_bytes_(cache_bytes), warnings_(std::move(warnings)) {}
 
+  // Other Python threads go on while the memory is given back: of the whole bundle, if this is its last session.
+  ~Session() {
+    const nb::gil_scoped_release released;
+    const rexit::Session closing = std::move(session_);
+  }
+
   Session* another() const { return new Session(session_.bundle(), cache_bytes_); }
 
   // Null: nothing has changed.

@@ -165,6 +165,12 @@ def test_string_ids(tmp_path: Path) -> None:
         assert (unpaired.status, unpaired.json["error"]) == (422, "user is '\\ud800': UTF-8 cannot hold it")
 
 
+def test_a_user_whom_the_catalog_does_not_have(bundle: Path) -> None:
+    with serving(Pool(partial(runtime.open, bundle), 1, 0)) as service:
+        assert [service.score(user=user, items=[3]).json["known"] for user in (100, 5, 5)] == [True, False, False]
+        assert "rexit_unknown_users_total 2.0" in service.get("/metrics").text
+
+
 def test_deadline_before_the_first_exit(service: Service) -> None:
     reply = service.score(user=100, items=[3], deadline_ms=0.001)
     assert reply.status == 504 and "deadline" in reply.json["error"]

@@ -95,6 +95,7 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
             {
                 "user": request.user,
                 "variant": answered.variant,
+                "known": answered.scores.stats.known_user,
                 "scores": score_rows(answered.scores, request.items, answered.depths),
                 "stats": {**stats_row(answered.scores), "queue_us": answered.waited * 1e6},
             }

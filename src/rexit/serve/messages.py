@@ -71,6 +71,7 @@ class ScoreAnswer(BaseModel):
 
     user: Id
     variant: str
+    known: Annotated[bool, Field(description="Whether the catalog has the user. False: a new one, or a mistyped id.")]
     scores: list[Score]
     stats: Annotated[
         dict[str, Any],

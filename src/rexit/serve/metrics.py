@@ -24,6 +24,7 @@ class Metrics:
         self.latency = seconds("rexit_request_seconds", "From arrival to answer, of requests answered with scores.")
         self.queued = seconds("rexit_queue_seconds", "From arrival to a session, of requests answered with scores.")
         self.refusals = count("rexit_refusals", "Requests that never began, by reason: full, deadline, stopping.", ["reason"])
+        self.unknown_users = count("rexit_unknown_users", "Answers for users whom the catalog does not have.")
         self.candidates = count("rexit_candidates", "Candidates by the exit that answered; none: cut short before it.", ["exit"])
         self.cut_short = count("rexit_candidates_cut_short", "Candidates that a deadline stopped.")
         self.prefix_tokens = count("rexit_prefix_tokens", "Tokens of prefixes.")
@@ -37,6 +38,7 @@ class Metrics:
         exits, counts = np.unique(scores.exit, return_counts=True)
         for exit, count in zip(exits.tolist(), counts.tolist(), strict=True):
             self.candidates.labels("none" if exit < 0 else str(exit)).inc(count)
+        self.unknown_users.inc(not scores.stats.known_user)
         self.cut_short.inc(int(scores.cut_short.sum()))
         self.prefix_tokens.inc(scores.stats.prefix_tokens)
         self.prefix_tokens_reused.inc(scores.stats.prefix_tokens_reused)
