@@ -82,8 +82,9 @@ def update_catalog(
     frame = without_repeats(rows, options.repeats, interactions)
     files = {"user": users, "item": items}
     sides = {what: _side(old, what, frame[what], interactions, path, options.columns) for what, path in files.items()}
-    fields = {what: pieces.fields(what, side.texts, side.old, len(side.ids)) for what, side in sides.items()}
-    vectors = encoded.updated(old, sides["item"].texts, sides["item"].old, len(sides["item"].ids))
+    fields = {what: pieces.fields(what, side.texts, side.text_rows, side.old, len(side.ids)) for what, side in sides.items()}
+    of_items = sides["item"]
+    vectors = encoded.updated(old, of_items.texts, of_items.text_rows, of_items.old, len(of_items.ids))
     data = _merge(old, frame, sides, options, interactions)
     progress("read", 1, 1)
     content, unplaced = _content(old, data, sides, fields, progress)
@@ -136,12 +137,14 @@ def _counted(frame: pl.DataFrame, old: Catalog, path: Path) -> pl.DataFrame:
 @dataclass(frozen=True)
 class _Side:
     """All users or all items. ids: ascending. old: the row here of each row of the old catalog. rows: of the new interactions.
-    texts: what the file says, vectors too, with `row`; None without a file. new: how many the old catalog does not have."""
+    texts: what the file says, vectors too; None without a file. text_rows: theirs. new: how many the old catalog does not
+    have."""
 
     ids: pl.Series
     old: Rows
     rows: Rows
     texts: pl.DataFrame | None
+    text_rows: Rows
     new: int
 
 
@@ -149,21 +152,23 @@ def _side(old: Catalog, what: str, used: pl.Series, source: Path, path: Path | N
     kept = old.users if what == "user" else old.items
     known = pl.Series("id", kept.take(np.arange(len(kept))), pl.Int64 if kept.kind == "int64" else pl.String)
     texts = None if path is None else read_entities(path, getattr(columns, what), f"--{what}-column")
-    given = [used] if texts is None else [used, texts["id"]]
-    if kept.kind == "int64" and unify_ids(given)[0].dtype != pl.Int64:
-        strange = next(id for one in given for id in one if unify_ids([pl.Series([id])])[0].dtype != pl.Int64)
-        raise InputError(f"{source if path is None else path}: {what} {strange!r}: the {what} ids of {old.path} are integers")
-    given = [one.cast(known.dtype) for one in given]
+    named = _of_kind(known.dtype, used, what, source, old)
+    listed = known.clear() if texts is None or path is None else _of_kind(known.dtype, texts["id"], what, path, old)
     # Users without a row of their own are welcome where prompts say nothing of them.
     table = old.user_table if what == "user" else old.item_table
     needs_row = any(name.startswith("field.") for name in table) or (what == "item" and bool(old.encoded))
-    listed = pl.concat([known, *given[1:]] if needs_row else [known, *given]).unique()
-    ids = listed.sort()
-    rows = rows_of(given[0], ids, what, source, old.path if path is None else path).to_numpy()
-    at = rows_of(known, ids, what, source, source).to_numpy()
-    if texts is not None:
-        texts = texts.with_columns(row=rows_of(given[1], ids, what, source, source))
-    return _Side(ids, at, rows, texts, len(ids) - len(known))
+    ids = pl.concat([known, listed] if needs_row else [known, named, listed]).unique().sort()
+    rows = rows_of(named, ids, what, source, old.path if path is None else path).to_numpy()
+    at, text_rows = (rows_of(column, ids, what, source, source).to_numpy() for column in (known, listed))
+    return _Side(ids, at, rows, texts, text_rows, len(ids) - len(known))
+
+
+def _of_kind(kind: pl.DataType, ids: pl.Series, what: str, path: Path, old: Catalog) -> pl.Series:
+    """The ids of a file as those of the catalog are. Raises InputError for one that is no integer where those are."""
+    if kind == pl.Int64 and unify_ids([ids])[0].dtype != kind:
+        strange = next(id for id in ids if unify_ids([pl.Series([id])])[0].dtype != kind)
+        raise InputError(f"{path}: {what} {strange!r}: the {what} ids of {old.path} are integers")
+    return ids.cast(kind)
 
 
 @dataclass(frozen=True)

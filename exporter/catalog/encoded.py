@@ -57,16 +57,17 @@ def rows(column: pl.Series, ids: pl.Series, dim: int | None = None) -> NDArray[n
     return made
 
 
-def updated(old: Catalog, items: pl.DataFrame | None, at: NDArray[np.int64], count: int) -> Encoded:
-    """The columns of `old` for `count` items, of which those at the rows `at` are its own. items: `id`, `row` and the columns, of
-    new items and of known ones whose vectors are other ones now; None: there is no such file. Raises InputError, BundleError.
+def updated(old: Catalog, items: pl.DataFrame | None, item_rows: NDArray[np.int64], at: NDArray[np.int64], count: int) -> Encoded:
+    """The columns of `old` for `count` items, of which those at the rows `at` are its own. items: `id` and the columns, of new
+    items and of known ones whose vectors are other ones now, at `item_rows`; None: there is no such file. Raises InputError,
+    BundleError.
     """
     made = {}
     for name, before in old.encoded.items():
         made[name] = np.zeros((count, before.shape[1]), np.float16)
         made[name][at] = before
         if items is not None:
-            made[name][items["row"].to_numpy()] = rows(column_of(items, name, "item", vectors=True), items["id"], before.shape[1])
+            made[name][item_rows] = rows(column_of(items, name, "item", vectors=True), items["id"], before.shape[1])
     return made
 
 

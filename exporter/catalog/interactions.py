@@ -13,8 +13,9 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import csv
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def _read_parquet(path: Path, wanted: Collection[str] | None) -> pl.DataFrame:
 
 def _read_text(path: Path, wanted: Collection[str] | None) -> pl.DataFrame:
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file, _long_cells():
             header = file.readline()
             if not header.strip():
                 raise InputError(f"{path}: empty, expected a header line")
@@ -90,9 +91,20 @@ def _read_text(path: Path, wanted: Collection[str] | None) -> pl.DataFrame:
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{path}: column {twice!r} stands {names.count(twice)} times in the header, expected unique columns")
     chosen = _chosen(names, wanted)
-    frame = pl.read_csv(path, columns=chosen, separator=separator, quote_char='"' if quoted else None, infer_schema=False)
+    quote = '"' if quoted else None
+    frame = pl.read_csv(path, columns=chosen, separator=separator, quote_char=quote, infer_schema=False, glob=False)
     frame.columns = [names[n] for n in chosen]
     return frame
+
+
+@contextlib.contextmanager
+def _long_cells() -> Iterator[None]:
+    """Cells of any length for the csv module, whose limit is the whole process's."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _column(frame: pl.DataFrame, name: str, path: Path, option: str) -> pl.Series:
@@ -266,7 +278,7 @@ def holds_vectors(column: pl.Series) -> bool:
 def column_of(entities: pl.DataFrame, name: str, what: str, vectors: bool = False) -> pl.Series:
     """A column of the users' or items' file that prompts name, as `what` says: of texts or of vectors. Raises InputError."""
     if name not in entities.columns:
-        listed = ", ".join(column for column in entities.columns if column not in ("id", "row"))
+        listed = ", ".join(column for column in entities.columns if column != "id")
         raise InputError(f"the {what}s file has no column {name!r}, which prompts name; it has: {listed}")
     if holds_vectors(entities[name]) != vectors:
         seen, expected = ("texts", "vectors") if vectors else ("vectors", "texts")

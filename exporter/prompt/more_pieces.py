@@ -55,8 +55,11 @@ class MorePieces:
             made._rows[tokens[starts[row] : starts[row + 1]].tobytes()] = row
         return made
 
-    def fields(self, what: str, texts: pl.DataFrame | None, old: NDArray[np.int64], count: int) -> Tensors:
-        """The `field.NAME` tensors of a table of `count` rows, of which `old` are the catalog's. texts: `row` and the columns.
+    def fields(
+        self, what: str, texts: pl.DataFrame | None, text_rows: NDArray[np.int64], old: NDArray[np.int64], count: int
+    ) -> Tensors:
+        """The `field.NAME` tensors of a table of `count` rows, of which `old` are the catalog's. texts: the columns of the rows
+        `text_rows`.
 
         Raises InputError for a column that is not there, or holds no texts.
         """
@@ -66,9 +69,7 @@ class MorePieces:
             column, pieces = name.removeprefix(" "), np.full(count, -1, np.int32)
             pieces[old] = table[f"field.{name}"]
             if texts is not None:
-                pieces[texts["row"].to_numpy()] = self._column(
-                    column_of(texts, column, what), what, column, spaced=name != column
-                )
+                pieces[text_rows] = self._column(column_of(texts, column, what), what, column, spaced=name != column)
             made[f"field.{name}"] = pieces
         return made
 

@@ -22,6 +22,7 @@ from rexit.exporter.graph import activations
 from rexit.exporter.index import build_catalog
 from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.exporter.prompt.pieces import load_tokenizer
 from running.indexing import Outcome, Run
 
 OPTIONS = IndexOptions(neighbours=5, lightgcn=LightGCNOptions(dim=8, epochs=5))
@@ -206,8 +207,6 @@ def test_lists_keep_their_centres(data: Path, run: Run, monkeypatch: pytest.Monk
 
 def test_texts(both: tuple[Catalog, Catalog], data: Path) -> None:
     """New ones are spelled, a known text is the same piece, a changed one is replaced, a missing one says so."""
-    from rexit.exporter.prompt.pieces import load_tokenizer
-
     old, new = both
     tokenizer, offsets, tokens = load_tokenizer(str(data / "tok")), new.piece_table["offsets"], new.piece_table["tokens"]
 
@@ -220,6 +219,29 @@ def test_texts(both: tuple[Catalog, Catalog], data: Path) -> None:
     same = new.item_table["field.title"]
     assert same[new.items.row(0)] == same[new.items.row(7)]
     assert len(offsets) - len(old.piece_table["offsets"]) == 4  # Film 100 and New 2, with and without a space before them
+
+
+def test_a_column_may_be_called_row(data: Path, run: Run) -> None:
+    """Its texts are read, not numbers of rows."""
+    for name in ("items.csv", "new-items.csv", "prompt.toml"):
+        (data / name).write_text((data / name).read_text().replace("title", "row"))
+    build(data)
+    assert run()[0] == 0
+    new = Catalog.open(data / "new")
+    tokens = load_tokenizer(str(data / "tok")).encode("Film 100").ids
+    piece = new.item_table["field.row"][new.items.row(NEW_ITEM)]
+    assert new.piece_table["tokens"][slice(*new.piece_table["offsets"][piece : piece + 2])].tolist() == tokens
+
+
+def test_an_id_of_another_kind_is_named_with_its_file(data: Path, run: Run) -> None:
+    rows = (data / "new.csv").read_text()
+    (data / "new.csv").write_text(rows + "3,x9,4,20004\n")
+    code, _, err = run()
+    assert code == 2 and "new.csv: item 'x9': the item ids of catalog are integers" in err and "new-items" not in err
+    (data / "new.csv").write_text(rows)
+    (data / "new-items.csv").write_text((data / "new-items.csv").read_text() + "x9,Film 9,1999\n")
+    code, _, err = run()
+    assert code == 2 and "new-items.csv: item 'x9': the item ids of catalog are integers" in err
 
 
 def test_a_text_longer_than_all_is_cut(data: Path, run: Run) -> None:

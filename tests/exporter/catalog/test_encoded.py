@@ -82,7 +82,7 @@ def test_a_number_that_float32_has_not_is_not_finite(tmp_path: Path) -> None:
 
 
 def test_a_column_of_the_wrong_kind() -> None:
-    frame = pl.DataFrame({"id": [1], "title": ["a"], "v": [[1.0]], "row": [0]})
+    frame = pl.DataFrame({"id": [1], "title": ["a"], "v": [[1.0]]})
     assert column_of(frame, "title", "item").to_list() == ["a"] and column_of(frame, "v", "item", vectors=True).len() == 1
     with pytest.raises(InputError, match="the items file has no column 'w', which prompts name; it has: title, v"):
         column_of(frame, "w", "item")

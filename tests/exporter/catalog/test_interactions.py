@@ -1,3 +1,4 @@
+import csv
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -163,6 +164,26 @@ def test_entities_become_text(tmp_path: Path) -> None:
     assert read.to_dict(as_series=False) == {
         "id": [2, 1], "year": ["1995", None], "genres": ["Drama, War", None], "title": ["Up", None],
     }  # fmt: skip
+
+
+def test_a_cell_may_be_longer_than_pythons_csv_allows(tmp_path: Path) -> None:
+    """A text, or a vector of some thousand numbers."""
+    numbers = "0.0000001 " * 20_000
+    path = write(tmp_path / "i.csv", f"item_id,title,look:float_seq\n1,{'x' * 200_000},{numbers}\n")
+    read, limit = read_entities(path, "item_id", "--item-column"), csv.field_size_limit()
+    assert read["title"].str.len_chars().to_list() == [200_000] and read["look"].list.len().to_list() == [20_000]
+    assert csv.field_size_limit() == limit, "that of the program around is what it was"
+
+
+@pytest.mark.parametrize("name", ["a[1].csv", "a*.csv", "a?.tsv", "a[1].parquet"])
+def test_a_file_name_is_no_pattern(tmp_path: Path, name: str) -> None:
+    table = pl.DataFrame({"user_id": ["7"], "note": ["read"]})
+    if name.endswith("parquet"):
+        table.write_parquet(tmp_path / name)
+    else:
+        table.write_csv(tmp_path / name, separator="\t" if name.endswith("tsv") else ",")
+    write(tmp_path / "a1.csv", "user_id,note\n8,another file\n")
+    assert read_table(tmp_path / name).rows() == [("7", "read")]
 
 
 def test_tab_separated_text_has_no_quotes(tmp_path: Path) -> None:
