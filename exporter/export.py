@@ -114,6 +114,8 @@ class _Export:
         options, catalog = self._options, self._catalog
         self._loaded = loaded = load_checkpoint(checkpoint, options.exits, options.head, catalog.info["labels"])
         preflight.check_fit(loaded, catalog, options.max_tokens)
+        if not options.accept_catalog:
+            preflight.check_trained_on(loaded, catalog)
         self._model = _describe(loaded)
         preflight.check_same_origin(self._out, self._kept, self._model, loaded.exits, catalog)
         borders = zip((0, *loaded.exits), loaded.exits, strict=False)

@@ -30,6 +30,7 @@ class ExportOptions:
     max_tokens: candidate tokens in one pass at most. tolerance: largest difference allowed between the float32 graphs' log-odds
     and PyTorch's. golden_slates: how many validation slates to compare on and to store. quality_slates: how many validation
     slates a lower precision is judged on (0: all). accept_loss: write it even if it fails, or if the slates are too few to tell.
+    accept_catalog: export with a catalog that the checkpoint was not trained on, or does not name.
     """
 
     exits: Sequence[int] | None = None
@@ -42,6 +43,7 @@ class ExportOptions:
     golden_slates: int = 16
     quality_slates: int = 400
     accept_loss: bool = False
+    accept_catalog: bool = False
 
 
 @dataclass(frozen=True)

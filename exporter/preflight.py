@@ -11,7 +11,7 @@ from rexit.bundle import Catalog, Manifest, Model
 from rexit.bundle.vectors import USER
 from rexit.errors import InputError
 from rexit.exporter.graph.targets import CACHES, Target, find_target, with_cache
-from rexit.exporter.model.checkpoint import Checkpoint
+from rexit.exporter.model.checkpoint import EXITS, Checkpoint
 from rexit.exporter.options import ExportOptions
 
 
@@ -67,6 +67,23 @@ def check_fit(checkpoint: Checkpoint, catalog: Catalog, max_tokens: int) -> None
     check_vectors(checkpoint, catalog)
     if candidate > max_tokens:
         raise InputError(f"a candidate has up to {candidate} tokens, more than the {max_tokens} of --max-tokens")
+
+
+def check_trained_on(checkpoint: Checkpoint, catalog: Catalog) -> None:
+    """The checkpoint was trained on the catalog, or on one that the catalog is an update of."""
+    if checkpoint.catalog is None:
+        if (checkpoint.path / EXITS).is_file():
+            raise InputError(
+                f"{checkpoint.path}: {EXITS} has no `catalog`, so nobody can tell whether it was trained on {catalog.path}: "
+                "--accept-catalog exports all the same"
+            )
+        return  # a decoder as somebody else trained it
+    names, traits = {"tokenizer": "tokenizer", "prompt": "prompt program", "space": "space of embeddings"}, catalog.traits
+    if differs := [name for trait, name in names.items() if checkpoint.catalog[trait] != traits[trait]]:
+        raise InputError(
+            f"{checkpoint.path}: was trained on a catalog with another {' and another '.join(differs)} than {catalog.path}: give "
+            "that one, or one that `rexit index --update` made of it; --accept-catalog exports all the same"
+        )
 
 
 def check_vectors(checkpoint: Checkpoint, catalog: Catalog) -> None:

@@ -146,9 +146,8 @@ def run(catalog: Catalog, template: Path, chosen: Settings, args: argparse.Names
         model = train(mine, chosen)
         told = {"name": template.stem, **what, "seconds": time.monotonic() - start, "exits": list(model.exits)}
         told["tokens"] = {part: mine.info["prompt"]["lengths"][part]["p50"] for part in ("prefix", "candidate")}
-        save_checkpoint(
-            place / "checkpoint", model.model, model.exits, model.heads, mine.info["labels"], projectors=model.projectors
-        )
+        words = (mine.info["labels"], mine.traits)
+        save_checkpoint(place / "checkpoint", model.model, model.exits, model.heads, *words, projectors=model.projectors)
         write_json(place / "run.json", told)
     for split in missing:
         np.save(place / f"{split}.npy", scored(model, mine, split))

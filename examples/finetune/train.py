@@ -86,7 +86,8 @@ def run(args: argparse.Namespace) -> None:
     if adapted is not None:
         saved = adapted if args.save_adapter else adapted.merge_and_unload()
     with new_folder(args.out) as folder:
-        save_checkpoint(folder, saved, model.exits, model.heads, catalog.info["labels"], tokenizer_of(start), model.projectors)
+        labels, tokenizer = catalog.info["labels"], tokenizer_of(start)
+        save_checkpoint(folder, saved, model.exits, model.heads, labels, catalog.traits, tokenizer, model.projectors)
     print(f"wrote {args.out}", flush=True)
 
 

@@ -159,7 +159,8 @@ def main() -> None:
     model = train(catalog, chosen)
     areas = auc(model, packed_slates(catalog, "validation", chosen.slate))
     print("validation AUC  " + "  ".join(f"exit {e}: {a:.4f}" for e, a in zip(model.exits, areas, strict=True)))
-    save_checkpoint(args.out, model.model, model.exits, model.heads, catalog.info["labels"], projectors=model.projectors)
+    labels, traits = catalog.info["labels"], catalog.traits
+    save_checkpoint(args.out, model.model, model.exits, model.heads, labels, traits, projectors=model.projectors)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 `projectors.safetensors`.
 
     config.json  model.safetensors (or shards)  …   the decoder, as `save_pretrained` writes it
-    exits.json                {"schema": 1, "exits": [2, 4, 6], "labels": {"no": 17, "yes": 23}, "head": "own"}
+    exits.json                {"schema": 1, "exits": [2, 4, 6], "labels": {"no": 17, "yes": 23}, "head": "own",
+                               "catalog": {"tokenizer": …, "prompt": …, "space": …}}
     exit_heads.safetensors    per exit k (from 0): `exit.{k}.norm.weight` [H], `exit.{k}.norm.bias` [H] (LayerNorm only),
                               `exit.{k}.weight` [2, H] with the rows no, yes, `exit.{k}.bias` [2] (optional)
     projectors.safetensors    `NAME.PARAMETER` of each projector in `exits.json`: "projectors": {"gcn": {"dim": 64}, …}
@@ -34,13 +35,16 @@ from rexit.exporter.model.weights import decoder_model, files, layers, located
 from rexit.exporter.quiet import first_line, quiet
 
 EXITS, HEADS, PROJECTORS = "exits.json", "exit_heads.safetensors", "projectors.safetensors"
+TRAITS = ("tokenizer", "prompt", "space")
+"""Of a catalog, see `Catalog.traits`."""
 HEAD_KINDS = ("own", "shared")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A loaded checkpoint: the decoder (float32, eval), its exits (depths, ascending; the last is the full depth), its heads and
-    their kind (`own` or `shared`), and the projectors of what its prompts have vectors of."""
+    their kind (`own` or `shared`), the traits of the catalog that it was trained on (None: it does not say), and the projectors
+    of what its prompts have vectors of."""
 
     path: Path
     decoder: Decoder
@@ -48,6 +52,7 @@ class Checkpoint:
     heads: ExitHeads
     head: str
     labels: dict[str, int]
+    catalog: dict[str, str] | None
     projectors: Projectors | None
 
     @property
@@ -114,7 +119,7 @@ def load_checkpoint(
                 raise CheckpointError(f"{folder / HEADS}: truncated or not safetensors: {first_line(exc)}") from exc
             heads = heads.pick([saved.index(depth) for depth in depths])
         projectors = _projectors(folder, info, decoder)
-    return Checkpoint(folder, decoder.cut(depths[-1]), depths, heads.eval(), kind, ids, projectors)
+    return Checkpoint(folder, decoder.cut(depths[-1]), depths, heads.eval(), kind, ids, info.get("catalog"), projectors)
 
 
 def save_checkpoint(
@@ -123,11 +128,13 @@ def save_checkpoint(
     exits: Sequence[int],
     heads: ExitHeads,
     labels: Mapping[str, int],
+    catalog: Mapping[str, str] | None,
     tokenizer: Any = None,
     projectors: Projectors | None = None,
 ) -> None:
     """Writes a checkpoint that `load_checkpoint` can load. `model`: the Hugging Face model; `exits`: depths in layers; `labels`:
-    token ids of `no` and `yes`; `tokenizer`: anything with `save_pretrained`; `projectors`: of the vectors in its prompts.
+    token ids of `no` and `yes`; `catalog`: `Catalog.traits` of the one that it was trained on, which an export compares with its
+    own (None: it does not say); `tokenizer`: anything with `save_pretrained`; `projectors`: of the vectors in its prompts.
     Raises InputError for exits that do not fit the model.
     """
     check_exits(exits, model.config.num_hidden_layers)
@@ -143,7 +150,8 @@ def save_checkpoint(
         else:
             (folder / PROJECTORS).unlink(missing_ok=True)  # of a checkpoint saved here before
     info = {"schema": SCHEMA, "exits": [int(e) for e in exits], "labels": {k: int(v) for k, v in labels.items()}, "head": "own"}
-    write_json(folder / EXITS, info if projectors is None else {**info, "projectors": projectors.kinds})
+    more = {"catalog": None if catalog is None else dict(catalog), "projectors": None if projectors is None else projectors.kinds}
+    write_json(folder / EXITS, info | {key: value for key, value in more.items() if value is not None})
 
 
 def check_exits(exits: Sequence[int], layers: int) -> None:
@@ -172,6 +180,9 @@ def _exits_json(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: `exits` is {exits!r}, expected a list of depths")
     if not isinstance(labels, dict) or not all(type(labels.get(name)) is int for name in ("no", "yes")):
         raise CheckpointError(f"{path}: `labels` is {labels!r}, expected the token ids of `no` and `yes`")
+    traits = info.get("catalog")
+    if traits is not None and not (isinstance(traits, dict) and all(isinstance(traits.get(name), str) for name in TRAITS)):
+        raise CheckpointError(f"{path}: `catalog` is {traits!r}, expected digests of {', '.join(TRAITS)}")
     return info
 
 

@@ -9,7 +9,7 @@ Training, one batch (as it is served: one user's prefix, several candidates pack
         logits = model(tokens, positions, groups, rows)        # float32 [exits, candidates, 2] as (no, yes)
     loss = cross_entropy(logits.flatten(0, 1), liked.repeat(len(logits)))
     …
-    save_checkpoint(folder, checkpoint.model, checkpoint.exits, checkpoint.heads, checkpoint.labels)
+    save_checkpoint(folder, checkpoint.model, checkpoint.exits, checkpoint.heads, checkpoint.labels, catalog.traits)
 
 Where prompts have vectors, `vectors.Sources` makes those of a batch with the model's projectors.
 """

@@ -23,7 +23,7 @@ def test_checkpoint_and_bundle_say_the_same(tmp_path: Path, monkeypatch, capsys)
     import exits
 
     catalog = Catalog.open(write_indexed_catalog(tmp_path))
-    tiny_checkpoint(tmp_path / "checkpoint", labels=catalog.info["labels"])
+    tiny_checkpoint(tmp_path / "checkpoint", catalog=catalog)
     export_bundle(tmp_path / "checkpoint", tmp_path / "catalog", tmp_path / "bundle", ExportOptions(golden_slates=2))
     found = {}
     for variant in ((), ("--variant", "cpu-fp32")):

@@ -82,7 +82,7 @@ def test_a_run_is_kept_and_test_is_read_when_asked(data: Path, tmp_path: Path, m
     rows = catalog.split("test")
     (z,) = np.load(other / "test.npy").T
     assert f"1: {auc(z, rows.liked):.4f} / {user_auc(z, rows.users, rows.liked):.4f} / " in told
-    assert load_checkpoint(other / "checkpoint").labels == Catalog.open(other / "catalog").info["labels"], "fit for an export"
+    assert load_checkpoint(other / "checkpoint").catalog == Catalog.open(other / "catalog").traits, "fit for an export"
 
     # Compared on validation, which both have; pairs apart by how often their items were rated in training.
     rows, (z,), (reference,) = catalog.split("validation"), *(np.load(place / "validation.npy").T for place in (other, one))
@@ -130,7 +130,8 @@ def test_projectors_train_with_the_model(data: Path, tmp_path: Path, monkeypatch
     assert fresh is not None and fresh.kinds == first | {"title:2": {"count": 2}, "user": {"dim": 8}}
     before, after = fresh.tensors(), model.projectors.tensors()
     assert all((before[name] - after[name]).abs().max() > 1e-3 for name in before), "each has learned"
-    save_checkpoint(tmp_path, model.model, model.exits, model.heads, catalog.info["labels"], projectors=model.projectors)
+    words = (catalog.info["labels"], catalog.traits)
+    save_checkpoint(tmp_path, model.model, model.exits, model.heads, *words, projectors=model.projectors)
     kept = load_checkpoint(tmp_path)
     again = MultiExitModel(kept.decoder, kept.heads, kept.exits, kept.projectors)
     np.testing.assert_allclose(prompts.scored(again, catalog, "test"), prompts.scored(model, catalog, "test"), atol=1e-6)

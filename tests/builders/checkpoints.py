@@ -108,15 +108,15 @@ def tiny_checkpoint(
     folder: Path,
     exits: tuple[int, ...] = (1, 2, 4),
     family: str = "llama",
-    labels: dict[str, int] = LABELS,
     catalog: Catalog | None = None,
     **changes: Any,
 ) -> Path:
-    """catalog: one whose prompts have vectors, for which it gets projectors."""
+    """catalog: what it says it was trained on; if prompts have vectors, it gets projectors for them."""
     model = tiny_model(family, **changes)
     decoder, projectors = Decoder.of(model), None
     heads = tiny_heads(decoder, len(exits))
     if catalog is not None and (ids := catalog.vector_ids):
         projectors = Projectors.like(decoder, ids, catalog.info["embedding"]["dim"])
-    save_checkpoint(folder, model, exits, heads, labels, projectors=projectors)
+    labels, traits = (LABELS, None) if catalog is None else (catalog.info["labels"], catalog.traits)
+    save_checkpoint(folder, model, exits, heads, labels, traits, projectors=projectors)
     return folder

@@ -44,15 +44,14 @@ def _measure(family: str, engines: bool, catalog: Path, place: Path) -> Measured
 
     import rexit
     from builders.checkpoints import tiny_checkpoint
-    from builders.indexed_catalog import LABELS
-    from rexit.bundle import Bundle
+    from rexit.bundle import Bundle, Catalog
     from rexit.exporter.export import export_bundle
     from rexit.exporter.options import ExportOptions
 
     torch.set_num_threads(1)
     # One exit where there is one: torch takes most of the time, once for each segment.
     exits = (1, DEPTH) if engines else (DEPTH,)
-    checkpoint = tiny_checkpoint(place / family / "checkpoint", exits, family, LABELS, num_hidden_layers=DEPTH)
+    checkpoint = tiny_checkpoint(place / family / "checkpoint", exits, family, Catalog.open(catalog), num_hidden_layers=DEPTH)
     out = place / family / "bundle"
     # Random models: some lose more than a trained one may.
     options = ExportOptions(precisions=["fp32", "int8"], golden_slates=2, quality_slates=10, accept_loss=True)
@@ -79,12 +78,12 @@ def _measure(family: str, engines: bool, catalog: Path, place: Path) -> Measured
 def _compiled(family: str, catalog: Path, place: Path) -> dict[str, dict[str, int]]:
     """One segment: with each more, torch traces and TensorRT-RTX compiles once more."""
     from builders.checkpoints import tiny_checkpoint
-    from builders.indexed_catalog import LABELS
+    from rexit.bundle import Catalog
     from rexit.exporter.compile import compile_engines
     from rexit.exporter.export import export_bundle
     from rexit.exporter.options import ExportOptions
 
-    checkpoint = tiny_checkpoint(place / family / "whole", (DEPTH,), family, LABELS, num_hidden_layers=DEPTH)
+    checkpoint = tiny_checkpoint(place / family / "whole", (DEPTH,), family, Catalog.open(catalog), num_hidden_layers=DEPTH)
     out = place / family / "engines"
     options = ExportOptions(target="tensorrt", precisions=ENGINES, golden_slates=1, quality_slates=4, accept_loss=True)
     export_bundle(checkpoint, catalog, out, options)

@@ -46,5 +46,5 @@ def write_learned(folder: Path) -> tuple[Path, Path]:
         projection.weight.data = torch.stack([-direction, direction]) / 2
         middle = (yes + no) @ direction / 2
         projection.bias.data = torch.stack([middle, -middle]) / 2
-    save_checkpoint(folder / "checkpoint", model, EXITS, heads, LABELS)
+    save_checkpoint(folder / "checkpoint", model, EXITS, heads, LABELS, catalog.traits)
     return folder / "checkpoint", catalog_folder

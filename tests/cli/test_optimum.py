@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from builders.checkpoints import tiny_checkpoint
-from builders.indexed_catalog import LABELS, write_indexed_catalog
-from rexit.bundle import Bundle
+from builders.indexed_catalog import write_indexed_catalog
+from rexit.bundle import Bundle, Catalog
 
 ROOT = Path(__file__).parents[2]
 REGISTER = Path("optimum/commands/register/register_rexit.py")
@@ -48,7 +48,8 @@ def test_listed_and_nothing_loaded_until_it_runs() -> None:
 
 
 def test_exports_a_bundle_as_its_options_say(tmp_path: Path) -> None:
-    checkpoint, catalog = tiny_checkpoint(tmp_path / "checkpoint", labels=LABELS), write_indexed_catalog(tmp_path)
+    catalog = write_indexed_catalog(tmp_path)
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", catalog=Catalog.open(catalog))
     out = tmp_path / "bundle"
     # An option first, where argparse's rest of the line would not begin.
     options = ("--exits", 4, "--head", "shared", "--max-tokens", 64, "--golden", 3, "--json")

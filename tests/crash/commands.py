@@ -13,7 +13,7 @@ import rexit.runtime
 from builders.checkpoints import tiny_checkpoint
 from builders.grown_catalog import write_grown
 from builders.held_out import write_ranked
-from builders.indexed_catalog import LABELS, write_indexed_catalog
+from builders.indexed_catalog import write_indexed_catalog
 from builders.variants import TENSORRT
 from crash.points import Command
 from rexit.bundle import Bundle, Catalog, Manifest
@@ -53,8 +53,7 @@ def _index(place: Path) -> list[object]:
 
 
 def _make_checkpoint(place: Path) -> None:
-    write_indexed_catalog(place)
-    tiny_checkpoint(place / "checkpoint", labels=LABELS)
+    tiny_checkpoint(place / "checkpoint", catalog=Catalog.open(write_indexed_catalog(place)))
     _whole(_export(place, golden=1))
 
 

@@ -25,11 +25,11 @@ def catalog_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint_folder(catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from builders.checkpoints import tiny_checkpoint
-    from builders.indexed_catalog import LABELS
+    from rexit.bundle import Catalog
 
-    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "own", labels=LABELS)
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "own", catalog=Catalog.open(catalog_folder))
 
 
 @pytest.fixture(scope="session")
@@ -74,12 +74,13 @@ def reuse_graphs(traced: Traced, tmp_path_factory: pytest.TempPathFactory, monke
 
 
 @pytest.fixture(scope="session")
-def tensorrt_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tensorrt_checkpoint(catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every linear layer's rows divide into blocks of 64."""
     from builders.checkpoints import tiny_checkpoint
-    from builders.indexed_catalog import LABELS
+    from rexit.bundle import Catalog
 
-    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "blocks", labels=LABELS, intermediate_size=128)
+    folder = tmp_path_factory.mktemp("checkpoint") / "blocks"
+    return tiny_checkpoint(folder, catalog=Catalog.open(catalog_folder), intermediate_size=128)
 
 
 @pytest.fixture(scope="session")

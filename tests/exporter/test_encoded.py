@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import rexit
 from builders.bundle_files import names
 from builders.checkpoints import tiny_checkpoint
-from builders.indexed_catalog import ITEMS, LABELS, LOOK, WITH_ENCODED, look, write_indexed_catalog
+from builders.indexed_catalog import ITEMS, LOOK, WITH_ENCODED, look, write_indexed_catalog
 from rexit.bundle import Bundle, Catalog, FileEntry, write_json
 from rexit.bundle.vectors import FILE
 from rexit.cli import app
@@ -41,7 +41,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 
 @pytest.fixture(scope="module")
 def checkpoint(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "encoded", labels=LABELS, catalog=catalog)
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "encoded", catalog=catalog)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_another_column_is_another_score(catalog: Catalog, checkpoint: Path, mad
     other = Path(shutil.copytree(catalog.path, tmp_path / "catalog"))
     save_file({"look": -catalog.encoded["look"]}, other / ENCODED)
     write_json(other / "catalog.json", catalog.info | {"encoded": {"path": ENCODED, **FileEntry.of(other / ENCODED).to_json()}})
-    export_bundle(checkpoint, other, tmp_path / "bundle", ExportOptions(golden_slates=1))
+    export_bundle(checkpoint, other, tmp_path / "bundle", ExportOptions(golden_slates=1, accept_catalog=True))
     before, after = (load_file(place / FILE) for place in (made, tmp_path / "bundle"))
     assert (before["title:2"] == after["title:2"]).all()
     without = ~catalog.encoded["look"].any(1)
@@ -137,7 +137,8 @@ def test_projectors_that_do_not_fit(
     checkpoint: Path, catalog: Catalog, tmp_path: Path, kinds: dict[str, dict[str, int]], message: str
 ) -> None:
     kept = load_checkpoint(checkpoint)
-    save_checkpoint(tmp_path / "c", kept.model, kept.exits, kept.heads, kept.labels, projectors=Projectors(kinds, 64))
+    words = (kept.labels, kept.catalog)
+    save_checkpoint(tmp_path / "c", kept.model, kept.exits, kept.heads, *words, projectors=Projectors(kinds, 64))
     with pytest.raises(InputError) as caught:
         check_fit(load_checkpoint(tmp_path / "c"), catalog, 512)
     assert message in str(caught.value) and "\n" not in str(caught.value)

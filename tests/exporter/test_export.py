@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,16 @@ import pytest
 from typer.testing import CliRunner
 
 import rexit
-from builders.bundle_files import names
+from builders.bundle_files import names, write_json
 from builders.checkpoints import tiny_checkpoint
-from builders.indexed_catalog import LABELS
 from rexit.bundle import Bundle, Catalog, Policy, digest
 from rexit.cli import app
 from rexit.errors import CheckpointError, InputError, ParityError, RexitError
 from rexit.exporter import export as module
 from rexit.exporter.export import export_bundle
+from rexit.exporter.model.checkpoint import load_checkpoint
 from rexit.exporter.options import ExportOptions
+from rexit.exporter.preflight import check_trained_on
 from rexit.exporter.prompt.builder import PromptBuilder
 
 
@@ -83,7 +85,7 @@ def test_bundle_of_another_origin_is_refused(
     bundle: Path, checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, other: str
 ) -> None:
     before = digest(bundle / "manifest.json")
-    different = tiny_checkpoint(tmp_path / "other", labels=LABELS, rms_norm_eps=1e-4)
+    different = tiny_checkpoint(tmp_path / "other", catalog=Catalog.open(catalog_folder), rms_norm_eps=1e-4)
     checkpoint = different if other == "checkpoint" else checkpoint_folder
     heads = r"choice of heads \(own, these are shared\)"
     args, said = {
@@ -133,7 +135,7 @@ def test_edited_catalog_is_refused(checkpoint_folder: Path, catalog_folder: Path
     ids=["prompt longer than the limit", "vocabulary too small"],
 )
 def test_model_that_does_not_fit_the_catalog(catalog_folder: Path, tmp_path: Path, changes: dict[str, int], said: str) -> None:
-    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", labels=LABELS, **changes)
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", catalog=Catalog.open(catalog_folder), **changes)
     with pytest.raises(InputError, match=said):
         export_bundle(checkpoint, catalog_folder, tmp_path / "bundle")
     assert names(tmp_path) == ["checkpoint"]
@@ -207,6 +209,32 @@ def test_a_model_cut_at_an_exit(exported: Path, checkpoint_folder: Path, catalog
         np.testing.assert_allclose(short.trace(user, items, as_of=slate.as_of), expected, atol=1e-4)
 
 
+def test_a_catalog_that_the_model_was_not_trained_on_is_refused(
+    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, reuse_graphs: Callable[[], None]
+) -> None:
+    """A model of films scores books, or the neighbours of another training, without a word."""
+    reuse_graphs()
+    other = Path(shutil.copytree(catalog_folder, tmp_path / "other"))
+    info = json.loads((other / "catalog.json").read_text())
+    write_json(other / "catalog.json", info | {"embedding": info["embedding"] | {"space": "0" * 64}})
+    words = ["export", str(checkpoint_folder), "--catalog", str(other), "--golden", "1", "--out", str(tmp_path / "bundle")]
+    refused = CliRunner().invoke(app, words).exception
+    assert isinstance(refused, InputError) and names(tmp_path) == ["other"]
+    assert f"trained on a catalog with another space of embeddings than {other}: give that one, or one that" in str(refused)
+    assert CliRunner().invoke(app, [*words, "--accept-catalog"]).exit_code == 0
+
+
+def test_traits_are_compared_by_name(checkpoint_folder: Path, catalog_folder: Path) -> None:
+    checkpoint, catalog = load_checkpoint(checkpoint_folder), Catalog.open(catalog_folder)
+    check_trained_on(checkpoint, catalog)
+    strange = replace(checkpoint, catalog=dict.fromkeys(catalog.traits, "0" * 64))
+    with pytest.raises(InputError, match="another tokenizer and another prompt program and another space of embeddings than"):
+        check_trained_on(strange, catalog)
+    with pytest.raises(InputError, match=r"exits.json has no `catalog`, so nobody can tell .*--accept-catalog"):
+        check_trained_on(replace(checkpoint, catalog=None), catalog)
+    check_trained_on(replace(checkpoint, catalog=None, path=catalog_folder), catalog)  # a decoder without exits.json
+
+
 @pytest.mark.parametrize("exits", ["2;4", "two", ""])
 def test_exits_that_are_no_numbers(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, exits: str) -> None:
     result = CliRunner().invoke(
@@ -220,7 +248,7 @@ def test_a_model_that_cannot_be_rotated_is_exported_as_it_is(
     catalog_folder: Path, tmp_path: Path, family: str, reason: str | None
 ) -> None:
     """And both the command and variant.json say why."""
-    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", family=family, labels=LABELS, exits=(4,))
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", family=family, catalog=Catalog.open(catalog_folder), exits=(4,))
     arguments = ["export", str(checkpoint), "--catalog", str(catalog_folder), "--golden", "2", "--out", str(tmp_path / "bundle")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output

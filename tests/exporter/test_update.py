@@ -96,6 +96,7 @@ def test_what_is_known_stays(both: tuple[Catalog, Catalog]) -> None:
     for key in ("prompt", "tokenizer", "labels", "ids", "label", "split"):
         mine, theirs = (dict(one.info[key]) for one in both)
         assert {k: v for k, v in mine.items() if k != "lengths"} == {k: v for k, v in theirs.items() if k != "lengths"}, key
+    assert new.traits == old.traits, "a model that was trained on the old one may be exported with it"
     assert new.space == old.sha256 == old.space and new.info["updated"]["catalog_sha256"] == old.sha256
 
 

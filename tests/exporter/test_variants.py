@@ -21,8 +21,7 @@ from typer.testing import CliRunner
 import rexit
 from builders.bundle_files import contents, refresh
 from builders.checkpoints import tiny_checkpoint
-from builders.indexed_catalog import LABELS
-from rexit.bundle import Bundle
+from rexit.bundle import Bundle, Catalog
 from rexit.cli import app
 from rexit.errors import CheckpointError, InputError, ParityError, QualityError
 from rexit.exporter import preflight
@@ -356,7 +355,9 @@ def test_disk_full_leaves_older_variants(
 
 
 def test_weight_that_does_not_divide_into_blocks(catalog_folder: Path, tmp_path: Path) -> None:
-    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", exits=(1, 4), labels=LABELS, intermediate_size=72)
+    checkpoint = tiny_checkpoint(
+        tmp_path / "checkpoint", exits=(1, 4), catalog=Catalog.open(catalog_folder), intermediate_size=72
+    )
     arguments = ["export", str(checkpoint), "--catalog", str(catalog_folder), "--out", str(tmp_path / "bundle")]
     result = CliRunner().invoke(app, [*arguments, "--precision", "int4", "--golden", "1", "--accept-loss"])
     assert isinstance(result.exception, CheckpointError) and "\n" not in str(result.exception)

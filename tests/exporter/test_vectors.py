@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import rexit
 from builders.bundle_files import names, refresh
 from builders.checkpoints import tiny_checkpoint
-from builders.indexed_catalog import LABELS, WITH_VECTORS, write_indexed_catalog
+from builders.indexed_catalog import WITH_VECTORS, write_indexed_catalog
 from rexit.bundle import Bundle, Catalog
 from rexit.bundle.vectors import FILE
 from rexit.cli import app
@@ -46,7 +46,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 @pytest.fixture(scope="module")
 def checkpoint(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "vectors"
-    return tiny_checkpoint(folder, labels=LABELS, catalog=catalog, intermediate_size=128)
+    return tiny_checkpoint(folder, catalog=catalog, intermediate_size=128)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def with_projectors(checkpoint: Path, kinds: dict[str, dict[str, int]] | None, p
     """The checkpoint with projectors of other kinds."""
     kept = load_checkpoint(checkpoint)
     projectors = None if kinds is None else Projectors(kinds, 64)
-    save_checkpoint(place / "checkpoint", kept.model, kept.exits, kept.heads, kept.labels, projectors=projectors)
+    save_checkpoint(place / "checkpoint", kept.model, kept.exits, kept.heads, kept.labels, kept.catalog, projectors=projectors)
     return load_checkpoint(place / "checkpoint")
 
 

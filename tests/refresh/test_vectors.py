@@ -11,7 +11,7 @@ import pytest
 
 from builders.bundle_files import contents
 from builders.checkpoints import tiny_checkpoint
-from builders.indexed_catalog import ITEMS, LABELS, USERS, WITH_ENCODED, WITH_VECTORS, look, write_indexed_catalog
+from builders.indexed_catalog import ITEMS, USERS, WITH_ENCODED, WITH_VECTORS, look, write_indexed_catalog
 from rexit import runtime
 from rexit.bundle import Bundle, Catalog
 from rexit.exporter.export import export_bundle
@@ -49,7 +49,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """`bundle`, what it was made of, and `newer`: the catalog a day later."""
     place, (template, _) = tmp_path_factory.mktemp("refreshed"), TABLES[request.param]
     catalog = Catalog.open(write_indexed_catalog(place, template=template))
-    tiny_checkpoint(place / "checkpoint", labels=LABELS, catalog=catalog)
+    tiny_checkpoint(place / "checkpoint", catalog=catalog)
     options = ExportOptions(precisions=["fp32", "int8"], golden_slates=4, accept_loss=True)
     export_bundle(place / "checkpoint", catalog.path, place / "bundle", options)
     update(place, "newer", new_items())
@@ -120,7 +120,7 @@ def test_back_to_the_exported_catalog(run: Run, place: Path) -> None:
 def test_only_the_bundles_own_checkpoint_makes_vectors(run: Run, place: Path) -> None:
     before = contents(place / "bundle")
     one_line(run("refresh", place / "bundle", "--catalog", place / "newer"), 2, "give --checkpoint", "nothing was swapped")
-    other = tiny_checkpoint(place / "other", labels=LABELS, catalog=Catalog.open(place / "catalog"), intermediate_size=64)
+    other = tiny_checkpoint(place / "other", catalog=Catalog.open(place / "catalog"), intermediate_size=64)
     ended = run("refresh", place / "bundle", "--catalog", place / "newer", "--checkpoint", other)
     one_line(ended, 2, "is checkpoint ", "was exported from", "nothing was swapped")
     one_line(run("refresh", place / "bundle", "--catalog", place / "newer", "--checkpoint", place / "none"), 3, "none")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from rexit.bundle.files import FileEntry, check_hashes, check_sizes, digest, read_entries, read_json, reason
+from rexit.bundle.program import program_digest
 from rexit.bundle.vectors import REQUIRED as VECTORS
 from rexit.bundle.vectors import VectorIds
 from rexit.errors import BundleError, InputError
@@ -213,6 +214,13 @@ class Catalog:
     def space(self) -> str:
         """What its embeddings can be compared with: the digest of the catalog whose training they are of. Updates keep it."""
         return str(self.info["embedding"].get("space", self.sha256))
+
+    @property
+    def traits(self) -> dict[str, str]:
+        """What a model that is trained on it depends on and an update keeps: digests of its `tokenizer`, of its `prompt` program
+        and of its `space`. Raises BundleError."""
+        program = program_digest(self.info["prompt"], self.piece_table)
+        return {"tokenizer": str(self.info["tokenizer"]["sha256"]), "prompt": program, "space": self.space}
 
     def _table(self, name: str) -> dict[str, NDArray[Any]]:
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +26,14 @@ def first_difference(seen: Mapping[str, Any], pieces: Pieces, expected: Mapping[
             if a != b:
                 return f"{part} op {at} is {_short(a)}, expected {_short(b)}"
     return None
+
+
+def program_digest(program: Mapping[str, Any], pieces: Pieces) -> str:
+    """SHA-256 of what a program (`prompt` of catalog.json) says, in lower-case hex: the same for two between which
+    `first_difference` sees none and that place the same vectors."""
+    spelled = {part: _spelled(program[part], pieces) for part in ("prefix", "candidate")}
+    said = json.dumps({**spelled, "vectors": program.get("vectors", [])}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _spelled(ops: list[dict[str, Any]], pieces: Pieces) -> list[dict[str, Any]]:

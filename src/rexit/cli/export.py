@@ -83,12 +83,19 @@ def _export(
             "--accept-loss", help="Write a variant that loses, or may lose, more than its gate allows. This is recorded."
         ),
     ] = False,
+    accept_catalog: Annotated[
+        bool,
+        typer.Option("--accept-catalog", help="Export with another catalog than CHECKPOINT was trained on, or says nothing of."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Cut a checkpoint into one ONNX graph per exit and write a bundle.
 
     CHECKPOINT is a Hugging Face decoder with `exits.json` and `exit_heads.safetensors` next to it; any decoder will do with
     `--exits 5,10,15 --head shared`.
+
+    The catalog has to be the one that CHECKPOINT was trained on, or an update of it: `exits.json` says what tokenizer, prompt
+    program and space of embeddings that had.
 
     Every exit is compared with the unsplit PyTorch model on real validation prompts: pair by pair, behind a cached prefix,
     and as whole slates. If the log-odds differ by more than --tolerance anywhere, the export fails and writes nothing.
@@ -123,6 +130,7 @@ def _export(
         golden_slates=golden,
         quality_slates=quality_slates,
         accept_loss=accept_loss,
+        accept_catalog=accept_catalog,
     )
     with progress() as bar:
         tasks = {stage: bar.add_task(text, total=None, visible=False) for stage, text in _STAGES.items()}

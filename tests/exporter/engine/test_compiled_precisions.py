@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from builders.checkpoints import tiny_checkpoint
-from builders.indexed_catalog import LABELS
-from rexit.bundle import Bundle, Engine
+from rexit.bundle import Bundle, Catalog, Engine
 from rexit.exporter.compile import compile_engines
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
@@ -46,7 +45,7 @@ SMOLLM2: dict[str, Any] = {  # benchmarks/speed/chain.py; one segment of the thi
 
 def compiled(place: Path, catalog: Path, exits: tuple[int, ...], shape: dict[str, Any]) -> dict[str, Engine]:
     """The engines of all precisions, random weights."""
-    checkpoint = tiny_checkpoint(place / "checkpoint", exits, labels=LABELS, **shape)
+    checkpoint = tiny_checkpoint(place / "checkpoint", exits, catalog=Catalog.open(catalog), **shape)
     bundle = place / "bundle"
     export_bundle(
         checkpoint,

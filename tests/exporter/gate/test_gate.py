@@ -66,7 +66,8 @@ def test_of_random_answers_nobody_can_tell(
 ) -> None:
     reuse_graphs()
     with pytest.raises(QualityError, match=r"too wide to tell: a loss of at most 0\.001 is allowed; nothing .*no more"):
-        export_bundle(checkpoint_folder, taste[1], tmp_path / "bundle", ExportOptions(precisions=["int8"], golden_slates=2))
+        options = ExportOptions(precisions=["int8"], golden_slates=2, accept_catalog=True)
+        export_bundle(checkpoint_folder, taste[1], tmp_path / "bundle", options)
     with pytest.raises(InputError, match=r"19 users are too few to judge a variant by, .*; ask for more with --quality-slates"):
         export_bundle(checkpoint_folder, taste[1], tmp_path / "bundle", ExportOptions(precisions=["int8"], quality_slates=19))
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from builders.checkpoints import LABELS, tiny_checkpoint
 from rexit.errors import CheckpointError, InputError, RexitError
-from rexit.exporter.model.checkpoint import EXITS, HEADS, load_checkpoint
+from rexit.exporter.model.checkpoint import EXITS, HEADS, TRAITS, load_checkpoint, save_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
 
 
@@ -40,6 +40,17 @@ def test_saved_comes_back(saved: Path) -> None:
     expected = load_file(saved / HEADS)
     assert {name: t.tolist() for name, t in checkpoint.heads.tensors().items()} == {n: t.tolist() for n, t in expected.items()}
     assert checkpoint.sha256() == load_checkpoint(saved, labels=LABELS).sha256()
+
+
+def test_what_it_was_trained_on_comes_back(saved: Path, folder: Path) -> None:
+    traits = {name: name[0] * 64 for name in TRAITS}
+    kept = load_checkpoint(saved)
+    assert kept.catalog is None
+    save_checkpoint(folder, kept.model, kept.exits, kept.heads, kept.labels, traits)
+    assert load_checkpoint(folder).catalog == traits
+    _edit(folder, catalog={"space": "0" * 64})
+    with pytest.raises(CheckpointError, match=r"exits.json: `catalog` is .*, expected digests of tokenizer, prompt, space"):
+        load_checkpoint(folder)
 
 
 def test_layer_norm_heads_come_back(tmp_path: Path) -> None:

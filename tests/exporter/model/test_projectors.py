@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from builders.checkpoints import tiny_checkpoint, tiny_model
-from builders.indexed_catalog import LABELS, WITH_ENCODED, WITH_VECTORS, write_indexed_catalog
+from builders.indexed_catalog import WITH_ENCODED, WITH_VECTORS, write_indexed_catalog
 from rexit.bundle import Catalog
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.model.checkpoint import EXITS, PROJECTORS, load_checkpoint, save_checkpoint
@@ -35,7 +35,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 
 @pytest.fixture(scope="module")
 def saved(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "vectors", labels=LABELS, catalog=catalog)
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "vectors", catalog=catalog)
 
 
 @pytest.fixture(scope="module", params=[WITH_VECTORS, WITH_ENCODED], ids=["gcn", "encoded"])
@@ -43,7 +43,7 @@ def learned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """A catalog of either kind and its checkpoint."""
     place = tmp_path_factory.mktemp("learned")
     catalog = Catalog.open(write_indexed_catalog(place, template=request.param))
-    return catalog, tiny_checkpoint(place / "checkpoint", labels=LABELS, catalog=catalog)
+    return catalog, tiny_checkpoint(place / "checkpoint", catalog=catalog)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_the_digest_covers_them(folder: Path) -> None:
 
 def test_a_checkpoint_saved_over_another_leaves_no_projectors(folder: Path) -> None:
     kept = load_checkpoint(folder)
-    save_checkpoint(folder, kept.model, kept.exits, kept.heads, kept.labels)
+    save_checkpoint(folder, kept.model, kept.exits, kept.heads, kept.labels, kept.catalog)
     assert load_checkpoint(folder).projectors is None and not (folder / PROJECTORS).exists()
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from builders.checkpoints import LABELS, tiny_heads, tiny_model
 from builders.gguf_file import write_gguf
 from builders.indexed_catalog import LABELS as CATALOG_LABELS
+from rexit.bundle import Catalog
 from rexit.errors import CheckpointError
 from rexit.exporter.export import export_bundle
 from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -33,7 +34,7 @@ def log_odds(checkpoint: Checkpoint) -> np.ndarray:
     return MultiExitModel(checkpoint.decoder, checkpoint.heads, checkpoint.exits).eval().reference(PREFIX, CANDIDATES)
 
 
-def adapted(folder: Path, base: str, labels: dict[str, int] = LABELS) -> np.ndarray:
+def adapted(folder: Path, base: str, catalog: Catalog | None = None) -> np.ndarray:
     """Writes an adapter with heads to `folder`, of random additions to a model like that in `base`; what it answers, unmerged."""
     model = tiny_model(tie_word_embeddings=False)
     decoder = Decoder.of(model)
@@ -45,7 +46,8 @@ def adapted(folder: Path, base: str, labels: dict[str, int] = LABELS) -> np.ndar
             parameter.data += 0.1 * torch.randn_like(parameter)
             assert "lora_" in name or "layernorm" in name
     around.peft_config["default"].base_model_name_or_path = base
-    save_checkpoint(folder, around, (1, 2, 4), heads, labels)
+    labels, traits = (LABELS, None) if catalog is None else (catalog.info["labels"], catalog.traits)
+    save_checkpoint(folder, around, (1, 2, 4), heads, labels, traits)
     return MultiExitModel(decoder, heads, (1, 2, 4)).eval().reference(PREFIX, CANDIDATES)
 
 
@@ -185,7 +187,7 @@ def test_missing_package_is_one_line(package: str, adapter: Path, gguf_file: Pat
 
 
 def test_both_are_exported(base: Path, gguf_file: Path, catalog_folder: Path, tmp_path: Path) -> None:
-    adapted(tmp_path / "adapter", str(base), CATALOG_LABELS)
+    adapted(tmp_path / "adapter", str(base), Catalog.open(catalog_folder))
     report = export_bundle(tmp_path / "adapter", catalog_folder, tmp_path / "a", ExportOptions(golden_slates=2))
     assert report.exits == (1, 2, 4)
     options = ExportOptions(exits=(2, 4), head="shared", golden_slates=2)
