@@ -1,14 +1,17 @@
 # make demo   real ratings to early-exit scores, everything set up on the way
-# make test   all tests, Python and C++
+# make test   the tests, Python and C++, but those that take long
+# make test-all   all of them, the packages, the other architecture, the sanitizers and ten minutes of fuzzing: some two hours
 # make test-aarch64   the C++ library cross-built for 64-bit ARM, its tests under QEMU, its answers against this machine's
+# make test-aarch64-short   the same with the tests of kernels, answers and the ABI alone
 # make test-wheel   the Python wheel, built, repaired, installed on its own and held against this machine's answers
 # make test-aarch64-wheel   the Python wheel, cross-built for 64-bit ARM, installed and held against this machine's answers, under QEMU
 # make test-triton   examples/serving in a real Triton server (x86-64)
 # make deb    Debian packages of the C++ library and rexit-run, in build/deb
 # make test-deb   the packages, unpacked into an empty folder: rexit-run and examples/cpp score with them
 # make sanitize   the C++ tests under the address and undefined-behaviour sanitizers, threads under the thread sanitizer
+# make sanitize-short   the address and undefined-behaviour sanitizers over the tests that read untrusted files
 # make fuzz   the C++ library under libFuzzer: MINUTES=60, or RUNS=1000000 per target; goes on from the last run
-# make fuzz-short   the same, two minutes for all targets
+# make fuzz-short   the same, four seconds for each target
 # make budgets   what each part of a request takes in instructions, counted by Valgrind, against tests/budgets/budgets.json
 # make check  format, lint, types
 # make docs   the site, in build/site
@@ -34,7 +37,7 @@ IMPORTED := benchmarks/ranking:benchmarks/speed/peers:examples/movielens:example
 imports = $(if $(shell command -v $(PYTHON)),$(shell $(PYTHON) tools/imports.py $(1))$(if $(filter-out 0,$(.SHELLSTATUS)),$(error tools/imports.py failed)))
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-python test-cpp test-wheel test-aarch64 test-aarch64-wheel test-triton deb test-deb sanitize fuzz fuzz-short budgets check docs format clean bench-peers
+.PHONY: setup demo test test-all test-python test-cpp test-wheel test-aarch64 test-aarch64-short test-aarch64-wheel test-triton deb test-deb sanitize sanitize-short fuzz fuzz-short budgets check docs format clean bench-peers
 
 setup: $(BUILD)/.installed
 
@@ -105,13 +108,16 @@ $(BUILD)/aarch64-files/.fetched: $(BUILD)/.system-aarch64 $(BUILD)/.installed to
 	tools/aarch64-files.sh $(@D) $(BIN)/python
 	@touch $@
 
-$(BUILD)/aarch64/.built: $(BUILD)/aarch64-files/.fetched $(BUILD)/golden/.written
+$(BUILD)/aarch64/.configured: $(BUILD)/aarch64-files/.fetched
 	$(BIN)/cmake -S . -B $(BUILD)/aarch64 $(CMAKE_OPTIONS) $(TEST_OPTIONS) \
 	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/runtime/cmake/aarch64-linux-gnu.cmake \
 	  -DREXIT_ONNXRUNTIME_INCLUDE=$(abspath $(BUILD))/aarch64-files/include/onnxruntime \
 	  -DREXIT_JSON_INCLUDE=$(abspath $(BUILD))/aarch64-files/include \
 	  -DREXIT_CLI11_INCLUDE=$(abspath $(BUILD))/aarch64-files/include \
 	  -DREXIT_TEST_ONNXRUNTIME=$(abspath $(BUILD))/aarch64-files/onnxruntime/libonnxruntime.so
+	@touch $@
+
+$(BUILD)/aarch64/.built: $(BUILD)/aarch64/.configured $(BUILD)/golden/.written
 	$(BIN)/cmake --build $(BUILD)/aarch64 -j $(JOBS)
 	@touch $@
 
@@ -133,10 +139,27 @@ include examples/movielens/demo.mk
 test: test-cpp test-python
 
 test-cpp: $(BUILD)/cpp/.built $(BUILD)/example/.built
-	$(BIN)/ctest --test-dir $(BUILD)/cpp --output-on-failure -j $(JOBS)
+	$(BIN)/ctest --test-dir $(BUILD)/cpp --output-on-failure -j $(JOBS) -LE slow
+
+# A module's tests stay in one process, where they share what its fixtures build.
+PYTEST = REXIT_TEST_BUILD=$(abspath $(BUILD)) $(BIN)/python -m pytest -n $(JOBS) --dist loadscope
+
+test-python: $(BUILD)/.installed $(BUILD)/example/.built
+	$(PYTEST)
+
+# One after the other, so that none takes another's core; the first that fails ends it.
+test-all: $(BUILD)/cpp/.built $(BUILD)/example/.built
+	REXIT_TEST_SLOW=1 $(BIN)/ctest --test-dir $(BUILD)/cpp --output-on-failure -j $(JOBS)
+	$(PYTEST) -m ''
+	set -e; for target in budgets test-deb test-wheel test-triton test-aarch64 test-aarch64-wheel sanitize; do $(MAKE) $$target; done
+	$(MAKE) fuzz MINUTES=10
 
 test-aarch64: $(BUILD)/aarch64/.built
-	$(BIN)/ctest --test-dir $(BUILD)/aarch64 --output-on-failure -j $(JOBS)
+	REXIT_TEST_SLOW=1 $(BIN)/ctest --test-dir $(BUILD)/aarch64 --output-on-failure -j $(JOBS)
+
+test-aarch64-short: $(BUILD)/aarch64/.configured $(BUILD)/golden/.written
+	$(BIN)/cmake --build $(BUILD)/aarch64 -j $(JOBS) --target rexit test_kernels test_golden abi_test
+	$(BIN)/ctest --test-dir $(BUILD)/aarch64 --output-on-failure -j $(JOBS) -R '^(test_kernels|test_golden|abi_test|newest_symbols)$$'
 
 test-wheel: $(BUILD)/wheel-alone/.installed $(BUILD)/golden/.written
 	sh tests/cpp/api/newest_symbols.sh readelf $(BUILD)/wheel-alone/venv/lib/python*/site-packages/rexit/runtime/_native.*.so
@@ -166,8 +189,11 @@ test-triton: $(BUILD)/triton/.installed
 # The sanitizers' builds know nothing of golden bundles: those are about answers, not about memory.
 SANITIZE_OPTIONS := -DREXIT_TESTS=ON -DREXIT_TEST_PYTHON=$(abspath $(BIN))/python -DREXIT_WERROR=$(WERROR)
 
-$(BUILD)/asan/.built: $(BUILD)/.installed
+$(BUILD)/asan/.configured: $(BUILD)/.installed
 	$(BIN)/cmake -S . -B $(@D) $(CMAKE_OPTIONS) $(SANITIZE_OPTIONS) -DREXIT_SANITIZE=ON
+	@touch $@
+
+$(BUILD)/asan/.built: $(BUILD)/asan/.configured
 	$(BIN)/cmake --build $(@D) -j $(JOBS)
 	@touch $@
 
@@ -177,8 +203,14 @@ $(BUILD)/tsan/.built: $(BUILD)/.installed
 	@touch $@
 
 sanitize: $(BUILD)/asan/.built $(BUILD)/tsan/.built
-	$(BIN)/ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS)
-	$(BIN)/ctest --test-dir $(BUILD)/tsan --output-on-failure -R '^(write_bundles|write_tensorrt_bundles|write_stopped|test_stress|test_cancel)$$'
+	REXIT_TEST_SLOW=1 $(BIN)/ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS)
+	$(BIN)/ctest --test-dir $(BUILD)/tsan --output-on-failure -R '^(test_stress|test_cancel)$$'
+
+SHORTLY_SANITIZED := test_damage test_reload test_prefix_file test_session test_kernels
+
+sanitize-short: $(BUILD)/asan/.configured
+	$(BIN)/cmake --build $(BUILD)/asan -j $(JOBS) --target $(SHORTLY_SANITIZED)
+	$(BIN)/ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS) -R '^($(subst $() ,|,$(SHORTLY_SANITIZED)))$$'
 
 $(BUILD)/.system-fuzz: tools/system-packages.sh
 	PYTHON=$(PYTHON) tools/system-packages.sh fuzz
@@ -197,7 +229,7 @@ fuzz: $(BUILD)/fuzz/.built
 	$(if $(RUNS),RUNS_EACH=$(RUNS),SECONDS_EACH=$$(($(MINUTES) * 60 / $(FUZZ_TARGETS)))) STATS=$(BUILD)/fuzz/stats $(FUZZ)
 
 fuzz-short: $(BUILD)/fuzz/.built
-	SECONDS_EACH=8 SEED=1 $(FUZZ)
+	SECONDS_EACH=4 SEED=1 $(FUZZ)
 
 $(BUILD)/.system-budgets: tools/system-packages.sh
 	PYTHON=$(PYTHON) tools/system-packages.sh budgets
@@ -214,13 +246,11 @@ budgets: $(BUILD)/.system-budgets $(BUILD)/prefix/.installed $(BUILD)/budgets/.w
 	$(BIN)/cmake --build $(BUILD)/cpp -j $(JOBS) --target parts
 	PYTHONPATH=tests $(BIN)/python -m budgets $(BUILD)/cpp/tests/budgets/parts $(BUILD)/budgets
 
-test-python: $(BUILD)/.installed $(BUILD)/example/.built
-	REXIT_TEST_BUILD=$(abspath $(BUILD)) $(BIN)/python -m pytest
-
 check: $(BUILD)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	MYPYPATH=src:tests $(BIN)/mypy $(addprefix -p ,builders budgets crash damage doubles running)
 	for folder in $(SCRIPTS); do MYPYPATH=src:$$folder:$(IMPORTED) $(BIN)/mypy $$folder/*.py || exit 1; done
 	$(BIN)/clang-format --dry-run --Werror $(filter %.cpp %.c %.h %.hpp,$(CPP_SOURCES))
 

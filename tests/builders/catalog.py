@@ -111,7 +111,8 @@ def make_catalog(
 
     def unit(rows: int) -> NDArray[np.float16]:
         values = random.standard_normal((rows, dim))
-        return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float16)
+        normalized: NDArray[np.float16] = (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float16)
+        return normalized
 
     user_embeddings, item_embeddings = unit(users), unit(items)
     item_embeddings[5] = item_embeddings[3]  # a tie

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+
+import numpy as np
+import onnx
+
+import rexit
+from builders.checkpoints import tiny_checkpoint
+from rexit.bundle import Bundle, Catalog
+from rexit.exporter.compile import compile_engines
+from rexit.exporter.export import export_bundle
+from rexit.exporter.options import ExportOptions
 
 DEPTH = 2
 CAPABILITY = "8.6"
@@ -29,26 +35,8 @@ class Measured:
     engines: dict[str, dict[str, int]]
 
 
-def measure_all(compiled: Iterable[str], others: Iterable[str], catalog: Path, place: Path) -> dict[str, Measured]:
-    """By family; those `compiled` have two exits and go through TensorRT-RTX, too. Two processes: tracing takes one core."""
-    asked = {**dict.fromkeys(compiled, True), **dict.fromkeys(others, False)}
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        found = pool.map(partial(_measure, catalog=catalog, place=place), asked, asked.values())
-        return dict(zip(asked, found, strict=True))
-
-
-def _measure(family: str, engines: bool, catalog: Path, place: Path) -> Measured:
-    import numpy as np
-    import onnx
-    import torch
-
-    import rexit
-    from builders.checkpoints import tiny_checkpoint
-    from rexit.bundle import Bundle, Catalog
-    from rexit.exporter.export import export_bundle
-    from rexit.exporter.options import ExportOptions
-
-    torch.set_num_threads(1)
+def measure(family: str, engines: bool, catalog: Path, place: Path) -> Measured:
+    """A small random model of the family, exported below `place`. engines: with two exits, and compiled by TensorRT-RTX."""
     # One exit where there is one: torch takes most of the time, once for each segment.
     exits = (1, DEPTH) if engines else (DEPTH,)
     checkpoint = tiny_checkpoint(place / family / "checkpoint", exits, family, Catalog.open(catalog), num_hidden_layers=DEPTH)
@@ -62,7 +50,7 @@ def _measure(family: str, engines: bool, catalog: Path, place: Path) -> Measured
     users, items = exact.catalog.users, exact.catalog.items
     with rexit.open(out, variant="cpu-fp32") as session:
         runtime = max(
-            float(np.abs(session.trace(users.id(one.user), items.take(one.items), as_of=one.as_of) - one.log_odds).max())
+            float(np.abs(session.trace(users.id(one.user), items.take(one.items.astype(np.int64)), as_of=one.as_of) - one.log_odds).max())
             for one in exact.golden().slates
         )
     return Measured(
@@ -77,12 +65,6 @@ def _measure(family: str, engines: bool, catalog: Path, place: Path) -> Measured
 
 def _compiled(family: str, catalog: Path, place: Path) -> dict[str, dict[str, int]]:
     """One segment: with each more, torch traces and TensorRT-RTX compiles once more."""
-    from builders.checkpoints import tiny_checkpoint
-    from rexit.bundle import Catalog
-    from rexit.exporter.compile import compile_engines
-    from rexit.exporter.export import export_bundle
-    from rexit.exporter.options import ExportOptions
-
     checkpoint = tiny_checkpoint(place / family / "whole", (DEPTH,), family, Catalog.open(catalog), num_hidden_layers=DEPTH)
     out = place / family / "engines"
     options = ExportOptions(target="tensorrt", precisions=ENGINES, golden_slates=1, quality_slates=4, accept_loss=True)

@@ -65,7 +65,8 @@ def slate_attention(feed: Arrays, scale: float) -> Floats:
     """Every token by itself."""
     keys = np.concatenate([feed["past_key"], feed["key"]], 2)[0].astype(np.float64)
     values = np.concatenate([feed["past_value"], feed["value"]], 2)[0].astype(np.float64)
-    groups, prefix, out = feed["groups"], feed["past_key"].shape[2], np.zeros(feed["query"].shape, np.float32)
+    groups, prefix = feed["groups"], feed["past_key"].shape[2]
+    out: NDArray[np.float32] = np.zeros(feed["query"].shape, np.float32)
     heads = out.shape[1]
     for token in range(len(groups)):
         own = [prefix + other for other in range(token + 1) if groups[other] == groups[token]]

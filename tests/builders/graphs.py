@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-Arrays = dict[str, NDArray]
+Arrays = dict[str, NDArray[Any]]
 
 
 def graph(text: str, constants: Arrays) -> ir.Model:
@@ -48,6 +49,6 @@ def weight(rows: int, columns: int, seed: int = 1) -> NDArray[np.float32]:
     return (random.standard_normal((rows, columns)) * np.geomspace(0.01, 1, columns)).astype(np.float32)
 
 
-def error(seen: NDArray, expected: NDArray) -> float:
+def error(seen: NDArray[Any], expected: NDArray[Any]) -> float:
     """Mean |difference| over mean |expected|."""
     return float(np.abs(seen - expected).mean() / np.abs(expected).mean())

@@ -19,7 +19,7 @@ def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
     1. W [K, N] becomes int8 with one scale a column, absmax / 127.
     2. X [T, K] becomes uint8 with zero point 128 and one scale a row, absmax / 127; X W is MatMulInteger times both scales.
     """
-    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    weights: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     nodes: list[Any] = []
     added: dict[str, NDArray[Any]] = {
         "q.zero": np.array(ZERO_POINT, np.uint8),
@@ -31,9 +31,10 @@ def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type != "MatMul" or node.input[1] not in weights or node.input[1] == "head":
             nodes.append(node)
             continue
-        x, w, out = *node.input, node.output[0]
-        scale = np.abs(weights[w]).max(0) / 127
-        added[f"{w}.int8"] = np.round(weights.pop(w) / scale).astype(np.int8)
+        x, w = node.input
+        out = node.output[0]
+        scale = np.asarray(np.abs(weights[w]).max(0) / 127)
+        added[f"{w}.int8"] = np.asarray(np.round(weights.pop(w) / scale), np.int8)
         added[f"{w}.scale"] = scale.astype(np.float32)
 
         def op(kind: str, *inputs: str, name: str, **attributes: Any) -> str:

@@ -52,9 +52,9 @@ def numbers(policy: Policy, own_k: int, z: Any) -> Iterator[Any]:
     none = (0.0,) * (EXITS - 1)
     yield np.int32(policy.patience)
     yield np.float32(policy.quorum)
-    yield np.int32([rule.k if rule else 0, bool(rule and rule.ordered), own_k, len(z)])
-    yield np.float32([rule.rise if rule else none, rule.fall if rule else none])
-    yield np.float32([[e.upper, e.lower] for e in policy.exits])
+    yield np.array([rule.k if rule else 0, bool(rule and rule.ordered), own_k, len(z)], np.int32)
+    yield np.array([rule.rise if rule else none, rule.fall if rule else none], np.float32)
+    yield np.array([[e.upper, e.lower] for e in policy.exits], np.float32)
     yield z
     yield np.int32(asked.stops(z, np.array([0, len(z)])))
 

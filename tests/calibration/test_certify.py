@@ -13,6 +13,7 @@ import pytest
 from rexit.calibration.certify import fixed_sequence, p_value, users_needed, words
 from rexit.calibration.metrics import Judge, parse
 from rexit.errors import InputError
+from running.fast import fast
 
 LEVEL = 0.05
 CALIBRATIONS = 2000
@@ -86,15 +87,17 @@ def in_order(chose: np.ndarray, unseen: np.ndarray, limit: float) -> list[int]:
     return order[:certified].tolist()
 
 
-@pytest.mark.parametrize(("noise", "good"), [(BOLDER, 3), (BOLDER, 5), (ALIKE[:8], 0)])
+@pytest.mark.parametrize(("noise", "good"), [(BOLDER, 3), *fast([(BOLDER, 5), (ALIKE[:8], 0)])])
 def test_several_policies_may_be_tried_in_a_fixed_order(noise: tuple[float, ...], good: int) -> None:
     assert 0.01 < violated(in_order, noise, good) <= LEVEL + SLACK
 
 
+@pytest.mark.slow
 def test_trying_policies_after_one_has_failed_would_break_the_promise() -> None:
     assert violated(lambda chose, unseen, limit: [k for k, losses in enumerate(unseen) if passes(losses, limit)]) > 3 * LEVEL
 
 
+@pytest.mark.slow
 def test_several_orders_share_the_level() -> None:
     def certified(unseen: np.ndarray, limit: float, sequences: int) -> list[int]:
         found = [p_value(losses, (-1, 1), limit, LEVEL / sequences) for losses in unseen]
@@ -128,7 +131,7 @@ def hardly_any_spread(random: np.random.Generator, n: int) -> np.ndarray:
     return 0.01 + random.uniform(-1e-3, 1e-3, n)
 
 
-@pytest.mark.parametrize("n", [50, 1000])
+@pytest.mark.parametrize("n", fast([50, 1000], 50))
 @pytest.mark.parametrize("losses", [both_ways, mostly_nothing, rare_disaster, hardly_any_spread])
 def test_p_values_are_small_no_more_often_than_they_say(losses: Callable[[np.random.Generator, int], np.ndarray], n: int) -> None:
     """At an expected loss of just the limit, the worst there is; a p-value is at most u with a chance of at most u."""

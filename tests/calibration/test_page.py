@@ -69,7 +69,14 @@ def _made(case: str) -> dict[str, Any]:
 
 
 def made(case: str = "dynamic") -> dict[str, Any]:
+    """A copy that a test may change."""
     return copy.deepcopy(_made(case))
+
+
+@functools.cache
+def html_of(case: str = "dynamic") -> str:
+    """The page of a case as it was made: drawing its pictures takes a second."""
+    return page.page(made(case))
 
 
 class Parsed(HTMLParser):
@@ -141,7 +148,7 @@ class Parsed(HTMLParser):
 def test_each_verdict_comes_first_and_has_all_tables(case: str, kind: str, headline: str) -> None:
     found = made(case)
     assert found["policy"]["kind"] == kind
-    read = Parsed(page.page(found))
+    read = Parsed(html_of(case))
     [said] = read.inside("h1")
     assert re.match(headline, said)
     assert found["conclusion"].replace("`", "").split(". ")[0] in " ".join(t for _, t in read.texts)
@@ -168,7 +175,7 @@ def test_headline_says_how_it_compares_with_a_fixed_depth(verdict: str, headline
 @pytest.mark.parametrize("case", CASES)
 def test_every_way_to_stop_is_shown_as_reported(case: str) -> None:
     found = made(case)
-    read = Parsed(page.page(found))
+    read = Parsed(html_of(case))
     head, *shown = read.tables[CAPTIONS[3]]
     first, *file = read.files["ways-to-stop.csv"]
     names = list(found["table"][0]["values"])
@@ -188,7 +195,7 @@ def test_every_way_to_stop_is_shown_as_reported(case: str) -> None:
 
 def test_candidates_exits_and_costs_are_shown_as_reported() -> None:
     found = made()
-    read = Parsed(page.page(found))
+    read = Parsed(html_of())
     for one, cells in zip(found["candidates"], read.tables[CAPTIONS[2]][1:], strict=True):
         assert cells[0] == [f"{one['budget']:.4g}"] and cells[2] == [f"{one['expected']['ndcg@10']:.4f}"]
         assert cells[3:5] == [[f"{one['p_value']:.3g}"], ["yes" if one["certified"] else "no"]]
@@ -204,7 +211,7 @@ def test_candidates_exits_and_costs_are_shown_as_reported() -> None:
 
 def test_key_figures() -> None:
     found = made()
-    figures = Parsed(page.page(found)).inside("strong")
+    figures = Parsed(html_of()).inside("strong")
     full, policy = found["table"][0], found["table"][-1]
     assert figures[0] == f"{policy['mean_layers']:.1f} of {found['layers']}"
     assert figures[1] == f"{full['cost_us'] / policy['cost_us']:.2f}x"
@@ -229,7 +236,7 @@ def test_users_who_tested_are_those_with_a_value() -> None:
 
 
 def test_full_depth_promises_nothing() -> None:
-    texts = " ".join(text for _, text in Parsed(page.page(made("not certified"))).texts)
+    texts = " ".join(text for _, text in Parsed(html_of("not certified")).texts)
     assert "None is needed: the policy is full depth" in texts
     assert "What it presumes" not in texts
 
@@ -257,7 +264,7 @@ def test_names_from_data_are_text() -> None:
 
 def test_examples_without_prompts_say_how_to_get_them() -> None:
     found = made()
-    assert not any("--tokenizer" in text for text in Parsed(page.page(found)).inside("p"))
+    assert not any("--tokenizer" in text for text in Parsed(html_of()).inside("p"))
     found["examples"]["early"][0]["prompt"] = None
     read = Parsed(page.page(found))
     assert any("--tokenizer" in text for text in read.inside("p")) and not read.inside("pre")
@@ -267,7 +274,7 @@ def test_examples_without_prompts_say_how_to_get_them() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_loads_nothing_and_runs_nothing(case: str) -> None:
-    html = page.page(made(case))
+    html = html_of(case)
     for tag, attributes in Parsed(html).elements:
         assert tag not in ("script", "img", "link", "iframe", "object", "embed", "image")
         assert "src" not in attributes
@@ -282,15 +289,14 @@ def test_loads_nothing_and_runs_nothing(case: str) -> None:
 
 
 def test_same_report_same_bytes_whatever_matplotlib_is_set_to() -> None:
-    found = made()
-    first = page.page(found)
+    found, first = made(), html_of()
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path", "lines.linewidth": 9}):
         assert page.page(made()) == first
     assert page.page(json.loads(json.dumps(found))) == first
 
 
 def test_pictures_have_names_text_and_the_page_s_colours() -> None:
-    html = page.page(made("two metrics"))
+    html = html_of("two metrics")
     read = Parsed(html)
     pictures = [attributes for tag, attributes in read.elements if tag == "svg"]
     assert len(pictures) == 2 + 1 + 3 + 1
@@ -329,13 +335,13 @@ def test_curve_has_each_way_at_its_cost_and_value(monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_two_elements_of_one_name() -> None:
-    ids = [attributes["id"] for tag, attributes in Parsed(page.page(made("two metrics"))).elements if "id" in attributes]
+    ids = [attributes["id"] for tag, attributes in Parsed(html_of("two metrics")).elements if "id" in attributes]
     assert len(ids) == len(set(ids))
 
 
 def test_heads_worth_keeping_are_shown_where_they_were_asked_for() -> None:
     found = made()
-    assert "Which heads to keep" not in Parsed(page.page(found)).inside("h2")
+    assert "Which heads to keep" not in Parsed(html_of()).inside("h2")
     found["heads"] = [{"exits": [1, 2, 4], "cost_us": 1000.0}, {"exits": [2, 4], "cost_us": 1004.0}]
     found["suggested_exits"] = [2, 4]
     read = Parsed(page.page(found))
@@ -348,7 +354,7 @@ def test_each_rival_is_explained() -> None:
     rows = [row["policy"] for row in made()["table"]]
     fixed = {"full depth", "policy", *(row for row in rows if "layer" in row)}
     assert [row for row in rows if row not in fixed] == list(rivals.ABOUT)
-    read = Parsed(page.page(made()))
+    read = Parsed(html_of())
     papers = [attributes["href"] for tag, attributes in read.elements if tag == "a" and "download" not in attributes]
     assert papers == [f"https://arxiv.org/abs/{paper}" for _, paper in rivals.ABOUT.values() if paper]
 

@@ -126,6 +126,7 @@ def test_is_deterministic() -> None:
     assert search(t).trade_off(BUDGETS) == search(t).trade_off(BUDGETS)
 
 
+@pytest.mark.slow
 def test_forty_thousand_pairs_and_thirty_exits_in_time() -> None:
     """As much as a choosing part ever has: of 100,000 pairs the others certify."""
     t = traces(2000, 20, np.linspace(2, 0, 30).tolist(), slate=20)

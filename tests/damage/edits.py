@@ -40,7 +40,7 @@ def edit_table(folder: Path, name: str, tensor: str, edit: Callable[[Any], Any])
     refresh(folder)
 
 
-def put(index: int | slice | tuple[int, int], value: Any) -> Callable[[Any], Any]:
+def put(index: int | slice | tuple[int, ...], value: Any) -> Callable[[Any], Any]:
     def edit(array: Any) -> Any:
         array[index] = value
         return array

@@ -278,7 +278,7 @@ def plan_that_fails_on_the_gpu(folder: Path) -> None:
 def shrink(folder: Path, segment: int, profile: int, name: str, to: list[int]) -> None:
     """Another profile, in the plan too."""
     old = PROFILES[profile]
-    new = dataclasses.replace(old, **{name: tuple(to)})
+    new = dataclasses.replace(old, **{name: (to[0], to[1], to[2])})
     edit_plan(folder, profile_line(old), profile_line(new), segment)
     edit(folder, "segments", segment, "profiles", profile, name, to=to)
 

@@ -6,16 +6,18 @@ Small random models. Compiled by TensorRT-RTX, not run: there is no GPU.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from builders.checkpoints import FAMILIES, MORE_FAMILIES, REFUSED_FAMILIES, tiny_model
-from builders.families import DEPTH, ENGINES, Measured, measure_all
+from builders.families import DEPTH, ENGINES, Measured, measure
 from rexit.errors import CheckpointError
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
+from running.fast import fast
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 CORRELATION = {
@@ -28,32 +30,35 @@ ATTENTION = {"SlateAttention": "SlateAttention", "Attention": "ONNX Runtime's"}
 PROFILES = 2
 """For a prefix, and behind one."""
 WORKING = {**FAMILIES, **MORE_FAMILIES}
+Measure = Callable[[str], Measured]
 
 
 @pytest.fixture(scope="module")
-def measured(catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Measured]:
-    return measure_all(FAMILIES, MORE_FAMILIES, catalog_folder, tmp_path_factory.mktemp("families"))
+def measured(catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Measure:
+    """By family, once each. Those of `FAMILIES` have two exits and go through TensorRT-RTX, too."""
+    place = tmp_path_factory.mktemp("families")
+    return cache(lambda family: measure(family, family in FAMILIES, catalog_folder, place))
 
 
-@pytest.mark.parametrize("family", WORKING)
-def test_float32_is_what_pytorch_computes(measured: Mapping[str, Measured], family: str) -> None:
+@pytest.mark.parametrize("family", fast(WORKING, "llama"))
+def test_float32_is_what_pytorch_computes(measured: Measure, family: str) -> None:
     """At every exit: pairs alone, behind a cached prefix, and as slates; and so in the C++ library."""
-    one = measured[family]
+    one = measured(family)
     assert len(one.parity) == (DEPTH if family in FAMILIES else 1)
     assert max(value for row in one.parity for value in row.values()) <= 1e-4
     assert one.runtime <= 1e-4
 
 
-@pytest.mark.parametrize("family", WORKING)
-def test_int8_is_close_to_float32(measured: Mapping[str, Measured], family: str) -> None:
-    assert measured[family].correlation >= CORRELATION[family]
+@pytest.mark.parametrize("family", fast(WORKING, "llama"))
+def test_int8_is_close_to_float32(measured: Measure, family: str) -> None:
+    assert measured(family).correlation >= CORRELATION[family]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", fast(FAMILIES, "llama"))
 @pytest.mark.parametrize("precision", ENGINES)
-def test_tensorrt_compiles_it(measured: Mapping[str, Measured], family: str, precision: str) -> None:
+def test_tensorrt_compiles_it(measured: Measure, family: str, precision: str) -> None:
     """And its products compute in the precision that the variant is named after, but for the head's."""
-    summary = measured[family].engines[precision]
+    summary = measured(family).engines[precision]
     products = {kind: count for kind, count in summary.items() if kind.endswith(" gemm")}
     assert products.pop("fp32 gemm") == PROFILES, summary
     assert products[f"{precision} gemm"] > 0, summary
@@ -75,8 +80,9 @@ def _row(family: str, one: Measured) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def test_the_page_says_what_was_measured(measured: Mapping[str, Measured]) -> None:
-    rows = [_row(family, measured[family]) for family in WORKING]
+@pytest.mark.slow
+def test_the_page_says_what_was_measured(measured: Measure) -> None:
+    rows = [_row(family, measured(family)) for family in WORKING]
     assert "\n".join(rows) in PAGE.read_text(), "expected in docs/families.md:\n" + "\n".join(rows)
 
 
@@ -86,7 +92,7 @@ def test_pages_that_count_them_agree(page: str) -> None:
     assert counts and {int(one or other) for one, other in counts} == {len(WORKING)}
 
 
-@pytest.mark.parametrize("family", REFUSED_FAMILIES)
+@pytest.mark.parametrize("family", fast(REFUSED_FAMILIES, "mamba"))
 def test_a_family_that_does_not_work_is_refused_by_name(family: str, catalog_folder: Path, tmp_path: Path) -> None:
     """In one line, which the page has, too; and nothing is written."""
     tiny_model(family, attention=None).save_pretrained(tmp_path / "checkpoint")

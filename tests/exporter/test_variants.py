@@ -92,9 +92,14 @@ def test_cached_keys_and_values_take_half_the_memory(made: tuple[Path, ExportRep
 
 
 def test_in_int8_they_take_half_of_that(
-    made: tuple[Path, ExportReport], checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path
+    made: tuple[Path, ExportReport],
+    checkpoint_folder: Path,
+    catalog_folder: Path,
+    tmp_path: Path,
+    reuse_graphs: Callable[[], None],
 ) -> None:
     """And the runtime's kernels compute what the graphs' functions say."""
+    reuse_graphs()
     options = ExportOptions(precisions=["fp32", "int8", "int4"], cache="int8", golden_slates=6, accept_loss=True)
     out = tmp_path / "bundle"
     export_bundle(checkpoint_folder, catalog_folder, out, options)

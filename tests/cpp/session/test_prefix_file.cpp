@@ -165,7 +165,8 @@ TEST_P(SavedCache, DamagedFilesDoNoHarm) {
   std::mt19937 random(7);
   const auto below = [&random](std::size_t n) { return static_cast<std::size_t>(random()) % n; };
   std::map<int, int> seen;
-  for (int round = 0; round < 1200; ++round) {
+  const int rounds = slow() ? 1200 : 120;
+  for (int round = 0; round < rounds; ++round) {
     std::string bytes = sound;
     const std::size_t kind = below(8);
     // Where: the header, the numbers behind it (lengths, tokens held, tokens), anywhere.
@@ -199,8 +200,8 @@ TEST_P(SavedCache, DamagedFilesDoNoHarm) {
     EXPECT_EQ(trace.stats.prefix_tokens_reused, trace.stats.prefix_tokens);
     EXPECT_EQ(trace.log_odds, expected);
   }
-  EXPECT_GT(seen[REXIT_OK], 100);
-  EXPECT_GT(seen[REXIT_CORRUPT], 400);
+  EXPECT_GT(seen[REXIT_OK], rounds / 12);
+  EXPECT_GT(seen[REXIT_CORRUPT], rounds / 3);
   EXPECT_GT(seen[REXIT_MISMATCH], 0);
 }
 

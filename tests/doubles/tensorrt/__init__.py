@@ -5,21 +5,24 @@ from TENSORRT_DOUBLE_INPUTS: {file: {name: shape}}. TENSORRT_DOUBLE_FAILS makes 
 an error and give nothing, `kill` is killed while it builds.
 """
 
+from __future__ import annotations
+
 import enum
 import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 __version__ = "10.3.0"
 
 
-def _called(name, *values):
+def _called(name: str, *values: object) -> None:
     with open(os.environ["TENSORRT_DOUBLE_CALLS"], "a") as file:
         file.write(json.dumps([name, *values]) + "\n")
 
 
-def _fails(at):
+def _fails(at: str) -> bool:
     return os.environ.get("TENSORRT_DOUBLE_FAILS") == at
 
 
@@ -40,74 +43,74 @@ class MemoryPoolType(enum.Enum):
 
 
 class _Tensor:
-    def __init__(self, name, shape):
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
         self.name, self.shape = name, shape
 
 
 class _Network:
-    def __init__(self):
-        self._inputs = []
+    def __init__(self) -> None:
+        self._inputs: list[_Tensor] = []
 
     @property
-    def num_inputs(self):
+    def num_inputs(self) -> int:
         return len(self._inputs)
 
-    def get_input(self, n):
+    def get_input(self, n: int) -> _Tensor:
         return self._inputs[n]
 
 
 class _TimingCache:
-    def __init__(self, data):
+    def __init__(self, data: bytes) -> None:
         self.data = data
 
-    def serialize(self):
+    def serialize(self) -> bytes:
         return self.data + b"+"
 
 
 class _Config:
-    profiling_verbosity = None
+    profiling_verbosity: ProfilingVerbosity
 
-    def add_optimization_profile(self, profile):
+    def add_optimization_profile(self, profile: _Profile) -> None:
         _called("add_optimization_profile", profile.shapes)
 
-    def set_memory_pool_limit(self, pool, size):
+    def set_memory_pool_limit(self, pool: MemoryPoolType, size: int) -> None:
         _called("set_memory_pool_limit", pool.value, size)
 
-    def create_timing_cache(self, data):
+    def create_timing_cache(self, data: bytes) -> _TimingCache:
         return _TimingCache(data)
 
-    def set_timing_cache(self, cache, ignore_mismatch):
+    def set_timing_cache(self, cache: _TimingCache, ignore_mismatch: bool) -> bool:
         _called("set_timing_cache", cache.data.decode(), ignore_mismatch)
         self._cache = cache
         return not cache.data.startswith(b"foreign")
 
-    def get_timing_cache(self):
+    def get_timing_cache(self) -> _TimingCache:
         return self._cache
 
 
 class _Profile:
-    def __init__(self):
-        self.shapes = {}
+    def __init__(self) -> None:
+        self.shapes: dict[str, list[tuple[int, ...]]] = {}
 
-    def set_shape(self, name, least, usual, most):
+    def set_shape(self, name: str, least: tuple[int, ...], usual: tuple[int, ...], most: tuple[int, ...]) -> None:
         self.shapes[name] = [least, usual, most]
 
 
 class Builder:
-    def __init__(self, log):
+    def __init__(self, log: Any) -> None:
         self._log = log
 
-    def create_network(self, flags):
+    def create_network(self, flags: int) -> _Network:
         _called("create_network", flags)
         return _Network()
 
-    def create_builder_config(self):
+    def create_builder_config(self) -> _Config:
         return _Config()
 
-    def create_optimization_profile(self):
+    def create_optimization_profile(self) -> _Profile:
         return _Profile()
 
-    def build_serialized_network(self, network, config):
+    def build_serialized_network(self, network: _Network, config: _Config) -> memoryview | None:
         _called("build_serialized_network", int(config.profiling_verbosity))
         if _fails("kill"):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -122,10 +125,10 @@ class Builder:
 
 
 class OnnxParser:
-    def __init__(self, network, log):
+    def __init__(self, network: _Network, log: Any) -> None:
         self._network, self._log = network, log
 
-    def parse_from_file(self, path):
+    def parse_from_file(self, path: str) -> bool:
         _called("parse_from_file", Path(path).name)
         if _fails("parse"):
             self._log.log(ILogger.ERROR, "In node 3 (importX): UNSUPPORTED_NODE")

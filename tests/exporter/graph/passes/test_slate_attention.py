@@ -17,6 +17,7 @@ from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import find_target
 from rexit.exporter.graph.trace import describe, trace
 from rexit.exporter.model.decoder import Decoder
+from running.fast import fast
 
 SPLIT = {
     **dict.fromkeys(FAMILIES, 2),
@@ -54,7 +55,7 @@ def _feed(model: ir.Model, prefix: int, sizes: list[int]) -> Arrays:
     return feed
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", fast(FAMILIES, "llama", "gemma2"))
 def test_every_family(family: str, tmp_path: Path) -> None:
     model = _model(family)
     before = count(model)["Attention"]

@@ -18,6 +18,7 @@ from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import Target, find_target
 from rexit.exporter.graph.trace import derive_segment, export_segment
 from rexit.exporter.model.decoder import Decoder
+from running.fast import fast
 
 FP16 = find_target("tensorrt", "fp16")
 FAMILIES = {
@@ -50,7 +51,7 @@ def _feed(path: Path, seed: int = 0) -> dict[str, Any]:
     return out
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=fast(FAMILIES, "llama"))
 def segment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A family's first two layers: the float32 graph and the half one."""
     decoder = Decoder.of(tiny_model(request.param, **FAMILIES[request.param]))

@@ -21,13 +21,14 @@ from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import find_target
 from rexit.exporter.graph.trace import export_segment
 from rexit.exporter.model.decoder import Decoder
+from running.fast import fast
 
 PREFIX = 5
 Store = Callable[[ir.Model], ir.Model]
 STORES = (half_cache, int8_cache)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=fast(FAMILIES, "llama", "gemma2"))
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A family's layers 1 and 2 of four as the float32 variant has them: a segment in the middle, with hidden states."""
     decoder = Decoder.of(tiny_model(request.param))

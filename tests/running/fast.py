@@ -1,0 +1,20 @@
+"""Which cases of a parametrized test the fast suite keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def fast(cases: Iterable[Any], *kept: Any) -> list[Any]:
+    """`cases` as pytest parameters: all but those `kept` are slow, so that `make test-all` alone runs them.
+
+    Raises:
+        ValueError: one of `kept` is no case.
+    """
+    values = list(cases)
+    if unknown := [value for value in kept if value not in values]:
+        raise ValueError(f"{unknown} are not among the cases")
+    return [value if value in kept else pytest.param(value, marks=pytest.mark.slow) for value in values]
