@@ -1,4 +1,4 @@
-"""One thread in each test process: pytest-xdist starts a process for each core, and pools that share cores wait for each other."""
+"""One thread in each test process: pytest-xdist starts a process a core, and pools that share cores wait for each other."""
 
 from __future__ import annotations
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from rexit.bundle import Segment
-    from rexit.exporter.graph.segment import SegmentModule as SegmentModule
-    from rexit.exporter.graph.targets import Target
+from running.traced import session_folder, traced_once
 
-    Traced = dict[tuple[Target, int], tuple[Path, Segment]]
+
+@pytest.fixture(scope="session", autouse=True)
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with traced_once(session_folder(tmp_path_factory, "traced")):
+        yield
+
+
+@pytest.fixture
+def untraced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch itself is asked, each time."""
+    from rexit.exporter.graph import trace
+
+    monkeypatch.setattr(trace, "trace", trace.trace.__wrapped__)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")
@@ -47,30 +55,6 @@ def exported(checkpoint_folder: Path, catalog_folder: Path, tmp_path_factory: py
 def bundle(exported: Path, tmp_path: Path) -> Path:
     """A copy of it that a test may change, alone in its folder."""
     return Path(shutil.copytree(exported, tmp_path / "place" / "bundle"))
-
-
-@pytest.fixture(scope="session")
-def traced() -> Traced:
-    """What was traced for `reuse_graphs` so far, by target and segment: the folder, and what the manifest says."""
-    return {}
-
-
-@pytest.fixture
-def reuse_graphs(traced: Traced, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Called, makes `export` trace each segment of `checkpoint_folder` once a session: for tests of what stands around it."""
-    from rexit.exporter import draft
-    from rexit.exporter.graph.trace import export_segment
-
-    def copied(segment: SegmentModule, k: int, target: Target, folder: Path) -> Segment:
-        if (target, k) not in traced:
-            place = tmp_path_factory.mktemp("traced")
-            traced[target, k] = place, export_segment(segment, k, target, place)
-        place, described = traced[target, k]
-        for name in (described.graph, described.weights):
-            shutil.copyfile(place / name, folder / name)
-        return described
-
-    return lambda: monkeypatch.setattr(draft, "export_segment", copied)
 
 
 @pytest.fixture(scope="session")

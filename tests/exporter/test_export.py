@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,9 +56,7 @@ def test_golden_samples_are_real_prompts(exported: Path, catalog_folder: Path) -
         assert [c.tolist() for c in prompt.candidates] == [c.tolist() for c in slate.candidates]
 
 
-def test_existing_bundle_keeps_its_other_variants(
-    bundle: Path, checkpoint_folder: Path, catalog_folder: Path, reuse_graphs: Callable[[], None]
-) -> None:
+def test_existing_bundle_keeps_its_other_variants(bundle: Path, checkpoint_folder: Path, catalog_folder: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     other = bundle / "variants" / "cpu-other"
     shutil.copytree(bundle / "variants" / "cpu-fp32", other)
@@ -72,7 +69,6 @@ def test_existing_bundle_keeps_its_other_variants(
         Policy.full_depth(3, manifest["files"][f"variants/{name}/variant.json"]["sha256"]).write(
             bundle / "variants" / name / "policy.json"
         )
-    reuse_graphs()
     export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(golden_slates=2))
     kept, new = Bundle.open(bundle, "cpu-other"), Bundle.open(bundle)
     assert kept.manifest.variants == ("cpu-fp32", "cpu-other")
@@ -106,10 +102,7 @@ def test_folder_that_is_no_bundle_is_never_replaced(checkpoint_folder: Path, cat
     assert names(tmp_path) == ["thesis.txt"]
 
 
-def test_parity_above_the_tolerance_writes_nothing(
-    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, reuse_graphs: Callable[[], None]
-) -> None:
-    reuse_graphs()
+def test_parity_above_the_tolerance_writes_nothing(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ParityError, match=r"exit after layer \d, \w+: .* nothing was written") as caught:
         export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", ExportOptions(tolerance=1e-12, golden_slates=2))
     assert caught.value.exit_code == 5
@@ -180,8 +173,7 @@ def test_too_little_space_is_seen_before_the_work(
     assert names(tmp_path) == []
 
 
-def test_command(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, reuse_graphs: Callable[[], None]) -> None:
-    reuse_graphs()
+def test_command(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:
     arguments = ["export", str(checkpoint_folder), "--catalog", str(catalog_folder), "--golden", "2"]
     result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "a")])
     assert result.exit_code == 0, result.output

@@ -23,6 +23,7 @@ from rexit.cli import main
 from rexit.errors import InputError
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
+from running.fast import fast
 from running.full_disk import largest_file
 
 COMMAND = [sys.executable, "-c", "from rexit.cli import main; main()", "export"]
@@ -98,7 +99,9 @@ def start(checkpoint_folder: Path, catalog_folder: Path) -> Iterator[Start]:
         process.communicate()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), fast([(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)], (signal.SIGTERM, 143))
+)
 def test_signals_on_the_command_line(start: Start, bundle: Path, number: signal.Signals, code: int) -> None:
     before = digest(bundle / "manifest.json")
     process = start(bundle)
@@ -112,9 +115,8 @@ def test_signals_on_the_command_line(start: Start, bundle: Path, number: signal.
 
 
 def test_a_killed_export_is_cleaned_up_by_the_next(
-    start: Start, checkpoint_folder: Path, catalog_folder: Path, bundle: Path, reuse_graphs: Callable[[], None]
+    start: Start, checkpoint_folder: Path, catalog_folder: Path, bundle: Path
 ) -> None:
-    reuse_graphs()
     process = start(bundle)
     process.kill()
     process.wait()
@@ -123,17 +125,15 @@ def test_a_killed_export_is_cleaned_up_by_the_next(
     assert names(bundle.parent) == ["bundle"]
 
 
-@pytest.mark.parametrize("there", [False, True], ids=["new", "there already"])
+@pytest.mark.parametrize("there", fast([False, True], True), ids=["new", "there already"])
 def test_two_exports_into_one_bundle(
     start: Start,
     checkpoint_folder: Path,
     catalog_folder: Path,
     bundle: Path,
     there: bool,
-    reuse_graphs: Callable[[], None],
 ) -> None:
     """The second is refused while the first one works, and adds its variant afterwards: none is lost."""
-    reuse_graphs()
     if not there:
         shutil.rmtree(bundle)
     first = start(bundle, "--precision", "fp32", "--golden", "1")
@@ -154,6 +154,7 @@ def test_nothing_is_exported_into_a_bundle_that_is_being_calibrated(
     assert names(bundle.parent) == ["bundle"]
 
 
+@pytest.mark.usefixtures("untraced")
 def test_a_signal_of_which_a_library_makes_another_error(
     checkpoint_folder: Path,
     catalog_folder: Path,

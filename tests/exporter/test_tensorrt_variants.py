@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,8 +73,7 @@ def test_int8_is_smoothed_behind_norms_and_products(tensorrt_exported: Path) -> 
     assert any("norm" in name for name in smoothed) and any("up_proj" in name for name in smoothed)
 
 
-def test_cuda(checkpoint_folder: Path, catalog_folder: Path, bundle: Path, reuse_graphs: Callable[[], None]) -> None:
-    reuse_graphs()
+def test_cuda(checkpoint_folder: Path, catalog_folder: Path, bundle: Path) -> None:
     export_bundle(
         checkpoint_folder,
         catalog_folder,
@@ -111,10 +109,8 @@ def test_bad_input_leaves_what_is_there(
     checkpoint_folder: Path,
     catalog_folder: Path,
     bundle: Path,
-    reuse_graphs: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    reuse_graphs()
     before = contents(bundle)
 
     def refused(error: type[Exception], said: str, **options: Any) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,10 +95,8 @@ def test_in_int8_they_take_half_of_that(
     checkpoint_folder: Path,
     catalog_folder: Path,
     tmp_path: Path,
-    reuse_graphs: Callable[[], None],
 ) -> None:
     """And the runtime's kernels compute what the graphs' functions say."""
-    reuse_graphs()
     options = ExportOptions(precisions=["fp32", "int8", "int4"], cache="int8", golden_slates=6, accept_loss=True)
     out = tmp_path / "bundle"
     export_bundle(checkpoint_folder, catalog_folder, out, options)
@@ -219,9 +216,7 @@ def test_a_lower_precision_alone(
     catalog_folder: Path,
     made: tuple[Path, ExportReport],
     tmp_path: Path,
-    reuse_graphs: Callable[[], None],
 ) -> None:
-    reuse_graphs()
     out = tmp_path / "bundle"
     export_bundle(checkpoint_folder, catalog_folder, out, ExportOptions(precisions=["int8"], golden_slates=6, accept_loss=True))
     assert Bundle.open(out).manifest.variants == ("cpu-int8",)
@@ -229,10 +224,7 @@ def test_a_lower_precision_alone(
     assert contents(out / "variants" / "cpu-int8") == contents(made[0] / "variants" / "cpu-int8")
 
 
-def test_an_older_variant_stays_as_it_is_and_the_default(
-    checkpoint_folder: Path, catalog_folder: Path, bundle: Path, reuse_graphs: Callable[[], None]
-) -> None:
-    reuse_graphs()
+def test_an_older_variant_stays_as_it_is_and_the_default(checkpoint_folder: Path, catalog_folder: Path, bundle: Path) -> None:
     before = contents(bundle / "variants" / "cpu-fp32")
     export_bundle(
         checkpoint_folder, catalog_folder, bundle, ExportOptions(precisions=["int8"], golden_slates=1, accept_loss=True)
@@ -246,10 +238,8 @@ def test_the_gate_refuses(
     checkpoint_folder: Path,
     catalog_folder: Path,
     bundle: Path,
-    reuse_graphs: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    reuse_graphs()
     before = contents(bundle)
     _gated(monkeypatch, gate=Gate(correlation=0.9999999, auc_drop=1.0))
     monkeypatch.setattr(quality, "MIN_USERS", 1)
@@ -266,11 +256,9 @@ def test_scores_that_depend_on_the_slate_are_refused(
     checkpoint_folder: Path,
     catalog_folder: Path,
     tmp_path: Path,
-    reuse_graphs: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What a scale shared by all tokens would do, planted: a candidate scored alone gets another score."""
-    reuse_graphs()
     score = Chain.score
 
     def dependent(self: Chain, candidates: list[Any], *others: Any) -> Any:
@@ -303,10 +291,8 @@ def test_a_cached_prefix_that_is_wrong_is_refused(
     checkpoint_folder: Path,
     catalog_folder: Path,
     tmp_path: Path,
-    reuse_graphs: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    reuse_graphs()
     _off_behind_a_prefix(monkeypatch, 2)
     arguments: dict[str, Any] = {"precisions": ["int8"], "golden_slates": 2, "accept_loss": True}
     said = r"exit after layer \d, single: log-odds differ from cpu-int8's own for the whole slate by 2, at most 1 is allowed"
@@ -319,11 +305,9 @@ def test_the_recorded_tolerance_is_never_above_the_cap(
     checkpoint_folder: Path,
     catalog_folder: Path,
     tmp_path: Path,
-    reuse_graphs: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Four times what was seen would be."""
-    reuse_graphs()
     _off_behind_a_prefix(monkeypatch, 0.5)
     options = ExportOptions(precisions=["int8"], golden_slates=2, accept_loss=True)
     export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", options)
@@ -336,11 +320,9 @@ def test_disk_full_leaves_older_variants(
     checkpoint_folder: Path,
     catalog_folder: Path,
     bundle: Path,
-    reuse_graphs: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
     nth: int,
 ) -> None:
-    reuse_graphs()
     before, save, calls = contents(bundle), onnx_ir.save, iter(range(1, 100))
 
     def full(*arguments: Any, **options: Any) -> None:
@@ -361,7 +343,7 @@ def test_disk_full_leaves_older_variants(
 
 def test_weight_that_does_not_divide_into_blocks(catalog_folder: Path, tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint(
-        tmp_path / "checkpoint", exits=(1, 4), catalog=Catalog.open(catalog_folder), intermediate_size=72
+        tmp_path / "checkpoint", (1,), catalog=Catalog.open(catalog_folder), intermediate_size=72, num_hidden_layers=1
     )
     arguments = ["export", str(checkpoint), "--catalog", str(catalog_folder), "--out", str(tmp_path / "bundle")]
     result = CliRunner().invoke(app, [*arguments, "--precision", "int4", "--golden", "1", "--accept-loss"])
@@ -387,10 +369,7 @@ def test_options(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_command_shows_the_gate(
-    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, reuse_graphs: Callable[[], None]
-) -> None:
-    reuse_graphs()
+def test_command_shows_the_gate(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path) -> None:
     arguments = ["export", str(checkpoint_folder), "--catalog", str(catalog_folder), "--out", str(tmp_path / "bundle")]
     result = CliRunner().invoke(app, [*arguments, "--precision", "fp32,int8", "--golden", "1", "--accept-loss"])
     assert result.exit_code == 0, result.output

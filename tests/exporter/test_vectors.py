@@ -35,7 +35,8 @@ from rexit.exporter.prompt.builder import PromptBuilder
 
 CPU = ("cpu-fp32", "cpu-int8", "cpu-int4")
 TENSORRT = tuple(f"tensorrt-{p}" for p in ("fp16", "int8", "int4", "fp8"))
-ALL = (*CPU, *TENSORRT, "cuda-fp16")
+GPU = (*TENSORRT, "cuda-fp16")
+EXITS = (1, 4)
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +47,31 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 @pytest.fixture(scope="module")
 def checkpoint(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "vectors"
-    return tiny_checkpoint(folder, catalog=catalog, intermediate_size=128)
+    return tiny_checkpoint(folder, EXITS, catalog=catalog, intermediate_size=128)
 
 
 @pytest.fixture(scope="module")
 def made(checkpoint: Path, catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with every variant there is. Copy it before changing it."""
+    """A bundle with every variant for the CPU. Copy it before changing it."""
     out = tmp_path_factory.mktemp("bundles") / "bundle"
-    for target in ("cpu", "tensorrt", "cuda"):
-        precisions = [name.partition("-")[2] for name in ALL if name.startswith(target)]
-        options = ExportOptions(target=target, precisions=precisions, golden_slates=4, accept_loss=True)
-        export_bundle(checkpoint, catalog.path, out, options)
+    _export(CPU, checkpoint, catalog, out)
     return out
+
+
+@pytest.fixture(scope="module")
+def complete(made: Path, checkpoint: Path, catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With every variant there is."""
+    out = Path(shutil.copytree(made, tmp_path_factory.mktemp("complete") / "bundle"))
+    _export(TENSORRT, checkpoint, catalog, out)
+    _export(("cuda-fp16",), checkpoint, catalog, out)
+    return out
+
+
+def _export(variants: tuple[str, ...], checkpoint: Path, catalog: Catalog, out: Path) -> None:
+    target = variants[0].partition("-")[0]
+    precisions = [name.partition("-")[2] for name in variants]
+    options = ExportOptions(target=target, precisions=precisions, golden_slates=4, accept_loss=True)
+    export_bundle(checkpoint, catalog.path, out, options)
 
 
 @pytest.fixture
@@ -69,7 +83,7 @@ def test_the_bundle_says_that_there_are_vectors(made: Path, catalog: Catalog, ch
     bundle = Bundle.open(made)
     assert json.loads((made / "manifest.json").read_text())["requires"] == ["vectors"]
     assert names(made) == ["catalog", "manifest.json", "variants", FILE] and FILE in bundle.manifest.files
-    assert bundle.edited() == [] and bundle.manifest.variants == ALL
+    assert bundle.edited() == [] and bundle.manifest.variants == CPU
     kept = load_checkpoint(checkpoint)
     assert kept.projectors is not None
     expected = Sources(catalog).vectors(kept.projectors, kept.model.get_input_embeddings(), orthogonal(64))
@@ -88,13 +102,23 @@ def test_the_bundles_vectors_are_rotated_with_the_model(made: Path, catalog: Cat
         assert own is not None and np.abs(rotated - own).max() > 0.01
         np.testing.assert_allclose(rotated.astype(np.float64) @ orthogonal(64).numpy().T, own, atol=2e-3)
     rows = Bundle.open(made, "cpu-fp32").variant.parity["exits"]
-    assert len(rows) == 3 and all(row[mode] < 1e-4 for row in rows for mode in ("single", "cached", "slate"))
+    assert len(rows) == len(EXITS) and all(row[mode] < 1e-4 for row in rows for mode in ("single", "cached", "slate"))
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", CPU)
 def test_the_first_segment_takes_them(made: Path, name: str) -> None:
+    _assert_first_takes_vectors(Bundle.open(made, name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GPU)
+def test_the_first_segment_takes_them_on_a_gpu(complete: Path, name: str) -> None:
+    assert Bundle.open(complete).manifest.variants == (*CPU, *GPU)
+    _assert_first_takes_vectors(Bundle.open(complete, name))
+
+
+def _assert_first_takes_vectors(bundle: Bundle) -> None:
     """In float32, whatever the variant computes in: as many as there are in a pass."""
-    bundle = Bundle.open(made, name)
     first, *others = bundle.variant.segments
     assert list(first.inputs)[:5] == ["tokens", "positions", "groups", "rows", "vectors"]
     assert all("vectors" not in segment.inputs for segment in others)
@@ -178,20 +202,23 @@ def test_a_bundle_keeps_its_vectors(bundle: Path, checkpoint: Path, catalog: Cat
     assert (bundle / FILE).read_bytes() == before and Bundle.open(bundle, "cpu-int8").edited() == []
 
 
-def test_profiles_allow_one_vector_and_as_many_as_tokens(made: Path) -> None:
+@pytest.mark.slow
+def test_profiles_allow_one_vector_and_as_many_as_tokens(complete: Path) -> None:
     from rexit.exporter.compile import _ranges
 
-    opened = Bundle.open(made, "tensorrt-fp16")
+    opened = Bundle.open(complete, "tensorrt-fp16")
     for profile in optimization_profiles(opened):
         ranges = _ranges(opened.variant.segments[0], profile)
         assert ranges["vectors"] == ranges["tokens"] == profile.tokens and profile.tokens[0] == 1
 
 
-def test_tensorrt_compiles_them(bundle: Path) -> None:
+@pytest.mark.slow
+def test_tensorrt_compiles_them(complete: Path, tmp_path: Path) -> None:
     """By TensorRT-RTX, every precision. Compiled, not run: there is no GPU."""
+    bundle = Path(shutil.copytree(complete, tmp_path / "bundle"))
     report = compile_engines(bundle, TENSORRT, compute_capability="8.9")
     assert [built.variant for built in report.variants] == list(TENSORRT)
-    assert all(len(built.segments) == 3 and built.bytes > 0 for built in report.variants)
+    assert all(len(built.segments) == len(EXITS) and built.bytes > 0 for built in report.variants)
 
 
 def with_projectors(checkpoint: Path, kinds: dict[str, dict[str, int]] | None, place: Path) -> Checkpoint:

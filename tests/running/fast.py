@@ -17,4 +17,9 @@ def fast(cases: Iterable[Any], *kept: Any) -> list[Any]:
     values = list(cases)
     if unknown := [value for value in kept if value not in values]:
         raise ValueError(f"{unknown} are not among the cases")
-    return [value if value in kept else pytest.param(value, marks=pytest.mark.slow) for value in values]
+    return [value if value in kept else _slow(value) for value in values]
+
+
+def _slow(value: Any) -> Any:
+    """A tuple is a case of several arguments."""
+    return pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow)

@@ -97,6 +97,7 @@ with rexit.open(sys.argv[1], threads=2) as session:
 """
 
 
+@pytest.mark.slow
 def test_a_kernel_out_of_memory_is_an_error(tmp_path: Path) -> None:
     """A block's scores are 64 query heads times 100,000 tokens, 26 MB in each thread; the tensors are small."""
     text = f"""{ONE_HEAD}

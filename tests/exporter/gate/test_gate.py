@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,10 +60,7 @@ def test_what_one_bit_leaves_fails(taste: tuple[Path, Path], tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_random_answers_nobody_can_tell(
-    checkpoint_folder: Path, taste: tuple[Path, Path], tmp_path: Path, reuse_graphs: Callable[[], None]
-) -> None:
-    reuse_graphs()
+def test_of_random_answers_nobody_can_tell(checkpoint_folder: Path, taste: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(QualityError, match=r"too wide to tell: a loss of at most 0\.001 is allowed; nothing .*no more"):
         options = ExportOptions(precisions=["int8"], golden_slates=2, accept_catalog=True)
         export_bundle(checkpoint_folder, taste[1], tmp_path / "bundle", options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -56,11 +55,8 @@ def test_folder_gguf_and_id_are_one_model(cache: Path, tmp_path: Path) -> None:
         assert seen.keys() == expected.keys() and all(seen[name].equal(expected[name]) for name in expected)
 
 
-def test_export_of_an_id(
-    cache: Path, checkpoint_folder: Path, catalog_folder: Path, exported: Path, tmp_path: Path, reuse_graphs: Callable[[], None]
-) -> None:
+def test_export_of_an_id(cache: Path, checkpoint_folder: Path, catalog_folder: Path, exported: Path, tmp_path: Path) -> None:
     """With the heads that stand beside it there: the bundle of the folder."""
-    reuse_graphs()
     download(checkpoint_folder, cache)
     arguments = ["export", ID, "--catalog", str(catalog_folder), "--golden", "6", "--out", str(tmp_path / "bundle")]
     done = CliRunner().invoke(app, arguments)
