@@ -202,10 +202,9 @@ def test_a_model_cut_at_an_exit(exported: Path, checkpoint_folder: Path, catalog
 
 
 def test_a_catalog_that_the_model_was_not_trained_on_is_refused(
-    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, reuse_graphs: Callable[[], None]
+    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path
 ) -> None:
     """A model of films scores books, or the neighbours of another training, without a word."""
-    reuse_graphs()
     other = Path(shutil.copytree(catalog_folder, tmp_path / "other"))
     info = json.loads((other / "catalog.json").read_text())
     write_json(other / "catalog.json", info | {"embedding": info["embedding"] | {"space": "0" * 64}})
