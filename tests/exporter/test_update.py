@@ -245,6 +245,19 @@ def test_an_id_of_another_kind_is_named_with_its_file(data: Path, run: Run) -> N
     assert code == 2 and "new-items.csv: item 'x9': the item ids of catalog are integers" in err
 
 
+def test_without_times_news_come_behind_all_that_was_known(data: Path, run: Run) -> None:
+    """Places stand for times, and those of a new file begin at 0 again."""
+    build(data, replace(OPTIONS, order="file"))
+    code, _, err = run()
+    assert code == 0, err
+    old, new = Catalog.open(data / "catalog"), Catalog.open(data / "new")
+    news = old.info["counts"]["interactions"] + np.arange(pl.read_csv(data / "new.csv").height)
+    times = new.user_table["history_times"]
+    last = new.user_table["history_offsets"][1:] - 1
+    assert np.sort(times[times >= news[0]]).tolist() == news.tolist()
+    assert (times[last[new.users.rows(range(1, ratings.USERS + 1))]] >= news[0]).all()
+
+
 def test_a_text_longer_than_all_is_cut(data: Path, run: Run) -> None:
     (data / "new-items.csv").write_text("item_id,title,year\n100," + "zq" * 60 + ",\n0,Film 7,1956\n")
     code, out, err = run("--json")

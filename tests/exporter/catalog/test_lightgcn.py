@@ -90,13 +90,13 @@ def test_a_large_graph_starts_from_singular_vectors_which_are_kept_where_trainin
 
 def test_fold_in_is_what_propagation_gives_a_new_user() -> None:
     """A user with no embedding of their own is, after propagation, a multiple of the sum of their items' `fold_in`."""
-    user, item = torch.tensor([0, 0, 1, 1, 2], dtype=torch.int32), torch.tensor([0, 1, 1, 2, 3], dtype=torch.int32)
+    user, item = torch.tensor([0, 0, 1, 1, 2, 2], dtype=torch.int32), torch.tensor([0, 1, 1, 2, 1, 3], dtype=torch.int32)
     users, items = 3, 5
     model = LightGCN(users + items, 6, 3, normalize=False)
-    model.embedding.weight.data[2] = 0  # user 2 is new: only item 3 is theirs, and nobody else's
+    model.embedding.weight.data[2] = 0  # user 2 is new: item 1 is everybody's, item 3 nobody else's
     graph = Graph.of(user, item, users, items)
     made_users, made_items, fold_in = (part.numpy() for part in lightgcn._embeddings(model, graph))
-    assert np.allclose(unit(made_users[2]), unit(fold_in[3]), atol=1e-6)
+    assert np.allclose(unit(made_users[2]), unit(fold_in[1] + fold_in[3]), atol=1e-6)
     assert 0.5 <= abs(fold_in).max() < 1
     whole = model.get_embedding(_tensor(graph.adjacency)).detach().numpy()
     assert np.allclose(made_users[0], whole[0], atol=1e-6), "not the mean of layers"
