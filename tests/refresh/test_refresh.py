@@ -12,7 +12,7 @@ import pytest
 
 from builders.bundle_files import contents, write_policy
 from builders.catalog import ITEM_IDS, USER_IDS, CatalogContents, in_lists
-from builders.grown_catalog import NEW, Info, Tables, write_grown
+from builders.grown_catalog import LATEST, NEW, Info, Tables, write_grown
 from rexit import runtime
 from rexit.bundle import Bundle, Catalog, Counters, Manifest
 from rexit.calibration.drift import compare
@@ -218,6 +218,21 @@ def test_a_policy_that_drifted_refuses(run: Run, place: Path, monkeypatch: pytes
     kept = refresh(run, place, "--keep-policy", "--json")
     assert kept.code == 0 and kept.json["variants"][0]["drift"] is None
     assert Bundle.open(place / "bundle").policy() is not None
+
+
+def test_a_policy_is_tried_on_the_latest_slates(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older ones say nothing of a drift that has begun since. Half of the slates are of `LATEST`."""
+    calibrated(place, size=10)
+    moments: list[int | None] = []
+    real = runtime.Session.score
+
+    def score(session: runtime.Session, *words: Any, as_of: int | None = None) -> runtime.Scores:
+        moments.append(as_of)
+        return real(session, *words, as_of=as_of)
+
+    monkeypatch.setattr(runtime.Session, "score", score)
+    refresh_bundle(place / "bundle", place / "newer", RefreshOptions(drift_slates=3, golden_slates=1))
+    assert moments == [LATEST] * 3
 
 
 def test_a_policy_without_a_reference_refuses(run: Run, place: Path) -> None:
