@@ -171,6 +171,14 @@ def test_policy_stops_where_the_trace_says(patience: int, width: float, tmp_path
     np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-c.astype(np.float64))), atol=1e-5)
 
 
+def test_the_best_come_first_where_all_probabilities_round_to_one(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle")
+    write_policy(folder, [{"a": 1.0, "b": 200.0, "upper": None, "lower": None}] * 3)
+    scores = runtime.open(folder).score(USER, ITEM_IDS, as_of=AS_OF, top_k=len(ITEM_IDS))
+    assert (scores.probability == 1).all() and len(np.unique(scores.log_odds)) > 5
+    assert (np.diff(scores.log_odds) <= 0).all()
+
+
 def test_request_policy_replaces_thresholds_not_the_map(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "bundle")
     write_policy(folder, [{"a": 2.0, "b": 1.0, "upper": None, "lower": None}] * 3)
