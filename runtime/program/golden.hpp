@@ -1,4 +1,4 @@
-// A variant's golden samples: real slates with their prompts, and the log-odds expected of them (docs/format.md).
+// golden.safetensors of a variant: real slates with their prompts, and the log-odds expected of them (docs/format.md).
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,7 @@ struct Golden {
   std::vector<GoldenSlate> slates;
 };
 
-// Those with the catalog in force: the variant's own, or of a refreshed bundle the catalog's. Throws Failure if a file is not
-// what it must be.
-Golden read_golden(const std::string& bundle, const std::string& variant, std::size_t exits);
+// Of the variant in `folder`. Throws Failure if its files are not what they must be.
+Golden read_golden(const std::string& folder, std::size_t exits);
 
 }  // namespace rexit::program

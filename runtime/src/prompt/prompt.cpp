@@ -31,7 +31,6 @@ class Assembler {
 
   void prefix() {
     most_ = limit_;
-    retrieval_.begin_part();
     run(catalog_.program.prefix, {0, false});
     room_ = limit_ - tokens_.size();
   }
@@ -40,7 +39,6 @@ class Assembler {
     ++candidates_;
     empty_ = 0;
     most_ = tokens_.size() + room_;
-    retrieval_.begin_part();
     run(catalog_.program.candidate, {item, false});
   }
 
