@@ -108,8 +108,7 @@ class Memory:
     """Bytes held: by the session's cached prefixes (what `cache_bytes` bounds) and its other buffers; by ONNX Runtime for all
     sessions of the process, on the host: `working`, what segments need while they run, and `weights`, without those it maps from
     their files (older versions count them as `working`). TensorRT does not report either: 0. `pinned`: the start that all
-    prefixes of the bundle share, once for all its sessions, on top of their `cache_bytes`; 0 before the first request or
-    warm-up."""
+    prefixes of the bundle share, once for all its sessions, on top of their `cache_bytes`."""
 
     prefixes: int
     buffers: int

@@ -92,11 +92,15 @@ std::vector<GoldenSlate> read_slates(const std::string& path, std::size_t exits)
 
 }  // namespace
 
-Golden read_golden(const std::string& folder, std::size_t exits) {
+Golden read_golden(const std::string& bundle, const std::string& variant, std::size_t exits) {
+  const std::string folder = bundle + "/variants/" + variant;
   std::string path = folder + "/variant.json";
   try {
     const auto tolerance = json::parse(read_file(path)).at("parity").at("tolerance").get<float>();
-    path = folder + "/golden.safetensors";
+    path = bundle + "/manifest.json";
+    const json refreshed = json::parse(read_file(path)).value("catalog", json());
+    path = refreshed.is_null() ? folder + "/golden.safetensors"
+                               : bundle + "/" + refreshed.at("folder").get<std::string>() + "/golden/" + variant + ".safetensors";
     return {tolerance, read_slates(path, exits)};
   } catch (const Failure&) {
     throw;

@@ -1,4 +1,4 @@
-// golden.safetensors of a variant: real slates with their prompts, and the log-odds expected of them (docs/format.md).
+// A variant's golden samples: real slates with their prompts, and the log-odds expected of them (docs/format.md).
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,8 @@ struct Golden {
   std::vector<GoldenSlate> slates;
 };
 
-// Of the variant in `folder`. Throws Failure if its files are not what they must be.
-Golden read_golden(const std::string& folder, std::size_t exits);
+// Those with the catalog in force: the variant's own, or of a refreshed bundle the catalog's. Throws Failure if a file is not
+// what it must be.
+Golden read_golden(const std::string& bundle, const std::string& variant, std::size_t exits);
 
 }  // namespace rexit::program

@@ -87,7 +87,7 @@ std::vector<Check> behaviour(const Common& options, const std::string& name) {
   opening.variant = name;
   try {
     const Bundle bundle(options.bundle, opening);
-    return golden_samples(bundle, name, read_golden(options.bundle + "/variants/" + name, bundle.info().exits));
+    return golden_samples(bundle, name, read_golden(options.bundle, name, bundle.info().exits));
   } catch (const Error& error) {
     if (error.status() == REXIT_BACKEND_MISSING && options.options.variant.empty() && options.options.device.empty())
       return {{name, "golden samples", "skipped", error.what(), {}}};

@@ -283,3 +283,24 @@ def tokens_of_the_data_beyond_the_vocabulary(folder: Path) -> None:
 @ends_in("CORRUPT", "`offsets`[", "running")
 def pieces_of_the_data_beyond_their_tokens(folder: Path) -> None:
     edit_table(folder, PIECES, "offsets", put(slice(10, None), 1 << 60))
+
+
+@ends_in("CORRUPT", "`similar` has 65537 neighbours for each user")
+def neighbours_without_end(folder: Path) -> None:
+    edit_table(folder, USERS, "similar", lambda array: np.zeros((len(array), (1 << 16) + 1), np.int32))
+
+
+@ends_in("CORRUPT", "a part of the prompt looks at more than 16777228 rows", "running")
+def likes_without_end(folder: Path) -> None:
+    """Thousands of similar users, all of them one, who liked one item thousands of times: no list ever fills."""
+    count, liker = 4200, RUNNING_USER + 1
+    users, items = load_file(folder / USERS), load_file(folder / ITEMS)
+    users["similar"] = np.full((catalog.USERS, 4096), liker, np.int32)
+    users["history_offsets"] = np.where(np.arange(catalog.USERS + 1) > liker, count, 0)
+    users |= {"history_items": np.zeros(count, np.int32), "history_times": np.zeros(count, np.int64)}
+    users |= {"history_liked": np.ones(count, np.uint8), "history_by_item": np.arange(count, dtype=np.int32)}
+    items["rating_offsets"] = np.where(np.arange(catalog.ITEMS + 1) > 0, count, 0)
+    items |= {"rating_times": np.zeros(count, np.int64), "rating_likes": np.arange(1, count + 1, dtype=np.int32)}
+    save_file(users, folder / USERS)
+    save_file(items, folder / ITEMS)
+    edit_json(folder, CATALOG, "counts", "interactions", to=count)

@@ -13,24 +13,27 @@ constexpr std::size_t most_width = 64, most_layers = 8;
 
 class Double final : public Backend {
  public:
-  explicit Double(const Bundle& bundle) : bundle_(bundle) {}
+  explicit Double(const Bundle& bundle)
+      : model_(bundle.model()),
+        segments_(bundle.variant().segments),
+        max_positions_(bundle.variant().max_positions),
+        first_vector_(bundle.catalog().program.first_vector) {}
 
   void run(std::size_t index, const Pass& pass) const override {
-    const Segment& segment = bundle_.variant().segments.at(index);
-    const Model& model = bundle_.model();
+    const Segment& segment = segments_.at(index);
+    const Model& model = model_;
     const std::size_t hidden = pass.tokens * model.hidden_size * bytes_of(segment.hidden_dtype);
     const std::size_t row = model.kv_heads * segment.cache_width(model) * bytes_of(segment.cache_dtype);
     REXIT_PROMISE(pass.tokens > 0 && pass.rows > 0);
     std::uint32_t sum = static_cast<std::uint32_t>(index);
     for (std::size_t t = 0; t < pass.tokens; ++t) {
-      REXIT_PROMISE(pass.positions[t] >= 0 && static_cast<std::size_t>(pass.positions[t]) < bundle_.variant().max_positions);
+      REXIT_PROMISE(pass.positions[t] >= 0 && static_cast<std::size_t>(pass.positions[t]) < max_positions_);
       REXIT_PROMISE(pass.groups[t] >= 0);
       sum = sum * 31 + static_cast<std::uint32_t>(pass.positions[t] + pass.groups[t]);
     }
     if (segment.first) {
       const auto vectors = static_cast<std::int64_t>(segment.vectors.empty() ? 0 : pass.vector_rows);
-      const std::int64_t end = segment.vectors.empty() ? static_cast<std::int64_t>(model.vocab_size)
-                                                       : bundle_.catalog().program.first_vector + vectors;
+      const std::int64_t end = segment.vectors.empty() ? static_cast<std::int64_t>(model.vocab_size) : first_vector_ + vectors;
       for (std::size_t t = 0; t < pass.tokens; ++t) {
         REXIT_PROMISE(pass.token_ids[t] >= 0 && pass.token_ids[t] < end);
         sum = sum * 31 + static_cast<std::uint32_t>(pass.token_ids[t]);
@@ -74,7 +77,11 @@ class Double final : public Backend {
     if (bytes != 0) std::memset(data, 0x3c, bytes);
   }
 
-  const Bundle& bundle_;
+  // Copies, as the real one has: a reloaded bundle outlives the one that its segments were loaded from, and may say other sizes.
+  const Model model_;
+  const std::vector<Segment> segments_;
+  const std::size_t max_positions_;
+  const std::int32_t first_vector_;
 };
 
 }  // namespace

@@ -26,6 +26,7 @@ Folder::~Folder() {
 void Folder::write(const std::string& name, const std::string& contents) {
   const fs::path path = fs::path(path_) / name;
   if (now_.count(name) == 0) fs::create_directories(path.parent_path());
+  fs::remove(path);  // an opened bundle may have it mapped
   std::ofstream file(path, std::ios::binary | std::ios::trunc);
   file.write(contents.data(), static_cast<std::streamsize>(contents.size()));
   file.close();
@@ -154,12 +155,24 @@ void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std:
 
 }  // namespace
 
-void use_bundle(const std::string& path, const char* variant) {
+void use_opened(const std::string& path, const rexit_bundle* bundle) {
   static const Folder place;
-  rexit_set_log([](void*, rexit_log_level, const char* line) { REXIT_PROMISE(one_line(line)); }, nullptr, REXIT_LOG_DEBUG);
   rexit_variant_info described{};
   described.struct_size = sizeof described;
   const bool known = ok(rexit_bundle_get_variant(path.c_str(), 0, &described));
+  rexit_bundle_info info{};
+  info.struct_size = sizeof info;
+  REXIT_PROMISE(ok(rexit_bundle_get_info(bundle, &info)));
+  for (std::size_t k = 0; k < info.exits; ++k) {
+    rexit_exit_info exit{};
+    exit.struct_size = sizeof exit;
+    REXIT_PROMISE(ok(rexit_bundle_get_exit(bundle, k, &exit)));
+  }
+  use_session(bundle, info, known ? described.session_bytes : SIZE_MAX, place.path() + "/cache");
+}
+
+void use_bundle(const std::string& path, const char* variant) {
+  rexit_set_log([](void*, rexit_log_level, const char* line) { REXIT_PROMISE(one_line(line)); }, nullptr, REXIT_LOG_DEBUG);
   rexit_bundle_options options{};
   options.struct_size = sizeof options;
   options.variant = variant;
@@ -170,15 +183,7 @@ void use_bundle(const std::string& path, const char* variant) {
     ok(rexit_bundle_verify(path.c_str(), variant));  // sound, where only the backend refused
     return;
   }
-  rexit_bundle_info info{};
-  info.struct_size = sizeof info;
-  REXIT_PROMISE(ok(rexit_bundle_get_info(bundle, &info)));
-  for (std::size_t k = 0; k < info.exits; ++k) {
-    rexit_exit_info exit{};
-    exit.struct_size = sizeof exit;
-    REXIT_PROMISE(ok(rexit_bundle_get_exit(bundle, k, &exit)));
-  }
-  use_session(bundle, info, known ? described.session_bytes : SIZE_MAX, place.path() + "/cache");
+  use_opened(path, bundle);
   rexit_bundle_close(bundle);
   ok(rexit_bundle_verify(path.c_str(), variant));
 }

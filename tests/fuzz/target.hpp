@@ -95,5 +95,7 @@ class Bytes {
 // Opens the bundle in a folder through the C ABI and does with it what a program may: describes it, scores, traces, saves and
 // loads the cache. `variant`: null: the first.
 void use_bundle(const std::string& path, const char* variant);
+// The same without opening it: `bundle` is what lies in the folder. The variant is the first.
+void use_opened(const std::string& path, const rexit_bundle* bundle);
 
 }  // namespace rexit::fuzz

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 import rexit
 from builders.added_nodes import write_added
 from builders.bundle import BundleOptions, write_bundle
-from builders.bundle_files import refresh, write_policy
+from builders.bundle_files import refresh, write_json, write_policy
 from builders.catalog import PROGRAM, in_lists, make_catalog, program_with_vectors
 from builders.engines import ENGINES, KEY, add_engines
 from builders.variants import TENSORRT_HALF
@@ -90,6 +90,22 @@ def write_bundles(place: Path) -> None:
     put("bundle/engines", pack(folder))
 
 
+def write_reloads(place: Path) -> None:
+    """What stands later on in the folders of `plain` and `vectors`: a policy, or a refreshed catalog."""
+    for name in ("plain", "vectors"):
+        folder = Path(shutil.copytree(place / name, place / f"reload-{name}"))
+        write_policy(folder, EXITS, 1, quorum=0.25, top_k=TOP_K)
+        put(f"reload/{name}", pack(folder))
+    folder = Path(shutil.copytree(place / "plain", place / "reload-refreshed"))
+    (folder / "catalog").rename(folder / "catalog-newer")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    exported = manifest["files"]["catalog/catalog.json"]["sha256"]
+    files = {path.replace("catalog/", "catalog-newer/"): entry for path, entry in manifest["files"].items()}
+    in_force = {"folder": "catalog-newer", "exported_sha256": exported}
+    write_json(folder / "manifest.json", {**manifest, "requires": ["refreshed"], "catalog": in_force, "files": files})
+    put("reload/refreshed", pack(folder))
+
+
 def saved_cache(folder: Path, place: Path) -> bytes:
     """Prefixes as a session with the real graphs saves them."""
     session = rexit.open(folder)
@@ -132,6 +148,7 @@ def main() -> None:
     shutil.rmtree(SEEDS, ignore_errors=True)
     with tempfile.TemporaryDirectory() as place:
         write_bundles(Path(place))
+        write_reloads(Path(place))
         manifest = json.loads((Path(place) / "plain" / "manifest.json").read_text())
     digest = manifest["files"]["variants/cpu-fp32/variant.json"]["sha256"]
     made_on = {"device": "cpu", "threads": 2, "machine": {"architecture": "x86_64", "onnxruntime": "1.20.0", "rexit": "0.1.0"}}

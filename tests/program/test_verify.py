@@ -11,7 +11,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from builders.bundle_files import refresh
+from builders.grown_catalog import write_grown
+from builders.held_out import write_ranked
 from builders.variants import TENSORRT_HALF, add_variant
+from rexit.refresh import RefreshOptions
+from rexit.refresh import refresh as refresh_catalog
 from running.command import Ended
 from running.program import one_error, run_program
 
@@ -33,6 +37,15 @@ def test_whole_bundle_passes(bundle: Path, string_bundle: Path) -> None:
         assert ended.code == 0 and json.loads(ended.out)["ok"], ended.out
         assert outcomes(ended) == dict.fromkeys(("digests", "prompts", "log-odds"), "ok")
     assert "All checks passed." in run_program("verify", bundle).out
+
+
+def test_refreshed_bundle_passes(tmp_path: Path) -> None:
+    """A box without Python would reject it: the exporter's golden samples are of another catalog."""
+    bundle = write_ranked(tmp_path).bundle
+    refresh_catalog(bundle, write_grown(tmp_path / "catalog", tmp_path / "newer"), RefreshOptions(golden_slates=2))
+    ended = run_program("verify", bundle, "--json")
+    assert ended.code == 0, ended.out
+    assert [check["detail"][:8] for check in json.loads(ended.out)["checks"] if check["name"] == "prompts"] == ["2 slates"]
 
 
 @pytest.mark.parametrize("name", ["catalog/items.safetensors", "variants/cpu-fp32/golden.safetensors"])

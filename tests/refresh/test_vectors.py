@@ -24,6 +24,7 @@ from rexit.exporter.options import ExportOptions, IndexOptions, LightGCNOptions
 from rexit.exporter.update import update_catalog
 from rexit.slates import cut
 from running.command import Run, one_line
+from running.fast import fast
 
 TABLES = {"gcn": (WITH_VECTORS, {"gcn", "title:2"}), "look": (WITH_ENCODED, {"look", "title:2"})}
 """A template, and the tables it has, by the one that tells them apart."""
@@ -44,12 +45,12 @@ def update(place: Path, out: str, items: str) -> None:
     update_catalog(*data, items=place / "new-items.csv")
 
 
-@pytest.fixture(scope="module", params=TABLES)
+@pytest.fixture(scope="module", params=fast(TABLES, "gcn"))
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """`bundle`, what it was made of, and `newer`: the catalog a day later."""
     place, (template, _) = tmp_path_factory.mktemp("refreshed"), TABLES[request.param]
     catalog = Catalog.open(write_indexed_catalog(place, template=template))
-    tiny_checkpoint(place / "checkpoint", catalog=catalog)
+    tiny_checkpoint(place / "checkpoint", (2,), catalog=catalog, num_hidden_layers=2)
     options = ExportOptions(precisions=["fp32", "int8"], golden_slates=4, accept_loss=True)
     export_bundle(place / "checkpoint", catalog.path, place / "bundle", options)
     update(place, "newer", new_items())

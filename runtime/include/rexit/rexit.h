@@ -190,23 +190,23 @@ typedef struct rexit_bundle_options {
   int32_t reserved;
 } rexit_bundle_options;
 
-/* Opens the bundle in folder `path`: checks structure and sizes, maps the catalog, loads the segments. File hashes and the
- * catalog's rows as a whole are checked by rexit_bundle_verify only. Release the bundle with rexit_bundle_close. Logs one warning
- * if the bundle's policy was made on another device or architecture, with another number of threads, or with another version of
- * ONNX Runtime or rexit.
+/* Opens the bundle in folder `path`: checks structure and sizes, maps the catalog, loads the segments, and computes the pinned
+ * start (see rexit_memory). Of the files' hashes it checks variant.json's; the others and the catalog's rows as a whole are
+ * checked by rexit_bundle_verify only. Release the bundle with rexit_bundle_close. Logs one warning if the bundle's policy was
+ * made on another device or architecture, with another number of threads, or with another version of ONNX Runtime or rexit.
  *
  * REXIT_UNKNOWN_VARIANT; any 2xx for its files; REXIT_BACKEND_MISSING and REXIT_BACKEND_FAILED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options,
                                                          rexit_bundle** bundle_out);
 /* Opens again what the folder of an opened bundle holds now, after `rexit refresh` or `rexit calibrate`: the new catalog, vectors
- * and policy are checked and mapped, while the segments that are loaded are shared. That takes milliseconds, and no second copy
- * of the weights. *reloaded_out is a bundle of its own, to be closed like any other, or NULL if manifest and policy are those
- * that `bundle` was opened with, so it may be called every second. `bundle` and its sessions go on as they are, with the old
- * catalog: a request is answered by one of the two, never by both. New sessions start without cached prefixes, and their counters
- * at 0.
+ * and policy are checked and mapped, while the segments that are loaded are shared, and the pinned start where it has the same
+ * tokens. That takes milliseconds, and no second copy of the weights. *reloaded_out is a bundle of its own, to be closed like any
+ * other, or NULL if manifest and policy are those that `bundle` was opened with, so it may be called every second. `bundle` and
+ * its sessions go on as they are, with the old catalog: a request is answered by one of the two, never by both. New sessions
+ * start without cached prefixes, and their counters at 0.
  *
- * REXIT_MISMATCH if the variant's segments are others now: rexit_bundle_open. Otherwise as rexit_bundle_open for the bundle's
- * files; on failure `bundle` serves on. */
+ * REXIT_MISMATCH if the variant's segments or the model are others now: rexit_bundle_open. Otherwise as rexit_bundle_open for the
+ * bundle's files; on failure `bundle` serves on. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_reload(const rexit_bundle* bundle, rexit_bundle** reloaded_out);
 /* Does nothing for NULL. The bundle's sessions remain usable. */
 REXIT_API void rexit_bundle_close(rexit_bundle* bundle);
@@ -272,8 +272,7 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_create(const rexit_bundle* 
 REXIT_API void rexit_session_destroy(rexit_session* session);
 
 /* Runs every segment once on a dummy slate as large as one pass takes, so that the first real request finds the memory of a pass
- * allocated, and computes the pinned start (see rexit_memory). Drops the cached prefixes. REXIT_BACKEND_FAILED;
- * REXIT_CANCELLED. */
+ * allocated. Drops the cached prefixes. REXIT_BACKEND_FAILED; REXIT_CANCELLED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_warm_up(rexit_session* session);
 
 /* --- Requests ------------------------------------------------------------------------------------------------------------ */
@@ -441,8 +440,8 @@ typedef struct rexit_memory {
   size_t weights; /* kept as long as bundles are open, except weights that are mapped from their files. Older versions of ONNX
                      Runtime cannot tell them from working memory: then they count as `working` */
   size_t pinned;  /* keys and values of the start that all prefixes of this bundle share, in host memory, once for all sessions of
-                     the bundle: kept as long as it is open, on top of every session's cache_bytes. 0 before the first request or
-                     warm-up, and where prefixes have no such start */
+                     the bundle: kept as long as it is open, on top of every session's cache_bytes. 0 where prefixes have no
+                     such start */
 } rexit_memory;
 
 /* `prefixes` and `buffers` are those at the end of the session's last call. */

@@ -254,7 +254,9 @@ Bundle::Bundle(const std::string& path, const char* wanted) : path_(path) {
   check_files(path, files, {relative, catalog.description()});
 
   const std::string folder = path + "/variants/" + name;
-  const JsonDocument variant_document = read_json(folder + "/variant.json");
+  const MappedFile variant_file(folder + "/variant.json");
+  check_digest(variant_file, files.at(relative));  // it describes what runs segments, so a reload compares it
+  const JsonDocument variant_document = read_json(variant_file);
   const Json variant = variant_document.root();
   must_match(variant.at("catalog_sha256"), catalog.exported_sha256, "the bundle's catalog's");
   must_match(variant.at("checkpoint_sha256"), manifest.at("model").at("checkpoint_sha256").string(), "the bundle's");

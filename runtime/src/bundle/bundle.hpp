@@ -48,7 +48,7 @@ struct Segment {
 struct Variant {
   std::string name, target, backend, precision;
   std::string folder;  // full path
-  std::string sha256;  // of its variant.json, as recorded in the manifest: the variant's identity
+  std::string sha256;  // of its variant.json: the variant's identity
   std::size_t opset;   // its graphs' ONNX opset
   std::size_t max_tokens, max_positions;
   std::size_t graph_bytes;        // graphs and their weights
@@ -63,7 +63,8 @@ class Bundle {
   // What manifest.json may require of a reader.
   static constexpr std::initializer_list<std::string_view> known = {"vectors", "refreshed"};
 
-  // Checks structure, sizes, the digests by which files refer to each other, and all tables. `variant` null: the first one.
+  // Checks structure, sizes, variant.json's digest and those by which files refer to each other, as recorded, and the types and
+  // shapes of all tables; rows are checked when they are read. `variant` null: the first one.
   Bundle(const std::string& path, const char* variant);
 
   const std::string& path() const noexcept { return path_; }

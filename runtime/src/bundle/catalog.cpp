@@ -12,7 +12,7 @@ namespace rexit::core {
 namespace {
 
 constexpr std::size_t max_rows = std::numeric_limits<Row>::max();
-constexpr std::size_t max_probes = 1 << 16;
+constexpr std::size_t max_probes = 1 << 16, max_neighbours = 1 << 16;
 constexpr char vectors_required[] = "vectors", lists_required[] = "user-lists";  // what `requires` may hold
 constexpr char field_prefix[] = "field.";
 
@@ -110,7 +110,10 @@ Users::Users(const std::string& path, const std::string& id_kind, std::size_t co
       history_times(table.array<std::int64_t>("history_times", {interactions})),
       history_liked(table.array<std::uint8_t>("history_liked", {interactions})),
       history_by_item(table.array<std::int32_t>("history_by_item", {interactions})),
-      items(item_count) {}
+      items(item_count) {
+  if (neighbours > max_neighbours)
+    fail(REXIT_CORRUPT, path, ": `similar` has ", neighbours, " neighbours for each user, expected at most ", max_neighbours);
+}
 
 Span Users::history(Row user) const {
   const auto [begin, end] =

@@ -2,13 +2,11 @@
 
 #include <vector>
 
-#include "base/status.hpp"
 #include "bundle/bundle.hpp"
 #include "bundle/engines.hpp"
 #include "files/files.hpp"
 #include "files/json.hpp"
 #include "files/mapped_file.hpp"
-#include "files/sha256.hpp"
 
 namespace rexit::core {
 namespace {
@@ -17,13 +15,7 @@ namespace {
 void verify_files(const std::string& folder, const char* list, std::initializer_list<std::string_view> known = {}) {
   const FileList files = read_file_sizes(read_json(folder + "/" + list, known).root().at("files"));
   check_files(folder, files, {});
-  for (const auto& [name, entry] : files) {
-    const MappedFile file(folder + "/" + name);
-    const std::string seen = sha256(file.data(), file.size());
-    if (seen != entry.sha256)
-      fail(REXIT_CORRUPT, file.path(), ": SHA-256 ", seen.substr(0, 12), "…, expected ", entry.sha256.substr(0, 12),
-           "… (edited)");
-  }
+  for (const auto& [name, entry] : files) check_digest(MappedFile(folder + "/" + name), entry);
 }
 
 }  // namespace

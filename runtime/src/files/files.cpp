@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "base/status.hpp"
+#include "files/sha256.hpp"
 
 namespace rexit::core {
 
@@ -50,6 +51,12 @@ void check_files(const std::string& folder, const FileList& files, std::initiali
     if (static_cast<std::uint64_t>(info.st_size) != entry.bytes)
       fail(REXIT_CORRUPT, path, ": ", info.st_size, " bytes, expected ", entry.bytes, " (truncated or edited)");
   }
+}
+
+void check_digest(const MappedFile& file, const FileEntry& entry) {
+  const std::string seen = sha256(file.data(), file.size());
+  if (seen != entry.sha256)
+    fail(REXIT_CORRUPT, file.path(), ": SHA-256 ", seen.substr(0, 12), "…, expected ", entry.sha256.substr(0, 12), "… (edited)");
 }
 
 void check_folder(const std::string& path) {

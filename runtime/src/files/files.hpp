@@ -7,6 +7,7 @@
 #include <string>
 
 #include "files/json.hpp"
+#include "files/mapped_file.hpp"
 
 namespace rexit::core {
 
@@ -27,6 +28,9 @@ FileList read_file_sizes(const Json& files);
 // Throws unless every listed file is a plain file of the recorded size, reached without symbolic links, and every name in
 // `needed` is listed.
 void check_files(const std::string& folder, const FileList& files, std::initializer_list<std::string> needed);
+
+// Throws unless the file has the recorded digest.
+void check_digest(const MappedFile& file, const FileEntry& entry);
 
 // Throws unless the path is a folder and not a symbolic link to one.
 void check_folder(const std::string& path);

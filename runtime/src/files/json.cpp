@@ -159,7 +159,11 @@ JsonDocument::JsonDocument(const unsigned char* data, std::size_t size, const st
 }
 
 JsonDocument read_json(const std::string& path, std::initializer_list<std::string_view> known) {
-  const MappedFile file(path);
+  return read_json(MappedFile(path), known);
+}
+
+JsonDocument read_json(const MappedFile& file, std::initializer_list<std::string_view> known) {
+  const std::string& path = file.path();
   JsonDocument document(file.data(), file.size(), path);
   const Json root = document.root();
   const std::int64_t seen = root.at("schema").integer(0, INT64_MAX);

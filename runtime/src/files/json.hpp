@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "files/mapped_file.hpp"
+
 namespace rexit::core {
 
 // A parsed value takes up to 40 times the bytes of its text (`{}` in an array): what bounds memory is the number of values, not
@@ -63,5 +65,6 @@ class JsonDocument {
 // Reads one of rexit's own JSON files: an object with a schema that this version knows, and nothing in `requires` but what is
 // `known`.
 JsonDocument read_json(const std::string& path, std::initializer_list<std::string_view> known = {});
+JsonDocument read_json(const MappedFile& file, std::initializer_list<std::string_view> known = {});
 
 }  // namespace rexit::core

@@ -31,6 +31,7 @@ class Assembler {
 
   void prefix() {
     most_ = limit_;
+    retrieval_.begin_part();
     run(catalog_.program.prefix, {0, false});
     room_ = limit_ - tokens_.size();
   }
@@ -39,6 +40,7 @@ class Assembler {
     ++candidates_;
     empty_ = 0;
     most_ = tokens_.size() + room_;
+    retrieval_.begin_part();
     run(catalog_.program.candidate, {item, false});
   }
 

@@ -24,8 +24,8 @@ struct Prompt {
 
 // Assembles the query's prompt; `retrieval` and `prompt` are reused from call to call. Throws REXIT_TOO_LONG as soon as the
 // prefix with one candidate has more tokens, vectors included, than the variant takes, REXIT_CORRUPT for a candidate without a
-// single token (there would be nothing to read a verdict from) and for a user's vector that is not finite, REXIT_DEADLINE and
-// REXIT_CANCELLED.
+// single token (there would be nothing to read a verdict from) and for a user's vector that is not finite, and what Retrieval
+// throws.
 void assemble(const Bundle& bundle, const Query& query, const Deadline& deadline, Retrieval& retrieval, Prompt& prompt);
 
 }  // namespace rexit::core

@@ -9,8 +9,7 @@
 namespace rexit::core {
 namespace {
 
-constexpr std::size_t lanes = 8;              // independent sums, so that the compiler may vectorise
-constexpr std::size_t between_checks = 4096;  // of the deadline, in users or likes: some hundred microseconds
+constexpr std::size_t lanes = 8;  // independent sums, so that the compiler may vectorise
 
 // Products of halves are exact in float32 and their sums in float64, so no order of summing changes the result.
 double dot(const float* a, const float* b, std::size_t dim) noexcept {
@@ -48,6 +47,7 @@ bool no_direction(const Half* vector, std::size_t dim) noexcept { return std::al
 void Retrieval::begin(const Query& query, const Deadline& deadline) {
   query_ = &query;
   deadline_ = &deadline;
+  rows_ = 0;
   similar_known_ = met_known_ = embeddings_known_ = false;
   history_.clear();
   if (query.user) {
@@ -66,7 +66,16 @@ Retrieval::Slice Retrieval::slice(Row user) const {
   return {begin, static_cast<std::size_t>(std::lower_bound(times + begin, times + end, *query_->as_of) - (times + begin))};
 }
 
-LikeCount Retrieval::history_likes() const noexcept {
+void Retrieval::check_rows() const {
+  deadline_->check("retrieval");
+  const std::size_t most = catalog_.users.ids.size() + most_rows;
+  if (rows_ > most)
+    fail(REXIT_CORRUPT, catalog_.users.table.path(), ": a part of the prompt looks at more than ", most,
+         " rows of the catalog, the most that one may");
+}
+
+LikeCount Retrieval::history_likes() {
+  look_at(history_.size());
   std::size_t likes = 0;
   for (const Interaction& one : history_) likes += one.liked ? 1 : 0;
   return {history_.size(), likes};
@@ -89,6 +98,7 @@ const std::vector<Row>& Retrieval::similar_users() {
   similar_.clear();
   const Users& users = catalog_.users;
   if (query_->user && query_->recent.empty() && !query_->as_of) {
+    look_at(users.neighbours);
     for (std::size_t i = 0; i < users.neighbours; ++i) {
       const Row other = users.similar_user(*query_->user, i);
       if (other != *query_->user) similar_.push_back(other);  // its own row stands where there is no neighbour
@@ -107,7 +117,8 @@ std::size_t Retrieval::sum_liked(const RowOf& row_of, std::size_t width) {
   liked_sum_.assign(width, 0.0);
   for (const Interaction& one : history_) {
     if (!one.liked) continue;
-    if (++likes % between_checks == 0) deadline_->check("the sum over liked items");
+    ++likes;
+    look_at(1);
     const Half* row = row_of(one.item);
     for (std::size_t i = 0; i < width; ++i) liked_sum_[i] += static_cast<double>(to_float(row[i]));
   }
@@ -149,7 +160,7 @@ void Retrieval::find_lists(const UserLists& lists) {
   const std::size_t dim = catalog_.dim;
   lists_.clear();
   for (std::size_t list = 0; list < lists.size(); ++list) {
-    if (list % between_checks == 0) deadline_->check("the search for similar users");
+    look_at(1);
     lists.list(table, list);
     const Half* centre = lists.centres.data + list * dim;
     if (!all_finite(centre, dim)) fail(REXIT_CORRUPT, table.path(), ": `centres` of list ", list, " is not finite");
@@ -159,14 +170,14 @@ void Retrieval::find_lists(const UserLists& lists) {
 }
 
 void Retrieval::search_similar() {
+  check_rows();  // of few users, too, none is looked at once the deadline has passed
   if (!fold_in()) return;
   const Users& users = catalog_.users;
   const std::size_t dim = catalog_.dim;
   other_.resize(dim);
   ranking_.clear();
-  std::size_t seen = 0;
-  const auto look_at = [&](std::size_t place, std::size_t user) {
-    if (seen++ % between_checks == 0) deadline_->check("the search for similar users");
+  const auto compare = [&](std::size_t place, std::size_t user) {
+    look_at(1);
     const Half* embedding = users.embeddings.data + place * dim;
     if ((query_->user && static_cast<std::size_t>(*query_->user) == user) || no_direction(embedding, dim)) return;
     if (!all_finite(embedding, dim))
@@ -179,10 +190,10 @@ void Retrieval::search_similar() {
     for (const Ranked& list : lists_) {
       const Span span = users.lists->list(users.table, list.second);
       for (std::size_t place = span.begin; place < span.end; ++place)
-        look_at(place, static_cast<std::size_t>(users.lists->user(users.table, place)));
+        compare(place, static_cast<std::size_t>(users.lists->user(users.table, place)));
     }
   } else {
-    for (std::size_t user = 0; user < users.ids.size(); ++user) look_at(user, user);
+    for (std::size_t user = 0; user < users.ids.size(); ++user) compare(user, user);
   }
   std::sort_heap(ranking_.begin(), ranking_.end(), nearer);
   for (const auto& [product, user] : ranking_) similar_.push_back(static_cast<Row>(user));
@@ -191,6 +202,7 @@ void Retrieval::search_similar() {
 void Retrieval::collect_met() {
   if (met_known_) return;
   met_known_ = true;
+  look_at(history_.size());
   met_.clear();
   for (std::size_t i = 0; i < history_.size(); ++i) met_.push_back({history_[i].item, i, history_[i].liked});
   std::sort(met_.begin(), met_.end(),
@@ -200,6 +212,7 @@ void Retrieval::collect_met() {
 
 const std::vector<Row>& Retrieval::similar_liked(std::size_t limit) {
   liked_by_similar_.clear();
+  sorted_.clear();
   const std::vector<Row>& similar = similar_users();
   if (similar.empty() || limit == 0) return liked_by_similar_;
   collect_met();
@@ -209,12 +222,16 @@ const std::vector<Row>& Retrieval::similar_liked(std::size_t limit) {
                               [](const Met& a, const Met& b) { return a.item < b.item; });
   };
   for (const Row user : similar) {
+    look_at(1);
     const Slice theirs = slice(user);
     std::size_t taken = 0;
     for (std::size_t i = theirs.begin + theirs.visible; i-- > theirs.begin && taken < from_each;) {
+      look_at(1);
       const Row item = catalog_.users.history_item(i);
       if (!catalog_.users.liked(i) || met(item)) continue;
-      if (std::find(liked_by_similar_.begin(), liked_by_similar_.end(), item) != liked_by_similar_.end()) continue;
+      const auto place = std::lower_bound(sorted_.begin(), sorted_.end(), item);
+      if (place != sorted_.end() && *place == item) continue;
+      sorted_.insert(place, item);
       liked_by_similar_.push_back(item);
       if (liked_by_similar_.size() == limit) return liked_by_similar_;
       ++taken;
@@ -234,6 +251,7 @@ const std::vector<Interaction>& Retrieval::nearest(Row target, std::size_t limit
   nearest_.clear();
   if (no_direction(embedding(target), dim)) return nearest_;
   collect_met();
+  look_at(met_.size());
   if (!embeddings_known_) {
     met_embeddings_.resize(met_.size() * dim);
     for (std::size_t i = 0; i < met_.size(); ++i) unpack(met_[i].item, met_embeddings_.data() + i * dim);
@@ -254,7 +272,8 @@ const std::vector<Interaction>& Retrieval::nearest(Row target, std::size_t limit
   return nearest_;
 }
 
-std::optional<bool> Retrieval::verdict(Row user, Row item) const {
+std::optional<bool> Retrieval::verdict(Row user, Row item) {
+  look_at(1);
   const Users& users = catalog_.users;
   const Span all = users.history(user);
   const Slice theirs = slice(user);
@@ -279,7 +298,7 @@ std::size_t Retrieval::memory() const noexcept {
   return history_.capacity() * sizeof(Interaction) + similar_.capacity() * sizeof(Row) + met_.capacity() * sizeof(Met) +
          met_embeddings_.capacity() * sizeof(float) + (ranking_.capacity() + lists_.capacity()) * sizeof(Ranked) +
          liked_sum_.capacity() * sizeof(double) + (query_vector_.capacity() + other_.capacity()) * sizeof(float) +
-         nearest_.capacity() * sizeof(Interaction) + liked_by_similar_.capacity() * sizeof(Row) +
+         nearest_.capacity() * sizeof(Interaction) + (liked_by_similar_.capacity() + sorted_.capacity()) * sizeof(Row) +
          target_.capacity() * sizeof(float);
 }
 

@@ -1,6 +1,6 @@
 #include "session/pinned_start.hpp"
 
-#include <utility>
+#include "session/prefix_cache.hpp"
 
 namespace rexit::core {
 namespace {
@@ -10,33 +10,38 @@ constexpr std::size_t min_start = 8;
 
 }  // namespace
 
-PinnedStart::PinnedStart(const Bundle& bundle) {
+PinnedStart::PinnedStart(const Bundle& bundle, const BackendFactory& make_backend) : tokens_(tokens_of(bundle)) {
+  if (tokens_.empty()) return;
+  const std::shared_ptr<const Backend> backend = make_backend();
+  VectorRows vectors(bundle);
+  PrefixCache cache(bundle, *backend, vectors, 0);
+  cache.use(tokens_.data(), tokens_.size());
+  while (!cache.ready(bundle.exits() - 1)) cache.deepen();
+
+  const Prefix& computed = *cache.by_use().front();
+  prefix_.tokens = computed.tokens;
+  prefix_.held = computed.held;
+  std::size_t bytes = 0;
+  for (std::size_t k = 0; k < bundle.exits(); ++k) bytes += cache.layout().packed(k, tokens_.size());
+  memory_.resize(bytes);
+  std::byte* to = memory_.data();
+  for (std::size_t k = 0; k < bundle.exits(); ++k) {
+    prefix_.segments.push_back(to);
+    to += cache.layout().pack(computed, k, to);
+  }
+}
+
+std::vector<std::int32_t> PinnedStart::tokens_of(const Bundle& bundle) {
   const Pieces& pieces = bundle.catalog().pieces;
+  std::vector<std::int32_t> tokens;
   for (const Op& op : bundle.catalog().program.prefix) {
     if (op.kind != OpKind::piece) break;
     const Span span = pieces.tokens_of(op.piece);
-    for (std::size_t i = span.begin; i < span.end; ++i) tokens_.push_back(pieces.token(i));
-    if (tokens_.size() >= bundle.variant().max_positions) {  // no prompt fits behind it
-      tokens_.clear();
-      return;
-    }
+    for (std::size_t i = span.begin; i < span.end; ++i) tokens.push_back(pieces.token(i));
+    if (tokens.size() >= bundle.variant().max_positions) return {};  // no prompt fits behind it
   }
-  if (tokens_.size() < min_start) tokens_.clear();
-}
-
-const PackedPrefix& PinnedStart::get(const std::function<Made()>& make) const {
-  if (const Made* made = ready_.load(std::memory_order_acquire)) return made->prefix;
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (ready_.load(std::memory_order_relaxed) == nullptr) {
-    made_ = make();
-    ready_.store(&made_, std::memory_order_release);
-  }
-  return made_.prefix;
-}
-
-std::size_t PinnedStart::bytes() const noexcept {
-  const Made* made = ready_.load(std::memory_order_acquire);
-  return made != nullptr ? made->memory.size() : 0;
+  if (tokens.size() < min_start) tokens.clear();
+  return tokens;
 }
 
 }  // namespace rexit::core

@@ -91,37 +91,13 @@ std::size_t PrefixCache::use(const std::int32_t* tokens, std::size_t count) {
 }
 
 // The pinned start, if these tokens begin with it and copying it saves more than `most` token-layers.
-const PackedPrefix* PrefixCache::start_of(const std::int32_t* tokens, std::size_t count, std::size_t most) {
+const PackedPrefix* PrefixCache::start_of(const std::int32_t* tokens, std::size_t count, std::size_t most) const {
   if (start_ == nullptr) return nullptr;
   const std::vector<std::int32_t>& start = start_->tokens();
   if (start.size() * bundle_.model().layers <= most || start.size() > count || !pays(start.size(), count) ||
       !std::equal(start.begin(), start.end(), tokens))
     return nullptr;
-  return &start_->get([this] { return make_start(); });
-}
-
-void PrefixCache::pin() {
-  if (start_ != nullptr) start_->get([this] { return make_start(); });
-}
-
-PinnedStart::Made PrefixCache::make_start() {
-  const std::vector<std::int32_t>& tokens = start_->tokens();
-  PrefixCache cache(bundle_, backend_, vectors_, 0);
-  cache.use(tokens.data(), tokens.size());
-  while (!cache.ready(bundle_.exits() - 1)) cache.deepen();
-
-  PinnedStart::Made made;
-  made.prefix.tokens = cache.used_->tokens;
-  made.prefix.held = cache.used_->held;
-  std::size_t bytes = 0;
-  for (std::size_t k = 0; k < bundle_.exits(); ++k) bytes += layout_.packed(k, tokens.size());
-  made.memory.resize(bytes);
-  std::byte* to = made.memory.data();
-  for (std::size_t k = 0; k < bundle_.exits(); ++k) {
-    made.prefix.segments.push_back(to);
-    to += layout_.pack(*cache.used_, k, to);
-  }
-  return made;
+  return &start_->prefix();
 }
 
 void PrefixCache::start_using(Prefix& entry) noexcept {

@@ -31,8 +31,6 @@ class PrefixCache {
   // to gain by it. Those are copied, or taken over if the other one has to go, each as deep as it is there, and only what is
   // missing is computed.
   std::size_t use(const std::int32_t* tokens, std::size_t count);
-  // Makes the pinned start, unless there is none or it is made already. use() does so otherwise.
-  void pin();
   // Drops all prefixes but the pinned start; their memory is kept for others.
   void clear() noexcept;
 
@@ -59,8 +57,7 @@ class PrefixCache {
  private:
   struct Source;
   std::size_t saved(const std::vector<std::size_t>& held, std::size_t count) const noexcept;
-  const PackedPrefix* start_of(const std::int32_t* tokens, std::size_t count, std::size_t most);
-  PinnedStart::Made make_start();
+  const PackedPrefix* start_of(const std::int32_t* tokens, std::size_t count, std::size_t most) const;
   void start_using(Prefix& entry) noexcept;
   void point_to(std::size_t segment) noexcept;
   Prefix& place_for(std::size_t count);

@@ -1,6 +1,8 @@
 #include "session/session.hpp"
 
 #include <algorithm>
+#include <iterator>
+#include <utility>
 
 #include "base/status.hpp"
 #include "session/prefix_file.hpp"
@@ -33,20 +35,45 @@ struct LargestPass {
   std::size_t vectors;  // of the prefix or of the candidates, whichever has more
 };
 
+constexpr std::pair<const char*, std::size_t Model::*> model_fields[] = {
+    {"layers", &Model::layers},     {"hidden_size", &Model::hidden_size}, {"kv_heads", &Model::kv_heads},
+    {"head_dim", &Model::head_dim}, {"vocab_size", &Model::vocab_size},   {"max_positions", &Model::max_positions}};
+static_assert(sizeof(Model) == std::size(model_fields) * sizeof(std::size_t));
+
+// What `opened` has loaded, if it is what `now` describes: a backend writes as much as the files said that it was made from. The
+// digests are those of the two variant.json themselves, so every segment's description is the same.
+const BackendFactory& segments_of(const LoadedBundle& opened, const Bundle& now) {
+  const std::string &seen = now.variant().sha256, &expected = opened.bundle.variant().sha256;
+  if (seen != expected)
+    fail(REXIT_MISMATCH, now.variant().folder, ": its variant.json is ", seen.substr(0, 12), "…, loaded was ",
+         expected.substr(0, 12), "…: the segments are others, open the bundle again");
+  for (const auto& [name, field] : model_fields)
+    if (now.model().*field != opened.bundle.model().*field)
+      fail(REXIT_MISMATCH, now.path(), "/manifest.json model ", name, ": is ", now.model().*field, ", loaded was ",
+           opened.bundle.model().*field, ": the segments are others, open the bundle again");
+  // Where tokens end and vectors begin is a constant in the first graph.
+  const Program &program = now.catalog().program, &loaded = opened.bundle.catalog().program;
+  if (program.has_vectors() && program.first_vector != loaded.first_vector)
+    fail(REXIT_MISMATCH, now.path(), ": the tokenizer has ", program.first_vector, " tokens, loaded was one of ",
+         loaded.first_vector, ": the segments are others, open the bundle again");
+  return opened.make_backend;
+}
+
 }  // namespace
 
 LoadedBundle::LoadedBundle(const LoadedBundle& opened)
-    : bundle(opened.bundle.path(), opened.bundle.variant().name.c_str()), make_backend(opened.make_backend), start(bundle) {
-  const std::string &seen = bundle.variant().sha256, &expected = opened.bundle.variant().sha256;
-  if (seen != expected)
-    fail(REXIT_MISMATCH, bundle.variant().folder, ": its variant.json is ", seen.substr(0, 12), "…, loaded was ",
-         expected.substr(0, 12), "…: the segments are others, open the bundle again");
+    : bundle(opened.bundle.path(), opened.bundle.variant().name.c_str()),
+      make_backend(segments_of(opened, bundle)),
+      start(opened.start->tokens() == PinnedStart::tokens_of(bundle) ? opened.start : make_start()) {}
+
+std::shared_ptr<const PinnedStart> LoadedBundle::make_start() const {
+  return std::make_shared<const PinnedStart>(bundle, make_backend);
 }
 
 Session::State::State(const LoadedBundle& loaded, const Backend& backend, std::size_t cache_bytes)
     : retrieval(loaded.bundle.catalog()),
       vectors(loaded.bundle),
-      prefix(loaded.bundle, backend, vectors, cache_bytes != 0 ? cache_bytes : default_cache_bytes, &loaded.start),
+      prefix(loaded.bundle, backend, vectors, cache_bytes != 0 ? cache_bytes : default_cache_bytes, loaded.start.get()),
       slate(loaded.bundle, backend, vectors) {}
 
 Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes)
@@ -125,7 +152,6 @@ void Session::warm_up() {
   clear_cache();
   run({&bundle.policy(), bundle.exits() - 1}, Deadline({}, 0), ignored);
   clear_cache();
-  state_->prefix.pin();
 }
 
 const std::vector<Answer>& Session::run(const StopRule& rule, const Deadline& deadline, rexit_stats& stats) {
@@ -177,7 +203,7 @@ void Session::measure() noexcept {
              s.log_odds.capacity() * sizeof(float);
 }
 
-Memory Session::memory() const { return {prefixes_, buffers_, loaded_->start.bytes(), backend_.memory()}; }
+Memory Session::memory() const { return {prefixes_, buffers_, loaded_->start->bytes(), backend_.memory()}; }
 
 std::size_t session_bytes(const Bundle& bundle) {
   const LargestPass largest(bundle);

@@ -21,20 +21,23 @@
 
 namespace rexit::core {
 
-// An opened bundle with its segments loaded, shared by its sessions.
+// An opened bundle with its segments loaded and the start of its prefixes computed, shared by its sessions.
 struct LoadedBundle {
   Bundle bundle;
   BackendFactory make_backend;
-  PinnedStart start;
+  std::shared_ptr<const PinnedStart> start;
 
   // `make_factory` makes the BackendFactory from the opened bundle.
   template <class MakeFactory>
   LoadedBundle(const char* path, const char* variant, MakeFactory&& make_factory)
-      : bundle(path, variant), make_backend(make_factory(bundle)), start(bundle) {}
+      : bundle(path, variant), make_backend(make_factory(bundle)), start(make_start()) {}
 
   // What the folder of `opened` holds now, with the segments that are loaded already. Throws REXIT_MISMATCH for other segments.
   explicit LoadedBundle(const LoadedBundle& opened);
   LoadedBundle& operator=(const LoadedBundle&) = delete;
+
+ private:
+  std::shared_ptr<const PinnedStart> make_start() const;
 };
 
 struct Request {

@@ -22,32 +22,31 @@ class ReloadTest : public testing::Test {
   ReloadTest() : folder_(fs::temp_directory_path() / ("rexit-reload-" + std::to_string(::getpid()))) {
     fs::remove_all(folder_);
     fs::copy(sound_bundle(), folder_, fs::copy_options::recursive);
-    std::ostringstream text;
-    text << std::ifstream(manifest()).rdbuf();
-    text_ = text.str();
   }
   ~ReloadTest() override { fs::remove_all(folder_); }
 
   std::string path() const { return folder_; }
-  fs::path manifest() const { return folder_ / "manifest.json"; }
 
-  // The same manifest with another digest, or with `to` in the place of `from`, by rename as a refresh does it.
-  void replace_manifest(const std::string& from = {}, const std::string& to = {}) {
-    if (!from.empty()) {
-      const std::size_t at = text_.find(from);
-      ASSERT_NE(at, std::string::npos);
-      text_.replace(at, from.size(), to);
-    }
-    text_ += "\n";
-    std::ofstream(folder_ / ".new") << text_;
-    fs::rename(folder_ / ".new", manifest());
+  // The same file with `to` in the place of `from`, by rename as a refresh does it.
+  void replace(const char* name, const std::string& from, const std::string& to) const {
+    std::ostringstream read;
+    read << std::ifstream(folder_ / name).rdbuf();
+    std::string text = read.str();
+    const std::size_t at = text.find(from);
+    ASSERT_NE(at, std::string::npos) << from;
+    std::ofstream(folder_ / ".new") << text.replace(at, from.size(), to);
+    fs::rename(folder_ / ".new", folder_ / name);
+  }
+  // The same manifest with another digest, or with `to` in the place of `from`, too.
+  void replace_manifest(const std::string& from = {}, const std::string& to = {}) const {
+    if (!from.empty()) replace("manifest.json", from, to);
+    replace("manifest.json", "{", "{\n");
   }
 
   const rexit::Request request_ = rexit::Request(std::int64_t{106}).items({std::int64_t{8}, std::int64_t{3}});
 
  private:
   fs::path folder_;
-  std::string text_;
 };
 
 TEST_F(ReloadTest, NothingNew) {
@@ -105,6 +104,39 @@ TEST_F(ReloadTest, FailureLeavesTheBundle) {
   }
   EXPECT_EQ(live.now().get(), before);
   rexit::Session(live.now()).score(request_);
+}
+
+// The loaded backend would write into buffers that are made for what the files say now: a heap overflow, under the sanitizers.
+TEST_F(ReloadTest, AnotherModelIsRefused) {
+  const rexit::Bundle opened(path());
+  for (const auto& [from, to] :
+       {std::pair("\"hidden_size\": 16", "\"hidden_size\": 8"), std::pair("\"kv_heads\": 2", "\"kv_heads\": 1"),
+        std::pair("\"head_dim\": 8", "\"head_dim\": 4"), std::pair("\"max_positions\": 96", "\"max_positions\": 97")}) {
+    replace_manifest(from, to);
+    try {
+      rexit::Session(*opened.reloaded()).score(request_);
+      ADD_FAILURE() << to;
+    } catch (const rexit::Error& error) {
+      EXPECT_EQ(error.status(), REXIT_MISMATCH) << error.what();
+      EXPECT_NE(std::string(error.what()).find("the segments are others"), std::string::npos) << error.what();
+    }
+    replace_manifest(to, from);
+  }
+}
+
+TEST_F(ReloadTest, OtherSegmentsUnderTheSameDigestAreRefused) {
+  const rexit::Bundle opened(path());
+  replace("variants/cpu-fp32/variant.json", "\"cache_dtype\": \"float32\"", "\"cache_dtype\": \"float16\"");
+  replace_manifest();
+  for (const bool reload : {true, false}) {
+    try {
+      rexit::Session(reload ? *opened.reloaded() : rexit::Bundle(path())).score(request_);
+      ADD_FAILURE() << "reload " << reload;
+    } catch (const rexit::Error& error) {
+      EXPECT_EQ(error.status(), REXIT_CORRUPT) << error.what();
+      EXPECT_NE(std::string(error.what()).find("variant.json: SHA-256 "), std::string::npos) << error.what();
+    }
+  }
 }
 
 TEST_F(ReloadTest, ThreadsServeWhileItIsReloaded) {

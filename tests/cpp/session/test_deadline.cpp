@@ -25,6 +25,7 @@ class Slow final : public Backend {
   explicit Slow(const Bundle& bundle) : bundle_(bundle) {}
   void run(std::size_t segment, const Pass& pass) const override {
     if (pass.hidden_out != nullptr) std::memset(pass.hidden_out, 0, pass.tokens * bundle_.model().hidden_size * sizeof(float));
+    ++passes;
     std::this_thread::sleep_for(pass.logits == nullptr ? prefix_time : slate_time);
     if (during) during();
     if (pass.logits == nullptr) return;
@@ -42,14 +43,21 @@ class Slow final : public Backend {
   static milliseconds prefix_time, slate_time;
   static std::size_t fails_after;  // 0: never
   static std::function<void()> during;
+  static std::size_t passes;
 
  private:
   const Bundle& bundle_;
   mutable std::size_t seen = 0, last_segment = 0;
 };
 milliseconds Slow::prefix_time{0}, Slow::slate_time{0};
-std::size_t Slow::fails_after = 0;
+std::size_t Slow::fails_after = 0, Slow::passes = 0;
 std::function<void()> Slow::during;
+
+std::shared_ptr<const LoadedBundle> loaded_from(const std::string& path) {
+  return std::make_shared<const LoadedBundle>(path.c_str(), nullptr, [](const Bundle& bundle) {
+    return BackendFactory([slow = std::make_shared<const Slow>(bundle)] { return slow; });
+  });
+}
 
 class DeadlineTest : public testing::Test {
  protected:
@@ -59,9 +67,7 @@ class DeadlineTest : public testing::Test {
     Slow::prefix_time = Slow::slate_time = milliseconds(0);
   }
 
-  std::shared_ptr<const LoadedBundle> loaded = std::make_shared<const LoadedBundle>(
-      sound_bundle().c_str(), nullptr,
-      [](const Bundle& bundle) { return BackendFactory([slow = std::make_shared<const Slow>(bundle)] { return slow; }); });
+  std::shared_ptr<const LoadedBundle> loaded = loaded_from(sound_bundle());
   Session session{loaded, 0};
   Request request;
   rexit_stats stats{};
@@ -100,6 +106,21 @@ TEST_F(DeadlineTest, CandidatesWithoutAnAnswerAreMarked) {
     }
   }
   EXPECT_EQ(session.segments()[0].candidates, given);
+}
+
+// What all prefixes begin with is computed when the bundle is opened: not in a request, for which it could be too much, and for
+// which others would have to wait, past their own deadlines.
+TEST_F(DeadlineTest, NoRequestComputesThePinnedStart) {
+  const auto with = loaded_from(bundles() + "/sound_with_start/bundle");
+  Session first(with, 0);
+  Slow::prefix_time = milliseconds(50);
+  Slow::passes = 0;
+  request.deadline_us = 20'000;
+  EXPECT_THROW(first.score(request, Clock::now(), stats), Error);
+  EXPECT_LE(Slow::passes, 1u) << "a segment started after the deadline";
+  Slow::passes = 0;
+  EXPECT_EQ(LoadedBundle(*with).start, with->start);
+  EXPECT_EQ(Slow::passes, 0u) << "a reload computes what it has";
 }
 
 TEST_F(DeadlineTest, TheBestComeFirstAndThoseWithoutAnAnswerLast) {

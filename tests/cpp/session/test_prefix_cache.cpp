@@ -319,23 +319,28 @@ class PinnedStartTest : public PrefixCacheTest {
 
   Tokens behind(std::int32_t first, std::size_t count = 6) const { return joined(tokens, from(first, count)); }
 
+  BackendFactory here() const {
+    return [this] { return std::shared_ptr<const Backend>(std::shared_ptr<const Backend>(), &backend); };
+  }
+
   Bundle with{bundles() + "/sound_with_start/bundle", nullptr};
-  PinnedStart start{with};
+  PinnedStart start{with, here()};
   const Tokens tokens;
 };
 
 TEST_F(PinnedStartTest, ItIsWhatStandsBeforeAnythingOfTheUser) {
   EXPECT_EQ(tokens.size(), 11u);
-  EXPECT_EQ(PinnedStart(bundle).tokens(), Tokens{});  // its two tokens are too few
+  EXPECT_EQ(PinnedStart::tokens_of(bundle), Tokens{});  // its two tokens are too few
 }
 
-TEST_F(PinnedStartTest, IsMadeOnceForAllAndNeverDropped) {
-  PrefixCache one(bundle, backend, vectors, 1, &start), other(bundle, backend, vectors, 8 * bytes(20), &start);
-  EXPECT_EQ(start.bytes(), 0u);
-  EXPECT_EQ(use(one, behind(20), 1), 11u);
-  EXPECT_EQ(backend.passes, (Passes{{0, 0, 11}, {1, 0, 11}, {2, 0, 11}, {0, 11, 6}}));
+TEST_F(PinnedStartTest, IsComputedOnceForAllAndNeverDropped) {
+  EXPECT_EQ(backend.passes, (Passes{{0, 0, 11}, {1, 0, 11}, {2, 0, 11}}));
   const Model& model = bundle.model();
   EXPECT_EQ(start.bytes(), 11 * 2 * 4 * model.layers * model.kv_heads * model.head_dim);
+  backend.passes.clear();
+  PrefixCache one(bundle, backend, vectors, 1, &start), other(bundle, backend, vectors, 8 * bytes(20), &start);
+  EXPECT_EQ(use(one, behind(20), 1), 11u);
+  EXPECT_EQ(backend.passes, (Passes{{0, 11, 6}}));
   backend.passes.clear();
   other.clear();
   EXPECT_EQ(use(other, behind(30, 7), 3), 11u);
@@ -356,21 +361,9 @@ TEST_F(PinnedStartTest, ACachedPrefixIsPreferredWhereItSavesMore) {
   EXPECT_EQ(use(cache, joined(behind(20), from(50, 2)), 3), 18u);  // where the other one is not deep, from the start on
 }
 
-TEST_F(PinnedStartTest, AFailureWhileItIsMadeIsNotKept) {
-  PrefixCache cache(bundle, backend, vectors, 8 * bytes(20), &start);
+TEST_F(PinnedStartTest, AFailureEndsTheOpening) {
   backend.fails = true;
-  EXPECT_THROW(use(cache, behind(20), 1), Error);
-  backend.fails = false;
-  EXPECT_EQ(start.bytes(), 0u);
-  EXPECT_EQ(use(cache, behind(20), 3), 11u);
-}
-
-TEST_F(PinnedStartTest, PinMakesItAheadOfRequests) {
-  PrefixCache(bundle, backend, vectors, 1, &start).pin();
-  backend.passes.clear();
-  PrefixCache cache(bundle, backend, vectors, 1, &start);
-  use(cache, behind(20), 1);
-  EXPECT_EQ(backend.passes, (Passes{{0, 11, 6}}));
+  EXPECT_THROW(PinnedStart(with, here()), Error);
 }
 
 TEST_F(PrefixCacheTest, ClearDropsPrefixesAndKeepsTheMemory) {
