@@ -102,7 +102,7 @@ class _Work:
         self._progress("search", 0, 1)
         more: Any = {"suggest_heads": options.suggest_exits, "progress": self._progress}
         decision = decide.decide(traces["validation"], traces["test"], costs, self._depths, bundle.variant_sha256, goal, **more)
-        decision = _made_on(decision, seen.profile.conditions)
+        decision = _made_on(decision, seen.profile.conditions, options.slate)
         self._progress("search", 1, 1)
         measured, slower = None, False
         if not options.from_traces:
@@ -184,9 +184,9 @@ class _Work:
             return pick(policy, slates, traces, self._depths, prompt)
 
 
-def _made_on(decision: decide.Decision, conditions: Conditions) -> decide.Decision:
-    """The decision with a policy that says where its costs were measured."""
-    made_on = {name: value for name, value in conditions.to_json().items() if name != "variant_sha256"}
+def _made_on(decision: decide.Decision, conditions: Conditions, slate: int) -> decide.Decision:
+    """The decision with a policy that says where its costs were measured, and on slates of how many candidates."""
+    made_on = {name: value for name, value in conditions.to_json().items() if name != "variant_sha256"} | {"slate": slate}
     return replace(decision, policy=replace(decision.policy, made_on=made_on))
 
 

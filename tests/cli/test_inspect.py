@@ -52,7 +52,7 @@ def test_a_policy_with_rules_of_the_slate(run: Run, place: Path) -> None:
     path = place / "bundle/variants/cpu-fp32/policy.json"
     exits = [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}] * 3
     rules = {"quorum": 0.125, "top_k": {"k": 5, "ordered": True, "rise": [0.5, 0.25], "fall": [1.0, 0.75]}}
-    made_on = {"device": "cpu", "threads": 3, "machine": {}}
+    made_on = {"device": "cpu", "threads": 3, "machine": {}, "slate": 20}
     write_policy(place / "bundle", exits, **rules, made_on=made_on)
     for what in (path, place / "bundle"):
         ended = run("inspect", what)

@@ -89,6 +89,16 @@ def policy_made_elsewhere(folder: Path) -> None:
     made_on(folder)
 
 
+@ends_in("OK", found="running")
+def policy_made_for_short_slates(folder: Path) -> None:
+    made_on(folder, slate=4)
+
+
+@ends_in("CORRUPT", "made_on slate: is 0, expected 1 to 2147483647")
+def policy_made_for_no_slates(folder: Path) -> None:
+    made_on(folder, slate=0)
+
+
 @ends_in("CORRUPT", "made_on threads: is 0, expected 1 to 2147483647")
 def policy_made_without_threads(folder: Path) -> None:
     made_on(folder, threads=0)

@@ -364,7 +364,8 @@ typedef struct rexit_stats {
 } rexit_stats;
 
 /* Scores a slate. `scores_out` has room for item_count entries, or for min(top_k, item_count) if top_k is set. `stats_out` may be
- * NULL. Returns REXIT_OK even if the deadline passed, as long as one candidate has an answer.
+ * NULL. Returns REXIT_OK even if the deadline passed, as long as one candidate has an answer. Logs one warning per opened bundle
+ * if its policy decides on a slate that is longer than those it was calibrated on.
  *
  * REXIT_UNKNOWN_ITEM; REXIT_TOO_LONG; REXIT_DEADLINE if no candidate has an answer; REXIT_CANCELLED; REXIT_MISMATCH if a file of
  * the catalog was modified; REXIT_CORRUPT if the catalog has no tokens for a candidate; REXIT_BACKEND_FAILED, also if a head's

@@ -159,6 +159,7 @@ Conditions read_made_on(const Json& root) {
   conditions.architecture = known("architecture");
   conditions.onnxruntime = known("onnxruntime");
   conditions.rexit = known("rexit");
+  if (json.has("slate")) conditions.slate = json.at("slate").size(1, max_candidates);
   return conditions;
 }
 

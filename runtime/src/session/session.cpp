@@ -70,6 +70,15 @@ std::shared_ptr<const PinnedStart> LoadedBundle::make_start() const {
   return std::make_shared<const PinnedStart>(bundle, make_backend);
 }
 
+void LoadedBundle::warn_of_long_slate(std::size_t items) const {
+  const std::size_t slate = bundle.made_on().slate;
+  if (slate == 0 || items <= slate || warned_of_long_slate_.test_and_set(std::memory_order_relaxed)) return;
+  const std::string count = std::to_string(items);
+  log(REXIT_LOG_WARNING, bundle.variant().folder + "/policy.json: calibrated on slates of up to " + std::to_string(slate) +
+                             " candidates, a request has " + count +
+                             ": what was certified does not hold for it; run `rexit calibrate --slate " + count + "`");
+}
+
 Session::State::State(const LoadedBundle& loaded, const Backend& backend, std::size_t cache_bytes)
     : retrieval(loaded.bundle.catalog()),
       vectors(loaded.bundle),
@@ -97,6 +106,7 @@ const std::vector<Score>& Session::score(const Request& request, Clock::time_poi
   assemble(request, deadline);
   stats.retrieval_us = microseconds_since(start);
   stats.known_user = request.query.user ? 1 : 0;
+  if (!request.has_policy && !request.force_exit) loaded_->warn_of_long_slate(request.query.items.size());
   const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit, request.top_k,
                       request.force_exit ? nullptr : &counters_};
   counters_.begin();

@@ -36,8 +36,13 @@ struct LoadedBundle {
   explicit LoadedBundle(const LoadedBundle& opened);
   LoadedBundle& operator=(const LoadedBundle&) = delete;
 
+  // Warns, once, if the policy was calibrated on shorter slates.
+  void warn_of_long_slate(std::size_t items) const;
+
  private:
   std::shared_ptr<const PinnedStart> make_start() const;
+
+  mutable std::atomic_flag warned_of_long_slate_ = ATOMIC_FLAG_INIT;
 };
 
 struct Request {

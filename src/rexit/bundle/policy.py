@@ -53,6 +53,9 @@ def _made_on_problem(made_on: Any) -> str | None:
     threads = made_on.get("threads")
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads < 2**31:
         return f"made_on threads: is {threads!r}, expected 1 to {2**31 - 1}"
+    slate = made_on.get("slate", 1)
+    if isinstance(slate, bool) or not isinstance(slate, int) or not 1 <= slate < 2**31:
+        return f"made_on slate: is {slate!r}, expected 1 to {2**31 - 1}"
     for name in ("architecture", "onnxruntime", "rexit"):
         if not isinstance(value := machine.get(name), str | None):
             return f"made_on machine {name}: is {value!r}, expected a string"
@@ -77,7 +80,7 @@ class Policy:
     they are at most the share `quorum` of their slate (0: never). docs/format.md has the rules.
 
     made_on: what its costs were measured on, the JSON of `rexit.measure.machine.Conditions` without the variant: device, threads
-    and machine. None: unknown.
+    and machine; and the number of candidates that slates were cut to, `slate`. None: unknown.
     """
 
     exits: tuple[ExitPolicy, ...]

@@ -198,7 +198,8 @@ def _print_policy(policy: dict[str, Any]) -> None:
     if policy["quorum"]:
         stdout.print(f"The last {policy['quorum']:.3g} of a slate stop together.")
     if (made_on := policy["made_on"]) is not None:
-        stdout.print(f"Calibrated on {made_on['device']} with {made_on['threads']} threads.", markup=False)
+        slates = f", on slates of up to {made_on['slate']} candidates" if "slate" in made_on else ""
+        stdout.print(f"Calibrated on {made_on['device']} with {made_on['threads']} threads{slates}.", markup=False)
 
 
 _TOLD = ("ids", "label", "order", "split", "labels", "embedding", "lightgcn", "retrieval")

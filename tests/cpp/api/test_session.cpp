@@ -64,6 +64,31 @@ TEST(Opening, WarnsOnceOfAPolicyMadeElsewhere) {
     EXPECT_NE(lines[0].find(part), std::string::npos) << lines[0];
 }
 
+// tests/damage/policies.py: its policy was calibrated on slates of up to four.
+TEST(Scoring, WarnsOnceOfASlateLongerThanCalibrations) {
+  std::vector<std::string> lines;
+  const rexit::Bundle bundle(bundles() + "/policy_made_for_short_slates/bundle");
+  rexit::Session session(bundle), another(bundle);
+  rexit_set_log(
+      [](void* context, rexit_log_level, const char* line) { static_cast<std::vector<std::string>*>(context)->push_back(line); },
+      &lines, REXIT_LOG_WARNING);
+  std::vector<rexit::Id> five = slate;
+  five.emplace_back(std::int64_t{13});
+  const rexit::Request longer = rexit::Request(106).items(five);
+  session.score(request());
+  session.score(rexit::Request(longer).force_exit(1));
+  session.score(rexit::Request(longer).policy({std::vector<float>(3, 2.0f), std::vector<float>(3, 2.0f), 1}));
+  session.trace(longer);
+  EXPECT_EQ(lines.size(), 0u) << "the policy decided on none of these";
+  session.score(longer);
+  another.score(longer);
+  rexit_set_log(nullptr, nullptr, REXIT_LOG_ERROR);
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_NE(lines[0].find("variants/cpu-fp32/policy.json: calibrated on slates of up to 4 candidates, a request has 5: "),
+            std::string::npos)
+      << lines[0];
+}
+
 using Counts = std::vector<std::uint64_t>;  // reached, stopped and cut short at each exit
 
 Counts counts(const rexit::Session& session) {
