@@ -59,6 +59,8 @@ def page(report: Report) -> str:
 
 
 def _headline(report: Report) -> str:
+    if report["doubt"] is not None:
+        return "The model may rank nothing"
     kind, gain = report["policy"]["kind"], report["gain"]
     if kind == "fixed depth":
         return f"Cut the model at layer {_fixed_layers(report)}"

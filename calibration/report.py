@@ -71,7 +71,8 @@ class Measured:
 @dataclass(frozen=True)
 class Findings:
     """What a calibration found. traces: by split, validation and test. measured: None if no model ran. slower: the policy chosen
-    was not faster when timed, so `decision` is back at full depth. early, late: examples."""
+    was not faster when timed, so `decision` is back at full depth. early, late: examples. doubt: why the model's ranking may be
+    worth nothing, see `rexit.ranking.doubt`."""
 
     traces: Mapping[str, Traces]
     profile: CostProfile
@@ -81,6 +82,7 @@ class Findings:
     slower: bool
     early: Sequence[Example]
     late: Sequence[Example]
+    doubt: str | None
 
 
 def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> dict[str, Any]:
@@ -144,11 +146,12 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
         "users_needed": None if decision.needed is None or math.isinf(decision.needed) else decision.needed,
         "shortfall": _shortfall(decision),
         "guarantee": _guarantee(decision),
+        "doubt": findings.doubt,
         "decisions": measured and {"candidates": measured.candidates, "as_traced": measured.as_traced},
         "reference": drift.reference(policy.calibrated(seen.log_odds), policy.stops(seen.log_odds, seen.offsets)),
         "examples": {"early": list(map(asdict, findings.early)), "late": list(map(asdict, findings.late))},
     }
-    report["conclusion"] = _conclusion(report, findings)
+    report["conclusion"] = " ".join(filter(None, (findings.doubt, _conclusion(report, findings))))
     plain: dict[str, Any] = json_values(report)
     return plain
 
@@ -207,7 +210,7 @@ def _guarantee(decision: Decision) -> str | None:
 
 
 def _conclusion(report: dict[str, Any], findings: Findings) -> str:
-    """The verdict first."""
+    """The verdict first, but for `doubt`."""
     decision, table = findings.decision, {row["policy"]: row for row in report["table"]}
     goal, full, policy = decision.goal, table["full depth"], table["policy"]
     allowed = f"within a drop of {goal.max_drop:g} of {' and '.join(m.name for m in goal.metrics)}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rexit import interrupts
+from rexit import interrupts, ranking
 from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.writer import bundle_copy, link_or_copy
@@ -111,7 +111,8 @@ class _Work:
         if slower:
             decision = decide.back_to_full_depth(decision)
         shown = self._examples(decision.policy, slates["test"], traces["test"])
-        report = build(bundle, options, Findings(traces, seen.profile, costs, decision, measured, slower, *shown))
+        doubt = _doubt(catalog, slates["test"], traces["test"])
+        report = build(bundle, options, Findings(traces, seen.profile, costs, decision, measured, slower, *shown, doubt))
         written = page.page(report)
         with _as_before_on_failure([bundle.folder / name for name in (POLICY_FILE, REPORT_FILE, page.FILE)]):
             decision.policy.write(bundle.folder / POLICY_FILE)
@@ -188,6 +189,13 @@ def _made_on(decision: decide.Decision, conditions: Conditions, slate: int) -> d
     """The decision with a policy that says where its costs were measured, and on slates of how many candidates."""
     made_on = {name: value for name, value in conditions.to_json().items() if name != "variant_sha256"} | {"slate": slate}
     return replace(decision, policy=replace(decision.policy, made_on=made_on))
+
+
+def _doubt(catalog: Catalog, slates: Sequence[Slate], traces: Traces) -> str | None:
+    items = np.concatenate([catalog.items.rows(slate.items) for slate in slates]).astype(np.int64)
+    train = catalog.split("train")
+    biases = ranking.item_biases(items, train.items, train.liked)
+    return ranking.doubt(np.ascontiguousarray(traces.log_odds[:, -1]), biases, traces.users, traces.liked)
 
 
 def _slower(decision: decide.Decision, measured: Measured) -> bool:

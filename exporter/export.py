@@ -49,7 +49,7 @@ from rexit.slates import cut, draw
 @dataclass(frozen=True)
 class ExportReport:
     """What an export did. slates, pairs: run for parity. bytes: of the whole bundle, including older variants. seconds: by
-    stage."""
+    stage. doubt: where a gate applied, why the model's ranking may be worth nothing (`rexit.ranking.doubt`)."""
 
     bundle: str
     exits: tuple[int, ...]
@@ -58,6 +58,7 @@ class ExportReport:
     pairs: int
     bytes: int
     seconds: dict[str, float]
+    doubt: str | None
 
     def to_json(self) -> dict[str, Any]:
         """What `rexit export --json` prints: plain JSON values."""
@@ -184,6 +185,7 @@ class _Export:
             self._options.accept_loss,
             self._progress,
         )
+        self._doubt = judge.doubt() if judge else None
         found = [
             judge.judge(draft.target, draft.chain(self._options.max_tokens, self._vectors), parity_of_base.slates)
             if judge and draft is not base
@@ -212,7 +214,9 @@ class _Export:
         total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         self._progress("write", 1, 1)
         self._clock.lap("write")
-        return ExportReport(str(self._out), exits, written, len(judged[0].slates), self._pairs, total, self._clock.seconds)
+        return ExportReport(
+            str(self._out), exits, written, len(judged[0].slates), self._pairs, total, self._clock.seconds, self._doubt
+        )
 
     def _observe(self) -> Sequence[Mapping[str, Any]]:
         """What the values inside each segment look like on real prompts; empty if no target needs to know."""

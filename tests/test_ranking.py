@@ -1,11 +1,14 @@
 """AUC and NDCG, of all pairs and by user, and the bootstrap of differences, against scikit-learn and brute force."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn.metrics import ndcg_score, roc_auc_score
 
 from builders.traces import traces
-from rexit.ranking import ByUser, Ranking, auc, auc_difference, bootstrap, user_auc
+from rexit.ranking import ByUser, Ranking, auc, auc_difference, bootstrap, doubt, item_biases, user_auc
 
 
 @pytest.mark.parametrize("levels", [3, 10_000])
@@ -56,6 +59,44 @@ def test_users_without_both_labels_have_no_value() -> None:
     score = np.array([1, 2, 3, 4, 5], np.float32)
     for values in (by_user.auc(score), by_user.ndcg(score, 10)):
         assert np.isnan(values).tolist() == [True, True, False] and values[2] == 1
+
+
+def ranked(knows: float, taste: float, users: int = 200, each: int = 10) -> tuple[NDArray[Any], ...]:
+    """Score, items, users and likes: an item's odds of a like are `taste` times a number of its own, a user's own taste adds to
+    it, and the score knows of both by `knows`."""
+    random = np.random.default_rng(0)
+    items, own = random.integers(0, 30, users * each), random.normal(size=users * each)
+    odds = taste * random.normal(size=30)[items] + own
+    liked = random.random(users * each) < 1 / (1 + np.exp(-odds))
+    score = (knows * odds + random.normal(size=users * each)).astype(np.float32)
+    return score, items, np.repeat(np.arange(users), each), liked
+
+
+def test_a_model_that_ranks_by_chance_or_worse_is_doubted() -> None:
+    """Such a one passes every gate and every calibration, which compare it with itself."""
+    for knows in (0.0, -1.0):
+        score, items, users, liked = ranked(knows, taste=0.0)
+        said = doubt(score, item_biases(items, items, liked), users, liked)
+        assert said is not None and said.startswith(
+            f"That this model ranks is not shown: its user AUC at the last exit is {user_auc(score, users, liked):.3f} ("
+        )
+    score, items, users, liked = ranked(knows=2.0, taste=0.0)
+    assert doubt(score, np.zeros(len(score)), users, liked) is None
+    few = users < 19
+    said = doubt(score[few], np.zeros(few.sum()), users[few], liked[few])
+    assert said is not None and "users have likes and dislikes, it takes at least 20 to tell" in said
+
+
+def test_a_model_that_items_biases_outrank_is_doubted() -> None:
+    score, items, users, liked = ranked(knows=0.3, taste=3.0)
+    said = doubt(score, item_biases(items, items, liked), users, liked)
+    assert said is not None and said.startswith("The items' shares of likes in training rank better than this model: ")
+    assert doubt(score, item_biases(items, items[:0], liked[:0]), users, liked) is None, "without training all items are alike"
+
+
+def test_item_biases_start_from_the_average() -> None:
+    biases = item_biases(np.array([2, 0, 3]), np.array([0, 0, 1]), np.array([True, True, False]))
+    assert biases == pytest.approx([0.6, (2 + 6) / 12, 0.6]), "items 2 and 3 were never met"
 
 
 def test_draws_are_of_users_and_always_the_same() -> None:

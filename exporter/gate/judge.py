@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from rexit import ranking
 from rexit.bundle.golden import GoldenSlate
 from rexit.exporter.gate import parity, quality
 from rexit.exporter.graph.chain import Chain
@@ -45,6 +48,11 @@ class Judge:
     ) -> None:
         self._exits, self._prompts, self._accept_loss, self._progress = exits, prompts, accept_loss, progress
         self._expected = self._log_odds(exact)
+
+    def doubt(self) -> str | None:
+        """Why the float32 model's ranking may be worth nothing; None without a reason."""
+        prompts = self._prompts
+        return ranking.doubt(np.ascontiguousarray(self._expected[:, -1]), prompts.biases, prompts.users, prompts.liked)
 
     def judge(self, target: Target, chain: Chain, slates: Sequence[GoldenSlate]) -> Judged:
         """Judges the target's variant, run by `chain`.

@@ -37,11 +37,8 @@ from rexit.errors import InputError, QualityError
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
-from rexit.ranking import auc, auc_difference, user_auc
+from rexit.ranking import MIN_USERS, auc, auc_difference, item_biases, user_auc
 from rexit.slates import cut, draw
-
-MIN_USERS = 20
-"""With fewer, a bootstrap over users says nothing: it takes what it has not seen to be impossible."""
 
 LogOdds = NDArray[np.float32]
 """One chain's log-odds on `Prompts`: [pairs, E]."""
@@ -53,12 +50,13 @@ Verdict = Literal["passed", "failed", "undecided"]
 class Prompts:
     """Validation slates with their prompts. For each pair: `users` int64 [pairs], numbered from 0, and `liked` bool [pairs].
 
-    whole: whether they are the whole split.
+    biases float64 [pairs]: of their items, see `rexit.ranking.item_biases`. whole: whether they are the whole split.
     """
 
     prompts: list[Prompt]
     users: NDArray[np.int64]
     liked: NDArray[np.bool_]
+    biases: NDArray[np.float64]
     whole: bool
 
     @classmethod
@@ -68,10 +66,12 @@ class Prompts:
         everything = cut(catalog, "validation")
         drawn, builder = draw(everything, slates) if slates else everything, PromptBuilder(catalog)
         users = np.repeat([catalog.users.row(slate.user) for slate in drawn], [len(slate.items) for slate in drawn])
+        items, train = np.concatenate([catalog.items.rows(slate.items) for slate in drawn]), catalog.split("train")
         return cls(
             [builder.prompt(slate.user, slate.items, slate.as_of) for slate in drawn],
             np.unique(users.astype(np.int64), return_inverse=True)[1],
             np.concatenate([slate.liked for slate in drawn]),
+            item_biases(items.astype(np.int64), train.items, train.liked),
             whole=len(drawn) == len(everything),
         )
 

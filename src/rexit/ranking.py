@@ -9,6 +9,11 @@ from numpy.typing import NDArray
 
 BOOTSTRAP_SEED = 20250102
 RESAMPLES = 1000
+MIN_USERS = 20
+"""With fewer, a bootstrap over users says nothing: it takes what it has not seen to be impossible."""
+
+PRIOR = 10
+"""Interactions of average liking that an item's share of likes starts from."""
 
 
 class Ranking:
@@ -119,6 +124,46 @@ def auc_difference(
     drawn = bootstrap(difference, int(users.max()) + 1, resamples)
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return ranking.auc() - baseline.auc(), float(low), float(high)
+
+
+def item_biases(items: NDArray[np.int64], train_items: NDArray[np.int64], train_liked: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The share of likes that each pair's item has in training, float64 [n], as if there had been `PRIOR` interactions of average
+    liking more: items int64 [n], rows; train_items int64 [m], rows; train_liked bool [m]. What a model has to beat."""
+    rows = int(max(items.max(initial=-1), train_items.max(initial=-1))) + 1
+    met = np.bincount(train_items, minlength=rows)
+    likes = np.bincount(train_items, train_liked, minlength=rows)
+    average = (train_liked.sum() + 1) / (len(train_liked) + 2)
+    return np.asarray(((likes + PRIOR * average) / (met + PRIOR))[items])
+
+
+def doubt(
+    score: NDArray[np.float32], biases: NDArray[np.float64], users: NDArray[np.int64], liked: NDArray[np.bool_]
+) -> str | None:
+    """Why the ranking within users may be worth nothing: chance is in the 95 % interval of its user AUC or above it, or the
+    items' biases rank better, or too few users have both labels to tell. None if neither is so. score float32 [n], of the last
+    exit; biases float64 [n], of the pairs' items."""
+    by_user = ByUser(users, liked)
+    if (count := int(by_user.both.sum())) < MIN_USERS:
+        return (
+            f"That this model ranks is not shown: {count} users have likes and dislikes, it takes at least {MIN_USERS} to tell."
+        )
+    values = np.stack([by_user.auc(score), by_user.auc(biases)], 1)[by_user.both]
+
+    def means(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        own, items = np.average(values, axis=0, weights=weights)
+        return np.array([own, own - items])
+
+    (own, gain), drawn = means(np.ones(len(values))), bootstrap(means, len(values))
+    (low, worst), (high, best) = np.percentile(drawn, [2.5, 97.5], axis=0)
+    seen = f"user AUC at the last exit is {own:.3f} ({low:.3f} to {high:.3f}, 95 % interval over {count:,} users)"
+    if low <= 0.5:
+        return f"That this model ranks is not shown: its {seen}, chance is 0.5."
+    if best < 0:
+        return (
+            f"The items' shares of likes in training rank better than this model: its {seen}, theirs is {own - gain:.3f}, a "
+            f"difference of {gain:+.3f} ({worst:+.3f} to {best:+.3f})."
+        )
+    return None
 
 
 def bootstrap(

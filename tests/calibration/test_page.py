@@ -65,7 +65,7 @@ def _made(case: str) -> dict[str, Any]:
         profile = CostProfile(conditions, 5.0, (SegmentCost(100.0, 0.0, 0.0, 1.0),) * 3, 0.04)
         early = [Example(7, (1, 2), (1, 1), (True, False), "A prompt of early")]
         late = [Example(8, (3, 4), (1, 3), (False, True), None)]
-        return report.build(bundle, options, report.Findings(parts, profile, costs, decision, None, False, early, late))
+        return report.build(bundle, options, report.Findings(parts, profile, costs, decision, None, False, early, late, None))
 
 
 def made(case: str = "dynamic") -> dict[str, Any]:

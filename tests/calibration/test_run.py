@@ -88,6 +88,7 @@ def test_writes_policy_report_and_traces_of_one_run(place: Path) -> None:
     assert [s.closed for s in made] == [True, True]
     assert report["variant_sha256"] == bundle.variant_sha256 and report["catalog_sha256"] == bundle.variant.catalog_sha256
     assert report["data"]["test"] == {"pairs": 300, "slates": 60, "users": 30}
+    assert report["doubt"] is None, "the heads know what users like"
     assert report["users"] == {"choosing": 10, "certifying": 20, "test": 30}
     assert report["decisions"]["as_traced"] == report["decisions"]["candidates"] > 0
     names = [one["policy"] for one in report["table"]]
@@ -158,7 +159,8 @@ def test_policy_that_is_a_fixed_depth_is_a_smaller_model(place: Path) -> None:
 def test_model_that_ranks_nothing_is_called_so(place: Path) -> None:
     backwards = lambda user, item: -truth(user, item)  # noqa: E731
     _, done = run(place, open_session=lambda _: FakeSession(3, even_costs(3), backwards, (0.5, 0.2, 0.1)))
-    assert "not even the deepest head ranks" in done.conclusion
+    assert done.conclusion.startswith("That this model ranks is not shown: its user AUC at the last exit is 0.")
+    assert done.report["doubt"] in done.conclusion and "chance is 0.5. No exit pays: not even the deepest head" in done.conclusion
 
 
 def never(folder: Path) -> FakeSession:

@@ -95,6 +95,8 @@ def calibrate(
         print_json(done.report)
         return
     report = done.report
+    if report["doubt"] is not None:
+        stdout.print(report["doubt"], markup=False, soft_wrap=True)
     print_table(
         f"{opened.variant.name} on the test split: value, and change against full depth with its 95 % interval over users",
         ["", *metric, "layers", "ms", "speed"],

@@ -103,7 +103,8 @@ def _export(
     Lower precisions are then compared with float32 on validation prompts. At every exit the correlation must be at least 0.999
     for fp16 and 0.995 for int8 and fp8; all three may lose up to 0.001 of AUC, int4 up to 0.005. The loss is a 95 % interval over
     users, and all of it must be allowed. If only part of it is, the slates are too few to tell: ask for more with
-    --quality-slates. Otherwise the export fails, unless --accept-loss is given.
+    --quality-slates. Otherwise the export fails, unless --accept-loss is given. The first line says so where, on the same
+    prompts, chance is in the interval of float32's user AUC, or the items' shares of likes rank better.
 
     Only one process can write a bundle at a time; a second one is refused.
 
@@ -142,6 +143,8 @@ def _export(
     if as_json:
         print_json(report.to_json())
         return
+    if report.doubt is not None:
+        stdout.print(report.doubt, soft_wrap=True, markup=False)
     for variant in report.variants:
         _print_variant(variant, report.pairs, report.slates)
     if reason := report.variants[0].unrotated:

@@ -45,7 +45,9 @@ def synthetic(users: int, each: int = 8, seed: int = 0) -> tuple[Prompts, LogOdd
     liked = random.random(users * each) < 1 / (1 + np.exp(-1.5 * log_odds))
     nothing = np.empty(0, np.int32)
     prompts = [Prompt(nothing, [nothing] * each, np.empty(0, np.int64), None)] * users
-    return Prompts(prompts, np.repeat(np.arange(users), each), liked, whole=False), np.stack([log_odds] * 3, 1)
+    return Prompts(prompts, np.repeat(np.arange(users), each), liked, np.zeros(users * each), whole=False), np.stack(
+        [log_odds] * 3, 1
+    )
 
 
 def test_divergence_and_order() -> None:
