@@ -14,6 +14,9 @@ EXACT = 1e-4
 POSITIVE_AT = 4.0
 """The least rating that is a like, where nothing else is said."""
 
+MOST_NEIGHBOURS = 1 << 16
+"""Similar users of a user: the runtime opens no catalog with more."""
+
 REPEATS = ("all", "first")
 """Which interactions of the same user and item count."""
 
@@ -123,6 +126,8 @@ class IndexOptions:
                 f"positive at {self.positive_at:g} and implicit exclude each other: implicit reads no ratings, choose one"
             )
         _at_least_one("neighbours", self.neighbours)
+        if self.neighbours > MOST_NEIGHBOURS:
+            raise InputError(f"neighbours is {self.neighbours}, expected at most {MOST_NEIGHBOURS}")
         _at_least_one("implicit negatives", self.implicit_negatives)
         if self.repeats not in REPEATS:
             raise InputError(f"repeats is {self.repeats!r}, expected one of {', '.join(REPEATS)}")

@@ -117,6 +117,7 @@ def test_a_column_that_no_prompt_places_may_be_anything(run: Run, data: Path) ->
         (["--seed", "-1"], "seed is -1, expected at least 0"),
         (["--dim", "0"], "dim is 0, expected at least 1"),
         (["--neighbours", "0"], "neighbours is 0, expected at least 1"),
+        (["--neighbours", "65537"], "neighbours is 65537, expected at most 65536"),
         (["--out", "items.csv/catalog"], "items.csv/catalog: cannot be written: "),
         (["--out", "tok"], "tok: exists and is no catalog"),
         (["--out", "."], "exists and is no catalog"),
