@@ -78,3 +78,14 @@ def test_report_is_no_policy(run: Run, tmp_path: Path) -> None:
 def test_user_without_items_and_catalog_without_runtime(run: Run, made: Path) -> None:
     one_line(run("inspect", made / "bundle", "--user", 103), 2, "needs both --user and --items")
     one_line(run("inspect", made / "catalog", "--user", 103, "--items", "3"), 2, "catalog: is not a bundle")
+
+
+def test_options_of_a_prompt_without_one(run: Run, made: Path) -> None:
+    """They have no effect on anything else, so a forgotten --user would go unnoticed."""
+    both = ("--as-of", 30, "--tokenizer", made)
+    for what in ("bundle", "catalog"):
+        one_line(
+            run("inspect", made / what, *both), 2, "--as-of and --tokenizer: only for a prompt, which needs --user and --items"
+        )
+    one_line(run("inspect", made / "bundle", "--as-of", 30), 2, "error: --as-of: only for a prompt")
+    one_line(run("inspect", made / "bundle", "--tokenizer", made), 2, "error: --tokenizer: only for a prompt")

@@ -47,7 +47,10 @@ def inspect(
         if user is None or items is None:
             raise InputError("a prompt needs both --user and --items")
         _show(_prompt(path, variant, user, items, as_of, tokenizer), json)
-    elif (path / "manifest.json").is_file():
+        return
+    if ignored := [option for option, value in (("--as-of", as_of), ("--tokenizer", tokenizer)) if value is not None]:
+        raise InputError(f"{' and '.join(ignored)}: only for a prompt, which needs --user and --items")
+    if (path / "manifest.json").is_file():
         _show(_bundle(path, variant), json)
     elif (path / "catalog.json").is_file():
         from rexit.bundle import Catalog
