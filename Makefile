@@ -54,9 +54,10 @@ $(BUILD)/.requirements: $(BIN)/python pyproject.toml tools/requirements.py
 	$(BIN)/pip install --quiet cmake ninja --requirement $(BUILD)/requirements.txt
 	@touch $@
 
-# rexit alone without build isolation: its build tools are in the environment, so that a rebuild needs no network.
-$(BUILD)/.installed: $(BUILD)/.requirements $(CPP_SOURCES)
+# Our own two distributions without build isolation: their build tools are in the environment, so that a rebuild needs no network.
+$(BUILD)/.installed: $(BUILD)/.requirements $(CPP_SOURCES) src/optimum-rexit/pyproject.toml
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install --quiet --no-build-isolation --no-deps --config-settings build-dir=$(BUILD)/wheel --editable .
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable src/optimum-rexit
 	@touch $@
 
 # A bundle with golden samples, and this machine's answers to them.

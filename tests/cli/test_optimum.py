@@ -1,4 +1,4 @@
-"""`optimum-cli export rexit`: optimum's own command line finds it, here and from a wheel, and it is `rexit export`."""
+"""`optimum-cli export rexit`: optimum's own command line finds it, here and from the wheels, and it is `rexit export`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from collections.abc import Sequence
@@ -79,15 +80,24 @@ def pip(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *map(str, words)], check=True)
 
 
+def build_wheel(source: Path, place: Path, *settings: str) -> tuple[Path, set[str]]:
+    """A wheel and what it installs, without its metadata."""
+    pip("wheel", source, "--no-deps", "--no-build-isolation", "--no-index", *settings, "--wheel-dir", place)
+    (wheel,) = place.glob("*.whl")
+    return wheel, {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+
+
 def test_installed_beside_optimum_and_taken_away_again(tmp_path: Path) -> None:
     # The C++ part needs a compiler and minutes, and is none of this wheel's concern here.
     settings = ("-C", "wheel.cmake=false", "-C", "wheel.py-api=py3", "-C", f"build-dir={tmp_path / 'build'}")
-    pip("wheel", ROOT, "--no-deps", "--no-build-isolation", "--no-index", *settings, "--wheel-dir", tmp_path)
-    (wheel,) = tmp_path.glob("rexit-*.whl")
+    rexit, files = build_wheel(ROOT, tmp_path / "rexit", *settings)
+    # A folder `optimum` imports as optimum, so rexit without optimum must not bring one.
+    assert {name.partition("/")[0] for name in files} == {"rexit"}
+    optimum_rexit, files = build_wheel(ROOT / "src/optimum-rexit", tmp_path / "optimum-rexit")
     # An __init__.py in a folder of the namespace would hide optimum's own modules.
-    assert [n for n in zipfile.ZipFile(wheel).namelist() if n.startswith("optimum/")] == [REGISTER.as_posix()]
+    assert files == {REGISTER.as_posix()}
 
-    # An environment with optimum alone; what both stand on is lent by this one.
+    # An environment with optimum alone; what all stand on is lent by this one.
     venv.create(tmp_path / "venv", symlinks=True)
     python = tmp_path / "venv" / "bin" / "python"
     site = Path(run(python, "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip())
@@ -99,13 +109,18 @@ def test_installed_beside_optimum_and_taken_away_again(tmp_path: Path) -> None:
     lent = [path for path in sys.path if path.endswith("site-packages")]
     code = f"import sys; sys.path += {lent}; {OPTIMUM_CLI}"
 
-    pip("--python", python, "install", "--no-deps", "--no-index", wheel)
-    assert (site / REGISTER).is_file()
+    pip("--python", python, "install", "--no-deps", "--no-index", rexit, optimum_rexit)
     done = run(python, code, "export", "rexit", "--help")
     assert done.returncode == 0 and "Usage: optimum-cli export rexit" in done.stdout, done.stderr
 
-    pip("--python", python, "uninstall", "--yes", "rexit")
+    pip("--python", python, "uninstall", "--yes", "optimum-rexit")
     assert not (site / REGISTER).exists()
     assert own and all((site / file).read_bytes() == file.read_binary() for file in own)
     done = run(python, code, "export", "--help")
     assert done.returncode == 0 and "rexit" not in done.stdout, done.stderr
+
+
+def test_extra_names_what_the_distribution_requires() -> None:
+    """The extra `optimum` of rexit cannot name optimum-rexit, which is not published, so it repeats its requirements."""
+    rexit, own = (tomllib.loads((ROOT / path / "pyproject.toml").read_text())["project"] for path in (".", "src/optimum-rexit"))
+    assert rexit["optional-dependencies"]["optimum"] == own["dependencies"] and rexit["version"] == own["version"]
