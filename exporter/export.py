@@ -7,7 +7,8 @@
    more than `tolerance` away from PyTorch anywhere, nothing is written.
 5. Derive every variant from these graphs with its target's passes, which may have to observe them on real prompts first.
 6. Judge the variants: one of lower precision has to pass its gate on validation prompts (`rexit.exporter.gate.quality`), and to
-   agree with itself on the golden slates in all ways of running it.
+   agree with itself on the golden slates in all ways of running it. One that does not is left out; if none passes nothing is
+   written.
 7. Write the manifests; only now does the folder become the bundle.
 """
 
@@ -28,7 +29,7 @@ from rexit.bundle.catalog import CATALOG_FILES, TABLES
 from rexit.bundle.golden import GoldenSlate
 from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.bundle.writer import link_or_copy
-from rexit.errors import BundleError
+from rexit.errors import BundleError, ParityError
 from rexit.exporter import preflight
 from rexit.exporter.draft import Draft, VariantReport
 from rexit.exporter.gate import parity
@@ -48,12 +49,14 @@ from rexit.slates import cut, draw
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export did. slates, pairs: run for parity. bytes: of the whole bundle, including older variants. seconds: by
-    stage. doubt: where a gate applied, why the model's ranking may be worth nothing (`rexit.ranking.doubt`)."""
+    """What an export did. refused: why a variant was not written, by its name. slates, pairs: run for parity. bytes: of the whole
+    bundle, including older variants. seconds: by stage. doubt: where a gate applied, why the model's ranking may be worth nothing
+    (`rexit.ranking.doubt`)."""
 
     bundle: str
     exits: tuple[int, ...]
     variants: tuple[VariantReport, ...]
+    refused: dict[str, str]
     slates: int
     pairs: int
     bytes: int
@@ -69,11 +72,12 @@ def export_bundle(
     checkpoint: str | Path, catalog: Path, out: Path, options: ExportOptions | None = None, *, progress: Progress = silent
 ) -> ExportReport:
     """Writes the bundle `out`, whole or not at all. A bundle already there keeps its other variants if it was made from the same
-    checkpoint, exits and catalog; a variant of the same name is replaced, its policy with it.
+    checkpoint, exits and catalog; a variant of the same name is replaced, its policy with it. Of several variants those that pass
+    are written, the others stand in the report's `refused`.
 
     Raises InputError, also while another process is writing to `out`; CheckpointError; BundleError; BackendError; ParityError if
-    an exit does not compute what the model computes; QualityError if a lower precision loses, or may lose, more than its gate
-    allows.
+    an exit does not compute what the model computes; QualityError if no variant passes: each loses, or may lose, more than its
+    gate allows.
     """
     options = options or ExportOptions()
     targets = preflight.chosen_targets(options.target, options.precisions, options.cache)
@@ -89,8 +93,7 @@ def export_bundle(
         work.rotate()
         base, parity_of_base = work.trace(golden)
         drafts = work.derive(base)
-        judged = work.judge(base, drafts, parity_of_base)
-        return work.write(drafts, judged)
+        return work.write(*work.judge(base, drafts, parity_of_base))
 
 
 class _Export:
@@ -177,7 +180,10 @@ class _Export:
         self._clock.lap("variants")
         return drafts
 
-    def judge(self, base: Draft, drafts: Sequence[Draft], parity_of_base: Judged) -> list[Judged]:
+    def judge(
+        self, base: Draft, drafts: Sequence[Draft], parity_of_base: Judged
+    ) -> tuple[list[tuple[Draft, Judged]], dict[str, ParityError]]:
+        """The variants that pass, and why the others do not, whose graphs are removed. Raises the first reason if none passes."""
         judge = self._prompts and Judge(
             self._chain,
             self._loaded.exits,
@@ -186,21 +192,28 @@ class _Export:
             self._progress,
         )
         self._doubt = judge.doubt() if judge else None
-        found = [
-            judge.judge(draft.target, draft.chain(self._options.max_tokens, self._vectors), parity_of_base.slates)
-            if judge and draft is not base
-            else parity_of_base
-            for draft in drafts
-        ]
+        passed, refused = [], dict[str, ParityError]()
+        for draft in drafts:
+            if not judge or draft is base:
+                passed.append((draft, parity_of_base))
+                continue
+            chain = draft.chain(self._options.max_tokens, self._vectors)
+            try:
+                passed.append((draft, judge.judge(draft.target, chain, parity_of_base.slates)))
+            except ParityError as exc:
+                refused[draft.target.variant] = exc
+                shutil.rmtree(draft.folder)
         self._clock.lap("quality")
-        return found
+        if not passed:
+            raise next(iter(refused.values()))
+        return passed, refused
 
-    def write(self, drafts: Sequence[Draft], judged: Sequence[Judged]) -> ExportReport:
+    def write(self, passed: Sequence[tuple[Draft, Judged]], refused: Mapping[str, ParityError]) -> ExportReport:
         self._progress("write", 0, 1)
         exits, folder = self._loaded.exits, self._folder
         written = tuple(
             draft.write(one, exits, self._model, self._catalog, self._options.max_tokens, self._pairs, self._unrotated)
-            for draft, one in zip(drafts, judged, strict=True)
+            for draft, one in passed
         )
         if self._base not in self._targets:
             shutil.rmtree(self._place(self._base))
@@ -214,9 +227,9 @@ class _Export:
         total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         self._progress("write", 1, 1)
         self._clock.lap("write")
-        return ExportReport(
-            str(self._out), exits, written, len(judged[0].slates), self._pairs, total, self._clock.seconds, self._doubt
-        )
+        reasons = {name: str(reason) for name, reason in refused.items()}
+        slates = len(passed[0][1].slates)
+        return ExportReport(str(self._out), exits, written, reasons, slates, self._pairs, total, self._clock.seconds, self._doubt)
 
     def _observe(self) -> Sequence[Mapping[str, Any]]:
         """What the values inside each segment look like on real prompts; empty if no target needs to know."""

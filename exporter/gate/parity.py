@@ -65,5 +65,5 @@ def check(
         k, mode, seen = max(bad, key=lambda found: np.inf if np.isnan(found[2]) else found[2])
         raise ParityError(
             f"exit after layer {exits[k]}, {mode}: log-odds differ from {expected} by {seen:.2g}, "
-            f"at most {tolerance:.2g} is allowed; nothing was written"
+            f"at most {tolerance:.2g} is allowed; not written"
         )

@@ -161,7 +161,7 @@ class Quality:
             return
         row = next(row for row in self.exits if row.verdict(self.gate) == verdict)
         remedy = "--accept-loss writes it anyway" if verdict == "failed" else self.prompts.remedy
-        raise QualityError(f"exit after layer {row.layers}: {self._reason(row)}; nothing was written: {remedy}")
+        raise QualityError(f"exit after layer {row.layers}: {self._reason(row)}; not written: {remedy}")
 
     def _reason(self, row: ExitQuality) -> str:
         if not math.isfinite(row.worst):

@@ -244,12 +244,33 @@ def test_the_gate_refuses(
     _gated(monkeypatch, gate=Gate(correlation=0.9999999, auc_drop=1.0))
     monkeypatch.setattr(quality, "MIN_USERS", 1)
     arguments: dict[str, Any] = {"precisions": ["int4"], "golden_slates": 1}
-    with pytest.raises(QualityError, match=r"exit after layer 1: log-odds correlate .*; nothing was written: --accept-loss"):
+    with pytest.raises(QualityError, match=r"exit after layer 1: log-odds correlate .*; not written: --accept-loss"):
         export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(**arguments))
     assert contents(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
     export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(**arguments, accept_loss=True))
     found = Bundle.open(bundle, "cpu-int4").variant.quality
     assert found is not None and found["accepted"] and found["verdict"] == "failed"
+
+
+def test_what_passes_is_written_beside_what_is_refused(
+    checkpoint_folder: Path,
+    catalog_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A minute's work on float32 is not lost because the slates are too few to judge another precision by."""
+    _gated(monkeypatch, gate=Gate(correlation=0.9999999, auc_drop=1.0))
+    monkeypatch.setattr(quality, "MIN_USERS", 1)
+    out = tmp_path / "bundle"
+    words = ["export", str(checkpoint_folder), "--catalog", str(catalog_folder), "--out", str(out), "--golden", "1"]
+    result = CliRunner().invoke(app, [*words, "--precision", "fp32,int4", "--json"])
+    refused = result.exception
+    assert isinstance(refused, QualityError) and refused.exit_code == 5
+    assert str(refused).startswith(f"{out}: cpu-fp32 written; cpu-int4 refused: exit after layer 1: log-odds correlate ")
+    report = json.loads(result.stdout)
+    assert [variant["name"] for variant in report["variants"]] == ["cpu-fp32"] and list(report["refused"]) == ["cpu-int4"]
+    assert Bundle.open(out).manifest.variants == ("cpu-fp32",) and Bundle.open(out).edited() == []
+    assert sorted(path.name for path in (out / "variants").iterdir()) == ["cpu-fp32"]
 
 
 def test_scores_that_depend_on_the_slate_are_refused(

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rexit.cli._output import JsonOption, print_json, print_table, progress, stdout
-from rexit.errors import InputError
+from rexit.errors import InputError, QualityError
 from rexit.exporter.options import ExportOptions
 
 if TYPE_CHECKING:
     from rexit.exporter.draft import VariantReport
+    from rexit.exporter.export import ExportReport
 
 _STAGES = {
     "load": "loading the checkpoint",
@@ -103,8 +104,9 @@ def _export(
     Lower precisions are then compared with float32 on validation prompts. At every exit the correlation must be at least 0.999
     for fp16 and 0.995 for int8 and fp8; all three may lose up to 0.001 of AUC, int4 up to 0.005. The loss is a 95 % interval over
     users, and all of it must be allowed. If only part of it is, the slates are too few to tell: ask for more with
-    --quality-slates. Otherwise the export fails, unless --accept-loss is given. The first line says so where, on the same
-    prompts, chance is in the interval of float32's user AUC, or the items' shares of likes rank better.
+    --quality-slates. Otherwise the variant is not written and the exit code is 5, unless --accept-loss is given; other variants
+    that pass are written all the same. The first line says so where, on the same prompts, chance is in the interval of float32's
+    user AUC, or the items' shares of likes rank better.
 
     Only one process can write a bundle at a time; a second one is refused.
 
@@ -142,7 +144,15 @@ def _export(
         report = export_bundle(checkpoint, catalog, out, options, progress=show)
     if as_json:
         print_json(report.to_json())
-        return
+    else:
+        _print(report)
+    if report.refused:
+        written = ", ".join(variant.name for variant in report.variants)
+        refused = "; ".join(f"{name} refused: {reason}" for name, reason in report.refused.items())
+        raise QualityError(f"{report.bundle}: {written} written; {refused}")
+
+
+def _print(report: ExportReport) -> None:
     if report.doubt is not None:
         stdout.print(report.doubt, soft_wrap=True, markup=False)
     for variant in report.variants:

@@ -55,13 +55,13 @@ def test_what_one_bit_leaves_fails(taste: tuple[Path, Path], tmp_path: Path, mon
         return replace(target, passes=(_one_bit, *target.passes))
 
     monkeypatch.setattr(preflight, "find_target", ruined)
-    with pytest.raises(QualityError, match=r"exit after layer 4: log-odds correlate .*; nothing was written: --accept-loss"):
+    with pytest.raises(QualityError, match=r"exit after layer 4: log-odds correlate .*; not written: --accept-loss"):
         export_bundle(*taste, tmp_path / "bundle", ExportOptions(precisions=["int8"], golden_slates=2))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_of_random_answers_nobody_can_tell(checkpoint_folder: Path, taste: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(QualityError, match=r"too wide to tell: a loss of at most 0\.001 is allowed; nothing .*no more"):
+    with pytest.raises(QualityError, match=r"too wide to tell: a loss of at most 0\.001 is allowed; not written: .*no more"):
         options = ExportOptions(precisions=["int8"], golden_slates=2, accept_catalog=True)
         export_bundle(checkpoint_folder, taste[1], tmp_path / "bundle", options)
     with pytest.raises(InputError, match=r"19 users are too few to judge a variant by, .*; ask for more with --quality-slates"):
