@@ -17,7 +17,7 @@ from rexit.bundle.vectors import VectorIds, required
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
 from rexit.exporter.catalog import encoded, lightgcn, tables
-from rexit.exporter.catalog.folder import check_place, write
+from rexit.exporter.catalog.folder import check_place, seal, write
 from rexit.exporter.catalog.interactions import (
     counted,
     read_entities,
@@ -34,6 +34,7 @@ from rexit.exporter.catalog.snapshots import train_snapshots
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.options import IndexOptions
 from rexit.exporter.prompt.language import Language, Worded, worded
+from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.pieces import fingerprint
 from rexit.progress import Progress, silent
 from rexit.times import Timeline
@@ -91,7 +92,9 @@ def build_catalog(
         info["snapshots"] = {"path": SNAPSHOTS, **FileEntry.of(folder / SNAPSHOTS).to_json()}
         info |= encoded.write(folder, words.encoded)
         content = _content(data, words, retriever, lists, options.neighbours, progress)
-        write(folder, info, content, data.asked, data.users["id"], data.items["id"], progress)
+        catalog = write(folder, info, content, data.asked, data.users["id"], data.items["id"], progress)
+        info["prompt"]["lengths"] = prompt_lengths(catalog)
+        seal(folder, info)
     return info
 
 

@@ -28,7 +28,7 @@ from rexit.bundle.vectors import VectorIds
 from rexit.bundle.writer import new_folder
 from rexit.errors import BundleError, InputError
 from rexit.exporter.catalog import encoded, fold_in, tables
-from rexit.exporter.catalog.folder import check_place, write
+from rexit.exporter.catalog.folder import check_place, seal, write
 from rexit.exporter.catalog.interactions import (
     counted,
     read_entities,
@@ -43,6 +43,7 @@ from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.catalog.neighbours import nonzero_rows, updated_similar_users
 from rexit.exporter.options import Columns, IndexOptions
 from rexit.exporter.prompt.language import Language
+from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.more_pieces import MorePieces
 from rexit.progress import Progress, silent
 
@@ -95,7 +96,9 @@ def update_catalog(
     with new_folder(out) as folder:
         progress("write", 0, 1)
         info |= encoded.write(folder, vectors)
-        write(folder, info, content.items(), data.asked, sides["user"].ids, sides["item"].ids)
+        made = write(folder, info, content.items(), data.asked, sides["user"].ids, sides["item"].ids)
+        info["prompt"]["lengths"] = prompt_lengths(made)
+        seal(folder, info)
         progress("write", 1, 1)
     return info
 

@@ -14,7 +14,6 @@ from rexit.bundle.files import FileEntry, check_writable, write_json
 from rexit.errors import InputError
 from rexit.exporter.catalog.tables import Tensors, write_frame
 from rexit.exporter.catalog.tables import write as write_table
-from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.progress import Progress, silent
 
 
@@ -38,8 +37,8 @@ def write(
     users: pl.Series,
     items: pl.Series,
     progress: Progress = silent,
-) -> None:
-    """Tables, splits, and catalog.json, which is `info` with what is measured of them.
+) -> Catalog:
+    """Tables and splits, and in `info` what is counted of them: the catalog as it is before `seal`.
 
     content: each file of TABLES and what it holds, read one after the other. asked: `user`, `item` (rows), `time`, `liked`,
     `split`, in the order of the splits' files. users, items: the ids of the rows.
@@ -59,6 +58,10 @@ def write(
     info["splits"] = splits
     catalog = Catalog(folder, info, {})
     info["counts"]["pieces"] = len(catalog.piece_table["offsets"]) - 1
-    info["prompt"]["lengths"] = prompt_lengths(catalog)
+    return catalog
+
+
+def seal(folder: Path, info: dict[str, Any]) -> None:
+    """catalog.json, last of all: `info`, with the tables' digests."""
     info["files"] = {name: FileEntry.of(folder / name).to_json() for name in TABLES}
     write_json(folder / "catalog.json", info)

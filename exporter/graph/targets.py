@@ -15,7 +15,6 @@ from rexit.errors import InputError
 from rexit.exporter.graph.activations import ACTIVATIONS, ACTIVATIONS_FOR_SCALES
 from rexit.exporter.graph.observation import Observation
 from rexit.exporter.graph.passes.allowed_operators import allowed_operators
-from rexit.exporter.graph.passes.fuse_rows import fuse_rows
 from rexit.exporter.graph.passes.gather_rows_early import gather_rows_early
 from rexit.exporter.graph.passes.opset import to_opset_19, to_opset_21
 from rexit.exporter.graph.passes.slate_attention import slate_attention
@@ -23,6 +22,7 @@ from rexit.exporter.graph.passes.tidy import tidy
 from rexit.exporter.graph.precision.dequantize_blocks_int4 import dequantize_blocks_int4
 from rexit.exporter.graph.precision.embedding_rows import embedding_rows_int8
 from rexit.exporter.graph.precision.fold_linear_weights import fold_linear_weights
+from rexit.exporter.graph.precision.fuse_rows import fuse_rows
 from rexit.exporter.graph.precision.half import half
 from rexit.exporter.graph.precision.quantize_dequantize import quantize_dequantize_fp8, quantize_dequantize_int8
 from rexit.exporter.graph.precision.quantize_linear_int8 import quantize_linear_int8

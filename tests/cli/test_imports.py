@@ -1,10 +1,13 @@
 """What the commands load: no torch for anything but index and export, compile included, nothing heavy for --help. A device that
 scores has the base install alone: no polars, scikit-learn, SciPy or matplotlib."""
 
+import ast
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +104,51 @@ def test_imports_go_one_way(folder: str, never: str) -> None:
         assert not re.search(
             rf"^\s*(from|import) rexit\.({never})\b|^\s*from rexit import ({never})\b", path.read_text(), re.M
         ), path
+
+
+SOURCES = Path(rexit.__file__).parent
+
+
+def unit(names: tuple[str, ...]) -> str:
+    """What must not be imported in a circle: a folder as a whole; where it holds other folders, each file in it."""
+    folder = names if SOURCES.joinpath(*names).is_dir() else names[:-1]
+    inner = any((place / "__init__.py").is_file() for place in SOURCES.joinpath(*folder).iterdir())
+    return "/".join(names if inner else folder)
+
+
+def imported(path: Path) -> Iterator[tuple[str, ...]]:
+    """Names below `rexit` that a file imports, at once or later; not what only annotations need."""
+    tree = ast.parse(path.read_text())
+    typing = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    skipped = {inside for node in typing for inside in ast.walk(node)}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or node in skipped or (node.module or "").split(".")[0] != "rexit":
+            continue
+        below = tuple((node.module or "").split(".")[1:])
+        for name in node.names:
+            longer = SOURCES.joinpath(*below, name.name)
+            yield (*below, name.name) if longer.is_dir() or longer.with_suffix(".py").is_file() else below
+
+
+def test_no_folders_import_each_other() -> None:
+    """Inside the packages, too: who reads one folder needs to know those below it, and no others."""
+    uses: dict[str, set[str]] = {}
+    for top in SOURCES.iterdir():
+        for path in top.rglob("*.py") if top.is_dir() else [top] if top.suffix == ".py" else []:
+            names = path.relative_to(SOURCES).with_suffix("").parts
+            if mine := unit(names[:-1] if names[-1] == "__init__" else names):  # the facade loads what is asked for
+                uses.setdefault(mine, set()).update({unit(other) for other in imported(path) if other} - {mine})
+    assert uses["exporter/graph/precision"] >= {"exporter/graph/passes"}, "it sees inside packages"
+    list(TopologicalSorter(uses).static_order())  # raises CycleError, which names the circle
+
+
+def test_scripts_import_those_beside_them_or_an_example() -> None:
+    root = Path(__file__).parents[2]
+    scripts = [path for top in ("benchmarks", "examples") for path in (root / top).rglob("*.py")]
+    known = {path.stem for path in scripts}
+    for path in scripts:
+        allowed = {other.stem for other in scripts if other.parent == path.parent or root / "examples" in other.parents}
+        trees = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {alias.name for node in trees if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module or "" for node in trees if isinstance(node, ast.ImportFrom)}
+        assert not (names & known) - allowed, path

@@ -9,7 +9,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.precision.linear import is_constant
+from rexit.exporter.graph.passes.nodes import is_constant
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 _WHOLE = frozenset({ir.DataType.INT32, ir.DataType.INT64})

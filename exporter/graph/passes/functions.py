@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from rexit.exporter.graph.precision.linear import MICROSOFT
+from rexit.exporter.graph.passes.nodes import MICROSOFT
 
 DOMAIN, VERSION = "rexit", 1
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rexit.exporter.graph.passes.functions import DOMAIN, Body, argument, call, define, parameters
-from rexit.exporter.graph.precision.linear import is_constant, replace
+from rexit.exporter.graph.passes.nodes import is_constant, replace
 
 GROUPS = "groups"
 NAME = "SlateAttention"

@@ -16,7 +16,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.precision.linear import Linear, array, constant, linears
+from rexit.exporter.graph.passes.nodes import array, constant
+from rexit.exporter.graph.precision.linear import Linear, linears
 from rexit.exporter.graph.precision.quantize_dequantize import half_scale
 
 BLOCK = 64

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from rexit.exporter.graph.precision.linear import array, constant, is_constant, is_weight, replace
+from rexit.exporter.graph.passes.nodes import array, constant, is_constant, is_weight, replace
 from rexit.exporter.graph.precision.round_weights import LARGEST
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from rexit.exporter.graph.precision.linear import array, constant, heads, is_constant, is_weight, replace
+from rexit.exporter.graph.passes.nodes import array, constant, is_constant, is_weight, replace
+from rexit.exporter.graph.precision.linear import heads
 
 
 def fold_linear_weights(model: ir.Model) -> ir.Model:

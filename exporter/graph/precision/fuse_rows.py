@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from rexit.exporter.graph.passes.functions import DOMAIN, Body, argument, call, define, parameters
-from rexit.exporter.graph.precision.linear import MICROSOFT, replace
+from rexit.exporter.graph.passes.nodes import MICROSOFT, replace
 from rexit.exporter.graph.precision.quantize_linear_int8 import NAME as QUANTIZE
 
 NORM = "RMSNormQuantizeRows"

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.precision.linear import HEADS, array, constant, is_constant
+from rexit.exporter.graph.passes.nodes import array, constant, is_constant
+from rexit.exporter.graph.precision.linear import HEADS
 
 VECTORS = "vectors"
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16

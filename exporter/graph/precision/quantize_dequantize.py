@@ -24,8 +24,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit.errors import CheckpointError
+from rexit.exporter.graph.passes.nodes import array, constant
 from rexit.exporter.graph.precision.fixed_scale import largest_kept, rounded_by
-from rexit.exporter.graph.precision.linear import SAMPLE, Linear, array, by_input, constant, linears
+from rexit.exporter.graph.precision.linear import SAMPLE, Linear, by_input, linears
 from rexit.exporter.graph.precision.round_weights import rounded_weights
 
 MOST_LOST = 0.003

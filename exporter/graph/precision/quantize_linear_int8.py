@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.passes.functions import Body, call, define, parameters
-from rexit.exporter.graph.precision.linear import MICROSOFT, SAMPLE, Linear, array, by_input, constant, linears, replace
+from rexit.exporter.graph.passes.nodes import MICROSOFT, array, constant, replace
+from rexit.exporter.graph.precision.linear import SAMPLE, Linear, by_input, linears
 from rexit.exporter.graph.precision.round_weights import LARGEST, round_weights
 
 ZERO_POINT, TINY = 128, 1e-30

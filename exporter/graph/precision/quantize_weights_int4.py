@@ -16,7 +16,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit.errors import CheckpointError
-from rexit.exporter.graph.precision.linear import MICROSOFT, Linear, array, constant, linears, replace
+from rexit.exporter.graph.passes.nodes import MICROSOFT, array, constant, replace
+from rexit.exporter.graph.precision.linear import Linear, linears
 
 BLOCK = 32
 _CLIPS = np.linspace(0.7, 1.1, 9, dtype=np.float32)

@@ -25,8 +25,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from rexit.exporter.graph.passes.nodes import array, constant, is_constant
 from rexit.exporter.graph.precision.fixed_scale import largest_kept, rounded_by
-from rexit.exporter.graph.precision.linear import SAMPLE, Linear, array, constant, is_constant, linears
+from rexit.exporter.graph.precision.linear import SAMPLE, Linear, linears
 from rexit.exporter.graph.precision.quantize_linear_int8 import TINY
 from rexit.exporter.graph.precision.round_weights import LARGEST, round_weights
 

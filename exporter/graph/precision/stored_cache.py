@@ -26,9 +26,9 @@ import numpy as np
 import onnx_ir as ir
 
 from rexit.exporter.graph.passes.functions import DOMAIN, Body, call, define, parameters
+from rexit.exporter.graph.passes.nodes import constant, is_constant, replace
 from rexit.exporter.graph.passes.slate_attention import NAME, define_slate_attention
 from rexit.exporter.graph.precision.half import FLOAT, HALF
-from rexit.exporter.graph.precision.linear import constant, is_constant, replace
 
 QUANTIZE, DEQUANTIZE = "QuantizeCache", "DequantizeCache"
 """float32 [..., D] to int8 [..., D + 1], and back."""

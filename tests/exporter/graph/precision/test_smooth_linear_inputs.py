@@ -12,7 +12,8 @@ from builders.graphs import count, error, graph, run, weight
 from rexit.bundle import Bundle, Catalog
 from rexit.exporter.graph import activations
 from rexit.exporter.graph.chain import Chain
-from rexit.exporter.graph.precision.linear import SAMPLE, array
+from rexit.exporter.graph.passes.nodes import array
+from rexit.exporter.graph.precision.linear import SAMPLE
 from rexit.exporter.graph.precision.quantize_dequantize import quantize_dequantize_int8
 from rexit.exporter.graph.precision.quantize_linear_int8 import quantize_linear_int8
 from rexit.exporter.graph.precision.smooth_linear_inputs import (
