@@ -115,7 +115,9 @@ void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std:
   for (std::size_t round = 0; round < 4; ++round) {
     rexit_request request{};
     request.struct_size = sizeof request;
-    request.user = users[round % 3];
+    request.id_size = sizeof(rexit_id);
+    request.score_size = sizeof(rexit_score);
+    request.user = &users[round % 3];
     request.items = items;
     request.item_count = 3 - round % 2;
     request.recent_items = items + 1;

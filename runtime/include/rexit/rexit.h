@@ -41,6 +41,7 @@
  * - Most begin with `struct_size`, so that fields can be added later. Zero-initialise the struct, set
  *   `struct_size = sizeof(the struct)`, then set what you need: `rexit_request request = {.struct_size = sizeof request};`.
  *   `reserved` stays 0.
+ * - rexit_id and rexit_score stand in arrays and have no size of their own: the request has it, in `id_size` and `score_size`.
  * - Fields beyond the size passed take their defaults. If the struct passed is longer than this library knows, fields set beyond
  *   that are refused with REXIT_INVALID_ARGUMENT, and output fields beyond it are set to 0.
  * - Where options are a pointer, NULL means all defaults.
@@ -277,7 +278,7 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_warm_up(rexit_session* sess
 
 /* --- Requests ------------------------------------------------------------------------------------------------------------ */
 
-/* An id as it was in the interactions. `text` NULL: the integer `number`; otherwise the string `text`. */
+/* An id as it was in the interactions. `text` NULL: the integer `number`; otherwise the string `text`. Zero-initialise it. */
 typedef struct rexit_id {
   int64_t number;
   const char* text;
@@ -314,7 +315,9 @@ typedef struct rexit_policy {
 
 typedef struct rexit_request {
   size_t struct_size;
-  rexit_id user;                /* one that is not in the catalog is represented by recent_items alone */
+  size_t id_size;               /* sizeof(rexit_id), of `user` and from one entry of `items` or `recent_items` to the next */
+  size_t score_size;            /* sizeof(rexit_score), likewise for scores_out; only rexit_session_score reads it */
+  const rexit_id* user;         /* one that is not in the catalog is represented by recent_items alone */
   const rexit_id* items;        /* the slate, [item_count] */
   size_t item_count;            /* at least 1 */
   const rexit_id* recent_items; /* interactions newer than the catalog's, oldest first, [recent_count]; may be NULL if there are

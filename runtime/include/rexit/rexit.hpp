@@ -198,12 +198,15 @@ class Request {
   // Calls use(request) with a `const rexit_request&` that points into this object, and returns what it returns.
   template <class Use>
   auto view(Use&& use) const {
+    const rexit_id user = view(user_);
     const std::vector<rexit_id> items = views(items_), recent = views(recent_);
     rexit_top_k top_k{};
     rexit_policy policy{};
     rexit_request request{};
     request.struct_size = sizeof request;
-    request.user = view(user_);
+    request.id_size = sizeof(rexit_id);
+    request.score_size = sizeof(rexit_score);
+    request.user = &user;
     request.items = items.data();
     request.item_count = items.size();
     request.recent_items = recent.data();

@@ -325,10 +325,13 @@ rexit_status rexit_session_score(rexit_session* session, const rexit_request* re
   required(scores_out, "scores_out");
   check_stats(stats_out);
   rexit_stats stats{};
-  for (const Score& score : entered->score(entered.read(request), start, stats))
-    *scores_out++ = {static_cast<std::uint32_t>(score.item), score.answer.exit,
-                     probability(score.answer.calibrated),   score.answer.log_odds,
-                     score.answer.cut_short ? 1u : 0u,       0};
+  const Request& asked = entered.read(request);
+  const std::size_t size = score_size(request);
+  std::size_t index = 0;
+  for (const Score& score : entered->score(asked, start, stats))
+    write_entry<rexit_score>({static_cast<std::uint32_t>(score.item), score.answer.exit, probability(score.answer.calibrated),
+                              score.answer.log_odds, score.answer.cut_short ? 1u : 0u, 0},
+                             scores_out, index++, size);
   give_stats(stats, stats_out);
   return REXIT_OK;
 } catch (...) {

@@ -53,4 +53,33 @@ void write_struct(T value, T* to) {
   std::memset(reinterpret_cast<unsigned char*>(to) + known, 0, size - known);
 }
 
+// Checks the size of the entries of a caller's array: `first_size` is that of the first version of rexit.h.
+template <class T>
+void check_entry_size(std::size_t size, std::size_t first_size, const char* name) {
+  if (size < first_size || size > 4096 || size % alignof(T) != 0)
+    fail(REXIT_INVALID_ARGUMENT, name, " is ", size, ", expected the sizeof, ", sizeof(T));
+}
+
+// An entry of a caller's array, as read_struct reads a struct. `where` names it in a message.
+template <class T, class Where>
+T read_entry(const T* first, std::size_t index, std::size_t size, const Where& where) {
+  const auto* bytes = reinterpret_cast<const unsigned char*>(first) + index * size;
+  for (std::size_t i = sizeof(T); i < size; ++i)
+    if (bytes[i] != 0)
+      fail(REXIT_INVALID_ARGUMENT, where, ": byte ", i, " of ", size, " is set, but this library knows only ", sizeof(T),
+           " bytes: it is older than the header that the caller was built with");
+  T value{};
+  std::memcpy(&value, bytes, std::min(size, sizeof(T)));
+  return value;
+}
+
+// Fills an entry of a caller's array, as write_struct fills a struct.
+template <class T>
+void write_entry(const T& value, T* first, std::size_t index, std::size_t size) {
+  auto* to = reinterpret_cast<unsigned char*>(first) + index * size;
+  const std::size_t known = std::min(size, sizeof(T));
+  std::memcpy(to, &value, known);
+  std::memset(to + known, 0, size - known);
+}
+
 }  // namespace rexit::core

@@ -9,6 +9,9 @@
 namespace rexit::core {
 namespace {
 
+// In the first version of rexit.h.
+constexpr std::size_t first_id_size = 16, first_score_size = 24;
+
 std::string text_of(const rexit_id& id) {
   return id.text != nullptr ? "'" + std::string(id.text) + "'" : std::to_string(id.number);
 }
@@ -93,18 +96,24 @@ void read_request(const rexit_request* pointer, const Bundle& bundle, Request& r
     fail(REXIT_INVALID_ARGUMENT, "request.item_count is ", given.item_count, ", expected at most ", max_candidates);
   required(given.items, "request.items");
   if (given.recent_count != 0) required(given.recent_items, "request.recent_items");
+  required(given.user, "request.user");
+  check_entry_size<rexit_id>(given.id_size, first_id_size, "request.id_size");
   if (given.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "request.reserved is ", given.reserved, ", expected 0");
   if (given.deadline_us < 0) fail(REXIT_INVALID_ARGUMENT, "request.deadline_us is ", given.deadline_us, ", expected 0 or more");
 
-  request.query.user = find(catalog.users.ids, given.user, {"user", std::nullopt});
+  const auto row = [&](const rexit_id* ids, std::size_t index, const char* list) {
+    const Which which{list, index};
+    return item_row(catalog.items.ids, read_entry(ids, index, given.id_size, which), which);
+  };
+  const Which user{"user", std::nullopt};
+  request.query.user = find(catalog.users.ids, read_entry(given.user, 0, given.id_size, user), user);
   request.query.items.clear();
   request.query.items.reserve(given.item_count);
-  for (std::size_t i = 0; i < given.item_count; ++i)
-    request.query.items.push_back(item_row(catalog.items.ids, given.items[i], {"items", i}));
+  for (std::size_t i = 0; i < given.item_count; ++i) request.query.items.push_back(row(given.items, i, "items"));
   request.query.recent.clear();
   for (std::size_t i = 0; i < given.recent_count; ++i)
-    request.query.recent.push_back({item_row(catalog.items.ids, given.recent_items[i], {"recent_items", i}),
-                                    given.recent_liked == nullptr || given.recent_liked[i] != 0});
+    request.query.recent.push_back(
+        {row(given.recent_items, i, "recent_items"), given.recent_liked == nullptr || given.recent_liked[i] != 0});
   request.query.as_of = given.has_as_of != 0 ? std::optional(given.as_of) : std::nullopt;
   request.has_policy = given.policy != nullptr;
   if (request.has_policy) read_policy(given.policy, bundle.policy(), request.policy);
@@ -117,6 +126,12 @@ void read_request(const rexit_request* pointer, const Bundle& bundle, Request& r
   }
   request.deadline_us = given.deadline_us;
   request.top_k = given.top_k;
+}
+
+std::size_t score_size(const rexit_request* request) {
+  const std::size_t size = read_struct(request, "request").score_size;
+  check_entry_size<rexit_score>(size, first_score_size, "request.score_size");
+  return size;
 }
 
 }  // namespace rexit::core

@@ -102,21 +102,23 @@ static void layouts_are_fixed(void) {
   END(rexit_policy, top_k, 56);
 
   AT(rexit_request, struct_size, 0);
-  AT(rexit_request, user, 8);
-  AT(rexit_request, items, 24);
-  AT(rexit_request, item_count, 32);
-  AT(rexit_request, recent_items, 40);
-  AT(rexit_request, recent_liked, 48);
-  AT(rexit_request, recent_count, 56);
-  AT(rexit_request, has_as_of, 64);
-  AT(rexit_request, reserved, 68);
-  AT(rexit_request, as_of, 72);
-  AT(rexit_request, policy, 80);
-  AT(rexit_request, has_force_exit, 88);
-  AT(rexit_request, force_exit, 92);
-  AT(rexit_request, deadline_us, 96);
-  AT(rexit_request, top_k, 104);
-  END(rexit_request, top_k, 112);
+  AT(rexit_request, id_size, 8);
+  AT(rexit_request, score_size, 16);
+  AT(rexit_request, user, 24);
+  AT(rexit_request, items, 32);
+  AT(rexit_request, item_count, 40);
+  AT(rexit_request, recent_items, 48);
+  AT(rexit_request, recent_liked, 56);
+  AT(rexit_request, recent_count, 64);
+  AT(rexit_request, has_as_of, 72);
+  AT(rexit_request, reserved, 76);
+  AT(rexit_request, as_of, 80);
+  AT(rexit_request, policy, 88);
+  AT(rexit_request, has_force_exit, 96);
+  AT(rexit_request, force_exit, 100);
+  AT(rexit_request, deadline_us, 104);
+  AT(rexit_request, top_k, 112);
+  END(rexit_request, top_k, 120);
 
   AT(rexit_score, item, 0);
   AT(rexit_score, exit, 4);
@@ -230,7 +232,7 @@ static void long_structs_are_respected(const char* path, const rexit_bundle* bun
     rexit_bundle_info known;
     size_t added;
   } info;
-  const rexit_id item = {8, NULL};
+  const rexit_id user = {106, NULL}, item = {8, NULL};
   const float upper[3] = {0, 0, 0};
   rexit_bundle* opened = NULL;
   rexit_request request;
@@ -251,7 +253,9 @@ static void long_structs_are_respected(const char* path, const rexit_bundle* bun
   memset(&request, 0, sizeof request);
   memset(&policy, 0, sizeof policy);
   request.struct_size = sizeof request;
-  request.user.number = 106;
+  request.id_size = sizeof user;
+  request.score_size = sizeof(rexit_score);
+  request.user = &user;
   request.items = &item;
   request.item_count = 1;
   request.policy = &policy.known;
@@ -285,8 +289,56 @@ static void long_structs_are_respected(const char* path, const rexit_bundle* bun
 }
 
 /* Each field of the rules of the whole slate, out of range. */
+/* Ids and scores of a caller whose header has more in them: longer entries, as far apart. */
+static void long_entries_are_respected(rexit_session* session) {
+  struct {
+    rexit_id known;
+    int64_t added;
+  } ids[3];
+  struct {
+    rexit_score known;
+    int64_t added;
+  } scores[2];
+  rexit_request request;
+
+  memset(ids, 0, sizeof ids);
+  memset(scores, 0x5a, sizeof scores);
+  memset(&request, 0, sizeof request);
+  ids[0].known.number = 106;
+  ids[1].known.number = 8;
+  ids[2].known.number = -7;
+  request.struct_size = sizeof request;
+  request.id_size = sizeof ids[0];
+  request.score_size = sizeof scores[0];
+  request.user = &ids[0].known;
+  request.items = &ids[1].known;
+  request.item_count = 2;
+  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_OK);
+  EXPECT(scores[0].known.item == 0 && scores[0].added == 0 && scores[1].known.item == 1 && scores[1].added == 0);
+  EXPECT(scores[0].known.log_odds != scores[1].known.log_odds);
+  ids[2].added = 1;
+  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(strstr(rexit_last_error(), "items[1]: byte 16 of 24 is set, but this library knows only 16") != NULL);
+  ids[2].added = 0;
+  ids[0].added = 1;
+  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(strstr(rexit_last_error(), "user: byte 16 of 24 is set") != NULL);
+  ids[0].added = 0;
+  request.id_size = 0;
+  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(strstr(rexit_last_error(), "request.id_size is 0, expected the sizeof, 16") != NULL);
+  request.id_size = sizeof ids[0];
+  request.score_size = sizeof(rexit_score) - 1;
+  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(strstr(rexit_last_error(), "request.score_size is 23, expected the sizeof, 24") != NULL);
+  request.user = NULL;
+  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(strstr(rexit_last_error(), "request.user is NULL") != NULL);
+}
+
 static void slate_rules_are_checked(rexit_session* session) {
   const rexit_id items[2] = {{8, NULL}, {-7, NULL}};
+  const rexit_id user = {106, NULL};
   const float never[3] = {INFINITY, INFINITY, INFINITY};
   const float no_moves[2] = {0, 0};
   float moves[2] = {100, 100};
@@ -306,7 +358,9 @@ static void slate_rules_are_checked(rexit_session* session) {
   top_k.k = 1;
   top_k.rise = top_k.fall = moves;
   request.struct_size = sizeof request;
-  request.user.number = 106;
+  request.id_size = sizeof user;
+  request.score_size = sizeof(rexit_score);
+  request.user = &user;
   request.items = items;
   request.item_count = 2;
   request.policy = &policy;
@@ -400,6 +454,7 @@ static void one_request(rexit_session* session) {
   const rexit_id items[3] = {{-7, NULL}, {8, NULL}, {88, NULL}};
   const rexit_id nobody[1] = {{4, NULL}};
   rexit_request request;
+  const rexit_id user = {106, NULL};
   rexit_score scores[3];
   rexit_stats stats;
   float log_odds[9];
@@ -413,7 +468,9 @@ static void one_request(rexit_session* session) {
   memset(&request, 0, sizeof request);
   memset(scores, 0, sizeof scores);
   request.struct_size = sizeof request;
-  request.user.number = 106;
+  request.id_size = sizeof user;
+  request.score_size = sizeof(rexit_score);
+  request.user = &user;
   EXPECT(rexit_session_score(session, &request, scores, NULL) == REXIT_INVALID_ARGUMENT);
   request.items = items;
   request.item_count = 3;
@@ -517,6 +574,7 @@ int main(void) {
   ids_ascend(bundle);
   long_structs_are_respected(path, bundle, session);
   slate_rules_are_checked(session);
+  long_entries_are_respected(session);
   rexit_bundle_close(bundle); /* the session keeps what it needs */
   one_request(session);
   rexit_session_destroy(session);

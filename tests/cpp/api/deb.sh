@@ -10,8 +10,8 @@ for package in "$1"/*.deb; do
   dpkg-deb -x "$package" "$3/root"
   dpkg-deb -f "$package" Package Depends
 done
-dpkg-deb -f "$1"/rexit-run_*.deb Depends | grep -q 'librexit0 (= .*libc6 '
-dpkg-deb -f "$1"/librexit-dev_*.deb Depends | grep -q 'librexit0 (= '
+dpkg-deb -f "$1"/rexit-run_*.deb Depends | grep -q 'librexit0.1 (= .*libc6 '
+dpkg-deb -f "$1"/librexit-dev_*.deb Depends | grep -q 'librexit0.1 (= '
 LD_LIBRARY_PATH=$(echo "$3"/root/usr/lib/*-linux-gnu)
 export LD_LIBRARY_PATH
 ! readelf --dynamic "$3/root/usr/bin/rexit-run" | grep -E 'RPATH|RUNPATH'

@@ -26,7 +26,9 @@ class Promises : public testing::Test {
   Promises() {
     EXPECT_EQ(rexit_bundle_open(sound_bundle().c_str(), nullptr, &bundle), REXIT_OK) << rexit_last_error();
     EXPECT_EQ(rexit_session_create(bundle, nullptr, &session), REXIT_OK);
-    request.user = {106, nullptr};
+    request.id_size = sizeof(rexit_id);
+    request.score_size = sizeof(rexit_score);
+    request.user = &user;
     request.items = items;
     request.item_count = 3;
   }
@@ -59,5 +61,6 @@ class Promises : public testing::Test {
   rexit_bundle* bundle = nullptr;
   rexit_session* session = nullptr;
   const rexit_id items[3] = {{-7, nullptr}, {8, nullptr}, {88, nullptr}}, unknown[1] = {{1, nullptr}};
+  rexit_id user = {106, nullptr};
   rexit_request request = sized<rexit_request>();
 };

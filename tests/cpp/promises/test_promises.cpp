@@ -178,9 +178,11 @@ void call_rexit(void* context, rexit_log_level, const char*) {
   auto* calls = static_cast<Calls*>(context);
   ++calls->lines;
   if (calls->nested++ == 0) {
-    const rexit_id item = {8, nullptr};
+    const rexit_id user = {106, nullptr}, item = {8, nullptr};
     rexit_request request = sized<rexit_request>();
-    request.user = {106, nullptr};
+    request.id_size = sizeof user;
+    request.score_size = sizeof(rexit_score);
+    request.user = &user;
     request.items = &item;
     request.item_count = 1;
     rexit_score score{};

@@ -86,7 +86,7 @@ TEST_F(Promises, TiesKeepTheOrderOfTheRequest) {
 TEST_F(Promises, AUserWhomTheCatalogLacksIsTheirRecentItems) {
   const rexit_id recent[] = {{13, nullptr}, {3, nullptr}};
   const std::uint8_t liked[] = {1, 1}, disliked[] = {0, 0};
-  request.user = {-5, nullptr};
+  user = {-5, nullptr};
   const std::vector<float> nothing = trace(request);
   request.recent_items = recent;
   request.recent_count = 2;
@@ -97,7 +97,7 @@ TEST_F(Promises, AUserWhomTheCatalogLacksIsTheirRecentItems) {
   request.recent_liked = disliked;
   EXPECT_NE(trace(request), some);
   request.recent_liked = liked;
-  request.user = {-6, nullptr};
+  user = {-6, nullptr};
   expect_near(trace(request), some);
 }
 
@@ -106,7 +106,7 @@ TEST_F(Promises, StatsSayWhetherTheCatalogHasTheUser) {
   rexit_score scores[3];
   float log_odds[9];
   for (const bool known : {true, false}) {
-    if (!known) request.user = {-5, nullptr};
+    if (!known) user = {-5, nullptr};
     ASSERT_EQ(rexit_session_score(session, &request, scores, &stats), REXIT_OK);
     EXPECT_EQ(stats.known_user, known ? 1 : 0);
     stats.known_user = 2;
@@ -212,8 +212,8 @@ TEST_F(Promises, WarmingUpRunsEachSegmentOnceOnALargeSlate) {
     EXPECT_GT(2 * segment(k).candidate_tokens, info.max_tokens);
     EXPECT_EQ(segment(k).prefix_tokens, dummy.prefix_tokens);
   }
-  for (const std::int64_t user : {100, 106, 112}) {
-    request.user.number = user;
+  for (const std::int64_t number : {100, 106, 112}) {
+    user.number = number;
     ASSERT_EQ(rexit_session_clear_cache(session), REXIT_OK);
     trace(request);
     EXPECT_LE(segment(0).prefix_tokens, dummy.prefix_tokens);
@@ -263,7 +263,7 @@ TEST_F(Promises, TheCacheHolds32MiBUnlessToldOtherwise) {
   for (std::size_t since = 0; prefixes < 4000 && since < 100; ++prefixes, ++since) {
     rexit_id recent[4];
     for (std::size_t i = 0, n = prefixes; i < 4; ++i, n /= 8) recent[i] = {-7 + 5 * static_cast<std::int64_t>(n % 8), nullptr};
-    request.user.number = 100 + 3 * static_cast<std::int64_t>(prefixes % 11);
+    user.number = 100 + 3 * static_cast<std::int64_t>(prefixes % 11);
     request.recent_items = recent;
     request.recent_count = 4;
     trace(request);

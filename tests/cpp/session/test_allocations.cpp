@@ -83,7 +83,9 @@ class AllocationsTest : public testing::TestWithParam<const char*> {
     const rexit_policy policy{sizeof policy, thresholds.data(), thresholds.data(), thresholds.size(), 1, 0.05f, 0, &top_k};
     rexit_request given{};
     given.struct_size = sizeof given;
-    given.user = {100 + 3 * user, nullptr};
+    const rexit_id id{100 + 3 * user, nullptr};
+    given.id_size = sizeof id;
+    given.user = &id;
     given.items = items.data();
     given.item_count = items.size();
     given.recent_items = recent.data();

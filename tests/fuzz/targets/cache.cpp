@@ -24,9 +24,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::string path = folder.put("input", data, size);
 
   const rexit_id items[] = {{-7, nullptr}, {3, nullptr}};
+  rexit_id user{106, nullptr};
   rexit_request request{};
   request.struct_size = sizeof request;
-  request.user.number = 106;
+  request.id_size = sizeof user;
+  request.user = &user;
   request.items = items;
   request.item_count = 2;
   const auto trace = [&] {
@@ -41,7 +43,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (!ok(rexit_session_load_cache(opened.session, path.c_str()))) {
     REXIT_PROMISE(ok(rexit_session_get_memory(opened.session, &after)) && after.prefixes == before.prefixes);
   } else {
-    for (request.user.number = 100; request.user.number < 112; request.user.number += 3) trace();
+    for (user.number = 100; user.number < 112; user.number += 3) trace();
     REXIT_PROMISE(ok(rexit_session_load_cache(opened.session, path.c_str())));
     REXIT_PROMISE(ok(rexit_session_save_cache(opened.session, saved.c_str())));
     REXIT_PROMISE(ok(rexit_session_load_cache(opened.session, saved.c_str())));

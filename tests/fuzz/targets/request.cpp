@@ -96,7 +96,10 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
   std::vector<std::uint8_t> liked(recent.size());
   for (std::uint8_t& one : liked) one = bytes.number<std::uint8_t>();
   rexit_request request{};
-  request.user = id(bytes, opened.strings, true);
+  const rexit_id user = id(bytes, opened.strings, true);
+  request.id_size = bytes.below(16) == 0 ? bytes.below(sizeof(rexit_id)) : sizeof(rexit_id);  // as long as the entries at most
+  request.score_size = bytes.below(16) == 0 ? bytes.below(sizeof(rexit_score)) : sizeof(rexit_score);
+  request.user = bytes.below(16) == 0 ? nullptr : &user;
   request.items = items.data();
   request.item_count = items.size();
   request.recent_items = recent.data();
