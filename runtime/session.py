@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import operator
 import os
 from collections.abc import Iterable, Sequence
@@ -18,8 +17,6 @@ from rexit.deadlines import check_deadline
 from rexit.errors import InputError
 from rexit.runtime import _native
 from rexit.runtime._library import onnxruntime_library
-
-_LOGGER = logging.getLogger("rexit")
 
 Id = int | str
 Recent = Iterable[Id | tuple[Id, bool]]
@@ -171,8 +168,8 @@ def open(
     ONNX Runtime's shared library; None: the `onnxruntime` wheel's, else the system's.
 
     `device`: `cpu` (any variant), `cuda` (any variant) or `tensorrt` (engines of a tensorrt variant); None: the variant's own
-    target. `device_id`: which GPU. What the library warns of goes to the logger `rexit`: a policy that was calibrated under other
-    conditions, for instance. Raises BundleError, BackendError, InputError.
+    target. `device_id`: which GPU. The library, with ONNX Runtime, logs to the logger `rexit`, from any of its threads: a policy
+    that was calibrated under other conditions, for instance. Raises BundleError, BackendError, InputError.
     """
     return Session(path, variant, threads=threads, cache_bytes=cache_bytes, library=library, device=device, device_id=device_id)
 
@@ -207,8 +204,6 @@ class Session:
             device or "",
             _integer("device_id", device_id, 31),
         )
-        for line in self._native.warnings():
-            _LOGGER.warning("%s", line)
         self.info = Info(*self._native.info())
         self.exits = tuple(ExitInfo(*exit) for exit in self._native.exits())
 

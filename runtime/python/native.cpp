@@ -68,22 +68,15 @@ rexit::Policy make_policy(Rules rules) {
   return policy;
 }
 
-// Warnings of the call that opens a bundle in this thread; null: none is being opened.
-thread_local std::vector<std::string>* opening = nullptr;
-
-void keep_warning(void*, rexit_log_level, const char* line) {
-  if (opening != nullptr) opening->push_back(line);
-}
-
-rexit::Bundle open_bundle(const std::string& path, const rexit::BundleOptions& options, std::vector<std::string>& warnings) {
-  opening = &warnings;
+// Passes a line to the Python logger `rexit`. It may come from any thread, with or without the GIL.
+void forward_log(void*, rexit_log_level level, const char* line) {
+  const nb::gil_scoped_acquire acquired;
   try {
-    rexit::Bundle opened(path, options);
-    opening = nullptr;
-    return opened;
-  } catch (...) {
-    opening = nullptr;
-    throw;
+    constexpr int step = 10;  // logging.DEBUG is 10, INFO 20, WARNING 30, ERROR 40
+    nb::module_::import_("logging").attr("getLogger")("rexit").attr("log")(step * (static_cast<int>(level) + 1), "%s",
+                                                                           nb::str(line));
+  } catch (nb::python_error& error) {  // a handler's, which is not the caller's
+    error.discard_as_unraisable("rexit's log");
   }
 }
 
@@ -108,8 +101,6 @@ class Session {
     const std::optional<rexit::Bundle> next = session_.bundle().reloaded();
     return next ? new Session(*next, cache_bytes_) : nullptr;
   }
-
-  const std::vector<std::string>& warnings() const { return warnings_; }
 
   InfoRow info() const {
     const rexit_bundle_info info = session_.bundle().info();
@@ -286,7 +277,9 @@ void raise(const std::exception_ptr& pointer, void*) {
 NB_MODULE(_native, module) {
   nb::register_exception_translator(raise);
   module.attr("version") = rexit_version();
-  rexit_set_log(keep_warning, nullptr, REXIT_LOG_WARNING);
+  rexit_set_log(forward_log, nullptr, REXIT_LOG_DEBUG);
+  // Threads of ONNX Runtime go on while the interpreter ends, and nothing may be called in it then.
+  nb::module_::import_("atexit").attr("register")(nb::cpp_function([] { rexit_set_log(nullptr, nullptr, REXIT_LOG_ERROR); }));
   module.def(
       "verify",
       [](const std::string& path, const std::string& variant) {
@@ -307,7 +300,6 @@ NB_MODULE(_native, module) {
           "path"_a, "variant"_a, "library"_a, "threads"_a, "cache_bytes"_a, "device"_a, "device_id"_a)
       .def("another", &Session::another, nb::rv_policy::take_ownership)
       .def("reloaded", &Session::reloaded, nb::rv_policy::take_ownership)
-      .def("warnings", &Session::warnings)
       .def("info", &Session::info)
       .def("exits", &Session::exits)
       .def("score", &Session::score, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "top_k"_a, "deadline_us"_a,

@@ -44,11 +44,13 @@ def test_old_and_new_side_by_side(place: Path) -> None:
     assert len(new.score(USERS[0], SLATE)) == len(SLATE), "it outlives the one it was made from"
 
 
-def test_a_new_policy_is_reloaded(place: Path) -> None:
+def test_a_new_policy_is_reloaded(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "rexit")
     with runtime.open(place / "bundle") as old:
         write_policy(place / "bundle", [{"a": 2.0, "b": 0.0, "upper": None, "lower": None}] * 3)
         new = old.reloaded()
         assert new is not None and new.info.calibrated and new.exits[0].a == 2 and not old.info.calibrated
+        assert caplog.messages == [f"{place / 'bundle'}: {verb} variant cpu-fp32" for verb in ("opened", "reloaded")]
 
 
 def test_other_segments_are_not_reloaded(place: Path) -> None:
