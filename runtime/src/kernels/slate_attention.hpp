@@ -40,7 +40,6 @@ struct SlateAttention {
   float scale;
 };
 
-// Threads keep the memory it needs for their next call.
 void attend(const SlateAttention& attention, const Threads& threads, const Table& with = table());
 
 }  // namespace rexit::core::kernels

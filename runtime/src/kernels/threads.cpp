@@ -33,16 +33,12 @@ void Threads::run(Function function, std::size_t count, void* data) const {
   if (guarded.failed) throw std::bad_alloc();
 }
 
-float* aligned_floats(std::vector<float>& memory, std::size_t count) {
-  constexpr std::size_t line = 64;
-  if (memory.size() < count + line / sizeof(float)) memory.resize(count + line / sizeof(float));
-  const auto at = reinterpret_cast<std::uintptr_t>(memory.data());
-  return memory.data() + (line - at % line) % line / sizeof(float);
-}
-
 float* scratch_floats(std::size_t count) {
   static thread_local std::vector<float> memory;
-  return aligned_floats(memory, count);
+  constexpr std::size_t line = cache_line / sizeof(float);
+  if (memory.size() < count + line) memory.resize(count + line);
+  const auto at = reinterpret_cast<std::uintptr_t>(memory.data());
+  return memory.data() + (cache_line - at % cache_line) % cache_line / sizeof(float);
 }
 
 const float** scratch_rows(std::size_t count) {

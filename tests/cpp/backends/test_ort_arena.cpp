@@ -100,6 +100,31 @@ TEST_F(OrtArenaTest, ThreadsShareIt) {
   EXPECT_EQ(arena->held().runs, 0u);
 }
 
+// So no run waits for another's.
+TEST_F(OrtArenaTest, RunsAtTheSameTimeHaveAnArenaEach) {
+  void *first, *second;
+  {
+    const OrtArena::Run run(*arena);
+    first = get(10'000);
+    free(first);
+    std::thread([&] {
+      const OrtArena::Run other(*arena);
+      second = get(10'000);
+      EXPECT_NE(second, first);
+    }).join();
+    EXPECT_EQ(get(10'000), first);
+    free(second);  // goes back to where it came from
+    free(first);
+  }
+  EXPECT_GE(arena->held().runs, 20'000u);
+  const OrtArena::Run run(*arena), next(*arena);  // no third arena
+  void* block = get(10'000);
+  EXPECT_TRUE(block == first || block == second);
+  free(block);
+  arena->trim();
+  EXPECT_EQ(arena->held().runs, 0u);
+}
+
 TEST_F(OrtArenaTest, OnnxRuntimeUsesIt) {
   const auto loaded = std::make_shared<const LoadedBundle>(sound_bundle().c_str(), nullptr,
                                                            [](const Bundle& bundle) { return make_backend_factory(bundle, {}); });

@@ -179,6 +179,18 @@ TEST_F(TensorRt, WhatPassesNeedIsAllocatedAtOpen) {
   EXPECT_NE(message.find("bytes: CUDA: out of memory"), std::string::npos) << message;
 }
 
+TEST_F(TensorRt, TrimReleasesWhatPassesNeed) {
+  const rexit::Bundle bundle(folder(), options());
+  rexit::Session session(bundle);
+  const rexit::Request request = rexit::Request(std::int64_t{106}).items(items(4));
+  const std::vector<float> expected = session.trace(request).log_odds;
+  const std::size_t before = machine().allocated;
+  session.trim();
+  EXPECT_EQ(machine().contexts, 0u);
+  EXPECT_LT(machine().allocated, before);
+  EXPECT_EQ(session.trace(request).log_odds, expected);
+}
+
 // A prefix that shares its start with another: its keys and values are at other addresses, and the new ones behind them begin at
 // any row.
 TEST_F(TensorRt, ASharedStartIsMovedInFewCopies) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <new>
 #include <numeric>
 #include <random>
 #include <string>
@@ -20,14 +21,22 @@
 namespace rexit::core::kernels {
 namespace {
 
-struct Serial final : Threads {
+struct OnTheHeap : Threads {
+  void* allocate(std::size_t bytes) const override { return ::operator new(bytes, std::align_val_t(cache_line)); }
+  void release(void* memory) const noexcept override { ::operator delete(memory, std::align_val_t(cache_line)); }
+
+ protected:
+  ~OnTheHeap() = default;
+};
+
+struct Serial final : OnTheHeap {
   void spread(Function function, std::size_t count, void* data) const override {
     for (std::size_t i = 0; i < count; ++i) function(data, i);
   }
 };
 
 // Two threads, the later tasks first.
-struct TwoThreads final : Threads {
+struct TwoThreads final : OnTheHeap {
   void spread(Function function, std::size_t count, void* data) const override {
     std::thread other([&] {
       for (std::size_t i = count; i-- > count / 2;) function(data, i);

@@ -2,7 +2,9 @@
 // runs is not ours.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -124,9 +126,20 @@ TEST_P(AllocationsTest, NoneForOtherUsersWhenTheCacheIsFull) {
 INSTANTIATE_TEST_SUITE_P(Bundles, AllocationsTest, testing::Values("sound", "sound_with_vectors", "sound_with_start"));
 
 struct Serial final : kernels::Threads {
+  // As an arena does, which the tests of ONNX Runtime's memory have.
+  void* allocate(std::size_t bytes) const override {
+    EXPECT_LE(bytes, sizeof memory);
+    most = std::max(most, bytes);
+    ++in_use;
+    return memory;
+  }
+  void release(void*) const noexcept override { --in_use; }
   void spread(Function function, std::size_t count, void* data) const override {
     for (std::size_t i = 0; i < count; ++i) function(data, i);
   }
+
+  alignas(kernels::cache_line) mutable std::byte memory[1 << 16] = {};
+  mutable std::size_t most = 0, in_use = 0;
 };
 
 TEST(KernelAllocations, NoneInAThreadThatRanThemBefore) {
@@ -148,8 +161,25 @@ TEST(KernelAllocations, NoneInAThreadThatRanThemBefore) {
   for (const std::size_t tokens : {9u, 3u}) EXPECT_EQ(all(tokens), 0u);
 }
 
+// Where they are counted and trimmed: no thread keeps them for its next call.
+TEST(KernelAllocations, PackedKeysAndValuesAreInTheCallersMemory) {
+  constexpr std::size_t tokens = 9, prefix = 5, kv_heads = 2, dim = 16;
+  const std::vector<float> x(4 * tokens * dim);
+  const std::vector<std::uint16_t> halves(x.size());
+  const std::vector<std::int64_t> groups(tokens);
+  std::vector<float> out(x.size());
+  const Serial serial{};
+  kernels::attend({x.data(), halves.data(), halves.data(), halves.data(), halves.data(), groups.data(), out.data(), 4, kv_heads,
+                   tokens, prefix, dim, 1},
+                  serial);
+  EXPECT_GE(serial.most, 2 * kv_heads * dim * (prefix + tokens) * sizeof(float));
+  EXPECT_EQ(serial.in_use, 0u);
+}
+
 // In new threads, which have no memory from earlier tasks. An exception that leaves one of them ends the process.
 struct TwoThreads final : kernels::Threads {
+  void* allocate(std::size_t bytes) const override { return ::operator new(bytes, std::align_val_t(kernels::cache_line)); }
+  void release(void* memory) const noexcept override { ::operator delete(memory, std::align_val_t(kernels::cache_line)); }
   void spread(Function function, std::size_t count, void* data) const override {
     std::thread first([&] {
       for (std::size_t i = 0; i < count; i += 2) function(data, i);

@@ -174,6 +174,7 @@ class OrtBackend final : public Backend {
       outputs.push_back(view(data, type, shape));
     };
     try {
+      const OrtArena::Run memory(ort_arena());
       if (segment.first) {
         input(segment.source, pass.token_ids, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {tokens});
       } else {

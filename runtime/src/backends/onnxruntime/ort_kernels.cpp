@@ -43,6 +43,7 @@ struct Tensor {
 
 class Call final : public Threads {
  public:
+  // Called by the thread that runs the segment.
   explicit Call(OrtKernelContext* context) : context_(context) {}
 
   Tensor input(std::size_t index) const {
@@ -70,6 +71,9 @@ class Call final : public Threads {
   }
 
  private:
+  // As ONNX Runtime's own operators do: from the arena of the run, which is counted and trimmed.
+  void* allocate(std::size_t bytes) const override { return ort_arena().here().allocate(bytes); }
+  void release(void* memory) const noexcept override { Arena::free(memory); }
   void spread(Function function, std::size_t count, void* data) const override { context_.ParallelFor(function, count, 0, data); }
 
   Ort::KernelContext context_;

@@ -86,7 +86,7 @@ Ort::Env* make_environment(std::int32_t threads) {
   options.SetGlobalInterOpNumThreads(1);
   options.SetGlobalSpinControl(1);
   auto env = std::make_unique<Ort::Env>(options, forward_log, nullptr, ORT_LOGGING_LEVEL_WARNING, "rexit");
-  // One arena for all segments: they run one after another, and otherwise each would keep an arena of its own. A host program
+  // One allocator for all segments: they run one after another, and otherwise each would keep an arena of its own. A host program
   // that created the environment before us may have registered its own, which then serves us as well.
   const Ort::Status registered(Ort::GetApi().RegisterAllocator(*env, &ort_arena()));
   return env.release();

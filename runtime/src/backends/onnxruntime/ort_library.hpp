@@ -35,7 +35,7 @@ void check_opset(std::size_t opset, const std::string& what, const std::string& 
 void ORT_API_CALL forward_log(void*, OrtLoggingLevel level, const char*, const char*, const char* where,
                               const char* message) noexcept;
 
-// The arena in which segments run on the CPU, once there is an environment.
+// What segments allocate from on the CPU, once there is an environment.
 OrtArena& ort_arena();
 
 }  // namespace rexit::core

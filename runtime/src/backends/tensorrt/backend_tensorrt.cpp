@@ -370,6 +370,11 @@ class Shared {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (spare_ == nullptr) spare_ = std::move(worker);
   }
+  void trim() {
+    std::unique_ptr<Worker> spare;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    spare.swap(spare_);
+  }
 
  private:
   const int device_;
@@ -386,6 +391,7 @@ class TensorRtBackend final : public Backend {
     worker_ = shared_->take();
   }
   ~TensorRtBackend() override {
+    if (worker_ == nullptr) return;
     const cuda::OnDevice on(shared_->device());
     worker_->abandon();
     shared_->give(std::move(worker_));
@@ -393,10 +399,11 @@ class TensorRtBackend final : public Backend {
 
   void run(std::size_t segment, const Pass& pass) const override {
     const cuda::OnDevice on(shared_->device());
+    Worker& worker = this->worker();
     try {
-      worker_->run(segment, pass);
+      worker.run(segment, pass);
     } catch (...) {
-      worker_->abandon();
+      worker.abandon();
       throw;
     }
   }
@@ -411,7 +418,7 @@ class TensorRtBackend final : public Backend {
   void release(void* memory) const noexcept override {
     if (memory == nullptr) return;
     const cuda::OnDevice on(shared_->device());
-    worker_->abandon();  // whatever still uses it is on this stream
+    if (worker_ != nullptr) worker_->abandon();  // whatever still uses it is on this stream
     cudaFree(memory);
   }
 
@@ -419,18 +426,31 @@ class TensorRtBackend final : public Backend {
 
   void copy(void* to, const void* from, std::size_t bytes) const override {
     const cuda::OnDevice on(shared_->device());
-    worker_->copy(to, from, bytes);
+    worker().copy(to, from, bytes);
   }
 
   void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t bytes,
                  std::size_t count) const override {
     const cuda::OnDevice on(shared_->device());
-    worker_->copy_rows(to, to_pitch, from, from_pitch, bytes, count);
+    worker().copy_rows(to, to_pitch, from, from_pitch, bytes, count);
+  }
+
+  void trim() const override {
+    const cuda::OnDevice on(shared_->device());
+    if (worker_ != nullptr) worker_->abandon();
+    worker_.reset();
+    shared_->trim();
   }
 
  private:
+  // On the device.
+  Worker& worker() const {
+    if (worker_ == nullptr) worker_ = shared_->take();
+    return *worker_;
+  }
+
   std::shared_ptr<Shared> shared_;
-  std::unique_ptr<Worker> worker_;
+  mutable std::unique_ptr<Worker> worker_;  // null since trim(): the next pass makes it again
 };
 
 }  // namespace
