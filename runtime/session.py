@@ -157,6 +157,7 @@ def open(
     *,
     threads: int = 0,
     cache_bytes: int = 0,
+    slate_bytes: int = 0,
     library: str | os.PathLike[str] | None = None,
     device: str | None = None,
     device_id: int = 0,
@@ -164,14 +165,25 @@ def open(
     """Opens a bundle's variant (None: the first one): checks its structure, maps the catalog, loads the segments.
 
     `threads` sets the size of the process's one thread pool, created by the first bundle opened; 0: one per core. `cache_bytes`
-    bounds the cached prefixes: users' former ones go first, then the least recently used; 0: 32 MiB. `library` is the path of
-    ONNX Runtime's shared library; None: the `onnxruntime` wheel's, else the system's.
+    bounds the cached prefixes: users' former ones go first, then the least recently used; 0: 32 MiB. `slate_bytes` bounds
+    the hidden states of one slate; 0: 256 MiB. A larger one runs in parts, or is refused where the policy has a top-k rule or a
+    quorum, which need the whole slate. `library` is the path of ONNX Runtime's shared library; None: the `onnxruntime` wheel's,
+    else the system's.
 
     `device`: `cpu` (any variant), `cuda` (any variant) or `tensorrt` (engines of a tensorrt variant); None: the variant's own
     target. `device_id`: which GPU. The library, with ONNX Runtime, logs to the logger `rexit`, from any of its threads: a policy
     that was calibrated under other conditions, for instance. Raises BundleError, BackendError, InputError.
     """
-    return Session(path, variant, threads=threads, cache_bytes=cache_bytes, library=library, device=device, device_id=device_id)
+    return Session(
+        path,
+        variant,
+        threads=threads,
+        cache_bytes=cache_bytes,
+        slate_bytes=slate_bytes,
+        library=library,
+        device=device,
+        device_id=device_id,
+    )
 
 
 class Session:
@@ -187,6 +199,7 @@ class Session:
         *,
         threads: int = 0,
         cache_bytes: int = 0,
+        slate_bytes: int = 0,
         library: str | os.PathLike[str] | None = None,
         device: str | None = None,
         device_id: int = 0,
@@ -201,6 +214,7 @@ class Session:
             chosen,
             _integer("threads", threads, 31),
             _size("cache_bytes", cache_bytes),
+            _size("slate_bytes", slate_bytes),
             device or "",
             _integer("device_id", device_id, 31),
         )

@@ -84,8 +84,8 @@ void forward_log(void*, rexit_log_level level, const char* line) {
 // thread may call at any time does not take it.
 class Session {
  public:
-  Session(const rexit::Bundle& bundle, std::size_t cache_bytes, std::vector<std::string> warnings = {})
-      : session_(bundle, cache_bytes), cache_bytes_(cache_bytes), warnings_(std::move(warnings)) {}
+  Session(const rexit::Bundle& bundle, std::size_t cache_bytes, std::size_t slate_bytes)
+      : session_(bundle, cache_bytes, slate_bytes), cache_bytes_(cache_bytes), slate_bytes_(slate_bytes) {}
 
   // Other Python threads go on while the memory is given back: of the whole bundle, if this is its last session.
   ~Session() {
@@ -93,13 +93,13 @@ class Session {
     const rexit::Session closing = std::move(session_);
   }
 
-  Session* another() const { return new Session(session_.bundle(), cache_bytes_); }
+  Session* another() const { return new Session(session_.bundle(), cache_bytes_, slate_bytes_); }
 
   // Null: nothing has changed.
   Session* reloaded() const {
     const nb::gil_scoped_release released;
     const std::optional<rexit::Bundle> next = session_.bundle().reloaded();
-    return next ? new Session(*next, cache_bytes_) : nullptr;
+    return next ? new Session(*next, cache_bytes_, slate_bytes_) : nullptr;
   }
 
   InfoRow info() const {
@@ -246,8 +246,7 @@ class Session {
 
  private:
   rexit::Session session_;
-  std::size_t cache_bytes_;
-  std::vector<std::string> warnings_;
+  std::size_t cache_bytes_, slate_bytes_;
   std::mutex mutex_;
 };
 
@@ -291,13 +290,11 @@ NB_MODULE(_native, module) {
       .def(
           "__init__",
           [](Session* self, const std::string& path, const std::string& variant, const std::string& library, std::int32_t threads,
-             std::size_t cache_bytes, const std::string& device, std::int32_t device_id) {
+             std::size_t cache_bytes, std::size_t slate_bytes, const std::string& device, std::int32_t device_id) {
             const nb::gil_scoped_release released;
-            std::vector<std::string> warnings;
-            const rexit::Bundle bundle = open_bundle(path, {variant, library, threads, device, device_id}, warnings);
-            new (self) Session(bundle, cache_bytes, std::move(warnings));
+            new (self) Session(rexit::Bundle(path, {variant, library, threads, device, device_id}), cache_bytes, slate_bytes);
           },
-          "path"_a, "variant"_a, "library"_a, "threads"_a, "cache_bytes"_a, "device"_a, "device_id"_a)
+          "path"_a, "variant"_a, "library"_a, "threads"_a, "cache_bytes"_a, "slate_bytes"_a, "device"_a, "device_id"_a)
       .def("another", &Session::another, nb::rv_policy::take_ownership)
       .def("reloaded", &Session::reloaded, nb::rv_policy::take_ownership)
       .def("info", &Session::info)

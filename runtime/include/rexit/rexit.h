@@ -109,7 +109,7 @@ typedef enum rexit_status {
   REXIT_WRITE_FAILED = 204,     /* a file cannot be written: a full disk, a folder that is missing or read-only */
   REXIT_BACKEND_MISSING = 300,  /* ONNX Runtime is missing or too old, or nothing on this machine runs the requested device */
   REXIT_BACKEND_FAILED = 301,   /* the backend rejected a graph or failed while running it */
-  REXIT_TOO_LONG = 400,         /* a prompt exceeds the model's limit */
+  REXIT_TOO_LONG = 400,         /* a prompt exceeds the model's limit, or a slate slate_bytes */
   REXIT_DEADLINE = 401,         /* the deadline passed before any candidate had reached its first exit */
   REXIT_OUT_OF_MEMORY = 402,    /* on the host or on the GPU */
   REXIT_CANCELLED = 403,        /* rexit_session_cancel was called during the call */
@@ -151,8 +151,8 @@ typedef struct rexit_variant_info {
   size_t catalog_bytes; /* with the prompts' vectors; memory-mapped: only the pages that requests touch are resident, shared with
                            other processes */
   size_t session_bytes; /* a session's buffers and one prefix at their largest, as after rexit_session_warm_up; prefixes of
-                           earlier requests come on top, up to cache_bytes, and once for all sessions the pinned start, see
-                           rexit_memory */
+                           earlier requests come on top, up to cache_bytes, hidden states of slates larger than a pass, up to
+                           slate_bytes, and once for all sessions the pinned start, see rexit_memory */
 } rexit_variant_info;
 
 /* Describes variant number `index`, from 0, of the bundle in folder `path`. Checks structure and sizes as rexit_bundle_open does,
@@ -217,7 +217,7 @@ typedef struct rexit_bundle_info {
   size_t users, items;                      /* in the catalog */
   size_t exits;                             /* also the number of segments */
   size_t layers;                            /* of the whole model */
-  size_t max_tokens;                        /* candidate tokens that run at once; larger slates are scored in chunks */
+  size_t max_tokens;                        /* candidate tokens that run at once; larger slates are scored in chunks, see slate_bytes */
   size_t max_positions;                     /* longest prompt, in tokens: the prefix and one candidate */
   int32_t string_user_ids, string_item_ids; /* 1: ids are strings; 0: integers */
   int32_t calibrated;                       /* 1: the variant has a policy; 0: every candidate runs to the last exit */
@@ -264,6 +264,9 @@ typedef struct rexit_session_options {
   size_t cache_bytes; /* limit for the cached prefixes (keys, values, hidden states) of all requests so far; 0: 32 MiB. When there
                          is no room, a user's former prefix goes first, of which a newer one has nearly all; then the least
                          recently used. The current request's prefix is kept even if it alone is larger */
+  size_t slate_bytes; /* limit for the hidden states of one slate's candidates between two segments; 0: 256 MiB. A larger slate
+                         runs in parts, one after the other, but with a policy that has a top-k rule or a quorum, which need the
+                         whole slate at each exit, it fails with REXIT_TOO_LONG. One pass is run even if it alone is larger */
 } rexit_session_options;
 
 /* Release the session with rexit_session_destroy. */

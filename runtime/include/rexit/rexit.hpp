@@ -278,11 +278,12 @@ struct Prompt {
 // reset_counters) may be called from any, at any time. Keeps the bundle alive.
 class Session {
  public:
-  // `cache_bytes`: limit for cached prefixes; 0: 32 MiB.
-  explicit Session(const Bundle& bundle, std::size_t cache_bytes = 0) : bundle_(bundle) {
+  // `cache_bytes`: limit for cached prefixes; 0: 32 MiB. `slate_bytes`: for hidden states of one slate; 0: 256 MiB.
+  explicit Session(const Bundle& bundle, std::size_t cache_bytes = 0, std::size_t slate_bytes = 0) : bundle_(bundle) {
     rexit_session_options options{};
     options.struct_size = sizeof options;
     options.cache_bytes = cache_bytes;
+    options.slate_bytes = slate_bytes;
     rexit_session* created = nullptr;
     check(rexit_session_create(bundle.get(), &options, &created));
     handle_.reset(created);

@@ -22,7 +22,8 @@ struct rexit_session {
   Request request;  // the current one, read from the caller's; kept for its memory
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
 
-  rexit_session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes) : session(std::move(loaded), cache_bytes) {}
+  rexit_session(std::shared_ptr<const LoadedBundle> loaded, const rexit_session_options& options)
+      : session(std::move(loaded), options.cache_bytes, options.slate_bytes) {}
 };
 
 namespace {
@@ -224,7 +225,7 @@ rexit_status rexit_session_create(const rexit_bundle* bundle, const rexit_sessio
                                   rexit_session** session_out) try {
   required(session_out, "session_out");
   const rexit_session_options given = options != nullptr ? read_struct(options, "options") : rexit_session_options{};
-  *session_out = new rexit_session(required(bundle, "bundle")->loaded, given.cache_bytes);
+  *session_out = new rexit_session(required(bundle, "bundle")->loaded, given);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();

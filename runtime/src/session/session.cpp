@@ -79,18 +79,19 @@ void LoadedBundle::warn_of_long_slate(std::size_t items) const {
                              ": what was certified does not hold for it; run `rexit calibrate --slate " + count + "`");
 }
 
-Session::State::State(const LoadedBundle& loaded, const Backend& backend, std::size_t cache_bytes)
+Session::State::State(const LoadedBundle& loaded, const Backend& backend, std::size_t cache_bytes, std::size_t slate_bytes)
     : retrieval(loaded.bundle.catalog()),
       vectors(loaded.bundle),
       prefix(loaded.bundle, backend, vectors, cache_bytes != 0 ? cache_bytes : default_cache_bytes, loaded.start.get()),
-      slate(loaded.bundle, backend, vectors) {}
+      slate(loaded.bundle, backend, vectors, slate_bytes) {}
 
-Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes)
+Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes, std::size_t slate_bytes)
     : loaded_(std::move(loaded)),
       backend_(loaded_->make_backend(), loaded_->bundle.exits()),
       cache_bytes_(cache_bytes),
+      slate_bytes_(slate_bytes),
       counters_(loaded_->bundle.exits()),
-      state_(std::make_unique<State>(*loaded_, backend_, cache_bytes_)) {
+      state_(std::make_unique<State>(*loaded_, backend_, cache_bytes_, slate_bytes_)) {
   measure();
 }
 
@@ -199,7 +200,7 @@ void Session::clear_cache() noexcept {
 
 void Session::trim() {
   const Measured measured(*this);
-  state_ = std::make_unique<State>(*loaded_, backend_, cache_bytes_);
+  state_ = std::make_unique<State>(*loaded_, backend_, cache_bytes_, slate_bytes_);
   backend_.trim();
 }
 

@@ -70,8 +70,8 @@ struct Memory {
 // memory(). These do not wait for a running call.
 class Session {
  public:
-  // `cache_bytes`: limit for cached prefixes, as in rexit_session_options; 0: the default.
-  Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes);
+  // `cache_bytes` and `slate_bytes`: as in rexit_session_options; 0: the default.
+  Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_bytes, std::size_t slate_bytes = 0);
 
   const LoadedBundle& loaded() const noexcept { return *loaded_; }
 
@@ -100,7 +100,7 @@ class Session {
  private:
   // Everything that grows with requests.
   struct State {
-    State(const LoadedBundle& loaded, const Backend& backend, std::size_t cache_bytes);
+    State(const LoadedBundle& loaded, const Backend& backend, std::size_t cache_bytes, std::size_t slate_bytes);
 
     Retrieval retrieval;
     Prompt prompt;
@@ -129,7 +129,7 @@ class Session {
 
   std::shared_ptr<const LoadedBundle> loaded_;
   SupervisedBackend backend_;
-  std::size_t cache_bytes_;
+  std::size_t cache_bytes_, slate_bytes_;
   Counters counters_;
   std::unique_ptr<State> state_;
   std::atomic<std::size_t> prefixes_{0}, buffers_{0};  // bytes

@@ -7,47 +7,96 @@
 
 namespace rexit::core {
 
-Slate::Slate(const Bundle& bundle, const Backend& backend, VectorRows& vectors)
-    : bundle_(bundle), backend_(backend), vectors_(vectors), hidden_(backend), hidden_next_(backend) {}
+namespace {
+
+constexpr std::size_t default_hidden_bytes = std::size_t{256} << 20;
+
+bool of_the_whole_slate(const StopRule& rule) {
+  return rule.trace == nullptr && !rule.force_exit && (rule.policy->top_k.k != 0 || rule.policy->quorum > 0);
+}
+
+}  // namespace
+
+Slate::Slate(const Bundle& bundle, const Backend& backend, VectorRows& vectors, std::size_t hidden_bytes)
+    : bundle_(bundle),
+      backend_(backend),
+      vectors_(vectors),
+      hidden_bytes_(hidden_bytes != 0 ? hidden_bytes : default_hidden_bytes),
+      hidden_(backend),
+      hidden_next_(backend) {}
 
 const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
                                       SlateStats& stats) {
-  pack(prompt);
-  for (std::size_t segment = 0; !active_.empty(); ++segment) {
-    if (!deepen(prefix, segment, deadline, stats)) {
-      cut_short();
-      return answers_;
+  const std::size_t count = prompt.candidates();
+  if (const std::size_t end = part_end(prompt, 0); end < count && of_the_whole_slate(rule))
+    fail(REXIT_TOO_LONG, "the policy has rules for the whole slate, but hidden states of only ", end, " of its ", count,
+         " candidates fit into ", hidden_bytes_, " bytes; see slate_bytes");
+  answers_.assign(count, Answer{});
+  for (std::size_t begin = 0; begin < count;) {
+    const std::size_t end = part_end(prompt, begin);
+    pack(prompt, begin, end);
+    if (!run_part(prefix, rule, deadline, stats)) {
+      cut_short(end);
+      break;
     }
+    begin = end;
+  }
+  return answers_;
+}
+
+// The largest `end` such that the hidden states of candidates [begin, end) fit; but never less than a pass.
+std::size_t Slate::part_end(const Prompt& prompt, std::size_t begin) const {
+  const std::size_t count = prompt.candidates(), first = prompt.offsets[1 + begin];
+  if (bundle_.exits() == 1) return count;
+  const std::size_t most = std::max(hidden_bytes_ / row_bytes(), bundle_.variant().max_tokens);
+  const auto behind =
+      std::upper_bound(prompt.offsets.begin() + static_cast<std::ptrdiff_t>(2 + begin), prompt.offsets.end(), first + most);
+  return std::max(begin + 1, static_cast<std::size_t>(behind - prompt.offsets.begin()) - 2);
+}
+
+// Returns false if the deadline passed.
+bool Slate::run_part(PrefixCache& prefix, const StopRule& rule, const Deadline& deadline, SlateStats& stats) {
+  for (std::size_t segment = 0; !active_.empty(); ++segment) {
+    if (!deepen(prefix, segment, deadline, stats)) return false;
     const Timer timer(stats.slate_us);
     const Segment& graph = bundle_.variant().segments[segment];
-    if (!graph.last) hidden_next_.reserve(positions_.size() * bundle_.model().hidden_size * bytes_of(graph.hidden_dtype));
+    const bool one_pass = chunk_end(0) == active_.size();
+    if (!one_pass && graph.first && !graph.last) {
+      if (hidden_.bytes() < hidden_next_.bytes()) hidden_.swap(hidden_next_);
+      hidden_.reserve(positions_.size() * row_bytes());
+    }
     for (std::size_t begin = 0; begin < active_.size();) {
-      if (deadline.expired()) {
-        cut_short();
-        return answers_;
-      }
-      const std::size_t end = chunk_end(begin);
+      if (deadline.expired()) return false;
+      const std::size_t end = chunk_end(begin), first = active_[begin].begin;
       run_chunk(segment, begin, end, prefix);
+      if (one_pass)
+        hidden_.swap(hidden_next_);
+      else if (!graph.last)
+        backend_.copy(hidden_.data() + first * row_bytes(), hidden_next_.data(),
+                      (active_[end - 1].begin + active_[end - 1].tokens - first) * row_bytes());
       for (std::size_t i = begin; i < end; ++i) judge(active_[i], segment, logits_.data() + 2 * (i - begin), rule);
       stats.candidate_layers += graph.layers() * (end - begin);
       begin = end;
     }
     judge_together(segment, rule);
-    hidden_.swap(hidden_next_);
-    compact(segment);
+    compact();
   }
-  return answers_;
+  return true;
 }
 
-void Slate::pack(const Prompt& prompt) {
-  const std::size_t before = prompt.prefix_tokens(), total = prompt.tokens.size() - before;
+std::size_t Slate::row_bytes() const noexcept {
+  return bundle_.model().hidden_size * bytes_of(bundle_.variant().segments.front().hidden_dtype);
+}
+
+void Slate::pack(const Prompt& prompt, std::size_t begin, std::size_t end) {
+  const std::size_t before = prompt.prefix_tokens(), first = prompt.offsets[1 + begin], last = prompt.offsets[1 + end];
   active_.clear();
-  answers_.assign(prompt.candidates(), Answer{});
-  token_ids_.assign(prompt.tokens.begin() + static_cast<std::ptrdiff_t>(before), prompt.tokens.end());
-  positions_.resize(total);
-  groups_.resize(total);
-  for (std::size_t i = 0; i < prompt.candidates(); ++i) {
-    Candidate candidate{static_cast<std::uint32_t>(i), prompt.offsets[1 + i] - before, prompt.candidate_tokens(i), {}};
+  token_ids_.assign(prompt.tokens.begin() + static_cast<std::ptrdiff_t>(first),
+                    prompt.tokens.begin() + static_cast<std::ptrdiff_t>(last));
+  positions_.resize(last - first);
+  groups_.resize(last - first);
+  for (std::size_t i = begin; i < end; ++i) {
+    Candidate candidate{static_cast<std::uint32_t>(i), prompt.offsets[1 + i] - first, prompt.candidate_tokens(i), {}};
     for (std::size_t t = 0; t < candidate.tokens; ++t) {
       positions_[candidate.begin + t] = static_cast<std::int64_t>(before + t);
       groups_[candidate.begin + t] = static_cast<std::int64_t>(i);
@@ -78,7 +127,7 @@ std::size_t Slate::chunk_end(std::size_t begin) const {
 
 void Slate::run_chunk(std::size_t segment, std::size_t begin, std::size_t end, const PrefixCache& prefix) {
   const Segment& graph = bundle_.variant().segments[segment];
-  const std::size_t first = active_[begin].begin, row_bytes = bundle_.model().hidden_size * bytes_of(graph.hidden_dtype);
+  const std::size_t first = active_[begin].begin;
   rows_.clear();
   for (std::size_t i = begin; i < end; ++i)
     rows_.push_back(static_cast<std::int64_t>(active_[i].begin + active_[i].tokens - 1 - first));
@@ -91,14 +140,14 @@ void Slate::run_chunk(std::size_t segment, std::size_t begin, std::size_t end, c
   if (graph.first) {
     vectors_.place(token_ids_.data() + first, pass);
   } else {
-    pass.hidden_in = hidden_.data() + first * row_bytes;
+    pass.hidden_in = hidden_.data() + first * row_bytes();
   }
   pass.positions = positions_.data() + first;
   pass.groups = groups_.data() + first;
   pass.row_index = rows_.data();
   pass.past_keys = prefix.keys(segment);
   pass.past_values = prefix.values(segment);
-  if (!graph.last) pass.hidden_out = hidden_next_.data() + first * row_bytes;
+  if (!graph.last) pass.hidden_out = hidden_next_.reserve(pass.tokens * row_bytes());
   pass.logits = logits_.data();
   backend_.run(segment, pass);
 }
@@ -144,21 +193,22 @@ void Slate::judge_together(std::size_t segment, const StopRule& rule) {
     for (Candidate& candidate : active_) candidate.stopped = true;
 }
 
-void Slate::cut_short() {
+// `waiting`: candidates from this one on have not begun.
+void Slate::cut_short(std::size_t waiting) {
   if (std::none_of(answers_.begin(), answers_.end(), [](const Answer& answer) { return answer.given(); }))
     fail(REXIT_DEADLINE, "the deadline passed before any candidate had reached its first exit");
   for (const Candidate& candidate : active_)
     if (!candidate.stopped) answers_[candidate.index].cut_short = true;
+  for (std::size_t i = waiting; i < answers_.size(); ++i) answers_[i].cut_short = true;
 }
 
 // Drops the tokens of stopped candidates. Nothing else changes, since candidates see only the prefix and themselves.
-void Slate::compact(std::size_t segment) {
-  const std::size_t row_bytes = bundle_.model().hidden_size * bytes_of(bundle_.variant().segments[segment].hidden_dtype);
+void Slate::compact() {
+  const std::size_t row = row_bytes();
   std::size_t kept = 0, to = 0, from = 0,
               moving = 0;  // neighbours move together: `moving` tokens at `from` move to the place that ends at `to`
   const auto move = [&] {
-    if (moving != 0)
-      backend_.copy(hidden_.data() + (to - moving) * row_bytes, hidden_.data() + from * row_bytes, moving * row_bytes);
+    if (moving != 0) backend_.copy(hidden_.data() + (to - moving) * row, hidden_.data() + from * row, moving * row);
     moving = 0;
   };
   for (const Candidate& candidate : active_) {

@@ -45,7 +45,8 @@ static void layouts_are_fixed(void) {
   END(rexit_bundle_options, reserved, 48);
 
   AT(rexit_session_options, struct_size, 0);
-  END(rexit_session_options, cache_bytes, 16);
+  AT(rexit_session_options, cache_bytes, 8);
+  END(rexit_session_options, slate_bytes, 24);
 
   AT(rexit_bundle_info, struct_size, 0);
   AT(rexit_bundle_info, users, 8);
@@ -288,7 +289,6 @@ static void long_structs_are_respected(const char* path, const rexit_bundle* bun
   EXPECT(rexit_bundle_get_info(bundle, &info.known) == REXIT_OK && info.known.users == 12 && info.added == 0);
 }
 
-/* Each field of the rules of the whole slate, out of range. */
 /* Ids and scores of a caller whose header has more in them: longer entries, as far apart. */
 static void long_entries_are_respected(rexit_session* session) {
   struct {
@@ -336,9 +336,10 @@ static void long_entries_are_respected(rexit_session* session) {
   EXPECT(strstr(rexit_last_error(), "request.user is NULL") != NULL);
 }
 
+/* Each field of the rules of the whole slate, out of range. */
 static void slate_rules_are_checked(rexit_session* session) {
-  const rexit_id items[2] = {{8, NULL}, {-7, NULL}};
   const rexit_id user = {106, NULL};
+  const rexit_id items[2] = {{8, NULL}, {-7, NULL}};
   const float never[3] = {INFINITY, INFINITY, INFINITY};
   const float no_moves[2] = {0, 0};
   float moves[2] = {100, 100};
@@ -453,8 +454,8 @@ static void ids_ascend(const rexit_bundle* bundle) {
 static void one_request(rexit_session* session) {
   const rexit_id items[3] = {{-7, NULL}, {8, NULL}, {88, NULL}};
   const rexit_id nobody[1] = {{4, NULL}};
-  rexit_request request;
   const rexit_id user = {106, NULL};
+  rexit_request request;
   rexit_score scores[3];
   rexit_stats stats;
   float log_odds[9];
@@ -573,8 +574,8 @@ int main(void) {
   short_structs_are_respected(bundle);
   ids_ascend(bundle);
   long_structs_are_respected(path, bundle, session);
-  slate_rules_are_checked(session);
   long_entries_are_respected(session);
+  slate_rules_are_checked(session);
   rexit_bundle_close(bundle); /* the session keeps what it needs */
   one_request(session);
   rexit_session_destroy(session);

@@ -1,6 +1,7 @@
 // Packing, compaction and deadlines, seen from a backend that records its passes instead of computing.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <map>
@@ -37,14 +38,26 @@ class BookKeeper final : public Backend {
     passes.push_back({segment, seen, {pass.groups, pass.groups + pass.tokens}, {pass.positions, pass.positions + pass.tokens}});
     if (after) after(segment);
   }
-  void* allocate(std::size_t bytes) const override { return ::operator new(bytes); }
-  void release(void* memory) const noexcept override { ::operator delete(memory); }
+  void* allocate(std::size_t bytes) const override {
+    void* memory = ::operator new(bytes);
+    blocks[memory] = bytes;
+    held += bytes;
+    most_held = std::max(most_held, held);
+    return memory;
+  }
+  void release(void* memory) const noexcept override {
+    if (memory == nullptr) return;
+    held -= blocks[memory];
+    ::operator delete(memory);
+  }
   void copy(void* to, const void* from, std::size_t bytes) const override {
     copied.push_back(bytes);
     std::memmove(to, from, bytes);
   }
 
   mutable std::vector<std::size_t> copied;
+  mutable std::map<void*, std::size_t> blocks;
+  mutable std::size_t held = 0, most_held = 0;  // bytes
   struct Seen {
     std::size_t segment;
     std::vector<float> tokens;
@@ -119,6 +132,85 @@ TEST_F(SlateTest, ChunksFillUpToTheLimit) {
   std::vector<std::size_t> sizes;
   for (const auto& pass : backend.passes) sizes.push_back(pass.tokens.size());
   EXPECT_EQ(sizes, (std::vector<std::size_t>{24, 24, 4}));  // max_tokens is 24
+}
+
+// Hidden states of a slate of several passes are held once, and what one pass writes.
+TEST_F(SlateTest, ALargeSlateRunsInParts) {
+  const Policy policy = thresholds({9, 5, never});
+  const std::size_t row = bundle.model().hidden_size * sizeof(float);
+  std::vector<std::int32_t> log_odds;
+  for (std::int32_t i = 0; i < 40; ++i) log_odds.push_back(i % 11);
+  const Prompt made = prompt(log_odds);
+  while (!prefix.ready(2)) prefix.deepen();
+  std::size_t before = 0;
+  const auto run = [&](std::size_t most_rows) {
+    before = backend.most_held = backend.held;
+    backend.passes.clear();
+    Slate bounded(bundle, backend, vectors, most_rows * row);
+    std::vector<std::uint32_t> exits;
+    for (const Answer& answer : bounded.run(made, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats)) {
+      EXPECT_EQ(answer.log_odds, static_cast<float>(log_odds[exits.size()]));
+      exits.push_back(answer.exit);
+    }
+    return exits;
+  };
+  const std::vector<std::uint32_t> whole = run(80);
+  EXPECT_LE(backend.most_held - before, (80 + 24) * row);
+  EXPECT_EQ(backend.passes[1].segment, 0u);
+  EXPECT_EQ(run(30), whole);
+  EXPECT_LE(backend.most_held - before, (30 + 24) * row);
+  EXPECT_EQ(run(1), whole);  // a pass at a time
+  EXPECT_LE(backend.most_held - before, (24 + 24) * row);
+  EXPECT_EQ(backend.passes[1].segment, 1u);
+}
+
+TEST_F(SlateTest, RulesOfTheWholeSlateNeedAllOfIt) {
+  Policy policy = thresholds({never, never, never});
+  policy.quorum = 0.1f;
+  const std::size_t row = bundle.model().hidden_size * sizeof(float);
+  Slate bounded(bundle, backend, vectors, 30 * row);
+  const Prompt made = prompt(std::vector<std::int32_t>(16, 1));
+  try {
+    bounded.run(made, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.status(), REXIT_TOO_LONG);
+    EXPECT_NE(std::string(error.what()).find("only 15 of its 16 candidates"), std::string::npos) << error.what();
+  }
+  EXPECT_TRUE(backend.passes.empty());
+  EXPECT_EQ(bounded.run(made, prefix, {&policy, 1}, Deadline({}, 0), stats)[15].exit, 1u);
+  EXPECT_EQ(
+      bounded.run(prompt(std::vector<std::int32_t>(15, 1)), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats)[0].exit, 2u);
+}
+
+TEST_F(SlateTest, TheBoundIs256MiBUnlessToldOtherwise) {
+  Policy policy = thresholds({never, never, never});
+  policy.quorum = 0.1f;
+  const std::size_t count = (std::size_t{256} << 20) / (bundle.model().hidden_size * sizeof(float)) + 1;
+  Prompt made = prompt({});
+  made.tokens.resize(3 + count);
+  while (made.offsets.size() < count + 2) made.offsets.push_back(made.offsets.back() + 1);
+  try {
+    slate.run(made, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("into 268435456 bytes"), std::string::npos) << error.what();
+  }
+}
+
+TEST_F(SlateTest, PartsBehindTheDeadlineAreCutShort) {
+  const Policy policy = thresholds({never, never, never});
+  Slate bounded(bundle, backend, vectors, 1);
+  Deadline deadline({}, 0);
+  backend.after = [&](std::size_t segment) {
+    if (segment == 1) deadline = Deadline(Clock::now() - std::chrono::seconds(1), 1);
+  };
+  const Prompt made = prompt(std::vector<std::int32_t>(20, 1));
+  const std::vector<Answer>& answers = bounded.run(made, prefix, {&policy, std::nullopt}, deadline, stats);
+  for (std::size_t i = 0; i < answers.size(); ++i) {
+    EXPECT_EQ(answers[i].exit, i < 12 ? 1u : REXIT_NO_EXIT);
+    EXPECT_TRUE(answers[i].cut_short);
+  }
 }
 
 TEST_F(SlateTest, PrefixGoesNoDeeperThanTheLastCandidate) {
