@@ -443,7 +443,8 @@ typedef struct rexit_memory {
   size_t buffers;     /* this session's other buffers: hidden states, prompts, answers */
   /* Host memory of ONNX Runtime, for all sessions of the process together; memory that its providers hold on a GPU is not
    * counted. Both are 0 with TensorRT. */
-  size_t working; /* what running a segment needs, kept for the next run */
+  size_t working; /* what running a segment needs, kept for the next run; but for one block of attention's scores in each thread
+                     of the pool, at most 48 times a prompt's tokens */
   size_t weights; /* kept as long as bundles are open, except weights that are mapped from their files. Older versions of ONNX
                      Runtime cannot tell them from working memory: then they count as `working` */
   size_t pinned;  /* keys and values of the start that all prefixes of this bundle share, in host memory, once for all sessions of
