@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import log_loss
+
+from rexit.calibration.metrics import log_losses
 
 ROUNDS = 300
 LEAVES = (4, 8, 16)
@@ -33,7 +34,7 @@ def boosted(
             early_stopping=False,
             random_state=seed,
         ).fit(*train)
-        losses = [log_loss(validation[1], p[:, 1]) for p in model.staged_predict_proba(validation[0])]
+        losses = [log_losses(np.ravel(raw), validation[1]).mean() for raw in model.staged_decision_function(validation[0])]
         rounds = int(np.argmin(losses))
         if losses[rounds] < best:
             best = losses[rounds]

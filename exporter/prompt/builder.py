@@ -19,6 +19,8 @@ from rexit.exporter.prompt.retrieval import Graph, Snapshots
 
 Tokens = NDArray[np.int32]
 Rows = NDArray[np.int64]
+Entries = tuple[Rows, NDArray[np.bool_]]
+"""Items of a history, and whether they were liked."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class PromptBuilder:
         self._snapshots = Snapshots(catalog) if training else None
         self._ids = catalog.vector_ids
         self._vector_begins = self._ids.begins() if self._ids else {}
+        near = [op for op in self._candidate if op["op"] == "nearest_like_rate" or op.get("order") == "nearest"]
+        self._longest = max((op["limit"] for op in near), default=0)
         self._asks_for_similar = any(op["op"].startswith("similar_") for op in self._prefix + self._candidate)
         # (user, item) pairs of all interactions in ascending order, so that a verdict is found by binary search.
         starts = self._users["history_offsets"]
@@ -104,7 +108,8 @@ class PromptBuilder:
         request = self._request(user, as_of, recent)
         targets = np.asarray(items, np.int64)
         prefix = [piece for op in self._prefix for piece in self._shared(op, user, request)]
-        parts = [self._each(op, user, request, targets) for op in self._candidate]
+        nearest = self._nearest(request, targets)
+        parts = [self._each(op, user, request, targets, nearest) for op in self._candidate]
         candidates = [self._encode([p for part in parts for p in part[n]]) for n in range(len(targets))]
         return Prompt(self._encode(prefix), candidates, request.items[request.liked], request.part)
 
@@ -187,8 +192,8 @@ class PromptBuilder:
                 return [~self._ids.user_id]
         raise ValueError(f"prompt op {op['op']!r} is not one of docs/format.md")
 
-    def _each(self, op: Op, user: int | None, request: _Request, targets: Rows) -> list[list[int]]:
-        """The pieces of an op of the candidate's part, for each target."""
+    def _each(self, op: Op, user: int | None, request: _Request, targets: Rows, nearest: Sequence[Entries]) -> list[list[int]]:
+        """The pieces of an op of the candidate's part, for each target, of which `nearest` are the nearest items."""
         if not needs_target(op):
             return [self._shared(op, user, request)] * len(targets)
         match op["op"]:
@@ -201,11 +206,12 @@ class PromptBuilder:
             case "item_count":
                 return [[_count(op, self._ratings(target, request.as_of)[0])] for target in targets]
             case "history":
-                return [self._entries(op, items, liked) for items, liked in self._nearest(op, request, targets)]
+                return [self._entries(op, items[: op["limit"]], liked[: op["limit"]]) for items, liked in nearest]
             case "similar_verdict":
                 return self._similar_verdict(op, request, targets)
             case "nearest_like_rate":
-                return [[_rate(op, len(liked), int(liked.sum()))] for _, liked in self._nearest(op, request, targets)]
+                verdicts = [liked[: op["limit"]] for _, liked in nearest]
+                return [[_rate(op, len(liked), int(liked.sum()))] for liked in verdicts]
             case "similar_like_rate":
                 met, liked = self._said(op, request, targets)
                 return [[_rate(op, int(m.sum()), int(v.sum()))] for m, v in zip(met, liked & met, strict=True)]
@@ -250,9 +256,10 @@ class PromptBuilder:
                     new += 1
         return np.array(taken, np.int64)
 
-    def _nearest(self, op: Op, request: _Request, targets: Rows) -> list[tuple[Rows, NDArray[np.bool_]]]:
-        """Of the history the items nearest to each target, nearest first, and whether they were liked."""
-        if (graph := request.graph) is None:
+    def _nearest(self, request: _Request, targets: Rows) -> list[Entries]:
+        """Of the history the items nearest to each target, nearest first, and whether they were liked: as many as the longest
+        list of the prompt has, of which the shorter ones are the start."""
+        if (graph := request.graph) is None or not self._longest:
             return [(targets[:0], request.liked[:0])] * len(targets)
         # From the latest backwards: np.unique keeps each item's latest verdict, a stable sort prefers the later of equals.
         items, liked = request.items[::-1], request.liked[::-1]
@@ -261,7 +268,7 @@ class PromptBuilder:
         there, here = (graph.items[rows].astype(np.float64) for rows in (targets, items))
         scores = there @ here.T
         scores[(targets[:, None] == items) | ~nonzero_rows(there)[:, None] | ~nonzero_rows(here)] = -np.inf
-        chosen = [top(line, op["limit"]) for line in scores]
+        chosen = [top(line, self._longest) for line in scores]
         return [(items[c], liked[c]) for c in chosen]
 
     def _similar_verdict(self, op: Op, request: _Request, targets: Rows) -> list[list[int]]:
