@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
@@ -59,7 +59,8 @@ def traced_once(folder: Path) -> Iterator[None]:
 def _digest(segment: SegmentModule, described: Segment, opset: int) -> str:
     layout = (segment, segment.begin, segment.end, segment.vocabulary, described.inputs, described.outputs, opset)
     digest = hashlib.sha256(repr(layout).encode())
-    digest.update(segment.body.config.to_json_string(use_diff=False).encode())
+    config: Any = segment.body.config  # transformers' PretrainedConfig, which torch's modules take for one of theirs
+    digest.update(config.to_json_string(use_diff=False).encode())
     for name, tensor in (*segment.named_parameters(), *segment.named_buffers()):
         digest.update(name.encode())
         digest.update(tensor.detach().contiguous().numpy().tobytes())

@@ -213,12 +213,12 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_reload(const rexit_bundle* b
 REXIT_API void rexit_bundle_close(rexit_bundle* bundle);
 
 typedef struct rexit_bundle_info {
-  size_t struct_size;                       /* set by the caller */
-  size_t users, items;                      /* in the catalog */
-  size_t exits;                             /* also the number of segments */
-  size_t layers;                            /* of the whole model */
-  size_t max_tokens;                        /* candidate tokens that run at once; larger slates are scored in chunks, see slate_bytes */
-  size_t max_positions;                     /* longest prompt, in tokens: the prefix and one candidate */
+  size_t struct_size;   /* set by the caller */
+  size_t users, items;  /* in the catalog */
+  size_t exits;         /* also the number of segments */
+  size_t layers;        /* of the whole model */
+  size_t max_tokens;    /* candidate tokens that run at once; larger slates are scored in chunks, see slate_bytes */
+  size_t max_positions; /* longest prompt, in tokens: the prefix and one candidate */
   int32_t string_user_ids, string_item_ids; /* 1: ids are strings; 0: integers */
   int32_t calibrated;                       /* 1: the variant has a policy; 0: every candidate runs to the last exit */
   int32_t reserved;
