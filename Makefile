@@ -1,6 +1,6 @@
 # make demo   real ratings to early-exit scores, everything set up on the way
 # make test   the tests, Python and C++, but those that take long
-# make test-all   all of them, the packages, the other architecture, the sanitizers and ten minutes of fuzzing: some two hours
+# make test-all   all of them, the packages, the other architecture, the sanitizers and ten minutes of fuzzing
 # make test-aarch64   the C++ library cross-built for 64-bit ARM, its tests under QEMU, its answers against this machine's
 # make test-aarch64-short   the same with the tests of kernels, answers and the ABI alone
 # make test-wheel   the Python wheel, built, repaired, installed on its own and held against this machine's answers
