@@ -61,9 +61,9 @@ $(BUILD)/.installed: $(BUILD)/.requirements $(CPP_SOURCES) src/optimum-rexit/pyp
 	@touch $@
 
 # A bundle with golden samples, and this machine's answers to them.
-$(BUILD)/golden/.written: $(BUILD)/.installed $$(call imports,tests/builders/recorded.py)
+$(BUILD)/golden/.written: $(BUILD)/.installed $$(call imports,tests/builders/bundles/recorded.py)
 	rm -rf $(@D)
-	PYTHONPATH=tests $(BIN)/python -m builders.recorded $(@D)
+	PYTHONPATH=tests $(BIN)/python -m builders.bundles.recorded $(@D)
 	@touch $@
 
 CMAKE_OPTIONS := -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_BUILD_TYPE=Release
@@ -236,9 +236,9 @@ $(BUILD)/.system-budgets: tools/system-packages.sh
 	PYTHON=$(PYTHON) tools/system-packages.sh budgets
 	@mkdir -p $(@D) && touch $@
 
-$(BUILD)/budgets/.written: $(BUILD)/.installed $$(call imports,tests/builders/counted.py)
+$(BUILD)/budgets/.written: $(BUILD)/.installed $$(call imports,tests/builders/bundles/counted.py)
 	rm -rf $(@D)
-	PYTHONPATH=tests $(BIN)/python -m builders.counted $(@D)
+	PYTHONPATH=tests $(BIN)/python -m builders.bundles.counted $(@D)
 	@touch $@
 
 # Configured again: Valgrind may have come since.

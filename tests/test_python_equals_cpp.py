@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders.bundle import write_bundle
-from builders.bundle_files import write_policy
-from builders.catalog import ITEM_IDS, USER_IDS
+from builders.bundles.bundle import write_bundle
+from builders.bundles.bundle_files import write_policy
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from rexit import runtime
 
 BUILD = Path(os.environ.get("REXIT_TEST_BUILD", Path(__file__).parent.parent / "build"))

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders.bundle import BundleOptions, write_bundle
-from builders.catalog import ITEM_IDS, ITEMS, NEIGHBOURS, USER_IDS, CatalogContents, in_lists, make_catalog
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.catalog import ITEM_IDS, ITEMS, NEIGHBOURS, USER_IDS, CatalogContents, in_lists, make_catalog
 from rexit import runtime
 from rexit.bundle import Catalog
 from rexit.exporter.catalog.lists import Lists

@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 import pytest
 
-from builders.held_out import write_two_tastes
+from builders.bundles.held_out import write_two_tastes
 from rexit.bundle import Catalog, Split
 from rexit.errors import InputError
 from rexit.slates import cut, draw, spread

@@ -14,9 +14,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from builders.catalog import ITEM_IDS, USER_IDS
-from builders.grown_catalog import swap_for_grown
-from builders.held_out import HeldOut, write_ranked
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
+from builders.bundles.grown_catalog import swap_for_grown
+from builders.bundles.held_out import HeldOut, write_ranked
 from rexit.batch import BatchOptions, ColumnNames, Report, output, pairs, score_files, work
 from rexit.batch.engine import Local, Opening
 from rexit.bundle import Bundle, Counters

@@ -20,9 +20,9 @@ import pytest
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling): at Ray's 15, a busy machine starts no worker in time
 ray = pytest.importorskip("ray")
 
-from builders.catalog import ITEM_IDS, USER_IDS  # noqa: E402
-from builders.grown_catalog import swap_for_grown  # noqa: E402
-from builders.held_out import HeldOut, write_ranked  # noqa: E402
+from builders.bundles.catalog import ITEM_IDS, USER_IDS  # noqa: E402
+from builders.bundles.grown_catalog import swap_for_grown  # noqa: E402
+from builders.bundles.held_out import HeldOut, write_ranked  # noqa: E402
 from rexit import interrupts  # noqa: E402
 from rexit.batch import BatchOptions, ColumnNames, Report, score_files  # noqa: E402
 from rexit.batch.engine import Engine, Local, Opening  # noqa: E402

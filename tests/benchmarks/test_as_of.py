@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from builders.indexed_catalog import write_indexed_catalog
+from builders.data.indexed_catalog import write_indexed_catalog
 from rexit.bundle import Catalog, Split
 from rexit.slates import cut
 from running.scripts import scripts_of

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from builders.indexed_catalog import write_indexed_catalog
+from builders.data.indexed_catalog import write_indexed_catalog
 from rexit.bundle import Catalog, Split
 from running.scripts import scripts_of
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders.checkpoints import tiny_checkpoint
-from builders.indexed_catalog import write_indexed_catalog
+from builders.data.indexed_catalog import write_indexed_catalog
+from builders.models.checkpoints import tiny_checkpoint
 from rexit.bundle import Catalog
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions

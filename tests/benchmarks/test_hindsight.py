@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders.indexed_catalog import write_indexed_catalog
+from builders.data.indexed_catalog import write_indexed_catalog
 from running.scripts import scripts_of
 
 scripts = scripts_of("benchmarks/ranking")

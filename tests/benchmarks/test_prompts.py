@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 
-from builders import ratings
+from builders.data import ratings
 from rexit.bundle import Catalog
 from rexit.exporter.index import build_catalog
 from rexit.exporter.model.checkpoint import load_checkpoint, save_checkpoint

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builders.learned import write_learned
+from builders.models.learned import write_learned
 from rexit.bundle import Catalog
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions

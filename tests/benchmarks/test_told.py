@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders.indexed_catalog import WITH_VECTORS, write_indexed_catalog
+from builders.data.indexed_catalog import WITH_VECTORS, write_indexed_catalog
 from rexit.bundle import Catalog
 from running.scripts import scripts_of
 

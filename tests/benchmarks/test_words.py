@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from scipy.sparse import csr_array
 
-from builders.indexed_catalog import write_indexed_catalog
+from builders.data.indexed_catalog import write_indexed_catalog
 from rexit.bundle import Catalog, Split
 from running.scripts import scripts_of
 

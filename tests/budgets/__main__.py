@@ -2,10 +2,10 @@
 
     cd tests && python -m budgets DRIVER BUNDLES [--update]          (`make budgets` has both)
 
-DRIVER is built from parts.cpp, BUNDLES is what `builders.counted` wrote. Valgrind's callgrind runs the driver and counts every
-instruction of the program and its libraries; the counts are the same each time. budgets.json has, by compiler, what a part took
-when it was measured and what it may take, a tenth more. What a compiler makes of the same source differs, so that the counts of
-one that is not in the file are printed and not judged.
+DRIVER is built from parts.cpp, BUNDLES is what `builders.bundles.counted` wrote. Valgrind's callgrind runs the driver and counts
+every instruction of the program and its libraries; the counts are the same each time. budgets.json has, by compiler, what a part
+took when it was measured and what it may take, a tenth more. What a compiler makes of the same source differs, so that the counts
+of one that is not in the file are printed and not judged.
 
 The status is 1 if a part takes more than it may, or is not in the file; `--update` writes the counts of the compiler at hand.
 """
@@ -123,7 +123,7 @@ def write(budgets: Budgets, path: Path) -> None:
 def main(words: list[str], file: Path = FILE) -> int:
     parser = argparse.ArgumentParser(prog="python -m budgets", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("driver", type=Path, help="tests/budgets/parts, as CMake built it")
-    parser.add_argument("bundles", type=Path, help="what `python -m builders.counted` wrote")
+    parser.add_argument("bundles", type=Path, help="what `python -m builders.bundles.counted` wrote")
     parser.add_argument("--update", action="store_true", help=f"write {file.name} anew for this compiler")
     given = parser.parse_args(words)
     budgets: Budgets = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}

@@ -42,7 +42,7 @@ class Nothing final : public Backend {
 constexpr std::size_t slate = 20, times = 100;
 constexpr float never = std::numeric_limits<float>::infinity();
 
-// User ids are 100, 103, ...; item ids -7, -2, ... (tests/builders/catalog.py).
+// User ids are 100, 103, ...; item ids -7, -2, ... (tests/builders/bundles/catalog.py).
 std::int64_t user_id(std::size_t row) { return 100 + 3 * static_cast<std::int64_t>(row); }
 std::int64_t item_id(std::size_t row) { return -7 + 5 * static_cast<std::int64_t>(row); }
 

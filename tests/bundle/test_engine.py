@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builders.bundle import write_bundle
+from builders.bundles.bundle import write_bundle
 from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, OptimizationProfile, Variant, engine_folders
 from rexit.bundle.engine import engine_key
 from rexit.errors import BundleError

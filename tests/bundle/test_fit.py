@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from builders.bundle import BundleOptions, write_bundle
-from builders.catalog import CatalogContents, make_catalog
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.catalog import CatalogContents, make_catalog
 from rexit.bundle import Catalog, Manifest
 from rexit.bundle.fit import check_fit
 from rexit.errors import InputError

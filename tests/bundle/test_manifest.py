@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from builders.held_out import write_ranked
+from builders.bundles.held_out import write_ranked
 from rexit import __version__
 from rexit.bundle import Bundle, FileEntry, Manifest, Variant
 from rexit.errors import BundleError, InputError

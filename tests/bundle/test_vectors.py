@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from builders.bundle import BundleOptions, write_bundle
-from builders.catalog import ITEMS, make_catalog
-from builders.model import HIDDEN, VOCABULARY, vectors_by_id
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.catalog import ITEMS, make_catalog
+from builders.bundles.model import HIDDEN, VOCABULARY, vectors_by_id
 from rexit.bundle import Bundle, Catalog
 from rexit.bundle.files import write_json
 from rexit.bundle.vectors import FILE, Vectors

@@ -17,7 +17,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from builders.held_out import write_two_tastes
+from builders.bundles.held_out import write_two_tastes
 from builders.traces import even_costs, traces
 from doubles.session import FakeSession
 from rexit.bundle import Bundle, Catalog, write_file

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders.bundle_files import refresh
-from builders.held_out import write_two_tastes
+from builders.bundles.bundle_files import refresh
+from builders.bundles.held_out import write_two_tastes
 from builders.traces import even_costs
 from doubles.session import FakeSession
 from rexit.bundle import Bundle, Catalog, ExitPolicy, Policy, sole_writer
@@ -209,20 +209,20 @@ def test_foreign_missing_and_damaged_traces_are_refused(place: Path) -> None:
     path, catalog = bundle.folder / "traces.safetensors", Catalog.open(place / "catalog")
     whole, options = path.read_bytes(), dataclasses.replace(OPTIONS, from_traces=True)
 
-    def refused(damaged: bytes | None, message: str) -> None:
+    def assert_refused(damaged: bytes | None, message: str) -> None:
         path.unlink(missing_ok=True)
         if damaged is not None:
             path.write_bytes(damaged)
         with pytest.raises(BundleError, match=message):
             calibrate(bundle, catalog, options, open_session=never)
 
-    refused(None, "traces.safetensors: no such file: run `rexit calibrate` without --from-traces first")
-    refused(whole[:100], "no recording of traces")
-    refused(whole[:-40], "no recording of traces")
-    refused(
+    assert_refused(None, "traces.safetensors: no such file: run `rexit calibrate` without --from-traces first")
+    assert_refused(whole[:100], "no recording of traces")
+    assert_refused(whole[:-40], "no recording of traces")
+    assert_refused(
         whole.replace(b'\\"prefix_tokens\\": ', b'\\"prefix_takens\\": '), "its SHA-256 is .*, expected .*: run `rexit calibrate`"
     )
-    refused(whole[:-1] + bytes([whole[-1] ^ 1]), "its SHA-256 is .*, expected .*: run `rexit calibrate`")
+    assert_refused(whole[:-1] + bytes([whole[-1] ^ 1]), "its SHA-256 is .*, expected .*: run `rexit calibrate`")
 
     path.write_bytes(whole)
     made_of = {"variant_sha256": bundle.variant_sha256}
@@ -232,10 +232,10 @@ def test_foreign_missing_and_damaged_traces_are_refused(place: Path) -> None:
         dataclasses.replace(good, **changes).write(path)
         return path.read_bytes()
 
-    refused(written(made_of={"variant_sha256": "f" * 64}), "recorded with variant_sha256 f{12}…, expected")
+    assert_refused(written(made_of={"variant_sha256": "f" * 64}), "recorded with variant_sha256 f{12}…, expected")
     nan = {**good.log_odds, "test": np.full((300, 3), np.nan, np.float32)}
-    refused(written(log_odds=nan), r"expected finite float32 \[300, 3\]")
-    refused(written(prefix_tokens=0.0), "has 0 and 4 tokens per prefix and candidate")
+    assert_refused(written(log_odds=nan), r"expected finite float32 \[300, 3\]")
+    assert_refused(written(prefix_tokens=0.0), "has 0 and 4 tokens per prefix and candidate")
 
 
 def test_cached_prefixes_cost_less(place: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from builders.held_out import write_ranked
+from builders.bundles.held_out import write_ranked
 from rexit import runtime
 from rexit.cli import main
 from running.command import Ended, Run

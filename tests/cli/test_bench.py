@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from running.command import Run, calibrate, one_line
+from running.command import Run, assert_one_line, calibrate
 
 
 def test_counts_and_orders_what_it_measures(run: Run, place: Path) -> None:
@@ -71,7 +71,7 @@ def test_profile_that_was_measured_otherwise(run: Run, place: Path, change: dict
     value = json.loads(path.read_text())
     path.write_text(json.dumps(value | change))
     ended = run("calibrate", place / "bundle", "--catalog", place / "catalog", "--profile", path)
-    one_line(ended, 4, line)
+    assert_one_line(ended, 4, line)
     assert not (place / "bundle" / "variants" / "cpu-fp32" / "policy.json").exists()
 
 
@@ -85,8 +85,8 @@ def test_profile_that_was_measured_otherwise(run: Run, place: Path, change: dict
     ],
 )
 def test_bad_option(run: Run, made: Path, option: str, value: str, line: str) -> None:
-    one_line(run("bench", made / "bundle", "--slate", 5, "--requests", 2, option, value), 2, line)
+    assert_one_line(run("bench", made / "bundle", "--slate", 5, "--requests", 2, option, value), 2, line)
 
 
 def test_slate_larger_than_the_catalog(run: Run, made: Path) -> None:
-    one_line(run("bench", made / "bundle", "--slate", 21), 2, "--slate 21, the catalog has 20 items")
+    assert_one_line(run("bench", made / "bundle", "--slate", 21), 2, "--slate 21, the catalog has 20 items")

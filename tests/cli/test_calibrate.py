@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders.bundle_files import contents
-from builders.catalog import ITEM_IDS, USER_IDS
-from builders.held_out import AS_OF
+from builders.bundles.bundle_files import contents
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
+from builders.bundles.held_out import AS_OF
 from rexit import runtime
 from rexit.bundle import Bundle, Policy
-from running.command import Run, calibrate, one_line
+from running.command import Run, assert_one_line, calibrate
 
 
 def without_traces(place: Path) -> dict[str, bytes]:
@@ -58,7 +58,7 @@ def test_runtime_that_stops_elsewhere(run: Run, place: Path, monkeypatch: pytest
 
     monkeypatch.setattr(runtime.Session, "score", always_deepest)
     before = contents(place)
-    one_line(calibrate(run, place), 6, "stopped at exit 2, the trace says", "no policy was written")
+    assert_one_line(calibrate(run, place), 6, "stopped at exit 2, the trace says", "no policy was written")
     assert without_traces(place) == before
 
 
@@ -66,19 +66,19 @@ def test_foreign_catalog(run: Run, place: Path) -> None:
     path = place / "catalog" / "catalog.json"
     path.write_text(path.read_text().replace('"tiny"', '"other"', 1))
     before = contents(place / "bundle")
-    one_line(calibrate(run, place), 4, "catalog: is catalog", "bundle holds")
+    assert_one_line(calibrate(run, place), 4, "catalog: is catalog", "bundle holds")
     assert contents(place / "bundle") == before
 
 
 def test_bundles_own_catalog_has_no_splits(run: Run, place: Path) -> None:
     ended = run("calibrate", place / "bundle", "--catalog", place / "bundle" / "catalog")
-    one_line(ended, 4, "validation.parquet: missing", "use the catalog that `rexit index` wrote")
+    assert_one_line(ended, 4, "validation.parquet: missing", "use the catalog that `rexit index` wrote")
 
 
 def test_edited_split(run: Run, place: Path) -> None:
     path = place / "catalog" / "splits" / "test.parquet"
     path.write_bytes(path.read_bytes()[:-1])
-    one_line(calibrate(run, place), 4, "test.parquet: not the file catalog.json describes")
+    assert_one_line(calibrate(run, place), 4, "test.parquet: not the file catalog.json describes")
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_edited_split(run: Run, place: Path) -> None:
 )
 def test_impossible_goal(run: Run, place: Path, words: tuple[object, ...], message: str) -> None:
     before = (place / "bundle" / "variants" / "cpu-fp32" / "policy.json").exists()
-    one_line(calibrate(run, place, *words), 2, message)
+    assert_one_line(calibrate(run, place, *words), 2, message)
     assert (place / "bundle" / "variants" / "cpu-fp32" / "policy.json").exists() == before
 
 
 def test_from_traces_takes_no_model(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one_line(calibrate(run, place, "--from-traces"), 4, "traces.safetensors: no such file")
+    assert_one_line(calibrate(run, place, "--from-traces"), 4, "traces.safetensors: no such file")
     assert calibrate(run, place).code == 0
     monkeypatch.setattr(runtime, "open", lambda *_, **__: pytest.fail("the model ran"))
     ended = calibrate(run, place, "--from-traces", "--json")
@@ -108,7 +108,7 @@ def test_from_traces_takes_no_model(run: Run, place: Path, monkeypatch: pytest.M
 
 
 def test_prompts_of_examples_are_text(run: Run, place: Path) -> None:
-    one_line(calibrate(run, place, "--tokenizer", place / "none"), 2, "none: no such file, expected a tokenizer.json")
+    assert_one_line(calibrate(run, place, "--tokenizer", place / "none"), 2, "none: no such file, expected a tokenizer.json")
 
 
 @pytest.mark.parametrize("method", ["trace", "score"])

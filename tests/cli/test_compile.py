@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from builders.bundle_files import refresh
-from builders.held_out import write_ranked
-from builders.variants import TENSORRT
+from builders.bundles.bundle_files import refresh
+from builders.bundles.held_out import write_ranked
+from builders.bundles.variants import TENSORRT
 from rexit.bundle import Bundle
 from rexit.cli import app
 from rexit.errors import RexitError

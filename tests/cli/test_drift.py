@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders.catalog import ITEM_IDS, USER_IDS
-from builders.held_out import AS_OF
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
+from builders.bundles.held_out import AS_OF
 from rexit import runtime
 from rexit.bundle import Bundle, Counters
 from rexit.calibration.drift import reference
-from running.command import Run, calibrate, one_line
+from running.command import Run, assert_one_line, calibrate
 
 
 def write_report(bundle: Bundle, **changes: Any) -> None:
@@ -77,7 +77,7 @@ def test_a_calibrations_own_report_is_compared_with(run: Run, place: Path) -> No
     ended = run("drift", place / "bundle", place / "few.json", "--json")
     assert ended.code == 0 and next(e["reached"][1] for e in ended.json["exits"]) == 120, "the validation split's pairs"
     assert calibrate(run, place, "--from-traces", "--max-drop", 0.01).code == 0
-    one_line(run("drift", place / "bundle", place / "few.json"), 4, "it was calibrated since, count anew")
+    assert_one_line(run("drift", place / "bundle", place / "few.json"), 4, "it was calibrated since, count anew")
 
 
 def test_bad_input_is_one_line(run: Run, served: Bundle, place: Path) -> None:
@@ -90,12 +90,12 @@ def test_bad_input_is_one_line(run: Run, served: Bundle, place: Path) -> None:
         ({"schema": 7}, "schema 7"),
     ):
         counters.write_text(json.dumps({**good, **change}))
-        one_line(run(*drift), 4, expected)
+        assert_one_line(run(*drift), 4, expected)
     for text, expected in (("{", "not valid JSON"), ("[]", "expected a JSON object")):
         counters.write_text(text)
-        one_line(run(*drift), 4, expected)
+        assert_one_line(run(*drift), 4, expected)
     counters.unlink()
-    one_line(run(*drift), 4, f"{counters}: cannot be read")
+    assert_one_line(run(*drift), 4, f"{counters}: cannot be read")
     counters.write_text(json.dumps(good))
     for changes, expected in (
         ({"reference": None}, "has no `reference` to compare with: calibrate again"),
@@ -104,7 +104,7 @@ def test_bad_input_is_one_line(run: Run, served: Bundle, place: Path) -> None:
         ({"reference": {"reached": [1, 1, 1]}}, f"{report} reference stopped: expected a list of 3 counts"),
     ):
         write_report(served, **changes)
-        one_line(run(*drift), 4, expected)
+        assert_one_line(run(*drift), 4, expected)
     report.unlink()
-    one_line(run(*drift), 4, f"{report}: missing, there is nothing to compare with: run `rexit calibrate`")
-    one_line(run("drift", place / "nowhere", counters), 4, "nowhere")
+    assert_one_line(run(*drift), 4, f"{report}: missing, there is nothing to compare with: run `rexit calibrate`")
+    assert_one_line(run("drift", place / "nowhere", counters), 4, "nowhere")

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import rexit
-from builders.catalog import ITEM_IDS, USER_IDS
-from builders.held_out import write_ranked
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
+from builders.bundles.held_out import write_ranked
 from rexit.bundle import Bundle, Counters
 from running.missing_packages import run_without
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builders.bundle_files import write_policy
-from builders.catalog import ITEMS
+from builders.bundles.bundle_files import write_policy
+from builders.bundles.catalog import ITEMS
 from rexit import runtime
-from running.command import Run, calibrate, one_line
+from running.command import Run, assert_one_line, calibrate
 
 
 def test_bundle(run: Run, place: Path) -> None:
@@ -39,13 +39,13 @@ def test_prompt_is_the_runtimes(run: Run, made: Path) -> None:
 
 
 def test_neither(run: Run, tmp_path: Path) -> None:
-    one_line(run("inspect", tmp_path), 4, "not a bundle (manifest.json), a catalog (catalog.json) or a policy file")
+    assert_one_line(run("inspect", tmp_path), 4, "not a bundle (manifest.json), a catalog (catalog.json) or a policy file")
 
 
 def test_a_report_is_no_policy(run: Run, place: Path) -> None:
     calibrate(run, place)
     report = place / "bundle/variants/cpu-fp32/report.json"
-    one_line(run("inspect", report), 4, "report.json: not a policy: it has no `patience`")
+    assert_one_line(run("inspect", report), 4, "report.json: not a policy: it has no `patience`")
 
 
 def test_a_policy_with_rules_of_the_slate(run: Run, place: Path) -> None:
@@ -72,20 +72,20 @@ def test_a_policy_with_rules_of_the_slate(run: Run, place: Path) -> None:
 def test_report_is_no_policy(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     path.write_text('{"schema": 1}')
-    one_line(run("inspect", path), 4, "not a policy")
+    assert_one_line(run("inspect", path), 4, "not a policy")
 
 
 def test_user_without_items_and_catalog_without_runtime(run: Run, made: Path) -> None:
-    one_line(run("inspect", made / "bundle", "--user", 103), 2, "needs both --user and --items")
-    one_line(run("inspect", made / "catalog", "--user", 103, "--items", "3"), 2, "catalog: is not a bundle")
+    assert_one_line(run("inspect", made / "bundle", "--user", 103), 2, "needs both --user and --items")
+    assert_one_line(run("inspect", made / "catalog", "--user", 103, "--items", "3"), 2, "catalog: is not a bundle")
 
 
 def test_options_of_a_prompt_without_one(run: Run, made: Path) -> None:
     """They have no effect on anything else, so a forgotten --user would go unnoticed."""
     both = ("--as-of", 30, "--tokenizer", made)
     for what in ("bundle", "catalog"):
-        one_line(
+        assert_one_line(
             run("inspect", made / what, *both), 2, "--as-of and --tokenizer: only for a prompt, which needs --user and --items"
         )
-    one_line(run("inspect", made / "bundle", "--as-of", 30), 2, "error: --as-of: only for a prompt")
-    one_line(run("inspect", made / "bundle", "--tokenizer", made), 2, "error: --tokenizer: only for a prompt")
+    assert_one_line(run("inspect", made / "bundle", "--as-of", 30), 2, "error: --as-of: only for a prompt")
+    assert_one_line(run("inspect", made / "bundle", "--tokenizer", made), 2, "error: --tokenizer: only for a prompt")

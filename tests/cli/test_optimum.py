@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from builders.checkpoints import tiny_checkpoint
-from builders.indexed_catalog import write_indexed_catalog
+from builders.data.indexed_catalog import write_indexed_catalog
+from builders.models.checkpoints import tiny_checkpoint
 from rexit.bundle import Bundle, Catalog
 
 ROOT = Path(__file__).parents[2]

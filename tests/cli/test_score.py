@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders.bundle import BundleOptions, write_bundle
-from builders.catalog import ITEM_IDS, USER_IDS, CatalogContents, make_catalog, string_id
-from builders.held_out import write_ranked
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, CatalogContents, make_catalog, string_id
+from builders.bundles.held_out import write_ranked
 from rexit import runtime
 from rexit.bundle import Bundle, Counters, Policy
-from running.command import Run, one_line, write_pairs
+from running.command import Run, assert_one_line, write_pairs
 
 
 def test_one_user_as_the_runtime_scores(run: Run, place: Path) -> None:
@@ -97,9 +97,9 @@ def test_dates_need_a_catalog_that_knows_its_unit(run: Run, tmp_path: Path) -> N
         info = {**contents.info, "order": {"by": by, "unit": unit, "first": 3, "last": 9}}
         bundle = write_bundle(tmp_path / by, BundleOptions(CatalogContents(info, contents.tables)))
         words = ("score", bundle, "--user", 100, "--items", "3", "--as-of")
-        one_line(run(*words, "2024-03-01"), 2, f"--as-of is 2024-03-01: this catalog's times are {kind}, 3 to 9")
+        assert_one_line(run(*words, "2024-03-01"), 2, f"--as-of is 2024-03-01: this catalog's times are {kind}, 3 to 9")
         assert run(*words, 5).code == 0
-        one_line(run(*words, "soon"), 2, "--as-of is 'soon', expected a 64-bit whole number")
+        assert_one_line(run(*words, "soon"), 2, "--as-of is 'soon', expected a 64-bit whole number")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_dates_need_a_catalog_that_knows_its_unit(run: Run, tmp_path: Path) -> N
     ],
 )
 def test_bad_arguments(run: Run, made: Path, words: tuple[object, ...], code: int, expected: str) -> None:
-    one_line(run("score", made / "bundle", *words), code, expected)
+    assert_one_line(run("score", made / "bundle", *words), code, expected)
 
 
 def test_candidates_without_an_answer() -> None:
@@ -151,31 +151,31 @@ def test_candidates_without_an_answer() -> None:
 
 
 def test_deadline_before_the_first_exit(run: Run, made: Path) -> None:
-    one_line(run("score", made / "bundle", "--user", 100, "--items", "3", "--deadline-ms", 0.001), 7, "deadline")
+    assert_one_line(run("score", made / "bundle", "--user", 100, "--items", "3", "--deadline-ms", 0.001), 7, "deadline")
 
 
 def test_no_such_bundle(run: Run, tmp_path: Path) -> None:
-    one_line(run("score", tmp_path / "none", "--user", 1, "--items", "3"), 4, "none: no such bundle folder")
+    assert_one_line(run("score", tmp_path / "none", "--user", 1, "--items", "3"), 4, "none: no such bundle folder")
 
 
 def test_a_catalog_is_no_bundle(run: Run, place: Path) -> None:
-    one_line(run("score", place / "catalog", "--user", 1, "--items", "3"), 4, "catalog: is a catalog, expected a bundle")
-    one_line(run("score", place, "--user", 1, "--items", "3"), 4, "place: is not a bundle: it has no manifest.json")
+    assert_one_line(run("score", place / "catalog", "--user", 1, "--items", "3"), 4, "catalog: is a catalog, expected a bundle")
+    assert_one_line(run("score", place, "--user", 1, "--items", "3"), 4, "place: is not a bundle: it has no manifest.json")
     ended = run("calibrate", place / "bundle", "--catalog", place / "bundle")
-    one_line(ended, 4, "bundle: is a bundle, expected a catalog: the folder that `rexit index` wrote")
+    assert_one_line(ended, 4, "bundle: is a bundle, expected a catalog: the folder that `rexit index` wrote")
 
 
 def test_policy_of_another_variant(run: Run, place: Path) -> None:
     bundle = Bundle.open(place / "bundle")
     Policy.full_depth(3, "f" * 64).write(bundle.folder / "policy.json")
-    one_line(run("score", place / "bundle", "--user", 100, "--items", "3"), 4, "policy.json", "ffffffffffff")
+    assert_one_line(run("score", place / "bundle", "--user", 100, "--items", "3"), 4, "policy.json", "ffffffffffff")
 
 
 @pytest.mark.parametrize("name", ["catalog/users.safetensors", "variants/cpu-fp32/segment-1.onnx.data"])
 def test_truncated_file(run: Run, place: Path, name: str) -> None:
     path = place / "bundle" / name
     path.write_bytes(path.read_bytes()[:-8])
-    one_line(run("score", place / "bundle", "--user", 100, "--items", "3"), 4, name, "expected")
+    assert_one_line(run("score", place / "bundle", "--user", 100, "--items", "3"), 4, name, "expected")
 
 
 def test_counters_go_to_a_file(run: Run, place: Path) -> None:
@@ -193,7 +193,7 @@ def test_counters_go_to_a_file(run: Run, place: Path) -> None:
 
 def test_counters_that_cannot_be_kept(run: Run, place: Path) -> None:
     one = ("score", place / "bundle", "--user", 100, "--items", "3")
-    one_line(run(*one, "--counters", place / "no/c.json"), 2, f"there is no folder {place / 'no'}")
-    one_line(run(*one, "--counters", place), 2, "it is a folder")
-    one_line(run(*one, "--counters", place / "c.json", "--force-exit", 0), 2, "forced exits are not counted")
+    assert_one_line(run(*one, "--counters", place / "no/c.json"), 2, f"there is no folder {place / 'no'}")
+    assert_one_line(run(*one, "--counters", place), 2, "it is a folder")
+    assert_one_line(run(*one, "--counters", place / "c.json", "--force-exit", 0), 2, "forced exits are not counted")
     assert not (place / "c.json").exists()

@@ -8,11 +8,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from builders.bundle_files import contents
-from builders.catalog import USER_IDS
+from builders.bundles.bundle_files import contents
+from builders.bundles.catalog import USER_IDS
 from rexit import runtime
 from rexit.errors import BackendError, DeadlineError, InputError
-from running.command import Run, one_line, write_pairs
+from running.command import Run, assert_one_line, write_pairs
 from running.full_disk import largest_file
 
 
@@ -39,7 +39,7 @@ def test_full_disk_at_once_leaves_nothing(run: Run, place: Path) -> None:
     pairs = write_pairs(place, text="user,item\n" + "100,3\n" * 2000)
     with largest_file(4096):
         ended = run("score", place / "bundle", "--pairs", pairs, "--out", place / "scores.csv")
-    one_line(ended, 2, "scores.csv.partial", "cannot be written: File too large")
+    assert_one_line(ended, 2, "scores.csv.partial", "cannot be written: File too large")
     assert {p.name for p in place.iterdir()} == {"bundle", "catalog", "pairs.csv"}
 
 
@@ -107,7 +107,9 @@ def test_a_slate_without_an_answer_costs_itself_alone(run: Run, place: Path, mon
 
 def test_no_answer_in_time_at_all(run: Run, place: Path) -> None:
     words = ("--pairs", write_pairs(place), "--out", place / "o.csv", "--deadline-ms", 0.001)
-    one_line(run("score", place / "bundle", *words), 7, "3 of 3 slates have no answer, nothing was written: user 100 at 30: ")
+    assert_one_line(
+        run("score", place / "bundle", *words), 7, "3 of 3 slates have no answer, nothing was written: user 100 at 30: "
+    )
     assert not (place / "o.csv").exists() and not (place / "o.csv.partial").exists()
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from builders.bundle import BundleOptions, write_bundle
-from builders.catalog import ITEM_IDS, USER_IDS, CatalogContents, make_catalog
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, CatalogContents, make_catalog
 from rexit import runtime
-from running.command import Run, one_line, write_pairs
+from running.command import Run, assert_one_line, write_pairs
 
 
 @pytest.mark.parametrize(("source", "target"), [("csv", "csv"), ("parquet", "parquet"), ("csv", "parquet")])
@@ -73,7 +73,7 @@ def test_columns_may_have_other_names(run: Run, place: Path) -> None:
 )
 def test_bad_rows_write_nothing(run: Run, place: Path, text: str, expected: str) -> None:
     pairs, out = write_pairs(place, text=text), place / "scores.csv"
-    one_line(run("score", place / "bundle", "--pairs", pairs, "--out", out), 2, "pairs.csv", expected)
+    assert_one_line(run("score", place / "bundle", "--pairs", pairs, "--out", out), 2, "pairs.csv", expected)
     assert not out.exists()
 
 
@@ -86,7 +86,7 @@ def test_ids_of_a_type_that_no_catalog_has(run: Run, place: Path, column: str, v
     pairs, out = place / "pairs.parquet", place / "o.csv"
     pl.DataFrame({"user": [100, 103], "item": [3, 8], column: values}).write_parquet(pairs)
     ended = run("score", place / "bundle", "--pairs", pairs, "--out", out)
-    one_line(ended, 2, f"pairs.parquet: column '{column}' holds {seen}, expected integers or strings")
+    assert_one_line(ended, 2, f"pairs.parquet: column '{column}' holds {seen}, expected integers or strings")
     assert not out.exists()
 
 
@@ -132,7 +132,9 @@ FIRST = "user,item,as_of\n100,3,30\n"
 def test_a_column_that_holds_no_times(run: Run, place: Path, times: pl.Series) -> None:
     pl.DataFrame({"user": [100], "item": [3], "as_of": times}).write_parquet(place / "pairs.parquet")
     ended = run("score", place / "bundle", "--pairs", place / "pairs.parquet", "--out", place / "o.csv")
-    one_line(ended, 2, f"pairs.parquet: column 'as_of' holds {times.dtype}, expected whole numbers, dates or ISO 8601 text")
+    assert_one_line(
+        ended, 2, f"pairs.parquet: column 'as_of' holds {times.dtype}, expected whole numbers, dates or ISO 8601 text"
+    )
 
 
 def test_pairs_outside_the_catalogs_times_are_said(run: Run, place: Path) -> None:
@@ -153,7 +155,7 @@ def test_a_column_of_times_that_is_named_must_be_there(run: Run, place: Path) ->
     """Without it every interaction would be visible."""
     pairs = write_pairs(place)
     ended = run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv", "--as-of-column", "when")
-    one_line(ended, 2, "pairs.csv: no column 'when' (as_of), it has: user, item, as_of")
+    assert_one_line(ended, 2, "pairs.csv: no column 'when' (as_of), it has: user, item, as_of")
 
 
 @pytest.mark.parametrize("line", [1, 2, 5000])
@@ -163,12 +165,12 @@ def test_text_that_is_not_utf8_is_named_by_its_line(run: Run, place: Path, line:
     pairs = place / "pairs.csv"
     pairs.write_bytes(b"\n".join(lines))
     ended = run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv")
-    one_line(ended, 2, f"pairs.csv: line {line}: not UTF-8")
+    assert_one_line(ended, 2, f"pairs.csv: line {line}: not UTF-8")
 
 
 def test_not_a_parquet_file(run: Run, place: Path) -> None:
     pairs = write_pairs(place, "pairs.parquet")
-    one_line(
+    assert_one_line(
         run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv"),
         2,
         "pairs.parquet: cannot be read as Parquet",
@@ -177,22 +179,26 @@ def test_not_a_parquet_file(run: Run, place: Path) -> None:
 
 def test_missing_file_and_unknown_format(run: Run, place: Path) -> None:
     ended = run("score", place / "bundle", "--pairs", place / "no.csv", "--out", place / "o.csv")
-    one_line(ended, 2, "no.csv: no such file")
+    assert_one_line(ended, 2, "no.csv: no such file")
     ended = run("score", place / "bundle", "--pairs", write_pairs(place), "--out", place / "o.xlsx")
-    one_line(ended, 2, "ends in '.xlsx', expected .csv or .parquet")
+    assert_one_line(ended, 2, "ends in '.xlsx', expected .csv or .parquet")
     ended = run("score", place / "bundle", "--pairs", place / "p.xlsx", "--out", place / "o.csv")
-    one_line(ended, 2, "ends in '.xlsx', expected .csv or .tsv or .parquet")
+    assert_one_line(ended, 2, "ends in '.xlsx', expected .csv or .tsv or .parquet")
 
 
 @pytest.mark.parametrize("out", ["missing/o.csv", "pairs.csv/o.csv"])
 def test_out_in_no_folder(run: Run, place: Path, out: str) -> None:
-    one_line(run("score", place / "bundle", "--pairs", write_pairs(place), "--out", place / out), 2, "o.csv: cannot be written")
+    assert_one_line(
+        run("score", place / "bundle", "--pairs", write_pairs(place), "--out", place / out), 2, "o.csv: cannot be written"
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a folder that root cannot write to either")
 def test_unwritable_folder_is_found_before_scoring(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "open", lambda *words, **keywords: pytest.fail("scoring began"))
-    one_line(run("score", place / "bundle", "--pairs", write_pairs(place), "--out", "/proc/o.csv"), 2, "/proc: cannot be written")
+    assert_one_line(
+        run("score", place / "bundle", "--pairs", write_pairs(place), "--out", "/proc/o.csv"), 2, "/proc: cannot be written"
+    )
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -242,7 +248,7 @@ def test_text_ids_that_look_like_numbers(run: Run, place: Path) -> None:
     assert "1 of 1 users are not in the catalog" in run("score", bundle, "--pairs", pairs, "--out", place / "o.csv").err
     pairs = write_pairs(place, text="user,item\n004,10\n")
     ended = run("score", bundle, "--pairs", pairs, "--out", place / "o.csv")
-    one_line(ended, 2, "1 item is not in the catalog: '10' (row 1)")
+    assert_one_line(ended, 2, "1 item is not in the catalog: '10' (row 1)")
 
 
 def test_byte_order_mark_and_quotes(run: Run, place: Path) -> None:
@@ -256,10 +262,12 @@ def test_byte_order_mark_and_quotes(run: Run, place: Path) -> None:
 def test_parquet_without_polars(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "polars", None)
     for words in (("--pairs", place / "p.parquet", "--out", "o.csv"), ("--pairs", write_pairs(place), "--out", "o.parquet")):
-        one_line(run("score", place / "bundle", *words), 2, ".parquet: Parquet needs polars", "pip install 'rexit[calibrate]'")
+        assert_one_line(
+            run("score", place / "bundle", *words), 2, ".parquet: Parquet needs polars", "pip install 'rexit[calibrate]'"
+        )
 
 
 def test_out_is_a_folder(run: Run, place: Path) -> None:
     (place / "o.csv").mkdir()
     ended = run("score", place / "bundle", "--pairs", write_pairs(place), "--out", place / "o.csv")
-    one_line(ended, 2, "o.csv: cannot be written: it is a folder")
+    assert_one_line(ended, 2, "o.csv: cannot be written: it is a folder")

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders.bundle_files import refresh, write_policy
-from builders.catalog import ITEM_IDS, USER_IDS
-from builders.variants import TENSORRT_HALF, add_variant
+from builders.bundles.bundle_files import refresh, write_policy
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
+from builders.bundles.variants import TENSORRT_HALF, add_variant
 from rexit import runtime
 from rexit.bundle import Policy
 from rexit.errors import BackendError
-from running.command import Ended, Run, calibrate, one_line
+from running.command import Ended, Run, assert_one_line, calibrate
 
 
 def checks(ended: Ended) -> dict[str, str]:
@@ -169,9 +169,9 @@ def test_device(run: Run, place: Path) -> None:
     words = ("--variant", TENSORRT_HALF, "--device", "cpu", "--json")
     assert run("score", bundle, "--user", USER_IDS[0], "--items", ITEM_IDS[1], *words).json["variant"] == TENSORRT_HALF
     assert run("bench", bundle, "--requests", 2, "--slate", 3, *words).json["device"] == "cpu"
-    one_line(run("score", bundle, "--user", USER_IDS[0], "--items", ITEM_IDS[1], "--device", "npu"), 2, "`npu`")
+    assert_one_line(run("score", bundle, "--user", USER_IDS[0], "--items", ITEM_IDS[1], "--device", "npu"), 2, "`npu`")
 
 
 def test_no_bundle_and_no_variant(run: Run, place: Path) -> None:
     assert run("verify", place / "none").code == 8
-    one_line(run("verify", place / "bundle", "--variant", "gpu"), 2, "no variant 'gpu'")
+    assert_one_line(run("verify", place / "bundle", "--variant", "gpu"), 2, "no variant 'gpu'")

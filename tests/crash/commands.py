@@ -10,11 +10,11 @@ import rexit.exporter.export
 import rexit.exporter.index
 import rexit.refresh
 import rexit.runtime
-from builders.checkpoints import tiny_checkpoint
-from builders.grown_catalog import write_grown
-from builders.held_out import write_ranked
-from builders.indexed_catalog import write_indexed_catalog
-from builders.variants import TENSORRT
+from builders.bundles.grown_catalog import write_grown
+from builders.bundles.held_out import write_ranked
+from builders.bundles.variants import TENSORRT
+from builders.data.indexed_catalog import write_indexed_catalog
+from builders.models.checkpoints import tiny_checkpoint
 from crash.points import Command
 from rexit.bundle import Bundle, Catalog, Manifest
 from rexit.bundle.engine import Engine, engine_folders

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from builders.bundle_files import contents
+from builders.bundles.bundle_files import contents
 from rexit.cli import main
 
 HOW: Final = ("kill", "term", "full", "readonly")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from builders.bundle import BundleOptions, write_bundle
-from builders.catalog import in_lists, make_catalog
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.catalog import in_lists, make_catalog
 from damage import files, graphs, lists, manifests, policies, programs, tables, vectors
 from damage.cases import Case, write_cases
 

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 from safetensors.numpy import load_file, save_file
 
-from builders.bundle_files import refresh, write_json
+from builders.bundles.bundle_files import refresh, write_json
 
 MANIFEST, CATALOG, VARIANT = "manifest.json", "catalog/catalog.json", "variants/cpu-fp32/variant.json"
 USERS, ITEMS, PIECES = (f"catalog/{name}.safetensors" for name in ("users", "items", "pieces"))

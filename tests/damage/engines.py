@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from builders.bundle import BundleOptions, write_bundle
-from builders.bundle_files import entry, refresh, write_json
-from builders.catalog import make_catalog
-from builders.engines import ENGINES, KEY, PROFILES, add_engines, profile_line
-from builders.model import HIDDEN
-from builders.variants import TENSORRT_HALF
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.bundle_files import entry, refresh, write_json
+from builders.bundles.catalog import make_catalog
+from builders.bundles.engines import ENGINES, KEY, PROFILES, add_engines, profile_line
+from builders.bundles.model import HIDDEN
+from builders.bundles.variants import TENSORRT_HALF
 from damage.cases import Cases, write_cases
 
 CASES = Cases("reading")

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from builders.bundle_files import refresh
+from builders.bundles.bundle_files import refresh
 from damage.cases import Cases
 from damage.edits import MANIFEST, SEGMENT, VARIANT, edit_graph, edit_json
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from builders import catalog
+from builders.bundles import catalog
 from damage.cases import Cases
 from damage.edits import CATALOG, USERS, edit_json, edit_table, put
 

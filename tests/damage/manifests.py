@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from builders.bundle_files import entry, write_json
-from builders.model import POSITIONS
+from builders.bundles.bundle_files import entry, write_json
+from builders.bundles.model import POSITIONS
 from damage.cases import Cases
 from damage.edits import CATALOG, MANIFEST, VARIANT, edit_json
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from builders.bundle_files import write_policy
+from builders.bundles.bundle_files import write_policy
 from damage.cases import Cases
 from damage.edits import VARIANT, edit_json
 

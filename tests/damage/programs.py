@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from builders.bundle_files import refresh
-from builders.catalog import PROGRAM
+from builders.bundles.bundle_files import refresh
+from builders.bundles.catalog import PROGRAM
 from damage.cases import RUNNING_ITEMS, Cases
 from damage.edits import CATALOG, ITEMS, PIECES, edit_json
 

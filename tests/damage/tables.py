@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from builders import catalog
-from builders.bundle_files import refresh
-from builders.model import VOCABULARY
+from builders.bundles import catalog
+from builders.bundles.bundle_files import refresh
+from builders.bundles.model import VOCABULARY
 from damage.cases import RUNNING_USER, Cases
 from damage.edits import CATALOG, ITEMS, PIECES, USERS, edit_json, edit_table, put
 

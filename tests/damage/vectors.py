@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from builders.bundle_files import refresh
+from builders.bundles.bundle_files import refresh
 from damage.cases import Cases
 from damage.edits import CATALOG, MANIFEST, PIECES, VARIANT, edit_json, edit_table, put
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from builders.checkpoints import tiny_model
-from builders.indexed_catalog import WITH_ENCODED, WITH_VECTORS, write_indexed_catalog
+from builders.data.indexed_catalog import WITH_ENCODED, WITH_VECTORS, write_indexed_catalog
+from builders.models.checkpoints import tiny_model
 from rexit.bundle import Catalog
 from rexit.exporter.export import export_bundle
 from rexit.exporter.model.checkpoint import HEADS, PROJECTORS

@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from builders.checkpoints import tiny_model
+from builders.models.checkpoints import tiny_model
 from rexit.errors import InputError
 from rexit.exporter.model.weights import decoder_model
 from running.scripts import scripts_of

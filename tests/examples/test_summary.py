@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 import rexit
-from builders.held_out import write_ranked
+from builders.bundles.held_out import write_ranked
 from rexit.bundle import Catalog
 from rexit.slates import cut
 from running.scripts import scripts_of

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import rexit
-from builders.held_out import write_ranked
+from builders.bundles.held_out import write_ranked
 from running.scripts import scripts_of
 
 FOLDER = "examples/serving/model_repository/rexit"

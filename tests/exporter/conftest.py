@@ -27,14 +27,14 @@ def untraced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def catalog_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from builders.indexed_catalog import write_indexed_catalog
+    from builders.data.indexed_catalog import write_indexed_catalog
 
     return write_indexed_catalog(tmp_path_factory.mktemp("catalog"))
 
 
 @pytest.fixture(scope="session")
 def checkpoint_folder(catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from builders.checkpoints import tiny_checkpoint
+    from builders.models.checkpoints import tiny_checkpoint
     from rexit.bundle import Catalog
 
     return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "own", catalog=Catalog.open(catalog_folder))
@@ -60,7 +60,7 @@ def bundle(exported: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def tensorrt_checkpoint(catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every linear layer's rows divide into blocks of 64."""
-    from builders.checkpoints import tiny_checkpoint
+    from builders.models.checkpoints import tiny_checkpoint
     from rexit.bundle import Catalog
 
     folder = tmp_path_factory.mktemp("checkpoint") / "blocks"

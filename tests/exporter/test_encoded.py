@@ -13,9 +13,9 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import rexit
-from builders.bundle_files import names
-from builders.checkpoints import tiny_checkpoint
-from builders.indexed_catalog import ITEMS, LOOK, WITH_ENCODED, look, write_indexed_catalog
+from builders.bundles.bundle_files import names
+from builders.data.indexed_catalog import ITEMS, LOOK, WITH_ENCODED, look, write_indexed_catalog
+from builders.models.checkpoints import tiny_checkpoint
 from rexit.bundle import Bundle, Catalog, FileEntry, write_json
 from rexit.bundle.vectors import FILE
 from rexit.cli import app

@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 import rexit
-from builders.bundle_files import names, write_json
-from builders.checkpoints import tiny_checkpoint
+from builders.bundles.bundle_files import names, write_json
+from builders.models.checkpoints import tiny_checkpoint
 from rexit.bundle import Bundle, Catalog, Policy, digest
 from rexit.cli import app
 from rexit.errors import CheckpointError, InputError, ParityError, RexitError

@@ -17,7 +17,7 @@ import onnx_ir
 import pytest
 import torch
 
-from builders.bundle_files import names
+from builders.bundles.bundle_files import names
 from rexit.bundle import Bundle, digest, sole_writer
 from rexit.cli import main
 from rexit.errors import InputError

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from builders.checkpoints import FAMILIES, MORE_FAMILIES, REFUSED_FAMILIES, tiny_model
-from builders.families import DEPTH, ENGINES, Measured, measure
+from builders.models.checkpoints import FAMILIES, MORE_FAMILIES, REFUSED_FAMILIES, tiny_model
+from builders.models.families import DEPTH, ENGINES, Measured, measure
 from rexit.errors import CheckpointError
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions

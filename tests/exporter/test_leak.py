@@ -21,7 +21,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from tokenizers import Tokenizer
 
-from builders import ratings
+from builders.data import ratings
 from rexit.bundle import Catalog
 from rexit.exporter import index as index_module
 from rexit.exporter.catalog.neighbours import folded_in

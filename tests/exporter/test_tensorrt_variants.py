@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from builders.bundle_files import contents
+from builders.bundles.bundle_files import contents
 from rexit.bundle import Bundle
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter import preflight
@@ -113,7 +113,7 @@ def test_bad_input_leaves_what_is_there(
 ) -> None:
     before = contents(bundle)
 
-    def refused(error: type[Exception], said: str, **options: Any) -> None:
+    def assert_refused(error: type[Exception], said: str, **options: Any) -> None:
         with pytest.raises(error, match=said) as caught:
             export_bundle(
                 checkpoint_folder,
@@ -124,20 +124,22 @@ def test_bad_input_leaves_what_is_there(
         assert "\n" not in str(caught.value)
         assert contents(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
 
-    refused(
+    assert_refused(
         InputError, "no target 'tensorrt' with precision 'fp32'; there is: .*--target tensorrt --precision fp16.int8.int4.fp8"
     )
     said = r"tensorrt-int4, segment-0.onnx: int4: body\.layers\.0\.mlp\.down_proj\.weight\S* has 96 rows \(K\), not divisible"
-    refused(CheckpointError, said, precisions=["int4"])
+    assert_refused(CheckpointError, said, precisions=["int4"])
     with monkeypatch.context() as patched:
         patched.setattr(activations, "MIN_PROMPTS", 193)
-        refused(InputError, "192 prompts of the training split are too few to calibrate on, at least 193", precisions=["int8"])
+        assert_refused(
+            InputError, "192 prompts of the training split are too few to calibrate on, at least 193", precisions=["int8"]
+        )
     fp16 = find_target("tensorrt", "fp16")
     strange = replace(fp16, passes=(*fp16.passes[:-1], _einsum, fp16.passes[-1]))
     with monkeypatch.context() as patched:
         patched.setattr(preflight, "find_target", lambda *_: strange)
         said = "tensorrt-fp16, segment-0.onnx: node .*: JetPack 6's TensorRT has no operator"
-        refused(CheckpointError, said, precisions=["fp16"])
+        assert_refused(CheckpointError, said, precisions=["fp16"])
 
 
 def test_a_stranger_is_named(tensorrt_exported: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from builders import ratings
+from builders.data import ratings
 from rexit import slates
 from rexit.bundle import Catalog
 from rexit.cli import main

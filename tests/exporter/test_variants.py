@@ -18,8 +18,8 @@ import pytest
 from typer.testing import CliRunner
 
 import rexit
-from builders.bundle_files import contents, refresh
-from builders.checkpoints import tiny_checkpoint
+from builders.bundles.bundle_files import contents, refresh
+from builders.models.checkpoints import tiny_checkpoint
 from rexit.bundle import Bundle, Catalog
 from rexit.cli import app
 from rexit.errors import CheckpointError, InputError, ParityError, QualityError

@@ -15,9 +15,9 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import rexit
-from builders.bundle_files import names, refresh
-from builders.checkpoints import tiny_checkpoint
-from builders.indexed_catalog import WITH_VECTORS, write_indexed_catalog
+from builders.bundles.bundle_files import names, refresh
+from builders.data.indexed_catalog import WITH_VECTORS, write_indexed_catalog
+from builders.models.checkpoints import tiny_checkpoint
 from rexit.bundle import Bundle, Catalog
 from rexit.bundle.vectors import FILE
 from rexit.cli import app

@@ -103,7 +103,7 @@ void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std:
   rexit_session* session = nullptr;
   if (!ok(rexit_session_create(bundle, &options, &session))) return;
 
-  // Users and items of the seeds, as builders/catalog.py numbers them.
+  // Users and items of the seeds, as builders/bundles/catalog.py numbers them.
   const auto id = [](bool strings, std::int64_t number, const char* text) {
     return strings ? rexit_id{0, text} : rexit_id{number, nullptr};
   };

@@ -16,12 +16,12 @@ from typing import Any
 from safetensors.numpy import save
 
 import rexit
-from builders.added_nodes import write_added
-from builders.bundle import BundleOptions, write_bundle
-from builders.bundle_files import refresh, write_json, write_policy
-from builders.catalog import PROGRAM, in_lists, make_catalog, program_with_vectors
-from builders.engines import ENGINES, KEY, add_engines
-from builders.variants import TENSORRT_HALF
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.bundle_files import refresh, write_json, write_policy
+from builders.bundles.catalog import PROGRAM, in_lists, make_catalog, program_with_vectors
+from builders.bundles.engines import ENGINES, KEY, add_engines
+from builders.bundles.variants import TENSORRT_HALF
+from builders.onnx_graphs.added_nodes import write_added
 from fuzz.archive import pack
 
 SEEDS = Path(__file__).parent / "seeds"

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from builders.bundle import write_bundle
+from builders.bundles.bundle import write_bundle
 from doubles.session import CANDIDATE_TOKENS, PREFIX_TOKENS, FakeSession
 from rexit.bundle import Bundle
 from rexit.errors import BundleError

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from builders.bundle_files import write_policy
-from builders.held_out import write_ranked
+from builders.bundles.bundle_files import write_policy
+from builders.bundles.held_out import write_ranked
 
 LIMITS = [{"a": 1.1, "b": 0.1, "upper": limit, "lower": limit} for limit in (2.0, 8.0, 8.0)]
 """Under which the tiny bundle's candidates stop at every exit."""

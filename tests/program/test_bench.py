@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from builders.catalog import USER_IDS
+from builders.bundles.catalog import USER_IDS
 from rexit.bundle import Bundle
 from rexit.measure.bench import BenchOptions, bench_variant
-from running.program import one_error, run_program
+from running.program import assert_one_error, run_program
 
 
 def test_same_keys_and_work_as_python(bundle: Path) -> None:
@@ -38,7 +38,7 @@ def test_table_and_chosen_users(bundle: Path) -> None:
 
 
 def test_bad_arguments(bundle: Path) -> None:
-    one_error(run_program("bench", bundle, "--slate", 21), 2, "--slate 21, the catalog has 20 items")
-    one_error(run_program("bench", bundle, "--slate", 0), 2, "--slate")
-    one_error(run_program("bench", bundle, "--requests", "x"), 2, "--requests")
-    one_error(run_program("bench", bundle, "--user", "me"), 2, "user 'me'")
+    assert_one_error(run_program("bench", bundle, "--slate", 21), 2, "--slate 21, the catalog has 20 items")
+    assert_one_error(run_program("bench", bundle, "--slate", 0), 2, "--slate")
+    assert_one_error(run_program("bench", bundle, "--requests", "x"), 2, "--requests")
+    assert_one_error(run_program("bench", bundle, "--user", "me"), 2, "user 'me'")

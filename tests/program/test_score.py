@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from builders.catalog import ITEM_IDS, USER_IDS, string_id
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, string_id
 from rexit.cli import main
 from running.command import Ended
-from running.program import one_error, run_program
+from running.program import assert_one_error, run_program
 
 ALL = ",".join(map(str, ITEM_IDS))
 
@@ -90,12 +90,12 @@ def test_table(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
     ],
 )
 def test_bad_arguments(bundle: Path, words: tuple[object, ...], code: int, expected: str) -> None:
-    one_error(run_program("score", bundle, *words), code, expected)
+    assert_one_error(run_program("score", bundle, *words), code, expected)
 
 
 def test_no_command_and_no_bundle(tmp_path: Path) -> None:
-    one_error(run_program(), 2, "subcommand is required")
-    one_error(run_program("score", tmp_path / "none", "--user", 1, "--items", 3), 4, "none")
+    assert_one_error(run_program(), 2, "subcommand is required")
+    assert_one_error(run_program("score", tmp_path / "none", "--user", 1, "--items", 3), 4, "none")
 
 
 def test_help_and_version() -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from builders.catalog import ITEM_IDS, USER_IDS, string_id
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, string_id
 from rexit import runtime
 from rexit.cli.score import score_rows
-from running.program import PROGRAM, environment, one_error, run_program
+from running.program import PROGRAM, assert_one_error, environment, run_program
 
 DEPTHS = (1, 2, 4)
 
@@ -156,4 +156,4 @@ def test_stdout_that_is_closed(bundle: Path) -> None:
 
 
 def test_no_bundle(tmp_path: Path) -> None:
-    one_error(run_program("serve", tmp_path / "none"), 4, "none")
+    assert_one_error(run_program("serve", tmp_path / "none"), 4, "none")

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from builders.bundle_files import refresh
-from builders.grown_catalog import write_grown
-from builders.held_out import write_ranked
-from builders.variants import TENSORRT_HALF, add_variant
+from builders.bundles.bundle_files import refresh
+from builders.bundles.grown_catalog import write_grown
+from builders.bundles.held_out import write_ranked
+from builders.bundles.variants import TENSORRT_HALF, add_variant
 from rexit.refresh import RefreshOptions
 from rexit.refresh import refresh as refresh_catalog
 from running.command import Ended
-from running.program import one_error, run_program
+from running.program import assert_one_error, run_program
 
 
 def outcomes(ended: Ended) -> dict[str, str]:
@@ -106,8 +106,8 @@ def test_a_backend_that_is_missing_is_skipped_unless_asked_for(spoilt: Path) -> 
 
 
 def test_no_such_variant(bundle: Path) -> None:
-    one_error(run_program("verify", bundle, "--variant", "gpu"), 2, "gpu")
-    one_error(run_program("inspect", bundle, "--variant", "gpu"), 2, "gpu")
+    assert_one_error(run_program("verify", bundle, "--variant", "gpu"), 2, "gpu")
+    assert_one_error(run_program("inspect", bundle, "--variant", "gpu"), 2, "gpu")
 
 
 def test_inspect(bundle: Path, tmp_path: Path) -> None:
@@ -115,4 +115,4 @@ def test_inspect(bundle: Path, tmp_path: Path) -> None:
     assert (variant["name"], variant["target"], variant["precision"], variant["calibrated"]) == ("cpu-fp32", "cpu", "fp32", True)
     assert all(variant[name] > 0 for name in ("graph_bytes", "catalog_bytes", "session_bytes"))
     assert "cpu-fp32" in run_program("inspect", bundle).out
-    one_error(run_program("inspect", tmp_path), 4, "manifest.json")
+    assert_one_error(run_program("inspect", tmp_path), 4, "manifest.json")

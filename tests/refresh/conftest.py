@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from builders.grown_catalog import write_grown
-from builders.held_out import write_ranked
+from builders.bundles.grown_catalog import write_grown
+from builders.bundles.held_out import write_ranked
 from rexit.cli import main
 from running.command import Ended, Run
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from builders.bundle_files import contents
+from builders.bundles.bundle_files import contents
 from rexit.bundle import Bundle, Catalog, Golden, Manifest
 from rexit.bundle import swap as swapping
 from rexit.bundle.swap import staged

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders.bundle_files import contents, write_policy
-from builders.catalog import ITEM_IDS, USER_IDS, CatalogContents, in_lists
-from builders.grown_catalog import LATEST, NEW, Info, Tables, write_grown
+from builders.bundles.bundle_files import contents, write_policy
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, CatalogContents, in_lists
+from builders.bundles.grown_catalog import LATEST, NEW, Info, Tables, write_grown
 from rexit import runtime
 from rexit.bundle import Bundle, Catalog, Counters, Manifest
 from rexit.calibration.drift import compare
@@ -20,7 +20,7 @@ from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.refresh import RefreshOptions
 from rexit.refresh import refresh as refresh_bundle
 from rexit.slates import SIZE, cut
-from running.command import Run, one_line
+from running.command import Run, assert_one_line
 
 POLICY = [{"a": 1.0, "b": 0.0, "upper": 0.5, "lower": 0.5}] * 2 + [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}]
 
@@ -48,7 +48,7 @@ def calibrated(place: Path, shift: int = 0, size: int = SIZE) -> None:
 def test_a_new_item_can_be_scored(run: Run, place: Path) -> None:
     variants = contents(place / "bundle" / "variants")
     ended = run("score", place / "bundle", "--user", USER_IDS[0], "--items", NEW[0])
-    one_line(ended, 2, str(NEW[0]))
+    assert_one_line(ended, 2, str(NEW[0]))
     done = refresh(run, place, "--json")
     assert done.code == 0, done.err
     assert done.json["items"] == [len(ITEM_IDS) + 2, 2] and done.json["variants"][0]["new_candidates"] > 0
@@ -109,7 +109,7 @@ def test_twice_is_once(run: Run, place: Path) -> None:
 def test_calibration_takes_the_catalog_in_force(run: Run, place: Path) -> None:
     assert refresh(run, place).code == 0
     words = ("--max-drop", 0.45, "--confidence", 0.6, "--metric", "ndcg@5", "--slate", 10, "--timed-slates", 3)
-    one_line(run("calibrate", place / "bundle", "--catalog", place / "catalog", *words), 4, "is catalog", "holds")
+    assert_one_line(run("calibrate", place / "bundle", "--catalog", place / "catalog", *words), 4, "is catalog", "holds")
     assert run("calibrate", place / "bundle", "--catalog", place / "newer", *words).code == 0
     assert run("verify", place / "bundle").code == 0
 
@@ -150,25 +150,25 @@ def test_what_does_not_fit_is_refused(run: Run, place: Path, edit: Any, message:
     shutil.rmtree(place / "newer")
     write_grown(place / "catalog", place / "newer", edit)
     before = contents(place / "bundle")
-    one_line(refresh(run, place), 2, message, "nothing was swapped")
+    assert_one_line(refresh(run, place), 2, message, "nothing was swapped")
     assert contents(place / "bundle") == before
 
 
 def test_string_ids_in_the_place_of_integers(run: Run, place: Path) -> None:
-    from builders.held_out import write_ranked
+    from builders.bundles.held_out import write_ranked
 
     write_ranked(place / "strings", strings=True)
     ended = run("refresh", place / "bundle", "--catalog", place / "strings" / "catalog")
-    one_line(ended, 2, "kind of user ids is string", "is int64")
+    assert_one_line(ended, 2, "kind of user ids is string", "is int64")
 
 
 def test_damage_is_refused(run: Run, place: Path) -> None:
     before = contents(place / "bundle")
     path = place / "newer/items.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
-    one_line(refresh(run, place), 4, "items.safetensors", "edited")
-    one_line(run("refresh", place / "newer", "--catalog", place / "catalog"), 4, "is a catalog, expected a bundle")
-    one_line(run("refresh", place / "bundle", "--catalog", place / "nowhere"), 4, "no such catalog folder")
+    assert_one_line(refresh(run, place), 4, "items.safetensors", "edited")
+    assert_one_line(run("refresh", place / "newer", "--catalog", place / "catalog"), 4, "is a catalog, expected a bundle")
+    assert_one_line(run("refresh", place / "bundle", "--catalog", place / "nowhere"), 4, "no such catalog folder")
     assert contents(place / "bundle") == before
 
 
@@ -178,7 +178,7 @@ def test_a_machine_that_computes_otherwise_makes_no_golden_samples(
     before = contents(place / "bundle")
     real = runtime.Session.trace
     monkeypatch.setattr(runtime.Session, "trace", lambda *words, **more: real(*words, **more) + np.float32(0.5))
-    one_line(refresh(run, place), 4, "log-odds are 0.5 from its golden samples", "nothing was swapped")
+    assert_one_line(refresh(run, place), 4, "log-odds are 0.5 from its golden samples", "nothing was swapped")
     assert contents(place / "bundle") == before
 
 
@@ -213,7 +213,7 @@ def test_a_policy_that_drifted_refuses(run: Run, place: Path, monkeypatch: pytes
     before = contents(place / "bundle")
     # What 'drifted' takes is tests/calibration/test_drift.py's; here there are too few candidates for it.
     monkeypatch.setattr("rexit.calibration.drift._needed", lambda groups, usual: 1)
-    one_line(refresh(run, place), 9, "the policy of cpu-fp32", "Drift at exit", "Nothing was swapped")
+    assert_one_line(refresh(run, place), 9, "the policy of cpu-fp32", "Drift at exit", "Nothing was swapped")
     assert contents(place / "bundle") == before
     kept = refresh(run, place, "--keep-policy", "--json")
     assert kept.code == 0 and kept.json["variants"][0]["drift"] is None
@@ -237,7 +237,7 @@ def test_a_policy_is_tried_on_the_latest_slates(place: Path, monkeypatch: pytest
 
 def test_a_policy_without_a_reference_refuses(run: Run, place: Path) -> None:
     write_policy(place / "bundle", POLICY)
-    one_line(refresh(run, place), 9, "report.json: missing", "nothing was swapped")
+    assert_one_line(refresh(run, place), 9, "report.json: missing", "nothing was swapped")
     assert refresh(run, place, "--keep-policy").code == 0
 
 
@@ -255,7 +255,7 @@ def test_a_second_writer_is_refused(run: Run, place: Path) -> None:
     from rexit.bundle import sole_writer
 
     with sole_writer(place / "bundle"):
-        one_line(refresh(run, place), 2, "another process is writing to it")
+        assert_one_line(refresh(run, place), 2, "another process is writing to it")
 
 
 def test_nothing_drifts_against_itself(place: Path) -> None:

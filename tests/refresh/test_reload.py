@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from builders.bundle_files import write_policy
-from builders.catalog import ITEM_IDS, USER_IDS
-from builders.grown_catalog import NEW, write_grown
+from builders.bundles.bundle_files import write_policy
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
+from builders.bundles.grown_catalog import NEW, write_grown
 from rexit import runtime
 from rexit.errors import BundleError, InputError
 from rexit.refresh import RefreshOptions, refresh
@@ -56,7 +56,7 @@ def test_a_new_policy_is_reloaded(place: Path, caplog: pytest.LogCaptureFixture)
 def test_other_segments_are_not_reloaded(place: Path) -> None:
     import json
 
-    from builders.bundle_files import refresh as record
+    from builders.bundles.bundle_files import refresh as record
 
     with runtime.open(place / "bundle") as session:
         path = place / "bundle/variants/cpu-fp32/variant.json"

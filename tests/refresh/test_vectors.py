@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders.bundle_files import contents
-from builders.checkpoints import tiny_checkpoint
-from builders.indexed_catalog import ITEMS, USERS, WITH_ENCODED, WITH_VECTORS, look, write_indexed_catalog
+from builders.bundles.bundle_files import contents
+from builders.data.indexed_catalog import ITEMS, USERS, WITH_ENCODED, WITH_VECTORS, look, write_indexed_catalog
+from builders.models.checkpoints import tiny_checkpoint
 from rexit import runtime
 from rexit.bundle import Bundle, Catalog
 from rexit.exporter.export import export_bundle
@@ -23,7 +23,7 @@ from rexit.exporter.model.vectors import Sources
 from rexit.exporter.options import ExportOptions, IndexOptions, LightGCNOptions
 from rexit.exporter.update import update_catalog
 from rexit.slates import cut
-from running.command import Run, one_line
+from running.command import Run, assert_one_line
 from running.fast import fast
 
 TABLES = {"gcn": (WITH_VECTORS, {"gcn", "title:2"}), "look": (WITH_ENCODED, {"look", "title:2"})}
@@ -120,11 +120,11 @@ def test_back_to_the_exported_catalog(run: Run, place: Path) -> None:
 
 def test_only_the_bundles_own_checkpoint_makes_vectors(run: Run, place: Path) -> None:
     before = contents(place / "bundle")
-    one_line(run("refresh", place / "bundle", "--catalog", place / "newer"), 2, "give --checkpoint", "nothing was swapped")
+    assert_one_line(run("refresh", place / "bundle", "--catalog", place / "newer"), 2, "give --checkpoint", "nothing was swapped")
     other = tiny_checkpoint(place / "other", catalog=Catalog.open(place / "catalog"), intermediate_size=64)
     ended = run("refresh", place / "bundle", "--catalog", place / "newer", "--checkpoint", other)
-    one_line(ended, 2, "is checkpoint ", "was exported from", "nothing was swapped")
-    one_line(run("refresh", place / "bundle", "--catalog", place / "newer", "--checkpoint", place / "none"), 3, "none")
+    assert_one_line(ended, 2, "is checkpoint ", "was exported from", "nothing was swapped")
+    assert_one_line(run("refresh", place / "bundle", "--catalog", place / "newer", "--checkpoint", place / "none"), 3, "none")
     assert contents(place / "bundle") == before
 
 
@@ -149,5 +149,5 @@ def test_an_encoder_of_another_width_is_refused(run: Run, place: Path) -> None:
     data = (place / "interactions.csv", place / "items.csv", str(place / "tokenizer.json"), place / "prompt.toml")
     build_catalog(*data, place / "newer", IndexOptions(neighbours=2, lightgcn=LightGCNOptions(dim=8, epochs=2)))
     before = contents(place / "bundle")
-    one_line(refresh(run, place), 2, "vectors of prompts are", "'dim': 3", "'dim': 5", "nothing was swapped")
+    assert_one_line(refresh(run, place), 2, "vectors of prompts are", "'dim': 3", "'dim': 5", "nothing was swapped")
     assert contents(place / "bundle") == before

@@ -30,7 +30,7 @@ def calibrate(run: Run, place: Path, *more: object) -> Ended:
     return run("calibrate", place / "bundle", "--catalog", place / "catalog", *words, *more)
 
 
-def one_line(ended: Ended, code: int, *expected: str) -> None:
+def assert_one_line(ended: Ended, code: int, *expected: str) -> None:
     """An error is one line on stderr that names what is wrong, with nothing on stdout."""
     assert ended.code == code, ended.err
     assert ended.out == ""

@@ -9,15 +9,15 @@ Outcome = tuple[int, str, str]
 Run = Callable[..., Outcome]
 
 
-def refused(outcome: Outcome, data: Path, message: str) -> None:
+def assert_refused(outcome: Outcome, data: Path, message: str) -> None:
     """Exit code 2, one line that holds `message`, nothing on stdout and nothing written."""
     code, out, err = outcome
     assert (code, out) == (2, "") and err.startswith("rexit: error: ") and err.count("\n") == 1, err
     assert message in err
-    nothing_written(data)
+    assert_nothing_written(data)
 
 
-def nothing_written(data: Path) -> None:
+def assert_nothing_written(data: Path) -> None:
     assert sorted(p.name for p in data.iterdir()) == ["items.csv", "prompt.toml", "ratings.csv", "tok", "users.csv"]
 
 

@@ -28,7 +28,7 @@ def run_program(*words: object, stdin: str | bytes = "", env: Mapping[str, str] 
     return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def one_error(ended: Ended, code: int, *expected: str) -> None:
+def assert_one_error(ended: Ended, code: int, *expected: str) -> None:
     """One line on stderr that names what is wrong, with nothing on stdout."""
     assert (ended.code, ended.out) == (code, ""), ended
     lines = ended.err.strip().splitlines()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from builders.bundle import BundleOptions, write_bundle
-from builders.catalog import ITEM_IDS, USER_IDS, in_lists, make_catalog
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, in_lists, make_catalog
 from damage.bundles import CASES, IN_LISTS, WITH_VECTORS
 from damage.cases import LATE, RUNNING_ITEMS, RUNNING_USER, Case
 from rexit import runtime
@@ -33,20 +33,20 @@ def with_lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", CASES)
 def test_damage(name: str, sound: Path, tmp_path: Path) -> None:
-    ends_as_expected(CASES[name], sound, tmp_path)
+    assert_ends_as_expected(CASES[name], sound, tmp_path)
 
 
 @pytest.mark.parametrize("name", WITH_VECTORS)
 def test_damage_with_vectors(name: str, with_vectors: Path, tmp_path: Path) -> None:
-    ends_as_expected(WITH_VECTORS[name], with_vectors, tmp_path)
+    assert_ends_as_expected(WITH_VECTORS[name], with_vectors, tmp_path)
 
 
 @pytest.mark.parametrize("name", IN_LISTS)
 def test_damage_to_lists(name: str, with_lists: Path, tmp_path: Path) -> None:
-    ends_as_expected(IN_LISTS[name], with_lists, tmp_path)
+    assert_ends_as_expected(IN_LISTS[name], with_lists, tmp_path)
 
 
-def ends_as_expected(case: Case, sound: Path, tmp_path: Path) -> None:
+def assert_ends_as_expected(case: Case, sound: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(sound, folder)
     case.damage(folder)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders.bundle import write_bundle
-from builders.catalog import ITEM_IDS, USER_IDS
+from builders.bundles.bundle import write_bundle
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from rexit import runtime
 from rexit.errors import DeadlineError
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import rexit
-from builders.catalog import ITEM_IDS, USER_IDS
-from builders.engines import add_engines
-from builders.held_out import AS_OF, write_ranked
-from builders.variants import TENSORRT_HALF
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
+from builders.bundles.engines import add_engines
+from builders.bundles.held_out import AS_OF, write_ranked
+from builders.bundles.variants import TENSORRT_HALF
 from rexit.errors import BackendError, InputError
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import rexit
-from builders.added_nodes import write_added
-from builders.bundle import write_bundle
-from builders.catalog import ITEM_IDS, USER_IDS
+from builders.bundles.bundle import write_bundle
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
+from builders.onnx_graphs.added_nodes import write_added
 from rexit.errors import BackendError
 
 ONE_HEAD = "u = Unsqueeze (state, axes01)"  # [1, 1, T, 8]
@@ -80,7 +80,7 @@ def test_what_is_no_number_reaches_the_answer(text: str, tmp_path: Path) -> None
 WITHOUT_MEMORY = """
 import resource, sys
 import rexit
-from builders.catalog import ITEM_IDS, USER_IDS
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from rexit.errors import RexitError
 
 with rexit.open(sys.argv[1], threads=2) as session:

@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from builders.bundle import write_bundle
+from builders.bundles.bundle import write_bundle
 from damage.edits import VARIANT, edit_json
 
 OPEN = """

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders.bundle import BundleOptions, write_bundle
-from builders.catalog import CatalogContents, make_catalog
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.catalog import CatalogContents, make_catalog
 from rexit import runtime
 
 # Items 10, 20, 30, 40; titles are pieces 1 to 4. Users 1, 2, 3; ages are pieces 11 to 13.

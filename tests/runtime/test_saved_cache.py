@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
-from builders.bundle import BundleOptions, write_bundle
-from builders.bundle_files import refresh
-from builders.catalog import ITEM_IDS, USER_IDS, make_catalog
-from builders.model import HEAD_DIM, HEADS, HIDDEN, VOCABULARY
-from builders.variants import INT8_CACHE
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.bundle_files import refresh
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog
+from builders.bundles.model import HEAD_DIM, HEADS, HIDDEN, VOCABULARY
+from builders.bundles.variants import INT8_CACHE
 from rexit import runtime
 from rexit.errors import BackendError, BundleError, InputError
 from running.full_disk import largest_file
@@ -178,10 +178,10 @@ def test_what_is_refused(change: Callable[[Saved], None], status: str, text: str
     saved = Saved.read(path)
     change(saved)
     saved.write(path)
-    refused(folder, path, status, text)
+    assert_refused(folder, path, status, text)
 
 
-def refused(folder: Path, path: Path, status: str, text: str) -> None:
+def assert_refused(folder: Path, path: Path, status: str, text: str) -> None:
     """With this status and text, by a session that then is as it was."""
     with runtime.open(folder) as session:
         expected = session.trace(USER_IDS[4], ITEM_IDS)
@@ -210,7 +210,7 @@ def refused(folder: Path, path: Path, status: str, text: str) -> None:
 )
 def test_damaged_bytes(change: Callable[[bytes], bytes], text: str, folder: Path, path: Path) -> None:
     path.write_bytes(change(path.read_bytes()))
-    refused(folder, path, "CORRUPT", text)
+    assert_refused(folder, path, "CORRUPT", text)
 
 
 def test_a_shape_beyond_the_file_is_refused_first(folder: Path, path: Path) -> None:
@@ -222,25 +222,27 @@ def test_a_shape_beyond_the_file_is_refused_first(folder: Path, path: Path) -> N
         header["segment.2"]["shape"] = shape
         text = json.dumps(header).encode()
         path.write_bytes(sealed(len(text).to_bytes(8, "little") + text + file[8 + size :]))
-        refused(folder, path, "CORRUPT", "segment.2")
+        assert_refused(folder, path, "CORRUPT", "segment.2")
 
 
 def test_what_stands_in_the_files_place(folder: Path, tmp_path: Path, path: Path) -> None:
     (tmp_path / "link").symlink_to(path)
-    refused(folder, tmp_path / "link", "CORRUPT", "is a symbolic link")
-    refused(folder, tmp_path, "CORRUPT", "is not a plain file")
-    refused(folder, tmp_path / "nowhere" / "cache", "NOT_FOUND", "cannot be opened")
+    assert_refused(folder, tmp_path / "link", "CORRUPT", "is a symbolic link")
+    assert_refused(folder, tmp_path, "CORRUPT", "is not a plain file")
+    assert_refused(folder, tmp_path / "nowhere" / "cache", "NOT_FOUND", "cannot be opened")
     with runtime.open(folder) as session, pytest.raises(InputError, match="NUL"):
         session.load_cache("a\0b")
 
 
 def test_other_bundles(tmp_path: Path, path: Path) -> None:
-    refused(write_bundle(tmp_path / "other", BundleOptions(make_catalog(seed=2))), path, "MISMATCH", "another variant or bundle")
+    assert_refused(
+        write_bundle(tmp_path / "other", BundleOptions(make_catalog(seed=2))), path, "MISMATCH", "another variant or bundle"
+    )
     options = BundleOptions(variants=("cpu-int8",))
     with runtime.open(write_bundle(tmp_path / "two", options), "cpu-int8") as session:
         fill(session)
         session.save_cache(path)
-    refused(tmp_path / "two", path, "MISMATCH", "another variant or bundle")
+    assert_refused(tmp_path / "two", path, "MISMATCH", "another variant or bundle")
 
 
 def test_keys_and_values_in_int8(tmp_path: Path) -> None:
@@ -292,7 +294,7 @@ def test_a_user_vector_is_saved_as_its_hash(tmp_path: Path) -> None:
     assert {token >> 62 for token in saved.tensors["tokens"].tolist() if token >= of_items} == {1}
     saved.tensors["tokens"][0] = of_items  # the id that stands for the user's vector in a prompt
     saved.write(path)
-    refused(folder, path, "CORRUPT", f"expected 0 to {of_items - 1}, or the hash of a user's vector")
+    assert_refused(folder, path, "CORRUPT", f"expected 0 to {of_items - 1}, or the hash of a user's vector")
 
 
 def test_what_would_be_refused_is_not_saved(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from builders.bundle import BundleOptions, write_bundle
-from builders.bundle_files import refresh, write_policy
-from builders.catalog import ITEM_IDS, USER_IDS, CatalogContents, make_catalog, string_id
-from builders.model import EXITS, POSITIONS, make_weights, reference
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.bundle_files import refresh, write_policy
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, CatalogContents, make_catalog, string_id
+from builders.bundles.model import EXITS, POSITIONS, make_weights, reference
 from rexit import runtime
 from rexit.bundle import Bundle, ExitPolicy, Policy, TopK
 from rexit.bundle.counters import histogram

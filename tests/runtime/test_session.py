@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 import rexit
-from builders.bundle import BundleOptions, write_bundle
-from builders.catalog import ITEM_IDS, USER_IDS, make_catalog
-from builders.model import HEAD_DIM, HEADS, LAYERS
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog
+from builders.bundles.model import HEAD_DIM, HEADS, LAYERS
 from rexit import runtime
 from rexit.bundle import Bundle, Policy, TopK
 from rexit.errors import BundleError, CancelledError, InputError

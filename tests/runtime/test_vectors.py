@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from builders.bundle import BundleOptions, write_bundle
-from builders.bundle_files import refresh
-from builders.catalog import ITEM_IDS, ITEMS, USER_IDS, CatalogContents, make_catalog
-from builders.model import VOCABULARY, make_weights, reference, vectors_by_id
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.bundle_files import refresh
+from builders.bundles.catalog import ITEM_IDS, ITEMS, USER_IDS, CatalogContents, make_catalog
+from builders.bundles.model import VOCABULARY, make_weights, reference, vectors_by_id
 from rexit import runtime
 
 USER, AS_OF = USER_IDS[2], 40

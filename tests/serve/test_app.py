@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from builders.catalog import ITEM_IDS, string_id
-from builders.held_out import write_ranked
+from builders.bundles.catalog import ITEM_IDS, string_id
+from builders.bundles.held_out import write_ranked
 from rexit import runtime
 from rexit.bundle import Bundle, ExitPolicy, Policy
 from rexit.errors import BackendError, BundleError

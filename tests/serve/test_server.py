@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from builders.held_out import write_ranked
+from builders.bundles.held_out import write_ranked
 from rexit.cli.serve import threads_for
 from rexit.serve.server import listen
 from running.service import Service

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 import rexit
-from builders.held_out import write_ranked
+from builders.bundles.held_out import write_ranked
 from rexit.bundle import Bundle
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "serving" / "model_repository"

@@ -34,7 +34,7 @@ def told(*files: str) -> set[str]:
         ("exporter/export.py", ".", "rexit.exporter.export"),
         ("calibration/run.py", ".", "rexit.calibration.run"),
         ("examples/movielens/train.py", "examples/movielens", "train"),
-        ("tests/builders/recorded.py", "tests", "builders.recorded"),
+        ("tests/builders/bundles/recorded.py", "tests", "builders.bundles.recorded"),
     ],
 )
 def test_tells_all_that_is_loaded(file: str, folder: str, module: str) -> None:

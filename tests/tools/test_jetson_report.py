@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from builders.held_out import write_ranked
-from builders.variants import TENSORRT_HALF
+from builders.bundles.held_out import write_ranked
+from builders.bundles.variants import TENSORRT_HALF
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "jetson-report.sh"
 

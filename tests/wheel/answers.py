@@ -1,4 +1,4 @@
-"""Whether an installed rexit answers as the machine did that wrote a golden bundle (builders/recorded.py), within what
+"""Whether an installed rexit answers as the machine did that wrote a golden bundle (builders/bundles/recorded.py), within what
 tests/cpp/api/test_golden.cpp allows: `python answers.py FOLDER`. Needs no more than the base install, for any architecture.
 """
 

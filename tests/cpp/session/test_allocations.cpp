@@ -74,7 +74,7 @@ class AllocationsTest : public testing::TestWithParam<const char*> {
   std::vector<float> thresholds = std::vector<float>(loaded->bundle.exits(), 4.0f);
   rexit_stats stats{};
 
-  // User ids are 100, 103, ...; item ids -7, -2, ... (tests/builders/catalog.py).
+  // User ids are 100, 103, ...; item ids -7, -2, ... (tests/builders/bundles/catalog.py).
   void score(std::int64_t user, std::size_t count, bool more) {
     items.clear();
     recent.clear();

@@ -8,7 +8,7 @@ import torch
 from scipy.sparse import csr_array
 from torch_geometric.nn import LightGCN
 
-from builders import ratings
+from builders.data import ratings
 from rexit.errors import InputError
 from rexit.exporter.catalog import lightgcn, propagation
 from rexit.exporter.catalog.lightgcn import Edges, Likes

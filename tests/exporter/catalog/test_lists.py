@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from builders.bundle import BundleOptions, write_bundle
-from builders.catalog import CatalogContents, in_lists, make_catalog
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.catalog import CatalogContents, in_lists, make_catalog
 from rexit.bundle import Catalog
 from rexit.errors import BundleError
 from rexit.exporter.catalog import lists

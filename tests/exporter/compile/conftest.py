@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from builders.held_out import write_ranked
-from builders.variants import TENSORRT
+from builders.bundles.held_out import write_ranked
+from builders.bundles.variants import TENSORRT
 from rexit.exporter.compile import CompileReport, compile_engines
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from builders.bundle import MAX_TOKENS
-from builders.bundle_files import contents, refresh, write_json
-from builders.catalog import PROGRAM
-from builders.engines import engines_of
-from builders.variants import TENSORRT, add_variant
+from builders.bundles.bundle import MAX_TOKENS
+from builders.bundles.bundle_files import contents, refresh, write_json
+from builders.bundles.catalog import PROGRAM
+from builders.bundles.engines import engines_of
+from builders.bundles.variants import TENSORRT, add_variant
 from rexit.bundle import Bundle, Engine, FileEntry, OptimizationProfile
 from rexit.exporter.compile import CompileReport, VariantBuild, compile_engines, optimization_profiles
 

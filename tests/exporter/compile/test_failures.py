@@ -12,9 +12,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from builders.bundle_files import contents, refresh
-from builders.engines import engines_of
-from builders.variants import TENSORRT
+from builders.bundles.bundle_files import contents, refresh
+from builders.bundles.engines import engines_of
+from builders.bundles.variants import TENSORRT
 from rexit.bundle import sole_writer
 from rexit.errors import BackendError, InputError
 from rexit.exporter.compile import compile_engines
@@ -30,7 +30,7 @@ def spoil(bundle: Path, change: Callable[[onnx.ModelProto], None]) -> None:
     refresh(bundle, TENSORRT)
 
 
-def refused(bundle: Path, error: type[Exception], python: str | None = None) -> str:
+def assert_refused(bundle: Path, error: type[Exception], python: str | None = None) -> str:
     before = contents(engines_of(bundle))
     assert before
     with pytest.raises(error) as caught:
@@ -47,7 +47,7 @@ def test_node_it_does_not_know(compiled: Path) -> None:
         next(node for node in model.graph.node if node.op_type == "Softmax").op_type = "Softmaxx"
 
     spoil(compiled, rename)
-    text = refused(compiled, BackendError)
+    text = assert_refused(compiled, BackendError)
     assert text.startswith(f"{TENSORRT}, segment 1 (segment-1.onnx): TensorRT-RTX ")
     assert "cannot build it: " in text and "Softmaxx" in text
 
@@ -57,7 +57,7 @@ def test_types_that_do_not_fit(compiled: Path) -> None:
         model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
 
     spoil(compiled, halve)
-    text = refused(compiled, BackendError)
+    text = assert_refused(compiled, BackendError)
     assert "segment 1" in text and "must have same input types" in text and "Half" in text
 
 
@@ -65,7 +65,7 @@ def test_input_that_the_graph_has_not(compiled: Path) -> None:
     part = compiled / "variants" / TENSORRT / "variant.json"
     part.write_text(part.read_text().replace('"owner"', '"proprietor"'))
     refresh(compiled, TENSORRT)
-    assert "the graph's inputs are ['ids', 'owner'" in refused(compiled, BackendError)
+    assert "the graph's inputs are ['ids', 'owner'" in assert_refused(compiled, BackendError)
 
 
 def test_out_of_memory(compiled: Path, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_out_of_memory(compiled: Path, tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nulimit -v 450000\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    text = refused(compiled, BackendError, str(python))
+    text = assert_refused(compiled, BackendError, str(python))
     assert "segment 0" in text and "probably out of memory: stop other programs, add swap, or export with more exits" in text
 
 
@@ -86,21 +86,21 @@ def test_builder_that_dies(compiled: Path, tmp_path: Path, name: str, memory: bo
         f'printf %s "$request" | exec {sys.executable} "$@"\n'
     )
     python.chmod(0o755)
-    text = refused(compiled, BackendError, str(python))
+    text = assert_refused(compiled, BackendError, str(python))
     assert f"segment 1 (segment-1.onnx): the builder ended by SIG{name} at " in text and " MB" in text
     assert ("probably out of memory" in text) == memory
 
 
 def test_full_disk(compiled: Path) -> None:
     with largest_file(100_000):
-        text = refused(compiled, InputError)
+        text = assert_refused(compiled, InputError)
     assert "segment 0 (segment-0.onnx): the plan cannot be written: " in text and "File too large" in text
 
 
 def test_nothing_is_compiled_into_a_bundle_that_is_being_written(compiled: Path) -> None:
     before = contents(engines_of(compiled))
     with sole_writer(compiled):
-        text = refused(compiled, InputError)
+        text = assert_refused(compiled, InputError)
     assert text.endswith("another process is writing to it; try again when it has finished")
     assert contents(engines_of(compiled)) == before
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from builders.bundle_files import refresh
-from builders.engines import engines_of
-from builders.held_out import write_ranked
-from builders.variants import TENSORRT, add_variant
+from builders.bundles.bundle_files import refresh
+from builders.bundles.engines import engines_of
+from builders.bundles.held_out import write_ranked
+from builders.bundles.variants import TENSORRT, add_variant
 from rexit.errors import BundleError, InputError
 from rexit.exporter.compile import compile_engines
 

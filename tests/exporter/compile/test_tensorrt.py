@@ -8,10 +8,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from builders.bundle_files import contents
-from builders.catalog import PROGRAM
-from builders.engines import engines_of
-from builders.variants import TENSORRT
+from builders.bundles.bundle_files import contents
+from builders.bundles.catalog import PROGRAM
+from builders.bundles.engines import engines_of
+from builders.bundles.variants import TENSORRT
 from doubles.compiler import Doubles
 from rexit.bundle import Bundle, Engine
 from rexit.errors import BackendError

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from builders.checkpoints import tiny_checkpoint
+from builders.models.checkpoints import tiny_checkpoint
 from rexit.bundle import Bundle, Catalog, Engine
 from rexit.exporter.compile import compile_engines
 from rexit.exporter.export import export_bundle

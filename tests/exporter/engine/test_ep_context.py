@@ -8,7 +8,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from builders.model import make_weights, segment_graph, segment_names
+from builders.bundles.model import make_weights, segment_graph, segment_names
 from rexit.exporter.engine.ep_context import wrap_plan
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from builders.learned import write_learned
+from builders.models.learned import write_learned
 from rexit.bundle import Bundle, Catalog, Split
 from rexit.errors import InputError, QualityError
 from rexit.exporter import preflight

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from builders.checkpoints import tiny_heads, tiny_model
+from builders.models.checkpoints import tiny_heads, tiny_model
 from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel

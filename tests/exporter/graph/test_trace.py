@@ -10,8 +10,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from builders.bundle_files import contents
-from builders.checkpoints import LAYERS
+from builders.bundles.bundle_files import contents
+from builders.models.checkpoints import LAYERS
 from rexit.bundle import Bundle
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.graph.segment import SegmentModule

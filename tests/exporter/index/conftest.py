@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builders import ratings
+from builders.data import ratings
 from rexit.cli import main
 from running.indexing import Outcome, Run
 

@@ -15,7 +15,7 @@ from rexit.bundle import Catalog
 from rexit.exporter import index as index_module
 from rexit.exporter.catalog import folder as folder_module
 from running.full_disk import largest_file
-from running.indexing import Run, edit, nothing_written, refused
+from running.indexing import Run, assert_nothing_written, assert_refused, edit
 
 MODULES = {"assign": index_module, "similar_users": index_module, "write_json": folder_module}
 """A step of an index, and where it is called."""
@@ -36,7 +36,7 @@ def test_an_older_catalog_is_replaced_only_by_a_whole_one(run: Run, data: Path) 
 def test_a_full_disk_leaves_nothing(run: Run, data: Path) -> None:
     with largest_file(5000):
         ended = run()
-    refused(ended, data, "snapshots.safetensors: cannot be written: File too large")
+    assert_refused(ended, data, "snapshots.safetensors: cannot be written: File too large")
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_signals_leave_nothing(
     code, out, err = run()
     assert (code, out) == (expected, "")
     assert err == "rexit: interrupted; nothing was left half-written\n"
-    nothing_written(data)
+    assert_nothing_written(data)
 
 
 @pytest.mark.usefixtures("heeds_signals")
@@ -92,4 +92,4 @@ def test_signals_whose_exception_is_dropped(
     code, out, err = run()
     assert len(dropped) == 1 and not after_training
     assert (code, out, err) == (expected, "", "rexit: interrupted; nothing was left half-written\n")
-    nothing_written(data)
+    assert_nothing_written(data)

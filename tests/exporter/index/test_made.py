@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from builders import ratings
+from builders.data import ratings
 from rexit.bundle import Catalog
 from rexit.exporter.catalog import lists
 from rexit.exporter.catalog.lists import Lists

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from running.indexing import Run, edit, refused
+from running.indexing import Run, assert_refused, edit
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ from running.indexing import Run, edit, refused
 )
 def test_bad_input_is_one_line(run: Run, data: Path, file: str, old: str, new: str, message: str) -> None:
     edit(data / file, old, new)
-    refused(run(), data, message)
+    assert_refused(run(), data, message)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_bad_vectors_are_one_line(run: Run, data: Path, placed: str, look: str, 
     rows = [f"{header},look:float_seq", f"{first},{look}", *(f"{row},3 4" for row in rest)]
     (data / "items.csv").write_text("\n".join(rows))
     edit(data / "prompt.toml", "{item.title} of", f"{{item.title}} {placed} of")
-    refused(run(), data, message)
+    assert_refused(run(), data, message)
 
 
 def test_a_column_that_no_prompt_places_may_be_anything(run: Run, data: Path) -> None:
@@ -124,16 +124,16 @@ def test_a_column_that_no_prompt_places_may_be_anything(run: Run, data: Path) ->
     ],
 )
 def test_bad_options_are_one_line(run: Run, data: Path, options: list[str], message: str) -> None:
-    refused(run(*options), data, message)
+    assert_refused(run(*options), data, message)
 
 
 def test_an_empty_history_file(run: Run, data: Path) -> None:
     (data / "ratings.csv").write_text("user_id,item_id,rating,timestamp\n")
-    refused(run(), data, "ratings.csv: has a header and no rows")
+    assert_refused(run(), data, "ratings.csv: has a header and no rows")
 
 
 def test_a_prompt_that_may_end_in_nothing(run: Run, data: Path) -> None:
     (data / "prompt.toml").write_text(
         'prompt = "{similar_verdict:3}"\n[labels]\nyes = " yes"\nno = " no"\n[words]\nunseen = ""\n'
     )
-    refused(run(), data, "can be without a token: end the prompt with a text")
+    assert_refused(run(), data, "can be without a token: end the prompt with a text")

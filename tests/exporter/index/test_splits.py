@@ -10,19 +10,19 @@ import polars as pl
 import pytest
 import typer
 
-from builders import ratings
+from builders.data import ratings
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
 from rexit.cli import app
 from rexit.exporter.options import LightGCNOptions
 from rexit.slates import cut
-from running.indexing import Run, refused
+from running.indexing import Run, assert_refused
 
 
 def test_too_few_interactions_to_hold_any_out(run: Run, data: Path) -> None:
     ratings.interactions().group_by("user_id", maintain_order=True).head(9).write_csv(data / "ratings.csv")
     message = "ratings.csv: the validation split is empty: 216 interactions of 24 users are too few for this --split"
-    refused(run(), data, message)
+    assert_refused(run(), data, message)
 
 
 def test_the_catalog_says_how_it_was_split_and_what_trained_the_retriever(run: Run, data: Path) -> None:

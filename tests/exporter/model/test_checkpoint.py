@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from builders.checkpoints import LABELS, tiny_checkpoint
+from builders.models.checkpoints import LABELS, tiny_checkpoint
 from rexit.errors import CheckpointError, InputError, RexitError
 from rexit.exporter.model.checkpoint import EXITS, HEADS, TRAITS, load_checkpoint, save_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel

@@ -12,8 +12,8 @@ from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from typer.testing import CliRunner
 
-from builders.checkpoints import LABELS, tiny_model
-from builders.gguf_file import write_gguf
+from builders.models.checkpoints import LABELS, tiny_model
+from builders.models.gguf_file import write_gguf
 from rexit.bundle import Bundle
 from rexit.cli import app
 from rexit.errors import CheckpointError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from builders.checkpoints import FAMILIES, LABELS, MORE_FAMILIES, tiny_heads, tiny_model
+from builders.models.checkpoints import FAMILIES, LABELS, MORE_FAMILIES, tiny_heads, tiny_model
 from rexit.errors import CheckpointError
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from builders.checkpoints import tiny_checkpoint, tiny_model
-from builders.indexed_catalog import WITH_ENCODED, WITH_VECTORS, write_indexed_catalog
+from builders.data.indexed_catalog import WITH_ENCODED, WITH_VECTORS, write_indexed_catalog
+from builders.models.checkpoints import tiny_checkpoint, tiny_model
 from rexit.bundle import Catalog
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.model.checkpoint import EXITS, PROJECTORS, load_checkpoint, save_checkpoint
@@ -220,7 +220,7 @@ def test_a_vector_that_is_a_tokens_embedding_counts_as_the_token(family: str) ->
     """Whatever the family does between its embeddings and its first layer."""
     torch.manual_seed(0)
     decoder = Decoder.of(tiny_model(family))
-    from builders.checkpoints import VOCAB, tiny_heads
+    from builders.models.checkpoints import VOCAB, tiny_heads
 
     model = MultiExitModel(decoder, tiny_heads(decoder, 2), (2, 4)).eval()
     prefix, candidates = np.array([3, 7, 11, 7]), [np.array([5, 9]), np.array([13])]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from builders.checkpoints import FAMILIES, tiny_heads, tiny_model
+from builders.models.checkpoints import FAMILIES, tiny_heads, tiny_model
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.rotation import obstacle, orthogonal, rotate

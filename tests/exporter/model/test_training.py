@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from builders.checkpoints import tiny_heads, tiny_model
-from builders.indexed_catalog import WITH_VECTORS, write_indexed_catalog
+from builders.data.indexed_catalog import WITH_VECTORS, write_indexed_catalog
+from builders.models.checkpoints import tiny_heads, tiny_model
 from rexit.bundle import Catalog
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel

@@ -13,9 +13,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from builders.checkpoints import LABELS, tiny_heads, tiny_model
-from builders.gguf_file import write_gguf
-from builders.indexed_catalog import LABELS as CATALOG_LABELS
+from builders.data.indexed_catalog import LABELS as CATALOG_LABELS
+from builders.models.checkpoints import LABELS, tiny_heads, tiny_model
+from builders.models.gguf_file import write_gguf
 from rexit.bundle import Catalog
 from rexit.errors import CheckpointError
 from rexit.exporter.export import export_bundle

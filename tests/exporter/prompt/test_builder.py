@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from tokenizers import Tokenizer
 
-from builders import ratings
+from builders.data import ratings
 from rexit.bundle import Catalog
 from rexit.errors import InputError
 from rexit.exporter.catalog.lightgcn import EVALUATE_EVERY

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from builders import ratings
+from builders.data import ratings
 from rexit.bundle import Catalog
 from rexit.exporter.index import build_catalog
 from rexit.exporter.options import IndexOptions, LightGCNOptions
@@ -22,7 +22,7 @@ TEMPLATE = ratings.TEMPLATE.replace("[words]\n", '[words]\nmissing = "nobody kno
 
 
 def index(folder: Path, template: str = TEMPLATE) -> Catalog:
-    """The catalog of `builders.ratings`, in which item 17 has a long title that nobody has rated, and user 25 has no history."""
+    """The catalog of `builders.data.ratings`, in which item 17 has a long title and no rating, and user 25 has no history."""
     ratings.write(folder, template, ratings.interactions().filter(pl.col("item_id") != 17))
     titled = pl.when(pl.col("item_id") == 17).then(pl.lit(LONG)).otherwise("title")
     ratings.items().with_columns(title=titled).write_csv(folder / "items.csv")

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from tokenizers import Tokenizer
 
-from builders import ratings
+from builders.data import ratings
 from rexit.errors import InputError
 from rexit.exporter.prompt.pieces import Pieces, fingerprint, load_tokenizer, single_token
 

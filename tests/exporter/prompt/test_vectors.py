@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from builders import ratings
+from builders.data import ratings
 from rexit.bundle import Catalog
 from rexit.errors import InputError
 from rexit.exporter import index as index_module

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from builders.function_graphs import Case, cases, one_node
-from builders.graphs import run
+from builders.onnx_graphs.function_graphs import Case, cases, one_node
+from builders.onnx_graphs.graphs import run
 from rexit.exporter.graph.passes.functions import DOMAIN, VERSION, Body, argument, define, parameters
 from rexit.exporter.graph.passes.tidy import tidy
 

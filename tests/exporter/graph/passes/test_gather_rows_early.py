@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from builders.checkpoints import FAMILIES, tiny_heads, tiny_model
-from builders.graphs import Arrays, count, graph, run, weight
+from builders.models.checkpoints import FAMILIES, tiny_heads, tiny_model
+from builders.onnx_graphs.graphs import Arrays, count, graph, run, weight
 from rexit.exporter.graph.passes.gather_rows_early import gather_rows_early
 from rexit.exporter.graph.passes.tidy import tidy
 from rexit.exporter.graph.segment import SegmentModule

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from builders.checkpoints import FAMILIES, tiny_heads, tiny_model
-from builders.graphs import Arrays, count, run
+from builders.models.checkpoints import FAMILIES, tiny_heads, tiny_model
+from builders.onnx_graphs.graphs import Arrays, count, run
 from rexit.exporter.graph.passes.slate_attention import slate_attention
 from rexit.exporter.graph.passes.tidy import tidy
 from rexit.exporter.graph.segment import SegmentModule

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from builders.graphs import count, error, graph, run, weight
+from builders.onnx_graphs.graphs import count, error, graph, run, weight
 from rexit.exporter.graph.precision.embedding_rows import embedding_rows_int8
 
 TEXT = "segment (int64[1, T] tokens) => (float[1, T, 16] y) { y = Gather(table, tokens) }"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders.graphs import count, graph, run, weight
+from builders.onnx_graphs.graphs import count, graph, run, weight
 from rexit.exporter.graph.precision.fold_linear_weights import fold_linear_weights
 
 X = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from builders.graphs import count, graph, run, weight, with_outlier
+from builders.onnx_graphs.graphs import count, graph, run, weight, with_outlier
 from rexit.exporter.graph.passes.tidy import tidy
 from rexit.exporter.graph.precision.fuse_rows import NORM, SCALE_ADD, SWIGLU, fuse_rows
 from rexit.exporter.graph.precision.quantize_linear_int8 import NAME as QUANTIZE

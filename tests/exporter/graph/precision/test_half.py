@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from builders.checkpoints import tiny_heads, tiny_model
+from builders.models.checkpoints import tiny_heads, tiny_model
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.precision.half import halved
 from rexit.exporter.graph.segment import SegmentModule

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders.graphs import count, error, graph, run, weight, with_outlier
+from builders.onnx_graphs.graphs import count, error, graph, run, weight, with_outlier
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.precision.quantize_linear_int8 import quantize_linear_int8
 from rexit.exporter.graph.precision.round_weights import round_weights

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders.graphs import count, error, graph, run, weight, with_outlier
+from builders.onnx_graphs.graphs import count, error, graph, run, weight, with_outlier
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.precision.quantize_weights_int4 import BLOCK, quantize_blocks, quantize_weights_int4
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from builders.graphs import weight
+from builders.onnx_graphs.graphs import weight
 from rexit.exporter.graph.precision.round_weights import round_weights
 
 K, N = 96, 40

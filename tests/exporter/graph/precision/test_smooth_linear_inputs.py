@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from builders.graphs import count, error, graph, run, weight
+from builders.onnx_graphs.graphs import count, error, graph, run, weight
 from rexit.bundle import Bundle, Catalog
 from rexit.exporter.graph import activations
 from rexit.exporter.graph.chain import Chain

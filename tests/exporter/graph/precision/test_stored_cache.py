@@ -11,8 +11,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from builders.checkpoints import FAMILIES, tiny_heads, tiny_model
-from builders.graphs import Arrays, count, run
+from builders.models.checkpoints import FAMILIES, tiny_heads, tiny_model
+from builders.onnx_graphs.graphs import Arrays, count, run
 from rexit.exporter.graph.passes.functions import DOMAIN, call
 from rexit.exporter.graph.passes.slate_attention import NAME
 from rexit.exporter.graph.passes.tidy import tidy

@@ -1,8 +1,8 @@
 """A bundle in float32 and int8, with policies under which every exit is taken, and what this machine's runtime answers: the C++
 tests on another architecture are held against it.
 
-From the shell, in tests/: `python -m builders.recorded FOLDER` writes FOLDER/bundle and FOLDER/NAME.recorded.safetensors for each
-variant.
+From the shell, in tests/: `python -m builders.bundles.recorded FOLDER` writes FOLDER/bundle and
+FOLDER/NAME.recorded.safetensors for each variant.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from builders.bundle_files import write_policy
-from builders.held_out import write_ranked
-from builders.variants import INT8_CACHE, QUANTIZED
+from builders.bundles.bundle_files import write_policy
+from builders.bundles.held_out import write_ranked
+from builders.bundles.variants import INT8_CACHE, QUANTIZED
 from rexit import runtime
 from rexit.bundle import Bundle
 

@@ -13,9 +13,9 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper
 
-from builders.bundle_files import refresh, write_json
-from builders.model import VECTORS
-from builders.quantized import quantized
+from builders.bundles.bundle_files import refresh, write_json
+from builders.bundles.model import VECTORS
+from builders.bundles.quantized import quantized
 from rexit.exporter.graph.passes.functions import DOMAIN
 from rexit.exporter.graph.precision.stored_cache import QUANTIZE, int8_cache
 

@@ -13,7 +13,7 @@ import onnx.parser
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from builders.graphs import Arrays, with_outlier
+from builders.onnx_graphs.graphs import Arrays, with_outlier
 from rexit.exporter.graph.passes.slate_attention import define_slate_attention
 from rexit.exporter.graph.precision import fuse_rows
 from rexit.exporter.graph.precision.quantize_linear_int8 import define_quantize_rows

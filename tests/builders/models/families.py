@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 import rexit
-from builders.checkpoints import tiny_checkpoint
+from builders.models.checkpoints import tiny_checkpoint
 from rexit.bundle import Bundle, Catalog
 from rexit.exporter.compile import compile_engines
 from rexit.exporter.export import export_bundle

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.model import VOCABULARY
+from builders.bundles.model import VOCABULARY
 
 DIM = 8
 USERS, ITEMS, NEIGHBOURS = 12, 20, 3

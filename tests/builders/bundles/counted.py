@@ -1,7 +1,8 @@
 """Bundles in the proportions of a real one, for what is counted by instruction (tests/budgets/): 5,000 items, 2,000 users who
 have met about a hundred each, embeddings of 64, longer lists in prompts, a policy with every rule.
 
-From the shell, in tests/: `python -m builders.counted FOLDER` writes FOLDER/numbers, and FOLDER/strings, whose ids are text.
+From the shell, in tests/: `python -m builders.bundles.counted FOLDER` writes FOLDER/numbers, and FOLDER/strings, whose ids are
+text.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from builders.bundle import BundleOptions, write_bundle
-from builders.bundle_files import write_policy
-from builders.catalog import PROGRAM, make_catalog
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.bundle_files import write_policy
+from builders.bundles.catalog import PROGRAM, make_catalog
 
 USERS, ITEMS, DIM = 2000, 5000, 64
 HISTORY = (80, 121)

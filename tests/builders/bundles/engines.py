@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from builders.model import HEAD_DIM, HEADS, HIDDEN, VOCABULARY
-from builders.variants import TENSORRT, TENSORRT_HALF
+from builders.bundles.model import HEAD_DIM, HEADS, HIDDEN, VOCABULARY
+from builders.bundles.variants import TENSORRT, TENSORRT_HALF
 from rexit.bundle import Bundle, Engine, EngineSegment, FileEntry, OptimizationProfile
 
 KEY = "sm87-trt10.3.0"

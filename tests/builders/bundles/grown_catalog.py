@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 from safetensors.numpy import load_file, save_file
 
-from builders.bundle_files import entry, write_json
-from builders.catalog import ITEM_IDS, USER_IDS
-from builders.held_out import AS_OF
+from builders.bundles.bundle_files import entry, write_json
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
+from builders.bundles.held_out import AS_OF
 from rexit.bundle import Catalog, Manifest
 from rexit.bundle.swap import staged
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from builders.checkpoints import tiny_model
-from builders.indexed_catalog import LABELS, write_indexed_catalog
+from builders.data.indexed_catalog import LABELS, write_indexed_catalog
+from builders.models.checkpoints import tiny_model
 from rexit.bundle import Catalog
 from rexit.exporter.model.checkpoint import save_checkpoint
 from rexit.exporter.model.decoder import Decoder

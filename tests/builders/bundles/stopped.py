@@ -1,4 +1,4 @@
-"""Random slates and where Python stops them, for the C++ tests: `python -m builders.stopped FILE`, in tests/.
+"""Random slates and where Python stops them, for the C++ tests: `python -m builders.bundles.stopped FILE`, in tests/.
 
 All numbers have 32 bits, integers or floats. First the number of cases. Each case: patience, quorum, k, ordered, the request's
 own k, candidates; rise and fall; upper and lower of each exit; each candidate's log-odds at every exit; its exit. k 0: no such

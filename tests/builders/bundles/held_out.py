@@ -12,10 +12,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from builders.bundle import BundleOptions, write_bundle
-from builders.bundle_files import entry
-from builders.catalog import ITEMS, USERS, item_ids, make_catalog, user_ids
-from builders.model import EXITS, make_weights, reference
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.bundle_files import entry
+from builders.bundles.catalog import ITEMS, USERS, item_ids, make_catalog, user_ids
+from builders.bundles.model import EXITS, make_weights, reference
 from rexit import runtime
 
 AS_OF = 100

@@ -7,8 +7,8 @@ from pathlib import Path
 import onnx
 import onnx.parser
 
-from builders.bundle import BundleOptions, write_bundle
-from builders.bundle_files import refresh
+from builders.bundles.bundle import BundleOptions, write_bundle
+from builders.bundles.bundle_files import refresh
 
 SEGMENT = "variants/cpu-fp32/segment-1.onnx"
 

@@ -13,9 +13,9 @@ import onnx
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from builders.bundle_files import refresh, write_json
-from builders.catalog import CatalogContents, make_catalog
-from builders.model import (
+from builders.bundles.bundle_files import refresh, write_json
+from builders.bundles.catalog import CatalogContents, make_catalog
+from builders.bundles.model import (
     EXITS,
     HEAD_DIM,
     HEADS,
@@ -28,7 +28,7 @@ from builders.model import (
     segment_graph,
     segment_names,
 )
-from builders.variants import add_variant
+from builders.bundles.variants import add_variant
 
 MAX_TOKENS = 24
 
@@ -40,7 +40,7 @@ class BundleOptions:
     catalog: what it holds; where its program has vectors, so has the bundle. splits: of its catalog.json, whose files lie in
     a catalog's own folder and not in a bundle. exits: depths, the last of them the model's. max_tokens: the limit of cpu-
     fp32. golden: tensors of golden.safetensors, for every variant. variants: those beside cpu-fp32, of
-    `builders.variants.KINDS`.
+    `builders.bundles.variants.KINDS`.
     """
 
     catalog: CatalogContents = field(default_factory=make_catalog)
