@@ -260,7 +260,7 @@ $(BUILD)/.docs-requirements: pyproject.toml tools/requirements.py | $(BUILD)/.in
 	$(BIN)/pip install --quiet --requirement $(BUILD)/docs-requirements.txt
 	@touch $@
 
-# The notice that is switched off is about mkdocs' future, at each build; docs/libraries.md has it.
+# The notice that is switched off is about mkdocs' future, at each build; docs/notes/engineering/libraries.md has it.
 docs: $(BUILD)/.docs-requirements $(BUILD)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(abspath $(BUILD))/site
 

@@ -4,9 +4,9 @@
     FOLDER/text/catalog    whose test split has the slates
     FOLDER/vectors/bundle  the same base model, fine-tuned as long on prompts that place vectors instead, calibrated
 
-docs/performance.md has the commands that make them. Whole slates of the test split, for real users. llama.cpp has no vectors to
-read and is given the words: the same users, candidates and moment, another prompt. So the quality of both models stands beside
-the times, and ratios across prompts are not ratios of one computation.
+docs/notes/quality/llm-vectors.md has the commands that make them. Whole slates of the test split, for real users. llama.cpp has
+no vectors to read and is given the words: the same users, candidates and moment, another prompt. So the quality of both models
+stands beside the times, and ratios across prompts are not ratios of one computation.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 2. A user is in the list of the nearest centre, by exact sums, ties to the lower list. Lists without users are dropped.
 3. A search looks at the PROBES lists whose centres are nearest, by exact sums again, and at all users in them.
 
-docs/format.md defines the search, which the runtime does in the same way; docs/scale.md has its recall and what it costs.
+docs/format/prompt.md defines the search, which the runtime does in the same way; docs/notes/scale/indexing.md has its recall and
+its cost.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rexit.exporter.catalog.tables import Tensors, offsets
 EXACT = 100_000
 """Up to so many users with an embedding all of them are looked at: on a device, too, that takes a millisecond or two."""
 PROBES = 128
-"""docs/scale.md has the recall with fewer."""
+"""docs/notes/scale/indexing.md has the recall with fewer."""
 BLOCK = 1024  # embeddings placed at once
 SAMPLE = 64  # users for each list that k-means learns from
 ROUNDS = 10

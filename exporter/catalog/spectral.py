@@ -3,7 +3,8 @@
 LightGCN's layers multiply its weights by one matrix again and again, which keeps what lies along that matrix's leading singular
 vectors and shrinks the rest (Peng et al. 2022, SVD-GCN, arXiv 2208.12689). From random weights, training has to find these
 directions step by step, and a step goes over the whole graph several times; a randomized subspace iteration (Halko et al. 2011,
-arXiv 0909.4061) finds them in seven products. To start there, and how long the rows are, is our choice (docs/scale.md).
+arXiv 0909.4061) finds them in seven products. To start there, and how long the rows are, is our choice
+(docs/notes/scale/indexing.md).
 """
 
 from __future__ import annotations

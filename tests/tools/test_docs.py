@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,9 @@ sys.path.insert(0, str(ROOT / "tools" / "docs"))
 from c_reference import c_reference, read_header  # noqa: E402
 from cli_reference import cli_reference  # noqa: E402
 
+# The notes hold every experiment, the formats every rule, and the glossary every word.
+GUIDE = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "how-to").glob("*.md")]
+TWO_SCREENS = 700  # words outside of code and tables, which at 1280 x 900 take two screens
 HEADER = (ROOT / "runtime" / "include" / "rexit" / "rexit.h").read_text()
 EXPORTED = re.findall(r"^REXIT_API .*?\b(rexit_\w+)\(", HEADER, re.MULTILINE)
 
@@ -51,10 +56,41 @@ def test_cli_page_has_every_command_and_exit_code() -> None:
     assert re.search(r"^\| 8 \|.*verify", page, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
 def test_links_of_the_pages_outside_the_site_lead_somewhere(name: str) -> None:
     for link in re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text()):
         assert link.startswith("https://") or (ROOT / link).exists(), f"{name}: {link}"
+
+
+def test_figures_stand_in_the_notes_that_they_name() -> None:
+    figures = tomllib.loads((ROOT / "tools" / "docs" / "figures.toml").read_text())
+    for name, figure in figures.items():
+        for series in figure["series"]:
+            note = (ROOT / series["note"]).read_text()
+            for value, lower, upper in series.get("change", []):
+                interval = f"{value:+.4f} ({lower:+.4f} to {upper:+.4f})"
+                assert value == 0 or interval in note, f"{name}, {series['label']}: {interval}"
+            for value, lower, upper in series.get("times", []):
+                assert f"{value:.2f} ({lower:.2f}-{upper:.2f})" in note, f"{name}: {value}"
+            assert all(f"| {cost:.3f} |" in note for cost in series.get("cost", [])), f"{name}, {series['label']}"
+
+
+def test_pictures_are_those_of_the_data() -> None:
+    digest = hashlib.sha256((ROOT / "tools" / "docs" / "figures.toml").read_bytes()).hexdigest()
+    pictures = sorted((ROOT / "docs" / "images").glob("results-*.svg"))
+    assert len(pictures) == 3
+    assert [path.name for path in pictures if digest not in path.read_text()] == [], "run tools/docs/figures.py"
+
+
+def test_guide_pages_take_two_screens_at_most() -> None:
+    for page in GUIDE:
+        text = re.sub(r"^```.*?^```|^\|.*?$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        assert len(text.split()) <= TWO_SCREENS, page.relative_to(ROOT)
+
+
+def test_readme_shows_code_early() -> None:
+    before = (ROOT / "README.md").read_text().partition("```")[0]
+    assert len(re.sub("<.*?>", "", before, flags=re.DOTALL).split()) < 120
 
 
 def test_pages_named_in_sources_exist() -> None:

@@ -30,7 +30,7 @@ from rexit.exporter.graph.precision.linear import SAMPLE, Linear, by_input, line
 from rexit.exporter.graph.precision.round_weights import rounded_weights
 
 MOST_LOST = 0.003
-"""Of a token's squared output, on average over the sample. Our choice; docs/tensorrt.md has what it gives."""
+"""Of a token's squared output, on average over the sample. Our choice; docs/notes/precision/tensorrt.md has what it gives."""
 _MARGIN = 2
 
 Floats = NDArray[np.float32]

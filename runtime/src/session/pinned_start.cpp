@@ -5,7 +5,8 @@
 namespace rexit::core {
 namespace {
 
-// Tokens. Computing so few takes a tiny model as long as copying them does (docs/performance.md), and larger ones longer.
+// Tokens. Computing so few takes a tiny model as long as copying them does (docs/notes/speed/prefixes.md), and larger ones
+// longer.
 constexpr std::size_t min_start = 8;
 
 }  // namespace

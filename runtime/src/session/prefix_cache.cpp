@@ -10,9 +10,10 @@
 namespace rexit::core {
 namespace {
 
-// A prefix reuses another's start if that makes up at least one in so many tokens. Measured (docs/performance.md): what it saves
-// is about its share of the tokens where the model is large, 4 % for a sixteenth; a tiny model neither gains nor loses below a
-// quarter. Less than that is not worth scores that differ in their last bits from those of a prefix computed in one go.
+// A prefix reuses another's start if that makes up at least one in so many tokens. Measured (docs/notes/speed/prefixes.md):
+// what it saves is about its share of the tokens where the model is large, 4 % for a sixteenth; a tiny model neither gains nor
+// loses below a quarter. Less than that is not worth scores that differ in their last bits from those of a prefix computed in one
+// go.
 constexpr std::size_t min_share = 16;
 constexpr std::size_t max_spare = 4;  // a prefix that takes over memory keeps up to this many times what it needs
 constexpr std::size_t max_left = 4;   // a prefix is covered if at most one in so many of its tokens is not in the other
