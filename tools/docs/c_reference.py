@@ -102,8 +102,15 @@ def _markdown(text: str, homes: dict[str, str]) -> str:
             in_code = True
             continue
         in_code = False
-        out.append(_NAME.sub(lambda found: _link(found[0], homes), line.replace("<", "&lt;")))
+        out.append(_linked(line, homes))
     return "\n".join(out) + "\n"
+
+
+def _linked(line: str, homes: dict[str, str]) -> str:
+    """The line with its names as links; what stands between backticks stays as it is."""
+    parts = line.split("`")
+    parts[::2] = [_NAME.sub(lambda name: _link(name[0], homes), part.replace("<", "&lt;")) for part in parts[::2]]
+    return "`".join(parts)
 
 
 def _link(name: str, homes: dict[str, str]) -> str:
