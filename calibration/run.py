@@ -212,9 +212,11 @@ def _decided_as_traced(session: Scorer, policy: Policy, timed: Sequence[Slate], 
         trace = session.trace(slate.user, slate.items, as_of=slate.as_of)
         margin = rounding * max(1.0, float(np.abs(trace).max()))
         whole = np.array([0, len(trace)])
-        expected, possible = policy.stops(trace, whole), policy.possible(trace, margin, whole)
-        for item, exit, right, may in zip(slate.items, exits.tolist(), expected.tolist(), possible, strict=True):
-            if not may[exit]:
+        expected, (earliest, latest) = policy.stops(trace, whole), policy.exit_range(trace, margin, whole)
+        for item, exit, right, first, last in zip(
+            slate.items, *(x.tolist() for x in (exits, expected, earliest, latest)), strict=True
+        ):
+            if not first <= exit <= last:
                 raise BackendError(
                     f"user {slate.user!r}, item {item!r}: stopped at exit {exit}, the trace says {right}: what would be deployed "
                     "is not what was calibrated, no policy was written; run `rexit verify`"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from rexit import __version__
 from rexit.bundle.files import SCHEMA, read_json, reason, write_json
-from rexit.bundle.slate_rules import TopK, add_possible, slate_stops
+from rexit.bundle.slate_rules import TopK, slate_stops
 from rexit.errors import BundleError
 
 FILE = "policy.json"
@@ -102,53 +101,58 @@ class Policy:
         return np.asarray(log_odds, np.float32) * a + b
 
     def stops(self, log_odds: NDArray[np.float32], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The exit each candidate stops at: int64 [n] from raw log-odds [n, exits]. offsets: int64 [S + 1] of the slates."""
+        """Returns the exit where each candidate stops, int64 [n].
+
+        Args:
+            log_odds: raw log-odds of every exit, float32 [n, exits].
+            offsets: where each slate begins, and n: int64 [slates + 1].
+        """
+        return self._stops(log_odds, offsets, 0.0)
+
+    def exit_range(
+        self, log_odds: NDArray[np.float32], margin: float, offsets: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns the earliest and the latest exit where each candidate may stop, int64 [n] each, if log-odds are only known to
+        within +-margin.
+
+        Two computations of the same trace differ by rounding, so a candidate within rounding of a border has several valid exits.
+
+        1. Earliest and latest: every comparison within the margin is decided for stopping, or against it.
+        2. Under rules for whole slates, a candidate that has two exits changes what the others are compared with. From the first
+           exit on where one does, every exit is valid for those of its slate that get there.
+
+        Args:
+            log_odds: float32 [n, exits].
+            margin: 0 or more, in units of log-odds.
+            offsets: int64 [slates + 1].
+        """
+        early, late = self._stops(log_odds, offsets, margin), self._stops(log_odds, offsets, -margin)
+        if self.quorum or self.top_k is not None:
+            slates = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+            first = np.full(len(offsets) - 1, len(self.exits))
+            np.minimum.at(first, slates, np.where(early < late, early, len(self.exits)))
+            reached = late >= first[slates]
+            early = np.where(reached, first[slates], early)
+            late = np.where(reached, len(self.exits) - 1, late)
+        return early, late
+
+    def _stops(self, log_odds: NDArray[np.float32], offsets: NDArray[np.int64], margin: float) -> NDArray[np.int64]:
+        """`stops` with every comparison within `margin` decided for stopping; within -margin, if it is negative, against it."""
         c = self.calibrated(log_odds)
         upper = np.array([e.upper for e in self.exits], np.float32)
         lower = np.array([e.lower for e in self.exits], np.float32)
-        stop = ((c >= upper) & (upper != np.inf)) | ((c <= -lower) & (lower != np.inf))
+        slack = np.array([e.a for e in self.exits], np.float32) * np.float32(margin)
+        stop = ((c >= upper - slack) & (upper != np.inf)) | ((c <= slack - lower) & (lower != np.inf))
+        near = np.abs(c) <= np.abs(slack)
         agree = np.ones(c.shape, np.int64)
         for k in range(1, c.shape[1]):
             same = (c[:, k] >= 0) == (c[:, k - 1] >= 0)
+            if margin:
+                same = np.where(near[:, k] | near[:, k - 1], margin > 0, same)
             agree[:, k] = np.where(same, agree[:, k - 1] + 1, 1)
         stop &= agree >= self.patience
         stop[:, -1] = True
-        return slate_stops(c, stop, offsets, self.quorum, self.top_k)
-
-    def possible(self, log_odds: NDArray[np.float32], margin: float, offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """The exits each candidate may stop at if log-odds are known only to within +-margin: bool [n, exits]. offsets: as for
-        `stops`.
-
-        Two computations of the same trace differ by rounding, so a candidate within rounding of a threshold, or of another one
-        of its slate, has several valid exits. Every exit is possible where some log-odds within the margin stop; the rules of
-        the slate may allow a few more.
-        """
-        c = self.calibrated(log_odds)
-        slack = np.array([e.a * margin for e in self.exits])
-        may, must = self._thresholds(c.astype(np.float64), slack)
-        if self.quorum or self.top_k is not None:
-            for begin, end in itertools.pairwise(offsets.tolist()):
-                add_possible(c[begin:end], slack, may[begin:end], must[begin:end], self.quorum, self.top_k)
-        stopped_before = np.cumsum(must, axis=1) - must > 0
-        return np.asarray(may & ~stopped_before, np.bool_)
-
-    def _thresholds(self, c: NDArray[np.float64], slack: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Where thresholds and patience may stop a candidate, and do so in any case, if c [n, exits] is known to within +-slack
-        [exits]: bool [n, exits] each."""
-        upper = np.array([e.upper for e in self.exits])
-        lower = np.array([e.lower for e in self.exits])
-        may, must = (((c >= upper - s) & (upper != np.inf)) | ((c <= -lower + s) & (lower != np.inf)) for s in (slack, -slack))
-        sign, sure = c >= 0, np.abs(c) > slack
-        may_agree = np.ones(c.shape, np.int64)
-        must_agree = np.ones(c.shape, np.int64)
-        for k in range(1, c.shape[1]):
-            same, both_sure = sign[:, k] == sign[:, k - 1], sure[:, k] & sure[:, k - 1]
-            may_agree[:, k] = np.where(same | ~both_sure, may_agree[:, k - 1] + 1, 1)
-            must_agree[:, k] = np.where(same & both_sure, must_agree[:, k - 1] + 1, 1)
-        may &= may_agree >= self.patience
-        must &= must_agree >= self.patience
-        may[:, -1] = must[:, -1] = True
-        return may, must
+        return slate_stops(c, stop, offsets, self.quorum, self.top_k, slack)
 
     @classmethod
     def read(cls, path: Path, exits: int, variant_sha256: str) -> Policy:

@@ -238,16 +238,16 @@ def _decision_failures(where: str, items: Sequence[Id], scores: Any, trace: Any,
     """Each candidate stops where the policy says, given the trace of the same session, and answers with that exit's log-odds.
 
     same: how far apart the two may be, relative above 1. A candidate that close to a threshold has more than one valid exit:
-    see `Policy.possible`.
+    see `Policy.exit_range`.
     """
     import numpy as np
 
     whole = np.array([0, len(trace)])
-    possible = policy.possible(trace, same * max(1.0, float(abs(trace).max())), whole)
+    earliest, latest = policy.exit_range(trace, same * max(1.0, float(abs(trace).max())), whole)
     expected = policy.stops(trace, whole)
     for i, item in enumerate(items):
         exit, log_odds = int(scores.exit[i]), float(scores.log_odds[i])
-        if not possible[i, exit]:
+        if not earliest[i] <= exit <= latest[i]:
             yield f"{where}, item {item!r}: stopped at exit {exit}, expected {expected[i]}"
         elif not abs(log_odds - float(trace[i, exit])) <= same * max(1.0, abs(log_odds)):
             yield f"{where}, item {item!r}: log-odds {log_odds:.5f} at exit {exit}, the trace has {trace[i, exit]:.5f}"
