@@ -29,11 +29,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rexit.calibration.report import CalibrationOptions
+    from rexit.calibration.options import CalibrationOptions
+    from rexit.calibration.record.traces import Traces
     from rexit.calibration.run import Calibration, calibrate
-    from rexit.calibration.traces import Traces
 
-_HOME = {"Calibration": "run", "CalibrationOptions": "report", "Traces": "traces", "calibrate": "run"}
+_HOME = {"Calibration": "run", "CalibrationOptions": "options", "Traces": "record.traces", "calibrate": "run"}
 
 __all__ = ["Calibration", "CalibrationOptions", "Traces", "calibrate"]
 

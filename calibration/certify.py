@@ -3,8 +3,7 @@
 Users are the unit, taken to be exchangeable with those to come. After Angelopoulos et al. (2021), "Learn then Test" (arXiv
 2110.01052):
 
-1. One part of the users chooses policies and puts them in an order, the surest first. The other part, unseen until then,
-   certifies.
+1. One part of the users chooses policies and orders them, the surest first. The other part, unseen until then, certifies.
 2. `p_value` tests for each policy the hypothesis that its expected loss is above the limit; where a policy has to keep several
    limits, the largest p-value counts.
 3. `fixed_sequence` certifies in that order and stops at the first policy that fails, so any number of them may be tried at one
@@ -23,19 +22,19 @@ from rexit.calibration.metrics import Metric
 from rexit.errors import InputError
 
 ORDER_SEED = 20250103
-"""Users bet in one order, which the data has no say in. Trying several seeds would void the guarantee."""
+"""Users bet in a fixed order, independent of the data. Trying several seeds would void the guarantee."""
 
 BOLDEST = 0.9
-"""The largest bet, as a share of the one that the worst possible loss would ruin."""
+"""The largest bet, as a share of the bet that the worst possible loss would ruin."""
 
 FIRST_VARIANCE = 0.05
-"""What the variance is guessed to be before the first user, for losses from 0 to 1; counts as one user."""
+"""The initial guess of the variance, for losses from 0 to 1; counts as one user."""
 
 MOST_USERS = 10**8
 
 
 def p_value(losses: NDArray[np.float64], bounds: tuple[float, float], limit: float, level: float = 0.05) -> float:
-    """Of the hypothesis that the expected loss is above the limit: losses float64 [n], one per user, within `bounds`.
+    """Returns the p-value of the hypothesis that the expected loss is above the limit.
 
     It is at most any u in (0, 1) with a chance of at most u if the hypothesis holds, for any distribution within the bounds and
     any n. A betting martingale (Waudby-Smith & Ramdas 2023, "Estimating means of bounded random variables by betting"): with
@@ -43,11 +42,10 @@ def p_value(losses: NDArray[np.float64], bounds: tuple[float, float], limit: flo
 
         capital = prod (1 - bet_i (x_i - m)),  bet_i = min(0.9 / (1 - m), sqrt(2 log(1 / level) / (n variance_i)))
 
-    where variance_i knows users before the i-th alone. Under the hypothesis capital does not grow on average, so that it ever
-    reaches 1 / u has a chance of at most u. `level` is what bets aim at: that of the test, divided by the number of sequences
-    that share it. The p-value is valid at any other.
+    where variance_i is that of the users before the i-th. Under the hypothesis capital does not grow on average, so the chance
+    that it ever reaches 1 / u is at most u.
 
-    Used for every metric. Hoeffding-Bentkus (Bates et al. 2021) knows losses' mean but not their spread; it is no better where
+    It serves every metric. Hoeffding-Bentkus (Bates et al. 2021) knows losses' mean but not their spread; it is no better where
     nearly all users lose nothing or a little, and as good where users lose all or nothing. Share of 400 simulated calibrations
     that certified at level 0.05, by the number of users:
 
@@ -64,28 +62,44 @@ def p_value(losses: NDArray[np.float64], bounds: tuple[float, float], limit: flo
     | 0 or 1, 0.005 +- 0.07, 0.01                     | betting             | 0.00 | 0.19 | 0.19 | 0.36 | 0.46 | 0.92 |
     |                                                 | Hoeffding-Bentkus   | 0.00 | 0.17 | 0.09 | 0.29 | 0.59 | 0.98 |
 
-    Raises InputError for a limit outside the bounds or a level outside (0, 1), ValueError for losses outside the bounds.
+    Args:
+        losses: float64 [n], one per user, within `bounds`.
+        bounds: the least and the largest loss possible.
+        limit: in the unit of the losses.
+        level: what bets aim at: that of the test, divided by the number of sequences that share it. The p-value is valid at any
+            other level.
+
+    Raises:
+        InputError: for a limit outside the bounds or a level outside (0, 1).
+        ValueError: for losses outside the bounds.
     """
     x, m = _scaled(losses, bounds, limit, level)
     if len(x) == 0:
         return 1.0
     x = np.random.default_rng(ORDER_SEED).permutation(x)
-    seen = np.arange(1, len(x) + 1)
-    mean = (m + np.cumsum(x)) / (seen + 1)
-    variance = (FIRST_VARIANCE + np.cumsum((x - mean) ** 2)) / (seen + 1)
+    counts = np.arange(1, len(x) + 1)
+    mean = (m + np.cumsum(x)) / (counts + 1)
+    variance = (FIRST_VARIANCE + np.cumsum((x - mean) ** 2)) / (counts + 1)
     bet = _bet(np.r_[FIRST_VARIANCE, variance[:-1]], len(x), m, level)
     return float(np.exp(-np.cumsum(np.log1p(-bet * (x - m))).max(initial=0.0)))
 
 
 def fixed_sequence(p_values: Sequence[float], level: float, sequences: int = 1) -> int:
-    """How many policies are certified: those before the first whose p-value is above its level. Their order must have been fixed
-    without the users that certify. `sequences`: how many share the level, this one included."""
+    """Returns how many policies are certified: those before the first whose p-value is above its level.
+
+    Args:
+        p_values: in an order that was fixed without the users that certify.
+        level: the chance that a certificate is wrong.
+        sequences: how many sequences share the level, this one included.
+    """
     return next((n for n, p in enumerate(p_values) if not p <= level / sequences), len(p_values))
 
 
 def users_needed(losses: NDArray[np.float64], bounds: tuple[float, float], limit: float, level: float = 0.05) -> float:
-    """About how many users would certify in 4 of 5 calibrations if their losses were distributed as these are; infinite if these
-    are not below the limit on average, or if more than 10**8 would be needed.
+    """Returns about how many users would certify in 4 of 5 calibrations if their losses were distributed as these are.
+
+    It is infinite if these are not below the limit on average, or if more than MOST_USERS would be needed. Arguments as for
+    `p_value`.
 
     An estimate: log capital after n users is taken for normal, with the mean and variance of one bet on these losses, times n.
     """
@@ -109,17 +123,24 @@ def users_needed(losses: NDArray[np.float64], bounds: tuple[float, float], limit
     return high
 
 
-def words(limits: Mapping[Metric, float], users: Mapping[str, int], level: float = 0.05) -> str:
-    """The guarantee in one sentence. limits: of each metric, all kept at once; users: how many certified it, by metric's name."""
-    kept = " and ".join(f"the mean {m.name} lost against full depth is at most {limit:g}" for m, limit in limits.items())
+def guarantee(limits: Mapping[Metric, float], users: Mapping[str, int], level: float = 0.05) -> str:
+    """Returns the guarantee in one sentence.
+
+    Args:
+        limits: of each metric, all kept at once.
+        users: how many users certified it, by metric's name.
+        level: the chance that the guarantee is wrong.
+    """
+    promises = " and ".join(f"{limit:g} of {metric.title}" for metric, limit in limits.items())
     return (
-        f"With {100 * (1 - level):g} % confidence, {kept}: tested on {counted(users)} who had no part in choosing the policy; it "
-        "holds for this variant with this policy, for users exchangeable with them."
+        f"With {100 * (1 - level):g} % confidence, users like these lose on average at most {promises} against the full model: "
+        f"tested on {count_users(users)} who had no part in choosing the policy."
     )
 
 
-def counted(users: Mapping[str, int]) -> str:
-    """How many users have a value, by metric's name: "1,943 users", or "18 users (ndcg@10) and 20 users (agreement)"."""
+def count_users(users: Mapping[str, int]) -> str:
+    """Returns how many users have a value: "1,943 users", or "18 users (ndcg@10) and 20 users (agreement)". users: by metric's
+    name."""
     if len(set(users.values())) == 1:
         return f"{next(iter(users.values())):,} users"
     return " and ".join(f"{count:,} users ({name})" for name, count in users.items())

@@ -1,4 +1,4 @@
-"""What the ranking of a policy is judged by, with users as the unit.
+"""What a policy's ranking is judged by, with users as the unit.
 
 | metric            | of a user                                                       | users with a value          |
 |-------------------|-----------------------------------------------------------------|-----------------------------|
@@ -30,7 +30,12 @@ CHOICES = "ndcg@K, user-auc, auc, logloss, agreement or top-k-overlap@K, with K 
 
 @dataclass(frozen=True)
 class Metric:
-    """kind: the name without K; k: 0 where the metric has none."""
+    """A metric.
+
+    Attributes:
+        kind: the name without K.
+        k: 0 where the metric has none.
+    """
 
     kind: str
     k: int = 0
@@ -41,17 +46,29 @@ class Metric:
         return f"{self.kind}@{self.k}" if self.k else self.kind
 
     @property
+    def title(self) -> str:
+        """As sentences call it."""
+        return {
+            "ndcg": f"NDCG@{self.k}",
+            "user-auc": "user AUC",
+            "auc": "AUC over all pairs",
+            "logloss": "log loss",
+            "agreement": "agreement",
+            "top-k-overlap": f"top-{self.k} overlap",
+        }[self.kind]
+
+    @property
     def higher_is_better(self) -> bool:
         return self.kind != "logloss"
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """Between what a user's loss lies; None for metrics over pairs, which nothing can be certified about."""
+        """The least and the largest loss of a user; None for metrics over pairs, which nothing can be certified about."""
         return {"ndcg": (-1.0, 1.0), "user-auc": (-1.0, 1.0), "agreement": (0.0, 1.0), "top-k-overlap": (0.0, 1.0)}.get(self.kind)
 
 
 def parse(name: str) -> Metric:
-    """`ndcg@10` and so on. Raises InputError for any other name."""
+    """Returns the metric of a name such as `ndcg@10`. Raises InputError for any other name."""
     kind, at, digits = name.partition("@")
     wants_k = kind in ("ndcg", "top-k-overlap")
     if not wants_k and kind not in ("user-auc", "auc", "logloss", "agreement"):
@@ -66,19 +83,23 @@ def parse(name: str) -> Metric:
 
 
 def log_losses(c: NDArray[np.float32], liked: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Negative log-likelihoods in nats of calibrated log-odds c [n]: float64 [n]."""
+    """Returns negative log-likelihoods in nats, float64 [n]. c: calibrated log-odds, float32 [n]; liked: bool [n]."""
     c64 = c.astype(np.float64)
     return np.asarray(np.logaddexp(0.0, c64) - c64 * liked)
 
 
 class Judge:
-    """Of one split: prepared once, so that judging another policy on it is fast.
+    """Judges rankings of a split, prepared so that judging another policy is fast.
 
-    users int64 [n], numbers from 0 on; liked bool [n]; offsets int64 [S + 1] of the slates in the pairs; reference float32 [n]:
-    c at the last exit. What is judged is score float32 [n]: c where the policy stops each pair.
+    `score`, in every method, is what a policy ranks by: c where it stops each pair, float32 [n]. Every method raises InputError
+    where the metric has no value on this split (one label only, no user with both, no slate of more than K) or scores are not
+    finite.
 
-    Every method raises InputError where the metric has no value on this split (one label only, no user with both, no slate of
-    more than K) or scores are not finite.
+    Args:
+        users: int64 [n], numbered from 0.
+        liked: the labels, bool [n].
+        offsets: where each slate begins, and n: int64 [S + 1].
+        reference: c at the last exit, float32 [n].
     """
 
     def __init__(
@@ -95,20 +116,20 @@ class Judge:
         self._full: dict[Metric, float] = {}
 
     def full(self, metric: Metric) -> float:
-        """The metric of full depth."""
+        """Returns the metric of full depth."""
         if metric not in self._full:
             self._full[metric] = self.value(metric, self._reference)
         return self._full[metric]
 
     def value(self, metric: Metric, score: NDArray[np.float32]) -> float:
-        """The metric of what is judged, on the whole split."""
+        """Returns the metric on the whole split."""
         if metric.bounds is not None:
-            return float(np.nanmean(self.each(metric, score)))
+            return float(np.nanmean(self.per_user(metric, score)))
         self._check(metric, score)
         return float(self._all.auc(score)[0] if metric.kind == "auc" else log_losses(score, self._liked).mean())
 
     def drop(self, metric: Metric, score: NDArray[np.float32], other: NDArray[np.float32] | None = None) -> float:
-        """How much is lost against full depth, or against another ranking; more is worse for all metrics."""
+        """Returns how much is lost against full depth, or against `other`, float32 [n]; more is worse for all metrics."""
         drop = (self.full(metric) if other is None else self.value(metric, other)) - self.value(metric, score)
         return drop if metric.higher_is_better else -drop
 
@@ -119,28 +140,31 @@ class Judge:
         resamples: int = RESAMPLES,
         other: NDArray[np.float32] | None = None,
     ) -> dict[Metric, tuple[float, float]]:
-        """The 95 % interval of each `drop`, by one paired bootstrap over users (see `rexit.ranking.bootstrap`)."""
-        drawn = self._drawn(metrics, score, self._reference if other is None else other, resamples)
-        low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+        """Returns the ends of each drop's 95 % interval, by a paired bootstrap over users (see `rexit.ranking.bootstrap`)."""
+        drops = self._resampled_drops(metrics, score, self._reference if other is None else other, resamples)
+        low, high = np.nanpercentile(drops, [2.5, 97.5], axis=0)
         return {metric: (float(a), float(b)) for metric, a, b in zip(metrics, low, high, strict=True)}
 
     def chance_above(self, metric: Metric, score: NDArray[np.float32], limit: float) -> float:
-        """Share of bootstrap draws in which the drop is above the limit, never 0: a p-value that is right for many users, not for
-        any number of them. For metrics over pairs, which `certify.p_value` cannot judge."""
-        drawn = self._drawn([metric], score, self._reference, RESAMPLES)
-        return (1 + int(np.count_nonzero(~(drawn <= limit)))) / (1 + len(drawn))
+        """Returns the share of bootstrap draws in which the drop is above the limit, never 0.
 
-    def _drawn(
+        It is a p-value that is right for many users, not for any number of them: for metrics over pairs, which `certify.p_value`
+        cannot judge.
+        """
+        drops = self._resampled_drops([metric], score, self._reference, RESAMPLES)
+        return (1 + int(np.count_nonzero(~(drops <= limit)))) / (1 + len(drops))
+
+    def _resampled_drops(
         self, metrics: Sequence[Metric], score: NDArray[np.float32], other: NDArray[np.float32], resamples: int
     ) -> NDArray[np.float64]:
-        """Drops of drawn users: float64 [resamples, metrics]."""
+        """The drops of resampled users: float64 [resamples, metrics]."""
         sums, counts = (np.stack(columns, 1) for columns in zip(*(self._parts(m, score, other) for m in metrics), strict=True))
 
-        def drops(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        def weighted_drops(weights: NDArray[np.float64]) -> NDArray[np.float64]:
             with np.errstate(invalid="ignore"):
                 return np.asarray((weights @ sums) / (weights @ counts))
 
-        return bootstrap(drops, len(sums), resamples)
+        return bootstrap(weighted_drops, len(sums), resamples)
 
     def _parts(
         self, metric: Metric, score: NDArray[np.float32], other: NDArray[np.float32]
@@ -149,7 +173,7 @@ class Judge:
         add to it (DeLong et al. 1988; with clusters, Obuchowski 1997)."""
         numbers, users = self._by_user.numbers, len(self._by_user.pairs)
         if metric.bounds is not None:
-            lost = self.each(metric, other) - self.each(metric, score)
+            lost = self.per_user(metric, other) - self.per_user(metric, score)
             known = np.isfinite(lost)
             return np.where(known, lost, 0.0), known.astype(np.float64)
         drop = self.drop(metric, score, other)
@@ -160,17 +184,19 @@ class Judge:
         return np.asarray(drop + users * added, np.float64), np.ones(users)
 
     def losses(self, metric: Metric, score: NDArray[np.float32]) -> NDArray[np.float64]:
-        """What each user loses against full depth, in `metric.bounds`: float64, users without a value left out. Their mean is
-        `drop`. Raises InputError for metrics over pairs."""
-        lost = self.each(metric, self._reference) - self.each(metric, score)
+        """Returns what each user with a value loses against full depth, float64, within `metric.bounds`. Their mean is `drop`.
+
+        Raises InputError for metrics over pairs.
+        """
+        lost = self.per_user(metric, self._reference) - self.per_user(metric, score)
         return lost[np.isfinite(lost)]
 
     def user_count(self, metric: Metric) -> int:
-        """How many users a drop is a figure of: those with a value; of metrics over pairs, all."""
+        """Returns how many users have a value; of metrics over pairs, all."""
         return len(self._by_user.pairs) if metric.bounds is None else len(self.losses(metric, self._reference))
 
-    def each(self, metric: Metric, score: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Each user's value: float64 [U], nan where a user has none. Raises InputError for metrics over pairs."""
+    def per_user(self, metric: Metric, score: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Returns each user's value, float64 [U], nan where a user has none. Raises InputError for metrics over pairs."""
         if metric.bounds is None:
             raise InputError(f"metric {metric.name}: is over all pairs, expected one with a value per user")
         self._check(metric, score)
@@ -186,7 +212,7 @@ class Judge:
     def _overlap(self, score: NDArray[np.float32], k: int) -> NDArray[np.float64]:
         if k not in self._tops:
             self._tops[k] = _Tops(self._offsets, self._by_user.numbers, k, self._reference)
-        return self._tops[k].each(score, len(self._by_user.pairs))
+        return self._tops[k].per_user(score, len(self._by_user.pairs))
 
     def _check(self, metric: Metric, score: NDArray[np.float32]) -> None:
         if not np.isfinite(score).all():
@@ -203,7 +229,7 @@ class Judge:
 
 
 class _Tops:
-    """The first k of every slate with more than k candidates, at full depth: what others are compared with."""
+    """Full depth's first k of every slate with more than k candidates, to compare other rankings with."""
 
     def __init__(self, offsets: NDArray[np.int64], users: NDArray[np.int64], k: int, reference: NDArray[np.float32]) -> None:
         sizes = np.diff(offsets)
@@ -216,8 +242,8 @@ class _Tops:
         self._users = users[offsets[:-1][large]]
         self._reference = self._first(reference)
 
-    def each(self, score: NDArray[np.float32], users: int) -> NDArray[np.float64]:
-        """Each user's mean share of the first k kept: float64 [users], nan without a large slate."""
+    def per_user(self, score: NDArray[np.float32], users: int) -> NDArray[np.float64]:
+        """Returns each user's mean share of the first k kept, float64 [users], nan without a large slate."""
         shared = np.add.reduceat((self._first(score) & self._reference).astype(np.int64), self._starts) / self._k
         with np.errstate(invalid="ignore"):
             return np.bincount(self._users, shared, users) / np.bincount(self._users, minlength=users)
@@ -228,11 +254,11 @@ class _Tops:
         last = np.sort(key)[self._starts + self._k - 1]
         last = np.repeat(last, self._sizes)
         above, tied = key < last, key == last
-        # Of those as good as the k-th, as many as there is room for, in the order of the slate.
+        # Pairs as good as the k-th, in the order of the slate, as many as there is room for.
         room = self._k - np.add.reduceat(above.astype(np.int64), self._starts)
-        seen = np.cumsum(tied)
-        before = np.repeat((seen - tied)[self._starts], self._sizes)
-        return np.asarray(above | (tied & (seen - before <= np.repeat(room, self._sizes))))
+        ties = np.cumsum(tied)
+        before = np.repeat((ties - tied)[self._starts], self._sizes)
+        return np.asarray(above | (tied & (ties - before <= np.repeat(room, self._sizes))))
 
 
 def _auc_parts(score: NDArray[np.float32], liked: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -10,17 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rexit import interrupts, ranking
 from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, write_file, write_json
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.writer import bundle_copy, link_or_copy
-from rexit.calibration import decide, metrics, page, recording
+from rexit.calibration import decide, metrics
 from rexit.calibration.drift import REPORT_FILE
-from rexit.calibration.examples import Example, pick
-from rexit.calibration.recording import Recording
-from rexit.calibration.report import CalibrationOptions, Findings, Measured, build
-from rexit.calibration.traces import Traces, collect, join
+from rexit.calibration.options import CalibrationOptions
+from rexit.calibration.record import recording
+from rexit.calibration.record.recording import Recording
+from rexit.calibration.record.traces import Traces, collect, join
+from rexit.calibration.reporting import page
+from rexit.calibration.reporting.content import Findings, Timings, build
+from rexit.calibration.reporting.examples import Example, pick
+from rexit.calibration.reporting.verdict import Verdict
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure.costs import latencies
 from rexit.measure.machine import Conditions
@@ -38,9 +43,9 @@ class Calibration:
     report: dict[str, Any]
 
     @property
-    def conclusion(self) -> str:
-        """One paragraph: whether early exit pays here, and by how much."""
-        return str(self.report["conclusion"])
+    def verdict(self) -> Verdict:
+        """What to do, and why."""
+        return Verdict(**self.report["verdict"])
 
 
 def calibrate(
@@ -55,19 +60,27 @@ def calibrate(
     """Calibrates a variant and writes policy.json, report.json, report.html and traces.safetensors into its folder.
 
     1. Traces of the validation and test slates, by the variant itself; what its segments cost, from the file `options.profile`
-       or measured here. Both are kept; with `options.from_traces` they are those that the last calibration kept.
+       or measured here. Both are written; with `options.from_traces` they are read instead.
     2. The decision (see `decide`): a policy with its certificate, from validation; quality on test.
-    3. The policy is timed as deployed, in a copy of the bundle that nobody else has open, against full depth and each fixed
-       depth, alternating on the same test slates. A policy whose candidates do not stop where their traces say is refused: what
-       was chosen is not what runs. One that turns out not to be faster is replaced by full depth. Not with `options.from_traces`.
-    4. The policy goes into place with its report and the page made of that: only now can a service meet it. If writing fails or
-       is interrupted, the former ones come back.
+    3. The policy is timed as deployed, in a copy of the bundle that no other process has open, against full depth and each fixed
+       depth, alternating on the same test slates. A policy whose candidates do not stop where their traces say is refused: it is
+       not what was chosen. A policy that is not faster is replaced by full depth. Not with `options.from_traces`.
+    4. The policy goes into place with its report and page: only now can a service meet it. If writing fails or is interrupted,
+       the former ones are restored.
 
-    `open_session` opens a session of the variant in a bundle's folder; by default `rexit.runtime.open` does. `decode` makes text
-    of token ids, for the prompts of examples; without it they are left out. Raises BundleError if the catalog is not the one the
-    variant was made for or the profile was measured under other conditions, BackendError if the policy decides otherwise than the
-    traces say, InputError for options or labels that cannot work, a folder that cannot be written, or while another process is
-    writing to the bundle.
+    Args:
+        bundle: its selected variant is calibrated.
+        catalog: with the held-out splits.
+        options: None: the defaults.
+        progress: called as the work goes on.
+        open_session: opens a session of the variant in a bundle's folder; None: `rexit.runtime.open`.
+        decode: makes text of token ids, for the prompts of examples; None: they are left out.
+
+    Raises:
+        BundleError: if the catalog is not the variant's, or the profile was measured under other conditions.
+        BackendError: if the policy decides otherwise than the traces say.
+        InputError: for options or labels that cannot work, a folder that cannot be written, or while another process is writing
+            to the bundle.
     """
     with sole_writer(bundle.path):
         opened = Bundle.open(bundle.path, bundle.variant.name)  # as it is now that nobody else changes it
@@ -95,29 +108,48 @@ class _Work:
         slates = {name: spread(cut(catalog, name, options.slate), options.max_slates) for name in ("validation", "test")}
         check_writable(bundle.folder)
         _drop_foreign_policy(bundle)
-        seen = self._kept(slates) if options.from_traces else self._observe(slates)
-        traces = {name: join(part, seen.log_odds[name], name) for name, part in slates.items()}
-        tokens = seen.prefix_tokens, seen.candidate_tokens
-        costs = seen.profile.costs(*tokens, bundle.variant.max_tokens, options.cached_share)
+        recorded = self._read_recording(slates) if options.from_traces else self._record(slates)
+        profile = recorded.profile
+        traces = {name: join(part, recorded.log_odds[name], name) for name, part in slates.items()}
+        tokens = recorded.prefix_tokens, recorded.candidate_tokens
+        costs = profile.costs(*tokens, bundle.variant.max_tokens, options.cached_share)
         self._progress("search", 0, 1)
-        more: Any = {"suggest_heads": options.suggest_exits, "progress": self._progress}
-        decision = decide.decide(traces["validation"], traces["test"], costs, self._depths, bundle.variant_sha256, goal, **more)
-        decision = _made_on(decision, seen.profile.conditions, options.slate)
+        decision = decide.decide(
+            validation=traces["validation"],
+            test=traces["test"],
+            costs=costs,
+            depths=self._depths,
+            variant_sha256=bundle.variant_sha256,
+            goal=goal,
+            options=decide.DecideOptions(suggest_heads=options.suggest_exits, rivals=options.rivals),
+            progress=self._progress,
+        )
+        decision = _with_conditions(decision, profile.conditions, options.slate)
         self._progress("search", 1, 1)
-        measured, slower = None, False
+        timings, slower = None, False
         if not options.from_traces:
-            measured = self._time(decision.policy, spread(slates["test"], options.timed_slates))
-            slower = _slower(decision, measured)
+            timings = self._time(decision.policy, spread(slates["test"], options.timed_slates))
+            slower = _is_slower(decision, timings)
         if slower:
             decision = decide.back_to_full_depth(decision)
-        shown = self._examples(decision.policy, slates["test"], traces["test"])
-        doubt = _doubt(catalog, slates["test"], traces["test"])
-        report = build(bundle, options, Findings(traces, seen.profile, costs, decision, measured, slower, *shown, doubt))
-        written = page.page(report)
-        with _as_before_on_failure([bundle.folder / name for name in (POLICY_FILE, REPORT_FILE, page.FILE)]):
+        early, late = self._examples(decision.policy, slates["test"], traces["test"])
+        findings = Findings(
+            traces=traces,
+            profile=profile,
+            costs=costs,
+            decision=decision,
+            timings=timings,
+            slower=slower,
+            early=early,
+            late=late,
+            doubt=_doubt(catalog, slates["test"], traces["test"]),
+        )
+        report = build(bundle, options, findings)
+        html = page.page(report)
+        with _restored_on_failure([bundle.folder / name for name in (POLICY_FILE, REPORT_FILE, page.FILE)]):
             decision.policy.write(bundle.folder / POLICY_FILE)
             write_json(bundle.folder / REPORT_FILE, report, flushed=True)
-            write_file(bundle.folder / page.FILE, written, flushed=True)
+            write_file(bundle.folder / page.FILE, html, flushed=True)
         return Calibration(decision.policy, report)
 
     def _check(self, catalog: Catalog) -> decide.Goal:
@@ -140,37 +172,41 @@ class _Work:
 
     def _made_of(self) -> dict[str, Any]:
         options, bundle = self._options, self._bundle
-        of = {"variant_sha256": bundle.variant_sha256, "catalog_sha256": bundle.manifest.catalog_sha256}
-        return {**of, "slate": options.slate, "max_slates": options.max_slates}
+        return {
+            "variant_sha256": bundle.variant_sha256,
+            "catalog_sha256": bundle.manifest.catalog_sha256,
+            "slate": options.slate,
+            "max_slates": options.max_slates,
+        }
 
-    def _kept(self, slates: Mapping[str, Sequence[Slate]]) -> Recording:
+    def _read_recording(self, slates: Mapping[str, Sequence[Slate]]) -> Recording:
         pairs = {name: sum(len(s.items) for s in part) for name, part in slates.items()}
         return Recording.read(self._bundle.folder / recording.FILE, len(self._depths), self._made_of(), pairs)
 
-    def _observe(self, slates: Mapping[str, Sequence[Slate]]) -> Recording:
-        """Traces by split and what segments cost, from a session; written for later calibrations."""
+    def _record(self, slates: Mapping[str, Sequence[Slate]]) -> Recording:
+        """Traces and costs from a session, written for later calibrations."""
         options, exits = self._options, len(self._depths)
         here = Conditions.here(self._bundle, options.device, options.threads)
-        given = None if options.profile is None else CostProfile.read(options.profile, exits, here)
+        profile = None if options.profile is None else CostProfile.read(options.profile, exits, here)
         with contextlib.closing(self._open_session(self._bundle.path)) as session:
             log_odds = {name: collect(session, part, name, self._progress) for name, part in slates.items()}
             timed = spread(slates["validation"], options.timed_slates)
             limit, repeats = self._bundle.variant.max_tokens, options.repeats
-            profile = given or measure_costs(session, timed, exits, limit, here, repeats=repeats, progress=self._progress)
-            seen = Recording(log_odds, profile, *mean_tokens(session, timed), self._made_of())
-        seen.write(self._bundle.folder / recording.FILE)
-        return seen
+            profile = profile or measure_costs(session, timed, exits, limit, here, repeats=repeats, progress=self._progress)
+            recorded = Recording(log_odds, profile, *mean_tokens(session, timed), self._made_of())
+        recorded.write(self._bundle.folder / recording.FILE)
+        return recorded
 
-    def _time(self, policy: Policy, timed: Sequence[Slate]) -> Measured:
+    def _time(self, policy: Policy, timed: Sequence[Slate]) -> Timings:
         """The policy and each forced exit, as deployed."""
         modes, cached = (None, *range(len(self._depths))), self._options.cached_share > 0.5
         variant = self._bundle.variant
         with bundle_copy(self._bundle.path, variant.name) as folder:
             policy.write(folder / "variants" / variant.name / POLICY_FILE)
             with contextlib.closing(self._open_session(folder)) as session:
-                times, stopped = latencies(session, timed, modes, self._options.repeats, self._progress, cached=cached)
-                same = _decided_as_traced(session, policy, timed, stopped, variant.rounding)
-        return Measured(tuple(float(t) for t in times.mean(0)), sum(len(s.items) for s in timed), same)
+                times, exits = latencies(session, timed, modes, self._options.repeats, self._progress, cached=cached)
+                as_traced = _count_as_traced(session, policy, timed, exits, variant.rounding)
+        return Timings(tuple(float(t) for t in times.mean(0)), sum(len(slate.items) for slate in timed), as_traced)
 
     def _examples(self, policy: Policy, slates: Sequence[Slate], traces: Traces) -> tuple[list[Example], list[Example]]:
         decode = self._decode
@@ -185,8 +221,8 @@ class _Work:
             return pick(policy, slates, traces, self._depths, prompt)
 
 
-def _made_on(decision: decide.Decision, conditions: Conditions, slate: int) -> decide.Decision:
-    """The decision with a policy that says where its costs were measured, and on slates of how many candidates."""
+def _with_conditions(decision: decide.Decision, conditions: Conditions, slate: int) -> decide.Decision:
+    """The decision with a policy that says where its costs were measured, and how many candidates a slate had."""
     made_on = {name: value for name, value in conditions.to_json().items() if name != "variant_sha256"} | {"slate": slate}
     return replace(decision, policy=replace(decision.policy, made_on=made_on))
 
@@ -198,31 +234,32 @@ def _doubt(catalog: Catalog, slates: Sequence[Slate], traces: Traces) -> str | N
     return ranking.doubt(np.ascontiguousarray(traces.log_odds[:, -1]), biases, traces.users, traces.liked)
 
 
-def _slower(decision: decide.Decision, measured: Measured) -> bool:
+def _is_slower(decision: decide.Decision, timings: Timings) -> bool:
     """Whether the policy, timed, does not save what makes a policy worth having."""
-    return decision.chosen is not None and measured.milliseconds[0] > (1 - decide.MIN_SAVING) * measured.milliseconds[-1]
+    return decision.chosen is not None and timings.milliseconds[0] > (1 - decide.MIN_SAVING) * timings.milliseconds[-1]
 
 
-def _decided_as_traced(session: Scorer, policy: Policy, timed: Sequence[Slate], stopped: Sequence[Any], rounding: float) -> int:
-    """How many candidates stopped exactly where their traces say. Raises BackendError for the first one whose exit not even
-    rounding explains."""
-    same = 0
-    for slate, exits in zip(timed, stopped, strict=True):
+def _count_as_traced(
+    session: Scorer, policy: Policy, slates: Sequence[Slate], stops: Sequence[NDArray[np.int64]], rounding: float
+) -> int:
+    """How many candidates stopped exactly where their traces say. stops: of each slate, the exits. Raises BackendError for an
+    exit that not even rounding explains."""
+    count = 0
+    for slate, exits in zip(slates, stops, strict=True):
         session.clear_cache()  # as it was scored: with keys copied from another prefix int8 may round differently
         trace = session.trace(slate.user, slate.items, as_of=slate.as_of)
         margin = rounding * max(1.0, float(np.abs(trace).max()))
         whole = np.array([0, len(trace)])
         expected, (earliest, latest) = policy.stops(trace, whole), policy.exit_range(trace, margin, whole)
-        for item, exit, right, first, last in zip(
-            slate.items, *(x.tolist() for x in (exits, expected, earliest, latest)), strict=True
-        ):
-            if not first <= exit <= last:
-                raise BackendError(
-                    f"user {slate.user!r}, item {item!r}: stopped at exit {exit}, the trace says {right}: what would be deployed "
-                    "is not what was calibrated, no policy was written; run `rexit verify`"
-                )
-            same += exit == right
-    return same
+        wrong = np.flatnonzero((exits < earliest) | (exits > latest))
+        if len(wrong):
+            i = int(wrong[0])
+            raise BackendError(
+                f"user {slate.user!r}, item {slate.items[i]!r}: stopped at exit {exits[i]}, the trace says {expected[i]}: what "
+                "would be deployed is not what was calibrated, no policy was written; run `rexit verify`"
+            )
+        count += int(np.count_nonzero(exits == expected))
+    return count
 
 
 def _drop_foreign_policy(bundle: Bundle) -> None:
@@ -234,13 +271,13 @@ def _drop_foreign_policy(bundle: Bundle) -> None:
 
 
 @contextlib.contextmanager
-def _as_before_on_failure(paths: Sequence[Path]) -> Iterator[None]:
-    """If the block fails, these files are what they were before it. They are kept under another name, since a full disk has no
-    room to write them again."""
-    kept = {path: path.with_name(f".{path.name}.tmp-{os.getpid()}-before") for path in paths}
+def _restored_on_failure(paths: Sequence[Path]) -> Iterator[None]:
+    """If the block fails, these files are restored. They are kept under another name, since a full disk has no room to write them
+    again."""
+    backups = {path: path.with_name(f".{path.name}.tmp-{os.getpid()}-before") for path in paths}
     try:
         try:
-            for path, before in kept.items():
+            for path, before in backups.items():
                 if path.exists():
                     link_or_copy(os.fspath(path), os.fspath(before))
         except OSError as exc:
@@ -249,16 +286,16 @@ def _as_before_on_failure(paths: Sequence[Path]) -> Iterator[None]:
             yield
         except BaseException:  # Ctrl-C too: a policy without its report would be half a calibration
             with interrupts.deferred():
-                for path, before in kept.items():
+                for path, before in backups.items():
                     try:
                         if before.exists():
                             os.replace(before, path)
                         else:
                             path.unlink(missing_ok=True)
                     except OSError as exc:
-                        raise InputError(f"{path}: cannot be made again what it was: {exc.strerror or exc}") from exc
+                        raise InputError(f"{path}: cannot be restored: {exc.strerror or exc}") from exc
             raise
     finally:
         with interrupts.deferred(), contextlib.suppress(OSError):  # the next writer removes them
-            for before in kept.values():
+            for before in backups.values():
                 before.unlink(missing_ok=True)

@@ -78,19 +78,19 @@ def test_a_model_that_ranks_by_chance_or_worse_is_doubted() -> None:
         score, items, users, liked = ranked(knows, taste=0.0)
         said = doubt(score, item_biases(items, items, liked), users, liked)
         assert said is not None and said.startswith(
-            f"That this model ranks is not shown: its user AUC at the last exit is {user_auc(score, users, liked):.3f} ("
+            f"This model is not shown to rank: its user AUC at the last exit is {user_auc(score, users, liked):.3f} ("
         )
     score, items, users, liked = ranked(knows=2.0, taste=0.0)
     assert doubt(score, np.zeros(len(score)), users, liked) is None
     few = users < 19
     said = doubt(score[few], np.zeros(few.sum()), users[few], liked[few])
-    assert said is not None and "users have likes and dislikes, it takes at least 20 to tell" in said
+    assert said is not None and "users have likes and dislikes, expected at least 20." in said
 
 
 def test_a_model_that_items_biases_outrank_is_doubted() -> None:
     score, items, users, liked = ranked(knows=0.3, taste=3.0)
     said = doubt(score, item_biases(items, items, liked), users, liked)
-    assert said is not None and said.startswith("The items' shares of likes in training rank better than this model: ")
+    assert said is not None and said.startswith("This model ranks worse than the items' shares of likes in training: ")
     assert doubt(score, item_biases(items, items[:0], liked[:0]), users, liked) is None, "without training all items are alike"
 
 

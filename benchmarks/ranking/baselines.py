@@ -51,7 +51,7 @@ from told import numbers, told
 
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
-from rexit.calibration.platt import fit
+from rexit.calibration.choose.platt import fit
 from rexit.scripts import script
 from rexit.slates import SIZE
 

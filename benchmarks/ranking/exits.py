@@ -25,7 +25,7 @@ from rich.table import Table
 
 import rexit
 from rexit.bundle import Catalog
-from rexit.calibration.traces import collect
+from rexit.calibration.record.traces import collect
 from rexit.exporter.model.checkpoint import load_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.scripts import script

@@ -27,10 +27,12 @@ from rich.console import Console
 from rich.table import Table
 
 from rexit.bundle import Bundle, Catalog
-from rexit.calibration import decide, metrics, platt, recording
-from rexit.calibration.evaluate import Evaluation
-from rexit.calibration.recording import Recording
-from rexit.calibration.traces import join
+from rexit.calibration import decide, metrics
+from rexit.calibration.choose import platt
+from rexit.calibration.choose.evaluate import Evaluation
+from rexit.calibration.record import recording
+from rexit.calibration.record.recording import Recording
+from rexit.calibration.record.traces import join
 from rexit.measure.costs import depth_name
 from rexit.scripts import script
 from rexit.slates import cut

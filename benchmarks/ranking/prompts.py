@@ -43,7 +43,7 @@ from rexit.bundle.catalog import TABLES
 from rexit.bundle.files import FileEntry, write_file, write_json
 from rexit.bundle.vectors import required
 from rexit.bundle.writer import new_folder
-from rexit.calibration.platt import fit
+from rexit.calibration.choose.platt import fit
 from rexit.exporter.catalog import encoded, tables
 from rexit.exporter.catalog.interactions import read_entities
 from rexit.exporter.model.checkpoint import load_checkpoint, save_checkpoint

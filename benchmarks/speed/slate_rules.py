@@ -17,12 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from rexit.bundle import Bundle, Catalog
-from rexit.calibration import metrics, platt
+from rexit.calibration import metrics
+from rexit.calibration.choose import platt
+from rexit.calibration.choose.evaluate import Evaluation
+from rexit.calibration.choose.search import QUORUMS, Search, Space
 from rexit.calibration.decide import Goal, top_k_rules
-from rexit.calibration.evaluate import Evaluation
-from rexit.calibration.recording import FILE, Recording
-from rexit.calibration.search import QUORUMS, Search, Space
-from rexit.calibration.traces import join, parted
+from rexit.calibration.record.recording import FILE, Recording
+from rexit.calibration.record.traces import join, split_users
 from rexit.scripts import script
 from rexit.slates import SIZE, cut
 
@@ -36,7 +37,7 @@ def measure(bundle: Bundle, catalog: Catalog, slate: int, top_k: int) -> list[di
     made_of = {"variant_sha256": bundle.variant_sha256, "slate": slate}
     seen = Recording.read(bundle.folder / FILE, len(exits), made_of, pairs)
     costs = seen.profile.costs(seen.prefix_tokens, seen.candidate_tokens, bundle.variant.max_tokens)
-    chooses, _ = parted(join(slates["validation"], seen.log_odds["validation"], "validation"))
+    chooses, _ = split_users(join(slates["validation"], seen.log_odds["validation"], "validation"))
     c = platt.cross_fit(chooses.log_odds, chooses.liked, chooses.users)
     useful = [one.useful for one in platt.fit_all(chooses.log_odds, chooses.liked)]
     rows = []

@@ -145,7 +145,7 @@ def doubt(
     by_user = ByUser(users, liked)
     if (count := int(by_user.both.sum())) < MIN_USERS:
         return (
-            f"That this model ranks is not shown: {count} users have likes and dislikes, it takes at least {MIN_USERS} to tell."
+            f"This model is not shown to rank: {count} users have likes and dislikes, expected at least {MIN_USERS}."
         )
     values = np.stack([by_user.auc(score), by_user.auc(biases)], 1)[by_user.both]
 
@@ -155,12 +155,12 @@ def doubt(
 
     (own, gain), drawn = means(np.ones(len(values))), bootstrap(means, len(values))
     (low, worst), (high, best) = np.percentile(drawn, [2.5, 97.5], axis=0)
-    seen = f"user AUC at the last exit is {own:.3f} ({low:.3f} to {high:.3f}, 95 % interval over {count:,} users)"
+    measured = f"user AUC at the last exit is {own:.3f} ({low:.3f} to {high:.3f}, 95 % interval over {count:,} users)"
     if low <= 0.5:
-        return f"That this model ranks is not shown: its {seen}, chance is 0.5."
+        return f"This model is not shown to rank: its {measured}, chance is 0.5."
     if best < 0:
         return (
-            f"The items' shares of likes in training rank better than this model: its {seen}, theirs is {own - gain:.3f}, a "
+            f"This model ranks worse than the items' shares of likes in training: its {measured}, theirs is {own - gain:.3f}, a "
             f"difference of {gain:+.3f} ({worst:+.3f} to {best:+.3f})."
         )
     return None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 import numpy as np
 import pytest
 
-from rexit.calibration.certify import fixed_sequence, p_value, users_needed, words
+from rexit.calibration.certify import fixed_sequence, guarantee, p_value, users_needed
 from rexit.calibration.metrics import Judge, parse
 from rexit.errors import InputError
 from running.fast import fast
@@ -211,12 +211,11 @@ def test_users_who_all_lose_nothing_have_no_spread() -> None:
         assert more <= LEVEL < fewer
 
 
-def test_the_words_name_what_is_promised() -> None:
-    assert words({NDCG: 0.01}, {"ndcg@3": 1943}) == (
-        "With 95 % confidence, the mean ndcg@3 lost against full depth is at most 0.01: tested on 1,943 users who had no part in "
-        "choosing the policy; it holds for this variant with this policy, for users exchangeable with them."
+def test_guarantee_names_what_is_promised() -> None:
+    assert guarantee({NDCG: 0.01}, {"ndcg@3": 1943}) == (
+        "With 95 % confidence, users like these lose on average at most 0.01 of NDCG@3 against the full model: tested on 1,943 "
+        "users who had no part in choosing the policy."
     )
-    both = words({NDCG: 0.01, parse("agreement"): 0.05}, {"ndcg@3": 80, "agreement": 90}, level=0.1)
-    assert both.startswith("With 90 % confidence, the mean ndcg@3 lost")
-    assert "0.01 and the mean agreement lost against full depth is at most 0.05" in both
+    both = guarantee({NDCG: 0.01, parse("agreement"): 0.05}, {"ndcg@3": 80, "agreement": 90}, level=0.1)
+    assert both.startswith("With 90 % confidence, users like these lose on average at most 0.01 of NDCG@3 and 0.05 of agreement")
     assert "tested on 80 users (ndcg@3) and 90 users (agreement) who" in both

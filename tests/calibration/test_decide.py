@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from builders.traces import even_costs, traces
-from rexit.calibration.decide import Goal, back_to_full_depth, decide
+from rexit.calibration.decide import DecideOptions, Goal, back_to_full_depth, decide
 from rexit.calibration.metrics import Judge, parse
-from rexit.calibration.traces import Traces, parted
+from rexit.calibration.record.traces import Traces, split_users
 from rexit.errors import InputError
 
 LAYERS = (2, 4, 6)
@@ -17,13 +17,18 @@ GOAL = Goal((parse("ndcg@5"), parse("user-auc")), 0.04)
 
 def decided(noise, goal: Goal = GOAL, users=600, costs=None):
     exits = len(noise)
+    return decided_on(traces(users, 10, noise, seed=1), traces(users, 10, noise, seed=2), goal, costs or even_costs(exits))
+
+
+def decided_on(validation: Traces, test: Traces, goal: Goal = GOAL, costs=None, **options):
     return decide(
-        traces(users, 10, noise, seed=1),
-        traces(users, 10, noise, seed=2),
-        costs or even_costs(exits),
-        LAYERS[:exits],
-        "digest",
-        goal,
+        validation=validation,
+        test=test,
+        costs=costs or even_costs(validation.exits),
+        depths=LAYERS[: validation.exits],
+        variant_sha256="digest",
+        goal=goal,
+        options=DecideOptions(**options),
     )
 
 
@@ -34,7 +39,7 @@ def row(made, name: str):
 def test_good_early_heads_pay_and_are_certified() -> None:
     made = decided([0.6, 0.3, 0.0])
     assert made.chosen is not None and made.chosen.certified and made.chosen.p_value <= 0.05
-    assert (made.saving > 0.2 and made.needed is None) or made.needed > 0
+    assert (made.saving > 0.2 and made.users_needed is None) or made.users_needed > 0
     assert made.users == {"choosing": 200, "certifying": 400, "test": 600}
     policy, full = row(made, "policy"), row(made, "full depth")
     assert policy.mean_layers < 6 and policy.cost_us < full.cost_us
@@ -49,9 +54,9 @@ def test_good_early_heads_pay_and_are_certified() -> None:
 def test_what_chooses_is_not_what_certifies() -> None:
     """Labels of the certifying users decide whether a policy is certified; those of the choosing users do not."""
     t = traces(600, 10, [0.6, 0.3, 0.0], seed=1)
-    chooses, certifies = parted(t)
+    chooses, certifies = split_users(t)
     assert chooses.user_count == 200 and len(chooses) + len(certifies) == len(t)
-    made = decide(t, t, even_costs(3), LAYERS, "digest", GOAL)
+    made = decided_on(t, t)
     last = certifies.log_odds @ np.float32([0, 0, 1])
     judge = Judge(certifies.users, certifies.liked, certifies.offsets, made.maps[2].a * last + np.float32(made.maps[2].b))
     one = made.candidates[0]
@@ -68,8 +73,8 @@ def test_users_without_a_value_are_not_counted_as_tested() -> None:
     t = traces(600, 10, [0.6, 0.3, 0.0], seed=1)
     t.liked[t.users % 4 == 0] = True
     goal = Goal((*GOAL.metrics, parse("agreement"), parse("auc")), 0.3)
-    made = decide(t, t, even_costs(3), LAYERS, "digest", goal)
-    certifies = parted(t)[1]
+    made = decided_on(t, t, goal)
+    certifies = split_users(t)[1]
     likes = np.bincount(certifies.users, certifies.liked)
     both = int(np.count_nonzero((likes > 0) & (likes < 10)))
     assert both < 320 and made.users["certifying"] == 400
@@ -81,7 +86,7 @@ def test_what_is_not_certified_is_not_chosen() -> None:
     made = decided([0.3, 0.2, 0.0], Goal(GOAL.metrics, 0.01), users=90)
     assert made.candidates and not any(one.certified for one in made.candidates)
     assert made.chosen is None and all(math.isinf(e.upper) and math.isinf(e.lower) for e in made.policy.exits)
-    assert made.needed is not None and made.needed > 200
+    assert made.users_needed is not None and made.users_needed > 200
     assert row(made, "policy").drops == row(made, "full depth").drops
 
 
@@ -108,7 +113,7 @@ def test_gains_are_over_each_fixed_depth() -> None:
             sign = -1 if name == "logloss" else 1
             assert value == pytest.approx(sign * (policy.values[name] - fixed.values[name]), abs=1e-9)
             assert low <= value <= high
-    assert made.gains[0].expected > made.gains[1].expected > 0
+    assert made.gains[0].expected_drop > made.gains[1].expected_drop > 0
 
 
 def test_no_exit_pays_where_early_heads_know_nothing() -> None:
@@ -125,7 +130,7 @@ def test_no_exit_pays_where_depth_costs_nothing() -> None:
 def test_backwards_head_never_stops() -> None:
     t = traces(600, 10, [0.2, 0.1, 0.0])
     t.log_odds[:, 0] *= -1
-    made = decide(t, t, even_costs(3), LAYERS, "digest", GOAL)
+    made = decided_on(t, t)
     assert not made.maps[0].useful
     assert made.chosen is not None and (made.policy.stops(t.log_odds, t.offsets) >= 1).all()
 
@@ -137,19 +142,24 @@ def test_maps_make_depths_comparable() -> None:
         t = traces(600, 10, [1.5, 0.5, 0.0], seed=seed)
         t.log_odds[:] = t.log_odds * np.array([10, 1, 0.1], np.float32) + np.array([-7, 3, 0], np.float32)
         parts.append(t)
-    made = decide(*parts, even_costs(3), LAYERS, "digest", GOAL)
+    made = decided_on(*parts)
     stops = made.policy.stops(parts[1].log_odds, parts[1].offsets)
     assert len(np.unique(stops)) > 1
     assert row(made, "policy").drops["auc"][0] < 0.04
 
 
 def test_rivals_are_in_the_table_and_keep_the_budget_where_they_were_tuned() -> None:
-    made = decided([0.8, 0.4, 0.0])
+    noise = [0.8, 0.4, 0.0]
+    parts = traces(600, 10, noise, seed=1), traces(600, 10, noise, seed=2)
+    made = decided_on(*parts, rivals=True)
     names = [one.name for one in made.rows]
     rivals = ["one threshold", "entropy", "patience", "exit shares", "one exit at a time"]
     assert names == ["full depth", "2 layers", "4 layers", *rivals, "policy"]
     for name in names[3:]:
         assert row(made, name).drops["user-auc"][0] < 2 * GOAL.max_drop
+    without = decided_on(*parts)
+    assert [one.name for one in without.rows] == ["full depth", "2 layers", "4 layers", "policy"]
+    assert without.policy == made.policy and row(without, "policy") == row(made, "policy")
 
 
 def test_top_k_rules_let_candidates_go_once_their_place_is_known() -> None:
@@ -163,10 +173,7 @@ def test_top_k_rules_let_candidates_go_once_their_place_is_known() -> None:
 
 def test_test_split_has_no_say() -> None:
     first, second = (
-        decide(
-            traces(300, 10, [0.6, 0.3, 0.0], seed=1), traces(300, 10, [0.6, 0.3, 0.0], seed=s), even_costs(3), LAYERS, "d", GOAL
-        )
-        for s in (2, 3)
+        decided_on(traces(300, 10, [0.6, 0.3, 0.0], seed=1), traces(300, 10, [0.6, 0.3, 0.0], seed=s)) for s in (2, 3)
     )
     assert first.policy == second.policy and first.candidates == second.candidates
     assert first.rows[-1] != second.rows[-1]
@@ -203,26 +210,26 @@ def test_a_promise_over_pairs_is_the_bootstraps() -> None:
 def test_impossible_goal(goal: Goal, message: str) -> None:
     t = traces(30, 10, [0.6, 0.3, 0.0])
     with pytest.raises(InputError, match=message):
-        decide(t, t, even_costs(3), LAYERS, "digest", goal)
+        decided_on(t, t, goal)
 
 
 def test_too_few_users_or_one_kind_of_label() -> None:
     t = traces(1, 10, [0.6, 0.0])
     with pytest.raises(InputError, match="validation: has one user, expected at least two"):
-        parted(t)
+        split_users(t)
     t = traces(30, 10, [0.6, 0.0])
     half = Traces(t.log_odds, np.isin(t.users, np.unique(parted_users(t))), t.users, t.offsets)
     with pytest.raises(InputError, match="of one part of the users are liked, expected both kinds"):
-        parted(half)
+        split_users(half)
 
 
 def parted_users(t: Traces) -> np.ndarray:
     """Those that choose: their log-odds tell who they are."""
-    return t.users[np.isin(t.log_odds[:, 0], parted(t)[0].log_odds[:, 0])]
+    return t.users[np.isin(t.log_odds[:, 0], split_users(t)[0].log_odds[:, 0])]
 
 
 def test_few_pairs_choose_where_there_are_many() -> None:
     t = traces(3000, 40, [0.5, 0.0])
-    chooses, certifies = parted(t)
+    chooses, certifies = split_users(t)
     assert 39_000 < len(chooses) <= 40_000 and len(certifies) == len(t) - len(chooses)
     assert (np.diff(chooses.offsets) == 10).all() and chooses.user_count == len(chooses) // 40

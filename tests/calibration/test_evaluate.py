@@ -5,8 +5,8 @@ import pytest
 
 from builders.traces import even_costs, traces
 from rexit.bundle import ExitPolicy, Policy
-from rexit.calibration.evaluate import Evaluation
-from rexit.calibration.expected import Expectation
+from rexit.calibration.choose.evaluate import Evaluation
+from rexit.calibration.choose.expected import Expectation
 from rexit.calibration.metrics import Judge, parse
 
 NAMES = ("ndcg@3", "user-auc", "auc", "logloss")

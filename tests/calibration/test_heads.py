@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from builders.traces import even_costs, traces
-from rexit.calibration.evaluate import Evaluation
-from rexit.calibration.heads import eliminate
+from rexit.calibration.choose.evaluate import Evaluation
+from rexit.calibration.choose.heads import eliminate
+from rexit.calibration.choose.search import Search, Space
 from rexit.calibration.metrics import parse
-from rexit.calibration.search import Search, Space
 
 
 def evaluation(noise, users: int = 60) -> Evaluation:

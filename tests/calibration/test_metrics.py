@@ -84,7 +84,7 @@ def test_every_user_is_judged_as_one_at_a_time(name: str, levels: float) -> None
     metric, judge = parse(name), split.judge
     expected = split.brute(name, split.score)
     assert 0 < np.isnan(expected).sum() < 30 or name == "agreement"
-    np.testing.assert_allclose(judge.each(metric, split.score), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(judge.per_user(metric, split.score), expected, rtol=0, atol=1e-12)
     assert judge.value(metric, split.score) == pytest.approx(np.nanmean(expected), abs=1e-12)
     lost = split.brute(name, split.reference) - expected
     np.testing.assert_allclose(judge.losses(metric, split.score), lost[~np.isnan(lost)], rtol=0, atol=1e-12)
@@ -143,8 +143,8 @@ def written_out(split: Split, drawn: np.ndarray) -> Drawn:
 def test_zero_and_minus_zero_tie() -> None:
     liked = np.array([True, False, True, False])
     judge = Judge(np.array([0, 0, 1, 1]), liked, np.array([0, 2, 4]), np.ones(4, np.float32))
-    assert judge.each(parse("user-auc"), np.array([0.0, -0.0, -0.0, 0.0], np.float32)).tolist() == [0.5, 0.5]
-    assert judge.each(parse("top-k-overlap@1"), np.array([0.0, -0.0, -0.0, 0.0], np.float32)).tolist() == [1, 1]
+    assert judge.per_user(parse("user-auc"), np.array([0.0, -0.0, -0.0, 0.0], np.float32)).tolist() == [0.5, 0.5]
+    assert judge.per_user(parse("top-k-overlap@1"), np.array([0.0, -0.0, -0.0, 0.0], np.float32)).tolist() == [1, 1]
 
 
 def test_one_enormous_user_takes_no_more_memory_than_many_small_ones() -> None:

@@ -21,10 +21,12 @@ from builders.bundles.held_out import write_two_tastes
 from builders.traces import even_costs, traces
 from doubles.session import FakeSession
 from rexit.bundle import Bundle, Catalog, write_file
-from rexit.calibration import CalibrationOptions, calibrate, page, plots, report, rivals
-from rexit.calibration.decide import Goal, decide
-from rexit.calibration.examples import Example
+from rexit.calibration import CalibrationOptions, calibrate
+from rexit.calibration.choose import rivals
+from rexit.calibration.decide import DecideOptions, Goal, decide
 from rexit.calibration.metrics import parse
+from rexit.calibration.reporting import content, page, plots
+from rexit.calibration.reporting.examples import Example
 from rexit.errors import InputError
 from rexit.measure.machine import Conditions
 from rexit.measure.profile import CostProfile, SegmentCost
@@ -60,12 +62,19 @@ def _made(case: str) -> dict[str, Any]:
     costs = even_costs(3, 100, 10)
     with tempfile.TemporaryDirectory() as place:
         bundle = Bundle.open(write_two_tastes(Path(place)).bundle)
-        decision = decide(parts["validation"], parts["test"], costs, bundle.manifest.exits, bundle.variant_sha256, goal)
+        decision = decide(
+            **parts,
+            costs=costs,
+            depths=bundle.manifest.exits,
+            variant_sha256=bundle.variant_sha256,
+            goal=goal,
+            options=DecideOptions(rivals=True),
+        )
         conditions = Conditions(bundle.variant_sha256, "cpu", 2, {"cpu": "a processor", "cores": 2, "rexit": "0"})
         profile = CostProfile(conditions, 5.0, (SegmentCost(100.0, 0.0, 0.0, 1.0),) * 3, 0.04)
         early = [Example(7, (1, 2), (1, 1), (True, False), "A prompt of early")]
         late = [Example(8, (3, 4), (1, 3), (False, True), None)]
-        return report.build(bundle, options, report.Findings(parts, profile, costs, decision, None, False, early, late, None))
+        return content.build(bundle, options, content.Findings(parts, profile, costs, decision, None, False, early, late, None))
 
 
 def made(case: str = "dynamic") -> dict[str, Any]:
@@ -137,21 +146,23 @@ class Parsed(HTMLParser):
 @pytest.mark.parametrize(
     ("case", "kind", "headline"),
     [
-        ("dynamic", "dynamic", r"Early exit pays"),
-        ("two metrics", "dynamic", r"Early exit (pays|saves time)"),
-        ("top-k", "dynamic", r"Early exit pays"),
-        ("fixed", "fixed depth", r"Cut the model at layer 1$"),
-        ("not certified", "full depth", r"No policy is certified$"),
-        ("nothing saves", "full depth", r"No exit pays$"),
+        ("dynamic", "dynamic", r"Use this policy"),
+        ("two metrics", "dynamic", r"(Use this policy|Compare this policy with)"),
+        ("top-k", "dynamic", r"Use this policy"),
+        ("fixed", "fixed depth", r"Export a one-layer model$"),
+        ("not certified", "full depth", r"Keep the full model$"),
+        ("nothing saves", "full depth", r"Keep the full model$"),
     ],
 )
 def test_each_verdict_comes_first_and_has_all_tables(case: str, kind: str, headline: str) -> None:
     found = made(case)
     assert found["policy"]["kind"] == kind
     read = Parsed(html_of(case))
-    [said] = read.inside("h1")
-    assert re.match(headline, said)
-    assert found["conclusion"].replace("`", "").split(". ")[0] in " ".join(t for _, t in read.texts)
+    verdict = found["verdict"]
+    assert read.inside("h1") == [verdict["headline"]] and re.match(headline, verdict["headline"])
+    texts = " ".join(t for _, t in read.texts)
+    assert all(sentence.split("`")[0][1:] in texts for sentence in verdict["summary"])
+    assert verdict["guarantee"] is None or verdict["guarantee"] in texts
     expected = [c for c in CAPTIONS if found["candidates"] or not c.startswith("Policies")]
     assert [c for c in read.tables if c in CAPTIONS] == expected
     assert len(read.files) == sum(tag == "table" for tag, _ in read.elements)
@@ -159,17 +170,16 @@ def test_each_verdict_comes_first_and_has_all_tables(case: str, kind: str, headl
 
 
 @pytest.mark.parametrize(
-    ("verdict", "headline"),
-    [
-        ("better", "Early exit pays"),
-        ("not shown", "Early exit pays; a fixed depth may do as well"),
-        ("worse in part", "Early exit saves time, but a fixed depth ranks better in part"),
-    ],
+    ("comparison", "figure"), [("better", "better"), ("not shown", "no difference shown"), ("worse in part", "worse in part")]
 )
-def test_headline_says_how_it_compares_with_a_fixed_depth(verdict: str, headline: str) -> None:
+def test_card_says_how_the_policy_compares_with_a_fixed_depth(comparison: str, figure: str) -> None:
+    """A figure below 0 under a headline that says to use the policy would contradict it."""
     found = made()
-    found["gain"] = {"layers": 1, "differences": dict.fromkeys(found["table"][0]["values"], (0.1, 0.0, 0.2)), "verdict": verdict}
-    assert Parsed(page.page(found)).inside("h1") == [headline]
+    found["gain"] = {"layers": 1, "differences": dict.fromkeys(found["table"][0]["values"], (-0.0018, -0.1, 0.2))}
+    found["verdict"]["comparison"] = comparison
+    read = Parsed(page.page(found))
+    assert read.inside("strong")[3] == figure and "Compared with a one-layer model" in read.inside("dt")
+    assert "NDCG@10: \N{MINUS SIGN}0.0018 (\N{MINUS SIGN}0.1000 to +0.2000)" in read.inside("small")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -214,38 +224,32 @@ def test_key_figures() -> None:
     figures = Parsed(html_of()).inside("strong")
     full, policy = found["table"][0], found["table"][-1]
     assert figures[0] == f"{policy['mean_layers']:.1f} of {found['layers']}"
-    assert figures[1] == f"{full['cost_us'] / policy['cost_us']:.2f}x"
-    assert figures[2] == f"{policy['drops']['ndcg@10'][0]:.4f}"
+    assert figures[1] == f"{full['cost_us'] / policy['cost_us']:.1f}x"
+    assert figures[2] == f"{policy['drops']['ndcg@10'][0]:.4f}".replace("-", "\N{MINUS SIGN}")
     for row, milliseconds in ((full, 30.0), (policy, 12.0)):
         row["ms_per_slate"] = milliseconds
     read = Parsed(page.page(found))
-    assert read.inside("strong")[1] == "2.50x"
-    assert {"12.0 instead of 30.0 ms per slate", "measured"} < set(read.inside("small"))
+    assert read.inside("strong")[1] == "2.5x"
+    assert {"12.0 ms instead of 30.0 a slate", "measured"} < set(read.inside("small"))
 
 
 def test_users_who_tested_are_those_with_a_value() -> None:
     found = made()
     tested, certifying = found["tested"]["ndcg@10"], found["users"]["certifying"]
     assert tested < certifying, "all users have both labels: the test shows nothing"
-    assert f"tested on {tested:,} users who had no part" in found["guarantee"]
+    assert f"tested on {tested:,} users who had no part" in found["verdict"]["guarantee"]
     texts = [text for _, text in Parsed(page.page(found)).texts]
     assert any(text.startswith(f"{tested:,} users tested them") for text in texts)
     found = made("not certified")
-    assert found["shortfall"] in found["conclusion"] and f"{found['tested']['ndcg@10']:,} users are too few" in found["shortfall"]
-    assert found["shortfall"] in Parsed(page.page(found)).inside("small")
+    shortfall = found["verdict"]["shortfall"]
+    assert shortfall in found["verdict"]["summary"][0] and f"{found['tested']['ndcg@10']:,} users are too few" in shortfall
+    assert shortfall in Parsed(page.page(found)).inside("small")
 
 
 def test_full_depth_promises_nothing() -> None:
     texts = " ".join(text for _, text in Parsed(html_of("not certified")).texts)
     assert "None is needed: the policy is full depth" in texts
     assert "What it presumes" not in texts
-
-
-def test_certified_but_not_faster_when_timed_is_not_called_uncertified() -> None:
-    found = made()
-    found["policy"]["kind"], found["gain"], found["guarantee"] = "full depth", None, None
-    found["table"][-1] = {**found["table"][0], "policy": "policy"}
-    assert Parsed(page.page(found)).inside("h1") == ["No exit pays"]
 
 
 def test_names_from_data_are_text() -> None:

@@ -5,9 +5,9 @@ import pytest
 
 from builders.traces import even_costs, traces
 from rexit.calibration import certify
-from rexit.calibration.decide import Goal, decide
+from rexit.calibration.decide import DecideOptions, Goal, decide
 from rexit.calibration.metrics import Judge, parse
-from rexit.calibration.traces import Traces
+from rexit.calibration.record.traces import Traces
 
 NOISE = (1.6, 0.0)
 """Stopping everybody at the first exit loses 0.13 of the user AUC, nobody 0."""
@@ -40,7 +40,15 @@ def broken_promises() -> tuple[int, int]:
 
 def decided(n: int):
     validation = of_users(n)
-    return decide(validation, validation, even_costs(2), (1, 2), "digest", GOAL, seed=n)
+    return decide(
+        validation=validation,
+        test=validation,
+        costs=even_costs(2),
+        depths=(1, 2),
+        variant_sha256="digest",
+        goal=GOAL,
+        options=DecideOptions(seed=n),
+    )
 
 
 def test_promises_are_kept() -> None:

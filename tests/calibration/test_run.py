@@ -16,8 +16,8 @@ from builders.traces import even_costs
 from doubles.session import FakeSession
 from rexit.bundle import Bundle, Catalog, ExitPolicy, Policy, sole_writer
 from rexit.calibration import CalibrationOptions, calibrate
-from rexit.calibration.recording import Recording
-from rexit.calibration.run import _decided_as_traced
+from rexit.calibration.record.recording import Recording
+from rexit.calibration.run import _count_as_traced
 from rexit.errors import BackendError, BundleError, InputError
 from rexit.measure.costs import Costs, depth_name
 from rexit.slates import Slate
@@ -88,25 +88,33 @@ def test_writes_policy_report_and_traces_of_one_run(place: Path) -> None:
     assert [s.closed for s in made] == [True, True]
     assert report["variant_sha256"] == bundle.variant_sha256 and report["catalog_sha256"] == bundle.variant.catalog_sha256
     assert report["data"]["test"] == {"pairs": 300, "slates": 60, "users": 30}
-    assert report["doubt"] is None, "the heads know what users like"
+    assert report["verdict"]["doubt"] is None, "the heads know what users like"
     assert report["users"] == {"choosing": 10, "certifying": 20, "test": 30}
     assert report["decisions"]["as_traced"] == report["decisions"]["candidates"] > 0
     names = [one["policy"] for one in report["table"]]
-    assert names[:3] == ["full depth", "1 layer", "2 layers"] and names[-1] == "policy" and "patience" in names
+    assert names[:3] == ["full depth", "1 layer", "2 layers"] and names[-1] == "policy" and "patience" not in names
     assert sum(e["stopped"] for e in report["exits"]) == pytest.approx(1)
     assert sum(b["pairs"] for b in report["exits"][0]["reliability"]) == 300
 
 
-def test_conclusion_is_the_measurement(crowd: Path) -> None:
+def test_verdict_is_the_measurement(crowd: Path) -> None:
     _, done = run(crowd, **DYNAMIC)
     full, chosen = row(done, "full depth"), row(done, "policy")
     speed = full["ms_per_slate"] / chosen["ms_per_slate"]
     assert speed > 1.2 and done.report["policy"]["kind"] == "dynamic"
-    assert done.conclusion.startswith("Early exit pays: ")
-    assert f"{speed:.2f}x as fast" in done.conclusion
+    verdict, milliseconds = done.verdict, f"{chosen['ms_per_slate']:.1f} ms instead of {full['ms_per_slate']:.1f} a slate"
+    assert verdict.text.startswith(("Use this policy: ", "Use this policy, or a ")) and verdict.action == "use the policy"
+    assert f"{speed:.1f}x faster than the full model ({milliseconds}), {chosen['mean_layers']:.1f} of 4 layers" in verdict.text
     drop, low, high = chosen["drops"]["ndcg@5"]
-    assert f"ndcg@5 drops by {drop:.4f} (95 % interval {low:+.4f} to {high:+.4f})" in done.conclusion
-    assert "With 95 % confidence" in done.conclusion and "at most 0.08: tested on 100 users" in done.conclusion
+    change = f"{-drop:+.4f}".replace("-", "\N{MINUS SIGN}")
+    if low <= 0 <= high:
+        assert f"NDCG@5 is unchanged ({change} ± {(high - low) / 2:.4f})." in verdict.text
+    else:
+        assert f"NDCG@5 {'falls' if drop > 0 else 'rises'} by {abs(drop):.4f} ± {(high - low) / 2:.4f}." in verdict.text
+    assert verdict.guarantee == (
+        "With 95 % confidence, users like these lose on average at most 0.08 of NDCG@5 against the full model: tested on 100 "
+        "users who had no part in choosing the policy."
+    )
 
 
 def test_gain_is_over_the_best_fixed_depth_that_takes_no_longer(crowd: Path) -> None:
@@ -125,42 +133,46 @@ def test_full_depth_where_nothing_is_certified_with_the_maps_kept(place: Path) -
     bundle = Bundle.open(place / "bundle")
     options = dataclasses.replace(OPTIONS, max_drop=0.01)
     done = calibrate(bundle, Catalog.open(place / "catalog"), options, open_session=sessions())
-    assert done.conclusion.startswith(
-        "No policy is certified within a drop of 0.01 of ndcg@5 with 95% confidence: 20 users are too few"
+    assert done.verdict.text.startswith(
+        "Keep the full model: no policy that loses at most 0.01 of NDCG@5 is certified with 95% confidence. 20 users are too few"
     )
     policy = bundle.policy()
     assert policy is not None and (policy.stops(np.full((1, 3), 50, np.float32), np.array([0, 1])) == 2).all()
     assert policy.exits[2].a != 1.0
     assert row(done, "policy")["ms_per_slate"] == row(done, "full depth")["ms_per_slate"]
-    assert done.report["guarantee"] is None and done.report["users_needed"] is not None
+    assert done.verdict.guarantee is None and done.report["users_needed"] is not None
 
 
 def test_what_is_over_pairs_is_promised_by_the_bootstrap(crowd: Path) -> None:
     _, done = run(crowd, noise=(2.5, 0.3, 0.1), options=dataclasses.replace(OPTIONS, metrics=("auc",), max_drop=0.2))
-    assert (
-        "By a bootstrap over 100 users" in done.conclusion and "auc drops by at most 0.2 with 95% confidence" in done.conclusion
+    assert done.verdict.guarantee == (
+        "With 95 % confidence, AUC over all pairs drops by at most 0.2: by a bootstrap over 100 users, which is right for many "
+        "users, not for few."
     )
     _, done = run(crowd, noise=(2.5, 2.0, 0.1), options=dataclasses.replace(OPTIONS, metrics=("auc",), max_drop=0.001))
     failed = done.report["candidates"][0]
     assert done.report["users_needed"] is None and failed["p_value"] > 0.05, "the test shows nothing"
-    assert done.conclusion == (
-        "No policy is certified within a drop of 0.001 of auc with 95% confidence: a bootstrap over 100 users does not show it "
-        f"of the most careful policy, p = {failed['p_value']:.3g} for auc. The policy is full depth."
+    assert done.verdict.summary[0] == (
+        "no policy that loses at most 0.001 of AUC over all pairs is certified with 95% confidence. A bootstrap over 100 users "
+        f"does not confirm the most careful policy, p = {failed['p_value']:.3g} for auc."
     )
 
 
 def test_policy_that_is_a_fixed_depth_is_a_smaller_model(place: Path) -> None:
     _, done = run(place, noise=(0.0, 0.0, 0.0))
     assert done.report["policy"]["kind"] == "fixed depth" and done.report["gain"] is None
-    assert done.conclusion.startswith("Cut the model at layer 1: ") and "`rexit export --exits 1`" in done.conclusion
+    assert done.verdict.text.startswith("Export a one-layer model: ") and "`rexit export --exits 1`" in done.verdict.text
     assert (done.policy.stops(np.float32([[0, 9, 9], [-9, 0, 0]]), np.array([0, 2])) == 0).all()
 
 
 def test_model_that_ranks_nothing_is_called_so(place: Path) -> None:
     backwards = lambda user, item: -truth(user, item)  # noqa: E731
     _, done = run(place, open_session=lambda _: FakeSession(3, even_costs(3), backwards, (0.5, 0.2, 0.1)))
-    assert done.conclusion.startswith("That this model ranks is not shown: its user AUC at the last exit is 0.")
-    assert done.report["doubt"] in done.conclusion and "chance is 0.5. No exit pays: not even the deepest head" in done.conclusion
+    assert done.verdict.text.startswith(
+        "Train the model first. This model is not shown to rank: its user AUC at the last exit is 0."
+    )
+    assert done.verdict.doubt in done.verdict.summary and "chance is 0.5. " in done.verdict.text
+    assert done.verdict.text.endswith("The policy written is full depth.") and done.verdict.action == "check the model"
 
 
 def never(folder: Path) -> FakeSession:
@@ -175,7 +187,7 @@ def test_another_goal_on_kept_traces_runs_no_model(place: Path) -> None:
     assert same.policy == first.policy
     assert [(r["values"], r["drops"]) for r in same.report["table"]] == [(r["values"], r["drops"]) for r in first.report["table"]]
     assert same.report["decisions"] is None and row(same, "policy")["ms_per_slate"] is None
-    assert "by the cost model" in same.conclusion and "not timed" in same.conclusion
+    assert "by the cost model, not timed" in same.verdict.text
     careful = calibrate(bundle, catalog, dataclasses.replace(again, max_drop=0.01), open_session=never)
     assert careful.report["policy"]["kind"] == "full depth" and bundle.policy() == careful.policy
 
@@ -217,8 +229,8 @@ def test_foreign_missing_and_damaged_traces_are_refused(place: Path) -> None:
             calibrate(bundle, catalog, options, open_session=never)
 
     assert_refused(None, "traces.safetensors: no such file: run `rexit calibrate` without --from-traces first")
-    assert_refused(whole[:100], "no recording of traces")
-    assert_refused(whole[:-40], "no recording of traces")
+    assert_refused(whole[:100], "not a recording of traces")
+    assert_refused(whole[:-40], "not a recording of traces")
     assert_refused(
         whole.replace(b'\\"prefix_tokens\\": ', b'\\"prefix_takens\\": '), "its SHA-256 is .*, expected .*: run `rexit calibrate`"
     )
@@ -272,8 +284,10 @@ def test_promise_that_the_clock_does_not_keep_is_taken_back(place: Path) -> None
         return FakeSession(3, costs, truth, (0.5, 0.2, 0.1), policy_in(folder))
 
     _, done = run(place, open_session=open_session)
-    assert re.search(r"should save [1-9]\d\.\d%, but is not faster when measured", done.conclusion)
-    assert "is not faster when measured" in done.conclusion and done.report["policy"]["kind"] == "full depth"
+    assert re.search(
+        r"^Keep the full model: the certified policy should save [1-9]\d\.\d% of the time, but is not faster", done.verdict.text
+    )
+    assert done.report["policy"]["kind"] == "full depth"
     assert (done.policy.stops(np.full((1, 3), 50, np.float32), np.array([0, 1])) == 2).all()
     assert bundle.policy() == done.policy
 
@@ -333,10 +347,10 @@ def test_within_rounding_of_a_threshold_there_are_two_right_exits(distance: floa
     slate = Slate(1, (5, 7), None, np.array([True, False]))
     if refused:
         with pytest.raises(BackendError, match="user 1, item 7: stopped at exit 1, the trace says 0"):
-            _decided_as_traced(session, policy, [slate], [np.array([0, 1])], 0.01 / 9)
+            _count_as_traced(session, policy, [slate], [np.array([0, 1])], 0.01 / 9)
     else:
-        assert _decided_as_traced(session, policy, [slate], [np.array([0, 1])], 0.01 / 9) == 1
-    assert _decided_as_traced(session, policy, [slate], [np.array([0, 0])], 0.01 / 9) == 2
+        assert _count_as_traced(session, policy, [slate], [np.array([0, 1])], 0.01 / 9) == 1
+    assert _count_as_traced(session, policy, [slate], [np.array([0, 0])], 0.01 / 9) == 2
 
 
 def test_foreign_catalog(place: Path) -> None:

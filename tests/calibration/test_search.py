@@ -9,9 +9,9 @@ import pytest
 
 from builders.traces import even_costs, traces
 from rexit.bundle import ExitPolicy, Policy, TopK
-from rexit.calibration.evaluate import Evaluation
+from rexit.calibration.choose.evaluate import Evaluation
+from rexit.calibration.choose.search import Rule, Search, Space
 from rexit.calibration.metrics import parse
-from rexit.calibration.search import Rule, Search, Space
 
 BUDGETS = (0.0, 0.001, 0.002, 0.005, 0.01, 0.03)
 METRICS = (parse("ndcg@5"), parse("user-auc"))

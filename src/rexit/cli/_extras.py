@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 _EXTRAS = {
+    "jinja2": "calibrate",
     "matplotlib": "calibrate",
     "polars": "calibrate",
     "scipy": "calibrate",
-    "sklearn": "calibrate",
     "faiss": "export",
     "ml_dtypes": "export",
     "onnx_ir": "export",

@@ -25,14 +25,13 @@ def calibrate(
     metric: Annotated[
         list[str],
         typer.Option(
-            help="What may not drop: ndcg@K, user-auc, auc, logloss, agreement or top-k-overlap@K. Give it several times to hold "
-            "several.",
+            help="What may not drop: ndcg@K, user-auc, auc, logloss, agreement or top-k-overlap@K. Repeat it to keep several.",
         ),
     ] = METRICS,
     max_drop: Annotated[float, typer.Option(help="How much each metric may lose against full depth, in its own unit.")] = 0.01,
-    confidence: Annotated[float, typer.Option(help="Of the guarantee that no metric loses more.")] = 0.95,
+    confidence: Annotated[float, typer.Option(help="Confidence of the guarantee that no metric drops by more.")] = 0.95,
     top_k: Annotated[
-        int | None, typer.Option(help="How many of a slate are shown: candidates may stop once they are surely in or out.")
+        int | None, typer.Option(help="How many of a slate you show: candidates may stop once it is known whether they are in.")
     ] = None,
     slate: Annotated[int, typer.Option(help="Candidates scored together, as your service will send them.")] = SIZE,
     max_slates: Annotated[int, typer.Option(help="At most this many slates of each split, evenly spaced; 0: all.")] = 5000,
@@ -42,25 +41,28 @@ def calibrate(
     profile: Annotated[
         Path | None, typer.Option(help="The segments' costs, from `rexit bench --profile`. Default: measured now.")
     ] = None,
-    cached_share: Annotated[float, typer.Option(help="Share of slates whose prefix is cached when they come: 0 to 1.")] = 0.0,
+    cached_share: Annotated[float, typer.Option(help="Share of slates that find their prefix in the cache, 0 to 1.")] = 0.0,
     from_traces: Annotated[
         bool,
-        typer.Option("--from-traces", help="Decide anew on what the last calibration observed; runs no model, takes seconds."),
+        typer.Option("--from-traces", help="Decide again on the traces of the last calibration: runs no model, takes seconds."),
     ] = False,
     suggest_exits: Annotated[
-        bool, typer.Option("--suggest-exits", help="Also say which of the heads are worth keeping on this device.")
+        bool, typer.Option("--suggest-exits", help="Also find out which of the heads are worth keeping on this device.")
+    ] = False,
+    rivals: Annotated[
+        bool, typer.Option("--rivals", help="Also tune other ways to stop, from the literature, and show them in the table.")
     ] = False,
     tokenizer: Annotated[
         Path | None, typer.Option(help="The model's folder with tokenizer.json: the report's examples show their prompts.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Decide when candidates may stop, on this machine and this variant, with a guarantee.
+    """Choose when candidates may stop, on this machine and for this variant, with a guarantee.
 
-    Run it on the device that will serve: what an exit saves is measured, not guessed. One part of the validation split's users
-    chooses the policy, the others certify it; one that is not certified is not written, full depth is. The test split says what
-    it loses, and what it is worth beside fixed depths and other ways to stop. Writes policy.json (used by every later `rexit
-    score` and by the C++ runtime), report.html, report.json and traces.safetensors into the variant's folder.
+    Run it on the device that will serve: what an exit saves is measured. One part of the validation split's users chooses the
+    policy, the others certify it. A policy that they do not certify is not written; full depth is. The test split says what the
+    policy loses, and how it compares with fixed depths. Writes policy.json (used by every later `rexit score` and by the C++
+    runtime), report.html, report.json and traces.safetensors into the variant's folder.
 
         rexit calibrate bundle --catalog catalog
 
@@ -86,42 +88,44 @@ def calibrate(
         cached_share=cached_share,
         from_traces=from_traces,
         suggest_exits=suggest_exits,
+        rivals=rivals,
     )
     opened = Bundle.open(bundle, variant)
     decode = None if tokenizer is None else decoder(tokenizer, opened.catalog.vector_ids)
     with progress() as bar:
-        done = run(opened, Catalog.open(catalog), options, progress=shown(bar), decode=decode)
+        result = run(opened, Catalog.open(catalog), options, progress=shown(bar), decode=decode)
+    report, verdict = result.report, result.verdict
     if json:
-        print_json(done.report)
+        print_json(report)
         return
-    report = done.report
-    if report["doubt"] is not None:
-        stdout.print(report["doubt"], markup=False, soft_wrap=True)
+    stdout.print(verdict.text, markup=False, highlight=False)
+    if verdict.guarantee is not None:
+        stdout.print(verdict.guarantee, markup=False, highlight=False)
     print_table(
         f"{opened.variant.name} on the test split: value, and change against full depth with its 95 % interval over users",
         ["", *metric, "layers", "ms", "speed"],
         [_row(row, metric, report["table"][0]) for row in report["table"]],
     )
     print_table(
-        "Tested for the certificate, careful first, on users who had no part in choosing",
+        "Policies tested for the certificate, careful first, on users who had no part in choosing",
         ["expected drop at most", "stops", *(f"expected {name}" for name in metric), "p-value", "certified", "layers, test"],
-        [_candidate(one, metric) for one in report["candidates"]],
+        [_candidate(candidate, metric) for candidate in report["candidates"]],
     )
     if report["suggested_exits"] is not None:
         print_table(
             "The cheapest policy with fewer heads, by the cost model",
             ["heads after layers", "ms"],
-            [[",".join(map(str, one["exits"])), f"{one['cost_us'] / 1000:.2f}"] for one in report["heads"]],
+            [[",".join(map(str, heads["exits"])), f"{heads['cost_us'] / 1000:.2f}"] for heads in report["heads"]],
         )
-        kept = ",".join(map(str, report["suggested_exits"]))
-        stdout.print(f"Worth keeping: `rexit export --exits {kept}`; fewer would cost more than 1 %.")
-    decided = report["decisions"]
-    if decided is not None:
-        near = "" if decided["as_traced"] == decided["candidates"] else ", the others are within rounding of a threshold"
+        exits = ",".join(map(str, report["suggested_exits"]))
+        stdout.print(f"Worth keeping: `rexit export --exits {exits}`; fewer would cost more than 1 %.")
+    decisions = report["decisions"]
+    if decisions is not None:
+        exact = decisions["as_traced"] == decisions["candidates"]
+        rest = "" if exact else ", the others are within rounding of a threshold"
         stdout.print(
-            f"As deployed, {decided['as_traced']} of {decided['candidates']} candidates stop where their traces say{near}."
+            f"As deployed, {decisions['as_traced']} of {decisions['candidates']} candidates stop where their traces say{rest}."
         )
-    stdout.print(done.conclusion, markup=False)
     stdout.print(f"Wrote policy.json, report.html and report.json to {opened.folder}", markup=False, soft_wrap=True)
 
 
@@ -144,12 +148,12 @@ def _value(row: dict[str, Any], name: str, full: bool) -> str:
     return f"{row['values'][name]:.4f}" + ("" if full else f" {0 - drop:+.4f} ({0 - high:+.4f} to {0 - low:+.4f})")
 
 
-def _candidate(one: dict[str, Any], metrics: list[str]) -> list[str]:
+def _candidate(candidate: dict[str, Any], metrics: list[str]) -> list[str]:
     return [
-        f"{one['budget']:.4g}",
-        "dynamic" if one["fixed"] is None else f"after layer {one['fixed']}",
-        *(f"{one['expected'][name]:.4f}" for name in metrics),
-        f"{one['p_value']:.3g}",
-        "yes" if one["certified"] else "no",
-        f"{one['test']['mean_layers']:.1f}",
+        f"{candidate['budget']:.4g}",
+        "dynamic" if candidate["fixed"] is None else f"after layer {candidate['fixed']}",
+        *(f"{candidate['expected'][name]:.4f}" for name in metrics),
+        f"{candidate['p_value']:.3g}",
+        "yes" if candidate["certified"] else "no",
+        f"{candidate['test']['mean_layers']:.1f}",
     ]

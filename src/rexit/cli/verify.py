@@ -98,7 +98,7 @@ def _checks(path: Path, variant: str | None, threads: int, device: str | None) -
 
 def _files(bundle: Bundle) -> list[Check]:
     """Digests, those of traces too, and that the policy belongs to this variant."""
-    from rexit.calibration import recording
+    from rexit.calibration.record import recording
 
     name, checks = bundle.variant.name, []
     count = len(bundle.manifest.files) + len(bundle.variant.files)

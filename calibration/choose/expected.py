@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from rexit.calibration.metrics import Judge, Metric
-from rexit.calibration.traces import Traces
+from rexit.calibration.record.traces import Traces
 from rexit.ranking import descending
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.slate_rules import TopK, slate_stops
-from rexit.calibration.evaluate import Evaluation, Outcome
+from rexit.calibration.choose.evaluate import Evaluation, Outcome
 
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 PATIENCE = (1, 2, 3)
@@ -46,7 +46,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Found:
+class Trial:
     """A rule and what it does on the pairs searched."""
 
     point: Point
@@ -54,7 +54,7 @@ class Found:
     outcome: Outcome
 
 
-Objective = Callable[[Found], tuple[float, float]]
+Objective = Callable[[Trial], tuple[float, float]]
 """What a descent minimises; the second number breaks ties."""
 
 
@@ -64,8 +64,8 @@ def grid(c: NDArray[np.float32]) -> tuple[float, ...]:
     Quantiles of the data rather than even steps, so that each step moves a similar number of candidates; rounded to float32,
     the runtime's precision. c float32 [n], with its sign flipped for the lower side.
     """
-    caught = c[c > 0]
-    inner = np.unique(np.quantile(caught, QUANTILES).astype(np.float32)).tolist() if len(caught) else []
+    positive = c[c > 0]
+    inner = np.unique(np.quantile(positive, QUANTILES).astype(np.float32)).tolist() if len(positive) else []
     return (0.0, *inner, math.inf)
 
 
@@ -88,8 +88,8 @@ class Space:
         exits = c.shape[1]
         self.open = [k for k in range(exits - 1) if useful[k]]
         self.exits = exits
-        given = grids or [[grid(sign * c[:, k]) for k in range(exits - 1)] for sign in (1, -1)]
-        self.thresholds = [(side, k, tuple(given[side][k])) for k in self.open for side in (0, 1)]
+        sides = grids or [[grid(sign * c[:, k]) for k in range(exits - 1)] for sign in (1, -1)]
+        self.thresholds = [(side, k, tuple(sides[side][k])) for k in self.open for side in (0, 1)]
         """Side 0 is upper, 1 is lower."""
         self.common = (tuple(p for p in PATIENCE if p <= exits), tuple(quorums), tuple(top_k))
         self.lengths = (*map(len, self.common), *(len(values) for _, _, values in self.thresholds))
@@ -160,7 +160,7 @@ class Search:
     def __init__(self, evaluation: Evaluation, space: Space) -> None:
         self._evaluation, self._space = evaluation, space
         self._fires = _Fires(evaluation.c, space)
-        self._found: dict[Point, Found] = {}
+        self._trials: dict[Point, Trial] = {}
         self.full = self._try(space.never)
 
     def stops(self, point: Point) -> NDArray[np.int64]:
@@ -171,12 +171,12 @@ class Search:
             return slate_stops(self._evaluation.c, fires.T, self._evaluation.traces.offsets, rule.quorum, rule.top_k)
         return np.asarray(fires.argmax(0), np.int64)
 
-    def _try(self, point: Point) -> Found:
-        found = self._found.get(point)
-        if found is None:
-            found = Found(point, self._space.rule(point), self._evaluation.outcome(self.stops(point)))
-            self._found[point] = found
-        return found
+    def _try(self, point: Point) -> Trial:
+        trial = self._trials.get(point)
+        if trial is None:
+            trial = Trial(point, self._space.rule(point), self._evaluation.outcome(self.stops(point)))
+            self._trials[point] = trial
+        return trial
 
     def explore(self) -> None:
         """Tries rules along the whole trade-off.
@@ -191,9 +191,9 @@ class Search:
             self._try(point)
         for price in PRICES:
             objective = partial(self._priced, price)
-            self._descend(min(self._found.values(), key=objective), objective)
+            self._descend(min(self._trials.values(), key=objective), objective)
 
-    def trade_off(self, budgets: Iterable[float]) -> dict[float, Found]:
+    def trade_off(self, budgets: Iterable[float]) -> dict[float, Trial]:
         """The cheapest rule for each budget: no metric drops by more here. Call `explore` first.
 
         Each budget gets its own descents, with trades in between, and may use what the others found, so a larger budget never
@@ -203,39 +203,39 @@ class Search:
         for objective in objectives.values() if self._space.open else ():
             for start in self._starts(objective):
                 self._improve(start, objective)
-        return {budget: min(self._found.values(), key=objective) for budget, objective in objectives.items()}
+        return {budget: min(self._trials.values(), key=objective) for budget, objective in objectives.items()}
 
     def costs_without(self, budget: float) -> dict[int, float]:
         """For each open exit, what the cheapest rule tried so far costs that never stops there, within the budget."""
-        within = [one for one in self._found.values() if one.outcome.drop <= budget]
+        within = [trial for trial in self._trials.values() if trial.outcome.drop <= budget]
         never = self._space.never
         axes = {k: [3 + n for n, (_, at, _) in enumerate(self._space.thresholds) if at == k] for k in self._space.open}
         return {
-            k: min(one.outcome.cost_us for one in within if all(one.point[axis] == never[axis] for axis in both))
+            k: min(trial.outcome.cost_us for trial in within if all(trial.point[axis] == never[axis] for axis in both))
             for k, both in axes.items()
         }
 
-    def _starts(self, objective: Objective) -> list[Found]:
+    def _starts(self, objective: Objective) -> list[Trial]:
         """The best rule so far; where there are few axes, also the best with each patience and with each quorum."""
-        found = list(self._found.values())
+        trials = list(self._trials.values())
         if self._space.many:
-            return [min(found, key=objective)]
+            return [min(trials, key=objective)]
         kinds = [(axis, at) for axis in (0, 1) for at in range(self._space.lengths[axis])]
-        parts = [[one for one in found if one.point[axis] == at] for axis, at in kinds]
-        return list({one.point: one for one in (min(part, key=objective) for part in parts if part)}.values())
+        parts = [[trial for trial in trials if trial.point[axis] == at] for axis, at in kinds]
+        return list({best.point: best for best in (min(part, key=objective) for part in parts if part)}.values())
 
-    def _improve(self, best: Found, objective: Objective) -> None:
+    def _improve(self, best: Trial, objective: Objective) -> None:
         for _ in range(MAX_PASSES):
             traded = min((self._descend(best, objective), *map(self._try, self._space.trades(best.point))), key=objective)
             if traded is best:
                 break
             best = traded
 
-    def _priced(self, price: float, found: Found) -> tuple[float, float]:
-        drop = found.outcome.drop
-        return found.outcome.cost_us / self.full.outcome.cost_us + price * max(0.0, drop), drop
+    def _priced(self, price: float, trial: Trial) -> tuple[float, float]:
+        drop = trial.outcome.drop
+        return trial.outcome.cost_us / self.full.outcome.cost_us + price * max(0.0, drop), drop
 
-    def _descend(self, best: Found, objective: Objective) -> Found:
+    def _descend(self, best: Trial, objective: Objective) -> Trial:
         for _ in range(MAX_PASSES):
             before = best
             for axis in range(len(self._space.lengths)):
@@ -245,8 +245,8 @@ class Search:
         return best
 
 
-def _within(budget: float, found: Found) -> tuple[float, float]:
-    outcome = found.outcome
+def _within(budget: float, trial: Trial) -> tuple[float, float]:
+    outcome = trial.outcome
     return (outcome.cost_us if outcome.drop <= budget else math.inf, outcome.drop)
 
 

@@ -1,4 +1,4 @@
-"""`traces.safetensors`: what calibration observed of a variant, kept so that another goal takes seconds and no model."""
+"""`traces.safetensors`: a variant's log-odds and costs, kept so that another goal takes seconds and no model."""
 
 from __future__ import annotations
 
@@ -23,9 +23,14 @@ FILE = "traces.safetensors"
 
 @dataclass(frozen=True)
 class Recording:
-    """log_odds: split -> float32 [n, E], raw, in the order of its slates. profile: what segments cost. prefix_tokens,
-    candidate_tokens: of the mean slate. made_of: what it was taken of; another variant, catalog or way to cut slates needs
-    another recording."""
+    """What calibration observed of a variant.
+
+    Attributes:
+        log_odds: by split, raw, float32 [n, E], in the order of its slates.
+        profile: what segments cost.
+        prefix_tokens, candidate_tokens: mean tokens of a slate's prefix, and of a single candidate.
+        made_of: variant, catalog and way to cut slates; another of these needs another recording.
+    """
 
     log_odds: Mapping[str, NDArray[np.float32]]
     profile: CostProfile
@@ -46,22 +51,32 @@ class Recording:
 
     @classmethod
     def read(cls, path: Path, exits: int, made_of: Mapping[str, Any], pairs: Mapping[str, int]) -> Recording:
-        """pairs: of each split. Raises BundleError, also if it was made of anything else."""
+        """Returns what the file holds.
+
+        Args:
+            path: the file.
+            exits: E, of the variant.
+            made_of: what the recording must have been made of.
+            pairs: n of each split.
+
+        Raises:
+            BundleError: if the file is missing or damaged, or was made of anything else.
+        """
         if not path.is_file():
             raise BundleError(f"{path}: no such file: run `rexit calibrate` without --from-traces first")
         text, tensors = _whole(path)
         try:
             about = json.loads(text)
             log_odds = {name: tensors[f"{name}.log_odds"] for name in pairs}
-            found = dict(about["made_of"])
+            recorded = dict(about["made_of"])
             numbers = float(about["prefix_tokens"]), float(about["candidate_tokens"])
         except (KeyError, TypeError, ValueError, RecursionError) as exc:
-            raise BundleError(f"{path}: no recording of traces: {exc}") from exc
+            raise BundleError(f"{path}: not a recording of traces: {exc}") from exc
         for name, expected in made_of.items():
-            if found.get(name) != expected:
+            if recorded.get(name) != expected:
                 raise BundleError(
-                    f"{path}: recorded with {name} {_short(found.get(name))}, expected {_short(expected)}: run `rexit calibrate` "
-                    "without --from-traces"
+                    f"{path}: recorded with {name} {_short(recorded.get(name))}, expected {_short(expected)}: run "
+                    "`rexit calibrate` without --from-traces"
                 )
         for name, count in pairs.items():
             z = log_odds[name]
@@ -69,7 +84,7 @@ class Recording:
                 raise BundleError(f"{path}: {name}: is {z.dtype} {list(z.shape)}, expected finite float32 [{count}, {exits}]")
         if not all(np.isfinite(x) and x > 0 for x in numbers):
             raise BundleError(f"{path}: has {numbers[0]:g} and {numbers[1]:g} tokens per prefix and candidate, expected some")
-        return cls(log_odds, CostProfile.of_json(about["profile"], path, exits), *numbers, found)
+        return cls(log_odds, CostProfile.of_json(about["profile"], path, exits), *numbers, recorded)
 
 
 def check(path: Path) -> None:
@@ -78,21 +93,21 @@ def check(path: Path) -> None:
 
 
 def _whole(path: Path) -> tuple[str, dict[str, NDArray[Any]]]:
-    """What the file says of itself, as JSON text, and its tensors. Raises BundleError, also if a byte of them has changed."""
+    """The file's metadata as JSON text, and its tensors. Raises BundleError, also if a byte has changed."""
     try:
         with safe_open(path, "np") as file:
             metadata = file.metadata()
             text, expected = metadata["rexit"], metadata["sha256"]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as exc:
-        raise BundleError(f"{path}: no recording of traces: {exc}") from exc
+        raise BundleError(f"{path}: not a recording of traces: {exc}") from exc
     if (digest := _sha256(text, tensors)) != expected:
         raise BundleError(f"{path}: its SHA-256 is {_short(digest)}, expected {_short(expected)}: run `rexit calibrate` again")
     return text, tensors
 
 
 def _sha256(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
-    """Of what the file says of itself, and of its tensors with their names, types and shapes."""
+    """Of the metadata's text, and of the tensors with their names, types and shapes."""
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode() + tensor.tobytes())

@@ -1,7 +1,7 @@
-"""Other ways to choose where candidates stop, tuned on the same traces: what a policy has to beat.
+"""Other ways to choose where candidates stop, tuned on the same traces: what a policy has to beat. `--rivals` adds them.
 
 Each way has one parameter or a greedy rule, and takes the cheapest setting whose metrics drop by no more than is allowed. They
-are written after their papers, on log-odds and without what needs training of its own.
+follow their papers, on log-odds and without what needs training of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.calibration.evaluate import Evaluation, Outcome
+from rexit.calibration.choose.evaluate import Evaluation, Outcome
 
 Stops = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.int64]]
 """From raw log-odds and c, both float32 [n, E], to the exit of each pair, int64 [n]."""
@@ -29,13 +29,8 @@ STEPS = 40
 ROUNDS = 400
 
 
-def fixed(exit: int) -> Stops:
-    """Always the same exit."""
-    return lambda z, c: np.full(len(c), exit, np.int64)
-
-
 def tuned(evaluation: Evaluation, allowed: float) -> dict[str, Stops]:
-    """Each rival by name, tuned on this split. Nothing but full depth may be within the allowed drop: then it is full depth."""
+    """Returns each rival by name, tuned on this split; full depth where nothing else is within the allowed drop."""
     z, c = evaluation.traces.log_odds, evaluation.c
     exits = c.shape[1]
     families: dict[str, Iterable[Stops]] = {
@@ -44,17 +39,19 @@ def tuned(evaluation: Evaluation, allowed: float) -> dict[str, Stops]:
         "patience": map(_patience, range(1, exits + 1)),
         "exit shares": map(_ExitShares(c).thresholds, np.geomspace(0.02, 50, STEPS)),
     }
-    found = {name: _cheapest(evaluation, allowed, family) for name, family in families.items()}
-    return {**found, "one exit at a time": _greedy(evaluation, allowed)}
+    cheapest = {name: _cheapest(evaluation, allowed, family) for name, family in families.items()}
+    return {**cheapest, "one exit at a time": _greedy(evaluation, allowed)}
 
 
 def _cheapest(evaluation: Evaluation, allowed: float, family: Iterable[Stops]) -> Stops:
-    full = fixed(evaluation.c.shape[1] - 1)
-    best, least = full, evaluation.outcome(full(evaluation.traces.log_odds, evaluation.c)).cost_us
-    for one in family:
-        outcome = evaluation.outcome(one(evaluation.traces.log_odds, evaluation.c))
+    best, least = (
+        _threshold(np.float32(np.inf)),
+        evaluation.outcome(np.full(len(evaluation.c), evaluation.c.shape[1] - 1)).cost_us,
+    )
+    for rival in family:
+        outcome = evaluation.outcome(rival(evaluation.traces.log_odds, evaluation.c))
         if outcome.drop <= allowed and outcome.cost_us < least:
-            best, least = one, outcome.cost_us
+            best, least = rival, outcome.cost_us
     return best
 
 
@@ -103,8 +100,8 @@ class _ExitShares:
         left, limits = np.ones(len(self._confidence), np.bool_), []
         for k in range(exits - 1):
             confidence = self._confidence[left, k]
-            taken = min(1.0, share[k] * len(left) / max(1, len(confidence)))
-            limits.append(np.quantile(confidence, 1 - taken).astype(np.float32) if len(confidence) else np.float32(np.inf))
+            part = min(1.0, share[k] * len(left) / max(1, len(confidence)))
+            limits.append(np.quantile(confidence, 1 - part).astype(np.float32) if len(confidence) else np.float32(np.inf))
             left &= self._confidence[:, k] < limits[k]
         limit = np.array(limits, np.float32)
         return lambda z, c: _first(np.abs(c[:, :-1]) >= limit)
@@ -123,27 +120,27 @@ def _greedy(evaluation: Evaluation, allowed: float) -> Stops:
         limit = np.where(shares > 0, ascending[at, np.arange(len(shares))], np.float32(np.inf)).astype(np.float32)
         return lambda z, c: _first(np.abs(c[:, :-1]) >= limit)
 
-    def measured(shares: NDArray[np.float64]) -> Outcome:
+    def outcome_of(shares: NDArray[np.float64]) -> Outcome:
         return evaluation.outcome(stopping(shares)(z, c))
 
-    now = measured(place)
+    now = outcome_of(place)
     for _ in range(ROUNDS):
         best, best_ratio = None, -np.inf
         for k in np.flatnonzero((place < 1) & (step > 0.005)).tolist():
-            tried = place.copy()
-            tried[k] = min(1.0, place[k] + step[k])
-            outcome = measured(tried)
+            trial = place.copy()
+            trial[k] = min(1.0, place[k] + step[k])
+            outcome = outcome_of(trial)
             if outcome.drop > allowed:
                 step[k] /= 2
             elif outcome.cost_us < now.cost_us:
                 ratio = (now.cost_us - outcome.cost_us) / max(outcome.drop - now.drop, 1e-9)
                 if ratio > best_ratio:
-                    best, best_ratio = (k, tried, outcome), ratio
+                    best, best_ratio = (k, trial, outcome), ratio
             else:
-                step[k] = min(1.0, 2 * step[k]) if tried[k] < 1 else 0.0
+                step[k] = min(1.0, 2 * step[k]) if trial[k] < 1 else 0.0
         if best is not None:
-            grown, place, now = best
-            step[grown] *= 2
+            widened, place, now = best
+            step[widened] *= 2
         elif not ((place < 1) & (step > 0.005)).any():
             break
     return stopping(place)

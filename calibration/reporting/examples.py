@@ -9,7 +9,7 @@ import numpy as np
 
 from rexit.bundle import Policy
 from rexit.bundle.catalog import Id
-from rexit.calibration.traces import Traces
+from rexit.calibration.record.traces import Traces
 from rexit.slates import Slate
 
 COUNT = 3

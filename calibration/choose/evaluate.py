@@ -8,16 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.calibration.expected import Expectation
+from rexit.calibration.choose.expected import Expectation
 from rexit.calibration.metrics import Judge, Metric
-from rexit.calibration.traces import Traces
+from rexit.calibration.record.traces import Traces
 from rexit.measure.costs import Costs
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """cost_us: mean microseconds per slate, according to the cost model. mean_layers: over candidates. drops: one per metric,
-    what is expected to be lost against full depth (see `expected`); more is worse."""
+    """What a way to stop does on a split.
+
+    Attributes:
+        cost_us: mean microseconds per slate, by the cost model.
+        mean_layers: mean over candidates.
+        drops: what each metric is expected to lose against full depth (see `expected`); more is worse.
+    """
 
     cost_us: float
     mean_layers: float
@@ -25,18 +30,25 @@ class Outcome:
 
     @property
     def drop(self) -> float:
-        """The largest."""
+        """The largest of `drops`."""
         return max(self.drops)
 
 
 def at_exit(c: NDArray[np.float32], stops: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Each candidate's c where it stopped: float32 [n] from [n, E]."""
+    """Returns each pair's c at its exit, float32 [n]. c: float32 [n, E]; stops: int64 [n]."""
     return np.take_along_axis(c, stops[:, None], axis=1)[:, 0]
 
 
 class Evaluation:
-    """One split under one set of maps: c float32 [n, E] calibrated, depths [E] in layers. What is asked for often is prepared
-    once."""
+    """A split under one set of maps, prepared so that judging another way to stop is fast.
+
+    Args:
+        traces: of the split.
+        c: its calibrated log-odds, float32 [n, E].
+        depths: of each exit, in layers.
+        costs: what a slate costs.
+        metrics: what `Outcome.drops` are of.
+    """
 
     def __init__(
         self, traces: Traces, c: NDArray[np.float32], depths: Sequence[int], costs: Costs, metrics: Sequence[Metric]
@@ -44,12 +56,12 @@ class Evaluation:
         self.traces, self.c, self.costs, self.metrics = traces, c, costs, tuple(metrics)
         full = np.ascontiguousarray(c[:, -1])
         self.judge = Judge(traces.users, traces.liked, traces.offsets, full)
-        """By labels."""
+        """Judges by labels."""
         self._expectation = Expectation(traces, full)
         self._depths = np.array(depths)
 
     def score(self, stops: NDArray[np.int64]) -> NDArray[np.float32]:
-        """What a policy ranks by: each pair's c at the exit where it stops, float32 [n]."""
+        """Returns what a policy ranks by: each pair's c at the exit where it stops, float32 [n]."""
         return at_exit(self.c, stops)
 
     def mean_layers(self, stops: NDArray[np.int64]) -> float:
@@ -59,6 +71,6 @@ class Evaluation:
         return self.costs.mean(stops, self.traces.offsets)
 
     def outcome(self, stops: NDArray[np.int64]) -> Outcome:
-        """stops int64 [n]: the exit of each pair."""
+        """Returns cost and expected drops. stops: the exit of each pair, int64 [n]."""
         score = self.score(stops)
         return Outcome(self.cost_us(stops), self.mean_layers(stops), self._expectation.drops(self.metrics, score))

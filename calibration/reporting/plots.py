@@ -17,7 +17,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rexit.calibration import metrics, rivals
+from rexit.calibration import metrics
+from rexit.calibration.choose import rivals
 from rexit.measure.costs import depth_name
 
 UNIT = 72

@@ -1,0 +1,106 @@
+"""One map per exit from raw log-odds to calibrated ones, so that scores from different depths rank together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from rexit.bundle.policy import MAX_INTERCEPT, MAX_SLOPE
+
+USELESS_SLOPE = 1e-6
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class PlattMap:
+    """c = a z + b, a > 0. `useful` is False if the head ranks backwards or not at all: its exit must never stop."""
+
+    a: float
+    b: float
+    useful: bool
+
+
+def fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> PlattMap:
+    """Returns the map with which P(liked) = sigmoid(a z + b) is most likely.
+
+    Platt (1999), "Probabilistic outputs for support vector machines", with the targets of the paper, (N+ + 1)/(N+ + 2) and
+    1/(N- + 2), which keep the slope finite if one threshold separates the labels. a and b are rounded to float32, as in the
+    runtime.
+
+    Args:
+        log_odds: raw, float32 [n].
+        liked: bool [n], with both labels present.
+    """
+    z = log_odds.astype(np.float64)
+    positives = int(liked.sum())
+    negatives = len(liked) - positives
+    centre, scale = float(z.mean()), float(z.std())
+    a, b = 0.0, 0.0
+    if scale > 0:
+        target = np.where(liked, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+        slope, intercept = _logistic_regression((z - centre) / scale, target)
+        a = slope / scale
+        b = intercept - a * centre
+    # Too steep: log-odds that differ only by rounding.
+    if a <= USELESS_SLOPE or a > MAX_SLOPE or abs(b) > MAX_INTERCEPT:
+        prior = float(np.log(positives / negatives))
+        return PlattMap(float(np.float32(USELESS_SLOPE)), float(np.float32(prior)), False)
+    return PlattMap(float(np.float32(a)), float(np.float32(b)), True)
+
+
+def _logistic_regression(x: NDArray[np.float64], target: NDArray[np.float64]) -> tuple[float, float]:
+    """Slope and intercept with the least cross-entropy to targets between 0 and 1, which scikit-learn's regression does not
+    take. x: float64 [n], of mean 0 and variance 1."""
+    features = np.stack([x, np.ones_like(x)])
+
+    def loss(weights: NDArray[np.float64]) -> float:
+        c = weights @ features
+        return float(np.mean(np.logaddexp(0.0, c) - target * c))
+
+    def gradient(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(features @ (expit(weights @ features) - target) / len(x))
+
+    def hessian(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        p = expit(weights @ features)
+        return np.asarray((features * (p * (1 - p))) @ features.T / len(x))
+
+    best = minimize(loss, np.zeros(2), method="trust-exact", jac=gradient, hess=hessian, options={"gtol": 1e-10})
+    return float(best.x[0]), float(best.x[1])
+
+
+def fit_all(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> tuple[PlattMap, ...]:
+    """Returns one map per exit. log_odds: raw, float32 [n, E]; liked: bool [n]."""
+    return tuple(fit(log_odds[:, k], liked) for k in range(log_odds.shape[1]))
+
+
+def apply(maps: Sequence[PlattMap], log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns c, float32 [n, E], computed as in the runtime. log_odds: raw, float32 [n, E]."""
+    a, b = (np.array([getattr(platt_map, name) for platt_map in maps], np.float32) for name in ("a", "b"))
+    return log_odds * a + b
+
+
+def cross_fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_], users: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Returns c, float32 [n, E], by maps that have not seen the pair's user: fitted on the other FOLDS - 1 parts of the users.
+
+    Users are dealt out in turn, in the catalog's order, which does not depend on labels. Where the other parts lack one of the
+    labels, a part gets the map of all.
+
+    Args:
+        log_odds: raw, float32 [n, E].
+        liked: bool [n].
+        users: int64 [n], numbered from 0.
+    """
+    c = np.empty_like(log_odds)
+    fold = users % FOLDS
+    for part in range(FOLDS):
+        inside = fold == part
+        others = ~inside
+        both_labels = bool(others.any()) and not liked[others].all() and bool(liked[others].any())
+        maps = fit_all(log_odds[others], liked[others]) if both_labels else fit_all(log_odds, liked)
+        c[inside] = apply(maps, log_odds[inside])
+    return c

@@ -1,0 +1,50 @@
+"""What can be chosen for a calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rexit.slates import SIZE
+
+METRICS = ("ndcg@10", "user-auc")
+"""What a policy must keep by default: a recommender ranks one user's slate."""
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """What can be chosen for a calibration; `rexit calibrate --help` says the same.
+
+    Attributes:
+        metrics: names of the metrics that may not drop by more than `max_drop` against full depth.
+        max_drop: the allowed drop of each metric, in its own unit.
+        confidence: of the guarantee that no metric drops by more; 0.5 to below 1.
+        top_k: how many candidates of a slate users are shown; None: all.
+        slate: candidates per slate.
+        max_slates: slates of each split, at most, evenly spaced; 0: all.
+        timed_slates: slates whose latency is measured.
+        repeats: of each timing; the median counts.
+        device, threads: as for `rexit.open`.
+        profile: a file that `rexit bench --profile` wrote; None: costs are measured.
+        cached_share: share of slates whose prefix is cached when they are scored, 0 to 1.
+        from_traces: decide on what the last calibration recorded, without running the model.
+        suggest_exits: also find out which heads are worth keeping.
+        rivals: also tune other ways to stop, for comparison.
+    """
+
+    metrics: Sequence[str] = METRICS
+    max_drop: float = 0.01
+    confidence: float = 0.95
+    top_k: int | None = None
+    slate: int = SIZE
+    max_slates: int = 5000
+    timed_slates: int = 16
+    repeats: int = 5
+    device: str | None = None
+    threads: int = 0
+    profile: Path | None = None
+    cached_share: float = 0.0
+    from_traces: bool = False
+    suggest_exits: bool = False
+    rivals: bool = False

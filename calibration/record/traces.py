@@ -1,0 +1,122 @@
+"""Every exit's log-odds on every pair, from the deployed variant itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle.catalog import Id
+from rexit.errors import InputError
+from rexit.measure.scorer import Scorer
+from rexit.progress import Progress, silent
+from rexit.slates import Slate
+
+MAX_SEARCH_PAIRS = 40_000
+"""How many pairs choose, at most."""
+
+
+@dataclass(frozen=True)
+class Traces:
+    """A split as the variant scores it: n pairs in S slates, E exits.
+
+    Attributes:
+        log_odds: raw, float32 [n, E].
+        liked: the labels, bool [n].
+        users: int64 [n], numbered from 0 in order of appearance.
+        offsets: where each slate begins, and n: int64 [S + 1].
+    """
+
+    log_odds: NDArray[np.float32]
+    liked: NDArray[np.bool_]
+    users: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.liked)
+
+    @property
+    def exits(self) -> int:
+        """E, the number of exits."""
+        return int(self.log_odds.shape[1])
+
+    @property
+    def user_count(self) -> int:
+        return int(self.users.max()) + 1
+
+    def of_users(self, mask: NDArray[np.bool_]) -> Traces:
+        """Returns the traces of some users, numbered anew. mask: which users, bool [user_count]."""
+        pairs = mask[self.users]
+        sizes = np.diff(self.offsets)[mask[self.users[self.offsets[:-1]]]]
+        users = np.unique(self.users[pairs], return_inverse=True)[1].astype(np.int64)
+        return Traces(self.log_odds[pairs], self.liked[pairs], users, np.concatenate(([0], np.cumsum(sizes))).astype(np.int64))
+
+
+def split_users(traces: Traces, seed: int = 0) -> tuple[Traces, Traces]:
+    """Returns the traces of the users who choose a policy, and those of the others, who certify it.
+
+    A third of the users chooses, drawn by `seed`; fewer where a third has more than MAX_SEARCH_PAIRS pairs. More would make the
+    search slow and the choice no better, while more users make a certificate easier to get (our choice).
+
+    Raises:
+        InputError: for fewer than two users, or a part whose labels are all the same.
+    """
+    if traces.user_count < 2:
+        raise InputError("validation: has one user, expected at least two: one part of the users chooses, the other certifies")
+    order = np.random.default_rng(seed).permutation(traces.user_count)
+    third = order[: max(1, traces.user_count // 3)]
+    pairs = np.bincount(traces.users, minlength=traces.user_count)[third]
+    count = max(1, int(np.searchsorted(np.cumsum(pairs), MAX_SEARCH_PAIRS, "right")))
+    chooses = np.zeros(traces.user_count, np.bool_)
+    chooses[third[:count]] = True
+    parts = traces.of_users(chooses), traces.of_users(~chooses)
+    for part in parts:
+        if part.liked.all() or not part.liked.any():
+            kind = "liked" if part.liked[0] else "not liked"
+            raise InputError(f"validation: all {len(part)} pairs of one part of the users are {kind}, expected both kinds")
+    return parts
+
+
+def collect(session: Scorer, slates: Sequence[Slate], step: str = "traces", progress: Progress = silent) -> NDArray[np.float32]:
+    """Returns the raw log-odds of all slates at every exit, float32 [n, E].
+
+    Args:
+        session: of the deployed variant.
+        slates: in the order of the result.
+        step: what `progress` calls this.
+
+    Raises:
+        InputError: if a log-odds is not finite.
+    """
+    parts = []
+    for n, slate in enumerate(slates):
+        progress(step, n, len(slates))
+        part = session.trace(slate.user, slate.items, as_of=slate.as_of)
+        if not np.isfinite(part).all():
+            raise InputError(f"user {slate.user!r}: the variant's log-odds are not finite; run `rexit verify`")
+        parts.append(part)
+    progress(step, len(slates), len(slates))
+    return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def join(slates: Sequence[Slate], log_odds: NDArray[np.float32], name: str = "traces") -> Traces:
+    """Returns slates and their log-odds as traces.
+
+    Args:
+        slates: S of them, with their labels.
+        log_odds: raw, float32 [n, E], in the order of the slates.
+        name: of the split, for messages.
+
+    Raises:
+        InputError: if all labels are the same: nothing can be ranked then.
+    """
+    liked = np.concatenate([slate.liked for slate in slates])
+    if liked.all() or not liked.any():
+        raise InputError(f"{name}: all {len(liked)} interactions are {'liked' if liked[0] else 'not liked'}, expected both kinds")
+    numbers: dict[Id, int] = {}
+    users = [numbers.setdefault(slate.user, len(numbers)) for slate in slates]
+    sizes = [len(slate.items) for slate in slates]
+    offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+    return Traces(log_odds, liked, np.repeat(np.array(users, np.int64), sizes), offsets)

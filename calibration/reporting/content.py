@@ -1,0 +1,182 @@
+"""The content of `report.json`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from rexit import __version__
+from rexit.bundle import Bundle
+from rexit.bundle.files import json_values
+from rexit.calibration import drift
+from rexit.calibration.comparison import Row
+from rexit.calibration.decide import Decision
+from rexit.calibration.options import CalibrationOptions
+from rexit.calibration.record.traces import Traces
+from rexit.calibration.reporting import verdict
+from rexit.calibration.reporting.examples import Example
+from rexit.measure.costs import Costs, depth_name
+from rexit.measure.profile import CostProfile
+
+BINS = 10
+"""Of a reliability diagram."""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """The policy and each exit forced, timed as deployed.
+
+    Attributes:
+        milliseconds: of the mean slate: the policy's, then each exit's.
+        candidates: how many candidates were timed.
+        as_traced: how many of them stopped at exactly the exit their traces say; the others are within rounding of a border.
+    """
+
+    milliseconds: tuple[float, ...]
+    candidates: int
+    as_traced: int
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a calibration found.
+
+    Attributes:
+        traces: by split, validation and test.
+        profile: what segments cost.
+        costs: what a slate costs.
+        decision: what was chosen.
+        timings: None if no model ran.
+        slower: whether the chosen policy was not faster when timed, so that `decision` is back at full depth.
+        early, late: slates that exit early and late.
+        doubt: why the model's ranking may be worth nothing, see `rexit.ranking.doubt`.
+    """
+
+    traces: Mapping[str, Traces]
+    profile: CostProfile
+    costs: Costs
+    decision: Decision
+    timings: Timings | None
+    slower: bool
+    early: Sequence[Example]
+    late: Sequence[Example]
+    doubt: str | None
+
+
+def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> dict[str, Any]:
+    """Returns the content of `report.json`: plain JSON values."""
+    depths, decision, timings, profile = bundle.manifest.exits, findings.decision, findings.timings, findings.profile
+    policy, validation, test = decision.policy, findings.traces["validation"], findings.traces["test"]
+    stops, c = policy.stops(test.log_odds, test.offsets), policy.calibrated(test.log_odds)
+    last = np.full(len(test), len(depths) - 1)
+    milliseconds = _milliseconds(decision, timings, depths)
+    table = [{**_row(row), "ms_per_slate": milliseconds.get(row.name)} for row in decision.rows]
+    gain = _gain(decision, milliseconds, depths)
+    rows = {row["policy"]: row for row in table}
+    report: dict[str, Any] = {
+        "schema": 1,
+        "requires": [],
+        "producer": f"rexit {__version__}",
+        "verdict": asdict(verdict.judge(decision, depths, rows, gain, slower=findings.slower, doubt=findings.doubt)),
+        "variant": bundle.variant.name,
+        "variant_sha256": bundle.variant_sha256,
+        "catalog_sha256": bundle.manifest.catalog_sha256,
+        "layers": depths[-1],
+        "device": profile.conditions.device,
+        "threads": profile.conditions.threads,
+        "machine": profile.conditions.machine,
+        "settings": {n: v for n, v in asdict(options).items() if n not in ("profile", "from_traces", "suggest_exits", "rivals")},
+        "data": {n: {"pairs": len(t), "slates": len(t.offsets) - 1, "users": t.user_count} for n, t in findings.traces.items()},
+        "users": dict(decision.users),
+        "tested": dict(decision.tested),
+        "profile": profile.to_json(),
+        "costs": {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in asdict(findings.costs).items()},
+        "policy": {
+            "kind": "full depth" if decision.chosen is None else "dynamic" if decision.chosen.fixed is None else "fixed depth",
+            "patience": policy.patience,
+            "quorum": policy.quorum,
+            "top_k": policy.top_k and asdict(policy.top_k),
+        },
+        "exits": [
+            {
+                "layers": layers,
+                **asdict(rule),
+                "useful": platt_map.useful,
+                "stopped": float(np.mean(stops == k)),
+                "reliability": _reliability(c[:, k], test.liked),
+            }
+            for k, (layers, rule, platt_map) in enumerate(zip(depths, policy.exits, decision.maps, strict=True))
+        ],
+        "table": table,
+        "candidates": [
+            {
+                "budget": candidate.budget,
+                "fixed": None if candidate.fixed is None else depths[candidate.fixed],
+                "expected": {m.name: d for m, d in zip(decision.goal.metrics, candidate.outcome.drops, strict=True)},
+                "p_value": candidate.p_value,
+                "certified": candidate.certified,
+                "test": _row(row),
+            }
+            for candidate, row in zip(decision.candidates, decision.curve, strict=True)
+        ],
+        "parts": {name: _parts(findings.costs, exits, test) for name, exits in (("full depth", last), ("policy", stops))},
+        "gain": gain,
+        "saving": decision.saving,
+        "heads": [{"exits": [depths[k] for k in heads.exits], "cost_us": heads.cost_us} for heads in decision.heads],
+        "suggested_exits": decision.suggested and [depths[k] for k in decision.suggested.exits],
+        "users_needed": _finite(decision.users_needed),
+        "decisions": timings and {"candidates": timings.candidates, "as_traced": timings.as_traced},
+        "reference": drift.reference(
+            policy.calibrated(validation.log_odds), policy.stops(validation.log_odds, validation.offsets)
+        ),
+        "examples": {"early": list(map(asdict, findings.early)), "late": list(map(asdict, findings.late))},
+    }
+    plain: dict[str, Any] = json_values(report)
+    return plain
+
+
+def _finite(number: float | None) -> float | None:
+    return None if number is None or math.isinf(number) else number
+
+
+def _gain(decision: Decision, milliseconds: Mapping[str, float], depths: Sequence[int]) -> dict[str, Any] | None:
+    """Over the fixed depth that is expected to lose least, among those that take no longer than the policy: as timed, or by the
+    cost model where nothing was. None if there is none."""
+    cost = milliseconds or {row.name: row.cost_us for row in decision.rows}
+    cheap = [gain for gain in decision.gains if cost[depth_name(depths[gain.exit])] <= cost["policy"]]
+    if not cheap:
+        return None
+    best = min(cheap, key=lambda gain: gain.expected_drop)
+    return {"layers": depths[best.exit], "differences": dict(best.differences)}
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {"policy": row.name, **{name: value for name, value in asdict(row).items() if name != "name"}}
+
+
+def _parts(costs: Costs, stops: NDArray[np.int64], traces: Traces) -> dict[str, Any]:
+    """Of the mean slate's cost, in microseconds; by exit but for the base."""
+    prefix, passes, candidates = costs.parts(stops, traces.offsets).tolist()
+    return {"base_us": costs.base_us, "prefix_us": prefix, "pass_us": passes, "candidate_us": candidates}
+
+
+def _milliseconds(decision: Decision, timings: Timings | None, depths: Sequence[int]) -> dict[str, float]:
+    """As timed, by the name of a row; empty if no model ran."""
+    if timings is None:
+        return {}
+    policy, *forced = timings.milliseconds
+    names = [*map(depth_name, depths[:-1]), "full depth"]
+    return {**dict(zip(names, forced, strict=True)), "policy": policy if decision.chosen else forced[-1]}
+
+
+def _reliability(c: NDArray[np.float32], liked: NDArray[np.bool_]) -> list[dict[str, float]]:
+    """Pairs in bins of equal count by probability: the mean probability of each bin, and the share that was liked."""
+    p, order = expit(c.astype(np.float64)), np.argsort(c, kind="stable")
+    parts = [part for part in np.array_split(order, BINS) if len(part)]
+    return [{"probability": float(p[part].mean()), "liked": float(liked[part].mean()), "pairs": len(part)} for part in parts]

@@ -1,0 +1,254 @@
+"""What to do, first: the verdict, derived once. The terminal, report.json and the page show this object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rexit.calibration import certify
+from rexit.calibration.comparison import Interval
+from rexit.calibration.decide import Decision, Goal
+from rexit.calibration.metrics import Metric
+from rexit.measure.costs import depth_name
+
+USE_POLICY = "use the policy"
+EXPORT_SHALLOWER_MODEL = "export a shallower model"
+KEEP_FULL_MODEL = "keep the full model"
+CHECK_MODEL = "check the model"
+"""The actions of a verdict."""
+
+BETTER, NOT_SHOWN, WORSE_IN_PART = "better", "not shown", "worse in part"
+"""How a dynamic policy compares with the best fixed depth that costs no more."""
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+Row = Mapping[str, Any]
+"""Of the report's table."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do, and why.
+
+    Attributes:
+        action: one of the four above.
+        headline: the action in a few words.
+        summary: why, in sentences; the first one may go on from the headline.
+        comparison: of a dynamic policy with the best fixed depth that costs no more; None if there is no such depth.
+        guarantee: in a sentence; None for full depth.
+        shortfall: why the first policy that failed was not certified, to go on from anything; None if none failed.
+        doubt: why the model's ranking may be worth nothing, see `rexit.ranking.doubt`; None if there is no reason.
+    """
+
+    action: str
+    headline: str
+    summary: Sequence[str]
+    comparison: str | None = None
+    guarantee: str | None = None
+    shortfall: str | None = None
+    doubt: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Headline and summary as one paragraph."""
+        goes_on = not self.summary[0][0].isupper()
+        return f"{self.headline}{':' if goes_on else '.'} {' '.join(self.summary)}"
+
+
+def judge(
+    decision: Decision,
+    depths: Sequence[int],
+    table: Mapping[str, Row],
+    gain: Mapping[str, Any] | None,
+    *,
+    slower: bool = False,
+    doubt: str | None = None,
+) -> Verdict:
+    """Returns the verdict of a calibration.
+
+    Args:
+        decision: what was chosen.
+        depths: of each exit, in layers.
+        table: ways to stop on the test split, by name.
+        gain: how the policy compares with the best fixed depth that costs no more, `layers` and `differences`.
+        slower: whether the chosen policy was not faster when timed, so that `decision` is back at full depth.
+        doubt: why the model's ranking may be worth nothing.
+    """
+    if decision.chosen is None:
+        verdict = _keep_full_model(decision, slower)
+    elif decision.chosen.fixed is not None:
+        verdict = _export_shallower_model(decision, depths, decision.chosen.fixed, table)
+    else:
+        verdict = _use_policy(decision, depths, table, gain)
+    verdict = replace(verdict, guarantee=_guarantee(decision), shortfall=_shortfall(decision), doubt=doubt)
+    if doubt is None:
+        return verdict
+    what_else = "full depth" if decision.chosen is None else f"{_speed(table)}"
+    summary = (doubt, "What a policy keeps of such a ranking is worth nothing.", f"The policy written is {what_else}.")
+    headline = verdict.headline if verdict.action == CHECK_MODEL else "Check the model first"
+    return replace(verdict, action=CHECK_MODEL, headline=headline, summary=summary)
+
+
+def _use_policy(decision: Decision, depths: Sequence[int], table: Mapping[str, Row], gain: Mapping[str, Any] | None) -> Verdict:
+    policy, metrics = table["policy"], decision.goal.metrics
+    saving = f"{_speed(table)}, {policy['mean_layers']:.1f} of {depths[-1]} layers on average."
+    changes = [_change(metric, policy["drops"][metric.name], decision.goal.max_drop) for metric in metrics]
+    if gain is None:
+        return Verdict(USE_POLICY, "Use this policy", (saving, *changes, "No fixed depth is as cheap."))
+    differences = [(metric, gain["differences"][metric.name]) for metric in metrics]
+    shallower = model_name(gain["layers"])
+    summary = (saving, *changes, _compared(shallower, differences, _ms(policy) - _ms(table[depth_name(gain["layers"])])))
+    worse = [metric.title for metric, (_, _, high) in differences if high < 0]
+    if worse:
+        headline = f"Compare this policy with {shallower} before you use it"
+        return Verdict(USE_POLICY, headline, (f"the policy is {saving}", *summary[1:]), WORSE_IN_PART)
+    if any(low > 0 for _, (_, low, _) in differences):
+        return Verdict(USE_POLICY, "Use this policy", summary, BETTER)
+    headline = f"Use this policy, or {shallower}, which may do as well"
+    return Verdict(USE_POLICY, headline, (f"the policy is {saving}", *summary[1:]), NOT_SHOWN)
+
+
+def _export_shallower_model(decision: Decision, depths: Sequence[int], fixed: int, table: Mapping[str, Row]) -> Verdict:
+    goal, exits = decision.goal, ",".join(map(str, depths[: fixed + 1]))
+    summary = (
+        f"{_speed(table)}, and no policy {_allowed(goal)} is cheaper by 1 %.",
+        *(_change(metric, table["policy"]["drops"][metric.name], goal.max_drop) for metric in goal.metrics),
+        f"Export it with `rexit export --exits {exits}`; until then this bundle's policy stops every candidate there.",
+    )
+    return Verdict(EXPORT_SHALLOWER_MODEL, f"Export {model_name(depths[fixed])}", summary)
+
+
+def _keep_full_model(decision: Decision, slower: bool) -> Verdict:
+    goal, candidates = decision.goal, decision.candidates
+    if not decision.maps[-1].useful:
+        return Verdict(CHECK_MODEL, "Train the model first", ("not even its last exit ranks what users like.",))
+    if slower:
+        why = f"the certified policy should save {decision.saving:.1%} of the time, but is not faster when timed."
+        advice = "If something else was running on this machine, calibrate again."
+    elif not candidates:
+        why = f"nothing {_allowed(goal)} saves 1 % of the time."
+        advice = "Allow a larger drop with --max-drop to see what exits would save."
+    elif any(candidate.certified for candidate in candidates):
+        why = f"what is certified {_allowed(goal)} saves less than 1 % of the time."
+        advice = "Allow a larger drop with --max-drop to see what exits would save."
+    else:
+        uncertified = f"no policy {_allowed(goal)} is certified with {goal.confidence:.0%} confidence."
+        why = f"{uncertified} {_sentence(_shortfall(decision) or '')}."
+        advice = "Allow a larger drop (--max-drop), ask for less confidence (--confidence), or hold out more users."
+    return Verdict(KEEP_FULL_MODEL, "Keep the full model", (why, advice))
+
+
+def _allowed(goal: Goal) -> str:
+    return f"that loses at most {goal.max_drop:g} of {_and([metric.title for metric in goal.metrics])}"
+
+
+def _speed(table: Mapping[str, Row]) -> str:
+    full, policy = table["full depth"], table["policy"]
+    before, now = _ms(full), _ms(policy)
+    timed = "" if policy["ms_per_slate"] is not None else " by the cost model, not timed"
+    return f"{before / now:.1f}x faster than the full model ({now:.1f} ms instead of {before:.1f} a slate{timed})"
+
+
+def _ms(row: Row) -> float:
+    """Milliseconds per slate: as timed, or by the cost model where nothing was."""
+    return float(row["cost_us"] / 1000 if row["ms_per_slate"] is None else row["ms_per_slate"])
+
+
+def _change(metric: Metric, drop: Interval, max_drop: float) -> str:
+    """What becomes of a metric, in a sentence."""
+    value, low, high = drop
+    half = (high - low) / 2
+    if metric.kind == "top-k-overlap":
+        return f"It keeps {100 * (1 - value):.1f} ± {100 * half:.1f} % of the full model's top {number_word(metric.k)}."
+    if metric.kind == "agreement":
+        return f"It answers {100 * (1 - value):.1f} ± {100 * half:.1f} % of candidates as the full model does."
+    change = -value if metric.higher_is_better else value
+    figures = f"({signed(change)} ± {half:.4f})"
+    if not low <= 0 <= high:
+        return _sentence(f"{metric.title} {'falls' if change < 0 else 'rises'} by {abs(value):.4f} ± {half:.4f}.")
+    if max(-low, high) <= max_drop:
+        return _sentence(f"{metric.title} is unchanged {figures}.")
+    return f"Whether {metric.title} changes is not shown {figures}."
+
+
+def _compared(shallower: str, differences: Sequence[tuple[Metric, Interval]], more_ms: float) -> str:
+    """The policy beside the best fixed depth that costs no more, in a sentence."""
+    verbs = [f"costs {more_ms:.1f} ms more" if more_ms >= 0.05 else "costs as much"]
+    for metric, (value, low, high) in differences:
+        if low <= 0 <= high:
+            continue
+        half, points = (high - low) / 2, f"{100 * abs(value):.1f} points {'more' if value > 0 else 'less'} of"
+        if metric.kind == "top-k-overlap":
+            verbs.append(f"keeps {points} the full model's top {number_word(metric.k)}")
+        elif metric.kind == "agreement":
+            verbs.append(f"keeps {points} the full model's answers")
+        else:
+            verbs.append(f"{'gains' if value > 0 else 'loses'} {abs(value):.4f} ± {half:.4f} of {metric.title}")
+    unsure = [
+        f"{metric.title} ({signed(value)} ± {(high - low) / 2:.4f})"
+        for metric, (value, low, high) in differences
+        if low <= 0 <= high
+    ]
+    rest = f"; no difference in {_and(unsure)} is shown" if unsure else ""
+    return f"Compared with {shallower} it {_and(verbs)}{rest}."
+
+
+def _guarantee(decision: Decision) -> str | None:
+    goal = decision.goal
+    if decision.chosen is None:
+        return None
+    proven = {metric: goal.max_drop for metric in goal.metrics if metric.bounds is not None}
+    others = [metric.title for metric in goal.metrics if metric.bounds is None]
+    sentences = []
+    if proven:
+        sentences.append(certify.guarantee(proven, {m.name: decision.tested[m.name] for m in proven}, goal.error))
+    if others:
+        sentences.append(
+            f"With {100 * goal.confidence:g} % confidence, {_and(others)} drops by at most {goal.max_drop:g}: by a bootstrap "
+            f"over {decision.users['certifying']:,} users, which is right for many users, not for few."
+        )
+    return " ".join(sentences)
+
+
+def _shortfall(decision: Decision) -> str | None:
+    failed = next((candidate for candidate in decision.candidates if not candidate.certified), None)
+    if failed is None:
+        return None
+    policy = "the most careful policy" if failed is decision.candidates[0] else "the first policy that failed"
+    if decision.users_needed is None:
+        pairs = [f"p = {p:.3g} for {name}" for name, p in failed.p_values.items() if p > decision.goal.error]
+        return f"a bootstrap over {decision.users['certifying']:,} users does not confirm {policy}, {_and(pairs)}"
+    more = "no number" if math.isinf(decision.users_needed) else f"about {decision.users_needed:,.0f}"
+    tested = {metric.name: decision.tested[metric.name] for metric in decision.goal.metrics if metric.bounds is not None}
+    return f"{certify.count_users(tested)} are too few for {policy}; {more} would do if their losses were like these"
+
+
+def model_name(layers: int) -> str:
+    """Returns "a one-layer model", "an eight-layer model", "a 12-layer model"."""
+    article = "an" if layers in (8, 11, 18) or 80 <= layers < 90 else "a"
+    return f"{article} {number_word(layers)}-layer model"
+
+
+def number_word(number: int) -> str:
+    """Returns a number up to ten as a word, a larger one in digits."""
+    return NUMBERS[number] if number < len(NUMBERS) else str(number)
+
+
+def signed(value: float) -> str:
+    """Returns a number with its sign and four decimals."""
+    return minus(f"{value:+.4f}")
+
+
+def minus(number: str) -> str:
+    """Returns a number with a true minus sign."""
+    return number.replace("-", "\N{MINUS SIGN}")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"
