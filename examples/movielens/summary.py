@@ -21,6 +21,7 @@ from rich.table import Table
 
 import rexit
 from rexit.bundle import Bundle, Catalog, engine_folders, write_json
+from rexit.calibration.reporting.verdict import Verdict
 from rexit.runtime import Session, onnxruntime_library
 from rexit.scripts import script
 from rexit.slates import SIZE, cut
@@ -87,7 +88,7 @@ def measure(demo: Path, program: Path) -> dict[str, Any]:
         "variants": [variant_figures(one, times[one.variant.name][0] if one.variant.name in times else None) for one in variants],
         "retriever_recall@20": catalog.info["retrieval"]["recall@20"],
         "popularity_recall@20": catalog.info["retrieval"]["popularity_recall@20"],
-        "conclusion": report["conclusion"],
+        "verdict": report["verdict"],
         "report": str(bundle.folder / "report.html"),
         "machine": report["machine"],
         "example": {"user": user, "python_equals_cpp": True, "scores": [dict(zip(COLUMNS, row, strict=True)) for row in cpp]},
@@ -177,8 +178,8 @@ def show(demo: Path) -> None:
             console.print(
                 f"{row['name']}: engines {', '.join(row['engines'])}, compiled, not run (that needs the GPU)", highlight=False
             )
-    console.print(figures["conclusion"], markup=False)
-    console.print(f"With curves, rivals and the guarantee: {figures['report']}", markup=False, soft_wrap=True)
+    console.print(Verdict(**figures["verdict"]).text, markup=False)
+    console.print(f"With curves and the guarantee: {figures['report']}", markup=False, soft_wrap=True)
 
 
 @script

@@ -20,7 +20,7 @@ POPULATION = traces(8000, PAIRS, NOISE, seed=10**6)
 def of_users(first: int) -> Traces:
     """USERS users of the population, so that all calibrations are of the same one."""
     users = (np.arange(USERS) * 31 + first * USERS) % 8000
-    return POPULATION.of(np.isin(np.arange(8000), users))
+    return POPULATION.of_users(np.isin(np.arange(8000), users))
 
 
 def lost_in_the_population(policy) -> float:
