@@ -250,7 +250,7 @@ class Session:
         *,
         recent: Recent | None = None,
         as_of: int | None = None,
-        top_k: int | None = None,
+        top_k: int = 0,
         deadline_ms: float | None = None,
         force_exit: int | None = None,
         policy: StopRule | None = None,
@@ -258,7 +258,7 @@ class Session:
         """Scores a slate for one user, stopping each candidate at its first confident exit.
 
         `recent`: interactions newer than the catalog's, oldest first: item ids (liked) or (item id, liked) pairs. `as_of`: only
-        the catalog's interactions with time < as_of reach the prompt. `top_k`: return only the best; replaces the k of the
+        the catalog's interactions with time < as_of reach the prompt. `top_k`: return only the best, 0 all; replaces the k of the
         policy's top-k rule, if it has one. `deadline_ms`: no segment starts later; candidates answer from the deepest exit they
         reached, and are marked (see Scores). `force_exit`: every candidate stops there. `policy` replaces the bundle's.
 
@@ -266,8 +266,6 @@ class Session:
         CancelledError after `cancel`.
         """
         given, ids = _ids("items", items)
-        if top_k is not None and top_k < 1:
-            raise InputError(f"top_k is {top_k}, expected at least 1")
         if deadline_ms is not None:
             check_deadline(deadline_ms)
         index, exit, probability, log_odds, cut_short, stats = self._open.score(
@@ -275,7 +273,7 @@ class Session:
             ids,
             *_recent(recent),
             None if as_of is None else _integer("as_of", as_of),
-            0 if top_k is None else _integer("top_k", top_k),
+            _integer("top_k", top_k, 31),
             0 if deadline_ms is None else max(1, round(deadline_ms * 1000)),
             None if force_exit is None else _integer("force_exit", force_exit, 31),
             None if policy is None else _rules(policy, self.info.exits),

@@ -20,7 +20,7 @@
 Rules
 1. Test pairs are scored in slates of 20 (--slate; rexit.slates.cut), as of the slate's first. Boosting is fitted on slates of 8.
 2. A baseline's score becomes a probability by a Platt map that is fitted on validation.
-3. A --scored file holds the test pairs with `user`, `item` and `probability`, one row each, in any order. It is ranked by them.
+3. A --scored file holds the test pairs with `user_id`, `item_id` and `probability`, one row each, in any order. It is ranked by them.
 4. Every model is compared with --reference: differences and intervals are paired, drawn over users (judgement.py).
 5. A name of several --scored files is one model with several seeds: its figures are the means of theirs.
 6. --ratings 3,10,50 shows AUC apart for items of at most 3 ratings in training, of 4 to 10, of 11 to 50, and of more.
@@ -139,12 +139,12 @@ def embeddings(catalog: Catalog) -> Space:
 
 
 def test_frame(catalog: Catalog, slate: int = SIZE) -> pl.DataFrame:
-    """The test pairs in slates: `user`, `item`, `as_of`, `liked`."""
+    """The test pairs in slates: `user_id`, `item_id`, `as_of`, `liked`."""
     pairs: Pairs = cut(catalog.split("test"), slate)
     return pl.DataFrame(
         {
-            "user": catalog.users.take(pairs.users),
-            "item": catalog.items.take(pairs.items),
+            "user_id": catalog.users.take(pairs.users),
+            "item_id": catalog.items.take(pairs.items),
             "as_of": pairs.as_of,
             "liked": pairs.liked,
         }
@@ -154,13 +154,13 @@ def test_frame(catalog: Catalog, slate: int = SIZE) -> pl.DataFrame:
 def scored(catalog: Catalog, name: str, path: Path) -> Model:
     """A file of scored test pairs. Exits with one line where it is not that."""
     frame = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema_length=None)
-    if missing := {"user", "item", "probability"} - set(frame.columns):
-        sys.exit(f"baselines: {path}: no column {sorted(missing)[0]!r}, expected user, item, probability")
-    wanted = test_frame(catalog).with_columns(pl.int_range(pl.len()).over("user", "item").alias("copy"))
+    if missing := {"user_id", "item_id", "probability"} - set(frame.columns):
+        sys.exit(f"baselines: {path}: no column {sorted(missing)[0]!r}, expected user_id, item_id, probability")
+    wanted = test_frame(catalog).with_columns(pl.int_range(pl.len()).over("user_id", "item_id").alias("copy"))
     if frame.height != wanted.height:
         sys.exit(f"baselines: {path}: {frame.height} rows, the test split has {wanted.height}")
-    keys = ["user", "item", "copy"]
-    frame = frame.with_columns(pl.int_range(pl.len()).over("user", "item").alias("copy"))
+    keys = ["user_id", "item_id", "copy"]
+    frame = frame.with_columns(pl.int_range(pl.len()).over("user_id", "item_id").alias("copy"))
     frame = frame.cast({key: wanted.schema[key] for key in keys}).select(*keys, "probability")
     joined = wanted.join(frame, on=keys, how="left", maintain_order="left")
     if absent := joined.filter(pl.col("probability").is_null() | ~pl.col("probability").is_between(0, 1)).rows():

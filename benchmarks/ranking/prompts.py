@@ -159,7 +159,7 @@ def run(catalog: Catalog, template: Path, chosen: Settings, args: argparse.Names
 def write_pairs(catalog: Catalog, validation: LogOdds, test: LogOdds, out: Path) -> None:
     """The test pairs with one exit's probability, by a Platt map that is fitted on validation. validation, test: its log-odds."""
     platt, rows = fit(validation, catalog.split("validation").liked), catalog.split("test")
-    frame = {"user": catalog.users.take(rows.users), "item": catalog.items.take(rows.items)}
+    frame = {"user_id": catalog.users.take(rows.users), "item_id": catalog.items.take(rows.items)}
     probability = 1 / (1 + np.exp(-(platt.a * test.astype(np.float64) + platt.b)))
     pl.DataFrame({**frame, "probability": probability}).write_parquet(out)
 

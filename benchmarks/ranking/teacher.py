@@ -52,13 +52,17 @@ def probability(log_odds: Scores) -> Scores:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("catalog", type=Path)
-    parser.add_argument("out", type=Path, help=".parquet: user, item, probability")
+    parser.add_argument("out", type=Path, help=".parquet: user_id, item_id, probability")
     args = parser.parse_args()
     catalog, console = Catalog.open(args.catalog), Console(highlight=False)
     parts, _, inputs = boosting_inputs(catalog)
     name, said = best(parts, inputs, console)
     pairs = parts[0]
-    columns = {"user": catalog.users.take(pairs.users), "item": catalog.items.take(pairs.items), "probability": said}
+    columns = {
+        "user_id": catalog.users.take(pairs.users),
+        "item_id": catalog.items.take(pairs.items),
+        "probability": said,
+    }
     pl.DataFrame(columns).write_parquet(args.out)
     console.print(f"wrote {args.out}: {len(pairs)} pairs by {name}")
 

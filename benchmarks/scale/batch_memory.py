@@ -32,7 +32,7 @@ def write_pairs(bundle: Path, path: Path, count: int, slate: int) -> None:
     mixed = np.concatenate([begin + random.permutation(min(1_000_000, count - begin)) for begin in range(0, count, 1_000_000)])
     users, items = (np.array(ids.take(np.arange(len(ids)))) for ids in (catalog.users, catalog.items))
     item = items[random.integers(0, len(items), count)]
-    frame = pl.DataFrame({"user": users[user], "item": item, "as_of": time, "n": np.arange(count)})
+    frame = pl.DataFrame({"user_id": users[user], "item_id": item, "as_of": time, "n": np.arange(count)})
     frame[mixed].write_parquet(path)
 
 

@@ -100,8 +100,8 @@ def score_test(session: Session, catalog: Catalog, out: Path, force_exit: int | 
     slates = cut(catalog, "test")
     parts = [session.score(slate.user, slate.items, as_of=slate.as_of, force_exit=force_exit).probability for slate in slates]
     columns = {
-        "user": [slate.user for slate in slates for _ in slate.items],
-        "item": [item for slate in slates for item in slate.items],
+        "user_id": [slate.user for slate in slates for _ in slate.items],
+        "item_id": [item for slate in slates for item in slate.items],
         "probability": np.concatenate(parts),
     }
     pl.DataFrame(columns).write_parquet(out)

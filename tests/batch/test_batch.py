@@ -40,7 +40,7 @@ def frame(rows: int = 600) -> pl.DataFrame:
     random = np.random.default_rng(3)
     users = random.choice([*USER_IDS, *range(10_000, 10_040)], rows)
     times, notes = random.choice([30, 60, 200], rows), [f"n{n}" for n in range(rows)]
-    return pl.DataFrame({"user": users, "item": random.choice(ITEM_IDS, rows), "as_of": times, "note": notes})
+    return pl.DataFrame({"user_id": users, "item_id": random.choice(ITEM_IDS, rows), "as_of": times, "note": notes})
 
 
 def score(bundle: Bundle, given: Path, out: Path, counters: Path | None = None, **options: object) -> Report:
@@ -48,9 +48,9 @@ def score(bundle: Bundle, given: Path, out: Path, counters: Path | None = None, 
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-@pytest.mark.parametrize("top_k", [None, 2])
+@pytest.mark.parametrize("top_k", [0, 2])
 def test_small_batches_change_nothing(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, top_k: int | None
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, top_k: int
 ) -> None:
     """Every border between batches, partitions' appends and buffers is crossed many times; the other run has none."""
     given = tmp_path / f"pairs.{suffix}"
@@ -63,13 +63,13 @@ def test_small_batches_change_nothing(
     score(bundle, given, tmp_path / f"often.{suffix}", top_k=top_k)
     read = pl.read_csv if suffix == "csv" else pl.read_parquet
     once, often = read(tmp_path / f"once.{suffix}"), read(tmp_path / f"often.{suffix}")
-    assert once.equals(often) and once.height == (600 if top_k is None else sum(min(2, n) for n in _slates(frame())))
-    if top_k is None:
+    assert once.equals(often) and once.height == (600 if not top_k else sum(min(2, n) for n in _slates(frame())))
+    if not top_k:
         assert once["note"].to_list() == frame()["note"].to_list()
 
 
 def _slates(frame: pl.DataFrame) -> list[int]:
-    return frame.group_by("user", "as_of").len()["len"].to_list()
+    return frame.group_by("user_id", "as_of").len()["len"].to_list()
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -108,15 +108,15 @@ def test_folders_that_are_no_pairs(bundle: Bundle, tmp_path: Path) -> None:
     folder.mkdir()
     with pytest.raises(InputError, match=r"pairs: has no \.csv or \.tsv or \.parquet file"):
         score(bundle, folder, tmp_path / "o.csv")
-    (folder / "a.csv").write_text("user,item\n100,3\n")
+    (folder / "a.csv").write_text("user_id,item_id\n100,3\n")
     (folder / "b.tsv").write_text("user\titem\n100\t3\n")
     with pytest.raises(InputError, match=r"pairs: has \.csv and \.tsv files, expected files of one kind"):
         score(bundle, folder, tmp_path / "o.csv")
     (folder / "b.tsv").unlink()
-    (folder / "b.csv").write_text("user,item,x\n100,3,0\n")
+    (folder / "b.csv").write_text("user_id,item_id,x\n100,3,0\n")
     with pytest.raises(InputError, match=r"b\.csv: has the columns user, item, x; a\.csv has user, item"):
         score(bundle, folder, tmp_path / "o.csv")
-    (folder / "b.csv").write_text("user,item\n100,3\n100,4\n")
+    (folder / "b.csv").write_text("user_id,item_id\n100,3\n100,4\n")
     with pytest.raises(InputError, match=r"pairs: 1 item is not in the catalog: 4 \(row 2 of b\.csv\)"):
         score(bundle, folder, tmp_path / "o.csv")
     assert {path.name for path in tmp_path.iterdir()} == {"pairs"}
@@ -233,7 +233,7 @@ def test_pairs_that_change_meanwhile(bundle: Bundle, tmp_path: Path) -> None:
     class Slow(Local):
         def score(self, *words, **keywords):  # type: ignore[no-untyped-def]
             yield from super().score(*words, **keywords)
-            given.write_text("user,item,as_of,note\n")
+            given.write_text("user_id,item_id,as_of,note\n")
 
     with pytest.raises(InputError, match="changed while it was scored"):
         score_files(Opening(bundle, 0, None), BatchOptions(given, tmp_path / "o.csv", COLUMNS, None, {}), Slow())

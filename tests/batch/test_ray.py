@@ -65,7 +65,7 @@ def given(tmp_path: Path) -> Path:
     folder.mkdir()
     random = np.random.default_rng(3)
     users = random.choice([*USER_IDS, *range(10_000, 10_500)], 20_000)
-    frame = pl.DataFrame({"user": users, "item": random.choice(ITEM_IDS, 20_000)})
+    frame = pl.DataFrame({"user_id": users, "item_id": random.choice(ITEM_IDS, 20_000)})
     for n in range(2):
         frame[n * 10_000 : (n + 1) * 10_000].write_parquet(folder / f"{n}.parquet")
     return folder

@@ -90,7 +90,7 @@ def test_files_of_one_name_are_seeds(folder: Path, tmp_path: Path, monkeypatch, 
     [
         (lambda frame: frame.drop("probability"), "no column 'probability'"),
         (lambda frame: frame.head(-1), "the test split has"),
-        (lambda frame: frame.with_columns(pl.col("item").reverse()), "has no probability from 0 to 1"),
+        (lambda frame: frame.with_columns(pl.col("item_id").reverse()), "has no probability from 0 to 1"),
         (lambda frame: frame.with_columns(probability=pl.lit(1.5)), "has no probability from 0 to 1"),
     ],
 )
@@ -108,8 +108,8 @@ def test_slate_decides_as_of_when_a_pair_is_scored(folder: Path, tmp_path: Path,
     for slate in (1, 2):
         run(monkeypatch, capsys, folder, "--pairs", str(tmp_path / "pairs.parquet"), "--slate", str(slate))
         pairs[slate] = pl.read_parquet(tmp_path / "pairs.parquet")
-    own = pairs[1].with_columns(number=pl.int_range(pl.len()).over("user"))
-    first = own.with_columns(pl.col("as_of").min().over("user", pl.col("number") // 2)).drop("number")
+    own = pairs[1].with_columns(number=pl.int_range(pl.len()).over("user_id"))
+    first = own.with_columns(pl.col("as_of").min().over("user_id", pl.col("number") // 2)).drop("number")
     assert pairs[2].equals(first) and not pairs[2].equals(pairs[1])
 
 

@@ -32,8 +32,8 @@ def test_every_training_pair_has_a_probability_that_tells_likes_apart(folder: Pa
     scored = run(monkeypatch, folder, tmp_path / "teacher.parquet")
     catalog = Catalog.open(folder)
     rows = catalog.split("train")
-    assert scored["user"].to_list() == catalog.users.take(rows.users)
-    assert scored["item"].to_list() == catalog.items.take(rows.items)
+    assert scored["user_id"].to_list() == catalog.users.take(rows.users)
+    assert scored["item_id"].to_list() == catalog.items.take(rows.items)
     said = scored["probability"].to_numpy()
     assert said.min() > 0 and said.max() < 1
     assert said[rows.liked].mean() > said[~rows.liked].mean() + 0.3

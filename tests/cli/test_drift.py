@@ -31,7 +31,7 @@ def served(run: Run, place: Path) -> Bundle:
     bundle = Bundle.open(place / "bundle")
     write_report(bundle)
     rows = "".join(f"{user},{item},{AS_OF}\n" for user in USER_IDS for item in ITEM_IDS)
-    (place / "pairs.csv").write_text(f"user,item,as_of\n{rows}")
+    (place / "pairs.csv").write_text(f"user_id,item_id,as_of\n{rows}")
     out = ("--out", place / "out.csv", "--counters", place / "counters.json")
     assert run("score", bundle.path, "--pairs", place / "pairs.csv", *out).code == 0
     return bundle

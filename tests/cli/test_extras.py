@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rexit import __version__
-from rexit.cli import _extras
+from rexit.cli.common import extras
 from running.missing_packages import run_without
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -36,14 +36,14 @@ def test_every_module_of_an_extra_is_known(extra: str) -> None:
         module for module in modules_of(extra) if not module.startswith(("_", "mpl_toolkits", "pylab", "functorch", "torchgen"))
     }
     assert public, extra
-    assert public <= _extras._EXTRAS.keys()
+    assert public <= extras._EXTRAS.keys()
 
 
 def test_index_without_its_extra(tmp_path: Path) -> None:
     table = tmp_path / "a.csv"
     table.write_text("user_id,item_id,rating,timestamp\n1,2,5,0\n")
     arguments = ("--interactions", table, "--items", table, "--tokenizer", tmp_path, "--template", table, "--out", tmp_path / "c")
-    done = run_without(set(_extras._EXTRAS), "index", *arguments)
+    done = run_without(set(extras._EXTRAS), "index", *arguments)
     assert done.returncode == 1
     assert re.fullmatch(
         r"rexit: error: this needs the Python package `\w+`, .*: pip install 'rexit\[(export|calibrate)\]'\n", done.stderr
@@ -51,7 +51,7 @@ def test_index_without_its_extra(tmp_path: Path) -> None:
 
 
 def test_a_module_of_no_extra_is_no_missing_extra() -> None:
-    assert _extras.missing(ModuleNotFoundError("No module named 'rexit.nothing'", name="rexit.nothing")) is None
+    assert extras.missing(ModuleNotFoundError("No module named 'rexit.nothing'", name="rexit.nothing")) is None
 
 
 @pytest.mark.parametrize("command", [["-m", "rexit"], ["-c", "from rexit.cli import main; main()"]])

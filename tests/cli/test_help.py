@@ -1,13 +1,56 @@
-"""The help of the commands."""
+"""The help of the commands, at the widths of real terminals."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
+import typer
 
-from running.command import Run
+from rexit.cli import app
+
+COMMANDS = typer.main.get_group(app).commands
 
 
-@pytest.mark.parametrize("command", ["calibrate", "score", "drift", "refresh", "verify", "inspect", "bench"])
-def test_help_shows_an_example(run: Run, command: str) -> None:
-    ended = run(command, "--help")
-    assert ended.code == 0 and f"rexit {command} " in ended.out.split("Usage:")[1].split("\n", 1)[1]
+def help_of(command: str, width: int) -> str:
+    program = "from rexit.cli import main; main()"
+    words = [sys.executable, "-c", program, command, "--help"]
+    return subprocess.run(
+        words, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": str(width), "TERM": "dumb"}
+    ).stdout
+
+
+def unwrapped(text: str) -> str:
+    """The words of a help, with one space between them."""
+    return " ".join(text.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_readable(command: str, width: int) -> None:
+    text = help_of(command, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "`" not in text and "<bool>" not in text and "range>" not in text
+    examples = [line for line in text.split("╭")[0].splitlines() if line.strip().startswith(f"rexit {command} ")]
+    assert examples and all(line.startswith("  rexit") and not line.startswith("   ") for line in examples)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_explained(command: str) -> None:
+    options = [option for option in COMMANDS[command].params if option.param_type_name == "option"]
+    assert options and all(option.help for option in options)
+    text = unwrapped(help_of(command, 120))
+    for option in options:
+        assert f"{option.opts[0]} " in text
+
+
+def test_defaults_are_told() -> None:
+    assert "Width of the embeddings. Default: 64." in unwrapped(help_of("index", 80))
+
+
+def test_options_of_index_stand_in_groups() -> None:
+    text = help_of("index", 80)
+    titles = [line.split("─ ")[1].split(" ─")[0] for line in text.splitlines() if line.startswith("╭")]
+    assert titles == ["Input and output", "Columns", "Likes, order and splits", "Retriever (LightGCN)", "Other options"]

@@ -51,7 +51,7 @@ def test_base_loads_no_extra(module: str) -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("served")
     write_ranked(place)
-    (place / "pairs.csv").write_text("user,item\n" + "".join(f"{user},{ITEM_IDS[1]}\n" for user in USER_IDS[:3]))
+    (place / "pairs.csv").write_text("user_id,item_id\n" + "".join(f"{user},{ITEM_IDS[1]}\n" for user in USER_IDS[:3]))
     bundle, counts = Bundle.open(place / "bundle"), np.zeros((3, 3), np.int64)
     counters = Counters(*counts, np.zeros((3, 32), np.int64))
     counters.write(place / "counters.json", bundle.variant_sha256, None)

@@ -20,7 +20,7 @@ def test_full_disk_leaves_the_old_file_and_what_is_scored(run: Run, place: Path,
     out = place / "scores.csv"
     out.write_text("old")
     users = [(user, as_of) for as_of in range(30, 50) for user in USER_IDS]
-    pairs = write_pairs(place, text="user,item,as_of\n" + "".join(f"{u},3,{t}\n{u},8,{t}\n" for u, t in users))
+    pairs = write_pairs(place, text="user_id,item_id,as_of\n" + "".join(f"{u},3,{t}\n{u},8,{t}\n" for u, t in users))
     words = ("score", place / "bundle", "--pairs", pairs, "--out", out)
     with largest_file(4096):
         ended = run(*words)
@@ -31,12 +31,12 @@ def test_full_disk_leaves_the_old_file_and_what_is_scored(run: Run, place: Path,
     assert out.read_text() == "old"
     monkeypatch.setattr(runtime.Session, "score", lambda *words, **keywords: pytest.fail("scored twice"))
     assert run(*words).code == 0
-    assert pl.read_csv(out)["user"].to_list() == [u for u, _ in users for _ in range(2)]
+    assert pl.read_csv(out)["user_id"].to_list() == [u for u, _ in users for _ in range(2)]
     assert {p.name for p in place.iterdir()} == {"bundle", "catalog", "pairs.csv", "scores.csv"}
 
 
 def test_full_disk_at_once_leaves_nothing(run: Run, place: Path) -> None:
-    pairs = write_pairs(place, text="user,item\n" + "100,3\n" * 2000)
+    pairs = write_pairs(place, text="user_id,item_id\n" + "100,3\n" * 2000)
     with largest_file(4096):
         ended = run("score", place / "bundle", "--pairs", pairs, "--out", place / "scores.csv")
     assert_one_line(ended, 2, "scores.csv.partial", "cannot be written: File too large")
@@ -100,7 +100,7 @@ def test_a_slate_without_an_answer_costs_itself_alone(run: Run, place: Path, mon
         "o.csv has the others: user 103 at 30: the deadline passed before candidate 0 had reached its first exit"
     )
     scored = pl.read_csv(out)
-    assert scored["item"].to_list() == [3, -7, 8] and scored["cut_short"].to_list() == [False] * 3
+    assert scored["item_id"].to_list() == [3, -7, 8] and scored["cut_short"].to_list() == [False] * 3
     report = run(*words, "--json").json
     assert (report["rows"], report["pairs"], [one["user"] for one in report["unanswered"]]) == (3, 4, [103])
 

@@ -192,7 +192,7 @@ def scored_pairs(catalog: Catalog) -> pl.DataFrame:
     rows = catalog.split("train")
     probability = np.linspace(0.1, 0.9, len(rows))
     return pl.DataFrame(
-        {"user": catalog.users.take(rows.users), "item": catalog.items.take(rows.items), "probability": probability}
+        {"user_id": catalog.users.take(rows.users), "item_id": catalog.items.take(rows.items), "probability": probability}
     )
 
 
@@ -224,8 +224,8 @@ def test_wrong_teacher_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, base:
     first = f"user {scored['user'][0]!r}, item {scored['item'][0]!r} has no probability from 0 to 1"
     for name, said in (
         ("none.parquet", "none.parquet: "),
-        ("text.parquet", "expected a .parquet with user, item, probability"),
-        ("columns.parquet", "expected a .parquet with user, item, probability"),
+        ("text.parquet", "expected a .parquet with user_id, item_id, probability"),
+        ("columns.parquet", "expected a .parquet with user_id, item_id, probability"),
         ("rows.parquet", first),
         ("odd.parquet", first),
     ):

@@ -40,7 +40,7 @@ def assert_one_line(ended: Ended, code: int, *expected: str) -> None:
         assert text in lines[0]
 
 
-FOUR_ROWS = "user,item,as_of\n100,3,30\n103,8,30\n100,-7,30\n100,8,40\n"
+FOUR_ROWS = "user_id,item_id,as_of\n100,3,30\n103,8,30\n100,-7,30\n100,8,40\n"
 
 
 def write_pairs(place: Path, name: str = "pairs.csv", text: str = FOUR_ROWS) -> Path:

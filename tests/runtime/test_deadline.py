@@ -32,8 +32,8 @@ def test_deadline_before_the_first_exit(session: runtime.Session) -> None:
     assert caught.value.status == "REXIT_DEADLINE"
 
 
-@pytest.mark.parametrize("top_k", [None, 15_000])
-def test_deadline_amid_the_first_segment(session: runtime.Session, top_k: int | None) -> None:
+@pytest.mark.parametrize("top_k", [0, 15_000])
+def test_deadline_amid_the_first_segment(session: runtime.Session, top_k: int) -> None:
     items = ITEM_IDS * 1000
     for _ in range(20):  # how fast the machine is now, it may not be in a moment
         known = session.score(USER, items, as_of=AS_OF, force_exit=0)
@@ -55,7 +55,7 @@ def test_deadline_amid_the_first_segment(session: runtime.Session, top_k: int | 
     for numbers in (scores.log_odds, scores.probability):
         np.testing.assert_array_equal(np.isnan(numbers), ~answered)
     np.testing.assert_allclose(scores.log_odds[:count], known.log_odds[scores.index[:count]], **CLOSE)
-    if top_k is not None:
+    if top_k:
         assert (np.diff(scores.log_odds[:count]) <= 0).all()
     assert scores.stats.slate_us > 0
 

@@ -68,7 +68,7 @@ def test_info(session: runtime.Session) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"top_k": 0}, "top_k is 0"),
+        ({"top_k": -1}, "top_k is -1, out of range"),
         ({"top_k": 1.5}, "top_k is 1.5, expected an integer"),
         ({"force_exit": 3}, "force_exit is 3, the bundle has exits 0 to 2"),
         ({"force_exit": -1}, "force_exit is -1"),

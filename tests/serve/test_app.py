@@ -52,8 +52,8 @@ class Gate:
 
 def test_scores_are_the_runtimes(service: Service, bundle: Path) -> None:
     items = [int(item) for item in ITEM_IDS]
-    recent = [{"item": items[3]}, {"item": items[4], "liked": False}]
-    reply = service.score(user=100, items=items, interactions=recent, as_of=50, top_k=5)
+    recent = [items[3], [items[4], False]]
+    reply = service.score(user=100, items=items, recent=recent, as_of=50, top_k=5)
     assert reply.status == 200
     with runtime.open(bundle) as session:
         expected = session.score(100, items, recent=[(items[3], True), (items[4], False)], as_of=50, top_k=5)
@@ -79,11 +79,15 @@ def test_scores_are_the_runtimes(service: Service, bundle: Path) -> None:
         (b'{"user": "x", "items": [3]}', "user: got 'x', this catalog's ids are integers"),
         (b'{"user": 100, "items": [3, "8"]}', "items[1]: got '8', this catalog's ids are integers"),
         (b'{"user": 100, "items": [4]}', "items[0]: item 4 is not in the catalog"),
-        (b'{"user": 100, "items": [3], "interactions": [{"item": 4}]}', "interactions[0]: item 4 is not in the catalog"),
-        (b'{"user": 100, "items": [3], "interactions": [{"item": 3, "liked": 1}]}', "interactions[0].liked: got 1, expected: "),
+        (b'{"user": 100, "items": [3], "recent": [4]}', "recent[0]: item 4 is not in the catalog"),
+        (b'{"user": 100, "items": [3], "recent": [3, [3, 1]]}', "recent[1]: got [3, 1], expected an id, or an id and whether it was liked"),
+        (b'{"user": 100, "items": [3], "recent": [[3]]}', "recent[0]: got [3], expected an id, or an id and whether it was liked"),
+        (b'{"user": 100, "items": [3], "recent": 3}', "recent: got 3, expected: "),
+        (b'{"user": 100, "items": [3], "recent": [["8", true]]}', "recent[0]: got '8', this catalog's ids are integers"),
+        (b'{"user": 100, "items": [3], "recent": [' + b"3, " * 50 + b"3]}", "recent: has 51, expected at most 50"),
         (b'{"user": 100, "items": [3], "topk": 1}', "topk: got a field that is not known"),
         (b'{"user": 100, "items": [3], "a\\nb": 1}', "'a\\nb': got a field that is not known"),
-        (b'{"user": 100, "items": [3], "top_k": 0}', "top_k: got 0, expected: "),
+        (b'{"user": 100, "items": [3], "top_k": -1}', "top_k: got -1, expected: "),
         (b'{"user": 100, "items": [3], "as_of": "soon"}', "as_of: got 'soon', expected: "),
         (b'{"user": 100, "items": [3], "deadline_ms": -1}', "deadline_ms: got -1, expected: "),
         (b'{"user": 100, "items": [3], "deadline_ms": NaN}', "deadline_ms: got nan, expected: "),

@@ -30,8 +30,8 @@ ROWS = 1 << 16
 class ColumnNames:
     """Names of the columns that scoring reads. as_of: None: `as_of`, which the files may lack."""
 
-    user: str = "user"
-    item: str = "item"
+    user: str = "user_id"
+    item: str = "item_id"
     as_of: str | None = None
 
 
@@ -231,9 +231,10 @@ def _not_parquet(path: Path, exc: Exception) -> InputError:
 
 
 def _check_header(path: Path, header: Sequence[str], columns: ColumnNames, added: Sequence[str]) -> None:
-    for name, role in ((columns.user, "user"), (columns.item, "item"), (columns.as_of, "as_of")):
-        if name is not None and name not in header:
-            raise InputError(f"{path}: no column {name!r} ({role}), it has: {', '.join(header)}")
+    named = {"--user-column": columns.user, "--item-column": columns.item, "--as-of-column": columns.as_of}
+    missing = [f"{name!r} ({option})" for option, name in named.items() if name is not None and name not in header]
+    if missing:
+        raise InputError(f"{path}: no column{'s' * (len(missing) > 1)} {' and '.join(missing)}, it has: {', '.join(header)}")
     for name in header:
         if header.count(name) > 1:
             raise InputError(f"{path}: column {name!r} appears {header.count(name)} times in the header, expected unique names")

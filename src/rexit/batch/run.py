@@ -101,7 +101,7 @@ def score_files(
             advance = _Counted(progress, resumed, plan.rows)
             for partition, (scores, summary) in engine.score(opening, work, plan, todo, scoring, advance):
                 work.keep(partition, scores, summary)
-            in_order = options.options.get("top_k") is None
+            in_order = not options.options.get("top_k")
             output = Output(out, files, added, bundle.catalog.info["ids"], plan.text_times, in_order)
             if files.identity() != identity["pairs"]:
                 raise InputError(f"{files.given}: changed while it was scored; remove {work.folder} to begin anew")

@@ -5,32 +5,49 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from rexit import __version__
 from rexit.cli import bench, calibrate, compile, drift, export, index, inspect, refresh, score, serve, verify
-from rexit.cli._extras import missing
-from rexit.cli._output import stderr, stdout
+from rexit.cli.common.extras import missing
+from rexit.cli.common.help import Command, Group
+from rexit.cli.common.output import stderr, stdout
 from rexit.errors import RexitError
 from rexit.interrupts import INTERRUPTED, TERMINATED, heeded
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
+_COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
+    "Make a bundle": {
+        "index": index.index,
+        "export": export.export,
+        "compile": compile.compile_variants,
+        "calibrate": calibrate.calibrate,
+        "refresh": refresh.refresh,
+    },
+    "Use it": {"score": score.score, "serve": serve.serve},
+    "Check it": {"verify": verify.verify, "inspect": inspect.inspect, "bench": bench.bench, "drift": drift.drift},
+}
+
 app = typer.Typer(
     name="rexit",
     help="Take a trained early-exit LLM recommender to the edge: index, export, compile, calibrate, score.",
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     context_settings=_CONTEXT,
 )
+for _panel, _commands in _COMMANDS.items():
+    for _name, _function in _commands.items():
+        app.command(_name, cls=Command, rich_help_panel=_panel)(_function)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        stdout.print(f"rexit {__version__}", markup=False)
+        stdout.print(f"rexit {__version__}")
         raise typer.Exit
 
 
@@ -43,17 +60,13 @@ def _options(
     pass
 
 
-for _module in (index, export, compile, calibrate, score, serve, drift, refresh, verify, inspect, bench):
-    _module.register(app)
-
-
 def main() -> NoReturn:
     """Runs a command. A RexitError, a missing extra, a full disk, Ctrl-C or SIGTERM ends in one line and a non-zero exit code."""
     _run(app)
 
 
 def export_as(name: str, words: Sequence[str]) -> NoReturn:
-    """`rexit export WORDS...` for another program's command line, where it is called `name`. Ends as `main` does."""
+    """Runs `rexit export WORDS...` for another program's command line, where it is called `name`. Ends as `main` does."""
     command = typer.main.get_group(app).commands["export"]
     _run(partial(command, words, name, **_CONTEXT))
 
@@ -64,18 +77,20 @@ def _run(command: Callable[[], object]) -> NoReturn:
             command()
     except SystemExit as exc:
         if exc.code in (INTERRUPTED, TERMINATED):  # typer swallows Ctrl-C without a word
-            stderr.print("rexit: interrupted; nothing was left half-written", markup=False, soft_wrap=True)
+            stderr.print("rexit: interrupted; nothing was left half-written", soft_wrap=True)
         raise
     except RexitError as exc:
-        stderr.print(f"rexit: error: {exc}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(exc.exit_code)
+        _fail(str(exc), exc.exit_code)
     except ModuleNotFoundError as exc:
         if (line := missing(exc)) is None:
             raise
-        stderr.print(f"rexit: error: {line}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _fail(line, 1)
     except OSError as exc:
         where = f"{exc.filename}: " if exc.filename else ""
-        stderr.print(f"rexit: error: {where}{exc.strerror or exc}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _fail(f"{where}{exc.strerror or exc}", 1)
     sys.exit(0)
+
+
+def _fail(line: str, code: int) -> NoReturn:
+    stderr.print(f"rexit: error: {line}", soft_wrap=True)
+    sys.exit(code)

@@ -8,21 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from rexit.cli._output import DeviceOption, JsonOption, print_json, print_table, progress, shown, stdout
+from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption
+from rexit.cli.common.output import print_json, progress, shown, stdout
+from rexit.cli.common.tables import print_table
 from rexit.errors import InputError
 from rexit.slates import SIZE
 
 
-def register(app: typer.Typer) -> None:
-    app.command("bench")(bench)
-
-
 def bench(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
-    variant: Annotated[str | None, typer.Option(help="Which variant. Default: the bundle's first.")] = None,
+    variant: VariantOption = None,
     slate: Annotated[int, typer.Option(min=1, help="Candidates in each request.")] = SIZE,
     requests: Annotated[int, typer.Option(min=1, help="Requests for each mode: full depth, the policy, each fixed exit.")] = 50,
-    threads: Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")] = 0,
+    threads: ThreadsOption = 0,
     device: DeviceOption = None,
     sessions: Annotated[
         str, typer.Option(help="Numbers of sessions working at once, measured in turn; '': skip this.")
@@ -38,9 +36,10 @@ def bench(
     prompt assembly. Then come several sessions at once, and requests that arrive at random times (Poisson): their latency counts
     from arrival and includes waiting.
 
-        rexit bench bundle --slate 50 --requests 200 --threads 2
-
-        rexit bench bundle --sessions '' --profile profile.json
+    ```
+    rexit bench bundle --slate 50 --requests 200 --threads 2
+    rexit bench bundle --sessions '' --profile profile.json
+    ```
     """
     from rexit.bundle import Bundle
     from rexit.measure.bench import BenchOptions, bench_variant

@@ -7,21 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from rexit.cli._decoder import decoder
-from rexit.cli._output import DeviceOption, JsonOption, print_json, print_table, progress, shown, stdout
+from rexit.bundle.prompt_text import decoder
+from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption
+from rexit.cli.common.output import print_json, progress, shown, stdout
+from rexit.cli.common.tables import print_table
 from rexit.slates import SIZE
 
 METRICS = ["ndcg@10", "user-auc"]
 
 
-def register(app: typer.Typer) -> None:
-    app.command("calibrate")(calibrate)
-
-
 def calibrate(
     bundle: Annotated[Path, typer.Argument(help="The bundle that `rexit export` wrote.")],
     catalog: Annotated[Path, typer.Option(help="The catalog that `rexit index` wrote, with the held-out interactions.")],
-    variant: Annotated[str | None, typer.Option(help="Which variant. Default: the bundle's first.")] = None,
+    variant: VariantOption = None,
     metric: Annotated[
         list[str],
         typer.Option(
@@ -37,7 +35,7 @@ def calibrate(
     max_slates: Annotated[int, typer.Option(help="At most this many slates of each split, evenly spaced; 0: all.")] = 5000,
     timed_slates: Annotated[int, typer.Option(help="Slates whose latency is measured.")] = 16,
     device: DeviceOption = None,
-    threads: Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")] = 0,
+    threads: ThreadsOption = 0,
     profile: Annotated[
         Path | None, typer.Option(help="The segments' costs, from `rexit bench --profile`. Default: measured now.")
     ] = None,
@@ -64,11 +62,12 @@ def calibrate(
     policy loses, and how it compares with fixed depths. Writes policy.json (used by every later `rexit score` and by the C++
     runtime), report.html, report.json and traces.safetensors into the variant's folder.
 
-        rexit calibrate bundle --catalog catalog
-
-        rexit calibrate bundle --catalog catalog --variant cpu-int8 --metric top-k-overlap@5 --top-k 5 --max-drop 0.05
-
-        rexit calibrate bundle --catalog catalog --from-traces --max-drop 0.02 --confidence 0.9
+    ```
+    rexit calibrate bundle --catalog catalog
+    rexit calibrate bundle --catalog catalog --variant cpu-int8 \\
+      --metric top-k-overlap@5 --top-k 5 --max-drop 0.05
+    rexit calibrate bundle --catalog catalog --from-traces --max-drop 0.02
+    ```
     """
     from rexit.bundle import Bundle, Catalog
     from rexit.calibration import CalibrationOptions

@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rexit.cli._output import JsonOption, print_json, print_table, progress, stderr, stdout
+from rexit.cli.common.options import JsonOption
+from rexit.cli.common.output import print_json, progress, stderr, stdout
+from rexit.cli.common.tables import print_table
 
 if TYPE_CHECKING:
     from rexit.exporter.compile import CompileReport, VariantBuild
 
 
-def register(app: typer.Typer) -> None:
-    app.command("compile")(_compile)
-
-
 # Long because typer takes the options, their defaults and their help from the signature.
-def _compile(
+def compile_variants(
     bundle: Annotated[Path, typer.Argument(help="The bundle that `rexit export --target tensorrt` wrote.")],
     variant: Annotated[
         list[str] | None, typer.Option(help="Which TensorRT variant; may be given several times. Default: all of them.")
@@ -51,14 +49,17 @@ def _compile(
 
     An engine is bound to the GPU and to the version of its compiler, so run this on the device, with its TensorRT:
 
-        rexit compile bundle
+    ```
+    rexit compile bundle
+    rexit compile bundle --variant tensorrt-fp16 --python /usr/bin/python3
+    ```
 
-        rexit compile bundle --variant tensorrt-fp16 --python /usr/bin/python3
+    The second command uses the TensorRT of JetPack's own Python. TensorRT-RTX (`pip install 'rexit[tensorrt-rtx]'`) compiles on
+    any machine for the GPUs it supports, none of which is a Jetson. Without a GPU the engines are compiled, not run:
 
-    The second one uses the TensorRT of JetPack's own Python. TensorRT-RTX (`pip install 'rexit\\[tensorrt-rtx]'`) compiles on any
-    machine for the GPUs it supports, none of which is a Jetson; without a GPU the engines are compiled, not run:
-
-        rexit compile bundle --compute-capability 8.6
+    ```
+    rexit compile bundle --compute-capability 8.6
+    ```
 
     Each segment is built in a process of its own. Engines go to the variant's folder `engines/`, whole or not at all, and are
     reused as long as the graphs, the sizes and the compiler stay the same.

@@ -8,20 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rexit.cli._output import JsonOption, print_json, print_table, stdout
+from rexit.cli.common.options import JsonOption, VariantOption
+from rexit.cli.common.output import print_json, stdout
+from rexit.cli.common.tables import print_table
 
 if TYPE_CHECKING:
     from rexit.calibration.drift import ExitDrift
 
 
-def register(app: typer.Typer) -> None:
-    app.command("drift")(drift)
-
-
 def drift(
     bundle: Annotated[Path, typer.Argument(help="The bundle that was served.")],
     counters: Annotated[Path, typer.Argument(help="What its candidates did: from `rexit score --counters`, or a service's own.")],
-    variant: Annotated[str | None, typer.Option(help="Which variant. Default: the bundle's first.")] = None,
+    variant: VariantOption = None,
     json: JsonOption = False,
 ) -> None:
     """Tell whether candidates are still like those that the policy was calibrated on.
@@ -32,9 +30,11 @@ def drift(
     counted, or nearly all of calibration's are in one bin, the verdict is that it cannot tell. Runs no model; the exit code does
     not depend on the verdict.
 
-        rexit score bundle --pairs today.parquet --out scores.parquet --counters counters.json
-
-        rexit drift bundle counters.json
+    ```
+    rexit score bundle --pairs today.parquet --out scores.parquet \\
+      --counters counters.json
+    rexit drift bundle counters.json
+    ```
     """
     from rexit.bundle import Bundle, Counters
     from rexit.calibration.drift import compare, read_reference

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rexit.cli._output import JsonOption, print_json, print_table, progress, stdout
+from rexit.cli.common.options import JsonOption
+from rexit.cli.common.output import print_json, progress, stdout
+from rexit.cli.common.tables import print_table
 from rexit.errors import InputError, QualityError
 from rexit.exporter.options import ExportOptions
 
@@ -31,12 +33,8 @@ _FIGURES = (("correlation", ".6f"), ("mean", ".4f"), ("worst", ".4f"), ("kl", ".
 _DEFAULT = ExportOptions()
 
 
-def register(app: typer.Typer) -> None:
-    app.command("export")(_export)
-
-
 # Long because typer takes the options, their defaults and their help from the signature.
-def _export(
+def export(
     checkpoint: Annotated[
         str,
         typer.Argument(help="Folder of a checkpoint or a PEFT adapter, GGUF file, or the id of a model on the Hugging Face Hub."),
@@ -110,13 +108,13 @@ def _export(
 
     Only one process can write a bundle at a time; a second one is refused.
 
-        rexit export checkpoint --catalog catalog --out bundle
-
-        rexit export checkpoint --catalog catalog --out bundle --precision fp32,int8
-
-        rexit export checkpoint --catalog catalog --out bundle --target tensorrt --precision fp16,int8
-
-        rexit export SmolLM2-135M --catalog catalog --out bundle --exits 10,20,30 --head shared
+    ```
+    rexit export checkpoint --catalog catalog --out bundle --precision fp32,int8
+    rexit export checkpoint --catalog catalog --out bundle \\
+      --target tensorrt --precision fp16,int8
+    rexit export SmolLM2-135M --catalog catalog --out bundle \\
+      --exits 10,20,30 --head shared
+    ```
 
     Next: `rexit calibrate bundle --catalog catalog` finds when to stop at which exit.
     """

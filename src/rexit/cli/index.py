@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from rexit.cli._output import JsonOption, print_json, print_table, progress, shown, stdout
+from rexit.cli.common.options import JsonOption
+from rexit.cli.common.output import print_json, progress, shown, stdout
+from rexit.cli.common.tables import print_table
 from rexit.errors import InputError
 from rexit.exporter.options import POSITIVE_AT, Columns, IndexOptions, LightGCNOptions
 from rexit.times import Timeline
@@ -17,98 +19,146 @@ _DEFAULT = IndexOptions()
 _COLUMNS, _LIGHTGCN = _DEFAULT.columns, _DEFAULT.lightgcn
 
 
-def register(app: typer.Typer) -> None:
-    app.command("index")(index)
+_INPUT, _COLUMNS_PANEL, _LIKES, _LIGHTGCN_PANEL = "Input and output", "Columns", "Likes, order and splits", "Retriever (LightGCN)"
 
 
 # Long because typer takes the options, their defaults and their help from the signature.
 def index(
     context: typer.Context,
-    interactions: Annotated[Path, typer.Option(help="Who rated what and when: CSV, TSV or Parquet. With --update: those since.")],
-    tokenizer: Annotated[str, typer.Option(help="A tokenizer.json, a folder with one, or a Hugging Face Hub name.")],
-    template: Annotated[Path, typer.Option(help="The prompt template, TOML (docs/template.md).")],
-    out: Annotated[Path, typer.Option(help="The catalog folder to write; an older catalog there is replaced.")],
+    interactions: Annotated[
+        Path,
+        typer.Option(help="Who rated what and when: CSV, TSV or Parquet. With --update: the new ones.", rich_help_panel=_INPUT),
+    ],
+    tokenizer: Annotated[
+        str, typer.Option(help="A tokenizer.json, a folder with one, or a Hugging Face Hub name.", rich_help_panel=_INPUT)
+    ],
+    template: Annotated[Path, typer.Option(help="The prompt template, TOML (docs/template.md).", rich_help_panel=_INPUT)],
+    out: Annotated[
+        Path, typer.Option(help="The catalog folder to write. An older catalog there is replaced.", rich_help_panel=_INPUT)
+    ],
     items: Annotated[
         Path | None,
         typer.Option(
-            help="One row per item: its id and the columns that the template names. With --update: new items, and known ones "
-            "whose texts are other ones now."
+            help="One row per item: its id and the columns that the template names. With --update: new items, and existing items "
+            "whose text changed.",
+            rich_help_panel=_INPUT,
         ),
     ] = None,
     users: Annotated[
-        Path | None, typer.Option(help="One row per user, if the template names columns of users. With --update: as --items.")
+        Path | None,
+        typer.Option(
+            help="One row per user, if the template names columns of users. With --update: as --items.", rich_help_panel=_INPUT
+        ),
     ] = None,
     update: Annotated[
         Path | None,
-        typer.Option(help="A catalog to add to, for the model that was trained on it: ids, embeddings, program and limits stay."),
+        typer.Option(
+            help="A catalog to extend, for the model that was trained on it. Ids, embeddings, prompt program and limits stay.",
+            rich_help_panel=_INPUT,
+        ),
     ] = None,
-    user_column: Annotated[str, typer.Option(help="The user id's column.")] = _COLUMNS.user,
-    item_column: Annotated[str, typer.Option(help="The item id's column.")] = _COLUMNS.item,
-    rating_column: Annotated[str, typer.Option(help="The rating's column; not read with --implicit.")] = _COLUMNS.rating,
+    user_column: Annotated[str, typer.Option(help="User ids.", rich_help_panel=_COLUMNS_PANEL)] = _COLUMNS.user,
+    item_column: Annotated[str, typer.Option(help="Item ids.", rich_help_panel=_COLUMNS_PANEL)] = _COLUMNS.item,
+    rating_column: Annotated[
+        str, typer.Option(help="Ratings. Not read with --implicit.", rich_help_panel=_COLUMNS_PANEL)
+    ] = _COLUMNS.rating,
     time_column: Annotated[
-        str, typer.Option(help="The time's column: whole numbers, or Parquet dates; read with --order time alone.")
+        str,
+        typer.Option(
+            help="Times: whole numbers, dates or ISO 8601 text. Read with --order time only.", rich_help_panel=_COLUMNS_PANEL
+        ),
     ] = _COLUMNS.time,
     split_column: Annotated[
-        str | None,
-        typer.Option(help="A column that says train, validation (or valid) or test."),
+        str | None, typer.Option(help="Splits: train, validation (or valid), test.", rich_help_panel=_COLUMNS_PANEL)
     ] = None,
     positive_at: Annotated[
-        float | None, typer.Option(help=f"A rating of at least this is a like. Default: {POSITIVE_AT:g}; not with --implicit.")
+        float | None,
+        typer.Option(
+            help=f"A rating of at least this is a like. Default: {POSITIVE_AT:g}; not with --implicit.", rich_help_panel=_LIKES
+        ),
     ] = None,
     implicit: Annotated[
-        bool, typer.Option("--implicit", help="No ratings: every interaction is a like, against sampled items not met so far.")
+        bool,
+        typer.Option(
+            "--implicit",
+            help="No ratings: every interaction is a like. Sampled items that the user has not met are the dislikes.",
+            rich_help_panel=_LIKES,
+        ),
     ] = False,
     implicit_negatives: Annotated[
-        int, typer.Option(help="With --implicit: sampled items for each interaction.")
+        int, typer.Option(help="With --implicit: sampled items per interaction.", rich_help_panel=_LIKES)
     ] = _DEFAULT.implicit_negatives,
     repeats: Annotated[
-        str, typer.Option(help="Where a user meets an item at several times: all count, or only the first.")
+        str,
+        typer.Option(help="Several interactions of a user with one item: count all, or the first only.", rich_help_panel=_LIKES),
     ] = _DEFAULT.repeats,
     order: Annotated[
-        str, typer.Option(help="What came first: time (the column), file (the order of rows) or random.")
+        str,
+        typer.Option(help="What came first: time (the column), file (the order of rows) or random.", rich_help_panel=_LIKES),
     ] = _DEFAULT.order,
     split: Annotated[
         str | None,
         typer.Option(
-            help="user:A,B of each user's interactions, time:A,B of all, leave-last:V,T of each user. Default: user:0.8,0.9",
+            help="user:A,B splits each user's interactions at these shares, time:A,B all interactions; leave-last:V,T takes the "
+            "last ones of each user. Default: user:0.8,0.9",
+            rich_help_panel=_LIKES,
         ),
     ] = None,
     snapshots: Annotated[
         int,
-        typer.Option(help="Parts of each user's training: a prompt of one retrieves with what the earlier ones taught."),
+        typer.Option(
+            help="Parts of each user's training interactions. A training prompt retrieves with what the earlier parts taught.",
+            rich_help_panel=_LIGHTGCN_PANEL,
+        ),
     ] = _DEFAULT.snapshots,
-    dim: Annotated[int, typer.Option(help="LightGCN: width of the embeddings.")] = _LIGHTGCN.dim,
-    layers: Annotated[int, typer.Option(help="LightGCN: propagation layers.")] = _LIGHTGCN.layers,
+    neighbours: Annotated[
+        int, typer.Option(help="Similar users stored per user.", rich_help_panel=_LIGHTGCN_PANEL)
+    ] = _DEFAULT.neighbours,
+    dim: Annotated[int, typer.Option(help="Width of the embeddings.", rich_help_panel=_LIGHTGCN_PANEL)] = _LIGHTGCN.dim,
+    layers: Annotated[int, typer.Option(help="Propagation layers.", rich_help_panel=_LIGHTGCN_PANEL)] = _LIGHTGCN.layers,
     epochs: Annotated[
         int,
-        typer.Option(help="LightGCN: epochs at most; it stops early on validation recall@20. 0: what it starts from."),
+        typer.Option(
+            help="Most epochs; stops early on validation recall@20. 0: keep the initial embeddings.",
+            rich_help_panel=_LIGHTGCN_PANEL,
+        ),
     ] = _LIGHTGCN.epochs,
-    patience: Annotated[int, typer.Option(help="LightGCN: epochs without a better recall before it stops.")] = _LIGHTGCN.patience,
-    learning_rate: Annotated[float, typer.Option(help="LightGCN: Adam's learning rate.")] = _LIGHTGCN.learning_rate,
-    weight_decay: Annotated[float, typer.Option(help="LightGCN: BPR's lambda.")] = _LIGHTGCN.weight_decay,
-    negatives: Annotated[int, typer.Option(help="LightGCN: items drawn against each like.")] = _LIGHTGCN.negatives,
-    neighbours: Annotated[int, typer.Option(help="Similar users kept for each user.")] = _DEFAULT.neighbours,
-    seed: Annotated[int, typer.Option(help="Seed of LightGCN's training, of --order random and of sampled items.")] = 0,
+    patience: Annotated[
+        int, typer.Option(help="Epochs without a better recall before it stops.", rich_help_panel=_LIGHTGCN_PANEL)
+    ] = _LIGHTGCN.patience,
+    learning_rate: Annotated[
+        float, typer.Option(help="Adam's learning rate.", rich_help_panel=_LIGHTGCN_PANEL)
+    ] = _LIGHTGCN.learning_rate,
+    weight_decay: Annotated[float, typer.Option(help="BPR's lambda.", rich_help_panel=_LIGHTGCN_PANEL)] = _LIGHTGCN.weight_decay,
+    negatives: Annotated[
+        int, typer.Option(help="Sampled items per like.", rich_help_panel=_LIGHTGCN_PANEL)
+    ] = _LIGHTGCN.negatives,
+    seed: Annotated[int, typer.Option(help="Of the training, of --order random and of sampled items.")] = 0,
     json: JsonOption = False,
 ) -> None:
     """Turn interactions, items, a tokenizer and a prompt template into a catalog.
 
-    Each interaction is in one split: `train`, `validation` or `test`. Trains LightGCN on the likes of `train`, and again on its
-    earlier parts for training prompts, which must not retrieve what knows their answer. Finds each user's nearest users, and
-    stores everything a prompt is made of as token tables, so that the device needs neither a tokenizer nor a graph library. Says
-    how long prompts are and what makes the longest one long.
+    Trains LightGCN, finds each user's nearest users, and stores everything a prompt is made of as token tables. The device then
+    needs neither a tokenizer nor a graph library. Reports how long prompts are, and what makes the longest prompt long.
 
-        rexit index --interactions ratings.csv --items films.csv --tokenizer model/ --template prompt.toml --out catalog
+    ```
+    rexit index --interactions ratings.csv --items films.csv \\
+      --tokenizer model/ --template prompt.toml --out catalog
+    ```
 
-    With `--update` the new catalog is the old one with what happened since, for `rexit refresh`: new users and items are placed
-    among the known ones, whose embeddings stay, and nothing is trained. How interactions are read is the old catalog's business;
-    of the options only those of files and id columns apply. The new interactions of one user in ten are `validation`, of one in
-    ten `test`.
+    Each interaction is in one split: `train`, `validation` or `test`. LightGCN is trained on the likes of `train`, and again on
+    its earlier parts for training prompts, which must not retrieve what knows their answer. For published protocols:
+    `--split time:0.8,0.9` for one border in time, `--split leave-last:1,1` for the last two of each user, `--split-column fold`
+    for splits that come with the data.
 
-        rexit index --update old --interactions today.csv --items films.csv --tokenizer model/ --template prompt.toml --out new
+    With `--update` the new catalog is the old one with what happened since, for `rexit refresh`. Nothing is trained: new users
+    and items are placed among the existing ones, whose embeddings stay. Only the options of files and id columns apply; the old
+    catalog decides the rest. Of the new interactions, those of one user in ten are `validation`, of one in ten `test`.
 
-    Published protocols: `--split time:0.8,0.9` for one border in time, `--split leave-last:1,1` for the last two of each user,
-    `--split-column fold` for splits that come with the data.
+    ```
+    rexit index --update old --interactions today.csv --items films.csv \\
+      --tokenizer model/ --template prompt.toml --out new
+    ```
     """
     if update is not None:
         _update(context, update, interactions, tokenizer, template, out, items, users, json)

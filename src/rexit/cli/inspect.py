@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rexit.cli._as_of import AsOfOption, parse_as_of
-from rexit.cli._decoder import decoder
-from rexit.cli._output import JsonOption, print_json, print_table, stdout
+from rexit.bundle.prompt_text import decoder
+from rexit.cli.common.as_of import AsOfOption, parse_as_of
+from rexit.cli.common.options import JsonOption, VariantOption
+from rexit.cli.common.output import print_json, stdout
+from rexit.cli.common.tables import print_table
 from rexit.errors import BundleError, InputError
 from rexit.ids import parse_id, parse_ids
 
@@ -20,28 +22,24 @@ if TYPE_CHECKING:
     from rexit.bundle import Bundle, Catalog, Policy, Variant
 
 
-def register(app: typer.Typer) -> None:
-    app.command("inspect")(inspect)
-
-
 def inspect(
     path: Annotated[Path, typer.Argument(help="A bundle, a catalog, or a policy.json.")],
-    user: Annotated[str | None, typer.Option(help="With --items: show the prompt that this user's slate would have.")] = None,
+    user: Annotated[str | None, typer.Option(help="With --items: show the prompt of this user's slate.")] = None,
     items: Annotated[str | None, typer.Option("--items", "--item", help="Item ids, separated by commas.")] = None,
     as_of: AsOfOption = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="The model's folder with tokenizer.json: prompts are shown as text, too.")
     ] = None,
-    variant: Annotated[str | None, typer.Option(help="Which variant. Default: the bundle's first.")] = None,
+    variant: VariantOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show what a bundle, a catalog or a policy holds. Runs no model.
 
+    ```
     rexit inspect bundle
-
     rexit inspect catalog --json
-
-    rexit inspect bundle --user 196 --items 242,302 --tokenizer SmolLM2-135M-Instruct
+    rexit inspect bundle --user 196 --items 242,302 --tokenizer SmolLM2-135M
+    ```
     """
     if user is not None or items is not None:
         if user is None or items is None:

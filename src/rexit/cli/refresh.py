@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from rexit.cli._output import JsonOption, print_json, print_table, progress, shown, stdout
-
-
-def register(app: typer.Typer) -> None:
-    app.command("refresh")(refresh)
+from rexit.cli.common.options import JsonOption, ThreadsOption
+from rexit.cli.common.output import print_json, progress, shown, stdout
+from rexit.cli.common.tables import print_table
 
 
 def refresh(
@@ -30,7 +28,7 @@ def refresh(
     golden_slates: Annotated[int, typer.Option(help="Golden slates to make for each variant.")] = 16,
     drift_slates: Annotated[int, typer.Option(help="Validation slates, the latest, that a policy is tried on, at most.")] = 400,
     device: Annotated[str, typer.Option(help="Where variants run meanwhile: cpu (any variant), cuda or tensorrt.")] = "cpu",
-    threads: Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")] = 0,
+    threads: ThreadsOption = 0,
     json: JsonOption = False,
 ) -> None:
     """Give a bundle a newer catalog: no export, no engines, no calibration.
@@ -47,7 +45,9 @@ def refresh(
     The swap is one rename. Whoever has the bundle open goes on with the old catalog, until it opens or reloads
     (`rexit_bundle_reload`, `Session.reloaded`). Killed at any point, the bundle is the old one or the new one.
 
-        rexit refresh bundle --catalog catalog-today --checkpoint checkpoint && rexit verify bundle
+    ```
+    rexit refresh bundle --catalog catalog-today --checkpoint checkpoint
+    ```
     """
     from rexit.refresh import RefreshOptions
     from rexit.refresh import refresh as run

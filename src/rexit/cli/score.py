@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rexit.answers import score_rows, stats_row
-from rexit.cli._as_of import AsOfOption, parse_as_of
-from rexit.cli._output import DeviceOption, JsonOption, print_json, print_table, progress, shown, stderr, stdout
+from rexit.cli.common.as_of import AsOfOption, parse_as_of
+from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption
+from rexit.cli.common.output import print_json, progress, shown, stderr, stdout
+from rexit.cli.common.tables import print_table
 from rexit.deadlines import check_deadline
 from rexit.errors import InputError, RexitError
 from rexit.ids import first_few, parse_id, parse_ids, parse_recent
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 WITHOUT_HISTORY = "scored without any history"
 
 ENGINES = ("local", "ray")
+
+_ONE_SLATE, _FILES = "One slate", "Files of pairs"
 
 
 @dataclass(frozen=True)
@@ -51,61 +55,72 @@ class _Setup:
                 session.counters().write(self.counters, self.bundle.variant_sha256, self.bundle.policy_sha256)
 
 
-def register(app: typer.Typer) -> None:
-    app.command("score")(score)
-
-
 def score(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
-    user: Annotated[str | None, typer.Option(help="User id. One that is not in the catalog is placed by --recent.")] = None,
-    items: Annotated[str | None, typer.Option(help="Item ids, separated by commas.")] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(help="User id. A user who is not in the catalog is placed by --recent.", rich_help_panel=_ONE_SLATE),
+    ] = None,
+    items: Annotated[str | None, typer.Option(help="Item ids, separated by commas.", rich_help_panel=_ONE_SLATE)] = None,
     recent: Annotated[
-        str, typer.Option(help="Interactions newer than the catalog's, oldest first: `ITEM` or `ITEM:1` liked, `ITEM:0` not.")
+        str,
+        typer.Option(
+            help="Interactions newer than the catalog's, oldest first: `ITEM` or `ITEM:1` for liked, `ITEM:0` for not liked.",
+            rich_help_panel=_ONE_SLATE,
+        ),
     ] = "",
     as_of: AsOfOption = None,
-    top_k: Annotated[int, typer.Option(help="Only the k most probable, best first; 0: all, in the order given.")] = 0,
-    deadline_ms: Annotated[float | None, typer.Option(help="Answer with what is known when this time is up.")] = None,
+    top_k: Annotated[int, typer.Option(help="Only the k most probable, best first. 0: all, in the order given.")] = 0,
+    deadline_ms: Annotated[float | None, typer.Option(help="Answer with what is known when this time has passed.")] = None,
     force_exit: Annotated[int | None, typer.Option(help="Every candidate stops at this exit, counted from 0.")] = None,
     pairs: Annotated[
         Path | None,
         typer.Option(
-            help="Pairs to score, instead of --user and --items: a .csv, .tsv or .parquet file, or a folder of one of these."
+            help="The pairs to score: a .csv, .tsv or .parquet file, or a folder of files of one kind.", rich_help_panel=_FILES
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the scored pairs go: a .csv or .parquet file.")] = None,
-    user_column: Annotated[str | None, typer.Option(help="Column of --pairs. Default: user.")] = None,
-    item_column: Annotated[str | None, typer.Option(help="Column of --pairs. Default: item.")] = None,
-    as_of_column: Annotated[str | None, typer.Option(help="Column of --pairs. Default: as_of, where there is one.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The scored pairs: a .csv or .parquet file.", rich_help_panel=_FILES)] = None,
+    user_column: Annotated[str | None, typer.Option(help="User ids. Default: user_id.", rich_help_panel=_FILES)] = None,
+    item_column: Annotated[str | None, typer.Option(help="Item ids. Default: item_id.", rich_help_panel=_FILES)] = None,
+    as_of_column: Annotated[
+        str | None, typer.Option(help="Times, as --as-of. Default: as_of, if there is such a column.", rich_help_panel=_FILES)
+    ] = None,
     engine: Annotated[
-        str, typer.Option(help="For --pairs: local, or ray: a session in each of a Ray cluster's workers.")
+        str,
+        typer.Option(help="local, or ray: a session in each worker of a Ray cluster.", rich_help_panel=_FILES),
     ] = "local",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="For --engine ray. Default: as many as the cluster has CPUs for.")
+        int | None,
+        typer.Option(
+            min=1, help="Workers of --engine ray. Default: as many as the cluster has CPUs for.", rich_help_panel=_FILES
+        ),
     ] = None,
-    variant: Annotated[str | None, typer.Option(help="Which variant. Default: the bundle's first.")] = None,
-    threads: Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")] = 0,
+    variant: VariantOption = None,
+    threads: ThreadsOption = 0,
     device: DeviceOption = None,
     counters: Annotated[
-        Path | None, typer.Option(help="Where to write what candidates did at each exit, for `rexit drift`; replaces the file.")
+        Path | None, typer.Option(help="Write what candidates did at each exit to this file, for `rexit drift`.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Score candidates for one user, or files of pairs.
 
-        rexit score bundle --user 196 --items 242,302,377
+    ```
+    rexit score bundle --user 196 --items 242,302,377
+    rexit score bundle --user 99999 --recent 50:1,172:1,288:0 --items 181,210
+    rexit score bundle --pairs pairs.parquet --out scores.parquet
+    ```
 
-        rexit score bundle --user 99999 --recent 50:1,172:1,288:0 --items 181,210 --top-k 1
+    Rows of `--pairs` with the same user and time are one slate, wherever they stand. The output has the same rows in the same
+    order, with these columns added: `probability`; `log_odds`, raw, at the exit that answered; `exit`, from 0. With
+    `--deadline-ms` there is also `cut_short`, true where the deadline stopped the row. If it came before the first exit, the
+    other columns are empty. `--top-k` keeps the best rows of each slate, best first.
 
-        rexit score bundle --pairs pairs.parquet --out scores.parquet
+    A slate that has no answer in time, or whose prompt is too long for the model, is left out and named. The others are in the
+    file, and the exit code is 7 or 2.
 
-    Rows with the same user and time are scored as one slate, wherever they stand. Rows keep their order and gain the columns
-    `probability`, `log_odds` (raw, at the exit that answered) and `exit` (from 0); with --deadline-ms also `cut_short`: the
-    deadline stopped this row, and if it came before the first exit, the other columns are empty. --top-k keeps the best rows of
-    each slate, best first. A slate that has no answer in time, or whose prompt is longer than the model takes, is left out and
-    named; the others are in the file, and the exit code is 7 or 2.
-
-    Memory does not grow with the number of pairs. OUT appears when it is complete. Until then the folder OUT.partial holds what
-    is done; after Ctrl-C, a failure or a kill, the same command goes on from there.
+    Memory does not grow with the number of pairs. OUT appears when it is complete. Until then OUT.partial holds the finished
+    part; after Ctrl-C, a failure or a kill, the same command continues from there.
     """
     from rexit.batch import BatchOptions, ColumnNames
     from rexit.batch.run import check_place
@@ -117,7 +132,7 @@ def score(
         raise InputError("--workers is for --engine ray; the local engine has one session, and --threads")
     if deadline_ms is not None:
         check_deadline(deadline_ms)
-    options = {"force_exit": force_exit, "deadline_ms": deadline_ms, "top_k": top_k or None}
+    options = {"force_exit": force_exit, "deadline_ms": deadline_ms, "top_k": top_k}
     if counters is not None:
         if force_exit is not None:
             raise InputError("--counters: forced exits are not counted; leave out --force-exit")

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rexit.cli._output import DeviceOption, JsonOption, print_json, print_table, progress, stdout
+from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption
+from rexit.cli.common.output import print_json, progress, stdout
+from rexit.cli.common.tables import print_table
 from rexit.errors import BackendError, BundleError, RexitError
 
 if TYPE_CHECKING:
@@ -36,14 +38,10 @@ class Check:
     failures: tuple[str, ...] = ()
 
 
-def register(app: typer.Typer) -> None:
-    app.command("verify")(verify)
-
-
 def verify(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
     variant: Annotated[str | None, typer.Option(help="Only this variant. Default: all.")] = None,
-    threads: Annotated[int, typer.Option(help="Threads of the backend; 0: one per core.")] = 0,
+    threads: ThreadsOption = 0,
     device: DeviceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -55,7 +53,9 @@ def verify(
     prefix); and TensorRT engines (digests, and that they were built from these graphs). If a variant's backend is missing on this
     machine, only its files are checked, unless the variant or a device is named. Exits with 8 if anything fails.
 
-        rexit verify bundle && systemctl restart recommender
+    ```
+    rexit verify bundle && systemctl restart recommender
+    ```
     """
     checks = _checks(bundle, variant, threads, device)
     failed = [line for check in checks for line in check.failures]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
 import reprlib
 import time
 from collections.abc import Mapping, Sequence
@@ -47,7 +46,7 @@ so route a user's requests to the same replica if you have several.
 
 @dataclass(frozen=True)
 class Limits:
-    """max_items: candidates and interactions of a request, each. max_body: bytes. deadline_ms: of requests that name none."""
+    """max_items: candidates of a request, and recent interactions of one. max_body: bytes. deadline_ms: of requests that name none."""
 
     max_items: int = 2000
     max_body: int = 1 << 20
@@ -85,7 +84,7 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
                 metrics.refusals.labels("deadline").inc()
             return _problem(504, str(exc))
         except InputError as exc:
-            return _problem(422, re.sub(r"^recent\w*", "interactions", str(exc)))  # as the field is called here
+            return _problem(422, str(exc))
         except RexitError as exc:
             return _problem(500, str(exc))
         metrics.queued.observe(answered.waited)
@@ -121,20 +120,20 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
 def _job(request: ScoreRequest, pool: Pool, limits: Limits) -> Job:
     """Raises InputError for what the model of the request cannot know."""
     info = pool.info
-    for name, given in (("items", request.items), ("interactions", request.interactions)):
+    for name, given in (("items", request.items), ("recent", request.recent)):
         if len(given) > limits.max_items:
             raise InputError(f"{name}: has {len(given)}, expected at most {limits.max_items}")
     _check_kind("user", request.user, info.string_user_ids)
     for n, item in enumerate(request.items):
         _check_kind(f"items[{n}]", item, info.string_item_ids)
-    for n, one in enumerate(request.interactions):
-        _check_kind(f"interactions[{n}].item", one.item, info.string_item_ids)
+    recent = [interaction if isinstance(interaction, tuple) else (interaction, True) for interaction in request.recent]
+    for n, (item, _) in enumerate(recent):
+        _check_kind(f"recent[{n}]", item, info.string_item_ids)
     deadline = limits.deadline_ms if request.deadline_ms is None else request.deadline_ms
-    recent = [(one.item, one.liked) for one in request.interactions] or None
     return Job(
         request.user,
         request.items,
-        {"recent": recent, "as_of": request.as_of, "top_k": request.top_k},
+        {"recent": recent or None, "as_of": request.as_of, "top_k": request.top_k},
         None if deadline is None else deadline / 1000,
     )
 
@@ -188,7 +187,8 @@ def _first_line(errors: Sequence[Any]) -> str:
     if first["type"] == "extra_forbidden":
         return f"{field}: got a field that is not known, expected those of {SCORE} in /openapi.json{more}"
     if first["type"] in ("int_type", "string_type") and len(errors) > 1:
-        return f"{field}: got {_short(first['input'])}, expected an id: an integer or a string"
+        expected = "an id, or an id and whether it was liked" if parts[0] == "recent" else "an id: an integer or a string"
+        return f"{field}: got {_short(first['input'])}, expected {expected}"
     expected = first["msg"][:1].lower() + first["msg"][1:]
     return f"{field}: got {_short(first['input'])}, expected: {expected.removeprefix('input should be ')}{more}"
 

@@ -11,14 +11,6 @@ from rexit.deadlines import LONGEST_MS
 Id = StrictInt | StrictStr
 
 
-class Interaction(BaseModel):
-    """One thing the user did."""
-
-    model_config = ConfigDict(extra="forbid")
-    item: Annotated[Id, Field(description="The item's id.")]
-    liked: Annotated[StrictBool, Field(description="Whether the user liked it.")] = True
-
-
 class ScoreRequest(BaseModel):
     """One user's slate: the candidates that are scored together."""
 
@@ -27,22 +19,25 @@ class ScoreRequest(BaseModel):
         json_schema_extra={
             "examples": [
                 {"user": 196, "items": [242, 302, 377], "top_k": 2, "deadline_ms": 50},
-                {"user": 99999, "items": [181, 210], "interactions": [{"item": 50}, {"item": 288, "liked": False}]},
+                {"user": 99999, "items": [181, 210], "recent": [50, [288, False]]},
             ]
         },
     )
     user: Annotated[
         Id,
-        Field(description="A number or a string, as the catalog's. An unknown user is placed by `interactions`."),
+        Field(description="A number or a string, as the catalog's. An unknown user is placed by `recent`."),
     ]
     items: Annotated[list[Id], Field(min_length=1, description="Ids of the candidates. All must be in the catalog.")]
-    interactions: Annotated[list[Interaction], Field(description="Interactions newer than the catalog's, oldest first.")] = []
+    recent: Annotated[
+        list[Id | tuple[Id, StrictBool]],
+        Field(description="Interactions newer than the catalog's, oldest first: an item's id (liked), or the id and a boolean."),
+    ] = []
     as_of: Annotated[
         StrictInt | None, Field(description="Only the catalog's interactions before this time are used. Null: all.")
     ] = None
     top_k: Annotated[
-        int | None, Field(ge=1, strict=True, description="Only the k most probable, best first. Null: all, in the order given.")
-    ] = None
+        int, Field(ge=0, lt=1 << 31, strict=True, description="Only the k most probable, best first. 0: all, in the order given.")
+    ] = 0
     deadline_ms: Annotated[
         float | None,
         Field(

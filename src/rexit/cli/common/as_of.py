@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rexit.cli._output import stderr
+from rexit.cli.common.output import stderr
 
 if TYPE_CHECKING:
     from rexit.bundle import Catalog

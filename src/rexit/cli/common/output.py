@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich import progress as rich_progress
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from rexit import interrupts
 from rexit.progress import Progress
@@ -26,29 +22,12 @@ stdout = Console(
 )
 stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-
-DeviceOption = Annotated[
-    str | None, typer.Option(help="cpu, cuda or tensorrt. Default: the variant's own. The CPU runs every variant's graphs.")
-]
-
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout. Numbers that JSON cannot hold become null."""
     from rexit.bundle.files import json_values
 
     print(json.dumps(json_values(value), indent=1, ensure_ascii=False, default=str, allow_nan=False))
-
-
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table whose first column is text and whose others are numbers, right-aligned."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for n, column in enumerate(columns):
-        table.add_column(column, justify="left" if n == 0 else "right", no_wrap=n == 0)
-    for row in rows:
-        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
-    stdout.print(title, style="bold")  # not the table's own, which would wrap at the table's width
-    stdout.print(table)
 
 
 class _Interruptible(rich_progress.Progress):

@@ -1,0 +1,41 @@
+"""How a command's help looks: Markdown, flags without a type, defaults in the text, options in panels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+REMAINING = "Other options"
+"""The panel of the options that name none, where others do."""
+
+
+class Command(TyperCommand):
+    """A command of `rexit`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _arranged(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """`rexit` itself."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _arranged(super().get_params(ctx))
+
+
+def _arranged(parameters: list[Any]) -> list[Any]:
+    options = [parameter for parameter in parameters if parameter.param_type_name == "option"]
+    has_panels = any(option.rich_help_panel for option in options)
+    for option in options:
+        if option.is_flag:
+            option.metavar = ""  # else typer writes <bool>, as if a value followed
+        elif getattr(option, "min", None) is not None:
+            option.metavar = "<int>"  # else <int range>, beside the range itself
+        if not option.is_flag and option.show_default and option.default not in (None, ""):
+            values = option.default if isinstance(option.default, list | tuple) else [option.default]
+            option.help = f"{option.help} Default: {', '.join(map(str, values))}."
+            option.show_default = False  # else it takes a line of its own
+        if has_panels and not option.rich_help_panel:
+            option.rich_help_panel = REMAINING  # else it stands before the panels
+    return parameters

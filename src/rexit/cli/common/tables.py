@@ -1,0 +1,54 @@
+"""Tables that fit the terminal: numbers to the right, text to the left, no header cut.
+
+A table that is wider than the terminal goes on below, with its first column again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from rexit.cli.common.output import stdout
+
+_NUMBER = re.compile(r"([-+~]?\d[\d.,]*(e[-+]?\d+)?( ?(%|x|[kMG]B))?|-|NaN|)")
+_LEAST_TEXT = 20
+"""A column of longer texts is at least this wide."""
+_GAP = 2
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Prints a table on stdout.
+
+    Args:
+        title: The line above it.
+        columns: The headers. The first column names the rows.
+        rows: A cell for each column. Floats are rounded to four digits.
+    """
+    cells = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    numeric = [n > 0 and all(_NUMBER.fullmatch(row[n]) for row in cells) for n in range(len(columns))]
+    widths = []
+    for n, column in enumerate(columns):
+        longest = max((len(row[n]) for row in cells), default=0)
+        header = max(map(len, column.split()), default=0)
+        widths.append(max(header, longest if numeric[n] else min(longest, _LEAST_TEXT)))
+    stdout.print(title, style="bold")  # not the table's own, which would wrap at the table's width
+    for part in _parts(widths, stdout.width):
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for n in part:
+            table.add_column(columns[n], justify="right" if numeric[n] else "left", min_width=widths[n], overflow="fold")
+        for row in cells:
+            table.add_row(*(row[n] for n in part))
+        stdout.print(table)
+
+
+def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
+    """The columns of each table, by their numbers, so that it fits into `room` characters."""
+    parts = [[0]]
+    for n in range(1, len(widths)):
+        if len(parts[-1]) > 1 and sum(widths[m] + _GAP for m in parts[-1]) + widths[n] > room:
+            parts.append([0])
+        parts[-1].append(n)
+    return parts
