@@ -1,12 +1,15 @@
 """Scores slates with an exported bundle: Python bindings of the C++ library. Loads neither torch nor transformers."""
 
+from rexit.runtime._answers import ExitInfo, Info, Memory, Score, Scores, SegmentStats, Stats, Trace
+from rexit.runtime._arguments import StopRule
 from rexit.runtime._library import onnxruntime_library, onnxruntime_version
-from rexit.runtime.session import ExitInfo, Info, Memory, Scores, SegmentStats, Session, Stats, StopRule, Trace, open, verify
+from rexit.runtime.session import Session, open, verify
 
 __all__ = [
     "ExitInfo",
     "Info",
     "Memory",
+    "Score",
     "Scores",
     "SegmentStats",
     "Session",

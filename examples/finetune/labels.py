@@ -25,9 +25,13 @@ def softened(catalog: Catalog, teacher: Path, weight: float) -> NDArray[np.float
     try:
         said = pl.read_parquet(teacher, columns=[*wanted]).cast(wanted)
     except (OSError, pl.exceptions.PolarsError) as exc:
-        raise InputError(f"{teacher}: {str(exc).splitlines()[0]}; expected a .parquet with user_id, item_id, probability") from exc
+        raise InputError(
+            f"{teacher}: {str(exc).splitlines()[0]}; expected a .parquet with user_id, item_id, probability"
+        ) from exc
     copy = pl.int_range(pl.len()).over("user_id", "item_id").alias("copy")  # a pair may have several interactions
-    found = pairs.with_columns(copy).join(said.with_columns(copy), on=["user_id", "item_id", "copy"], how="left", maintain_order="left")
+    found = pairs.with_columns(copy).join(
+        said.with_columns(copy), on=["user_id", "item_id", "copy"], how="left", maintain_order="left"
+    )
     if absent := found.filter(~pl.col("probability").is_between(0, 1).fill_null(False)).rows():
         raise InputError(f"{teacher}: user {absent[0][0]!r}, item {absent[0][1]!r} has no probability from 0 to 1")
     return ((1 - weight) * rows.liked + weight * found["probability"].to_numpy()).astype(np.float32)

@@ -138,7 +138,9 @@ def parse(path: Path, where: str, text: str) -> Nodes:
                     "and columns of items a number of vectors"
                 )
             nodes += [literal[:-1] if spaced else literal, Placeholder(name, limit, spaced)]
-    except ValueError as exc:
+    except InputError:
+        raise
+    except ValueError as exc:  # the formatter's
         raise InputError(f"{path}: {where}: {exc} (write {{{{ and }}}} for braces)") from exc
     return tuple(node for node in nodes if node != "")
 

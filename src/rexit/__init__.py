@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from rexit.runtime import open
+from rexit import errors
 
-__all__ = ["__version__", "open"]
+if TYPE_CHECKING:
+    from rexit.runtime import Scores, Session, open
+
+__all__ = ["Scores", "Session", "__version__", "errors", "open"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`rexit.open` is `rexit.runtime.open`, which is loaded on first use: `import rexit` alone loads nothing."""
-    if name != "open":
+    """Names of `rexit.runtime` are loaded on first use: `import rexit` alone loads nothing heavy."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from rexit.runtime import open
+    from rexit import runtime
 
-    return open
+    return getattr(runtime, name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return list(__all__)

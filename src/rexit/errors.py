@@ -1,14 +1,14 @@
 """What rexit raises.
 
     RexitError                 base: one line that names the thing, what was seen and what was expected
-    ├── InputError             the caller's data or arguments: columns, ids, templates, options
+    ├── InputError             the caller's data or arguments: columns, ids, templates, options. Also a ValueError
     ├── CheckpointError        a model checkpoint that cannot be split or loaded
     ├── BundleError            a catalog or bundle on disk: missing, truncated, edited, or of another version or origin
     ├── ParityError            an exported graph that does not compute what the model computes
     │   └── QualityError       a variant of lower precision that loses more than its gate allows
     ├── BackendError           the inference backend: missing, too old, or failing
     ├── DriftError             a policy that was calibrated on other candidates than it would meet
-    ├── DeadlineError          a request whose deadline passed before any candidate had an answer
+    ├── DeadlineError          a request whose deadline passed before any candidate had an answer. Also a TimeoutError
     └── CancelledError         a request that another thread cancelled
 
 Foreign exceptions (torch, ONNX Runtime, polars) are turned into these at the seam where they arise, with `raise … from`.
@@ -36,7 +36,7 @@ class RexitError(Exception):
     status: str | None = None
 
 
-class InputError(RexitError):
+class InputError(RexitError, ValueError):
     """The caller's data or arguments are not what was expected."""
 
     exit_code = 2
@@ -70,7 +70,7 @@ class BackendError(RexitError):
     exit_code = 6
 
 
-class DeadlineError(RexitError):
+class DeadlineError(RexitError, TimeoutError):
     """The deadline passed before any candidate had reached its first exit."""
 
     exit_code = 7

@@ -114,7 +114,7 @@ def test_folders_that_are_no_pairs(bundle: Bundle, tmp_path: Path) -> None:
         score(bundle, folder, tmp_path / "o.csv")
     (folder / "b.tsv").unlink()
     (folder / "b.csv").write_text("user_id,item_id,x\n100,3,0\n")
-    with pytest.raises(InputError, match=r"b\.csv: has the columns user, item, x; a\.csv has user, item"):
+    with pytest.raises(InputError, match=r"b\.csv: has the columns user_id, item_id, x; a\.csv has user_id, item_id"):
         score(bundle, folder, tmp_path / "o.csv")
     (folder / "b.csv").write_text("user_id,item_id\n100,3\n100,4\n")
     with pytest.raises(InputError, match=r"pairs: 1 item is not in the catalog: 4 \(row 2 of b\.csv\)"):

@@ -132,7 +132,6 @@ def test_bad_arguments(run: Run, made: Path, words: tuple[object, ...], code: in
 
 
 def test_candidates_without_an_answer() -> None:
-    from rexit.answers import score_rows
     from rexit.runtime import Scores, Stats
 
     scores = Scores(
@@ -141,10 +140,11 @@ def test_candidates_without_an_answer() -> None:
         probability=np.array([0.75, np.nan], np.float32),
         log_odds=np.array([1.5, np.nan], np.float32),
         exit=np.array([1, -1]),
+        layers=np.array([4, 0]),
         cut_short=np.array([True, True]),
         stats=Stats(*[0] * 5, *[0.0] * 4),
     )
-    assert score_rows(scores, [10, 20, 30], (2, 4)) == [
+    assert scores.to_dict()["scores"] == [
         {"item": 30, "probability": 0.75, "log_odds": 1.5, "exit": 1, "layers": 4, "cut_short": True},
         {"item": 10, "probability": None, "log_odds": None, "exit": None, "layers": 0, "cut_short": True},
     ]

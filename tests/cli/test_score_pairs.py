@@ -114,7 +114,7 @@ def test_times_in_any_form_are_the_same_moment(run: Run, place: Path, times: pl.
     frame = pl.DataFrame({"user_id": [100], "item_id": [3], "as_of": times})
     frame.write_parquet(place / "pairs.parquet")
     text = times[0].isoformat() if isinstance(times[0], datetime) else str(times[0])
-    (place / "pairs.tsv").write_text(f"user\titem\tas_of\n100\t3\t{text}\n")
+    (place / "pairs.tsv").write_text(f"user_id\titem_id\tas_of\n100\t3\t{text}\n")
     assert run("score", place / "bundle", "--pairs", write_pairs(place, text=FIRST), "--out", place / "plain.parquet").code == 0
     expected = pl.read_parquet(place / "plain.parquet").drop("as_of")
     for name in ("pairs.parquet", "pairs.tsv"):
@@ -156,7 +156,7 @@ def test_a_column_of_times_that_is_named_must_be_there(run: Run, place: Path) ->
     """Without it every interaction would be visible."""
     pairs = write_pairs(place)
     ended = run("score", place / "bundle", "--pairs", pairs, "--out", place / "o.csv", "--as-of-column", "when")
-    assert_one_line(ended, 2, "pairs.csv: no column 'when' (as_of), it has: user, item, as_of")
+    assert_one_line(ended, 2, "pairs.csv: no column 'when' (--as-of-column), it has: user_id, item_id, as_of")
 
 
 @pytest.mark.parametrize("line", [1, 2, 5000])
@@ -213,7 +213,9 @@ def test_top_k_of_each_slate_best_first(run: Run, place: Path, suffix: str) -> N
     best = [scored.filter(pl.col("user_id") == user).sort("log_odds", descending=True).head(4) for user in USER_IDS[:3]]
     seen = pl.read_csv(top) if suffix == "csv" else pl.read_parquet(top)
     expected = pl.concat(best)
-    assert seen["user_id"].to_list() == expected["user_id"].to_list() and seen["item_id"].to_list() == expected["item_id"].to_list()
+    assert (
+        seen["user_id"].to_list() == expected["user_id"].to_list() and seen["item_id"].to_list() == expected["item_id"].to_list()
+    )
 
 
 def test_unknown_users_are_said(run: Run, place: Path) -> None:

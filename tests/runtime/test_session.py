@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -17,7 +19,8 @@ import pytest
 
 import rexit
 from builders.bundles.bundle import BundleOptions, write_bundle
-from builders.bundles.catalog import ITEM_IDS, USER_IDS, make_catalog
+from builders.bundles.bundle_files import write_policy
+from builders.bundles.catalog import ITEM_IDS, USER_IDS, item_ids, make_catalog, user_ids
 from builders.bundles.model import HEAD_DIM, HEADS, LAYERS
 from rexit import runtime
 from rexit.bundle import Bundle, Policy, TopK
@@ -221,7 +224,6 @@ def test_open_is_the_runtimes(folder: Path) -> None:
     """Nothing restates its parameters: the two cannot drift apart."""
     assert inspect.signature(rexit.open) == inspect.signature(runtime.open)
     assert {"cache_bytes", "library", "device_id"} <= set(inspect.signature(rexit.open).parameters)
-    assert "open" in dir(rexit)
     with rexit.open(folder, cache_bytes=1 << 20, library=runtime.onnxruntime_library() or None) as session:
         assert session.info.variant == "cpu-fp32"
     with pytest.raises(AttributeError, match="module 'rexit' has no attribute 'close'"):
@@ -230,7 +232,86 @@ def test_open_is_the_runtimes(folder: Path) -> None:
 
 def test_import_rexit_loads_no_runtime() -> None:
     program = "import sys, rexit; print([m for m in sys.modules if m.startswith(('rexit.', 'numpy'))])"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "['rexit.errors']"
+
+
+def test_names_at_the_top(folder: Path) -> None:
+    assert dir(rexit) == ["Scores", "Session", "__version__", "errors", "open"]
+    assert rexit.Session is runtime.Session and rexit.Scores is runtime.Scores
+    with rexit.open(folder) as session:
+        assert isinstance(session, rexit.Session) and isinstance(session.score(USER_IDS[0], ITEM_IDS), rexit.Scores)
+
+
+def test_session_says_what_it_is(folder: Path) -> None:
+    with rexit.open(folder) as session, session.another() as other:
+        assert repr(session) == repr(other) == f"<rexit.Session {str(folder)!r} cpu-fp32: exits after 1, 2, 4 layers, not calibrated>"
+    assert repr(session).endswith("layers, closed>")
+
+
+def test_errors_are_also_pythons(folder: Path) -> None:
+    with rexit.open(folder) as session:
+        with pytest.raises(ValueError, match="is not in the catalog"):
+            session.score(USER_IDS[0], [-12345])
+        with pytest.raises(TimeoutError, match="deadline") as late:
+            session.score(USER_IDS[0], ITEM_IDS, deadline_ms=0.001)
+    assert isinstance(late.value, rexit.errors.DeadlineError) and late.value.status == "REXIT_DEADLINE"
+
+
+class TestScores:
+    def test_are_a_sequence(self, folder: Path) -> None:
+        with rexit.open(folder) as session:
+            scores = session.score(USER_IDS[0], ITEM_IDS)
+        each = list(scores)
+        assert [score.item for score in each] == ITEM_IDS and len(each) == len(scores)
+        first = scores[0]
+        assert first == each[0] and first.log_odds == scores.log_odds[0] and first.layers == (1, 2, 4)[scores.exit[0]]
+        assert type(first.item) is int and type(first.exit) is int and type(first.cut_short) is bool
+        assert scores[-1] == each[-1] and list(scores[1:3]) == each[1:3] and len(scores[1:3].log_odds) == 2
+        with pytest.raises(IndexError):
+            _ = scores[len(scores)]
+
+    def test_of_string_ids(self, tmp_path: Path) -> None:
+        folder = write_bundle(tmp_path / "bundle", BundleOptions(make_catalog(strings=True)))
+        with rexit.open(folder) as session:
+            items = item_ids(3, strings=True)
+            scores = session.score(user_ids(1, strings=True)[0], items)
+        assert [score.item for score in scores] == items and {type(score.item) for score in scores} == {str}
+
+    def test_to_dict_is_json(self, folder: Path) -> None:
+        with rexit.open(folder) as session:
+            scores = session.score(USER_IDS[0], np.array(ITEM_IDS), top_k=2)
+        value = scores.to_dict()
+        assert json.loads(json.dumps(value)) == value
+        assert value["known"] is True and [row["item"] for row in value["scores"]] == scores.items.tolist()
+        assert value["stats"]["prefix_tokens"] == scores.stats.prefix_tokens and "segments" not in value["stats"]
+
+    def test_equal_answers_are_equal(self, folder: Path) -> None:
+        with rexit.open(folder) as session:
+            cold, warm = (session.score(USER_IDS[0], ITEM_IDS, force_exit=2) for _ in range(2))
+            other = session.score(USER_IDS[0], ITEM_IDS, force_exit=1)
+            top = session.score(USER_IDS[0], ITEM_IDS, force_exit=2, top_k=len(ITEM_IDS))
+        assert cold == replace(cold, stats=warm.stats) and cold.stats != warm.stats, "what it cost does not count"
+        assert cold != other and cold != top and cold != "scores"
+        late = replace(cold, exit=cold.exit * 0 - 1, log_odds=cold.log_odds * np.nan, probability=cold.probability * np.nan)
+        assert late == replace(late) and late != cold and late[0].probability is None
+
+    def test_zero_is_all(self, folder: Path) -> None:
+        with rexit.open(folder) as session:
+            assert session.score(USER_IDS[0], ITEM_IDS, top_k=0) == session.score(USER_IDS[0], ITEM_IDS)
+
+
+def test_a_longer_slate_than_calibrations_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_bundle(tmp_path / "bundle", BundleOptions(make_catalog()))
+    exits = [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}] * 3
+    write_policy(folder, exits, made_on={"device": "cpu", "threads": 1, "machine": {}, "slate": 2})
+    with rexit.open(folder) as session, caplog.at_level(logging.WARNING, "rexit"):
+        caplog.clear()
+        session.score(USER_IDS[0], ITEM_IDS[:2])
+        assert not caplog.records
+        session.score(USER_IDS[0], ITEM_IDS[:3])
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and record.name == "rexit"
+    assert "calibrated on slates of up to 2" in record.message and "--slate 3" in record.message
 
 
 def test_library_that_is_not_there(folder: Path) -> None:

@@ -80,8 +80,14 @@ def test_scores_are_the_runtimes(service: Service, bundle: Path) -> None:
         (b'{"user": 100, "items": [3, "8"]}', "items[1]: got '8', this catalog's ids are integers"),
         (b'{"user": 100, "items": [4]}', "items[0]: item 4 is not in the catalog"),
         (b'{"user": 100, "items": [3], "recent": [4]}', "recent[0]: item 4 is not in the catalog"),
-        (b'{"user": 100, "items": [3], "recent": [3, [3, 1]]}', "recent[1]: got [3, 1], expected an id, or an id and whether it was liked"),
-        (b'{"user": 100, "items": [3], "recent": [[3]]}', "recent[0]: got [3], expected an id, or an id and whether it was liked"),
+        (
+            b'{"user": 100, "items": [3], "recent": [3, [3, 1]]}',
+            "recent[1]: got [3, 1], expected an id, or an id and whether it was liked",
+        ),
+        (
+            b'{"user": 100, "items": [3], "recent": [[3]]}',
+            "recent[0]: got [3], expected an id, or an id and whether it was liked",
+        ),
         (b'{"user": 100, "items": [3], "recent": 3}', "recent: got 3, expected: "),
         (b'{"user": 100, "items": [3], "recent": [["8", true]]}', "recent[0]: got '8', this catalog's ids are integers"),
         (b'{"user": 100, "items": [3], "recent": [' + b"3, " * 50 + b"3]}", "recent: has 51, expected at most 50"),

@@ -64,7 +64,7 @@ def bench(
 def _show(report: dict[str, Any], profile: Path | None) -> None:
     print_table(
         f"{report['variant']}: milliseconds for a slate of {report['slate']}, {report['requests']} requests",
-        ["", "prefix", "p50", "p90", "p99", "layers", "retrieval", "prefix", "slate"],
+        ["mode", "prefix", "p50", "p90", "p99", "layers", "retrieval ms", "prefix ms", "slate ms"],
         [
             [
                 m["mode"],

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rexit.answers import score_rows, stats_row
 from rexit.cli.common.as_of import AsOfOption, parse_as_of
 from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption
 from rexit.cli.common.output import print_json, progress, shown, stderr, stdout
@@ -167,34 +166,31 @@ def _score_user(setup: _Setup, user: str, items: str, recent: str, as_of: int | 
     catalog.items.rows([*item_ids, *(item for item, _ in fresh)])
     with setup.session() as session:
         scores = session.score(user_id, item_ids, recent=fresh or None, as_of=as_of, **setup.options)
-    if not scores.stats.known_user:
+    stats = scores.stats
+    if not stats.known_user:
         means = "placed by --recent alone" if fresh else WITHOUT_HISTORY
         stderr.print(f"rexit: user {user_id!r} is not in the catalog: {means}", soft_wrap=True)
-    rows = score_rows(scores, item_ids, setup.bundle.manifest.exits)
-    stats = stats_row(scores)
     if json:
-        print_json({"user": user_id, "variant": variant.name, "known": scores.stats.known_user, "scores": rows, "stats": stats})
+        print_json({"user": user_id, "variant": variant.name, **scores.to_dict()})
         return
     print_table(
         f"User {user_id}, {variant.name}",
         ["item", "probability", "log-odds", "exit", "layers"],
         [
-            [r["item"], "", "", "none (deadline)", 0]
-            if r["exit"] is None
-            else [
-                r["item"],
-                f"{r['probability']:.4f}",
-                f"{r['log_odds']:+.4f}",
-                f"{r['exit']}{' (deadline)' if r['cut_short'] else ''}",
-                r["layers"],
+            [
+                score.item,
+                "" if score.probability is None else f"{score.probability:.4f}",
+                "" if score.log_odds is None else f"{score.log_odds:+.4f}",
+                f"{'none' if score.exit is None else score.exit}{' (deadline)' if score.cut_short else ''}",
+                score.layers,
             ]
-            for r in rows
+            for score in scores
         ],
     )
     stdout.print(
-        f"{stats['total_us'] / 1000:.1f} ms: retrieval {stats['retrieval_us'] / 1000:.2f}, "
-        f"prefix {stats['prefix_us'] / 1000:.1f} ({stats['prefix_tokens']} tokens), "
-        f"slate {stats['slate_us'] / 1000:.1f} ({stats['candidate_tokens']} tokens)"
+        f"{stats.total_us / 1000:.1f} ms: retrieval {stats.retrieval_us / 1000:.2f}, "
+        f"prefix {stats.prefix_us / 1000:.1f} ({stats.prefix_tokens} tokens), "
+        f"slate {stats.slate_us / 1000:.1f} ({stats.candidate_tokens} tokens)"
     )
 
 

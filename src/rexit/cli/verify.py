@@ -62,7 +62,9 @@ def verify(
     if json:
         print_json({"ok": not failed, "checks": [asdict(c) for c in checks]})
     else:
-        print_table(str(bundle), ["variant", "check", "", "outcome"], [[c.variant, c.name, c.detail, c.outcome] for c in checks])
+        print_table(
+            str(bundle), ["variant", "check", "outcome", "detail"], [[c.variant, c.name, c.outcome, c.detail] for c in checks]
+        )
         for line in failed:
             stdout.print(f"FAILED {line}", markup=False, soft_wrap=True)
         if not failed:

@@ -27,7 +27,6 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rexit import __version__
-from rexit.answers import score_rows, stats_row
 from rexit.errors import DeadlineError, InputError, RexitError
 from rexit.serve.messages import Problem, ScoreAnswer, ScoreRequest
 from rexit.serve.metrics import Metrics
@@ -46,7 +45,13 @@ so route a user's requests to the same replica if you have several.
 
 @dataclass(frozen=True)
 class Limits:
-    """max_items: candidates of a request, and recent interactions of one. max_body: bytes. deadline_ms: of requests that name none."""
+    """What a request may ask for.
+
+    Attributes:
+        max_items: Most candidates, and most recent interactions.
+        max_body: Most bytes of the body.
+        deadline_ms: The deadline of requests that name none; None: no deadline.
+    """
 
     max_items: int = 2000
     max_body: int = 1 << 20
@@ -84,21 +89,15 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
                 metrics.refusals.labels("deadline").inc()
             return _problem(504, str(exc))
         except InputError as exc:
-            return _problem(422, str(exc))
+            return _problem(422, str(exc).replace("recent_items", "recent", 1))  # as the field is called here
         except RexitError as exc:
             return _problem(500, str(exc))
         metrics.queued.observe(answered.waited)
         metrics.latency.observe(time.monotonic() - arrived)
         metrics.count(answered.scores)
-        return JSONResponse(
-            {
-                "user": request.user,
-                "variant": answered.variant,
-                "known": answered.scores.stats.known_user,
-                "scores": score_rows(answered.scores, request.items, answered.depths),
-                "stats": {**stats_row(answered.scores), "queue_us": answered.waited * 1e6},
-            }
-        )
+        answer = {"user": request.user, "variant": answered.variant, **answered.scores.to_dict()}
+        answer["stats"]["queue_us"] = answered.waited * 1e6
+        return JSONResponse(answer)
 
     @app.get("/healthz", summary="Whether the process answers")
     async def healthz() -> dict[str, str]:

@@ -40,12 +40,11 @@ class LateError(DeadlineError):
 
 @dataclass(frozen=True)
 class Answered:
-    """waited: seconds in the queue. depths: of the exits, in layers; of the bundle that answered, as is `variant`."""
+    """An answer, the seconds it waited in the queue, and the name of the variant that gave it."""
 
     scores: Scores
     waited: float
     variant: str
-    depths: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,5 +198,4 @@ class Pool:
             return partial(job.future.set_exception, exc)
         took = time.monotonic() - begin
         self._service_s = took if self._service_s == 0 else 0.9 * self._service_s + 0.1 * took
-        depths = tuple(exit.layers for exit in session.exits)
-        return partial(job.future.set_result, Answered(scores, begin - job.arrived, session.info.variant, depths))
+        return partial(job.future.set_result, Answered(scores, begin - job.arrived, session.info.variant))

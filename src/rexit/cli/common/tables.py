@@ -17,6 +17,7 @@ _NUMBER = re.compile(r"([-+~]?\d[\d.,]*(e[-+]?\d+)?( ?(%|x|[kMG]B))?|-|NaN|)")
 _LEAST_TEXT = 20
 """A column of longer texts is at least this wide."""
 _GAP = 2
+"""Blanks between two columns."""
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -36,12 +37,13 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         widths.append(max(header, longest if numeric[n] else min(longest, _LEAST_TEXT)))
     stdout.print(title, style="bold")  # not the table's own, which would wrap at the table's width
     for part in _parts(widths, stdout.width):
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
         for n in part:
             table.add_column(columns[n], justify="right" if numeric[n] else "left", min_width=widths[n], overflow="fold")
         for row in cells:
             table.add_row(*(row[n] for n in part))
         stdout.print(table)
+        stdout.print()
 
 
 def _parts(widths: Sequence[int], room: int) -> list[list[int]]:

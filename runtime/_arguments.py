@@ -1,0 +1,127 @@
+"""From what callers pass to what the compiled module takes. Everything raises InputError for anything else."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle import Id, TopK
+from rexit.errors import InputError
+from rexit.runtime import _native
+
+Recent = Iterable[Id | tuple[Id, bool]]
+"""Interactions newer than the catalog's, oldest first: ids of liked items, or pairs of an id and whether the item was liked."""
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """Replaces the bundle's stopping rules for one request. The bundle's Platt maps stay.
+
+    Attributes:
+        upper: Thresholds on c, one per exit; inf: never.
+        lower: Thresholds on -c, one per exit; inf: never.
+        patience: How many heads in a row must agree on the sign of c before a candidate stops.
+        quorum: The share of a slate that stops together; 0: no such rule. As in `rexit.bundle.Policy`.
+        top_k: The top-k rule; None: no such rule.
+    """
+
+    upper: Sequence[float]
+    lower: Sequence[float]
+    patience: int = 1
+    quorum: float = 0.0
+    top_k: TopK | None = None
+
+
+def to_path(path: str | os.PathLike[str]) -> str:
+    text = os.fspath(path)
+    if "\0" in text:
+        raise InputError(f"path is {text!r}: it must not hold a NUL character")
+    return text
+
+
+def to_integer(name: str, value: Any, bits: int = 63) -> int:
+    """The integer that a value is. bits: 31: from 0 to below 2^31."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):  # True is 1 to Python, and would be user 1
+        raise InputError(f"{name} is {value!r}, expected an integer")
+    if not -(1 << bits) <= number < 1 << bits or (bits == 31 and number < 0):
+        raise InputError(f"{name} is {number}, out of range")
+    return number
+
+
+def to_size(name: str, value: Any) -> int:
+    number = to_integer(name, value)
+    if number < 0:
+        raise InputError(f"{name} is {number}, expected 0 or more")
+    return number
+
+
+def to_plain_id(name: str, value: Any) -> Id:
+    if isinstance(value, str):
+        if "\0" in value:
+            raise InputError(f"{name} is {value!r}: an id must not hold a NUL character")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{name} is {value!r}: UTF-8 cannot hold it") from None
+        return str(value)
+    return to_integer(name, value)
+
+
+def to_plain_ids(name: str, values: Any) -> tuple[NDArray[Any], list[Id]]:
+    """Ids as an array, for the answer, and as plain Python values."""
+    plain = [to_plain_id(f"{name}[{n}]", value) for n, value in enumerate(_sequence(name, values, "ids"))]
+    if isinstance(values, np.ndarray) and values.ndim == 1:
+        return values, plain
+    if all(isinstance(value, int) for value in plain):
+        return np.array(plain, np.int64), plain
+    ids = np.empty(len(plain), object)
+    ids[:] = plain
+    return ids, plain
+
+
+def to_recent(recent: Recent | None) -> tuple[list[Id], list[int]]:
+    """Ids of items, and whether each item was liked: 1 or 0."""
+    ids: list[Id] = []
+    liked: list[int] = []
+    for n, interaction in enumerate(() if recent is None else _sequence("recent", recent, "interactions")):
+        if isinstance(interaction, tuple) and len(interaction) != 2:
+            raise InputError(
+                f"recent[{n}] is {interaction!r}, expected an item id or a pair of an item id and whether it was liked"
+            )
+        item, verdict = interaction if isinstance(interaction, tuple) else (interaction, True)
+        ids.append(to_plain_id(f"recent[{n}]", item))
+        liked.append(int(bool(verdict)))
+    return ids, liked
+
+
+def to_rules(policy: StopRule, exits: int) -> _native._Rules:
+    upper, lower = [float(v) for v in policy.upper], [float(v) for v in policy.lower]
+    if len(upper) != exits or len(lower) != exits:
+        raise InputError(f"policy has {len(upper)} upper and {len(lower)} lower thresholds, the bundle has {exits} exits")
+    top_k: _native._TopK | None = None
+    if (rule := policy.top_k) is not None:
+        rise, fall = [float(v) for v in rule.rise], [float(v) for v in rule.fall]
+        if len(rise) != exits - 1 or len(fall) != exits - 1:
+            raise InputError(f"policy.top_k has {len(rise)} rises and {len(fall)} falls, expected {exits - 1} of each")
+        top_k = to_integer("policy.top_k.k", rule.k, 31), bool(rule.ordered), rise, fall
+    return upper, lower, to_integer("policy.patience", policy.patience, 31), float(policy.quorum), top_k
+
+
+def _sequence(name: str, values: Any, of: str) -> Iterable[Any]:
+    if isinstance(values, str | bytes):
+        raise InputError(f"{name} is a string, expected a sequence of {of}")
+    try:
+        iter(values)
+    except TypeError:
+        raise InputError(f"{name} is {values!r}, expected a sequence of {of}") from None
+    return cast(Iterable[Any], values)
