@@ -43,7 +43,8 @@ from rexit import runtime
 stats = runtime.Stats(*[0] * 5, *[0.0] * 4)
 def score(self, user, items, **options):
     zero = np.zeros(len(items), np.float32)
-    return runtime.Scores(np.array(items), np.arange(len(items)), zero, zero, zero.astype(np.int64), zero.astype(np.int64), zero > 0, stats)
+    depth = zero.astype(np.int64)
+    return runtime.Scores(np.array(items), np.arange(len(items)), zero, zero, depth, depth, zero > 0, stats)
 runtime.Session.score = score
 from rexit.cli import main
 main()

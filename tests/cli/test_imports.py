@@ -92,9 +92,11 @@ def test_the_block_blocks(place: Path) -> None:
         ("exporter", "cli|calibration|runtime"),
         ("calibration", "cli|exporter"),
         ("runtime", "cli|calibration|exporter|batch|serve"),
-        ("bundle", "cli|calibration|exporter|runtime|batch|serve"),
-        ("batch", "cli|calibration|exporter|serve"),
-        ("serve", "cli|calibration|exporter|batch"),
+        ("bundle", "cli|calibration|checks|exporter|runtime|refresh|batch|serve"),
+        ("checks", "cli|exporter|refresh|batch|serve"),
+        ("refresh", "cli|batch|serve"),
+        ("batch", "cli|calibration|checks|exporter|refresh|serve"),
+        ("serve", "cli|calibration|checks|exporter|refresh|batch"),
     ],
 )
 def test_imports_go_one_way(folder: str, never: str) -> None:

@@ -175,3 +175,10 @@ def test_device(run: Run, place: Path) -> None:
 def test_no_bundle_and_no_variant(run: Run, place: Path) -> None:
     assert run("verify", place / "none").code == 8
     assert_one_line(run("verify", place / "bundle", "--variant", "gpu"), 2, "no variant 'gpu'")
+
+
+def test_a_bundle_without_variants_is_no_whole_bundle(run: Run, place: Path) -> None:
+    path = place / "bundle" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "variants": []}))
+    ended = run("verify", place / "bundle", "--json")
+    assert ended.code == 8 and "lists no variants" in failures_of(ended, "structure")[0]

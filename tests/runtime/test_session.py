@@ -244,7 +244,8 @@ def test_names_at_the_top(folder: Path) -> None:
 
 def test_session_says_what_it_is(folder: Path) -> None:
     with rexit.open(folder) as session, session.another() as other:
-        assert repr(session) == repr(other) == f"<rexit.Session {str(folder)!r} cpu-fp32: exits after 1, 2, 4 layers, not calibrated>"
+        expected = f"<rexit.Session {str(folder)!r} cpu-fp32: exits after 1, 2, 4 layers, not calibrated>"
+        assert repr(session) == repr(other) == expected
     assert repr(session).endswith("layers, closed>")
 
 

@@ -54,14 +54,16 @@ def refresh(
 
     options = RefreshOptions(checkpoint, keep_policy, golden_slates, drift_slates, device, threads)
     with progress() as bar:
-        done = run(bundle, catalog, options, progress=shown(bar))
+        report = run(bundle, catalog, options, progress=shown(bar))
     if json:
-        print_json(done.to_json())
+        print_json(report.to_json())
         return
-    if not done.swapped:
+    if not report.swapped:
         stdout.print(f"{bundle}: holds this catalog already; nothing was changed.")
         return
-    print_table(str(bundle), ["", "new", "all"], [["users", *done.users[::-1]], ["items", *done.items[::-1]]])
-    for one in done.variants:
-        told = "" if one.drift is None else f" Its policy: {one.drift['conclusion']}"
-        stdout.print(f"{one.variant}: {one.slates} golden slates, {one.new_candidates} of their candidates new.{told}")
+    print_table(str(bundle), ["", "new", "all"], [["users", *report.users[::-1]], ["items", *report.items[::-1]]])
+    for variant in report.variants:
+        policy = "" if variant.drift is None else f" Its policy: {variant.drift['conclusion']}"
+        stdout.print(
+            f"{variant.variant}: {variant.slates} golden slates, {variant.new_candidates} of their candidates new.{policy}"
+        )

@@ -10,8 +10,8 @@ import pytest
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import CatalogContents, make_catalog
 from rexit.bundle import Catalog, Manifest
-from rexit.bundle.fit import check_fit
 from rexit.errors import InputError
+from rexit.refresh.fit import check_fit
 
 ALL = {"user_vector", "gcn", "title:2"}
 

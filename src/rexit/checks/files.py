@@ -1,0 +1,77 @@
+"""Checks of a variant's files. None of them runs a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from rexit.bundle import Bundle, Engine, Policy, engine_folders
+from rexit.checks.check import Check, checked
+from rexit.errors import BundleError
+
+T = TypeVar("T")
+
+
+def check_files(bundle: Bundle) -> list[Check]:
+    """Checks all digests, the vectors, calibration's traces, and that the policy belongs to the variant."""
+    from rexit.calibration.record import recording
+
+    checks = [_digests(bundle)]
+    try:
+        has_vectors = bundle.catalog.vector_ids is not None
+    except BundleError:  # a failure of the digests, too
+        has_vectors = False
+    if has_vectors:
+        checks.append(_attempt(bundle, "vectors", bundle.vectors))
+    if (traces := bundle.folder / recording.FILE).exists():
+        checks.append(_attempt(bundle, "traces", lambda: recording.check(traces)))
+    checks.append(_attempt(bundle, "policy", bundle.policy, _policy_detail))
+    return checks
+
+
+def check_rows(bundle: Bundle) -> Check:
+    """Checks every row of the catalog, which all variants share."""
+    from rexit import runtime
+
+    counts = bundle.catalog.info["counts"]
+    detail = f"{counts['users']} users, {counts['items']} items"
+    return _attempt(bundle, "rows", lambda: runtime.verify(bundle.path, bundle.variant.name), lambda _: detail)
+
+
+def check_engines(bundle: Bundle) -> list[Check]:
+    """Checks the digests of a TensorRT variant's engines, and that they were built from its graphs."""
+    if bundle.variant.target != "tensorrt":
+        return []
+    folders = engine_folders(bundle.folder)
+    if not folders:
+        return [Check(bundle.variant.name, "engines", "skipped", "none built yet, run `rexit compile`")]
+    failures: list[str] = []
+    for folder in folders:
+        try:
+            engine = Engine.read(folder)
+            engine.check(folder, bundle.variant)
+            failures += engine.edited(folder)
+        except BundleError as exc:
+            failures.append(str(exc))
+    return [checked(bundle.variant.name, "engines", ", ".join(folder.name for folder in folders), failures)]
+
+
+def _digests(bundle: Bundle) -> Check:
+    try:
+        failures = [*bundle.edited(), *bundle.catalog.edited()]
+    except BundleError as exc:
+        failures = [str(exc)]
+    count = len(bundle.manifest.files) + len(bundle.variant.files)
+    return checked(bundle.variant.name, "digests", f"{count} files", failures)
+
+
+def _policy_detail(policy: Policy | None) -> str:
+    return "not calibrated" if policy is None else f"patience {policy.patience}"
+
+
+def _attempt(bundle: Bundle, name: str, read: Callable[[], T], detail: Callable[[T], str] = lambda _: "") -> Check:
+    """The check that `read` raises no BundleError. detail: of what it returns."""
+    try:
+        return checked(bundle.variant.name, name, detail(read()))
+    except BundleError as exc:
+        return checked(bundle.variant.name, name, "", [str(exc)])

@@ -1,0 +1,110 @@
+"""The runtime against golden samples: the same prompts, the same log-odds, the exits that the policy says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle import Bundle, Catalog, GoldenSlate, Id, Policy
+from rexit.checks.check import Check, checked
+from rexit.progress import Progress
+
+if TYPE_CHECKING:
+    from rexit.runtime import Scores, Session
+
+Prompt = tuple[NDArray[np.int32], Sequence[NDArray[np.int32]]]
+"""Token ids of the prefix, and of each candidate."""
+
+
+def check_golden(bundle: Bundle, session: Session, progress: Progress) -> list[Check]:
+    """Checks a session against the variant's golden samples. Raises BundleError if these cannot be read."""
+    name, slates = bundle.variant.name, bundle.golden().slates
+    tolerance = float(bundle.variant.parity["tolerance"])
+    policy = bundle.policy() or Policy.full_depth(len(bundle.manifest.exits), bundle.variant_sha256)
+    prompts: list[str] = []
+    log_odds: list[str] = []
+    decisions: list[str] = []
+    worst = 0.0
+    for g, slate in enumerate(slates):
+        progress(name, g, len(slates))
+        user, items = request_of(bundle.catalog, slate)
+        where = f"{name}: golden slate {g}, user {user!r}"
+        prompt = session.prompt(user, items, as_of=slate.as_of)
+        if (difference := prompt_difference(items, prompt, (slate.prefix, slate.candidates))) is not None:
+            prompts.append(f"{where}: {difference}")
+        trace = cold_trace(session, user, items, slate.as_of)
+        distance = log_odds_distance(trace, slate.log_odds)
+        worst = max(worst, float(distance.max()))
+        if distance.max() > tolerance:
+            row, k = divmod(int(distance.argmax()), distance.shape[1])
+            expected = f"expected {slate.log_odds[row, k]:.5f} +- {tolerance:g}"
+            log_odds.append(f"{where}, item {items[row]!r}, exit {k}: log-odds {trace[row, k]:.5f}, {expected}")
+        session.clear_cache()
+        for prefix in ("cold", "warm"):
+            scores = session.score(user, items, as_of=slate.as_of)
+            decisions += _decision_failures(f"{where}, {prefix} prefix", items, scores, trace, policy, bundle.variant.rounding)
+    progress(name, len(slates), len(slates))
+    size = f"{len(slates)} slates, {sum(len(slate.items) for slate in slates)} candidates"
+    return [
+        checked(name, "prompts", size, prompts),
+        checked(name, "log-odds", f"worst {worst:.2g}, allowed {tolerance:.2g}", log_odds),
+        checked(name, "exit decisions", "cold and warm prefix", decisions),
+    ]
+
+
+def request_of(catalog: Catalog, slate: GoldenSlate) -> tuple[Id, list[Id]]:
+    """The ids of a golden slate's user and items."""
+    return catalog.users.id(slate.user), catalog.items.take(slate.items.astype(np.int64))
+
+
+def cold_trace(session: Session, user: Id, items: Sequence[Id], as_of: int | None) -> NDArray[np.float32]:
+    """Every exit's log-odds without cached prefixes, float32 [items, exits]. With keys copied from another prefix, log-odds may
+    differ in their last bits."""
+    session.clear_cache()
+    return session.trace(user, items, as_of=as_of)
+
+
+def log_odds_distance(trace: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How far a trace is from what is expected, float32 [items, exits]; inf where it is not finite."""
+    distance = np.abs(trace - expected)
+    distance[~np.isfinite(distance)] = np.inf
+    return distance
+
+
+def prompt_difference(items: Sequence[Id], runtime: Prompt, exporter: Prompt) -> str | None:
+    """The first difference between the runtime's and the exporter's prompt of a slate; None if there is none."""
+    parts = [("the prefix", runtime[0], exporter[0])]
+    parts += [(f"item {item!r}", a, b) for item, a, b in zip(items, runtime[1], exporter[1], strict=True)]
+    for part, tokens, expected in parts:
+        if (difference := _token_difference(tokens, expected)) is not None:
+            return f"the prompt of {part} differs from the exporter's: {difference}"
+    return None
+
+
+def _token_difference(tokens: NDArray[Any], expected: NDArray[Any]) -> str | None:
+    for at, (a, b) in enumerate(zip(tokens, expected, strict=False)):
+        if a != b:
+            return f"token {at} is {a}, expected {b}"
+    return None if len(tokens) == len(expected) else f"{len(tokens)} tokens, expected {len(expected)}"
+
+
+def _decision_failures(
+    where: str, items: Sequence[Id], scores: Scores, trace: NDArray[np.float32], policy: Policy, rounding: float
+) -> Iterator[str]:
+    """Yields a line for each candidate that stops elsewhere than the policy says of the trace, or answers with other log-odds.
+
+    rounding: how far scores and trace may be apart, relative above 1. A candidate that close to a threshold has several valid
+    exits: see `Policy.exit_range`.
+    """
+    slate = np.array([0, len(trace)])
+    earliest, latest = policy.exit_range(trace, rounding * max(1.0, float(abs(trace).max())), slate)
+    expected = policy.stops(trace, slate)
+    for i, item in enumerate(items):
+        k, log_odds = int(scores.exit[i]), float(scores.log_odds[i])
+        if not earliest[i] <= k <= latest[i]:
+            yield f"{where}, item {item!r}: stopped at exit {k}, expected {expected[i]}"
+        elif not abs(log_odds - float(trace[i, k])) <= rounding * max(1.0, abs(log_odds)):
+            yield f"{where}, item {item!r}: log-odds {log_odds:.5f} at exit {k}, the trace has {trace[i, k]:.5f}"

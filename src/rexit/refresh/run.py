@@ -1,0 +1,103 @@
+"""The steps of a refresh, in their order."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rexit.bundle import Bundle, Catalog, Ids, Manifest, Vectors, sole_writer
+from rexit.bundle.manifest import check_is_bundle
+from rexit.errors import BundleError, InputError
+from rexit.progress import Progress, silent
+from rexit.refresh.fit import check_fit
+from rexit.refresh.swap import staged
+from rexit.refresh.variant import RefreshedVariant, RefreshOptions, Trial
+
+
+@dataclass(frozen=True)
+class RefreshReport:
+    """What a refresh did.
+
+    Attributes:
+        bundle: The bundle's folder.
+        catalog_sha256: Digest of the active catalog.
+        swapped: False if that catalog was active already.
+        users: Users in the active catalog, and how many of them the former catalog did not have.
+        items: The same for items.
+        variants: One entry per variant; none if nothing was swapped.
+    """
+
+    bundle: str
+    catalog_sha256: str
+    swapped: bool
+    users: tuple[int, int]
+    items: tuple[int, int]
+    variants: tuple[RefreshedVariant, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what `rexit refresh --json` prints: plain JSON values, NaN where a drift has no figure."""
+        return asdict(self)
+
+
+def refresh(bundle: Path, catalog: Path, options: RefreshOptions | None = None, *, progress: Progress = silent) -> RefreshReport:
+    """Swaps the catalog of a bundle.
+
+    Args:
+        bundle: The bundle's folder. It may be in use.
+        catalog: A folder of `rexit index`, with its splits.
+        options: What to do beside the swap.
+        progress: Reports golden slates, and slates that a policy is tried on.
+
+    Raises:
+        InputError: The catalog does not fit, or another process is writing to the bundle.
+        DriftError: A policy was calibrated on other candidates than it meets in the new catalog.
+        BundleError: The bundle or the catalog is damaged, or a variant does not compute here what it computed at export.
+        BackendError: A variant cannot run on this machine.
+    """
+    options = options or RefreshOptions()
+    options.check()
+    new = Catalog.open(Path(catalog))
+    if edited := new.edited():
+        raise BundleError(edited[0])
+    check_is_bundle(bundle)
+    with sole_writer(bundle):
+        manifest = Manifest.read(bundle)
+        variants = [Bundle.open(bundle, name) for name in manifest.variants]
+        if not variants:
+            raise BundleError(f"{bundle}/manifest.json: lists no variants")
+        old = variants[0].catalog
+        users, items = _counts(old.users, new.users), _counts(old.items, new.items)
+        if new.sha256 == manifest.catalog_sha256:
+            return RefreshReport(str(bundle), new.sha256, False, users, items, ())
+        check_fit(bundle, manifest, [opened.variant for opened in variants], new)
+        vectors = _vectors(bundle, manifest, new, options)
+        refreshed = []
+        with staged(bundle, manifest, new, vectors) as swap:
+            trial = Trial(old, new, options, progress)
+            for opened in variants:
+                golden, report = trial.run(opened, swap.folder)
+                swap.add_golden(opened.variant.name, golden)
+                refreshed.append(report)
+            swap.commit()
+    return RefreshReport(str(bundle), new.sha256, True, users, items, tuple(refreshed))
+
+
+def _counts(old: Ids, new: Ids) -> tuple[int, int]:
+    """How many ids the new catalog has, and how many of them the old one does not have."""
+    return len(new), int((old.find(new.take(np.arange(len(new)))) < 0).sum())
+
+
+def _vectors(bundle: Path, manifest: Manifest, catalog: Catalog, options: RefreshOptions) -> Vectors | None:
+    if catalog.vector_ids is None:
+        return None
+    if options.checkpoint is None:
+        raise InputError(
+            f"{bundle}: its prompts have vectors, which only the projectors of its checkpoint can make for new items: give "
+            "--checkpoint; nothing was swapped"
+        )
+    from rexit.refresh.vectors import refreshed_vectors
+
+    return refreshed_vectors(options.checkpoint, bundle, manifest, catalog)

@@ -1,0 +1,178 @@
+"""A variant is tried with the new catalog, on this machine.
+
+1. Some of its golden samples must still come out as recorded. Then what it computes here can be relied on.
+2. The runtime must assemble the new catalog's prompts as the exporter does.
+3. New golden samples are what the variant answers to them.
+4. Its policy meets the latest validation slates, cut to the size that it was calibrated with. If these candidates are others than
+   calibration's, the refresh ends, unless policies are to be kept all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rexit.bundle import Bundle, Catalog, Golden, GoldenSlate
+from rexit.bundle.golden import FILE as GOLDEN_FILE
+from rexit.checks.golden import cold_trace, log_odds_distance, prompt_difference, request_of
+from rexit.errors import BundleError, DriftError, InputError
+from rexit.progress import Progress
+from rexit.slates import Slate, cut, draw
+
+if TYPE_CHECKING:
+    from rexit.calibration.drift import Drift
+    from rexit.exporter.prompt.builder import PromptBuilder
+    from rexit.runtime import Session
+
+_REPEATED_SLATES = 4
+"""Golden slates of the old catalog that are run again."""
+
+
+@dataclass(frozen=True)
+class RefreshOptions:
+    """What can be chosen of a refresh; `rexit refresh --help` says the same.
+
+    Attributes:
+        checkpoint: The checkpoint that the bundle was exported from. Needed where prompts have vectors.
+        keep_policy: Keep policies without trying them.
+        golden_slates: Golden slates to make for each variant.
+        drift_slates: Most validation slates, the latest, that a policy is tried on.
+        device: Where variants run meanwhile. The CPU runs every variant's graphs.
+        threads: Threads of the backend; 0: one per core.
+    """
+
+    checkpoint: str | None = None
+    keep_policy: bool = False
+    golden_slates: int = 16
+    drift_slates: int = 400
+    device: str = "cpu"
+    threads: int = 0
+
+    def check(self) -> None:
+        """Raises InputError for the first option that is out of range."""
+        for name in ("golden_slates", "drift_slates"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name.replace('_', ' ')} is {getattr(self, name)}, expected at least 1")
+
+
+@dataclass(frozen=True)
+class RefreshedVariant:
+    """What became of one variant.
+
+    Attributes:
+        variant: Its name.
+        slates: Golden slates made.
+        new_candidates: How many of their candidates the old catalog does not have.
+        drift: What its policy met, as JSON of `Drift`; None without a policy, or if policies were kept without trying them.
+    """
+
+    variant: str
+    slates: int
+    new_candidates: int
+    drift: dict[str, Any] | None
+
+
+class Trial:
+    """The slates that every variant is tried with."""
+
+    def __init__(self, old: Catalog, new: Catalog, options: RefreshOptions, progress: Progress) -> None:
+        from rexit.exporter.prompt.builder import PromptBuilder
+
+        self._old, self._new, self._options, self._progress = old, new, options, progress
+        self._builder: PromptBuilder = PromptBuilder(new)
+        self._golden = _golden_slates(cut(new, "validation"), old, options.golden_slates)
+
+    def run(self, bundle: Bundle, staged: Path) -> tuple[Golden, RefreshedVariant]:
+        """Tries one variant.
+
+        Args:
+            bundle: The variant with the old catalog.
+            staged: The bundle's folder with the new catalog.
+
+        Returns:
+            Its new golden samples, and a report.
+        """
+        from rexit import runtime
+
+        name = bundle.variant.name
+        open_ = partial(runtime.open, variant=name, device=self._options.device, threads=self._options.threads)
+        if GOLDEN_FILE in bundle.variant.files:
+            with contextlib.closing(open_(bundle.path)) as session:
+                self._repeat_golden(bundle, session)
+        with contextlib.closing(open_(staged)) as session:
+            golden = self._record_golden(name, session)
+            drift = self._try_policy(bundle, session)
+        new_candidates = sum(int((self._old.items.find(slate.items) < 0).sum()) for slate in self._golden)
+        report = RefreshedVariant(name, len(golden.slates), new_candidates, None if drift is None else drift.to_json())
+        return golden, report
+
+    def _repeat_golden(self, bundle: Bundle, session: Session) -> None:
+        tolerance = float(bundle.variant.parity["tolerance"])
+        for slate in bundle.golden().slates[:_REPEATED_SLATES]:
+            trace = cold_trace(session, *request_of(self._old, slate), slate.as_of)
+            if (worst := float(log_odds_distance(trace, slate.log_odds).max())) > tolerance:
+                raise BundleError(
+                    f"{bundle.folder}: log-odds are {worst:.2g} from its golden samples before the refresh, expected at most "
+                    f"{tolerance:g}: run `rexit verify`; nothing was swapped"
+                )
+
+    def _record_golden(self, name: str, session: Session) -> Golden:
+        slates = []
+        for done, slate in enumerate(self._golden):
+            self._progress(f"{name}: golden", done, len(self._golden))
+            assert slate.as_of is not None
+            prompt = self._builder.prompt(slate.user, slate.items, slate.as_of)
+            assembled = session.prompt(slate.user, slate.items, as_of=slate.as_of)
+            difference = prompt_difference(slate.items, assembled, (prompt.prefix, prompt.candidates))
+            if difference is not None:
+                raise BundleError(f"{self._new.path}: a defect of rexit: user {slate.user!r}: {difference}")
+            log_odds = cold_trace(session, slate.user, slate.items, slate.as_of)
+            if not np.isfinite(log_odds).all():
+                raise BundleError(f"{self._new.path}: {name} gives log-odds that are not finite for user {slate.user!r}")
+            user, items = self._new.users.rows([slate.user], "user")[0], self._new.items.rows(slate.items)
+            slates.append(GoldenSlate(int(user), items.astype(np.int32), slate.as_of, prompt.prefix, prompt.candidates, log_odds))
+        self._progress(f"{name}: golden", len(self._golden), len(self._golden))
+        return Golden(slates)
+
+    def _try_policy(self, bundle: Bundle, session: Session) -> Drift | None:
+        """The drift in the latest validation slates; None if there is no policy, or it is kept without a trial."""
+        if bundle.policy() is None or self._options.keep_policy:
+            return None
+        from rexit.calibration.drift import compare, read_reference
+
+        name = bundle.variant.name
+        try:
+            reference = read_reference(bundle)
+        except BundleError as exc:
+            raise DriftError(
+                f"{exc}; so it is unknown whether {name}'s policy fits the new catalog: nothing was swapped, --keep-policy swaps"
+            ) from exc
+        slates = cut(self._new, "validation", reference.slate)
+        latest = sorted(slates, key=lambda slate: slate.as_of or 0)[-self._options.drift_slates :]
+        session.reset_counters()
+        for done, slate in enumerate(latest):
+            self._progress(f"{name}: policy", done, len(latest))
+            session.score(slate.user, slate.items, as_of=slate.as_of)
+        self._progress(f"{name}: policy", len(latest), len(latest))
+        drift = compare(session.counters(), reference.counters)
+        if drift.verdict == "drifted":
+            raise DriftError(
+                f"{bundle.path}: the policy of {name} on the new catalog's {len(latest)} latest validation slates: "
+                f"{drift.conclusion} Nothing was swapped; --keep-policy swaps all the same, then run `rexit calibrate`"
+            )
+        return drift
+
+
+def _golden_slates(slates: Sequence[Slate], old: Catalog, count: int) -> list[Slate]:
+    """Draws at most `count` slates: half of them with an item that the old catalog does not have, if there are so many."""
+    with_new = [slate for slate in slates if (old.items.find(slate.items) < 0).any()]
+    first = draw(with_new, count // 2) if with_new else []
+    taken = {id(slate) for slate in first}
+    rest = [slate for slate in slates if id(slate) not in taken]
+    return [*first, *(draw(rest, count - len(first)) if rest else [])]
