@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -274,3 +275,11 @@ def test_out_is_a_folder(run: Run, place: Path) -> None:
     (place / "o.csv").mkdir()
     ended = run("score", place / "bundle", "--pairs", write_pairs(place), "--out", place / "o.csv")
     assert_one_line(ended, 2, "o.csv: cannot be written: it is a folder")
+
+
+def test_a_cell_may_be_longer_than_pythons_csv_allows(run: Run, place: Path) -> None:
+    note = "x" * 200_000
+    pairs, limit = write_pairs(place, text=f"user_id,item_id,note\n100,3,{note}\n"), csv.field_size_limit()
+    assert run("score", place / "bundle", "--pairs", pairs, "--out", place / "scores.parquet").code == 0
+    assert pl.read_parquet(place / "scores.parquet")["note"].to_list() == [note]
+    assert csv.field_size_limit() == limit < len(note), "that of the program around is what it was"

@@ -9,11 +9,16 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from builders.bundles.held_out import write_ranked
+from rexit import runtime
+from rexit.cli import app
 from rexit.cli.serve import threads_for
+from rexit.errors import InputError
 from rexit.serve.server import listen
 from running.service import Service
 
@@ -54,6 +59,19 @@ def line(process: subprocess.Popen[str]) -> str:
 def test_all_sessions_at_once_have_a_thread_for_each_core(monkeypatch: pytest.MonkeyPatch, sessions: int, threads: int) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)))
     assert threads_for(sessions) == threads
+
+
+def test_mebibytes_are_the_sessions_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def open_(*words: Any, **options: Any) -> None:
+        asked.update(options)
+        raise InputError("enough")
+
+    monkeypatch.setattr(runtime, "open", open_)
+    ended = CliRunner().invoke(app, ["serve", "bundle", "--port", "0", "--cache-mib", "3", "--slate-mib", "5"])
+    assert str(ended.exception) == "enough"
+    assert (asked["cache_bytes"], asked["slate_bytes"]) == (3 << 20, 5 << 20)
 
 
 def test_sigterm_finishes_what_runs_and_exits_with_0(slow: subprocess.Popen[str]) -> None:

@@ -7,6 +7,7 @@ bring.
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ INPUTS = (".csv", ".tsv", ".parquet")
 OUTPUTS = (".csv", ".parquet")
 ROWS = 1 << 16
 """Of a batch, at most."""
+_LINES = 1 << 10
+"""Of a CSV file, read at once."""
 
 
 @dataclass(frozen=True)
@@ -182,11 +185,21 @@ def _csv_lines(path: Path) -> Iterator[list[str]]:
             tabs = "\t" in file.readline()
             file.seek(0)
             reader = csv.reader(file, "excel-tab", quoting=csv.QUOTE_NONE) if tabs else csv.reader(file, strict=True)
-            yield from reader
+            while rows := _read_rows(reader):
+                yield from rows
         except UnicodeDecodeError as exc:
             raise InputError(f"{path}: line {_first_not_utf8(path)}: not UTF-8") from exc
         except csv.Error as exc:
             raise InputError(f"{path}: line {reader.line_num}: {exc}") from exc
+
+
+def _read_rows(reader: Iterator[list[str]]) -> list[list[str]]:
+    """The next rows, whose cells may be longer than Python's csv allows; afterwards its limit is what it was."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        return list(itertools.islice(reader, _LINES))
+    finally:
+        csv.field_size_limit(before)
 
 
 def _first_not_utf8(path: Path) -> int:
