@@ -251,7 +251,7 @@ def test_what_a_deadline_cut_short_is_marked(bundle: Path, monkeypatch: pytest.M
 
     def score(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
         scores = real(self, *words, **keywords)
-        scores.cut_short[:], scores.exit[0] = True, -1
+        scores.cut_short[:], scores.exit[0], scores.layers[0] = True, -1, 0
         return scores
 
     monkeypatch.setattr(runtime.Session, "score", score)
