@@ -10,8 +10,8 @@ from typing import Any
 
 from builders.bundles.bundle_files import contents
 from rexit.bundle import Bundle, Catalog, Golden, Manifest
-from rexit.bundle import swap as swapping
 from rexit.bundle.writer import sole_writer
+from rexit.refresh import swap as swapping
 from rexit.refresh.swap import staged
 
 STEPS = ("mkdir", "rename", "replace", "fsync", "link", "unlink", "rmdir", "open")

@@ -189,12 +189,10 @@ def test_request_policy_replaces_thresholds_not_the_map(tmp_path: Path) -> None:
     np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-(2 * scores.log_odds + 1))), atol=1e-6)
 
 
-@pytest.mark.parametrize("request_k", [None, 2])
+@pytest.mark.parametrize("request_k", [0, 2])
 @pytest.mark.parametrize("rule", [TopK(6, False, (4.0, 1.0), (3.0, 1.5)), TopK(6, True, (2.0, 0.5), (2.0, 0.5)), None])
 @pytest.mark.parametrize("quorum", [0.0, 0.4])
-def test_rules_of_the_slate_stop_where_the_trace_says(
-    quorum: float, rule: TopK | None, request_k: int | None, tmp_path: Path
-) -> None:
+def test_rules_of_the_slate_stop_where_the_trace_says(quorum: float, rule: TopK | None, request_k: int, tmp_path: Path) -> None:
     """In the bundle's policy and in a request's own, which replaces it."""
     folder = write_bundle(tmp_path / "bundle", BundleOptions(max_tokens=50))
     exits = (ExitPolicy(0.5, 0.1, 4.0, 4.0), ExitPolicy(0.5, 0.1, 3.0, math.inf), ExitPolicy(0.5, 0.1))

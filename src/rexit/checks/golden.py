@@ -69,7 +69,7 @@ def cold_trace(session: Session, user: Id, items: Sequence[Id], as_of: int | Non
 
 def log_odds_distance(trace: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
     """How far a trace is from what is expected, float32 [items, exits]; inf where it is not finite."""
-    distance = np.abs(trace - expected)
+    distance: NDArray[np.float32] = np.abs(trace - expected)
     distance[~np.isfinite(distance)] = np.inf
     return distance
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from rexit.bundle.prompt_text import decoder
 from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption
 from rexit.cli.common.output import print_json, progress, shown, stdout
 from rexit.cli.common.tables import print_table
@@ -70,6 +69,7 @@ def calibrate(
     ```
     """
     from rexit.bundle import Bundle, Catalog
+    from rexit.bundle.prompt_text import decoder
     from rexit.calibration import CalibrationOptions
     from rexit.calibration import calibrate as run
 
