@@ -26,6 +26,10 @@ BIN := $(VENV)/bin
 JOBS ?= $(shell nproc)
 WERROR ?= OFF
 SHELL := /bin/bash
+# `make setup` compiles the library for Python; what compiles it again, for C++, finds the same objects in this cache.
+export CCACHE_DIR ?= $(abspath $(BUILD))/ccache
+export CMAKE_C_COMPILER_LAUNCHER ?= ccache
+export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
 CPP_SOURCES := CMakeLists.txt $(shell find runtime tests/cpp tests/fuzz tests/budgets examples/cpp -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name '*.hpp' -o -name '*.txt' -o -name '*.in')
 # Scripts belong to no package, and some of their names stand twice: they are type-checked folder by folder.
 SCRIPTS = $(shell find benchmarks examples tools -name '*.py' -not -path '*/serving/*' -printf '%h\n' | sort -u)
@@ -56,7 +60,7 @@ $(BUILD)/.requirements: $(BIN)/python pyproject.toml tools/requirements.py
 
 # Our own two distributions without build isolation: their build tools are in the environment, so that a rebuild needs no network.
 $(BUILD)/.installed: $(BUILD)/.requirements $(CPP_SOURCES) src/optimum-rexit/pyproject.toml
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install --quiet --no-build-isolation --no-deps --config-settings build-dir=$(BUILD)/wheel --editable .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install --quiet --no-build-isolation --no-deps --config-settings build-dir=$(BUILD)/wheel --config-settings cmake.define.REXIT_WERROR=$(WERROR) --editable .
 	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable src/optimum-rexit
 	@touch $@
 

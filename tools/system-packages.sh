@@ -14,6 +14,7 @@ has_libfuzzer() {
 # Debian names the sanitizers' libraries after the version of clang that `clang` stands for.
 clang_runtime() { apt-cache depends clang | sed -n 's/.*Depends: clang-\([0-9]*\)$/libclang-rt-\1-dev/p' | head -1; }
 command -v "${CXX:-c++}" >/dev/null || missing+=(g++)
+command -v ccache >/dev/null || missing+=(ccache)
 has_header onnxruntime/onnxruntime_c_api.h || missing+=(libonnxruntime-dev)
 has_header nlohmann/json.hpp || missing+=(nlohmann-json3-dev)
 has_header CLI/CLI.hpp || missing+=(libcli11-dev)
