@@ -112,6 +112,7 @@ def test_equal_to_the_local_engine_though_a_worker_is_killed(bundle: Bundle, giv
     assert seen.equals(expected), "to the bit, in the same order"
 
 
+@pytest.mark.slow
 def test_a_run_begun_here_goes_on_there(bundle: Bundle, given: Path, tmp_path: Path) -> None:
     class Stopped(Local):
         def score(self, *words, **keywords):  # type: ignore[no-untyped-def]
@@ -127,6 +128,7 @@ def test_a_run_begun_here_goes_on_there(bundle: Bundle, given: Path, tmp_path: P
     assert pl.read_parquet(out).height == 20_000
 
 
+@pytest.mark.slow
 def test_a_signal_interrupts_as_everywhere(bundle: Bundle, given: Path, tmp_path: Path) -> None:
     """Joining a cluster sets a handler of Ray's, whose exit code would be 15, without a word."""
     out = tmp_path / "out.parquet"

@@ -18,6 +18,7 @@ from running.scripts import scripts_of
 scripts = scripts_of("benchmarks/ranking", "examples/movielens")
 
 
+@pytest.mark.slow
 def test_checkpoint_and_bundle_say_the_same(tmp_path: Path, monkeypatch, capsys) -> None:
     import baselines
     import exits

@@ -54,6 +54,7 @@ def test_verdicts_count_by_how_alike_the_words_are() -> None:
     np.testing.assert_allclose(test, [[total, (0.6 + words.PRIOR * rate) / (total + words.PRIOR) - rate], [0, 0]], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_table_of_what_words_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import words
 

@@ -13,7 +13,7 @@ NOISE = (1.6, 0.0)
 """Stopping everybody at the first exit loses 0.13 of the user AUC, nobody 0."""
 
 GOAL = Goal((parse("user-auc"),), 0.03)
-CALIBRATIONS, USERS, PAIRS = 40, 240, 6
+CALIBRATIONS, USERS, PAIRS = 24, 240, 6
 POPULATION = traces(8000, PAIRS, NOISE, seed=10**6)
 
 
@@ -53,7 +53,7 @@ def decided(n: int):
 
 def test_promises_are_kept() -> None:
     chosen, broken = broken_promises()
-    assert chosen >= 10, "nothing is certified: the test shows nothing"
+    assert chosen >= 6, "nothing is certified: the test shows nothing"
     assert broken <= 0.05 * CALIBRATIONS + 3, "more than one in twenty, and two of its standard deviations"
 
 

@@ -87,6 +87,7 @@ def build_wheel(source: Path, place: Path, *settings: str) -> tuple[Path, set[st
     return wheel, {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
 
 
+@pytest.mark.slow
 def test_installed_beside_optimum_and_taken_away_again(tmp_path: Path) -> None:
     # The C++ part needs a compiler and minutes, and is none of this wheel's concern here.
     settings = ("-C", "wheel.cmake=false", "-C", "wheel.py-api=py3", "-C", f"build-dir={tmp_path / 'build'}")

@@ -1,7 +1,7 @@
 """examples/encode.py with an encoder of kilobytes: the column it adds is one that `rexit index` reads."""
 
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from rexit.exporter.catalog.interactions import read_entities
 from running.scripts import scripts_of
 
 scripts = scripts_of("examples")
-SCRIPT = Path(__file__).parents[2] / "examples" / "encode.py"
+Run = Callable[..., str]
 POSITIONS = 12
 
 
@@ -38,15 +38,23 @@ def items(tmp_path: Path) -> Path:
     return tmp_path / "books.item"
 
 
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, SCRIPT, *map(str, words)], capture_output=True, text=True)
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the script; what it printed. Raises SystemExit with its one line."""
+    import encode
+
+    def run(*words: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["encode.py", *map(str, words)])
+        encode.main()
+        return capsys.readouterr().out
+
+    return run
 
 
-def test_each_text_has_its_vector(encoder: Path, items: Path, tmp_path: Path) -> None:
+def test_each_text_has_its_vector(run: Run, encoder: Path, items: Path, tmp_path: Path) -> None:
     out = tmp_path / "books.parquet"
-    done = run(items, out, "--encoder", encoder, "--vector", "t=title", "--vector", "both=title,author")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "t: 16 numbers for 3 of 5 items\nboth: 16 numbers for 4 of 5 items\n"
+    printed = run(items, out, "--encoder", encoder, "--vector", "t=title", "--vector", "both=title,author")
+    assert printed == "t: 16 numbers for 3 of 5 items\nboth: 16 numbers for 4 of 5 items\n"
     frame = read_entities(out, "item_id", "--item-column")
     assert frame.columns == ["id", "title", "author", "t", "both"] and frame["author"].to_list() == [
         "Ann",
@@ -82,14 +90,16 @@ def test_a_vector_is_the_mean_over_the_texts_own_tokens(encoder: Path) -> None:
         ("t=title", "o.tsv", "o.tsv: expected a name that ends in .parquet"),
     ],
 )
-def test_what_cannot_be_encoded_is_one_line(encoder: Path, items: Path, tmp_path: Path, vector: str, out: str, said: str) -> None:
-    done = run(items, tmp_path / out, "--encoder", encoder, "--vector", vector)
-    assert done.returncode == 1 and done.stderr.startswith("encode: ") and done.stderr.count("\n") == 1, done.stderr
-    assert said in done.stderr and not (tmp_path / out).exists()
+def test_what_cannot_be_encoded_is_one_line(
+    run: Run, encoder: Path, items: Path, tmp_path: Path, vector: str, out: str, said: str
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        run(items, tmp_path / out, "--encoder", encoder, "--vector", vector)
+    line = str(end.value)
+    assert line.startswith("encode: ") and said in line and "\n" not in line and not (tmp_path / out).exists()
 
 
-def test_no_encoder_is_one_line(items: Path, tmp_path: Path) -> None:
+def test_no_encoder_is_one_line(run: Run, items: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    done = run(items, tmp_path / "o.parquet", "--encoder", tmp_path / "empty", "--vector", "t=title")
-    assert done.returncode == 1 and "empty: not an encoder that transformers loads: " in done.stderr
-    assert done.stderr.count("\n") == 1
+    with pytest.raises(SystemExit, match=r"^encode: .*empty: not an encoder that transformers loads: .*$"):
+        run(items, tmp_path / "o.parquet", "--encoder", tmp_path / "empty", "--vector", "t=title")

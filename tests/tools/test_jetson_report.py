@@ -54,6 +54,7 @@ def test_every_step_on_the_cpu(place: Path) -> None:
         assert {"good/steps.tsv", "good/logs/build.txt", f"good/bench-{TENSORRT_HALF}.json"} <= set(packed.getnames())
 
 
+@pytest.mark.slow
 def test_failures_stop_nothing_and_are_named(place: Path) -> None:
     (place / "cmake-fails").touch()
     ended = report(place, "--out", "bad")  # as on a Jetson: here is neither TensorRT nor a GPU

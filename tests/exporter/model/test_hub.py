@@ -55,6 +55,7 @@ def test_folder_gguf_and_id_are_one_model(cache: Path, tmp_path: Path) -> None:
         assert seen.keys() == expected.keys() and all(seen[name].equal(expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_export_of_an_id(cache: Path, checkpoint_folder: Path, catalog_folder: Path, exported: Path, tmp_path: Path) -> None:
     """With the heads that stand beside it there: the bundle of the folder."""
     download(checkpoint_folder, cache)
