@@ -59,8 +59,9 @@ $(BUILD)/.requirements: $(BIN)/python pyproject.toml tools/requirements.py
 	@touch $@
 
 # Our own two distributions without build isolation: their build tools are in the environment, so that a rebuild needs no network.
+# The compiler is the one that CMake chooses below, and not the one that Python was built with: the cache tells them apart.
 $(BUILD)/.installed: $(BUILD)/.requirements $(CPP_SOURCES) src/optimum-rexit/pyproject.toml
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install --quiet --no-build-isolation --no-deps --config-settings build-dir=$(BUILD)/wheel --config-settings cmake.define.REXIT_WERROR=$(WERROR) --editable .
+	PATH="$(abspath $(BIN)):$$PATH" CC="$${CC:-cc}" CXX="$${CXX:-c++}" $(BIN)/pip install --quiet --no-build-isolation --no-deps --config-settings build-dir=$(BUILD)/wheel --config-settings cmake.define.REXIT_WERROR=$(WERROR) --editable .
 	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable src/optimum-rexit
 	@touch $@
 
