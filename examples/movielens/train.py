@@ -125,7 +125,7 @@ def train(catalog: Catalog, chosen: Settings) -> MultiExitModel:
     data = packed_slates(catalog, "train", chosen.slate)
     model = make_model(catalog, chosen).train()
     groups = parameter_groups(model, chosen.rate, chosen.rate_ratio)
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=chosen.weight_decay)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=chosen.weight_decay, fused=True)
     steps = int(chosen.epochs * len(batches(data.lengths, chosen.batch_tokens, np.random.default_rng(chosen.seed))))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [g["lr"] for g in groups], total_steps=steps + 1, pct_start=0.1)
 

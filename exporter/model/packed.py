@@ -15,6 +15,7 @@ Training data is packed with `pack` (one user: a prefix and candidates behind it
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import Any
@@ -103,17 +104,22 @@ def packed_attention(
     if layer in call.past:
         past_key, past_value = call.past[layer]
         key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
+    dtype = value.dtype
+    in_float32 = value.requires_grad and dtype == torch.bfloat16 and value.device.type == "cpu"
+    if in_float32:  # on a CPU the backward pass of attention takes four times as long in bfloat16
+        query, key, value = query.float(), key.float(), value.float()
     bias = call.bias(sliding_window, query.dtype)
     drop = dropout if module.training else 0.0
     shared = query.shape[1] // key.shape[1]
     if not softcap:
-        out = F.scaled_dot_product_attention(query, key, value, bias, drop, scale=scaling, enable_gqa=shared > 1)
+        with torch.autocast("cpu", enabled=False) if in_float32 else nullcontext():
+            out = F.scaled_dot_product_attention(query, key, value, bias, drop, scale=scaling, enable_gqa=shared > 1)
     else:
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
         scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
         scores = torch.tanh(scores / softcap) * softcap + bias
         out = F.dropout(scores.float().softmax(-1).to(value.dtype), drop) @ value
-    return out.transpose(1, 2).contiguous(), None
+    return out.transpose(1, 2).contiguous().to(dtype), None
 
 
 AttentionInterface.register(ATTENTION, packed_attention)
