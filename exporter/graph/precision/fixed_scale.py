@@ -3,8 +3,8 @@
     error(m) = sum_{|x| > m} (|x| - m)^2  +  #{|x| <= m} (m / 127)^2 / 12
 
 The m with the least mean square error on sampled rows, with rounding taken as uniform noise. The largest magnitude, percentiles
-and the entropy of TensorRT's calibrator are compared with it in docs/notes/precision/tensorrt.md: its log-odds were the closest to
-float32's.
+and the entropy of TensorRT's calibrator are compared with it in docs/notes/precision/tensorrt.md: its log-odds were the closest
+to float32's.
 """
 
 from __future__ import annotations
