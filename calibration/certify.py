@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.calibration.metrics import Metric
+from rexit.calibration.metrics import Metric, parse
 from rexit.errors import InputError
 
 ORDER_SEED = 20250103
@@ -139,11 +139,11 @@ def guarantee(limits: Mapping[Metric, float], users: Mapping[str, int], level: f
 
 
 def count_users(users: Mapping[str, int]) -> str:
-    """Returns how many users have a value: "1,943 users", or "18 users (ndcg@10) and 20 users (agreement)". users: by metric's
+    """Returns how many users have a value: "1,943 users", or "18 users (NDCG@10) and 20 users (agreement)". users: by metric's
     name."""
     if len(set(users.values())) == 1:
         return f"{next(iter(users.values())):,} users"
-    return " and ".join(f"{count:,} users ({name})" for name, count in users.items())
+    return " and ".join(f"{count:,} users ({parse(name).title})" for name, count in users.items())
 
 
 def _bet(variance: NDArray[np.float64], n: int, m: float, level: float) -> NDArray[np.float64]:

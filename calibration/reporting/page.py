@@ -104,15 +104,15 @@ def _tiles(report: Report) -> Iterator[Sequence[str]]:
         differences = [(metric, report["gain"]["differences"][metric.name]) for metric in asked]
         yield (
             f"Compared with {model_name(report['gain']['layers'])}",
-            {"better": "better", "not shown": "no difference shown", "worse in part": "worse in part"}[verdict.comparison or ""],
+            {"better": "Better", "not shown": "No difference shown", "worse in part": "Worse in part"}[verdict.comparison or ""],
             *(_line(metric.title, difference) for metric, difference in differences),
             "the best fixed depth that costs no more; above 0 the policy is better",
         )
 
 
 def _line(title: str, value: Sequence[float]) -> str:
-    middle, low, high = map(signed, value)
-    return f"{title}: {middle} ({low} to {high})"
+    middle, low, high = value
+    return f"{title}: {signed(middle)} ± {(high - low) / 2:.4f}"
 
 
 def _rules(policy: Mapping[str, Any]) -> str:

@@ -220,7 +220,7 @@ def _shortfall(decision: Decision) -> str | None:
     if decision.users_needed is None:
         pairs = [f"p = {p:.3g} for {name}" for name, p in failed.p_values.items() if p > decision.goal.error]
         return f"a bootstrap over {decision.users['certifying']:,} users does not confirm {policy}, {_and(pairs)}"
-    more = "no number" if math.isinf(decision.users_needed) else f"about {decision.users_needed:,.0f}"
+    more = "no number" if math.isinf(decision.users_needed) else f"about {float(f'{decision.users_needed:.2g}'):,.0f}"
     tested = {metric.name: decision.tested[metric.name] for metric in decision.goal.metrics if metric.bounds is not None}
     return f"{certify.count_users(tested)} are too few for {policy}; {more} would do if their losses were like these"
 

@@ -218,4 +218,4 @@ def test_guarantee_names_what_is_promised() -> None:
     )
     both = guarantee({NDCG: 0.01, parse("agreement"): 0.05}, {"ndcg@3": 80, "agreement": 90}, level=0.1)
     assert both.startswith("With 90 % confidence, users like these lose on average at most 0.01 of NDCG@3 and 0.05 of agreement")
-    assert "tested on 80 users (ndcg@3) and 90 users (agreement) who" in both
+    assert "tested on 80 users (NDCG@3) and 90 users (agreement) who" in both

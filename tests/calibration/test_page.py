@@ -170,7 +170,7 @@ def test_each_verdict_comes_first_and_has_all_tables(case: str, kind: str, headl
 
 
 @pytest.mark.parametrize(
-    ("comparison", "figure"), [("better", "better"), ("not shown", "no difference shown"), ("worse in part", "worse in part")]
+    ("comparison", "figure"), [("better", "Better"), ("not shown", "No difference shown"), ("worse in part", "Worse in part")]
 )
 def test_card_says_how_the_policy_compares_with_a_fixed_depth(comparison: str, figure: str) -> None:
     """A figure below 0 under a headline that says to use the policy would contradict it."""
@@ -179,7 +179,7 @@ def test_card_says_how_the_policy_compares_with_a_fixed_depth(comparison: str, f
     found["verdict"]["comparison"] = comparison
     read = Parsed(page.page(found))
     assert read.inside("strong")[3] == figure and "Compared with a one-layer model" in read.inside("dt")
-    assert "NDCG@10: \N{MINUS SIGN}0.0018 (\N{MINUS SIGN}0.1000 to +0.2000)" in read.inside("small")
+    assert "NDCG@10: \N{MINUS SIGN}0.0018 ± 0.1500" in read.inside("small")
 
 
 @pytest.mark.parametrize("case", CASES)
