@@ -20,10 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from rexit.errors import InputError
-from rexit.ranking import RESAMPLES, ByUser, bootstrap, descending
+from rexit.ranking import RESAMPLES, ByUser, auc_contributions, bootstrap, descending
 
 CHOICES = "ndcg@K, user-auc, auc, logloss, agreement or top-k-overlap@K, with K from 1"
 
@@ -159,12 +158,7 @@ class Judge:
     ) -> NDArray[np.float64]:
         """The drops of resampled users: float64 [resamples, metrics]."""
         sums, counts = (np.stack(columns, 1) for columns in zip(*(self._parts(m, score, other) for m in metrics), strict=True))
-
-        def weighted_drops(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-            with np.errstate(invalid="ignore"):
-                return np.asarray((weights @ sums) / (weights @ counts))
-
-        return bootstrap(weighted_drops, len(sums), resamples)
+        return bootstrap(sums, counts, resamples)
 
     def _parts(
         self, metric: Metric, score: NDArray[np.float32], other: NDArray[np.float32]
@@ -180,7 +174,7 @@ class Judge:
         if metric.kind == "logloss":
             worse = log_losses(score, self._liked) - log_losses(other, self._liked)
             return np.bincount(numbers, worse).astype(np.float64), self._by_user.pairs.astype(np.float64)
-        added = np.bincount(numbers, _auc_parts(other, self._liked) - _auc_parts(score, self._liked), users)
+        added = np.bincount(numbers, auc_contributions(other, self._liked) - auc_contributions(score, self._liked), users)
         return np.asarray(drop + users * added, np.float64), np.ones(users)
 
     def losses(self, metric: Metric, score: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -259,15 +253,3 @@ class _Tops:
         ties = np.cumsum(tied)
         before = np.repeat((ties - tied)[self._starts], self._sizes)
         return np.asarray(above | (tied & (ties - before <= np.repeat(room, self._sizes))))
-
-
-def _auc_parts(score: NDArray[np.float32], liked: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """What the AUC changes by, to first order, for each pair's weight: float64 [n], of sum 0."""
-    likes = int(liked.sum())
-    others = len(liked) - likes
-    rank = rankdata(score)
-    above = np.empty(len(score))  # share of the other kind on the right side
-    above[liked] = (rank[liked] - rankdata(score[liked])) / others
-    above[~liked] = 1 - (rank[~liked] - rankdata(score[~liked])) / likes
-    area = above[liked].mean()
-    return np.asarray(np.where(liked, (above - area) / likes, (above - area) / others), np.float64)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import ndcg_score, roc_auc_score
 
 from builders.traces import traces
-from rexit.ranking import ByUser, Ranking, auc, auc_difference, bootstrap, doubt, item_biases, user_auc
+from rexit.ranking import ByUser, auc, auc_contributions, auc_difference, bootstrap, doubt, item_biases, user_auc
 
 
 @pytest.mark.parametrize("levels", [3, 10_000])
@@ -19,13 +19,17 @@ def test_auc_is_that_of_sklearn_with_and_without_ties(levels: int) -> None:
     assert auc(score, liked) == pytest.approx(roc_auc_score(liked, score), abs=1e-12)
 
 
-def test_weighted_auc_is_that_of_repeated_pairs() -> None:
+def test_contributions_are_the_slope_of_the_weighted_auc() -> None:
     random = np.random.default_rng(0)
     score = random.integers(0, 20, 300).astype(np.float32)
     liked = random.random(300) < 0.4
-    times = random.integers(0, 4, 300)
-    expected = roc_auc_score(np.repeat(liked, times), np.repeat(score, times))
-    assert Ranking(score, liked).auc(times.astype(float)) == pytest.approx(expected, abs=1e-12)
+    contributions = auc_contributions(score, liked)
+    assert contributions.sum() == pytest.approx(0, abs=1e-12)
+    for pair in range(0, 300, 10):
+        more = np.ones(300)
+        more[pair] += 1e-6
+        slope = (roc_auc_score(liked, score, sample_weight=more) - roc_auc_score(liked, score)) / 1e-6
+        assert contributions[pair] == pytest.approx(slope, abs=1e-7)
 
 
 def test_auc_of_one_label_is_nan() -> None:
@@ -100,9 +104,15 @@ def test_item_biases_start_from_the_average() -> None:
 
 
 def test_draws_are_of_users_and_always_the_same() -> None:
-    drawn = bootstrap(lambda weights: weights[:2] / (weights.sum() == 3), 3, 200)
-    assert drawn.shape == (200, 2) and drawn.mean() == pytest.approx(1, abs=0.15) and drawn.max() == 3
-    np.testing.assert_array_equal(drawn[:, 0], bootstrap(lambda weights: float(weights[0]), 3, 200))
+    sums = np.array([[3.0, 0.0], [0.0, 3.0], [0.0, 0.0]])
+    means = bootstrap(sums, np.ones((3, 2)), 200)
+    assert means.shape == (200, 2) and means.mean() == pytest.approx(1, abs=0.15) and means.max() == 3
+    np.testing.assert_array_equal(means[:, 0], bootstrap(sums[:, 0], np.ones(3), 200))
+
+
+def test_draws_without_a_value_are_nan() -> None:
+    means = bootstrap(np.array([1.0, 0.0]), np.array([1.0, 0.0]), 50)
+    assert set(means[np.isfinite(means)]) == {1.0} and np.isnan(means).any()
 
 
 def test_bootstrap_interval_covers_a_real_difference_and_excludes_zero() -> None:

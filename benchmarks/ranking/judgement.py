@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.ranking import BOOTSTRAP_SEED, RESAMPLES, ByUser, Ranking
+from rexit.ranking import BOOTSTRAP_SEED, RESAMPLES, ByUser
 
 METRICS = ("auc", "user_auc", "ndcg@10", "log_loss")
 TOP = 10
@@ -43,6 +43,26 @@ class Measured:
         low, high = np.percentile(self.values[1:], [2.5, 97.5], axis=0)
         rows = zip(self.values[0].tolist(), low.tolist(), high.tolist(), strict=True)
         return dict(zip(METRICS, rows, strict=True))
+
+
+class Ranking:
+    """A ranking whose AUC can be taken again under other weights. Sorted once. score: float [n]; liked: bool [n]."""
+
+    def __init__(self, score: NDArray[np.floating], liked: NDArray[np.bool_]) -> None:
+        self._order = np.argsort(score)
+        ordered = score[self._order]
+        self._starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+        self._liked = liked[self._order]
+
+    def auc(self, weights: NDArray[np.float64] | None = None) -> float:
+        """Area under the ROC curve, ties counted half; nan without both labels. weights float64 [n]: how often each pair
+        counts."""
+        weight = np.ones(len(self._order)) if weights is None else weights[self._order]
+        positive = np.add.reduceat(np.where(self._liked, weight, 0.0), self._starts)
+        negative = np.add.reduceat(np.where(self._liked, 0.0, weight), self._starts)
+        pairs = positive.sum() * negative.sum()
+        below = np.cumsum(negative) - negative
+        return float(positive @ (below + negative / 2) / pairs) if pairs > 0 else float("nan")
 
 
 class Judgement:

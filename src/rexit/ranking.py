@@ -1,8 +1,6 @@
-"""How well scores rank what users liked, and how sure a difference is. The exporter and calibration judge by the same."""
+"""How well scores rank what users liked, and how sure a difference is. The exporter and calibration judge by the same code."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,44 +8,54 @@ from numpy.typing import NDArray
 BOOTSTRAP_SEED = 20250102
 RESAMPLES = 1000
 MIN_USERS = 20
-"""With fewer, a bootstrap over users says nothing: it takes what it has not seen to be impossible."""
+"""With fewer users a bootstrap says nothing: it takes what it has not seen to be impossible."""
 
 PRIOR = 10
-"""Interactions of average liking that an item's share of likes starts from."""
+"""How many interactions of average liking an item's share of likes starts from."""
 
 
-class Ranking:
-    """A ranking whose AUC can be taken again under other weights: score float [n], liked bool [n]. Sorted once."""
-
-    def __init__(self, score: NDArray[np.floating], liked: NDArray[np.bool_]) -> None:
-        self._order = np.argsort(score)
-        ordered = score[self._order]
-        self._starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-        self._liked = liked[self._order]
-
-    def auc(self, weights: NDArray[np.float64] | None = None) -> float:
-        """Area under the ROC curve, ties counted half; nan without both labels. weights float64 [n]: how often each pair
-        counts."""
-        weight = np.ones(len(self._order)) if weights is None else weights[self._order]
-        positive = np.add.reduceat(np.where(self._liked, weight, 0.0), self._starts)
-        negative = np.add.reduceat(np.where(self._liked, 0.0, weight), self._starts)
-        pairs = positive.sum() * negative.sum()
-        below = np.cumsum(negative) - negative
-        return float(positive @ (below + negative / 2) / pairs) if pairs > 0 else float("nan")
+def auc(score: NDArray[np.floating], liked: NDArray[np.bool_]) -> float:
+    """Returns the area under the ROC curve, ties counted half; nan without both labels. score: float [n]; liked: bool [n]."""
+    return float(ByUser(np.zeros(len(liked), np.int64), liked).auc(score)[0])
 
 
-def auc(score: NDArray[np.float32], liked: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve, ties counted half; nan without both labels."""
-    return Ranking(score, liked).auc()
+def auc_contributions(score: NDArray[np.floating], liked: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Returns how the AUC changes, to first order, with each pair's weight: float64 [n], of sum 0.
+
+    Summed by user they give a bootstrap of the AUC that takes one sort instead of one per draw (DeLong et al. 1988; with
+    clusters, Obuchowski 1997).
+
+    Args:
+        score: float [n].
+        liked: bool [n], with both labels present.
+    """
+    likes = int(liked.sum())
+    others = len(liked) - likes
+    rank, rank_liked, rank_other = _ranks(score), _ranks(score[liked]), _ranks(score[~liked])
+    correct = np.empty(len(score))  # share of the other kind on the right side
+    correct[liked] = (rank[liked] - rank_liked) / others
+    correct[~liked] = 1 - (rank[~liked] - rank_other) / likes
+    area = correct[liked].mean()
+    return np.asarray(np.where(liked, (correct - area) / likes, (correct - area) / others), np.float64)
+
+
+def _ranks(score: NDArray[np.floating]) -> NDArray[np.float64]:
+    """From 1 on, ties sharing their average: float64 [n]. As scipy's rankdata, which a device that scores does not have."""
+    _, numbers, counts = np.unique(score, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return np.asarray((ends - (counts - 1) / 2)[numbers], np.float64)
 
 
 class ByUser:
-    """Pairs by user, prepared so that ranking them again is fast: users int64 [n], any numbers; liked bool [n].
+    """Pairs by user, prepared so that judging another ranking is fast.
 
-    Values are per user, float64 [U] in the order of their numbers, nan where a user does not have both labels. A tie is worth
-    the average over the orders it may stand for. score float [n], float32 for speed, without nan.
+    Methods take a score, float [n] without nan, float32 for speed, and return a value per user, float64 [U] in the order of the
+    users' numbers, nan where a user does not have both labels. A tie counts as the average over its possible orders. All users
+    are sorted at once: by user, score and label in one integer.
 
-    All users are sorted in one go: what is sorted is the user, the score and the label in one integer.
+    Args:
+        users: int64 [n], any numbers.
+        liked: the labels, bool [n].
     """
 
     def __init__(self, users: NDArray[np.int64], liked: NDArray[np.bool_]) -> None:
@@ -63,14 +71,14 @@ class ByUser:
         self._discounts: dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
 
     def auc(self, score: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Each user's area under the ROC curve."""
+        """Returns each user's area under the ROC curve."""
         likes, others = self._likes, self.pairs - self._likes
         above = self._over_likes(score, self._place.astype(np.float64)) - likes * (likes - 1) / 2
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(self.both, 1 - above / (likes * others), np.nan)
 
     def ndcg(self, score: NDArray[np.floating], k: int) -> NDArray[np.float64]:
-        """Each user's normalized discounted cumulative gain of the first k, a like being worth 1."""
+        """Returns each user's normalized discounted cumulative gain of the first k, with a gain of 1 for a like."""
         if k not in self._discounts:
             first = self._place < k
             discount = np.where(first, 1 / np.log2(self._place + 2.0), 0.0)
@@ -80,8 +88,8 @@ class ByUser:
         return self._over_likes(score, discount) / best
 
     def _over_likes(self, score: NDArray[np.floating], worth: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Each user's sum, over liked pairs, of what their place is worth: float64 [U] from worth [n], users and places in
-        order."""
+        """Each user's sum of `worth` over the places of liked pairs: float64 [U]. worth: of each place, float64 [n], in the order
+        of users and places."""
         key = np.sort(self._key + (descending(score) << 1))
         liked = (key & 1).astype(np.float64)
         fresh = np.r_[True, (key[1:] ^ key[:-1]) > 1]
@@ -94,7 +102,7 @@ class ByUser:
 
 
 def descending(score: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Integers from 0 to below 2**32 that order as the scores do, the highest score first: int64 [n]."""
+    """Returns integers from 0 to below 2**32, int64 [n], that sort the highest score first."""
     if score.dtype != np.float32:
         order = np.unique(score, return_inverse=True)[1]
         return np.asarray(order.max() - order, np.int64)
@@ -103,7 +111,13 @@ def descending(score: NDArray[np.floating]) -> NDArray[np.int64]:
 
 
 def user_auc(score: NDArray[np.float32], users: NDArray[np.int64], liked: NDArray[np.bool_]) -> float:
-    """Mean of each user's own AUC, over users with both labels; nan if there is none."""
+    """Returns the mean of each user's own AUC, over users with both labels; nan if there is none.
+
+    Args:
+        score: float32 [n].
+        users: int64 [n], any numbers.
+        liked: bool [n].
+    """
     by_user = ByUser(users, liked)
     return float(by_user.auc(score)[by_user.both].mean()) if by_user.both.any() else float("nan")
 
@@ -115,46 +129,62 @@ def auc_difference(
     liked: NDArray[np.bool_],
     resamples: int = RESAMPLES,
 ) -> tuple[float, float, float]:
-    """AUC(score) - AUC(reference) and its 95 % interval (see `bootstrap`). users int64 [n]: numbers from 0 on, none left out."""
-    ranking, baseline = Ranking(score, liked), Ranking(reference, liked)
+    """Returns AUC(score) - AUC(reference) over all pairs and the ends of its 95 % interval, nan without both labels.
 
-    def difference(weights: NDArray[np.float64]) -> float:
-        return ranking.auc(weights[users]) - baseline.auc(weights[users])
-
-    drawn = bootstrap(difference, int(users.max()) + 1, resamples)
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return ranking.auc() - baseline.auc(), float(low), float(high)
+    Args:
+        score, reference: float32 [n].
+        users: int64 [n], numbered from 0, none left out.
+        liked: bool [n].
+        resamples: of the bootstrap.
+    """
+    difference = auc(score, liked) - auc(reference, liked)
+    if np.isnan(difference):
+        return difference, difference, difference
+    changes = np.bincount(users, auc_contributions(score, liked) - auc_contributions(reference, liked))
+    sums = difference + len(changes) * changes
+    low, high = np.percentile(bootstrap(sums, np.ones(len(sums)), resamples), [2.5, 97.5])
+    return difference, float(low), float(high)
 
 
 def item_biases(items: NDArray[np.int64], train_items: NDArray[np.int64], train_liked: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The share of likes that each pair's item has in training, float64 [n], as if there had been `PRIOR` interactions of average
-    liking more: items int64 [n], rows; train_items int64 [m], rows; train_liked bool [m]. What a model has to beat."""
+    """Returns the share of likes that each pair's item has in training, float64 [n]: what a model has to beat.
+
+    It is as if there had been `PRIOR` more interactions of average liking.
+
+    Args:
+        items: of the pairs, rows of the catalog, int64 [n].
+        train_items: of the training interactions, rows, int64 [m].
+        train_liked: their labels, bool [m].
+    """
     rows = int(max(items.max(initial=-1), train_items.max(initial=-1))) + 1
-    met = np.bincount(train_items, minlength=rows)
+    counts = np.bincount(train_items, minlength=rows)
     likes = np.bincount(train_items, train_liked, minlength=rows)
     average = (train_liked.sum() + 1) / (len(train_liked) + 2)
-    return np.asarray(((likes + PRIOR * average) / (met + PRIOR))[items])
+    return np.asarray(((likes + PRIOR * average) / (counts + PRIOR))[items])
 
 
 def doubt(
     score: NDArray[np.float32], biases: NDArray[np.float64], users: NDArray[np.int64], liked: NDArray[np.bool_]
 ) -> str | None:
-    """Why the ranking within users may be worth nothing: chance is in the 95 % interval of its user AUC or above it, or the
-    items' biases rank better, or too few users have both labels to tell. None if neither is so. score float32 [n], of the last
-    exit; biases float64 [n], of the pairs' items."""
+    """Returns why the ranking within users may be worth nothing, in a sentence; None if there is no reason.
+
+    1. Fewer than `MIN_USERS` users have both labels.
+    2. Chance is in the 95 % interval of the user AUC, or above it.
+    3. The items' biases rank better.
+
+    Args:
+        score: of the last exit, float32 [n].
+        biases: of the pairs' items, float64 [n].
+        users: int64 [n], any numbers.
+        liked: bool [n].
+    """
     by_user = ByUser(users, liked)
     if (count := int(by_user.both.sum())) < MIN_USERS:
-        return (
-            f"This model is not shown to rank: {count} users have likes and dislikes, expected at least {MIN_USERS}."
-        )
-    values = np.stack([by_user.auc(score), by_user.auc(biases)], 1)[by_user.both]
-
-    def means(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        own, items = np.average(values, axis=0, weights=weights)
-        return np.array([own, own - items])
-
-    (own, gain), drawn = means(np.ones(len(values))), bootstrap(means, len(values))
-    (low, worst), (high, best) = np.percentile(drawn, [2.5, 97.5], axis=0)
+        return f"This model is not shown to rank: {count} users have likes and dislikes, expected at least {MIN_USERS}."
+    model, items = by_user.auc(score)[by_user.both], by_user.auc(biases)[by_user.both]
+    values = np.stack([model, model - items], 1)
+    own, gain = values.mean(0)
+    (low, worst), (high, best) = np.percentile(bootstrap(values, np.ones_like(values)), [2.5, 97.5], axis=0)
     measured = f"user AUC at the last exit is {own:.3f} ({low:.3f} to {high:.3f}, 95 % interval over {count:,} users)"
     if low <= 0.5:
         return f"This model is not shown to rank: its {measured}, chance is 0.5."
@@ -166,16 +196,18 @@ def doubt(
     return None
 
 
-def bootstrap(
-    value: Callable[[NDArray[np.float64]], float | NDArray[np.float64]], users: int, resamples: int = RESAMPLES
-) -> NDArray[np.float64]:
-    """The values of drawn users, float64 [resamples, ...]: `value` takes float64 [users], how often each one counts. Their 2.5th
-    and 97.5th percentiles are a 95 % interval.
+def bootstrap(sums: NDArray[np.float64], counts: NDArray[np.float64], resamples: int = RESAMPLES) -> NDArray[np.float64]:
+    """Returns the means of resampled users, float64 [resamples, ...]. Their 2.5th and 97.5th percentiles are a 95 % interval.
 
-    A user's pairs are not independent, so users are drawn, not pairs. The draws are always the same, so that of a difference what
-    both sides share cancels out. Draws without a value are nan.
+    A user's pairs are not independent, so users are resampled, not pairs. The draws are always the same, so that what both sides
+    of a difference share cancels out. Draws without a value are nan.
+
+    Args:
+        sums: of each user's values, float64 [U, ...].
+        counts: how many values each user has, float64 [U, ...].
     """
-    random = np.random.default_rng(BOOTSTRAP_SEED)
-    return np.array(
-        [value(np.bincount(random.integers(0, users, users), minlength=users).astype(np.float64)) for _ in range(resamples)]
-    )
+    random, users = np.random.default_rng(BOOTSTRAP_SEED), len(sums)
+    draws = (random.integers(0, users, users) for _ in range(resamples))
+    weights = (np.bincount(draw, minlength=users).astype(np.float64) for draw in draws)
+    with np.errstate(invalid="ignore"):
+        return np.array([(weight @ sums) / (weight @ counts) for weight in weights])
