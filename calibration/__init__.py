@@ -1,28 +1,32 @@
 """When to stop: chooses a variant's policy on its own traces, certifies it on other users, and says what it is worth.
 
 In: a bundle's variant, a catalog's held-out splits, what segments cost (`rexit.measure`). Out: policy.json, report.json,
-report.html and traces.safetensors. The data moves through the modules in this order:
+report.html and traces.safetensors. The data moves in this order:
 
-    traces      slates -> every exit's log-odds, by the deployed variant
-    recording   traces and costs -> a file, and back
-    platt       traces -> one map per exit, so that depths are comparable
-    metrics     a ranking -> what it loses against full depth, user by user
-    expected    the same without labels, for choosing
-    evaluate    where candidates stop -> cost, and what is expected to be lost
-    search      thresholds, patience and rules for slates -> the cheapest within a budget
-    rivals      other ways to stop, tuned on the same traces
-    certify     losses of users who had no say -> a guarantee
-    decide      traces and costs -> the policy, and the test split's table
-    examples    slates that exit early and late
-    report      what was chosen and measured -> JSON and a conclusion
-    plots       the report -> pictures
-    tables      rows of it -> HTML and CSV
-    page        the report -> one HTML page
-    run         all of it
-    drift       counters of a service, held against calibration's own
+    record/     traces       slates -> every exit's log-odds, by the deployed variant
+                recording    traces and costs -> a file, and back
+    choose/     platt        traces -> a map per exit, so that depths are comparable
+                expected     what a ranking is expected to lose, without labels
+                evaluate     where candidates stop -> cost, and expected losses
+                search       thresholds, patience and rules for slates -> the cheapest within a budget
+                heads        which of many heads to keep
+                rivals       other ways to stop, tuned on the same traces
+    certify                  losses of users who had no part in choosing -> a guarantee
+    comparison               ways to stop, on the test split
+    decide                   choose, certify, compare -> the policy
+    reporting/  examples     slates that exit early and late
+                verdict      what to do, in words
+                content      all of it -> report.json
+                plots        report.json -> pictures
+                tables       report.json -> tables and CSV
+                page         report.json -> report.html
+    run                      all of it
 
-Needs polars, scikit-learn, scipy and matplotlib, which a device that only scores does not have: the names below are loaded when
-they are first used. No torch. Traces come from the library that runs on the device, so what is calibrated is what runs.
+`metrics` judges rankings for all of them, `options` has what can be chosen, and `drift` compares a service's counters with
+calibration's own.
+
+Needs polars, SciPy, Jinja2 and Matplotlib, which a device that only scores does not have: the names below are loaded when they
+are first used. No torch. Traces come from the library that runs on the device, so what is calibrated is what runs.
 """
 
 from importlib import import_module

@@ -1,19 +1,19 @@
-"""Whether what a service sees is still what its policy was calibrated on: counters against calibration's own.
+"""Whether a service still sees what its policy was calibrated on: its counters against calibration's own.
 
-Two numbers per exit, over the c of the candidates that reached it: the population stability index (PSI), and the largest
+Each exit has two numbers, over the c of the candidates that reached it: the population stability index (PSI), and the largest
 difference between the two cumulative distributions (Kolmogorov-Smirnov's statistic, KS, on the counters' bins). The worse of the
-two decides. The PSI has the borders customary in credit scoring (Lewis, "An Introduction to Credit Scoring", 1994): below 0.1
+two decides. The PSI has the thresholds customary in credit scoring (Lewis, "An Introduction to Credit Scoring", 1994): below 0.1
 nothing has moved, from 0.25 on the population is another one. The KS has those of a normal distribution whose mean moves: a shift
 by d standard deviations has a PSI of d^2 and a KS of 2 Phi(d / 2) - 1.
 
 Nothing is concluded
 
-1. from few candidates. The borders know nothing of sample sizes. Without any drift the PSI of B groups is about (1/n + 1/m) times
-   a chi-square variable with B - 1 degrees of freedom (Yurdakul and Naranjo, "Statistical properties of the population stability
-   index", Journal of Risk Model Validation 14(4), 2020), and the KS is below sqrt((1/n + 1/m) log(2 / 0.05) / 2) 19 times in 20,
-   so below some n they exceed their borders by chance. That takes candidates for independent. Those of one slate share a user, so
-   take the number needed as the least;
-2. where one bin holds nearly all of the reference: who moves within it is not seen. Who leaves it is.
+1. from few candidates. The thresholds do not depend on sample sizes. Without any drift the PSI of B groups is about (1/n + 1/m)
+   times a chi-square variable with B - 1 degrees of freedom (Yurdakul and Naranjo, "Statistical properties of the population
+   stability index", Journal of Risk Model Validation 14(4), 2020), and the KS is below sqrt((1/n + 1/m) log(2 / 0.05) / 2) 19
+   times in 20, so below some n they exceed their thresholds by chance. This assumes independent candidates. Those of a slate
+   share a user, so the number needed is a lower bound;
+2. where one bin holds nearly all of the reference: moves within it do not show, moves out of it do.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from rexit.errors import BundleError
 REPORT_FILE = "report.json"
 
 MOVED, DRIFTED = 0.1, 0.25
-"""Borders of the PSI."""
+"""Thresholds of the PSI."""
 
 KS_MOVED, KS_DRIFTED = (math.erf(math.sqrt(psi / 8)) for psi in (MOVED, DRIFTED))
-"""The same of the KS: 0.126 and 0.197."""
+"""Thresholds of the KS: 0.126 and 0.197."""
 
 GROUP = 0.1
 """Neighbouring bins are joined until they hold this share of the reference: deciles, as is customary, as far as bins allow. A bin
-that holds it alone stays alone."""
+that alone holds it is a group of its own."""
 
 VERDICTS = ("cannot tell", "stable", "moved", "drifted")
 
@@ -49,10 +49,16 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ExitDrift:
-    """One exit. reached: candidates counted and in the reference. stopped: the share of those that reached it that ended there,
-    counted and in the reference. needed: the least number of candidates to conclude anything; None: no number is enough, since
-    the reference itself is too small. crowded: the share of the reference in its fullest bin. verdict: of VERDICTS. NaN where
-    nobody reached the exit."""
+    """An exit's drift. Numbers are NaN where no candidate reached the exit.
+
+    Attributes:
+        reached: candidates that reached it, in the service and in the reference.
+        stopped: the share of those that ended there, in the service and in the reference.
+        psi, ks: between the two.
+        needed: the least number of candidates to conclude anything; None: the reference itself is too small.
+        crowded: the share of the reference in its fullest bin.
+        verdict: of VERDICTS.
+    """
 
     reached: tuple[int, int]
     stopped: tuple[float, float]
@@ -65,8 +71,14 @@ class ExitDrift:
 
 @dataclass(frozen=True)
 class Drift:
-    """Of all exits the worst verdict, but not `stable` if the first exit, which all reach, cannot tell. cut_short: the share of
-    all candidates that a deadline stopped."""
+    """The drift of all exits.
+
+    Attributes:
+        exits: from the first to the last.
+        cut_short: the share of all candidates that a deadline stopped.
+        verdict: the worst of all exits, but not `stable` if the first exit, which all candidates reach, cannot tell.
+        conclusion: what to do, in a sentence.
+    """
 
     exits: tuple[ExitDrift, ...]
     cut_short: float
@@ -74,12 +86,12 @@ class Drift:
     conclusion: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; NaN where nobody reached an exit."""
+        """Returns plain values; NaN where no candidate reached an exit."""
         return asdict(self)
 
 
 def reference(c: NDArray[np.float32], stops: Counts) -> dict[str, Any]:
-    """What `report.json` keeps of calibration's traces, as JSON values. c: float32 [n, exits], calibrated. stops: int64 [n]."""
+    """Returns the counters of calibration's traces as JSON values, for `report.json`. c: float32 [n, exits]; stops: int64 [n]."""
     exits = c.shape[1]
     reached = [stops >= k for k in range(exits)]
     return {
@@ -91,31 +103,36 @@ def reference(c: NDArray[np.float32], stops: Counts) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Reference:
-    """What calibration saw. slate: the number of candidates that it cut slates to; slates of another size stop elsewhere."""
+    """What calibration saw.
+
+    Attributes:
+        counters: of its traces.
+        slate: candidates per slate; slates of another size stop elsewhere.
+    """
 
     counters: Counters
     slate: int
 
 
 def read_reference(bundle: Bundle) -> Reference:
-    """That of the bundle's variant. Raises BundleError if there is none, or it is another variant's."""
+    """Returns the reference of the bundle's variant. Raises BundleError if there is none, or it is another variant's."""
     path = bundle.folder / REPORT_FILE
     if not path.exists():
         raise BundleError(f"{path}: missing, there is nothing to compare with: run `rexit calibrate`")
     report = read_json(path)
     if report.get("variant_sha256") != bundle.variant_sha256:
         raise BundleError(f"{path}: made for another variant than this one: calibrate again")
-    if not isinstance(found := report.get("reference"), dict):
+    if not isinstance(counters := report.get("reference"), dict):
         raise BundleError(f"{path}: has no `reference` to compare with: calibrate again")
     settings = report.get("settings")
     slate = settings.get("slate") if isinstance(settings, dict) else None
     if isinstance(slate, bool) or not isinstance(slate, int) or slate < 1:
         raise BundleError(f"{path} settings slate: is {slate!r}, expected a number of candidates: calibrate again")
-    return Reference(Counters.from_json(found, len(bundle.manifest.exits), f"{path} reference"), slate)
+    return Reference(Counters.from_json(counters, len(bundle.manifest.exits), f"{path} reference"), slate)
 
 
 def compare(counted: Counters, expected: Counters) -> Drift:
-    """Counters of a service with those of calibration."""
+    """Returns the drift of a service's counters from calibration's."""
     exits = tuple(_exit(counted, expected, k) for k in range(len(counted.reached)))
     ended = int(counted.reached[0])
     cut_short = float(counted.cut_short.sum() / ended) if ended else math.nan
@@ -126,15 +143,15 @@ def compare(counted: Counters, expected: Counters) -> Drift:
 
 
 def _exit(counted: Counters, expected: Counters, k: int) -> ExitDrift:
-    seen, usual = counted.histograms[k], expected.histograms[k]
-    n, m = int(seen.sum()), int(usual.sum())
+    actual, usual = counted.histograms[k], expected.histograms[k]
+    n, m = int(actual.sum()), int(usual.sum())
     ended = [(x.stopped[k] + x.cut_short[k]) / x.reached[k] if x.reached[k] else math.nan for x in (counted, expected)]
     if m == 0:
         return ExitDrift((n, m), (float(ended[0]), float(ended[1])), math.nan, math.nan, None, math.nan, "cannot tell")
     groups = _groups(usual)
     grouped = np.bincount(groups, usual).astype(np.float64)
-    psi = _psi(np.bincount(groups, seen).astype(np.float64), grouped) if n else math.nan
-    ks = float(np.abs(seen.cumsum() / n - usual.cumsum() / m).max()) if n else math.nan
+    psi = _psi(np.bincount(groups, actual).astype(np.float64), grouped) if n else math.nan
+    ks = float(np.abs(actual.cumsum() / n - usual.cumsum() / m).max()) if n else math.nan
     needed, crowded = _needed(int(np.count_nonzero(grouped)), m), float(usual.max() / m)
     verdict = "cannot tell" if needed is None or n < needed else _verdict(psi, ks, crowded)
     return ExitDrift((n, m), (float(ended[0]), float(ended[1])), psi, ks, needed, crowded, verdict)
@@ -149,48 +166,48 @@ def _verdict(psi: float, ks: float, crowded: float) -> str:
 
 
 def _groups(usual: Counts) -> Counts:
-    """Each bin's group: int64 [bins], ascending from 0. Next to a bin that stays alone, a group may hold less than `GROUP`, or
-    nothing: who moves there is seen."""
-    least, groups, held = GROUP * usual.sum(), np.zeros(len(usual), np.int64), 0
+    """Each bin's group: int64 [bins], ascending from 0. Next to a bin that is a group of its own, a group may hold less than
+    `GROUP`, or nothing: moves there show."""
+    least, groups, total = GROUP * usual.sum(), np.zeros(len(usual), np.int64), 0
     for i, count in enumerate(usual.tolist()):
-        begins = i > 0 and (held >= least or count >= least)
+        begins = i > 0 and (total >= least or count >= least)
         groups[i] = groups[i - 1] + 1 if begins else groups[i - 1] if i else 0
-        held = count if begins else held + count
+        total = count if begins else total + count
     return groups
 
 
-def _psi(seen: NDArray[np.float64], usual: NDArray[np.float64]) -> float:
-    """Of counts by group. To each share is added half of what one candidate of the smaller sample is, so that an empty group does
-    not make it infinite, and one that is empty in both adds nothing."""
-    half = 0.5 / min(seen.sum(), usual.sum())
-    p, q = ((x / x.sum() + half) / (1 + half * len(x)) for x in (seen, usual))
+def _psi(actual: NDArray[np.float64], usual: NDArray[np.float64]) -> float:
+    """Of counts by group. Half a candidate of the smaller sample is added to each share, so that an empty group does not make the
+    PSI infinite, and a group that is empty in both adds nothing."""
+    half = 0.5 / min(actual.sum(), usual.sum())
+    p, q = ((x / x.sum() + half) / (1 + half * len(x)) for x in (actual, usual))
     return float(((p - q) * np.log(p / q)).sum())
 
 
 def _needed(groups: int, usual: int) -> int | None:
-    """How many candidates it takes for PSI and KS each to stay below the border of `moved` without drift, 19 times in 20; None:
-    more than any. groups: those that are not empty in the reference."""
+    """How many candidates it takes for PSI and KS each to stay below the threshold of `moved` without drift, 19 times in 20;
+    None: no number is enough. groups: those that are not empty in the reference."""
     d = max(1, groups - 1)
     # The chi-square distribution's quantile, by Wilson and Hilferty's approximation.
     chi_square = d * (1 - 2 / (9 * d) + 1.6449 * math.sqrt(2 / (9 * d))) ** 3
-    left = min(MOVED / chi_square, KS_MOVED**2 * 2 / math.log(2 / 0.05)) - 1 / usual
-    return None if left <= 0 else math.ceil(1 / left)
+    rest = min(MOVED / chi_square, KS_MOVED**2 * 2 / math.log(2 / 0.05)) - 1 / usual
+    return None if rest <= 0 else math.ceil(1 / rest)
 
 
 def _conclusion(exits: tuple[ExitDrift, ...], verdict: str) -> str:
     named = ", ".join(f"exit {k} (PSI {e.psi:.2f}, KS {e.ks:.2f})" for k, e in enumerate(exits) if e.verdict == verdict)
     if verdict == "drifted":
-        return f"Drift at {named}: candidates are not those the policy was made for. Calibrate again, on recent interactions."
+        return f"Calibrate again, on recent interactions: drift at {named}, the policy was made for other candidates."
     if verdict == "moved":
-        return f"Some drift at {named}: the policy still holds. Count again soon, and calibrate if it grows or stays."
+        return f"Count again soon: some drift at {named}. The policy still holds; calibrate again if the drift stays or grows."
     if verdict == "stable":
-        return "No drift: the policy was made for candidates like these."
+        return "Keep the policy: no drift, it was made for candidates like these."
     first = exits[0]
     if first.needed is None:
         return f"Nothing can be concluded: calibration saw {first.reached[1]} candidates, too few to compare with."
     if first.reached[0] >= first.needed:
         return (
-            f"Nothing can be concluded: {first.crowded:.0%} of calibration's candidates are in one bin of c at exit 0, and who "
-            "moves within it is not seen."
+            f"Nothing can be concluded: {first.crowded:.0%} of calibration's candidates are in one bin of c at exit 0, and moves "
+            "within it do not show."
         )
     return f"Nothing can be concluded: {first.reached[0]} candidates were counted at exit 0, at least {first.needed} are needed."

@@ -70,7 +70,8 @@ def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None) -> See
     costs = seen.profile.costs(seen.prefix_tokens, seen.candidate_tokens, bundle.variant.max_tokens, 0.0)
     test = traces["test"]
     goals = [decide.Goal((metrics.parse(METRIC),), drop, 0.95, top_k) for drop in DROPS]
-    decisions = [decide.decide(traces["validation"], test, costs, depths, bundle.variant_sha256, goal) for goal in goals]
+    variant = {"costs": costs, "depths": depths, "variant_sha256": bundle.variant_sha256}
+    decisions = [decide.decide(validation=traces["validation"], test=test, goal=goal, **variant) for goal in goals]
     maps = decisions[0].maps  # of the users who choose, whatever the goal
     evaluation = Evaluation(test, platt.apply(maps, test.log_odds), depths, costs, goals[0].metrics)
     judgement = Judgement(test.users, test.liked)

@@ -1,10 +1,10 @@
 """What a ranking is expected to lose, with full depth's probabilities in the place of labels.
 
 Labels are noise to a choice: on MovieLens 100k a user's NDCG@10 differs between two depths by 0.05 (standard deviation) while the
-means differ by 0.001, and the best of thousands of policies is the one that the labels happened to favour. Full depth's
-calibrated probability p says what a label is on average, so the loss can be averaged over labels instead of drawn: each pair
-counts as p of a like and 1 - p of a dislike. Our choice, for choosing alone: what certifies and what is reported counts real
-labels. A ranking better than full depth's cannot be seen this way; its loss is overstated.
+means differ by 0.001, and the best of thousands of policies is the policy that the labels happened to favour. Full depth's
+calibrated probability p is the mean of a label, so the loss can be averaged over labels: each pair counts as p of a like and
+1 - p of a dislike. This is our choice, and for choosing alone: certificates and reports count real labels. A ranking better than
+full depth's does not show this way; its loss is overstated.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from rexit.ranking import descending
 
 
 class Expectation:
-    """Of one split under full depth's c, float32 [n]. Prepared once, so that judging another ranking is fast."""
+    """Expected losses on a split, prepared so that judging another ranking is fast.
+
+    Args:
+        traces: of the split.
+        full: full depth's c, float32 [n].
+    """
 
     def __init__(self, traces: Traces, full: NDArray[np.float32]) -> None:
         self._judge = Judge(traces.users, traces.liked, traces.offsets, full)
@@ -32,9 +37,11 @@ class Expectation:
         self._values: dict[Metric, float] = {}
 
     def drops(self, metrics: Sequence[Metric], score: NDArray[np.float32]) -> tuple[float, ...]:
-        """How much `score` float32 [n] is expected to lose against full depth, in each metric's unit. Hardly ever below 0;
-        `agreement` and `top-k-overlap` need no labels and are as measured."""
-        ordered = self._users.ordered(score, self._p)  # serves several metrics, and sorting is most of the work
+        """Returns how much a ranking is expected to lose against full depth, in each metric's unit. Hardly ever below 0.
+
+        `agreement` and `top-k-overlap` need no labels and are as measured. score: float32 [n].
+        """
+        ordered = self._users.ordered(score, self._p)  # for all metrics: sorting is most of the work
         return tuple(self._drop(metric, score, ordered) for metric in metrics)
 
     def _drop(self, metric: Metric, score: NDArray[np.float32], ordered: NDArray[np.float64]) -> float:
@@ -57,7 +64,7 @@ class Expectation:
 
 
 class _Groups:
-    """Pairs in groups that are ranked each by itself: users int64 [n], each one's pairs together."""
+    """Pairs in groups, each ranked by itself. users: int64 [n], with a user's pairs together."""
 
     def __init__(self, users: NDArray[np.int64]) -> None:
         self._starts = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
@@ -66,19 +73,19 @@ class _Groups:
         self._place = np.arange(len(users)) - np.repeat(self._starts, self._sizes)
 
     def ordered(self, score: NDArray[np.float32], p: NDArray[np.float64]) -> NDArray[np.float64]:
-        """p in the order of the score, the highest first, group by group. Ties stay as they are: c is hardly ever equal."""
+        """Returns p in the order of the score, the highest first, group by group. Ties keep their order, since c is hardly ever
+        equal."""
         return p[np.argsort(self._key + descending(score), kind="stable")]
 
     def ndcg(self, p: NDArray[np.float64], k: int) -> float:
-        """Mean over groups of the expected gain of p, in its order, over the best that as many likes as are expected could
-        have."""
+        """Returns the mean over groups of p's expected gain, in its order, over the largest gain of as many likes as expected."""
         discount = np.where(self._place < k, 1 / np.log2(self._place + 2.0), 0.0)
         most = np.r_[0.0, np.cumsum(1 / np.log2(np.arange(k) + 2.0))]
         best = np.interp(np.add.reduceat(p, self._starts), np.arange(k + 1), most)
         return float(np.mean(np.add.reduceat(discount * p, self._starts) / best))
 
     def auc(self, p: NDArray[np.float64]) -> float:
-        """Mean over groups of more than one pair of the chance that a like is above a dislike, in the order of p."""
+        """Returns the chance that a like is above a dislike in the order of p: mean over groups of more than one pair."""
         before = np.cumsum(p) - p
         before -= np.repeat(before[self._starts], self._sizes)
         above = np.add.reduceat(before * (1 - p), self._starts)

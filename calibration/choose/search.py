@@ -18,13 +18,13 @@ from rexit.calibration.choose.evaluate import Evaluation, Outcome
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 PATIENCE = (1, 2, 3)
 QUORUMS = (0.0, 0.051, 0.101, 0.151, 0.201, 0.301, 0.501)
-"""Shares of a slate: a hair above 1, 2, 3, 4, 6 and 10 candidates of 20, so that rounding does not decide."""
+"""Shares of a slate: slightly above 1, 2, 3, 4, 6 and 10 candidates of 20, so that rounding does not decide."""
 PRICES = (3.0, 10.0, 30.0, 100.0, 300.0)
 FIRST_EXITS = 8
 SHARED = 12
 MAX_PASSES = 4
 MANY_AXES = 12
-"""With more thresholds than that, a pass tries near steps instead of all values, no pairs of steps, and starts once."""
+"""With more thresholds, a pass tries near steps instead of all values, no pairs of steps, and starts once."""
 
 Point = tuple[int, ...]
 """A rule as positions on the axes of a Space."""
@@ -34,8 +34,8 @@ Point = tuple[int, ...]
 class Rule:
     """Where candidates stop, apart from the maps.
 
-    At exit k < E-1 when c >= upper[k] or c <= -lower[k] (inf: never), once `patience` heads in a row agree on its sign. quorum
-    and top_k are the rules of whole slates, see `rexit.bundle.Policy`.
+    At exit k < E - 1 when c >= upper[k] or c <= -lower[k] (inf: never), once `patience` heads in a row agree on the sign of c.
+    quorum and top_k are the rules for whole slates, see `rexit.bundle.Policy`.
     """
 
     patience: int
@@ -47,7 +47,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Trial:
-    """A rule and what it does on the pairs searched."""
+    """A rule that was tried, and its outcome on the choosing users."""
 
     point: Point
     rule: Rule
@@ -55,14 +55,14 @@ class Trial:
 
 
 Objective = Callable[[Trial], tuple[float, float]]
-"""What a descent minimises; the second number breaks ties."""
+"""What a descent minimizes; the second number breaks ties."""
 
 
 def grid(c: NDArray[np.float32]) -> tuple[float, ...]:
-    """Thresholds worth trying for one side of one exit: 0 (always), eleven quantiles of the c on that side, infinity (never).
+    """Returns thresholds to try on one side of an exit: 0 (always), eleven quantiles of the c on that side, infinity (never).
 
-    Quantiles of the data rather than even steps, so that each step moves a similar number of candidates; rounded to float32,
-    the runtime's precision. c float32 [n], with its sign flipped for the lower side.
+    They are quantiles, so that each step moves a similar number of candidates, rounded to float32, the runtime's precision. c:
+    float32 [n], with its sign flipped for the lower side.
     """
     positive = c[c > 0]
     inner = np.unique(np.quantile(positive, QUANTILES).astype(np.float32)).tolist() if len(positive) else []
@@ -70,11 +70,15 @@ def grid(c: NDArray[np.float32]) -> tuple[float, ...]:
 
 
 class Space:
-    """The rules to choose from: one axis of values for patience, for the quorum, for the top-k rule, and for each side of each
+    """The rules to choose from: an axis of values for patience, for the quorum, for the top-k rule, and for each side of each
     open exit.
 
-    c float32 [n, E], calibrated; useful bool [E]: False for exits that must never stop. top_k: the rules of whole slates to
-    choose from, None among them. `grids[side][k]` gives other thresholds.
+    Args:
+        c: calibrated log-odds, float32 [n, E].
+        useful: whether an exit may stop candidates, bool [E].
+        top_k: the top-k rules to choose from, None among them.
+        quorums: the quorums to choose from.
+        grids: thresholds by side and exit; None: `grid` of c.
     """
 
     def __init__(
@@ -97,10 +101,11 @@ class Space:
 
     @property
     def never(self) -> Point:
-        """Full depth: each threshold at its last value, infinity."""
+        """The point of full depth: each threshold at its last value, infinity."""
         return (0, 0, 0, *(length - 1 for length in self.lengths[3:]))
 
     def rule(self, point: Point) -> Rule:
+        """Returns the rule at a point."""
         sides = [[math.inf] * (self.exits - 1) for _ in range(2)]
         for (side, k, values), at in zip(self.thresholds, point[3:], strict=True):
             sides[side][k] = values[at]
@@ -108,8 +113,8 @@ class Space:
         return Rule(patiences[point[0]], tuple(sides[0]), tuple(sides[1]), quorums[point[1]], tops[point[2]])
 
     def families(self) -> Iterable[Point]:
-        """Rules with one threshold: the same |c|, or the same place among an exit's own thresholds, at every open exit from some
-        exit on, for each patience and a few quorums. Fixed depths are among them: a threshold of 0 at one exit is met there."""
+        """Yields rules with one threshold: the same |c|, or the same position among an exit's own thresholds, at every open exit
+        from some exit on, for each patience and a few quorums. Fixed depths are among them: a threshold of 0 stops everything."""
         firsts = _some(self.open, FIRST_EXITS)
         finite = sorted({v for _, _, values in self.thresholds for v in values if not math.isinf(v)})
         shared = _some(finite, SHARED)
@@ -129,7 +134,7 @@ class Space:
         )
 
     def steps(self, point: Point, axis: int) -> Iterable[Point]:
-        """The same rule with another value on one axis: all of them, or near ones and both ends where there are many axes."""
+        """Returns points with another value on one axis: all values, or the near ones and both ends where there are many axes."""
         here, length = point[axis], self.lengths[axis]
         if not self.many or axis < 3:
             others = list(range(length))
@@ -138,13 +143,14 @@ class Space:
         return (moved(point, axis, at) for at in others if at != here)
 
     def trades(self, point: Point) -> Iterable[Point]:
-        """Moves that no descent along single axes can make: one threshold a step down and another one a step up."""
+        """Yields moves that no descent along single axes can make: one threshold a step down and another a step up."""
         for down, up in itertools.permutations(() if self.many else range(3, len(self.lengths)), 2):
             if point[down] > 0 and point[up] + 1 < self.lengths[up]:
                 yield moved(moved(point, down, point[down] - 1), up, point[up] + 1)
 
 
 def moved(point: Point, axis: int, at: int) -> Point:
+    """Returns the point with another position on one axis."""
     return (*point[:axis], at, *point[axis + 1 :])
 
 
@@ -154,8 +160,10 @@ def _some(values: Sequence[Any], most: int) -> list[Any]:
 
 
 class Search:
-    """All rules tried so far on one split. Deterministic: no random numbers; ties go to the lower drop, then to the rule found
-    first."""
+    """A search for cheap rules on the choosing users, which remembers all trials.
+
+    It is deterministic: no random numbers; ties go to the lower drop, then to the earlier trial.
+    """
 
     def __init__(self, evaluation: Evaluation, space: Space) -> None:
         self._evaluation, self._space = evaluation, space
@@ -164,7 +172,7 @@ class Search:
         self.full = self._try(space.never)
 
     def stops(self, point: Point) -> NDArray[np.int64]:
-        """The exit each pair stops at: int64 [n]. As `Policy.stops`, with what thresholds share counted once."""
+        """Returns the exit of each pair, int64 [n]: as `Policy.stops`, with shared work done once."""
         rule = self._space.rule(point)
         fires = self._fires.of(point)
         if rule.quorum or rule.top_k:
@@ -183,7 +191,7 @@ class Search:
 
         1. Families with one threshold.
         2. For each price of a drop, low to high: coordinate descent on `cost / full cost + price * drop`, from the best rule so
-           far by that objective. The price, unlike a budget, lets one exit give up quality while another wins it back.
+           far by that objective. A price, unlike a budget, lets one exit give up quality while another wins it back.
         """
         if not self._space.open:
             return
@@ -194,10 +202,10 @@ class Search:
             self._descend(min(self._trials.values(), key=objective), objective)
 
     def trade_off(self, budgets: Iterable[float]) -> dict[float, Trial]:
-        """The cheapest rule for each budget: no metric drops by more here. Call `explore` first.
+        """Returns the cheapest rule for each budget: no metric is expected to drop by more. Call `explore` first.
 
-        Each budget gets its own descents, with trades in between, and may use what the others found, so a larger budget never
-        costs more.
+        Each budget gets descents of its own, with trades in between, and may use the trials of the others, so a larger budget
+        never costs more.
         """
         objectives = {budget: partial(_within, budget) for budget in sorted(budgets)}
         for objective in objectives.values() if self._space.open else ():
@@ -206,7 +214,7 @@ class Search:
         return {budget: min(self._trials.values(), key=objective) for budget, objective in objectives.items()}
 
     def costs_without(self, budget: float) -> dict[int, float]:
-        """For each open exit, what the cheapest rule tried so far costs that never stops there, within the budget."""
+        """Returns, for each open exit, the cost of the cheapest trial within the budget that never stops there."""
         within = [trial for trial in self._trials.values() if trial.outcome.drop <= budget]
         never = self._space.never
         axes = {k: [3 + n for n, (_, at, _) in enumerate(self._space.thresholds) if at == k] for k in self._space.open}
@@ -216,7 +224,7 @@ class Search:
         }
 
     def _starts(self, objective: Objective) -> list[Trial]:
-        """The best rule so far; where there are few axes, also the best with each patience and with each quorum."""
+        """The best trial so far; where there are few axes, also the best with each patience and with each quorum."""
         trials = list(self._trials.values())
         if self._space.many:
             return [min(trials, key=objective)]
@@ -251,7 +259,7 @@ def _within(budget: float, trial: Trial) -> tuple[float, float]:
 
 
 class _Fires:
-    """Which candidates a point's thresholds and patience stop at which exit, put together from what each value stops."""
+    """Which candidates a point's thresholds and patience stop at which exit, combined from what each value stops."""
 
     def __init__(self, c: NDArray[np.float32], space: Space) -> None:
         self._space = space
@@ -267,7 +275,7 @@ class _Fires:
         self._shape = (c.shape[1], len(c))
 
     def of(self, point: Point) -> NDArray[np.bool_]:
-        """bool [E, n]; the last exit stops all."""
+        """Returns where each pair may stop, bool [E, n]; the last exit stops all."""
         fires = np.zeros(self._shape, np.bool_)
         fires[-1] = True
         for (side, k, _), at in zip(self._space.thresholds, point[3:], strict=True):

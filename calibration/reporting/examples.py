@@ -14,12 +14,20 @@ from rexit.slates import Slate
 
 COUNT = 3
 CANDIDATES = 8
-"""Shown of a slate."""
+"""How many candidates of a slate are shown."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A slate's first candidates, and after how many layers each one stops. prompt: of the first one, as text."""
+    """A slate's first candidates, and where they stop.
+
+    Attributes:
+        user: whose slate it is.
+        items: of the candidates shown.
+        layers: after how many layers each candidate stops.
+        liked: their labels.
+        prompt: of the first candidate, as text.
+    """
 
     user: Id
     items: tuple[Id, ...]
@@ -31,9 +39,18 @@ class Example:
 def pick(
     policy: Policy, slates: Sequence[Slate], traces: Traces, depths: Sequence[int], prompt: Callable[[Slate], str] | None = None
 ) -> tuple[list[Example], list[Example]]:
-    """The COUNT slates with the fewest layers per candidate, and those with the most, among slates of at least half the largest
-    size: of users not shown before, in the order of the split where they tie. traces: of these slates, [n, E] with depths [E] in
-    layers. None are picked where all slates stop alike."""
+    """Returns the COUNT slates with the fewest layers per candidate, and the COUNT with the most.
+
+    There are none where all slates stop alike. Only slates of at least half the largest size count, and no user is shown twice.
+    Ties go by the order of the split.
+
+    Args:
+        policy: where candidates stop.
+        slates: of the split.
+        traces: of these slates.
+        depths: of each exit, in layers.
+        prompt: makes the text of a slate's first prompt; None: no prompts.
+    """
     layers = np.array(depths)[policy.stops(traces.log_odds, traces.offsets)]
     sizes = np.diff(traces.offsets)
     mean = np.add.reduceat(layers, traces.offsets[:-1]) / sizes
@@ -50,11 +67,11 @@ def pick(
     users: set[Id] = set()
 
     def first(numbers: Sequence[int]) -> list[Example]:
-        made: list[Example] = []
+        examples: list[Example] = []
         for n in numbers:
-            if len(made) < COUNT and slates[n].user not in users:
+            if len(examples) < COUNT and slates[n].user not in users:
                 users.add(slates[n].user)
-                made.append(example(n))
-        return made
+                examples.append(example(n))
+        return examples
 
     return first(order), first(order[::-1])

@@ -1,4 +1,4 @@
-"""What a calibration found, as pictures: a report's content -> inline SVG.
+"""A report's content as pictures: inline SVG.
 
 Text stays text, and colours are the page's CSS variables, so that one picture serves light and dark. The same report gives the
 same bytes with the same Matplotlib.
@@ -22,7 +22,7 @@ from rexit.calibration.choose import rivals
 from rexit.measure.costs import depth_name
 
 UNIT = 72
-"""To the inch, as SVG has them: sizes below are in pixels of a picture shown at its own size."""
+"""Pixels to the inch, as in SVG: sizes below are in pixels."""
 
 COLOURS = {"page": "#000001", "ink": "#000002", "muted": "#000003", "rule": "#000004"} | {
     "policy": "#000005",
@@ -30,7 +30,7 @@ COLOURS = {"page": "#000001", "ink": "#000002", "muted": "#000003", "rule": "#00
     "rival": "#000007",
     "limit": "#000008",
 }
-"""What stands for a variable of the page until Matplotlib is done."""
+"""Placeholders of the page's variables while Matplotlib draws."""
 
 MARKERS = ("^", "v", "D", "P", "X", "<", ">")
 
@@ -56,7 +56,7 @@ STYLE: Any = {
 
 
 def trade_off(report: Mapping[str, Any], metric: str) -> str:
-    """Cost and quality of each way to stop on the test split."""
+    """Returns cost and quality of each way to stop on the test split."""
     rows = {row["policy"]: row for row in report["table"]}
     full, policy, tested = rows["full depth"], rows["policy"], report["candidates"]
     fixed = [rows[name] for name in [*map(depth_name, (e["layers"] for e in report["exits"][:-1])), "full depth"]]
@@ -77,16 +77,16 @@ def trade_off(report: Mapping[str, Any], metric: str) -> str:
         for exit, row in zip(report["exits"], fixed, strict=True):
             place = (row["cost_us"] / 1000, row["values"][metric])
             axes.annotate(str(exit["layers"]), place, (-3, 6), textcoords="offset points", ha="right", color=COLOURS["fixed"])
-        line = [one["test"] for one in tested]
+        line = [candidate["test"] for candidate in tested]
         bars(line, "policy")
         axes.plot(_ms(line), values(line), "-", color=COLOURS["policy"], linewidth=1.5, zorder=3)
         for certified, face, label in ((True, "policy", "tested, certified"), (False, "page", "tested, not certified")):
-            some = [one["test"] for one in tested if one["certified"] == certified]
+            some = [candidate["test"] for candidate in tested if candidate["certified"] == certified]
             if some:
                 look: dict[str, Any] = {"color": COLOURS["policy"], "markerfacecolor": COLOURS[face], "label": label, "zorder": 4}
                 axes.plot(_ms(some), values(some), "o", markersize=7, **look)
-        found = [name for name in rivals.ABOUT if name in rows]
-        for name, marker in zip(found, MARKERS, strict=False):
+        names = [name for name in rivals.ABOUT if name in rows]
+        for name, marker in zip(names, MARKERS, strict=False):
             bars([rows[name]], "rival")
             axes.plot(_ms([rows[name]]), values([rows[name]]), marker, color=COLOURS["rival"], markersize=6, label=name)
         axes.plot(
@@ -105,21 +105,21 @@ def trade_off(report: Mapping[str, Any], metric: str) -> str:
         axes.grid(True, linewidth=0.6)
         axes.figure.legend(loc="outside lower center", ncols=2, columnspacing=1.5, handletextpad=0.5)
 
-    told = (
+    description = (
         f"Milliseconds per slate by the cost model, and {metric} on the test split, for fixed depths, the policies tested for "
         "a certificate, and other ways to stop. The table of all ways to stop has the figures."
     )
-    return _svg(draw, (380, 420), f"Trade-off of {metric} and time", told)
+    return _svg(draw, (380, 420), f"Trade-off of {metric} and time", description)
 
 
 def exit_shares(report: Mapping[str, Any]) -> str:
-    """Where the candidates of the test split stop."""
+    """Returns where the candidates of the test split stop."""
     exits = report["exits"]
 
     def draw(axes: Axes) -> None:
-        shares = [100 * one["stopped"] for one in exits]
-        drawn = axes.barh(range(len(exits)), shares, height=0.65, color=COLOURS["policy"])
-        axes.bar_label(drawn, [f"{share:.1f} %" for share in shares], padding=4)
+        shares = [100 * row["stopped"] for row in exits]
+        bars = axes.barh(range(len(exits)), shares, height=0.65, color=COLOURS["policy"])
+        axes.bar_label(bars, [f"{share:.1f} %" for share in shares], padding=4)
         _exits_down(axes, exits)
         axes.set(xlabel="% of candidates", xlim=(0, 115), xticks=range(0, 101, 25))
 
@@ -128,9 +128,9 @@ def exit_shares(report: Mapping[str, Any]) -> str:
     )
 
 
-def reliability(exit: Mapping[str, Any]) -> str:
-    """How often candidates of an exit are liked that it gives a probability."""
-    bins = exit["reliability"]
+def reliability(report_exit: Mapping[str, Any]) -> str:
+    """Returns the share of likes by the probability that an exit gives."""
+    bins = report_exit["reliability"]
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], linestyle=(0, (4, 3)), color=COLOURS["muted"], linewidth=1)
@@ -139,19 +139,19 @@ def reliability(exit: Mapping[str, Any]) -> str:
         axes.set(xlabel="probability", ylabel="share liked", xlim=(0, 1), ylim=(0, 1), xticks=ticks, yticks=ticks, aspect="equal")
         axes.grid(True, linewidth=0.6)
 
-    title = f"Reliability of the exit after {depth_name(exit['layers'])}"
+    title = f"Reliability of the exit after {depth_name(report_exit['layers'])}"
     return _svg(draw, (180, 180), title, f"Probability and share liked in {len(bins)} bins; on the diagonal both are the same.")
 
 
 def costs(report: Mapping[str, Any]) -> str:
-    """What the mean slate pays for, at full depth and under the policy."""
+    """Returns what the mean slate pays for, at full depth and under the policy."""
     parts = report["parts"]
     kinds = (("base", "muted"), ("prefix", "policy"), ("passes", "fixed"), ("candidates", "rival"))
 
     def draw(axes: Axes) -> None:
-        for y, one in enumerate(parts.values()):
+        for y, cost in enumerate(parts.values()):
             left = 0.0
-            by_exit = ([one["base_us"]], one["prefix_us"], one["pass_us"], one["candidate_us"])
+            by_exit = ([cost["base_us"]], cost["prefix_us"], cost["pass_us"], cost["candidate_us"])
             for (kind, colour), pieces in zip(kinds, by_exit, strict=True):
                 for n, microseconds in enumerate(pieces):
                     label = kind if y == 0 and n == 0 else None
@@ -177,22 +177,22 @@ def _ms(rows: Sequence[Mapping[str, Any]]) -> list[float]:
 
 
 def _exits_down(axes: Axes, exits: Sequence[Mapping[str, Any]]) -> None:
-    axes.set_yticks(range(len(exits)), [f"after {depth_name(one['layers'])}" for one in exits])
+    axes.set_yticks(range(len(exits)), [f"after {depth_name(row['layers'])}" for row in exits])
     axes.invert_yaxis()
 
 
 def _svg(draw: Any, size: tuple[float, float], title: str, description: str) -> str:
-    """An <svg> element of its own size in pixels, with a name for those who do not see it."""
-    with matplotlib.style.context("default"), rc_context({**STYLE, "svg.hashsalt": title}):  # so that no two pictures share names
+    """An <svg> element of its own size in pixels, with a description for screen readers."""
+    with matplotlib.style.context("default"), rc_context({**STYLE, "svg.hashsalt": title}):  # no two pictures share names
         figure = Figure(figsize=(size[0] / UNIT, size[1] / UNIT), layout="constrained")
         draw(figure.add_subplot())
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = file.getvalue()
     inside = text[text.index("<g ") : text.rindex("</svg>")]
-    inside = re.sub(r' id="[\w.]+_\d+"', "", inside)  # names that nothing refers to, the same in every picture
-    for name, stand_in in COLOURS.items():
-        inside = inside.replace(stand_in, f"var(--{name})")
+    inside = re.sub(r' id="[\w.]+_\d+"', "", inside)  # unreferenced, and the same in every picture
+    for name, placeholder in COLOURS.items():
+        inside = inside.replace(placeholder, f"var(--{name})")
     return (
         f'<svg viewBox="0 0 {size[0]:g} {size[1]:g}" role="img" aria-label="{escape(title)}. {escape(description)}">'
         f"<title>{escape(title)}</title>{inside}</svg>"

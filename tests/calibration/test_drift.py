@@ -74,8 +74,8 @@ def test_who_moves_within_the_bin_that_holds_nearly_all_is_not_seen() -> None:
     within = drift(np.repeat(CROWDED, 5, axis=0), CROWDED)
     assert within.verdict == "cannot tell"
     assert within.conclusion == (
-        "Nothing can be concluded: 94% of calibration's candidates are in one bin of c at exit 0, and who moves within it is not "
-        "seen."
+        "Nothing can be concluded: 94% of calibration's candidates are in one bin of c at exit 0, and moves within it do not "
+        "show."
     )
     few = drift(CROWDED[:3], CROWDED)
     assert few.verdict == "cannot tell" and "3 candidates were counted" in few.conclusion

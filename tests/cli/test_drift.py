@@ -46,7 +46,7 @@ def test_the_same_slates_have_not_moved(run: Run, served: Bundle, place: Path) -
     assert [e["stopped"] for e in found["exits"]] == [[0, 0], [0, 0], [1, 1]]
     assert max(e["psi"] for e in found["exits"]) < 0.01 and min(e["needed"] for e in found["exits"]) > 50
     table = run("drift", served.path, place / "counters.json")
-    assert table.code == 0 and "No drift" in table.out and "PSI" in table.out and "deadline" not in table.out
+    assert table.code == 0 and "no drift" in table.out and "PSI" in table.out and "deadline" not in table.out
 
 
 def test_other_users_have(run: Run, served: Bundle, place: Path) -> None:
@@ -57,7 +57,7 @@ def test_other_users_have(run: Run, served: Bundle, place: Path) -> None:
     made.write(place / "moved.json", served.variant_sha256, served.policy_sha256)
     ended = run("drift", served.path, place / "moved.json")
     assert ended.code == 0
-    assert "Drift at exit 0" in ended.out and "Calibrate again" in ended.out and "stopped 10.0% of the candidates" in ended.out
+    assert "drift at exit 0" in ended.out and "Calibrate again" in ended.out and "stopped 10.0% of the candidates" in ended.out
 
 
 def test_too_few_say_how_many_are_needed(run: Run, served: Bundle, place: Path) -> None:

@@ -213,7 +213,7 @@ def test_a_policy_that_drifted_refuses(run: Run, place: Path, monkeypatch: pytes
     before = contents(place / "bundle")
     # What 'drifted' takes is tests/calibration/test_drift.py's; here there are too few candidates for it.
     monkeypatch.setattr("rexit.calibration.drift._needed", lambda groups, usual: 1)
-    assert_one_line(refresh(run, place), 9, "the policy of cpu-fp32", "Drift at exit", "Nothing was swapped")
+    assert_one_line(refresh(run, place), 9, "the policy of cpu-fp32", "drift at exit", "Nothing was swapped")
     assert contents(place / "bundle") == before
     kept = refresh(run, place, "--keep-policy", "--json")
     assert kept.code == 0 and kept.json["variants"][0]["drift"] is None

@@ -41,9 +41,14 @@ PROFILED = 8
 class BenchOptions:
     """What can be chosen for a bench; `rexit bench --help` says the same.
 
-    slate: candidates in a request. requests: for each mode. threads: of the backend; 0: one per core. device: where the segments
-    run; None: the variant's own. sessions: how many at once, each number in turn; empty: neither throughput nor load. rates:
-    shares of the best throughput at which requests arrive. profile: a file to write the cost profile to.
+    Attributes:
+        slate: candidates in a request.
+        requests: for each mode.
+        threads: of the backend; 0: one per core.
+        device: where the segments run; None: the variant's own.
+        sessions: how many run at once, each number in turn; empty: neither throughput nor load.
+        rates: shares of the best throughput at which requests arrive.
+        profile: a file to write the cost profile to.
     """
 
     slate: int = SIZE
@@ -55,7 +60,7 @@ class BenchOptions:
     profile: Path | None = None
 
     def check(self, items: int) -> None:
-        """Raises InputError for options that cannot work. items: how many the catalog has."""
+        """Raises InputError for options that cannot work. items: the number of the catalog's items."""
         if self.slate > items:
             raise InputError(f"--slate {self.slate}, the catalog has {items} items")
         if any(not 1 <= n <= 64 for n in self.sessions):
@@ -69,10 +74,14 @@ class BenchOptions:
 
 
 def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = silent) -> dict[str, Any]:
-    """Measures the bundle's selected variant. Returns what `rexit bench --json` prints: milliseconds, bytes, requests a second.
+    """Measures the bundle's selected variant, and writes its cost profile if `options.profile` names a file.
 
-    Writes the cost profile if asked to. Raises InputError for options that cannot work, BackendError if the variant cannot run
-    here.
+    Returns:
+        What `rexit bench --json` prints: milliseconds, bytes, requests a second.
+
+    Raises:
+        InputError: for options that cannot work.
+        BackendError: if the variant cannot run here.
     """
     from rexit import runtime
 
@@ -96,10 +105,10 @@ def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = si
         throughput, arrivals = _together(session, options, requests, progress)
         if options.profile is not None:
             conditions = Conditions.here(bundle, options.device, options.threads)
-            found = measure_costs(
+            profile = measure_costs(
                 session, requests[:PROFILED], len(depths), bundle.variant.max_tokens, conditions, progress=progress
             )
-            found.write(options.profile)
+            profile.write(options.profile)
     return {
         "variant": bundle.variant.name,
         "variant_sha256": bundle.variant_sha256,
@@ -111,7 +120,7 @@ def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = si
         "modes": rows,
         "throughput": throughput,
         "load": arrivals,
-        "profile": found.to_json() if options.profile is not None else None,
+        "profile": profile.to_json() if options.profile is not None else None,
         "open_to_first_score_ms": first_ms,
         "session_bytes": memory,
         "peak_rss_bytes": _peak_rss(),
@@ -120,8 +129,8 @@ def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = si
 
 
 def draw(bundle: Bundle, options: BenchOptions) -> list[Slate]:
-    """Random users with random items, the same ones every time; no user twice while there are others. Whether an item was liked
-    is not known, and not asked: `liked` is False throughout."""
+    """Returns random users with random items, the same every time; no user twice while there are others. `liked` is False
+    throughout: nothing here needs it."""
     catalog, random = bundle.catalog, np.random.default_rng(SEED)
     count = options.requests
     users = random.choice(len(catalog.users), count, replace=count > len(catalog.users))
@@ -138,7 +147,7 @@ def draw(bundle: Bundle, options: BenchOptions) -> list[Slate]:
 
 def _modes(session: Any, modes: dict[str, int | None], requests: Sequence[Slate], progress: Progress) -> list[dict[str, Any]]:
     """One row for each mode and state of the prefix. modes: the exit to force, None for the policy."""
-    taken = np.zeros((len(modes), 2, len(requests), 5))
+    times = np.zeros((len(modes), 2, len(requests), 5))
     for r, request in enumerate(requests):
         progress("requests", r, len(requests))
         for m, force_exit in enumerate(modes.values()):
@@ -146,12 +155,12 @@ def _modes(session: Any, modes: dict[str, int | None], requests: Sequence[Slate]
             for warm in (0, 1):
                 stats = session.score(request.user, request.items, force_exit=force_exit).stats
                 stages = stats.retrieval_us / 1000, stats.prefix_us / 1000, stats.slate_us / 1000
-                taken[m, warm, r] = stats.total_us / 1000, stats.candidate_layers / len(request.items), *stages
+                times[m, warm, r] = stats.total_us / 1000, stats.candidate_layers / len(request.items), *stages
     progress("requests", len(requests), len(requests))
     rows = []
     for m, mode in enumerate(modes):
         for warm, prefix in enumerate(("cold", "warm")):
-            total, depth, *stages = taken[m, warm].T
+            total, depth, *stages = times[m, warm].T
             rows.append(
                 {
                     "mode": mode,
@@ -172,22 +181,22 @@ def _modes(session: Any, modes: dict[str, int | None], requests: Sequence[Slate]
 def _together(
     session: Any, options: BenchOptions, requests: Sequence[Slate], progress: Progress
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Throughput for each number of sessions, and the load at each rate."""
+    """Throughput for each number of sessions, and latency at each arrival rate."""
     if not options.sessions:
         return [], []
     count, most = len(requests), max(options.sessions)
     with contextlib.ExitStack() as stack:
         sessions = [session, *(stack.enter_context(session.another()) for _ in range(most - 1))]
-        workers = [_worker(one, requests) for one in sessions]
+        workers = [_worker(opened, requests) for opened in sessions]
         for worker in workers:
             worker(0)
-        found = np.zeros((ROUNDS, len(options.sessions)))
+        rates = np.zeros((ROUNDS, len(options.sessions)))
         for r in range(ROUNDS):
             for k, at_once in enumerate(options.sessions):
                 progress("throughput", r * len(options.sessions) + k, ROUNDS * len(options.sessions))
-                found[r, k] = load.closed_loop(workers[:at_once], count)
+                rates[r, k] = load.closed_loop(workers[:at_once], count)
         progress("throughput", ROUNDS * len(options.sessions), ROUNDS * len(options.sessions))
-        median = np.median(found, axis=0)
+        median = np.median(rates, axis=0)
         throughput = [{"sessions": n, "requests_per_s": float(x)} for n, x in zip(options.sessions, median, strict=True)]
         best = max(throughput, key=lambda row: row["requests_per_s"])
         random, arrivals = np.random.default_rng(SEED), []

@@ -17,9 +17,13 @@ from rexit.slates import Slate
 class Costs:
     """Microseconds for a slate. Arrays are float64 [E]: what reaching exit k adds.
 
-    base_us: retrieval and prompt assembly, paid by every slate. prefix_us: the prefix's layers up to k, paid once by a slate with
-    a candidate that reaches it; less where some prefixes are cached. pass_us: paid by every pass over the slate's candidates,
-    each holding at most `pass_candidates` of those left. candidate_us: paid by each candidate.
+    Attributes:
+        base_us: retrieval and prompt assembly, paid by every slate.
+        prefix_us: the prefix's layers up to k, paid once by a slate with a candidate that reaches it; less where some prefixes
+            are cached.
+        pass_us: paid by every pass over the slate's candidates.
+        candidate_us: paid by each candidate.
+        pass_candidates: how many candidates fit into a pass.
     """
 
     base_us: float
@@ -29,13 +33,17 @@ class Costs:
     pass_candidates: int
 
     def mean(self, stops: NDArray[np.int64], offsets: NDArray[np.int64]) -> float:
-        """Mean cost of a slate in microseconds: stops int64 [n] is each candidate's exit, offsets int64 [S + 1] delimits the
-        slates."""
+        """Returns the mean cost of a slate in microseconds.
+
+        Args:
+            stops: each candidate's exit, int64 [n].
+            offsets: where each slate begins, and n: int64 [S + 1].
+        """
         return self.base_us + float(self.parts(stops, offsets).sum())
 
     def parts(self, stops: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
-        """What the mean slate pays for each exit's prefix, passes and candidates, in microseconds: float64 [3, E]. The rest of
-        its cost is `base_us`."""
+        """Returns what the mean slate pays for each exit's prefix, passes and candidates, in microseconds: float64 [3, E]. The
+        rest of its cost is `base_us`. Arguments as for `mean`."""
         slates, exits = len(offsets) - 1, len(self.prefix_us)
         slate = np.repeat(np.arange(slates), np.diff(offsets))
         stopped = np.bincount(slate * exits + stops, minlength=slates * exits).reshape(slates, exits)
@@ -46,13 +54,17 @@ class Costs:
 
 
 def passes(tokens: Sequence[int], max_tokens: int) -> int:
-    """How many passes candidates of these lengths take. The runtime's rule: each pass takes the next candidates as long as they
-    fit, and at least one."""
+    """Returns how many passes candidates take: each takes the next candidates as long as they fit, and at least one.
+
+    Args:
+        tokens: of each candidate.
+        max_tokens: of a pass.
+    """
     count, room = 0, 0
-    for one in tokens:
-        if count == 0 or one > room:
+    for length in tokens:
+        if count == 0 or length > room:
             count, room = count + 1, max_tokens
-        room -= one
+        room -= length
     return count
 
 
@@ -65,11 +77,17 @@ def latencies(
     *,
     cached: bool = False,
 ) -> tuple[NDArray[np.float64], list[NDArray[np.int64]]]:
-    """Milliseconds per slate in each mode: an exit to force, or None for the deployed policy. cached: whether the cache holds the
-    prefix, as deep as that mode needs it.
+    """Times slates in several modes, which alternate inside one loop.
 
-    Modes alternate inside one loop. Returns float64 [S, modes], each the median over `repeats`, and each slate's exits in
-    the first mode.
+    Args:
+        session: of the deployed variant.
+        slates: S of them.
+        modes: exits to force; None: the deployed policy.
+        repeats: of each timing; the median counts.
+        cached: whether the cache holds the prefix, as deep as the mode needs it.
+
+    Returns:
+        Milliseconds per slate, float64 [S, modes], and each slate's exits in the first mode.
     """
     session.warm_up()
     micros = np.zeros((repeats, len(slates), len(modes)))
@@ -90,5 +108,5 @@ def latencies(
 
 
 def depth_name(layers: int) -> str:
-    """What tables call a fixed depth."""
+    """Returns what tables call a fixed depth."""
     return f"{layers} layer" if layers == 1 else f"{layers} layers"

@@ -1,9 +1,9 @@
-"""A load generator: how many requests a second, and how long each one waits if they arrive at random.
+"""A load generator: how many requests a second, and how long a request waits if they arrive at random.
 
 `closed_loop` keeps every worker busy and counts: that is capacity. `open_loop` lets requests arrive at times drawn in advance,
-whether or not the last one is done, and counts each one's latency from the moment it should have started: a slow answer then
-delays the ones behind it, as in production. A load generator that waits for an answer before it sends the next request would
-hide exactly that. A worker is a function of the request's number and runs in a thread of its own.
+whether or not the last request is done, and counts latency from the moment a request should have started: a slow answer then
+delays the requests behind it, as in production. A load generator that waits for an answer before it sends the next request
+would hide that. A worker is a function of the request's number and runs in a thread of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Worker = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Served:
-    """When requests arrived, were started and were answered: seconds since the beginning, float64 [n] each."""
+    """When n requests arrived, were begun and were answered: seconds since the beginning, float64 [n] each."""
 
     arrived: NDArray[np.float64]
     begun: NDArray[np.float64]
@@ -46,8 +46,13 @@ class Served:
 
 
 def poisson(rate: float, count: int, random: np.random.Generator) -> NDArray[np.float64]:
-    """Arrival times of a Poisson process with `rate` requests a second: seconds since the beginning, ascending, float64
-    [count]."""
+    """Returns the arrival times of a Poisson process: seconds since the beginning, ascending, float64 [count].
+
+    Args:
+        rate: requests a second.
+        count: of arrivals.
+        random: where they are drawn from.
+    """
     return np.cumsum(random.exponential(1.0 / rate, count))
 
 
@@ -57,9 +62,15 @@ def open_loop(
     now: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Served:
-    """Request i arrives at `arrivals[i]` seconds; the first free worker takes the first one not yet taken.
+    """Serves requests that arrive at given times: a free worker takes the first request that no worker has taken.
 
-    A worker's exception ends the run and is raised.
+    Args:
+        workers: each runs in a thread of its own. An exception of a worker ends the run and is raised.
+        arrivals: of each request, seconds since the beginning, ascending, float64 [n].
+        now, sleep: the clock.
+
+    Returns:
+        When each request was begun and answered.
     """
     begun, answered = np.zeros(len(arrivals)), np.zeros(len(arrivals))
     start = now()
@@ -71,18 +82,18 @@ def open_loop(
         worker(i)
         answered[i] = now() - start
 
-    _all(workers, len(arrivals), serve)
+    _serve_all(workers, len(arrivals), serve)
     return Served(arrivals, begun, answered)
 
 
 def closed_loop(workers: Sequence[Worker], count: int, now: Callable[[], float] = time.perf_counter) -> float:
-    """Requests a second if each worker takes the next one as soon as it is free."""
+    """Returns requests a second if each worker takes the next request as soon as it is free."""
     start = now()
-    _all(workers, count, lambda worker, i: worker(i))
+    _serve_all(workers, count, lambda worker, i: worker(i))
     return count / (now() - start)
 
 
-def _all(workers: Sequence[Worker], count: int, serve: Callable[[Worker, int], object]) -> None:
+def _serve_all(workers: Sequence[Worker], count: int, serve: Callable[[Worker, int], object]) -> None:
     numbers, lock, stop = itertools.count(), threading.Lock(), threading.Event()
 
     def work(worker: Worker) -> None:
@@ -98,5 +109,5 @@ def _all(workers: Sequence[Worker], count: int, serve: Callable[[Worker, int], o
             raise
 
     with ThreadPoolExecutor(len(workers)) as pool:
-        for done in [pool.submit(work, worker) for worker in workers]:
-            done.result()
+        for future in [pool.submit(work, worker) for worker in workers]:
+            future.result()

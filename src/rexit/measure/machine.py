@@ -14,8 +14,11 @@ from rexit.bundle import Bundle
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """Processor, architecture, usable cores, the GPU if `device` is not the CPU, and the versions of ONNX Runtime (None if there
-    is none) and of rexit, whose kernels run inside it: plain JSON values."""
+    """Returns what timings depend on, as plain JSON values.
+
+    That is processor, architecture, usable cores, the GPU if `device` is not the CPU, and the versions of ONNX Runtime (None if
+    there is none) and of rexit, whose kernels run inside it.
+    """
     from rexit import runtime
 
     info = Path("/proc/cpuinfo")
@@ -49,8 +52,14 @@ def _gpu() -> str | None:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a time is valid for. device: where the segments run. threads: the backend's; the number of cores if it was left to
-    choose."""
+    """What a time is valid for.
+
+    Attributes:
+        variant_sha256: of the variant.
+        device: where the segments run.
+        threads: the backend's; the number of cores if the backend chooses.
+        machine: as `machine` returns it.
+    """
 
     variant_sha256: str
     device: str
@@ -59,13 +68,13 @@ class Conditions:
 
     @classmethod
     def here(cls, bundle: Bundle, device: str | None, threads: int) -> Conditions:
-        """Those of a session that `rexit.open` makes on this machine with the same arguments."""
-        where = device or bundle.variant.target
-        found = machine(where)
-        return cls(bundle.variant_sha256, where, threads or int(found["cores"]), found)
+        """Returns the conditions of a session that `rexit.open` opens on this machine with the same arguments."""
+        device = device or bundle.variant.target
+        details = machine(device)
+        return cls(bundle.variant_sha256, device, threads or int(details["cores"]), details)
 
     def differences(self, other: Conditions) -> list[str]:
-        """One phrase for each thing that differs from `other`."""
+        """Returns a phrase for each thing that differs from `other`."""
         mine, theirs = self._named(), other._named()
         return [
             f"{name} {mine.get(name, 'none')}, here {theirs.get(name, 'none')}"

@@ -33,8 +33,14 @@ class SegmentCost:
 
 @dataclass(frozen=True)
 class CostProfile:
-    """Valid only under its conditions. base_us: retrieval and prompt assembly of a slate. fit_error: median relative difference
-    between the whole model's predicted and measured time."""
+    """What each segment costs, valid only under its conditions.
+
+    Attributes:
+        conditions: what it was measured under.
+        base_us: retrieval and prompt assembly of a slate, in microseconds.
+        segments: from the first to the last.
+        fit_error: median relative difference between the whole model's predicted and measured time.
+    """
 
     conditions: Conditions
     base_us: float
@@ -42,8 +48,13 @@ class CostProfile:
     fit_error: float
 
     def costs(self, prefix_tokens: float, candidate_tokens: float, max_tokens: int, cached_share: float = 0.0) -> Costs:
-        """Costs of slates whose prefixes and single candidates have this many tokens on average; max_tokens: the limit of a
-        pass. cached_share: of slates whose prefix the cache holds as deep as they need it."""
+        """Returns the costs of a slate.
+
+        Args:
+            prefix_tokens, candidate_tokens: mean tokens of a prefix and of a single candidate.
+            max_tokens: of a pass.
+            cached_share: of slates whose prefix the cache holds as deep as they need it.
+        """
         return Costs(
             self.base_us,
             (1 - cached_share) * np.array([s.prefix_us + s.prefix_token_us * prefix_tokens for s in self.segments]),
@@ -88,7 +99,7 @@ class CostProfile:
         }
 
     def write(self, path: Path) -> None:
-        """Writes the file, whole or not at all. Raises InputError if it cannot be written."""
+        """Writes the file atomically. Raises InputError if it cannot be written."""
         write_json(path, {"schema": SCHEMA, "requires": [], "producer": f"rexit {__version__}", **self.to_json()})
 
 
@@ -107,9 +118,17 @@ def measure_costs(
     1. Each slate is scored whole, as its first quarter and as its first candidate, at every forced exit, with the cached prefix
        cleared before each call. Exits alternate inside one loop, so that a slow moment of the machine affects all of them; the
        median over `repeats` counts.
-    2. What exit k adds to the prefix's and to the slate's time is fitted by non-negative least squares, `times * once + tokens *
-       each`: a prefix is filled once, a slate takes as many passes as `max_tokens` requires. If all prefixes have the same
-       length, the split of their cost between the two is arbitrary, but the sum is right.
+    2. What exit k adds to the prefix's and to the slate's time is fitted by non-negative least squares (`fit`): a prefix is
+       filled once, a slate takes as many passes as `max_tokens` requires. If all prefixes have the same length, the split of
+       their cost between the two is arbitrary, but the sum is right.
+
+    Args:
+        session: of the deployed variant.
+        slates: to time.
+        exits: how many the variant has.
+        max_tokens: of a pass.
+        conditions: what the times are valid for.
+        repeats: of each timing; the median counts.
     """
     session.warm_up()
     cases = [(s, n) for s in slates for n in sorted({1, max(1, len(s.items) // 4), len(s.items)})]
@@ -123,15 +142,17 @@ def measure_costs(
                 micros[r, i, k] = stats.retrieval_us, stats.prefix_us, stats.slate_us
                 tokens[i] = stats.prefix_tokens, stats.candidate_tokens
     progress("costs", repeats * len(cases), repeats * len(cases))
-    once, taken = np.ones(len(cases)), np.array([_passes(session, *case, max_tokens) for case in cases], np.float64)
+    once, pass_counts = np.ones(len(cases)), np.array([_passes(session, *case, max_tokens) for case in cases], np.float64)
     median = np.median(micros, axis=0)
     added = np.diff(median, axis=1, prepend=0.0)
     segments = tuple(
-        SegmentCost(*fit(once, tokens[:, 0], added[:, k, 1]), *fit(taken, tokens[:, 1], added[:, k, 2])) for k in range(exits)
+        SegmentCost(*fit(once, tokens[:, 0], added[:, k, 1]), *fit(pass_counts, tokens[:, 1], added[:, k, 2]))
+        for k in range(exits)
     )
     base = float(median[:, :, 0].mean())
     predicted = base + sum(
-        s.prefix_us + s.prefix_token_us * tokens[:, 0] + s.pass_us * taken + s.candidate_token_us * tokens[:, 1] for s in segments
+        s.prefix_us + s.prefix_token_us * tokens[:, 0] + s.pass_us * pass_counts + s.candidate_token_us * tokens[:, 1]
+        for s in segments
     )
     whole = median[:, -1].sum(1)
     error = float(np.median(np.abs(predicted - whole) / whole))
@@ -140,11 +161,11 @@ def measure_costs(
 
 def _passes(session: Scorer, slate: Slate, count: int, max_tokens: int) -> int:
     _, candidates = session.prompt(slate.user, slate.items[:count], as_of=slate.as_of)
-    return passes([len(one) for one in candidates], max_tokens)
+    return passes(list(map(len, candidates)), max_tokens)
 
 
 def mean_tokens(session: Scorer, slates: Sequence[Slate]) -> tuple[float, float]:
-    """Mean tokens of a slate's prefix, and of a single candidate."""
+    """Returns the mean tokens of a slate's prefix, and of a single candidate."""
     prefix = candidates = 0
     for slate in slates:
         session.clear_cache()
@@ -155,17 +176,17 @@ def mean_tokens(session: Scorer, slates: Sequence[Slate]) -> tuple[float, float]
 
 
 def fit(times: NDArray[np.float64], tokens: NDArray[np.float64], micros: NDArray[np.float64]) -> tuple[float, float]:
-    """`once` and `each`, both at least 0, that bring `times * once + tokens * each` closest to micros; all float64 [n].
+    """Returns the `per_time` and `per_token`, 0 or more, with which `times * per_time + tokens * per_token` is closest to micros.
 
-    Non-negative least squares in two unknowns: the best non-negative solution among those with both, one or none of them free.
-    Written out so that `rexit bench` on a device does not need SciPy.
+    Non-negative least squares in two unknowns: the best non-negative solution among those with both, one or neither of them free.
+    Written out so that `rexit bench` on a device does not need SciPy. All arguments are float64 [n].
     """
-    given = np.stack([times, tokens], axis=1)
+    features = np.stack([times, tokens], axis=1)
     best, least = (0.0, 0.0), float(micros @ micros)
-    for kept in ([0], [1], [0, 1]):
-        found = np.zeros(2)
-        found[kept] = np.linalg.lstsq(given[:, kept], micros, rcond=None)[0]
-        rest = micros - given @ found
-        if (found >= 0).all() and float(rest @ rest) < least:
-            best, least = (float(found[0]), float(found[1])), float(rest @ rest)
+    for free in ([0], [1], [0, 1]):
+        weights = np.zeros(2)
+        weights[free] = np.linalg.lstsq(features[:, free], micros, rcond=None)[0]
+        residual = micros - features @ weights
+        if (weights >= 0).all() and float(residual @ residual) < least:
+            best, least = (float(weights[0]), float(weights[1])), float(residual @ residual)
     return best

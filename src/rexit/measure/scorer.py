@@ -15,15 +15,15 @@ class Scorer(Protocol):
     """What measuring and calibration need of `rexit.runtime.Session`."""
 
     def trace(self, user: Id, items: Sequence[Id], *, as_of: int | None = None) -> NDArray[np.float32]:
-        """Every exit's raw log-odds, float32 [items, exits]."""
+        """Returns every exit's raw log-odds, float32 [items, exits]."""
 
     def score(self, user: Id, items: Sequence[Id], *, as_of: int | None = None, force_exit: int | None = None) -> Any:
-        """Scores with `exit` and `stats`, as in `rexit.runtime.Scores`."""
+        """Returns scores with `exit` and `stats`, as in `rexit.runtime.Scores`."""
 
     def prompt(
         self, user: Id, items: Sequence[Id], *, as_of: int | None = None
     ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
-        """Token ids of the prefix and of each candidate."""
+        """Returns the token ids of the prefix and of each candidate."""
 
     def warm_up(self) -> None:
         """Runs every segment once, so that the first request does not pay for allocations."""
