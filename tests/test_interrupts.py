@@ -1,4 +1,4 @@
-"""What signals do in the block of `heeded`, and outside of it."""
+"""What signals do in the block of `interruptible`, and outside of it."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def defaults() -> Iterator[None]:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_ends_the_block_once(number: signal.Signals, code: int) -> None:
     before, went_on = [signal.getsignal(each) for each in SIGNALS], False
-    with pytest.raises(SystemExit) as end, interrupts.heeded():
+    with pytest.raises(SystemExit) as end, interrupts.interruptible():
         signal.raise_signal(number)
         went_on = True
     assert end.value.code == code and not went_on
     assert [signal.getsignal(each) for each in SIGNALS] == before
     interrupts.check()  # forgotten
-    with interrupts.heeded():
+    with interrupts.interruptible():
         interrupts.check()
 
 
 def test_a_signal_that_was_caught_is_raised_again_and_ends_the_block() -> None:
-    with pytest.raises(SystemExit) as end, interrupts.heeded():
+    with pytest.raises(SystemExit) as end, interrupts.interruptible():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
@@ -48,7 +48,7 @@ def test_a_signal_that_was_caught_is_raised_again_and_ends_the_block() -> None:
 
 
 def test_errors_of_the_block_pass() -> None:
-    with pytest.raises(ValueError), interrupts.heeded():
+    with pytest.raises(ValueError), interrupts.interruptible():
         raise ValueError
 
 
@@ -56,7 +56,7 @@ def test_errors_of_the_block_pass() -> None:
 def test_what_the_caller_wants_stays(wanted: signal.Handlers) -> None:
     for number in SIGNALS:
         signal.signal(number, wanted)
-    with interrupts.heeded():
+    with interrupts.interruptible():
         for number in SIGNALS:
             signal.raise_signal(number)
             assert signal.getsignal(number) == wanted
@@ -76,7 +76,7 @@ def test_deferred_blocks_end_first() -> None:
     thread.start()
     inside.wait()
     reached = []
-    with pytest.raises(SystemExit) as end, interrupts.heeded():
+    with pytest.raises(SystemExit) as end, interrupts.interruptible():
         with interrupts.deferred():
             with interrupts.deferred():
                 signal.raise_signal(signal.SIGTERM)

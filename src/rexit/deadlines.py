@@ -8,6 +8,6 @@ LONGEST_MS = 1e12  # 31 years: as microseconds it fits every clock
 
 
 def check_deadline(deadline_ms: float) -> None:
-    """Raises InputError unless it is more than 0 and at most `LONGEST_MS`."""
+    """Raises InputError for a deadline that is not more than 0 and at most `LONGEST_MS` milliseconds."""
     if not 0 < deadline_ms <= LONGEST_MS:
         raise InputError(f"deadline_ms is {deadline_ms}, expected more than 0 and at most {LONGEST_MS:g}")

@@ -1,4 +1,4 @@
-"""From what stands for an id, on the command line, in files of pairs and in calls, to the type of the catalog's data."""
+"""Ids as people write them, to the type of the catalog's data: on the command line, in files of pairs and in calls."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ T = TypeVar("T")
 
 
 def to_id(value: object, kind: str) -> Id | None:
-    """The id that a text or an integer stands for in a catalog of this kind, `int64` or `string`; None if there is none.
+    """Returns the id that a text or an integer stands for, or None if it stands for none.
 
-    `007` and `+7` are not the integer 7, nor were they when the catalog was made: two ids must never become one.
+    `007` and `+7` are not the integer 7, as in `rexit index`: two different ids must never become the same.
+
+    Args:
+        value: A text or an integer; anything else is no id.
+        kind: The catalog's kind of ids, `int64` or `string`.
     """
     if isinstance(value, bool) or not isinstance(value, str | Integral):
         return None
@@ -32,7 +36,7 @@ def to_id(value: object, kind: str) -> Id | None:
 
 
 def parse_id(text: str, kind: str, what: str) -> Id:
-    """One id, by `to_id`. Raises InputError."""
+    """Returns the id that a text stands for, as `to_id`. Raises InputError if it stands for none. what: `user` or `item`."""
     if (value := to_id(text, kind)) is not None:
         return value
     if kind == "string":
@@ -49,7 +53,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def parse_ids(text: str, kind: str, what: str) -> list[Id]:
-    """Ids separated by commas, at least one. Raises InputError."""
+    """Splits ids at commas. Raises InputError for a text that is no id, or without any."""
     ids = [parse_id(part.strip(), kind, what) for part in text.split(",") if part.strip()]
     if not ids:
         raise InputError(f"no {what}s given, expected at least one id")
@@ -57,7 +61,8 @@ def parse_ids(text: str, kind: str, what: str) -> list[Id]:
 
 
 def parse_recent(text: str, kind: str) -> list[tuple[Id, bool]]:
-    """Fresh interactions, oldest first: `ITEM` or `ITEM:1` for liked, `ITEM:0` for not liked, separated by commas."""
+    """Parses recent interactions, oldest first, separated by commas: `ITEM` or `ITEM:1` liked, `ITEM:0` not liked. Returns pairs
+    of an id and whether the item was liked. Raises InputError."""
     recent = []
     for part in filter(None, (p.strip() for p in text.split(","))):
         item, colon, verdict = part.rpartition(":")
@@ -69,6 +74,6 @@ def parse_recent(text: str, kind: str) -> list[tuple[Id, bool]]:
 
 
 def first_few(values: Sequence[T], name: Callable[[T], str] = repr, count: int = 5) -> str:
-    """`1, 2, 3, 4, 5 and 12 more`."""
+    """Names the first values, and how many more there are: `1, 2, 3, 4, 5 and 12 more`."""
     more = f" and {len(values) - count} more" if len(values) > count else ""
     return ", ".join(map(name, values[:count])) + more

@@ -1,13 +1,13 @@
 """The signals that end a command: Ctrl-C, SIGTERM and SIGHUP.
 
-Their handler raises KeyboardInterrupt wherever the main thread is, so that what is being written goes. Not everything passes an
-exception on: PyTorch's C++ makes a TypeError of one while it reads sizes, polars a panic, and Python itself drops what comes out
-of `__del__`. So the handler notes the signal too:
+Their handler raises KeyboardInterrupt wherever the main thread is, so that half-written files are removed. The exception may get
+lost: PyTorch's C++ turns it into a TypeError while it reads sizes, polars into a panic, and Python drops what `__del__` raises.
+So the handler records the signal as well:
 
-1. `check` raises again. Progress does so at every step, and a new folder before it takes its place.
-2. However the block of `heeded` ended, it ended by the signal.
+1. `check` raises KeyboardInterrupt again. Progress calls it at every step, and a new folder before it takes its place.
+2. However the block of `interruptible` ends, it ends with the signal's exit code.
 
-Inside `deferred` it only notes: what puts things in place or cleans up is not to be cut short.
+Inside `deferred` the handler only records: code that puts things in place or cleans up must not be cut short.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _code: int | None = None
 
 
 class _Deferred(threading.local):
-    """How deep this thread is in blocks of `deferred`. Handlers run in the main thread, and ask for its own."""
+    """How many blocks of `deferred` this thread is in. Handlers run in the main thread and read its value."""
 
     depth = 0
 
@@ -34,14 +34,14 @@ _deferred = _Deferred()
 
 
 @contextlib.contextmanager
-def heeded() -> Iterator[None]:
-    """While the block runs, a signal interrupts it: SystemExit, 130 after Ctrl-C and 143 after the others. Main thread only."""
+def interruptible() -> Iterator[None]:
+    """Lets a signal interrupt the block: SystemExit, 130 after Ctrl-C and 143 after the others. Main thread only."""
     global _code
     before: dict[signal.Signals, Callable[..., Any] | int | None] = {}
     try:
         for number in _CODES:
             handler = signal.getsignal(number)
-            if handler in (signal.SIG_DFL, signal.default_int_handler):  # else nohup or the caller wants it otherwise
+            if handler in (signal.SIG_DFL, signal.default_int_handler):  # else nohup or the caller handles it
                 before[number] = handler
                 signal.signal(number, _interrupt)
         yield
@@ -54,8 +54,8 @@ def heeded() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[None]:
-    """Around a library that sets handlers of its own, as Ray does on joining a cluster: afterwards those of before hold."""
+def handlers_restored() -> Iterator[None]:
+    """Restores the handlers after the block: for a library that sets its own, as Ray does when it joins a cluster."""
     before = {number: signal.getsignal(number) for number in _CODES}
     try:
         yield
@@ -66,8 +66,8 @@ def kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """While the block runs, which must be short, a signal raises nothing. May be nested; does nothing in other
-    threads than the main one."""
+    """Defers signals until the block has ended. The block must be short; blocks may be nested. Does nothing outside the main
+    thread."""
     _deferred.depth += 1
     try:
         yield

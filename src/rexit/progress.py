@@ -1,11 +1,11 @@
-"""How long-running work reports its progress."""
+"""How long-running work reports progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called with the name of a step, how much of it is done, and how much there is."""
+"""Called with the name of a step, the amount that is done, and the whole amount."""
 
 
 def silent(what: str, done: int, total: int) -> None:

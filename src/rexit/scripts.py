@@ -1,4 +1,4 @@
-"""For programs beside the command line, as those of examples/ and benchmarks/ are."""
+"""For programs beside the command line: those of examples/ and benchmarks/."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ P = ParamSpec("P")
 
 
 def script(main: Callable[P, None]) -> Callable[P, None]:
-    """A program's `main` that ends in one line, and with exit code 1, for a user's mistake or a file that cannot be had."""
+    """Decorates a program's `main`. For a user's mistake or an unreadable file it then prints one line and exits with 1."""
 
     @wraps(main)
-    def run(*words: P.args, **more: P.kwargs) -> None:
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            main(*words, **more)
+            main(*args, **kwargs)
         except RexitError as exc:
             _end(str(exc))
         except OSError as exc:

@@ -1,4 +1,4 @@
-"""Slates: a split's interactions as a recommender would have served them. Everything that needs slates cuts them here."""
+"""Slates: a split's interactions as a recommender would have served them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 # NumPy is imported where it is used: the command line reads SIZE for its help and must load nothing heavy.
 
 SIZE = 20
-"""Candidates in a slate unless another number is asked for."""
+"""Default number of candidates in a slate."""
 
 
 @dataclass(frozen=True)
 class Slate:
-    """Items scored together for one user: ids as the catalog's data had them, `liked` bool [n] the truth.
+    """Items scored together for one user.
 
-    `as_of` is in the catalog's unit of time; only interactions before it reach the prompt, or all of them if it is None.
+    Attributes:
+        user: The user's id.
+        items: The items' ids.
+        as_of: Only interactions before this time reach the prompt, in the catalog's unit; None: all.
+        liked: The ground truth, bool [n].
     """
 
     user: Id
@@ -34,13 +38,20 @@ class Slate:
 
 
 def cut(catalog: Catalog, split: str, size: int = SIZE) -> list[Slate]:
-    """Cuts each user's interactions of a split, in time order, into slates of at most `size`.
+    """Cuts each user's interactions of a split, in time order, into slates.
 
-    1. Users in row order; within a user by time, ties by item row (the split's own order).
-    2. A slate's `as_of` is the time of its first interaction, so its prompt holds no label of the slate nor of anything later.
-    3. A user's second slate does see the outcome of the first where that is earlier, as a recommender would.
+    1. Users come in row order. A user's interactions come by time, ties by item row: the split's own order.
+    2. A slate's `as_of` is the time of its first interaction. So its prompt holds no label of the slate, nor of anything later.
+    3. A user's second slate sees the outcome of the first where that is earlier, as a recommender would.
 
-    Raises InputError for a size below 1 or an empty split.
+    Args:
+        catalog: A catalog with splits, as `rexit index` writes it.
+        split: `train`, `validation` or `test`.
+        size: Most candidates of a slate.
+
+    Raises:
+        InputError: The size is below 1, or the split is empty.
+        BundleError: The catalog has no splits, or they are damaged.
     """
     if size < 1:
         raise InputError(f"slate size {size}, expected at least 1")
@@ -52,24 +63,24 @@ def cut(catalog: Catalog, split: str, size: int = SIZE) -> list[Slate]:
     user_starts = np.flatnonzero(np.r_[True, rows.users[1:] != rows.users[:-1]])
     user_ends = np.r_[user_starts[1:], len(rows)]
     users, items = catalog.users.take(rows.users[user_starts]), catalog.items.take(rows.items)
-    made = []
+    slates = []
     for user, begin, end in zip(users, user_starts.tolist(), user_ends.tolist(), strict=True):
         for at in range(begin, end, size):
             part = slice(at, min(at + size, end))
-            made.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part]))
-    return made
+            slates.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part]))
+    return slates
 
 
 def draw(slates: Sequence[Slate], count: int, seed: int = 0) -> list[Slate]:
-    """At most `count` of the slates, drawn without replacement and kept in order; the same ones for the same seed."""
+    """Samples at most `count` slates without replacement, in their order. The same seed gives the same slates."""
     import numpy as np
 
-    drawn = np.random.default_rng(seed).choice(len(slates), min(count, len(slates)), replace=False)
-    return [slates[n] for n in np.sort(drawn)]
+    sample = np.random.default_rng(seed).choice(len(slates), min(count, len(slates)), replace=False)
+    return [slates[n] for n in np.sort(sample)]
 
 
 def spread(slates: Sequence[Slate], count: int) -> list[Slate]:
-    """At most `count` of the slates, evenly spaced so that all kinds of users are included; 0 means all."""
+    """Returns at most `count` slates, evenly spaced, so that all kinds of users are included; 0: all."""
     if count <= 0 or len(slates) <= count:
         return list(slates)
     import numpy as np

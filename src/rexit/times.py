@@ -1,8 +1,8 @@
-"""From moments as people write them to the int64 of a catalog's times.
+"""Times as people write them, to the int64 of a catalog's times.
 
 1. A whole number is in the catalog's unit: `881250949`, or `881250949.0` as some programs write it.
 2. ISO 8601 text, a date or a datetime is a moment, in UTC unless it names another zone. It needs a catalog whose unit is known.
-3. What is finer than the unit is cut off, towards the past.
+3. Digits finer than the unit are cut off, towards the past.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from rexit.errors import BundleError, InputError
 
 TICKS: Mapping[str, int] = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
-"""How many of each unit are in a second. Times that are moments count from 1970-01-01T00:00:00Z."""
+"""Ticks of each unit per second. Times that are moments count from 1970-01-01T00:00:00Z."""
 EXPECTED = "a date or time like 2024-03-01T18:30:00Z"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -29,7 +29,7 @@ _EXACT = 1 << 53  # whole floats below this are exact
 
 
 def whole_number(value: object) -> int | None:
-    """The whole number that a number or a text is; None for anything else."""
+    """Returns the whole number that a number or a text stands for; None for anything else."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         value = int(value) if value.lstrip("+-").isdigit() and len(value) <= _MOST_DIGITS else float(value)
     if isinstance(value, bool) or not isinstance(value, Real | Decimal):
@@ -41,7 +41,7 @@ def whole_number(value: object) -> int | None:
 
 
 def microseconds(value: object) -> int | None:
-    """Microseconds since 1970 of ISO 8601 text, a date or a datetime; None for anything else."""
+    """Returns microseconds since 1970 of ISO 8601 text, a date or a datetime; None for anything else."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -55,15 +55,21 @@ def microseconds(value: object) -> int | None:
 
 
 def unit_of(first: int, last: int) -> str | None:
-    """The unit in which whole numbers lie in the years 1980 to 2099; None if there is none."""
+    """Returns the unit in which whole numbers from `first` to `last` lie in the years 1980 to 2099; None if there is none."""
     begin, end = _PLAUSIBLE
     return next((unit for unit, ticks in TICKS.items() if begin * ticks <= first and last < end * ticks), None)
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """A catalog's times. by: `time`, or the order that stands for times. unit: one of `TICKS`; None: whole numbers of no known
-    unit. first, last: of its interactions."""
+    """A catalog's times.
+
+    Attributes:
+        by: `time`, or the order that stands for times.
+        unit: A key of `TICKS`; None: whole numbers of no known unit.
+        first: The first interaction's time.
+        last: The last interaction's time.
+    """
 
     by: str
     unit: str | None
@@ -72,7 +78,7 @@ class Timeline:
 
     @classmethod
     def of(cls, order: Any, where: str) -> Timeline:
-        """From `order` of catalog.json. Raises BundleError."""
+        """Reads `order` of catalog.json. where: the file, for a message. Raises BundleError."""
         if not isinstance(order, dict) or not all(type(order.get(name)) is int for name in ("first", "last")):
             raise BundleError(f"{where}: `order` is {order!r}, expected an object with whole numbers `first` and `last`")
         unit = order.get("unit")
@@ -81,18 +87,18 @@ class Timeline:
         return cls(order["by"], unit, order["first"], order["last"])
 
     def to_json(self) -> dict[str, Any]:
-        """As in catalog.json."""
+        """Returns `order` as in catalog.json."""
         return {"by": self.by, **({} if self.unit is None else {"unit": self.unit}), "first": self.first, "last": self.last}
 
     @property
     def kind(self) -> str:
-        """What its times are, for a message."""
+        """What the times are, for a message."""
         if self.by != "time":
             return f"places in an order ({self.by})"
         return "whole numbers of no known unit" if self.unit is None else self.unit
 
     def parse(self, value: object, name: str) -> int:
-        """The time that a value of `name` stands for. Raises InputError."""
+        """Returns the time that a value stands for. name: of the value, for a message. Raises InputError."""
         number = whole_number(value)
         if number is None and (moment := microseconds(value)) is not None:
             if self.unit is None:
@@ -104,7 +110,7 @@ class Timeline:
         return number
 
     def date(self, time: int) -> str | None:
-        """A time in ISO 8601; None where the unit is not known, and beyond the years 1 to 9999."""
+        """Returns a time in ISO 8601; None if the unit is unknown, and beyond the years 1 to 9999."""
         if self.unit is None:
             return None
         try:
@@ -114,11 +120,11 @@ class Timeline:
         return moment.isoformat().replace("+00:00", "Z")
 
     def text(self, time: int) -> str:
-        """A time as it stands, with its date where there is one."""
+        """Returns a time as text, with its date if it has one."""
         return str(time) if (date := self.date(time)) is None else f"{time} ({date})"
 
     def outside(self, time: int) -> str | None:
-        """How a moment to score as of lies outside the interactions' span; None if it does not."""
+        """Says how a time to score as of lies outside the interactions' span; None if it lies inside."""
         if time <= self.first:
             return f"{self.text(time)} is not after the catalog's first interaction, {self.text(self.first)}: none is visible"
         if time > self.last:

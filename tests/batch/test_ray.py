@@ -47,7 +47,7 @@ def bundle(made: HeldOut) -> Bundle:
 def cluster() -> Iterator[None]:
     for last in (False, False, True):  # Ray gives up after 30 s, which a busy machine may need
         try:
-            with interrupts.kept():
+            with interrupts.handlers_restored():
                 ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level="ERROR")
             break
         except Exception:

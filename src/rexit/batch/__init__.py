@@ -1,15 +1,15 @@
-"""Batch scoring: any number of pairs, in memory that does not grow with them, by a run that can be killed and goes on.
+"""Batch scoring: any number of pairs, in constant memory, by a run that can be killed and resumed.
 
     pairs.py       files → batches of rows → checked records
-    work.py        OUT.partial: the plan, the pairs partitioned by user, what is scored of them
+    work.py        OUT.partial: the plan, the pairs partitioned by user, the scores so far
     partition.py   one partition → its scores
-    engine.py      one session, here
+    engine.py      one session in this process
     ray_engine.py  a session in each of Ray's workers
-    output.py      scores, and the rows they belong to → OUT
+    output.py      scores and their rows → OUT
     run.py         the steps in their order
 
-A user's pairs are in one partition, and every user begins with an empty prefix cache. So scores depend neither on how far an
-earlier run came nor on the engine.
+A user's pairs are in one partition, and every user begins with an empty prefix cache. So scores do not depend on the engine, nor
+on what an earlier run finished.
 """
 
 from rexit.batch.pairs import ColumnNames, PairFiles

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Opening:
-    """How a session is opened: `rexit.open`'s threads and device."""
+    """How a session is opened. threads, device: as in `rexit.open`."""
 
     bundle: Bundle
     threads: int
@@ -28,26 +28,27 @@ class Opening:
 
     @cached_property
     def digests(self) -> Digests:
-        """Of the bundle at the beginning of a run."""
+        """Digests of the bundle when the run began."""
         return digests(self.bundle)
 
 
 Digests = Mapping[str, str | None]
-"""SHA-256 of what decides the scores of a bundle: its `variant`, `policy` and `catalog`. Pairs hold rows of this catalog."""
+"""SHA-256 of what determines a bundle's scores: its `variant`, `policy` and `catalog`. Pairs hold rows of this catalog."""
 
 
 def digests(bundle: Bundle) -> Digests:
-    """The digests of an opened bundle."""
+    """Returns the digests of an opened bundle."""
     return {"variant": bundle.variant_sha256, "policy": bundle.policy_sha256, "catalog": bundle.manifest.catalog_sha256}
 
 
 def open_session(path: Path, variant: str, expected: Digests, *, threads: int, device: str | None) -> tuple[Session, Catalog]:
-    """A session over the bundle that the run began with, and its catalog. Raises BundleError if the folder holds another."""
+    """Opens a session over the bundle that the run began with, and returns it with its catalog. Raises BundleError if the folder
+    holds another bundle now."""
     from rexit import runtime
 
     session = runtime.open(path, variant, threads=threads, device=device)
     try:
-        bundle = Bundle.open(path, variant)  # after the session: a refresh in between must not go unnoticed
+        bundle = Bundle.open(path, variant)  # after the session, so that a refresh in between is noticed
         if changed := [name for name, sha256 in digests(bundle).items() if sha256 != expected[name]]:
             raise BundleError(f"{path}: this bundle has another {' and another '.join(changed)} than when the run began")
     except BaseException:
@@ -57,26 +58,26 @@ def open_session(path: Path, variant: str, expected: Digests, *, threads: int, d
 
 
 Advance = Callable[[int], None]
-"""Told how many pairs more are done."""
+"""Called with the number of pairs finished since the last call."""
 
 
 class Engine(Protocol):
-    """Scores partitions, in whatever order."""
+    """Scores partitions, in any order."""
 
     def score(
-        self, opening: Opening, work: Work, plan: Plan, todo: Sequence[int], scoring: Scoring, advance: Advance
+        self, opening: Opening, work: Work, plan: Plan, pending: Sequence[int], scoring: Scoring, advance: Advance
     ) -> Iterator[tuple[int, Scored]]:
-        """Each partition of `todo` with its scores. Raises BundleError, BackendError, InputError."""
+        """Yields each pending partition with its scores. Raises BundleError, BackendError, InputError."""
 
 
 class Local:
-    """One session, one partition after the other."""
+    """Scores one partition after the other in one session."""
 
     def score(
-        self, opening: Opening, work: Work, plan: Plan, todo: Sequence[int], scoring: Scoring, advance: Advance
+        self, opening: Opening, work: Work, plan: Plan, pending: Sequence[int], scoring: Scoring, advance: Advance
     ) -> Iterator[tuple[int, Scored]]:
         path, variant = opening.bundle.path, opening.bundle.variant.name
         opened, catalog = open_session(path, variant, opening.digests, threads=opening.threads, device=opening.device)
         with contextlib.closing(opened) as session:
-            for partition in todo:
+            for partition in pending:
                 yield partition, score_partition(session, catalog, plan.unknown, work.pairs(partition), scoring, advance)

@@ -1,7 +1,7 @@
-"""The output file: the rows of the pairs in their order, with the scores beside them.
+"""The output file: the rows of the pairs in their order, with their scores.
 
 It is written inside OUT.partial, in one pass over the files of pairs and all partitions' scores, and renamed when it is complete.
-With top_k the rows of a slate stand together, best first, where the slate's last row stood.
+With top_k a slate's rows stand together, best first, at the place of the slate's last row.
 """
 
 from __future__ import annotations
@@ -25,16 +25,25 @@ if TYPE_CHECKING:
     import polars as pl
 
 COLUMNS: Mapping[str, str] = {"probability": "Float32", "log_odds": "Float32", "exit": "Int32"}
-"""What scoring adds, with the names of the polars types."""
+"""Columns that scoring adds, with the names of their polars types."""
 CUT_SHORT: Mapping[str, str] = {"cut_short": "Boolean"}
-"""What it adds where there is a deadline."""
+"""Columns that it adds if there is a deadline."""
 BUFFERED = 1024
-"""Records read at once, of each partition."""
+"""Records of each partition that are read at once."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """kinds: the catalog's kinds of ids, of `user` and `item`. text_times: see `Plan`."""
+    """What is written, and where.
+
+    Attributes:
+        out: The output file.
+        files: The files of pairs.
+        added: Columns that scoring adds.
+        kinds: The catalog's kinds of ids, of `user` and `item`.
+        text_times: See `Plan`.
+        in_order: Whether rows keep their order; else slates are ranked.
+    """
 
     out: Path
     files: PairFiles
@@ -44,45 +53,56 @@ class Output:
     in_order: bool
 
     def write(self, folder: Path, scored: Sequence[Path], progress: Progress) -> int:
-        """Writes OUT by way of `folder`, and says how many rows it has; without any, there is no OUT. scored: files of `SCORE`
-        records. Raises InputError if it cannot be written."""
+        """Writes OUT, unless it would have no rows.
+
+        Args:
+            folder: A folder on the same file system, for temporary files.
+            scored: Files of `SCORE` records.
+            progress: Reports rows.
+
+        Returns:
+            The number of rows.
+
+        Raises:
+            InputError: OUT cannot be written.
+        """
         sink: _Sink = (_Parquet if self.out.suffix == ".parquet" else _Csv)(folder, self)
         streams = [_Stream(path) for path in scored]
-        held, rows = np.empty(0, SCORE), 0
-        kept: Any = None
+        pending, rows = np.empty(0, SCORE), 0
+        pending_rows: Any = None
         for batch in self.files.batches():
             end = batch.first + len(batch)
             records = np.concatenate([stream.before(end) for stream in streams])
             records = records[np.argsort(records["row"])]
-            taken = sink.take(batch, (records["row"] - batch.first).tolist())
+            batch_rows = sink.take(batch, (records["row"] - batch.first).tolist())
             if self.in_order:
-                sink.write(taken, records)
+                sink.write(batch_rows, records)
                 rows += len(records)
             else:
-                held = np.concatenate([held, records])
-                kept = taken if kept is None else sink.join(kept, taken)
-                order = np.lexsort((held["rank"], held["last"]))
-                ready = order[held["last"][order] < end]
-                sink.write(sink.pick(kept, ready.tolist()), held[ready])
-                rows += len(ready)
-                rest = np.setdiff1d(np.arange(len(held)), ready)
-                held, kept = held[rest], sink.pick(kept, rest.tolist())
+                pending = np.concatenate([pending, records])
+                pending_rows = batch_rows if pending_rows is None else sink.join(pending_rows, batch_rows)
+                order = np.lexsort((pending["rank"], pending["last"]))
+                complete = order[pending["last"][order] < end]  # of slates without rows further on
+                sink.write(sink.pick(pending_rows, complete.tolist()), pending[complete])
+                rows += len(complete)
+                rest = np.setdiff1d(np.arange(len(pending)), complete)
+                pending, pending_rows = pending[rest], sink.pick(pending_rows, rest.tolist())
             progress("rows written", end, end)
-        whole = sink.close()
+        path = sink.close()
         if rows:
-            os.replace(whole, self.out)
+            os.replace(path, self.out)
         return rows
 
 
 class _Stream:
-    """The scores of a partition, from its file, in the order of their rows."""
+    """Reads a partition's scores from its file, in the order of their rows."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._read, self._records = path, 0, np.empty(0, SCORE)
         self._count = path.stat().st_size // SCORE.itemsize
 
     def before(self, end: int) -> NDArray[Any]:
-        """The next ones, of rows before `end`."""
+        """Returns the next records, of rows before `end`."""
         parts = []
         while True:
             cut = int(np.searchsorted(self._records["row"], end))
@@ -95,7 +115,7 @@ class _Stream:
 
 
 class _Sink(Protocol):
-    """What differs between formats. Rows are opaque: only the sink looks into them."""
+    """A format of the output. Rows are opaque: only the sink looks into them."""
 
     def take(self, batch: Batch, rows: list[int]) -> Any: ...
     def join(self, some: Any, more: Any) -> Any: ...
@@ -129,15 +149,15 @@ class _Csv:
 
 
 class _Parquet:
-    """A file per batch, put together at the end: polars streams them."""
+    """A file per batch; polars streams them into one at the end."""
 
     def __init__(self, folder: Path, output: Output) -> None:
         self._folder, self._output, self._count = folder, output, 0
-        for left in folder.glob("rows-*"):
-            left.unlink()
+        for leftover in folder.glob("rows-*"):  # of a killed run
+            leftover.unlink()
 
     def take(self, batch: Batch, rows: list[int]) -> pl.DataFrame:
-        """From CSV, ids and times get the catalog's types; everything else is text."""
+        """Ids and times from CSV get the catalog's types; every other column is text."""
         import polars as pl
 
         if batch.frame is not None:
@@ -162,8 +182,8 @@ class _Parquet:
             return
         answered = pl.Series(scores["exit"] >= 0)
         columns = []
-        for name, type in self._output.added.items():
-            series = pl.Series(name, np.ascontiguousarray(scores[name]), getattr(pl, type))
+        for name, dtype in self._output.added.items():
+            series = pl.Series(name, np.ascontiguousarray(scores[name]), getattr(pl, dtype))
             columns.append(series if name in CUT_SHORT else pl.select(pl.when(answered).then(series).alias(name)).to_series())
         some.with_columns(columns).write_parquet(self._folder / f"rows-{self._count:06d}.parquet")
         self._count += 1
@@ -171,19 +191,19 @@ class _Parquet:
     def close(self) -> Path:
         import polars as pl
 
-        whole = self._folder / "out.parquet"
+        path = self._folder / "out.parquet"
         if self._count:
             parts = [self._folder / f"rows-{n:06d}.parquet" for n in range(self._count)]
             try:
-                pl.scan_parquet(parts).sink_parquet(whole, maintain_order=True)
+                pl.scan_parquet(parts).sink_parquet(path, maintain_order=True)
             except pl.exceptions.PolarsError as exc:
-                raise InputError(f"{whole}: cannot be written: {str(exc).splitlines()[0]}") from exc
-        return whole
+                raise InputError(f"{path}: cannot be written: {str(exc).splitlines()[0]}") from exc
+        return path
 
 
 def _texts(scores: NDArray[Any], added: Sequence[str]) -> Iterator[list[Any]]:
-    """Of each row; without an answer in time only `cut_short` has a value."""
+    """Yields the added cells of each row. Without an answer only `cut_short` has a value."""
     columns = [scores[name] for name in added]
-    for n, exit in enumerate(scores["exit"].tolist()):
+    for n, answered in enumerate((scores["exit"] >= 0).tolist()):
         values = (column[n] for column in columns)
-        yield [str(value).lower() if value.dtype == bool else "" if exit < 0 else str(value) for value in values]
+        yield [str(value).lower() if value.dtype == bool else str(value) if answered else "" for value in values]

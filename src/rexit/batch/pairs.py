@@ -1,7 +1,7 @@
-"""Files of pairs to score, read in batches: users, items and times with the catalog's types, every other column unchanged.
+"""Files of pairs to score, read in batches.
 
-CSV is read as text, so that an id is exactly what the file says. Parquet needs polars, which `pip install rexit` alone does not
-bring.
+Users, items and times get the catalog's types; other columns stay as they are. CSV is read as text, so that an id is exactly what
+the file says. Parquet needs polars, which the base install leaves out.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 INPUTS = (".csv", ".tsv", ".parquet")
 OUTPUTS = (".csv", ".parquet")
 ROWS = 1 << 16
-"""Of a batch, at most."""
+"""Most rows of a batch."""
 _LINES = 1 << 10
-"""Of a CSV file, read at once."""
+"""Rows of a CSV file that are read at once."""
 
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """Names of the columns that scoring reads. as_of: None: `as_of`, which the files may lack."""
+    """Names of the columns that scoring reads. as_of: None: `as_of`, if the files have such a column."""
 
     user: str = "user_id"
     item: str = "item_id"
@@ -40,8 +40,16 @@ class ColumnNames:
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive rows of one file. `first`: the first one's number, from 0, over all files; `before`: how many rows of the same
-    file came earlier. `cells`: one list of text per row of a CSV file; None: `frame` has the rows of a Parquet file."""
+    """Consecutive rows of one file.
+
+    Attributes:
+        path: The file.
+        first: Number of the first row over all files, from 0.
+        before: Rows of the same file before the first row.
+        header: Names of the columns.
+        cells: The rows of a CSV file, as text; None for Parquet.
+        frame: The rows of a Parquet file; None for CSV.
+    """
 
     path: Path
     first: int
@@ -59,20 +67,20 @@ class Batch:
         return self.frame
 
     def column(self, name: str) -> list[Any]:
-        """A column's values."""
+        """Returns a column's values."""
         if self.cells is None:
             return self._frame[name].to_list()
         at = self.header.index(name)
         return [row[at] for row in self.cells]
 
     def rows(self, numbers: Sequence[int]) -> list[Sequence[Any]]:
-        """Whole rows, by their places in the batch."""
+        """Returns rows by their places in the batch."""
         if self.cells is None:
             return list(self._frame[list(numbers)].rows())
         return [self.cells[n] for n in numbers]
 
     def read(self, name: str, parse: Callable[[Any], Any]) -> list[Any]:
-        """A column's values, parsed; each distinct one once. Raises InputError that names the row."""
+        """Returns a column's values, parsed; each distinct value is parsed once. Raises InputError that names the row."""
         values = self.column(name)
         parsed: dict[Any, Any] = {}
         for value in dict.fromkeys(values):
@@ -87,28 +95,37 @@ class Batch:
 
 @dataclass(frozen=True)
 class PairFiles:
-    """One file of pairs, or all of a folder in the order of their names: of one format, with the same columns."""
+    """One file of pairs, or the files of a folder in the order of their names. All have one format and the same columns."""
 
-    given: Path
+    place: Path
     files: tuple[Path, ...]
     header: tuple[str, ...]
     columns: ColumnNames
     time: str | None
-    """The column of times; None: they have none."""
+    """The column of times; None: there is none."""
 
     @classmethod
-    def find(cls, given: Path, columns: ColumnNames, added: Sequence[str]) -> PairFiles:
-        """`added` are columns that the files must not have yet. Raises InputError."""
-        if given.is_dir():
-            files = tuple(sorted(path for path in given.iterdir() if path.suffix in INPUTS and path.is_file()))
+    def find(cls, place: Path, columns: ColumnNames, added: Sequence[str]) -> PairFiles:
+        """Finds the files.
+
+        Args:
+            place: A file, or a folder.
+            columns: Names of the columns.
+            added: Columns that the files must not have.
+
+        Raises:
+            InputError: There is no such file, a column is missing, or the files differ.
+        """
+        if place.is_dir():
+            files = tuple(sorted(path for path in place.iterdir() if path.suffix in INPUTS and path.is_file()))
             if len(kinds := sorted({path.suffix for path in files})) != 1:
                 seen = f"{' and '.join(kinds)} files" if files else f"no {' or '.join(INPUTS)} file"
-                raise InputError(f"{given}: has {seen}, expected files of one kind")
+                raise InputError(f"{place}: has {seen}, expected files of one kind")
         else:
-            files = (given,)
+            files = (place,)
         check_format(files[0], INPUTS)
         if not files[0].is_file():
-            raise InputError(f"{given}: no such file")
+            raise InputError(f"{place}: no such file")
         header, time = _header(files[0]), columns.as_of or "as_of"
         _check_header(files[0], header, columns, added)
         for path in files:
@@ -116,14 +133,14 @@ class PairFiles:
                 _check_types(path, columns, time)
             if (other := _header(path)) != header:
                 raise InputError(f"{path}: has the columns {', '.join(other)}; {files[0].name} has {', '.join(header)}")
-        return cls(given, files, header, columns, time if time in header else None)
+        return cls(place, files, header, columns, time if time in header else None)
 
     def identity(self) -> list[list[Any]]:
-        """What changes when a file is written anew."""
+        """Returns paths, sizes and times of the files: these change when a file is written anew."""
         return [[str(path), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in self.files]
 
     def batches(self) -> Iterator[Batch]:
-        """All rows, in order. Raises InputError for a file that cannot be read, and for a row with too many or too few fields."""
+        """Yields all rows in order. Raises InputError for an unreadable file, and for a row with too many or too few fields."""
         first = 0
         for path in self.files:
             before = 0
@@ -135,7 +152,7 @@ class PairFiles:
 
 
 def check_format(path: Path, formats: Sequence[str]) -> None:
-    """Raises InputError for a file whose name ends in none of the formats, or in .parquet where polars is missing."""
+    """Raises InputError for a file whose name ends in none of the formats, and for Parquet if polars is missing."""
     if path.suffix not in formats:
         raise InputError(f"{path}: the name ends in {path.suffix!r}, expected {' or '.join(formats)}")
     if path.suffix == ".parquet":
@@ -146,7 +163,7 @@ def check_format(path: Path, formats: Sequence[str]) -> None:
 
 
 def user_or_item(kind: str, what: str) -> Callable[[Any], Id]:
-    """Parses an id; kind: the catalog's, `int64` or `string`."""
+    """Returns a parser of ids. kind: the catalog's, `int64` or `string`. what: `user` or `item`."""
     return lambda value: parse_id(str(value), kind, what)
 
 
@@ -194,7 +211,7 @@ def _csv_lines(path: Path) -> Iterator[list[str]]:
 
 
 def _read_rows(reader: Iterator[list[str]]) -> list[list[str]]:
-    """The next rows, whose cells may be longer than Python's csv allows; afterwards its limit is what it was."""
+    """Returns the next rows. Their cells may be longer than the csv module allows; its limit is restored afterwards."""
     before = csv.field_size_limit(2**31 - 1)
     try:
         return list(itertools.islice(reader, _LINES))
@@ -203,7 +220,7 @@ def _read_rows(reader: Iterator[list[str]]) -> list[list[str]]:
 
 
 def _first_not_utf8(path: Path) -> int:
-    """The number of a line; a decoder reads ahead of the line it gives."""
+    """Returns the number of the first line that is not UTF-8. A decoder reads ahead, so it cannot tell."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -225,7 +242,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[None, pl.DataFrame]]:
 
 
 def _check_types(path: Path, columns: ColumnNames, time: str) -> None:
-    """Ids and times are of the types that `rexit index` takes them in."""
+    """Raises InputError for ids and times of a type that `rexit index` does not take either."""
     import polars as pl
 
     schema = pl.read_parquet_schema(path)

@@ -1,8 +1,8 @@
-"""One partition of the pairs: its slates, scored in turn.
+"""One partition of the pairs: its slates are scored one after the other.
 
 1. A slate is the rows of one user and one time, in the order of the file.
-2. A user's slates follow one another, by time, and begin with an empty prefix cache: their scores depend on nothing else.
-3. A slate without an answer in time, or whose prompt is too long, is noted; anything else that fails ends the run.
+2. A user's slates follow one another by time. The first begins with an empty prefix cache, so scores depend on nothing else.
+3. A slate without an answer in time, or with a prompt that is too long, is recorded. Any other failure ends the run.
 """
 
 from __future__ import annotations
@@ -24,15 +24,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scoring:
-    """How every slate is scored. timed: whether pairs have times. options: `Session.score`'s, without user and items."""
+    """How every slate is scored.
+
+    Attributes:
+        timed: Whether pairs have times.
+        options: Options of `Session.score`.
+    """
 
     timed: bool
     options: Mapping[str, Any]
 
 
 Scored = tuple[NDArray[Any], dict[str, Any]]
-"""Records of `SCORE`, and the partition's numbers: pairs, slates, candidates with an answer, their layers, the unanswered, and
-what the session counted."""
+"""Records of `SCORE`, and the partition's summary: numbers of pairs, slates, candidates with an answer and their layers; the
+unanswered slates; the session's counters."""
 
 
 def score_partition(
@@ -43,27 +48,38 @@ def score_partition(
     scoring: Scoring,
     advance: Callable[[int], None] = lambda pairs: None,
 ) -> Scored:
-    """pairs: records of `PAIR`. unknown: the users that the catalog does not have. advance: told how many pairs are done. Raises
-    BackendError, CancelledError and what else `Session.score` raises for a session that cannot go on."""
+    """Scores one partition.
+
+    Args:
+        session: Its counters are reset.
+        catalog: The session's catalog.
+        unknown: Users that the catalog does not have, by their numbers in the pairs.
+        pairs: Records of `PAIR`.
+        scoring: How slates are scored.
+        advance: Called with the number of pairs of each finished slate.
+
+    Raises:
+        BackendError: And whatever else `Session.score` raises if the session cannot continue.
+    """
     session.reset_counters()
     parts, unanswered = [], []
     slates = candidates = layers = 0
-    before = None
+    last_user = None
     for rows in _slates(pairs):
         slate = pairs[rows]
         user = int(slate["user"][0])
-        if user != before:
+        if user != last_user:
             session.clear_cache()
-            before = user
-        name = catalog.users.id(user) if user >= 0 else unknown[-1 - user]
-        moment = int(slate["time"][0]) if scoring.timed else None
+            last_user = user
+        user_id = catalog.users.id(user) if user >= 0 else unknown[-1 - user]
+        as_of = int(slate["time"][0]) if scoring.timed else None
         slates += 1
         try:
-            scores = session.score(name, catalog.items.take(slate["item"]), as_of=moment, **scoring.options)
+            scores = session.score(user_id, catalog.items.take(slate["item"]), as_of=as_of, **scoring.options)
         except RexitError as exc:
             if not (isinstance(exc, DeadlineError) or exc.status == "REXIT_TOO_LONG"):
                 raise
-            unanswered.append([int(slate["row"][0]), name, moment, type(exc).__name__, str(exc)])
+            unanswered.append([int(slate["row"][0]), user_id, as_of, type(exc).__name__, str(exc)])
         else:
             parts.append(_records(slate["row"], scores))
             candidates += len(slate)
@@ -74,7 +90,7 @@ def score_partition(
 
 
 def _slates(pairs: NDArray[Any]) -> Iterator[NDArray[np.int64]]:
-    """Places of each slate's rows."""
+    """Yields the places of each slate's rows."""
     order = np.lexsort((pairs["time"], pairs["user"]))
     users, times = pairs["user"][order], pairs["time"][order]
     starts = np.flatnonzero((users[1:] != users[:-1]) | (times[1:] != times[:-1])) + 1

@@ -1,8 +1,8 @@
 """The engine `ray`: partitions on Ray Data, a session in each of a pool of actors.
 
-1. The partitions' files are read where this process runs, and go to the workers through Ray.
-2. A worker opens the bundle at the same path as this process, and refuses one that differs.
-3. Ray starts a worker that died anew and gives its partition to another; this process settles partitions as they arrive.
+1. This process reads the partitions' files. They go to the workers through Ray.
+2. A worker opens the bundle at the same path as this process, and refuses a bundle that differs.
+3. Ray restarts a worker that died, and gives its partition to another. This process stores partitions as they arrive.
 """
 
 from __future__ import annotations
@@ -31,27 +31,31 @@ if TYPE_CHECKING:
 
 
 class OnRay:
-    """Uses the cluster this process is connected to, else the one that `$RAY_ADDRESS` names, else one of this machine's cores.
-    workers: how many; None: as many as the cluster has CPUs for. A worker takes as many CPUs as its session has threads, 1 unless
-    said otherwise."""
+    """Scores on the cluster that this process is connected to, else on the one that `$RAY_ADDRESS` names, else on this machine.
+
+    A worker takes as many CPUs as its session has threads, by default 1.
+
+    Args:
+        workers: Number of workers; None: as many as the cluster has CPUs for.
+    """
 
     def __init__(self, workers: int | None) -> None:
         self._workers = workers
 
     def score(
-        self, opening: Opening, work: Work, plan: Plan, todo: Sequence[int], scoring: Scoring, advance: Advance
+        self, opening: Opening, work: Work, plan: Plan, pending: Sequence[int], scoring: Scoring, advance: Advance
     ) -> Iterator[tuple[int, Scored]]:
-        if not todo:
+        if not pending:
             return
         started = not ray.is_initialized()
         if started:
-            with interrupts.kept():
+            with interrupts.handlers_restored():
                 ray.init(log_to_driver=False, logging_level=logging.ERROR)
         try:
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars = False
-            context.raise_original_map_exception = True  # not Ray's own around it, which loses its cause between processes
-            for row in self._scored(opening, work, plan, todo, scoring).iter_rows():
+            context.raise_original_map_exception = True  # Ray's wrapper loses the cause between processes
+            for row in self._scores(opening, work, plan, pending, scoring).iter_rows():
                 summary = json.loads(row["summary"])
                 advance(summary["pairs"])
                 yield int(row["partition"]), (np.frombuffer(row["scores"], SCORE), summary)
@@ -61,19 +65,18 @@ class OnRay:
             if started:
                 ray.shutdown()
 
-    def _scored(self, opening: Opening, work: Work, plan: Plan, todo: Sequence[int], scoring: Scoring) -> ray.data.Dataset:
+    def _scores(self, opening: Opening, work: Work, plan: Plan, pending: Sequence[int], scoring: Scoring) -> ray.data.Dataset:
         threads = opening.threads or 1
         fit = max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
         bundle = opening.bundle
-        files = [f"local://{work.path('pairs', partition).absolute()}" for partition in todo]
-        # Reading takes no CPU of its own, or it would wait for ever where the workers have them all; so its number of tasks at a
-        # time must have another bound.
+        files = [f"local://{work.path('pairs', partition).absolute()}" for partition in pending]
+        # Reading takes no CPU: it would wait for ever where the workers have them all. So its tasks need another bound.
         read = ray.data.read_binary_files(files, include_paths=True, override_num_blocks=len(files), concurrency=1, num_cpus=0)
         return read.map_batches(
             Worker,
             batch_size=1,
             batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=min(self._workers or fit, len(todo))),
+            compute=ray.data.ActorPoolStrategy(size=min(self._workers or fit, len(pending))),
             num_cpus=threads,
             fn_constructor_kwargs={
                 "path": str(bundle.path.absolute()),
@@ -88,7 +91,7 @@ class OnRay:
 
 
 class Worker:
-    """What an actor does: one session, one partition per call. digests: of the bundle that the run began with."""
+    """An actor with one session; it scores one partition per call. digests: of the bundle that the run began with."""
 
     def __init__(
         self,
@@ -105,11 +108,11 @@ class Worker:
 
     @cached_property
     def _opened(self) -> tuple[Session, Catalog]:
-        """On the first call: what a constructor raises, Ray reports as a dead actor, without the exception."""
+        """Opened on the first call: if a constructor raises, Ray reports a dead actor without the exception."""
         return open_session(Path(self._path), self._variant, self._digests, threads=self._threads, device=self._device)
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[Any]]:
-        """batch: one partition, `bytes` (records of `PAIR`) and `path`."""
+        """Scores the one partition in a batch: its `bytes` (records of `PAIR`) and `path`."""
         pairs = np.frombuffer(batch["bytes"][0], PAIR)
         scores, summary = score_partition(*self._opened, self._unknown, pairs, self._scoring)
         partition = int(Path(batch["path"][0]).name.removeprefix("pairs-"))
@@ -117,10 +120,10 @@ class Worker:
 
 
 def _cause(exc: BaseException) -> RexitError:
-    """What a worker raised, out of what Ray makes of it."""
-    seen: BaseException | None = exc
-    while seen is not None:
-        if isinstance(seen, RexitError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
+    """Returns the error that a worker raised, out of Ray's wrappers."""
+    inner: BaseException | None = exc
+    while inner is not None:
+        if isinstance(inner, RexitError):
+            return inner
+        inner = getattr(inner, "cause", None) or inner.__cause__
     return BackendError(f"Ray: {str(exc).strip().splitlines()[-1]}")

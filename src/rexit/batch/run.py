@@ -1,10 +1,10 @@
 """Scores files of pairs.
 
 1. All pairs are checked and partitioned by user, once.
-2. Each partition is scored and settled; those that an earlier run settled stay.
+2. Each partition is scored and stored, unless an earlier run stored it.
 3. The output is written in one pass, and the work folder removed.
 
-What fails in 1 leaves nothing; what fails later leaves what is settled, and the same call goes on from there.
+A failure in 1 leaves nothing. After a later failure the stored partitions stay, and the same call continues from there.
 """
 
 from __future__ import annotations
@@ -31,9 +31,16 @@ from rexit.progress import Progress, silent
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """pairs: a .csv or .parquet file, or a folder of one kind. out: a file of either kind. as_of: the time of every row, if the
-    files have no such column. options: `Session.score`'s top_k, deadline_ms and force_exit. counters: where what candidates did
-    at each exit goes."""
+    """What is scored, and how.
+
+    Attributes:
+        pairs: A .csv, .tsv or .parquet file, or a folder of files of one kind.
+        out: The output, a .csv or .parquet file.
+        columns: Names of the columns.
+        as_of: The time of every row, if the files have no column of times; None: no time.
+        options: `top_k`, `deadline_ms` and `force_exit` of `Session.score`.
+        counters: The file that the counters are written to; None: they are not.
+    """
 
     pairs: Path
     out: Path
@@ -54,8 +61,18 @@ class Unanswered:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the pairs. rows: in the output, None instead of which is written without any. resumed: pairs that an earlier
-    run had scored. layers: of the candidates that have an answer, on average. seconds: of this run."""
+    """What became of the pairs.
+
+    Attributes:
+        pairs: Number of pairs.
+        slates: Number of slates.
+        rows: Rows of the output; 0: there is no output.
+        resumed: Pairs that an earlier run had scored.
+        unanswered: Slates without an answer.
+        unknown_users: Users that the catalog does not have.
+        mean_layers: Layers per candidate with an answer; None without any.
+        seconds: Duration of this run.
+    """
 
     pairs: int
     slates: int
@@ -72,43 +89,54 @@ def score_files(
     options: BatchOptions,
     engine: Engine,
     progress: Progress = silent,
-    planned: Callable[[Plan, int], None] = lambda plan, resumed: None,
-    kept: Callable[[Path, int], None] = lambda folder, pairs: None,
+    on_plan: Callable[[Plan, int], None] = lambda plan, resumed: None,
+    on_stop: Callable[[Path, int], None] = lambda folder, pairs: None,
 ) -> Report:
-    """Everything that can be wrong with the pairs is found before the first slate is scored. planned: told the plan, and how many
-    pairs an earlier run had scored. kept: told, if scoring fails or is interrupted, the folder with what is scored and how many
-    pairs that is.
+    """Scores files of pairs. All pairs are checked before the first slate is scored.
 
-    Raises InputError, and what `rexit.open` and `Session.score` raise; a slate without an answer in time, or whose prompt is too
-    long, is in the report instead."""
+    Args:
+        opening: The bundle, and how sessions are opened.
+        options: What is scored, and how.
+        engine: What scores the partitions.
+        progress: Reports pairs.
+        on_plan: Called with the plan, and the number of pairs that an earlier run had scored.
+        on_stop: Called if scoring fails or is interrupted, with the work folder and the number of pairs scored so far.
+
+    Returns:
+        A report. It lists slates without an answer in time, or with a prompt that is too long.
+
+    Raises:
+        InputError: The pairs, or a place for output, are not what is expected.
+        BundleError: And whatever else `rexit.open` and `Session.score` raise.
+    """
     begin = time.perf_counter()
     bundle, out = opening.bundle, options.out
     added = {**COLUMNS, **(CUT_SHORT if options.options.get("deadline_ms") is not None else {})}
     files = PairFiles.find(options.pairs, options.columns, tuple(added))
     if files.time is not None and options.as_of is not None:
-        raise InputError(f"--as-of and the column {files.time!r} of {files.given} both give a time, expected one")
+        raise InputError(f"--as-of and the column {files.time!r} of {files.place} both give a time, expected one")
     _check_out(out, files, options.counters)
     identity = _identity(opening, options, files)
     with Work.opened(out) as work:
-        with _undone_if_it_fails(work):
+        with _removed_without_a_plan(work):
             plan = work.plan(identity) or work.split(files, bundle.catalog, options.as_of, identity, progress)
         try:
-            settled = work.scored()
+            stored = work.scored()
             resumed = sum(summary["pairs"] for summary in work.summaries())
-            planned(plan, resumed)
+            on_plan(plan, resumed)
             scoring = Scoring(files.time is not None or options.as_of is not None, options.options)
-            todo = [partition for partition in plan.partitions if partition not in settled]
-            advance = _Counted(progress, resumed, plan.rows)
-            for partition, (scores, summary) in engine.score(opening, work, plan, todo, scoring, advance):
-                work.keep(partition, scores, summary)
+            pending = [partition for partition in plan.partitions if partition not in stored]
+            advance = _PairCount(progress, resumed, plan.rows)
+            for partition, (scores, summary) in engine.score(opening, work, plan, pending, scoring, advance):
+                work.store(partition, scores, summary)
             in_order = not options.options.get("top_k")
             output = Output(out, files, added, bundle.catalog.info["ids"], plan.text_times, in_order)
             if files.identity() != identity["pairs"]:
-                raise InputError(f"{files.given}: changed while it was scored; remove {work.folder} to begin anew")
+                raise InputError(f"{files.place}: changed during the run; remove {work.folder} to begin anew")
             rows = output.write(work.folder, list(work.scored().values()), progress)
         except BaseException:
             if work.scored():
-                kept(work.folder, sum(summary["pairs"] for summary in work.summaries()))
+                on_stop(work.folder, sum(summary["pairs"] for summary in work.summaries()))
             else:
                 work.remove()
             raise
@@ -119,7 +147,9 @@ def score_files(
     return report
 
 
-class _Counted:
+class _PairCount:
+    """Reports the pairs of all partitions as progress."""
+
     def __init__(self, progress: Progress, done: int, total: int) -> None:
         self._progress, self._done, self._total = progress, done, total
 
@@ -129,8 +159,8 @@ class _Counted:
 
 
 @contextlib.contextmanager
-def _undone_if_it_fails(work: Work) -> Iterator[None]:
-    """Without a plan the folder is of no use."""
+def _removed_without_a_plan(work: Work) -> Iterator[None]:
+    """Removes the folder if the block fails before there is a plan."""
     try:
         yield
     except BaseException:
@@ -140,7 +170,7 @@ def _undone_if_it_fails(work: Work) -> Iterator[None]:
 
 
 def _identity(opening: Opening, options: BatchOptions, files: PairFiles) -> dict[str, Any]:
-    """What an unfinished run must have in common with this one, by the words of a message."""
+    """What an unfinished run must have in common with this one, by the names that a message uses."""
     return {
         "version of rexit": __version__,
         **opening.digests,
@@ -152,7 +182,7 @@ def _identity(opening: Opening, options: BatchOptions, files: PairFiles) -> dict
 
 
 def _check_out(out: Path, files: PairFiles, counters: Path | None) -> None:
-    """Raises InputError where scored pairs or counters cannot go."""
+    """Raises InputError if the scored pairs or the counters cannot be written."""
     check_format(out, OUTPUTS)
     check_place(out)
     for place, option in ((out, "--out"), (counters, "--counters")):
@@ -163,7 +193,7 @@ def _check_out(out: Path, files: PairFiles, counters: Path | None) -> None:
 
 
 def check_place(out: Path) -> None:
-    """Raises InputError where a file cannot be written."""
+    """Raises InputError if a file cannot be written."""
     if out.is_dir():
         raise InputError(f"{out}: cannot be written: it is a folder")
     if not out.parent.is_dir():
@@ -174,13 +204,13 @@ def check_place(out: Path) -> None:
 def _report(work: Work, plan: Plan, rows: int, resumed: int, begin: float) -> Report:
     summaries = work.summaries()
     total = {name: sum(summary[name] for summary in summaries) for name in ("slates", "candidates", "layers")}
-    unanswered = sorted((one for summary in summaries for one in summary["unanswered"]), key=lambda one: one[0])
+    unanswered = sorted((slate for summary in summaries for slate in summary["unanswered"]), key=lambda slate: slate[0])
     return Report(
         pairs=plan.rows,
         slates=total["slates"],
         rows=rows,
         resumed=resumed,
-        unanswered=tuple(Unanswered(user, at, getattr(errors, kind)(line)) for _, user, at, kind, line in unanswered),
+        unanswered=tuple(Unanswered(user, as_of, getattr(errors, kind)(line)) for _, user, as_of, kind, line in unanswered),
         unknown_users=plan.unknown,
         mean_layers=total["layers"] / total["candidates"] if total["candidates"] else None,
         seconds=time.perf_counter() - begin,

@@ -1,11 +1,11 @@
-"""`OUT.partial`: a folder with what a run has done so far, so that the next one goes on from there.
+"""`OUT.partial`: a folder with the results of a run so far, so that the next run continues from there.
 
-    lock           held by the run at work
-    pairs-000 …    the pairs by user, each as a record of `PAIR`; which file a user is in follows from the catalog
+    lock           locked by the running process
+    pairs-000 …    the pairs by user, as records of `PAIR`; a user's row in the catalog determines the file
     plan.json      what is scored, and how; written when all pairs are partitioned
-    scored-000 …   the scores of a partition, as records of `SCORE` in the order of their rows, with scored-000.json beside it
+    scored-000 …   the scores of a partition, as records of `SCORE` in the order of their rows; scored-000.json has its summary
 
-A file other than pairs-000 appears whole or not at all. Until there is a plan, the next run begins anew.
+All files but pairs-000 appear whole or not at all. Until there is a plan, the next run begins anew.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from rexit.ids import first_few, to_id
 from rexit.progress import Progress
 
 PARTITIONS = 256
-"""A killed run loses one at most; all their files are read at once when the scores are put in order."""
+"""Number of partitions. A killed run loses at most one. All their files are open at once when the scores are put in order."""
 
 PAIR = np.dtype([("row", "<i8"), ("user", "<i8"), ("item", "<i8"), ("time", "<i8")])
-"""A pair: its row in the files, counted from 0; the item's row in the catalog, and the user's, or -1 - n for the n-th that the
-catalog does not have; the time, 0 without one."""
+"""A pair. row: in the files, from 0. user: the user's row in the catalog, or -1 - n for the n-th unknown user. item: the item's
+row in the catalog. time: 0 without times."""
 
 SCORE = np.dtype(
     [
@@ -46,14 +46,22 @@ SCORE = np.dtype(
         ("cut_short", "?"),
     ]
 )
-"""A row that goes to the output, with the last row of its slate and its place there; exit -1: no answer in time."""
+"""A row of the output. last: the last row of its slate. rank: its place in the slate. exit: -1 without an answer in time."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What all partitions have in common. unknown: users that the catalog does not have. users: how many there are. early, late:
-    pairs as of a time at or before the catalog's first interaction, and after its last. text_times: whether
-    the files write a time otherwise than as a plain integer, so that the column stays text."""
+    """What all partitions have in common.
+
+    Attributes:
+        rows: Number of pairs.
+        users: Number of users.
+        unknown: Users that the catalog does not have.
+        partitions: Numbers of the partitions that have pairs.
+        early: Pairs as of a time at or before the catalog's first interaction.
+        late: Pairs as of a time after its last interaction.
+        text_times: Whether some time is not written as a plain integer; then the column stays text.
+    """
 
     rows: int
     users: int
@@ -65,7 +73,7 @@ class Plan:
 
 
 class Work:
-    """The folder of one output file, locked. See `opened`."""
+    """The locked folder of one output file. See `opened`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -73,8 +81,8 @@ class Work:
     @classmethod
     @contextlib.contextmanager
     def opened(cls, out: Path) -> Iterator[Work]:
-        """Creates and locks the folder; the block removes it, or leaves it for the next run. Raises InputError while another run
-        is at work, or if it cannot be written."""
+        """Creates and locks the folder. The block removes it, or leaves it for the next run. Raises InputError if another run has
+        it, or if it cannot be written."""
         folder = out.with_name(f"{out.name}.partial")
         try:
             folder.mkdir(exist_ok=True)
@@ -84,66 +92,67 @@ class Work:
             raise InputError(f"{exc.filename or folder}: cannot be written: {exc.strerror or exc}") from exc
 
     def plan(self, identity: Mapping[str, Any]) -> Plan | None:
-        """The plan of an earlier run. Raises InputError if that run was to score something else."""
+        """Returns the plan of an earlier run; None without one. Raises InputError if that run was to score something else."""
         path = self.folder / "plan.json"
         if not path.exists():
             return None
         try:
             value = json.loads(path.read_bytes())
-            seen, plan = value["identity"], value["plan"]
-            found = Plan(**{**plan, **{name: tuple(plan[name]) for name in ("unknown", "partitions")}})
+            before, plan = value["identity"], value["plan"]
+            plan = Plan(**{**plan, **{name: tuple(plan[name]) for name in ("unknown", "partitions")}})
         except (ValueError, KeyError, TypeError) as exc:
             raise InputError(f"{path}: damaged; remove {self.folder} to begin anew") from exc
-        if changed := [name for name, wanted in identity.items() if seen.get(name) != wanted]:
+        if changed := [name for name, expected in identity.items() if before.get(name) != expected]:
             raise InputError(
                 f"{self.folder}: holds an unfinished run with another {' and '.join(changed)}; "
                 "finish it as it was begun, or remove the folder to begin anew"
             )
-        return found
+        return plan
 
     def split(
         self, files: PairFiles, catalog: Catalog, as_of: int | None, identity: Mapping[str, Any], progress: Progress
     ) -> Plan:
-        """Checks all pairs and partitions them. Raises InputError for the first row that is wrong, and for unknown items."""
+        """Checks all pairs and partitions them. Raises InputError for the first bad row, and for items that the catalog does not
+        have."""
         self.clear()
         reader, rows = _Reader(files, catalog, as_of), 0
-        held: dict[int, list[NDArray[Any]]] = {}
+        buffered: dict[int, list[NDArray[Any]]] = {}
         for batch in files.batches():
             records = reader.records(batch)
-            home = records["user"] % PARTITIONS
-            for partition in np.unique(home).tolist():
-                held.setdefault(partition, []).append(records[home == partition])
+            partitions = records["user"] % PARTITIONS
+            for partition in np.unique(partitions).tolist():
+                buffered.setdefault(partition, []).append(records[partitions == partition])
             rows += len(records)
             progress("pairs read", rows, rows)
-            if rows % _HELD_ROWS < len(records):
-                self._append(held)
-        self._append(held)
+            if rows % _BUFFERED_ROWS < len(records):
+                self._append(buffered)
+        self._append(buffered)
         reader.finish()
         if not rows:
-            raise InputError(f"{files.given}: has no rows")
-        partitions = sorted(int(path.name.removeprefix("pairs-")) for path in self.folder.glob("pairs-*"))
+            raise InputError(f"{files.place}: has no rows")
+        numbers = sorted(int(path.name.removeprefix("pairs-")) for path in self.folder.glob("pairs-*"))
         unknown = tuple(reader.unknown)
-        plan = Plan(rows, reader.users, unknown, tuple(partitions), reader.early, reader.late, reader.text_times)
+        plan = Plan(rows, reader.users, unknown, tuple(numbers), reader.early, reader.late, reader.text_times)
         write_json(self.folder / "plan.json", {"identity": identity, "plan": plan.__dict__})
         return plan
 
     def pairs(self, partition: int) -> NDArray[Any]:
-        """Records of `PAIR`, in the order of their rows."""
+        """Returns records of `PAIR`, in the order of their rows."""
         return np.fromfile(self.path("pairs", partition), PAIR)
 
-    def keep(self, partition: int, scores: NDArray[Any], summary: Mapping[str, Any]) -> None:
-        """Settles a partition. scores: records of `SCORE`."""
+    def store(self, partition: int, scores: NDArray[Any], summary: Mapping[str, Any]) -> None:
+        """Stores a finished partition. scores: records of `SCORE`."""
         path = self.path("scored", partition)
         write_json(path.with_suffix(".json"), summary)
         write_file(path, scores[np.argsort(scores["row"], kind="stable")].tobytes())
 
     def scored(self) -> dict[int, Path]:
-        """The partitions that are settled, with the files of their scores."""
+        """Returns the finished partitions, with the files of their scores."""
         paths = sorted(path for path in self.folder.glob("scored-*") if not path.suffix)
         return {int(path.name.removeprefix("scored-")): path for path in paths}
 
     def summaries(self) -> list[dict[str, Any]]:
-        """What was kept of the settled partitions beside their scores."""
+        """Returns the summaries of the finished partitions."""
         return [json.loads(path.with_suffix(".json").read_bytes()) for path in self.scored().values()]
 
     def clear(self) -> None:
@@ -157,28 +166,28 @@ class Work:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def path(self, kind: str, partition: int) -> Path:
-        """Of a partition's pairs or scores; kind: `pairs` or `scored`."""
+        """Returns the file of a partition's pairs or scores. kind: `pairs` or `scored`."""
         return self.folder / f"{kind}-{partition:03d}"
 
-    def _append(self, held: dict[int, list[NDArray[Any]]]) -> None:
-        for partition, records in held.items():
+    def _append(self, buffered: dict[int, list[NDArray[Any]]]) -> None:
+        for partition, records in buffered.items():
             with open(self.path("pairs", partition), "ab") as file:
                 file.write(np.concatenate(records).tobytes())
-        held.clear()
+        buffered.clear()
 
 
-_HELD_ROWS = 1 << 19
-"""Read before the partitions are appended to, so that a file is not opened for a handful of rows."""
+_BUFFERED_ROWS = 1 << 19
+"""Rows read before they are appended to the partitions, so that no file is opened for a handful of rows."""
 
 
 class _Reader:
-    """From rows to records."""
+    """Turns rows into records."""
 
     def __init__(self, files: PairFiles, catalog: Catalog, as_of: int | None) -> None:
         self._files, self._catalog, self._as_of = files, catalog, as_of
         kinds = catalog.info["ids"]
         self._parse_user, self._parse_item = user_or_item(kinds["user"], "user"), user_or_item(kinds["item"], "item")
-        self._seen = np.zeros(len(catalog.users), np.bool_)
+        self._is_used = np.zeros(len(catalog.users), np.bool_)
         self.unknown: dict[Id, int] = {}
         self.early = self.late = 0
         self.text_times = False
@@ -186,7 +195,7 @@ class _Reader:
 
     @property
     def users(self) -> int:
-        return int(self._seen.sum()) + len(self.unknown)
+        return int(self._is_used.sum()) + len(self.unknown)
 
     def records(self, batch: Batch) -> NDArray[Any]:
         columns = self._files.columns
@@ -215,7 +224,7 @@ class _Reader:
     def _user_rows(self, users: Sequence[Id]) -> list[int]:
         distinct = list(dict.fromkeys(users))
         rows = dict(zip(distinct, self._catalog.users.find(distinct).tolist(), strict=True))
-        self._seen[[row for row in rows.values() if row >= 0]] = True
+        self._is_used[[row for row in rows.values() if row >= 0]] = True
         for user, row in rows.items():
             if row < 0:
                 rows[user] = -1 - self.unknown.setdefault(user, len(self.unknown))
@@ -235,4 +244,4 @@ class _Reader:
         if unknown := self._unknown_items:
             are = "item is" if len(unknown) == 1 else "items are"
             named = first_few(list(unknown), name=lambda item: f"{item!r} ({unknown[item]})")
-            raise InputError(f"{self._files.given}: {len(unknown)} {are} not in the catalog: {named}")
+            raise InputError(f"{self._files.place}: {len(unknown)} {are} not in the catalog: {named}")

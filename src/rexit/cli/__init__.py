@@ -15,7 +15,7 @@ from rexit.cli.common.extras import missing
 from rexit.cli.common.help import Command, Group
 from rexit.cli.common.output import stderr, stdout
 from rexit.errors import RexitError
-from rexit.interrupts import INTERRUPTED, TERMINATED, heeded
+from rexit.interrupts import INTERRUPTED, TERMINATED, interruptible
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -73,7 +73,7 @@ def export_as(name: str, words: Sequence[str]) -> NoReturn:
 
 def _run(command: Callable[[], object]) -> NoReturn:
     try:
-        with heeded():
+        with interruptible():
             command()
     except SystemExit as exc:
         if exc.code in (INTERRUPTED, TERMINATED):  # typer swallows Ctrl-C without a word

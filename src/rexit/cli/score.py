@@ -34,8 +34,11 @@ _ONE_SLATE, _FILES = "One slate", "Files of pairs"
 
 @dataclass(frozen=True)
 class _Setup:
-    """How all slates of this command are scored. options: `Session.score`'s top_k, deadline_ms and force_exit. counters: the file
-    that the session's counters go to; None: they are not kept."""
+    """How all slates of this command are scored.
+
+    options: `top_k`, `deadline_ms` and `force_exit` of `Session.score`. counters: the file for the session's counters; None: they
+    are not written.
+    """
 
     bundle: Bundle
     threads: int
@@ -162,13 +165,13 @@ def _score_user(setup: _Setup, user: str, items: str, recent: str, as_of: int | 
     catalog, variant = setup.bundle.catalog, setup.bundle.variant
     kinds = catalog.info["ids"]
     user_id, item_ids = parse_id(user, kinds["user"], "user"), parse_ids(items, kinds["item"], "item")
-    fresh = parse_recent(recent, kinds["item"])
-    catalog.items.rows([*item_ids, *(item for item, _ in fresh)])
+    interactions = parse_recent(recent, kinds["item"])
+    catalog.items.rows([*item_ids, *(item for item, _ in interactions)])
     with setup.session() as session:
-        scores = session.score(user_id, item_ids, recent=fresh or None, as_of=as_of, **setup.options)
+        scores = session.score(user_id, item_ids, recent=interactions or None, as_of=as_of, **setup.options)
     stats = scores.stats
     if not stats.known_user:
-        means = "placed by --recent alone" if fresh else WITHOUT_HISTORY
+        means = "placed by --recent alone" if interactions else WITHOUT_HISTORY
         stderr.print(f"rexit: user {user_id!r} is not in the catalog: {means}", soft_wrap=True)
     if json:
         print_json({"user": user_id, "variant": variant.name, **scores.to_dict()})
@@ -199,21 +202,22 @@ def _score_pairs(setup: _Setup, options: BatchOptions, engine: str, workers: int
     from rexit.batch import score_files
     from rexit.batch.engine import Engine, Local, Opening
 
-    chosen: Engine
+    scorer: Engine
     if engine == "ray":
         from rexit.batch.ray_engine import OnRay
 
-        chosen = OnRay(workers)
+        scorer = OnRay(workers)
     else:
-        chosen = Local()
+        scorer = Local()
+    opening = Opening(setup.bundle, setup.threads, setup.device)
 
-    def planned(plan: Plan, resumed: int) -> None:
+    def on_plan(plan: Plan, resumed: int) -> None:
         _say_plan(plan, resumed)
         if plan.early or plan.late:
             _say_outside(plan, setup.bundle.catalog.timeline)
 
     with progress() as bar:
-        report = score_files(Opening(setup.bundle, setup.threads, setup.device), options, chosen, shown(bar), planned, _say_kept)
+        report = score_files(opening, options, scorer, shown(bar), on_plan, _say_stored)
     out = str(options.out) if report.rows else None
     if json:
         print_json(_json(report, setup.bundle.variant.name, out))
@@ -249,19 +253,21 @@ def _say_outside(plan: Plan, timeline: Timeline) -> None:
             stderr.print(f"rexit: {count} of {plan.rows} pairs are as of a time {where}: {means}", soft_wrap=True)
 
 
-def _say_kept(folder: Path, pairs: int) -> None:
+def _say_stored(folder: Path, pairs: int) -> None:
     stderr.print(f"rexit: {folder} keeps the {pairs} pairs scored so far; the same command goes on from there", soft_wrap=True)
 
 
 def _json(report: Report, variant: str, out: str | None) -> dict[str, Any]:
-    unanswered = [{"user": one.user, "as_of": one.as_of, "reason": str(one.error)} for one in report.unanswered]
+    unanswered = [{"user": slate.user, "as_of": slate.as_of, "reason": str(slate.error)} for slate in report.unanswered]
     return {**report.__dict__, "unanswered": unanswered, "variant": variant, "out": out}
 
 
 def _no_answer(report: Report, out: str | None) -> RexitError:
-    """One line for all slates without an answer, as an error of the first one's kind."""
+    """One line for all slates without an answer, as an error of the first slate's kind."""
     named = first_few(
-        report.unanswered, lambda one: f"user {one.user!r}{'' if one.as_of is None else f' at {one.as_of}'}: {one.error}", 3
+        report.unanswered,
+        lambda slate: f"user {slate.user!r}{'' if slate.as_of is None else f' at {slate.as_of}'}: {slate.error}",
+        3,
     )
     rest = f"{out} has the others" if out else "nothing was written"
     return type(report.unanswered[0].error)(f"{len(report.unanswered)} of {report.slates} slates have no answer, {rest}: {named}")
