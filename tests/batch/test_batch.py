@@ -57,7 +57,7 @@ def test_small_batches_change_nothing(
     frame().write_csv(given) if suffix == "csv" else frame().write_parquet(given)
     score(bundle, given, tmp_path / f"once.{suffix}", top_k=top_k)
     monkeypatch.setattr(pairs, "ROWS", 7)
-    monkeypatch.setattr(work, "_HELD_ROWS", 20)
+    monkeypatch.setattr(work, "_BUFFERED_ROWS", 20)
     monkeypatch.setattr(work, "PARTITIONS", 5)
     monkeypatch.setattr(output, "BUFFERED", 3)
     score(bundle, given, tmp_path / f"often.{suffix}", top_k=top_k)
@@ -235,6 +235,6 @@ def test_pairs_that_change_meanwhile(bundle: Bundle, tmp_path: Path) -> None:
             yield from super().score(*words, **keywords)
             given.write_text("user_id,item_id,as_of,note\n")
 
-    with pytest.raises(InputError, match="changed while it was scored"):
+    with pytest.raises(InputError, match="changed during the run"):
         score_files(Opening(bundle, 0, None), BatchOptions(given, tmp_path / "o.csv", COLUMNS, None, {}), Slow())
     assert not (tmp_path / "o.csv").exists()

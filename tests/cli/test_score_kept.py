@@ -27,7 +27,7 @@ def test_full_disk_leaves_the_old_file_and_what_is_scored(run: Run, place: Path,
     note, error = ended.err.splitlines()
     assert (ended.code, ended.out) == (2, "")
     assert error.startswith("rexit: error: ") and error.endswith("scores.csv.partial: cannot be written: File too large")
-    assert f"scores.csv.partial keeps the {2 * len(users)} pairs scored so far; the same command goes on" in note
+    assert f"scores.csv.partial has the {2 * len(users)} pairs scored so far; the same command continues" in note
     assert out.read_text() == "old"
     monkeypatch.setattr(runtime.Session, "score", lambda *words, **keywords: pytest.fail("scored twice"))
     assert run(*words).code == 0
@@ -69,13 +69,13 @@ def test_what_was_scored_is_kept(
         ended = run("score", place / "bundle", "--pairs", pairs, "--out", out)
     assert (ended.code, ended.out) == (130 if isinstance(error, KeyboardInterrupt) else 6, "")
     note, line = ended.err.splitlines()
-    assert f"scores.{suffix}.partial keeps the 3 pairs scored so far; the same command goes on from there" in note
+    assert f"scores.{suffix}.partial has the 3 pairs scored so far; the same command continues from there" in note
     assert line in ("rexit: interrupted; nothing was left half-written", "rexit: error: the device is gone")
     assert out.read_text() == "old"
     failing(monkeypatch, 100, BackendError("user 100 was scored again"))
     ended = run("score", place / "bundle", "--pairs", pairs, "--out", out, "--json")
     assert (ended.code, ended.json["resumed"]) == (0, 3)
-    assert ended.err == "rexit: an earlier run scored 3 of 4 pairs; this one goes on\n"
+    assert ended.err == "rexit: an earlier run scored 3 of 4 pairs; this run continues\n"
     assert out.read_bytes() == clean.read_bytes()
 
 

@@ -27,78 +27,87 @@ if TYPE_CHECKING:
 
 TABLES = ("users.safetensors", "items.safetensors", "pieces.safetensors")
 CATALOG_FILES = ("catalog.json", *TABLES)
-"""What a bundle copies of a catalog."""
+"""Files that a bundle copies."""
 LISTS = "user-lists"
-"""What `requires` holds where the users' embeddings lie in lists."""
+"""In `requires` if the users' embeddings are stored in lists."""
 MOST_PROBES = 1 << 16
 SPLITS = ("train", "validation", "test")
-"""What trains, what is chosen by, what is judged by: every interaction is in one."""
+"""For training, for choosing, for the final judgement. Every interaction is in one split."""
 
 Id = int | str
 
 FEW = 1000
-"""A copy of all ids pays off when more than one in this many is looked up."""
+"""A copy of all ids pays off if more than one id in this many is looked up."""
 
 
 class Column(Protocol):
-    """One dimension of a tensor, in memory or in a file, of which only the part asked for is read."""
+    """One dimension of a tensor, in memory or in a file. Only the requested rows are read."""
 
     def __getitem__(self, rows: slice, /) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
 class Ids:
-    """Row <-> id. Ascending: int64 [n], or UTF-8 bytes ordered bytewise: `text` uint8 [bytes], `starts` int64 [n + 1].
+    """The ids of a catalog's users or items by row, ascending.
 
-    A few ids are looked up in the file itself, in some twenty reads each; many are looked up in a copy of all ids, made once.
+    A few ids are looked up in the file itself, with some twenty reads per id. Many are looked up in a copy of all ids.
+
+    Attributes:
+        kind: `int64` or `string`.
+        count: Number of ids.
+        numbers: int64 [n], of integer ids.
+        text: UTF-8 of string ids, ordered bytewise, uint8 [bytes].
+        starts: Where each string id begins in `text`, int64 [n + 1].
+        where: The file, for messages.
     """
 
-    kind: str  # "int64" or "string"
+    kind: str
     count: int
     numbers: Column | None = None
     text: Column | None = None
     starts: Column | None = None
-    where: str = "ids"  # for messages
+    where: str = "ids"
 
     @classmethod
     def of_integers(cls, numbers: NDArray[np.int64]) -> Ids:
-        """Ids held in memory: int64 [n], ascending."""
+        """Returns ids in memory. numbers: int64 [n], ascending."""
         return cls("int64", len(numbers), numbers)
 
     def __len__(self) -> int:
         return self.count
 
-    def row(self, id: Id) -> int | None:
-        """The row of an id; None if the catalog does not hold it."""
-        if (key := self._key(id)) is None:
+    def row(self, identifier: Id) -> int | None:
+        """Returns the row of an id; None if the catalog does not have it."""
+        if (key := self._key(identifier)) is None:
             return None
         at = bisect.bisect_left(range(self.count), key, key=self._at)
         return at if at < self.count and self._at(at) == key else None
 
     def find(self, ids: Sequence[Id]) -> NDArray[np.int64]:
-        """Rows of many ids, int64 [n]; -1 for each one that is not in the catalog."""
+        """Returns the rows of many ids, int64 [n]; -1 for an id that the catalog does not have."""
         if self.count == 0 or len(ids) * FEW <= self.count:
-            return np.array([-1 if (row := self.row(id)) is None else row for id in ids], np.int64)
-        keys = [self._key(id) for id in ids]
+            return np.array([-1 if (row := self.row(identifier)) is None else row for identifier in ids], np.int64)
+        keys = [self._key(identifier) for identifier in ids]
         known = np.array([key is not None for key in keys], np.bool_)
-        wanted = np.empty(len(keys), self._all.dtype)
-        wanted[:] = [self._all[0] if key is None else key for key in keys]
-        at = np.minimum(np.searchsorted(self._all, wanted), self.count - 1)
-        return np.where(known & (self._all[at] == wanted), at, -1)
+        targets = np.empty(len(keys), self._all.dtype)
+        targets[:] = [self._all[0] if key is None else key for key in keys]
+        at = np.minimum(np.searchsorted(self._all, targets), self.count - 1)
+        return np.where(known & (self._all[at] == targets), at, -1)
 
     def rows(self, ids: Sequence[Id], what: str = "item") -> NDArray[np.int64]:
-        """Rows of many ids, int64 [n]. Raises InputError for the first one that is not in the catalog; `what` names its kind."""
+        """Returns the rows of many ids, int64 [n]. Raises InputError for the first unknown id. what: `user` or `item`, for the
+        message."""
         rows = self.find(ids)
         if (rows < 0).any():
             raise InputError(f"{what} {ids[int((rows < 0).argmax())]!r} is not in the catalog")
         return rows
 
     def id(self, row: int) -> Id:
-        """The id of a row."""
+        """Returns the id of a row."""
         return self._plain([self._at(row)])[0]
 
     def take(self, rows: NDArray[np.int64]) -> list[Id]:
-        """The ids of many rows, int64 [n]."""
+        """Returns the ids of many rows. rows: int64 [n]."""
         return self._plain(self._all[rows].tolist())
 
     def _plain(self, values: list[Any]) -> list[Id]:
@@ -125,7 +134,7 @@ class Ids:
         return values
 
     def _texts(self, begin: int, end: int) -> list[bytes]:
-        """UTF-8 of rows [begin, end). Raises BundleError if the offsets make no sense."""
+        """Returns the UTF-8 of rows [begin, end). Raises BundleError if the offsets are damaged."""
         assert self.text is not None and self.starts is not None
         starts = self.starts[begin : end + 1].tolist()
         if starts[0] < 0 or any(a > b for a, b in itertools.pairwise(starts)):
@@ -136,15 +145,22 @@ class Ids:
             raise BundleError(f"{self.where}: the offsets of the ids of rows {begin} to {end} point beyond their text") from exc
         return [raw[a - starts[0] : b - starts[0]] for a, b in itertools.pairwise(starts)]
 
-    def _key(self, id: Id) -> int | bytes | None:
-        """The key to compare by; None for an id that this kind of catalog cannot hold."""
-        value = to_id(id, self.kind)
+    def _key(self, identifier: Id) -> int | bytes | None:
+        """Returns the key to compare by; None for an id that this kind of catalog cannot have."""
+        value = to_id(identifier, self.kind)
         return value.encode() if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
 class Split:
-    """One part of the interactions, ordered by (user row, time, item row): four arrays [n], users and items as catalog rows."""
+    """One part of the interactions, ordered by user row, time and item row.
+
+    Attributes:
+        users: Rows of the users, int64 [n].
+        items: Rows of the items, int64 [n].
+        times: In the catalog's unit, int64 [n].
+        liked: bool [n].
+    """
 
     users: NDArray[np.int64]
     items: NDArray[np.int64]
@@ -157,7 +173,13 @@ class Split:
 
 @dataclass(frozen=True)
 class Catalog:
-    """An opened catalog folder; `info` is catalog.json. Tables are read on first use; ids stay in the file."""
+    """An opened catalog folder. Tables are read on first use; ids stay in the file.
+
+    Attributes:
+        path: The folder.
+        info: catalog.json.
+        files: The tables' sizes and digests.
+    """
 
     path: Path
     info: Mapping[str, Any]
@@ -165,7 +187,7 @@ class Catalog:
 
     @classmethod
     def open(cls, path: Path) -> Catalog:
-        """Checks structure and sizes. Raises BundleError."""
+        """Opens a catalog; checks structure and sizes. Raises BundleError."""
         path = Path(path)
         if not path.is_dir():
             raise BundleError(f"{path}: no such catalog folder")
@@ -181,44 +203,47 @@ class Catalog:
         if any(info["ids"].get(what) not in ("int64", "string") for what in ("user", "item")):
             raise BundleError(f"{path}/catalog.json: ids are {info['ids']}, expected `int64` or `string` for `user` and `item`")
         check_sizes(path, files)
-        opened = cls(path, info, files)
-        told, probes = LISTS in (info.get("requires") or []), opened.probes
-        if told != (probes is not None):
-            raise BundleError(f"{path}/catalog.json: `requires` {'holds' if told else 'lacks'} `{LISTS}`, probes are {probes}")
+        catalog = cls(path, info, files)
+        required, probes = LISTS in (info.get("requires") or []), catalog.probes
+        if required != (probes is not None):
+            raise BundleError(
+                f"{path}/catalog.json: `requires` {'holds' if required else 'lacks'} `{LISTS}`, probes are {probes}"
+            )
         if probes is not None and not (type(probes) is int and 0 < probes <= MOST_PROBES):
             raise BundleError(f"{path}/catalog.json: embedding.probes is {probes!r}, expected 1 to {MOST_PROBES}")
         try:
-            ids = opened.vector_ids
+            ids = catalog.vector_ids
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise BundleError(f"{path}/catalog.json: not a prompt program: {reason(exc)}") from exc
         if ids and ids.too_many:
             raise BundleError(f"{path}/catalog.json: {ids.too_many}")
-        return opened
+        return catalog
 
     @cached_property
     def vector_ids(self) -> VectorIds | None:
-        """The ids that stand for vectors in its prompts; None if these are text alone."""
+        """The ids that stand for vectors in prompts; None if prompts are text only."""
         return VectorIds.of(self.info, f"{self.path}/catalog.json")
 
     @cached_property
     def sha256(self) -> str:
-        """The catalog's digest: that of catalog.json, which carries those of the tables."""
+        """The catalog's digest: the SHA-256 of catalog.json, which has those of the tables."""
         return digest(self.path / "catalog.json")
 
     @cached_property
     def timeline(self) -> Timeline:
-        """What its times are, and from when to when its interactions are. Raises BundleError."""
+        """What the times are, and the first and the last interaction's. Raises BundleError."""
         return Timeline.of(self.info.get("order"), f"{self.path}/catalog.json")
 
     @property
     def space(self) -> str:
-        """What its embeddings can be compared with: the digest of the catalog whose training they are of. Updates keep it."""
+        """The space of the embeddings: the digest of the catalog that trained them. Only embeddings of one space can be compared;
+        updates keep it."""
         return str(self.info["embedding"].get("space", self.sha256))
 
     @property
     def traits(self) -> dict[str, str]:
-        """What a model that is trained on it depends on and an update keeps: digests of its `tokenizer`, of its `prompt` program
-        and of its `space`. Raises BundleError."""
+        """What a model trained on this catalog depends on, and an update keeps: digests of `tokenizer`, `prompt` program and
+        `space`. Raises BundleError."""
         program = program_digest(self.info["prompt"], self.piece_table)
         return {"tokenizer": str(self.info["tokenizer"]["sha256"]), "prompt": program, "space": self.space}
 
@@ -236,13 +261,13 @@ class Catalog:
 
     @property
     def probes(self) -> int | None:
-        """How many lists of users a search for similar ones looks at; None where there are none and it looks at all users."""
+        """Lists of users that a search for similar users looks at; None: there are no lists, it looks at all users."""
         probes: int | None = self.info["embedding"].get("probes")
         return probes
 
     @cached_property
     def user_embeddings(self) -> NDArray[np.float16]:
-        """[U, D] by user row; in a table with lists they lie in the lists' order. Raises BundleError."""
+        """The users' embeddings by row, float16 [U, D]; a table with lists has them in the lists' order. Raises BundleError."""
         table = self.user_table
         if self.probes is None:
             return table["embeddings"]
@@ -271,7 +296,7 @@ class Catalog:
         return self._table("pieces.safetensors")
 
     def _ids(self, name: str, kind: str) -> Ids:
-        """Reads nothing but shapes: a production user table is too large to read for one user."""
+        """Reads only shapes: a production user table is too large to read for one user."""
         path = self.path / name
         try:
             table: Any = safe_open(path, "np")
@@ -285,25 +310,24 @@ class Catalog:
 
     @cached_property
     def snapshots(self) -> dict[str, NDArray[Any]]:
-        """What training prompts retrieve with (docs/format.md). Only a catalog made by `rexit index` has it."""
+        """What training prompts retrieve with. Only a catalog of `rexit index` has it, not an updated one. Raises BundleError."""
         return self._table(self._beside("snapshots", self.info.get("snapshots")).name)
 
     @cached_property
     def encoded(self) -> dict[str, NDArray[Any]]:
-        """The items' columns of vectors that prompts place, by name, float16 [I, D] (docs/format.md); none if they place none.
-        A bundle has no copy. Raises BundleError."""
+        """The items' columns of vectors that prompts place, by name, float16 [I, D]. A bundle has no copy. Raises BundleError."""
         dims = {} if self.vector_ids is None else self.vector_ids.dims
         if not dims:
             return {}
         path = self._beside("encoded", self.info.get("encoded"))
-        found, expected = self._table(path.name), {name: (len(self.items), dim) for name, dim in dims.items()}
-        seen = {name: table.shape for name, table in found.items() if table.dtype == np.float16}
-        if seen != expected:
-            raise BundleError(f"{path}: holds float16 {seen}, expected {expected}")
-        return found
+        columns, expected = self._table(path.name), {name: (len(self.items), dim) for name, dim in dims.items()}
+        shapes = {name: column.shape for name, column in columns.items() if column.dtype == np.float16}
+        if shapes != expected:
+            raise BundleError(f"{path}: holds float16 {shapes}, expected {expected}")
+        return columns
 
     def _beside(self, key: str, entry: Any) -> Path:
-        """A file that catalog.json describes and a bundle does not copy. Raises BundleError."""
+        """Returns a file that catalog.json describes and a bundle does not copy. Raises BundleError."""
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
             raise BundleError(
                 f"{self.path}/catalog.json: {key} has no `path`; a catalog made by `rexit index --update` has no snapshots to "
@@ -330,14 +354,18 @@ class Catalog:
         return self._ids("items.safetensors", self.info["ids"]["item"])
 
     def edited(self) -> list[str]:
-        """One line for each table whose hash is not the one recorded; empty if all are right."""
+        """Returns one line per table with another hash than recorded."""
         return list(check_hashes(self.path, self.files))
 
     def split(self, name: str) -> Split:
-        """The interactions of `train`, `validation` or `test`. Only a catalog written by `rexit index` has them; a bundle's copy
-        does not.
+        """Returns the interactions of a split. A bundle's copy of the catalog has none.
 
-        Raises InputError for another name, BundleError for a file that is missing or not the one recorded.
+        Args:
+            name: `train`, `validation` or `test`.
+
+        Raises:
+            InputError: There is no such split.
+            BundleError: Its file is missing, or not the recorded one.
         """
         if name not in SPLITS:
             raise InputError(f"split {name!r}, expected one of {', '.join(SPLITS)}")
@@ -354,7 +382,7 @@ class Catalog:
 
 
 def _rows(ids: Ids, column: pl.Series, what: str) -> NDArray[np.int64]:
-    """Rows of a column of ids; each id is looked up once, however often it occurs."""
+    """Returns the rows of a column of ids. Looks each distinct id up once."""
     import polars as pl
 
     unique = column.unique(maintain_order=True)

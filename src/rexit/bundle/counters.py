@@ -1,5 +1,5 @@
-"""What candidates did at each exit, counted while serving or on calibration's traces: arrays, and the file `rexit score
---counters` writes."""
+"""Counts of what candidates did at each exit, while serving or on calibration's traces: arrays, and the file of `rexit score
+--counters`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ from rexit.bundle.files import SCHEMA, read_json, write_json
 from rexit.errors import BundleError
 
 BINS = 32
-"""Of c, 0.5 wide, from -8 to 8; the outer two have no other end."""
+"""Bins of c, 0.5 wide, from -8 to 8. The outer two are open."""
 
 
 @dataclass(frozen=True)
 class Counters:
-    """Candidates by exit. reached, stopped, cut_short: int64 [exits], how many got there, were stopped there by the policy, and
-    were stopped by a deadline with an answer from there. histograms: int64 [exits, 32], of the c of those that got there (see
-    `BINS`)."""
+    """Numbers of candidates by exit.
+
+    Attributes:
+        reached: Candidates that reached the exit, int64 [exits].
+        stopped: Candidates that the policy stopped there, int64 [exits].
+        cut_short: Candidates that a deadline stopped with an answer from there, int64 [exits].
+        histograms: c of the candidates that reached the exit, int64 [exits, 32]; see `BINS`.
+    """
 
     reached: NDArray[np.int64]
     stopped: NDArray[np.int64]
@@ -32,7 +37,7 @@ class Counters:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], exits: int, where: str) -> Counters:
-        """From `to_json`'s value; without `cut_short` nobody was. Raises BundleError that begins with `where`."""
+        """Reads what `to_json` returns. A missing `cut_short` is 0. Raises BundleError, which begins with `where`."""
         none = [0] * exits
         reached, stopped, cut_short = (
             _counts(value.get(name, none if name == "cut_short" else None), exits, f"{where} {name}")
@@ -52,29 +57,40 @@ class Counters:
         return cls(reached, stopped, cut_short, histograms)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Returns plain JSON values."""
         return {name: getattr(self, name).tolist() for name in ("reached", "stopped", "cut_short", "histograms")}
 
     @classmethod
     def read(cls, path: Path, exits: int, variant_sha256: str, policy_sha256: str | None = None) -> Counters:
-        """Raises BundleError, also for those of another variant or, where the file and the caller name one, another policy."""
+        """Reads a file of counters.
+
+        Args:
+            path: The file.
+            exits: Number of exits.
+            variant_sha256: The variant's digest.
+            policy_sha256: The policy's digest; None: any policy.
+
+        Raises:
+            BundleError: It is no such file, or counts another variant or policy.
+        """
         value = read_json(path)
-        if not isinstance(seen := value.get("variant_sha256"), str):
+        if not isinstance(sha256 := value.get("variant_sha256"), str):
             raise BundleError(f"{path}: is not a file of counters: it has no `variant_sha256`")
-        if seen != variant_sha256:
-            raise BundleError(f"{path}: counted with variant {seen[:12]}…, this one is {variant_sha256[:12]}…")
+        if sha256 != variant_sha256:
+            raise BundleError(f"{path}: counted with variant {sha256[:12]}…, this one is {variant_sha256[:12]}…")
         policy = value.get("policy_sha256")
         if policy is not None and policy_sha256 is not None and policy != policy_sha256:
-            counted, here = str(policy)[:12], policy_sha256[:12]
-            raise BundleError(f"{path}: counted with policy {counted}…, this one is {here}…: it was calibrated since, count anew")
+            raise BundleError(
+                f"{path}: counted with policy {str(policy)[:12]}…, this one is {policy_sha256[:12]}…: it was calibrated since, "
+                "count anew"
+            )
         return cls.from_json(value, exits, f"{path}")
 
     def write(self, path: Path, variant_sha256: str, policy_sha256: str | None) -> None:
-        """Writes the file, whole or not at all. policy_sha256: of the variant's policy.json, None without one. Raises InputError
-        if it cannot be written."""
+        """Writes the file, whole or not at all. policy_sha256: None without a policy. Raises InputError if that fails."""
         head = {"schema": SCHEMA, "requires": [], "producer": f"rexit {__version__}"}
-        made_with = {"variant_sha256": variant_sha256, "policy_sha256": policy_sha256}
-        write_json(path, {**head, **made_with, **self.to_json()})
+        digests = {"variant_sha256": variant_sha256, "policy_sha256": policy_sha256}
+        write_json(path, {**head, **digests, **self.to_json()})
 
 
 def _counts(value: Any, length: int, where: str) -> NDArray[np.int64]:
@@ -87,7 +103,7 @@ def _counts(value: Any, length: int, where: str) -> NDArray[np.int64]:
 
 
 def histogram(c: NDArray[np.float32]) -> NDArray[np.int64]:
-    """int64 [32] of c float32 [n], with the bins of the runtime."""
+    """Returns the histogram of c, with the runtime's bins: int64 [32] from float32 [n]."""
     half = BINS // 2
     bins = np.clip(np.floor(c * np.float32(2)), -half, half - 1).astype(np.int64) + half
     return np.bincount(bins, minlength=BINS)

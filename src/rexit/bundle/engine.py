@@ -27,7 +27,7 @@ def engine_key(builder: str, version: str, compute_capability: str) -> str:
 
 @dataclass(frozen=True)
 class OptimizationProfile:
-    """The (min, opt, max) of tokens T, prefix tokens P and rows N in the passes that one of an engine's profiles covers."""
+    """Sizes that one profile of an engine covers: (min, opt, max) of a pass's tokens T, prefix tokens P and rows N."""
 
     tokens: tuple[int, int, int]
     prefix: tuple[int, int, int]
@@ -52,9 +52,18 @@ class OptimizationProfile:
 
 @dataclass(frozen=True)
 class EngineSegment:
-    """One segment's engine. `context`: for ONNX Runtime, else None. `profiles` are in the engine's order; a pass takes the first
-    whose `prefix` holds its P. `seconds` is the build time. `layers` and `summary` (kind of layer: count) come from the
-    compiler's log."""
+    """One segment's engine.
+
+    Attributes:
+        plan: The plan's file.
+        context: ONNX Runtime's file for the plan; None: built for rexit's own backend.
+        graph_sha256: Digest of the graph it was built from.
+        weights_sha256: Digest of the graph's weights.
+        profiles: In the engine's order. A pass takes the first whose `prefix` includes its P.
+        seconds: Build time.
+        layers: Number of the engine's layers, from the compiler's log.
+        summary: Number of layers by kind, from the compiler's log.
+    """
 
     plan: str
     context: str | None
@@ -156,17 +165,18 @@ class Engine:
         )
 
     def edited(self, folder: Path) -> list[str]:
-        """One line for each file whose hash is not the one recorded."""
+        """Returns one line per file with another hash than recorded."""
         return list(check_hashes(folder, self.files))
 
     def stale(self, variant: Variant) -> str | None:
-        """What differs between the variant and the one it was built from, e.g. "segment 1's weights"; None if nothing does."""
+        """Returns what changed in the variant since the build, for instance "segment 1's weights"; None if nothing did."""
         if self.variant != variant.name:
             return f"the variant: it was built from {self.variant!r}"
         if len(self.segments) != len(variant.segments):
             return f"the number of segments: it has {len(self.segments)}, the variant {len(variant.segments)}"
-        for k, (built, now) in enumerate(zip(self.segments, variant.segments, strict=True)):
-            for what, digest, name in (("graph", built.graph_sha256, now.graph), ("weights", built.weights_sha256, now.weights)):
+        for k, (engine, segment) in enumerate(zip(self.segments, variant.segments, strict=True)):
+            parts = (("graph", engine.graph_sha256, segment.graph), ("weights", engine.weights_sha256, segment.weights))
+            for what, digest, name in parts:
                 if name not in variant.files or variant.files[name].sha256 != digest:
                     return f"segment {k}'s {what}"
         return None
@@ -178,7 +188,8 @@ class Engine:
 
 
 def engine_folders(variant_folder: Path) -> list[Path]:
-    """The folders of a variant's engines, sorted by name, without half-written ones (hidden) and timing caches (files)."""
+    """Returns the folders of a variant's engines, sorted by name. Leaves out half-written engines, which are hidden, and timing
+    caches, which are files."""
     folder = variant_folder / FOLDER
     if not folder.is_dir():
         return []

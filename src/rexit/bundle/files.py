@@ -24,14 +24,14 @@ MAX_JSON_VALUES = 1 << 16
 
 @dataclass(frozen=True)
 class FileEntry:
-    """Size in bytes and SHA-256 (lower-case hex) of one file."""
+    """Size in bytes and SHA-256 (lower-case hex) of a file."""
 
     bytes: int
     sha256: str
 
     @classmethod
     def of(cls, path: Path) -> FileEntry:
-        """The entry of a file on disk."""
+        """Returns the entry of a file on disk."""
         return cls(path.stat().st_size, digest(path))
 
     def to_json(self) -> dict[str, Any]:
@@ -40,13 +40,13 @@ class FileEntry:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, lower-case hex."""
+    """Returns the SHA-256 of a file, lower-case hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _extent(value: Any) -> tuple[int, int]:
-    """How deeply a value is nested, and how many values it holds, including itself."""
+    """Returns how deeply a value is nested, and the number of values in it, itself included."""
     depth, values, level = 0, 0, [value]
     while level:
         depth += 1
@@ -60,8 +60,16 @@ def _extent(value: Any) -> tuple[int, int]:
 
 
 def read_json(path: Path, known: Collection[str] = ()) -> dict[str, Any]:
-    """One of our JSON objects: bounded, with a schema that this version knows and nothing in `requires` but what is `known`.
-    Raises BundleError."""
+    """Reads a JSON object of a catalog or bundle.
+
+    Args:
+        path: The file.
+        known: What the caller understands of `requires`.
+
+    Raises:
+        BundleError: The file cannot be read, is larger or deeper than allowed, has another schema, or requires more than is
+            known.
+    """
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
@@ -87,12 +95,12 @@ def read_json(path: Path, known: Collection[str] = ()) -> dict[str, Any]:
 
 
 def reason(exc: Exception) -> str:
-    """What was wrong with a JSON value, from what reading it raised."""
+    """Returns what was wrong with a JSON value, given the exception that reading it raised."""
     return f"it has no `{exc.args[0]}`" if isinstance(exc, KeyError) else str(exc)
 
 
 def read_entries(files: Any, where: Path) -> dict[str, FileEntry]:
-    """The `files` object of a manifest; paths are checked to stay inside their folder. Raises BundleError."""
+    """Reads the `files` object of a manifest. Raises BundleError, also for a path that leaves its folder. where: the manifest."""
     if not isinstance(files, dict):
         raise BundleError(f"{where}: `files` is {type(files).__name__}, expected an object")
     entries = {}
@@ -108,7 +116,7 @@ def read_entries(files: Any, where: Path) -> dict[str, FileEntry]:
 
 
 def check_sizes(folder: Path, files: Mapping[str, FileEntry]) -> None:
-    """Every listed file is a regular file of the size given, and no part of its path is a link. Raises BundleError."""
+    """Raises BundleError unless every listed file is a regular file of the recorded size, without links in its path."""
     for name, entry in files.items():
         path = folder
         for part in PurePosixPath(name).parts:
@@ -122,16 +130,16 @@ def check_sizes(folder: Path, files: Mapping[str, FileEntry]) -> None:
 
 
 def check_hashes(folder: Path, files: Mapping[str, FileEntry]) -> Iterator[str]:
-    """Yields one line for each file whose hash is not the one recorded."""
+    """Yields one line per file with another hash than recorded."""
     for name, entry in files.items():
-        if (seen := digest(folder / name)) != entry.sha256:
-            yield f"{folder / name}: SHA-256 {seen[:12]}…, expected {entry.sha256[:12]}… (edited)"
+        if (sha256 := digest(folder / name)) != entry.sha256:
+            yield f"{folder / name}: SHA-256 {sha256[:12]}…, expected {entry.sha256[:12]}… (edited)"
 
 
 def check_writable(folder: Path) -> None:
-    """Finds out, before minutes of work, whether a file can be created in `folder`. Raises InputError.
+    """Raises InputError if no file can be created in a folder, before minutes of work.
 
-    It creates one: permission bits say nothing about a read-only mount, nor do they bind root.
+    It creates a file: permission bits say nothing about a read-only mount, and root ignores them.
     """
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -142,7 +150,7 @@ def check_writable(folder: Path) -> None:
 
 
 def json_values(value: Any) -> Any:
-    """The same value with lists for tuples and None for NaN and infinity, which JSON cannot hold."""
+    """Returns a value with lists for tuples, and None for NaN and infinity, which JSON cannot hold."""
     if isinstance(value, dict):
         return {key: json_values(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -151,7 +159,7 @@ def json_values(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Mapping[str, Any], flushed: bool = False) -> None:
-    """Writes a JSON file, replacing an old one, whole or not at all, as `replaced` does. Raises InputError."""
+    """Writes or replaces a JSON file, as `replaced` does. Raises InputError."""
     write_file(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", flushed)
 
 
@@ -163,9 +171,16 @@ def write_file(path: Path, data: str | bytes, flushed: bool = False) -> None:
 
 @contextlib.contextmanager
 def replaced(path: Path, flushed: bool = False) -> Iterator[Path]:
-    """Gives the path of a sibling to write, and renames it to `path` afterwards, so that no reader or mapping ever sees half of
-    it. flushed: nor does a power cut leave half of it; needless in a `new_folder`, which is flushed as a whole. Raises InputError
-    for what could not be written."""
+    """Yields the path of a sibling to write, and renames it to `path` afterwards. No reader or mapping ever sees half of it.
+
+    Args:
+        path: The file to create or replace.
+        flushed: Flush it to the disk first, so that a power cut does not leave half of it either. Needless in a `new_folder`,
+            which is flushed as a whole.
+
+    Raises:
+        InputError: It cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         yield temporary
@@ -182,11 +197,11 @@ def replaced(path: Path, flushed: bool = False) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Has the disk hold a file's content, or a folder's names, before this returns: a later rename cannot outrun them. Not every
-    file system can flush a folder; there this does nothing for it."""
+    """Flushes a file's content, or a folder's names, to the disk, so that a later rename cannot overtake them. Does nothing for a
+    folder if the file system cannot flush folders."""
     with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
-        opened = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(opened)
+            os.fsync(descriptor)
         finally:
-            os.close(opened)
+            os.close(descriptor)

@@ -1,4 +1,4 @@
-"""`golden.safetensors`: real validation slates with their prompts and the log-odds expected of them."""
+"""`golden.safetensors`: real validation slates with their prompts and expected log-odds."""
 
 from __future__ import annotations
 
@@ -20,8 +20,17 @@ FILE = "golden.safetensors"
 
 @dataclass(frozen=True)
 class GoldenSlate:
-    """One slate by catalog rows: items int32 [n], prefix int32 [P], one int32 token array per candidate, log_odds float32 [n,
-    E]. liked: rows of what the user had liked, of which a vector of the user is made; None after reading: it is not in the file.
+    """One slate.
+
+    Attributes:
+        user: The user's row in the catalog.
+        items: The items' rows, int32 [n].
+        as_of: In the catalog's unit of time.
+        prefix: Tokens of the prefix, int32 [P].
+        candidates: Tokens of each candidate, int32 [T].
+        log_odds: Expected log-odds at every exit, float32 [n, E].
+        liked: Rows of the items that the user had liked, which the user's vector is made of. None after reading: the file does
+            not have them.
     """
 
     user: int
@@ -41,7 +50,7 @@ class Golden:
 
     @classmethod
     def read(cls, path: Path, exits: int) -> Golden:
-        """Raises BundleError if the arrays do not fit together."""
+        """Reads golden samples. exits: number of exits. Raises BundleError if the arrays do not fit together."""
         try:
             with safe_open(path, "np") as file:
                 names = file.keys()
@@ -59,10 +68,10 @@ class Golden:
         except (SafetensorError, OSError, KeyError, ValueError) as exc:
             raise BundleError(f"{path}: not golden samples: {exc}") from exc
         tokens = table["candidate_tokens"]
-        made = []
+        read = []
         for g in range(len(users)):
             begin, end = int(slates[g]), int(slates[g + 1])
-            made.append(
+            read.append(
                 GoldenSlate(
                     int(users[g]),
                     items[begin:end],
@@ -72,10 +81,10 @@ class Golden:
                     log_odds[begin:end],
                 )
             )
-        return cls(made)
+        return cls(read)
 
     def write(self, path: Path) -> None:
-        """Raises InputError if the file cannot be written."""
+        """Writes the file. Raises InputError if it cannot be written."""
         candidates = [candidate for slate in self.slates for candidate in slate.candidates]
 
         def offsets(sizes: list[int]) -> NDArray[np.int64]:

@@ -23,8 +23,19 @@ from rexit.errors import BundleError, InputError
 
 @dataclass(frozen=True)
 class Model:
-    """Shape of the decoder, the kind of its exit heads (`own`: trained for the exits; `shared`: the LM head's), and the digest of
-    the checkpoint it came from."""
+    """The model that was exported.
+
+    Attributes:
+        family: `model_type` of its config.
+        layers: Number of layers.
+        hidden_size: Width of the hidden states.
+        kv_heads: Heads of keys and values.
+        head_dim: Width of a head.
+        vocab_size: Size of the vocabulary.
+        max_positions: Most tokens of a prefix and one candidate.
+        head: `own`: heads trained for the exits; `shared`: the LM head's.
+        checkpoint_sha256: Digest of the checkpoint.
+    """
 
     family: str
     layers: int
@@ -39,7 +50,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Segment:
-    """One graph: layers [begin, end) and a head. Tensor names are the graph's own."""
+    """One graph: layers [begin, end) and a head. inputs, outputs: tensor names by meaning."""
 
     graph: str
     weights: str
@@ -59,8 +70,24 @@ _ROUNDING = {"float32": 1e-4, "float16": 0.01}
 
 @dataclass(frozen=True)
 class Variant:
-    """The segments for one target and precision. `quality` is set where a gate applied, `unrotated` where the model could not be
-    rotated: see docs/format.md."""
+    """The segments for one target and precision.
+
+    Attributes:
+        name: Target and precision, for instance `cpu-int8`.
+        target: `cpu`, `cuda` or `tensorrt`.
+        precision: Number format of the linear layers.
+        backend: What runs the graphs.
+        opset: The graphs' ONNX opset.
+        catalog_sha256: Digest of the exported catalog.
+        checkpoint_sha256: Digest of the checkpoint.
+        max_tokens: Most candidate tokens in one pass.
+        max_positions: Most tokens of a prefix and one candidate.
+        segments: In the order of the layers.
+        parity: Differences from the reference, and the `tolerance`.
+        files: Sizes and digests.
+        quality: The gate's measurements; None without a gate.
+        unrotated: Why the model could not be rotated; None if it was.
+    """
 
     name: str
     target: str
@@ -79,11 +106,11 @@ class Variant:
 
     @property
     def rounding(self) -> float:
-        """How far a score's log-odds may be from those in the same session's trace; relative above 1.
+        """How far a score's log-odds may be from the same session's trace; relative above 1.
 
-        The same graph on the same machine, only with other candidates in the pass: at most the order of sums differs, whatever
-        the precision. After 30 layers on the CPU the difference was 8e-6 (fp32, int8, int4), and 0.002 for float16, where a
-        different order changes the last bit. Not measured on a GPU.
+        The same graph runs on the same machine with other candidates in the pass. So only the order of sums may differ, whatever
+        the precision. After 30 layers on the CPU the difference was 8e-6 (fp32, int8, int4), and 0.002 for float16, where another
+        order changes the last bit. Not measured on a GPU.
         """
         return max(_ROUNDING[segment.hidden_dtype] for segment in self.segments)
 
@@ -136,7 +163,7 @@ class Variant:
 
 
 REFRESHED = "refreshed"
-"""What `requires` holds where the catalog is another one than was exported."""
+"""In `requires` if the active catalog is not the exported one."""
 
 
 def check_is_bundle(folder: Path) -> None:
@@ -149,10 +176,15 @@ def check_is_bundle(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`manifest.json`: the model, its exits (depths in layers), the variants, and the files outside the variants' own lists.
+    """`manifest.json`.
 
-    catalog: the folder of the catalog in force. exported_sha256: digest of the one that the variants were exported with; None: it
-    is still in force.
+    Attributes:
+        model: The model.
+        exits: Depths of the exits, in layers.
+        variants: Names of the variants.
+        files: Sizes and digests of the files outside the variants' own lists.
+        catalog: Folder of the active catalog.
+        exported_sha256: Digest of the catalog that the variants were exported with; None: it is still active.
     """
 
     model: Model
@@ -164,18 +196,18 @@ class Manifest:
 
     @property
     def catalog_sha256(self) -> str:
-        """Digest of the catalog in force. Raises BundleError if the manifest does not list it."""
+        """Digest of the active catalog. Raises BundleError if the manifest does not list it."""
         if (entry := self.files.get(f"{self.catalog}/catalog.json")) is None:
             raise BundleError(f"manifest.json: does not list {self.catalog}/catalog.json")
         return entry.sha256
 
     @property
     def vectors_file(self) -> str:
-        """Where the vectors of the catalog in force lie, if it has any: a path in the bundle."""
+        """Path of the active catalog's vectors in the bundle, if it has any."""
         return VECTORS_FILE if self.exported_sha256 is None else f"{self.catalog}/{VECTORS_FILE}"
 
     def golden_file(self, variant: str) -> str:
-        """Where a variant's golden samples with the catalog in force lie: a path in the bundle."""
+        """Returns the path of a variant's golden samples with the active catalog, in the bundle."""
         return (
             f"variants/{variant}/{GOLDEN_FILE}"
             if self.exported_sha256 is None
@@ -189,13 +221,13 @@ class Manifest:
         value = read_json(path, {VECTORS, REFRESHED})
         try:
             catalog = value.get("catalog")
-            in_force = () if catalog is None else (_plain_name(catalog["folder"]), str(catalog["exported_sha256"]))
+            active = () if catalog is None else (_plain_name(catalog["folder"]), str(catalog["exported_sha256"]))
             return cls(
                 Model(**{k: value["model"][k] for k in Model.__annotations__}),
                 tuple(int(e) for e in value["exits"]),
                 tuple(str(v) for v in value["variants"]),
                 read_entries(value["files"], path),
-                *in_force,
+                *active,
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise BundleError(f"{path}: not a bundle's manifest: {reason(exc)}") from exc
@@ -235,9 +267,15 @@ class Bundle:
 
     @classmethod
     def open(cls, path: Path, variant: str | None = None) -> Bundle:
-        """Opens a variant, by default the bundle's first one. Checks structure and sizes.
+        """Opens a variant. Checks structure and sizes.
 
-        Raises BundleError, or InputError for a variant that does not exist.
+        Args:
+            path: The bundle's folder.
+            variant: Name of the variant; None: the bundle's first.
+
+        Raises:
+            BundleError: The bundle is missing, damaged, or of another version.
+            InputError: There is no such variant.
         """
         path = Path(path)
         if not path.is_dir():
@@ -253,13 +291,13 @@ class Bundle:
         if f"variants/{name}/variant.json" not in manifest.files:
             raise BundleError(f"{path}/manifest.json: does not list variants/{name}/variant.json")
         folder = path / "variants" / name
-        chosen = Variant.read(folder)
-        check_sizes(folder, chosen.files)
-        if chosen.catalog_sha256 != (manifest.exported_sha256 or manifest.catalog_sha256):
+        selected = Variant.read(folder)
+        check_sizes(folder, selected.files)
+        if selected.catalog_sha256 != (manifest.exported_sha256 or manifest.catalog_sha256):
             raise BundleError(f"{folder}: made for another catalog than the bundle's")
-        if (manifest.vectors_file in manifest.files) != any("vectors" in segment.inputs for segment in chosen.segments):
+        if (manifest.vectors_file in manifest.files) != any("vectors" in segment.inputs for segment in selected.segments):
             raise BundleError(f"{folder}: its first segment and the bundle disagree on whether there is a {VECTORS_FILE}")
-        return cls(path, manifest, chosen)
+        return cls(path, manifest, selected)
 
     @property
     def folder(self) -> Path:
@@ -273,30 +311,30 @@ class Bundle:
 
     @cached_property
     def catalog(self) -> Catalog:
-        """The bundle's own copy of the catalog in force, without splits. Raises BundleError."""
+        """The bundle's own copy of the active catalog, without splits. Raises BundleError."""
         return Catalog.open(self.path / self.manifest.catalog)
 
     def vectors(self) -> Vectors | None:
-        """What stands for vectors in prompts; None where they are text alone. Raises BundleError."""
+        """Returns the vectors of prompts; None if prompts are text only. Raises BundleError."""
         if (ids := self.catalog.vector_ids) is None:
             return None
         return Vectors.read(self.path / self.manifest.vectors_file, ids, self.manifest.model.hidden_size)
 
     def policy(self) -> Policy | None:
-        """None before `rexit calibrate`. Raises BundleError, also for another variant's policy."""
+        """Returns the variant's policy; None before `rexit calibrate`. Raises BundleError, also for another variant's policy."""
         path = self.folder / POLICY_FILE
         return Policy.read(path, len(self.manifest.exits), self.variant_sha256) if path.exists() else None
 
     @property
     def policy_sha256(self) -> str | None:
-        """Digest of policy.json, None before `rexit calibrate`."""
+        """Digest of policy.json; None before `rexit calibrate`."""
         path = self.folder / POLICY_FILE
         return digest(path) if path.exists() else None
 
     def golden(self) -> Golden:
-        """The variant's golden samples with the catalog in force. Raises BundleError."""
+        """Returns the variant's golden samples with the active catalog. Raises BundleError."""
         return Golden.read(self.path / self.manifest.golden_file(self.variant.name), len(self.manifest.exits))
 
     def edited(self) -> list[str]:
-        """One line for each file whose hash is not the one recorded; empty if all are right."""
+        """Returns one line per file with another hash than recorded."""
         return [*check_hashes(self.path, self.manifest.files), *check_hashes(self.folder, self.variant.files)]

@@ -1,4 +1,4 @@
-"""Vectors in prompts: which ids stand for them, and `vectors.safetensors`, which holds them."""
+"""Vectors in prompts: the ids that stand for them, and `vectors.safetensors`."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ from rexit.bundle.files import write_file
 from rexit.errors import BundleError
 
 REQUIRED = "vectors"
-"""What `requires` holds where prompts have vectors."""
+"""In `requires` if prompts have vectors."""
 FILE = "vectors.safetensors"
 MOST = 16
-"""Vectors of one item in one table."""
+"""Most vectors of an item in one table."""
 WIDEST = 1 << 16
-"""Numbers of what a projector takes."""
+"""Largest width of a projector's input."""
 GCN = "gcn"
-"""The table of the retriever's embeddings. One whose name holds a colon is of a text, any other of a column of vectors."""
+"""The table of the retriever's embeddings. A table with a colon in its name is of a text, any other of a column of vectors."""
 USER, NOBODY = "user", "user.none"
 
 
 @dataclass(frozen=True)
 class VectorIds:
-    """The ids beyond the vocabulary: I items' `count` vectors for each table in order, then one for the user of the request.
+    """The ids beyond the vocabulary: the items' vectors, table by table, then the vector of the request's user.
 
-    tables: their counts by name; user: whether the program places the user's vector. dims: of the tables that are made of a
-    column of vectors, how many numbers that holds for each item.
+    Attributes:
+        vocabulary: Size of the vocabulary.
+        items: Number of items.
+        tables: Vectors per item in each table, in order.
+        user: Whether prompts have the user's vector.
+        dims: Widths of the columns of vectors that tables are made from.
     """
 
     vocabulary: int
@@ -43,14 +47,14 @@ class VectorIds:
 
     @classmethod
     def of(cls, info: Mapping[str, Any], where: str) -> VectorIds | None:
-        """From catalog.json; None where its program has no vectors. Raises BundleError, naming the file `where`."""
+        """Reads catalog.json. Returns None if its program has no vectors. Raises BundleError, which names the file `where`."""
         prompt = info["prompt"]
         placed, user = placed_vectors(prompt)
         tables, dims = _tables(prompt.get("vectors", []), where)
         if placed != set(tables):
             raise BundleError(f"{where}: `vectors` of the prompt are {list(tables)}, its ops place {sorted(map(str, placed))}")
-        has, told = bool(placed or user), REQUIRED in (info.get("requires") or [])
-        if has != told:
+        has, required = bool(placed or user), REQUIRED in (info.get("requires") or [])
+        if has != required:
             raise BundleError(f"{where}: the prompt has {'' if has else 'no '}vectors, `requires` says otherwise")
         if not has:
             return None
@@ -58,34 +62,40 @@ class VectorIds:
 
     @property
     def user_id(self) -> int:
-        """The id of the user's vector, behind all others."""
+        """The id of the user's vector, after all others."""
         return self.vocabulary + self.items * sum(self.tables.values())
 
     @property
     def too_many(self) -> str | None:
-        """Says that prompts, which are int32, cannot hold all ids; None if they can."""
+        """Why prompts, which are int32, cannot hold all ids; None if they can."""
         if self.user_id < 1 << 31:
             return None
-        each = sum(self.tables.values())
-        return f"{self.vocabulary} tokens and {each} vectors for each of {self.items} items need ids beyond 2^31 - 1"
+        per_item = sum(self.tables.values())
+        return f"{self.vocabulary} tokens and {per_item} vectors for each of {self.items} items need ids beyond 2^31 - 1"
 
-    def placeholder(self, id: int) -> str:
-        """How an id beyond the vocabulary reads in a prompt that is shown: its placeholder; nothing for a further one of M."""
+    def placeholder(self, token: int) -> str:
+        """Returns the placeholder of an id beyond the vocabulary; "" for the second and further vectors of an item in a table."""
         for name, begin in reversed(self.begins().items()):
-            if begin <= id < self.user_id:
-                return f"{{item.{name}}}" if (id - begin) % self.tables[name] == 0 else ""
+            if begin <= token < self.user_id:
+                return f"{{item.{name}}}" if (token - begin) % self.tables[name] == 0 else ""
         return "{user.gcn}"
 
     def begins(self) -> dict[str, int]:
-        """The id of each table's first vector."""
+        """Returns the id of each table's first vector."""
         ends = self.vocabulary + self.items * np.cumsum([0, *self.tables.values()])
         return dict(zip(self.tables, ends.tolist(), strict=False))
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """The vectors themselves, float16. tables: [I, count, H] by name; user: [I, H], what one liked item adds to the user's
-    vector, and nobody: [H], that of a user who liked nothing; both None where prompts have no vector of the user."""
+    """The vectors, float16.
+
+    Attributes:
+        ids: The ids that stand for them.
+        tables: [I, count, H] by name.
+        user: What one liked item adds to the user's vector, [I, H]; None if prompts have no such vector.
+        nobody: The vector of a user who liked nothing, [H]; None likewise.
+    """
 
     ids: VectorIds
     tables: Mapping[str, NDArray[np.float16]]
@@ -94,45 +104,48 @@ class Vectors:
 
     @classmethod
     def read(cls, path: Path, ids: VectorIds, width: int) -> Vectors:
-        """width: H of the model. Raises BundleError for what is missing, of another shape or type, or not finite."""
+        """Reads the vectors. width: H of the model. Raises BundleError for a table that is missing, not finite, or of another
+        shape or type."""
         try:
             with safe_open(path, "np") as file:
-                found: dict[str, NDArray[Any]] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tables: dict[str, NDArray[Any]] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as exc:
             raise BundleError(f"{path}: not a safetensors table: {exc}") from exc
         expected: dict[str, tuple[int, ...]] = {name: (ids.items, count, width) for name, count in ids.tables.items()}
         if ids.user:
             expected |= {USER: (ids.items, width), NOBODY: (width,)}
         for name, shape in expected.items():
-            if name not in found:
+            if name not in tables:
                 raise BundleError(f"{path}: has no tensor {name!r}, expected {sorted(expected)}")
-            seen = found[name]
-            if seen.dtype != np.float16 or seen.shape != shape:
-                raise BundleError(f"{path}: {name!r} is {seen.dtype} {list(seen.shape)}, expected float16 {list(shape)}")
-            if not np.isfinite(seen).all():
+            table = tables[name]
+            if table.dtype != np.float16 or table.shape != shape:
+                raise BundleError(f"{path}: {name!r} is {table.dtype} {list(table.shape)}, expected float16 {list(shape)}")
+            if not np.isfinite(table).all():
                 raise BundleError(f"{path}: {name!r} holds a number that is not finite")
-        return cls(ids, {name: found[name] for name in ids.tables}, found.get(USER), found.get(NOBODY))
+        return cls(ids, {name: tables[name] for name in ids.tables}, tables.get(USER), tables.get(NOBODY))
 
     def write(self, path: Path) -> None:
-        """Raises InputError if the file cannot be written."""
+        """Writes the file. Raises InputError if it cannot be written."""
         of_user = {} if self.user is None or self.nobody is None else {USER: self.user, NOBODY: self.nobody}
         write_file(path, save({**self.tables, **of_user}))
 
     @property
     def width(self) -> int:
-        """H."""
-        every = [*self.tables.values(), *([] if self.nobody is None else [self.nobody])]
-        return int(every[0].shape[-1])
+        """Width of the model, H."""
+        arrays = [*self.tables.values(), *([] if self.nobody is None else [self.nobody])]
+        return int(arrays[0].shape[-1])
 
     @property
     def bytes(self) -> int:
-        """Of all vectors."""
+        """Bytes of all vectors."""
         return sum(table.nbytes for table in (*self.tables.values(), self.user, self.nobody) if table is not None)
 
     def of(self, ids: NDArray[Any], liked: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-        """The vectors of ids [n] beyond the vocabulary, float32 [n, H], as the runtime gives them to the first segment.
+        """Returns the vectors of ids, float32 [n, H], as the runtime passes them to the first segment.
 
-        liked: rows of the items that the user liked, which the user's vector is made of, with repetitions; needed for that one.
+        Args:
+            ids: Ids beyond the vocabulary, [n].
+            liked: Rows of the items that the user liked, with repetitions. Needed for the user's vector.
         """
         out = np.empty((len(ids), self.width), np.float32)
         for name, begin in self.ids.begins().items():
@@ -147,12 +160,12 @@ class Vectors:
 
 
 def required(prompt: Mapping[str, Any]) -> list[str]:
-    """`requires` of a catalog.json with this `prompt`."""
+    """Returns `requires` of a catalog.json with this `prompt`."""
     return [REQUIRED] if any(placed_vectors(prompt)) else []
 
 
 def placed_vectors(prompt: Mapping[str, Any]) -> tuple[set[Any], bool]:
-    """The tables that the ops of a program place, and whether they place the user's vector."""
+    """Returns the tables that a program places, and whether it places the user's vector."""
     ops = list(_ops([*prompt.get("prefix", []), *prompt.get("candidate", [])]))
     return {op["table"] for op in ops if op["op"] == "item_vector"}, any(op["op"] == "user_vector" for op in ops)
 
@@ -164,22 +177,22 @@ def _ops(ops: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _tables(listed: Any, where: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Counts and, of columns of vectors, widths."""
+    """Returns the tables' counts, and the widths of columns of vectors."""
     tables: dict[str, int] = {}
     dims: dict[str, int] = {}
-    for one in listed if isinstance(listed, list) else [listed]:
-        name, count = (one.get("name"), one.get("count")) if isinstance(one, dict) else (None, None)
+    for entry in listed if isinstance(listed, list) else [listed]:
+        name, count = (entry.get("name"), entry.get("count")) if isinstance(entry, dict) else (None, None)
         if not isinstance(name, str) or name in tables or type(count) is not int or not 1 <= count <= MOST:
             raise BundleError(
-                f"{where}: `vectors` of the prompt holds {one!r}, expected a new `name` and a `count` of 1 to {MOST}"
+                f"{where}: `vectors` of the prompt holds {entry!r}, expected a new `name` and a `count` of 1 to {MOST}"
             )
         tables[name] = count
         if name != GCN and ":" not in name:
-            dim = one.get("dim")
+            dim = entry.get("dim")
             if type(dim) is not int or not 1 <= dim <= WIDEST or count != 1:
                 raise BundleError(
-                    f"{where}: `vectors` of the prompt holds {one!r}, expected of a column of vectors a `count` of 1 and a `dim` "
-                    f"of 1 to {WIDEST}"
+                    f"{where}: `vectors` of the prompt holds {entry!r}, expected of a column of vectors a `count` of 1 and a "
+                    f"`dim` of 1 to {WIDEST}"
                 )
             dims[name] = dim
     return tables, dims

@@ -1,7 +1,7 @@
 """Folders that appear whole or not at all, and one writer at a time.
 
-A writer locks a file (flock) and does not wait for the lock. The kernel releases a lock when its holder ends, however it ends:
-what lies in a place whose lock is free was left behind by a process that was killed, and the next writer cleans it up.
+A writer locks a file (flock) and does not wait for the lock. The kernel releases a lock when its process ends, however it ends.
+So files in a place whose lock is free are leftovers of a killed process, and the next writer removes them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from rexit.errors import InputError
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `target` when the block ends, and vanishes if the block fails or is interrupted.
+    """Yields a temporary folder that becomes `target` when the block ends. It vanishes if the block fails or is interrupted.
 
-    An existing `target` is replaced as a whole, only at the end, when the disk holds the new one: a power cut leaves one of them.
-    Raises InputError if the place cannot be written, or while another process is writing the same target.
+    An existing `target` is replaced as a whole, only after the new folder was flushed: a power cut leaves one of the two.
 
-    Everything temporary is in `.NAME.tmp` next to it: `new`; `old`, the former `target`, on file systems where two folders cannot
-    change places at once; `lock`.
+    Temporary files are in `.NAME.tmp` next to the target: `new`; `lock`; and `old`, the former target, on file systems where two
+    folders cannot change places at once.
+
+    Raises:
+        InputError: The place cannot be written, or another process is writing the same target.
     """
     target = Path(os.path.abspath(target))
     beside = target.with_name(f".{target.name}.tmp")
@@ -54,7 +56,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Lets two folders change places in one step, so that there is always one at `b`. False where that is not possible."""
+    """Exchanges two folders in one step, so that there is always a folder at `b`. Returns False where that is not possible."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     return renameat2 is not None and renameat2(_HERE, os.fsencode(a), _HERE, os.fsencode(b), _EXCHANGE) == 0
 
@@ -63,7 +65,7 @@ _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 def link_or_copy(source: str, target: str) -> None:
-    """A hard link where the file system supports it, else a copy."""
+    """Makes a hard link if the file system supports it, else a copy."""
     try:
         os.link(source, target)
     except OSError:
@@ -72,11 +74,14 @@ def link_or_copy(source: str, target: str) -> None:
 
 @contextlib.contextmanager
 def bundle_copy(bundle: Path, variant: str) -> Iterator[Path]:
-    """A copy of the bundle that nobody else knows of, with the files of one variant, as hard links where possible; gone when the
-    block ends. Only for the bundle's `sole_writer`. Replace its files, never write into them. Raises InputError if the bundle
-    cannot be written."""
+    """Yields a private copy of a bundle with the files of one variant, by hard links where possible. It is removed when the block
+    ends.
 
-    def left_out(folder: str, names: list[str]) -> set[str]:
+    Only for the bundle's `sole_writer`. Replace the copy's files, never write into them. Raises InputError if the bundle cannot
+    be written.
+    """
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
         if Path(folder).parent == bundle / "variants" and Path(folder).name != variant:
             return set(names) - {"variant.json"}
         return {name for name in names if name.startswith(".")}
@@ -84,7 +89,7 @@ def bundle_copy(bundle: Path, variant: str) -> Iterator[Path]:
     copy = bundle / ".copy.tmp"  # a name that `sole_writer` cleans up after a killed process
     try:
         try:
-            shutil.copytree(bundle, copy, symlinks=True, ignore=left_out, copy_function=link_or_copy)
+            shutil.copytree(bundle, copy, symlinks=True, ignore=ignored, copy_function=link_or_copy)
         except OSError as exc:
             reason = exc.args[0][0][2] if isinstance(exc, shutil.Error) else exc.strerror or exc
             raise InputError(f"{bundle}: cannot be written: {reason}") from exc
@@ -96,9 +101,9 @@ def bundle_copy(bundle: Path, variant: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def sole_writer(bundle: Path) -> Iterator[None]:
-    """Nobody else writes to the bundle, or replaces it, while the block runs. Does nothing where there is no bundle.
+    """Makes this process the bundle's only writer while the block runs. Does nothing if there is no bundle.
 
-    Raises InputError while another process is writing to it.
+    Raises InputError if another process is writing to it.
     """
     manifest = bundle / "manifest.json"
     if not manifest.is_file():
@@ -116,46 +121,53 @@ def sole_writer(bundle: Path) -> Iterator[None]:
 
 
 def _settle(beside: Path) -> None:
-    """Cleans up after a writer of a new folder; the old folder comes back if the writer ended between the two renames."""
+    """Removes the leftovers of a writer of a new folder. Restores the old folder if the writer ended between the two renames."""
     target, old = beside.with_name(beside.name.removeprefix(".").removesuffix(".tmp")), beside / "old"
     if os.path.lexists(old) and not os.path.lexists(target):
         os.rename(old, target)
-    for left in (beside / "new", old):
-        _remove(left)
+    for leftover in (beside / "new", old):
+        _remove(leftover)
 
 
-def _remove(left: Path) -> None:
-    if left.is_dir() and not left.is_symlink():
-        shutil.rmtree(left, ignore_errors=True)
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        left.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _locked_folder(folder: Path, target: Path) -> Iterator[None]:
-    """Creates a folder and locks a file in it; both are gone afterwards."""
-    lock, held = folder / "lock", False
+    """Creates a folder and locks a file in it. Removes both afterwards."""
+    lock, locked = folder / "lock", False
     with contextlib.ExitStack() as stack:
         try:
-            while not held:
+            while not locked:
                 folder.mkdir(parents=True, exist_ok=True)
                 with interrupts.deferred(), contextlib.suppress(FileNotFoundError):  # removed meanwhile, by its last holder
                     stack.enter_context(locked_file(lock, os.O_RDWR | os.O_CREAT, target))
-                    held = True
+                    locked = True
             interrupts.check()
             yield
         finally:
             with interrupts.deferred(), contextlib.suppress(OSError):  # not empty: another writer is in it
-                if held:
+                if locked:
                     lock.unlink(missing_ok=True)
                 folder.rmdir()
 
 
 @contextlib.contextmanager
 def locked_file(path: Path, flags: int, what: Path) -> Iterator[None]:
-    """Locks a file, which the block may replace or remove: whoever gets the lock of the old one looks again.
+    """Locks a file while the block runs. The block may replace or remove it: a process that gets the old file's lock tries again.
 
-    Raises InputError if `what` has another writer or the file system has no locks, OSError if the file cannot be opened.
+    Args:
+        path: The file.
+        flags: Flags to open it with.
+        what: What the lock protects, for messages.
+
+    Raises:
+        InputError: Another process has the lock, or the file system has no locks.
+        OSError: The file cannot be opened.
     """
     while True:
         file = os.open(path, flags, 0o666)

@@ -18,22 +18,22 @@ from rexit.slates import SIZE
 def bench(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
     variant: VariantOption = None,
-    slate: Annotated[int, typer.Option(min=1, help="Candidates in each request.")] = SIZE,
-    requests: Annotated[int, typer.Option(min=1, help="Requests for each mode: full depth, the policy, each fixed exit.")] = 50,
+    slate: Annotated[int, typer.Option(min=1, help="Candidates per request.")] = SIZE,
+    requests: Annotated[int, typer.Option(min=1, help="Requests per mode: full depth, the policy, every fixed exit.")] = 50,
     threads: ThreadsOption = 0,
     device: DeviceOption = None,
     sessions: Annotated[
-        str, typer.Option(help="Numbers of sessions working at once, measured in turn; '': skip this.")
+        str, typer.Option(help="Numbers of sessions that work at once, one measurement per number. '': none.")
     ] = "1,2,4",
-    rates: Annotated[str, typer.Option(help="Arrival rates as shares of the best throughput; '': skip this.")] = "0.5,0.8",
-    profile: Annotated[Path | None, typer.Option(help="Write what the segments cost to this file, for `calibrate`.")] = None,
+    rates: Annotated[str, typer.Option(help="Arrival rates, as shares of the best throughput. '': none.")] = "0.5,0.8",
+    profile: Annotated[Path | None, typer.Option(help="Write the segments' costs to this file, for `rexit calibrate`.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Measure how long slates of the catalog's items for its users take on this machine.
 
-    Full depth, the calibrated policy and every fixed exit alternate inside one loop, each request with a cold prefix (a new
-    user) and again with a warm one (the same user's next slate). `retrieval` is the time spent on neighbours, histories and
-    prompt assembly. Then come several sessions at once, and requests that arrive at random times (Poisson): their latency counts
+    Full depth, the calibrated policy and every fixed exit alternate inside one loop. Each request runs with a cold prefix, as for
+    a new user, and again with a warm one, as for the same user's next slate. `retrieval` is the time for neighbours, histories
+    and the prompt. Then several sessions work at once. At last requests arrive at random times (Poisson): their latency counts
     from arrival and includes waiting.
 
     ```
@@ -67,13 +67,13 @@ def _show(report: dict[str, Any], profile: Path | None) -> None:
         ["mode", "prefix", "p50", "p90", "p99", "layers", "retrieval ms", "prefix ms", "slate ms"],
         [
             [
-                m["mode"],
-                m["prefix"],
-                *(m[p] for p in ("p50_ms", "p90_ms", "p99_ms")),
-                m["mean_layers"],
-                *(round(m["stages_ms"][stage], 2) for stage in ("retrieval", "prefix", "slate")),
+                row["mode"],
+                row["prefix"],
+                *(row[percentile] for percentile in ("p50_ms", "p90_ms", "p99_ms")),
+                row["mean_layers"],
+                *(round(row["stages_ms"][stage], 2) for stage in ("retrieval", "prefix", "slate")),
             ]
-            for m in report["modes"]
+            for row in report["modes"]
         ],
     )
     if report["throughput"]:

@@ -19,35 +19,36 @@ if TYPE_CHECKING:
 def compile_variants(
     bundle: Annotated[Path, typer.Argument(help="The bundle that `rexit export --target tensorrt` wrote.")],
     variant: Annotated[
-        list[str] | None, typer.Option(help="Which TensorRT variant; may be given several times. Default: all of them.")
+        list[str] | None, typer.Option(help="A TensorRT variant; repeat the option for several. Default: all.")
     ] = None,
     compute_capability: Annotated[
         str | None,
-        typer.Option(help="Build for GPUs of this compute capability, e.g. 8.6; this machine needs none (TensorRT-RTX only)."),
+        typer.Option(help="Build for GPUs of this compute capability, e.g. 8.6. Needs TensorRT-RTX, but no GPU."),
     ] = None,
     builder: Annotated[
-        str | None, typer.Option(help="tensorrt or tensorrt_rtx. Default: the first one installed that can build for the GPU.")
+        str | None,
+        typer.Option(help="tensorrt or tensorrt_rtx. Default: the first installed compiler that can build for the GPU."),
     ] = None,
     python: Annotated[
         str | None,
         typer.Option(
-            help="The Python (3.8 or newer) that has TensorRT's bindings. Default: the one running rexit, else the system's."
+            help="A Python (3.8 or newer) with TensorRT's bindings. Default: the Python that runs rexit, else the system's."
         ),
     ] = None,
     workspace: Annotated[
         int | None,
-        typer.Option(min=1, help="MiB of scratch memory that the compiler may use at most. Default: what the GPU has."),
+        typer.Option(min=1, help="Most MiB of scratch memory for the compiler. Default: what the GPU has."),
     ] = None,
     onnxruntime: Annotated[
         bool,
-        typer.Option("--onnxruntime", help="Build for ONNX Runtime's TensorRT provider, for a rexit built without TensorRT."),
+        typer.Option("--onnxruntime", help="Build for ONNX Runtime's TensorRT provider, if rexit was built without TensorRT."),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Rebuild engines that are up to date, too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Build TensorRT engines for a bundle's variants.
 
-    An engine is bound to the GPU and to the version of its compiler, so run this on the device, with its TensorRT:
+    An engine only works with the GPU and the compiler version it was built for. So run this on the device, with its TensorRT:
 
     ```
     rexit compile bundle
@@ -61,8 +62,8 @@ def compile_variants(
     rexit compile bundle --compute-capability 8.6
     ```
 
-    Each segment is built in a process of its own. Engines go to the variant's folder `engines/`, whole or not at all, and are
-    reused as long as the graphs, the sizes and the compiler stay the same.
+    Each segment is built in a process of its own. Engines appear in the variant's folder `engines/`, whole or not at all. They
+    are reused as long as the graphs, the sizes and the compiler stay the same.
 
     Next: `rexit verify bundle` runs them on this machine, `rexit calibrate bundle --catalog catalog` times their exits.
     """
@@ -84,8 +85,8 @@ def compile_variants(
     if as_json:
         print_json(report.to_json())
         return
-    for one in report.variants:
-        _print_variant(report, one)
+    for build in report.variants:
+        _print_variant(report, build)
     name = f"compute capability {report.compute_capability}"
     where = f"{name}, without a GPU: compiled, not run" if report.gpu is None else f"{report.gpu}, {name}"
     stdout.print(f"{report.builder} {report.version} for {where}", markup=False, soft_wrap=True)

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 def drift(
     bundle: Annotated[Path, typer.Argument(help="The bundle that was served.")],
-    counters: Annotated[Path, typer.Argument(help="What its candidates did: from `rexit score --counters`, or a service's own.")],
+    counters: Annotated[Path, typer.Argument(help="Counters: from `rexit score --counters`, or a service's own.")],
     variant: VariantOption = None,
     json: JsonOption = False,
 ) -> None:
     """Tell whether candidates are still like those that the policy was calibrated on.
 
-    Compares the distribution of calibrated log-odds at each exit, and the shares that stopped there, with those that calibration
-    saw. The population stability index (PSI) and Kolmogorov-Smirnov's statistic (KS) decide, the worse of the two: below a PSI of
-    0.1 and a KS of 0.126 nothing has moved, from 0.25 or 0.197 on it is time to calibrate again. Where too few candidates were
-    counted, or nearly all of calibration's are in one bin, the verdict is that it cannot tell. Runs no model; the exit code does
-    not depend on the verdict.
+    Compares the distribution of calibrated log-odds at each exit, and the shares that stopped there, with calibration's. The
+    population stability index (PSI) and Kolmogorov-Smirnov's statistic (KS) decide, the worse of the two. Below a PSI of 0.1 and
+    a KS of 0.126 nothing has moved. From a PSI of 0.25 or a KS of 0.197 on, calibrate again. The verdict is `cannot tell` if too
+    few candidates were counted, or if nearly all of calibration's are in one bin. Runs no model. The exit code does not depend on
+    the verdict.
 
     ```
     rexit score bundle --pairs today.parquet --out scores.parquet \\
@@ -41,18 +41,18 @@ def drift(
 
     opened = Bundle.open(bundle, variant)
     counted = Counters.read(counters, len(opened.manifest.exits), opened.variant_sha256, opened.policy_sha256)
-    found = compare(counted, read_reference(opened).counters)
+    result = compare(counted, read_reference(opened).counters)
     if json:
-        print_json(found.to_json())
+        print_json(result.to_json())
         return
     print_table(
         f"{opened.variant.name}: counted, and as calibrated",
         ["exit", "reached", "needed", "PSI", "KS", "stopped", "as calibrated", "verdict"],
-        [_row(k, e) for k, e in enumerate(found.exits)],
+        [_row(k, e) for k, e in enumerate(result.exits)],
     )
-    if found.cut_short > 0:
-        stdout.print(f"A deadline stopped {found.cut_short:.1%} of the candidates; they count as stopped.")
-    stdout.print(found.conclusion)
+    if result.cut_short > 0:
+        stdout.print(f"A deadline stopped {result.cut_short:.1%} of the candidates; they count as stopped.")
+    stdout.print(result.conclusion)
 
 
 def _row(k: int, e: ExitDrift) -> list[str]:

@@ -37,76 +37,61 @@ _DEFAULT = ExportOptions()
 def export(
     checkpoint: Annotated[
         str,
-        typer.Argument(help="Folder of a checkpoint or a PEFT adapter, GGUF file, or the id of a model on the Hugging Face Hub."),
+        typer.Argument(help="Folder of a checkpoint or a PEFT adapter, a GGUF file, or a model's id on the Hugging Face Hub."),
     ],
-    catalog: Annotated[Path, typer.Option(help="Catalog folder that `rexit index` wrote.")],
-    out: Annotated[Path, typer.Option(help="Bundle folder to write. An existing bundle keeps its other variants.")],
+    catalog: Annotated[Path, typer.Option(help="The catalog folder of `rexit index`.")],
+    out: Annotated[Path, typer.Option(help="The bundle folder to write. An existing bundle keeps its other variants.")],
     exits: Annotated[
         str | None,
         typer.Option(
-            help="Depths in layers, e.g. 2,4,6; the model is cut at the last. Default: the checkpoint's, to the full depth."
+            help="Depths in layers, e.g. 2,4,6; the model is cut after the last. Default: the checkpoint's exits, to full depth."
         ),
     ] = None,
     head: Annotated[
         str | None,
-        typer.Option(help="own: trained heads (the default if there are any); shared: final norm and label rows of the LM head."),
+        typer.Option(help="own: trained heads, the default if there are any. shared: final norm and label rows of the LM head."),
     ] = None,
     target: Annotated[str, typer.Option(help="What the variant will run on: cpu, tensorrt or cuda.")] = _DEFAULT.target,
     precision: Annotated[
         str,
         typer.Option(
-            help="cpu: fp32, int8, int4; tensorrt: fp16, int8, int4, fp8; cuda: fp16. Several (fp32,int8) give a variant each."
+            help="cpu: fp32, int8, int4; tensorrt: fp16, int8, int4, fp8; cuda: fp16. Several (fp32,int8): a variant each."
         ),
     ] = "fp32",
     cache: Annotated[
         str,
         typer.Option(
-            help="For cpu int8 and int4: a session stores keys and values of prefixes in float16, or half of it in int8."
+            help="For cpu int8 and int4: what a session stores keys and values of prefixes in, float16 or int8 (half the memory)."
         ),
     ] = _DEFAULT.cache,
     max_tokens: Annotated[
-        int, typer.Option(help="Candidate tokens in one pass at most; larger slates are scored in chunks.")
+        int, typer.Option(help="Most candidate tokens in one pass. Larger slates are scored in chunks.")
     ] = _DEFAULT.max_tokens,
     tolerance: Annotated[
-        float, typer.Option(help="Largest difference allowed between float32 log-odds and PyTorch's, at any exit.")
+        float, typer.Option(help="Largest allowed difference of float32 log-odds from PyTorch's, at any exit.")
     ] = _DEFAULT.tolerance,
     golden: Annotated[
-        int, typer.Option(help="Validation slates to compare on and to store as golden samples.")
+        int, typer.Option(help="Validation slates to compare on, and to store as golden samples.")
     ] = _DEFAULT.golden_slates,
     quality_slates: Annotated[
-        int, typer.Option(help="Validation slates to judge a lower precision on; 0: all.")
+        int, typer.Option(help="Validation slates to judge a lower precision on. 0: all.")
     ] = _DEFAULT.quality_slates,
     accept_loss: Annotated[
         bool,
         typer.Option(
-            "--accept-loss", help="Write a variant that loses, or may lose, more than its gate allows. This is recorded."
+            "--accept-loss",
+            help="Write a variant even if it loses, or may lose, more than its gate allows. The bundle records this.",
         ),
     ] = False,
     accept_catalog: Annotated[
         bool,
-        typer.Option("--accept-catalog", help="Export with another catalog than CHECKPOINT was trained on, or says nothing of."),
+        typer.Option(
+            "--accept-catalog", help="Export with another catalog than CHECKPOINT was trained on, or if it does not name one."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Cut a checkpoint into one ONNX graph per exit and write a bundle.
-
-    CHECKPOINT is a Hugging Face decoder with `exits.json` and `exit_heads.safetensors` next to it; any decoder will do with
-    `--exits 5,10,15 --head shared`.
-
-    The catalog has to be the one that CHECKPOINT was trained on, or an update of it: `exits.json` says what tokenizer, prompt
-    program and space of embeddings that had.
-
-    Every exit is compared with the unsplit PyTorch model on real validation prompts: pair by pair, behind a cached prefix,
-    and as whole slates. If the log-odds differ by more than --tolerance anywhere, the export fails and writes nothing.
-
-    Lower precisions are then compared with float32 on validation prompts. At every exit the correlation must be at least 0.999
-    for fp16 and 0.995 for int8 and fp8; all three may lose up to 0.001 of AUC, int4 up to 0.005. The loss is a 95 % interval over
-    users, and all of it must be allowed. If only part of it is, the slates are too few to tell: ask for more with
-    --quality-slates. Otherwise the variant is not written and the exit code is 5, unless --accept-loss is given; other variants
-    that pass are written all the same. The first line says so where, on the same prompts, chance is in the interval of float32's
-    user AUC, or the items' shares of likes rank better.
-
-    Only one process can write a bundle at a time; a second one is refused.
 
     ```
     rexit export checkpoint --catalog catalog --out bundle --precision fp32,int8
@@ -115,6 +100,21 @@ def export(
     rexit export SmolLM2-135M --catalog catalog --out bundle \\
       --exits 10,20,30 --head shared
     ```
+
+    CHECKPOINT is a Hugging Face decoder with `exits.json` and `exit_heads.safetensors` next to it. With `--exits 5,10,15 --head
+    shared` any decoder works. The catalog must be the one that CHECKPOINT was trained on, or an update of it: `exits.json` names
+    its tokenizer, prompt program and space of embeddings.
+
+    Every exit is compared with the unsplit PyTorch model on real validation prompts: pair by pair, behind a cached prefix, and as
+    whole slates. If log-odds differ by more than `--tolerance` anywhere, the export fails and writes nothing.
+
+    Lower precisions are then compared with float32 on validation prompts. At every exit the correlation must be at least 0.999
+    for fp16 and 0.995 for int8 and fp8. All three may lose up to 0.001 of AUC, int4 up to 0.005. The loss is a 95 % interval over
+    users, and the whole interval must be allowed. If only a part is, the slates are too few: give more with `--quality-slates`.
+    A variant that fails is not written, unless `--accept-loss` is given; others are written all the same, and the exit code is 5.
+
+    A first line warns if, on the same prompts, the interval of float32's user AUC includes chance, or if the items' shares of
+    likes rank better. Only one process can write a bundle at a time.
 
     Next: `rexit calibrate bundle --catalog catalog` finds when to stop at which exit.
     """

@@ -192,24 +192,24 @@ def index(
     with progress() as bar:
         info = build_catalog(interactions, items, tokenizer, template, out, options, users=users, progress=shown(bar))
     if json:
-        kept = {
+        summary = {
             key: info[key]
             for key in ("ids", "counts", "repeats", "order", "split", "splits", "labels", "embedding", "lightgcn", "retrieval")
         }
-        most = {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens", "lengths")}
-        print_json({"catalog": str(out), **kept, "prompt": most})
+        lengths = {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens", "lengths")}
+        print_json({"catalog": str(out), **summary, "prompt": lengths})
         return
-    counts, found = info["counts"], info["retrieval"]
+    counts, retrieval = info["counts"], info["retrieval"]
     sizes = {**counts, **{f"{name} interactions": split["rows"] for name, split in info["splits"].items()}}
     print_table(str(out), ["", "count"], sizes.items())
     _print_repeats(info["repeats"]["dropped"])
     _print_times(Timeline.of(info["order"], "catalog.json"))
     _print_lengths(info["prompt"])
-    if found["recall@20"] is None:
-        stdout.print("No user has a like in the validation split: the retriever's recall was not measured, all epochs were run.")
+    if retrieval["recall@20"] is None:
+        stdout.print("No user has a like in the validation split: recall was not measured, and all epochs were run.")
     else:
-        rows = [("LightGCN", found["recall@20"]), ("popularity", found["popularity_recall@20"])]
-        print_table(f"Retriever on the validation split ({found['epochs']} epochs)", ["", "recall@20"], rows)
+        rows = [("LightGCN", retrieval["recall@20"]), ("popularity", retrieval["popularity_recall@20"])]
+        print_table(f"Retriever on the validation split ({retrieval['epochs']} epochs)", ["", "recall@20"], rows)
 
 
 _OF_UPDATES = {"interactions", "items", "tokenizer", "template", "out", "users", "user_column", "item_column", "update", "json"}
@@ -229,8 +229,8 @@ def _update(
     from rexit.exporter.update import update_catalog
 
     sources = {name: context.get_parameter_source(name) for name in context.params}
-    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-    if others := sorted(given - _OF_UPDATES):
+    named = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    if others := sorted(named - _OF_UPDATES):
         raise InputError(f"--{others[0].replace('_', '-')} does not go with --update: {catalog} decides that")
     columns = {name: context.params[name] for name in ("user_column", "item_column")}
     with progress() as bar:
@@ -245,15 +245,15 @@ def _update(
     _print_repeats(new["repeats"])
     if new["without_embedding"]:
         stdout.print(
-            f"{new['without_embedding']} items with interactions have no like to place them by: nothing is near to them."
+            f"{new['without_embedding']} items have interactions but no likes. They cannot be placed: they have no neighbours."
         )
     if new["cut_texts"]:
-        stdout.print(f"{new['cut_texts']} new texts were longer than any of their column was, and were cut to that.")
+        stdout.print(f"{new['cut_texts']} new texts were longer than any old text of their column, and were cut to its length.")
 
 
 def _print_repeats(rows: int) -> None:
     if rows:
-        stdout.print(f"{rows} rows repeat an interaction: left out.")
+        stdout.print(f"{rows} rows repeat an interaction and were left out.")
 
 
 def _print_times(timeline: Timeline) -> None:
@@ -265,16 +265,16 @@ def _print_times(timeline: Timeline) -> None:
 def _print_lengths(prompt: Mapping[str, Any]) -> None:
     lengths, rows = prompt["lengths"], []
     for part in ("prefix", "candidate"):
-        seen, most = lengths[part], prompt[f"max_{part}_tokens"]
-        rows.append([part, seen["p50"], seen["p99"], seen["max"], most, *_blame(seen["longest"])])
+        tokens, most = lengths[part], prompt[f"max_{part}_tokens"]
+        rows.append([part, tokens["p50"], tokens["p99"], tokens["max"], most, *_longest(tokens["longest"])])
     print_table(
-        f"Tokens of prompts ({lengths['users']} users' measured; at most: what template and tables allow)",
-        ["", "50 %", "99 %", "max", "at most", "most of it from", "whose longest cell"],
+        f"Tokens of prompts, of {lengths['users']} users (limit: what template and tables allow)",
+        ["", "50 %", "99 %", "longest", "limit", "mostly from", "its longest cell"],
         rows,
     )
 
 
-def _blame(longest: Mapping[str, Any] | None) -> tuple[str, str]:
+def _longest(longest: Mapping[str, Any] | None) -> tuple[str, str]:
     if longest is None:
         return "", ""
     source = f"{longest['placeholder'] or 'text of the template'}: {longest['tokens']}"

@@ -13,41 +13,41 @@ from rexit.cli.common.tables import print_table
 
 
 def refresh(
-    bundle: Annotated[Path, typer.Argument(help="The bundle whose catalog is swapped. It may be in use.")],
+    bundle: Annotated[Path, typer.Argument(help="The bundle. It may be in use.")],
     catalog: Annotated[Path, typer.Option(help="The new catalog, from `rexit index --update`, with its splits.")],
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            help="What the bundle was exported from. Needed where prompts have vectors: its projectors make the new ones."
+            help="The checkpoint that the bundle was exported from. Needed if prompts have vectors: its projectors make new ones."
         ),
     ] = None,
     keep_policy: Annotated[
         bool,
-        typer.Option("--keep-policy", help="Keep policies without a look at what they meet in the new catalog."),
+        typer.Option("--keep-policy", help="Keep policies without trying them on the new catalog."),
     ] = False,
-    golden_slates: Annotated[int, typer.Option(help="Golden slates to make for each variant.")] = 16,
-    drift_slates: Annotated[int, typer.Option(help="Validation slates, the latest, that a policy is tried on, at most.")] = 400,
-    device: Annotated[str, typer.Option(help="Where variants run meanwhile: cpu (any variant), cuda or tensorrt.")] = "cpu",
+    golden_slates: Annotated[int, typer.Option(help="Golden slates to record per variant.")] = 16,
+    drift_slates: Annotated[int, typer.Option(help="Most validation slates, the latest, to try a policy on.")] = 400,
+    device: Annotated[str, typer.Option(help="Where variants are tried: cpu (any variant), cuda or tensorrt.")] = "cpu",
     threads: ThreadsOption = 0,
     json: JsonOption = False,
 ) -> None:
     """Give a bundle a newer catalog: no export, no engines, no calibration.
 
-    Tokenizer, prompt program, kinds of ids and limits have to be the bundle's own; with vectors in prompts also the checkpoint,
-    and the training that the embeddings are of. Graphs, engines and variants stay as they are. Golden samples are made anew, by
-    each variant on this machine, after it has shown that its old ones still come out.
-
-    A policy stays if what it meets in the latest validation slates of the new catalog, cut as calibration cut them, is what
-    calibration saw (`rexit drift` says how that is judged). If it has drifted, or calibration left nothing to compare with, the
-    refresh is refused: nothing is swapped, and the exit code is 9. `--keep-policy` swaps all the same; calibrate then, on the
-    new catalog. Where nothing can be told, the policy stays and this is said.
-
-    The swap is one rename. Whoever has the bundle open goes on with the old catalog, until it opens or reloads
-    (`rexit_bundle_reload`, `Session.reloaded`). Killed at any point, the bundle is the old one or the new one.
-
     ```
     rexit refresh bundle --catalog catalog-today --checkpoint checkpoint
     ```
+
+    Tokenizer, prompt program, kinds of ids and limits must be the bundle's own. If prompts have vectors, so must the checkpoint
+    and the space of embeddings. Graphs, engines and variants stay as they are. Each variant must still give its golden samples on
+    this machine; then new golden samples are recorded.
+
+    A policy is tried on the latest validation slates of the new catalog, cut as calibration cut them. It stays if these
+    candidates are like calibration's, or if this cannot be told; `rexit drift` says how that is judged. If they have drifted, or
+    calibration left nothing to compare with, nothing is swapped and the exit code is 9. `--keep-policy` swaps all the same; run
+    `rexit calibrate` on the new catalog then.
+
+    The swap is one rename. Processes that have the bundle open keep the old catalog until they open or reload it
+    (`rexit_bundle_reload`, `Session.reloaded`). Killed at any point, the bundle is the old one or the new one.
     """
     from rexit.refresh import RefreshOptions
     from rexit.refresh import refresh as run

@@ -235,7 +235,7 @@ def _score_pairs(setup: _Setup, options: BatchOptions, engine: str, workers: int
 
 def _say_plan(plan: Plan, resumed: int) -> None:
     if resumed:
-        stderr.print(f"rexit: an earlier run scored {resumed} of {plan.rows} pairs; this one goes on", soft_wrap=True)
+        stderr.print(f"rexit: an earlier run scored {resumed} of {plan.rows} pairs; this run continues", soft_wrap=True)
     if plan.unknown:
         stderr.print(
             f"rexit: {len(plan.unknown)} of {plan.users} users are not in the catalog and are {WITHOUT_HISTORY}: "
@@ -254,7 +254,7 @@ def _say_outside(plan: Plan, timeline: Timeline) -> None:
 
 
 def _say_stored(folder: Path, pairs: int) -> None:
-    stderr.print(f"rexit: {folder} keeps the {pairs} pairs scored so far; the same command goes on from there", soft_wrap=True)
+    stderr.print(f"rexit: {folder} has the {pairs} pairs scored so far; the same command continues from there", soft_wrap=True)
 
 
 def _json(report: Report, variant: str, out: str | None) -> dict[str, Any]:

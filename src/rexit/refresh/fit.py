@@ -1,4 +1,4 @@
-"""Whether a catalog can take the place of a bundle's: graphs, engines and callers must not notice more than other numbers."""
+"""Whether a catalog can replace a bundle's. For graphs, engines and callers only numbers may change."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from rexit.errors import InputError
 
 
 def check_fit(bundle: Path, manifest: Manifest, variants: Sequence[Variant], catalog: Catalog) -> None:
-    """Raises InputError, one line, for the first thing that does not fit:
+    """Raises InputError for the first thing that does not fit:
 
-    1. kinds of ids, the unit of times, tokenizer, labels, and the prompt program, by the tokens of its pieces;
-    2. where prompts have vectors: their tables, the width of the embeddings and of columns of vectors, and that embeddings are of
-       the same training: projectors know no other;
-    3. limits: the longest prompts fit the model, each variant's passes, and the engines compiled so far.
+    1. Kinds of ids, the unit of times, the tokenizer, the labels, and the prompt program, by the tokens of its pieces.
+    2. Where prompts have vectors: their tables, the widths of embeddings and of columns of vectors, and the embeddings' space,
+       which is the only one that the projectors know.
+    3. Limits: the longest prompts must fit the model, each variant's passes, and the engines compiled so far.
     """
-    inside = Catalog.open(bundle / manifest.catalog)
-    seen, expected = catalog.info, inside.info
+    active = Catalog.open(bundle / manifest.catalog)
+    new, expected = catalog.info, active.info
 
     def same(what: str, a: Any, b: Any) -> None:
         if a != b:
             raise InputError(f"{catalog.path}: {what} {a}, that of {bundle} is {b}: nothing was swapped")
 
     for what in ("user", "item"):
-        same(f"kind of {what} ids is", seen["ids"][what], expected["ids"][what])
+        same(f"kind of {what} ids is", new["ids"][what], expected["ids"][what])
     same(
         "tokenizer is",
-        *(f"{one['tokenizer']['sha256'][:12]}… ({one['tokenizer']['vocab_size']} tokens)" for one in (seen, expected)),
+        *(f"{info['tokenizer']['sha256'][:12]}… ({info['tokenizer']['vocab_size']} tokens)" for info in (new, expected)),
     )
-    same("labels are", seen["labels"], expected["labels"])
-    same("times are", *(f"{one.timeline.kind}" for one in (catalog, inside)))
-    if difference := first_difference(seen["prompt"], catalog.piece_table, expected["prompt"], inside.piece_table):
+    same("labels are", new["labels"], expected["labels"])
+    same("times are", catalog.timeline.kind, active.timeline.kind)
+    if difference := first_difference(new["prompt"], catalog.piece_table, expected["prompt"], active.piece_table):
         raise InputError(f"{catalog.path}: another prompt program than that of {bundle}: {difference}: nothing was swapped")
-    if (ids := inside.vector_ids) is not None:
-        same("vectors of prompts are", seen["prompt"].get("vectors", []), expected["prompt"].get("vectors", []))
-        same("embeddings' width is", seen["embedding"]["dim"], expected["embedding"]["dim"])
-        if (ids.user or GCN in ids.tables) and catalog.space != inside.space:
+    if (ids := active.vector_ids) is not None:
+        same("vectors of prompts are", new["prompt"].get("vectors", []), expected["prompt"].get("vectors", []))
+        same("embeddings' width is", new["embedding"]["dim"], expected["embedding"]["dim"])
+        if (ids.user or GCN in ids.tables) and catalog.space != active.space:
             raise InputError(
                 f"{catalog.path}: its embeddings are of another training ({catalog.space[:12]}…) than those that the projectors "
-                f"learned ({inside.space[:12]}…): make it by `rexit index --update`; nothing was swapped"
+                f"learned ({active.space[:12]}…): make it by `rexit index --update`; nothing was swapped"
             )
     _check_limits(bundle, manifest, variants, catalog)
 

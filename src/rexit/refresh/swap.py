@@ -1,13 +1,14 @@
-"""The catalog of a bundle swapped for another one: the old or the new, never half of either.
+"""Swaps the catalog of a bundle: there is always the old or the new one, never half of either.
 
-1. The new catalog, what was made of it, and a manifest that names it are written to `.refresh.tmp` in the bundle, beside hard
-   links to the variants: a bundle that can be opened and tried.
+1. The new catalog, its vectors and golden samples, and a manifest that names them are written to `.refresh.tmp` in the bundle,
+   beside hard links to the variants: a bundle that can be opened and tried.
 2. Its catalog folder, `catalog-DIGEST`, moves into the bundle, where nothing names it yet.
 3. Its manifest replaces the bundle's, by one rename. That is the moment of the swap.
-4. Of the older catalogs the one just replaced stays until the next swap: who is opening the bundle may have read its manifest.
+4. The replaced catalog stays until the next swap, since a process that is opening the bundle may have read the old manifest.
+   Older catalogs are removed.
 
-A process killed at any point leaves one of the two bundles, and perhaps a folder that no manifest names; the next swap removes
-it. Files are flushed to the disk before 3, so the same is true of a power cut.
+A process killed at any point leaves one of the two bundles, and perhaps a folder that no manifest names, which the next swap
+removes. Files are flushed to the disk before 3, so the same is true of a power cut.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _NAMED = 16  # digits of the digest in the folder's name
 
 
 class Swap:
-    """A bundle at `folder` that is as `bundle` will be, complete but for its golden samples."""
+    """A staged bundle at `folder`: the bundle with the new catalog. It still needs golden samples."""
 
     def __init__(self, bundle: Path, manifest: Manifest, catalog: Catalog, vectors: Vectors | None) -> None:
         self._bundle = bundle
@@ -51,7 +52,7 @@ class Swap:
         self.manifest = self._write(manifest)
 
     def add_golden(self, variant: str, golden: Golden) -> None:
-        """A variant's golden samples with the new catalog."""
+        """Adds a variant's golden samples with the new catalog."""
         path = self.folder / self.manifest.golden_file(variant)
         path.parent.mkdir(exist_ok=True)
         golden.write(path)
@@ -62,7 +63,7 @@ class Swap:
         for path in [*self._new.rglob("*"), self._new, self.folder / "manifest.json"]:
             flush(path)
         place = self._bundle / self._name
-        shutil.rmtree(place, ignore_errors=True)  # of a swap that was killed, or of the catalog before the last one
+        shutil.rmtree(place, ignore_errors=True)  # from a killed swap, or from an older catalog
         interrupts.check()
         before = Manifest.read(self._bundle)
         with interrupts.deferred():
@@ -81,19 +82,19 @@ class Swap:
                 (self._bundle / VECTORS_FILE).unlink(missing_ok=True)  # of the exported catalog
 
     def _write(self, before: Manifest) -> Manifest:
-        """The manifest with all files that the new catalog's folder holds now."""
-        kept = {name: entry for name, entry in before.files.items() if name.startswith("variants/")}
+        """Writes and returns the manifest with all files that the new catalog's folder holds now."""
+        others = {name: entry for name, entry in before.files.items() if name.startswith("variants/")}
         files = [path for path in self._new.rglob("*") if path.is_file()]
-        own = {str(path.relative_to(self.folder)): FileEntry.of(path) for path in files}
-        made = dataclasses.replace(before, files={**kept, **own}, catalog=self._name, exported_sha256=self._exported)
-        made.write(self.folder)
-        return made
+        new = {str(path.relative_to(self.folder)): FileEntry.of(path) for path in files}
+        manifest = dataclasses.replace(before, files={**others, **new}, catalog=self._name, exported_sha256=self._exported)
+        manifest.write(self.folder)
+        return manifest
 
 
 @contextlib.contextmanager
 def staged(bundle: Path, manifest: Manifest, catalog: Catalog, vectors: Vectors | None) -> Iterator[Swap]:
-    """A swap that is committed or vanishes when the block ends. Only for the bundle's `sole_writer`. Raises InputError if the
-    bundle cannot be written."""
+    """Yields a swap. Unless it is committed, it vanishes when the block ends. Only for the bundle's `sole_writer`. Raises
+    InputError if the bundle cannot be written."""
     try:
         yield Swap(bundle, manifest, catalog, vectors)
     except OSError as exc:

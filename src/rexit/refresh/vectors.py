@@ -1,4 +1,4 @@
-"""What a refreshed bundle needs of the checkpoint: its projectors' vectors of the new catalog's items."""
+"""The vectors of the new catalog's items, which only the checkpoint's projectors can make."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from rexit.exporter.model.vectors import Sources
 
 
 def refreshed_vectors(checkpoint: str | Path, bundle: Path, manifest: Manifest, catalog: Catalog) -> Vectors:
-    """The vectors of all of the catalog's items, for the model in the bundle. Raises CheckpointError, and InputError for a
-    checkpoint that the bundle was not exported from: its projectors' vectors would stand where the model expects others."""
+    """Makes the vectors of all items of a catalog, for the model in the bundle.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be loaded.
+        InputError: The bundle was not exported from it. Its projectors would make other vectors than the model expects.
+    """
     model = manifest.model
     loaded = load_checkpoint(checkpoint, manifest.exits, model.head, catalog.info["labels"])
-    if (seen := loaded.sha256()) != model.checkpoint_sha256:
+    if (sha256 := loaded.sha256()) != model.checkpoint_sha256:
         raise InputError(
-            f"{checkpoint}: is checkpoint {seen[:12]}…, {bundle} was exported from {model.checkpoint_sha256[:12]}…: "
+            f"{checkpoint}: is checkpoint {sha256[:12]}…, {bundle} was exported from {model.checkpoint_sha256[:12]}…: "
             "its projectors would make other vectors; nothing was swapped"
         )
     preflight.check_vectors(loaded, catalog)
     assert loaded.projectors is not None
-    turn = None if rotation.obstacle(loaded.decoder) else rotation.orthogonal(loaded.decoder.hidden_size)
-    return Sources(catalog).vectors(loaded.projectors, loaded.model.get_input_embeddings(), turn)
+    rotation_matrix = None if rotation.obstacle(loaded.decoder) else rotation.orthogonal(loaded.decoder.hidden_size)
+    return Sources(catalog).vectors(loaded.projectors, loaded.model.get_input_embeddings(), rotation_matrix)

@@ -1,7 +1,7 @@
 """`rexit serve`: scores over HTTP.
 
-    messages.py   what a request and an answer look like
-    pool.py       sessions, each in a thread, and the queue before them
+    messages.py   the fields of a request and of an answer
+    pool.py       sessions, a thread each, and the queue before them
     metrics.py    what Prometheus reads
     app.py        routes, status codes, limits
     server.py     the socket and the signals

@@ -2,8 +2,8 @@
 
 404   no such route; 405: no such method of it
 413   the body is larger than the limit
-422   the request: no JSON, a field, an id, an item that is not in the catalog, a prompt too long
-500   the backend failed, or a defect, whose traceback is in the log
+422   the request: not JSON, a wrong field or id, an item that is not in the catalog, a prompt that is too long
+500   the backend failed, or rexit has a defect; its traceback is in the log
 503   the queue is full, or the service is stopping: with Retry-After
 504   the deadline passed before any candidate had an answer
 """
@@ -37,9 +37,9 @@ _LOGGER = logging.getLogger("rexit")
 SCORE = "/v1/score"
 _ABOUT = """Scores one user's candidates with an early-exit model.
 
-Send `POST /v1/score` with a user and items. Each candidate stops at the first exit that is sure of it; with `deadline_ms`, all
-answer from the deepest exit reached by then. A user's next request finds the prefix of the last one in the cache and costs less,
-so route a user's requests to the same replica if you have several.
+Send `POST /v1/score` with a user and items. Each candidate stops at its first confident exit. With `deadline_ms`, all answer
+from the deepest exit reached by then. A user's next request finds the user's prefix in the cache and costs less, so route a
+user's requests to the same replica if you have several.
 """
 
 
@@ -59,12 +59,12 @@ class Limits:
 
 
 def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
-    """The application over a running pool, which the caller closes."""
+    """Returns the application over a running pool, which the caller closes. limits: None: the defaults."""
     limits = limits or Limits()
     metrics = Metrics(lambda: pool.waiting, lambda: pool.busy)
     app = FastAPI(title="rexit", version=__version__, description=_ABOUT, docs_url="/docs", redoc_url=None)
     app.state.metrics = metrics
-    app.add_middleware(_Boundary, most=limits.max_body, metrics=metrics)
+    app.add_middleware(_Boundary, max_body=limits.max_body, metrics=metrics)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, exc: RequestValidationError) -> JSONResponse:
@@ -117,11 +117,11 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
 
 
 def _job(request: ScoreRequest, pool: Pool, limits: Limits) -> Job:
-    """Raises InputError for what the model of the request cannot know."""
+    """Returns the job of a request. Raises InputError for what its types do not say."""
     info = pool.info
-    for name, given in (("items", request.items), ("recent", request.recent)):
-        if len(given) > limits.max_items:
-            raise InputError(f"{name}: has {len(given)}, expected at most {limits.max_items}")
+    for name, entries in (("items", request.items), ("recent", request.recent)):
+        if len(entries) > limits.max_items:
+            raise InputError(f"{name}: has {len(entries)}, expected at most {limits.max_items}")
     _check_kind("user", request.user, info.string_user_ids)
     for n, item in enumerate(request.items):
         _check_kind(f"items[{n}]", item, info.string_item_ids)
@@ -137,13 +137,14 @@ def _job(request: ScoreRequest, pool: Pool, limits: Limits) -> Job:
     )
 
 
-def _check_kind(field: str, id: int | str, strings: bool) -> None:
-    if isinstance(id, str) != strings:
-        raise InputError(f"{field}: got {_short(id)}, this catalog's ids are {'strings' if strings else 'integers'}")
+def _check_kind(field: str, value: int | str, strings: bool) -> None:
+    if isinstance(value, str) != strings:
+        raise InputError(f"{field}: got {_short(value)}, this catalog's ids are {'strings' if strings else 'integers'}")
 
 
 async def _answer(pool: Pool, job: Job) -> Answered:
-    """Answers at the deadline where the request still waits for its turn; once it runs, its session keeps the deadline."""
+    """Waits for the answer. A request that is still in the queue at its deadline is withdrawn; once it runs, its session keeps
+    the deadline."""
     pool.submit(job)
     answer = asyncio.wrap_future(job.future)
     left = job.left_s()
@@ -159,9 +160,9 @@ def _problem(status: int, line: str, headers: Mapping[str, str] | None = None) -
 
 
 def _refusal(request: Request, exc: HTTPException) -> JSONResponse:
-    """What FastAPI refuses on its own."""
+    """Answers what FastAPI itself refuses."""
     path = request.url.path
-    if exc.status_code == 400:  # the body is no JSON, for another reason than its syntax
+    if exc.status_code == 400:  # the body is not JSON, for another reason than its syntax
         why = "nested too deep" if isinstance(exc.__cause__, RecursionError) else f"cannot be decoded: {exc.__cause__}"
         return _problem(422, f"body: {why}")
     if exc.status_code == 404:
@@ -173,11 +174,11 @@ def _refusal(request: Request, exc: HTTPException) -> JSONResponse:
 
 
 def _first_line(errors: Sequence[Any]) -> str:
-    """One line for the first problem: the field, what was seen, what was expected."""
+    """Describes the first problem in one line: the field, what was seen, what was expected."""
     first = errors[0]
     if first["type"] == "json_invalid":
         return f"body: not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}"
-    names = {"int", "str"}  # of a union's arms, which are no part of the field's name
+    names = {"int", "str"}  # arms of a union, not part of the field's name
     parts = [part for part in first["loc"][1:] if part not in names]
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{_name(part)}" for part in parts).removeprefix(".") or "body"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -193,11 +194,11 @@ def _first_line(errors: Sequence[Any]) -> str:
 
 
 def _name(field: str) -> str:
-    """As it is, unless it is no name at all: a client may call a field anything."""
+    """Returns a field's name as it is, or quoted if it is not a name: a client may call a field anything."""
     return field if field.isidentifier() and len(field) <= 60 else _short(field)
 
 
-_BOUNDED = reprlib.Repr()  # `repr` fails for what nests deeper than Python's stack
+_BOUNDED = reprlib.Repr()  # `repr` fails for values that nest deeper than Python's stack
 _BOUNDED.maxstring = _BOUNDED.maxother = _BOUNDED.maxlong = 60
 
 
@@ -207,11 +208,15 @@ def _short(value: Any) -> str:
 
 
 class _Boundary:
-    """Around all routes: refuses a body above the limit, announced or not, before it is read whole; answers what no route has
-    caught; counts each request to /v1/score by the status of its answer."""
+    """Surrounds all routes.
 
-    def __init__(self, app: ASGIApp, most: int, metrics: Metrics) -> None:
-        self._app, self._most, self._metrics = app, most, metrics
+    1. Refuses a body above the limit before it is read whole, whether its size was announced or not.
+    2. Answers exceptions that no route caught.
+    3. Counts each request to /v1/score by the status of its answer.
+    """
+
+    def __init__(self, app: ASGIApp, max_body: int, metrics: Metrics) -> None:
+        self._app, self._max_body, self._metrics = app, max_body, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -240,7 +245,7 @@ class _Boundary:
                 await _problem(500, f"internal error: {type(exc).__name__}; the service's log has more")(scope, receive, counted)
 
     async def _body(self, receive: Receive) -> Receive | None:
-        """What hands the whole body out; None: the client is gone. Raises HTTPException."""
+        """Reads the whole body and returns what replays it; None: the client is gone. Raises HTTPException."""
         parts: list[bytes] = []
         size, more = 0, True
         while more:
@@ -249,12 +254,12 @@ class _Boundary:
                 return None
             parts.append(message.get("body", b""))
             size, more = size + len(parts[-1]), message.get("more_body", False)
-            if size > self._most:
-                line = f"body: got more than {self._most} bytes, expected at most that"
+            if size > self._max_body:
+                line = f"body: got more than {self._max_body} bytes, expected at most that"
                 raise HTTPException(413, line, {"Connection": "close"})
-        whole: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
+        replayed: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
 
         async def replay() -> Message:
-            return whole.pop() if whole else await receive()
+            return replayed.pop() if replayed else await receive()
 
         return replay

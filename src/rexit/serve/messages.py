@@ -1,4 +1,4 @@
-"""What a request and an answer look like; the descriptions are those of the OpenAPI page."""
+"""The fields of a request and of an answer. The OpenAPI page shows the descriptions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Id = StrictInt | StrictStr
 
 
 class ScoreRequest(BaseModel):
-    """One user's slate: the candidates that are scored together."""
+    """One user's slate: candidates that are scored together."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -44,8 +44,8 @@ class ScoreRequest(BaseModel):
             gt=0,
             le=LONGEST_MS,
             allow_inf_nan=False,
-            description="Counted from arrival, so waiting in the queue counts. Candidates that are not done by then answer from "
-            "the deepest exit they have reached, with `cut_short`. If none has reached one, or scoring has not begun: 504.",
+            description="Counted from arrival, so waiting in the queue counts. Candidates that are not finished by then answer "
+            "from the deepest exit they have reached, with `cut_short`. 504 if none has reached an exit by then.",
         ),
     ] = None
 
@@ -66,13 +66,11 @@ class ScoreAnswer(BaseModel):
 
     user: Id
     variant: str
-    known: Annotated[bool, Field(description="Whether the catalog has the user. False: a new one, or a mistyped id.")]
+    known: Annotated[bool, Field(description="Whether the catalog has the user. False: a new user, or a mistyped id.")]
     scores: list[Score]
     stats: Annotated[
         dict[str, Any],
-        Field(
-            description="What it cost: tokens, those found in the prefix cache, layers, microseconds by stage and in the queue."
-        ),
+        Field(description="What it cost: tokens, tokens in the prefix cache, layers, microseconds by stage and in the queue."),
     ]
 
 

@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics."""
+"""The metrics that Prometheus reads at /metrics."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 
 
 class Metrics:
-    """One service's, in a registry of its own. waiting: how many requests are in the queue now; busy: how many sessions work."""
+    """The metrics of one service, in a registry of its own. waiting: gives the requests in the queue, busy: the busy sessions."""
 
     def __init__(self, waiting: Callable[[], float], busy: Callable[[], float]) -> None:
-        own = self.registry = CollectorRegistry()
-        seconds = partial(Histogram, buckets=_SECONDS, registry=own)
-        count, gauge = partial(Counter, registry=own), partial(Gauge, registry=own)
+        registry = self.registry = CollectorRegistry()
+        seconds = partial(Histogram, buckets=_SECONDS, registry=registry)
+        count, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
         self.requests = count("rexit_requests", "Requests to /v1/score, by HTTP status.", ["status"])
-        self.latency = seconds("rexit_request_seconds", "From arrival to answer, of requests answered with scores.")
-        self.queued = seconds("rexit_queue_seconds", "From arrival to a session, of requests answered with scores.")
+        self.latency = seconds("rexit_request_seconds", "Seconds from arrival to answer, of requests answered with scores.")
+        self.queued = seconds("rexit_queue_seconds", "Seconds from arrival to a session, of requests answered with scores.")
         self.refusals = count("rexit_refusals", "Requests that never began, by reason: full, deadline, stopping.", ["reason"])
         self.unknown_users = count("rexit_unknown_users", "Answers for users whom the catalog does not have.")
         self.candidates = count("rexit_candidates", "Candidates by the exit that answered; none: cut short before it.", ["exit"])
@@ -36,8 +36,8 @@ class Metrics:
     def count(self, scores: Scores) -> None:
         """Counts an answer."""
         exits, counts = np.unique(scores.exit, return_counts=True)
-        for exit, count in zip(exits.tolist(), counts.tolist(), strict=True):
-            self.candidates.labels("none" if exit < 0 else str(exit)).inc(count)
+        for k, count in zip(exits.tolist(), counts.tolist(), strict=True):
+            self.candidates.labels("none" if k < 0 else str(k)).inc(count)
         self.unknown_users.inc(not scores.stats.known_user)
         self.cut_short.inc(int(scores.cut_short.sum()))
         self.prefix_tokens.inc(scores.stats.prefix_tokens)

@@ -1,10 +1,10 @@
-"""Sessions, each in a thread of its own, and the bounded queue before them.
+"""Sessions, a thread each, and the bounded queue before them.
 
-1. A request waits while all sessions work; where `queue` already wait, it is refused.
-2. A request that waits can be withdrawn, and makes room at once: at its deadline, for instance.
-3. What is past its deadline when its turn comes is refused; a session gets the time that is left.
-4. `reload` opens the bundle anew and swaps: a request that is running ends on the old one.
-5. `close` lets what is accepted finish.
+1. A request waits while all sessions work. If `queue` requests wait already, it is refused.
+2. A waiting request can be withdrawn, for instance at its deadline, and makes room at once.
+3. A request that is past its deadline when its turn comes is refused. A session gets the remaining time.
+4. `reload` opens the bundle anew and swaps: running requests finish on the old one.
+5. `close` lets accepted requests finish.
 
 No caller waits for a session to open, score or close: that happens outside the lock.
 """
@@ -35,7 +35,7 @@ class RefusedError(Exception):
 
 
 class LateError(DeadlineError):
-    """The deadline passed before a session began."""
+    """The deadline passed before a session began with the request."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,16 @@ class Answered:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """options: `Session.score`'s, without the deadline. deadline_s: from `arrived` (`time.monotonic`)."""
+    """A request.
+
+    Attributes:
+        user: The user's id.
+        items: The candidates' ids.
+        options: Options of `Session.score`, without the deadline.
+        deadline_s: Seconds from `arrived`; None: no deadline.
+        arrived: By `time.monotonic`.
+        future: Gets the answer.
+    """
 
     user: Id
     items: list[Id]
@@ -59,27 +68,33 @@ class Job:
     future: Future[Answered] = field(default_factory=Future)
 
     def left_s(self) -> float:
-        """Seconds to the deadline."""
+        """Returns the seconds until the deadline; inf without one."""
         return math.inf if self.deadline_s is None else self.arrived + self.deadline_s - time.monotonic()
 
     def late(self) -> LateError:
-        """The error of a request that did not begin in time."""
+        """Returns the error of a request that did not begin in time."""
         return LateError(f"the deadline of {(self.deadline_s or 0) * 1000:g} ms passed in the queue, before scoring began")
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """A bundle as it was when it was opened; each thread takes one of its sessions."""
+    """A bundle as it was when it was opened. Each thread takes one of its sessions."""
 
     info: Info
     sessions: list[Session]
 
 
 class Pool:
-    """`open`: a session of the bundle as it is on disk now."""
+    """Scores requests with several sessions.
 
-    def __init__(self, open: Callable[[], Session], sessions: int, queue: int) -> None:
-        self._open, self._sessions, self._queue = open, sessions, queue
+    Args:
+        open_session: Opens a session of the bundle as it is on disk now.
+        sessions: Requests scored at once.
+        queue: Requests that may wait.
+    """
+
+    def __init__(self, open_session: Callable[[], Session], sessions: int, queue: int) -> None:
+        self._open_session, self._sessions, self._queue = open_session, sessions, queue
         self._turn = threading.Condition()
         self._jobs: deque[Job] = deque()
         self._busy, self._stopping, self._service_s = 0, False, 0.0
@@ -91,7 +106,7 @@ class Pool:
 
     @property
     def info(self) -> Info:
-        """Of the bundle that new requests are scored with."""
+        """What the bundle holds that new requests are scored with."""
         return self._current.info
 
     @property
@@ -110,7 +125,8 @@ class Pool:
         return self._stopping
 
     def submit(self, job: Job) -> None:
-        """Its future gets an Answered, or what `Session.score` raises, or LateError. Raises RefusedError."""
+        """Puts a job into the queue. Its future gets an `Answered`, or what `Session.score` raises, or LateError. Raises
+        RefusedError."""
         with self._turn:
             if self._stopping:
                 raise RefusedError("stopping", "the service is stopping, expected requests to go to another one", 1)
@@ -124,7 +140,7 @@ class Pool:
             self._turn.notify()
 
     def withdraw(self, job: Job) -> bool:
-        """Takes a waiting job out of the queue; its future stays unsettled. False: it does not wait, a session has it."""
+        """Removes a waiting job from the queue; its future stays unset. Returns False if it does not wait: a session has it."""
         with self._turn:
             waits = job in self._jobs
             if waits:
@@ -132,7 +148,7 @@ class Pool:
             return waits
 
     def reload(self) -> None:
-        """Opens the bundle again. Raises what `rexit.open` raises; then the old one goes on."""
+        """Opens the bundle again. Raises what `rexit.open` raises; the pool then continues with the old one."""
         with self._reloading:
             opened = self._opened()
             with self._turn:
@@ -141,24 +157,24 @@ class Pool:
             del superseded  # outside the lock: it closes the sessions that no thread has taken
 
     def refuse(self) -> None:
-        """From now on new requests are refused; those in the queue are served."""
+        """Refuses new requests from now on. Those in the queue are served."""
         with self._turn:
             self._stopping = True
             self._turn.notify_all()
 
     def close(self) -> None:
-        """Refuses new requests, and returns when all accepted ones have their answer."""
+        """Refuses new requests, and returns when all accepted requests have their answer."""
         self.refuse()
         for thread in self._threads:
             thread.join()
 
     def _opened(self) -> _Opened:
-        """A session for each thread, warm: whatever fails, fails before a thread depends on it."""
-        first = self._open()
-        each = [first, *(first.another() for _ in range(self._sessions - 1))]
-        for session in each:
+        """Opens a session for each thread and warms it up: a failure comes before any thread depends on it."""
+        first = self._open_session()
+        sessions = [first, *(first.another() for _ in range(self._sessions - 1))]
+        for session in sessions:
             session.warm_up()
-        return _Opened(first.info, each)
+        return _Opened(first.info, sessions)
 
     def _work(self) -> None:
         source = self._current
@@ -178,13 +194,13 @@ class Pool:
                 source = newest
                 session = source.sessions.pop()
                 continue
-            settle = self._score(job, session)
+            set_future = self._score(job, session)
             with self._turn:
                 self._busy -= 1
-            settle()  # after it the client may ask again, and finds the session free
+            set_future()  # the client may ask again at once, and finds the session free
 
     def _score(self, job: Job, session: Session) -> Callable[[], None]:
-        """What settles the job's future."""
+        """Scores a job. Returns a function that sets its future."""
         if not job.future.set_running_or_notify_cancel():
             return lambda: None
         begin = time.monotonic()
@@ -194,8 +210,8 @@ class Pool:
                 raise job.late()
             deadline = None if left == math.inf else left * 1000
             scores = session.score(job.user, job.items, deadline_ms=deadline, **job.options)
-        except Exception as exc:  # goes to whoever waits for the answer
+        except Exception as exc:  # goes to the caller that waits for the answer
             return partial(job.future.set_exception, exc)
-        took = time.monotonic() - begin
-        self._service_s = took if self._service_s == 0 else 0.9 * self._service_s + 0.1 * took
+        seconds = time.monotonic() - begin
+        self._service_s = seconds if self._service_s == 0 else 0.9 * self._service_s + 0.1 * seconds
         return partial(job.future.set_result, Answered(scores, begin - job.arrived, session.info.variant))

@@ -1,5 +1,5 @@
-"""The socket and the signals. SIGTERM and Ctrl-C: no new requests, what is accepted finishes, exit code 0. SIGHUP: the bundle is
-opened again."""
+"""The socket and the signals. SIGTERM and Ctrl-C: new requests are refused, accepted requests finish, exit code 0. SIGHUP: the
+bundle is opened again."""
 
 from __future__ import annotations
 
@@ -27,24 +27,32 @@ class _Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0: any free one. Raises InputError."""
+    """Returns a listening socket. port: 0: any free port. Raises InputError."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=1024)
-        # What is accepted inherits it; asyncio sets it only for sockets that name their protocol. Without it an answer's body
-        # waits until the client has acknowledged its head, 40 ms on Linux.
+        # Accepted sockets inherit this; asyncio sets it only for sockets that name their protocol. Without it an answer's body
+        # waits until the client has acknowledged the headers, 40 ms on Linux.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
     except (OSError, OverflowError) as exc:
-        why = os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno and exc.errno > 0 else exc  # not of a name
+        why = os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno and exc.errno > 0 else exc  # not for a name
         raise InputError(f"{host}:{port}: cannot listen: {why}") from exc
 
 
 def run(
     app: FastAPI, pool: Pool, listening: socket.socket, grace_s: int, ready: Callable[[], None], say: Callable[[str], None]
 ) -> None:
-    """Serves until SIGTERM or Ctrl-C. grace_s: how long what is accepted may take then. ready: called when signals are heeded.
-    say: told one line about what happens."""
+    """Serves until SIGTERM or Ctrl-C.
+
+    Args:
+        app: The application.
+        pool: What it scores with.
+        listening: A listening socket.
+        grace_s: Seconds that accepted requests may take after the signal.
+        ready: Called once signals are handled.
+        say: Called with a line about each signal.
+    """
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=grace_s, lifespan="off")
     server = _Server(config)
 

@@ -118,7 +118,7 @@ def test_rows_that_stand_twice_change_nothing(run: Run, data: Path) -> None:
     rated = ratings.interactions()
     pl.concat([rated, rated.sample(100, seed=0)]).write_csv(data / "ratings.csv")
     code, out, _ = run()
-    assert code == 0 and "100 rows repeat an interaction: left out." in out
+    assert code == 0 and "100 rows repeat an interaction and were left out." in out
     catalog, made = Catalog.open(data / "catalog"), parts(data)
     assert all(made[name].equals(once[name]) for name in SPLITS) and catalog.files == digest
     assert catalog.info["repeats"] == {"by": "all", "dropped": 100}
