@@ -50,6 +50,26 @@ class ExportOptions:
 
 
 @dataclass(frozen=True)
+class HeadsOptions:
+    """What can be chosen for heads on a frozen model; `rexit heads --help` says the same.
+
+    exits: `auto:K` or depths in layers. slates, validation_slates: at most so many, evenly spaced; 0: all. target: `labels`, `last`,
+    `mix` of both, or `auto`, which lets validation choose. keep_last: whether the model's own last answer is the last exit's
+    head; None: where it is usable and no worse than a fitted one. precision: `bfloat16`, `float32` or `auto`. batch_tokens: of
+    one forward pass, padding included.
+    """
+
+    exits: str = "auto:5"
+    slates: int = 0
+    validation_slates: int = 0
+    target: str = "auto"
+    keep_last: bool | None = None
+    precision: str = "auto"
+    batch_tokens: int = 2048
+    accept_catalog: bool = False
+
+
+@dataclass(frozen=True)
 class Columns:
     """Names of the columns that are read. The users and items files hold their ids in `user` and `item`."""
 

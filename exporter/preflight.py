@@ -75,14 +75,14 @@ def check_trained_on(checkpoint: Checkpoint, catalog: Catalog) -> None:
         if (checkpoint.path / EXITS).is_file():
             raise InputError(
                 f"{checkpoint.path}: {EXITS} has no `catalog`, so nobody can tell whether it was trained on {catalog.path}: "
-                "--accept-catalog exports all the same"
+                "--accept-catalog goes on all the same"
             )
         return  # a decoder as somebody else trained it
     names, traits = {"tokenizer": "tokenizer", "prompt": "prompt program", "space": "space of embeddings"}, catalog.traits
     if differs := [name for trait, name in names.items() if checkpoint.catalog[trait] != traits[trait]]:
         raise InputError(
             f"{checkpoint.path}: was trained on a catalog with another {' and another '.join(differs)} than {catalog.path}: give "
-            "that one, or one that `rexit index --update` made of it; --accept-catalog exports all the same"
+            "that one, or one that `rexit index --update` made of it; --accept-catalog goes on all the same"
         )
 
 

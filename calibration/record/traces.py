@@ -12,7 +12,7 @@ from rexit.bundle.catalog import Id
 from rexit.errors import InputError
 from rexit.measure.scorer import Scorer
 from rexit.progress import Progress, silent
-from rexit.slates import Slate
+from rexit.slates import Slate, choosing_order
 
 MAX_SEARCH_PAIRS = 40_000
 """How many pairs choose, at most."""
@@ -65,8 +65,7 @@ def split_users(traces: Traces, seed: int = 0) -> tuple[Traces, Traces]:
     """
     if traces.user_count < 2:
         raise InputError("validation: has one user, expected at least two: one part of the users chooses, the other certifies")
-    order = np.random.default_rng(seed).permutation(traces.user_count)
-    third = order[: max(1, traces.user_count // 3)]
+    third = choosing_order(traces.user_count, seed)
     pairs = np.bincount(traces.users, minlength=traces.user_count)[third]
     count = max(1, int(np.searchsorted(np.cumsum(pairs), MAX_SEARCH_PAIRS, "right")))
     chooses = np.zeros(traces.user_count, np.bool_)

@@ -42,7 +42,7 @@ HEAD_KINDS = ("own", "shared")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: the decoder (float32, eval), its exits (depths, ascending; the last is the full depth), its heads and
+    """A loaded checkpoint: the decoder (float32, eval, cut at the last exit), its exits (depths, ascending), its heads and
     their kind (`own` or `shared`), the traits of the catalog that it was trained on (None: it does not say), and the projectors
     of what its prompts have vectors of."""
 
@@ -62,9 +62,14 @@ class Checkpoint:
 
     def sha256(self) -> str:
         """The checkpoint's identity: SHA-256 over the sorted `name:sha256` lines of its weight, config and head files."""
-        names = files(self.path) | set(self.path.glob(EXITS))
-        lines = "".join(f"{path.name}:{digest(path)}\n" for path in sorted(names, key=lambda path: path.name))
-        return hashlib.sha256(lines.encode()).hexdigest()
+        return checkpoint_sha256(self.path)
+
+
+def checkpoint_sha256(place: Path) -> str:
+    """`Checkpoint.sha256` of a folder or GGUF file that need not be loaded."""
+    names = files(place) | set(place.glob(EXITS))
+    lines = "".join(f"{path.name}:{digest(path)}\n" for path in sorted(names, key=lambda path: path.name))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def load_checkpoint(
@@ -75,13 +80,13 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Loads a folder, also a PEFT adapter's, which is merged; a GGUF file; or a model from the Hugging Face Hub by its id.
 
-    exits: depths in layers, at the last of which the model is cut; None: those in `exits.json`. head: `own` (the default if there
+    exits: depths in layers; None: those in `exits.json`. The model is cut at the last one. head: `own` (the default if there
     is an `exit_heads.safetensors`) or `shared`. labels: token ids of `no` and `yes`, needed for `shared` if `exits.json` has
     none; if both are given they must agree. Raises CheckpointError for a checkpoint that is missing, truncated, without heads or
     of an unsupported kind, InputError for exits that do not fit it.
     """
     folder = located(path)
-    info = _exits_json(folder)
+    info = read_exits(folder)
     own = (folder / HEADS).is_file()
     kind = head or ("own" if own else info.get("head", "own"))
     if kind not in HEAD_KINDS:
@@ -97,8 +102,6 @@ def load_checkpoint(
     with quiet():
         whole = layers(folder)
     check_exits(depths, whole)
-    if exits is None:
-        _check_last(depths, whole)
     if kind == "own" and (other := [depth for depth in depths if depth not in saved]):
         raise InputError(f"exit {other[0]}: {folder} has no head for it, only for {', '.join(map(str, saved))}")
     ids = dict(info.get("labels") or labels or {})
@@ -149,8 +152,19 @@ def save_checkpoint(
             save_file(projectors.tensors(), folder / PROJECTORS)
         else:
             (folder / PROJECTORS).unlink(missing_ok=True)  # of a checkpoint saved here before
+    write_exits(folder, exits, labels, catalog, None if projectors is None else projectors.kinds)
+
+
+def write_exits(
+    folder: Path,
+    exits: Sequence[int],
+    labels: Mapping[str, int],
+    catalog: Mapping[str, str] | None,
+    projectors: Mapping[str, Mapping[str, int]] | None,
+) -> None:
+    """Writes `exits.json`. projectors: the kinds of those in `projectors.safetensors`."""
     info = {"schema": SCHEMA, "exits": [int(e) for e in exits], "labels": {k: int(v) for k, v in labels.items()}, "head": "own"}
-    more = {"catalog": None if catalog is None else dict(catalog), "projectors": None if projectors is None else projectors.kinds}
+    more = {"catalog": None if catalog is None else dict(catalog), "projectors": projectors}
     write_json(folder / EXITS, info | {key: value for key, value in more.items() if value is not None})
 
 
@@ -167,7 +181,7 @@ def _check_last(exits: Sequence[int], layers: int) -> None:
         raise InputError(f"the last exit is {exits[-1]}, expected the model's full depth, {layers}")
 
 
-def _exits_json(folder: Path) -> dict[str, Any]:
+def read_exits(folder: Path) -> dict[str, Any]:
     path = folder / EXITS
     if not path.is_file():
         return {}

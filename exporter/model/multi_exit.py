@@ -16,7 +16,7 @@ Where prompts have vectors, `vectors.Sources` makes those of a batch with the mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,9 +49,15 @@ class MultiExitModel(nn.Module):
         Works in training and under autocast; the heads stay float32. Does not work with gradient checkpointing: what that
         recomputes in the backward pass runs outside this call and has no mask.
         """
+        hidden = self.hidden_rows(tokens, positions, groups, rows, given)
+        return torch.stack([self.heads(states, k) for k, states in enumerate(hidden)])
+
+    def hidden_rows(
+        self, tokens: Tensor, positions: Tensor, groups: Tensor, rows: Tensor, given: Given | None = None
+    ) -> list[Tensor]:
+        """What the heads read: the hidden states [M, H] of `rows` after each exit's layer. The arguments are `forward`'s."""
         with Call(*causal_groups(groups, positions), keep=False):
-            hidden = self._run(tokens, given, position_ids=positions)
-        return torch.stack([self.heads(states.flatten(0, 1)[rows], k) for k, states in enumerate(hidden)])
+            return self._run(tokens, given, lambda states: states.flatten(0, 1)[rows], position_ids=positions)
 
     @torch.no_grad()
     def reference(self, prefix: ArrayLike, candidates: Sequence[ArrayLike], given: Given | None = None) -> NDArray[np.float32]:
@@ -77,8 +83,10 @@ class MultiExitModel(nn.Module):
                     out[start : start + len(part), k] = (logits[:, 1] - logits[:, 0]).numpy()
         return out
 
-    def _run(self, tokens: Tensor, given: Given | None, **inputs: Any) -> list[Tensor]:
-        """Hidden states [B, T, H] after each exit's layer."""
+    def _run(
+        self, tokens: Tensor, given: Given | None, select: Callable[[Tensor], Tensor] | None = None, **inputs: Any
+    ) -> list[Tensor]:
+        """Hidden states [B, T, H] after each exit's layer, or what `select` keeps of them."""
         if given is None:
             inputs["input_ids"] = tokens
         else:
@@ -87,7 +95,8 @@ class MultiExitModel(nn.Module):
 
         def keep(depth: int) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                hidden[depth] = output if isinstance(output, Tensor) else output[0]
+                states = output if isinstance(output, Tensor) else output[0]
+                hidden[depth] = states if select is None else select(states)
 
             return hook
 

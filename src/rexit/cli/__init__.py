@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from rexit import __version__
-from rexit.cli import bench, calibrate, compile, drift, export, index, inspect, refresh, score, serve, verify
+from rexit.cli import bench, calibrate, compile, drift, export, heads, index, inspect, refresh, score, serve, verify
 from rexit.cli.common.extras import missing
 from rexit.cli.common.help import Command, Group
 from rexit.cli.common.output import stderr, stdout
@@ -22,6 +22,7 @@ _CONTEXT = {"help_option_names": ["-h", "--help"]}
 _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Make a bundle": {
         "index": index.index,
+        "heads": heads.heads,
         "export": export.export,
         "compile": compile.compile_variants,
         "calibrate": calibrate.calibrate,

@@ -1,0 +1,93 @@
+"""The model whose weights stay, and the answer it gives at its end.
+
+The last answer comes from, in this order:
+
+1. the last exit of its `exits.json`, with the decoder cut there, as an export does;
+2. the two label rows of its LM head, behind its final norm.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from rexit.bundle import Catalog
+from rexit.errors import CheckpointError, InputError
+from rexit.exporter.model.checkpoint import EXITS, HEADS, PROJECTORS, Checkpoint, load_checkpoint, read_exits, write_exits
+from rexit.exporter.model.decoder import Decoder
+from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.weights import PATTERNS, decoder_model, located
+from rexit.exporter.preflight import check_fit, check_trained_on
+from rexit.exporter.quiet import quiet
+
+MODEL_FILES = (*PATTERNS, "*.json", "*.model", "*.txt", "*.jinja")
+"""Weights, configs, tokenizer."""
+NO_LIMIT = 1 << 62
+
+
+def load_base(source: str | Path, labels: Mapping[str, int]) -> tuple[Checkpoint, ExitHeads | None]:
+    """Loads a folder, also a PEFT adapter's, a GGUF file, or a model from the Hub.
+
+    Args:
+        labels: token ids of `no` and `yes`, the catalog's.
+
+    Returns:
+        The model, whose heads are not used, and its last answer as one head; None if it has none.
+
+    Raises:
+        CheckpointError: it is missing, truncated, of an unsupported kind, or was trained with other labels.
+    """
+    folder = located(source)
+    if read_exits(folder):
+        checkpoint = load_checkpoint(folder, labels=labels)
+        return checkpoint, checkpoint.heads.pick([len(checkpoint.exits) - 1])
+    with quiet():
+        decoder = Decoder.of(decoder_model(folder))
+    depth = len(decoder.layers)
+    own: ExitHeads | None
+    try:
+        own = ExitHeads.shared(decoder, 1, labels)
+    except CheckpointError:  # no LM head of this width, or no rows for these labels
+        own = None
+    heads = ExitHeads.like(decoder, 1)
+    return Checkpoint(folder, decoder, (depth,), heads, "own", dict(labels), None, None), own
+
+
+def check_base(base: Checkpoint, catalog: Catalog, accept_catalog: bool) -> None:
+    """The catalog's tokens and prompts fit the model, and it brings projectors for all vectors in them. Raises InputError."""
+    if catalog.vector_ids is not None and base.projectors is None:
+        raise InputError(
+            f"{base.path}: has no projectors, and the prompts of {catalog.path} have vectors, which a frozen model never learned "
+            "to read: train it with `rexit train`, or use a template of words alone"
+        )
+    check_fit(base, catalog, NO_LIMIT)
+    if not accept_catalog:
+        check_trained_on(base, catalog)
+
+
+def write_checkpoint(base: Checkpoint, folder: Path, exits: Sequence[int], heads: ExitHeads, catalog: Catalog) -> None:
+    """Copies the model's own files and writes new heads beside them. A GGUF file's weights become a folder in float32, since a
+    checkpoint is a folder."""
+    if base.path.is_dir():
+        for path in sorted(_model_files(base.path)):
+            shutil.copyfile(path, folder / path.name)
+    else:
+        with quiet():
+            decoder_model(base.path).save_pretrained(folder)  # again: a forward pass in bfloat16 rounded the one in memory
+    save_file(heads.tensors(), folder / HEADS)
+    write_exits(folder, exits, base.labels, catalog.traits, None if base.projectors is None else base.projectors.kinds)
+
+
+def checkpoint_bytes(base: Checkpoint) -> int:
+    """Bytes that `write_checkpoint` writes of the model."""
+    if base.path.is_dir():
+        return sum(path.stat().st_size for path in _model_files(base.path))
+    return sum(4 * parameter.numel() for parameter in base.model.parameters())
+
+
+def _model_files(folder: Path) -> Iterable[Path]:
+    replaced = (EXITS, HEADS) if (folder / EXITS).is_file() else (EXITS, HEADS, PROJECTORS)
+    return {path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file() and path.name not in replaced}

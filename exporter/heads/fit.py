@@ -1,0 +1,75 @@
+"""A head from hidden rows: logistic regression with a ridge.
+
+1. Each of the H numbers is scaled to mean 0 and deviation 1 over the training candidates, so that one ridge suits all.
+2. L-BFGS minimizes the mean cross-entropy to the targets plus ridge / 2 times the squared weights, from a strong ridge to weak
+   ones, each from the one before.
+3. The scale goes into the head's norm, the weights into its projection: what is fitted is what the format can hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
+
+RIDGES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
+MOST_STEPS = 60
+
+
+@dataclass(frozen=True)
+class Linear:
+    """log-odds = (row * scale) @ weight + bias, with float32 [H] weight and scale."""
+
+    scale: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    bias: float
+
+    def log_odds(self, rows: NDArray[np.floating]) -> NDArray[np.float32]:
+        """float32 [n] from rows [n, H]."""
+        return np.asarray(rows.astype(np.float32) @ (self.scale * self.weight) + np.float32(self.bias), np.float32)
+
+
+class Problem:
+    """Training rows [n, H] of one layer, standardized once for all targets and ridges."""
+
+    def __init__(self, rows: NDArray[np.floating]) -> None:
+        self._x = rows.astype(np.float32)
+        self._mean = self._x.mean(0, dtype=np.float64).astype(np.float32)
+        self._x -= self._mean
+        deviation = np.sqrt(np.einsum("nh,nh->h", self._x, self._x, dtype=np.float64) / len(self._x))
+        self._scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0).astype(np.float32)
+        self._x *= self._scale
+
+    def fit(self, target: NDArray[np.float32], ridge: float, start: Linear | None = None) -> Linear:
+        """target: float32 [n], how likely each candidate is a yes. start: where to begin."""
+        x, n = self._x, len(self._x)
+
+        def value(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            weight, bias = at[:-1], at[-1]
+            z = x @ weight.astype(np.float32) + np.float32(bias)
+            residual = (expit(z) - target).astype(np.float32)
+            loss = float(np.mean(np.logaddexp(0, z) - target * z, dtype=np.float64)) + ridge / 2 * float(weight @ weight)
+            slope = (residual @ x).astype(np.float64) / n + ridge * weight
+            return loss, np.r_[slope, residual.mean(dtype=np.float64)]
+
+        share = float(np.clip(target.mean(), 1e-6, 1 - 1e-6))
+        begin = np.r_[np.zeros(x.shape[1]), np.log(share / (1 - share))]
+        if start is not None:
+            begin = np.r_[start.weight, start.bias + float(self._mean @ (self._scale * start.weight))].astype(np.float64)
+        found = minimize(value, begin, jac=True, method="L-BFGS-B", options={"maxiter": MOST_STEPS, "ftol": 1e-8, "gtol": 1e-6})
+        weight = found.x[:-1].astype(np.float32)
+        return Linear(self._scale, weight, float(found.x[-1] - self._mean.astype(np.float64) @ (self._scale * weight)))
+
+
+def log_loss(z: NDArray[np.floating], liked: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Cross-entropy of each candidate, float64 [n], from log-odds [n]."""
+    return np.asarray(np.logaddexp(0, np.where(liked, -z, z).astype(np.float64)))
+
+
+def platt(z: NDArray[np.float32], liked: NDArray[np.bool_]) -> tuple[float, float]:
+    """a and b of the log-odds a z + b that fit the labels best; a may be negative."""
+    head = Problem(z[:, None]).fit(liked.astype(np.float32), 1e-6)
+    return float(head.scale[0] * head.weight[0]), head.bias

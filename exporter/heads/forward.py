@@ -1,0 +1,146 @@
+"""Slates to hidden rows: one forward pass over training and validation slates, packed as they are served."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rexit.bundle import Catalog
+from rexit.errors import CheckpointError
+from rexit.exporter.heads.rows import RowsFile
+from rexit.exporter.model.checkpoint import Checkpoint
+from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.exporter.model.training import Rows, batches, fast_bfloat16, packed_rows, with_vectors
+from rexit.progress import Progress, silent
+from rexit.slates import SIZE
+
+SAVE_EVERY = 60.0
+"""Seconds between two states that an interrupted run goes on with."""
+
+
+@dataclass(frozen=True)
+class Slates:
+    """Slates of one split and where their candidates stand among all rows.
+
+    liked: bool [n]; users: int64 [n], numbered as the split's users by row, from 0; first: of the n rows.
+    """
+
+    data: Rows
+    liked: NDArray[np.bool_]
+    users: NDArray[np.int64]
+    user_count: int
+    first: int
+
+    @classmethod
+    def of(cls, catalog: Catalog, split: str, count: int, first: int, progress: Progress) -> Slates:
+        """At most `count` slates of a split, evenly spaced; 0: all. Raises InputError for an empty split."""
+
+        def track(slates: Sequence[Any]) -> Any:
+            for n, slate in enumerate(slates):
+                progress(f"prompts of {split}", n, len(slates))
+                yield slate
+            progress(f"prompts of {split}", len(slates), len(slates))
+
+        data = packed_rows(catalog, split, SIZE, count, track)
+        numbers = {int(user): n for n, user in enumerate(np.unique(catalog.split(split).users))}
+        owners = [numbers[int(row)] for row in catalog.users.rows([row.user for row in data.rows], "user")]
+        liked = np.concatenate([row.liked for row in data.rows])
+        users = np.repeat(np.array(owners, np.int64), [len(row.liked) for row in data.rows])
+        return cls(data, liked, users, len(numbers), first)
+
+    @property
+    def rows(self) -> slice:
+        """Of the rows' file."""
+        return slice(self.first, self.first + len(self.liked))
+
+
+@torch.no_grad()
+def collect_rows(
+    base: Checkpoint,
+    own: ExitHeads | None,
+    parts: Sequence[Slates],
+    open_rows: Callable[[int], RowsFile],
+    batch_tokens: int,
+    bfloat16: bool,
+    progress: Progress = silent,
+) -> RowsFile:
+    """Runs the slates whose rows are not there yet.
+
+    Args:
+        open_rows: opens the file for a number of candidates.
+        batch_tokens: tokens of one forward pass at most, padding included.
+        bfloat16: compute linear layers in it; norms and heads stay float32.
+
+    Raises:
+        CheckpointError: a hidden row is not finite.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    depth = len(base.decoder.layers)
+    model = MultiExitModel(base.decoder, ExitHeads.like(base.decoder, depth), range(1, depth + 1), base.projectors)
+    scale = scaling(base).to(device)
+    model = model.to(device).eval()
+    if own is not None:
+        own = own.to(device).eval()
+    if bfloat16:
+        for module in base.decoder.model.modules():
+            if isinstance(module, nn.Linear):
+                module.to(torch.bfloat16)  # once, not in each pass
+    work = [(part, chosen) for part in parts for chosen in batches(part.data.lengths, batch_tokens, np.random.default_rng(0))]
+    file = open_rows(sum(len(part.liked) for part in parts))
+    starts = {id(part): part.first + np.cumsum([0, *(len(row.liked) for row in part.data.rows)]) for part in parts}
+    sizes = [sum(part.data.rows[n].length for n in chosen) for part, chosen in work]
+    total, saved = sum(sizes), time.monotonic()
+    tokens_done = sum(sizes[: file.done])
+    progress("forward pass, tokens", tokens_done, total)
+    for number, (part, chosen) in enumerate(work[file.done :], file.done):
+        places = np.concatenate([np.arange(starts[id(part)][n], starts[id(part)][n + 1]) for n in chosen])
+        hidden = _run(model, part.data, chosen, device, bfloat16)
+        rows = torch.stack([scale(states.float()) for states in hidden])
+        if not rows.isfinite().all():
+            layer = next(k for k, states in enumerate(rows, 1) if not states.isfinite().all())
+            user = part.data.rows[chosen[0]].user
+            raise CheckpointError(f"{base.path}: hidden rows after layer {layer} are not finite, e.g. of user {user!r}")
+        file.hidden[:, places] = rows.cpu().numpy().astype(np.float16)
+        if own is None:
+            file.answer[places] = np.nan
+        else:
+            logits = own(hidden[-1], 0)
+            file.answer[places] = (logits[:, 1] - logits[:, 0]).float().cpu().numpy()
+        tokens_done += sizes[number]
+        if time.monotonic() - saved > SAVE_EVERY:
+            file.save(number + 1)
+            saved = time.monotonic()
+        progress("forward pass, tokens", tokens_done, total)
+    if file.done < len(work):
+        file.save(len(work))
+    return file
+
+
+def scaling(base: Checkpoint) -> nn.Module:
+    """The final norm without a weight or a bias: what the stored rows are scaled by."""
+    norm = ExitHeads.like(base.decoder, 1).norms[0]
+    plain: nn.Module = type(norm)(base.decoder.hidden_size, norm.eps)
+    return plain.eval()
+
+
+def _run(model: MultiExitModel, data: Rows, chosen: Sequence[int], device: torch.device, bfloat16: bool) -> list[Tensor]:
+    """Hidden states [M, H] of the candidates' last tokens, by layer."""
+    packed, *rest = (tensor.to(device) for tensor in data.packed(chosen))
+    tokens, given = with_vectors(model, data.sources, packed, [data.rows[n].prompt for n in chosen])
+    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        return model.hidden_rows(tokens, *rest, given)
+
+
+def uses_bfloat16(precision: str) -> bool:
+    """`auto`: where it is faster."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return fast_bfloat16(device) if precision == "auto" else precision == "bfloat16"

@@ -1,0 +1,239 @@
+"""A head at every layer, and how each of them ranks.
+
+Training candidates fit the heads. Of the validation users, the third that also chooses a policy in calibration chooses ridges,
+targets and exits; the others, whom nothing chose by, give the figures.
+
+1. For each layer, heads to the labels, to the last answer's probability, and to the mean of both are fitted with falling ridges,
+   until the choosing users' loss has risen twice. The head with the lowest loss is the layer's.
+2. The model's own last answer takes the place of the last layer's head if it ranks the choosing users' items better than chance
+   and its loss is not higher than that head's beyond the 95 % interval over users. A caller can decide that instead.
+3. A loss is the cross-entropy after a Platt map, as calibration will fit one: mean over users of the mean over their candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from rexit.errors import InputError
+from rexit.exporter.heads.fit import RIDGES, Linear, Problem, log_loss, platt
+from rexit.exporter.heads.forward import Slates
+from rexit.exporter.heads.rows import RowsFile
+from rexit.progress import Progress, silent
+from rexit.ranking import MIN_USERS, ByUser, Ranking, auc, bootstrap
+from rexit.slates import choosing_users
+
+TARGETS = {"labels": 0.0, "mix": 0.5, "last": 1.0}
+"""What heads are fitted to, by name: the share of the last answer's probability in it."""
+PLACES = 10
+
+
+@dataclass(frozen=True)
+class LayerHead:
+    """The head after one layer. ridge, target: those that validation chose. head: None for the model's own last answer.
+
+    losses: float64 [choosing users], see the module. figures: of the other users, plain JSON values.
+    """
+
+    depth: int
+    head: Linear | None
+    ridge: float | None
+    target: str | None
+    losses: NDArray[np.float64]
+    figures: dict[str, Any]
+
+    @property
+    def loss(self) -> float:
+        """Mean over choosing users."""
+        return float(self.losses.mean())
+
+    def to_json(self) -> dict[str, Any]:
+        """One row of `heads.json`."""
+        return {"layers": self.depth, "own": self.head is None, "ridge": self.ridge, "target": self.target, "loss": self.loss} | (
+            self.figures
+        )
+
+
+@dataclass(frozen=True)
+class Layers:
+    """All layers' heads, shallowest first. own: the model's last answer; None if it has none. kept: whether it is the last exit's
+    head. prior_losses: float64 [choosing users], of one probability for all."""
+
+    heads: list[LayerHead]
+    own: LayerHead | None
+    kept: bool
+    prior_losses: NDArray[np.float64]
+
+    def at(self, depth: int) -> LayerHead:
+        """The head that an exit after `depth` layers gets."""
+        if self.kept and depth == len(self.heads):
+            assert self.own is not None
+            return self.own
+        return self.heads[depth - 1]
+
+
+class _Validation:
+    """Validation candidates in two parts of users: those who choose, and those who give figures."""
+
+    def __init__(self, slates: Slates) -> None:
+        drawn = choosing_users(slates.user_count)
+        self.chooses = drawn[slates.users]
+        self._liked, self._users = slates.liked, slates.users
+        for part, name in ((self.chooses, "choosing"), (~self.chooses, "other")):
+            liked = slates.liked[part]
+            if len(liked) == 0 or liked.all() or not liked.any():
+                seen = "none" if len(liked) == 0 else f"all {len(liked)} {'liked' if liked[0] else 'not liked'}"
+                raise InputError(
+                    f"validation: the candidates of the {name} users are {seen}, expected likes and others; "
+                    "take more with --validation-slates"
+                )
+        self._by_user = ByUser(slates.users[~self.chooses], slates.liked[~self.chooses])
+        self._choosing = ByUser(slates.users[self.chooses], slates.liked[self.chooses])
+
+    @property
+    def choosing_labels(self) -> NDArray[np.bool_]:
+        return self._liked[self.chooses]
+
+    def losses(self, z: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Each choosing user's loss after a Platt map, from all candidates' log-odds."""
+        liked = self.choosing_labels
+        a, b = platt(z[self.chooses], liked)
+        return self._mean_by_user(log_loss(a * z[self.chooses] + b, liked))
+
+    def prior_losses(self) -> NDArray[np.float64]:
+        liked = self.choosing_labels
+        share = liked.mean()
+        return self._mean_by_user(log_loss(np.full(len(liked), np.log(share / (1 - share))), liked))
+
+    def ranks(self, z: NDArray[np.float32]) -> bool:
+        """Whether the choosing users' AUC is above chance, by its 95 % interval."""
+        values = self._choosing.auc(z[self.chooses])[self._choosing.both]
+        return len(values) >= MIN_USERS and _interval(values)[1] > 0.5
+
+    def figures(self, z: NDArray[np.float32], last: NDArray[np.float32]) -> dict[str, Any]:
+        """Of the other users. last: log-odds of the deepest head."""
+        here, deepest = z[~self.chooses], last[~self.chooses]
+        users, liked = self._by_user.numbers, self._liked[~self.chooses]
+        ranking = Ranking(here, liked)
+        drawn = bootstrap(lambda weights: ranking.auc(weights[users]), int(users.max()) + 1, 200)
+        both = self._by_user.both
+        maps = [platt(part[self.chooses], self.choosing_labels) for part in (z, last)]
+        sides = [a * part + b > 0 for (a, b), part in zip(maps, (here, deepest), strict=True)]
+        return {
+            "auc": [auc(here, liked), *map(float, np.nanpercentile(drawn, [2.5, 97.5]))],
+            "user_auc": _interval(self._by_user.auc(here)[both]),
+            f"ndcg@{PLACES}": _interval(self._by_user.ndcg(here, PLACES)[both]),
+            "agreement": float((sides[0] == sides[1]).mean()),
+        }
+
+    def _mean_by_user(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        numbers = self._choosing.numbers
+        return np.asarray(np.bincount(numbers, values) / np.bincount(numbers))
+
+
+def fit_layers(
+    file: RowsFile,
+    train: Slates,
+    validation: Slates,
+    targets: Sequence[str],
+    keep_last: bool | None,
+    progress: Progress = silent,
+) -> Layers:
+    """Fits a head at every layer.
+
+    Args:
+        targets: names in TARGETS to choose from; those that need a last answer are left out where there is none to learn from.
+        keep_last: whether the model's own last answer is the last exit's head; None: see the module.
+
+    Raises:
+        InputError: labels of one class, or no last answer that `targets` or `keep_last` ask for.
+    """
+    parts = _Validation(validation)
+    answer = np.asarray(file.answer)
+    own = bool(np.isfinite(answer).all())
+    usable = own and parts.ranks(answer[validation.rows])
+    names = _usable_targets(targets, keep_last, own, usable)
+    wishes = {name: _target(name, train, validation, answer, parts) for name in names}
+    layers = len(file.hidden)
+    found: list[tuple[Linear, float, str, NDArray[np.float32]]] = []
+    for k in range(layers):
+        progress("heads", k, layers)
+        found.append(_fit_layer(file.hidden[k], train, validation, wishes, parts))
+    progress("heads", layers, layers)
+
+    own_losses = parts.losses(answer[validation.rows]) if own else None
+    kept = bool(keep_last)
+    if keep_last is None and usable:
+        assert own_losses is not None
+        kept = _interval(own_losses - parts.losses(found[-1][3]))[1] <= 0
+    deepest = answer[validation.rows] if kept else found[-1][3]
+    heads = [
+        LayerHead(k, head, ridge, target, parts.losses(z), parts.figures(z, deepest))
+        for k, (head, ridge, target, z) in enumerate(found, 1)
+    ]
+    last = None
+    if own_losses is not None:
+        last = LayerHead(layers, None, None, None, own_losses, parts.figures(answer[validation.rows], deepest))
+    return Layers(heads, last, kept, parts.prior_losses())
+
+
+def _usable_targets(targets: Sequence[str], keep_last: bool | None, own: bool, usable: bool) -> list[str]:
+    if keep_last and not own:
+        raise InputError("--keep-last: the model has no last answer: neither heads, nor an LM head with rows for the labels")
+    names = [name for name in targets if TARGETS[name] == 0 or usable or (keep_last and own)]
+    if not names:
+        why = "does not rank the choosing users' items better than chance" if own else "does not exist"
+        raise InputError(f"--target {','.join(targets)}: the model's last answer {why}; fit to labels")
+    return names
+
+
+def _target(
+    name: str, train: Slates, validation: Slates, answer: NDArray[np.float32], parts: _Validation
+) -> NDArray[np.float32]:
+    """float32 [n], of the training candidates."""
+    share, liked = TARGETS[name], train.liked.astype(np.float32)
+    if share == 0:
+        return liked
+    a, b = platt(answer[validation.rows][parts.chooses], parts.choosing_labels)
+    said = expit(a * answer[train.rows].astype(np.float64) + b)
+    return np.asarray((1 - share) * liked + share * said, np.float32)
+
+
+def _fit_layer(
+    hidden: NDArray[np.float16],
+    train: Slates,
+    validation: Slates,
+    wishes: dict[str, NDArray[np.float32]],
+    parts: _Validation,
+) -> tuple[Linear, float, str, NDArray[np.float32]]:
+    """Head, ridge, target, and the log-odds of the validation candidates."""
+    problem, held_out = Problem(hidden[train.rows]), hidden[validation.rows]
+    chooses, liked = parts.chooses, parts.choosing_labels
+    choosing_rows = held_out[chooses]
+    best: tuple[float, Linear, float, str] | None = None
+    for name, target in wishes.items():
+        head, lowest, rises = None, np.inf, 0
+        for ridge in RIDGES:
+            head = problem.fit(target, ridge, head)
+            loss = float(log_loss(head.log_odds(choosing_rows), liked).mean())
+            if best is None or loss < best[0]:
+                best = loss, head, ridge, name
+            rises = rises + 1 if loss > lowest else 0
+            lowest = min(lowest, loss)
+            if rises == 2:
+                break
+    assert best is not None
+    return best[1], best[2], best[3], best[1].log_odds(held_out)
+
+
+def _interval(values: NDArray[np.float64]) -> list[float]:
+    """The mean over users and its 95 % interval; NaN without users."""
+    if len(values) == 0:
+        return [float("nan")] * 3
+    drawn = bootstrap(lambda weights: float(np.average(values, weights=weights)), len(values))
+    return [float(values.mean()), *map(float, np.percentile(drawn, [2.5, 97.5]))]

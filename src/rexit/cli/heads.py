@@ -1,0 +1,130 @@
+"""`rexit heads`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rexit.cli._output import JsonOption, print_json, print_table, progress, shown, stdout
+from rexit.exporter.options import HeadsOptions
+
+if TYPE_CHECKING:
+    from rexit.exporter.heads.run import HeadsReport
+
+_DEFAULT = HeadsOptions()
+
+
+def register(app: typer.Typer) -> None:
+    app.command("heads")(_heads)
+
+
+def _heads(
+    model: Annotated[
+        str, typer.Argument(help="Folder of a model or a PEFT adapter, GGUF file, or the id of a model on the Hugging Face Hub.")
+    ],
+    catalog: Annotated[Path, typer.Option(help="Catalog folder that `rexit index` wrote with MODEL's tokenizer.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint folder to write. Hidden rows are kept in OUT.rows.")],
+    exits: Annotated[
+        str, typer.Option(help="Depths in layers, e.g. 5,10,20, or auto:K: the best K or fewer, which may end before the last layer.")
+    ] = _DEFAULT.exits,
+    slates: Annotated[
+        int, typer.Option(help="Training slates at most, evenly spaced; 0: all. They bound time and disk.")
+    ] = _DEFAULT.slates,
+    validation_slates: Annotated[
+        int, typer.Option(help="Validation slates at most, evenly spaced; 0: all.")
+    ] = _DEFAULT.validation_slates,
+    target: Annotated[
+        str, typer.Option(help="What heads learn: labels, last (the last answer's probability), mix, or auto: validation chooses.")
+    ] = _DEFAULT.target,
+    keep_last: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-last/--no-keep-last",
+            help="Whether MODEL's own last answer is the last exit's head. Default: where it ranks and a fitted head is no better.",
+        ),
+    ] = _DEFAULT.keep_last,
+    precision: Annotated[
+        str, typer.Option(help="Of the forward pass: float32, bfloat16, or auto: bfloat16 where it is faster.")
+    ] = _DEFAULT.precision,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens of one forward pass at most, padding included.")] = (
+        _DEFAULT.batch_tokens
+    ),
+    accept_catalog: Annotated[
+        bool, typer.Option("--accept-catalog", help="Fit on another catalog than MODEL was trained on, or says nothing of.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit heads on a model whose weights stay as they are, and write a multi-exit checkpoint.
+
+    MODEL answers at its end or not at all. One forward pass over training and validation slates keeps the hidden row of each
+    candidate after every layer; on them a head is fitted for every layer. Exits are the few depths with the best curve of loss
+    against cost. The table has all layers, on two thirds of the validation users, by whom nothing was chosen.
+
+    An interrupted run goes on when the same command is given again. Another choice of --exits, --target or --keep-last needs no
+    second forward pass.
+
+        rexit heads HuggingFaceTB/SmolLM2-135M-Instruct --catalog catalog --out checkpoint
+
+        rexit heads my-ranker --catalog catalog --out checkpoint --exits auto:4 --keep-last
+
+    Next: `rexit export checkpoint --catalog catalog --out bundle`. Where prompts have vectors, or where these heads are not good
+    enough, `rexit train` trains the model with its heads.
+    """
+    from rexit.exporter.heads.run import fit_heads
+
+    options = HeadsOptions(
+        exits=exits,
+        slates=slates,
+        validation_slates=validation_slates,
+        target=target,
+        keep_last=keep_last,
+        precision=precision,
+        batch_tokens=batch_tokens,
+        accept_catalog=accept_catalog,
+    )
+    with progress() as bar:
+        report = fit_heads(model, catalog, out, options, progress=shown(bar))
+    if as_json:
+        print_json(report.to_json())
+    else:
+        _print(report)
+
+
+def _print(report: HeadsReport) -> None:
+    rows = [_row(str(row["layers"]), row, row["layers"] in report.exits, report) for row in report.layers]
+    if report.own is not None:
+        rows.append(_row("own answer", report.own, report.kept, report))
+    print_table(
+        "Heads by layer, on validation users who chose nothing",
+        ("layers", "exit", "loss", "AUC", "95 %", "user AUC", "95 %", "NDCG@10", "95 %", "agreement", "ridge", "target"),
+        rows,
+    )
+    candidates = report.candidates
+    stdout.print(
+        f"loss: of the users who choose, {report.prior_loss:.4f} for one probability for all; agreement: with the deepest head's "
+        f"decisions; {candidates['train']} training and {candidates['validation']} validation candidates",
+        soft_wrap=True,
+    )
+    stdout.print(
+        f"{report.checkpoint}: exits {','.join(map(str, report.exits))}"
+        f"{', the last with the own answer of the model' if report.kept else ''}, in "
+        f"{sum(report.seconds.values()):.0f} s ({', '.join(f'{name} {value:.0f}' for name, value in report.seconds.items())})",
+        soft_wrap=True,
+    )
+    stdout.print(f"{report.rows}: {report.rows_bytes / 1e6:.0f} MB of hidden rows, for another choice; delete it when done")
+
+
+def _row(name: str, row: dict[str, Any], is_exit: bool, report: HeadsReport) -> tuple[object, ...]:
+    own = row["own"]
+    if not own and report.kept and row["layers"] == report.exits[-1]:
+        is_exit = False  # its place has the own answer
+    figures = [text for key in ("auc", "user_auc", "ndcg@10") for text in _interval(row[key])]
+    last = (f"{row['agreement']:.3f}", "" if own else f"{row['ridge']:g}", "" if own else row["target"])
+    return (name, "yes" if is_exit else "", f"{row['loss']:.4f}", *figures, *last)
+
+
+def _interval(value: list[float]) -> tuple[str, str]:
+    mean, low, high = value
+    return f"{mean:.4f}", f"{low:.3f} to {high:.3f}"
