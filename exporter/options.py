@@ -20,6 +20,12 @@ MOST_NEIGHBOURS = 1 << 16
 REPEATS = ("all", "first")
 """Which interactions of the same user and item count."""
 
+SCHEDULES = ("cosine", "linear")
+"""How the rate of a training falls after the warm-up."""
+
+COMPUTE_PRECISIONS = ("auto", "bfloat16", "float32")
+"""Of a model's forward pass. auto: bfloat16 where it is faster."""
+
 ORDERS = ("time", "file", "random")
 """What says which of two interactions came first."""
 
@@ -53,8 +59,8 @@ class ExportOptions:
 class HeadsOptions:
     """What can be chosen for heads on a frozen model; `rexit heads --help` says the same.
 
-    exits: `auto:K` or depths in layers. slates, validation_slates: at most so many, evenly spaced; 0: all. target: `labels`, `last`,
-    `mix` of both, or `auto`, which lets validation choose. keep_last: whether the model's own last answer is the last exit's
+    exits: `auto:K` or depths in layers. slates, validation_slates: at most so many, evenly spaced; 0: all. target: `labels`,
+    `last`, `mix` of both, or `auto`, which lets validation choose. keep_last: whether the model's own last answer is the last exit's
     head; None: where it is usable and no worse than a fitted one. precision: `bfloat16`, `float32` or `auto`. batch_tokens: of
     one forward pass, padding included.
     """
@@ -67,6 +73,84 @@ class HeadsOptions:
     precision: str = "auto"
     batch_tokens: int = 2048
     accept_catalog: bool = False
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What can be chosen of a training; `rexit train --help` says the same.
+
+    exits: depths in layers; empty: every five layers and the last. lora: rank of low-rank additions to all linear layers; 0: all
+    weights are trained. save_adapter: with `lora`, the checkpoint is the additions' folder; merged otherwise. distill: weight of
+    self-distillation from the last exit. teacher: a .parquet of scored training pairs that softens the labels, of which a share
+    of `teacher_weight` is its. slate: interactions packed behind one prefix. batch_tokens: of one forward pass, padding included;
+    accumulate: forward passes of one step. epochs: unless `steps` says how long. rate: peak learning rate of the deepest layers;
+    None: 1e-4, with `lora` 1e-3; 0: the base stays as it is. head_rate: that of the last head. rate_ratio: rate of an exit's
+    layers over that of the exit before. warmup: share of the steps in which rates rise. save_every: steps between two states.
+    max_minutes: stop after so long, to go on another time; 0: when done. validation_slates: to report figures on; 0: all.
+    """
+
+    exits: str = ""
+    lora: int = 0
+    save_adapter: bool = False
+    freeze_embeddings: bool = False
+    distill: float = 0.0
+    teacher: str | None = None
+    teacher_weight: float = 0.5
+    slate: int = 12
+    batch_tokens: int = 1024
+    accumulate: int = 1
+    epochs: float = 1.0
+    steps: int = 0
+    rate: float | None = None
+    head_rate: float = 1e-3
+    rate_ratio: float = 0.8
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    weight_decay: float = 0.01
+    precision: str = "auto"
+    seed: int = 0
+    save_every: int = 100
+    max_minutes: float = 0.0
+    validation_slates: int = 400
+
+    @property
+    def peak_rate(self) -> float:
+        """Of the deepest layers."""
+        if self.rate is None:
+            return 1e-3 if self.lora else 1e-4
+        return self.rate
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the base stays as it is, token embeddings and all."""
+        return self.peak_rate == 0
+
+    def check(self) -> None:
+        """Raises InputError for the first option that is out of range, or for two that exclude each other."""
+        if self.lora < 0:
+            raise InputError(f"--lora {self.lora}, expected a rank of at least 1, or 0")
+        if self.is_frozen and self.lora:
+            raise InputError(f"--lora {self.lora} with --rate 0, which trains no additions: leave one of them out")
+        if self.save_adapter and not self.lora:
+            raise InputError("--save-adapter without --lora: there is no adapter to save")
+        for name in ("slate", "batch_tokens", "accumulate", "save_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}, expected at least 1")
+        for name in ("steps", "distill", "head_rate", "weight_decay", "max_minutes", "validation_slates", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name):g}, expected at least 0")
+        if not 0 <= self.peak_rate < math.inf:
+            raise InputError(f"--rate {self.peak_rate:g}, expected at least 0")
+        for name in ("epochs", "rate_ratio"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name):g}, expected more than 0")
+        if not 0 <= self.warmup <= 1:
+            raise InputError(f"--warmup {self.warmup:g}, expected a share from 0 to 1")
+        if not 0 < self.teacher_weight <= 1:
+            raise InputError(f"--teacher-weight {self.teacher_weight:g}, expected more than 0 and at most 1")
+        for name, known in (("schedule", SCHEDULES), ("precision", COMPUTE_PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise InputError(f"--{name} {getattr(self, name)}, expected one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 `auto:K`:
 
 1. The last exit is the shallowest depth whose loss is within one standard error of the lowest, over users (the one-standard-error
-   rule of Breiman et al. 1984): it may be well before the last layer. Where the model's last answer must stay, it is the last layer.
+   rule of Breiman et al. 1984). It may be well before the last layer. Where the model's last answer must stay, it is that layer.
 2. The others, at most K - 1, are those with the best curve of loss against cost: layers cost the same, and at a cost between two
    exits the shallower one answers. The area under that curve is least, by dynamic programming over all depths; before the first
    exit it is the loss of one probability for all. An exit whose loss is not below that of every shallower one is never taken.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,7 @@ class Slates:
     def of(cls, catalog: Catalog, split: str, count: int, first: int, progress: Progress) -> Slates:
         """At most `count` slates of a split, evenly spaced; 0: all. Raises InputError for an empty split."""
 
-        def track(slates: Sequence[Any]) -> Any:
+        def track(slates: Sequence[Any]) -> Iterator[Any]:
             for n, slate in enumerate(slates):
                 progress(f"prompts of {split}", n, len(slates))
                 yield slate

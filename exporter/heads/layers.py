@@ -192,9 +192,7 @@ def _usable_targets(targets: Sequence[str], keep_last: bool | None, own: bool, u
     return names
 
 
-def _target(
-    name: str, train: Slates, validation: Slates, answer: NDArray[np.float32], parts: _Validation
-) -> NDArray[np.float32]:
+def _target(name: str, train: Slates, validation: Slates, answer: NDArray[np.float32], parts: _Validation) -> NDArray[np.float32]:
     """float32 [n], of the training candidates."""
     share, liked = TARGETS[name], train.liked.astype(np.float32)
     if share == 0:

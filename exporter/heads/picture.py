@@ -10,7 +10,13 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 PANELS = (("auc", "AUC"), ("user_auc", "user AUC"), ("ndcg@10", "NDCG@10"), ("agreement", "agreement with the deepest"))
-STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "rexit", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "rexit",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 def draw(rows: Sequence[Mapping[str, Any]], own: Mapping[str, Any] | None, exits: Sequence[int], path: Path) -> None:

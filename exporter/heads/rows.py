@@ -1,9 +1,9 @@
 """The hidden rows of all candidates at every layer, in a memory-mapped file that an interrupted run goes on with.
 
-    rows.json    whose rows they are, and how many batches of slates are done
-    hidden.bin   float16 [layers, candidates, H]: each candidate's last token after each layer, scaled as the model's final norm
-                 scales it but without that norm's weight, so that no number is beyond float16
-    answer.bin   float32 [candidates]: the log-odds of the model's own last answer; NaN without one
+rows.json    whose rows they are, and how many batches of slates are done
+hidden.bin   float16 [layers, candidates, H]: each candidate's last token after each layer, scaled as the model's final norm
+             scales it but without that norm's weight, so that no number is beyond float16
+answer.bin   float32 [candidates]: the log-odds of the model's own last answer; NaN without one
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ def _check(folder: Path, origin: Mapping[str, Any], shapes: Mapping[str, tuple[i
     if differs := [name for name, value in origin.items() if earlier.get(name) != value]:
         name = differs[0]
         raise InputError(
-            f"{folder}: holds rows of another {name}: {earlier.get(name)}, this is {origin[name]}; delete the folder to begin anew"
+            f"{folder}: holds rows of another {name}: {earlier.get(name)}, expected {origin[name]}; "
+            "delete the folder to begin anew"
         )
     for name, bytes_each in ((HIDDEN, 2), (ANSWER, 4)):
         expected = int(np.prod(shapes[name])) * bytes_each

@@ -29,7 +29,7 @@ from rexit.exporter.heads.layers import TARGETS, Layers, fit_layers
 from rexit.exporter.heads.rows import RowsFile, check_space, size
 from rexit.exporter.model.checkpoint import Checkpoint
 from rexit.exporter.model.heads import ExitHeads
-from rexit.exporter.options import HeadsOptions
+from rexit.exporter.options import COMPUTE_PRECISIONS, HeadsOptions
 from rexit.progress import Progress, silent
 
 TABLE, PICTURE = "heads.json", "heads.svg"
@@ -174,7 +174,7 @@ def _check_options(options: HeadsOptions) -> None:
         raise InputError(f"--batch-tokens {options.batch_tokens}, expected at least 1")
     for name, value, known in (
         ("--target", options.target, ("auto", *TARGETS)),
-        ("--precision", options.precision, ("auto", "bfloat16", "float32")),
+        ("--precision", options.precision, COMPUTE_PRECISIONS),
     ):
         if value not in known:
             raise InputError(f"{name} {value}, expected one of {', '.join(known)}")

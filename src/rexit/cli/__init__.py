@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from rexit import __version__
-from rexit.cli import bench, calibrate, compile, drift, export, heads, index, inspect, refresh, score, serve, verify
+from rexit.cli import bench, calibrate, compile, drift, export, heads, index, inspect, refresh, score, serve, train, verify
 from rexit.cli.common.extras import missing
 from rexit.cli.common.help import Command, Group
 from rexit.cli.common.output import stderr, stdout
@@ -23,6 +23,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Make a bundle": {
         "index": index.index,
         "heads": heads.heads,
+        "train": train.train,
         "export": export.export,
         "compile": compile.compile_variants,
         "calibrate": calibrate.calibrate,

@@ -27,7 +27,8 @@ def _heads(
     catalog: Annotated[Path, typer.Option(help="Catalog folder that `rexit index` wrote with MODEL's tokenizer.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write. Hidden rows are kept in OUT.rows.")],
     exits: Annotated[
-        str, typer.Option(help="Depths in layers, e.g. 5,10,20, or auto:K: the best K or fewer, which may end before the last layer.")
+        str,
+        typer.Option(help="Depths in layers, e.g. 5,10,20, or auto:K: the best K or fewer, which may end before the last layer."),
     ] = _DEFAULT.exits,
     slates: Annotated[
         int, typer.Option(help="Training slates at most, evenly spaced; 0: all. They bound time and disk.")
@@ -36,13 +37,14 @@ def _heads(
         int, typer.Option(help="Validation slates at most, evenly spaced; 0: all.")
     ] = _DEFAULT.validation_slates,
     target: Annotated[
-        str, typer.Option(help="What heads learn: labels, last (the last answer's probability), mix, or auto: validation chooses.")
+        str,
+        typer.Option(help="What heads learn: labels, last (the last answer's probability), mix, or auto: validation chooses."),
     ] = _DEFAULT.target,
     keep_last: Annotated[
         bool | None,
         typer.Option(
             "--keep-last/--no-keep-last",
-            help="Whether MODEL's own last answer is the last exit's head. Default: where it ranks and a fitted head is no better.",
+            help="Whether MODEL's own last answer is the last exit's head. Default: if it ranks and no fitted head is better.",
         ),
     ] = _DEFAULT.keep_last,
     precision: Annotated[

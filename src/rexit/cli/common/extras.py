@@ -12,6 +12,7 @@ _EXTRAS = {
     "onnx_ir": "export",
     "onnxscript": "export",
     "tokenizers": "export",
+    "accelerate": "train",
     "gguf": "train",
     "peft": "train",
     "torch": "export",

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed
-from learner import Collator, Learner
 from safetensors.torch import load_file, save_file
-from settings import Settings
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 from rexit.exporter.model.training import fast_bfloat16, parameter_groups
+from rexit.exporter.options import TrainOptions
+from rexit.exporter.training.learner import Collator, Learner
 
 TRAINED = "trained.safetensors"
 
@@ -23,16 +24,16 @@ TRAINED = "trained.safetensors"
 class MultiExitTrainer(Trainer):
     """Rates by depth; a state to go on from holds the weights that are trained, each once."""
 
-    def __init__(self, learner: Learner, chosen: Settings, **more: Any) -> None:
+    def __init__(self, learner: Learner, options: TrainOptions, **more: Any) -> None:
         super().__init__(learner, **more)
-        self._learner, self._chosen = learner, chosen
+        self._learner, self._options = learner, options
         self.model_accepts_loss_kwargs = False  # the loss is a batch's mean
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            chosen = self._chosen
-            groups = parameter_groups(self._learner.model, chosen.peak, chosen.rate_ratio, chosen.head_rate)
-            self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=chosen.weight_decay, fused=True)
+            options = self._options
+            groups = parameter_groups(self._learner.model, options.peak_rate, options.rate_ratio, options.head_rate)
+            self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=options.weight_decay, fused=True)
         return self.optimizer
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -54,10 +55,10 @@ class MultiExitTrainer(Trainer):
 
 
 class Progress(TrainerCallback):
-    """Prints loss, speed and the end that is to be expected; stops when time is over."""
+    """Says loss, speed and the end that is to be expected; stops when time is over."""
 
-    def __init__(self, made: Collator, minutes: float) -> None:
-        self._made, self._minutes, self._start = made, minutes, time.monotonic()
+    def __init__(self, made: Collator, minutes: float, say: Callable[[str], None]) -> None:
+        self._made, self._minutes, self._start, self._say = made, minutes, time.monotonic(), say
         self._begun = 0
         self._mark = (0.0, 0)
 
@@ -74,9 +75,7 @@ class Progress(TrainerCallback):
         self._mark = (now, tokens)
         left = (now - self._first) / (state.global_step - self._begun) * (state.max_steps - state.global_step)
         ends = time.strftime("%a %H:%M", time.localtime(time.time() + left))
-        print(
-            f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  {speed:.0f} tokens/s  ends {ends}", flush=True
-        )
+        self._say(f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  {speed:.0f} tokens/s  ends {ends}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not self._minutes:
@@ -94,22 +93,22 @@ def last_state(work: Path) -> Path | None:
     return max(states, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def arguments(work: Path, chosen: Settings, steps: int) -> TrainingArguments:
+def arguments(work: Path, options: TrainOptions, steps: int) -> TrainingArguments:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return TrainingArguments(
         output_dir=str(work),
         per_device_train_batch_size=1,  # one element of the data set is a whole batch
-        gradient_accumulation_steps=chosen.accumulate,
+        gradient_accumulation_steps=options.accumulate,
         max_steps=steps,
-        lr_scheduler_type=chosen.schedule,
-        warmup_steps=round(chosen.warmup * steps),
+        lr_scheduler_type=options.schedule,
+        warmup_steps=round(options.warmup * steps),
         max_grad_norm=1.0,
-        bf16=fast_bfloat16(device) if chosen.precision == "auto" else chosen.precision == "bfloat16",
+        bf16=fast_bfloat16(device) if options.precision == "auto" else options.precision == "bfloat16",
         use_cpu=device.type == "cpu",
-        seed=chosen.seed,
+        seed=options.seed,
         logging_steps=10,
         save_strategy=SaveStrategy.STEPS,
-        save_steps=chosen.save_every,
+        save_steps=options.save_every,
         save_total_limit=2,
         remove_unused_columns=False,
         dataloader_pin_memory=False,

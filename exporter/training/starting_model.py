@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from settings import Settings
-
 from rexit.bundle import Catalog
 from rexit.errors import InputError
 from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint
@@ -14,28 +12,34 @@ from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import fresh_projectors
 from rexit.exporter.model.weights import layers, located
+from rexit.exporter.options import TrainOptions
 from rexit.exporter.quiet import quiet
 
 
-def make_model(catalog: Catalog, chosen: Settings) -> tuple[Checkpoint, MultiExitModel, Any]:
-    """The decoder that training starts from, with heads and projectors; and peft's model around it, if there is to be one."""
-    if chosen.frozen and chosen.lora:
-        raise InputError(f"--lora {chosen.lora} with --rate 0, which trains no additions: leave one of them out")
-    start = load_checkpoint(chosen.init, chosen_exits(chosen), "shared", catalog.info["labels"])
+def make_model(source: str, catalog: Catalog, options: TrainOptions) -> tuple[Checkpoint, MultiExitModel, Any]:
+    """Loads the decoder that training starts from, with heads and projectors.
+
+    Args:
+        source: a folder, Hub id or GGUF file.
+
+    Returns:
+        The checkpoint, the model to train, and peft's model around its decoder; None without low-rank additions.
+    """
+    start = load_checkpoint(source, exit_depths(source, options.exits), "shared", catalog.info["labels"])
     decoder = start.decoder
     check_fit(catalog, start)
     projectors, adapted = fresh_projectors(catalog, decoder), None
     for module in (decoder.norm, decoder.model.get_output_embeddings()):
         module.requires_grad_(False)  # never computed
-    decoder.model.get_input_embeddings().requires_grad_(not chosen.freeze_embeddings)
-    if chosen.frozen:
+    decoder.model.get_input_embeddings().requires_grad_(not options.freeze_embeddings)
+    if options.is_frozen:
         decoder.model.requires_grad_(False)
-    if chosen.lora:
-        adapted = with_additions(decoder, chosen)
+    if options.lora:
+        adapted = with_additions(decoder, source, options.lora)
     return start, MultiExitModel(decoder, start.heads, start.exits, projectors).train(), adapted
 
 
-def with_additions(decoder: Decoder, chosen: Settings) -> Any:
+def with_additions(decoder: Decoder, source: str, rank: int) -> Any:
     """peft's model around the decoder's, with low-rank additions to all linear layers; norms are trained in full."""
     from peft import LoraConfig, get_peft_model
 
@@ -46,8 +50,8 @@ def with_additions(decoder: Decoder, chosen: Settings) -> Any:
         if "norm" in name.rpartition(".")[2].lower() and next(module.parameters(), None) is not None
     }
     config = LoraConfig(
-        r=chosen.lora,
-        lora_alpha=2 * chosen.lora,
+        r=rank,
+        lora_alpha=2 * rank,
         target_modules="all-linear",
         modules_to_save=sorted(norms),
         task_type="CAUSAL_LM",
@@ -55,20 +59,24 @@ def with_additions(decoder: Decoder, chosen: Settings) -> Any:
     with quiet():
         adapted = get_peft_model(decoder.model, config)
     # A folder or file by its whole path: the adapter may be exported from anywhere.
-    base = str(Path(chosen.init).resolve()) if Path(chosen.init).exists() else chosen.init
+    base = str(Path(source).resolve()) if Path(source).exists() else source
     adapted.peft_config["default"].base_model_name_or_path = base
     return adapted
 
 
-def chosen_exits(chosen: Settings) -> list[int]:
-    if chosen.exits:
-        return [int(depth) for depth in chosen.exits.split(",")]
-    depth = layers(located(chosen.init))
+def exit_depths(source: str, exits: str) -> list[int]:
+    """Those in `exits`; every five layers and the last if it is empty."""
+    if exits:
+        try:
+            return [int(depth) for depth in exits.split(",")]
+        except ValueError as exc:
+            raise InputError(f"--exits {exits}: expected depths in layers, e.g. 2,4,6") from exc
+    depth = layers(located(source))
     return [*range(5, depth, 5), depth]
 
 
 def check_fit(catalog: Catalog, start: Checkpoint) -> None:
-    """Raises InputError for a catalog whose tokens or lengths are not for this model."""
+    """Raises InputError for a catalog whose tokens are not for this model."""
     vocabulary, rows = catalog.info["tokenizer"]["vocab_size"], start.decoder.vocab_size
     if vocabulary > rows:
         raise InputError(f"{catalog.path}: its tokenizer has {vocabulary} tokens, {start.path} has embeddings of {rows}")

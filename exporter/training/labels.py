@@ -12,26 +12,25 @@ from rexit.bundle import Catalog
 from rexit.errors import InputError
 
 
-def softened(catalog: Catalog, teacher: Path, weight: float) -> NDArray[np.float32]:
+def softened_labels(catalog: Catalog, teacher: Path, weight: float) -> NDArray[np.float32]:
     """The training split's labels, in its order, each moved by `weight` to what the teacher says of the pair.
 
-    Raises InputError if it is no file of scored pairs or does not have all of them.
+    Raises:
+        InputError: `teacher` is no file of scored pairs or does not have all of them.
     """
-    if not 0 < weight <= 1:
-        raise InputError(f"--teacher-weight {weight:g}, expected more than 0 and at most 1")
     rows = catalog.split("train")
     pairs = pl.DataFrame({"user_id": catalog.users.take(rows.users), "item_id": catalog.items.take(rows.items)})
-    wanted = pl.Schema([*pairs.schema.items(), ("probability", pl.Float64())])
+    schema = pl.Schema([*pairs.schema.items(), ("probability", pl.Float64())])
     try:
-        said = pl.read_parquet(teacher, columns=[*wanted]).cast(wanted)
+        scored = pl.read_parquet(teacher, columns=[*schema]).cast(schema)
     except (OSError, pl.exceptions.PolarsError) as exc:
         raise InputError(
             f"{teacher}: {str(exc).splitlines()[0]}; expected a .parquet with user_id, item_id, probability"
         ) from exc
     copy = pl.int_range(pl.len()).over("user_id", "item_id").alias("copy")  # a pair may have several interactions
-    found = pairs.with_columns(copy).join(
-        said.with_columns(copy), on=["user_id", "item_id", "copy"], how="left", maintain_order="left"
+    matched = pairs.with_columns(copy).join(
+        scored.with_columns(copy), on=["user_id", "item_id", "copy"], how="left", maintain_order="left"
     )
-    if absent := found.filter(~pl.col("probability").is_between(0, 1).fill_null(False)).rows():
+    if absent := matched.filter(~pl.col("probability").is_between(0, 1).fill_null(False)).rows():
         raise InputError(f"{teacher}: user {absent[0][0]!r}, item {absent[0][1]!r} has no probability from 0 to 1")
-    return ((1 - weight) * rows.liked + weight * found["probability"].to_numpy()).astype(np.float32)
+    return ((1 - weight) * rows.liked + weight * matched["probability"].to_numpy()).astype(np.float32)

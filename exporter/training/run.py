@@ -1,0 +1,193 @@
+"""`rexit train`: fine-tunes a decoder with heads at its exits on a catalog's prompts and writes a multi-exit checkpoint.
+
+The same command again goes on where it was stopped: weights, optimizer, schedule, random numbers and the order of the data stand
+in OUT.training, written every `save_every` steps.
+
+1. One row is one user's prefix at some time with up to `slate` later interactions packed behind it, as it will be served. A
+   batch has rows of similar length, as many as `batch_tokens` allows, padding included. The rows of a batch stay together in
+   all epochs; the order of batches is new in each.
+2. Every exit has its own norm and head, which start as the model's final norm and the label rows of its LM head. The loss is the
+   mean of the exits' cross-entropies; `distill` adds that many times the mean divergence of the earlier exits from the last one's
+   probabilities, through which no gradient flows. A `teacher` softens the labels; a score that has seen its own label teaches
+   that label, so they are made out of fold.
+3. Shallower layers learn faster (OptiRAG-Rec, arXiv 2501.02173): those before exit k at `rate` / `rate_ratio`^n with n exits
+   after it, their heads (and projectors, with the first) likewise from `head_rate`. The paper gives neither exits, nor rates,
+   nor weights of losses: all numbers here are our choice.
+4. Weights are float32, what is computed with them `precision`. `lora` trains low-rank additions to all linear layers, with norms,
+   heads and projectors in full; token embeddings then stay as they are, as they do with `freeze_embeddings`. A rate of 0 trains
+   heads and projectors alone: no other weight has a gradient. The LM head and the final norm are never computed.
+5. A prompt's vectors ({item.gcn}, …) come from projectors that are trained along.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, PrinterCallback, Trainer
+
+from rexit.bundle import Catalog
+from rexit.bundle.files import digest, write_json
+from rexit.bundle.writer import new_folder
+from rexit.exporter.model.checkpoint import Checkpoint, save_checkpoint
+from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.exporter.model.training import Rows, batches, packed_rows, with_vectors
+from rexit.exporter.options import TrainOptions
+from rexit.exporter.quiet import log, quiet
+from rexit.exporter.training.labels import softened_labels
+from rexit.exporter.training.learner import Collator, Learner
+from rexit.exporter.training.settings import SETTINGS, check_same, fixed_settings
+from rexit.exporter.training.starting_model import make_model
+from rexit.exporter.training.trainer import MultiExitTrainer, Progress, arguments, last_state
+from rexit.progress import Progress as ShowProgress
+from rexit.progress import silent
+from rexit.ranking import auc, user_auc
+from rexit.slates import SIZE
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a training ended with. auc, user_auc: of each exit, on slates of the validation split. state: the folder to go on
+    from, which may be deleted."""
+
+    checkpoint: str
+    exits: tuple[int, ...]
+    auc: list[float]
+    user_auc: list[float]
+    validation_slates: int
+    state: str
+
+    def to_json(self) -> dict[str, Any]:
+        """What `rexit train --json` prints: plain JSON values."""
+        return asdict(self)
+
+
+def train(
+    model: str | Path,
+    catalog: Path,
+    out: Path,
+    options: TrainOptions | None = None,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    progress: ShowProgress = silent,
+) -> TrainReport | None:
+    """Trains and writes the checkpoint `out`, whole or not at all.
+
+    Args:
+        model: folder, Hub id or GGUF file of a decoder.
+        catalog: made with the model's tokenizer.
+        say: takes lines about the training.
+
+    Returns:
+        The report; None in all processes of a `torchrun` but the first.
+
+    Raises:
+        InputError: options or a teacher that cannot be, or a training in OUT.training that was begun with other settings.
+        CheckpointError: a decoder that cannot be loaded or split.
+    """
+    options = options or TrainOptions()
+    options.check()
+    log.set_verbosity_error()
+    opened, out = Catalog.open(Path(catalog)), Path(out)
+    work = out.with_name(out.name + ".training")
+    start, trained, adapted, trainer = _train(str(model), opened, options, work, say, progress)
+    if not trainer.is_world_process_zero():
+        return None
+    rows = packed_rows(opened, "validation", SIZE, options.validation_slates, _track("prompts of validation", progress))
+    figures = validation_figures(trained, rows, trainer.args.device, options.batch_tokens, trainer.args.bf16)
+    trained.cpu()
+    saved = trained.model
+    if adapted is not None:
+        saved = adapted if options.save_adapter else adapted.merge_and_unload()
+    with new_folder(out) as folder, quiet():
+        labels, tokenizer = opened.info["labels"], _tokenizer_of(start)
+        save_checkpoint(folder, saved, trained.exits, trained.heads, labels, opened.traits, tokenizer, trained.projectors)
+    areas, user_areas = zip(*figures, strict=True)
+    return TrainReport(str(out), trained.exits, list(areas), list(user_areas), len(rows.rows), str(work))
+
+
+def _train(
+    source: str, catalog: Catalog, options: TrainOptions, work: Path, say: Callable[[str], None], progress: ShowProgress
+) -> tuple[Checkpoint, MultiExitModel, Any, Trainer]:
+    """What was loaded, what became of it, peft's model around it if there is one, and who trained it."""
+    torch.manual_seed(options.seed)
+    settings = {"model": source, "catalog": catalog.sha256} | fixed_settings(options)
+    liked = catalog.split("train").liked.astype(np.float32)
+    if options.teacher is not None:
+        liked = softened_labels(catalog, Path(options.teacher), options.teacher_weight)
+        settings["teacher"] += f", {digest(Path(options.teacher))}"
+    check_same(work, settings)
+    start, model, adapted = make_model(source, catalog, options)
+    data = packed_rows(catalog, "train", options.slate, track=_track("prompts of train", progress))
+    steps_data = batches(data.lengths, options.batch_tokens, np.random.default_rng(options.seed))
+    steps, collate = options.steps, Collator(data, liked)
+    if not steps:
+        world = arguments(work, options, 1).world_size
+        steps = max(1, math.ceil(options.epochs * len(steps_data) / (options.accumulate * world)))
+    trainer = MultiExitTrainer(
+        Learner(model, data, options.distill),
+        options,
+        args=arguments(work, options, steps),
+        train_dataset=steps_data,
+        data_collator=collate,
+        callbacks=[Progress(collate, options.max_minutes, say)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if trainer.is_world_process_zero():
+        weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        labels = sum(len(row.liked) for row in data.rows)
+        say(
+            f"{len(data.rows)} rows, {labels} labels, {int(data.lengths.sum())} tokens in {len(steps_data)} batches; exits "
+            f"{','.join(map(str, model.exits))}; {weights:,} weights are trained; {steps} steps"
+        )
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(work / SETTINGS, settings)
+    state = last_state(work)
+    if state and trainer.is_world_process_zero():
+        say(f"goes on from {state}")
+    trainer.train(resume_from_checkpoint=None if state is None else str(state))
+    return start, model, adapted, trainer
+
+
+@torch.no_grad()
+def validation_figures(
+    model: MultiExitModel, data: Rows, device: torch.device, tokens: int, half: bool
+) -> list[tuple[float, float]]:
+    """AUC and user AUC of each exit. half: computed with bfloat16."""
+    model.eval()
+    log_odds: dict[int, Any] = {}
+    for numbers in batches(data.lengths, tokens, np.random.default_rng(0)):
+        packed, *rest = (tensor.to(device) for tensor in data.packed(numbers))
+        passed, given = with_vectors(model, data.sources, packed, [data.rows[n].prompt for n in numbers])
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            logits = model(passed, *rest, given)
+        ends = np.cumsum([len(data.rows[n].liked) for n in numbers])[:-1]
+        log_odds |= zip(numbers, np.split((logits[..., 1] - logits[..., 0]).float().cpu().numpy().T, ends), strict=True)
+    z = np.concatenate([log_odds[n] for n in range(len(data.rows))])
+    liked = np.concatenate([row.liked for row in data.rows])
+    owner = {user: n for n, user in enumerate(dict.fromkeys(row.user for row in data.rows))}
+    users = np.concatenate([np.full(len(row.liked), owner[row.user]) for row in data.rows])
+    return [(auc(column, liked), user_auc(column, users, liked)) for column in z.T]
+
+
+def _track(what: str, progress: ShowProgress) -> Callable[[Sequence[Any]], Iterable[Any]]:
+    def steps(values: Sequence[Any]) -> Iterable[Any]:
+        for n, value in enumerate(values):
+            progress(what, n, len(values))
+            yield value
+        progress(what, len(values), len(values))
+
+    return steps
+
+
+def _tokenizer_of(start: Checkpoint) -> Any:
+    """The model's own tokenizer, to be saved with it; None if it has none."""
+    try:
+        return AutoTokenizer.from_pretrained(start.path)
+    except (OSError, ValueError):
+        return None

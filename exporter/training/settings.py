@@ -1,0 +1,39 @@
+"""What must stay the same while a stopped training goes on: `settings.json` beside its states."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rexit.errors import InputError
+from rexit.exporter.options import TrainOptions
+
+SETTINGS = "settings.json"
+FREE = ("save_adapter", "save_every", "max_minutes", "validation_slates")
+"""Options that may differ when a training goes on."""
+
+
+def fixed_settings(options: TrainOptions) -> dict[str, Any]:
+    """All other options, by name."""
+    return {name: value for name, value in dataclasses.asdict(options).items() if name not in FREE}
+
+
+def check_same(work: Path, settings: Mapping[str, Any]) -> None:
+    """Raises InputError if the training in `work` was begun with other settings."""
+    path = work / SETTINGS
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text())
+    except ValueError as exc:
+        raise InputError(f"{path}: not valid JSON: {exc}; delete the folder to begin anew") from exc
+    for name, value in settings.items():
+        if before.get(name) != value:
+            option = name if name in ("model", "catalog") else "--" + name.replace("_", "-")
+            raise InputError(
+                f"{work}: a training was begun there with {option} {before.get(name)!r}, now it is {value!r}: "
+                "delete the folder to begin anew"
+            )

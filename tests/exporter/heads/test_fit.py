@@ -1,0 +1,59 @@
+"""A head is the minimum of its loss, and no scale of a number changes it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from rexit.exporter.heads.fit import Problem, log_loss, platt
+
+RANDOM = np.random.default_rng(0)
+N, H = 400, 6
+ROWS = RANDOM.normal(size=(N, H)).astype(np.float32)
+LIKED = RANDOM.random(N) < 1 / (1 + np.exp(-(ROWS @ [1.0, -2, 0.5, 0, 0, 0] + 0.7)))
+
+
+def test_head_is_scikit_learns() -> None:
+    ridge = 0.05
+    head = Problem(ROWS).fit(LIKED.astype(np.float32), ridge)
+    standard = (ROWS - ROWS.mean(0)) / ROWS.std(0)
+    peer = LogisticRegression(C=1 / (ridge * N), tol=1e-8, max_iter=1000).fit(standard, LIKED)
+    np.testing.assert_allclose(head.log_odds(ROWS), peer.decision_function(standard), atol=2e-3)
+
+
+def test_scale_of_a_number_does_not_matter() -> None:
+    stretched = ROWS * np.array([1000, 1, 1, 1, 1, 0.001], np.float32)
+    plain, other = (Problem(rows).fit(LIKED.astype(np.float32), 0.1).log_odds(rows) for rows in (ROWS, stretched))
+    np.testing.assert_allclose(plain, other, atol=2e-3)
+
+
+def test_number_that_is_always_the_same_has_no_part() -> None:
+    rows = np.concatenate([ROWS, np.full((N, 1), 3.0, np.float32)], 1)
+    head = Problem(rows).fit(LIKED.astype(np.float32), 0.1)
+    assert head.scale[-1] == 0 and np.isfinite(head.log_odds(rows)).all()
+
+
+def test_soft_target_gives_its_own_log_odds() -> None:
+    z = 2 * ROWS[:, 0] - 1
+    head = Problem(ROWS).fit((1 / (1 + np.exp(-z))).astype(np.float32), 1e-6)
+    np.testing.assert_allclose(head.log_odds(ROWS), z, atol=0.05)
+
+
+def test_next_ridge_from_the_one_before_is_as_from_nothing() -> None:
+    problem, target = Problem(ROWS + 5), LIKED.astype(np.float32)
+    warm, cold = problem.fit(target, 0.01, problem.fit(target, 1.0)), problem.fit(target, 0.01)
+    np.testing.assert_allclose(warm.log_odds(ROWS + 5), cold.log_odds(ROWS + 5), atol=5e-3)
+
+
+def test_platt_map_of_log_odds_that_are_twice_too_large() -> None:
+    z = RANDOM.normal(size=4000).astype(np.float32)
+    liked = RANDOM.random(4000) < 1 / (1 + np.exp(-z))
+    a, b = platt(2 * z + 3, liked)
+    assert a == pytest.approx(0.5, abs=0.05) and b == pytest.approx(-1.5, abs=0.15)
+
+
+def test_log_loss_of_certain_answers() -> None:
+    np.testing.assert_allclose(
+        log_loss(np.array([50.0, 50.0, 0.0]), np.array([True, False, True])), [0, 50, np.log(2)], atol=1e-9
+    )

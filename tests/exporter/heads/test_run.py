@@ -1,0 +1,297 @@
+"""`rexit heads`: the base stays, the heads of the checkpoint are the fitted ones, and an interrupted run goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from builders.data.indexed_catalog import WITH_VECTORS, write_indexed_catalog
+from builders.models.checkpoints import tiny_checkpoint, tiny_model
+from builders.models.gguf_file import write_gguf
+from rexit.bundle import Catalog
+from rexit.errors import InputError
+from rexit.exporter.export import export_bundle
+from rexit.exporter.heads import forward, layers
+from rexit.exporter.heads.rows import INFO
+from rexit.exporter.heads.run import HeadsReport, fit_heads
+from rexit.exporter.model.checkpoint import EXITS, HEADS, load_checkpoint
+from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.exporter.model.weights import decoder_model
+from rexit.exporter.options import ExportOptions, HeadsOptions
+from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.slates import choosing_users, cut
+
+USERS, WIDTH = 90, 64
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_indexed_catalog(tmp_path_factory.mktemp("catalog"), USERS, taste=True)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "model"
+    tiny_model().save_pretrained(folder)
+    (folder / "tokenizer_config.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(model: Path, catalog: Path, tmp_path_factory: pytest.TempPathFactory) -> HeadsReport:
+    out = tmp_path_factory.mktemp("fitted") / "out"
+    return fit_heads(model, catalog, out, HeadsOptions(exits="1,2,4", keep_last=True))
+
+
+def reference(checkpoint: Path, catalog: Path) -> np.ndarray:
+    """Log-odds [slates' candidates, exits] of some validation slates, one candidate after the other."""
+    loaded, opened = load_checkpoint(checkpoint), Catalog.open(catalog)
+    model = MultiExitModel(loaded.decoder, loaded.heads, loaded.exits).eval()
+    builder = PromptBuilder.of(opened, "validation")
+    prompts = [builder.prompt(slate.user, slate.items, slate.as_of) for slate in cut(opened, "validation")[:6]]
+    return np.concatenate([model.reference(prompt.prefix, prompt.candidates) for prompt in prompts])
+
+
+def test_files_of_the_model_stay_as_they_are(fitted: HeadsReport, model: Path) -> None:
+    for path in model.iterdir():
+        assert (Path(fitted.checkpoint) / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_last_answer_stays_what_it_was(fitted: HeadsReport, model: Path, catalog: Path) -> None:
+    loaded = load_checkpoint(fitted.checkpoint)
+    assert fitted.kept and loaded.exits == (1, 2, 4)
+    own = ExitHeads.shared(loaded.decoder, 1, Catalog.open(catalog).info["labels"])
+    hidden = torch.randn(5, WIDTH)
+    assert torch.equal(loaded.heads(hidden, 2), own(hidden, 0))
+
+
+def test_log_odds_of_the_checkpoint_are_those_of_the_fit(
+    model: Path, catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Any] = []
+    real = layers.fit_layers
+
+    def spied(file: Any, train: Any, validation: Any, *more: Any) -> Any:
+        kept.extend([file, validation])
+        kept.append(real(file, train, validation, *more))
+        return kept[-1]
+
+    monkeypatch.setattr("rexit.exporter.heads.run.fit_layers", spied)
+    fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,2,3,4", keep_last=False, precision="float32"))
+    file, validation, fits = kept
+    seen = reference(tmp_path / "out", catalog)
+    for k in range(4):
+        expected = fits.at(k + 1).head.log_odds(file.hidden[k, validation.rows])[: len(seen)]
+        np.testing.assert_allclose(seen[:, k], expected, atol=2e-2)
+        assert np.ptp(expected) > 0.1
+    own = file.answer[validation.rows]
+    assert np.isfinite(own).all() and np.ptp(own) > 0.01
+
+
+def test_heads_learn_what_the_titles_tell(fitted: HeadsReport) -> None:
+    assert max(row["user_auc"][0] for row in fitted.layers) > 0.9
+    assert all(row["loss"] < 0.7 for row in fitted.layers) and fitted.prior_loss > min(row["loss"] for row in fitted.layers)
+
+
+def test_table_and_picture(fitted: HeadsReport) -> None:
+    folder = Path(fitted.checkpoint)
+    table = json.loads((folder / "heads.json").read_text())
+    assert [row["layers"] for row in table["layers"]] == [1, 2, 3, 4] and table["exits"] == [1, 2, 4]
+    assert table["layers"] == fitted.layers and table["own"]["own"]
+    assert (folder / "heads.svg").read_text().lstrip().startswith("<?xml")
+
+
+def test_users_who_choose_give_no_figures(fitted: HeadsReport, catalog: Path, model: Path, tmp_path: Path) -> None:
+    """Labels of the choosing users decide the losses, labels of the others the AUC."""
+    drawn = choosing_users(USERS)
+    assert drawn.sum() == USERS // 3
+    real = forward.packed_rows
+
+    def flipped(opened: Catalog, split: str, *more: Any) -> Any:
+        rows = real(opened, split, *more)
+        if split == "validation":
+            for row in rows.rows:
+                if not drawn[opened.users.row(row.user)]:
+                    row.liked[:] = ~row.liked
+        return rows
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forward, "packed_rows", flipped)
+        other = fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,2,4", keep_last=True))
+    for before, after in zip(fitted.layers, other.layers, strict=True):
+        assert before["loss"] == after["loss"] and before["ridge"] == after["ridge"]
+        assert after["auc"][0] == pytest.approx(1 - before["auc"][0])
+
+
+def test_interrupted_run_goes_on(
+    fitted: HeadsReport, model: Path, catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = HeadsOptions(exits="1,2,4", keep_last=True)
+    calls = []
+
+    def counted(*words: Any) -> Any:
+        calls.append(words)
+        return real(*words)
+
+    real = forward._run
+    monkeypatch.setattr(forward, "_run", counted)
+    monkeypatch.setattr(forward, "SAVE_EVERY", 0.0)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("forward") and len(calls) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_heads(model, catalog, tmp_path / "out", options, progress=stop)
+    assert not (tmp_path / "out").exists()
+    done = json.loads((tmp_path / "out.rows" / INFO).read_text())["done"]
+    assert done == 3
+    fit_heads(model, catalog, tmp_path / "out", options)
+    whole = len(calls)
+    assert (tmp_path / "out" / HEADS).read_bytes() == (Path(fitted.checkpoint) / HEADS).read_bytes()
+    fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="auto:2", target="labels", keep_last=False))
+    assert len(calls) == whole, "another choice needs no forward pass"
+
+
+def test_adapter_and_gguf(model: Path, catalog: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    adapted = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapted.peft_config["default"].base_model_name_or_path = str(model)
+    adapted.save_pretrained(tmp_path / "adapter")
+    separate = tiny_model(tie_word_embeddings=False)
+    for source in (tmp_path / "adapter", write_gguf(separate, tmp_path / "model.gguf")):
+        out = tmp_path / f"{source.stem}-heads"
+        fit_heads(source, catalog, out, HeadsOptions(exits="2,4", precision="bfloat16", slates=8))
+        assert (out / "adapter_config.json").exists() == source.is_dir()
+        before, after = decoder_model(source).state_dict(), decoder_model(out).state_dict()
+        assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+        assert load_checkpoint(out).exits == (2, 4)
+
+
+def test_checkpoint_that_ends_before_the_last_layer_is_exported(model: Path, catalog: Path, tmp_path: Path) -> None:
+    fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,2"))
+    loaded = load_checkpoint(tmp_path / "out")
+    assert loaded.exits == (1, 2) and len(loaded.decoder.layers) == 2
+    report = export_bundle(tmp_path / "out", catalog, tmp_path / "bundle", ExportOptions(golden_slates=2))
+    assert report.exits == (1, 2)
+
+
+def test_more_exits_for_a_checkpoint_that_has_some(catalog: Path, tmp_path: Path) -> None:
+    before = load_checkpoint(tiny_checkpoint(tmp_path / "before", exits=(2, 4), catalog=Catalog.open(catalog)))
+    report = fit_heads(tmp_path / "before", catalog, tmp_path / "after", HeadsOptions(exits="1,3,4", keep_last=True, slates=8))
+    after, hidden = load_checkpoint(tmp_path / "after"), torch.randn(3, WIDTH)
+    assert report.kept and torch.equal(before.heads(hidden, 1), after.heads(hidden, 2))
+
+
+def test_vectors_come_from_the_checkpoints_own_projectors(tmp_path: Path) -> None:
+    catalog = write_indexed_catalog(tmp_path / "data", 60, template=WITH_VECTORS)
+    tiny_checkpoint(tmp_path / "before", exits=(2, 4), catalog=Catalog.open(catalog))
+    fit_heads(tmp_path / "before", catalog, tmp_path / "after", HeadsOptions(exits="1,4", slates=8))
+    before, after = (load_checkpoint(tmp_path / name).projectors for name in ("before", "after"))
+    assert before and after and all(torch.equal(before.tensors()[name], value) for name, value in after.tensors().items())
+
+
+def refused(message: str, *words: Any) -> None:
+    with pytest.raises(InputError) as error:
+        fit_heads(*words)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    out = words[2]
+    assert not out.exists() and not out.with_name(out.name + ".rows").exists()
+
+
+def test_vectors_without_projectors(model: Path, tmp_path: Path) -> None:
+    catalog = write_indexed_catalog(tmp_path / "data", template=WITH_VECTORS)
+    refused("which a frozen model never learned to read: train it with `rexit train`", model, catalog, tmp_path / "out")
+
+
+def test_no_last_answer_to_keep(catalog: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rexit.errors import CheckpointError
+
+    def none(*_: Any) -> None:
+        raise CheckpointError("none")
+
+    monkeypatch.setattr(ExitHeads, "shared", none)
+    refused("has no last answer to keep", model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", keep_last=True))
+    with pytest.raises(InputError, match="--target last: the model's last answer does not exist; fit to labels"):
+        fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", target="last", slates=4))
+    assert not (tmp_path / "out").exists()
+
+
+def test_catalog_of_another_tokenizer(catalog: Path, tmp_path: Path) -> None:
+    tiny_model(vocab_size=90).save_pretrained(tmp_path / "small")
+    refused(
+        "the catalog's tokenizer has 95 tokens, the model's embeddings only 90", tmp_path / "small", catalog, tmp_path / "out"
+    )
+
+
+def test_one_class(model: Path, tmp_path: Path) -> None:
+    catalog = write_indexed_catalog(tmp_path / "data")
+    text = (tmp_path / "data" / "interactions.csv").read_text().splitlines()
+    lines = [text[0], *(line.rsplit(",", 2)[0] + ",5," + line.rsplit(",", 1)[1] for line in text[1:])]
+    (tmp_path / "data" / "interactions.csv").write_text("\n".join(lines))
+    shutil.rmtree(catalog)
+    from rexit.exporter.index import build_catalog
+    from rexit.exporter.options import IndexOptions, LightGCNOptions
+
+    names = ("interactions.csv", "items.csv", "tokenizer.json", "prompt.toml", "catalog")
+    files = [tmp_path / "data" / name for name in names]
+    build_catalog(
+        files[0],
+        files[1],
+        str(files[2]),
+        files[3],
+        files[4],
+        IndexOptions(neighbours=2, lightgcn=LightGCNOptions(dim=8, epochs=1)),
+    )
+    refused(
+        "candidates are liked, expected likes and others to fit heads on", model, catalog, tmp_path / "out", HeadsOptions("1,4")
+    )
+
+
+def test_more_exits_than_layers(model: Path, catalog: Path, tmp_path: Path) -> None:
+    refused("--exits auto:5: the model has 4 layers, expected at most auto:4", model, catalog, tmp_path / "out")
+
+
+def test_disk_too_small(model: Path, catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
+    refused("--slates bounds the rows", model, catalog, tmp_path / "out", HeadsOptions("1,4"))
+
+
+def test_rows_of_another_model(catalog: Path, model: Path, tmp_path: Path) -> None:
+    fit_heads(model, catalog, tmp_path / "out", HeadsOptions("1,4", slates=8))
+    before = (tmp_path / "out" / EXITS).read_bytes()
+    tiny_model("mistral").save_pretrained(tmp_path / "other")
+    with pytest.raises(InputError, match=r"out\.rows: holds rows of another model"):
+        fit_heads(tmp_path / "other", catalog, tmp_path / "out", HeadsOptions("1,2,4", slates=8))
+    assert (tmp_path / "out" / EXITS).read_bytes() == before
+
+
+def test_place_that_is_no_checkpoint(model: Path, catalog: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists and is not a multi-exit checkpoint"):
+        fit_heads(model, catalog, tmp_path / "out", HeadsOptions("1,4"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (HeadsOptions(target="likes"), "--target likes, expected one of auto, labels, mix, last"),
+        (HeadsOptions(precision="int8"), "--precision int8, expected one of auto, bfloat16, float32"),
+        (HeadsOptions(slates=-1), "--slates -1, expected at least 1, or 0 for all"),
+        (HeadsOptions(batch_tokens=0), "--batch-tokens 0, expected at least 1"),
+    ],
+)
+def test_options_out_of_range(model: Path, catalog: Path, tmp_path: Path, options: HeadsOptions, message: str) -> None:
+    refused(message, model, catalog, tmp_path / "out", options)
