@@ -32,6 +32,7 @@ from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.catalog.neighbours import similar_users
 from rexit.exporter.catalog.snapshots import train_snapshots
 from rexit.exporter.catalog.splits import assign
+from rexit.exporter.catalog.unrated import with_unrated
 from rexit.exporter.options import IndexOptions
 from rexit.exporter.prompt.language import Language, Worded, worded
 from rexit.exporter.prompt.lengths import prompt_lengths
@@ -131,6 +132,9 @@ def _read(interactions: Path, items: Path, users: Path | None, options: IndexOpt
         used, known = unify_ids([frame[what], entities["id"]])
         sides[what] = entities.with_columns(id=known).sort("id")
         frame = frame.with_columns(rows_of(used, sides[what]["id"], what, interactions, path).alias(what))
+    if options.unrated:
+        ids = sides["user"]["id"], sides["item"]["id"]
+        frame = with_unrated(frame, *ids, options.unrated, options.seed, interactions)
     assigned, split = assign(frame, options, interactions)
     asked = assigned
     if options.implicit:
@@ -197,7 +201,9 @@ def _content(
 
 
 def _info(data: _Data, language: Language, words: Worded, options: IndexOptions) -> dict[str, Any]:
-    label = {"column": options.columns.rating, "positive_at": options.least_like}
+    label: dict[str, Any] = {"column": options.columns.rating, "positive_at": options.least_like}
+    if options.unrated:
+        label["unrated"] = {"each": options.unrated, "seed": options.seed}
     order = data.timeline.to_json()
     if options.order == "time":
         order["column"] = options.columns.time

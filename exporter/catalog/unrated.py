@@ -1,0 +1,55 @@
+"""Unrated items beside the likes: slates as long as a shop's shelf, of which ratings do not tell what was shown and left alone.
+
+Rules
+1. Each like brings N items that its user rated at no time, at the like's own time, not liked. So all splits have the same share
+   of them, and what a prompt says of the past means in serving what it meant in training.
+2. Drawn by popularity (number of ratings), without replacement within a user; a user who rated nearly everything gets what is
+   left. Drawn evenly, most would be items that hardly anybody knows, and their count would give them away.
+3. Ratings stay as they are.
+4. The draw goes through users and items in the order of their ids as text, so it depends on ids, ratings and seed alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from rexit.errors import InputError
+
+
+def with_unrated(
+    interactions: pl.DataFrame, user_ids: pl.Series, item_ids: pl.Series, each: int, seed: int, path: Path
+) -> pl.DataFrame:
+    """The interactions, and `each` unrated items for every like behind them.
+
+    Args:
+        interactions: `user`, `item` (rows), `time`, `liked`.
+        user_ids, item_ids: ids by row.
+
+    Raises:
+        InputError: every user rated every item.
+    """
+    counts = interactions.group_by("item").len()
+    counts = counts.with_columns(id=item_ids.cast(pl.String)[counts["item"]]).sort("id")
+    items, weights = counts["item"].to_numpy(), np.log(counts["len"].to_numpy())
+    places = np.full(len(item_ids), -1)
+    places[items] = np.arange(len(items))
+    random = np.random.default_rng(seed)
+    ordered = interactions.with_columns(
+        user_text=user_ids.cast(pl.String)[interactions["user"]], item_text=item_ids.cast(pl.String)[interactions["item"]]
+    ).sort("user_text", "time", "item_text", maintain_order=True)
+    parts = [interactions.clear()]
+    for (user,), own in ordered.group_by("user", maintain_order=True):
+        times = own.filter("liked")["time"].to_numpy()
+        keys = weights + random.gumbel(size=len(items))  # the items of the largest keys are a sample without replacement
+        keys[places[own["item"].to_numpy()]] = -np.inf
+        count = min(each * len(times), int(np.isfinite(keys).sum()))
+        chosen = items[random.permutation(np.argsort(-keys)[:count])]
+        added = {"user": [user] * count, "item": chosen, "time": np.resize(times, count), "liked": [False] * count}
+        parts.append(pl.DataFrame(added, schema_overrides=interactions.schema).select(interactions.columns))
+    result = pl.concat(parts)
+    if result.is_empty():
+        raise InputError(f"{path}: every user rated every item, so --unrated has nothing to add")
+    return pl.concat([interactions, result])
