@@ -67,7 +67,7 @@ class TrainReport:
         return asdict(self)
 
 
-def train(
+def train_model(
     model: str | Path,
     catalog: Path,
     out: Path,

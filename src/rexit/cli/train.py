@@ -92,7 +92,7 @@ def _train(
     Next: `rexit export checkpoint --catalog catalog --out bundle`. A model that ranks well as it is needs no training but heads:
     `rexit heads`.
     """
-    from rexit.exporter.training.run import train
+    from rexit.exporter.training.run import train_model
 
     options = TrainOptions(
         exits=exits,
@@ -124,7 +124,7 @@ def _train(
         stderr.print(line, soft_wrap=True)
 
     with progress() as bar:
-        report = train(model, catalog, out, options, say=say, progress=shown(bar))
+        report = train_model(model, catalog, out, options, say=say, progress=shown(bar))
     if report is None:
         return
     if as_json:

@@ -23,7 +23,7 @@ from rexit.exporter.model.training import packed_rows
 from rexit.exporter.options import ExportOptions, TrainOptions
 from rexit.exporter.training.labels import softened_labels
 from rexit.exporter.training.learner import Collator, Learner, joint_loss
-from rexit.exporter.training.run import train
+from rexit.exporter.training.run import train_model
 from rexit.exporter.training.starting_model import exit_depths, make_model
 from running.fast import fast
 
@@ -47,7 +47,7 @@ def with_vectors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 def trained(base: Path, catalog: Path, out: Path, lines: list[str] | None = None, **changes: Any) -> Path:
     options = TrainOptions(**{"exits": "1,2,4", "batch_tokens": 400, "slate": 5, **changes})
-    report = train(base, catalog, out, options, say=[].append if lines is None else lines.append)
+    report = train_model(base, catalog, out, options, say=[].append if lines is None else lines.append)
     assert report and report.exits == (1, 2, 4) and len(report.auc) == len(report.user_auc) == 3
     return out
 

@@ -1,0 +1,64 @@
+"""`rexit heads` and `rexit train` from the command line: a table or JSON, and one line for what cannot be."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from builders.data.indexed_catalog import WITH_VECTORS, write_indexed_catalog
+from builders.models.checkpoints import tiny_model
+from running.command import Run, assert_one_line
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`model` and `catalog`."""
+    place = tmp_path_factory.mktemp("heads")
+    write_indexed_catalog(place, 60, taste=True)
+    tiny_model().save_pretrained(place / "model")
+    return place
+
+
+def test_heads_to_scores(run: Run, data: Path, tmp_path: Path) -> None:
+    """A model without exits, by commands alone, to a calibrated bundle that scores."""
+    words = ("--catalog", data / "catalog", "--out", tmp_path / "out", "--keep-last")
+    ended = run("heads", data / "model", *words, "--exits", "1,2,4")
+    assert ended.code == 0, ended.err
+    assert "own answer" in ended.out and "exits 1,2,4, the last with the own answer of the model" in ended.out
+    report = run("heads", data / "model", *words, "--exits", "1,2,4", "--json").json
+    assert report["exits"] == [1, 2, 4] and report["kept"] and len(report["layers"]) == 4
+
+    place = tmp_path / "place"
+    ended = run("export", tmp_path / "out", "--catalog", data / "catalog", "--out", place / "bundle", "--golden", 4)
+    assert ended.code == 0, ended.err
+    shutil.copytree(data / "catalog", place / "catalog")
+    limits = ("--max-drop", 0.45, "--confidence", 0.6, "--metric", "ndcg@5", "--timed-slates", 3)
+    ended = run("calibrate", place / "bundle", "--catalog", place / "catalog", *limits)
+    assert ended.code == 0, ended.err
+    scores = run("score", place / "bundle", "--user", 100, "--items", "1000,1001,1002", "--json")
+    assert scores.code == 0 and len(scores.json["scores"]) == 3
+
+
+def test_train_writes_a_checkpoint(run: Run, data: Path, tmp_path: Path) -> None:
+    words = ("--catalog", data / "catalog", "--out", tmp_path / "out", "--steps", 2, "--batch-tokens", 400)
+    ended = run("train", data / "model", *words, "--exits", "2,4")
+    assert ended.code == 0, ended.err
+    assert "2 layers" in ended.out and "user AUC" in ended.out and (tmp_path / "out" / "exits.json").is_file()
+    assert run("train", data / "model", *words, "--exits", "2,4", "--json").json["exits"] == [2, 4]
+
+
+def test_mistakes_are_one_line(run: Run, data: Path, tmp_path: Path) -> None:
+    vectors = write_indexed_catalog(tmp_path / "vectors", template=WITH_VECTORS)
+    out = ("--out", tmp_path / "out")
+    for words, code, line in (
+        (("heads", data / "model", "--catalog", vectors, *out), 2, "train it with `rexit train`"),
+        (("heads", data / "model", "--catalog", data / "catalog", *out), 2, "--exits auto:5: the model has 4 layers"),
+        (("heads", tmp_path / "none", "--catalog", data / "catalog", *out), 3, "no such checkpoint folder"),
+        (("heads", data / "model", "--catalog", tmp_path / "none", *out), 4, "no such catalog folder"),
+        (("train", data / "model", "--catalog", data / "catalog", *out, "--exits", "9"), 2, "beyond the model's 4 layers"),
+        (("train", data / "model", "--catalog", data / "catalog", *out, "--save-adapter"), 2, "--save-adapter without --lora"),
+    ):
+        assert_one_line(run(*words), code, line)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["vectors"]
