@@ -3,7 +3,8 @@
 The last answer comes from, in this order:
 
 1. the last exit of its `exits.json`, with the decoder cut there, as an export does;
-2. the two label rows of its LM head, behind its final norm.
+2. a classifier's `score` behind its final norm: one row, whose output is the log-odds, or two, no and yes;
+3. the two label rows of its LM head, behind its final norm.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from rexit.bundle import Catalog
 from rexit.errors import CheckpointError, InputError
@@ -52,8 +55,23 @@ def load_base(source: str | Path, labels: Mapping[str, int]) -> tuple[Checkpoint
         own = ExitHeads.shared(decoder, 1, labels)
     except CheckpointError:  # no LM head of this width, or no rows for these labels
         own = None
+    if own is None:
+        own = _classifier(decoder)
     heads = ExitHeads.like(decoder, 1)
     return Checkpoint(folder, decoder, (depth,), heads, "own", dict(labels), None, None), own
+
+
+def _classifier(decoder: Decoder) -> ExitHeads | None:
+    """The head of a model for sequence classification with one output or two; None of any other model."""
+    score = getattr(decoder.model, "score", None)
+    if not isinstance(score, nn.Linear) or score.in_features != decoder.hidden_size or score.out_features > 2:
+        return None
+    head = ExitHeads.like(decoder, 1)
+    with torch.no_grad():
+        for name, parameter in score.named_parameters():
+            rows = parameter if len(parameter) == 2 else torch.cat([-parameter, parameter]) / 2
+            getattr(head.projections[0], name).copy_(rows)
+    return head
 
 
 def check_base(base: Checkpoint, catalog: Catalog, accept_catalog: bool) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rexit.errors import CheckpointError
 from rexit.exporter.model.packed import ATTENTION
@@ -22,6 +22,8 @@ from rexit.exporter.quiet import first_line, quiet
 
 PATTERNS = ("*.safetensors", "*.bin")
 ADAPTER = "adapter_config.json"
+CLASSIFIER = "ForSequenceClassification"
+"""How the name of a classifier's architecture ends."""
 
 
 def located(path: str | Path) -> Path:
@@ -82,7 +84,7 @@ def decoder_model(place: Path) -> Any:
     if _is_gguf(place):
         import gguf  # noqa: F401
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = _loader(place).from_pretrained(
             **_named(place), dtype=torch.float32, attn_implementation=ATTENTION, output_loading_info=True
         )
     except Exception as exc:
@@ -94,6 +96,12 @@ def decoder_model(place: Path) -> Any:
         if keys := sorted(map(str, report.get(problem) or ())):
             raise CheckpointError(f"{place}: {len(keys)} weights are {problem.split('_')[0]}, e.g. {keys[0]}")
     return (_plain(model) if _is_gguf(place) else model).eval()
+
+
+def _loader(place: Path) -> Any:
+    """A classifier's weights hold no LM head, but a `score` in its place."""
+    names = getattr(AutoConfig.from_pretrained(**_named(place)), "architectures", None) or [""]
+    return AutoModelForSequenceClassification if str(names[0]).endswith(CLASSIFIER) else AutoModelForCausalLM
 
 
 def _family(place: Path) -> str:

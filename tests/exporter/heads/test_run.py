@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForSequenceClassification
 
 from builders.data.indexed_catalog import WITH_VECTORS, write_indexed_catalog
 from builders.models.checkpoints import tiny_checkpoint, tiny_model
@@ -185,6 +186,25 @@ def test_checkpoint_that_ends_before_the_last_layer_is_exported(model: Path, cat
     assert loaded.exits == (1, 2) and len(loaded.decoder.layers) == 2
     report = export_bundle(tmp_path / "out", catalog, tmp_path / "bundle", ExportOptions(golden_slates=2))
     assert report.exits == (1, 2)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_answer_of_a_classifier(catalog: Path, tmp_path: Path, outputs: int) -> None:
+    torch.manual_seed(0)
+    config = tiny_model().config
+    config.num_labels = outputs
+    classifier = AutoModelForSequenceClassification.from_config(config).eval()
+    classifier.save_pretrained(tmp_path / "ranker")
+    fit_heads(tmp_path / "ranker", catalog, tmp_path / "out", HeadsOptions(exits="1,4", keep_last=True, slates=8))
+    opened = Catalog.open(catalog)
+    slate = cut(opened, "validation")[0]
+    prompt = PromptBuilder.of(opened, "validation").prompt(slate.user, slate.items, slate.as_of)
+    loaded = load_checkpoint(tmp_path / "out")
+    seen = MultiExitModel(loaded.decoder, loaded.heads, loaded.exits).eval().reference(prompt.prefix, prompt.candidates)
+    tokens = torch.from_numpy(np.concatenate([prompt.prefix, prompt.candidates[0]]).astype(np.int64))[None]
+    with torch.no_grad():
+        logits = classifier.score(classifier.model(tokens, use_cache=False).last_hidden_state[0, -1])
+    assert seen[0, 1] == pytest.approx(float(logits[-1] - (logits[0] if outputs == 2 else 0)), abs=1e-5)
 
 
 def test_more_exits_for_a_checkpoint_that_has_some(catalog: Path, tmp_path: Path) -> None:
