@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -17,16 +18,17 @@ from builders.data.indexed_catalog import WITH_VECTORS, write_indexed_catalog
 from builders.models.checkpoints import tiny_checkpoint, tiny_model
 from builders.models.gguf_file import write_gguf
 from rexit.bundle import Catalog
-from rexit.errors import InputError
+from rexit.errors import CheckpointError, InputError
 from rexit.exporter.export import export_bundle
 from rexit.exporter.heads import forward, layers
 from rexit.exporter.heads.rows import INFO
 from rexit.exporter.heads.run import HeadsReport, fit_heads
+from rexit.exporter.index import build_catalog
 from rexit.exporter.model.checkpoint import EXITS, HEADS, load_checkpoint
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.weights import decoder_model
-from rexit.exporter.options import ExportOptions, HeadsOptions
+from rexit.exporter.options import ExportOptions, HeadsOptions, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.slates import choosing_users, cut
 
@@ -236,8 +238,6 @@ def test_vectors_without_projectors(model: Path, tmp_path: Path) -> None:
 
 
 def test_no_last_answer_to_keep(catalog: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rexit.errors import CheckpointError
-
     def none(*_: Any) -> None:
         raise CheckpointError("none")
 
@@ -256,27 +256,16 @@ def test_catalog_of_another_tokenizer(catalog: Path, tmp_path: Path) -> None:
 
 
 def test_one_class(model: Path, tmp_path: Path) -> None:
-    catalog = write_indexed_catalog(tmp_path / "data")
-    text = (tmp_path / "data" / "interactions.csv").read_text().splitlines()
-    lines = [text[0], *(line.rsplit(",", 2)[0] + ",5," + line.rsplit(",", 1)[1] for line in text[1:])]
-    (tmp_path / "data" / "interactions.csv").write_text("\n".join(lines))
-    shutil.rmtree(catalog)
-    from rexit.exporter.index import build_catalog
-    from rexit.exporter.options import IndexOptions, LightGCNOptions
-
-    names = ("interactions.csv", "items.csv", "tokenizer.json", "prompt.toml", "catalog")
-    files = [tmp_path / "data" / name for name in names]
-    build_catalog(
-        files[0],
-        files[1],
-        str(files[2]),
-        files[3],
-        files[4],
-        IndexOptions(neighbours=2, lightgcn=LightGCNOptions(dim=8, epochs=1)),
-    )
-    refused(
-        "candidates are liked, expected likes and others to fit heads on", model, catalog, tmp_path / "out", HeadsOptions("1,4")
-    )
+    """Everybody likes what is in the training split."""
+    data = tmp_path / "data"
+    shutil.rmtree(write_indexed_catalog(data))
+    ratings = pl.read_csv(data / "interactions.csv")
+    train = pl.col("timestamp") < 160  # 16 of 20
+    ratings.with_columns(rating=pl.when(train).then(5).otherwise("rating")).write_csv(data / "interactions.csv")
+    files = (data / "interactions.csv", data / "items.csv", str(data / "tokenizer.json"), data / "prompt.toml")
+    build_catalog(*files, data / "catalog", IndexOptions(neighbours=2, lightgcn=LightGCNOptions(dim=8, epochs=1)))
+    line = "candidates are liked, expected likes and others to fit heads on"
+    refused(line, model, data / "catalog", tmp_path / "out", HeadsOptions("1,4"))
 
 
 def test_more_exits_than_layers(model: Path, catalog: Path, tmp_path: Path) -> None:
