@@ -70,6 +70,7 @@ def collect_rows(
     open_rows: Callable[[int], RowsFile],
     batch_tokens: int,
     bfloat16: bool,
+    say: Callable[[str], None],
     progress: Progress = silent,
 ) -> RowsFile:
     """Runs the slates whose rows are not there yet.
@@ -77,6 +78,7 @@ def collect_rows(
     Args:
         open_rows: opens the file for a number of candidates.
         batch_tokens: tokens of one forward pass at most, padding included.
+        say: takes a line for each state that is saved.
         bfloat16: compute linear layers in it; norms and heads stay float32.
 
     Raises:
@@ -97,8 +99,11 @@ def collect_rows(
     file = open_rows(sum(len(part.liked) for part in parts))
     starts = {id(part): part.first + np.cumsum([0, *(len(row.liked) for row in part.data.rows)]) for part in parts}
     sizes = [sum(part.data.rows[n].length for n in chosen) for part, chosen in work]
-    total, saved = sum(sizes), time.monotonic()
-    tokens_done = sum(sizes[: file.done])
+    total, began = sum(sizes), time.monotonic()
+    tokens_done = tokens_before = sum(sizes[: file.done])
+    saved = began
+    if file.done:
+        say(f"goes on with {file.folder}: {tokens_done} of {total} tokens are done")
     progress("forward pass, tokens", tokens_done, total)
     for number, (part, chosen) in enumerate(work[file.done :], file.done):
         places = np.concatenate([np.arange(starts[id(part)][n], starts[id(part)][n + 1]) for n in chosen])
@@ -118,6 +123,8 @@ def collect_rows(
         if time.monotonic() - saved > SAVE_EVERY:
             file.save(number + 1)
             saved = time.monotonic()
+            speed = (tokens_done - tokens_before) / (saved - began)
+            say(f"{tokens_done} of {total} tokens, {speed:.0f} per second, {(total - tokens_done) / speed / 60:.0f} min left")
         progress("forward pass, tokens", tokens_done, total)
     if file.done < len(work):
         file.save(len(work))

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,20 @@ class HeadsReport:
 
 
 def fit_heads(
-    model: str | Path, catalog: Path, out: Path, options: HeadsOptions | None = None, *, progress: Progress = silent
+    model: str | Path,
+    catalog: Path,
+    out: Path,
+    options: HeadsOptions | None = None,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Progress = silent,
 ) -> HeadsReport:
     """Fits heads on a frozen model and writes the checkpoint `out`, whole or not at all.
 
     Args:
         model: folder, PEFT adapter's folder, GGUF file or Hub id.
         catalog: made with the model's tokenizer.
+        say: takes lines about the forward pass: what it writes, what of it is done, how long it still takes.
 
     Raises:
         InputError, CheckpointError, BundleError: see the module.
@@ -105,7 +113,11 @@ def fit_heads(
     }
     candidates, width = len(train.liked) + len(validation.liked), base.decoder.hidden_size
     check_space(out, folder, layers, candidates, width, checkpoint_bytes(base))
-    progress(f"hidden rows, {size(layers, candidates, width) / 1e6:.0f} MB", 0, 1)
+    tokens = sum(int(part.data.lengths.sum()) for part in (train, validation))
+    say(
+        f"{candidates} candidates in {tokens} tokens; their rows at {layers} layers take "
+        f"{size(layers, candidates, width) / 1e6:.0f} MB in {folder}"
+    )
     began = time.perf_counter()
     file = collect_rows(
         base,
@@ -114,6 +126,7 @@ def fit_heads(
         lambda count: RowsFile.open(folder, origin, layers, count, width),
         options.batch_tokens,
         bfloat16,
+        say,
         progress,
     )
     seconds["forward"] = time.perf_counter() - began

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rexit.cli._output import JsonOption, print_json, print_table, progress, shown, stdout
+from rexit.cli._output import JsonOption, print_json, print_table, progress, shown, stderr, stdout
 from rexit.exporter.options import HeadsOptions
 
 if TYPE_CHECKING:
@@ -86,8 +86,12 @@ def _heads(
         batch_tokens=batch_tokens,
         accept_catalog=accept_catalog,
     )
+
+    def say(line: str) -> None:
+        stderr.print(line, soft_wrap=True)
+
     with progress() as bar:
-        report = fit_heads(model, catalog, out, options, progress=shown(bar))
+        report = fit_heads(model, catalog, out, options, say=say, progress=shown(bar))
     if as_json:
         print_json(report.to_json())
     else:

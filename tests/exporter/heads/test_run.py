@@ -157,8 +157,11 @@ def test_interrupted_run_goes_on(
     assert not (tmp_path / "out").exists()
     done = json.loads((tmp_path / "out.rows" / INFO).read_text())["done"]
     assert done == 3
-    fit_heads(model, catalog, tmp_path / "out", options)
+    lines: list[str] = []
+    fit_heads(model, catalog, tmp_path / "out", options, say=lines.append)
     whole = len(calls)
+    assert "candidates in" in lines[0] and " MB in " in lines[0]
+    assert "tokens are done" in lines[1] and lines[2].endswith(" min left")
     assert (tmp_path / "out" / HEADS).read_bytes() == (Path(fitted.checkpoint) / HEADS).read_bytes()
     fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="auto:2", target="labels", keep_last=False))
     assert len(calls) == whole, "another choice needs no forward pass"
