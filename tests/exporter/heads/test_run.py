@@ -196,9 +196,9 @@ def test_checkpoint_that_ends_before_the_last_layer_is_exported(model: Path, cat
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_answer_of_a_classifier(catalog: Path, tmp_path: Path, outputs: int) -> None:
     torch.manual_seed(0)
-    config = tiny_model().config
+    config = tiny_model(attention=None).config
     config.num_labels = outputs
-    classifier = AutoModelForSequenceClassification.from_config(config).eval()
+    classifier = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
     classifier.save_pretrained(tmp_path / "ranker")
     fit_heads(tmp_path / "ranker", catalog, tmp_path / "out", HeadsOptions(exits="1,4", keep_last=True, slates=8))
     opened = Catalog.open(catalog)

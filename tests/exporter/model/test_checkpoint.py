@@ -99,11 +99,16 @@ def test_exits_without_their_heads(saved: Path) -> None:
         load_checkpoint(saved, exits=[1, 3])
 
 
-def test_its_own_exits_go_to_the_full_depth(folder: Path) -> None:
-    """A checkpoint that says otherwise is damaged; who asks for fewer layers says so."""
+def test_its_own_exits_may_end_before_the_last_layer(folder: Path) -> None:
+    whole = load_checkpoint(folder)
     _edit(folder, exits=[1, 2])
-    with pytest.raises(InputError, match="the last exit is 2, expected the model's full depth, 4"):
+    with pytest.raises(CheckpointError, match=r"tensor 'exit\.2\..*' does not belong to any head"):
         load_checkpoint(folder)
+    save_file(whole.heads.pick([0, 1]).tensors(), folder / HEADS)
+    cut = load_checkpoint(folder)
+    assert cut.exits == (1, 2) and len(cut.decoder.layers) == 2
+    hidden = torch.randn(3, cut.decoder.hidden_size)
+    assert torch.equal(cut.heads(hidden, 1), whole.heads(hidden, 1))
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
