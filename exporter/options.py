@@ -20,6 +20,9 @@ MOST_NEIGHBOURS = 1 << 16
 REPEATS = ("all", "first")
 """Which interactions of the same user and item count."""
 
+TARGETS = ("labels", "mix", "last")
+"""What a head on a frozen model learns: labels, the last answer's probability, or the mean of both."""
+
 SCHEDULES = ("cosine", "linear")
 """How the rate of a training falls after the warm-up."""
 
@@ -73,6 +76,18 @@ class HeadsOptions:
     precision: str = "auto"
     batch_tokens: int = 2048
     accept_catalog: bool = False
+
+    def check(self) -> None:
+        """Raises InputError for the first option that is out of range."""
+        for name in ("slates", "validation_slates"):
+            if getattr(self, name) < 0:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}, expected at least 1, or 0 for all")
+        if self.batch_tokens < 1:
+            raise InputError(f"--batch-tokens {self.batch_tokens}, expected at least 1")
+        if self.target not in ("auto", *TARGETS):
+            raise InputError(f"--target {self.target}, expected one of auto, {', '.join(TARGETS)}")
+        if self.precision not in COMPUTE_PRECISIONS:
+            raise InputError(f"--precision {self.precision}, expected one of {', '.join(COMPUTE_PRECISIONS)}")
 
 
 @dataclass(frozen=True)

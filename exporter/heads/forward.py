@@ -140,10 +140,10 @@ def scaling(base: Checkpoint) -> nn.Module:
 
 def _run(model: MultiExitModel, data: Rows, chosen: Sequence[int], device: torch.device, bfloat16: bool) -> list[Tensor]:
     """Hidden states [M, H] of the candidates' last tokens, by layer."""
-    packed, *rest = (tensor.to(device) for tensor in data.packed(chosen))
+    packed, positions, groups, rows = (tensor.to(device) for tensor in data.packed(chosen))
     tokens, given = with_vectors(model, data.sources, packed, [data.rows[n].prompt for n in chosen])
     with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-        return model.hidden_rows(tokens, *rest, given)
+        return model.hidden_rows(tokens, positions, groups, rows, given)
 
 
 def uses_bfloat16(precision: str) -> bool:

@@ -28,7 +28,7 @@ from rexit.progress import Progress, silent
 from rexit.ranking import MIN_USERS, ByUser, Ranking, auc, bootstrap
 from rexit.slates import choosing_users
 
-TARGETS = {"labels": 0.0, "mix": 0.5, "last": 1.0}
+SHARES = {"labels": 0.0, "mix": 0.5, "last": 1.0}
 """What heads are fitted to, by name: the share of the last answer's probability in it."""
 PLACES = 10
 
@@ -147,7 +147,7 @@ def fit_layers(
     """Fits a head at every layer.
 
     Args:
-        targets: names in TARGETS to choose from; those that need a last answer are left out where there is none to learn from.
+        targets: names in SHARES to choose from; those that need a last answer are left out where there is none to learn from.
         keep_last: whether the model's own last answer is the last exit's head; None: see the module.
 
     Raises:
@@ -185,7 +185,7 @@ def fit_layers(
 def _usable_targets(targets: Sequence[str], keep_last: bool | None, own: bool, usable: bool) -> list[str]:
     if keep_last and not own:
         raise InputError("--keep-last: the model has no last answer: neither heads, nor an LM head with rows for the labels")
-    names = [name for name in targets if TARGETS[name] == 0 or usable or (keep_last and own)]
+    names = [name for name in targets if SHARES[name] == 0 or usable or (keep_last and own)]
     if not names:
         why = "does not rank the choosing users' items better than chance" if own else "does not exist"
         raise InputError(f"--target {','.join(targets)}: the model's last answer {why}; fit to labels")
@@ -194,7 +194,7 @@ def _usable_targets(targets: Sequence[str], keep_last: bool | None, own: bool, u
 
 def _target(name: str, train: Slates, validation: Slates, answer: NDArray[np.float32], parts: _Validation) -> NDArray[np.float32]:
     """float32 [n], of the training candidates."""
-    share, liked = TARGETS[name], train.liked.astype(np.float32)
+    share, liked = SHARES[name], train.liked.astype(np.float32)
     if share == 0:
         return liked
     a, b = platt(answer[validation.rows][parts.chooses], parts.choosing_labels)

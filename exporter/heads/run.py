@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from rexit.bundle import Catalog, new_folder, write_json
 from rexit.bundle.files import SCHEMA, json_values
@@ -26,11 +27,11 @@ from rexit.exporter.heads import picture
 from rexit.exporter.heads.base import check_base, checkpoint_bytes, load_base, write_checkpoint
 from rexit.exporter.heads.choose import check_choice, choose_exits
 from rexit.exporter.heads.forward import Slates, collect_rows, uses_bfloat16
-from rexit.exporter.heads.layers import TARGETS, Layers, fit_layers
+from rexit.exporter.heads.layers import SHARES, Layers, fit_layers
 from rexit.exporter.heads.rows import RowsFile, check_space, size
 from rexit.exporter.model.checkpoint import Checkpoint
 from rexit.exporter.model.heads import ExitHeads
-from rexit.exporter.options import COMPUTE_PRECISIONS, HeadsOptions
+from rexit.exporter.options import HeadsOptions
 from rexit.progress import Progress, silent
 
 TABLE, PICTURE = "heads.json", "heads.svg"
@@ -78,7 +79,7 @@ def fit_heads(
         InputError, CheckpointError, BundleError: see the module.
     """
     options = options or HeadsOptions()
-    _check_options(options)
+    options.check()
     opened = Catalog.open(Path(catalog))
     if edited := opened.edited():
         raise BundleError(edited[0])
@@ -132,7 +133,7 @@ def fit_heads(
     seconds["forward"] = time.perf_counter() - began
 
     began = time.perf_counter()
-    targets = list(TARGETS) if options.target == "auto" else [options.target]
+    targets = list(SHARES) if options.target == "auto" else [options.target]
     fitted = fit_layers(file, train, validation, targets, options.keep_last, progress)
     losses = np.stack([fitted.at(depth).losses for depth in range(1, layers + 1)])
     exits = choose_exits(options.exits, losses, float(fitted.prior_losses.mean()), whole=bool(options.keep_last))
@@ -171,26 +172,13 @@ def exit_heads(base: Checkpoint, own: ExitHeads | None, layers: Layers, exits: l
                 heads.norms[k], heads.projections[k] = own.norms[0], own.projections[0]
                 continue
             norm, projection = heads.norms[k], heads.projections[k]
+            assert isinstance(projection, nn.Linear)
             for name, parameter in norm.named_parameters():
                 parameter.copy_(torch.from_numpy(found.head.scale) if name == "weight" else torch.zeros_like(parameter))
             weight = torch.from_numpy(found.head.weight)
             projection.weight.copy_(torch.stack([-weight, weight]) / 2)
             projection.bias.copy_(torch.tensor([-found.head.bias, found.head.bias]) / 2)
     return heads.cpu()
-
-
-def _check_options(options: HeadsOptions) -> None:
-    for name, value in (("--slates", options.slates), ("--validation-slates", options.validation_slates)):
-        if value < 0:
-            raise InputError(f"{name} {value}, expected at least 1, or 0 for all")
-    if options.batch_tokens < 1:
-        raise InputError(f"--batch-tokens {options.batch_tokens}, expected at least 1")
-    for name, value, known in (
-        ("--target", options.target, ("auto", *TARGETS)),
-        ("--precision", options.precision, COMPUTE_PRECISIONS),
-    ):
-        if value not in known:
-            raise InputError(f"{name} {value}, expected one of {', '.join(known)}")
 
 
 def _check_place(out: Path) -> None:
