@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rexit.cli._output import JsonOption, print_json, print_table, progress, shown, stderr, stdout
+from rexit.cli.common.options import JsonOption
+from rexit.cli.common.output import print_json, progress, shown, stderr, stdout
+from rexit.cli.common.tables import print_table
 from rexit.exporter.options import HeadsOptions
 
 if TYPE_CHECKING:
@@ -16,11 +18,8 @@ if TYPE_CHECKING:
 _DEFAULT = HeadsOptions()
 
 
-def register(app: typer.Typer) -> None:
-    app.command("heads")(_heads)
-
-
-def _heads(
+# Long because typer takes the options, their defaults and their help from the signature.
+def heads(
     model: Annotated[
         str, typer.Argument(help="Folder of a model or a PEFT adapter, GGUF file, or the id of a model on the Hugging Face Hub.")
     ],
@@ -67,9 +66,11 @@ def _heads(
     An interrupted run goes on when the same command is given again. Another choice of --exits, --target or --keep-last needs no
     second forward pass.
 
-        rexit heads HuggingFaceTB/SmolLM2-135M-Instruct --catalog catalog --out checkpoint
-
-        rexit heads my-ranker --catalog catalog --out checkpoint --exits auto:4 --keep-last
+    ```
+    rexit heads SmolLM2-135M --catalog catalog --out checkpoint
+    rexit heads my-ranker --catalog catalog --out checkpoint \\
+      --exits auto:4 --keep-last
+    ```
 
     Next: `rexit export checkpoint --catalog catalog --out bundle`. Where prompts have vectors, or where these heads are not good
     enough, `rexit train` trains the model with its heads.

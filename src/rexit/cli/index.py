@@ -90,7 +90,10 @@ def index(
     ] = _DEFAULT.implicit_negatives,
     unrated: Annotated[
         int,
-        typer.Option(help="Items that a user never rated, beside each of their likes and taken as not liked: long slates."),
+        typer.Option(
+            help="Items that a user never rated, beside each of their likes and taken as not liked: long slates.",
+            rich_help_panel=_LIKES,
+        ),
     ] = _DEFAULT.unrated,
     repeats: Annotated[
         str,

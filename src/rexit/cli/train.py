@@ -7,18 +7,16 @@ from typing import Annotated
 
 import typer
 
-from rexit.cli._output import JsonOption, print_json, print_table, progress, shown, stderr, stdout
+from rexit.cli.common.options import JsonOption
+from rexit.cli.common.output import print_json, progress, shown, stderr, stdout
+from rexit.cli.common.tables import print_table
 from rexit.exporter.options import TrainOptions
 
 _DEFAULT = TrainOptions()
 
 
-def register(app: typer.Typer) -> None:
-    app.command("train")(_train)
-
-
 # Long because typer takes the options, their defaults and their help from the signature.
-def _train(
+def train(
     model: Annotated[str, typer.Argument(help="Folder, GGUF file, or id on the Hugging Face Hub, of a pretrained decoder.")],
     catalog: Annotated[Path, typer.Option(help="Catalog folder that `rexit index` wrote with MODEL's tokenizer.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write. States to go on from are kept in OUT.training.")],
@@ -85,9 +83,11 @@ def _train(
     A training that was stopped goes on when the same command is given again, and ends as it would have without the stop. Several
     processes: `torchrun --nproc-per-node 4 -m rexit train MODEL …`.
 
-        rexit train HuggingFaceTB/SmolLM2-135M-Instruct --catalog catalog --out checkpoint
-
-        rexit train smollm2 --catalog catalog --out adapter --lora 16 --save-adapter
+    ```
+    rexit train SmolLM2-135M --catalog catalog --out checkpoint
+    rexit train SmolLM2-135M --catalog catalog --out adapter \\
+      --lora 16 --save-adapter
+    ```
 
     Next: `rexit export checkpoint --catalog catalog --out bundle`. A model that ranks well as it is needs no training but heads:
     `rexit heads`.
