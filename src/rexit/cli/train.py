@@ -34,7 +34,8 @@ def train(
     ] = False,
     distill: Annotated[float, typer.Option(help="Weight of self-distillation from the last exit.")] = _DEFAULT.distill,
     teacher: Annotated[
-        Path | None, typer.Option(help="Scored training pairs, .parquet with user, item, probability, that soften the labels.")
+        Path | None,
+        typer.Option(help="Scored training pairs, .parquet with user_id, item_id and probability, that soften the labels."),
     ] = None,
     teacher_weight: Annotated[float, typer.Option(help="Share of a label that is the teacher's.")] = _DEFAULT.teacher_weight,
     slate: Annotated[int, typer.Option(help="Interactions packed behind one prefix.")] = _DEFAULT.slate,

@@ -221,10 +221,10 @@ def test_teacher_changes_what_is_learned(base: Path, catalog: Path, tmp_path: Pa
 def test_wrong_teacher_is_refused_by_name(base: Path, catalog: Path, tmp_path: Path) -> None:
     scored = scored_pairs(Catalog.open(catalog))
     (tmp_path / "text.parquet").write_text("no")
-    scored.drop("item").write_parquet(tmp_path / "columns.parquet")
+    scored.drop("item_id").write_parquet(tmp_path / "columns.parquet")
     scored[1:].write_parquet(tmp_path / "rows.parquet")
     scored.with_columns(probability=pl.lit(1.5)).write_parquet(tmp_path / "odd.parquet")
-    first = f"user {scored['user'][0]!r}, item {scored['item'][0]!r} has no probability from 0 to 1"
+    first = f"user {scored['user_id'][0]!r}, item {scored['item_id'][0]!r} has no probability from 0 to 1"
     for name, said in (
         ("none.parquet", "none.parquet: "),
         ("text.parquet", "expected a .parquet with user_id, item_id, probability"),
