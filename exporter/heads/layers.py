@@ -25,7 +25,7 @@ from rexit.exporter.heads.fit import RIDGES, Linear, Problem, log_loss, platt
 from rexit.exporter.heads.forward import Slates
 from rexit.exporter.heads.rows import RowsFile
 from rexit.progress import Progress, silent
-from rexit.ranking import MIN_USERS, ByUser, Ranking, auc, bootstrap
+from rexit.ranking import MIN_USERS, ByUser, auc, auc_contributions, bootstrap
 from rexit.slates import choosing_users
 
 SHARES = {"labels": 0.0, "mix": 0.5, "last": 1.0}
@@ -119,13 +119,13 @@ class _Validation:
         """Of the other users. last: log-odds of the deepest head."""
         here, deepest = z[~self.chooses], last[~self.chooses]
         users, liked = self._by_user.numbers, self._liked[~self.chooses]
-        ranking = Ranking(here, liked)
-        drawn = bootstrap(lambda weights: ranking.auc(weights[users]), int(users.max()) + 1, 200)
+        area = auc(here, liked)
+        changes = np.bincount(users, auc_contributions(here, liked))
         both = self._by_user.both
         maps = [platt(part[self.chooses], self.choosing_labels) for part in (z, last)]
         sides = [a * part + b > 0 for (a, b), part in zip(maps, (here, deepest), strict=True)]
         return {
-            "auc": [auc(here, liked), *map(float, np.nanpercentile(drawn, [2.5, 97.5]))],
+            "auc": [area, *_interval(area + len(changes) * changes)[1:]],
             "user_auc": _interval(self._by_user.auc(here)[both]),
             f"ndcg@{PLACES}": _interval(self._by_user.ndcg(here, PLACES)[both]),
             "agreement": float((sides[0] == sides[1]).mean()),
@@ -233,5 +233,5 @@ def _interval(values: NDArray[np.float64]) -> list[float]:
     """The mean over users and its 95 % interval; NaN without users."""
     if len(values) == 0:
         return [float("nan")] * 3
-    drawn = bootstrap(lambda weights: float(np.average(values, weights=weights)), len(values))
-    return [float(values.mean()), *map(float, np.percentile(drawn, [2.5, 97.5]))]
+    means = bootstrap(values, np.ones(len(values)))
+    return [float(values.mean()), *map(float, np.percentile(means, [2.5, 97.5]))]
