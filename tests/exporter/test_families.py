@@ -86,7 +86,7 @@ def test_the_page_says_what_was_measured(measured: Measure) -> None:
     assert "\n".join(rows) in PAGE.read_text(), "expected in docs/families.md:\n" + "\n".join(rows)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/how-to/own-model.md", "docs/how-to/add-a-model-family.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/how-to/own-model.md", "docs/develop/add-a-model-family.md"])
 def test_pages_that_count_them_agree(page: str) -> None:
     counts = re.findall(r"(\d+) families\b|\b(\d+) are tested", (PAGE.parents[1] / page).read_text())
     assert counts and {int(one or other) for one, other in counts} == {len(WORKING)}
