@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from rexit import __version__
 from rexit.bundle.catalog import LISTS, SPLITS
@@ -16,7 +17,7 @@ from rexit.bundle.files import SCHEMA, FileEntry
 from rexit.bundle.vectors import VectorIds, required
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
-from rexit.exporter.catalog import encoded, lightgcn, tables
+from rexit.exporter.catalog import encoded, external, lightgcn, tables
 from rexit.exporter.catalog.folder import check_place, seal, write
 from rexit.exporter.catalog.interactions import (
     counted,
@@ -33,7 +34,7 @@ from rexit.exporter.catalog.neighbours import similar_users
 from rexit.exporter.catalog.snapshots import train_snapshots
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.catalog.unrated import with_unrated
-from rexit.exporter.options import IndexOptions
+from rexit.exporter.options import ExternalOptions, IndexOptions
 from rexit.exporter.prompt.language import Language, Worded, worded
 from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.pieces import fingerprint
@@ -72,15 +73,24 @@ def build_catalog(
     language = Language.load(tokenizer, template)
     progress("tables", 0, 1)
     data = _read(interactions, items, users, options)
+    given = _read_embeddings(data, options, interactions, items)
+    similar = None
+    if options.similar is not None:
+        similar = external.read_neighbours(options.similar, data.users["id"], options.neighbours, options.columns.user)
     progress("tables", 1, 1)
     words = worded(language, data.users, data.items, progress)
     info = _info(data, language, words, options)
     if (ids := VectorIds.of(info, str(template))) and ids.too_many:
         raise InputError(f"{template}: {ids.too_many}")
     likes = _likes(data)
-    retriever = lightgcn.train(likes, options.lightgcn, progress)
-    earlier = _snapshots(data, likes, retriever.epochs, options, progress)
-    info |= _trained(likes, retriever, options)
+    if given is None:
+        retriever = lightgcn.train(likes, options.lightgcn, progress)
+        earlier = _snapshots(data, likes, retriever.epochs, options, progress)
+        info |= _trained(likes, retriever, options)
+    else:
+        retriever = external.retriever(given.items, given.users, likes, given.options)
+        earlier = external.training_table(retriever, given.begin)
+        info |= _external(data, retriever, given)
     progress("lists of users", 0, 1)
     lists = Lists.needed(retriever.users.astype(np.float16))
     progress("lists of users", 1, 1)
@@ -92,7 +102,7 @@ def build_catalog(
         del earlier, likes
         info["snapshots"] = {"path": SNAPSHOTS, **FileEntry.of(folder / SNAPSHOTS).to_json()}
         info |= encoded.write(folder, words.encoded)
-        content = _content(data, words, retriever, lists, options.neighbours, progress)
+        content = _content(data, words, retriever, lists, similar, options, progress)
         catalog = write(folder, info, content, data.asked, data.users["id"], data.items["id"], progress)
         info["prompt"]["lengths"] = prompt_lengths(catalog)
         seal(folder, info)
@@ -170,18 +180,83 @@ def _snapshots(data: _Data, likes: lightgcn.Likes, epochs: int, options: IndexOp
     return train_snapshots(train, likes, options.snapshots, epochs, options.lightgcn, told)
 
 
+@dataclass(frozen=True)
+class _Given:
+    """Embeddings from elsewhere, by the catalog's rows. begin: the time from which training prompts see them; the first of all
+    where nobody says what they know."""
+
+    options: ExternalOptions
+    items: external.Matrix
+    users: external.Matrix | None
+    begin: int
+
+
+def _read_embeddings(data: _Data, options: IndexOptions, interactions: Path, items: Path) -> _Given | None:
+    chosen = options.external
+    if chosen is None:
+        return None
+    begin = int(np.iinfo(np.int64).min)
+    if chosen.as_of is not None:
+        begin = data.timeline.parse(chosen.as_of, "--embeddings-as-of")
+    of_items = external.read_embeddings(chosen.items, options.columns.item)
+    item_rows = external.aligned(of_items, data.items["id"], "item", items)
+    if chosen.users is None:
+        return _Given(chosen, item_rows, None, begin)
+    of_users = external.read_embeddings(chosen.users, options.columns.user)
+    widths = [file.rows.shape[1] for file in (of_items, of_users)]
+    if widths[0] != widths[1]:
+        raise InputError(
+            f"{of_users.path}: embeddings of {widths[1]} numbers, those of {of_items.path} have {widths[0]}: expected one width"
+        )
+    return _Given(chosen, item_rows, external.aligned(of_users, data.users["id"], "user", interactions), begin)
+
+
+def _external(data: _Data, retriever: lightgcn.Retriever, given: _Given) -> dict[str, Any]:
+    """What catalog.json says of embeddings from elsewhere. `known_answers`: interactions to be predicted that happened before the
+    moment up to which the embeddings know everything."""
+    known = data.interactions.filter((pl.col("split") != SPLITS[0]) & (pl.col("time") < given.begin))
+    as_of = {} if given.options.as_of is None else {"as_of": given.begin, "known_answers": len(known)}
+    return {
+        "embedding": {
+            "dim": retriever.items.shape[1],
+            "similarity": given.options.similarity,
+            "fold_in": given.options.fold_in,
+            "users": "folded in" if given.users is None else "given",
+            "without_embedding": {
+                "users": int((~retriever.users.any(1)).sum()),
+                "items": int((~retriever.items.any(1)).sum()),
+            },
+            **as_of,
+        },
+        "retrieval": {
+            "recall@20": retriever.recall,
+            "popularity_recall@20": retriever.popularity_recall,
+            "split": "validation",
+        },
+    }
+
+
 def _content(
-    data: _Data, words: Worded, retriever: lightgcn.Retriever, lists: Lists | None, neighbours: int, progress: Progress
+    data: _Data,
+    words: Worded,
+    retriever: lightgcn.Retriever,
+    lists: Lists | None,
+    similar: NDArray[np.int32] | None,
+    options: IndexOptions,
+    progress: Progress,
 ) -> Iterator[tuple[str, tables.Tensors]]:
     """The files of a catalog and what they hold, one after the other: a whole one can take gigabytes."""
     users, fold_in = retriever.users.astype(np.float16), retriever.fold_in.astype(np.float16)
     histories = tables.histories(data.interactions, len(data.users))
+    if similar is None:
+        queries = users if options.external is not None and options.external.users is not None else None
+        similar = similar_users(users, fold_in, histories, options.neighbours, lists, progress, queries)
     yield (
         "users.safetensors",
         {
             **tables.id_tensors(data.users["id"]),
             **({"embeddings": users} if lists is None else lists.tensors(users)),
-            "similar": similar_users(users, fold_in, histories, neighbours, lists, progress),
+            "similar": similar,
             **histories,
             **tables.field_tensors(words.fields, "user"),
         },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rexit.errors import InputError
 
@@ -31,6 +32,12 @@ COMPUTE_PRECISIONS = ("auto", "bfloat16", "float32")
 
 ORDERS = ("time", "file", "random")
 """What says which of two interactions came first."""
+
+SIMILARITIES = ("cosine", "dot")
+"""How users with embeddings from elsewhere are compared."""
+
+FOLD_INS = ("mean", "least-squares")
+"""Rules for the embedding of a user by what they like, with embeddings from elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +216,27 @@ class LightGCNOptions:
 
 
 @dataclass(frozen=True)
+class ExternalOptions:
+    """Embeddings from elsewhere, in the place of LightGCN's: see `rexit.exporter.catalog.external`.
+
+    items, users: files. as_of: the moment up to which they know what happened, as people write times; None: not known.
+    similarity: of users, one of SIMILARITIES. fold_in: the rule for users known by what they like, one of FOLD_INS.
+    """
+
+    items: Path
+    users: Path | None = None
+    as_of: str | None = None
+    similarity: str = "cosine"
+    fold_in: str = "mean"
+
+    def check(self) -> None:
+        """Raises InputError for the first option that is out of range."""
+        for name, value, choices in (("similarity", self.similarity, SIMILARITIES), ("fold in", self.fold_in, FOLD_INS)):
+            if value not in choices:
+                raise InputError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True)
 class IndexOptions:
     """What can be chosen of a catalog; `rexit index --help` says the same.
 
@@ -233,6 +261,8 @@ class IndexOptions:
     snapshots: int = 5
     neighbours: int = 20
     lightgcn: LightGCNOptions = LightGCNOptions()
+    external: ExternalOptions | None = None
+    similar: Path | None = None
     seed: int = 0
 
     @property
@@ -242,6 +272,10 @@ class IndexOptions:
     def check(self) -> None:
         """Raises InputError for the first option that is out of range, or for two that exclude each other."""
         self.lightgcn.check()
+        if self.external is not None:
+            self.external.check()
+            if self.external.as_of is not None and self.order != "time":
+                raise InputError(f"embeddings as of {self.external.as_of}: there are no times with order {self.order}")
         if self.implicit and self.positive_at is not None:
             raise InputError(
                 f"positive at {self.positive_at:g} and implicit exclude each other: implicit reads no ratings, choose one"

@@ -134,13 +134,12 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retrie
         raise InputError(f"LightGCN did not converge at learning rate {options.learning_rate}: choose a smaller --learning-rate")
     model.embedding.weight.data = best_weight
     user_embeddings, item_embeddings, fold_in = _embeddings(model, graph)
-    popularity = torch.bincount(torch.tensor(likes.known[1]), minlength=items)
     return Retriever(
         F.normalize(user_embeddings).numpy(),
         F.normalize(item_embeddings).numpy(),
         fold_in.numpy(),
         recall=best,
-        popularity_recall=judge.at(K, lambda rows: popularity.float().expand(len(rows), -1)),
+        popularity_recall=_popularity_recall(judge, likes),
         epochs=best_epoch,
     )
 
@@ -188,6 +187,19 @@ def _by_scores(model: LightGCN, scores: Tensor) -> Tensor:
     scores.requires_grad_()
     (gradient,) = torch.autograd.grad(model.recommendation_loss(scores[0], scores[1:], lambda_reg=0), scores)
     return gradient
+
+
+def recalls(likes: Likes, items: Matrix, fold_in: Matrix) -> tuple[float | None, float | None]:
+    """Returns recall@20 on validation, of these tables of a Retriever and of popularity; None without a validation like."""
+    judge = Recall(likes.seen, likes.wanted, likes.items)
+    known = _liked(*likes.known, likes.users, likes.items, judge.users)
+    recall = judge.at(K, _scores(torch.from_numpy(items), torch.from_numpy(fold_in), known)) if len(judge.users) else None
+    return recall, _popularity_recall(judge, likes)
+
+
+def _popularity_recall(judge: Recall, likes: Likes) -> float | None:
+    popularity = torch.bincount(torch.tensor(likes.known[1]), minlength=likes.items).float()
+    return judge.at(K, lambda rows: popularity.expand(len(rows), -1))
 
 
 def _liked(user: Rows, item: Rows, users: int, items: int, wanted: Tensor) -> csr_array:

@@ -122,17 +122,19 @@ def similar_users(
     k: int,
     lists: Lists | None = None,
     progress: Progress = silent,
+    queries: NDArray[np.float16] | None = None,
 ) -> NDArray[np.int32]:
     """For each of the U users (`embeddings` [U, D]) the min(k, U - 1) nearest others to the embedding folded in from all they
     liked (`fold_in` [I, D], `history_*` as docs/format.md has them): int32 [U, k], nearest first. lists: those that the catalog
     will have.
 
-    Where there are fewer, as there are for a user of whom nothing is known, the user's own row fills up the rest.
+    queries, [U, D]: what to be near to instead, where it is not zero. Where there are fewer, as there are for a user of whom
+    nothing is known, the user's own row fills up the rest.
     """
     users = np.arange(len(embeddings))
     # Own rows rather than -1: every value stays an index that no reader can step out of bounds with.
     result = np.repeat(users.astype(np.int32)[:, None], min(k, len(users) - 1), axis=1)
-    _search(result, users, Neighbourhood(embeddings, result.shape[1], lists), fold_in, histories, progress)
+    _search(result, users, Neighbourhood(embeddings, result.shape[1], lists), fold_in, histories, progress, queries)
     return result
 
 
@@ -182,12 +184,16 @@ def _search(
     fold_in: NDArray[np.float16],
     histories: Mapping[str, NDArray[Any]],
     progress: Progress = silent,
+    queries: NDArray[np.float16] | None = None,
 ) -> None:
     """Fills the `users`' rows of `result` as far as they have neighbours."""
     for begin in range(0, len(users), CHUNK):
         progress("similar users", begin, len(users))
         own = users[begin : begin + CHUNK]
-        for user, nearest in zip(own, around.nearest(_folded_in_users(own, fold_in, histories), own), strict=True):
+        asked = _folded_in_users(own, fold_in, histories)
+        if queries is not None:
+            asked = np.where(nonzero_rows(queries[own])[:, None], queries[own], asked)
+        for user, nearest in zip(own, around.nearest(asked, own), strict=True):
             result[user, : len(nearest)] = nearest
     progress("similar users", len(users), len(users))
 

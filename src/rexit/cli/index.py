@@ -9,16 +9,25 @@ from typing import Annotated, Any
 import typer
 
 from rexit.cli.common.options import JsonOption
-from rexit.cli.common.output import print_json, progress, shown, stdout
+from rexit.cli.common.output import print_json, progress, shown, stderr, stdout
 from rexit.cli.common.tables import print_table
 from rexit.errors import InputError
-from rexit.exporter.options import POSITIVE_AT, Columns, IndexOptions, LightGCNOptions
+from rexit.exporter.options import (
+    FOLD_INS,
+    POSITIVE_AT,
+    SIMILARITIES,
+    Columns,
+    ExternalOptions,
+    IndexOptions,
+    LightGCNOptions,
+)
 from rexit.times import Timeline
 
 _DEFAULT = IndexOptions()
 _COLUMNS, _LIGHTGCN = _DEFAULT.columns, _DEFAULT.lightgcn
 
 
+_EXTERNAL_PANEL = "Embeddings from elsewhere"
 _INPUT, _COLUMNS_PANEL, _LIKES, _LIGHTGCN_PANEL = "Input and output", "Columns", "Likes, order and splits", "Retriever (LightGCN)"
 
 
@@ -140,6 +149,43 @@ def index(
     negatives: Annotated[
         int, typer.Option(help="Sampled items per like.", rich_help_panel=_LIGHTGCN_PANEL)
     ] = _LIGHTGCN.negatives,
+    item_embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Embeddings of items in place of LightGCN's: Parquet with a column of lists, .npy with ids beside it, or "
+            "safetensors.",
+            rich_help_panel=_EXTERNAL_PANEL,
+        ),
+    ] = None,
+    user_embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Embeddings of users. Without them users are folded in from their likes.", rich_help_panel=_EXTERNAL_PANEL
+        ),
+    ] = None,
+    embeddings_as_of: Annotated[
+        str | None,
+        typer.Option(
+            help="What these embeddings know happened before this time. Training prompts of earlier moments do not see them.",
+            rich_help_panel=_EXTERNAL_PANEL,
+        ),
+    ] = None,
+    similarity: Annotated[
+        str, typer.Option(help="How users are compared: cosine or dot.", rich_help_panel=_EXTERNAL_PANEL)
+    ] = SIMILARITIES[0],
+    fold_in: Annotated[
+        str,
+        typer.Option(
+            help="A user's embedding from what they like: mean of the items' rows, or least-squares, fitted to the users' own.",
+            rich_help_panel=_EXTERNAL_PANEL,
+        ),
+    ] = FOLD_INS[0],
+    similar_users: Annotated[
+        Path | None,
+        typer.Option(
+            help="Similar users found elsewhere: a table with user_id, neighbour and rank.", rich_help_panel=_EXTERNAL_PANEL
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the training, of --order random and of sampled items.")] = 0,
     json: JsonOption = False,
 ) -> None:
@@ -158,6 +204,13 @@ def index(
     `--split time:0.8,0.9` for one border in time, `--split leave-last:1,1` for the last two of each user, `--split-column fold`
     for splits that come with the data.
 
+    With `--item-embeddings` no LightGCN is trained: the embeddings are yours, say of a graph network on a cluster.
+
+    ```
+    rexit index --interactions ratings.csv --items films.csv --tokenizer model/ --template prompt.toml --out catalog \
+      --item-embeddings items.parquet --user-embeddings users.parquet --embeddings-as-of 2026-03-01
+    ```
+
     With `--update` the new catalog is the old one with what happened since, for `rexit refresh`. Nothing is trained: new users
     and items are placed among the existing ones, whose embeddings stay. Only the options of files and id columns apply; the old
     catalog decides the rest. Of the new interactions, those of one user in ten are `validation`, of one in ten `test`.
@@ -172,8 +225,14 @@ def index(
         return
     if items is None:
         raise InputError("--items is missing: a catalog needs one row per item; only with --update is it optional")
+    from rexit.exporter.catalog.external import risk
     from rexit.exporter.index import build_catalog
 
+    if item_embeddings is None and user_embeddings is not None:
+        raise InputError("--user-embeddings is given without --item-embeddings: candidates need embeddings, too")
+    external = None
+    if item_embeddings is not None:
+        external = ExternalOptions(item_embeddings, user_embeddings, embeddings_as_of, similarity, fold_in)
     options = IndexOptions(
         columns=Columns(user_column, item_column, rating_column, time_column, split_column),
         positive_at=positive_at,
@@ -195,14 +254,19 @@ def index(
             negatives=negatives,
             seed=seed,
         ),
+        external=external,
+        similar=similar_users,
         seed=seed,
     )
     with progress() as bar:
         info = build_catalog(interactions, items, tokenizer, template, out, options, users=users, progress=shown(bar))
+    if line := risk(info):
+        stderr.print(f"rexit: warning: {line}", soft_wrap=True)
     if json:
         summary = {
             key: info[key]
             for key in ("ids", "counts", "repeats", "order", "split", "splits", "labels", "embedding", "lightgcn", "retrieval")
+            if key in info
         }
         lengths = {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens", "lengths")}
         print_json({"catalog": str(out), **summary, "prompt": lengths})
@@ -216,8 +280,9 @@ def index(
     if retrieval["recall@20"] is None:
         stdout.print("No user has a like in the validation split: recall was not measured, and all epochs were run.")
     else:
-        rows = [("LightGCN", retrieval["recall@20"]), ("popularity", retrieval["popularity_recall@20"])]
-        print_table(f"Retriever on the validation split ({retrieval['epochs']} epochs)", ["", "recall@20"], rows)
+        name, note = ("LightGCN", f" ({retrieval['epochs']} epochs)") if "lightgcn" in info else ("embeddings", "")
+        rows = [(name, retrieval["recall@20"]), ("popularity", retrieval["popularity_recall@20"])]
+        print_table(f"Retriever on the validation split{note}", ["", "recall@20"], rows)
 
 
 _OF_UPDATES = {"interactions", "items", "tokenizer", "template", "out", "users", "user_column", "item_column", "update", "json"}

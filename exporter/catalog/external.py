@@ -1,0 +1,285 @@
+"""Embeddings from elsewhere, in the place of LightGCN's: a team's own graph network, trained where its graph lives.
+
+Files
+1. Parquet with the ids in the catalog's id column and the embeddings in the only column of lists; or `NAME.npy`, [n, D], with the
+   ids in `NAME.ids.npy` or, a line each, in `NAME.ids.txt`; or safetensors with `ids` (int64) and `embeddings`.
+2. Numbers are float16, float32 or float64, finite, and no row is zero. All files have one width.
+3. Users and items without a row have zeros: nothing is known about them. Rows of unknown ids are refused.
+
+What becomes of them
+4. Users are compared by cosine: each row is scaled to unit length. Or by dot product: all rows of users are divided by one power
+   of two, likewise those of items.
+5. A user's row names their similar users as long as a request says nothing newer than the catalog knows. Every other request
+   folds its user in: it sums the `fold_in` rows of the items they liked. By the rule `mean` these are the items' rows. By the
+   rule `least-squares` they are the items' rows times the matrix W that brings the means of what users liked closest to the
+   users' own rows: min_W |M W - U|^2 + ridge |W|^2, with a ridge of RIDGE times the mean square of M's columns. W is fitted on
+   the likes of the train split. Both rules are our choice.
+6. Users are folded in from their likes of the train split where no users' file is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from scipy.sparse import csr_array
+
+from rexit.bundle.vectors import WIDEST
+from rexit.errors import InputError
+from rexit.exporter.catalog.interactions import read_table, unify_ids
+from rexit.exporter.catalog.lightgcn import Likes, Retriever, recalls
+from rexit.exporter.options import ExternalOptions
+
+RIDGE = 1e-3
+
+Matrix = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """A file of embeddings: `ids` [n], each once, and `rows` float32 [n, D]."""
+
+    path: Path
+    ids: pl.Series
+    rows: Matrix
+
+
+def read_embeddings(path: Path, id_column: str) -> Embeddings:
+    """Returns the embeddings that a file holds.
+
+    Args:
+        path: `.parquet`, `.npy` or `.safetensors`.
+        id_column: the ids' column in Parquet.
+
+    Raises:
+        InputError: the file cannot be read, an id stands twice, or a row is not finite, zero or too wide.
+    """
+    readers = {".parquet": _parquet, ".npy": _npy, ".safetensors": _safetensors}
+    if path.suffix not in readers:
+        raise InputError(f"{path}: expected embeddings in a file that ends in .parquet, .npy or .safetensors")
+    try:
+        ids, rows = readers[path.suffix](path, id_column)
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    if rows.ndim != 2 or not 1 <= rows.shape[1] <= WIDEST:
+        raise InputError(f"{path}: embeddings of shape {list(rows.shape)}, expected [n, D] with D from 1 to {WIDEST}")
+    if rows.dtype not in (np.float16, np.float32, np.float64):
+        raise InputError(f"{path}: embeddings are {rows.dtype}, expected float16, float32 or float64")
+    if len(ids) != len(rows):
+        raise InputError(f"{path}: {len(ids)} ids and {len(rows)} embeddings, expected as many")
+    if not len(ids):
+        raise InputError(f"{path}: no embedding, expected at least one")
+    if ids.null_count():
+        raise InputError(f"{path}: an id is missing")
+    if len(double := ids.filter(ids.is_duplicated())):
+        raise InputError(f"{path}: id {double[0]!r} stands {(ids == double[0]).sum()} times, expected once")
+    rows = rows.astype(np.float32)
+    if not (finite := np.isfinite(rows).all(1)).all():
+        raise InputError(f"{path}: the embedding of {ids[int(finite.argmin())]!r} has a number that is not finite")
+    if not (nonzero := rows.any(1)).all():
+        raise InputError(f"{path}: the embedding of {ids[int(nonzero.argmin())]!r} is zero: leave out what is not known")
+    return Embeddings(path, ids, rows)
+
+
+def _parquet(path: Path, id_column: str) -> tuple[pl.Series, NDArray[Any]]:
+    frame = read_table(path)
+    if id_column not in frame.columns:
+        raise InputError(f"{path}: no column {id_column!r} of ids, the file has: {', '.join(frame.columns)}")
+    lists = [name for name in frame.columns if isinstance(frame.schema[name], pl.List | pl.Array)]
+    if len(lists) != 1:
+        raise InputError(f"{path}: {len(lists)} columns of lists ({', '.join(lists)}), expected one, of embeddings")
+    column = frame[lists[0]]
+    if isinstance(column.dtype, pl.Array):
+        column = column.arr.to_list()
+    ids, widths = frame[id_column], column.list.len().fill_null(0)
+    width = int(widths[0])
+    if (other := widths != width).any():
+        row = int(other.to_numpy().argmax())
+        raise InputError(f"{path}: the embedding of {ids[row]!r} has {widths[row]} numbers, that of {ids[0]!r} has {width}")
+    numbers = column.explode()
+    if not numbers.dtype.is_float():
+        raise InputError(f"{path}: column {lists[0]!r} holds {column.dtype}, expected lists of floats")
+    return ids, numbers.to_numpy().reshape(len(frame), width)
+
+
+def _npy(path: Path, _: str) -> tuple[pl.Series, NDArray[Any]]:
+    rows = _array(path)
+    beside = [path.with_suffix(suffix) for suffix in (".ids.npy", ".ids.txt")]
+    if beside[0].exists():
+        return pl.Series("id", _array(beside[0])), rows
+    if beside[1].exists():
+        return pl.Series("id", beside[1].read_text().splitlines(), pl.String), rows
+    raise InputError(f"{path}: its ids are missing, expected {beside[0].name} or {beside[1].name} beside it")
+
+
+def _array(path: Path) -> NDArray[Any]:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (ValueError, EOFError) as exc:
+        raise InputError(f"{path}: not an array of NumPy's: {exc}") from exc
+
+
+def _safetensors(path: Path, _: str) -> tuple[pl.Series, NDArray[Any]]:
+    try:
+        tensors = load_file(path)
+    except SafetensorError as exc:
+        raise InputError(f"{path}: not a safetensors file: {exc}") from exc
+    if missing := {"ids", "embeddings"} - tensors.keys():
+        raise InputError(f"{path}: no tensor {min(missing)!r}, the file has: {', '.join(sorted(tensors))}")
+    return pl.Series("id", tensors["ids"]), tensors["embeddings"]
+
+
+def aligned(embeddings: Embeddings, ids: pl.Series, what: str, source: Path) -> Matrix:
+    """Returns the rows in the order of a catalog's ids, zeros where there is none: float32 [len(ids), D].
+
+    Raises:
+        InputError: an embedding's id is none of `ids`, which `source` has.
+    """
+    own, known = unify_ids([embeddings.ids, ids])
+    if known.dtype != ids.dtype:
+        known = ids.cast(pl.String)
+        own = embeddings.ids.cast(pl.String)
+    places = pl.DataFrame({"id": own}).join(
+        pl.DataFrame({"id": known, "row": pl.int_range(len(known), eager=True)}), on="id", how="left", maintain_order="left"
+    )["row"]
+    if places.null_count():
+        unknown = own.filter(places.is_null())
+        raise InputError(
+            f"{embeddings.path}: {what} {unknown[0]!r} is not in {source} ({len(unknown)} of {len(own)} {what}s are not)"
+        )
+    rows = np.zeros((len(ids), embeddings.rows.shape[1]), np.float32)
+    rows[places.to_numpy()] = embeddings.rows
+    return rows
+
+
+def retriever(items: Matrix, users: Matrix | None, likes: Likes, options: ExternalOptions) -> Retriever:
+    """Returns the retriever that these embeddings are.
+
+    Args:
+        items: [I, D], zeros where nothing is known.
+        users: [U, D] likewise; None: folded in.
+        likes: what the rule of folding in is fitted on, and recall is measured with.
+        options: the rule, and how users are compared.
+
+    Raises:
+        InputError: `least-squares` without users' embeddings, or without a user who has one and likes an item that has one.
+    """
+    user, item = likes.graph
+    liked = csr_array((np.ones(len(user), np.float32), (user, item)), shape=(likes.users, likes.items))
+    fold_in = items
+    if options.fold_in == "least-squares":
+        if users is None:
+            raise InputError("--fold-in least-squares needs --user-embeddings: it is fitted on them")
+        fold_in = items @ _least_squares(liked, items, users)
+    if users is None:
+        users = liked @ fold_in
+    scaled = _unit if options.similarity == "cosine" else _below_one
+    users, fold_in = scaled(users), _below_one(fold_in)
+    recall, popularity = recalls(likes, items, fold_in)
+    return Retriever(users, scaled(items), fold_in, recall, popularity, epochs=0)
+
+
+def _least_squares(liked: csr_array, items: Matrix, users: Matrix) -> Matrix:
+    sums = (liked @ items).astype(np.float64)
+    counts = (liked @ items.any(1).astype(np.float32))[:, None]
+    fitted = (counts[:, 0] > 0) & users.any(1)
+    if not fitted.any():
+        raise InputError("--fold-in least-squares: no user has an embedding and likes an item that has one")
+    means = sums[fitted] / counts[fitted]
+    target = users[fitted].astype(np.float64)
+    square = means.T @ means
+    square[np.diag_indices_from(square)] += RIDGE * np.trace(square) / len(square)
+    return np.linalg.solve(square, means.T @ target).astype(np.float32)
+
+
+def _unit(rows: Matrix) -> Matrix:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    scaled: Matrix = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    return scaled
+
+
+def _below_one(rows: Matrix) -> Matrix:
+    """All rows over the power of two that brings the largest number into [0.5, 1): float16 holds them."""
+    scaled: Matrix = np.ldexp(rows, -np.frexp(np.abs(rows).max())[1])
+    return scaled
+
+
+def read_neighbours(path: Path, users: pl.Series, k: int, user_column: str) -> NDArray[np.int32]:
+    """Returns the similar users that a table names, int32 [U, min(k, U - 1)], nearest first; a user's own row stands where there
+    are fewer.
+
+    Args:
+        path: a table with the columns `user_column`, `neighbour` and `rank` (any number, the nearest lowest).
+        users: the catalog's ids.
+        k: how many of each user are kept.
+        user_column: of the users whose neighbours these are.
+
+    Raises:
+        InputError: a column is missing, an id is unknown, or a user is their own neighbour or stands twice among another's.
+    """
+    frame = read_table(path)
+    columns = (user_column, "neighbour", "rank")
+    if missing := [name for name in columns if name not in frame.columns]:
+        raise InputError(f"{path}: no column {', '.join(map(repr, missing))}, the file has: {', '.join(frame.columns)}")
+    rank = frame["rank"].cast(pl.Float64, strict=False)
+    if rank.null_count():
+        raise InputError(f"{path}: column 'rank' holds what is no number in row {int(rank.is_null().to_numpy().argmax()) + 1}")
+    rows = []
+    for name in columns[:2]:
+        own, known = unify_ids([frame[name], users])
+        if known.dtype != users.dtype:
+            own, known = frame[name].cast(pl.String), users.cast(pl.String)
+        table = pl.DataFrame({"id": known, "row": pl.int_range(len(known), eager=True)})
+        found = pl.DataFrame({"id": own}).join(table, on="id", how="left", maintain_order="left")["row"]
+        if found.null_count():
+            unknown = own.filter(found.is_null())
+            raise InputError(f"{path}: user {unknown[0]!r} in column {name!r} is not in the catalog ({len(unknown)} rows)")
+        rows.append(found)
+    pairs = pl.DataFrame({"user": rows[0], "neighbour": rows[1], "rank": rank})
+    if len(loops := pairs.filter(pl.col("user") == pl.col("neighbour"))):
+        raise InputError(f"{path}: user {users[loops['user'][0]]!r} is named as a neighbour of their own ({len(loops)} rows)")
+    if (double := pairs.select("user", "neighbour").is_duplicated()).any():
+        pair = pairs.filter(double)
+        names = users[pair["neighbour"][0]], users[pair["user"][0]]
+        raise InputError(f"{path}: {names[0]!r} stands twice among the neighbours of {names[1]!r}")
+    width = min(k, len(users) - 1)
+    pairs = pairs.sort("user", "rank", maintain_order=True)
+    place = pairs.select(pl.int_range(pl.len()).over("user")).to_series().to_numpy()
+    similar = np.repeat(np.arange(len(users), dtype=np.int32)[:, None], width, 1)
+    kept = place < width
+    similar[pairs["user"].to_numpy()[kept], place[kept]] = pairs["neighbour"].to_numpy()[kept]
+    return similar
+
+
+def risk(info: Mapping[str, Any]) -> str | None:
+    """Returns, in a sentence, how embeddings from elsewhere may know what prompts ask for; None if they cannot.
+
+    Args:
+        info: what catalog.json says.
+    """
+    embedding = info["embedding"]
+    if "similarity" not in embedding:
+        return None
+    if "as_of" not in embedding:
+        return (
+            "these embeddings may have learned from the interactions that are to be predicted, and nothing here can tell: "
+            "say with --embeddings-as-of up to when they know what happened"
+        )
+    if known := embedding["known_answers"]:
+        return f"{known:,} interactions of validation and test happened before --embeddings-as-of: the embeddings may know them"
+    return None
+
+
+def training_table(retriever: Retriever, begin: int) -> dict[str, NDArray[Any]]:
+    """Returns the tensors of snapshots.safetensors: training prompts see the embeddings from the time `begin` on, and retrieve
+    nothing before it."""
+    tables: Sequence[str] = ("users", "items", "fold_in")
+    begins = np.full((len(retriever.users), 1), begin, np.int64)
+    return {"begins": begins, **{name: getattr(retriever, name).astype(np.float16)[None] for name in tables}}

@@ -1,0 +1,238 @@
+"""Embeddings from elsewhere: tables, retrieval and training prompts are those that the files say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from safetensors.numpy import save_file
+
+from builders.data import ratings
+from rexit.bundle import Catalog
+from rexit.exporter.catalog.neighbours import folded_in
+from rexit.exporter.prompt.builder import PromptBuilder
+from running.indexing import Run, assert_refused
+
+DIM = 8
+TASTE = np.eye(DIM)[0]  # even items and users lie along it, odd ones against it
+
+
+def rows(count: int, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=(count, DIM))
+    return (np.where(np.arange(1, count + 1) % 2 == 1, 1, -1)[:, None] * TASTE + 0.1 * noise).astype(np.float32)
+
+
+ITEM_ROWS, USER_ROWS = rows(ratings.ITEMS, 0), rows(ratings.USERS, 1)
+
+
+def parquet(path: Path, column: str, ids: object, table: np.ndarray) -> Path:
+    pl.DataFrame({column: ids, "embedding": table.tolist()}, {column: pl.Int64, "embedding": pl.List(pl.Float32)}).write_parquet(
+        path
+    )
+    return path
+
+
+@pytest.fixture
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the embeddings' files."""
+    return tmp_path_factory.mktemp("given")
+
+
+def indexed(run: Run, *words: object) -> str:
+    """Runs the command, which succeeds; what it said on stderr."""
+    code, _, err = run(*map(str, words))
+    assert code == 0, err
+    return err
+
+
+@pytest.fixture
+def files(place: Path) -> tuple[str, ...]:
+    """The options that name the files."""
+    items = parquet(place / "items.parquet", "item_id", range(1, ratings.ITEMS + 1), ITEM_ROWS)
+    users = parquet(place / "users.parquet", "user_id", range(1, ratings.USERS + 1), USER_ROWS)
+    return "--item-embeddings", str(items), "--user-embeddings", str(users)
+
+
+def unit(table: np.ndarray) -> np.ndarray:
+    return table / np.linalg.norm(table, axis=1, keepdims=True)
+
+
+def test_tables_are_the_files_rows(run: Run, data: Path, files: tuple[str, ...]) -> None:
+    indexed(run, *files)
+    catalog = Catalog.open(data / "catalog")
+    np.testing.assert_allclose(catalog.user_embeddings, unit(USER_ROWS), atol=1e-3)
+    np.testing.assert_allclose(catalog.item_table["embeddings"], unit(ITEM_ROWS), atol=1e-3)
+    ratio = catalog.item_table["fold_in"].astype(float) / ITEM_ROWS
+    assert np.ptp(ratio) < 0.01 * ratio.mean(), "the rule `mean`: the items' rows over one number"
+    assert "lightgcn" not in catalog.info and catalog.info["embedding"]["users"] == "given"
+    assert catalog.info["retrieval"]["recall@20"] > 0.5
+
+
+def test_dot_products_keep_lengths(run: Run, data: Path, files: tuple[str, ...]) -> None:
+    indexed(run, *files, "--similarity", "dot")
+    ratio = Catalog.open(data / "catalog").user_embeddings.astype(float) / USER_ROWS
+    assert np.ptp(ratio) < 0.01 * ratio.mean()
+
+
+def test_known_users_are_near_by_their_own_rows(run: Run, data: Path, files: tuple[str, ...]) -> None:
+    indexed(run, *files)
+    near = unit(USER_ROWS).astype(np.float16).astype(float)
+    products = near @ near.T
+    np.fill_diagonal(products, -np.inf)
+    expected = np.argsort(-products, 1, kind="stable")[:, :5]
+    assert (Catalog.open(data / "catalog").user_table["similar"][:, :5] == expected).all()
+
+
+@pytest.mark.parametrize("kind", ["npy", "npy with text", "safetensors"])
+def test_every_form_is_one_catalog(run: Run, data: Path, place: Path, files: tuple[str, ...], kind: str) -> None:
+    indexed(run, *files)
+    expected = Catalog.open(data / "catalog")
+    order = np.random.default_rng(0).permutation(ratings.ITEMS)
+    ids, table = order + 1, ITEM_ROWS[order]
+    path = place / ("given.safetensors" if kind == "safetensors" else "given.npy")
+    if kind == "safetensors":
+        save_file({"ids": ids, "embeddings": table}, path)
+    else:
+        np.save(path, table)
+        if kind == "npy":
+            np.save(place / "given.ids.npy", ids)
+        else:
+            (place / "given.ids.txt").write_text("\n".join(map(str, ids)))
+    indexed(run, "--item-embeddings", path, *files[2:])
+    catalog = Catalog.open(data / "catalog")
+    for name in ("embeddings", "fold_in"):
+        assert (catalog.item_table[name] == expected.item_table[name]).all()
+
+
+def test_least_squares_brings_folded_users_to_their_own_rows(run: Run, data: Path, place: Path, files: tuple[str, ...]) -> None:
+    turn = np.linalg.qr(np.random.default_rng(3).normal(size=(DIM, DIM)))[0].astype(np.float32)
+    parquet(place / "users.parquet", "user_id", range(1, ratings.USERS + 1), USER_ROWS @ turn)  # of another space than items'
+    cosines = {}
+    for rule in ("mean", "least-squares"):
+        indexed(run, *files, "--fold-in", rule)
+        catalog = Catalog.open(data / "catalog")
+        likes = [
+            catalog.split("train").items[(catalog.split("train").users == u) & catalog.split("train").liked] for u in range(24)
+        ]
+        folded = np.stack([folded_in(catalog.item_table["fold_in"][row]) for row in likes]).astype(float)
+        cosines[rule] = (unit(folded) * unit(USER_ROWS @ turn)).sum(1).mean()
+    assert cosines["least-squares"] > 0.95 > cosines["mean"]
+
+
+def test_users_are_folded_in_without_a_file_of_theirs(run: Run, data: Path, files: tuple[str, ...]) -> None:
+    indexed(run, *files[:2])
+    catalog = Catalog.open(data / "catalog")
+    assert catalog.info["embedding"]["users"] == "folded in"
+    even = catalog.user_embeddings[1::2, 0].astype(float)
+    assert (even < 0).mean() > 0.9
+
+
+def test_what_has_no_row_is_unknown(run: Run, data: Path, place: Path, files: tuple[str, ...]) -> None:
+    parquet(place / "items.parquet", "item_id", range(1, ratings.ITEMS), ITEM_ROWS[:-1])
+    parquet(place / "users.parquet", "user_id", range(2, ratings.USERS + 1), USER_ROWS[1:])
+    indexed(run, *files)
+    catalog = Catalog.open(data / "catalog")
+    assert not catalog.item_table["embeddings"][-1].any() and not catalog.user_embeddings[0].any()
+    assert catalog.info["embedding"]["without_embedding"] == {"users": 1, "items": 1}
+
+
+def test_training_prompts_before_the_moment_retrieve_nothing(run: Run, data: Path, files: tuple[str, ...]) -> None:
+    moment = 200
+    indexed(run, *files, "--embeddings-as-of", moment)
+    catalog = Catalog.open(data / "catalog")
+    builder = PromptBuilder.of(catalog, "train")
+    assert builder._request(0, moment - 1, ()).graph is None
+    assert builder._request(0, moment, ()).graph is not None
+    assert len(builder._request(0, moment, ()).similar) > 0 == len(builder._request(0, moment - 1, ()).similar)
+
+
+def test_what_is_not_known_of_the_embeddings_is_said(run: Run, data: Path, files: tuple[str, ...]) -> None:
+    warning = "rexit: warning: these embeddings may have learned from the interactions that are to be predicted"
+    assert warning in indexed(run, *files)
+    assert "warning" not in indexed(run, *files, "--embeddings-as-of", 101)
+    late = indexed(run, *files, "--embeddings-as-of", ratings.LATE + 10**6)
+    assert "96 interactions of validation and test happened before --embeddings-as-of" in late
+
+
+def test_similar_users_may_be_told(run: Run, data: Path, place: Path, files: tuple[str, ...]) -> None:
+    pl.DataFrame({"user_id": [1, 1, 2], "neighbour": [5, 9, 1], "rank": [2, 1, 1]}).write_csv(place / "near.csv")
+    indexed(run, "--similar-users", place / "near.csv", "--neighbours", 3)
+    similar = Catalog.open(data / "catalog").user_table["similar"]
+    assert similar[:3].tolist() == [[8, 4, 0], [0, 1, 1], [2, 2, 2]], "by rank; own rows where there are fewer"
+
+
+Damage = Callable[[Path], tuple[str, ...]]
+
+
+def _npy(place: Path) -> tuple[str, ...]:
+    np.save(place / "given.npy", ITEM_ROWS)
+    return "--item-embeddings", str(place / "given.npy")
+
+
+def _spoiled(column: str, change: Callable[[np.ndarray], object]) -> Damage:
+    def damage(place: Path) -> tuple[str, ...]:
+        table = {"user_id": USER_ROWS, "item_id": ITEM_ROWS}[column].copy()
+        change(table)
+        parquet(place / f"{column[:4]}s.parquet", column, range(1, len(table) + 1), table)
+        return ()
+
+    return damage
+
+
+def _with(column: str, ids: object, table: np.ndarray) -> Damage:
+    def damage(place: Path) -> tuple[str, ...]:
+        parquet(place / f"{column[:4]}s.parquet", column, ids, table)
+        return ()
+
+    return damage
+
+
+def _integers(place: Path) -> tuple[str, ...]:
+    pl.DataFrame({"item_id": [1, 2], "embedding": [[1, 2], [3, 4]]}).write_parquet(place / "items.parquet")
+    return ()
+
+
+def _ragged(place: Path) -> tuple[str, ...]:
+    pl.DataFrame({"item_id": [1, 2], "embedding": [[1.0, 2.0], [3.0]]}).write_parquet(place / "items.parquet")
+    return ()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_with("user_id", [1], np.ones((1, 3))), "users.parquet: embeddings of 3 numbers, those of"),
+        (_ragged, "items.parquet: the embedding of 2 has 1 numbers, that of 1 has 2"),
+        (_integers, "items.parquet: column 'embedding' holds List(Int64), expected lists of floats"),
+        (_spoiled("item_id", lambda t: t.__setitem__((3, 1), np.nan)), "the embedding of 4 has a number that is not finite"),
+        (_spoiled("user_id", lambda t: t.__setitem__(6, 0)), "the embedding of 7 is zero: leave out what is not known"),
+        (_with("item_id", [1, 1], np.ones((2, 8))), "items.parquet: id 1 stands 2 times, expected once"),
+        (_with("item_id", [1, 99], np.ones((2, 8))), "items.parquet: item 99 is not in"),
+        (_with("user_id", [77], np.ones((1, 8))), "users.parquet: user 77 is not in"),
+        (_npy, "given.npy: its ids are missing, expected given.ids.npy or given.ids.txt beside it"),
+        (lambda _: ("--fold-in", "median"), "fold in is 'median', expected one of mean, least-squares"),
+        (lambda _: ("--similarity", "l2"), "similarity is 'l2', expected one of cosine, dot"),
+        (lambda _: ("--embeddings-as-of", "soon"), "--embeddings-as-of is 'soon', expected"),
+    ],
+)
+def test_bad_input_is_one_line(run: Run, data: Path, place: Path, files: tuple[str, ...], damage: Damage, message: str) -> None:
+    assert_refused(run(*files, *damage(place)), data, message)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(1, 77, 1)], "near.csv: user 77 in column 'neighbour' is not in the catalog (1 rows)"),
+        ([(1, 1, 1)], "near.csv: user 1 is named as a neighbour of their own (1 rows)"),
+        ([(1, 2, 1), (1, 2, 2)], "near.csv: 2 stands twice among the neighbours of 1"),
+    ],
+)
+def test_bad_neighbours_are_one_line(run: Run, data: Path, place: Path, rows: list[tuple[int, ...]], message: str) -> None:
+    pl.DataFrame(rows, ["user_id", "neighbour", "rank"], orient="row").write_csv(place / "near.csv")
+    assert_refused(run("--similar-users", str(place / "near.csv")), data, message)
+
+
+def test_users_alone_are_not_enough(run: Run, data: Path, files: tuple[str, ...]) -> None:
+    assert_refused(run(*files[2:]), data, "--user-embeddings is given without --item-embeddings")
