@@ -53,4 +53,5 @@ def test_defaults_are_told() -> None:
 def test_options_of_index_stand_in_groups() -> None:
     text = help_of("index", 80)
     titles = [line.split("─ ")[1].split(" ─")[0] for line in text.splitlines() if line.startswith("╭")]
-    assert titles == ["Input and output", "Columns", "Likes, order and splits", "Retriever (LightGCN)", "Other options"]
+    panels = ["Columns", "Likes, order and splits", "Retriever (LightGCN)", "Embeddings from elsewhere"]
+    assert titles == ["Input and output", *panels, "Other options"]

@@ -76,7 +76,7 @@ def test_a_split_column(run: Run, data: Path, names: tuple[str, ...]) -> None:
 def test_help_offers_the_splits_that_a_column_may_name() -> None:
     command = typer.main.get_group(app).commands["index"]
     (option,) = (option for option in command.params if option.name == "split_column")
-    assert option.help == f"A column that says {SPLITS[0]}, {SPLITS[1]} (or valid) or {SPLITS[2]}."
+    assert option.help == f"Splits: {SPLITS[0]}, {SPLITS[1]} (or valid), {SPLITS[2]}."
 
 
 @pytest.mark.parametrize("order", ["file", "random"])
