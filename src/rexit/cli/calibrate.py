@@ -107,7 +107,7 @@ def calibrate(
     )
     print_table(
         "Policies tested for the certificate, careful first, on users who had no part in choosing",
-        ["expected drop at most", "stops", *(f"expected {name}" for name in metric), "p-value", "certified", "layers, test"],
+        ["drop up to", "stops", *(f"expected {name}" for name in metric), "certified", "layers"],
         [_candidate(candidate, metric) for candidate in report["candidates"]],
     )
     if report["suggested_exits"] is not None:
@@ -152,7 +152,6 @@ def _candidate(candidate: dict[str, Any], metrics: list[str]) -> list[str]:
         f"{candidate['budget']:.4g}",
         "dynamic" if candidate["fixed"] is None else f"after layer {candidate['fixed']}",
         *(f"{candidate['expected'][name]:.4f}" for name in metrics),
-        f"{candidate['p_value']:.3g}",
-        "yes" if candidate["certified"] else "no",
+        f"{'yes' if candidate['certified'] else 'no'}, p = {candidate['p_value']:.2g}",
         f"{candidate['test']['mean_layers']:.1f}",
     ]
