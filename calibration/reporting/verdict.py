@@ -238,7 +238,7 @@ def number_word(number: int) -> str:
 
 def signed(value: float) -> str:
     """Returns a number with its sign and four decimals."""
-    return minus(f"{value:+.4f}")
+    return minus(f"{round(value, 4) + 0.0:+.4f}")  # no negative zero
 
 
 def minus(number: str) -> str:

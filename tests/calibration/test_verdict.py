@@ -1,0 +1,164 @@
+"""What the verdict says first, in each case, from a decision's own figures."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from builders.traces import even_costs, traces
+from rexit.calibration.decide import Decision, Goal, back_to_full_depth, decide
+from rexit.calibration.metrics import parse
+from rexit.calibration.reporting.verdict import judge, model_name
+
+DEPTHS = (1, 2, 6)
+GOAL = Goal((parse("ndcg@5"), parse("top-k-overlap@5")), 0.08)
+
+
+@functools.cache
+def decision() -> Decision:
+    """A dynamic policy; its figures are replaced by those of a test."""
+    noise = (2.0, 0.7, 0.0)
+    parts = {name: traces(600, 10, noise, seed=seed) for seed, name in enumerate(("validation", "test"), 1)}
+    made = decide(**parts, costs=even_costs(3), depths=DEPTHS, variant_sha256="digest", goal=GOAL)
+    assert made.chosen is not None and made.chosen.fixed is None
+    return made
+
+
+def row(ms: float | None, layers: float, drops: dict[str, tuple[float, float, float]] | None = None) -> dict[str, Any]:
+    zero = {metric.name: (0.0, 0.0, 0.0) for metric in GOAL.metrics}
+    return {"ms_per_slate": ms, "cost_us": 1000 * (ms or 2.0), "mean_layers": layers, "drops": drops or zero}
+
+
+def table(ndcg=(0.0016, -0.0030, 0.0060), overlap=(0.0314, 0.0270, 0.0360), timed: bool = True) -> dict[str, Any]:
+    policy = row(1.0, 1.1, {"ndcg@5": ndcg, "top-k-overlap@5": overlap})
+    made = {"full depth": row(2.9, 6.0), "1 layer": row(0.9, 1.0), "2 layers": row(1.2, 2.0), "policy": policy}
+    return made if timed else {name: {**one, "ms_per_slate": None} for name, one in made.items()}
+
+
+def gain(ndcg: tuple[float, float, float], overlap: tuple[float, float, float]) -> dict[str, Any]:
+    return {"layers": 1, "differences": {"ndcg@5": ndcg, "top-k-overlap@5": overlap}}
+
+
+BETTER, WORSE, UNSURE = (0.02, 0.01, 0.03), (-0.02, -0.03, -0.01), (-0.0018, -0.0060, 0.0020)
+
+
+def test_policy_that_beats_the_fixed_depth() -> None:
+    verdict = judge(decision(), DEPTHS, table(), gain(UNSURE, BETTER))
+    assert (verdict.action, verdict.comparison) == ("use the policy", "better")
+    assert verdict.text == (
+        "Use this policy: 2.9x faster than the full model (1.0 ms instead of 2.9 a slate), 1.1 of 6 layers on average. NDCG@5 is "
+        "unchanged (\N{MINUS SIGN}0.0016 ± 0.0045). It keeps 96.9 ± 0.4 % of the full model's top five. Compared with a "
+        "one-layer model it costs 0.1 ms more and keeps 2.0 points more of the full model's top five; no difference in NDCG@5 "
+        "(\N{MINUS SIGN}0.0018 ± 0.0040) is shown."
+    )
+    assert verdict.guarantee is not None and verdict.guarantee.startswith("With 95 % confidence, users like these lose")
+
+
+@pytest.mark.parametrize(
+    ("differences", "comparison", "headline", "compared"),
+    [
+        (
+            (UNSURE, UNSURE),
+            "not shown",
+            "Use this policy, or a one-layer model, which may do as well",
+            "it costs 0.1 ms more; no",
+        ),
+        (
+            (WORSE, BETTER),
+            "worse in part",
+            "Compare this policy with a one-layer model before you use it",
+            "loses 0.0200 ± 0.0100",
+        ),
+        (
+            (BETTER, WORSE),
+            "worse in part",
+            "Compare this policy with a one-layer model before you use it",
+            "2.0 points less of the",
+        ),
+    ],
+)
+def test_policy_that_a_fixed_depth_may_replace(differences: Any, comparison: str, headline: str, compared: str) -> None:
+    verdict = judge(decision(), DEPTHS, table(), gain(*differences))
+    assert verdict.comparison == comparison and compared in verdict.text
+    assert verdict.text.startswith(f"{headline}: the policy is 2.9x faster than the full model")
+
+
+def test_policy_that_no_fixed_depth_is_as_cheap_as() -> None:
+    verdict = judge(decision(), DEPTHS, table(timed=False), None)
+    assert verdict.comparison is None and verdict.text.endswith("No fixed depth is as cheap.")
+    assert "(1.0 ms instead of 2.9 a slate by the cost model, not timed)" in verdict.text
+
+
+@pytest.mark.parametrize(
+    ("drop", "sentence"),
+    [
+        ((0.0103, 0.0036, 0.0178), "NDCG@5 falls by 0.0103 ± 0.0071."),
+        ((-0.0103, -0.0178, -0.0036), "NDCG@5 rises by 0.0103 ± 0.0071."),
+        ((0.0, 0.0, 0.0), "NDCG@5 is unchanged (+0.0000 ± 0.0000)."),
+        ((0.0500, -0.0200, 0.1200), "Whether NDCG@5 changes is not shown (\N{MINUS SIGN}0.0500 ± 0.0700)."),
+    ],
+)
+def test_what_becomes_of_a_metric(drop: tuple[float, float, float], sentence: str) -> None:
+    """An interval that holds 0 but goes beyond the allowed drop shows nothing: that is not `unchanged`."""
+    assert judge(decision(), DEPTHS, table(ndcg=drop), None).summary[1] == sentence
+
+
+def test_log_loss_rises_where_it_is_worse() -> None:
+    goal = replace(GOAL, metrics=(parse("logloss"),))
+    rows = table()
+    rows["policy"]["drops"] = {"logloss": (0.01, 0.005, 0.015)}
+    made = replace(decision(), goal=goal, tested={"logloss": 400})
+    assert judge(made, DEPTHS, rows, None).summary[1] == "Log loss rises by 0.0100 ± 0.0050."
+
+
+def test_policy_that_is_a_fixed_depth() -> None:
+    made = decision()
+    assert made.chosen is not None
+    verdict = judge(replace(made, chosen=replace(made.chosen, fixed=1)), DEPTHS, table(), None)
+    assert verdict.action == "export a shallower model" and verdict.text.startswith("Export a two-layer model: 2.9x faster than")
+    assert "Export it with `rexit export --exits 1,2`" in verdict.text
+
+
+def test_full_model_where_nothing_is_worth_having() -> None:
+    full = back_to_full_depth(decision())
+    failed = tuple(replace(one, certified=False) for one in full.candidates)
+    cases = {
+        "should save": judge(full, DEPTHS, table(), None, slower=True),
+        "nothing that loses at most 0.08 of NDCG@5 and top-5 overlap saves 1 % of the time.": judge(
+            replace(full, candidates=()), DEPTHS, table(), None
+        ),
+        "what is certified that loses at most 0.08 of NDCG@5 and top-5 overlap saves less than 1 %": judge(
+            full, DEPTHS, table(), None
+        ),
+        "are too few for the most careful policy; about 1,200 would do if their losses": judge(
+            replace(full, candidates=failed, users_needed=1234.0), DEPTHS, table(), None
+        ),
+        "are too few for the most careful policy; no number would do if their losses": judge(
+            replace(full, candidates=failed, users_needed=math.inf), DEPTHS, table(), None
+        ),
+    }
+    for words, verdict in cases.items():
+        assert verdict.action == "keep the full model" and verdict.text.startswith("Keep the full model: "), words
+        assert words in verdict.text and verdict.guarantee is None
+
+
+def test_model_that_may_rank_nothing() -> None:
+    doubt = "This model is not shown to rank: its user AUC …, chance is 0.5."
+    verdict = judge(decision(), DEPTHS, table(), None, doubt=doubt)
+    assert verdict.action == "check the model" and verdict.doubt == doubt
+    assert verdict.text == (
+        f"Check the model first. {doubt} What a policy keeps of such a ranking is worth nothing. The policy written is 2.9x "
+        "faster than the full model (1.0 ms instead of 2.9 a slate)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("layers", "name"),
+    [(1, "a one-layer model"), (8, "an eight-layer model"), (11, "an 11-layer model"), (12, "a 12-layer model")],
+)
+def test_model_names(layers: int, name: str) -> None:
+    assert model_name(layers) == name
