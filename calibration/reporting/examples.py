@@ -59,8 +59,8 @@ def pick(
         return [], []
 
     def example(n: int) -> Example:
-        slate, shown = slates[n], slice(traces.offsets[n], traces.offsets[n] + CANDIDATES)
-        part = layers[shown][: len(slate.items)].tolist()
+        slate, pairs = slates[n], slice(traces.offsets[n], traces.offsets[n] + CANDIDATES)
+        part = layers[pairs][: len(slate.items)].tolist()
         text = None if prompt is None else prompt(slate)
         return Example(slate.user, slate.items[:CANDIDATES], tuple(part), tuple(slate.liked[:CANDIDATES].tolist()), text)
 

@@ -78,7 +78,7 @@ def _code(words: str) -> Markup:
 def _tiles(report: Report) -> Iterator[Sequence[str]]:
     """Name, figure and further lines of each."""
     full, policy, verdict = report["table"][0], report["table"][-1], Verdict(**report["verdict"])
-    asked = [metrics.parse(name) for name in report["settings"]["metrics"]]
+    goal_metrics = [metrics.parse(name) for name in report["settings"]["metrics"]]
     allowed = f"{report['settings']['max_drop']:g}"
     yield "Layers", f"{policy['mean_layers']:.1f} of {report['layers']}", "mean over candidates of the test split"
     timed = policy["ms_per_slate"] is not None
@@ -87,11 +87,11 @@ def _tiles(report: Report) -> Iterator[Sequence[str]]:
     yield "Speed", f"{before / now:.1f}x", f"{now:.1f} ms instead of {before:.1f} a slate", how
     if report["policy"]["kind"] == "full depth":
         confidence, users = report["settings"]["confidence"], min(report["tested"].values())
-        titles = " and ".join(metric.title for metric in asked)
+        titles = " and ".join(metric.title for metric in goal_metrics)
         yield "Allowed drop", allowed, f"of {titles}", f"with {100 * confidence:g} % confidence"
         yield "Certifying users", f"{users:,}", *([] if verdict.shortfall is None else [verdict.shortfall])
         return
-    first, *others = asked
+    first, *others = goal_metrics
     drop, low, high = policy["drops"][first.name]
     yield (
         f"Drop of {first.title}",
@@ -101,7 +101,7 @@ def _tiles(report: Report) -> Iterator[Sequence[str]]:
         f"allowed: {allowed}",
     )
     if report["gain"] is not None:
-        differences = [(metric, report["gain"]["differences"][metric.name]) for metric in asked]
+        differences = [(metric, report["gain"]["differences"][metric.name]) for metric in goal_metrics]
         yield (
             f"Compared with {model_name(report['gain']['layers'])}",
             {"better": "Better", "not shown": "No difference shown", "worse in part": "Worse in part"}[verdict.comparison or ""],
@@ -128,7 +128,7 @@ def _rules(policy: Mapping[str, Any]) -> str:
 
 
 def _tables(report: Report) -> dict[str, Table]:
-    exits, policy, asked = report["exits"], report["policy"], report["settings"]["metrics"]
+    exits, policy, names = report["exits"], report["policy"], report["settings"]["metrics"]
     tables = (
         Table(
             "reliability",
@@ -163,12 +163,12 @@ def _tables(report: Report) -> dict[str, Table]:
             [
                 Column("expected drop at most", "budget", digits(4)),
                 Column("stops", lambda tested: "dynamic" if tested["fixed"] is None else f"layer {tested['fixed']}"),
-                *(Column(f"expected drop of {name}", _path("expected", name), places(4)) for name in asked),
+                *(Column(f"expected drop of {name}", _path("expected", name), places(4)) for name in names),
                 Column("p-value", "p_value", digits(3)),
                 Column("certified", "certified", yes),
                 Column("mean layers, test", _path("test", "mean_layers"), places(1)),
                 Column("ms per slate, by the cost model, test", lambda tested: tested["test"]["cost_us"] / 1000, places(2)),
-                *(Column(f"drop of {name}, test", _path("test", "drops", name), interval, INTERVAL) for name in asked),
+                *(Column(f"drop of {name}, test", _path("test", "drops", name), interval, INTERVAL) for name in names),
             ],
         ),
         Table(
@@ -245,7 +245,7 @@ def _value_and_drop(metric: str, way: Mapping[str, Any]) -> tuple[float, ...]:
 def _examples(report: Report) -> list[tuple[str, list[tuple[Mapping[str, Any], float, Table]]]]:
     """By title: slates, the mean layers of the candidates shown, and their table."""
 
-    def shown(slate: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any], float, Table]:
+    def view(slate: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any], float, Table]:
         columns = [
             Column("item", lambda k: slate["items"][k]),
             Column("stops after layer", lambda k: slate["layers"][k], count),
@@ -255,7 +255,7 @@ def _examples(report: Report) -> list[tuple[str, list[tuple[Mapping[str, Any], f
         return slate, sum(slate["layers"]) / len(slate["layers"]), table
 
     return [
-        (f"Slates that exit {kind}", [shown(slate, f"{kind}-{n + 1}") for n, slate in enumerate(report["examples"][kind])])
+        (f"Slates that exit {kind}", [view(slate, f"{kind}-{n + 1}") for n, slate in enumerate(report["examples"][kind])])
         for kind in ("early", "late")
         if report["examples"][kind]
     ]
