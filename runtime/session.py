@@ -80,20 +80,24 @@ def open(
         BackendError: The backend is missing, too old, or failed.
         InputError: There is no such variant, or an argument is out of range.
     """
-    return Session(
-        path,
-        variant,
-        threads=threads,
-        cache_bytes=cache_bytes,
-        slate_bytes=slate_bytes,
-        library=library,
-        device=device,
-        device_id=device_id,
+    for name, value in (("variant", variant), ("device", device)):
+        if value == "":
+            raise InputError(f"{name} is an empty string, expected a name or None")
+    native = _native.Session(
+        os.fspath(path),
+        variant or "",
+        onnxruntime_library() if library is None else os.fspath(library),
+        to_integer("threads", threads, 31),
+        to_size("cache_bytes", cache_bytes),
+        to_size("slate_bytes", slate_bytes),
+        device or "",
+        to_integer("device_id", device_id, 31),
     )
+    return Session(native, os.fspath(path))
 
 
 class Session:
-    """An opened bundle with buffers and the cached prefixes of recent users. `rexit.open` makes one, and has its arguments.
+    """An opened bundle with buffers and the cached prefixes of recent users, from `rexit.open`.
 
     Threads may share a session; one works at a time. `memory`, `counters` and `reset_counters` do not wait for it.
 
@@ -102,44 +106,13 @@ class Session:
         exits: Depth and policy of each exit.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        variant: str | None = None,
-        *,
-        threads: int = 0,
-        cache_bytes: int = 0,
-        slate_bytes: int = 0,
-        library: str | os.PathLike[str] | None = None,
-        device: str | None = None,
-        device_id: int = 0,
-    ) -> None:
-        for name, value in (("variant", variant), ("device", device)):
-            if value == "":
-                raise InputError(f"{name} is an empty string, expected a name or None")
-        native = _native.Session(
-            os.fspath(path),
-            variant or "",
-            onnxruntime_library() if library is None else os.fspath(library),
-            to_integer("threads", threads, 31),
-            to_size("cache_bytes", cache_bytes),
-            to_size("slate_bytes", slate_bytes),
-            device or "",
-            to_integer("device_id", device_id, 31),
-        )
-        self._adopt(native, os.fspath(path))
-
-    def _adopt(self, native: _native.Session, path: str) -> None:
+    def __init__(self, native: _native.Session, path: str) -> None:
+        """Private: call `rexit.open`."""
         self._native: _native.Session | None = native
         self._path = path
         self.info = Info(*native.info())
         self.exits = tuple(ExitInfo(*exit_) for exit_ in native.exits())
         self._depths = np.array([*(exit_.layers for exit_ in self.exits), 0])  # the last one: of exit -1, no answer
-
-    def _sibling(self, native: _native.Session) -> Session:
-        session = object.__new__(Session)
-        session._adopt(native, self._path)
-        return session
 
     def __repr__(self) -> str:
         depths = ", ".join(str(exit_.layers) for exit_ in self.exits)
@@ -149,7 +122,7 @@ class Session:
     def another(self) -> Session:
         """Returns a second session over the same opened bundle. It shares the weights and the catalog, but neither buffers nor
         cached prefixes. Sessions of one bundle can score at the same time, each in its own thread."""
-        return self._sibling(self._open.another())
+        return Session(self._open.another(), self._path)
 
     def reloaded(self) -> Session | None:
         """Opens what the bundle's folder holds now, after `rexit refresh` or `rexit calibrate`.
@@ -165,7 +138,7 @@ class Session:
                 again). This session stays usable.
         """
         native = self._open.reloaded()
-        return None if native is None else self._sibling(native)
+        return None if native is None else Session(native, self._path)
 
     def score(
         self,

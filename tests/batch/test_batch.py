@@ -16,23 +16,13 @@ import pytest
 
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from builders.bundles.grown_catalog import swap_for_grown
-from builders.bundles.held_out import HeldOut, write_ranked
+from builders.bundles.held_out import HeldOut
 from rexit.batch import BatchOptions, ColumnNames, Report, output, pairs, score_files, work
 from rexit.batch.engine import Local, Opening
 from rexit.bundle import Bundle, Counters
 from rexit.errors import BundleError, InputError
 
 COLUMNS = ColumnNames()
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> HeldOut:
-    return write_ranked(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture(scope="module")
-def bundle(made: HeldOut) -> Bundle:
-    return Bundle.open(made.bundle)
 
 
 def frame(rows: int = 600) -> pl.DataFrame:

@@ -22,7 +22,7 @@ ray = pytest.importorskip("ray")
 
 from builders.bundles.catalog import ITEM_IDS, USER_IDS  # noqa: E402
 from builders.bundles.grown_catalog import swap_for_grown  # noqa: E402
-from builders.bundles.held_out import HeldOut, write_ranked  # noqa: E402
+from builders.bundles.held_out import HeldOut  # noqa: E402
 from rexit import interrupts  # noqa: E402
 from rexit.batch import BatchOptions, ColumnNames, Report, score_files  # noqa: E402
 from rexit.batch.engine import Engine, Local, Opening  # noqa: E402
@@ -31,16 +31,6 @@ from rexit.batch.ray_engine import OnRay, Worker  # noqa: E402
 from rexit.batch.work import PAIR  # noqa: E402
 from rexit.bundle import Bundle, Policy  # noqa: E402
 from rexit.errors import BundleError  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> HeldOut:
-    return write_ranked(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture(scope="module")
-def bundle(made: HeldOut) -> Bundle:
-    return Bundle.open(made.bundle)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,7 @@ import pytest
 
 from builders.bundles.held_out import write_ranked
 from rexit import runtime
-from rexit.cli import main
-from running.command import Ended, Run
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    def call(*words: object) -> Ended:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["rexit", *(str(w) for w in words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        seen = capsys.readouterr()
-        return Ended(int(end.value.code or 0), seen.out, seen.err)
-
-    return call
+from running.command import run  # noqa: F401
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
 from builders.bundles.grown_catalog import write_grown
 from builders.bundles.held_out import write_ranked
-from rexit.cli import main
-from running.command import Ended, Run
+from running.command import run  # noqa: F401
 
 
 @pytest.fixture(scope="session")
@@ -25,16 +23,3 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "place"))
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    def call(*words: object) -> Ended:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["rexit", *(str(w) for w in words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        seen = capsys.readouterr()
-        return Ended(int(end.value.code or 0), seen.out, seen.err)
-
-    return call

@@ -1,12 +1,17 @@
-"""The command line in this process, with what it prints and the code it ends with."""
+"""The command line in this process: its output and its exit code."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from rexit.cli import main
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,22 @@ class Ended:
 
 
 Run = Callable[..., Ended]
-"""The command's words to how it ended: the fixture `run` of tests/cli."""
+"""Runs a command, given its words: the fixture `run`."""
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A conftest.py imports it."""
+
+    def call(*words: object) -> Ended:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["rexit", *(str(word) for word in words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        printed = capsys.readouterr()
+        return Ended(int(end.value.code or 0), printed.out, printed.err)
+
+    return call
 
 
 def calibrate(run: Run, place: Path, *more: object) -> Ended:

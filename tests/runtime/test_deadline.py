@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from builders.bundles.bundle import write_bundle
 from builders.bundles.catalog import ITEM_IDS, USER_IDS
 from rexit import runtime
 from rexit.errors import DeadlineError
 
 USER, AS_OF = USER_IDS[2], 40
 CLOSE = {"rtol": 1e-4, "atol": 1e-3}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
-
-
-@pytest.fixture
-def session(folder: Path) -> runtime.Session:
-    return runtime.open(folder)
 
 
 def test_deadline_before_the_first_exit(session: runtime.Session) -> None:

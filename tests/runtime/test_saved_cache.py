@@ -31,11 +31,6 @@ from running.full_disk import largest_file
 DIGEST = 64
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
-
-
 @dataclass
 class Saved:
     """A file of prefixes, to be changed. write() gives it the digest that fits."""

@@ -26,16 +26,6 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-3}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
-
-
-@pytest.fixture
-def session(folder: Path) -> runtime.Session:
-    return runtime.open(folder)
-
-
-@pytest.fixture(scope="module")
 def expected(folder: Path) -> NDArray[np.float64]:
     prefix, candidates = runtime.open(folder).prompt(USER, ITEM_IDS, as_of=AS_OF)
     weights = make_weights()

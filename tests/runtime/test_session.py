@@ -29,11 +29,6 @@ from rexit.measure.machine import Conditions
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
-
-
-@pytest.fixture(scope="module")
 def session(folder: Path) -> runtime.Session:
     return runtime.open(folder)
 
