@@ -8,7 +8,7 @@ It must be found out, or the test could not find anything.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import polars as pl
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.linalg import svds
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from tokenizers import Tokenizer
@@ -27,12 +29,13 @@ from rexit.exporter import index as index_module
 from rexit.exporter.catalog.neighbours import folded_in
 from rexit.exporter.model.projectors import Projectors
 from rexit.exporter.model.vectors import Sources
-from rexit.exporter.options import IndexOptions, LightGCNOptions
+from rexit.exporter.options import ExternalOptions, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 from rexit.slates import cut
 from running.fast import fast
 
 USERS, ITEMS, EACH = 500, 200, 60
+EVER, MOMENT = 10**6, 40_000  # after all interactions; after a half of the train split's
 OPTIONS = IndexOptions(neighbours=10, lightgcn=LightGCNOptions(dim=32, layers=2, epochs=20))
 CHANCE, FOUND = 3.5, 4.0
 """In standard deviations of an AUC by chance: what some twenty figures stay below, and what the control must reach."""
@@ -80,7 +83,7 @@ def chance(score: NDArray[Any], liked: NDArray[np.bool_]) -> float:
     return (float(roc_auc_score(liked, score)) - 0.5) / float(np.sqrt((yes + no + 1) / (12 * yes * no)))
 
 
-def write_catalog(folder: Path) -> Catalog:
+def write_catalog(folder: Path, options: IndexOptions = OPTIONS) -> Catalog:
     rng, rows = np.random.default_rng(0), []
     for user in range(USERS):
         items, times = rng.permutation(ITEMS)[:EACH], rng.permutation(100_000)[:EACH]
@@ -88,8 +91,20 @@ def write_catalog(folder: Path) -> Catalog:
     ratings.write(folder, TEMPLATE, pl.DataFrame(rows, ["user_id", "item_id", "rating", "timestamp"], orient="row"))
     pl.DataFrame({"item_id": range(ITEMS), "title": [f"F{n}" for n in range(ITEMS)]}).write_csv(folder / "items.csv")
     data = (folder / "ratings.csv", folder / "items.csv", str(folder / "tok"), folder / "prompt.toml", folder / "catalog")
-    index_module.build_catalog(*data, OPTIONS)
+    index_module.build_catalog(*data, options)
     return Catalog.open(folder / "catalog")
+
+
+def embeddings_of(catalog: Catalog, before: int, folder: Path) -> ExternalOptions:
+    """Singular vectors of what was liked in the train split before a moment, as embeddings from elsewhere."""
+    train = catalog.split("train")
+    known = train.liked & (train.times < before)
+    liked = csr_array((np.ones(known.sum()), (train.users[known], train.items[known])), shape=(USERS, ITEMS))
+    users, values, items = svds(liked, 32, random_state=0)
+    for name, rows in (("user", users * np.sqrt(values)), ("item", (np.sqrt(values)[:, None] * items).T)):
+        pl.DataFrame({f"{name}_id": range(len(rows)), "embedding": rows.tolist()}).write_parquet(folder / f"{name}.parquet")
+    as_of = None if before == EVER else str(before)
+    return ExternalOptions(folder / "item.parquet", folder / "user.parquet", as_of)
 
 
 def read(builder: PromptBuilder, catalog: Catalog, tokenizer: Tokenizer, split: str) -> Rows:
@@ -254,6 +269,21 @@ def test_no_feature_of_a_training_prompt_predicts_a_random_label(case: Case) -> 
 def test_the_control_is_found_out(control: Case) -> None:
     seen = {name: chance(feature, control.train.liked) for name, feature in control.train.features.items()}
     assert all(seen[name] > FOUND for name in ("nearest", "similar_verdict", "dot")), seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [EVER, MOMENT])
+def test_embeddings_from_elsewhere_are_seen_from_their_moment_on(catalog: Catalog, tmp_path: Path, before: int) -> None:
+    """Said nothing of, they give away the training labels that they learned from; with a moment they give away none."""
+    options = replace(OPTIONS, external=embeddings_of(catalog, before, tmp_path))
+    given = write_catalog(tmp_path / "given", options)
+    case = Case.of(given, PromptBuilder.of(given, "train"))
+    seen = {name: chance(feature, case.train.liked) for name, feature in case.train.features.items()}
+    if before == EVER:
+        assert all(seen[name] > FOUND for name in ("nearest", "similar_verdict", "dot")), seen
+    else:
+        assert all(abs(z) < CHANCE for z in seen.values()), seen
+        assert case.train.features["dot"].any(), "later prompts do see them"
 
 
 @pytest.mark.parametrize("model", fast([boosted, network, projected], boosted))
