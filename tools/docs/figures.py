@@ -35,7 +35,7 @@ COLOURS = {
     "third": ("#010207", "#5e4db2", "#b3a4f5"),
 }
 INK, SOFT, STRONG, SECOND, THIRD = (drawn for drawn, _, _ in COLOURS.values())
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9.5,
     "text.color": INK,
