@@ -23,7 +23,7 @@ from rich.progress import track
 from transformers import AutoModel, AutoTokenizer
 
 from rexit.errors import InputError
-from rexit.exporter.catalog.interactions import read_table
+from rexit.exporter.catalog.source_tables import read_table
 from rexit.exporter.catalog.tables import write_frame
 from rexit.exporter.quiet import first_line, quiet
 from rexit.scripts import script

@@ -1,4 +1,4 @@
-"""A variant in the making: the graphs for one target in a folder, and what is recorded of them once they are judged."""
+"""A variant under construction: its graphs in a folder, and variant.json once they are judged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rexit.exporter.graph.trace import derive_segment, export_segment
 
 @dataclass(frozen=True)
 class SegmentReport:
-    """One exported segment: layers [begin, end), number of parameters, bytes of graph and weights, seconds it took."""
+    """An exported segment: layers [begin, end), number of parameters, bytes of graph and weights, seconds of export."""
 
     layers: tuple[int, int]
     parameters: int
@@ -30,8 +30,11 @@ class SegmentReport:
 
 @dataclass(frozen=True)
 class VariantReport:
-    """One variant. `parity` has one row per exit: the largest difference of log-odds in each mode, from PyTorch's or, if there is
-    a `quality` (as in variant.json), from the variant's own. bytes: of all its files. unrotated: as in variant.json."""
+    """An exported variant.
+
+    parity: by exit, the largest difference of log-odds by mode, from PyTorch's or, with a `quality`, from the variant's own.
+    quality, unrotated: as in variant.json. bytes: of all its files.
+    """
 
     name: str
     segments: tuple[SegmentReport, ...]
@@ -44,30 +47,29 @@ class VariantReport:
 
 @dataclass
 class Draft:
-    """The graphs for `target` in `folder`, which exists. `done` is called after each segment."""
+    """The graphs for `target` in `folder`, which exists. on_segment: called after each segment."""
 
     target: Target
     folder: Path
-    done: Callable[[], None]
+    on_segment: Callable[[], None]
     segments: list[bundle.Segment] = field(default_factory=list)
     reports: list[SegmentReport] = field(default_factory=list)
 
     def trace(self, modules: Sequence[SegmentModule]) -> None:
-        """Adds the segments as torch exports them. Raises CheckpointError."""
+        """Exports the segments. Raises CheckpointError."""
         for k, module in enumerate(modules):
             began = time.perf_counter()
             segment = export_segment(module, k, self.target, self.folder)
-            self._keep(segment, sum(p.numel() for p in module.parameters()), began)
+            self._add(segment, sum(p.numel() for p in module.parameters()), began)
 
-    def derive(self, base: Draft, seen: Sequence[Mapping[str, Any]]) -> None:
-        """Adds what the target's passes make of its base's graphs; seen: what was observed, by segment. Raises
-        CheckpointError."""
+    def derive(self, base: Draft, observed: Sequence[Mapping[str, Any]]) -> None:
+        """Derives the segments from the base's by the target's passes. observed: by segment. Raises CheckpointError."""
         for k, (segment, report) in enumerate(zip(base.segments, base.reports, strict=True)):
             began = time.perf_counter()
-            self._keep(derive_segment(segment, base.folder, self.target, self.folder, seen[k]), report.parameters, began)
+            self._add(derive_segment(segment, base.folder, self.target, self.folder, observed[k]), report.parameters, began)
 
     def chain(self, max_tokens: int, vectors: Vectors | None) -> Chain:
-        """The graphs as ONNX Runtime runs them. Raises BackendError."""
+        """Opens the graphs in ONNX Runtime. Raises BackendError."""
         return Chain(self.folder, self.segments, max_tokens, vectors)
 
     def write(
@@ -80,8 +82,16 @@ class Draft:
         pairs: int,
         unrotated: str | None,
     ) -> VariantReport:
-        """Writes variant.json and the golden samples next to the graphs. pairs: how many candidates were also run one by one;
-        unrotated: why the model could not be rotated, None if it was."""
+        """Writes variant.json and the golden samples next to the graphs.
+
+        Args:
+            judged: golden samples, parity and quality.
+            exits: depths in layers.
+            model, catalog: of the bundle.
+            max_tokens: most candidate tokens in one pass.
+            pairs: candidates that were also run one by one.
+            unrotated: why the model could not be rotated; None if it was.
+        """
         Golden(judged.slates).write(self.folder / GOLDEN_FILE)
         target = self.target
         Variant(
@@ -111,8 +121,8 @@ class Draft:
             target.variant, tuple(self.reports), tuple(judged.differences), judged.tolerance, judged.quality, size, unrotated
         )
 
-    def _keep(self, segment: bundle.Segment, parameters: int, began: float) -> None:
+    def _add(self, segment: bundle.Segment, parameters: int, began: float) -> None:
         size = sum((self.folder / name).stat().st_size for name in (segment.graph, segment.weights))
         self.segments.append(segment)
         self.reports.append(SegmentReport(segment.layers, parameters, size, time.perf_counter() - began))
-        self.done()
+        self.on_segment()

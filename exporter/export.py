@@ -1,15 +1,14 @@
 """`rexit export`: from a checkpoint and a catalog to a bundle with one or more variants.
 
-1. Check what can be checked before any work: options, exits, tokenizer, prompt lengths, the output folder, its free space.
-2. Draw golden slates from the validation split and score them with the unsplit PyTorch model.
-3. Rotate the model (`rexit.exporter.model.rotation`) if it is of a kind that can be.
-4. Trace the segments once, in float32 and at the target's opset, one graph each, and run them on the golden slates: if they are
-   more than `tolerance` away from PyTorch anywhere, nothing is written.
-5. Derive every variant from these graphs with its target's passes, which may have to observe them on real prompts first.
-6. Judge the variants: one of lower precision has to pass its gate on validation prompts (`rexit.exporter.gate.quality`), and to
-   agree with itself on the golden slates in all ways of running it. One that does not is left out; if none passes nothing is
-   written.
-7. Write the manifests; only now does the folder become the bundle.
+1. Check options, exits, tokenizer, prompt lengths, the output folder and its free space.
+2. Sample golden slates from the validation split and score them with the unsplit PyTorch model.
+3. Rotate the model (`rexit.exporter.model.rotation`) if it can be rotated.
+4. Trace the segments once, in float32 and at the target's opset, one graph each, and run them on the golden slates. If any
+   log-odds are more than `tolerance` away from PyTorch's, nothing is written.
+5. Derive every variant from these graphs by its target's passes, which may observe them on real prompts first.
+6. Judge the variants. A variant of lower precision must pass its gate on validation prompts (`rexit.exporter.gate.quality`), and
+   all ways of running it must agree on the golden slates. Variants that fail are left out; if none passes, nothing is written.
+7. Write the manifests. Only then does the folder become the bundle.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from typing import Any
 
 from torch import Tensor
 
-from rexit.bundle import Catalog, FileEntry, Manifest, Model, Vectors, new_folder, sole_writer
-from rexit.bundle.catalog import CATALOG_FILES, TABLES
+from rexit.bundle import Catalog, Vectors, new_folder, sole_writer
+from rexit.bundle.catalog import TABLES
 from rexit.bundle.golden import GoldenSlate
 from rexit.bundle.vectors import FILE as VECTORS_FILE
-from rexit.bundle.writer import link_or_copy
 from rexit.errors import BundleError, ParityError
 from rexit.exporter import preflight
+from rexit.exporter.assembly import carry_over, copy_catalog, model_of, write_manifest
 from rexit.exporter.draft import Draft, VariantReport
 from rexit.exporter.gate import parity
 from rexit.exporter.gate.golden import golden_slates
@@ -49,9 +48,12 @@ from rexit.slates import cut, draw
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export did. refused: why a variant was not written, by its name. slates, pairs: run for parity. bytes: of the whole
-    bundle, including older variants. seconds: by stage. doubt: where a gate applied, why the model's ranking may be worth nothing
-    (`rexit.ranking.doubt`)."""
+    """The result of an export.
+
+    bundle: its path. exits: depths in layers. variants: those written. refused: why others were not written, by name.
+    slates, pairs: run for parity. bytes: of the bundle with older variants. seconds: by stage.
+    doubt: if a gate applied, why the model's ranking may be useless (`rexit.ranking.doubt`).
+    """
 
     bundle: str
     exits: tuple[int, ...]
@@ -64,20 +66,31 @@ class ExportReport:
     doubt: str | None
 
     def to_json(self) -> dict[str, Any]:
-        """What `rexit export --json` prints: plain JSON values."""
+        """The output of `rexit export --json`."""
         return asdict(self)
 
 
 def export_bundle(
     checkpoint: str | Path, catalog: Path, out: Path, options: ExportOptions | None = None, *, progress: Progress = silent
 ) -> ExportReport:
-    """Writes the bundle `out`, whole or not at all. A bundle already there keeps its other variants if it was made from the same
-    checkpoint, exits and catalog; a variant of the same name is replaced, its policy with it. Of several variants those that pass
-    are written, the others stand in the report's `refused`.
+    """Writes a bundle, whole or not at all.
 
-    Raises InputError, also while another process is writing to `out`; CheckpointError; BundleError; BackendError; ParityError if
-    an exit does not compute what the model computes; QualityError if no variant passes: each loses, or may lose, more than its
-    gate allows.
+    A bundle at `out` keeps its other variants if checkpoint, exits and catalog are the same. A variant of the same name is
+    replaced, with its policy. Of several variants those that pass are written.
+
+    Args:
+        checkpoint: a folder, GGUF file or Hub id, see `load_checkpoint`.
+        catalog: a catalog folder, written by `rexit index`.
+        out: the bundle folder.
+        options: None: the defaults.
+        progress: called with a stage, the steps done and the steps in all.
+
+    Raises:
+        InputError: options, exits or files do not fit together, or another process is writing to `out`.
+        CheckpointError, BundleError: checkpoint or catalog cannot be read.
+        BackendError: ONNX Runtime fails.
+        ParityError: an exit's log-odds differ from the model's.
+        QualityError: no variant passes: each loses, or may lose, more than its gate allows.
     """
     options = options or ExportOptions()
     targets = preflight.chosen_targets(options.target, options.precisions, options.cache)
@@ -97,21 +110,21 @@ def export_bundle(
 
 
 class _Export:
-    """One export in progress: the steps of `export_bundle`, in order, and what they share."""
+    """The steps of `export_bundle`, in order, and their shared state."""
 
     def __init__(
         self, options: ExportOptions, targets: Sequence[Target], catalog: Catalog, out: Path, folder: Path, progress: Progress
     ) -> None:
         self._options, self._targets, self._catalog = options, targets, catalog
         self._out, self._folder, self._progress, self._clock = out, folder, progress, _Clock()
-        self._base = targets[0].base or targets[0]  # all are for one target and so share one base
-        self._kept = preflight.existing(out)
-        gated = any(one.gate for one in targets)
+        self._base = targets[0].base or targets[0]  # all precisions of a target share a base
+        self._old = preflight.existing(out)
+        gated = any(target.gate for target in targets)
         self._prompts = Prompts.draw(catalog, options.quality_slates) if gated else None
         if self._prompts and not options.accept_loss:
             self._prompts.check()
-        self._observation = next((one.observation for one in targets if one.observation), None)
-        self._observed = self._observation.draw(catalog) if self._observation else []
+        self._observation = next((target.observation for target in targets if target.observation), None)
+        self._observed_prompts = self._observation.draw(catalog) if self._observation else []
 
     def load(self, checkpoint: str | Path) -> None:
         self._progress("load", 0, 1)
@@ -120,8 +133,8 @@ class _Export:
         preflight.check_fit(loaded, catalog, options.max_tokens)
         if not options.accept_catalog:
             preflight.check_trained_on(loaded, catalog)
-        self._model = _describe(loaded)
-        preflight.check_same_origin(self._out, self._kept, self._model, loaded.exits, catalog)
+        self._model = model_of(loaded)
+        preflight.check_same_origin(self._out, self._old, self._model, loaded.exits, catalog)
         borders = zip((0, *loaded.exits), loaded.exits, strict=False)
         self._modules = [
             SegmentModule(loaded.decoder, loaded.heads, k, begin, end).eval() for k, (begin, end) in enumerate(borders)
@@ -129,7 +142,7 @@ class _Export:
         if ids := catalog.vector_ids:
             self._modules[0] = SegmentWithVectors(loaded.decoder, loaded.heads, loaded.exits[0], ids.vocabulary).eval()
         parameters = sum(p.numel() for module in self._modules for p in module.parameters())
-        weights = parameters * (4 + 2 * sum(one is not self._base for one in self._targets))
+        weights = parameters * (4 + 2 * sum(target is not self._base for target in self._targets))
         self._unrotated = rotation.obstacle(loaded.decoder)
         self._turn = None if self._unrotated else rotation.orthogonal(loaded.decoder.hidden_size)
         self._vectors = _vectors(loaded, catalog, self._turn)
@@ -139,26 +152,26 @@ class _Export:
         self._clock.lap("load")
 
     def reference(self) -> list[GoldenSlate]:
-        loaded, drawn = self._loaded, draw(cut(self._catalog, "validation"), self._options.golden_slates)
-        self._progress("reference", 0, len(drawn))
+        loaded, slates = self._loaded, draw(cut(self._catalog, "validation"), self._options.golden_slates)
+        self._progress("reference", 0, len(slates))
         model = MultiExitModel(loaded.decoder, loaded.heads, loaded.exits).eval()
         golden = golden_slates(
-            model, self._catalog, drawn, self._vectors, self._turn, lambda done: self._progress("reference", done, len(drawn))
+            model, self._catalog, slates, self._vectors, self._turn, lambda done: self._progress("reference", done, len(slates))
         )
         self._clock.lap("reference")
         return golden
 
     def rotate(self) -> None:
-        """Changes the weights that the segments share. The same for every precision, as they share the vectors, too."""
+        """Rotates the weights that the segments share. All precisions are rotated, as they share the vectors, too."""
         if self._turn is not None:
             rotation.rotate(self._loaded.decoder, self._loaded.heads, self._turn)
         self._clock.lap("rotation")
 
     def trace(self, golden: list[GoldenSlate]) -> tuple[Draft, Judged]:
-        """The float32 graphs and their parity; `self._chain` runs them from now on."""
-        self._made, self._to_make = 0, len(self._modules) * len({self._base, *self._targets})
+        """The float32 graphs and their parity. Sets `self._chain`, which runs them."""
+        self._segments_done, self._segments = 0, len(self._modules) * len({self._base, *self._targets})
         base = self._draft(self._base)
-        self._progress("segments", 0, self._to_make)
+        self._progress("segments", 0, self._segments)
         base.trace(self._modules)
         self._clock.lap("segments")
         self._progress("parity", 0, len(golden))
@@ -169,13 +182,13 @@ class _Export:
         return base, Judged(golden, differences, self._options.tolerance, None)
 
     def derive(self, base: Draft) -> list[Draft]:
-        """All variants asked for, including the base if it is one of them."""
-        seen = self._observe()
+        """All requested variants, including the base if it is one of them."""
+        observed = self._observe()
         drafts = []
         for target in self._targets:
             draft = base if target is self._base else self._draft(target)
             if draft is not base:
-                draft.derive(base, seen)
+                draft.derive(base, observed)
             drafts.append(draft)
         self._clock.lap("variants")
         return drafts
@@ -183,7 +196,7 @@ class _Export:
     def judge(
         self, base: Draft, drafts: Sequence[Draft], parity_of_base: Judged
     ) -> tuple[list[tuple[Draft, Judged]], dict[str, ParityError]]:
-        """The variants that pass, and why the others do not, whose graphs are removed. Raises the first reason if none passes."""
+        """The variants that pass and the errors of the others, whose graphs are removed. Raises the first if none passes."""
         judge = self._prompts and Judge(
             self._chain,
             self._loaded.exits,
@@ -212,18 +225,16 @@ class _Export:
         self._progress("write", 0, 1)
         exits, folder = self._loaded.exits, self._folder
         written = tuple(
-            draft.write(one, exits, self._model, self._catalog, self._options.max_tokens, self._pairs, self._unrotated)
-            for draft, one in passed
+            draft.write(judged, exits, self._model, self._catalog, self._options.max_tokens, self._pairs, self._unrotated)
+            for draft, judged in passed
         )
         if self._base not in self._targets:
             shutil.rmtree(self._place(self._base))
-        (folder / "catalog").mkdir()
-        for name in CATALOG_FILES:
-            shutil.copyfile(self._catalog.path / name, folder / "catalog" / name)
+        copy_catalog(self._catalog, folder)
         if self._vectors:
             self._vectors.write(folder / VECTORS_FILE)
-        variants = _keep(self._out, self._kept, folder, [one.name for one in written])
-        _manifest(folder, self._model, exits, variants).write(folder)
+        variants = carry_over(self._out, self._old, folder, [variant.name for variant in written])
+        write_manifest(folder, self._model, exits, variants)
         total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         self._progress("write", 1, 1)
         self._clock.lap("write")
@@ -232,26 +243,26 @@ class _Export:
         return ExportReport(str(self._out), exits, written, reasons, slates, self._pairs, total, self._clock.seconds, self._doubt)
 
     def _observe(self) -> Sequence[Mapping[str, Any]]:
-        """What the values inside each segment look like on real prompts; empty if no target needs to know."""
-        observation, prompts = self._observation, self._observed
+        """The observation's data by segment; empty if no target needs any."""
+        observation, prompts = self._observation, self._observed_prompts
         if not (observation and prompts):
             return [{}] * len(self._modules)
         self._progress(observation.name, 0, len(prompts))
-        seen = observation.gather(self._chain, prompts, lambda done: self._progress(observation.name, done, len(prompts)))
+        data = observation.gather(self._chain, prompts, lambda done: self._progress(observation.name, done, len(prompts)))
         self._clock.lap(observation.name)
-        return seen
+        return data
 
     def _draft(self, target: Target) -> Draft:
         place = self._place(target)
         place.mkdir(parents=True)
-        return Draft(target, place, self._segment_made)
+        return Draft(target, place, self._segment_done)
 
     def _place(self, target: Target) -> Path:
         return self._folder / ("traced" if target not in self._targets else f"variants/{target.variant}")
 
-    def _segment_made(self) -> None:
-        self._made += 1
-        self._progress("segments", self._made, self._to_make)
+    def _segment_done(self) -> None:
+        self._segments_done += 1
+        self._progress("segments", self._segments_done, self._segments)
 
 
 class _Clock:
@@ -264,42 +275,8 @@ class _Clock:
         self.seconds[name], self._last = now - self._last, now
 
 
-def _describe(checkpoint: Checkpoint) -> Model:
-    decoder = checkpoint.decoder
-    return Model(
-        family=decoder.family,
-        layers=len(decoder.layers),
-        hidden_size=decoder.hidden_size,
-        kv_heads=decoder.kv_heads,
-        head_dim=decoder.head_dim,
-        vocab_size=decoder.vocab_size,
-        max_positions=decoder.max_positions,
-        head=checkpoint.head,
-        checkpoint_sha256=checkpoint.sha256(),
-    )
-
-
 def _vectors(checkpoint: Checkpoint, catalog: Catalog, turn: Tensor | None) -> Vectors | None:
-    """All that prompts can have, made once and rotated by `turn`; None if they are text alone."""
+    """All vectors of prompts, rotated by `turn`; None if prompts have none."""
     if checkpoint.projectors is None:
         return None
     return Sources(catalog).vectors(checkpoint.projectors, checkpoint.model.get_input_embeddings(), turn)
-
-
-def _keep(out: Path, kept: Manifest | None, folder: Path, new: Sequence[str]) -> tuple[str, ...]:
-    """Carries over the other variants of the bundle being replaced, by hard link where the file system supports it.
-
-    Returns the names of all variants: old ones keep their places, so the default stays the same; new ones follow.
-    """
-    before = kept.variants if kept else ()
-    for name in before:
-        if name not in new:
-            shutil.copytree(out / "variants" / name, folder / "variants" / name, copy_function=link_or_copy, symlinks=True)
-    return (*before, *(name for name in new if name not in before))
-
-
-def _manifest(folder: Path, model: Model, exits: tuple[int, ...], variants: tuple[str, ...]) -> Manifest:
-    names = [f"catalog/{name}" for name in CATALOG_FILES] + [f"variants/{name}/variant.json" for name in variants]
-    if (folder / VECTORS_FILE).is_file():
-        names.append(VECTORS_FILE)
-    return Manifest(model, exits, variants, {name: FileEntry.of(folder / name) for name in names})

@@ -1,22 +1,22 @@
-"""What can be chosen for a catalog and for an export. Imports nothing heavy, so that the command line can show it."""
+"""Options of a catalog and of an export. Imports nothing heavy, so that the command line can show them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rexit.errors import InputError
 
 EXACT = 1e-4
-"""How far the log-odds of float32 graphs may be from PyTorch's, by default."""
+"""Default tolerance: how far the log-odds of float32 graphs may be from PyTorch's."""
 
 POSITIVE_AT = 4.0
-"""The least rating that is a like, where nothing else is said."""
+"""Default: the lowest rating that is a like."""
 
 MOST_NEIGHBOURS = 1 << 16
-"""Similar users of a user: the runtime opens no catalog with more."""
+"""Most similar users of a user; the runtime refuses a catalog with more."""
 
 REPEATS = ("all", "first")
 """Which interactions of the same user and item count."""
@@ -31,7 +31,7 @@ COMPUTE_PRECISIONS = ("auto", "bfloat16", "float32")
 """Of a model's forward pass. auto: bfloat16 where it is faster."""
 
 ORDERS = ("time", "file", "random")
-"""What says which of two interactions came first."""
+"""What orders interactions."""
 
 SIMILARITIES = ("cosine", "dot")
 """How users with embeddings from elsewhere are compared."""
@@ -42,13 +42,16 @@ FOLD_INS = ("mean", "least-squares")
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What can be chosen for an export; `rexit export --help` says the same.
+    """Options of `rexit export`.
 
-    exits (depths in layers), head: see `load_checkpoint`. target, precisions: rows of `rexit.exporter.graph.targets`.
-    cache: what keys and values are stored in between passes, `float16` or `int8`, in variants that have a choice.
-    max_tokens: candidate tokens in one pass at most. tolerance: largest difference allowed between the float32 graphs' log-odds
-    and PyTorch's. golden_slates: how many validation slates to compare on and to store. quality_slates: how many validation
-    slates a lower precision is judged on (0: all). accept_loss: write it even if it fails, or if the slates are too few to tell.
+    exits, head: depths in layers and kind of heads, see `load_checkpoint`.
+    target, precisions: rows of `rexit.exporter.graph.targets`.
+    cache: dtype of keys and values between passes, `float16` or `int8`, for variants that support both.
+    max_tokens: most candidate tokens in one pass.
+    tolerance: largest difference allowed between the float32 graphs' log-odds and PyTorch's.
+    golden_slates: validation slates to compare on and to store.
+    quality_slates: validation slates to judge a lower precision on; 0: all.
+    accept_loss: write a variant that fails its gate, or that the slates are too few to judge.
     accept_catalog: export with a catalog that the checkpoint was not trained on, or does not name.
     """
 
@@ -67,12 +70,15 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class HeadsOptions:
-    """What can be chosen for heads on a frozen model; `rexit heads --help` says the same.
+    """Options of `rexit heads`.
 
-    exits: `auto:K` or depths in layers. slates, validation_slates: at most so many, evenly spaced; 0: all. target: `labels`,
-    `last`, `mix` of both, or `auto`, which lets validation choose. keep_last: whether the model's own last answer is the last
-    exit's head; None: if it ranks and no fitted head is better. precision: see COMPUTE_PRECISIONS. batch_tokens: of one forward
-    pass, padding included. accept_catalog: fit on a catalog that the model was not trained on, or does not name.
+    exits: `auto:K` or depths in layers.
+    slates, validation_slates: most slates, evenly spaced; 0: all.
+    target: `labels`, `last`, `mix` of both, or `auto`: validation chooses.
+    keep_last: whether the model's own last answer is the last exit's head; None: if it ranks and no fitted head is better.
+    precision: see COMPUTE_PRECISIONS.
+    batch_tokens: of a forward pass, with padding.
+    accept_catalog: fit on a catalog that the model was not trained on, or does not name.
     """
 
     exits: str = "auto:5"
@@ -99,16 +105,22 @@ class HeadsOptions:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What can be chosen of a training; `rexit train --help` says the same.
+    """Options of `rexit train`.
 
-    exits: depths in layers; empty: every five layers and the last. lora: rank of low-rank additions to all linear layers; 0: all
-    weights are trained. save_adapter: with `lora`, the checkpoint is the additions' folder; merged otherwise. distill: weight of
-    self-distillation from the last exit. teacher: a .parquet of scored training pairs that softens the labels, of which a share
-    of `teacher_weight` is its. slate: interactions packed behind one prefix. batch_tokens: of one forward pass, padding included;
-    accumulate: forward passes of one step. epochs: unless `steps` says how long. rate: peak learning rate of the deepest layers;
-    None: 1e-4, with `lora` 1e-3; 0: the base stays as it is. head_rate: that of the last head. rate_ratio: rate of an exit's
-    layers over that of the exit before. warmup: share of the steps in which rates rise. save_every: steps between two states.
-    max_minutes: stop after so long, to go on another time; 0: when done. validation_slates: to report figures on; 0: all.
+    exits: depths in layers; empty: every five layers and the last.
+    lora: rank of low-rank adapters of all linear layers; 0: train all weights.
+    save_adapter: with `lora`, save the adapter's folder; otherwise the merged model.
+    distill: weight of self-distillation from the last exit.
+    teacher: a .parquet of scored training pairs that softens the labels; teacher_weight: its share of a label.
+    slate: interactions packed behind a prefix.
+    batch_tokens: of a forward pass, with padding. accumulate: forward passes of a step.
+    epochs: length of the training, unless `steps` is set.
+    rate: peak learning rate of the deepest layers; None: 1e-4, with `lora` 1e-3; 0: the base is frozen.
+    head_rate: of the last head. rate_ratio: an exit's layers' rate over that of the exit before.
+    warmup: share of the steps in which rates rise.
+    save_every: steps between two saved states.
+    max_minutes: stop after this time, to be resumed; 0: never.
+    validation_slates: slates to report figures on; 0: all.
     """
 
     exits: str = ""
@@ -137,14 +149,14 @@ class TrainOptions:
 
     @property
     def peak_rate(self) -> float:
-        """Of the deepest layers."""
+        """Peak learning rate of the deepest layers."""
         if self.rate is None:
             return 1e-3 if self.lora else 1e-4
         return self.rate
 
     @property
     def is_frozen(self) -> bool:
-        """Whether the base stays as it is, token embeddings and all."""
+        """Whether the base is frozen, token embeddings included."""
         return self.peak_rate == 0
 
     def check(self) -> None:
@@ -177,7 +189,7 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns that are read. The users and items files hold their ids in `user` and `item`."""
+    """Names of columns. The users' and items' files have their ids in columns of the same names."""
 
     user: str = "user_id"
     item: str = "item_id"
@@ -188,10 +200,13 @@ class Columns:
 
 @dataclass(frozen=True)
 class LightGCNOptions:
-    """How LightGCN is trained. It stops early after `patience` epochs without a better validation recall; with 0 epochs it is
-    what it starts from.
+    """How LightGCN is trained.
 
-    `negatives`: items drawn against each like. `weight_decay`: BPR's lambda, on the embeddings of a batch.
+    dim, layers: width of the embeddings, propagation layers.
+    epochs: most epochs; 0: keep the initial embeddings.
+    patience: epochs without a better validation recall before training stops.
+    weight_decay: BPR's lambda, on the embeddings of a batch.
+    negatives: items sampled against each like.
     """
 
     dim: int = 64
@@ -206,7 +221,7 @@ class LightGCNOptions:
     def check(self) -> None:
         """Raises InputError for the first option that is out of range."""
         for name in ("dim", "layers", "patience", "negatives"):
-            _at_least_one(name, getattr(self, name))
+            _check_positive(name, getattr(self, name))
         if self.epochs < 0:
             raise InputError(f"epochs is {self.epochs}, expected at least 0")
         if not 0 < self.learning_rate < math.inf:
@@ -238,15 +253,18 @@ class ExternalOptions:
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """What can be chosen of a catalog; `rexit index --help` says the same.
+    """Options of `rexit index`.
 
-    positive_at: a rating of at least this is a like; None: POSITIVE_AT. implicit: every interaction is a like, ratings are not
-    read, and `implicit_negatives` items that the user had not met by the end of its split stand against each one.
-    unrated: items that a user never rated, beside each of their likes and not liked (`rexit.exporter.catalog.unrated`); 0: none.
-    repeats: where a user meets an item at several times, `all` count or only the `first`; at the same time it always counts once.
-    order: `time` (the column), `file` or `random`. split: `user:A,B`, `time:A,B` or `leave-last:V,T` (see
-    `rexit.exporter.catalog.splits`); None: `user:0.8,0.9`, or what `columns.split` says. snapshots: parts that a
-    user's training interactions are cut into for `rexit.exporter.catalog.snapshots`. neighbours: similar users of a user.
+    positive_at: the lowest rating that is a like; None: POSITIVE_AT.
+    implicit: every interaction is a like and ratings are not read. `implicit_negatives` items that the user had not met by the
+        end of the split are sampled against each interaction.
+    unrated: items that the user never rated, sampled against each like (`rexit.exporter.catalog.unrated`); 0: none.
+    repeats: if a user meets an item at several times, `all` count or only the `first`. At the same time it counts once.
+    order: what orders interactions: `time` (the column), `file` or `random`.
+    split: `user:A,B`, `time:A,B` or `leave-last:V,T`, see `rexit.exporter.catalog.splits`; None: `user:0.8,0.9`, or the column
+        `columns.split`.
+    snapshots: parts of each user's training interactions, see `rexit.exporter.catalog.snapshots`.
+    neighbours: similar users of a user.
     seed: of a random order and of sampled negatives; LightGCN has its own.
     """
 
@@ -267,7 +285,16 @@ class IndexOptions:
 
     @property
     def least_like(self) -> float:
+        """The lowest rating that is a like."""
         return POSITIVE_AT if self.positive_at is None else self.positive_at
+
+    @property
+    def read_columns(self) -> dict[str, str]:
+        """The names of the columns that are read, for catalog.json: an update reads the same."""
+        unused = {"rating"} if self.implicit else set()
+        if self.order != "time":
+            unused.add("time")
+        return {name: column for name, column in asdict(self.columns).items() if column is not None and name not in unused}
 
     def check(self) -> None:
         """Raises InputError for the first option that is out of range, or for two that exclude each other."""
@@ -280,10 +307,10 @@ class IndexOptions:
             raise InputError(
                 f"positive at {self.positive_at:g} and implicit exclude each other: implicit reads no ratings, choose one"
             )
-        _at_least_one("neighbours", self.neighbours)
+        _check_positive("neighbours", self.neighbours)
         if self.neighbours > MOST_NEIGHBOURS:
             raise InputError(f"neighbours is {self.neighbours}, expected at most {MOST_NEIGHBOURS}")
-        _at_least_one("implicit negatives", self.implicit_negatives)
+        _check_positive("implicit negatives", self.implicit_negatives)
         if self.unrated < 0:
             raise InputError(f"unrated is {self.unrated}, expected at least 0")
         if self.unrated and (self.implicit or self.columns.split is not None):
@@ -305,6 +332,6 @@ class IndexOptions:
             raise InputError(f"seed is {min(self.seed, self.lightgcn.seed)}, expected at least 0")
 
 
-def _at_least_one(name: str, value: int) -> None:
+def _check_positive(name: str, value: int) -> None:
     if value < 1:
         raise InputError(f"{name} is {value}, expected at least 1")

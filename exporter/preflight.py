@@ -1,4 +1,4 @@
-"""What `rexit export` checks before it does any work. Each check raises InputError."""
+"""Checks of `rexit export` before any work. Each raises InputError."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from rexit.exporter.options import ExportOptions
 
 
 def chosen_targets(target: str, precisions: Sequence[str], cache: str) -> list[Target]:
-    """The target in each of the precisions; those that have a choice with keys and values in `cache`."""
+    """The targets of the precisions, with keys and values in `cache` where a target has a choice."""
     if cache not in CACHES:
         raise InputError(f"cache is {cache!r}, expected one of {', '.join(CACHES)}")
     chosen = [find_target(target, precision) for precision in precisions]
     if not chosen or len(set(precisions)) != len(chosen):
         raise InputError(f"precisions {', '.join(precisions) or 'none'}: expected at least one, and none twice")
-    stored = [with_cache(one, cache) for one in chosen]
-    if cache != CACHES[0] and stored == chosen:
+    targets = [with_cache(target, cache) for target in chosen]
+    if cache != CACHES[0] and targets == chosen:
         raise InputError(
             f"cache {cache!r} is for target cpu, precisions int8 and int4, not for {', '.join(t.variant for t in chosen)}"
         )
-    return stored
+    return targets
 
 
 def check_options(options: ExportOptions) -> None:
+    """Every number is in its range."""
     if options.max_tokens < 1:
         raise InputError(f"max tokens is {options.max_tokens}, expected at least 1")
     if not options.tolerance > 0:
@@ -42,7 +43,7 @@ def check_options(options: ExportOptions) -> None:
 
 
 def existing(out: Path) -> Manifest | None:
-    """The bundle at `out`, if there is one. Only a bundle or an empty folder is ever replaced."""
+    """The manifest of the bundle at `out`; None if there is none. Only a bundle or an empty folder is replaced."""
     if not os.path.lexists(out):
         return None
     if (out / "manifest.json").is_file():
@@ -74,30 +75,30 @@ def check_trained_on(checkpoint: Checkpoint, catalog: Catalog) -> None:
     if checkpoint.catalog is None:
         if (checkpoint.path / EXITS).is_file():
             raise InputError(
-                f"{checkpoint.path}: {EXITS} has no `catalog`, so nobody can tell whether it was trained on {catalog.path}: "
-                "--accept-catalog goes on all the same"
+                f"{checkpoint.path}: {EXITS} has no `catalog`, which says whether it was trained on {catalog.path}: "
+                "--accept-catalog goes on anyway"
             )
-        return  # a decoder as somebody else trained it
+        return  # a decoder trained elsewhere
     names, traits = {"tokenizer": "tokenizer", "prompt": "prompt program", "space": "space of embeddings"}, catalog.traits
     if differs := [name for trait, name in names.items() if checkpoint.catalog[trait] != traits[trait]]:
         raise InputError(
-            f"{checkpoint.path}: was trained on a catalog with another {' and another '.join(differs)} than {catalog.path}: give "
-            "that one, or one that `rexit index --update` made of it; --accept-catalog goes on all the same"
+            f"{checkpoint.path}: was trained on a catalog with another {' and another '.join(differs)} than {catalog.path}: use "
+            "that catalog, or an update of it by `rexit index --update`; --accept-catalog goes on anyway"
         )
 
 
 def check_vectors(checkpoint: Checkpoint, catalog: Catalog) -> None:
-    """The checkpoint has a projector for each kind of vector that prompts have, and no other; it takes the catalog's numbers."""
+    """The checkpoint has a projector for each kind of vector in prompts and no other, of the catalog's sizes."""
     ids, kinds = catalog.vector_ids, checkpoint.projectors.kinds if checkpoint.projectors else {}
     placed = [] if ids is None else [*ids.tables, *([USER] if ids.user else [])]
     if missing := [name for name in placed if name not in kinds]:
         raise InputError(
-            f"{checkpoint.path}: has no projector for {missing[0]!r}, of which the catalog's prompts have vectors; "
+            f"{checkpoint.path}: has no projector for {missing[0]!r}, but the catalog's prompts have such vectors; "
             f"it has: {', '.join(kinds) or 'none'}"
         )
     if unused := [name for name in kinds if name not in placed]:
         raise InputError(
-            f"{checkpoint.path}: has a projector for {unused[0]!r}, of which the catalog's prompts have no vectors; "
+            f"{checkpoint.path}: has a projector for {unused[0]!r}, but the catalog's prompts have no such vectors; "
             f"they have: {', '.join(placed) or 'none'}"
         )
     embedding = int(catalog.info["embedding"]["dim"])
@@ -110,21 +111,21 @@ def check_vectors(checkpoint: Checkpoint, catalog: Catalog) -> None:
             raise InputError(f"{checkpoint.path}: the projector for {name!r} gives {kind['count']} vectors, prompts have {count}")
 
 
-def check_same_origin(out: Path, kept: Manifest | None, model: Model, exits: tuple[int, ...], catalog: Catalog) -> None:
-    """The variants that the bundle keeps and the new ones are made from the same things."""
-    if kept is None:
+def check_same_origin(out: Path, old: Manifest | None, model: Model, exits: tuple[int, ...], catalog: Catalog) -> None:
+    """The existing bundle's variants and the new ones have the same checkpoint, heads, exits and catalog."""
+    if old is None:
         return
-    if kept.exported_sha256 is not None:
+    if old.exported_sha256 is not None:
         raise InputError(
             f"{out}: its catalog was refreshed after the export, which a new variant would not fit: export to another place"
         )
     differs = [
         what
         for what, same in (
-            ("checkpoint", kept.model.checkpoint_sha256 == model.checkpoint_sha256),
-            (f"choice of heads ({kept.model.head}, these are {model.head})", kept.model.head == model.head),
-            ("choice of exits", kept.exits == exits),
-            ("catalog", kept.catalog_sha256 == catalog.sha256),
+            ("checkpoint", old.model.checkpoint_sha256 == model.checkpoint_sha256),
+            (f"choice of heads ({old.model.head}, these are {model.head})", old.model.head == model.head),
+            ("choice of exits", old.exits == exits),
+            ("catalog", old.catalog_sha256 == catalog.sha256),
         )
         if not same
     ]
@@ -133,7 +134,7 @@ def check_same_origin(out: Path, kept: Manifest | None, model: Model, exits: tup
 
 
 def check_space(out: Path, needed: int) -> None:
-    """`needed` bytes are free where the bundle goes."""
+    """The file system of `out` has `needed` free bytes."""
     place = next(parent for parent in Path(os.path.abspath(out)).parents if parent.exists())
     free = shutil.disk_usage(place).free
     if needed > free:

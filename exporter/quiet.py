@@ -1,4 +1,4 @@
-"""Silences libraries: transformers, torch and onnxscript print progress and warnings, but a command's output is its own."""
+"""Silences libraries: transformers, torch and onnxscript print progress and warnings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log: Any = transformers.logging
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings, log lines, progress bars or prints from libraries while the block runs; errors are still raised."""
+    """Suppresses warnings, log lines, progress bars and prints of libraries while the block runs; errors are raised."""
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     disabled = logging.root.manager.disable
     with (

@@ -38,15 +38,15 @@ def files_of(name: str, folders: tuple[Path, ...]) -> Iterator[Path]:
 
 
 def closure(paths: list[Path]) -> list[Path]:
-    seen: dict[Path, None] = {}
+    visited: dict[Path, None] = {}
     todo = [path.resolve() for path in paths]
     while todo:
         path = todo.pop()
-        if path not in seen:
-            seen[path] = None
+        if path not in visited:
+            visited[path] = None
             folders = (ROOT / "src", ROOT / "tests", path.parent)
             todo += [file for name in imported(path) for file in files_of(name, folders)]
-    return list(seen)
+    return list(visited)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from rexit.bundle import Bundle, Catalog
 from rexit.exporter.gate.quality import Prompts, Quality, assess
 from rexit.exporter.graph import activations
 from rexit.exporter.graph.chain import Chain
-from rexit.exporter.graph.precision.fixed_scale import largest_kept
+from rexit.exporter.graph.precision.fixed_scale import clipping_bound
 from rexit.exporter.graph.precision.fold_linear_weights import fold_linear_weights
 from rexit.exporter.graph.precision.quantize_dequantize import quantize_dequantize_int8
 from rexit.exporter.graph.precision.smooth_linear_inputs import smooth_for_fixed_scales
@@ -73,7 +73,7 @@ METHODS: dict[str, Callable[[Floats], float]] = {
     "max": lambda x: float(np.abs(x).max()),
     **{f"{100 * share:g} %": functools.partial(below, share) for share in (0.9999, 0.999)},
     "entropy": entropy,
-    "square": largest_kept,
+    "square": clipping_bound,
 }
 """The largest magnitude that is not cut off, from sampled inputs [R, K]."""
 
@@ -95,8 +95,8 @@ def main() -> None:
 
     rows = activations.sample(exact, activations.draw_for_scales(catalog))
     ways: dict[str, tuple[Pass, ...]] = {"as exported": (smooth_for_fixed_scales, quantize_dequantize_int8)}
-    for name, keep in METHODS.items():
-        everywhere = functools.partial(quantize_dequantize_int8, keep=keep, most_lost=np.inf)
+    for name, bound in METHODS.items():
+        everywhere = functools.partial(quantize_dequantize_int8, bound=bound, most_lost=np.inf)
         ways |= {name: (everywhere,), f"{name}, smoothed": (smooth_for_fixed_scales, everywhere)}
     for name, passes in ways.items():
         target = replace(int8, passes=(fold_linear_weights, *passes), hidden_dtype="float32", cache_dtype="float32")

@@ -30,11 +30,13 @@ from rexit.scripts import script
 METRICS = ("auc", "user_auc", "ndcg@10")
 
 
-def blended(baseline: Model, mine: Sequence[Scores], liked: NDArray[np.bool_]) -> Scores:
+def blended(baseline: Model, seed_scores: Sequence[Scores], liked: NDArray[np.bool_]) -> Scores:
     """Of the test pairs. mine: the model's log-odds of validation [m] and of test [n]; liked [m]: of validation."""
     assert baseline.on_validation is not None
-    known, asked = (np.stack(both, 1) for both in zip((baseline.on_validation, baseline.score), mine, strict=True))
-    scores: Scores = make_pipeline(StandardScaler(), LogisticRegression(C=np.inf)).fit(known, liked).decision_function(asked)
+    known, test_inputs = (np.stack(both, 1) for both in zip((baseline.on_validation, baseline.score), seed_scores, strict=True))
+    scores: Scores = (
+        make_pipeline(StandardScaler(), LogisticRegression(C=np.inf)).fit(known, liked).decision_function(test_inputs)
+    )
     return scores
 
 
@@ -52,7 +54,7 @@ def main() -> None:
     judgement = Judgement(test.users, test.liked)
     table = Table("blended with, less that alone", *METRICS, box=MARKDOWN)
     for baseline in baselines(catalog):
-        both = mean([judgement.of(blended(baseline, mine, validation.liked)) for mine in seeds])
+        both = mean([judgement.of(blended(baseline, seed_scores, validation.liked)) for seed_scores in seeds])
         gain = both.minus(judgement.of(baseline.score)).interval()
         table.add_row(baseline.name, *("{:+.4f} ({:+.4f} to {:+.4f})".format(*gain[metric]) for metric in METRICS))
     Console(width=160).print(table)

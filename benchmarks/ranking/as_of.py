@@ -121,10 +121,11 @@ class Interactions:
         """The dot product of user and item [n, 1], and LISTS [n, 6]: what similar users and this user's nearest items said."""
         dot = (user_vectors * space.items[pairs.items]).sum(1, keepdims=True)
         similar = self._similar_users(pairs, space, user_vectors)
-        said = self._verdict(similar, pairs.items[:, None], pairs.as_of[:, None])
+        verdicts = self._verdict(similar, pairs.items[:, None], pairs.as_of[:, None])
         near = self._nearest(pairs, space)
         lists = np.stack(
-            [(said > 0).sum(1), (said < 0).sum(1), (near > 0).sum(1), (near < 0).sum(1), near[:, 0], near[:, :3].sum(1)], 1
+            [(verdicts > 0).sum(1), (verdicts < 0).sum(1), (near > 0).sum(1), (near < 0).sum(1), near[:, 0], near[:, :3].sum(1)],
+            1,
         )
         return dot.astype(np.float32), lists.astype(np.float32)
 
@@ -132,23 +133,23 @@ class Interactions:
         """[n, LIST] rows of the nearest other users, -1 where there are fewer."""
         first, known = pairs.first, (space.users != 0).any(1)
         users, vectors = pairs.users[first], user_vectors[first].astype(np.float32)
-        found = np.full((len(first), LIST), -1)
+        nearest_rows = np.full((len(first), LIST), -1)
         for begin in range(0, len(first), 1024):
             part = slice(begin, begin + 1024)
             scores = vectors[part] @ space.users.T.astype(np.float32)
             scores[:, ~known] = -np.inf
             scores[np.arange(len(scores)), users[part]] = -np.inf
             best = np.argpartition(-scores, LIST - 1, axis=1)[:, :LIST]
-            seen = np.isfinite(np.take_along_axis(scores, best, 1)) & (vectors[part] != 0).any(1)[:, None]
-            found[part] = np.where(seen, best, -1)
-        return found[pairs.slate]
+            valid = np.isfinite(np.take_along_axis(scores, best, 1)) & (vectors[part] != 0).any(1)[:, None]
+            nearest_rows[part] = np.where(valid, best, -1)
+        return nearest_rows[pairs.slate]
 
     def _verdict(self, users: NDArray[np.int64], items: NDArray[np.int64], as_of: NDArray[np.int64]) -> NDArray[np.int8]:
         """1 liked, -1 not, 0 not met before that moment (or no such user)."""
         pair = np.maximum(users, 0) * self._item_count + items
         at = np.searchsorted(self._pairs, pair * self._span + np.searchsorted(self._times, as_of)) - 1
-        met = (at >= 0) & (self._pairs[at] // self._span == pair) & (users >= 0)
-        return np.where(met, np.where(self._verdicts[at], 1, -1), 0).astype(np.int8)
+        rated = (at >= 0) & (self._pairs[at] // self._span == pair) & (users >= 0)
+        return np.where(rated, np.where(self._verdicts[at], 1, -1), 0).astype(np.int8)
 
     def _nearest(self, pairs: Pairs, space: Space) -> NDArray[np.int8]:
         """[n, LIST] verdicts of this user on the visible items nearest to the target, nearest first, 0 where there are fewer."""
@@ -157,12 +158,12 @@ class Interactions:
         ends = np.searchsorted(self._by_user, pairs.users[first] * self._span + np.searchsorted(self._times, pairs.as_of[first]))
         known = (space.items != 0).any(1)
         for a, b, begin, end in zip(first, np.r_[first[1:], len(pairs)], self._offsets[pairs.users[first]], ends, strict=True):
-            seen, liked = self._items[begin:end], self._liked[begin:end]
-            if not len(seen):
+            valid, liked = self._items[begin:end], self._liked[begin:end]
+            if not len(valid):
                 continue
             targets = pairs.items[a:b]
-            scores = space.items[targets] @ space.items[seen].T
-            scores[(targets[:, None] == seen) | ~known[targets][:, None] | ~known[seen]] = -np.inf
+            scores = space.items[targets] @ space.items[valid].T
+            scores[(targets[:, None] == valid) | ~known[targets][:, None] | ~known[valid]] = -np.inf
             best = np.argsort(-scores, axis=1, kind="stable")[:, :LIST]
             there = np.isfinite(np.take_along_axis(scores, best, 1))
             result[a:b, : best.shape[1]] = np.where(there, np.where(liked[best], 1, -1), 0)

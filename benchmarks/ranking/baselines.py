@@ -92,8 +92,8 @@ def baselines(catalog: Catalog, slate: int = SIZE) -> Iterator[Model]:
 
     pairs, (v, t), features = boosting_inputs(catalog, slate)
     yield calibrated("LightGCN", v, t)
-    for name, (known, chosen, asked) in features.items():
-        yield calibrated(name, *boosted((known, pairs[0].liked), (chosen, pairs[1].liked), asked))
+    for name, (known, chosen, held_out) in features.items():
+        yield calibrated(name, *boosted((known, pairs[0].liked), (chosen, pairs[1].liked), held_out))
 
 
 def boosting_inputs(catalog: Catalog, slate: int = SIZE) -> tuple[list[Pairs], list[Scores], dict[str, list[Features]]]:
@@ -103,30 +103,30 @@ def boosting_inputs(catalog: Catalog, slate: int = SIZE) -> tuple[list[Pairs], l
     pairs = [cut(catalog.split(name), size) for name, size in zip(SPLITS, sizes, strict=True)]
     interactions, space = Interactions(catalog), embeddings(catalog)
     counts = [interactions.counts(part) for part in pairs]
-    found = [interactions.retrieved(part, space, interactions.folded_in(part, space)) for part in pairs[1:]]
-    lists = [lists_of_training(catalog, interactions, pairs[0]), *(said for _, said in found)]
+    results = [interactions.retrieved(part, space, interactions.folded_in(part, space)) for part in pairs[1:]]
+    lists = [lists_of_training(catalog, interactions, pairs[0]), *(verdicts for _, verdicts in results)]
     features = {
         "boosting, counts": counts,
         "boosting, counts and lists": [np.concatenate(both, 1) for both in zip(counts, lists, strict=True)],
     }
     if numbers(catalog):
         features["boosting, the prompt's numbers"] = [told(catalog, *part) for part in zip(SPLITS, sizes, strict=True)]
-    return pairs, [dot[:, 0].astype(np.float64) for dot, _ in found], features
+    return pairs, [dot[:, 0].astype(np.float64) for dot, _ in results], features
 
 
 def lists_of_training(catalog: Catalog, interactions: Interactions, pairs: Pairs) -> Features:
     """LISTS [n, 6] as training prompts find them: with the snapshot of each slate's moment, nan where there is none."""
     snapshots = catalog.snapshots
     part = (snapshots["begins"][pairs.users] <= pairs.as_of[:, None]).sum(1)
-    width, found = 6, {}
+    width, results = 6, {}
     for k in np.unique(part[part > 0]):
         here = pairs.at(part == k)
         tables = {name: snapshots[name][k - 1].astype(np.float32) for name in ("users", "items", "fold_in")}
         space: Space = SimpleNamespace(**tables)
-        found[k] = interactions.retrieved(here, space, interactions.folded_in(here, space))[1]
+        results[k] = interactions.retrieved(here, space, interactions.folded_in(here, space))[1]
     lists = np.full((len(pairs), width), np.nan, np.float32)
-    for k, said in found.items():
-        lists[part == k] = said
+    for k, verdicts in results.items():
+        lists[part == k] = verdicts
     return lists
 
 
@@ -157,13 +157,13 @@ def scored(catalog: Catalog, name: str, path: Path) -> Model:
     frame = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema_length=None)
     if missing := {"user_id", "item_id", "probability"} - set(frame.columns):
         sys.exit(f"baselines: {path}: no column {sorted(missing)[0]!r}, expected user_id, item_id, probability")
-    wanted = test_frame(catalog).with_columns(pl.int_range(pl.len()).over("user_id", "item_id").alias("copy"))
-    if frame.height != wanted.height:
-        sys.exit(f"baselines: {path}: {frame.height} rows, the test split has {wanted.height}")
+    labels = test_frame(catalog).with_columns(pl.int_range(pl.len()).over("user_id", "item_id").alias("copy"))
+    if frame.height != labels.height:
+        sys.exit(f"baselines: {path}: {frame.height} rows, the test split has {labels.height}")
     keys = ["user_id", "item_id", "copy"]
     frame = frame.with_columns(pl.int_range(pl.len()).over("user_id", "item_id").alias("copy"))
-    frame = frame.cast({key: wanted.schema[key] for key in keys}).select(*keys, "probability")
-    joined = wanted.join(frame, on=keys, how="left", maintain_order="left")
+    frame = frame.cast({key: labels.schema[key] for key in keys}).select(*keys, "probability")
+    joined = labels.join(frame, on=keys, how="left", maintain_order="left")
     if absent := joined.filter(pl.col("probability").is_null() | ~pl.col("probability").is_between(0, 1)).rows():
         sys.exit(f"baselines: {path}: user {absent[0][0]!r}, item {absent[0][1]!r} has no probability from 0 to 1")
     probability = joined["probability"].to_numpy().astype(np.float64)
@@ -172,10 +172,10 @@ def scored(catalog: Catalog, name: str, path: Path) -> Model:
 
 def measured(judgement: Judgement, models: list[Model], of: NDArray[np.bool_] | slice = slice(None)) -> dict[str, Measured]:
     """By name; the mean over models of the same name. of: the pairs that are judged."""
-    each: dict[str, list[Measured]] = {}
+    by_model: dict[str, list[Measured]] = {}
     for model in models:
-        each.setdefault(model.name, []).append(judgement.of(model.score[of], model.probability[of]))
-    return {name: mean(several) for name, several in each.items()}
+        by_model.setdefault(model.name, []).append(judgement.of(model.score[of], model.probability[of]))
+    return {name: mean(several) for name, several in by_model.items()}
 
 
 def by_ratings(catalog: Catalog, models: list[Model], reference: str, most: list[int]) -> list[dict[str, Any]]:
@@ -187,14 +187,14 @@ def by_ratings(catalog: Catalog, models: list[Model], reference: str, most: list
     for last in [*most, None]:
         of = (ratings >= least) & (ratings <= (ratings.max() if last is None else last))
         if test.liked[of].any() and not test.liked[of].all():
-            found = measured(Judgement(test.users[of], test.liked[of]), models, of)
+            results = measured(Judgement(test.users[of], test.liked[of]), models, of)
             parts.append(
                 {
                     "least": least,
                     "most": last,
                     "pairs": int(of.sum()),
-                    "auc": {name: one.interval()["auc"] for name, one in found.items()},
-                    "difference": {name: one.minus(found[reference]).interval()["auc"] for name, one in found.items()},
+                    "auc": {name: judged.interval()["auc"] for name, judged in results.items()},
+                    "difference": {name: judged.minus(results[reference]).interval()["auc"] for name, judged in results.items()},
                 }
             )
         least = least if last is None else last + 1
@@ -204,7 +204,7 @@ def by_ratings(catalog: Catalog, models: list[Model], reference: str, most: list
 def report(catalog: Catalog, models: list[Model], reference: str, most: list[int]) -> dict[str, Any]:
     """What the tables show: each model's metrics and their differences from the reference, each (value, low, high)."""
     test = catalog.split("test")
-    found = measured(Judgement(test.users, test.liked), models)
+    results = measured(Judgement(test.users, test.liked), models)
     chosen = {model.name: model.chosen for model in models}
     seeds = Counter(model.name for model in models)
     return {
@@ -215,10 +215,10 @@ def report(catalog: Catalog, models: list[Model], reference: str, most: list[int
             {
                 "name": name,
                 "chosen": chosen[name] if seeds[name] == 1 else f"mean of {seeds[name]} seeds",
-                **one.interval(),
-                "difference": one.minus(found[reference]).interval(),
+                **judged.interval(),
+                "difference": judged.minus(results[reference]).interval(),
             }
-            for name, one in found.items()
+            for name, judged in results.items()
         ],
         "by_ratings": by_ratings(catalog, models, reference, most) if most else [],
     }
@@ -231,32 +231,32 @@ def interval(value: Sequence[float], difference: Sequence[float] | None) -> str:
 
 
 def table_by_ratings(figures: dict[str, Any]) -> Table:
-    made = Table(title="AUC by an item's ratings in training", title_justify="left", show_lines=True)
-    made.add_column("")
+    markdown = Table(title="AUC by an item's ratings in training", title_justify="left", show_lines=True)
+    markdown.add_column("")
     for part in figures["by_ratings"]:
         range_ = f"more than {part['least'] - 1}" if part["most"] is None else f"{part['least']} to {part['most']}"
-        made.add_column(f"{range_}: {part['pairs']} pairs", justify="right")
+        markdown.add_column(f"{range_}: {part['pairs']} pairs", justify="right")
     for name in (model["name"] for model in figures["models"]):
         cells = [
             interval(part["auc"][name], None if name == figures["reference"] else part["difference"][name])
             for part in figures["by_ratings"]
         ]
-        made.add_row(name, *cells)
-    return made
+        markdown.add_row(name, *cells)
+    return markdown
 
 
 def table(figures: dict[str, Any]) -> Table:
     title = (
         f"The test split: {figures['pairs']} pairs of {figures['users']} users; below, the difference from {figures['reference']}"
     )
-    made = Table(title=f"{title} (95 % intervals over users)", title_justify="left", show_lines=True)
+    markdown = Table(title=f"{title} (95 % intervals over users)", title_justify="left", show_lines=True)
     for column in ("", "AUC", "user AUC", "NDCG@10", "log loss"):
-        made.add_column(column, justify="right" if column else "left")
+        markdown.add_column(column, justify="right" if column else "left")
     for model in figures["models"]:
         is_reference = model["name"] == figures["reference"]
         cells = [interval(model[metric], None if is_reference else model["difference"][metric]) for metric in METRICS]
-        made.add_row(f"{model['name']}\n{model['chosen']}".strip(), *cells)
-    return made
+        markdown.add_row(f"{model['name']}\n{model['chosen']}".strip(), *cells)
+    return markdown
 
 
 @script
@@ -280,7 +280,7 @@ def main() -> None:
         if args.pairs:
             test_frame(catalog, args.slate).write_parquet(args.pairs)
             return
-        named = [(name, Path(path)) for name, _, path in (one.partition("=") for one in args.scored)]
+        named = [(name, Path(path)) for name, _, path in (judged.partition("=") for judged in args.scored)]
         models = [scored(catalog, name, path) for name, path in named]
         models += [] if args.scored_alone else baselines(catalog, args.slate)
         reference = args.reference or (named[0][0] if named else DEFAULT_REFERENCE)

@@ -39,13 +39,13 @@ def log_odds(folder: Path, catalog: Catalog, variant: str | None, slate: int) ->
     out = folder / "exits"
     out.mkdir(exist_ok=True)
     if variant is None:
-        kept = load_checkpoint(folder / "checkpoint", None, None, catalog.info["labels"])
-        depths = list(kept.exits)
-        model = MultiExitModel(kept.decoder, kept.heads, kept.exits, kept.projectors)
+        loaded = load_checkpoint(folder / "checkpoint", None, None, catalog.info["labels"])
+        depths = list(loaded.exits)
+        model = MultiExitModel(loaded.decoder, loaded.heads, loaded.exits, loaded.projectors)
     else:
         session = rexit.open(folder / "bundle", variant)
-        depths = [one.layers for one in session.exits]
-    found = {}
+        depths = [info.layers for info in session.exits]
+    figures = {}
     for split in SPLITS:
         path = out / f"{split}.npy"
         if not path.exists():
@@ -53,20 +53,20 @@ def log_odds(folder: Path, catalog: Catalog, variant: str | None, slate: int) ->
                 np.save(path, scored(model, catalog, split, slate))
             else:
                 np.save(path, collect(session, cut(catalog, split, slate)))
-        found[split] = np.load(path)
-    return depths, found
+        figures[split] = np.load(path)
+    return depths, figures
 
 
 def table(catalog: Catalog, depths: list[int], z: NDArray[np.float32]) -> Table:
     rows = catalog.split("validation")
     judgement = Judgement(rows.users, rows.liked)
-    made = Table(title=f"Validation: {len(rows)} pairs (95 % intervals over users)", title_justify="left")
+    overview = Table(title=f"Validation: {len(rows)} pairs (95 % intervals over users)", title_justify="left")
     for column in ("layers", "AUC", "user AUC", "NDCG@10"):
-        made.add_column(column, justify="right")
+        overview.add_column(column, justify="right")
     for depth, column in zip(depths, z.T, strict=True):
         measured = judgement.of(column).interval()
-        made.add_row(str(depth), *("{:.4f} ({:.4f} to {:.4f})".format(*measured[m]) for m in ("auc", "user_auc", "ndcg@10")))
-    return made
+        overview.add_row(str(depth), *("{:.4f} ({:.4f} to {:.4f})".format(*measured[m]) for m in ("auc", "user_auc", "ndcg@10")))
+    return overview
 
 
 @script

@@ -63,11 +63,11 @@ class Seed:
 def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None) -> Seed:
     slates = {name: cut(catalog, name, slate) for name in SPLITS}
     made_of = {"variant_sha256": bundle.variant_sha256, "catalog_sha256": catalog.sha256, "slate": slate}
-    pairs = {name: sum(len(one.items) for one in part) for name, part in slates.items()}
+    pairs = {name: sum(len(entry.items) for entry in part) for name, part in slates.items()}
     depths = bundle.manifest.exits
-    seen = Recording.read(bundle.folder / recording.FILE, len(depths), made_of, pairs)
-    traces = {name: join(part, seen.log_odds[name], name) for name, part in slates.items()}
-    costs = seen.profile.costs(seen.prefix_tokens, seen.candidate_tokens, bundle.variant.max_tokens, 0.0)
+    recorded = Recording.read(bundle.folder / recording.FILE, len(depths), made_of, pairs)
+    traces = {name: join(part, recorded.log_odds[name], name) for name, part in slates.items()}
+    costs = recorded.profile.costs(recorded.prefix_tokens, recorded.candidate_tokens, bundle.variant.max_tokens, 0.0)
     test = traces["test"]
     goals = [decide.Goal((metrics.parse(METRIC),), drop, 0.95, top_k) for drop in DROPS]
     variant = {"costs": costs, "depths": depths, "variant_sha256": bundle.variant_sha256}
@@ -80,7 +80,7 @@ def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None) -> See
     def point(stops: NDArray[np.int64]) -> Point:
         return Point(evaluation.mean_layers(stops), evaluation.cost_us(stops) / whole, judgement.of(evaluation.score(stops)))
 
-    candidates = {one.budget: one.policy for decision in reversed(decisions) for one in decision.candidates}
+    candidates = {candidate.budget: candidate.policy for decision in reversed(decisions) for candidate in decision.candidates}
     policies = {budget: point(policy.stops(test.log_odds, test.offsets)) for budget, policy in sorted(candidates.items())}
     fixed = {layers: point(np.full(len(test), k)) for k, layers in enumerate(depths)}
     return Seed(fixed.pop(depths[-1]), fixed, policies)
@@ -94,42 +94,58 @@ def average(points: Sequence[Point]) -> Point:
 
 def over_seeds(seeds: Sequence[Seed]) -> Seed:
     """Expected drops that not every seed has a policy for are left out."""
-    budgets = [b for b in seeds[0].policies if all(b in one.policies for one in seeds)]
+    budgets = [b for b in seeds[0].policies if all(b in run.policies for run in seeds)]
     return Seed(
-        average([one.full for one in seeds]),
-        {layers: average([one.fixed[layers] for one in seeds]) for layers in seeds[0].fixed},
-        {b: average([one.policies[b] for one in seeds]) for b in budgets},
+        average([run.full for run in seeds]),
+        {layers: average([run.fixed[layers] for run in seeds]) for layers in seeds[0].fixed},
+        {b: average([run.policies[b] for run in seeds]) for b in budgets},
     )
 
 
 def rival(policy: Point, fixed: dict[int, Point]) -> int | None:
     """The depth of rule 3; None if none is as cheap."""
-    cheap = {layers: one.judged.interval()[METRIC][0] for layers, one in fixed.items() if one.cost <= policy.cost}
+    cheap = {
+        layers: measured_point.judged.interval()[METRIC][0]
+        for layers, measured_point in fixed.items()
+        if measured_point.cost <= policy.cost
+    }
     return max(cheap, key=lambda layers: cheap[layers]) if cheap else None
 
 
-def change(one: Measured, other: Measured) -> tuple[float, float, float]:
-    return one.minus(other).interval()[METRIC]
+def change(judged: Measured, other: Measured) -> tuple[float, float, float]:
+    return judged.minus(other).interval()[METRIC]
 
 
-def table(found: Seed) -> Table:
-    made = Table("", "layers", "cost", "NDCG@10", "best fixed depth of no more cost: layers", "less that", box=MARKDOWN)
+def table(average_seed: Seed) -> Table:
+    markdown = Table("", "layers", "cost", "NDCG@10", "best fixed depth of no more cost: layers", "less that", box=MARKDOWN)
 
-    def row(name: str, one: Point, *more: str) -> None:
-        made.add_row(name, f"{one.layers:.1f}", f"{one.cost:.3f}", *more)
+    def row(name: str, measured_point: Point, *more: str) -> None:
+        markdown.add_row(name, f"{measured_point.layers:.1f}", f"{measured_point.cost:.3f}", *more)
 
     text = "{:+.4f} ({:+.4f} to {:+.4f})".format
-    row("full depth", found.full, "{:.4f} ({:.4f} to {:.4f})".format(*found.full.judged.interval()[METRIC]), "", "")
-    for layers, one in reversed(found.fixed.items()):
-        row(f"{depth_name(layers)} for all", one, text(*change(one.judged, found.full.judged)), "", "")
-    for budget, one in found.policies.items():
-        beside = rival(one, found.fixed)
-        gain = "" if beside is None else text(*change(one.judged, found.fixed[beside].judged))
-        row(f"policy, {budget:g} expected", one, text(*change(one.judged, found.full.judged)), str(beside or ""), gain)
-    return made
+    row("full depth", average_seed.full, "{:.4f} ({:.4f} to {:.4f})".format(*average_seed.full.judged.interval()[METRIC]), "", "")
+    for layers, measured_point in reversed(average_seed.fixed.items()):
+        row(
+            f"{depth_name(layers)} for all",
+            measured_point,
+            text(*change(measured_point.judged, average_seed.full.judged)),
+            "",
+            "",
+        )
+    for budget, measured_point in average_seed.policies.items():
+        beside = rival(measured_point, average_seed.fixed)
+        gain = "" if beside is None else text(*change(measured_point.judged, average_seed.fixed[beside].judged))
+        row(
+            f"policy, {budget:g} expected",
+            measured_point,
+            text(*change(measured_point.judged, average_seed.full.judged)),
+            str(beside or ""),
+            gain,
+        )
+    return markdown
 
 
-def plot(found: Seed, path: Path) -> None:
+def plot(average_seed: Seed, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -137,16 +153,16 @@ def plot(found: Seed, path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 3.8), dpi=90, layout="constrained")
     groups = (
-        ("fixed depth", "s--", "#777777", [*found.fixed.values(), found.full]),
-        ("policy", "o-", "#1f6feb", found.policies.values()),
+        ("fixed depth", "s--", "#777777", [*average_seed.fixed.values(), average_seed.full]),
+        ("policy", "o-", "#1f6feb", average_seed.policies.values()),
     )
     for name, style, colour, points in groups:
-        ordered = sorted(points, key=lambda one: one.cost)
-        cost = [one.cost for one in ordered]
-        value, low, high = np.array([change(one.judged, found.full.judged) for one in ordered]).T
+        ordered = sorted(points, key=lambda measured_point: measured_point.cost)
+        cost = [measured_point.cost for measured_point in ordered]
+        value, low, high = np.array([change(measured_point.judged, average_seed.full.judged) for measured_point in ordered]).T
         axes.errorbar(cost, value, (value - low, high - value), fmt=style, color=colour, label=name, capsize=2, linewidth=1.2)
-    for layers, one in found.fixed.items():
-        at = (one.cost, change(one.judged, found.full.judged)[0])
+    for layers, measured_point in average_seed.fixed.items():
+        at = (measured_point.cost, change(measured_point.judged, average_seed.full.judged)[0])
         axes.annotate(f"{layers}", at, (5, -11), textcoords="offset points", color="#777777", fontsize=9)
     axes.axhline(0, color="#bbbbbb", linewidth=0.8)
     axes.set(xlabel="share of full depth's cost", ylabel="NDCG@10, change against full depth", xlim=(0, 1.03))
@@ -167,10 +183,10 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="PICTURE", help="also draw it")
     args = parser.parse_args()
     catalog = Catalog.open(args.catalog)
-    found = over_seeds([seed(catalog, Bundle.open(path, args.variant), args.slate, args.top_k) for path in args.bundles])
-    Console(width=160).print(table(found))
+    average_seed = over_seeds([seed(catalog, Bundle.open(path, args.variant), args.slate, args.top_k) for path in args.bundles])
+    Console(width=160).print(table(average_seed))
     if args.plot:
-        plot(found, args.plot)
+        plot(average_seed, args.plot)
 
 
 if __name__ == "__main__":

@@ -55,12 +55,12 @@ def main() -> None:
     train, validation, test = pairs
     judgement = Judgement(test.users, test.liked)
     for name, plain in features.items():
-        found = []
+        judged = []
         for inputs in (plain, [np.concatenate(both, 1) for both in zip(plain, later, strict=True)]):
-            found.append(judgement.of(boosted((inputs[0], train.liked), (inputs[1], validation.liked), inputs[2])[1]))
-        told = [one.interval() for one in (*found, found[1].minus(found[0]))]
+            judged.append(judgement.of(boosted((inputs[0], train.liked), (inputs[1], validation.liked), inputs[2])[1]))
+        intervals = [ranking.interval() for ranking in (*judged, judged[1].minus(judged[0]))]
         for metric in ("auc", "user_auc"):
-            before, after, gain = (one[metric] for one in told)
+            before, after, gain = (ranking[metric] for ranking in intervals)
             difference = "{:+.4f} ({:+.4f} to {:+.4f})".format(*gain)
             print(f"{name}, {metric}: {before[0]:.4f}, with later ratings {after[0]:.4f}, {difference}", flush=True)
 

@@ -95,15 +95,15 @@ class Judgement:
             columns.append(self._weights @ np.bincount(self._users, loss) / (self._weights @ np.bincount(self._users)))
         return Measured(np.stack(columns, 1))
 
-    def _mean(self, each: Values) -> Values:
+    def _mean(self, per_user: Values) -> Values:
         """Over the users that have a value: [1 + RESAMPLES], nan for a draw in which none has."""
-        known = np.isfinite(each)
+        known = np.isfinite(per_user)
         weights = self._weights[:, known]
         with np.errstate(invalid="ignore"):
-            mean: Values = weights @ each[known] / weights.sum(1)
+            mean: Values = weights @ per_user[known] / weights.sum(1)
         return mean
 
 
 def mean(measured: Sequence[Measured]) -> Measured:
     """Of several seeds."""
-    return Measured(np.mean([one.values for one in measured], 0))
+    return Measured(np.mean([run.values for run in measured], 0))

@@ -45,12 +45,13 @@ from rexit.bundle.vectors import required
 from rexit.bundle.writer import new_folder
 from rexit.calibration.choose.platt import fit
 from rexit.exporter.catalog import encoded, tables
-from rexit.exporter.catalog.interactions import read_entities
+from rexit.exporter.catalog.entities import read_entities
 from rexit.exporter.model.checkpoint import load_checkpoint, save_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.exporter.prompt.language import Language, worded
+from rexit.exporter.prompt.language import Language, compile_template
 from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.pieces import fingerprint
+from rexit.exporter.prompt.template import read_template
 from rexit.ranking import ByUser, auc
 from rexit.scripts import script
 from rexit.slates import SIZE
@@ -63,25 +64,25 @@ WIDTH = 190
 
 
 def reworded(catalog: Catalog, language: Language, users: Path, items: Path, out: Path) -> Catalog:
-    """The same catalog with another template: other pieces and columns of vectors, all else as it was."""
+    """The catalog with another template: new pieces and columns of vectors, everything else copied."""
     entities = {
         "user": rows_of(catalog, "user", users),
         "item": rows_of(catalog, "item", items),
     }
-    words = worded(language, entities["user"], entities["item"])
+    compiled = compile_template(language, entities["user"], entities["item"])
     info = json.loads((catalog.path / "catalog.json").read_text())
     info |= {
-        "requires": required(words.prompt),
-        "prompt": words.prompt,
+        "requires": required(compiled.prompt),
+        "prompt": compiled.prompt,
         "labels": language.labels,
         "tokenizer": {"vocab_size": language.tokenizer.get_vocab_size(), "sha256": fingerprint(language.tokenizer)},
     }
-    info["counts"]["pieces"] = len(words.pieces["offsets"]) - 1
+    info["counts"]["pieces"] = len(compiled.pieces["offsets"]) - 1
     info.pop("encoded", None)
     splits = info.pop("splits")
     with new_folder(out) as folder:
         info |= {
-            **encoded.write(folder, words.encoded),
+            **encoded.write(folder, compiled.encoded),
             "splits": splits,
             "files": info.pop("files"),
         }  # as `rexit index` has them
@@ -89,9 +90,9 @@ def reworded(catalog: Catalog, language: Language, users: Path, items: Path, out
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(catalog.path / name, folder / name)
         for what, table in (("user", catalog.user_table), ("item", catalog.item_table)):
-            kept = {name: tensor for name, tensor in table.items() if not name.startswith("field.")}
-            write_file(folder / f"{what}s.safetensors", save(kept | tables.field_tensors(words.fields, what)))
-        write_file(folder / "pieces.safetensors", save(words.pieces))
+            unchanged = {name: tensor for name, tensor in table.items() if not name.startswith("field.")}
+            write_file(folder / f"{what}s.safetensors", save(unchanged | tables.field_tensors(compiled.fields, what)))
+        write_file(folder / "pieces.safetensors", save(compiled.pieces))
         info["prompt"]["lengths"] = prompt_lengths(Catalog(folder, info, {}))
         info["files"] = {name: FileEntry.of(folder / name).to_json() for name in TABLES}
         write_json(folder / "catalog.json", info)
@@ -114,16 +115,16 @@ def scored(model: MultiExitModel, catalog: Catalog, split: str, slate: int = SIZ
     model.eval()
     data = packed_slates(catalog, split, slate)
     order = np.argsort(data.lengths)
-    found: dict[int, LogOdds] = {}
+    log_odds_by_row: dict[int, LogOdds] = {}
     for chosen in np.array_split(order, -(-len(order) // BATCH)):
         logits = model(*data.inputs(model, chosen.tolist())).numpy()
         ends = np.cumsum([len(data.rows[n].liked) for n in chosen])[:-1]
-        found |= zip(chosen.tolist(), np.split((logits[..., 1] - logits[..., 0]).T, ends), strict=True)
-    return np.concatenate([found[n] for n in range(len(data.rows))])
+        log_odds_by_row |= zip(chosen.tolist(), np.split((logits[..., 1] - logits[..., 0]).T, ends), strict=True)
+    return np.concatenate([log_odds_by_row[n] for n in range(len(data.rows))])
 
 
 def run(catalog: Catalog, template: Path, chosen: Settings, args: argparse.Namespace) -> None:
-    language = Language.load(str(args.tokenizer), template)
+    language = Language.load(str(args.tokenizer), read_template(template))
     what = {
         "template": template.read_text(),
         "tokenizer": fingerprint(language.tokenizer),
@@ -137,23 +138,23 @@ def run(catalog: Catalog, template: Path, chosen: Settings, args: argparse.Names
         return
     print(f"{place}: {chosen}", flush=True)
     if trained:
-        mine = Catalog.open(place / "catalog")
-        kept = load_checkpoint(place / "checkpoint", None, None, mine.info["labels"])
-        model = MultiExitModel(kept.decoder, kept.heads, kept.exits, kept.projectors)
+        own_catalog = Catalog.open(place / "catalog")
+        unchanged = load_checkpoint(place / "checkpoint", None, None, own_catalog.info["labels"])
+        model = MultiExitModel(unchanged.decoder, unchanged.heads, unchanged.exits, unchanged.projectors)
     else:
-        mine = reworded(catalog, language, args.users, args.items, place / "catalog")
+        own_catalog = reworded(catalog, language, args.users, args.items, place / "catalog")
         start = time.monotonic()
-        model = train(mine, chosen)
-        told = {"name": template.stem, **what, "seconds": time.monotonic() - start, "exits": list(model.exits)}
-        told["tokens"] = {part: mine.info["prompt"]["lengths"][part]["p50"] for part in ("prefix", "candidate")}
-        words = (mine.info["labels"], mine.traits)
+        model = train(own_catalog, chosen)
+        record = {"name": template.stem, **what, "seconds": time.monotonic() - start, "exits": list(model.exits)}
+        record["tokens"] = {part: own_catalog.info["prompt"]["lengths"][part]["p50"] for part in ("prefix", "candidate")}
+        words = (own_catalog.info["labels"], own_catalog.traits)
         save_checkpoint(place / "checkpoint", model.model, model.exits, model.heads, *words, projectors=model.projectors)
-        write_json(place / "run.json", told)
+        write_json(place / "run.json", record)
     for split in missing:
-        np.save(place / f"{split}.npy", scored(model, mine, split))
+        np.save(place / f"{split}.npy", scored(model, own_catalog, split))
     if "test" in missing:
         validation, test = (np.load(place / f"{split}.npy")[:, -1] for split in ("validation", "test"))
-        write_pairs(mine, validation, test, place / "test.parquet")
+        write_pairs(own_catalog, validation, test, place / "test.parquet")
 
 
 def write_pairs(catalog: Catalog, validation: LogOdds, test: LogOdds, out: Path) -> None:
@@ -169,13 +170,13 @@ class Run:
     """One row of the tables."""
 
     place: Path
-    told: dict[str, Any]
+    record: dict[str, Any]
 
     @classmethod
     def all(cls, work: Path) -> list[Run]:
         """In the order they were made."""
-        made = sorted(work.glob("*/run.json"), key=lambda path: path.stat().st_mtime)
-        return [cls(path.parent, json.loads(path.read_text())) for path in made]
+        run_files = sorted(work.glob("*/run.json"), key=lambda path: path.stat().st_mtime)
+        return [cls(path.parent, json.loads(path.read_text())) for path in run_files]
 
     @property
     def name(self) -> str:
@@ -203,9 +204,9 @@ class Run:
 
 def table(catalog: Catalog, runs: Sequence[Run]) -> Table:
     """Each exit's AUC, user AUC and NDCG@10."""
-    made = Table(title=f"{catalog.path}: AUC / user AUC / NDCG@10 of each exit", title_justify="left", show_lines=True)
+    run_files = Table(title=f"{catalog.path}: AUC / user AUC / NDCG@10 of each exit", title_justify="left", show_lines=True)
     for column in ("template", "settings", "seed", "tokens", "a slate", "min", "validation", "test"):
-        made.add_column(column)
+        run_files.add_column(column)
     splits = {split: catalog.split(split) for split in ("validation", "test")}
     for run in runs:
         cells = []
@@ -220,8 +221,8 @@ def table(catalog: Catalog, runs: Sequence[Run]) -> Table:
             )
         tokens = " + ".join(map(str, run.told["tokens"].values()))
         minutes = f"{run.told['seconds'] / 60:.1f}"
-        made.add_row(run.name, run.settings, str(run.seed), tokens, str(run.slate), minutes, *cells)
-    return made
+        run_files.add_row(run.name, run.settings, str(run.seed), tokens, str(run.slate), minutes, *cells)
+    return run_files
 
 
 def compared(catalog: Catalog, runs: Sequence[Run], split: str, reference: str, few: int) -> Table:
@@ -240,10 +241,10 @@ def compared(catalog: Catalog, runs: Sequence[Run], split: str, reference: str, 
         kinds.setdefault((run.name, run.settings), {})[run.seed] = run
     references = next((seeds for (name, _), seeds in kinds.items() if name == reference), {})
     title = f"{catalog.path}: last exits on {split}, with 95 % intervals; below, less {reference}"
-    made = Table(title=title, title_justify="left", show_lines=True)
+    run_files = Table(title=title, title_justify="left", show_lines=True)
     for column in ("template", "settings", "seed", "a slate", "AUC", "user AUC", "NDCG@10", *list(parts)[1:]):
-        made.add_column(column)
-    made.caption = ", ".join(f"{name}: {of.sum()} pairs" for name, of in parts.items())
+        run_files.add_column(column)
+    run_files.caption = ", ".join(f"{name}: {of.sum()} pairs" for name, of in parts.items())
     shown = {"all": ("auc", "user_auc", "ndcg@10")} | dict.fromkeys(list(parts)[1:], ("auc",))
     for several in [*([run] for run in known), *(list(seeds.values()) for seeds in kinds.values() if len(seeds) > 1)]:
         against = [(run, references[run.seed]) for run in several if references.get(run.seed, run) is not run]
@@ -255,8 +256,8 @@ def compared(catalog: Catalog, runs: Sequence[Run], split: str, reference: str, 
                 lines.append((mean(gains).interval(), "{:+.4f} ({:+.4f} to {:+.4f})"))
             cells += ["\n".join(form.format(*interval[metric]) for interval, form in lines) for metric in shown[name]]
         seeds = ", ".join(str(run.seed) for run in several)
-        made.add_row(several[0].name, several[0].settings, seeds, str(several[0].slate), *cells)
-    return made
+        run_files.add_row(several[0].name, several[0].settings, seeds, str(several[0].slate), *cells)
+    return run_files
 
 
 def last(run: Run, split: str) -> NDArray[np.float32]:

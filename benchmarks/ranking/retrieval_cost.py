@@ -57,7 +57,7 @@ from text_embeddings import Embed, Kept
 import rexit
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
-from rexit.exporter.catalog.interactions import read_entities
+from rexit.exporter.catalog.entities import read_entities
 from rexit.measure.machine import machine
 from rexit.scripts import script
 from rexit.slates import SIZE, Slate, draw
@@ -91,10 +91,10 @@ class Histories:
         """The last RECENT titles by verdict, newest first; '' where nothing is visible."""
         begin, end = self._seen(user, moment)
         rows = range(end - 1, max(begin, end - RECENT) - 1, -1)
-        said: dict[str, list[str]] = {"Liked": [], "Disliked": []}
+        verdicts: dict[str, list[str]] = {"Liked": [], "Disliked": []}
         for n in rows:
-            said["Liked" if self._liked[n] else "Disliked"].append(self._titles[self._items[n]])
-        return " ".join(f"{verdict}: {'; '.join(titles)}." for verdict, titles in said.items() if titles)
+            verdicts["Liked" if self._liked[n] else "Disliked"].append(self._titles[self._items[n]])
+        return " ".join(f"{verdict}: {'; '.join(titles)}." for verdict, titles in verdicts.items() if titles)
 
     def _seen(self, user: int, moment: int) -> tuple[int, int]:
         begin, end = self._offsets[user], self._offsets[user + 1]
@@ -155,9 +155,9 @@ class Text:
     def _raw(self, users: NDArray[np.int64], moments: NDArray[np.int64]) -> Vectors:
         texts = [self._histories.text(int(user), int(moment)) for user, moment in zip(users, moments, strict=True)]
         there = np.array([bool(text) for text in texts])
-        made = self._embed([text for text in texts if text])
-        found = np.zeros((len(texts), made.shape[1]), np.float32)
-        found[there] = made
+        output = self._embed([text for text in texts if text])
+        found = np.zeros((len(texts), output.shape[1]), np.float32)
+        found[there] = output
         return found
 
     def _centred(self, raw: Vectors) -> Vectors:
@@ -179,12 +179,12 @@ def moment(slate: Slate) -> int:
 
 def unit(vectors: Vectors) -> Vectors:
     """Rows of length 1; zeros stay."""
-    made: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-    return made
+    output: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    return output
 
 
 def lists(
-    catalog: Catalog, interactions: Interactions, retriever: Retriever, parts: Sequence[Pairs], asked: Sequence[int]
+    catalog: Catalog, interactions: Interactions, retriever: Retriever, parts: Sequence[Pairs], sampled_slates: Sequence[int]
 ) -> list[Features]:
     """as_of.LISTS [n, 6] of train, validation and test pairs; training rows see the latest of the snapshots in `asked`."""
 
@@ -192,16 +192,16 @@ def lists(
         return interactions.retrieved(pairs, retriever.space(snapshot), retriever.asking(pairs, snapshot))[1]
 
     train = parts[0]
-    latest = (catalog.snapshots["begins"][:, asked][train.users] <= train.as_of[:, None]).sum(1) - 1
-    made = np.full((len(train), PARTS["both"].stop), np.nan, np.float32)
-    for n, snapshot in enumerate(asked):
+    latest = (catalog.snapshots["begins"][:, sampled_slates][train.users] <= train.as_of[:, None]).sum(1) - 1
+    output = np.full((len(train), PARTS["both"].stop), np.nan, np.float32)
+    for n, snapshot in enumerate(sampled_slates):
         if (there := latest == n).any():
-            made[there] = found(train.at(there), snapshot)
-    return [made, *(found(pairs, None) for pairs in parts[1:])]
+            output[there] = found(train.at(there), snapshot)
+    return [output, *(found(pairs, None) for pairs in parts[1:])]
 
 
 def worth(
-    catalog: Catalog, retrievers: dict[str, Callable[[Interactions], Retriever]], asked: Sequence[int]
+    catalog: Catalog, retrievers: dict[str, Callable[[Interactions], Retriever]], sampled_slates: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Rows with `retriever`, `lists`, and of AUC and user AUC on test (value, low, high); and what they are less `none`, and less
     the same lists of the first retriever."""
@@ -215,18 +215,21 @@ def worth(
         _, scores = boosted((inputs[0], parts[0].liked), (inputs[1], parts[1].liked), inputs[2])
         return judgement.of(scores)
 
-    made = {name: lists(catalog, interactions, retriever(interactions), parts, asked) for name, retriever in retrievers.items()}
+    output = {
+        name: lists(catalog, interactions, retriever(interactions), parts, sampled_slates)
+        for name, retriever in retrievers.items()
+    }
     measured = {("none", ""): judged([count[:, :0] for count in counts])}
-    for name, features in made.items():
+    for name, features in output.items():
         for part, columns in PARTS.items():
-            measured[name, part] = judged([one[:, columns] for one in features])
+            measured[name, part] = judged([entry[:, columns] for entry in features])
     first = next(iter(retrievers))
     rows = []
-    for (name, part), one in measured.items():
-        row = {"retriever": name, "lists": part, **one.interval()}
+    for (name, part), entry in measured.items():
+        row = {"retriever": name, "lists": part, **entry.interval()}
         if name != "none":
-            row["less none"] = one.minus(measured["none", ""]).interval()
-            row[f"less {first}"] = one.minus(measured[first, part]).interval()
+            row["less none"] = entry.minus(measured["none", ""]).interval()
+            row[f"less {first}"] = entry.minus(measured[first, part]).interval()
         rows.append(row)
     return rows
 
@@ -252,37 +255,39 @@ class Search:
         return similar, nearest, embedded
 
 
-def times(catalog: Catalog, asked: Sequence[Slate], session: Any, search: Search, embedders: dict[str, Embed]) -> dict[str, Any]:
+def times(
+    catalog: Catalog, sampled_slates: Sequence[Slate], session: Any, search: Search, embedders: dict[str, Embed]
+) -> dict[str, Any]:
     """By way of WAYS: milliseconds [rounds] of the neighbours; `request` those of scoring a slate, cold, at full depth, and
     `search` of bfloat16's search alone."""
-    taken = {name: np.zeros(len(asked)) for name in (*WAYS, "request", "search")}
-    for n, slate in enumerate(asked):
+    seconds = {name: np.zeros(len(sampled_slates)) for name in (*WAYS, "request", "search")}
+    for n, slate in enumerate(sampled_slates):
         user, items = int(catalog.users.find([slate.user])[0]), catalog.items.find(slate.items)
         for way in WAYS:
             if way in embedders:
                 begin = time.perf_counter()
                 *_, embedded = search.neighbours(embedders[way], user, items, moment(slate))
                 total = time.perf_counter() - begin
-                taken[way][n] = 1000 * total
-                taken["search"][n] = 1000 * (total - embedded)
+                seconds[way][n] = 1000 * total
+                seconds["search"][n] = 1000 * (total - embedded)
             else:
                 session.clear_cache()
                 as_of = slate.as_of if way == "folded in" else None
                 stats = session.score(slate.user, slate.items, as_of=as_of, force_exit=session.info.exits - 1).stats
-                taken[way][n] = stats.retrieval_us / 1000
-                taken["request"][n] = stats.total_us / 1000
-    return taken
+                seconds[way][n] = stats.retrieval_us / 1000
+                seconds["request"][n] = stats.total_us / 1000
+    return seconds
 
 
-def compared(taken: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+def compared(seconds: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
     """Median and quartiles of milliseconds, and of how many times as long as `folded in` a way takes within a round."""
     quartiles = [50, 25, 75]
     return {
         name: {
             "milliseconds": np.percentile(values, quartiles).tolist(),
-            "ratio": np.percentile(values / taken["folded in"], quartiles).tolist(),
+            "ratio": np.percentile(values / seconds["folded in"], quartiles).tolist(),
         }
-        for name, values in taken.items()
+        for name, values in seconds.items()
     }
 
 
@@ -290,41 +295,41 @@ def described(catalog: Catalog, items: Path, words: str) -> list[str]:
     """Each item's words, in the catalog's rows."""
     frame = read_entities(items, "item_id", "--items")
     rows = catalog.items.find(frame["id"].to_list())
-    made = [""] * len(catalog.items)
+    output = [""] * len(catalog.items)
     for row, fields in zip(rows, frame.fill_null("").iter_rows(named=True), strict=True):
         if row >= 0:
-            made[row] = words.format(**fields)
-    if missing := [n for n, text in enumerate(made) if not text.strip()]:
+            output[row] = words.format(**fields)
+    if missing := [n for n, text in enumerate(output) if not text.strip()]:
         sys.exit(f"retrieval_cost: {items}: no words {words!r} for item {catalog.items.take(np.array(missing[:1]))[0]!r}")
-    return made
+    return output
 
 
 def show_worth(rows: list[dict[str, Any]]) -> Table:
-    made = Table(box=MARKDOWN)
+    output = Table(box=MARKDOWN)
     less = [key for key in rows[-1] if key.startswith("less ")]
     for column in (
         "neighbours",
         "lists",
-        *(f"{metric}{of}" for metric in ("AUC", "user AUC") for of in ("", *(f", {one}" for one in less))),
+        *(f"{metric}{of}" for metric in ("AUC", "user AUC") for of in ("", *(f", {entry}" for entry in less))),
     ):
-        made.add_column(column)
+        output.add_column(column)
     for row in rows:
         cells = []
         for metric in ("auc", "user_auc"):
             cells.append(f"{row[metric][0]:.4f}")
             for key in less:
                 cells.append("{:+.4f} ({:+.4f} to {:+.4f})".format(*row[key][metric]) if key in row else "")
-        made.add_row(row["retriever"], row["lists"], *cells)
-    return made
+        output.add_row(row["retriever"], row["lists"], *cells)
+    return output
 
 
 def show_times(found: dict[str, dict[str, list[float]]]) -> Table:
-    made = Table(box=MARKDOWN)
+    output = Table(box=MARKDOWN)
     for column in ("", "ms", "times folded in"):
-        made.add_column(column, justify="right" if column else "left")
-    for name, one in found.items():
-        made.add_row(name, *("{:.3g} ({:.3g}-{:.3g})".format(*one[key]) for key in ("milliseconds", "ratio")))
-    return made
+        output.add_column(column, justify="right" if column else "left")
+    for name, entry in found.items():
+        output.add_row(name, *("{:.3g} ({:.3g}-{:.3g})".format(*entry[key]) for key in ("milliseconds", "ratio")))
+    return output
 
 
 @script
@@ -348,43 +353,43 @@ def main() -> None:
         parser.error("time wants --bundle")
     catalog = Catalog.open(args.catalog)
     most = catalog.snapshots["begins"].shape[1]
-    if wrong := [one for one in args.snapshots or () if not 1 <= one <= most]:
+    if wrong := [entry for entry in args.snapshots or () if not 1 <= entry <= most]:
         parser.error(f"--snapshots {wrong[0]}, expected 1 to {most}")
     titles = described(catalog, args.items, f"{{{args.title}}}")
     histories = Histories(catalog, titles)
     torch.set_num_threads(args.threads)
     model = MeanOfLastHidden(args.model, torch.bfloat16)
-    kept = Kept(model, args.work / hashlib.sha256(str(args.model.resolve()).encode()).hexdigest()[:12])
+    store = Kept(model, args.work / hashlib.sha256(str(args.model.resolve()).encode()).hexdigest()[:12])
 
     def text(words: Sequence[str]) -> Callable[[Interactions], Retriever]:
-        return lambda _: Text(catalog, histories, words, kept)
+        return lambda _: Text(catalog, histories, words, store)
 
     console = Console(width=190, highlight=False)
     if args.what == "worth":
         retrievers: dict[str, Callable[[Interactions], Retriever]] = {"LightGCN": lambda known: Graph(catalog, known)}
         retrievers["text, titles"] = text(titles)
         retrievers |= {f"text, {words}": text(described(catalog, args.items, words)) for words in args.words}
-        rows = worth(catalog, retrievers, sorted(one - 1 for one in args.snapshots or range(1, most + 1)))
+        rows = worth(catalog, retrievers, sorted(entry - 1 for entry in args.snapshots or range(1, most + 1)))
         print(json.dumps(rows)) if args.json else console.print(show_worth(rows))
         return
-    retriever = Text(catalog, histories, titles, kept)
+    retriever = Text(catalog, histories, titles, store)
     space = retriever.space(None)
     search = Search(histories, space.users, space.items, retriever.centre)
     whole = [slate for slate in slates(catalog, "test", SIZE) if len(slate.items) == SIZE]
-    asked = draw(whole, args.rounds, SEED)
+    sampled_slates = draw(whole, args.rounds, SEED)
     embedders: dict[str, Embed] = {"float32": MeanOfLastHidden(args.model), "bfloat16": model}
     session = rexit.open(args.bundle, args.variant, threads=args.threads)
     session.warm_up()
     for embed in embedders.values():
         embed(titles[:1])
-    found = compared(times(catalog, asked, session, search, embedders))
-    users = catalog.users.find([slate.user for slate in asked])
-    tokens = [model.tokens(histories.text(int(user), moment(slate))) for user, slate in zip(users, asked, strict=True)]
+    found = compared(times(catalog, sampled_slates, session, search, embedders))
+    users = catalog.users.find([slate.user for slate in sampled_slates])
+    tokens = [model.tokens(histories.text(int(user), moment(slate))) for user, slate in zip(users, sampled_slates, strict=True)]
     if args.json:
         print(json.dumps({"ways": found, "tokens": float(np.median(tokens)), "threads": args.threads, "machine": machine()}))
         return
     console.print(show_times(found))
-    console.print(f"{len(asked)} rounds, {args.threads} threads, histories of {np.median(tokens):.0f} tokens (median)")
+    console.print(f"{len(sampled_slates)} rounds, {args.threads} threads, histories of {np.median(tokens):.0f} tokens (median)")
 
 
 if __name__ == "__main__":

@@ -113,17 +113,17 @@ class Study:
             t, n = self.train, self.counts
             likes = lightgcn.Likes(
                 graph=(t.users[mask], t.items[mask]),
-                known=(t.users[t.liked], t.items[t.liked]),
-                seen=(t.users, t.items),
-                wanted=self._found,
+                history=(t.users[t.liked], t.items[t.liked]),
+                excluded=(t.users, t.items),
+                targets=self._found,
                 users=n["users"],
                 items=n["items"],
             )
-            made = lightgcn.train(likes, LightGCNOptions(seed=self.seed))
+            retriever = lightgcn.train(likes, LightGCNOptions(seed=self.seed))
             weights = _Kept.last.embedding.weight.detach().numpy()
-            _save(path, users=made.users, items=made.items, fold_in=made.fold_in, weights=weights)
-        with np.load(path) as kept:
-            return Graph(**{name: kept[name] for name in ("users", "items", "fold_in", "weights")})
+            _save(path, users=retriever.users, items=retriever.items, fold_in=retriever.fold_in, weights=weights)
+        with np.load(path) as archive:
+            return Graph(**{name: archive[name] for name in ("users", "items", "fold_in", "weights")})
 
     def propagated(self, graph: Graph, mask: Mask) -> Graph:
         """The same weights over the likes among other training rows."""
@@ -284,9 +284,9 @@ def judge(study: Study, way: Way) -> dict[str, NDArray[np.float64]]:
     """Test scores by set of features, and the dot product's AUC on the rows fitted on and on test."""
     counts = [study.interactions.counts(rows.pairs) for rows in way]
     fitted, _, test = way
-    asked = bool(np.isfinite(test.dot).all())
+    has_scores = bool(np.isfinite(test.dot).all())
     sets: dict[str, list[list[NDArray[np.float32]]]] = {"counts": [[], [], []]}
-    if asked:
+    if has_scores:
         sets |= {
             "dot": [[rows.dot] for rows in way],
             "lists": [[rows.lists] for rows in way],
@@ -297,7 +297,7 @@ def judge(study: Study, way: Way) -> dict[str, NDArray[np.float64]]:
         inputs = [np.concatenate([c, *more], 1) for c, more in zip(counts, added, strict=True)]
         labels = [rows.pairs.liked for rows in way]
         _, scores[name] = boosted((inputs[0], labels[0]), (inputs[1], labels[1]), inputs[2], leaves=(8,), seed=study.seed)
-    if asked:
+    if has_scores:
         there = np.isfinite(fitted.dot[:, 0])
         scores["dot AUC, fitted on"] = np.array(auc(fitted.dot[there, 0], fitted.pairs.liked[there]))
         scores["dot AUC, test"] = np.array(auc(test.dot[:, 0], test.pairs.liked))
@@ -325,7 +325,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     studies = [Study(catalog, work, seed) for seed in range(args.seeds)]
     console = Console(highlight=False)
-    found: dict[tuple[str, str], list[dict[str, NDArray[np.float64]]]] = {}
+    results: dict[tuple[str, str], list[dict[str, NDArray[np.float64]]]] = {}
     for study in studies:
         for name, user, way in ways():
             if name != "none" and not name.startswith(args.only):
@@ -335,16 +335,16 @@ def main() -> None:
                 if args.show:
                     continue
                 _save(path, **judge(study, way(study, user)))
-            with np.load(path) as kept:
-                found.setdefault((name, user), []).append(dict(kept))
+            with np.load(path) as archive:
+                results.setdefault((name, user), []).append(dict(archive))
     test = studies[0].test
     judgement = Judgement(test.users, test.liked)
-    reference = mean([judgement.of(seed["counts"]) for seed in found["none", "-"]])
+    reference = mean([judgement.of(seed["counts"]) for seed in results["none", "-"]])
     title = f"{args.catalog}: AUC / user AUC on test; below, the difference from no retrieval with its 95 % interval over users"
     table = Table(title=title, title_justify="left", show_lines=True)
     for column in ("way", "user", "seeds", "counts", *SETS, "dot alone: fitted on, test"):
         table.add_column(column)
-    for (name, user), seeds in found.items():
+    for (name, user), seeds in results.items():
         cells = []
         for features in ("counts", *SETS):
             if features not in seeds[0]:

@@ -35,12 +35,12 @@ def best(parts: list[Pairs], inputs: dict[str, list[Features]], console: Console
     for name, (known, held_out, _) in inputs.items():
         losses[name] = log_loss(chosen, probability(boosted((known, train.liked), (held_out, chosen), held_out)[0]))
         console.print(f"{name}: log loss {losses[name]:.4f} on validation")
-    name = min(losses, key=lambda one: losses[one])
+    name = min(losses, key=lambda candidate: losses[candidate])
     known, held_out, _ = inputs[name]
-    said = np.empty(len(train))
+    answers = np.empty(len(train))
     for rest, fold in GroupKFold(FOLDS, shuffle=True, random_state=0).split(known, groups=train.users):
-        said[fold] = probability(boosted((known[rest], train.liked[rest]), (held_out, chosen), known[fold])[1])
-    return name, said
+        answers[fold] = probability(boosted((known[rest], train.liked[rest]), (held_out, chosen), known[fold])[1])
+    return name, answers
 
 
 def probability(log_odds: Scores) -> Scores:
@@ -56,12 +56,12 @@ def main() -> None:
     args = parser.parse_args()
     catalog, console = Catalog.open(args.catalog), Console(highlight=False)
     parts, _, inputs = boosting_inputs(catalog)
-    name, said = best(parts, inputs, console)
+    name, answers = best(parts, inputs, console)
     pairs = parts[0]
     columns = {
         "user_id": catalog.users.take(pairs.users),
         "item_id": catalog.items.take(pairs.items),
-        "probability": said,
+        "probability": answers,
     }
     pl.DataFrame(columns).write_parquet(args.out)
     console.print(f"wrote {args.out}: {len(pairs)} pairs by {name}")

@@ -31,7 +31,8 @@ from teacher import best
 from rexit.bundle import Catalog
 from rexit.bundle.catalog import SPLITS
 from rexit.errors import InputError
-from rexit.exporter.catalog.interactions import read_entities, read_table
+from rexit.exporter.catalog.entities import read_entities
+from rexit.exporter.catalog.source_tables import read_table
 from rexit.ranking import auc
 from rexit.scripts import script
 
@@ -60,10 +61,10 @@ def beside(known: tuple[Pairs, Scores], parts: list[tuple[Pairs, Scores]], words
     def inputs(pairs: Pairs, score: Scores) -> csr_array:
         return csr_array(hstack([words[pairs.items], score[:, None]]))
 
-    fits = [LogisticRegression(C=one, max_iter=1000).fit(inputs(*known), known[0].liked) for one in PENALTIES]
-    (validation, said), asked = parts
-    model = max(fits, key=lambda fit: auc(fit.decision_function(inputs(validation, said)), validation.liked))
-    scores: Scores = model.decision_function(inputs(*asked))
+    fits = [LogisticRegression(C=penalty, max_iter=1000).fit(inputs(*known), known[0].liked) for penalty in PENALTIES]
+    (validation, predicted), test_part = parts
+    model = max(fits, key=lambda fit: auc(fit.decision_function(inputs(validation, predicted)), validation.liked))
+    scores: Scores = model.decision_function(inputs(*test_part))
     return scores
 
 
@@ -72,9 +73,9 @@ def worded_alike(catalog: Catalog, parts: list[Pairs], words: csr_array) -> list
     splits = [catalog.split(name) for name in SPLITS]
     users, items, times, liked = (np.concatenate([getattr(s, k) for s in splits]) for k in ("users", "items", "times", "liked"))
     order = np.lexsort((times, users))
-    users, items, times, liked = (one[order] for one in (users, items, times, liked))
+    users, items, times, liked = (penalty[order] for penalty in (users, items, times, liked))
     begins = np.searchsorted(users, np.arange(len(catalog.users) + 1))
-    made = []
+    rows = []
     for pairs in parts:
         features = np.zeros((len(pairs), 2), np.float32)
         for a, b in zip(pairs.first, np.r_[pairs.first[1:], len(pairs)], strict=True):
@@ -87,8 +88,8 @@ def worded_alike(catalog: Catalog, parts: list[Pairs], words: csr_array) -> list
             total, rate = alike.sum(1), liked[visible].mean()
             features[a:b, 0] = total
             features[a:b, 1] = (alike @ liked[visible] + PRIOR * rate) / (total + PRIOR) - rate
-        made.append(features)
-    return made
+        rows.append(features)
+    return rows
 
 
 @script
@@ -102,21 +103,23 @@ def main() -> None:
     words = tf_idf(catalog, args.items, args.columns.split(","))
     parts, _, inputs = boosting_inputs(catalog)
     train, validation, test = parts
-    name, said = best(parts, inputs, console)
+    name, predicted = best(parts, inputs, console)
 
     def fitted(features: list[Features]) -> tuple[Scores, Scores]:
         return boosted((features[0], train.liked), (features[1], validation.liked), features[2])
 
     alone = fitted(inputs[name])
     more = [np.concatenate(both, 1) for both in zip(inputs[name], worded_alike(catalog, parts, words), strict=True)]
-    told = {
-        "words of the item": beside((train, np.log(said / (1 - said))), list(zip(parts[1:], alone, strict=True)), words),
+    record = {
+        "words of the item": beside(
+            (train, np.log(predicted / (1 - predicted))), list(zip(parts[1:], alone, strict=True)), words
+        ),
         "likes of items worded alike": fitted(more)[1],
     }
     judgement = Judgement(test.users, test.liked)
     before = judgement.of(alone[1])
     table = Table(f"{name}, told also", *METRICS[:3], box=MARKDOWN)
-    for what, score in told.items():
+    for what, score in record.items():
         gain = judgement.of(score).minus(before).interval()
         table.add_row(what, *("{:+.4f} ({:+.4f} to {:+.4f})".format(*gain[metric]) for metric in METRICS[:3]))
     console.print(table)

@@ -51,7 +51,7 @@ def write_copy(bundle: Path, place: Path, users: int, in_lists: bool) -> None:
     before, items = load_file(catalog / "users.safetensors"), load_file(catalog / "items.safetensors")
     table = _users(before, users, info["counts"]["items"])
     if in_lists:
-        lists = Lists.made(table["embeddings"])
+        lists = Lists.cluster(table["embeddings"])
         table |= lists.tensors(table["embeddings"])
         info["requires"] = [*info["requires"], LISTS]
         info["embedding"]["probes"] = lists.probes
@@ -62,9 +62,9 @@ def write_copy(bundle: Path, place: Path, users: int, in_lists: bool) -> None:
 
 def _users(before: dict[str, Any], users: int, items: int) -> dict[str, Any]:
     random = np.random.default_rng(0)
-    met = np.sort(random.integers(0, items, (users, EACH), np.int32))
+    rated_items = np.sort(random.integers(0, items, (users, EACH), np.int32))
     dim = before["embeddings"].shape[1]
-    middles, embeddings = _drawn(max(1, users // CLUSTER), dim, random), np.empty((users, dim), np.float16)
+    middles, embeddings = _random_rows(max(1, users // CLUSTER), dim, random), np.empty((users, dim), np.float16)
     for begin in range(0, users, BLOCK):
         part = embeddings[begin : begin + BLOCK]
         part[:] = _around(middles[random.integers(0, len(middles), len(part))], random)
@@ -74,7 +74,7 @@ def _users(before: dict[str, Any], users: int, items: int) -> dict[str, Any]:
         "embeddings": embeddings,
         "similar": random.integers(0, users, (users, before["similar"].shape[1]), np.int32),
         "history_offsets": np.arange(users + 1) * EACH,
-        "history_items": met.ravel(),
+        "history_items": rated_items.ravel(),
         "history_times": np.tile(np.arange(EACH), users),
         "history_liked": random.integers(0, 2, users * EACH, np.uint8),
         "history_by_item": np.tile(np.arange(EACH, dtype=np.int32), users),
@@ -82,14 +82,14 @@ def _users(before: dict[str, Any], users: int, items: int) -> dict[str, Any]:
     }
 
 
-def _drawn(count: int, dim: int, random: np.random.Generator) -> NDArray[np.float32]:
+def _random_rows(count: int, dim: int, random: np.random.Generator) -> NDArray[np.float32]:
     return random.standard_normal((count, dim), np.float32) / np.float32(dim**0.5)
 
 
 def _around(middles: NDArray[Any], random: np.random.Generator) -> NDArray[np.float16]:
     """Unit vectors, each around a middle [n, D]."""
     count, dim = middles.shape
-    vectors = middles + _drawn(count, dim, random)
+    vectors = middles + _random_rows(count, dim, random)
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float16)
 
 
@@ -103,15 +103,15 @@ def recall(place: Path) -> float:
     embeddings, owner = table["embeddings"], lists.owner[table["list_users"]]
     users = random.integers(0, len(embeddings), QUERIES)
     queries = _around(embeddings[users], random)
-    found = np.zeros((QUERIES, 0)), np.zeros((QUERIES, 0), np.int64)
+    best_scores = np.zeros((QUERIES, 0)), np.zeros((QUERIES, 0), np.int64)
     for begin in range(0, len(embeddings), BLOCK):
         products = queries.astype(np.float64) @ embeddings[begin : begin + BLOCK].astype(np.float64).T
         at = np.argpartition(-products, min(NEAREST, products.shape[1] - 1), 1)[:, :NEAREST]
-        scores = np.concatenate([found[0], np.take_along_axis(products, at, 1)], 1)
-        places = np.concatenate([found[1], at + begin], 1)
+        scores = np.concatenate([best_scores[0], np.take_along_axis(products, at, 1)], 1)
+        places = np.concatenate([best_scores[1], at + begin], 1)
         best = np.argsort(-scores, 1)[:, :NEAREST]
-        found = np.take_along_axis(scores, best, 1), np.take_along_axis(places, best, 1)
-    looked_at = (lists.probed(queries)[:, None] == owner[found[1]][:, :, None]).any(2)
+        best_scores = np.take_along_axis(scores, best, 1), np.take_along_axis(places, best, 1)
+    looked_at = (lists.probed(queries)[:, None] == owner[best_scores[1]][:, :, None]).any(2)
     return float(looked_at.mean())
 
 
@@ -159,10 +159,13 @@ def measure(place: Path) -> dict[str, float]:
         for user in random.integers(0, info["counts"]["users"], LOOKUPS)
     ]
     for _ in range(2):
-        taken = [session.score(user, asked).stats.retrieval_us for user, asked in slates]
-    searched = [session.score(user, asked, recent=[(asked[0], True)]).stats.retrieval_us for user, asked in slates[:SEARCHES]]
+        microseconds = [session.score(user, slate_items).stats.retrieval_us for user, slate_items in slates]
+    searched = [
+        session.score(user, slate_items, recent=[(slate_items[0], True)]).stats.retrieval_us
+        for user, slate_items in slates[:SEARCHES]
+    ]
     session.close()
-    p50, p99 = np.percentile(taken, [50, 99]).tolist()
+    p50, p99 = np.percentile(microseconds, [50, 99]).tolist()
     return {
         "open_s": min(opened),
         "opened_mib": resident,
@@ -195,18 +198,18 @@ def main() -> None:
             write_copy(args.bundle, place, users, way == "lists")
         code = "import json, sys; from pathlib import Path; import catalog_scale as scale; "
         code += "print(json.dumps(scale.measure(Path(sys.argv[1]))))"
-        told = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", code, str(place)], check=True, cwd=Path(__file__).parent, stdout=subprocess.PIPE
         )
-        results[place.name] = json.loads(told.stdout)
+        results[place.name] = json.loads(result.stdout)
     if args.json:
         print(json.dumps({"machine": machine(), "results": results}, indent=1))
         return
     columns = {"catalog_mib": "catalog, MiB", "open_s": "open, s", "opened_mib": "resident, MiB", "p50_us": "look-up p50, µs"}
     columns |= {"p99_us": "p99, µs", "search_ms": "search, ms", "recall": "recall@20"}
     table = Table("users", *columns.values(), box=MARKDOWN)
-    for name, told in results.items():
-        table.add_row(name, *(f"{told[name]:.4g}" for name in columns))
+    for name, result in results.items():
+        table.add_row(name, *(f"{result[name]:.4g}" for name in columns))
     Console(width=160).print(table)
 
 

@@ -44,17 +44,17 @@ disliked = " no"
 """
 
 
-def interactions(users: int, items: int, each: int, seed: int = 0) -> pl.DataFrame:
+def interactions(users: int, items: int, per_user: int, seed: int = 0) -> pl.DataFrame:
     """`user_id`, `item_id`, `rating` and `timestamp`; nobody meets an item twice. each: items drawn for a user, on average."""
     return pl.concat(
-        _interactions(begin, min(users, begin + DRAWN), items, each, np.random.default_rng([seed, begin]))
+        _interactions(begin, min(users, begin + DRAWN), items, per_user, np.random.default_rng([seed, begin]))
         for begin in range(0, users, DRAWN)
     )
 
 
-def _interactions(begin: int, end: int, items: int, each: int, random: np.random.Generator) -> pl.DataFrame:
+def _interactions(begin: int, end: int, items: int, per_user: int, random: np.random.Generator) -> pl.DataFrame:
     clusters = max(TASTES, items // CLUSTER)
-    counts = np.maximum(10, random.geometric(1 / each, end - begin))
+    counts = np.maximum(10, random.geometric(1 / per_user, end - begin))
     user = np.repeat(np.arange(begin, end), counts)
     tastes = np.repeat(random.integers(0, clusters, (end - begin, TASTES)), counts, axis=0)
     fits = random.random(len(user)) < 0.8
@@ -63,17 +63,17 @@ def _interactions(begin: int, end: int, items: int, each: int, random: np.random
     inside = tastes[np.arange(len(user)), random.integers(0, TASTES, len(user))] + clusters * (CLUSTER**share - 1).astype(int)
     item = np.where(fits, np.minimum(inside, items - 1), np.minimum(items**share, items - 1).astype(int))
     liked = random.random(len(user)) < np.where(fits, 0.75, 0.25)
-    drawn = {"user_id": user, "item_id": item, "rating": 2 + 3 * liked, "timestamp": random.integers(0, 1 << 30, len(user))}
-    return pl.DataFrame(drawn).unique(["user_id", "item_id"], keep="first", maintain_order=True)
+    columns = {"user_id": user, "item_id": item, "rating": 2 + 3 * liked, "timestamp": random.integers(0, 1 << 30, len(user))}
+    return pl.DataFrame(columns).unique(["user_id", "item_id"], keep="first", maintain_order=True)
 
 
-def write_data(folder: Path, users: int, each: int) -> None:
+def write_data(folder: Path, users: int, per_user: int) -> None:
     """ratings.parquet, items.csv, users.csv, tokenizer.json and prompt.toml."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     folder.mkdir(parents=True, exist_ok=True)
     items = users // 5
-    interactions(users, items, each).write_parquet(folder / "ratings.parquet")
+    interactions(users, items, per_user).write_parquet(folder / "ratings.parquet")
     pl.DataFrame({"item_id": range(items), "title": [f"Item {n}" for n in range(items)]}).write_csv(folder / "items.csv")
     pl.DataFrame({"user_id": range(users), "group": [f"Group {n % 97}" for n in range(users)]}).write_csv(folder / "users.csv")
     words = {word: n for n, word in enumerate([*sorted(pre_tokenizers.ByteLevel.alphabet()), "Ġyes", "Ġno"])}
@@ -102,10 +102,10 @@ class Stages:
     def end(self) -> None:
         """Of the last stage."""
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        told = self.stages.setdefault(self._name, dict(NOTHING))
-        told["seconds"] += time.monotonic() - self._since[0]
-        told["cpu_seconds"] += time.process_time() - self._since[1]
-        told["peak_gib"] = max(told["peak_gib"], int(status["VmHWM"].split()[0]) / (1 << 20))
+        stage = self.stages.setdefault(self._name, dict(NOTHING))
+        stage["seconds"] += time.monotonic() - self._since[0]
+        stage["cpu_seconds"] += time.process_time() - self._since[1]
+        stage["peak_gib"] = max(stage["peak_gib"], int(status["VmHWM"].split()[0]) / (1 << 20))
 
 
 def index(folder: Path, epochs: int, threads: int) -> dict[str, Any]:
@@ -131,22 +131,22 @@ def index(folder: Path, epochs: int, threads: int) -> dict[str, Any]:
     return {"counts": info["counts"], "retrieval": info["retrieval"], "stages": stages.stages}
 
 
-def measured(folder: Path, users: int, each: int, epochs: int, threads: int) -> dict[str, Any]:
+def measured(folder: Path, users: int, per_user: int, epochs: int, threads: int) -> dict[str, Any]:
     """What index() says, from a process of its own or from an earlier run."""
-    place = folder / f"users-{users}-each-{each}"
-    kept = place / f"epochs-{epochs}-threads-{threads}.json"
-    if not kept.is_file():
+    place = folder / f"users-{users}-each-{per_user}"
+    record_path = place / f"epochs-{epochs}-threads-{threads}.json"
+    if not record_path.is_file():
         if not (place / "prompt.toml").is_file():
-            write_data(place, users, each)
+            write_data(place, users, per_user)
         code = (
             "import sys; from pathlib import Path; import index_scale as scale; from rexit.bundle.files import write_json; "
             "place, kept, epochs, threads = sys.argv[1:]; "
             "write_json(Path(kept), scale.index(Path(place), int(epochs), int(threads)))"
         )
-        command = [sys.executable, "-c", code, str(place), str(kept), str(epochs), str(threads)]
+        command = [sys.executable, "-c", code, str(place), str(record_path), str(epochs), str(threads)]
         subprocess.run(command, check=True, cwd=Path(__file__).parent)
-    told: dict[str, Any] = json.loads(kept.read_text())
-    return told
+    stage: dict[str, Any] = json.loads(record_path.read_text())
+    return stage
 
 
 @script
@@ -165,11 +165,11 @@ def main() -> None:
         print(json.dumps({"machine": machine(), "results": results}, indent=1))
         return
     table = Table("stage: seconds (of the processor), peak memory", *(f"{users:,} users" for users in results), box=MARKDOWN)
-    names = dict.fromkeys(name for told in results.values() for name in told["stages"])
+    names = dict.fromkeys(name for stage in results.values() for name in stage["stages"])
     for name in names:
-        row = [told["stages"].get(name, NOTHING) for told in results.values()]
-        table.add_row(name, *(f"{one['seconds']:.1f} ({one['cpu_seconds']:.1f})" for one in row))
-        table.add_row("", *(f"{one['peak_gib']:.2f} GiB" for one in row))
+        row = [stage["stages"].get(name, NOTHING) for stage in results.values()]
+        table.add_row(name, *(f"{figures['seconds']:.1f} ({figures['cpu_seconds']:.1f})" for figures in row))
+        table.add_row("", *(f"{figures['peak_gib']:.2f} GiB" for figures in row))
     Console(width=160).print(table)
 
 

@@ -4,7 +4,7 @@
 
 DATA: what examples/movielens/fetch.py wrote. The retriever of the first 90 % of time is brought up to date with the rest, of
 which one user in five is held out. The last tenth has few new films: with `--new-items` a share of all, drawn at random, is taken
-for new, as if all that people said of them had been said since. Prints recall@20 of the held-out likes, among all items and among
+for new, as if all their interactions were new. Prints recall@20 of the held-out likes, among all items and among
 new ones alone, seconds, and the mean cosine of known items' embeddings with what they were: projectors know only that space.
 """
 
@@ -62,10 +62,10 @@ def trained(graph: Frame, choosing: Frame, sizes: dict[str, int], options: Light
     return lightgcn.train(likes, options)
 
 
-def recall(space: fold_in.Space, known: Frame, wanted: Frame, among: Mask | None = None) -> float | None:
+def recall(space: fold_in.Space, known: Frame, targets: Frame, among: Mask | None = None) -> float | None:
     """Users folded in from what they liked before, as prompts do it. among: the only items that may be recommended and found."""
     users, items = len(space.users), len(space.items)
-    chosen = wanted if among is None else wanted.filter(pl.Series(among[wanted["item"].to_numpy()]))
+    chosen = targets if among is None else targets.filter(pl.Series(among[targets["item"].to_numpy()]))
     before = csr_array((np.ones(np.count_nonzero(known["liked"]), np.float32), edges(known)), shape=(users, items))
     queries = torch.from_numpy(before @ space.fold_in.astype(np.float32))
     scores = queries @ torch.from_numpy(space.items.astype(np.float32)).T
@@ -75,8 +75,8 @@ def recall(space: fold_in.Space, known: Frame, wanted: Frame, among: Mask | None
     return Recall(edges(known, liked=False), edges(chosen), items).at(20, lambda rows: scores[rows])
 
 
-def space_of(made: lightgcn.Retriever) -> fold_in.Space:
-    return fold_in.Space(*(one.astype(np.float16) for one in (made.users, made.items, made.fold_in)))
+def space_of(retriever: lightgcn.Retriever) -> fold_in.Space:
+    return fold_in.Space(*(array.astype(np.float16) for array in (retriever.users, retriever.items, retriever.fold_in)))
 
 
 @script
@@ -96,7 +96,7 @@ def main() -> None:
     new_items = ~np.isin(np.arange(sizes["items"]), old["item"].to_numpy())
     users = random.permutation(new["user"].unique().sort().to_numpy())
     held_out = pl.col("user").is_in(users[: len(users) // 5].tolist())
-    wanted, learned = new.filter(held_out), new.filter(~held_out)
+    targets, learned = new.filter(held_out), new.filter(~held_out)
     cut = int(0.9 * len(old))
     lightgcn.LightGCN = Started  # type: ignore[attr-defined]
     options = LightGCNOptions(epochs=args.epochs)
@@ -108,7 +108,7 @@ def main() -> None:
     rows.append(("not updated", first, 0.0))
     weights = Started.last.embedding.weight.detach().clone()
     print(
-        f"{len(old)} interactions, then {len(new)}, of which {len(wanted)} held out; {int(new_items.sum())} new films", end="; "
+        f"{len(old)} interactions, then {len(new)}, of which {len(targets)} held out; {int(new_items.sum())} new films", end="; "
     )
     print(f"trained in {time.perf_counter() - began:.1f} s, {epochs} epochs")
 
@@ -119,20 +119,20 @@ def main() -> None:
     unknown = torch.from_numpy(np.concatenate([~first.users.any(1), ~first.items.any(1)]))
     weights[unknown] = 0  # drawn anew
     Started.weights = weights
-    warm = trained(graph, wanted[:0], sizes, LightGCNOptions(epochs=args.further))
+    warm = trained(graph, targets[:0], sizes, LightGCNOptions(epochs=args.further))
     rows.append((f"warm start, {args.further} epochs", space_of(warm), time.perf_counter() - began))
     Started.weights = None
     began = time.perf_counter()
-    again = trained(graph, wanted[:0], sizes, LightGCNOptions(epochs=epochs))
+    again = trained(graph, targets[:0], sizes, LightGCNOptions(epochs=epochs))
     rows.append((f"trained again, {epochs} epochs", space_of(again), time.perf_counter() - began))
 
     known = first.items.any(1)
     print(f"{'':28} recall@20  of new films  seconds  cosine with before")
     for name, space, seconds in rows:
-        a, b = (one.items[known].astype(np.float64) for one in (first, space))
+        a, b = (array.items[known].astype(np.float64) for array in (first, space))
         cosine = float((a * b).sum(1).mean())
-        found = [recall(space, frame.filter(~pl.Series(late | made_new)), wanted, among) for among in (None, new_items)]
-        shown = ["   -  " if one is None else f"{one:.4f}" for one in found]
+        recalls = [recall(space, frame.filter(~pl.Series(late | made_new)), targets, among) for among in (None, new_items)]
+        shown = ["   -  " if array is None else f"{array:.4f}" for array in recalls]
         print(f"{name:28} {shown[0]:>9} {shown[1]:>13} {seconds:8.2f} {cosine:19.3f}")
 
 

@@ -32,10 +32,10 @@ def searched(
 ) -> tuple[list[NDArray[np.int64]], float]:
     """The users found for each, and seconds per query."""
     around.nearest(queries[:1], own[:1])  # what a first search prepares
-    begin, found = time.process_time(), []
+    begin, similar = time.process_time(), []
     for at in range(0, len(own), neighbours.CHUNK):
-        found += around.nearest(queries[at : at + neighbours.CHUNK], own[at : at + neighbours.CHUNK])
-    return found, (time.process_time() - begin) / len(own)
+        similar += around.nearest(queries[at : at + neighbours.CHUNK], own[at : at + neighbours.CHUNK])
+    return similar, (time.process_time() - begin) / len(own)
 
 
 @script
@@ -51,15 +51,15 @@ def main() -> None:
     users, table, fold_in = catalog.user_embeddings, catalog.user_table, catalog.item_table["fold_in"]
     own = np.sort(np.random.default_rng(0).choice(len(users), min(args.queries, len(users)), replace=False))
     queries = neighbours._folded_in_users(own, fold_in, table)
-    expected, each = searched(Neighbourhood(users, K), queries, own)
-    print(f"all: {each * len(users):.1f} s")
+    expected, seconds_each = searched(Neighbourhood(users, K), queries, own)
+    print(f"all: {seconds_each * len(users):.1f} s")
     begin = time.process_time()
-    lists = Lists.made(users)
+    lists = Lists.cluster(users)
     print(f"{len(lists.centres)} lists: made in {time.process_time() - begin:.1f} s")
     for probes in args.probes:
-        found, each = searched(Neighbourhood(users, K, dataclasses.replace(lists, probes=probes)), queries, own)
-        recalls = [np.isin(one, other).mean() for one, other in zip(expected, found, strict=True) if len(one)]
-        print(f"{probes} looked at: {each * len(users):.1f} s, recall@{K} {np.mean(recalls):.4f}")
+        similar, seconds_each = searched(Neighbourhood(users, K, dataclasses.replace(lists, probes=probes)), queries, own)
+        recalls = [np.isin(row, other).mean() for row, other in zip(expected, similar, strict=True) if len(row)]
+        print(f"{probes} looked at: {seconds_each * len(users):.1f} s, recall@{K} {np.mean(recalls):.4f}")
 
 
 if __name__ == "__main__":

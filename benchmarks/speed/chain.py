@@ -48,20 +48,20 @@ def measure(paths: dict[str, Path], catalog: Catalog, slate: int, requests: int)
     slates = [[catalog.items.id(int(r)) for r in random.choice(len(catalog.items), slate, replace=False)] for _ in users]
     with contextlib.ExitStack() as stack:
         sessions = {name: stack.enter_context(rexit.open(path)) for name, path in paths.items()}
-        taken = {name: np.zeros(requests + 1) for name in sessions}
+        microseconds = {name: np.zeros(requests + 1) for name in sessions}
         retrieval = np.zeros(requests + 1)
         for n, (user, items) in enumerate(zip(users, slates, strict=True)):
             for name, session in sorted(sessions.items(), reverse=bool(n % 2)):
                 session.clear_cache()
                 stats = session.score(user, items, force_exit=len(EXITS[name]) - 1).stats
-                taken[name][n] = stats.total_us / 1000
+                microseconds[name][n] = stats.total_us / 1000
                 retrieval[n] = stats.retrieval_us / stats.total_us
-    ratio = taken["chain"][1:] / taken["unsplit"][1:]  # the first request warms up
+    ratio = microseconds["chain"][1:] / microseconds["unsplit"][1:]  # the first request warms up
     return {
         "slate": slate,
         "requests": requests,
-        "chain_ms": float(np.median(taken["chain"][1:])),
-        "unsplit_ms": float(np.median(taken["unsplit"][1:])),
+        "chain_ms": float(np.median(microseconds["chain"][1:])),
+        "unsplit_ms": float(np.median(microseconds["unsplit"][1:])),
         "ratios": {"chain_vs_unsplit": float(np.median(ratio))},
         "ratio_quartiles": np.percentile(ratio, [25, 75]).tolist(),
         "retrieval_share": float(np.median(retrieval[1:])),

@@ -35,7 +35,7 @@ def measure(bundle: Path, variant: str, rounds: int, threads: int) -> NDArray[np
     """Milliseconds, float64 [numbers of candidates, exits]: medians over rounds."""
     random = np.random.default_rng(2)
     users = range(0, LENGTHS.users, len(LENGTHS.prefixes))
-    taken = np.zeros((rounds, len(CANDIDATES), len(SIX_EXITS)))
+    microseconds = np.zeros((rounds, len(CANDIDATES), len(SIX_EXITS)))
     with rexit.open(bundle, variant, threads=threads) as session:
         session.warm_up()
         for r in range(rounds):
@@ -45,20 +45,20 @@ def measure(bundle: Path, variant: str, rounds: int, threads: int) -> NDArray[np
                 for k in random.permutation(len(SIX_EXITS)):
                     session.clear_cache()
                     stats = session.score(int(random.choice(users)), items, force_exit=int(k)).stats
-                    taken[r, i, k] = stats.total_us / 1000
-    return np.median(taken, axis=0)
+                    microseconds[r, i, k] = stats.total_us / 1000
+    return np.median(microseconds, axis=0)
 
 
 def lines(milliseconds: NDArray[np.float64], candidates: Sequence[int]) -> list[dict[str, float]]:
     """For each exit: milliseconds of a slate apart from its candidates, of each candidate, and the largest relative distance of a
     measurement from that line."""
-    found = []
+    fits = []
     for column in milliseconds.T:
         system = np.stack([np.ones(len(candidates)), np.array(candidates, float)], axis=1) / column[:, None]
-        fixed, each = np.linalg.lstsq(system, np.ones(len(candidates)), rcond=None)[0].tolist()
-        error = float(np.abs((fixed + each * np.array(candidates)) / column - 1).max())
-        found.append({"fixed_ms": fixed, "candidate_ms": each, "max_error": error})
-    return found
+        fixed, per_candidate = np.linalg.lstsq(system, np.ones(len(candidates)), rcond=None)[0].tolist()
+        error = float(np.abs((fixed + per_candidate * np.array(candidates)) / column - 1).max())
+        fits.append({"fixed_ms": fixed, "candidate_ms": per_candidate, "max_error": error})
+    return fits
 
 
 def plot(milliseconds: NDArray[np.float64], fitted: Sequence[dict[str, float]], variant: str, path: Path) -> None:

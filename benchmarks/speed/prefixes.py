@@ -81,17 +81,17 @@ class Bench:
 
     def rounds(self, count: int, ways: Callable[[list[Any], list[Any]], Mapping[str, Callable[[], float]]]) -> dict[str, Any]:
         """Milliseconds of each way, and their ratios to the first. `ways` gets what histories are drawn from, and the slate."""
-        taken: dict[str, list[float]] = {}
+        microseconds: dict[str, list[float]] = {}
         for n in range(count + 1):
-            drawn = [self.items[i] for i in self.random.permutation(len(self.items))]
-            made = ways(drawn[SLATE:], drawn[:SLATE])
-            for name in sorted(made, key=list(made).index, reverse=bool(n % 2)):
+            sample = [self.items[i] for i in self.random.permutation(len(self.items))]
+            calls = ways(sample[SLATE:], sample[:SLATE])
+            for name in sorted(calls, key=list(calls).index, reverse=bool(n % 2)):
                 self.session.clear_cache()
-                taken.setdefault(name, []).append(made[name]())
-        times = {name: np.array(values[1:]) for name, values in taken.items()}  # the first round warms up
-        first = next(iter(made))
+                microseconds.setdefault(name, []).append(calls[name]())
+        times = {name: np.array(values[1:]) for name, values in microseconds.items()}  # the first round warms up
+        first = next(iter(calls))
         return {
-            name: {"ms": float(np.median(times[name])), "ratio": float(np.median(times[name] / times[first]))} for name in made
+            name: {"ms": float(np.median(times[name])), "ratio": float(np.median(times[name] / times[first]))} for name in calls
         }
 
     def share(self, share: float, rounds: int) -> dict[str, Any]:
@@ -100,8 +100,8 @@ class Bench:
         same = max(1, round(n * share))
         reused: list[float] = []
 
-        def ways(drawn: list[Any], slate: list[Any]) -> Mapping[str, Callable[[], float]]:
-            other, recent = drawn[:n], drawn[:same] + drawn[n : 2 * n - same]
+        def ways(sample: list[Any], slate: list[Any]) -> Mapping[str, Callable[[], float]]:
+            other, recent = sample[:n], sample[:same] + sample[n : 2 * n - same]
 
             def behind() -> float:
                 self.ask(other, slate[:1])
@@ -117,13 +117,13 @@ class Bench:
         """A user's slate: the first, one after a new interaction, and one after none."""
         n = self.interactions
 
-        def ways(drawn: list[Any], slate: list[Any]) -> Mapping[str, Callable[[], float]]:
+        def ways(sample: list[Any], slate: list[Any]) -> Mapping[str, Callable[[], float]]:
             def after(recent: list[Any]) -> float:
                 if recent:
                     self.ask(recent, slate)
-                return spent(self.ask(drawn[: n + 1], slate))
+                return spent(self.ask(sample[: n + 1], slate))
 
-            return {"cold": lambda: after([]), "grown": lambda: after(drawn[:n]), "unchanged": lambda: after(drawn[: n + 1])}
+            return {"cold": lambda: after([]), "grown": lambda: after(sample[:n]), "unchanged": lambda: after(sample[: n + 1])}
 
         return self.rounds(rounds, ways)
 
@@ -135,8 +135,8 @@ class Bench:
             sizes: list[int] = []
             load: list[float] = []
 
-            def ways(drawn: list[Any], slate: list[Any]) -> Mapping[str, Callable[[], float]]:
-                histories = [[*drawn[user * 3 :], *drawn[: user * 3]][:n] for user in range(5)]
+            def ways(sample: list[Any], slate: list[Any]) -> Mapping[str, Callable[[], float]]:
+                histories = [[*sample[user * 3 :], *sample[: user * 3]][:n] for user in range(5)]
                 for recent in histories:
                     self.ask(recent, slate)
                 self.session.save_cache(path)

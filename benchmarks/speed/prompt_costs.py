@@ -38,14 +38,14 @@ def slates(catalog: Path, count: int) -> list[Slate]:
     return draw(whole, count, SEED)
 
 
-def measured(asked: list[Slate], bundles: dict[str, Path], variant: str, threads: int) -> dict[str, dict[str, Any]]:
+def measured(sampled_slates: list[Slate], bundles: dict[str, Path], variant: str, threads: int) -> dict[str, dict[str, Any]]:
     """By bundle: tokens of a slate, layers of a candidate and milliseconds of both depths, and the ratios' quartiles."""
     sessions = {name: rexit.open(path, variant, threads=threads) for name, path in bundles.items()}
-    times = np.zeros((len(asked), len(bundles), len(DEPTHS)))
+    times = np.zeros((len(sampled_slates), len(bundles), len(DEPTHS)))
     tokens, layers = np.zeros(times.shape[:2]), np.zeros(times.shape[:2])
     for session in sessions.values():
         session.warm_up()
-    for n, slate in enumerate(asked):
+    for n, slate in enumerate(sampled_slates):
         for b, session in sorted(enumerate(sessions.values()), reverse=bool(n % 2)):
             prefix, candidates = session.prompt(slate.user, slate.items, as_of=slate.as_of)
             tokens[n, b] = len(prefix) + sum(map(len, candidates))
@@ -71,28 +71,28 @@ def measured(asked: list[Slate], bundles: dict[str, Path], variant: str, threads
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("catalog", type=Path)
-    parser.add_argument("bundles", nargs="+", metavar="NAME=BUNDLE", help="the first is what the others are compared with")
+    parser.add_argument("bundles", nargs="+", metavar="NAME=BUNDLE", help="the first is the reference for the others")
     parser.add_argument("--variant", default="cpu-int8")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    bundles = {name: Path(path) for name, _, path in (one.partition("=") for one in args.bundles)}
-    if missing := [one for one in args.bundles if "=" not in one]:
+    bundles = {name: Path(path) for name, _, path in (figure.partition("=") for figure in args.bundles)}
+    if missing := [figure for figure in args.bundles if "=" not in figure]:
         parser.error(f"{missing[0]}: expected NAME=BUNDLE")
-    found = measured(slates(args.catalog, args.rounds), bundles, args.variant, args.threads)
+    results = measured(slates(args.catalog, args.rounds), bundles, args.variant, args.threads)
     if args.json:
-        json.dump({"bundles": found, "threads": args.threads, "machine": machine()}, sys.stdout, indent=1)
+        json.dump({"bundles": results, "threads": args.threads, "machine": machine()}, sys.stdout, indent=1)
         return
-    made = Table(box=MARKDOWN)
+    overview = Table(box=MARKDOWN)
     for column in ("", "tokens a slate", "ms, full depth", "times the first's", "ms, policy", "times the first's", "layers"):
-        made.add_column(column, justify="right" if column else "left")
-    for name, one in found.items():
+        overview.add_column(column, justify="right" if column else "left")
+    for name, figure in results.items():
         cells = []
         for depth in DEPTHS:
-            cells += [f"{one['milliseconds'][depth]:.2f}", "{:.2f} ({:.2f}-{:.2f})".format(*one["ratio"][depth])]
-        made.add_row(name, f"{one['tokens']:.0f}", *cells, f"{one['policy_layers']:.2f}")
-    Console(width=150, highlight=False).print(made)
+            cells += [f"{figure['milliseconds'][depth]:.2f}", "{:.2f} ({:.2f}-{:.2f})".format(*figure["ratio"][depth])]
+        overview.add_row(name, f"{figure['tokens']:.0f}", *cells, f"{figure['policy_layers']:.2f}")
+    Console(width=150, highlight=False).print(overview)
 
 
 if __name__ == "__main__":

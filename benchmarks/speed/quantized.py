@@ -67,7 +67,7 @@ def latencies(path: Path, requests: int) -> dict[str, np.ndarray]:
     """Milliseconds of each request, by precision; the first request, which warms up, is left out."""
     catalog = Catalog.open(path / "catalog")
     random = np.random.default_rng(0)
-    taken = {precision: np.zeros(requests + 1) for precision in PRECISIONS}
+    microseconds = {precision: np.zeros(requests + 1) for precision in PRECISIONS}
     with contextlib.ExitStack() as stack:
         sessions = {name: stack.enter_context(rexit.open(path, f"cpu-{name}")) for name in PRECISIONS}
         for n in range(requests + 1):
@@ -77,8 +77,8 @@ def latencies(path: Path, requests: int) -> dict[str, np.ndarray]:
                 sessions[name].clear_cache()
                 stats = sessions[name].score(n % LENGTHS.users, items, force_exit=len(SIX_EXITS) - 1).stats
                 assert (stats.prefix_tokens, stats.candidate_tokens) == (PREFIX, SLATE * CANDIDATE), stats
-                taken[name][n] = stats.total_us / 1000
-    return {name: values[1:] for name, values in taken.items()}
+                microseconds[name][n] = stats.total_us / 1000
+    return {name: values[1:] for name, values in microseconds.items()}
 
 
 def peak(*arguments: object) -> int:
@@ -89,25 +89,25 @@ def peak(*arguments: object) -> int:
 
 def measure(path: Path, requests: int) -> dict[str, Any]:
     """Figures of every precision, and their ratios to fp32; for times, request by request."""
-    taken = latencies(path, requests)
+    microseconds = latencies(path, requests)
     imports = peak()
-    found: dict[str, Any] = {"slate": SLATE, "prefix": PREFIX, "candidate": CANDIDATE, "requests": requests, "precisions": {}}
+    report: dict[str, Any] = {"slate": SLATE, "prefix": PREFIX, "candidate": CANDIDATE, "requests": requests, "precisions": {}}
     for name in PRECISIONS:
         opened = Bundle.open(path, f"cpu-{name}")
-        found["precisions"][name] = {
-            "ms": float(np.median(taken[name])),
+        report["precisions"][name] = {
+            "ms": float(np.median(microseconds[name])),
             "bytes": sum(entry.bytes for entry in opened.variant.files.values()),
             "peak_bytes": peak(path, f"cpu-{name}", SLATE, len(SIX_EXITS) - 1) - imports,
         }
-    exact = found["precisions"]["fp32"]
-    found["ratios"] = {
+    exact = report["precisions"]["fp32"]
+    report["ratios"] = {
         name: {
-            "speed": float(np.median(taken["fp32"] / taken[name])),
-            **{what: found["precisions"][name][what] / exact[what] for what in ("bytes", "peak_bytes")},
+            "speed": float(np.median(microseconds["fp32"] / microseconds[name])),
+            **{what: report["precisions"][name][what] / exact[what] for what in ("bytes", "peak_bytes")},
         }
         for name in PRECISIONS[1:]
     }
-    return found
+    return report
 
 
 @script

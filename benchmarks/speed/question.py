@@ -54,8 +54,8 @@ class Questions:
         if moment == "second slate":
             before, now = {"items": items[half:]}, {"items": items[:half]}
         else:
-            met, *left = items
-            before, now = {"items": left, "recent": []}, {"items": left, "recent": [(met, bool(slate.liked[0]))]}
+            first, *left = items
+            before, now = {"items": left, "recent": []}, {"items": left, "recent": [(first, bool(slate.liked[0]))]}
         return request | self._asked(prompt, request | now) | {"before": self._asked(prompt, request | before)}
 
     def _asked(self, prompt: str, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,16 +73,16 @@ class Questions:
     def about(self) -> dict[str, Any]:
         """Of each prompt: tokens of a slate of 20 (median of some), what its int8 gate says, and full depth and the policy on the
         test split, as `rexit calibrate` measured them."""
-        found = {}
+        prompts = {}
         for prompt, path in self.bundles.items():
-            asked = [self.draw(COLD, prompt) for _ in range(20)]
+            requests = [self.draw(COLD, prompt) for _ in range(20)]
             variant, report = (
                 json.loads((path / "variants" / VARIANT / f"{name}.json").read_text()) for name in ("variant", "report")
             )
             rows = {row["policy"]: {"layers": row["mean_layers"], **row["values"]} for row in report["table"]}
-            found[prompt] = {
-                "tokens": float(np.median([len(one["prefix"]) + sum(map(len, one["candidates"])) for one in asked])),
+            prompts[prompt] = {
+                "tokens": float(np.median([len(entry["prefix"]) + sum(map(len, entry["candidates"])) for entry in requests])),
                 "gate": variant["quality"],
                 "test": {name: rows[name] for name in ("full depth", "policy") if name in rows},
             }
-        return found
+        return prompts

@@ -90,22 +90,22 @@ def direct(session: Session, requests: Sequence[Slate]) -> load.Worker:
     return ask
 
 
-def timed(worker: load.Worker, taken: list[float]) -> load.Worker:
+def timed(worker: load.Worker, latencies_us: list[float]) -> load.Worker:
     """Notes how long each call took, in milliseconds."""
 
     def work(i: int) -> None:
         begin = time.perf_counter()
         worker(i)
-        taken.append((time.perf_counter() - begin) * 1000)
+        latencies_us.append((time.perf_counter() - begin) * 1000)
 
     return work
 
 
 def closed(workers: Sequence[load.Worker], count: int) -> tuple[float, float, float]:
     """Requests a second, p50 and p99 in milliseconds."""
-    taken: list[float] = []
-    rate = load.closed_loop([timed(worker, taken) for worker in workers], count)
-    return rate, *np.percentile(taken, [50, 99]).tolist()
+    latencies_us: list[float] = []
+    rate = load.closed_loop([timed(worker, latencies_us) for worker in workers], count)
+    return rate, *np.percentile(latencies_us, [50, 99]).tolist()
 
 
 @script
@@ -128,17 +128,17 @@ def main() -> None:
     with service(options.bundle, variant, options.sessions, threads) as port, served_here as session:
         sessions = [session, *(session.another() for _ in range(options.sessions - 1))]
         ways: dict[str, Sequence[load.Worker]] = {
-            "direct": [direct(one, requests) for one in sessions],
+            "direct": [direct(direct_session, requests) for direct_session in sessions],
             "http": [client(port, requests) for _ in sessions],
         }
-        found: dict[str, list[Any]] = {name: [] for name in ways}
+        results: dict[str, list[Any]] = {name: [] for name in ways}
         for n in range(ROUNDS + 1):
             print(f"round {n} of {ROUNDS}", file=sys.stderr)
             for name, workers in ways.items():
                 result = closed(workers, options.requests)
                 if n:
-                    found[name].append(result)
-        rows = [(f"closed loop, {name}", *np.median(rounds, axis=0).tolist()) for name, rounds in found.items()]
+                    results[name].append(result)
+        rows = [(f"closed loop, {name}", *np.median(rounds, axis=0).tolist()) for name, rounds in results.items()]
         capacity, random = rows[1][1], np.random.default_rng(SEED)
         clients = [client(port, requests) for _ in range(CLIENTS)]
         for share in map(float, options.rates.split(",")):

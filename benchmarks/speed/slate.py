@@ -202,7 +202,7 @@ class Requests:
 
 @contextlib.contextmanager
 def started(
-    peers: Path, bundle: Path, work: Path, threads: int, check: Sequence[Mapping[str, Any]], wanted: set[str]
+    peers: Path, bundle: Path, work: Path, threads: int, check: Sequence[Mapping[str, Any]], chosen_peers: set[str]
 ) -> Iterator[dict[str, Peer]]:
     """rexit and the peers wanted (all if none is named), loaded."""
     model, optimum, llama = peers / "model", peers / "optimum/bin/python", peers / "llama/bin/python"
@@ -219,7 +219,7 @@ def started(
         "genai": (peers / "genai/bin/python", "genai.py", {"genai": str(model / "genai"), "max_length": 512}),
         "torch": (own, "pytorch.py", {"checkpoint": str(model / "checkpoint"), "batch": 20}),
     }
-    chosen = {name: plan for name, plan in plans.items() if not wanted or name in {*wanted, *(o.peer for o in OURS)}}
+    chosen = {name: plan for name, plan in plans.items() if not chosen_peers or name in {*chosen_peers, *(o.peer for o in OURS)}}
     with loaded(chosen, threads, work) as running:
         yield running
 
@@ -243,8 +243,8 @@ def loaded(plans: Mapping[str, Plan], threads: int, work: Path) -> Iterator[dict
 
 def fastest(peer: Peer, requests: Sequence[Mapping[str, Any]], cached: bool) -> tuple[str, dict[str, float]]:
     """The way of a peer with the lowest median, after a warm-up request, and the medians of all its ways."""
-    taken = {way: [peer.ask(way, request, cached)[0] for request in requests][1:] for way in peer.ways}
-    medians = {way: float(np.median(times)) for way, times in taken.items()}
+    elapsed = {way: [peer.ask(way, request, cached)[0] for request in requests][1:] for way in peer.ways}
+    medians = {way: float(np.median(times)) for way, times in elapsed.items()}
     return min(medians, key=lambda way: medians[way]), medians
 
 
@@ -253,47 +253,47 @@ def ratios(times: Mapping[str, NDArray[np.float64]], ours: Sequence[str], peers:
 
     times: milliseconds [rounds] of each contender.
     """
-    found = {}
-    for one in ours:
+    results = {}
+    for name in ours:
         for other in peers:
-            if one in times and other in times:
-                each = times[other] / times[one]
-                low, middle, high = np.percentile(each, [25, 50, 75]).tolist()
-                found[f"{one}_vs_{other}"] = {"median": middle, "quartiles": [low, high]}
-    return found
+            if name in times and other in times:
+                ratio = times[other] / times[name]
+                low, middle, high = np.percentile(ratio, [25, 50, 75]).tolist()
+                results[f"{name}_vs_{other}"] = {"median": middle, "quartiles": [low, high]}
+    return results
 
 
-def agreement(seen: NDArray[np.float64], expected: NDArray[np.float64]) -> dict[str, float]:
+def agreement(actual: NDArray[np.float64], expected: NDArray[np.float64]) -> dict[str, float]:
     """Of one contender's log-odds with the reference's, over all rounds and candidates."""
     return {
-        "correlation": float(np.corrcoef(seen, expected)[0, 1]),
-        "max_difference": float(np.abs(seen - expected).max()),
+        "correlation": float(np.corrcoef(actual, expected)[0, 1]),
+        "max_difference": float(np.abs(actual - expected).max()),
     }
 
 
 def disagreements(
-    found: Mapping[str, Mapping[str, float]], contenders: Sequence[Contender], reference: str = REFERENCE
+    results: Mapping[str, Mapping[str, float]], contenders: Sequence[Contender], reference: str = REFERENCE
 ) -> list[str]:
     """One line for each contender that does not compute what it should. NaN does not pass."""
     lines = []
-    for one in contenders:
-        if one.tolerance is None or one.name not in found:
+    for contender in contenders:
+        if contender.tolerance is None or contender.name not in results:
             continue
-        row = found[one.name]
-        if not (row["max_difference"] <= one.tolerance and row["correlation"] >= one.correlation):
+        row = results[contender.name]
+        if not (row["max_difference"] <= contender.tolerance and row["correlation"] >= contender.correlation):
             lines.append(
-                f"{one.name}: log-odds differ from {reference} by up to {row['max_difference']:.3g}, correlation "
-                f"{row['correlation']:.5f}; expected at most {one.tolerance:g} and at least {one.correlation:g}"
+                f"{contender.name}: log-odds differ from {reference} by up to {row['max_difference']:.3g}, correlation "
+                f"{row['correlation']:.5f}; expected at most {contender.tolerance:g} and at least {contender.correlation:g}"
             )
     return lines
 
 
 def measure(running: Mapping[str, Peer], requests: Requests, case: Case, rounds: int) -> dict[str, Any]:
     """One case: every round asks every contender once."""
-    contenders = [one for one in (*OURS, *PEERS) if one.peer in running and one.takes_part(case)]
+    contenders = [contender for contender in (*OURS, *PEERS) if contender.peer in running and contender.takes_part(case)]
     about = {"prefix": case.prefix, "candidates": case.candidates, "candidate_tokens": CANDIDATE, "cached": case.cached}
-    names = [one.name for one in contenders]
-    ours, peers = ([one.name for one in side if one.name in names] for side in (OURS, PEERS))
+    names = [contender.name for contender in contenders]
+    ours, peers = ([contender.name for contender in side if contender.name in names] for side in (OURS, PEERS))
     return about | asked_in_turn(running, contenders, (ours, peers), lambda: requests.draw(case), case.name, case.cached, rounds)
 
 
@@ -313,19 +313,23 @@ def asked_in_turn(
     for peer in ("llama-q8_0", "llama-bf16"):
         if peer in running:
             best[peer], tried[peer] = fastest(running[peer], [draw() for _ in range(4)], cached)
-    times = {one.name: np.zeros(rounds) for one in contenders}
-    answers: dict[str, list[float]] = {one.name: [] for one in contenders}
+    times = {contender.name: np.zeros(rounds) for contender in contenders}
+    answers: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for n in range(-1, rounds):  # round -1 warms up
         request = draw()
-        for one in contenders if n % 2 else contenders[::-1]:
+        for contender in contenders if n % 2 else contenders[::-1]:
             time.sleep(0.02)  # the previous contender's thread pools may still spin
-            taken, log_odds = running[one.peer].ask(one.way or best[one.peer], request, cached)
+            elapsed, log_odds = running[contender.peer].ask(contender.way or best[contender.peer], request, cached)
             if n >= 0:
-                times[one.name][n] = taken
-                answers[one.name] += log_odds
+                times[contender.name][n] = elapsed
+                answers[contender.name] += log_odds
         print(f"{name}: round {n + 1} of {rounds}", file=sys.stderr)
     expected = np.array(answers[reference])
-    compared = {one.name: agreement(np.array(answers[one.name]), expected) for one in contenders if one.tolerance is not None}
+    compared = {
+        contender.name: agreement(np.array(answers[contender.name]), expected)
+        for contender in contenders
+        if contender.tolerance is not None
+    }
     return {
         "rounds": rounds,
         "milliseconds": {name: float(np.median(values)) for name, values in times.items()},
@@ -338,12 +342,13 @@ def asked_in_turn(
 
 def questions(folder: Path, peers: Path, work: Path, threads: int, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """One question put in words and in vectors: the cases, and what is to be known of both."""
-    asked = Questions(folder)
+    questions = Questions(folder)
     own, llama = Path(sys.executable), peers / "llama/bin/python"
     bundle = {
-        prompt: {"bundle": str(path), "policy": "own", "check": asked.checks(prompt)} for prompt, path in asked.bundles.items()
+        prompt: {"bundle": str(path), "policy": "own", "check": questions.checks(prompt)}
+        for prompt, path in questions.bundles.items()
     }
-    in_llama = {"max_candidates": SIZE, "max_tokens": -(-asked.most() // 256) * 256, "ubatch": [256, 512]}
+    in_llama = {"max_candidates": SIZE, "max_tokens": -(-questions.most() // 256) * 256, "ubatch": [256, 512]}
     plans: dict[str, Plan] = {
         "text-int8": (own, "ours.py", bundle["text"] | {"variant": "cpu-int8"}),
         "text-fp32": (own, "ours.py", bundle["text"] | {"variant": "cpu-fp32"}),
@@ -351,16 +356,19 @@ def questions(folder: Path, peers: Path, work: Path, threads: int, rounds: int) 
         "llama-q8_0": (llama, "llama.py", {"gguf": str(folder / "text/q8_0.gguf"), **in_llama}),
         "llama-bf16": (llama, "llama.py", {"gguf": str(folder / "text/bf16.gguf"), **in_llama}),
     }
-    theirs = tuple(one for one in PEERS if one.peer in plans)
+    theirs = tuple(contender for contender in PEERS if contender.peer in plans)
     ours = (*IN_WORDS, *IN_VECTORS)
-    sides, about = ([one.name for one in ours], [one.name for one in theirs]), asked.about()
+    sides, about = (
+        ([contender.name for contender in ours], [contender.name for contender in theirs]),
+        questions.about(),
+    )
     with loaded(plans, threads, work) as running:
         cases = {
             moment: asked_in_turn(
                 running,
                 [*ours, *theirs],
                 sides,
-                functools.partial(asked.draw, moment),
+                functools.partial(questions.draw, moment),
                 moment,
                 moment != COLD,
                 rounds,
@@ -376,7 +384,7 @@ def report(cases: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any], thr
     """What --json prints. `ratios` are medians: the main case's, and of a question those of its cold case."""
     main = [cases[name]["ratios"] for name in (MAIN.name, COLD) if name in cases]
     return {
-        "ratios": {name: value["median"] for each in main for name, value in each.items()},
+        "ratios": {name: value["median"] for ratio in main for name, value in ratio.items()},
         "cases": cases,
         "threads": threads,
         "machine": machine(),
@@ -391,8 +399,8 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         for column in ("", "ms", *ours, "correlation", "max diff"):
             table.add_column(column, justify="right" if column else "left", no_wrap=True)
         for contender, milliseconds in case["milliseconds"].items():
-            found = [case["ratios"].get(f"{one}_vs_{contender}") for one in ours]
-            faster = ["{:.2f} ({:.2f}-{:.2f})".format(r["median"], *r["quartiles"]) if r else "" for r in found]
+            results = [case["ratios"].get(f"{name}_vs_{contender}") for name in ours]
+            faster = ["{:.2f} ({:.2f}-{:.2f})".format(r["median"], *r["quartiles"]) if r else "" for r in results]
             same = case["agreement"].get(contender)
             figures = (f"{same['correlation']:.5f}", f"{same['max_difference']:.2g}") if same else ("", "")
             table.add_row(contender, f"{milliseconds:.1f}", *faster, *figures)
@@ -419,8 +427,8 @@ def main() -> None:
         bundle = bundle_of(args.peers / "model", args.work)
         requests = Requests(bundle)
         check = [requests.draw(MAIN) for _ in range(5)]
-        wanted = set(filter(None, args.only.split(",")))
-        with started(args.peers, bundle, args.work, args.threads, check, wanted) as running:
+        chosen_peers = set(filter(None, args.only.split(",")))
+        with started(args.peers, bundle, args.work, args.threads, check, chosen_peers) as running:
             fewer = max(3, args.rounds // 2)
             cases = {MAIN.name: measure(running, requests, MAIN, args.rounds)}
             for case in () if args.main else CASES[1:]:
@@ -431,8 +439,8 @@ def main() -> None:
         print(json.dumps(result, indent=1))
     else:
         show(result, Console(highlight=False, width=WIDTH))
-    if found := [f"{name}: {line}" for name, case in cases.items() for line in case["disagreements"]]:
-        sys.exit("\n".join(["slate.py: not the same computation", *found]))
+    if results := [f"{name}: {line}" for name, case in cases.items() for line in case["disagreements"]]:
+        sys.exit("\n".join(["slate.py: not the same computation", *results]))
 
 
 if __name__ == "__main__":

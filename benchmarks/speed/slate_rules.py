@@ -32,14 +32,14 @@ BUDGETS = (0.0025, 0.005, 0.01)
 
 def measure(bundle: Bundle, catalog: Catalog, slate: int, top_k: int) -> list[dict[str, Any]]:
     slates = {name: cut(catalog, name, slate) for name in ("validation", "test")}
-    pairs = {name: sum(len(one.items) for one in part) for name, part in slates.items()}
+    pairs = {name: sum(len(entry.items) for entry in part) for name, part in slates.items()}
     exits = bundle.manifest.exits
     made_of = {"variant_sha256": bundle.variant_sha256, "slate": slate}
-    seen = Recording.read(bundle.folder / FILE, len(exits), made_of, pairs)
-    costs = seen.profile.costs(seen.prefix_tokens, seen.candidate_tokens, bundle.variant.max_tokens)
-    chooses, _ = split_users(join(slates["validation"], seen.log_odds["validation"], "validation"))
+    recorded = Recording.read(bundle.folder / FILE, len(exits), made_of, pairs)
+    costs = recorded.profile.costs(recorded.prefix_tokens, recorded.candidate_tokens, bundle.variant.max_tokens)
+    chooses, _ = split_users(join(slates["validation"], recorded.log_odds["validation"], "validation"))
     c = platt.cross_fit(chooses.log_odds, chooses.liked, chooses.users)
-    useful = [one.useful for one in platt.fit_all(chooses.log_odds, chooses.liked)]
+    useful = [entry.useful for entry in platt.fit_all(chooses.log_odds, chooses.liked)]
     rows = []
     for names in (("ndcg@10", "user-auc"), (f"ndcg@{top_k}", f"top-k-overlap@{top_k}")):
         goal = Goal(tuple(map(metrics.parse, names)), top_k=top_k)
@@ -53,10 +53,10 @@ def measure(bundle: Bundle, catalog: Catalog, slate: int, top_k: int) -> list[di
         }.items():
             search = Search(evaluation, space)
             search.explore()
-            for budget, found in search.trade_off(BUDGETS).items():
-                cost = found.outcome.cost_us / search.full.outcome.cost_us
+            for budget, policies in search.trade_off(BUDGETS).items():
+                cost = policies.outcome.cost_us / search.full.outcome.cost_us
                 rows.append(
-                    {"metrics": names, "rules": rules, "budget": budget, "cost": cost, "layers": found.outcome.mean_layers}
+                    {"metrics": names, "rules": rules, "budget": budget, "cost": cost, "layers": policies.outcome.mean_layers}
                 )
     return rows
 

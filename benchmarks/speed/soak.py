@@ -117,7 +117,7 @@ class Soak:
 
     def _request(self, session: Session, kind: str, random: np.random.Generator) -> None:
         users, items = self._catalog.users, self._catalog.items
-        drawn = [
+        slate_items = [
             items.id(int(row)) for row in random.choice(len(items), min(len(items), int(random.integers(1, 61))), replace=False)
         ]
         more: dict[str, Any] = {}
@@ -132,8 +132,12 @@ class Soak:
             more["force_exit"] = int(random.integers(session.info.exits))
         if kind == "malformed":
             how = random.integers(4)
-            drawn = (
-                [*drawn, "no such item" if isinstance(drawn[0], str) else -(1 << 40)] if how == 0 else [] if how == 1 else drawn
+            slate_items = (
+                [*slate_items, "no such item" if isinstance(slate_items[0], str) else -(1 << 40)]
+                if how == 0
+                else []
+                if how == 1
+                else slate_items
             )
             more |= {"deadline_ms": 0.0} if how == 2 else {"force_exit": 1000} if how == 3 else {}
         if kind == "deadline":
@@ -142,7 +146,7 @@ class Soak:
         if timer:
             timer.start()
         try:
-            scores = session.score(user, drawn, **more)
+            scores = session.score(user, slate_items, **more)
         finally:
             if timer:
                 timer.join()
@@ -176,8 +180,8 @@ def allocated() -> int:
     info = type("mallinfo2", (ctypes.Structure,), {"_fields_": [(name, ctypes.c_size_t) for name in names]})
     ask = ctypes.CDLL(None).mallinfo2
     ask.restype = info
-    told = ask()
-    return int(told.uordblks + told.hblkhd)
+    reply = ask()
+    return int(reply.uordblks + reply.hblkhd)
 
 
 def summary(minutes: list[Minute]) -> dict[str, Any]:
@@ -199,33 +203,33 @@ def growth(megabytes: list[float]) -> dict[str, float]:
     return {"slope": float(slope), "low": float(low), "high": float(high)}
 
 
-def show(found: dict[str, Any]) -> None:
+def show(report: dict[str, Any]) -> None:
     table = Table(title="Soak, by minute")
     for name in ("minute", "requests", "median ms", "99 % ms", "resident MB", "allocated MB"):
         table.add_column(name, justify="right")
-    every = max(1, len(found["minutes"]) // 20)
-    for n, row in enumerate(found["minutes"]):
-        if n % every == 0 or n + 1 == len(found["minutes"]):
+    every = max(1, len(report["minutes"]) // 20)
+    for n, row in enumerate(report["minutes"]):
+        if n % every == 0 or n + 1 == len(report["minutes"]):
             numbers = (f"{row[name]:.2f}" for name in ("median_ms", "p99_ms", "resident_mb", "allocated_mb"))
             table.add_row(str(n + 1), str(sum(row["ends"].values())), *numbers)
     console = Console()
     console.print(table)
-    console.print(f"ends: {', '.join(f'{name} {count}' for name, count in sorted(found['ends'].items()))}")
-    for what, slope in found["mb_per_hour"].items():
+    console.print(f"ends: {', '.join(f'{name} {count}' for name, count in sorted(report['ends'].items()))}")
+    for what, slope in report["mb_per_hour"].items():
         console.print(f"{what}: {slope['slope']:+.2f} MB an hour ({slope['low']:+.2f} to {slope['high']:+.2f})")
 
 
-def plot(found: dict[str, Any], path: Path) -> None:
+def plot(report: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
-    minutes = np.arange(1, len(found["minutes"]) + 1)
+    minutes = np.arange(1, len(report["minutes"]) + 1)
     figure, (upper, lower) = plt.subplots(2, sharex=True, figsize=(8, 5), layout="constrained")
     for name, text in (("median_ms", "median"), ("p99_ms", "99th percentile")):
-        upper.plot(minutes, [row[name] for row in found["minutes"]], label=text)
+        upper.plot(minutes, [row[name] for row in report["minutes"]], label=text)
     upper.set(ylabel="milliseconds", ylim=(0, None))
     upper.legend()
     for what in ("resident", "allocated"):
-        lower.plot(minutes, [row[f"{what}_mb"] for row in found["minutes"]], label=what)
+        lower.plot(minutes, [row[f"{what}_mb"] for row in report["minutes"]], label=what)
     lower.set(ylabel="MB", xlabel="minute", ylim=(0, None))
     lower.legend()
     figure.savefig(path, dpi=120)
@@ -249,13 +253,13 @@ def main() -> None:
         soak.run(args.sessions, Path(folder))
     if soak.wrong:
         sys.exit("\n".join(soak.wrong))
-    found = summary(soak.minutes)
+    report = summary(soak.minutes)
     if args.plot:
-        plot(found, args.plot)
+        plot(report, args.plot)
     if args.json:
-        print(json.dumps(found))
+        print(json.dumps(report))
     else:
-        show(found)
+        show(report)
 
 
 if __name__ == "__main__":

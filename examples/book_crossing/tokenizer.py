@@ -8,16 +8,14 @@ Reads DATA/{items,users}.tsv, writes OUT/tokenizer.json. An LLM brings its own.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import polars as pl
 
+from rexit.exporter.prompt.train_tokenizer import train_bpe
 from rexit.scripts import script
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from movielens.tokenizer import TEMPLATE, trained
-
+TEMPLATE = Path(__file__).parents[1] / "movielens" / "prompt.toml"
 BOOKS = 2
 VOCABULARY = 4096
 
@@ -31,7 +29,7 @@ def main(data: Path, out: Path) -> None:
     books = items["author"].drop_nulls().value_counts().filter(pl.col("count") >= BOOKS).sort("author")
     authors = [f" {author}" for author in books["author"] if author]
     out.mkdir(parents=True, exist_ok=True)
-    trained(texts, TEMPLATE.read_text(), authors, VOCABULARY).save(str(out / "tokenizer.json"))
+    train_bpe(texts, TEMPLATE.read_text(), authors, VOCABULARY).save(str(out / "tokenizer.json"))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ demo: $(DEMO)/summary.json
 $(DEMO)/data/ml-100k.inter: $(MOVIELENS)/fetch.py | $(BUILD)/.installed
 	$(BIN)/python $(MOVIELENS)/fetch.py $(DEMO)/data
 
-$(DEMO)/tokenizer/tokenizer.json: $(DEMO)/data/ml-100k.inter $(MOVIELENS)/tokenizer.py $(MOVIELENS)/prompt.toml
-	$(BIN)/python $(MOVIELENS)/tokenizer.py $(DEMO)/data $(DEMO)/tokenizer
+$(DEMO)/tokenizer/tokenizer.json: $(DEMO)/data/ml-100k.inter $(MOVIELENS)/prompt.toml \
+    src/rexit/cli/tokenizer.py $$(call imports,exporter/prompt/train_tokenizer.py)
+	$(BIN)/rexit tokenizer $(DEMO)/data/ml-100k.item $(DEMO)/data/ml-100k.user --template $(MOVIELENS)/prompt.toml --out $(DEMO)/tokenizer
 
 $(DEMO)/catalog/catalog.json: $(DEMO)/tokenizer/tokenizer.json $(MOVIELENS)/prompt.toml \
     src/rexit/cli/index.py $$(call imports,exporter/index.py)
@@ -23,7 +24,7 @@ $(DEMO)/catalog/catalog.json: $(DEMO)/tokenizer/tokenizer.json $(MOVIELENS)/prom
 
 $(DEMO)/checkpoint/exits.json: $(DEMO)/catalog/catalog.json $$(call imports,$(MOVIELENS)/train.py)
 # Steps of seven slates: with films as vectors they have a third of the tokens that they have in words.
-	$(BIN)/python $(MOVIELENS)/train.py --catalog $(DEMO)/catalog --out $(DEMO)/checkpoint --epochs $(EPOCHS) --batch-tokens 800
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python $(MOVIELENS)/train.py --catalog $(DEMO)/catalog --out $(DEMO)/checkpoint --epochs $(EPOCHS) --batch-tokens 800
 
 $(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json \
     src/rexit/cli/export.py src/rexit/cli/compile.py $$(call imports,exporter/export.py exporter/compile.py)

@@ -1,9 +1,9 @@
-"""Columns of vectors: what an encoder outside made of each item, as `encoded.safetensors` of docs/format.md holds it.
+"""Columns of vectors: an outside encoder's vector of each item, stored as `encoded.safetensors` (docs/format.md).
 
 Rules
-1. All vectors of a column have the same number of finite numbers. Which encoder made them is nobody's business here.
-2. Each is scaled to unit length before it is rounded to float16, as projectors take it.
-3. An item without one (null, an empty list, an empty cell) has zeros: nothing is known about it.
+1. All vectors of a column have the same number of finite numbers. The encoder does not matter here.
+2. Vectors are scaled to unit length, then rounded to float16, as projectors take them.
+3. An item without a vector (null, an empty list, an empty cell) has zeros.
 """
 
 from __future__ import annotations
@@ -21,59 +21,78 @@ from rexit.bundle.files import FileEntry
 from rexit.bundle.vectors import WIDEST
 from rexit.errors import InputError
 from rexit.exporter.catalog import tables
-from rexit.exporter.catalog.interactions import column_of
+from rexit.exporter.catalog.entities import column_of
 
 FILE = "encoded.safetensors"
 
 Encoded = Mapping[str, NDArray[np.float16]]
-"""By column, [I, D]."""
+"""Vectors [I, D] by column."""
 
 
 def rows(column: pl.Series, ids: pl.Series, dim: int | None = None) -> NDArray[np.float16]:
-    """A column of vectors as float16 [n, D]. ids: of its items; dim: D of the catalog, where there is one already.
+    """A column of vectors, at unit length.
 
-    Raises InputError, naming the column and the first item at fault.
+    Args:
+        column: lists of float32, one per item.
+        ids: the items' ids, for messages.
+        dim: the width that the catalog has; None: that of the first vector.
+
+    Returns:
+        float16 [n, D].
+
+    Raises:
+        InputError: names the column and the first item at fault.
     """
     where, widths = f"the items file: column {column.name!r}", column.list.len().fill_null(0)
-    there = widths > 0
-    known = ids.filter(there)
-    if dim is None and known.is_empty():
+    present = widths > 0
+    ids_present = ids.filter(present)
+    if dim is None and ids_present.is_empty():
         raise InputError(f"{where}: no item has a vector, expected at least one")
-    expected = widths.filter(there)[0] if dim is None else dim
+    expected = widths.filter(present)[0] if dim is None else dim
     if expected > WIDEST:
-        raise InputError(f"{where}: item {known[0]!r} has {expected} numbers, expected 1 to {WIDEST}")
-    wrong = there & (widths != expected)
+        raise InputError(f"{where}: item {ids_present[0]!r} has {expected} numbers, expected 1 to {WIDEST}")
+    wrong = present & (widths != expected)
     if wrong.any():
-        at, whose = int(wrong.to_numpy().argmax()), f"item {known[0]!r}" if dim is None else "each of the catalog's"
-        raise InputError(f"{where}: item {ids[at]!r} has {widths[at]} numbers, {whose} has {expected}")
-    # A number that is missing becomes NaN.
-    numbers = column.filter(there).explode().cast(pl.Float32).to_numpy(writable=True).reshape(-1, expected)
+        row, owner = int(wrong.to_numpy().argmax()), f"item {ids_present[0]!r}" if dim is None else "each of the catalog's"
+        raise InputError(f"{where}: item {ids[row]!r} has {widths[row]} numbers, {owner} has {expected}")
+    # A missing number becomes NaN.
+    numbers = column.filter(present).explode().cast(pl.Float32).to_numpy(writable=True).reshape(-1, expected)
     if not (finite := np.isfinite(numbers).all(1)).all():
-        raise InputError(f"{where}: item {known[int(finite.argmin())]!r} has a number that is not finite")
+        raise InputError(f"{where}: item {ids_present[int(finite.argmin())]!r} has a number that is not finite")
     lengths = np.sqrt(np.einsum("ij,ij->i", numbers, numbers, dtype=np.float64))[:, None]
     numbers /= np.where(lengths > 0, lengths, 1)
-    made = np.zeros((len(column), expected), np.float16)
-    made[there.to_numpy()] = numbers
-    return made
+    vectors = np.zeros((len(column), expected), np.float16)
+    vectors[present.to_numpy()] = numbers
+    return vectors
 
 
-def updated(old: Catalog, items: pl.DataFrame | None, item_rows: NDArray[np.int64], at: NDArray[np.int64], count: int) -> Encoded:
-    """The columns of `old` for `count` items, of which those at the rows `at` are its own. items: `id` and the columns, of new
-    items and of known ones whose vectors are other ones now, at `item_rows`; None: there is no such file. Raises InputError,
-    BundleError.
+def updated(
+    old: Catalog, items: pl.DataFrame | None, item_rows: NDArray[np.int64], old_rows: NDArray[np.int64], count: int
+) -> Encoded:
+    """The columns of vectors of an updated catalog.
+
+    Args:
+        old: the catalog before.
+        items: `id` and columns of new items and of items whose vectors changed; None: no such file.
+        item_rows: int64 [n], the new catalog's row of each of `items`.
+        old_rows: int64 [I], the new catalog's row of each item of `old`.
+        count: items of the new catalog.
+
+    Raises:
+        InputError, BundleError: as `rows`; a column is missing; `old` cannot be read.
     """
-    made = {}
+    encoded = {}
     for name, before in old.encoded.items():
-        made[name] = np.zeros((count, before.shape[1]), np.float16)
-        made[name][at] = before
+        encoded[name] = np.zeros((count, before.shape[1]), np.float16)
+        encoded[name][old_rows] = before
         if items is not None:
-            made[name][item_rows] = rows(column_of(items, name, "item", vectors=True), items["id"], before.shape[1])
-    return made
+            encoded[name][item_rows] = rows(column_of(items, name, "item", vectors=True), items["id"], before.shape[1])
+    return encoded
 
 
-def write(folder: Path, made: Encoded) -> dict[str, Any]:
-    """Writes the file, if prompts place any column. Returns what catalog.json says of it. Raises InputError."""
-    if not made:
+def write(folder: Path, vectors: Encoded) -> dict[str, Any]:
+    """Writes the file if there are columns of vectors. Returns its entry for catalog.json. Raises InputError."""
+    if not vectors:
         return {}
-    tables.write(folder / FILE, dict(made))
+    tables.write(folder / FILE, dict(vectors))
     return {"encoded": {"path": FILE, **FileEntry.of(folder / FILE).to_json()}}

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -33,9 +33,12 @@ from scipy.sparse import csr_array
 
 from rexit.bundle.vectors import WIDEST
 from rexit.errors import InputError
-from rexit.exporter.catalog.interactions import read_table, unify_ids
-from rexit.exporter.catalog.lightgcn import Likes, Retriever, recalls
+from rexit.exporter.catalog.entities import unify_ids
+from rexit.exporter.catalog.source_tables import read_table
 from rexit.exporter.options import ExternalOptions
+
+if TYPE_CHECKING:
+    from rexit.exporter.catalog.lightgcn import Likes, Retriever
 
 RIDGE = 1e-3
 
@@ -171,6 +174,8 @@ def retriever(items: Matrix, users: Matrix | None, likes: Likes, options: Extern
     Raises:
         InputError: `least-squares` without users' embeddings, or without a user who has one and likes an item that has one.
     """
+    from rexit.exporter.catalog.lightgcn import Retriever, recalls
+
     user, item = likes.graph
     liked = csr_array((np.ones(len(user), np.float32), (user, item)), shape=(likes.users, likes.items))
     fold_in = items

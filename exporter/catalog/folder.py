@@ -1,4 +1,4 @@
-"""The catalog's folder: where it may be, and its files written in the order in which they name each other."""
+"""The catalog's folder: where it may stand, and how its files are written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rexit.progress import Progress, silent
 
 
 def check_place(out: Path) -> None:
-    """Fails before the work, not after it. Only a catalog is ever replaced."""
+    """Raises InputError if a catalog cannot be written to `out`. Only a catalog or an empty folder is replaced."""
     out = Path(os.path.abspath(out))
     if out.exists() and not (out / "catalog.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out}: exists and is no catalog: choose another --out or remove it")
@@ -33,15 +33,23 @@ def write(
     folder: Path,
     info: dict[str, Any],
     content: Iterable[tuple[str, Tensors]],
-    asked: pl.DataFrame,
+    samples: pl.DataFrame,
     users: pl.Series,
     items: pl.Series,
     progress: Progress = silent,
 ) -> Catalog:
-    """Tables and splits, and in `info` what is counted of them: the catalog as it is before `seal`.
+    """Writes tables and splits, and adds their sizes to `info`.
 
-    content: each file of TABLES and what it holds, read one after the other. asked: `user`, `item` (rows), `time`, `liked`,
-    `split`, in the order of the splits' files. users, items: the ids of the rows.
+    Args:
+        folder: an empty folder.
+        info: the contents of catalog.json, changed in place.
+        content: each file of TABLES with its tensors, consumed one by one.
+        samples: `user`, `item` (rows), `time`, `liked`, `split`, in the order of the splits' files.
+        users, items: ids by row.
+        progress: called with "splits", the splits written and their number.
+
+    Returns:
+        The catalog as it is before `seal`.
     """
     for name, tensors in content:
         write_table(folder / name, tensors)
@@ -49,7 +57,7 @@ def write(
     (folder / "splits").mkdir()
     splits = {}
     for n, split in enumerate(SPLITS):
-        part = asked.filter(pl.col("split") == split).select("user", "item", "time", "liked")
+        part = samples.filter(pl.col("split") == split).select("user", "item", "time", "liked")
         part = part.with_columns(user=users.gather(part["user"]), item=items.gather(part["item"]))
         path = f"splits/{split}.parquet"
         write_frame(folder / path, part)
@@ -62,6 +70,6 @@ def write(
 
 
 def seal(folder: Path, info: dict[str, Any]) -> None:
-    """catalog.json, last of all: `info`, with the tables' digests."""
+    """Writes catalog.json, the last file: `info` with the tables' digests."""
     info["files"] = {name: FileEntry.of(folder / name).to_json() for name in TABLES}
     write_json(folder / "catalog.json", info)

@@ -1,11 +1,10 @@
-"""Users in lists by their embeddings, so that a search for similar users looks at a few lists: an inverted file.
+"""Lists of users by embedding, so that a search for similar users scans a few lists: an inverted file.
 
-1. Centres are the means of a spherical k-means, seeded, of the users who have an embedding: 4 sqrt(U) lists.
-2. A user is in the list of the nearest centre, by exact sums, ties to the lower list. Lists without users are dropped.
-3. A search looks at the PROBES lists whose centres are nearest, by exact sums again, and at all users in them.
+1. Centres are the means of a seeded spherical k-means over the users with an embedding: 4 sqrt(U) lists.
+2. A user is in the list of the nearest centre, by exact sums, ties to the lower list. Empty lists are dropped.
+3. A search scans the PROBES lists with the nearest centres, by exact sums, and all users in them.
 
-docs/format/prompt.md defines the search, which the runtime does in the same way; docs/notes/scale/indexing.md has its recall and
-its cost.
+docs/format/prompt.md defines the search; the runtime does the same. docs/notes/scale/indexing.md has its recall and cost.
 """
 
 from __future__ import annotations
@@ -22,18 +21,17 @@ from rexit.exporter.catalog.nearest import SPARE, Flat, Pairs, completed, exact,
 from rexit.exporter.catalog.tables import Tensors, offsets
 
 EXACT = 100_000
-"""Up to so many users with an embedding all of them are looked at: on a device, too, that takes a millisecond or two."""
+"""Up to this many users with an embedding are all scanned: a millisecond or two, on a device too."""
 PROBES = 128
-"""docs/notes/scale/indexing.md has the recall with fewer."""
-BLOCK = 1024  # embeddings placed at once
-SAMPLE = 64  # users for each list that k-means learns from
+"""Lists that a search scans. docs/notes/scale/indexing.md has the recall with fewer."""
+BLOCK = 1024  # embeddings assigned at once
+SAMPLE = 64  # users per list that k-means learns from
 ROUNDS = 10
 
 
 @dataclass(frozen=True)
 class Lists:
-    """centres: float16 [L, D]. owner: int64 [U], each user's list; -1 without an embedding. probes: lists that a search looks
-    at."""
+    """centres: float16 [L, D]. owner: int64 [U], each user's list, -1 without an embedding. probes: lists a search scans."""
 
     centres: NDArray[np.float16]
     owner: NDArray[np.int64]
@@ -41,20 +39,20 @@ class Lists:
 
     @classmethod
     def needed(cls, embeddings: NDArray[np.float16]) -> Lists | None:
-        """Of the users' embeddings [U, D]; None where there are too few of them."""
-        return cls.made(embeddings) if np.count_nonzero(embeddings.any(1)) > EXACT else None
+        """Lists of the users' embeddings [U, D]; None if there are at most EXACT users with an embedding."""
+        return cls.cluster(embeddings) if np.count_nonzero(embeddings.any(1)) > EXACT else None
 
     @classmethod
-    def made(cls, embeddings: NDArray[np.float16]) -> Lists:
-        """The same of however few, but one at least."""
-        placed = cls.around(_centres(embeddings), PROBES, embeddings)
-        used, owner = np.unique(placed.owner, return_inverse=True)
+    def cluster(cls, embeddings: NDArray[np.float16]) -> Lists:
+        """Lists of the users' embeddings [U, D], of which at least one is not zero."""
+        lists = cls.around(_centres(embeddings), PROBES, embeddings)
+        used, owner = np.unique(lists.owner, return_inverse=True)
         unknown = int(used[0] < 0)
-        return cls(placed.centres[used[unknown:]], owner - unknown, PROBES)
+        return cls(lists.centres[used[unknown:]], owner - unknown, PROBES)
 
     @classmethod
     def around(cls, centres: NDArray[np.float16], probes: int, embeddings: NDArray[np.float16]) -> Lists:
-        """The users [U, D] in the lists of given centres."""
+        """Assigns the users' embeddings [U, D] to centres [L, D]."""
         lists = cls(centres, np.full(len(embeddings), -1), probes)
         known = np.flatnonzero(embeddings.any(1))
         for begin in range(0, len(known), BLOCK):
@@ -64,7 +62,7 @@ class Lists:
 
     @classmethod
     def of(cls, catalog: Catalog) -> Lists | None:
-        """A catalog's own; None where it has none, so that every search is exact."""
+        """A catalog's lists; None if it has none, so that every search is exact."""
         if catalog.probes is None:
             return None
         table = catalog.user_table
@@ -74,7 +72,7 @@ class Lists:
         return cls(table["centres"], owner, catalog.probes)
 
     def tensors(self, embeddings: NDArray[np.float16]) -> Tensors:
-        """What users.safetensors holds of these lists, `embeddings` [U, D] in their order among it."""
+        """The tensors of users.safetensors, with `embeddings` [U, D] in the order of the lists."""
         order = np.argsort(np.where(self.owner < 0, len(self.centres), self.owner), kind="stable")
         return {
             "embeddings": embeddings[order],
@@ -84,7 +82,7 @@ class Lists:
         }
 
     def probed(self, queries: NDArray[np.float16]) -> NDArray[np.int64]:
-        """The lists that the searches for `queries` [n, D] look at: int64 [n, P]."""
+        """The lists that a search for each of `queries` [n, D] scans: int64 [n, P]."""
         return self._nearest(queries, min(self.probes, len(self.centres)))
 
     def _nearest(self, queries: NDArray[np.float16], k: int) -> NDArray[np.int64]:
@@ -119,7 +117,7 @@ def _centres(embeddings: NDArray[np.float16]) -> NDArray[np.float16]:
 
 
 class Inverted:
-    """Products with the `vectors` [n, D] of the lists that a search looks at, by faiss. owner: int64 [n], each vector's list."""
+    """A faiss index over `vectors` [n, D] in lists. owner: int64 [n], each vector's list."""
 
     def __init__(self, vectors: NDArray[np.float16], owner: NDArray[np.int64], lists: Lists) -> None:
         import faiss
@@ -129,9 +127,9 @@ class Inverted:
         self._order = np.argsort(owner, kind="stable")
         self._starts = np.searchsorted(owner[self._order], np.arange(len(lists.centres) + 1))
         dim = vectors.shape[1]
-        self._centres = faiss.IndexFlatIP(dim)  # the index does not keep it alive
+        self._centres = faiss.IndexFlatIP(dim)  # must outlive the index, which holds no reference
         self._centres.add(lists.centres.astype(np.float32))
-        # Any: the hints of faiss are those of the C++ calls that its Python ones wrap.
+        # Any: faiss' type hints describe the C++ calls behind its Python methods.
         self._index: Any = faiss.IndexIVFFlat(self._centres, dim, len(lists.centres), faiss.METRIC_INNER_PRODUCT)
         members = self._index.invlists
         assert members is not None
@@ -145,15 +143,15 @@ class Inverted:
         return self._order[self._starts[number] : self._starts[number + 1]]
 
     def candidates(self, queries: NDArray[np.float16], k: int) -> Pairs:
-        """At least the k vectors with the largest products, of exact sums, among those looked at."""
-        asked, probed = queries.astype(np.float32), self._lists.probed(queries)
+        """Pairs that include the k vectors with the largest exact products in the scanned lists."""
+        exact_queries, probed = queries.astype(np.float32), self._lists.probed(queries)
         self._index.nprobe = probed.shape[1]
-        # It knows the lists already, so how near their centres are does not matter.
-        products, rows = self._index.search_preassigned(asked, k + SPARE, probed, np.zeros(probed.shape, np.float32))
+        # The lists are assigned already, so the distances to their centres are not read.
+        products, rows = self._index.search_preassigned(exact_queries, k + SPARE, probed, np.zeros(probed.shape, np.float32))
 
         def at_least(query: int, least: float) -> NDArray[np.int64]:
-            looked_at = np.concatenate([self._rows(number) for number in probed[query]])
-            found: NDArray[np.int64] = looked_at[self._vectors[looked_at].astype(np.float32) @ asked[query] >= least]
-            return found
+            scanned = np.concatenate([self._rows(number) for number in probed[query]])
+            matches: NDArray[np.int64] = scanned[self._vectors[scanned].astype(np.float32) @ exact_queries[query] >= least]
+            return matches
 
-        return completed(products, rows, k, margin(asked, self._longest), at_least)
+        return completed(products, rows, k, margin(exact_queries, self._longest), at_least)

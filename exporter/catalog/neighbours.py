@@ -1,15 +1,15 @@
 """Nearest neighbours by dot product, as the runtime computes them.
 
-A user's embedding is folded in from what they liked, at index time for the stored lists and in every prompt that sees less or
-more than those: one way for all. It is rounded to float16 like the embeddings it is compared with: products of such numbers
-are exact in float32 and their sums in float64, so that neither the order of summing nor the machine changes who is near.
+A user's embedding is folded in from the items they liked, both for the stored lists and in a prompt that sees fewer or more
+interactions. It is rounded to float16 like the embeddings it is compared with. Products of such numbers are exact in float32,
+their sums in float64. So neither the order of summing nor the machine changes the result.
 
 The search
-1. Equal embeddings are searched for once; zero ones never.
-2. A product in float32 names more candidates than are wanted, of all users (`nearest.Flat`) or, where there are lists, of those
-   in the nearest ones (`lists.Inverted`).
-3. Candidates are scored exactly and ordered, ties to the lower row. Whatever else float32 could have misplaced is a candidate,
-   too, so that the result is the definition's.
+1. Equal embeddings are searched once, zero embeddings never.
+2. Products in float32 select more candidates than requested, among all users (`nearest.Flat`) or, with lists, among those in the
+   nearest lists (`lists.Inverted`).
+3. Candidates are scored exactly and ordered, ties to the lower row. Every vector that float32 could have misplaced is a
+   candidate, so the result is exact.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rexit.exporter.catalog.lists import Inverted, Lists
 from rexit.exporter.catalog.nearest import Flat, exact, ranked
 from rexit.progress import Progress, silent
 
-CHUNK = 128  # users searched for at once
+CHUNK = 128  # users per search
 
 
 def top(scores: NDArray[np.float64], k: int) -> NDArray[np.int64]:
@@ -38,16 +38,22 @@ def top(scores: NDArray[np.float64], k: int) -> NDArray[np.int64]:
 
 
 def nonzero_rows(vectors: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which of the rows [n, D] are not zero: of a zero vector nothing is known, so it is near to nothing."""
+    """Which of the rows [n, D] are not zero: bool [n]. A zero vector stands for an unknown user or item, near to nothing."""
     rows: NDArray[np.bool_] = np.count_nonzero(vectors, axis=1) > 0
     return rows
 
 
 def folded_in(fold_in: NDArray[np.float16]) -> NDArray[np.float16]:
-    """A user's embedding [D] from the `fold_in` rows [n, D] of the items they liked; zero for none.
+    """A user's embedding from the `fold_in` rows of the items they liked.
 
-    Their sum, over the power of two that brings its largest component into [0.5, 1): a direction, whose length does not
-    matter, without a rounding that depends on the order of summing.
+    The sum is divided by the power of two that brings its largest component into [0.5, 1). Its length does not matter, and its
+    rounding does not depend on the order of summing.
+
+    Args:
+        fold_in: float16 [n, D].
+
+    Returns:
+        float16 [D]; zeros for n = 0.
     """
     direction: NDArray[np.float16] = _directions(fold_in.astype(np.float64).sum(0, keepdims=True))[0]
     return direction
@@ -60,8 +66,10 @@ def _directions(sums: NDArray[np.float64]) -> NDArray[np.float16]:
 
 
 class Neighbourhood:
-    """The users that can be similar to somebody: `embeddings` float16 [U, D], in `lists` or all of them. `k` of them at most
-    are."""
+    """A search for similar users.
+
+    embeddings: float16 [U, D]. k: most similar users of a user. lists: which users a search scans; None: all.
+    """
 
     def __init__(self, embeddings: NDArray[np.float16], k: int, lists: Lists | None = None) -> None:
         self._embeddings = embeddings
@@ -70,8 +78,7 @@ class Neighbourhood:
 
     @cached_property
     def _groups(self) -> tuple[NDArray[np.float16], NDArray[np.int64], NDArray[np.int64]]:
-        """The different embeddings [G, D], and the rows of their users: those of group g are rows[starts[g] : starts[g + 1]],
-        ascending."""
+        """Distinct embeddings [G, D], and the users of each: group g has rows[starts[g] : starts[g + 1]], ascending."""
         known = np.flatnonzero(nonzero_rows(self._embeddings))
         # + 0: a component of -0 equals one of 0, its bytes do not.
         vectors = np.ascontiguousarray(self._embeddings[known] + np.float16(0))
@@ -88,30 +95,35 @@ class Neighbourhood:
         return Inverted(vectors, self._lists.owner[rows[starts[:-1]]], self._lists)
 
     def nearest(self, queries: NDArray[np.float16], own: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """For each query [n, D] the nearest users' rows, nearest first, without its `own` row [n] (-1: has none).
+        """Finds similar users. Zero queries and zero embeddings have no neighbours.
 
-        A zero query has no neighbours, and a user with a zero embedding is nobody's.
+        Args:
+            queries: float16 [n, D], embeddings folded in.
+            own: int64 [n], the row to leave out of each result; -1: none.
+
+        Returns:
+            For each query the users' rows, nearest first, at most k.
         """
-        asked = np.flatnonzero(nonzero_rows(queries))
-        found = np.full((len(queries), self.k), -1)
-        if len(asked) and self.k > 0 and len(self._groups[0]):
-            found[asked] = self._nearest(queries[asked], own[asked])
-        return [row[row >= 0] for row in found]
+        nonzero = np.flatnonzero(nonzero_rows(queries))
+        nearest = np.full((len(queries), self.k), -1)
+        if len(nonzero) and self.k > 0 and len(self._groups[0]):
+            nearest[nonzero] = self._nearest(queries[nonzero], own[nonzero])
+        return [row[row >= 0] for row in nearest]
 
     def _nearest(self, queries: NDArray[np.float16], own: NDArray[np.int64]) -> NDArray[np.int64]:
-        """int64 [n, k], -1 where there are no more. No query is zero."""
+        """int64 [n, k], -1 where there are no more. Queries are not zero."""
         vectors, starts, rows = self._groups
-        # One more than is wanted: the own row may be among them.
+        # k + 1, because the own row may be among them.
         query, group = self._search.candidates(queries, self.k + 1)
         scores = exact(queries[query], vectors[group])
         members = np.minimum(np.diff(starts)[group], self.k + 1)
-        each = np.repeat(np.arange(len(group)), members)
-        user = rows[starts[group[each]] + np.arange(len(each)) - np.repeat(np.cumsum(members) - members, members)]
-        other = user != own[query[each]]
-        each, user = each[other], user[other]
-        taken, place = ranked(query[each], scores[each], user, self.k)
+        pair = np.repeat(np.arange(len(group)), members)
+        user = rows[starts[group[pair]] + np.arange(len(pair)) - np.repeat(np.cumsum(members) - members, members)]
+        other = user != own[query[pair]]
+        pair, user = pair[other], user[other]
+        best, place = ranked(query[pair], scores[pair], user, self.k)
         nearest = np.full((len(queries), self.k), -1)
-        nearest[query[each[taken]], place] = user[taken]
+        nearest[query[pair[best]], place] = user[best]
         return nearest
 
 
@@ -124,15 +136,22 @@ def similar_users(
     progress: Progress = silent,
     queries: NDArray[np.float16] | None = None,
 ) -> NDArray[np.int32]:
-    """For each of the U users (`embeddings` [U, D]) the min(k, U - 1) nearest others to the embedding folded in from all they
-    liked (`fold_in` [I, D], `history_*` as docs/format.md has them): int32 [U, k], nearest first. lists: those that the catalog
-    will have.
+    """The similar users of every user: nearest to the embedding folded in from the whole history.
 
-    queries, [U, D]: what to be near to instead, where it is not zero. Where there are fewer, as there are for a user of whom
-    nothing is known, the user's own row fills up the rest.
+    Args:
+        embeddings: float16 [U, D], of users.
+        fold_in: float16 [I, D], of items.
+        histories: the `history_*` tensors of docs/format.md.
+        k: similar users of a user.
+        lists: the catalog's lists of users, if it has any.
+        queries: float16 [U, D], used instead of the folded-in embeddings where not zero.
+        progress: called with "similar users", the users done and their number.
+
+    Returns:
+        int32 [U, min(k, U - 1)], nearest first. A user with fewer neighbours has its own row in the remaining places.
     """
     users = np.arange(len(embeddings))
-    # Own rows rather than -1: every value stays an index that no reader can step out of bounds with.
+    # Own rows rather than -1: every value is a valid index.
     result = np.repeat(users.astype(np.int32)[:, None], min(k, len(users) - 1), axis=1)
     _search(result, users, Neighbourhood(embeddings, result.shape[1], lists), fold_in, histories, progress, queries)
     return result
@@ -147,10 +166,17 @@ def updated_similar_users(
     new: NDArray[np.bool_],
     lists: Lists | None = None,
 ) -> NDArray[np.int32]:
-    """What `similar_users` gives, from what it gave before. changed, bool [U]: who liked something since, or something that has a
-    `fold_in` row now and had none. new, bool [U]: who has an embedding now and had none; all of them are `changed`. `similar`
-    [U, k]: the former rows, own rows where there is none. No other embedding or history may have changed, and no centre of
-    `lists`.
+    """Updates the result of `similar_users` where it can have changed.
+
+    Args:
+        similar: int32 [U, k], the former result; own rows for new users.
+        embeddings, fold_in, histories, lists: as in `similar_users`, now. Only the embeddings of `new` users and the histories
+            of `changed` users may differ from before; centres of `lists` may not.
+        changed: bool [U], users with a new like, or with a like of an item that has a `fold_in` row only now.
+        new: bool [U], users who have an embedding only now. All are `changed`.
+
+    Returns:
+        What `similar_users` would return.
     """
     result = similar.copy()
     result[changed] = np.flatnonzero(changed).astype(np.int32)[:, None]
@@ -166,9 +192,9 @@ def updated_similar_users(
         scores[:, : similar.shape[1]] = np.einsum("nd,nkd->nk", queries, embeddings[similar[own]].astype(np.float64))
         scores[:, similar.shape[1] :] = queries @ embeddings[added].astype(np.float64).T
         if lists is not None:
-            seen = np.zeros((len(own), len(lists.centres)), np.bool_)
-            np.put_along_axis(seen, lists.probed(folded), True, 1)
-            scores[:, similar.shape[1] :][~seen[:, lists.owner[added]]] = -np.inf
+            scanned = np.zeros((len(own), len(lists.centres)), np.bool_)
+            np.put_along_axis(scanned, lists.probed(folded), True, 1)
+            scores[:, similar.shape[1] :][~scanned[:, lists.owner[added]]] = -np.inf
         scores[candidates == own[:, None]] = -np.inf
         scores[~nonzero_rows(queries)] = -np.inf
         order = np.lexsort((candidates, -scores))[:, : similar.shape[1]]
@@ -186,14 +212,14 @@ def _search(
     progress: Progress = silent,
     queries: NDArray[np.float16] | None = None,
 ) -> None:
-    """Fills the `users`' rows of `result` as far as they have neighbours."""
+    """Writes the users' neighbours into their rows of `result`; other places keep their values."""
     for begin in range(0, len(users), CHUNK):
         progress("similar users", begin, len(users))
         own = users[begin : begin + CHUNK]
-        asked = _folded_in_users(own, fold_in, histories)
+        folded = _folded_in_users(own, fold_in, histories)
         if queries is not None:
-            asked = np.where(nonzero_rows(queries[own])[:, None], queries[own], asked)
-        for user, nearest in zip(own, around.nearest(asked, own), strict=True):
+            folded = np.where(nonzero_rows(queries[own])[:, None], queries[own], folded)
+        for user, nearest in zip(own, around.nearest(folded, own), strict=True):
             result[user, : len(nearest)] = nearest
     progress("similar users", len(users), len(users))
 
@@ -201,16 +227,16 @@ def _search(
 def _folded_in_users(
     users: NDArray[np.int64], fold_in: NDArray[np.float16], histories: Mapping[str, NDArray[Any]]
 ) -> NDArray[np.float16]:
-    """`folded_in` of users: [n, D]."""
+    """`folded_in` of users' whole histories: float16 [n, D]."""
     begins = histories["history_offsets"][users]
     sizes = histories["history_offsets"][users + 1] - begins
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    met = np.repeat(begins - starts[:-1], sizes) + np.arange(starts[-1])
-    liked = histories["history_liked"][met] > 0
+    entries = np.repeat(begins - starts[:-1], sizes) + np.arange(starts[-1])
+    liked = histories["history_liked"][entries] > 0
     likes = np.concatenate([[0], np.cumsum(liked)])[starts]
-    each = fold_in[histories["history_items"][met[liked]]].astype(np.float64)
+    rows = fold_in[histories["history_items"][entries[liked]]].astype(np.float64)
     sums = np.zeros((len(users), fold_in.shape[1]))
-    some = np.diff(likes) > 0
-    if some.any():
-        sums[some] = np.add.reduceat(each, likes[:-1][some])
+    nonempty = np.diff(likes) > 0
+    if nonempty.any():
+        sums[nonempty] = np.add.reduceat(rows, likes[:-1][nonempty])
     return _directions(sums)

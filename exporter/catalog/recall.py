@@ -9,56 +9,63 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rexit.exporter.catalog.nearest import largest
+Edges = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""User rows and item rows."""
 
-CHUNK, SCORES = 1024, 1 << 22  # users, and scores, computed at once: few enough for memory that is used again
-SAMPLE = 20_000  # users a recall is measured on at most
+CHUNK, SCORES = 1024, 1 << 22  # most users and scores computed at once, so that memory is reused
+SAMPLE = 20_000  # most users that a recall is measured on
+WIDTH = 128  # scores of which only the largest is compared at first
 
 
 class Recall:
-    """Recall@k: the mean over users of (likes found among the k best items) / (likes to find).
+    """Recall@k: the mean over users of (targets among the k best items) / (targets).
 
-    `seen` edges are never recommended, `wanted` edges that are not among them are what to find. Edges are (user rows, item rows).
-    Of more than SAMPLE users with something to find, so many are drawn, always the same: the standard error of a recall is then
-    below 0.0036.
+    With more than SAMPLE users, a fixed sample is used; the standard error of a recall is then below 0.0036.
     """
 
-    def __init__(
-        self, seen: tuple[NDArray[np.int64], NDArray[np.int64]], wanted: tuple[NDArray[np.int64], NDArray[np.int64]], items: int
-    ) -> None:
+    def __init__(self, excluded: Edges, targets: Edges, items: int) -> None:
+        """excluded: edges that are never recommended. targets: edges to find, unless excluded. items: number of items."""
         self._items = items
-        asked = np.unique(wanted[0])
-        seen_keys, wanted_keys = (_keys(edges, asked, items) for edges in (seen, wanted))
-        found = wanted_keys[~_among(wanted_keys, seen_keys)]
-        users = np.unique(found // items)
+        users = np.unique(targets[0])
+        excluded_keys, target_keys = (_keys(edges, users, items) for edges in (excluded, targets))
+        target_keys = target_keys[~_among(target_keys, excluded_keys)]
+        users = np.unique(target_keys // items)
         if len(users) > SAMPLE:
             users = np.sort(np.random.default_rng(0).choice(users, SAMPLE, replace=False))
-            found = found[np.isin(found // items, users, kind="table")]
-        seen_keys = seen_keys[np.isin(seen_keys // items, users, kind="table")]
-        self._seen, self._wanted = torch.from_numpy(seen_keys), torch.from_numpy(found)
-        self.users, self._counts = torch.unique_consecutive(self._wanted // items, return_counts=True)
-        """Those it is measured on, int64 ascending, and how many likes there are to find."""
+            target_keys = target_keys[np.isin(target_keys // items, users, kind="table")]
+        excluded_keys = excluded_keys[np.isin(excluded_keys // items, users, kind="table")]
+        self._excluded, self._targets = torch.from_numpy(excluded_keys), torch.from_numpy(target_keys)
+        self.users, self._counts = torch.unique_consecutive(self._targets // items, return_counts=True)
+        """Rows of the users with a target, int64, ascending; and their numbers of targets."""
 
     def at(self, k: int, scores: Callable[[Tensor], Tensor]) -> float | None:
-        """`scores` maps user rows [n] to scores [n, items] it gives away. None where there is nothing to find."""
+        """Measures recall@k.
+
+        Args:
+            k: recommended items per user.
+            scores: maps user rows [n] to scores [n, items].
+
+        Returns:
+            The recall; None without targets.
+        """
         if not len(self.users):
             return None
         recalls, chunk = [], max(1, min(CHUNK, SCORES // self._items))
         for users, counts in zip(self.users.split(chunk), self._counts.split(chunk), strict=True):
-            line = scores(users).clone()
-            edges = torch.stack([users[0], users[-1] + 1]) * self._items
-            seen = self._seen[slice(*torch.searchsorted(self._seen, edges).tolist())]
-            line[torch.searchsorted(users, seen // self._items), seen % self._items] = -torch.inf
-            best = largest(line, min(k, self._items))[1]
-            hits = torch.isin(users[:, None] * self._items + best, self._wanted).sum(1)
+            table = scores(users).clone()
+            bounds = torch.stack([users[0], users[-1] + 1]) * self._items
+            excluded = self._excluded[slice(*torch.searchsorted(self._excluded, bounds).tolist())]
+            table[torch.searchsorted(users, excluded // self._items), excluded % self._items] = -torch.inf
+            best = largest(table, min(k, self._items))[1]
+            hits = torch.isin(users[:, None] * self._items + best, self._targets).sum(1)
             recalls.append(hits / counts)
         return float(torch.cat(recalls).mean())
 
 
-def _keys(edges: tuple[NDArray[np.int64], NDArray[np.int64]], users: NDArray[np.int64], items: int) -> NDArray[np.int64]:
-    """One number for each edge of `users`, ascending and each once."""
-    here = np.isin(edges[0], users, kind="table")
-    keys = edges[0][here] * items + edges[1][here]
+def _keys(edges: Edges, users: NDArray[np.int64], items: int) -> NDArray[np.int64]:
+    """A number for each distinct edge of `users`, ascending."""
+    selected = np.isin(edges[0], users, kind="table")
+    keys = edges[0][selected] * items + edges[1][selected]
     keys.sort()
     return keys[np.diff(keys, prepend=-1) > 0]
 
@@ -67,6 +74,20 @@ def _among(values: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.bo
     """Which of `values` are in `known`; both ascend."""
     if not len(known):
         return np.zeros(len(values), bool)
-    at = np.searchsorted(known, values)
-    there: NDArray[np.bool_] = known[np.minimum(at, len(known) - 1)] == values
-    return there
+    place = np.searchsorted(known, values)
+    present: NDArray[np.bool_] = known[np.minimum(place, len(known) - 1)] == values
+    return present
+
+
+def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row [n, m], or all m: values and places. First the maxima of groups of WIDTH scores are compared."""
+    groups = scores.shape[1] // WIDTH
+    if groups < 2 * k:
+        return scores.topk(min(k, scores.shape[1]))
+    in_groups = scores[:, : groups * WIDTH].view(len(scores), WIDTH, groups)
+    group = in_groups.amax(1).topk(k, sorted=False).indices
+    place = (group[:, None, :] + torch.arange(WIDTH)[:, None] * groups).flatten(1)
+    rest = torch.arange(groups * WIDTH, scores.shape[1]).expand(len(scores), -1)
+    place = torch.cat([place, rest], 1)
+    values, chosen = scores.gather(1, place).topk(k)
+    return values, place.gather(1, chosen)

@@ -1,20 +1,19 @@
-"""The retriever as it was at earlier moments: what training prompts retrieve with.
+"""Snapshots: the retriever as it was at earlier moments, for training prompts.
 
 The catalog's own graph has learned from the training likes, so in a training prompt it would know the answer. A service that
-trains its retriever every night does not have this: what it retrieves with is older than what it is asked. So are snapshots.
+trains its retriever every night has no such leak: its retriever is older than the request. Snapshots are older, too.
 
-1. Of a user's n training interactions in order, the i-th (from 0) is in part floor(i K / n) of K; where a later part holds the
-   same time, in that one.
-2. Snapshot k of 1 to K - 1 is LightGCN trained on the likes of the parts before k, of all users.
-3. A training prompt asks the snapshot of the part that its moment falls into. In part 0 there is none: nothing is retrieved.
+1. Of a user's n training interactions in order, the i-th (from 0) is in part floor(i K / n) of K. If a later part holds the same
+   time, it is in that part.
+2. Snapshot k, 1 to K - 1, is LightGCN trained on all users' likes in the parts before k.
+3. A training prompt retrieves with the snapshot of the part of its moment. In part 0 nothing is retrieved.
 
-So no interaction trains both the retriever and the model that asks it, and no training row is given up for it. The scheme is
-ours; `benchmarks/ranking/retrieval_leak.py` compares it with giving up a share, cross-fitting and leaving edges out.
+So no interaction trains both the retriever and the model that reads it, and no training row is given up. The scheme is ours;
+`benchmarks/ranking/retrieval_leak.py` compares it with giving up a share, cross-fitting and leaving edges out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from rexit.exporter.catalog import lightgcn
 from rexit.exporter.options import LightGCNOptions
+from rexit.progress import Progress, silent
 
 NEVER = np.iinfo(np.int64).max
 
@@ -36,7 +36,7 @@ def parts(train: pl.DataFrame, count: int) -> pl.DataFrame:
 
 
 def begins(parted: pl.DataFrame, users: int, count: int) -> NDArray[np.int64]:
-    """int64 [users, count - 1]: the time from which a user is in part 1, 2, ...; NEVER where that does not come."""
+    """The time from which a user is in part 1, 2, …: int64 [users, count - 1]; NEVER if the user has no such part."""
     times = np.full((users, count - 1), NEVER)
     user, part, time = (parted[name].to_numpy() for name in ("user", "part", "time"))
     for k in range(1, count):
@@ -51,33 +51,41 @@ def train_snapshots(
     count: int,
     epochs: int,
     options: LightGCNOptions,
-    told: Callable[[int, int], None],
+    progress: Progress = silent,
 ) -> dict[str, NDArray[Any]]:
-    """The tensors of snapshots.safetensors, as docs/format.md has them.
+    """Trains the snapshots.
 
-    train: the training split with `user`, `item`, `time`, `liked`. likes: of the catalog's own graph. epochs: for each, what
-    validation chose for that one. `told` is given the number of epochs done and to do.
+    Args:
+        train: the training split, `user`, `item`, `time`, `liked`.
+        likes: the edges of the catalog's own graph.
+        count: parts, K.
+        epochs: of each snapshot; validation chose them for the catalog's own graph.
+        options: LightGCN's hyperparameters.
+        progress: called with "LightGCN of earlier moments", the epochs done and in all.
+
+    Returns:
+        The tensors of snapshots.safetensors, see docs/format.md.
     """
     parted = parts(train, count)
     liked = parted.filter("liked")
     user, item, part = (liked[name].to_numpy() for name in ("user", "item", "part"))
-    nothing = np.empty(0, np.int64)
+    stage, none = "LightGCN of earlier moments", np.empty(0, np.int64)
     fixed = replace(options, epochs=epochs)
     rows = {"users": likes.users, "items": likes.items, "fold_in": likes.items}
     tables = {name: np.zeros((count - 1, n, options.dim), np.float16) for name, n in rows.items()}
-    each = max(1, epochs)
+    total = (count - 1) * max(1, epochs)
     for k in range(1, count):
-        before, total = (k - 1) * each, (count - 1) * each
-        told(before, total)
+        before = (k - 1) * max(1, epochs)
+        progress(stage, before, total)
         early = part < k
         if early.any():
-            mine = replace(likes, graph=(user[early], item[early]), wanted=(nothing, nothing))
+            earlier = replace(likes, graph=(user[early], item[early]), targets=(none, none))
 
-            def more(_: str, done: int, __: int, before: int = before, total: int = total) -> None:
-                told(before + done, total)
+            def epoch_done(_: str, done: int, __: int, before: int = before) -> None:
+                progress(stage, before + done, total)
 
-            retriever = lightgcn.train(mine, fixed, more)
+            retriever = lightgcn.train(earlier, fixed, epoch_done)
             for name, table in tables.items():
                 table[k - 1] = getattr(retriever, name)
-    told(total, total)
+    progress(stage, total, total)
     return {"begins": begins(parted, likes.users, count), **tables}

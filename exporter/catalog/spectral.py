@@ -1,10 +1,9 @@
-"""Where LightGCN's weights start on a large graph: the leading singular vectors of the normalised likes.
+"""LightGCN's initial weights on a large graph: the leading singular vectors of the normalised likes.
 
-LightGCN's layers multiply its weights by one matrix again and again, which keeps what lies along that matrix's leading singular
-vectors and shrinks the rest (Peng et al. 2022, SVD-GCN, arXiv 2208.12689). From random weights, training has to find these
-directions step by step, and a step goes over the whole graph several times; a randomized subspace iteration (Halko et al. 2011,
-arXiv 0909.4061) finds them in seven products. To start there, and how long the rows are, is our choice
-(docs/notes/scale/indexing.md).
+LightGCN's layers multiply the weights by one matrix repeatedly. That keeps the components along the matrix's leading singular
+vectors and shrinks the rest (Peng et al. 2022, SVD-GCN, arXiv 2208.12689). From random weights, training finds these directions
+step by step, with several passes over the graph in each step; a randomized subspace iteration (Halko et al. 2011, arXiv
+0909.4061) finds them in seven products. This start and the scale of its rows are our choice (docs/notes/scale/indexing.md).
 """
 
 from __future__ import annotations
@@ -14,19 +13,26 @@ from torch import Tensor
 
 from rexit.exporter.catalog.propagation import Graph, product
 
-ROUNDS = 3  # passes there and back; more find the vectors more exactly and recommended no better
-MORE = 16  # columns beside those asked for, which make these exact sooner
+ROUNDS = 3  # passes there and back; more are more exact and recommended no better
+MORE = 16  # extra columns, which speed up convergence
 SIZE = 0.2  # root mean square of an entry
-LEAST = 1e-3  # a singular value below this is rounding
+LEAST = 1e-3  # smaller singular values are rounding errors
 
 
 def leading(graph: Graph, reference: Tensor, generator: torch.Generator) -> Tensor:
-    """Rows of users, then of items, float32 [U + I, D]: pairs of singular vectors, each times the root of its singular value, D
-    of them or as many as the likes have a rank, turned to lie as near to `reference` [U + I, D] as they can (Procrustes).
+    """Initial weights from pairs of singular vectors, each times the root of its singular value.
 
-    Singular vectors have no signs, and of near values no directions. Turned to one reference, those of a graph and of a part of
-    it lie alike, as the snapshots of a retriever must: a model that reads their vectors is served with the catalog's own.
-    Entries in the rows of nodes with a like have a root mean square of SIZE; rows without one are zero.
+    Singular vectors have no fixed signs, and those of close values no fixed directions. So they are rotated to lie as near to
+    `reference` as possible (Procrustes). Then the vectors of a graph and of a part of it are alike, as a retriever's snapshots
+    must be: a model trained with them is served with the catalog's own.
+
+    Args:
+        graph: the likes.
+        reference: float32 [U + I, D].
+        generator: of the random subspace.
+
+    Returns:
+        float32 [U + I, D], users before items. Entries in rows with a like have a root mean square of SIZE; other rows are zero.
     """
     to_users, to_items = graph.halves()
     dim = reference.shape[1]

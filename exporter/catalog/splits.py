@@ -1,14 +1,14 @@
-"""Which interactions train, choose and test: every interaction belongs to one split.
+"""Assigns every interaction to one split: `train`, `validation` or `test`.
 
 Rules
-1. Order: user row, time, item row; what is equal in all three keeps the order of the file.
+1. Order: user row, time, item row, then the order of the file.
 2. `user:A,B`: of a user's n interactions the last floor((1 - B) n) are `test`, the floor((B - A) n) before them `validation`, the
    rest training. So with 0.8,0.9 a user with fewer than ten is all training.
-3. `time:A,B`: with all M interactions in order of time, counted from 0, those before the time of number floor(A M) are training,
-   those from the time of number floor(B M) on `test`, what is between `validation`. What has the same time is on the same side.
+3. `time:A,B`: number all M interactions by time from 0. Those before the time of number floor(A M) are training, those from the
+   time of number floor(B M) on are `test`, the others `validation`. Interactions of the same time are on the same side.
 4. `leave-last:V,T`: of each user the last T are `test`, the V before them `validation`, the rest training. A user with no more
    than V + T is all training.
-5. A split column says it of each interaction: `train`, `validation` (or `valid`), `test`.
+5. A split column holds `train`, `validation` (or `valid`) or `test`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from rexit.exporter.options import IndexOptions
 TRAIN, VALIDATION, TEST = SPLITS
 DEFAULT = "user:0.8,0.9"
 _FORMS = "`user:A,B` or `time:A,B` with shares 0 < A < B < 1, or `leave-last:V,T` with whole numbers from 1 to 1000"
-_FINEST = 10**6  # of a share: its numerator times a number of interactions must stay an int64
+_FINEST = 10**6  # largest denominator of a share: numerator times interactions must fit an int64
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule of this module's by its kind, with its two numbers: shares, or counts of `leave-last`."""
+    """A kind of rule and its two numbers: shares, or the counts of `leave-last`."""
 
     kind: str
     first: Fraction
@@ -54,19 +54,27 @@ class Rule:
 
 
 def assign(interactions: pl.DataFrame, options: IndexOptions, path: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Sorts interactions, says which split each belongs to, and how that was decided: `split` of catalog.json.
+    """Sorts interactions and assigns splits.
 
-    `interactions` needs `user` and `item` as rows and `time`, and `split` where a column says it; in the result all have a
-    `split`. `path` is for messages. Raises InputError for a split without an interaction.
+    Args:
+        interactions: `user` and `item` (rows), `time`, and `split` if a column holds it.
+        options: the rule or the column.
+        path: the interactions file, for messages.
+
+    Returns:
+        The interactions, sorted, with `split`; and `split` of catalog.json.
+
+    Raises:
+        InputError: a split is empty, or a training interaction is as late as the same pair in another split.
     """
     ordered = interactions.sort("user", "time", "item", maintain_order=True)
     if options.columns.split is not None:
-        assigned, told = ordered, {"by": "column", "column": options.columns.split}
+        assigned, info = ordered, {"by": "column"}
     else:
-        assigned, told = _by_rule(ordered, Rule.parse(DEFAULT if options.split is None else options.split))
-    _check_filled(assigned, told, path)
+        assigned, info = _by_rule(ordered, Rule.parse(DEFAULT if options.split is None else options.split))
+    _check_filled(assigned, info, options.columns.split, path)
     _check_disjoint(assigned, path)
-    return assigned, told
+    return assigned, info
 
 
 def _by_rule(ordered: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, dict[str, Any]]:
@@ -74,47 +82,47 @@ def _by_rule(ordered: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, dict[str,
         times = ordered["time"].sort()
         validation, test = (times[_floor(share, len(times))] for share in (rule.first, rule.second))
         is_test, is_held_out = pl.col("time") >= test, pl.col("time") >= validation
-        told: dict[str, Any] = {"shares": [float(rule.first), float(rule.second)], "borders": [validation, test]}
+        info: dict[str, Any] = {"shares": [float(rule.first), float(rule.second)], "borders": [validation, test]}
     else:
         n = pl.len().cast(pl.Int64).over("user")
         left = n - pl.int_range(pl.len()).over("user")  # 1 for the user's last interaction
         if rule.kind == "user":
             tests, validations = _floor(1 - rule.second, n), _floor(rule.second - rule.first, n)
-            told = {"shares": [float(rule.first), float(rule.second)]}
+            info = {"shares": [float(rule.first), float(rule.second)]}
         else:
             counts = int(rule.first), int(rule.second)
             validations, tests = (pl.when(n > sum(counts)).then(count).otherwise(0) for count in counts)
-            told = {"counts": list(counts)}
+            info = {"counts": list(counts)}
         is_test, is_held_out = left <= tests, left <= tests + validations
     split = pl.when(is_test).then(pl.lit(TEST)).when(is_held_out).then(pl.lit(VALIDATION)).otherwise(pl.lit(TRAIN))
-    return ordered.with_columns(split=split.cast(pl.Enum(SPLITS))), {"by": rule.kind, **told}
+    return ordered.with_columns(split=split.cast(pl.Enum(SPLITS))), {"by": rule.kind, **info}
 
 
 def _floor(share: Fraction, n: Any) -> Any:
-    """floor(share n) of whole numbers, exactly: in floating point (1 - 0.9) times 10 is below 1."""
+    """floor(share n), in whole numbers: in floating point (1 - 0.9) times 10 is below 1."""
     return n * share.numerator // share.denominator
 
 
-def _check_filled(assigned: pl.DataFrame, told: Mapping[str, Any], path: Path) -> None:
+def _check_filled(assigned: pl.DataFrame, info: Mapping[str, Any], column: str | None, path: Path) -> None:
     for split in SPLITS:
         if split in assigned["split"]:
             continue
-        if told["by"] == "column":
-            reason = f"no interaction has it in the column {told['column']!r}"
+        if info["by"] == "column":
+            reason = f"no interaction has it in the column {column!r}"
         else:
             reason = f"{len(assigned)} interactions of {assigned['user'].n_unique()} users are too few for this --split"
-            if told["by"] == "time":
-                reason = f"its borders fall on the times {told['borders'][0]} and {told['borders'][1]}"
+            if info["by"] == "time":
+                reason = f"its borders fall on the times {info['borders'][0]} and {info['borders'][1]}"
         raise InputError(f"{path}: the {split} split is empty: {reason}")
 
 
 def _check_disjoint(assigned: pl.DataFrame, path: Path) -> None:
-    """An item met again later is fair: the prompt shows the first time. One that the graph knows from later is an answer."""
-    known, asked = (assigned.filter((pl.col("split") == TRAIN) == of_graph) for of_graph in (True, False))
-    first = asked.group_by("user", "item").agg(pl.col("time").min().alias("asked"))
-    late = known.join(first, on=["user", "item"]).filter(pl.col("time") >= pl.col("asked"))
+    """A repeated item is fair if the training interaction is earlier: the prompt shows it. A later one would be a leak."""
+    train, held_out = (assigned.filter((pl.col("split") == TRAIN) == is_train) for is_train in (True, False))
+    first = held_out.group_by("user", "item").agg(pl.col("time").min().alias("first"))
+    late = train.join(first, on=["user", "item"]).filter(pl.col("time") >= pl.col("first"))
     if len(late):
         raise InputError(
             f"{path}: {len(late)} interactions of the train split have a user and an item that stand in another split at the "
-            "same or an earlier time, expected earlier ones only: the retriever would know what the model is asked"
+            "same or an earlier time, expected earlier ones only: the retriever would know the model's answer"
         )

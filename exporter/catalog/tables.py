@@ -20,7 +20,7 @@ Tensors = dict[str, NDArray[Any]]
 
 
 def write(path: Path, tensors: Tensors) -> None:
-    """Writes tensors from where they are in memory. Raises InputError."""
+    """Writes a safetensors file without copying the tensors. Raises InputError."""
     _write(path, lambda temporary: save_file(tensors, temporary))
 
 
@@ -33,7 +33,7 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
     with replaced(path) as temporary:
         try:
             write(temporary)
-        except (SafetensorError, pl.exceptions.PolarsError) as exc:  # both are written in Rust, and tell an OSError so
+        except (SafetensorError, pl.exceptions.PolarsError) as exc:  # both are Rust: an OSError is in their text
             number = re.search(r"os error (\d+)", str(exc))
             if number is None:
                 raise
@@ -70,7 +70,7 @@ def histories(interactions: pl.DataFrame, users: int) -> Tensors:
 
 
 def ratings(interactions: pl.DataFrame, items: int) -> Tensors:
-    """The `rating_*` tensors: per item the times of its interactions, and the likes so far."""
+    """The `rating_*` tensors: the times of each item's interactions and the running count of likes."""
     ordered = interactions.sort("item", "time", "user", maintain_order=True)
     return {
         "rating_offsets": offsets(np.bincount(ordered["item"].to_numpy(), minlength=items)),

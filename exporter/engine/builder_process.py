@@ -1,4 +1,4 @@
-"""A running `engine_builder.py`: its request, its events, how it ended."""
+"""Runs `engine_builder.py`: its request, its events, its end."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SCRIPT = Path(__file__).with_name("engine_builder.py")
 
 @dataclass(frozen=True)
 class Ended:
-    """How it ended: its exit code (-N for signal N), the last line of its stderr, and its peak memory according to the kernel."""
+    """The end of a builder: exit code (-N for signal N), last line of stderr, peak memory according to the kernel."""
 
     code: int
-    last_words: str
+    last_line: str
     peak_bytes: int
 
     def __str__(self) -> str:
@@ -30,28 +30,28 @@ class Ended:
         how = f"with exit code {self.code}"
         if self.code < 0:
             how = f"by {names.get(-self.code, f'signal {-self.code}')} at {self.peak_bytes / 1e6:.0f} MB"
-        return f"{how}: {self.last_words}" if self.last_words else how
+        return f"{how}: {self.last_line}" if self.last_line else how
 
     @property
     def out_of_memory(self) -> bool:
         """Whether it probably ran out of memory: then the kernel kills, C++ aborts, or Python raises MemoryError."""
-        return self.code in (-signal.SIGKILL, -signal.SIGABRT) or "MemoryError" in self.last_words
+        return self.code in (-signal.SIGKILL, -signal.SIGABRT) or "MemoryError" in self.last_line
 
 
 class BuilderProcess:
-    """One request to `engine_builder.py`, run by the given Python. Leaving the `with` block ends it, whatever it is doing."""
+    """A process of `engine_builder.py` for one request. Leaving the `with` block ends it."""
 
     def __init__(self, python: str, request: Mapping[str, Any]) -> None:
-        """Raises InputError when the Python cannot be run."""
+        """python: the interpreter. Raises InputError if it cannot be run."""
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
         self._ended: Ended | None = None
-        with tempfile.TemporaryFile() as asked:
-            asked.write(json.dumps(request).encode())
-            asked.seek(0)
+        with tempfile.TemporaryFile() as stdin:
+            stdin.write(json.dumps(request).encode())
+            stdin.seek(0)
             try:
-                # A session of its own: Ctrl-C reaches only rexit, which ends the builder even if it is deep in C++.
+                # A session of its own: Ctrl-C reaches rexit alone, which kills the builder even inside C++ code.
                 self._process = subprocess.Popen(
-                    [python, str(SCRIPT)], stdin=asked, stdout=subprocess.PIPE, stderr=self._stderr, start_new_session=True
+                    [python, str(SCRIPT)], stdin=stdin, stdout=subprocess.PIPE, stderr=self._stderr, start_new_session=True
                 )
             except OSError as exc:
                 self._stderr.close()
@@ -69,7 +69,7 @@ class BuilderProcess:
         self._stderr.close()
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """Its events, until it ends or prints something that is not an event."""
+        """Yields events until the builder ends or prints something else."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             try:
@@ -81,14 +81,14 @@ class BuilderProcess:
             yield event
 
     def wait(self) -> Ended:
-        """Waits until it has ended."""
+        """Waits for the builder's end."""
         if self._ended is None:
             assert self._process.stdout is not None
             self._process.stdout.close()  # ends whoever still writes to it
             _, status, usage = os.wait4(self._process.pid, 0)  # Popen.wait does not report memory
             self._process.returncode = os.waitstatus_to_exitcode(status)
             self._stderr.seek(0)
-            words = self._stderr.read().decode(errors="replace").splitlines()
-            last = next((line.strip() for line in reversed(words) if line.strip()), "")
+            lines = self._stderr.read().decode(errors="replace").splitlines()
+            last = next((line.strip() for line in reversed(lines) if line.strip()), "")
             self._ended = Ended(self._process.returncode, last, usage.ru_maxrss * 1024)
         return self._ended

@@ -1,4 +1,4 @@
-"""Which TensorRT compilers are installed, and which GPUs they can build for."""
+"""Finds installed TensorRT compilers and the GPUs they can build for."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Compiler:
-    """One compiler in one Python. `targets`: compute capabilities it compiles for without a GPU; empty: this machine's GPU
-    only."""
+    """A compiler in a Python. targets: compute capabilities it compiles for without a GPU; empty: this machine's GPU only."""
 
     python: str
     name: str
@@ -35,7 +34,7 @@ class Compiler:
 
     @property
     def standalone(self) -> bool:
-        """Whether it compiles without the GPU it compiles for: TensorRT-RTX does, TensorRT does not."""
+        """Whether it compiles without the target GPU: TensorRT-RTX does, TensorRT does not."""
         return bool(self.targets)
 
     @property
@@ -46,19 +45,27 @@ class Compiler:
 
 @dataclass(frozen=True)
 class BuildTarget:
-    """What engines are built for. `gpu`: the name of this machine's GPU; None if a compute capability was asked for instead."""
+    """What engines are built for. gpu: the name of this machine's GPU; None for an explicit compute capability."""
 
     compute_capability: str
     gpu: str | None
 
 
 def find_compiler(python: str | None, builder: str | None, capability: str | None) -> tuple[Compiler, BuildTarget]:
-    """The first compiler that can build for the capability asked for, or for this machine's GPU.
+    """The first compiler that can build for a compute capability, or for this machine's GPU.
 
-    1. Without `python`, this Python is tried first, then the system's.
-    2. In each Python TensorRT comes before TensorRT-RTX, unless `builder` names one.
-    3. TensorRT builds only for this machine's GPU; TensorRT-RTX for the capability asked for, else for this machine's GPU.
-    Raises InputError, or BackendError with every compiler's reason.
+    1. Without `python`, this Python comes first, then the system's.
+    2. In each Python TensorRT comes before TensorRT-RTX, unless `builder` names one of them.
+    3. TensorRT builds only for this machine's GPU; TensorRT-RTX for `capability`, by default this machine's GPU's.
+
+    Args:
+        python: an interpreter with a compiler's bindings.
+        builder: `tensorrt` or `tensorrt_rtx`.
+        capability: e.g. "8.6".
+
+    Raises:
+        InputError: an argument is invalid.
+        BackendError: no compiler can build, with the reason of each.
     """
     if builder is not None and builder not in BUILDERS:
         raise InputError(f"builder {builder!r}, expected {' or '.join(BUILDERS)}")
@@ -68,8 +75,8 @@ def find_compiler(python: str | None, builder: str | None, capability: str | Non
     pythons = [python] if python else [p for p in dict.fromkeys((sys.executable, SYSTEM_PYTHON)) if Path(p).exists()]
     refused: list[str] = []
     missing: list[str] = []
-    for one in pythons:
-        compilers, errors = _probe(one, names)
+    for interpreter in pythons:
+        compilers, errors = _probe(interpreter, names)
         missing += errors
         for compiler in compilers:
             target = _target(compiler, capability)
@@ -90,7 +97,7 @@ def _is_capability(text: str) -> bool:
 
 
 def _target(compiler: Compiler, capability: str | None) -> BuildTarget | str:
-    """What to build for, or why this compiler cannot."""
+    """The build target, or the reason why this compiler cannot build."""
     gpu = compiler.gpu
     if not compiler.standalone:
         if gpu is None:
@@ -113,16 +120,16 @@ def _target(compiler: Compiler, capability: str | None) -> BuildTarget | str:
 
 
 def _probe(python: str, names: Sequence[str]) -> tuple[list[Compiler], list[str]]:
-    """The compilers a Python has, and a line for each one it lacks. Raises InputError if the Python cannot be run."""
+    """A Python's compilers, and a line for each that it lacks. Raises InputError if the Python cannot be run."""
     with BuilderProcess(python, {"do": "probe", "builders": list(names)}) as child:
         probe = next((event for event in child.events() if event["event"] == "probe"), None)
         ended = child.wait()
     if probe is None:
         return [], [f"{python}: cannot be run as a Python, it ended {ended}"]
     gpu = Gpu(**probe["gpu"]) if probe["gpu"] else None
-    found = [
-        Compiler(python, one["name"], one["version"], tuple(one["compute_capabilities"] or ()), gpu)
-        for one in probe["builders"]
-        if "error" not in one
+    compilers = [
+        Compiler(python, builder["name"], builder["version"], tuple(builder["compute_capabilities"] or ()), gpu)
+        for builder in probe["builders"]
+        if "error" not in builder
     ]
-    return found, [f"{python}: {one['error']}" for one in probe["builders"] if "error" in one]
+    return compilers, [f"{python}: {builder['error']}" for builder in probe["builders"] if "error" in builder]

@@ -1,10 +1,10 @@
 """Builds one TensorRT engine in its own process: `PYTHON engine_builder.py`, a JSON request on stdin, JSON lines on stdout.
 
-`rexit.exporter.compile` runs it. It is self-contained and needs only Python 3.8 and the vendor's bindings, so that it also runs
-in a Python that rexit does not support (JetPack 6 has the bindings in the system's 3.10). One process per segment: memory is
-returned between segments, and a crash or an out-of-memory kill ends the builder and not the caller.
+`rexit.exporter.compile` runs it. It needs only Python 3.8 and the vendor's bindings, so that it also runs in a Python that rexit
+does not support (JetPack 6 has the bindings in the system's 3.10). Each segment gets a process of its own: memory is returned
+between segments, and a crash or an out-of-memory kill does not end the caller.
 
-Requests, and the events they are answered with, one JSON object per line:
+Requests and their events, one JSON object per line:
 
     {"do": "probe", "builders": ["tensorrt", "tensorrt_rtx"]}
         {"event": "probe", "python": "3.10.12", "gpu": {"name", "compute_capability"} or null, "builders": [
@@ -33,7 +33,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable  # noqa: UP035 (subscripting the other one needs 3.9)
+from typing import Any, Callable  # noqa: UP035 (subscripting collections.abc's needs 3.9)
 
 DIGEST_BYTES = 32
 Tell = Callable[..., None]
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def _forget_own_folder() -> None:
-    """A script's folder is searched first for modules, and this one may hold some with everyday names."""
+    """Python searches a script's folder first for modules, and this folder may hold modules with common names."""
     here = Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
 
@@ -104,8 +104,8 @@ def _probe(name: str) -> dict[str, Any]:
 def _capabilities(trt: Any) -> dict[str, Any]:
     """{"8.6": enum member} of what TensorRT-RTX compiles for; empty for TensorRT, which builds for this machine's GPU."""
     members = getattr(getattr(trt, "ComputeCapability", None), "__members__", {})
-    found = {name: re.match(r"SM(\d+)(\d)$", name) for name in members}
-    return {".".join(match.groups()): members[name] for name, match in found.items() if match}
+    matches = {name: re.match(r"SM(\d+)(\d)$", name) for name in members}
+    return {".".join(match.groups()): members[name] for name, match in matches.items() if match}
 
 
 def _order(capability: str) -> list[int]:
@@ -148,7 +148,7 @@ def _build(request: dict[str, Any], tell: Tell) -> None:
     with open(request["plan"], "wb") as file:
         file.write(plan)
     if request["timing_cache"] is not None:
-        _keep_timing_cache(config, request["timing_cache"], tell)
+        _store_timing_cache(config, request["timing_cache"], tell)
     seconds = time.perf_counter() - began
     tell("done", seconds=seconds, layers=log.layers, summary=log.summary, peak_bytes=_peak_bytes())
 
@@ -166,7 +166,7 @@ def _profile(builder: Any, network: Any, ranges: dict[str, list[int]]) -> Any:
 
 def _make_log(trt: Any) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc]
-        """Keeps from thousands of lines what matters: the first error, since later ones follow from it, and the layers."""
+        """Extracts from thousands of lines the first error, as later errors follow from it, and the layers."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -176,7 +176,7 @@ def _make_log(trt: Any) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                # Without a driver TensorRT-RTX adds this one to every other error.
+                # Without a driver TensorRT-RTX adds this line to every error.
                 if "CUDA driver version is insufficient" not in message:
                     self.first_error = self.first_error or " ".join(message.split())
             elif "LayerType: " in message:
@@ -195,12 +195,12 @@ def _make_log(trt: Any) -> Any:
 
 
 def layer_kind(line: str) -> str | None:
-    """The kind of a layer in the compiler's log, where that matters: fused attention by its kernel's name (gemm_mha_v2), a matrix
-    product by the type it computes in (int8 gemm), int4 weights unpacked by a separate kernel (int4 dequantize); else None.
+    """The kind of a layer in the compiler's log: a fused attention's kernel (gemm_mha_v2), a matrix product's type (int8 gemm), a
+    kernel that unpacks int4 weights (int4 dequantize); None for any other layer.
 
     1. A name with `mha` in it is attention.
-    2. LayerType `gemm`, or a run-time fusion with Fc in its name, is a matrix product. Its type is int4 if it reads such
-       weights itself, else that of its first input.
+    2. LayerType `gemm`, or a run-time fusion with Fc in its name, is a matrix product. Its type is int4 if it reads int4 weights
+       itself, else that of its first input.
     3. Any other layer that reads int4 weights unpacks them for a product of another type.
     """
     name, rest = line[len("Name: ") :].split(", LayerType: ", 1)
@@ -216,25 +216,25 @@ def layer_kind(line: str) -> str | None:
 
 
 def _use_timing_cache(config: Any, path: str, log: Any, tell: Tell) -> None:
-    """Starts from the timings stored in `path`: a SHA-256, then TensorRT's own bytes. Any other content is ignored."""
-    kept = b""
+    """Loads the timings in `path`: a SHA-256, then TensorRT's own bytes. Any other content is ignored."""
+    timings = b""
     if Path(path).exists():
-        whole = Path(path).read_bytes()
-        digest, kept = whole[:DIGEST_BYTES], whole[DIGEST_BYTES:]
-        if hashlib.sha256(kept).digest() != digest:
-            kept = b""
+        content = Path(path).read_bytes()
+        digest, timings = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+        if hashlib.sha256(timings).digest() != digest:
+            timings = b""
             tell("warning", text=f"{path}: damaged timing cache, ignored")
-    cache = config.create_timing_cache(kept)
-    if kept and (cache is None or not config.set_timing_cache(cache, False)):
+    cache = config.create_timing_cache(timings)
+    if timings and (cache is None or not config.set_timing_cache(cache, False)):
         tell("warning", text=f"{path}: timing cache of another TensorRT or GPU, ignored")
         log.first_error = None
-        kept, cache = b"", config.create_timing_cache(b"")
-    if not kept:
+        timings, cache = b"", config.create_timing_cache(b"")
+    if not timings:
         config.set_timing_cache(cache, False)
 
 
-def _keep_timing_cache(config: Any, path: str, tell: Tell) -> None:
-    """Losing the cache only costs time, so a disk that cannot store it is worth a warning and no more."""
+def _store_timing_cache(config: Any, path: str, tell: Tell) -> None:
+    """Only warns if the disk cannot store the cache, as losing it costs no more than time."""
     data = bytes(config.get_timing_cache().serialize())
     temporary = Path(f"{path}.tmp-{os.getpid()}")
     try:

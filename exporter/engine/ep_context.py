@@ -11,17 +11,23 @@ OPSET_DOMAIN = "com.microsoft"
 
 
 def wrap_plan(graph: Path, plan: str, compute_capability: str, out: Path) -> None:
-    """Writes `out`: one EPContext node with the inputs and outputs of `graph`, which runs the file `plan` next to it.
+    """Writes a graph of one EPContext node that runs a plan.
 
-    compute_capability: e.g. "8.7", of the GPU the plan was built for; the provider compares it with its own.
-    Raises OSError when `out` cannot be written.
+    Args:
+        graph: the segment's graph, whose inputs and outputs the node has.
+        plan: the plan's file name; it stands next to `out`.
+        compute_capability: of the GPU that the plan was built for, e.g. "8.7"; the provider compares it with its own.
+        out: the file to write.
+
+    Raises:
+        OSError: `out` cannot be written.
     """
-    whole = onnx.load(graph, load_external_data=False).graph
+    source = onnx.load(graph, load_external_data=False).graph
     node = helper.make_node(
         "EPContext",
-        [value.name for value in whole.input],
-        [value.name for value in whole.output],
-        name=whole.name,
+        [value.name for value in source.input],
+        [value.name for value in source.output],
+        name=source.name,
         domain=OPSET_DOMAIN,
         main_context=1,
         embed_mode=0,  # the plan stays a file
@@ -29,6 +35,6 @@ def wrap_plan(graph: Path, plan: str, compute_capability: str, out: Path) -> Non
         hardware_architecture=compute_capability.replace(".", ""),
         source="TensorrtExecutionProvider",
     )
-    wrapped = helper.make_graph([node], whole.name, whole.input, whole.output)
+    wrapped = helper.make_graph([node], source.name, source.input, source.output)
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(OPSET_DOMAIN, 1)]
     out.write_bytes(helper.make_model(wrapped, opset_imports=opsets, ir_version=9, producer_name="rexit").SerializeToString())

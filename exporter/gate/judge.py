@@ -1,5 +1,4 @@
-"""Judges variants of lower precision before they are written: their quality, and the golden log-odds that later runs are checked
-against."""
+"""Judges variants of lower precision before they are written: their quality, golden log-odds and tolerance."""
 
 from __future__ import annotations
 
@@ -17,14 +16,16 @@ from rexit.exporter.graph.targets import Target
 from rexit.progress import Progress
 
 _MARGIN = 4
-"""The tolerance is this many times what was seen, up to the target's cap: another machine rounds differently."""
+"""The tolerance is this multiple of the largest difference, up to the target's cap: other machines round differently."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What later runs of a variant are checked against. slates: the golden slates with their log-odds; differences: how far the
-    variant was from them at export, by exit and mode; tolerance: how far a later run may be; quality: as in variant.json, None
-    if the log-odds are PyTorch's own."""
+    """What later runs of a variant are checked against.
+
+    slates: the golden slates with their log-odds. differences: the variant's distance from them at export, by exit and mode.
+    tolerance: largest distance allowed later. quality: as in variant.json; None if the log-odds are PyTorch's.
+    """
 
     slates: list[GoldenSlate]
     differences: list[dict[str, float]]
@@ -33,10 +34,7 @@ class Judged:
 
 
 class Judge:
-    """Compares variants of lower precision with the float32 chain `exact`, which is run once for all of them.
-
-    exits: depths in layers.
-    """
+    """Compares variants of lower precision with the float32 graphs, which run once for all variants."""
 
     def __init__(
         self,
@@ -46,29 +44,38 @@ class Judge:
         accept_loss: bool,
         progress: Progress,
     ) -> None:
+        """exact: the float32 graphs. exits: depths in layers. accept_loss: as in `ExportOptions`."""
         self._exits, self._prompts, self._accept_loss, self._progress = exits, prompts, accept_loss, progress
         self._expected = self._log_odds(exact)
 
     def doubt(self) -> str | None:
-        """Why the float32 model's ranking may be worth nothing; None without a reason."""
+        """Why the float32 model's ranking may be useless; None without such a reason."""
         prompts = self._prompts
         return ranking.doubt(np.ascontiguousarray(self._expected[:, -1]), prompts.biases, prompts.users, prompts.liked)
 
     def judge(self, target: Target, chain: Chain, slates: Sequence[GoldenSlate]) -> Judged:
-        """Judges the target's variant, run by `chain`.
+        """Judges a variant.
 
-        A sum that differs in its last bit is now and then rounded to another integer, and so are the layers after it. How far
-        that carries is seen here on a sample only, so the tolerance is a multiple of it; more than the target's cap is not
-        rounding. Raises ParityError or QualityError.
+        A sum that differs in its last bit can round to another integer, and change all later layers. The golden slates are only a
+        sample of that, so the tolerance is a multiple of their largest difference. More than the target's cap is an error.
+
+        Args:
+            target: a target with a gate.
+            chain: the variant's graphs.
+            slates: the golden slates.
+
+        Raises:
+            ParityError: the ways of running the variant differ by more than the cap.
+            QualityError: it fails its gate and loss is not accepted.
         """
         assert target.gate is not None and target.cap is not None
-        found = quality.assess(self._prompts, self._exits, target.gate, self._expected, self._log_odds(chain))
-        found.check(self._accept_loss)
+        assessed = quality.assess(self._prompts, self._exits, target.gate, self._expected, self._log_odds(chain))
+        assessed.check(self._accept_loss)
         own = [replace(slate, log_odds=chain.slate(slate.prefix, slate.candidates, liked=slate.liked)) for slate in slates]
         differences, _ = parity.compare(chain, own)
         parity.check(differences, self._exits, target.cap, f"{target.variant}'s own for the whole slate")
         worst = max(value for row in differences for value in row.values())
-        return Judged(own, differences, min(target.cap, max(target.tolerance, _MARGIN * worst)), found.to_json())
+        return Judged(own, differences, min(target.cap, max(target.tolerance, _MARGIN * worst)), assessed.to_json())
 
     def _log_odds(self, chain: Chain) -> quality.LogOdds:
         return self._prompts.log_odds(chain, lambda done: self._progress("quality", done, len(self._prompts)))

@@ -1,14 +1,14 @@
-"""Whether the exported segments compute what the unsplit PyTorch model computes, at every exit.
+"""Compares exported segments with the unsplit PyTorch model at every exit.
 
-The segments run in ONNX Runtime in the three ways the runtime will use them:
+The segments run in ONNX Runtime in the three ways that the runtime uses:
 
 1. `single`: no cache; prefix and candidate together, one group, from position 0;
 2. `cached`: the prefix is run through the graphs, then one candidate behind it;
 3. `slate`: the prefix is run, then all candidates packed behind it (in chunks of at most `max_tokens`, see `Chain`).
 
-They are compared with `MultiExitModel.reference`: each pair as one ordinary sequence through the model's stock attention.
-A variant of lower precision (`rexit.exporter.gate.quality` says how good it is) is compared with its own `slate`: the three ways
-must agree there, too, or a candidate's score would depend on the other candidates in its slate.
+The reference is `MultiExitModel.reference`: each pair as one sequence through the model's stock attention. A variant of lower
+precision (see `rexit.exporter.gate.quality`) is compared with its own `slate`: otherwise a candidate's score could depend on the
+other candidates in its slate.
 """
 
 from __future__ import annotations
@@ -24,46 +24,59 @@ from rexit.exporter.graph.chain import Chain
 
 MODES = ("single", "cached", "slate")
 PAIRS_PER_SLATE = 4
-"""How many candidates of each slate are also run one by one, for `single` and `cached`."""
+"""Candidates of each slate that are also run one by one, for `single` and `cached`."""
 
 
 def compare(
-    chain: Chain, slates: Sequence[GoldenSlate], each: Callable[[int], None] | None = None
+    chain: Chain, slates: Sequence[GoldenSlate], on_slate: Callable[[int], None] | None = None
 ) -> tuple[list[dict[str, float]], int]:
-    """Largest |difference of log-odds| per exit and mode, and how many pairs were run one by one.
+    """Compares a chain's log-odds with those of the slates.
 
-    The slates hold the log-odds to compare with. `each` is called with the number of slates done.
+    Args:
+        chain: the graphs.
+        slates: golden slates with the log-odds to compare with.
+        on_slate: called with the number of slates done.
+
+    Returns:
+        For each exit the largest |difference of log-odds| by mode, and the number of pairs run one by one.
     """
     worst = {mode: np.zeros(len(chain.segments)) for mode in MODES}
     pairs = 0
 
-    def keep(mode: str, got: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
-        # NaN must not pass: maximum keeps it, and every comparison with it is false.
-        worst[mode] = np.maximum(worst[mode], np.abs(got.astype(np.float64) - expected).max(0))
+    def update(mode: str, actual: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+        # NaN must not pass: `maximum` propagates it, and comparisons with it are false.
+        worst[mode] = np.maximum(worst[mode], np.abs(actual.astype(np.float64) - expected).max(0))
 
     for done, slate in enumerate(slates, 1):
         behind = len(slate.prefix)
         liked, past = slate.liked, chain.prefix(slate.prefix, slate.liked)
-        keep("slate", chain.slate(slate.prefix, slate.candidates, past, liked), slate.log_odds)
+        update("slate", chain.slate(slate.prefix, slate.candidates, past, liked), slate.log_odds)
         count = len(slate.candidates)
         for n in sorted({int(i) for i in np.linspace(0, count - 1, min(PAIRS_PER_SLATE, count)).round()}):
             candidate, expected = slate.candidates[n], slate.log_odds[n : n + 1]
-            keep("single", chain.score([np.concatenate([slate.prefix, candidate])], 0, None, liked), expected)
-            keep("cached", chain.score([candidate], behind, past, liked), expected)
+            update("single", chain.score([np.concatenate([slate.prefix, candidate])], 0, None, liked), expected)
+            update("cached", chain.score([candidate], behind, past, liked), expected)
             pairs += 1
-        if each:
-            each(done)
+        if on_slate:
+            on_slate(done)
     return [{mode: float(worst[mode][k]) for mode in MODES} for k in range(len(chain.segments))], pairs
 
 
 def check(
     parity: Sequence[dict[str, float]], exits: Sequence[int], tolerance: float, expected: str = "the PyTorch model's"
 ) -> None:
-    """Raises ParityError for the worst exit and mode above the tolerance or NaN. expected: whose log-odds were compared with."""
-    bad = [(k, mode, row[mode]) for k, row in enumerate(parity) for mode in MODES if not row[mode] <= tolerance]
-    if bad:
-        k, mode, seen = max(bad, key=lambda found: np.inf if np.isnan(found[2]) else found[2])
+    """Raises ParityError for the largest difference above the tolerance, or NaN.
+
+    Args:
+        parity: the result of `compare`.
+        exits: depths in layers.
+        tolerance: largest difference allowed.
+        expected: the reference, for the message.
+    """
+    failures = [(k, mode, row[mode]) for k, row in enumerate(parity) for mode in MODES if not row[mode] <= tolerance]
+    if failures:
+        k, mode, difference = max(failures, key=lambda failure: np.inf if np.isnan(failure[2]) else failure[2])
         raise ParityError(
-            f"exit after layer {exits[k]}, {mode}: log-odds differ from {expected} by {seen:.2g}, "
+            f"exit after layer {exits[k]}, {mode}: log-odds differ from {expected} by {difference:.2g}, "
             f"at most {tolerance:.2g} is allowed; not written"
         )

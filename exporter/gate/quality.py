@@ -1,23 +1,23 @@
-"""Whether a variant of lower precision still ranks as the float32 model does: its gate, measured at export.
+"""The gate of a variant of lower precision: does it still rank as the float32 model does? Measured at export.
 
-Both chains, float32 and the variant's, run the same real prompts of the validation split in ONNX Runtime, as whole slates behind
-their prefixes. The test split is for final figures; nothing is chosen on it.
+Both chains, float32 and the variant's, run the same prompts of the validation split in ONNX Runtime, as whole slates behind their
+prefixes. The test split is reserved for final figures.
 
-1. At every exit the log-odds of the two are correlated (Pearson) and subtracted. Two more figures are reported and decide
-   nothing: the mean Kullback-Leibler divergence of the variant's answer, yes or no, from float32's, and the share of pairs of
-   candidates in a slate that both put in the same order.
-2. At every exit both are compared with what the users really liked: the AUC over all pairs, and its change, with the interval of
-   a paired bootstrap over users.
-3. The gate is the lowest correlation and the largest loss of AUC that the target allows, at every exit. It is passed if the bad
-   end of the interval is allowed, failed if even the good end is not. In between it is undecided, and more slates may tell.
+1. At every exit the two log-odds are correlated (Pearson) and subtracted. Two figures are reported and decide nothing: the mean
+   Kullback-Leibler divergence of the variant's answer, yes or no, from float32's, and the share of pairs of candidates in a slate
+   that both put in the same order.
+2. At every exit both are compared with the users' likes: the AUC over all pairs and its change, with the interval of a paired
+   bootstrap over users.
+3. The gate has the lowest correlation and the largest loss of AUC that the target allows, at every exit. A variant passes if the
+   bad end of the interval is allowed, and fails if the good end is not. In between it is undecided; more slates may decide.
 
-The mean AUC within users is reported but decides nothing: two candidates that swap places in a slate of eight move that user's
-AUC by 1/16, so with hundreds of users its interval is wider than any loss that is allowed.
+The mean AUC within users is reported and decides nothing: two candidates that swap places in a slate of eight change that user's
+AUC by 1/16, so with hundreds of users its interval is wider than any allowed loss.
 
     prompts = Prompts.draw(catalog, 400)
     expected = prompts.log_odds(Chain(fp32_folder, segments, max_tokens))          # once for all variants
-    seen = prompts.log_odds(Chain(variant_folder, segments, max_tokens))
-    quality = assess(prompts, exits, Gate(correlation=0.995, auc_drop=0.001), expected, seen)
+    actual = prompts.log_odds(Chain(variant_folder, segments, max_tokens))
+    quality = assess(prompts, exits, Gate(correlation=0.995, auc_drop=0.001), expected, actual)
     quality.check()                                                                # raises QualityError
 """
 
@@ -41,16 +41,17 @@ from rexit.ranking import MIN_USERS, auc, auc_difference, item_biases, user_auc
 from rexit.slates import cut, draw
 
 LogOdds = NDArray[np.float32]
-"""One chain's log-odds on `Prompts`: [pairs, E]."""
+"""A chain's log-odds on `Prompts`: [pairs, E]."""
 
 Verdict = Literal["passed", "failed", "undecided"]
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Validation slates with their prompts. For each pair: `users` int64 [pairs], numbered from 0, and `liked` bool [pairs].
+    """Validation slates with their prompts.
 
-    biases float64 [pairs]: of their items, see `rexit.ranking.item_biases`. whole: whether they are the whole split.
+    prompts: by slate. users: int64 [pairs], numbered from 0. liked: bool [pairs].
+    biases: float64 [pairs], of the items, see `rexit.ranking.item_biases`. whole: whether they are the whole split.
     """
 
     prompts: list[Prompt]
@@ -61,27 +62,26 @@ class Prompts:
 
     @classmethod
     def draw(cls, catalog: Catalog, slates: int) -> Prompts:
-        """At most `slates` slates of the validation split (0: all), always the same ones. Raises InputError for an empty
-        split."""
-        everything = cut(catalog, "validation")
-        drawn, builder = draw(everything, slates) if slates else everything, PromptBuilder(catalog)
-        users = np.repeat([catalog.users.row(slate.user) for slate in drawn], [len(slate.items) for slate in drawn])
-        items, train = np.concatenate([catalog.items.rows(slate.items) for slate in drawn]), catalog.split("train")
+        """At most `slates` slates of the validation split (0: all), the same at each call. Raises InputError: an empty split."""
+        split = cut(catalog, "validation")
+        sample, builder = draw(split, slates) if slates else split, PromptBuilder(catalog)
+        users = np.repeat([catalog.users.row(slate.user) for slate in sample], [len(slate.items) for slate in sample])
+        items, train = np.concatenate([catalog.items.rows(slate.items) for slate in sample]), catalog.split("train")
         return cls(
-            [builder.prompt(slate.user, slate.items, slate.as_of) for slate in drawn],
+            [builder.prompt(slate.user, slate.items, slate.as_of) for slate in sample],
             np.unique(users.astype(np.int64), return_inverse=True)[1],
-            np.concatenate([slate.liked for slate in drawn]),
+            np.concatenate([slate.liked for slate in sample]),
             item_biases(items.astype(np.int64), train.items, train.liked),
-            whole=len(drawn) == len(everything),
+            whole=len(sample) == len(split),
         )
 
-    def log_odds(self, chain: Chain, each: Callable[[int], None] | None = None) -> LogOdds:
-        """Runs all of them through a chain, as whole slates. `each` is called with the number of slates done."""
+    def log_odds(self, chain: Chain, on_slate: Callable[[int], None] | None = None) -> LogOdds:
+        """Runs the slates through a chain. `on_slate` is called with the number of slates done."""
         parts = []
         for done, prompt in enumerate(self.prompts, 1):
             parts.append(chain.slate(prompt.prefix, prompt.candidates, liked=prompt.liked))
-            if each:
-                each(done)
+            if on_slate:
+                on_slate(done)
         return np.concatenate(parts)
 
     def __len__(self) -> int:
@@ -89,11 +89,11 @@ class Prompts:
 
     @property
     def user_count(self) -> int:
-        """How many users there are."""
+        """Number of users."""
         return int(self.users.max()) + 1
 
     def shortage(self) -> str | None:
-        """Why they cannot show a loss of AUC, whatever the log-odds; None if they can."""
+        """Why the slates cannot show a loss of AUC; None if they can."""
         if self.user_count < MIN_USERS:
             return f"{self.user_count} users are too few to judge a variant by, at least {MIN_USERS} are needed"
         if self.liked.all() or not self.liked.any():
@@ -101,13 +101,13 @@ class Prompts:
         return None
 
     def check(self) -> None:
-        """Raises InputError if they cannot tell anything, which should be known before the work."""
+        """Raises InputError if the slates cannot show a loss of AUC."""
         if reason := self.shortage():
             raise InputError(f"{self}: {reason}; {self.remedy}")
 
     @property
     def remedy(self) -> str:
-        """What to do about a shortage, for messages."""
+        """What to do about a shortage."""
         accept = "--accept-loss writes the variant anyway"
         return f"the split has no more; {accept}" if self.whole else f"ask for more with --quality-slates (0: all); {accept}"
 
@@ -117,9 +117,12 @@ class Prompts:
 
 @dataclass(frozen=True)
 class ExitQuality:
-    """One exit against float32. mean, worst: |difference| of log-odds. kl: mean over pairs, in nats. order: share of pairs of
-    candidates in a slate, those that float32 tells apart, in float32's order. auc_change: 95 % interval of AUC minus float32's
-    AUC, None if the prompts cannot give one. A figure without a value is NaN."""
+    """An exit of a variant against float32. Figures without a value are NaN.
+
+    layers: depth. correlation: of log-odds. mean, worst: |difference| of log-odds. kl: mean over pairs, in nats.
+    order: of the pairs of candidates that float32 tells apart, the share in float32's order.
+    auc_change: 95 % interval of AUC minus float32's; None if the slates cannot give it.
+    """
 
     layers: int
     correlation: float
@@ -143,7 +146,7 @@ class ExitQuality:
 
 @dataclass(frozen=True)
 class Quality:
-    """A variant against float32, and the gate it has to pass."""
+    """A variant against float32, and its gate."""
 
     exits: tuple[ExitQuality, ...]
     gate: Gate
@@ -151,9 +154,9 @@ class Quality:
 
     @property
     def verdict(self) -> Verdict:
-        """failed if one exit is, else undecided if one is."""
-        found = {row.verdict(self.gate) for row in self.exits}
-        return "failed" if "failed" in found else "undecided" if "undecided" in found else "passed"
+        """The worst verdict of any exit."""
+        verdicts = {row.verdict(self.gate) for row in self.exits}
+        return "failed" if "failed" in verdicts else "undecided" if "undecided" in verdicts else "passed"
 
     def check(self, accept_loss: bool = False) -> None:
         """Raises QualityError for the first exit that failed, else the first undecided one, unless loss is accepted."""
@@ -174,17 +177,17 @@ class Quality:
         if row.auc_change is None:
             return f"{self.prompts} cannot tell whether AUC is lost: {self.prompts.shortage()}"
         low, high = row.auc_change
-        seen = (
+        figures = (
             f"AUC {row.auc:.4f}, float32 has {row.auc_fp32:.4f}; the change is {low:+.4f} to {high:+.4f} "
             f"(95 % interval over {self.prompts.user_count} users)"
         )
         allowed = f"a loss of at most {self.gate.auc_drop:g} is allowed"
         if row.verdict(self.gate) == "failed":
-            return f"{seen}, {allowed}"
-        return f"{seen}, too wide to tell: {allowed}"
+            return f"{figures}, {allowed}"
+        return f"{figures}, too wide to tell: {allowed}"
 
     def to_json(self) -> dict[str, Any]:
-        """`quality` in variant.json. `accepted`: it did not pass the gate and was written on request."""
+        """`quality` of variant.json. `accepted`: the variant did not pass and was written on request."""
         return {
             "reference": "fp32",
             "split": "validation",
@@ -198,52 +201,59 @@ class Quality:
         }
 
 
-def assess(prompts: Prompts, exits: Sequence[int], gate: Gate, expected: LogOdds, seen: LogOdds) -> Quality:
-    """The variant's log-odds against those of float32; exits are depths in layers."""
+def assess(prompts: Prompts, exits: Sequence[int], gate: Gate, expected: LogOdds, actual: LogOdds) -> Quality:
+    """Compares a variant with float32.
+
+    Args:
+        prompts: the slates that both ran.
+        exits: depths in layers.
+        gate: the variant's gate.
+        expected, actual: float32's and the variant's log-odds, float32 [pairs, E].
+    """
     return Quality(
-        tuple(_exit(prompts, depth, expected[:, k], seen[:, k]) for k, depth in enumerate(exits)),
+        tuple(_exit(prompts, depth, expected[:, k], actual[:, k]) for k, depth in enumerate(exits)),
         gate,
         prompts,
     )
 
 
-def _exit(prompts: Prompts, depth: int, expected: NDArray[np.float32], seen: NDArray[np.float32]) -> ExitQuality:
+def _exit(prompts: Prompts, depth: int, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> ExitQuality:
     users, liked = prompts.users, prompts.liked
-    difference = np.abs(expected.astype(np.float64) - seen)
-    correlation, mean, worst = _correlation(expected, seen), float(difference.mean()), float(difference.max())
+    difference = np.abs(expected.astype(np.float64) - actual)
+    correlation, mean, worst = _correlation(expected, actual), float(difference.mean()), float(difference.max())
     if not math.isfinite(worst):
-        none = math.nan
-        return ExitQuality(depth, correlation, mean, worst, none, none, none, none, None, none, none)
-    change = None if prompts.shortage() else auc_difference(seen, expected, users, liked)[1:]
+        nan = math.nan
+        return ExitQuality(depth, correlation, mean, worst, nan, nan, nan, nan, None, nan, nan)
+    change = None if prompts.shortage() else auc_difference(actual, expected, users, liked)[1:]
     return ExitQuality(
         depth,
         correlation,
         mean,
         worst,
-        _divergence(expected, seen),
-        _same_order(prompts.prompts, expected, seen),
+        _divergence(expected, actual),
+        _same_order(prompts.prompts, expected, actual),
         auc(expected, liked),
-        auc(seen, liked),
+        auc(actual, liked),
         change,
         user_auc(expected, users, liked),
-        user_auc(seen, users, liked),
+        user_auc(actual, users, liked),
     )
 
 
-def _divergence(expected: NDArray[np.float32], seen: NDArray[np.float32]) -> float:
-    """Mean of KL(p, q) in nats, with p and q the probabilities of yes and no that log-odds stand for."""
-    p, q = expected.astype(np.float64), seen.astype(np.float64)
-    # log(1 + e^x), from which log-probabilities follow without a logarithm of a rounded 0.
+def _divergence(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> float:
+    """Mean of KL(p, q) in nats; p and q are the probabilities of yes and no."""
+    p, q = expected.astype(np.float64), actual.astype(np.float64)
+    # logaddexp(0, x) is log(1 + e^x), which avoids the logarithm of a rounded 0.
     yes = np.exp(-np.logaddexp(0, -p)) * (np.logaddexp(0, -q) - np.logaddexp(0, -p))
     no = np.exp(-np.logaddexp(0, p)) * (np.logaddexp(0, q) - np.logaddexp(0, p))
     return float((yes + no).mean())
 
 
-def _same_order(prompts: Sequence[Prompt], expected: NDArray[np.float32], seen: NDArray[np.float32]) -> float:
+def _same_order(prompts: Sequence[Prompt], expected: NDArray[np.float32], actual: NDArray[np.float32]) -> float:
     """NaN if no slate has two candidates that float32 tells apart."""
     ends = np.cumsum([len(prompt.candidates) for prompt in prompts])[:-1]
     same = pairs = 0
-    for exact, other in zip(np.split(expected, ends), np.split(seen, ends), strict=True):
+    for exact, other in zip(np.split(expected, ends), np.split(actual, ends), strict=True):
         a, b = np.triu_indices(len(exact), 1)
         order = np.sign(exact[a] - exact[b])
         same += int((np.sign(other[a] - other[b]) == order)[order != 0].sum())
@@ -252,6 +262,6 @@ def _same_order(prompts: Sequence[Prompt], expected: NDArray[np.float32], seen: 
 
 
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """NaN if one of them is constant or not finite."""
+    """Pearson's correlation; NaN if one of the two is constant or not finite."""
     with np.errstate(all="ignore"):
         return float(np.corrcoef(a.astype(np.float64), b.astype(np.float64))[0, 1])

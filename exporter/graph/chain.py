@@ -1,4 +1,4 @@
-"""Runs a variant's segments one after another in ONNX Runtime: all that an export needs to know about running them."""
+"""Runs a variant's segments in sequence in ONNX Runtime, for an export's checks."""
 
 from __future__ import annotations
 
@@ -19,20 +19,16 @@ from rexit.exporter.quiet import first_line
 Tokens = NDArray[np.int32]
 Cache = list[tuple[list[NDArray[Any]], list[NDArray[Any]]]]
 Likes = NDArray[np.int64] | None
-"""Rows of what the user of a prompt had liked; needed where it has a vector of the user."""
+"""Rows of the items that a prompt's user had liked; needed for a user's vector."""
 
 
 class Chain:
-    """The segments in one folder, opened in ONNX Runtime. Raises BackendError if it rejects a graph or fails.
+    """The segments of a folder, opened in ONNX Runtime.
 
-    Each session has its own threads, which sleep when idle: spinning, they would slow down the other segments' threads. One
-    global pool would be faster still, but ONNX Runtime then refuses all other sessions of this process that want their own.
+    Each session has its own threads, which sleep when idle, as spinning would slow down the other segments. One global pool would
+    be faster still, but ONNX Runtime then refuses other sessions of the process that have their own.
 
     float16 graphs, which are for accelerators, run with every half rounded (`rexit.exporter.graph.precision.rounded`).
-
-    max_tokens: candidate tokens in one pass at most. vectors: of the prompts; None if these are text alone.
-    watch: for each segment of float32 graphs, names of values inside; `see` is called with (segment, name, numbers) after each
-    run.
     """
 
     def __init__(
@@ -42,10 +38,23 @@ class Chain:
         max_tokens: int,
         vectors: Vectors | None = None,
         watch: Sequence[Sequence[str]] | None = None,
-        see: Callable[[int, str, NDArray[Any]], None] | None = None,
+        on_value: Callable[[int, str, NDArray[Any]], None] | None = None,
     ) -> None:
+        """Opens the graphs.
+
+        Args:
+            folder: of the graphs.
+            segments: their descriptions.
+            max_tokens: most candidate tokens in one pass.
+            vectors: of the prompts; None: they have none.
+            watch: by segment of float32 graphs, names of inner values to report.
+            on_value: called with (segment, name, numbers) for each watched value after each run.
+
+        Raises:
+            BackendError: ONNX Runtime rejects a graph.
+        """
         self.folder, self.segments, self.max_tokens, self.vectors = folder, list(segments), max_tokens, vectors
-        self._watch, self._see = watch or [()] * len(segments), see
+        self._watch, self._on_value = watch or [()] * len(segments), on_value
         try:
             self.sessions = [_open(folder, s, names) for s, names in zip(segments, self._watch, strict=True)]
         except Exception as exc:
@@ -65,9 +74,23 @@ class Chain:
         past: Cache | None = None,
         liked: Likes = None,
     ) -> tuple[NDArray[np.float32], Cache]:
-        """Log-odds float32 [N, E] at the rows, and each segment's new keys and values; all tokens go to full depth."""
+        """Runs all tokens to full depth.
+
+        Args:
+            tokens: [T], with vector ids.
+            positions, groups: int64 [T].
+            rows: int64 [N].
+            past: keys and values of the prefix, by segment.
+            liked: rows of the user's likes, for the user's vector.
+
+        Returns:
+            Log-odds float32 [N, E], and the new keys and values by segment.
+
+        Raises:
+            BackendError: ONNX Runtime fails.
+        """
         x: NDArray[Any]
-        x, vectors = self._given(tokens.astype(np.int64), liked)
+        x, vectors = self._pass_inputs(tokens.astype(np.int64), liked)
         log_odds, new = [], []
         for k, (segment, session) in enumerate(zip(self.segments, self.sessions, strict=True)):
             keys, values = past[k] if past else (self._empty[k], self._empty[k])
@@ -78,32 +101,31 @@ class Chain:
                 feed[names["vectors"]] = vectors
             feed |= dict(zip((*names["past_keys"], *names["past_values"]), (*keys, *values), strict=True))
             try:
-                found = dict(zip((o.name for o in session.get_outputs()), session.run(None, feed), strict=True))
+                results = dict(zip((o.name for o in session.get_outputs()), session.run(None, feed), strict=True))
             except Exception as exc:
                 raise BackendError(f"{segment.graph}: ONNX Runtime failed: {first_line(exc)}") from exc
             out = segment.outputs
-            logits = found[out["logits"]]
+            logits = results[out["logits"]]
             log_odds.append(logits[:, 1] - logits[:, 0])
-            new.append(([found[name] for name in out["new_keys"]], [found[name] for name in out["new_values"]]))
+            new.append(([results[name] for name in out["new_keys"]], [results[name] for name in out["new_values"]]))
             for name in self._watch[k]:
-                assert self._see is not None
-                self._see(k, name, found[name])
+                assert self._on_value is not None
+                self._on_value(k, name, results[name])
             if "hidden" in out:
-                x = found[out["hidden"]]
+                x = results[out["hidden"]]
         return np.stack(log_odds, 1), new
 
-    def _given(self, tokens: NDArray[np.int64], liked: Likes) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
-        """Tokens as a pass takes them, and its vectors float32 [R, H]: a prompt's ids beyond the vocabulary become V + r in the
-        order in which they are met."""
+    def _pass_inputs(self, tokens: NDArray[np.int64], liked: Likes) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
+        """A pass's tokens and vectors float32 [R, H]: vector ids become V + r, in order of first use."""
         if self.vectors is None:
             return tokens, None
-        here = tokens >= (vocabulary := self.vectors.ids.vocabulary)
-        ids = np.array(list(dict.fromkeys(tokens[here].tolist())), np.int64)
+        is_vector = tokens >= (vocabulary := self.vectors.ids.vocabulary)
+        ids = np.array(list(dict.fromkeys(tokens[is_vector].tolist())), np.int64)
         if not len(ids):
             return tokens, np.zeros((1, self.vectors.width), np.float32)
         order = np.argsort(ids)
         passed = tokens.copy()
-        passed[here] = vocabulary + order[np.searchsorted(ids[order], tokens[here])]
+        passed[is_vector] = vocabulary + order[np.searchsorted(ids[order], tokens[is_vector])]
         return passed, self.vectors.of(ids, liked)
 
     def prefix(self, tokens: Tokens, liked: Likes = None) -> Cache | None:
@@ -123,8 +145,8 @@ class Chain:
     def slate(
         self, prefix: Tokens, candidates: Sequence[Tokens], past: Cache | None = None, liked: Likes = None
     ) -> NDArray[np.float32]:
-        """Log-odds float32 [N, E] of a whole slate as the runtime scores it: the prefix (unless `past` holds it), then the
-        candidates in chunks of at most `max_tokens`."""
+        """Log-odds float32 [N, E] of a slate as the runtime scores it: the prefix unless `past` holds it, then the candidates in
+        chunks of at most `max_tokens`."""
         past = past or self.prefix(prefix, liked)
         parts = chunks(candidates, self.max_tokens)
         return np.concatenate([self.score(candidates[part], len(prefix), past, liked) for part in parts])
@@ -142,7 +164,7 @@ def _open(folder: Path, segment: Segment, watch: Sequence[str]) -> ort.Inference
     model.graph.outputs.extend(value for node in model.graph for value in node.outputs if value.name in watch)
     if half:
         model = rounded(model)
-        # Every rounding is intended: no fusion across one, and none of int8 products, whose kernels saturate on some CPUs.
+        # Every rounding is intended: no fusion across it. Nor of int8 products, whose kernels saturate on some CPUs.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
@@ -150,7 +172,7 @@ def _open(folder: Path, segment: Segment, watch: Sequence[str]) -> ort.Inference
 
 
 def chunks(candidates: Sequence[Tokens], max_tokens: int) -> Iterator[slice]:
-    """Runs of consecutive candidates with at most `max_tokens` tokens together; a longer candidate is on its own."""
+    """Yields runs of consecutive candidates of at most `max_tokens` tokens together; a longer candidate is a run of its own."""
     start = total = 0
     for n, candidate in enumerate(candidates):
         total += len(candidate)

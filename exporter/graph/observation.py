@@ -1,4 +1,4 @@
-"""Observes the inputs of a float32 graph's linear layers on real prompts, for passes that need to know something about them."""
+"""Observes the inputs of a float32 graph's linear layers on real prompts, for passes that need data about them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from rexit.exporter.prompt.builder import Prompt
 
 @dataclass(frozen=True)
 class Observation:
-    """What a target's passes are told about each input of a linear layer, in its `meta` under `key`.
+    """Data about the inputs of linear layers, which passes read in a value's `meta` under `key`.
 
-    name: of this step of an export. draw: chooses prompts from a catalog; none if there is nothing to observe. gather(chain,
-    prompts, each): what was seen, by segment and by the value's name; `each` is called with the number of prompts done.
+    name: of this step of an export. draw: chooses prompts from a catalog; none if there is nothing to observe.
+    gather(chain, prompts, on_prompt): returns the data, by segment and name of the value; `on_prompt` is called with the number
+    of prompts done.
     """
 
     name: str
@@ -32,24 +33,28 @@ class Observation:
 
 
 def linear_inputs(graph: Path) -> list[str]:
-    """Names of the inputs of a float32 graph's linear layers, each once."""
-    found = by_input(linears(fold_linear_weights(ir.load(graph))))
-    return [str(group[0].input.name) for group in found]
+    """Distinct names of the inputs of a float32 graph's linear layers."""
+    groups = by_input(linears(fold_linear_weights(ir.load(graph))))
+    return [str(group[0].input.name) for group in groups]
 
 
 def observe(
     chain: Chain,
     prompts: Sequence[Prompt],
-    see: Callable[[int, str, NDArray[Any]], None],
-    each: Callable[[int], None] | None = None,
+    on_value: Callable[[int, str, NDArray[Any]], None],
+    on_prompt: Callable[[int], None] | None = None,
 ) -> None:
-    """Runs the prompts through the chain's graphs and calls `see` with (segment, name, numbers) after each run.
+    """Runs prompts through a chain's graphs.
 
-    Vectors are the chain's own, those that the variant will be given.
+    Args:
+        chain: float32 graphs, and the vectors of prompts.
+        prompts: slates to run.
+        on_value: called with (segment, name, numbers) for each linear input after each run.
+        on_prompt: called with the number of prompts done.
     """
     watched = [linear_inputs(chain.folder / segment.graph) for segment in chain.segments]
-    watching = Chain(chain.folder, chain.segments, chain.max_tokens, chain.vectors, watched, see)
+    watching = Chain(chain.folder, chain.segments, chain.max_tokens, chain.vectors, watched, on_value)
     for done, prompt in enumerate(prompts, 1):
         watching.slate(prompt.prefix, prompt.candidates, liked=prompt.liked)
-        if each:
-            each(done)
+        if on_prompt:
+            on_prompt(done)

@@ -1,12 +1,12 @@
-"""One segment: the layers after one exit up to the next, with that exit's head, as a module to export.
+"""A segment as a module to export: the layers after an exit up to the next, with that exit's head.
 
-The model's own forward runs the layers, so nothing specific to a family is repeated here. In a shallow copy of the decoder's body
+The model's own forward runs the layers, so no family needs code here. In a shallow copy of the decoder's body
 
-1. layers outside [begin, end) pass their input on, so that layer numbers, masks and rotary tables stay those of the model;
-2. the layer before `begin` returns the segment's `hidden` instead, which cuts off whatever the embeddings did;
-3. the final norm is the identity: heads have their own norms.
+1. layers outside [begin, end) return their input, so that layer numbers, masks and rotary tables stay the model's;
+2. the layer before `begin` returns the segment's `hidden`, which cuts off the embeddings;
+3. the final norm is the identity, as heads have their own norms.
 
-What is cut off is dead code to torch's exporter.
+Cut-off parts are dead code to torch's exporter.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.packed import Call
-from rexit.exporter.model.vectors import Embed, Given
+from rexit.exporter.model.vectors import Embed, PassVectors
 
 
 class SegmentModule(nn.Module):
@@ -55,18 +55,23 @@ class SegmentModule(nn.Module):
         past_keys: list[Tensor],
         past_values: list[Tensor],
     ) -> tuple[Tensor, ...]:
-        """T tokens behind P prefix tokens (P may be 0), N rows to read.
+        """Runs T tokens behind P prefix tokens (P may be 0) and reads N rows.
 
-        x: tokens int64 [T] in the first segment, hidden states float [T, H] in the others
-        positions: int64 [T]; groups: int64 [T], a token sees the prefix and earlier tokens of its own group; rows: int64 [N]
-        past_keys, past_values: one [kv_heads, P, head_dim] per layer of the segment
-        Returns hidden [T, H] (not in the last segment), logits float32 [N, 2], then each layer's new key and each layer's
-        new value, [kv_heads, T, head_dim].
+        Args:
+            x: tokens int64 [T] in the first segment, hidden states float [T, H] in the others.
+            positions: int64 [T].
+            groups: int64 [T]; a token sees the prefix and earlier tokens of its own group.
+            rows: int64 [N].
+            past_keys, past_values: [kv_heads, P, head_dim], by layer of the segment.
+
+        Returns:
+            hidden [T, H] (not in the last segment), logits float32 [N, 2], the new keys by layer, the new values by layer,
+            [kv_heads, T, head_dim].
         """
         return self._run(x, None, positions, groups, rows, past_keys, past_values)
 
     def _inputs(self, x: Tensor, vectors: Tensor | None) -> dict[str, Tensor]:
-        """What the decoder's body is called with."""
+        """Arguments of the decoder's body."""
         assert vectors is None
         return {"inputs_embeds": x[None]} if self.begin else {"input_ids": x[None]}
 
@@ -100,7 +105,7 @@ class SegmentModule(nn.Module):
 
 
 class SegmentWithVectors(SegmentModule):
-    """The first segment of a model whose prompts have vectors, up to layer `end`; their ids begin at `vocabulary`."""
+    """The first segment, up to layer `end`, of a model whose prompts have vectors; vector ids start at `vocabulary`."""
 
     def __init__(self, decoder: Decoder, heads: ExitHeads, end: int, vocabulary: int) -> None:
         super().__init__(decoder, heads, 0, 0, end)
@@ -108,7 +113,7 @@ class SegmentWithVectors(SegmentModule):
         embeddings = decoder.model.get_input_embeddings()
         self._embed: Embed = lambda tokens: embeddings(tokens)  # the body's; as an attribute it would be a second submodule
 
-    def forward(  # type: ignore[override]  # one input more, which a graph has or has not
+    def forward(  # type: ignore[override]  # has one more input
         self,
         x: Tensor,
         positions: Tensor,
@@ -118,26 +123,26 @@ class SegmentWithVectors(SegmentModule):
         past_keys: list[Tensor],
         past_values: list[Tensor],
     ) -> tuple[Tensor, ...]:
-        """vectors: float32 [R, H], of which the token `vocabulary` + r stands for row r; all else as without them."""
+        """As in `SegmentModule`. vectors: float32 [R, H]; token `vocabulary` + r stands for row r."""
         return self._run(x, vectors, positions, groups, rows, past_keys, past_values)
 
     def _inputs(self, x: Tensor, vectors: Tensor | None) -> dict[str, Tensor]:
         assert vectors is not None
-        return {"inputs_embeds": Given(self.vocabulary, vectors).embed(self._embed, x)[None]}
+        return {"inputs_embeds": PassVectors(self.vocabulary, vectors).embed(self._embed, x)[None]}
 
 
 class _Entry:
-    """Holds the segment's input for the layer before its first one."""
+    """The segment's input, for the layer before its first."""
 
     hidden: Tensor | None = None
 
 
 class _Skipped(nn.Module):
-    """Stands in for a layer outside the segment. Exposes that layer's attributes, which some forwards read."""
+    """Replaces a layer outside the segment. Exposes the layer's attributes, which some forwards read."""
 
     def __init__(self, layer: nn.Module, entry: _Entry | None) -> None:
         super().__init__()
-        self.__dict__["layer"], self.__dict__["entry"] = layer, entry  # not as a submodule: its weights are not the segment's
+        self.__dict__["layer"], self.__dict__["entry"] = layer, entry  # no submodule: its weights are not the segment's
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["layer"], name)
@@ -145,13 +150,13 @@ class _Skipped(nn.Module):
     def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
         if self.entry is None:
             return hidden
-        waiting: Tensor | None = self.entry.hidden
-        assert waiting is not None
-        return waiting
+        entry: Tensor | None = self.entry.hidden
+        assert entry is not None
+        return entry
 
 
 def _shallow(module: nn.Module, replaced: dict[str, nn.Module | None]) -> nn.Module:
-    """A copy that shares everything but the named children; the original is untouched."""
+    """A copy with the named children replaced and everything else shared; the original is unchanged."""
     out = copy.copy(module)
     out.__dict__["_modules"] = {**module._modules, **replaced}
     return out

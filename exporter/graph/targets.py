@@ -1,7 +1,7 @@
-"""The targets of an export. A target and a precision name a list of passes over each graph, not a branch in the exporter.
+"""The targets of an export: a target and a precision name a list of passes over each graph.
 
-The float32 graphs of a target, as torch traces them at its opset, are its base (`Target.base`): they are compared with PyTorch;
-its variants are derived from them and compared with them.
+A target's float32 graphs, as torch traces them at its opset, are its base (`Target.base`). They are compared with PyTorch;
+variants are derived from them and compared with them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Pass = Callable[[ir.Model], ir.Model]
 
 @dataclass(frozen=True)
 class Gate:
-    """The lowest correlation of log-odds with float32's (None: any) and the largest loss of AUC, both at every exit."""
+    """Lowest correlation of log-odds with float32's (None: any) and largest loss of AUC, at every exit."""
 
     correlation: float | None
     auc_drop: float
@@ -44,13 +44,12 @@ class Gate:
 
 @dataclass(frozen=True)
 class Target:
-    """One row of the table below; `name` and `precision` also name the variant.
+    """A row of the table below. `name` and `precision` name the variant.
 
-    base: the float32 graphs it is derived from; None for those graphs themselves.
-    gate: None for a variant that is compared with PyTorch itself, whose golden samples are PyTorch's. With a gate they are the
-    variant's own. tolerance: how far log-odds may be from the golden ones; with a gate, more if the model needs more, up to
-    `cap`.
-    observation: what its passes need to know about the inputs of linear layers; the same for all precisions that have one.
+    base: the float32 graphs that it is derived from; None for these graphs themselves.
+    gate: None for a variant that is compared with PyTorch and has PyTorch's golden samples. With a gate they are its own.
+    tolerance: largest distance from golden log-odds; with a gate, more if the model needs more, up to `cap`.
+    observation: data that its passes need about the inputs of linear layers; equal for all precisions that have any.
     """
 
     name: str
@@ -71,16 +70,16 @@ class Target:
         return f"{self.name}-{self.precision}"
 
 
-# Values of `Target.cap`: how far apart the ways of running one graph may be at all. They guard against errors in the passes. A
-# wrong mask or prefix in the graphs they start from shows at EXACT, since those are compared with PyTorch first.
+# Values of `Target.cap`: the largest distance between ways of running a graph. They guard against errors in the passes. A wrong
+# mask or prefix in the base graphs shows at EXACT, as these are compared with PyTorch first.
 
 _HALF = 0.1
-"""float16 activations. A sum in another order now and then rounds to another half, and so do the layers after it: 0.03 was seen
-between the ways of running SmolLM2-135M, 30 layers, not fine-tuned."""
+"""float16 activations. A sum in another order sometimes rounds to another half, which changes later layers: measured 0.03 between
+the ways of running SmolLM2-135M, 30 layers, not fine-tuned."""
 
 _EIGHT_BITS = 1.0
-"""8-bit activations. Here a different last bit becomes a different one of few numbers: on the same model 0.49 was seen between
-the ways of running, 0.54 between rexit's kernels and ONNX Runtime's. On the demo's model, which is trained, 0.0008."""
+"""8-bit activations. Here another last bit selects another of few numbers: measured 0.49 between the ways of running the same
+model, 0.54 between rexit's kernels and ONNX Runtime's; on the demo's trained model 0.0008."""
 
 # Opset 23 has Attention, RMSNormalization and RotaryEmbedding, 6-15 % faster on ONNX Runtime's CPU than their decompositions.
 _CPU = Target("cpu", "fp32", "onnxruntime", 23, "float32", "float32", (tidy, gather_rows_early, slate_attention, tidy), EXACT)
@@ -101,10 +100,10 @@ def _tensorrt(
     cap: float,
     observation: Observation | None = None,
 ) -> Target:
-    """A target with half between the linear layers; all end with the same passes.
+    """A target with half between linear layers, and the passes that end all of them.
 
-    Golden log-odds come from graphs with every half rounded, which no backend reproduces bit for bit: ONNX Runtime's CPU is 0.006
-    (fp16), 0.04 (int8), 0.035 (int4) and 0.15 (fp8) away on a tiny random model. The tolerances allow for that.
+    Golden log-odds come from graphs with every half rounded. No backend reproduces them bit for bit: on a tiny random model ONNX
+    Runtime's CPU is 0.006 (fp16), 0.04 (int8), 0.035 (int4) and 0.15 (fp8) away. The tolerances allow for that.
     """
     passes = (*passes, tidy, allowed_operators)
     return Target(
@@ -185,27 +184,27 @@ TARGETS = (
 
 
 CACHES = ("float16", "int8")
-"""What keys and values between passes can be stored in, where a target has a choice."""
+"""Dtypes of keys and values between passes, for targets with a choice."""
 
 
 def with_cache(target: Target, dtype: str) -> Target:
     """The target with keys and values in `dtype`, if it has a choice."""
     if dtype == "float16" or half_cache not in target.passes:
         return target
-    return replace(target, cache_dtype=dtype, passes=tuple(int8_cache if one is half_cache else one for one in target.passes))
+    return replace(target, cache_dtype=dtype, passes=tuple(int8_cache if run is half_cache else run for run in target.passes))
 
 
 def find_target(name: str, precision: str) -> Target:
-    """The target with this name and precision. Raises InputError, listing what there is."""
+    """The target with this name and precision. Raises InputError, listing the targets."""
     for target in TARGETS:
         if (target.name, target.precision) == (name, precision):
             return target
-    there = ", ".join(f"--target {name} --precision {'|'.join(of)}" for name, of in _precisions().items())
-    raise InputError(f"no target {name!r} with precision {precision!r}; there is: {there}")
+    known = ", ".join(f"--target {name} --precision {'|'.join(precisions)}" for name, precisions in _precisions().items())
+    raise InputError(f"no target {name!r} with precision {precision!r}; known are: {known}")
 
 
 def _precisions() -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    precisions: dict[str, list[str]] = {}
     for target in TARGETS:
-        found.setdefault(target.name, []).append(target.precision)
-    return found
+        precisions.setdefault(target.name, []).append(target.precision)
+    return precisions

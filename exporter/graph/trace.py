@@ -1,4 +1,4 @@
-"""From a segment to its ONNX graph on disk: `segment-K.onnx` and, next to it, the weights in `segment-K.onnx.data`."""
+"""From a segment to its ONNX graph on disk: `segment-K.onnx`, with weights in `segment-K.onnx.data`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,25 @@ from rexit.exporter.graph.segment import SegmentModule
 from rexit.exporter.graph.targets import Target
 from rexit.exporter.quiet import first_line, quiet
 
-# Sizes of the example the graph is traced with. Distinct primes, so that no two dimensions are taken for the same one.
+# Sizes of the example that is traced: distinct primes, so that no two dimensions are unified.
 _TOKENS, _PREFIX, _ROWS, _VECTORS = 17, 11, 3, 5
 
 
 def export_segment(segment: SegmentModule, k: int, target: Target, folder: Path) -> bundle.Segment:
-    """Exports segment k into `folder` and returns its description for variant.json.
+    """Exports segment k. T (tokens), P (prefix, from 0) and N (rows) stay dynamic. The same segment gives the same bytes.
 
-    T (tokens), P (prefix, from 0) and N (rows) stay dynamic. The same segment gives the same bytes.
-    Raises CheckpointError if the model cannot be traced, OSError if the folder cannot be written.
+    Args:
+        segment: the module.
+        k: its number, from 0.
+        target: a base target.
+        folder: the folder to write.
+
+    Returns:
+        The segment's description for variant.json.
+
+    Raises:
+        CheckpointError: the model cannot be traced.
+        OSError: the folder cannot be written.
     """
     described = describe(segment, k, target)
     _write(trace(segment, described, target.opset), described, target, folder)
@@ -38,20 +48,30 @@ def derive_segment(
     source: Path,
     target: Target,
     folder: Path,
-    seen: Mapping[str, Any] | None = None,
+    observed: Mapping[str, Any] | None = None,
 ) -> bundle.Segment:
-    """Applies the target's passes to a segment in the folder `source` and writes the result to `folder`; nothing is traced again.
+    """Derives a variant's segment from its base by the target's passes.
 
-    `source` holds the graphs of the target's base; seen: what the target's observation gathered for this segment, by value.
-    Returns the new description for variant.json. Raises CheckpointError, naming the variant and the graph, if a pass cannot
-    handle this model, OSError if the folder cannot be written.
+    Args:
+        described: the base's segment.
+        source: the folder of the base's graphs.
+        target: the target.
+        folder: the folder to write.
+        observed: the data of the target's observation for this segment, by name of the value.
+
+    Returns:
+        The segment's description for variant.json.
+
+    Raises:
+        CheckpointError: a pass cannot handle the model; names variant and graph.
+        OSError: the folder cannot be written.
     """
     described = replace(described, hidden_dtype=target.hidden_dtype, cache_dtype=target.cache_dtype)
     model = ir.load(source / described.graph)
-    if target.observation and seen:
+    if target.observation and observed:
         for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
-            if value.name is not None and value.name in seen:
-                value.meta[target.observation.key] = seen[value.name]
+            if value.name is not None and value.name in observed:
+                value.meta[target.observation.key] = observed[value.name]
     _write(model, described, target, folder)
     return described
 
@@ -108,7 +128,7 @@ def trace(segment: SegmentModule, described: bundle.Segment, opset: int) -> ir.M
 
 
 def _name_transposed(model: ir.Model, segment: SegmentModule) -> None:
-    """Restores the parameter names of weights that torch's exporter stored transposed, so that errors can name them."""
+    """Restores the names of weights that torch's exporter stored transposed, so that errors can name them."""
     unnamed = [value for value in model.graph.initializers.values() if value.shape is not None and len(value.shape) == 2]
     for name, parameter in segment.named_parameters():
         if parameter.ndim == 2 and name not in model.graph.initializers:
@@ -148,5 +168,5 @@ def describe(segment: SegmentModule, k: int, target: Target) -> bundle.Segment:
 
 
 def _names(described: Any) -> list[str]:
-    """Tensor names in the order of `SegmentModule.forward`'s arguments or results, which is the description's order."""
+    """Tensor names in the description's order, which is that of `SegmentModule.forward`'s arguments or results."""
     return [name for value in described.values() for name in (value if isinstance(value, list) else [value])]

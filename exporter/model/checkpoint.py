@@ -8,10 +8,10 @@
                               `exit.{k}.weight` [2, H] with the rows no, yes, `exit.{k}.bias` [2] (optional)
     projectors.safetensors    `NAME.PARAMETER` of each projector in `exits.json`: "projectors": {"gcn": {"dim": 64}, …}
 
-In the place of the decoder there may be a PEFT adapter (`adapter_config.json`, `adapter_model.safetensors`), see `weights`.
+A PEFT adapter (`adapter_config.json`, `adapter_model.safetensors`) may replace the decoder, see `weights`.
 
-`exits` are depths in layers. Without these two files any decoder can be loaded with explicit exits and `head="shared"`: each exit
-then uses the final norm and the two label rows of the LM head. To train: `load_checkpoint`, then
+`exits` are depths in layers. Without `exits.json` and heads any decoder can be loaded with explicit exits and `head="shared"`:
+each exit then uses the final norm and the two label rows of the LM head. To train: `load_checkpoint`, then
 `multi_exit.MultiExitModel`, then `save_checkpoint`.
 """
 
@@ -36,15 +36,18 @@ from rexit.exporter.quiet import first_line, quiet
 
 EXITS, HEADS, PROJECTORS = "exits.json", "exit_heads.safetensors", "projectors.safetensors"
 TRAITS = ("tokenizer", "prompt", "space")
-"""Of a catalog, see `Catalog.traits`."""
+"""Names in `Catalog.traits`."""
 HEAD_KINDS = ("own", "shared")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: the decoder (float32, eval, cut at the last exit), its exits (depths, ascending), its heads and
-    their kind (`own` or `shared`), the traits of the catalog that it was trained on (None: it does not say), and the projectors
-    of what its prompts have vectors of."""
+    """A loaded checkpoint.
+
+    path: its folder or file. decoder: float32, in eval mode. exits: depths, ascending; the decoder is cut at the last.
+    heads: a head per exit. head: their kind, `own` or `shared`. labels: token ids of `no` and `yes`.
+    catalog: the traits of the catalog that it was trained on; None: not recorded. projectors: None if prompts have no vectors.
+    """
 
     path: Path
     decoder: Decoder
@@ -78,12 +81,17 @@ def load_checkpoint(
     head: str | None = None,
     labels: Mapping[str, int] | None = None,
 ) -> Checkpoint:
-    """Loads a folder, also a PEFT adapter's, which is merged; a GGUF file; or a model from the Hugging Face Hub by its id.
+    """Loads a multi-exit checkpoint.
 
-    exits: depths in layers; None: those in `exits.json`. The model is cut at the last one. head: `own` (the default if there
-    is an `exit_heads.safetensors`) or `shared`. labels: token ids of `no` and `yes`, needed for `shared` if `exits.json` has
-    none; if both are given they must agree. Raises CheckpointError for a checkpoint that is missing, truncated, without heads or
-    of an unsupported kind, InputError for exits that do not fit it.
+    Args:
+        path: a Hugging Face folder, a PEFT adapter's folder, a GGUF file or the id of a model on the Hub.
+        exits: depths in layers, ascending; the model is cut at the last. None: those of `exits.json`.
+        head: `own` (the default with an `exit_heads.safetensors`) or `shared`.
+        labels: token ids of `no` and `yes`. `shared` needs them unless `exits.json` has them; both must agree.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, truncated, without heads or of an unsupported kind.
+        InputError: the exits do not fit the model.
     """
     folder = located(path)
     info = read_exits(folder)
@@ -100,10 +108,10 @@ def load_checkpoint(
     if not depths:
         raise InputError(f"{folder}: has no {EXITS}, so the exits must be given, e.g. --exits 2,4,6")
     with quiet():
-        whole = layers(folder)
-    check_exits(depths, whole)
-    if kind == "own" and (other := [depth for depth in depths if depth not in saved]):
-        raise InputError(f"exit {other[0]}: {folder} has no head for it, only for {', '.join(map(str, saved))}")
+        full_depth = layers(folder)
+    check_exits(depths, full_depth)
+    if kind == "own" and (missing := [depth for depth in depths if depth not in saved]):
+        raise InputError(f"exit {missing[0]}: {folder} has no head for it, only for {', '.join(map(str, saved))}")
     ids = dict(info.get("labels") or labels or {})
     if labels is not None and ids != dict(labels):
         raise CheckpointError(f"{folder}: labels {ids}, the catalog has {dict(labels)}: trained on another tokenizer or template")
@@ -135,10 +143,20 @@ def save_checkpoint(
     tokenizer: Any = None,
     projectors: Projectors | None = None,
 ) -> None:
-    """Writes a checkpoint that `load_checkpoint` can load. `model`: the Hugging Face model; `exits`: depths in layers; `labels`:
-    token ids of `no` and `yes`; `catalog`: `Catalog.traits` of the one that it was trained on, which an export compares with its
-    own (None: it does not say); `tokenizer`: anything with `save_pretrained`; `projectors`: of the vectors in its prompts.
-    Raises InputError for exits that do not fit the model.
+    """Writes a checkpoint for `load_checkpoint`.
+
+    Args:
+        folder: the folder to write.
+        model: the Hugging Face model.
+        exits: depths in layers; the last is the full depth.
+        heads: a head per exit.
+        labels: token ids of `no` and `yes`.
+        catalog: `Catalog.traits` of the training catalog, which an export compares with its own; None: not recorded.
+        tokenizer: an object with `save_pretrained`; None: not saved.
+        projectors: of the vectors in prompts; None: there are none.
+
+    Raises:
+        InputError: the exits do not fit the model.
     """
     check_exits(exits, model.config.num_hidden_layers)
     _check_last(exits, model.config.num_hidden_layers)
@@ -151,7 +169,7 @@ def save_checkpoint(
         if projectors is not None:
             save_file(projectors.tensors(), folder / PROJECTORS)
         else:
-            (folder / PROJECTORS).unlink(missing_ok=True)  # of a checkpoint saved here before
+            (folder / PROJECTORS).unlink(missing_ok=True)  # of an earlier checkpoint
     write_exits(folder, exits, labels, catalog, None if projectors is None else projectors.kinds)
 
 
@@ -169,7 +187,7 @@ def write_exits(
 
 
 def check_exits(exits: Sequence[int], layers: int) -> None:
-    """Depths ascend from 1 or more, to no more than the model's number of layers. Raises InputError."""
+    """Raises InputError unless depths ascend within 1 to `layers`."""
     if any(b <= a for a, b in zip((0, *exits), exits, strict=False)):
         raise InputError(f"exits {list(exits)}: depths must ascend, starting at 1 or more")
     if exits[-1] > layers:
@@ -203,8 +221,8 @@ def read_exits(folder: Path) -> dict[str, Any]:
 def _projectors(folder: Path, info: dict[str, Any], decoder: Decoder) -> Projectors | None:
     path, kinds = folder / PROJECTORS, check_kinds(info.get("projectors", {}), str(folder / EXITS))
     if path.is_file() != bool(kinds):
-        there = f"is missing, though {EXITS} has `projectors`" if kinds else f"is there, but {EXITS} has no `projectors`"
-        raise CheckpointError(f"{path}: {there}")
+        problem = f"is missing, though {EXITS} has `projectors`" if kinds else f"exists, but {EXITS} has no `projectors`"
+        raise CheckpointError(f"{path}: {problem}")
     if not kinds:
         return None
     check_width(decoder)

@@ -1,7 +1,7 @@
-"""What a Hugging Face decoder is made of: the stack of layers, the norm after it, the shape of its cache.
+"""The parts of a Hugging Face decoder: its layers, the final norm, the shape of its cache.
 
-Found by inspection, not from a list of families: the layers are the module list whose length the config gives, and one short
-forward shows which attention calls arrive. So any family that uses the attention interface works, whatever its name.
+They are found by inspection, not by a list of families: the layers are the module list of the config's length, and a short
+forward shows the attention calls. So any family that uses the attention interface works.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from rexit.exporter.quiet import first_line
 
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 LAYER_TYPES = ("full_attention", "sliding_attention")
-"""What a config may call its layers. Any other kind keeps a state that no cache of keys and values holds, or has a mask of its
-own."""
+"""Supported kinds of layers. Others have a state beside keys and values, or a mask of their own."""
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """A causal language model (float32, on the CPU, attention set to `ATTENTION`) and where its parts are.
+    """A causal language model and its parts.
 
-    `body` is the module whose forward runs the layers; `layers_name` and `norm_name` are attributes of it.
+    model: float32, on the CPU, with attention `ATTENTION`. body: the module whose forward runs the layers.
+    layers_name, norm_name: attributes of `body`. kv_heads, head_dim: shape of the cache.
     """
 
     model: Any
@@ -40,19 +40,19 @@ class Decoder:
 
     @classmethod
     def of(cls, model: Any) -> Decoder:
-        """Raises CheckpointError, naming the family, for a model that cannot be split."""
+        """Inspects a model. Raises CheckpointError, naming the family, if it cannot be split."""
         family, layers = model.config.model_type, model.config.num_hidden_layers
         if others := sorted(set(getattr(model.config, "layer_types", None) or ()) - set(LAYER_TYPES)):
             raise CheckpointError(f"{family}: has layers of the kind {others[0]}, expected {' or '.join(LAYER_TYPES)} alone")
-        found = [
+        stacks = [
             (body, name)
             for body in model.modules()
             for name, child in body.named_children()
             if isinstance(child, nn.ModuleList) and len(child) == layers and _numbered(child)
         ]
-        if len(found) != 1:
-            raise CheckpointError(f"{family}: expected one list of {layers} decoder layers, found {len(found)}")
-        body, layers_name = found[0]
+        if len(stacks) != 1:
+            raise CheckpointError(f"{family}: expected one list of {layers} decoder layers, found {len(stacks)}")
+        body, layers_name = stacks[0]
         norm_name = next((name for name in FINAL_NORMS if isinstance(getattr(body, name, None), nn.Module)), None)
         if norm_name is None:
             raise CheckpointError(f"{family}: no final norm next to the layers, looked for {', '.join(FINAL_NORMS)}")
@@ -62,7 +62,7 @@ class Decoder:
         return cls(model, body, layers_name, norm_name, kv_heads, head_dim)
 
     def cut(self, depth: int) -> Decoder:
-        """The model of the first `depth` layers, 1 to all. Embeddings, final norm and LM head stay. This one is changed."""
+        """Cuts the model in place to its first `depth` layers and returns it. Embeddings, final norm and LM head stay."""
         config = self.model.config
         config.num_hidden_layers = depth
         if getattr(config, "layer_types", None):
@@ -93,12 +93,12 @@ class Decoder:
 
     @property
     def vocab_size(self) -> int:
-        """Rows of the embedding table."""
+        """V, the rows of the embedding table."""
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     @property
     def max_positions(self) -> int:
-        """The longest sequence the model takes. Raises CheckpointError for a family without a limit."""
+        """The longest sequence that the model takes. Raises CheckpointError for a family without a limit."""
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if not isinstance(limit, int):
             raise CheckpointError(f"{self.family}: its config has no max_position_embeddings")
@@ -106,7 +106,7 @@ class Decoder:
 
     @contextlib.contextmanager
     def stock_attention(self) -> Iterator[None]:
-        """The model uses its family's own attention while the block runs: a reference without any of rexit's code.
+        """Uses the family's own attention while the block runs: a reference without rexit's code.
 
         `eager`, because other stock implementations omit soft-capping.
         """
@@ -118,12 +118,12 @@ class Decoder:
 
 
 def _numbered(layers: nn.ModuleList) -> bool:
-    """Whether the list's members contain attention modules numbered 0, 1, 2, …"""
+    """Whether the modules contain attention modules numbered 0, 1, 2, …"""
     return all(any(getattr(part, "layer_idx", None) == n for part in layer.modules()) for n, layer in enumerate(layers))
 
 
 def _cache_shape(model: Any, body: nn.Module, layers: int) -> tuple[int, int]:
-    """(kv_heads, head_dim), seen in a forward of two tokens."""
+    """(kv_heads, head_dim), from a forward of two tokens."""
     family = model.config.model_type
     positions = torch.arange(2)
     call = Call((positions[None] <= positions[:, None])[None, None], (positions[:, None] - positions[None])[None, None])

@@ -1,4 +1,4 @@
-"""Exit heads: at each exit a norm and a projection to the two label logits (no, yes)."""
+"""Exit heads: a norm and a projection to the two label logits (no, yes)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rexit.exporter.model.decoder import Decoder
 
 
 class ExitHeads(nn.Module):
-    """One head per exit, in float32 whatever surrounds it. Each is independent of the model's own norm and LM head.
+    """A head per exit, in float32 also under autocast, independent of the model's own norm and LM head.
 
-    The norms are of the same kind as the model's final norm (RMSNorm or LayerNorm), with the same epsilon.
+    The norms are of the kind of the model's final norm (RMSNorm or LayerNorm), with its epsilon.
     """
 
     def __init__(self, norms: Sequence[nn.Module], projections: Sequence[nn.Linear]) -> None:
@@ -23,7 +23,7 @@ class ExitHeads(nn.Module):
 
     @classmethod
     def like(cls, decoder: Decoder, exits: int) -> ExitHeads:
-        """`exits` heads with the final norm's weights and zero projections (all log-odds are 0)."""
+        """`exits` heads with the final norm's weights and zero projections: all log-odds are 0."""
         projections = [nn.Linear(decoder.hidden_size, 2) for _ in range(exits)]
         for projection in projections:
             nn.init.zeros_(projection.weight)
@@ -32,16 +32,24 @@ class ExitHeads(nn.Module):
 
     @classmethod
     def shared(cls, decoder: Decoder, exits: int, labels: Mapping[str, int]) -> ExitHeads:
-        """`exits` copies of the final norm and the label rows of the LM head (early exit as in the logit lens).
+        """Copies of the final norm and the label rows of the LM head, as in the logit lens.
 
-        A constant factor on the logits (Cohere, Granite) is folded in; soft-capping of the final logits (Gemma 2) is left out:
-        it preserves each logit's order, and calibration sets the scale. Raises CheckpointError if the LM head does not fit.
+        A constant factor on the logits (Cohere, Granite) is folded in. Soft-capping of the final logits (Gemma 2) is left out: it
+        preserves their order, and calibration sets the scale.
+
+        Args:
+            decoder: the model.
+            exits: number of heads.
+            labels: token ids of `no` and `yes`.
+
+        Raises:
+            CheckpointError: the LM head does not fit.
         """
         model, rows = decoder.model, [labels["no"], labels["yes"]]
         head = model.get_output_embeddings()
         if head is None or head.weight.shape[1] != decoder.hidden_size:
-            seen = "none" if head is None else f"one of width {head.weight.shape[1]}"
-            raise CheckpointError(f"{decoder.family}: sharing needs an LM head of width {decoder.hidden_size}, found {seen}")
+            actual = "none" if head is None else f"width {head.weight.shape[1]}"
+            raise CheckpointError(f"{decoder.family}: sharing needs an LM head of width {decoder.hidden_size}, found {actual}")
         if not 0 <= min(rows) <= max(rows) < head.weight.shape[0]:
             raise CheckpointError(f"label tokens {rows} are outside the LM head's {head.weight.shape[0]} rows")
         scale = getattr(model.config, "logit_scale", None) or 1.0 / (getattr(model.config, "logits_scaling", None) or 1.0)
@@ -59,22 +67,21 @@ class ExitHeads(nn.Module):
         return ExitHeads([self.norms[k] for k in exits], [self.projections[k] for k in exits])  # type: ignore[misc]
 
     def forward(self, hidden: Tensor, k: int) -> Tensor:
-        """Logits float32 [N, 2] (no, yes) of exit k from hidden states [N, H], taken before the model's final norm."""
+        """Logits float32 [N, 2] (no, yes) of exit k for hidden states [N, H] before the model's final norm."""
         with torch.autocast(hidden.device.type, enabled=False):
             logits: Tensor = self.projections[k](self.norms[k](hidden.float()))
         return logits
 
     def tensors(self) -> dict[str, Tensor]:
-        """Contents of `exit_heads.safetensors`: `exit.{k}.norm.weight` [H], `exit.{k}.norm.bias` [H] for LayerNorm,
-        `exit.{k}.weight` [2, H], `exit.{k}.bias` [2]; k counts exits from 0."""
+        """The tensors of `exit_heads.safetensors`, float32: `exit.{k}.norm.weight` [H], `exit.{k}.norm.bias` [H] for LayerNorm,
+        `exit.{k}.weight` [2, H], `exit.{k}.bias` [2], with k from 0."""
         out = {f"exit.{k}.norm.{name}": value for k, norm in enumerate(self.norms) for name, value in norm.named_parameters()}
         for k, projection in enumerate(self.projections):
             out |= {f"exit.{k}.{name}": value for name, value in projection.named_parameters()}
         return {name: value.detach().float().cpu().contiguous() for name, value in out.items()}
 
     def fill(self, tensors: Mapping[str, Tensor], where: str) -> None:
-        """Copies the parameters from `tensors`, of which only the projections' biases may be absent (0). Raises
-        CheckpointError."""
+        """Copies the parameters from `tensors`; missing projection biases are 0. Raises CheckpointError, naming `where`."""
         expected = self.tensors()
         if unknown := sorted(set(tensors) - set(expected)):
             raise CheckpointError(
@@ -96,8 +103,10 @@ class ExitHeads(nn.Module):
 
 
 def _plain_norm(decoder: Decoder) -> nn.Module:
-    """The torch norm that computes what the model's final norm does. Families differ in details (Gemma scales by 1 + weight), so
-    candidates are tried on noise. Raises CheckpointError if none fits."""
+    """A torch norm equal to the model's final norm. Raises CheckpointError if there is none.
+
+    Families differ in details (Gemma scales by 1 + weight), so candidates are compared on noise.
+    """
     final, size = decoder.norm, decoder.hidden_size
     weight, bias = getattr(final, "weight", None), getattr(final, "bias", None)
     eps = next((float(getattr(final, a)) for a in ("eps", "variance_epsilon") if getattr(final, a, None) is not None), 1e-5)

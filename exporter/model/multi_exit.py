@@ -1,6 +1,6 @@
-"""A decoder with a head at every exit: what is trained, and the unsplit reference that segments are compared with.
+"""A decoder with a head at every exit: the model to train, and the unsplit reference for segments.
 
-Training, one batch (as it is served: one user's prefix, several candidates packed behind it, one forward):
+Training, one batch (as served: a user's prefix with several candidates packed behind it, one forward):
 
     checkpoint = load_checkpoint("SmolLM2-135M", exits=[10, 20, 30], head="shared", labels=catalog.info["labels"])
     model = MultiExitModel(checkpoint.decoder, checkpoint.heads, checkpoint.exits).train()
@@ -11,7 +11,7 @@ Training, one batch (as it is served: one user's prefix, several candidates pack
     …
     save_checkpoint(folder, checkpoint.model, checkpoint.exits, checkpoint.heads, checkpoint.labels, catalog.traits)
 
-Where prompts have vectors, `vectors.Sources` makes those of a batch with the model's projectors.
+If prompts have vectors, `vectors.Sources` computes a batch's with the model's projectors.
 """
 
 from __future__ import annotations
@@ -28,45 +28,61 @@ from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.packed import Call, causal_groups
 from rexit.exporter.model.projectors import Projectors
-from rexit.exporter.model.vectors import Given
+from rexit.exporter.model.vectors import PassVectors
 
-_REFERENCE_BATCH = 8  # sequences; bounds the memory of eager attention
+_REFERENCE_BATCH = 8  # sequences, to bound the memory of eager attention
 
 
 class MultiExitModel(nn.Module):
-    """The whole decoder, its heads and projectors. `parameters()` are the decoder's (including the LM head) and theirs."""
+    """A decoder with its heads and projectors. `parameters()` includes all three, and the LM head."""
 
     def __init__(self, decoder: Decoder, heads: ExitHeads, exits: Sequence[int], projectors: Projectors | None = None) -> None:
         super().__init__()
         self.model, self.heads, self.exits, self.projectors = decoder.model, heads, tuple(exits), projectors
         self.decoder = decoder
 
-    def forward(self, tokens: Tensor, positions: Tensor, groups: Tensor, rows: Tensor, given: Given | None = None) -> Tensor:
-        """Logits float32 [E, M, 2] (no, yes) at every exit.
+    def forward(
+        self, tokens: Tensor, positions: Tensor, groups: Tensor, rows: Tensor, vectors: PassVectors | None = None
+    ) -> Tensor:
+        """Computes the logits of a batch at every exit.
 
-        tokens, positions, groups: int64 [B, T] as `packed.batch` makes them; rows: int64 [M], indices into the B*T tokens.
-        given: the vectors of the batch, if it has any.
-        Works in training and under autocast; the heads stay float32. Does not work with gradient checkpointing: what that
-        recomputes in the backward pass runs outside this call and has no mask.
+        Works in training and under autocast; heads stay float32. Does not work with gradient checkpointing, which recomputes
+        layers outside this call, without its mask.
+
+        Args:
+            tokens, positions, groups: int64 [B, T], see `packed.batch`.
+            rows: int64 [M], indices into the B*T tokens.
+            vectors: of the batch; None if prompts have none.
+
+        Returns:
+            Logits float32 [E, M, 2] (no, yes).
         """
-        hidden = self.hidden_rows(tokens, positions, groups, rows, given)
+        hidden = self.hidden_rows(tokens, positions, groups, rows, vectors)
         return torch.stack([self.heads(states, k) for k, states in enumerate(hidden)])
 
     def hidden_rows(
-        self, tokens: Tensor, positions: Tensor, groups: Tensor, rows: Tensor, given: Given | None = None
+        self, tokens: Tensor, positions: Tensor, groups: Tensor, rows: Tensor, vectors: PassVectors | None = None
     ) -> list[Tensor]:
-        """What the heads read: the hidden states [M, H] of `rows` after each exit's layer. The arguments are `forward`'s."""
+        """The inputs of the heads: hidden states [M, H] of `rows` after each exit's layer. Arguments as in `forward`."""
         with Call(*causal_groups(groups, positions), keep=False):
-            return self._run(tokens, given, lambda states: states.flatten(0, 1)[rows], position_ids=positions)
+            return self._run(tokens, vectors, lambda states: states.flatten(0, 1)[rows], position_ids=positions)
 
     @torch.no_grad()
-    def reference(self, prefix: ArrayLike, candidates: Sequence[ArrayLike], given: Given | None = None) -> NDArray[np.float32]:
-        """Log-odds float32 [N, E] of each candidate behind the prefix, with the model's stock attention.
+    def reference(
+        self, prefix: ArrayLike, candidates: Sequence[ArrayLike], vectors: PassVectors | None = None
+    ) -> NDArray[np.float32]:
+        """Computes a slate's log-odds with the model's stock attention.
 
-        given: the vectors of the slate, if it has any.
+        Each prefix + candidate is an ordinary causal sequence, without packing or cache. Batches are padded at the end, where
+        causal attention never looks. Only the heads are rexit's.
 
-        Each prefix + candidate is an ordinary causal sequence: no packing, no cache; only the heads are rexit's. Sequences are
-        run in batches, padded at the end, where causal attention never looks.
+        Args:
+            prefix: token ids [P].
+            candidates: token ids [T] of each candidate.
+            vectors: of the slate; None if prompts have none.
+
+        Returns:
+            Log-odds float32 [N, E].
         """
         head = np.asarray(prefix, np.int64)
         sequences = [np.concatenate([head, np.asarray(candidate, np.int64)]) for candidate in candidates]
@@ -78,22 +94,22 @@ class MultiExitModel(nn.Module):
                 for n, sequence in enumerate(part):
                     tokens[n, : len(sequence)] = torch.from_numpy(sequence)
                 last = torch.tensor([len(sequence) - 1 for sequence in part])
-                for k, states in enumerate(self._run(tokens, given)):
+                for k, states in enumerate(self._run(tokens, vectors)):
                     logits = self.heads(states[torch.arange(len(part)), last], k)
                     out[start : start + len(part), k] = (logits[:, 1] - logits[:, 0]).numpy()
         return out
 
     def _run(
-        self, tokens: Tensor, given: Given | None, select: Callable[[Tensor], Tensor] | None = None, **inputs: Any
+        self, tokens: Tensor, vectors: PassVectors | None, select: Callable[[Tensor], Tensor] | None = None, **inputs: Any
     ) -> list[Tensor]:
-        """Hidden states [B, T, H] after each exit's layer, or what `select` keeps of them."""
-        if given is None:
+        """Hidden states [B, T, H] after each exit's layer, or the part that `select` returns."""
+        if vectors is None:
             inputs["input_ids"] = tokens
         else:
-            inputs["inputs_embeds"] = given.embed(self.model.get_input_embeddings(), tokens)
+            inputs["inputs_embeds"] = vectors.embed(self.model.get_input_embeddings(), tokens)
         hidden: dict[int, Tensor] = {}
 
-        def keep(depth: int) -> Any:
+        def store(depth: int) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
                 states = output if isinstance(output, Tensor) else output[0]
                 hidden[depth] = states if select is None else select(states)
@@ -101,7 +117,7 @@ class MultiExitModel(nn.Module):
             return hook
 
         layers = self.decoder.layers
-        hooks = [layers[depth - 1].register_forward_hook(keep(depth)) for depth in self.exits]
+        hooks = [layers[depth - 1].register_forward_hook(store(depth)) for depth in self.exits]
         try:
             self.decoder.body(**inputs, use_cache=False)
         finally:

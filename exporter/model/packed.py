@@ -1,15 +1,14 @@
-"""Packed attention: many sequences that share a prefix, scored as one sequence.
+"""Packed attention: many sequences with a shared prefix, scored as one sequence.
 
-Any Hugging Face decoder that uses the attention interface can run packed without changes to its code: the function registered
-here under `ATTENTION` replaces the model's own attention and takes what it needs besides query, key and value (the mask, the keys
-and values already computed) from the `Call` that is active around the model's forward.
+Any Hugging Face decoder that uses the attention interface runs packed without changes to its code. The function registered here
+under `ATTENTION` replaces the model's own attention. It takes the mask and the past keys and values from the active `Call`.
 
     call = Call(visible, distance, past)
     with call:
         body(inputs_embeds=…, position_ids=…)
     call.new[layer]  # keys and values of this forward
 
-Training data is packed with `pack` (one user: a prefix and candidates behind it) and `batch` (several users, padded).
+Training data is packed by `pack` (a user's prefix and candidates) and `batch` (several users, padded).
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ from rexit.errors import CheckpointError
 
 ATTENTION = "rexit_packed"
 PREFIX = -1
-"""Group of prefix tokens in `pack`: every later token sees them."""
+"""Group of prefix tokens in `pack`: visible to every later token."""
 PADDING = -2
-"""Group of padding in `batch`: seen only by padding."""
+"""Group of padding in `batch`: visible to padding only."""
 
 _active: ContextVar[Call] = ContextVar("rexit_packed_call")
 
@@ -41,12 +40,12 @@ KeyValue = tuple[Tensor, Tensor]
 
 
 class Call:
-    """One forward's context. T query tokens, S keys (the past's first, then the T new ones).
+    """The context of a forward: T query tokens and S keys, past keys before the T new ones.
 
-    visible: bool, broadcastable to [B, heads, T, S]: which keys a query may see
-    distance: int64, broadcastable to [B, heads, T, S]: query position - key position, for layers with a sliding window
-    past: layer -> keys and values [B, kv_heads, S - T, head_dim]
-    new: filled by the forward, layer -> keys and values [B, kv_heads, T, head_dim], after rotation; stays empty if not `keep`
+    visible: bool, broadcastable to [B, heads, T, S], the keys that a query sees
+    distance: int64, broadcastable to [B, heads, T, S], query position - key position, for sliding windows
+    past: keys and values [B, kv_heads, S - T, head_dim], by layer
+    new: keys and values [B, kv_heads, T, head_dim] of this forward, after rotary embedding, by layer; empty unless `keep`
     """
 
     def __init__(self, visible: Tensor, distance: Tensor, past: dict[int, KeyValue] | None = None, *, keep: bool = True) -> None:
@@ -58,8 +57,7 @@ class Call:
         self._token: Token[Call] | None = None
 
     def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """What to add to the attention scores: 0 where visible, else the type's lowest number. Built once for all layers that are
-        alike."""
+        """The additive mask: 0 where visible, else the dtype's lowest number. Built once per window and dtype."""
         key = (window, dtype)
         if key not in self._biases:
             visible = self._visible if window is None else self._visible & (self._distance < window)
@@ -89,10 +87,21 @@ def packed_attention(
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """The attention interface's signature: query [B, heads, T, head_dim], key and value [B, kv_heads, T, head_dim].
+    """Attention of the active call, in the attention interface's signature.
 
-    Returns [B, T, heads, head_dim]. `attention_mask` is ignored: the active call's mask applies.
-    Raises CheckpointError for attention sinks (`s_aux`), which no standard operator supports.
+    Args:
+        module: the attention module, with `layer_idx`.
+        query: [B, heads, T, head_dim].
+        key, value: [B, kv_heads, T, head_dim].
+        attention_mask: ignored; the active call's mask applies.
+        scaling, dropout, sliding_window, softcap: as transformers passes them.
+        s_aux: attention sinks.
+
+    Returns:
+        [B, T, heads, head_dim], and None for the weights.
+
+    Raises:
+        CheckpointError: attention sinks, which no standard operator supports.
     """
     if s_aux is not None:
         raise CheckpointError(f"{type(module).__name__}: attention sinks are not supported")
@@ -127,8 +136,7 @@ AttentionInterface.register(ATTENTION, packed_attention)
 
 @dataclass(frozen=True)
 class Packed:
-    """One user's prefix and candidates as one sequence. All int64: tokens, positions, groups [T]; rows [N], each candidate's last
-    token."""
+    """A packed slate, all int64: tokens, positions, groups [T], and rows [N], the candidates' last tokens."""
 
     tokens: NDArray[np.int64]
     positions: NDArray[np.int64]
@@ -137,9 +145,11 @@ class Packed:
 
 
 def pack(prefix: ArrayLike, candidates: Iterable[ArrayLike]) -> Packed:
-    """The prefix (group PREFIX, positions 0 … P-1), then each candidate (group 0, 1, …; positions from P on).
+    """Packs a slate: the prefix (group PREFIX, positions 0 … P-1), then the candidates (groups 0, 1, …; positions from P on).
 
-    Token ids of any integer type; a candidate has at least one token; the prefix may be empty.
+    Args:
+        prefix: token ids [P]; may be empty.
+        candidates: token ids [T] of each candidate, T >= 1.
     """
     head = np.asarray(prefix, np.int64)
     parts = [np.asarray(candidate, np.int64) for candidate in candidates]
@@ -154,9 +164,10 @@ def pack(prefix: ArrayLike, candidates: Iterable[ArrayLike]) -> Packed:
 
 
 def batch(slates: Sequence[Packed]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pads B slates to the longest, T tokens: tokens, positions, groups [B, T] and rows [M] into the B*T tokens, all int64.
+    """Pads B slates to the longest, T tokens.
 
-    M is the number of candidates in all slates, in order.
+    Returns:
+        tokens, positions, groups int64 [B, T], and rows int64 [M], indices into the B*T tokens, of all M candidates in order.
     """
     length = max(len(slate.tokens) for slate in slates)
 
@@ -172,8 +183,7 @@ def batch(slates: Sequence[Packed]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def causal_groups(groups: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """`Call`'s visible and distance, both [B, 1, T, T], for sequences that contain their prefix (with groups as `pack` makes
-    them)."""
+    """`visible` and `distance` of a `Call`, both [B, 1, T, T], for sequences packed by `pack`."""
     index = torch.arange(groups.shape[1], device=groups.device)
     own = (groups[:, :, None] == groups[:, None]) | (groups[:, None] == PREFIX)
     visible = own & (index[None] <= index[:, None])

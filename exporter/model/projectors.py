@@ -1,6 +1,6 @@
-"""Projectors: from what the catalog knows of an item or a user to vectors that stand in a prompt among the tokens' embeddings.
+"""Projectors: from an item's or user's data in the catalog to vectors that stand in prompts among token embeddings.
 
-They are trained with the model and saved beside it. `rexit.exporter.model.vectors` says what they are given.
+They are trained with the model and saved beside it. `rexit.exporter.model.vectors` has their inputs.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from rexit.exporter.model.decoder import Decoder
 
 
 class OfEmbedding(nn.Module):
-    """A row of the GCN's numbers or of a column of vectors, scaled to unit length, to one vector: two linear layers with a GELU
-    between them.
+    """From a GCN embedding or a column's vector, scaled to unit length, to one vector: two linear layers with a GELU between.
 
-    scale: standard deviation of what it gives before it has learned anything. A zero row gives the last bias, which is not zero:
-    through a norm the gradients of zeros are a thousand times larger.
+    scale: initial standard deviation of the result. A zero row gives the last bias, which is not zero: through a norm the
+    gradients of zeros would be a thousand times larger.
     """
 
     def __init__(self, dim: int, width: int, scale: float) -> None:
@@ -41,7 +40,7 @@ class OfEmbedding(nn.Module):
 
 
 class OfUser(OfEmbedding):
-    """The same for what a liked item adds to a user's vector, which is their mean; and the vector of a user without a like."""
+    """A liked item's contribution to the user's vector, which is the mean over likes; and the vector of a user without likes."""
 
     def __init__(self, dim: int, width: int, scale: float) -> None:
         super().__init__(dim, width, scale)
@@ -49,9 +48,9 @@ class OfUser(OfEmbedding):
 
 
 class OfText(nn.Module):
-    """A text's token embeddings to `count` vectors: as many learned queries attend over them.
+    """From a text's token embeddings to `count` vectors: `count` learned queries attend over them.
 
-    Besides the tokens there is a learned row, so that an empty text has something to attend to, too.
+    A learned row joins the tokens, so that an empty text has something to attend to.
     """
 
     def __init__(self, count: int, width: int, scale: float) -> None:
@@ -63,7 +62,7 @@ class OfText(nn.Module):
         nn.init.zeros_(self.outer.bias)
 
     def forward(self, embeddings: Tensor, present: Tensor) -> Tensor:
-        """embeddings [n, L, H], of which `present` bool [n, L] are the text's, to [n, count, H]."""
+        """[n, count, H] from embeddings [n, L, H]; present: bool [n, L], which of them belong to the text."""
         rows = torch.cat([self.nothing.expand(len(embeddings), 1, -1), embeddings.float()], 1)
         scores = (self.queries @ rows.transpose(1, 2)).masked_fill(~F.pad(present, (1, 0), value=True)[:, None], -torch.inf)
         out: Tensor = self.outer(scores.softmax(-1) @ rows)
@@ -71,21 +70,29 @@ class OfText(nn.Module):
 
 
 class Projectors(nn.Module):
-    """One projector for each table of a program's vectors, and one for the user if it places that.
+    """A projector per table of a program's vectors, and one for the user's vector if the program places it.
 
-    kinds: by name, what `exits.json` says: `count` for a text's; `dim` for all others, of what they take: the GCN's rows for
-    `gcn` and `user`, a column's vectors for the rest. width: H; scale: as in `OfEmbedding`.
+    kinds: `projectors` of `exits.json`, by name: `count` for texts, else `dim` of the input: GCN embeddings for `gcn` and `user`,
+    a column's vectors for the others. width: H. scale: as in `OfEmbedding`.
     """
 
     def __init__(self, kinds: Mapping[str, Mapping[str, int]], width: int, scale: float = 1.0) -> None:
         super().__init__()
         self.kinds = {name: dict(kind) for name, kind in kinds.items()}
-        self.parts = nn.ModuleList(_made(name, kind, width, scale) for name, kind in self.kinds.items())
+        self.parts = nn.ModuleList(_projector(name, kind, width, scale) for name, kind in self.kinds.items())
 
     @classmethod
     def like(cls, decoder: Decoder, ids: VectorIds, dim: int) -> Projectors:
-        """Fresh ones for the vectors of a catalog, whose embeddings have `dim` numbers, on the scale of the decoder's token
-        embeddings. Raises CheckpointError for a decoder whose embeddings are not as wide as its hidden states."""
+        """Untrained projectors for a catalog's vectors, on the scale of the decoder's token embeddings.
+
+        Args:
+            decoder: the model.
+            ids: the catalog's `vector_ids`.
+            dim: width of the catalog's embeddings.
+
+        Raises:
+            CheckpointError: the decoder's embeddings are not as wide as its hidden states.
+        """
         check_width(decoder)
         dims = {GCN: dim, **ids.dims}
         kinds: dict[str, dict[str, int]] = {
@@ -101,11 +108,11 @@ class Projectors(nn.Module):
         return self.parts[list(self.kinds).index(name)]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Contents of `projectors.safetensors`: `NAME.PARAMETER`, float32."""
+        """The tensors of `projectors.safetensors`, float32, by `NAME.PARAMETER`."""
         return {name: value.detach().float().cpu().contiguous() for name, value in self._named()}
 
     def fill(self, tensors: Mapping[str, Tensor], where: str) -> None:
-        """Copies all parameters from `tensors`. Raises CheckpointError."""
+        """Copies all parameters from `tensors`. Raises CheckpointError, naming `where`."""
         own = dict(self._named())
         if unknown := sorted(set(tensors) - set(own)):
             raise CheckpointError(f"{where}: tensor {unknown[0]!r} belongs to no projector of {', '.join(self.kinds)}")
@@ -123,11 +130,11 @@ class Projectors(nn.Module):
 
     def _named(self) -> list[tuple[str, nn.Parameter]]:
         named = zip(self.kinds, self.parts, strict=True)
-        return [(f"{name}.{of}", value) for name, part in named for of, value in part.named_parameters()]
+        return [(f"{name}.{parameter}", value) for name, part in named for parameter, value in part.named_parameters()]
 
 
 def check_width(decoder: Decoder) -> None:
-    """Raises CheckpointError if vectors as wide as hidden states cannot stand among the token embeddings."""
+    """Raises CheckpointError if token embeddings and hidden states differ in width."""
     width = int(decoder.model.get_input_embeddings().weight.shape[1])
     if width != decoder.hidden_size:
         raise CheckpointError(
@@ -137,19 +144,19 @@ def check_width(decoder: Decoder) -> None:
 
 
 def check_kinds(kinds: Any, where: str) -> dict[str, dict[str, int]]:
-    """`projectors` of exits.json. Raises CheckpointError."""
-    wanted = f'{where}: `projectors` is {kinds!r}, expected names with their size, as in {{"gcn": {{"dim": 64}}}}'
+    """Checks `projectors` of exits.json and returns it. Raises CheckpointError."""
+    problem = f'{where}: `projectors` is {kinds!r}, expected names with their size, as in {{"gcn": {{"dim": 64}}}}'
     if not isinstance(kinds, dict):
-        raise CheckpointError(wanted)
+        raise CheckpointError(problem)
     for name, kind in kinds.items():
         key, most = ("count", MOST) if ":" in name else ("dim", WIDEST)
         size = kind.get(key) if isinstance(kind, dict) else None
         if type(size) is not int or not 1 <= size <= most:
-            raise CheckpointError(wanted)
+            raise CheckpointError(problem)
     return kinds
 
 
-def _made(name: str, kind: Mapping[str, int], width: int, scale: float) -> nn.Module:
+def _projector(name: str, kind: Mapping[str, int], width: int, scale: float) -> nn.Module:
     if name == USER:
         return OfUser(kind["dim"], width, scale)
     return OfEmbedding(kind["dim"], width, scale) if "dim" in kind else OfText(kind["count"], width, scale)

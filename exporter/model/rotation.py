@@ -1,20 +1,20 @@
-"""Rotates a decoder's residual stream: what a few channels held is spread over all of them, so that less is lost in int8.
+"""Rotates a decoder's residual stream: outliers of a few channels spread over all channels, so that int8 loses less.
 
-    h' = h Q          Q [H, H] orthogonal, random, always the same one for a width
+    h' = h Q          Q [H, H] orthogonal, random, fixed for each width
 
-The model computes what it did before, and nothing is added to it: Q is folded into its weights, in float64. QuaRot (Ashkboos et
-al., arXiv 2404.00456) and SpinQuant (Liu et al., arXiv 2405.16406), of which only what is free at run time is done here.
+The model's results do not change: Q is folded into its weights, in float64. The free part of QuaRot (Ashkboos et al., arXiv
+2404.00456) and SpinQuant (Liu et al., arXiv 2405.16406).
 
-1. x / rms(x) commutes with Q; a norm's weight does not, and first moves into the layers that read the norm.
-2. Layers that read the stream (q, k, v, gate, up, the heads) become W Q; those that write to it (o, down) Q^T W and Q^T b; token
-   embeddings E Q. The LM head and the final norm stay as they are: segments end in heads of their own.
-3. In each layer the values of a head are rotated, too, in v and back in o, where both are layers of their own. Caches then hold
-   rotated values.
-4. A block has to be h + attention(norm(h)), then h + mlp(norm(h)), up to constant factors, with RMSNorm and nothing else that
-   has weights. LayerNorm subtracts a mean, which Q does not preserve, and a norm before an addition keeps its weight. `obstacle`
-   tells; that the rotated model is still the same model is then shown by the export's parity with the one that was not rotated.
+1. x / rms(x) commutes with Q. A norm's weight does not, so it first moves into the layers that read the norm.
+2. Layers that read the stream (q, k, v, gate, up, the heads) become W Q; layers that write to it (o, down) Q^T W and Q^T b; token
+   embeddings E Q. The LM head and the final norm do not change: segments end in heads of their own.
+3. In each layer the values of a head are rotated, too, in v and back in o, if both are separate layers. Caches then hold rotated
+   values.
+4. A block must be h + attention(norm(h)), then h + mlp(norm(h)), up to constant factors, with RMSNorm and no other weights.
+   LayerNorm subtracts a mean, which Q does not preserve; a norm before an addition keeps its weight. `obstacle` checks this. The
+   export's parity with the unrotated model then shows that the rotated model is equal.
 
-Vectors that stand among the token embeddings have to be given as v Q.
+Vectors among the token embeddings must be rotated, too: v Q.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _WRITERS = {"self_attn": "o_proj", "mlp": "down_proj"}
 
 
 def orthogonal(size: int, seed: int = 0) -> Tensor:
-    """Random, uniform among the orthogonal matrices: float64 [size, size]."""
+    """A random orthogonal matrix, uniformly distributed: float64 [size, size]."""
     q, r = np.linalg.qr(np.random.default_rng([size, seed]).standard_normal((size, size)))
     return torch.from_numpy(q * np.sign(np.diag(r)))
 
 
 def obstacle(decoder: Decoder) -> str | None:
-    """Why the decoder cannot be rotated, with the name of its family; None if it can."""
-    found = _obstacle(decoder)
-    return found and f"{decoder.family}: {found}"
+    """Why the decoder cannot be rotated, with its family's name; None if it can."""
+    reason = _obstacle(decoder)
+    return reason and f"{decoder.family}: {reason}"
 
 
 def _obstacle(decoder: Decoder) -> str | None:
@@ -55,14 +55,14 @@ def _obstacle(decoder: Decoder) -> str | None:
     others = {name for name in weighted if name not in (decoder.layers_name, decoder.norm_name)}
     if more := sorted(name for name in others if getattr(decoder.body, name) is not embeddings):
         return f"it has `{more[0]}` beside its layers"
-    return next((found for layer in decoder.layers if (found := _obstacle_in(layer, decoder.hidden_size))), None)
+    return next((reason for layer in decoder.layers if (reason := _obstacle_in(layer, decoder.hidden_size))), None)
 
 
 @torch.no_grad()
 def rotate(decoder: Decoder, heads: ExitHeads, turn: Tensor) -> None:
     """Rotates a decoder without an `obstacle` and its heads in place, by Q = `turn`, float64 [H, H]."""
     embeddings = decoder.model.get_input_embeddings()
-    embeddings.weight = nn.Parameter(_folded(embeddings.weight, right=turn))  # a new one: it may be the LM head's, too
+    embeddings.weight = nn.Parameter(_folded(embeddings.weight, right=turn))  # a new parameter: the LM head may share the old one
     layer: Any
     for n, layer in enumerate(decoder.layers):
         for name, part in _WRITERS.items():
@@ -85,16 +85,16 @@ def rotate(decoder: Decoder, heads: ExitHeads, turn: Tensor) -> None:
 
 
 def gain(norm: nn.Module, size: int) -> Tensor | None:
-    """g, float64 [H], of a norm that computes g x / rms(x), whether it holds g or g - 1; None for any other."""
+    """g, float64 [H], of a norm g x / rms(x) that stores g or g - 1; None for any other norm."""
     weight = getattr(norm, "weight", None)
     if [name for name, _ in norm.named_parameters()] != ["weight"] or weight is None or weight.shape != (size,):
         return None
     x = 1 + torch.randn(4, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        tried: Tensor
-        for tried in (weight.detach().double(), 1 + weight.detach().double()):
-            if torch.allclose(norm(x).double(), tried * x / x.square().mean(-1, keepdim=True).sqrt(), rtol=1e-3, atol=1e-4):
-                return tried
+        candidate: Tensor
+        for candidate in (weight.detach().double(), 1 + weight.detach().double()):
+            if torch.allclose(norm(x).double(), candidate * x / x.square().mean(-1, keepdim=True).sqrt(), rtol=1e-3, atol=1e-4):
+                return candidate
     return None
 
 
@@ -124,17 +124,17 @@ def _readers(block: nn.Module, writer: str) -> list[nn.Linear]:
 
 
 def _rotate_values(attention: nn.Module, turn: Tensor) -> None:
-    """v [kv_heads * D, H] and o [H, heads * D] in place, each head by `turn` [D, D]."""
-    made, read = getattr(attention, "v_proj", None), attention.o_proj
+    """Rotates v [kv_heads * D, H] and o [H, heads * D] in place, each head by `turn` [D, D]."""
+    v, o = getattr(attention, "v_proj", None), attention.o_proj
     size = len(turn)
-    if not isinstance(made, nn.Linear) or hasattr(attention, "v_norm"):
+    if not isinstance(v, nn.Linear) or hasattr(attention, "v_norm"):
         return
-    assert isinstance(read, nn.Linear)
-    weight, out = made.weight.double(), read.weight.double()
-    made.weight.copy_(torch.einsum("hdi,de->hei", weight.view(-1, size, weight.shape[1]), turn).flatten(0, 1))
-    if made.bias is not None:
-        made.bias.copy_((made.bias.double().view(-1, size) @ turn).flatten())
-    read.weight.copy_((out.view(len(out), -1, size) @ turn).flatten(1))
+    assert isinstance(o, nn.Linear)
+    weight, out = v.weight.double(), o.weight.double()
+    v.weight.copy_(torch.einsum("hdi,de->hei", weight.view(-1, size, weight.shape[1]), turn).flatten(0, 1))
+    if v.bias is not None:
+        v.bias.copy_((v.bias.double().view(-1, size) @ turn).flatten())
+    o.weight.copy_((out.view(len(out), -1, size) @ turn).flatten(1))
 
 
 def _folded(weight: Tensor, left: Tensor | None = None, right: Tensor | None = None) -> Tensor:

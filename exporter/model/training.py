@@ -1,7 +1,7 @@
-"""What every training of a multi-exit model shares: rows of packed slates, batches of them, rates by depth.
+"""Shared by every training of a multi-exit model: rows of packed slates, batches, learning rates by depth.
 
-A row is as it will be served: one user's prefix as of some moment, with the next few interactions packed behind it as candidates.
-So one forward pass uses many labels.
+A row is a slate as served: a user's prefix as of some moment, with the next few interactions packed behind it as candidates. So a
+forward uses many labels.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import batch, pack
 from rexit.exporter.model.projectors import Projectors
-from rexit.exporter.model.vectors import Given, Sources
+from rexit.exporter.model.vectors import PassVectors, Sources
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 from rexit.slates import cut, spread
 
 POOL = 512
-"""Rows that are sorted by length together: enough to find others of the same length, few enough to keep batches random."""
+"""Rows sorted by length together: enough to match lengths, few enough to keep batches random."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One slate: who is asked, the prompt, and whether each candidate was liked, bool [N]."""
+    """A slate: user, prompt, and whether each candidate was liked, bool [N]."""
 
     user: Id
     prompt: Prompt
@@ -40,15 +40,15 @@ class Row:
 
     @property
     def length(self) -> int:
-        """In tokens, packed."""
+        """Tokens of the packed slate."""
         return len(self.prompt.prefix) + sum(map(len, self.prompt.candidates))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Those of a split, and what the vectors in their prompts are made from; None where there are none.
+    """A split's rows, and the sources of the vectors in their prompts (None: no vectors).
 
-    Prompts are kept as token ids and packed when a batch is made: packed they take six times the memory.
+    Prompts are stored as token ids and packed per batch: packed they take six times the memory.
     """
 
     rows: list[Row]
@@ -56,11 +56,11 @@ class Rows:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """In tokens, [rows]."""
+        """Tokens of each row, int64 [rows]."""
         return np.array([row.length for row in self.rows], np.int64)
 
     def liked(self, chosen: Iterable[int]) -> NDArray[np.int64]:
-        """Labels of the chosen rows' candidates, in order, [M]."""
+        """Labels of the chosen rows' candidates, in order, int64 [M]."""
         return np.concatenate([self.rows[n].liked for n in chosen]).astype(np.int64)
 
     def packed(self, chosen: Iterable[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -68,17 +68,26 @@ class Rows:
         return batch([pack(self.rows[n].prompt.prefix, self.rows[n].prompt.candidates) for n in chosen])
 
     def inputs(self, model: MultiExitModel, chosen: Sequence[int]) -> tuple[Any, ...]:
-        """What the model takes, for the chosen rows."""
+        """The arguments of `MultiExitModel.forward` for the chosen rows."""
         tokens, *rest = self.packed(chosen)
-        tokens, given = with_vectors(model, self.sources, tokens, [self.rows[n].prompt for n in chosen])
-        return tokens, *rest, given
+        tokens, vectors = with_vectors(model, self.sources, tokens, [self.rows[n].prompt for n in chosen])
+        return tokens, *rest, vectors
 
 
 def with_vectors(
     model: MultiExitModel, sources: Sources | None, tokens: Tensor, prompts: Sequence[Prompt]
-) -> tuple[Tensor, Given | None]:
-    """tokens: int64 [B, T], of the prompts. Returns them as the model takes them, and their vectors, if there are any: in float32
-    also under autocast, as an export makes them."""
+) -> tuple[Tensor, PassVectors | None]:
+    """Renumbers vector ids and computes the vectors, in float32 also under autocast, as an export does.
+
+    Args:
+        model: has the projectors.
+        sources: of the vectors; None: there are none.
+        tokens: int64 [B, T], of the prompts.
+        prompts: B prompts.
+
+    Returns:
+        Tokens and vectors for `MultiExitModel.forward`.
+    """
     if sources is None or model.projectors is None:
         return tokens, None
     with torch.autocast(tokens.device.type, enabled=False):
@@ -88,8 +97,15 @@ def with_vectors(
 def packed_rows(
     catalog: Catalog, split: str, size: int, most: int = 0, track: Callable[[Sequence[Any]], Iterable[Any]] = iter
 ) -> Rows:
-    """Slates of a split, of at most `size` candidates, each as of its first interaction. most: slates, evenly spaced; 0: all.
-    track: is handed the slates to go through, to show progress."""
+    """Assembles a split's slates, each as of its first interaction.
+
+    Args:
+        catalog: the catalog.
+        split: `train`, `validation` or `test`.
+        size: most candidates of a slate.
+        most: number of slates, evenly spaced; 0: all.
+        track: wraps the slates, to show progress.
+    """
     builder = PromptBuilder.of(catalog, split)
     rows = [
         Row(slate.user, builder.prompt(slate.user, slate.items, slate.as_of), slate.liked)
@@ -99,35 +115,49 @@ def packed_rows(
 
 
 def batches(lengths: NDArray[np.int64], tokens: int, rng: np.random.Generator) -> list[list[int]]:
-    """All rows in batches of at most `tokens` tokens, padding included (or of one row), in random order: rows of similar length
-    together."""
+    """Groups all rows into batches of similar length, in random order.
+
+    Args:
+        lengths: int64 [rows], in tokens.
+        tokens: most tokens of a batch, with padding; a longer row is a batch of its own.
+        rng: of the order.
+
+    Returns:
+        The batches, as indices of rows.
+    """
     order = rng.permutation(len(lengths))
-    made: list[list[int]] = []
+    groups: list[list[int]] = []
     for pool in np.array_split(order, math.ceil(len(order) / POOL)):
         current: list[int] = []
         for n in pool[np.argsort(lengths[pool])]:
             if current and lengths[n] * (len(current) + 1) > tokens:
-                made.append(current)
+                groups.append(current)
                 current = []
             current.append(int(n))
-        made.append(current)
-    return [made[n] for n in rng.permutation(len(made))]
+        groups.append(current)
+    return [groups[n] for n in rng.permutation(len(groups))]
 
 
 def fresh_projectors(catalog: Catalog, decoder: Decoder) -> Projectors | None:
-    """For the vectors of a catalog's prompts; None if they have none."""
+    """Untrained projectors for a catalog's vectors; None if its prompts have none."""
     ids = catalog.vector_ids
     return None if ids is None else Projectors.like(decoder, ids, catalog.info["embedding"]["dim"])
 
 
 def parameter_groups(model: MultiExitModel, rate: float, ratio: float, head_rate: float | None = None) -> list[dict[str, Any]]:
-    """Groups for an optimizer, of the parameters that are to be trained: the layers between two exits learn at rate / ratio^k
-    with k exits left to the last, so that shallower ones learn faster, and so does each exit's head (at head_rate / ratio^k).
+    """Parameter groups for an optimizer, with learning rates by depth.
 
-    Token embeddings learn as the first layers do, projectors as the first head. head_rate: None is `rate`.
+    The layers between two exits learn at rate / ratio^k, with k exits left to the last, and an exit's head at head_rate /
+    ratio^k. Token embeddings learn as the first layers, projectors as the first head.
+
+    Args:
+        model: the model; parameters without `requires_grad` are left out.
+        rate: of the deepest layers.
+        ratio: below 1, shallower layers learn faster.
+        head_rate: of the deepest head; None: `rate`.
     """
     layers, groups = model.decoder.layers, []
-    seen: set[int] = set()
+    assigned: set[int] = set()
     for k, (begin, end) in enumerate(zip([0, *model.exits[:-1]], model.exits, strict=True)):
         own: list[nn.Module] = [*layers[begin:end]]
         new: list[nn.Module] = [model.heads.norms[k], model.heads.projections[k]]
@@ -136,15 +166,17 @@ def parameter_groups(model: MultiExitModel, rate: float, ratio: float, head_rate
             new += [] if model.projectors is None else [model.projectors]
         scale = ratio ** (len(model.exits) - 1 - k)
         for modules, peak in ((own, rate), (new, rate if head_rate is None else head_rate)):
-            parameters = [p for module in modules for p in module.parameters() if p.requires_grad and id(p) not in seen]
-            seen.update(map(id, parameters))
+            parameters = [p for module in modules for p in module.parameters() if p.requires_grad and id(p) not in assigned]
+            assigned.update(map(id, parameters))
             if parameters:
                 groups.append({"params": parameters, "lr": peak / scale})
     return groups
 
 
 def fast_bfloat16(device: torch.device) -> bool:
-    """Whether matrices are multiplied faster in bfloat16 than in float32 there: on a GPU, and on a CPU with AMX. With
-    AVX-512's bfloat16 alone the demo's training takes 1.6 times as long as in float32."""
+    """Whether bfloat16 products are faster than float32: on a GPU, and on a CPU with AMX.
+
+    With AVX-512's bfloat16 alone the demo's training takes 1.6 times as long as in float32.
+    """
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10
     return device.type != "cpu" or bool(capabilities.get("amx_bf16", False))

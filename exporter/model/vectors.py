@@ -1,7 +1,7 @@
-"""Vectors of prompts: where a model reads them, and what they are made from.
+"""Vectors of prompts: where a model reads them, and their sources.
 
-Training makes those of each batch anew, each prompt's from the snapshot that was known at its moment; an export makes all of the
-catalog's own once.
+Training computes the vectors of each batch, each prompt's from the snapshot of its moment. An export computes all vectors of the
+catalog's own graph once.
 """
 
 from __future__ import annotations
@@ -27,26 +27,24 @@ Embed = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Given:
-    """The vectors of a pass, [R, H]: a token of `vocabulary` + r stands for row r, one below is the vocabulary's."""
+class PassVectors:
+    """The vectors of a pass, [R, H]: token `vocabulary` + r stands for row r; lower tokens are the vocabulary's."""
 
     vocabulary: int
     vectors: Tensor
 
     def embed(self, embeddings: Embed, tokens: Tensor) -> Tensor:
-        """What goes into the first layer: [..., H] for tokens int64 [...]."""
-        known = embeddings(torch.minimum(tokens, torch.tensor(self.vocabulary - 1)))
+        """The first layer's input [..., H] for tokens int64 [...]."""
+        embedded = embeddings(torch.minimum(tokens, torch.tensor(self.vocabulary - 1)))
         rows = torch.maximum(tokens - self.vocabulary, torch.tensor(0))
-        return torch.where((tokens >= self.vocabulary)[..., None], nn.functional.embedding(rows, self.vectors), known)
+        return torch.where((tokens >= self.vocabulary)[..., None], nn.functional.embedding(rows, self.vectors), embedded)
 
 
 class Sources:
-    """What the projectors of a catalog's vectors are given. Raises InputError for a catalog without vectors.
-
-    training: by part, for prompts of the train split; otherwise only the catalog's own graph.
-    """
+    """The inputs of projectors, from a catalog."""
 
     def __init__(self, catalog: Catalog, training: bool = False) -> None:
+        """training: with snapshots, for prompts of the train split. Raises InputError for a catalog without vectors."""
         if (ids := catalog.vector_ids) is None:
             raise InputError(f"{catalog.path}: its prompts have no vectors")
         self.ids: VectorIds = ids
@@ -63,9 +61,20 @@ class Sources:
         texts = [name for name in ids.tables if name != GCN and name not in ids.dims]
         self._pieces = {name: items[f"field.{name.rpartition(':')[0]}"] for name in texts}
 
-    def batch(self, projectors: Projectors, embed: Embed, tokens: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Given]:
-        """tokens: int64 [B, T], each row those of a prompt. Returns them as a pass takes them, and its vectors: each one of them
-        is made once, however often it is read."""
+    def batch(
+        self, projectors: Projectors, embed: Embed, tokens: Tensor, prompts: Sequence[Prompt]
+    ) -> tuple[Tensor, PassVectors]:
+        """Computes a batch's vectors, each distinct vector once.
+
+        Args:
+            projectors: of the model.
+            embed: the model's token embeddings.
+            tokens: int64 [B, T], of the prompts.
+            prompts: B prompts.
+
+        Returns:
+            The tokens, with vector ids renumbered by row, and the vectors.
+        """
         begins, all_parts = self.ids.begins(), list(self._gcn)
         where = (tokens >= self.ids.vocabulary).nonzero(as_tuple=True)
         slate, number = where[0].cpu().numpy(), tokens[where].cpu().numpy() - self.ids.vocabulary
@@ -74,50 +83,50 @@ class Sources:
         # A user's vector is its prompt's own; an item's is shared by all prompts of the same part.
         keys = np.stack([np.where(number == last, slate, part), number], 1)
         distinct, inverse = np.unique(keys, axis=0, return_inverse=True)
-        found: list[tuple[NDArray[np.int64], Tensor]] = []
+        parts: list[tuple[NDArray[np.int64], Tensor]] = []  # indices into `distinct`, and their vectors
         for name, begin in begins.items():
             first = begin - self.ids.vocabulary
             count = self.ids.tables[name]
-            at = np.flatnonzero((distinct[:, 1] >= first) & (distinct[:, 1] < first + self.ids.items * count))
-            item, which = np.divmod(distinct[at, 1] - first, count)
-            pairs, of_pair = np.unique(np.stack([distinct[at, 0], item], 1), axis=0, return_inverse=True)
-            made = self.items(projectors, embed, name, pairs[:, 1], [all_parts[p] for p in pairs[:, 0]])
-            found.append((at, made[torch.from_numpy(of_pair.reshape(-1)), torch.from_numpy(which)]))
-        at = np.flatnonzero(distinct[:, 1] == last)
-        if len(at):
-            found.append((at, self.users(projectors, [prompts[n] for n in distinct[at, 0]])))
+            index = np.flatnonzero((distinct[:, 1] >= first) & (distinct[:, 1] < first + self.ids.items * count))
+            item, which = np.divmod(distinct[index, 1] - first, count)
+            pairs, of_pair = np.unique(np.stack([distinct[index, 0], item], 1), axis=0, return_inverse=True)
+            vectors = self.items(projectors, embed, name, pairs[:, 1], [all_parts[p] for p in pairs[:, 0]])
+            parts.append((index, vectors[torch.from_numpy(of_pair.reshape(-1)), torch.from_numpy(which)]))
+        index = np.flatnonzero(distinct[:, 1] == last)
+        if len(index):
+            parts.append((index, self.users(projectors, [prompts[n] for n in distinct[index, 0]])))
         passed = tokens.clone()
         passed[where] = torch.from_numpy(self.ids.vocabulary + inverse.reshape(-1)).to(tokens.device)
         if not len(distinct):
-            return passed, Given(self.ids.vocabulary, torch.zeros(1, embed(tokens[:1, :1]).shape[-1], device=tokens.device))
-        order = np.argsort(np.concatenate([at for at, _ in found]))
-        return passed, Given(self.ids.vocabulary, torch.cat([made for _, made in found])[torch.from_numpy(order)])
+            return passed, PassVectors(self.ids.vocabulary, torch.zeros(1, embed(tokens[:1, :1]).shape[-1], device=tokens.device))
+        order = np.argsort(np.concatenate([index for index, _ in parts]))
+        return passed, PassVectors(self.ids.vocabulary, torch.cat([vectors for _, vectors in parts])[torch.from_numpy(order)])
 
     def items(
         self, projectors: Projectors, embed: Embed, name: str, items: NDArray[np.int64], parts: Sequence[int | None]
     ) -> Tensor:
-        """The vectors [n, count, H] of item rows in table `name`, each as of a part."""
+        """Vectors [n, count, H] of table `name`. items: rows int64 [n]. parts: each one's snapshot; None: the catalog's graph."""
         projector = projectors[name]
         if isinstance(projector, OfEmbedding):
-            table = self._encoded[name][torch.from_numpy(items)] if name in self._encoded else self._known(items, parts)
-            made: Tensor = projector(table.to(projector.inner.weight.device))[:, None]
-            return made
+            table = self._encoded[name][torch.from_numpy(items)] if name in self._encoded else self._embeddings(items, parts)
+            vectors: Tensor = projector(table.to(projector.inner.weight.device))[:, None]
+            return vectors
         assert isinstance(projector, OfText)
         device = projector.nothing.device
         tokens, present = self._texts(name, items)
-        made = projector(embed(tokens.to(device)), present.to(device))
-        return made
+        vectors = projector(embed(tokens.to(device)), present.to(device))
+        return vectors
 
-    def _known(self, items: NDArray[np.int64], parts: Sequence[int | None]) -> Tensor:
-        """The GCN's rows [n, D] of items, each as of a part."""
+    def _embeddings(self, items: NDArray[np.int64], parts: Sequence[int | None]) -> Tensor:
+        """GCN embeddings float16 [n, D] of items, each from its part's snapshot."""
         table = torch.empty(len(items), self._gcn[None][0].shape[1], dtype=torch.float16)
         for part in set(parts):
-            here = torch.tensor([one == part for one in parts])
-            table[here] = self._gcn[part][0][torch.from_numpy(items)[here]]
+            mask = torch.tensor([other == part for other in parts])
+            table[mask] = self._gcn[part][0][torch.from_numpy(items)[mask]]
         return table
 
     def users(self, projectors: Projectors, prompts: Sequence[Prompt]) -> Tensor:
-        """The users' vectors [n, H] of prompts."""
+        """The user's vector of each prompt, [n, H]."""
         projector = projectors[USER]
         assert isinstance(projector, OfUser)
         device = projector.none.device
@@ -129,8 +138,16 @@ class Sources:
 
     @torch.no_grad()
     def vectors(self, projectors: Projectors, embed: Embed, turn: Tensor | None = None) -> Vectors:
-        """All of the catalog's own, for `vectors.safetensors`. turn: float64 [H, H] by which the model will be rotated, and they
-        with it (`rexit.exporter.model.rotation`). Raises CheckpointError for numbers that float16 cannot hold."""
+        """Computes all vectors of the catalog's own graph, for `vectors.safetensors`.
+
+        Args:
+            projectors: of the model.
+            embed: the model's token embeddings.
+            turn: float64 [H, H], the rotation of model and vectors (`rexit.exporter.model.rotation`); None: not rotated.
+
+        Raises:
+            CheckpointError: a number is beyond float16.
+        """
         chunks = np.array_split(np.arange(self.ids.items), -(-self.ids.items // CHUNK))
         tables = {
             name: _half(torch.cat([self.items(projectors, embed, name, c, [None] * len(c)) for c in chunks]), name, turn)
@@ -144,7 +161,7 @@ class Sources:
         return Vectors(self.ids, tables, _half(liked, USER, turn), _half(projector.none, USER, turn))
 
     def _texts(self, name: str, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """The tokens of the items' texts, int64 [n, L], and which of them are the text's."""
+        """Tokens of the items' texts, int64 [n, L], and a mask of those that are not padding, bool [n, L]."""
         pieces = self._pieces[name][items]
         begin, sizes = self._offsets[pieces], self._offsets[pieces + 1] - self._offsets[pieces]
         index = np.arange(max(1, int(sizes.max(initial=0))))

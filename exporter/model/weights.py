@@ -1,14 +1,12 @@
-"""Where a decoder's weights come from: a Hugging Face folder or Hub id, a GGUF file, or the folder of a PEFT adapter, whose base
-is one of these.
+"""Loads a decoder's weights from a Hugging Face folder or Hub id, a GGUF file, or a PEFT adapter's folder.
 
-Whatever it is, the decoder is in float32 with packed attention and a config of its own. A GGUF file's weights are dequantized; an
-adapter is merged into its base. `gguf` and `peft` are imported only where one is needed.
+The decoder is in float32 with packed attention and a config of its own. A GGUF file's weights are dequantized; an adapter is
+merged into its base. `gguf` and `peft` are imported only if needed.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rexit.errors import CheckpointError
+from rexit.exporter.hub import hub_folder
 from rexit.exporter.model.packed import ATTENTION
-from rexit.exporter.quiet import first_line, quiet
+from rexit.exporter.quiet import first_line
 
 PATTERNS = ("*.safetensors", "*.bin")
 ADAPTER = "adapter_config.json"
@@ -27,35 +26,17 @@ CLASSIFIER = "ForSequenceClassification"
 
 
 def located(path: str | Path) -> Path:
-    """The folder or GGUF file, fetched first if `path` is the id of a model on the Hub. Raises CheckpointError."""
+    """The checkpoint's folder or GGUF file. A Hub id is downloaded first. Raises CheckpointError."""
     place = Path(path)
     if place.is_dir() or _is_gguf(place):
         return place
     if place.suffix == ".gguf":
         raise CheckpointError(f"{path}: no such file")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-        raise CheckpointError(f"{path}: no such checkpoint folder, and not the id of a model on the Hub, OWNER/NAME")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        with quiet():
-            return Path(snapshot_download(str(path), allow_patterns=[*PATTERNS, "*.json"]))
-    except GatedRepoError as exc:
-        why = "asks you to accept its conditions there, then to log in with `hf auth login`"
-        raise CheckpointError(f"{path}: no such folder, and the model of this id on the Hub {why}") from exc
-    except RepositoryNotFoundError as exc:
-        why = "or a private one: log in with `hf auth login`"
-        raise CheckpointError(f"{path}: no such folder, and no model of this id on the Hub, {why}") from exc
-    except LocalEntryNotFoundError as exc:
-        why = "the Hub cannot be reached, and no earlier download of the model is in the local cache"
-        raise CheckpointError(f"{path}: no such folder; {why}") from exc
-    except Exception as exc:
-        raise CheckpointError(f"{path}: no such folder, and the Hub did not provide it: {first_line(exc)}") from exc
+    return hub_folder(str(path), (*PATTERNS, "*.json"), CheckpointError, str(path), "folder")
 
 
 def files(place: Path) -> set[Path]:
-    """Those that the decoder is made of."""
+    """The files that determine the decoder: weights, config, and those of an adapter's base."""
     if _is_gguf(place):
         return {place}
     own = {path for pattern in PATTERNS for path in place.glob(pattern)}
@@ -65,11 +46,11 @@ def files(place: Path) -> set[Path]:
 
 
 def layers(place: Path) -> int:
-    """How many the decoder has. Raises CheckpointError."""
+    """The decoder's number of layers. Raises CheckpointError."""
     if _is_adapter(place):
         return layers(_base(place))
     if _is_gguf(place):
-        import gguf  # noqa: F401, transformers says it less clearly
+        import gguf  # noqa: F401, its absence is clearer here than in transformers
     try:
         return int(AutoConfig.from_pretrained(**_named(place)).num_hidden_layers)
     except Exception as exc:
@@ -78,7 +59,7 @@ def layers(place: Path) -> int:
 
 
 def decoder_model(place: Path) -> Any:
-    """Missing weights are an error, not random numbers. Raises CheckpointError."""
+    """Loads the model, float32, in eval mode. Raises CheckpointError, also for missing weights."""
     if _is_adapter(place):
         return _merged(place)
     if _is_gguf(place):
@@ -88,7 +69,7 @@ def decoder_model(place: Path) -> Any:
             **_named(place), dtype=torch.float32, attn_implementation=ATTENTION, output_loading_info=True
         )
     except Exception as exc:
-        if exc.args == (ATTENTION,):  # looked up among the attentions of the family's own
+        if exc.args == (ATTENTION,):  # a KeyError from the family's own table of attentions
             raise CheckpointError(f"{_family(place)}: does not use transformers' attention interface") from exc
         raise CheckpointError(f"{place}: cannot be loaded (truncated, or not a decoder): {first_line(exc)}") from exc
     model, report = loaded
@@ -124,7 +105,7 @@ def _named(place: Path) -> dict[str, Any]:
 
 
 def _plain(loaded: Any) -> Any:
-    """The same model without the marks of a quantized one, which cannot be saved or trained."""
+    """The model without its quantization config: with it, it could be neither saved nor trained."""
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config

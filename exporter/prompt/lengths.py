@@ -1,4 +1,4 @@
-"""How long the prompts of a catalog are, and which placeholder and column the longest ones owe their length to."""
+"""Lengths of a catalog's prompts, and the placeholder and column that make the longest ones long."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from rexit.bundle.catalog import Catalog
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.prompt.program import Fields, Lengths, Op, longest, placeholder
 
-USERS, ITEMS = 2000, 10  # measured: at most so many users with a history, and a slate of so many items for each
+USERS, ITEMS = 2000, 10  # most users measured, and items in each user's slate
 
 
 def prompt_lengths(catalog: Catalog) -> dict[str, Any]:
-    """`prompt.lengths` of catalog.json, as docs/format.md describes it: what `catalog`'s prompts measure, and what the longest
-    one that its tables allow is made of. The same catalog gives the same figures.
+    """`prompt.lengths` of catalog.json (docs/format.md): measured lengths, and what makes the longest possible prompt long.
+
+    The same catalog gives the same figures.
     """
     prefixes, candidates = _measure(catalog)
     return {
         "users": len(prefixes),
-        "prefix": {**_percentiles(prefixes), "longest": _blame(catalog, "prefix")},
-        "candidate": {**_percentiles(candidates), "longest": _blame(catalog, "candidate")},
+        "prefix": {**_percentiles(prefixes), "longest": _longest(catalog, "prefix")},
+        "candidate": {**_percentiles(candidates), "longest": _longest(catalog, "candidate")},
     }
 
 
 def _measure(catalog: Catalog) -> tuple[list[int], list[int]]:
-    """The tokens of prefixes and of candidates, from users drawn among those with a history and items drawn among all."""
+    """Tokens of prefixes and of candidates, for a sample of users with a history and of items."""
     random, builder = np.random.default_rng(0), PromptBuilder(catalog)
     users = np.flatnonzero(np.diff(catalog.user_table["history_offsets"]))
     slates = [
@@ -43,8 +44,8 @@ def _percentiles(lengths: Sequence[int] | NDArray[Any]) -> dict[str, int]:
     return {"p50": int(p50), "p99": int(p99), "max": int(np.max(lengths))}
 
 
-def _blame(catalog: Catalog, part: str) -> dict[str, Any] | None:
-    """The op of a part that can append the most tokens, and the column that its longest text comes from. None: no ops."""
+def _longest(catalog: Catalog, part: str) -> dict[str, Any] | None:
+    """The op of a part that can append the most tokens, and the column of its longest text. None: no ops."""
     lengths: Lengths = np.diff(catalog.piece_table["offsets"])
     fields = _fields(catalog)
     if not (ops := catalog.info["prompt"][part]):

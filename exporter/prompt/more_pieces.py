@@ -1,4 +1,4 @@
-"""Texts for a catalog that has its program already: their tokens join its pieces, in the same tokenizer and within its limits."""
+"""Adds texts to the pieces of an existing catalog: same tokenizer, same program, within its limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rexit.bundle import Catalog
 from rexit.bundle.program import first_difference
 from rexit.errors import InputError
-from rexit.exporter.catalog.interactions import column_of
+from rexit.exporter.catalog.entities import column_of
 from rexit.exporter.catalog.tables import Tensors, offsets
 from rexit.exporter.prompt.language import Language
 from rexit.exporter.prompt.pieces import Pieces, fingerprint
@@ -24,7 +24,7 @@ Tokens = NDArray[np.int32]
 
 @dataclass
 class MorePieces:
-    """The pieces of `catalog`, which grow. cut: texts that were longer than the longest of their column."""
+    """The pieces of `catalog` and new ones behind them. cut: number of texts cut to the longest of their column."""
 
     catalog: Catalog
     language: Language
@@ -34,47 +34,54 @@ class MorePieces:
 
     @classmethod
     def of(cls, catalog: Catalog, language: Language) -> MorePieces:
-        """Raises InputError if the catalog was made with another tokenizer, or from another template."""
-        made = cls(catalog, language)
-        seen, expected = fingerprint(language.tokenizer), catalog.info["tokenizer"]["sha256"]
-        if seen != expected:
+        """Starts from the catalog's pieces. Raises InputError if tokenizer or template are not the catalog's."""
+        additions = cls(catalog, language)
+        actual, expected = fingerprint(language.tokenizer), catalog.info["tokenizer"]["sha256"]
+        if actual != expected:
             raise InputError(
-                f"tokenizer {seen[:12]}… ({language.tokenizer.get_vocab_size()} tokens): {catalog.path} was made with "
+                f"tokenizer {actual[:12]}… ({language.tokenizer.get_vocab_size()} tokens): {catalog.path} was made with "
                 f"{expected[:12]}… ({catalog.info['tokenizer']['vocab_size']} tokens)"
             )
         pieces = Pieces()
-        of_users, of_items = (sorted({name.removeprefix(" ") for name in made._names(what)}) for what in ("user", "item"))
+        of_users, of_items = (sorted({name.removeprefix(" ") for name in additions._names(what)}) for what in ("user", "item"))
         vectors = [f"item.{name}" for name in (catalog.vector_ids.dims if catalog.vector_ids else ())]
         program = compile_program(language.template, of_users, of_items, pieces, vectors)
         table: Tensors = dict(zip(("offsets", "tokens"), pieces.encode(language.tokenizer), strict=True))
-        mine = {"prefix": program.prefix, "candidate": program.candidate}
-        if difference := first_difference(mine, table, catalog.info["prompt"], catalog.piece_table):
+        compiled = {"prefix": program.prefix, "candidate": program.candidate}
+        if difference := first_difference(compiled, table, catalog.info["prompt"], catalog.piece_table):
             raise InputError(f"{language.template.path}: is another template than that of {catalog.path}: {difference}")
         starts, tokens = catalog.piece_table["offsets"].tolist(), catalog.piece_table["tokens"]
-        for row in range(len(starts) - 2, -1, -1):  # of equal ones the first
-            made._rows[tokens[starts[row] : starts[row + 1]].tobytes()] = row
-        return made
+        for row in range(len(starts) - 2, -1, -1):  # backwards, so that the first of equal pieces wins
+            additions._rows[tokens[starts[row] : starts[row + 1]].tobytes()] = row
+        return additions
 
     def fields(
-        self, what: str, texts: pl.DataFrame | None, text_rows: NDArray[np.int64], old: NDArray[np.int64], count: int
+        self, what: str, texts: pl.DataFrame | None, text_rows: NDArray[np.int64], old_rows: NDArray[np.int64], count: int
     ) -> Tensors:
-        """The `field.NAME` tensors of a table of `count` rows, of which `old` are the catalog's. texts: the columns of the rows
-        `text_rows`.
+        """The `field.NAME` tensors of an updated table.
 
-        Raises InputError for a column that is not there, or holds no texts.
+        Args:
+            what: `user` or `item`.
+            texts: new texts, by column; None: no new texts.
+            text_rows: int64, the rows of `texts`.
+            old_rows: int64, the row of each of the old catalog's rows.
+            count: rows of the table.
+
+        Raises:
+            InputError: a column is missing, or holds vectors.
         """
         table = self.catalog.user_table if what == "user" else self.catalog.item_table
-        made = {}
+        fields = {}
         for name in self._names(what):
             column, pieces = name.removeprefix(" "), np.full(count, -1, np.int32)
-            pieces[old] = table[f"field.{name}"]
+            pieces[old_rows] = table[f"field.{name}"]
             if texts is not None:
                 pieces[text_rows] = self._column(column_of(texts, column, what), what, column, spaced=name != column)
-            made[f"field.{name}"] = pieces
-        return made
+            fields[f"field.{name}"] = pieces
+        return fields
 
     def tensors(self) -> Tensors:
-        """pieces.safetensors."""
+        """The tensors of pieces.safetensors."""
         before = self.catalog.piece_table
         sizes = np.concatenate([np.diff(before["offsets"]), [len(tokens) for tokens in self._new]]).astype(np.int64)
         return {"offsets": offsets(sizes), "tokens": np.concatenate([before["tokens"], *self._new]).astype(np.int32)}
@@ -87,13 +94,13 @@ class MorePieces:
         template, pieces = self.language.template, Pieces()
         missing = pieces.literal(written(template.words["missing"], spaced))
         name = (" " if spaced else "") + column
-        found = pieces.column(" " + texts if spaced else texts, missing, template.limits.get(f"{what}.{column}"))
+        cells = pieces.column(" " + texts if spaced else texts, missing, template.limits.get(f"{what}.{column}"))
         starts, tokens = pieces.encode(self.language.tokenizer)
         most = self._longest(what, name)
         parts = [tokens[a:b] for a, b in itertools.pairwise(starts)]
-        self.cut += int((np.diff(starts)[found] > most).sum())
+        self.cut += int((np.diff(starts)[cells] > most).sum())
         rows = np.array([self._row(part if n == missing else part[:most]) for n, part in enumerate(parts)], np.int32)
-        return rows[found]
+        return rows[cells]
 
     def _longest(self, what: str, name: str) -> int:
         table = self.catalog.user_table if what == "user" else self.catalog.item_table

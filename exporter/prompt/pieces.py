@@ -1,4 +1,4 @@
-"""Pieces: texts that are tokenized on their own and stored once."""
+"""Pieces: texts that are tokenized separately and stored once."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rexit.errors import InputError
+from rexit.exporter.hub import hub_folder
 from rexit.progress import Progress, silent
 
 BATCH = 1 << 14  # texts tokenized at once
+FILES = ("*token*", "*.model", "vocab*", "merges*", "config.json")
+"""Patterns of a tokenizer's files on the Hub."""
 
 
 @dataclass
 class Pieces:
-    """Collects texts and gives each a row. What the template says may name special tokens, what the data says may not.
+    """Collects texts and numbers them. The template's texts may name special tokens, the data's may not.
 
-    A key is a text, whether it is the template's, and the most tokens it may have (None: any number).
+    A key is a text, whether it is the template's, and its most tokens (None: any number).
     """
 
     _rows: dict[tuple[str, bool, int | None], int] = field(default_factory=dict)
@@ -35,16 +38,22 @@ class Pieces:
         return self._rows.setdefault((text, True, None), len(self._rows))
 
     def column(self, texts: pl.Series, missing: int, limit: int | None = None) -> NDArray[np.int32]:
-        """The pieces of a column of the data: int32 [n]. A title that spells `<s>` becomes ordinary text.
+        """The pieces of a column of texts; special tokens in them become ordinary text.
 
-        Null becomes the piece `missing`; a text of more than `limit` tokens is cut behind that many.
+        Args:
+            texts: strings.
+            missing: the piece of null.
+            limit: most tokens of a text; longer ones are cut.
+
+        Returns:
+            int32 [n].
         """
         known = texts.drop_nulls().unique(maintain_order=True)
         rows = {text: self._rows.setdefault((text, False, limit), len(self._rows)) for text in known}
         return texts.replace_strict({**rows, None: missing}, return_dtype=pl.Int32).to_numpy().astype(np.int32)
 
     def encode(self, tokenizer: Tokenizer, progress: Progress = silent) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """CSR: `offsets` int64 [K+1] and `tokens` int32 [offsets[K]]."""
+        """Tokenizes all texts. Returns CSR: `offsets` int64 [K+1] and `tokens` int32 [offsets[K]]."""
         tokens, lengths, keys = [], np.zeros(len(self._rows), np.int64), list(self._rows)  # in the order of their rows
         for begin in range(0, len(keys), BATCH):
             progress("tokens", begin, len(keys))
@@ -56,7 +65,7 @@ class Pieces:
                 encoded = tokenizer.encode_batch([batch[n][0] for n in chosen], add_special_tokens=False)
                 for n, encoding in zip(chosen, encoded, strict=True):
                     ids[n] = encoding.ids[: batch[n][2]]
-            lengths[begin : begin + len(batch)] = [len(one) for one in ids]
+            lengths[begin : begin + len(batch)] = [len(text) for text in ids]
             tokens.append(np.fromiter(itertools.chain.from_iterable(ids), np.int32))
         tokenizer.encode_special_tokens = False
         progress("tokens", len(keys), len(keys))
@@ -64,11 +73,17 @@ class Pieces:
 
 
 def load_tokenizer(source: str) -> Tokenizer:
-    """A `tokenizer.json`, a folder that holds one, or a name on the Hugging Face Hub. Raises InputError.
+    """Loads a tokenizer, without padding and truncation.
 
-    A folder or a hub name without a `tokenizer.json` is opened by transformers, which converts older formats.
+    Args:
+        source: a `tokenizer.json`, a folder with one, or an id on the Hugging Face Hub. transformers converts older formats.
+
+    Raises:
+        InputError: there is no such file, folder or id, or it holds no tokenizer.
     """
     path = Path(source)
+    if not path.exists():
+        path = hub_folder(source, FILES, InputError, f"tokenizer {source}", "file or folder")
     if path.is_dir() and (path / "tokenizer.json").is_file():
         path = path / "tokenizer.json"
     try:
@@ -77,26 +92,24 @@ def load_tokenizer(source: str) -> Tokenizer:
         else:
             from transformers import AutoTokenizer
 
-            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=path.is_dir()).backend_tokenizer
-    except Exception as exc:  # tokenizers raises bare Exception, transformers whatever its hub client does
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True).backend_tokenizer
+    except Exception as exc:  # tokenizers raises bare Exception
         reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
-        raise InputError(
-            f"tokenizer {source}: neither a tokenizer.json, a folder with one nor a known hub name: {reason}"
-        ) from exc
+        raise InputError(f"tokenizer {source}: neither a tokenizer.json nor a folder with one: {reason}") from exc
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """SHA-256 of the tokenizer's serialized form."""
+    """SHA-256 of the tokenizer's serialized form, in hex."""
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
 
 def single_token(tokenizer: Tokenizer, text: str, what: str) -> int:
-    """The one token `text` is. Raises InputError when it is none or several."""
+    """The id of the single token that `text` is. Raises InputError, naming `what`, if it is none or several."""
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     if len(ids) != 1:
-        seen = [tokenizer.id_to_token(id) for id in ids]
-        raise InputError(f"{what}: {text!r} is {len(ids)} tokens of this tokenizer {seen}, expected exactly one")
+        tokens = [tokenizer.id_to_token(token) for token in ids]
+        raise InputError(f"{what}: {text!r} is {len(ids)} tokens of this tokenizer {tokens}, expected exactly one")
     return int(ids[0])

@@ -1,4 +1,4 @@
-"""The token program: a template compiled to the ops of docs/format.md, with the columns they need and their bounds in tokens."""
+"""The prompt program: a template compiled to the ops of docs/format.md, and the bounds of its length in tokens."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ TARGETS = ("item_field", "item_vector", "item_like_rate", "item_count", "similar
 
 Op = dict[str, Any]
 Lengths = NDArray[np.int64]  # tokens of each piece
-Fields = Mapping[str, NDArray[np.int32]]  # `user.NAME` and `item.NAME` to the rows' pieces
+Fields = Mapping[str, NDArray[np.int32]]  # the pieces of each row, by `user.NAME` and `item.NAME`
 
 
 @dataclass
 class Program:
-    """`prefix` and `candidate` ops. `user_fields` and `item_fields` map a field's name to (column, whether a space precedes).
+    """A compiled template.
 
-    `vectors`: the tables of item vectors that the ops read, in the order of their ids.
+    prefix, candidate: ops. user_fields, item_fields: (column, whether a space precedes), by field.
+    vectors: the tables of item vectors that the ops read, in the order of their ids.
     """
 
     prefix: list[Op] = field(default_factory=list)
@@ -36,7 +37,7 @@ class Program:
 
 
 def needs_target(op: Op) -> bool:
-    """Whether an op depends on the target item. The first such op begins the candidate's part."""
+    """Whether an op depends on the target item. The first such op starts the candidate's part."""
     return op["op"] in TARGETS or op.get("order") == "nearest"
 
 
@@ -47,10 +48,16 @@ def compile_program(
     pieces: Pieces,
     vectors: Collection[str] = (),
 ) -> Program:
-    """user_columns, item_columns: of texts; vectors: the columns that hold vectors, as `item.NAME` and `user.NAME`.
+    """Compiles a template.
 
-    Raises InputError for a placeholder that is unknown or cannot be had of its column, a limit of no text, or a template without
-    the target item.
+    Args:
+        template: the template.
+        user_columns, item_columns: names of the text columns.
+        pieces: collects the template's texts.
+        vectors: the columns that hold vectors, as `item.NAME` and `user.NAME`.
+
+    Raises:
+        InputError: a placeholder is unknown or does not fit its column, a limit names no text, or the target item is missing.
     """
     program = Program()
     compiler = _Compiler(template, user_columns, item_columns, pieces, program, vectors)
@@ -81,16 +88,15 @@ class _Compiler:
     vectors: Collection[str]
 
     def ops(self, nodes: Nodes, where: str) -> list[Op]:
-        """The space before a column of vectors stays with the text before it: the parser, which does not know columns, has given
-        it to the placeholder."""
-        settled: list[str | Placeholder] = []
+        # The parser gives the space before a placeholder to it. Before a column of vectors it belongs to the text.
+        spaced: list[str | Placeholder] = []
         for node in nodes:
             if isinstance(node, Placeholder) and node.spaced and node.name in self.vectors:
-                before = settled.pop() if settled and isinstance(settled[-1], str) else ""
-                settled += [f"{before} ", replace(node, spaced=False)]
+                text = spaced.pop() if spaced and isinstance(spaced[-1], str) else ""
+                spaced += [f"{text} ", replace(node, spaced=False)]
             else:
-                settled.append(node)
-        return [self.op(node, where) for node in settled]
+                spaced.append(node)
+        return [self.op(node, where) for node in spaced]
 
     def op(self, node: str | Placeholder, where: str) -> Op:
         if isinstance(node, str):
@@ -108,7 +114,7 @@ class _Compiler:
             return self._column_of_vectors(node, column, where)
         if table == "item" and column in self.item_columns and node.name not in RESERVED:
             if node.limit:
-                self.program.item_fields[column] = (column, False)  # what the vectors are made of
+                self.program.item_fields[column] = (column, False)  # the source of the vectors
                 return self._item_vector(f"{column}:{node.limit}")
             self.program.item_fields[space + column] = (column, node.spaced)
             return {"op": "item_field", "field": space + column}
@@ -134,7 +140,7 @@ class _Compiler:
     def _column_of_vectors(self, node: Placeholder, column: str, where: str) -> Op:
         problem = None
         if node.name.startswith("user."):
-            problem = "the column holds vectors, which can be placed of items only"
+            problem = "the column holds vectors, which only items can have"
         elif node.limit:
             problem = f"the column holds a vector of each item, which is placed as one: {{{node.name}}}"
         elif column in (USER, NOBODY):
@@ -170,17 +176,17 @@ class _Compiler:
 
 
 def rate_texts(bins: int) -> list[str]:
-    """How like-rate bins are written: the lower edge, `0%`, `5%`, …"""
+    """The texts of like-rate bins, their lower edges: `0%`, `5%`, …"""
     return [f"{100 * b // bins}%" for b in range(bins)]
 
 
 def count_texts(bins: int) -> list[str]:
-    """How count bins are written: `0`, then the power of two at or below the count, `2^0`, `2^1`, `2^2`, …"""
+    """The texts of count bins: `0`, then the power of two at or below the count, `2^0`, `2^1`, …"""
     return ["0", *(f"2^{b - 1}" for b in range(1, bins))]
 
 
 def vector_count(table: str) -> int:
-    """The vectors of each item in a table, which its name tells: `title:2` has two, `gcn` and a column of vectors one."""
+    """Vectors per item in a table, from its name: `title:2` has two, `gcn` and a column of vectors one."""
     return int(table.rpartition(":")[2]) if ":" in table else 1
 
 
@@ -206,7 +212,7 @@ def placeholder(op: Op) -> str | None:
 
 
 def longest(ops: Sequence[Op], lengths: Lengths, fields: Fields) -> tuple[Op, int]:
-    """The one of `ops` that can append the most tokens, and how many."""
+    """The op that can append the most tokens, and their number."""
     most = [_bounds(op, lengths, fields)[1] for op in ops]
     return ops[most.index(max(most))], max(most)
 

@@ -1,4 +1,4 @@
-"""The prompt template: a TOML file, read and checked. docs/template.md describes it for its author."""
+"""The prompt template: a TOML file, read and checked. docs/template.md describes it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ RATES = ("user.like_rate", "user.count", "item.like_rate", "item.count")
 SHARES = ("similar_like_rate", "nearest_like_rate")
 EMBEDDINGS = ("user.gcn", "item.gcn")
 RESERVED = (*RATES, *EMBEDDINGS)
-"""Columns of these names cannot be placed."""
+"""Placeholders of rexit: columns of these names cannot be placed."""
 WORDS = {"liked": " liked", "disliked": " disliked", "unseen": " unseen", "missing": "unknown", "empty": " none"}
 BINS = {"like_rate": 20, "count": 12}
 
 
 @dataclass(frozen=True)
 class Placeholder:
-    """`{name}` or `{name:limit}`. `spaced`: the space before it belongs to its text, since tokenizers keep " word" whole.
+    """`{name}` or `{name:limit}`.
 
-    The limit of a column is the number of vectors that stand for its text; 0: it is placed as text.
+    limit: entries of a list; of a column, the number of vectors that stand for its text (0: placed as text).
+    spaced: the space before it belongs to its text, since tokenizers keep " word" whole.
     """
 
     name: str
@@ -46,16 +47,15 @@ Nodes = tuple[str | Placeholder, ...]
 
 
 def written(text: str, spaced: bool) -> str:
-    """A placeholder's text with the space that belongs to it, one also where the text brings its own."""
+    """A placeholder's text, with exactly one leading space if it is spaced."""
     return " " + text.lstrip(" ") if spaced else text
 
 
 @dataclass(frozen=True)
 class Template:
-    """A template whose syntax is right; whether its columns exist is seen when it is compiled (program.py).
+    """A parsed template. `program` checks placeholders against the columns.
 
-    `entries`: how one entry is written, for each kind of list in ENTRIES. `limits`: the most tokens of a column's cell, by
-    `user.COLUMN` and `item.COLUMN`.
+    entries: the text of an entry, by kind of list (ENTRIES). limits: most tokens of a cell, by `user.COLUMN` and `item.COLUMN`.
     """
 
     path: Path
@@ -68,9 +68,18 @@ class Template:
     limits: Mapping[str, int] = field(default_factory=dict)
     bos: str | None = None
 
+    def columns(self, what: str) -> dict[str, str]:
+        """The columns of the users' or items' file that prompts place, each with its placeholder for messages."""
+        nodes = list(self.prompt)
+        if what == "item":
+            lists = [node.name for node in self.prompt if isinstance(node, Placeholder) and node.name in self.entries]
+            nodes += [node for name in lists for node in self.entries[name]]
+        names = [node for node in nodes if isinstance(node, Placeholder) and node.name not in RESERVED]
+        return {node.name.partition(".")[2]: f"{self.path}: {node}" for node in names if node.name.startswith(f"{what}.")}
+
 
 def read_template(path: Path) -> Template:
-    """Raises InputError naming the file, the key or placeholder, and what was expected."""
+    """Reads a template file. Raises InputError, naming the key or placeholder and what was expected."""
     path = Path(path)
     try:
         value = tomllib.loads(path.read_text("utf-8"))
@@ -88,13 +97,15 @@ def read_template(path: Path) -> Template:
     _known_keys(path, "bins.", bins, tuple(BINS))
     for name, n in bins.items():
         _whole_number(path, f"bins.{name}", n)
-    written_as = {name: (f"entries.{key}", entries[key]) if key in entries else ("entry", entry) for name, key in ENTRIES.items()}
+    entry_texts = {
+        name: (f"entries.{key}", entries[key]) if key in entries else ("entry", entry) for name, key in ENTRIES.items()
+    }
     bos = value.get("bos")
     return Template(
         path,
         prompt,
         parse(path, "prompt", prompt),
-        {name: parse(path, where, _text(path, where, text)) for name, (where, text) in written_as.items()},
+        {name: parse(path, where, _text(path, where, text)) for name, (where, text) in entry_texts.items()},
         {name: _text(path, f"labels.{name}", labels.get(name)) for name in ("yes", "no")},
         {name: _text(path, f"words.{name}", words.get(name, text), empty=True) for name, text in WORDS.items()},
         {**BINS, **bins},
@@ -104,9 +115,9 @@ def read_template(path: Path) -> Template:
 
 
 def parse(path: Path, where: str, text: str) -> Nodes:
-    """Splits a text into literals and placeholders. `{{` and `}}` stand for braces. Raises InputError.
+    """Splits a text into literals and placeholders; `{{` and `}}` are braces. Raises InputError.
 
-    One space before a placeholder that stands for a single text moves from the literal into the placeholder.
+    The space before a placeholder of a single text moves from the literal into the placeholder.
     """
     nodes: list[str | Placeholder] = []
     try:

@@ -15,6 +15,7 @@ from rexit.exporter.index import build_catalog
 from rexit.exporter.model.checkpoint import load_checkpoint, save_checkpoint
 from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.language import Language
+from rexit.exporter.prompt.template import read_template
 from rexit.ranking import auc, user_auc
 from running.scripts import scripts_of
 
@@ -53,7 +54,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_reworded_catalog_is_the_one_that_index_makes_of_the_template(data: Path, tmp_path: Path, template: str) -> None:
     import prompts
 
-    language = Language.load(str(data / "tok"), data / f"{template}.toml")
+    language = Language.load(str(data / "tok"), read_template(data / f"{template}.toml"))
     prompts.reworded(Catalog.open(data / "prompt"), language, data / "users.csv", data / "items.csv", tmp_path / "made")
     for file in (data / template).rglob("*"):
         if file.is_file():

@@ -20,11 +20,11 @@ def traces(users: int, per_user: int, noise: Sequence[float], seed: int = 0, sla
     truth = random.normal(0, 1.5, n)
     liked = random.random(n) < 1 / (1 + np.exp(-truth))
     log_odds = np.empty((n, len(noise)), np.float32)
-    seen, before = truth, 0.0
+    signal, before = truth, 0.0
     for k in reversed(range(len(noise))):
-        seen = seen + random.normal(0, 1, n) * np.sqrt(max(noise[k] ** 2 - before**2, 0.0))
+        signal = signal + random.normal(0, 1, n) * np.sqrt(max(noise[k] ** 2 - before**2, 0.0))
         before = noise[k]
-        log_odds[:, k] = seen
+        log_odds[:, k] = signal
     starts = [u * per_user + i for u in range(users) for i in range(0, per_user, slate)]
     return Traces(log_odds, liked, np.repeat(np.arange(users), per_user), np.array([*starts, n]))
 

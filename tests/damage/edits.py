@@ -1,4 +1,4 @@
-"""How the cases edit a bundle; sizes and digests are made to fit afterwards, so that the damage itself is what is found."""
+"""How the cases edit a bundle. Sizes and digests are updated afterwards, so that checks reach the damage itself."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def a_search_that_looks_at_too_many_lists(folder: Path) -> None:
 
 
 @ends_in("CORRUPT", "requires: lacks `user-lists`, but `embedding` has probes", "opening")
-def lists_that_nobody_is_told_of(folder: Path) -> None:
+def lists_not_in_requires(folder: Path) -> None:
     edit_json(folder, CATALOG, "requires", to=[])
 
 

@@ -80,8 +80,8 @@ def policy_with_rules_of_the_slate(folder: Path) -> None:
 
 def made_on(folder: Path, **changes: Any) -> None:
     machine = {"cpu": "a", "architecture": "pdp11", "cores": 1, "onnxruntime": "0.9.1", "rexit": "0.0.9"}
-    made = {"device": "cuda", "threads": 77, "machine": machine} | changes
-    write_policy(folder, [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}] * 3, made_on=made)
+    profile = {"device": "cuda", "threads": 77, "machine": machine} | changes
+    write_policy(folder, [{"a": 1.0, "b": 0.0, "upper": None, "lower": None}] * 3, made_on=profile)
 
 
 @ends_in("OK", found="running")

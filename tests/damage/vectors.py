@@ -188,7 +188,7 @@ def requirement_without_vectors(folder: Path) -> None:
 
 
 @ends_in("CORRUPT", "catalog.json requires: lacks `vectors`, but the prompt has vectors")
-def vectors_that_nobody_is_told_of(folder: Path) -> None:
+def vectors_not_in_requires(folder: Path) -> None:
     edit_json(folder, CATALOG, "requires", to=[])
 
 
@@ -208,8 +208,8 @@ def no_vectors(folder: Path) -> None:
 def edit_input(folder: Path, edit: Callable[[Any], None]) -> None:
     path = folder / "variants/cpu-fp32/segment-0.onnx"
     model = onnx.load(path, load_external_data=False)
-    (given,) = (value for value in model.graph.input if value.name == "given")
-    edit(given.type.tensor_type)
+    (entry,) = (value for value in model.graph.input if value.name == "given")
+    edit(entry.type.tensor_type)
     onnx.save(model, path)
     refresh(folder)
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from rexit.exporter.catalog.encoded import rows
-from rexit.exporter.catalog.interactions import read_entities
+from rexit.exporter.catalog.entities import read_entities
 from running.scripts import scripts_of
 
 scripts = scripts_of("examples")

@@ -45,7 +45,7 @@ def checkpoint(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
-def made(checkpoint: Path, catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported_bundle(checkpoint: Path, catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bundles") / "bundle"
     export_bundle(checkpoint, catalog.path, out, ExportOptions(precisions=["fp32", "int8"], golden_slates=4, accept_loss=True))
     return out
@@ -61,62 +61,74 @@ def test_the_catalog_holds_the_column(catalog: Catalog) -> None:
     table = catalog.encoded["look"]
     assert table.dtype == np.float16 and table.shape == (ITEMS, LOOK)
     for row, item in enumerate(catalog.items.take(np.arange(ITEMS))):
-        given = np.array([float(number) for number in look(int(item)).split()] or [0.0] * LOOK)
-        np.testing.assert_allclose(table[row], given / max(np.linalg.norm(given), 1e-9), atol=1e-3)
+        numbers = np.array([float(number) for number in look(int(item)).split()] or [0.0] * LOOK)
+        np.testing.assert_allclose(table[row], numbers / max(np.linalg.norm(numbers), 1e-9), atol=1e-3)
     assert not any(name.endswith("look") for name in catalog.item_table)
 
 
 def test_the_checkpoint_has_a_projector_for_it(checkpoint: Path) -> None:
-    kept = load_checkpoint(checkpoint)
-    assert kept.projectors is not None and kept.projectors.kinds == KINDS
-    assert kept.projectors["look"](torch.zeros(1, LOOK)).detach().abs().max() > 0, "a zero row gives the last bias"
+    loaded = load_checkpoint(checkpoint)
+    assert loaded.projectors is not None and loaded.projectors.kinds == KINDS
+    assert loaded.projectors["look"](torch.zeros(1, LOOK)).detach().abs().max() > 0, "a zero row gives the last bias"
 
 
-def test_a_bundle_has_its_vectors_and_not_the_column(made: Path, catalog: Catalog, checkpoint: Path) -> None:
-    kept, bundle = load_checkpoint(checkpoint), Bundle.open(made)
-    assert kept.projectors is not None
-    expected = Sources(catalog).vectors(kept.projectors, kept.model.get_input_embeddings(), orthogonal(64))
-    seen = bundle.vectors()
-    assert seen is not None and seen.tables.keys() == {"look", "title:2"}
-    np.testing.assert_array_equal(seen.tables["look"], expected.tables["look"])
-    assert names(made / "catalog") == ["catalog.json", "items.safetensors", "pieces.safetensors", "users.safetensors"]
+def test_a_bundle_has_its_vectors_and_not_the_column(exported_bundle: Path, catalog: Catalog, checkpoint: Path) -> None:
+    loaded, bundle = load_checkpoint(checkpoint), Bundle.open(exported_bundle)
+    assert loaded.projectors is not None
+    expected = Sources(catalog).vectors(loaded.projectors, loaded.model.get_input_embeddings(), orthogonal(64))
+    actual = bundle.vectors()
+    assert actual is not None and actual.tables.keys() == {"look", "title:2"}
+    np.testing.assert_array_equal(actual.tables["look"], expected.tables["look"])
+    assert names(exported_bundle / "catalog") == ["catalog.json", "items.safetensors", "pieces.safetensors", "users.safetensors"]
     with pytest.raises(BundleError, match=r"encoded.safetensors: missing; a bundle's catalog does not hold it"):
         assert bundle.catalog.encoded
 
 
 @pytest.mark.parametrize("name", ["cpu-fp32", "cpu-int8"])
-def test_the_runtime_computes_what_python_computes(made: Path, name: str) -> None:
-    bundle = Bundle.open(made, name)
+def test_the_runtime_computes_what_python_computes(exported_bundle: Path, name: str) -> None:
+    bundle = Bundle.open(exported_bundle, name)
     chain = Chain(bundle.folder, bundle.variant.segments, bundle.variant.max_tokens, bundle.vectors())
     builder = PromptBuilder(bundle.catalog)
-    with rexit.open(made, name) as session:
+    with rexit.open(exported_bundle, name) as session:
         for slate in bundle.golden().slates:
             user, items = bundle.catalog.users.id(slate.user), bundle.catalog.items.take(slate.items.astype(np.int64))
             for fresh in ((), ((items[0], True), (items[-1], False))):
                 prompt = builder.prompt(user, items, slate.as_of, fresh)
                 expected = chain.slate(prompt.prefix, prompt.candidates, liked=prompt.liked)
                 session.clear_cache()
-                seen = session.trace(user, items, as_of=slate.as_of, recent=fresh)
-                np.testing.assert_allclose(seen, expected, atol=bundle.variant.parity["tolerance"])
-    assert all(row[mode] < 1e-4 for row in Bundle.open(made).variant.parity["exits"] for mode in ("single", "cached", "slate"))
+                actual = session.trace(user, items, as_of=slate.as_of, recent=fresh)
+                np.testing.assert_allclose(actual, expected, atol=bundle.variant.parity["tolerance"])
+    assert all(
+        row[mode] < 1e-4 for row in Bundle.open(exported_bundle).variant.parity["exits"] for mode in ("single", "cached", "slate")
+    )
 
 
-def test_verify_and_inspect_know_it(made: Path, catalog: Catalog) -> None:
-    result = CliRunner().invoke(app, ["verify", str(made), "--json"])
+def test_verify_and_inspect_know_it(exported_bundle: Path, catalog: Catalog) -> None:
+    result = CliRunner().invoke(app, ["verify", str(exported_bundle), "--json"])
     assert result.exit_code == 0, result.stdout
-    arguments = ["inspect", str(made), "--user", "100", "--items", "1003", "--tokenizer", str(catalog.path.parent), "--json"]
+    arguments = [
+        "inspect",
+        str(exported_bundle),
+        "--user",
+        "100",
+        "--items",
+        "1003",
+        "--tokenizer",
+        str(catalog.path.parent),
+        "--json",
+    ]
     shown = json.loads(CliRunner().invoke(app, arguments).stdout)
     assert shown["prefix"]["text"].count("{item.look}") == 3
     assert shown["candidates"][0]["text"].startswith("{item.title:2} {item.look}")
 
 
-def test_another_column_is_another_score(catalog: Catalog, checkpoint: Path, made: Path, tmp_path: Path) -> None:
+def test_another_column_is_another_score(catalog: Catalog, checkpoint: Path, exported_bundle: Path, tmp_path: Path) -> None:
     """The same export of a catalog whose vectors are turned round."""
     other = Path(shutil.copytree(catalog.path, tmp_path / "catalog"))
     save_file({"look": -catalog.encoded["look"]}, other / ENCODED)
     write_json(other / "catalog.json", catalog.info | {"encoded": {"path": ENCODED, **FileEntry.of(other / ENCODED).to_json()}})
     export_bundle(checkpoint, other, tmp_path / "bundle", ExportOptions(golden_slates=1, accept_catalog=True))
-    before, after = (load_file(place / FILE) for place in (made, tmp_path / "bundle"))
+    before, after = (load_file(place / FILE) for place in (exported_bundle, tmp_path / "bundle"))
     assert (before["title:2"] == after["title:2"]).all()
     without = ~catalog.encoded["look"].any(1)
     assert without.sum() == 3 and ((before["look"] == after["look"]).all((1, 2)) == without).all()
@@ -127,18 +139,18 @@ def test_another_column_is_another_score(catalog: Catalog, checkpoint: Path, mad
     [
         (
             {name: KINDS[name] for name in ("title:2", "user")},
-            "has no projector for 'look', of which the catalog's prompts have vectors; it has: title:2, user",
+            "has no projector for 'look', but the catalog's prompts have such vectors; it has: title:2, user",
         ),
         ({**KINDS, "look": {"dim": 384}}, f"the projector for 'look' takes 384 numbers, the column's vectors have {LOOK}"),
-        ({**KINDS, "sound": {"dim": 3}}, "has a projector for 'sound', of which the catalog's prompts have no vectors"),
+        ({**KINDS, "sound": {"dim": 3}}, "has a projector for 'sound', but the catalog's prompts have no such vectors"),
     ],
 )
 def test_projectors_that_do_not_fit(
     checkpoint: Path, catalog: Catalog, tmp_path: Path, kinds: dict[str, dict[str, int]], message: str
 ) -> None:
-    kept = load_checkpoint(checkpoint)
-    words = (kept.labels, kept.catalog)
-    save_checkpoint(tmp_path / "c", kept.model, kept.exits, kept.heads, *words, projectors=Projectors(kinds, 64))
+    loaded = load_checkpoint(checkpoint)
+    words = (loaded.labels, loaded.catalog)
+    save_checkpoint(tmp_path / "c", loaded.model, loaded.exits, loaded.heads, *words, projectors=Projectors(kinds, 64))
     with pytest.raises(InputError) as caught:
         check_fit(load_checkpoint(tmp_path / "c"), catalog, 512)
     assert message in str(caught.value) and "\n" not in str(caught.value)

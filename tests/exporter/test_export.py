@@ -49,9 +49,9 @@ def test_golden_samples_are_real_prompts(exported: Path, catalog_folder: Path) -
     assert len(slates) == 6
     builder = PromptBuilder(bundle.catalog)
     for slate in slates:
-        mine = split.users == slate.user
-        assert slate.items.tolist() == split.items[mine].tolist()
-        assert slate.as_of == split.times[mine][0]
+        own_rows = split.users == slate.user
+        assert slate.items.tolist() == split.items[own_rows].tolist()
+        assert slate.as_of == split.times[own_rows][0]
         prompt = builder.prompt_rows(slate.user, slate.items, as_of=slate.as_of)
         np.testing.assert_array_equal(prompt.prefix, slate.prefix)
         assert [c.tolist() for c in prompt.candidates] == [c.tolist() for c in slate.candidates]
@@ -71,10 +71,10 @@ def test_existing_bundle_keeps_its_other_variants(bundle: Path, checkpoint_folde
             bundle / "variants" / name / "policy.json"
         )
     export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(golden_slates=2))
-    kept, new = Bundle.open(bundle, "cpu-other"), Bundle.open(bundle)
-    assert kept.manifest.variants == ("cpu-fp32", "cpu-other")
-    assert kept.edited() == [] == new.edited()
-    assert kept.policy() is not None and new.policy() is None
+    old, new = Bundle.open(bundle, "cpu-other"), Bundle.open(bundle)
+    assert old.manifest.variants == ("cpu-fp32", "cpu-other")
+    assert old.edited() == [] == new.edited()
+    assert old.policy() is not None and new.policy() is None
 
 
 @pytest.mark.parametrize("other", ["checkpoint", "exits", "heads"])
@@ -85,13 +85,13 @@ def test_bundle_of_another_origin_is_refused(
     different = tiny_checkpoint(tmp_path / "other", catalog=Catalog.open(catalog_folder), rms_norm_eps=1e-4)
     checkpoint = different if other == "checkpoint" else checkpoint_folder
     heads = r"choice of heads \(own, these are shared\)"
-    args, said = {
+    args, message = {
         "checkpoint": ({}, "checkpoint;"),
         "exits": ({"exits": [2, 4], "head": "shared"}, f"{heads} and choice of exits;"),
         # The same exits: only whose heads they are differs, as in fp32 with one and int8 with the other.
         "heads": ({"precisions": ["int8"], "accept_loss": True, "head": "shared"}, f"{heads};"),
     }[other]
-    with pytest.raises(InputError, match=f"bundle: holds a bundle made from another {said} remove it or choose another place"):
+    with pytest.raises(InputError, match=f"bundle: holds a bundle made from another {message} remove it or choose another place"):
         export_bundle(checkpoint, catalog_folder, bundle, ExportOptions(**args))  # type: ignore[arg-type]
     assert digest(bundle / "manifest.json") == before and names(bundle.parent) == ["bundle"]
 
@@ -121,22 +121,22 @@ def test_edited_catalog_is_refused(checkpoint_folder: Path, catalog_folder: Path
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"max_position_embeddings": 62}, r"47 \+ 16 = 63 tokens .*, the model takes 62"),
         ({"vocab_size": 90}, "tokenizer has 95 tokens, the model's embeddings only 90"),
     ],
     ids=["prompt longer than the limit", "vocabulary too small"],
 )
-def test_model_that_does_not_fit_the_catalog(catalog_folder: Path, tmp_path: Path, changes: dict[str, int], said: str) -> None:
+def test_model_that_does_not_fit_the_catalog(catalog_folder: Path, tmp_path: Path, changes: dict[str, int], message: str) -> None:
     checkpoint = tiny_checkpoint(tmp_path / "checkpoint", catalog=Catalog.open(catalog_folder), **changes)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         export_bundle(checkpoint, catalog_folder, tmp_path / "bundle")
     assert names(tmp_path) == ["checkpoint"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"max_tokens": 15}, "a candidate has up to 16 tokens, more than the 15"),
         ({"max_tokens": 0}, "expected at least 1"),
@@ -146,9 +146,9 @@ def test_model_that_does_not_fit_the_catalog(catalog_folder: Path, tmp_path: Pat
     ],
 )
 def test_options_out_of_range(
-    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, arguments: dict[str, Any], said: str
+    checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", ExportOptions(**arguments))
     assert names(tmp_path) == []
 
@@ -222,7 +222,7 @@ def test_traits_are_compared_by_name(checkpoint_folder: Path, catalog_folder: Pa
     strange = replace(checkpoint, catalog=dict.fromkeys(catalog.traits, "0" * 64))
     with pytest.raises(InputError, match="another tokenizer and another prompt program and another space of embeddings than"):
         check_trained_on(strange, catalog)
-    with pytest.raises(InputError, match=r"exits.json has no `catalog`, so nobody can tell .*--accept-catalog"):
+    with pytest.raises(InputError, match=r"exits.json has no `catalog`, which says .*--accept-catalog"):
         check_trained_on(replace(checkpoint, catalog=None), catalog)
     check_trained_on(replace(checkpoint, catalog=None, path=catalog_folder), catalog)  # a decoder without exits.json
 

@@ -176,6 +176,6 @@ def test_a_signal_of_which_a_library_makes_another_error(
     monkeypatch.setattr(sys, "argv", ["rexit", "export", *words])
     with pytest.raises(SystemExit) as end:
         main()
-    seen = capsys.readouterr()
-    assert (end.value.code, seen.out, seen.err) == (143, "", "rexit: interrupted; nothing was left half-written\n")
+    printed = capsys.readouterr()
+    assert (end.value.code, printed.out, printed.err) == (143, "", "rexit: interrupted; nothing was left half-written\n")
     assert digest(bundle / "manifest.json") == before and names(bundle.parent) == ["bundle"]

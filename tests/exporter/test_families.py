@@ -43,10 +43,10 @@ def measured(catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.mark.parametrize("family", fast(WORKING, "llama"))
 def test_float32_is_what_pytorch_computes(measured: Measure, family: str) -> None:
     """At every exit: pairs alone, behind a cached prefix, and as slates; and so in the C++ library."""
-    one = measured(family)
-    assert len(one.parity) == (DEPTH if family in FAMILIES else 1)
-    assert max(value for row in one.parity for value in row.values()) <= 1e-4
-    assert one.runtime <= 1e-4
+    measurement = measured(family)
+    assert len(measurement.parity) == (DEPTH if family in FAMILIES else 1)
+    assert max(value for row in measurement.parity for value in row.values()) <= 1e-4
+    assert measurement.runtime <= 1e-4
 
 
 @pytest.mark.parametrize("family", fast(WORKING, "llama"))
@@ -64,18 +64,19 @@ def test_tensorrt_compiles_it(measured: Measure, family: str, precision: str) ->
     assert products[f"{precision} gemm"] > 0, summary
 
 
-def _row(family: str, one: Measured) -> str:
+def _row(family: str, measurement: Measured) -> str:
     fused = all(
-        sum(count for kind, count in summary.items() if "mha" in kind) == DEPTH * PROFILES for summary in one.engines.values()
+        sum(count for kind, count in summary.items() if "mha" in kind) == DEPTH * PROFILES
+        for summary in measurement.engines.values()
     )
     cells = (
         WORKING[family],
         f"`{family}`",
-        "yes" if one.unrotated is None else f"no: {one.unrotated.removeprefix(f'{family}: ')}",
+        "yes" if measurement.unrotated is None else f"no: {measurement.unrotated.removeprefix(f'{family}: ')}",
         "<= 1e-4",
         f">= {CORRELATION[family]:g}",
-        next((text for name, text in ATTENTION.items() if name in one.attention), "in parts"),
-        "not tried" if not one.engines else "yes, attention fused" if fused else "yes",
+        next((text for name, text in ATTENTION.items() if name in measurement.attention), "in parts"),
+        "not tried" if not measurement.engines else "yes, attention fused" if fused else "yes",
     )
     return f"| {' | '.join(cells)} |"
 
@@ -89,18 +90,18 @@ def test_the_page_says_what_was_measured(measured: Measure) -> None:
 @pytest.mark.parametrize("page", ["README.md", "docs/how-to/own-model.md", "docs/develop/add-a-model-family.md"])
 def test_pages_that_count_them_agree(page: str) -> None:
     counts = re.findall(r"(\d+) families\b|\b(\d+) are tested", (PAGE.parents[1] / page).read_text())
-    assert counts and {int(one or other) for one, other in counts} == {len(WORKING)}
+    assert counts and {int(measurement or other) for measurement, other in counts} == {len(WORKING)}
 
 
 @pytest.mark.parametrize("family", fast(REFUSED_FAMILIES, "mamba"))
 def test_a_family_that_does_not_work_is_refused_by_name(family: str, catalog_folder: Path, tmp_path: Path) -> None:
-    """In one line, which the page has, too; and nothing is written."""
+    """In one line, which the page quotes; nothing is written."""
     tiny_model(family, attention=None).save_pretrained(tmp_path / "checkpoint")
     options = ExportOptions(exits=(4,), head="shared")
     with pytest.raises(CheckpointError) as caught:
         export_bundle(tmp_path / "checkpoint", catalog_folder, tmp_path / "bundle", options)
-    said = str(caught.value)
-    assert said.startswith(f"{family}: ") and "\n" not in said
+    message = str(caught.value)
+    assert message.startswith(f"{family}: ") and "\n" not in message
     assert not (tmp_path / "bundle").exists()
-    row = f"| {REFUSED_FAMILIES[family]} | `{family}` | {said.removeprefix(f'{family}: ')} |"
+    row = f"| {REFUSED_FAMILIES[family]} | `{family}` | {message.removeprefix(f'{family}: ')} |"
     assert row in PAGE.read_text().splitlines(), f"expected in docs/families.md:\n{row}"

@@ -1,6 +1,6 @@
 """Nothing that is retrieved knows the label.
 
-Labels are drawn at random, independent of everything, so whatever orders the training rows better than by chance has seen them.
+Labels are random and independent of everything. So a feature that orders training rows better than chance has seen them.
 The control are the same prompts retrieved with the catalog's own graph, which has: it learned from the training split's likes.
 It must be found out, or the test could not find anything.
 """
@@ -232,14 +232,20 @@ def projected(rows: Rows, chosen: NDArray[np.bool_], others: Rows, vocabulary: i
 
     def logits(of: Rows, slates: Sequence[int]) -> torch.Tensor:
         prompts = [of.prompts[n] for n in slates]
-        asked = [np.concatenate([c[c >= vocabulary] for c in prompt.candidates]) for prompt in prompts]  # item, user, item, …
-        size = max(map(len, asked))
-        ids = torch.from_numpy(np.stack([np.pad(one, (0, size - len(one)), "wrap") for one in asked]).astype(np.int64))
-        passed, given = of.sources.batch(projectors, torch.nn.Identity(), ids, prompts)
-        made = given.vectors[passed - vocabulary]
-        item, user = made[:, ::2], made[:, 1::2]
+        vector_ids = [
+            np.concatenate([c[c >= vocabulary] for c in prompt.candidates]) for prompt in prompts
+        ]  # item, user, item, …
+        size = max(map(len, vector_ids))
+        ids = torch.from_numpy(
+            np.stack([np.pad(ids_of_prompt, (0, size - len(ids_of_prompt)), "wrap") for ids_of_prompt in vector_ids]).astype(
+                np.int64
+            )
+        )
+        passed, vectors_of_pass = of.sources.batch(projectors, torch.nn.Identity(), ids, prompts)
+        vectors_by_id = vectors_of_pass.vectors[passed - vocabulary]
+        item, user = vectors_by_id[:, ::2], vectors_by_id[:, 1::2]
         out: torch.Tensor = rest(item * user)[..., 0]
-        return out[torch.arange(size // 2) < torch.tensor([len(one) // 2 for one in asked])[:, None]]
+        return out[torch.arange(size // 2) < torch.tensor([len(ids_of_prompt) // 2 for ids_of_prompt in vector_ids])[:, None]]
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -261,14 +267,14 @@ def projected(rows: Rows, chosen: NDArray[np.bool_], others: Rows, vocabulary: i
 
 
 def test_no_feature_of_a_training_prompt_predicts_a_random_label(case: Case) -> None:
-    seen = {name: chance(feature, case.train.liked) for name, feature in case.train.features.items()}
+    measured_chances = {name: chance(feature, case.train.liked) for name, feature in case.train.features.items()}
     assert len(case.train.liked) == 24_000 and all(len(np.unique(feature)) > 1 for feature in case.train.features.values())
-    assert all(abs(z) < CHANCE for z in seen.values()), seen
+    assert all(abs(z) < CHANCE for z in measured_chances.values()), measured_chances
 
 
 def test_the_control_is_found_out(control: Case) -> None:
-    seen = {name: chance(feature, control.train.liked) for name, feature in control.train.features.items()}
-    assert all(seen[name] > FOUND for name in ("nearest", "similar_verdict", "dot")), seen
+    measured_chances = {name: chance(feature, control.train.liked) for name, feature in control.train.features.items()}
+    assert all(measured_chances[name] > FOUND for name in ("nearest", "similar_verdict", "dot")), measured_chances
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def test_what_the_manifest_says_is_what_the_graphs_have(tensorrt_exported: Path,
     for segment in variant.segments:
         model = onnx.load(opened.folder / segment.graph)
         onnx.checker.check_model(model, full_check=True)
-        assert [(one.domain, one.version) for one in model.opset_import] == [("", opset)]
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
         types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
         assert types.pop("logits") == onnx.TensorProto.FLOAT
         assert {segment.hidden_dtype, segment.cache_dtype} == {"float16"}
@@ -69,7 +69,7 @@ def test_linear_layers_are_quantized_and_nothing_else(tensorrt_exported: Path) -
 
 def test_int8_is_smoothed_behind_norms_and_products(tensorrt_exported: Path) -> None:
     model = onnx.load(tensorrt_exported / "variants" / "tensorrt-int8" / "segment-0.onnx")
-    smoothed = [one.name for one in model.graph.initializer if ".smoothed" in one.name]
+    smoothed = [entry.name for entry in model.graph.initializer if ".smoothed" in entry.name]
     assert any("norm" in name for name in smoothed) and any("up_proj" in name for name in smoothed)
 
 
@@ -113,8 +113,8 @@ def test_bad_input_leaves_what_is_there(
 ) -> None:
     before = contents(bundle)
 
-    def assert_refused(error: type[Exception], said: str, **options: Any) -> None:
-        with pytest.raises(error, match=said) as caught:
+    def assert_refused(error: type[Exception], message: str, **options: Any) -> None:
+        with pytest.raises(error, match=message) as caught:
             export_bundle(
                 checkpoint_folder,
                 catalog_folder,
@@ -125,10 +125,10 @@ def test_bad_input_leaves_what_is_there(
         assert contents(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
 
     assert_refused(
-        InputError, "no target 'tensorrt' with precision 'fp32'; there is: .*--target tensorrt --precision fp16.int8.int4.fp8"
+        InputError, "no target 'tensorrt' with precision 'fp32'; known are: .*--target tensorrt --precision fp16.int8.int4.fp8"
     )
-    said = r"tensorrt-int4, segment-0.onnx: int4: body\.layers\.0\.mlp\.down_proj\.weight\S* has 96 rows \(K\), not divisible"
-    assert_refused(CheckpointError, said, precisions=["int4"])
+    message = r"tensorrt-int4, segment-0.onnx: int4: body\.layers\.0\.mlp\.down_proj\.weight\S* has 96 rows \(K\), not divisible"
+    assert_refused(CheckpointError, message, precisions=["int4"])
     with monkeypatch.context() as patched:
         patched.setattr(activations, "MIN_PROMPTS", 193)
         assert_refused(
@@ -138,8 +138,8 @@ def test_bad_input_leaves_what_is_there(
     strange = replace(fp16, passes=(*fp16.passes[:-1], _einsum, fp16.passes[-1]))
     with monkeypatch.context() as patched:
         patched.setattr(preflight, "find_target", lambda *_: strange)
-        said = "tensorrt-fp16, segment-0.onnx: node .*: JetPack 6's TensorRT has no operator"
-        assert_refused(CheckpointError, said, precisions=["fp16"])
+        message = "tensorrt-fp16, segment-0.onnx: node .*: JetPack 6's TensorRT has no operator"
+        assert_refused(CheckpointError, message, precisions=["fp16"])
 
 
 def test_a_stranger_is_named(tensorrt_exported: Path) -> None:

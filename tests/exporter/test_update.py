@@ -20,7 +20,7 @@ from rexit.exporter.catalog.lists import Lists
 from rexit.exporter.catalog.neighbours import similar_users
 from rexit.exporter.graph import activations
 from rexit.exporter.index import build_catalog
-from rexit.exporter.options import IndexOptions, LightGCNOptions
+from rexit.exporter.options import Columns, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.prompt.pieces import load_tokenizer
 from running.indexing import Outcome, Run
@@ -81,8 +81,8 @@ def run(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 def both(data: Path, run: Run) -> tuple[Catalog, Catalog]:
     code, out, err = run("--json")
     assert code == 0, err
-    told = json.loads(out)["updated"]
-    assert {key: told[key] for key in ("users", "items", "interactions")} == {"users": 1, "items": 2, "interactions": 27}
+    updated = json.loads(out)["updated"]
+    assert {key: updated[key] for key in ("users", "items", "interactions")} == {"users": 1, "items": 2, "interactions": 27}
     return Catalog.open(data / "catalog"), Catalog.open(data / "new")
 
 
@@ -93,9 +93,9 @@ def test_what_is_known_stays(both: tuple[Catalog, Catalog]) -> None:
     for name in ("embeddings", "fold_in"):
         known = old.item_table["embeddings"].any(1)
         assert known.any() and (new.item_table[name][items][known] == old.item_table[name][known]).all()
-    for key in ("prompt", "tokenizer", "labels", "ids", "label", "split"):
-        mine, theirs = (dict(one.info[key]) for one in both)
-        assert {k: v for k, v in mine.items() if k != "lengths"} == {k: v for k, v in theirs.items() if k != "lengths"}, key
+    for key in ("prompt", "tokenizer", "labels", "ids", "columns", "label", "split"):
+        new_info, theirs = (dict(source.info[key]) for source in both)
+        assert {k: v for k, v in new_info.items() if k != "lengths"} == {k: v for k, v in theirs.items() if k != "lengths"}, key
     assert new.traits == old.traits, "a model that was trained on the old one may be exported with it"
     assert new.space == old.sha256 == old.space and new.info["updated"]["catalog_sha256"] == old.sha256
 
@@ -103,9 +103,9 @@ def test_what_is_known_stays(both: tuple[Catalog, Catalog]) -> None:
 def test_splits_stay(both: tuple[Catalog, Catalog]) -> None:
     old, new = both
     for name in ("validation", "test"):
-        split, kept = old.split(name), new.split(name)
+        split, stored = old.split(name), new.split(name)
         assert set(zip(old.users.take(split.users), old.items.take(split.items), split.times, strict=True)) <= set(
-            zip(new.users.take(kept.users), new.items.take(kept.items), kept.times, strict=True)
+            zip(new.users.take(stored.users), new.items.take(stored.items), stored.times, strict=True)
         )
 
 
@@ -115,8 +115,8 @@ def test_what_the_catalog_holds_already_is_not_added(run: Run, data: Path) -> No
     pl.concat([pl.read_csv(data / "new.csv"), known]).write_csv(data / "new.csv")
     code, out, err = run("--json")
     assert code == 0, err
-    told = json.loads(out)["updated"]
-    assert (told["interactions"], told["repeats"]) == (27, 50)
+    updated = json.loads(out)["updated"]
+    assert (updated["interactions"], updated["repeats"]) == (27, 50)
 
 
 @pytest.mark.parametrize("order", ["time", "file"])
@@ -188,7 +188,7 @@ def test_similar_users_are_those_that_a_search_finds(both: tuple[Catalog, Catalo
 
 
 def test_lists_keep_their_centres(data: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the searches find in them whom they should, though by now a catalog of so few users would have none."""
+    """And searches in them are correct, although a new catalog of so few users would have no lists."""
     with monkeypatch.context() as patched:
         patched.setattr(lists, "EXACT", 20)
         patched.setattr(lists, "PROBES", 3)
@@ -202,8 +202,8 @@ def test_lists_keep_their_centres(data: Path, run: Run, monkeypatch: pytest.Monk
     assert (after.owner[new.users.rows(old.users.take(np.arange(len(old.users))))] == before.owner).all()
     assert after.owner[new.users.row(NEW_USER)] >= 0
     users = new.user_table
-    found = similar_users(new.user_embeddings, new.item_table["fold_in"], users, users["similar"].shape[1], after)
-    assert (users["similar"] == found).all()
+    expected_similar = similar_users(new.user_embeddings, new.item_table["fold_in"], users, users["similar"].shape[1], after)
+    assert (users["similar"] == expected_similar).all()
 
 
 def test_texts(both: tuple[Catalog, Catalog], data: Path) -> None:
@@ -297,7 +297,7 @@ def test_without_news_nothing_but_the_records_changes(data: Path, run: Run) -> N
     assert (old.piece_table["tokens"] == new.piece_table["tokens"]).all()
     assert len(new.user_table["history_items"]) == len(old.user_table["history_items"]) + 1
     for user in range(1, ratings.USERS + 1):
-        a, b = (PromptBuilder(one).prompt(user, [1, 2, 5], 30_000) for one in (old, new))
+        a, b = (PromptBuilder(source).prompt(user, [1, 2, 5], 30_000) for source in (old, new))
         assert (a.prefix == b.prefix).all() and all((x == y).all() for x, y in zip(a.candidates, b.candidates, strict=True))
 
 
@@ -324,13 +324,17 @@ def test_vectors_of_new_items(looks: Path, run: Run) -> None:
     before, after = old.encoded["look"], new.encoded["look"]
     at = {item: after[new.items.row(item)].tolist() for item in (100, 0, 2)}
     assert at[100] == pytest.approx([0, 0.6, 0.8], abs=1e-3) and at[0] == [0, 0, 0] and at[2] == [0, 0, 1]
-    kept = [item for item in range(1, ratings.ITEMS + 1) if item != 2]
-    assert (after[new.items.rows(kept)] == before[old.items.rows(kept)]).all()
+    stored = [item for item in range(1, ratings.ITEMS + 1) if item != 2]
+    assert (after[new.items.rows(stored)] == before[old.items.rows(stored)]).all()
     assert new.info["prompt"]["vectors"] == old.info["prompt"]["vectors"] == [{"name": "look", "count": 1, "dim": 3}]
 
 
 BAD_LOOKS = {
-    "no column": ("look:float_seq", "sight:float_seq", "the items file has no column 'look', which prompts name; it has: title"),
+    "no column": (
+        "look:float_seq",
+        "sight:float_seq",
+        "new-items.csv: no column 'look' (prompt.toml: {item.look}), the file has: item_id, title",
+    ),
     "texts": ("look:float_seq", "look", "the items file: column 'look' holds texts, prompts place vectors of that name"),
     "vectors for a text": (
         "year,",
@@ -370,7 +374,7 @@ BAD = {
     "another history": ("prompt.toml", "history.recent:4", "history.recent:5", "prefix op"),
     "an unknown item": ("new.csv", "90,1,5", "90,999,5", "item 999 is not in new-items.csv"),
     "an id of another kind": ("new-items.csv", "100,Film 100", "x100,Film 100", "'x100': the item ids of catalog are integers"),
-    "a column missing": ("new-items.csv", "title", "name", "has no column 'title'"),
+    "a column missing": ("new-items.csv", "title", "name", "new-items.csv: no column 'title' (prompt.toml: {item.title})"),
     "a bad time": ("new.csv", "20002", "soon", "a whole number"),
     "a user without texts": ("new-users.csv", "90,pilot", "91,pilot", "user 90 is not in new-users.csv"),
 }
@@ -384,6 +388,20 @@ def test_refused(data: Path, run: Run, name: str, old: str, new: str, message: s
     code, out, err = run()
     assert code == 2 and out == "" and err.count("\n") == 1 and message in err, err
     assert not (data / "new").exists()
+
+
+def test_columns_have_the_catalogs_names(data: Path, run: Run) -> None:
+    names = {"user_id": "who", "item_id": "film", "rating": "stars", "timestamp": "when"}
+    for name in ("ratings.csv", "items.csv", "users.csv", "new.csv", "new-items.csv", "new-users.csv"):
+        header, _, rest = (data / name).read_text().partition("\n")
+        (data / name).write_text(",".join(names.get(column, column) for column in header.split(",")) + "\n" + rest)
+    build(data, replace(OPTIONS, columns=Columns("who", "film", "stars", "when")))
+    code, _, err = run()
+    assert code == 0, err
+    old, new = (Catalog.open(data / name).info["columns"] for name in ("catalog", "new"))
+    assert new == old == {"user": "who", "item": "film", "rating": "stars", "time": "when"}
+    code, _, err = run("--out", "refused", "--user-column", "who")
+    assert code == 2 and "--user-column does not go with --update: catalog decides that" in err
 
 
 def test_options_of_a_whole_index_are_refused(run: Run, data: Path) -> None:
@@ -410,7 +428,7 @@ def test_an_export_can_calibrate_on_it(data: Path, run: Run) -> None:
     """Without its prompts neither int8 nor fp8 can be exported: they observe what goes into linear layers."""
     assert run()[0] == 0
     catalog = Catalog.open(data / "new")
-    (prompt, *_) = drawn = activations.draw(catalog)
-    assert len(drawn) == activations.SLATES
+    (prompt, *_) = sampled = activations.draw(catalog)
+    assert len(sampled) == activations.SLATES
     (slate, *_) = slates.draw(slates.cut(catalog, "train"), activations.SLATES, seed=1)
     assert (prompt.prefix == PromptBuilder(catalog).prefix(slate.user, slate.as_of)).all(), "as the runtime asks it"

@@ -34,7 +34,9 @@ VARIANTS = ("cpu-fp32", "cpu-int8", "cpu-int4")
 
 
 @pytest.fixture(scope="module")
-def made(checkpoint_folder: Path, catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReport]:
+def exported_variants(
+    checkpoint_folder: Path, catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, ExportReport]:
     out = tmp_path_factory.mktemp("variants") / "bundle"
     # The tiny model is random: 4 bits may cost it more than they would cost a trained one.
     report = export_bundle(
@@ -50,18 +52,18 @@ def _gated(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     monkeypatch.setattr(preflight, "find_target", lambda name, precision: replace(find_target(name, precision), **changes))
 
 
-def test_one_command_makes_all_and_leaves_nothing_else(made: tuple[Path, ExportReport]) -> None:
-    out, report = made
+def test_one_command_makes_all_and_leaves_nothing_else(exported_variants: tuple[Path, ExportReport]) -> None:
+    out, report = exported_variants
     assert Bundle.open(out).manifest.variants == VARIANTS == tuple(variant.name for variant in report.variants)
     assert sorted(path.name for path in out.iterdir()) == ["catalog", "manifest.json", "variants"]
     assert all(Bundle.open(out, name).edited() == [] for name in VARIANTS)
     json.dumps(report.to_json(), allow_nan=False)
 
 
-def test_the_graphs_are_quantized_and_the_heads_are_not(made: tuple[Path, ExportReport]) -> None:
+def test_the_graphs_are_quantized_and_the_heads_are_not(exported_variants: tuple[Path, ExportReport]) -> None:
     for name, op, sites in (("cpu-int8", "MatMulIntegerToFloat", 7), ("cpu-int4", "MatMulNBits", 7)):
         for k, layers in enumerate((1, 1, 2)):
-            path = made[0] / "variants" / name / f"segment-{k}.onnx"
+            path = exported_variants[0] / "variants" / name / f"segment-{k}.onnx"
             model = onnx.load(path)
             assert sum(node.op_type == op for node in model.graph.node) == sites * layers
             # The last layer's queries are of the rows alone, so they are quantized apart from its keys and values.
@@ -71,9 +73,9 @@ def test_the_graphs_are_quantized_and_the_heads_are_not(made: tuple[Path, Export
             assert [list(t.dims) for t in floats if "scale" not in t.name] == [[2, 64]]
 
 
-def test_cached_keys_and_values_take_half_the_memory(made: tuple[Path, ExportReport]) -> None:
-    out, _ = made
-    held = {}
+def test_cached_keys_and_values_take_half_the_memory(exported_variants: tuple[Path, ExportReport]) -> None:
+    out, _ = exported_variants
+    sizes = {}
     for name in VARIANTS:
         bundle = Bundle.open(out, name)
         assert {(segment.hidden_dtype, segment.cache_dtype) for segment in bundle.variant.segments} == {
@@ -83,15 +85,15 @@ def test_cached_keys_and_values_take_half_the_memory(made: tuple[Path, ExportRep
         with rexit.open(out, name) as session:
             items = [bundle.catalog.items.id(int(row)) for row in slate.items]
             session.trace(bundle.catalog.users.id(slate.user), items, as_of=slate.as_of)
-            held[name] = session.memory.prefixes
+            sizes[name] = session.memory.prefixes
         numbers = 2 * model.layers * model.kv_heads * model.head_dim * len(slate.prefix)
-    assert held["cpu-int8"] == held["cpu-int4"]
+    assert sizes["cpu-int8"] == sizes["cpu-int4"]
     # Hidden states and the ends of blocks are the same.
-    assert held["cpu-fp32"] - held["cpu-int8"] == pytest.approx(2 * numbers, rel=0.05)
+    assert sizes["cpu-fp32"] - sizes["cpu-int8"] == pytest.approx(2 * numbers, rel=0.05)
 
 
 def test_in_int8_they_take_half_of_that(
-    made: tuple[Path, ExportReport],
+    exported_variants: tuple[Path, ExportReport],
     checkpoint_folder: Path,
     catalog_folder: Path,
     tmp_path: Path,
@@ -106,15 +108,15 @@ def test_in_int8_they_take_half_of_that(
         assert dtypes == {"float32" if name == "cpu-fp32" else "int8"}
         verified = CliRunner().invoke(app, ["verify", str(out), "--variant", name])
         assert verified.exit_code == 0, verified.output
-        slate, model, held = bundle.golden().slates[0], bundle.manifest.model, []
+        slate, model, sizes = bundle.golden().slates[0], bundle.manifest.model, []
         user, items = bundle.catalog.users.id(slate.user), [bundle.catalog.items.id(int(row)) for row in slate.items]
-        for folder in (made[0], out):
+        for folder in (exported_variants[0], out):
             with rexit.open(folder, name) as session:
                 session.trace(user, items, as_of=slate.as_of)
-                held.append(session.memory.prefixes)
+                sizes.append(session.memory.prefixes)
         rows = 2 * model.layers * model.kv_heads * len(slate.prefix)
         saved = 0 if name == "cpu-fp32" else rows * (2 * model.head_dim - (model.head_dim + 1))
-        assert held[0] - held[1] == pytest.approx(saved, rel=0.05)
+        assert sizes[0] - sizes[1] == pytest.approx(saved, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -134,9 +136,9 @@ def test_a_cache_that_is_not_to_be_had(
 
 
 @pytest.mark.parametrize("name", VARIANTS[1:])
-def test_a_cached_prefix_gives_the_same_bits(made: tuple[Path, ExportReport], name: str) -> None:
-    bundle = Bundle.open(made[0], name)
-    with rexit.open(made[0], name) as session:
+def test_a_cached_prefix_gives_the_same_bits(exported_variants: tuple[Path, ExportReport], name: str) -> None:
+    bundle = Bundle.open(exported_variants[0], name)
+    with rexit.open(exported_variants[0], name) as session:
         for slate in bundle.golden().slates:
             user = bundle.catalog.users.id(slate.user)
             items = [bundle.catalog.items.id(int(row)) for row in slate.items]
@@ -145,20 +147,20 @@ def test_a_cached_prefix_gives_the_same_bits(made: tuple[Path, ExportReport], na
             np.testing.assert_array_equal(session.trace(user, items, as_of=slate.as_of), cold)
 
 
-def test_a_copied_start_gives_the_same_bits(made: tuple[Path, ExportReport]) -> None:
+def test_a_copied_start_gives_the_same_bits(exported_variants: tuple[Path, ExportReport]) -> None:
     """int8, behind histories that end in another item than the one before: as behind each of them computed whole."""
-    items = [Bundle.open(made[0]).catalog.items.id(row) for row in range(12)]
-    with rexit.open(made[0], "cpu-int8") as session, rexit.open(made[0], "cpu-int8") as cold:
+    items = [Bundle.open(exported_variants[0]).catalog.items.id(row) for row in range(12)]
+    with rexit.open(exported_variants[0], "cpu-int8") as session, rexit.open(exported_variants[0], "cpu-int8") as cold:
         for n, last in enumerate(items[2:]):
             recent = [*items[:2], last]
-            seen = session.trace_with_stats(-5, items, recent=recent)
-            assert (seen.stats.prefix_tokens_reused > seen.stats.prefix_tokens / 2) == (n > 0)
+            actual = session.trace_with_stats(-5, items, recent=recent)
+            assert (actual.stats.prefix_tokens_reused > actual.stats.prefix_tokens / 2) == (n > 0)
             cold.clear_cache()
-            np.testing.assert_array_equal(seen.log_odds, cold.trace(-5, items, recent=recent))
+            np.testing.assert_array_equal(actual.log_odds, cold.trace(-5, items, recent=recent))
 
 
-def test_quality_is_measured_and_recorded(made: tuple[Path, ExportReport]) -> None:
-    out, report = made
+def test_quality_is_measured_and_recorded(exported_variants: tuple[Path, ExportReport]) -> None:
+    out, report = exported_variants
     for name, (correlation, drop) in {"cpu-int8": (0.995, 0.001), "cpu-int4": (None, 0.005)}.items():
         variant = Bundle.open(out, name).variant
         assert variant.quality is not None
@@ -175,22 +177,24 @@ def test_quality_is_measured_and_recorded(made: tuple[Path, ExportReport]) -> No
 
 
 @pytest.mark.parametrize("name", VARIANTS[1:])
-def test_the_runtime_computes_what_python_computes(made: tuple[Path, ExportReport], name: str) -> None:
-    bundle = Bundle.open(made[0], name)
+def test_the_runtime_computes_what_python_computes(exported_variants: tuple[Path, ExportReport], name: str) -> None:
+    bundle = Bundle.open(exported_variants[0], name)
     golden = bundle.golden()
     chain = Chain(bundle.folder, bundle.variant.segments, bundle.variant.max_tokens)
-    with rexit.open(made[0], name) as session:
+    with rexit.open(exported_variants[0], name) as session:
         for slate in golden.slates:
             np.testing.assert_array_equal(slate.log_odds, chain.slate(slate.prefix, slate.candidates))
             items = [bundle.catalog.items.id(int(row)) for row in slate.items]
             session.clear_cache()  # behind keys copied from another prefix int8 rounds another way now and then
-            seen = session.trace(bundle.catalog.users.id(slate.user), items, as_of=slate.as_of)
+            actual = session.trace(bundle.catalog.users.id(slate.user), items, as_of=slate.as_of)
             # Its kernels add up in another order than the operators Python runs, so a value may be rounded to its neighbour.
-            np.testing.assert_allclose(seen, slate.log_odds, atol=bundle.variant.parity["tolerance"])
+            np.testing.assert_allclose(actual, slate.log_odds, atol=bundle.variant.parity["tolerance"])
 
 
-def test_verify_and_calibrate_work_on_them(made: tuple[Path, ExportReport], catalog_folder: Path, tmp_path: Path) -> None:
-    out = Path(shutil.copytree(made[0], tmp_path / "bundle"))
+def test_verify_and_calibrate_work_on_them(
+    exported_variants: tuple[Path, ExportReport], catalog_folder: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(exported_variants[0], tmp_path / "bundle"))
     result = CliRunner().invoke(app, ["verify", str(out), "--json"])
     checks = json.loads(result.stdout)["checks"]
     assert result.exit_code == 0 and {check["variant"] for check in checks} == set(VARIANTS)
@@ -200,10 +204,10 @@ def test_verify_and_calibrate_work_on_them(made: tuple[Path, ExportReport], cata
     assert Bundle.open(out, "cpu-int8").policy() is not None and Bundle.open(out, "cpu-fp32").policy() is None
 
 
-def test_verify_sees_another_graph(made: tuple[Path, ExportReport], tmp_path: Path) -> None:
+def test_verify_sees_another_graph(exported_variants: tuple[Path, ExportReport], tmp_path: Path) -> None:
     """The digests are made right again, so that only the golden samples can tell."""
 
-    out = Path(shutil.copytree(made[0], tmp_path / "bundle"))
+    out = Path(shutil.copytree(exported_variants[0], tmp_path / "bundle"))
     for name in ("segment-1.onnx", "segment-1.onnx.data"):
         shutil.copyfile(out / "variants" / "cpu-int4" / name, out / "variants" / "cpu-int8" / name)
     refresh(out, "cpu-int8")
@@ -214,14 +218,14 @@ def test_verify_sees_another_graph(made: tuple[Path, ExportReport], tmp_path: Pa
 def test_a_lower_precision_alone(
     checkpoint_folder: Path,
     catalog_folder: Path,
-    made: tuple[Path, ExportReport],
+    exported_variants: tuple[Path, ExportReport],
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "bundle"
     export_bundle(checkpoint_folder, catalog_folder, out, ExportOptions(precisions=["int8"], golden_slates=6, accept_loss=True))
     assert Bundle.open(out).manifest.variants == ("cpu-int8",)
     assert sorted(path.name for path in out.iterdir()) == ["catalog", "manifest.json", "variants"]
-    assert contents(out / "variants" / "cpu-int8") == contents(made[0] / "variants" / "cpu-int8")
+    assert contents(out / "variants" / "cpu-int8") == contents(exported_variants[0] / "variants" / "cpu-int8")
 
 
 def test_an_older_variant_stays_as_it_is_and_the_default(checkpoint_folder: Path, catalog_folder: Path, bundle: Path) -> None:
@@ -248,8 +252,8 @@ def test_the_gate_refuses(
         export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(**arguments))
     assert contents(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["bundle"]
     export_bundle(checkpoint_folder, catalog_folder, bundle, ExportOptions(**arguments, accept_loss=True))
-    found = Bundle.open(bundle, "cpu-int4").variant.quality
-    assert found is not None and found["accepted"] and found["verdict"] == "failed"
+    judged = Bundle.open(bundle, "cpu-int4").variant.quality
+    assert judged is not None and judged["accepted"] and judged["verdict"] == "failed"
 
 
 def test_what_passes_is_written_beside_what_is_refused(
@@ -316,8 +320,8 @@ def test_a_cached_prefix_that_is_wrong_is_refused(
 ) -> None:
     _off_behind_a_prefix(monkeypatch, 2)
     arguments: dict[str, Any] = {"precisions": ["int8"], "golden_slates": 2, "accept_loss": True}
-    said = r"exit after layer \d, single: log-odds differ from cpu-int8's own for the whole slate by 2, at most 1 is allowed"
-    with pytest.raises(ParityError, match=said):
+    message = r"exit after layer \d, single: log-odds differ from cpu-int8's own for the whole slate by 2, at most 1 is allowed"
+    with pytest.raises(ParityError, match=message):
         export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", ExportOptions(**arguments))
     assert list(tmp_path.iterdir()) == []
 
@@ -369,23 +373,23 @@ def test_weight_that_does_not_divide_into_blocks(catalog_folder: Path, tmp_path:
     arguments = ["export", str(checkpoint), "--catalog", str(catalog_folder), "--out", str(tmp_path / "bundle")]
     result = CliRunner().invoke(app, [*arguments, "--precision", "int4", "--golden", "1", "--accept-loss"])
     assert isinstance(result.exception, CheckpointError) and "\n" not in str(result.exception)
-    assert "has 72 rows, not divisible into blocks of 32" in str(result.exception)
+    assert "has 72 rows (K), not divisible into blocks of 32" in str(result.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"precisions": ["int8"], "quality_slates": 1}, "1 validation slates of 1 users: 1 users are too few to judge"),
         ({"precisions": ["int8"], "quality_slates": -1}, "expected at least 1, or 0 for all"),
         ({"precisions": ["int8", "int8"]}, "precisions int8, int8: expected at least one, and none twice"),
         ({"precisions": []}, "precisions none: expected at least one"),
-        ({"precisions": ["fp32", ""]}, "no target 'cpu' with precision ''; there is: --target cpu --precision fp32.int8.int4, "),
+        ({"precisions": ["fp32", ""]}, "no target 'cpu' with precision ''; known are: --target cpu --precision fp32.int8.int4, "),
         ({"target": "tpu", "precisions": ["int8"]}, "no target 'tpu' with precision 'int8'"),
     ],
 )
-def test_options(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_options(checkpoint_folder: Path, catalog_folder: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         export_bundle(checkpoint_folder, catalog_folder, tmp_path / "bundle", ExportOptions(**options))
     assert list(tmp_path.iterdir()) == []
 

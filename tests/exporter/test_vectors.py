@@ -22,7 +22,8 @@ from rexit.bundle import Bundle, Catalog
 from rexit.bundle.vectors import FILE
 from rexit.cli import app
 from rexit.errors import InputError
-from rexit.exporter.compile import compile_engines, optimization_profiles
+from rexit.exporter.compile import compile_engines
+from rexit.exporter.engine.profiles import optimization_profiles
 from rexit.exporter.export import export_bundle
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -51,7 +52,7 @@ def checkpoint(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
-def made(checkpoint: Path, catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported_bundle(checkpoint: Path, catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with every variant for the CPU. Copy it before changing it."""
     out = tmp_path_factory.mktemp("bundles") / "bundle"
     _export(CPU, checkpoint, catalog, out)
@@ -59,9 +60,9 @@ def made(checkpoint: Path, catalog: Catalog, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
-def complete(made: Path, checkpoint: Path, catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete(exported_bundle: Path, checkpoint: Path, catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With every variant there is."""
-    out = Path(shutil.copytree(made, tmp_path_factory.mktemp("complete") / "bundle"))
+    out = Path(shutil.copytree(exported_bundle, tmp_path_factory.mktemp("complete") / "bundle"))
     _export(TENSORRT, checkpoint, catalog, out)
     _export(("cuda-fp16",), checkpoint, catalog, out)
     return out
@@ -75,39 +76,39 @@ def _export(variants: tuple[str, ...], checkpoint: Path, catalog: Catalog, out: 
 
 
 @pytest.fixture
-def bundle(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "bundle"))
+def bundle(exported_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported_bundle, tmp_path / "bundle"))
 
 
-def test_the_bundle_says_that_there_are_vectors(made: Path, catalog: Catalog, checkpoint: Path) -> None:
-    bundle = Bundle.open(made)
-    assert json.loads((made / "manifest.json").read_text())["requires"] == ["vectors"]
-    assert names(made) == ["catalog", "manifest.json", "variants", FILE] and FILE in bundle.manifest.files
+def test_the_bundle_says_that_there_are_vectors(exported_bundle: Path, catalog: Catalog, checkpoint: Path) -> None:
+    bundle = Bundle.open(exported_bundle)
+    assert json.loads((exported_bundle / "manifest.json").read_text())["requires"] == ["vectors"]
+    assert names(exported_bundle) == ["catalog", "manifest.json", "variants", FILE] and FILE in bundle.manifest.files
     assert bundle.edited() == [] and bundle.manifest.variants == CPU
-    kept = load_checkpoint(checkpoint)
-    assert kept.projectors is not None
-    expected = Sources(catalog).vectors(kept.projectors, kept.model.get_input_embeddings(), orthogonal(64))
-    seen = bundle.vectors()
-    assert seen is not None and seen.user is not None and seen.nobody is not None
-    np.testing.assert_array_equal(seen.tables["title:2"], expected.tables["title:2"])
-    np.testing.assert_array_equal(seen.user, expected.user)
+    reloaded = load_checkpoint(checkpoint)
+    assert reloaded.projectors is not None
+    expected = Sources(catalog).vectors(reloaded.projectors, reloaded.model.get_input_embeddings(), orthogonal(64))
+    stored = bundle.vectors()
+    assert stored is not None and stored.user is not None and stored.nobody is not None
+    np.testing.assert_array_equal(stored.tables["title:2"], expected.tables["title:2"])
+    np.testing.assert_array_equal(stored.user, expected.user)
 
 
-def test_the_bundles_vectors_are_rotated_with_the_model(made: Path, catalog: Catalog, checkpoint: Path) -> None:
+def test_the_bundles_vectors_are_rotated_with_the_model(exported_bundle: Path, catalog: Catalog, checkpoint: Path) -> None:
     """The same numbers in other coordinates, so every variant answers what the checkpoint answers."""
-    kept, seen = load_checkpoint(checkpoint), Bundle.open(made).vectors()
-    assert kept.projectors is not None and seen is not None and seen.nobody is not None
-    plain = Sources(catalog).vectors(kept.projectors, kept.model.get_input_embeddings())
-    for rotated, own in ((seen.tables["gcn"], plain.tables["gcn"]), (seen.nobody, plain.nobody)):
+    reloaded, stored = load_checkpoint(checkpoint), Bundle.open(exported_bundle).vectors()
+    assert reloaded.projectors is not None and stored is not None and stored.nobody is not None
+    plain = Sources(catalog).vectors(reloaded.projectors, reloaded.model.get_input_embeddings())
+    for rotated, own in ((stored.tables["gcn"], plain.tables["gcn"]), (stored.nobody, plain.nobody)):
         assert own is not None and np.abs(rotated - own).max() > 0.01
         np.testing.assert_allclose(rotated.astype(np.float64) @ orthogonal(64).numpy().T, own, atol=2e-3)
-    rows = Bundle.open(made, "cpu-fp32").variant.parity["exits"]
+    rows = Bundle.open(exported_bundle, "cpu-fp32").variant.parity["exits"]
     assert len(rows) == len(EXITS) and all(row[mode] < 1e-4 for row in rows for mode in ("single", "cached", "slate"))
 
 
 @pytest.mark.parametrize("name", CPU)
-def test_the_first_segment_takes_them(made: Path, name: str) -> None:
-    _assert_first_takes_vectors(Bundle.open(made, name))
+def test_the_first_segment_takes_them(exported_bundle: Path, name: str) -> None:
+    _assert_first_takes_vectors(Bundle.open(exported_bundle, name))
 
 
 @pytest.mark.slow
@@ -118,7 +119,7 @@ def test_the_first_segment_takes_them_on_a_gpu(complete: Path, name: str) -> Non
 
 
 def _assert_first_takes_vectors(bundle: Bundle) -> None:
-    """In float32, whatever the variant computes in: as many as there are in a pass."""
+    """In float32 for every variant: as many as there are in a pass."""
     first, *others = bundle.variant.segments
     assert list(first.inputs)[:5] == ["tokens", "positions", "groups", "rows", "vectors"]
     assert all("vectors" not in segment.inputs for segment in others)
@@ -128,8 +129,8 @@ def _assert_first_takes_vectors(bundle: Bundle) -> None:
     assert [d.dim_param or d.dim_value for d in vectors.shape.dim] == ["R", 64]
 
 
-def test_golden_samples_hold_ids(made: Path, catalog: Catalog) -> None:
-    bundle = Bundle.open(made)
+def test_golden_samples_hold_ids(exported_bundle: Path, catalog: Catalog) -> None:
+    bundle = Bundle.open(exported_bundle)
     builder, ids = PromptBuilder(bundle.catalog), catalog.vector_ids
     assert ids is not None
     for slate in bundle.golden().slates:
@@ -139,19 +140,19 @@ def test_golden_samples_hold_ids(made: Path, catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize("name", CPU)
-def test_the_runtime_computes_what_python_computes(made: Path, name: str) -> None:
-    bundle = Bundle.open(made, name)
+def test_the_runtime_computes_what_python_computes(exported_bundle: Path, name: str) -> None:
+    bundle = Bundle.open(exported_bundle, name)
     chain = Chain(bundle.folder, bundle.variant.segments, bundle.variant.max_tokens, bundle.vectors())
     builder = PromptBuilder(bundle.catalog)
-    with rexit.open(made, name) as session:
+    with rexit.open(exported_bundle, name) as session:
         for slate in bundle.golden().slates:
             user, items = bundle.catalog.users.id(slate.user), [bundle.catalog.items.id(int(row)) for row in slate.items]
             for fresh in ((), ((items[0], True), (items[-1], False))):
                 prompt = builder.prompt(user, items, slate.as_of, fresh)
                 expected = chain.slate(prompt.prefix, prompt.candidates, liked=prompt.liked)
                 session.clear_cache()
-                seen = session.trace(user, items, as_of=slate.as_of, recent=fresh)
-                np.testing.assert_allclose(seen, expected, atol=bundle.variant.parity["tolerance"])
+                stored = session.trace(user, items, as_of=slate.as_of, recent=fresh)
+                np.testing.assert_allclose(stored, expected, atol=bundle.variant.parity["tolerance"])
 
 
 def test_another_vector_is_another_score(bundle: Path) -> None:
@@ -172,15 +173,25 @@ def test_another_vector_is_another_score(bundle: Path) -> None:
             before = after
 
 
-def test_verify_runs_the_golden_samples(made: Path) -> None:
-    result = CliRunner().invoke(app, ["verify", str(made), "--json"])
+def test_verify_runs_the_golden_samples(exported_bundle: Path) -> None:
+    result = CliRunner().invoke(app, ["verify", str(exported_bundle), "--json"])
     checks = json.loads(result.stdout)["checks"]
     assert result.exit_code == 0, result.stdout
     assert {c["variant"] for c in checks if c["name"] == "log-odds" and c["outcome"] == "ok"} >= set(CPU)
 
 
-def test_a_prompt_is_shown_with_placeholders(made: Path, catalog: Catalog) -> None:
-    arguments = ["inspect", str(made), "--user", "100", "--items", "1003", "--tokenizer", str(catalog.path.parent), "--json"]
+def test_a_prompt_is_shown_with_placeholders(exported_bundle: Path, catalog: Catalog) -> None:
+    arguments = [
+        "inspect",
+        str(exported_bundle),
+        "--user",
+        "100",
+        "--items",
+        "1003",
+        "--tokenizer",
+        str(catalog.path.parent),
+        "--json",
+    ]
     shown = json.loads(CliRunner().invoke(app, arguments).stdout)
     assert shown["prefix"]["text"].startswith("{user.gcn}") and shown["prefix"]["text"].count("{item.gcn}") == 3
     assert shown["candidates"][0]["text"].startswith("{item.title:2}{item.gcn} ")
@@ -223,9 +234,17 @@ def test_tensorrt_compiles_them(complete: Path, tmp_path: Path) -> None:
 
 def with_projectors(checkpoint: Path, kinds: dict[str, dict[str, int]] | None, place: Path) -> Checkpoint:
     """The checkpoint with projectors of other kinds."""
-    kept = load_checkpoint(checkpoint)
+    reloaded = load_checkpoint(checkpoint)
     projectors = None if kinds is None else Projectors(kinds, 64)
-    save_checkpoint(place / "checkpoint", kept.model, kept.exits, kept.heads, kept.labels, kept.catalog, projectors=projectors)
+    save_checkpoint(
+        place / "checkpoint",
+        reloaded.model,
+        reloaded.exits,
+        reloaded.heads,
+        reloaded.labels,
+        reloaded.catalog,
+        projectors=projectors,
+    )
     return load_checkpoint(place / "checkpoint")
 
 
@@ -235,14 +254,14 @@ KINDS = {"gcn": {"dim": 8}, "title:2": {"count": 2}, "user": {"dim": 8}}
 @pytest.mark.parametrize(
     ("kinds", "message"),
     [
-        (None, "has no projector for 'gcn', of which the catalog's prompts have vectors; it has: none"),
+        (None, "has no projector for 'gcn', but the catalog's prompts have such vectors; it has: none"),
         (
             {name: KINDS[name] for name in ("gcn", "user")},
-            "has no projector for 'title:2', of which the catalog's prompts have vectors; it has: gcn, user",
+            "has no projector for 'title:2', but the catalog's prompts have such vectors; it has: gcn, user",
         ),
         (
             {**KINDS, "plot:4": {"count": 4}},
-            "has a projector for 'plot:4', of which the catalog's prompts have no vectors; they have: gcn, title:2, user",
+            "has a projector for 'plot:4', but the catalog's prompts have no such vectors; they have: gcn, title:2, user",
         ),
         ({**KINDS, "gcn": {"dim": 16}}, "the projector for 'gcn' takes 16 numbers, embeddings have 8"),
         ({**KINDS, "title:2": {"count": 3}}, "the projector for 'title:2' gives 3 vectors, prompts have 2"),
@@ -258,13 +277,13 @@ def test_projectors_that_do_not_fit_the_catalog(
 
 
 def test_projectors_for_prompts_of_text(checkpoint: Path, catalog_folder: Path) -> None:
-    with pytest.raises(InputError, match=r"has a projector for 'gcn', of which .* no vectors; they have: none"):
+    with pytest.raises(InputError, match=r"has a projector for 'gcn', but .* no such vectors; they have: none"):
         check_fit(load_checkpoint(checkpoint), Catalog.open(catalog_folder), 512)
 
 
 def test_vectors_beyond_float16_are_refused(checkpoint: Path, catalog: Catalog) -> None:
-    kept = load_checkpoint(checkpoint)
-    assert kept.projectors is not None
-    torch.nn.init.constant_(kept.projectors["user"].outer.bias, 1e6)  # type: ignore[arg-type]
+    reloaded = load_checkpoint(checkpoint)
+    assert reloaded.projectors is not None
+    torch.nn.init.constant_(reloaded.projectors["user"].outer.bias, 1e6)  # type: ignore[arg-type]
     with pytest.raises(Exception, match=r"projector 'user': gives 1e\+06, float16 ends at 65504"):
-        Sources(catalog).vectors(replace(kept).projectors, kept.model.get_input_embeddings())  # type: ignore[arg-type]
+        Sources(catalog).vectors(replace(reloaded).projectors, reloaded.model.get_input_embeddings())  # type: ignore[arg-type]

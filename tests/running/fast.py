@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 
-def fast(cases: Iterable[Any], *kept: Any) -> list[Any]:
+def fast(cases: Iterable[Any], *chosen: Any) -> list[Any]:
     """`cases` as pytest parameters: all but those `kept` are slow, so that `make test-all` alone runs them.
 
     Raises:
         ValueError: one of `kept` is no case.
     """
     values = list(cases)
-    if unknown := [value for value in kept if value not in values]:
+    if unknown := [value for value in chosen if value not in values]:
         raise ValueError(f"{unknown} are not among the cases")
-    return [value if value in kept else _slow(value) for value in values]
+    return [value if value in chosen else _slow(value) for value in values]
 
 
 def _slow(value: Any) -> Any:

@@ -21,9 +21,9 @@ def environment() -> dict[str, str]:
 
 
 def run_program(*words: object, stdin: str | bytes = "", env: Mapping[str, str] | None = None) -> Ended:
-    given = stdin.encode() if isinstance(stdin, str) else stdin
+    data = stdin.encode() if isinstance(stdin, str) else stdin
     done = subprocess.run(
-        [PROGRAM, *map(str, words)], input=given, env={**environment(), **(env or {})}, capture_output=True, timeout=120
+        [PROGRAM, *map(str, words)], input=data, env={**environment(), **(env or {})}, capture_output=True, timeout=120
     )
     return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 

@@ -20,12 +20,12 @@ class OneByOne(NoCache):
         self.model, self.params = model, params
 
     def score(self, request: Mapping[str, Any]) -> Sequence[float]:
-        found = []
+        answers = []
         for candidate in request["candidates"]:
             generator = onnxruntime_genai.Generator(self.model, self.params)
             generator.append_tokens(np.array(request["prefix"] + candidate, np.int32))
-            found.append(log_odds(generator, request))
-        return found
+            answers.append(log_odds(generator, request))
+        return answers
 
 
 class Rewound:
@@ -42,12 +42,12 @@ class Rewound:
             self.generator = onnxruntime_genai.Generator(self.model, self.params)
             self.generator.append_tokens(np.array(request["prefix"], np.int32))
             self.cached = request["prefix"]
-        found = []
+        answers = []
         for candidate in request["candidates"]:
             self.generator.append_tokens(np.array(candidate, np.int32))
-            found.append(log_odds(self.generator, request))
+            answers.append(log_odds(self.generator, request))
             self.generator.rewind_to(len(request["prefix"]))
-        return found
+        return answers
 
 
 def log_odds(generator: Any, request: Mapping[str, Any]) -> float:

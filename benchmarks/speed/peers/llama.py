@@ -34,9 +34,9 @@ class Context:
         self.memory = llama_cpp.llama_get_memory(self.context)
         self.batch = llama_cpp.llama_batch_init(setup["max_tokens"], 0, setup["max_candidates"] + 1)
         # Views of the batch's C arrays: filling them through ctypes, element by element, would cost milliseconds.
-        view, each = np.ctypeslib.as_array, (setup["max_tokens"],)
+        view, shape = np.ctypeslib.as_array, (setup["max_tokens"],)
         self.token, self.position, self.wanted, self.count = (
-            view(array, each) for array in (self.batch.token, self.batch.pos, self.batch.logits, self.batch.n_seq_id)
+            view(array, shape) for array in (self.batch.token, self.batch.pos, self.batch.logits, self.batch.n_seq_id)
         )
         self.sequences = [view(self.batch.seq_id[n], (setup["max_candidates"] + 1,)) for n in range(setup["max_tokens"])]
 
@@ -88,9 +88,11 @@ class Context:
         self.batch.n_tokens = 0
 
 
-def common(held: Sequence[int], prefix: Sequence[int]) -> int:
+def common(cached_tokens: Sequence[int], prefix: Sequence[int]) -> int:
     """How many tokens both begin with."""
-    return next((n for n, (a, b) in enumerate(zip(held, prefix, strict=False)) if a != b), min(len(held), len(prefix)))
+    return next(
+        (n for n, (a, b) in enumerate(zip(cached_tokens, prefix, strict=False)) if a != b), min(len(cached_tokens), len(prefix))
+    )
 
 
 def load(setup: Mapping[str, Any]) -> tuple[dict[str, Context], dict[str, Any]]:

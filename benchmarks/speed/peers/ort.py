@@ -19,8 +19,8 @@ from protocol import NoCache, serve
 def log_odds(logits: NDArray[np.float32], request: Mapping[str, Any]) -> list[float]:
     """Those of the last tokens, from logits [B, T, V] of prompts of equal length."""
     last = logits[:, -1]
-    found: list[float] = (last[:, request["yes"]] - last[:, request["no"]]).tolist()
-    return found
+    answers: list[float] = (last[:, request["yes"]] - last[:, request["no"]]).tolist()
+    return answers
 
 
 class Whole(NoCache):
@@ -31,12 +31,12 @@ class Whole(NoCache):
 
     def score(self, request: Mapping[str, Any]) -> Sequence[float]:
         prompts = np.array([request["prefix"] + candidate for candidate in request["candidates"]], np.int64)
-        found: list[float] = []
+        answers: list[float] = []
         for begin in range(0, len(prompts), self.batch):
             tokens = prompts[begin : begin + self.batch]
             (logits,) = self.session.run(["logits"], inputs(self.session, tokens, 0))
-            found += log_odds(logits, request)
-        return found
+            answers += log_odds(logits, request)
+        return answers
 
 
 class SharedPrefix:
@@ -44,8 +44,8 @@ class SharedPrefix:
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self.session = session
-        self.past = [one for one in session.get_inputs() if one.name.startswith("past_key_values.")]
-        self.present = [one.name.replace("past_key_values", "present") for one in self.past]
+        self.past = [tensor for tensor in session.get_inputs() if tensor.name.startswith("past_key_values.")]
+        self.present = [tensor.name.replace("past_key_values", "present") for tensor in self.past]
         self.cached: Sequence[int] | None = None
         self.values: list[NDArray[np.float32]] = []
 
@@ -56,15 +56,15 @@ class SharedPrefix:
         prefix, candidates = request["prefix"], np.array(request["candidates"], np.int64)
         if self.cached != prefix:
             tokens = np.array([prefix], np.int64)
-            empty = [np.zeros((1, one.shape[1], 0, one.shape[3]), np.float32) for one in self.past]
+            empty = [np.zeros((1, tensor.shape[1], 0, tensor.shape[3]), np.float32) for tensor in self.past]
             self.values = self.session.run(self.present, inputs(self.session, tokens, 0) | self._named(empty))
             self.cached = prefix
-        repeated = [np.repeat(one, len(candidates), 0) for one in self.values]
+        repeated = [np.repeat(tensor, len(candidates), 0) for tensor in self.values]
         (logits,) = self.session.run(["logits"], inputs(self.session, candidates, len(prefix)) | self._named(repeated))
         return log_odds(logits, request)
 
     def _named(self, values: Sequence[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        return {one.name: value for one, value in zip(self.past, values, strict=True)}
+        return {tensor.name: value for tensor, value in zip(self.past, values, strict=True)}
 
 
 def inputs(session: onnxruntime.InferenceSession, tokens: NDArray[np.int64], past: int) -> dict[str, NDArray[np.int64]]:
@@ -75,7 +75,7 @@ def inputs(session: onnxruntime.InferenceSession, tokens: NDArray[np.int64], pas
         "attention_mask": np.ones((count, past + length), np.int64),
         "position_ids": np.broadcast_to(np.arange(past, past + length), tokens.shape).copy(),
     }
-    names = {one.name for one in session.get_inputs()}
+    names = {tensor.name for tensor in session.get_inputs()}
     return {name: value for name, value in usual.items() if name in names}
 
 

@@ -29,10 +29,10 @@ class Depth:
 
 def history(request: Mapping[str, Any]) -> dict[str, Any]:
     """What the prompt is to know of the user: `as_of` and `recent` of a session's methods, where a request has them."""
-    found = {name: request[name] for name in ("as_of", "recent") if name in request}
-    if found.get("recent"):
-        found["recent"] = [(item, liked) for item, liked in found["recent"]]  # JSON has lists for pairs
-    return found
+    options = {name: request[name] for name in ("as_of", "recent") if name in request}
+    if options.get("recent"):
+        options["recent"] = [(item, liked) for item, liked in options["recent"]]  # JSON has lists for pairs
+    return options
 
 
 def halving(session: Session, requests: Sequence[Mapping[str, Any]]) -> StopRule:

@@ -51,8 +51,8 @@ def requantized(source: Path, out: Path, kind: str, tuned: Mapping[str, Any] | N
         writer.add_key_value(name, _value(field), kinds[0], sub_type=kinds[-1] if len(kinds) > 1 else None)
     writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
     tensors = {
-        one.name: gguf.quants.dequantize(one.data, one.tensor_type).reshape([int(n) for n in one.shape[::-1]])
-        for one in reader.tensors
+        tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape([int(n) for n in tensor.shape[::-1]])
+        for tensor in reader.tensors
     }
     for name, values in (tensors | dict(tuned or {})).items():
         if values.ndim == 2:
@@ -75,19 +75,19 @@ def fine_tuned(checkpoint: Path) -> dict[str, Any]:
     config, exits = (json.loads((checkpoint / name).read_text()) for name in ("config.json", "exits.json"))
     layers, last = config["num_hidden_layers"], len(exits["exits"]) - 1
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, layers)
-    found = {}
+    weights_by_name = {}
     for name, values in load_file(checkpoint / "model.safetensors").items():
         if name == "lm_head.weight":
             continue
         heads = config["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
         if "q_proj" in name or "k_proj" in name:  # llama.cpp rotates neighbours, transformers halves
             values = values.reshape(heads, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
-        found[str(names.get_name(name, try_suffixes=(".weight",)))] = np.ascontiguousarray(values, np.float32)
+        weights_by_name[str(names.get_name(name, try_suffixes=(".weight",)))] = np.ascontiguousarray(values, np.float32)
     own = load_file(checkpoint / "exit_heads.safetensors")
-    found["output_norm.weight"] = own[f"exit.{last}.norm.weight"]
-    found["output.weight"] = found["token_embd.weight"].copy()
-    found["output.weight"][[exits["labels"]["no"], exits["labels"]["yes"]]] = own[f"exit.{last}.weight"]
-    return found
+    weights_by_name["output_norm.weight"] = own[f"exit.{last}.norm.weight"]
+    weights_by_name["output.weight"] = weights_by_name["token_embd.weight"].copy()
+    weights_by_name["output.weight"][[exits["labels"]["no"], exits["labels"]["yes"]]] = own[f"exit.{last}.weight"]
+    return weights_by_name
 
 
 def _value(field: Any) -> Any:

@@ -1,2 +1,2 @@
-"""Passes over an exported graph, one per file: the same numbers with fewer or faster operators, and what all passes share
-(`nodes`, `functions`). A target (`rexit.exporter.graph.targets`) is a list of passes."""
+"""Passes over an exported graph, one per file: equal results with fewer or faster operators. `nodes` and `functions` are shared.
+A target (`rexit.exporter.graph.targets`) is a list of passes."""

@@ -1,7 +1,7 @@
-"""Allows only operators that the oldest supported TensorRT can parse: JetPack 6's, 10.3.
+"""Refuses operators that the oldest supported TensorRT, JetPack 6's 10.3, cannot parse.
 
-Taken from the parser's own table (`docs/operators.md` of onnx-tensorrt, release 10.1, the last one published before 10.3). The
-compiler that checks graphs in the tests is newer and supports more, so it would not notice.
+The table is the parser's own (`docs/operators.md` of onnx-tensorrt, release 10.1, the last before 10.3). The compiler in the
+tests is newer and supports more, so it would not notice.
 """
 
 from __future__ import annotations
@@ -77,14 +77,14 @@ OPERATORS: dict[str, tuple[frozenset[ir.DataType], str]] = {
     "DequantizeLinear": (_FLOATS | _SMALL, "zero points are zero"),
     "QuantizeLinear": (_FLOATS | _SMALL, "zero points are zero"),
 }
-"""By operator: the types its inputs may have, and what part of a decoder needs it, with the parser's restriction."""
+"""By operator: allowed types of inputs, and the part of a decoder that needs it, with the parser's restriction."""
 
 CONSTANT_AXES = {"ReduceMean": 1, "ReduceSum": 1, "Slice": 3, "Squeeze": 1, "Unsqueeze": 1}
-"""Operators whose axes must be constant, with the index of the input that holds them."""
+"""Operators with constant axes: the index of the input that holds them."""
 
 
 def allowed_operators(model: ir.Model) -> ir.Model:
-    """Returns the model unchanged. Raises CheckpointError for the first node outside the table."""
+    """Returns the model unchanged. Raises CheckpointError for the first node that the table does not allow."""
     for node in model.graph:
         known = OPERATORS.get(node.op_type) if node.domain == "" else None
         name = node.op_type if node.domain == "" else f"{node.domain}.{node.op_type}"

@@ -1,8 +1,8 @@
-"""Nodes of rexit's own domain. Each one calls a function defined in the same model, so the graph is plain ONNX.
+"""Nodes of rexit's own domain: calls of functions defined in the same model, so that the graph is plain ONNX.
 
-1. ONNX Runtime inlines a body, made of standard operators and its own, unless it has a kernel of the same domain and name.
-2. rexit's runtime registers such kernels, which are then used instead. A body specifies what its kernel has to compute.
-3. A body has no initializers: its constants are nodes, and equal ones are created once.
+1. ONNX Runtime inlines a function's body unless it has a kernel of the same domain and name.
+2. rexit's runtime registers such kernels. The body specifies what a kernel computes.
+3. A body has no initializers: constants are nodes, and equal constants are created once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DOMAIN, VERSION = "rexit", 1
 
 
 class Body:
-    """The nodes of a function, or of a branch in one, in the order in which they are added."""
+    """The nodes of a function or of a branch, in order of addition."""
 
     def __init__(self) -> None:
         self.nodes: list[ir.Node] = []
@@ -31,7 +31,7 @@ class Body:
         return self.nodes[-1]
 
     def add(self, op: str, *inputs: ir.Value, domain: str = "", **attributes: int | float | ir.Attr | ir.Graph) -> ir.Value:
-        """Adds a node with one output, and returns that output."""
+        """Adds a node with one output and returns the output."""
         return self.node(op, *inputs, domain=domain, outputs=1, **attributes).outputs[0]
 
     def constant(self, numbers: object) -> ir.Value:
@@ -48,7 +48,7 @@ def parameters(*names: str) -> list[ir.Value]:
 
 
 def argument(name: str, attribute: str) -> ir.Attr:
-    """For a node in a body: makes its attribute `name` the call's float `attribute`."""
+    """Makes a body node's attribute `name` the call's float `attribute`."""
     return ir.RefAttr(name, attribute, ir.AttributeType.FLOAT)
 
 
@@ -60,7 +60,15 @@ def define(
     outputs: Sequence[ir.Value],
     attributes: Sequence[str] = (),
 ) -> None:
-    """Adds a function to the model. attributes: names of the floats that every call passes."""
+    """Adds a function to the model.
+
+    Args:
+        model: changed in place.
+        name: of the function, in rexit's domain.
+        inputs, outputs: its values.
+        body: its nodes.
+        attributes: names of the floats that every call passes.
+    """
     imports = {"": model.opset_imports[""], MICROSOFT: 1, DOMAIN: VERSION}
     graph = ir.Graph(inputs, outputs, nodes=body.nodes, opset_imports=imports, name=name)
     floats = [ir.Attr(attribute, ir.AttributeType.FLOAT, None) for attribute in attributes]

@@ -1,14 +1,14 @@
-"""Computes only the rows that a head reads, starting as early as nothing else needs the others.
+"""Gathers the rows that a head reads as early as possible, so that later nodes compute only these.
 
-If `rows` are taken from a value without other readers, as in the last segment, they might as well be taken from what that value
-is computed from. Going up from there, a node is computed only for the N rows if
+If a value has no reader but the gather of `rows`, as in the last segment, its inputs can be gathered instead. Going up from
+there, a node is narrowed to the N rows if
 
-1. everything that reads it is computed only for the N rows, and it is not an output of the graph;
+1. all its readers are narrowed, and it is no output of the graph;
 2. each of its tokens depends on the same token of its inputs (norms, products with constants, activations, sums, rotary
    embeddings, transposes and reshapes), and otherwise only on whole inputs (the keys and values of an attention).
 
-What such nodes read from others is gathered: in a decoder's last layer the residual stream, the normed input of the queries, the
-mask and the rotary tables. Keys and values stay whole. If nothing fits, the graph stays as it is.
+Values that narrowed nodes read from other nodes are gathered: in a decoder's last layer the residual stream, the normed input of
+the queries, the mask and the rotary tables. Keys and values stay whole. If no node can be narrowed, the graph does not change.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NORMS = frozenset(("LayerNormalization", "RMSNormalization", "Softmax"))
 _ALONG_AXES = frozenset(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceSumSquare", "ReduceL2"))
 
 _Axes = list[int | None]
-"""For each input of a node the axis of its tokens; None: the input is taken whole."""
+"""The axis of the tokens, by input of a node; None: the input is read whole."""
 
 
 def gather_rows_early(model: ir.Model) -> ir.Model:
@@ -51,68 +51,68 @@ def gather_rows_early(model: ir.Model) -> ir.Model:
 
 
 def _row_gathers(rows: ir.Value) -> list[ir.Node]:
-    """Gather of rows along axis 0, or GatherND with the rows as a column."""
-    found = []
+    """Nodes that gather the rows: Gather along axis 0, or GatherND with the rows as a column."""
+    gathers = []
     for use in rows.uses():
         if use.node.op_type == "Gather" and use.idx == 1 and use.node.attributes.get_int("axis", 0) == 0:
-            found.append(use.node)
+            gathers.append(use.node)
         elif use.node.op_type == "Unsqueeze" and _numbers(use.node.inputs[1]) in ([-1], [1]):
-            found += [
-                one.node
-                for one in use.node.outputs[0].uses()
-                if one.node.op_type == "GatherND" and one.idx == 1 and one.node.attributes.get_int("batch_dims", 0) == 0
+            gathers += [
+                reader
+                for reader, index in use.node.outputs[0].uses()
+                if reader.op_type == "GatherND" and index == 1 and reader.attributes.get_int("batch_dims", 0) == 0
             ]
-    return [node for node in found if node.inputs[0] is not None and not is_constant(node.inputs[0])]
+    return [node for node in gathers if node.inputs[0] is not None and not is_constant(node.inputs[0])]
 
 
 def _narrowed(gather: ir.Node) -> dict[ir.Node, tuple[int, _Axes]]:
-    """The nodes to compute only for the rows, with the axis of the tokens in their outputs and in their inputs."""
+    """The nodes to narrow, with the axis of the tokens in their outputs and inputs."""
     source = gather.inputs[0]
     assert source is not None and gather.graph is not None
     axes: dict[ir.Value, int] = {source: 0}
-    found: dict[ir.Node, tuple[int, _Axes]] = {}
+    narrowed: dict[ir.Node, tuple[int, _Axes]] = {}
     for node in reversed(list(gather.graph)):
-        here = {axes[out] for out in node.outputs if out in axes}
-        if len(here) != 1 or not all(_read_by(out, found, gather) for out in node.outputs):
+        token_axes = {axes[out] for out in node.outputs if out in axes}
+        if len(token_axes) != 1 or not all(_only_rows_read(out, narrowed, gather) for out in node.outputs):
             continue
-        axis = here.pop()
+        axis = token_axes.pop()
         inputs = _input_axes(node, axis)
-        # What is read along two different axes is not a sequence of tokens.
+        # A value that is read along two axes is no sequence of tokens.
         if inputs is None or any(
             axes.get(value, at) != at
             for value, at in zip(node.inputs, inputs, strict=True)
             if value is not None and at is not None
         ):
             continue
-        found[node] = (axis, inputs)
+        narrowed[node] = (axis, inputs)
         axes |= {value: at for value, at in zip(node.inputs, inputs, strict=True) if value is not None and at is not None}
-    return found
+    return narrowed
 
 
-def _read_by(value: ir.Value, found: dict[ir.Node, tuple[int, _Axes]], gather: ir.Node) -> bool:
-    """Whether nothing but the rows of the value is read."""
+def _only_rows_read(value: ir.Value, narrowed: dict[ir.Node, tuple[int, _Axes]], gather: ir.Node) -> bool:
+    """Whether all readers of the value read its rows alone."""
     if value.is_graph_output():
         return False
     return all(
-        (use.node is gather and use.idx == 0) or (use.node in found and found[use.node][1][use.idx] is not None)
+        (use.node is gather and use.idx == 0) or (use.node in narrowed and narrowed[use.node][1][use.idx] is not None)
         for use in value.uses()
     )
 
 
-def _narrow(graph: ir.Graph, gather: ir.Node, found: dict[ir.Node, tuple[int, _Axes]], rows: ir.Value) -> None:
+def _narrow(graph: ir.Graph, gather: ir.Node, narrowed: dict[ir.Node, tuple[int, _Axes]], rows: ir.Value) -> None:
     count = rows.shape[0] if rows.shape is not None else None
-    taken: dict[tuple[ir.Value, int], ir.Value] = {}
-    for node in [node for node in graph if node in found]:
-        axis, inputs = found[node]
+    gathered: dict[tuple[ir.Value, int], ir.Value] = {}
+    for node in [node for node in graph if node in narrowed]:
+        axis, inputs = narrowed[node]
         for n, (value, at) in enumerate(zip(node.inputs, inputs, strict=True)):
-            if value is None or at is None or value.producer() in found:
+            if value is None or at is None or value.producer() in narrowed:
                 continue
-            if (value, at) not in taken:
+            if (value, at) not in gathered:
                 first = ir.node("Gather", [value, rows], {"axis": at})
                 _shape_like(first.outputs[0], value, at, count)
                 graph.insert_before(node, first)
-                taken[value, at] = first.outputs[0]
-            node.replace_input_with(n, taken[value, at])
+                gathered[value, at] = first.outputs[0]
+            node.replace_input_with(n, gathered[value, at])
         if node.op_type == "Reshape":
             out = node.outputs[0].shape
             assert out is not None
@@ -133,8 +133,7 @@ def _shape_like(value: ir.Value, like: ir.Value, axis: int, count: ir.SymbolicDi
 
 
 def _input_axes(node: ir.Node, axis: int) -> _Axes | None:
-    """The axes of the node's inputs that hold the tokens on `axis` of its output. None: tokens depend on each other, or may do
-    so."""
+    """The token axes of a node's inputs, given the token axis of its output. None: tokens may depend on each other."""
     if node.domain != "" or not node.outputs or node.outputs[0].shape is None:
         return None
     first = node.inputs[0] if node.inputs else None
@@ -149,8 +148,8 @@ def _input_axes(node: ir.Node, axis: int) -> _Axes | None:
         return [axis, *rest] if (axis != over if op == "Softmax" else axis < over) else None
     if op in _ALONG_AXES:
         over_axes = _numbers(node.inputs[1]) if len(node.inputs) > 1 else None
-        kept = node.attributes.get_int("keepdims", 1) == 1
-        return [axis, *rest] if kept and over_axes and axis not in [n % rank for n in over_axes] else None
+        keeps_axes = node.attributes.get_int("keepdims", 1) == 1
+        return [axis, *rest] if keeps_axes and over_axes and axis not in [n % rank for n in over_axes] else None
     if op in ("MatMul", "Gemm"):
         return _product(node, axis, rank)
     if op == "Transpose":
@@ -166,8 +165,8 @@ def _input_axes(node: ir.Node, axis: int) -> _Axes | None:
         if op == "Unsqueeze":
             new = {n % rank for n in moved}
             return None if axis in new else [axis - sum(n < axis for n in new), None]
-        gone = {n % len(first.shape) for n in moved}
-        return [[n for n in range(len(first.shape)) if n not in gone][axis], None]
+        squeezed = {n % len(first.shape) for n in moved}
+        return [[n for n in range(len(first.shape)) if n not in squeezed][axis], None]
     if op == "Gather":
         along = node.attributes.get_int("axis", 0) % len(first.shape)
         picked = node.inputs[1]
@@ -192,20 +191,20 @@ def _input_axes(node: ir.Node, axis: int) -> _Axes | None:
 
 
 def _broadcast(node: ir.Node, from_right: int) -> _Axes | None:
-    found: _Axes = []
+    axes: _Axes = []
     for value in node.inputs:
         if value is None:
-            found.append(None)
+            axes.append(None)
             continue
         if value.shape is None:
             return None
         at = len(value.shape) - from_right
-        found.append(None if at < 0 or value.shape[at] == 1 else at)
-    return found if any(at is not None for at in found) else None
+        axes.append(None if at < 0 or value.shape[at] == 1 else at)
+    return axes if any(at is not None for at in axes) else None
 
 
 def _product(node: ir.Node, axis: int, rank: int) -> _Axes | None:
-    """The left operand's rows; the right one is taken whole."""
+    """Rows of the left operand; the right operand is read whole."""
     if node.op_type == "Gemm":
         if axis != 0 or node.attributes.get_int("transA", 0) != 0:
             return None
@@ -222,7 +221,7 @@ def _product(node: ir.Node, axis: int, rank: int) -> _Axes | None:
 
 
 def _reshaped(before: ir.Shape, after: ir.Shape, axis: int) -> int | None:
-    """The axis of the one dynamic size, if the sizes to its right hold as many elements before as after."""
+    """The axis of the only dynamic size before, if the sizes to its right hold as many elements before as after."""
     dynamic = [n for n, size in enumerate(before) if not isinstance(size, int)]
     if len(dynamic) != 1 or [n for n, size in enumerate(after) if not isinstance(size, int)] != [axis]:
         return None
@@ -246,7 +245,7 @@ def _rotary(node: ir.Node, axis: int, rank: int) -> _Axes | None:
 
 
 def _attention(node: ir.Node, axis: int) -> _Axes | None:
-    """Queries [B, heads, T, d] and the mask's rows; keys and values whole. Not if the operator makes the causal mask itself."""
+    """Queries [B, heads, T, d] and the mask's rows; keys and values whole. None if the operator builds the causal mask itself."""
     mask = node.inputs[3] if len(node.inputs) > 3 else None
     if axis != 2 or node.attributes.get_int("is_causal", 0) != 0 or len(node.inputs) > 4 or len(node.outputs) > 1:
         return None

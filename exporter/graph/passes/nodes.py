@@ -1,4 +1,4 @@
-"""What passes read of a graph and put into it: constants, weights, other nodes in a node's place."""
+"""Helpers of passes: constants, weights, replacing nodes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def array(value: ir.Value) -> NDArray[np.float32]:
 
 
 def constant(graph: ir.Graph, name: str, numbers: NDArray[Any]) -> ir.Value:
-    """A new initializer."""
+    """Adds an initializer to the graph."""
     tensor = ir.tensor(numbers, name=name)
     value = ir.Value(name=name, shape=ir.Shape(numbers.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
@@ -39,7 +39,7 @@ def constant(graph: ir.Graph, name: str, numbers: NDArray[Any]) -> ir.Value:
 
 
 def replace(graph: ir.Graph, node: ir.Node, new: list[ir.Node]) -> None:
-    """Replaces `node` with `new`; the output of the last one takes over the name, type and readers of the node's output."""
+    """Replaces `node` by `new`; the last node's output takes over the name, type and readers of the node's output."""
     old, out = node.outputs[0], new[-1].outputs[0]
     out.name, out.shape, out.type = old.name, old.shape, old.type
     graph.insert_before(node, new)

@@ -1,6 +1,6 @@
 """Changes the opset: QuantizeLinear and DequantizeLinear support float16 and float8 from 19 on, 4-bit blocks from 21 on.
 
-To be run before they are inserted: shapes and types are inferred by the opset that a graph says it has.
+Runs before they are inserted: shapes and types are inferred by the graph's opset.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Attention over a packed slate as one node: a token sees the P tokens of the prefix and earlier tokens of its own candidate.
 
-The traced graph multiplies T queries with P + T keys and masks what belongs to other candidates, which leaves hardly anything of
-the T x T part. A kernel that knows the rule computes only what is visible (`runtime/src/kernels/slate_attention.hpp`). The
-function's body is the masked Attention.
+The traced graph multiplies T queries with P + T keys and masks other candidates, which is most of the T x T part. A kernel that
+knows the rule computes only visible products (`runtime/src/kernels/slate_attention.hpp`). The function's body is the masked
+Attention.
 
-Only a float32 Attention whose keys and values are past and new ones, with the mask of `SegmentModule.forward` and nothing else
-(no sliding window, no soft-capping), is changed; others stay.
+Changes a float32 Attention whose keys and values are past and new ones, with the mask of `SegmentModule.forward` and without
+sliding window or soft-capping. Other nodes stay.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ def slate_attention(model: ir.Model) -> ir.Model:
     """Changes the model in place and returns it."""
     graph = model.graph
     groups = next((value for value in graph.inputs if value.name == GROUPS), None)
-    found = [(node, inputs) for node in graph if groups is not None and (inputs := _match(node, groups))]
-    for node, inputs in found:
+    matches = [(node, inputs) for node in graph if groups is not None and (inputs := _match(node, groups))]
+    for node, inputs in matches:
         assert inputs[0].shape is not None
         head_dim = inputs[0].shape[3]
         assert isinstance(head_dim, int)
         scale = node.attributes.get_float("scale", head_dim**-0.5)
         replace(graph, node, [call(NAME, inputs, scale=scale)])
-    if found:
+    if matches:
         define_slate_attention(model)
     return model
 
 
 def define_slate_attention(model: ir.Model, read: str | None = None) -> None:
-    """The function's body. read: the function of the model that makes float32 of keys and values; None: they are floats."""
+    """Adds the function. read: the model's function that converts keys and values to float32; None: they are floats."""
     inputs = parameters("query", "key", "value", "past_key", "past_value", "groups")
     query, key, value, past_key, past_value, groups = inputs
     body = Body()
@@ -54,8 +54,8 @@ def define_slate_attention(model: ir.Model, read: str | None = None) -> None:
     visible = add("Concat", whole_prefix, own, axis=1)
     mask = add("Where", visible, body.constant(np.float32(0)), body.constant(np.finfo(np.float32).min))
     key, value, past_key, past_value = (
-        add(read, of, domain=DOMAIN) if read else add("Cast", of, to=ir.DataType.FLOAT)
-        for of in (key, value, past_key, past_value)
+        add(read, stored, domain=DOMAIN) if read else add("Cast", stored, to=ir.DataType.FLOAT)
+        for stored in (key, value, past_key, past_value)
     )
     keys, values = add("Concat", past_key, key, axis=2), add("Concat", past_value, value, axis=2)
     out = add("Attention", query, keys, values, mask, scale=argument("scale", "scale"))
@@ -63,7 +63,7 @@ def define_slate_attention(model: ir.Model, read: str | None = None) -> None:
 
 
 def _match(node: ir.Node, groups: ir.Value) -> tuple[ir.Value, ...] | None:
-    """SlateAttention's inputs, if the node can be replaced by one."""
+    """SlateAttention's inputs if it can replace the node."""
     if node.op_type != "Attention" or node.domain != "" or len(node.inputs) != 4 or len(node.outputs) != 1:
         return None
     if node.attributes.get_int("is_causal", 0) != 0 or node.attributes.get_float("softcap", 0.0) != 0.0:
@@ -74,7 +74,7 @@ def _match(node: ir.Node, groups: ir.Value) -> tuple[ir.Value, ...] | None:
     key, value = _past_and_new(keys), _past_and_new(values)
     if key is None or value is None or mask is None or not _is_own_group(mask, groups):
         return None
-    shapes = [one.shape for one in (query, *key, *value)]
+    shapes = [operand.shape for operand in (query, *key, *value)]
     if any(shape is None or len(shape) != 4 or shape[0] != 1 or shape[3] != query.shape[3] for shape in shapes):
         return None
     if query.shape[2] != groups.shape[0]:
@@ -86,7 +86,7 @@ def _match(node: ir.Node, groups: ir.Value) -> tuple[ir.Value, ...] | None:
 
 
 def _past_and_new(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
-    node = _made_by(value, "Concat")
+    node = _producer(value, "Concat")
     if node is None or len(node.inputs) != 2 or node.attributes.get_int("axis", 0) not in (2, -2):
         return None
     past, new = node.inputs
@@ -94,18 +94,17 @@ def _past_and_new(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
 
 
 def _is_own_group(mask: ir.Value, groups: ir.Value) -> bool:
-    """Whether the mask is 0 for the whole prefix and for earlier tokens of the same group, else the lowest number. Axes of size 1
-    may be anywhere."""
-    where = _made_by(mask, "Where")
+    """Whether the mask is 0 for the prefix and earlier tokens of the same group, else the lowest number; axes of size 1 aside."""
+    where = _producer(mask, "Where")
     if where is None or not _filled(where.inputs[1], 0.0) or not _filled(where.inputs[2], float(np.finfo(np.float32).min)):
         return False
-    both = _made_by(_without_axes(where.inputs[0]), "Concat")
+    both = _producer(_without_axes(where.inputs[0]), "Concat")
     if both is None or len(both.inputs) != 2 or both.attributes.get_int("axis", 0) not in (1, -1):
         return False
-    prefix, own = _made_by(both.inputs[0], "Expand"), _made_by(both.inputs[1], "And")
+    prefix, own = _producer(both.inputs[0], "Expand"), _producer(both.inputs[1], "And")
     if prefix is None or own is None or not _filled(prefix.inputs[0], 1.0):
         return False
-    same, order = _made_by(own.inputs[0], "Equal"), _made_by(own.inputs[1], "LessOrEqual")
+    same, order = _producer(own.inputs[0], "Equal"), _producer(own.inputs[1], "LessOrEqual")
     if same is None or order is None or any(_without_axes(value) is not groups for value in same.inputs):
         return False
     places = [_without_axes(value) for value in order.inputs]
@@ -113,19 +112,19 @@ def _is_own_group(mask: ir.Value, groups: ir.Value) -> bool:
     shapes = [value.shape for value in order.inputs if value is not None]
     return (
         places[0] is places[1]
-        and _made_by(places[0], "Range") is not None
+        and _producer(places[0], "Range") is not None
         and all(shape is not None and len(shape) == 2 for shape in shapes)
         and shapes[0][0] == 1  # type: ignore[index]
     )
 
 
-def _made_by(value: ir.Value | None, op: str) -> ir.Node | None:
+def _producer(value: ir.Value | None, op: str) -> ir.Node | None:
     node = value.producer() if value is not None else None
     return node if node is not None and node.op_type == op and node.domain == "" else None
 
 
 def _without_axes(value: ir.Value | None) -> ir.Value | None:
-    while (node := _made_by(value, "Unsqueeze")) is not None:
+    while (node := _producer(value, "Unsqueeze")) is not None:
         value = node.inputs[0]
     return value
 

@@ -1,9 +1,9 @@
-"""Tidies a fresh export.
+"""Cleans up an exported graph.
 
-1. Common subexpressions are merged: the fusion of rotary embeddings leaves one cosine and sine per use.
-2. Identities and what nothing reads are removed, including whatever `SegmentModule` cut off; equal constants are stored once.
-3. Metadata and doc strings are dropped: they hold stack traces with paths of the exporting machine, and differ between machines.
-4. Names are made unique again; inputs and outputs keep theirs.
+1. Merges common subexpressions: the fusion of rotary embeddings leaves a cosine and sine per use.
+2. Removes identities and unread values, including the parts that `SegmentModule` cut off; stores equal constants once.
+3. Drops metadata and doc strings: they hold stack traces with paths of the exporting machine.
+4. Makes names unique; inputs and outputs keep theirs.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Passes that make graphs compute in fewer bits, one per file, and what they share (`linear`)."""
+"""Passes that lower a graph's precision, one per file; `linear` is shared."""

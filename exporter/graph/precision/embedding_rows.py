@@ -1,7 +1,6 @@
-"""Lookup tables (token embeddings) in int8 with a scale per row: `row = scale * q`, |q| <= 127; the rows looked up are float32
-again.
+"""Token embeddings in int8 with a scale per row: `row = scale * q`, |q| <= 127. Looked-up rows are float32.
 
-A table is a constant float32 matrix from which a Gather takes rows; its other readers keep the float32 one.
+A table is a constant float32 matrix that a Gather reads rows of. Its other readers keep the float32 matrix.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def embedding_rows_int8(model: ir.Model) -> ir.Model:
 
 
 def quantize_rows(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """int8 [V, H] and the scale of each row, float32 [V, 1]."""
+    """Rounds a table [V, H]. Returns int8 [V, H] and scales float32 [V, 1]."""
     scale = np.abs(table).max(1, keepdims=True) / np.float32(LARGEST)
     scale[scale == 0] = 1
     return np.rint(table / scale).astype(np.int8), scale.astype(np.float32)

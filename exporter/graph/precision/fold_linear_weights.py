@@ -3,7 +3,7 @@
 1. A Transpose of a constant matrix becomes a constant.
 2. A Gemm with a constant matrix (no transposed input, alpha and beta 1) becomes MatMul, and Add where it has a bias.
 
-Heads stay as they are.
+Heads do not change.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ def fold_linear_weights(model: ir.Model) -> ir.Model:
     for node in list(model.graph):
         if node.op_type == "Transpose" and node.inputs[0] is not None and is_weight(node.inputs[0]):
             _transpose(model.graph, node, node.inputs[0])
-    left_out = heads(model)
+    excluded = heads(model)
     for node in list(model.graph):
-        if node.op_type == "Gemm" and node not in left_out and _plain(node):
+        if node.op_type == "Gemm" and node not in excluded and _plain(node):
             _gemm(model.graph, node)
     return model
 

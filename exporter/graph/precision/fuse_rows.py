@@ -1,13 +1,11 @@
-"""Fuses the row-wise work around int8 products into one node each, so that a runtime with kernels for them passes over memory
-once.
+"""Fuses the row-wise work around int8 products into single nodes, so that a runtime with kernels for them reads memory once.
 
-1. RMSNormQuantizeRows: an RMSNormalization that only one QuantizeRows reads.
-2. SwiGLUQuantizeRows: gate * sigmoid(gate) * up that only one QuantizeRows reads, where gate and up are int8 products of the
-   same input; the node takes them before they are multiplied by the tokens' scale.
-3. ScaleAddRows: an int8 product that is multiplied by the tokens' scale only to be added to a value of the same shape.
+1. RMSNormQuantizeRows: an RMSNormalization whose only reader is a QuantizeRows.
+2. SwiGLUQuantizeRows: gate * sigmoid(gate) * up whose only reader is a QuantizeRows, where gate and up are int8 products of the
+   same input; the node reads them before they are multiplied by the tokens' scale.
+3. ScaleAddRows: an int8 product, multiplied by the tokens' scale and added to a value of the same shape.
 
-For graphs made by `quantize_linear_int8`, whose QuantizeRows is part of the first two. What fits none of these stays; what is no
-longer read is left for `tidy`.
+Runs after `quantize_linear_int8`, which adds QuantizeRows. Other nodes stay; unread nodes are left to `tidy`.
 """
 
 from __future__ import annotations
@@ -46,7 +44,7 @@ def fuse_rows(model: ir.Model) -> ir.Model:
 
 
 def _norm(quantize: ir.Node) -> ir.Node | None:
-    norm = _made_by(quantize.inputs[0], "RMSNormalization", reads=1)
+    norm = _producer(quantize.inputs[0], "RMSNormalization", reads=1)
     if norm is None or norm.attributes.get_int("stash_type", 1) != ir.DataType.FLOAT:
         return None
     x, weight = norm.inputs
@@ -58,9 +56,9 @@ def _norm(quantize: ir.Node) -> ir.Node | None:
 
 
 def _swiglu(quantize: ir.Node) -> ir.Node | None:
-    for silu, up in _both_ways(_made_by(quantize.inputs[0], "Mul", reads=1)):
-        for gate, sigmoid in _both_ways(_made_by(silu, "Mul", reads=1)):
-            activation = _made_by(sigmoid, "Sigmoid", reads=1)
+    for silu, up in _both_ways(_producer(quantize.inputs[0], "Mul", reads=1)):
+        for gate, sigmoid in _both_ways(_producer(silu, "Mul", reads=1)):
+            activation = _producer(sigmoid, "Sigmoid", reads=1)
             if activation is None or activation.inputs[0] is not gate:
                 continue
             scaled_gate, scaled_up = _scaled(gate, reads=2), _scaled(up, reads=1)
@@ -79,20 +77,20 @@ def _scale_add(add: ir.Node) -> ir.Node | None:
 
 def _scaled(value: ir.Value, reads: int) -> tuple[ir.Value, ir.Value] | None:
     """An int8 product that nothing else reads and its tokens' scale [..., T, 1], if the value is their product."""
-    scaled = _made_by(value, "Mul", reads)
+    scaled = _producer(value, "Mul", reads)
     if scaled is None:
         return None
     product, scale = scaled.inputs
-    multiplied = _made_by(product, "MatMulIntegerToFloat", reads=1, domain=MICROSOFT)
-    # The second output of the very node that quantized what was multiplied.
+    multiplied = _producer(product, "MatMulIntegerToFloat", reads=1, domain=MICROSOFT)
+    # The scale must be the second output of the node that quantized the product's input.
     quantized = multiplied.inputs[0].producer() if multiplied is not None and multiplied.inputs[0] is not None else None
     if product is None or scale is None or quantized is None or quantized.domain != DOMAIN or scale.producer() is not quantized:
         return None
     return product, scale
 
 
-def _made_by(value: ir.Value | None, op: str, reads: int, domain: str = "") -> ir.Node | None:
-    """The node that produces the value, if it has this operator and the value is read this many times."""
+def _producer(value: ir.Value | None, op: str, reads: int, domain: str = "") -> ir.Node | None:
+    """The node that produces the value, if it has this operator and the value has `reads` readers."""
     node = value.producer() if value is not None else None
     if value is None or node is None or not _is(node, op, domain) or value.is_graph_output() or len(value.uses()) != reads:
         return None
@@ -104,7 +102,7 @@ def _is(node: ir.Node, op: str, domain: str = "") -> bool:
 
 
 def _both_ways(node: ir.Node | None) -> Iterator[tuple[ir.Value, ir.Value]]:
-    """The two inputs of a node whose order does not matter."""
+    """Yields a commutative node's two inputs in both orders."""
     if node is not None:
         first, second = node.inputs
         if first is not None and second is not None:
@@ -112,10 +110,10 @@ def _both_ways(node: ir.Node | None) -> Iterator[tuple[ir.Value, ir.Value]]:
             yield second, first
 
 
-def _same_shape(one: ir.Value, other: ir.Value) -> bool:
-    if one.shape is None or other.shape is None or one.shape != other.shape:
+def _same_shape(a: ir.Value, b: ir.Value) -> bool:
+    if a.shape is None or b.shape is None or a.shape != b.shape:
         return False
-    return all(isinstance(size, int) or size.value is not None for size in one.shape)
+    return all(isinstance(size, int) or size.value is not None for size in a.shape)
 
 
 def _replace_pair(graph: ir.Graph, node: ir.Node, fused: ir.Node) -> None:

@@ -1,18 +1,18 @@
-"""Turns a float32 graph into float16 (half), with float32 where half is too coarse. Every change of type is an explicit Cast: a
-strongly typed TensorRT network rejects an operator whose inputs have two float types.
+"""Converts a float32 graph to float16 (half), with float32 where half is too coarse. Every change of type is an explicit Cast: a
+strongly typed TensorRT network rejects operators whose inputs have two float types.
 
-What stays float32 is found by operators and not by names, so that it works for every family:
+Nodes that stay float32 are found by operator, not by name, so that every family works:
 
-1. Norms: whatever averages, squares or takes roots, and what is computed from that element by element, up to the product with
-   the norm's weight. A mean of squares can exceed half's 65504.
-2. Attention's softmax, and the scale, soft-cap and mask before it, back to the product of queries and keys. If Attention is one
-   operator, it takes halves and is told to compute its softmax in float32.
+1. Norms: means, squares and roots, and the elementwise nodes behind them, up to the product with the norm's weight. A mean of
+   squares can exceed half's 65504.
+2. Attention's softmax, and the scale, soft-cap and mask before it, back to the product of queries and keys. A single Attention
+   operator takes halves and computes its softmax in float32.
 3. The angles of rotary embeddings, up to their sines and cosines: half cannot represent odd numbers beyond 2048.
 4. The head: from the rows it reads to `logits`.
 
-Everything else is half: weights, hidden states, keys, values. The input `vectors` is float32 and is cast where it is read: the
-runtime fills it for all variants alike. Inputs and outputs keep their names. A weight beyond half's range
-is rejected; the mask's float32 minimum becomes half's minimum.
+Everything else is half: weights, hidden states, keys, values. The input `vectors` is float32, as the runtime fills it for all
+variants alike, and is cast where it is read. Inputs and outputs keep their names. A weight beyond half's range is refused; the
+mask's float32 minimum becomes half's minimum.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ def half(model: ir.Model) -> ir.Model:
 
 
 def stays_float32(model: ir.Model) -> set[ir.Node]:
-    """The nodes that the rules above keep in float32, including some without a float input or output."""
+    """The nodes that the rules keep in float32, including some without a float input or output."""
     exact: set[ir.Node] = set()
     open_norms: set[ir.Node] = set()
-    for node in model.graph:  # in order: what a node reads is decided first
+    for node in model.graph:  # in topological order: producers first
         before = {value.producer() for value in node.inputs if value is not None}
         if node.op_type in _NORMS:
             exact.add(node)
@@ -88,16 +88,16 @@ def stays_float32(model: ir.Model) -> set[ir.Node]:
 
 
 def _back(start: Iterable[ir.Node], follow: Callable[[ir.Node], bool]) -> set[ir.Node]:
-    """The nodes in `start` and those they are computed from, as far back as `follow` allows."""
-    waiting = list(start)
-    found = set(waiting)
-    while waiting:
-        for value in waiting.pop().inputs:
+    """The nodes in `start` and their producers, as far back as `follow` allows."""
+    pending = list(start)
+    visited = set(pending)
+    while pending:
+        for value in pending.pop().inputs:
             node = value.producer() if value is not None else None
-            if node is not None and node not in found and follow(node):
-                found.add(node)
-                waiting.append(node)
-    return found
+            if node is not None and node not in visited and follow(node):
+                visited.add(node)
+                pending.append(node)
+    return visited
 
 
 def _is_vector(value: ir.Value | None) -> bool:
@@ -105,27 +105,27 @@ def _is_vector(value: ir.Value | None) -> bool:
 
 
 class Casts:
-    """Values in the other type: constants become new constants, others get one Cast for all their readers."""
+    """Converts values: constants become new constants, other values get a Cast that all readers share."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
-        self._made: dict[ir.Value, ir.Value] = {}
+        self._converted: dict[ir.Value, ir.Value] = {}
 
     def to(self, value: ir.Value, dtype: ir.DataType, reader: ir.Node) -> ir.Value:
         """`value` in `dtype`, computed before `reader`, the first node that needs it."""
         if value.dtype == dtype:
             return value
-        if value not in self._made:
+        if value not in self._converted:
             if is_constant(value):
-                self._made[value] = constant(self._graph, f"{value.name}.float16", halved(array(value), str(value.name)))
+                self._converted[value] = constant(self._graph, f"{value.name}.float16", halved(array(value), str(value.name)))
             else:
                 cast = self._cast(value, dtype)
                 self._graph.insert_before(reader, cast)
-                self._made[value] = cast.outputs[0]
-        return self._made[value]
+                self._converted[value] = cast.outputs[0]
+        return self._converted[value]
 
     def output(self, n: int, value: ir.Value) -> None:
-        """Makes the graph's output n half, under the same name."""
+        """Converts the graph's output n to half, under the same name."""
         name = value.name
         value.name = f"{name}.float32"
         cast = self._cast(value, HALF)
@@ -141,7 +141,7 @@ class Casts:
 
 
 def halved(numbers: NDArray[np.float32], name: str) -> NDArray[np.float16]:
-    """Rounded to half. Raises CheckpointError for a number beyond half's range, except float32's minimum, which masks use."""
+    """Rounds to half. Raises CheckpointError for a number beyond half's range, except float32's minimum, which masks use."""
     numbers = np.where(numbers == np.finfo(np.float32).min, np.float32(np.finfo(np.float16).min), numbers)
     with np.errstate(over="ignore"):
         out = numbers.astype(np.float16)

@@ -4,9 +4,9 @@
     q[t]      = round(x[t] / scale[t]) + 128            uint8, once for all layers that read x
     y[t, n]   = scale[t] * column[n] * sum_k (q[t, k] - 128) * w[k, n]
 
-1. The inputs' scales are computed as the graph runs, so there is nothing to calibrate, and a token's result does not depend on
-   its neighbours. Weights are rounded by a sample of inputs where there is one (`round_weights`).
-2. A single scale for all tokens would be dictated by the outlier that language models put on their first token.
+1. Inputs' scales are computed at run time, so nothing needs calibration, and a token's result does not depend on its neighbours.
+   Weights are rounded by a sample of inputs if there is one (`round_weights`).
+2. A single scale for all tokens would follow the outlier that language models put on their first token.
 3. The first two formulas are one node, QuantizeRows, of rexit's domain (`functions.py`): in ONNX Runtime's operators,
    QuantizeLinear with one scale per row. ONNX Runtime's MatMulIntegerToFloat multiplies, accumulates in int32 and applies the
    columns' scales.
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.passes.functions import Body, call, define, parameters
 from rexit.exporter.graph.passes.nodes import MICROSOFT, array, constant, replace
-from rexit.exporter.graph.precision.linear import SAMPLE, Linear, by_input, linears
+from rexit.exporter.graph.precision.linear import SAMPLE, Linear, by_input, layers_to_quantize
 from rexit.exporter.graph.precision.round_weights import LARGEST, round_weights
 
 ZERO_POINT, TINY = 128, 1e-30
@@ -36,22 +36,20 @@ NAME = "QuantizeRows"
 def quantize_linear_int8(model: ir.Model) -> ir.Model:
     """Changes the model in place and returns it. Raises CheckpointError if there is nothing to quantize."""
     graph = model.graph
-    found = linears(model)
-    if not found:
-        raise CheckpointError("int8: the graph has no linear layer with a constant weight")
+    layers = layers_to_quantize(model, "int8")
     define_quantize_rows(model)
     names = {
         "zero": constant(graph, "int8.zero_point", np.array(ZERO_POINT, np.uint8)),
         "one": constant(graph, "int8.one", np.array(1, np.float32)),
     }
-    for group in by_input(found):
+    for group in by_input(layers):
         quantized, scale = _quantize(graph, group[0])
-        weights = [array(one.weight) for one in group]
-        # Together, as they have the same inputs.
+        weights = [array(linear.weight) for linear in group]
+        # Rounded together, as they share inputs.
         values, columns = round_weights(np.concatenate(weights, 1), group[0].input.meta.get(SAMPLE))
         ends = np.cumsum([weight.shape[1] for weight in weights])[:-1]
-        for one, part, of_part in zip(group, np.split(values, ends, 1), np.split(columns, ends), strict=True):
-            _multiply(graph, one, quantized, scale, (part, of_part), names)
+        for linear, part, part_columns in zip(group, np.split(values, ends, 1), np.split(columns, ends), strict=True):
+            _multiply(graph, linear, quantized, scale, (part, part_columns), names)
     graph.opset_imports[MICROSOFT] = 1
     return model
 
@@ -83,15 +81,15 @@ def _quantize(graph: ir.Graph, first: Linear) -> tuple[ir.Value, ir.Value]:
 
 def _multiply(
     graph: ir.Graph,
-    one: Linear,
+    linear: Linear,
     quantized: ir.Value,
     scale: ir.Value,
     rounded: Sequence[NDArray[Any]],
     names: dict[str, ir.Value],
 ) -> None:
     values, columns = (np.ascontiguousarray(numbers) for numbers in rounded)
-    weight = constant(graph, f"{one.weight.name}.int8", values)
-    column = constant(graph, f"{one.weight.name}.scale", columns)
+    weight = constant(graph, f"{linear.weight.name}.int8", values)
+    column = constant(graph, f"{linear.weight.name}.scale", columns)
     product = ir.node("MatMulIntegerToFloat", [quantized, weight, names["one"], column, names["zero"]], domain=MICROSOFT)
     scaled = ir.node("Mul", [product.outputs[0], scale])
-    replace(graph, one.node, [product, scaled])
+    replace(graph, linear.node, [product, scaled])

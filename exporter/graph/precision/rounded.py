@@ -1,13 +1,13 @@
-"""A float16 (half) graph in a form that makes ONNX Runtime's CPU round every half: float32 operators, each result rounded.
+"""Rewrites a float16 (half) graph so that ONNX Runtime's CPU rounds every half: float32 operators with rounded results.
 
-ONNX Runtime has few half kernels for the CPU. Left alone, it computes in float32 and rounds only where it must, so that a sum
-that overflows in half, and is infinite on a GPU, goes unnoticed. Here
+ONNX Runtime has few half kernels for the CPU. By default it computes in float32 and rounds only where it must, so that a sum that
+overflows in half, and is infinite on a GPU, goes unnoticed. Here
 
-1. an operator with half results computes in float32, and two Casts, to half and back, round each of them;
-2. half constants are read through a Cast, half inputs too;
+1. an operator with half results computes in float32, and two Casts, to half and back, round each result;
+2. half constants and half inputs are read through a Cast;
 3. half outputs are Casts of rounded values.
 
-So products are accumulated in float32 and rounded once, as on tensor cores; no accelerator promises the order of a sum.
+So products are accumulated in float32 and rounded once, as on tensor cores. No accelerator guarantees the order of a sum.
 """
 
 from __future__ import annotations

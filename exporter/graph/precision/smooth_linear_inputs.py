@@ -1,18 +1,18 @@
-"""Makes large channels of linear layers' inputs smaller and their weights larger: less is lost when both become int8.
+"""Scales down large channels of linear inputs and scales up their weights, so that int8 loses less.
 
     x[t, k] w[k, n] = (x[t, k] / s[k]) (s[k] w[k, n])
     s[k] = max_t |x[t, k]| ^ a  /  max_n |w[k, n]| ^ (1 - a)
 
-SmoothQuant (Xiao et al., arXiv 2211.10438). The graph computes the same as before with other constants: no node is added.
+SmoothQuant (Xiao et al., arXiv 2211.10438). The graph's results do not change; only constants do.
 
-1. Layers that read the same channels form a group (queries, keys and values; gate and up), including those that read a few rows.
-2. 1 / s goes into what produces x: the weight of a norm, also of one made of standard operators, or the columns of a linear
-   layer whose output is multiplied by another value (up, for down). If x is produced otherwise, or read by anything else, the
-   layers stay as they are. So do caches and outputs.
-3. Each group has its own a: the one with the least error on sampled tokens (`rexit.exporter.graph.activations`) after both sides
-   are rounded as they will be, inputs with a scale per token (`quantize_linear_int8`) or with one for all
-   (`quantize_dequantize`); no smoothing is one of the choices. SmoothQuant has one a for the whole model. A token's squared error
-   counts relative to its output, or the outlier token alone would decide. These two choices are ours.
+1. Layers that read the same channels form a group (queries, keys and values; gate and up), including layers that read a few rows.
+2. 1 / s goes into the producer of x: the weight of a norm, also of a norm of standard operators, or the columns of a linear layer
+   whose output is multiplied by another value (up, for down). If x has another producer or another reader, the layers do not
+   change. Nor do caches and outputs.
+3. Each group has its own a: the a with the least error on sampled tokens (`rexit.exporter.graph.activations`) after both sides
+   are rounded, inputs with a scale per token (`quantize_linear_int8`) or a single scale (`quantize_dequantize`). No smoothing is
+   one of the choices. SmoothQuant has a single a for the model. A token's squared error counts relative to its output, as the
+   outlier token alone would decide otherwise. These two choices are ours.
 4. Without samples nothing changes.
 """
 
@@ -26,38 +26,39 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from rexit.exporter.graph.passes.nodes import array, constant, is_constant
-from rexit.exporter.graph.precision.fixed_scale import largest_kept, rounded_by
+from rexit.exporter.graph.precision.fixed_scale import clipping_bound, rounded_by
 from rexit.exporter.graph.precision.linear import SAMPLE, Linear, linears
 from rexit.exporter.graph.precision.quantize_linear_int8 import TINY
 from rexit.exporter.graph.precision.round_weights import LARGEST, round_weights
 
 EXPONENTS = (0.4, 0.5, 0.6, 0.7, 0.8)
 _FLOOR = 1e-4
-"""Smallest channel, relative to the largest: one that was never active must not be scaled up enormously."""
+"""Smallest channel, relative to the largest, so that an inactive channel is not scaled up enormously."""
 _ROWS = 400
-"""Rows that one a is chosen on: more of them would only take longer."""
+"""Rows that a group's a is chosen on; more only take longer."""
 _NORMS = ("RMSNormalization", "LayerNormalization")
 
 Floats = NDArray[np.float32]
 Rounding = Callable[[Floats], Floats]
-"""Inputs [R, K] as they will be rounded."""
+"""Rounds inputs [R, K] as the variant will."""
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Linear layers that read the channels of `source`, all of them and nothing else."""
+    """All readers of the channels of `source`, which are linear layers."""
 
     source: ir.Value
     layers: list[Linear]
 
     def inputs(self) -> list[ir.Value]:
-        """Those with a sample, each once."""
-        return [value for value in {id(one.input): one.input for one in self.layers}.values() if SAMPLE in value.meta]
+        """The layers' distinct inputs that have a sample."""
+        inputs = {id(linear.input): linear.input for linear in self.layers}
+        return [value for value in inputs.values() if SAMPLE in value.meta]
 
     def sample(self) -> Floats | None:
-        """Some of their rows, about _ROWS."""
-        seen = [value.meta[SAMPLE] for value in self.inputs()]
-        return np.concatenate(seen)[:: max(1, sum(map(len, seen)) // _ROWS)] if seen else None
+        """About _ROWS rows of the inputs; None without a sample."""
+        samples = [value.meta[SAMPLE] for value in self.inputs()]
+        return np.concatenate(samples)[:: max(1, sum(map(len, samples)) // _ROWS)] if samples else None
 
 
 def smooth_linear_inputs(model: ir.Model) -> ir.Model:
@@ -77,26 +78,26 @@ def by_token(x: Floats) -> Floats:
 
 
 def by_one_scale(x: Floats) -> Floats:
-    return rounded_by(x, np.float32(max(largest_kept(x) / LARGEST, TINY)))
+    return rounded_by(x, np.float32(max(clipping_bound(x) / LARGEST, TINY)))
 
 
 def _smooth(model: ir.Model, rounding: Rounding) -> ir.Model:
     graph = model.graph
-    products = {one.node for one in linears(model)}
+    products = {linear.node for linear in linears(model)}
     for group in _groups(model):
-        makers, sample = _makers(group.source, products), group.sample()
-        if not makers or sample is None:
+        constants, sample = _producing_constants(group.source, products), group.sample()
+        if not constants or sample is None:
             continue
-        weights = [_constant(one.node, 1) for one in group.layers]
+        weights = [_constant(linear.node, 1) for linear in group.layers]
         scale = best_scale(sample, np.concatenate(weights, 1), rounding)
         if scale is None:
             continue
-        for node, n in makers:
-            _put(graph, node, n, _constant(node, n) / scale)
-        for one, weight in zip(group.layers, weights, strict=True):
-            _put(graph, one.node, 1, weight * scale[:, None])
+        for node, n in constants:
+            _replace_constant(graph, node, n, _constant(node, n) / scale)
+        for linear, weight in zip(group.layers, weights, strict=True):
+            _replace_constant(graph, linear.node, 1, weight * scale[:, None])
         for value in group.inputs():
-            value.meta[SAMPLE] = value.meta[SAMPLE] / scale  # what it is from now on, for passes that come later
+            value.meta[SAMPLE] = value.meta[SAMPLE] / scale  # for later passes
     return model
 
 
@@ -106,16 +107,16 @@ def best_scale(x: Floats, weight: Floats, rounding: Rounding = by_token) -> Floa
     size = np.maximum((exact**2).sum(1), np.float32(TINY))
 
     def error(scale: Floats) -> float:
-        seen = rounding(x / scale) @ _rounded_columns(weight * scale[:, None])
-        return float((((seen - exact) ** 2).sum(1) / size).mean())
+        rounded = rounding(x / scale) @ _rounded_columns(weight * scale[:, None])
+        return float((((rounded - exact) ** 2).sum(1) / size).mean())
 
     top, most = np.abs(x).max(0), np.abs(weight).max(1)
     if not (np.isfinite(top).all() and top.any() and most.any()):
         return None
-    tried = [_scale(top, most, exponent) for exponent in EXPONENTS]
-    errors = [error(scale) for scale in tried]
+    scales = [_scale(top, most, exponent) for exponent in EXPONENTS]
+    errors = [error(scale) for scale in scales]
     best = int(np.argmin(errors))
-    return tried[best] if errors[best] < error(np.ones_like(top)) else None
+    return scales[best] if errors[best] < error(np.ones_like(top)) else None
 
 
 def _scale(top: Floats, most: Floats, exponent: float) -> Floats:
@@ -132,15 +133,15 @@ def _rounded_columns(weight: Floats) -> Floats:
 
 
 def _groups(model: ir.Model) -> list[_Group]:
-    found: dict[int, _Group] = {}
-    for one in linears(model):
-        source = _whole(one.input)
-        found.setdefault(id(source), _Group(source, [])).layers.append(one)
-    return [group for group in found.values() if _reads_all(group.source, {one.node for one in group.layers})]
+    groups: dict[int, _Group] = {}
+    for linear in linears(model):
+        source = _whole(linear.input)
+        groups.setdefault(id(source), _Group(source, [])).layers.append(linear)
+    return [group for group in groups.values() if _only_readers(group.source, {linear.node for linear in group.layers})]
 
 
 def _whole(value: ir.Value) -> ir.Value:
-    """The value itself, or the one it takes rows from."""
+    """The value, or the value that its rows are gathered from."""
     node = value.producer()
     while node is not None and _takes_rows(node) and node.inputs[0] is not None:
         value = node.inputs[0]
@@ -156,44 +157,44 @@ def _takes_rows(node: ir.Node) -> bool:
     return node.attributes.get_int("axis", 0) % rank != rank - 1
 
 
-def _reads_all(value: ir.Value, layers: set[ir.Node]) -> bool:
+def _only_readers(value: ir.Value, layers: set[ir.Node]) -> bool:
+    """Whether all readers of the value, or of rows of it, are among the layers."""
     return not value.is_graph_output() and all(
-        use.idx == 0 and (use.node in layers or (_takes_rows(use.node) and _reads_all(use.node.outputs[0], layers)))
+        use.idx == 0 and (use.node in layers or (_takes_rows(use.node) and _only_readers(use.node.outputs[0], layers)))
         for use in value.uses()
     )
 
 
-def _makers(value: ir.Value, products: set[ir.Node]) -> list[tuple[ir.Node, int]]:
-    """The inputs of nodes, all constants, that must be divided by s for the value to be divided by s. Empty if that is
-    impossible."""
+def _producing_constants(value: ir.Value, products: set[ir.Node]) -> list[tuple[ir.Node, int]]:
+    """The constants, as (node, input), to divide by s so that the value is divided by s; empty if that is impossible."""
     node = value.producer()
     if node is None or node.domain or value is not node.outputs[0]:
         return []
     if node.op_type in _NORMS:
-        held = [(node, n) for n, given in enumerate(node.inputs) if n and given is not None]
-        return held if all(_per_channel(node.inputs[n], value) for _, n in held) else []
+        weights = [(node, n) for n, weight in enumerate(node.inputs) if n and weight is not None]
+        return weights if all(_per_channel(node.inputs[n], value) for _, n in weights) else []
     if node.op_type == "Mul":
         for n, factor in enumerate(node.inputs):
             if _per_channel(factor, value):
                 return [(node, n)]
         for factor in node.inputs:
             linear = factor.producer() if factor is not None else None
-            if linear in products and _only_read_here(factor) and _per_channel(linear.inputs[1], value):
+            if linear in products and _has_one_reader(factor) and _per_channel(linear.inputs[1], value):
                 return [(linear, 1)]
     return []
 
 
-def _only_read_here(value: ir.Value | None) -> bool:
+def _has_one_reader(value: ir.Value | None) -> bool:
     return value is not None and not value.is_graph_output() and len(value.uses()) == 1
 
 
-def _per_channel(given: ir.Value | None, value: ir.Value) -> bool:
+def _per_channel(factor: ir.Value | None, value: ir.Value) -> bool:
     return (
-        given is not None
-        and is_constant(given)
-        and given.shape is not None
+        factor is not None
+        and is_constant(factor)
+        and factor.shape is not None
         and value.shape is not None
-        and given.shape[-1:] == value.shape[-1:]
+        and factor.shape[-1:] == value.shape[-1:]
     )
 
 
@@ -203,8 +204,8 @@ def _constant(node: ir.Node, n: int) -> Floats:
     return array(value)
 
 
-def _put(graph: ir.Graph, node: ir.Node, n: int, numbers: Floats) -> None:
-    """Gives the node a constant of its own: other nodes may read the old one, or have been given one derived from it."""
+def _replace_constant(graph: ir.Graph, node: ir.Node, n: int, numbers: Floats) -> None:
+    """Gives the node a constant of its own, as other nodes may read the old constant or another one derived from it."""
     old = node.inputs[n]
     assert old is not None
     name, others = f"{old.name}.smoothed", 0

@@ -1,20 +1,19 @@
 """Keys and values in float16 (half) or int8 between passes, in a graph that computes in float32.
 
-What a session keeps of a prefix takes half the memory, or about a quarter. A pass attends to its own tokens' stored
-numbers too, and not to the float32 numbers they were rounded from: so a prefix gives the same keys and values whether its start
-was computed in the same pass or is a copy.
+A session's cached prefix takes half the memory, or about a quarter. A pass attends to its own tokens' rounded numbers, too. So a
+prefix gives the same keys and values whether its start was computed in the same pass or copied from the cache.
 
-1. An input with keys or values is stored so. SlateAttention takes it as it is: the function converts it, the kernel while it
-   reads. Every other reader gets it converted.
-2. What an output with keys or values is made from is rounded where it is made, and so for its other readers, as in 1.
-3. Where such an output picks the only row of an axis, which is a copy, the axis is dropped instead, which is free.
+1. An input with keys or values has the stored dtype. SlateAttention reads it unchanged: the function converts it, the kernel
+   converts while it reads. Every other reader gets it converted.
+2. The source of an output with keys or values is rounded where it is computed, also for its other readers, as in 1.
+3. If such an output picks the only row of an axis, which is a copy, the axis is dropped instead, which is free.
 
-In int8 a row, a token's keys or values in one head, has a scale of its own, and its exponent e as one number more:
+In int8 a row, a token's keys or values in a head, has its own scale, and its exponent e as an extra number:
 
-    scale = 2^(e / 8)        the least that lets no number exceed 127
+    scale = 2^(e / 8)        the smallest with which no number exceeds 127
     q     = round(x / scale)
 
-e = -128 stands for a row that holds a number which is not finite, and reads as NaN.
+e = -128 marks a row with a number that is not finite; it reads as NaN.
 """
 
 from __future__ import annotations
@@ -34,18 +33,18 @@ QUANTIZE, DEQUANTIZE = "QuantizeCache", "DequantizeCache"
 """float32 [..., D] to int8 [..., D + 1], and back."""
 
 SCALES = np.exp2(np.arange(-128, 128) / 8).astype(np.float32)
-"""By e + 128."""
+"""Scales by e + 128."""
 SCALES[0] = np.nan
 
 LARGEST = 127
 
 _AXES = 3
-"""Of keys and values, [kv_heads, tokens, head_dim], and of no other input or output."""
+"""Rank of keys and values, [kv_heads, tokens, head_dim], and of no other input or output."""
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """How numbers are stored: their dtype, how many a row has besides its own, and the nodes that convert a value."""
+    """A stored form. dtype: of the numbers. more: extra numbers in a row. store, read: nodes that convert a value."""
 
     dtype: ir.DataType
     more: int
@@ -65,7 +64,7 @@ def half_cache(model: ir.Model) -> ir.Model:
 
 
 def int8_cache(model: ir.Model) -> ir.Model:
-    """The same in int8."""
+    """As `half_cache`, in int8."""
     _define_quantize(model)
     _define_dequantize(model)
     if any(node.domain == DOMAIN and node.op_type == NAME for node in model.graph):
@@ -94,7 +93,7 @@ def _is_cache(value: ir.Value) -> bool:
 
 
 def _is_length(node: ir.Node) -> bool:
-    """Whether it reads no more than how many tokens there are."""
+    """Whether the node reads the number of tokens alone."""
     return node.op_type == "Shape" and (node.attributes.get_int("start", 0), node.attributes.get_int("end", _AXES)) == (1, 2)
 
 
@@ -105,7 +104,7 @@ def _become(value: ir.Value, stored: _Stored) -> None:
 
 
 def _read_stored(graph: ir.Graph, value: ir.Value, stored: _Stored, readers: list[tuple[ir.Node, int]]) -> None:
-    """`readers` of what was float32 read the same numbers."""
+    """Converts the stored value back to float32 for those of its readers that cannot read the stored form."""
     others = []
     for reader, n in readers:
         if reader.op_type == "Unsqueeze" and all(_takes_stored(*use) for use in reader.outputs[0].uses()):
@@ -126,7 +125,7 @@ def _takes_stored(node: ir.Node, n: int) -> bool:
 
 
 def _round(graph: ir.Graph, n: int, stored: _Stored) -> None:
-    """Makes the graph's output n stored, and what reads the same numbers read these."""
+    """Stores the graph's output n; other readers of the same numbers read the rounded ones."""
     output = graph.outputs[n]
     squeeze = output.producer()
     exact = squeeze.inputs[0] if squeeze is not None and squeeze.op_type == "Squeeze" else output
@@ -146,7 +145,7 @@ def _round(graph: ir.Graph, n: int, stored: _Stored) -> None:
 
 
 def _after(graph: ir.Graph, node: ir.Node, value: ir.Value, dtype: ir.DataType, more: int) -> ir.Value:
-    """`node`, which converts `value`, right behind what makes that."""
+    """Inserts `node`, which converts `value`, behind the value's producer. Returns its output."""
     producer = value.producer()
     assert producer is not None
     graph.insert_after(producer, node)
@@ -155,10 +154,10 @@ def _after(graph: ir.Graph, node: ir.Node, value: ir.Value, dtype: ir.DataType, 
 
 
 def _describe(node: ir.Node, value: ir.Value, dtype: ir.DataType, more: int) -> None:
-    made = node.outputs[0]
+    out = node.outputs[0]
     assert value.shape is not None and isinstance(value.shape[-1], int)
-    made.name, made.type = f"{value.name}.{dtype.name.lower()}", ir.TensorType(dtype)
-    made.shape = ir.Shape([*value.shape[:-1], value.shape[-1] + more])
+    out.name, out.type = f"{value.name}.{dtype.name.lower()}", ir.TensorType(dtype)
+    out.shape = ir.Shape([*value.shape[:-1], value.shape[-1] + more])
 
 
 def _drop_axis(graph: ir.Graph, value: ir.Value) -> None:
@@ -180,8 +179,8 @@ def _define_quantize(model: ir.Model) -> None:
     finite = add("Equal", nothing, body.constant(np.float32(0)))
     too_small = add("Less", body.constant(LARGEST * SCALES[1:]), largest)  # [..., 255]
     count = add("ReduceSum", add("Cast", too_small, to=ir.DataType.INT64), last, keepdims=1)
-    held = add("Add", add("Min", count, body.constant(np.int64(len(SCALES) - 2))), body.constant(np.int64(1)))
-    index = add("Where", finite, held, body.constant(np.int64(0)))
+    smallest = add("Add", add("Min", count, body.constant(np.int64(len(SCALES) - 2))), body.constant(np.int64(1)))
+    index = add("Where", finite, smallest, body.constant(np.int64(0)))
     scaled = add("Round", add("Div", x, add("Gather", body.constant(SCALES), index)))
     bounded = add("Clip", scaled, body.constant(np.float32(-LARGEST)), body.constant(np.float32(LARGEST)))
     exponent = add("Sub", index, body.constant(np.int64(128)))

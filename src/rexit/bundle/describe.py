@@ -14,7 +14,7 @@ from rexit.bundle.manifest import Bundle, Variant
 from rexit.bundle.policy import SLATE_RULES, Policy
 from rexit.errors import BundleError
 
-ORIGIN = ("ids", "label", "order", "split", "labels", "embedding", "lightgcn", "retrieval")
+ORIGIN = ("ids", "columns", "label", "order", "split", "labels", "embedding", "lightgcn", "retrieval")
 """Keys of catalog.json that say how `rexit index` made it."""
 
 

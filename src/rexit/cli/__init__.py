@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,7 +11,22 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from rexit import __version__
-from rexit.cli import bench, calibrate, compile, drift, export, heads, index, inspect, refresh, score, serve, train, verify
+from rexit.cli import (
+    bench,
+    calibrate,
+    compile,
+    drift,
+    export,
+    heads,
+    index,
+    inspect,
+    refresh,
+    score,
+    serve,
+    tokenizer,
+    train,
+    verify,
+)
 from rexit.cli.common.extras import missing
 from rexit.cli.common.help import Command, Group
 from rexit.cli.common.output import stderr, stdout
@@ -21,6 +37,7 @@ _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Make a bundle": {
+        "tokenizer": tokenizer.tokenizer,
         "index": index.index,
         "heads": heads.heads,
         "train": train.train,
@@ -74,6 +91,8 @@ def export_as(name: str, words: Sequence[str]) -> NoReturn:
 
 
 def _run(command: Callable[[], object]) -> NoReturn:
+    # OpenMP's threads sleep while they wait. Spinning, as is the default, makes training several times slower on busy cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with interruptible():
             command()

@@ -212,8 +212,8 @@ def index(
     ```
 
     With `--update` the new catalog is the old one with what happened since, for `rexit refresh`. Nothing is trained: new users
-    and items are placed among the existing ones, whose embeddings stay. Only the options of files and id columns apply; the old
-    catalog decides the rest. Of the new interactions, those of one user in ten are `validation`, of one in ten `test`.
+    and items are placed among the existing ones, whose embeddings stay. Only the options of files apply; the old catalog decides
+    the rest, names of columns included. Of the new interactions, those of one user in ten are `validation`, of one in ten `test`.
 
     ```
     rexit index --update old --interactions today.csv --items films.csv \\
@@ -265,7 +265,19 @@ def index(
     if json:
         summary = {
             key: info[key]
-            for key in ("ids", "counts", "repeats", "order", "split", "splits", "labels", "embedding", "lightgcn", "retrieval")
+            for key in (
+                "ids",
+                "counts",
+                "columns",
+                "repeats",
+                "order",
+                "split",
+                "splits",
+                "labels",
+                "embedding",
+                "lightgcn",
+                "retrieval",
+            )
             if key in info
         }
         lengths = {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens", "lengths")}
@@ -285,7 +297,7 @@ def index(
         print_table(f"Retriever on the validation split{note}", ["", "recall@20"], rows)
 
 
-_OF_UPDATES = {"interactions", "items", "tokenizer", "template", "out", "users", "user_column", "item_column", "update", "json"}
+_OF_UPDATES = {"interactions", "items", "tokenizer", "template", "out", "users", "update", "json"}
 
 
 def _update(
@@ -305,11 +317,8 @@ def _update(
     named = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
     if others := sorted(named - _OF_UPDATES):
         raise InputError(f"--{others[0].replace('_', '-')} does not go with --update: {catalog} decides that")
-    columns = {name: context.params[name] for name in ("user_column", "item_column")}
     with progress() as bar:
-        info = update_catalog(
-            catalog, interactions, tokenizer, template, out, items=items, users=users, **columns, progress=shown(bar)
-        )
+        info = update_catalog(catalog, interactions, tokenizer, template, out, items=items, users=users, progress=shown(bar))
     new = info["updated"]
     if json:
         print_json({"catalog": str(out), **{key: info[key] for key in ("ids", "counts", "splits", "embedding", "updated")}})

@@ -146,7 +146,7 @@ def make_catalog(
     }
     for name, ids in (("users.safetensors", user_ids(users, strings)), ("items.safetensors", item_ids(items, strings))):
         if strings:
-            raw = [one.encode() for one in ids]
+            raw = [text.encode() for text in ids]
             tables[name]["id_bytes"] = np.frombuffer(b"".join(raw), np.uint8)
             tables[name]["id_offsets"] = np.concatenate(([0], np.cumsum([len(r) for r in raw]))).astype(np.int64)
         else:
@@ -158,8 +158,9 @@ def make_catalog(
         "producer": "tiny",
         "ids": {"user": kind, "item": kind},
         "counts": {"users": users, "items": items, "interactions": len(events), "pieces": len(lengths)},
-        "label": {"column": "rating", "positive_at": 4.0},
-        "order": {"by": "time", "column": "timestamp", "unit": "seconds", "first": int(times.min()), "last": int(times.max())},
+        "columns": {"user": "user_id", "item": "item_id", "rating": "rating", "time": "timestamp"},
+        "label": {"positive_at": 4.0},
+        "order": {"by": "time", "unit": "seconds", "first": int(times.min()), "last": int(times.max())},
         "tokenizer": {"vocab_size": VOCABULARY, "sha256": "0" * 64},
         "labels": {"no": 1, "yes": 2},
         "embedding": {"dim": dim, "layers": 2},
@@ -171,7 +172,7 @@ def make_catalog(
 
 
 def in_lists(contents: CatalogContents, lists: int = 4, probes: int = 2) -> CatalogContents:
-    """The same with its users in lists around the embeddings of some of them; `similar` is what it was."""
+    """The same catalog with its users in lists around some of their embeddings; `similar` is unchanged."""
     tables, info = copy.deepcopy(contents.tables), copy.deepcopy(contents.info)
     users = tables["users.safetensors"]
     embeddings = users["embeddings"].astype(np.float64)

@@ -1,4 +1,4 @@
-"""A catalog a day later: the one of `write_ranked` with two more items, one of which people have met."""
+"""A catalog a day later: that of `write_ranked` with two more items; one of them has interactions."""
 
 from __future__ import annotations
 

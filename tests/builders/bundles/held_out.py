@@ -54,30 +54,30 @@ def write_ranked(place: Path, *, strings: bool = False, variants: tuple[str, ...
 def write_two_tastes(place: Path, *, exits: tuple[int, ...] = EXITS, seed: int = 0, users: int = 30) -> HeldOut:
     """`place/bundle` and `place/catalog` of 40 items: where the two ids' sum is odd, 8 in 10 like it, else 2 in 10.
     The model knows nothing of it. Each user has ten interactions in each split, at times 1, 2, 3 …"""
-    items, each = 40, 10
+    items, per_split = 40, 10
     random, rows = np.random.default_rng(seed), []
     for user in user_ids(users):
-        seen = random.permutation(item_ids(items))[: 3 * each]
-        rows += [(user, int(i), t + 1, bool(random.random() < (0.8 if (user + i) % 2 else 0.2))) for t, i in enumerate(seen)]
+        history = random.permutation(item_ids(items))[: 3 * per_split]
+        rows += [(user, int(i), t + 1, bool(random.random() < (0.8 if (user + i) % 2 else 0.2))) for t, i in enumerate(history)]
     options = BundleOptions(make_catalog(users, items), exits=exits)
-    return _write(place, options, rows, validation=each + 1, test=2 * each + 1)
+    return _write(place, options, rows, validation=per_split + 1, test=2 * per_split + 1)
 
 
 def _write(place: Path, options: BundleOptions, rows: list[tuple[Any, ...]], validation: int, test: int) -> HeldOut:
     """validation, test: the times they begin at."""
-    made = HeldOut(place / "bundle", place / "catalog")
-    (made.catalog / "splits").mkdir(parents=True)
+    held_out = HeldOut(place / "bundle", place / "catalog")
+    (held_out.catalog / "splits").mkdir(parents=True)
     frame = pl.DataFrame(rows, schema=["user", "item", "time", "liked"], orient="row")
     time, splits = pl.col("time"), {}
     parts = {"train": time < validation, "validation": (time >= validation) & (time < test), "test": time >= test}
     for name, which in parts.items():
-        path = made.catalog / "splits" / f"{name}.parquet"
+        path = held_out.catalog / "splits" / f"{name}.parquet"
         part = frame.filter(which)
         part.write_parquet(path)
         splits[name] = {"path": f"splits/{name}.parquet", "rows": part.height, **entry(path)}
-    write_bundle(made.bundle, dataclasses.replace(options, splits=splits))
-    shutil.copytree(made.bundle / "catalog", made.catalog, dirs_exist_ok=True)
-    return made
+    write_bundle(held_out.bundle, dataclasses.replace(options, splits=splits))
+    shutil.copytree(held_out.bundle / "catalog", held_out.catalog, dirs_exist_ok=True)
+    return held_out
 
 
 class _Slate(NamedTuple):

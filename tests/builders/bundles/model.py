@@ -60,13 +60,13 @@ def reference(
     for n in range(LAYERS):
         x = hidden + w["position"][: len(tokens)]
         q, k, v = ((x @ w[f"{n}.{name}"]).reshape(-1, HEADS, HEAD_DIM) for name in "qkv")
-        seen = np.zeros_like(v)
+        attended = np.zeros_like(v)
         for t in range(len(tokens)):
             for h in range(HEADS):
                 score = k[: t + 1, h] @ q[t, h] / np.sqrt(HEAD_DIM)
                 share = np.exp(score - score.max())
-                seen[t, h] = share @ v[: t + 1, h] / share.sum()
-        hidden = hidden + seen.reshape(-1, HIDDEN) @ w[f"{n}.o"]
+                attended[t, h] = share @ v[: t + 1, h] / share.sum()
+        hidden = hidden + attended.reshape(-1, HIDDEN) @ w[f"{n}.o"]
         hidden = hidden + np.tanh(hidden @ w[f"{n}.up"]) @ w[f"{n}.down"]
         if n + 1 in EXITS:
             no, yes = hidden[-1] @ w[f"head.{EXITS.index(n + 1)}"]
@@ -133,9 +133,9 @@ def segment_graph(k: int, weights: Weights, exits: tuple[int, ...] = EXITS, vect
         else:
             constants |= {"vocabulary": np.array(VOCABULARY, np.int64), "last": np.array(VOCABULARY - 1, np.int64)}
             known = op("Gather", "embed", op("Min", ins["tokens"], "last"))
-            given = op("Gather", ins["vectors"], op("Max", op("Sub", ins["tokens"], "vocabulary"), "zero"))
+            gathered = op("Gather", ins["vectors"], op("Max", op("Sub", ins["tokens"], "vocabulary"), "zero"))
             is_vector = op("GreaterOrEqual", ins["tokens"], "vocabulary")
-            hidden = op("Where", op("Unsqueeze", is_vector, "axis1"), given, known)
+            hidden = op("Where", op("Unsqueeze", is_vector, "axis1"), gathered, known)
     count = op("Gather", op("Shape", ins["groups"]), "zero")
     index = op("Range", "zero", count, "one")
     same = op("Equal", op("Unsqueeze", ins["groups"], "axis1"), op("Unsqueeze", ins["groups"], "axis0"))
@@ -157,9 +157,9 @@ def segment_graph(k: int, weights: Weights, exits: tuple[int, ...] = EXITS, vect
         keys = op("Concat", ins["past_keys"][i], new["k"], axis=1)
         values = op("Concat", ins["past_values"][i], new["v"], axis=1)
         scores = op("Mul", op("MatMul", new["q"], op("Transpose", keys, perm=[0, 2, 1])), "scale")
-        seen = op("MatMul", op("Softmax", op("Add", scores, mask), axis=-1), values)
-        seen = op("Reshape", op("Transpose", seen, perm=[1, 0, 2]), "merge")
-        hidden = op("Add", hidden, op("MatMul", seen, f"{n}.o"))
+        attended = op("MatMul", op("Softmax", op("Add", scores, mask), axis=-1), values)
+        attended = op("Reshape", op("Transpose", attended, perm=[1, 0, 2]), "merge")
+        hidden = op("Add", hidden, op("MatMul", attended, f"{n}.o"))
         up = op("Tanh", op("MatMul", hidden, f"{n}.up"))
         last = i + begin + 1 == end and "hidden" in outs
         hidden = op("Add", hidden, op("MatMul", up, f"{n}.down"), name=outs["hidden"] if last else None)

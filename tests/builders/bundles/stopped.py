@@ -48,7 +48,7 @@ def cases() -> Iterator[tuple[Policy, int, Any]]:
 def numbers(policy: Policy, own_k: int, z: Any) -> Iterator[Any]:
     """One case, as the module says."""
     rule = policy.top_k
-    asked = replace(policy, top_k=replace(rule, k=own_k)) if rule is not None and own_k else policy
+    requested = replace(policy, top_k=replace(rule, k=own_k)) if rule is not None and own_k else policy
     none = (0.0,) * (EXITS - 1)
     yield np.int32(policy.patience)
     yield np.float32(policy.quorum)
@@ -56,7 +56,7 @@ def numbers(policy: Policy, own_k: int, z: Any) -> Iterator[Any]:
     yield np.array([rule.rise if rule else none, rule.fall if rule else none], np.float32)
     yield np.array([[e.upper, e.lower] for e in policy.exits], np.float32)
     yield z
-    yield np.int32(asked.stops(z, np.array([0, len(z)])))
+    yield np.int32(requested.stops(z, np.array([0, len(z)])))
 
 
 if __name__ == "__main__":

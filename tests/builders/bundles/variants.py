@@ -39,9 +39,9 @@ class Kind:
 def halved(model: onnx.ModelProto, hidden: bool = True) -> onnx.ModelProto:
     """The same graph with keys and values in float16, with `hidden` the hidden states too. It computes in float32 as before."""
     graph = model.graph
-    kept = {VECTORS, "label_logits"} if hidden else {VECTORS, "label_logits", "state", "state_out"}
+    exact_values = {VECTORS, "label_logits"} if hidden else {VECTORS, "label_logits", "state", "state_out"}
     inputs, outputs = (
-        [v for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT and v.name not in kept]
+        [v for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT and v.name not in exact_values]
         for values in (graph.input, graph.output)
     )
     inner = {v.name: f"{v.name}_f32" for v in (*inputs, *outputs)}
@@ -85,21 +85,21 @@ KINDS = {
 
 def add_variant(folder: Path, kind: str, name: str | None = None) -> None:
     """variants/NAME beside cpu-fp32, without engines; `kind` names it unless told."""
-    made, name = KINDS[kind], name or kind
+    kind_of_variant, name = KINDS[kind], name or kind
     part = folder / "variants" / name
     shutil.copytree(folder / "variants" / "cpu-fp32", part)
-    if made.rewrite is not None:
+    if kind_of_variant.rewrite is not None:
         for path in part.glob("*.onnx"):
-            model = made.rewrite(onnx.load(path))
+            model = kind_of_variant.rewrite(onnx.load(path))
             path.with_name(f"{path.name}.data").unlink()
             onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=256)
     variant = json.loads((part / "variant.json").read_text())
-    variant |= {"name": name, **made.variant}
-    variant["limits"] |= made.limits
+    variant |= {"name": name, **kind_of_variant.variant}
+    variant["limits"] |= kind_of_variant.limits
     for segment in variant["segments"]:
-        segment |= {"hidden_dtype": made.dtype, "cache_dtype": made.cache_dtype}
-    if made.tolerance is not None:
-        variant["parity"]["tolerance"] = made.tolerance
+        segment |= {"hidden_dtype": kind_of_variant.dtype, "cache_dtype": kind_of_variant.cache_dtype}
+    if kind_of_variant.tolerance is not None:
+        variant["parity"]["tolerance"] = kind_of_variant.tolerance
     write_json(part / "variant.json", variant)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["variants"].append(name)

@@ -56,9 +56,9 @@ def look(item: int) -> str:
 
 
 def write_indexed_catalog(folder: Path, users: int = USERS, taste: bool = False, template: str = _TEMPLATE) -> Path:
-    """Writes `folder/catalog` and what it was made from beside it.
+    """Writes `folder/catalog`, with its sources beside it.
 
-    Ratings are random; with `taste` everybody likes the films with an even number, and the titles tell which they are.
+    Ratings are random. With `taste` all users like the films with even numbers, and titles show which they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)

@@ -56,15 +56,15 @@ def items() -> pl.DataFrame:
 
 def tokenizer(folder: Path) -> Path:
     """A byte-level BPE with one special token, written to FOLDER/tokenizer.json; decoding gives the text back exactly."""
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400, special_tokens=["<s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    made.train_from_iterator([" yes no Film Answer: 10% unknown none"] * 20, trainer)
+    bpe.train_from_iterator([" yes no Film Answer: 10% unknown none"] * 20, trainer)
     folder.mkdir(parents=True, exist_ok=True)
-    made.save(str(folder / "tokenizer.json"))
+    bpe.save(str(folder / "tokenizer.json"))
     return folder / "tokenizer.json"
 
 

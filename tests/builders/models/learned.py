@@ -27,8 +27,10 @@ def write_learned(folder: Path) -> tuple[Path, Path]:
     catalog, model = Catalog.open(catalog_folder), tiny_model()
     decoder = Decoder.of(model)
     heads = ExitHeads.like(decoder, len(EXITS))
-    seen: list[list[torch.Tensor]] = [[] for _ in EXITS]
-    hooks = [norm.register_forward_hook(lambda _m, _i, out, k=k: seen[k].append(out)) for k, norm in enumerate(heads.norms)]
+    hidden_states: list[list[torch.Tensor]] = [[] for _ in EXITS]
+    hooks = [
+        norm.register_forward_hook(lambda _m, _i, out, k=k: hidden_states[k].append(out)) for k, norm in enumerate(heads.norms)
+    ]
     samples, builder = draw(cut(catalog, "train"), SLATES), PromptBuilder(catalog)
     for sample in samples:
         assert sample.as_of is not None
@@ -37,7 +39,7 @@ def write_learned(folder: Path) -> tuple[Path, Path]:
     for hook in hooks:
         hook.remove()
     liked = torch.from_numpy(np.concatenate([sample.liked for sample in samples]))
-    for projection, parts in zip(heads.projections, seen, strict=True):
+    for projection, parts in zip(heads.projections, hidden_states, strict=True):
         features = torch.cat(parts)
         yes, no = features[liked].mean(0), features[~liked].mean(0)
         within = torch.cat([features[liked] - yes, features[~liked] - no]).T.cov()  # what users differ in, above all

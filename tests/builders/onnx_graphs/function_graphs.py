@@ -1,6 +1,6 @@
 """Models of one node of rexit's domain, with inputs and what NumPy makes of them.
 
-For whatever computes such a node: the function's own body, or a kernel of the same name.
+For the function's own body, and for a kernel of the same name.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class Case:
     feed: Arrays
     expected: Arrays
 
-    def check(self, seen: Arrays) -> None:
+    def check(self, actual: Arrays) -> None:
         """Raises AssertionError. Sums in another order may round one value in a hundred to its neighbour."""
         for name, expected in self.expected.items():
             if expected.dtype == np.uint8:
-                steps = np.abs(seen[name].astype(int) - expected)
-                assert seen[name].dtype == np.uint8 and steps.max() <= 1 and steps.mean() < 0.01
+                steps = np.abs(actual[name].astype(int) - expected)
+                assert actual[name].dtype == np.uint8 and steps.max() <= 1 and steps.mean() < 0.01
             else:
                 margin = 1e-5 * np.abs(expected).max()
-                np.testing.assert_allclose(seen[name], expected, rtol=1e-5, atol=margin, err_msg=f"{self.name}: {name}")
+                np.testing.assert_allclose(actual[name], expected, rtol=1e-5, atol=margin, err_msg=f"{self.name}: {name}")
 
 
 def cases() -> list[Case]:
@@ -70,12 +70,12 @@ def slate_attention(feed: Arrays, scale: float) -> Floats:
     heads = out.shape[1]
     for token in range(len(groups)):
         own = [prefix + other for other in range(token + 1) if groups[other] == groups[token]]
-        seen = [*range(prefix), *own]
+        actual = [*range(prefix), *own]
         for head in range(heads):
             shared = head * len(keys) // heads
-            scores = scale * keys[shared, seen] @ feed["query"][0, head, token]
+            scores = scale * keys[shared, actual] @ feed["query"][0, head, token]
             shares = np.exp(scores - scores.max())
-            out[0, head, token] = shares / shares.sum() @ values[shared, seen]
+            out[0, head, token] = shares / shares.sum() @ values[shared, actual]
     return out
 
 

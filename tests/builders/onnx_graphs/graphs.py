@@ -49,6 +49,6 @@ def weight(rows: int, columns: int, seed: int = 1) -> NDArray[np.float32]:
     return (random.standard_normal((rows, columns)) * np.geomspace(0.01, 1, columns)).astype(np.float32)
 
 
-def error(seen: NDArray[Any], expected: NDArray[Any]) -> float:
+def error(actual: NDArray[Any], expected: NDArray[Any]) -> float:
     """Mean |difference| over mean |expected|."""
-    return float(np.abs(seen - expected).mean() / np.abs(expected).mean())
+    return float(np.abs(actual - expected).mean() / np.abs(expected).mean())

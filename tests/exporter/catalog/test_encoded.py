@@ -10,7 +10,7 @@ import pytest
 
 from rexit.errors import InputError
 from rexit.exporter.catalog import encoded
-from rexit.exporter.catalog.interactions import column_of, holds_vectors, read_entities
+from rexit.exporter.catalog.entities import column_of, holds_vectors, read_entities
 
 UNIT = [[0.6, 0.8], [0.0, 0.0], [0.0, 1.0]]
 
@@ -29,9 +29,9 @@ def test_lists_of_floats_in_parquet(tmp_path: Path, kind: pl.DataType) -> None:
     pl.DataFrame({"item_id": [3, 1, 2], "v": pl.Series([[3, 4], None, [0, 0.5]], dtype=kind)}).write_parquet(path)
     frame = read(path)
     assert holds_vectors(frame["v"]) and frame["v"].to_list()[1] is None
-    made = encoded.rows(frame["v"], frame["id"])
-    assert made.dtype == np.float16 and made.shape == (3, 2)
-    np.testing.assert_allclose(made, UNIT, atol=1e-3)
+    unit_rows = encoded.rows(frame["v"], frame["id"])
+    assert unit_rows.dtype == np.float16 and unit_rows.shape == (3, 2)
+    np.testing.assert_allclose(unit_rows, UNIT, atol=1e-3)
 
 
 @pytest.mark.parametrize("name, tab", [("i.csv", ","), ("i.item", "\t")])
@@ -53,8 +53,8 @@ def test_lists_of_other_things_are_texts(tmp_path: Path) -> None:
 def test_large_and_small_numbers_have_a_direction() -> None:
     """float16 holds neither; a vector of zeros stays one."""
     column = pl.Series("v", [[3e30, 4e30], [3e-30, 4e-30], [0.0, 0.0], []], dtype=pl.List(pl.Float32))
-    made = encoded.rows(column, pl.Series([1, 2, 3, 4]))
-    np.testing.assert_allclose(made, [[0.6, 0.8], [0.6, 0.8], [0, 0], [0, 0]], atol=1e-3)
+    unit_rows = encoded.rows(column, pl.Series([1, 2, 3, 4]))
+    np.testing.assert_allclose(unit_rows, [[0.6, 0.8], [0.6, 0.8], [0, 0], [0, 0]], atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -38,39 +38,43 @@ def space() -> Space:
 
 
 @pytest.fixture(scope="module")
-def made(space: Space) -> Space:
+def placed_space(space: Space) -> Space:
     return placed(space, *LIKES.T)
 
 
-def test_known_rows_stay(space: Space, made: Space) -> None:
+def test_known_rows_stay(space: Space, placed_space: Space) -> None:
     for name, new in (("users", [NEW_USER, LIKES_ONLY_NEWS]), ("items", [NEW_ITEM]), ("fold_in", [NEW_ITEM])):
-        before, after = getattr(space, name), getattr(made, name)
+        before, after = getattr(space, name), getattr(placed_space, name)
         assert np.flatnonzero((before != after).any(1)).tolist() == new, name
 
 
-def test_a_new_item_is_one_hop_of_propagation(space: Space, made: Space) -> None:
+def test_a_new_item_is_one_hop_of_propagation(space: Space, placed_space: Space) -> None:
     """Users over the roots of their degrees, 7 and 2."""
     users = space.users.astype(np.float64)
     expected = unit(users[0] / np.sqrt(7) + users[1] / np.sqrt(2))
-    assert made.items[NEW_ITEM] == pytest.approx(expected, abs=1e-3)
+    assert placed_space.items[NEW_ITEM] == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_new_user_is_where_a_request_would_be_folded_in(space: Space, made: Space) -> None:
-    assert made.users[NEW_USER] == pytest.approx(unit(folded_in(space.fold_in[[1, 4]]).astype(np.float64)), abs=2e-3)
+def test_a_new_user_is_where_a_request_would_be_folded_in(space: Space, placed_space: Space) -> None:
+    assert placed_space.users[NEW_USER] == pytest.approx(unit(folded_in(space.fold_in[[1, 4]]).astype(np.float64)), abs=2e-3)
 
 
-def test_who_likes_only_new_items_is_placed_after_them(made: Space) -> None:
-    assert made.users[LIKES_ONLY_NEWS] == pytest.approx(unit(made.fold_in[NEW_ITEM].astype(np.float64)), abs=2e-3)
+def test_who_likes_only_new_items_is_placed_after_them(placed_space: Space) -> None:
+    assert placed_space.users[LIKES_ONLY_NEWS] == pytest.approx(unit(placed_space.fold_in[NEW_ITEM].astype(np.float64)), abs=2e-3)
 
 
-def test_a_new_items_share_in_a_user_is_as_large_as_known_ones(space: Space, made: Space) -> None:
+def test_a_new_items_share_in_a_user_is_as_large_as_known_ones(space: Space, placed_space: Space) -> None:
     """|fold_in| falls with the root of the degree; the median known item says from where. Three users like the new item."""
     degrees = np.bincount(LIKES[:, 1], minlength=ITEMS)[:NEW_ITEM]
     usual = np.median(np.linalg.norm(space.fold_in[:NEW_ITEM].astype(np.float64), axis=1) * np.sqrt(degrees))
-    row = made.fold_in[NEW_ITEM].astype(np.float64)
+    row = placed_space.fold_in[NEW_ITEM].astype(np.float64)
     assert np.linalg.norm(row) == pytest.approx(usual / np.sqrt(3), rel=2e-3)
-    assert unit(row) == pytest.approx(made.items[NEW_ITEM], abs=2e-3)
+    assert unit(row) == pytest.approx(placed_space.items[NEW_ITEM], abs=2e-3)
 
 
-def test_of_whom_nothing_is_known_stays_zero(made: Space) -> None:
-    assert not made.users[SILENT_USER].any() and not made.items[UNLIKED_ITEM].any() and not made.fold_in[UNLIKED_ITEM].any()
+def test_users_and_items_without_a_like_stay_zero(placed_space: Space) -> None:
+    assert (
+        not placed_space.users[SILENT_USER].any()
+        and not placed_space.items[UNLIKED_ITEM].any()
+        and not placed_space.fold_in[UNLIKED_ITEM].any()
+    )

@@ -6,16 +6,9 @@ import polars as pl
 import pytest
 
 from rexit.errors import InputError
-from rexit.exporter.catalog.interactions import (
-    counted,
-    read_entities,
-    read_interactions,
-    read_table,
-    rows_of,
-    unify_ids,
-    unit_of_times,
-    without_repeats,
-)
+from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
+from rexit.exporter.catalog.interactions import in_unit, read_interactions, unit_of_times, without_repeats
+from rexit.exporter.catalog.source_tables import check_columns, column_names, read_table
 from rexit.exporter.options import Columns, IndexOptions
 
 GOOD = "user_id,item_id,rating,timestamp\n1,10,5,100\n2,11,3.5,101\n"
@@ -47,7 +40,7 @@ def test_parquet_with_dates_and_other_names(tmp_path: Path) -> None:
     when = [datetime(1970, 1, 1, 0, 1, tzinfo=UTC), datetime(1970, 1, 2, tzinfo=UTC)]
     pl.DataFrame({"who": ["a", "b"], "what": [1, 2], "stars": [4, 1], "when": when}).write_parquet(tmp_path / "a.parquet")
     frame = read_interactions(tmp_path / "a.parquet", IndexOptions(columns=Columns("who", "what", "stars", "when")))
-    assert counted(frame["time"], "seconds", Path("a")).to_list() == [60, 86400]
+    assert in_unit(frame["time"], "seconds", Path("a")).to_list() == [60, 86400]
     assert frame["user"].to_list() == ["a", "b"]
 
 
@@ -73,11 +66,11 @@ def timed(values: pl.Series, folder: Path, suffix: str) -> Path:
 def test_iso_8601_text_is_read_like_parquets_dates(tmp_path: Path, suffix: str, unit: str, times: list[int]) -> None:
     text = read_interactions(timed(pl.Series(WHEN), tmp_path, suffix), IndexOptions())["time"]
     moments = pl.Series(
-        [datetime.fromisoformat(one).astimezone(UTC) for one in ("2024-03-01T00:00:01.5Z", WHEN[1], f"{WHEN[2]}T00Z")]
+        [datetime.fromisoformat(moment).astimezone(UTC) for moment in ("2024-03-01T00:00:01.5Z", WHEN[1], f"{WHEN[2]}T00Z")]
     )
     dates = read_interactions(timed(moments.cast(pl.Datetime("ns", "Asia/Tokyo")), tmp_path, "parquet"), IndexOptions())["time"]
     assert text.equals(dates)
-    assert counted(text, unit, Path("a")).to_list() == times
+    assert in_unit(text, unit, Path("a")).to_list() == times
     assert unit_of_times(text) == "seconds"
 
 
@@ -112,8 +105,8 @@ def test_times_of_several_forms_are_refused(tmp_path: Path, values: list[object]
 def test_dates_have_no_place_among_numbers_of_no_known_unit(tmp_path: Path) -> None:
     dates = read_interactions(timed(pl.Series(WHEN), tmp_path, "csv"), IndexOptions())["time"]
     with pytest.raises(InputError, match=r"a\.csv: its times are dates, the catalog's are whole numbers of no known unit"):
-        counted(dates, None, Path("a.csv"))
-    assert counted(pl.Series([3, 4]), None, Path("a.csv")).to_list() == [3, 4]
+        in_unit(dates, None, Path("a.csv"))
+    assert in_unit(pl.Series([3, 4]), None, Path("a.csv")).to_list() == [3, 4]
 
 
 @pytest.mark.parametrize(
@@ -157,6 +150,20 @@ def test_unreadable_files(tmp_path: Path) -> None:
         read_table(tmp_path / "latin.csv")
 
 
+def test_all_missing_columns_of_all_files_are_named_at_once(tmp_path: Path) -> None:
+    rated = write(tmp_path / "r.csv", "who,item_id\n1,2\n")
+    films = tmp_path / "f.parquet"
+    pl.DataFrame({"film:token": ["7"], "title": ["Up"]}).write_parquet(films)
+    check_columns({rated: {"who": "", "item_id": ""}, films: {"film": ""}})
+    assert column_names(films) == ["film", "title"]
+    with pytest.raises(InputError) as caught:
+        check_columns({rated: {"user_id": "--user-column", "item_id": "", "rating": "--rating-column"}, films: {"id": "--item"}})
+    assert str(caught.value) == (
+        f"{rated}: no columns 'user_id' (--user-column), 'rating' (--rating-column), the file has: who, item_id; "
+        f"{films}: no column 'id' (--item), the file has: film, title"
+    )
+
+
 def test_entities_become_text(tmp_path: Path) -> None:
     frame = pl.DataFrame({"item_id": [2, 1], "year": [1995, None], "genres": [["Drama", "War"], []], "title": [" Up ", ""]})
     frame.write_parquet(tmp_path / "i.parquet")
@@ -172,7 +179,7 @@ def test_a_cell_may_be_longer_than_pythons_csv_allows(tmp_path: Path) -> None:
     path = write(tmp_path / "i.csv", f"item_id,title,look:float_seq\n1,{'x' * 200_000},{numbers}\n")
     read, limit = read_entities(path, "item_id", "--item-column"), csv.field_size_limit()
     assert read["title"].str.len_chars().to_list() == [200_000] and read["look"].list.len().to_list() == [20_000]
-    assert csv.field_size_limit() == limit, "that of the program around is what it was"
+    assert csv.field_size_limit() == limit, "the process-wide limit is restored"
 
 
 @pytest.mark.parametrize("name", ["a[1].csv", "a*.csv", "a?.tsv", "a[1].parquet"])
@@ -247,9 +254,9 @@ def test_a_split_column(tmp_path: Path) -> None:
     columns = Columns(split="fold")
     path = write(tmp_path / "a.csv", "user_id,item_id,rating,timestamp,fold\n1,2,3,4,train\n1,3,4,5,valid\n1,4,4,5,validation\n")
     assert read_interactions(path, IndexOptions(columns=columns))["split"].to_list() == ["train", "validation", "validation"]
-    for bad, seen in (("dev", "'dev'"), ("", "None")):
+    for bad, shown in (("dev", "'dev'"), ("", "None")):
         write(path, f"user_id,item_id,rating,timestamp,fold\n1,2,3,4,train\n1,3,4,5,{bad}\n")
-        with pytest.raises(InputError, match=rf"row 2: 'fold' is {seen}, expected train, validation .or valid. or test"):
+        with pytest.raises(InputError, match=rf"row 2: 'fold' is {shown}, expected train, validation .or valid. or test"):
             read_interactions(path, IndexOptions(columns=columns))
     with pytest.raises(InputError, match=r"no column 'part' .--split-column., the file has: "):
         read_interactions(path, IndexOptions(columns=Columns(split="part")))
@@ -263,8 +270,8 @@ def test_the_same_row_counts_once_and_a_later_one_as_the_option_says(repeats: st
     """Otherwise a row that stands twice is on both sides of a split. Of two verdicts at one time the last holds."""
     read = [(1, 5, True), (1, 5, False), (2, 5, True), (1, 4, True), (2, 5, True)]
     frame = pl.DataFrame(read, ["user", "time", "liked"], orient="row").with_columns(item=7)
-    kept = without_repeats(frame, repeats, Path("a.csv"))
-    assert sorted(kept.select("user", "time", "liked").iter_rows()) == sorted(rows)
+    unique = without_repeats(frame, repeats, Path("a.csv"))
+    assert sorted(unique.select("user", "time", "liked").iter_rows()) == sorted(rows)
 
 
 def test_one_interaction_in_two_splits_is_refused() -> None:

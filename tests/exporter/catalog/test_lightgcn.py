@@ -30,8 +30,8 @@ def split_likes() -> Likes:
         part = rated.filter(pl.col("split").is_in(splits) & (pl.col("liked") | (not liked)))
         return part["user"].to_numpy(), part["item"].to_numpy()
 
-    seen = edges("train", liked=False)
-    return Likes(edges("train"), edges("train"), seen, edges("validation"), ratings.USERS, ratings.ITEMS)
+    excluded = edges("train", liked=False)
+    return Likes(edges("train"), edges("train"), excluded, edges("validation"), ratings.USERS, ratings.ITEMS)
 
 
 def train(options: LightGCNOptions = SMALL) -> lightgcn.Retriever:
@@ -43,17 +43,17 @@ def test_it_finds_the_two_tastes_and_beats_popularity(rounded: int, monkeypatch:
     users, items, rng = 60, 200, np.random.default_rng(0)
     user = np.repeat(np.arange(users), 24)
     item = np.concatenate([rng.permutation(items // 2)[:24] * 2 + u % 2 for u in range(users)])
-    held = np.arange(len(user)) % 24 >= 20
+    held_out = np.arange(len(user)) % 24 >= 20
     mixed = rng.permutation(len(user))  # likes need no order
-    user, item, held = user[mixed], item[mixed], held[mixed]
-    train, wanted = (user[~held], item[~held]), (user[held], item[held])
+    user, item, held_out = user[mixed], item[mixed], held_out[mixed]
+    train, later = (user[~held_out], item[~held_out]), (user[held_out], item[held_out])
     monkeypatch.setattr(propagation, "ROUNDED", rounded)
-    made = lightgcn.train(Likes(train, train, train, wanted, users, items), SMALL)
-    assert made.recall is not None and made.popularity_recall is not None
-    assert made.recall > made.popularity_recall + 0.05
-    alike, same = made.users @ made.users.T, np.add.outer(np.arange(users), np.arange(users)) % 2 == 0
+    retriever = lightgcn.train(Likes(train, train, train, later, users, items), SMALL)
+    assert retriever.recall is not None and retriever.popularity_recall is not None
+    assert retriever.recall > retriever.popularity_recall + 0.05
+    alike, same = retriever.users @ retriever.users.T, np.add.outer(np.arange(users), np.arange(users)) % 2 == 0
     assert alike[same].mean() > alike[~same].mean() + 0.5
-    assert np.allclose(np.linalg.norm(made.users, axis=1), 1, atol=1e-5)
+    assert np.allclose(np.linalg.norm(retriever.users, axis=1), 1, atol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_embeddings() -> None:
@@ -65,16 +65,16 @@ def test_the_same_seed_gives_the_same_embeddings() -> None:
 
 
 def test_it_stops_early_and_reports_progress() -> None:
-    told: list[tuple[str, int, int]] = []
+    steps: list[tuple[str, int, int]] = []
     options = LightGCNOptions(dim=4, layers=1, epochs=500, patience=10)
-    made = lightgcn.train(split_likes(), options, lambda *now: told.append(now))
-    assert made.epochs <= len(told) < 500
-    assert told[0] == ("LightGCN", 0, 500) and told[-1][1] == len(told) - 1
+    retriever = lightgcn.train(split_likes(), options, lambda *now: steps.append(now))
+    assert retriever.epochs <= len(steps) < 500
+    assert steps[0] == ("LightGCN", 0, 500) and steps[-1][1] == len(steps) - 1
 
 
 def test_without_validation_likes_all_epochs_are_run() -> None:
-    made = lightgcn.train(replace(split_likes(), wanted=NOTHING), LightGCNOptions(dim=4, layers=1, epochs=7))
-    assert (made.recall, made.popularity_recall, made.epochs) == (None, None, 7)
+    retriever = lightgcn.train(replace(split_likes(), targets=NOTHING), LightGCNOptions(dim=4, layers=1, epochs=7))
+    assert (retriever.recall, retriever.popularity_recall, retriever.epochs) == (None, None, 7)
 
 
 def test_a_large_graph_starts_from_singular_vectors_which_are_kept_where_training_finds_nothing_better(
@@ -115,12 +115,12 @@ def unit(vector: np.ndarray) -> np.ndarray:
 
 def test_users_and_items_without_a_like_in_the_graph_are_zero() -> None:
     likes = split_likes()
-    kept = (likes.graph[0] != 3) & (likes.graph[1] != 7)
-    user, item = (side[kept] for side in likes.graph)
-    made = lightgcn.train(replace(likes, graph=(user, item)), SMALL)
+    remaining = (likes.graph[0] != 3) & (likes.graph[1] != 7)
+    user, item = (side[remaining] for side in likes.graph)
+    retriever = lightgcn.train(replace(likes, graph=(user, item)), SMALL)
     without = sorted({*range(ratings.ITEMS)} - {*item.tolist()})
-    assert 7 in without and np.flatnonzero(~made.users.any(1)).tolist() == [3]
-    assert np.flatnonzero(~made.items.any(1)).tolist() == np.flatnonzero(~made.fold_in.any(1)).tolist() == without
+    assert 7 in without and np.flatnonzero(~retriever.users.any(1)).tolist() == [3]
+    assert np.flatnonzero(~retriever.items.any(1)).tolist() == np.flatnonzero(~retriever.fold_in.any(1)).tolist() == without
 
 
 def test_each_option_of_the_training_changes_it() -> None:
@@ -158,7 +158,7 @@ def test_the_gradient_is_the_one_that_autograd_finds(monkeypatch: pytest.MonkeyP
     model = LightGCN(users + items, 8, 3)
     edges = torch.cat([nodes[:2], nodes[:2].flip(0)], 1)
     u, i, *j = model.get_embedding(edges)[nodes]
-    against = torch.stack([(u * one).sum(1) for one in j])
+    against = torch.stack([(u * column).sum(1) for column in j])
     model.recommendation_loss((u * i).sum(1), against, torch.unique(nodes), 0.1).backward()
     expected = model.embedding.weight.grad
     graph = Graph.of(user.int(), rows[0].int(), users, items)

@@ -35,13 +35,13 @@ def as_defined(made: Lists, embeddings: Half, query: Half, own: int, k: int) -> 
     """Rule by rule, with a full sort of exact sums."""
     looked_at = np.argsort(-products(query, made.centres), kind="stable")[: made.probes]
     scores = products(query, embeddings)
-    seen = np.flatnonzero(np.isin(made.owner, looked_at) & embeddings.any(1) & (np.arange(len(embeddings)) != own))
-    return seen[np.argsort(-scores[seen], kind="stable")][:k].tolist()
+    candidates = np.flatnonzero(np.isin(made.owner, looked_at) & embeddings.any(1) & (np.arange(len(embeddings)) != own))
+    return candidates[np.argsort(-scores[candidates], kind="stable")][:k].tolist()
 
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lists beyond 1000 users, of which searches look at eight."""
+    """Lists beyond 1000 users; searches scan eight."""
     monkeypatch.setattr(lists, "EXACT", 1000)
     monkeypatch.setattr(lists, "PROBES", 8)
 
@@ -71,8 +71,8 @@ def test_a_search_finds_what_the_definition_says(few: None) -> None:
     rng = np.random.default_rng(1)
     queries = np.concatenate([vectors[:200], rng.normal(size=(50, vectors.shape[1])).astype(np.float16)])
     own = np.where(np.arange(250) < 200, np.arange(250), -1)
-    found = Neighbourhood(vectors, 20, made).nearest(queries, own)
-    for query, row, near in zip(queries, own, found, strict=True):
+    approximate = Neighbourhood(vectors, 20, made).nearest(queries, own)
+    for query, row, near in zip(queries, own, approximate, strict=True):
         assert near.tolist() == (as_defined(made, vectors, query, row, 20) if query.any() else [])
 
 
@@ -80,12 +80,12 @@ def test_nearly_all_of_the_nearest_are_found(few: None) -> None:
     vectors = clustered()
     own, made = np.flatnonzero(vectors.any(1))[:300], Lists.needed(vectors)
     assert made is not None
-    exact, found = (
+    exact, approximate = (
         Neighbourhood(vectors, 20, looked_at).nearest(vectors[own], own) for looked_at in (None, replace(made, probes=32))
     )
     near = [
         np.mean(products(vectors[user], vectors[some]) >= products(vectors[user], vectors[all]).min())
-        for user, all, some in zip(own, exact, found, strict=True)
+        for user, all, some in zip(own, exact, approximate, strict=True)
     ]
     assert np.mean(near) > 0.99
 
@@ -121,7 +121,7 @@ def test_damaged_ones_are_refused(tmp_path: Path, name: str, place: int, value: 
 
 
 @pytest.mark.parametrize(
-    ("requires", "probes", "told"),
+    ("requires", "probes", "problem"),
     [
         ([], 2, "`requires` lacks `user-lists`, probes are 2"),
         (["user-lists"], None, "`requires` holds `user-lists`, probes are None"),
@@ -129,10 +129,10 @@ def test_damaged_ones_are_refused(tmp_path: Path, name: str, place: int, value: 
         (["user-lists"], "2", "embedding.probes is '2', expected 1 to 65536"),
     ],
 )
-def test_what_catalog_json_says_of_them(tmp_path: Path, requires: list[str], probes: object, told: str) -> None:
+def test_what_catalog_json_says_of_them(tmp_path: Path, requires: list[str], probes: object, problem: str) -> None:
     contents = in_lists(make_catalog())
     contents.info["requires"], contents.info["embedding"]["probes"] = requires, probes
-    with pytest.raises(BundleError, match=told):
+    with pytest.raises(BundleError, match=problem):
         opened(tmp_path, contents)
 
 
@@ -145,11 +145,11 @@ def test_after_an_update_similar_users_are_those_that_a_search_finds(few: None) 
     assert made is not None
 
     def histories(likes: int) -> dict[str, NDArray[np.generic]]:
-        each = np.random.default_rng(3).integers(0, items, (users, 9)).astype(np.int32)
+        liked_items = np.random.default_rng(3).integers(0, items, (users, 9)).astype(np.int32)
         liked = (np.arange(9) < likes) | (np.arange(users)[:, None] % 3 > 0)
         return {
             "history_offsets": np.arange(users + 1) * 9,
-            "history_items": each.ravel(),
+            "history_items": liked_items.ravel(),
             "history_liked": liked.ravel().astype(np.uint8),
         }
 

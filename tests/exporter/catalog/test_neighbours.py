@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from rexit.exporter.catalog import nearest
 from rexit.exporter.catalog.neighbours import Neighbourhood, folded_in, similar_users, top, updated_similar_users
 
 
@@ -22,24 +21,24 @@ def test_the_nearest_against_a_full_sort() -> None:
     expected = np.argsort(-scores, axis=1, kind="stable")[:, :5]
     assert (np.array(Neighbourhood(vectors, 5).nearest(vectors, np.arange(300))) == expected).all()
     stranger = Neighbourhood(np.eye(3, dtype=np.float16), 1).nearest(np.eye(3, dtype=np.float16)[:2], np.array([-1, 1]))
-    assert stranger[0] == [0] and stranger[1] == [0], "who has no row is nobody of the table"
+    assert stranger[0] == [0] and stranger[1] == [0], "-1 excludes no row"
 
 
-def test_a_zero_embedding_has_no_neighbours_and_is_nobodys() -> None:
+def test_a_zero_embedding_neither_has_nor_is_a_neighbour() -> None:
     vectors = np.array([[0, 0], [1, 0], [-1, 0], [0, 0], [-0.5, 0]], np.float16)
-    made = Neighbourhood(vectors, 3).nearest(vectors, np.arange(5))
-    assert [row.tolist() for row in made] == [[], [4, 2], [4, 1], [], [2, 1]]
+    result = Neighbourhood(vectors, 3).nearest(vectors, np.arange(5))
+    assert [row.tolist() for row in result] == [[], [4, 2], [4, 1], [], [2, 1]]
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0**-14, 300.0])
 def test_a_folded_in_user_is_the_sum_of_the_likes_up_to_length_and_the_rounding_of_halves(scale: float) -> None:
     rows = (np.random.default_rng(0).normal(size=(40, 16)) * scale).astype(np.float16)
-    made, total = folded_in(rows).astype(np.float64), rows.astype(np.float64).sum(0)
-    assert 0.5 <= abs(made).max() < 1
-    factor = total[0] / made[0]
+    result, total = folded_in(rows).astype(np.float64), rows.astype(np.float64).sum(0)
+    assert 0.5 <= abs(result).max() < 1
+    factor = total[0] / result[0]
     power = 2.0 ** round(np.log2(factor))
-    assert np.allclose(made * power, total, rtol=2**-11, atol=2**-24 * power)
-    assert (folded_in(rows[::-1]) == folded_in(rows)).all(), "in whatever order"
+    assert np.allclose(result * power, total, rtol=2**-11, atol=2**-24 * power)
+    assert (folded_in(rows[::-1]) == folded_in(rows)).all(), "in any order"
 
 
 def test_who_liked_nothing_is_folded_in_to_nothing() -> None:
@@ -61,8 +60,8 @@ def test_similar_users_are_near_to_what_was_liked_not_to_the_own_embedding() -> 
     users = np.array([[1, 0], [0, 1], [-1, 0], [0, 0]], np.float16)
     fold_in = np.array([[0, 1], [1, 0], [-1, 0]], np.float16)
     # User 0 liked what is user 1's direction; user 2 liked nothing; user 3 is in nobody's graph, but liked item 2.
-    made = similar_users(users, fold_in, histories([0, -1], [1, 2, 0], [-1], [2]), 3)
-    assert made.tolist() == [[1, 2, 0], [0, 2, 1], [2, 2, 2], [2, 1, 0]]
+    result = similar_users(users, fold_in, histories([0, -1], [1, 2, 0], [-1], [2]), 3)
+    assert result.tolist() == [[1, 2, 0], [0, 2, 1], [2, 2, 2], [2, 1, 0]]
 
 
 def test_there_are_never_more_neighbours_than_others() -> None:
@@ -84,9 +83,7 @@ def test_after_an_update_nobody_is_their_own_neighbour() -> None:
 
 
 @pytest.mark.parametrize(("users", "dim", "different"), [(2000, 3, 2000), (2000, 16, 2000), (4000, 16, 40), (9000, 16, 3000)])
-def test_the_search_in_float32_finds_what_exact_sums_say(
-    users: int, dim: int, different: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_search_in_float32_finds_what_exact_sums_say(users: int, dim: int, different: int) -> None:
     """In three dimensions hundreds of users are nearer to each other than float32 can tell."""
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(different, dim))
@@ -97,6 +94,4 @@ def test_the_search_in_float32_finds_what_exact_sums_say(
     scores[:, ~vectors.any(1)] = -np.inf
     scores[own, own] = -np.inf
     expected = np.argsort(-scores, axis=1, kind="stable")[:, :20]
-    for tile in (nearest.TILE, 1000):
-        monkeypatch.setattr(nearest, "TILE", tile)
-        assert (np.array(Neighbourhood(vectors, 20).nearest(queries, own)) == expected).all()
+    assert (np.array(Neighbourhood(vectors, 20).nearest(queries, own)) == expected).all()

@@ -26,8 +26,8 @@ def test_nothing_to_find() -> None:
 
 def test_whoever_saw_all_they_want_does_not_count_and_moves_no_one_else_s_seen_items() -> None:
     # User 1, between the two that are judged, has seen what they want and much else.
-    seen = edges((0, 1), (1, 0), (1, 2), (1, 3), (2, 2))
-    judge = Recall(seen, edges((0, 0), (1, 2), (2, 3)), 4)
+    excluded = edges((0, 1), (1, 0), (1, 2), (1, 3), (2, 2))
+    judge = Recall(excluded, edges((0, 0), (1, 2), (2, 3)), 4)
     assert judge.users.tolist() == [0, 2]
     scores = torch.tensor([[0.3, 0.9, 0.2, 0.1], [0, 0, 0, 0], [0.1, 0.2, 0.9, 0.8]])
     assert judge.at(1, lambda rows: scores[rows]) == pytest.approx(1.0)
@@ -36,21 +36,21 @@ def test_whoever_saw_all_they_want_does_not_count_and_moves_no_one_else_s_seen_i
 def test_of_many_users_the_same_sample_is_judged_and_scores_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     users, items = 400, 30
-    wanted = np.repeat(np.arange(users), 2), random.integers(0, items, 2 * users)
+    targets = np.repeat(np.arange(users), 2), random.integers(0, items, 2 * users)
     scores = torch.from_numpy(random.random((users, items)))
-    asked: list[torch.Tensor] = []
+    chunks: list[torch.Tensor] = []
 
-    def told(rows: torch.Tensor) -> torch.Tensor:
-        asked.append(rows)
+    def scores_of(rows: torch.Tensor) -> torch.Tensor:
+        chunks.append(rows)
         return scores[rows]
 
     def judged() -> tuple[float | None, list[int]]:
-        asked.clear()
-        return Recall(edges((0, 3), (9, 1)), wanted, items).at(5, told), torch.cat(asked).tolist()
+        chunks.clear()
+        return Recall(edges((0, 3), (9, 1)), targets, items).at(5, scores_of), torch.cat(chunks).tolist()
 
     whole, all_users = judged()
     monkeypatch.setattr(recall, "SCORES", 10 * items)
-    assert judged() == (pytest.approx(whole), all_users) and max(map(len, asked)) == 10
+    assert judged() == (pytest.approx(whole), all_users) and max(map(len, chunks)) == 10
     monkeypatch.setattr(recall, "SAMPLE", 200)
     sampled, some = judged()
     assert judged() == (sampled, some) and len(some) == 200 and set(some) < set(all_users)

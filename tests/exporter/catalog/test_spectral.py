@@ -24,29 +24,29 @@ def tastes(count: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     taste = rng.integers(0, 3, USERS)
     user = np.repeat(np.arange(USERS), count)
-    mine = taste[user] * 10 + rng.integers(0, 10, len(user))
-    return user, np.where(rng.random(len(user)) < 0.9, mine, rng.integers(0, ITEMS, len(user)))
+    items_of_taste = taste[user] * 10 + rng.integers(0, 10, len(user))
+    return user, np.where(rng.random(len(user)) < 0.9, items_of_taste, rng.integers(0, ITEMS, len(user)))
 
 
 def test_the_halves_are_those_of_the_adjacency() -> None:
     rng = np.random.default_rng(0)
-    made = graph(rng.integers(0, USERS, 200), rng.integers(0, ITEMS, 200))
-    whole, (to_users, to_items) = made.adjacency.todense(), made.halves()
+    sparse = graph(rng.integers(0, USERS, 200), rng.integers(0, ITEMS, 200))
+    whole, (to_users, to_items) = sparse.adjacency.todense(), sparse.halves()
     assert (to_users.todense() == whole[:USERS, USERS:]).all()
     assert (to_items.todense() == whole[USERS:, :USERS]).all()
 
 
 def test_rows_are_the_singular_vectors_times_the_root_of_their_values_turned() -> None:
-    made = graph(*tastes(8))
-    left, values, right = np.linalg.svd(made.halves()[0].todense())
-    rows = begin(made, 3)
+    sparse = graph(*tastes(8))
+    left, values, right = np.linalg.svd(sparse.halves()[0].todense())
+    rows = begin(sparse, 3)
     expected = np.concatenate([left[:, :3], right[:3].T]) * np.sqrt(values[:3])
     expected *= SIZE / np.sqrt(np.square(expected).mean())
     assert np.allclose(rows @ rows.T, expected @ expected.T, atol=0.01), "no rotation of them"
     assert np.isclose(np.sqrt(np.square(rows).mean()), SIZE)
 
 
-def test_a_graph_and_a_part_of_it_start_alike_whatever_is_drawn() -> None:
+def test_a_graph_and_a_part_of_it_start_alike_for_any_seed() -> None:
     user, item = tastes(40)
     whole, again, part = (
         begin(graph(user, item), 3),
@@ -58,8 +58,8 @@ def test_a_graph_and_a_part_of_it_start_alike_whatever_is_drawn() -> None:
 
 
 def test_nothing_for_who_liked_nothing_and_no_more_than_the_rank() -> None:
-    made = graph(np.array([0, 0, 1, 1, 2, 3]), np.array([0, 1, 0, 1, 5, 5]))  # two blocks of one
-    rows = begin(made, 16)
+    sparse = graph(np.array([0, 0, 1, 1, 2, 3]), np.array([0, 1, 0, 1, 5, 5]))  # two blocks of one
+    rows = begin(sparse, 16)
     liked = [0, 1, 2, 3, USERS, USERS + 1, USERS + 5]
     assert rows.shape == (USERS + ITEMS, 16) and np.linalg.matrix_rank(rows, tol=1e-4) == 2
     assert rows[liked].any(1).all() and not np.delete(rows, liked, 0).any()

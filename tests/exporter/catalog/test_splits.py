@@ -16,8 +16,8 @@ PATH = Path("ratings.csv")
 
 
 def frame(user: list[int], item: list[int], time: list[int], split: list[str] | None = None) -> pl.DataFrame:
-    made = pl.DataFrame({"user": user, "item": item, "time": time})
-    return made if split is None else made.with_columns(split=pl.Series(split))
+    assigned = pl.DataFrame({"user": user, "item": item, "time": time})
+    return assigned if split is None else assigned.with_columns(split=pl.Series(split))
 
 
 def of_one_user(n: int) -> pl.DataFrame:
@@ -30,60 +30,60 @@ def splits(interactions: pl.DataFrame, split: str | None = None) -> list[str]:
 
 
 def test_the_last_tenth_tests_the_tenth_before_validates_the_rest_trains() -> None:
-    made, told = assign(of_one_user(25), IndexOptions(), PATH)
-    assert made["time"].to_list() == list(range(1, 26))
-    assert made["split"].to_list() == ["train"] * 21 + ["validation"] * 2 + ["test"] * 2
-    assert told == {"by": "user", "shares": [0.8, 0.9]}
+    assigned, info = assign(of_one_user(25), IndexOptions(), PATH)
+    assert assigned["time"].to_list() == list(range(1, 26))
+    assert assigned["split"].to_list() == ["train"] * 21 + ["validation"] * 2 + ["test"] * 2
+    assert info == {"by": "user", "shares": [0.8, 0.9]}
 
 
 @pytest.mark.parametrize(("n", "held_out"), [(9, 0), (10, 1), (19, 1), (20, 2), (29, 2), (30, 3)])
 def test_shares_are_exact_where_floating_point_is_not(n: int, held_out: int) -> None:
     """(1 - 0.9) * 10 is 0.9999999999999998."""
     both = pl.concat([of_one_user(n), of_one_user(40).with_columns(user=pl.lit(1, pl.Int64))])
-    made = splits(both)[:n]
-    assert (made.count("validation"), made.count("test")) == (held_out, held_out)
+    assigned = splits(both)[:n]
+    assert (assigned.count("validation"), assigned.count("test")) == (held_out, held_out)
 
 
 def test_borders_of_many_digits() -> None:
     """5000 times the numerator of the first is beyond uint32, in which polars counts rows."""
-    made = splits(of_one_user(5000), "user:0.899999,0.949999")
-    assert (made.count("validation"), made.count("test")) == (250, 250)
+    assigned = splits(of_one_user(5000), "user:0.899999,0.949999")
+    assert (assigned.count("validation"), assigned.count("test")) == (250, 250)
 
 
 def test_ties_are_broken_by_item_and_users_do_not_mix() -> None:
-    made, _ = assign(
+    assigned, _ = assign(
         frame([1, 0, 1, 0] * 2, [5, 7, 4, 6, 1, 2, 3, 0], [1] * 4 + [0, 2, 2, 0], ["train"] * 6 + ["test", "validation"]),
         IndexOptions(columns=Columns(split="fold")),
         PATH,
     )
-    assert made.select("user", "item").rows() == [(0, 0), (0, 6), (0, 7), (0, 2), (1, 1), (1, 4), (1, 5), (1, 3)]
-    assert made["split"].to_list() == ["validation", "train", "train", "train", "train", "train", "train", "test"]
+    assert assigned.select("user", "item").rows() == [(0, 0), (0, 6), (0, 7), (0, 2), (1, 1), (1, 4), (1, 5), (1, 3)]
+    assert assigned["split"].to_list() == ["validation", "train", "train", "train", "train", "train", "train", "test"]
 
 
 def test_global_borders_part_all_users_at_the_same_times() -> None:
     rng = np.random.default_rng(0)
     users, times = rng.integers(0, 9, 200).tolist(), rng.integers(0, 60, 200).tolist()
-    made, told = assign(frame(users, list(range(200)), times), IndexOptions(split="time:0.7,0.85"), PATH)
-    validation, test = told["borders"]
+    assigned, info = assign(frame(users, list(range(200)), times), IndexOptions(split="time:0.7,0.85"), PATH)
+    validation, test = info["borders"]
     assert (validation, test) == (sorted(times)[140], sorted(times)[170])
-    for time, split in made.select("time", "split").rows():
+    for time, split in assigned.select("time", "split").rows():
         assert {"train": 0, "validation": 1, "test": 2}[split] == (time >= validation) + (time >= test)
-    assert told == {"by": "time", "shares": [0.7, 0.85], "borders": [validation, test]}
+    assert info == {"by": "time", "shares": [0.7, 0.85], "borders": [validation, test]}
 
 
 def test_leave_last() -> None:
     both = pl.concat([of_one_user(8), of_one_user(3).with_columns(user=pl.lit(1, pl.Int64))])
-    made, told = assign(both, IndexOptions(split="leave-last:2,1"), PATH)
-    assert made["split"].to_list()[:8] == ["train"] * 5 + ["validation"] * 2 + ["test"]
-    assert made["split"].to_list()[8:] == ["train"] * 3, "nothing would be left to train on"
-    assert told == {"by": "leave-last", "counts": [2, 1]}
+    assigned, info = assign(both, IndexOptions(split="leave-last:2,1"), PATH)
+    assert assigned["split"].to_list()[:8] == ["train"] * 5 + ["validation"] * 2 + ["test"]
+    assert assigned["split"].to_list()[8:] == ["train"] * 3, "nothing would be left to train on"
+    assert info == {"by": "leave-last", "counts": [2, 1]}
 
 
 @pytest.mark.parametrize("later", [6, 5])
 def test_a_graph_that_knows_an_answer_is_refused(later: int) -> None:
     """The user's item stands in `test` at 5, and in `train` at 6 or at 5."""
     rows = frame([0] * 4, [0, 0, 2, 3], [5, later, 2, 3], ["test", "train", "validation", "train"])
-    with pytest.raises(InputError, match=r"ratings.csv: 1 interactions of the train split .* would know what the model is asked"):
+    with pytest.raises(InputError, match=r"ratings.csv: 1 interactions of the train split .* would know the model's answer"):
         assign(rows, IndexOptions(columns=Columns(split="fold")), PATH)
 
 

@@ -16,8 +16,8 @@ FRAME = pl.DataFrame(ROWS, ["user", "item", "time", "liked"], orient="row")
 
 
 def test_histories() -> None:
-    made = tables.histories(FRAME, 3)
-    assert {name: (tensor.dtype.name, tensor.tolist()) for name, tensor in made.items()} == {
+    written = tables.histories(FRAME, 3)
+    assert {name: (tensor.dtype.name, tensor.tolist()) for name, tensor in written.items()} == {
         "history_offsets": ("int64", [0, 3, 3, 5]),
         "history_items": ("int32", [2, 0, 2, 1, 2]),
         "history_times": ("int64", [5, 7, 7, 1, 6]),
@@ -27,8 +27,8 @@ def test_histories() -> None:
 
 
 def test_ratings() -> None:
-    made = tables.ratings(FRAME, 4)
-    assert {name: (tensor.dtype.name, tensor.tolist()) for name, tensor in made.items()} == {
+    written = tables.ratings(FRAME, 4)
+    assert {name: (tensor.dtype.name, tensor.tolist()) for name, tensor in written.items()} == {
         "rating_offsets": ("int64", [0, 1, 2, 5, 5]),
         "rating_times": ("int64", [7, 1, 5, 6, 7]),
         "rating_likes": ("int32", [0, 1, 1, 2, 2]),
@@ -37,8 +37,8 @@ def test_ratings() -> None:
 
 def test_ids() -> None:
     assert tables.id_tensors(pl.Series([-5, 3]))["ids"].tolist() == [-5, 3]
-    made = tables.id_tensors(pl.Series(["a", "bé", ""]))
-    assert made["id_bytes"].tobytes() == "abé".encode() and made["id_offsets"].tolist() == [0, 1, 4, 4]
+    written = tables.id_tensors(pl.Series(["a", "bé", ""]))
+    assert written["id_bytes"].tobytes() == "abé".encode() and written["id_offsets"].tolist() == [0, 1, 4, 4]
 
 
 def test_fields_go_to_their_table() -> None:

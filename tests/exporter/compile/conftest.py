@@ -13,19 +13,19 @@ from rexit.exporter.compile import CompileReport, compile_engines
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported_variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_ranked(tmp_path_factory.mktemp("tensorrt"), variants=(TENSORRT,)).bundle
 
 
 @pytest.fixture
-def bundle(made: Path, tmp_path: Path) -> Path:
+def bundle(exported_variants: Path, tmp_path: Path) -> Path:
     """A copy that a test may change."""
-    return Path(shutil.copytree(made, tmp_path / "bundle"))
+    return Path(shutil.copytree(exported_variants, tmp_path / "bundle"))
 
 
 @pytest.fixture(scope="module")
-def compiled_bundle(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompileReport]:
-    path = Path(shutil.copytree(made, tmp_path_factory.mktemp("compiled") / "bundle"))
+def compiled_bundle(exported_variants: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompileReport]:
+    path = Path(shutil.copytree(exported_variants, tmp_path_factory.mktemp("compiled") / "bundle"))
     return path, compile_engines(path, compute_capability="8.6")
 
 

@@ -15,7 +15,8 @@ from builders.bundles.catalog import PROGRAM
 from builders.bundles.engines import engines_of
 from builders.bundles.variants import TENSORRT, add_variant
 from rexit.bundle import Bundle, Engine, FileEntry, OptimizationProfile
-from rexit.exporter.compile import CompileReport, VariantBuild, compile_engines, optimization_profiles
+from rexit.exporter.compile import CompileReport, VariantBuild, compile_engines
+from rexit.exporter.engine.profiles import optimization_profiles
 
 MOST_PREFIX = PROGRAM["max_prefix_tokens"]
 
@@ -35,19 +36,19 @@ def test_engines_are_what_engine_json_says(compiled_bundle: tuple[Path, CompileR
     assert engine.stale(bundle.variant) is None and engine.edited(Path(built.folder)) == []
     assert set(engine.files) == {"segment-0.plan", "segment-1.plan", "segment-2.plan"}
     assert sorted(p.name for p in Path(built.folder).iterdir()) == ["engine.json", *sorted(engine.files)]
-    for k, (segment, told) in enumerate(zip(engine.segments, built.segments, strict=True)):
+    for k, (segment, steps) in enumerate(zip(engine.segments, built.segments, strict=True)):
         assert segment.context is None and segment.profiles == optimization_profiles(bundle)
-        assert segment.layers == told.engine_layers > 10 and told.seconds > 0
-        assert segment.summary == told.summary
-        assert told.bytes == engine.files[f"segment-{k}.plan"].bytes > 1000
-        assert told.peak_bytes is not None and 50e6 < told.peak_bytes < 2e9
+        assert segment.layers == steps.engine_layers > 10 and steps.seconds > 0
+        assert segment.summary == steps.summary
+        assert steps.bytes == engine.files[f"segment-{k}.plan"].bytes > 1000
+        assert steps.peak_bytes is not None and 50e6 < steps.peak_bytes < 2e9
     # queries, keys and values become one product; attention, in float32, two; then out, up, down; the head: in each profile
     assert [s.summary for s in engine.segments] == [{"fp32 gemm": 2 * n} for n in (7, 7, 13)]
 
 
-def test_profiles(made: Path) -> None:
+def test_profiles(exported_variants: Path) -> None:
     """The limits and the catalog give the most, golden slates what is usual. No profile runs from no prefix to some."""
-    bundle = Bundle.open(made, TENSORRT)
+    bundle = Bundle.open(exported_variants, TENSORRT)
     empty, behind = optimization_profiles(bundle)
     most = max(MAX_TOKENS, MOST_PREFIX)
     prefixes = sorted(len(slate.prefix) for slate in bundle.golden().slates)
@@ -59,12 +60,12 @@ def test_profiles(made: Path) -> None:
     assert behind.tokens[1] == behind.rows[1] * lengths[len(lengths) // 2] <= MAX_TOKENS
     roomy = dataclasses.replace(bundle, variant=dataclasses.replace(bundle.variant, max_tokens=4096))
     assert optimization_profiles(roomy)[1].rows == (1, 20, 4096)
-    (one,) = optimization_profiles(bundle, onnxruntime=True)
-    assert (one.tokens, one.prefix[::2], one.rows) == (behind.tokens, (0, MOST_PREFIX), behind.rows)
+    (profile,) = optimization_profiles(bundle, onnxruntime=True)
+    assert (profile.tokens, profile.prefix[::2], profile.rows) == (behind.tokens, (0, MOST_PREFIX), behind.rows)
 
 
-def test_without_prefixes_there_are_slates_alone(made: Path) -> None:
-    bundle = Bundle.open(made, TENSORRT)
+def test_without_prefixes_there_are_slates_alone(exported_variants: Path) -> None:
+    bundle = Bundle.open(exported_variants, TENSORRT)
     slate = optimization_profiles(bundle)[1]
     bundle.catalog.info["prompt"]["max_prefix_tokens"] = 0
     (only,) = optimization_profiles(bundle)
@@ -117,9 +118,9 @@ def test_several_variants(bundle: Path) -> None:
 
 
 def test_progress_tells_of_each_segment(bundle: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    compile_engines(bundle, compute_capability="8.6", progress=lambda *words: told.append(words))
-    assert [t for t in told if t[0].endswith("compiling")] == [(f"{TENSORRT}, segment {k}: compiling", k, 3) for k in range(3)]
+    steps: list[tuple[str, int, int]] = []
+    compile_engines(bundle, compute_capability="8.6", progress=lambda *words: steps.append(words))
+    assert [t for t in steps if t[0].endswith("compiling")] == [(f"{TENSORRT}, segment {k}: compiling", k, 3) for k in range(3)]
 
 
 def test_engine_json_lists_the_bytes_on_disk(compiled: Path) -> None:

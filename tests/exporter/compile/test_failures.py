@@ -69,7 +69,7 @@ def test_input_that_the_graph_has_not(compiled: Path) -> None:
 
 
 def test_out_of_memory(compiled: Path, tmp_path: Path) -> None:
-    """For real: an address space in which the compiler starts and does not get through."""
+    """In a real address space that is large enough to start the compiler and too small to build."""
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nulimit -v 450000\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)

@@ -27,7 +27,7 @@ def test_unknown_variant(bundle: Path) -> None:
 def test_bundle_without_tensorrt_variants(tmp_path: Path) -> None:
 
     folder, _ = write_ranked(tmp_path)
-    with pytest.raises(InputError, match=r"no variant for TensorRT, there are: cpu-fp32; `rexit export --target tensorrt`"):
+    with pytest.raises(InputError, match=r"no variant for TensorRT, it has: cpu-fp32; `rexit export --target tensorrt`"):
         compile_engines(folder, compute_capability="8.6")
 
 

@@ -15,7 +15,8 @@ from builders.bundles.variants import TENSORRT
 from doubles.compiler import Doubles
 from rexit.bundle import Bundle, Engine
 from rexit.errors import BackendError
-from rexit.exporter.compile import compile_engines, optimization_profiles
+from rexit.exporter.compile import compile_engines
+from rexit.exporter.engine.profiles import optimization_profiles
 
 MOST_PREFIX = PROGRAM["max_prefix_tokens"]
 

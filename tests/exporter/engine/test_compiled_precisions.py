@@ -1,6 +1,6 @@
 """Every TensorRT precision really compiles with TensorRT-RTX: the demo's shape, one segment of SmolLM2's shape.
 
-Compiled, not run: there is no GPU. What the compiler made of a graph is what engine.json says of it.
+Compiled, not run: there is no GPU. engine.json says what the compiler did.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def compiled(place: Path, catalog: Path, exits: tuple[int, ...], shape: dict[str
         ExportOptions(target="tensorrt", precisions=PRECISIONS, golden_slates=2, quality_slates=10, accept_loss=True),
     )
     report = compile_engines(bundle, compute_capability=CAPABILITY)
-    found = {}
+    kinds = {}
     for built in report.variants:
         engine = Engine.read(Path(built.folder))
         engine.check(Path(built.folder), Bundle.open(bundle, built.variant).variant)
-        found[built.variant] = engine
-    return found
+        kinds[built.variant] = engine
+    return kinds
 
 
 def check(engines: dict[str, Engine], exits: tuple[int, ...]) -> None:
@@ -70,16 +70,16 @@ def check(engines: dict[str, Engine], exits: tuple[int, ...]) -> None:
     for name, engine in engines.items():
         precision = name.removeprefix("tensorrt-")
         for layers, segment in zip(depths, engine.segments, strict=True):
-            each, heads = layers * len(segment.profiles), len(segment.profiles)
+            per_head, heads = layers * len(segment.profiles), len(segment.profiles)
             fused = {kind: count for kind, count in segment.summary.items() if "mha" in kind}
-            assert sum(fused.values()) == each, (name, segment.summary)
+            assert sum(fused.values()) == per_head, (name, segment.summary)
             assert segment.summary["fp32 gemm"] == heads, (name, segment.summary)
             products = {kind: count for kind, count in segment.summary.items() if kind.endswith(" gemm") and kind != "fp32 gemm"}
-            assert sum(products.values()) == PRODUCTS * each, (name, segment.summary)
+            assert sum(products.values()) == PRODUCTS * per_head, (name, segment.summary)
             if precision == "int4":
                 # Weights are unpacked in the product or before it, where the product is half then.
                 unpacked = segment.summary.get("int4 gemm", 0) + segment.summary.get("int4 dequantize", 0)
-                assert set(products) <= {"int4 gemm", "fp16 gemm"} and unpacked == PRODUCTS * each, (name, segment.summary)
+                assert set(products) <= {"int4 gemm", "fp16 gemm"} and unpacked == PRODUCTS * per_head, (name, segment.summary)
             else:
                 assert set(products) == {f"{precision} gemm"}, (name, segment.summary)
 

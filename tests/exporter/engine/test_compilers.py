@@ -1,4 +1,4 @@
-"""Which compiler builds for whom. TensorRT and the GPU are doubles, TensorRT-RTX is the real one."""
+"""Which compiler builds for which GPU. TensorRT and the GPU are doubles, TensorRT-RTX is the real one."""
 
 from __future__ import annotations
 

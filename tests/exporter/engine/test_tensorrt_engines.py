@@ -29,11 +29,11 @@ PRODUCTS = 4
 def engines(tensorrt_exported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[EngineSegment, ...]]:
     """Of each precision, for the oldest GPU in wide use that has it."""
     bundle = Path(shutil.copytree(tensorrt_exported, tmp_path_factory.mktemp("engines") / "bundle"))
-    found = {}
+    built = {}
     for capability, precisions in (("8.6", ("fp16", "int8", "int4")), ("8.9", ("fp8",))):
         report = compile_engines(bundle, [f"tensorrt-{p}" for p in precisions], compute_capability=capability)
-        found |= {p: Engine.read(Path(v.folder)).segments for p, v in zip(precisions, report.variants, strict=True)}
-    return found
+        built |= {p: Engine.read(Path(v.folder)).segments for p, v in zip(precisions, report.variants, strict=True)}
+    return built
 
 
 @pytest.mark.parametrize("k", range(3))
@@ -102,9 +102,9 @@ def test_an_empty_prefix_stays_empty(
         assert "Location: Device" in line and "IsShapeInferenceIO: false" in line
 
 
-def refusal(asked: dict[str, Any]) -> str:
+def refusal(arguments: dict[str, Any]) -> str:
     """The builder's last event, which says that it did not take the graph."""
-    with BuilderProcess(sys.executable, asked) as builder:
+    with BuilderProcess(sys.executable, arguments) as builder:
         *_, last = builder.events()
     assert (last["event"], last["kind"]) == ("failed", "graph"), last
     return str(last["text"])

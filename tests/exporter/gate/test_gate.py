@@ -1,4 +1,4 @@
-"""The gate at an export, with nothing accepted on demand: a variant that passes, one that fails, one of which nobody can tell."""
+"""The gate of an export without --accept-loss: a variant that passes, one that fails, one that is undecided."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def test_int8_passes(taste: tuple[Path, Path], tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Catalog, "split", recorded)
     export_bundle(*taste, tmp_path / "bundle", ExportOptions(precisions=["fp32", "int8"], golden_slates=2))
-    found = Bundle.open(tmp_path / "bundle", "cpu-int8").variant.quality
-    assert found is not None and (found["verdict"], found["accepted"], found["users"]) == ("passed", False, 24)
-    [row] = found["exits"]
+    judged = Bundle.open(tmp_path / "bundle", "cpu-int8").variant.quality
+    assert judged is not None and (judged["verdict"], judged["accepted"], judged["users"]) == ("passed", False, 24)
+    [row] = judged["exits"]
     assert row["auc"] > 0.9 and row["auc_change"][0] >= -0.001
     assert read == {"train", "validation"}, "the test split is for final figures"
 
@@ -61,7 +61,7 @@ def test_what_one_bit_leaves_fails(taste: tuple[Path, Path], tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_random_answers_nobody_can_tell(checkpoint_folder: Path, taste: tuple[Path, Path], tmp_path: Path) -> None:
+def test_random_answers_are_undecided(checkpoint_folder: Path, taste: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(QualityError, match=r"too wide to tell: a loss of at most 0\.001 is allowed; not written: .*no more"):
         options = ExportOptions(precisions=["int8"], golden_slates=2, accept_catalog=True)
         export_bundle(checkpoint_folder, taste[1], tmp_path / "bundle", options)

@@ -41,5 +41,5 @@ def test_holds_its_own_weights_only() -> None:
     segment = SegmentModule(decoder, tiny_heads(decoder, 2), 1, 2, 4)
     head = 64 + 2 * 64 + 2
     assert sum(p.numel() for p in segment.parameters()) == 2 * layer + head
-    assert len(decoder.layers) == 4  # the model is as it was
+    assert len(decoder.layers) == 4  # the model is unchanged
     assert decoder.model.get_input_embeddings() is decoder.body.embed_tokens

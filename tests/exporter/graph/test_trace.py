@@ -113,5 +113,5 @@ def test_untraceable_model_is_one_line(checkpoint_folder: Path, tmp_path: Path) 
 
 
 def test_unknown_target_lists_what_there_is() -> None:
-    with pytest.raises(InputError, match="no target 'tpu' with precision 'fp32'; there is: --target cpu --precision fp32"):
+    with pytest.raises(InputError, match="no target 'tpu' with precision 'fp32'; known are: --target cpu --precision fp32"):
         find_target("tpu", "fp32")

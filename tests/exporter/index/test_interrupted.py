@@ -13,11 +13,12 @@ import pytest
 
 from rexit.bundle import Catalog
 from rexit.exporter import index as index_module
+from rexit.exporter.catalog import data as data_module
 from rexit.exporter.catalog import folder as folder_module
 from running.full_disk import largest_file
 from running.indexing import Run, assert_nothing_written, assert_refused, edit
 
-MODULES = {"assign": index_module, "similar_users": index_module, "write_json": folder_module}
+MODULES = {"assign": data_module, "similar_users": index_module, "write_json": folder_module}
 """A step of an index, and where it is called."""
 
 
@@ -76,7 +77,7 @@ def test_signals_whose_exception_is_dropped(
     """Training, after the first of the steps, has progress to tell and ends there. After the others nothing has, and the folder
     does not take its place."""
     dropped, after_training, real = [], [], getattr(MODULES[step], step)
-    monkeypatch.setattr(sys, "unraisablehook", lambda seen: dropped.append(seen))
+    monkeypatch.setattr(sys, "unraisablehook", lambda event: dropped.append(event))
 
     class Signals:
         def __del__(self) -> None:

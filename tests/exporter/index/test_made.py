@@ -35,10 +35,12 @@ def test_an_id_that_looks_like_markup_is_printed_as_it_is(run: Run, data: Path) 
 
 def test_json_is_one_document_and_the_catalog_says_the_same(run: Run, data: Path) -> None:
     code, out, _ = run("--json")
-    told, info = json.loads(out), Catalog.open(data / "catalog").info
+    printed, info = json.loads(out), Catalog.open(data / "catalog").info
     assert code == 0
-    assert told["prompt"] == {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens", "lengths")}
-    assert told["counts"] == info["counts"] and told["retrieval"] == info["retrieval"] and told["splits"] == info["splits"]
+    assert printed["prompt"] == {key: info["prompt"][key] for key in ("max_prefix_tokens", "max_candidate_tokens", "lengths")}
+    assert (
+        printed["counts"] == info["counts"] and printed["retrieval"] == info["retrieval"] and printed["splits"] == info["splits"]
+    )
     assert info["counts"] | {"pieces": 0} == {"users": 24, "items": 40, "interactions": 480, "pieces": 0}
     assert 0 < info["retrieval"]["recall@20"] <= 1 and 0 < info["retrieval"]["popularity_recall@20"] <= 1
     assert {name: split["rows"] for name, split in info["splits"].items()} == {
@@ -46,7 +48,8 @@ def test_json_is_one_document_and_the_catalog_says_the_same(run: Run, data: Path
         "validation": 48,
         "test": 48,
     }
-    assert info["label"] == {"column": "rating", "positive_at": 4.0} and info["ids"] == {"user": "int64", "item": "int64"}
+    assert info["label"] == {"positive_at": 4.0} and info["ids"] == {"user": "int64", "item": "int64"}
+    assert info["columns"] == {"user": "user_id", "item": "item_id", "rating": "rating", "time": "timestamp"}
 
 
 def test_every_tensor_is_as_the_format_says(run: Run, data: Path) -> None:
@@ -123,8 +126,8 @@ def test_users_and_items_without_interactions_have_rows(run: Run, data: Path) ->
     assert row == 24 and catalog.items.row(99) == 40
     similar = catalog.user_table["similar"]
     assert not catalog.user_table["embeddings"][row].any()
-    assert similar.shape == (25, 20) and (similar[row] == row).all(), "nothing is known of them: nobody is similar"
-    assert row not in similar[:row], "and they are similar to nobody"
+    assert similar.shape == (25, 20) and (similar[row] == row).all(), "without interactions: no similar users"
+    assert row not in similar[:row], "and similar to no user"
 
 
 def test_a_validation_split_without_a_like(run: Run, data: Path) -> None:
@@ -153,6 +156,6 @@ def test_many_users_are_in_lists(run: Run, data: Path, monkeypatch: pytest.Monke
         name: table.tolist() for name, table in expected.items() if name not in own
     }
     users, fold_in = many.user_table, many.item_table["fold_in"]
-    found = similar_users(many.user_embeddings, fold_in, users, users["similar"].shape[1], Lists.of(many))
-    assert (users["similar"] == found).all() and (found != few.user_table["similar"]).any()
+    expected_similar = similar_users(many.user_embeddings, fold_in, users, users["similar"].shape[1], Lists.of(many))
+    assert (users["similar"] == expected_similar).all() and (expected_similar != few.user_table["similar"]).any()
     assert not np.array_equal(users["list_users"], np.arange(24))

@@ -27,7 +27,7 @@ from running.indexing import Run, assert_refused, edit
             "prompt.toml",
             "{item.year}",
             "{item.yaer}",
-            "prompt.toml: prompt: unknown placeholder {item.yaer}, known are: user",
+            "items.csv: no column 'yaer' (prompt.toml: {item.yaer}), the file has: item_id, title, year",
         ),
         (
             "prompt.toml",
@@ -45,7 +45,7 @@ from running.indexing import Run, assert_refused, edit
             "prompt.toml",
             "{item.title} of",
             "{item.titel:2} of",
-            "prompt.toml: prompt: unknown placeholder {item.titel:2}, known are: ",
+            "items.csv: no column 'titel' (prompt.toml: {item.titel:2}), the file has: item_id, title, year",
         ),
         ("prompt.toml", "{item.title} of", "{item.title:17} of", "prompt.toml: prompt: {item.title} can stand in 1 to 16"),
         ("prompt.toml", '" yes"', '" certainly"', "prompt.toml: labels.yes: ' certainly' is"),
@@ -69,7 +69,7 @@ def test_bad_input_is_one_line(run: Run, data: Path, file: str, old: str, new: s
         ("{item.look}", "1 2 3", "the items file: column 'look': item 2 has 2 numbers, item 1 has 3"),
         ("{item.look}", "1 nan", "the items file: column 'look': item 1 has a number that is not finite"),
         ("{item.look}", "1 two", "the items file: column 'look': item 1 has a number that is not finite"),
-        ("{item.lock}", "1 2", "prompt.toml: prompt: unknown placeholder {item.lock}, known are: user"),
+        ("{item.lock}", "1 2", "items.csv: no column 'lock' (prompt.toml: {item.lock}), the file has: item_id, title, year"),
     ],
 )
 def test_bad_vectors_are_one_line(run: Run, data: Path, placed: str, look: str, message: str) -> None:
@@ -93,6 +93,7 @@ def test_a_column_that_no_prompt_places_may_be_anything(run: Run, data: Path) ->
     [
         (["--interactions", "none.csv"], "none.csv: cannot be read: No such file or directory"),
         (["--tokenizer", "items.csv"], "tokenizer items.csv: neither a tokenizer.json"),
+        (["--tokenizer", "tokk"], "tokenizer tokk: no such file or folder, and not the id of a model on the Hub, OWNER/NAME"),
         (["--template", "none.toml"], "none.toml: cannot be read"),
         (["--positive-at", "9"], "ratings.csv: no rating is a like: 'rating' is 1 to 5, a like is at least 9: choose another"),
         (["--positive-at", "3", "--implicit"], "positive at 3 and implicit exclude each other: implicit reads no ratings"),
@@ -125,6 +126,20 @@ def test_a_column_that_no_prompt_places_may_be_anything(run: Run, data: Path) ->
 )
 def test_bad_options_are_one_line(run: Run, data: Path, options: list[str], message: str) -> None:
     assert_refused(run(*options), data, message)
+
+
+def test_every_missing_column_is_named_at_once(run: Run, data: Path) -> None:
+    """Of all files, before any of them is read."""
+    edit(data / "ratings.csv", "rating,timestamp", "stars,when")
+    edit(data / "items.csv", "title", "name")
+    edit(data / "users.csv", "user_id,job", "who,work")
+    message = (
+        "rexit: error: ratings.csv: no columns 'rating' (--rating-column; --implicit if there are no ratings), 'timestamp' "
+        "(--time-column; --order if there are no times), the file has: user_id, item_id, stars, when; "
+        "items.csv: no column 'title' (prompt.toml: {item.title}), the file has: item_id, name, year; "
+        "users.csv: no columns 'user_id' (--user-column), 'job' (prompt.toml: {user.job}), the file has: who, work"
+    )
+    assert_refused(run(), data, message)
 
 
 def test_an_empty_history_file(run: Run, data: Path) -> None:

@@ -30,8 +30,8 @@ def test_the_catalog_says_how_it_was_split_and_what_trained_the_retriever(run: R
     info = Catalog.open(data / "catalog").info
     assert code == 0 and json.loads(out)["split"] == info["split"]
     assert info["split"] == {"by": "user", "shares": [0.8, 0.9]}
-    assert info["order"] == {"by": "time", "column": "timestamp", "first": 100, "last": ratings.LATE + 19}
-    assert info["label"] == {"column": "rating", "positive_at": 4.0}
+    assert info["order"] == {"by": "time", "first": 100, "last": ratings.LATE + 19}
+    assert info["label"] == {"positive_at": 4.0}
     assert Catalog.open(data / "catalog").snapshots["users"].shape == (2, ratings.USERS, 8)
     chosen = LightGCNOptions(dim=8, epochs=5, learning_rate=0.01, negatives=2, seed=3)
     likes = Catalog.open(data / "catalog").split("train").liked.sum()
@@ -44,16 +44,16 @@ def parts(data: Path) -> dict[str, pl.DataFrame]:
 
 def test_global_borders(run: Run, data: Path) -> None:
     assert run("--split", "time:0.7,0.9")[0] == 0
-    made, info = parts(data), Catalog.open(data / "catalog").info["split"]
+    frames, info = parts(data), Catalog.open(data / "catalog").info["split"]
     assert info == {"by": "time", "shares": [0.7, 0.9], "borders": [240, ratings.LATE + 18]}
-    assert max(made["train"]["time"]) < 240 <= min(made["validation"]["time"])
-    assert max(made["validation"]["time"]) < ratings.LATE + 18 <= min(made["test"]["time"])
+    assert max(frames["train"]["time"]) < 240 <= min(frames["validation"]["time"])
+    assert max(frames["validation"]["time"]) < ratings.LATE + 18 <= min(frames["test"]["time"])
 
 
 def test_leave_last(run: Run, data: Path) -> None:
     assert run("--split", "leave-last:2,3")[0] == 0
-    made = parts(data)
-    assert {name: set(part["user"].value_counts()["count"]) for name, part in made.items()} == {
+    frames = parts(data)
+    assert {name: set(part["user"].value_counts()["count"]) for name, part in frames.items()} == {
         "train": {15}, "validation": {2}, "test": {3},
     }  # fmt: skip
     assert Catalog.open(data / "catalog").info["split"] == {"by": "leave-last", "counts": [2, 3]}
@@ -66,11 +66,11 @@ def test_a_split_column(run: Run, data: Path, names: tuple[str, ...]) -> None:
     rated = ratings.interactions().with_columns(fold=which.replace_strict(dict(enumerate(names)), return_dtype=pl.String))
     rated.write_csv(data / "ratings.csv")
     assert run("--split-column", "fold")[0] == 0
-    made, told = parts(data), Catalog.open(data / "catalog").info["split"]
-    assert sum(map(len, made.values())) == len(rated)
+    frames, recorded = parts(data), Catalog.open(data / "catalog").info["split"]
+    assert sum(map(len, frames.values())) == len(rated)
     for name, fold in zip(("train", "validation", "test"), names, strict=True):
-        assert len(made[name]) == len(rated.filter(fold=fold))
-    assert told == {"by": "column", "column": "fold"}
+        assert len(frames[name]) == len(rated.filter(fold=fold))
+    assert recorded == {"by": "column"} and Catalog.open(data / "catalog").info["columns"]["split"] == "fold"
 
 
 def test_help_offers_the_splits_that_a_column_may_name() -> None:
@@ -84,10 +84,11 @@ def test_data_without_times(run: Run, data: Path, order: str) -> None:
     rated = pl.read_csv(data / "ratings.csv").drop("timestamp")
     rated.write_csv(data / "ratings.csv")
     assert run("--order", order, "--seed", "7")[0] == 0
-    info, made = Catalog.open(data / "catalog").info, parts(data)
+    info, frames = Catalog.open(data / "catalog").info, parts(data)
     places = {"first": 0, "last": len(rated) - 1}
+    assert "time" not in info["columns"]
     assert info["order"] == {"by": order, **places, **({} if order == "file" else {"seed": 7})}
-    whole = pl.concat(list(made.values())).sort("time")
+    whole = pl.concat(list(frames.values())).sort("time")
     assert whole["time"].to_list() == list(range(len(rated)))
     assert (whole["item"].to_list() == rated["item_id"].to_list()) == (order == "file")
 
@@ -101,7 +102,7 @@ def test_the_catalog_records_the_unit_of_its_times(run: Run, data: Path) -> None
     assert code == 0 and "Times in seconds: 2023-11-14T22:15:00Z to 2023-11-15T01:00:19Z" in " ".join(out.split())
     order, splits = Catalog.open(data / "catalog").info["order"], parts(data)
     expected = {"unit": "seconds", "first": begin + 100, "last": begin + ratings.LATE + 19}
-    assert order == {"by": "time", "column": "timestamp", **expected}
+    assert order == {"by": "time", **expected}
     dates = seconds.with_columns(pl.from_epoch("timestamp").dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
     dates.write_csv(data / "ratings.csv")
     assert run()[0] == 0
@@ -119,8 +120,8 @@ def test_rows_that_stand_twice_change_nothing(run: Run, data: Path) -> None:
     pl.concat([rated, rated.sample(100, seed=0)]).write_csv(data / "ratings.csv")
     code, out, _ = run()
     assert code == 0 and "100 rows repeat an interaction and were left out." in out
-    catalog, made = Catalog.open(data / "catalog"), parts(data)
-    assert all(made[name].equals(once[name]) for name in SPLITS) and catalog.files == digest
+    catalog, frames = Catalog.open(data / "catalog"), parts(data)
+    assert all(frames[name].equals(once[name]) for name in SPLITS) and catalog.files == digest
     assert catalog.info["repeats"] == {"by": "all", "dropped": 100}
 
 
@@ -140,13 +141,14 @@ def test_implicit_feedback(run: Run, data: Path) -> None:
     rated = pl.read_csv(data / "ratings.csv").drop("rating")
     rated.write_csv(data / "ratings.csv")
     assert run("--implicit", "--implicit-negatives", "3")[0] == 0
-    catalog, made = Catalog.open(data / "catalog"), parts(data)
+    catalog, frames = Catalog.open(data / "catalog"), parts(data)
+    assert "rating" not in catalog.info["columns"]
     assert catalog.info["label"] == {"sampled": 3, "seed": 0} and catalog.info["counts"]["interactions"] == len(rated)
-    assert all(len(made[name].filter(~pl.col("liked"))) == 3 * made[name]["liked"].sum() for name in SPLITS)
-    assert catalog.user_table["history_liked"].all(), "what was sampled is nobody's history"
-    met: set[tuple[object, ...]] = set()
-    for part in made.values():
+    assert all(len(frames[name].filter(~pl.col("liked"))) == 3 * frames[name]["liked"].sum() for name in SPLITS)
+    assert catalog.user_table["history_liked"].all(), "sampled negatives are in no history"
+    history: set[tuple[object, ...]] = set()
+    for part in frames.values():
         likes, sampled = (set(part.filter(liked=liked).select("user", "item").iter_rows()) for liked in (True, False))
-        met |= likes
-        assert not met & sampled
+        history |= likes
+        assert not history & sampled
     assert cut(catalog, "train")

@@ -44,9 +44,9 @@ def test_saved_comes_back(saved: Path) -> None:
 
 def test_what_it_was_trained_on_comes_back(saved: Path, folder: Path) -> None:
     traits = {name: name[0] * 64 for name in TRAITS}
-    kept = load_checkpoint(saved)
-    assert kept.catalog is None
-    save_checkpoint(folder, kept.model, kept.exits, kept.heads, kept.labels, traits)
+    loaded = load_checkpoint(saved)
+    assert loaded.catalog is None
+    save_checkpoint(folder, loaded.model, loaded.exits, loaded.heads, loaded.labels, traits)
     assert load_checkpoint(folder).catalog == traits
     _edit(folder, catalog={"space": "0" * 64})
     with pytest.raises(CheckpointError, match=r"exits.json: `catalog` is .*, expected digests of tokenizer, prompt, space"):
@@ -80,7 +80,7 @@ def test_digest_follows_the_weights(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("exits", "said"),
+    ("exits", "message"),
     [
         ([2, 1, 4], "must ascend"),
         ([2, 2, 4], "must ascend"),
@@ -88,9 +88,9 @@ def test_digest_follows_the_weights(folder: Path) -> None:
         ([2, 4, 9], "exit 9 is beyond the model's 4 layers"),
     ],
 )
-def test_exits_that_do_not_fit(saved: Path, exits: list[int], said: str) -> None:
+def test_exits_that_do_not_fit(saved: Path, exits: list[int], message: str) -> None:
     for head in ("own", "shared"):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             load_checkpoint(saved, exits=exits, head=head)
 
 
@@ -118,11 +118,13 @@ def test_some_of_the_exits(tmp_path: Path, family: str, exits: list[int]) -> Non
     folder = tiny_checkpoint(tmp_path / "whole", family=family)
     whole, some = load_checkpoint(folder), load_checkpoint(folder, exits=exits)
     assert some.exits == tuple(exits) and len(some.decoder.layers) == exits[-1] == some.model.config.num_hidden_layers
-    seen, expected = (
-        MultiExitModel(one.decoder, one.heads, one.exits).eval().reference(range(3, 11), [range(11, 15), range(20, 22)])
-        for one in (some, whole)
+    actual, expected = (
+        MultiExitModel(loaded_part.decoder, loaded_part.heads, loaded_part.exits)
+        .eval()
+        .reference(range(3, 11), [range(11, 15), range(20, 22)])
+        for loaded_part in (some, whole)
     )
-    np.testing.assert_allclose(seen, expected[:, [whole.exits.index(depth) for depth in exits]], atol=1e-6)
+    np.testing.assert_allclose(actual, expected[:, [whole.exits.index(depth) for depth in exits]], atol=1e-6)
 
 
 def _no_heads(folder: Path) -> None:
@@ -171,14 +173,14 @@ DAMAGE = [
     (lambda folder: _edit(folder, schema=7), "schema 7"),
     (lambda folder: (folder / EXITS).write_text("{"), "not valid JSON"),
     (lambda folder: (folder / "config.json").write_text("{}"), "config.json"),
-    (shutil.rmtree, "no such checkpoint folder"),
+    (shutil.rmtree, "no such folder, and not the id of a model on the Hub"),
 ]
 
 
-@pytest.mark.parametrize(("damage", "said"), DAMAGE, ids=[getattr(d, "__name__", s) for d, s in DAMAGE])
-def test_damage_is_one_line(folder: Path, damage: Any, said: str) -> None:
+@pytest.mark.parametrize(("damage", "message"), DAMAGE, ids=[getattr(d, "__name__", s) for d, s in DAMAGE])
+def test_damage_is_one_line(folder: Path, damage: Any, message: str) -> None:
     damage(folder)
-    with pytest.raises(CheckpointError, match=said) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(folder)
     assert "\n" not in str(caught.value)
 

@@ -50,9 +50,9 @@ def test_folder_gguf_and_id_are_one_model(cache: Path, tmp_path: Path) -> None:
     folder, hub, gguf = (load_checkpoint(place, [2, 4], "shared", LABELS) for place in places)
     assert folder.sha256() == hub.sha256()
     expected = folder.model.state_dict()
-    for one in (hub, gguf):
-        seen = one.model.state_dict()
-        assert seen.keys() == expected.keys() and all(seen[name].equal(expected[name]) for name in expected)
+    for other in (hub, gguf):
+        weights = other.model.state_dict()
+        assert weights.keys() == expected.keys() and all(weights[name].equal(expected[name]) for name in expected)
 
 
 @pytest.mark.slow
@@ -73,13 +73,13 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("raised", "said"), REFUSALS, ids=[type(raised).__name__ for raised, _ in REFUSALS])
-def test_what_the_hub_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch, raised: Exception, said: str) -> None:
+@pytest.mark.parametrize(("raised", "message"), REFUSALS, ids=[type(raised).__name__ for raised, _ in REFUSALS])
+def test_what_the_hub_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch, raised: Exception, message: str) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise raised
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(CheckpointError, match=f"{ID}: no such folder.* {said}") as caught:
+    with pytest.raises(CheckpointError, match=f"{ID}: no such folder.* {message}") as caught:
         load_checkpoint(ID, [2, 4], "shared", LABELS)
     assert "\n" not in str(caught.value)
 
@@ -94,5 +94,5 @@ def test_unreachable_hub(cache: Path, catalog_folder: Path, tmp_path: Path) -> N
 
 
 def test_neither_a_folder_nor_an_id() -> None:
-    with pytest.raises(CheckpointError, match="no such checkpoint folder, and not the id of a model on the Hub, OWNER/NAME"):
+    with pytest.raises(CheckpointError, match="no such folder, and not the id of a model on the Hub, OWNER/NAME"):
         load_checkpoint("small-model", [2, 4], "shared", LABELS)

@@ -23,7 +23,7 @@ from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import batch, pack
 from rexit.exporter.model.projectors import OfText, Projectors
-from rexit.exporter.model.vectors import Given, Sources
+from rexit.exporter.model.vectors import PassVectors, Sources
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 from rexit.slates import cut
 
@@ -72,8 +72,8 @@ def test_the_digest_covers_them(folder: Path) -> None:
 
 
 def test_a_checkpoint_saved_over_another_leaves_no_projectors(folder: Path) -> None:
-    kept = load_checkpoint(folder)
-    save_checkpoint(folder, kept.model, kept.exits, kept.heads, kept.labels, kept.catalog)
+    loaded = load_checkpoint(folder)
+    save_checkpoint(folder, loaded.model, loaded.exits, loaded.heads, loaded.labels, loaded.catalog)
     assert load_checkpoint(folder).projectors is None and not (folder / PROJECTORS).exists()
 
 
@@ -81,7 +81,7 @@ def test_a_checkpoint_saved_over_another_leaves_no_projectors(folder: Path) -> N
     ("change", "message"),
     [
         (lambda f: (f / PROJECTORS).unlink(), "projectors.safetensors: is missing, though exits.json has `projectors`"),
-        (lambda f: rewrite(f, projectors={}), "projectors.safetensors: is there, but exits.json has no `projectors`"),
+        (lambda f: rewrite(f, projectors={}), "projectors.safetensors: exists, but exits.json has no `projectors`"),
         (lambda f: rewrite(f, projectors=[1]), "exits.json: `projectors` is [1], expected names with their size, as in"),
         (lambda f: rewrite(f, projectors={"gcn": {"count": 2}}), "expected names with their size"),
         (lambda f: rewrite(f, projectors={"title:2": {"count": 17}}), "expected names with their size"),
@@ -128,8 +128,8 @@ def test_fresh_vectors_are_as_large_as_token_embeddings(catalog: Catalog) -> Non
     assert catalog.vector_ids is not None
     projectors = Projectors.like(decoder, catalog.vector_ids, 8)
     embeddings = decoder.model.get_input_embeddings().weight
-    made = Sources(catalog).vectors(projectors, decoder.model.get_input_embeddings())
-    for table in (made.tables["gcn"], made.user, made.nobody):
+    stored = Sources(catalog).vectors(projectors, decoder.model.get_input_embeddings())
+    for table in (stored.tables["gcn"], stored.user, stored.nobody):
         assert table is not None and 0.5 < table.std() / embeddings.std().item() < 2
     # A zero row, of an item that nobody liked, is no zero vector: behind a norm its gradient would be a thousand times larger.
     assert float(projectors["gcn"](torch.zeros(1, 8)).detach().std()) > 0.5 * embeddings.std().item()
@@ -146,8 +146,8 @@ def test_a_texts_vectors_do_not_depend_on_what_it_is_padded_with() -> None:
 
 
 def checked(catalog: Catalog, saved: Path) -> tuple[MultiExitModel, Sources]:
-    kept = load_checkpoint(saved)
-    return MultiExitModel(kept.decoder, kept.heads, kept.exits, kept.projectors).eval(), Sources(catalog, training=True)
+    loaded = load_checkpoint(saved)
+    return MultiExitModel(loaded.decoder, loaded.heads, loaded.exits, loaded.projectors).eval(), Sources(catalog, training=True)
 
 
 def test_a_batch_has_the_vectors_that_the_tables_have(learned: tuple[Catalog, Path]) -> None:
@@ -159,15 +159,15 @@ def test_a_batch_has_the_vectors_that_the_tables_have(learned: tuple[Catalog, Pa
     builder = PromptBuilder(catalog)
     prompts = [builder.prompt(s.user, s.items, s.as_of) for s in cut(catalog, "validation")] + [builder.prompt(None, [1003])]
     tokens, *_ = batch([pack(p.prefix, p.candidates) for p in prompts])
-    passed, given = sources.batch(model.projectors, embed, tokens, prompts)
-    assert given.vocabulary == ids.vocabulary and len(given.vectors) == passed.max() - ids.vocabulary + 1
+    passed, vectors_of_pass = sources.batch(model.projectors, embed, tokens, prompts)
+    assert vectors_of_pass.vocabulary == ids.vocabulary and len(vectors_of_pass.vectors) == passed.max() - ids.vocabulary + 1
     for prompt, before, after in zip(prompts, tokens, passed, strict=True):
         is_vector = (before >= ids.vocabulary).numpy()
         assert is_vector.sum() > 3 and (before[~is_vector] == after[~is_vector]).all()
         expected = tables.of(before.numpy()[is_vector], prompt.liked)
-        seen = given.vectors[after[is_vector] - ids.vocabulary].detach().numpy()
-        np.testing.assert_allclose(seen, expected, rtol=2e-3, atol=1e-4)
-    assert len(given.vectors) < int((tokens >= ids.vocabulary).sum()), "what several read is made once"
+        actual = vectors_of_pass.vectors[after[is_vector] - ids.vocabulary].detach().numpy()
+        np.testing.assert_allclose(actual, expected, rtol=2e-3, atol=1e-4)
+    assert len(vectors_of_pass.vectors) < int((tokens >= ids.vocabulary).sum()), "what several read is made once"
 
 
 def test_training_vectors_are_those_of_the_moment(catalog: Catalog, saved: Path) -> None:
@@ -178,16 +178,16 @@ def test_training_vectors_are_those_of_the_moment(catalog: Catalog, saved: Path)
     builder, embed = PromptBuilder(catalog, training=True), model.model.get_input_embeddings()
     prompts = [builder.prompt(s.user, s.items, s.as_of) for s in slates if s.user == slates[0].user]
     tokens, *_ = batch([pack(p.prefix, p.candidates) for p in prompts])
-    _, given = sources.batch(model.projectors, embed, tokens, prompts)
+    _, vectors_of_pass = sources.batch(model.projectors, embed, tokens, prompts)
     own = sources._gcn[None]
     sources._gcn[None] = (own[0] * torch.nan, own[1] * torch.nan)
     passed, again = sources.batch(model.projectors, embed, tokens, prompts)
-    torch.testing.assert_close(given.vectors, again.vectors, rtol=0, atol=0)
+    torch.testing.assert_close(vectors_of_pass.vectors, again.vectors, rtol=0, atol=0)
     gcn = sources.ids.begins()["gcn"]
     for part in range(5):
         rows = [n for n, prompt in enumerate(prompts) if prompt.part == part]
         of_items = (tokens[rows] >= gcn) & (tokens[rows] < gcn + sources.ids.items)
-        vectors = given.vectors[passed[rows][of_items] - sources.ids.vocabulary]
+        vectors = vectors_of_pass.vectors[passed[rows][of_items] - sources.ids.vocabulary]
         assert len(rows) > 1 and (len(vectors.unique(dim=0)) == 1) == (part == 0)
 
 
@@ -208,8 +208,8 @@ def test_gradients_reach_the_projectors_and_the_embeddings(learned: tuple[Catalo
     builder, embed = PromptBuilder(catalog, training=True), model.model.get_input_embeddings()
     prompts = [builder.prompt(s.user, s.items, s.as_of) for s in cut(catalog, "train", 4)[:12]]
     tokens, *rest = batch([pack(p.prefix, p.candidates) for p in prompts])
-    tokens, given = sources.batch(model.projectors, embed, tokens, prompts)
-    model(tokens, *rest, given).square().sum().backward()
+    tokens, vectors_of_pass = sources.batch(model.projectors, embed, tokens, prompts)
+    model(tokens, *rest, vectors_of_pass).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.projectors.parameters())
     title = catalog.piece_table["tokens"][0]
     assert embed.weight.grad[int(title)].abs().max() > 0
@@ -225,14 +225,14 @@ def test_a_vector_that_is_a_tokens_embedding_counts_as_the_token(family: str) ->
     model = MultiExitModel(decoder, tiny_heads(decoder, 2), (2, 4)).eval()
     prefix, candidates = np.array([3, 7, 11, 7]), [np.array([5, 9]), np.array([13])]
     embed = decoder.model.get_input_embeddings()
-    given = Given(VOCAB, embed(torch.tensor([7, 13])).detach())
+    vectors_of_pass = PassVectors(VOCAB, embed(torch.tensor([7, 13])).detach())
 
     def replaced(tokens: NDArray[Any]) -> NDArray[Any]:
         return np.where(tokens == 7, VOCAB, np.where(tokens == 13, VOCAB + 1, tokens))
 
     expected = model.reference(prefix, candidates)
-    seen = model.reference(replaced(prefix), [replaced(c) for c in candidates], given)
-    np.testing.assert_allclose(seen, expected, atol=1e-5)
+    actual = model.reference(replaced(prefix), [replaced(c) for c in candidates], vectors_of_pass)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_a_catalog_of_texts_has_no_sources(tmp_path: Path) -> None:
@@ -244,5 +244,7 @@ def test_a_batch_without_a_vector(catalog: Catalog, saved: Path) -> None:
     model, sources = checked(catalog, saved)
     assert model.projectors is not None
     prompt = Prompt(np.array([3], np.int32), [np.array([4], np.int32)], np.empty(0, np.int64), None)
-    passed, given = sources.batch(model.projectors, model.model.get_input_embeddings(), torch.tensor([[3, 4]]), [prompt])
-    assert passed.tolist() == [[3, 4]] and given.vectors.shape == (1, 64)
+    passed, vectors_of_pass = sources.batch(
+        model.projectors, model.model.get_input_embeddings(), torch.tensor([[3, 4]]), [prompt]
+    )
+    assert passed.tolist() == [[3, 4]] and vectors_of_pass.vectors.shape == (1, 64)

@@ -45,10 +45,10 @@ def test_lengths_are_those_of_packed_rows(rows: Rows) -> None:
 
 
 def test_batches_have_each_row_once_within_the_tokens_allowed(rows: Rows) -> None:
-    made = batches(rows.lengths, 700, np.random.default_rng(0))
-    assert sorted(n for batch in made for n in batch) == list(range(len(rows.rows)))
-    assert all(rows.lengths[batch].max() * len(batch) <= 700 or len(batch) == 1 for batch in made)
-    assert made == batches(rows.lengths, 700, np.random.default_rng(0)) != batches(rows.lengths, 700, np.random.default_rng(1))
+    groups = batches(rows.lengths, 700, np.random.default_rng(0))
+    assert sorted(n for batch in groups for n in batch) == list(range(len(rows.rows)))
+    assert all(rows.lengths[batch].max() * len(batch) <= 700 or len(batch) == 1 for batch in groups)
+    assert groups == batches(rows.lengths, 700, np.random.default_rng(0)) != batches(rows.lengths, 700, np.random.default_rng(1))
 
 
 def test_a_row_that_is_too_long_is_a_batch_of_its_own(rows: Rows) -> None:

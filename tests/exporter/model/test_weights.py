@@ -71,8 +71,8 @@ def adapter(base: Path, tmp_path: Path) -> Path:
 
 
 def test_gguf_is_the_model_it_was_written_from(base: Path, gguf_file: Path) -> None:
-    asked: Any = {"exits": [2, 4], "head": "shared", "labels": LABELS}
-    there, here = load_checkpoint(gguf_file, **asked), load_checkpoint(base, **asked)
+    choices: Any = {"exits": [2, 4], "head": "shared", "labels": LABELS}
+    there, here = load_checkpoint(gguf_file, **choices), load_checkpoint(base, **choices)
     np.testing.assert_allclose(log_odds(there), log_odds(here), atol=1e-5)
     assert not hasattr(there.model.config, "quantization_config")
 
@@ -80,9 +80,9 @@ def test_gguf_is_the_model_it_was_written_from(base: Path, gguf_file: Path) -> N
 def test_gguf_is_known_by_its_bytes(gguf_file: Path, tmp_path: Path) -> None:
     other = tiny_model(tie_word_embeddings=False)
     other.lm_head.weight.data[0, 0] += 1
-    asked: Any = {"exits": [2, 4], "head": "shared", "labels": LABELS}
-    changed = load_checkpoint(write_gguf(other, tmp_path / "tiny.gguf"), **asked)
-    assert load_checkpoint(gguf_file, **asked).sha256() != changed.sha256()
+    choices: Any = {"exits": [2, 4], "head": "shared", "labels": LABELS}
+    changed = load_checkpoint(write_gguf(other, tmp_path / "tiny.gguf"), **choices)
+    assert load_checkpoint(gguf_file, **choices).sha256() != changed.sha256()
 
 
 @pytest.mark.parametrize("kind", ["folder", "gguf"])
@@ -96,13 +96,13 @@ def test_adapter_is_merged_into_its_base(base: Path, gguf_file: Path, tmp_path: 
 def test_identity_is_the_adapter_s_and_its_base_s(base: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(base, tmp_path / "whole")
     adapted(tmp_path / "adapter", str(copy))
-    seen = [load_checkpoint(tmp_path / "adapter").sha256()]
+    digests = [load_checkpoint(tmp_path / "adapter").sha256()]
     for path, name in ((tmp_path / "adapter" / ADAPTER_WEIGHTS, None), (copy / "model.safetensors", "lm_head.weight")):
         tensors = load_file(path)
         tensors[name or next(iter(tensors))] += 1
         save_file(tensors, path, {"format": "pt"})
-        seen.append(load_checkpoint(tmp_path / "adapter").sha256())
-    assert len(set(seen)) == 3
+        digests.append(load_checkpoint(tmp_path / "adapter").sha256())
+    assert len(set(digests)) == 3
 
 
 def _without_base(folder: Path) -> None:
@@ -147,7 +147,7 @@ def _other_rank(folder: Path) -> None:
 
 DAMAGE = [
     (_without_base, "`base_model_name_or_path` is None, expected a folder, Hub id or GGUF file"),
-    (_base_gone, "the model that this adapter adds to is missing: /nowhere/model: no such checkpoint folder"),
+    (_base_gone, "the model that this adapter adds to is missing: /nowhere/model: no such folder, and not the id of a model"),
     (_gguf_gone, "the model that this adapter adds to is missing: /nowhere/model.gguf: no such file"),
     (_base_is_an_adapter, "is an adapter itself, expected a whole model"),
     (_truncated, "does not fit .* or is truncated"),
@@ -158,18 +158,18 @@ DAMAGE = [
 ]
 
 
-@pytest.mark.parametrize(("damage", "said"), DAMAGE, ids=[getattr(d, "__name__", s) for d, s in DAMAGE])
-def test_damage_to_an_adapter_is_one_line(adapter: Path, damage: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("damage", "message"), DAMAGE, ids=[getattr(d, "__name__", s) for d, s in DAMAGE])
+def test_damage_to_an_adapter_is_one_line(adapter: Path, damage: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     damage(adapter)
-    with pytest.raises(CheckpointError, match=said) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(adapter)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kept", [0, 100, 5000])
-def test_truncated_gguf_is_one_line(gguf_file: Path, tmp_path: Path, kept: int) -> None:
-    (tmp_path / "tiny.gguf").write_bytes(gguf_file.read_bytes()[:kept])
+@pytest.mark.parametrize("size", [0, 100, 5000])
+def test_truncated_gguf_is_one_line(gguf_file: Path, tmp_path: Path, size: int) -> None:
+    (tmp_path / "tiny.gguf").write_bytes(gguf_file.read_bytes()[:size])
     with pytest.raises(CheckpointError, match=r"tiny\.gguf: ") as caught:
         load_checkpoint(tmp_path / "tiny.gguf", [2, 4], "shared", LABELS)
     assert "\n" not in str(caught.value)
@@ -177,11 +177,11 @@ def test_truncated_gguf_is_one_line(gguf_file: Path, tmp_path: Path, kept: int) 
 
 @pytest.mark.parametrize("package", fast(["peft", "gguf"], "peft"))
 def test_missing_package_is_one_line(package: str, adapter: Path, gguf_file: Path, catalog_folder: Path, tmp_path: Path) -> None:
-    asked = {"peft": [adapter], "gguf": [gguf_file, "--exits", "2,4", "--head", "shared"]}[package]
+    choices = {"peft": [adapter], "gguf": [gguf_file, "--exits", "2,4", "--head", "shared"]}[package]
     _edit(adapter, r=3)
     path = adapter / "exits.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"labels": CATALOG_LABELS}))
-    done = run_without([package], "export", *asked, "--catalog", catalog_folder, "--out", tmp_path / "bundle")
+    done = run_without([package], "export", *choices, "--catalog", catalog_folder, "--out", tmp_path / "bundle")
     assert done.returncode != 0 and not (tmp_path / "bundle").exists()
     assert f"this needs the Python package `{package}`" in done.stderr and "rexit[train]" in done.stderr
     assert "Traceback" not in done.stderr

@@ -75,7 +75,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 def expected(case: Case, user: int | None, item: int, as_of: int | None, recent: Recent) -> dict[str, str]:
     def visible(of: int) -> list[tuple[int, int, bool]]:
-        return [one for one in case.by_user[of] if as_of is None or one[0] < as_of]
+        return [event for event in case.by_user[of] if as_of is None or event[0] < as_of]
 
     def entry(item: int, liked: bool) -> str:
         return f" Film {item}{' yes' if liked else ' no'};"
@@ -83,23 +83,23 @@ def expected(case: Case, user: int | None, item: int, as_of: int | None, recent:
     def rate(verdicts: list[bool]) -> str:
         return f"{(sum(verdicts) + 1) * 10 // (len(verdicts) + 2) * 10}%" if verdicts else "unknown"
 
-    def count(met: list[Any]) -> str:
-        return ["0", "2^0", "2^1", "2^2", "2^3", "2^4"][min(5, len(met).bit_length())]
+    def count(entries: list[Any]) -> str:
+        return ["0", "2^0", "2^1", "2^2", "2^3", "2^4"][min(5, len(entries).bit_length())]
 
     users, items = case.catalog.user_table, case.catalog.item_table
     known = user is not None and user in case.by_user
     history = [(i, liked) for _, i, liked in visible(user)] if known else []  # type: ignore[arg-type]
     history += recent
-    # Folded in, whoever it is and whatever is visible: the stored lists are its cache.
+    # Folded in for every user and moment: the stored lists are a cache of it.
     folded = sum((items["fold_in"][i - 1].astype(float) for i, liked in history if liked), np.zeros(8))
     folded = (folded / 2.0 ** np.frexp(abs(folded).max())[1]).astype(np.float16).astype(float)
     order = sorted(case.by_user, key=lambda u: (-float(users["embeddings"][u - 1].astype(float) @ folded), u))
     similar = [u for u in order if u != user and users["embeddings"][u - 1].any()][:6] if folded.any() else []
-    taken: list[int] = []
+    liked_items: list[int] = []
     for neighbour in similar:
         likes = [i for _, i, liked in reversed(visible(neighbour)) if liked]
-        new = [i for i in dict.fromkeys(likes) if i not in taken and i not in [i for i, _ in history]]
-        taken = [*taken, *new[: -(-6 // len(similar))]][:6]
+        new = [i for i in dict.fromkeys(likes) if i not in liked_items and i not in [i for i, _ in history]]
+        liked_items = [*liked_items, *new[: -(-6 // len(similar))]][:6]
     place, latest = {i: n for n, (i, _) in enumerate(history)}, dict(history)
 
     def closeness(other: int) -> float:
@@ -108,20 +108,20 @@ def expected(case: Case, user: int | None, item: int, as_of: int | None, recent:
     known_items = [i for i in latest if i != item and items["embeddings"][i - 1].any() and items["embeddings"][item - 1].any()]
     nearest = sorted(known_items, key=lambda i: (-closeness(i), -place[i]))[:3]
     of_item = [liked for u in case.by_user for _, i, liked in visible(u) if i == item]
-    said = [[liked for _, i, liked in visible(u) if i == item] for u in similar[:5]]
+    likes_of_similar = [[liked for _, i, liked in visible(u) if i == item] for u in similar[:5]]
     year = ratings.items()["year"][item - 1]
     return {
         "job": ratings.users()["job"][user - 1] if known else "unknown",  # type: ignore[operator]
         "user.like_rate": rate([liked for _, liked in history]),
         "user.count": count(history),
-        "recent": "".join(entry(*one) for one in history[SHOWN_FROM[len(history)] :]) or " none",
-        "similar_liked": "".join(f" Film {i};" for i in taken) or " none",
+        "recent": "".join(entry(*event) for event in history[SHOWN_FROM[len(history)] :]) or " none",
+        "similar_liked": "".join(f" Film {i};" for i in liked_items) or " none",
         "fields": f"Film {item} of {'unknown' if year is None else year}",
         "item.like_rate": rate(of_item),
         "count": count(of_item),
-        "similar_verdict": "".join((" yes" if v[-1] else " no") if v else " unseen" for v in said) or " unseen",
+        "similar_verdict": "".join((" yes" if v[-1] else " no") if v else " unseen" for v in likes_of_similar) or " unseen",
         "nearest": "".join(entry(i, latest[i]) for i in nearest) or " none",
-        "similar_like_rate": rate([v[-1] for v in said if v]),
+        "similar_like_rate": rate([v[-1] for v in likes_of_similar if v]),
         "nearest_like_rate": rate([latest[i] for i in nearest]),
         "end": "Answer:",
     }
@@ -135,8 +135,8 @@ FRESH: Recent = [(3, True), (8, False), (3, False), (40, True)]
 def test_every_placeholder_against_the_definition(case: Case, as_of: int | None, recent: Recent) -> None:
     items = list(range(1, ratings.ITEMS + 1, 3))
     for user in (1, 2, 17, 24, 999):
-        seen = case.parts(case.builder.prompt(user, items, as_of, recent))
-        assert seen == [expected(case, user, item, as_of, recent) for item in items]
+        actual = case.parts(case.builder.prompt(user, items, as_of, recent))
+        assert actual == [expected(case, user, item, as_of, recent) for item in items]
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["test", "train"])
@@ -152,11 +152,13 @@ def test_interactions_later_than_as_of_reach_no_placeholder(tmp_path: Path, trai
     )
     # One evaluation: what validation chooses, the epoch, is no matter of this test.
     case, other = (
-        Case(index(tmp_path / name, made, EVALUATE_EVERY), Tokenizer.from_file(str(tmp_path / name / "tok/tokenizer.json")), made)
-        for name, made in (("as it was", rated), ("planted", planted))
+        Case(
+            index(tmp_path / name, table, EVALUATE_EVERY), Tokenizer.from_file(str(tmp_path / name / "tok/tokenizer.json")), table
+        )
+        for name, table in (("unchanged", rated), ("planted", planted))
     )
     assert (case.catalog.split("train").times < since).any() and (case.catalog.split("train").times >= since).any() == training
-    builders = [PromptBuilder(one.catalog, training) for one in (case, other)]
+    builders = [PromptBuilder(event.catalog, training) for event in (case, other)]
     changed: set[str] = set()
     items = list(range(1, ratings.ITEMS + 1))
     for user in (*range(1, ratings.USERS + 1), 999):
@@ -180,14 +182,14 @@ def test_the_stored_lists_are_what_folding_in_finds_when_all_is_visible(case: Ca
 def test_who_is_similar_follows_as_of(case: Case) -> None:
     """All other things equal: what the neighbours said is visible at both moments, who they are has changed in between."""
     builder = case.builder
-    seen = {
+    actual = {
         as_of: [builder._request(user, as_of, ()).similar.tolist() for user in range(ratings.USERS)]
         for as_of in (100, 150, TRAINING, None)
     }
-    assert not any(seen[100]), "nothing was visible yet"
-    assert seen[150] != seen[TRAINING] != seen[None]
+    assert not any(actual[100]), "nothing was visible yet"
+    assert actual[150] != actual[TRAINING] != actual[None]
     stored = case.catalog.user_table["similar"].tolist()
-    assert seen[None] == [[row for row in rows if row != user] for user, rows in enumerate(stored)]
+    assert actual[None] == [[row for row in rows if row != user] for user, rows in enumerate(stored)]
 
 
 @pytest.mark.parametrize(("limit", "step"), [(1, 1), (2, 1), (3, 1), (10, 5), (11, 5)])
@@ -198,7 +200,7 @@ def test_a_list_of_recent_interactions_grows_at_its_end_and_drops_half_at_a_time
         grown = after[:-1] == before
         assert grown or (len(before) == limit and after[:-1] == before[step:])
         assert after[-1] == before[-1] + 1 if before else after == [0]
-    assert {len(one) for one in lists[limit:]} == set(range(limit - step + 1, limit + 1))
+    assert {len(event) for event in lists[limit:]} == set(range(limit - step + 1, limit + 1))
 
 
 def test_an_interaction_at_as_of_is_not_visible(case: Case) -> None:
@@ -208,15 +210,15 @@ def test_an_interaction_at_as_of_is_not_visible(case: Case) -> None:
 
 
 def test_a_user_without_history_gets_words_for_nothing(case: Case) -> None:
-    seen = case.parts(case.builder.prompt("nobody", [1]))[0]
-    assert [seen[name] for name in ("job", "user.like_rate", "recent", "similar_liked", "similar_verdict", "nearest")] == [
+    actual = case.parts(case.builder.prompt("nobody", [1]))[0]
+    assert [actual[name] for name in ("job", "user.like_rate", "recent", "similar_liked", "similar_verdict", "nearest")] == [
         "unknown", "unknown", " none", " none", " unseen", " none",
     ]  # fmt: skip
     assert (case.builder.prefix(None) == case.builder.prefix("nobody")).all()
 
 
-def test_without_a_training_like_nobody_is_similar(tmp_path: Path) -> None:
-    """User 24 liked nothing, nobody liked item 3: no embedding, nothing to fold in. 24's own history stays what it is."""
+def test_without_a_training_like_there_is_no_similar_user(tmp_path: Path) -> None:
+    """User 24 liked nothing, nobody liked item 3: no embedding, nothing to fold in. 24's own history is shown."""
     nothing = (pl.col("user_id") == 24) | (pl.col("item_id") == 3)
     rated = ratings.interactions().with_columns(rating=pl.when(nothing).then(1).otherwise("rating"))
     catalog = index(tmp_path, rated)
@@ -275,7 +277,7 @@ def test_the_first_part_of_a_history_retrieves_nothing_and_later_ones_what_was_k
     nearest, similar = ([case.parts(b.prompt(1, [7], as_of))[0] for as_of in (first, last)] for b in (builder, case.builder))
     assert nearest[0]["nearest"] == " none" != similar[0]["nearest"]
     assert nearest[1]["nearest"] != " none"
-    with pytest.raises(ValueError, match="a known user as of a moment"):
+    with pytest.raises(ValueError, match="needs a known user and `as_of`"):
         builder.prompt(1, [7])
-    with pytest.raises(ValueError, match="a known user as of a moment"):
+    with pytest.raises(ValueError, match="needs a known user and `as_of`"):
         builder.prompt(999, [7], last)

@@ -46,27 +46,27 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 
 
 def test_the_figures_are_those_of_the_prompts(catalog: Catalog) -> None:
-    told, builder = prompt_lengths(catalog), PromptBuilder(catalog)
-    assert told == catalog.info["prompt"]["lengths"]
+    measured, builder = prompt_lengths(catalog), PromptBuilder(catalog)
+    assert measured == catalog.info["prompt"]["lengths"]
     prefixes = sorted(len(builder.prefix(user)) for user in range(1, 25))  # all of those with a history
-    assert told["users"] == 24
-    assert {name: told["prefix"][name] for name in ("p50", "p99", "max")} == {
+    assert measured["users"] == 24
+    assert {name: measured["prefix"][name] for name in ("p50", "p99", "max")} == {
         "p50": prefixes[11],
         "p99": prefixes[-1],
         "max": prefixes[-1],
     }
     candidates = [len(c) for user in range(1, 25) for c in builder.prompt(user, list(range(1, 41))).candidates]
-    seen = told["candidate"]
-    assert min(candidates) <= seen["p50"] <= seen["p99"] <= seen["max"] <= max(candidates)
-    assert abs(seen["p50"] - np.median(candidates)) <= 3, "ten items of each user were drawn"
+    figures = measured["candidate"]
+    assert min(candidates) <= figures["p50"] <= figures["p99"] <= figures["max"] <= max(candidates)
+    assert abs(figures["p50"] - np.median(candidates)) <= 3, "ten items of each user were drawn"
 
 
 def test_percentiles_are_of_what_was_measured(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lengths_module, "_measure", lambda _: (list(range(200, 0, -1)), [*range(1, 1000), 5000]))
-    told = prompt_lengths(catalog)
-    assert told["users"] == 200
-    assert [told["prefix"][name] for name in ("p50", "p99", "max")] == [100, 198, 200]
-    assert [told["candidate"][name] for name in ("p50", "p99", "max")] == [500, 990, 5000]
+    measured = prompt_lengths(catalog)
+    assert measured["users"] == 200
+    assert [measured["prefix"][name] for name in ("p50", "p99", "max")] == [100, 198, 200]
+    assert [measured["candidate"][name] for name in ("p50", "p99", "max")] == [500, 990, 5000]
 
 
 def test_the_longest_prompt_is_blamed_on_the_list_that_could_hold_the_long_title_several_times(catalog: Catalog) -> None:

@@ -35,15 +35,15 @@ def test_pieces_are_stored_once_and_decode_to_their_texts(tokenizer: Tokenizer) 
 
 
 def test_texts_are_tokenized_in_batches(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    pieces, told = Pieces(), []
+    pieces, steps = Pieces(), []
     pieces.literal("<s>")
     pieces.column(pl.Series([f"Film {n} <s>" for n in range(10)]), 0, 5)
     pieces.literal(" yes")
     whole = pieces.encode(tokenizer)
     monkeypatch.setattr("rexit.exporter.prompt.pieces.BATCH", 4)
-    parts = pieces.encode(tokenizer, lambda _, done, total: told.append((done, total)))
+    parts = pieces.encode(tokenizer, lambda _, done, total: steps.append((done, total)))
     assert all((a == b).all() for a, b in zip(whole, parts, strict=True))
-    assert told == [(0, 12), (4, 12), (8, 12), (12, 12)]
+    assert steps == [(0, 12), (4, 12), (8, 12), (12, 12)]
 
 
 def test_only_the_template_may_name_special_tokens(tokenizer: Tokenizer) -> None:
@@ -70,10 +70,10 @@ def test_a_file_and_its_folder_are_the_same_tokenizer(source: Path) -> None:
 
 
 def test_padding_and_truncation_of_the_file_are_switched_off(source: Path, tmp_path: Path) -> None:
-    made = Tokenizer.from_file(str(source))
-    made.enable_padding(length=50)
-    made.enable_truncation(2)
-    made.save(str(tmp_path / "tokenizer.json"))
+    loaded = Tokenizer.from_file(str(source))
+    loaded.enable_padding(length=50)
+    loaded.enable_truncation(2)
+    loaded.save(str(tmp_path / "tokenizer.json"))
     assert len(load_tokenizer(str(tmp_path)).encode(" yes no yes no").ids) == 4
 
 
@@ -86,5 +86,5 @@ def test_a_label_is_one_token(tokenizer: Tokenizer) -> None:
 def test_no_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     for place in (tmp_path, tmp_path / "tokenizer.json"):
-        with pytest.raises(InputError, match=r"neither a tokenizer.json, a folder with one nor a known hub name"):
+        with pytest.raises(InputError, match=r"neither a tokenizer.json nor a folder with one"):
             load_tokenizer(str(place))

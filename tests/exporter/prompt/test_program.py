@@ -73,8 +73,8 @@ VECTORS = ("item.look", "item.user", "item.user.none", "user.taste")
 
 def with_vectors(prompt: str, entry: str = "{verdict}", limits: dict[str, int] | None = None) -> tuple[Program, list[str]]:
     """And the pieces' texts."""
-    pieces, made = Pieces(), replace(template(prompt, entry), limits=limits or {})
-    return compile_program(made, ["age"], ["title"], pieces, VECTORS), [text for text, *_ in pieces._rows]
+    pieces, parsed = Pieces(), replace(template(prompt, entry), limits=limits or {})
+    return compile_program(parsed, ["age"], ["title"], pieces, VECTORS), [text for text, *_ in pieces._rows]
 
 
 def test_a_column_of_vectors_is_placed_as_one_vector() -> None:
@@ -104,7 +104,7 @@ def test_a_column_of_vectors_is_placed_as_one_vector() -> None:
             "{user.taste}{item.title}",
             "x",
             {},
-            "prompt: {user.taste}: the column holds vectors, which can be placed of items only",
+            "prompt: {user.taste}: the column holds vectors, which only items can have",
         ),
         ("{item.title}{history.recent:1}", "{user.taste}", {}, "entry: unknown placeholder {user.taste}, known are: item.title"),
         ("{item.user}", "x", {}, "prompt: {item.user}: that name is of the user's vectors: rename the column"),

@@ -15,18 +15,18 @@ def read(folder: Path, text: str) -> object:
 
 def test_defaults(tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_text('prompt = "{item.title}?"\n' + LABELS + "[bins]\ncount = 3\n")
-    made = read_template(tmp_path / "t.toml")
-    assert made.prompt == (Placeholder("item.title"), "?")
+    parsed = read_template(tmp_path / "t.toml")
+    assert parsed.prompt == (Placeholder("item.title"), "?")
     entry = (Placeholder("item.title", spaced=True), Placeholder("verdict"), ";")
-    assert made.entries == {"history.recent": entry, "history.nearest": entry, "similar_liked": entry}
-    assert made.words == WORDS and made.bins == {**BINS, "count": 3} and made.bos is None and made.limits == {}
-    assert made.labels == {"yes": " yes", "no": " no"}
+    assert parsed.entries == {"history.recent": entry, "history.nearest": entry, "similar_liked": entry}
+    assert parsed.words == WORDS and parsed.bins == {**BINS, "count": 3} and parsed.bos is None and parsed.limits == {}
+    assert parsed.labels == {"yes": " yes", "no": " no"}
 
 
 def test_each_list_may_have_its_own_entry(tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_text('prompt = "{item.title}?"\nentry = "a"\n' + LABELS + '[entries]\nnearest = "{verdict}"\n')
-    made = read_template(tmp_path / "t.toml")
-    assert made.entries == {"history.recent": ("a",), "history.nearest": (Placeholder("verdict"),), "similar_liked": ("a",)}
+    parsed = read_template(tmp_path / "t.toml")
+    assert parsed.entries == {"history.recent": ("a",), "history.nearest": (Placeholder("verdict"),), "similar_liked": ("a",)}
 
 
 def test_limits_are_by_column(tmp_path: Path) -> None:

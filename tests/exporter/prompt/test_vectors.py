@@ -12,6 +12,7 @@ from builders.data import ratings
 from rexit.bundle import Catalog
 from rexit.errors import InputError
 from rexit.exporter import index as index_module
+from rexit.exporter.catalog import lightgcn
 from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.slates import cut
@@ -56,16 +57,16 @@ def test_each_vector_has_its_id(catalog: Catalog) -> None:
     ids, rated = catalog.vector_ids, ratings.interactions().sort("timestamp", "item_id")
     assert ids is not None
     gcn, title = ids.begins().values()
-    mine = rated.filter(pl.col("user_id") == 3)
+    own_ratings = rated.filter(pl.col("user_id") == 3)
     prompt = PromptBuilder(catalog).prompt(3, [7, 8])
-    seen = [prompt.prefix[prompt.prefix >= ids.vocabulary], *(c[c >= ids.vocabulary] for c in prompt.candidates)]
-    assert seen[0].tolist() == [ids.user_id, *(gcn + mine["item_id"][-4:] - 1)]
-    for item, own in zip((7, 8), seen[1:], strict=True):
+    ids_by_part = [prompt.prefix[prompt.prefix >= ids.vocabulary], *(c[c >= ids.vocabulary] for c in prompt.candidates)]
+    assert ids_by_part[0].tolist() == [ids.user_id, *(gcn + own_ratings["item_id"][-4:] - 1)]
+    for item, own in zip((7, 8), ids_by_part[1:], strict=True):
         row = item - 1
         assert own[:3].tolist() == [title + 2 * row, title + 2 * row + 1, gcn + row]
-        assert set(own[3:] - gcn) <= set(mine["item_id"] - 1) and len(own) == 6
+        assert set(own[3:] - gcn) <= set(own_ratings["item_id"] - 1) and len(own) == 6
     assert prompt.prefix.dtype == np.int32 and prompt.part is None
-    assert prompt.liked.tolist() == (mine.filter(pl.col("rating") >= 4)["item_id"] - 1).to_list()
+    assert prompt.liked.tolist() == (own_ratings.filter(pl.col("rating") >= 4)["item_id"] - 1).to_list()
 
 
 def test_likes_are_those_of_the_moment_and_fresh_ones(catalog: Catalog) -> None:
@@ -88,10 +89,10 @@ def test_a_training_prompt_says_which_part_it_is_in(catalog: Catalog) -> None:
 
 
 def test_more_ids_than_a_prompt_can_hold_are_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_module.lightgcn, "train", lambda *_: pytest.fail("the retriever was trained"))
+    monkeypatch.setattr(lightgcn, "train", lambda *_: pytest.fail("the retriever was trained"))
     whole = index_module._info
     monkeypatch.setattr(
-        index_module, "_info", lambda *a: {**(made := whole(*a)), "counts": {**made["counts"], "items": (1 << 31) // 3}}
+        index_module, "_info", lambda *a: {**(written := whole(*a)), "counts": {**written["counts"], "items": (1 << 31) // 3}}
     )
     with pytest.raises(
         InputError, match=r"prompt.toml: \d+ tokens and 3 vectors for each of 715827882 items need ids beyond 2\^31"

@@ -20,7 +20,7 @@ def _model(op: str, inputs: Sequence[str] = ("x",), dtype: int = TensorProto.FLO
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [
         (_model("Einsum"), "node the_node: JetPack 6's TensorRT has no operator Einsum"),
         (_model("RMSNormalization"), "has no operator RMSNormalization"),
@@ -30,13 +30,13 @@ def _model(op: str, inputs: Sequence[str] = ("x",), dtype: int = TensorProto.FLO
         (_model("ReduceMean", ("x", "axes")), "needs constant axes in ReduceMean"),
     ],
 )
-def test_refused(model: ir.Model, said: str) -> None:
-    with pytest.raises(CheckpointError, match=said):
+def test_refused(model: ir.Model, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
         allowed_operators(model)
 
 
 def test_a_value_of_unknown_type_is_refused() -> None:
-    """A pass that forgets the type of what it makes: nobody could say whether the parser takes it."""
+    """A pass that leaves a value without a type: the table cannot be applied."""
     model = _model("Tanh")
     model.graph.inputs[0].type = None
     with pytest.raises(CheckpointError, match=r"node the_node: JetPack 6's TensorRT has no Tanh of an unknown type \(x\)"):

@@ -21,9 +21,9 @@ def test_bodies_compute_what_numpy_does(case: Case, tmp_path: Path) -> None:
 
 def test_equal_constants_are_made_once() -> None:
     body = Body()
-    one = body.constant([1])
-    assert body.constant([1]) is one
-    assert len({id(body.constant(n)) for n in (1, [1], [[1]], np.float32(1), [2])} | {id(one)}) == 5
+    number = body.constant([1])
+    assert body.constant([1]) is number
+    assert len({id(body.constant(n)) for n in (1, [1], [[1]], np.float32(1), [2])} | {id(number)}) == 5
     assert [node.op_type for node in body.nodes] == ["Constant"] * 5
 
 
@@ -40,5 +40,5 @@ def test_each_call_has_its_own_attributes(tmp_path: Path) -> None:
 
     model = tidy(one_node(text, leak))
     assert model.opset_imports[DOMAIN] == VERSION
-    seen = run(model, {"x": np.array([-4, 4], np.float32)}, tmp_path)
-    assert (seen["y"].tolist(), seen["z"].tolist()) == ([-2, 4], [-1, 4])
+    actual = run(model, {"x": np.array([-4, 4], np.float32)}, tmp_path)
+    assert (actual["y"].tolist(), actual["z"].tolist()) == ([-2, 4], [-1, 4])

@@ -1,4 +1,4 @@
-"""Rows taken out early: the same answers, the last layer for N rows alone, in every family; else the graph as it was."""
+"""Rows gathered early: the same answers, the last layer for N rows alone, in every family; otherwise an unchanged graph."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def test_last_layer_of_every_family(family: str, tmp_path: Path) -> None:
     feed = _feed(model)
     expected = run(model, feed, tmp_path)
     model = tidy(gather_rows_early(model))
-    seen = run(model, feed, tmp_path)
-    assert seen.keys() == expected.keys()
+    actual = run(model, feed, tmp_path)
+    assert actual.keys() == expected.keys()
     for name, output in expected.items():
-        np.testing.assert_allclose(seen[name], output, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(actual[name], output, atol=2e-5, err_msg=name)
     # Keys and values of the last layer for all tokens, everything else of it for the rows: at most two products are whole.
     weights = [node for node in model.graph if node.op_type in ("MatMul", "Gemm") and node.inputs[1].const_value is not None]  # type: ignore[union-attr]
     sizes = ["N" in str(node.outputs[0].shape) for node in weights]
@@ -93,9 +93,9 @@ def test_hidden_states_that_go_on_are_computed_whole() -> None:
 def test_rows_of_a_small_graph(tmp_path: Path) -> None:
     model, feed = _layer()
     expected = run(model, feed, tmp_path)
-    seen = run(gather_rows_early(model), feed, tmp_path)
+    actual = run(gather_rows_early(model), feed, tmp_path)
     for name, output in expected.items():
-        np.testing.assert_allclose(seen[name], output, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(actual[name], output, rtol=1e-5, atol=1e-5)
     assert _sizes(model, "MatMul", -2) == ["T", "N", "N", "N", "N"]  # kept, query, products, mixed, logits
     assert count(model)["Gather"] == 3  # the batch axis; normed and x at the rows
 

@@ -61,9 +61,9 @@ def test_every_family(family: str, tmp_path: Path) -> None:
     before = count(model)["Attention"]
     feed = _feed(model, 5, [4, 1, 7])
     expected = run(model, feed, tmp_path)
-    seen = run(tidy(slate_attention(model)), feed, tmp_path)
+    actual = run(tidy(slate_attention(model)), feed, tmp_path)
     for name, output in expected.items():
-        np.testing.assert_allclose(seen[name], output, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(actual[name], output, atol=1e-5, err_msg=name)
     assert before - count(model)["Attention"] == SPLIT[family]
     assert count(model)["SlateAttention"] == SPLIT[family]
 
@@ -74,9 +74,9 @@ def test_any_prefix_and_groups(prefix: int, sizes: list[int], tmp_path: Path) ->
     model = _model()
     feed = _feed(model, prefix, sizes)
     expected = run(model, feed, tmp_path)
-    seen = run(tidy(slate_attention(model)), feed, tmp_path)
+    actual = run(tidy(slate_attention(model)), feed, tmp_path)
     for name, output in expected.items():
-        np.testing.assert_allclose(seen[name], output, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(actual[name], output, atol=1e-5, err_msg=name)
 
 
 def test_the_mask_of_all_pairs_is_gone() -> None:

@@ -47,8 +47,8 @@ def test_it_computes_what_it_says() -> None:
     x = np.random.default_rng(1).standard_normal((3, len(WEIGHT))).astype(np.float32)
     options = ort.SessionOptions()
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    seen = ort.InferenceSession(proto.SerializeToString(), options).run(None, {"x": x})[0]
-    np.testing.assert_allclose(seen, x @ (values * np.repeat(scales, BLOCK, 0)), rtol=1e-4, atol=1e-3)
+    actual = ort.InferenceSession(proto.SerializeToString(), options).run(None, {"x": x})[0]
+    np.testing.assert_allclose(actual, x @ (values * np.repeat(scales, BLOCK, 0)), rtol=1e-4, atol=1e-3)
 
 
 def test_rows_that_do_not_divide() -> None:

@@ -21,9 +21,9 @@ def _table() -> np.ndarray:
 
 def test_int8_has_a_scale_per_row(tmp_path: Path) -> None:
     table = _table()
-    seen = run(embedding_rows_int8(graph(TEXT, {"table": table})), {"tokens": TOKENS}, tmp_path)["y"]
+    actual = run(embedding_rows_int8(graph(TEXT, {"table": table})), {"tokens": TOKENS}, tmp_path)["y"]
     expected = table[TOKENS]
-    assert (np.abs(seen - expected).max(-1) <= np.abs(expected).max(-1) / 254 * 1.0001).all() and error(seen, expected) < 0.01
+    assert (np.abs(actual - expected).max(-1) <= np.abs(expected).max(-1) / 254 * 1.0001).all() and error(actual, expected) < 0.01
 
 
 def test_other_gathers_stay() -> None:

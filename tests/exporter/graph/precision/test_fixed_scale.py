@@ -1,11 +1,11 @@
-"""One scale for all tokens: the least mean square error of all that could be kept, whatever a few outliers are."""
+"""A fixed scale: the bound with the least mean square error, robust to a few outliers."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from rexit.exporter.graph.precision.fixed_scale import largest_kept
+from rexit.exporter.graph.precision.fixed_scale import clipping_bound
 
 X = np.random.default_rng(0).standard_normal((60, 32)).astype(np.float32)
 
@@ -20,17 +20,17 @@ def _error(largest: float, x: np.ndarray) -> float:
 def test_no_other_loses_less(outlier: float) -> None:
     x = X.copy()
     x[0, 3] *= outlier
-    found = largest_kept(x)
+    bound = clipping_bound(x)
     best = min(_error(largest, x) for largest in np.abs(x).max() * np.linspace(0.001, 1, 1000))
-    assert _error(found, x) < 1.15 * best
-    assert found <= np.abs(x).max() * (1 + 1e-6)
+    assert _error(bound, x) < 1.15 * best
+    assert bound <= np.abs(x).max() * (1 + 1e-6)
 
 
 def test_a_few_large_numbers_are_cut_off_and_many_are_not() -> None:
     few, many = np.tile(X, (100, 1)), np.tile(X, (100, 1))
     few[0, 3], many[:, 3] = 20, 20
-    assert largest_kept(few) < 15 and largest_kept(many) > 19
+    assert clipping_bound(few) < 15 and clipping_bound(many) > 19
 
 
 def test_zeros() -> None:
-    assert largest_kept(np.zeros((3, 4), np.float32)) == 0
+    assert clipping_bound(np.zeros((3, 4), np.float32)) == 0

@@ -1,4 +1,4 @@
-"""Linear layers in one form, whatever form they came in."""
+"""Linear layers of every form become MatMul and Add."""
 
 from __future__ import annotations
 

@@ -88,9 +88,9 @@ def test_every_operator_has_one_float_type(segment: tuple[Path, Path]) -> None:
 def test_it_computes_what_float32_computes(segment: tuple[Path, Path]) -> None:
     feed = _feed(segment[1])
     exact = {name: value.astype(np.float32) if value.dtype == np.float16 else value for name, value in feed.items()}
-    expected, seen = ort.InferenceSession(segment[0]).run(None, exact), ort.InferenceSession(segment[1]).run(None, feed)
-    for one, other in zip(expected, seen, strict=True):
-        np.testing.assert_allclose(other.astype(np.float32), one, atol=0.02 * max(1.0, float(np.abs(one).max())))
+    expected, actual = ort.InferenceSession(segment[0]).run(None, exact), ort.InferenceSession(segment[1]).run(None, feed)
+    for exact_value, other in zip(expected, actual, strict=True):
+        np.testing.assert_allclose(other.astype(np.float32), exact_value, atol=0.02 * max(1.0, float(np.abs(exact_value).max())))
 
 
 def test_a_weight_beyond_half(tmp_path: Path) -> None:
@@ -116,4 +116,4 @@ def test_targets_share_their_float32_graphs() -> None:
 
     for target in TARGETS:
         bases.setdefault(target.name, set()).add(target.base or target)
-    assert all(len(found) == 1 for found in bases.values())
+    assert all(len(dtypes) == 1 for dtypes in bases.values())

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rexit.errors import CheckpointError
 from rexit.exporter.graph.passes.opset import to_opset_19
-from rexit.exporter.graph.precision.fixed_scale import largest_kept
+from rexit.exporter.graph.precision.fixed_scale import clipping_bound
 from rexit.exporter.graph.precision.half import half
 from rexit.exporter.graph.precision.linear import SAMPLE
 from rexit.exporter.graph.precision.quantize_dequantize import half_scale, quantize_dequantize_fp8, quantize_dequantize_int8
@@ -35,8 +35,8 @@ def _model(**weights: np.ndarray) -> ir.Model:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["T", N])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    model = ir.from_proto(onnx.shape_inference.infer_shapes(made))
+    onnx_model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx_model))
     model.graph.inputs[0].meta[SAMPLE] = SEEN
     return model
 
@@ -51,7 +51,7 @@ def _run(model: ir.Model, x: np.ndarray = X) -> np.ndarray:
 
 
 def test_int8_computes_what_it_says() -> None:
-    step, columns = half_scale(np.array(largest_kept(SEEN)), 127), half_scale(np.abs(A).max(0), 127)
+    step, columns = half_scale(np.array(clipping_bound(SEEN)), 127), half_scale(np.abs(A).max(0), 127)
     x = np.clip(np.rint(X / step), -128, 127) * step
     weight = rounded_weights(A, columns, SEEN, float(step)) * columns
     np.testing.assert_allclose(_run(quantize_dequantize_int8(_model(a=A))), x @ weight, atol=1e-4)
@@ -74,9 +74,9 @@ def test_fp8_computes_what_it_says() -> None:
 
 def test_a_layer_that_would_lose_too_much_stays() -> None:
     """One token is a thousand times as large as the rest: no scale serves all."""
-    model, seen = _model(a=A), SEEN.copy()
-    seen[::2] *= 1000
-    model.graph.inputs[0].meta[SAMPLE] = seen
+    model, sample = _model(a=A), SEEN.copy()
+    sample[::2] *= 1000
+    model.graph.inputs[0].meta[SAMPLE] = sample
     before = [node.op_type for node in model.graph]
     assert [node.op_type for node in quantize_dequantize_int8(model).graph] == before
     assert "QuantizeLinear" in [node.op_type for node in quantize_dequantize_fp8(model).graph]
@@ -102,7 +102,7 @@ def test_readers_of_one_input_share_its_quantization() -> None:
 
 def test_what_is_beyond_the_range_saturates() -> None:
     model = quantize_dequantize_int8(_model(a=np.eye(K, N, dtype=np.float32)))
-    assert _run(model, np.full((1, K), 100.0, np.float32)).max() == pytest.approx(largest_kept(SEEN), rel=3e-3)
+    assert _run(model, np.full((1, K), 100.0, np.float32)).max() == pytest.approx(clipping_bound(SEEN), rel=3e-3)
 
 
 def test_scales_are_halves_and_never_clip() -> None:

@@ -35,8 +35,8 @@ def _expected(x: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 def test_same_as_numpy_with_an_outlier_token(tmp_path: Path) -> None:
     x, weights = with_outlier(9, K), _shared()
-    seen = run(quantize_linear_int8(graph(SHARED, weights)), {"x": x}, tmp_path)
-    for name, output in seen.items():
+    actual = run(quantize_linear_int8(graph(SHARED, weights)), {"x": x}, tmp_path)
+    for name, output in actual.items():
         w = weights[f"w{name}"]
         np.testing.assert_allclose(output, _expected(x, w), rtol=2e-6, atol=2e-6 * np.abs(output).max())
         assert error(output[:, 1:], (x @ w)[:, 1:]) < 0.015  # the outlier costs the other tokens nothing
@@ -84,8 +84,8 @@ segment (float[T, 64] x, float[64, 8] y) => (float[T, 64] hidden, float[T, 2] lo
     assert count(model)["MatMul"] == 2 and count(model)["MatMulIntegerToFloat"] == 1
     assert model.graph.initializers["head"].uses() and not model.graph.initializers["w"].uses()
     x = with_outlier(5, K)[0]
-    seen = run(model, {"x": x, "y": weight(64, 8)}, tmp_path)
-    np.testing.assert_allclose(seen["logits"], np.maximum(seen["hidden"], 0) @ constants["head"] + 1, rtol=1e-4, atol=1e-4)
+    actual = run(model, {"x": x, "y": weight(64, 8)}, tmp_path)
+    np.testing.assert_allclose(actual["logits"], np.maximum(actual["hidden"], 0) @ constants["head"] + 1, rtol=1e-4, atol=1e-4)
 
 
 def test_head_as_gemm_is_found_too() -> None:

@@ -29,8 +29,8 @@ def test_same_as_numpy_with_an_outlier_token(tmp_path: Path) -> None:
     w, x = weight(K, N), with_outlier(7, K)
     model = quantize_weights_int4(graph(TEXT, {"w": w, "head": weight(N, 2)}))
     assert count(model)["MatMulNBits"] == count(model)["MatMul"] == 1  # the head's stays
-    seen = run(model, {"x": x}, tmp_path)["y"]
-    assert error(seen[:, 1:], (x @ _unpack(*quantize_blocks(w)))[:, 1:]) < 0.02  # what goes in is rounded to int8
+    actual = run(model, {"x": x}, tmp_path)["y"]
+    assert error(actual[:, 1:], (x @ _unpack(*quantize_blocks(w)))[:, 1:]) < 0.02  # what goes in is rounded to int8
 
 
 def test_weights_come_close() -> None:
@@ -48,7 +48,7 @@ def test_whole_steps_are_exact_and_zeros_stay_zero() -> None:
 
 def test_weight_not_divisible_is_named() -> None:
     text = "segment (float[T, 72] x) => (float[T, 8] y) { y = MatMul(x, w) }"
-    with pytest.raises(CheckpointError, match="int4: w has 72 rows, not divisible into blocks of 32"):
+    with pytest.raises(CheckpointError, match=r"int4: w has 72 rows \(K\), not divisible into blocks of 32"):
         quantize_weights_int4(graph(text, {"w": weight(72, 8)}))
 
 

@@ -42,9 +42,9 @@ def test_an_outlier_token_does_not_decide() -> None:
 
 
 def test_scales_and_range_are_those_of_plain_rounding() -> None:
-    plain, made = round_weights(weight(K, N)), round_weights(weight(K, N), _inputs(300))
-    np.testing.assert_array_equal(made[1], plain[1])
-    assert made[0].dtype == np.int8 and made[0].min() >= -127 and np.abs(made[0].astype(int) - plain[0]).max() >= 1
+    plain, fitted = round_weights(weight(K, N)), round_weights(weight(K, N), _inputs(300))
+    np.testing.assert_array_equal(fitted[1], plain[1])
+    assert fitted[0].dtype == np.int8 and fitted[0].min() >= -127 and np.abs(fitted[0].astype(int) - plain[0]).max() >= 1
 
 
 def test_the_same_sample_gives_the_same_numbers() -> None:
@@ -55,8 +55,8 @@ def test_the_same_sample_gives_the_same_numbers() -> None:
 @pytest.mark.parametrize("x", [np.zeros((5, K)), np.full((5, K), np.inf), np.full((5, K), np.nan)])
 def test_a_sample_that_says_nothing_is_not_used(x: NDArray[np.float64]) -> None:
     with np.errstate(invalid="ignore"):
-        made = round_weights(weight(K, N), x.astype(np.float32))
-    np.testing.assert_array_equal(made[0], round_weights(weight(K, N))[0])
+        fitted = round_weights(weight(K, N), x.astype(np.float32))
+    np.testing.assert_array_equal(fitted[0], round_weights(weight(K, N))[0])
 
 
 def test_tokens_and_columns_of_zeros() -> None:

@@ -1,4 +1,4 @@
-"""On the CPU a half graph computes in halves, with what that costs."""
+"""On the CPU a half graph rounds every half, overflow included."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _run(path: Path, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     session = ort.InferenceSession(ir.to_proto(rounded(ir.load(path))).SerializeToString(), options)
-    return dict(zip((one.name for one in session.get_outputs()), session.run(None, feed), strict=True))
+    return dict(zip((output.name for output in session.get_outputs()), session.run(None, feed), strict=True))
 
 
 def _graph(path: Path, nodes: list[onnx.NodeProto], outputs: dict[str, int], **constants: np.ndarray) -> Path:
@@ -44,13 +44,13 @@ def test_each_result_is_rounded_and_may_overflow(tmp_path: Path) -> None:
     ]
     outputs = dict.fromkeys(("sum", "step", "once"), TensorProto.FLOAT16)
     path = _graph(tmp_path / "sums.onnx", nodes, outputs, one=np.ones((1, 3), np.float16))
-    found = _run(path, {"a": A})
-    assert all(value.dtype == np.float16 for value in found.values())
+    actual = _run(path, {"a": A})
+    assert all(value.dtype == np.float16 for value in actual.values())
     with np.errstate(over="ignore"):
-        np.testing.assert_array_equal(found["sum"], A + np.float16(1))
-        np.testing.assert_array_equal(found["step"], (A + np.float16(1)) - A)
-        np.testing.assert_array_equal(found["once"], (A + A) - A)
-    assert np.isinf(found["once"][0, 0])
+        np.testing.assert_array_equal(actual["sum"], A + np.float16(1))
+        np.testing.assert_array_equal(actual["step"], (A + np.float16(1)) - A)
+        np.testing.assert_array_equal(actual["once"], (A + A) - A)
+    assert np.isinf(actual["once"][0, 0])
     # What ONNX Runtime makes of the same graph by itself: the reason for all this.
     assert np.isfinite(ort.InferenceSession(path).run(["once"], {"a": A})[0]).all()
 
@@ -63,7 +63,7 @@ def test_casts_in_the_graph_keep_their_meaning(tmp_path: Path) -> None:
         helper.make_node("Add", ["narrow", "narrow"], ["out"]),
     ]
     outputs = {"exact": TensorProto.FLOAT, "out": TensorProto.FLOAT16}
-    found = _run(_graph(tmp_path / "casts.onnx", nodes, outputs, third=np.full((1, 3), 1 / 3, np.float32)), {"a": A})
+    actual = _run(_graph(tmp_path / "casts.onnx", nodes, outputs, third=np.full((1, 3), 1 / 3, np.float32)), {"a": A})
     exact = A.astype(np.float32) * np.float32(1 / 3)
-    np.testing.assert_array_equal(found["exact"], exact)
-    np.testing.assert_array_equal(found["out"], exact.astype(np.float16) * np.float16(2))
+    np.testing.assert_array_equal(actual["exact"], exact)
+    np.testing.assert_array_equal(actual["out"], exact.astype(np.float16) * np.float16(2))

@@ -61,12 +61,12 @@ def _sampled(
     watched = graph(text, constants)
     values = {value.name: value for node in watched.graph for value in node.outputs}
     watched.graph.outputs.extend(values[name] for name in names if not values[name].is_graph_output())
-    seen = run(watched, {"x": _x(seed=1)}, folder)
+    actual = run(watched, {"x": _x(seed=1)}, folder)
     model = graph(text, constants)
     for node in model.graph:
         for value in node.outputs:
             if value.name in names:
-                value.meta[SAMPLE] = seen[value.name].reshape(-1, seen[value.name].shape[-1])
+                value.meta[SAMPLE] = actual[value.name].reshape(-1, actual[value.name].shape[-1])
     return model
 
 
@@ -74,9 +74,9 @@ def test_the_graph_computes_the_same(tmp_path: Path) -> None:
     x, plain, model = _x(), graph(LAYER, _constants()), smooth_linear_inputs(_sampled(tmp_path))
     assert count(model) == count(plain)
     assert not np.array_equal(array(model.graph.node(0).inputs[1]), _constants()["g"])
-    expected, seen = run(plain, {"x": x}, tmp_path), run(model, {"x": x}, tmp_path)
+    expected, actual = run(plain, {"x": x}, tmp_path), run(model, {"x": x}, tmp_path)
     for name, numbers in expected.items():
-        np.testing.assert_allclose(seen[name], numbers, rtol=1e-4, atol=1e-5 * np.abs(numbers).max())
+        np.testing.assert_allclose(actual[name], numbers, rtol=1e-4, atol=1e-5 * np.abs(numbers).max())
 
 
 def test_norms_that_share_a_weight_get_one_each(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ segment (float[1, T, 64] x) => (float[1, T, 16] a, float[1, T, 96] b) {
     x, expected = _x(), run(graph(text, _constants()), {"x": _x()}, tmp_path)
     model = smooth_linear_inputs(_sampled(tmp_path, text, ("normed", "again")))
     weights = [array(node.inputs[1]) for node in model.graph if node.op_type == "RMSNormalization"]
-    assert not any(np.array_equal(one, _constants()["g"]) for one in weights)
+    assert not any(np.array_equal(smoothed_array, _constants()["g"]) for smoothed_array in weights)
     for name, numbers in run(model, {"x": x}, tmp_path).items():
         np.testing.assert_allclose(numbers, expected[name], rtol=1e-4, atol=1e-5 * np.abs(numbers).max())
 
@@ -136,10 +136,10 @@ def test_the_scale_is_the_best_of_those_tried() -> None:
         return float(((difference**2).sum(1) / (exact**2).sum(1)).mean())
 
     tried = [np.abs(x).max(0) ** a / np.abs(w).max(1) ** (1 - a) for a in EXPONENTS]
-    found = best_scale(x, w)
-    assert found is not None
-    assert lost(found) == pytest.approx(min(map(lost, tried)), rel=0.02)
-    assert lost(found) < 0.5 * lost(np.ones(K))
+    result = best_scale(x, w)
+    assert result is not None
+    assert lost(result) == pytest.approx(min(map(lost, tried)), rel=0.02)
+    assert lost(result) < 0.5 * lost(np.ones(K))
 
 
 def test_none_where_none_is_best() -> None:
@@ -153,8 +153,8 @@ def test_none_where_none_is_best() -> None:
 def test_a_channel_never_seen_stays_finite() -> None:
     x = _x()[0] * _constants()["g"]
     x[:, 3] = 0
-    found = best_scale(x, weight(K, 16))
-    assert found is not None and np.isfinite(found).all() and (found > 0).all()
+    result = best_scale(x, weight(K, 16))
+    assert result is not None and np.isfinite(result).all() and (result > 0).all()
 
 
 @pytest.mark.parametrize(
@@ -206,11 +206,11 @@ def test_without_samples_nothing_changes() -> None:
 
 def test_activations_are_rows_of_every_linear_input(exported: Path, catalog_folder: Path) -> None:
     opened, prompts = Bundle.open(exported), activations.draw(Catalog.open(catalog_folder))
-    found = activations.sample(Chain(opened.folder, opened.variant.segments, 512), prompts)
-    assert [len(one) for one in found] == [4, 4, 9]
+    result = activations.sample(Chain(opened.folder, opened.variant.segments, 512), prompts)
+    assert [len(smoothed_array) for smoothed_array in result] == [4, 4, 9]
     again = activations.sample(Chain(opened.folder, opened.variant.segments, 512), prompts)
-    for one, other in zip(found, again, strict=True):
-        for name, rows in one.items():
+    for smoothed_array, other in zip(result, again, strict=True):
+        for name, rows in smoothed_array.items():
             assert rows.ndim == 2 and rows.dtype == np.float32
             assert 0 < len(rows) <= activations.ROWS
             np.testing.assert_array_equal(rows, other[name])

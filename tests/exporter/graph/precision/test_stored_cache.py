@@ -51,7 +51,7 @@ def _feed(model: ir.Model, rows: list[int], past: Arrays) -> Arrays:
 
 
 def read(numbers: Any) -> Any:
-    """float32, of whatever is stored."""
+    """The stored numbers as float32."""
     if numbers.dtype != np.int8:
         return numbers.astype(np.float32)
     return numbers[..., :-1].astype(np.float32) * SCALES[numbers[..., -1:].astype(int) + 128]
@@ -63,12 +63,12 @@ def read(numbers: Any) -> Any:
 def test_a_pass_gives_what_is_stored(path: Path, tmp_path: Path, store: Store, dtype: Any, close: float) -> None:
     before, model = ir.load(path), tidy(store(ir.load(path)))
     expected = run(before, _feed(before, [0, 1, 2, 3, 4], {}), tmp_path)
-    seen = run(model, _feed(model, [0, 1, 2, 3, 4], {}), tmp_path)
-    assert list(seen) == list(expected)
+    actual = run(model, _feed(model, [0, 1, 2, 3, 4], {}), tmp_path)
+    assert list(actual) == list(expected)
     for name, numbers in expected.items():
-        assert seen[name].dtype == (dtype if name.startswith("new_") else np.float32)
+        assert actual[name].dtype == (dtype if name.startswith("new_") else np.float32)
         # In int8 within half a step of the row's largest number.
-        np.testing.assert_allclose(read(seen[name]), numbers, rtol=close, atol=close, err_msg=name)
+        np.testing.assert_allclose(read(actual[name]), numbers, rtol=close, atol=close, err_msg=name)
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -110,8 +110,8 @@ def test_no_pass_copies_what_it_only_hands_over(path: Path, store: Store) -> Non
         if str(value.name).startswith("new_"):
             squeeze = value.producer()
             assert squeeze is not None and squeeze.op_type == "Squeeze"
-            assert squeeze.inputs[0] is not None and (made := squeeze.inputs[0].producer()) is not None
-            assert made.op_type in ("Cast", QUANTIZE)
+            assert squeeze.inputs[0] is not None and (producer_node := squeeze.inputs[0].producer()) is not None
+            assert producer_node.op_type in ("Cast", QUANTIZE)
 
 
 def _stored(x: Any, tmp_path: Path) -> Any:
@@ -128,19 +128,19 @@ def _stored(x: Any, tmp_path: Path) -> Any:
 def test_a_row_takes_the_least_scale_that_holds_it(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((200, 32)).astype(np.float32) * np.exp2(np.arange(-100, 100))[:, None] / 3
     x = x.astype(np.float32)
-    seen = _stored(x, tmp_path)
-    most, exponent = np.abs(x).max(1), seen[:, -1].astype(int)
-    held = SCALES[exponent + 128]
+    actual = _stored(x, tmp_path)
+    most, exponent = np.abs(x).max(1), actual[:, -1].astype(int)
+    scales = SCALES[exponent + 128]
     inside = (most <= 127 * SCALES[-1]) & (most > 127 * SCALES[1])
     assert 100 > inside.sum() > 20
-    assert (most[inside] <= 127 * held[inside]).all() and (most[inside] > 127 * SCALES[exponent + 127][inside]).all()
+    assert (most[inside] <= 127 * scales[inside]).all() and (most[inside] > 127 * SCALES[exponent + 127][inside]).all()
     assert (exponent[most > 127 * SCALES[-1]] == 127).all() and (exponent[most <= 127 * SCALES[1]] == -127).all()
-    np.testing.assert_array_equal(seen[:, :-1], np.clip(np.rint(x / held[:, None]), -127, 127))
+    np.testing.assert_array_equal(actual[:, :-1], np.clip(np.rint(x / scales[:, None]), -127, 127))
 
 
 @pytest.mark.parametrize("lost", [np.nan, np.inf, -np.inf])
 def test_a_row_that_is_not_finite_reads_as_nan(tmp_path: Path, lost: float) -> None:
     x = np.ones((3, 16), np.float32)
     x[1, 7] = lost
-    seen = read(_stored(x, tmp_path))
-    assert np.isnan(seen[1]).all() and np.isfinite(seen[[0, 2]]).all()
+    actual = read(_stored(x, tmp_path))
+    assert np.isnan(actual[1]).all() and np.isfinite(actual[[0, 2]]).all()

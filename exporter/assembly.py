@@ -1,0 +1,63 @@
+"""The files of a bundle beside the new variants: other variants, the catalog, the manifest."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from rexit.bundle import Catalog, FileEntry, Manifest, Model
+from rexit.bundle.catalog import CATALOG_FILES
+from rexit.bundle.vectors import FILE as VECTORS_FILE
+from rexit.bundle.writer import link_or_copy
+from rexit.exporter.model.checkpoint import Checkpoint
+
+
+def model_of(checkpoint: Checkpoint) -> Model:
+    """The manifest's description of a checkpoint."""
+    decoder = checkpoint.decoder
+    return Model(
+        family=decoder.family,
+        layers=len(decoder.layers),
+        hidden_size=decoder.hidden_size,
+        kv_heads=decoder.kv_heads,
+        head_dim=decoder.head_dim,
+        vocab_size=decoder.vocab_size,
+        max_positions=decoder.max_positions,
+        head=checkpoint.head,
+        checkpoint_sha256=checkpoint.sha256(),
+    )
+
+
+def carry_over(out: Path, old: Manifest | None, folder: Path, new: Sequence[str]) -> tuple[str, ...]:
+    """Copies the other variants of the bundle being replaced, by hard link if the file system supports it.
+
+    Args:
+        out: the bundle.
+        old: its manifest; None: there is no bundle.
+        folder: the new bundle.
+        new: names of the new variants.
+
+    Returns:
+        The names of all variants. Old ones keep their places, so that the default stays; new ones follow.
+    """
+    before = old.variants if old else ()
+    for name in before:
+        if name not in new:
+            shutil.copytree(out / "variants" / name, folder / "variants" / name, copy_function=link_or_copy, symlinks=True)
+    return (*before, *(name for name in new if name not in before))
+
+
+def copy_catalog(catalog: Catalog, folder: Path) -> None:
+    """Copies the catalog's files into the bundle."""
+    (folder / "catalog").mkdir()
+    for name in CATALOG_FILES:
+        shutil.copyfile(catalog.path / name, folder / "catalog" / name)
+
+
+def write_manifest(folder: Path, model: Model, exits: tuple[int, ...], variants: tuple[str, ...]) -> None:
+    """Writes the bundle's manifest, with the digests of its files."""
+    names = [f"catalog/{name}" for name in CATALOG_FILES] + [f"variants/{name}/variant.json" for name in variants]
+    if (folder / VECTORS_FILE).is_file():
+        names.append(VECTORS_FILE)
+    Manifest(model, exits, variants, {name: FileEntry.of(folder / name) for name in names}).write(folder)

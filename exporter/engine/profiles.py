@@ -1,0 +1,50 @@
+"""Optimization profiles: the sizes that a TensorRT engine accepts and is tuned for."""
+
+from __future__ import annotations
+
+import statistics
+
+from rexit import slates
+from rexit.bundle import Bundle, OptimizationProfile, Segment
+
+
+def optimization_profiles(bundle: Bundle, onnxruntime: bool = False) -> tuple[OptimizationProfile, ...]:
+    """The passes that an engine of this variant accepts, up to the limits of variant and catalog.
+
+    They are tuned for a slate of `slates.SIZE` candidates as long as the golden samples'.
+
+    1. Passes with an empty prefix, P = 0: the prefix itself, tuned for one row.
+    2. Passes behind a prefix, P >= 1: slates, for which it is tuned, and the unshared part of a prefix.
+    A single profile from P = 0 would tune neither, and a compiler may raise its minimum to 1. Without prefixes there are only
+    slates.
+
+    Args:
+        bundle: opened with the variant.
+        onnxruntime: for ONNX Runtime, which uses a single profile: it covers all passes.
+    """
+    limit, prompt = bundle.variant.max_tokens, bundle.catalog.info["prompt"]
+    max_prefix = int(prompt["max_prefix_tokens"])
+    max_tokens = max(limit, max_prefix)  # the same graph fills the prefix
+    golden = bundle.golden().slates
+    candidate = max(1, statistics.median_high([len(tokens) for slate in golden for tokens in slate.candidates]))
+    prefix = min(statistics.median_high([len(slate.prefix) for slate in golden]), max_prefix)
+    rows = max(1, min(slates.SIZE, limit // candidate))
+    tokens = (1, min(rows * candidate, max_tokens), max_tokens)
+    if onnxruntime or max_prefix == 0:
+        return (OptimizationProfile(tokens, (0, prefix, max_prefix), (1, rows, limit)),)
+    return (
+        OptimizationProfile((1, max(1, prefix), max_tokens), (0, 0, 0), (1, 1, limit)),
+        OptimizationProfile(tokens, (1, max(1, prefix), max_prefix), (1, rows, limit)),
+    )
+
+
+def input_ranges(segment: Segment, profile: OptimizationProfile) -> dict[str, tuple[int, int, int]]:
+    """The range (min, opt, max) of each input's dynamic size."""
+    ranges: dict[str, tuple[int, int, int]] = {}
+    for role, name in segment.inputs.items():
+        if role in ("past_keys", "past_values"):
+            ranges |= dict.fromkeys(name, profile.prefix)
+        else:
+            # A pass has 1 to T vectors.
+            ranges[name] = profile.rows if role == "rows" else profile.tokens
+    return ranges

@@ -1,0 +1,89 @@
+"""`rexit tokenizer`: a small byte-level BPE from the users' and items' texts, for a model that is trained from scratch.
+
+A vocabulary as small as the data needs keeps the embedding table from outweighing a model of a few layers. Like rates, counts and
+the template's words become whole tokens, as labels must be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from rexit.errors import InputError
+from rexit.exporter.catalog.entities import holds_vectors
+from rexit.exporter.catalog.source_tables import read_table
+from rexit.exporter.options import Columns
+from rexit.exporter.prompt.pieces import single_token
+from rexit.exporter.prompt.template import read_template
+
+VOCABULARY = 1536
+LEAST = 512
+"""Smallest vocabulary: 256 bytes, rates, counts and the words of a template."""
+# A word, a number with its sign, or another mark, each with the space before it: " Story", " 35%", " 2^5", ";".
+_PIECES = r" ?[\p{L}']+| ?[0-9^%]+| ?[^ ]"
+_REPEATS = 50  # of rates and the template's words, so that BPE merges each into one token
+
+
+def train_tokenizer(
+    tables: Sequence[Path], template: Path, out: Path, vocabulary: int = VOCABULARY, columns: Columns | None = None
+) -> Tokenizer:
+    """Trains a tokenizer on every text column of the tables and writes OUT/tokenizer.json.
+
+    Args:
+        tables: the items' file, the users' file, or both: CSV, TSV or Parquet.
+        template: the prompt template, TOML.
+        out: the folder to write. A file there of the same name is replaced.
+        vocabulary: number of tokens.
+        columns: names of the id columns, which are left out.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        InputError: a table or template cannot be read, the vocabulary is too small, or a label is not one token.
+    """
+    if vocabulary < LEAST:
+        raise InputError(f"vocabulary is {vocabulary}, expected at least {LEAST}")
+    labels = read_template(template).labels
+    names, texts = columns or Columns(), []
+    for path in tables:
+        frame = read_table(path).drop(names.user, names.item, strict=False)
+        for column in frame.iter_columns():
+            if not holds_vectors(column):
+                texts += [f" {text}" for text in column.cast(pl.String).drop_nulls()]
+    tokenizer = train_bpe(texts, template.read_text("utf-8"), vocabulary=vocabulary)
+    for name, text in labels.items():
+        single_token(tokenizer, text, f"{template}: labels.{name}")
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(out / "tokenizer.json"))
+    return tokenizer
+
+
+def train_bpe(texts: Sequence[str], template: str, words: Sequence[str] = (), vocabulary: int = VOCABULARY) -> Tokenizer:
+    """Trains a byte-level BPE.
+
+    Args:
+        texts: the data's texts, each with a leading space.
+        template: the text of the template's file.
+        words: texts that become a token each where they stand as words; added to the vocabulary.
+        vocabulary: number of tokens without `words`.
+    """
+    rates = [f" {percent}%" for percent in range(101)] + [f" 2^{power}" for power in range(16)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(_PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=1,
+        special_tokens=["<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*texts, *_REPEATS * [*rates, template]], trainer)
+    tokenizer.add_tokens([AddedToken(text, single_word=True, normalized=False) for text in words])
+    return tokenizer

@@ -1,0 +1,46 @@
+"""`rexit tokenizer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rexit.cli.common.options import JsonOption
+from rexit.cli.common.output import print_json, stdout
+from rexit.exporter.options import Columns
+
+_COLUMNS = Columns()
+_VOCABULARY = 1536
+
+
+def tokenizer(
+    tables: Annotated[list[Path], typer.Argument(help="The items' file, the users' file, or both: CSV, TSV or Parquet.")],
+    template: Annotated[Path, typer.Option(help="The prompt template, TOML: its words become tokens.")],
+    out: Annotated[Path, typer.Option(help="The folder to write tokenizer.json to.")],
+    vocabulary: Annotated[int, typer.Option(help="Number of tokens.")] = _VOCABULARY,
+    user_column: Annotated[str, typer.Option(help="The user id's column, which is left out.")] = _COLUMNS.user,
+    item_column: Annotated[str, typer.Option(help="The item id's column, which is left out.")] = _COLUMNS.item,
+    json: JsonOption = False,
+) -> None:
+    """Train a small tokenizer on the texts of items and users, for a model trained from scratch.
+
+    A byte-level BPE over every text column. A small vocabulary keeps the embedding table small beside a few layers. A pretrained
+    model needs its own tokenizer instead.
+
+    ```
+    rexit tokenizer films.csv users.csv --template prompt.toml \\
+      --out tokenizer
+    ```
+
+    Next: `rexit index --tokenizer tokenizer` with the same files.
+    """
+    from rexit.exporter.prompt.train_tokenizer import train_tokenizer
+
+    columns = Columns(user=user_column, item=item_column)
+    tokens = train_tokenizer(tables, template, out, vocabulary, columns).get_vocab_size()
+    if json:
+        print_json({"tokenizer": str(out), "tokens": tokens})
+    else:
+        stdout.print(f"{out}: {tokens} tokens", soft_wrap=True)
