@@ -9,10 +9,10 @@ from rexit.bundle import Bundle
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> HeldOut:
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> HeldOut:
     return write_ranked(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture(scope="module")
-def bundle(made: HeldOut) -> Bundle:
-    return Bundle.open(made.bundle)
+def bundle(held_out: HeldOut) -> Bundle:
+    return Bundle.open(held_out.bundle)

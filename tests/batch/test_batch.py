@@ -33,8 +33,8 @@ def frame(rows: int = 600) -> pl.DataFrame:
     return pl.DataFrame({"user_id": users, "item_id": random.choice(ITEM_IDS, rows), "as_of": times, "note": notes})
 
 
-def score(bundle: Bundle, given: Path, out: Path, counters: Path | None = None, **options: object) -> Report:
-    return score_files(Opening(bundle, 0, None), BatchOptions(given, out, COLUMNS, None, options, counters), Local())
+def score(bundle: Bundle, source: Path, out: Path, counters: Path | None = None, **options: object) -> Report:
+    return score_files(Opening(bundle, 0, None), BatchOptions(source, out, COLUMNS, None, options, counters), Local())
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -43,14 +43,14 @@ def test_small_batches_change_nothing(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, top_k: int
 ) -> None:
     """Every border between batches, partitions' appends and buffers is crossed many times; the other run has none."""
-    given = tmp_path / f"pairs.{suffix}"
-    frame().write_csv(given) if suffix == "csv" else frame().write_parquet(given)
-    score(bundle, given, tmp_path / f"once.{suffix}", top_k=top_k)
+    source = tmp_path / f"pairs.{suffix}"
+    frame().write_csv(source) if suffix == "csv" else frame().write_parquet(source)
+    score(bundle, source, tmp_path / f"once.{suffix}", top_k=top_k)
     monkeypatch.setattr(pairs, "ROWS", 7)
     monkeypatch.setattr(work, "_BUFFERED_ROWS", 20)
     monkeypatch.setattr(work, "PARTITIONS", 5)
     monkeypatch.setattr(output, "BUFFERED", 3)
-    score(bundle, given, tmp_path / f"often.{suffix}", top_k=top_k)
+    score(bundle, source, tmp_path / f"often.{suffix}", top_k=top_k)
     read = pl.read_csv if suffix == "csv" else pl.read_parquet
     once, often = read(tmp_path / f"once.{suffix}"), read(tmp_path / f"often.{suffix}")
     assert once.equals(often) and once.height == (600 if not top_k else sum(min(2, n) for n in _slates(frame())))
@@ -64,11 +64,11 @@ def _slates(frame: pl.DataFrame) -> list[int]:
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_folder_is_its_files_in_order(bundle: Bundle, tmp_path: Path, suffix: str) -> None:
-    folder, whole = tmp_path / "pairs", frame(100)
+    folder, all_rows = tmp_path / "pairs", frame(100)
     folder.mkdir()
-    for n, part in enumerate((whole[:30], whole[30:31], whole[31:])):
+    for n, part in enumerate((all_rows[:30], all_rows[30:31], all_rows[31:])):
         part.write_csv(folder / f"{n}.csv") if suffix == "csv" else part.write_parquet(folder / f"{n}.parquet")
-    whole.write_csv(tmp_path / "whole.csv")
+    all_rows.write_csv(tmp_path / "whole.csv")
     assert score(bundle, folder, tmp_path / "a.csv").pairs == 100
     score(bundle, tmp_path / "whole.csv", tmp_path / "b.csv")
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
@@ -78,19 +78,19 @@ def test_a_folder_is_its_files_in_order(bundle: Bundle, tmp_path: Path, suffix: 
 def test_pairs_are_never_replaced(bundle: Bundle, tmp_path: Path, folder: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --top-k most rows would be lost; another name of the same file is the same file."""
     monkeypatch.chdir(tmp_path)
-    given = Path("pairs.csv")
-    frame(50).write_csv(given)
-    before = given.read_bytes()
+    source = Path("pairs.csv")
+    frame(50).write_csv(source)
+    before = source.read_bytes()
     (tmp_path / "link.csv").symlink_to("pairs.csv")
-    pairs = tmp_path if folder else given
-    for out in (given, tmp_path / "pairs.csv", Path("link.csv")):
+    pairs = tmp_path if folder else source
+    for out in (source, tmp_path / "pairs.csv", Path("link.csv")):
         with pytest.raises(InputError, match=r"csv: is a file of --pairs, which --out would replace"):
             score(bundle, pairs, out, top_k=1)
     with pytest.raises(InputError, match=r"csv: is a file of --pairs, which --counters would replace"):
         score(bundle, pairs, tmp_path / "o.csv", Path("pairs.csv"))
     with pytest.raises(InputError, match=r"o\.csv: is --out as well as --counters, expected two files"):
         score(bundle, pairs, tmp_path / "o.csv", Path("o.csv"))
-    assert given.read_bytes() == before and {path.name for path in tmp_path.iterdir()} == {"pairs.csv", "link.csv"}
+    assert source.read_bytes() == before and {path.name for path in tmp_path.iterdir()} == {"pairs.csv", "link.csv"}
 
 
 def test_folders_that_are_no_pairs(bundle: Bundle, tmp_path: Path) -> None:
@@ -131,16 +131,16 @@ main()
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_killed_run_goes_on(bundle: Bundle, tmp_path: Path, suffix: str) -> None:
-    given, out, counters = tmp_path / "pairs.csv", tmp_path / f"out.{suffix}", tmp_path / "counters.json"
-    frame().write_csv(given)
-    words = ("score", bundle.path, "--pairs", given, "--out", out, "--counters", counters)
+    source, out, counters = tmp_path / "pairs.csv", tmp_path / f"out.{suffix}", tmp_path / "counters.json"
+    frame().write_csv(source)
+    words = ("score", bundle.path, "--pairs", source, "--out", out, "--counters", counters)
     done = subprocess.run([sys.executable, "-c", KILLED, *map(str, words)], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not out.exists() and list((tmp_path / f"out.{suffix}.partial").glob("scored-*"))
-    report = score(bundle, given, out, counters)
+    report = score(bundle, source, out, counters)
     assert 0 < report.resumed < report.pairs == 600
     clean = tmp_path / f"clean.{suffix}"
-    score(bundle, given, clean, tmp_path / "clean.json")
+    score(bundle, source, clean, tmp_path / "clean.json")
     assert out.read_bytes() == clean.read_bytes(), "to the bit"
     assert counters.read_bytes() == (tmp_path / "clean.json").read_bytes(), "both runs' slates are counted"
     assert Counters.read(counters, 3, bundle.variant_sha256).reached[0] == 600
@@ -149,8 +149,8 @@ def test_a_killed_run_goes_on(bundle: Bundle, tmp_path: Path, suffix: str) -> No
 
 def unfinished(bundle: Bundle, tmp_path: Path) -> Path:
     """Pairs whose scoring failed after the first partition."""
-    given = tmp_path / "pairs.csv"
-    frame(50).write_csv(given)
+    source = tmp_path / "pairs.csv"
+    frame(50).write_csv(source)
 
     class Failing(Local):
         def score(self, *words, **keywords):  # type: ignore[no-untyped-def]
@@ -158,73 +158,73 @@ def unfinished(bundle: Bundle, tmp_path: Path) -> Path:
             raise InputError("the test stops here")
 
     with pytest.raises(InputError, match="the test stops here"):
-        score_files(Opening(bundle, 0, None), BatchOptions(given, tmp_path / "o.csv", COLUMNS, None, {}), Failing())
-    return given
+        score_files(Opening(bundle, 0, None), BatchOptions(source, tmp_path / "o.csv", COLUMNS, None, {}), Failing())
+    return source
 
 
 def test_a_run_goes_on_only_as_it_was_begun(bundle: Bundle, tmp_path: Path) -> None:
-    given = unfinished(bundle, tmp_path)
+    source = unfinished(bundle, tmp_path)
     with pytest.raises(InputError, match=r"o\.csv\.partial: holds an unfinished run with another --top-k; finish"):
-        score(bundle, given, tmp_path / "o.csv", top_k=1)
-    kept = given.read_bytes()
+        score(bundle, source, tmp_path / "o.csv", top_k=1)
+    kept = source.read_bytes()
     later = time.time_ns() + 10**9
-    os.utime(given, ns=(later, later))
+    os.utime(source, ns=(later, later))
     with pytest.raises(InputError, match="with another pairs"):
-        score(bundle, given, tmp_path / "o.csv")
-    given.write_bytes(kept)
+        score(bundle, source, tmp_path / "o.csv")
+    source.write_bytes(kept)
     plan = tmp_path / "o.csv.partial" / "plan.json"
     plan.write_text("{")
     with pytest.raises(InputError, match=r"plan\.json: damaged; remove .*o\.csv\.partial to begin anew"):
-        score(bundle, given, tmp_path / "o.csv")
+        score(bundle, source, tmp_path / "o.csv")
     assert not (tmp_path / "o.csv").exists()
 
 
-def test_an_unfinished_run_refuses_another_catalog(made: HeldOut, tmp_path: Path) -> None:
+def test_an_unfinished_run_refuses_another_catalog(held_out: HeldOut, tmp_path: Path) -> None:
     """It keeps users and items as rows, which are others' rows after a refresh."""
-    path = Path(shutil.copytree(made.bundle, tmp_path / "bundle"))
-    given = unfinished(Bundle.open(path), tmp_path)
-    swap_for_grown(path, made.catalog, tmp_path / "newer")
+    path = Path(shutil.copytree(held_out.bundle, tmp_path / "bundle"))
+    source = unfinished(Bundle.open(path), tmp_path)
+    swap_for_grown(path, held_out.catalog, tmp_path / "newer")
     with pytest.raises(InputError, match=r"o\.csv\.partial: holds an unfinished run with another catalog; finish"):
-        score(Bundle.open(path), given, tmp_path / "o.csv")
+        score(Bundle.open(path), source, tmp_path / "o.csv")
 
 
-def test_a_refresh_between_the_plan_and_the_session_ends_the_run(made: HeldOut, tmp_path: Path) -> None:
-    path, given = Path(shutil.copytree(made.bundle, tmp_path / "bundle")), tmp_path / "pairs.csv"
-    frame(50).write_csv(given)
+def test_a_refresh_between_the_plan_and_the_session_ends_the_run(held_out: HeldOut, tmp_path: Path) -> None:
+    path, source = Path(shutil.copytree(held_out.bundle, tmp_path / "bundle")), tmp_path / "pairs.csv"
+    frame(50).write_csv(source)
 
     class Late(Local):
         def score(self, *words, **keywords):  # type: ignore[no-untyped-def]
-            swap_for_grown(path, made.catalog, tmp_path / "newer")
+            swap_for_grown(path, held_out.catalog, tmp_path / "newer")
             yield from super().score(*words, **keywords)
 
     with pytest.raises(BundleError, match="bundle: this bundle has another catalog than when the run began"):
-        score_files(Opening(Bundle.open(path), 0, None), BatchOptions(given, tmp_path / "o.csv", COLUMNS, None, {}), Late())
+        score_files(Opening(Bundle.open(path), 0, None), BatchOptions(source, tmp_path / "o.csv", COLUMNS, None, {}), Late())
     assert not (tmp_path / "o.csv").exists()
 
 
 def test_what_was_not_planned_is_begun_anew(bundle: Bundle, tmp_path: Path) -> None:
-    given = unfinished(bundle, tmp_path)
+    source = unfinished(bundle, tmp_path)
     (tmp_path / "o.csv.partial" / "plan.json").unlink()
-    assert score(bundle, given, tmp_path / "o.csv").resumed == 0
+    assert score(bundle, source, tmp_path / "o.csv").resumed == 0
     assert pl.read_csv(tmp_path / "o.csv").height == 50
 
 
 def test_one_run_at_a_time(bundle: Bundle, tmp_path: Path) -> None:
-    given = unfinished(bundle, tmp_path)
+    source = unfinished(bundle, tmp_path)
     with work.Work.opened(tmp_path / "o.csv"), pytest.raises(InputError, match="another process is writing to it"):
-        score(bundle, given, tmp_path / "o.csv")
-    assert score(bundle, given, tmp_path / "o.csv").resumed > 0, "the work is still there"
+        score(bundle, source, tmp_path / "o.csv")
+    assert score(bundle, source, tmp_path / "o.csv").resumed > 0, "the work is still there"
 
 
 def test_pairs_that_change_meanwhile(bundle: Bundle, tmp_path: Path) -> None:
-    given = tmp_path / "pairs.csv"
-    frame(50).write_csv(given)
+    source = tmp_path / "pairs.csv"
+    frame(50).write_csv(source)
 
     class Slow(Local):
         def score(self, *words, **keywords):  # type: ignore[no-untyped-def]
             yield from super().score(*words, **keywords)
-            given.write_text("user_id,item_id,as_of,note\n")
+            source.write_text("user_id,item_id,as_of,note\n")
 
     with pytest.raises(InputError, match="changed during the run"):
-        score_files(Opening(bundle, 0, None), BatchOptions(given, tmp_path / "o.csv", COLUMNS, None, {}), Slow())
+        score_files(Opening(bundle, 0, None), BatchOptions(source, tmp_path / "o.csv", COLUMNS, None, {}), Slow())
     assert not (tmp_path / "o.csv").exists()

@@ -67,7 +67,7 @@ def score(engine: Engine, bundle: Bundle, given: Path, out: Path) -> Report:
 
 def workers() -> list[int]:
     """Process ids of the actors below this process."""
-    found, parents = [], {os.getpid()}
+    workers, parents = [], {os.getpid()}
     processes = sorted(int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
     for _ in range(3):  # this process, its raylet, the raylet's workers
         for pid in processes:
@@ -77,8 +77,8 @@ def workers() -> list[int]:
     for pid in parents:
         with contextlib.suppress(OSError):
             if b"MapWorker" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
+                workers.append(pid)
+    return workers
 
 
 def test_equal_to_the_local_engine_though_a_worker_is_killed(bundle: Bundle, given: Path, tmp_path: Path) -> None:
@@ -98,8 +98,8 @@ def test_equal_to_the_local_engine_though_a_worker_is_killed(bundle: Bundle, giv
     assert killed and report.pairs == report.rows == 20_000
     local = ("score", bundle.path, "--pairs", given, "--out", tmp_path / "local.parquet", "--as-of", 100, "--threads", 1)
     subprocess.run([sys.executable, "-m", "rexit", *map(str, local)], check=True, capture_output=True)
-    seen, expected = pl.read_parquet(out), pl.read_parquet(tmp_path / "local.parquet")
-    assert seen.equals(expected), "to the bit, in the same order"
+    scored, expected = pl.read_parquet(out), pl.read_parquet(tmp_path / "local.parquet")
+    assert scored.equals(expected), "to the bit, in the same order"
 
 
 @pytest.mark.slow
@@ -149,11 +149,11 @@ def test_what_a_worker_raises_is_raised_here(bundle: Bundle, given: Path, tmp_pa
     assert not (tmp_path / "out.parquet").exists()
 
 
-def test_a_worker_with_another_catalog_is_refused(made: HeldOut, tmp_path: Path) -> None:
+def test_a_worker_with_another_catalog_is_refused(held_out: HeldOut, tmp_path: Path) -> None:
     """Pairs come to it as rows of the catalog that the run began with."""
-    bundle = Bundle.open(Path(shutil.copytree(made.bundle, tmp_path / "bundle")))
+    bundle = Bundle.open(Path(shutil.copytree(held_out.bundle, tmp_path / "bundle")))
     digests = Opening(bundle, 0, None).digests
-    swap_for_grown(bundle.path, made.catalog, tmp_path / "newer")
+    swap_for_grown(bundle.path, held_out.catalog, tmp_path / "newer")
     worker = Worker(str(bundle.path), bundle.variant.name, digests, 0, None, (), Scoring(False, {}))
     with pytest.raises(BundleError, match="this bundle has another catalog than when the run began"):
         worker({"bytes": np.array([np.zeros(1, PAIR).tobytes()], object), "path": np.array(["pairs-000"])})

@@ -142,13 +142,13 @@ def test_one_id_is_found_without_reading_the_table(folder: Path, kind: str) -> N
     catalog = Catalog.open(folder)
     tracemalloc.start()
     try:
-        found = [catalog.users.row(i if kind == "int64" else f"{i:08d}") for i in (0, 3 * 777_777, 3 * count - 3, 4)]
+        rows = [catalog.users.row(i if kind == "int64" else f"{i:08d}") for i in (0, 3 * 777_777, 3 * count - 3, 4)]
         many = catalog.users.find([i if kind == "int64" else f"{i:08d}" for i in range(12)]).tolist()
         name = catalog.users.id(777_777)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert found == [0, 777_777, count - 1, None] and name == (3 * 777_777 if kind == "int64" else f"{3 * 777_777:08d}")
+    assert rows == [0, 777_777, count - 1, None] and name == (3 * 777_777 if kind == "int64" else f"{3 * 777_777:08d}")
     assert many == [0, -1, -1, 1, -1, -1, 2, -1, -1, 3, -1, -1]
     assert len(catalog.users) == count and peak < 100_000
 
@@ -161,9 +161,9 @@ def test_many_ids_are_found_as_one_is(count: int, kind: str) -> None:
     names = [str(n).encode() for n in sorted(map(str, numbers.tolist()))]
     text, starts = np.frombuffer(b"".join(names), np.uint8), np.cumsum([0, *map(len, names)])
     ids = Ids.of_integers(numbers) if kind == "int64" else Ids("string", count, text=text, starts=starts)
-    for asked in ([], [0], list(range(-3, 40)), ["x", "4", 2**70, "ü"]):
-        one_by_one = [-1 if (row := ids.row(id)) is None else row for id in asked]
-        assert ids.find(asked).tolist() == one_by_one
+    for queries in ([], [0], list(range(-3, 40)), ["x", "4", 2**70, "ü"]):
+        one_by_one = [-1 if (row := ids.row(id)) is None else row for id in queries]
+        assert ids.find(queries).tolist() == one_by_one
     rows = np.arange(count)[::-1]
     assert ids.take(rows) == [ids.id(int(row)) for row in rows]
 
@@ -231,14 +231,14 @@ def test_unknown_keys_are_ignored(folder: Path) -> None:
 
 def test_truncated_missing_and_linked_tables(folder: Path) -> None:
     path = folder / "items.safetensors"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
-    with pytest.raises(BundleError, match=rf"items.safetensors: {len(whole) - 1} bytes, expected {len(whole)}"):
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-1])
+    with pytest.raises(BundleError, match=rf"items.safetensors: {len(raw) - 1} bytes, expected {len(raw)}"):
         Catalog.open(folder)
     path.unlink()
     with pytest.raises(BundleError, match=r"items.safetensors: missing"):
         Catalog.open(folder)
-    (folder / "elsewhere").write_bytes(whole)
+    (folder / "elsewhere").write_bytes(raw)
     path.symlink_to(folder / "elsewhere")
     with pytest.raises(BundleError, match="is a link"):
         Catalog.open(folder)

@@ -21,7 +21,7 @@ def test_bins_are_half_open_and_the_outer_ones_open() -> None:
     """As in tests/cpp/session/test_counters.cpp."""
     c = [-np.inf, -1e30, -8, -7.6, -7.5, -0.1, -0.0, 0, 0.49999997, 0.5, 7.4999995, 7.5, 8, 1e30, np.inf]
     expected = [0, 0, 0, 0, 1, 15, 16, 16, 16, 17, 30, 31, 31, 31, 31]
-    assert [int(histogram(np.array([one], np.float32)).argmax()) for one in c] == expected
+    assert [int(histogram(np.array([value], np.float32)).argmax()) for value in c] == expected
 
 
 def test_written_and_read_again(tmp_path: Path) -> None:

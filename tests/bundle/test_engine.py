@@ -120,16 +120,16 @@ def test_damaged(bundle: Bundle, old: str, new: str, message: str) -> None:
 def test_truncated_missing_linked_and_edited_plans(bundle: Bundle) -> None:
     folder = write_engine(bundle)
     plan = folder / "segment-1.plan"
-    whole = plan.read_bytes()
-    plan.write_bytes(b"X" + whole[1:])
+    raw = plan.read_bytes()
+    plan.write_bytes(b"X" + raw[1:])
     assert ["segment-1.plan" in line and "(edited)" in line for line in Engine.read(folder).edited(folder)] == [True]
-    plan.write_bytes(whole[:-1])
+    plan.write_bytes(raw[:-1])
     with pytest.raises(BundleError, match="truncated or edited"):
         Engine.read(folder)
     plan.unlink()
     with pytest.raises(BundleError, match="missing"):
         Engine.read(folder)
-    (folder / "elsewhere").write_bytes(whole)
+    (folder / "elsewhere").write_bytes(raw)
     plan.symlink_to("elsewhere")
     with pytest.raises(BundleError, match="is a link"):
         Engine.read(folder)

@@ -34,7 +34,7 @@ def test_json_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{", "not valid JSON"),
         ("[1]", "holds list, expected a JSON object"),
@@ -49,9 +49,9 @@ def test_json_comes_back(tmp_path: Path) -> None:
     ],
     ids=["cut", "list", "empty", "schema", "requires", "deep", "bottomless", "many", "large", "no text"],
 )
-def test_json_out_of_bounds(tmp_path: Path, text: str, said: str) -> None:
+def test_json_out_of_bounds(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.json").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(BundleError, match=said) as caught:
+    with pytest.raises(BundleError, match=message) as caught:
         read_json(tmp_path / "a.json")
     assert "\n" not in str(caught.value)
 

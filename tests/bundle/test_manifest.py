@@ -78,10 +78,10 @@ MANIFEST_DAMAGE: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "said"), [d[1:] for d in MANIFEST_DAMAGE], ids=[d[0] for d in MANIFEST_DAMAGE])
-def test_damaged_manifest(bundle: Path, change: Callable[[dict[str, Any]], Any], said: str) -> None:
+@pytest.mark.parametrize(("change", "message"), [d[1:] for d in MANIFEST_DAMAGE], ids=[d[0] for d in MANIFEST_DAMAGE])
+def test_damaged_manifest(bundle: Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:
     _edit(bundle / "manifest.json", change)
-    with pytest.raises(BundleError, match=said) as caught:
+    with pytest.raises(BundleError, match=message) as caught:
         Bundle.open(bundle)
     assert "\n" not in str(caught.value)
 
@@ -97,10 +97,10 @@ VARIANT_DAMAGE: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "said"), [d[1:] for d in VARIANT_DAMAGE], ids=[d[0] for d in VARIANT_DAMAGE])
-def test_damaged_variant(bundle: Path, change: Callable[[dict[str, Any]], Any], said: str) -> None:
+@pytest.mark.parametrize(("change", "message"), [d[1:] for d in VARIANT_DAMAGE], ids=[d[0] for d in VARIANT_DAMAGE])
+def test_damaged_variant(bundle: Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:
     _edit_variant(bundle, change)
-    with pytest.raises(BundleError, match=said) as caught:
+    with pytest.raises(BundleError, match=message) as caught:
         Bundle.open(bundle)
     assert "\n" not in str(caught.value)
 

@@ -95,14 +95,14 @@ def test_what_no_reader_takes_is_not_written(tmp_path: Path, exit: tuple[float, 
 
 
 def test_written_and_read_again(tmp_path: Path) -> None:
-    path, made = tmp_path / "policy.json", policy((float(np.float32(0.7)), 0.25, 1.5, math.inf), FREE, patience=2)
+    path, plain = tmp_path / "policy.json", policy((float(np.float32(0.7)), 0.25, 1.5, math.inf), FREE, patience=2)
     rules = {"quorum": 0.25}, {"top_k": TopK(5, True, (0.5,), (0.0,))}
-    for one in (made, replace(made, **rules[0]), replace(made, **rules[1]), replace(made, **rules[0], **rules[1])):
-        one.write(path)
-        assert Policy.read(path, 2, "d") == one
-        replace(one, made_on=MADE_ON).write(path)
-        assert Policy.read(path, 2, "d") == replace(one, made_on=MADE_ON)
-        assert json.loads(path.read_text())["requires"] == ([] if one == made else ["slate-rules"])
+    for variation in (plain, replace(plain, **rules[0]), replace(plain, **rules[1]), replace(plain, **rules[0], **rules[1])):
+        variation.write(path)
+        assert Policy.read(path, 2, "d") == variation
+        replace(variation, made_on=MADE_ON).write(path)
+        assert Policy.read(path, 2, "d") == replace(variation, made_on=MADE_ON)
+        assert json.loads(path.read_text())["requires"] == ([] if variation == plain else ["slate-rules"])
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,12 @@ def cases(
 def test_as_the_book_says(seed: int) -> None:
     early = {"quorum": 0, "top_k": 0, "ordered": 0}
     for c, stop, offsets, quorum, top_k in cases(200, seed):
-        seen = slate_stops(c, stop, offsets, quorum, top_k)
+        stops = slate_stops(c, stop, offsets, quorum, top_k)
         slates = [slice(a, b) for a, b in itertools.pairwise(offsets)]
         expected = [k for part in slates for k in by_the_book(c[part], stop[part], quorum, top_k)]
-        assert seen.tolist() == expected
+        assert stops.tolist() == expected
         kind = "quorum" if top_k is None else "ordered" if top_k.ordered else "top_k"
-        early[kind] += int((seen < stop.argmax(1)).sum())
+        early[kind] += int((stops < stop.argmax(1)).sum())
     assert min(early.values()) > 20, "rules that stop nobody are not tested"
 
 

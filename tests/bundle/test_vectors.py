@@ -34,9 +34,9 @@ def test_every_id_has_its_vector(bundle: Path) -> None:
     vectors, liked = read(bundle), np.array([3, 3, 0])
     ids = np.arange(VOCABULARY, VOCABULARY + 3 * ITEMS + 1)
     for likes in (liked, liked[:0]):
-        seen = vectors.of(ids[::-1], likes)
-        assert seen.dtype == np.float32
-        np.testing.assert_array_equal(seen[::-1], vectors_by_id(load_file(bundle / FILE), likes))
+        rows = vectors.of(ids[::-1], likes)
+        assert rows.dtype == np.float32
+        np.testing.assert_array_equal(rows[::-1], vectors_by_id(load_file(bundle / FILE), likes))
 
 
 def test_what_is_written_is_read(bundle: Path, tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ class Disk:
 
     def _take(self, path: Path) -> None:
         """Takes its place under another name: was all of it on the disk?"""
-        self.lost += [one.name for one in (path, *path.rglob("*")) if one.stat().st_ino not in self.held]
+        self.lost += [entry.name for entry in (path, *path.rglob("*")) if entry.stat().st_ino not in self.held]
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -14,28 +14,28 @@ from running.command import run  # noqa: F401
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("served")
     write_ranked(place)
     return place
 
 
 @pytest.fixture
-def place(made: Path, tmp_path: Path) -> Path:
+def place(original: Path, tmp_path: Path) -> Path:
     """A copy that a test may spoil: `bundle` and `catalog`."""
-    return Path(shutil.copytree(made, tmp_path / "place"))
+    return Path(shutil.copytree(original, tmp_path / "place"))
 
 
 @pytest.fixture
 def reused(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each call of `Session.score`: whether it found its prefix in the cache."""
-    seen: list[bool] = []
+    reuse: list[bool] = []
     real = runtime.Session.score
 
     def score(self: runtime.Session, *words: Any, **keywords: Any) -> Any:
         scores = real(self, *words, **keywords)
-        seen.append(scores.stats.prefix_tokens_reused > 0)
+        reuse.append(scores.stats.prefix_tokens_reused > 0)
         return scores
 
     monkeypatch.setattr(runtime.Session, "score", score)
-    return seen
+    return reuse

@@ -24,18 +24,20 @@ def test_counts_and_orders_what_it_measures(run: Run, place: Path) -> None:
     assert report["peak_rss_bytes"] > 10e6 and report["session_bytes"] > 0
 
 
-def test_cold_is_cold_and_warm_is_warm(run: Run, made: Path, reused: list[bool]) -> None:
-    assert run("bench", made / "bundle", "--slate", 5, "--requests", 2, "--sessions", "").code == 0
+def test_cold_is_cold_and_warm_is_warm(run: Run, original: Path, reused: list[bool]) -> None:
+    assert run("bench", original / "bundle", "--slate", 5, "--requests", 2, "--sessions", "").code == 0
     assert reused == [False, *([False, True] * 3 * 2)]
 
 
-def test_table_without_a_policy(run: Run, made: Path) -> None:
-    ended = run("bench", made / "bundle", "--slate", 5, "--requests", 2)
+def test_table_without_a_policy(run: Run, original: Path) -> None:
+    ended = run("bench", original / "bundle", "--slate", 5, "--requests", 2)
     assert ended.code == 0 and "Not calibrated" in ended.out and "Open to first score" in ended.out
 
 
-def test_sessions_at_once_and_arrivals(run: Run, made: Path) -> None:
-    report = run("bench", made / "bundle", "--slate", 5, "--requests", 8, "--sessions", "1,3", "--rates", "0.3", "--json").json
+def test_sessions_at_once_and_arrivals(run: Run, original: Path) -> None:
+    report = run(
+        "bench", original / "bundle", "--slate", 5, "--requests", 8, "--sessions", "1,3", "--rates", "0.3", "--json"
+    ).json
     assert [row["sessions"] for row in report["throughput"]] == [1, 3]
     assert all(row["requests_per_s"] > 0 for row in report["throughput"])
     (load,) = report["load"]
@@ -84,9 +86,9 @@ def test_profile_that_was_measured_otherwise(run: Run, place: Path, change: dict
         ("--profile", "/nowhere/at/all.json", "/nowhere/at: cannot be written"),
     ],
 )
-def test_bad_option(run: Run, made: Path, option: str, value: str, line: str) -> None:
-    assert_one_line(run("bench", made / "bundle", "--slate", 5, "--requests", 2, option, value), 2, line)
+def test_bad_option(run: Run, original: Path, option: str, value: str, line: str) -> None:
+    assert_one_line(run("bench", original / "bundle", "--slate", 5, "--requests", 2, option, value), 2, line)
 
 
-def test_slate_larger_than_the_catalog(run: Run, made: Path) -> None:
-    assert_one_line(run("bench", made / "bundle", "--slate", 21), 2, "--slate 21, the catalog has 20 items")
+def test_slate_larger_than_the_catalog(run: Run, original: Path) -> None:
+    assert_one_line(run("bench", original / "bundle", "--slate", 21), 2, "--slate 21, the catalog has 20 items")

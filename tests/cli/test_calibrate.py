@@ -46,9 +46,9 @@ def test_table_tells_the_report(run: Run, place: Path) -> None:
     for row in report["table"]:
         assert row["policy"] in ended.out
         assert f"{row['values']['ndcg@5']:.4f}" in ended.out
-    said = ended.out.replace("\n", " ").replace("  ", " ")
-    assert said.startswith(f"{report['verdict']['headline']}")
-    assert all(sentence in said for sentence in (*report["verdict"]["summary"], report["verdict"]["guarantee"]))
+    text = ended.out.replace("\n", " ").replace("  ", " ")
+    assert text.startswith(f"{report['verdict']['headline']}")
+    assert all(sentence in text for sentence in (*report["verdict"]["summary"], report["verdict"]["guarantee"]))
     assert "As deployed, 30 of 30 candidates stop where their traces say.\n" in ended.out
 
 

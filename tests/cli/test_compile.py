@@ -22,14 +22,14 @@ def run(*words: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     bundle = write_ranked(tmp_path_factory.mktemp("tensorrt"), variants=(TENSORRT,)).bundle
     return bundle, run("compile", bundle, "--compute-capability", "8.6")
 
 
 @pytest.fixture
-def bundle(made: tuple[Path, Result], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made[0], tmp_path / "bundle"))
+def bundle(compiled: tuple[Path, Result], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(compiled[0], tmp_path / "bundle"))
 
 
 def engine(bundle: Path) -> Path:
@@ -43,8 +43,8 @@ def make_stale(bundle: Path) -> None:
     refresh(bundle, TENSORRT)
 
 
-def test_table_says_compiled_and_not_run(made: tuple[Path, Result]) -> None:
-    bundle, result = made
+def test_table_says_compiled_and_not_run(compiled: tuple[Path, Result]) -> None:
+    bundle, result = compiled
     assert result.exit_code == 0, result.output
     assert f"Variant {TENSORRT}: engines/{engine(bundle).name}" in result.output
     assert all(layers in result.output for layers in ("0-1", "1-2", "2-4"))

@@ -21,8 +21,8 @@ def write_report(bundle: Bundle, **changes: Any) -> None:
     """As `rexit calibrate` writes it, of all users' slates as they are now, each seen twenty times."""
     with runtime.open(bundle.path) as session:
         c = np.concatenate([session.trace(user, ITEM_IDS, as_of=AS_OF) for user in USER_IDS] * 20)
-    made = {"reference": reference(c, np.full(len(c), 2)), "variant_sha256": bundle.variant_sha256, "settings": {"slate": 20}}
-    (bundle.folder / "report.json").write_text(json.dumps({"schema": 1, "requires": [], **made, **changes}))
+    report = {"reference": reference(c, np.full(len(c), 2)), "variant_sha256": bundle.variant_sha256, "settings": {"slate": 20}}
+    (bundle.folder / "report.json").write_text(json.dumps({"schema": 1, "requires": [], **report, **changes}))
 
 
 @pytest.fixture
@@ -40,11 +40,11 @@ def served(run: Run, place: Path) -> Bundle:
 def test_the_same_slates_have_not_moved(run: Run, served: Bundle, place: Path) -> None:
     ended = run("drift", served.path, place / "counters.json", "--variant", "cpu-fp32", "--json")
     assert ended.code == 0
-    found = ended.json
-    assert found["verdict"] == "stable" and found["cut_short"] == 0
-    assert [e["reached"] for e in found["exits"]] == [[240, 4800]] * 3
-    assert [e["stopped"] for e in found["exits"]] == [[0, 0], [0, 0], [1, 1]]
-    assert max(e["psi"] for e in found["exits"]) < 0.01 and min(e["needed"] for e in found["exits"]) > 50
+    result = ended.json
+    assert result["verdict"] == "stable" and result["cut_short"] == 0
+    assert [e["reached"] for e in result["exits"]] == [[240, 4800]] * 3
+    assert [e["stopped"] for e in result["exits"]] == [[0, 0], [0, 0], [1, 1]]
+    assert max(e["psi"] for e in result["exits"]) < 0.01 and min(e["needed"] for e in result["exits"]) > 50
     table = run("drift", served.path, place / "counters.json")
     assert table.code == 0 and "no drift" in table.out and "PSI" in table.out and "deadline" not in table.out
 
@@ -53,16 +53,16 @@ def test_other_users_have(run: Run, served: Bundle, place: Path) -> None:
     counters = Counters.read(place / "counters.json", 3, served.variant_sha256)
     moved, gone = np.roll(counters.histograms, 9, axis=1), np.array([0, 0, 24])
     moved[2, moved[2].argmax()] -= 24
-    made = Counters(counters.reached - gone, counters.stopped - gone, np.array([0, 24, 0]), moved)
-    made.write(place / "moved.json", served.variant_sha256, served.policy_sha256)
+    shifted = Counters(counters.reached - gone, counters.stopped - gone, np.array([0, 24, 0]), moved)
+    shifted.write(place / "moved.json", served.variant_sha256, served.policy_sha256)
     ended = run("drift", served.path, place / "moved.json")
     assert ended.code == 0
     assert "drift at exit 0" in ended.out and "Calibrate again" in ended.out and "stopped 10.0% of the candidates" in ended.out
 
 
 def test_too_few_say_how_many_are_needed(run: Run, served: Bundle, place: Path) -> None:
-    one = ("score", served.path, "--user", USER_IDS[0], "--items", ITEM_IDS[2], "--counters", place / "few.json")
-    assert run(*one).code == 0
+    command = ("score", served.path, "--user", USER_IDS[0], "--items", ITEM_IDS[2], "--counters", place / "few.json")
+    assert run(*command).code == 0
     ended = run("drift", served.path, place / "few.json", "--json")
     assert ended.code == 0 and ended.json["verdict"] == "cannot tell"
     assert (

@@ -22,10 +22,10 @@ def modules_of(extra: str) -> set[str]:
     """The import names of what an extra names, as the installed distributions have them."""
     lines = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"][extra]
     names = {re.split(r"[\[<>=!;~ ]", line)[0].lower().replace("_", "-") for line in lines} - {"rexit"}
-    found = importlib.metadata.packages_distributions()
+    owners_by_module = importlib.metadata.packages_distributions()
     return {
         module
-        for module, owners in found.items()
+        for module, owners in owners_by_module.items()
         if names & {o.lower().replace("_", "-") for o in owners} and module.isidentifier()
     }
 

@@ -30,9 +30,9 @@ def test_catalog_and_policy(run: Run, place: Path) -> None:
     assert shown["kind"] == "policy" and len(shown["policy"]["exits"]) == 3
 
 
-def test_prompt_is_the_runtimes(run: Run, made: Path) -> None:
-    shown = run("inspect", made / "bundle", "--user", 103, "--item=-7", "--as-of", 30, "--json").json
-    with runtime.open(made / "bundle") as session:
+def test_prompt_is_the_runtimes(run: Run, original: Path) -> None:
+    shown = run("inspect", original / "bundle", "--user", 103, "--item=-7", "--as-of", 30, "--json").json
+    with runtime.open(original / "bundle") as session:
         prefix, (candidate,) = session.prompt(103, [-7], as_of=30)
     assert shown["prefix"]["tokens"] == prefix.tolist()
     assert shown["candidates"] == [{"item": -7, "tokens": candidate.tolist()}]
@@ -75,17 +75,19 @@ def test_report_is_no_policy(run: Run, tmp_path: Path) -> None:
     assert_one_line(run("inspect", path), 4, "not a policy")
 
 
-def test_user_without_items_and_catalog_without_runtime(run: Run, made: Path) -> None:
-    assert_one_line(run("inspect", made / "bundle", "--user", 103), 2, "needs both --user and --items")
-    assert_one_line(run("inspect", made / "catalog", "--user", 103, "--items", "3"), 2, "catalog: is not a bundle")
+def test_user_without_items_and_catalog_without_runtime(run: Run, original: Path) -> None:
+    assert_one_line(run("inspect", original / "bundle", "--user", 103), 2, "needs both --user and --items")
+    assert_one_line(run("inspect", original / "catalog", "--user", 103, "--items", "3"), 2, "catalog: is not a bundle")
 
 
-def test_options_of_a_prompt_without_one(run: Run, made: Path) -> None:
+def test_options_of_a_prompt_without_one(run: Run, original: Path) -> None:
     """They have no effect on anything else, so a forgotten --user would go unnoticed."""
-    both = ("--as-of", 30, "--tokenizer", made)
+    both = ("--as-of", 30, "--tokenizer", original)
     for what in ("bundle", "catalog"):
         assert_one_line(
-            run("inspect", made / what, *both), 2, "--as-of and --tokenizer: only for a prompt, which needs --user and --items"
+            run("inspect", original / what, *both),
+            2,
+            "--as-of and --tokenizer: only for a prompt, which needs --user and --items",
         )
-    assert_one_line(run("inspect", made / "bundle", "--as-of", 30), 2, "error: --as-of: only for a prompt")
-    assert_one_line(run("inspect", made / "bundle", "--tokenizer", made), 2, "error: --tokenizer: only for a prompt")
+    assert_one_line(run("inspect", original / "bundle", "--as-of", 30), 2, "error: --as-of: only for a prompt")
+    assert_one_line(run("inspect", original / "bundle", "--tokenizer", original), 2, "error: --tokenizer: only for a prompt")

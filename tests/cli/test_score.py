@@ -70,17 +70,17 @@ def test_string_ids(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["30", "30.0", "1970-01-01T00:00:30Z", "1970-01-01T00:00:30.9", "1970-01-01 02:00:30+02:00", "19700101T000030"]
 )
-def test_as_of_in_any_form(run: Run, made: Path, text: str) -> None:
-    ended = run("score", made / "bundle", "--user", 100, "--items", "3", "--as-of", text, "--json")
-    with runtime.open(made / "bundle") as session:
+def test_as_of_in_any_form(run: Run, original: Path, text: str) -> None:
+    ended = run("score", original / "bundle", "--user", 100, "--items", "3", "--as-of", text, "--json")
+    with runtime.open(original / "bundle") as session:
         expected = float(session.score(100, [3], as_of=30).log_odds[0])
     assert ended.err == "" and ended.json["scores"][0]["log_odds"] == expected
 
 
-def test_a_moment_outside_the_catalogs_times_is_said(run: Run, made: Path) -> None:
+def test_a_moment_outside_the_catalogs_times_is_said(run: Run, original: Path) -> None:
     """20240301 is no date but a number of seconds: without a word the history would be empty, or whole."""
-    first, last = (Bundle.open(made / "bundle").catalog.info["order"][name] for name in ("first", "last"))
-    words = ("score", made / "bundle", "--user", 100, "--items", "3", "--as-of")
+    first, last = (Bundle.open(original / "bundle").catalog.info["order"][name] for name in ("first", "last"))
+    words = ("score", original / "bundle", "--user", 100, "--items", "3", "--as-of")
     err = run(*words, "1970-01-01").err
     assert err == (
         "rexit: --as-of 0 (1970-01-01T00:00:00Z) is not after the catalog's first interaction, "
@@ -88,7 +88,7 @@ def test_a_moment_outside_the_catalogs_times_is_said(run: Run, made: Path) -> No
     )
     assert f"is after the catalog's last interaction, {last} " in run(*words, 20240301).err
     assert run(*words, first + 1).err == "" and run(*words, last).err == ""
-    assert "all are visible" in run("inspect", made / "bundle", "--user", 100, "--items", "3", "--as-of", "2024-03-01").err
+    assert "all are visible" in run("inspect", original / "bundle", "--user", 100, "--items", "3", "--as-of", "2024-03-01").err
 
 
 def test_dates_need_a_catalog_that_knows_its_unit(run: Run, tmp_path: Path) -> None:
@@ -127,8 +127,8 @@ def test_dates_need_a_catalog_that_knows_its_unit(run: Run, tmp_path: Path) -> N
         (("--pairs", "x.csv", "--out", "y.csv", "--deadline-ms", "nan"), 2, "deadline_ms is nan, expected more than 0"),
     ],
 )
-def test_bad_arguments(run: Run, made: Path, words: tuple[object, ...], code: int, expected: str) -> None:
-    assert_one_line(run("score", made / "bundle", *words), code, expected)
+def test_bad_arguments(run: Run, original: Path, words: tuple[object, ...], code: int, expected: str) -> None:
+    assert_one_line(run("score", original / "bundle", *words), code, expected)
 
 
 def test_candidates_without_an_answer() -> None:
@@ -150,8 +150,8 @@ def test_candidates_without_an_answer() -> None:
     ]
 
 
-def test_deadline_before_the_first_exit(run: Run, made: Path) -> None:
-    assert_one_line(run("score", made / "bundle", "--user", 100, "--items", "3", "--deadline-ms", 0.001), 7, "deadline")
+def test_deadline_before_the_first_exit(run: Run, original: Path) -> None:
+    assert_one_line(run("score", original / "bundle", "--user", 100, "--items", "3", "--deadline-ms", 0.001), 7, "deadline")
 
 
 def test_no_such_bundle(run: Run, tmp_path: Path) -> None:
@@ -180,9 +180,9 @@ def test_truncated_file(run: Run, place: Path, name: str) -> None:
 
 def test_counters_go_to_a_file(run: Run, place: Path) -> None:
     bundle, path = Bundle.open(place / "bundle"), place / "counters.json"
-    one = ("score", bundle.path, "--user", 100, "--counters", path)
+    command = ("score", bundle.path, "--user", 100, "--counters", path)
     for items, count in (("3,8,13", 3), ("3", 1)):  # the second replaces the first
-        assert run(*one, "--items", items).code == 0
+        assert run(*command, "--items", items).code == 0
         counters = Counters.read(path, 3, bundle.variant_sha256)
         assert counters.reached.tolist() == [count] * 3 and counters.stopped.tolist() == [0, 0, count]
         assert counters.histograms.sum(1).tolist() == [count] * 3
@@ -192,8 +192,8 @@ def test_counters_go_to_a_file(run: Run, place: Path) -> None:
 
 
 def test_counters_that_cannot_be_kept(run: Run, place: Path) -> None:
-    one = ("score", place / "bundle", "--user", 100, "--items", "3")
-    assert_one_line(run(*one, "--counters", place / "no/c.json"), 2, f"there is no folder {place / 'no'}")
-    assert_one_line(run(*one, "--counters", place), 2, "it is a folder")
-    assert_one_line(run(*one, "--counters", place / "c.json", "--force-exit", 0), 2, "forced exits are not counted")
+    command = ("score", place / "bundle", "--user", 100, "--items", "3")
+    assert_one_line(run(*command, "--counters", place / "no/c.json"), 2, f"there is no folder {place / 'no'}")
+    assert_one_line(run(*command, "--counters", place), 2, "it is a folder")
+    assert_one_line(run(*command, "--counters", place / "c.json", "--force-exit", 0), 2, "forced exits are not counted")
     assert not (place / "c.json").exists()

@@ -47,10 +47,10 @@ def failing(monkeypatch: pytest.MonkeyPatch, user: int, error: BaseException) ->
     """Scoring this user fails."""
     real = runtime.Session.score
 
-    def score(self: runtime.Session, one: Any, *words: Any, **keywords: Any) -> Any:
-        if one == user:
+    def score(self: runtime.Session, asked_user: Any, *words: Any, **keywords: Any) -> Any:
+        if asked_user == user:
             raise error
-        return real(self, one, *words, **keywords)
+        return real(self, asked_user, *words, **keywords)
 
     monkeypatch.setattr(runtime.Session, "score", score)
 
@@ -102,7 +102,7 @@ def test_a_slate_without_an_answer_costs_itself_alone(run: Run, place: Path, mon
     scored = pl.read_csv(out)
     assert scored["item_id"].to_list() == [3, -7, 8] and scored["cut_short"].to_list() == [False] * 3
     report = run(*words, "--json").json
-    assert (report["rows"], report["pairs"], [one["user"] for one in report["unanswered"]]) == (3, 4, [103])
+    assert (report["rows"], report["pairs"], [slate["user"] for slate in report["unanswered"]]) == (3, 4, [103])
 
 
 def test_no_answer_in_time_at_all(run: Run, place: Path) -> None:

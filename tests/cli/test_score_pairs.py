@@ -207,15 +207,16 @@ def test_unwritable_folder_is_found_before_scoring(run: Run, place: Path, monkey
 def test_top_k_of_each_slate_best_first(run: Run, place: Path, suffix: str) -> None:
     rows = [(user, item) for item in ITEM_IDS for user in USER_IDS[:3]]
     pairs = write_pairs(place, text="user_id,item_id\n" + "".join(f"{u},{i}\n" for u, i in rows))
-    whole, top = place / "whole.csv", place / f"top.{suffix}"
-    assert run("score", place / "bundle", "--pairs", pairs, "--out", whole).code == 0
+    complete, top = place / "whole.csv", place / f"top.{suffix}"
+    assert run("score", place / "bundle", "--pairs", pairs, "--out", complete).code == 0
     assert run("score", place / "bundle", "--pairs", pairs, "--out", top, "--top-k", 4).code == 0
-    scored = pl.read_csv(whole)
+    scored = pl.read_csv(complete)
     best = [scored.filter(pl.col("user_id") == user).sort("log_odds", descending=True).head(4) for user in USER_IDS[:3]]
-    seen = pl.read_csv(top) if suffix == "csv" else pl.read_parquet(top)
+    best_rows = pl.read_csv(top) if suffix == "csv" else pl.read_parquet(top)
     expected = pl.concat(best)
     assert (
-        seen["user_id"].to_list() == expected["user_id"].to_list() and seen["item_id"].to_list() == expected["item_id"].to_list()
+        best_rows["user_id"].to_list() == expected["user_id"].to_list()
+        and best_rows["item_id"].to_list() == expected["item_id"].to_list()
     )
 
 

@@ -42,8 +42,8 @@ def test_whole_bundle_passes(run: Run, place: Path) -> None:
         flip(traces, at)
 
 
-def test_decisions_are_checked_with_a_cold_and_a_cached_prefix(run: Run, made: Path, reused: list[bool]) -> None:
-    assert run("verify", made / "bundle").code == 0
+def test_decisions_are_checked_with_a_cold_and_a_cached_prefix(run: Run, original: Path, reused: list[bool]) -> None:
+    assert run("verify", original / "bundle").code == 0
     assert reused == [False, True] * 4
 
 

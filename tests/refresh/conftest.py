@@ -13,7 +13,7 @@ from running.command import run  # noqa: F401
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("refreshed")
     write_ranked(place)
     write_grown(place / "catalog", place / "newer")
@@ -21,5 +21,5 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "place"))
+def place(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "place"))

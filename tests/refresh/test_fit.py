@@ -25,13 +25,13 @@ def without(ops: list[dict[str, Any]], dropped: set[str]) -> list[dict[str, Any]
 
 def catalog(placed: set[str], seed: int = 1) -> CatalogContents:
     """Its prompts have these vectors."""
-    made = make_catalog(vectors=True, seed=seed)
-    prompt, dropped = made.info["prompt"], ALL - placed
+    contents = make_catalog(vectors=True, seed=seed)
+    prompt, dropped = contents.info["prompt"], ALL - placed
     for part in ("prefix", "candidate"):
         prompt[part] = without(prompt[part], dropped)
     prompt["vectors"] = [table for table in prompt["vectors"] if table["name"] in placed]
-    made.tables["pieces.safetensors"] = make_catalog().tables["pieces.safetensors"]
-    return made
+    contents.tables["pieces.safetensors"] = make_catalog().tables["pieces.safetensors"]
+    return contents
 
 
 def opened(folder: Path, contents: CatalogContents) -> Catalog:

@@ -53,15 +53,15 @@ def killed(place: Path, at: int) -> bool:
     return code == 9
 
 
-def test_killed_at_any_point(made: Path, tmp_path: Path) -> None:
-    old, new = Catalog.open(made / "catalog").sha256, Catalog.open(made / "newer").sha256
-    seen, at = [], 0
+def test_killed_at_any_point(original: Path, tmp_path: Path) -> None:
+    old, new = Catalog.open(original / "catalog").sha256, Catalog.open(original / "newer").sha256
+    digests, at = [], 0
     while True:
-        place = Path(shutil.copytree(made, tmp_path / str(at)))
+        place = Path(shutil.copytree(original, tmp_path / str(at)))
         ended = killed(place, at)
         opened = Bundle.open(place / "bundle")
-        seen.append(opened.catalog.sha256)
-        assert seen[-1] in (old, new) and opened.edited() == [] and opened.catalog.edited() == [] and opened.golden().slates
+        digests.append(opened.catalog.sha256)
+        assert digests[-1] in (old, new) and opened.edited() == [] and opened.catalog.edited() == [] and opened.golden().slates
         if not ended:
             break
         swap(place)  # cleans up after it
@@ -70,16 +70,16 @@ def test_killed_at_any_point(made: Path, tmp_path: Path) -> None:
         assert Bundle.open(place / "bundle").catalog.sha256 == new
         shutil.rmtree(place)
         at += 1
-    assert seen == sorted(seen, key=[old, new].index), "once it is new it stays new"
-    assert at > 20 and {old, new} == set(seen)
+    assert digests == sorted(digests, key=[old, new].index), "once it is new it stays new"
+    assert at > 20 and {old, new} == set(digests)
 
 
-def test_a_failure_leaves_nothing(made: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_failure_leaves_nothing(original: Path, tmp_path: Path, monkeypatch: Any) -> None:
     import pytest
 
     from rexit.errors import InputError
 
-    place = Path(shutil.copytree(made, tmp_path / "place"))
+    place = Path(shutil.copytree(original, tmp_path / "place"))
     before = contents(place / "bundle")
 
     def full(*words: Any) -> None:

@@ -38,9 +38,11 @@ def calibrated(place: Path, shift: int = 0, size: int = SIZE) -> None:
     with runtime.open(trial) as session:
         for slate in cut(Catalog.open(place / "newer"), "validation", size):
             session.score(slate.user, slate.items, as_of=slate.as_of)
-        seen = session.counters()
+        counters = session.counters()
     shutil.rmtree(trial)
-    counts = (20 * part for part in (seen.reached, seen.stopped, seen.cut_short, np.roll(seen.histograms, shift, 1)))
+    counts = (
+        20 * part for part in (counters.reached, counters.stopped, counters.cut_short, np.roll(counters.histograms, shift, 1))
+    )
     made_of = {"schema": 1, "variant_sha256": opened.variant_sha256, "settings": {"slate": size}}
     (opened.folder / "report.json").write_text(json.dumps({**made_of, "reference": Counters(*counts).to_json()}))
 
@@ -61,9 +63,9 @@ def test_a_new_item_can_be_scored(run: Run, place: Path) -> None:
 
 def test_a_catalog_that_has_grown_lists_of_users(run: Run, place: Path) -> None:
     def edit(info: Info, tables: Tables) -> None:
-        made = in_lists(CatalogContents(info, tables), lists=3, probes=1)
-        info |= made.info
-        tables |= made.tables
+        listed = in_lists(CatalogContents(info, tables), lists=3, probes=1)
+        info |= listed.info
+        tables |= listed.tables
 
     write_grown(place / "catalog", place / "listed", edit)
     assert run("refresh", place / "bundle", "--catalog", place / "listed").code == 0
@@ -117,10 +119,10 @@ def test_calibration_takes_the_catalog_in_force(run: Run, place: Path) -> None:
 def of(key: str, *path: Any) -> Any:
     def edit(info: Info, tables: Tables) -> None:
         *most, last, value = path
-        found = info[key]
-        for one in most:
-            found = found[one]
-        found[last] = value
+        section = info[key]
+        for step in most:
+            section = section[step]
+        section[last] = value
 
     return edit
 

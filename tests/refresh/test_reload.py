@@ -116,16 +116,16 @@ def test_under_fire(place: Path) -> None:
                     session = next_one
                     reloads[0] += 1
                 n = served[0] % len(USERS)
-                seen = session.score(USERS[n], SLATE, force_exit=session.info.exits - 1).log_odds
-                distance = [np.abs(seen - which[n]).max() for which in both]
+                log_odds = session.score(USERS[n], SLATE, force_exit=session.info.exits - 1).log_odds
+                distance = [np.abs(log_odds - which[n]).max() for which in both]
                 if not min(distance) < SAME:
-                    raise AssertionError(f"user {USERS[n]}: {seen} is neither catalog's")
+                    raise AssertionError(f"user {USERS[n]}: {log_odds} is neither catalog's")
                 served[int(np.argmin(distance))] += 1
         except BaseException as exc:  # reported by the main thread
             errors.append(exc)
 
     first = runtime.open(bundle)
-    threads = [threading.Thread(target=serve, args=(one,)) for one in (first, first.another(), first.another())]
+    threads = [threading.Thread(target=serve, args=(session,)) for session in (first, first.another(), first.another())]
     for thread in threads:
         thread.start()
     for n in range(12):

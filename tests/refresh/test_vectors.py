@@ -76,8 +76,11 @@ def test_a_new_item_has_its_vectors(run: Run, place: Path, table: str) -> None:
     before = Bundle.open(place / "bundle").vectors()
     done = refresh(run, place, "--json")
     assert done.code == 0, done.err
-    assert done.json["items"] == [ITEMS + 1, 1] and [one["variant"] for one in done.json["variants"]] == ["cpu-fp32", "cpu-int8"]
-    assert all(one["new_candidates"] > 0 for one in done.json["variants"])
+    assert done.json["items"] == [ITEMS + 1, 1] and [variant["variant"] for variant in done.json["variants"]] == [
+        "cpu-fp32",
+        "cpu-int8",
+    ]
+    assert all(variant["new_candidates"] > 0 for variant in done.json["variants"])
     after, newer = Bundle.open(place / "bundle").vectors(), Catalog.open(place / "newer")
     assert before is not None and after is not None and after.tables.keys() == TABLES[table][1]
     export_bundle(place / "checkpoint", newer.path, place / "exported", ExportOptions(golden_slates=1))
@@ -102,8 +105,8 @@ def test_scores_of_a_new_item_are_the_checkpoints(run: Run, place: Path) -> None
     expected = golden_slates(MultiExitModel(kept.decoder, kept.heads, kept.exits).eval(), catalog, slates, vectors)
     with runtime.open(place / "bundle", "cpu-fp32") as session:
         for slate, wanted in zip(slates, expected, strict=True):
-            seen = session.trace(slate.user, slate.items, as_of=slate.as_of)
-            np.testing.assert_allclose(seen, wanted.log_odds, atol=1e-3)
+            trace = session.trace(slate.user, slate.items, as_of=slate.as_of)
+            np.testing.assert_allclose(trace, wanted.log_odds, atol=1e-3)
     assert slates
 
 

@@ -50,14 +50,14 @@ def assert_ends_as_expected(case: Case, sound: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(sound, folder)
     case.damage(folder)
-    seen, message, opened = outcome(folder, LATE if case.found == "searching" else None)
+    status, message, opened = outcome(folder, LATE if case.found == "searching" else None)
     if case.found == "verifying":
         assert opened
         with pytest.raises(RexitError, match=re.escape(case.names)) as refused:
             runtime.verify(folder)
         assert refused.value.status == case.status and "\n" not in str(refused.value)
         return
-    assert (seen, case.names in message) == (case.status, True), message
+    assert (status, case.names in message) == (case.status, True), message
     assert opened == (case.found in ("running", "searching")) and "\n" not in message
 
 

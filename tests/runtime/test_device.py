@@ -23,12 +23,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_float16_segments_run_on_the_cpu(bundle: Path) -> None:
     with rexit.open(bundle, TENSORRT_HALF, device="cpu") as half, rexit.open(bundle, "cpu-fp32") as full:
         for user in USER_IDS[:4]:
-            seen = half.trace(user, ITEM_IDS, as_of=AS_OF)
+            trace = half.trace(user, ITEM_IDS, as_of=AS_OF)
             expected = full.trace(user, ITEM_IDS, as_of=AS_OF)
-            assert np.abs(seen - expected).max() < 2  # log-odds up to 40, half precision between segments
-            assert np.corrcoef(seen.ravel(), expected.ravel())[0, 1] > 0.999
+            assert np.abs(trace - expected).max() < 2  # log-odds up to 40, half precision between segments
+            assert np.corrcoef(trace.ravel(), expected.ravel())[0, 1] > 0.999
             scores = half.score(user, ITEM_IDS, as_of=AS_OF, force_exit=1)
-            assert np.abs(scores.log_odds - seen[:, 1]).max() < 0.1
+            assert np.abs(scores.log_odds - trace[:, 1]).max() < 0.1
 
 
 def test_the_cpu_needs_no_engine_and_no_device_is_the_variants_own(bundle: Path) -> None:

@@ -45,10 +45,10 @@ def system_library() -> tuple[str, tuple[int, ...]] | None:
 
 @pytest.fixture
 def old_library() -> tuple[str, str]:
-    found = system_library()
-    if found is None or not (1, 21) <= found[1] < (1, 23):
+    installed = system_library()
+    if installed is None or not (1, 21) <= installed[1] < (1, 23):
         pytest.skip("the system has no ONNX Runtime 1.21 or 1.22 of its own (Debian 13: libonnxruntime1.21)")
-    return found[0], ".".join(map(str, found[1]))
+    return installed[0], ".".join(map(str, installed[1]))
 
 
 def opened(folder: Path, library: str) -> str:

@@ -32,14 +32,14 @@ def words(text: str) -> str:
 
 def comments() -> dict[str, list[str]]:
     """What the header says, but for its headings, by the name of the declaration that it is about."""
-    said: dict[str, list[str]] = {}
+    texts_by_name: dict[str, list[str]] = {}
     begin = 0
-    for found in DECLARATION.finditer(HEADER):
-        name = next(group for group in found.groups() if group)
-        if texts := [words(text) for text in re.findall(r"/\*(?! ---).*?\*/", HEADER[begin : found.end()], re.DOTALL)]:
-            said.setdefault(name, []).extend(texts)
-        begin = found.end()
-    return said
+    for match in DECLARATION.finditer(HEADER):
+        name = next(group for group in match.groups() if group)
+        if texts := [words(text) for text in re.findall(r"/\*(?! ---).*?\*/", HEADER[begin : match.end()], re.DOTALL)]:
+            texts_by_name.setdefault(name, []).extend(texts)
+        begin = match.end()
+    return texts_by_name
 
 
 def quotes(value: Any) -> list[str]:
@@ -52,25 +52,25 @@ def quotes(value: Any) -> list[str]:
 def existing() -> set[str]:
     """All tests that promises.toml may name."""
     cpp = ROOT / "tests" / "cpp"
-    found = {
+    promises = {
         f"{suite}.{name}"
         for path in cpp.glob("**/*.cpp")
         for suite, name in re.findall(r"^TEST(?:_F|_P)?\((\w+), (\w+)\)", path.read_text(), re.MULTILINE)
     }
     c = re.findall(r"^static void (\w+)\(", (cpp / "api" / "abi_test.c").read_text(), re.MULTILINE)
-    found |= {f"abi_test.{name}" for name in c}
+    promises |= {f"abi_test.{name}" for name in c}
     for path in (ROOT / "tests").glob("**/test_*.py"):
         python = re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
-        found |= {f"{path.relative_to(ROOT)}::{name}" for name in python}
-    return found
+        promises |= {f"{path.relative_to(ROOT)}::{name}" for name in python}
+    return promises
 
 
 def unquoted(text: str, quoted: list[str]) -> list[str]:
     """The pieces of a comment that no quotation has."""
     left = [True] * len(text)
     for quote in quoted:
-        for found in re.finditer(re.escape(quote), text):
-            left[found.start() : found.end()] = [False] * len(quote)
+        for match in re.finditer(re.escape(quote), text):
+            left[match.start() : match.end()] = [False] * len(quote)
     pieces = re.split("\0+", "".join(letter if free else "\0" for letter, free in zip(text, left, strict=True)))
     return [piece.strip(" -.;:,") for piece in pieces if re.search(r"\w", piece)]
 
@@ -89,12 +89,12 @@ def test_all_that_the_header_says_is_tested_or_told() -> None:
 
 
 def test_the_header_says_so() -> None:
-    said = comments()
+    texts_by_name = comments()
     gone = [
         f"{name}: {quote}"
         for name, table in PROMISES.items()
         for quote in quotes(table)
-        if not any(quote in text for text in said.get(name, []))
+        if not any(quote in text for text in texts_by_name.get(name, []))
     ]
     assert not gone, "promises.toml quotes what rexit.h does not say (any more):\n" + "\n".join(gone)
 

@@ -95,14 +95,14 @@ with runtime.open({str(folder)!r}) as session:
 
 def test_the_file_is_as_documented(path: Path) -> None:
     saved = Saved.read(path)
-    lengths, held = saved.tensors["lengths"], saved.tensors["held"]
+    lengths, kept_tokens = saved.tensors["lengths"], saved.tensors["held"]
     assert saved.metadata.keys() == {"format", "version", "variant_sha256", "vectors_sha256"}
-    assert held.tolist()[-1] == [lengths[-1]] * 3
-    assert held.tolist()[0] == [lengths[0], 2, 2]  # the last one used is first; it shares its first piece with the deepest
+    assert kept_tokens.tolist()[-1] == [lengths[-1]] * 3
+    assert kept_tokens.tolist()[0] == [lengths[0], 2, 2]  # the last one used is first; it shares its first piece with the deepest
     assert saved.tensors["tokens"].shape == (lengths.sum(),)
     for k, layers in enumerate((1, 1, 2)):
-        assert saved.tensors[f"segment.{k}"].shape == (held[:, k].sum(), 2 * layers * HEADS * HEAD_DIM)
-    assert saved.tensors["hidden"].shape == ((held[:, 0] - held[:, -1]).sum(), HIDDEN)
+        assert saved.tensors[f"segment.{k}"].shape == (kept_tokens[:, k].sum(), 2 * layers * HEADS * HEAD_DIM)
+    assert saved.tensors["hidden"].shape == ((kept_tokens[:, 0] - kept_tokens[:, -1]).sum(), HIDDEN)
     assert path.read_bytes() == sealed(path.read_bytes())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -180,11 +180,11 @@ def assert_refused(folder: Path, path: Path, status: str, text: str) -> None:
     """With this status and text, by a session that then is as it was."""
     with runtime.open(folder) as session:
         expected = session.trace(USER_IDS[4], ITEM_IDS)
-        held = session.memory.prefixes
+        prefix_bytes = session.memory.prefixes
         with pytest.raises(BundleError) as caught:
             session.load_cache(path)
         assert caught.value.status == f"REXIT_{status}" and text in str(caught.value) and str(path) in str(caught.value)
-        assert session.memory.prefixes == held
+        assert session.memory.prefixes == prefix_bytes
         again = session.trace_with_stats(USER_IDS[4], ITEM_IDS)
         assert again.stats.prefix_layers == 0
         np.testing.assert_array_equal(again.log_odds, expected)
@@ -269,10 +269,10 @@ def test_a_grown_prefix_scores_as_a_cold_one(tmp_path: Path, variant: str) -> No
         grown, likes = [], ITEM_IDS[3:6]
         for n in range(len(likes) + 1):
             grown.append(session.trace_with_stats(USER_IDS[1], ITEM_IDS, recent=likes[:n]))
-        assert any(0 < one.stats.prefix_tokens_reused < one.stats.prefix_tokens for one in grown)
-        for n, one in enumerate(grown):
+        assert any(0 < scores.stats.prefix_tokens_reused < scores.stats.prefix_tokens for scores in grown)
+        for n, scores in enumerate(grown):
             session.clear_cache()
-            np.testing.assert_allclose(one.log_odds, session.trace(USER_IDS[1], ITEM_IDS, recent=likes[:n]), atol=1e-4)
+            np.testing.assert_allclose(scores.log_odds, session.trace(USER_IDS[1], ITEM_IDS, recent=likes[:n]), atol=1e-4)
 
 
 def test_a_user_vector_is_saved_as_its_hash(tmp_path: Path) -> None:
@@ -336,4 +336,4 @@ def test_where_nothing_can_be_written(folder: Path, tmp_path: Path) -> None:
         ):
             with pytest.raises(BundleError, match=text):
                 session.save_cache(place)
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["taken"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["taken"]

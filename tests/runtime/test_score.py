@@ -78,10 +78,10 @@ def test_shared_starts_do_not_change_scores(folder: Path, cache_bytes: int) -> N
     for user in USER_IDS[:4]:
         for count in range(8):
             recent = [(item, bool(n % 2)) for n, item in enumerate(ITEM_IDS[:count])]
-            seen = session.trace_with_stats(user, ITEM_IDS, recent=recent)
+            warm = session.trace_with_stats(user, ITEM_IDS, recent=recent)
             cold.clear_cache()
-            np.testing.assert_allclose(seen.log_odds, cold.trace(user, ITEM_IDS, recent=recent), atol=1e-5)
-            copied += 0 < seen.stats.prefix_tokens_reused < seen.stats.prefix_tokens
+            np.testing.assert_allclose(warm.log_odds, cold.trace(user, ITEM_IDS, recent=recent), atol=1e-5)
+            copied += 0 < warm.stats.prefix_tokens_reused < warm.stats.prefix_tokens
     assert copied > 0
 
 
@@ -201,8 +201,8 @@ def test_rules_of_the_slate_stop_where_the_trace_says(quorum: float, rule: TopK 
             (session.score(user, ITEM_IDS, as_of=AS_OF, policy=own, top_k=request_k), bare),
             (deployed.score(user, ITEM_IDS, as_of=AS_OF, top_k=request_k), policy),
         ):
-            asked = replace(made, top_k=replace(rule, k=request_k)) if rule and request_k else made
-            stops = asked.stops(trace, np.array([0, len(trace)]))
+            rules = replace(made, top_k=replace(rule, k=request_k)) if rule and request_k else made
+            stops = rules.stops(trace, np.array([0, len(trace)]))
             assert scored.exit.tolist() == stops[scored.index].tolist()
             assert scored.stats.candidate_layers == np.array(EXITS)[stops].sum()
 
@@ -218,24 +218,24 @@ def test_counters_tell_what_the_traces_say(tmp_path: Path) -> None:
         session.score(user, ITEM_IDS, as_of=AS_OF)
     z = np.concatenate(traces)
     stops, c = policy.stops(z, np.arange(0, len(z) + 1, len(ITEM_IDS))), policy.calibrated(z)
-    seen = session.counters()
-    assert seen.stopped.tolist() == np.bincount(stops, minlength=3).tolist() and seen.stopped.min() > 0
-    assert seen.reached.tolist() == [(stops >= k).sum() for k in range(3)]
-    assert seen.cut_short.tolist() == [0, 0, 0]
-    np.testing.assert_array_equal(seen.histograms, [histogram(c[stops >= k, k]) for k in range(3)])
+    counters = session.counters()
+    assert counters.stopped.tolist() == np.bincount(stops, minlength=3).tolist() and counters.stopped.min() > 0
+    assert counters.reached.tolist() == [(stops >= k).sum() for k in range(3)]
+    assert counters.cut_short.tolist() == [0, 0, 0]
+    np.testing.assert_array_equal(counters.histograms, [histogram(c[stops >= k, k]) for k in range(3)])
     session.reset_counters()
-    assert session.counters().reached.tolist() == [0, 0, 0] and seen.reached[0] == len(z)
+    assert session.counters().reached.tolist() == [0, 0, 0] and counters.reached[0] == len(z)
 
 
 def test_top_k_is_the_head_of_the_whole(session: runtime.Session) -> None:
     slate = [*ITEM_IDS, *ITEM_IDS[:5]]  # repeated candidates tie
-    whole = session.score(USER, slate)
-    best = np.lexsort((np.arange(len(slate)), -whole.log_odds))
+    scores = session.score(USER, slate)
+    best = np.lexsort((np.arange(len(slate)), -scores.log_odds))
     for k in (1, 4, len(slate), len(slate) + 10):
         top = session.score(USER, slate, top_k=k)
         assert len(top) == min(k, len(slate))
         assert [slate[i] for i in top.index] == top.items.tolist()
-        np.testing.assert_allclose(top.log_odds, whole.log_odds[best[:k]], **CLOSE)
+        np.testing.assert_allclose(top.log_odds, scores.log_odds[best[:k]], **CLOSE)
     assert session.score(USER, [ITEM_IDS[3]] * 4, top_k=4).index.tolist() == [0, 1, 2, 3]
 
 
@@ -246,7 +246,7 @@ def test_the_best_have_the_largest_calibrated_log_odds(tmp_path: Path) -> None:
     write_policy(folder, [{"a": a, "b": b, "upper": c and c * a, "lower": c and c * a} for a, b, c in exits])
     top = runtime.open(folder).score(USER, ITEM_IDS, as_of=AS_OF, top_k=len(ITEM_IDS))
     assert set(top.exit) == {0, 2}
-    a, b = (np.array([one[n] for one in exits], np.float32)[top.exit] for n in (0, 1))
+    a, b = (np.array([exit_[n] for exit_ in exits], np.float32)[top.exit] for n in (0, 1))
     assert (np.diff(a * top.log_odds + b) <= 0).all() and (np.diff(top.log_odds) > 0).any()
 
 

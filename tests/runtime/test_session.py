@@ -132,8 +132,8 @@ def test_recent_that_is_no_list_of_interactions(recent: Any, text: str, session:
 
 def test_unknown_user_is_folded_in(session: runtime.Session) -> None:
     plain = session.prompt(-5, ITEM_IDS)[0]
-    told = session.prompt(-5, ITEM_IDS, recent=[ITEM_IDS[2], (ITEM_IDS[4], False)])[0]
-    assert len(told) > len(plain)
+    fresh = session.prompt(-5, ITEM_IDS, recent=[ITEM_IDS[2], (ITEM_IDS[4], False)])[0]
+    assert len(fresh) > len(plain)
 
 
 def test_numpy_ids(session: runtime.Session) -> None:
@@ -171,8 +171,8 @@ def test_close(folder: Path) -> None:
 def test_threads_share_a_session(session: runtime.Session) -> None:
     expected = [session.trace(user, ITEM_IDS) for user in USER_IDS]
     with ThreadPoolExecutor(4) as pool:
-        seen = list(pool.map(lambda user: session.trace(user, ITEM_IDS), USER_IDS * 5))
-    for n, trace in enumerate(seen):
+        traces = list(pool.map(lambda user: session.trace(user, ITEM_IDS), USER_IDS * 5))
+    for n, trace in enumerate(traces):
         np.testing.assert_allclose(trace, expected[n % len(USER_IDS)], rtol=1e-4, atol=1e-3)
 
 
@@ -365,17 +365,17 @@ def test_a_start_that_all_prefixes_share_is_computed_once(tmp_path: Path) -> Non
     first = [{"op": "piece", "piece": piece} for piece in (0, 3, 9, 0, 3, 1)]  # eleven tokens
     program = catalog.info["prompt"]
     catalog.info["prompt"] = {**program, "prefix": [*first, *program["prefix"][1:]]}
-    with runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(catalog))) as one, one.another() as other:
-        assert one.memory.pinned == other.memory.pinned == 11 * 2 * 4 * LAYERS * HEADS * HEAD_DIM, "as soon as it is open"
-        cold = one.trace_with_stats(USER_IDS[0], ITEM_IDS)
+    with runtime.open(write_bundle(tmp_path / "bundle", BundleOptions(catalog))) as first, first.another() as second:
+        assert first.memory.pinned == second.memory.pinned == 11 * 2 * 4 * LAYERS * HEADS * HEAD_DIM, "as soon as it is open"
+        cold = first.trace_with_stats(USER_IDS[0], ITEM_IDS)
         assert cold.stats.prefix_tokens_reused == 11
         assert [segment.prefix_tokens for segment in cold.stats.segments] == [cold.stats.prefix_tokens - 11] * 3
-        other.clear_cache()
+        second.clear_cache()
         for user in USER_IDS:
-            seen = other.trace_with_stats(user, ITEM_IDS)
-            assert seen.stats.segments[0].prefix_tokens == seen.stats.prefix_tokens - seen.stats.prefix_tokens_reused
-            assert seen.stats.prefix_tokens_reused >= 11
-        np.testing.assert_array_equal(other.trace(USER_IDS[0], ITEM_IDS), cold.log_odds)
+            warm = second.trace_with_stats(user, ITEM_IDS)
+            assert warm.stats.segments[0].prefix_tokens == warm.stats.prefix_tokens - warm.stats.prefix_tokens_reused
+            assert warm.stats.prefix_tokens_reused >= 11
+        np.testing.assert_array_equal(second.trace(USER_IDS[0], ITEM_IDS), cold.log_odds)
 
 
 def test_a_growing_history_costs_what_is_new(folder: Path) -> None:
@@ -384,15 +384,15 @@ def test_a_growing_history_costs_what_is_new(folder: Path) -> None:
         with runtime.open(folder, cache_bytes=cache_bytes) as session, runtime.open(folder) as anew:
             recent = list(ITEM_IDS[:1])  # the template reads the last four
             session.trace(-5, ITEM_IDS, recent=recent)
-            for n, exit in enumerate((0, 1, 0, 2)):
+            for n, exit_ in enumerate((0, 1, 0, 2)):
                 before = session.prompt(-5, ITEM_IDS, recent=recent)[0]
                 recent.append(ITEM_IDS[8 + n])
                 after = session.prompt(-5, ITEM_IDS, recent=recent)[0]
                 common = int(np.argmin(np.append(before[: len(after)] == after[: len(before)], False)))
-                seen = session.score(-5, ITEM_IDS, recent=recent, force_exit=exit)
-                assert seen.stats.prefix_tokens_reused == common >= 2
-                expected = anew.score(-5, ITEM_IDS, recent=recent, force_exit=exit).log_odds
-                np.testing.assert_allclose(seen.log_odds, expected, atol=1e-4)
+                scores = session.score(-5, ITEM_IDS, recent=recent, force_exit=exit_)
+                assert scores.stats.prefix_tokens_reused == common >= 2
+                expected = anew.score(-5, ITEM_IDS, recent=recent, force_exit=exit_).log_odds
+                np.testing.assert_allclose(scores.log_odds, expected, atol=1e-4)
 
 
 def test_only_what_requests_read_is_resident(tmp_path: Path) -> None:

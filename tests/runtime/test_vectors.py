@@ -82,8 +82,8 @@ def test_ids_in_prompts(folder: Path) -> None:
 @pytest.mark.parametrize("as_of", [AS_OF, None])
 def test_trace_is_the_reference(folder: Path, user: int, as_of: int | None, recent: Recent) -> None:
     with runtime.open(folder) as session:
-        seen = session.trace(user, ITEM_IDS, as_of=as_of, recent=recent)
-    np.testing.assert_allclose(seen, expected(folder, user, ITEM_IDS, as_of, recent), **CLOSE)
+        trace = session.trace(user, ITEM_IDS, as_of=as_of, recent=recent)
+    np.testing.assert_allclose(trace, expected(folder, user, ITEM_IDS, as_of, recent), **CLOSE)
 
 
 @pytest.mark.parametrize("max_tokens", [1, 17, 40, 10_000])
@@ -115,9 +115,9 @@ def test_cold_cached_and_partly_reused_prefixes_score_the_same(folder: Path) -> 
             session.trace(USER, ITEM_IDS, recent=recent[:more])
             # The next one is disliked, so the user's vector stays: what is ahead of the history is reused.
             longer = recent[: more + 1]
-            seen = session.trace_with_stats(USER, ITEM_IDS, recent=longer)
-            shared += 0 < seen.stats.prefix_tokens_reused < seen.stats.prefix_tokens
-            np.testing.assert_allclose(seen.log_odds, expected(folder, USER, ITEM_IDS, recent=longer), **CLOSE)
+            trace = session.trace_with_stats(USER, ITEM_IDS, recent=longer)
+            shared += 0 < trace.stats.prefix_tokens_reused < trace.stats.prefix_tokens
+            np.testing.assert_allclose(trace.log_odds, expected(folder, USER, ITEM_IDS, recent=longer), **CLOSE)
     assert shared
 
 
@@ -144,11 +144,11 @@ def test_one_user_at_two_moments_shares_no_vector(tmp_path: Path) -> None:
     assert len({len(liked(make_catalog(), USER, moment)) for moment in moments}) == 3
     with runtime.open(folder) as session:
         for moment in [*moments, *moments]:
-            seen = session.trace(USER, ITEM_IDS[:3], as_of=moment)
-            np.testing.assert_allclose(seen, expected(folder, USER, ITEM_IDS[:3], moment), **CLOSE)
+            trace = session.trace(USER, ITEM_IDS[:3], as_of=moment)
+            np.testing.assert_allclose(trace, expected(folder, USER, ITEM_IDS[:3], moment), **CLOSE)
         fresh = [(ITEM_IDS[6], True)]
-        seen = session.trace(USER, ITEM_IDS[:3], recent=fresh)
-        np.testing.assert_allclose(seen, expected(folder, USER, ITEM_IDS[:3], None, fresh), **CLOSE)
+        trace = session.trace(USER, ITEM_IDS[:3], recent=fresh)
+        np.testing.assert_allclose(trace, expected(folder, USER, ITEM_IDS[:3], None, fresh), **CLOSE)
 
 
 def test_rounding_of_the_users_vector(tmp_path: Path) -> None:
@@ -160,12 +160,12 @@ def test_rounding_of_the_users_vector(tmp_path: Path) -> None:
     refresh(folder)
     recent = [(ITEM_IDS[row], True) for row in (6, 7, 8, 7, 7)]
     with runtime.open(folder) as session:
-        seen = session.trace(7777, ITEM_IDS[:3], recent=recent)
-        np.testing.assert_allclose(seen, expected(folder, 7777, ITEM_IDS[:3], None, recent), **CLOSE)
+        trace = session.trace(7777, ITEM_IDS[:3], recent=recent)
+        np.testing.assert_allclose(trace, expected(folder, 7777, ITEM_IDS[:3], None, recent), **CLOSE)
         for turned in (recent[::-1], recent[2:] + recent[:2]):  # the sum is exact, so its order is of no importance
             again = session.trace_with_stats(7777, ITEM_IDS[:3], recent=turned)
             assert again.stats.prefix_tokens_reused == 7
-            np.testing.assert_array_equal(again.log_odds, seen)
+            np.testing.assert_array_equal(again.log_odds, trace)
 
 
 def test_a_pass_without_a_vector(tmp_path: Path) -> None:

@@ -328,4 +328,4 @@ def test_stopping_finishes_what_is_accepted(bundle: Path, monkeypatch: pytest.Mo
         assert service.get("/readyz").status == 503
         assert service.score(user=100, items=[3]).json["error"].startswith("the service is stopping")
         gate.opened.set()
-        assert [one.result().status for one in accepted] == [200, 200]
+        assert [request.result().status for request in accepted] == [200, 200]

@@ -62,16 +62,16 @@ def test_all_sessions_at_once_have_a_thread_for_each_core(monkeypatch: pytest.Mo
 
 
 def test_mebibytes_are_the_sessions_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
+    session_options: dict[str, Any] = {}
 
     def open_(*words: Any, **options: Any) -> None:
-        asked.update(options)
+        session_options.update(options)
         raise InputError("enough")
 
     monkeypatch.setattr(runtime, "open", open_)
     ended = CliRunner().invoke(app, ["serve", "bundle", "--port", "0", "--cache-mib", "3", "--slate-mib", "5"])
     assert str(ended.exception) == "enough"
-    assert (asked["cache_bytes"], asked["slate_bytes"]) == (3 << 20, 5 << 20)
+    assert (session_options["cache_bytes"], session_options["slate_bytes"]) == (3 << 20, 5 << 20)
 
 
 def test_sigterm_finishes_what_runs_and_exits_with_0(slow: subprocess.Popen[str]) -> None:
@@ -95,7 +95,7 @@ def test_sighup_opens_the_bundle_again(slow: subprocess.Popen[str], bundle: Path
     manifest = bundle / "manifest.json"
     kept = manifest.rename(bundle / "kept")
     slow.send_signal(signal.SIGHUP)
-    assert "manifest.json" in (said := line(slow)) and said.endswith("; serving goes on with the bundle opened before\n")
+    assert "manifest.json" in (reply := line(slow)) and reply.endswith("; serving goes on with the bundle opened before\n")
     kept.rename(manifest)
     assert service.score(user=100, items=[3]).status == 200
     metrics = service.get("/metrics").text

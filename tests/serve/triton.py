@@ -43,7 +43,7 @@ def ask(url: str, **inputs: Any) -> dict[str, Any]:
     }
     try:
         with urllib.request.urlopen(f"{url}/v2/models/rexit/infer", json.dumps(body).encode()) as answer:
-            return {one["name"]: one["data"] for one in json.load(answer)["outputs"]}
+            return {output["name"]: output["data"] for output in json.load(answer)["outputs"]}
     except urllib.error.HTTPError as exc:
         return dict(json.load(exc))
 
@@ -51,7 +51,7 @@ def ask(url: str, **inputs: Any) -> dict[str, Any]:
 def free_ports(*names: str) -> dict[str, int]:
     with contextlib.ExitStack() as stack:
         sockets = {name: stack.enter_context(socket.create_server(("127.0.0.1", 0))) for name in names}
-        return {name: int(one.getsockname()[1]) for name, one in sockets.items()}
+        return {name: int(listening.getsockname()[1]) for name, listening in sockets.items()}
 
 
 def wait_for(server: subprocess.Popen[bytes], url: str) -> None:
