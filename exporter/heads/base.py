@@ -24,10 +24,12 @@ from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.weights import PATTERNS, decoder_model, located
 from rexit.exporter.preflight import check_fit, check_trained_on
+from rexit.exporter.prompt.pieces import fingerprint, load_tokenizer
 from rexit.exporter.quiet import quiet
 
 MODEL_FILES = (*PATTERNS, "*.json", "*.model", "*.txt", "*.jinja")
 """Weights, configs, tokenizer."""
+TOKENIZER = "tokenizer.json"
 NO_LIMIT = 1 << 62
 
 
@@ -82,8 +84,14 @@ def check_base(base: Checkpoint, catalog: Catalog, accept_catalog: bool) -> None
             "to read: train it with `rexit train`, or use a template of words alone"
         )
     check_fit(base, catalog, NO_LIMIT)
-    if not accept_catalog:
-        check_trained_on(base, catalog)
+    if accept_catalog:
+        return
+    check_trained_on(base, catalog)
+    if (base.path / TOKENIZER).is_file() and fingerprint(load_tokenizer(str(base.path))) != catalog.info["tokenizer"]["sha256"]:
+        raise InputError(
+            f"{base.path / TOKENIZER}: is another tokenizer than that of {catalog.path}: index with the model's own; "
+            "--accept-catalog goes on all the same"
+        )
 
 
 def write_checkpoint(base: Checkpoint, folder: Path, exits: Sequence[int], heads: ExitHeads, catalog: Catalog) -> None:

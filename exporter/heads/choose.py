@@ -23,13 +23,19 @@ from rexit.exporter.model.checkpoint import check_exits
 AUTO = re.compile(r"auto:([1-9]\d*)")
 
 
-def check_choice(text: str, layers: int) -> None:
-    """Raises InputError unless `text` is `auto:K` or a list of depths, and the model has so many layers."""
+def check_choice(text: str, layers: int, keep_last: bool) -> None:
+    """Raises InputError unless `text` is `auto:K` or a list of depths, and the model has so many layers; with `keep_last` a list has
+    the last one."""
     if match := AUTO.fullmatch(text):
         if int(match[1]) > layers:
             raise InputError(f"--exits {text}: the model has {layers} layers, expected at most auto:{layers}")
         return
-    check_exits(_depths(text), layers)
+    depths = _depths(text)
+    check_exits(depths, layers)
+    if keep_last and depths[-1] != layers:
+        raise InputError(
+            f"--exits {text} with --keep-last: the model's last answer is after layer {layers}, which is not among them"
+        )
 
 
 def choose_exits(text: str, losses: NDArray[np.float64], prior: float, whole: bool) -> list[int]:

@@ -183,12 +183,12 @@ def fit_layers(
 
 
 def _usable_targets(targets: Sequence[str], keep_last: bool | None, own: bool, usable: bool) -> list[str]:
-    if keep_last and not own:
-        raise InputError("--keep-last: the model has no last answer: neither heads, nor an LM head with rows for the labels")
     names = [name for name in targets if SHARES[name] == 0 or usable or (keep_last and own)]
     if not names:
-        why = "does not rank the choosing users' items better than chance" if own else "does not exist"
-        raise InputError(f"--target {','.join(targets)}: the model's last answer {why}; fit to labels")
+        raise InputError(
+            f"--target {','.join(targets)}: the model's last answer does not rank the choosing users' items better than chance; fit "
+            "to labels"
+        )
     return names
 
 

@@ -29,7 +29,7 @@ from rexit.exporter.heads.choose import check_choice, choose_exits
 from rexit.exporter.heads.forward import Slates, collect_rows, uses_bfloat16
 from rexit.exporter.heads.layers import SHARES, Layers, fit_layers
 from rexit.exporter.heads.rows import RowsFile, check_space, size
-from rexit.exporter.model.checkpoint import Checkpoint
+from rexit.exporter.model.checkpoint import EXITS, Checkpoint
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.options import HeadsOptions
 from rexit.progress import Progress, silent
@@ -90,11 +90,11 @@ def fit_heads(
     base, own = load_base(model, opened.info["labels"])
     layers = len(base.decoder.layers)
     check_base(base, opened, options.accept_catalog)
-    check_choice(options.exits, layers)
-    if options.keep_last and own is None:
+    check_choice(options.exits, layers, bool(options.keep_last))
+    if own is None and (options.keep_last or options.target in ("mix", "last")):
+        wish = "--keep-last" if options.keep_last else f"--target {options.target}"
         raise InputError(
-            f"{base.path}: has no last answer to keep: no {'exits.json'}, and no LM head with rows for the labels; leave out "
-            "--keep-last"
+            f"{base.path}: has no last answer for {wish}: no {EXITS}, no classifier's score and no LM head with rows for the labels"
         )
     progress("load", 1, 1)
     train = Slates.of(opened, "train", options.slates, 0, progress)
@@ -183,7 +183,7 @@ def exit_heads(base: Checkpoint, own: ExitHeads | None, layers: Layers, exits: l
 
 def _check_place(out: Path) -> None:
     """Only a checkpoint or an empty folder is replaced. Raises InputError."""
-    if out.exists() and not (out / "exits.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out / EXITS).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists and is not a multi-exit checkpoint; it would be replaced, so choose another place")
 
 

@@ -52,6 +52,12 @@ def test_list_is_taken_as_it_is() -> None:
     assert choose_exits("2,5", np.ones((6, 3)), PRIOR, whole=False) == [2, 5]
 
 
+def test_list_without_the_last_answer_that_is_to_stay() -> None:
+    check_choice("2,4", 4, keep_last=True)
+    with pytest.raises(InputError, match="--exits 2,3 with --keep-last: the model's last answer is after layer 4"):
+        check_choice("2,3", 4, keep_last=True)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -65,5 +71,5 @@ def test_list_is_taken_as_it_is() -> None:
 )
 def test_choice_that_no_model_can_have(text: str, message: str) -> None:
     with pytest.raises(InputError) as refused:
-        check_choice(text, 4)
+        check_choice(text, 4, keep_last=False)
     assert message in str(refused.value) and "\n" not in str(refused.value)

@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
-from builders.data.indexed_catalog import WITH_VECTORS, write_indexed_catalog
+from builders.data.indexed_catalog import WITH_VECTORS, byte_tokenizer, write_indexed_catalog
 from builders.models.checkpoints import tiny_checkpoint, tiny_model
 from builders.models.gguf_file import write_gguf
 from rexit.bundle import Catalog
@@ -245,10 +245,24 @@ def test_no_last_answer_to_keep(catalog: Path, model: Path, tmp_path: Path, monk
         raise CheckpointError("none")
 
     monkeypatch.setattr(ExitHeads, "shared", none)
-    refused("has no last answer to keep", model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", keep_last=True))
-    with pytest.raises(InputError, match="--target last: the model's last answer does not exist; fit to labels"):
-        fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", target="last", slates=4))
+    for options, wish in (
+        (HeadsOptions(exits="1,4", keep_last=True), "--keep-last"),
+        (HeadsOptions(exits="1,4", target="last"), "--target last"),
+    ):
+        refused(f"has no last answer for {wish}", model, catalog, tmp_path / "out", options)
+    report = fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", slates=8))
+    assert report.own is None and not report.kept and {row["target"] for row in report.layers} == {"labels"}
+
+
+def test_target_of_an_answer_that_does_not_rank(
+    model: Path, catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "MIN_USERS", USERS)  # so many users no third has
+    with pytest.raises(InputError, match="--target last: the model's last answer does not rank .*; fit to labels"):
+        fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", target="last", slates=8))
     assert not (tmp_path / "out").exists()
+    report = fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", slates=8))
+    assert not report.kept and {row["target"] for row in report.layers} == {"labels"}
 
 
 def test_catalog_of_another_tokenizer(catalog: Path, tmp_path: Path) -> None:
