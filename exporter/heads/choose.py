@@ -24,8 +24,8 @@ AUTO = re.compile(r"auto:([1-9]\d*)")
 
 
 def check_choice(text: str, layers: int, keep_last: bool) -> None:
-    """Raises InputError unless `text` is `auto:K` or a list of depths, and the model has so many layers; with `keep_last` a list has
-    the last one."""
+    """Raises InputError unless `text` is `auto:K` or a list of depths, and the model has so many layers. With `keep_last` a list
+    has the last one."""
     if match := AUTO.fullmatch(text):
         if int(match[1]) > layers:
             raise InputError(f"--exits {text}: the model has {layers} layers, expected at most auto:{layers}")

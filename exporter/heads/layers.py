@@ -186,8 +186,8 @@ def _usable_targets(targets: Sequence[str], keep_last: bool | None, own: bool, u
     names = [name for name in targets if SHARES[name] == 0 or usable or (keep_last and own)]
     if not names:
         raise InputError(
-            f"--target {','.join(targets)}: the model's last answer does not rank the choosing users' items better than chance; fit "
-            "to labels"
+            f"--target {','.join(targets)}: the model's last answer does not rank the choosing users' items better than chance; "
+            "fit to labels"
         )
     return names
 

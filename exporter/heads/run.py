@@ -94,7 +94,8 @@ def fit_heads(
     if own is None and (options.keep_last or options.target in ("mix", "last")):
         wish = "--keep-last" if options.keep_last else f"--target {options.target}"
         raise InputError(
-            f"{base.path}: has no last answer for {wish}: no {EXITS}, no classifier's score and no LM head with rows for the labels"
+            f"{base.path}: has no last answer for {wish}: no {EXITS}, no classifier's score, and no LM head with rows for the "
+            "labels"
         )
     progress("load", 1, 1)
     train = Slates.of(opened, "train", options.slates, 0, progress)

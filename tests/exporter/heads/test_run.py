@@ -258,18 +258,26 @@ def test_target_of_an_answer_that_does_not_rank(
     model: Path, catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layers, "MIN_USERS", USERS)  # so many users no third has
-    with pytest.raises(InputError, match="--target last: the model's last answer does not rank .*; fit to labels"):
+    with pytest.raises(InputError, match=r"--target last: the model's last answer does not rank .*; fit to labels"):
         fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", target="last", slates=8))
     assert not (tmp_path / "out").exists()
     report = fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", slates=8))
     assert not report.kept and {row["target"] for row in report.layers} == {"labels"}
 
 
-def test_catalog_of_another_tokenizer(catalog: Path, tmp_path: Path) -> None:
+def test_catalog_of_another_tokenizer(model: Path, catalog: Path, tmp_path: Path) -> None:
     tiny_model(vocab_size=90).save_pretrained(tmp_path / "small")
-    refused(
-        "the catalog's tokenizer has 95 tokens, the model's embeddings only 90", tmp_path / "small", catalog, tmp_path / "out"
-    )
+    line = "the catalog's tokenizer has 95 tokens, the model's embeddings only 90"
+    refused(line, tmp_path / "small", catalog, tmp_path / "out")
+
+    other, tokenizer = Path(shutil.copytree(model, tmp_path / "other")), byte_tokenizer()
+    tokenizer.save(str(other / "tokenizer.json"))
+    assert fit_heads(other, catalog, tmp_path / "same", HeadsOptions(exits="1,4", slates=8)).exits == [1, 4]
+    tokenizer.add_tokens(["one more"])
+    tokenizer.save(str(other / "tokenizer.json"))
+    refused("is another tokenizer than that of", other, catalog, tmp_path / "out", HeadsOptions(exits="1,4"))
+    accepted = HeadsOptions(exits="1,4", slates=8, accept_catalog=True)
+    assert fit_heads(other, catalog, tmp_path / "out", accepted).exits == [1, 4]
 
 
 def test_one_class(model: Path, tmp_path: Path) -> None:
