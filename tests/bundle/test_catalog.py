@@ -61,14 +61,14 @@ def test_ids_are_found_by_value_and_by_bytes(folder: Path) -> None:
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**40, 10.5, float("nan"), float("inf"), True])
 def test_an_id_that_is_no_int64_is_simply_not_there(number: float) -> None:
-    assert Ids.of_integers(np.array([1, 10], np.int64)).row(number) is None  # type: ignore[arg-type]
+    assert Ids("int64", 2, np.array([1, 10], np.int64)).row(number) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["010", "+10", "1_0", " 10", "10 ", "-0", "", "\udcff", "1" * 5000])
 def test_text_that_is_no_plain_integer_names_no_integer_id(text: str) -> None:
     """`010` and `10` are two ids wherever ids are read: neither may be taken for the other."""
-    assert Ids.of_integers(np.array([0, 10], np.int64)).row(text) is None
-    assert Ids.of_integers(np.array([0, 10], np.int64)).find(["10", text]).tolist() == [1, -1]
+    assert Ids("int64", 2, np.array([0, 10], np.int64)).row(text) is None
+    assert Ids("int64", 2, np.array([0, 10], np.int64)).find(["10", text]).tolist() == [1, -1]
 
 
 @pytest.mark.parametrize("value", [None, True, 1.5, "\udcff", "a\0"])
@@ -160,7 +160,7 @@ def test_many_ids_are_found_as_one_is(count: int, kind: str) -> None:
     numbers = np.arange(count) * 2
     names = [str(n).encode() for n in sorted(map(str, numbers.tolist()))]
     text, starts = np.frombuffer(b"".join(names), np.uint8), np.cumsum([0, *map(len, names)])
-    ids = Ids.of_integers(numbers) if kind == "int64" else Ids("string", count, text=text, starts=starts)
+    ids = Ids("int64", len(numbers), numbers) if kind == "int64" else Ids("string", count, text=text, starts=starts)
     for queries in ([], [0], list(range(-3, 40)), ["x", "4", 2**70, "ü"]):
         one_by_one = [-1 if (row := ids.row(id)) is None else row for id in queries]
         assert ids.find(queries).tolist() == one_by_one

@@ -68,11 +68,6 @@ class Ids:
     starts: Column | None = None
     where: str = "ids"
 
-    @classmethod
-    def of_integers(cls, numbers: NDArray[np.int64]) -> Ids:
-        """Returns ids in memory. numbers: int64 [n], ascending."""
-        return cls("int64", len(numbers), numbers)
-
     def __len__(self) -> int:
         return self.count
 
