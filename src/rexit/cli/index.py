@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,165 +27,113 @@ from rexit.times import Timeline
 _DEFAULT = IndexOptions()
 _COLUMNS, _LIGHTGCN = _DEFAULT.columns, _DEFAULT.lightgcn
 
-
-_EXTERNAL_PANEL = "Embeddings from elsewhere"
-_INPUT, _COLUMNS_PANEL, _LIKES, _LIGHTGCN_PANEL = "Input and output", "Columns", "Likes, order and splits", "Retriever (LightGCN)"
+_input = partial(typer.Option, rich_help_panel="Input and output")
+_column = partial(typer.Option, rich_help_panel="Columns")
+_likes = partial(typer.Option, rich_help_panel="Likes, order and splits")
+_retriever = partial(typer.Option, rich_help_panel="Retriever (LightGCN)")
+_external = partial(typer.Option, rich_help_panel="Embeddings from elsewhere")
 
 
 # Long because typer takes the options, their defaults and their help from the signature.
 def index(
     context: typer.Context,
-    interactions: Annotated[
-        Path,
-        typer.Option(help="Who rated what and when: CSV, TSV or Parquet. With --update: the new ones.", rich_help_panel=_INPUT),
-    ],
-    tokenizer: Annotated[
-        str, typer.Option(help="A tokenizer.json, a folder with one, or a Hugging Face Hub name.", rich_help_panel=_INPUT)
-    ],
-    template: Annotated[Path, typer.Option(help="The prompt template, TOML (docs/template.md).", rich_help_panel=_INPUT)],
-    out: Annotated[
-        Path, typer.Option(help="The catalog folder to write. An older catalog there is replaced.", rich_help_panel=_INPUT)
-    ],
+    interactions: Annotated[Path, _input(help="Who rated what and when: CSV, TSV or Parquet. With --update: the new ones.")],
+    tokenizer: Annotated[str, _input(help="A tokenizer.json, a folder with one, or a Hugging Face Hub name.")],
+    template: Annotated[Path, _input(help="The prompt template, TOML (docs/template.md).")],
+    out: Annotated[Path, _input(help="The catalog folder to write. An older catalog there is replaced.")],
     items: Annotated[
         Path | None,
-        typer.Option(
+        _input(
             help="One row per item: its id and the columns that the template names. With --update: new items, and existing items "
-            "whose text changed.",
-            rich_help_panel=_INPUT,
+            "whose text changed."
         ),
     ] = None,
     users: Annotated[
-        Path | None,
-        typer.Option(
-            help="One row per user, if the template names columns of users. With --update: as --items.", rich_help_panel=_INPUT
-        ),
+        Path | None, _input(help="One row per user, if the template names columns of users. With --update: as --items.")
     ] = None,
     update: Annotated[
         Path | None,
-        typer.Option(
-            help="A catalog to extend, for the model that was trained on it. Ids, embeddings, prompt program and limits stay.",
-            rich_help_panel=_INPUT,
+        _input(
+            help="A catalog to extend, for the model that was trained on it. Ids, embeddings, prompt program and limits stay."
         ),
     ] = None,
-    user_column: Annotated[str, typer.Option(help="User ids.", rich_help_panel=_COLUMNS_PANEL)] = _COLUMNS.user,
-    item_column: Annotated[str, typer.Option(help="Item ids.", rich_help_panel=_COLUMNS_PANEL)] = _COLUMNS.item,
-    rating_column: Annotated[
-        str, typer.Option(help="Ratings. Not read with --implicit.", rich_help_panel=_COLUMNS_PANEL)
-    ] = _COLUMNS.rating,
+    user_column: Annotated[str, _column(help="User ids.")] = _COLUMNS.user,
+    item_column: Annotated[str, _column(help="Item ids.")] = _COLUMNS.item,
+    rating_column: Annotated[str, _column(help="Ratings. Not read with --implicit.")] = _COLUMNS.rating,
     time_column: Annotated[
-        str,
-        typer.Option(
-            help="Times: whole numbers, dates or ISO 8601 text. Read with --order time only.", rich_help_panel=_COLUMNS_PANEL
-        ),
+        str, _column(help="Times: whole numbers, dates or ISO 8601 text. Read with --order time only.")
     ] = _COLUMNS.time,
-    split_column: Annotated[
-        str | None, typer.Option(help="Splits: train, validation (or valid), test.", rich_help_panel=_COLUMNS_PANEL)
-    ] = None,
+    split_column: Annotated[str | None, _column(help="Splits: train, validation (or valid), test.")] = None,
     positive_at: Annotated[
-        float | None,
-        typer.Option(
-            help=f"A rating of at least this is a like. Default: {POSITIVE_AT:g}; not with --implicit.", rich_help_panel=_LIKES
-        ),
+        float | None, _likes(help=f"A rating of at least this is a like. Default: {POSITIVE_AT:g}; not with --implicit.")
     ] = None,
     implicit: Annotated[
         bool,
-        typer.Option(
+        _likes(
             "--implicit",
             help="No ratings: every interaction is a like. Sampled items that the user has not met are the dislikes.",
-            rich_help_panel=_LIKES,
         ),
     ] = False,
     implicit_negatives: Annotated[
-        int, typer.Option(help="With --implicit: sampled items per interaction.", rich_help_panel=_LIKES)
+        int, _likes(help="With --implicit: sampled items per interaction.")
     ] = _DEFAULT.implicit_negatives,
     unrated: Annotated[
-        int,
-        typer.Option(
-            help="Items that a user never rated, beside each of their likes and taken as not liked: long slates.",
-            rich_help_panel=_LIKES,
-        ),
+        int, _likes(help="Items that a user never rated, beside each of their likes and taken as not liked: long slates.")
     ] = _DEFAULT.unrated,
     repeats: Annotated[
-        str,
-        typer.Option(help="Several interactions of a user with one item: count all, or the first only.", rich_help_panel=_LIKES),
+        str, _likes(help="Several interactions of a user with one item: count all, or the first only.")
     ] = _DEFAULT.repeats,
     order: Annotated[
-        str,
-        typer.Option(help="What came first: time (the column), file (the order of rows) or random.", rich_help_panel=_LIKES),
+        str, _likes(help="What came first: time (the column), file (the order of rows) or random.")
     ] = _DEFAULT.order,
     split: Annotated[
         str | None,
-        typer.Option(
+        _likes(
             help="user:A,B splits each user's interactions at these shares, time:A,B all interactions; leave-last:V,T takes the "
-            "last ones of each user. Default: user:0.8,0.9",
-            rich_help_panel=_LIKES,
+            "last ones of each user. Default: user:0.8,0.9"
         ),
     ] = None,
     snapshots: Annotated[
         int,
-        typer.Option(
-            help="Parts of each user's training interactions. A training prompt retrieves with what the earlier parts taught.",
-            rich_help_panel=_LIGHTGCN_PANEL,
+        _retriever(
+            help="Parts of each user's training interactions. A training prompt retrieves with what the earlier parts taught."
         ),
     ] = _DEFAULT.snapshots,
-    neighbours: Annotated[
-        int, typer.Option(help="Similar users stored per user.", rich_help_panel=_LIGHTGCN_PANEL)
-    ] = _DEFAULT.neighbours,
-    dim: Annotated[int, typer.Option(help="Width of the embeddings.", rich_help_panel=_LIGHTGCN_PANEL)] = _LIGHTGCN.dim,
-    layers: Annotated[int, typer.Option(help="Propagation layers.", rich_help_panel=_LIGHTGCN_PANEL)] = _LIGHTGCN.layers,
+    neighbours: Annotated[int, _retriever(help="Similar users stored per user.")] = _DEFAULT.neighbours,
+    dim: Annotated[int, _retriever(help="Width of the embeddings.")] = _LIGHTGCN.dim,
+    layers: Annotated[int, _retriever(help="Propagation layers.")] = _LIGHTGCN.layers,
     epochs: Annotated[
-        int,
-        typer.Option(
-            help="Most epochs; stops early on validation recall@20. 0: keep the initial embeddings.",
-            rich_help_panel=_LIGHTGCN_PANEL,
-        ),
+        int, _retriever(help="Most epochs; stops early on validation recall@20. 0: keep the initial embeddings.")
     ] = _LIGHTGCN.epochs,
-    patience: Annotated[
-        int, typer.Option(help="Epochs without a better recall before it stops.", rich_help_panel=_LIGHTGCN_PANEL)
-    ] = _LIGHTGCN.patience,
-    learning_rate: Annotated[
-        float, typer.Option(help="Adam's learning rate.", rich_help_panel=_LIGHTGCN_PANEL)
-    ] = _LIGHTGCN.learning_rate,
-    weight_decay: Annotated[float, typer.Option(help="BPR's lambda.", rich_help_panel=_LIGHTGCN_PANEL)] = _LIGHTGCN.weight_decay,
-    negatives: Annotated[
-        int, typer.Option(help="Sampled items per like.", rich_help_panel=_LIGHTGCN_PANEL)
-    ] = _LIGHTGCN.negatives,
+    patience: Annotated[int, _retriever(help="Epochs without a better recall before it stops.")] = _LIGHTGCN.patience,
+    learning_rate: Annotated[float, _retriever(help="Adam's learning rate.")] = _LIGHTGCN.learning_rate,
+    weight_decay: Annotated[float, _retriever(help="BPR's lambda.")] = _LIGHTGCN.weight_decay,
+    negatives: Annotated[int, _retriever(help="Sampled items per like.")] = _LIGHTGCN.negatives,
     item_embeddings: Annotated[
         Path | None,
-        typer.Option(
+        _external(
             help="Embeddings of items in place of LightGCN's: Parquet with a column of lists, .npy with ids beside it, or "
-            "safetensors.",
-            rich_help_panel=_EXTERNAL_PANEL,
+            "safetensors."
         ),
     ] = None,
     user_embeddings: Annotated[
-        Path | None,
-        typer.Option(
-            help="Embeddings of users. Without them users are folded in from their likes.", rich_help_panel=_EXTERNAL_PANEL
-        ),
+        Path | None, _external(help="Embeddings of users. Without them users are folded in from their likes.")
     ] = None,
     embeddings_as_of: Annotated[
         str | None,
-        typer.Option(
-            help="What these embeddings know happened before this time. Training prompts of earlier moments do not see them.",
-            rich_help_panel=_EXTERNAL_PANEL,
+        _external(
+            help="What these embeddings know happened before this time. Training prompts of earlier moments do not see them."
         ),
     ] = None,
-    similarity: Annotated[
-        str, typer.Option(help="How users are compared: cosine or dot.", rich_help_panel=_EXTERNAL_PANEL)
-    ] = SIMILARITIES[0],
+    similarity: Annotated[str, _external(help="How users are compared: cosine or dot.")] = SIMILARITIES[0],
     fold_in: Annotated[
         str,
-        typer.Option(
-            help="A user's embedding from what they like: mean of the items' rows, or least-squares, fitted to the users' own.",
-            rich_help_panel=_EXTERNAL_PANEL,
+        _external(
+            help="A user's embedding from what they like: mean of the items' rows, or least-squares, fitted to the users' own."
         ),
     ] = FOLD_INS[0],
     similar_users: Annotated[
-        Path | None,
-        typer.Option(
-            help="Similar users found elsewhere: a table with user_id, neighbour and rank.", rich_help_panel=_EXTERNAL_PANEL
-        ),
+        Path | None, _external(help="Similar users found elsewhere: a table with user_id, neighbour and rank.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the training, of --order random and of sampled items.")] = 0,
     json: JsonOption = False,

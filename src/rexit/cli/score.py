@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +30,8 @@ WITHOUT_HISTORY = "scored without any history"
 
 ENGINES = ("local", "ray")
 
-_ONE_SLATE, _FILES = "One slate", "Files of pairs"
+_slate = partial(typer.Option, rich_help_panel="One slate")
+_files = partial(typer.Option, rich_help_panel="Files of pairs")
 
 
 @dataclass(frozen=True)
@@ -59,43 +61,26 @@ class _Setup:
 
 def score(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
-    user: Annotated[
-        str | None,
-        typer.Option(help="User id. A user who is not in the catalog is placed by --recent.", rich_help_panel=_ONE_SLATE),
-    ] = None,
-    items: Annotated[str | None, typer.Option(help="Item ids, separated by commas.", rich_help_panel=_ONE_SLATE)] = None,
+    user: Annotated[str | None, _slate(help="User id. A user who is not in the catalog is placed by --recent.")] = None,
+    items: Annotated[str | None, _slate(help="Item ids, separated by commas.")] = None,
     recent: Annotated[
         str,
-        typer.Option(
-            help="Interactions newer than the catalog's, oldest first: `ITEM` or `ITEM:1` for liked, `ITEM:0` for not liked.",
-            rich_help_panel=_ONE_SLATE,
-        ),
+        _slate(help="Interactions newer than the catalog's, oldest first: `ITEM` or `ITEM:1` for liked, `ITEM:0` for not liked."),
     ] = "",
     as_of: AsOfOption = None,
     top_k: Annotated[int, typer.Option(help="Only the k most probable, best first. 0: all, in the order given.")] = 0,
     deadline_ms: Annotated[float | None, typer.Option(help="Answer with what is known when this time has passed.")] = None,
     force_exit: Annotated[int | None, typer.Option(help="Every candidate stops at this exit, counted from 0.")] = None,
     pairs: Annotated[
-        Path | None,
-        typer.Option(
-            help="The pairs to score: a .csv, .tsv or .parquet file, or a folder of files of one kind.", rich_help_panel=_FILES
-        ),
+        Path | None, _files(help="The pairs to score: a .csv, .tsv or .parquet file, or a folder of files of one kind.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The scored pairs: a .csv or .parquet file.", rich_help_panel=_FILES)] = None,
-    user_column: Annotated[str | None, typer.Option(help="User ids. Default: user_id.", rich_help_panel=_FILES)] = None,
-    item_column: Annotated[str | None, typer.Option(help="Item ids. Default: item_id.", rich_help_panel=_FILES)] = None,
-    as_of_column: Annotated[
-        str | None, typer.Option(help="Times, as --as-of. Default: as_of, if there is such a column.", rich_help_panel=_FILES)
-    ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(help="local, or ray: a session in each worker of a Ray cluster.", rich_help_panel=_FILES),
-    ] = "local",
+    out: Annotated[Path | None, _files(help="The scored pairs: a .csv or .parquet file.")] = None,
+    user_column: Annotated[str | None, _files(help="User ids. Default: user_id.")] = None,
+    item_column: Annotated[str | None, _files(help="Item ids. Default: item_id.")] = None,
+    as_of_column: Annotated[str | None, _files(help="Times, as --as-of. Default: as_of, if there is such a column.")] = None,
+    engine: Annotated[str, _files(help="local, or ray: a session in each worker of a Ray cluster.")] = "local",
     workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Workers of --engine ray. Default: as many as the cluster has CPUs for.", rich_help_panel=_FILES
-        ),
+        int | None, _files(min=1, help="Workers of --engine ray. Default: as many as the cluster has CPUs for.")
     ] = None,
     variant: VariantOption = None,
     threads: ThreadsOption = 0,
