@@ -104,7 +104,7 @@ deb: $(BUILD)/deb/.built
 
 test-deb: $(BUILD)/deb/.built $(BUILD)/golden/.written
 	CMAKE=$(abspath $(BIN))/cmake REXIT_ONNXRUNTIME_LIBRARY=$$($(BIN)/python -c 'from rexit.runtime import onnxruntime_library as f; print(f())') \
-	  sh tests/cpp/api/deb.sh $(BUILD)/deb . $(BUILD)/deb/test $(BUILD)/golden/bundle
+	  sh tests/cpp/install/deb.sh $(BUILD)/deb . $(BUILD)/deb/test $(BUILD)/golden/bundle
 
 $(BUILD)/.system-aarch64: tools/system-packages.sh
 	PYTHON=$(PYTHON) tools/system-packages.sh aarch64
@@ -168,13 +168,13 @@ test-aarch64-short: $(BUILD)/aarch64/.configured $(BUILD)/golden/.written
 	$(BIN)/ctest --test-dir $(BUILD)/aarch64 --output-on-failure -j $(JOBS) -R '^(test_kernels|test_golden|abi_test|newest_symbols)$$'
 
 test-wheel: $(BUILD)/wheel-alone/.installed $(BUILD)/golden/.written
-	sh tests/cpp/api/newest_symbols.sh readelf $(BUILD)/wheel-alone/venv/lib/python*/site-packages/rexit/runtime/_native.*.so
+	sh tests/cpp/install/newest_symbols.sh readelf $(BUILD)/wheel-alone/venv/lib/python*/site-packages/rexit/runtime/_native.*.so
 	$(BUILD)/wheel-alone/venv/bin/rexit verify $(BUILD)/golden/bundle --variant cpu-fp32
 	$(BUILD)/wheel-alone/venv/bin/python tests/wheel/answers.py $(BUILD)/golden
 
 # Of the golden samples only float32's variant gives its own log-odds; answers.py compares all.
 test-aarch64-wheel: $(BUILD)/aarch64-wheel/.installed $(BUILD)/golden/.written
-	sh tests/cpp/api/newest_symbols.sh aarch64-linux-gnu-readelf $(BUILD)/aarch64-wheel/site/rexit/runtime/_native.abi3.so
+	sh tests/cpp/install/newest_symbols.sh aarch64-linux-gnu-readelf $(BUILD)/aarch64-wheel/site/rexit/runtime/_native.abi3.so
 	$(BUILD)/aarch64-wheel/python -m rexit verify $(BUILD)/golden/bundle --variant cpu-fp32
 	$(BUILD)/aarch64-wheel/python tests/wheel/answers.py $(BUILD)/golden
 

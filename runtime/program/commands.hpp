@@ -1,4 +1,4 @@
-// The commands, one file each; their options, as the command line fills them.
+// The commands (a file each) and their options.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace rexit::program {
 
-// What every command has. `library`: ONNX Runtime's.
+// Options of every command.
 struct Common {
   std::string bundle;
   BundleOptions options;
@@ -24,23 +24,16 @@ struct ScoreOptions : Common {
   std::size_t top_k = 0;
 };
 
-struct BenchOptions : Common {
-  std::string users;  // empty: drawn from the catalog
-  std::size_t slate = 20, requests = 50;
+struct PipeOptions : Common {
+  std::size_t sessions = 1, cache_mib = 32;
 };
-
-struct ServeOptions : Common {
-  std::size_t sessions = 1, cache_bytes = 0;
-};
-
-// Each returns the exit code, or throws Failure or rexit::Error.
+// All return the exit code, or throw Failure or rexit::Error.
 int score(const ScoreOptions& options);
 int verify(const Common& options);
 int inspect(const Common& options);
-int bench(const BenchOptions& options);
-int serve(const ServeOptions& options);
+int pipe(const PipeOptions& options);
 
-// Throws Failure unless it is more than 0.
+// Throws Failure unless the deadline is more than 0.
 std::int64_t deadline_us(double deadline_ms);
 
 }  // namespace rexit::program

@@ -1,4 +1,4 @@
-// What ends a command: one line and an exit code.
+// The failure of a command: a line and an exit code.
 #pragma once
 
 #include <stdexcept>
@@ -8,7 +8,7 @@
 
 namespace rexit::program {
 
-// As those of `rexit`; docs/how-to/without-python.md lists them.
+// The exit codes of `rexit`; docs/how-to/without-python.md lists them.
 constexpr int other_failure = 1, bad_input = 2, bad_bundle = 4, bad_backend = 6, too_late = 7, not_verified = 8;
 
 int exit_code(rexit_status status) noexcept;

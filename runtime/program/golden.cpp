@@ -21,7 +21,8 @@ std::string read_file(const std::string& path) {
   return bytes;
 }
 
-// Of the format: the header's size as 8 bytes, the header as JSON, the arrays. Little-endian, as the machines that rexit runs on.
+// A safetensors file: the header's size in 8 bytes, the header as JSON, the arrays. Little-endian, as the machines that rexit
+// runs on.
 class Tensors {
  public:
   explicit Tensors(const std::string& path) : bytes_(read_file(path)) {
@@ -43,16 +44,16 @@ class Tensors {
     if (!values.empty()) std::memcpy(values.data(), bytes_.data() + data_ + begin, end - begin);
     return values;
   }
-  // Where each of `count` parts of `size` entries begins, and their end.
+  // Offsets of `count` parts of an array of `size` entries: [count + 1].
   std::vector<std::int64_t> offsets(const char* name, std::size_t count, std::size_t size) const {
-    auto all = array<std::int64_t>(name, "I64");
-    require(all.size() == count + 1 && all.front() == 0 && all.back() == static_cast<std::int64_t>(size) &&
-            std::is_sorted(all.begin(), all.end()));
-    return all;
+    auto offsets = array<std::int64_t>(name, "I64");
+    require(offsets.size() == count + 1 && offsets.front() == 0 && offsets.back() == static_cast<std::int64_t>(size) &&
+            std::is_sorted(offsets.begin(), offsets.end()));
+    return offsets;
   }
 
-  static void require(bool holds) {
-    if (!holds) throw std::invalid_argument("its arrays do not fit together");
+  static void require(bool condition) {
+    if (!condition) throw std::invalid_argument("its arrays do not fit together");
   }
 
  private:
@@ -73,7 +74,7 @@ std::vector<GoldenSlate> read_slates(const std::string& path, std::size_t exits)
   const auto candidates = file.offsets("candidate_offsets", items.size(), candidate.size());
   Tensors::require(as_of.size() == users.size() && log_odds.size() == items.size() * exits);
 
-  std::vector<GoldenSlate> all;
+  std::vector<GoldenSlate> golden_slates;
   for (std::size_t g = 0; g < users.size(); ++g) {
     const auto first = slates[g], last = slates[g + 1];
     GoldenSlate slate{users[g], {items.begin() + first, items.begin() + last}, as_of[g], {}, {0}, {}};
@@ -85,9 +86,9 @@ std::vector<GoldenSlate> read_slates(const std::string& path, std::size_t exits)
     }
     const auto width = static_cast<std::int64_t>(exits);
     slate.log_odds.assign(log_odds.begin() + first * width, log_odds.begin() + last * width);
-    all.push_back(std::move(slate));
+    golden_slates.push_back(std::move(slate));
   }
-  return all;
+  return golden_slates;
 }
 
 }  // namespace

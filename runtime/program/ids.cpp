@@ -15,39 +15,39 @@ std::string_view trimmed(std::string_view text) {
   return begin == text.npos ? std::string_view{} : text.substr(begin, text.find_last_not_of(" \t") - begin + 1);
 }
 
-// What stands between commas, without what is empty.
-std::vector<std::string> parts(const std::string& text) {
-  std::vector<std::string> all;
+// The non-empty parts between commas.
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> parts;
   for (std::size_t begin = 0; begin <= text.size();) {
     const std::size_t end = std::min(text.find(',', begin), text.size());
-    if (const auto part = trimmed(std::string_view(text).substr(begin, end - begin)); !part.empty()) all.emplace_back(part);
+    if (const auto part = trimmed(std::string_view(text).substr(begin, end - begin)); !part.empty()) parts.emplace_back(part);
     begin = end + 1;
   }
-  return all;
+  return parts;
 }
 
 }  // namespace
 
-Id parse_id(const std::string& text, bool strings, const char* what) {
+Id parse_id(const std::string& text, bool strings, const char* kind) {
   if (strings) return text;
   std::int64_t number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (error != std::errc{} || end != text.data() + text.size() || std::to_string(number) != text)
-    throw Failure(std::string(what) + " '" + text + "': this catalog's " + what +
+    throw Failure(std::string(kind) + " '" + text + "': this catalog's " + kind +
                   " ids are 64-bit integers, written like 7 or -12");
   return number;
 }
 
-std::vector<Id> parse_ids(const std::string& text, bool strings, const char* what) {
+std::vector<Id> parse_ids(const std::string& text, bool strings, const char* kind) {
   std::vector<Id> ids;
-  for (const std::string& part : parts(text)) ids.push_back(parse_id(part, strings, what));
-  if (ids.empty()) throw Failure(std::string("no ") + what + "s given, expected at least one id");
+  for (const std::string& part : split(text)) ids.push_back(parse_id(part, strings, kind));
+  if (ids.empty()) throw Failure(std::string("no ") + kind + "s given, expected at least one id");
   return ids;
 }
 
 Recent parse_recent(const std::string& text, bool strings) {
   Recent recent;
-  for (const std::string& part : parts(text)) {
+  for (const std::string& part : split(text)) {
     const std::size_t size = part.size();
     const bool has_verdict = size >= 2 && part[size - 2] == ':' && (part[size - 1] == '0' || part[size - 1] == '1');
     recent.emplace_back(parse_id(has_verdict ? part.substr(0, size - 2) : part, strings, "item"),
@@ -56,24 +56,24 @@ Recent parse_recent(const std::string& text, bool strings) {
   return recent;
 }
 
-Id parse_id(const nlohmann::json& value, bool strings, const char* what) {
+Id parse_id(const nlohmann::json& value, bool strings, const char* kind) {
   if (strings && value.is_string()) {
     auto text = value.get<std::string>();
-    if (text.find('\0') != text.npos) throw Failure(std::string(what) + " " + value.dump() + ": an id has no NUL character");
+    if (text.find('\0') != text.npos) throw Failure(std::string(kind) + " " + value.dump() + ": an id has no NUL character");
     return text;
   }
   if (!strings && value.is_number_integer() &&
       !(value.is_number_unsigned() && value.get<std::uint64_t>() > std::uint64_t{INT64_MAX}))
     return value.get<std::int64_t>();
-  throw Failure(std::string(what) + " " + (value.is_structured() ? value.type_name() : value.dump()) + ": this catalog's " +
-                what + " ids are " + (strings ? "strings" : "64-bit integers"));
+  throw Failure(std::string(kind) + " " + (value.is_structured() ? value.type_name() : value.dump()) + ": this catalog's " +
+                kind + " ids are " + (strings ? "strings" : "64-bit integers"));
 }
 
 nlohmann::ordered_json to_json(const Id& id) {
   return std::visit([](const auto& value) -> nlohmann::ordered_json { return value; }, id);
 }
 
-std::string shown(const Id& id) {
+std::string quote_id(const Id& id) {
   const auto* text = std::get_if<std::string>(&id);
   return text != nullptr ? "'" + *text + "'" : std::to_string(std::get<std::int64_t>(id));
 }

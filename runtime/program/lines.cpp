@@ -20,12 +20,12 @@ int stop_pipe[2] = {-1, -1};
 
 void Lines::stop() noexcept {
   const int before = errno;
-  if (write(stop_pipe[1], "", 1) < 0) {  // full: it says stop already
+  if (write(stop_pipe[1], "", 1) < 0) {  // full: a stop is pending
   }
   errno = before;
 }
 
-Lines::Lines(int descriptor, std::size_t longest) : descriptor_(descriptor), longest_(longest) {
+Lines::Lines(int descriptor, std::size_t max_bytes) : descriptor_(descriptor), max_bytes_(max_bytes) {
   if (pipe2(stop_pipe, O_CLOEXEC | O_NONBLOCK) != 0) throw Failure(std::string("pipe: ") + std::strerror(errno), other_failure);
   struct sigaction action{};
   action.sa_handler = [](int) { stop(); };
@@ -43,26 +43,26 @@ Lines::~Lines() {
 
 Lines::Next Lines::next(std::string& line) {
   bool too_long = false;
-  for (std::size_t seen = begin_;;) {
+  for (std::size_t search_from = begin_;;) {
     pollfd stopped{stop_pipe[0], POLLIN, 0};
-    if (poll(&stopped, 1, 0) > 0) return Next::end;  // lines that were read, but not asked for, are dropped
-    const std::size_t end = buffer_.find('\n', seen);
+    if (poll(&stopped, 1, 0) > 0) return Next::end;  // drops buffered lines
+    const std::size_t end = buffer_.find('\n', search_from);
     if (end != buffer_.npos) {
       line.assign(buffer_, begin_, end - begin_);
       begin_ = end + 1;
       ++count_;
-      return too_long || line.size() > longest_ ? Next::too_long : Next::line;
+      return too_long || line.size() > max_bytes_ ? Next::too_long : Next::line;
     }
     buffer_.erase(0, begin_);
     begin_ = 0;
-    if (buffer_.size() > longest_) {
+    if (buffer_.size() > max_bytes_) {
       too_long = true;
       buffer_.clear();
     }
-    seen = buffer_.size();
+    search_from = buffer_.size();
     if (fill()) continue;
     if (buffer_.empty() && !too_long) return Next::end;
-    buffer_ += '\n';  // a last line without its end
+    buffer_ += '\n';  // the last line has no newline
   }
 }
 
@@ -71,11 +71,11 @@ bool Lines::fill() {
   char bytes[1 << 16];
   for (;;) {
     if (poll(both, 2, -1) < 0 && errno != EINTR) break;
-    if (both[1].revents != 0) return true;  // next() sees it, too
+    if (both[1].revents != 0) return true;  // next() polls it again
     if (both[0].revents == 0) continue;
-    const ssize_t got = read(descriptor_, bytes, sizeof bytes);
-    if (got > 0) buffer_.append(bytes, static_cast<std::size_t>(got));
-    if (got >= 0) return got > 0;
+    const ssize_t count = read(descriptor_, bytes, sizeof bytes);
+    if (count > 0) buffer_.append(bytes, static_cast<std::size_t>(count));
+    if (count >= 0) return count > 0;
     if (errno != EINTR && errno != EAGAIN) break;
   }
   throw Failure(std::string("stdin: cannot be read: ") + std::strerror(errno), other_failure);

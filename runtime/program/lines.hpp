@@ -6,28 +6,29 @@
 
 namespace rexit::program {
 
-// From its construction on SIGTERM and SIGINT end the reading; a second one ends the process. One at a time in a process.
+// While it exists, SIGTERM and SIGINT end the reading, and a second signal ends the process. At most one per process at a time.
 class Lines {
  public:
   enum class Next { line, too_long, end };
 
-  Lines(int descriptor, std::size_t longest);
+  Lines(int descriptor, std::size_t max_bytes);
   ~Lines();
   Lines(const Lines&) = delete;
   Lines& operator=(const Lines&) = delete;
 
-  // The next line, without its end. A line with more than `longest` bytes is skipped: too_long. Throws Failure if reading fails.
+  // Reads the next line, without its newline. Skips a line of more than `max_bytes` bytes: too_long. Throws Failure if reading
+  // fails.
   Next next(std::string& line);
-  // How many there were so far, those that were too long included.
+  // Number of lines so far, including those that were too long.
   std::size_t count() const noexcept { return count_; }
-  // From another thread, too: as if a signal had come.
+  // Acts as a signal does. Any thread may call it.
   static void stop() noexcept;
 
  private:
-  bool fill();  // false: the end, or a signal
+  bool fill();  // returns false at the end of the input
 
   int descriptor_;
-  std::size_t longest_, begin_ = 0, count_ = 0;
+  std::size_t max_bytes_, begin_ = 0, count_ = 0;
   std::string buffer_;
 };
 

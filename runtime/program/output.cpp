@@ -11,7 +11,7 @@ using nlohmann::ordered_json;
 
 namespace {
 
-// Columns on a terminal; code points, for what ids usually hold.
+// Columns on a terminal, approximately: code points.
 std::size_t width(const std::string& text) {
   return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
 }
@@ -50,16 +50,16 @@ void print_json(const ordered_json& value) {
 
 std::string on_one_line(const ordered_json& value) { return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace); }
 
-ordered_json answer(const Scores& scores, const std::vector<Id>& items, const std::vector<std::size_t>& depths) {
+ordered_json answer_json(const Scores& scores, const std::vector<Id>& items, const std::vector<std::size_t>& depths) {
   ordered_json rows = ordered_json::array();
   for (const rexit_score& score : scores.scores) {
-    const bool answered = score.exit != REXIT_NO_EXIT;
-    const auto or_null = [&](auto value) { return answered ? ordered_json(value) : ordered_json(); };
+    const bool has_exit = score.exit != REXIT_NO_EXIT;
+    const auto or_null = [&](auto value) { return has_exit ? ordered_json(value) : ordered_json(); };
     rows.push_back({{"item", to_json(items[score.item])},
                     {"probability", or_null(score.probability)},
                     {"log_odds", or_null(score.log_odds)},
                     {"exit", or_null(score.exit)},
-                    {"layers", answered ? depths[score.exit] : 0},
+                    {"layers", has_exit ? depths[score.exit] : 0},
                     {"cut_short", score.cut_short != 0}});
   }
   const rexit_stats& stats = scores.stats;
@@ -78,9 +78,9 @@ ordered_json answer(const Scores& scores, const std::vector<Id>& items, const st
 }
 
 std::vector<std::size_t> depths(const Bundle& bundle) {
-  std::vector<std::size_t> all;
-  for (std::size_t k = 0; k < bundle.info().exits; ++k) all.push_back(bundle.exit(k).layers);
-  return all;
+  std::vector<std::size_t> depths;
+  for (std::size_t k = 0; k < bundle.info().exits; ++k) depths.push_back(bundle.exit(k).layers);
+  return depths;
 }
 
 }  // namespace rexit::program

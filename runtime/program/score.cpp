@@ -11,7 +11,7 @@ namespace rexit::program {
 
 namespace {
 
-void show(const nlohmann::ordered_json& report) {
+void print_report(const nlohmann::ordered_json& report) {
   const auto text = [](const nlohmann::ordered_json& id) { return id.is_string() ? id.get<std::string>() : id.dump(); };
   std::vector<std::vector<std::string>> rows;
   for (const auto& row : report["scores"]) {
@@ -34,8 +34,8 @@ void show(const nlohmann::ordered_json& report) {
 }  // namespace
 
 std::int64_t deadline_us(double deadline_ms) {
-  constexpr double longest = 1e12;
-  if (!(deadline_ms > 0 && deadline_ms <= longest)) {
+  constexpr double max_ms = 1e12;
+  if (!(deadline_ms > 0 && deadline_ms <= max_ms)) {
     char text[32];
     std::snprintf(text, sizeof text, "%g", deadline_ms);
     throw Failure(std::string("deadline_ms is ") + text + ", expected more than 0 and at most 1e12");
@@ -60,14 +60,14 @@ int score(const ScoreOptions& options) {
 
   const Scores scores = Session(bundle).score(request);
   if (scores.stats.known_user == 0)
-    std::fprintf(stderr, "rexit-run: user %s is not in the catalog: %s\n", shown(user).c_str(),
+    std::fprintf(stderr, "rexit-run: user %s is not in the catalog: %s\n", quote_id(user).c_str(),
                  recent.empty() ? "scored without any history" : "placed by --recent alone");
   nlohmann::ordered_json report{{"user", to_json(user)}, {"variant", info.variant}};
-  report.update(answer(scores, items, depths(bundle)));
+  report.update(answer_json(scores, items, depths(bundle)));
   if (options.json) {
     print_json(report);
   } else {
-    show(report);
+    print_report(report);
   }
   return 0;
 }

@@ -36,15 +36,15 @@ using Numpy = nb::ndarray<nb::numpy, T, Shape...>;
 // The array owns the vector.
 template <class T, class... Shape>
 Numpy<T, Shape...> to_numpy(std::vector<T> values, std::initializer_list<std::size_t> shape) {
-  auto* kept = new std::vector<T>(std::move(values));
-  const nb::capsule owner(kept, [](void* pointer) noexcept { delete static_cast<std::vector<T>*>(pointer); });
-  return Numpy<T, Shape...>(kept->data(), shape, owner);
+  auto* vector = new std::vector<T>(std::move(values));
+  const nb::capsule owner(vector, [](void* pointer) noexcept { delete static_cast<std::vector<T>*>(pointer); });
+  return Numpy<T, Shape...>(vector->data(), shape, owner);
 }
 
 StatsRow row(const rexit_stats& stats, const std::vector<rexit_segment_stats>& segments) {
   std::vector<SegmentRow> rows;
-  for (const rexit_segment_stats& one : segments)
-    rows.emplace_back(one.prefix_tokens, one.candidates, one.candidate_tokens, one.prefix_us, one.slate_us);
+  for (const rexit_segment_stats& segment : segments)
+    rows.emplace_back(segment.prefix_tokens, segment.candidates, segment.candidate_tokens, segment.prefix_us, segment.slate_us);
   return {stats.prefix_tokens, stats.prefix_tokens_reused, stats.candidate_tokens, stats.candidate_layers,
           stats.prefix_layers, stats.retrieval_us,         stats.prefix_us,        stats.slate_us,
           stats.total_us,      stats.known_user != 0,      std::move(rows)};
@@ -70,34 +70,34 @@ rexit::Policy make_policy(Rules rules) {
 
 // Passes a line to the Python logger `rexit`. It may come from any thread, with or without the GIL.
 void forward_log(void*, rexit_log_level level, const char* line) {
-  const nb::gil_scoped_acquire acquired;
+  const nb::gil_scoped_acquire gil;
   try {
     constexpr int step = 10;  // logging.DEBUG is 10, INFO 20, WARNING 30, ERROR 40
     nb::module_::import_("logging").attr("getLogger")("rexit").attr("log")(step * (static_cast<int>(level) + 1), "%s",
                                                                            nb::str(line));
-  } catch (nb::python_error& error) {  // a handler's, which is not the caller's
+  } catch (nb::python_error& error) {  // from a handler; the caller must not see it
     error.discard_as_unraisable("rexit's log");
   }
 }
 
-// rexit::Session with a lock: Python threads that share a session wait for each other instead of getting an error. What any
-// thread may call at any time does not take it.
+// rexit::Session with a lock: Python threads that share a session wait for each other instead of getting an error. Functions that
+// any thread may call at any time do not lock.
 class Session {
  public:
   Session(const rexit::Bundle& bundle, std::size_t cache_bytes, std::size_t slate_bytes)
       : session_(bundle, cache_bytes, slate_bytes), cache_bytes_(cache_bytes), slate_bytes_(slate_bytes) {}
 
-  // Other Python threads go on while the memory is given back: of the whole bundle, if this is its last session.
+  // Other Python threads run while this frees memory: the whole bundle's, if this is its last session.
   ~Session() {
-    const nb::gil_scoped_release released;
-    const rexit::Session closing = std::move(session_);
+    const nb::gil_scoped_release no_gil;
+    const rexit::Session session = std::move(session_);
   }
 
   Session* another() const { return new Session(session_.bundle(), cache_bytes_, slate_bytes_); }
 
-  // Null: nothing has changed.
+  // Null: the folder has not changed.
   Session* reloaded() const {
-    const nb::gil_scoped_release released;
+    const nb::gil_scoped_release no_gil;
     const std::optional<rexit::Bundle> next = session_.bundle().reloaded();
     return next ? new Session(*next, cache_bytes_, slate_bytes_) : nullptr;
   }
@@ -133,17 +133,17 @@ class Session {
     rexit::Scores result;
     std::vector<rexit_segment_stats> segments;
     {
-      const nb::gil_scoped_release released;
+      const nb::gil_scoped_release no_gil;
       rexit::Request request = make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of);
       request.top_k(top_k).deadline_us(deadline_us);
       if (force_exit) request.force_exit(*force_exit);
       if (policy) request.policy(make_policy(std::move(*policy)));
-      const std::lock_guard<std::mutex> turn(mutex_);
+      const std::lock_guard<std::mutex> lock(mutex_);
       result = session_.score(request);
       segments = session_.segments();
     }
     const std::size_t count = result.scores.size();
-    std::vector<std::int64_t> index, exit;  // exit -1: without an answer
+    std::vector<std::int64_t> index, exit;  // exit -1: no answer
     std::vector<float> probability, log_odds;
     std::vector<std::uint8_t> cut_short;
     for (const rexit_score& score : result.scores) {
@@ -165,9 +165,9 @@ class Session {
     std::vector<rexit_segment_stats> segments;
     const std::size_t count = items.size(), exits = session_.bundle().info().exits;
     {
-      const nb::gil_scoped_release released;
+      const nb::gil_scoped_release no_gil;
       const rexit::Request request = make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of);
-      const std::lock_guard<std::mutex> turn(mutex_);
+      const std::lock_guard<std::mutex> lock(mutex_);
       result = session_.trace(request);
       segments = session_.segments();
     }
@@ -175,45 +175,45 @@ class Session {
   }
 
   auto prompt(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of) {
-    const nb::gil_scoped_release released;
+    const nb::gil_scoped_release no_gil;
     const rexit::Request request = make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of);
-    const std::lock_guard<std::mutex> turn(mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     rexit::Prompt prompt = session_.prompt(request);
     return std::make_pair(std::move(prompt.tokens), std::move(prompt.offsets));
   }
 
   void warm_up() {
-    const nb::gil_scoped_release released;
-    const std::lock_guard<std::mutex> turn(mutex_);
+    const nb::gil_scoped_release no_gil;
+    const std::lock_guard<std::mutex> lock(mutex_);
     session_.warm_up();
   }
 
   void clear_cache() {
-    const nb::gil_scoped_release released;
-    const std::lock_guard<std::mutex> turn(mutex_);
+    const nb::gil_scoped_release no_gil;
+    const std::lock_guard<std::mutex> lock(mutex_);
     session_.clear_cache();
   }
 
   void save_cache(const std::string& path) {
-    const nb::gil_scoped_release released;
-    const std::lock_guard<std::mutex> turn(mutex_);
+    const nb::gil_scoped_release no_gil;
+    const std::lock_guard<std::mutex> lock(mutex_);
     session_.save_cache(path);
   }
 
   void load_cache(const std::string& path) {
-    const nb::gil_scoped_release released;
-    const std::lock_guard<std::mutex> turn(mutex_);
+    const nb::gil_scoped_release no_gil;
+    const std::lock_guard<std::mutex> lock(mutex_);
     session_.load_cache(path);
   }
 
   void trim() {
-    const nb::gil_scoped_release released;
-    const std::lock_guard<std::mutex> turn(mutex_);
+    const nb::gil_scoped_release no_gil;
+    const std::lock_guard<std::mutex> lock(mutex_);
     session_.trim();
   }
 
   std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t> memory() {
-    const nb::gil_scoped_release released;
+    const nb::gil_scoped_release no_gil;
     const rexit_memory memory = session_.memory();
     return {memory.prefixes, memory.buffers, memory.working, memory.weights, memory.pinned};
   }
@@ -223,11 +223,11 @@ class Session {
     std::vector<std::int64_t> values;
     std::size_t exits = 0;
     {
-      const nb::gil_scoped_release released;
-      for (const rexit_exit_counters& one : session_.counters()) {
-        for (const std::uint64_t count : {one.reached, one.stopped, one.cut_short})
+      const nb::gil_scoped_release no_gil;
+      for (const rexit_exit_counters& counters : session_.counters()) {
+        for (const std::uint64_t count : {counters.reached, counters.stopped, counters.cut_short})
           values.push_back(static_cast<std::int64_t>(count));
-        values.insert(values.end(), std::begin(one.histogram), std::end(one.histogram));
+        values.insert(values.end(), std::begin(counters.histogram), std::end(counters.histogram));
         ++exits;
       }
     }
@@ -235,12 +235,12 @@ class Session {
   }
 
   void reset_counters() {
-    const nb::gil_scoped_release released;
+    const nb::gil_scoped_release no_gil;
     session_.reset_counters();
   }
 
   void cancel() {
-    const nb::gil_scoped_release released;
+    const nb::gil_scoped_release no_gil;
     session_.cancel();
   }
 
@@ -277,12 +277,12 @@ NB_MODULE(_native, module) {
   nb::register_exception_translator(raise);
   module.attr("version") = rexit_version();
   rexit_set_log(forward_log, nullptr, REXIT_LOG_DEBUG);
-  // Threads of ONNX Runtime go on while the interpreter ends, and nothing may be called in it then.
+  // ONNX Runtime's threads still run while the interpreter exits, when nothing may call into it.
   nb::module_::import_("atexit").attr("register")(nb::cpp_function([] { rexit_set_log(nullptr, nullptr, REXIT_LOG_ERROR); }));
   module.def(
       "verify",
       [](const std::string& path, const std::string& variant) {
-        const nb::gil_scoped_release released;
+        const nb::gil_scoped_release no_gil;
         rexit::verify(path, variant);
       },
       "path"_a, "variant"_a);
@@ -291,7 +291,7 @@ NB_MODULE(_native, module) {
           "__init__",
           [](Session* self, const std::string& path, const std::string& variant, const std::string& library, std::int32_t threads,
              std::size_t cache_bytes, std::size_t slate_bytes, const std::string& device, std::int32_t device_id) {
-            const nb::gil_scoped_release released;
+            const nb::gil_scoped_release no_gil;
             new (self) Session(rexit::Bundle(path, {variant, library, threads, device, device_id}), cache_bytes, slate_bytes);
           },
           "path"_a, "variant"_a, "library"_a, "threads"_a, "cache_bytes"_a, "slate_bytes"_a, "device"_a, "device_id"_a)

@@ -46,7 +46,7 @@ constexpr float never = std::numeric_limits<float>::infinity();
 std::int64_t user_id(std::size_t row) { return 100 + 3 * static_cast<std::int64_t>(row); }
 std::int64_t item_id(std::size_t row) { return -7 + 5 * static_cast<std::int64_t>(row); }
 
-// The result of a call that is made for its cost.
+// Uses the result of a call, so that the compiler keeps the call.
 template <class T>
 void keep(const T& value) {
   asm volatile("" : : "g"(&value) : "memory");
@@ -84,9 +84,9 @@ std::vector<Row> rows(std::size_t count) {
 void count_ids(const Bundle& numbers, const Bundle& strings) {
   const Ids &integers = numbers.catalog().items.ids, &texts = strings.catalog().items.ids;
   count_each("find_integer_id", times, [&](std::size_t i) { keep(integers.find(item_id(i * 25))); });
-  std::vector<std::string> wanted;
-  for (std::size_t i = 0; i < 2 * times; ++i) wanted.emplace_back(texts.string_at(i * 25));
-  count_each("find_text_id", times, [&](std::size_t i) { keep(texts.find(std::string_view(wanted[i]))); });
+  std::vector<std::string> keys;
+  for (std::size_t i = 0; i < 2 * times; ++i) keys.emplace_back(texts.string_at(i * 25));
+  count_each("find_text_id", times, [&](std::size_t i) { keep(texts.find(std::string_view(keys[i]))); });
 }
 
 void count_retrieval(const Bundle& bundle) {
@@ -142,7 +142,7 @@ void count_slate(const Bundle& bundle) {
   assemble(bundle, query, none, retrieval, prompt);
   VectorRows vectors(bundle);
   PrefixCache prefix(bundle, backend, vectors, std::size_t{1} << 20);
-  prefix.use(prompt.tokens.data(), prompt.prefix_tokens());
+  prefix.set_current(prompt.tokens.data(), prompt.prefix_tokens());
   Slate packed(bundle, backend, vectors);
   Counters counters(bundle.exits());
   SlateStats stats;

@@ -81,12 +81,12 @@ def listed_embeddings_that_are_infinite(folder: Path) -> None:
     edit_table(folder, USERS, "embeddings", lambda array: np.full_like(array, np.inf))
 
 
-@ends_in("CORRUPT", "`list_offsets`[0] and the one after it are 0 and 1099511627776")
+@ends_in("CORRUPT", "`list_offsets`[0] and the next are 0 and 1099511627776")
 def list_beyond_the_table(folder: Path) -> None:
     edit_offsets(folder, 1, 1 << 40)
 
 
-@ends_in("CORRUPT", "`list_offsets`[0] and the one after it are -1 and")
+@ends_in("CORRUPT", "`list_offsets`[0] and the next are -1 and")
 def list_that_begins_below_zero(folder: Path) -> None:
     edit_offsets(folder, 0, -1)
 
@@ -112,7 +112,7 @@ def user_in_two_lists(folder: Path) -> None:
     edit_table(folder, USERS, "list_users", lambda array: put(1, array[0])(array))
 
 
-@ends_in("CORRUPT", "`list_users`[1] is smaller than the one before it in its list", "verifying")
+@ends_in("CORRUPT", "`list_users`[1] is smaller than its predecessor in its list", "verifying")
 def users_out_of_order_in_a_list(folder: Path) -> None:
     edit_table(folder, USERS, "list_users", lambda array: put(slice(0, 2), array[1::-1].copy())(array))
 

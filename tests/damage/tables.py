@@ -285,12 +285,12 @@ def pieces_of_the_data_beyond_their_tokens(folder: Path) -> None:
     edit_table(folder, PIECES, "offsets", put(slice(10, None), 1 << 60))
 
 
-@ends_in("CORRUPT", "`similar` has 65537 neighbours for each user")
+@ends_in("CORRUPT", "`similar` has 65537 neighbours per user")
 def neighbours_without_end(folder: Path) -> None:
     edit_table(folder, USERS, "similar", lambda array: np.zeros((len(array), (1 << 16) + 1), np.int32))
 
 
-@ends_in("CORRUPT", "a part of the prompt looks at more than 16777228 rows", "running")
+@ends_in("CORRUPT", "a part of the prompt reads more than 16777228 rows", "running")
 def likes_without_end(folder: Path) -> None:
     """Thousands of similar users, all of them one, who liked one item thousands of times: no list ever fills."""
     count, liker = 4200, RUNNING_USER + 1

@@ -34,9 +34,9 @@ std::string digest(const std::string& bytes) {
 
 // The JSON object in a file; nothing if it is none.
 std::optional<json> object_in(const Archive& archive, const std::string& name) {
-  const auto found = archive.find(name);
-  if (found == archive.end()) return std::nullopt;
-  json value = json::parse(found->second, nullptr, false);
+  const auto entry_at = archive.find(name);
+  if (entry_at == archive.end()) return std::nullopt;
+  json value = json::parse(entry_at->second, nullptr, false);
   if (!value.is_object()) return std::nullopt;
   return value;
 }
@@ -49,10 +49,10 @@ void record(json& manifest, const Archive& archive, const std::string& folder) {
   const auto files = manifest.find("files");
   if (files == manifest.end() || !files->is_object()) return;
   for (auto& [name, entry] : files->items()) {
-    const auto found = archive.find(folder + name);
-    if (found == archive.end() || !entry.is_object()) continue;
-    if (entry.contains("bytes")) entry["bytes"] = found->second.size();
-    if (entry.contains("sha256")) entry["sha256"] = digest(found->second);
+    const auto entry_at = archive.find(folder + name);
+    if (entry_at == archive.end() || !entry.is_object()) continue;
+    if (entry.contains("bytes")) entry["bytes"] = entry_at->second.size();
+    if (entry.contains("sha256")) entry["sha256"] = digest(entry_at->second);
   }
 }
 

@@ -1,5 +1,5 @@
 // Stands in for runtime/src/backends/backend.cpp: a backend without ONNX Runtime, which holds the session to what Pass promises,
-// reads every byte it is given and writes every byte it is asked for. Fast, and all of it is instrumented.
+// reads every input byte and writes every output byte. Fast, and fully instrumented.
 #include <cstring>
 
 #include "backends/backend.hpp"

@@ -79,8 +79,8 @@ bool one_line(const char* text) {
 }  // namespace
 
 void say(const char* text) {
-  static const bool wanted = std::getenv("REXIT_FUZZ_SAY") != nullptr;
-  if (wanted) std::fprintf(stderr, "refused: %s\n", text);
+  static const bool verbose = std::getenv("REXIT_FUZZ_SAY") != nullptr;
+  if (verbose) std::fprintf(stderr, "refused: %s\n", text);
 }
 
 bool ok(rexit_status status) {

@@ -18,12 +18,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 namespace rexit::fuzz {
 
 // Ends the process where a promise is broken, so that the fuzzer keeps the input.
-#define REXIT_PROMISE(held)                                                                                          \
-  do {                                                                                                               \
-    if (!(held)) {                                                                                                   \
-      std::fprintf(stderr, "%s:%d: broken: %s (last error: %s)\n", __FILE__, __LINE__, #held, ::rexit_last_error()); \
-      std::abort();                                                                                                  \
-    }                                                                                                                \
+#define REXIT_PROMISE(condition)                                                                                          \
+  do {                                                                                                                    \
+    if (!(condition)) {                                                                                                   \
+      std::fprintf(stderr, "%s:%d: broken: %s (last error: %s)\n", __FILE__, __LINE__, #condition, ::rexit_last_error()); \
+      std::abort();                                                                                                       \
+    }                                                                                                                     \
   } while (false)
 
 // A folder in memory (/dev/shm where there is one) that lives as long as the process.

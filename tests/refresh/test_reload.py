@@ -62,7 +62,7 @@ def test_other_segments_are_not_reloaded(place: Path) -> None:
         path = place / "bundle/variants/cpu-fp32/variant.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "producer": "another"}))
         record(place / "bundle")
-        with pytest.raises(BundleError, match="the segments are others") as refused:
+        with pytest.raises(BundleError, match="the segments have changed") as refused:
             session.reloaded()
         assert refused.value.status == "REXIT_MISMATCH"
         assert len(session.score(USERS[0], SLATE)) == len(SLATE)

@@ -32,7 +32,7 @@ SOUND = [
 """Each leaves something in `number`."""
 
 REFUSED = {
-    "RMSNormQuantizeRows: expected one weight per column": "w = Reshape (state, flat) \n"
+    "RMSNormQuantizeRows: expected a weight per column": "w = Reshape (state, flat) \n"
     "q, number = rexit.RMSNormQuantizeRows <epsilon = 0.00001> (state, w)",
     "SwiGLUQuantizeRows: the shapes of gate, up and scale": "q, number = rexit.SwiGLUQuantizeRows (state, state, state)",
     "ScaleAddRows: the shapes of product, scale": "w = Reshape (state, flat) \n number = rexit.ScaleAddRows (state, w, w)",
@@ -56,7 +56,7 @@ REFUSED = {
     "number = rexit.SlateAttention <scale = 0.5> (u, h, h, h, h, owner)",
     "QuantizeCache: expected rows of numbers": "w = ReduceMax <keepdims = 0> (state) \n q = rexit.QuantizeCache (w) \n"
     "number = Cast <to = 1> (q)",
-    "SlateAttention: expected one key and one group": f"{ONE_HEAD} \n g = Concat <axis = 0> (owner, owner) \n"
+    "SlateAttention: expected a key and a group": f"{ONE_HEAD} \n g = Concat <axis = 0> (owner, owner) \n"
     "number = rexit.SlateAttention <scale = 0.5> (u, u, u, u, u, g)",
 }
 

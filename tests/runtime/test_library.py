@@ -65,7 +65,7 @@ def test_opset_that_the_library_is_too_old_for(old_library: tuple[str, str], tmp
         model.opset_import[0].version = 23
         onnx.save(model, graph)
     edit_json(folder, VARIANT, "opset", to=23)
-    expected = f"variant `cpu-fp32` needs ONNX Runtime 1.23 or newer for its opset 23, the one loaded is {version}"
+    expected = f"variant `cpu-fp32` needs ONNX Runtime 1.23 or newer for its opset 23, the loaded library is {version}"
     assert opened(folder, path) == f"REXIT_BACKEND_MISSING {expected}"
 
 

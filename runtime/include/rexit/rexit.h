@@ -1,5 +1,5 @@
-/* rexit: scores a slate of candidate items for one user with an early-exit language model, and stops computing each candidate at
- * the first exit that is confident about it.
+/* rexit: scores a slate of candidate items for a user with an early-exit language model, and stops computing a candidate at the
+ * first exit that is confident about it.
  *
  *   rexit_bundle *bundle = NULL;
  *   rexit_session *session = NULL;
@@ -12,17 +12,17 @@
  *
  * Vocabulary
  * - slate: the candidate items scored together for one user. prefix: the part of the prompt that all candidates share.
- * - exit: a depth at which the model can answer. head: what computes the answer there. segment: the layers between two exits,
+ * - exit: a depth at which the model can answer. head: computes the answer at an exit. segment: the layers between two exits,
  *   with the head at their end; segment k ends at exit k, and both count from 0.
  * - log-odds: logit(yes) - logit(no) at a head, written z. Calibrated log-odds: c = a z + b, with the exit's Platt map (a, b).
  * - policy: the rule that decides, from c, whether a candidate stops at an exit.
- * - bundle: a folder with everything needed to score. variant: its segments for one target and precision.
+ * - bundle: a folder with everything needed to score. variant: the segments for a target and precision.
  *
  * Status and errors
  * - Every function that can fail returns a rexit_status; REXIT_OK is 0. rexit_last_error() then describes, in one line, this
  *   thread's last failure. Outputs are written only on success.
- * - Any of them may return REXIT_INVALID_ARGUMENT, REXIT_OUT_OF_MEMORY or REXIT_INTERNAL; other statuses are named where they can
- *   occur.
+ * - All of them may return REXIT_INVALID_ARGUMENT, REXIT_OUT_OF_MEMORY or REXIT_INTERNAL; other statuses are documented with the
+ *   functions that return them.
  *
  * Memory
  * - The caller owns every buffer it passes; rexit keeps no pointer to it after the call. The only things to release are handles:
@@ -32,28 +32,30 @@
  *
  * Threads
  * - A bundle is immutable: any number of threads may use it at once.
- * - A session may be used from any thread, but by one at a time: a call made while another one is running in the same session
- *   fails with REXIT_INVALID_ARGUMENT. Give each thread its own session. rexit_session_cancel(), rexit_session_get_segment(),
+ * - Any thread may use a session, but only one at a time: a call during another call in the same session fails with
+ *   REXIT_INVALID_ARGUMENT. Give each thread its own session. rexit_session_cancel(), rexit_session_get_segment(),
  *   rexit_session_get_counters(), rexit_session_reset_counters() and rexit_session_get_memory() are the exceptions: any thread
  *   may call them at any time, and they do not wait for a running call.
  *
  * Structs
- * - Most begin with `struct_size`, so that fields can be added later. Zero-initialise the struct, set
+ * - Most begin with `struct_size`, so that later versions can add fields. Zero-initialise the struct, set
  *   `struct_size = sizeof(the struct)`, then set what you need: `rexit_request request = {.struct_size = sizeof request};`.
  *   `reserved` stays 0.
- * - rexit_id and rexit_score stand in arrays and have no size of their own: the request has it, in `id_size` and `score_size`.
- * - Fields beyond the size passed take their defaults. If the struct passed is longer than this library knows, fields set beyond
- *   that are refused with REXIT_INVALID_ARGUMENT, and output fields beyond it are set to 0.
- * - Where options are a pointer, NULL means all defaults.
+ * - rexit_id and rexit_score are array entries without their own size: `id_size` and `score_size` of the request give it.
+ * - Fields beyond the size passed take their defaults. If the struct is longer than this library knows, unknown fields must be 0,
+ *   or the call fails with REXIT_INVALID_ARGUMENT; unknown output fields are set to 0.
+ * - NULL options mean all defaults.
  *
  * Trust
  * - A bundle need not come from a trusted source. Opening checks the structure of all files; a row of the catalog is checked
- *   whenever a request reads it, and a request that meets a broken one fails with REXIT_CORRUPT. Only rexit_bundle_verify reads
- *   all rows, and only it finds rows in a wrong order, which make answers wrong and cannot do harm. Three things remain the
- *   caller's responsibility. Files: they are memory-mapped, so nobody may modify them in place while the bundle is open. To
- *   replace one, rename the new file over it, as rexit's own tools do. A call that finds a catalog file modified fails with
- *   REXIT_MISMATCH, but a file that is modified during a call, or truncated, can crash the process. Graphs: they are as safe as
- *   ONNX Runtime is. TensorRT engines: they contain code. Build them on the device, or get them from someone you trust.
+ *   whenever a request reads it, and an invalid row fails the request with REXIT_CORRUPT. Only rexit_bundle_verify reads all
+ *   rows, and only it detects rows in the wrong order, which make answers wrong but do no harm.
+ * - Three things remain the caller's responsibility:
+ *   Files are memory-mapped and must not be modified in place while the bundle is open. To replace one, rename the new file over
+ *   it, as rexit's own tools do. A call that finds a catalog file modified fails with REXIT_MISMATCH, but a file that is modified
+ *   during a call, or truncated, can crash the process.
+ *   Graphs are as safe as ONNX Runtime.
+ *   TensorRT engines contain code: build them on the device, or get them from someone you trust.
  */
 #ifndef REXIT_REXIT_H
 #define REXIT_REXIT_H
@@ -90,7 +92,7 @@ extern "C" {
 
 /* The library's version as text: "0.1.0". */
 REXIT_API const char* rexit_version(void);
-/* The library's REXIT_VERSION_NUMBER, which may differ from the header's that the program was compiled with. */
+/* The library's REXIT_VERSION_NUMBER. It may differ from that of the header which the program was compiled with. */
 REXIT_API int32_t rexit_version_number(void);
 
 /* --- Errors and log ------------------------------------------------------------------------------------------------------ */
@@ -107,9 +109,9 @@ typedef enum rexit_status {
   REXIT_UNSUPPORTED = 202,      /* a newer schema, or something in `requires` that this version does not know */
   REXIT_MISMATCH = 203,         /* two files do not belong together (another bundle's catalog, an engine of another graph) */
   REXIT_WRITE_FAILED = 204,     /* a file cannot be written: a full disk, a folder that is missing or read-only */
-  REXIT_BACKEND_MISSING = 300,  /* ONNX Runtime is missing or too old, or nothing on this machine runs the requested device */
+  REXIT_BACKEND_MISSING = 300,  /* ONNX Runtime is missing or too old, or this machine has no backend for the requested device */
   REXIT_BACKEND_FAILED = 301,   /* the backend rejected a graph or failed while running it */
-  REXIT_TOO_LONG = 400,         /* a prompt exceeds the model's limit, or a slate slate_bytes */
+  REXIT_TOO_LONG = 400,         /* a prompt exceeds the model's limit, or a slate exceeds slate_bytes */
   REXIT_DEADLINE = 401,         /* the deadline passed before any candidate had reached its first exit */
   REXIT_OUT_OF_MEMORY = 402,    /* on the host or on the GPU */
   REXIT_CANCELLED = 403,        /* rexit_session_cancel was called during the call */
@@ -129,7 +131,7 @@ typedef enum rexit_log_level {
 } rexit_log_level;
 
 /* Sends log lines of at least `level` to `log`, for the whole process; NULL turns logging off, which is the default. A line has
- * no control characters, whatever the files say that it quotes.
+ * no control characters, even if it quotes a damaged file.
  *
  * Several threads may call `log` at the same time. `log` may call any function of rexit, this one included. Calls already running
  * in other threads may still use the previous function: keep its `context` alive until they have returned. */
@@ -145,14 +147,14 @@ typedef struct rexit_variant_info {
   char name[256], target[32], precision[32];
   int32_t calibrated; /* 1: it has a policy */
   int32_t reserved;
-  /* What opening it takes, in bytes, not counting ONNX Runtime or TensorRT themselves and their working memory, which
+  /* Memory that opening it takes, in bytes, without ONNX Runtime or TensorRT and their working memory, which
    * rexit_session_get_memory reports once a session has run. */
   size_t graph_bytes;   /* graphs and weights, loaded once per opened bundle; TensorRT engines may be larger or smaller */
   size_t catalog_bytes; /* with the prompts' vectors; memory-mapped: only the pages that requests touch are resident, shared with
                            other processes */
-  size_t session_bytes; /* a session's buffers and one prefix at their largest, as after rexit_session_warm_up; prefixes of
-                           earlier requests come on top, up to cache_bytes, hidden states of slates larger than a pass, up to
-                           slate_bytes, and once for all sessions the pinned start, see rexit_memory */
+  size_t session_bytes; /* a session's buffers and a prefix at their largest, as after rexit_session_warm_up. In addition:
+                           prefixes of earlier requests, up to cache_bytes; hidden states of slates larger than a pass, up to
+                           slate_bytes; once for all sessions, the pinned start (see rexit_memory) */
 } rexit_variant_info;
 
 /* Describes variant number `index`, from 0, of the bundle in folder `path`. Checks structure and sizes as rexit_bundle_open does,
@@ -162,7 +164,7 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_variant(const char* path
 
 /* Checks everything that rexit_bundle_get_variant checks, every row of the catalog, and the SHA-256 of every file listed, engines
  * included. `variant`: NULL checks all of them. Reads every byte, which takes seconds per gigabyte. REXIT_CORRUPT names the first
- * file that was modified, or the first row that is not what it must be. REXIT_UNKNOWN_VARIANT; any 2xx for its files. */
+ * modified file or the first invalid row. REXIT_UNKNOWN_VARIANT; any 2xx for its files. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_verify(const char* path, const char* variant);
 
 /* --- Bundles ------------------------------------------------------------------------------------------------------------- */
@@ -180,34 +182,32 @@ typedef struct rexit_bundle_options {
                                       "cuda": ONNX Runtime's CUDA provider, any variant;
                                       "tensorrt": the engines that `rexit compile` built for this GPU, variants for tensorrt only;
                                       NULL: the variant's own target */
-  int32_t threads;                 /* size of the thread pool that the whole process shares, created by the first open; 0: one per
-                                      core, or the existing pool's size; a later open that asks for another size is refused. Where the
-                                      program itself created ONNX Runtime's environment before that, each segment has a pool of
-                                      this size, and ONNX Runtime logs to the program */
-  int32_t device_id;               /* number of the GPU, as CUDA counts them; ignored on the CPU */
-  int32_t cuda_graphs;             /* 1: pad slates to a few sizes, and launch each segment that meets a size again as one CUDA
-                                      graph. Helps where the GPU waits for the CPU to launch kernels. Only for device "tensorrt" in
-                                      a rexit built with -DREXIT_TENSORRT=ON, refused elsewhere */
+  int32_t threads; /* size of the process's thread pool, created by the first open; 0: one per core, or the existing pool's size;
+                      a later open with another size is refused. If the program has created ONNX Runtime's environment before,
+                      every segment has its own pool of this size, and ONNX Runtime logs to the program */
+  int32_t device_id;   /* GPU number, as in CUDA; ignored on the CPU */
+  int32_t cuda_graphs; /* 1: pad slates to a few sizes, and launch a segment with a repeated size as a single CUDA graph. Helps if
+                          the GPU waits for the CPU to launch kernels. Only for device "tensorrt" in a rexit built with
+                          -DREXIT_TENSORRT=ON, refused elsewhere */
   int32_t reserved;
 } rexit_bundle_options;
 
 /* Opens the bundle in folder `path`: checks structure and sizes, maps the catalog, loads the segments, and computes the pinned
- * start (see rexit_memory). Of the files' hashes it checks variant.json's; the others and the catalog's rows as a whole are
- * checked by rexit_bundle_verify only. Release the bundle with rexit_bundle_close. Logs one warning if the bundle's policy was
- * made on another device or architecture, with another number of threads, or with another version of ONNX Runtime or rexit.
+ * start (see rexit_memory). It checks the hash of variant.json. Only rexit_bundle_verify checks the other hashes and all rows of
+ * the catalog. Release the bundle with rexit_bundle_close. Logs a warning if the bundle's policy was calibrated on another device
+ * or architecture, with another number of threads, or with another version of ONNX Runtime or rexit.
  *
  * REXIT_UNKNOWN_VARIANT; any 2xx for its files; REXIT_BACKEND_MISSING and REXIT_BACKEND_FAILED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options,
                                                          rexit_bundle** bundle_out);
-/* Opens again what the folder of an opened bundle holds now, after `rexit refresh` or `rexit calibrate`: the new catalog, vectors
- * and policy are checked and mapped, while the segments that are loaded are shared, and the pinned start where it has the same
- * tokens. That takes milliseconds, and no second copy of the weights. *reloaded_out is a bundle of its own, to be closed like any
- * other, or NULL if manifest and policy are those that `bundle` was opened with, so it may be called every second. `bundle` and
- * its sessions go on as they are, with the old catalog: a request is answered by one of the two, never by both. New sessions
- * start without cached prefixes, and their counters at 0.
+/* Opens the folder of an opened bundle again, after `rexit refresh` or `rexit calibrate`: the new catalog, vectors and policy are
+ * checked and mapped, the loaded segments are shared, and the pinned start if its tokens are the same. That takes milliseconds,
+ * and no second copy of the weights. *reloaded_out is a separate bundle, to be closed like any other; or NULL if manifest and
+ * policy have not changed, so it may be called every second. `bundle` and its sessions keep the old catalog: no request mixes the
+ * two. New sessions start without cached prefixes, and with counters at 0.
  *
- * REXIT_MISMATCH if the variant's segments or the model are others now: rexit_bundle_open. Otherwise as rexit_bundle_open for the
- * bundle's files; on failure `bundle` serves on. */
+ * REXIT_MISMATCH if the variant's segments or the model have changed: call rexit_bundle_open. Otherwise as rexit_bundle_open for
+ * the bundle's files; on failure `bundle` stays usable. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_reload(const rexit_bundle* bundle, rexit_bundle** reloaded_out);
 /* Does nothing for NULL. The bundle's sessions remain usable. */
 REXIT_API void rexit_bundle_close(rexit_bundle* bundle);
@@ -230,7 +230,7 @@ typedef struct rexit_bundle_info {
 
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out);
 
-/* One exit and its part of the bundle's policy (see rexit_policy). An `upper` or `lower` of +infinity never stops a candidate. */
+/* An exit and its part of the bundle's policy (see rexit_policy). An `upper` or `lower` of +infinity never stops a candidate. */
 typedef struct rexit_exit_info {
   size_t struct_size; /* set by the caller */
   size_t layers;      /* layers up to this exit */
@@ -243,30 +243,31 @@ typedef struct rexit_exit_info {
 /* `exit` counts from 0. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexit_exit_info* info_out);
 
-/* Whose ids. */
+/* Kinds of ids. */
 typedef enum rexit_ids { REXIT_USERS = 0, REXIT_ITEMS = 1 } rexit_ids;
 
-/* The catalog's id number `index`, from 0. Ids ascend, strings in the order of their bytes, so that one can be searched for.
- * An integer goes to *number_out; string ids leave it as it is, and it may be NULL. A string goes to text_out, with a NUL behind
- * it, and its bytes without the NUL to *length_out. If it does not fit into `capacity` bytes, nothing else is written, and
- * text_out may be NULL: call again with *length_out + 1. Integer ids write no text, and text_out and length_out may be NULL. */
-REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_id(const rexit_bundle* bundle, rexit_ids whose, size_t index,
+/* The user or item id number `index` of the catalog, from 0. Ids ascend, strings in the order of their bytes, so that a binary
+ * search is possible. An integer is written to *number_out; string ids do not write it, and it may be NULL. A string is written
+ * to text_out, NUL-terminated, and its length without the NUL to *length_out. If it does not fit into `capacity` bytes, only
+ * *length_out is written, and text_out may be NULL: call again with *length_out + 1. Integer ids write no text, and text_out and
+ * length_out may be NULL. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_id(const rexit_bundle* bundle, rexit_ids kind, size_t index,
                                                            int64_t* number_out, char* text_out, size_t capacity,
                                                            size_t* length_out);
 
 /* --- Sessions ------------------------------------------------------------------------------------------------------------ */
 
-/* What one thread at a time scores with: buffers and cached prefixes. Sessions of one bundle share its weights and catalog. */
+/* Buffers and cached prefixes for scoring, used by one thread at a time. Sessions of a bundle share its weights and catalog. */
 typedef struct rexit_session rexit_session;
 
 typedef struct rexit_session_options {
   size_t struct_size;
-  size_t cache_bytes; /* limit for the cached prefixes (keys, values, hidden states) of all requests so far; 0: 32 MiB. When there
-                         is no room, a user's former prefix goes first, of which a newer one has nearly all; then the least
-                         recently used. The current request's prefix is kept even if it alone is larger */
-  size_t slate_bytes; /* limit for the hidden states of one slate's candidates between two segments; 0: 256 MiB. A larger slate
-                         runs in parts, one after the other, but with a policy that has a top-k rule or a quorum, which need the
-                         whole slate at each exit, it fails with REXIT_TOO_LONG. One pass is run even if it alone is larger */
+  size_t cache_bytes; /* limit for the cached prefixes (keys, values, hidden states) of all requests so far; 0: 32 MiB. When full,
+                         it evicts first a prefix that a newer one mostly contains, then the least recently used. The current
+                         request's prefix stays even if it alone is larger */
+  size_t slate_bytes; /* limit for the hidden states of a slate between two segments; 0: 256 MiB. A larger slate runs in
+                         consecutive parts. With a top-k rule or a quorum, which need the whole slate at an exit, it fails with
+                         REXIT_TOO_LONG. A single pass runs even if it alone is larger */
 } rexit_session_options;
 
 /* Release the session with rexit_session_destroy. */
@@ -275,22 +276,22 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_create(const rexit_bundle* 
 /* Does nothing for NULL. No call may be running in the session. */
 REXIT_API void rexit_session_destroy(rexit_session* session);
 
-/* Runs every segment once on a dummy slate as large as one pass takes, so that the first real request finds the memory of a pass
- * allocated. Drops the cached prefixes. REXIT_BACKEND_FAILED; REXIT_CANCELLED. */
+/* Runs every segment once on a dummy slate of the largest size of a pass, so that the first request need not allocate a pass's
+ * memory. Drops the cached prefixes. REXIT_BACKEND_FAILED; REXIT_CANCELLED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_warm_up(rexit_session* session);
 
 /* --- Requests ------------------------------------------------------------------------------------------------------------ */
 
-/* An id as it was in the interactions. `text` NULL: the integer `number`; otherwise the string `text`. Zero-initialise it. */
+/* An id as in the interactions. `text` NULL: the integer `number`; otherwise the string `text`. Zero-initialise it. */
 typedef struct rexit_id {
   int64_t number;
   const char* text;
 } rexit_id;
 
-/* A rule of the whole slate. The c of a candidate whose last exit so far is k ends in the interval [c - fall[k], c + rise[k]].
- * Compared with the intervals of all others, those stopped earlier included, a candidate stops when at least `k` of them are
- * entirely above its own (it is not among the best k), or fewer than `k` of them reach up to it (it is). If `ordered` is 1, one
- * that is among the best k stops only when its rank is known: those that reach up to it are all entirely above it. */
+/* A rule for the whole slate. After exit e, a candidate's final c is expected in the interval [c - fall[e], c + rise[e]]. Of the
+ * other candidates' intervals, including those of stopped candidates, some lie entirely above its own, and some reach its lower
+ * end. A candidate stops when at least `k` lie above (it is not among the best k), or fewer than `k` reach it (it is). If
+ * `ordered` is 1, a candidate among the best k stops only when its rank is certain: all that reach it lie above. */
 typedef struct rexit_top_k {
   size_t struct_size;
   size_t k;          /* at least 1; the request's own top_k, if set, replaces it */
@@ -300,11 +301,11 @@ typedef struct rexit_top_k {
   int32_t reserved;
 } rexit_top_k;
 
-/* Replaces the bundle's stopping rules for one request; the Platt maps remain the bundle's. After each exit k but the last, where
- * every candidate stops, in this order:
+/* Replaces the bundle's stopping rules for one request; the Platt maps remain the bundle's. After exit k, in this order; at the
+ * last exit every candidate stops:
  * 1. a candidate stops when c >= upper[k] or c <= -lower[k], and its last `patience` heads agree on the sign of c;
- * 2. those that are left stop where rexit_top_k says so;
- * 3. those that are left stop if they are at most `quorum` times the number of candidates in the request. */
+ * 2. of the rest, candidates stop by the rule of rexit_top_k;
+ * 3. the rest stop if at most `quorum` times item_count candidates remain. */
 typedef struct rexit_policy {
   size_t struct_size;
   const float* upper; /* [exits], not NaN; +infinity: never */
@@ -318,22 +319,22 @@ typedef struct rexit_policy {
 
 typedef struct rexit_request {
   size_t struct_size;
-  size_t id_size;               /* sizeof(rexit_id), of `user` and from one entry of `items` or `recent_items` to the next */
-  size_t score_size;            /* sizeof(rexit_score), likewise for scores_out; only rexit_session_score reads it */
-  const rexit_id* user;         /* one that is not in the catalog is represented by recent_items alone */
+  size_t id_size;               /* sizeof(rexit_id), for `user`, `items` and `recent_items` */
+  size_t score_size;            /* sizeof(rexit_score), for scores_out; only rexit_session_score reads it */
+  const rexit_id* user;         /* a user who is not in the catalog is represented by recent_items alone */
   const rexit_id* items;        /* the slate, [item_count] */
   size_t item_count;            /* at least 1 */
   const rexit_id* recent_items; /* interactions newer than the catalog's, oldest first, [recent_count]; may be NULL if there are
                                    none */
   const uint8_t* recent_liked;  /* [recent_count], 1: liked, 0: not; NULL: all liked */
   size_t recent_count;
-  int32_t has_as_of; /* 1: only those of the catalog's interactions with time < as_of reach the prompt; 0: all of them do */
+  int32_t has_as_of; /* 1: only interactions of the catalog with time < as_of enter the prompt; 0: all do */
   int32_t reserved;
-  int64_t as_of;              /* in the unit of the interactions' own times */
+  int64_t as_of;              /* in the unit of the interactions' times */
   const rexit_policy* policy; /* NULL: the bundle's */
   int32_t has_force_exit;     /* 1: every candidate stops at exit `force_exit`, whatever the policy says */
   uint32_t force_exit;
-  int64_t deadline_us; /* from the start of the call; no segment starts after it, and each candidate is answered from the deepest
+  int64_t deadline_us; /* from the start of the call; no segment starts after it, and a candidate's answer is that of the deepest
                           exit it has reached, see rexit_score; 0: none */
   size_t top_k;        /* 0: all, in the order of the request; otherwise the `top_k` with the largest c, best first. Ties keep the
                           order of the request; candidates without an answer come last. Also replaces the k of the policy's
@@ -352,26 +353,26 @@ typedef struct rexit_score {
   uint32_t reserved;
 } rexit_score;
 
-/* What a request cost. Layers of candidates are summed over candidates: divide by item_count for the mean. */
+/* The cost of a request. candidate_layers is a sum over candidates: divide by item_count for the mean. */
 typedef struct rexit_stats {
   size_t struct_size;            /* set by the caller */
   uint64_t prefix_tokens;        /* in this request's prefix */
-  uint64_t prefix_tokens_reused; /* of these, how many at its start were known already: all if the same prefix is cached;
-                                    otherwise those it has in common with a cached one or with the pinned start (see
-                                    rexit_memory), if at least a sixteenth; otherwise 0 */
+  uint64_t prefix_tokens_reused; /* leading tokens that needed no computation: all if the same prefix is cached; otherwise those
+                                    in common with a cached one or with the pinned start (see rexit_memory), if at least a
+                                    sixteenth; otherwise 0 */
   uint64_t candidate_tokens;     /* of all candidates, before any exit */
   uint64_t candidate_layers;     /* layers run for candidates */
   uint64_t prefix_layers;        /* layers run for the prefix in this call */
   double retrieval_us;           /* retrieval and prompt assembly */
-  double prefix_us, slate_us;    /* computing the prefix, and the candidates behind it; also counted when the deadline passes */
+  double prefix_us, slate_us;    /* for the prefix, and for the candidates; also counted if the deadline passes */
   double total_us;
-  int32_t known_user; /* 1: the catalog has the request's user; 0: it does not: a new user, or a mistyped id */
+  int32_t known_user; /* 1: the user is in the catalog; 0: not: a new user, or a mistyped id */
   int32_t reserved;
 } rexit_stats;
 
 /* Scores a slate. `scores_out` has room for item_count entries, or for min(top_k, item_count) if top_k is set. `stats_out` may be
- * NULL. Returns REXIT_OK even if the deadline passed, as long as one candidate has an answer. Logs one warning per opened bundle
- * if its policy decides on a slate that is longer than those it was calibrated on.
+ * NULL. Returns REXIT_OK even if the deadline passed, as long as a candidate has an answer. Logs one warning per opened bundle if
+ * its policy decides on a longer slate than in its calibration.
  *
  * REXIT_UNKNOWN_ITEM; REXIT_TOO_LONG; REXIT_DEADLINE if no candidate has an answer; REXIT_CANCELLED; REXIT_MISMATCH if a file of
  * the catalog was modified; REXIT_CORRUPT if the catalog has no tokens for a candidate; REXIT_BACKEND_FAILED, also if a head's
@@ -385,11 +386,10 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_trace(rexit_session* sessio
                                                            float* log_odds_out, rexit_stats* stats_out);
 
 /* Assembles the request's prompt without running the model: the token ids of the prefix, then those of each candidate. Ids from
- * the tokenizer's vocabulary size on stand for vectors, of items and of the user; docs/format.md numbers them.
- * offsets_out[0] is 0, offsets_out[1] the end of the prefix, offsets_out[2 + i] the end of candidate i: item_count + 2 entries.
- * *count_out is the number of tokens. If it exceeds `capacity`, nothing else is written, and tokens_out and offsets_out may be
- * NULL: call once with capacity 0 to learn the size, then again. Statuses as for rexit_session_trace, except
- * REXIT_BACKEND_FAILED. */
+ * the tokenizer's vocabulary size on are vectors, of items and of the user; docs/format.md defines them. offsets_out[0] is 0,
+ * offsets_out[1] the end of the prefix, offsets_out[2 + i] the end of candidate i: item_count + 2 entries. *count_out is the
+ * number of tokens. If it exceeds `capacity`, nothing else is written, and tokens_out and offsets_out may be NULL: call once with
+ * capacity 0 to learn the size, then again. Statuses as for rexit_session_trace, except REXIT_BACKEND_FAILED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_prompt(rexit_session* session, const rexit_request* request,
                                                             int32_t* tokens_out, size_t capacity, size_t* offsets_out,
                                                             size_t* count_out);
@@ -399,10 +399,9 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_prompt(rexit_session* sessi
  * if no call is running. The session can be used again afterwards; it must not be destroyed before this function has returned. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_cancel(rexit_session* session);
 
-/* --- What a session did and what it holds -------------------------------------------------------------------------------- */
+/* --- Statistics and memory of a session --------------------------------------------------------------------------------- */
 
-/* What one segment did in a call. Times are those of running the segment alone, without packing the slate and applying the
- * policy. */
+/* A segment's work in a call. Times are of running the segment alone, without packing the slate and applying the policy. */
 typedef struct rexit_segment_stats {
   size_t struct_size;         /* set by the caller */
   uint64_t prefix_tokens;     /* computed, not taken from the cache */
@@ -412,21 +411,20 @@ typedef struct rexit_segment_stats {
 } rexit_segment_stats;
 
 /* Segment number `segment`, from 0, in this session's last score, trace or warm-up, whether or not that succeeded; during a call,
- * what it has done so far. */
+ * its work so far. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_get_segment(const rexit_session* session, size_t segment,
                                                                  rexit_segment_stats* stats_out);
 
 #define REXIT_COUNTER_BINS 32
 
-/* What candidates did at one exit, over all calls of rexit_session_score that succeeded since the session was created or its
- * counters were reset: of those that reached the exit, `stopped` were stopped there by the policy, `cut_short` by a deadline,
- * with an answer from there, and the others reached the next exit. Requests with force_exit are not counted; those with a policy
- * of their own are. */
+/* Counts of candidates at an exit, over all calls of rexit_session_score that succeeded since the session was created or its
+ * counters were reset. Of those that reached the exit, `stopped` were stopped by the policy, `cut_short` by a deadline, with this
+ * exit's answer; the others reached the next exit. Requests with force_exit are not counted; those with their own policy are. */
 typedef struct rexit_exit_counters {
   size_t struct_size; /* set by the caller */
   uint64_t reached, stopped, cut_short;
-  uint64_t histogram[REXIT_COUNTER_BINS]; /* of the calibrated log-odds c of those that reached it: bin i counts
-                                             -8 + i / 2 <= c < -7.5 + i / 2, the first one all c below, the last one all above */
+  uint64_t histogram[REXIT_COUNTER_BINS]; /* of the calibrated log-odds c of those that reached it: bin i counts -8 + i / 2 <= c <
+                                             -7.5 + i / 2, the first bin also all below, the last bin all above */
 } rexit_exit_counters;
 
 /* `exit` counts from 0. */
@@ -439,46 +437,46 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_reset_counters(rexit_sessio
 /* In bytes. */
 typedef struct rexit_memory {
   size_t struct_size; /* set by the caller */
-  size_t prefixes;    /* this session's cached prefixes: what cache_bytes limits */
+  size_t prefixes;    /* this session's cached prefixes, limited by cache_bytes */
   size_t buffers;     /* this session's other buffers: hidden states, prompts, answers */
   /* Host memory of ONNX Runtime, for all sessions of the process together; memory that its providers hold on a GPU is not
    * counted. Both are 0 with TensorRT. */
-  size_t working; /* what running a segment needs, kept for the next run; but for one block of attention's scores in each thread
-                     of the pool, at most 48 times a prompt's tokens */
-  size_t weights; /* kept as long as bundles are open, except weights that are mapped from their files. Older versions of ONNX
-                     Runtime cannot tell them from working memory: then they count as `working` */
-  size_t pinned;  /* keys and values of the start that all prefixes of this bundle share, in host memory, once for all sessions of
-                     the bundle: kept as long as it is open, on top of every session's cache_bytes. 0 where prefixes have no
-                     such start */
+  size_t working; /* for running a segment, kept for the next run; without a block of attention scores per thread of the pool, at
+                     most 48 times a prompt's tokens */
+  size_t weights; /* kept while bundles are open, except weights that are mapped from their files. Older versions of ONNX Runtime
+                     do not distinguish them from working memory: then they count as `working` */
+  size_t pinned; /* the pinned start: keys and values of the common start of all prefixes of this bundle, in host memory, once for
+                    all its sessions: kept while the bundle is open, in addition to every session's cache_bytes. 0 if prefixes
+                    have no common start */
 } rexit_memory;
 
 /* `prefixes` and `buffers` are those at the end of the session's last call. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_get_memory(const rexit_session* session, rexit_memory* memory_out);
 
-/* Drops the cached prefixes, but not the pinned start; their memory is kept for the next ones. */
+/* Drops the cached prefixes, but not the pinned start; their memory is kept for later ones. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_clear_cache(rexit_session* session);
 
-/* Writes the cached prefixes to the file `path`, so that rexit_session_load_cache can bring them back in another process: a
- * device answers its users as fast after a restart as before it. The file appears complete or not at all: it is written under
- * another name in the same folder, synced and renamed over what stood at `path`. If that fails, with a full disk for instance,
- * nothing is left behind and an older file stays. Its size is about rexit_memory.prefixes. A prefix with keys or values that are
- * not finite, as a broken graph may give, is left out. The file holds what the model made of users' histories, so only its owner
- * may read it. docs/format.md describes it. REXIT_WRITE_FAILED. */
+/* Writes the cached prefixes to the file `path`, so that rexit_session_load_cache can load them in another process: after a
+ * restart, a device answers its users as fast as before. The file appears complete or not at all: it is written under another
+ * name in the same folder, synced and renamed to `path`, replacing an older file. If that fails, for instance with a full disk,
+ * no file is left behind and an older file stays. Its size is about rexit_memory.prefixes. A prefix with keys or values that are
+ * not finite, which a broken graph may produce, is left out. The file contains data derived from users' histories, so only its
+ * owner may read it. docs/format.md describes it. REXIT_WRITE_FAILED. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_save_cache(rexit_session* session, const char* path);
 
 /* Replaces the cached prefixes by those of a file that rexit_session_save_cache wrote, also in another process or with other
- * cache_bytes: the most recently used ones, as many as cache_bytes holds. While it runs, the old ones and the new ones are both
- * in memory. Scores with them are those with the prefixes that were saved, to the bit on the same machine. Call it after
- * rexit_session_warm_up, which drops the cached prefixes.
+ * cache_bytes: the most recently used ones, as many as fit into cache_bytes. During the call both old and new prefixes are in
+ * memory. Scores are the same as with the saved prefixes, to the bit on the same machine. Call it after rexit_session_warm_up,
+ * which drops the cached prefixes.
  *
- * The file belongs to one variant of one bundle. It need not come from a trusted source: everything in it is checked before it is
- * used, sizes first. It must not be modified during the call. If it is refused, the session is as it was: REXIT_NOT_FOUND;
+ * A file belongs to one variant of one bundle. It need not come from a trusted source: everything in it is checked before use,
+ * sizes first. It must not be modified during the call. If it is refused, the session does not change: REXIT_NOT_FOUND;
  * REXIT_MISMATCH if it was saved from another bundle or variant, or with other vectors; REXIT_UNSUPPORTED for a version of the
- * format that this library does not know; REXIT_CORRUPT for anything else that it is not. */
+ * format that this library does not know; REXIT_CORRUPT for any other invalid file. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_load_cache(rexit_session* session, const char* path);
 
 /* Releases memory: the cached prefixes, the session's buffers, and the backend's working memory that no run is using. The next
- * request allocates what it needs again. */
+ * request allocates it again. */
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_trim(rexit_session* session);
 
 #ifdef __cplusplus

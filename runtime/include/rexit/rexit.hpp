@@ -1,5 +1,5 @@
-// rexit for C++17: the C API with RAII, exceptions and vectors. Header only; it adds no behaviour of its own, so rexit.h says
-// what each call does, with units, defaults and thread rules.
+// rexit for C++17: the C API with RAII, exceptions and vectors. Header only. It adds no behaviour: rexit.h documents every call,
+// with units, defaults and thread rules.
 //
 //   rexit::Bundle bundle("bundle");
 //   rexit::Session session(bundle);
@@ -23,7 +23,7 @@
 
 namespace rexit {
 
-// A failed call's status, and the line that describes the failure.
+// The status of a failed call, and a line that describes the failure.
 class Error : public std::runtime_error {
  public:
   explicit Error(rexit_status status) : std::runtime_error(rexit_last_error()), status_(status) {}
@@ -38,7 +38,7 @@ inline void check(rexit_status status) {
   if (status != REXIT_OK) throw Error(status);
 }
 
-// An id as it was in the interactions: an integer or a string.
+// An id as in the interactions: an integer or a string.
 using Id = std::variant<std::int64_t, std::string>;
 
 // See rexit_bundle_options.
@@ -46,39 +46,39 @@ struct BundleOptions {
   std::string variant;              // empty: the bundle's first
   std::string onnxruntime_library;  // empty: $REXIT_ONNXRUNTIME_LIBRARY, else the system's
   std::int32_t threads = 0;         // 0: one per core
-  std::string device;               // "cpu", "cuda" or "tensorrt"; empty: the variant's own target
+  std::string device;               // "cpu", "cuda" or "tensorrt"; empty: the variant's target
   std::int32_t device_id = 0;
   bool cuda_graphs = false;
 };
 
 // Describes the variants of the bundle in folder `path`, without loading them. See rexit_bundle_get_variant.
 inline std::vector<rexit_variant_info> variants(const std::string& path) {
-  std::vector<rexit_variant_info> all;
+  std::vector<rexit_variant_info> variants;
   rexit_variant_info info{};
   info.struct_size = sizeof info;
   do {
-    check(rexit_bundle_get_variant(path.c_str(), all.size(), &info));
-    all.push_back(info);
-  } while (all.size() < info.variant_count);
-  return all;
+    check(rexit_bundle_get_variant(path.c_str(), variants.size(), &info));
+    variants.push_back(info);
+  } while (variants.size() < info.variant_count);
+  return variants;
 }
 
-// Throws if a file of the bundle was modified; `variant` empty: checks all variants. See rexit_bundle_verify.
+// Throws if a file of the bundle was modified. `variant` empty: all variants. See rexit_bundle_verify.
 inline void verify(const std::string& path, const std::string& variant = {}) {
   check(rexit_bundle_verify(path.c_str(), variant.empty() ? nullptr : variant.c_str()));
 }
 
-// An opened bundle. Copies share it. Any number of threads may use it at once.
+// An opened bundle. Copies share the same bundle. Any number of threads may use it at once.
 class Bundle {
  public:
   explicit Bundle(const std::string& path, const BundleOptions& options = {}) {
     const auto or_null = [](const std::string& text) { return text.empty() ? nullptr : text.c_str(); };
-    const rexit_bundle_options given{
-        sizeof given,    or_null(options.variant), or_null(options.onnxruntime_library), or_null(options.device),
-        options.threads, options.device_id,        options.cuda_graphs ? 1 : 0,          0};
-    rexit_bundle* opened = nullptr;
-    check(rexit_bundle_open(path.c_str(), &given, &opened));
-    handle_.reset(opened, rexit_bundle_close);
+    const rexit_bundle_options c_options{
+        sizeof c_options, or_null(options.variant), or_null(options.onnxruntime_library), or_null(options.device),
+        options.threads,  options.device_id,        options.cuda_graphs ? 1 : 0,          0};
+    rexit_bundle* handle = nullptr;
+    check(rexit_bundle_open(path.c_str(), &c_options, &handle));
+    handle_.reset(handle, rexit_bundle_close);
   }
 
   rexit_bundle_info info() const {
@@ -93,25 +93,25 @@ class Bundle {
     check(rexit_bundle_get_exit(handle_.get(), index, &info));
     return info;
   }
-  // What its folder holds now, with the same loaded segments; nothing if that is what this one was opened with. See
+  // Opens the folder again, with the loaded segments of this bundle; nullopt if the folder has not changed. See
   // rexit_bundle_reload.
   std::optional<Bundle> reloaded() const {
-    rexit_bundle* made = nullptr;
-    check(rexit_bundle_reload(handle_.get(), &made));
-    return made == nullptr ? std::nullopt : std::optional<Bundle>(Bundle(made));
+    rexit_bundle* handle = nullptr;
+    check(rexit_bundle_reload(handle_.get(), &handle));
+    return handle == nullptr ? std::nullopt : std::optional<Bundle>(Bundle(handle));
   }
-  // The catalog's id number `index`; see rexit_bundle_get_id.
-  Id id(rexit_ids whose, std::size_t index) const {
+  // The catalog's user or item id number `index`. See rexit_bundle_get_id.
+  Id id(rexit_ids kind, std::size_t index) const {
     std::int64_t number = 0;
     std::size_t length = 0;
-    const rexit_bundle_info all = info();
-    if ((whose == REXIT_USERS ? all.string_user_ids : all.string_item_ids) == 0) {
-      check(rexit_bundle_get_id(handle_.get(), whose, index, &number, nullptr, 0, nullptr));
+    const rexit_bundle_info bundle_info = info();
+    if ((kind == REXIT_USERS ? bundle_info.string_user_ids : bundle_info.string_item_ids) == 0) {
+      check(rexit_bundle_get_id(handle_.get(), kind, index, &number, nullptr, 0, nullptr));
       return number;
     }
-    check(rexit_bundle_get_id(handle_.get(), whose, index, nullptr, nullptr, 0, &length));
-    std::string text(length, '\0');  // data() has room for the NUL
-    check(rexit_bundle_get_id(handle_.get(), whose, index, nullptr, text.data(), length + 1, &length));
+    check(rexit_bundle_get_id(handle_.get(), kind, index, nullptr, nullptr, 0, &length));
+    std::string text(length, '\0');  // data() has space for the NUL
+    check(rexit_bundle_get_id(handle_.get(), kind, index, nullptr, text.data(), length + 1, &length));
     return text;
   }
   rexit_bundle* get() const noexcept { return handle_.get(); }
@@ -122,49 +122,51 @@ class Bundle {
   std::shared_ptr<rexit_bundle> handle_;
 };
 
-// The bundle to serve from while its folder is refreshed. Any number of threads may use it at once.
+// A bundle for a service whose folder is refreshed while it runs. Any number of threads may use it at once.
 //
-//   rexit::LiveBundle live("bundle");       each worker, between two requests:
-//   every second: live.reload();              if (session.bundle().get() != live.now().get()) session =
-//   rexit::Session(live.now());
+//   rexit::LiveBundle live("bundle");
+//   live.reload();                                       // every second
+//   if (session.bundle().get() != live.current().get())  // in every worker, between two requests
+//     session = rexit::Session(live.current());
 class LiveBundle {
  public:
-  explicit LiveBundle(const std::string& path, const BundleOptions& options = {}) : now_(path, options) {}
+  explicit LiveBundle(const std::string& path, const BundleOptions& options = {}) : current_(path, options) {}
 
-  Bundle now() const {
+  Bundle current() const {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return now_;
+    return current_;
   }
-  // Whether there was something new, which now() then returns. On failure it throws and now() stays.
+
+  // Returns whether the folder has changed; current() then is the new bundle. If it throws, current() does not change.
   bool reload() {
-    const std::optional<Bundle> next = now().reloaded();
+    const std::optional<Bundle> next = current().reloaded();
     if (!next) return false;
     const std::lock_guard<std::mutex> lock(mutex_);
-    now_ = *next;
+    current_ = *next;
     return true;
   }
 
  private:
   mutable std::mutex mutex_;
-  Bundle now_;
+  Bundle current_;
 };
 
 // See rexit_top_k.
 struct TopK {
   std::size_t k = 1;
   bool ordered = false;
-  std::vector<float> rise, fall;  // one per exit but the last
+  std::vector<float> rise, fall;  // [exits - 1]
 };
 
 // Replaces the bundle's stopping rules; see rexit_policy.
 struct Policy {
-  std::vector<float> upper, lower;  // one per exit
+  std::vector<float> upper, lower;  // [exits]
   std::size_t patience = 1;
   float quorum = 0;
   std::optional<TopK> top_k = std::nullopt;
 };
 
-// A request that owns its ids; see rexit_request. Setters return *this, so that it can be built in one expression.
+// A request that owns its ids; see rexit_request. Setters return *this, for chaining.
 class Request {
  public:
   explicit Request(Id user) : user_(std::move(user)) {}
@@ -181,11 +183,11 @@ class Request {
   Request& policy(Policy policy) {
     if (policy.upper.size() != policy.lower.size())
       throw std::invalid_argument("policy has " + std::to_string(policy.upper.size()) + " upper and " +
-                                  std::to_string(policy.lower.size()) + " lower thresholds, expected one of each per exit");
+                                  std::to_string(policy.lower.size()) + " lower thresholds, expected as many as exits");
     if (const auto& rule = policy.top_k;
         rule && (rule->rise.size() + 1 != policy.upper.size() || rule->fall.size() + 1 != policy.upper.size()))
       throw std::invalid_argument("policy.top_k has " + std::to_string(rule->rise.size()) + " rises and " +
-                                  std::to_string(rule->fall.size()) + " falls, expected one of each per exit but the last");
+                                  std::to_string(rule->fall.size()) + " falls, expected as many as exits except the last");
     return policy_ = std::move(policy), *this;
   }
   Request& force_exit(std::uint32_t exit) { return force_exit_ = exit, *this; }
@@ -195,7 +197,7 @@ class Request {
   std::size_t item_count() const noexcept { return items_.size(); }
   std::size_t top_k() const noexcept { return top_k_; }
 
-  // Calls use(request) with a `const rexit_request&` that points into this object, and returns what it returns.
+  // Calls use(request) with a `const rexit_request&` that points into this object, and returns its result.
   template <class Use>
   auto view(Use&& use) const {
     const rexit_id user = view(user_);
@@ -240,10 +242,10 @@ class Request {
     return {std::get<std::int64_t>(id), nullptr};
   }
   static std::vector<rexit_id> views(const std::vector<Id>& ids) {
-    std::vector<rexit_id> all;
-    all.reserve(ids.size());
-    for (const Id& id : ids) all.push_back(view(id));
-    return all;
+    std::vector<rexit_id> result;
+    result.reserve(ids.size());
+    for (const Id& id : ids) result.push_back(view(id));
+    return result;
   }
 
   Id user_;
@@ -256,7 +258,7 @@ class Request {
   std::size_t top_k_ = 0;
 };
 
-// One entry per answer, in the order of the request or, with top_k, best first.
+// The answers, in the order of the request or, with top_k, best first.
 struct Scores {
   std::vector<rexit_score> scores;
   rexit_stats stats{};
@@ -268,37 +270,38 @@ struct Trace {
   rexit_stats stats{};
 };
 
-// The token ids a request is answered from; see rexit_session_prompt.
+// A request's token ids; see rexit_session_prompt.
 struct Prompt {
   std::vector<std::int32_t> tokens;
-  std::vector<std::size_t> offsets;  // 0, the end of the prefix, the end of each candidate
+  std::vector<std::size_t> offsets;  // 0, end of the prefix, end of candidate 0, …
 };
 
-// Buffers and cached prefixes. One thread at a time may call it; cancel() and what reads (memory, segments, counters,
-// reset_counters) may be called from any, at any time. Keeps the bundle alive.
+// Buffers and cached prefixes. Only one thread at a time may use it, except that any thread may call cancel(), memory(),
+// segments(), counters() and reset_counters() at any time. Keeps the bundle alive.
 class Session {
  public:
-  // `cache_bytes`: limit for cached prefixes; 0: 32 MiB. `slate_bytes`: for hidden states of one slate; 0: 256 MiB.
+  // `cache_bytes`: limit for cached prefixes; 0: 32 MiB. `slate_bytes`: limit for a slate's hidden states; 0: 256 MiB.
   explicit Session(const Bundle& bundle, std::size_t cache_bytes = 0, std::size_t slate_bytes = 0) : bundle_(bundle) {
     rexit_session_options options{};
     options.struct_size = sizeof options;
     options.cache_bytes = cache_bytes;
     options.slate_bytes = slate_bytes;
-    rexit_session* created = nullptr;
-    check(rexit_session_create(bundle.get(), &options, &created));
-    handle_.reset(created);
+    rexit_session* handle = nullptr;
+    check(rexit_session_create(bundle.get(), &options, &handle));
+    handle_.reset(handle);
   }
 
   const Bundle& bundle() const noexcept { return bundle_; }
 
   Scores score(const Request& request) {
     Scores result;
-    const std::size_t all = request.item_count(), k = request.top_k();
-    result.scores.resize(k == 0 || k > all ? all : k);
+    const std::size_t item_count = request.item_count(), k = request.top_k();
+    result.scores.resize(k == 0 || k > item_count ? item_count : k);
     result.stats = empty_stats();
-    rexit_score none{};  // for an empty slate: the library refuses that itself, but checks the pointer first
+    rexit_score placeholder{};  // for an empty slate, which the library refuses after it has checked the pointer
     request.view([&](const rexit_request& view) {
-      check(rexit_session_score(handle_.get(), &view, result.scores.empty() ? &none : result.scores.data(), &result.stats));
+      check(
+          rexit_session_score(handle_.get(), &view, result.scores.empty() ? &placeholder : result.scores.data(), &result.stats));
     });
     return result;
   }
@@ -307,9 +310,10 @@ class Session {
     Trace result;
     result.log_odds.resize(request.item_count() * bundle_.info().exits);
     result.stats = empty_stats();
-    float none = 0;
+    float placeholder = 0;
     request.view([&](const rexit_request& view) {
-      check(rexit_session_trace(handle_.get(), &view, result.log_odds.empty() ? &none : result.log_odds.data(), &result.stats));
+      check(rexit_session_trace(handle_.get(), &view, result.log_odds.empty() ? &placeholder : result.log_odds.data(),
+                                &result.stats));
     });
     return result;
   }
@@ -328,7 +332,7 @@ class Session {
 
   void warm_up() { check(rexit_session_warm_up(handle_.get())); }
   void clear_cache() { check(rexit_session_clear_cache(handle_.get())); }
-  // The cached prefixes to a file, and back from one; see rexit_session_save_cache and rexit_session_load_cache.
+  // See rexit_session_save_cache and rexit_session_load_cache.
   void save_cache(const std::string& path) { check(rexit_session_save_cache(handle_.get(), path.c_str())); }
   void load_cache(const std::string& path) { check(rexit_session_load_cache(handle_.get(), path.c_str())); }
   void trim() { check(rexit_session_trim(handle_.get())); }
@@ -340,23 +344,24 @@ class Session {
   }
   // From any thread: the running call throws Error with REXIT_CANCELLED soon.
   void cancel() { check(rexit_session_cancel(handle_.get())); }
-  // What each segment did in the last score, trace or warm_up.
+  // [segments], of the last score, trace or warm_up. See rexit_segment_stats.
   std::vector<rexit_segment_stats> segments() const {
-    std::vector<rexit_segment_stats> all(bundle_.info().exits);
-    for (std::size_t k = 0; k < all.size(); ++k) {
-      all[k].struct_size = sizeof all[k];
-      check(rexit_session_get_segment(handle_.get(), k, &all[k]));
+    std::vector<rexit_segment_stats> segments(bundle_.info().exits);
+    for (std::size_t k = 0; k < segments.size(); ++k) {
+      segments[k].struct_size = sizeof segments[k];
+      check(rexit_session_get_segment(handle_.get(), k, &segments[k]));
     }
-    return all;
+    return segments;
   }
-  // What candidates did at each exit so far; see rexit_exit_counters.
+
+  // [exits]. See rexit_exit_counters.
   std::vector<rexit_exit_counters> counters() const {
-    std::vector<rexit_exit_counters> all(bundle_.info().exits);
-    for (std::size_t k = 0; k < all.size(); ++k) {
-      all[k].struct_size = sizeof all[k];
-      check(rexit_session_get_counters(handle_.get(), k, &all[k]));
+    std::vector<rexit_exit_counters> counters(bundle_.info().exits);
+    for (std::size_t k = 0; k < counters.size(); ++k) {
+      counters[k].struct_size = sizeof counters[k];
+      check(rexit_session_get_counters(handle_.get(), k, &counters[k]));
     }
-    return all;
+    return counters;
   }
   void reset_counters() { check(rexit_session_reset_counters(handle_.get())); }
   rexit_session* get() const noexcept { return handle_.get(); }

@@ -19,7 +19,7 @@ struct rexit_bundle {
 
 struct rexit_session {
   Session session;
-  Request request;  // the current one, read from the caller's; kept for its memory
+  Request request;  // of the current call; a member so that calls reuse its memory
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
 
   rexit_session(std::shared_ptr<const LoadedBundle> loaded, const rexit_session_options& options)
@@ -33,16 +33,16 @@ namespace {
 constexpr char version[] =
     REXIT_TEXT(REXIT_VERSION_MAJOR) "." REXIT_TEXT(REXIT_VERSION_MINOR) "." REXIT_TEXT(REXIT_VERSION_PATCH);
 
-// Marks a session as in use. Two threads in one session would corrupt its buffers, so the second one is refused.
-class Entered {
+// Exclusive use of a session. Two threads would corrupt its buffers, so the second thread gets an error.
+class SessionLock {
  public:
-  explicit Entered(rexit_session* handle) : handle_(required(handle, "session")) {
+  explicit SessionLock(rexit_session* handle) : handle_(required(handle, "session")) {
     if (handle_->busy.test_and_set(std::memory_order_acquire))
       fail(REXIT_INVALID_ARGUMENT, "the session is in use by another thread: give each thread its own session");
   }
-  ~Entered() { handle_->busy.clear(std::memory_order_release); }
-  Entered(const Entered&) = delete;
-  Entered& operator=(const Entered&) = delete;
+  ~SessionLock() { handle_->busy.clear(std::memory_order_release); }
+  SessionLock(const SessionLock&) = delete;
+  SessionLock& operator=(const SessionLock&) = delete;
   Session* operator->() const noexcept { return &handle_->session; }
   const Request& read(const rexit_request* request) const {
     handle_->session.begin_call();
@@ -54,7 +54,7 @@ class Entered {
   rexit_session* handle_;
 };
 
-void give_stats(const rexit_stats& stats, rexit_stats* out) {
+void write_stats(const rexit_stats& stats, rexit_stats* out) {
   if (out != nullptr) write_struct(stats, out);
 }
 
@@ -62,12 +62,12 @@ void check_stats(const rexit_stats* out) {
   if (out != nullptr) check_size(out, "stats_out");
 }
 
-void warn_if_made_elsewhere(const Bundle& bundle, const Execution& execution) {
+void warn_if_calibrated_elsewhere(const Bundle& bundle, const Execution& execution) {
   Conditions here = conditions_of(bundle, execution);
   here.rexit = version;
-  const std::string different = differences(bundle.made_on(), here);
-  if (!different.empty())
-    log(REXIT_LOG_WARNING, bundle.variant().folder + "/policy.json: calibrated with " + different +
+  const std::string changes = differences(bundle.calibrated_on(), here);
+  if (!changes.empty())
+    log(REXIT_LOG_WARNING, bundle.variant().folder + "/policy.json: calibrated with " + changes +
                                ": stopping early may save less than it says; run `rexit calibrate` here");
 }
 
@@ -127,17 +127,18 @@ rexit_status rexit_bundle_verify(const char* path, const char* variant) try {
 rexit_status rexit_bundle_open(const char* path, const rexit_bundle_options* options, rexit_bundle** bundle_out) try {
   required(path, "path");
   required(bundle_out, "bundle_out");
-  const rexit_bundle_options given = options != nullptr ? read_struct(options, "options") : rexit_bundle_options{};
-  if (given.threads < 0) fail(REXIT_INVALID_ARGUMENT, "options.threads is ", given.threads, ", expected 0 or more");
-  if (given.device_id < 0) fail(REXIT_INVALID_ARGUMENT, "options.device_id is ", given.device_id, ", expected 0 or more");
-  if (given.cuda_graphs != 0 && given.cuda_graphs != 1)
-    fail(REXIT_INVALID_ARGUMENT, "options.cuda_graphs is ", given.cuda_graphs, ", expected 0 or 1");
-  if (given.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "options.reserved is ", given.reserved, ", expected 0");
-  const Execution execution{given.onnxruntime_library, given.threads, given.device, given.device_id, given.cuda_graphs == 1};
-  const auto make = [&](const Bundle& bundle) { return make_backend_factory(bundle, execution); };
-  auto loaded = std::make_shared<const LoadedBundle>(path, given.variant, make);
+  const rexit_bundle_options settings = options != nullptr ? read_struct(options, "options") : rexit_bundle_options{};
+  if (settings.threads < 0) fail(REXIT_INVALID_ARGUMENT, "options.threads is ", settings.threads, ", expected 0 or more");
+  if (settings.device_id < 0) fail(REXIT_INVALID_ARGUMENT, "options.device_id is ", settings.device_id, ", expected 0 or more");
+  if (settings.cuda_graphs != 0 && settings.cuda_graphs != 1)
+    fail(REXIT_INVALID_ARGUMENT, "options.cuda_graphs is ", settings.cuda_graphs, ", expected 0 or 1");
+  if (settings.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "options.reserved is ", settings.reserved, ", expected 0");
+  const Execution execution{settings.onnxruntime_library, settings.threads, settings.device, settings.device_id,
+                            settings.cuda_graphs == 1};
+  const auto make_factory = [&](const Bundle& bundle) { return make_backend_factory(bundle, execution); };
+  auto loaded = std::make_shared<const LoadedBundle>(path, settings.variant, make_factory);
   log(REXIT_LOG_INFO, std::string(path) + ": opened variant " + loaded->bundle.variant().name);
-  warn_if_made_elsewhere(loaded->bundle, execution);
+  warn_if_calibrated_elsewhere(loaded->bundle, execution);
   *bundle_out = new rexit_bundle{std::move(loaded)};
   return REXIT_OK;
 } catch (...) {
@@ -198,12 +199,12 @@ rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexi
   return report_current_exception();
 }
 
-rexit_status rexit_bundle_get_id(const rexit_bundle* bundle, rexit_ids whose, size_t index, int64_t* number_out, char* text_out,
+rexit_status rexit_bundle_get_id(const rexit_bundle* bundle, rexit_ids kind, size_t index, int64_t* number_out, char* text_out,
                                  size_t capacity, size_t* length_out) try {
   const Catalog& catalog = required(bundle, "bundle")->loaded->bundle.catalog();
-  if (whose != REXIT_USERS && whose != REXIT_ITEMS)
-    fail(REXIT_INVALID_ARGUMENT, "whose is ", static_cast<int>(whose), ", expected REXIT_USERS or REXIT_ITEMS");
-  const Ids& ids = whose == REXIT_USERS ? catalog.users.ids : catalog.items.ids;
+  if (kind != REXIT_USERS && kind != REXIT_ITEMS)
+    fail(REXIT_INVALID_ARGUMENT, "kind is ", static_cast<int>(kind), ", expected REXIT_USERS or REXIT_ITEMS");
+  const Ids& ids = kind == REXIT_USERS ? catalog.users.ids : catalog.items.ids;
   if (index >= ids.size()) fail(REXIT_INVALID_ARGUMENT, "index is ", index, ", the catalog has ", ids.size(), " ids");
   if (!ids.are_strings()) {
     *required(number_out, "number_out") = ids.number_at(index);
@@ -224,8 +225,8 @@ rexit_status rexit_bundle_get_id(const rexit_bundle* bundle, rexit_ids whose, si
 rexit_status rexit_session_create(const rexit_bundle* bundle, const rexit_session_options* options,
                                   rexit_session** session_out) try {
   required(session_out, "session_out");
-  const rexit_session_options given = options != nullptr ? read_struct(options, "options") : rexit_session_options{};
-  *session_out = new rexit_session(required(bundle, "bundle")->loaded, given);
+  const rexit_session_options settings = options != nullptr ? read_struct(options, "options") : rexit_session_options{};
+  *session_out = new rexit_session(required(bundle, "bundle")->loaded, settings);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
@@ -234,7 +235,7 @@ rexit_status rexit_session_create(const rexit_bundle* bundle, const rexit_sessio
 void rexit_session_destroy(rexit_session* session) { delete session; }
 
 rexit_status rexit_session_warm_up(rexit_session* session) try {
-  Entered(session)->warm_up();
+  SessionLock(session)->warm_up();
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
@@ -250,30 +251,30 @@ rexit_status rexit_session_get_memory(const rexit_session* session, rexit_memory
 }
 
 rexit_status rexit_session_clear_cache(rexit_session* session) try {
-  Entered(session)->clear_cache();
+  SessionLock(session)->clear_cache();
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
 }
 
 rexit_status rexit_session_save_cache(rexit_session* session, const char* path) try {
-  Entered(session)->save_cache(required(path, "path"));
+  SessionLock(session)->save_cache(required(path, "path"));
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
 }
 
 rexit_status rexit_session_load_cache(rexit_session* session, const char* path) try {
-  Entered(session)->load_cache(required(path, "path"));
+  SessionLock(session)->load_cache(required(path, "path"));
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
 }
 
 rexit_status rexit_session_trim(rexit_session* session) try {
-  const Entered entered(session);
+  const SessionLock lock(session);
   session->request = Request{};
-  entered->trim();
+  lock->trim();
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
@@ -288,11 +289,11 @@ rexit_status rexit_session_cancel(rexit_session* session) try {
 
 rexit_status rexit_session_get_segment(const rexit_session* session, size_t segment, rexit_segment_stats* stats_out) try {
   check_size(required(stats_out, "stats_out"), "stats_out");
-  const std::vector<SegmentStats> all = required(session, "session")->session.segments();
-  if (segment >= all.size())
-    fail(REXIT_INVALID_ARGUMENT, "segment is ", segment, ", the bundle has segments 0 to ", all.size() - 1);
-  const SegmentStats& one = all[segment];
-  write_struct({0, one.prefix_tokens, one.candidates, one.candidate_tokens, one.prefix_us, one.slate_us}, stats_out);
+  const std::vector<SegmentStats> segments = required(session, "session")->session.segments();
+  if (segment >= segments.size())
+    fail(REXIT_INVALID_ARGUMENT, "segment is ", segment, ", the bundle has segments 0 to ", segments.size() - 1);
+  const SegmentStats& stats = segments[segment];
+  write_struct({0, stats.prefix_tokens, stats.candidates, stats.candidate_tokens, stats.prefix_us, stats.slate_us}, stats_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
@@ -300,12 +301,12 @@ rexit_status rexit_session_get_segment(const rexit_session* session, size_t segm
 
 rexit_status rexit_session_get_counters(const rexit_session* session, size_t exit, rexit_exit_counters* counters_out) try {
   check_size(required(counters_out, "counters_out"), "counters_out");
-  const std::vector<ExitCounters> all = required(session, "session")->session.counters();
-  if (exit >= all.size()) fail(REXIT_INVALID_ARGUMENT, "exit is ", exit, ", the bundle has exits 0 to ", all.size() - 1);
-  const ExitCounters& one = all[exit];
-  rexit_exit_counters counters{0, one.reached, one.stopped, one.cut_short, {}};
-  std::copy(one.histogram.begin(), one.histogram.end(), counters.histogram);
-  write_struct(counters, counters_out);
+  const std::vector<ExitCounters> exits = required(session, "session")->session.counters();
+  if (exit >= exits.size()) fail(REXIT_INVALID_ARGUMENT, "exit is ", exit, ", the bundle has exits 0 to ", exits.size() - 1);
+  const ExitCounters& counters = exits[exit];
+  rexit_exit_counters result{0, counters.reached, counters.stopped, counters.cut_short, {}};
+  std::copy(counters.histogram.begin(), counters.histogram.end(), result.histogram);
+  write_struct(result, counters_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
@@ -321,19 +322,19 @@ rexit_status rexit_session_reset_counters(rexit_session* session) try {
 rexit_status rexit_session_score(rexit_session* session, const rexit_request* request, rexit_score* scores_out,
                                  rexit_stats* stats_out) try {
   const Clock::time_point start = Clock::now();
-  const Entered entered(session);
-  entered->forget_segments();
+  const SessionLock lock(session);
+  lock->reset_segments();
   required(scores_out, "scores_out");
   check_stats(stats_out);
   rexit_stats stats{};
-  const Request& asked = entered.read(request);
+  const Request& resolved = lock.read(request);
   const std::size_t size = score_size(request);
   std::size_t index = 0;
-  for (const Score& score : entered->score(asked, start, stats))
+  for (const Score& score : lock->score(resolved, start, stats))
     write_entry<rexit_score>({static_cast<std::uint32_t>(score.item), score.answer.exit, probability(score.answer.calibrated),
                               score.answer.log_odds, score.answer.cut_short ? 1u : 0u, 0},
                              scores_out, index++, size);
-  give_stats(stats, stats_out);
+  write_stats(stats, stats_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
@@ -342,14 +343,14 @@ rexit_status rexit_session_score(rexit_session* session, const rexit_request* re
 rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request, float* log_odds_out,
                                  rexit_stats* stats_out) try {
   const Clock::time_point start = Clock::now();
-  const Entered entered(session);
-  entered->forget_segments();
+  const SessionLock lock(session);
+  lock->reset_segments();
   required(log_odds_out, "log_odds_out");
   check_stats(stats_out);
   rexit_stats stats{};
-  const std::vector<float>& log_odds = entered->trace(entered.read(request), start, stats);
+  const std::vector<float>& log_odds = lock->trace(lock.read(request), start, stats);
   std::copy(log_odds.begin(), log_odds.end(), log_odds_out);
-  give_stats(stats, stats_out);
+  write_stats(stats, stats_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
@@ -357,9 +358,9 @@ rexit_status rexit_session_trace(rexit_session* session, const rexit_request* re
 
 rexit_status rexit_session_prompt(rexit_session* session, const rexit_request* request, int32_t* tokens_out, size_t capacity,
                                   size_t* offsets_out, size_t* count_out) try {
-  const Entered entered(session);
+  const SessionLock lock(session);
   required(count_out, "count_out");
-  const Prompt& prompt = entered->prompt(entered.read(request));
+  const Prompt& prompt = lock->prompt(lock.read(request));
   *count_out = prompt.tokens.size();
   if (prompt.tokens.size() > capacity) return REXIT_OK;
   std::copy(prompt.tokens.begin(), prompt.tokens.end(), required(tokens_out, "tokens_out"));

@@ -1,4 +1,4 @@
-// Structs of the C ABI. A caller built with another version of rexit.h may have a shorter or a longer one.
+// Structs of the C ABI. A caller built with another version of rexit.h may pass a shorter or a longer struct.
 #pragma once
 
 #include <algorithm>
@@ -20,17 +20,17 @@ T* required(T* pointer, const char* name) {
   return pointer;
 }
 
-// Checks struct_size. A size that no version will ever have is uninitialised memory; one that ends inside a pointer would leave
-// half of it.
+// Checks struct_size. An impossible size means uninitialised memory. A size that ends inside a pointer would pass half of it.
 template <class T>
 void check_size(const T* from, const char* name) {
-  constexpr std::size_t most = 4096;
-  static_assert(sizeof(T) <= most && alignof(T) >= sizeof(void*));
-  if (from->struct_size < sizeof from->struct_size || from->struct_size > most || from->struct_size % alignof(T) != 0)
+  constexpr std::size_t max_size = 4096;
+  static_assert(sizeof(T) <= max_size && alignof(T) >= sizeof(void*));
+  if (from->struct_size < sizeof from->struct_size || from->struct_size > max_size || from->struct_size % alignof(T) != 0)
     fail(REXIT_INVALID_ARGUMENT, name, ": struct_size is ", from->struct_size, ", expected sizeof the struct, ", sizeof(T));
 }
 
-// A copy of a caller's struct. Fields beyond its size are zero, their default; fields set beyond ours ask for what we cannot do.
+// Copies a caller's struct. Fields beyond its size are zero, their default. Throws if fields beyond ours are set: the caller asks
+// for a feature of a newer library.
 template <class T>
 T read_struct(const T* from, const char* name) {
   check_size(required(from, name), name);
@@ -44,7 +44,7 @@ T read_struct(const T* from, const char* name) {
   return value;
 }
 
-// Fills a caller's struct, already checked by check_size, up to its size. Its struct_size stays; bytes beyond ours become zero.
+// Fills a caller's struct up to its size. Keeps its struct_size; bytes beyond ours become zero. Call check_size() first.
 template <class T>
 void write_struct(T value, T* to) {
   const std::size_t size = to->struct_size, known = std::min(size, sizeof(T));
@@ -53,20 +53,20 @@ void write_struct(T value, T* to) {
   std::memset(reinterpret_cast<unsigned char*>(to) + known, 0, size - known);
 }
 
-// Checks the size of the entries of a caller's array: `first_size` is that of the first version of rexit.h.
+// Checks the entry size of a caller's array. `first_size`: in the first version of rexit.h.
 template <class T>
 void check_entry_size(std::size_t size, std::size_t first_size, const char* name) {
   if (size < first_size || size > 4096 || size % alignof(T) != 0)
     fail(REXIT_INVALID_ARGUMENT, name, " is ", size, ", expected the sizeof, ", sizeof(T));
 }
 
-// An entry of a caller's array, as read_struct reads a struct. `where` names it in a message.
+// Copies an entry of a caller's array, as read_struct copies a struct. `where.text()` names it in a message.
 template <class T, class Where>
 T read_entry(const T* first, std::size_t index, std::size_t size, const Where& where) {
   const auto* bytes = reinterpret_cast<const unsigned char*>(first) + index * size;
   for (std::size_t i = sizeof(T); i < size; ++i)
     if (bytes[i] != 0)
-      fail(REXIT_INVALID_ARGUMENT, where, ": byte ", i, " of ", size, " is set, but this library knows only ", sizeof(T),
+      fail(REXIT_INVALID_ARGUMENT, where.text(), ": byte ", i, " of ", size, " is set, but this library knows only ", sizeof(T),
            " bytes: it is older than the header that the caller was built with");
   T value{};
   std::memcpy(&value, bytes, std::min(size, sizeof(T)));

@@ -6,10 +6,10 @@
 
 namespace rexit::core {
 
-// Fills `out` and reuses its memory. Throws REXIT_INVALID_ARGUMENT and REXIT_UNKNOWN_ITEM.
+// Fills `out` and reuses its memory. Throws REXIT_INVALID_ARGUMENT or REXIT_UNKNOWN_ITEM.
 void read_request(const rexit_request* request, const Bundle& bundle, Request& out);
 
-// From one entry of the caller's scores to the next. Throws REXIT_INVALID_ARGUMENT.
+// The size of an entry of the caller's scores. Throws REXIT_INVALID_ARGUMENT.
 std::size_t score_size(const rexit_request* request);
 
 }  // namespace rexit::core

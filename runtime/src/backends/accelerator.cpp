@@ -9,7 +9,7 @@
 namespace rexit::core {
 namespace {
 
-// Symbols of a library that is never unloaded: GPU drivers do not support that well.
+// A library's symbols. Never unloads the library, since GPU drivers support that badly.
 class Library {
  public:
   explicit Library(const char* name) : name_(name), handle_(::dlopen(name, RTLD_NOW | RTLD_LOCAL)) {
@@ -18,9 +18,9 @@ class Library {
 
   template <class Function>
   Function get(const char* symbol) const {
-    void* found = ::dlsym(handle_, symbol);
-    if (found == nullptr) fail(REXIT_BACKEND_MISSING, "device `tensorrt`: ", name_, " has no ", symbol);
-    return reinterpret_cast<Function>(found);
+    void* address = ::dlsym(handle_, symbol);
+    if (address == nullptr) fail(REXIT_BACKEND_MISSING, "device `tensorrt`: ", name_, " has no ", symbol);
+    return reinterpret_cast<Function>(address);
   }
 
  private:

@@ -22,15 +22,15 @@ std::string device_of(const Bundle& bundle, const Execution& execution) {
   return execution.device != nullptr ? execution.device : bundle.variant().target;
 }
 
-bool known(const std::string& device) { return device == "cpu" || device == "cuda" || device == "tensorrt"; }
+bool is_known(const std::string& device) { return device == "cpu" || device == "cuda" || device == "tensorrt"; }
 
 void refuse_cuda_graphs(const Execution& execution) {
   if (execution.cuda_graphs)
     fail(REXIT_INVALID_ARGUMENT, "options.cuda_graphs needs device `tensorrt` and a rexit built with -DREXIT_TENSORRT=ON");
 }
 
-// One backend for all sessions: several threads may call it at once.
-BackendFactory shared(std::shared_ptr<const Backend> backend) {
+// All sessions share the backend: several threads may call it at once.
+BackendFactory shared_factory(std::shared_ptr<const Backend> backend) {
   return [backend = std::move(backend)] { return backend; };
 }
 
@@ -42,13 +42,13 @@ BackendFactory make_tensorrt(const Bundle& bundle, const Execution& execution) {
   require_provider(execution, Provider::tensorrt);
   std::vector<std::string> graphs;
   for (const Plan& plan : find_engines(bundle, probe_accelerator(execution.device_id))) {
-    // ONNX Runtime's TensorRT provider uses an engine's first profile only, which would accept prefixes but no slates.
+    // ONNX Runtime's TensorRT provider uses only an engine's first profile, which accepts prefixes but no slates.
     if (plan.context.empty())
       fail(REXIT_NOT_FOUND, plan.path, ": was not compiled for ONNX Runtime; run `", compile_command(bundle),
            " --onnxruntime`, or use a rexit built with -DREXIT_TENSORRT=ON");
     graphs.push_back(plan.context);
   }
-  return shared(make_ort_backend(bundle, execution, Provider::tensorrt, graphs));
+  return shared_factory(make_ort_backend(bundle, execution, Provider::tensorrt, graphs));
 #endif
 }
 
@@ -59,11 +59,11 @@ BackendFactory make_backend_factory(const Bundle& bundle, const Execution& execu
   if (variant.backend != "onnxruntime" && variant.backend != "tensorrt")
     fail(REXIT_UNSUPPORTED, "variant `", variant.name, "` needs backend `", variant.backend,
          "`, this version knows onnxruntime and tensorrt");
-  if (!known(variant.target))
+  if (!is_known(variant.target))
     fail(REXIT_UNSUPPORTED, "variant `", variant.name, "` targets `", variant.target,
          "`, this version knows cpu, cuda and tensorrt");
   const std::string device = device_of(bundle, execution);
-  if (!known(device)) fail(REXIT_INVALID_ARGUMENT, "device is `", device, "`, expected cpu, cuda or tensorrt");
+  if (!is_known(device)) fail(REXIT_INVALID_ARGUMENT, "device is `", device, "`, expected cpu, cuda or tensorrt");
   if (device == "tensorrt") {
     if (variant.target != "tensorrt")
       fail(REXIT_INVALID_ARGUMENT, "device `tensorrt` runs only variants exported for tensorrt; variant `", variant.name,
@@ -74,7 +74,7 @@ BackendFactory make_backend_factory(const Bundle& bundle, const Execution& execu
   refuse_cuda_graphs(execution);
   std::vector<std::string> graphs;
   for (const Segment& segment : variant.segments) graphs.push_back(segment.graph);
-  return shared(make_ort_backend(bundle, execution, device == "cuda" ? Provider::cuda : Provider::cpu, graphs));
+  return shared_factory(make_ort_backend(bundle, execution, device == "cuda" ? Provider::cuda : Provider::cpu, graphs));
 }
 
 Conditions conditions_of(const Bundle& bundle, const Execution& execution) {
@@ -83,7 +83,7 @@ Conditions conditions_of(const Bundle& bundle, const Execution& execution) {
   ::utsname system{};
   if (::uname(&system) == 0) here.architecture = system.machine;
 #ifdef REXIT_TENSORRT
-  if (here.device == "tensorrt") return here;  // TensorRT itself runs it
+  if (here.device == "tensorrt") return here;  // runs on TensorRT itself
 #endif
   add_ort_conditions(here);
   return here;

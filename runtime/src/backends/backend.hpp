@@ -1,5 +1,5 @@
-// The interface to what runs segments. The session packs, caches and decides; a backend only computes one segment over the memory
-// it is given.
+// The interface to the libraries that run segments. The session packs, caches and decides. A backend computes a segment over the
+// caller's memory.
 #pragma once
 
 #include <cstddef>
@@ -12,94 +12,92 @@
 
 namespace rexit::core {
 
-// Ends a run in another thread as soon as the backend can; the run then throws. Both functions may be called during a run.
+// Ends a run in another thread as soon as the backend can; the run then throws. Any thread may call it, also during a run.
 class Stop {
  public:
   virtual ~Stop() = default;
   virtual void request() noexcept = 0;
-  virtual void withdraw() noexcept = 0;  // later runs are not stopped
+  virtual void reset() noexcept = 0;  // does not stop later runs
 };
 
-// One run of a segment: T tokens behind P prefix tokens, with N rows to read. Hidden states, keys and values are in memory from
+// A run of a segment: T tokens after P prefix tokens; the head reads N rows. Hidden states, keys and values are in memory from
 // Backend::allocate, in the segment's dtypes; everything else is in host memory. Keys and values are aligned to
 // Backend::tensor_alignment(); hidden states may begin at any row.
 struct Pass {
   std::size_t tokens = 0, prefix = 0, rows = 0;
-  const std::int64_t* token_ids = nullptr;                     // [T], first segment; from the vocabulary on: rows of `vectors`
-  const float* vectors = nullptr;                              // [R, H], first segment, if it takes them
+  const std::int64_t* token_ids = nullptr;                     // [T], first segment; ids above the vocabulary: rows of `vectors`
+  const float* vectors = nullptr;                              // [R, H], first segment with such an input
   std::size_t vector_rows = 0;                                 // R, 1 to T
-  const void* hidden_in = nullptr;                             // [T, H], the others
+  const void* hidden_in = nullptr;                             // [T, H], other segments
   const std::int64_t *positions = nullptr, *groups = nullptr;  // [T]
   const std::int64_t* row_index = nullptr;                     // [N]
-  // Per layer of the segment: [kv_heads, P, head_dim]; only read when P > 0.
+  // By layer of the segment: [kv_heads, P, head_dim]; unused if P = 0.
   const void *const *past_keys = nullptr, *const *past_values = nullptr;
 
-  // Outputs; null: not wanted.
+  // Outputs; null: discarded.
   void* hidden_out = nullptr;                                     // [T, H]
   float* logits = nullptr;                                        // [N, 2], (no, yes)
-  void *const *new_keys = nullptr, *const *new_values = nullptr;  // per layer [kv_heads, T, head_dim]
+  void *const *new_keys = nullptr, *const *new_values = nullptr;  // by layer: [kv_heads, T, head_dim]
 
   const Stop* stop = nullptr;  // from this backend's make_stop(); null: the run cannot be stopped
 };
 
-// Bytes that a backend holds for all sessions together.
+// Bytes, for all sessions together.
 struct BackendMemory {
-  std::size_t working = 0;  // needed while segments run
-  std::size_t weights = 0;  // kept as long as a bundle is open
+  std::size_t working = 0;  // while segments run
+  std::size_t weights = 0;  // while a bundle is open
 };
 
-// What one session computes with. Calls take effect in the order they are made; those that touch only GPU memory may return
-// before they have taken effect.
+// A session's backend. Calls take effect in order. Calls that touch only GPU memory may return before they take effect.
 class Backend {
  public:
   virtual ~Backend() = default;
 
-  // Throws REXIT_BACKEND_FAILED. When it returns, `logits` are complete and inputs in host memory are no longer needed.
+  // When it returns, `logits` are complete and inputs in host memory are no longer in use. Throws REXIT_BACKEND_FAILED.
   virtual void run(std::size_t segment, const Pass& pass) const = 0;
 
-  // Memory for passes, aligned as they require; possibly not addressable by the host.
+  // Memory for passes, with their alignment. The host may be unable to address it.
   virtual void* allocate(std::size_t bytes) const = 0;
   virtual void release(void* memory) const noexcept = 0;
   virtual std::size_t tensor_alignment() const noexcept { return 1; }  // of keys and values; a power of two
 
-  // One side may be host memory that a pass does not see: when the call returns, what was there is read, or what goes there is
-  // written. Ranges of a copy() may overlap.
+  // Either side may be host memory outside of passes. The copy from or to it is complete when the call returns. The ranges may
+  // overlap.
   virtual void copy(void* to, const void* from, std::size_t bytes) const = 0;
-  // `count` rows of `bytes` each, one pitch apart. The ranges must not overlap.
+  // Copies `count` rows of `bytes`, a pitch apart. The ranges must not overlap.
   virtual void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t bytes,
                          std::size_t count) const {
     for (std::size_t i = 0; i < count; ++i)
       copy(static_cast<std::byte*>(to) + i * to_pitch, static_cast<const std::byte*>(from) + i * from_pitch, bytes);
   }
 
-  // Null: runs of this backend cannot be stopped.
+  // Null: the backend cannot stop a run.
   virtual std::unique_ptr<Stop> make_stop() const { return nullptr; }
-  // Zeros if the backend does not know. trim() releases working memory that no run is using.
-  virtual BackendMemory memory() const { return {}; }
-  virtual void trim() const {}
+  virtual BackendMemory memory() const { return {}; }  // zeros: unknown
+  virtual void trim() const {}                         // releases working memory that no run is using
 };
 
-// Makes the backend for one more session over a variant's segments, which are loaded once; sessions may share one backend.
+// Returns the backend of another session over a variant's segments, which are loaded once. Sessions may share a backend.
 using BackendFactory = std::function<std::shared_ptr<const Backend>()>;
 
 // Where and how a bundle runs, as in rexit_bundle_options.
 struct Execution {
   const char* library = nullptr;  // ONNX Runtime's
   std::int32_t threads = 0;
-  const char* device = nullptr;  // null: the variant's own
+  const char* device = nullptr;  // null: the variant's target
   std::int32_t device_id = 0;
   bool cuda_graphs = false;
 };
 
-// Loads the segments for the requested device. The backends do not need `bundle` any longer. Throws REXIT_INVALID_ARGUMENT for a
-// device that does not exist or that the variant cannot run on, REXIT_BACKEND_MISSING if this build or this machine has nothing
-// that runs it.
+// Loads the segments for the requested device. The backends keep no reference to `bundle`. Throws REXIT_INVALID_ARGUMENT for an
+// unknown device or one that cannot run the variant, REXIT_BACKEND_MISSING if this build or this machine lacks the device's
+// backend.
 BackendFactory make_backend_factory(const Bundle& bundle, const Execution& execution);
 
-// What a bundle with this backend runs on, but for rexit itself.
+// The conditions that a bundle runs under, without rexit's version.
 Conditions conditions_of(const Bundle& bundle, const Execution& execution);
 
-// A block of a backend's memory, which only grows. The backend must outlive it.
+// A block of a backend's memory that only grows. The backend must outlive it.
 class Block {
  public:
   explicit Block(const Backend& backend) : backend_(&backend) {}
@@ -110,7 +108,7 @@ class Block {
   Block& operator=(Block&&) = delete;
   ~Block() { backend_->release(memory_); }
 
-  // At least `bytes`. If the block has to grow, its contents are lost.
+  // Grows to at least `bytes`. A block that grows loses its contents.
   void* reserve(std::size_t bytes) {
     if (bytes > bytes_) {
       backend_->release(std::exchange(memory_, nullptr));

@@ -1,4 +1,4 @@
-// The inputs and outputs that a segment's graph or engine must have: names from the manifest, types and shapes from the format.
+// The inputs and outputs of a segment's graph or engine: names from the manifest, types and shapes from the format.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ enum class TensorType { int64, float32, float16, int8 };
 
 constexpr std::int64_t any_size = -1;  // a dynamic dimension
 
-// What a tensor's dynamic dimension counts: T, P, N and R.
+// The quantity in a tensor's dynamic dimension: T, P, N or R.
 enum class Dynamic { tokens, prefix, rows, vectors };
 
 struct TensorSpec {
@@ -36,7 +36,9 @@ constexpr TensorType type_of(Element element) noexcept {
   return element == Element::float32 ? TensorType::float32 : element == Element::float16 ? TensorType::float16 : TensorType::int8;
 }
 
+// In this order: tokens or hidden, positions, groups, rows, vectors (if the segment has them), past keys, past values.
 std::vector<TensorSpec> segment_inputs(const Model& model, const Segment& segment);
+// In this order: hidden (not in the last segment), logits, new keys, new values.
 std::vector<TensorSpec> segment_outputs(const Model& model, const Segment& segment);
 
 }  // namespace rexit::core

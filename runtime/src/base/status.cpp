@@ -1,5 +1,7 @@
 #include "base/status.hpp"
 
+#include <charconv>
+#include <cstdio>
 #include <mutex>
 #include <new>
 
@@ -9,8 +11,8 @@ namespace {
 // Fixed storage: reporting an out-of-memory error must not allocate.
 thread_local char last_error_text[1024] = "";
 
-// Bytes of the UTF-8 character at `text`; 0 if it is not valid UTF-8.
-size_t character(const char* text) noexcept {
+// Length in bytes of the UTF-8 character at `text`; 0 if it is not valid UTF-8.
+size_t character_bytes(const char* text) noexcept {
   const auto first = static_cast<unsigned char>(*text);
   const size_t bytes = first < 0x80                    ? 1
                        : first >= 0xc2 && first < 0xe0 ? 2
@@ -22,12 +24,13 @@ size_t character(const char* text) noexcept {
   return bytes;
 }
 
-// Messages quote the contents of damaged files; who reads them gets one line of valid UTF-8 all the same, without control
-// characters, cut to `size` bytes with the NUL.
-void clean(const char* text, char* to, size_t size) noexcept {
+// Copies `text` to `to` as one line of valid UTF-8 without control characters, cut to `size` bytes including the NUL. Messages
+// quote damaged files.
+void copy_clean(const char* text, char* to, size_t size) noexcept {
   size_t n = 0;
   while (*text != '\0') {
-    const size_t bytes = character(text), room = size - 1 - n;
+    const size_t bytes = character_bytes(text);
+    const size_t room = size - 1 - n;
     if (bytes > room || room == 0) break;
     if (bytes <= 1) {
       const bool plain = bytes == 1 && static_cast<unsigned char>(*text) >= 0x20 && *text != 0x7f;
@@ -39,7 +42,7 @@ void clean(const char* text, char* to, size_t size) noexcept {
   to[n] = '\0';
 }
 
-void remember(const char* text) noexcept { clean(text, last_error_text, sizeof last_error_text); }
+void set_last_error(const char* text) noexcept { copy_clean(text, last_error_text, sizeof last_error_text); }
 
 struct Sink {
   void (*call)(void*, rexit_log_level, const char*) = nullptr;
@@ -53,30 +56,49 @@ struct Log {
 };
 
 // Never destroyed: ONNX Runtime's threads may still log while the process exits.
-Log& the_log() {
+Log& global_log() {
   static Log* log = new Log;
   return *log;
 }
 
 }  // namespace
 
+void MessagePart::print(double number) noexcept {
+  const int length = std::snprintf(digits_, sizeof digits_, "%g", number);
+  text_ = {digits_, static_cast<size_t>(length)};
+}
+
+void MessagePart::print(long long number) noexcept {
+  text_ = {digits_, static_cast<size_t>(std::to_chars(digits_, digits_ + sizeof digits_, number).ptr - digits_)};
+}
+
+void MessagePart::print(unsigned long long number) noexcept {
+  text_ = {digits_, static_cast<size_t>(std::to_chars(digits_, digits_ + sizeof digits_, number).ptr - digits_)};
+}
+
+void fail_with(rexit_status status, std::initializer_list<MessagePart> parts) {
+  std::string line;
+  for (const MessagePart& part : parts) line += part.text();
+  throw Error(status, line);
+}
+
 rexit_status report_current_exception() noexcept {
   try {
     throw;
   } catch (const Error& error) {
-    remember(error.what());
+    set_last_error(error.what());
     return error.status();
   } catch (const std::bad_alloc&) {
-    remember("out of memory");
+    set_last_error("out of memory");
     return REXIT_OUT_OF_MEMORY;
   } catch (const std::length_error&) {
-    remember("out of memory: a buffer larger than the address space was requested");
+    set_last_error("out of memory: a buffer larger than the address space was requested");
     return REXIT_OUT_OF_MEMORY;
   } catch (const std::exception& error) {
-    remember(error.what());
+    set_last_error(error.what());
     return REXIT_INTERNAL;
   } catch (...) {
-    remember("an exception of unknown type");
+    set_last_error("an exception of unknown type");
     return REXIT_INTERNAL;
   }
 }
@@ -112,7 +134,7 @@ const char* status_name(rexit_status status) noexcept {
 // Caught here rather than left to noexcept: the cleanup code that GCC 14 generates for that needs a libstdc++ newer than JetPack
 // 6's.
 void set_log(void (*sink)(void*, rexit_log_level, const char*), void* context, rexit_log_level level) noexcept try {
-  Log& log = the_log();
+  Log& log = global_log();
   const std::lock_guard<std::mutex> lock(log.mutex);
   log.sink = {sink, context, level};
 } catch (...) {  // out of memory: there is no log
@@ -122,13 +144,13 @@ void set_log(void (*sink)(void*, rexit_log_level, const char*), void* context, r
 void log(rexit_log_level level, const std::string& line) noexcept try {
   Sink sink;
   {
-    Log& log = the_log();
+    Log& log = global_log();
     const std::lock_guard<std::mutex> lock(log.mutex);
     sink = log.sink;
   }
   if (sink.call == nullptr || level < sink.level) return;
   std::string cleaned(line.size() + 1, '\0');
-  clean(line.c_str(), cleaned.data(), cleaned.size());
+  copy_clean(line.c_str(), cleaned.data(), cleaned.size());
   sink.call(sink.context, level, cleaned.c_str());
 } catch (...) {  // a sink that throws must not end the process
 }

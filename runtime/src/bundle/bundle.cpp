@@ -14,14 +14,14 @@
 namespace rexit::core {
 namespace {
 
-// Far above any real model. Even so, products of some of them exceed 64 bits.
+// Far above any real model; products of some of them still exceed 64 bits.
 constexpr std::size_t max_layers = 1024, max_width = 1 << 20, max_length = 1 << 24, max_vocabulary = 1 << 30, max_opset = 1000;
 
 Model read_model(const Json& json) {
   const Model model{json.at("layers").size(1, max_layers),         json.at("hidden_size").size(1, max_width),
                     json.at("kv_heads").size(1, max_width),        json.at("head_dim").size(1, max_width),
                     json.at("vocab_size").size(1, max_vocabulary), json.at("max_positions").size(1, max_length)};
-  // No prompt is longer than max_positions, so code that runs prompts multiplies these without checking again.
+  // No prompt is longer than max_positions, so the code that runs prompts multiplies these without another check.
   const std::size_t positions = model.max_positions, element = bytes_of(Element::float32);
   if (!checked_multiply({2, model.layers, model.kv_heads, model.head_dim, positions, element}))
     fail(REXIT_CORRUPT, json.where(), ": keys and values for max_positions ", positions, " x layers ", model.layers,
@@ -37,24 +37,24 @@ std::vector<std::size_t> read_exits(const Json& json, const Model& model) {
   return exits;
 }
 
-const FileEntry& listed(const FileList& files, const std::string& name, const std::string& where) {
-  const auto found = files.find(name);
-  if (found == files.end()) fail(REXIT_CORRUPT, where, " files: does not list `", name, "`");
-  return found->second;
+const FileEntry& file_entry(const FileList& files, const std::string& name, const std::string& where) {
+  const auto entry = files.find(name);
+  if (entry == files.end()) fail(REXIT_CORRUPT, where, " files: does not list `", name, "`");
+  return entry->second;
 }
 
-void must_match(const Json& digest, const std::string& expected, const char* whose) {
+void check_digest_is(const Json& digest, const std::string& expected, const char* whose) {
   if (digest.string() != expected)
     fail(REXIT_MISMATCH, digest.where(), ": is ", digest.string().substr(0, 12), "…, expected ", whose, ", ",
          expected.substr(0, 12), "…");
 }
 
-Element read_element(const Json& json, bool cache) {
+Element read_element(const Json& json, bool is_cache) {
   if (json.string() == "float32") return Element::float32;
   if (json.string() == "float16") return Element::float16;
-  if (cache && json.string() == "int8") return Element::int8;
+  if (is_cache && json.string() == "int8") return Element::int8;
   fail(REXIT_UNSUPPORTED, json.where(), ": dtype `", json.string(), "`, expected float32",
-       cache ? ", float16 or int8" : " or float16");
+       is_cache ? ", float16 or int8" : " or float16");
 }
 
 std::vector<std::string> layer_names(const Json& json, std::size_t layers) {
@@ -70,8 +70,9 @@ Segment read_segment(const Json& json, const std::string& folder, const FileList
   const std::string graph = json.at("graph").string();
   check_relative_path(graph, json);
   segment.graph = folder + "/" + graph;
-  segment.graph_sha256 = listed(files, graph, folder + "/variant.json").sha256;
-  if (json.has("weights")) segment.weights_sha256 = listed(files, json.at("weights").string(), folder + "/variant.json").sha256;
+  segment.graph_sha256 = file_entry(files, graph, folder + "/variant.json").sha256;
+  if (json.has("weights"))
+    segment.weights_sha256 = file_entry(files, json.at("weights").string(), folder + "/variant.json").sha256;
 
   const std::vector<Json> layers = json.at("layers").elements();
   if (layers.size() != 2) fail(REXIT_CORRUPT, json.where(), " layers: has ", layers.size(), " numbers, expected 2");
@@ -114,12 +115,12 @@ Variant read_variant(const Json& json, const std::string& folder, const std::vec
   const std::vector<Json> segments = list.elements();
   if (segments.size() != exits.size())
     fail(REXIT_CORRUPT, list.where(), ": has ", segments.size(), " segments, the manifest has ", exits.size(), " exits");
-  std::set<std::string> loaded;
+  std::set<std::string> file_names;
   for (std::size_t k = 0; k < exits.size(); ++k) {
     const std::size_t begin = k == 0 ? 0 : exits[k - 1];
     variant.segments.push_back(read_segment(segments[k], folder, files, begin, exits[k], k + 1 == exits.size()));
-    loaded.insert(segments[k].at("graph").string());
-    if (segments[k].has("weights")) loaded.insert(segments[k].at("weights").string());
+    file_names.insert(segments[k].at("graph").string());
+    if (segments[k].has("weights")) file_names.insert(segments[k].at("weights").string());
     if (k != 0 && variant.segments[k].hidden_dtype != variant.segments[k - 1].hidden_dtype)
       fail(REXIT_CORRUPT, segments[k].where(), " hidden_dtype: differs from the previous segment's");
     if (variant.backend != "onnxruntime" && variant.segments[k].cache_dtype == Element::int8)
@@ -127,11 +128,11 @@ Variant read_variant(const Json& json, const std::string& folder, const std::vec
            "`");
   }
   variant.graph_bytes = 0;
-  for (const std::string& name : loaded) variant.graph_bytes += files.at(name).bytes;
+  for (const std::string& name : file_names) variant.graph_bytes += files.at(name).bytes;
   return variant;
 }
 
-// One number for each exit but the last.
+// The rise or fall of a top-k rule: [exits - 1].
 std::vector<float> read_moves(const Json& json, std::size_t exits) {
   std::vector<float> moves;
   for (const Json& element : json.elements()) {
@@ -149,22 +150,22 @@ float read_quorum(const Json& json) {
   return quorum;
 }
 
-Conditions read_made_on(const Json& root) {
+Conditions read_calibration_conditions(const Json& root) {
   Conditions conditions;
   if (!root.has("made_on")) return conditions;
   const Json json = root.at("made_on"), machine = json.at("machine");
-  const auto known = [&machine](const char* key) { return machine.has(key) ? machine.at(key).string() : std::string(); };
+  const auto text_or_empty = [&machine](const char* key) { return machine.has(key) ? machine.at(key).string() : std::string(); };
   conditions.device = json.at("device").string();
   conditions.threads = static_cast<std::int32_t>(json.at("threads").integer(1, INT32_MAX));
-  conditions.architecture = known("architecture");
-  conditions.onnxruntime = known("onnxruntime");
-  conditions.rexit = known("rexit");
+  conditions.architecture = text_or_empty("architecture");
+  conditions.onnxruntime = text_or_empty("onnxruntime");
+  conditions.rexit = text_or_empty("rexit");
   if (json.has("slate")) conditions.slate = json.at("slate").size(1, max_candidates);
   return conditions;
 }
 
 Policy read_policy(const Json& root, std::size_t exits, const std::string& variant_sha256) {
-  must_match(root.at("variant_sha256"), variant_sha256, "this variant's (calibrate it again)");
+  check_digest_is(root.at("variant_sha256"), variant_sha256, "this variant's (calibrate it again)");
   Policy policy;
   policy.patience = root.at("patience").size(1, max_layers);
   for (const Json& exit : root.at("exits").elements()) {
@@ -200,9 +201,9 @@ std::vector<std::string> names_of(const Json& variants) {
   return names;
 }
 
-// The catalog in force: the one that was exported, or that `rexit refresh` put in its place. Paths are relative to the bundle.
-struct InForce {
-  InForce(const Json& manifest, const FileList& files) {
+// The active catalog: the exported one, or its replacement by `rexit refresh`. Paths are relative to the bundle.
+struct ActiveCatalog {
+  ActiveCatalog(const Json& manifest, const FileList& files) {
     if (manifest.has("catalog")) {
       const Json catalog = manifest.at("catalog");
       folder = catalog.at("folder").string();
@@ -211,14 +212,14 @@ struct InForce {
       vectors = folder + "/" + vectors;
       exported_sha256 = catalog.at("exported_sha256").string();
     } else {
-      exported_sha256 = listed(files, description(), manifest.where()).sha256;
+      exported_sha256 = file_entry(files, description(), manifest.where()).sha256;
     }
   }
 
   std::string description() const { return folder + "/catalog.json"; }
 
   std::string folder = "catalog", vectors = "vectors.safetensors";
-  std::string exported_sha256;  // of the catalog that the variants were exported with
+  std::string exported_sha256;  // of the catalog from the export, which the variants name
 };
 
 std::string digest_of(const std::string& path) {
@@ -227,12 +228,12 @@ std::string digest_of(const std::string& path) {
   return sha256(file.data(), file.size());
 }
 
-std::string choose(const std::vector<std::string>& names, const char* wanted, const std::string& path) {
-  if (wanted == nullptr) return names.front();
-  if (std::find(names.begin(), names.end(), wanted) != names.end()) return wanted;
-  std::string all = names.front();
-  for (std::size_t i = 1; i < names.size(); ++i) all += ", " + names[i];
-  fail(REXIT_UNKNOWN_VARIANT, path, ": no variant `", wanted, "`, expected one of: ", all);
+std::string select_variant(const std::vector<std::string>& names, const char* name, const std::string& path) {
+  if (name == nullptr) return names.front();
+  if (std::find(names.begin(), names.end(), name) != names.end()) return name;
+  std::string list = names.front();
+  for (std::size_t i = 1; i < names.size(); ++i) list += ", " + names[i];
+  fail(REXIT_UNKNOWN_VARIANT, path, ": no variant `", name, "`, expected one of: ", list);
 }
 
 }  // namespace
@@ -241,26 +242,26 @@ std::vector<std::string> variant_names(const std::string& path) {
   return names_of(read_json(path + "/manifest.json", Bundle::known).root().at("variants"));
 }
 
-Bundle::Bundle(const std::string& path, const char* wanted) : path_(path) {
+Bundle::Bundle(const std::string& path, const char* variant_name) : path_(path) {
   const std::string manifest_path = path + "/manifest.json";
-  manifest_sha256_ = digest_of(manifest_path);  // before it is read: if it is replaced in between, changed() says so
+  manifest_sha256_ = digest_of(manifest_path);  // before reading it, so that changed() notices a replacement in between
   const JsonDocument manifest_document = read_json(manifest_path, known);
   const Json manifest = manifest_document.root();
   model_ = read_model(manifest.at("model"));
   const std::vector<std::size_t> exits = read_exits(manifest.at("exits"), model_);
   const FileList files = read_file_sizes(manifest.at("files"));
-  const std::string name = choose(names_of(manifest.at("variants")), wanted, path);
+  const std::string name = select_variant(names_of(manifest.at("variants")), variant_name, path);
   const std::string relative = "variants/" + name + "/variant.json";
-  const InForce catalog(manifest, files);
+  const ActiveCatalog catalog(manifest, files);
   check_files(path, files, {relative, catalog.description()});
 
   const std::string folder = path + "/variants/" + name;
   const MappedFile variant_file(folder + "/variant.json");
-  check_digest(variant_file, files.at(relative));  // it describes what runs segments, so a reload compares it
+  check_digest(variant_file, files.at(relative));  // a reload compares it to tell whether the segments are the same
   const JsonDocument variant_document = read_json(variant_file);
   const Json variant = variant_document.root();
-  must_match(variant.at("catalog_sha256"), catalog.exported_sha256, "the bundle's catalog's");
-  must_match(variant.at("checkpoint_sha256"), manifest.at("model").at("checkpoint_sha256").string(), "the bundle's");
+  check_digest_is(variant.at("catalog_sha256"), catalog.exported_sha256, "the bundle's catalog's");
+  check_digest_is(variant.at("checkpoint_sha256"), manifest.at("model").at("checkpoint_sha256").string(), "the bundle's");
   variant_ = read_variant(variant, folder, exits, model_);
   variant_.name = name;
   variant_.sha256 = files.at(relative).sha256;
@@ -270,17 +271,17 @@ Bundle::Bundle(const std::string& path, const char* wanted) : path_(path) {
   if (exists(folder + "/policy.json")) {
     const JsonDocument document = read_json(folder + "/policy.json", {"slate-rules"});
     policy_ = read_policy(document.root(), exits.size(), variant_.sha256);
-    made_on_ = read_made_on(document.root());
+    calibrated_on_ = read_calibration_conditions(document.root());
     calibrated_ = true;
   }
   catalog_ = std::make_unique<const Catalog>(path + "/" + catalog.folder, model_.vocab_size, variant_.max_positions);
 
-  const bool wanted_vectors = catalog_->program.has_vectors();
-  if (wanted_vectors == variant_.segments.front().vectors.empty())
-    fail(REXIT_CORRUPT, folder, "/variant.json segments[0] inputs: ", wanted_vectors ? "`vectors` is missing" : "has `vectors`",
-         ", but the prompt program has ", wanted_vectors ? "vectors" : "none");
-  if (!wanted_vectors) return;
-  vectors_sha256_ = listed(files, catalog.vectors, manifest_path).sha256;
+  const bool has_vectors = catalog_->program.has_vectors();
+  if (has_vectors == variant_.segments.front().vectors.empty())
+    fail(REXIT_CORRUPT, folder, "/variant.json segments[0] inputs: ", has_vectors ? "`vectors` is missing" : "has `vectors`",
+         ", but the prompt program has ", has_vectors ? "vectors" : "none");
+  if (!has_vectors) return;
+  vectors_sha256_ = file_entry(files, catalog.vectors, manifest_path).sha256;
   vectors_ = std::make_unique<const Vectors>(path + "/" + catalog.vectors, catalog_->program, catalog_->items.ids.size(),
                                              model_.hidden_size);
 }

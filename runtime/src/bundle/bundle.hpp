@@ -1,4 +1,4 @@
-// A bundle folder with one of its variants selected: typed, checked, immutable. Manifests are parsed in this folder alone.
+// A bundle folder with a selected variant: typed, checked, immutable. Only this folder parses manifests.
 #pragma once
 
 #include <cstddef>
@@ -9,10 +9,10 @@
 #include <string_view>
 #include <vector>
 
-#include "bundle/catalog.hpp"
+#include "bundle/catalog/catalog.hpp"
+#include "bundle/catalog/vectors.hpp"
 #include "bundle/conditions.hpp"
 #include "bundle/policy.hpp"
-#include "bundle/vectors.hpp"
 
 namespace rexit::core {
 
@@ -25,46 +25,46 @@ constexpr std::size_t bytes_of(Element element) noexcept {
   return element == Element::float32 ? 4 : element == Element::float16 ? 2 : 1;
 }
 
-// One graph: layers [begin, end) and a head. Strings below `graph` and the digests are the graph's own tensor names.
+// A graph: layers [begin, end) and a head. The strings after the digests are tensor names in the graph.
 struct Segment {
   std::string graph;                         // full path
   std::string graph_sha256, weights_sha256;  // as recorded in variant.json; empty: no weights
   std::size_t begin, end;
   Element hidden_dtype, cache_dtype;
   bool first, last;
-  std::string source;  // `tokens` in the first segment, else `hidden`
+  std::string source;  // `tokens` in the first segment, `hidden` in the others
   std::string positions, groups, rows;
-  std::string vectors;  // empty: it takes none
+  std::string vectors;  // empty: no such input
   std::vector<std::string> past_keys, past_values;
   std::string hidden;  // empty in the last segment
   std::string logits;
   std::vector<std::string> new_keys, new_values;
 
   std::size_t layers() const noexcept { return end - begin; }
-  // Numbers that a token's keys take in one head, and as many its values. In int8 the last one is the exponent of their scale.
+  // Numbers in a token's key, and in its value, per head. In int8 the last number is the exponent of their scale.
   std::size_t cache_width(const Model& model) const noexcept { return model.head_dim + (cache_dtype == Element::int8 ? 1 : 0); }
 };
 
 struct Variant {
   std::string name, target, backend, precision;
   std::string folder;  // full path
-  std::string sha256;  // of its variant.json: the variant's identity
-  std::size_t opset;   // its graphs' ONNX opset
+  std::string sha256;  // of variant.json: identifies the variant
+  std::size_t opset;   // of its graphs
   std::size_t max_tokens, max_positions;
   std::size_t graph_bytes;        // graphs and their weights
-  std::vector<Segment> segments;  // one per exit
+  std::vector<Segment> segments;  // [exits]
 };
 
-// The names of the variants in manifest.json, at least one. Reads nothing else.
+// The variants' names in manifest.json, at least one. Reads no other file.
 std::vector<std::string> variant_names(const std::string& path);
 
 class Bundle {
  public:
-  // What manifest.json may require of a reader.
+  // Features that manifest.json may require of a reader.
   static constexpr std::initializer_list<std::string_view> known = {"vectors", "refreshed"};
 
-  // Checks structure, sizes, variant.json's digest and those by which files refer to each other, as recorded, and the types and
-  // shapes of all tables; rows are checked when they are read. `variant` null: the first one.
+  // Checks structure, sizes, variant.json's digest, the recorded digests by which files refer to each other, and the types and
+  // shapes of all tables. Rows are checked when they are read. `variant` null: the first variant.
   Bundle(const std::string& path, const char* variant);
 
   const std::string& path() const noexcept { return path_; }
@@ -72,17 +72,17 @@ class Bundle {
   const Variant& variant() const noexcept { return variant_; }
   const Policy& policy() const noexcept { return policy_; }
   bool calibrated() const noexcept { return calibrated_; }
-  const Conditions& made_on() const noexcept { return made_on_; }  // of the policy
+  const Conditions& calibrated_on() const noexcept { return calibrated_on_; }  // the policy's conditions
   const Catalog& catalog() const noexcept { return *catalog_; }
-  const std::string& vectors_sha256() const noexcept { return vectors_sha256_; }  // as recorded; empty: none
+  const std::string& vectors_sha256() const noexcept { return vectors_sha256_; }  // as recorded; empty: no vectors
   const Vectors* vectors() const noexcept { return vectors_.get(); }              // null: the prompt program has none
   std::size_t table_bytes() const noexcept { return catalog_->bytes() + (vectors_ != nullptr ? vectors_->bytes() : 0); }
-  // Throws REXIT_MISMATCH if a table was modified since: what was checked may no longer hold.
+  // Throws REXIT_MISMATCH if a table was modified since it was opened: earlier checks may no longer hold.
   void check_unchanged() const {
     catalog_->check_unchanged();
     if (vectors_ != nullptr) vectors_->check_unchanged();
   }
-  // Whether the folder now has another manifest or policy than was opened.
+  // Whether the folder's manifest or policy has changed since it was opened.
   bool changed() const;
   std::size_t exits() const noexcept { return variant_.segments.size(); }
   std::size_t depth(std::size_t exit) const noexcept { return variant_.segments[exit].end; }
@@ -93,10 +93,10 @@ class Bundle {
   Variant variant_;
   Policy policy_;
   bool calibrated_ = false;
-  Conditions made_on_;
+  Conditions calibrated_on_;
   std::unique_ptr<const Catalog> catalog_;
   std::unique_ptr<const Vectors> vectors_;
-  std::string vectors_sha256_, manifest_sha256_, policy_sha256_;  // policy's empty: it had none
+  std::string vectors_sha256_, manifest_sha256_, policy_sha256_;  // empty: no such file
 };
 
 }  // namespace rexit::core

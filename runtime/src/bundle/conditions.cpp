@@ -2,19 +2,19 @@
 
 namespace rexit::core {
 
-std::string differences(const Conditions& made_on, const Conditions& here) {
+std::string differences(const Conditions& recorded, const Conditions& here) {
   const auto text = [](std::int32_t threads) { return threads == 0 ? std::string() : std::to_string(threads); };
-  std::string all;
-  const auto compare = [&](const char* name, const std::string& made, const std::string& now) {
-    if (made.empty() || now.empty() || made == now) return;
-    all += (all.empty() ? "" : "; ") + std::string(name) + " " + made + ", here " + now;
+  std::string differences;
+  const auto compare = [&](const char* name, const std::string& then, const std::string& now) {
+    if (then.empty() || now.empty() || then == now) return;
+    differences += (differences.empty() ? "" : "; ") + std::string(name) + " " + then + ", here " + now;
   };
-  compare("device", made_on.device, here.device);
-  compare("threads", text(made_on.threads), text(here.threads));
-  compare("architecture", made_on.architecture, here.architecture);
-  compare("onnxruntime", made_on.onnxruntime, here.onnxruntime);
-  compare("rexit", made_on.rexit, here.rexit);
-  return all;
+  compare("device", recorded.device, here.device);
+  compare("threads", text(recorded.threads), text(here.threads));
+  compare("architecture", recorded.architecture, here.architecture);
+  compare("onnxruntime", recorded.onnxruntime, here.onnxruntime);
+  compare("rexit", recorded.rexit, here.rexit);
+  return differences;
 }
 
 }  // namespace rexit::core

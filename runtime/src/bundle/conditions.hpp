@@ -1,4 +1,5 @@
-// What a policy was made on and what a bundle runs on: a policy made elsewhere decides the same, but may save less.
+// The conditions a policy was calibrated under, and those a bundle runs under. A policy from elsewhere makes the same decisions
+// but may save less time.
 #pragma once
 
 #include <cstddef>
@@ -7,15 +8,16 @@
 
 namespace rexit::core {
 
-// Empty, and 0 threads: unknown, or of no importance there.
+// An empty string or 0: unknown, or irrelevant on that device.
 struct Conditions {
   std::string device;
   std::int32_t threads = 0;
-  std::string architecture, onnxruntime, rexit;  // as `uname -m` has it; versions
-  std::size_t slate = 0;  // candidates that slates were cut to; of the requests, so not compared on opening
+  std::string architecture;        // as in `uname -m`
+  std::string onnxruntime, rexit;  // versions
+  std::size_t slate = 0;           // largest slate in calibration; compared with requests, not at open
 };
 
-// "device cuda, here cpu; threads 4, here 2"; empty if nothing known differs.
-std::string differences(const Conditions& made_on, const Conditions& here);
+// "device cuda, here cpu; threads 4, here 2"; empty if no known condition differs.
+std::string differences(const Conditions& recorded, const Conditions& here);
 
 }  // namespace rexit::core

@@ -14,12 +14,12 @@ namespace {
 
 constexpr std::size_t max_length = 1 << 24, max_listed = 1000, max_shown = 8, max_profiles = 8;
 
-std::string shortened(const std::string& text) { return text.size() <= 12 ? text : text.substr(0, 12) + "…"; }
+std::string abbreviate(const std::string& text) { return text.size() <= 12 ? text : text.substr(0, 12) + "…"; }
 
-// Throws REXIT_MISMATCH if `value` is not what this variant on this machine requires.
-void must_be(const Json& value, const std::string& expected, const std::string& because, const Bundle& bundle) {
+// Throws REXIT_MISMATCH unless `value` is what this variant on this machine requires.
+void check_is(const Json& value, const std::string& expected, const std::string& reason, const Bundle& bundle) {
   if (value.string() != expected)
-    fail(REXIT_MISMATCH, value.where(), ": is ", shortened(value.string()), ", ", because, " ", shortened(expected), "; run `",
+    fail(REXIT_MISMATCH, value.where(), ": is ", abbreviate(value.string()), ", ", reason, " ", abbreviate(expected), "; run `",
          compile_command(bundle), "`");
 }
 
@@ -35,30 +35,31 @@ std::vector<OptimizationProfile> read_profiles(const Json& json) {
   if (list.empty() || list.size() > max_profiles)
     fail(REXIT_CORRUPT, json.where(), ": has ", list.size(), " profiles, expected 1 to ", max_profiles);
   std::vector<OptimizationProfile> profiles;
-  for (const Json& one : list)
-    profiles.push_back({read_range(one.at("tokens"), 1), read_range(one.at("prefix"), 0), read_range(one.at("rows"), 1)});
+  for (const Json& profile : list)
+    profiles.push_back(
+        {read_range(profile.at("tokens"), 1), read_range(profile.at("prefix"), 0), read_range(profile.at("rows"), 1)});
   return profiles;
 }
 
-std::string listed_file(const Json& name, const std::string& folder, const FileList& files) {
+std::string path_of_listed_file(const Json& name, const std::string& folder, const FileList& files) {
   check_relative_path(name.string(), name);
   if (files.count(name.string()) == 0) fail(REXIT_CORRUPT, folder, "/engine.json files: does not list `", name.string(), "`");
   return folder + "/" + name.string();
 }
 
 Plan read_plan(const Json& json, const std::string& folder, const FileList& files, const Segment& segment, const Bundle& bundle) {
-  must_be(json.at("graph_sha256"), segment.graph_sha256, "the engine is stale: variant.json has", bundle);
+  check_is(json.at("graph_sha256"), segment.graph_sha256, "the engine is stale: variant.json has", bundle);
   if (!segment.weights_sha256.empty())
-    must_be(json.at("weights_sha256"), segment.weights_sha256, "the engine is stale: variant.json has", bundle);
-  Plan plan{listed_file(json.at("plan"), folder, files), "", read_profiles(json.at("profiles"))};
-  if (json.has("context")) plan.context = listed_file(json.at("context"), folder, files);
+    check_is(json.at("weights_sha256"), segment.weights_sha256, "the engine is stale: variant.json has", bundle);
+  Plan plan{path_of_listed_file(json.at("plan"), folder, files), "", read_profiles(json.at("profiles"))};
+  if (json.has("context")) plan.context = path_of_listed_file(json.at("context"), folder, files);
   return plan;
 }
 
-// The subfolders whose names look like a key, sorted.
+// Sorted names of the subfolders that look like a key.
 std::vector<std::string> keys_in(const std::string& folder) {
   std::vector<std::string> names;
-  const auto close = [](DIR* open) { ::closedir(open); };
+  const auto close = [](DIR* directory) { ::closedir(directory); };
   const std::unique_ptr<DIR, decltype(close)> entries(::opendir(folder.c_str()), close);
   while (const dirent* entry = entries == nullptr || names.size() == max_listed ? nullptr : ::readdir(entries.get())) {
     if (entry->d_type != DT_DIR && entry->d_type != DT_UNKNOWN) continue;
@@ -70,16 +71,16 @@ std::vector<std::string> keys_in(const std::string& folder) {
   return names;
 }
 
-// "10.3.0.30" is 10.3.0: the compiler may report its build number too, the runtime library does not.
-bool same_version(const std::string& built_by, const std::string& here) {
-  return built_by.compare(0, here.size(), here) == 0 && (built_by.size() == here.size() || built_by[here.size()] == '.');
+// Treats "10.3.0.30" as 10.3.0: the compiler may report its build number, the runtime library does not.
+bool same_version(const std::string& builder, const std::string& here) {
+  return builder.compare(0, here.size(), here) == 0 && (builder.size() == here.size() || builder[here.size()] == '.');
 }
 
 std::string listing(const std::vector<std::string>& names) {
   if (names.empty()) return "it has none";
-  std::string all = "it has " + names.front();
-  for (std::size_t i = 1; i < std::min(names.size(), max_shown); ++i) all += ", " + names[i];
-  return names.size() > max_shown ? all + ", …" : all;
+  std::string text = "it has " + names.front();
+  for (std::size_t i = 1; i < std::min(names.size(), max_shown); ++i) text += ", " + names[i];
+  return names.size() > max_shown ? text + ", …" : text;
 }
 
 }  // namespace
@@ -122,11 +123,11 @@ std::vector<Plan> find_engines(const Bundle& bundle, const Accelerator& here) {
 
   const JsonDocument document = read_json(folder + "/engine.json");
   const Json root = document.root(), builder = root.at("builder");
-  must_be(root.at("variant"), variant.name, "the variant is", bundle);
-  must_be(builder.at("name"), "tensorrt", "engines must be built by", bundle);
+  check_is(root.at("variant"), variant.name, "the variant is", bundle);
+  check_is(builder.at("name"), "tensorrt", "engines must be built by", bundle);
   if (!same_version(builder.at("version").string(), here.tensorrt_version))
-    must_be(builder.at("version"), here.tensorrt_version, "this TensorRT is", bundle);
-  must_be(root.at("gpu").at("compute_capability"), here.compute_capability, "this GPU's is", bundle);
+    check_is(builder.at("version"), here.tensorrt_version, "this TensorRT is", bundle);
+  check_is(root.at("gpu").at("compute_capability"), here.compute_capability, "this GPU's is", bundle);
 
   const FileList files = read_file_sizes(root.at("files"));
   const Json list = root.at("segments");

@@ -1,4 +1,4 @@
-// The TensorRT engines of a variant: variants/NAME/engines/KEY/, written by `rexit compile`. Only engines.cpp reads engine.json.
+// A variant's TensorRT engines: variants/NAME/engines/KEY/, written by `rexit compile`. Only engines.cpp reads engine.json.
 #pragma once
 
 #include <cstddef>
@@ -9,37 +9,37 @@
 
 namespace rexit::core {
 
-// What an engine is bound to, as in engine.json: "8.7" and "10.3.0".
+// An engine runs only on this compute capability and TensorRT version, as in engine.json: "8.7" and "10.3.0".
 struct Accelerator {
   std::string compute_capability, tensorrt_version;
 
   std::string key() const;  // "sm87-trt10.3.0"
 };
 
-// The smallest and the largest size that an engine accepts in one dimension.
+// The smallest and the largest size that an engine accepts in a dimension.
 struct Range {
   std::size_t min, max;
 
-  bool holds(std::size_t size) const noexcept { return size >= min && size <= max; }
+  bool contains(std::size_t size) const noexcept { return size >= min && size <= max; }
 };
 
-// A TensorRT optimization profile: the ranges of T, P and N that it was built for.
+// A TensorRT optimization profile: its ranges of T, P and N.
 struct OptimizationProfile {
   Range tokens, prefix, rows;
 };
 
-// One segment's engine.
+// A segment's engine.
 struct Plan {
   std::string path, context;                  // full paths; empty: no context
-  std::vector<OptimizationProfile> profiles;  // at least one; a pass uses the first whose `prefix` holds its P
+  std::vector<OptimizationProfile> profiles;  // at least one; a pass uses the first whose `prefix` contains its P
 };
 
-// One per segment, for this GPU and this version of TensorRT: present, of the recorded size, and built from the variant's current
-// graphs. Throws REXIT_NOT_FOUND if there is none (the message lists those there are), REXIT_MISMATCH for a stale or misplaced
-// one, REXIT_CORRUPT for one that violates the format.
+// The engines for this GPU and this version of TensorRT, by segment. Their files have the recorded sizes, and they were built
+// from the variant's current graphs. Throws REXIT_NOT_FOUND if there is none, with a list of the existing keys; REXIT_MISMATCH
+// for a stale or misplaced engine; REXIT_CORRUPT for an engine.json that violates the format.
 std::vector<Plan> find_engines(const Bundle& bundle, const Accelerator& here);
 
-// Full paths of the folders with engines of the variant, for any GPU.
+// Full paths of the variant's engine folders, for any GPU.
 std::vector<std::string> engine_folders(const Bundle& bundle);
 
 // "rexit compile BUNDLE --variant NAME"

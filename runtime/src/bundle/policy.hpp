@@ -9,11 +9,11 @@
 
 namespace rexit::core {
 
-// The largest values in a policy.json. With larger ones, c could overflow float32 for ordinary log-odds.
+// Limits for policy.json. With larger values, c could overflow float32 for ordinary log-odds.
 constexpr float max_slope = 1e9f, max_intercept = 1e9f;
-constexpr std::size_t max_candidates = std::numeric_limits<std::int32_t>::max();  // numbered in 32 bits; also the largest top-k
+constexpr std::size_t max_candidates = std::numeric_limits<std::int32_t>::max();  // of a slate; also the largest top-k
 
-// c = a z + b in float32; stops at c >= upper or c <= -lower. An infinite threshold never stops, however large c is.
+// c = a z + b in float32. A candidate stops at c >= upper or c <= -lower; at an infinite threshold it never stops.
 struct ExitRule {
   float a = 1, b = 0;
   float upper = std::numeric_limits<float>::infinity(), lower = std::numeric_limits<float>::infinity();
@@ -25,30 +25,29 @@ struct ExitRule {
   }
 };
 
-// Stops candidates whose place in or out of the best k of their slate is known; if `ordered`, those in it not before their rank
-// is known. rise, fall: [exits - 1], how far c may still move up and down from each exit to the last.
+// Stops a candidate once it is certain whether the candidate is among the best k of its slate.
 struct TopK {
-  std::size_t k = 0;  // 0: no such rule
-  bool ordered = false;
-  std::vector<float> rise, fall;
+  std::size_t k = 0;              // 0: no such rule
+  bool ordered = false;           // a candidate among the best k stops only once its rank is certain
+  std::vector<float> rise, fall;  // [exits - 1]: how far c may still rise and fall from an exit to the last
 };
 
 struct Policy {
   std::vector<ExitRule> exits;
   std::size_t patience = 1;
   TopK top_k;
-  float quorum = 0;  // the share of a slate that is not worth another segment; 0: any is
+  float quorum = 0;  // a slate stops when at most this share of it is undecided; 0: never
 };
 
-// How many of a candidate's last heads agree on the sign of c.
+// The number of a candidate's last heads that agree on the sign of c.
 struct Agreement {
   std::uint32_t heads = 0;
   bool positive = false;
 
   void add(float c) noexcept {
-    const bool now = c >= 0;
-    heads = heads != 0 && now == positive ? heads + 1 : 1;
-    positive = now;
+    const bool is_positive = c >= 0;
+    heads = heads != 0 && is_positive == positive ? heads + 1 : 1;
+    positive = is_positive;
   }
 };
 

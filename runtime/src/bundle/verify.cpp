@@ -11,7 +11,7 @@
 namespace rexit::core {
 namespace {
 
-// The `files` that a JSON file in the same folder lists. `known`: what it may require.
+// Verifies the `files` listed in the JSON file `list` of a folder. `known`: features that it may require.
 void verify_files(const std::string& folder, const char* list, std::initializer_list<std::string_view> known = {}) {
   const FileList files = read_file_sizes(read_json(folder + "/" + list, known).root().at("files"));
   check_files(folder, files, {});

@@ -12,7 +12,7 @@
 namespace rexit::core {
 
 void check_relative_path(const std::string& path, const Json& where) {
-  const auto refuse = [&](const char* why) { fail(REXIT_CORRUPT, where.where(), ": path `", path, "` ", why); };
+  const auto refuse = [&](const char* reason) { fail(REXIT_CORRUPT, where.where(), ": path `", path, "` ", reason); };
   if (path.find('\\') != std::string::npos || path.find('\0') != std::string::npos) refuse("contains a backslash or a NUL byte");
   for (std::size_t begin = 0; begin <= path.size();) {
     const std::size_t end = std::min(path.find('/', begin), path.size());
@@ -54,9 +54,10 @@ void check_files(const std::string& folder, const FileList& files, std::initiali
 }
 
 void check_digest(const MappedFile& file, const FileEntry& entry) {
-  const std::string seen = sha256(file.data(), file.size());
-  if (seen != entry.sha256)
-    fail(REXIT_CORRUPT, file.path(), ": SHA-256 ", seen.substr(0, 12), "…, expected ", entry.sha256.substr(0, 12), "… (edited)");
+  const std::string digest = sha256(file.data(), file.size());
+  if (digest != entry.sha256)
+    fail(REXIT_CORRUPT, file.path(), ": SHA-256 ", digest.substr(0, 12), "…, expected ", entry.sha256.substr(0, 12),
+         "… (edited)");
 }
 
 void check_folder(const std::string& path) {

@@ -16,17 +16,17 @@ struct FileEntry {
   std::string sha256;
 };
 
-// From a path, relative to the manifest's folder, to what is recorded about it.
+// By path, relative to the manifest's folder.
 using FileList = std::map<std::string, FileEntry>;
 
-// Throws REXIT_CORRUPT unless `path` is relative, with `/` between non-empty components, none of them `.` or `..`: appended to a
-// folder, it stays inside.
+// Throws REXIT_CORRUPT unless `path` is relative, with `/` between non-empty components, none of them `.` or `..`. Such a path
+// stays inside the folder it is appended to.
 void check_relative_path(const std::string& path, const Json& where);
 
 FileList read_file_sizes(const Json& files);
 
-// Throws unless every listed file is a plain file of the recorded size, reached without symbolic links, and every name in
-// `needed` is listed.
+// Throws unless every listed file is a plain file of the recorded size, reached without symbolic links, and `files` lists every
+// name in `needed`.
 void check_files(const std::string& folder, const FileList& files, std::initializer_list<std::string> needed);
 
 // Throws unless the file has the recorded digest.
@@ -35,7 +35,6 @@ void check_digest(const MappedFile& file, const FileEntry& entry);
 // Throws unless the path is a folder and not a symbolic link to one.
 void check_folder(const std::string& path);
 
-// Whether anything exists at this path.
 bool exists(const std::string& path);
 
 }  // namespace rexit::core

@@ -1,5 +1,4 @@
-// IEEE halves without F16C: to float, exact for every finite half and simple enough for the compiler to vectorise; and rounding
-// to one.
+// IEEE halves without F16C. Conversion to float is exact for every finite half, and simple enough for the compiler to vectorise.
 #pragma once
 
 #include <algorithm>
@@ -13,11 +12,11 @@ namespace rexit::core {
 
 inline bool is_finite(Half half) noexcept { return (static_cast<std::uint16_t>(half) & 0x7c00u) != 0x7c00u; }
 
-// Looks at all of them, so that the compiler may vectorise.
+// No early return, so that the compiler may vectorise.
 inline bool all_finite(const Half* halves, std::size_t count) noexcept {
-  unsigned others = 0;
-  for (std::size_t i = 0; i < count; ++i) others |= is_finite(halves[i]) ? 0u : 1u;
-  return others == 0;
+  unsigned any_not_finite = 0;
+  for (std::size_t i = 0; i < count; ++i) any_not_finite |= is_finite(halves[i]) ? 0u : 1u;
+  return any_not_finite == 0;
 }
 
 inline bool is_zero(Half half) noexcept { return (static_cast<std::uint16_t>(half) & 0x7fffu) == 0; }
@@ -25,11 +24,11 @@ inline bool is_zero(Half half) noexcept { return (static_cast<std::uint16_t>(hal
 inline float to_float(Half half) noexcept {
   const std::uint32_t bits = static_cast<std::uint16_t>(half);
   // A half's exponent and mantissa, read as a float's, are too small by a factor of 2^112, subnormals included.
-  const std::uint32_t magnitude = (bits & 0x7fffu) << 13, scale = 0x77800000u;
-  float value, by;
+  const std::uint32_t magnitude = (bits & 0x7fffu) << 13, factor_bits = 0x77800000u;
+  float value, factor;
   std::memcpy(&value, &magnitude, 4);
-  std::memcpy(&by, &scale, 4);
-  value *= by;
+  std::memcpy(&factor, &factor_bits, 4);
+  value *= factor;
   return (bits & 0x8000u) != 0 ? -value : value;
 }
 

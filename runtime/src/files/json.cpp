@@ -21,11 +21,11 @@ namespace rexit::core {
 namespace {
 constexpr std::int64_t schema = 1;
 
-// Reads a text without keeping it, to refuse one whose values would take too much memory. nlohmann's parser accepts a callback
-// that could do so while the values are built, but then it searches a whole array whenever one of its elements ends.
-class Bounds final : public nlohmann::json_sax<nlohmann::json> {
+// Parses a text without storing it, and refuses it if its values would take too much memory. nlohmann's parser could do so in a
+// callback while it builds the values, but then it searches a whole array at the end of every element.
+class BoundsCheck final : public nlohmann::json_sax<nlohmann::json> {
  public:
-  explicit Bounds(const std::string& name) : name_(name) {}
+  explicit BoundsCheck(const std::string& name) : name_(name) {}
 
   bool null() override { return count(); }
   bool boolean(bool) override { return count(); }
@@ -39,7 +39,7 @@ class Bounds final : public nlohmann::json_sax<nlohmann::json> {
   bool end_object() override { return leave(); }
   bool start_array(std::size_t) override { return enter(); }
   bool end_array() override { return leave(); }
-  // The second reading reports the error.
+  // The second parse reports the error.
   bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception&) override { return false; }
 
  private:
@@ -62,15 +62,15 @@ class Bounds final : public nlohmann::json_sax<nlohmann::json> {
   int depth_ = 0;
 };
 
-// Appends the path from `from` to `value` and returns true; false if `from` does not contain it.
-bool find_path(const nlohmann::json& from, const nlohmann::json* value, std::string& path) {
-  if (&from == value) return true;
-  if (!from.is_structured()) return false;
+// Appends the path from `root` to `value` and returns true; returns false if `root` does not contain `value`.
+bool append_path(const nlohmann::json& root, const nlohmann::json* value, std::string& path) {
+  if (&root == value) return true;
+  if (!root.is_structured()) return false;
   const std::size_t length = path.size();
   std::size_t index = 0;
-  for (auto child = from.begin(); child != from.end(); ++child, ++index) {
-    path += from.is_object() ? " " + child.key() : "[" + std::to_string(index) + "]";
-    if (find_path(*child, value, path)) return true;
+  for (auto child = root.begin(); child != root.end(); ++child, ++index) {
+    path += root.is_object() ? " " + child.key() : "[" + std::to_string(index) + "]";
+    if (append_path(*child, value, path)) return true;
     path.resize(length);
   }
   return false;
@@ -80,44 +80,45 @@ bool find_path(const nlohmann::json& from, const nlohmann::json* value, std::str
 
 std::string Json::where() const {
   std::string path = file_->name;
-  find_path(file_->root, value_, path);
+  append_path(file_->root, value_, path);
   return path;
 }
 
 bool Json::has(const char* key) const {
   if (!value_->is_object()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected an object");
-  const auto found = value_->find(key);
-  return found != value_->end() && !found->is_null();
+  const auto member = value_->find(key);
+  return member != value_->end() && !member->is_null();
 }
 
 Json Json::at(const char* key) const {
   if (!value_->is_object()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected an object");
-  const auto found = value_->find(key);
-  if (found == value_->end()) fail(REXIT_CORRUPT, where(), ": `", key, "` is missing");
-  return {file_, &*found};
+  const auto member = value_->find(key);
+  if (member == value_->end()) fail(REXIT_CORRUPT, where(), ": `", key, "` is missing");
+  return {file_, &*member};
 }
 
 std::vector<Json> Json::elements() const {
   if (!value_->is_array()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected an array");
-  std::vector<Json> all;
-  all.reserve(value_->size());
-  for (const auto& element : *value_) all.emplace_back(file_, &element);
-  return all;
+  std::vector<Json> elements;
+  elements.reserve(value_->size());
+  for (const auto& element : *value_) elements.emplace_back(file_, &element);
+  return elements;
 }
 
 std::vector<std::pair<std::string, Json>> Json::members() const {
   if (!value_->is_object()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected an object");
-  std::vector<std::pair<std::string, Json>> all;
-  for (const auto& [key, value] : value_->items()) all.emplace_back(key, Json(file_, &value));
-  return all;
+  std::vector<std::pair<std::string, Json>> members;
+  for (const auto& [key, value] : value_->items()) members.emplace_back(key, Json(file_, &value));
+  return members;
 }
 
 std::int64_t Json::integer(std::int64_t low, std::int64_t high) const {
   if (!value_->is_number_integer()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected an integer");
-  const bool huge = value_->is_number_unsigned() && value_->get<std::uint64_t>() > INT64_MAX;
-  const std::int64_t seen = huge ? INT64_MAX : value_->get<std::int64_t>();
-  if (huge || seen < low || seen > high) fail(REXIT_CORRUPT, where(), ": is ", value_->dump(), ", expected ", low, " to ", high);
-  return seen;
+  const bool too_large = value_->is_number_unsigned() && value_->get<std::uint64_t>() > INT64_MAX;
+  const std::int64_t number = too_large ? INT64_MAX : value_->get<std::int64_t>();
+  if (too_large || number < low || number > high)
+    fail(REXIT_CORRUPT, where(), ": is ", value_->dump(), ", expected ", low, " to ", high);
+  return number;
 }
 
 std::size_t Json::size(std::size_t low, std::size_t high) const {
@@ -142,15 +143,15 @@ const std::string& Json::string() const {
 }
 
 std::vector<std::string> Json::strings() const {
-  std::vector<std::string> all;
-  for (const Json& element : elements()) all.push_back(element.string());
-  return all;
+  std::vector<std::string> strings;
+  for (const Json& element : elements()) strings.push_back(element.string());
+  return strings;
 }
 
 JsonDocument::JsonDocument(const unsigned char* data, std::size_t size, const std::string& name) {
   if (size > max_json_bytes) fail(REXIT_CORRUPT, name, ": ", size, " bytes of JSON, expected at most ", max_json_bytes);
-  Bounds bounds(name);
-  nlohmann::json::sax_parse(data, data + size, &bounds);
+  BoundsCheck check(name);
+  nlohmann::json::sax_parse(data, data + size, &check);
   try {
     file_ = std::make_unique<JsonFile>(JsonFile{name, nlohmann::json::parse(data, data + size)});
   } catch (const nlohmann::json::exception& error) {
@@ -166,8 +167,8 @@ JsonDocument read_json(const MappedFile& file, std::initializer_list<std::string
   const std::string& path = file.path();
   JsonDocument document(file.data(), file.size(), path);
   const Json root = document.root();
-  const std::int64_t seen = root.at("schema").integer(0, INT64_MAX);
-  if (seen != schema) fail(REXIT_UNSUPPORTED, path, ": schema ", seen, ", this version reads schema ", schema);
+  const std::int64_t version = root.at("schema").integer(0, INT64_MAX);
+  if (version != schema) fail(REXIT_UNSUPPORTED, path, ": schema ", version, ", this version reads schema ", schema);
   if (root.has("requires"))
     for (const std::string& name : root.at("requires").strings())
       if (std::find(known.begin(), known.end(), name) == known.end())

@@ -14,8 +14,8 @@
 
 namespace rexit::core {
 
-// A parsed value takes up to 40 times the bytes of its text (`{}` in an array): what bounds memory is the number of values, not
-// the size of the text.
+// A parsed value takes up to 40 times the bytes of its text (`{}` in an array), so the number of values bounds memory, not the
+// size of the text.
 constexpr std::size_t max_json_bytes = std::size_t{16} << 20, max_json_values = std::size_t{1} << 16;
 constexpr int max_json_depth = 32;
 
@@ -30,7 +30,7 @@ class Json {
  public:
   Json(const JsonFile* file, const nlohmann::json* value) : file_(file), value_(value) {}
 
-  // "manifest.json files[3] bytes". For messages: searched for on each call.
+  // "manifest.json files[3] bytes". For messages only: each call searches the document.
   std::string where() const;
 
   bool has(const char* key) const;  // false also for a key whose value is null
@@ -62,7 +62,7 @@ class JsonDocument {
   std::unique_ptr<JsonFile> file_;  // stays in place when the document is moved
 };
 
-// Reads one of rexit's own JSON files: an object with a schema that this version knows, and nothing in `requires` but what is
+// Reads one of rexit's own JSON files: an object with a schema that this version reads. Its `requires` may hold only names in
 // `known`.
 JsonDocument read_json(const std::string& path, std::initializer_list<std::string_view> known = {});
 JsonDocument read_json(const MappedFile& file, std::initializer_list<std::string_view> known = {});

@@ -9,8 +9,8 @@
 namespace rexit::core {
 
 // The mapping shares the page cache with other processes and takes no memory of its own. The file must not be modified while it
-// is mapped: reading a page that was truncated away kills the process, and what was checked once may no longer hold; nothing
-// short of copying the file could prevent that. rexit's own tools replace files by renaming, which leaves the mapped one alone.
+// is mapped: reading a truncated page kills the process, and earlier checks may no longer hold. Only a copy of the file could
+// prevent that. rexit's own tools replace files by renaming, which does not touch the mapped file.
 class MappedFile {
  public:
   explicit MappedFile(const std::string& path);
@@ -22,7 +22,7 @@ class MappedFile {
   const unsigned char* data() const noexcept { return data_; }
   std::size_t size() const noexcept { return size_; }
 
-  // Throws REXIT_MISMATCH if the file was modified since it was mapped, judged by its size and modification time.
+  // Throws REXIT_MISMATCH if the file's size or modification time has changed since it was mapped.
   void check_unchanged() const;
 
  private:
@@ -32,7 +32,7 @@ class MappedFile {
     ~Descriptor();
   };
 
-  Descriptor file_;  // kept open, since the path may name another file by now
+  Descriptor file_;  // stays open: the path may name another file by now
   timespec modified_{};
   const unsigned char* data_ = nullptr;
   std::size_t size_ = 0;

@@ -6,8 +6,8 @@
 
 namespace rexit::core {
 
-// Written under another name in the same folder, from where finish() renames it over what stood at `path`; without that nothing
-// is left of it. Readable by its owner alone. All throw REXIT_WRITE_FAILED.
+// Written under a temporary name in the same folder. finish() renames it to `path`, replacing an older file; without finish() the
+// destructor deletes it. Only its owner may read it. All functions throw REXIT_WRITE_FAILED.
 class NewFile {
  public:
   explicit NewFile(const std::string& path);
@@ -16,15 +16,15 @@ class NewFile {
   NewFile& operator=(const NewFile&) = delete;
 
   void write(const void* data, std::size_t bytes);
-  // The name it has until finish(), to read back what was written.
-  const std::string& temporary() const noexcept { return temporary_; }
-  // Returns once file and name are on the disk.
+  // Its path until finish(), for reading it back.
+  const std::string& temporary_path() const noexcept { return temporary_path_; }
+  // Returns once contents and name are on the disk.
   void finish();
 
  private:
-  [[noreturn]] void failed(const char* doing) const;
+  [[noreturn]] void fail_errno(const char* action) const;
 
-  std::string path_, temporary_;
+  std::string path_, temporary_path_;
   int file_ = -1;
   bool finished_ = false;
 };

@@ -40,10 +40,10 @@ std::string shape_text(const Shape& shape) {
 
 Safetensors::Safetensors(const std::string& path) : file_(path) {
   if (file_.size() < 8) fail(REXIT_CORRUPT, path, ": ", file_.size(), " bytes, too short for a safetensors file");
-  std::uint64_t header = 0;
+  std::uint64_t header = 0;  // its length
   for (int i = 7; i >= 0; --i) header = header << 8 | file_.data()[i];
   if (header > max_json_bytes || header > file_.size() - 8)
-    fail(REXIT_CORRUPT, path, ": the header is said to have ", header, " bytes, the file has ", file_.size());
+    fail(REXIT_CORRUPT, path, ": the header should have ", header, " bytes, the file has ", file_.size());
   const std::size_t start = 8 + static_cast<std::size_t>(header), available = file_.size() - start;
 
   const JsonDocument document(file_.data() + 8, static_cast<std::size_t>(header), path);
@@ -76,24 +76,25 @@ Safetensors::Safetensors(const std::string& path) : file_(path) {
 }
 
 std::vector<std::string> Safetensors::names() const {
-  std::vector<std::string> all;
-  for (const auto& [name, tensor] : tensors_) all.push_back(name);
-  return all;
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : tensors_) names.push_back(name);
+  return names;
 }
 
 const Safetensors::Tensor& Safetensors::find(const std::string& name, const char* dtype,
                                              const std::vector<std::optional<std::size_t>>& shape) const {
-  const auto found = tensors_.find(name);
-  if (found == tensors_.end()) fail(REXIT_CORRUPT, path(), ": tensor `", name, "` is missing");
-  const Tensor& tensor = found->second;
+  const auto entry = tensors_.find(name);
+  if (entry == tensors_.end()) fail(REXIT_CORRUPT, path(), ": tensor `", name, "` is missing");
+  const Tensor& tensor = entry->second;
   if (tensor.dtype != dtype) fail(REXIT_CORRUPT, path(), ": `", name, "` is ", tensor.dtype, ", expected ", dtype);
-  bool same = tensor.shape.size() == shape.size();
-  for (std::size_t i = 0; same && i < shape.size(); ++i) same = !shape[i] || *shape[i] == tensor.shape[i];
-  if (!same) fail(REXIT_CORRUPT, path(), ": `", name, "` has shape ", shape_text(tensor.shape), ", expected ", shape_text(shape));
+  bool matches = tensor.shape.size() == shape.size();
+  for (std::size_t i = 0; matches && i < shape.size(); ++i) matches = !shape[i] || *shape[i] == tensor.shape[i];
+  if (!matches)
+    fail(REXIT_CORRUPT, path(), ": `", name, "` has shape ", shape_text(tensor.shape), ", expected ", shape_text(shape));
   return tensor;
 }
 
-void Safetensors::misaligned(const std::string& name) const {
+void Safetensors::fail_misaligned(const std::string& name) const {
   fail(REXIT_CORRUPT, path(), ": `", name, "` is not aligned to its dtype");
 }
 

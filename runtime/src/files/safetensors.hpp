@@ -1,4 +1,4 @@
-// A memory-mapped safetensors file: named arrays, whose dtype and shape are checked when they are looked up.
+// A memory-mapped safetensors file: named arrays. A look-up checks dtype and shape.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace rexit::core {
 
-// A read-only view of an array in a mapped file, or in anything else that outlives the view.
+// A read-only view of an array. The memory must outlive the view.
 template <class T>
 struct Array {
   const T* data = nullptr;
@@ -35,10 +35,10 @@ class Safetensors {
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
   std::vector<std::string> names() const;
   const std::map<std::string, std::string>& metadata() const noexcept { return metadata_; }
-  const unsigned char* data() const noexcept { return file_.data(); }  // of the whole file, bytes() of them
+  const unsigned char* data() const noexcept { return file_.data(); }  // the whole file, [bytes()]
 
-  // The tensor `name`, of T's dtype and of this shape, where nullopt stands for any size. Throws REXIT_CORRUPT. The view is valid
-  // as long as *this.
+  // The tensor `name`. Throws REXIT_CORRUPT unless it has T's dtype and this shape; nullopt is any size. *this must outlive the
+  // view.
   template <class T>
   Array<T> array(const std::string& name, const std::vector<std::optional<std::size_t>>& shape) const;
 
@@ -50,7 +50,7 @@ class Safetensors {
   };
 
   const Tensor& find(const std::string& name, const char* dtype, const std::vector<std::optional<std::size_t>>& shape) const;
-  [[noreturn]] void misaligned(const std::string& name) const;
+  [[noreturn]] void fail_misaligned(const std::string& name) const;
 
   MappedFile file_;
   std::map<std::string, Tensor> tensors_;
@@ -88,7 +88,7 @@ template <class T>
 Array<T> Safetensors::array(const std::string& name, const std::vector<std::optional<std::size_t>>& shape) const {
   const Tensor& tensor = find(name, safetensors_dtype<T>(), shape);
   const unsigned char* data = file_.data() + tensor.begin;
-  if (reinterpret_cast<std::uintptr_t>(data) % alignof(T) != 0) misaligned(name);
+  if (reinterpret_cast<std::uintptr_t>(data) % alignof(T) != 0) fail_misaligned(name);
   return {reinterpret_cast<const T*>(data), tensor.bytes / sizeof(T)};
 }
 

@@ -20,7 +20,7 @@ constexpr std::uint32_t round_constants[block] = {
 
 using State = std::array<std::uint32_t, 8>;
 
-constexpr std::uint32_t rotated(std::uint32_t x, int by) { return x >> by | x << (32 - by); }
+constexpr std::uint32_t rotate_right(std::uint32_t x, int bits) { return x >> bits | x << (32 - bits); }
 
 void compress(State& state, const unsigned char* data) {
   std::uint32_t w[block];
@@ -28,14 +28,14 @@ void compress(State& state, const unsigned char* data) {
     w[i] = std::uint32_t{data[4 * i]} << 24 | std::uint32_t{data[4 * i + 1]} << 16 | std::uint32_t{data[4 * i + 2]} << 8 |
            data[4 * i + 3];
   for (std::size_t i = 16; i < block; ++i)
-    w[i] = w[i - 16] + (rotated(w[i - 15], 7) ^ rotated(w[i - 15], 18) ^ w[i - 15] >> 3) + w[i - 7] +
-           (rotated(w[i - 2], 17) ^ rotated(w[i - 2], 19) ^ w[i - 2] >> 10);
+    w[i] = w[i - 16] + (rotate_right(w[i - 15], 7) ^ rotate_right(w[i - 15], 18) ^ w[i - 15] >> 3) + w[i - 7] +
+           (rotate_right(w[i - 2], 17) ^ rotate_right(w[i - 2], 19) ^ w[i - 2] >> 10);
   auto [a, b, c, d, e, f, g, h] = state;
   for (std::size_t i = 0; i < block; ++i) {
-    const std::uint32_t one =
-        h + (rotated(e, 6) ^ rotated(e, 11) ^ rotated(e, 25)) + ((e & f) ^ (~e & g)) + round_constants[i] + w[i];
-    const std::uint32_t two = (rotated(a, 2) ^ rotated(a, 13) ^ rotated(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
-    h = g, g = f, f = e, e = d + one, d = c, c = b, b = a, a = one + two;
+    const std::uint32_t t1 =
+        h + (rotate_right(e, 6) ^ rotate_right(e, 11) ^ rotate_right(e, 25)) + ((e & f) ^ (~e & g)) + round_constants[i] + w[i];
+    const std::uint32_t t2 = (rotate_right(a, 2) ^ rotate_right(a, 13) ^ rotate_right(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
+    h = g, g = f, f = e, e = d + t1, d = c, c = b, b = a, a = t1 + t2;
   }
   const State added{a, b, c, d, e, f, g, h};
   for (std::size_t i = 0; i < state.size(); ++i) state[i] += added[i];
@@ -48,7 +48,7 @@ std::string sha256(const unsigned char* data, std::size_t size) {
   const std::size_t whole = size / block * block, rest = size - whole;
   for (std::size_t at = 0; at < whole; at += block) compress(state, data + at);
 
-  // What is left, a one bit, zeros, and the number of bits in 8 bytes: one block or two.
+  // The rest, a 1 bit, zeros, and the number of bits as 8 bytes. They fill one block or two.
   unsigned char last[2 * block] = {};
   if (rest != 0) std::memcpy(last, data + whole, rest);
   last[rest] = 0x80;

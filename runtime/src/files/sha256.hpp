@@ -1,5 +1,5 @@
-// SHA-256 (FIPS 180-4). Our own: a library that has it (OpenSSL, nettle) would be one more dependency on a device, for one
-// function that never changes and has published test vectors.
+// SHA-256 (FIPS 180-4). Our own code: OpenSSL or nettle would be another dependency on a device, for a function that never
+// changes and has published test vectors.
 #pragma once
 
 #include <array>

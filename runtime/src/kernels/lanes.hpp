@@ -1,7 +1,7 @@
 // Arithmetic on W floats at once, with the compilers' vector extension: one source for AVX-512, AVX2, NEON and SSE2.
 //
-// Included by files that are compiled for instructions which this processor may lack (table.hpp). So everything here is inlined,
-// and nothing from the standard library is used that would emit a function: the linker keeps one copy of it for all files.
+// Included by files compiled for instructions that this processor may lack (table.hpp). So everything here is inlined, and
+// nothing from the standard library emits a function here: the linker would keep a single copy for all files.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@
 
 namespace rexit::core::kernels {
 
-// Read as a float's, a half's exponent is too small by 112, also where it is 0; infinity and NaN need the highest. Without a
+// A half's exponent, read as a float's, is too small by 112, also if it is 0; infinity and NaN need the highest exponent. No
 // branch, so that compilers vectorise it.
 REXIT_INLINE float from_half(std::uint16_t half) {
   const std::uint32_t magnitude = (half & 0x7fffU) << 13, sign = (half & 0x8000U) << 16;
@@ -42,8 +42,8 @@ REXIT_INLINE void from_bytes(const std::int8_t* from, float (&to)[W]) {
   for (std::size_t i = 0; i < W; ++i) to[i] = from[i];
 }
 
-// Where this source is compiled for a processor that has an instruction for it. Not left to compilers: for halves these may call
-// a function that the target's libraries lack, and int8 they convert one by one.
+// For processors with an instruction for it. Compilers may call a function for halves that the target's libraries lack, and
+// convert int8 element by element.
 #if defined(__AVX512F__)
 REXIT_INLINE void from_halves(const std::uint16_t* from, float (&to)[16]) {
   _mm512_storeu_ps(to, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
@@ -70,7 +70,7 @@ REXIT_INLINE void from_bytes(const std::int8_t* from, float (&to)[4]) {
 }
 #endif
 
-// The scale of a row of int8 keys or values whose last number is `exponent`: 2^(exponent / 8), or NaN for the lowest one.
+// The scale of an int8 row whose last number is `exponent`: 2^(exponent / 8), or NaN for the lowest exponent.
 REXIT_INLINE float scale_of(std::int8_t exponent) {
   constexpr float eighths[] = {1.0F, 1.09050773F, 1.18920712F, 1.29683955F, 1.41421356F, 1.54221082F, 1.68179283F, 1.83400809F};
   const std::uint32_t bits = exponent == INT8_MIN ? 0x7fc00000U : static_cast<std::uint32_t>((exponent >> 3) + 127) << 23;
@@ -92,16 +92,16 @@ struct Lanes {
     return x;
   }
   static REXIT_INLINE void store(float* to, Floats x) { std::memcpy(to, &x, sizeof x); }
-  // W halves, given as their bits.
+  // W halves as bits.
   static REXIT_INLINE Floats load(const std::uint16_t* from) {
-    float each[W];
-    from_halves(from, each);
-    return load(each);
+    float elements[W];
+    from_halves(from, elements);
+    return load(elements);
   }
   static REXIT_INLINE Floats load(const std::int8_t* from) {
-    float each[W];
-    from_bytes(from, each);
-    return load(each);
+    float elements[W];
+    from_bytes(from, elements);
+    return load(elements);
   }
   // The first `count` of W; the others are 0.
   static REXIT_INLINE Floats load(const float* from, std::size_t count) {
@@ -118,29 +118,29 @@ struct Lanes {
     return reinterpret_cast<Floats>((mask & reinterpret_cast<Ints>(yes)) | (~mask & reinterpret_cast<Ints>(no)));
   }
   static REXIT_INLINE Floats larger(Floats a, Floats b) { return select(a > b, a, b); }
-  // The bits of |x|. They are ordered as the numbers are, with NaN above infinity, so the largest is NaN if any of them is.
+  // The bits of |x|. Their order is that of the numbers, with NaN above infinity, so the largest is NaN if any number is.
   static REXIT_INLINE Ints magnitude(Floats x) { return reinterpret_cast<Ints>(x) & (Ints{} + 0x7fffffff); }
   static REXIT_INLINE Ints larger(Ints a, Ints b) { return a > b ? a : b; }
   static REXIT_INLINE float sum(Floats x) {
-    float each[W], total = 0;
-    store(each, x);
-    for (const float one : each) total += one;
+    float elements[W], total = 0;
+    store(elements, x);
+    for (const float element : elements) total += element;
     return total;
   }
   static REXIT_INLINE float largest(Floats x) {
-    float each[W];
-    store(each, x);
-    float found = each[0];
-    for (const float one : each) found = one > found ? one : found;
-    return found;
+    float elements[W];
+    store(elements, x);
+    float maximum = elements[0];
+    for (const float element : elements) maximum = element > maximum ? element : maximum;
+    return maximum;
   }
-  // The largest of the magnitudes, as a float again.
+  // The largest magnitude, as a float.
   static REXIT_INLINE float largest(Ints magnitudes) {
-    std::int32_t each[W], found = 0;
-    std::memcpy(each, &magnitudes, sizeof each);
-    for (const std::int32_t one : each) found = one > found ? one : found;
+    std::int32_t elements[W], maximum = 0;
+    std::memcpy(elements, &magnitudes, sizeof elements);
+    for (const std::int32_t element : elements) maximum = element > maximum ? element : maximum;
     float number;
-    std::memcpy(&number, &found, sizeof number);
+    std::memcpy(&number, &maximum, sizeof number);
     return number;
   }
 
@@ -151,8 +151,8 @@ struct Lanes {
     return reinterpret_cast<Ints>(x + all(rounder)) - reinterpret_cast<Ints>(all(rounder));
   }
 
-  // e^x with a relative error of about 2e-7: 2^n * e^r with |r| <= ln 2 / 2 and a polynomial of degree 6 (the coefficients of
-  // Cephes' expf). Below -87.3 it is 0, above 88 it is e^88.
+  // e^x with a relative error of about 2e-7: 2^n * e^r with |r| <= ln 2 / 2 and a polynomial of degree 6, with the coefficients
+  // of Cephes' expf. 0 below -87.3, e^88 above 88.
   static REXIT_INLINE Floats exp(Floats x) {
     const Ints tiny = x < all(-87.3F);
     x = select(tiny, all(-87.3F), x);
@@ -172,8 +172,8 @@ struct Lanes {
   }
 };
 
-// Cuts the rows into squares of 2 * side and each of those into four, swaps the upper right and the lower left quarter, and goes
-// on with twice the side. Compilers recognise initialisers like these as shuffles of two vectors.
+// Divides the rows into squares of 2 * side, and a square into quarters; swaps the upper right and the lower left quarter;
+// continues with twice the side. Compilers recognise these initialisers as shuffles of two vectors.
 template <int W, int side, int... Column>
 REXIT_INLINE void exchange(typename Lanes<W>::Floats (&rows)[W], std::integer_sequence<int, Column...> columns) {
   using Floats = typename Lanes<W>::Floats;
@@ -195,7 +195,7 @@ REXIT_INLINE void transpose(typename Lanes<W>::Floats (&rows)[W]) {
   exchange<W, 1>(rows, std::make_integer_sequence<int, W>());
 }
 
-// Calls body(begin, count) to cover [0, n): W at a time, then once for the remainder.
+// Covers [0, n) by calls of body(begin, count): W elements at a time, then the remainder.
 template <int W, class Body>
 REXIT_INLINE void across(std::size_t n, const Body& body) {
   std::size_t i = 0;
@@ -244,9 +244,9 @@ REXIT_INLINE void multiply_rows(const float* const* a, const float* b, std::size
   if (begin < n) multiply_tile<W, R, 1>(a, b + n - W, b_stride, k, c + begin, c_stride, add);
 }
 
-// c [rows, n] (+)= a [rows, k] * b [k, n], n >= W; a's rows may be anywhere. V * 6 sums stay in registers. If n is not a multiple
-// of W, a row of c ends in a vector with the last W columns, some of which the vector before it also holds (see column_of), so
-// that nothing beyond b's rows is read.
+// c [rows, n] (+)= a [rows, k] * b [k, n], n >= W; a's rows need not be adjacent. V * 6 sums stay in registers. If n is not a
+// multiple of W, a row of c ends in a vector with the last W columns, which overlaps the vector before it (see column_of). So it
+// reads nothing beyond b's rows.
 template <int W, int V>
 REXIT_INLINE void multiply(const float* const* a, std::size_t rows, const float* b, std::size_t b_stride, std::size_t k,
                            std::size_t n, float* c, std::size_t c_stride, bool add) {
@@ -256,7 +256,7 @@ REXIT_INLINE void multiply(const float* const* a, std::size_t rows, const float*
   for (; r < rows; ++r) multiply_rows<W, 1, V>(a + r, b, b_stride, k, n, c + r * c_stride, c_stride, add);
 }
 
-// Where column i of n is in a row of `multiply`'s c.
+// The position of column i of n in a row of `multiply`'s c.
 template <int W>
 REXIT_INLINE std::size_t column_of(std::size_t i, std::size_t n) {
   const std::size_t whole = n / W * W;

@@ -1,4 +1,4 @@
-// The operators of rows.hpp for one row, for any vector width W.
+// The operators of rows.hpp for a single row, for any vector width W.
 #pragma once
 
 #include "kernels/lanes.hpp"
@@ -10,7 +10,7 @@ namespace rexit::core::kernels {
 constexpr float step = 1.0F / 127, least = 1e-30F;
 constexpr std::size_t task_rows = 8;
 
-// Operands of any of the operators; those that one does not have are null.
+// Operands of all operators; unused operands are null.
 struct RowWork {
   const float *x, *other, *scale;
   float epsilon;
@@ -37,10 +37,11 @@ struct QuantizeRows {
   static REXIT_INLINE void row(const RowWork& work, std::size_t row) {
     using L = Lanes<W>;
     const float* x = work.x + row * work.width;
-    typename L::Ints most{};
-    across<W>(work.width, [&](std::size_t i, std::size_t count)
-                              __attribute__((always_inline)) { most = L::larger(most, L::magnitude(L::load(x + i, count))); });
-    quantize<W>(x, L::largest(most), work, row);
+    typename L::Ints maxima{};
+    across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+      maxima = L::larger(maxima, L::magnitude(L::load(x + i, count)));
+    });
+    quantize<W>(x, L::largest(maxima), work, row);
   }
 };
 
@@ -65,15 +66,16 @@ struct QuantizeCache {
     using L = Lanes<W>;
     const float* x = work.x + row * work.width;
     std::int8_t* to = work.cache + row * (work.width + 1);
-    typename L::Ints most{};
-    across<W>(work.width, [&](std::size_t i, std::size_t count)
-                              __attribute__((always_inline)) { most = L::larger(most, L::magnitude(L::load(x + i, count))); });
-    const std::int8_t e = exponent(L::largest(most));
+    typename L::Ints maxima{};
+    across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+      maxima = L::larger(maxima, L::magnitude(L::load(x + i, count)));
+    });
+    const std::int8_t e = exponent(L::largest(maxima));
     const typename L::Floats scale = L::all(scale_of(e)), bound = L::all(127);
     across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
-      const typename L::Floats each = L::load(x + i, count) / scale;
-      const typename L::Floats held = L::select(each > bound, bound, L::select(each < -bound, -bound, each));
-      const auto bytes = __builtin_convertvector(L::rounded(held), typename L::SignedBytes);
+      const typename L::Floats scaled = L::load(x + i, count) / scale;
+      const typename L::Floats clamped = L::select(scaled > bound, bound, L::select(scaled < -bound, -bound, scaled));
+      const auto bytes = __builtin_convertvector(L::rounded(clamped), typename L::SignedBytes);
       std::memcpy(to + i, &bytes, count);
     });
     to[work.width] = e;
@@ -87,18 +89,18 @@ struct RmsNormQuantizeRows {
     const float* x = work.x + row * work.width;
     float* y = scratch_floats(work.width);
     typename L::Floats squares{};
-    typename L::Ints most{};
+    typename L::Ints maxima{};
     across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
-      const typename L::Floats each = L::load(x + i, count);
-      squares += each * each;
+      const typename L::Floats numbers = L::load(x + i, count);
+      squares += numbers * numbers;
     });
     const float factor = 1 / __builtin_sqrtf(L::sum(squares) / static_cast<float>(work.width) + work.epsilon);
     across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
-      const typename L::Floats each = L::load(x + i, count) * L::all(factor) * L::load(work.other + i, count);
-      most = L::larger(most, L::magnitude(each));
-      L::store(y + i, each, count);
+      const typename L::Floats normed = L::load(x + i, count) * L::all(factor) * L::load(work.other + i, count);
+      maxima = L::larger(maxima, L::magnitude(normed));
+      L::store(y + i, normed, count);
     });
-    quantize<W>(y, L::largest(most), work, row);
+    quantize<W>(y, L::largest(maxima), work, row);
   }
 };
 
@@ -109,14 +111,14 @@ struct SwigluQuantizeRows {
     const float *gate = work.x + row * work.width, *up = work.other + row * work.width;
     const typename L::Floats scale = L::all(work.scale[row]);
     float* y = scratch_floats(work.width);
-    typename L::Ints most{};
+    typename L::Ints maxima{};
     across<W>(work.width, [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
       const typename L::Floats g = L::load(gate + i, count) * scale;
-      const typename L::Floats each = g / (L::all(1) + L::exp(-g)) * (L::load(up + i, count) * scale);
-      most = L::larger(most, L::magnitude(each));
-      L::store(y + i, each, count);
+      const typename L::Floats product = g / (L::all(1) + L::exp(-g)) * (L::load(up + i, count) * scale);
+      maxima = L::larger(maxima, L::magnitude(product));
+      L::store(y + i, product, count);
     });
-    quantize<W>(y, L::largest(most), work, row);
+    quantize<W>(y, L::largest(maxima), work, row);
   }
 };
 
@@ -133,7 +135,7 @@ struct ScaleAddRows {
   }
 };
 
-// Task i of operator Kind.
+// Runs task i of operator Kind.
 template <class Kind, int W>
 REXIT_INLINE void rows_task(const RowWork& work, std::size_t i) {
   for (std::size_t row = i * task_rows; row < smaller_of(work.rows, (i + 1) * task_rows); ++row) Kind::template row<W>(work, row);

@@ -5,34 +5,34 @@
 namespace rexit::core::kernels {
 namespace {
 
-void each_row(Threads::Function task, RowWork work, const Threads& threads) {
+void run_rows(Threads::Function task, RowWork work, const Threads& threads) {
   threads.run(task, (work.rows + task_rows - 1) / task_rows, &work);
 }
 
 }  // namespace
 
 void quantize_rows(const float* x, const Quantized& out, const Threads& threads, const Table& with) {
-  each_row(with.quantize, {x, nullptr, nullptr, 0, out, nullptr, nullptr, out.rows, out.width}, threads);
+  run_rows(with.quantize, {x, nullptr, nullptr, 0, out, nullptr, nullptr, out.rows, out.width}, threads);
 }
 
 void rms_norm_quantize_rows(const float* x, const float* weight, float epsilon, const Quantized& out, const Threads& threads,
                             const Table& with) {
-  each_row(with.rms_norm_quantize, {x, weight, nullptr, epsilon, out, nullptr, nullptr, out.rows, out.width}, threads);
+  run_rows(with.rms_norm_quantize, {x, weight, nullptr, epsilon, out, nullptr, nullptr, out.rows, out.width}, threads);
 }
 
 void swiglu_quantize_rows(const float* gate, const float* up, const float* scale, const Quantized& out, const Threads& threads,
                           const Table& with) {
-  each_row(with.swiglu_quantize, {gate, up, scale, 0, out, nullptr, nullptr, out.rows, out.width}, threads);
+  run_rows(with.swiglu_quantize, {gate, up, scale, 0, out, nullptr, nullptr, out.rows, out.width}, threads);
 }
 
 void quantize_cache(const float* x, std::int8_t* out, std::size_t rows, std::size_t width, const Threads& threads,
                     const Table& with) {
-  each_row(with.quantize_cache, {x, nullptr, nullptr, 0, {}, out, nullptr, rows, width}, threads);
+  run_rows(with.quantize_cache, {x, nullptr, nullptr, 0, {}, out, nullptr, rows, width}, threads);
 }
 
 void scale_add_rows(const float* product, const float* scale, const float* residual, float* out, std::size_t rows,
                     std::size_t width, const Threads& threads, const Table& with) {
-  each_row(with.scale_add, {product, residual, scale, 0, {}, nullptr, out, rows, width}, threads);
+  run_rows(with.scale_add, {product, residual, scale, 0, {}, nullptr, out, rows, width}, threads);
 }
 
 }  // namespace rexit::core::kernels

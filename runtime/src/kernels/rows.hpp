@@ -1,4 +1,4 @@
-// The operators around an int8 matrix product, one whole row (token) at a time: each number is read and written once.
+// The operators around an int8 matrix product, a whole row (token) at a time: every number is read and written once.
 //
 //   scale[t] = max |x[t]| / 127,   quantized[t] = round(x[t] / scale[t]) + 128
 #pragma once
@@ -10,14 +10,15 @@
 
 namespace rexit::core::kernels {
 
-// Where quantized rows are written: values [rows, width], scales [rows].
+// Output of the quantizing operators: values [rows, width], scales [rows].
 struct Quantized {
   std::uint8_t* values;
   float* scales;
   std::size_t rows, width;
 };
 
-// All inputs are float32 and dense: [rows, width], scale [rows], weight [width]. This one quantizes x.
+// All inputs are float32 and dense: [rows, width], scale [rows], weight [width].
+// Quantizes x[t].
 void quantize_rows(const float* x, const Quantized& out, const Threads& threads, const Table& with = table());
 // Quantizes x[t] / sqrt(mean(x[t]^2) + epsilon) * weight.
 void rms_norm_quantize_rows(const float* x, const float* weight, float epsilon, const Quantized& out, const Threads& threads,
@@ -25,8 +26,9 @@ void rms_norm_quantize_rows(const float* x, const float* weight, float epsilon, 
 // Quantizes silu(gate[t] * scale[t]) * up[t] * scale[t].
 void swiglu_quantize_rows(const float* gate, const float* up, const float* scale, const Quantized& out, const Threads& threads,
                           const Table& with = table());
-// x[t] as int8 rows of keys or values (Stored), [rows, width + 1]: round(x[t] / scale_of(e)) with the least e such that no number
-// exceeds 127; beyond the largest scale they stay there. With the lowest e, which reads as NaN, if a number is not finite.
+// Writes x[t] as int8 rows of keys or values (Stored), [rows, width + 1]: round(x[t] / scale_of(e)) with the smallest e such that
+// no number exceeds 127. Beyond the largest scale numbers are clamped. A row with a number that is not finite gets the lowest e,
+// which reads as NaN.
 void quantize_cache(const float* x, std::int8_t* out, std::size_t rows, std::size_t width, const Threads& threads,
                     const Table& with = table());
 // out[t] = product[t] * scale[t] + residual[t]. `out` may be `product` or `residual`.

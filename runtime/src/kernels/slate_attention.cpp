@@ -9,21 +9,19 @@ namespace rexit::core::kernels {
 namespace {
 
 constexpr std::size_t widest = 16;      // lanes of the widest vectors
-constexpr std::size_t block_rows = 48;  // queries per block: their scores should fit in a core's own cache
+constexpr std::size_t block_rows = 48;  // queries per block: their scores should fit in a core's private cache
 
-void pack_any(void* work, std::size_t i) { pack<1>(*static_cast<const AttentionWork*>(work), i); }
-void attend_any(void* work, std::size_t i) { attend_block<1, 1>(*static_cast<const AttentionWork*>(work), i); }
-constexpr Table one_lane{1, pack_any, attend_any, nullptr, nullptr, nullptr, nullptr, nullptr};
+void pack_scalar(void* work, std::size_t i) { pack<1>(*static_cast<const AttentionWork*>(work), i); }
+void attend_scalar(void* work, std::size_t i) { attend_block<1, 1>(*static_cast<const AttentionWork*>(work), i); }
+constexpr Table scalar_table{1, pack_scalar, attend_scalar, nullptr, nullptr, nullptr, nullptr, nullptr};
 
-// Of so many floats, in whole cache lines.
-std::size_t lines_of(std::size_t floats) { return round_up(floats, cache_line / sizeof(float)); }
-
-// `with`, unless its vectors are wider than a head: then the widest that fit.
-const Table& fitting(std::size_t dim, const Table& with) {
+std::size_t whole_lines(std::size_t floats) { return round_up(floats, cache_line / sizeof(float)); }
+// `with`, unless its vectors are wider than a head; then the widest table that fits.
+const Table& table_for(std::size_t dim, const Table& with) {
   if (with.lanes <= dim) return with;
-  for (const Table* one : tables())
-    if (one->lanes <= dim) return *one;
-  return one_lane;
+  for (const Table* candidate : tables())
+    if (candidate->lanes <= dim) return *candidate;
+  return scalar_table;
 }
 
 }  // namespace
@@ -35,14 +33,13 @@ void attend(const SlateAttention& attention, const Threads& threads, const Table
   const std::size_t columns = odd_lines(attention.prefix + attention.tokens + widest);
   const std::size_t blocks = (attention.tokens + block_tokens - 1) / block_tokens;
   const std::size_t packs = (columns + pack_columns - 1) / pack_columns;
-  // The tensors exist, so their sizes fit in memory. A block's scores are rows times tokens, which no tensor is: throws if that
-  // overflows.
+  // The tensors exist, so their sizes do not overflow. A block's scores, rows times tokens, may: product() throws then.
   product(block_tokens * shared, columns + round_up(attention.dim, widest) + 1);
-  const std::size_t packed = lines_of(product(attention.kv_heads, attention.dim, columns));
-  const bool convert_past = attention.past_value.floats == nullptr, convert_own = attention.value.floats == nullptr;
-  const std::size_t past = product(attention.kv_heads, convert_past ? attention.prefix : 0, attention.dim);
-  const std::size_t own = product(attention.kv_heads, convert_own ? attention.tokens : 0, attention.dim);
-  const std::size_t floats = packed + lines_of(past + own);
+  const std::size_t packed = whole_lines(product(attention.kv_heads, attention.dim, columns));
+  const bool convert_past = attention.past_value.floats == nullptr, convert_new = attention.value.floats == nullptr;
+  const std::size_t past_values = product(attention.kv_heads, convert_past ? attention.prefix : 0, attention.dim);
+  const std::size_t new_values = product(attention.kv_heads, convert_new ? attention.tokens : 0, attention.dim);
+  const std::size_t floats = packed + whole_lines(past_values + new_values);
   const Threads::Scratch scratch(threads, floats * sizeof(float) + attention.tokens * sizeof(std::size_t));
   auto* keys = reinterpret_cast<float*>(scratch.data());
   float* converted = keys + packed;
@@ -59,8 +56,8 @@ void attend(const SlateAttention& attention, const Threads& threads, const Table
                      begins,
                      keys,
                      convert_past ? converted : nullptr,
-                     convert_own ? converted + past : nullptr};
-  const Table& table = fitting(attention.dim, with);
+                     convert_new ? converted + past_values : nullptr};
+  const Table& table = table_for(attention.dim, with);
   threads.run(table.pack, attention.kv_heads * packs, &work);
   threads.run(table.attend, attention.kv_heads * blocks, &work);
 }

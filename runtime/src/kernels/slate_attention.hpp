@@ -1,9 +1,9 @@
-// Attention of a packed slate: a token sees the whole prefix and the tokens of its own candidate up to itself, and nothing is
-// computed for what it does not see. A prefix by itself is one candidate without a prefix.
+// Attention of a packed slate: a token attends to the whole prefix and to its own candidate's tokens up to itself. Nothing is
+// computed for other tokens. A prefix alone is a candidate without a prefix.
 //
-// One task handles a block of tokens with all query heads that share a key head: scores against the prefix and, next to them,
-// against the tokens' own candidates; softmax; product with the values. A block's scores stay in a core's own cache, whereas ONNX
-// Runtime's operators write the scores of all tokens to memory, and read and write them again in every step.
+// A task handles a block of tokens with all query heads that share a key head: scores against the prefix and against the tokens'
+// own candidates, softmax, product with the values. A block's scores stay in a core's private cache. ONNX Runtime's operators
+// write the scores of all tokens to memory, and read and write them again in every step.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +13,8 @@
 
 namespace rexit::core::kernels {
 
-// Keys or values in float32, in float16 as their bits, or in int8: then each row, a token's in one head, has one number more, the
-// exponent of its scale (scale_of). Without an address in any of them.
+// Keys or values, in float32, in float16 as bits, or in int8. An int8 row (a token in a head) has an additional number, the
+// exponent of its scale (see scale_of). At most one pointer is set.
 struct Stored {
   Stored(std::nullptr_t) {}
   Stored(const float* from) : floats(from) {}
@@ -29,8 +29,7 @@ struct Stored {
 // All dense: query and out [heads, tokens, dim], key and value [kv_heads, tokens, dim], past_key and past_value [kv_heads,
 // prefix, dim]. groups [tokens]: a candidate is a run of equal numbers. heads is a multiple of kv_heads.
 //
-// A token's numbers are the same to the bit however many of the tokens it sees are past ones, if these are stored as the others
-// are.
+// A token's result is the same to the bit wherever the boundary between past and new tokens lies, if both are stored in one type.
 struct SlateAttention {
   const float* query;
   Stored key, value, past_key, past_value;

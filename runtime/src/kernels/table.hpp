@@ -8,11 +8,9 @@
 namespace rexit::core::kernels {
 
 struct Table {
-  std::size_t lanes;       // floats per vector
-  Threads::Function pack;  // data of this and the next: AttentionWork
-  Threads::Function attend;
-  Threads::Function quantize;  // data of this and the others: RowWork
-  Threads::Function rms_norm_quantize, swiglu_quantize, quantize_cache, scale_add;
+  std::size_t lanes;                                                                          // floats per vector
+  Threads::Function pack, attend;                                                             // data: AttentionWork
+  Threads::Function quantize, rms_norm_quantize, swiglu_quantize, quantize_cache, scale_add;  // data: RowWork
 };
 
 extern const Table baseline_table;

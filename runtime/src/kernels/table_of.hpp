@@ -1,4 +1,4 @@
-// A table of the kernels' tasks: W floats per vector, V * 6 vectors of sums in registers. Included once per instruction set.
+// The table of kernels for W floats per vector, with V * 6 vectors of sums in registers. Included once per instruction set.
 #pragma once
 
 #include "kernels/attention_block.hpp"

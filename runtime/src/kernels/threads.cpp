@@ -8,37 +8,37 @@
 namespace rexit::core::kernels {
 namespace {
 
-struct Guarded {
+struct GuardedTask {
   Threads::Function function;
   void* data;
   std::atomic<bool> failed{false};
 };
 
-// Tasks allocate and do arithmetic: std::bad_alloc is all they can throw.
-void guard(void* data, std::size_t i) {
-  Guarded& guarded = *static_cast<Guarded*>(data);
-  if (guarded.failed) return;
+// Tasks allocate and do arithmetic, so they can throw only std::bad_alloc.
+void run_guarded(void* data, std::size_t i) {
+  GuardedTask& task = *static_cast<GuardedTask*>(data);
+  if (task.failed) return;
   try {
-    guarded.function(guarded.data, i);
+    task.function(task.data, i);
   } catch (...) {
-    guarded.failed = true;
+    task.failed = true;
   }
 }
 
 }  // namespace
 
 void Threads::run(Function function, std::size_t count, void* data) const {
-  Guarded guarded{function, data};
-  spread(guard, count, &guarded);
-  if (guarded.failed) throw std::bad_alloc();
+  GuardedTask task{function, data};
+  run_nothrow(run_guarded, count, &task);
+  if (task.failed) throw std::bad_alloc();
 }
 
 float* scratch_floats(std::size_t count) {
   static thread_local std::vector<float> memory;
   constexpr std::size_t line = cache_line / sizeof(float);
   if (memory.size() < count + line) memory.resize(count + line);
-  const auto at = reinterpret_cast<std::uintptr_t>(memory.data());
-  return memory.data() + (cache_line - at % cache_line) % cache_line / sizeof(float);
+  const auto address = reinterpret_cast<std::uintptr_t>(memory.data());
+  return memory.data() + (cache_line - address % cache_line) % cache_line / sizeof(float);
 }
 
 const float** scratch_rows(std::size_t count) {

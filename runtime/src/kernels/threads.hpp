@@ -1,5 +1,4 @@
-// The caller's threads, on which kernels run in tasks; its memory for a kernel's run; and the memory that each thread keeps for
-// its next task.
+// The caller's thread pool and memory, for a kernel's run, and memory that a thread reuses for its next task.
 #pragma once
 
 #include <cstddef>
@@ -10,11 +9,11 @@ class Threads {
  public:
   using Function = void (*)(void* data, std::size_t i);
 
-  // Calls `function(data, i)` for every i < count and returns when all calls have returned. Throws std::bad_alloc if one of them
-  // threw: only after all have returned, since the threads may be inside code that exceptions must not cross.
+  // Calls `function(data, i)` for every i < count and returns after all calls. Then throws std::bad_alloc if a call threw; not
+  // earlier, since exceptions must not cross the pool's code.
   void run(Function function, std::size_t count, void* data) const;
 
-  // Memory for one run of a kernel.
+  // Memory for a kernel's run.
   class Scratch {
    public:
     Scratch(const Threads& threads, std::size_t bytes) : threads_(threads), memory_(threads.allocate(bytes)) {}
@@ -30,16 +29,16 @@ class Threads {
 
  protected:
   ~Threads() = default;
-  // More than 0 bytes, aligned to a cache line: a vector that crosses two lines takes two loads. Throws std::bad_alloc.
+  // `bytes` > 0. Aligned to a cache line, since a vector across two lines takes two loads. Throws std::bad_alloc.
   virtual void* allocate(std::size_t bytes) const = 0;
   virtual void release(void* memory) const noexcept = 0;
-  // The same, for a function that does not throw.
-  virtual void spread(Function function, std::size_t count, void* data) const = 0;
+  // As run(), for a function that does not throw.
+  virtual void run_nothrow(Function function, std::size_t count, void* data) const = 0;
 };
 
 constexpr std::size_t cache_line = 64;
 
-// Room for at least `count` of each, valid until this thread calls the same function again. Floats start at a cache line.
+// Memory for at least `count` elements, valid until this thread's next call of the same function. Floats start at a cache line.
 float* scratch_floats(std::size_t count);
 const float** scratch_rows(std::size_t count);
 

@@ -8,7 +8,7 @@
 namespace rexit::core {
 namespace {
 
-constexpr std::size_t most_empty = 1 << 16;
+constexpr std::size_t max_empty_pieces = 1 << 16;
 
 std::size_t bit_length(std::size_t n) noexcept {
   std::size_t bits = 0;
@@ -16,9 +16,9 @@ std::size_t bit_length(std::size_t n) noexcept {
   return bits;
 }
 
-// How many interactions of a history of n are too old for a list of `limit`: half a list at a time, so that meanwhile the list
-// only grows at its end, and the start of the user's prefix stays what the cache holds.
-std::size_t dropped(std::size_t n, std::size_t limit) noexcept {
+// Index of the first interaction of a list of `limit`, in a history of n. Old interactions leave half a list at a time. In
+// between the list only grows at its end, so the cached start of the user's prefix stays valid.
+std::size_t list_begin(std::size_t n, std::size_t limit) noexcept {
   if (n <= limit) return 0;
   const std::size_t step = std::max<std::size_t>(1, limit / 2);
   return (n - limit + step - 1) / step * step;
@@ -29,28 +29,28 @@ class Assembler {
   Assembler(const Catalog& catalog, Retrieval& retrieval, std::size_t limit, std::vector<std::int32_t>& tokens)
       : catalog_(catalog), retrieval_(retrieval), limit_(limit), tokens_(tokens) {}
 
-  void prefix() {
-    most_ = limit_;
+  void append_prefix() {
+    end_limit_ = limit_;
     retrieval_.begin_part();
     run(catalog_.program.prefix, {0, false});
-    room_ = limit_ - tokens_.size();
+    candidate_limit_ = limit_ - tokens_.size();
   }
 
-  void candidate(Row item) {
+  void append_candidate(Row item) {
     ++candidates_;
-    empty_ = 0;
-    most_ = tokens_.size() + room_;
+    empty_pieces_ = 0;
+    end_limit_ = tokens_.size() + candidate_limit_;
     retrieval_.begin_part();
     run(catalog_.program.candidate, {item, false});
   }
 
  private:
-  // `one`: the target item, or inside an entry the entry's; in the prefix no op asks for it.
-  void run(const std::vector<Op>& ops, Interaction one) {
-    for (const Op& op : ops) run(op, one);
+  // `subject`: the target item, or in an entry the entry's item. No op in the prefix reads it.
+  void run(const std::vector<Op>& ops, Interaction subject) {
+    for (const Op& op : ops) run(op, subject);
   }
 
-  void run(const Op& op, Interaction one) {
+  void run(const Op& op, Interaction subject) {
     switch (op.kind) {
       case OpKind::piece:
         return append(op.piece);
@@ -59,25 +59,25 @@ class Assembler {
         return append(user ? catalog_.field(catalog_.users.table, catalog_.users.fields[op.field], *user) : op.piece);
       }
       case OpKind::item_field:
-        return append(catalog_.field(catalog_.items.table, catalog_.items.fields[op.field], one.item));
+        return append(catalog_.field(catalog_.items.table, catalog_.items.fields[op.field], subject.item));
       case OpKind::verdict:
-        return append(one.liked ? op.yes : op.no);
+        return append(subject.liked ? op.yes : op.no);
       case OpKind::user_like_rate:
-        return append(like_rate(op, retrieval_.history_likes()));
+        return append(like_rate_bin(op, retrieval_.history_likes()));
       case OpKind::user_count:
-        return append(count(op, retrieval_.history().size()));
+        return append(count_bin(op, retrieval_.history().size()));
       case OpKind::item_like_rate:
-        return append(like_rate(op, retrieval_.item_likes(one.item)));
+        return append(like_rate_bin(op, retrieval_.item_likes(subject.item)));
       case OpKind::item_count:
-        return append(count(op, retrieval_.item_likes(one.item).interactions));
+        return append(count_bin(op, retrieval_.item_likes(subject.item).interactions));
       case OpKind::history_recent: {
         const std::vector<Interaction>& history = retrieval_.history();
-        const std::size_t first = dropped(history.size(), op.limit);
-        return entries(op, history.data() + first, history.size() - first);
+        const std::size_t first = list_begin(history.size(), op.limit);
+        return append_entries(op, history.data() + first, history.size() - first);
       }
       case OpKind::history_nearest: {
-        const std::vector<Interaction>& nearest = retrieval_.nearest(one.item, op.limit);
-        return entries(op, nearest.data(), nearest.size());
+        const std::vector<Interaction>& nearest = retrieval_.nearest(subject.item, op.limit);
+        return append_entries(op, nearest.data(), nearest.size());
       }
       case OpKind::similar_liked: {
         const std::vector<Row>& items = retrieval_.similar_liked(op.limit);
@@ -89,7 +89,7 @@ class Assembler {
         const std::vector<Row>& similar = retrieval_.similar_users();
         if (similar.empty()) append(op.piece);
         for (std::size_t i = 0; i < std::min(op.limit, similar.size()); ++i) {
-          const std::optional<bool> verdict = retrieval_.verdict(similar[i], one.item);
+          const std::optional<bool> verdict = retrieval_.verdict(similar[i], subject.item);
           append(!verdict ? op.piece : *verdict ? op.yes : op.no);
         }
         return;
@@ -98,22 +98,22 @@ class Assembler {
         const std::vector<Row>& similar = retrieval_.similar_users();
         LikeCount count{0, 0};
         for (std::size_t i = 0; i < std::min(op.limit, similar.size()); ++i)
-          if (const std::optional<bool> verdict = retrieval_.verdict(similar[i], one.item)) add(count, *verdict);
-        return append(like_rate(op, count));
+          if (const std::optional<bool> verdict = retrieval_.verdict(similar[i], subject.item)) add(count, *verdict);
+        return append(like_rate_bin(op, count));
       }
       case OpKind::nearest_like_rate: {
         LikeCount count{0, 0};
-        for (const Interaction& near : retrieval_.nearest(one.item, op.limit)) add(count, near.liked);
-        return append(like_rate(op, count));
+        for (const Interaction& neighbour : retrieval_.nearest(subject.item, op.limit)) add(count, neighbour.liked);
+        return append(like_rate_bin(op, count));
       }
       case OpKind::item_vector: {
         const VectorTable& table = catalog_.program.vectors[op.field];
-        make_room(static_cast<std::size_t>(table.count));
-        for (std::int32_t j = 0; j < table.count; ++j) tokens_.push_back(table.first + one.item * table.count + j);
+        check_fits(static_cast<std::size_t>(table.count));
+        for (std::int32_t j = 0; j < table.count; ++j) tokens_.push_back(table.first + subject.item * table.count + j);
         return;
       }
       case OpKind::user_vector:
-        make_room(1);
+        check_fits(1);
         return tokens_.push_back(catalog_.program.user_vector);
     }
   }
@@ -123,49 +123,50 @@ class Assembler {
     if (liked) ++count.likes;
   }
 
-  void entries(const Op& op, const Interaction* first, std::size_t count) {
+  void append_entries(const Op& op, const Interaction* first, std::size_t count) {
     if (count == 0) append(op.piece);
     for (std::size_t i = 0; i < count; ++i) run(op.entry, first[i]);
   }
 
-  static Piece count(const Op& op, std::size_t interactions) noexcept {
+  static Piece count_bin(const Op& op, std::size_t interactions) noexcept {
     return op.bins[std::min(op.bins.size() - 1, bit_length(interactions))];
   }
 
-  static Piece like_rate(const Op& op, LikeCount count) noexcept {
+  static Piece like_rate_bin(const Op& op, LikeCount count) noexcept {
     if (count.interactions == 0) return op.piece;
     return op.bins[(count.likes + 1) * op.bins.size() / (count.interactions + 2)];
   }
 
   void append(Piece piece) {
     const Span span = catalog_.pieces.tokens_of(piece);
-    if (span.size() == 0 && ++empty_ > most_empty) too_empty();
-    make_room(span.size());
+    if (span.size() == 0 && ++empty_pieces_ > max_empty_pieces) fail_too_many_empty_pieces();
+    check_fits(span.size());
     for (std::size_t i = span.begin; i < span.end; ++i) tokens_.push_back(catalog_.pieces.token(i));
   }
 
-  void make_room(std::size_t count) const {
-    if (count > most_ - tokens_.size()) too_long();
+  void check_fits(std::size_t count) const {
+    if (count > end_limit_ - tokens_.size()) fail_too_long();
   }
 
-  std::string part() const {
+  std::string part_name() const {
     return candidates_ == 0 ? "the prefix" : "candidate " + std::to_string(candidates_ - 1) + "'s prompt";
   }
 
-  [[noreturn]] void too_empty() const {
-    fail(REXIT_CORRUPT, "the prompt program puts more than ", most_empty, " pieces without a token into ", part());
+  [[noreturn]] void fail_too_many_empty_pieces() const {
+    fail(REXIT_CORRUPT, "the prompt program puts more than ", max_empty_pieces, " pieces without a token into ", part_name());
   }
 
-  [[noreturn]] void too_long() const {
-    fail(REXIT_TOO_LONG, part(), " is longer than ", limit_, " tokens, the most that the variant takes");
+  [[noreturn]] void fail_too_long() const {
+    fail(REXIT_TOO_LONG, part_name(), " is longer than ", limit_, " tokens, the most that the variant takes");
   }
 
   const Catalog& catalog_;
   Retrieval& retrieval_;
-  std::size_t candidates_ = 0;    // begun so far
-  std::size_t empty_ = 0;         // pieces of the part at hand without a token: what has tokens is bounded by `most_`
-  std::size_t limit_, room_ = 0;  // of a prompt; of a candidate behind the prefix
-  std::size_t most_ = 0;          // what the part at hand may fill `tokens_` to
+  std::size_t candidates_ = 0;       // number of append_candidate calls
+  std::size_t empty_pieces_ = 0;     // pieces without tokens in the current part; `end_limit_` bounds the others
+  std::size_t limit_;                // tokens of a prompt
+  std::size_t candidate_limit_ = 0;  // tokens of a candidate after the prefix
+  std::size_t end_limit_ = 0;        // size of `tokens_` that the current part must not exceed
   std::vector<std::int32_t>& tokens_;
 };
 
@@ -178,11 +179,11 @@ void assemble(const Bundle& bundle, const Query& query, const Deadline& deadline
   prompt.tokens.clear();
   prompt.offsets.assign(1, 0);
   Assembler assembler(catalog, retrieval, bundle.variant().max_positions, prompt.tokens);
-  assembler.prefix();
+  assembler.append_prefix();
   prompt.offsets.push_back(prompt.tokens.size());
   for (const Row item : query.items) {
     deadline.check("the prompt's assembly");
-    assembler.candidate(item);
+    assembler.append_candidate(item);
     if (prompt.tokens.size() == prompt.offsets.back())
       fail(REXIT_CORRUPT, "the prompt program gives no tokens for item ", catalog.items.ids.text(item));
     prompt.offsets.push_back(prompt.tokens.size());

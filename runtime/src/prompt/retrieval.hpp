@@ -1,5 +1,5 @@
-// Which interactions and neighbours a prompt tells about. Everything comes from the catalog's tables and the request; nothing
-// with time >= as_of is ever looked at.
+// Retrieval: the interactions and neighbours in a prompt, from the catalog's tables and the request. It reads nothing with time
+// >= as_of.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "base/clock.hpp"
-#include "bundle/catalog.hpp"
-#include "bundle/vectors.hpp"
+#include "bundle/catalog/catalog.hpp"
+#include "bundle/catalog/vectors.hpp"
 
 namespace rexit::core {
 
@@ -20,9 +20,9 @@ struct Interaction {
 
 // A request with its ids resolved to rows.
 struct Query {
-  std::optional<Row> user;  // none: a user the catalog does not hold
+  std::optional<Row> user;  // nullopt: not in the catalog
   std::vector<Row> items;
-  std::vector<Interaction> recent;  // newer than the catalog's, oldest first
+  std::vector<Interaction> recent;  // newer than the catalog's interactions, oldest first
   std::optional<std::int64_t> as_of;
 };
 
@@ -30,37 +30,37 @@ struct LikeCount {
   std::size_t interactions, likes;
 };
 
-// One request's view of the catalog. Lists are computed when first asked for and valid until the next begin(). All that read the
-// catalog throw REXIT_CORRUPT for a row that is not what it must be.
+// A request's view of the catalog. Lists are computed on first use and valid until the next begin(). Functions that read the
+// catalog throw REXIT_CORRUPT for an invalid row.
 class Retrieval {
  public:
   // `catalog` must outlive the Retrieval.
   explicit Retrieval(const Catalog& catalog) : catalog_(catalog) {}
 
-  // Both must live until the next begin(). From then on everything below but item_likes() counts the rows it looks at, and throws
-  // REXIT_DEADLINE and REXIT_CANCELLED between some thousand of them.
+  // `query` and `deadline` must outlive all calls until the next begin(). All functions below except item_likes() count the rows
+  // they read, and check the deadline every few thousand rows: REXIT_DEADLINE, REXIT_CANCELLED.
   void begin(const Query& query, const Deadline& deadline);
-  // To be called before each part of the prompt, which may look at all users and `most_rows` rows besides: no catalog that makes
-  // sense needs as many, and one that is made for it cannot keep a request busy. REXIT_CORRUPT beyond that.
-  void begin_part() noexcept { rows_ = 0; }
-  static constexpr std::size_t most_rows = std::size_t{1} << 24;
+  // Call before each part of the prompt. A part may read all users and `max_extra_rows` more rows, and throws REXIT_CORRUPT
+  // beyond that. No sensible catalog needs as many, and a malicious one cannot keep a request busy.
+  void begin_part() noexcept { rows_read_ = 0; }
+  static constexpr std::size_t max_extra_rows = std::size_t{1} << 24;
 
   const Query& query() const noexcept { return *query_; }
   const std::vector<Interaction>& history() const noexcept { return history_; }  // oldest first
   LikeCount history_likes();
   LikeCount item_likes(Row item) const;
 
-  // Nearest first; none where nothing is known of the user. A zero vector has no neighbours and is none, here and in nearest().
+  // Nearest first. Empty for a user without history. A zero vector has no neighbours and is no neighbour, here and in nearest().
   const std::vector<Row>& similar_users();
-  // Items the similar users liked and this user has not met.
+  // Items that similar users liked and that are not in this user's history.
   const std::vector<Row>& similar_liked(std::size_t limit);
-  // The history's items nearest to `target`, nearest first; `target` itself is left out.
+  // Items of the history nearest to `target`, nearest first, without `target` itself.
   const std::vector<Interaction>& nearest(Row target, std::size_t limit);
   // A user's latest visible verdict on an item.
   std::optional<bool> verdict(Row user, Row item);
 
-  // The mean over what `vectors` has for the items that this user liked, as often as they were, or what it has for none: [H].
-  // Throws REXIT_CORRUPT if one of them is not finite.
+  // [H]: the mean of vectors.liked_item() over this user's likes, with repetitions; vectors.no_likes() for a user without likes.
+  // Throws REXIT_CORRUPT for a vector that is not finite.
   void user_vector(const Vectors& vectors, std::vector<float>& out);
 
   std::size_t memory() const noexcept;
@@ -69,43 +69,44 @@ class Retrieval {
   struct Slice {
     std::size_t begin, visible;
   };
-  struct Met {  // an item of the history, once, with its latest place and verdict
+  struct SeenItem {  // a distinct item of the history
     Row item;
-    std::size_t place;
+    std::size_t position;  // of its latest interaction
     bool liked;
   };
 
   Slice slice(Row user) const;
-  void look_at(std::size_t rows) {
-    const std::size_t before = rows_;
-    rows_ += rows;
-    if (before / between_checks != rows_ / between_checks) check_rows();
+  void count_rows(std::size_t rows) {
+    const std::size_t before = rows_read_;
+    rows_read_ += rows;
+    if (before / rows_per_check != rows_read_ / rows_per_check) check_limits();
   }
-  void check_rows() const;
+  void check_limits() const;
   void search_similar();
-  void find_lists(const UserLists& lists);
+  void select_lists(const UserLists& lists);
   template <class RowOf>
   std::size_t sum_liked(const RowOf& row_of, std::size_t width);
   bool fold_in();
-  void collect_met();
+  void collect_seen_items();
 
-  static constexpr std::size_t between_checks = 4096;  // of the deadline, in rows: some hundred microseconds
+  static constexpr std::size_t rows_per_check = 4096;  // a few hundred microseconds between checks of the deadline
 
   const Catalog& catalog_;
   const Query* query_ = nullptr;
   const Deadline* deadline_ = nullptr;
-  std::size_t rows_ = 0;  // looked at for the part at hand
+  std::size_t rows_read_ = 0;  // in the current part
   std::vector<Interaction> history_;
 
-  bool similar_known_ = false, met_known_ = false, embeddings_known_ = false;
+  bool similar_ready_ = false, seen_items_ready_ = false, seen_embeddings_ready_ = false;
   std::vector<Row> similar_;
-  std::vector<Met> met_;                        // ascending by item
-  std::vector<float> met_embeddings_;           // [met, dim]
-  std::vector<Row> liked_by_similar_, sorted_;  // the same, ascending
+  std::vector<SeenItem> seen_items_;    // ascending by item
+  std::vector<float> seen_embeddings_;  // [seen_items_, dim]
+  std::vector<Row> similar_liked_;
+  std::vector<Row> similar_liked_sorted_;  // the same items, ascending
   std::vector<Interaction> nearest_;
   std::vector<float> target_;
   std::vector<double> liked_sum_;
-  std::vector<float> query_vector_, other_;
+  std::vector<float> query_vector_, row_vector_;
   std::vector<std::pair<double, std::size_t>> ranking_, lists_;
 };
 

@@ -1,4 +1,4 @@
-// What candidates did at each exit, counted over a session's requests. Allocates only when it is made.
+// Counts of what candidates did at an exit, over a session's requests. Only the constructor allocates.
 #pragma once
 
 #include <algorithm>
@@ -29,17 +29,19 @@ struct ExitCounters {
   }
 };
 
-// A request's counts are kept apart until it has succeeded. total() and reset() may be called from any thread.
+// A request's counts stay separate until commit(). Any thread may call total() and reset().
 class Counters {
  public:
   explicit Counters(std::size_t exits) : total_(exits), request_(exits) {}
 
   void begin() noexcept { std::fill(request_.begin(), request_.end(), ExitCounters{}); }
-  void reached(std::size_t exit, float c) noexcept {
+  void count_arrival(std::size_t exit, float c) noexcept {
     ++request_[exit].reached;
     ++request_[exit].histogram[ExitCounters::bin(c)];
   }
-  void answered(std::size_t exit, bool cut_short) noexcept { ++(cut_short ? request_[exit].cut_short : request_[exit].stopped); }
+  void count_answer(std::size_t exit, bool cut_short) noexcept {
+    ++(cut_short ? request_[exit].cut_short : request_[exit].stopped);
+  }
   void commit() {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (std::size_t k = 0; k < total_.size(); ++k) total_[k].add(request_[k]);
@@ -55,7 +57,7 @@ class Counters {
   }
 
  private:
-  mutable std::mutex mutex_;  // of total_
+  mutable std::mutex mutex_;  // guards total_
   std::vector<ExitCounters> total_, request_;
 };
 

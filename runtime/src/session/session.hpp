@@ -1,4 +1,4 @@
-// A session: its buffers and cached prefixes, and the steps that answer a request.
+// A session: buffers, cached prefixes, and the steps that answer a request.
 #pragma once
 
 #include <atomic>
@@ -13,30 +13,30 @@
 #include "prompt/retrieval.hpp"
 #include "rexit/rexit.h"
 #include "session/counters.hpp"
-#include "session/pinned_start.hpp"
-#include "session/prefix_cache.hpp"
+#include "session/prefix/pinned_start.hpp"
+#include "session/prefix/prefix_cache.hpp"
 #include "session/slate.hpp"
 #include "session/supervised_backend.hpp"
 #include "session/vector_rows.hpp"
 
 namespace rexit::core {
 
-// An opened bundle with its segments loaded and the start of its prefixes computed, shared by its sessions.
+// An opened bundle with its loaded segments and its pinned start, shared by its sessions.
 struct LoadedBundle {
   Bundle bundle;
   BackendFactory make_backend;
   std::shared_ptr<const PinnedStart> start;
 
-  // `make_factory` makes the BackendFactory from the opened bundle.
+  // make_factory(bundle) returns the BackendFactory.
   template <class MakeFactory>
   LoadedBundle(const char* path, const char* variant, MakeFactory&& make_factory)
       : bundle(path, variant), make_backend(make_factory(bundle)), start(make_start()) {}
 
-  // What the folder of `opened` holds now, with the segments that are loaded already. Throws REXIT_MISMATCH for other segments.
+  // Opens the folder of `opened` again, with its loaded segments. Throws REXIT_MISMATCH if the segments have changed.
   explicit LoadedBundle(const LoadedBundle& opened);
   LoadedBundle& operator=(const LoadedBundle&) = delete;
 
-  // Warns, once, if the policy was calibrated on shorter slates.
+  // Logs a warning, once, if the policy was calibrated on shorter slates.
   void warn_of_long_slate(std::size_t items) const;
 
  private:
@@ -47,7 +47,7 @@ struct LoadedBundle {
 
 struct Request {
   Query query;
-  bool has_policy = false;  // false: the bundle's applies
+  bool has_policy = false;  // false: the bundle's policy applies
   Policy policy;
   std::optional<std::size_t> force_exit;
   std::int64_t deadline_us = 0;
@@ -59,15 +59,15 @@ struct Score {
   Answer answer;
 };
 
-// In bytes, as in rexit_memory.
+// Bytes, as in rexit_memory.
 struct Memory {
   std::size_t prefixes, buffers;
   std::size_t pinned;  // once for all sessions of the bundle
   BackendMemory backend;
 };
 
-// One thread at a time may call it. Any thread may call cancel(), and what reads: segments(), counters(), reset_counters() and
-// memory(). These do not wait for a running call.
+// Only one thread at a time may use it. The exceptions are cancel(), segments(), counters(), reset_counters() and memory(): any
+// thread may call them, and they do not wait for a running call.
 class Session {
  public:
   // `cache_bytes` and `slate_bytes`: as in rexit_session_options; 0: the default.
@@ -75,7 +75,7 @@ class Session {
 
   const LoadedBundle& loaded() const noexcept { return *loaded_; }
 
-  // `start`: when the call began; the deadline and all times are measured from it. The scores are valid until the next call.
+  // `start`: the beginning of the call, from which the deadline and all times count. The scores are valid until the next call.
   const std::vector<Score>& score(const Request& request, Clock::time_point start, rexit_stats& stats);
   // [items, exits], valid until the next call.
   const std::vector<float>& trace(const Request& request, Clock::time_point start, rexit_stats& stats);
@@ -87,18 +87,18 @@ class Session {
   void trim();
   std::vector<ExitCounters> counters() const { return counters_.total(); }
   void reset_counters() { counters_.reset(); }
-  // What the session itself holds is of the end of the last call.
+  // `prefixes` and `buffers` as at the end of the last call.
   Memory memory() const;
 
-  // To be called before score, trace and prompt: an earlier cancellation does not affect them.
+  // Call before score(), trace() and prompt(). Discards an earlier cancellation.
   void begin_call() noexcept { backend_.begin_call(); }
   void cancel() noexcept { backend_.cancel(); }
-  // One per segment, for the last score, trace or warm-up, or since forget_segments().
+  // [segments], of the last score, trace or warm-up, or since reset_segments().
   std::vector<SegmentStats> segments() const { return backend_.segments(); }
-  void forget_segments() noexcept { backend_.forget_segments(); }
+  void reset_segments() noexcept { backend_.reset_segments(); }
 
  private:
-  // Everything that grows with requests.
+  // Everything whose size depends on the requests.
   struct State {
     State(const LoadedBundle& loaded, const Backend& backend, std::size_t cache_bytes, std::size_t slate_bytes);
 
@@ -111,19 +111,19 @@ class Session {
     std::vector<float> log_odds;
   };
 
-  // Publishes what the session holds, however a call ends.
-  class Measured {
+  // Updates memory() at the end of a call, also if the call throws.
+  class MemoryUpdate {
    public:
-    explicit Measured(Session& session) : session_(session) {}
-    ~Measured() { session_.measure(); }
-    Measured(const Measured&) = delete;
-    Measured& operator=(const Measured&) = delete;
+    explicit MemoryUpdate(Session& session) : session_(session) {}
+    ~MemoryUpdate() { session_.update_memory(); }
+    MemoryUpdate(const MemoryUpdate&) = delete;
+    MemoryUpdate& operator=(const MemoryUpdate&) = delete;
 
    private:
     Session& session_;
   };
 
-  void measure() noexcept;
+  void update_memory() noexcept;
   void assemble(const Request& request, const Deadline& deadline);
   const std::vector<Answer>& run(const StopRule& rule, const Deadline& deadline, rexit_stats& stats);
 

@@ -44,14 +44,14 @@ const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix,
   return answers_;
 }
 
-// The largest `end` such that the hidden states of candidates [begin, end) fit; but never less than a pass.
+// The largest `end` such that the hidden states of candidates [begin, end) fit; at least a pass.
 std::size_t Slate::part_end(const Prompt& prompt, std::size_t begin) const {
   const std::size_t count = prompt.candidates(), first = prompt.offsets[1 + begin];
   if (bundle_.exits() == 1) return count;
-  const std::size_t most = std::max(hidden_bytes_ / row_bytes(), bundle_.variant().max_tokens);
-  const auto behind =
-      std::upper_bound(prompt.offsets.begin() + static_cast<std::ptrdiff_t>(2 + begin), prompt.offsets.end(), first + most);
-  return std::max(begin + 1, static_cast<std::size_t>(behind - prompt.offsets.begin()) - 2);
+  const std::size_t max_tokens = std::max(hidden_bytes_ / row_bytes(), bundle_.variant().max_tokens);
+  const auto past_end =
+      std::upper_bound(prompt.offsets.begin() + static_cast<std::ptrdiff_t>(2 + begin), prompt.offsets.end(), first + max_tokens);
+  return std::max(begin + 1, static_cast<std::size_t>(past_end - prompt.offsets.begin()) - 2);
 }
 
 // Returns false if the deadline passed.
@@ -74,11 +74,11 @@ bool Slate::run_part(PrefixCache& prefix, const StopRule& rule, const Deadline& 
       else if (!graph.last)
         backend_.copy(hidden_.data() + first * row_bytes(), hidden_next_.data(),
                       (active_[end - 1].begin + active_[end - 1].tokens - first) * row_bytes());
-      for (std::size_t i = begin; i < end; ++i) judge(active_[i], segment, logits_.data() + 2 * (i - begin), rule);
+      for (std::size_t i = begin; i < end; ++i) apply_exit_rule(active_[i], segment, logits_.data() + 2 * (i - begin), rule);
       stats.candidate_layers += graph.layers() * (end - begin);
       begin = end;
     }
-    judge_together(segment, rule);
+    apply_slate_rules(segment, rule);
     compact();
   }
   return true;
@@ -89,7 +89,7 @@ std::size_t Slate::row_bytes() const noexcept {
 }
 
 void Slate::pack(const Prompt& prompt, std::size_t begin, std::size_t end) {
-  const std::size_t before = prompt.prefix_tokens(), first = prompt.offsets[1 + begin], last = prompt.offsets[1 + end];
+  const std::size_t prefix_tokens = prompt.prefix_tokens(), first = prompt.offsets[1 + begin], last = prompt.offsets[1 + end];
   active_.clear();
   token_ids_.assign(prompt.tokens.begin() + static_cast<std::ptrdiff_t>(first),
                     prompt.tokens.begin() + static_cast<std::ptrdiff_t>(last));
@@ -98,7 +98,7 @@ void Slate::pack(const Prompt& prompt, std::size_t begin, std::size_t end) {
   for (std::size_t i = begin; i < end; ++i) {
     Candidate candidate{static_cast<std::uint32_t>(i), prompt.offsets[1 + i] - first, prompt.candidate_tokens(i), {}};
     for (std::size_t t = 0; t < candidate.tokens; ++t) {
-      positions_[candidate.begin + t] = static_cast<std::int64_t>(before + t);
+      positions_[candidate.begin + t] = static_cast<std::int64_t>(prefix_tokens + t);
       groups_[candidate.begin + t] = static_cast<std::int64_t>(i);
     }
     active_.push_back(candidate);
@@ -115,7 +115,8 @@ bool Slate::deepen(PrefixCache& prefix, std::size_t segment, const Deadline& dea
   return true;
 }
 
-// The largest `end` such that candidates [begin, end) fit in one pass. One that exceeds the limit by itself gets its own pass.
+// The largest `end` such that candidates [begin, end) fit into a pass. A candidate that exceeds the limit alone gets its own
+// pass.
 std::size_t Slate::chunk_end(std::size_t begin) const {
   std::size_t end = begin + 1, total = active_[begin].tokens;
   for (; end < active_.size(); ++end) {
@@ -138,7 +139,7 @@ void Slate::run_chunk(std::size_t segment, std::size_t begin, std::size_t end, c
   pass.prefix = prefix.tokens();
   pass.rows = rows_.size();
   if (graph.first) {
-    vectors_.place(token_ids_.data() + first, pass);
+    vectors_.set_inputs(token_ids_.data() + first, pass);
   } else {
     pass.hidden_in = hidden_.data() + first * row_bytes();
   }
@@ -152,7 +153,7 @@ void Slate::run_chunk(std::size_t segment, std::size_t begin, std::size_t end, c
   backend_.run(segment, pass);
 }
 
-void Slate::judge(Candidate& candidate, std::size_t segment, const float* logits, const StopRule& rule) {
+void Slate::apply_exit_rule(Candidate& candidate, std::size_t segment, const float* logits, const StopRule& rule) {
   const float z = logits[1] - logits[0];
   if (!std::isfinite(z))
     fail(REXIT_BACKEND_FAILED, bundle_.variant().segments[segment].graph, ": candidate ", candidate.index, "'s logits (",
@@ -160,7 +161,7 @@ void Slate::judge(Candidate& candidate, std::size_t segment, const float* logits
   const ExitRule& exit = rule.policy->exits[segment];
   const float c = exit.calibrated(z);
   candidate.agreement.add(c);
-  if (rule.counters != nullptr) rule.counters->reached(segment, c);
+  if (rule.counters != nullptr) rule.counters->count_arrival(segment, c);
   answers_[candidate.index] = {static_cast<std::uint32_t>(segment), z, c, false};
 
   const bool last = segment + 1 == bundle_.exits();
@@ -174,51 +175,52 @@ void Slate::judge(Candidate& candidate, std::size_t segment, const float* logits
   }
 }
 
-// The rules of the whole slate, once all that reached this exit have been judged by themselves.
-void Slate::judge_together(std::size_t segment, const StopRule& rule) {
+// Call after apply_exit_rule() for all candidates that reached this exit.
+void Slate::apply_slate_rules(std::size_t segment, const StopRule& rule) {
   if (rule.trace != nullptr || rule.force_exit || segment + 1 == bundle_.exits()) return;
   const TopK& top_k = rule.policy->top_k;
   if (top_k.k != 0) {
-    places_.clear();
-    for (const Answer& answer : answers_) places_.add(Places::interval(top_k, answer.exit, answer.calibrated));
-    places_.sort();
+    ranks_.clear();
+    for (const Answer& answer : answers_) ranks_.add(RankIntervals::interval(top_k, answer.exit, answer.calibrated));
+    ranks_.sort();
     const std::size_t k = rule.top_k != 0 ? rule.top_k : top_k.k;
     for (Candidate& candidate : active_)
       if (!candidate.stopped)
         candidate.stopped =
-            places_.known(Places::interval(top_k, segment, answers_[candidate.index].calibrated), k, top_k.ordered);
+            ranks_.is_settled(RankIntervals::interval(top_k, segment, answers_[candidate.index].calibrated), k, top_k.ordered);
   }
-  const auto left = std::count_if(active_.begin(), active_.end(), [](const Candidate& candidate) { return !candidate.stopped; });
-  if (within_quorum(static_cast<std::size_t>(left), answers_.size(), rule.policy->quorum))
+  const auto undecided =
+      std::count_if(active_.begin(), active_.end(), [](const Candidate& candidate) { return !candidate.stopped; });
+  if (within_quorum(static_cast<std::size_t>(undecided), answers_.size(), rule.policy->quorum))
     for (Candidate& candidate : active_) candidate.stopped = true;
 }
 
-// `waiting`: candidates from this one on have not begun.
-void Slate::cut_short(std::size_t waiting) {
-  if (std::none_of(answers_.begin(), answers_.end(), [](const Answer& answer) { return answer.given(); }))
+// `first_waiting`: this candidate and later ones have not started.
+void Slate::cut_short(std::size_t first_waiting) {
+  if (std::none_of(answers_.begin(), answers_.end(), [](const Answer& answer) { return answer.has_exit(); }))
     fail(REXIT_DEADLINE, "the deadline passed before any candidate had reached its first exit");
   for (const Candidate& candidate : active_)
     if (!candidate.stopped) answers_[candidate.index].cut_short = true;
-  for (std::size_t i = waiting; i < answers_.size(); ++i) answers_[i].cut_short = true;
+  for (std::size_t i = first_waiting; i < answers_.size(); ++i) answers_[i].cut_short = true;
 }
 
-// Drops the tokens of stopped candidates. Nothing else changes, since candidates see only the prefix and themselves.
+// Removes the tokens of stopped candidates. Nothing else changes, since a candidate attends only to the prefix and itself.
 void Slate::compact() {
   const std::size_t row = row_bytes();
-  std::size_t kept = 0, to = 0, from = 0,
-              moving = 0;  // neighbours move together: `moving` tokens at `from` move to the place that ends at `to`
-  const auto move = [&] {
-    if (moving != 0) backend_.copy(hidden_.data() + (to - moving) * row, hidden_.data() + from * row, moving * row);
-    moving = 0;
+  std::size_t count = 0, to = 0;
+  std::size_t from = 0, pending = 0;  // adjacent candidates move in a single copy: `pending` tokens at `from` end at `to`
+  const auto flush = [&] {
+    if (pending != 0) backend_.copy(hidden_.data() + (to - pending) * row, hidden_.data() + from * row, pending * row);
+    pending = 0;
   };
   for (const Candidate& candidate : active_) {
     if (candidate.stopped) continue;
     if (to != candidate.begin) {
-      if (from + moving != candidate.begin) {
-        move();
+      if (from + pending != candidate.begin) {
+        flush();
         from = candidate.begin;
       }
-      moving += candidate.tokens;
+      pending += candidate.tokens;
       for (std::size_t t = 0; t < candidate.tokens; ++t) {
         positions_[to + t] = positions_[candidate.begin + t];
         groups_[to + t] = groups_[candidate.begin + t];
@@ -227,16 +229,16 @@ void Slate::compact() {
     Candidate moved = candidate;
     moved.begin = to;
     to += moved.tokens;
-    active_[kept++] = moved;
+    active_[count++] = moved;
   }
-  move();
-  active_.resize(kept, Candidate{});
+  flush();
+  active_.resize(count, Candidate{});
   positions_.resize(to);
   groups_.resize(to);
 }
 
 std::size_t Slate::memory() const noexcept {
-  return places_.memory() + hidden_.bytes() + hidden_next_.bytes() + active_.capacity() * sizeof(Candidate) +
+  return ranks_.memory() + hidden_.bytes() + hidden_next_.bytes() + active_.capacity() * sizeof(Candidate) +
          answers_.capacity() * sizeof(Answer) +
          (token_ids_.capacity() + positions_.capacity() + groups_.capacity() + rows_.capacity()) * sizeof(std::int64_t) +
          logits_.capacity() * sizeof(float);

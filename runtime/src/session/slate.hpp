@@ -1,4 +1,4 @@
-// Runs a slate behind its prefix, segment by segment, and drops each candidate where it stops.
+// Runs a slate after its prefix, segment by segment, and drops candidates that have stopped.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 #include "bundle/policy.hpp"
 #include "prompt/prompt.hpp"
 #include "session/counters.hpp"
-#include "session/prefix_cache.hpp"
+#include "session/prefix/prefix_cache.hpp"
 #include "session/slate_rules.hpp"
 #include "session/vector_rows.hpp"
 
@@ -20,11 +20,11 @@ namespace rexit::core {
 
 // Where candidates stop.
 struct StopRule {
-  const Policy* policy;                   // its Platt maps apply in any case
+  const Policy* policy;                   // its Platt maps always apply
   std::optional<std::size_t> force_exit;  // all candidates stop there and nowhere else
-  std::size_t top_k = 0;                  // the request's; 0: the policy's own
-  Counters* counters = nullptr;           // if set, is told who reaches which exit
-  float* trace = nullptr;                 // if set, receives the raw log-odds [candidates, exits], and all run to the last exit
+  std::size_t top_k = 0;                  // the request's; 0: the policy's k
+  Counters* counters = nullptr;           // null: not counted
+  float* trace = nullptr;                 // raw log-odds [candidates, exits]; if set, all candidates run to the last exit
 };
 
 struct Answer {
@@ -33,7 +33,7 @@ struct Answer {
   float calibrated = std::numeric_limits<float>::quiet_NaN();
   bool cut_short = false;
 
-  bool given() const noexcept { return exit != REXIT_NO_EXIT; }
+  bool has_exit() const noexcept { return exit != REXIT_NO_EXIT; }
 };
 
 struct SlateStats {
@@ -43,17 +43,17 @@ struct SlateStats {
 
 class Slate {
  public:
-  // All must outlive the slate. Buffers are reused from run to run. `hidden_bytes`: how much of candidates' hidden states is held
-  // between two segments, but for one pass; 0: the default.
+  // All must outlive the slate. Runs reuse its buffers. `hidden_bytes`: limit for the candidates' hidden states between two
+  // segments, except that a single pass always fits; 0: the default.
   Slate(const Bundle& bundle, const Backend& backend, VectorRows& vectors, std::size_t hidden_bytes = 0);
 
-  // One answer per candidate of `prompt`, whose prefix must be the one in use in `prefix`, and whose vectors those of the slate's
-  // VectorRows. If the deadline passes, candidates that have reached an exit are answered from the deepest one, and the others
-  // get no answer; throws REXIT_DEADLINE if none has. Throws REXIT_BACKEND_FAILED if a head's logits are not finite. `stats` is
-  // filled in either case.
+  // Returns the answers of `prompt`'s candidates. `prompt`'s prefix must be current in `prefix`, and its vectors in the
+  // VectorRows. If the deadline passes, a candidate's answer is that of the deepest exit it has reached, or none. Throws
+  // REXIT_DEADLINE if no candidate has an answer, and REXIT_BACKEND_FAILED if a head's logits are not finite. Fills `stats` in
+  // all cases.
   //
-  // Candidates whose hidden states do not fit into hidden_bytes together run in parts, one after the other, each to its end.
-  // Throws REXIT_TOO_LONG if the rule is one of the whole slate, which needs all of them at each exit.
+  // If the candidates' hidden states together exceed hidden_bytes, the slate runs in consecutive parts, each to its end. A rule
+  // of the whole slate needs all candidates at an exit: throws REXIT_TOO_LONG then.
   const std::vector<Answer>& run(const Prompt& prompt, PrefixCache& prefix, const StopRule& rule, const Deadline& deadline,
                                  SlateStats& stats);
 
@@ -62,7 +62,7 @@ class Slate {
  private:
   struct Candidate {
     std::uint32_t index;
-    std::size_t begin, tokens;  // its tokens in the packed arrays
+    std::size_t begin, tokens;  // in the packed arrays
     Agreement agreement;
     bool stopped = false;
   };
@@ -74,21 +74,21 @@ class Slate {
   std::size_t chunk_end(std::size_t begin) const;
   void run_chunk(std::size_t segment, std::size_t begin, std::size_t end, const PrefixCache& prefix);
   std::size_t row_bytes() const noexcept;
-  void judge(Candidate& candidate, std::size_t segment, const float* logits, const StopRule& rule);
-  void judge_together(std::size_t segment, const StopRule& rule);
-  void cut_short(std::size_t waiting);
+  void apply_exit_rule(Candidate& candidate, std::size_t segment, const float* logits, const StopRule& rule);
+  void apply_slate_rules(std::size_t segment, const StopRule& rule);
+  void cut_short(std::size_t first_waiting);
   void compact();
 
   const Bundle& bundle_;
   const Backend& backend_;
   VectorRows& vectors_;
   const std::size_t hidden_bytes_;
-  std::vector<Candidate> active_;  // of the part that runs
+  std::vector<Candidate> active_;  // of the running part
   std::vector<Answer> answers_;
-  Places places_;
+  RankIntervals ranks_;
   std::vector<std::int64_t> token_ids_, positions_, groups_, rows_;
   std::vector<float> logits_;
-  Block hidden_, hidden_next_;  // of the part, and what a pass writes
+  Block hidden_, hidden_next_;  // input and output of the running segment
 };
 
 }  // namespace rexit::core

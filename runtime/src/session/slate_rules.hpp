@@ -1,4 +1,4 @@
-// The rules of a policy that look at the whole slate: which candidates stop because of the others.
+// A policy's rules for the whole slate: candidates stop because of the other candidates.
 #pragma once
 
 #include <cstddef>
@@ -8,9 +8,8 @@
 
 namespace rexit::core {
 
-// Whose place in or out of the best k is known. Each candidate's c will end in the interval [c - fall, c + rise] of the exit it
-// answered at last.
-class Places {
+// The top-k rule. A candidate's final c lies in the interval [c - fall, c + rise] of its deepest exit so far.
+class RankIntervals {
  public:
   struct Interval {
     float low, high;
@@ -22,19 +21,20 @@ class Places {
 
   void clear() noexcept;
   void add(Interval interval);
-  void sort() noexcept;  // once all have been added
-  // `one` is among those added.
-  bool known(Interval one, std::size_t k, bool ordered) const noexcept;
+  void sort() noexcept;  // call after the last add()
+  // Whether it is certain that the candidate is among the best k or not; if `ordered`, among the best k only with a certain rank.
+  // `interval` must have been added.
+  bool is_settled(Interval interval, std::size_t k, bool ordered) const noexcept;
 
   std::size_t memory() const noexcept { return (lows_.capacity() + highs_.capacity()) * sizeof(float); }
 
  private:
-  std::vector<float> lows_, highs_;  // each in ascending order
+  std::vector<float> lows_, highs_;  // ascending
 };
 
-// Whether so few of a slate are left that they stop too.
-inline bool within_quorum(std::size_t left, std::size_t slate, float quorum) noexcept {
-  return static_cast<double>(left) <= static_cast<double>(quorum) * static_cast<double>(slate);
+// Whether the undecided candidates are few enough to stop.
+inline bool within_quorum(std::size_t undecided, std::size_t slate, float quorum) noexcept {
+  return static_cast<double>(undecided) <= static_cast<double>(quorum) * static_cast<double>(slate);
 }
 
 }  // namespace rexit::core

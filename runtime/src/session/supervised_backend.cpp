@@ -21,7 +21,7 @@ void SupervisedBackend::cancel() noexcept try {
 void SupervisedBackend::begin_call() noexcept try {
   const std::lock_guard<std::mutex> lock(mutex_);
   cancelled_ = false;
-  if (stop_ != nullptr) stop_->withdraw();
+  if (stop_ != nullptr) stop_->reset();
 } catch (...) {
 }
 
@@ -30,7 +30,7 @@ std::vector<SegmentStats> SupervisedBackend::segments() const {
   return segments_;
 }
 
-void SupervisedBackend::forget_segments() noexcept try {
+void SupervisedBackend::reset_segments() noexcept try {
   const std::lock_guard<std::mutex> lock(mutex_);
   std::fill(segments_.begin(), segments_.end(), SegmentStats{});
 } catch (...) {
@@ -54,7 +54,7 @@ void SupervisedBackend::run(std::size_t segment, const Pass& pass) const {
 void SupervisedBackend::record(std::size_t segment, double time, const Pass& pass, bool succeeded) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   SegmentStats& stats = segments_[segment];
-  const bool prefix = pass.logits == nullptr;  // no head is read
+  const bool prefix = pass.logits == nullptr;  // only slates read a head
   (prefix ? stats.prefix_us : stats.slate_us) += time;
   if (!succeeded) return;
   if (prefix) {

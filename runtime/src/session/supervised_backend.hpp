@@ -1,4 +1,4 @@
-// A session's view of its backend: counts and times what each segment does, and ends a call that is cancelled.
+// A session's view of its backend: measures every segment, and ends a cancelled call.
 #pragma once
 
 #include <atomic>
@@ -11,7 +11,7 @@
 
 namespace rexit::core {
 
-// What one segment did, as in rexit_segment_stats.
+// As in rexit_segment_stats.
 struct SegmentStats {
   std::uint64_t prefix_tokens = 0, candidates = 0, candidate_tokens = 0;
   double prefix_us = 0, slate_us = 0;
@@ -23,13 +23,13 @@ class SupervisedBackend final : public Backend {
 
   // From any thread: the running call throws REXIT_CANCELLED as soon as the backend can stop.
   void cancel() noexcept;
-  // To be called when a call begins: an earlier cancellation does not affect it.
+  // Call at the beginning of a call. Discards an earlier cancellation.
   void begin_call() noexcept;
   const std::atomic<bool>& cancelled() const noexcept { return cancelled_; }
 
-  // Since forget_segments(). From any thread, also during a call: what it has done so far.
+  // Totals since reset_segments(). From any thread, also during a call.
   std::vector<SegmentStats> segments() const;
-  void forget_segments() noexcept;
+  void reset_segments() noexcept;
 
   void run(std::size_t segment, const Pass& pass) const override;
   void* allocate(std::size_t bytes) const override { return backend_->allocate(bytes); }
@@ -48,7 +48,7 @@ class SupervisedBackend final : public Backend {
 
   std::shared_ptr<const Backend> backend_;
   std::unique_ptr<Stop> stop_;  // null: the backend cannot stop a run
-  mutable std::mutex mutex_;    // cancelled_ and stop_ change together under it; and segments_
+  mutable std::mutex mutex_;    // guards segments_, and changes of cancelled_ and stop_ together
   std::atomic<bool> cancelled_{false};
   mutable std::vector<SegmentStats> segments_;
 };

@@ -1,4 +1,4 @@
-// The vectors of a pass: the rows that the first segment gets, and the tokens that name them.
+// The vectors of a pass: rows for the first segment, and tokens that refer to them.
 #pragma once
 
 #include <cstdint>
@@ -10,30 +10,30 @@
 
 namespace rexit::core {
 
-// Buffers are reused from pass to pass. Does nothing for bundles without vectors.
+// Passes reuse its buffers. Does nothing for bundles without vectors.
 class VectorRows {
  public:
   // `bundle` must outlive the VectorRows.
   explicit VectorRows(const Bundle& bundle);
 
-  // From now on passes are those of `prompt`, which must stay as it is until the last of them has run.
+  // Selects the prompt of the next passes. It must not change until the last of them has run.
   void begin(const Prompt& prompt) noexcept;
-  // For passes with up to so many vectors.
+  // Allocates memory for passes with up to `count` vectors.
   void reserve(std::size_t count);
 
-  // What stands for an id of the prompt where prompts are compared. Ids of items' vectors are the same for everybody; that of the
-  // user's becomes 62 bits of a hash of the vector, above all ids: two of 2^31 users would be expected to share one by chance.
+  // The key of an id, for comparing prompts. An item's vector is the same in every prompt. The user's vector has 62 bits of its
+  // hash as key, above all ids: among 2^31 users about one pair shares a key by chance.
   std::int64_t key(std::int32_t id) const noexcept { return id == user_id_ ? user_key_ : id; }
 
-  // Sets what the first segment reads: token_ids, vectors and vector_rows. `ids`: [pass.tokens], ids or their keys; they must
-  // live as long as the pass. Rows are in the order in which ids first appear, each id once; without any it is one row of zeros.
-  // Throws REXIT_CORRUPT for a vector that is not finite.
-  void place(const std::int64_t* ids, Pass& pass);
+  // Sets the inputs of the first segment: token_ids, vectors and vector_rows. `ids`: [pass.tokens], ids or keys; they must
+  // outlive the pass. Rows are distinct and in order of first appearance; without vectors there is a single row of zeros. Throws
+  // REXIT_CORRUPT for a vector that is not finite.
+  void set_inputs(const std::int64_t* ids, Pass& pass);
 
   std::size_t memory() const noexcept;
 
  private:
-  struct Slot {  // of an open-addressing table, from an id to its row
+  struct Slot {  // of an open-addressing hash table: id to row
     std::int32_t id = none, row = 0;
   };
   static constexpr std::int32_t none = -1;
@@ -41,8 +41,8 @@ class VectorRows {
   Slot& slot_of(std::int32_t id, std::size_t slots) noexcept;
   void copy(std::int32_t id, float* row) const;
 
-  const Vectors* vectors_;  // null: none
-  std::int64_t first_ = 0;  // the first id that is a vector
+  const Vectors* vectors_;         // null: no vectors
+  std::int64_t first_vector_ = 0;  // the first id that is a vector
   std::int32_t user_id_ = none;
   std::int64_t user_key_ = 0;
   const float* user_vector_ = nullptr;

@@ -71,16 +71,16 @@ TEST_F(CancelTest, ARunningCallEndsAndTheNextOneWorks) {
 
 TEST_F(CancelTest, TheCallEndsSoon) {
   const rexit::Request many = long_request();
-  std::chrono::steady_clock::time_point asked;
+  std::chrono::steady_clock::time_point cancelled_at;
   std::thread other([&] {
     std::this_thread::sleep_for(milliseconds(100));
-    asked = std::chrono::steady_clock::now();
+    cancelled_at = std::chrono::steady_clock::now();
     session.cancel();
   });
   EXPECT_THROW(session.score(many), rexit::Error);
   const auto over = std::chrono::steady_clock::now();
   other.join();
-  EXPECT_LT(over - asked, milliseconds(500));
+  EXPECT_LT(over - cancelled_at, milliseconds(500));
 }
 
 TEST_F(CancelTest, AWarmUpEndsToo) {

@@ -16,23 +16,23 @@
 
 namespace {
 
-std::atomic<std::size_t> held{0}, most{0};
+std::atomic<std::size_t> allocated{0}, peak{0};
 
 void* counted(void* memory) {
   if (memory == nullptr) throw std::bad_alloc();
-  const std::size_t now = held += malloc_usable_size(memory);
-  std::size_t before = most;
-  while (before < now && !most.compare_exchange_weak(before, now)) {
+  const std::size_t now = allocated += malloc_usable_size(memory);
+  std::size_t before = peak;
+  while (before < now && !peak.compare_exchange_weak(before, now)) {
   }
   return memory;
 }
 
 void release(void* memory) {
-  if (memory != nullptr) held -= malloc_usable_size(memory);
+  if (memory != nullptr) allocated -= malloc_usable_size(memory);
   std::free(memory);
 }
 
-// Regardless of the files: the largest allowed number of JSON values takes 6.3 MB. And per byte of the files: names are held by
+// Regardless of the files: the largest allowed number of JSON values takes 6.3 MB. And per byte of the files: names are stored by
 // the JSON, by what is parsed from it and by the message.
 constexpr std::size_t fixed_bytes = std::size_t{8} << 20, bytes_per_byte = 4;
 
@@ -56,20 +56,20 @@ struct Outcome {
 
 // Opens the bundle and runs the slate of tests/damage; `searching`: so late that similar users are searched for.
 Outcome outcome(const std::string& folder, bool searching = false) {
-  Outcome seen;
+  Outcome result;
   try {
     rexit::Bundle bundle(folder);
-    seen.opened = true;
+    result.opened = true;
     rexit::Session session(bundle);
     rexit::Request request(std::int64_t{106});
     request.items({std::int64_t{-7}, std::int64_t{18}});
     if (searching) request.as_of(std::int64_t{1} << 40);
     session.score(request);
   } catch (const rexit::Error& error) {
-    seen.status = rexit_status_name(error.status());
-    seen.text = error.what();
+    result.status = rexit_status_name(error.status());
+    result.text = error.what();
   }
-  return seen;
+  return result;
 }
 
 TEST(Damage, EndAsExpectedInLittleMemory) {
@@ -79,18 +79,18 @@ TEST(Damage, EndAsExpectedInLittleMemory) {
   for (const std::string& name : all) {
     SCOPED_TRACE(name);
     std::ifstream expected(bundles() + "/" + name + "/expected");
-    std::string status, text, found;
+    std::string status, text, stage;
     std::getline(expected, status);
     std::getline(expected, text);
-    std::getline(expected, found);
+    std::getline(expected, stage);
     const std::string folder = bundles() + "/" + name + "/bundle";
-    const std::size_t before = held, files = size_of(folder);
-    most = before;
-    const Outcome seen = outcome(folder, found == "searching");
-    const std::size_t taken = most - before;
-    EXPECT_LE(taken, fixed_bytes + bytes_per_byte * files) << "its files have " << files << " bytes";
-    if (found == "verifying") {
-      EXPECT_TRUE(seen.opened) << seen.text;
+    const std::size_t before = allocated, files = size_of(folder);
+    peak = before;
+    const Outcome result = outcome(folder, stage == "searching");
+    const std::size_t growth = peak - before;
+    EXPECT_LE(growth, fixed_bytes + bytes_per_byte * files) << "its files have " << files << " bytes";
+    if (stage == "verifying") {
+      EXPECT_TRUE(result.opened) << result.text;
       try {
         rexit::verify(folder);
         ADD_FAILURE() << "verified";
@@ -100,9 +100,9 @@ TEST(Damage, EndAsExpectedInLittleMemory) {
       }
       continue;
     }
-    EXPECT_EQ(status, seen.status) << seen.text;
-    EXPECT_NE(seen.text.find(text), std::string::npos) << seen.text;
-    EXPECT_EQ(found == "running" || found == "searching", seen.opened);
+    EXPECT_EQ(status, result.status) << result.text;
+    EXPECT_NE(result.text.find(text), std::string::npos) << result.text;
+    EXPECT_EQ(stage == "running" || stage == "searching", result.opened);
   }
 }
 

@@ -38,18 +38,18 @@ TEST(Devices, TheCpuRunsATensorRtVariantsGraphs) {
   for (const std::int64_t user : {106, 112, 7777}) {
     const rexit::Request request = rexit::Request(user).items(slate);
     half.clear_cache();  // what is shared with another user's prefix is rounded differently
-    const std::vector<float> seen = half.trace(request).log_odds, expected = full.trace(request).log_odds;
-    ASSERT_EQ(seen.size(), 12u);
+    const std::vector<float> log_odds = half.trace(request).log_odds, expected = full.trace(request).log_odds;
+    ASSERT_EQ(log_odds.size(), 12u);
     float most = 0;
-    for (std::size_t i = 0; i < seen.size(); ++i) {
-      EXPECT_NEAR(seen[i], expected[i], 1.0f) << i;  // the log-odds reach 40
-      most = std::max(most, std::fabs(seen[i] - expected[i]));
+    for (std::size_t i = 0; i < log_odds.size(); ++i) {
+      EXPECT_NEAR(log_odds[i], expected[i], 1.0f) << i;  // the log-odds reach 40
+      most = std::max(most, std::fabs(log_odds[i] - expected[i]));
     }
     EXPECT_GT(most, 0) << "the half-precision variant computes exactly what the other does";
     half.clear_cache();
     const rexit::Scores scores = half.score(rexit::Request(user).items(slate).policy({{2, 2, 2}, {2, 2, 2}, 1}));
     for (std::size_t i = 0; i < slate.size(); ++i)
-      EXPECT_NEAR(scores.scores[i].log_odds, seen[3 * i + scores.scores[i].exit], 0.1f);
+      EXPECT_NEAR(scores.scores[i].log_odds, log_odds[3 * i + scores.scores[i].exit], 0.1f);
   }
   half.warm_up();
 }
@@ -76,11 +76,11 @@ TEST(Devices, CudaGraphsNeedTensorRT) {
     EXPECT_EQ(status_of(options, message), REXIT_INVALID_ARGUMENT);
     EXPECT_EQ(message, "options.cuda_graphs needs device `tensorrt` and a rexit built with -DREXIT_TENSORRT=ON");
   }
-  rexit_bundle_options given{};
-  given.struct_size = sizeof given;
-  given.cuda_graphs = 2;
+  rexit_bundle_options c_options{};
+  c_options.struct_size = sizeof c_options;
+  c_options.cuda_graphs = 2;
   rexit_bundle* bundle = nullptr;
-  EXPECT_EQ(rexit_bundle_open(folder().c_str(), &given, &bundle), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(rexit_bundle_open(folder().c_str(), &c_options, &bundle), REXIT_INVALID_ARGUMENT);
   EXPECT_STREQ(rexit_last_error(), "options.cuda_graphs is 2, expected 0 or 1");
 }
 

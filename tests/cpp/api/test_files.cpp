@@ -59,11 +59,12 @@ TEST_F(FilesTest, ASoundBundleIsVerified) {
   refused([&] { rexit::verify(path(), "gpu"); }, REXIT_UNKNOWN_VARIANT, "gpu");
 }
 
-// Opening checks sizes only; a flipped bit is found by digests, in whichever file.
+// Opening checks only sizes; digests detect a flipped bit in any file.
 TEST_F(FilesTest, EveryFlippedBitIsFound) {
   std::vector<std::string> names;
-  for (const auto& one : fs::recursive_directory_iterator(path()))
-    if (one.is_regular_file() && one.path().filename() != "manifest.json") names.push_back(fs::relative(one.path(), path()));
+  for (const auto& entry : fs::recursive_directory_iterator(path()))
+    if (entry.is_regular_file() && entry.path().filename() != "manifest.json")
+      names.push_back(fs::relative(entry.path(), path()));
   EXPECT_GT(names.size(), 9u);
   for (const std::string& name : names) {
     SCOPED_TRACE(name);
@@ -99,7 +100,7 @@ class Unprivileged {
 };
 
 TEST_F(FilesTest, AFileThatMayNotBeReadIsNotFound) {
-  for (const auto& one : fs::recursive_directory_iterator(path())) fs::permissions(one, static_cast<fs::perms>(0755));
+  for (const auto& entry : fs::recursive_directory_iterator(path())) fs::permissions(entry, static_cast<fs::perms>(0755));
   fs::permissions(file(variant + "segment-1.onnx.data"), fs::perms::none);
   const Unprivileged user;
   refused([&] { rexit::verify(path()); }, REXIT_NOT_FOUND, "segment-1.onnx.data: cannot be opened: Permission denied");
@@ -121,8 +122,8 @@ TEST_F(FilesTest, EnginesAreVerifiedToo) {
   fs::copy(tensorrt_bundles() + "/sound/bundle", path(), fs::copy_options::recursive);
   rexit::verify(path());
   std::string plan;
-  for (const auto& one : fs::recursive_directory_iterator(path()))
-    if (one.path().extension() == ".plan") plan = fs::relative(one.path(), path());
+  for (const auto& entry : fs::recursive_directory_iterator(path()))
+    if (entry.path().extension() == ".plan") plan = fs::relative(entry.path(), path());
   ASSERT_FALSE(plan.empty());
   flip(plan, 3);
   refused([&] { rexit::verify(path()); }, REXIT_CORRUPT, plan + ": SHA-256 ");
@@ -141,10 +142,10 @@ TEST_F(FilesTest, VariantsAreListedWithWhatTheyTake) {
   EXPECT_STREQ(all[0].precision, "fp32");
   EXPECT_EQ(all[0].calibrated, 0);
   std::uintmax_t graphs = 0, catalog = 0;
-  for (const auto& one : fs::directory_iterator(file(variant)))
-    if (one.path().filename().string().rfind("segment-", 0) == 0) graphs += one.file_size();
-  for (const auto& one : fs::directory_iterator(file("catalog")))
-    if (one.path().extension() == ".safetensors") catalog += one.file_size();
+  for (const auto& entry : fs::directory_iterator(file(variant)))
+    if (entry.path().filename().string().rfind("segment-", 0) == 0) graphs += entry.file_size();
+  for (const auto& entry : fs::directory_iterator(file("catalog")))
+    if (entry.path().extension() == ".safetensors") catalog += entry.file_size();
   EXPECT_EQ(all[0].graph_bytes, graphs);
   EXPECT_EQ(all[0].catalog_bytes, catalog);
 
@@ -157,10 +158,10 @@ TEST_F(FilesTest, TheEstimateIsWhatAWarmedUpSessionHolds) {
   rexit::Session session{rexit::Bundle(path())};
   session.warm_up();
   const rexit_memory memory = session.memory();
-  const auto held = static_cast<double>(memory.prefixes + memory.buffers);
+  const auto memory_bytes = static_cast<double>(memory.prefixes + memory.buffers);
   const auto estimate = static_cast<double>(rexit::variants(path())[0].session_bytes);
-  EXPECT_LT(held, 1.25 * estimate);
-  EXPECT_GT(held, 0.8 * estimate);
+  EXPECT_LT(memory_bytes, 1.25 * estimate);
+  EXPECT_GT(memory_bytes, 0.8 * estimate);
 }
 
 // What was checked at open no longer holds: these offsets would lead out of the table.

@@ -18,8 +18,8 @@ using rexit::core::Array;
 using rexit::core::Safetensors;
 
 std::string folder() {
-  const char* given = std::getenv("REXIT_TEST_GOLDEN");
-  return given != nullptr ? given : "golden";
+  const char* folder = std::getenv("REXIT_TEST_GOLDEN");
+  return folder != nullptr ? folder : "golden";
 }
 
 // Of log-odds that reach 28: float32 sums in another order differ by 1e-4 at the last exit.
@@ -45,9 +45,9 @@ class Golden : public testing::TestWithParam<const char*> {
     const Array<std::int32_t> rows = golden.array<std::int32_t>("item", {std::nullopt});
     std::vector<rexit::Id> ids;
     for (auto i = offsets[slate]; i < offsets[slate + 1]; ++i) ids.push_back(row(items, rows[static_cast<std::size_t>(i)]));
-    rexit::Request made(row(users, golden.array<std::int32_t>("user", {std::nullopt})[slate]));
-    made.items(std::move(ids)).as_of(golden.array<std::int64_t>("as_of", {std::nullopt})[slate]);
-    return made;
+    rexit::Request slate_request(row(users, golden.array<std::int32_t>("user", {std::nullopt})[slate]));
+    slate_request.items(std::move(ids)).as_of(golden.array<std::int64_t>("as_of", {std::nullopt})[slate]);
+    return slate_request;
   }
 };
 
@@ -84,7 +84,8 @@ TEST_P(Golden, LogOddsAndExitsAreTheSame) {
     }
   }
   ASSERT_EQ(candidate, exit.size);
-  std::cout << variant << ": " << candidate << " candidates, largest difference of log-odds by exit, then at the exits taken:";
+  std::cout << variant << ": " << candidate
+            << " candidates, largest difference of log-odds by exit, then at the exits of the policy:";
   for (const float difference : worst) {
     std::cout << ' ' << difference;
     EXPECT_LE(difference, tolerance);

@@ -45,7 +45,7 @@ TEST_F(SessionTest, PolicyDropsCandidatesOnTheWay) {
   }
 }
 
-// tests/damage/policies.py has what it was made on.
+// tests/damage/policies.py has its conditions.
 TEST(Opening, WarnsOnceOfAPolicyMadeElsewhere) {
   std::vector<std::string> lines;
   rexit_set_log(
@@ -93,9 +93,9 @@ using Counts = std::vector<std::uint64_t>;  // reached, stopped and cut short at
 
 Counts counts(const rexit::Session& session) {
   Counts all;
-  for (const rexit_exit_counters& one : session.counters()) {
-    all.insert(all.end(), {one.reached, one.stopped, one.cut_short});
-    EXPECT_EQ(std::accumulate(std::begin(one.histogram), std::end(one.histogram), std::uint64_t{0}), one.reached);
+  for (const rexit_exit_counters& exit : session.counters()) {
+    all.insert(all.end(), {exit.reached, exit.stopped, exit.cut_short});
+    EXPECT_EQ(std::accumulate(std::begin(exit.histogram), std::end(exit.histogram), std::uint64_t{0}), exit.reached);
   }
   return all;
 }
@@ -178,9 +178,9 @@ TEST_F(SessionTest, SessionsOfOneBundleRunSideBySide) {
     threads.emplace_back([&] {
       rexit::Session own(bundle);
       for (int i = 0; i < 20; ++i) {
-        const std::vector<float> seen = own.trace(request(i % 2 == 0 ? 106 : 109)).log_odds;
+        const std::vector<float> log_odds = own.trace(request(i % 2 == 0 ? 106 : 109)).log_odds;
         if (i % 2 == 0)
-          for (std::size_t k = 0; k < seen.size(); ++k) EXPECT_NEAR(seen[k], expected[k], 1e-3);
+          for (std::size_t k = 0; k < log_odds.size(); ++k) EXPECT_NEAR(log_odds[k], expected[k], 1e-3);
       }
     });
   for (std::thread& thread : threads) thread.join();

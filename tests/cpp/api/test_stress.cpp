@@ -25,11 +25,11 @@ std::vector<float> log_odds(const rexit::Scores& scores) {
   return all;
 }
 
-// What the cache held changes roundings.
-bool differ(const std::vector<float>& seen, const std::vector<float>& expected) {
+// The contents of the cache change roundings.
+bool differ(const std::vector<float>& log_odds, const std::vector<float>& expected) {
   for (std::size_t i = 0; i < expected.size(); ++i)
-    if (!(std::fabs(seen[i] - expected[i]) <= 1e-3f)) return true;
-  return seen.size() != expected.size();
+    if (!(std::fabs(log_odds[i] - expected[i]) <= 1e-3f)) return true;
+  return log_odds.size() != expected.size();
 }
 
 TEST(Stress, SessionsScoreWhileBundlesAndSessionsComeAndGo) {
@@ -41,14 +41,14 @@ TEST(Stress, SessionsScoreWhileBundlesAndSessionsComeAndGo) {
   }
 
   std::atomic<int> wrong{0}, running{sessions};
-  std::atomic<bool> made{false};
+  std::atomic<bool> closed{false};
   std::atomic<int> ready{0};
   std::vector<std::thread> threads;
   for (int s = 0; s < sessions; ++s)
     threads.emplace_back([&, s] {
       rexit::Session session(*bundle);
       ++ready;
-      while (!made) std::this_thread::yield();  // until the handle of the bundle is gone
+      while (!closed) std::this_thread::yield();  // until the handle of the bundle is gone
       for (int round = 0; round < rounds; ++round) {
         const int which = (round + s) % rounds;
         if (differ(log_odds(session.score(request(which))), expected[static_cast<std::size_t>(which)])) ++wrong;
@@ -59,7 +59,7 @@ TEST(Stress, SessionsScoreWhileBundlesAndSessionsComeAndGo) {
     });
   while (ready != sessions) std::this_thread::yield();
   bundle.reset();  // its sessions keep what they need
-  made = true;
+  closed = true;
   for (int o = 0; o < 2; ++o)
     threads.emplace_back([&] {
       do {

@@ -27,9 +27,9 @@ class VectorsTest : public testing::Test {
   std::string path = bundles() + "/sound_with_vectors/bundle";
   rexit::Bundle bundle{path};
 
-  static void expect_same(const std::vector<float>& seen, const std::vector<float>& expected) {
-    ASSERT_EQ(seen.size(), expected.size());
-    for (std::size_t i = 0; i < seen.size(); ++i) EXPECT_NEAR(seen[i], expected[i], 1e-3) << i;
+  static void expect_same(const std::vector<float>& log_odds, const std::vector<float>& expected) {
+    ASSERT_EQ(log_odds.size(), expected.size());
+    for (std::size_t i = 0; i < log_odds.size(); ++i) EXPECT_NEAR(log_odds[i], expected[i], 1e-3) << i;
   }
 };
 
@@ -59,7 +59,7 @@ TEST_F(VectorsTest, AloneInASlateColdAndCachedScoreTheSame) {
 
 class ReuseTest : public VectorsTest, public testing::WithParamInterface<const char*> {};
 
-// Each request in a session that has seen all others, and in one of its own: whatever is reused changes nothing.
+// Every request in a session that has answered all others, and in its own session: reuse changes nothing.
 TEST_P(ReuseTest, WhatIsReusedIsTheSame) {
   const rexit::Bundle reused(bundles() + "/" + GetParam() + "/bundle");
   rexit::Session session(reused);
@@ -75,10 +75,12 @@ TEST_P(ReuseTest, WhatIsReusedIsTheSame) {
                 .recent(recent, std::vector<std::uint8_t>(recent.size(), liked))
                 .items(items(3));
           };
-          const rexit::Trace seen = session.trace(request());
+          const rexit::Trace shared_trace = session.trace(request());
           rexit::Session own(reused);
-          expect_same(seen.log_odds, own.trace(request()).log_odds);
-          if (seen.stats.prefix_tokens_reused != 0 && seen.stats.prefix_tokens_reused != seen.stats.prefix_tokens) ++shared;
+          expect_same(shared_trace.log_odds, own.trace(request()).log_odds);
+          if (shared_trace.stats.prefix_tokens_reused != 0 &&
+              shared_trace.stats.prefix_tokens_reused != shared_trace.stats.prefix_tokens)
+            ++shared;
         }
   EXPECT_GT(shared, 0u);
 }
@@ -89,14 +91,14 @@ TEST_F(VectorsTest, TheEstimateIsWhatAWarmedUpSessionHolds) {
   rexit::Session session(bundle);
   session.warm_up();
   const rexit_memory memory = session.memory();
-  const auto held = static_cast<double>(memory.prefixes + memory.buffers);
-  const rexit_variant_info told = rexit::variants(path)[0];
-  EXPECT_LT(held, 1.25 * static_cast<double>(told.session_bytes));
-  EXPECT_GT(held, 0.8 * static_cast<double>(told.session_bytes));
+  const auto memory_bytes = static_cast<double>(memory.prefixes + memory.buffers);
+  const rexit_variant_info info = rexit::variants(path)[0];
+  EXPECT_LT(memory_bytes, 1.25 * static_cast<double>(info.session_bytes));
+  EXPECT_GT(memory_bytes, 0.8 * static_cast<double>(info.session_bytes));
   std::size_t tables = std::filesystem::file_size(path + "/vectors.safetensors");
   for (const char* name : {"users", "items", "pieces"})
     tables += std::filesystem::file_size(path + "/catalog/" + name + ".safetensors");
-  EXPECT_EQ(told.catalog_bytes, tables);
+  EXPECT_EQ(info.catalog_bytes, tables);
 }
 
 }  // namespace

@@ -16,11 +16,11 @@ using namespace rexit::core;
 namespace {
 
 TEST(Buckets, SizesAreRoundedUpWithinTheMaximum) {
-  const auto expect = [](const PassSizes& seen, std::size_t tokens, std::size_t prefix, std::size_t rows, std::size_t vectors) {
-    EXPECT_EQ(seen.tokens, tokens);
-    EXPECT_EQ(seen.prefix, prefix);
-    EXPECT_EQ(seen.rows, rows);
-    EXPECT_EQ(seen.vectors, vectors);
+  const auto expect = [](const PassSizes& sizes, std::size_t tokens, std::size_t prefix, std::size_t rows, std::size_t vectors) {
+    EXPECT_EQ(sizes.tokens, tokens);
+    EXPECT_EQ(sizes.prefix, prefix);
+    EXPECT_EQ(sizes.rows, rows);
+    EXPECT_EQ(sizes.vectors, vectors);
   };
   expect(bucket_of({1, 7, 1, 0}, 512, 512), 32, 7, 8, 0);
   expect(bucket_of({32, 7, 8, 16}, 512, 512), 32, 7, 8, 16);
@@ -29,7 +29,7 @@ TEST(Buckets, SizesAreRoundedUpWithinTheMaximum) {
   expect(bucket_of({50, 0, 10, 50}, 50, 10), 50, 0, 10, 50);
 }
 
-// ONNX Runtime on the CPU, given slates padded as the TensorRT backend pads them.
+// ONNX Runtime on the CPU, with slates padded as the TensorRT backend pads them.
 class Padded final : public Backend {
  public:
   Padded(const Bundle& bundle, std::unique_ptr<Backend> inner) : bundle_(bundle), inner_(std::move(inner)) {}
@@ -104,10 +104,10 @@ TEST_P(PaddingTest, ChangesNoAnswer) {
       for (std::size_t i = 0; i < count; ++i) request.query.items.push_back(static_cast<Row>(i));
       rexit_stats stats{};
       const std::vector<float> expected = plain.trace(request, Clock::now(), stats);
-      const std::vector<float>& seen = filled.trace(request, Clock::now(), stats);
-      ASSERT_EQ(seen.size(), expected.size());
-      for (std::size_t i = 0; i < seen.size(); ++i)
-        EXPECT_NEAR(seen[i], expected[i], 1e-4 * (1 + std::abs(expected[i]))) << count << " items, " << i;
+      const std::vector<float>& log_odds = filled.trace(request, Clock::now(), stats);
+      ASSERT_EQ(log_odds.size(), expected.size());
+      for (std::size_t i = 0; i < log_odds.size(); ++i)
+        EXPECT_NEAR(log_odds[i], expected[i], 1e-4 * (1 + std::abs(expected[i]))) << count << " items, " << i;
     }
   EXPECT_GT(padded->padding, 0u);
 }

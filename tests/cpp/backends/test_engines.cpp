@@ -70,16 +70,16 @@ TEST(Engines, ABuildNumberIsNotAnotherVersion) {
 }
 
 TEST(Engines, DamageIsRefused) {
-  std::size_t seen = 0;
+  std::size_t case_count = 0;
   for (const auto& entry : std::filesystem::directory_iterator(tensorrt_bundles())) {
     const std::string name = entry.path().filename();
     SCOPED_TRACE(name);
     std::ifstream expected(entry.path() / "expected");
-    std::string status, text, found;
+    std::string status, text, stage;
     std::getline(expected, status);
     std::getline(expected, text);
-    std::getline(expected, found);
-    if (found != "reading") continue;
+    std::getline(expected, stage);
+    if (stage != "reading") continue;
     const Bundle bundle(folder(name), variant);
     rexit_status result = REXIT_OK;
     std::string message;
@@ -92,9 +92,9 @@ TEST(Engines, DamageIsRefused) {
     EXPECT_EQ(status, status_name(result)) << message;
     EXPECT_NE(message.find(text), std::string::npos) << message;
     EXPECT_EQ(message.find('\n'), std::string::npos) << message;
-    ++seen;
+    ++case_count;
   }
-  EXPECT_GT(seen, 25u);
+  EXPECT_GT(case_count, 25u);
 }
 
 // engine.json with bytes changed at random is read or refused, and nothing else happens, under the sanitizers too.

@@ -45,8 +45,8 @@ TEST_F(OrtArenaTest, BlocksAreAlignedWritableAndApart) {
     free(blocks[i].first);
   }
   arena->trim();
-  EXPECT_EQ(arena->held().runs, 0u);
-  EXPECT_EQ(arena->held().weights, 0u);
+  EXPECT_EQ(arena->usage().runs, 0u);
+  EXPECT_EQ(arena->usage().weights, 0u);
 }
 
 TEST_F(OrtArenaTest, AFreedBlockServesTheNextOfItsSize) {
@@ -54,12 +54,12 @@ TEST_F(OrtArenaTest, AFreedBlockServesTheNextOfItsSize) {
   free(block);
   EXPECT_EQ(get(9'000), block);
   free(block);
-  void* small = get(1'000);  // ten times as much would be held for it
+  void* small = get(1'000);  // a block ten times as large would serve it
   EXPECT_NE(small, block);
-  EXPECT_GE(arena->held().runs, 11'000u);
-  EXPECT_LE(arena->held().runs, 11'500u);
+  EXPECT_GE(arena->usage().runs, 11'000u);
+  EXPECT_LE(arena->usage().runs, 11'500u);
   arena->trim();
-  EXPECT_LE(arena->held().runs, 1'100u);
+  EXPECT_LE(arena->usage().runs, 1'100u);
   free(small);
   arena->trim();
 }
@@ -73,14 +73,14 @@ TEST_F(OrtArenaTest, FreeBlocksAreBoundedByThePeakUse) {
     most = std::max(most, tokens * (512 + 2048 + 6144) + 3 * 256);
     for (void* block : blocks) free(block);
   }
-  EXPECT_LE(arena->held().runs, 2 * most);
+  EXPECT_LE(arena->usage().runs, 2 * most);
   arena->trim();
 }
 
 TEST_F(OrtArenaTest, WeightsAreReleasedAtOnce) {
   free(reserve(1 << 20));
-  EXPECT_EQ(arena->held().weights, 0u);
-  EXPECT_EQ(arena->held().runs, 0u);
+  EXPECT_EQ(arena->usage().weights, 0u);
+  EXPECT_EQ(arena->usage().runs, 0u);
 }
 
 TEST_F(OrtArenaTest, ThreadsShareIt) {
@@ -97,7 +97,7 @@ TEST_F(OrtArenaTest, ThreadsShareIt) {
     });
   for (std::thread& thread : threads) thread.join();
   arena->trim();
-  EXPECT_EQ(arena->held().runs, 0u);
+  EXPECT_EQ(arena->usage().runs, 0u);
 }
 
 // So no run waits for another's.
@@ -116,13 +116,13 @@ TEST_F(OrtArenaTest, RunsAtTheSameTimeHaveAnArenaEach) {
     free(second);  // goes back to where it came from
     free(first);
   }
-  EXPECT_GE(arena->held().runs, 20'000u);
+  EXPECT_GE(arena->usage().runs, 20'000u);
   const OrtArena::Run run(*arena), next(*arena);  // no third arena
   void* block = get(10'000);
   EXPECT_TRUE(block == first || block == second);
   free(block);
   arena->trim();
-  EXPECT_EQ(arena->held().runs, 0u);
+  EXPECT_EQ(arena->usage().runs, 0u);
 }
 
 TEST_F(OrtArenaTest, OnnxRuntimeUsesIt) {

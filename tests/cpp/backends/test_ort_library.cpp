@@ -25,7 +25,7 @@ std::string refused(std::size_t opset, const std::string& version) {
 
 TEST(Opset, OldLibrariesAreRefusedInOneClearLine) {
   EXPECT_EQ(refused(23, "1.21.0"),
-            "variant `cpu-fp32` needs ONNX Runtime 1.23 or newer for its opset 23, the one loaded is 1.21.0");
+            "variant `cpu-fp32` needs ONNX Runtime 1.23 or newer for its opset 23, the loaded library is 1.21.0");
   EXPECT_NE(refused(23, "1.22.1"), "nothing");
   EXPECT_NE(refused(22, "1.20.1"), "nothing");
   EXPECT_NE(refused(21, "1.17.3"), "nothing");

@@ -28,9 +28,9 @@ std::vector<rexit::Id> items(std::size_t count) {
 }
 
 rexit::BundleOptions options() {
-  rexit::BundleOptions made;
-  made.variant = "tensorrt-fp16";
-  return made;
+  rexit::BundleOptions bundle_options;
+  bundle_options.variant = "tensorrt-fp16";
+  return bundle_options;
 }
 
 std::string folder(const std::string& name = "sound") { return tensorrt_bundles() + "/" + name + "/bundle"; }
@@ -47,12 +47,12 @@ std::vector<float> reference(const std::vector<std::int32_t>& tokens) {
   }
   std::vector<float> answers;
   for (std::int64_t n = 0; n < static_cast<std::int64_t>(depths[exits - 1]); ++n) {
-    std::vector<std::int64_t> seen(hidden, 0);
+    std::vector<std::int64_t> sums(hidden, 0);
     for (std::size_t t = 0; t < x.size(); ++t) {
       const auto position = static_cast<std::int64_t>(t);
       for (std::size_t j = 0; j < hidden; ++j) {
-        seen[j] += 2 * ((x[t][j] * 13 + position + n) % 251) + (x[t][j] * 11 + n + 1) % 251;
-        x[t][j] = (x[t][j] * 3 + seen[j] * 5 + position * 7 + n) % 251;
+        sums[j] += 2 * ((x[t][j] * 13 + position + n) % 251) + (x[t][j] * 11 + n + 1) % 251;
+        x[t][j] = (x[t][j] * 3 + sums[j] * 5 + position * 7 + n) % 251;
       }
     }
     if (static_cast<std::size_t>(n) + 1 != depths[answers.size()]) continue;
@@ -100,12 +100,12 @@ class TensorRt : public testing::Test {
   static void forget() {
     machine().copies.clear();
     machine().copied.clear();
-    machine().enqueued = machine().launched = machine().synchronizations = machine().taken = 0;
+    machine().enqueued = machine().launched = machine().synchronizations = machine().allocation_count = 0;
   }
 
-  static rexit_status failure(const rexit::BundleOptions& given, const std::string& path, std::string& message) {
+  static rexit_status failure(const rexit::BundleOptions& bundle_options, const std::string& path, std::string& message) {
     try {
-      rexit::Session session{rexit::Bundle(path, given)};
+      rexit::Session session{rexit::Bundle(path, bundle_options)};
       session.trace(rexit::Request(std::int64_t{106}).items(items(4)));
     } catch (const rexit::Error& error) {
       message = error.what();
@@ -144,7 +144,7 @@ TEST_F(TensorRt, OnlyIndicesGoUpAndOnlyLogitsComeDown) {
   session.trace(request);
   EXPECT_EQ(machine().enqueued, exits);  // the prefix is still there
   EXPECT_EQ(machine().synchronizations, exits);
-  EXPECT_EQ(machine().taken, 0u);
+  EXPECT_EQ(machine().allocation_count, 0u);
 }
 
 // Everything that passes need is allocated when the bundle is opened; sessions allocate what they keep.
@@ -163,11 +163,11 @@ TEST_F(TensorRt, WhatPassesNeedIsAllocatedAtOpen) {
   forget();
   {
     rexit::Session session(bundle);
-    EXPECT_EQ(machine().taken, 0u);
+    EXPECT_EQ(machine().allocation_count, 0u);
     session.warm_up();
     forget();
     session.trace(rexit::Request(std::int64_t{106}).items(items(2)));
-    EXPECT_EQ(machine().taken, 0u);
+    EXPECT_EQ(machine().allocation_count, 0u);
     rexit::Session other(bundle);
     EXPECT_EQ(machine().contexts, 4 * exits);
   }
@@ -195,14 +195,14 @@ TEST_F(TensorRt, TrimReleasesWhatPassesNeed) {
 // any row.
 TEST_F(TensorRt, ASharedStartIsMovedInFewCopies) {
   std::size_t shared = 0;
-  for (std::int64_t one = 100; one <= 133; one += 3)
+  for (std::int64_t user = 100; user <= 133; user += 3)
     for (std::int64_t other = 100; other <= 133; other += 3) {
       rexit::Session session{rexit::Bundle(folder(), options())};
       const rexit::Request request = rexit::Request(other).items(items(2));
       rexit::Trace trace;
       for (int round = 0; round < 2; ++round) {  // in the second one the memory is allocated
         session.clear_cache();
-        session.trace(rexit::Request(one).items(items(2)));
+        session.trace(rexit::Request(user).items(items(2)));
         forget();
         trace = session.trace(request);
         EXPECT_EQ(trace.log_odds, reference(session, request));
@@ -274,12 +274,12 @@ TEST_F(TensorRt, ThePrefixIsDeepenedAndKept) {
 }
 
 rexit::BundleOptions with_graphs() {
-  rexit::BundleOptions made = options();
-  made.cuda_graphs = true;
-  return made;
+  rexit::BundleOptions bundle_options = options();
+  bundle_options.cuda_graphs = true;
+  return bundle_options;
 }
 
-// The third time a size is seen, each segment is one launch, and nothing else is copied between host and GPU.
+// From the third pass of a size on, a segment is a single launch, and nothing else is copied between host and GPU.
 TEST_F(TensorRt, SegmentsOfASizeSeenBeforeAreOneLaunch) {
   rexit::Session session{rexit::Bundle(folder(), with_graphs())};
   session.warm_up();
@@ -306,12 +306,12 @@ TEST_F(TensorRt, SegmentsOfASizeSeenBeforeAreOneLaunch) {
     // Keys and values of each segment in one copy; hidden states to and from their fixed addresses.
     EXPECT_EQ(machine().copies[cudaMemcpyDeviceToDevice], exits + 2 * (exits - 1));
     EXPECT_EQ(machine().synchronizations, exits);
-    EXPECT_EQ(machine().taken, 0u);
+    EXPECT_EQ(machine().allocation_count, 0u);
   }
   EXPECT_EQ(machine().contexts, contexts);
 }
 
-// More sizes than there are graphs kept: prefixes of many lengths, slates of one and of several chunks.
+// More sizes than graphs in the cache: prefixes of many lengths, slates of one and of several chunks.
 TEST_F(TensorRt, GraphsAnswerAsPassesDo) {
   rexit::Session session{rexit::Bundle(folder(), with_graphs())};
   std::size_t most = 0;
@@ -356,8 +356,8 @@ const char* const with_vectors = "sound_with_vectors";
 // Passes, chunks, prefixes that are new, cached and partly reused, with and without graphs (which are for their number of
 // vectors, too): rows of vectors go with their tokens.
 TEST_F(TensorRt, VectorsGoWithTheirTokens) {
-  for (const rexit::BundleOptions& given : {options(), with_graphs()}) {
-    rexit::Session session{rexit::Bundle(folder(with_vectors), given)};
+  for (const rexit::BundleOptions& bundle_options : {options(), with_graphs()}) {
+    rexit::Session session{rexit::Bundle(folder(with_vectors), bundle_options)};
     session.warm_up();
     std::size_t shared = 0;
     for (int round = 0; round < 4; ++round)
@@ -390,14 +390,14 @@ TEST_F(TensorRt, VectorsTakeNoCopyOfTheirOwn) {
   session.trace(request);
   EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], exits);
   EXPECT_EQ(machine().synchronizations, exits);
-  EXPECT_EQ(machine().taken, 0u);
+  EXPECT_EQ(machine().allocation_count, 0u);
 }
 
 TEST_F(TensorRt, GraphsNeedTensorRT) {
-  rexit::BundleOptions given = with_graphs();
-  given.device = "cpu";
+  rexit::BundleOptions bundle_options = with_graphs();
+  bundle_options.device = "cpu";
   std::string message;
-  EXPECT_EQ(failure(given, folder(), message), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(failure(bundle_options, folder(), message), REXIT_INVALID_ARGUMENT);
   EXPECT_EQ(message, "options.cuda_graphs needs device `tensorrt` and a rexit built with -DREXIT_TENSORRT=ON");
 }
 
@@ -423,7 +423,7 @@ TEST_F(TensorRt, SessionsRunSideBySide) {
 }
 
 TEST_F(TensorRt, DamagedEnginesAreRefused) {
-  std::size_t seen = 0;
+  std::size_t case_count = 0;
   for (const auto& entry : std::filesystem::directory_iterator(tensorrt_bundles())) {
     const std::string name = entry.path().filename();
     SCOPED_TRACE(name);
@@ -434,9 +434,9 @@ TEST_F(TensorRt, DamagedEnginesAreRefused) {
     EXPECT_EQ(status, rexit_status_name(failure(options(), folder(name), message))) << message;
     EXPECT_NE(message.find(text), std::string::npos) << message;
     EXPECT_EQ(machine().allocated, 0u);
-    ++seen;
+    ++case_count;
   }
-  EXPECT_GT(seen, 35u);
+  EXPECT_GT(case_count, 35u);
 }
 
 TEST_F(TensorRt, AnotherGpuNeedsItsOwnEngines) {
@@ -455,13 +455,13 @@ TEST_F(TensorRt, WithoutAGpuThereIsNoBackend) {
 
 TEST_F(TensorRt, TheDeviceNumberIsChecked) {
   machine().devices = 2;
-  rexit::BundleOptions given = options();
-  given.device_id = 2;
+  rexit::BundleOptions bundle_options = options();
+  bundle_options.device_id = 2;
   std::string message;
-  EXPECT_EQ(failure(given, folder(), message), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(failure(bundle_options, folder(), message), REXIT_INVALID_ARGUMENT);
   EXPECT_EQ(message, "device_id is 2, this machine has GPUs 0 to 1");
-  given.device_id = 1;
-  EXPECT_EQ(failure(given, folder(), message), REXIT_OK) << message;
+  bundle_options.device_id = 1;
+  EXPECT_EQ(failure(bundle_options, folder(), message), REXIT_OK) << message;
   EXPECT_EQ(cuda_double::device_of_this_thread(), 0) << "the caller's GPU is not the caller's any more";
 }
 
@@ -500,10 +500,10 @@ TEST_F(TensorRt, ItsMessagesAreLogged) {
 }
 
 TEST_F(TensorRt, TheCpuStillRunsTheGraphs) {
-  rexit::BundleOptions given = options();
-  given.device = "cpu";
+  rexit::BundleOptions bundle_options = options();
+  bundle_options.device = "cpu";
   std::string message;
-  EXPECT_EQ(failure(given, folder("no_engines"), message), REXIT_OK) << message;
+  EXPECT_EQ(failure(bundle_options, folder("no_engines"), message), REXIT_OK) << message;
   EXPECT_EQ(machine().enqueued, 0u);
 }
 

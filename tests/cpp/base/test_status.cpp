@@ -40,11 +40,12 @@ TEST(Status, TextIsOneLineOfUtf8) {
 
 // A bundle's files are quoted in them, too: what one says must not look like another line, or command a terminal.
 TEST(Status, ALogLineIsOneLineOfUtf8) {
-  std::string seen;
-  set_log([](void* line, rexit_log_level, const char* text) { *static_cast<std::string*>(line) = text; }, &seen, REXIT_LOG_INFO);
+  std::string logged;
+  set_log([](void* line, rexit_log_level, const char* text) { *static_cast<std::string*>(line) = text; }, &logged,
+          REXIT_LOG_INFO);
   log(REXIT_LOG_INFO, "version 1\n[error] forged \x1b[2J \xff " + std::string(2000, 'x'));
   set_log(nullptr, nullptr, REXIT_LOG_ERROR);
-  EXPECT_EQ(seen, "version 1 [error] forged  [2J ? " + std::string(2000, 'x'));
+  EXPECT_EQ(logged, "version 1 [error] forged  [2J ? " + std::string(2000, 'x'));
 }
 
 void count_once(void* lines, rexit_log_level, const char*) {

@@ -30,14 +30,14 @@ struct OnTheHeap : Threads {
 };
 
 struct Serial final : OnTheHeap {
-  void spread(Function function, std::size_t count, void* data) const override {
+  void run_nothrow(Function function, std::size_t count, void* data) const override {
     for (std::size_t i = 0; i < count; ++i) function(data, i);
   }
 };
 
 // Two threads, the later tasks first.
 struct TwoThreads final : OnTheHeap {
-  void spread(Function function, std::size_t count, void* data) const override {
+  void run_nothrow(Function function, std::size_t count, void* data) const override {
     std::thread other([&] {
       for (std::size_t i = count; i-- > count / 2;) function(data, i);
     });
@@ -64,9 +64,9 @@ struct Numbers {
     static std::mt19937 random(2);
     for (std::size_t i = 0; as == As::halves && i < floats.size(); ++i) {
       // Both signs; zero and subnormals at times, else from 1/8 to 4.
-      const auto drawn = static_cast<std::uint16_t>(random());
-      const int magnitude = drawn % 16 == 0 ? drawn % 0x400 : 0x3000 + drawn % 0x1400;
-      halves.push_back(static_cast<std::uint16_t>((drawn & 0x8000) | magnitude));
+      const auto bits = static_cast<std::uint16_t>(random());
+      const int magnitude = bits % 16 == 0 ? bits % 0x400 : 0x3000 + bits % 0x1400;
+      halves.push_back(static_cast<std::uint16_t>((bits & 0x8000) | magnitude));
       floats[i] = to_float(static_cast<Half>(halves.back()));
     }
     for (std::size_t row = 0; as == As::int8 && row < rows; ++row) {
@@ -78,7 +78,7 @@ struct Numbers {
       bytes.push_back(exponent);
     }
   }
-  Stored given() const {
+  Stored stored() const {
     return !halves.empty() ? Stored(halves.data()) : !bytes.empty() ? Stored(bytes.data()) : Stored(floats.data());
   }
 
@@ -102,7 +102,7 @@ void check(const Case& c, const Table& with, float scale, const Threads& threads
   const Numbers key(c.kv_heads * tokens, c.dim, as), value(c.kv_heads * tokens, c.dim, as);
   const Numbers past_key(c.kv_heads * c.prefix, c.dim, as), past_value(c.kv_heads * c.prefix, c.dim, as);
   std::vector<float> out(c.heads * tokens * c.dim, NAN);
-  attend({query.data(), key.given(), value.given(), past_key.given(), past_value.given(), groups.data(), out.data(), c.heads,
+  attend({query.data(), key.stored(), value.stored(), past_key.stored(), past_value.stored(), groups.data(), out.data(), c.heads,
           c.kv_heads, tokens, c.prefix, c.dim, scale},
          threads, with);
   for (std::size_t head = 0; head < c.heads; ++head) {
@@ -119,9 +119,9 @@ void check(const Case& c, const Table& with, float scale, const Threads& threads
         values.push_back(value.floats.data() + (kv * tokens + u) * c.dim);
       }
       std::vector<double> shares;
-      for (const float* one : keys) {
+      for (const float* row : keys) {
         double score = 0;
-        for (std::size_t d = 0; d < c.dim; ++d) score += double{query[(head * tokens + t) * c.dim + d]} * one[d];
+        for (std::size_t d = 0; d < c.dim; ++d) score += double{query[(head * tokens + t) * c.dim + d]} * row[d];
         shares.push_back(score * scale);
       }
       const double most = *std::max_element(shares.begin(), shares.end());
@@ -193,7 +193,7 @@ TEST(SlateAttention, SpreadsKeysOverTheCache) {
     attend({x.data(), x.data(), x.data(), x.data(), x.data(), &group, out.data(), 1, 1, 1, prefix, counted.lanes, 1}, Serial{},
            counted);
   EXPECT_EQ(columns.size(), 150u);
-  for (const std::size_t one : columns) EXPECT_EQ(one % 32, 16u);
+  for (const std::size_t column : columns) EXPECT_EQ(column % 32, 16u);
 }
 
 std::size_t misaligned;
@@ -230,8 +230,9 @@ void expect_packed(std::size_t lanes, Threads::Function pack, std::size_t dim, s
   const bool converted = as != As::floats;
   std::vector<float> packed(heads * dim * width, NAN), past_values(past_value.floats.size(), NAN),
       values(value.floats.size(), NAN);
-  const SlateAttention of{nullptr, key.given(), value.given(), past.given(), past_value.given(), nullptr, nullptr, heads, heads,
-                          tokens,  prefix,      dim,           scale};
+  const SlateAttention of{nullptr, key.stored(), value.stored(), past.stored(), past_value.stored(),
+                          nullptr, nullptr,      heads,          heads,         tokens,
+                          prefix,  dim,          scale};
   AttentionWork work{of,
                      1,
                      1,
@@ -260,7 +261,7 @@ void expect_packed(std::size_t lanes, Threads::Function pack, std::size_t dim, s
 TEST(SlateAttention, PacksKeysAsColumns) {
   std::vector<std::pair<std::size_t, Threads::Function>> all{
       {1, [](void* work, std::size_t task) { pack<1>(*static_cast<const AttentionWork*>(work), task); }}};
-  for (const Table* one : tables()) all.emplace_back(one->lanes, one->pack);
+  for (const Table* table : tables()) all.emplace_back(table->lanes, table->pack);
   for (const auto& [lanes, pack] : all)
     for (const std::size_t dim : {1u, 3u, 4u, 7u, 8u, 15u, 16u, 17u, 31u, 32u, 64u, 72u})
       for (const std::size_t prefix : {0u, 1u, 16u, 70u})
@@ -280,21 +281,21 @@ TEST(SlateAttention, ReadsEveryHalf) {
   std::vector<float> packed(heads * dim * width);
   std::vector<std::pair<std::size_t, Threads::Function>> all{
       {1, [](void* work, std::size_t task) { pack<1>(*static_cast<const AttentionWork*>(work), task); }}};
-  for (const Table* one : tables()) all.emplace_back(one->lanes, one->pack);
+  for (const Table* table : tables()) all.emplace_back(table->lanes, table->pack);
   for (const auto& [lanes, task] : all) {
     std::vector<float> values(bits.size());
     AttentionWork work{of, 1, 1, 0, width, packs, nullptr, packed.data(), values.data(), nullptr};
     for (std::size_t head = 0; head < heads; ++head) task(&work, head);
     for (const std::uint16_t half : bits) {
-      const float seen = values[half];
+      const float value = values[half];
       if (is_finite(static_cast<Half>(half))) {
-        ASSERT_EQ(seen, to_float(static_cast<Half>(half))) << lanes << " lanes, " << half;
+        ASSERT_EQ(value, to_float(static_cast<Half>(half))) << lanes << " lanes, " << half;
       } else if ((half & 0x3ff) != 0) {
-        ASSERT_TRUE(std::isnan(seen)) << lanes << " lanes, " << half;
+        ASSERT_TRUE(std::isnan(value)) << lanes << " lanes, " << half;
       } else {
-        ASSERT_TRUE(std::isinf(seen)) << lanes << " lanes, " << half;
+        ASSERT_TRUE(std::isinf(value)) << lanes << " lanes, " << half;
       }
-      ASSERT_EQ(std::signbit(seen), half >= 0x8000) << lanes << " lanes, " << half;
+      ASSERT_EQ(std::signbit(value), half >= 0x8000) << lanes << " lanes, " << half;
     }
   }
 }
@@ -309,8 +310,8 @@ TEST(SlateAttention, DoesNotDependOnWhatIsPast) {
         const auto query = normal(heads * tokens * dim);
         const Numbers key(kv_heads * tokens, dim, as), value(kv_heads * tokens, dim, as);
         std::vector<float> whole(query.size());
-        attend({query.data(), key.given(), value.given(), nullptr, nullptr, groups.data(), whole.data(), heads, kv_heads, tokens,
-                0, dim, 0.3F},
+        attend({query.data(), key.stored(), value.stored(), nullptr, nullptr, groups.data(), whole.data(), heads, kv_heads,
+                tokens, 0, dim, 0.3F},
                Serial{}, *with);
         for (const std::size_t past : {1u, 5u, 16u, 31u, 52u}) {
           const std::size_t left = tokens - past;
@@ -350,17 +351,17 @@ TEST(SlateAttention, KeepsNaN) {
       std::vector<float> out(4 * 20);
       attend({x.data(), x.data(), x.data(), past.data(), past.data(), groups.data(), out.data(), 1, 1, 4, 22, 20, 1}, Serial{},
              *with);
-      for (const float one : out) EXPECT_TRUE(std::isnan(one));
+      for (const float number : out) EXPECT_TRUE(std::isnan(number));
       std::vector<std::uint16_t> halves(22 * 20, 0x3c00);
       halves[at * 20] = 0x7e00;
       attend({x.data(), x.data(), x.data(), halves.data(), halves.data(), groups.data(), out.data(), 1, 1, 4, 22, 20, 1},
              Serial{}, *with);
-      for (const float one : out) EXPECT_TRUE(std::isnan(one));
+      for (const float number : out) EXPECT_TRUE(std::isnan(number));
       std::vector<std::int8_t> bytes(22 * 21, -40);
       bytes[at * 21 + 20] = INT8_MIN;
       attend({x.data(), x.data(), x.data(), bytes.data(), bytes.data(), groups.data(), out.data(), 1, 1, 4, 22, 20, 1}, Serial{},
              *with);
-      for (const float one : out) EXPECT_TRUE(std::isnan(one));
+      for (const float number : out) EXPECT_TRUE(std::isnan(number));
     }
 }
 
@@ -436,7 +437,7 @@ TEST_P(Rows, AreStoredForTheCache) {
     std::vector<std::int8_t> stored(rows * (width + 1), 77);
     quantize_cache(x.data(), stored.data(), rows, width, TwoThreads{}, *with);
     for (std::size_t row = 0; row < rows; ++row) {
-      const std::int8_t *seen = stored.data() + row * (width + 1), exponent = seen[width];
+      const std::int8_t *row_bytes = stored.data() + row * (width + 1), exponent = row_bytes[width];
       float most = 0;
       for (std::size_t i = 0; i < width; ++i) most = std::max(most, std::fabs(x[row * width + i]));
       const double scale = std::exp2(exponent / 8.0), finer = std::exp2((exponent - 1) / 8.0);
@@ -444,7 +445,7 @@ TEST_P(Rows, AreStoredForTheCache) {
       EXPECT_TRUE(exponent == INT8_MIN + 1 || most > 127 * finer * (1 - 1e-6)) << row << ": not the least exponent";
       for (std::size_t i = 0; i < width; ++i) {
         const double exact = std::clamp(x[row * width + i] / scale, -127.0, 127.0);
-        ASSERT_NEAR(seen[i], exact, 0.5 + 1e-4) << "row " << row << ", column " << i;
+        ASSERT_NEAR(row_bytes[i], exact, 0.5 + 1e-4) << "row " << row << ", column " << i;
       }
     }
     EXPECT_EQ(stored[3 * (width + 1) + width], INT8_MIN + 1);

@@ -15,10 +15,10 @@ Struct sized() {
   return value;
 }
 
-// Whether a prefix was computed, taken from the cache or partly from the pinned start changes roundings.
-inline void expect_near(const std::vector<float>& seen, const std::vector<float>& expected) {
-  ASSERT_EQ(seen.size(), expected.size());
-  for (std::size_t i = 0; i < seen.size(); ++i) EXPECT_NEAR(seen[i], expected[i], 1e-3);
+// Roundings depend on whether a prefix was computed, cached or partly copied from the pinned start.
+inline void expect_near(const std::vector<float>& log_odds, const std::vector<float>& expected) {
+  ASSERT_EQ(log_odds.size(), expected.size());
+  for (std::size_t i = 0; i < log_odds.size(); ++i) EXPECT_NEAR(log_odds[i], expected[i], 1e-3);
 }
 
 class Promises : public testing::Test {
@@ -37,14 +37,14 @@ class Promises : public testing::Test {
     rexit_bundle_close(bundle);
   }
 
-  std::vector<float> trace(const rexit_request& asked) {
-    std::vector<float> log_odds(3 * asked.item_count);
-    EXPECT_EQ(rexit_session_trace(session, &asked, log_odds.data(), nullptr), REXIT_OK) << rexit_last_error();
+  std::vector<float> trace(const rexit_request& c_request) {
+    std::vector<float> log_odds(3 * c_request.item_count);
+    EXPECT_EQ(rexit_session_trace(session, &c_request, log_odds.data(), nullptr), REXIT_OK) << rexit_last_error();
     return log_odds;
   }
-  std::vector<rexit_score> score(const rexit_request& asked) {
-    std::vector<rexit_score> scores(asked.item_count);
-    EXPECT_EQ(rexit_session_score(session, &asked, scores.data(), nullptr), REXIT_OK) << rexit_last_error();
+  std::vector<rexit_score> score(const rexit_request& c_request) {
+    std::vector<rexit_score> scores(c_request.item_count);
+    EXPECT_EQ(rexit_session_score(session, &c_request, scores.data(), nullptr), REXIT_OK) << rexit_last_error();
     return scores;
   }
   rexit_memory memory() const {

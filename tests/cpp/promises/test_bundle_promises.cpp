@@ -132,18 +132,18 @@ TEST_F(Promises, SessionsShareTheMappedCatalogAndTheWeights) {
 }
 
 TEST_F(Promises, WeightsAreKeptAsLongAsTheirBundleIsOpenUnlessTheyAreMapped) {
-  const std::size_t one = memory().weights;
-  EXPECT_GT(one, 0u);
+  const std::size_t weights = memory().weights;
+  EXPECT_GT(weights, 0u);
   std::size_t files = 0;
   for (const auto& file : std::filesystem::directory_iterator(sound_bundle() + "/variants/cpu-fp32"))
     if (file.path().extension() == ".data") files += file.file_size();
-  EXPECT_LT(one, files);
+  EXPECT_LT(weights, files);
   EXPECT_GT(mappings("/sound/bundle/variants/cpu-fp32/segment-0.onnx.data"), 0u);
   rexit_bundle* second = nullptr;
   ASSERT_EQ(rexit_bundle_open(sound_bundle().c_str(), nullptr, &second), REXIT_OK);
-  EXPECT_EQ(memory().weights, 2 * one);
+  EXPECT_EQ(memory().weights, 2 * weights);
   rexit_bundle_close(second);
-  EXPECT_EQ(memory().weights, one);
+  EXPECT_EQ(memory().weights, weights);
 }
 
 TEST_F(Promises, IntegerIdsWriteNoText) {
@@ -204,7 +204,7 @@ TEST_F(StringIds, AscendByTheirBytes) {
   EXPECT_TRUE(std::is_sorted(all.begin(), all.end()));
   EXPECT_EQ(all.front()[0], 'Z');
   EXPECT_EQ(all.back()[0], 'a');
-  for (const std::string& one : all) EXPECT_EQ(one.substr(1, 3), "-\xc3\xbc");
+  for (const std::string& id : all) EXPECT_EQ(id.substr(1, 3), "-\xc3\xbc");
 }
 
 TEST_F(StringIds, AreAskedForByTheirText) {

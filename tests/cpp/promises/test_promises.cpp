@@ -51,10 +51,10 @@ TEST_F(Promises, OutputsAreWrittenOnlyOnSuccess) {
   counters.reached = 77;
   EXPECT_EQ(rexit_session_get_counters(session, 3, &counters), REXIT_INVALID_ARGUMENT);
   EXPECT_EQ(counters.reached, 77u);
-  rexit_memory held = sized<rexit_memory>();
-  held.prefixes = 77;
-  EXPECT_EQ(rexit_session_get_memory(nullptr, &held), REXIT_INVALID_ARGUMENT);
-  EXPECT_EQ(held.prefixes, 77u);
+  rexit_memory memory = sized<rexit_memory>();
+  memory.prefixes = 77;
+  EXPECT_EQ(rexit_session_get_memory(nullptr, &memory), REXIT_INVALID_ARGUMENT);
+  EXPECT_EQ(memory.prefixes, 77u);
 
   request.items = unknown;
   request.item_count = 1;
@@ -94,9 +94,9 @@ TEST_F(Promises, NoPointerOfTheCallersIsKept) {
   {
     auto ids = std::make_unique<rexit_id[]>(3);
     std::memcpy(ids.get(), items, sizeof items);
-    auto asked = std::make_unique<rexit_request>(request);
-    asked->items = ids.get();
-    expect_near(trace(*asked), expected);
+    auto copy = std::make_unique<rexit_request>(request);
+    copy->items = ids.get();
+    expect_near(trace(*copy), expected);
     std::memset(ids.get(), 0xff, sizeof items);
   }
   expect_near(trace(request), expected);

@@ -31,10 +31,10 @@ TEST_F(Promises, PromptsAreThePrefixAndThenEachCandidate) {
   std::int32_t tokens[200], single[200];
   ASSERT_EQ(rexit_session_prompt(session, &request, tokens, 200, offsets, &count), REXIT_OK);
   for (std::size_t i = 0; i < 3; ++i) {
-    rexit_request one = request;
-    one.items = items + i;
-    one.item_count = 1;
-    ASSERT_EQ(rexit_session_prompt(session, &one, single, 200, alone, &count), REXIT_OK);
+    rexit_request pair = request;
+    pair.items = items + i;
+    pair.item_count = 1;
+    ASSERT_EQ(rexit_session_prompt(session, &pair, single, 200, alone, &count), REXIT_OK);
     EXPECT_TRUE(std::equal(tokens, tokens + offsets[1], single, single + alone[1]));
     EXPECT_TRUE(std::equal(tokens + offsets[1 + i], tokens + offsets[2 + i], single + alone[1], single + alone[2])) << i;
   }
@@ -129,10 +129,10 @@ TEST_F(Promises, APolicyIsForOneRequest) {
   policy.upper = policy.lower = at_once;
   policy.exits = 3;
   policy.patience = 1;
-  rexit_request asked = request;
-  asked.policy = &policy;
-  for (const rexit_score& one : score(asked)) EXPECT_EQ(one.exit, 0u);
-  for (const rexit_score& one : score(request)) EXPECT_EQ(one.exit, 2u);
+  rexit_request copy = request;
+  copy.policy = &policy;
+  for (const rexit_score& result : score(copy)) EXPECT_EQ(result.exit, 0u);
+  for (const rexit_score& result : score(request)) EXPECT_EQ(result.exit, 2u);
 }
 
 TEST_F(Promises, ThresholdsAreNumbers) {

@@ -55,10 +55,10 @@ Statuses and_of_files(Statuses statuses) {
 TEST(Statuses, AreThoseNamedAtTheFunctions) {
   const Statuses scoring = named({REXIT_UNKNOWN_ITEM, REXIT_TOO_LONG, REXIT_CORRUPT, REXIT_MISMATCH, REXIT_BACKEND_FAILED});
   const std::string saved = fs::temp_directory_path() / ("rexit-statuses-" + std::to_string(::getpid()));
-  std::map<std::string, Statuses> seen;
-  const auto check = [&seen](const char* function, const Statuses& expected, const Ended& one) {
-    EXPECT_EQ(expected.count(one.status), 1u) << function << " ended in " << rexit_status_name(one.status) << ": " << one.text;
-    seen[function].insert(one.status);
+  std::map<std::string, Statuses> statuses_of;
+  const auto check = [&statuses_of](const char* function, const Statuses& expected, const Ended& end) {
+    EXPECT_EQ(expected.count(end.status), 1u) << function << " ended in " << rexit_status_name(end.status) << ": " << end.text;
+    statuses_of[function].insert(end.status);
   };
   for (const std::string& folder : folders()) {
     SCOPED_TRACE(folder);
@@ -84,10 +84,10 @@ TEST(Statuses, AreThoseNamedAtTheFunctions) {
     check("load_cache", and_of_files({}), ended([&] { session.load_cache(saved); }));
   }
   fs::remove(saved);
-  EXPECT_EQ(seen["open"],
+  EXPECT_EQ(statuses_of["open"],
             (Statuses{REXIT_OK, REXIT_NOT_FOUND, REXIT_CORRUPT, REXIT_UNSUPPORTED, REXIT_MISMATCH, REXIT_BACKEND_FAILED}));
-  EXPECT_EQ(seen["verify"], (Statuses{REXIT_OK, REXIT_NOT_FOUND, REXIT_CORRUPT, REXIT_UNSUPPORTED, REXIT_MISMATCH}));
-  EXPECT_TRUE(seen["score"].count(REXIT_CORRUPT) == 1 && seen["score"].count(REXIT_TOO_LONG) == 1);
+  EXPECT_EQ(statuses_of["verify"], (Statuses{REXIT_OK, REXIT_NOT_FOUND, REXIT_CORRUPT, REXIT_UNSUPPORTED, REXIT_MISMATCH}));
+  EXPECT_TRUE(statuses_of["score"].count(REXIT_CORRUPT) == 1 && statuses_of["score"].count(REXIT_TOO_LONG) == 1);
 }
 
 // What opening refuses, describing refuses too, unless it is a segment that does not load, or a text that all prompts begin with.

@@ -1,4 +1,4 @@
-// Retrieval in a catalog that is made to take long.
+// Retrieval in a catalog built to take long.
 #include <gtest/gtest.h>
 
 #include <atomic>

@@ -83,43 +83,43 @@ class AllocationsTest : public testing::TestWithParam<const char*> {
     const std::vector<float>& moves = thresholds;  // one more than are read
     const rexit_top_k top_k{sizeof top_k, 3, moves.data(), moves.data(), 1, 0};
     const rexit_policy policy{sizeof policy, thresholds.data(), thresholds.data(), thresholds.size(), 1, 0.05f, 0, &top_k};
-    rexit_request given{};
-    given.struct_size = sizeof given;
+    rexit_request c_request{};
+    c_request.struct_size = sizeof c_request;
     const rexit_id id{100 + 3 * user, nullptr};
-    given.id_size = sizeof id;
-    given.user = &id;
-    given.items = items.data();
-    given.item_count = items.size();
-    given.recent_items = recent.data();
-    given.recent_count = recent.size();
-    given.policy = more ? &policy : nullptr;
-    given.top_k = more ? 5 : 0;
+    c_request.id_size = sizeof id;
+    c_request.user = &id;
+    c_request.items = items.data();
+    c_request.item_count = items.size();
+    c_request.recent_items = recent.data();
+    c_request.recent_count = recent.size();
+    c_request.policy = more ? &policy : nullptr;
+    c_request.top_k = more ? 5 : 0;
     const std::size_t before = allocations;
-    read_request(&given, loaded->bundle, request);
+    read_request(&c_request, loaded->bundle, request);
     session.score(request, Clock::now(), stats);
     session.trace(request, Clock::now(), stats);
-    made += allocations - before;
+    allocation_count += allocations - before;
   }
-  std::size_t made = 0;
+  std::size_t allocation_count = 0;
 };
 
 TEST_P(AllocationsTest, NoneWhenRequestsRepeat) {
   session.warm_up();
   for (const bool more : {false, true}) score(3, 20, more);
-  EXPECT_GT(made, 0u);  // the counter counts
-  made = 0;
+  EXPECT_GT(allocation_count, 0u);  // the counter counts
+  allocation_count = 0;
   for (const bool more : {false, true})
     for (const std::size_t count : {20u, 7u, 1u}) score(3, count, more);
-  EXPECT_EQ(made, 0u);
+  EXPECT_EQ(allocation_count, 0u);
 }
 
 TEST_P(AllocationsTest, NoneForOtherUsersWhenTheCacheIsFull) {
   const auto round = [&] {
-    made = 0;
+    allocation_count = 0;
     for (std::int64_t user = 0; user < 12; ++user) score(user, 20, false);
-    return made;
+    return allocation_count;
   };
-  for (int n = 0; n < 8; ++n) round();  // until each entry of the cache has held its longest prefix
+  for (int n = 0; n < 8; ++n) round();  // until every entry of the cache has the size of its longest prefix
   for (int n = 0; n < 4; ++n) EXPECT_EQ(round(), 0u);
 }
 
@@ -134,7 +134,7 @@ struct Serial final : kernels::Threads {
     return memory;
   }
   void release(void*) const noexcept override { --in_use; }
-  void spread(Function function, std::size_t count, void* data) const override {
+  void run_nothrow(Function function, std::size_t count, void* data) const override {
     for (std::size_t i = 0; i < count; ++i) function(data, i);
   }
 
@@ -180,7 +180,7 @@ TEST(KernelAllocations, PackedKeysAndValuesAreInTheCallersMemory) {
 struct TwoThreads final : kernels::Threads {
   void* allocate(std::size_t bytes) const override { return ::operator new(bytes, std::align_val_t(kernels::cache_line)); }
   void release(void* memory) const noexcept override { ::operator delete(memory, std::align_val_t(kernels::cache_line)); }
-  void spread(Function function, std::size_t count, void* data) const override {
+  void run_nothrow(Function function, std::size_t count, void* data) const override {
     std::thread first([&] {
       for (std::size_t i = 0; i < count; i += 2) function(data, i);
     });

@@ -31,13 +31,13 @@ TEST(Counters, BinsAreHalfOpenAndTheOuterOnesOpen) {
 TEST(Counters, ARequestCountsOnceItIsCommitted) {
   Counters counters(2);
   counters.begin();
-  counters.reached(0, 1);
-  counters.answered(0, false);
+  counters.count_arrival(0, 1);
+  counters.count_answer(0, false);
   EXPECT_EQ(counters.total()[0].reached, 0u);
   counters.begin();  // the first has failed
-  counters.reached(0, 1);
-  counters.reached(1, -9);
-  counters.answered(1, true);
+  counters.count_arrival(0, 1);
+  counters.count_arrival(1, -9);
+  counters.count_answer(1, true);
   counters.commit();
   EXPECT_EQ(counters.total()[0].reached, 1u);
   EXPECT_EQ(counters.total()[0].stopped, 0u);

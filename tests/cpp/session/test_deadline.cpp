@@ -29,11 +29,11 @@ class Slow final : public Backend {
     std::this_thread::sleep_for(pass.logits == nullptr ? prefix_time : slate_time);
     if (during) during();
     if (pass.logits == nullptr) return;
-    if (segment != last_segment) seen = 0;
+    if (segment != last_segment) row_count = 0;
     last_segment = segment;
     for (std::size_t n = 0; n < pass.rows; ++n) {
       pass.logits[2 * n] = 0;
-      pass.logits[2 * n + 1] = ++seen == fails_after ? NAN : static_cast<float>(seen);
+      pass.logits[2 * n + 1] = ++row_count == fails_after ? NAN : static_cast<float>(row_count);
     }
   }
   void* allocate(std::size_t bytes) const override { return ::operator new(bytes); }
@@ -47,7 +47,7 @@ class Slow final : public Backend {
 
  private:
   const Bundle& bundle_;
-  mutable std::size_t seen = 0, last_segment = 0;
+  mutable std::size_t row_count = 0, last_segment = 0;
 };
 milliseconds Slow::prefix_time{0}, Slow::slate_time{0};
 std::size_t Slow::fails_after = 0, Slow::passes = 0;
@@ -91,21 +91,21 @@ TEST_F(DeadlineTest, CandidatesWithoutAnAnswerAreMarked) {
   request.deadline_us = 200'000;  // two chunks of the first segment
   const std::vector<Score>& scores = score();
   ASSERT_EQ(scores.size(), 20u);
-  std::size_t given = 0;
-  while (given < scores.size() && scores[given].answer.given()) ++given;
-  ASSERT_GT(given, 0u);
-  ASSERT_LT(given, scores.size());
+  std::size_t answer_count = 0;
+  while (answer_count < scores.size() && scores[answer_count].answer.has_exit()) ++answer_count;
+  ASSERT_GT(answer_count, 0u);
+  ASSERT_LT(answer_count, scores.size());
   for (std::size_t i = 0; i < scores.size(); ++i) {
     EXPECT_EQ(scores[i].item, i);
     EXPECT_TRUE(scores[i].answer.cut_short);
-    EXPECT_EQ(scores[i].answer.exit, i < given ? 0 : REXIT_NO_EXIT);
-    if (i < given) {
+    EXPECT_EQ(scores[i].answer.exit, i < answer_count ? 0 : REXIT_NO_EXIT);
+    if (i < answer_count) {
       EXPECT_EQ(scores[i].answer.log_odds, static_cast<float>(i + 1));
     } else {
       EXPECT_TRUE(std::isnan(scores[i].answer.log_odds) && std::isnan(probability(scores[i].answer.calibrated)));
     }
   }
-  EXPECT_EQ(session.segments()[0].candidates, given);
+  EXPECT_EQ(session.segments()[0].candidates, answer_count);
 }
 
 // What all prefixes begin with is computed when the bundle is opened: not in a request, for which it could be too much, and for
@@ -130,10 +130,10 @@ TEST_F(DeadlineTest, TheBestComeFirstAndThoseWithoutAnAnswerLast) {
   request.top_k = 19;
   const std::vector<Score>& scores = score();
   ASSERT_EQ(scores.size(), 19u);
-  const auto given = static_cast<std::size_t>(session.segments()[0].candidates);
-  ASSERT_GT(given, 0u);
-  ASSERT_LT(given, 19u);
-  for (std::size_t i = 0; i < scores.size(); ++i) EXPECT_EQ(scores[i].item, i < given ? given - 1 - i : i);
+  const auto answer_count = static_cast<std::size_t>(session.segments()[0].candidates);
+  ASSERT_GT(answer_count, 0u);
+  ASSERT_LT(answer_count, 19u);
+  for (std::size_t i = 0; i < scores.size(); ++i) EXPECT_EQ(scores[i].item, i < answer_count ? answer_count - 1 - i : i);
 }
 
 // Those that the deadline stopped count at the exit they answer from; a call that fails counts nowhere.
@@ -143,13 +143,13 @@ TEST_F(DeadlineTest, CountersTellWhoWasCutShort) {
   request.deadline_us = 200'000;
   session.reset_counters();
   score();
-  const std::uint64_t given = session.segments()[0].candidates;
+  const std::uint64_t answer_count = session.segments()[0].candidates;
   const auto expect = [&] {
-    const std::vector<ExitCounters>& seen = session.counters();
-    EXPECT_EQ(seen[0].reached, given);
-    EXPECT_EQ(seen[0].cut_short, given);
-    EXPECT_EQ(seen[0].stopped, 0u);
-    EXPECT_EQ(seen[1].reached, 0u);
+    const std::vector<ExitCounters>& counters = session.counters();
+    EXPECT_EQ(counters[0].reached, answer_count);
+    EXPECT_EQ(counters[0].cut_short, answer_count);
+    EXPECT_EQ(counters[0].stopped, 0u);
+    EXPECT_EQ(counters[1].reached, 0u);
   };
   expect();
   Slow::prefix_time = milliseconds(60);
@@ -165,7 +165,7 @@ TEST_F(DeadlineTest, ACallThatFailsOnTheWayIsNotCounted) {
   Slow::fails_after = 20;
   EXPECT_THROW(score(), Error);
   Slow::fails_after = 0;
-  for (const ExitCounters& one : session.counters()) EXPECT_EQ(one.reached, 0u);
+  for (const ExitCounters& exit : session.counters()) EXPECT_EQ(exit.reached, 0u);
   score();
   EXPECT_EQ(session.counters()[0].reached, 20u);
 }
@@ -268,7 +268,7 @@ TEST_F(DeadlineTest, ABackendThatCannotStopIsCancelledBetweenSegments) {
   EXPECT_EQ(session.segments()[1].candidates, 0u);
 }
 
-// ONNX Runtime itself ends a run that was told to stop, and later runs are not affected.
+// ONNX Runtime itself ends a run after a stop request, and later runs are not affected.
 TEST(Stop, EndsARunOfOnnxRuntime) {
   const Bundle bundle(sound_bundle(), nullptr);
   const std::shared_ptr<const Backend> backend = make_backend_factory(bundle, {})();
@@ -286,7 +286,7 @@ TEST(Stop, EndsARunOfOnnxRuntime) {
   backend->run(0, pass);
   stop->request();
   EXPECT_THROW(backend->run(0, pass), Error);
-  stop->withdraw();
+  stop->reset();
   backend->run(0, pass);
 }
 

@@ -26,12 +26,12 @@ TEST(Policy, InfinityNeverStops) {
 
 TEST(Policy, AgreementRestartsWhereTheSignChanges) {
   Agreement agreement;
-  std::vector<std::uint32_t> seen;
+  std::vector<std::uint32_t> heads;
   for (const float c : {1.0f, 2.0f, 0.0f, -1.0f, -0.5f, 3.0f}) {
     agreement.add(c);
-    seen.push_back(agreement.heads);
+    heads.push_back(agreement.heads);
   }
-  EXPECT_EQ(seen, (std::vector<std::uint32_t>{1, 2, 3, 1, 2, 1}));
+  EXPECT_EQ(heads, (std::vector<std::uint32_t>{1, 2, 3, 1, 2, 1}));
 }
 
 TEST(Policy, ProbabilityIsTheSigmoid) {

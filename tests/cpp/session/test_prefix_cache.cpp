@@ -7,7 +7,7 @@
 
 #include "base/status.hpp"
 #include "bundles.hpp"
-#include "session/prefix_cache.hpp"
+#include "session/prefix/prefix_cache.hpp"
 
 using namespace rexit::core;
 
@@ -21,7 +21,7 @@ class Labelled final : public Backend {
 
   void run(std::size_t segment, const Pass& pass) const override {
     const Model& model = bundle_.model();
-    if (fails) fail(REXIT_BACKEND_FAILED, "as told");
+    if (fails) fail(REXIT_BACKEND_FAILED, "injected failure");
     passes.push_back({segment, pass.prefix, pass.tokens});
     for (std::size_t t = 0; t < pass.tokens; ++t) {
       const auto* hidden = static_cast<const float*>(pass.hidden_in);
@@ -87,7 +87,7 @@ class PrefixCacheTest : public testing::Test {
   }
 
   std::size_t use(PrefixCache& cache, const Tokens& tokens, std::size_t depth) {
-    const std::size_t reused = cache.use(tokens.data(), tokens.size());
+    const std::size_t reused = cache.set_current(tokens.data(), tokens.size());
     while (depth != 0 && !cache.ready(depth - 1)) cache.deepen();
     for (std::size_t k = 0; k < depth; ++k) expect_labels(cache, tokens, k);
     return reused;
@@ -133,7 +133,7 @@ TEST_F(PrefixCacheTest, TheLeastRecentlyUsedIsEvicted) {
   use(cache, from(20, 8), 3);
   use(cache, from(1, 8), 3);
   use(cache, from(40, 8), 3);
-  EXPECT_LE(cache.prefixes(), 2 * bytes() + bytes() / 2);
+  EXPECT_LE(cache.prefix_bytes(), 2 * bytes() + bytes() / 2);
   EXPECT_EQ(use(cache, from(1, 8), 3), 8u);
   EXPECT_EQ(use(cache, from(20, 8), 3), 0u);
 }
@@ -143,8 +143,8 @@ TEST_F(PrefixCacheTest, TheBudgetHoldsWhileOneGrows) {
   for (std::int32_t n = 0; n < 6; ++n) use(cache, from(1 + 9 * n, 8), 1);
   for (std::size_t n = 0; n < 12; ++n) {
     use(cache, from(1 + static_cast<std::int32_t>(9 * (n % 5)), 4 + n % 5), 3);
-    EXPECT_LE(cache.prefixes(), 2 * bytes()) << n;
-    EXPECT_GE(cache.memory(), cache.prefixes());
+    EXPECT_LE(cache.prefix_bytes(), 2 * bytes()) << n;
+    EXPECT_GE(cache.memory(), cache.prefix_bytes());
   }
 }
 
@@ -153,17 +153,17 @@ TEST_F(PrefixCacheTest, OneLargerThanTheBudgetIsHeldAlone) {
   use(cache, from(1, 8), 3);
   EXPECT_EQ(use(cache, from(1, 8), 3), 8u);
   use(cache, from(20, 8), 3);
-  EXPECT_LE(cache.prefixes(), bytes());
+  EXPECT_LE(cache.prefix_bytes(), bytes());
   EXPECT_EQ(use(cache, from(1, 8), 3), 0u);
 }
 
 TEST_F(PrefixCacheTest, TakesPrefixesOfAnyLength) {
   PrefixCache cache(bundle, backend, vectors, 100 * bytes());
   use(cache, from(1, 8), 3);
-  EXPECT_EQ(cache.prefixes(), bytes(8));
+  EXPECT_EQ(cache.prefix_bytes(), bytes(8));
   use(cache, from(100, 50), 3);
   use(cache, from(20, 8), 3);
-  EXPECT_EQ(cache.prefixes(), bytes(8) + bytes(50) + bytes(8));
+  EXPECT_EQ(cache.prefix_bytes(), bytes(8) + bytes(50) + bytes(8));
 }
 
 TEST_F(PrefixCacheTest, ReleasesWhatALongOneLeaves) {
@@ -171,10 +171,10 @@ TEST_F(PrefixCacheTest, ReleasesWhatALongOneLeaves) {
     PrefixCache cache(bundle, backend, vectors, 1);
     use(cache, from(100, 80), 3);
     use(cache, from(1, 8), depth);
-    EXPECT_LE(cache.prefixes(), 4 * bytes(8));
+    EXPECT_LE(cache.prefix_bytes(), 4 * bytes(8));
     use(cache, joined(from(1, 8), from(50, 72)), depth);
     EXPECT_EQ(use(cache, from(1, 8), 3), 8u);  // in the same memory
-    EXPECT_LE(cache.prefixes(), 4 * bytes(8));
+    EXPECT_LE(cache.prefix_bytes(), 4 * bytes(8));
     EXPECT_EQ(use(cache, from(1, 7), 3), 7u);
     EXPECT_LE(cache.memory(), 12 * bytes(8));
   }
@@ -203,7 +203,7 @@ TEST_F(PrefixCacheTest, ABudgetForOneSharesInPlace) {
     backend.passes.clear();
     EXPECT_EQ(use(cache, from(1, 4), 3), 4u);  // a start alone
     EXPECT_EQ(backend.passes, Passes{});
-    EXPECT_LE(cache.prefixes(), std::max(budget, 2 * bytes(8)));
+    EXPECT_LE(cache.prefix_bytes(), std::max(budget, 2 * bytes(8)));
   }
 }
 
@@ -226,8 +226,8 @@ TEST_F(PrefixCacheTest, AdjacentTensorsAreCopiedTogether) {
   use(cache, joined(from(1, 6), from(30, 4)), 3);
   EXPECT_EQ(backend.row_copies, std::vector<std::size_t>{});
   use(cache, joined(from(1, 6), from(50, 5)), 3);
-  const std::size_t one = 2 * bundle.model().kv_heads, two = 2 * one;  // a segment of one layer, of two
-  EXPECT_EQ(backend.row_copies, (std::vector<std::size_t>{one, one, two, one, one, one, one, two, two}));
+  const std::size_t layer = 2 * bundle.model().kv_heads, layers = 2 * layer;  // a segment of one layer, of two
+  EXPECT_EQ(backend.row_copies, (std::vector<std::size_t>{layer, layer, layers, layer, layer, layer, layer, layers, layers}));
 }
 
 TEST_F(PrefixCacheTest, KeysAndValuesAreAlignedForTheBackend) {
@@ -297,7 +297,7 @@ TEST_F(PrefixCacheTest, ACoveredOneGoesFirst) {
   use(cache, from(100, 12), 3);  // the least recently used
   use(cache, from(1, 10), 3);
   use(cache, from(1, 11), 3);  // covers the one before it, as long as there is room for both
-  EXPECT_EQ(cache.by_use().size(), 3u);
+  EXPECT_EQ(cache.most_recent_first().size(), 3u);
   use(cache, from(200, 12), 3);
   EXPECT_EQ(use(cache, from(100, 12), 3), 12u);
   EXPECT_EQ(use(cache, from(1, 11), 3), 11u);
@@ -346,7 +346,7 @@ TEST_F(PinnedStartTest, IsComputedOnceForAllAndNeverDropped) {
   EXPECT_EQ(use(other, behind(30, 7), 3), 11u);
   EXPECT_EQ(use(one, behind(40), 3), 11u);
   EXPECT_EQ(backend.passes, (Passes{{0, 11, 7}, {1, 11, 7}, {2, 11, 7}, {0, 11, 6}, {1, 11, 6}, {2, 11, 6}}));
-  EXPECT_EQ(other.prefixes(), bytes(18));  // it is on top of the budget
+  EXPECT_EQ(other.prefix_bytes(), bytes(18));  // it is on top of the budget
   backend.passes.clear();
   other.clear();
   EXPECT_EQ(use(other, tokens, 3), 11u);  // nothing else in the prefix
@@ -380,7 +380,7 @@ TEST_F(PrefixCacheTest, ClearDropsPrefixesAndKeepsTheMemory) {
 TEST_F(PrefixCacheTest, AnEmptyPrefixIsReady) {
   PrefixCache cache(bundle, backend, vectors, bytes());
   use(cache, from(1, 8), 1);
-  EXPECT_EQ(cache.use(nullptr, 0), 0u);
+  EXPECT_EQ(cache.set_current(nullptr, 0), 0u);
   EXPECT_TRUE(cache.ready(2));
   EXPECT_EQ(cache.tokens(), 0u);
 }

@@ -105,11 +105,11 @@ TEST_P(SavedCache, AnOlderFileIsReplacedNotOverwritten) {
   const rexit::Bundle bundle(folder);
   rexit::Session session(bundle);
   session.save_cache(path());
-  const std::string before = read(path()), kept = path() + ".kept";
-  fs::create_hard_link(path(), kept);
+  const std::string before = read(path()), link = path() + ".link";
+  fs::create_hard_link(path(), link);
   fill(session);
   session.save_cache(path());
-  EXPECT_EQ(read(kept), before);
+  EXPECT_EQ(read(link), before);
   EXPECT_NE(read(path()), before);
 }
 
@@ -164,12 +164,12 @@ TEST_P(SavedCache, DamagedFilesDoNoHarm) {
 
   std::mt19937 random(7);
   const auto below = [&random](std::size_t n) { return static_cast<std::size_t>(random()) % n; };
-  std::map<int, int> seen;
+  std::map<int, int> status_counts;
   const int rounds = slow() ? 1200 : 120;
   for (int round = 0; round < rounds; ++round) {
     std::string bytes = sound;
     const std::size_t kind = below(8);
-    // Where: the header, the numbers behind it (lengths, tokens held, tokens), anywhere.
+    // Where: the header, the numbers after it (lengths, computed tokens, tokens), anywhere.
     const std::size_t begin = kind < 3 ? 0 : kind < 6 ? data : 0;
     const std::size_t end = kind < 3 ? data : kind < 6 ? data + 1200 : bytes.size() - digest;
     for (std::size_t n = 0; n <= below(3); ++n) {
@@ -183,7 +183,7 @@ TEST_P(SavedCache, DamagedFilesDoNoHarm) {
     }
     write(path(), bytes);
     const rexit_status status = rexit_session_load_cache(session.get(), path().c_str());
-    ++seen[status];
+    ++status_counts[status];
     if (status == REXIT_OK) {
       try {
         for (const std::int64_t user : {users[0], users[2]}) session.trace(request(user));
@@ -200,9 +200,9 @@ TEST_P(SavedCache, DamagedFilesDoNoHarm) {
     EXPECT_EQ(trace.stats.prefix_tokens_reused, trace.stats.prefix_tokens);
     EXPECT_EQ(trace.log_odds, expected);
   }
-  EXPECT_GT(seen[REXIT_OK], rounds / 12);
-  EXPECT_GT(seen[REXIT_CORRUPT], rounds / 3);
-  EXPECT_GT(seen[REXIT_MISMATCH], 0);
+  EXPECT_GT(status_counts[REXIT_OK], rounds / 12);
+  EXPECT_GT(status_counts[REXIT_CORRUPT], rounds / 3);
+  EXPECT_GT(status_counts[REXIT_MISMATCH], 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Bundles, SavedCache, testing::Values("sound", "sound_with_vectors", "sound_with_start"));

@@ -1,4 +1,4 @@
-// Packing, compaction and deadlines, seen from a backend that records its passes instead of computing.
+// Packing, compaction and deadlines, over a backend that records its passes instead of computing.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -23,31 +23,32 @@ class BookKeeper final : public Backend {
 
   void run(std::size_t segment, const Pass& pass) const override {
     const std::size_t width = bundle_.model().hidden_size;
-    std::vector<float> seen;
+    std::vector<float> inputs;
     for (std::size_t t = 0; t < pass.tokens; ++t)
-      seen.push_back(segment == 0 ? static_cast<float>(pass.token_ids[t]) : static_cast<const float*>(pass.hidden_in)[t * width]);
+      inputs.push_back(segment == 0 ? static_cast<float>(pass.token_ids[t])
+                                    : static_cast<const float*>(pass.hidden_in)[t * width]);
     if (pass.hidden_out != nullptr)
       for (std::size_t t = 0; t < pass.tokens; ++t)
-        for (std::size_t h = 0; h < width; ++h) static_cast<float*>(pass.hidden_out)[t * width + h] = seen[t];
+        for (std::size_t h = 0; h < width; ++h) static_cast<float*>(pass.hidden_out)[t * width + h] = inputs[t];
     if (pass.logits == nullptr) return;  // a prefix
     for (std::size_t n = 0; n < pass.rows; ++n) {
-      const float last = seen[static_cast<std::size_t>(pass.row_index[n])];
+      const float last = inputs[static_cast<std::size_t>(pass.row_index[n])];
       pass.logits[2 * n] = 0;
       pass.logits[2 * n + 1] = last;
     }
-    passes.push_back({segment, seen, {pass.groups, pass.groups + pass.tokens}, {pass.positions, pass.positions + pass.tokens}});
+    passes.push_back({segment, inputs, {pass.groups, pass.groups + pass.tokens}, {pass.positions, pass.positions + pass.tokens}});
     if (after) after(segment);
   }
   void* allocate(std::size_t bytes) const override {
     void* memory = ::operator new(bytes);
     blocks[memory] = bytes;
-    held += bytes;
-    most_held = std::max(most_held, held);
+    allocated += bytes;
+    peak = std::max(peak, allocated);
     return memory;
   }
   void release(void* memory) const noexcept override {
     if (memory == nullptr) return;
-    held -= blocks[memory];
+    allocated -= blocks[memory];
     ::operator delete(memory);
   }
   void copy(void* to, const void* from, std::size_t bytes) const override {
@@ -57,7 +58,7 @@ class BookKeeper final : public Backend {
 
   mutable std::vector<std::size_t> copied;
   mutable std::map<void*, std::size_t> blocks;
-  mutable std::size_t held = 0, most_held = 0;  // bytes
+  mutable std::size_t allocated = 0, peak = 0;  // bytes
   struct Seen {
     std::size_t segment;
     std::vector<float> tokens;
@@ -81,16 +82,16 @@ class SlateTest : public testing::Test {
 
   // Candidates of two tokens: 50, and the log-odds to have at every exit.
   Prompt prompt(const std::vector<std::int32_t>& log_odds) {
-    Prompt made;
-    made.tokens = {1, 2, 3};
-    made.offsets = {0, 3};
+    Prompt slate_prompt;
+    slate_prompt.tokens = {1, 2, 3};
+    slate_prompt.offsets = {0, 3};
     for (const std::int32_t z : log_odds) {
-      made.tokens.push_back(50);
-      made.tokens.push_back(z);
-      made.offsets.push_back(made.tokens.size());
+      slate_prompt.tokens.push_back(50);
+      slate_prompt.tokens.push_back(z);
+      slate_prompt.offsets.push_back(slate_prompt.tokens.size());
     }
-    prefix.use(made.tokens.data(), 3);
-    return made;
+    prefix.set_current(slate_prompt.tokens.data(), 3);
+    return slate_prompt;
   }
 
   static Policy thresholds(std::vector<float> upper) {
@@ -104,8 +105,8 @@ constexpr float never = std::numeric_limits<float>::infinity();
 
 TEST_F(SlateTest, OnlyTheUndecidedGoOn) {
   const Policy policy = thresholds({9, 5, never});
-  const Prompt made = prompt({9, 4, 10, 6, 1});
-  const std::vector<Answer>& answers = slate.run(made, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
+  const Prompt slate_prompt = prompt({9, 4, 10, 6, 1});
+  const std::vector<Answer>& answers = slate.run(slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
   std::vector<std::uint32_t> exits;
   for (const Answer& answer : answers) exits.push_back(answer.exit);
   EXPECT_EQ(exits, (std::vector<std::uint32_t>{0, 2, 0, 1, 2}));
@@ -134,33 +135,33 @@ TEST_F(SlateTest, ChunksFillUpToTheLimit) {
   EXPECT_EQ(sizes, (std::vector<std::size_t>{24, 24, 4}));  // max_tokens is 24
 }
 
-// Hidden states of a slate of several passes are held once, and what one pass writes.
+// A slate of several passes takes memory for its hidden states once, and for the output of a pass.
 TEST_F(SlateTest, ALargeSlateRunsInParts) {
   const Policy policy = thresholds({9, 5, never});
   const std::size_t row = bundle.model().hidden_size * sizeof(float);
   std::vector<std::int32_t> log_odds;
   for (std::int32_t i = 0; i < 40; ++i) log_odds.push_back(i % 11);
-  const Prompt made = prompt(log_odds);
+  const Prompt slate_prompt = prompt(log_odds);
   while (!prefix.ready(2)) prefix.deepen();
   std::size_t before = 0;
   const auto run = [&](std::size_t most_rows) {
-    before = backend.most_held = backend.held;
+    before = backend.peak = backend.allocated;
     backend.passes.clear();
     Slate bounded(bundle, backend, vectors, most_rows * row);
     std::vector<std::uint32_t> exits;
-    for (const Answer& answer : bounded.run(made, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats)) {
+    for (const Answer& answer : bounded.run(slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats)) {
       EXPECT_EQ(answer.log_odds, static_cast<float>(log_odds[exits.size()]));
       exits.push_back(answer.exit);
     }
     return exits;
   };
   const std::vector<std::uint32_t> whole = run(80);
-  EXPECT_LE(backend.most_held - before, (80 + 24) * row);
+  EXPECT_LE(backend.peak - before, (80 + 24) * row);
   EXPECT_EQ(backend.passes[1].segment, 0u);
   EXPECT_EQ(run(30), whole);
-  EXPECT_LE(backend.most_held - before, (30 + 24) * row);
+  EXPECT_LE(backend.peak - before, (30 + 24) * row);
   EXPECT_EQ(run(1), whole);  // a pass at a time
-  EXPECT_LE(backend.most_held - before, (24 + 24) * row);
+  EXPECT_LE(backend.peak - before, (24 + 24) * row);
   EXPECT_EQ(backend.passes[1].segment, 1u);
 }
 
@@ -169,16 +170,16 @@ TEST_F(SlateTest, RulesOfTheWholeSlateNeedAllOfIt) {
   policy.quorum = 0.1f;
   const std::size_t row = bundle.model().hidden_size * sizeof(float);
   Slate bounded(bundle, backend, vectors, 30 * row);
-  const Prompt made = prompt(std::vector<std::int32_t>(16, 1));
+  const Prompt slate_prompt = prompt(std::vector<std::int32_t>(16, 1));
   try {
-    bounded.run(made, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
+    bounded.run(slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.status(), REXIT_TOO_LONG);
     EXPECT_NE(std::string(error.what()).find("only 15 of its 16 candidates"), std::string::npos) << error.what();
   }
   EXPECT_TRUE(backend.passes.empty());
-  EXPECT_EQ(bounded.run(made, prefix, {&policy, 1}, Deadline({}, 0), stats)[15].exit, 1u);
+  EXPECT_EQ(bounded.run(slate_prompt, prefix, {&policy, 1}, Deadline({}, 0), stats)[15].exit, 1u);
   EXPECT_EQ(
       bounded.run(prompt(std::vector<std::int32_t>(15, 1)), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats)[0].exit, 2u);
 }
@@ -187,11 +188,11 @@ TEST_F(SlateTest, TheBoundIs256MiBUnlessToldOtherwise) {
   Policy policy = thresholds({never, never, never});
   policy.quorum = 0.1f;
   const std::size_t count = (std::size_t{256} << 20) / (bundle.model().hidden_size * sizeof(float)) + 1;
-  Prompt made = prompt({});
-  made.tokens.resize(3 + count);
-  while (made.offsets.size() < count + 2) made.offsets.push_back(made.offsets.back() + 1);
+  Prompt slate_prompt = prompt({});
+  slate_prompt.tokens.resize(3 + count);
+  while (slate_prompt.offsets.size() < count + 2) slate_prompt.offsets.push_back(slate_prompt.offsets.back() + 1);
   try {
-    slate.run(made, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
+    slate.run(slate_prompt, prefix, {&policy, std::nullopt}, Deadline({}, 0), stats);
     FAIL();
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("into 268435456 bytes"), std::string::npos) << error.what();
@@ -205,8 +206,8 @@ TEST_F(SlateTest, PartsBehindTheDeadlineAreCutShort) {
   backend.after = [&](std::size_t segment) {
     if (segment == 1) deadline = Deadline(Clock::now() - std::chrono::seconds(1), 1);
   };
-  const Prompt made = prompt(std::vector<std::int32_t>(20, 1));
-  const std::vector<Answer>& answers = bounded.run(made, prefix, {&policy, std::nullopt}, deadline, stats);
+  const Prompt slate_prompt = prompt(std::vector<std::int32_t>(20, 1));
+  const std::vector<Answer>& answers = bounded.run(slate_prompt, prefix, {&policy, std::nullopt}, deadline, stats);
   for (std::size_t i = 0; i < answers.size(); ++i) {
     EXPECT_EQ(answers[i].exit, i < 12 ? 1u : REXIT_NO_EXIT);
     EXPECT_TRUE(answers[i].cut_short);
@@ -225,8 +226,9 @@ TEST_F(SlateTest, AtTheDeadlineTheDeepestHeadAnswers) {
   backend.after = [](std::size_t segment) {
     if (segment == 1) std::this_thread::sleep_for(std::chrono::milliseconds(600));
   };
-  const Prompt made = prompt({9, 4});
-  const std::vector<Answer>& answers = slate.run(made, prefix, {&policy, std::nullopt}, Deadline(Clock::now(), 500'000), stats);
+  const Prompt slate_prompt = prompt({9, 4});
+  const std::vector<Answer>& answers =
+      slate.run(slate_prompt, prefix, {&policy, std::nullopt}, Deadline(Clock::now(), 500'000), stats);
   EXPECT_EQ(answers[0].exit, 0u);
   EXPECT_FALSE(answers[0].cut_short);
   EXPECT_EQ(answers[1].exit, 1u);
@@ -239,10 +241,11 @@ TEST_F(SlateTest, ADeadlineDuringTheFirstSegmentKeepsItsAnswers) {
   backend.after = [](std::size_t) { std::this_thread::sleep_for(std::chrono::milliseconds(600)); };
   std::vector<std::int32_t> log_odds(20, 1);
   log_odds[3] = 10;
-  const Prompt made = prompt(log_odds);
-  const std::vector<Answer>& answers = slate.run(made, prefix, {&policy, std::nullopt}, Deadline(Clock::now(), 500'000), stats);
+  const Prompt slate_prompt = prompt(log_odds);
+  const std::vector<Answer>& answers =
+      slate.run(slate_prompt, prefix, {&policy, std::nullopt}, Deadline(Clock::now(), 500'000), stats);
   for (std::size_t i = 0; i < answers.size(); ++i) {
-    EXPECT_EQ(answers[i].given(), i < 12);  // one chunk
+    EXPECT_EQ(answers[i].has_exit(), i < 12);  // one chunk
     EXPECT_EQ(answers[i].cut_short, i != 3);
   }
   EXPECT_EQ(stats.candidate_layers, 12u);

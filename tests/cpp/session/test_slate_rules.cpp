@@ -71,13 +71,13 @@ class SlateRulesTest : public testing::Test {
       prompt.tokens.push_back(static_cast<std::int32_t>(i));
       prompt.offsets.push_back(prompt.tokens.size());
     }
-    prefix.use(prompt.tokens.data(), 3);
+    prefix.set_current(prompt.tokens.data(), 3);
     return slate.run(prompt, prefix, rule, deadline, stats);
   }
   std::vector<std::uint32_t> run(std::vector<float> log_odds, const StopRule& rule) {
-    std::vector<std::uint32_t> seen;
-    for (const Answer& answer : answers(std::move(log_odds), rule, Deadline({}, 0))) seen.push_back(answer.exit);
-    return seen;
+    std::vector<std::uint32_t> exits;
+    for (const Answer& answer : answers(std::move(log_odds), rule, Deadline({}, 0))) exits.push_back(answer.exit);
+    return exits;
   }
   std::vector<std::uint32_t> run(std::vector<float> log_odds, std::size_t top_k = 0) {
     return run(std::move(log_odds), {&policy, std::nullopt, top_k});
@@ -132,11 +132,11 @@ TEST_F(SlateRulesTest, TracesAndForcedExitsIgnoreThem) {
 TEST_F(SlateRulesTest, TheyWaitForEveryChunk) {
   policy.top_k = {100, false, {0, 0}, {0, 0}};
   backend.after = [](std::size_t) { std::this_thread::sleep_for(std::chrono::milliseconds(600)); };
-  const std::vector<Answer>& seen =
+  const std::vector<Answer>& slate_answers =
       answers(std::vector<float>(30 * exits, 1), {&policy, std::nullopt}, Deadline(Clock::now(), 500'000));
-  for (std::size_t i = 0; i < seen.size(); ++i) {
-    EXPECT_EQ(seen[i].given(), i < 24);
-    EXPECT_TRUE(seen[i].cut_short);
+  for (std::size_t i = 0; i < slate_answers.size(); ++i) {
+    EXPECT_EQ(slate_answers[i].has_exit(), i < 24);
+    EXPECT_TRUE(slate_answers[i].cut_short);
   }
 }
 
@@ -144,10 +144,10 @@ TEST_F(SlateRulesTest, TheyWaitForEveryChunk) {
 TEST_F(SlateRulesTest, WhatTheyStoppedIsNotCutShort) {
   policy.top_k = {1, false, {1, 1}, {1, 1}};
   backend.after = [](std::size_t) { std::this_thread::sleep_for(std::chrono::milliseconds(600)); };
-  const std::vector<Answer>& seen =
+  const std::vector<Answer>& slate_answers =
       answers({5, 0, 0, 4, 0, 0, -9, 0, 0}, {&policy, std::nullopt}, Deadline(Clock::now(), 500'000));
-  EXPECT_TRUE(seen[0].cut_short && seen[1].cut_short);
-  EXPECT_FALSE(seen[2].cut_short);
+  EXPECT_TRUE(slate_answers[0].cut_short && slate_answers[1].cut_short);
+  EXPECT_FALSE(slate_answers[2].cut_short);
 }
 
 class Numbers {
@@ -173,25 +173,25 @@ class Numbers {
 };
 
 TEST_F(SlateRulesTest, StopsWherePythonDoes) {
-  Numbers given(std::getenv("REXIT_TEST_STOPPED"));
-  const std::uint32_t cases = given.integer();
+  Numbers cases_file(std::getenv("REXIT_TEST_STOPPED"));
+  const std::uint32_t cases = cases_file.integer();
   ASSERT_GT(cases, 100u);
   for (std::uint32_t n = 0; n < cases; ++n) {
-    policy.patience = given.integer();
-    policy.quorum = given.real();
-    policy.top_k.k = given.integer();
-    policy.top_k.ordered = given.integer() != 0;
-    const std::size_t own_k = given.integer(), candidates = given.integer();
-    policy.top_k.rise = given.reals(exits - 1);
-    policy.top_k.fall = given.reals(exits - 1);
+    policy.patience = cases_file.integer();
+    policy.quorum = cases_file.real();
+    policy.top_k.k = cases_file.integer();
+    policy.top_k.ordered = cases_file.integer() != 0;
+    const std::size_t own_k = cases_file.integer(), candidates = cases_file.integer();
+    policy.top_k.rise = cases_file.reals(exits - 1);
+    policy.top_k.fall = cases_file.reals(exits - 1);
     for (ExitRule& exit : policy.exits) {
-      exit.upper = given.real();
-      exit.lower = given.real();
+      exit.upper = cases_file.real();
+      exit.lower = cases_file.real();
     }
-    const std::vector<float> log_odds = given.reals(candidates * exits);
+    const std::vector<float> log_odds = cases_file.reals(candidates * exits);
     Exits expected;
-    for (std::size_t i = 0; i < candidates; ++i) expected.push_back(given.integer());
-    ASSERT_TRUE(given.good());
+    for (std::size_t i = 0; i < candidates; ++i) expected.push_back(cases_file.integer());
+    ASSERT_TRUE(cases_file.good());
     ASSERT_EQ(run(log_odds, own_k), expected) << "case " << n;
   }
 }

@@ -29,7 +29,7 @@ class VectorRowsTest : public testing::Test {
   void place(const Ids& ids) {
     pass = {};
     pass.tokens = ids.size();
-    rows.place(ids.data(), pass);
+    rows.set_inputs(ids.data(), pass);
   }
   Ids tokens() const { return {pass.token_ids, pass.token_ids + pass.tokens}; }
   std::vector<float> row(std::size_t n) const { return {pass.vectors + n * width, pass.vectors + (n + 1) * width}; }
@@ -102,12 +102,12 @@ TEST_F(VectorRowsTest, KeysDifferWhereverVectorsDo) {
     std::generate(prompt.user_vector.begin(), prompt.user_vector.end(), [&] { return static_cast<float>(random() % 3); });
     add();
   }
-  const std::size_t made = keys.size();
+  const std::size_t key_count = keys.size();
   std::sort(keys.begin(), keys.end());
-  EXPECT_EQ(std::unique(keys.begin(), keys.end()) - keys.begin(), static_cast<std::ptrdiff_t>(made));
+  EXPECT_EQ(std::unique(keys.begin(), keys.end()) - keys.begin(), static_cast<std::ptrdiff_t>(key_count));
   prompt.user_vector.assign(width, 1.0f);
   add();
-  EXPECT_TRUE(std::binary_search(keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(made), keys.back()));
+  EXPECT_TRUE(std::binary_search(keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(key_count), keys.back()));
 }
 
 // Passes of all sizes over the same buffers, with ids that meet in the table of slots.
@@ -117,19 +117,19 @@ TEST_F(VectorRowsTest, AgreesWithASearchThroughTheRows) {
     Ids ids(1 + random() % 200);
     for (std::int64_t& id : ids) id = static_cast<std::int64_t>(random()) % (random() % 2 == 0 ? user : first + 4);
     place(ids);
-    Ids seen;
+    Ids distinct_ids;
     for (std::size_t t = 0; t < ids.size(); ++t) {
       if (ids[t] < first) {
         ASSERT_EQ(pass.token_ids[t], ids[t]);
         continue;
       }
-      const auto found = std::find(seen.begin(), seen.end(), ids[t]);
-      ASSERT_EQ(pass.token_ids[t], first + (found - seen.begin()));
-      if (found == seen.end()) seen.push_back(ids[t]);
+      const auto match = std::find(distinct_ids.begin(), distinct_ids.end(), ids[t]);
+      ASSERT_EQ(pass.token_ids[t], first + (match - distinct_ids.begin()));
+      if (match == distinct_ids.end()) distinct_ids.push_back(ids[t]);
     }
-    ASSERT_EQ(pass.vector_rows, std::max<std::size_t>(1, seen.size()));
-    for (std::size_t r = 0; r < seen.size(); ++r) {
-      const auto id = static_cast<std::size_t>(seen[r] - first);
+    ASSERT_EQ(pass.vector_rows, std::max<std::size_t>(1, distinct_ids.size()));
+    for (std::size_t r = 0; r < distinct_ids.size(); ++r) {
+      const auto id = static_cast<std::size_t>(distinct_ids[r] - first);
       ASSERT_EQ(row(r), id < 20 ? table("gcn", id, 1, 0) : table("title:2", (id - 20) / 2, 2, id % 2));
     }
   }
@@ -142,7 +142,7 @@ TEST_F(VectorRowsTest, BundlesWithoutVectorsHaveNone) {
   none.reserve(1000);
   const Ids ids{1, 2, 3};
   pass.tokens = 3;
-  none.place(ids.data(), pass);
+  none.set_inputs(ids.data(), pass);
   EXPECT_EQ(pass.token_ids, ids.data());
   EXPECT_EQ(pass.vectors, nullptr);
   EXPECT_EQ(pass.vector_rows, 0u);

@@ -23,7 +23,7 @@ Archive::iterator choose(Archive& archive, Random& random) {
   return some[below(random, some.size())];
 }
 
-// One to three of the files change; then, mostly, sizes and digests are made to fit.
+// Changes one to three files, and then usually updates sizes and digests.
 void mutate_bundle(std::string& bytes, Random& random) {
   auto archive = unpack(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
   if (!archive || archive->empty()) return mutate_bytes(bytes, random);

@@ -3,7 +3,7 @@
 
 namespace {
 
-// Mostly, the digest at the end is made to fit.
+// Usually updates the digest at the end.
 void mutate_cache(std::string& bytes, rexit::fuzz::Random& random) {
   constexpr std::size_t digest = 64;
   rexit::fuzz::mutate_safetensors(bytes, random);

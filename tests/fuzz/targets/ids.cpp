@@ -1,5 +1,5 @@
 // A table of ids, whose metadata say `kind` and `count`; then look-ups of what is there and what is not.
-#include "bundle/ids.hpp"
+#include "bundle/catalog/ids.hpp"
 
 #include "target.hpp"
 
@@ -9,19 +9,20 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::string path = folder.put("input", data, size);
   rexit::fuzz::refused([&] {
     const Safetensors table(path);
-    const auto told = [&](const char* key) {
-      const auto found = table.metadata().find(key);
-      return found != table.metadata().end() ? found->second : std::string();
+    const auto metadata_or_empty = [&](const char* key) {
+      const auto entry = table.metadata().find(key);
+      return entry != table.metadata().end() ? entry->second : std::string();
     };
-    const std::size_t count = std::strtoull(told("count").c_str(), nullptr, 10) & 0x7fffffff;  // as catalog.json's counts
-    const Ids ids(table, told("kind"), count);
+    const std::size_t count =
+        std::strtoull(metadata_or_empty("count").c_str(), nullptr, 10) & 0x7fffffff;  // as catalog.json's counts
+    const Ids ids(table, metadata_or_empty("kind"), count);
     for (const char* text : {"", "item", "\xff\xff"}) rexit::fuzz::refused([&] { (void)ids.find(std::string_view(text)); });
     ids.check();
     for (std::size_t row = 0; row < ids.size(); ++row) {
       const std::string text = ids.text(static_cast<Row>(row));
-      const auto found =
+      const auto match =
           ids.are_strings() ? ids.find(std::string_view(text).substr(1, text.size() - 2)) : ids.find(std::stoll(text));
-      REXIT_PROMISE(found && static_cast<std::size_t>(*found) == row);
+      REXIT_PROMISE(match && static_cast<std::size_t>(*match) == row);
     }
     for (const std::int64_t number : {INT64_MIN, std::int64_t{0}, INT64_MAX})
       REXIT_PROMISE(!ids.are_strings() || !ids.find(number));

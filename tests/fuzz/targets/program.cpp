@@ -1,5 +1,5 @@
 // A prompt program; one that is accepted is run, in a bundle.
-#include "bundle/program.hpp"
+#include "bundle/catalog/program.hpp"
 
 #include <nlohmann/json.hpp>
 

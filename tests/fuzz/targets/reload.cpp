@@ -1,5 +1,5 @@
 // A whole bundle, as an archive, in the folder of one that is open: through reload, and then as `bundle`. Segments run in the
-// double that was made for the one before, so what it writes must still fit.
+// double of the previous bundle, so its output must still fit.
 #include "target.hpp"
 
 namespace {

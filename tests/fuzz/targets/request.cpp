@@ -94,7 +94,7 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
   for (std::size_t i = bytes.below(12); i-- > 0;) items.push_back(id(bytes, opened.strings, false));
   for (std::size_t i = bytes.below(8); i-- > 0;) recent.push_back(id(bytes, opened.strings, false));
   std::vector<std::uint8_t> liked(recent.size());
-  for (std::uint8_t& one : liked) one = bytes.number<std::uint8_t>();
+  for (std::uint8_t& verdict : liked) verdict = bytes.number<std::uint8_t>();
   rexit_request request{};
   const rexit_id user = id(bytes, opened.strings, true);
   request.id_size = bytes.below(16) == 0 ? bytes.below(sizeof(rexit_id)) : sizeof(rexit_id);  // as long as the entries at most
@@ -114,8 +114,8 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
   if (bytes.below(8) == 0) request.deadline_us = bytes.number<std::int64_t>();
   request.top_k = bytes.below(4) == 0 ? bytes.number<std::size_t>() : bytes.below(4);
   const auto memory = sized(request, bytes);
-  const auto* given = reinterpret_cast<const rexit_request*>(memory.get());
-  const bool whole = given->struct_size >= sizeof request;
+  const auto* c_request = reinterpret_cast<const rexit_request*>(memory.get());
+  const bool whole = c_request->struct_size >= sizeof request;
   const std::size_t top = whole && request.top_k != 0 ? std::min(request.top_k, items.size()) : items.size();
 
   rexit_stats stats{};
@@ -124,7 +124,7 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
   switch (bytes.below(4)) {
     case 0: {
       std::vector<float> traced(items.size() * 3, -1234.5f);
-      if (ok(rexit_session_trace(session, given, traced.data(), stats_out))) {
+      if (ok(rexit_session_trace(session, c_request, traced.data(), stats_out))) {
         for (const float z : traced) REXIT_PROMISE(std::isfinite(z) && z != -1234.5f);
       } else {
         for (const float z : traced) REXIT_PROMISE(z == -1234.5f);
@@ -133,24 +133,24 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
     }
     case 1: {
       std::size_t count = 77;
-      if (!ok(rexit_session_prompt(session, given, nullptr, 0, nullptr, &count))) {
+      if (!ok(rexit_session_prompt(session, c_request, nullptr, 0, nullptr, &count))) {
         REXIT_PROMISE(count == 77);
         return;
       }
       std::vector<std::int32_t> tokens(count);
       std::vector<std::size_t> offsets(items.size() + 2);
-      REXIT_PROMISE(ok(rexit_session_prompt(session, given, tokens.data(), count, offsets.data(), &count)));
+      REXIT_PROMISE(ok(rexit_session_prompt(session, c_request, tokens.data(), count, offsets.data(), &count)));
       for (std::size_t i = 1; i < offsets.size(); ++i) REXIT_PROMISE(offsets[i - 1] <= offsets[i] && offsets[i] <= count);
       return;
     }
     default: {
       std::vector<rexit_score> scores(top);
       for (rexit_score& score : scores) score.item = 4321;
-      if (ok(rexit_session_score(session, given, scores.data(), stats_out))) {
-        std::vector<bool> seen(items.size());
+      if (ok(rexit_session_score(session, c_request, scores.data(), stats_out))) {
+        std::vector<bool> is_scored(items.size());
         for (const rexit_score& score : scores) {
-          REXIT_PROMISE(score.item < items.size() && !seen[score.item]);
-          seen[score.item] = true;
+          REXIT_PROMISE(score.item < items.size() && !is_scored[score.item]);
+          is_scored[score.item] = true;
           if (score.exit == REXIT_NO_EXIT) {
             REXIT_PROMISE(std::isnan(score.probability) && std::isnan(score.log_odds));
           } else {
@@ -201,8 +201,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         break;
       }
       case 6: {
-        rexit_memory held{};
-        const auto out = sized(held, bytes);
+        rexit_memory memory_info{};
+        const auto out = sized(memory_info, bytes);
         ok(rexit_session_get_memory(session, reinterpret_cast<rexit_memory*>(out.get())));
         break;
       }

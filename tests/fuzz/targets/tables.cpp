@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <optional>
 
-#include "bundle/catalog.hpp"
+#include "bundle/catalog/catalog.hpp"
 #include "target.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

@@ -1,4 +1,4 @@
-// The backend over ONNX Runtime: one Ort::Session per segment, shared by all sessions of a bundle.
+// The backend over ONNX Runtime: an Ort::Session per segment, shared by all sessions of a bundle.
 #include "backends/onnxruntime/backend_ort.hpp"
 
 #include <algorithm>
@@ -47,7 +47,8 @@ const char* type_name(ONNXTensorElementDataType type) {
   }
 }
 
-// ONNX Runtime has no error code for running out of memory. These are the words of its arena, its allocators and our kernels.
+// ONNX Runtime has no error code for running out of memory. This looks for the messages of its arena, its allocators and our
+// kernels.
 rexit_status status_of(const Ort::Exception& error) {
   for (const char* words : {"std::bad_alloc", "Failed to allocate memory"})
     if (std::strstr(error.what(), words) != nullptr) return REXIT_OUT_OF_MEMORY;
@@ -62,7 +63,7 @@ ONNXTensorElementDataType ort_type(TensorType type) {
 }
 ONNXTensorElementDataType ort_type(Element element) { return ort_type(type_of(element)); }
 
-// Checks the names, dtypes and shapes of a session's inputs or of its outputs.
+// Checks names, dtypes and shapes of a session's inputs or outputs.
 class Signature {
  public:
   Signature(const Ort::Session& session, bool inputs, std::string where)
@@ -75,12 +76,12 @@ class Signature {
   }
 
   void check(const TensorSpec& expected) {
-    const auto found = std::find(names_.begin(), names_.end(), expected.name);
-    if (found == names_.end()) fail(REXIT_CORRUPT, where_, ": the graph has no ", side(), " `", expected.name, "`");
-    if (!seen_.insert(expected.name).second)
+    const auto name = std::find(names_.begin(), names_.end(), expected.name);
+    if (name == names_.end()) fail(REXIT_CORRUPT, where_, ": the graph has no ", side(), " `", expected.name, "`");
+    if (!checked_names_.insert(expected.name).second)
       fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` appears twice in the manifest");
-    const auto index = static_cast<std::size_t>(found - names_.begin());
-    // `info` owns what `tensor` refers to.
+    const auto index = static_cast<std::size_t>(name - names_.begin());
+    // `info` owns the data of `tensor`.
     const Ort::TypeInfo info = inputs_ ? session_.GetInputTypeInfo(index) : session_.GetOutputTypeInfo(index);
     if (info.GetONNXType() != ONNX_TYPE_TENSOR)
       fail(REXIT_CORRUPT, where_, ": ", side(), " `", expected.name, "` is not a tensor");
@@ -98,10 +99,11 @@ class Signature {
              ", expected ", expected.shape[i] == any_size ? std::string("a dynamic size") : std::to_string(expected.shape[i]));
   }
 
-  // For inputs: ONNX Runtime would refuse every run that leaves one out.
-  void check_no_other() const {
+  // For inputs: ONNX Runtime refuses runs without all of them.
+  void check_no_unchecked() const {
     for (const std::string& name : names_)
-      if (seen_.count(name) == 0) fail(REXIT_CORRUPT, where_, ": the graph's ", side(), " `", name, "` is not in the manifest");
+      if (checked_names_.count(name) == 0)
+        fail(REXIT_CORRUPT, where_, ": the graph's ", side(), " `", name, "` is not in the manifest");
   }
 
  private:
@@ -111,29 +113,29 @@ class Signature {
   bool inputs_;
   std::string where_;
   std::vector<std::string> names_;
-  std::set<std::string> seen_;
+  std::set<std::string> checked_names_;
 };
 
-// ONNX Runtime has one environment per process. If the host program created it before us, it has no pool that sessions could
-// share, and each segment gets one of its own: without spinning, which would take the cores from the segment that runs.
+// ONNX Runtime has a single environment per process. If the host program has created it, it has no pool for sessions to share,
+// and every segment gets its own pool. That pool does not spin, which would take cores from the running segment.
 Ort::Session load(const Ort::Env& env, const std::string& graph, const Ort::SessionOptions& options) {
-  Ort::SessionOptions shared = options.Clone(), own = options.Clone();
-  shared.DisablePerSessionThreads();
+  Ort::SessionOptions shared_pool = options.Clone(), own_pool = options.Clone();
+  shared_pool.DisablePerSessionThreads();
   try {
-    return Ort::Session(env, graph.c_str(), shared);
+    return Ort::Session(env, graph.c_str(), shared_pool);
   } catch (const Ort::Exception& error) {
     if (std::strstr(error.what(), "CreateEnvWithGlobalThreadPools") == nullptr) throw;
   }
-  own.SetIntraOpNumThreads(ort_threads()).AddConfigEntry("session.intra_op.allow_spinning", "0");
-  return Ort::Session(env, graph.c_str(), own);
+  own_pool.SetIntraOpNumThreads(ort_threads()).AddConfigEntry("session.intra_op.allow_spinning", "0");
+  return Ort::Session(env, graph.c_str(), own_pool);
 }
 
-// The options of a session's runs; only the terminate flag is used.
+// The options of a session's runs. Only their terminate flag is used.
 class OrtStop final : public Stop {
  public:
   void request() noexcept override try { options.SetTerminate(); } catch (...) {
   }
-  void withdraw() noexcept override try { options.UnsetTerminate(); } catch (...) {
+  void reset() noexcept override try { options.UnsetTerminate(); } catch (...) {
   }
 
   Ort::RunOptions options;
@@ -153,12 +155,12 @@ class OrtBackend final : public Backend {
         fail(status_of(error), graphs[k], ": ", error.what());
       }
     }
-    trim();  // what was needed only for loading: weights before they were rearranged
+    trim();  // releases memory of the load: weights before their rearrangement
   }
 
   void run(std::size_t index, const Pass& pass) const override {
     const Segment& segment = segments_[index];
-    // One per thread, so that runs do not allocate; the values are views that are not used after the run.
+    // Reused, so that runs do not allocate. The values are views, unused after the run.
     thread_local std::vector<const char*> input_names, output_names;
     thread_local std::vector<Ort::Value> inputs, outputs;
     for (auto* names : {&input_names, &output_names}) names->clear();
@@ -197,9 +199,9 @@ class OrtBackend final : public Backend {
         output(segment.new_keys[i], pass.new_keys[i], ort_type(segment.cache_dtype), cache_shape(segment, pass.tokens));
         output(segment.new_values[i], pass.new_values[i], ort_type(segment.cache_dtype), cache_shape(segment, pass.tokens));
       }
-      const Ort::RunOptions none{nullptr};
-      sessions_[index].Run(pass.stop != nullptr ? static_cast<const OrtStop*>(pass.stop)->options : none, input_names.data(),
-                           inputs.data(), inputs.size(), output_names.data(), outputs.data(), outputs.size());
+      const Ort::RunOptions no_options{nullptr};
+      sessions_[index].Run(pass.stop != nullptr ? static_cast<const OrtStop*>(pass.stop)->options : no_options,
+                           input_names.data(), inputs.data(), inputs.size(), output_names.data(), outputs.data(), outputs.size());
     } catch (const Ort::Exception& error) {
       fail(status_of(error), segment.graph, ": ", error.what());
     }
@@ -209,14 +211,14 @@ class OrtBackend final : public Backend {
   void release(void* memory) const noexcept override { ::operator delete(memory, std::align_val_t(alignment)); }
   void copy(void* to, const void* from, std::size_t bytes) const override { std::memmove(to, from, bytes); }
   std::unique_ptr<Stop> make_stop() const override { return std::make_unique<OrtStop>(); }
-  BackendMemory memory() const override { return {ort_arena().held().runs, ort_arena().held().weights}; }
+  BackendMemory memory() const override { return {ort_arena().usage().runs, ort_arena().usage().weights}; }
   void trim() const override { ort_arena().trim(); }
 
  private:
   void check(const Segment& segment, const std::string& graph, const Ort::Session& session) const {
     Signature inputs(session, true, graph), outputs(session, false, graph);
     for (const TensorSpec& spec : segment_inputs(model_, segment)) inputs.check(spec);
-    inputs.check_no_other();
+    inputs.check_no_unchecked();
     for (const TensorSpec& spec : segment_outputs(model_, segment)) outputs.check(spec);
   }
 
@@ -226,16 +228,16 @@ class OrtBackend final : public Backend {
   }
 
   Ort::Value view(void* data, ONNXTensorElementDataType type, Sizes shape) const {
-    static std::byte nothing[alignment];  // ONNX Runtime requires an address even for no elements
+    static std::byte placeholder[alignment];  // ONNX Runtime requires an address even for no elements
     std::size_t bytes = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64     ? 8
                         : type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT   ? 4
                         : type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 ? 2
                                                                         : 1;
     for (std::size_t i = 0; i < shape.rank; ++i) bytes *= static_cast<std::size_t>(shape.size[i]);
-    return Ort::Value::CreateTensor(cpu_, data != nullptr ? data : nothing, bytes, shape.size.data(), shape.rank, type);
+    return Ort::Value::CreateTensor(cpu_, data != nullptr ? data : placeholder, bytes, shape.size.data(), shape.rank, type);
   }
 
-  const Model model_;  // copies: a reloaded bundle has the same segments, and outlives the one that they were loaded from
+  const Model model_;  // copies: a reloaded bundle shares the backend and may outlive the bundle it was loaded from
   const std::vector<Segment> segments_;
   Ort::MemoryInfo cpu_;
   mutable std::vector<Ort::Session> sessions_;  // Session::Run is thread-safe, but not const
@@ -263,7 +265,7 @@ std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution&
   Ort::Env& env = ort_environment(execution.library, execution.threads);
   check_provider(provider);
   Ort::SessionOptions options;
-  // Memory patterns are planned and kept for each input shape, and prompts have too many different lengths for that.
+  // ONNX Runtime would keep a memory pattern per input shape, and prompts have too many lengths for that.
   options.DisableMemPattern();
   options.AddConfigEntry("session.use_env_allocators", "1");  // the arena of ort_environment
   if (provider == Provider::cpu) add_kernels(options);

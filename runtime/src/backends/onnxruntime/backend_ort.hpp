@@ -1,4 +1,4 @@
-// The backend over ONNX Runtime, on one of its execution providers.
+// The backend over ONNX Runtime and an execution provider.
 #pragma once
 
 #include <memory>
@@ -11,18 +11,18 @@ namespace rexit::core {
 
 enum class Provider { cpu, cuda, tensorrt };
 
-// Throws REXIT_BACKEND_MISSING if the library is missing or was built without the provider.
+// Throws REXIT_BACKEND_MISSING if the library is missing or has no such provider.
 void require_provider(const Execution& execution, Provider provider);
 
-// Throws REXIT_BACKEND_MISSING if the library is missing or too old for the variant's own graphs.
+// Throws REXIT_BACKEND_MISSING if the library is missing or too old for the variant's graphs.
 void require_opset(const Execution& execution, const Variant& variant);
 
-// Once a backend has been made: the thread pool's size and the library's version.
+// Adds the thread pool's size and the library's version. Only after make_ort_backend().
 void add_ort_conditions(Conditions& here);
 
-// `graphs`: the paths of the graphs to run, one per segment: the variant's own or, for TensorRT, those that wrap its plans.
-// Hidden states, keys and values are in host memory with every provider: the C API of ONNX Runtime 1.21 cannot copy between
-// devices, which compaction would need. Several threads may call the backend at once. It does not need `bundle` any longer.
+// `graphs`: paths, by segment: the variant's graphs or, for TensorRT, the graphs around its plans. Hidden states, keys and values
+// are in host memory with every provider: compaction would have to copy between devices, which the C API of ONNX Runtime 1.21
+// cannot. Several threads may call the backend at once. It keeps no reference to `bundle`.
 std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution& execution, Provider provider,
                                           const std::vector<std::string>& graphs);
 

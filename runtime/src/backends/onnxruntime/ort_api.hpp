@@ -1,5 +1,5 @@
-// ONNX Runtime's C++ headers, in a namespace of our own. A program that is linked with librexit.a and uses these headers too
-// would otherwise share `Ort::Global` with us, and loading the library would replace the program's table of functions.
+// ONNX Runtime's C++ headers, in our own namespace. Otherwise a program that links librexit.a and uses these headers would share
+// `Ort::Global` with us, and loading the library would replace the program's function table.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +14,8 @@ namespace rexit::core {
 
 namespace Ort = ::rexit_ort;
 
-// The oldest version of the C API that has all we call: KernelContext_ParallelFor came last. A newer one would refuse older
-// libraries for nothing.
+// The oldest version of the C API with all functions that we call; KernelContext_ParallelFor is the newest of them. A newer
+// version would refuse older libraries without need.
 constexpr std::uint32_t ort_api_version = 17;
 
 }  // namespace rexit::core

@@ -1,4 +1,4 @@
-// The memory in which ONNX Runtime runs segments: an arena for each run at a time.
+// The memory in which ONNX Runtime runs segments: an arena per concurrent run.
 #pragma once
 
 #include <atomic>
@@ -11,9 +11,8 @@
 
 namespace rexit::core {
 
-// Freed blocks are kept for the next run, which needs much the same ones; no more of them than half of the peak use, since
-// prompts differ in length and none needs everything that the others left. ONNX Runtime has an arena of its own, but before
-// version 1.23 it does not report what it holds, and it returns memory only at the end of a run.
+// Keeps freed blocks for the next run, which needs similar sizes; at most half of the peak use, since prompts differ in length.
+// ONNX Runtime's own arena does not report its usage before version 1.23, and returns memory only at the end of a run.
 class Arena {
  public:
   Arena() = default;
@@ -21,18 +20,19 @@ class Arena {
   Arena& operator=(const Arena&) = delete;
   ~Arena() { trim(); }
 
-  // Bytes in use or free: for runs, and for weights and everything else that ONNX Runtime keeps as long as a bundle is open.
-  struct Held {
-    std::size_t runs, weights;
+  // Bytes of blocks, in use or free.
+  struct Usage {
+    std::size_t runs;
+    std::size_t weights;  // and everything else that ONNX Runtime keeps while a bundle is open
   };
-  Held held() const;
+  Usage usage() const;
   // Releases the free blocks.
   void trim();
 
-  // Null for no bytes. Throws std::bad_alloc.
+  // Null for 0 bytes. Throws std::bad_alloc.
   void* allocate(std::size_t bytes);
   void* reserve(std::size_t bytes);
-  // A block of any arena goes back to that one.
+  // Returns a block of any arena to its arena.
   static void free(void* block) noexcept;
 
  private:
@@ -44,24 +44,24 @@ class Arena {
   };
   using FreeBlocks = std::vector<FreeBlock>;
 
-  FreeBlocks::iterator first_of(std::size_t bytes) noexcept;
-  void* take(std::size_t bytes, bool reserved);
-  void use(std::size_t bytes) noexcept;
-  void make_room(std::size_t bytes) noexcept;
-  void give_back(FreeBlocks::iterator block) noexcept;
-  void take_back(void* block) noexcept;
+  FreeBlocks::iterator find_free(std::size_t bytes) noexcept;
+  void* new_block(std::size_t bytes, bool reserved);
+  void add_in_use(std::size_t bytes) noexcept;
+  void release_for(std::size_t bytes) noexcept;
+  void release_free(FreeBlocks::iterator block) noexcept;
+  void reclaim(void* block) noexcept;
 
   mutable std::mutex mutex_;
   FreeBlocks free_;  // by size
-  Held held_{0, 0};
-  std::size_t in_use_ = 0, peak_in_use_ = 0;  // of held_.runs; the peak since the last trim
-  std::size_t blocks_ = 0;                    // allocated so far
+  Usage usage_{0, 0};
+  std::size_t in_use_ = 0, peak_in_use_ = 0;  // of usage_.runs; the peak since the last trim
+  std::size_t block_count_ = 0;               // allocations so far
   std::atomic_flag in_run_ = ATOMIC_FLAG_INIT;
   Arena* next_ = nullptr;
 };
 
-// What ONNX Runtime allocates from. Runs at the same time have an arena each, so that sessions wait for no lock of each other;
-// there are as many arenas as there were runs at the same time. Whatever is allocated outside of runs shares one more.
+// ONNX Runtime's allocator. Concurrent runs have separate arenas, so that sessions do not wait for each other's locks; the number
+// of arenas is the largest number of concurrent runs. Allocations outside of runs share another arena.
 class OrtArena final : public OrtAllocator {
  public:
   OrtArena();
@@ -69,7 +69,7 @@ class OrtArena final : public OrtAllocator {
   OrtArena& operator=(const OrtArena&) = delete;
   ~OrtArena();
 
-  // While it lives, this thread has an arena that no other run has.
+  // Gives this thread an arena that no other run uses, for the duration of its scope.
   class Run {
    public:
     explicit Run(OrtArena& arena);
@@ -81,18 +81,18 @@ class OrtArena final : public OrtAllocator {
     Arena& arena_;
   };
 
-  // The arena of this thread's run, or the shared one.
-  Arena& here() noexcept;
+  // The arena of this thread's run, or the shared arena.
+  Arena& current() noexcept;
   // Of all arenas together.
-  Arena::Held held() const;
+  Arena::Usage usage() const;
   void trim();
 
  private:
-  Arena& unused();
+  Arena& acquire_idle();
 
   Ort::MemoryInfo info_;
   Arena shared_;
-  std::atomic<Arena*> first_{nullptr};  // of those for runs; they are added and never removed
+  std::atomic<Arena*> first_{nullptr};  // list of the runs' arenas, which only grows
 };
 
 }  // namespace rexit::core

@@ -19,12 +19,12 @@ using kernels::Threads;
 
 constexpr std::size_t max_axes = 4;
 
-// A graph need not be one that the exporter wrote.
-void require(bool right, const char* what) {
-  if (!right) throw std::invalid_argument(what);
+// For graphs that the exporter did not write.
+void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
 }
 
-// A tensor of at most four axes. Seen as rows, all axes but the last are merged.
+// A tensor of at most four axes. rows() merges all axes except the last.
 struct Tensor {
   const void* data = nullptr;
   std::array<std::int64_t, max_axes> sizes{};
@@ -51,7 +51,7 @@ class Call final : public Threads {
     const auto info = value.GetTensorTypeAndShapeInfo();
     Tensor tensor{value.GetTensorRawData(), {}, info.GetDimensionsCount(), info.GetElementCount(), info.GetElementType()};
     require(tensor.rank <= max_axes, "an input has more than four axes");
-    // By the C API: the C++ wrapper would allocate a vector in each run.
+    // The C API, since the C++ wrapper allocates a vector.
     Ort::ThrowOnError(Ort::GetApi().GetDimensions(info, tensor.sizes.data(), tensor.rank));
     return tensor;
   }
@@ -61,7 +61,7 @@ class Call final : public Threads {
     return context_.GetOutput(index, shape.sizes.data(), shape.rank).GetTensorMutableData<T>();
   }
 
-  // The outputs: uint8 values in x's shape, and one scale per row.
+  // The outputs: uint8 values in x's shape, and a scale per row.
   Quantized quantized(const Tensor& x) const {
     require(x.rank >= 1, "x is a scalar, expected at least one axis");
     Tensor scales = x;
@@ -71,29 +71,31 @@ class Call final : public Threads {
   }
 
  private:
-  // As ONNX Runtime's own operators do: from the arena of the run, which is counted and trimmed.
-  void* allocate(std::size_t bytes) const override { return ort_arena().here().allocate(bytes); }
+  // From the run's arena, which is counted and trimmed, as ONNX Runtime's own operators do.
+  void* allocate(std::size_t bytes) const override { return ort_arena().current().allocate(bytes); }
   void release(void* memory) const noexcept override { Arena::free(memory); }
-  void spread(Function function, std::size_t count, void* data) const override { context_.ParallelFor(function, count, 0, data); }
+  void run_nothrow(Function function, std::size_t count, void* data) const override {
+    context_.ParallelFor(function, count, 0, data);
+  }
 
   Ort::KernelContext context_;
 };
 
-// Floats in, floats out.
-struct OfFloats {
+// Base of a kernel with floats as inputs and outputs.
+struct FloatKernel {
   static constexpr ONNXTensorElementDataType input_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
   static constexpr ONNXTensorElementDataType output_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
 };
 
-// Floats in, quantized rows and their scales out.
-struct OfQuantizedRows : OfFloats {
+// Base of a kernel with floats as inputs, and quantized rows and their scales as outputs.
+struct QuantizingKernel : FloatKernel {
   static constexpr std::size_t outputs = 2;
   static constexpr ONNXTensorElementDataType output_type(std::size_t index) {
     return index == 0 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   }
 };
 
-struct SlateAttentionKernel : OfFloats {
+struct SlateAttentionKernel : FloatKernel {
   static constexpr const char* name = "SlateAttention";
   static constexpr std::size_t inputs = 6, outputs = 1;
   static constexpr ONNXTensorElementDataType input_type(std::size_t index) {
@@ -107,18 +109,19 @@ struct SlateAttentionKernel : OfFloats {
   void compute(const Call& call) const {
     const Tensor query = call.input(0), key = call.input(1), value = call.input(2), past_key = call.input(3),
                  past_value = call.input(4), groups = call.input(5);
-    for (const Tensor* one : {&query, &key, &value, &past_key, &past_value})
-      require(one->rank == 4 && one->size(0) == 1 && query.size(3) > 0 && one->size(3) == query.size(3) + (is_int8(*one) ? 1 : 0),
-              "expected [1, heads, tokens, head_dim], in int8 one number more");
+    for (const Tensor* tensor : {&query, &key, &value, &past_key, &past_value})
+      require(tensor->rank == 4 && tensor->size(0) == 1 && query.size(3) > 0 &&
+                  tensor->size(3) == query.size(3) + (is_int8(*tensor) ? 1 : 0),
+              "expected [1, heads, tokens, head_dim], in int8 [1, heads, tokens, head_dim + 1]");
     require(key.same_shape(value) && past_key.same_shape(past_value), "keys and values have different shapes");
-    for (const Tensor* one : {&key, &value, &past_key, &past_value})
-      require(
-          one->type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || one->type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 || is_int8(*one),
-          "expected keys and values in float32, float16 or int8");
+    for (const Tensor* tensor : {&key, &value, &past_key, &past_value})
+      require(tensor->type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || tensor->type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 ||
+                  is_int8(*tensor),
+              "expected keys and values in float32, float16 or int8");
     const std::size_t heads = query.size(1), kv_heads = key.size(1), tokens = query.size(2);
     require(heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && past_key.size(1) == kv_heads,
             "the number of heads is not a multiple of the number of key heads");
-    require(key.size(2) == tokens && groups.rank == 1 && groups.size(0) == tokens, "expected one key and one group per query");
+    require(key.size(2) == tokens && groups.rank == 1 && groups.size(0) == tokens, "expected a key and a group per query");
     kernels::attend(
         {query.as<float>(), stored(key), stored(value), stored(past_key), stored(past_value), groups.as<std::int64_t>(),
          call.output<float>(0, query), heads, kv_heads, tokens, past_key.size(2), query.size(3), scale},
@@ -136,7 +139,7 @@ struct SlateAttentionKernel : OfFloats {
   float scale;
 };
 
-struct QuantizeRowsKernel : OfQuantizedRows {
+struct QuantizeRowsKernel : QuantizingKernel {
   static constexpr const char* name = "QuantizeRows";
   static constexpr std::size_t inputs = 1;
 
@@ -148,7 +151,7 @@ struct QuantizeRowsKernel : OfQuantizedRows {
   }
 };
 
-struct RmsNormQuantizeRowsKernel : OfQuantizedRows {
+struct RmsNormQuantizeRowsKernel : QuantizingKernel {
   static constexpr const char* name = "RMSNormQuantizeRows";
   static constexpr std::size_t inputs = 2;
 
@@ -156,14 +159,14 @@ struct RmsNormQuantizeRowsKernel : OfQuantizedRows {
 
   void compute(const Call& call) const {
     const Tensor x = call.input(0), weight = call.input(1);
-    require(weight.rank == 1 && weight.count == x.width(), "expected one weight per column");
+    require(weight.rank == 1 && weight.count == x.width(), "expected a weight per column");
     kernels::rms_norm_quantize_rows(x.as<float>(), weight.as<float>(), epsilon, call.quantized(x), call);
   }
 
   float epsilon;
 };
 
-struct SwigluQuantizeRowsKernel : OfQuantizedRows {
+struct SwigluQuantizeRowsKernel : QuantizingKernel {
   static constexpr const char* name = "SwiGLUQuantizeRows";
   static constexpr std::size_t inputs = 3;
 
@@ -176,7 +179,7 @@ struct SwigluQuantizeRowsKernel : OfQuantizedRows {
   }
 };
 
-struct QuantizeCacheKernel : OfFloats {
+struct QuantizeCacheKernel : FloatKernel {
   static constexpr const char* name = "QuantizeCache";
   static constexpr std::size_t inputs = 1, outputs = 1;
   static constexpr ONNXTensorElementDataType output_type(std::size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8; }
@@ -192,7 +195,7 @@ struct QuantizeCacheKernel : OfFloats {
   }
 };
 
-struct ScaleAddRowsKernel : OfFloats {
+struct ScaleAddRowsKernel : FloatKernel {
   static constexpr const char* name = "ScaleAddRows";
   static constexpr std::size_t inputs = 3, outputs = 1;
 
@@ -220,7 +223,7 @@ OrtStatusPtr status_of(const char* name, const Function& function) {
       return Ort::GetApi().CreateStatus(ORT_INVALID_ARGUMENT, (std::string("rexit.") + name + ": " + error.what()).c_str());
     }
   } catch (const std::bad_alloc& error) {
-    return Ort::GetApi().CreateStatus(ORT_FAIL, error.what());  // words that backend_ort.cpp recognises
+    return Ort::GetApi().CreateStatus(ORT_FAIL, error.what());  // backend_ort.cpp recognises its message
   }
 }
 
@@ -255,11 +258,11 @@ struct Operators {
   Ort::CustomOpDomain domain{"rexit"};
 
   Operators() {
-    for (const OrtCustomOp* one :
+    for (const OrtCustomOp* custom_op :
          {static_cast<OrtCustomOp*>(&slate_attention), static_cast<OrtCustomOp*>(&quantize_rows),
           static_cast<OrtCustomOp*>(&rms_norm_quantize_rows), static_cast<OrtCustomOp*>(&swiglu_quantize_rows),
           static_cast<OrtCustomOp*>(&quantize_cache), static_cast<OrtCustomOp*>(&scale_add_rows)})
-      domain.Add(one);
+      domain.Add(custom_op);
   }
 };
 

@@ -5,7 +5,7 @@
 
 namespace rexit::core {
 
-// The exporter writes these operators as functions of standard ones, which any ONNX Runtime inlines and runs. Sessions made with
+// The exporter writes these operators as functions of standard operators, which any ONNX Runtime inlines and runs. Sessions with
 // these options run the kernels instead. For the CPU only.
 void add_kernels(Ort::SessionOptions& options);
 

@@ -16,20 +16,20 @@
 namespace rexit::core {
 namespace {
 
-// Never destroyed: pool threads and static destructors of other libraries may still be running when the process exits.
+// Never destroyed: pool threads and static destructors of other libraries may still run when the process exits.
 struct Runtime {
   Ort::Env* env = nullptr;
   std::int32_t threads = 0;
   std::string version;
 };
 
-Runtime& the_runtime() {
+Runtime& global_runtime() {
   static Runtime* runtime = new Runtime;
   return *runtime;
 }
 
-// The first 1.x that accepts an opset, found by loading a graph of each into 1.16 to 1.23. Older libraries lack functions that
-// rexit calls.
+// The first 1.x that accepts an opset, measured by loading graphs into 1.16 to 1.23. Older libraries lack functions that rexit
+// calls.
 struct Support {
   std::size_t opset;
   int minor;
@@ -44,15 +44,15 @@ std::int32_t cores() {
 
 void* open_library(const char* path) {
   if (path == nullptr || *path == '\0') path = std::getenv("REXIT_ONNXRUNTIME_LIBRARY");
-  const bool named = path != nullptr && *path != '\0';
+  const bool has_path = path != nullptr && *path != '\0';
   std::string reason;
-  for (const char* name : {named ? path : "libonnxruntime.so.1", "libonnxruntime.so"}) {
+  for (const char* name : {has_path ? path : "libonnxruntime.so.1", "libonnxruntime.so"}) {
     if (void* library = ::dlopen(name, RTLD_NOW | RTLD_LOCAL)) return library;
     reason = ::dlerror();
-    if (named) break;
+    if (has_path) break;
   }
   fail(REXIT_BACKEND_MISSING, "ONNX Runtime cannot be loaded: ", reason,
-       named ? "" : "; set REXIT_ONNXRUNTIME_LIBRARY to the path of libonnxruntime.so");
+       has_path ? "" : "; set REXIT_ONNXRUNTIME_LIBRARY to the path of libonnxruntime.so");
 }
 
 std::string load_api(const char* path) {
@@ -76,9 +76,9 @@ int minor_of(const std::string& version) {
   return minor;
 }
 
-// What ONNX Runtime says while this thread starts it is logged afterwards: `log` may open a bundle, which waits for the start.
+// ONNX Runtime's lines during its start, to be logged afterwards: `log` may open a bundle, which waits for the start.
 using Lines = std::vector<std::pair<rexit_log_level, std::string>>;
-thread_local Lines* waiting = nullptr;
+thread_local Lines* deferred_lines = nullptr;
 
 Ort::Env* make_environment(std::int32_t threads) {
   Ort::ThreadingOptions options;
@@ -86,27 +86,27 @@ Ort::Env* make_environment(std::int32_t threads) {
   options.SetGlobalInterOpNumThreads(1);
   options.SetGlobalSpinControl(1);
   auto env = std::make_unique<Ort::Env>(options, forward_log, nullptr, ORT_LOGGING_LEVEL_WARNING, "rexit");
-  // One allocator for all segments: they run one after another, and otherwise each would keep an arena of its own. A host program
-  // that created the environment before us may have registered its own, which then serves us as well.
+  // All segments share an allocator: they run one after another, and would otherwise keep an arena per segment. If the host
+  // program has created the environment and registered its own allocator, we use that.
   const Ort::Status registered(Ort::GetApi().RegisterAllocator(*env, &ort_arena()));
   return env.release();
 }
 
-// Logs what has waited when it ends, with or without an exception.
-struct LogAfterwards {
-  LogAfterwards() { waiting = &lines; }
-  ~LogAfterwards() {
-    waiting = nullptr;
+// Defers this thread's lines to the end of the scope, also if an exception leaves it.
+struct DeferredLog {
+  DeferredLog() { deferred_lines = &lines; }
+  ~DeferredLog() {
+    deferred_lines = nullptr;
     for (const auto& [level, line] : lines) log(level, line);
   }
   Lines lines;
 };
 
-// Starts ONNX Runtime unless it runs.
-Runtime& started(const char* library, std::int32_t threads) {
+// Starts ONNX Runtime on the first call.
+Runtime& start_runtime(const char* library, std::int32_t threads) {
   static std::mutex mutex;
-  Runtime& runtime = the_runtime();
-  const LogAfterwards later;  // destroyed after the lock
+  Runtime& runtime = global_runtime();
+  const DeferredLog deferred_log;  // destroyed after the lock
   const std::lock_guard<std::mutex> lock(mutex);
   if (runtime.env == nullptr) {
     const std::int32_t count = threads == 0 ? cores() : threads;
@@ -129,8 +129,8 @@ void ORT_API_CALL forward_log(void*, OrtLoggingLevel level, const char*, const c
                                : level == ORT_LOGGING_LEVEL_WARNING ? REXIT_LOG_WARNING
                                                                     : REXIT_LOG_DEBUG;
   std::string line = std::string("onnxruntime ") + where + ": " + message;
-  if (waiting != nullptr) {
-    waiting->emplace_back(ours, std::move(line));
+  if (deferred_lines != nullptr) {
+    deferred_lines->emplace_back(ours, std::move(line));
   } else {
     log(ours, line);
   }
@@ -144,26 +144,26 @@ OrtArena& ort_arena() {
 }
 
 Ort::Env& ort_environment(const char* library, std::int32_t threads) {
-  const Runtime& runtime = started(library, threads);
+  const Runtime& runtime = start_runtime(library, threads);
   if (threads != 0 && threads != runtime.threads)
     fail(REXIT_INVALID_ARGUMENT, "threads is ", threads, ", but the first bundle opened in this process created the pool with ",
          runtime.threads, ": use that number or 0");
   return *runtime.env;
 }
 
-std::int32_t ort_threads() { return the_runtime().threads; }
+std::int32_t ort_threads() { return global_runtime().threads; }
 
-const std::string& ort_version() { return the_runtime().version; }
+const std::string& ort_version() { return global_runtime().version; }
 
-void check_opset(std::size_t opset, const std::string& what) { check_opset(opset, what, the_runtime().version); }
+void check_opset(std::size_t opset, const std::string& owner) { check_opset(opset, owner, global_runtime().version); }
 
-void check_opset(std::size_t opset, const std::string& what, const std::string& version) {
+void check_opset(std::size_t opset, const std::string& owner, const std::string& version) {
   const int minor = minor_of(version);
   if (minor < 0) return;
-  for (const Support& one : support)
-    if (opset == one.opset && minor < one.minor)
-      fail(REXIT_BACKEND_MISSING, what, " needs ONNX Runtime 1.", one.minor, " or newer for its opset ", opset,
-           ", the one loaded is ", version);
+  for (const Support& entry : support)
+    if (opset == entry.opset && minor < entry.minor)
+      fail(REXIT_BACKEND_MISSING, owner, " needs ONNX Runtime 1.", entry.minor, " or newer for its opset ", opset,
+           ", the loaded library is ", version);
 }
 
 }  // namespace rexit::core

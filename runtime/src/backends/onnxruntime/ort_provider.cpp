@@ -26,27 +26,27 @@ constexpr ProviderName name_of(Provider provider) {
   return {"CPUExecutionProvider", "cpu"};
 }
 
-// By the C API: the C++ wrapper's vector of strings needs a newer libstdc++ than JetPack 6's.
-std::vector<std::string> available() {
+// The C API, since the C++ wrapper's vector of strings needs a newer libstdc++ than JetPack 6's.
+std::vector<std::string> available_providers() {
   const OrtApi& api = Ort::GetApi();
   char** names = nullptr;
   int count = 0;
   Ort::ThrowOnError(api.GetAvailableProviders(&names, &count));
-  std::vector<std::string> all(names, names + count);
+  std::vector<std::string> providers(names, names + count);
   Ort::ThrowOnError(api.ReleaseAvailableProviders(names, count));
-  return all;
+  return providers;
 }
 
 }  // namespace
 
 void check_provider(Provider provider) {
   const ProviderName name = name_of(provider);
-  std::string all;
-  for (const std::string& one : available()) {
-    if (one == name.ort) return;
-    all += (all.empty() ? "" : ", ") + one;
+  std::string list;
+  for (const std::string& available : available_providers()) {
+    if (available == name.ort) return;
+    list += (list.empty() ? "" : ", ") + available;
   }
-  fail(REXIT_BACKEND_MISSING, "device `", name.device, "` needs ", name.ort, ", but this ONNX Runtime has only ", all,
+  fail(REXIT_BACKEND_MISSING, "device `", name.device, "` needs ", name.ort, ", but this ONNX Runtime has only ", list,
        "; use the library from the package onnxruntime-gpu",
        provider == Provider::tensorrt ? ", or a rexit built with -DREXIT_TENSORRT=ON, which does not need it" : "");
 }
@@ -59,7 +59,7 @@ void append_provider(Ort::SessionOptions& options, Provider provider, std::int32
     Ort::ThrowOnError(api.CreateCUDAProviderOptions(&cuda));
     const std::unique_ptr<OrtCUDAProviderOptionsV2, decltype(api.ReleaseCUDAProviderOptions)> owner(
         cuda, api.ReleaseCUDAProviderOptions);
-    // Memory grows by what is requested: doubling it would take too much of a GPU that shares its memory with the host.
+    // Memory grows by the request: doubling would take too much of a GPU that shares its memory with the host.
     const std::array<const char*, 2> keys{"device_id", "arena_extend_strategy"}, values{id.c_str(), "kSameAsRequested"};
     Ort::ThrowOnError(api.UpdateCUDAProviderOptions(cuda, keys.data(), values.data(), keys.size()));
     options.AppendExecutionProvider_CUDA_V2(*cuda);

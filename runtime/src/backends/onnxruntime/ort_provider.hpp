@@ -1,4 +1,4 @@
-// ONNX Runtime's execution providers: whether the library has one, and how to make a session use it.
+// ONNX Runtime's execution providers.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace rexit::core {
 
-// Throws REXIT_BACKEND_MISSING, and says which library has the provider. The API must be loaded.
+// Throws REXIT_BACKEND_MISSING if the loaded library lacks the provider. The message says which library has it.
 void check_provider(Provider provider);
 
 void append_provider(Ort::SessionOptions& options, Provider provider, std::int32_t device_id);

@@ -5,18 +5,18 @@
 namespace rexit::core {
 namespace {
 
-// A slate has a few hundred tokens: coarser steps would compute too much padding, finer ones would rarely see a size twice.
+// For slates of a few hundred tokens: coarser steps compute too much padding, with finer steps sizes rarely repeat.
 constexpr std::size_t token_step = 32, row_step = 8, vector_step = 8;
 
-std::size_t rounded(std::size_t size, std::size_t step, std::size_t most) noexcept {
-  return std::max(size, std::min((size + step - 1) / step * step, most));
+std::size_t round_up(std::size_t size, std::size_t step, std::size_t limit) noexcept {
+  return std::max(size, std::min((size + step - 1) / step * step, limit));
 }
 
 }  // namespace
 
 PassSizes bucket_of(const PassSizes& sizes, std::size_t max_tokens, std::size_t max_rows) noexcept {
-  return {rounded(sizes.tokens, token_step, max_tokens), sizes.prefix, rounded(sizes.rows, row_step, max_rows),
-          sizes.vectors == 0 ? 0 : rounded(sizes.vectors, vector_step, max_tokens)};
+  return {round_up(sizes.tokens, token_step, max_tokens), sizes.prefix, round_up(sizes.rows, row_step, max_rows),
+          sizes.vectors == 0 ? 0 : round_up(sizes.vectors, vector_step, max_tokens)};
 }
 
 void pad_indices(const Pass& pass, const PassSizes& sizes, std::int64_t* token_ids, std::int64_t* positions, std::int64_t* groups,

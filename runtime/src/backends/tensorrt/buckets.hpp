@@ -1,4 +1,4 @@
-// Passes padded to a few sizes, so that what is prepared for one size serves many passes.
+// Buckets: passes padded to a few sizes, so that a CUDA graph serves many passes.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 namespace rexit::core {
 
-// T, P, N and R of a pass; R is 0 where a segment takes no vectors.
+// T, P, N and R of a pass; R is 0 if the segment takes no vectors.
 struct PassSizes {
   std::size_t tokens, prefix, rows, vectors;
 
@@ -30,13 +30,13 @@ struct PassSizes {
 
 inline PassSizes sizes_of(const Pass& pass) noexcept { return {pass.tokens, pass.prefix, pass.rows, pass.vector_rows}; }
 
-// T, N and R rounded up, up to their maximum, which is that of T for R. P stays: every token sees the whole prefix, so it cannot
-// be padded.
+// Rounds T, N and R up, at most to `max_tokens`, `max_rows` and `max_tokens`. P stays: every token attends to the whole prefix,
+// so it cannot be padded.
 PassSizes bucket_of(const PassSizes& sizes, std::size_t max_tokens, std::size_t max_rows) noexcept;
 
-// Writes the pass's indices, padded to T and N of `sizes`. Padding tokens are a group of their own, so that no candidate sees
+// Writes the pass's indices, padded to T and N of `sizes`. Padding tokens form a separate group, so that no candidate attends to
 // them; their hidden states must be finite, since attention multiplies them by 0. Padding rows read an existing token.
-// `token_ids` null: not the first segment. No padding token names a vector, so nothing reads the rows that pad those.
+// `token_ids` null: not the first segment. No padding token refers to a vector, so nothing reads padding vectors.
 void pad_indices(const Pass& pass, const PassSizes& sizes, std::int64_t* token_ids, std::int64_t* positions, std::int64_t* groups,
                  std::int64_t* rows) noexcept;
 

@@ -11,15 +11,15 @@
 
 namespace rexit::core::cuda {
 
-// `doing`: "segment-0.plan: copying inputs". Throws REXIT_OUT_OF_MEMORY or, for any other error, REXIT_BACKEND_FAILED.
-inline void check(cudaError_t error, const std::string& doing) {
+// `action`: "segment-0.plan: copying inputs". Throws REXIT_OUT_OF_MEMORY or, for any other error, REXIT_BACKEND_FAILED.
+inline void check(cudaError_t error, const std::string& action) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // otherwise this thread's next call reports it again
-  fail(error == cudaErrorMemoryAllocation ? REXIT_OUT_OF_MEMORY : REXIT_BACKEND_FAILED, doing,
+  cudaGetLastError();  // clears it, or this thread's next call would report it again
+  fail(error == cudaErrorMemoryAllocation ? REXIT_OUT_OF_MEMORY : REXIT_BACKEND_FAILED, action,
        ": CUDA: ", cudaGetErrorString(error));
 }
 
-// Makes `device` this thread's GPU for a scope, then restores the caller's choice.
+// Selects `device` as this thread's GPU for a scope, then restores the caller's GPU.
 class OnDevice {
  public:
   explicit OnDevice(int device) noexcept {
@@ -37,10 +37,10 @@ class OnDevice {
   bool changed_ = false;
 };
 
-// A stream that does not synchronise with others, the legacy default stream included.
+// A stream that does not synchronise with other streams, including the legacy default stream.
 class Stream {
  public:
-  explicit Stream(const std::string& doing) { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), doing); }
+  explicit Stream(const std::string& action) { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), action); }
   ~Stream() { cudaStreamDestroy(stream_); }
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
@@ -51,7 +51,7 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
-// A stream's work, captured once and launched as a whole.
+// A CUDA graph: a stream's work, captured once and launched as a whole.
 class Graph {
  public:
   Graph() = default;
@@ -63,11 +63,11 @@ class Graph {
 
   bool ready() const noexcept { return exec_ != nullptr; }
 
-  // What `issue` puts on the stream is recorded and not run.
+  // Records the work that issue() puts on the stream, without running it.
   template <class Issue>
-  void capture(const Stream& stream, const Issue& issue, const std::string& doing) {
+  void capture(const Stream& stream, const Issue& issue, const std::string& action) {
     cudaGraph_t graph = nullptr;
-    check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal), doing);
+    check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal), action);
     try {
       issue();
     } catch (...) {
@@ -76,20 +76,20 @@ class Graph {
       cudaGetLastError();
       throw;
     }
-    check(cudaStreamEndCapture(stream.get(), &graph), doing);
+    check(cudaStreamEndCapture(stream.get(), &graph), action);
     const cudaError_t error = cudaGraphInstantiateWithFlags(&exec_, graph, 0);
     cudaGraphDestroy(graph);
-    check(error, doing);
+    check(error, action);
   }
-  void launch(const Stream& stream, const std::string& doing) const { check(cudaGraphLaunch(exec_, stream.get()), doing); }
+  void launch(const Stream& stream, const std::string& action) const { check(cudaGraphLaunch(exec_, stream.get()), action); }
 
  private:
   cudaGraphExec_t exec_ = nullptr;
 };
 
-inline std::string wanted(std::size_t bytes) { return std::to_string(bytes) + " bytes"; }
+inline std::string bytes_text(std::size_t bytes) { return std::to_string(bytes) + " bytes"; }
 
-// Memory that only grows. Growing loses its contents and waits for the GPU.
+// Memory that only grows. Growing discards its contents and waits for the GPU.
 template <cudaError_t (*allocate)(void**, std::size_t), cudaError_t (*release)(void*)>
 class Buffer {
  public:
@@ -102,7 +102,7 @@ class Buffer {
     if (bytes > bytes_) {
       release(std::exchange(data_, nullptr));
       bytes_ = 0;
-      check(allocate(&data_, bytes), what + " of " + wanted(bytes));
+      check(allocate(&data_, bytes), what + " of " + bytes_text(bytes));
       bytes_ = bytes;
     }
     return static_cast<std::byte*>(data_);
@@ -121,6 +121,6 @@ inline cudaError_t allocate_pinned(void** data, std::size_t bytes) { return cuda
 inline cudaError_t release_pinned(void* data) { return cudaFreeHost(data); }
 
 using DeviceBuffer = Buffer<allocate_device, release_device>;
-using PinnedBuffer = Buffer<allocate_pinned, release_pinned>;  // host memory from which copies do not block
+using PinnedBuffer = Buffer<allocate_pinned, release_pinned>;  // host memory for asynchronous copies
 
 }  // namespace rexit::core::cuda

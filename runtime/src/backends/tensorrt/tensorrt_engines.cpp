@@ -21,7 +21,7 @@ std::string& last_tensorrt_error() noexcept {
   return error;
 }
 
-// Forwards TensorRT's messages to the log. Each thread's last error explains the call that then fails.
+// Forwards TensorRT's messages to the log. A thread's last error is the reason of its call that fails.
 class Logger final : public nvinfer1::ILogger {
  public:
   void log(Severity severity, const char* message) noexcept override {
@@ -37,10 +37,10 @@ class Logger final : public nvinfer1::ILogger {
   }
 };
 
-// Never destroyed: TensorRT keeps the first logger it was given.
+// Never destroyed: TensorRT keeps the process's first logger.
 Logger& logger() {
-  static Logger& only = *new Logger;
-  return only;
+  static Logger& instance = *new Logger;
+  return instance;
 }
 
 DataType tensorrt_type(TensorType type) {
@@ -64,10 +64,10 @@ const char* name_of(DataType type) {
 
 template <class Size>
 std::string shape_text(const Size* sizes, std::size_t count) {
-  std::string all;
+  std::string list;
   for (std::size_t i = 0; i < count; ++i)
-    all += (i == 0 ? "" : ", ") + (sizes[i] == any_size ? std::string("dynamic") : std::to_string(sizes[i]));
-  return "[" + all + "]";
+    list += (i == 0 ? "" : ", ") + (sizes[i] == any_size ? std::string("dynamic") : std::to_string(sizes[i]));
+  return "[" + list + "]";
 }
 
 std::string shape_text(const Dims& dims) {
@@ -82,35 +82,35 @@ void check_tensor(const LoadedEngine& loaded, const TensorSpec& spec, TensorIOMo
   const DataType type = engine.getTensorDataType(name);
   if (type != tensorrt_type(spec.type))
     fail(REXIT_CORRUPT, where, ": ", side, " `", spec.name, "` is ", name_of(type), ", expected ", core::name_of(spec.type));
-  // Inputs from which TensorRT computes shapes are in host memory; a segment should have none.
+  // Only shape inputs are in host memory. A segment has none.
   if (engine.getTensorLocation(name) != nvinfer1::TensorLocation::kDEVICE)
     fail(REXIT_CORRUPT, where, ": ", side, " `", spec.name, "` is in host memory, expected GPU memory");
-  const Dims seen = engine.getTensorShape(name);
-  bool fits = seen.nbDims == static_cast<std::int32_t>(spec.shape.size());
-  for (std::size_t i = 0; fits && i < spec.shape.size(); ++i) {
-    // The compiler may not know the size of an output behind reshapes, even where the graph does.
-    const bool unknown = mode == TensorIOMode::kOUTPUT && seen.d[i] == any_size;
-    fits = seen.d[i] == spec.shape[i] || unknown;
+  const Dims dims = engine.getTensorShape(name);
+  bool matches = dims.nbDims == static_cast<std::int32_t>(spec.shape.size());
+  for (std::size_t i = 0; matches && i < spec.shape.size(); ++i) {
+    // The compiler may not know the size of an output after reshapes, even if the graph does.
+    const bool unknown = mode == TensorIOMode::kOUTPUT && dims.d[i] == any_size;
+    matches = dims.d[i] == spec.shape[i] || unknown;
   }
-  if (!fits)
-    fail(REXIT_CORRUPT, where, ": ", side, " `", spec.name, "` has shape ", shape_text(seen), ", expected ",
+  if (!matches)
+    fail(REXIT_CORRUPT, where, ": ", side, " `", spec.name, "` has shape ", shape_text(dims), ", expected ",
          shape_text(spec.shape.data(), spec.shape.size()));
 }
 
-// Checks what an engine was actually compiled for: a compiler may silently raise a minimum of 0 to 1.
+// Checks an engine's actual range: a compiler may silently raise a minimum of 0 to 1.
 void check_profile(const LoadedEngine& loaded, std::size_t profile, const TensorSpec& spec, const Range& range) {
   for (const auto& [selector, expected] :
        {std::pair{OptProfileSelector::kMIN, range.min}, std::pair{OptProfileSelector::kMAX, range.max}}) {
-    const Dims seen = loaded.engine->getProfileShape(spec.name.c_str(), static_cast<std::int32_t>(profile), selector);
-    const Dims wanted = dims_of(spec, expected);
-    if (seen.nbDims != wanted.nbDims || !std::equal(seen.d, seen.d + seen.nbDims, wanted.d))
+    const Dims dims = loaded.engine->getProfileShape(spec.name.c_str(), static_cast<std::int32_t>(profile), selector);
+    const Dims expected_dims = dims_of(spec, expected);
+    if (dims.nbDims != expected_dims.nbDims || !std::equal(dims.d, dims.d + dims.nbDims, expected_dims.d))
       fail(REXIT_CORRUPT, loaded.plan.path, ": the ", selector == OptProfileSelector::kMIN ? "minimum" : "maximum",
-           " shape of input `", spec.name, "` in profile ", profile, " is ", shape_text(seen), ", engine.json says ",
-           shape_text(wanted));
+           " shape of input `", spec.name, "` in profile ", profile, " is ", shape_text(dims), ", engine.json says ",
+           shape_text(expected_dims));
   }
 }
 
-// No pass has more vectors than tokens, so R has the range of T.
+// R has the range of T, since no pass has more vectors than tokens.
 const Range& range_of(const OptimizationProfile& profile, Dynamic dynamic) {
   return dynamic == Dynamic::prefix ? profile.prefix : dynamic == Dynamic::rows ? profile.rows : profile.tokens;
 }
@@ -118,10 +118,10 @@ const Range& range_of(const OptimizationProfile& profile, Dynamic dynamic) {
 void check(const LoadedEngine& loaded) {
   for (const TensorSpec& spec : loaded.inputs) check_tensor(loaded, spec, TensorIOMode::kINPUT);
   for (const TensorSpec& spec : loaded.outputs) check_tensor(loaded, spec, TensorIOMode::kOUTPUT);
-  const std::size_t known = loaded.inputs.size() + loaded.outputs.size();
-  const auto seen = static_cast<std::size_t>(loaded.engine->getNbIOTensors());
-  if (seen != known)
-    fail(REXIT_CORRUPT, loaded.plan.path, ": the engine has ", seen, " inputs and outputs, the manifest names ", known);
+  const std::size_t expected = loaded.inputs.size() + loaded.outputs.size();
+  const auto count = static_cast<std::size_t>(loaded.engine->getNbIOTensors());
+  if (count != expected)
+    fail(REXIT_CORRUPT, loaded.plan.path, ": the engine has ", count, " inputs and outputs, the manifest names ", expected);
   const std::vector<OptimizationProfile>& profiles = loaded.plan.profiles;
   if (loaded.engine->getNbOptimizationProfiles() != static_cast<std::int32_t>(profiles.size()))
     fail(REXIT_CORRUPT, loaded.plan.path, ": the engine has ", loaded.engine->getNbOptimizationProfiles(),
@@ -131,9 +131,9 @@ void check(const LoadedEngine& loaded) {
       check_profile(loaded, p, loaded.inputs[i], range_of(profiles[p], loaded.inputs[i].dynamic));
 }
 
-void check_range(const LoadedEngine& loaded, std::size_t seen, const Range& range, const char* what) {
-  if (range.holds(seen)) return;
-  fail(seen > range.max ? REXIT_TOO_LONG : REXIT_BACKEND_FAILED, loaded.plan.path, ": ", seen, " ", what,
+void check_range(const LoadedEngine& loaded, std::size_t size, const Range& range, const char* unit) {
+  if (range.contains(size)) return;
+  fail(size > range.max ? REXIT_TOO_LONG : REXIT_BACKEND_FAILED, loaded.plan.path, ": ", size, " ", unit,
        ", the engine was compiled for ", range.min, " to ", range.max);
 }
 
@@ -158,7 +158,7 @@ std::string take_tensorrt_error() {
   return error.empty() ? "no reason given" : error;
 }
 
-void forget_tensorrt_error() noexcept { last_tensorrt_error().clear(); }
+void clear_tensorrt_error() noexcept { last_tensorrt_error().clear(); }
 
 std::size_t bytes_of(const TensorSpec& spec, std::size_t dynamic) noexcept {
   std::size_t bytes = bytes_of(spec.type);
@@ -174,20 +174,21 @@ Dims dims_of(const TensorSpec& spec, std::size_t dynamic) noexcept {
   return result;
 }
 
-// By P, in which the profiles differ.
+// Profiles differ in P.
 std::size_t LoadedEngine::profile_for(const PassSizes& sizes) const {
-  std::size_t found = 0;
-  while (found + 1 < plan.profiles.size() && !plan.profiles[found].prefix.holds(sizes.prefix)) ++found;
-  check_range(*this, sizes.prefix, plan.profiles[found].prefix, "prefix tokens");
-  check_range(*this, sizes.tokens, plan.profiles[found].tokens, "tokens");
-  check_range(*this, sizes.rows, plan.profiles[found].rows, "rows");
-  if (takes_vectors()) check_range(*this, sizes.vectors, plan.profiles[found].tokens, "vectors");
-  return found;
+  std::size_t index = 0;
+  while (index + 1 < plan.profiles.size() && !plan.profiles[index].prefix.contains(sizes.prefix)) ++index;
+  const OptimizationProfile& profile = plan.profiles[index];
+  check_range(*this, sizes.prefix, profile.prefix, "prefix tokens");
+  check_range(*this, sizes.tokens, profile.tokens, "tokens");
+  check_range(*this, sizes.rows, profile.rows, "rows");
+  if (takes_vectors()) check_range(*this, sizes.vectors, profile.tokens, "vectors");
+  return index;
 }
 
 TensorRtEngines::TensorRtEngines(const Bundle& bundle, std::int32_t device) {
   const Accelerator here = accelerator(device);
-  forget_tensorrt_error();
+  clear_tensorrt_error();
   runtime_.reset(nvinfer1::createInferRuntime(logger()));
   if (runtime_ == nullptr) fail(REXIT_BACKEND_FAILED, "TensorRT could not start: ", take_tensorrt_error());
   const std::vector<Plan> plans = find_engines(bundle, here);

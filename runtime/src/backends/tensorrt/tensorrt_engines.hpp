@@ -14,24 +14,27 @@
 
 namespace rexit::core {
 
-// TensorRT's last error in this thread, on one line. It is cleared, so that it cannot be taken for the reason of a later failure.
+// Returns TensorRT's last error in this thread, as a line, and clears it.
 std::string take_tensorrt_error();
-void forget_tensorrt_error() noexcept;
+void clear_tensorrt_error() noexcept;
 
 // A loaded plan, with its inputs and outputs in the order of segment_inputs() and segment_outputs().
 struct LoadedEngine {
+  // Indices into `inputs`. Past keys and values follow.
+  static constexpr std::size_t source = 0, positions = 1, groups = 2, rows = 3, vectors = 4;  // no `vectors` in most segments
+
   Plan plan;
   std::vector<TensorSpec> inputs, outputs;
   std::unique_ptr<nvinfer1::ICudaEngine> engine;
 
-  // Input 4, before the past keys and values.
-  bool takes_vectors() const noexcept { return inputs[4].dynamic == Dynamic::vectors; }
-  std::size_t caches() const noexcept { return takes_vectors() ? 5 : 4; }  // the index of the first layer's past keys
-  std::size_t layers() const noexcept { return (inputs.size() - caches()) / 2; }
-  bool first() const noexcept { return inputs[0].type == TensorType::int64; }
-  std::size_t logits() const noexcept { return outputs.size() - 2 * layers() - 1; }  // the index of output `logits`
+  bool takes_vectors() const noexcept { return inputs[vectors].dynamic == Dynamic::vectors; }
+  bool is_first() const noexcept { return inputs[source].type == TensorType::int64; }
+  std::size_t first_past_key() const noexcept { return takes_vectors() ? vectors + 1 : vectors; }  // index into `inputs`
+  std::size_t layers() const noexcept { return (inputs.size() - first_past_key()) / 2; }
+  std::size_t logits() const noexcept { return outputs.size() - 2 * layers() - 1; }  // index into `outputs`
+  bool has_hidden_output() const noexcept { return logits() == 1; }                  // output 0
 
-  // The profile for a pass of these sizes. Throws REXIT_TOO_LONG or REXIT_BACKEND_FAILED if none accepts them.
+  // The profile for a pass of these sizes. Throws REXIT_TOO_LONG or REXIT_BACKEND_FAILED if no profile accepts them.
   std::size_t profile_for(const PassSizes& sizes) const;
 };
 
@@ -43,11 +46,11 @@ class TensorRtEngines {
   const std::vector<LoadedEngine>& all() const noexcept { return engines_; }
 
  private:
-  std::unique_ptr<nvinfer1::IRuntime> runtime_;  // outlives what it loaded
+  std::unique_ptr<nvinfer1::IRuntime> runtime_;  // must outlive the engines
   std::vector<LoadedEngine> engines_;
 };
 
-// A tensor's bytes, and its shape for TensorRT, when its dynamic dimension has size `dynamic`.
+// A tensor's size in bytes and its shape for TensorRT, with size `dynamic` in its dynamic dimension.
 std::size_t bytes_of(const TensorSpec& spec, std::size_t dynamic) noexcept;
 nvinfer1::Dims dims_of(const TensorSpec& spec, std::size_t dynamic) noexcept;
 

@@ -212,11 +212,11 @@ inline void compute(const PlanText& plan, const std::vector<Bound>& inputs, cons
         for (std::size_t p = 0; p < past; ++p)
           prefix += 2 * past_keys[(h * past + p) * dim + d] + past_values[(h * past + p) * dim + d];
         for (std::size_t t = 0; t < tokens; ++t) {
-          std::int64_t seen = prefix;
+          std::int64_t sum = prefix;
           for (std::size_t u = 0; u <= t; ++u)
-            if (groups[u] == groups[t]) seen += 2 * keys[(h * tokens + u) * dim + d] + values[(h * tokens + u) * dim + d];
+            if (groups[u] == groups[t]) sum += 2 * keys[(h * tokens + u) * dim + d] + values[(h * tokens + u) * dim + d];
           const std::size_t j = h * dim + d;
-          next[t * hidden + j] = (x[t * hidden + j] * 3 + seen * 5 + positions[t] * 7 + n) % 251;
+          next[t * hidden + j] = (x[t * hidden + j] * 3 + sum * 5 + positions[t] * 7 + n) % 251;
         }
       }
     x = next;

@@ -79,9 +79,10 @@ struct Machine {
   std::map<cudaStream_t, std::deque<Work>> captured;                             // by streams that are capturing
   bool captures = true;                                                          // false: no graph can be made
   std::size_t allocated = 0, streams = 0, loaded = 0, contexts = 0, graphs = 0;  // at present
-  std::size_t taken = 0, synchronizations = 0, enqueued = 0, launched = 0;       // so far; taken: allocations of either kind
-  std::map<cudaMemcpyKind, std::size_t> copies, copied;                          // so far: calls, bytes
-  std::vector<std::string> mistakes;                                             // that a GPU might ignore or report later
+  std::size_t allocation_count = 0, synchronizations = 0, enqueued = 0,
+              launched = 0;                              // so far; allocation_count: allocations of either kind
+  std::map<cudaMemcpyKind, std::size_t> copies, copied;  // so far: calls, bytes
+  std::vector<std::string> mistakes;                     // that a GPU might ignore or report later
 };
 
 inline Machine& machine() {
@@ -99,8 +100,8 @@ inline std::byte* alias(const void* data, std::size_t bytes) {
   const auto at = reinterpret_cast<std::uintptr_t>(data);
   auto next = machine().allocations.upper_bound(at);
   if (next == machine().allocations.begin()) return nullptr;
-  const auto& [begin, found] = *--next;
-  return at - begin <= found.bytes && bytes <= found.bytes - (at - begin) ? found.alias + (at - begin) : nullptr;
+  const auto& [begin, allocation] = *--next;
+  return at - begin <= allocation.bytes && bytes <= allocation.bytes - (at - begin) ? allocation.alias + (at - begin) : nullptr;
 }
 
 // Every byte must be of the stated kind of memory.
@@ -189,7 +190,7 @@ inline cudaError_t cudaMalloc(void** data, std::size_t bytes) {
   cuda_double::Machine& machine = cuda_double::machine();
   const std::lock_guard<std::mutex> lock(machine.mutex);
   *data = nullptr;
-  ++machine.taken;
+  ++machine.allocation_count;
   if (!machine.captured.empty()) return cuda_double::mistake("allocated while a stream captures");
   if (bytes == 0 || machine.allocated + bytes > machine.memory) return cudaErrorMemoryAllocation;
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
@@ -212,19 +213,19 @@ inline cudaError_t cudaFree(void* data) {
   const std::lock_guard<std::mutex> lock(machine.mutex);
   if (data == nullptr) return cudaSuccess;
   cuda_double::finish(nullptr);
-  const auto found = machine.allocations.find(reinterpret_cast<std::uintptr_t>(data));
-  if (found == machine.allocations.end()) return cuda_double::mistake("freed what is no device memory");
-  machine.allocated -= found->second.bytes;
-  ::munmap(found->second.alias, found->second.mapped);
-  ::munmap(data, found->second.mapped);
-  machine.allocations.erase(found);
+  const auto allocation = machine.allocations.find(reinterpret_cast<std::uintptr_t>(data));
+  if (allocation == machine.allocations.end()) return cuda_double::mistake("freed what is no device memory");
+  machine.allocated -= allocation->second.bytes;
+  ::munmap(allocation->second.alias, allocation->second.mapped);
+  ::munmap(data, allocation->second.mapped);
+  machine.allocations.erase(allocation);
   return cudaSuccess;
 }
 
 inline cudaError_t cudaMallocHost(void** data, std::size_t bytes) {
   cuda_double::Machine& machine = cuda_double::machine();
   const std::lock_guard<std::mutex> lock(machine.mutex);
-  ++machine.taken;
+  ++machine.allocation_count;
   *data = std::malloc(bytes);
   machine.pinned[reinterpret_cast<std::uintptr_t>(*data)] = bytes;
   return cudaSuccess;

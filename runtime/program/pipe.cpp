@@ -27,9 +27,9 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
-constexpr std::size_t longest_line = std::size_t{1} << 20;
-constexpr int deepest = 8;
-constexpr std::size_t waiting_per_session = 4;
+constexpr std::size_t max_line_bytes = std::size_t{1} << 20;
+constexpr int max_json_depth = 8;
+constexpr std::size_t queue_per_session = 4;
 
 struct Job {
   ordered_json id;
@@ -39,17 +39,17 @@ struct Job {
   std::optional<Clock::time_point> deadline;
 };
 
-ordered_json refusal(const ordered_json& id, rexit_status status, const std::string& message) {
+ordered_json error_json(const ordered_json& id, rexit_status status, const std::string& message) {
   return {{"id", id}, {"error", {{"status", rexit_status_name(status)}, {"message", message}}}};
 }
 
-json parsed(const std::string& line) {
-  const auto bounded = [](int depth, json::parse_event_t, json&) {
-    if (depth > deepest) throw Failure("nested deeper than " + std::to_string(deepest));
+json parse_object(const std::string& line) {
+  const auto check_depth = [](int depth, json::parse_event_t, json&) {
+    if (depth > max_json_depth) throw Failure("nested deeper than " + std::to_string(max_json_depth));
     return true;
   };
   try {
-    json value = json::parse(line, bounded);
+    json value = json::parse(line, check_depth);
     if (!value.is_object()) throw Failure(std::string("a JSON object expected, this is ") + value.type_name());
     return value;
   } catch (const json::exception& error) {
@@ -58,11 +58,11 @@ json parsed(const std::string& line) {
   }
 }
 
-std::int64_t integer(const json& value, const std::string& key, std::int64_t least, std::int64_t most) {
+std::int64_t integer(const json& value, const std::string& key, std::int64_t low, std::int64_t high) {
   if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<std::uint64_t>() > std::uint64_t{INT64_MAX}) ||
-      value.get<std::int64_t>() < least || value.get<std::int64_t>() > most)
+      value.get<std::int64_t>() < low || value.get<std::int64_t>() > high)
     throw Failure(key + " is " + (value.is_structured() ? value.type_name() : value.dump()) + ", expected an integer from " +
-                  std::to_string(least) + " to " + std::to_string(most));
+                  std::to_string(low) + " to " + std::to_string(high));
   return value.get<std::int64_t>();
 }
 
@@ -70,43 +70,44 @@ void check_array(const json& value, const char* key) {
   if (!value.is_array()) throw Failure(std::string(key) + " is " + value.type_name() + ", expected an array");
 }
 
-Recent recent_of(const json& value, bool strings) {
+Recent parse_recent_json(const json& value, bool strings) {
   Recent recent;
   check_array(value, "recent");
-  for (const json& one : value) {
-    const bool has_verdict = one.is_array();
-    if (has_verdict && (one.size() != 2 || !one[1].is_boolean()))
-      throw Failure("recent has " + one.dump() + ", expected ITEM or [ITEM, true] or [ITEM, false]");
-    recent.emplace_back(parse_id(has_verdict ? one[0] : one, strings, "item"), !has_verdict || one[1].get<bool>());
+  for (const json& entry : value) {
+    const bool has_verdict = entry.is_array();
+    if (has_verdict && (entry.size() != 2 || !entry[1].is_boolean()))
+      throw Failure("recent has " + entry.dump() + ", expected ITEM or [ITEM, true] or [ITEM, false]");
+    recent.emplace_back(parse_id(has_verdict ? entry[0] : entry, strings, "item"), !has_verdict || entry[1].get<bool>());
   }
   return recent;
 }
 
-// Throws Failure for what is not a request. A key that is null is as one that is not there.
-std::unique_ptr<Job> job_of(const json& value, const ordered_json& id, const rexit_bundle_info& info, Clock::time_point read) {
+// Throws Failure for an invalid request. A null value is the same as a missing key. `received`: when its line was read.
+std::unique_ptr<Job> parse_job(const json& object, const ordered_json& id, const rexit_bundle_info& info,
+                               Clock::time_point received) {
   const bool string_items = info.string_item_ids != 0;
   for (const char* key : {"user", "items"})
-    if (!value.contains(key)) throw Failure(std::string("no `") + key + "`, expected `user` and `items`");
+    if (!object.contains(key)) throw Failure(std::string("no `") + key + "`, expected `user` and `items`");
   std::vector<Id> items;
-  check_array(value["items"], "items");
-  for (const json& item : value["items"]) items.push_back(parse_id(item, string_items, "item"));
+  check_array(object["items"], "items");
+  for (const json& item : object["items"]) items.push_back(parse_id(item, string_items, "item"));
   if (items.empty()) throw Failure("no items given, expected at least one id");
-  const Id user = parse_id(value["user"], info.string_user_ids != 0, "user");
+  const Id user = parse_id(object["user"], info.string_user_ids != 0, "user");
   auto job = std::make_unique<Job>(Job{id, user, items, Request(user), std::nullopt});
   job->request.items(std::move(items));
-  for (const auto& [key, given] : value.items()) {
-    if (key == "id" || key == "user" || key == "items" || given.is_null()) continue;
+  for (const auto& [key, value] : object.items()) {
+    if (key == "id" || key == "user" || key == "items" || value.is_null()) continue;
     if (key == "recent") {
-      add_recent(job->request, recent_of(given, string_items));
+      add_recent(job->request, parse_recent_json(value, string_items));
     } else if (key == "as_of") {
-      job->request.as_of(integer(given, key, INT64_MIN, INT64_MAX));
+      job->request.as_of(integer(value, key, INT64_MIN, INT64_MAX));
     } else if (key == "top_k") {
-      job->request.top_k(static_cast<std::size_t>(integer(given, key, 1, INT32_MAX)));
+      job->request.top_k(static_cast<std::size_t>(integer(value, key, 0, INT32_MAX)));
     } else if (key == "force_exit") {
-      job->request.force_exit(static_cast<std::uint32_t>(integer(given, key, 0, INT32_MAX)));
+      job->request.force_exit(static_cast<std::uint32_t>(integer(value, key, 0, INT32_MAX)));
     } else if (key == "deadline_ms") {
-      if (!given.is_number()) throw Failure(std::string("deadline_ms is ") + given.type_name() + ", expected a number");
-      job->deadline = read + std::chrono::microseconds(deadline_us(given.get<double>()));
+      if (!value.is_number()) throw Failure(std::string("deadline_ms is ") + value.type_name() + ", expected a number");
+      job->deadline = received + std::chrono::microseconds(deadline_us(value.get<double>()));
     } else {
       throw Failure("unknown key " + on_one_line(key) +
                     ", expected id, user, items, recent, as_of, top_k, deadline_ms or force_exit");
@@ -115,16 +116,16 @@ std::unique_ptr<Job> job_of(const json& value, const ordered_json& id, const rex
   return job;
 }
 
-// Lines on stdout, whole, from any thread. After the first that cannot be written there are no more.
-class Answers {
+// Writes whole lines to stdout, from any thread. Stops at the first line that cannot be written.
+class AnswerWriter {
  public:
   void write(const ordered_json& answer) {
     const std::string line = on_one_line(answer) + "\n";
     const std::lock_guard lock(mutex_);
-    for (std::size_t done = 0; done < line.size() && error_ == 0;) {
-      const ssize_t wrote = ::write(STDOUT_FILENO, line.data() + done, line.size() - done);
-      if (wrote >= 0) {
-        done += static_cast<std::size_t>(wrote);
+    for (std::size_t offset = 0; offset < line.size() && error_ == 0;) {
+      const ssize_t count = ::write(STDOUT_FILENO, line.data() + offset, line.size() - offset);
+      if (count >= 0) {
+        offset += static_cast<std::size_t>(count);
       } else if (errno != EINTR) {
         error_ = errno;
         Lines::stop();
@@ -138,10 +139,10 @@ class Answers {
   std::atomic<int> error_{0};
 };
 
-// A session, its thread, and the requests that wait for it.
+// A session with its thread and its queue.
 class Worker {
  public:
-  Worker(const Bundle& bundle, const std::vector<std::size_t>& depths, std::size_t cache_bytes, Answers& answers)
+  Worker(const Bundle& bundle, const std::vector<std::size_t>& depths, std::size_t cache_bytes, AnswerWriter& answers)
       : session_(bundle, cache_bytes), depths_(depths), answers_(answers) {
     session_.warm_up();
     thread_ = std::thread([this] { work(); });
@@ -153,10 +154,10 @@ class Worker {
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
-  // Waits while `waiting_per_session` are waiting. Null: the last one.
+  // Waits while the queue is full. Null ends the thread.
   void push(std::unique_ptr<Job> job) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return jobs_.size() < waiting_per_session; });
+    changed_.wait(lock, [this] { return jobs_.size() < queue_per_session; });
     jobs_.push_back(std::move(job));
     changed_.notify_all();
   }
@@ -172,27 +173,27 @@ class Worker {
   }
 
   void work() {
-    while (const auto job = pop()) answers_.write(answered(*job));
+    while (const auto job = pop()) answers_.write(answer(*job));
   }
 
-  ordered_json answered(Job& job) try {
+  ordered_json answer(Job& job) try {
     if (job.deadline) {
       const auto left = std::chrono::duration_cast<std::chrono::microseconds>(*job.deadline - Clock::now()).count();
-      if (left <= 0) return refusal(job.id, REXIT_DEADLINE, "the deadline passed while the request waited");
+      if (left <= 0) return error_json(job.id, REXIT_DEADLINE, "the deadline passed while the request waited");
       job.request.deadline_us(left);
     }
     ordered_json line{{"id", job.id}};
-    line.update(answer(session_.score(job.request), job.items, depths_));
+    line.update(answer_json(session_.score(job.request), job.items, depths_));
     return line;
   } catch (const Error& error) {
-    return refusal(job.id, error.status(), error.what());
+    return error_json(job.id, error.status(), error.what());
   } catch (const std::exception& error) {
-    return refusal(job.id, REXIT_INTERNAL, error.what());
+    return error_json(job.id, REXIT_INTERNAL, error.what());
   }
 
   Session session_;
   const std::vector<std::size_t>& depths_;
-  Answers& answers_;
+  AnswerWriter& answers_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::unique_ptr<Job>> jobs_;
@@ -201,39 +202,39 @@ class Worker {
 
 }  // namespace
 
-int serve(const ServeOptions& options) {
+int pipe(const PipeOptions& options) {
   signal(SIGPIPE, SIG_IGN);
-  Lines lines(STDIN_FILENO, longest_line);
+  Lines lines(STDIN_FILENO, max_line_bytes);
   const Bundle bundle(options.bundle, options.options);
   const rexit_bundle_info info = bundle.info();
   const std::vector<std::size_t> layers = depths(bundle);
-  Answers answers;
+  AnswerWriter answers;
   std::vector<std::unique_ptr<Worker>> workers;
   while (workers.size() < options.sessions)
-    workers.push_back(std::make_unique<Worker>(bundle, layers, options.cache_bytes, answers));
+    workers.push_back(std::make_unique<Worker>(bundle, layers, options.cache_mib << 20, answers));
   std::fprintf(stderr, "rexit-run: serving %s, variant %s, sessions %zu\n", options.bundle.c_str(), info.variant, workers.size());
 
   std::string line;
   for (Lines::Next next; (next = lines.next(line)) != Lines::Next::end;) {
-    const auto read = Clock::now();
+    const auto received = Clock::now();
     ordered_json id;
     try {
-      if (next == Lines::Next::too_long) throw Failure("longer than " + std::to_string(longest_line) + " bytes");
+      if (next == Lines::Next::too_long) throw Failure("longer than " + std::to_string(max_line_bytes) + " bytes");
       if (line.find_first_not_of(" \t\r") == line.npos) continue;
-      const json value = parsed(line);
-      if (value.contains("id")) {
-        if (value["id"].is_structured())
-          throw Failure(std::string("id is ") + value["id"].type_name() + ", expected a string or a number");
-        id = value["id"];
+      const json object = parse_object(line);
+      if (object.contains("id")) {
+        if (object["id"].is_structured())
+          throw Failure(std::string("id is ") + object["id"].type_name() + ", expected a string or a number");
+        id = object["id"];
       }
-      auto job = job_of(value, id, info, read);
-      const std::size_t chosen = std::hash<Id>()(job->user) % workers.size();  // who keeps this user's prefix
-      workers[chosen]->push(std::move(job));
+      auto job = parse_job(object, id, info, received);
+      const std::size_t index = std::hash<Id>()(job->user) % workers.size();  // the session that keeps this user's prefix
+      workers[index]->push(std::move(job));
     } catch (const Failure& failure) {
-      answers.write(refusal(id, REXIT_INVALID_ARGUMENT, "line " + std::to_string(lines.count()) + ": " + failure.what()));
+      answers.write(error_json(id, REXIT_INVALID_ARGUMENT, "line " + std::to_string(lines.count()) + ": " + failure.what()));
     }
   }
-  workers.clear();  // once they have answered
+  workers.clear();  // waits for their answers
   if (answers.error() != 0)
     throw Failure(std::string("stdout: cannot be written: ") + std::strerror(answers.error()), other_failure);
   return 0;

@@ -1,4 +1,4 @@
-// Ids as they are in the user's data, and the rows they stand for.
+// Ids as in the user's data, and their rows.
 #pragma once
 
 #include <cstdint>
@@ -12,23 +12,22 @@ namespace rexit::core {
 
 using Row = std::int32_t;
 
-// Rows are indices in ascending order of id, so a look-up is a binary search.
+// Rows are in ascending order of id, so a look-up is a binary search.
 class Ids {
  public:
-  // Takes `ids`, or `id_bytes` and `id_offsets`, without reading one. `table` must outlive the Ids.
+  // Views of `ids`, or of `id_bytes` and `id_offsets`; reads no id. `table` must outlive the Ids.
   Ids(const Safetensors& table, const std::string& kind, std::size_t count);
 
-  // That they ascend; otherwise some are not found. Throws REXIT_CORRUPT, as all below do for an id outside its file.
+  // Throws REXIT_CORRUPT unless ids ascend: a search would miss some. All functions below throw it for an id outside its file.
   void check() const;
 
   std::size_t size() const noexcept { return count_; }
   bool are_strings() const noexcept { return strings_; }
   std::optional<Row> find(std::int64_t number) const noexcept;
   std::optional<Row> find(std::string_view text) const;
-  std::string text(Row row) const;  // for messages
-  // The id itself: the one for integers, the other for strings.
-  std::int64_t number_at(std::size_t row) const noexcept { return numbers_[row]; }
-  std::string_view string_at(std::size_t row) const;
+  std::string text(Row row) const;                                                  // for messages
+  std::int64_t number_at(std::size_t row) const noexcept { return numbers_[row]; }  // integer ids only
+  std::string_view string_at(std::size_t row) const;                                // string ids only
 
  private:
   const Safetensors& table_;

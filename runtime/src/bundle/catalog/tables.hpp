@@ -1,4 +1,4 @@
-// Checks of tables: of one value when it is read (below, span), and of whole tables.
+// Checks of a single value when it is read (index_at, slice_of), and of whole tables.
 #pragma once
 
 #include <cstdint>
@@ -10,26 +10,26 @@
 
 namespace rexit::core {
 
-// values[i], which must be in [0, limit).
+// values[i]. Throws REXIT_CORRUPT unless it is in [0, limit).
 template <class T>
-std::size_t below(const Safetensors& table, const char* name, const Array<T>& values, std::size_t i, std::size_t limit) {
+std::size_t index_at(const Safetensors& table, const char* name, const Array<T>& values, std::size_t i, std::size_t limit) {
   if (values[i] < 0 || static_cast<std::uint64_t>(values[i]) >= limit)
     fail(REXIT_CORRUPT, table.path(), ": `", name, "`[", i, "] is ", std::int64_t{values[i]}, ", expected 0 to ", limit,
          " exclusive");
   return static_cast<std::size_t>(values[i]);
 }
 
-// What CSR offsets say of one row: [begin, end] within [0, total].
+// A row's slice of a CSR table: [begin, end). Throws REXIT_CORRUPT unless it is within [0, total].
 inline std::pair<std::size_t, std::size_t> slice_of(const Safetensors& table, const char* name,
                                                     const Array<std::int64_t>& offsets, std::size_t row, std::size_t total) {
   const std::int64_t begin = offsets[row], end = offsets[row + 1];
   if (begin < 0 || end < begin || static_cast<std::uint64_t>(end) > total)
-    fail(REXIT_CORRUPT, table.path(), ": `", name, "`[", row, "] and the one after it are ", begin, " and ", end,
-         ", expected an ascending part of 0 to ", total);
+    fail(REXIT_CORRUPT, table.path(), ": `", name, "`[", row, "] and the next are ", begin, " and ", end,
+         ", expected ascending numbers from 0 to ", total);
   return {static_cast<std::size_t>(begin), static_cast<std::size_t>(end)};
 }
 
-// CSR offsets: from 0 to `total`, never decreasing.
+// CSR offsets: from 0 to `total`, non-decreasing.
 inline void check_offsets(const Safetensors& table, const char* name, const Array<std::int64_t>& offsets, std::size_t total) {
   std::int64_t last = 0;
   for (std::size_t i = 0; i < offsets.size; ++i) {
@@ -45,7 +45,7 @@ inline void check_offsets(const Safetensors& table, const char* name, const Arra
 // Every value in [0, limit).
 template <class T>
 void check_below(const Safetensors& table, const char* name, const Array<T>& values, std::size_t limit) {
-  for (std::size_t i = 0; i < values.size; ++i) below(table, name, values, i, limit);
+  for (std::size_t i = 0; i < values.size; ++i) index_at(table, name, values, i, limit);
 }
 
 inline void check_finite(const Safetensors& table, const char* name, const Array<Half>& values) {
@@ -53,14 +53,14 @@ inline void check_finite(const Safetensors& table, const char* name, const Array
     if (!is_finite(values[i])) fail(REXIT_CORRUPT, table.path(), ": `", name, "`[", i, "] is not finite");
 }
 
-// `values` never decrease within a slice of a CSR table.
+// `values` are non-decreasing within each slice of a CSR table.
 template <class T>
 void check_ascending(const Safetensors& table, const char* name, const Array<T>& values, const Array<std::int64_t>& offsets) {
   for (std::size_t row = 0; row + 1 < offsets.size; ++row)
     for (std::int64_t i = offsets[row] + 1; i < offsets[row + 1]; ++i) {
-      const auto at = static_cast<std::size_t>(i);
-      if (values[at - 1] > values[at])
-        fail(REXIT_CORRUPT, table.path(), ": `", name, "`[", at, "] is smaller than the one before it in row ", row);
+      const auto index = static_cast<std::size_t>(i);
+      if (values[index - 1] > values[index])
+        fail(REXIT_CORRUPT, table.path(), ": `", name, "`[", index, "] is smaller than its predecessor in row ", row);
     }
 }
 

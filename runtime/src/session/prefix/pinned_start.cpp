@@ -1,13 +1,13 @@
-#include "session/pinned_start.hpp"
+#include "session/prefix/pinned_start.hpp"
 
-#include "session/prefix_cache.hpp"
+#include "session/prefix/prefix_cache.hpp"
 
 namespace rexit::core {
 namespace {
 
-// Tokens. Computing so few takes a tiny model as long as copying them does (docs/notes/speed/prefixes.md), and larger ones
-// longer.
-constexpr std::size_t min_start = 8;
+// A tiny model computes this many tokens as fast as it copies them (docs/notes/speed/prefixes.md). Larger models take longer to
+// compute them.
+constexpr std::size_t min_tokens = 8;
 
 }  // namespace
 
@@ -16,19 +16,19 @@ PinnedStart::PinnedStart(const Bundle& bundle, const BackendFactory& make_backen
   const std::shared_ptr<const Backend> backend = make_backend();
   VectorRows vectors(bundle);
   PrefixCache cache(bundle, *backend, vectors, 0);
-  cache.use(tokens_.data(), tokens_.size());
+  cache.set_current(tokens_.data(), tokens_.size());
   while (!cache.ready(bundle.exits() - 1)) cache.deepen();
 
-  const Prefix& computed = *cache.by_use().front();
-  prefix_.tokens = computed.tokens;
-  prefix_.held = computed.held;
+  const Prefix& prefix = *cache.most_recent_first().front();
+  prefix_.tokens = prefix.tokens;
+  prefix_.computed_tokens = prefix.computed_tokens;
   std::size_t bytes = 0;
-  for (std::size_t k = 0; k < bundle.exits(); ++k) bytes += cache.layout().packed(k, tokens_.size());
+  for (std::size_t k = 0; k < bundle.exits(); ++k) bytes += cache.layout().packed_bytes(k, tokens_.size());
   memory_.resize(bytes);
   std::byte* to = memory_.data();
   for (std::size_t k = 0; k < bundle.exits(); ++k) {
     prefix_.segments.push_back(to);
-    to += cache.layout().pack(computed, k, to);
+    to += cache.layout().pack(prefix, k, to);
   }
 }
 
@@ -39,9 +39,9 @@ std::vector<std::int32_t> PinnedStart::tokens_of(const Bundle& bundle) {
     if (op.kind != OpKind::piece) break;
     const Span span = pieces.tokens_of(op.piece);
     for (std::size_t i = span.begin; i < span.end; ++i) tokens.push_back(pieces.token(i));
-    if (tokens.size() >= bundle.variant().max_positions) return {};  // no prompt fits behind it
+    if (tokens.size() >= bundle.variant().max_positions) return {};  // leaves no room for a candidate
   }
-  if (tokens.size() < min_start) tokens.clear();
+  if (tokens.size() < min_tokens) tokens.clear();
   return tokens;
 }
 

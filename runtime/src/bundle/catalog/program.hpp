@@ -31,10 +31,10 @@ enum class OpKind {
   user_vector,
 };
 
-// One op. Which fields are used depends on `kind`; docs/format.md lists them.
+// `kind` determines which fields an op uses; docs/format.md lists them.
 struct Op {
   OpKind kind{};
-  Piece piece = 0;  // piece; `missing`, `empty` or `unseen` of the ops that have it
+  Piece piece = 0;  // of a piece op; `missing`, `empty` or `unseen` of other ops
   Piece yes = 0, no = 0;
   std::size_t field = 0;  // column in Users::fields or Items::fields; item_vector: in Program::vectors
   std::size_t limit = 0;
@@ -42,7 +42,7 @@ struct Op {
   std::vector<Op> entry;
 };
 
-// Vectors that stand in prompts: `count` for each item. Vector j of item row i has id first + i * count + j.
+// Vectors in prompts, `count` per item. Vector j of item row i has id first + i * count + j.
 struct VectorTable {
   std::string name;
   std::int32_t count, first;
@@ -50,25 +50,25 @@ struct VectorTable {
 
 struct Program {
   std::vector<Op> prefix, candidate;
-  std::size_t max_prefix_tokens = 0, max_candidate_tokens = 0;  // longest seen by the exporter, capped at max_positions; hints
+  std::size_t max_prefix_tokens = 0, max_candidate_tokens = 0;  // hints: the exporter's longest, at most max_positions
 
-  // Ids below `first_vector` are the tokenizer's. Those of the vectors follow, table by table; `user_vector` comes after them and
-  // stands for the vector of the request's user.
+  // Ids below `first_vector` are tokens. The vectors' ids follow, table by table. The last id, `user_vector`, stands for the
+  // vector of the request's user.
   std::vector<VectorTable> vectors;
   std::int32_t first_vector = 0, user_vector = 0;
   bool has_user_vector = false;
-  std::size_t max_prefix_vectors = 0, max_candidate_vectors = 0;  // the most that the prefix or one candidate can hold
+  std::size_t max_prefix_vectors = 0, max_candidate_vectors = 0;  // upper bounds for the prefix and for a candidate
 
   bool has_vectors() const noexcept { return has_user_vector || !vectors.empty(); }
 };
 
-// What a program may refer to. The functions return a field's column, and throw REXIT_CORRUPT if there is no such field.
+// The tables that a program refers to.
 struct ProgramScope {
-  std::size_t pieces, items, vocabulary, max_positions;  // vocabulary: the tokenizer's
-  std::function<std::size_t(const Json&)> user_field, item_field;
+  std::size_t pieces, items, vocabulary, max_positions;            // vocabulary: the tokenizer's
+  std::function<std::size_t(const Json&)> user_field, item_field;  // a field's column; throw REXIT_CORRUPT for an unknown field
 };
 
-// Reads catalog.json's `prompt`. Throws REXIT_CORRUPT, or REXIT_UNSUPPORTED for an op this version does not know.
+// Reads catalog.json's `prompt`. Throws REXIT_CORRUPT, or REXIT_UNSUPPORTED for an unknown op.
 Program read_program(const Json& prompt, const ProgramScope& scope);
 
 }  // namespace rexit::core

@@ -1,9 +1,9 @@
-#include "bundle/ids.hpp"
+#include "bundle/catalog/ids.hpp"
 
 #include <algorithm>
 
 #include "base/status.hpp"
-#include "bundle/tables.hpp"
+#include "bundle/catalog/tables.hpp"
 
 namespace rexit::core {
 
@@ -25,9 +25,9 @@ void Ids::check() const {
 }
 
 std::optional<Row> Ids::find(std::int64_t number) const noexcept {
-  const auto* at = std::lower_bound(numbers_.begin(), numbers_.end(), number);
-  if (at == numbers_.end() || *at != number) return std::nullopt;
-  return static_cast<Row>(at - numbers_.begin());
+  const auto* match = std::lower_bound(numbers_.begin(), numbers_.end(), number);
+  if (match == numbers_.end() || *match != number) return std::nullopt;
+  return static_cast<Row>(match - numbers_.begin());
 }
 
 std::optional<Row> Ids::find(std::string_view text) const {
@@ -45,8 +45,8 @@ std::optional<Row> Ids::find(std::string_view text) const {
 }
 
 std::string Ids::text(Row row) const {
-  const auto at = static_cast<std::size_t>(row);
-  return strings_ ? "'" + std::string(string_at(at)) + "'" : std::to_string(numbers_[at]);
+  const auto index = static_cast<std::size_t>(row);
+  return strings_ ? "'" + std::string(string_at(index)) + "'" : std::to_string(numbers_[index]);
 }
 
 // char_traits<char> compares as unsigned char: the order of UTF-8 bytes, as the format requires.

@@ -1,4 +1,4 @@
-#include "session/prefix.hpp"
+#include "session/prefix/prefix.hpp"
 
 #include <algorithm>
 
@@ -6,13 +6,13 @@
 
 namespace rexit::core {
 
-Prefix::Prefix(const Bundle& bundle, const Backend& backend) : held(bundle.exits()), hidden(backend) {
+Prefix::Prefix(const Bundle& bundle, const Backend& backend) : computed_tokens(bundle.exits()), hidden(backend) {
   for (std::size_t k = 0; k < bundle.exits(); ++k) segments.emplace_back(backend);
 }
 
 std::size_t Prefix::depth() const noexcept {
   return static_cast<std::size_t>(
-      std::count_if(held.begin(), held.end(), [](std::size_t tokens_held) { return tokens_held != 0; }));
+      std::count_if(computed_tokens.begin(), computed_tokens.end(), [](std::size_t count) { return count != 0; }));
 }
 
 std::size_t Prefix::bytes() const noexcept {
@@ -35,19 +35,19 @@ std::size_t PrefixLayout::stride(std::size_t segment, std::size_t tokens) const 
   return (bytes + alignment - 1) / alignment * alignment;
 }
 
-std::size_t PrefixLayout::block(std::size_t segment, std::size_t tokens) const {
+std::size_t PrefixLayout::block_bytes(std::size_t segment, std::size_t tokens) const {
   return product(2, bundle_.variant().segments[segment].layers(), stride(segment, tokens));
 }
 
-std::size_t PrefixLayout::packed(std::size_t segment, std::size_t tokens) const {
+std::size_t PrefixLayout::packed_bytes(std::size_t segment, std::size_t tokens) const {
   return product(2, bundle_.variant().segments[segment].layers(), bundle_.model().kv_heads, tokens, row(segment));
 }
 
-Tensors PrefixLayout::place(const Block& block, std::size_t segment, std::size_t tokens) const {
+Tensors PrefixLayout::tensors_of(const Block& block, std::size_t segment, std::size_t tokens) const {
   return {block.data(), stride(segment, tokens), tokens * row(segment)};
 }
 
-Tensors PrefixLayout::place_packed(const std::byte* data, std::size_t segment, std::size_t tokens) const {
+Tensors PrefixLayout::packed_tensors(const std::byte* data, std::size_t segment, std::size_t tokens) const {
   const std::size_t pitch = tokens * row(segment);
   return {const_cast<std::byte*>(data), bundle_.model().kv_heads * pitch, pitch};
 }
@@ -60,14 +60,15 @@ void PrefixLayout::copy(const Tensors& to, const Tensors& from, std::size_t segm
 }
 
 std::size_t PrefixLayout::pack(const Prefix& prefix, std::size_t segment, std::byte* to) const {
-  const std::size_t held = prefix.held[segment];
-  if (to != nullptr && held != 0)
-    copy(place_packed(to, segment, held), place(prefix.segments[segment], segment, prefix.tokens.size()), segment, held);
-  return packed(segment, held);
+  const std::size_t tokens = prefix.computed_tokens[segment];
+  if (to != nullptr && tokens != 0)
+    copy(packed_tensors(to, segment, tokens), tensors_of(prefix.segments[segment], segment, prefix.tokens.size()), segment,
+         tokens);
+  return packed_bytes(segment, tokens);
 }
 
 std::size_t PrefixLayout::pack_hidden(const Prefix& prefix, std::byte* to) const {
-  const std::size_t from = prefix.held.back(), bytes = (prefix.held.front() - from) * hidden_row();
+  const std::size_t from = prefix.computed_tokens.back(), bytes = (prefix.computed_tokens.front() - from) * hidden_row();
   if (to != nullptr && bytes != 0) backend_.copy(to, prefix.hidden.data() + from * hidden_row(), bytes);
   return bytes;
 }

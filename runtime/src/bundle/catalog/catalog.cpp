@@ -1,10 +1,10 @@
-#include "bundle/catalog.hpp"
+#include "bundle/catalog/catalog.hpp"
 
 #include <algorithm>
 #include <limits>
 
 #include "base/status.hpp"
-#include "bundle/tables.hpp"
+#include "bundle/catalog/tables.hpp"
 #include "files/files.hpp"
 #include "files/json.hpp"
 
@@ -42,7 +42,7 @@ std::function<std::size_t(const Json&)> field_lookup(const Safetensors& table) {
   };
 }
 
-// history_by_item: within each user a permutation of the slice's positions, ordered by (item row, position).
+// history_by_item: within a user, a permutation of the slice's positions, ordered by (item row, position).
 void check_by_item(const Users& users) {
   for (std::size_t user = 0; user < users.ids.size(); ++user) {
     const Span span = users.history(static_cast<Row>(user));
@@ -66,8 +66,8 @@ const std::string& id_kind(const Json& json) {
 
 }  // namespace
 
-UserLists::UserLists(const Safetensors& table, std::size_t lists_probed, std::size_t count, std::size_t dim)
-    : probes(lists_probed),
+UserLists::UserLists(const Safetensors& table, std::size_t probe_count, std::size_t count, std::size_t dim)
+    : probes(probe_count),
       centres(table.array<Half>("centres", {std::nullopt, dim})),
       offsets(table.array<std::int64_t>("list_offsets", {centres.size / dim + 1})),
       users(table.array<std::int32_t>("list_users", {count})) {}
@@ -79,20 +79,20 @@ Span UserLists::list(const Safetensors& table, std::size_t list) const {
 
 void UserLists::check(const Safetensors& table) const {
   check_finite(table, "centres", centres);
-  std::vector<bool> seen(users.size);
-  const auto check_user = [&](std::size_t place, bool first) {
-    const auto here = static_cast<std::size_t>(user(table, place));
-    if (seen[here]) fail(REXIT_CORRUPT, table.path(), ": `list_users`[", place, "] is ", here, ", which was there before");
-    seen[here] = true;
-    if (!first && here < static_cast<std::size_t>(users[place - 1]))
-      fail(REXIT_CORRUPT, table.path(), ": `list_users`[", place, "] is smaller than the one before it in its list");
+  std::vector<bool> is_listed(users.size);
+  const auto check_user = [&](std::size_t position, bool first) {
+    const auto row = static_cast<std::size_t>(user(table, position));
+    if (is_listed[row]) fail(REXIT_CORRUPT, table.path(), ": `list_users`[", position, "] is ", row, ", a duplicate");
+    is_listed[row] = true;
+    if (!first && row < static_cast<std::size_t>(users[position - 1]))
+      fail(REXIT_CORRUPT, table.path(), ": `list_users`[", position, "] is smaller than its predecessor in its list");
   };
   std::size_t end = 0;
   for (std::size_t i = 0; i <= size(); ++i) {
-    // The last are those in no list.
+    // After the last list come the users in no list.
     const Span span = i < size() ? list(table, i) : Span{end, users.size};
     if (span.begin != end) fail(REXIT_CORRUPT, table.path(), ": `list_offsets`[", i, "] is ", span.begin, ", expected ", end);
-    for (std::size_t place = span.begin; place < span.end; ++place) check_user(place, place == span.begin);
+    for (std::size_t position = span.begin; position < span.end; ++position) check_user(position, position == span.begin);
     end = span.end;
   }
 }
@@ -112,7 +112,7 @@ Users::Users(const std::string& path, const std::string& id_kind, std::size_t co
       history_by_item(table.array<std::int32_t>("history_by_item", {interactions})),
       items(item_count) {
   if (neighbours > max_neighbours)
-    fail(REXIT_CORRUPT, path, ": `similar` has ", neighbours, " neighbours for each user, expected at most ", max_neighbours);
+    fail(REXIT_CORRUPT, path, ": `similar` has ", neighbours, " neighbours per user, expected at most ", max_neighbours);
 }
 
 Span Users::history(Row user) const {
@@ -169,9 +169,9 @@ struct Catalog::Description {
     const Json embedding = root.at("embedding");
     return embedding.has("probes") ? std::make_optional(embedding.at("probes").size(1, max_probes)) : std::nullopt;
   }
-  bool needs(const char* name) const {
-    const std::vector<std::string> told = root.has("requires") ? root.at("requires").strings() : std::vector<std::string>();
-    return std::find(told.begin(), told.end(), name) != told.end();
+  bool requires_feature(const char* name) const {
+    const std::vector<std::string> names = root.has("requires") ? root.at("requires").strings() : std::vector<std::string>();
+    return std::find(names.begin(), names.end(), name) != names.end();
   }
   const std::string& kind(const char* what) const { return id_kind(root.at("ids").at(what)); }
 
@@ -195,14 +195,14 @@ Catalog::Catalog(const Description& d)
   items.fields = field_columns(items.table, items.ids.size());
   program = read_program(d.root.at("prompt"), {piece_count, items.ids.size(), d.tokenizer(), d.max_positions,
                                                field_lookup(users.table), field_lookup(items.table)});
-  if (program.has_vectors() != d.needs(vectors_required))
+  if (program.has_vectors() != d.requires_feature(vectors_required))
     fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", program.has_vectors() ? "lacks" : "holds", " `", vectors_required,
          "`, but the prompt has ", program.has_vectors() ? "vectors" : "none");
-  if (users.lists.has_value() != d.needs(lists_required))
+  if (users.lists.has_value() != d.requires_feature(lists_required))
     fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", users.lists ? "lacks" : "holds", " `", lists_required,
          "`, but `embedding` has ", users.lists ? "" : "no ", "probes");
   if (!program.has_vectors()) return;
-  // Or ids of vectors would be taken for tokens, and tokens for vectors.
+  // Otherwise ids of vectors would read as tokens, and tokens as vectors.
   if (d.tokenizer() > d.vocabulary)
     fail(REXIT_CORRUPT, d.root.at("tokenizer").where(), ": vocab_size is ", d.tokenizer(), ", the model's is ", d.vocabulary);
   pieces.vocabulary = d.tokenizer();

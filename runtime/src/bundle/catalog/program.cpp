@@ -1,4 +1,4 @@
-#include "bundle/program.hpp"
+#include "bundle/catalog/program.hpp"
 
 #include <algorithm>
 #include <limits>
@@ -9,21 +9,21 @@
 namespace rexit::core {
 namespace {
 
-enum class Place { prefix, candidate, entry };
+enum class Part { prefix, candidate, entry };
 
-constexpr std::size_t max_limit = 1 << 16, max_vectors = 16;  // of a list; of an item in one table
-constexpr std::size_t most_ids = std::numeric_limits<std::int32_t>::max();
+constexpr std::size_t max_limit = 1 << 16;  // of a list
+constexpr std::size_t max_vectors = 16;     // of an item in a table
+constexpr std::size_t max_ids = std::numeric_limits<std::int32_t>::max();
 
 class Reader {
  public:
   Reader(const ProgramScope& scope, Program& program) : scope_(scope), program_(program) {}
 
   void vector_tables(const Json& list) {
-    std::set<std::string> names{"user", "user.none"};  // tensors that are there too
+    std::set<std::string> names{"user", "user.none"};  // tensors in the same file
     std::size_t next = scope_.vocabulary;
     const auto bounded = [&list](std::size_t ids) {
-      if (ids > most_ids)
-        fail(REXIT_CORRUPT, list.where(), ": the vectors need ids up to ", ids, ", expected at most ", most_ids);
+      if (ids > max_ids) fail(REXIT_CORRUPT, list.where(), ": the vectors need ids up to ", ids, ", expected at most ", max_ids);
       return static_cast<std::int32_t>(ids);
     };
     for (const Json& json : list.elements()) {
@@ -37,31 +37,32 @@ class Reader {
     }
   }
 
-  std::vector<Op> ops(const Json& list, Place place) {
-    std::vector<Op> all;
-    for (const Json& op : list.elements()) all.push_back(read(op, place));
-    return all;
+  std::vector<Op> ops(const Json& list, Part part) {
+    std::vector<Op> ops;
+    for (const Json& op : list.elements()) ops.push_back(read_op(op, part));
+    return ops;
   }
 
-  // As the exporter writes them: each table is placed, so that each tensor is needed.
-  void check_placed(const Json& prompt) const {
+  // The exporter writes only tables that some op places.
+  void check_all_placed(const Json& prompt) const {
     for (std::size_t t = 0; t < program_.vectors.size(); ++t)
-      if (placed_.count(t) == 0) fail(REXIT_CORRUPT, prompt.where(), " vectors: no op places `", program_.vectors[t].name, "`");
+      if (placed_tables_.count(t) == 0)
+        fail(REXIT_CORRUPT, prompt.where(), " vectors: no op places `", program_.vectors[t].name, "`");
   }
 
-  // The most vectors that these ops put into a prompt.
-  std::size_t vectors(const std::vector<Op>& ops) const {
-    std::size_t most = 0;
+  // An upper bound of the vectors that these ops append.
+  std::size_t max_vectors_of(const std::vector<Op>& ops) const {
+    std::size_t count = 0;
     for (const Op& op : ops) {
-      if (op.kind == OpKind::item_vector) most += static_cast<std::size_t>(program_.vectors[op.field].count);
-      if (op.kind == OpKind::user_vector) ++most;
-      most += op.limit * vectors(op.entry);
+      if (op.kind == OpKind::item_vector) count += static_cast<std::size_t>(program_.vectors[op.field].count);
+      if (op.kind == OpKind::user_vector) ++count;
+      count += op.limit * max_vectors_of(op.entry);
     }
-    return most;
+    return count;
   }
 
  private:
-  Op read(const Json& json, Place place) {
+  Op read_op(const Json& json, Part part) {
     const std::string name = json.at("op").string();
     Op op;
     if (name == "piece") {
@@ -74,7 +75,7 @@ class Reader {
     } else if (name == "item_field") {
       op.kind = OpKind::item_field;
       op.field = scope_.item_field(json.at("field"));
-      needs_item(json, name, place, true);
+      check_item_allowed(json, name, part, true);
     } else if (name == "user_like_rate") {
       op.kind = OpKind::user_like_rate;
       op.bins = bins(json);
@@ -86,38 +87,38 @@ class Reader {
       op.kind = OpKind::item_like_rate;
       op.bins = bins(json);
       op.piece = piece(json, "missing");
-      needs_item(json, name, place, false);
+      check_item_allowed(json, name, part, false);
     } else if (name == "item_count") {
       op.kind = OpKind::item_count;
       op.bins = bins(json);
-      needs_item(json, name, place, false);
+      check_item_allowed(json, name, part, false);
     } else if (name == "verdict") {
       op.kind = OpKind::verdict;
-      if (place != Place::entry) fail(REXIT_CORRUPT, json.where(), ": `verdict` is allowed only inside an `entry`");
+      if (part != Part::entry) fail(REXIT_CORRUPT, json.where(), ": `verdict` is allowed only inside an `entry`");
       op.yes = piece(json, "yes");
       op.no = piece(json, "no");
     } else if (name == "history") {
-      read_history(json, place, op);
+      read_history(json, part, op);
     } else if (name == "similar_liked") {
       op.kind = OpKind::similar_liked;
-      read_list(json, place, op);
+      read_list(json, part, op);
     } else if (name == "similar_verdict") {
       op.kind = OpKind::similar_verdict;
       op.limit = json.at("limit").size(1, max_limit);
       op.yes = piece(json, "yes");
       op.no = piece(json, "no");
       op.piece = piece(json, "unseen");
-      needs_item(json, name, place, false);
+      check_item_allowed(json, name, part, false);
     } else if (name == "similar_like_rate" || name == "nearest_like_rate") {
       op.kind = name == "similar_like_rate" ? OpKind::similar_like_rate : OpKind::nearest_like_rate;
       op.limit = json.at("limit").size(1, max_limit);
       op.bins = bins(json);
       op.piece = piece(json, "missing");
-      needs_item(json, name, place, false);
+      check_item_allowed(json, name, part, false);
     } else if (name == "item_vector") {
       op.kind = OpKind::item_vector;
       op.field = vector_table(json.at("table"));
-      needs_item(json, name, place, true);
+      check_item_allowed(json, name, part, true);
     } else if (name == "user_vector") {
       op.kind = OpKind::user_vector;
       program_.has_user_vector = true;
@@ -127,59 +128,62 @@ class Reader {
     return op;
   }
 
-  void read_history(const Json& json, Place place, Op& op) {
+  void read_history(const Json& json, Part part, Op& op) {
     const std::string order = json.at("order").string();
     if (order == "recent") {
       op.kind = OpKind::history_recent;
     } else if (order == "nearest") {
       op.kind = OpKind::history_nearest;
-      needs_item(json, "history (nearest)", place, false);
+      check_item_allowed(json, "history (nearest)", part, false);
     } else {
       fail(REXIT_UNSUPPORTED, json.where(), ": order `", order, "`, expected `recent` or `nearest`");
     }
-    read_list(json, place, op);
+    read_list(json, part, op);
   }
 
-  void read_list(const Json& json, Place place, Op& op) {
-    if (place == Place::entry) fail(REXIT_CORRUPT, json.where(), ": a list is not allowed inside an `entry`");
+  void read_list(const Json& json, Part part, Op& op) {
+    if (part == Part::entry) fail(REXIT_CORRUPT, json.where(), ": a list is not allowed inside an `entry`");
     op.limit = json.at("limit").size(1, max_limit);
-    op.entry = ops(json.at("entry"), Place::entry);
+    op.entry = ops(json.at("entry"), Part::entry);
     if (op.entry.empty()) fail(REXIT_CORRUPT, json.where(), " entry: is empty");
     op.piece = piece(json, "empty");
   }
 
-  // The prefix has no target item. Inside an entry only ops that refer to the entry's item are allowed.
-  static void needs_item(const Json& json, const std::string& name, Place place, bool in_entry) {
-    if (place == Place::candidate || (in_entry && place == Place::entry)) return;
+  // The prefix has no target item. An entry allows only ops that refer to the entry's own item.
+  static void check_item_allowed(const Json& json, const std::string& name, Part part, bool in_entry) {
+    if (part == Part::candidate || (in_entry && part == Part::entry)) return;
     fail(REXIT_CORRUPT, json.where(), ": `", name, "` depends on the target item, which is not known in ",
-         place == Place::prefix ? "the prefix" : "an `entry`");
+         part == Part::prefix ? "the prefix" : "an `entry`");
   }
 
   std::size_t vector_table(const Json& table) {
-    const std::vector<VectorTable>& all = program_.vectors;
-    const auto found = std::find_if(all.begin(), all.end(), [&](const VectorTable& one) { return one.name == table.string(); });
-    if (found == all.end()) fail(REXIT_CORRUPT, table.where(), ": `", table.string(), "` is not one of the prompt's `vectors`");
-    placed_.insert(static_cast<std::size_t>(found - all.begin()));
-    return static_cast<std::size_t>(found - all.begin());
+    const std::vector<VectorTable>& tables = program_.vectors;
+    const auto match = std::find_if(tables.begin(), tables.end(),
+                                    [&](const VectorTable& candidate) { return candidate.name == table.string(); });
+    if (match == tables.end())
+      fail(REXIT_CORRUPT, table.where(), ": `", table.string(), "` is not one of the prompt's `vectors`");
+    const auto index = static_cast<std::size_t>(match - tables.begin());
+    placed_tables_.insert(index);
+    return index;
   }
 
-  Piece piece(const Json& json, const char* key) const { return checked(json.at(key)); }
+  Piece piece(const Json& json, const char* key) const { return piece_at(json.at(key)); }
 
   std::vector<Piece> bins(const Json& json) const {
-    std::vector<Piece> all;
-    for (const Json& bin : json.at("bins").elements()) all.push_back(checked(bin));
-    if (all.empty()) fail(REXIT_CORRUPT, json.where(), " bins: is empty");
-    return all;
+    std::vector<Piece> bins;
+    for (const Json& bin : json.at("bins").elements()) bins.push_back(piece_at(bin));
+    if (bins.empty()) fail(REXIT_CORRUPT, json.where(), " bins: is empty");
+    return bins;
   }
 
-  Piece checked(const Json& value) const {
+  Piece piece_at(const Json& value) const {
     if (scope_.pieces == 0) fail(REXIT_CORRUPT, value.where(), ": the catalog has no pieces");
     return static_cast<Piece>(value.integer(0, static_cast<std::int64_t>(scope_.pieces) - 1));
   }
 
   const ProgramScope& scope_;
   Program& program_;
-  std::set<std::size_t> placed_;  // of program_.vectors
+  std::set<std::size_t> placed_tables_;  // indices into program_.vectors
 };
 
 }  // namespace
@@ -189,14 +193,14 @@ Program read_program(const Json& prompt, const ProgramScope& scope) {
   Reader reader(scope, program);
   program.first_vector = program.user_vector = static_cast<std::int32_t>(scope.vocabulary);
   if (prompt.has("vectors")) reader.vector_tables(prompt.at("vectors"));
-  program.prefix = reader.ops(prompt.at("prefix"), Place::prefix);
-  program.candidate = reader.ops(prompt.at("candidate"), Place::candidate);
-  reader.check_placed(prompt);
-  // One long title makes the exporter record more than the model accepts, and memory is reserved by these.
-  program.max_prefix_tokens = std::min(prompt.at("max_prefix_tokens").size(0, most_ids), scope.max_positions);
-  program.max_candidate_tokens = std::min(prompt.at("max_candidate_tokens").size(0, most_ids), scope.max_positions);
-  program.max_prefix_vectors = reader.vectors(program.prefix);
-  program.max_candidate_vectors = reader.vectors(program.candidate);
+  program.prefix = reader.ops(prompt.at("prefix"), Part::prefix);
+  program.candidate = reader.ops(prompt.at("candidate"), Part::candidate);
+  reader.check_all_placed(prompt);
+  // Sessions reserve memory by these. A single long title makes the exporter record more tokens than the model accepts.
+  program.max_prefix_tokens = std::min(prompt.at("max_prefix_tokens").size(0, max_ids), scope.max_positions);
+  program.max_candidate_tokens = std::min(prompt.at("max_candidate_tokens").size(0, max_ids), scope.max_positions);
+  program.max_prefix_vectors = reader.max_vectors_of(program.prefix);
+  program.max_candidate_vectors = reader.max_vectors_of(program.candidate);
   return program;
 }
 

@@ -1,5 +1,5 @@
-// catalog/: what is known about users and items, memory-mapped. Opening checks dtypes and shapes and reads no row, so that it
-// takes as long for ten million users as for ten; a row is checked whenever it is read. Catalog::check() reads them all.
+// catalog/: the tables about users and items, memory-mapped. Opening checks dtypes and shapes and reads no row, so ten million
+// users take as long as ten. A row is checked whenever it is read. Catalog::check() reads all rows.
 #pragma once
 
 #include <cstdint>
@@ -9,46 +9,46 @@
 #include <string>
 #include <vector>
 
-#include "bundle/ids.hpp"
-#include "bundle/program.hpp"
-#include "bundle/tables.hpp"
+#include "bundle/catalog/ids.hpp"
+#include "bundle/catalog/program.hpp"
+#include "bundle/catalog/tables.hpp"
 #include "files/safetensors.hpp"
 
 namespace rexit::core {
 
-// The piece of each row for one field.
+// A field's pieces, by row.
 using FieldColumn = Array<std::int32_t>;
 
-// Part of a CSR table: positions [begin, end).
+// A slice of a CSR table: positions [begin, end).
 struct Span {
   std::size_t begin, end;
 
   std::size_t size() const noexcept { return end - begin; }
 };
 
-// The users with an embedding, in lists around centres: a search looks at the `probes` lists with the nearest ones.
+// Users with an embedding, clustered into lists. A search scans the `probes` lists with the nearest centres.
 struct UserLists {
   std::size_t probes;
   Array<Half> centres;          // [lists, dim]
-  Array<std::int64_t> offsets;  // [lists + 1], places in `users`
-  Array<std::int32_t> users;    // [rows]; behind the last list those without an embedding
+  Array<std::int64_t> offsets;  // [lists + 1], positions in `users`
+  Array<std::int32_t> users;    // [rows]; users without an embedding come after the last list
 
-  UserLists(const Safetensors& table, std::size_t lists_probed, std::size_t count, std::size_t dim);
+  UserLists(const Safetensors& table, std::size_t probe_count, std::size_t count, std::size_t dim);
 
   std::size_t size() const noexcept { return offsets.size - 1; }
   Span list(const Safetensors& table, std::size_t list) const;
-  Row user(const Safetensors& table, std::size_t place) const {
-    return Row(below(table, "list_users", users, place, users.size));
+  Row user(const Safetensors& table, std::size_t position) const {
+    return Row(index_at(table, "list_users", users, position, users.size));
   }
-  // Every value. Throws REXIT_CORRUPT.
+  // Reads every value. Throws REXIT_CORRUPT.
   void check(const Safetensors& table) const;
 };
 
-// Reading a row throws REXIT_CORRUPT where what stands there could harm; of the order within it, only check() knows.
+// Reading a row throws REXIT_CORRUPT for a value that could do harm. Only check() checks the order within a row.
 struct Users {
   Safetensors table;
   Ids ids;
-  Array<Half> embeddings;  // [rows, dim], of the users in their order or, if there are lists, in that of `lists->users`
+  Array<Half> embeddings;  // [rows, dim], in the order of rows or, if there are lists, of `lists->users`
   std::optional<UserLists> lists;
   Array<std::int32_t> similar;  // [rows, neighbours]
   std::size_t neighbours;
@@ -59,22 +59,22 @@ struct Users {
   Array<std::int32_t> history_by_item;  // positions in the user's slice, ordered by (item row, position)
   std::vector<FieldColumn> fields;
 
-  // probes: none if there are no lists.
+  // probes: nullopt if there are no lists.
   Users(const std::string& path, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t dim,
         std::size_t item_count, std::optional<std::size_t> probes);
 
   Span history(Row user) const;
-  Row history_item(std::size_t position) const { return Row(below(table, "history_items", history_items, position, items)); }
-  bool liked(std::size_t position) const { return below(table, "history_liked", history_liked, position, 2) != 0; }
-  // The position in `span` that history_by_item names at `place` of it.
-  std::size_t by_item(Span span, std::size_t place) const {
-    return span.begin + below(table, "history_by_item", history_by_item, span.begin + place, span.size());
+  Row history_item(std::size_t position) const { return Row(index_at(table, "history_items", history_items, position, items)); }
+  bool liked(std::size_t position) const { return index_at(table, "history_liked", history_liked, position, 2) != 0; }
+  // The position in `span` of its interaction number `rank` in the order of history_by_item.
+  std::size_t by_item(Span span, std::size_t rank) const {
+    return span.begin + index_at(table, "history_by_item", history_by_item, span.begin + rank, span.size());
   }
-  Row similar_user(Row user, std::size_t place) const {
-    return Row(below(table, "similar", similar, static_cast<std::size_t>(user) * neighbours + place, ids.size()));
+  Row similar_user(Row user, std::size_t rank) const {
+    return Row(index_at(table, "similar", similar, static_cast<std::size_t>(user) * neighbours + rank, ids.size()));
   }
 
-  std::size_t items;  // their number
+  std::size_t items;  // the catalog's number of items
 };
 
 struct Items {
@@ -84,15 +84,15 @@ struct Items {
   Array<Half> fold_in;                 // [rows, dim]
   Array<std::int64_t> rating_offsets;  // [rows + 1]
   Array<std::int64_t> rating_times;    // ascending within an item
-  Array<std::int32_t> rating_likes;    // likes among an item's ratings up to and including this one
+  Array<std::int32_t> rating_likes;    // cumulative likes of the item, including this rating
   std::vector<FieldColumn> fields;
 
   Items(const std::string& path, const std::string& id_kind, std::size_t count, std::size_t interactions, std::size_t width);
 
   Span ratings(Row item) const;
-  // The likes among the first `count` ratings of `span`.
+  // Likes among the first `count` ratings of `span`.
   std::size_t likes(Span span, std::size_t count) const {
-    return count == 0 ? 0 : below(table, "rating_likes", rating_likes, span.begin + count - 1, count + 1);
+    return count == 0 ? 0 : index_at(table, "rating_likes", rating_likes, span.begin + count - 1, count + 1);
   }
   const Half* folded(Row item) const;  // [dim], finite
 
@@ -102,23 +102,23 @@ struct Items {
 struct Pieces {
   Safetensors table;
   Array<std::int64_t> offsets;  // [pieces + 1]
-  Array<std::int32_t> tokens;   // each below `vocabulary`
-  std::size_t vocabulary;       // the model's, or where prompts have vectors the tokenizer's
+  Array<std::int32_t> tokens;   // below `vocabulary`
+  std::size_t vocabulary;       // of the model; of the tokenizer if prompts have vectors
 
   Pieces(const std::string& path, std::size_t count, std::size_t vocabulary_size);
 
   Span tokens_of(Piece piece) const;
-  std::int32_t token(std::size_t position) const { return std::int32_t(below(table, "tokens", tokens, position, vocabulary)); }
+  std::int32_t token(std::size_t position) const { return std::int32_t(index_at(table, "tokens", tokens, position, vocabulary)); }
 };
 
 class Catalog {
  public:
-  // Opens the catalog in `folder`. Tokens of pieces must be below `vocabulary`, the model's; the program's maximum lengths are
-  // capped at `max_positions`.
+  // Opens the catalog in `folder`. `vocabulary` is the model's; tokens of pieces must be below it. The program's maximum lengths
+  // are capped at `max_positions`.
   Catalog(const std::string& folder, std::size_t vocabulary, std::size_t max_positions);
 
   std::size_t bytes() const noexcept { return users.table.bytes() + items.table.bytes() + pieces.table.bytes(); }
-  // Every row of every table. Throws REXIT_CORRUPT for the first that is not as docs/format.md says.
+  // Reads every row of every table. Throws REXIT_CORRUPT for the first that violates docs/format.md.
   void check() const;
   void check_unchanged() const {
     for (const Safetensors* table : {&users.table, &items.table, &pieces.table}) table->check_unchanged();
@@ -126,7 +126,7 @@ class Catalog {
 
   // The piece of a row in a column of users.fields or items.fields.
   Piece field(const Safetensors& table, const FieldColumn& column, Row row) const {
-    return Piece(below(table, "a field", column, static_cast<std::size_t>(row), pieces.offsets.size - 1));
+    return Piece(index_at(table, "a field", column, static_cast<std::size_t>(row), pieces.offsets.size - 1));
   }
 
   std::size_t dim;

@@ -1,4 +1,4 @@
-"""`rexit-run serve`: lines of JSON in, lines of JSON out."""
+"""`rexit-run pipe`: lines of JSON in, lines of JSON out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def lines(requests: Iterable[Any]) -> str:
 
 
 def served(bundle: Path, requests: Iterable[Any], *words: object) -> list[Any]:
-    ended = run_program("serve", bundle, *words, stdin=lines(requests))
+    ended = run_program("pipe", bundle, *words, stdin=lines(requests))
     assert ended.code == 0, ended.err
     return [json.loads(line) for line in ended.out.splitlines()]
 
@@ -32,7 +32,7 @@ def test_answers_are_those_of_python(bundle: Path) -> None:
         {"id": "a", "user": 100, "items": ITEM_IDS},
         {"id": 7, "user": 100, "items": [3, 8]},
         {"id": None, "user": 5, "items": [3, 8, -7], "recent": [18, [23, False]], "top_k": 2},
-        {"user": 103, "items": [3, 8], "as_of": 20, "force_exit": 1, "deadline_ms": 60000, "top_k": None},
+        {"user": 103, "items": [3, 8], "as_of": 20, "force_exit": 1, "deadline_ms": 60000, "top_k": 0},
     ]
     answers = served(bundle, requests)
     assert [one["id"] for one in answers] == ["a", 7, None, None]
@@ -77,7 +77,7 @@ def test_sessions_answer_all(bundle: Path) -> None:
         ('{"user": 100, "items": ["3"]}', "REXIT_INVALID_ARGUMENT", "ids are 64-bit integers"),
         ('{"user": 100, "items": [3.0]}', "REXIT_INVALID_ARGUMENT", "item 3.0"),
         ('{"user": 18446744073709551615, "items": [3]}', "REXIT_INVALID_ARGUMENT", "user 18446744073709551615"),
-        ('{"user": 100, "items": [3], "top_k": 0}', "REXIT_INVALID_ARGUMENT", "top_k is 0, expected an integer from 1"),
+        ('{"user": 100, "items": [3], "top_k": -1}', "REXIT_INVALID_ARGUMENT", "top_k is -1, expected an integer from 0"),
         ('{"user": 100, "items": [3], "topk": 1}', "REXIT_INVALID_ARGUMENT", 'unknown key "topk"'),
         ('{"user": 100, "items": [3], "deadline_ms": -1}', "REXIT_INVALID_ARGUMENT", "deadline_ms is -1"),
         (
@@ -111,7 +111,7 @@ def test_a_bad_line_gives_an_error_and_the_next_is_answered(bundle: Path, line: 
 
 
 def test_bytes_that_are_not_text(bundle: Path) -> None:
-    ended = run_program("serve", bundle, stdin=b'{"user": "\xff"}\n\0\n{"id": "\xc3\xa9", "user": 100, "items": [3]}')
+    ended = run_program("pipe", bundle, stdin=b'{"user": "\xff"}\n\0\n{"id": "\xc3\xa9", "user": 100, "items": [3]}')
     answers = [json.loads(line) for line in ended.out.splitlines()]
     assert ended.code == 0 and ["error" in one for one in answers] == [True, True, False]
     assert answers[2]["id"] == "é", "also a last line without its end"
@@ -125,7 +125,7 @@ def test_an_error_keeps_the_id(bundle: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it(bundle: Path, number: signal.Signals) -> None:
     with subprocess.Popen(
-        [PROGRAM, "serve", bundle], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+        [PROGRAM, "pipe", bundle], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
     ) as process:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(lines([{"id": 1, "user": 100, "items": [3]}]).encode())
@@ -141,7 +141,7 @@ def test_stdout_that_is_closed(bundle: Path) -> None:
     os.close(read)
     try:
         ended = subprocess.run(
-            [PROGRAM, "serve", bundle],
+            [PROGRAM, "pipe", bundle],
             input=lines([{"user": 100, "items": [3]}] * 50).encode(),
             stdout=write,
             stderr=subprocess.PIPE,
@@ -154,4 +154,4 @@ def test_stdout_that_is_closed(bundle: Path) -> None:
 
 
 def test_no_bundle(tmp_path: Path) -> None:
-    assert_one_error(run_program("serve", tmp_path / "none"), 4, "none")
+    assert_one_error(run_program("pipe", tmp_path / "none"), 4, "none")

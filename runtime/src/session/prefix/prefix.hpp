@@ -1,0 +1,90 @@
+// A prefix: its tokens and what has been computed of them. PrefixLayout says where its keys and values lie, and copies them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "backends/backend.hpp"
+#include "bundle/bundle.hpp"
+
+namespace rexit::core {
+
+// In a backend's memory. Segment k has been computed for the first computed_tokens[k] tokens. No segment is ahead of its
+// predecessor.
+struct Prefix {
+  Prefix(const Bundle& bundle, const Backend& backend);
+
+  std::size_t depth() const noexcept;  // number of segments computed for at least a token
+  std::size_t bytes() const noexcept;
+
+  std::vector<std::int64_t> tokens;          // keys of VectorRows; empty: the entry is free
+  std::vector<std::size_t> computed_tokens;  // [segments]
+  // [tokens, H]: the output of a token's last computed segment, input of the next. Only rows from computed_tokens.back() to
+  // computed_tokens.front() are valid.
+  Block hidden;
+  std::vector<Block> segments;  // keys and values, see PrefixLayout::tensors_of
+  std::uint64_t last_use = 0;
+  bool superseded = false;  // a more recent prefix contains most of it
+};
+
+// A prefix in host memory without gaps: in a saved file, or the pinned start.
+struct PackedPrefix {
+  std::vector<std::int64_t> tokens;
+  std::vector<std::size_t> computed_tokens;
+  std::vector<const std::byte*> segments;  // [layers, 2, kv_heads, computed_tokens, cache_width] in the segment's cache_dtype
+  const std::byte* hidden = nullptr;       // [computed_tokens.front() - computed_tokens.back(), H]
+};
+
+// A segment's keys and values. Tensor j begins at data + j * stride: the keys (j even) or values (j odd) of layer j / 2. Its
+// heads are `pitch` apart.
+struct Tensors {
+  std::byte* data;
+  std::size_t stride, pitch;
+};
+
+// Sizes and addresses of a prefix's data, in bytes.
+class PrefixLayout {
+ public:
+  // Both must outlive the layout.
+  PrefixLayout(const Bundle& bundle, const Backend& backend) : bundle_(bundle), backend_(backend) {}
+
+  std::size_t row(std::size_t segment) const noexcept;                      // a token's key in a head
+  std::size_t hidden_row() const noexcept;                                  // a token's hidden state, the same in all segments
+  std::size_t stride(std::size_t segment, std::size_t tokens) const;        // between tensors, aligned for the backend
+  std::size_t block_bytes(std::size_t segment, std::size_t tokens) const;   // a segment's keys and values
+  std::size_t packed_bytes(std::size_t segment, std::size_t tokens) const;  // the same without gaps
+
+  Tensors tensors_of(const Block& block, std::size_t segment, std::size_t tokens) const;
+  // The result is writable although `data` is const: write only where `data` is writable.
+  Tensors packed_tensors(const std::byte* data, std::size_t segment, std::size_t tokens) const;
+
+  // Copies the first `tokens` tokens of every head.
+  void copy(const Tensors& to, const Tensors& from, std::size_t segment, std::size_t tokens) const;
+  // Packs a segment of `prefix`, or its hidden states, as in PackedPrefix, and returns its size. `to` null: only returns the
+  // size.
+  std::size_t pack(const Prefix& prefix, std::size_t segment, std::byte* to) const;
+  std::size_t pack_hidden(const Prefix& prefix, std::byte* to) const;
+
+ private:
+  const Bundle& bundle_;
+  const Backend& backend_;
+};
+
+// Copies a row per head from tensor to tensor. A single copy moves tensors that are adjacent in both source and destination.
+class HeadRows {
+ public:
+  HeadRows(const Backend& backend, std::size_t heads, std::size_t to_pitch, std::size_t from_pitch, std::size_t bytes)
+      : backend_(backend), heads_(heads), to_pitch_(to_pitch), from_pitch_(from_pitch), bytes_(bytes) {}
+
+  void add(std::byte* to, const std::byte* from);
+  void finish();
+
+ private:
+  const Backend& backend_;
+  const std::size_t heads_, to_pitch_, from_pitch_, bytes_;
+  std::byte* to_ = nullptr;
+  const std::byte* from_ = nullptr;
+  std::size_t count_ = 0;
+};
+
+}  // namespace rexit::core

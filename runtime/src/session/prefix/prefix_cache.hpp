@@ -1,0 +1,82 @@
+// Prefixes of earlier requests: look-up, reuse of common starts, and computation to the depth that candidates have needed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "backends/backend.hpp"
+#include "bundle/bundle.hpp"
+#include "session/prefix/pinned_start.hpp"
+#include "session/prefix/prefix.hpp"
+#include "session/prefix/prefix_store.hpp"
+#include "session/vector_rows.hpp"
+
+namespace rexit::core {
+
+// Caches the keys and values of every computed layer, and the hidden states that the next segment reads. Most functions are about
+// the current prefix. PrefixStore evicts.
+class PrefixCache {
+ public:
+  // All must outlive the cache. `vectors`: of the current request. `budget`: bytes of all prefixes together; the current prefix
+  // stays even if it alone is larger. `start`: null: no pinned start.
+  PrefixCache(const Bundle& bundle, const Backend& backend, VectorRows& vectors, std::size_t budget,
+              const PinnedStart* start = nullptr);
+
+  // Makes `tokens` the current prefix. Returns how many leading tokens have been computed, by at least a segment: all if it is
+  // cached; else those in common with a cached prefix or the pinned start, unless too few to save time. The common start is
+  // copied at the depth of its source, or taken over with the memory of a source that must be evicted. Only the rest is computed.
+  std::size_t set_current(const std::int32_t* tokens, std::size_t count);
+  // Drops all prefixes except the pinned start, and keeps their memory for later prefixes.
+  void clear() noexcept;
+
+  std::size_t tokens() const noexcept { return current_->tokens.size(); }
+  bool ready(std::size_t segment) const noexcept { return current_->computed_tokens[segment] == current_->tokens.size(); }
+  // Computes the next missing segment and returns its number of layers.
+  std::size_t deepen();
+  // By layer of a ready segment; see Pass.
+  const void* const* keys(std::size_t segment) const noexcept { return keys_[segment].data(); }
+  const void* const* values(std::size_t segment) const noexcept { return values_[segment].data(); }
+
+  // See PrefixStore. The pointers are valid until the next set_current() or load().
+  std::vector<const Prefix*> most_recent_first() const { return store_.most_recent_first(); }
+  const PrefixLayout& layout() const noexcept { return layout_; }
+  // Replaces all prefixes by the first of `prefixes` that fit into the budget; none is current then. If it throws, nothing has
+  // changed.
+  void load(const std::vector<PackedPrefix>& prefixes);
+
+  // Bytes in total, and of the prefixes alone, which the budget limits. Without the pinned start.
+  std::size_t memory() const noexcept;
+  std::size_t prefix_bytes() const noexcept { return store_.bytes(); }
+
+ private:
+  struct Source;
+  Source find_source(const std::int32_t* tokens, std::size_t count) const;
+  std::size_t saved_token_layers(const std::vector<std::size_t>& computed_tokens, std::size_t count) const noexcept;
+  const PackedPrefix* matching_start(const std::int32_t* tokens, std::size_t count) const;
+  void use(Prefix& entry) noexcept;
+  void update_pointers(std::size_t segment) noexcept;
+  void release_oversized_blocks(Prefix& entry, bool keep_shared);
+  void copy_start(Prefix& entry, const Source& source);
+
+  void compute(std::size_t segment);
+  void compute_rest(std::size_t segment, std::size_t from);
+  void lay_out_scratch(std::size_t segment, std::size_t from);
+  void run(std::size_t segment, std::size_t from, Pass pass);
+
+  const Bundle& bundle_;
+  const Backend& backend_;
+  VectorRows& vectors_;
+  const PinnedStart* start_;
+  const PrefixLayout layout_;
+  PrefixStore store_;
+  Prefix empty_;
+  Prefix* current_;                                // an entry of store_, or empty_
+  std::vector<std::size_t> shared_tokens_;         // [segments]: leading tokens that the current prefix takes from its source
+  std::vector<std::vector<void*>> keys_, values_;  // of the current prefix, [segments][layers]
+  std::vector<std::int64_t> positions_, groups_;
+  Block hidden_next_, scratch_;                                         // outputs of a pass before they move to the prefix
+  std::vector<void*> past_keys_, past_values_, new_keys_, new_values_;  // addresses in scratch_
+};
+
+}  // namespace rexit::core
