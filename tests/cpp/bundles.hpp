@@ -17,5 +17,5 @@ inline std::string tensorrt_bundles() {
 
 inline std::string sound_bundle() { return bundles() + "/sound/bundle"; }
 
-// Whether to try everything (`make test-all`), or enough to see a defect while one waits.
+// Whether to try everything (`make test-all`), or enough to find a defect quickly.
 inline bool slow() { return std::getenv("REXIT_TEST_SLOW") != nullptr; }

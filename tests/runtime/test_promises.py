@@ -1,7 +1,7 @@
 """Every promise of rexit.h has a test: tests/cpp/promises/promises.toml says which, sentence by sentence.
 
 Each comment of the header belongs to the declaration that it stands in or before, and promises.toml has a table for each of
-those. All words of a comment are quoted there: by a test that holds them, by `told` or by `untested`.
+those. All words of a comment are quoted there: by a test that holds them, by `definitions` or by `untested`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ DECLARATION = re.compile(
     r"|^(?:REXIT_NODISCARD )?REXIT_API [^;]*?(\w+)\([^;]*;",
     re.MULTILINE | re.DOTALL,
 )
-KEYS = {"told", "untested"}
-"""Beside tests. `told`: definitions, and what is asked of the caller: nothing that the library could break. `untested`: what
-this project's machines cannot show, by reason."""
+KEYS = {"definitions", "untested"}
+"""Keys beside tests. `definitions`: definitions and duties of the caller, which the library cannot break. `untested`: what this
+project's machines cannot show, by reason."""
 
 
 def words(text: str) -> str:
@@ -75,7 +75,7 @@ def unquoted(text: str, quoted: list[str]) -> list[str]:
     return [piece.strip(" -.;:,") for piece in pieces if re.search(r"\w", piece)]
 
 
-def test_all_that_the_header_says_is_tested_or_told() -> None:
+def test_every_sentence_of_the_header_is_tested_or_a_definition() -> None:
     left = [
         f"{name}: {piece}"
         for name, texts in comments().items()
@@ -84,7 +84,7 @@ def test_all_that_the_header_says_is_tested_or_told() -> None:
     ]
     assert not left, (
         "rexit.h says what no test holds. Write one that fails where it is not so, and quote these words in promises.toml behind "
-        "its name; or under `told`, if the library cannot break them:\n" + "\n".join(left)
+        "its name; or under `definitions`, if the library cannot break them:\n" + "\n".join(left)
     )
 
 

@@ -59,7 +59,7 @@ class CancelTest : public testing::Test {
   }
 };
 
-TEST_F(CancelTest, ARunningCallEndsAndTheNextOneWorks) {
+TEST_F(CancelTest, ARunningCallEndsAndTheNextCallWorks) {
   const rexit::Request many = long_request();
   for (int round = 0; round < 3; ++round) {
     EXPECT_EQ(cancelled([&] { session.score(many); }), REXIT_CANCELLED);

@@ -37,7 +37,7 @@ TEST(Devices, TheCpuRunsATensorRtVariantsGraphs) {
   rexit::Session half(rexit::Bundle(folder(), on("tensorrt-fp16", "cpu"))), full(rexit::Bundle(folder(), on("cpu-fp32", "")));
   for (const std::int64_t user : {106, 112, 7777}) {
     const rexit::Request request = rexit::Request(user).items(slate);
-    half.clear_cache();  // what is shared with another user's prefix is rounded differently
+    half.clear_cache();  // a start copied from another user's prefix is rounded differently
     const std::vector<float> log_odds = half.trace(request).log_odds, expected = full.trace(request).log_odds;
     ASSERT_EQ(log_odds.size(), 12u);
     float most = 0;
@@ -54,7 +54,7 @@ TEST(Devices, TheCpuRunsATensorRtVariantsGraphs) {
   half.warm_up();
 }
 
-TEST(Devices, UnknownOnesAreRefused) {
+TEST(Devices, UnknownDevicesAreRefused) {
   std::string message;
   EXPECT_EQ(status_of(on("cpu-fp32", "npu"), message), REXIT_INVALID_ARGUMENT);
   EXPECT_EQ(message, "device is `npu`, expected cpu, cuda or tensorrt");
@@ -85,7 +85,7 @@ TEST(Devices, CudaGraphsNeedTensorRT) {
 }
 
 // The tests' ONNX Runtime is the one for the CPU, and their rexit is built without TensorRT.
-TEST(Devices, MissingOnesSayWhatTheyNeed) {
+TEST(Devices, MissingDevicesNameTheirRequirement) {
   std::string message;
   EXPECT_EQ(status_of(on("cpu-fp32", "cuda"), message), REXIT_BACKEND_MISSING);
   EXPECT_NE(message.find("device `cuda` needs CUDAExecutionProvider, but this ONNX Runtime has only"), std::string::npos)

@@ -87,7 +87,7 @@ TEST_F(FilesTest, AVariantIsVerifiedWithoutTheOthers) {
     refused([&] { rexit::verify(path(), name); }, REXIT_CORRUPT, graph + ": SHA-256 ");
 }
 
-// Even where the tests run as root, who may read and write everything.
+// Also if the tests run as root, who may read and write everything.
 class Unprivileged {
  public:
   Unprivileged() {
@@ -129,12 +129,12 @@ TEST_F(FilesTest, EnginesAreVerifiedToo) {
   refused([&] { rexit::verify(path()); }, REXIT_CORRUPT, plan + ": SHA-256 ");
 }
 
-TEST_F(FilesTest, VerifyingFindsWhatOpeningFinds) {
+TEST_F(FilesTest, VerifyingFindsAllThatOpeningFinds) {
   fs::resize_file(file(variant + "segment-0.onnx"), 10);
   refused([&] { rexit::verify(path()); }, REXIT_CORRUPT, "10 bytes, expected");
 }
 
-TEST_F(FilesTest, VariantsAreListedWithWhatTheyTake) {
+TEST_F(FilesTest, VariantsAreListedWithTheirMemory) {
   const std::vector<rexit_variant_info> all = rexit::variants(path());
   ASSERT_EQ(all.size(), 1u);
   EXPECT_STREQ(all[0].name, "cpu-fp32");
@@ -154,7 +154,7 @@ TEST_F(FilesTest, VariantsAreListedWithWhatTheyTake) {
   EXPECT_EQ(rexit_bundle_get_variant(path().c_str(), 1, &info), REXIT_UNKNOWN_VARIANT);
 }
 
-TEST_F(FilesTest, TheEstimateIsWhatAWarmedUpSessionHolds) {
+TEST_F(FilesTest, TheEstimateIsTheMemoryOfAWarmSession) {
   rexit::Session session{rexit::Bundle(path())};
   session.warm_up();
   const rexit_memory memory = session.memory();

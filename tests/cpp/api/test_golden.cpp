@@ -1,5 +1,5 @@
 // Golden samples, full-precision and quantized: the prompts, the log-odds and the exits are those of the machine that wrote the
-// bundle (tests/builders/recorded.py), whatever this one is.
+// bundle (tests/builders/bundles/recorded.py), on any machine.
 #include <gtest/gtest.h>
 
 #include <algorithm>

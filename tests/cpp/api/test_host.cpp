@@ -22,7 +22,7 @@ class Host : public testing::Test {
   const OrtApi table = *OrtGetApiBase()->GetApi(ORT_API_VERSION);
 };
 
-// There is one environment per process, and this one has no pool of threads that sessions share.
+// A process has one environment, and this environment has no thread pool for sessions to share.
 TEST_F(Host, ItsEnvironmentServesABundleToo) {
   const auto count = [](void* lines, OrtLoggingLevel, const char*, const char*, const char*, const char*) {
     ++*static_cast<int*>(lines);

@@ -1,4 +1,4 @@
-// A bundle whose folder changes while it is open: reloaded with the segments that are loaded.
+// A bundle whose folder changes while it is open is reloaded with its loaded segments.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -49,7 +49,7 @@ class ReloadTest : public testing::Test {
   fs::path folder_;
 };
 
-TEST_F(ReloadTest, NothingNew) {
+TEST_F(ReloadTest, AnUnchangedFolderIsNotReloaded) {
   const rexit::Bundle bundle(path());
   EXPECT_FALSE(bundle.reloaded());
 }
@@ -106,7 +106,7 @@ TEST_F(ReloadTest, FailureLeavesTheBundle) {
   rexit::Session(live.current()).score(request_);
 }
 
-// The loaded backend would write into buffers that are made for what the files say now: a heap overflow, under the sanitizers.
+// The loaded backend would write into buffers sized by the new files: a heap overflow, which the sanitizers detect.
 TEST_F(ReloadTest, AnotherModelIsRefused) {
   const rexit::Bundle opened(path());
   for (const auto& [from, to] :

@@ -1,4 +1,4 @@
-// rexit.hpp over the real backend: what C++ callers see.
+// rexit.hpp over the real backend.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -46,7 +46,7 @@ TEST_F(SessionTest, PolicyDropsCandidatesOnTheWay) {
 }
 
 // tests/damage/policies.py has its conditions.
-TEST(Opening, WarnsOnceOfAPolicyMadeElsewhere) {
+TEST(Opening, WarnsOnceOfAPolicyCalibratedElsewhere) {
   std::vector<std::string> lines;
   rexit_set_log(
       [](void* context, rexit_log_level, const char* line) { static_cast<std::vector<std::string>*>(context)->push_back(line); },
@@ -128,7 +128,7 @@ TEST_F(SessionTest, OnlyAnsweredScoresAreCounted) {
   EXPECT_EQ(counts(rexit::Session(bundle)), Counts(9));  // each session has its own
 }
 
-TEST_F(SessionTest, SegmentsReportWhatTheyDid) {
+TEST_F(SessionTest, SegmentsReportTheirWork) {
   const rexit::Scores scores = session.score(request().force_exit(1));
   const std::vector<rexit_segment_stats> segments = session.segments();
   ASSERT_EQ(segments.size(), 3u);

@@ -1,5 +1,5 @@
-// Sessions of one bundle score in their own threads, while other threads open and close that bundle, its sessions and others'.
-// What matters runs under the thread sanitizer: `make sanitize`.
+// Sessions of a bundle score in their own threads, while other threads open and close that bundle, its sessions and other
+// sessions. What matters runs under the thread sanitizer: `make sanitize`.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -58,7 +58,7 @@ TEST(Stress, SessionsScoreWhileBundlesAndSessionsComeAndGo) {
       --running;
     });
   while (ready != sessions) std::this_thread::yield();
-  bundle.reset();  // its sessions keep what they need
+  bundle.reset();  // its sessions stay usable
   closed = true;
   for (int o = 0; o < 2; ++o)
     threads.emplace_back([&] {

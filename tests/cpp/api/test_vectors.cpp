@@ -60,7 +60,7 @@ TEST_F(VectorsTest, AloneInASlateColdAndCachedScoreTheSame) {
 class ReuseTest : public VectorsTest, public testing::WithParamInterface<const char*> {};
 
 // Every request in a session that has answered all others, and in its own session: reuse changes nothing.
-TEST_P(ReuseTest, WhatIsReusedIsTheSame) {
+TEST_P(ReuseTest, ReuseChangesNoScores) {
   const rexit::Bundle reused(bundles() + "/" + GetParam() + "/bundle");
   rexit::Session session(reused);
   std::size_t shared = 0;
@@ -87,7 +87,7 @@ TEST_P(ReuseTest, WhatIsReusedIsTheSame) {
 
 INSTANTIATE_TEST_SUITE_P(Bundles, ReuseTest, testing::Values("sound_with_vectors", "prefixes_that_differ_in_the_user_alone"));
 
-TEST_F(VectorsTest, TheEstimateIsWhatAWarmedUpSessionHolds) {
+TEST_F(VectorsTest, TheEstimateIsTheMemoryOfAWarmSession) {
   rexit::Session session(bundle);
   session.warm_up();
   const rexit_memory memory = session.memory();

@@ -23,7 +23,7 @@ std::string folder(const std::string& name) { return tensorrt_bundles() + "/" + 
 
 TEST(Engines, KeyNamesTheGpuAndTensorRT) { EXPECT_EQ(orin.key(), "sm87-trt10.3.0"); }
 
-TEST(Engines, SoundOnesAreRead) {
+TEST(Engines, ValidEnginesAreRead) {
   const Bundle bundle(folder("sound"), variant);
   const std::vector<Plan> plans = find_engines(bundle, orin);
   ASSERT_EQ(plans.size(), 3u);

@@ -64,7 +64,7 @@ TEST_F(OrtArenaTest, AFreedBlockServesTheNextOfItsSize) {
   arena->trim();
 }
 
-// As prompts of all lengths need it: three tensors at once, whose sizes change all the time.
+// Like prompts of all lengths: three tensors at a time, of varying sizes.
 TEST_F(OrtArenaTest, FreeBlocksAreBoundedByThePeakUse) {
   std::size_t most = 0;
   for (std::size_t i = 0; i < 500; ++i) {
@@ -113,7 +113,7 @@ TEST_F(OrtArenaTest, RunsAtTheSameTimeHaveAnArenaEach) {
       EXPECT_NE(second, first);
     }).join();
     EXPECT_EQ(get(10'000), first);
-    free(second);  // goes back to where it came from
+    free(second);  // returns to its arena
     free(first);
   }
   EXPECT_GE(arena->usage().runs, 20'000u);

@@ -1,4 +1,4 @@
-// Which ONNX Runtime will do, and which accepts which opset; tests/runtime/test_library.py uses a real old one.
+// Accepted versions of ONNX Runtime and their opsets; tests/runtime/test_library.py uses a real old library.
 #include <gtest/gtest.h>
 
 #include <cstdlib>

@@ -1,4 +1,4 @@
-// The TensorRT backend over the test double in tensorrt_double: what it calls, where it keeps things, and how it fails.
+// The TensorRT backend over the test double in tensorrt_double: calls, memory and failures.
 #include <NvInfer.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -35,7 +35,7 @@ rexit::BundleOptions options() {
 
 std::string folder(const std::string& name = "sound") { return tensorrt_bundles() + "/" + name + "/bundle"; }
 
-// What the double's engines compute, for one whole prompt, token after token: no prefix, no packing, no segments.
+// The result of the double's engines for a whole prompt, token by token: no prefix, no packing, no segments.
 std::vector<float> reference(const std::vector<std::int32_t>& tokens) {
   std::vector<std::vector<std::int64_t>> x;
   for (const std::int32_t token : tokens) {
@@ -130,7 +130,7 @@ TEST_F(TensorRt, SlatesBeyondOnePassAreChunked) {
   EXPECT_GT(machine().enqueued, 4 * exits);
 }
 
-// What is copied between host and GPU, and when the host waits: indices up, logits down, one wait for logits and no other.
+// Copies between host and GPU: indices up, logits down. The host waits only for logits.
 TEST_F(TensorRt, OnlyIndicesGoUpAndOnlyLogitsComeDown) {
   rexit::Session session{rexit::Bundle(folder(), options())};
   const rexit::Request request = rexit::Request(std::int64_t{106}).items(items(2));
@@ -147,7 +147,7 @@ TEST_F(TensorRt, OnlyIndicesGoUpAndOnlyLogitsComeDown) {
   EXPECT_EQ(machine().allocation_count, 0u);
 }
 
-// Everything that passes need is allocated when the bundle is opened; sessions allocate what they keep.
+// Opening the bundle allocates all memory of passes; sessions allocate their prefixes.
 TEST_F(TensorRt, OnnxRuntimesMemoryIsNone) {
   rexit::Session session{rexit::Bundle(folder(), options())};
   session.trace(rexit::Request(std::int64_t{106}).items(items(4)));
@@ -156,9 +156,9 @@ TEST_F(TensorRt, OnnxRuntimesMemoryIsNone) {
   EXPECT_GT(session.memory().prefixes, 0u);
 }
 
-TEST_F(TensorRt, WhatPassesNeedIsAllocatedAtOpen) {
+TEST_F(TensorRt, OpenAllocatesThePassesMemory) {
   const rexit::Bundle bundle(folder(), options());
-  EXPECT_EQ(machine().contexts, 2 * exits);  // a prefix's and a slate's for each segment
+  EXPECT_EQ(machine().contexts, 2 * exits);  // per segment, for prefixes and for slates
   const std::size_t open = machine().allocated;
   forget();
   {
@@ -179,7 +179,7 @@ TEST_F(TensorRt, WhatPassesNeedIsAllocatedAtOpen) {
   EXPECT_NE(message.find("bytes: CUDA: out of memory"), std::string::npos) << message;
 }
 
-TEST_F(TensorRt, TrimReleasesWhatPassesNeed) {
+TEST_F(TensorRt, TrimReleasesThePassesMemory) {
   const rexit::Bundle bundle(folder(), options());
   rexit::Session session(bundle);
   const rexit::Request request = rexit::Request(std::int64_t{106}).items(items(4));
@@ -221,7 +221,7 @@ TEST_F(TensorRt, ASharedStartIsMovedInFewCopies) {
 TEST_F(TensorRt, PrefixesAreSavedFromAndLoadedToTheDevice) {
   const std::string path = std::filesystem::temp_directory_path() / ("rexit-tensorrt-" + std::to_string(::getpid()));
   const rexit::Bundle bundle(folder(), options());
-  rexit::Session session(bundle), other(bundle);  // on streams of their own
+  rexit::Session session(bundle), other(bundle);  // with separate streams
   for (const std::int64_t user : {100, 103, 106})
     session.score(rexit::Request(user).items(items(2)).force_exit(static_cast<std::uint32_t>(user % 3)));
   session.save_cache(path);
@@ -280,7 +280,7 @@ rexit::BundleOptions with_graphs() {
 }
 
 // From the third pass of a size on, a segment is a single launch, and nothing else is copied between host and GPU.
-TEST_F(TensorRt, SegmentsOfASizeSeenBeforeAreOneLaunch) {
+TEST_F(TensorRt, SegmentsOfARepeatedSizeAreOneLaunch) {
   rexit::Session session{rexit::Bundle(folder(), with_graphs())};
   session.warm_up();
   const auto request = [](std::int64_t first) { return rexit::Request(std::int64_t{106}).items({first, first + 5}); };
@@ -471,7 +471,7 @@ TEST_F(TensorRt, AFullDeviceIsARecoverableError) {
                        large = rexit::Request(std::int64_t{112}).items(items(20));
   session.trace(small);
   std::size_t failures = 0;
-  for (std::size_t more = 0; more < 40'000; more += 1000) {  // fails at one allocation after the other
+  for (std::size_t more = 0; more < 40'000; more += 1000) {  // every allocation fails once
     machine().memory = machine().allocated + more;
     try {
       session.trace(large);

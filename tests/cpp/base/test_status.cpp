@@ -1,4 +1,4 @@
-// How exceptions become a status and one line of text.
+// Exceptions become a status and a line of text.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -38,7 +38,7 @@ TEST(Status, TextIsOneLineOfUtf8) {
   EXPECT_EQ(std::string(last_error()), std::string(1022, 'x'));
 }
 
-// A bundle's files are quoted in them, too: what one says must not look like another line, or command a terminal.
+// Lines quote a bundle's files, which must not forge another line or control a terminal.
 TEST(Status, ALogLineIsOneLineOfUtf8) {
   std::string logged;
   set_log([](void* line, rexit_log_level, const char* text) { *static_cast<std::string*>(line) = text; }, &logged,

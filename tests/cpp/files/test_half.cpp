@@ -19,7 +19,7 @@ TEST(Half, EveryFiniteValueIsExact) {
   }
 }
 
-// Between two neighbours the nearer one, in the middle the even one; one step beside the middle decides.
+// Rounds to the nearer neighbour, and in the middle to the even one. A step beside the middle decides.
 TEST(Half, RoundingGoesToTheNearestAndInTheMiddleToTheEven) {
   for (unsigned bits = 0; bits < 0x3c00; ++bits) {  // up to 1
     const double low = rexit::core::to_float(static_cast<Half>(bits)), high = rexit::core::to_float(static_cast<Half>(bits + 1));

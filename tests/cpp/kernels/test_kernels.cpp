@@ -58,7 +58,7 @@ enum class As { floats, halves, int8 };
 constexpr As all_kinds[] = {As::floats, As::halves, As::int8};
 const char* name_of(As as) { return as == As::floats ? ", floats" : as == As::halves ? ", halves" : ", int8"; }
 
-// Keys or values: as floats, and for the other kinds the same numbers in `halves`, or in `bytes`, each row's exponent behind it.
+// Keys or values as floats; for the other types the same numbers in `halves`, or in `bytes` with a row's exponent at its end.
 struct Numbers {
   Numbers(std::size_t rows, std::size_t dim, As as) : floats(normal(rows * dim)) {
     static std::mt19937 random(2);
@@ -89,7 +89,7 @@ struct Numbers {
 
 struct Case {
   std::size_t heads, kv_heads, prefix, dim;
-  std::vector<std::size_t> candidates;  // tokens of each
+  std::vector<std::size_t> candidates;  // their numbers of tokens
 };
 
 // Inputs of exactly the right sizes, so that a sanitizer detects reads beyond them.
@@ -181,7 +181,7 @@ TEST(SlateAttention, TakesWholeVectorsForHeadsOfAnyLength) {
   }
 }
 
-// At a multiple of 4096 bytes a column's numbers share one set of the processor's cache.
+// With a multiple of 4096 bytes a column's numbers share a cache set.
 TEST(SlateAttention, SpreadsKeysOverTheCache) {
   Table counted = table();
   columns.clear();
@@ -208,7 +208,7 @@ TEST(SlateAttention, AlignsKeysToCacheLines) {
   const std::int64_t group = 0;
   std::vector<float> out(counted.lanes);
   for (const std::size_t prefix :
-       {std::size_t{1}, std::size_t{1000}, std::size_t{100'000}}) {  // the last one is mapped by itself
+       {std::size_t{1}, std::size_t{1000}, std::size_t{100'000}}) {  // the last is a mapping of its own
     const std::vector<float> x(prefix * counted.lanes);
     attend({x.data(), x.data(), x.data(), x.data(), x.data(), &group, out.data(), 1, 1, 1, prefix, counted.lanes, 1}, Serial{},
            counted);
@@ -270,7 +270,7 @@ TEST(SlateAttention, PacksKeysAsColumns) {
             if (dim >= lanes) expect_packed(lanes, pack, dim, prefix, tokens, as);
 }
 
-// Each of the 65536, as a value: one key and thus all weight on it.
+// All 65536 halves, as a value with a single key, which has all the weight.
 TEST(SlateAttention, ReadsEveryHalf) {
   constexpr std::size_t heads = 64, dim = 1024;
   std::vector<std::uint16_t> bits(heads * dim);
@@ -300,8 +300,8 @@ TEST(SlateAttention, ReadsEveryHalf) {
   }
 }
 
-// A prefix computed at once, and from some token on behind the copy of its start: to the bit.
-TEST(SlateAttention, DoesNotDependOnWhatIsPast) {
+// A prefix computed at once equals one computed after a copy of its start, to the bit.
+TEST(SlateAttention, DoesNotDependOnThePastsLength) {
   constexpr std::size_t heads = 6, kv_heads = 2, tokens = 53;
   const std::vector<std::int64_t> groups(tokens);
   for (const Table* with : tables())
@@ -369,7 +369,7 @@ TEST(SlateAttention, TakesNoTokens) {
   attend({nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, 4, 2, 0, 0, 16, 1}, Serial{});
 }
 
-// What the definition allows: either nearest integer where the last bits of the value before rounding differ.
+// The definition allows either neighbouring integer if the last bits of the value before rounding differ.
 void expect_quantized(const std::vector<double>& x, std::size_t width, const std::vector<std::uint8_t>& values,
                       const std::vector<float>& scales) {
   for (std::size_t row = 0; row < scales.size(); ++row) {
@@ -403,7 +403,7 @@ TEST_P(Rows, AreQuantized) {
   }
 }
 
-// NaN and infinity must not come out as ordinary numbers: nobody would notice.
+// NaN and infinity must not become ordinary numbers, which would hide a failure.
 TEST_P(Rows, KeepNaN) {
   const auto expect_lost = [&](std::size_t at, const Table& with, const char* what) {
     const std::size_t row = at / width;

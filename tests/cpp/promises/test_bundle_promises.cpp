@@ -176,7 +176,7 @@ class StringIds : public testing::Test {
   }
 };
 
-TEST_F(StringIds, GoWhereThereIsRoomForThem) {
+TEST_F(StringIds, AreWrittenIfTheyFit) {
   const std::string expected =
       "Z-\xc3\xbc"
       "0001";
@@ -207,7 +207,7 @@ TEST_F(StringIds, AscendByTheirBytes) {
   for (const std::string& id : all) EXPECT_EQ(id.substr(1, 3), "-\xc3\xbc");
 }
 
-TEST_F(StringIds, AreAskedForByTheirText) {
+TEST_F(StringIds, AreFoundByText) {
   rexit::Session session(bundle);
   EXPECT_EQ(session.score(rexit::Request(std::string("nobody")).items({id(3), id(0)})).scores.size(), 2u);
   EXPECT_THROW(session.score(rexit::Request(std::string("nobody")).items({std::int64_t{-7}})), rexit::Error);

@@ -15,7 +15,7 @@
 
 namespace {
 
-// Of each function that has any: failing, it leaves them as they were.
+// A failing function leaves its outputs unchanged.
 TEST_F(Promises, OutputsAreWrittenOnlyOnSuccess) {
   auto* const untouched = reinterpret_cast<rexit_bundle*>(&request);
   rexit_bundle* opened = untouched;
@@ -107,7 +107,7 @@ TEST_F(Promises, NullIsClosedAndDestroyedWithoutHarm) {
   rexit_session_destroy(nullptr);
 }
 
-// The heap is what it was after the first rounds; under the address sanitizer, leaks are what it finds at the end.
+// The heap does not grow after the first rounds; the address sanitizer reports leaks at the end.
 TEST_F(Promises, HandlesAreAllThereIsToRelease) {
   const auto round = [this] {
     rexit_bundle* own = nullptr;
@@ -159,8 +159,8 @@ TEST_F(Promises, NullOptionsAreAllDefaults) {
   rexit_bundle_close(same);
 }
 
-// A warning is due, and nobody has set a log in this process.
-TEST_F(Promises, NothingIsLoggedUnlessAskedFor) {
+// A warning is due, and this process has set no log.
+TEST_F(Promises, NothingIsLoggedByDefault) {
   testing::internal::CaptureStderr();
   testing::internal::CaptureStdout();
   rexit_bundle* elsewhere = nullptr;
@@ -173,7 +173,7 @@ struct Calls {
   int lines = 0, nested = 0;
 };
 
-// Opens, scores and closes; what that logs comes back here and is only counted.
+// Opens, scores and closes. The lines that this logs come back here and are only counted.
 void call_rexit(void* context, rexit_log_level, const char*) {
   auto* calls = static_cast<Calls*>(context);
   ++calls->lines;

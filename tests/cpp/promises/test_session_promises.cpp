@@ -25,7 +25,7 @@ TEST_F(Promises, PromptsGiveTheirSizeAndWriteNothingThatDoesNotFit) {
   for (const std::int32_t token : tokens) EXPECT_GE(token, 0);
 }
 
-// Each candidate's tokens are those that it has alone.
+// A candidate's tokens are the same in a slate of one.
 TEST_F(Promises, PromptsAreThePrefixAndThenEachCandidate) {
   std::size_t count = 0, offsets[5], alone[3];
   std::int32_t tokens[200], single[200];
@@ -40,7 +40,7 @@ TEST_F(Promises, PromptsAreThePrefixAndThenEachCandidate) {
   }
 }
 
-TEST_F(Promises, PromptsAreMadeWithoutTheModel) {
+TEST_F(Promises, PromptsNeedNoModel) {
   std::size_t count = 0;
   ASSERT_EQ(rexit_session_prompt(session, &request, nullptr, 0, nullptr, &count), REXIT_OK);
   EXPECT_EQ(segment(0).prefix_tokens + segment(0).candidates, 0u);
@@ -83,7 +83,7 @@ TEST_F(Promises, TiesKeepTheOrderOfTheRequest) {
   for (std::uint32_t i = 0; i < 3; ++i) EXPECT_EQ(scores[i].item, i);
 }
 
-TEST_F(Promises, AUserWhomTheCatalogLacksIsTheirRecentItems) {
+TEST_F(Promises, AnUnknownUserIsPlacedByRecentItems) {
   const rexit_id recent[] = {{13, nullptr}, {3, nullptr}};
   const std::uint8_t liked[] = {1, 1}, disliked[] = {0, 0};
   user = {-5, nullptr};
@@ -115,7 +115,7 @@ TEST_F(Promises, StatsSayWhetherTheCatalogHasTheUser) {
   }
 }
 
-TEST_F(Promises, AsOfHidesWhatCameLater) {
+TEST_F(Promises, AsOfHidesLaterInteractions) {
   const std::vector<float> all = trace(request);
   request.as_of = 0;
   expect_near(trace(request), all);  // has_as_of is 0
@@ -150,7 +150,7 @@ TEST_F(Promises, ThresholdsAreNumbers) {
   }
 }
 
-TEST_F(Promises, StatsAreOfThePromptAndOfWhatRan) {
+TEST_F(Promises, StatsDescribeThePromptAndTheRun) {
   std::size_t count = 0, offsets[5];
   std::int32_t tokens[200];
   ASSERT_EQ(rexit_session_prompt(session, &request, tokens, 200, offsets, &count), REXIT_OK);
@@ -255,7 +255,7 @@ TEST_F(Promises, CountersAreZeroAfterAReset) {
 }
 
 // Prefixes of different users' last items, until more of them take no more memory.
-TEST_F(Promises, TheCacheHolds32MiBUnlessToldOtherwise) {
+TEST_F(Promises, TheCacheLimitIs32MiBByDefault) {
   if (!slow()) GTEST_SKIP() << "fills the cache: make test-all";
   constexpr std::size_t limit = std::size_t{32} << 20;
   request.item_count = 1;

@@ -12,8 +12,8 @@ using namespace rexit::core;
 
 namespace {
 
-// tests/damage/tables.py has what is in it.
-TEST(Retrieval, EachLookThatCanTakeLongEndsOnceTheCallIsCancelled) {
+// tests/damage/tables.py describes it.
+TEST(Retrieval, EveryLongSearchEndsOnceTheCallIsCancelled) {
   const Bundle bundle(bundles() + "/likes_without_end/bundle", nullptr);
   const std::atomic<bool> cancelled{true};
   const Deadline deadline({}, 0, &cancelled);

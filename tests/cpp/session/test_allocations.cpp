@@ -1,4 +1,4 @@
-// A request like the ones before it allocates nothing. The backend here does not allocate: what ONNX Runtime allocates in its
+// A request similar to earlier requests allocates nothing. The backend here does not allocate: what ONNX Runtime allocates in its
 // runs is not ours.
 #include <gtest/gtest.h>
 
@@ -126,7 +126,7 @@ TEST_P(AllocationsTest, NoneForOtherUsersWhenTheCacheIsFull) {
 INSTANTIATE_TEST_SUITE_P(Bundles, AllocationsTest, testing::Values("sound", "sound_with_vectors", "sound_with_start"));
 
 struct Serial final : kernels::Threads {
-  // As an arena does, which the tests of ONNX Runtime's memory have.
+  // Like the arena in the tests of ONNX Runtime's memory.
   void* allocate(std::size_t bytes) const override {
     EXPECT_LE(bytes, sizeof memory);
     most = std::max(most, bytes);
@@ -176,7 +176,7 @@ TEST(KernelAllocations, PackedKeysAndValuesAreInTheCallersMemory) {
   EXPECT_EQ(serial.in_use, 0u);
 }
 
-// In new threads, which have no memory from earlier tasks. An exception that leaves one of them ends the process.
+// In new threads, without memory of earlier tasks. An exception that leaves a thread ends the process.
 struct TwoThreads final : kernels::Threads {
   void* allocate(std::size_t bytes) const override { return ::operator new(bytes, std::align_val_t(kernels::cache_line)); }
   void release(void* memory) const noexcept override { ::operator delete(memory, std::align_val_t(kernels::cache_line)); }

@@ -8,7 +8,7 @@
 
 using namespace rexit::core;
 
-TEST(Counters, BinsAreHalfOpenAndTheOuterOnesOpen) {
+TEST(Counters, BinsAreHalfOpenAndTheOuterBinsOpen) {
   constexpr float infinity = std::numeric_limits<float>::infinity();
   for (const auto& [c, bin] : {std::pair{-infinity, 0u},
                                {-1e30f, 0u},

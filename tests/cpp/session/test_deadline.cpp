@@ -108,8 +108,7 @@ TEST_F(DeadlineTest, CandidatesWithoutAnAnswerAreMarked) {
   EXPECT_EQ(session.segments()[0].candidates, answer_count);
 }
 
-// What all prefixes begin with is computed when the bundle is opened: not in a request, for which it could be too much, and for
-// which others would have to wait, past their own deadlines.
+// The pinned start is computed at open. In a request it could exceed the deadline, and delay others past theirs.
 TEST_F(DeadlineTest, NoRequestComputesThePinnedStart) {
   const auto with = loaded_from(bundles() + "/sound_with_start/bundle");
   Session first(with, 0);
@@ -137,7 +136,7 @@ TEST_F(DeadlineTest, TheBestComeFirstAndThoseWithoutAnAnswerLast) {
 }
 
 // Those that the deadline stopped count at the exit they answer from; a call that fails counts nowhere.
-TEST_F(DeadlineTest, CountersTellWhoWasCutShort) {
+TEST_F(DeadlineTest, CountersCountCandidatesCutShort) {
   score();
   Slow::slate_time = milliseconds(150);
   request.deadline_us = 200'000;
@@ -178,7 +177,7 @@ TEST_F(DeadlineTest, NoAnswerAtAllIsAnError) {
   EXPECT_GT(session.segments()[0].prefix_us, 50'000);
 }
 
-// The pass that overran the deadline is the one whose time matters.
+// The time of the pass that overran the deadline counts.
 TEST_F(DeadlineTest, TimesOfACallCutShortAreCounted) {
   request.query.items.resize(1);
   score();  // the prefix is now cached at full depth
@@ -248,7 +247,7 @@ TEST_F(DeadlineTest, AssemblyIsCancelled) {
   }
 }
 
-// As TensorRT is: it has nothing that would stop a run.
+// Like TensorRT, it cannot stop a run.
 TEST_F(DeadlineTest, ABackendThatCannotStopIsCancelledBetweenSegments) {
   request.query.items.resize(1);
   score();

@@ -24,7 +24,7 @@ TEST(Policy, InfinityNeverStops) {
   EXPECT_FALSE((ExitRule{1, 0, 2, infinity}.confident(-infinity)));
 }
 
-TEST(Policy, AgreementRestartsWhereTheSignChanges) {
+TEST(Policy, AgreementRestartsAtAChangeOfSign) {
   Agreement agreement;
   std::vector<std::uint32_t> heads;
   for (const float c : {1.0f, 2.0f, 0.0f, -1.0f, -0.5f, 3.0f}) {

@@ -1,4 +1,4 @@
-// Which prefixes are held, what is recomputed and what is copied, seen from a backend whose keys tell which token they belong to.
+// Which prefixes are cached, recomputed and copied, over a backend whose keys identify their tokens.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -57,7 +57,7 @@ class Labelled final : public Backend {
 
   std::size_t alignment = 1;
   bool fails = false;
-  mutable std::vector<std::size_t> row_copies;  // the number of rows in each
+  mutable std::vector<std::size_t> row_copies;  // their numbers of rows
 
   struct Seen {
     std::size_t segment, prefix, tokens;
@@ -80,7 +80,7 @@ class PrefixCacheTest : public testing::Test {
   Labelled backend{bundle};
   VectorRows vectors{bundle};
 
-  // Of one prefix at full depth.
+  // Bytes of a prefix at full depth.
   std::size_t bytes(std::size_t tokens = 8) const {
     const Model& model = bundle.model();
     return tokens * (4 * model.hidden_size + 8 + 2 * 4 * model.layers * model.kv_heads * model.head_dim);
@@ -138,7 +138,7 @@ TEST_F(PrefixCacheTest, TheLeastRecentlyUsedIsEvicted) {
   EXPECT_EQ(use(cache, from(20, 8), 3), 0u);
 }
 
-TEST_F(PrefixCacheTest, TheBudgetHoldsWhileOneGrows) {
+TEST_F(PrefixCacheTest, TheBudgetHoldsWhileAPrefixGrows) {
   PrefixCache cache(bundle, backend, vectors, 2 * bytes());
   for (std::int32_t n = 0; n < 6; ++n) use(cache, from(1 + 9 * n, 8), 1);
   for (std::size_t n = 0; n < 12; ++n) {
@@ -148,7 +148,7 @@ TEST_F(PrefixCacheTest, TheBudgetHoldsWhileOneGrows) {
   }
 }
 
-TEST_F(PrefixCacheTest, OneLargerThanTheBudgetIsHeldAlone) {
+TEST_F(PrefixCacheTest, APrefixLargerThanTheBudgetStaysAlone) {
   PrefixCache cache(bundle, backend, vectors, 1);
   use(cache, from(1, 8), 3);
   EXPECT_EQ(use(cache, from(1, 8), 3), 8u);
@@ -166,7 +166,7 @@ TEST_F(PrefixCacheTest, TakesPrefixesOfAnyLength) {
   EXPECT_EQ(cache.prefix_bytes(), bytes(8) + bytes(50) + bytes(8));
 }
 
-TEST_F(PrefixCacheTest, ReleasesWhatALongOneLeaves) {
+TEST_F(PrefixCacheTest, ReleasesTheBlocksOfALongPrefix) {
   for (const std::size_t depth : {std::size_t{1}, std::size_t{3}}) {
     PrefixCache cache(bundle, backend, vectors, 1);
     use(cache, from(100, 80), 3);
@@ -186,7 +186,7 @@ TEST_F(PrefixCacheTest, AnOverflowingSizeIsOutOfMemory) {
   EXPECT_THROW(use(cache, from(1, 8), 1), std::bad_alloc);
 }
 
-TEST_F(PrefixCacheTest, ABudgetForOneSharesInPlace) {
+TEST_F(PrefixCacheTest, ABudgetForASinglePrefixSharesInPlace) {
   const Tokens start = from(1, 6);
   for (const std::size_t budget : {std::size_t{1}, bytes(8), bytes(8) + bytes(8) / 2}) {
     PrefixCache cache(bundle, backend, vectors, budget);
@@ -241,7 +241,7 @@ TEST_F(PrefixCacheTest, KeysAndValuesAreAlignedForTheBackend) {
         EXPECT_EQ((static_cast<const std::byte*>(tensor) - static_cast<const std::byte*>(cache.keys(k)[0])) % 256, 0);
 }
 
-TEST_F(PrefixCacheTest, TheStartOfACachedOneNeedsNoPass) {
+TEST_F(PrefixCacheTest, TheStartOfACachedPrefixNeedsNoPass) {
   PrefixCache cache(bundle, backend, vectors, 8 * bytes());
   use(cache, from(1, 10), 3);
   backend.passes.clear();
@@ -269,7 +269,7 @@ TEST_F(PrefixCacheTest, AShareBelowASixteenthIsNotWorthIt) {
 
 // The user's history is longer by a token each time, and what stands behind it changes: all of the others is reused, each as deep
 // as some earlier request has needed it. Also in the one place that a small budget has.
-TEST_F(PrefixCacheTest, AGrowingOneReusesAllBeforeWhatChanged) {
+TEST_F(PrefixCacheTest, AGrowingPrefixReusesAllUnchangedTokens) {
   for (const std::size_t budget : {std::size_t{1}, 2 * bytes(12), 40 * bytes(12)}) {
     PrefixCache cache(bundle, backend, vectors, budget);
     const auto grown = [&](std::size_t count) { return joined(from(1, count), from(100 * static_cast<std::int32_t>(count), 2)); };
@@ -284,15 +284,15 @@ TEST_F(PrefixCacheTest, AGrowingOneReusesAllBeforeWhatChanged) {
   }
 }
 
-// Five users in turn, and room for five prefixes: each one's next prefix replaces the last one.
-TEST_F(PrefixCacheTest, AGrowingOneReplacesItsFormerSelf) {
+// Five users in turn, and a budget for five prefixes: a user's next prefix replaces the previous one.
+TEST_F(PrefixCacheTest, AGrowingPrefixReplacesItsPredecessor) {
   PrefixCache cache(bundle, backend, vectors, 5 * bytes(14) + bytes(14) / 2);
   for (std::size_t round = 0; round < 4; ++round)
     for (std::int32_t user = 0; user < 5; ++user)
       EXPECT_EQ(use(cache, from(1 + 100 * user, 10 + round), 3), round == 0 ? 0 : 9 + round) << "user " << user;
 }
 
-TEST_F(PrefixCacheTest, ACoveredOneGoesFirst) {
+TEST_F(PrefixCacheTest, ASupersededPrefixIsEvictedFirst) {
   PrefixCache cache(bundle, backend, vectors, 3 * bytes(12) + bytes(12) / 2);
   use(cache, from(100, 12), 3);  // the least recently used
   use(cache, from(1, 10), 3);
@@ -303,8 +303,8 @@ TEST_F(PrefixCacheTest, ACoveredOneGoesFirst) {
   EXPECT_EQ(use(cache, from(1, 11), 3), 11u);
 }
 
-// Nobody's former self: much of it is not in the new one.
-TEST_F(PrefixCacheTest, AnotherWithTheSameStartIsNotCovered) {
+// Not superseded: the new prefix lacks much of it.
+TEST_F(PrefixCacheTest, AnotherPrefixWithTheSameStartIsNotSuperseded) {
   PrefixCache cache(bundle, backend, vectors, 3 * bytes(12) + bytes(12) / 2);
   use(cache, from(100, 12), 3);
   use(cache, joined(from(1, 8), from(50, 4)), 3);
@@ -328,7 +328,7 @@ class PinnedStartTest : public PrefixCacheTest {
   const Tokens tokens;
 };
 
-TEST_F(PinnedStartTest, ItIsWhatStandsBeforeAnythingOfTheUser) {
+TEST_F(PinnedStartTest, EndsBeforeTheFirstOpAboutTheUser) {
   EXPECT_EQ(tokens.size(), 11u);
   EXPECT_EQ(PinnedStart::tokens_of(bundle), Tokens{});  // its two tokens are too few
 }
@@ -346,7 +346,7 @@ TEST_F(PinnedStartTest, IsComputedOnceForAllAndNeverDropped) {
   EXPECT_EQ(use(other, behind(30, 7), 3), 11u);
   EXPECT_EQ(use(one, behind(40), 3), 11u);
   EXPECT_EQ(backend.passes, (Passes{{0, 11, 7}, {1, 11, 7}, {2, 11, 7}, {0, 11, 6}, {1, 11, 6}, {2, 11, 6}}));
-  EXPECT_EQ(other.prefix_bytes(), bytes(18));  // it is on top of the budget
+  EXPECT_EQ(other.prefix_bytes(), bytes(18));  // without the pinned start
   backend.passes.clear();
   other.clear();
   EXPECT_EQ(use(other, tokens, 3), 11u);  // nothing else in the prefix
@@ -354,7 +354,7 @@ TEST_F(PinnedStartTest, IsComputedOnceForAllAndNeverDropped) {
   EXPECT_EQ(use(one, from(70, 12), 1), 0u);
 }
 
-TEST_F(PinnedStartTest, ACachedPrefixIsPreferredWhereItSavesMore) {
+TEST_F(PinnedStartTest, ACachedPrefixIsPreferredIfItSavesMore) {
   PrefixCache cache(bundle, backend, vectors, 8 * bytes(20), &start);
   use(cache, behind(20), 1);
   EXPECT_EQ(use(cache, joined(behind(20), from(50, 1)), 1), 17u);

@@ -1,5 +1,5 @@
 // Cached prefixes saved and loaded: what comes back, and what becomes of files that are not what they should be.
-// tests/runtime/test_saved_cache.py has each way to damage one, by its message.
+// tests/runtime/test_saved_cache.py has every way to damage a file, with its message.
 #include <gtest/gtest.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -27,7 +27,7 @@ constexpr std::int64_t users[] = {100, 103, 106, 109, 112};
 
 rexit::Request request(std::int64_t user) { return rexit::Request(user).items(slate); }
 
-std::function<void(int)> on_fsync;  // what is synced, and when
+std::function<void(int)> on_fsync;  // called before every fsync
 
 class SavedCache : public testing::TestWithParam<const char*> {
  protected:
@@ -36,7 +36,7 @@ class SavedCache : public testing::TestWithParam<const char*> {
 
   std::string path() const { return (folder_ / "cache").string(); }
 
-  // Each user's prefix as deep as a candidate of theirs goes, and one that has grown since.
+  // Prefixes of different depths, and one that has grown since.
   void fill(rexit::Session& session) const {
     for (std::size_t n = 0; n < std::size(users); ++n)
       session.score(request(users[n]).force_exit(static_cast<std::uint32_t>(n % 3)));
@@ -57,7 +57,7 @@ class SavedCache : public testing::TestWithParam<const char*> {
   fs::path folder_ = fs::temp_directory_path() / ("rexit-saved-" + std::to_string(::getpid()));
 };
 
-TEST_P(SavedCache, AnotherProcessGoesOnWhereThisOneWas) {
+TEST_P(SavedCache, AnotherProcessContinuesWithTheSavedPrefixes) {
   const rexit::Bundle bundle(folder);
   rexit::Session session(bundle);
   fill(session);
@@ -66,7 +66,7 @@ TEST_P(SavedCache, AnotherProcessGoesOnWhereThisOneWas) {
   EXPECT_EQ(left, std::vector<std::string>{path()});
 
   rexit::Session other{rexit::Bundle(folder)};
-  other.score(request(115));  // will not be there
+  other.score(request(115));  // the load drops it
   other.load_cache(path());
   EXPECT_LE(other.memory().prefixes, session.memory().prefixes);  // no hidden states at full depth
   for (const bool grown : {true, false})
@@ -100,7 +100,7 @@ TEST_P(SavedCache, ItIsSyncedBeforeItIsRenamed) {
   EXPECT_NE(read(path()), older);
 }
 
-// Who had it open, or has it under another name, keeps what it was.
+// A process that has the old file open, or under another name, keeps its contents.
 TEST_P(SavedCache, AnOlderFileIsReplacedNotOverwritten) {
   const rexit::Bundle bundle(folder);
   rexit::Session session(bundle);
@@ -141,7 +141,7 @@ TEST_P(SavedCache, TheMostRecentFitTheBudget) {
   }
 }
 
-TEST_P(SavedCache, AnEmptyOneIsSavedToo) {
+TEST_P(SavedCache, AnEmptyCacheIsSavedToo) {
   rexit::Session session{rexit::Bundle(folder)};
   session.save_cache(path());
   session.score(request(users[0]));
@@ -150,7 +150,7 @@ TEST_P(SavedCache, AnEmptyOneIsSavedToo) {
 }
 
 // Files with wrong bytes in them, most of them with a digest that fits: refused with a status, or harmless. The
-// session is then as it was, or holds what it loaded.
+// session is then unchanged, or has loaded the file.
 TEST_P(SavedCache, DamagedFilesDoNoHarm) {
   const rexit::Bundle bundle(folder);
   rexit::Session session(bundle);

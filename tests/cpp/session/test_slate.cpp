@@ -184,7 +184,7 @@ TEST_F(SlateTest, RulesOfTheWholeSlateNeedAllOfIt) {
       bounded.run(prompt(std::vector<std::int32_t>(15, 1)), prefix, {&policy, std::nullopt}, Deadline({}, 0), stats)[0].exit, 2u);
 }
 
-TEST_F(SlateTest, TheBoundIs256MiBUnlessToldOtherwise) {
+TEST_F(SlateTest, TheSlateLimitIs256MiBByDefault) {
   Policy policy = thresholds({never, never, never});
   policy.quorum = 0.1f;
   const std::size_t count = (std::size_t{256} << 20) / (bundle.model().hidden_size * sizeof(float)) + 1;

@@ -86,7 +86,7 @@ class SlateRulesTest : public testing::Test {
 
 using Exits = std::vector<std::uint32_t>;
 
-TEST_F(SlateRulesTest, TheBestAreKnown) {
+TEST_F(SlateRulesTest, TheBestAreSettled) {
   policy.top_k = {1, false, {1, 1}, {1, 1}};
   EXPECT_EQ(run({5, 0, 0, 2, 0, 0, 1, 0, 0}), (Exits{0, 0, 0}));
   EXPECT_EQ(run({3, 5, 0, 1, 0, 0, -4, 0, 0}), (Exits{1, 1, 0}));  // 3 - 1 = 1 + 1: the second may be above the first
@@ -98,10 +98,10 @@ TEST_F(SlateRulesTest, TheRequestsKReplacesThePolicys) {
   EXPECT_EQ(run(log_odds), (Exits{0, 0, 0}));
   EXPECT_EQ(run(log_odds, 1), (Exits{2, 2, 0}));
   policy.top_k.k = 0;
-  EXPECT_EQ(run(log_odds, 1), (Exits{2, 2, 2}));  // without the rule it is about what is returned, not about stopping
+  EXPECT_EQ(run(log_odds, 1), (Exits{2, 2, 2}));  // without the rule, top_k only limits the answers and stops nothing
 }
 
-TEST_F(SlateRulesTest, OneThatStoppedEarlierKeepsItsInterval) {
+TEST_F(SlateRulesTest, AStoppedCandidateKeepsItsInterval) {
   policy.exits[0].upper = 5;
   policy.top_k = {1, false, {9, 0.5f}, {9, 0.5f}};
   // The first stops by itself at 5, where c may still move by 9; at exit 1 the second's interval is [-3.5, -2.5].
@@ -141,7 +141,7 @@ TEST_F(SlateRulesTest, TheyWaitForEveryChunk) {
 }
 
 // The deadline passes after the slate has been judged as a whole: those it stopped are not cut short.
-TEST_F(SlateRulesTest, WhatTheyStoppedIsNotCutShort) {
+TEST_F(SlateRulesTest, StoppedCandidatesAreNotCutShort) {
   policy.top_k = {1, false, {1, 1}, {1, 1}};
   backend.after = [](std::size_t) { std::this_thread::sleep_for(std::chrono::milliseconds(600)); };
   const std::vector<Answer>& slate_answers =
@@ -172,7 +172,7 @@ class Numbers {
   std::ifstream file_;
 };
 
-TEST_F(SlateRulesTest, StopsWherePythonDoes) {
+TEST_F(SlateRulesTest, StopsAsPythonDoes) {
   Numbers cases_file(std::getenv("REXIT_TEST_STOPPED"));
   const std::uint32_t cases = cases_file.integer();
   ASSERT_GT(cases, 100u);

@@ -1,4 +1,4 @@
-// Which rows the first segment gets for a pass, and which tokens name them.
+// The first segment's vector rows for a pass, and the tokens that refer to them.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -57,7 +57,7 @@ TEST_F(VectorRowsTest, EachIdIsARowInTheOrderOfFirstAppearance) {
   EXPECT_EQ(row(2), table("title:2", 19, 2, 1));
 }
 
-TEST_F(VectorRowsTest, WithoutAVectorItIsOneRowOfZeros) {
+TEST_F(VectorRowsTest, WithoutVectorsThereIsARowOfZeros) {
   place({first + 5});
   const Ids ids{1, 63, 0};
   place(ids);
@@ -81,7 +81,7 @@ TEST_F(VectorRowsTest, TheUsersIsThatOfThePromptByItsIdAndByItsKey) {
   EXPECT_EQ(rows.key(7), 7);
 }
 
-TEST_F(VectorRowsTest, KeysDifferWhereverVectorsDo) {
+TEST_F(VectorRowsTest, DifferentVectorsHaveDifferentKeys) {
   Prompt prompt;
   prompt.user_vector.assign(width, 1.0f);
   std::vector<std::int64_t> keys;
