@@ -1,7 +1,7 @@
-// Scores items for one user: rexit_score [--raw] BUNDLE USER ITEM...
+// Scores items for a user: rexit_score [--raw] BUNDLE USER ITEM...
 //
-// Prints a table of items, probabilities, log-odds and exit depths, then what the request cost. --raw prints one line per item,
-// with all digits of the numbers, and nothing else.
+// Prints a table of items, probabilities, log-odds and exit depths, then the request's times. --raw prints only a line per item,
+// with all digits.
 #include <cstdio>
 #include <cstring>
 #include <exception>

@@ -1,9 +1,9 @@
-// Runs each part of a request by itself under callgrind, which counts its instructions: parts FOLDER, of
-// tests/builders/counted.py. Prints what it was compiled with, then a line `NAME UNITS` per part; tests/budgets/__main__.py reads
-// that and callgrind's files.
+// Runs the parts of a request separately under callgrind, which counts their instructions: parts FOLDER, written by
+// tests/builders/bundles/counted.py. Prints the compiler, then a line `NAME UNITS` per part; tests/budgets/__main__.py reads that
+// and callgrind's files.
 //
-// A part is run twice, less of it and more: what both do beside it cancels out in the difference, which is divided by the units
-// that one has more than the other. Nothing here is random, and nothing is computed in segments.
+// A part runs twice, with fewer and with more units. Other work cancels out in the difference, which is divided by the difference
+// in units. Nothing here is random, and segments compute nothing.
 #include <valgrind/callgrind.h>
 
 #include <cstdio>
@@ -25,7 +25,7 @@
 namespace rexit::core {
 namespace {
 
-// A backend for which nothing is computed. Log-odds are rows' numbers, so that candidates stop at different exits.
+// A backend that computes nothing. Log-odds are row numbers, so that candidates stop at different exits.
 class Nothing final : public Backend {
  public:
   void run(std::size_t, const Pass& pass) const override {
@@ -52,11 +52,11 @@ void keep(const T& value) {
   asm volatile("" : : "g"(&value) : "memory");
 }
 
-// `units`: how many more of the part `more` has.
+// `units`: the units that `more` has beyond `less`.
 template <class Less, class More>
 void count(const std::string& part, std::size_t units, const Less& less, const More& more) {
   const std::string of_less = part + " less", of_more = part + " more";
-  less(), more();  // so that whatever grows has grown
+  less(), more();  // so that buffers have their final sizes
   CALLGRIND_ZERO_STATS;
   less();
   CALLGRIND_DUMP_STATS_AT(of_less.c_str());
@@ -66,13 +66,13 @@ void count(const std::string& part, std::size_t units, const Less& less, const M
   std::printf("%s %zu\n", part.c_str(), units);
 }
 
-// `one(i)`, repeated.
-template <class One>
-void count_each(const std::string& part, std::size_t repeated, const One& one, std::size_t units_each = 1) {
+// Counts call(i), which has `units_per_call` units.
+template <class Call>
+void count_calls(const std::string& part, std::size_t repeated, const Call& call, std::size_t units_per_call = 1) {
   const auto run = [&](std::size_t n) {
-    for (std::size_t i = 0; i < n; ++i) one(i);
+    for (std::size_t i = 0; i < n; ++i) call(i);
   };
-  count(part, repeated * units_each, [&] { run(repeated); }, [&] { run(2 * repeated); });
+  count(part, repeated * units_per_call, [&] { run(repeated); }, [&] { run(2 * repeated); });
 }
 
 std::vector<Row> rows(std::size_t count) {
@@ -83,10 +83,10 @@ std::vector<Row> rows(std::size_t count) {
 
 void count_ids(const Bundle& numbers, const Bundle& strings) {
   const Ids &integers = numbers.catalog().items.ids, &texts = strings.catalog().items.ids;
-  count_each("find_integer_id", times, [&](std::size_t i) { keep(integers.find(item_id(i * 25))); });
+  count_calls("find_integer_id", times, [&](std::size_t i) { keep(integers.find(item_id(i * 25))); });
   std::vector<std::string> keys;
   for (std::size_t i = 0; i < 2 * times; ++i) keys.emplace_back(texts.string_at(i * 25));
-  count_each("find_text_id", times, [&](std::size_t i) { keep(texts.find(std::string_view(keys[i]))); });
+  count_calls("find_text_id", times, [&](std::size_t i) { keep(texts.find(std::string_view(keys[i]))); });
 }
 
 void count_retrieval(const Bundle& bundle) {
@@ -94,14 +94,14 @@ void count_retrieval(const Bundle& bundle) {
   Retrieval retrieval(bundle.catalog());
   Query known;
   known.user = 7;
-  count_each("retrieve_known_user", times, [&](std::size_t) {
+  count_calls("retrieve_known_user", times, [&](std::size_t) {
     retrieval.begin(known, none);
     keep(retrieval.similar_liked(8));
   });
 
   Query fresh = known;
   for (const Row item : rows(5)) fresh.recent.push_back({item, true});
-  count_each(
+  count_calls(
       "search_per_user", 1,
       [&](std::size_t) {
         retrieval.begin(fresh, none);
@@ -110,7 +110,7 @@ void count_retrieval(const Bundle& bundle) {
       bundle.catalog().users.ids.size());
 
   retrieval.begin(known, none);
-  count_each("nearest_in_history", slate, [&](std::size_t i) { keep(retrieval.nearest(static_cast<Row>(i * 97), 2)); });
+  count_calls("nearest_in_history", slate, [&](std::size_t i) { keep(retrieval.nearest(static_cast<Row>(i * 97), 2)); });
 }
 
 void count_prompt(const Bundle& bundle) {
@@ -119,7 +119,7 @@ void count_prompt(const Bundle& bundle) {
   Prompt prompt;
   Query query;
   query.user = 7;
-  count_each("assemble_prefix", times, [&](std::size_t) { assemble(bundle, query, none, retrieval, prompt); });
+  count_calls("assemble_prefix", times, [&](std::size_t) { assemble(bundle, query, none, retrieval, prompt); });
   const auto candidates = [&](std::size_t n) {
     return [&, of = rows(n)] {
       query.items = of;
@@ -129,7 +129,7 @@ void count_prompt(const Bundle& bundle) {
   count("assemble_candidate", slate, candidates(slate), candidates(2 * slate));
 }
 
-// P is what packing a slate takes, D what its candidates do at one exit. Up to the first exit a slate takes P + D, up to the
+// P is the cost of packing a slate, D that of its candidates at an exit. Up to the first exit a slate costs P + D, up to the
 // second P + 2 D.
 void count_slate(const Bundle& bundle) {
   const Deadline none({}, 0);
@@ -152,7 +152,7 @@ void count_slate(const Bundle& bundle) {
   const Policy first{{{1, 0, 0, 0}, {1, 0, 0, 0}, {1, 0, 0, 0}}}, second{{{1, 0, never, never}, {1, 0, 0, 0}, {1, 0, 0, 0}}};
   count("pack_slate", times, [&] { run(second, times); }, [&] { run(first, 2 * times); });
   count("exit_decision", times * slate, [&] { run(first, times); }, [&] { run(second, times); });
-  // The same under a rule of the whole slate that stops nobody.
+  // The same with a rule of the whole slate that stops no candidate.
   const TopK top_k{slate / 2, true, {1000, 1000}, {1000, 1000}};
   const Policy ranked_second{second.exits, 1, top_k, 0};
   count("exit_decision_top_k", times * slate, [&] { run(first, times); }, [&] { run(ranked_second, times); });
@@ -160,8 +160,8 @@ void count_slate(const Bundle& bundle) {
 
 void count_files(const std::string& folder, const Bundle& bundle) {
   const std::string policy = bundle.variant().folder + "/policy.json";
-  count_each("read_policy_json", 10, [&](std::size_t) { keep(read_json(policy, {"slate-rules"})); });
-  count_each("open_bundle", 2, [&](std::size_t) { keep(Bundle(folder, nullptr)); });
+  count_calls("read_policy_json", 10, [&](std::size_t) { keep(read_json(policy, {"slate-rules"})); });
+  count_calls("open_bundle", 2, [&](std::size_t) { keep(Bundle(folder, nullptr)); });
 }
 
 // Through the C ABI.
@@ -172,8 +172,8 @@ void count_request(const std::string& folder) {
   std::vector<rexit::Id> items;
   for (std::size_t i = 0; i < slate; ++i) items.emplace_back(item_id(i * 97));
   request.items(std::move(items));
-  count_each("request_cached_prefix", times, [&](std::size_t) { keep(session.score(request)); });
-  count_each("request_new_prefix", times, [&](std::size_t) {
+  count_calls("request_cached_prefix", times, [&](std::size_t) { keep(session.score(request)); });
+  count_calls("request_new_prefix", times, [&](std::size_t) {
     session.clear_cache();
     keep(session.score(request));
   });

@@ -32,7 +32,7 @@ std::string digest(const std::string& bytes) {
   return core::sha256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size());
 }
 
-// The JSON object in a file; nothing if it is none.
+// The JSON object in a file; nullopt if it holds no object.
 std::optional<json> object_in(const Archive& archive, const std::string& name) {
   const auto entry_at = archive.find(name);
   if (entry_at == archive.end()) return std::nullopt;
@@ -82,7 +82,7 @@ std::optional<Archive> unpack(const std::uint8_t* data, std::size_t size) {
     at += length;
     if (archive.size() > most_files) return std::nullopt;
   }
-  // A file must not be another one's folder.
+  // A file's path must not be another file's folder.
   for (const auto& [name, contents] : archive)
     for (std::size_t slash = name.find('/'); slash != std::string::npos; slash = name.find('/', slash + 1))
       if (archive.count(name.substr(0, slash)) != 0) return std::nullopt;

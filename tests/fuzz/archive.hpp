@@ -1,6 +1,5 @@
-// A bundle's files in one piece of memory: what a fuzzer mutates and a finding holds. Per file: 2 bytes for the length of its
-// name, the name, 4 bytes for the length of its contents, the contents; lengths are little-endian. archive.py reads and writes
-// it.
+// A bundle's files in a single buffer, which a fuzzer mutates and a finding holds. Per file: the length of its name in 2 bytes,
+// the name, the length of its contents in 4 bytes, the contents. Lengths are little-endian. archive.py reads and writes it.
 #pragma once
 
 #include <cstddef>
@@ -13,11 +12,12 @@ namespace rexit::fuzz {
 
 using Archive = std::map<std::string, std::string>;  // from a relative path to contents
 
-// Nothing where the bytes are no archive, or a name is not one that may be written below a folder.
+// Nullopt if the bytes are no archive, or a name must not be written below a folder.
 std::optional<Archive> unpack(const std::uint8_t* data, std::size_t size);
 std::string pack(const Archive& archive);
 
-// Makes sizes and digests fit, from the leaves up, in whatever is still a manifest: so that damage is met where it is used.
+// Updates sizes and digests in all files that are still manifests, from the leaves up, so that checks of digests do not hide
+// damage.
 void seal(Archive& archive);
 
 }  // namespace rexit::fuzz

@@ -1,5 +1,5 @@
-// Stands in for runtime/src/backends/backend.cpp: a backend without ONNX Runtime, which holds the session to what Pass promises,
-// reads every input byte and writes every output byte. Fast, and fully instrumented.
+// Replaces runtime/src/backends/backend.cpp by a backend without ONNX Runtime. It checks Pass's promises, reads every input byte
+// and writes every output byte. Fast, and fully instrumented.
 #include <cstring>
 
 #include "backends/backend.hpp"
@@ -8,7 +8,7 @@
 namespace rexit::core {
 namespace {
 
-// A graph's own shapes would refuse a manifest that claims more than the graph has; here there is none.
+// A real graph's shapes would refuse a manifest that contradicts them; here there is no graph.
 constexpr std::size_t most_width = 64, most_layers = 8;
 
 class Double final : public Backend {
@@ -77,7 +77,7 @@ class Double final : public Backend {
     if (bytes != 0) std::memset(data, 0x3c, bytes);
   }
 
-  // Copies, as the real one has: a reloaded bundle outlives the one that its segments were loaded from, and may say other sizes.
+  // Copies, as in the real backend: a reloaded bundle may outlive the bundle of its segments, and have other sizes.
   const Model model_;
   const std::vector<Segment> segments_;
   const std::size_t max_positions_;

@@ -21,7 +21,7 @@ int main(int count, char** arguments) {
   for (const fs::path& path : files) {
     std::fprintf(stderr, "%s\n", path.c_str());
     std::ifstream file(path, std::ios::binary);
-    // Exactly as large as the input, so that reading behind it is seen.
+    // Exactly as large as the input, so that the sanitizer detects reads beyond it.
     const std::vector<char> bytes{std::istreambuf_iterator<char>(file), {}};
     LLVMFuzzerTestOneInput(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
   }

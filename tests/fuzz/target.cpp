@@ -42,7 +42,7 @@ void Folder::put(const Archive& archive) {
     }
     fs::path path = fs::path(path_) / at->first;
     fs::remove(path);
-    // Or a file could not stand where a folder was.
+    // Otherwise a file could not replace a folder.
     for (path = path.parent_path(); path != fs::path(path_) && fs::is_empty(path); path = path.parent_path()) fs::remove(path);
     at = now_.erase(at);
   }
@@ -94,7 +94,7 @@ bool ok(rexit_status status) {
 
 namespace {
 
-constexpr std::size_t most_session_bytes = std::size_t{16} << 20;  // a warm-up takes what the bundle says that it takes
+constexpr std::size_t max_session_bytes = std::size_t{16} << 20;  // a warm-up takes as much memory as the bundle claims
 
 void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std::size_t session_bytes, const std::string& cache) {
   rexit_session_options options{};
@@ -144,7 +144,7 @@ void use_session(const rexit_bundle* bundle, const rexit_bundle_info& info, std:
     if (round == 2 && ok(rexit_session_save_cache(session, cache.c_str())))
       REXIT_PROMISE(ok(rexit_session_load_cache(session, cache.c_str())));
   }
-  if (session_bytes <= most_session_bytes) ok(rexit_session_warm_up(session));
+  if (session_bytes <= max_session_bytes) ok(rexit_session_warm_up(session));
   for (std::size_t k = 0; k < info.exits; ++k) {
     rexit_exit_counters counters{};
     counters.struct_size = sizeof counters;

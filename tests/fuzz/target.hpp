@@ -1,4 +1,4 @@
-// What fuzz targets share. A target is LLVMFuzzerTestOneInput in a file of targets/; libFuzzer calls it, or replay.cpp.
+// Shared by fuzz targets. A target is LLVMFuzzerTestOneInput in a file of targets/, called by libFuzzer or replay.cpp.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 
 namespace rexit::fuzz {
 
-// Ends the process where a promise is broken, so that the fuzzer keeps the input.
+// Ends the process if a promise is broken, so that the fuzzer saves the input.
 #define REXIT_PROMISE(condition)                                                                                          \
   do {                                                                                                                    \
     if (!(condition)) {                                                                                                   \
@@ -35,7 +35,7 @@ class Folder {
   Folder& operator=(const Folder&) = delete;
 
   const std::string& path() const noexcept { return path_; }
-  // Makes the folder hold these files and no others. Files that are the same already are left alone.
+  // Replaces the folder's contents by these files. Does not touch files that are the same.
   void put(const Archive& archive);
   // Writes one file and returns its path.
   std::string put(const std::string& name, const std::uint8_t* data, std::size_t size);
@@ -50,10 +50,10 @@ class Folder {
 // tests/fuzz/seeds/bundle/NAME.
 Archive seed_bundle(const char* name);
 
-// What was refused and why, where the environment has REXIT_FUZZ_SAY: to look into an input.
+// Prints the reason of a refusal if the environment has REXIT_FUZZ_SAY, for looking into an input.
 void say(const char* text);
 
-// Runs what may throw the runtime's own error, with a status for bad files and nothing else. Returns whether it did not.
+// Runs code that may throw the runtime's Error, only with a status for bad files. Returns whether it threw nothing.
 template <class Function>
 bool refused(const Function& function) {
   try {
@@ -66,7 +66,7 @@ bool refused(const Function& function) {
   }
 }
 
-// A status that the C ABI gave: never a bug of rexit, and with one line of text if it is a failure.
+// Checks a status from the C ABI: never REXIT_INTERNAL, and with a line of text if it is a failure.
 bool ok(rexit_status status);
 
 // Takes an input apart. At its end everything is 0.
@@ -92,10 +92,10 @@ class Bytes {
   std::size_t left_;
 };
 
-// Opens the bundle in a folder through the C ABI and does with it what a program may: describes it, scores, traces, saves and
-// loads the cache. `variant`: null: the first.
+// Opens the bundle in a folder through the C ABI and uses it as a program does: describes it, scores, traces, saves and loads the
+// cache. `variant` null: the first.
 void use_bundle(const std::string& path, const char* variant);
-// The same without opening it: `bundle` is what lies in the folder. The variant is the first.
+// The same for an open bundle of that folder and its first variant.
 void use_opened(const std::string& path, const rexit_bundle* bundle);
 
 }  // namespace rexit::fuzz

@@ -12,7 +12,7 @@ bool ends_with(const std::string& text, const char* end) {
   return text.size() >= tail.size() && text.compare(text.size() - tail.size(), tail.size(), tail) == 0;
 }
 
-// Each file as likely as another, but graphs, if there are any, in half of all cases.
+// Files are equally likely, except that graphs, if there are any, take half of all cases.
 Archive::iterator choose(Archive& archive, Random& random) {
   std::vector<Archive::iterator> all, graphs;
   for (auto at = archive.begin(); at != archive.end(); ++at) {

@@ -129,7 +129,7 @@ void mutate_safetensors(std::string& bytes, Random& random) {
     bytes = bytes.substr(0, 8) + header + data;
     return;
   }
-  // One number of one tensor, by its own width.
+  // A number of a tensor, with the tensor's width.
   auto at = root.begin();
   std::advance(at, below(random, root.size()));
   if (!at->is_object() || !at->contains("data_offsets") || !at->contains("dtype")) return mutate_bytes(bytes, random);

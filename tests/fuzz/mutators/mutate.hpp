@@ -1,5 +1,5 @@
-// Mutations that keep an input what it is, so that the damage is met behind the parser too. Each file beside this one is the
-// LLVMFuzzerCustomMutator of some targets; inputs are replayed without any.
+// Mutations that keep an input's format, so that the damage passes the parser. The other files of this folder are the
+// LLVMFuzzerCustomMutator of some targets. Replays use no mutator.
 #pragma once
 
 #include <cstddef>
@@ -19,9 +19,9 @@ inline std::size_t below(Random& random, std::size_t limit) {
 void mutate_bytes(std::string& bytes, Random& random);  // libFuzzer's own
 // Changes a value, key or element; now and then the text itself.
 void mutate_json(std::string& text, Random& random);
-// Changes the header, with its length made to fit, or numbers of a tensor.
+// Changes the header and updates its length, or changes numbers of a tensor.
 void mutate_safetensors(std::string& bytes, Random& random);
-// Changes, drops, doubles or moves a field of a message, at any depth, with lengths made to fit.
+// Changes, drops, duplicates or moves a field of a message, at any depth, and updates lengths.
 void mutate_protobuf(std::string& bytes, Random& random);
 
 template <class Mutate>

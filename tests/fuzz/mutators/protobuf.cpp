@@ -33,7 +33,7 @@ void write_varint(std::string& message, std::uint64_t value) {
   message += static_cast<char>(value);
 }
 
-// Nothing if it is no message, or an empty one.
+// Nullopt if it is no message, or empty.
 std::optional<std::vector<Field>> read(const std::string& message) {
   std::vector<Field> fields;
   for (std::size_t at = 0; at < message.size();) {
@@ -69,7 +69,7 @@ std::string write(const std::vector<Field>& fields) {
   return message;
 }
 
-// What may be a name: of a tensor, an operator, an attribute, a type.
+// Fields that may be a name of a tensor, an operator, an attribute or a type.
 void collect(const std::vector<Field>& fields, std::vector<std::string>& names) {
   for (const Field& field : fields) {
     if (field.wire() != bytes) continue;
@@ -79,7 +79,7 @@ void collect(const std::vector<Field>& fields, std::vector<std::string>& names) 
   }
 }
 
-// By the room that it takes, or each as likely as another: a graph is most of a model, and a node is little of a graph.
+// Picks a field by its size, or uniformly: a graph is most of a model, and a node is little of a graph.
 std::size_t choose(const std::vector<Field>& fields, Random& random) {
   if (below(random, 2) == 0) return below(random, fields.size());
   std::size_t total = 0;

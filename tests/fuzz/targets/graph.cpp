@@ -1,4 +1,4 @@
-// The same with real graphs, in ONNX Runtime: whatever they are, they end in a status.
+// As bundle.cpp, with real graphs in ONNX Runtime: every graph ends in a status.
 #include "target.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

@@ -1,4 +1,4 @@
-// A table of ids, whose metadata say `kind` and `count`; then look-ups of what is there and what is not.
+// A table of ids with `kind` and `count` in its metadata; then look-ups of existing and missing ids.
 #include "bundle/catalog/ids.hpp"
 
 #include "target.hpp"

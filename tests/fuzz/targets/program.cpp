@@ -1,4 +1,4 @@
-// A prompt program; one that is accepted is run, in a bundle.
+// A prompt program. An accepted program runs in a bundle.
 #include "bundle/catalog/program.hpp"
 
 #include <nlohmann/json.hpp>

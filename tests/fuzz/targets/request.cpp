@@ -1,5 +1,5 @@
-// Calls of the C ABI in one session, with ids, options and struct sizes as the bytes say. Structs lie in memory of exactly the
-// size that they claim, and outputs in memory of exactly the size that the header asks for.
+// Calls of the C ABI in a session, with ids, options and struct sizes from the bytes. Structs have memory of exactly their
+// claimed size, and outputs of exactly the size in the header.
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -44,8 +44,7 @@ float any_float(Bytes& bytes) {
   return bytes.flag() ? special[bytes.below(std::size(special))] : static_cast<float>(bytes.number<std::int8_t>()) / 8;
 }
 
-// A copy of the struct in memory of `struct_size` bytes: its own size, less, as of an older header too, or more than the library
-// knows.
+// A copy of the struct in memory of `struct_size` bytes: its size, a smaller size (an older header), or a larger one.
 template <class T>
 std::unique_ptr<std::byte[]> sized(T value, Bytes& bytes) {
   std::size_t size = sizeof value;

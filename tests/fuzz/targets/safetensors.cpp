@@ -1,4 +1,4 @@
-// Any bytes as a safetensors file: every tensor under every dtype, each element read.
+// Any bytes as a safetensors file: reads every element of every tensor, with every dtype.
 #include "files/safetensors.hpp"
 
 #include "target.hpp"

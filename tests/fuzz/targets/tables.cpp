@@ -1,4 +1,4 @@
-// A catalog's tables by themselves: the metadata say which `table` it is and how many rows it has.
+// A single table of a catalog. Its metadata has `table`, the kind, and the number of rows.
 #include <algorithm>
 #include <optional>
 
@@ -25,7 +25,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         if (key == "probes") probes = number;
       }
     }
-    // Opening reads no row: what a row gives is in bounds, or it is refused.
+    // Opening reads no row: a row's values are in bounds, or reading it is refused.
     const auto in = [](std::size_t value, std::size_t limit) { REXIT_PROMISE(value < limit); };
     const auto within = [](Span span, std::size_t total) { REXIT_PROMISE(span.begin <= span.end && span.end <= total); };
     if (table == "users") {
