@@ -198,8 +198,8 @@ def assert_refused(folder: Path, path: Path, status: str, text: str) -> None:
         (lambda file: file[: len(file) // 2], "segment.0 data_offsets[1]: is "),
         (lambda file: file[:-1], "sha256 data_offsets[1]: is "),
         (lambda file: file + b"\0", "`sha256` is not at the end"),
-        (lambda file: file[:3000] + bytes([file[3000] ^ 1]) + file[3001:], "do not have the SHA-256"),
-        (lambda file: file[:-3] + bytes([file[-3] ^ 1]) + file[-2:], "do not have the SHA-256"),
+        (lambda file: file[:3000] + bytes([file[3000] ^ 1]) + file[3001:], "do not match the SHA-256"),
+        (lambda file: file[:-3] + bytes([file[-3] ^ 1]) + file[-2:], "do not match the SHA-256"),
         (lambda file: (1 << 60).to_bytes(8, "little") + file[8:], "the header should have 1152921504606846976 bytes"),
     ],
 )
