@@ -50,8 +50,15 @@ def test_defaults_are_told() -> None:
     assert "Width of the embeddings. Default: 64." in unwrapped(help_of("index", 80))
 
 
+def panels(text: str) -> list[str]:
+    return [line.split("─ ")[1].split(" ─")[0] for line in text.splitlines() if line.startswith("╭")]
+
+
+def test_other_options_stand_last() -> None:
+    assert panels(help_of("score", 80)) == ["Arguments", "One slate", "Files of pairs", "Other options"]
+
+
 def test_options_of_index_stand_in_groups() -> None:
-    text = help_of("index", 80)
-    titles = [line.split("─ ")[1].split(" ─")[0] for line in text.splitlines() if line.startswith("╭")]
-    panels = ["Columns", "Likes, order and splits", "Retriever (LightGCN)", "Embeddings from elsewhere"]
-    assert titles == ["Input and output", *panels, "Other options"]
+    titles = panels(help_of("index", 80))
+    groups = ["Columns", "Likes, order and splits", "Retriever (LightGCN)", "Embeddings from elsewhere"]
+    assert titles == ["Input and output", *groups, "Other options"]

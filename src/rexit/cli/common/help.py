@@ -38,4 +38,4 @@ def _arranged(parameters: list[Any]) -> list[Any]:
             option.show_default = False  # else it takes a line of its own
         if has_panels and not option.rich_help_panel:
             option.rich_help_panel = REMAINING  # else it stands before the panels
-    return parameters
+    return sorted(parameters, key=lambda parameter: getattr(parameter, "rich_help_panel", None) == REMAINING)
