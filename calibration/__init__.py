@@ -35,11 +35,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rexit.calibration.options import CalibrationOptions
     from rexit.calibration.record.traces import Traces
+    from rexit.calibration.reporting.verdict import Verdict
     from rexit.calibration.run import Calibration, calibrate
 
-_HOME = {"Calibration": "run", "CalibrationOptions": "options", "Traces": "record.traces", "calibrate": "run"}
+_HOME = {
+    "Calibration": "run",
+    "CalibrationOptions": "options",
+    "Traces": "record.traces",
+    "Verdict": "reporting.verdict",
+    "calibrate": "run",
+}
 
-__all__ = ["Calibration", "CalibrationOptions", "Traces", "calibrate"]
+__all__ = ["Calibration", "CalibrationOptions", "Traces", "Verdict", "calibrate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,7 @@ from rich.table import Table
 
 import rexit
 from rexit.bundle import Bundle, Catalog, engine_folders, write_json
-from rexit.calibration.reporting.verdict import Verdict
+from rexit.calibration import Verdict
 from rexit.runtime import Session, onnxruntime_library
 from rexit.scripts import script
 from rexit.slates import SIZE, cut
