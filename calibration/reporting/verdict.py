@@ -125,18 +125,18 @@ def _keep_full_model(decision: Decision, slower: bool) -> Verdict:
     if not decision.maps[-1].useful:
         return Verdict(CHECK_MODEL, "Train the model first", ("not even its last exit ranks what users like.",))
     if slower:
-        why = f"the certified policy should save {decision.saving:.1%} of the time, but is not faster when timed."
+        why = f"the certified policy should save {100 * decision.saving:.1f} % of the time, but is not faster when timed."
         advice = "If something else was running on this machine, calibrate again."
     elif not candidates:
         why = f"nothing {_allowed(goal)} saves 1 % of the time."
-        advice = "Allow a larger drop with --max-drop to see what exits would save."
+        advice = "Allow a larger drop with `--max-drop` to see what exits would save."
     elif any(candidate.certified for candidate in candidates):
         why = f"what is certified {_allowed(goal)} saves less than 1 % of the time."
-        advice = "Allow a larger drop with --max-drop to see what exits would save."
+        advice = "Allow a larger drop with `--max-drop` to see what exits would save."
     else:
-        uncertified = f"no policy {_allowed(goal)} is certified with {goal.confidence:.0%} confidence."
+        uncertified = f"no policy {_allowed(goal)} is certified with {100 * goal.confidence:g} % confidence."
         why = f"{uncertified} {_sentence(_shortfall(decision) or '')}."
-        advice = "Allow a larger drop (--max-drop), ask for less confidence (--confidence), or hold out more users."
+        advice = "Allow a larger drop (`--max-drop`), ask for less confidence (`--confidence`), or hold out more users."
     return Verdict(KEEP_FULL_MODEL, "Keep the full model", (why, advice))
 
 

@@ -134,7 +134,7 @@ def test_full_depth_where_nothing_is_certified_with_the_maps_kept(place: Path) -
     options = dataclasses.replace(OPTIONS, max_drop=0.01)
     done = calibrate(bundle, Catalog.open(place / "catalog"), options, open_session=sessions())
     assert done.verdict.text.startswith(
-        "Keep the full model: no policy that loses at most 0.01 of NDCG@5 is certified with 95% confidence. 20 users are too few"
+        "Keep the full model: no policy that loses at most 0.01 of NDCG@5 is certified with 95 % confidence. 20 users are too few"
     )
     policy = bundle.policy()
     assert policy is not None and (policy.stops(np.full((1, 3), 50, np.float32), np.array([0, 1])) == 2).all()
@@ -153,7 +153,7 @@ def test_what_is_over_pairs_is_promised_by_the_bootstrap(crowd: Path) -> None:
     failed = done.report["candidates"][0]
     assert done.report["users_needed"] is None and failed["p_value"] > 0.05, "the test shows nothing"
     assert done.verdict.summary[0] == (
-        "no policy that loses at most 0.001 of AUC over all pairs is certified with 95% confidence. A bootstrap over 100 users "
+        "no policy that loses at most 0.001 of AUC over all pairs is certified with 95 % confidence. A bootstrap over 100 users "
         f"does not confirm the most careful policy, p = {failed['p_value']:.3g} for auc."
     )
 
@@ -285,7 +285,7 @@ def test_promise_that_the_clock_does_not_keep_is_taken_back(place: Path) -> None
 
     _, done = run(place, open_session=open_session)
     assert re.search(
-        r"^Keep the full model: the certified policy should save [1-9]\d\.\d% of the time, but is not faster", done.verdict.text
+        r"^Keep the full model: the certified policy should save [1-9]\d\.\d % of the time, but is not faster", done.verdict.text
     )
     assert done.report["policy"]["kind"] == "full depth"
     assert (done.policy.stops(np.full((1, 3), 50, np.float32), np.array([0, 1])) == 2).all()
