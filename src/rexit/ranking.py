@@ -141,7 +141,7 @@ def auc_difference(
     if np.isnan(difference):
         return difference, difference, difference
     changes = np.bincount(users, auc_contributions(score, liked) - auc_contributions(reference, liked))
-    sums = difference + len(changes) * changes
+    sums = np.asarray(difference + len(changes) * changes, np.float64)
     low, high = np.percentile(bootstrap(sums, np.ones(len(sums)), resamples), [2.5, 97.5])
     return difference, float(low), float(high)
 
