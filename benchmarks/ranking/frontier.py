@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +71,15 @@ def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None) -> See
     costs = recorded.profile.costs(recorded.prefix_tokens, recorded.candidate_tokens, bundle.variant.max_tokens, 0.0)
     test = traces["test"]
     goals = [decide.Goal((metrics.parse(METRIC),), drop, 0.95, top_k) for drop in DROPS]
-    variant = {"costs": costs, "depths": depths, "variant_sha256": bundle.variant_sha256}
-    decisions = [decide.decide(validation=traces["validation"], test=test, goal=goal, **variant) for goal in goals]
+    decide_on = partial(
+        decide.decide,
+        validation=traces["validation"],
+        test=test,
+        costs=costs,
+        depths=depths,
+        variant_sha256=bundle.variant_sha256,
+    )
+    decisions = [decide_on(goal=goal) for goal in goals]
     maps = decisions[0].maps  # of the users who choose, whatever the goal
     evaluation = Evaluation(test, platt.apply(maps, test.log_odds), depths, costs, goals[0].metrics)
     judgement = Judgement(test.users, test.liked)
