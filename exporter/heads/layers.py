@@ -125,7 +125,7 @@ class _Validation:
         maps = [platt(part[self.chooses], self.choosing_labels) for part in (z, last)]
         sides = [a * part + b > 0 for (a, b), part in zip(maps, (here, deepest), strict=True)]
         return {
-            "auc": [area, *_interval(area + len(changes) * changes)[1:]],
+            "auc": [area, *_interval(np.asarray(area + len(changes) * changes, np.float64))[1:]],
             "user_auc": _interval(self._by_user.auc(here)[both]),
             f"ndcg@{PLACES}": _interval(self._by_user.ndcg(here, PLACES)[both]),
             "agreement": float((sides[0] == sides[1]).mean()),
