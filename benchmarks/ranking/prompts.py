@@ -180,22 +180,22 @@ class Run:
 
     @property
     def name(self) -> str:
-        return str(self.told["name"])
+        return str(self.record["name"])
 
     @property
     def seed(self) -> int:
-        return int(self.told["settings"]["seed"])
+        return int(self.record["settings"]["seed"])
 
     @property
     def settings(self) -> str:
         """Those that are not the usual ones, but for the seed."""
         usual = dataclasses.asdict(Settings())
-        return " ".join(f"{k}={v}" for k, v in self.told["settings"].items() if k != "seed" and v != usual[k])
+        return " ".join(f"{k}={v}" for k, v in self.record["settings"].items() if k != "seed" and v != usual[k])
 
     @property
     def slate(self) -> int:
         """Tokens of a slate, of medians."""
-        return int(self.told["tokens"]["prefix"] + SIZE * self.told["tokens"]["candidate"])
+        return int(self.record["tokens"]["prefix"] + SIZE * self.record["tokens"]["candidate"])
 
     def scores(self, split: str) -> LogOdds | None:
         path = self.place / f"{split}.npy"
@@ -212,15 +212,15 @@ def table(catalog: Catalog, runs: Sequence[Run]) -> Table:
         cells = []
         for split, rows in splits.items():
             by_user, scores = ByUser(rows.users, rows.liked), run.scores(split)
-            lines = [] if scores is None else zip(run.told["exits"], scores.T, strict=True)
+            lines = [] if scores is None else zip(run.record["exits"], scores.T, strict=True)
             cells.append(
                 "\n".join(
                     f"{e}: {auc(z, rows.liked):.4f} / {np.nanmean(by_user.auc(z)):.4f} / {np.nanmean(by_user.ndcg(z, TOP)):.4f}"
                     for e, z in lines
                 )
             )
-        tokens = " + ".join(map(str, run.told["tokens"].values()))
-        minutes = f"{run.told['seconds'] / 60:.1f}"
+        tokens = " + ".join(map(str, run.record["tokens"].values()))
+        minutes = f"{run.record['seconds'] / 60:.1f}"
         run_files.add_row(run.name, run.settings, str(run.seed), tokens, str(run.slate), minutes, *cells)
     return run_files
 

@@ -4,9 +4,9 @@ Files
 1. Parquet with the ids in the catalog's id column and the embeddings in the only column of lists; or `NAME.npy`, [n, D], with the
    ids in `NAME.ids.npy` or, a line each, in `NAME.ids.txt`; or safetensors with `ids` (int64) and `embeddings`.
 2. Numbers are float16, float32 or float64, finite, and no row is zero. All files have one width.
-3. Users and items without a row have zeros: nothing is known about them. Rows of unknown ids are refused.
+3. Users and items without a row have zeros. Rows of unknown ids are refused.
 
-What becomes of them
+Use
 4. Users are compared by cosine: each row is scaled to unit length. Or by dot product: all rows of users are divided by one power
    of two, likewise those of items.
 5. A user's row names their similar users as long as a request says nothing newer than the catalog knows. Every other request
@@ -126,7 +126,7 @@ def _array(path: Path) -> NDArray[Any]:
     try:
         return np.asarray(np.load(path, allow_pickle=False))
     except (ValueError, EOFError) as exc:
-        raise InputError(f"{path}: not an array of NumPy's: {exc}") from exc
+        raise InputError(f"{path}: not a NumPy array: {exc}") from exc
 
 
 def _safetensors(path: Path, _: str) -> tuple[pl.Series, NDArray[Any]]:
@@ -163,7 +163,7 @@ def aligned(embeddings: Embeddings, ids: pl.Series, what: str, source: Path) -> 
 
 
 def retriever(items: Matrix, users: Matrix | None, likes: Likes, options: ExternalOptions) -> Retriever:
-    """Returns the retriever that these embeddings are.
+    """Builds a retriever from embeddings.
 
     Args:
         items: [I, D], zeros where nothing is known.
@@ -235,18 +235,18 @@ def read_neighbours(path: Path, users: pl.Series, k: int, user_column: str) -> N
         raise InputError(f"{path}: no column {', '.join(map(repr, missing))}, the file has: {', '.join(frame.columns)}")
     rank = frame["rank"].cast(pl.Float64, strict=False)
     if rank.null_count():
-        raise InputError(f"{path}: column 'rank' holds what is no number in row {int(rank.is_null().to_numpy().argmax()) + 1}")
+        raise InputError(f"{path}: column 'rank' has no number in row {int(rank.is_null().to_numpy().argmax()) + 1}")
     rows = []
     for name in columns[:2]:
         own, known = unify_ids([frame[name], users])
         if known.dtype != users.dtype:
             own, known = frame[name].cast(pl.String), users.cast(pl.String)
         table = pl.DataFrame({"id": known, "row": pl.int_range(len(known), eager=True)})
-        found = pl.DataFrame({"id": own}).join(table, on="id", how="left", maintain_order="left")["row"]
-        if found.null_count():
-            unknown = own.filter(found.is_null())
+        matches = pl.DataFrame({"id": own}).join(table, on="id", how="left", maintain_order="left")["row"]
+        if matches.null_count():
+            unknown = own.filter(matches.is_null())
             raise InputError(f"{path}: user {unknown[0]!r} in column {name!r} is not in the catalog ({len(unknown)} rows)")
-        rows.append(found)
+        rows.append(matches)
     pairs = pl.DataFrame({"user": rows[0], "neighbour": rows[1], "rank": rank})
     if len(loops := pairs.filter(pl.col("user") == pl.col("neighbour"))):
         raise InputError(f"{path}: user {users[loops['user'][0]]!r} is named as a neighbour of their own ({len(loops)} rows)")
@@ -258,8 +258,8 @@ def read_neighbours(path: Path, users: pl.Series, k: int, user_column: str) -> N
     pairs = pairs.sort("user", "rank", maintain_order=True)
     place = pairs.select(pl.int_range(pl.len()).over("user")).to_series().to_numpy()
     similar = np.repeat(np.arange(len(users), dtype=np.int32)[:, None], width, 1)
-    kept = place < width
-    similar[pairs["user"].to_numpy()[kept], place[kept]] = pairs["neighbour"].to_numpy()[kept]
+    fits = place < width
+    similar[pairs["user"].to_numpy()[fits], place[fits]] = pairs["neighbour"].to_numpy()[fits]
     return similar
 
 

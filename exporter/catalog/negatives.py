@@ -43,8 +43,8 @@ def _unmet(interactions: pl.DataFrame, items: int, count: int, seed: int, path: 
     parts = ending.select("user", "end").unique().sort("user", "end").with_row_index("part")
     part = ending.join(parts, on=["user", "end"], how="left", maintain_order="left")["part"].to_numpy().astype(np.int64)
     until = pl.col("time") <= pl.col("end")
-    met = parts.join(ending.drop("end"), on="user").filter(until).select("part", "item").unique().sort("part", "item")
-    owner, item = met["part"].to_numpy().astype(np.int64), met["item"].to_numpy()
+    history = parts.join(ending.drop("end"), on="user").filter(until).select("part", "item").unique().sort("part", "item")
+    owner, item = history["part"].to_numpy().astype(np.int64), history["item"].to_numpy()
     starts = np.searchsorted(owner, np.arange(len(parts) + 1))
     left = items - np.diff(starts)[part]
     if len(left) and left.min() < count:
@@ -56,8 +56,8 @@ def _unmet(interactions: pl.DataFrame, items: int, count: int, seed: int, path: 
     ranks = np.empty((len(part), 0), np.int64)  # among the items left, ascending
     for n in range(count):
         rank = rng.integers(0, left - n)
-        for taken in ranks.T:
-            rank += rank >= taken
+        for chosen_ranks in ranks.T:
+            rank += rank >= chosen_ranks
         ranks = np.sort(np.column_stack([ranks, rank]), axis=1)
     # The j-th met item (from 0) has item - j unmet items before it: an unmet item of a rank has as many met items before it.
     before = owner * items + (item - (np.arange(len(item)) - starts[owner]))

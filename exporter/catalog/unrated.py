@@ -1,12 +1,12 @@
-"""Unrated items beside the likes: slates as long as a shop's shelf, of which ratings do not tell what was shown and left alone.
+"""Unrated items beside the likes: slates as long as a shop's shelf. Ratings do not show which items a user saw and ignored.
 
 Rules
-1. Each like brings N items that its user rated at no time, at the like's own time, not liked. So all splits have the same share
-   of them, and what a prompt says of the past means in serving what it meant in training.
-2. Drawn by popularity (number of ratings), without replacement within a user; a user who rated nearly everything gets what is
-   left. Drawn evenly, most would be items that hardly anybody knows, and their count would give them away.
-3. Ratings stay as they are.
-4. The draw goes through users and items in the order of their ids as text, so it depends on ids, ratings and seed alone.
+1. Each like brings N items that its user never rated, at the like's time, not liked. So all splits have the same share of them,
+   and a prompt's counts mean the same in training and serving.
+2. They are sampled by popularity (number of ratings), without replacement within a user; a user who rated nearly everything gets
+   the remaining items. A uniform sample would be mostly unknown items, which their counts would give away.
+3. Ratings do not change.
+4. Users and items are sampled in the order of their ids as text, so the result depends on ids, ratings and seed alone.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from rexit.errors import InputError
 
 
 def with_unrated(
-    interactions: pl.DataFrame, user_ids: pl.Series, item_ids: pl.Series, each: int, seed: int, path: Path
+    interactions: pl.DataFrame, user_ids: pl.Series, item_ids: pl.Series, per_like: int, seed: int, path: Path
 ) -> pl.DataFrame:
-    """The interactions, and `each` unrated items for every like behind them.
+    """Appends unrated items to the interactions.
 
     Args:
         interactions: `user`, `item` (rows), `time`, `liked`.
         user_ids, item_ids: ids by row.
+        per_like: unrated items per like.
+        seed: of the sampling.
+        path: the interactions file, for messages.
 
     Raises:
         InputError: every user rated every item.
@@ -45,7 +48,7 @@ def with_unrated(
         times = own.filter("liked")["time"].to_numpy()
         keys = weights + random.gumbel(size=len(items))  # the items of the largest keys are a sample without replacement
         keys[places[own["item"].to_numpy()]] = -np.inf
-        count = min(each * len(times), int(np.isfinite(keys).sum()))
+        count = min(per_like * len(times), int(np.isfinite(keys).sum()))
         chosen = items[random.permutation(np.argsort(-keys)[:count])]
         added = {"user": [user] * count, "item": chosen, "time": np.resize(times, count), "liked": [False] * count}
         parts.append(pl.DataFrame(added, schema_overrides=interactions.schema).select(interactions.columns))

@@ -141,9 +141,9 @@ def scaling(base: Checkpoint) -> nn.Module:
 def _run(model: MultiExitModel, data: Rows, chosen: Sequence[int], device: torch.device, bfloat16: bool) -> list[Tensor]:
     """Hidden states [M, H] of the candidates' last tokens, by layer."""
     packed, positions, groups, rows = (tensor.to(device) for tensor in data.packed(chosen))
-    tokens, given = with_vectors(model, data.sources, packed, [data.rows[n].prompt for n in chosen])
+    tokens, vectors = with_vectors(model, data.sources, packed, [data.rows[n].prompt for n in chosen])
     with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-        return model.hidden_rows(tokens, positions, groups, rows, given)
+        return model.hidden_rows(tokens, positions, groups, rows, vectors)
 
 
 def uses_bfloat16(precision: str) -> bool:

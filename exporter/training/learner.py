@@ -39,8 +39,8 @@ class Learner(nn.Module):
     def forward(
         self, tokens: Tensor, positions: Tensor, groups: Tensor, rows: Tensor, liked: Tensor, prompts: Sequence[Prompt]
     ) -> dict[str, Tensor]:
-        passed, given = with_vectors(self.model, self._rows.sources, tokens, prompts)
-        return {"loss": joint_loss(self.model(passed, positions, groups, rows, given), liked, self._distill)}
+        passed, vectors = with_vectors(self.model, self._rows.sources, tokens, prompts)
+        return {"loss": joint_loss(self.model(passed, positions, groups, rows, vectors), liked, self._distill)}
 
 
 class Collator:

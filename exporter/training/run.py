@@ -163,9 +163,9 @@ def validation_figures(
     log_odds: dict[int, Any] = {}
     for numbers in batches(data.lengths, tokens, np.random.default_rng(0)):
         packed, *rest = (tensor.to(device) for tensor in data.packed(numbers))
-        passed, given = with_vectors(model, data.sources, packed, [data.rows[n].prompt for n in numbers])
+        passed, vectors = with_vectors(model, data.sources, packed, [data.rows[n].prompt for n in numbers])
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            logits = model(passed, *rest, given)
+            logits = model(passed, *rest, vectors)
         ends = np.cumsum([len(data.rows[n].liked) for n in numbers])[:-1]
         log_odds |= zip(numbers, np.split((logits[..., 1] - logits[..., 0]).float().cpu().numpy().T, ends), strict=True)
     z = np.concatenate([log_odds[n] for n in range(len(data.rows))])
