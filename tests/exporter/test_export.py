@@ -212,7 +212,7 @@ def test_a_catalog_that_the_model_was_not_trained_on_is_refused(
     words = ["export", str(checkpoint_folder), "--catalog", str(other), "--golden", "1", "--out", str(tmp_path / "bundle")]
     refused = CliRunner().invoke(app, words).exception
     assert isinstance(refused, InputError) and names(tmp_path) == ["other"]
-    assert f"trained on a catalog with another space of embeddings than {other}: give that one, or one that" in str(refused)
+    assert f"trained on a catalog with another space of embeddings than {other}: use that catalog, or an update" in str(refused)
     assert CliRunner().invoke(app, [*words, "--accept-catalog"]).exit_code == 0
 
 
