@@ -30,27 +30,41 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     """
     cells = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
     numeric = [n > 0 and all(_NUMBER.fullmatch(row[n]) for row in cells) for n in range(len(columns))]
-    widths = []
+    least, natural = [], []
     for n, column in enumerate(columns):
         longest = max((len(row[n]) for row in cells), default=0)
-        header = max(map(len, column.split()), default=0)
-        widths.append(max(header, longest if numeric[n] else min(longest, _LEAST_TEXT)))
+        word = max(map(len, column.split()), default=0)
+        least.append(max(word, longest if numeric[n] else min(longest, _LEAST_TEXT)))
+        natural.append(max(len(column), longest))
     stdout.print(title, style="bold")  # not the table's own, which would wrap at the table's width
-    for part in _parts(widths, stdout.width):
+    for part in _parts(least, stdout.width):
         table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-        for n in part:
-            table.add_column(columns[n], justify="right" if numeric[n] else "left", min_width=widths[n], overflow="fold")
+        for n, width in _widths(part, least, natural, stdout.width).items():
+            table.add_column(columns[n], justify="right" if numeric[n] else "left", width=width, overflow="fold")
         for row in cells:
             table.add_row(*(row[n] for n in part))
         stdout.print(table)
         stdout.print()
 
 
-def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
+def _parts(least: Sequence[int], room: int) -> list[list[int]]:
     """The columns of each table, by their numbers, so that it fits into `room` characters."""
     parts = [[0]]
-    for n in range(1, len(widths)):
-        if len(parts[-1]) > 1 and sum(widths[m] + _GAP for m in parts[-1]) + widths[n] > room:
+    for n in range(1, len(least)):
+        if len(parts[-1]) > 1 and sum(least[m] + _GAP for m in parts[-1]) + least[n] > room:
             parts.append([0])
         parts[-1].append(n)
     return parts
+
+
+def _widths(part: Sequence[int], least: Sequence[int], natural: Sequence[int], room: int) -> dict[int, int]:
+    """The width of each column of a table, by its number. Columns that lack the fewest characters get the rest of `room` first.
+
+    Rich alone narrows the widest columns, and then cuts the table.
+    """
+    rest = room - sum(least[n] for n in part) - _GAP * (len(part) - 1)
+    widths = {n: least[n] for n in part}
+    for n in sorted(part, key=lambda n: natural[n] - least[n]):
+        more = max(0, min(rest, natural[n] - least[n]))
+        widths[n], rest = least[n] + more, rest - more
+    return widths

@@ -1,0 +1,49 @@
+"""Tables on terminals of several widths."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from rexit.cli.common import tables
+
+COLUMNS = ["mode", "prefix", "requests/s", "mean wait", "median milliseconds", "verdict"]
+ROWS = [
+    ["full depth", "cold", 1.5, "12 MB", "-", "stays the same"],
+    ["1 layer", "warm", 20.25, "3.5 MB", "0.1", "cannot tell, for too few candidates were counted"],
+]
+
+
+def table(monkeypatch: pytest.MonkeyPatch, width: int) -> list[str]:
+    """The lines under the title."""
+    file = io.StringIO()
+    monkeypatch.setattr(tables, "stdout", Console(file=file, width=width, highlight=False))
+    tables.print_table("A title", COLUMNS, ROWS)
+    return file.getvalue().splitlines()[1:]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 160])
+def test_nothing_is_cut(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    lines = table(monkeypatch, width)
+    assert max(map(len, lines)) <= width
+    words = " ".join(lines).split()
+    for text in (*COLUMNS, *(str(cell) for row in ROWS for cell in row)):
+        assert set(text.split()) <= set(words), text
+    assert "…" not in "".join(lines)
+
+
+def test_numbers_stand_right_and_text_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    header, _, first, second, _ = table(monkeypatch, 160)
+    for column, cells in (("requests/s", ("1.5", "20.25")), ("mean wait", ("12 MB", "3.5 MB"))):
+        end = header.index(column) + len(column)
+        assert all(line[:end].endswith(cell) for line, cell in zip((first, second), cells, strict=True))
+    begin = header.index("verdict")
+    assert first[begin:].startswith("stays") and second[begin:].startswith("cannot tell")
+
+
+def test_a_wide_table_goes_on_below_with_its_first_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = table(monkeypatch, 40)
+    assert sum(line.startswith("mode") for line in lines) == sum(line.startswith("full depth") for line in lines) > 1
+    assert sum(line.startswith("mode") for line in table(monkeypatch, 160)) == 1
