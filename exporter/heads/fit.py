@@ -3,7 +3,10 @@
 1. Each of the H numbers is scaled to mean 0 and deviation 1 over the training candidates, so that one ridge suits all.
 2. L-BFGS minimizes the mean cross-entropy to the targets plus ridge / 2 times the squared weights, from a strong ridge to weak
    ones, each from the one before.
-3. The scale goes into the head's norm, the weights into its projection: what is fitted is what the format can hold.
+3. A lower precision rounds rows, and a head with large weights on numbers that vary little would amplify that. So the loss is the
+   one expected under noise of deviation ROUNDING on each number, to second order: its variance times at most 1 / 4, half of it
+   for each squared weight of the row.
+4. The scale goes into the head's norm, the weights into its projection: what is fitted is what the format can hold.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ from scipy.special import expit
 
 RIDGES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
 MOST_STEPS = 60
+ROUNDING = 0.02
+"""Of a row whose root mean square is 1. int8 on the CPU moved the log-odds of heads on SmolLM2-135M as noise of 0.012 (layer 1)
+to 0.028 (layer 19) does."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +52,14 @@ class Problem:
     def fit(self, target: NDArray[np.float32], ridge: float, start: Linear | None = None) -> Linear:
         """target: float32 [n], how likely each candidate is a yes. start: where to begin."""
         x, n = self._x, len(self._x)
+        penalty = ridge + ROUNDING**2 / 4 * self._scale.astype(np.float64) ** 2
 
         def value(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             weight, bias = at[:-1], at[-1]
             z = x @ weight.astype(np.float32) + np.float32(bias)
             residual = (expit(z) - target).astype(np.float32)
-            loss = float(np.mean(np.logaddexp(0, z) - target * z, dtype=np.float64)) + ridge / 2 * float(weight @ weight)
-            slope = (residual @ x).astype(np.float64) / n + ridge * weight
+            loss = float(np.mean(np.logaddexp(0, z) - target * z, dtype=np.float64)) + float(penalty @ weight**2) / 2
+            slope = (residual @ x).astype(np.float64) / n + penalty * weight
             return loss, np.r_[slope, residual.mean(dtype=np.float64)]
 
         share = float(np.clip(target.mean(), 1e-6, 1 - 1e-6))
