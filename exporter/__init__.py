@@ -3,7 +3,8 @@
 In: interactions, a tokenizer, a template, a model. Out: a catalog (`index`), a multi-exit checkpoint (`heads`, `train`), a bundle
 (`export`), engines (`compile`).
 
-    catalog    interactions -> splits, embeddings, neighbours, tables
+    catalog    interactions -> splits, tables
+    retriever  likes, or embeddings from elsewhere -> similar users, fold-in
     prompt     a template -> token ids
     model      a decoder -> a multi-exit model
     heads      a model with one answer -> one with early exits, its weights untouched

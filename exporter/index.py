@@ -17,21 +17,22 @@ from rexit.bundle.files import SCHEMA, FileEntry
 from rexit.bundle.vectors import VectorIds, required
 from rexit.bundle.writer import new_folder
 from rexit.errors import InputError
-from rexit.exporter.catalog import encoded, external, tables
+from rexit.exporter.catalog import encoded, tables
 from rexit.exporter.catalog.data import Data, read_data
 from rexit.exporter.catalog.folder import check_place, seal, write
-from rexit.exporter.catalog.lists import Lists
-from rexit.exporter.catalog.neighbours import similar_users
 from rexit.exporter.options import ExternalOptions, IndexOptions
 from rexit.exporter.prompt.language import Compiled, Language, compile_template
 from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.pieces import fingerprint
 from rexit.exporter.prompt.template import read_template
+from rexit.exporter.retriever import external
+from rexit.exporter.retriever.lists import Lists
+from rexit.exporter.retriever.neighbours import similar_users
 from rexit.exporter.source_columns import check_columns
 from rexit.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from rexit.exporter.catalog.lightgcn import Likes, Retriever
+    from rexit.exporter.retriever.lightgcn import Likes, Retriever
 
 SNAPSHOTS = "snapshots.safetensors"
 
@@ -88,7 +89,7 @@ def build_catalog(
     if (ids := VectorIds.of(info, str(template))) and ids.too_many:
         raise InputError(f"{template}: {ids.too_many}")
     # From here on torch is needed, which takes seconds to import.
-    from rexit.exporter.catalog import lightgcn
+    from rexit.exporter.retriever import lightgcn
 
     likes = _likes(data)
     if embeddings is None:
@@ -118,7 +119,7 @@ def build_catalog(
 
 
 def _likes(data: Data) -> Likes:
-    from rexit.exporter.catalog.lightgcn import Likes
+    from rexit.exporter.retriever.lightgcn import Likes
 
     train, validation, _ = SPLITS
     liked = data.edges(train)
@@ -133,7 +134,7 @@ def _likes(data: Data) -> Likes:
 
 
 def _snapshots(data: Data, likes: Likes, epochs: int, options: IndexOptions, progress: Progress) -> tables.Tensors:
-    from rexit.exporter.catalog.snapshots import train_snapshots
+    from rexit.exporter.retriever.snapshots import train_snapshots
 
     train = data.interactions.filter(pl.col("split") == SPLITS[0])
     return train_snapshots(train, likes, options.snapshots, epochs, options.lightgcn, progress)

@@ -232,7 +232,7 @@ class LightGCNOptions:
 
 @dataclass(frozen=True)
 class ExternalOptions:
-    """Embeddings from elsewhere, in the place of LightGCN's: see `rexit.exporter.catalog.external`.
+    """Embeddings from elsewhere, in the place of LightGCN's: see `rexit.exporter.retriever.external`.
 
     items, users: files. as_of: the moment up to which they know what happened, as people write times; None: not known.
     similarity: of users, one of SIMILARITIES. fold_in: the rule for users known by what they like, one of FOLD_INS.
@@ -263,7 +263,7 @@ class IndexOptions:
     order: what orders interactions: `time` (the column), `file` or `random`.
     split: `user:A,B`, `time:A,B` or `leave-last:V,T`, see `rexit.exporter.catalog.splits`; None: `user:0.8,0.9`, or the column
         `columns.split`.
-    snapshots: parts of each user's training interactions, see `rexit.exporter.catalog.snapshots`.
+    snapshots: parts of each user's training interactions, see `rexit.exporter.retriever.snapshots`.
     neighbours: similar users of a user.
     seed: of a random order and of sampled negatives; LightGCN has its own.
     """

@@ -5,7 +5,7 @@
    them. New ids take their places in the order of ids.
 3. New texts become pieces behind the old ones, cut to the longest text of their column, so that the limits stay.
 4. Splits: see `rexit.exporter.catalog.additions`.
-5. New users and items are placed among the known ones by `rexit.exporter.catalog.fold_in`; nothing is trained.
+5. New users and items are placed among the known ones by `rexit.exporter.retriever.fold_in`; nothing is trained.
 6. Similar users are what a request would find. Only rows that can have changed are searched again. Lists of users keep their
    centres; a new user joins the nearest list.
 """
@@ -24,17 +24,18 @@ from rexit.bundle.catalog import Catalog
 from rexit.bundle.vectors import VectorIds
 from rexit.bundle.writer import new_folder
 from rexit.errors import BundleError, InputError
-from rexit.exporter.catalog import encoded, fold_in, tables
+from rexit.exporter.catalog import encoded, tables
 from rexit.exporter.catalog.additions import Entities, MergedData, in_catalog_unit, merge, read_additions
 from rexit.exporter.catalog.folder import check_place, seal, write
 from rexit.exporter.catalog.interactions import read_interactions, without_repeats
-from rexit.exporter.catalog.lists import Lists
-from rexit.exporter.catalog.neighbours import nonzero_rows, updated_similar_users
 from rexit.exporter.options import Columns, IndexOptions
 from rexit.exporter.prompt.language import Language
 from rexit.exporter.prompt.lengths import prompt_lengths
 from rexit.exporter.prompt.more_pieces import MorePieces
 from rexit.exporter.prompt.template import read_template
+from rexit.exporter.retriever import fold_in
+from rexit.exporter.retriever.lists import Lists
+from rexit.exporter.retriever.neighbours import nonzero_rows, updated_similar_users
 from rexit.exporter.source_columns import check_columns
 from rexit.progress import Progress, silent
 

@@ -12,9 +12,9 @@ from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import ITEM_IDS, ITEMS, NEIGHBOURS, USER_IDS, CatalogContents, in_lists, make_catalog
 from rexit import runtime
 from rexit.bundle import Catalog
-from rexit.exporter.catalog.lists import Lists
-from rexit.exporter.catalog.neighbours import similar_users
 from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.exporter.retriever.lists import Lists
+from rexit.exporter.retriever.neighbours import similar_users
 
 
 def nothing_known_of_some() -> CatalogContents:

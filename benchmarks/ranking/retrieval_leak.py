@@ -46,8 +46,8 @@ from torch_geometric.nn import LightGCN
 
 from rexit.bundle import Catalog, Split
 from rexit.bundle.catalog import SPLITS
-from rexit.exporter.catalog import lightgcn
 from rexit.exporter.options import LightGCNOptions
+from rexit.exporter.retriever import lightgcn
 from rexit.ranking import auc
 from rexit.scripts import script
 

@@ -42,7 +42,7 @@ CLUSTER, QUERIES, NEAREST, BLOCK = 200, 200, 20, 1 << 18
 
 def write_copy(bundle: Path, place: Path, users: int, in_lists: bool) -> None:
     """`bundle` with other users."""
-    from rexit.exporter.catalog.lists import Lists  # of torch, which would be in the memory measured
+    from rexit.exporter.retriever.lists import Lists  # of torch, which would be in the memory measured
 
     shutil.copytree(bundle, place)
     catalog = place / "catalog"
@@ -95,7 +95,7 @@ def _around(middles: NDArray[Any], random: np.random.Generator) -> NDArray[np.fl
 
 def recall(place: Path) -> float:
     """Of searches in the lists of the bundle in `place`, by exact products."""
-    from rexit.exporter.catalog.lists import Lists
+    from rexit.exporter.retriever.lists import Lists
 
     catalog = Catalog.open(place / "catalog")
     table, lists, random = catalog.user_table, Lists.of(catalog), np.random.default_rng(2)

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch_geometric.nn import LightGCN
 
-from rexit.exporter.catalog import fold_in, lightgcn
-from rexit.exporter.catalog.recall import Recall
 from rexit.exporter.options import LightGCNOptions
+from rexit.exporter.retriever import fold_in, lightgcn
+from rexit.exporter.retriever.recall import Recall
 from rexit.scripts import script
 
 Frame = pl.DataFrame

@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from rexit.bundle import Catalog
-from rexit.exporter.catalog import neighbours
-from rexit.exporter.catalog.lists import Lists
-from rexit.exporter.catalog.neighbours import Neighbourhood
+from rexit.exporter.retriever import neighbours
+from rexit.exporter.retriever.lists import Lists
+from rexit.exporter.retriever.neighbours import Neighbourhood
 from rexit.scripts import script
 
 K = 20

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Catalog, Id
-from rexit.exporter.catalog.neighbours import folded_in, nonzero_rows, top
 from rexit.exporter.prompt.histories import Histories, Rows
 from rexit.exporter.prompt.program import Op, needs_target
 from rexit.exporter.prompt.retrieval import Graph, Snapshots
+from rexit.exporter.retriever.neighbours import folded_in, nonzero_rows, top
 
 Tokens = NDArray[np.int32]
 Entries = tuple[Rows, NDArray[np.bool_]]
@@ -58,8 +58,8 @@ class _Request:
 class PromptBuilder:
     """Assembles prompts from a catalog. Reads the tables once; threads may share it.
 
-    Prompts of the train split retrieve with snapshots (`rexit.exporter.catalog.snapshots`) and need `as_of`. All others retrieve
-    with the catalog's own graph, as the runtime does.
+    Prompts of the train split retrieve with snapshots (`rexit.exporter.retriever.snapshots`) and need `as_of`. All others
+    retrieve with the catalog's own graph, as the runtime does.
     """
 
     @classmethod

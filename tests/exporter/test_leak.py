@@ -26,11 +26,11 @@ from tokenizers import Tokenizer
 from builders.data import ratings
 from rexit.bundle import Catalog
 from rexit.exporter import index as index_module
-from rexit.exporter.catalog.neighbours import folded_in
 from rexit.exporter.model.projectors import Projectors
 from rexit.exporter.model.vectors import Sources
 from rexit.exporter.options import ExternalOptions, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
+from rexit.exporter.retriever.neighbours import folded_in
 from rexit.slates import cut
 from running.fast import fast
 

@@ -15,14 +15,14 @@ from builders.data import ratings
 from rexit import slates
 from rexit.bundle import Catalog
 from rexit.cli import main
-from rexit.exporter.catalog import lists
-from rexit.exporter.catalog.lists import Lists
-from rexit.exporter.catalog.neighbours import similar_users
 from rexit.exporter.graph import activations
 from rexit.exporter.index import build_catalog
 from rexit.exporter.options import Columns, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.prompt.pieces import load_tokenizer
+from rexit.exporter.retriever import lists
+from rexit.exporter.retriever.lists import Lists
+from rexit.exporter.retriever.neighbours import similar_users
 from running.indexing import Outcome, Run
 
 OPTIONS = IndexOptions(neighbours=5, lightgcn=LightGCNOptions(dim=8, epochs=5))

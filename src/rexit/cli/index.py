@@ -174,8 +174,8 @@ def index(
         return
     if items is None:
         raise InputError("--items is missing: a catalog needs one row per item; only with --update is it optional")
-    from rexit.exporter.catalog.external import risk
     from rexit.exporter.index import build_catalog
+    from rexit.exporter.retriever.external import risk
 
     if item_embeddings is None and user_embeddings is not None:
         raise InputError("--user-embeddings is given without --item-embeddings: candidates need embeddings, too")

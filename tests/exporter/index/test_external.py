@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 
 from builders.data import ratings
 from rexit.bundle import Catalog
-from rexit.exporter.catalog.neighbours import folded_in
 from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.exporter.retriever.neighbours import folded_in
 from running.indexing import Run, assert_refused
 
 DIM = 8

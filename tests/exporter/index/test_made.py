@@ -11,9 +11,9 @@ import pytest
 
 from builders.data import ratings
 from rexit.bundle import Catalog
-from rexit.exporter.catalog import lists
-from rexit.exporter.catalog.lists import Lists
-from rexit.exporter.catalog.neighbours import similar_users
+from rexit.exporter.retriever import lists
+from rexit.exporter.retriever.lists import Lists
+from rexit.exporter.retriever.neighbours import similar_users
 from running.indexing import Run, edit
 
 

@@ -16,10 +16,10 @@ from tokenizers import Tokenizer
 from builders.data import ratings
 from rexit.bundle import Catalog
 from rexit.errors import InputError
-from rexit.exporter.catalog.lightgcn import EVALUATE_EVERY
 from rexit.exporter.index import build_catalog
 from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder, dropped
+from rexit.exporter.retriever.lightgcn import EVALUATE_EVERY
 
 # A list of four drops two at a time.
 SHOWN_FROM = [0, 0, 0, 0, 0, *(first for first in range(2, 40, 2) for _ in range(2))]

@@ -12,9 +12,9 @@ from builders.data import ratings
 from rexit.bundle import Catalog
 from rexit.errors import InputError
 from rexit.exporter import index as index_module
-from rexit.exporter.catalog import lightgcn
 from rexit.exporter.options import IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
+from rexit.exporter.retriever import lightgcn
 from rexit.slates import cut
 
 TEMPLATE = """

@@ -10,11 +10,11 @@ from torch_geometric.nn import LightGCN
 
 from builders.data import ratings
 from rexit.errors import InputError
-from rexit.exporter.catalog import lightgcn, propagation
-from rexit.exporter.catalog.lightgcn import Edges, Likes
-from rexit.exporter.catalog.propagation import Graph
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.options import IndexOptions, LightGCNOptions
+from rexit.exporter.retriever import lightgcn, propagation
+from rexit.exporter.retriever.lightgcn import Edges, Likes
+from rexit.exporter.retriever.propagation import Graph
 
 SMALL = LightGCNOptions(dim=16, layers=2, epochs=40)
 NOTHING: Edges = (np.empty(0, np.int64), np.empty(0, np.int64))

@@ -38,7 +38,7 @@ from rexit.exporter.catalog.source_tables import read_table
 from rexit.exporter.options import ExternalOptions
 
 if TYPE_CHECKING:
-    from rexit.exporter.catalog.lightgcn import Likes, Retriever
+    from rexit.exporter.retriever.lightgcn import Likes, Retriever
 
 RIDGE = 1e-3
 
@@ -174,7 +174,7 @@ def retriever(items: Matrix, users: Matrix | None, likes: Likes, options: Extern
     Raises:
         InputError: `least-squares` without users' embeddings, or without a user who has one and likes an item that has one.
     """
-    from rexit.exporter.catalog.lightgcn import Retriever, recalls
+    from rexit.exporter.retriever.lightgcn import Retriever, recalls
 
     user, item = likes.graph
     liked = csr_array((np.ones(len(user), np.float32), (user, item)), shape=(likes.users, likes.items))

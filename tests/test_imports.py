@@ -145,7 +145,7 @@ def test_no_folders_import_each_other() -> None:
 
 
 def test_scripts_import_those_beside_them_or_an_example() -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[1]
     scripts = [path for top in ("benchmarks", "examples") for path in (root / top).rglob("*.py")]
     known = {path.stem for path in scripts}
     for path in scripts:

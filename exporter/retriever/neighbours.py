@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.exporter.catalog.lists import Inverted, Lists
-from rexit.exporter.catalog.nearest import Flat, exact, ranked
+from rexit.exporter.retriever.lists import Inverted, Lists
+from rexit.exporter.retriever.nearest import Flat, exact, ranked
 from rexit.progress import Progress, silent
 
 CHUNK = 128  # users per search

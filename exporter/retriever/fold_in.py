@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.exporter.catalog.neighbours import nonzero_rows
+from rexit.exporter.retriever.neighbours import nonzero_rows
 
 Half = NDArray[np.float16]
 Rows = NDArray[np.int64]

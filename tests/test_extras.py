@@ -15,7 +15,7 @@ from rexit import __version__
 from rexit.cli.common import extras
 from running.missing_packages import run_without
 
-PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 
 def modules_of(extra: str) -> set[str]:

@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rexit.exporter.catalog import lightgcn
-from rexit.exporter.catalog.snapshots import NEVER, begins, parts, train_snapshots
 from rexit.exporter.options import LightGCNOptions
+from rexit.exporter.retriever import lightgcn
+from rexit.exporter.retriever.snapshots import NEVER, begins, parts, train_snapshots
 
 OPTIONS = LightGCNOptions(dim=4, layers=2, epochs=3)
 

@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 
-from rexit.exporter.catalog.propagation import Graph
-from rexit.exporter.catalog.spectral import SIZE, leading
+from rexit.exporter.retriever.propagation import Graph
+from rexit.exporter.retriever.spectral import SIZE, leading
 
 USERS, ITEMS = 50, 30
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rexit.exporter.catalog.neighbours import Neighbourhood, folded_in, similar_users, top, updated_similar_users
+from rexit.exporter.retriever.neighbours import Neighbourhood, folded_in, similar_users, top, updated_similar_users
 
 
 def test_ties_go_to_the_lower_index_and_minus_infinity_is_never_taken() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rexit.exporter.catalog.fold_in import Space, placed
-from rexit.exporter.catalog.neighbours import folded_in
+from rexit.exporter.retriever.fold_in import Space, placed
+from rexit.exporter.retriever.neighbours import folded_in
 
 USERS, ITEMS, DIM = 6, 8, 4
 NEW_ITEM, UNLIKED_ITEM = 6, 7

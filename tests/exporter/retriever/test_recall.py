@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from rexit.exporter.catalog import recall
-from rexit.exporter.catalog.recall import Recall
+from rexit.exporter.retriever import recall
+from rexit.exporter.retriever.recall import Recall
 
 
 def edges(*pairs: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

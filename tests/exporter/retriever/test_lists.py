@@ -13,10 +13,10 @@ from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.catalog import CatalogContents, in_lists, make_catalog
 from rexit.bundle import Catalog
 from rexit.errors import BundleError
-from rexit.exporter.catalog import lists
-from rexit.exporter.catalog.lists import Lists
-from rexit.exporter.catalog.neighbours import Neighbourhood, updated_similar_users
-from rexit.exporter.catalog.neighbours import similar_users as similar
+from rexit.exporter.retriever import lists
+from rexit.exporter.retriever.lists import Lists
+from rexit.exporter.retriever.neighbours import Neighbourhood, updated_similar_users
+from rexit.exporter.retriever.neighbours import similar_users as similar
 
 Half = NDArray[np.float16]
 

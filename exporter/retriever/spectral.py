@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rexit.exporter.catalog.propagation import Graph, product
+from rexit.exporter.retriever.propagation import Graph, product
 
 ROUNDS = 3  # passes there and back; more are more exact and recommended no better
 MORE = 16  # extra columns, which speed up convergence

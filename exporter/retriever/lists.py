@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Catalog
-from rexit.exporter.catalog.nearest import SPARE, Flat, Pairs, completed, exact, margin, ranked
 from rexit.exporter.catalog.tables import Tensors, offsets
+from rexit.exporter.retriever.nearest import SPARE, Flat, Pairs, completed, exact, margin, ranked
 
 EXACT = 100_000
 """Up to this many users with an embedding are all scanned: a millisecond or two, on a device too."""

@@ -21,8 +21,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rexit.exporter.catalog import lightgcn
 from rexit.exporter.options import LightGCNOptions
+from rexit.exporter.retriever import lightgcn
 from rexit.progress import Progress, silent
 
 NEVER = np.iinfo(np.int64).max
