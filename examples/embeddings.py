@@ -23,7 +23,7 @@ from scipy.sparse.linalg import svds
 from torch_geometric.nn import LightGCN
 
 from rexit.errors import InputError
-from rexit.exporter.catalog.interactions import counted, read_interactions, unit_of_times
+from rexit.exporter.catalog.interactions import in_unit, read_interactions, unit_of_times
 from rexit.exporter.options import Columns, IndexOptions
 from rexit.scripts import script
 from rexit.times import Timeline
@@ -71,18 +71,18 @@ def main() -> None:
     args = parser.parse_args()
     frame = read_interactions(args.interactions, IndexOptions(columns=Columns(), positive_at=args.positive_at))
     unit = unit_of_times(frame["time"])
-    times = counted(frame["time"], unit, args.interactions)
+    times = in_unit(frame["time"], unit, args.interactions)
     timeline = Timeline("time", unit, int(times.to_numpy().min()), int(times.to_numpy().max()))
     likes = frame.filter(pl.col("liked") & (times < timeline.parse(args.before, "--before")))
     if likes.is_empty():
         raise InputError(f"{args.interactions}: no like before {args.before}, nothing to learn from")
     users, items = likes["user"].unique().sort(), likes["item"].unique().sort()
-    rows = [column.replace_strict(ids, np.arange(len(ids)), return_dtype=pl.Int64).to_numpy() for column, ids in
-            ((likes["user"], users), (likes["item"], items))]  # fmt: skip
+    user = likes["user"].replace_strict(users, np.arange(len(users)), return_dtype=pl.Int64).to_numpy()
+    item = likes["item"].replace_strict(items, np.arange(len(items)), return_dtype=pl.Int64).to_numpy()
     if args.method == "lightgcn":
-        tables = lightgcn(len(users), len(items), *rows, args.dim, args.epochs)
+        tables = lightgcn(len(users), len(items), user, item, args.dim, args.epochs)
     else:
-        tables = factorization(len(users), len(items), *rows, args.dim)
+        tables = factorization(len(users), len(items), user, item, args.dim)
     args.out.mkdir(parents=True, exist_ok=True)
     for name, ids, table in (("user", users, tables[0]), ("item", items, tables[1])):
         path = args.out / f"{name}s.parquet"
