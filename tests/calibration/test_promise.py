@@ -57,6 +57,7 @@ def test_promises_are_kept() -> None:
     assert broken <= 0.05 * CALIBRATIONS + 3, "more than one in twenty, and two of its standard deviations"
 
 
+@pytest.mark.slow
 def test_a_certificate_that_takes_twice_the_limit_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above can fail."""
     monkeypatch.setattr(certify, "p_value", lambda losses, bounds, limit, level: 0.0 if losses.mean() < 2 * limit else 1.0)

@@ -66,8 +66,8 @@ def test_exports_a_bundle_as_its_options_say(tmp_path: Path) -> None:
     ("words", "code", "text"),
     [
         (("nowhere", "--catalog", "nothing", "--out", "bundle"), 4, "rexit: error: nothing: no such catalog folder"),
-        (("--golden", "many"), 2, "Try 'optimum-cli export rexit -h' for help."),
-        ((), 2, "Usage: optimum-cli export rexit [OPTIONS]"),
+        pytest.param(("--golden", "many"), 2, "Try 'optimum-cli export rexit -h' for help.", marks=pytest.mark.slow),
+        pytest.param((), 2, "Usage: optimum-cli export rexit [OPTIONS]", marks=pytest.mark.slow),
     ],
     ids=["catalog", "option", "nothing"],
 )

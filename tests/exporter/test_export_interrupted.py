@@ -125,7 +125,8 @@ def test_a_killed_export_is_cleaned_up_by_the_next(
     assert names(bundle.parent) == ["bundle"]
 
 
-@pytest.mark.parametrize("there", fast([False, True], False), ids=["new", "there already"])
+@pytest.mark.slow
+@pytest.mark.parametrize("there", [False, True], ids=["new", "there already"])
 def test_two_exports_into_one_bundle(
     start: Start,
     checkpoint_folder: Path,
