@@ -24,7 +24,7 @@ $(DEMO)/catalog/catalog.json: $(DEMO)/tokenizer/tokenizer.json $(MOVIELENS)/prom
 
 $(DEMO)/checkpoint/exits.json: $(DEMO)/catalog/catalog.json $$(call imports,$(MOVIELENS)/train.py)
 # Steps of seven slates: with films as vectors they have a third of the tokens that they have in words.
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python $(MOVIELENS)/train.py --catalog $(DEMO)/catalog --out $(DEMO)/checkpoint --epochs $(EPOCHS) --batch-tokens 800
+	GOMP_SPINCOUNT=20000 $(BIN)/python $(MOVIELENS)/train.py --catalog $(DEMO)/catalog --out $(DEMO)/checkpoint --epochs $(EPOCHS) --batch-tokens 800
 
 $(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json \
     src/rexit/cli/export.py src/rexit/cli/compile.py $$(call imports,exporter/export.py exporter/compile.py)
