@@ -91,8 +91,8 @@ def export_as(name: str, words: Sequence[str]) -> NoReturn:
 
 
 def _run(command: Callable[[], object]) -> NoReturn:
-    # OpenMP's threads spin for tens of microseconds before they sleep. By default they spin for longer than a busy machine takes
-    # to give them a core; without spinning, a small model's training takes half as long again on idle cores.
+    # How long OpenMP's threads spin before they sleep. With the default, training a small model takes half as long again on busy
+    # cores; without spinning it does so on idle ones.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         with interruptible():
