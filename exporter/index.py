@@ -53,8 +53,8 @@ def build_catalog(
     1. Check options, place, template, every column and the tokenizer, before torch is imported.
     2. Assign interactions to splits, users and items to rows.
     3. Compile the template to a program, and its texts and the data's to pieces.
-    4. Train the retriever on the training likes, and again on each earlier part of them, for training prompts. Find similar
-       users as prompts find them.
+    4. Train the retriever on the training likes, and again on each earlier part of them, for training prompts; or take
+       embeddings from elsewhere. Find similar users as prompts find them.
     5. Write tables, splits and catalog.json.
 
     Args:
@@ -95,11 +95,17 @@ def build_catalog(
     if embeddings is None:
         retriever = lightgcn.train(likes, options.lightgcn, progress)
         snapshots = _snapshots(data, likes, retriever.epochs, options, progress)
-        info |= _training(likes, retriever, options)
+        info["lightgcn"] = {"likes": len(likes.graph[0]), **asdict(options.lightgcn), "snapshots": options.snapshots}
     else:
         retriever = external.retriever(embeddings.items, embeddings.users, likes, embeddings.options)
         snapshots = external.training_table(retriever, embeddings.begin)
-        info |= _external_info(data, retriever, embeddings)
+        info["embedding"] = _external_info(data, retriever, embeddings)
+    info["retrieval"] = {
+        "recall@20": retriever.recall,
+        "popularity_recall@20": retriever.popularity_recall,
+        "split": SPLITS[1],
+        **({"epochs": retriever.epochs} if embeddings is None else {}),
+    }
     progress("lists of users", 0, 1)
     lists = Lists.needed(retriever.users.astype(np.float16))
     progress("lists of users", 1, 1)
@@ -172,27 +178,20 @@ def _read_embeddings(data: Data, options: IndexOptions, interactions: Path, item
 
 
 def _external_info(data: Data, retriever: Retriever, embeddings: _Embeddings) -> dict[str, Any]:
-    """`embedding` and `retrieval` of catalog.json. `known_answers`: interactions to predict that are earlier than
+    """`embedding` of catalog.json. `known_answers`: interactions to predict that are earlier than
     --embeddings-as-of."""
     known = data.interactions.filter((pl.col("split") != SPLITS[0]) & (pl.col("time") < embeddings.begin))
     as_of = {} if embeddings.options.as_of is None else {"as_of": embeddings.begin, "known_answers": len(known)}
     return {
-        "embedding": {
-            "dim": retriever.items.shape[1],
-            "similarity": embeddings.options.similarity,
-            "fold_in": embeddings.options.fold_in,
-            "users": "folded in" if embeddings.users is None else "given",
-            "without_embedding": {
-                "users": int((~retriever.users.any(1)).sum()),
-                "items": int((~retriever.items.any(1)).sum()),
-            },
-            **as_of,
+        "dim": retriever.items.shape[1],
+        "similarity": embeddings.options.similarity,
+        "fold_in": embeddings.options.fold_in,
+        "users": "folded in" if embeddings.users is None else "given",
+        "without_embedding": {
+            "users": int((~retriever.users.any(1)).sum()),
+            "items": int((~retriever.items.any(1)).sum()),
         },
-        "retrieval": {
-            "recall@20": retriever.recall,
-            "popularity_recall@20": retriever.popularity_recall,
-            "split": "validation",
-        },
+        **as_of,
     }
 
 
@@ -260,16 +259,4 @@ def _info(data: Data, language: Language, compiled: Compiled, options: IndexOpti
         "labels": language.labels,
         "embedding": {"dim": options.lightgcn.dim, "layers": options.lightgcn.layers},
         "prompt": compiled.prompt,
-    }
-
-
-def _training(likes: Likes, retriever: Retriever, options: IndexOptions) -> dict[str, Any]:
-    return {
-        "lightgcn": {"likes": len(likes.graph[0]), **asdict(options.lightgcn), "snapshots": options.snapshots},
-        "retrieval": {
-            "recall@20": retriever.recall,
-            "popularity_recall@20": retriever.popularity_recall,
-            "split": "validation",
-            "epochs": retriever.epochs,
-        },
     }

@@ -145,21 +145,22 @@ def aligned(embeddings: Embeddings, ids: pl.Series, what: str, source: Path) -> 
     Raises:
         InputError: an embedding's id is none of `ids`, which `source` has.
     """
-    own, known = unify_ids([embeddings.ids, ids])
-    if known.dtype != ids.dtype:
-        known = ids.cast(pl.String)
-        own = embeddings.ids.cast(pl.String)
-    places = pl.DataFrame({"id": own}).join(
-        pl.DataFrame({"id": known, "row": pl.int_range(len(known), eager=True)}), on="id", how="left", maintain_order="left"
-    )["row"]
-    if places.null_count():
-        unknown = own.filter(places.is_null())
+    places, unknown = _match(embeddings.ids, ids)
+    if len(unknown):
         raise InputError(
-            f"{embeddings.path}: {what} {unknown[0]!r} is not in {source} ({len(unknown)} of {len(own)} {what}s are not)"
+            f"{embeddings.path}: {what} {unknown[0]!r} is not in {source} ({len(unknown)} of {len(places)} {what}s are not)"
         )
     rows = np.zeros((len(ids), embeddings.rows.shape[1]), np.float32)
     rows[places.to_numpy()] = embeddings.rows
     return rows
+
+
+def _match(values: pl.Series, ids: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """Returns the row of each value among a catalog's ids, null where there is none, and the values without a row."""
+    values, ids = unify_ids([values, ids])
+    table = pl.DataFrame({"id": ids, "row": pl.int_range(len(ids), eager=True)})
+    rows = pl.DataFrame({"id": values}).join(table, on="id", how="left", maintain_order="left")["row"]
+    return rows, values.filter(rows.is_null())
 
 
 def retriever(items: Matrix, users: Matrix | None, likes: Likes, options: ExternalOptions) -> Retriever:
@@ -238,13 +239,8 @@ def read_neighbours(path: Path, users: pl.Series, k: int, user_column: str) -> N
         raise InputError(f"{path}: column 'rank' has no number in row {int(rank.is_null().to_numpy().argmax()) + 1}")
     rows = []
     for name in columns[:2]:
-        own, known = unify_ids([frame[name], users])
-        if known.dtype != users.dtype:
-            own, known = frame[name].cast(pl.String), users.cast(pl.String)
-        table = pl.DataFrame({"id": known, "row": pl.int_range(len(known), eager=True)})
-        matches = pl.DataFrame({"id": own}).join(table, on="id", how="left", maintain_order="left")["row"]
-        if matches.null_count():
-            unknown = own.filter(matches.is_null())
+        matches, unknown = _match(frame[name], users)
+        if len(unknown):
             raise InputError(f"{path}: user {unknown[0]!r} in column {name!r} is not in the catalog ({len(unknown)} rows)")
         rows.append(matches)
     pairs = pl.DataFrame({"user": rows[0], "neighbour": rows[1], "rank": rank})
