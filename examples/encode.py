@@ -54,7 +54,7 @@ class MeanOfLastHidden:
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str], progress: bool = False) -> NDArray[np.float32]:
         order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
-        found = np.empty((len(texts), self._model.config.hidden_size), np.float32)
+        vectors = np.empty((len(texts), self._model.config.hidden_size), np.float32)
         for begin in track(range(0, len(order), BATCH), "texts", disable=not progress):
             rows = order[begin : begin + BATCH]
             inputs = self._tokenizer(
@@ -62,8 +62,8 @@ class MeanOfLastHidden:
             )
             hidden = self._model(**inputs, use_cache=False).last_hidden_state.float()
             mask = inputs["attention_mask"][:, :, None]
-            found[rows] = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
-        return found
+            vectors[rows] = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
+        return vectors
 
 
 def texts_of(frame: pl.DataFrame, columns: Sequence[str], path: Path) -> pl.Series:

@@ -66,9 +66,9 @@ class Problem:
         begin = np.r_[np.zeros(x.shape[1]), np.log(share / (1 - share))]
         if start is not None:
             begin = np.r_[start.weight, start.bias + float(self._mean @ (self._scale * start.weight))].astype(np.float64)
-        found = minimize(value, begin, jac=True, method="L-BFGS-B", options={"maxiter": MOST_STEPS, "ftol": 1e-8, "gtol": 1e-6})
-        weight = found.x[:-1].astype(np.float32)
-        return Linear(self._scale, weight, float(found.x[-1] - self._mean.astype(np.float64) @ (self._scale * weight)))
+        optimum = minimize(value, begin, jac=True, method="L-BFGS-B", options={"maxiter": MOST_STEPS, "ftol": 1e-8, "gtol": 1e-6})
+        weight = optimum.x[:-1].astype(np.float32)
+        return Linear(self._scale, weight, float(optimum.x[-1] - self._mean.astype(np.float64) @ (self._scale * weight)))
 
 
 def log_loss(z: NDArray[np.floating], liked: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -160,21 +160,21 @@ def fit_layers(
     names = _usable_targets(targets, keep_last, own, usable)
     wishes = {name: _target(name, train, validation, answer, parts) for name in names}
     layers = len(file.hidden)
-    found: list[tuple[Linear, float, str, NDArray[np.float32]]] = []
+    fits: list[tuple[Linear, float, str, NDArray[np.float32]]] = []
     for k in range(layers):
         progress("heads", k, layers)
-        found.append(_fit_layer(file.hidden[k], train, validation, wishes, parts))
+        fits.append(_fit_layer(file.hidden[k], train, validation, wishes, parts))
     progress("heads", layers, layers)
 
     own_losses = parts.losses(answer[validation.rows]) if own else None
     kept = bool(keep_last)
     if keep_last is None and usable:
         assert own_losses is not None
-        kept = _interval(own_losses - parts.losses(found[-1][3]))[1] <= 0
-    deepest = answer[validation.rows] if kept else found[-1][3]
+        kept = _interval(own_losses - parts.losses(fits[-1][3]))[1] <= 0
+    deepest = answer[validation.rows] if kept else fits[-1][3]
     heads = [
         LayerHead(k, head, ridge, target, parts.losses(z), parts.figures(z, deepest))
-        for k, (head, ridge, target, z) in enumerate(found, 1)
+        for k, (head, ridge, target, z) in enumerate(fits, 1)
     ]
     last = None
     if own_losses is not None:

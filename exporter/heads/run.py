@@ -167,18 +167,18 @@ def exit_heads(base: Checkpoint, own: ExitHeads | None, layers: Layers, exits: l
     heads = ExitHeads.like(base.decoder, len(exits))
     with torch.no_grad():
         for k, depth in enumerate(exits):
-            found = layers.at(depth)
-            if found.head is None:
+            layer = layers.at(depth)
+            if layer.head is None:
                 assert own is not None
                 heads.norms[k], heads.projections[k] = own.norms[0], own.projections[0]
                 continue
             norm, projection = heads.norms[k], heads.projections[k]
             assert isinstance(projection, nn.Linear)
             for name, parameter in norm.named_parameters():
-                parameter.copy_(torch.from_numpy(found.head.scale) if name == "weight" else torch.zeros_like(parameter))
-            weight = torch.from_numpy(found.head.weight)
+                parameter.copy_(torch.from_numpy(layer.head.scale) if name == "weight" else torch.zeros_like(parameter))
+            weight = torch.from_numpy(layer.head.weight)
             projection.weight.copy_(torch.stack([-weight, weight]) / 2)
-            projection.bias.copy_(torch.tensor([-found.head.bias, found.head.bias]) / 2)
+            projection.bias.copy_(torch.tensor([-layer.head.bias, layer.head.bias]) / 2)
     return heads.cpu()
 
 

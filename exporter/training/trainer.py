@@ -57,20 +57,20 @@ class MultiExitTrainer(Trainer):
 class Progress(TrainerCallback):
     """Says loss, speed and the end that is to be expected; stops when time is over."""
 
-    def __init__(self, made: Collator, minutes: float, say: Callable[[str], None]) -> None:
-        self._made, self._minutes, self._start, self._say = made, minutes, time.monotonic(), say
+    def __init__(self, collator: Collator, minutes: float, say: Callable[[str], None]) -> None:
+        self._collator, self._minutes, self._start, self._say = collator, minutes, time.monotonic(), say
         self._begun = 0
         self._mark = (0.0, 0)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._begun, self._mark = state.global_step, (time.monotonic(), self._made.tokens)
+        self._begun, self._mark = state.global_step, (time.monotonic(), self._collator.tokens)
         self._first = self._mark[0]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if "loss" not in (logs or {}) or not state.is_world_process_zero:
             return
         assert logs is not None
-        now, tokens = time.monotonic(), self._made.tokens
+        now, tokens = time.monotonic(), self._collator.tokens
         speed = (tokens - self._mark[1]) * args.world_size / (now - self._mark[0])
         self._mark = (now, tokens)
         left = (now - self._first) / (state.global_step - self._begun) * (state.max_steps - state.global_step)
