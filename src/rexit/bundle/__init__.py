@@ -7,6 +7,7 @@ from rexit.bundle.files import FileEntry, check_writable, digest, write_file, wr
 from rexit.bundle.golden import Golden, GoldenSlate
 from rexit.bundle.manifest import Bundle, Manifest, Model, Segment, Variant
 from rexit.bundle.policy import ExitPolicy, Policy
+from rexit.bundle.reranker import RerankerPrompt
 from rexit.bundle.slate_rules import TopK, slate_stops
 from rexit.bundle.vectors import VectorIds, Vectors
 from rexit.bundle.writer import locked_file, new_folder, sole_writer
@@ -27,6 +28,7 @@ __all__ = [
     "Model",
     "OptimizationProfile",
     "Policy",
+    "RerankerPrompt",
     "Segment",
     "Split",
     "TopK",

@@ -15,6 +15,7 @@ from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.bundle.golden import Golden
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.policy import Policy
+from rexit.bundle.reranker import RerankerPrompt
 from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.bundle.vectors import REQUIRED as VECTORS
 from rexit.bundle.vectors import Vectors
@@ -185,6 +186,7 @@ class Manifest:
         files: Sizes and digests of the files outside the variants' own lists.
         catalog: Folder of the active catalog.
         exported_sha256: Digest of the catalog that the variants were exported with; None: it is still active.
+        reranker: What the model reads around a query and a document; None: it is no reranker.
     """
 
     model: Model
@@ -193,6 +195,7 @@ class Manifest:
     files: Mapping[str, FileEntry]
     catalog: str = "catalog"
     exported_sha256: str | None = None
+    reranker: RerankerPrompt | None = None
 
     @property
     def catalog_sha256(self) -> str:
@@ -221,13 +224,15 @@ class Manifest:
         value = read_json(path, {VECTORS, REFRESHED})
         try:
             catalog = value.get("catalog")
-            active = () if catalog is None else (_plain_name(catalog["folder"]), str(catalog["exported_sha256"]))
+            active = ("catalog", None) if catalog is None else (_plain_name(catalog["folder"]), str(catalog["exported_sha256"]))
+            reranker = value.get("reranker")
             return cls(
                 Model(**{k: value["model"][k] for k in Model.__annotations__}),
                 tuple(int(e) for e in value["exits"]),
                 tuple(str(v) for v in value["variants"]),
                 read_entries(value["files"], path),
                 *active,
+                None if reranker is None else RerankerPrompt.parse(reranker, "reranker"),
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise BundleError(f"{path}: not a bundle's manifest: {reason(exc)}") from exc
@@ -246,6 +251,7 @@ class Manifest:
                 "exits": list(self.exits),
                 "variants": list(self.variants),
                 **catalog,
+                **({} if self.reranker is None else {"reranker": self.reranker.to_json()}),
                 "files": {name: entry.to_json() for name, entry in sorted(self.files.items())},
             },
         )
