@@ -23,17 +23,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 from scipy.sparse import csr_array
 
 from rexit.bundle.vectors import WIDEST
 from rexit.errors import InputError
-from rexit.exporter.catalog.entities import unify_ids
+from rexit.exporter.catalog.entities import check_rows, id_values, unify_ids
 from rexit.exporter.catalog.source_tables import read_table
 from rexit.exporter.options import ExternalOptions
 
@@ -71,6 +71,9 @@ def read_embeddings(path: Path, id_column: str) -> Embeddings:
         ids, rows = readers[path.suffix](path, id_column)
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    if ids.dtype == pl.Array:
+        raise InputError(f"{path}: ids of shape {[len(ids), *ids.dtype.shape]}, expected one dimension")
+    ids = id_values(ids, path)
     if rows.ndim != 2 or not 1 <= rows.shape[1] <= WIDEST:
         raise InputError(f"{path}: embeddings of shape {list(rows.shape)}, expected [n, D] with D from 1 to {WIDEST}")
     if rows.dtype not in (np.float16, np.float32, np.float64):
@@ -79,11 +82,10 @@ def read_embeddings(path: Path, id_column: str) -> Embeddings:
         raise InputError(f"{path}: {len(ids)} ids and {len(rows)} embeddings, expected as many")
     if not len(ids):
         raise InputError(f"{path}: no embedding, expected at least one")
-    if ids.null_count():
-        raise InputError(f"{path}: an id is missing")
     if len(double := ids.filter(ids.is_duplicated())):
         raise InputError(f"{path}: id {double[0]!r} stands {(ids == double[0]).sum()} times, expected once")
-    rows = rows.astype(np.float32)
+    with np.errstate(over="ignore"):
+        rows = rows.astype(np.float32)
     if not (finite := np.isfinite(rows).all(1)).all():
         raise InputError(f"{path}: the embedding of {ids[int(finite.argmin())]!r} has a number that is not finite")
     if not (nonzero := rows.any(1)).all():
@@ -102,7 +104,8 @@ def _parquet(path: Path, id_column: str) -> tuple[pl.Series, NDArray[Any]]:
     if isinstance(column.dtype, pl.Array):
         column = column.arr.to_list()
     ids, widths = frame[id_column], column.list.len().fill_null(0)
-    width = int(widths[0])
+    if not (width := int(widths[0])):
+        raise InputError(f"{path}: the embedding of {ids[0]!r} has no number: leave out what is not known")
     if (other := widths != width).any():
         row = int(other.to_numpy().argmax())
         raise InputError(f"{path}: the embedding of {ids[row]!r} has {widths[row]} numbers, that of {ids[0]!r} has {width}")
@@ -118,25 +121,34 @@ def _npy(path: Path, _: str) -> tuple[pl.Series, NDArray[Any]]:
     if beside[0].exists():
         return pl.Series("id", _array(beside[0])), rows
     if beside[1].exists():
-        return pl.Series("id", beside[1].read_text().splitlines(), pl.String), rows
+        return pl.Series("id", _lines(beside[1]), pl.String), rows
     raise InputError(f"{path}: its ids are missing, expected {beside[0].name} or {beside[1].name} beside it")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as exc:
+        raise InputError(f"{path}: not UTF-8 at byte {exc.start}") from exc
 
 
 def _array(path: Path) -> NDArray[Any]:
     try:
         return np.asarray(np.load(path, allow_pickle=False))
-    except (ValueError, EOFError) as exc:
-        raise InputError(f"{path}: not a NumPy array: {exc}") from exc
+    except (ValueError, EOFError, BadZipFile) as exc:
+        raise InputError(f"{path}: not a NumPy array: {str(exc).partition('. ')[0]}") from exc
 
 
 def _safetensors(path: Path, _: str) -> tuple[pl.Series, NDArray[Any]]:
     try:
-        tensors = load_file(path)
+        with safe_open(path, "np") as tensors:
+            if missing := {"ids", "embeddings"} - set(tensors.keys()):
+                raise InputError(f"{path}: no tensor {min(missing)!r}, the file has: {', '.join(sorted(tensors.keys()))}")
+            if (dtype := tensors.get_slice("embeddings").get_dtype()) not in ("F16", "F32", "F64"):
+                raise InputError(f"{path}: embeddings are {dtype}, expected F16, F32 or F64")
+            return pl.Series("id", tensors.get_tensor("ids")), tensors.get_tensor("embeddings")
     except SafetensorError as exc:
         raise InputError(f"{path}: not a safetensors file: {exc}") from exc
-    if missing := {"ids", "embeddings"} - tensors.keys():
-        raise InputError(f"{path}: no tensor {min(missing)!r}, the file has: {', '.join(sorted(tensors))}")
-    return pl.Series("id", tensors["ids"]), tensors["embeddings"]
 
 
 def aligned(embeddings: Embeddings, ids: pl.Series, what: str, source: Path) -> Matrix:
@@ -234,12 +246,14 @@ def read_neighbours(path: Path, users: pl.Series, k: int, user_column: str) -> N
     columns = (user_column, "neighbour", "rank")
     if missing := [name for name in columns if name not in frame.columns]:
         raise InputError(f"{path}: no column {', '.join(map(repr, missing))}, the file has: {', '.join(frame.columns)}")
-    rank = frame["rank"].cast(pl.Float64, strict=False)
-    if rank.null_count():
-        raise InputError(f"{path}: column 'rank' has no number in row {int(rank.is_null().to_numpy().argmax()) + 1}")
+    rank = frame["rank"]
+    if not (rank.dtype.is_numeric() or rank.dtype == pl.String):
+        raise InputError(f"{path}: column 'rank' holds {rank.dtype}, expected numbers")
+    rank = rank.cast(pl.Float64, strict=False)
+    check_rows(~rank.is_finite().fill_null(False), frame["rank"], path, "a number")
     rows = []
     for name in columns[:2]:
-        matches, unknown = _match(frame[name], users)
+        matches, unknown = _match(id_values(frame[name], path), users)
         if len(unknown):
             raise InputError(f"{path}: user {unknown[0]!r} in column {name!r} is not in the catalog ({len(unknown)} rows)")
         rows.append(matches)

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 
 from builders.data import ratings
 from rexit.bundle import Catalog
@@ -195,6 +197,37 @@ def _integers(place: Path) -> tuple[str, ...]:
     return ()
 
 
+def _lists(lists: list[list[float]]) -> Damage:
+    def damage(place: Path) -> tuple[str, ...]:
+        frame = pl.DataFrame({"item_id": [1, 2], "embedding": lists}, {"item_id": pl.Int64, "embedding": pl.List(pl.Float32)})
+        frame.write_parquet(place / "items.parquet")
+        return ()
+
+    return damage
+
+
+def _beside(name: str, content: object, table: np.ndarray = ITEM_ROWS) -> Damage:
+    """given.npy, with a file of ids beside it."""
+
+    def damage(place: Path) -> tuple[str, ...]:
+        np.save(place / "given.npy", table)
+        if isinstance(content, bytes):
+            (place / name).write_bytes(content)
+        else:
+            np.save(place / name, np.asarray(content))
+        return "--item-embeddings", str(place / "given.npy")
+
+    return damage
+
+
+def _tensors(**tensors: torch.Tensor) -> Damage:
+    def damage(place: Path) -> tuple[str, ...]:
+        save_torch(tensors, place / "given.safetensors")
+        return "--item-embeddings", str(place / "given.safetensors")
+
+    return damage
+
+
 def _ragged(place: Path) -> tuple[str, ...]:
     pl.DataFrame({"item_id": [1, 2], "embedding": [[1.0, 2.0], [3.0]]}).write_parquet(place / "items.parquet")
     return ()
@@ -205,6 +238,27 @@ def _ragged(place: Path) -> tuple[str, ...]:
     [
         (_with("user_id", [1], np.ones((1, 3))), "users.parquet: embeddings of 3 numbers, those of"),
         (_ragged, "items.parquet: the embedding of 2 has 1 numbers, that of 1 has 2"),
+        (_lists([[], []]), "items.parquet: the embedding of 1 has no number: leave out what is not known"),
+        (_lists([[1.0], []]), "items.parquet: the embedding of 2 has 0 numbers, that of 1 has 1"),
+        (_lists([[1e39], [1.0]]), "items.parquet: the embedding of 1 has a number that is not finite"),
+        (
+            _beside("given.ids.npy", np.ones((ratings.ITEMS, 1), int)),
+            f"ids of shape [{ratings.ITEMS}, 1], expected one dimension",
+        ),
+        (_beside("given.ids.npy", np.ones(ratings.ITEMS)), "given.npy: column 'id' holds Float64, expected integers or strings"),
+        (_beside("given.ids.npy", [1, 2]), f"given.npy: 2 ids and {ratings.ITEMS} embeddings, expected as many"),
+        (_beside("given.ids.npy", b"PK\x03\x04"), "given.ids.npy: not a NumPy array: File is not a zip file"),
+        (_beside("given.ids.txt", b"1\n\xff\n"), "given.ids.txt: not UTF-8 at byte 2"),
+        (_beside("given.ids.txt", b"1\n\n", ITEM_ROWS[:2]), "given.npy: row 2: 'id' is '', expected an id"),
+        (
+            _tensors(ids=torch.arange(1, 3), embeddings=torch.ones(2, DIM, dtype=torch.bfloat16)),
+            "given.safetensors: embeddings are BF16, expected F16, F32 or F64",
+        ),
+        (
+            _tensors(ids=torch.ones(2, 2, dtype=torch.int64), embeddings=torch.ones(2, DIM)),
+            "given.safetensors: ids of shape [2, 2], expected one dimension",
+        ),
+        (_tensors(embeddings=torch.ones(2, DIM)), "given.safetensors: no tensor 'ids', the file has: embeddings"),
         (_integers, "items.parquet: column 'embedding' holds List(Int64), expected lists of floats"),
         (_spoiled("item_id", lambda t: t.__setitem__((3, 1), np.nan)), "the embedding of 4 has a number that is not finite"),
         (_spoiled("user_id", lambda t: t.__setitem__(6, 0)), "the embedding of 7 is zero: leave out what is not known"),
@@ -226,10 +280,13 @@ def test_bad_input_is_one_line(run: Run, data: Path, place: Path, files: tuple[s
     [
         ([(1, 77, 1)], "near.csv: user 77 in column 'neighbour' is not in the catalog (1 rows)"),
         ([(1, 1, 1)], "near.csv: user 1 is named as a neighbour of their own (1 rows)"),
+        ([(1, 2, None)], "near.csv: row 1: 'rank' is None, expected a number"),
+        ([(1, 2, "nan")], "near.csv: row 1: 'rank' is 'nan', expected a number"),
+        ([(1, 2, 1), (2, None, 1)], "near.csv: row 2: 'neighbour' is None, expected an id"),
         ([(1, 2, 1), (1, 2, 2)], "near.csv: 2 stands twice among the neighbours of 1"),
     ],
 )
-def test_bad_neighbours_are_one_line(run: Run, data: Path, place: Path, rows: list[tuple[int, ...]], message: str) -> None:
+def test_bad_neighbours_are_one_line(run: Run, data: Path, place: Path, rows: list[tuple[object, ...]], message: str) -> None:
     pl.DataFrame(rows, ["user_id", "neighbour", "rank"], orient="row").write_csv(place / "near.csv")
     assert_refused(run("--similar-users", str(place / "near.csv")), data, message)
 
