@@ -3,18 +3,22 @@
     {"prefix": ["<s>", "A: {query}"], "document": ["\\n", "B: {document}", "\\n", "{instruction}"], "instruction": "Given a …"}
 
 `prefix` is the part of the prompt that all documents of a query share, `document` what follows for each. Both are lists of
-texts, each tokenized on its own, without special tokens around it; special tokens that a text spells out are read as such.
-`{query}` may stand in `prefix`, `{document}` in `document`, `{instruction}` in both; other braces are text.
+texts, each tokenized on its own, without special tokens around it. `{query}` stands in `prefix`, `{document}` in `document`,
+`{instruction}` may stand in both; other braces are text. Special tokens that a text spells out are read as such, unless it has a
+placeholder: nobody's query or document can end the prompt.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 _PLACEHOLDER = re.compile(r"\{(query|document|instruction)\}")
+
+Encode = Callable[[str, bool], Sequence[int]]
+"""The tokens of a text; whether special tokens that it spells out are read as such."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +62,30 @@ class RerankerPrompt:
         parts = {"prefix": list(self.prefix), "document": list(self.document)}
         return parts if self.instruction is None else {**parts, "instruction": self.instruction}
 
-    def prefix_texts(self, query: str, instruction: str | None = None) -> list[str]:
-        """The texts of the shared prefix, to be tokenized one by one. instruction: None: the reranker's own."""
-        return self._filled(self.prefix, {"query": query}, instruction)
+    def prefix_tokens(self, encode: Encode, query: str, instruction: str | None = None) -> list[int]:
+        """The tokens of the shared prefix. instruction: None: the reranker's own."""
+        return self._tokens(encode, self.prefix, {"query": query}, instruction)
 
-    def document_texts(self, document: str, instruction: str | None = None) -> list[str]:
-        """The texts of one document's part, to be tokenized one by one. instruction: None: the reranker's own."""
-        return self._filled(self.document, {"document": document}, instruction)
+    def document_tokens(self, encode: Encode, document: str, instruction: str | None = None) -> list[int]:
+        """The tokens of one document's part. instruction: None: the reranker's own."""
+        return self._tokens(encode, self.document, {"document": document}, instruction)
 
-    def _filled(self, texts: tuple[str, ...], values: Mapping[str, str], instruction: str | None) -> list[str]:
+    def _tokens(self, encode: Encode, texts: tuple[str, ...], values: Mapping[str, str], instruction: str | None) -> list[int]:
         values = {**values, "instruction": instruction if instruction is not None else self.instruction or ""}
-        filled = [_PLACEHOLDER.sub(lambda match: values[match[1]], text) for text in texts]
-        return [text for text in filled if text]
+        tokens: list[int] = []
+        for text in texts:
+            filled, places = _PLACEHOLDER.subn(lambda match: values[match[1]], text)
+            tokens += encode(filled, places == 0)
+        return tokens
+
+
+def encoder(tokenizer: str) -> Encode:
+    """Encodes with a tokenizer. tokenizer: the text of a `tokenizer.json`."""
+    from tokenizers import Tokenizer
+
+    plain, special = Tokenizer.from_str(tokenizer), Tokenizer.from_str(tokenizer)
+    for tokens in (plain, special):
+        tokens.no_truncation()
+        tokens.no_padding()
+    plain.encode_special_tokens = True  # as ordinary text
+    return lambda text, reads_special: list((special if reads_special else plain).encode(text, add_special_tokens=False).ids)
