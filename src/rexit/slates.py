@@ -1,10 +1,10 @@
-"""Slates: a split's interactions as a recommender would have served them."""
+"""Slates: candidates that are scored together, and what a session is asked about them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rexit.errors import InputError
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rexit.bundle.catalog import Catalog, Id
+    from rexit.measure.scorer import Scorer
 
 # NumPy is imported where it is used: the command line reads SIZE for its help and must load nothing heavy.
 
@@ -35,6 +36,76 @@ class Slate:
     items: tuple[Id, ...]
     as_of: int | None
     liked: NDArray[np.bool_]
+
+    def trace(self, session: Scorer) -> NDArray[np.float32]:
+        """Returns every exit's raw log-odds, float32 [n, exits]."""
+        return session.trace(self.user, self.items, as_of=self.as_of)
+
+    def score(self, session: Scorer, **options: Any) -> Any:
+        """Returns `rexit.runtime.Scores`. options: as in `Session.score`."""
+        return session.score(self.user, self.items, as_of=self.as_of, **options)
+
+    def prompt(self, session: Scorer) -> tuple[NDArray[np.int32], Sequence[NDArray[np.int32]]]:
+        """Returns the token ids of the prefix and of each candidate."""
+        return session.prompt(self.user, self.items, as_of=self.as_of)
+
+    def first(self, count: int) -> Slate:
+        """Returns the slate of the first candidates."""
+        return replace(self, items=self.items[:count], liked=self.liked[:count])
+
+
+@dataclass(frozen=True)
+class TokenSlate:
+    """Candidates scored together behind one prefix, as token ids.
+
+    Attributes:
+        user: The group: a user or a query. It is the unit of intervals and guarantees.
+        prefix: Token ids, int32 [P]; may be empty.
+        candidates: Token ids of each candidate, int32 [T], T > 0.
+        liked: The ground truth, bool [n].
+    """
+
+    user: Id
+    prefix: NDArray[np.int32]
+    candidates: tuple[NDArray[np.int32], ...]
+    liked: NDArray[np.bool_]
+
+    @property
+    def items(self) -> tuple[int, ...]:
+        """The candidates' numbers."""
+        return tuple(range(len(self.candidates)))
+
+    def trace(self, session: Scorer) -> NDArray[np.float32]:
+        """Returns every exit's raw log-odds, float32 [n, exits]."""
+        return session.trace_tokens(self.prefix, self.candidates)
+
+    def score(self, session: Scorer, **options: Any) -> Any:
+        """Returns `rexit.runtime.Scores`. options: as in `Session.score_tokens`."""
+        return session.score_tokens(self.prefix, self.candidates, **options)
+
+    def prompt(self, session: Scorer) -> tuple[NDArray[np.int32], Sequence[NDArray[np.int32]]]:
+        """Returns the token ids of the prefix and of each candidate."""
+        return self.prefix, self.candidates
+
+    def first(self, count: int) -> TokenSlate:
+        """Returns the slate of the first candidates."""
+        return replace(self, candidates=self.candidates[:count], liked=self.liked[:count])
+
+    def parts(self, size: int | None) -> Iterator[TokenSlate]:
+        """Yields slates of at most `size` candidates; None: the slate itself."""
+        step = size or len(self.candidates)
+        for at in range(0, len(self.candidates), step):
+            yield replace(self, candidates=self.candidates[at : at + step], liked=self.liked[at : at + step])
+
+    def named_parts(self) -> Iterator[tuple[str, NDArray[np.int32]]]:
+        """Yields the prefix and each candidate, with its name for messages."""
+        yield "prefix", self.prefix
+        for n, tokens in enumerate(self.candidates):
+            yield f"candidates[{n}]", tokens
+
+
+AnySlate = Slate | TokenSlate
+SlateT = TypeVar("SlateT", Slate, TokenSlate)
 
 
 def cut(catalog: Catalog, split: str, size: int = SIZE) -> list[Slate]:
@@ -71,7 +142,7 @@ def cut(catalog: Catalog, split: str, size: int = SIZE) -> list[Slate]:
     return slates
 
 
-def draw(slates: Sequence[Slate], count: int, seed: int = 0) -> list[Slate]:
+def draw(slates: Sequence[SlateT], count: int, seed: int = 0) -> list[SlateT]:
     """Samples at most `count` slates without replacement, in their order. The same seed gives the same slates."""
     import numpy as np
 
@@ -79,7 +150,7 @@ def draw(slates: Sequence[Slate], count: int, seed: int = 0) -> list[Slate]:
     return [slates[n] for n in np.sort(sample)]
 
 
-def spread(slates: Sequence[Slate], count: int) -> list[Slate]:
+def spread(slates: Sequence[SlateT], count: int) -> list[SlateT]:
     """Returns at most `count` slates, evenly spaced, so that all kinds of users are included; 0: all."""
     if count <= 0 or len(slates) <= count:
         return list(slates)

@@ -25,6 +25,14 @@ class Scorer(Protocol):
     ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
         """Returns the token ids of the prefix and of each candidate."""
 
+    def trace_tokens(self, prefix: NDArray[np.int32], candidates: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+        """Returns every exit's raw log-odds, float32 [candidates, exits]."""
+
+    def score_tokens(
+        self, prefix: NDArray[np.int32], candidates: Sequence[NDArray[np.int32]], *, force_exit: int | None = None
+    ) -> Any:
+        """Returns scores with `exit` and `stats`, as in `rexit.runtime.Scores`."""
+
     def warm_up(self) -> None:
         """Runs every segment once, so that the first request does not pay for allocations."""
 
