@@ -1,4 +1,5 @@
-// Prefixes of earlier requests: look-up, reuse of common starts, and computation to the depth that candidates have needed.
+// Prefixes of earlier requests, and the current one: it reuses a common start and grows to the depth that candidates need.
+// PrefixLookup finds the start, PrefixStore evicts, PrefixComputation runs segments.
 #pragma once
 
 #include <cstddef>
@@ -9,13 +10,15 @@
 #include "bundle/bundle.hpp"
 #include "session/prefix/pinned_start.hpp"
 #include "session/prefix/prefix.hpp"
+#include "session/prefix/prefix_computation.hpp"
+#include "session/prefix/prefix_source.hpp"
 #include "session/prefix/prefix_store.hpp"
 #include "session/vector_rows.hpp"
 
 namespace rexit::core {
 
 // Caches the keys and values of every computed layer, and the hidden states that the next segment reads. Most functions are about
-// the current prefix. PrefixStore evicts.
+// the current prefix.
 class PrefixCache {
  public:
   // All must outlive the cache. `vectors`: of the current request. `budget`: bytes of all prefixes together; the current prefix
@@ -35,8 +38,8 @@ class PrefixCache {
   // Computes the next missing segment and returns its number of layers.
   std::size_t deepen();
   // By layer of a ready segment; see Pass.
-  const void* const* keys(std::size_t segment) const noexcept { return keys_[segment].data(); }
-  const void* const* values(std::size_t segment) const noexcept { return values_[segment].data(); }
+  const void* const* keys(std::size_t segment) const noexcept { return addresses_.keys(segment); }
+  const void* const* values(std::size_t segment) const noexcept { return addresses_.values(segment); }
 
   // See PrefixStore. The pointers are valid until the next set_current() or load().
   std::vector<const Prefix*> most_recent_first() const { return store_.most_recent_first(); }
@@ -46,37 +49,25 @@ class PrefixCache {
   void load(const std::vector<PackedPrefix>& prefixes);
 
   // Bytes in total, and of the prefixes alone, which the budget limits. Without the pinned start.
-  std::size_t memory() const noexcept;
+  std::size_t memory() const noexcept { return prefix_bytes() + computation_.bytes(); }
   std::size_t prefix_bytes() const noexcept { return store_.bytes(); }
 
  private:
-  struct Source;
-  Source find_source(const std::int32_t* tokens, std::size_t count) const;
-  std::size_t saved_token_layers(const std::vector<std::size_t>& computed_tokens, std::size_t count) const noexcept;
-  const PackedPrefix* matching_start(const std::int32_t* tokens, std::size_t count) const;
   void use(Prefix& entry) noexcept;
-  void update_pointers(std::size_t segment) noexcept;
   void release_oversized_blocks(Prefix& entry, bool keep_shared);
-  void copy_start(Prefix& entry, const Source& source);
-
-  void compute(std::size_t segment);
-  void compute_rest(std::size_t segment, std::size_t from);
-  void lay_out_scratch(std::size_t segment, std::size_t from);
-  void run(std::size_t segment, std::size_t from, Pass pass);
+  void copy_start(Prefix& entry, const PrefixSource& source);
 
   const Bundle& bundle_;
   const Backend& backend_;
-  VectorRows& vectors_;
-  const PinnedStart* start_;
+  const VectorRows& vectors_;
   const PrefixLayout layout_;
+  const PrefixLookup lookup_;
   PrefixStore store_;
   Prefix empty_;
-  Prefix* current_;                                // an entry of store_, or empty_
-  std::vector<std::size_t> shared_tokens_;         // [segments]: leading tokens that the current prefix takes from its source
-  std::vector<std::vector<void*>> keys_, values_;  // of the current prefix, [segments][layers]
-  std::vector<std::int64_t> positions_, groups_;
-  Block hidden_next_, scratch_;                                         // outputs of a pass before they move to the prefix
-  std::vector<void*> past_keys_, past_values_, new_keys_, new_values_;  // addresses in scratch_
+  Prefix* current_;                         // an entry of store_, or empty_
+  std::vector<std::size_t> shared_tokens_;  // [segments]: leading tokens that the current prefix takes from its source
+  CacheAddresses addresses_;                // of the current prefix
+  PrefixComputation computation_;
 };
 
 }  // namespace rexit::core
