@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from rexit.bundle import Catalog, FileEntry, Manifest, Model
+from rexit.bundle import Catalog, FileEntry, Manifest, Model, RerankerPrompt
 from rexit.bundle.catalog import CATALOG_FILES
 from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.bundle.writer import link_or_copy
@@ -55,9 +55,12 @@ def copy_catalog(catalog: Catalog, folder: Path) -> None:
         shutil.copyfile(catalog.path / name, folder / "catalog" / name)
 
 
-def write_manifest(folder: Path, model: Model, exits: tuple[int, ...], variants: tuple[str, ...]) -> None:
+def write_manifest(
+    folder: Path, model: Model, exits: tuple[int, ...], variants: tuple[str, ...], reranker: RerankerPrompt | None
+) -> None:
     """Writes the bundle's manifest, with the digests of its files."""
     names = [f"catalog/{name}" for name in CATALOG_FILES] + [f"variants/{name}/variant.json" for name in variants]
     if (folder / VECTORS_FILE).is_file():
         names.append(VECTORS_FILE)
-    Manifest(model, exits, variants, {name: FileEntry.of(folder / name) for name in names}).write(folder)
+    entries = {name: FileEntry.of(folder / name) for name in names}
+    Manifest(model, exits, variants, entries, reranker=reranker).write(folder)

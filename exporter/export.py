@@ -234,7 +234,7 @@ class _Export:
         if self._vectors:
             self._vectors.write(folder / VECTORS_FILE)
         variants = carry_over(self._out, self._old, folder, [variant.name for variant in written])
-        write_manifest(folder, self._model, exits, variants)
+        write_manifest(folder, self._model, exits, variants, self._loaded.reranker)
         total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         self._progress("write", 1, 1)
         self._clock.lap("write")

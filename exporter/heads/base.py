@@ -3,8 +3,9 @@
 The last answer comes from, in this order:
 
 1. the last exit of its `exits.json`, with the decoder cut there, as an export does;
-2. a classifier's `score` behind its final norm: one row, whose output is the log-odds, or two, no and yes;
-3. the two label rows of its LM head, behind its final norm.
+2. a reranker's own, in the forms of `rexit.exporter.model.rerankers`, after the last layer;
+3. a classifier's `score` behind its final norm: one row, whose output is the log-odds, or two, no and yes;
+4. the two label rows of its LM head, behind its final norm.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -22,6 +22,7 @@ from rexit.errors import CheckpointError, InputError
 from rexit.exporter.model.checkpoint import EXITS, HEADS, PROJECTORS, Checkpoint, load_checkpoint, read_exits, write_exits
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.rerankers import read_reranker
 from rexit.exporter.model.weights import PATTERNS, decoder_model, located
 from rexit.exporter.preflight import check_fit, check_trained_on
 from rexit.exporter.prompt.pieces import fingerprint, load_tokenizer
@@ -49,6 +50,9 @@ def load_base(source: str | Path, labels: Mapping[str, int]) -> tuple[Checkpoint
     if read_exits(folder):
         checkpoint = load_checkpoint(folder, labels=labels)
         return checkpoint, checkpoint.heads.pick([len(checkpoint.exits) - 1])
+    if reranker := read_reranker(folder):
+        checkpoint = load_checkpoint(folder, reranker.exits[-1:], labels=labels)
+        return checkpoint, checkpoint.heads
     with quiet():
         decoder = Decoder.of(decoder_model(folder))
     depth = len(decoder.layers)
@@ -68,12 +72,7 @@ def _classifier(decoder: Decoder) -> ExitHeads | None:
     score = getattr(decoder.model, "score", None)
     if not isinstance(score, nn.Linear) or score.in_features != decoder.hidden_size or score.out_features > 2:
         return None
-    head = ExitHeads.like(decoder, 1)
-    with torch.no_grad():
-        for name, parameter in score.named_parameters():
-            rows = parameter if len(parameter) == 2 else torch.cat([-parameter, parameter]) / 2
-            getattr(head.projections[0], name).copy_(rows)
-    return head
+    return ExitHeads.of_rows(decoder, [score.weight], None if score.bias is None else [score.bias])
 
 
 def check_base(base: Checkpoint, catalog: Catalog, accept_catalog: bool) -> None:
@@ -104,7 +103,8 @@ def write_checkpoint(base: Checkpoint, folder: Path, exits: Sequence[int], heads
         with quiet():
             decoder_model(base.path).save_pretrained(folder)  # again: a forward pass in bfloat16 rounded the one in memory
     save_file(heads.tensors(), folder / HEADS)
-    write_exits(folder, exits, base.labels, catalog.traits, None if base.projectors is None else base.projectors.kinds)
+    projectors = None if base.projectors is None else base.projectors.kinds
+    write_exits(folder, exits, base.labels, catalog.traits, projectors, base.reranker)
 
 
 def checkpoint_bytes(base: Checkpoint) -> int:

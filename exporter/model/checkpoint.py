@@ -11,7 +11,8 @@
 A PEFT adapter (`adapter_config.json`, `adapter_model.safetensors`) may replace the decoder, see `weights`.
 
 `exits` are depths in layers. Without `exits.json` and heads any decoder can be loaded with explicit exits and `head="shared"`:
-each exit then uses the final norm and the two label rows of the LM head. To train: `load_checkpoint`, then
+each exit then uses the final norm and the two label rows of the LM head. Rerankers as other projects save them have exits and
+heads of their own, see `rerankers`. To train: `load_checkpoint`, then
 `multi_exit.MultiExitModel`, then `save_checkpoint`.
 """
 
@@ -26,11 +27,13 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from rexit.bundle import RerankerPrompt
 from rexit.bundle.files import SCHEMA, digest, read_json, write_json
 from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.projectors import Projectors, check_kinds, check_width
+from rexit.exporter.model.rerankers import read_reranker
 from rexit.exporter.model.weights import decoder_model, files, layers, located
 from rexit.exporter.quiet import first_line, quiet
 
@@ -45,8 +48,10 @@ class Checkpoint:
     """A loaded checkpoint.
 
     path: its folder or file. decoder: float32, in eval mode. exits: depths, ascending; the decoder is cut at the last.
-    heads: a head per exit. head: their kind, `own` or `shared`. labels: token ids of `no` and `yes`.
+    heads: a head per exit. head: their kind, `own` or `shared`.
+    labels: token ids of `no` and `yes`; a reranker that answers by one row has no `no`, or neither.
     catalog: the traits of the catalog that it was trained on; None: not recorded. projectors: None if prompts have no vectors.
+    reranker: what it reads around a query and a document; None: not known.
     """
 
     path: Path
@@ -57,6 +62,7 @@ class Checkpoint:
     labels: dict[str, int]
     catalog: dict[str, str] | None
     projectors: Projectors | None
+    reranker: RerankerPrompt | None = None
 
     @property
     def model(self) -> Any:
@@ -71,6 +77,8 @@ class Checkpoint:
 def checkpoint_sha256(place: Path) -> str:
     """`Checkpoint.sha256` of a folder or GGUF file that need not be loaded."""
     names = files(place) | set(place.glob(EXITS))
+    if names.isdisjoint({place / EXITS}) and (reranker := read_reranker(place)):
+        names |= set(reranker.files)
     lines = "".join(f"{path.name}:{digest(path)}\n" for path in sorted(names, key=lambda path: path.name))
     return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -95,15 +103,16 @@ def load_checkpoint(
     """
     folder = located(path)
     info = read_exits(folder)
-    own = (folder / HEADS).is_file()
-    kind = head or ("own" if own else info.get("head", "own"))
+    reranker = None if info else read_reranker(folder)
+    own = (folder / HEADS).is_file() if reranker is None else reranker.head == "own"
+    kind = head or ("own" if own else info.get("head", "own") if reranker is None else reranker.head)
     if kind not in HEAD_KINDS:
         raise InputError(f"head {kind!r}, expected one of: {', '.join(HEAD_KINDS)}")
-    if kind == "own" and not (own and info):
+    if kind == "own" and not (own and (info or reranker)):
         raise CheckpointError(
             f"{folder}: no exit heads ({EXITS} and {HEADS}); train some, or give --exits … --head shared to use the LM head"
         )
-    saved = tuple(info.get("exits", ()))
+    saved = tuple(info.get("exits", ())) if reranker is None else reranker.exits
     depths = tuple(exits) if exits is not None else saved
     if not depths:
         raise InputError(f"{folder}: has no {EXITS}, so the exits must be given, e.g. --exits 2,4,6")
@@ -112,15 +121,17 @@ def load_checkpoint(
     check_exits(depths, full_depth)
     if kind == "own" and (missing := [depth for depth in depths if depth not in saved]):
         raise InputError(f"exit {missing[0]}: {folder} has no head for it, only for {', '.join(map(str, saved))}")
-    ids = dict(info.get("labels") or labels or {})
-    if labels is not None and ids != dict(labels):
+    ids = dict((info.get("labels") if reranker is None else reranker.labels) or labels or {})
+    if labels is not None and any(labels.get(name) != token for name, token in ids.items()):
         raise CheckpointError(f"{folder}: labels {ids}, the catalog has {dict(labels)}: trained on another tokenizer or template")
-    if kind == "shared" and not {"no", "yes"} <= set(ids):
+    if kind == "shared" and "yes" not in ids:
         raise InputError("head 'shared' needs the token ids of the labels `no` and `yes`")
 
     with quiet():
         decoder = Decoder.of(decoder_model(folder))
-        if kind == "shared":
+        if reranker is not None and kind == reranker.head:
+            heads = reranker.heads_at(decoder, depths)
+        elif kind == "shared":
             heads = ExitHeads.shared(decoder, len(depths), ids)
         else:
             heads = ExitHeads.like(decoder, len(saved))
@@ -130,7 +141,8 @@ def load_checkpoint(
                 raise CheckpointError(f"{folder / HEADS}: truncated or not safetensors: {first_line(exc)}") from exc
             heads = heads.pick([saved.index(depth) for depth in depths])
         projectors = _projectors(folder, info, decoder)
-    return Checkpoint(folder, decoder.cut(depths[-1]), depths, heads.eval(), kind, ids, info.get("catalog"), projectors)
+    prompt = _prompt(folder, info) if reranker is None else reranker.prompt
+    return Checkpoint(folder, decoder.cut(depths[-1]), depths, heads.eval(), kind, ids, info.get("catalog"), projectors, prompt)
 
 
 def save_checkpoint(
@@ -142,6 +154,7 @@ def save_checkpoint(
     catalog: Mapping[str, str] | None,
     tokenizer: Any = None,
     projectors: Projectors | None = None,
+    reranker: RerankerPrompt | None = None,
 ) -> None:
     """Writes a checkpoint for `load_checkpoint`.
 
@@ -154,6 +167,7 @@ def save_checkpoint(
         catalog: `Catalog.traits` of the training catalog, which an export compares with its own; None: not recorded.
         tokenizer: an object with `save_pretrained`; None: not saved.
         projectors: of the vectors in prompts; None: there are none.
+        reranker: what it reads around a query and a document; None: not known.
 
     Raises:
         InputError: the exits do not fit the model.
@@ -170,7 +184,7 @@ def save_checkpoint(
             save_file(projectors.tensors(), folder / PROJECTORS)
         else:
             (folder / PROJECTORS).unlink(missing_ok=True)  # of an earlier checkpoint
-    write_exits(folder, exits, labels, catalog, None if projectors is None else projectors.kinds)
+    write_exits(folder, exits, labels, catalog, None if projectors is None else projectors.kinds, reranker)
 
 
 def write_exits(
@@ -179,10 +193,16 @@ def write_exits(
     labels: Mapping[str, int],
     catalog: Mapping[str, str] | None,
     projectors: Mapping[str, Mapping[str, int]] | None,
+    reranker: RerankerPrompt | None = None,
 ) -> None:
     """Writes `exits.json`. projectors: the kinds of those in `projectors.safetensors`."""
-    info = {"schema": SCHEMA, "exits": [int(e) for e in exits], "labels": {k: int(v) for k, v in labels.items()}, "head": "own"}
-    more = {"catalog": None if catalog is None else dict(catalog), "projectors": projectors}
+    info = {"schema": SCHEMA, "exits": [int(e) for e in exits], "head": "own"}
+    more = {
+        "labels": {name: int(token) for name, token in labels.items()} or None,
+        "catalog": None if catalog is None else dict(catalog),
+        "projectors": projectors,
+        "reranker": None if reranker is None else reranker.to_json(),
+    }
     write_json(folder / EXITS, info | {key: value for key, value in more.items() if value is not None})
 
 
@@ -210,12 +230,23 @@ def read_exits(folder: Path) -> dict[str, Any]:
     exits, labels = info.get("exits"), info.get("labels")
     if not isinstance(exits, list) or not exits or not all(type(e) is int for e in exits):
         raise CheckpointError(f"{path}: `exits` is {exits!r}, expected a list of depths")
-    if not isinstance(labels, dict) or not all(type(labels.get(name)) is int for name in ("no", "yes")):
+    if labels is not None and not (
+        isinstance(labels, dict) and all(type(labels.get(name, 0)) is int for name in ("no", "yes")) and "yes" in labels
+    ):
         raise CheckpointError(f"{path}: `labels` is {labels!r}, expected the token ids of `no` and `yes`")
     traits = info.get("catalog")
     if traits is not None and not (isinstance(traits, dict) and all(isinstance(traits.get(name), str) for name in TRAITS)):
         raise CheckpointError(f"{path}: `catalog` is {traits!r}, expected digests of {', '.join(TRAITS)}")
     return info
+
+
+def _prompt(folder: Path, info: dict[str, Any]) -> RerankerPrompt | None:
+    if (value := info.get("reranker")) is None:
+        return None
+    try:
+        return RerankerPrompt.parse(value, "reranker")
+    except ValueError as exc:
+        raise CheckpointError(f"{folder / EXITS}: {exc}") from exc
 
 
 def _projectors(folder: Path, info: dict[str, Any], decoder: Decoder) -> Projectors | None:

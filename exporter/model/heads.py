@@ -31,6 +31,24 @@ class ExitHeads(nn.Module):
         return cls([_plain_norm(decoder) for _ in range(exits)], projections)
 
     @classmethod
+    def of_rows(cls, decoder: Decoder, rows: Sequence[Tensor], biases: Sequence[Tensor] | None = None) -> ExitHeads:
+        """A head for each of `rows` behind the model's final norm.
+
+        Args:
+            decoder: the model.
+            rows: [2, H], no and yes; or [1, H], whose output is the log-odds: each label then has half of it.
+            biases: [2] or [1], as the rows.
+        """
+        heads = cls.like(decoder, len(rows))
+        with torch.no_grad():
+            for k, projection in enumerate(heads.projections):
+                assert isinstance(projection, nn.Linear)
+                projection.weight.copy_(_both_labels(rows[k]))
+                if biases is not None:
+                    projection.bias.copy_(_both_labels(biases[k]))
+        return heads
+
+    @classmethod
     def shared(cls, decoder: Decoder, exits: int, labels: Mapping[str, int]) -> ExitHeads:
         """Copies of the final norm and the label rows of the LM head, as in the logit lens.
 
@@ -40,12 +58,12 @@ class ExitHeads(nn.Module):
         Args:
             decoder: the model.
             exits: number of heads.
-            labels: token ids of `no` and `yes`.
+            labels: token ids of `no` and `yes`; without `no`, the logit of `yes` is the log-odds.
 
         Raises:
             CheckpointError: the LM head does not fit.
         """
-        model, rows = decoder.model, [labels["no"], labels["yes"]]
+        model, rows = decoder.model, [labels[name] for name in ("no", "yes") if name in labels]
         head = model.get_output_embeddings()
         if head is None or head.weight.shape[1] != decoder.hidden_size:
             actual = "none" if head is None else f"width {head.weight.shape[1]}"
@@ -53,14 +71,8 @@ class ExitHeads(nn.Module):
         if not 0 <= min(rows) <= max(rows) < head.weight.shape[0]:
             raise CheckpointError(f"label tokens {rows} are outside the LM head's {head.weight.shape[0]} rows")
         scale = getattr(model.config, "logit_scale", None) or 1.0 / (getattr(model.config, "logits_scaling", None) or 1.0)
-        heads = cls.like(decoder, exits)
-        with torch.no_grad():
-            for projection in heads.projections:
-                assert isinstance(projection, nn.Linear)
-                projection.weight.copy_(head.weight[rows] * scale)
-                if getattr(head, "bias", None) is not None:
-                    projection.bias.copy_(head.bias[rows] * scale)
-        return heads
+        bias = getattr(head, "bias", None)
+        return cls.of_rows(decoder, [head.weight[rows] * scale] * exits, None if bias is None else [bias[rows] * scale] * exits)
 
     def pick(self, exits: Sequence[int]) -> ExitHeads:
         """The heads of these exits, counted from 0."""
@@ -100,6 +112,11 @@ class ExitHeads(nn.Module):
                         f"{where}: {name!r} has shape {list(tensors[name].shape)}, the model needs {list(parameter.shape)}"
                     )
                 parameter.copy_(tensors[name])
+
+
+def _both_labels(rows: Tensor) -> Tensor:
+    """The rows of no and yes; a single row is the log-odds."""
+    return rows if len(rows) == 2 else torch.cat([-rows, rows]) / 2
 
 
 def _plain_norm(decoder: Decoder) -> nn.Module:

@@ -6,7 +6,6 @@ merged into its base. `gguf` and `peft` are imported only if needed.
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from rexit.errors import CheckpointError
 from rexit.exporter.hub import hub_folder
+from rexit.exporter.model.configs import read_config
+from rexit.exporter.model.layerwise import LayerwiseGranite, granite_config, is_layerwise
 from rexit.exporter.model.packed import ATTENTION
 from rexit.exporter.quiet import first_line
 
@@ -32,7 +33,7 @@ def located(path: str | Path) -> Path:
         return place
     if place.suffix == ".gguf":
         raise CheckpointError(f"{path}: no such file")
-    return hub_folder(str(path), (*PATTERNS, "*.json"), CheckpointError, str(path), "folder")
+    return hub_folder(str(path), (*PATTERNS, "*.json", "*.jinja"), CheckpointError, str(path), "folder")
 
 
 def files(place: Path) -> set[Path]:
@@ -52,7 +53,9 @@ def layers(place: Path) -> int:
     if _is_gguf(place):
         import gguf  # noqa: F401, its absence is clearer here than in transformers
     try:
-        return int(AutoConfig.from_pretrained(**_named(place)).num_hidden_layers)
+        return int(_config(place).num_hidden_layers)
+    except CheckpointError:
+        raise
     except Exception as exc:
         what = "its" if _is_gguf(place) else "its config.json"
         raise CheckpointError(f"{place}: {what} is not a decoder's: {first_line(exc)}") from exc
@@ -68,6 +71,8 @@ def decoder_model(place: Path) -> Any:
         loaded: Any = _loader(place).from_pretrained(
             **_named(place), dtype=torch.float32, attn_implementation=ATTENTION, output_loading_info=True
         )
+    except CheckpointError:
+        raise
     except Exception as exc:
         if exc.args == (ATTENTION,):  # a KeyError from the family's own table of attentions
             raise CheckpointError(f"{_family(place)}: does not use transformers' attention interface") from exc
@@ -80,13 +85,19 @@ def decoder_model(place: Path) -> Any:
 
 
 def _loader(place: Path) -> Any:
-    """A classifier's weights hold no LM head, but a `score` in its place."""
-    names = getattr(AutoConfig.from_pretrained(**_named(place)), "architectures", None) or [""]
+    """A classifier's weights hold no LM head, but a `score` in its place; a layerwise reranker's a head for each layer."""
+    if is_layerwise(place):
+        return LayerwiseGranite
+    names = getattr(_config(place), "architectures", None) or [""]
     return AutoModelForSequenceClassification if str(names[0]).endswith(CLASSIFIER) else AutoModelForCausalLM
 
 
+def _config(place: Path) -> Any:
+    return granite_config(place) if is_layerwise(place) else AutoConfig.from_pretrained(**_named(place))
+
+
 def _family(place: Path) -> str:
-    return str(AutoConfig.from_pretrained(**_named(place)).model_type)
+    return str(_config(place).model_type)
 
 
 def _is_gguf(place: Path) -> bool:
@@ -101,7 +112,8 @@ def _named(place: Path) -> dict[str, Any]:
     """Arguments of `from_pretrained`."""
     if _is_gguf(place):
         return {"pretrained_model_name_or_path": place.parent, "gguf_file": place.name}
-    return {"pretrained_model_name_or_path": place}
+    named: dict[str, Any] = {"pretrained_model_name_or_path": place}
+    return named | {"config": granite_config(place)} if is_layerwise(place) else named
 
 
 def _plain(loaded: Any) -> Any:
@@ -115,10 +127,7 @@ def _plain(loaded: Any) -> Any:
 
 
 def _base(folder: Path) -> Path:
-    try:
-        config = json.loads((folder / ADAPTER).read_text())
-    except (OSError, ValueError) as exc:
-        raise CheckpointError(f"{folder / ADAPTER}: not valid JSON: {first_line(exc)}") from exc
+    config = read_config(folder / ADAPTER)
     name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not isinstance(name, str) or not name:
         raise CheckpointError(

@@ -1,0 +1,24 @@
+"""JSON files of models as other projects write them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rexit.errors import CheckpointError
+from rexit.exporter.quiet import first_line
+
+
+def read_config(path: Path) -> Any:
+    """The value of a JSON file. Raises CheckpointError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as exc:
+        raise CheckpointError(f"{path}: not valid JSON: {first_line(exc)}") from exc
+
+
+def short(value: Any) -> str:
+    """A value as a message shows it."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

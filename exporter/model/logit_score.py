@@ -1,0 +1,93 @@
+"""Rerankers as sentence-transformers saves them: a causal LM, and `LogitScore`, which names the tokens of its answer.
+
+    config.json  model.safetensors  tokenizer.json  …        the decoder, as transformers saves it
+    modules.json                                             a list: Transformer at "", LogitScore at "1_LogitScore"
+    1_LogitScore/config.json                                 {"true_token_id": 9454, "false_token_id": 2753}
+    sentence_bert_config.json                                how a query and a document become chat messages
+    config_sentence_transformers.json                        `prompts` and `default_prompt_name`: a system message
+
+The score is logit(true) - logit(false) at the last token; logit(true) if `false_token_id` is null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rexit.errors import CheckpointError
+from rexit.exporter.model.configs import read_config, short
+
+MODULES, SETTINGS, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
+_DECODER, _SCORE = "Transformer", "LogitScore"
+_RERANKERS = "CrossEncoder"
+
+
+def score_folder(folder: Path) -> Path | None:
+    """The folder of LogitScore's config; None if the model is no reranker of sentence-transformers, or one without a module
+    behind the transformer.
+
+    Raises:
+        CheckpointError: a module of another kind computes the score.
+    """
+    if not (folder / MODULES).is_file():
+        return None
+    path, modules = folder / MODULES, read_config(folder / MODULES)
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise CheckpointError(f"{path}: is {short(modules)}, expected a list of modules")
+    kinds = [str(module.get("type")).rpartition(".")[2] for module in modules]
+    if _SCORE not in kinds and not _is_reranker(folder, modules):
+        return None  # an encoder of texts, whose decoder can be used as any other
+    if kinds == [_DECODER]:
+        return None
+    if kinds != [_DECODER, _SCORE]:
+        other = next((kind for kind in kinds if kind not in (_DECODER, _SCORE)), None)
+        seen = f"has a module {other}" if other else f"has the modules {', '.join(kinds)}"
+        raise CheckpointError(f"{path}: {seen}, expected {_DECODER} and {_SCORE}")
+    places = [module.get("path", "") for module in modules]
+    if places[0] != "":
+        raise CheckpointError(f"{path}: {_DECODER} is in {places[0]!r}, expected the folder itself, ''")
+    name = places[1]
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name:
+        raise CheckpointError(f"{path}: {_SCORE} is in {name!r}, expected a folder's plain name")
+    if not (folder / name / "config.json").is_file():
+        raise CheckpointError(f"{folder / name / 'config.json'}: no such file, {MODULES} names it")
+    return folder / name
+
+
+def answer_tokens(score: Path) -> dict[str, int]:
+    """The token ids of `yes` and `no` in LogitScore's folder; without `no` if the score is one logit. Raises CheckpointError."""
+    path = score / "config.json"
+    config, tokens = read_config(path), dict[str, int]()
+    for name, key in (("no", "false_token_id"), ("yes", "true_token_id")):
+        value = config.get(key) if isinstance(config, dict) else None
+        if value is None and name == "no":
+            continue
+        if type(value) is not int or value < 0:
+            raise CheckpointError(f"{path}: `{key}` is {value!r}, expected a token id")
+        tokens[name] = value
+    if tokens.get("no") == tokens["yes"]:
+        raise CheckpointError(f"{path}: both token ids are {tokens['yes']}, expected two answers")
+    return tokens
+
+
+def system_prompt(folder: Path) -> str | None:
+    """The system message before a query; None without one."""
+    value = read_config(folder / PROMPTS) if (folder / PROMPTS).is_file() else {}
+    prompts, name = (value.get("prompts"), value.get("default_prompt_name")) if isinstance(value, dict) else (None, None)
+    prompt = prompts.get(name) if isinstance(prompts, dict) else None
+    return prompt if isinstance(prompt, str) and prompt else None
+
+
+def chat_settings(folder: Path) -> dict[str, Any]:
+    """Arguments of the chat template, for instance {"add_generation_prompt": True}."""
+    value = read_config(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    settings = value.get("processing_kwargs") if isinstance(value, dict) else None
+    chat = settings.get("chat_template") if isinstance(settings, dict) else None
+    return {name: setting for name, setting in chat.items() if name != "restore_suffix"} if isinstance(chat, dict) else {}
+
+
+def _is_reranker(folder: Path, modules: Sequence[dict[str, Any]]) -> bool:
+    value = read_config(folder / PROMPTS) if (folder / PROMPTS).is_file() else {}
+    named = value.get("model_type") if isinstance(value, dict) else None
+    return named == _RERANKERS or any(".cross_encoder." in str(module.get("type")) for module in modules)
