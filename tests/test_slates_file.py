@@ -10,12 +10,13 @@ import polars as pl
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from rexit.bundle import RerankerPrompt
 from rexit.errors import InputError
 from rexit.slates_file import SlatesFile
-from rexit.texts import TextEncoder, TextTemplate
+from rexit.texts import TextEncoder
 
 WORDS = ["<unk>", "A", "B", ":", "wing", "drag", "layer", "heat", "flow", "?", "<s>", "</s>"]
-TEMPLATE = TextTemplate(("<s>", "A : {query}"), ("B : {document}", "? </s>"))
+TEMPLATE = RerankerPrompt(("<s>", "A : {query}"), ("B : {document}", "? </s>"))
 
 Row = dict[str, Any]
 Write = Callable[[Sequence[Row]], Path]
@@ -146,19 +147,23 @@ def test_a_query_longer_than_the_model() -> None:
         encoder(max_positions=24).prompt("wing " * 20, ["heat"])
 
 
-@pytest.mark.parametrize(
-    ("template", "problem"),
-    [
-        ({"prefix": ["a"], "candidate": ["{document}"]}, "`prefix` has {query} 0 times, expected once"),
-        ({"prefix": ["{query}"], "candidate": ["{document} {document}"]}, "`candidate` has {document} 2 times"),
-        ({"prefix": "{query}", "candidate": ["{document}"]}, "`prefix` is '{query}', expected a list of strings"),
-        ({"prefix": ["{query}"], "candidate": ["{document}"], "suffix": []}, "has `suffix`, expected"),
-        ([], r"is \[\], expected an object"),
-    ],
-)
-def test_damaged_template(template: Any, problem: str) -> None:
-    with pytest.raises(InputError, match=f"^here: .*{problem}".replace("{", r"\{")):
-        TextTemplate.of_json(template, "here")
+def test_what_stands_behind_a_document_is_never_cut() -> None:
+    prompt = RerankerPrompt(("{query}",), ("B : {document} ? {instruction}",), "heat")
+    encoder = TextEncoder(words_tokenizer(), prompt, 64, 7)
+    assert encoder.prompt("wing", ["drag " * 30, "drag"])[1] == [ids("B : drag drag drag ? heat"), ids("B : drag ? heat")]
+    assert encoder.prompt("wing", ["drag"], "flow")[1] == [ids("B : drag ? flow")]
+
+
+def test_placeholders_in_values_stay() -> None:
+    """A query that spells out a placeholder is a query."""
+    prompt = RerankerPrompt(("{query}", "{instruction}"), ("{document}",), "heat")
+    prefix, _ = TextEncoder(words_tokenizer(), prompt, 64, 32).prompt("{instruction}", ["drag"])
+    assert prefix == ids("<unk> heat")
+
+
+def test_an_instruction_without_a_place() -> None:
+    with pytest.raises(InputError, match="has no place for an instruction"):
+        encoder().prompt("wing", ["heat"], "flow")
 
 
 def change(n: int, **columns: Any) -> list[Row]:

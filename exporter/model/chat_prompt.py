@@ -19,12 +19,13 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from rexit.bundle import RerankerPrompt
-from rexit.bundle.reranker import encoder
+from rexit.bundle.reranker import PLACEHOLDER
 from rexit.errors import CheckpointError
 from rexit.exporter.quiet import first_line, quiet
+from rexit.texts import TextEncoder, read_tokenizer
 
 TOKENIZER = "tokenizer.json"
-_PLACE = re.compile(r"\{(query|document|instruction)\}")
+NO_LIMIT = 1 << 62
 _EXAMPLE = {
     "query": "What carries a wing?",
     "document": "Lift, 9.81 N per kg.\nSee also: drag (induced)",
@@ -58,7 +59,7 @@ def chat_prompt(folder: Path, system: str | None, settings: Mapping[str, Any]) -
     rendered = _rendered(tokenizer, system is not None, settings)
     if rendered is None:
         return None
-    marks = list(_PLACE.finditer(rendered))
+    marks = list(PLACEHOLDER.finditer(rendered))
     names = [mark[1] for mark in marks]
     if names.count("query") != 1 or names.count("document") != 1 or names.index("query") > names.index("document"):
         raise CheckpointError(f"{folder}: its chat template has the parts {', '.join(names)}, expected a query, then a document")
@@ -95,7 +96,7 @@ def _divided(text: str, special: list[str]) -> tuple[str, ...]:
     parts: list[str] = []
     fixed = False
     for n, piece in enumerate(pieces):
-        is_fixed = n % 2 == 1 or not _PLACE.search(piece)
+        is_fixed = n % 2 == 1 or not PLACEHOLDER.search(piece)
         if is_fixed and fixed and parts:
             parts[-1] += piece
         elif piece:
@@ -106,11 +107,11 @@ def _divided(text: str, special: list[str]) -> tuple[str, ...]:
 
 def _check(folder: Path, rendered: str, prompt: RerankerPrompt) -> None:
     """The parts of an example have the tokens of the whole."""
-    encode = encoder((folder / TOKENIZER).read_text(encoding="utf-8"))
+    encoder = TextEncoder(read_tokenizer(folder / TOKENIZER), prompt, NO_LIMIT, NO_LIMIT)
     values = {**_EXAMPLE, "instruction": prompt.instruction or ""}
-    whole = encode(_PLACE.sub(lambda match: values[match[1]], rendered), True)
-    parts = [*prompt.prefix_tokens(encode, values["query"]), *prompt.document_tokens(encode, values["document"])]
-    if list(whole) != parts:
+    (whole,) = encoder.whole([PLACEHOLDER.sub(lambda place: values[place[1]], rendered)])
+    prefix, (document,) = encoder.prompt(values["query"], [values["document"]])
+    if whole != prefix + document:
         raise CheckpointError(
             f"{folder}: its chat template cannot be divided between query and document without other tokens; expected a "
             f"line break or a special token before the document, the template gives {json.dumps(rendered[:200])}"

@@ -3,56 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from rexit.bundle.reranker import PLACEHOLDER, RerankerPrompt
 from rexit.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-QUERY, DOCUMENT = "{query}", "{document}"
-
-
-@dataclass(frozen=True)
-class TextTemplate:
-    """What surrounds a query and a document. Each string is tokenized on its own, as the reranker's training did.
-
-    Attributes:
-        prefix: Strings, of which exactly one has `{query}`, once.
-        candidate: Strings, of which exactly one has `{document}`, once. The others are never cut.
-    """
-
-    prefix: tuple[str, ...]
-    candidate: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        for name, strings, place in (("prefix", self.prefix, QUERY), ("candidate", self.candidate, DOCUMENT)):
-            if (count := sum(text.count(place) for text in strings)) != 1:
-                raise InputError(f"text template: `{name}` has {place} {count} times, expected once")
-
-    @classmethod
-    def of_json(cls, value: Any, where: str) -> TextTemplate:
-        """Returns the template of `{"prefix": [...], "candidate": [...]}`. Raises InputError. where: for messages."""
-        if not isinstance(value, Mapping):
-            raise InputError(f"{where}: is {_short(value)}, expected an object with `prefix` and `candidate`")
-        parts = []
-        for name in ("prefix", "candidate"):
-            strings = value.get(name)
-            if not isinstance(strings, list) or not all(isinstance(text, str) for text in strings):
-                raise InputError(f"{where}: `{name}` is {_short(strings)}, expected a list of strings")
-            parts.append(tuple(strings))
-        if unknown := sorted(set(value) - {"prefix", "candidate"}):
-            raise InputError(f"{where}: has `{unknown[0]}`, expected `prefix` and `candidate` alone")
-        try:
-            return cls(*parts)
-        except InputError as exc:
-            raise InputError(f"{where}: {exc}") from exc
-
-    def to_json(self) -> dict[str, list[str]]:
-        """As `of_json` reads it."""
-        return {"prefix": list(self.prefix), "candidate": list(self.candidate)}
 
 
 class TextEncoder:
@@ -65,15 +23,15 @@ class TextEncoder:
 
     Args:
         tokenizer: The model's.
-        template: Of queries and documents; None: only whole prompts can be tokenized.
+        prompt: What surrounds a query and a document; None: only whole prompts can be tokenized.
         max_positions: Most tokens of a prefix and one candidate.
         max_tokens: Most tokens of a candidate.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: TextTemplate | None, max_positions: int, max_tokens: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt: RerankerPrompt | None, max_positions: int, max_tokens: int) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        self._tokenizer, self.template = tokenizer, template
+        self._tokenizer, self._prompt = tokenizer, prompt
         self._max_positions, self._max_tokens = max_positions, max_tokens
         self._specials = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
 
@@ -82,43 +40,64 @@ class TextEncoder:
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
 
-    def prompt(self, query: str, documents: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-        """Returns the token ids of the prefix and of each candidate.
+    def prompt(self, query: str, documents: Sequence[str], instruction: str | None = None) -> tuple[list[int], list[list[int]]]:
+        """Returns the token ids of the prefix and of each candidate. instruction: None: the prompt's own.
 
         Raises:
-            InputError: There is no template, or the query leaves no room for a document.
+            InputError: The model's prompt is not known, has no place for an instruction, or the query leaves no room for a
+                document.
         """
-        template = self.template
-        if template is None:
+        prompt = self._prompt
+        if prompt is None:
             raise InputError("the model has no text template, which says what surrounds a query and a document")
-        prefix = [token for text in template.prefix for token in self._filled(text, QUERY, query)]
-        at = next(n for n, text in enumerate(template.candidate) if DOCUMENT in text)
-        before, after = ([token for part in self.whole(texts) for token in part] for texts in _around(template.candidate, at))
-        rest, around = self._max_positions - len(prefix), len(before) + len(after)
-        if self._max_tokens <= around:
-            raise InputError(f"the template alone has {around} tokens per candidate, the variant takes {self._max_tokens}")
-        if rest <= around:
+        if instruction is not None and prompt.instruction is None:
+            raise InputError("the model's text template has no place for an instruction")
+        values = {"query": query, "instruction": instruction if instruction is not None else prompt.instruction or ""}
+        prefix = [token for text in prompt.prefix for token in self._filled(text, values)]
+        at = next(n for n, text in enumerate(prompt.document) if "{document}" in text)
+        text, _, end = prompt.document[at].partition("{document}")
+        before, after = (
+            [token for part in parts for token in self._filled(part, values)]
+            for parts in (prompt.document[:at], prompt.document[at + 1 :])
+        )
+        end_tokens = self._filled(end, values)
+        around = len(before) + len(after)
+        rest = self._max_positions - len(prefix)
+        least = around + len(end_tokens)
+        if self._max_tokens <= least:
+            raise InputError(
+                f"the text template alone has {least} tokens per candidate, which leaves no room for a document in the "
+                f"{self._max_tokens} of a pass"
+            )
+        if rest <= least:
             raise InputError(
                 f"the query is too long: with the template it has {len(prefix)} tokens, which leaves no room for a document in "
                 f"the {self._max_positions} that the model takes"
             )
         room = min(rest, self._max_tokens) - around
-        texts = [self._filled(template.candidate[at], DOCUMENT, document)[:room] for document in documents]
-        return prefix, [[*before, *tokens, *after] for tokens in texts]
+        candidates = []
+        for document in documents:
+            tokens = self._filled(prompt.document[at], {**values, "document": document})
+            if len(tokens) > room:
+                cut = self._filled(text + "{document}", {**values, "document": document})[: room - len(end_tokens)]
+                tokens = [*cut, *end_tokens]
+            candidates.append([*before, *tokens, *after])
+        return prefix, candidates
 
-    def _filled(self, text: str, place: str, value: str) -> list[int]:
-        if not any(special in value for special in self._specials):
-            return self.whole([text.replace(place, value)])[0]
-        before, _, after = text.partition(place)
-        if place not in text:
-            return self.whole([text])[0]
-        self._tokenizer.encode_special_tokens = True
-        try:
-            middle = self._tokenizer.encode(value, add_special_tokens=False).ids
-        finally:
-            self._tokenizer.encode_special_tokens = False
-        first, last = self.whole([before, after])
-        return [*first, *middle, *last]
+    def _filled(self, text: str, values: Mapping[str, str]) -> list[int]:
+        """The tokens of a text of the prompt with values in the places of its placeholders."""
+        names = PLACEHOLDER.findall(text)
+        if not any(special in values[name] for special in self._specials for name in names):
+            return self.whole([PLACEHOLDER.sub(lambda place: values[place[1]], text)])[0]
+        tokens: list[int] = []
+        for n, part in enumerate(PLACEHOLDER.split(text)):
+            is_value = n % 2 == 1
+            self._tokenizer.encode_special_tokens = is_value
+            try:
+                tokens += self._tokenizer.encode(values[part] if is_value else part, add_special_tokens=False).ids
+            finally:
+                self._tokenizer.encode_special_tokens = False
+        return tokens
 
 
 def read_tokenizer(file: Path) -> Tokenizer:
@@ -131,12 +110,3 @@ def read_tokenizer(file: Path) -> Tokenizer:
         return Tokenizer.from_file(str(file))
     except Exception as exc:  # tokenizers raises bare Exception
         raise InputError(f"{file}: not a tokenizer: {str(exc).splitlines()[0]}") from exc
-
-
-def _around(strings: Sequence[str], at: int) -> tuple[Sequence[str], Sequence[str]]:
-    return strings[:at], strings[at + 1 :]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -8,13 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Punctuation, Sequence, Whitespace
 
 from builders.bundles.held_out import write_ranked
 from rexit.bundle import Bundle, Manifest, RerankerPrompt
-from rexit.bundle.reranker import encoder
 from rexit.errors import BundleError
 
 BAAI: dict[str, Any] = {
@@ -26,28 +22,6 @@ BAAI: dict[str, Any] = {
 
 def test_written_comes_back() -> None:
     assert RerankerPrompt.parse(BAAI, "reranker").to_json() == BAAI
-
-
-def _spelled(text: str, reads_special: bool) -> list[int]:
-    """`<s>` is a special token, 0; every other character is its code."""
-    parts = text.split("<s>") if reads_special else [text]
-    return [code for n, part in enumerate(parts) for code in ([0] if n else []) + [ord(character) for character in part]]
-
-
-def test_texts_are_filled_once() -> None:
-    """A query or document that spells out a placeholder or a special token stays as it is."""
-    prompt = RerankerPrompt.parse(BAAI, "reranker")
-    assert prompt.prefix_tokens(_spelled, "<s>{document}") == [0, *map(ord, "A: <s>{document}")]
-    assert prompt.document_tokens(_spelled, "{instruction}") == [*map(ord, "\nB: {instruction}\nDoes B answer A?")]
-    assert prompt.document_tokens(_spelled, "d", "So?") == [*map(ord, "\nB: d\nSo?")]
-
-
-def test_a_tokenizer_reads_special_tokens_in_the_prompt_alone() -> None:
-    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "<s>": 1, "<": 2, "s": 3, ">": 4, "q": 5}, "[UNK]"))
-    tokenizer.pre_tokenizer = Sequence([Whitespace(), Punctuation()])
-    tokenizer.add_special_tokens(["<s>"])
-    encode = encoder(tokenizer.to_str())
-    assert RerankerPrompt(("<s>", "{query}"), ("{document}",)).prefix_tokens(encode, "q<s>") == [1, 5, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
