@@ -79,10 +79,10 @@ def build_catalog(
     language = Language.load(tokenizer, parsed)
     progress("tables", 0, 1)
     data = read_data(interactions, items, users, options)
-    embeddings = _read_embeddings(data, options, interactions, items)
     similar = None
     if options.similar is not None:
         similar = external.read_neighbours(options.similar, data.users["id"], options.neighbours, options.columns.user)
+    embeddings = _read_embeddings(data, options, interactions, items)
     progress("tables", 1, 1)
     compiled = compile_template(language, data.users, data.items, progress)
     info = _info(data, language, compiled, options)
@@ -100,14 +100,15 @@ def build_catalog(
         retriever = external.retriever(embeddings.items, embeddings.users, likes, embeddings.options)
         snapshots = external.training_table(retriever, embeddings.begin)
         info["embedding"] = _external_info(data, retriever, embeddings)
+        del embeddings
     info["retrieval"] = {
         "recall@20": retriever.recall,
         "popularity_recall@20": retriever.popularity_recall,
         "split": SPLITS[1],
-        **({"epochs": retriever.epochs} if embeddings is None else {}),
+        **({"epochs": retriever.epochs} if options.external is None else {}),
     }
     progress("lists of users", 0, 1)
-    lists = Lists.needed(retriever.users.astype(np.float16))
+    lists = Lists.needed(retriever.users.astype(np.float16, copy=False))
     progress("lists of users", 1, 1)
     if lists is not None:
         info["requires"].append(LISTS)
@@ -118,7 +119,9 @@ def build_catalog(
         info["snapshots"] = {"path": SNAPSHOTS, **FileEntry.of(folder / SNAPSHOTS).to_json()}
         info |= encoded.write(folder, compiled.encoded)
         content = _content(data, compiled, retriever, lists, similar, options, progress)
+        del retriever, similar, lists
         catalog = write(folder, info, content, data.samples, data.users["id"], data.items["id"], progress)
+        del content, data, compiled
         info["prompt"]["lengths"] = prompt_lengths(catalog)
         seal(folder, info)
     return info
@@ -205,27 +208,31 @@ def _content(
     progress: Progress,
 ) -> Iterator[tuple[str, tables.Tensors]]:
     """Yields each file of the catalog with its tensors, in turn: together they can take gigabytes."""
-    users, fold_in = retriever.users.astype(np.float16), retriever.fold_in.astype(np.float16)
+    users, fold_in = (table.astype(np.float16, copy=False) for table in (retriever.users, retriever.fold_in))
+    items = retriever.items.astype(np.float16, copy=False)
+    del retriever
     histories = tables.histories(data.interactions, len(data.users))
     if similar is None:
         queries = users if options.external is not None and options.external.users is not None else None
         similar = similar_users(users, fold_in, histories, options.neighbours, lists, progress, queries)
+    in_order = {"embeddings": users} if lists is None else lists.tensors(users)
+    del users
     yield (
         "users.safetensors",
         {
             **tables.id_tensors(data.users["id"]),
-            **({"embeddings": users} if lists is None else lists.tensors(users)),
+            **in_order,
             "similar": similar,
             **histories,
             **tables.field_tensors(compiled.fields, "user"),
         },
     )
-    del users, histories
+    del in_order, similar, histories
     yield (
         "items.safetensors",
         {
             **tables.id_tensors(data.items["id"]),
-            "embeddings": retriever.items.astype(np.float16),
+            "embeddings": items,
             "fold_in": fold_in,
             **tables.ratings(data.interactions, len(data.items)),
             **tables.field_tensors(compiled.fields, "item"),

@@ -1,11 +1,15 @@
 """What `rexit index` costs as users grow: seconds and peak memory of each of its stages, on synthetic interactions.
 
-    python benchmarks/scale/index_scale.py FOLDER [--users 10000 30000 100000] [--epochs 20] [--each 50] [--threads 1] [--json]
+    python benchmarks/scale/index_scale.py FOLDER [--users 10000 30000 100000] [--epochs 20] [--each 50] [--items N] [--threads 1]
+        [--external] [--json]
 
-Interactions are drawn, seeded: a fifth as many items as users, popular by a power law, in clusters; each user likes three
-clusters and draws `--each` items on average, four in five of them from these; what is drawn twice counts once. FOLDER keeps data
-and results, so that a run that was stopped goes on with the next size. Each size is indexed by a process of its own; memory is
-the kernel's high-water mark of resident memory, reset at the start of each stage.
+Interactions are drawn, seeded: a fifth as many items as users unless --items says how many, popular by a power law, in clusters;
+each user likes three clusters and draws `--each` items on average, four in five of them from these; what is drawn twice counts
+once. They lie in the file by time. With --external nothing is trained and no neighbour is searched for: items have the embedding
+of their cluster and some noise, users the mean of their items', both float16 of 64 numbers, and NEIGHBOURS random similar users.
+
+FOLDER keeps data and results, so that a run that was stopped goes on with the next size. Each size is indexed by a process of its
+own; memory is the kernel's high-water mark of resident memory, reset at the start of each stage.
 """
 
 from __future__ import annotations
@@ -23,11 +27,13 @@ import polars as pl
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
+from scipy.sparse import csr_array
 
 from rexit.measure.machine import machine
 from rexit.scripts import script
 
 CLUSTER, TASTES = 100, 3  # items of a cluster, clusters that a user likes
+DIM, NEIGHBOURS = 64, 10  # of embeddings from elsewhere
 NOTHING = {"seconds": 0.0, "cpu_seconds": 0.0, "peak_gib": 0.0}  # of a stage
 DRAWN = 100_000  # users whose interactions are drawn at once
 TEMPLATE = """
@@ -45,16 +51,18 @@ disliked = " no"
 
 
 def interactions(users: int, items: int, per_user: int, seed: int = 0) -> pl.DataFrame:
-    """`user_id`, `item_id`, `rating` and `timestamp`; nobody meets an item twice. each: items drawn for a user, on average."""
-    return pl.concat(
+    """`user_id`, `item_id`, `rating` and `timestamp`, by time; nobody meets an item twice. per_user: items drawn for a user, on
+    average."""
+    parts = [
         _interactions(begin, min(users, begin + DRAWN), items, per_user, np.random.default_rng([seed, begin]))
         for begin in range(0, users, DRAWN)
-    )
+    ]
+    return pl.concat(parts).sort("timestamp", maintain_order=True)
 
 
 def _interactions(begin: int, end: int, items: int, per_user: int, random: np.random.Generator) -> pl.DataFrame:
     clusters = max(TASTES, items // CLUSTER)
-    counts = np.maximum(10, random.geometric(1 / per_user, end - begin))
+    counts = np.maximum(min(10, per_user // 2), random.geometric(1 / per_user, end - begin))
     user = np.repeat(np.arange(begin, end), counts)
     tastes = np.repeat(random.integers(0, clusters, (end - begin, TASTES)), counts, axis=0)
     fits = random.random(len(user)) < 0.8
@@ -64,23 +72,55 @@ def _interactions(begin: int, end: int, items: int, per_user: int, random: np.ra
     item = np.where(fits, np.minimum(inside, items - 1), np.minimum(items**share, items - 1).astype(int))
     liked = random.random(len(user)) < np.where(fits, 0.75, 0.25)
     columns = {"user_id": user, "item_id": item, "rating": 2 + 3 * liked, "timestamp": random.integers(0, 1 << 30, len(user))}
-    return pl.DataFrame(columns).unique(["user_id", "item_id"], keep="first", maintain_order=True)
+    types = {"user_id": pl.Int32, "item_id": pl.Int32, "rating": pl.Int8, "timestamp": pl.Int32}  # four to a cache line
+    return pl.DataFrame(columns, types).unique(["user_id", "item_id"], keep="first", maintain_order=True)
 
 
-def write_data(folder: Path, users: int, per_user: int) -> None:
-    """ratings.parquet, items.csv, users.csv, tokenizer.json and prompt.toml."""
+def write_data(folder: Path, users: int, items: int, per_user: int, external: bool) -> None:
+    """ratings.parquet, items.parquet, users.parquet, tokenizer.json and prompt.toml; with `external` embeddings and similar
+    users."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     folder.mkdir(parents=True, exist_ok=True)
-    items = users // 5
-    interactions(users, items, per_user).write_parquet(folder / "ratings.parquet")
-    pl.DataFrame({"item_id": range(items), "title": [f"Item {n}" for n in range(items)]}).write_csv(folder / "items.csv")
-    pl.DataFrame({"user_id": range(users), "group": [f"Group {n % 97}" for n in range(users)]}).write_csv(folder / "users.csv")
+    rated = interactions(users, items, per_user)
+    rated.lazy().cast({pl.Int32: pl.Int64}).sink_parquet(folder / "ratings.parquet")
+    if external:
+        _write_external(folder, rated, users, items)
+    number = pl.int_range(users, eager=True)
+    groups = "Group " + (number % 97).cast(pl.String)
+    pl.DataFrame({"user_id": number, "group": groups}).write_parquet(folder / "users.parquet")
+    number = pl.int_range(items, eager=True)
+    pl.DataFrame({"item_id": number, "title": "Item " + number.cast(pl.String)}).write_parquet(folder / "items.parquet")
     words = {word: n for n, word in enumerate([*sorted(pre_tokenizers.ByteLevel.alphabet()), "Ġyes", "Ġno"])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="!"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "prompt.toml").write_text(TEMPLATE)
+
+
+def _write_external(folder: Path, rated: pl.DataFrame, users: int, items: int) -> None:
+    """item-embeddings.npy, user-embeddings.npy with their ids, and similar-users.parquet."""
+    random = np.random.default_rng(1)
+    clusters = max(TASTES, items // CLUSTER)
+    centres = random.standard_normal((clusters, DIM), np.float32)
+    rows = centres[np.arange(items) % clusters] + 0.5 * random.standard_normal((items, DIM), np.float32)
+    user, item = rated["user_id"].to_numpy(), rated["item_id"].to_numpy()
+    liked = csr_array((np.ones(len(user), np.float32), (user, item)), shape=(users, items))
+    of_users = np.lib.format.open_memmap(folder / "user-embeddings.npy", "w+", np.float16, (users, DIM))
+    parts = []
+    for begin in range(0, users, DRAWN):
+        end = min(users, begin + DRAWN)
+        counts = np.maximum(np.diff(liked.indptr[begin : end + 1]), 1)[:, None]
+        of_users[begin:end] = (liked[begin:end] @ rows) / counts
+        owner = np.repeat(np.arange(begin, end), NEIGHBOURS)
+        step = random.integers(1, users // NEIGHBOURS, (end - begin, NEIGHBOURS)).cumsum(1).ravel()  # ascending: no user twice
+        columns = {"user_id": owner, "neighbour": (owner + step) % users, "rank": np.tile(np.arange(NEIGHBOURS), end - begin)}
+        parts.append(pl.DataFrame(columns, {"user_id": pl.Int32, "neighbour": pl.Int32, "rank": pl.Int8}))
+    of_users.flush()
+    np.save(folder / "user-embeddings.ids.npy", np.arange(users))
+    np.save(folder / "item-embeddings.npy", rows.astype(np.float16))
+    np.save(folder / "item-embeddings.ids.npy", np.arange(items))
+    pl.concat(parts).lazy().cast({pl.Int32: pl.Int64}).sink_parquet(folder / "similar-users.parquet")
 
 
 class Stages:
@@ -108,43 +148,47 @@ class Stages:
         stage["peak_gib"] = max(stage["peak_gib"], int(status["VmHWM"].split()[0]) / (1 << 20))
 
 
-def index(folder: Path, epochs: int, threads: int) -> dict[str, Any]:
+def index(folder: Path, epochs: int, threads: int, external: bool) -> dict[str, Any]:
     """Indexes the data of `folder` in this process."""
     import torch
 
     from rexit.exporter.index import build_catalog
-    from rexit.exporter.options import IndexOptions, LightGCNOptions
+    from rexit.exporter.options import ExternalOptions, IndexOptions, LightGCNOptions
 
     torch.set_num_threads(threads)
     stages = Stages()
+    options = IndexOptions(lightgcn=LightGCNOptions(epochs=epochs))
+    if external:
+        embeddings = ExternalOptions(folder / "item-embeddings.npy", folder / "user-embeddings.npy")
+        options = IndexOptions(external=embeddings, similar=folder / "similar-users.parquet", neighbours=NEIGHBOURS)
     info = build_catalog(
         folder / "ratings.parquet",
-        folder / "items.csv",
+        folder / "items.parquet",
         str(folder / "tokenizer.json"),
         folder / "prompt.toml",
         folder / "catalog",
-        IndexOptions(lightgcn=LightGCNOptions(epochs=epochs)),
-        users=folder / "users.csv",
+        options,
+        users=folder / "users.parquet",
         progress=stages,
     )
     stages.end()
     return {"counts": info["counts"], "retrieval": info["retrieval"], "stages": stages.stages}
 
 
-def measured(folder: Path, users: int, per_user: int, epochs: int, threads: int) -> dict[str, Any]:
+def measured(folder: Path, users: int, items: int, per_user: int, epochs: int, threads: int, external: bool) -> dict[str, Any]:
     """What index() says, from a process of its own or from an earlier run."""
-    place = folder / f"users-{users}-each-{per_user}"
+    place = folder / f"users-{users}-items-{items}-each-{per_user}{'-external' if external else ''}"
     record_path = place / f"epochs-{epochs}-threads-{threads}.json"
     if not record_path.is_file():
         if not (place / "prompt.toml").is_file():
-            write_data(place, users, per_user)
+            write_data(place, users, items, per_user, external)
         code = (
             "import sys; from pathlib import Path; import index_scale as scale; from rexit.bundle.files import write_json; "
-            "place, kept, epochs, threads = sys.argv[1:]; "
-            "write_json(Path(kept), scale.index(Path(place), int(epochs), int(threads)))"
+            "place, record, epochs, threads, external = sys.argv[1:]; "
+            "write_json(Path(record), scale.index(Path(place), int(epochs), int(threads), external == 'True'))"
         )
-        command = [sys.executable, "-c", code, str(place), str(record_path), str(epochs), str(threads)]
-        subprocess.run(command, check=True, cwd=Path(__file__).parent)
+        words = map(str, (place, record_path, epochs, threads, external))
+        subprocess.run([sys.executable, "-c", code, *words], check=True, cwd=Path(__file__).parent)
     stage: dict[str, Any] = json.loads(record_path.read_text())
     return stage
 
@@ -156,11 +200,16 @@ def main() -> None:
     parser.add_argument("--users", type=int, nargs="+", default=[10_000, 30_000, 100_000])
     parser.add_argument("--epochs", type=int, default=20, help="LightGCN's at most; at scale few are needed")
     parser.add_argument("--each", type=int, default=50, help="items drawn for a user, on average")
+    parser.add_argument("--items", type=int, help="by default a fifth of the users")
+    parser.add_argument("--external", action="store_true", help="embeddings and similar users from elsewhere")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     folder = args.folder.resolve()
-    results = {users: measured(folder, users, args.each, args.epochs, args.threads) for users in args.users}
+    results = {
+        users: measured(folder, users, args.items or users // 5, args.each, args.epochs, args.threads, args.external)
+        for users in args.users
+    }
     if args.json:
         print(json.dumps({"machine": machine(), "results": results}, indent=1))
         return

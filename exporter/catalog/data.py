@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.interactions import in_unit, read_interactions, unit_of_times, without_repeats
 from rexit.exporter.catalog.negatives import with_negatives
+from rexit.exporter.catalog.parts import by_range
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.catalog.unrated import with_unrated
 from rexit.exporter.options import IndexOptions
@@ -24,7 +25,7 @@ from rexit.times import Timeline
 class Data:
     """Interactions, users and items.
 
-    interactions: `user` and `item` (rows), `time`, `liked`, `split`, sorted by (user, time, item).
+    interactions: `user` and `item` (rows, int32), `time`, `liked`, `split`, sorted by (user, time, item).
     samples: the interactions and the sampled negatives; what the splits hold.
     users, items: `id` and the columns of the files, ascending by id.
     split: how the splits were assigned, for catalog.json.
@@ -39,10 +40,13 @@ class Data:
     timeline: Timeline
     dropped: int
 
-    def edges(self, split: str, likes_only: bool = True) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def edges(self, split: str, likes_only: bool = True) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """User rows and item rows of a split's interactions."""
-        part = self.interactions.filter((pl.col("split") == split) & (pl.col("liked") | (not likes_only)))
-        return part["user"].to_numpy(), part["item"].to_numpy()
+        rows = self.interactions["split"] == split
+        if likes_only:
+            rows &= self.interactions["liked"]
+        user, item = (self.interactions[name].filter(rows).to_numpy() for name in ("user", "item"))
+        return user, item
 
 
 def read_data(source: Path, items_path: Path, users_path: Path | None, options: IndexOptions) -> Data:
@@ -51,18 +55,24 @@ def read_data(source: Path, items_path: Path, users_path: Path | None, options: 
     rows = read_interactions(source, options)
     unit = unit_of_times(rows["time"]) if options.order == "time" else None
     rows = rows.with_columns(in_unit(rows["time"], unit, source))
-    interactions = without_repeats(rows, options.repeats, source)
-    dropped = len(rows) - len(interactions)
     items = read_entities(items_path, columns.item, "--item-column")
     if users_path is None:
-        users = pl.DataFrame({"id": interactions["user"].unique()})
+        users = pl.DataFrame({"id": rows["user"].unique()})
     else:
         users = read_entities(users_path, columns.user, "--user-column")
     entities = {}
     for what, frame, path in (("user", users, users_path or source), ("item", items, items_path)):
-        values, ids = unify_ids([interactions[what], frame["id"]])
+        values, ids = unify_ids([rows[what], frame["id"]])
         entities[what] = frame.with_columns(id=ids).sort("id")
-        interactions = interactions.with_columns(rows_of(values, entities[what]["id"], what, source, path).alias(what))
+        rows = rows.with_columns(rows_of(values, entities[what]["id"], what, source, path).alias(what))
+        del values  # gigabytes of a large catalog
+    ids_of = {what: frame["id"] for what, frame in entities.items()}
+    parts = [without_repeats(part, options.repeats, source, ids_of) for part in by_range(rows, "user")]
+    count = len(rows)
+    del rows
+    interactions = pl.concat(parts, rechunk=True)
+    del parts
+    dropped = count - len(interactions)
     if options.unrated:
         user_ids, item_ids = entities["user"]["id"], entities["item"]["id"]
         interactions = with_unrated(interactions, user_ids, item_ids, options.unrated, options.seed, source)

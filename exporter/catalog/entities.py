@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from rexit.errors import InputError
+from rexit.exporter.catalog.parts import blocks
 from rexit.exporter.catalog.source_tables import check_columns, read_table
 
 
@@ -117,15 +118,24 @@ def rows_of(values: pl.Series, ids: pl.Series, what: str, path: Path, entities: 
         what, path, entities: `user` or `item`, the file of the values and the file of the ids, for messages.
 
     Returns:
-        Rows, int64, in the order of `values`.
+        Rows, int32, in the order of `values`.
 
     Raises:
         InputError: a value is not among the ids.
     """
-    table = pl.DataFrame({"id": ids, "row": pl.int_range(len(ids), eager=True)})
-    rows = pl.DataFrame({"id": values}).join(table, on="id", how="left", maintain_order="left")["row"]
+    rows = match(values, ids)
     if rows.null_count():
         missing = values.filter(rows.is_null())
         count = f"{missing.n_unique()} such {what}s in {len(missing)} interactions"
         raise InputError(f"{path}: {what} {missing[0]!r} is not in {entities} ({count})")
     return rows
+
+
+def match(values: pl.Series, ids: pl.Series) -> pl.Series:
+    """The row of each value in `ids`, of one type and each once: int32, null where there is none."""
+    table = pl.DataFrame({"id": ids, "row": pl.int_range(len(ids), dtype=pl.Int32, eager=True)})
+    parts = [
+        pl.DataFrame({"id": values[rows]}).join(table, on="id", how="left", maintain_order="left")["row"]
+        for rows in blocks(len(values))
+    ]
+    return pl.concat([pl.Series("row", [], pl.Int32), *parts], rechunk=True)

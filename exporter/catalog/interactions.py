@@ -8,7 +8,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -66,13 +66,16 @@ def read_interactions(path: Path, options: IndexOptions, complete: bool = True) 
     return pl.DataFrame(values)
 
 
-def without_repeats(interactions: pl.DataFrame, repeats: str, path: Path) -> pl.DataFrame:
+def without_repeats(
+    interactions: pl.DataFrame, repeats: str, path: Path, ids: Mapping[str, pl.Series] | None = None
+) -> pl.DataFrame:
     """Drops repeated interactions.
 
     Args:
-        interactions: the result of `read_interactions`.
+        interactions: the result of `read_interactions`, perhaps with rows in place of ids.
         repeats: `all` keeps the last row of each user, item and time; `first` the earliest of each user and item.
         path: the file, for messages.
+        ids: of `user` and `item`, if `interactions` has rows.
 
     Raises:
         InputError: one interaction is in two splits.
@@ -82,6 +85,8 @@ def without_repeats(interactions: pl.DataFrame, repeats: str, path: Path) -> pl.
         splits = interactions.group_by(key, maintain_order=True).agg(pl.col("split").unique().sort())
         if len(torn := splits.filter(pl.col("split").list.len() > 1)):
             user, item, time, names = torn.row(0)
+            if ids is not None:
+                user, item = ids["user"][user], ids["item"][item]
             raise InputError(
                 f"{path}: user {user!r} and item {item!r} at time {time} are in {' and '.join(names)}, expected one split"
             )

@@ -14,7 +14,7 @@ Rules
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +24,7 @@ import polars as pl
 
 from rexit.bundle.catalog import SPLITS
 from rexit.errors import InputError
+from rexit.exporter.catalog.parts import by_range
 from rexit.exporter.options import IndexOptions
 
 TRAIN, VALIDATION, TEST = SPLITS
@@ -67,35 +68,53 @@ def assign(interactions: pl.DataFrame, options: IndexOptions, path: Path) -> tup
     Raises:
         InputError: a split is empty, or a training interaction is as late as the same pair in another split.
     """
-    ordered = interactions.sort("user", "time", "item", maintain_order=True)
-    if options.columns.split is not None:
-        assigned, info = ordered, {"by": "column"}
-    else:
-        assigned, info = _by_rule(ordered, Rule.parse(DEFAULT if options.split is None else options.split))
+    rule = None
+    if options.columns.split is None:
+        rule = Rule.parse(DEFAULT if options.split is None else options.split)
+    borders, info = _borders(interactions["time"], rule)
+    parts, late = [], 0
+    for part in by_range(interactions, "user"):
+        ordered = part.sort("user", "time", "item", maintain_order=True)
+        parts.append(ordered if rule is None else _by_rule(ordered, rule, borders))
+        late += _late(parts[-1])
+    assigned = pl.concat(parts, rechunk=True)
     _check_filled(assigned, info, options.columns.split, path)
-    _check_disjoint(assigned, path)
+    if late:
+        raise InputError(
+            f"{path}: {late} interactions of the train split have a user and an item that stand in another split at the "
+            "same or an earlier time, expected earlier ones only: the retriever would know the model's answer"
+        )
     return assigned, info
 
 
-def _by_rule(ordered: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, dict[str, Any]]:
+def _borders(times: pl.Series, rule: Rule | None) -> tuple[list[int], dict[str, Any]]:
+    """The times at which validation and test begin, by a rule of times; and `split` of catalog.json."""
+    if rule is None:
+        return [], {"by": "column"}
+    if rule.kind == "leave-last":
+        return [], {"by": rule.kind, "counts": [int(rule.first), int(rule.second)]}
+    info = {"by": rule.kind, "shares": [float(rule.first), float(rule.second)]}
+    if rule.kind == "user":
+        return [], info
+    ascending = times.sort()
+    borders = [ascending[_floor(share, len(times))] for share in (rule.first, rule.second)]
+    return borders, info | {"borders": borders}
+
+
+def _by_rule(ordered: pl.DataFrame, rule: Rule, borders: Sequence[int]) -> pl.DataFrame:
     if rule.kind == "time":
-        times = ordered["time"].sort()
-        validation, test = (times[_floor(share, len(times))] for share in (rule.first, rule.second))
-        is_test, is_held_out = pl.col("time") >= test, pl.col("time") >= validation
-        info: dict[str, Any] = {"shares": [float(rule.first), float(rule.second)], "borders": [validation, test]}
+        is_held_out, is_test = (pl.col("time") >= border for border in borders)
     else:
         n = pl.len().cast(pl.Int64).over("user")
         left = n - pl.int_range(pl.len()).over("user")  # 1 for the user's last interaction
         if rule.kind == "user":
             tests, validations = _floor(1 - rule.second, n), _floor(rule.second - rule.first, n)
-            info = {"shares": [float(rule.first), float(rule.second)]}
         else:
             counts = int(rule.first), int(rule.second)
             validations, tests = (pl.when(n > sum(counts)).then(count).otherwise(0) for count in counts)
-            info = {"counts": list(counts)}
         is_test, is_held_out = left <= tests, left <= tests + validations
     split = pl.when(is_test).then(pl.lit(TEST)).when(is_held_out).then(pl.lit(VALIDATION)).otherwise(pl.lit(TRAIN))
-    return ordered.with_columns(split=split.cast(pl.Enum(SPLITS))), {"by": rule.kind, **info}
+    return ordered.with_columns(split=split.cast(pl.Enum(SPLITS)))
 
 
 def _floor(share: Fraction, n: Any) -> Any:
@@ -116,13 +135,9 @@ def _check_filled(assigned: pl.DataFrame, info: Mapping[str, Any], column: str |
         raise InputError(f"{path}: the {split} split is empty: {reason}")
 
 
-def _check_disjoint(assigned: pl.DataFrame, path: Path) -> None:
-    """A repeated item is fair if the training interaction is earlier: the prompt shows it. A later one would be a leak."""
+def _late(assigned: pl.DataFrame) -> int:
+    """Number of training interactions as late as the same pair in another split. A repeated item is fair if the training
+    interaction is earlier: the prompt shows it. A later one would be a leak."""
     train, held_out = (assigned.filter((pl.col("split") == TRAIN) == is_train) for is_train in (True, False))
     first = held_out.group_by("user", "item").agg(pl.col("time").min().alias("first"))
-    late = train.join(first, on=["user", "item"]).filter(pl.col("time") >= pl.col("first"))
-    if len(late):
-        raise InputError(
-            f"{path}: {len(late)} interactions of the train split have a user and an item that stand in another split at the "
-            "same or an earlier time, expected earlier ones only: the retriever would know the model's answer"
-        )
+    return len(train.join(first, on=["user", "item"]).filter(pl.col("time") >= pl.col("first")))

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from rexit.bundle.files import replaced
+from rexit.exporter.catalog.parts import by_range, offsets, ranges
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -50,35 +51,35 @@ def id_tensors(ids: pl.Series) -> Tensors:
     }
 
 
-def offsets(counts: NDArray[Any]) -> NDArray[np.int64]:
-    """CSR offsets [n+1] of n slices."""
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-
 def histories(interactions: pl.DataFrame, users: int) -> Tensors:
     """The `history_*` tensors. `interactions` has `user`, `item` (rows), `time`, `liked`, sorted by (user, time, item)."""
     user, item = interactions["user"].to_numpy(), interactions["item"].to_numpy()
     starts = offsets(np.bincount(user, minlength=users))
-    by_item = np.lexsort((item, user))  # stable: time stays the last key
+    by_item = np.empty(len(user), np.int32)
+    for begin, end in ranges(starts):
+        part = slice(starts[begin], starts[end])
+        order = np.lexsort((item[part], user[part]))  # stable: time stays the last key
+        by_item[part] = order - (starts[user[part][order]] - starts[begin])
     return {
         "history_offsets": starts,
-        "history_items": item.astype(np.int32),
-        "history_times": interactions["time"].to_numpy().astype(np.int64),
+        "history_items": item.astype(np.int32, copy=False),
+        "history_times": interactions["time"].to_numpy().astype(np.int64, copy=False),
         "history_liked": interactions["liked"].to_numpy().astype(np.uint8),
-        "history_by_item": (by_item - starts[user[by_item]]).astype(np.int32),
+        "history_by_item": by_item,
     }
 
 
 def ratings(interactions: pl.DataFrame, items: int) -> Tensors:
     """The `rating_*` tensors: the times of each item's interactions and the running count of likes."""
-    ordered = interactions.sort("item", "time", "user", maintain_order=True)
-    return {
-        "rating_offsets": offsets(np.bincount(ordered["item"].to_numpy(), minlength=items)),
-        "rating_times": ordered["time"].to_numpy().astype(np.int64),
-        "rating_likes": ordered.select(pl.col("liked").cast(pl.Int32).cum_sum().over("item"))["liked"]
-        .to_numpy()
-        .astype(np.int32),
-    }
+    starts = offsets(np.bincount(interactions["item"].to_numpy(), minlength=items))
+    times, likes = np.empty(len(interactions), np.int64), np.empty(len(interactions), np.int32)
+    end = 0
+    for part in by_range(interactions.select("item", "time", "user", "liked"), "item"):
+        ordered = part.sort("item", "time", "user", maintain_order=True)
+        begin, end = end, end + len(ordered)
+        times[begin:end] = ordered["time"].to_numpy()
+        likes[begin:end] = ordered.select(pl.col("liked").cast(pl.Int32).cum_sum().over("item"))["liked"].to_numpy()
+    return {"rating_offsets": starts, "rating_times": times, "rating_likes": likes}
 
 
 def field_tensors(fields: Mapping[str, NDArray[np.int32]], table: str) -> Tensors:

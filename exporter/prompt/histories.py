@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Catalog
+from rexit.exporter.catalog.parts import slices
 
 Rows = NDArray[np.int64]
 
@@ -16,11 +17,6 @@ class Histories:
     def __init__(self, catalog: Catalog) -> None:
         self._users, self._items = catalog.user_table, catalog.item_table
         self._item_count = len(catalog.items)
-        # (user, item) pairs of all interactions, ascending, for binary searches of verdicts.
-        starts = self._users["history_offsets"]
-        owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-        self._by_item = starts[owner] + self._users["history_by_item"]
-        self._pairs = owner * self._item_count + self._users["history_items"][self._by_item]
 
     def visible(self, user: int, as_of: int | None) -> slice:
         """The visible part of a user's history, as a slice of the `history_*` tensors."""
@@ -67,9 +63,17 @@ class Histories:
 
     def verdicts(self, users: Rows, targets: Rows, as_of: int | None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Whether each user has rated each target, and liked it: both bool [targets, users]."""
-        pairs = users * self._item_count + targets[:, None]
-        begin, last = np.searchsorted(self._pairs, pairs), np.searchsorted(self._pairs, pairs, "right") - 1
+        starts = self._users["history_offsets"][users]
+        place, entry = slices(starts, self._users["history_offsets"][users + 1])
+        if not len(entry):
+            unrated = np.zeros((len(targets), len(users)), np.bool_)
+            return unrated, unrated
+        by_item = starts[place] + self._users["history_by_item"][entry]
+        # Pairs of a place in `users` and an item, ascending.
+        known = place * self._item_count + self._users["history_items"][by_item]
+        pairs = np.arange(len(users)) * self._item_count + targets[:, None]
+        begin, last = np.searchsorted(known, pairs), np.searchsorted(known, pairs, "right") - 1
         if as_of is not None:
-            while (late := (last >= begin) & (self._users["history_times"][self._by_item[last]] >= as_of)).any():
+            while (late := (last >= begin) & (self._users["history_times"][by_item[last]] >= as_of)).any():
                 last[late] -= 1
-        return last >= begin, self._users["history_liked"][self._by_item[last]] > 0
+        return last >= begin, self._users["history_liked"][by_item[last]] > 0

@@ -13,7 +13,8 @@ from rexit.bundle import Catalog
 from rexit.bundle.program import first_difference
 from rexit.errors import InputError
 from rexit.exporter.catalog.entities import column_of
-from rexit.exporter.catalog.tables import Tensors, offsets
+from rexit.exporter.catalog.parts import offsets
+from rexit.exporter.catalog.tables import Tensors
 from rexit.exporter.prompt.language import Language
 from rexit.exporter.prompt.pieces import Pieces, fingerprint
 from rexit.exporter.prompt.program import compile_program

@@ -19,10 +19,10 @@ Use
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -33,25 +33,28 @@ from scipy.sparse import csr_array
 
 from rexit.bundle.vectors import WIDEST
 from rexit.errors import InputError
-from rexit.exporter.catalog.entities import check_rows, id_values, unify_ids
-from rexit.exporter.catalog.source_tables import read_table
+from rexit.exporter.catalog.entities import check_rows, id_values, match, unify_ids
+from rexit.exporter.catalog.parts import by_range
+from rexit.exporter.catalog.source_tables import check_columns, read_table
 from rexit.exporter.options import ExternalOptions
 
 if TYPE_CHECKING:
     from rexit.exporter.retriever.lightgcn import Likes, Retriever
 
 RIDGE = 1e-3
+BLOCK = 1 << 24  # numbers in work at once
 
 Matrix = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """A file of embeddings: `ids` [n], each once, and `rows` float32 [n, D]."""
+    """A file of embeddings: `ids` [n], each once, and `rows` [n, D], float16, float32 or float64; of a .npy they stay in the
+    file."""
 
     path: Path
     ids: pl.Series
-    rows: Matrix
+    rows: NDArray[Any]
 
 
 def read_embeddings(path: Path, id_column: str) -> Embeddings:
@@ -84,13 +87,27 @@ def read_embeddings(path: Path, id_column: str) -> Embeddings:
         raise InputError(f"{path}: no embedding, expected at least one")
     if len(double := ids.filter(ids.is_duplicated())):
         raise InputError(f"{path}: id {double[0]!r} stands {(ids == double[0]).sum()} times, expected once")
-    with np.errstate(over="ignore"):
-        rows = rows.astype(np.float32)
-    if not (finite := np.isfinite(rows).all(1)).all():
-        raise InputError(f"{path}: the embedding of {ids[int(finite.argmin())]!r} has a number that is not finite")
-    if not (nonzero := rows.any(1)).all():
-        raise InputError(f"{path}: the embedding of {ids[int(nonzero.argmin())]!r} is zero: leave out what is not known")
+    for block in _blocks(rows):
+        part = _float32(rows[block])
+        if not (finite := np.isfinite(part).all(1)).all():
+            raise InputError(f"{path}: the embedding of {ids[block][int(finite.argmin())]!r} has a number that is not finite")
+        if not (nonzero := part.any(1)).all():
+            raise InputError(
+                f"{path}: the embedding of {ids[block][int(nonzero.argmin())]!r} is zero: leave out what is not known"
+            )
     return Embeddings(path, ids, rows)
+
+
+def _blocks(rows: NDArray[Any]) -> Iterator[slice]:
+    """Slices of about BLOCK numbers."""
+    step = max(1, BLOCK // rows.shape[1])
+    for begin in range(0, len(rows), step):
+        yield slice(begin, begin + step)
+
+
+def _float32(rows: NDArray[Any]) -> Matrix:
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused as not finite
+        return rows.astype(np.float32, copy=False)
 
 
 def _parquet(path: Path, id_column: str) -> tuple[pl.Series, NDArray[Any]]:
@@ -116,7 +133,7 @@ def _parquet(path: Path, id_column: str) -> tuple[pl.Series, NDArray[Any]]:
 
 
 def _npy(path: Path, _: str) -> tuple[pl.Series, NDArray[Any]]:
-    rows = _array(path)
+    rows = _array(path, "r")
     beside = [path.with_suffix(suffix) for suffix in (".ids.npy", ".ids.txt")]
     if beside[0].exists():
         return pl.Series("id", _array(beside[0])), rows
@@ -132,9 +149,9 @@ def _lines(path: Path) -> list[str]:
         raise InputError(f"{path}: not UTF-8 at byte {exc.start}") from exc
 
 
-def _array(path: Path) -> NDArray[Any]:
+def _array(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
+        return np.asarray(np.load(path, mmap_mode, allow_pickle=False))
     except (ValueError, EOFError, BadZipFile) as exc:
         raise InputError(f"{path}: not a NumPy array: {str(exc).partition('. ')[0]}") from exc
 
@@ -162,16 +179,16 @@ def aligned(embeddings: Embeddings, ids: pl.Series, what: str, source: Path) -> 
         raise InputError(
             f"{embeddings.path}: {what} {unknown[0]!r} is not in {source} ({len(unknown)} of {len(places)} {what}s are not)"
         )
-    rows = np.zeros((len(ids), embeddings.rows.shape[1]), np.float32)
-    rows[places.to_numpy()] = embeddings.rows
+    rows, at = np.zeros((len(ids), embeddings.rows.shape[1]), np.float32), places.to_numpy()
+    for block in _blocks(embeddings.rows):
+        rows[at[block]] = embeddings.rows[block]
     return rows
 
 
 def _match(values: pl.Series, ids: pl.Series) -> tuple[pl.Series, pl.Series]:
     """Returns the row of each value among a catalog's ids, null where there is none, and the values without a row."""
     values, ids = unify_ids([values, ids])
-    table = pl.DataFrame({"id": ids, "row": pl.int_range(len(ids), eager=True)})
-    rows = pl.DataFrame({"id": values}).join(table, on="id", how="left", maintain_order="left")["row"]
+    rows = match(values, ids)
     return rows, values.filter(rows.is_null())
 
 
@@ -180,7 +197,7 @@ def retriever(items: Matrix, users: Matrix | None, likes: Likes, options: Extern
 
     Args:
         items: [I, D], zeros where nothing is known.
-        users: [U, D] likewise; None: folded in.
+        users: [U, D] likewise, overwritten; None: folded in.
         likes: what the rule of folding in is fitted on, and recall is measured with.
         options: the rule, and how users are compared.
 
@@ -189,44 +206,55 @@ def retriever(items: Matrix, users: Matrix | None, likes: Likes, options: Extern
     """
     from rexit.exporter.retriever.lightgcn import Retriever, recalls
 
-    user, item = likes.graph
-    liked = csr_array((np.ones(len(user), np.float32), (user, item)), shape=(likes.users, likes.items))
     fold_in = items
     if options.fold_in == "least-squares":
         if users is None:
             raise InputError("--fold-in least-squares needs --user-embeddings: it is fitted on them")
-        fold_in = items @ _least_squares(liked, items, users)
+        fold_in = items @ _least_squares(_liked(likes), items, users)
     if users is None:
-        users = liked @ fold_in
+        users = _liked(likes) @ fold_in
     scaled = _unit if options.similarity == "cosine" else _below_one
-    users, fold_in = scaled(users), _below_one(fold_in)
+    users = scaled(users)
+    fold_in = _below_one(fold_in.copy())
     recall, popularity = recalls(likes, items, fold_in)
-    return Retriever(users, scaled(items), fold_in, recall, popularity, epochs=0)
+    halves = (table.astype(np.float16) for table in (users, scaled(items.copy()), fold_in))
+    return Retriever(*halves, recall, popularity, epochs=0)
+
+
+def _liked(likes: Likes) -> csr_array:
+    user, item = likes.graph
+    return csr_array((np.ones(len(user), np.float32), (user, item)), shape=(likes.users, likes.items))
 
 
 def _least_squares(liked: csr_array, items: Matrix, users: Matrix) -> Matrix:
-    sums = (liked @ items).astype(np.float64)
-    counts = (liked @ items.any(1).astype(np.float32))[:, None]
-    fitted = (counts[:, 0] > 0) & users.any(1)
-    if not fitted.any():
+    known, width = items.any(1).astype(np.float32), items.shape[1]
+    square, cross = np.zeros((width, width)), np.zeros((width, width))
+    for block in _blocks(users):
+        counts = (liked[block] @ known)[:, None]
+        fitted = (counts[:, 0] > 0) & users[block].any(1)
+        means = (liked[block] @ items).astype(np.float64)[fitted] / counts[fitted]
+        square += means.T @ means
+        cross += means.T @ users[block][fitted].astype(np.float64)
+    if not square.any():
         raise InputError("--fold-in least-squares: no user has an embedding and likes an item that has one")
-    means = sums[fitted] / counts[fitted]
-    target = users[fitted].astype(np.float64)
-    square = means.T @ means
     square[np.diag_indices_from(square)] += RIDGE * np.trace(square) / len(square)
-    return np.linalg.solve(square, means.T @ target).astype(np.float32)
+    return np.linalg.solve(square, cross).astype(np.float32)
 
 
 def _unit(rows: Matrix) -> Matrix:
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    scaled: Matrix = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
-    return scaled
+    """Overwrites rows with their directions; zeros stay."""
+    rows = _below_one(rows)  # squares of larger numbers than 2^63 would overflow
+    for block in _blocks(rows):
+        lengths = np.linalg.norm(rows[block], axis=1, keepdims=True)
+        np.divide(rows[block], lengths, out=rows[block], where=lengths > 0)
+    return rows
 
 
 def _below_one(rows: Matrix) -> Matrix:
-    """All rows over the power of two that brings the largest number into [0.5, 1): float16 holds them."""
-    scaled: Matrix = np.ldexp(rows, -np.frexp(np.abs(rows).max())[1])
-    return scaled
+    """Overwrites all rows with themselves over the power of two that brings the largest number into [0.5, 1): float16 holds
+    them."""
+    largest = max(np.abs(rows[block]).max() for block in _blocks(rows))
+    return np.ldexp(rows, -np.frexp(largest)[1], out=rows)
 
 
 def read_neighbours(path: Path, users: pl.Series, k: int, user_column: str) -> NDArray[np.int32]:
@@ -242,35 +270,43 @@ def read_neighbours(path: Path, users: pl.Series, k: int, user_column: str) -> N
     Raises:
         InputError: a column is missing, an id is unknown, or a user is their own neighbour or stands twice among another's.
     """
-    frame = read_table(path)
     columns = (user_column, "neighbour", "rank")
-    if missing := [name for name in columns if name not in frame.columns]:
-        raise InputError(f"{path}: no column {', '.join(map(repr, missing))}, the file has: {', '.join(frame.columns)}")
+    check_columns({path: dict.fromkeys(columns, "")})
+    frame = read_table(path, columns)
     rank = frame["rank"]
     if not (rank.dtype.is_numeric() or rank.dtype == pl.String):
         raise InputError(f"{path}: column 'rank' holds {rank.dtype}, expected numbers")
-    rank = rank.cast(pl.Float64, strict=False)
-    check_rows(~rank.is_finite().fill_null(False), frame["rank"], path, "a number")
-    rows = []
+    if not rank.dtype.is_integer():
+        rank = rank.cast(pl.Float64, strict=False)
+        check_rows(~rank.is_finite().fill_null(False), frame["rank"], path, "a number")
+    check_rows(rank.is_null(), rank, path, "a number")
+    rows = {}
     for name in columns[:2]:
-        matches, unknown = _match(id_values(frame[name], path), users)
+        rows[name], unknown = _match(id_values(frame[name], path), users)
         if len(unknown):
             raise InputError(f"{path}: user {unknown[0]!r} in column {name!r} is not in the catalog ({len(unknown)} rows)")
-        rows.append(matches)
-    pairs = pl.DataFrame({"user": rows[0], "neighbour": rows[1], "rank": rank})
+        frame = frame.drop(name)
+    pairs = pl.DataFrame({"user": rows[user_column], "neighbour": rows["neighbour"], "rank": rank})
+    del frame, rank, rows
+    width = min(k, len(users) - 1)
+    similar = np.repeat(np.arange(len(users), dtype=np.int32)[:, None], width, 1)
+    for part in by_range(pairs, "user"):
+        _place(part, similar, users, path)
+    return similar
+
+
+def _place(pairs: pl.DataFrame, similar: NDArray[np.int32], users: pl.Series, path: Path) -> None:
+    """Writes the neighbours of some users into their rows. Raises InputError."""
     if len(loops := pairs.filter(pl.col("user") == pl.col("neighbour"))):
         raise InputError(f"{path}: user {users[loops['user'][0]]!r} is named as a neighbour of their own ({len(loops)} rows)")
     if (double := pairs.select("user", "neighbour").is_duplicated()).any():
         pair = pairs.filter(double)
         names = users[pair["neighbour"][0]], users[pair["user"][0]]
         raise InputError(f"{path}: {names[0]!r} stands twice among the neighbours of {names[1]!r}")
-    width = min(k, len(users) - 1)
     pairs = pairs.sort("user", "rank", maintain_order=True)
     place = pairs.select(pl.int_range(pl.len()).over("user")).to_series().to_numpy()
-    similar = np.repeat(np.arange(len(users), dtype=np.int32)[:, None], width, 1)
-    fits = place < width
+    fits = place < similar.shape[1]
     similar[pairs["user"].to_numpy()[fits], place[fits]] = pairs["neighbour"].to_numpy()[fits]
-    return similar
 
 
 def risk(info: Mapping[str, Any]) -> str | None:
@@ -297,4 +333,4 @@ def training_table(retriever: Retriever, begin: int) -> dict[str, NDArray[Any]]:
     nothing before it."""
     tables: Sequence[str] = ("users", "items", "fold_in")
     begins = np.full((len(retriever.users), 1), begin, np.int64)
-    return {"begins": begins, **{name: getattr(retriever, name).astype(np.float16)[None] for name in tables}}
+    return {"begins": begins, **{name: getattr(retriever, name)[None] for name in tables}}

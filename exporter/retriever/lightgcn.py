@@ -56,15 +56,16 @@ class Likes:
 
 @dataclass(frozen=True)
 class Retriever:
-    """Embeddings float32: `users` [U, D] and `items` [I, D] of unit length, `fold_in` [I, D] as docs/format.md defines it.
+    """Embeddings: `users` [U, D] and `items` [I, D], `fold_in` [I, D] as docs/format.md defines it. LightGCN's are float32 and
+    those of users and items of unit length; those from elsewhere are float16, as a catalog stores them.
 
     Users and items without a like in the graph have zero rows. Recalls are means over the users with a validation like; None if
     there is no such user.
     """
 
-    users: Matrix
-    items: Matrix
-    fold_in: Matrix
+    users: Matrix | NDArray[np.float16]
+    items: Matrix | NDArray[np.float16]
+    fold_in: Matrix | NDArray[np.float16]
     recall: float | None
     popularity_recall: float | None
     epochs: int

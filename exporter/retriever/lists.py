@@ -17,15 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Catalog
-from rexit.exporter.catalog.tables import Tensors, offsets
+from rexit.exporter.catalog.parts import offsets
+from rexit.exporter.catalog.tables import Tensors
 from rexit.exporter.retriever.nearest import SPARE, Flat, Pairs, completed, exact, margin, ranked
 
 EXACT = 100_000
 """Up to this many users with an embedding are all scanned: a millisecond or two, on a device too."""
 PROBES = 128
 """Lists that a search scans. docs/notes/scale/indexing.md has the recall with fewer."""
-BLOCK = 1024  # embeddings assigned at once
-SAMPLE = 64  # users per list that k-means learns from
+BLOCK = 256  # embeddings assigned at once: their products with the centres stay in a cache
+SAMPLE, MOST_SAMPLED = 64, 1 << 18  # users per list, and in all, that k-means learns from
 ROUNDS = 10
 
 
@@ -57,7 +58,7 @@ class Lists:
         known = np.flatnonzero(embeddings.any(1))
         for begin in range(0, len(known), BLOCK):
             rows = known[begin : begin + BLOCK]
-            lists.owner[rows] = lists._nearest(embeddings[rows], 1)[:, 0]
+            lists.owner[rows] = lists._owners(embeddings[rows])
         return lists
 
     @classmethod
@@ -85,6 +86,18 @@ class Lists:
         """The lists that a search for each of `queries` [n, D] scans: int64 [n, P]."""
         return self._nearest(queries, min(self.probes, len(self.centres)))
 
+    def _owners(self, queries: NDArray[np.float16]) -> NDArray[np.int64]:
+        """The first of `_nearest`. float32 decides where it can: all but a few of millions of users."""
+        exact_queries = queries.astype(np.float32)
+        products = exact_queries @ self._flat.vectors.T
+        owners: NDArray[np.int64] = products.argmax(1)
+        row = np.arange(len(queries))
+        largest = products[row, owners]
+        products[row, owners] = -np.inf
+        close = products.max(1) >= largest - margin(exact_queries, self._flat.longest)
+        owners[close] = self._nearest(queries[close], 1)[:, 0]
+        return owners
+
     def _nearest(self, queries: NDArray[np.float16], k: int) -> NDArray[np.int64]:
         query, centre = self._flat.candidates(queries, k)
         scores = exact(queries[query], self.centres[centre])
@@ -100,8 +113,9 @@ def _centres(embeddings: NDArray[np.float16]) -> NDArray[np.float16]:
 
     known = np.flatnonzero(embeddings.any(1))
     count = int(4 * len(known) ** 0.5)
-    if len(known) > count * SAMPLE:
-        known = np.sort(np.random.default_rng(0).choice(known, count * SAMPLE, replace=False))
+    sample = min(count * SAMPLE, MOST_SAMPLED)
+    if len(known) > sample:
+        known = np.sort(np.random.default_rng(0).choice(known, sample, replace=False))
     means = faiss.Kmeans(
         embeddings.shape[1],
         count,

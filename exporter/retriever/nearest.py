@@ -81,20 +81,20 @@ class Flat:
     def __init__(self, vectors: NDArray[np.float32]) -> None:
         import faiss
 
-        self._vectors = vectors
-        self._longest = float(np.linalg.norm(vectors, axis=1).max()) if len(vectors) else 0.0
+        self.vectors = vectors
+        self.longest = float(np.linalg.norm(vectors, axis=1).max()) if len(vectors) else 0.0
         self._index = faiss.IndexFlatIP(vectors.shape[1])
         self._index.add(vectors)
 
     def candidates(self, queries: NDArray[np.float16], k: int) -> Pairs:
         """Pairs that include the k vectors with the largest exact products: rounding adds candidates and removes none."""
-        count = len(self._vectors)
+        count = len(self.vectors)
         if count <= k + SPARE:
             return np.repeat(np.arange(len(queries)), count), np.tile(np.arange(count), len(queries))
         exact_queries = queries.astype(np.float32)
         products, rows = self._index.search(exact_queries, k + SPARE)
 
         def at_least(query: int, least: float) -> NDArray[np.int64]:
-            return np.flatnonzero(self._vectors @ exact_queries[query] >= least)
+            return np.flatnonzero(self.vectors @ exact_queries[query] >= least)
 
-        return completed(products, rows, k, margin(exact_queries, self._longest), at_least)
+        return completed(products, rows, k, margin(exact_queries, self.longest), at_least)
