@@ -18,6 +18,7 @@ from rexit.exporter.catalog.entities import holds_vectors
 from rexit.exporter.prompt.pieces import Pieces, load_tokenizer, single_token
 from rexit.exporter.prompt.program import Fields, Lengths, Program, bounds, compile_program, vector_count
 from rexit.exporter.prompt.template import RESERVED, Template, written
+from rexit.exporter.workers import LOCAL, Workers
 from rexit.progress import Progress, silent
 
 
@@ -55,13 +56,16 @@ class Compiled:
     encoded: Encoded
 
 
-def compile_template(language: Language, users: pl.DataFrame, items: pl.DataFrame, progress: Progress = silent) -> Compiled:
+def compile_template(
+    language: Language, users: pl.DataFrame, items: pl.DataFrame, progress: Progress = silent, workers: Workers = LOCAL
+) -> Compiled:
     """Compiles a template for the data.
 
     Args:
         language: template and tokenizer.
         users, items: `id` and the files' columns, in the catalog's rows.
         progress: called with "tokens", the texts tokenized and their number.
+        workers: who tokenizes.
 
     Raises:
         InputError: a placeholder or limit that does not fit the columns, or a column of vectors that is not valid.
@@ -73,7 +77,7 @@ def compile_template(language: Language, users: pl.DataFrame, items: pl.DataFram
     program = compile_program(template, texts["user"], texts["item"], pieces, vectors)
     encoded = {name: encoded_rows(items[name], items["id"]) for name in program.vectors if f"item.{name}" in vectors}
     fields = _fields(program, entities, template, pieces)
-    offsets, tokens = pieces.encode(language.tokenizer, progress)
+    offsets, tokens = pieces.encode(language.tokenizer, progress, workers)
     limits = _limits(program, np.diff(offsets), fields, template)
     prompt = {"template": template.text, "prefix": program.prefix, "candidate": program.candidate, **limits}
     if program.vectors:

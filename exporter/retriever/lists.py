@@ -20,6 +20,8 @@ from rexit.bundle.catalog import Catalog
 from rexit.exporter.catalog.parts import offsets
 from rexit.exporter.catalog.tables import Tensors
 from rexit.exporter.retriever.nearest import SPARE, Flat, Pairs, completed, exact, margin, ranked
+from rexit.exporter.workers import LOCAL, Workers
+from rexit.progress import Progress, silent
 
 EXACT = 100_000
 """Up to this many users with an embedding are all scanned: a millisecond or two, on a device too."""
@@ -27,6 +29,7 @@ PROBES = 128
 """Lists that a search scans. docs/notes/scale/indexing.md has the recall with fewer."""
 BLOCK = 256  # embeddings assigned at once: their products with the centres stay in a cache
 SAMPLE, MOST_SAMPLED = 64, 1 << 18  # users per list, and in all, that k-means learns from
+ASSIGNED = 1 << 16  # users assigned between two reports
 ROUNDS = 10
 
 
@@ -39,26 +42,36 @@ class Lists:
     probes: int
 
     @classmethod
-    def needed(cls, embeddings: NDArray[np.float16]) -> Lists | None:
+    def needed(cls, embeddings: NDArray[np.float16], progress: Progress = silent, workers: Workers = LOCAL) -> Lists | None:
         """Lists of the users' embeddings [U, D]; None if there are at most EXACT users with an embedding."""
-        return cls.cluster(embeddings) if np.count_nonzero(embeddings.any(1)) > EXACT else None
+        return cls.cluster(embeddings, progress, workers) if np.count_nonzero(embeddings.any(1)) > EXACT else None
 
     @classmethod
-    def cluster(cls, embeddings: NDArray[np.float16]) -> Lists:
-        """Lists of the users' embeddings [U, D], of which at least one is not zero."""
-        lists = cls.around(_centres(embeddings), PROBES, embeddings)
+    def cluster(cls, embeddings: NDArray[np.float16], progress: Progress = silent, workers: Workers = LOCAL) -> Lists:
+        """Lists of the users' embeddings [U, D], of which at least one is not zero. progress: called with "lists of users", the
+        users assigned and their number."""
+        progress("lists of users", 0, len(embeddings))  # k-means takes minutes for millions of users
+        lists = cls.around(_centres(embeddings), PROBES, embeddings, progress, workers)
         used, owner = np.unique(lists.owner, return_inverse=True)
         unknown = int(used[0] < 0)
         return cls(lists.centres[used[unknown:]], owner - unknown, PROBES)
 
     @classmethod
-    def around(cls, centres: NDArray[np.float16], probes: int, embeddings: NDArray[np.float16]) -> Lists:
+    def around(
+        cls,
+        centres: NDArray[np.float16],
+        probes: int,
+        embeddings: NDArray[np.float16],
+        progress: Progress = silent,
+        workers: Workers = LOCAL,
+    ) -> Lists:
         """Assigns the users' embeddings [U, D] to centres [L, D]."""
-        lists = cls(centres, np.full(len(embeddings), -1), probes)
-        known = np.flatnonzero(embeddings.any(1))
-        for begin in range(0, len(known), BLOCK):
-            rows = known[begin : begin + BLOCK]
-            lists.owner[rows] = lists._owners(embeddings[rows])
+        lists, done = cls(centres, np.full(len(embeddings), -1), probes), 0
+        shared = {"centres": centres, "embeddings": embeddings}
+        for begin, end, owners in workers.run(Owners, shared, len(embeddings), ASSIGNED):
+            lists.owner[begin:end] = owners
+            done += end - begin
+            progress("lists of users", done, len(embeddings))
         return lists
 
     @classmethod
@@ -86,8 +99,13 @@ class Lists:
         """The lists that a search for each of `queries` [n, D] scans: int64 [n, P]."""
         return self._nearest(queries, min(self.probes, len(self.centres)))
 
-    def _owners(self, queries: NDArray[np.float16]) -> NDArray[np.int64]:
-        """The first of `_nearest`. float32 decides where it can: all but a few of millions of users."""
+    def plain(self) -> Lists:
+        """Without the index that a search makes: what another process needs."""
+        return Lists(self.centres, self.owner, self.probes)
+
+    def nearest(self, queries: NDArray[np.float16]) -> NDArray[np.int64]:
+        """The list with the nearest centre of each of `queries` [n, D]: int64 [n]. float32 decides where it can, which is
+        nearly everywhere."""
         exact_queries = queries.astype(np.float32)
         products = exact_queries @ self._flat.vectors.T
         owners: NDArray[np.int64] = products.argmax(1)
@@ -95,7 +113,8 @@ class Lists:
         largest = products[row, owners]
         products[row, owners] = -np.inf
         close = products.max(1) >= largest - margin(exact_queries, self._flat.longest)
-        owners[close] = self._nearest(queries[close], 1)[:, 0]
+        if close.any():
+            owners[close] = self._nearest(queries[close], 1)[:, 0]
         return owners
 
     def _nearest(self, queries: NDArray[np.float16], k: int) -> NDArray[np.int64]:
@@ -106,6 +125,22 @@ class Lists:
     @cached_property
     def _flat(self) -> Flat:
         return Flat(self.centres.astype(np.float32))
+
+
+class Owners:
+    """A task: assigns users to lists."""
+
+    def __init__(self, centres: NDArray[np.float16], embeddings: NDArray[np.float16]) -> None:
+        self._lists, self._embeddings = Lists(centres, np.empty(0, np.int64), 1), embeddings
+
+    def __call__(self, begin: int, end: int) -> NDArray[np.int64]:
+        """The lists of users [begin, end), -1 without an embedding."""
+        embeddings = self._embeddings[begin:end]
+        owner, known = np.full(len(embeddings), -1), np.flatnonzero(embeddings.any(1))
+        for start in range(0, len(known), BLOCK):
+            rows = known[start : start + BLOCK]
+            owner[rows] = self._lists.nearest(embeddings[rows])
+        return owner
 
 
 def _centres(embeddings: NDArray[np.float16]) -> NDArray[np.float16]:

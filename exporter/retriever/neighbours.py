@@ -21,11 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.exporter.catalog.parts import offsets, slices
 from rexit.exporter.retriever.lists import Inverted, Lists
 from rexit.exporter.retriever.nearest import Flat, exact, ranked
+from rexit.exporter.workers import LOCAL, Workers
 from rexit.progress import Progress, silent
 
 CHUNK = 128  # users per search
+READ = ("history_offsets", "history_items", "history_liked")
+"""Tensors that folding in reads."""
 
 
 def top(scores: NDArray[np.float64], k: int) -> NDArray[np.int64]:
@@ -104,11 +108,15 @@ class Neighbourhood:
         Returns:
             For each query the users' rows, nearest first, at most k.
         """
+        return [row[row >= 0] for row in self.table(queries, own)]
+
+    def table(self, queries: NDArray[np.float16], own: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`nearest` as a table: int64 [n, k], -1 where there are no more."""
         nonzero = np.flatnonzero(nonzero_rows(queries))
-        nearest = np.full((len(queries), self.k), -1)
+        table = np.full((len(queries), self.k), -1)
         if len(nonzero) and self.k > 0 and len(self._groups[0]):
-            nearest[nonzero] = self._nearest(queries[nonzero], own[nonzero])
-        return [row[row >= 0] for row in nearest]
+            table[nonzero] = self._nearest(queries[nonzero], own[nonzero])
+        return table
 
     def _nearest(self, queries: NDArray[np.float16], own: NDArray[np.int64]) -> NDArray[np.int64]:
         """int64 [n, k], -1 where there are no more. Queries are not zero."""
@@ -135,6 +143,7 @@ def similar_users(
     lists: Lists | None = None,
     progress: Progress = silent,
     queries: NDArray[np.float16] | None = None,
+    workers: Workers = LOCAL,
 ) -> NDArray[np.int32]:
     """The similar users of every user: nearest to the embedding folded in from the whole history.
 
@@ -144,17 +153,43 @@ def similar_users(
         histories: the `history_*` tensors of docs/format.md.
         k: similar users of a user.
         lists: the catalog's lists of users, if it has any.
-        queries: float16 [U, D], used instead of the folded-in embeddings where not zero.
         progress: called with "similar users", the users done and their number.
+        queries: float16 [U, D], used instead of the folded-in embeddings where not zero.
+        workers: who searches.
 
     Returns:
         int32 [U, min(k, U - 1)], nearest first. A user with fewer neighbours has its own row in the remaining places.
     """
-    users = np.arange(len(embeddings))
-    # Own rows rather than -1: every value is a valid index.
-    result = np.repeat(users.astype(np.int32)[:, None], min(k, len(users) - 1), axis=1)
-    _search(result, users, Neighbourhood(embeddings, result.shape[1], lists), fold_in, histories, progress, queries)
+    count, done = len(embeddings), 0
+    result = np.empty((count, min(k, count - 1)), np.int32)
+    shared = {"embeddings": embeddings, "k": result.shape[1], "fold_in": fold_in, "queries": queries}
+    shared |= {"histories": {name: histories[name] for name in READ}, "lists": None if lists is None else lists.plain()}
+    progress("similar users", 0, count)
+    for begin, end, similar in workers.run(SimilarUsers, shared, count, CHUNK):
+        result[begin:end] = similar
+        done += end - begin
+        progress("similar users", done, count)
     return result
+
+
+class SimilarUsers:
+    """A task: the rows of `similar_users`."""
+
+    def __init__(
+        self,
+        embeddings: NDArray[np.float16],
+        k: int,
+        fold_in: NDArray[np.float16],
+        histories: Mapping[str, NDArray[Any]],
+        lists: Lists | None,
+        queries: NDArray[np.float16] | None,
+    ) -> None:
+        self._around = Neighbourhood(embeddings, k, lists)
+        self._fold_in, self._histories, self._queries = fold_in, histories, queries
+
+    def __call__(self, begin: int, end: int) -> NDArray[np.int32]:
+        """int32 [end - begin, k]."""
+        return _search(np.arange(begin, end), self._around, self._fold_in, self._histories, self._queries)
 
 
 def updated_similar_users(
@@ -179,8 +214,8 @@ def updated_similar_users(
         What `similar_users` would return.
     """
     result = similar.copy()
-    result[changed] = np.flatnonzero(changed).astype(np.int32)[:, None]
-    _search(result, np.flatnonzero(changed), Neighbourhood(embeddings, result.shape[1], lists), fold_in, histories)
+    around = Neighbourhood(embeddings, result.shape[1], lists)
+    result[changed] = _search(np.flatnonzero(changed), around, fold_in, histories)
     added = np.flatnonzero(new)
     users = np.flatnonzero(~changed) if len(added) else added
     for begin in range(0, len(users), CHUNK):
@@ -204,34 +239,31 @@ def updated_similar_users(
 
 
 def _search(
-    result: NDArray[np.int32],
     users: NDArray[np.int64],
     around: Neighbourhood,
     fold_in: NDArray[np.float16],
     histories: Mapping[str, NDArray[Any]],
-    progress: Progress = silent,
     queries: NDArray[np.float16] | None = None,
-) -> None:
-    """Writes the users' neighbours into their rows of `result`; other places keep their values."""
+) -> NDArray[np.int32]:
+    """The users' neighbours, int32 [n, k]; own rows where there are fewer."""
+    result = np.empty((len(users), around.k), np.int32)
     for begin in range(0, len(users), CHUNK):
-        progress("similar users", begin, len(users))
         own = users[begin : begin + CHUNK]
         folded = _folded_in_users(own, fold_in, histories)
         if queries is not None:
             folded = np.where(nonzero_rows(queries[own])[:, None], queries[own], folded)
-        for user, nearest in zip(own, around.nearest(folded, own), strict=True):
-            result[user, : len(nearest)] = nearest
-    progress("similar users", len(users), len(users))
+        table = around.table(folded, own)
+        # Own rows rather than -1: every value is a valid index.
+        result[begin : begin + CHUNK] = np.where(table < 0, own[:, None], table)
+    return result
 
 
 def _folded_in_users(
     users: NDArray[np.int64], fold_in: NDArray[np.float16], histories: Mapping[str, NDArray[Any]]
 ) -> NDArray[np.float16]:
     """`folded_in` of users' whole histories: float16 [n, D]."""
-    begins = histories["history_offsets"][users]
-    sizes = histories["history_offsets"][users + 1] - begins
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    entries = np.repeat(begins - starts[:-1], sizes) + np.arange(starts[-1])
+    begins, ends = histories["history_offsets"][users], histories["history_offsets"][users + 1]
+    starts, entries = offsets(ends - begins), slices(begins, ends)[1]
     liked = histories["history_liked"][entries] > 0
     likes = np.concatenate([[0], np.cumsum(liked)])[starts]
     rows = fold_in[histories["history_items"][entries[liked]]].astype(np.float64)

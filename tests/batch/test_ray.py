@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -23,7 +22,6 @@ ray = pytest.importorskip("ray")
 from builders.bundles.catalog import ITEM_IDS, USER_IDS  # noqa: E402
 from builders.bundles.grown_catalog import swap_for_grown  # noqa: E402
 from builders.bundles.held_out import HeldOut  # noqa: E402
-from rexit import interrupts  # noqa: E402
 from rexit.batch import BatchOptions, ColumnNames, Report, score_files  # noqa: E402
 from rexit.batch.engine import Engine, Local, Opening  # noqa: E402
 from rexit.batch.partition import Scoring  # noqa: E402
@@ -31,21 +29,13 @@ from rexit.batch.ray_engine import OnRay, Worker  # noqa: E402
 from rexit.batch.work import PAIR  # noqa: E402
 from rexit.bundle import Bundle, Policy  # noqa: E402
 from rexit.errors import BundleError  # noqa: E402
+from running.local_cluster import local_cluster, workers  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    for last in (False, False, True):  # Ray gives up after 30 s, which a busy machine may need
-        try:
-            with interrupts.handlers_restored():
-                ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level="ERROR")
-            break
-        except Exception:
-            ray.shutdown()
-            if last:
-                raise
-    yield
-    ray.shutdown()
+    with local_cluster(cpus=2):
+        yield
 
 
 @pytest.fixture
@@ -65,31 +55,15 @@ def score(engine: Engine, bundle: Bundle, given: Path, out: Path) -> Report:
     return score_files(Opening(bundle, 0, None), BatchOptions(given, out, ColumnNames(), 100, {}), engine)
 
 
-def workers() -> list[int]:
-    """Process ids of the actors below this process."""
-    workers, parents = [], {os.getpid()}
-    processes = sorted(int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
-    for _ in range(3):  # this process, its raylet, the raylet's workers
-        for pid in processes:
-            with contextlib.suppress(OSError):
-                if int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) in parents:
-                    parents.add(pid)
-    for pid in parents:
-        with contextlib.suppress(OSError):
-            if b"MapWorker" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                workers.append(pid)
-    return workers
-
-
 def test_equal_to_the_local_engine_though_a_worker_is_killed(bundle: Bundle, given: Path, tmp_path: Path) -> None:
     killed: list[int] = []
     out = tmp_path / "ray.parquet"
 
     def kill_one() -> None:
         while not killed:
-            if len(list((tmp_path / "ray.parquet.partial").glob("scored-*.json"))) > 3 and (seen := workers()):
-                os.kill(seen[0], signal.SIGKILL)
-                killed.append(seen[0])
+            if len(list((tmp_path / "ray.parquet.partial").glob("scored-*.json"))) > 3 and (running := workers()):
+                os.kill(running[0], signal.SIGKILL)
+                killed.append(running[0])
             time.sleep(0.005)
 
     thread = threading.Thread(target=kill_one, daemon=True)

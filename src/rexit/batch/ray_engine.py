@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +18,11 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 
-from rexit import interrupts
+from rexit import ray_cluster
 from rexit.batch.engine import Advance, Digests, Opening, open_session
 from rexit.batch.partition import Scored, Scoring, score_partition
 from rexit.batch.work import PAIR, SCORE, Plan, Work
 from rexit.bundle import Catalog
-from rexit.errors import BackendError, RexitError
 
 if TYPE_CHECKING:
     from rexit.runtime import Session
@@ -47,23 +45,11 @@ class OnRay:
     ) -> Iterator[tuple[int, Scored]]:
         if not pending:
             return
-        started = not ray.is_initialized()
-        if started:
-            with interrupts.handlers_restored():
-                ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        try:
-            context = ray.data.DataContext.get_current()
-            context.enable_progress_bars = False
-            context.raise_original_map_exception = True  # Ray's wrapper loses the cause between processes
+        with ray_cluster.connected():
             for row in self._scores(opening, work, plan, pending, scoring).iter_rows():
                 summary = json.loads(row["summary"])
                 advance(summary["pairs"])
                 yield int(row["partition"]), (np.frombuffer(row["scores"], SCORE), summary)
-        except ray.exceptions.RayError as exc:
-            raise _cause(exc) from exc
-        finally:
-            if started:
-                ray.shutdown()
 
     def _scores(self, opening: Opening, work: Work, plan: Plan, pending: Sequence[int], scoring: Scoring) -> ray.data.Dataset:
         threads = opening.threads or 1
@@ -117,13 +103,3 @@ class Worker:
         scores, summary = score_partition(*self._opened, self._unknown, pairs, self._scoring)
         partition = int(Path(batch["path"][0]).name.removeprefix("pairs-"))
         return {"partition": [partition], "scores": [scores.tobytes()], "summary": [json.dumps(summary)]}
-
-
-def _cause(exc: BaseException) -> RexitError:
-    """Returns the error that a worker raised, out of Ray's wrappers."""
-    inner: BaseException | None = exc
-    while inner is not None:
-        if isinstance(inner, RexitError):
-            return inner
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    return BackendError(f"Ray: {str(exc).strip().splitlines()[-1]}")

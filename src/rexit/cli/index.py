@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rexit.cli.common.engines import check_engine
 from rexit.cli.common.options import JsonOption
 from rexit.cli.common.output import print_json, progress, shown, stderr, stdout
 from rexit.cli.common.tables import print_table
@@ -24,6 +25,9 @@ from rexit.exporter.options import (
 )
 from rexit.times import Timeline
 
+if TYPE_CHECKING:
+    from rexit.exporter.workers import Workers
+
 _DEFAULT = IndexOptions()
 _COLUMNS, _LIGHTGCN = _DEFAULT.columns, _DEFAULT.lightgcn
 
@@ -32,6 +36,7 @@ _column = partial(typer.Option, rich_help_panel="Columns")
 _likes = partial(typer.Option, rich_help_panel="Likes, order and splits")
 _retriever = partial(typer.Option, rich_help_panel="Retriever (LightGCN)")
 _external = partial(typer.Option, rich_help_panel="Embeddings from elsewhere")
+_work = partial(typer.Option, rich_help_panel="Who works")
 
 
 # Long because typer takes the options, their defaults and their help from the signature.
@@ -135,6 +140,12 @@ def index(
     similar_users: Annotated[
         Path | None, _external(help="Similar users found elsewhere: a table with user_id, neighbour and rank.")
     ] = None,
+    engine: Annotated[
+        str, _work(help="local, or ray: workers of a Ray cluster tokenize and search for similar users.")
+    ] = "local",
+    workers: Annotated[
+        int | None, _work(min=1, help="Workers of --engine ray. Default: as many as the cluster has CPUs for.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the training, of --order random and of sampled items.")] = 0,
     json: JsonOption = False,
 ) -> None:
@@ -160,6 +171,9 @@ def index(
       --item-embeddings items.parquet --user-embeddings users.parquet --embeddings-as-of 2026-03-01
     ```
 
+    With `--engine ray` the workers of a Ray cluster tokenize, put users into lists and search for similar users. The catalog is
+    the same, to the byte.
+
     With `--update` the new catalog is the old one with what happened since, for `rexit refresh`. Nothing is trained: new users
     and items are placed among the existing ones, whose embeddings stay. Only the options of files apply; the old catalog decides
     the rest, names of columns included. Of the new interactions, those of one user in ten are `validation`, of one in ten `test`.
@@ -174,6 +188,7 @@ def index(
         return
     if items is None:
         raise InputError("--items is missing: a catalog needs one row per item; only with --update is it optional")
+    check_engine(engine, workers, "is one process")
     from rexit.exporter.index import build_catalog
     from rexit.exporter.retriever.external import risk
 
@@ -208,7 +223,17 @@ def index(
         seed=seed,
     )
     with progress() as bar:
-        info = build_catalog(interactions, items, tokenizer, template, out, options, users=users, progress=shown(bar))
+        info = build_catalog(
+            interactions,
+            items,
+            tokenizer,
+            template,
+            out,
+            options,
+            users=users,
+            progress=shown(bar),
+            workers=_workers(engine, workers),
+        )
     if line := risk(info):
         stderr.print(f"rexit: warning: {line}", soft_wrap=True)
     if json:
@@ -244,6 +269,16 @@ def index(
         name, note = ("LightGCN", f" ({retrieval['epochs']} epochs)") if "lightgcn" in info else ("embeddings", "")
         rows = [(name, retrieval["recall@20"]), ("popularity", retrieval["popularity_recall@20"])]
         print_table(f"Retriever on the validation split{note}", ["", "recall@20"], rows)
+
+
+def _workers(engine: str, workers: int | None) -> Workers:
+    if engine == "ray":
+        from rexit.exporter.ray_workers import OnRay
+
+        return OnRay(workers)
+    from rexit.exporter.workers import LOCAL
+
+    return LOCAL
 
 
 _OF_UPDATES = {"interactions", "items", "tokenizer", "template", "out", "users", "update", "json"}

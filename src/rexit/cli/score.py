@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rexit.cli.common.as_of import AsOfOption, parse_as_of
+from rexit.cli.common.engines import check_engine
 from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption
 from rexit.cli.common.output import print_json, progress, shown, stderr, stdout
 from rexit.cli.common.tables import print_table
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from rexit.times import Timeline
 
 WITHOUT_HISTORY = "scored without any history"
-
-ENGINES = ("local", "ray")
 
 _slate = partial(typer.Option, rich_help_panel="One slate")
 _files = partial(typer.Option, rich_help_panel="Files of pairs")
@@ -113,10 +112,7 @@ def score(
     from rexit.batch.run import check_place
     from rexit.bundle import Bundle
 
-    if engine not in ENGINES:
-        raise InputError(f"--engine {engine!r}, expected one of {', '.join(ENGINES)}")
-    if workers is not None and engine != "ray":
-        raise InputError("--workers is for --engine ray; the local engine has one session, and --threads")
+    check_engine(engine, workers, "has one session, and --threads")
     if deadline_ms is not None:
         check_deadline(deadline_ms)
     options = {"force_exit": force_exit, "deadline_ms": deadline_ms, "top_k": top_k}

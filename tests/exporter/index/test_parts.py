@@ -1,0 +1,29 @@
+"""A catalog is the same, to the byte, however many parts its interactions are worked on in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rexit.exporter.catalog import parts
+from rexit.exporter.retriever import external
+from running.indexing import Run
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("extra", [(), ("--split", "time:0.6,0.8"), ("--split", "leave-last:1,1", "--repeats", "first")])
+def test_parts_change_nothing(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch, extra: tuple[str, ...]) -> None:
+    code, _, err = run(*extra)
+    assert code == 0, err
+    whole = files(data / "catalog")
+    rows: list[int] = []
+    ranges = parts.ranges
+    monkeypatch.setattr(parts, "ranges", lambda starts: rows.append(len(ranges(starts))) or ranges(starts))
+    monkeypatch.setattr(parts, "ROWS", 100)
+    monkeypatch.setattr(external, "BLOCK", 24)
+    assert run(*extra)[0] == 0
+    assert files(data / "catalog") == whole and max(rows) > 3
