@@ -103,7 +103,8 @@ def _borders(times: pl.Series, rule: Rule | None) -> tuple[list[int], dict[str, 
 
 def _by_rule(ordered: pl.DataFrame, rule: Rule, borders: Sequence[int]) -> pl.DataFrame:
     if rule.kind == "time":
-        is_held_out, is_test = (pl.col("time") >= border for border in borders)
+        validation, test = borders
+        is_test, is_held_out = pl.col("time") >= test, pl.col("time") >= validation
     else:
         n = pl.len().cast(pl.Int64).over("user")
         left = n - pl.int_range(pl.len()).over("user")  # 1 for the user's last interaction
