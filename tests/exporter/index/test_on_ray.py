@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,17 +15,18 @@ import numpy as np
 import pytest
 
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling): at Ray's 15, a busy machine starts no worker in time
-pytest.importorskip("ray")
+ray = pytest.importorskip("ray")
 
-from builders.data import ratings
-from rexit.errors import InputError
-from rexit.exporter.ray_workers import OnRay
-from rexit.exporter.retriever import lists
-from rexit.exporter.workers import Local
-from running.indexing import Run
-from running.local_cluster import local_cluster, workers
+from builders.data import ratings  # noqa: E402
+from rexit.errors import InputError  # noqa: E402
+from rexit.exporter.ray_workers import OnRay  # noqa: E402
+from rexit.exporter.retriever import lists  # noqa: E402
+from rexit.exporter.workers import Local  # noqa: E402
+from running.indexing import Run  # noqa: E402
+from running.local_cluster import local_cluster, workers  # noqa: E402
 
 pytestmark = pytest.mark.slow
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
 
 
 @pytest.fixture(scope="module", autouse=True)

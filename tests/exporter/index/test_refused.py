@@ -152,3 +152,14 @@ def test_a_prompt_that_may_end_in_nothing(run: Run, data: Path) -> None:
         'prompt = "{similar_verdict:3}"\n[labels]\nyes = " yes"\nno = " no"\n[words]\nunseen = ""\n'
     )
     assert_refused(run(), data, "can be without a token: end the prompt with a text")
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (("--engine", "spark"), "--engine 'spark', expected one of local, ray"),
+        (("--workers", "2"), "--workers is for --engine ray; the local engine is one process"),
+    ],
+)
+def test_unknown_engines_are_refused(run: Run, data: Path, extra: tuple[str, ...], message: str) -> None:
+    assert_refused(run(*extra), data, message)
