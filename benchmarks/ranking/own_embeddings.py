@@ -1,0 +1,85 @@
+"""What a model ranks like whose catalog has embeddings from elsewhere, against one whose catalog trained its own.
+
+    python benchmarks/ranking/own_embeddings.py NAME=CATALOG … --work WORK [--epochs 2] [--batch-tokens 800] [--seed 0] [--json]
+
+The catalogs are of the same interactions and the same split; the first is what the others are compared with. Each gets a model of
+examples/movielens/train.py, with its options. The last exit scores the slates of the test split in PyTorch; WORK keeps the scores, by
+name and settings. Intervals are of a bootstrap over users, differences are paired.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.box import MARKDOWN
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "movielens"))
+from judgement import METRICS, Judgement
+from prompts import scored
+from train import Settings, train
+
+from rexit.bundle import Catalog
+from rexit.errors import InputError
+from rexit.scripts import script
+
+SHOWN = METRICS[:3]
+
+
+def test_scores(catalog: Catalog, settings: Settings, path: Path) -> NDArray[np.float32]:
+    """The last exit's log-odds of the test pairs, from a file if it is there."""
+    if not path.is_file():
+        model = train(catalog, settings)
+        with torch.no_grad():
+            np.save(path, scored(model, catalog, "test")[:, -1])
+    scores: NDArray[np.float32] = np.load(path)
+    return scores
+
+
+@script
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("catalogs", nargs="+", metavar="NAME=CATALOG")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--json", action="store_true")
+    Settings.add_options(parser)
+    args = parser.parse_args()
+    settings = Settings.of(args)
+    args.work.mkdir(parents=True, exist_ok=True)
+    scores, pairs = {}, None
+    for word in args.catalogs:
+        name, _, path = word.partition("=")
+        catalog = Catalog.open(Path(path))
+        test = catalog.split("test")
+        if pairs is None:
+            pairs = test
+        if not (np.array_equal(test.users, pairs.users) and np.array_equal(test.liked, pairs.liked)):
+            raise InputError(f"{path}: its test split has other pairs than that of {args.catalogs[0]}")
+        print(name, flush=True)
+        kept = args.work / f"{name}-{settings.epochs:g}-{settings.batch_tokens}-{settings.seed}.npy"
+        scores[name] = test_scores(catalog, settings, kept)
+    assert pairs is not None
+    judgement = Judgement(pairs.users, pairs.liked)
+    values = {name: judgement.of(score) for name, score in scores.items()}
+    reference = next(iter(values.values()))
+    results = {name: (value.interval(), value.minus(reference).interval()) for name, value in values.items()}
+    if args.json:
+        print(json.dumps(results, indent=1))
+        return
+    table = Table("catalog", *SHOWN, box=MARKDOWN)
+    for name, (own, gains) in results.items():
+        table.add_row(name, *(f"{own[metric][0]:.4f}" for metric in SHOWN))
+        if name != next(iter(results)):
+            table.add_row("", *("{:+.4f} ({:+.4f} to {:+.4f})".format(*gains[metric]) for metric in SHOWN))
+    Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    main()
