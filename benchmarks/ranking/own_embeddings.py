@@ -3,7 +3,7 @@
     python benchmarks/ranking/own_embeddings.py NAME=CATALOG … --work WORK [--epochs 2] [--batch-tokens 800] [--seed 0] [--json]
 
 The catalogs are of the same interactions and the same split; the first is what the others are compared with. Each gets a model of
-examples/movielens/train.py, with its options. The last exit scores the slates of the test split in PyTorch; WORK keeps the scores, by
+examples/movielens/train.py, with its options. Its last exit scores the slates of the test split in PyTorch. WORK keeps scores, by
 name and settings. Intervals are of a bootstrap over users, differences are paired.
 """
 

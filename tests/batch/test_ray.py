@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +27,7 @@ from rexit.batch.ray_engine import OnRay, Worker  # noqa: E402
 from rexit.batch.work import PAIR  # noqa: E402
 from rexit.bundle import Bundle, Policy  # noqa: E402
 from rexit.errors import BundleError  # noqa: E402
-from running.local_cluster import local_cluster, workers  # noqa: E402
+from running.local_cluster import local_cluster, one_worker_killed  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,19 +54,9 @@ def score(engine: Engine, bundle: Bundle, given: Path, out: Path) -> Report:
 
 
 def test_equal_to_the_local_engine_though_a_worker_is_killed(bundle: Bundle, given: Path, tmp_path: Path) -> None:
-    killed: list[int] = []
     out = tmp_path / "ray.parquet"
-
-    def kill_one() -> None:
-        while not killed:
-            if len(list((tmp_path / "ray.parquet.partial").glob("scored-*.json"))) > 3 and (running := workers()):
-                os.kill(running[0], signal.SIGKILL)
-                killed.append(running[0])
-            time.sleep(0.005)
-
-    thread = threading.Thread(target=kill_one, daemon=True)
-    thread.start()
-    report = score(OnRay(2), bundle, given, out)
+    with one_worker_killed(lambda: len(list((tmp_path / "ray.parquet.partial").glob("scored-*.json"))) > 3) as killed:
+        report = score(OnRay(2), bundle, given, out)
     assert killed and report.pairs == report.rows == 20_000
     local = ("score", bundle.path, "--pairs", given, "--out", tmp_path / "local.parquet", "--as-of", 100, "--threads", 1)
     subprocess.run([sys.executable, "-m", "rexit", *map(str, local)], check=True, capture_output=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rexit import interrupts
@@ -42,3 +44,24 @@ def workers() -> list[int]:
             if b"MapWorker" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 actors.append(pid)
     return actors
+
+
+@contextlib.contextmanager
+def one_worker_killed(when: Callable[[], bool] = lambda: True) -> Iterator[list[int]]:
+    """Kills one worker while the block runs, as soon as there is one and `when()` is true. Yields a list for its process id."""
+    killed: list[int] = []
+    done = threading.Event()
+
+    def kill() -> None:
+        while not killed and not done.wait(0.005):
+            if when() and (running := workers()):
+                os.kill(running[0], signal.SIGKILL)
+                killed.append(running[0])
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        done.set()
+        thread.join()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -222,7 +223,7 @@ def index(
         similar=similar_users,
         seed=seed,
     )
-    with progress() as bar:
+    with _workers(engine, workers) as hands, progress() as bar:
         info = build_catalog(
             interactions,
             items,
@@ -232,7 +233,7 @@ def index(
             options,
             users=users,
             progress=shown(bar),
-            workers=_workers(engine, workers),
+            workers=hands,
         )
     if line := risk(info):
         stderr.print(f"rexit: warning: {line}", soft_wrap=True)
@@ -271,14 +272,18 @@ def index(
         print_table(f"Retriever on the validation split{note}", ["", "recall@20"], rows)
 
 
-def _workers(engine: str, workers: int | None) -> Workers:
+@contextlib.contextmanager
+def _workers(engine: str, workers: int | None) -> Iterator[Workers]:
     if engine == "ray":
+        from rexit import ray_cluster
         from rexit.exporter.ray_workers import OnRay
 
-        return OnRay(workers)
-    from rexit.exporter.workers import LOCAL
+        with ray_cluster.connected():
+            yield OnRay(workers)
+    else:
+        from rexit.exporter.workers import LOCAL
 
-    return LOCAL
+        yield LOCAL
 
 
 _OF_UPDATES = {"interactions", "items", "tokenizer", "template", "out", "users", "update", "json"}

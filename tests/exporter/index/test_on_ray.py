@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +17,12 @@ ray = pytest.importorskip("ray")
 
 from builders.data import ratings  # noqa: E402
 from rexit.errors import InputError  # noqa: E402
+from rexit.exporter.prompt import pieces  # noqa: E402
 from rexit.exporter.ray_workers import OnRay  # noqa: E402
-from rexit.exporter.retriever import lists  # noqa: E402
+from rexit.exporter.retriever import lists, neighbours  # noqa: E402
 from rexit.exporter.workers import Local  # noqa: E402
 from running.indexing import Run  # noqa: E402
-from running.local_cluster import local_cluster, workers  # noqa: E402
+from running.local_cluster import local_cluster, one_worker_killed  # noqa: E402
 
 pytestmark = pytest.mark.slow
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
@@ -41,7 +40,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("with_lists", [False, True])
 @pytest.mark.parametrize("external", [False, True])
-def test_same_catalog_to_the_byte(
+def test_same_catalog_to_the_byte_though_a_worker_is_killed(
     run: Run,
     data: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -62,8 +61,11 @@ def test_same_catalog_to_the_byte(
     assert outcome[0] == 0, outcome[2]
     local = files(data / "catalog")
     shutil.rmtree(data / "catalog")
-    outcome = run(*extra, "--engine", "ray", "--workers", "2")
-    assert outcome[0] == 0, outcome[2]
+    monkeypatch.setattr(pieces, "BATCH", 16)  # ranges for both workers
+    monkeypatch.setattr(neighbours, "CHUNK", 2)
+    with one_worker_killed() as killed:
+        outcome = run(*extra, "--engine", "ray", "--workers", "2")
+    assert outcome[0] == 0 and killed, outcome[2]
     assert files(data / "catalog") == local and (b"centres" in local["users.safetensors"][:2000]) == with_lists
 
 
@@ -80,22 +82,11 @@ class Slow:
 
 
 def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
-    killed: list[int] = []
-
-    def kill_one() -> None:
-        while not killed:
-            if len(list(tmp_path.iterdir())) > 3 and (running := workers()):
-                os.kill(running[0], signal.SIGKILL)
-                killed.append(running[0])
-            time.sleep(0.005)
-
-    thread = threading.Thread(target=kill_one, daemon=True)
-    thread.start()
     numbers = np.arange(100)
     shared = {"numbers": numbers, "started": str(tmp_path)}
-    results = {begin: result for begin, _, result in OnRay(2).run(Slow, shared, len(numbers), 2)}
-    thread.join(10)
-    assert len(killed) == 1 and len({path.name.partition("-")[2] for path in tmp_path.iterdir()}) > 2, "another took its place"
+    with one_worker_killed(lambda: len(list(tmp_path.iterdir())) > 3) as killed:
+        results = {begin: result for begin, _, result in OnRay(2).run(Slow, shared, len(numbers), 2)}
+    assert killed and len({path.name.partition("-")[2] for path in tmp_path.iterdir()}) > 2, "another took its place"
     assert np.concatenate([results[begin] for begin in sorted(results)]).tolist() == (numbers * 2).tolist()
 
 
