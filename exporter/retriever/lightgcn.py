@@ -128,7 +128,7 @@ def _train(likes: Likes, options: LightGCNOptions, progress: Progress) -> Retrie
                 optimizer.step()
             progress("LightGCN", epoch, options.epochs)
         if (epoch >= first and epoch % EVALUATE_EVERY == 0) or epoch == options.epochs:
-            recall = judge.at(K, _scores(*_embeddings(model, graph)[1:], history)) if len(judge.users) else None
+            recall = judge.at(K, _scores(*_embeddings(model, graph)[1:], history, judge.users)) if len(judge.users) else None
             if best is None or recall is None or recall > best:
                 best, best_epoch, best_weight = recall, epoch, model.embedding.weight.detach().clone()
             elif epoch - max(best_epoch, EVALUATE_EVERY) >= options.patience:
@@ -202,7 +202,8 @@ def recalls(likes: Likes, items: Matrix, fold_in: Matrix) -> tuple[float | None,
     """Recall@20 on validation of a retriever's tables, and of popularity; None without a validation like."""
     judge = Recall(likes.excluded, likes.targets, likes.items)
     history = _like_counts(*likes.history, likes.users, likes.items, judge.users)
-    recall = judge.at(K, _scores(torch.from_numpy(items), torch.from_numpy(fold_in), history)) if len(judge.users) else None
+    scores = _scores(torch.from_numpy(items), torch.from_numpy(fold_in), history, judge.users)
+    recall = judge.at(K, scores) if len(judge.users) else None
     return recall, _popularity_recall(judge, likes)
 
 
@@ -212,18 +213,19 @@ def _popularity_recall(judge: Recall, likes: Likes) -> float | None:
 
 
 def _like_counts(user: Rows, item: Rows, users: int, items: int, selected: Tensor) -> csr_array:
-    """How often each selected user liked each item: float32 [U, I]; the rows of other users are empty."""
-    mask = np.zeros(users, bool)
-    mask[selected.numpy()] = True
-    edges = mask[user]
-    user, item = user[edges], item[edges]
-    return csr_array((np.ones(len(user), np.float32), (user.astype(np.int32), item.astype(np.int32))), shape=(users, items))
+    """How often each selected user liked each item: float32 [selected users, I]."""
+    place = np.full(users, -1, np.int32)
+    place[selected.numpy()] = np.arange(len(selected))
+    edges = place[user] >= 0
+    user, item = place[user[edges]], item[edges].astype(np.int32)
+    return csr_array((np.ones(len(user), np.float32), (user, item)), shape=(len(selected), items))
 
 
 @torch.no_grad()
-def _scores(items: Tensor, fold_in: Tensor, history: csr_array) -> Callable[[Tensor], Tensor]:
+def _scores(items: Tensor, fold_in: Tensor, history: csr_array, selected: Tensor) -> Callable[[Tensor], Tensor]:
+    """Maps rows of `selected` users, ascending, to scores [n, I]. history: the result of `_like_counts`."""
     users = product(history, fold_in)
-    return lambda rows: users[rows] @ items.T
+    return lambda rows: users[torch.searchsorted(selected, rows)] @ items.T
 
 
 @torch.no_grad()
