@@ -201,10 +201,11 @@ def _gradient_by_scores(model: LightGCN, scores: Tensor) -> Tensor:
 def recalls(likes: Likes, items: Matrix, fold_in: Matrix) -> tuple[float | None, float | None]:
     """Recall@20 on validation of a retriever's tables, and of popularity; None without a validation like."""
     judge = Recall(likes.excluded, likes.targets, likes.items)
+    if not len(judge.users):
+        return None, None
     history = _like_counts(*likes.history, likes.users, likes.items, judge.users)
     scores = _scores(torch.from_numpy(items), torch.from_numpy(fold_in), history, judge.users)
-    recall = judge.at(K, scores) if len(judge.users) else None
-    return recall, _popularity_recall(judge, likes)
+    return judge.at(K, scores), _popularity_recall(judge, likes)
 
 
 def _popularity_recall(judge: Recall, likes: Likes) -> float | None:
