@@ -75,9 +75,9 @@ def read_additions(old: Catalog, what: str, values: pl.Series, source: Path, pat
     table = old.user_table if what == "user" else old.item_table
     needs_row = any(name.startswith("field.") for name in table) or (what == "item" and bool(old.encoded))
     ids = pl.concat([known, listed] if needs_row else [known, values, listed]).unique().sort()
-    rows = rows_of(values, ids, what, source, old.path if path is None else path)
-    old_rows, text_rows = (rows_of(column, ids, what, source, source) for column in (known, listed))
-    rows, old_rows, text_rows = (column.to_numpy().astype(np.int64) for column in (rows, old_rows, text_rows))
+    matches = rows_of(values, ids, what, source, old.path if path is None else path)
+    kept = (rows_of(column, ids, what, source, source) for column in (known, listed))
+    rows, old_rows, text_rows = (column.to_numpy().astype(np.int64) for column in (matches, *kept))
     return Entities(ids, old_rows, rows, texts, text_rows, len(ids) - len(known))
 
 

@@ -74,7 +74,7 @@ def read_embeddings(path: Path, id_column: str) -> Embeddings:
         ids, rows = readers[path.suffix](path, id_column)
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
-    if ids.dtype == pl.Array:
+    if isinstance(ids.dtype, pl.Array):
         raise InputError(f"{path}: ids of shape {[len(ids), *ids.dtype.shape]}, expected one dimension")
     ids = id_values(ids, path)
     if rows.ndim != 2 or not 1 <= rows.shape[1] <= WIDEST:
@@ -217,8 +217,9 @@ def retriever(items: Matrix, users: Matrix | None, likes: Likes, options: Extern
     users = scaled(users)
     fold_in = _below_one(fold_in.copy())
     recall, popularity = recalls(likes, items, fold_in)
-    halves = (table.astype(np.float16) for table in (users, scaled(items.copy()), fold_in))
-    return Retriever(*halves, recall, popularity, epochs=0)
+    of_items = scaled(items.copy())
+    half = np.float16
+    return Retriever(users.astype(half), of_items.astype(half), fold_in.astype(half), recall, popularity, epochs=0)
 
 
 def _liked(likes: Likes) -> csr_array:
@@ -254,7 +255,8 @@ def _below_one(rows: Matrix) -> Matrix:
     """Overwrites all rows with themselves over the power of two that brings the largest number into [0.5, 1): float16 holds
     them."""
     largest = max(np.abs(rows[block]).max() for block in _blocks(rows))
-    return np.ldexp(rows, -np.frexp(largest)[1], out=rows)
+    np.ldexp(rows, -np.frexp(largest)[1], out=rows)
+    return rows
 
 
 def read_neighbours(path: Path, users: pl.Series, k: int, user_column: str) -> NDArray[np.int32]:

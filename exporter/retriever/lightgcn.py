@@ -30,7 +30,7 @@ BLOCK = 1 << 14  # likes whose embeddings are in memory at once: small enough fo
 K = 20  # recall@K
 LARGE = 1 << 22  # numbers in the embeddings: with more, training from random weights takes too many steps
 
-Rows = NDArray[np.int64]
+Rows = NDArray[np.int64] | NDArray[np.int32]
 Edges = tuple[Rows, Rows]  # user rows, item rows
 Matrix = NDArray[np.float32]
 
@@ -218,8 +218,8 @@ def _like_counts(user: Rows, item: Rows, users: int, items: int, selected: Tenso
     place = np.full(users, -1, np.int32)
     place[selected.numpy()] = np.arange(len(selected))
     edges = place[user] >= 0
-    user, item = place[user[edges]], item[edges].astype(np.int32)
-    return csr_array((np.ones(len(user), np.float32), (user, item)), shape=(len(selected), items))
+    at = place[user[edges]], item[edges].astype(np.int32)
+    return csr_array((np.ones(len(at[0]), np.float32), at), shape=(len(selected), items))
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Edges = tuple[NDArray[np.int64], NDArray[np.int64]]
+Rows = NDArray[np.int64] | NDArray[np.int32]
+Edges = tuple[Rows, Rows]
 """User rows and item rows."""
 
 CHUNK, SCORES = 1024, 1 << 23  # most users and scores computed at once, so that memory is reused
@@ -28,7 +29,7 @@ class Recall:
     def __init__(self, excluded: Edges, targets: Edges, items: int) -> None:
         """excluded: edges that are never recommended. targets: edges to find, unless excluded. items: number of items."""
         self._items = items
-        users = np.unique(targets[0])
+        users = np.unique(targets[0]).astype(np.int64)
         excluded_keys, target_keys = (_keys(edges, users, items) for edges in (excluded, targets))
         target_keys = target_keys[~_among(target_keys, excluded_keys)]
         users = np.unique(target_keys // items)
