@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rexit.exporter.retriever.neighbours import nonzero_rows
 
 Half = NDArray[np.float16]
-Rows = NDArray[np.int64]
+Rows = NDArray[np.int64] | NDArray[np.int32]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -20,7 +21,7 @@ def local_cluster(cpus: int) -> Iterator[None]:
     for last in (False, False, True):  # Ray gives up after 30 s, which a busy machine may need
         try:
             with interrupts.handlers_restored():
-                ray.init(num_cpus=cpus, log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+                ray.init(num_cpus=cpus, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
             break
         except Exception:
             ray.shutdown()
