@@ -52,10 +52,11 @@ $(BUILD)/.system: tools/system-packages.sh
 $(BIN)/python: | $(BUILD)/.system
 	$(PYTHON) -m venv $(VENV)
 
-# What rexit stands on, each package built as pip builds it.
+# What rexit stands on, each package built as pip builds it. Not compiled to bytecode: that takes pip a minute for what is never
+# imported; Python does it for what is.
 $(BUILD)/.requirements: $(BIN)/python pyproject.toml tools/requirements.py
 	$(BIN)/python tools/requirements.py export dev >$(BUILD)/requirements.txt
-	$(BIN)/pip install --quiet cmake ninja --requirement $(BUILD)/requirements.txt
+	$(BIN)/pip install --quiet --no-compile cmake ninja --requirement $(BUILD)/requirements.txt
 	@touch $@
 
 # Our own two distributions without build isolation: their build tools are in the environment, so that a rebuild needs no network.

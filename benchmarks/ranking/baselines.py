@@ -56,6 +56,8 @@ from rexit.calibration.choose.platt import fit
 from rexit.scripts import script
 from rexit.slates import SIZE
 
+BASELINES = ("popularity", "user and item bias", "matrix factorization", "LightGCN", "boosting")
+"""Names for --only; boosting is all three."""
 TRAIN_SIZE = 8
 DEFAULT_REFERENCE = "matrix factorization"
 
@@ -74,8 +76,8 @@ class Model:
     on_validation: Scores | None = None
 
 
-def baselines(catalog: Catalog, slate: int = SIZE) -> Iterator[Model]:
-    """In the order of the table above. slate: held-out candidates at one moment."""
+def baselines(catalog: Catalog, slate: int = SIZE, only: Sequence[str] = ()) -> Iterator[Model]:
+    """In the order of the table above. slate: held-out candidates at one moment; only: of BASELINES, none: all."""
     train, validation, test = (catalog.split(name) for name in SPLITS)
     sizes = catalog.info["counts"]["users"], catalog.info["counts"]["items"]
 
@@ -83,35 +85,49 @@ def baselines(catalog: Catalog, slate: int = SIZE) -> Iterator[Model]:
         platt = fit(on_validation.astype(np.float32), validation.liked)
         return Model(name, on_test, 1 / (1 + np.exp(-(platt.a * on_test + platt.b))), chosen, on_validation)
 
-    likes = np.bincount(train.items[train.liked], minlength=sizes[1]).astype(np.float64)
-    yield calibrated("popularity", likes[validation.items], likes[test.items])
-    v, t, constant = biases(train, validation, test, *sizes)
-    yield calibrated("user and item bias", v, t, f"C {constant:g}")
-    v, t, penalty = matrix_factorization(train, validation, test, *sizes, constant)
-    yield calibrated("matrix factorization", v, t, f"penalty {penalty:g}")
+    def wanted(*names: str) -> bool:
+        return not only or not set(names).isdisjoint(only)
 
-    pairs, (v, t), features = boosting_inputs(catalog, slate)
-    yield calibrated("LightGCN", v, t)
-    for name, (known, chosen, held_out) in features.items():
-        yield calibrated(name, *boosted((known, pairs[0].liked), (chosen, pairs[1].liked), held_out))
+    if wanted("popularity"):
+        likes = np.bincount(train.items[train.liked], minlength=sizes[1]).astype(np.float64)
+        yield calibrated("popularity", likes[validation.items], likes[test.items])
+    if wanted("user and item bias", "matrix factorization"):
+        v, t, constant = biases(train, validation, test, *sizes)
+        if wanted("user and item bias"):
+            yield calibrated("user and item bias", v, t, f"C {constant:g}")
+    if wanted("matrix factorization"):
+        v, t, penalty = matrix_factorization(train, validation, test, *sizes, constant)
+        yield calibrated("matrix factorization", v, t, f"penalty {penalty:g}")
+    if wanted("LightGCN"):
+        yield calibrated("LightGCN", *lightgcn(catalog, slate))
+    if wanted("boosting"):
+        pairs, features = boosting_inputs(catalog, slate)
+        for name, (known, chosen, held_out) in features.items():
+            yield calibrated(name, *boosted((known, pairs[0].liked), (chosen, pairs[1].liked), held_out))
 
 
-def boosting_inputs(catalog: Catalog, slate: int = SIZE) -> tuple[list[Pairs], list[Scores], dict[str, list[Features]]]:
-    """The pairs of the three splits, LightGCN's scores of those of validation and test, and by its name what each boosting is
-    told of all three."""
+def lightgcn(catalog: Catalog, slate: int = SIZE) -> list[Scores]:
+    """Scores of the validation and test pairs: the user folded in from the visible likes, times the item."""
+    pairs = [cut(catalog.split(name), slate) for name in SPLITS[1:]]
+    interactions, space = Interactions(catalog), embeddings(catalog)
+    return [(interactions.folded_in(part, space) * space.items[part.items]).sum(1) for part in pairs]
+
+
+def boosting_inputs(catalog: Catalog, slate: int = SIZE) -> tuple[list[Pairs], dict[str, list[Features]]]:
+    """The pairs of the three splits, and by its name what each boosting is told of all three."""
     sizes = (TRAIN_SIZE, slate, slate)
     pairs = [cut(catalog.split(name), size) for name, size in zip(SPLITS, sizes, strict=True)]
     interactions, space = Interactions(catalog), embeddings(catalog)
     counts = [interactions.counts(part) for part in pairs]
-    results = [interactions.retrieved(part, space, interactions.folded_in(part, space)) for part in pairs[1:]]
-    lists = [lists_of_training(catalog, interactions, pairs[0]), *(verdicts for _, verdicts in results)]
+    lists = [interactions.retrieved(part, space, interactions.folded_in(part, space))[1] for part in pairs[1:]]
+    lists = [lists_of_training(catalog, interactions, pairs[0]), *lists]
     features = {
         "boosting, counts": counts,
         "boosting, counts and lists": [np.concatenate(both, 1) for both in zip(counts, lists, strict=True)],
     }
     if numbers(catalog):
         features["boosting, the prompt's numbers"] = [told(catalog, *part) for part in zip(SPLITS, sizes, strict=True)]
-    return pairs, [dot[:, 0].astype(np.float64) for dot, _ in results], features
+    return pairs, features
 
 
 def lists_of_training(catalog: Catalog, interactions: Interactions, pairs: Pairs) -> Features:
@@ -266,6 +282,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, help="write the test pairs there (.parquet) and stop")
     parser.add_argument("--scored", action="append", default=[], metavar="NAME=FILE", help="scored test pairs, .parquet or .csv")
     parser.add_argument("--scored-alone", action="store_true", help="compare the --scored files, and fit no baselines")
+    parser.add_argument("--only", default="", metavar="NAME,NAME", help="fit these baselines alone")
     parser.add_argument("--reference", help="what all are compared with; the first --scored, else matrix factorization")
     parser.add_argument("--ratings", default="", metavar="N,N", help="AUC by an item's ratings in training, too (rule 6)")
     parser.add_argument("--slate", type=int, default=SIZE, help=f"candidates scored together ({SIZE})")
@@ -282,7 +299,11 @@ def main() -> None:
             return
         named = [(name, Path(path)) for name, _, path in (judged.partition("=") for judged in args.scored)]
         models = [scored(catalog, name, path) for name, path in named]
-        models += [] if args.scored_alone else baselines(catalog, args.slate)
+        if not args.scored_alone:
+            only = [name for name in args.only.split(",") if name]
+            if unknown := set(only) - set(BASELINES):
+                sys.exit(f"baselines: --only: {sorted(unknown)[0]!r}, expected some of {', '.join(BASELINES)}")
+            models += baselines(catalog, args.slate, only)
         reference = args.reference or (named[0][0] if named else DEFAULT_REFERENCE)
         if reference not in (names := [model.name for model in models]):
             sys.exit(f"baselines: --reference is {reference!r}, expected one of {', '.join(names)}")

@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("catalog", type=Path)
     catalog = Catalog.open(parser.parse_args().catalog)
-    pairs, _, features = boosting_inputs(catalog)
+    pairs, features = boosting_inputs(catalog)
     later = later_ratings(pairs, catalog.info["counts"]["users"], catalog.info["counts"]["items"])
     train, validation, test = pairs
     judgement = Judgement(test.users, test.liked)

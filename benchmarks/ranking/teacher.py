@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help=".parquet: user_id, item_id, probability")
     args = parser.parse_args()
     catalog, console = Catalog.open(args.catalog), Console(highlight=False)
-    parts, _, inputs = boosting_inputs(catalog)
+    parts, inputs = boosting_inputs(catalog)
     name, answers = best(parts, inputs, console)
     pairs = parts[0]
     columns = {

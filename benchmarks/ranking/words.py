@@ -101,7 +101,7 @@ def main() -> None:
     args = parser.parse_args()
     catalog, console = Catalog.open(args.catalog), Console(highlight=False, width=160)
     words = tf_idf(catalog, args.items, args.columns.split(","))
-    parts, _, inputs = boosting_inputs(catalog)
+    parts, inputs = boosting_inputs(catalog)
     train, validation, test = parts
     name, predicted = best(parts, inputs, console)
 

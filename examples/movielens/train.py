@@ -1,6 +1,7 @@
-"""Trains a small multi-exit Llama on a catalog's prompts, and reports every exit's AUC on the validation split.
+"""Trains a small multi-exit Llama on a catalog's prompts, and reports every exit's AUC on validation slates.
 
     python examples/movielens/train.py --catalog CATALOG --out CHECKPOINT [--epochs 1] [--init random|FOLDER|HUB_ID]
+    python examples/movielens/train.py --catalog CATALOG --out MODEL --exits 6        the last head alone, for `rexit heads`
 
 It trains as it will serve: one row is one user's prefix at some time, with the next few interactions packed behind it as
 candidates, so one forward pass uses many labels. Every exit has its own head; the loss is the mean of the exits' cross-entropies;
@@ -53,6 +54,7 @@ class Settings:
     epochs: float = option(1.0, "passes over the training split")
     slate: int = option(8, "interactions packed behind one prefix")
     batch_tokens: int = option(2048, "of one step, padding included")
+    validation_slates: int = option(500, "to report AUC on, evenly spaced; 0: all")
     rate: float = option(7e-4, "peak learning rate of the deepest layers")
     rate_ratio: float = option(0.8, "rate of an exit's layers over that of the exit before")
     weight_decay: float = option(0.1, "AdamW's")
@@ -69,10 +71,10 @@ class Settings:
         return cls(**{one.name: getattr(args, one.name) for one in fields(cls)})
 
 
-def packed_slates(catalog: Catalog, split: str, size: int) -> Rows:
-    """Slates of a split, with a progress bar."""
+def packed_slates(catalog: Catalog, split: str, size: int, count: int = 0) -> Rows:
+    """Slates of a split, at most `count`, 0: all; with a progress bar."""
     return packed_rows(
-        catalog, split, size, track=partial(track, description=f"prompts of {split}", disable=not sys.stderr.isatty())
+        catalog, split, size, count, track=partial(track, description=f"prompts of {split}", disable=not sys.stderr.isatty())
     )
 
 
@@ -157,7 +159,7 @@ def main() -> None:
     args = parser.parse_args()
     catalog, chosen = Catalog.open(args.catalog), Settings.of(args)
     model = train(catalog, chosen)
-    areas = auc(model, packed_slates(catalog, "validation", chosen.slate))
+    areas = auc(model, packed_slates(catalog, "validation", chosen.slate, chosen.validation_slates))
     print("validation AUC  " + "  ".join(f"exit {e}: {a:.4f}" for e, a in zip(model.exits, areas, strict=True)))
     labels, traits = catalog.info["labels"], catalog.traits
     save_checkpoint(args.out, model.model, model.exits, model.heads, labels, traits, projectors=model.projectors)

@@ -113,10 +113,23 @@ def test_slate_decides_as_of_when_a_pair_is_scored(folder: Path, tmp_path: Path,
     assert pairs[2].equals(first) and not pairs[2].equals(pairs[1])
 
 
+def test_only_the_baselines_asked_for_are_fitted_and_as_they_are_among_all(folder: Path, monkeypatch, capsys) -> None:
+    import baselines
+
+    every = {model.name: model.score for model in baselines.baselines(Catalog.open(folder))}
+    report = json.loads(run(monkeypatch, capsys, folder, "--only", "LightGCN,popularity", "--reference", "popularity", "--json"))
+    assert [model["name"] for model in report["models"]] == ["popularity", "LightGCN"]
+    for model in baselines.baselines(Catalog.open(folder), only=["matrix factorization", "boosting"]):
+        assert np.array_equal(model.score, every.pop(model.name)), model.name
+    assert set(every) == {"popularity", "user and item bias", "LightGCN"}
+    with pytest.raises(SystemExit, match="--only: 'it', expected some of popularity"):
+        run(monkeypatch, capsys, folder, "--only", "it")
+
+
 def test_an_unknown_reference_is_refused(folder: Path, monkeypatch, capsys) -> None:
     import baselines
 
-    monkeypatch.setattr(baselines, "baselines", lambda _, slate: iter(()))
+    monkeypatch.setattr(baselines, "baselines", lambda *_: iter(()))
     with pytest.raises(SystemExit, match="--reference is 'it'"):
         run(monkeypatch, capsys, folder, "--reference", "it")
 

@@ -20,10 +20,10 @@ def test_scored_test_split_stands_beside_the_baselines(tmp_path: Path) -> None:
     bundle, folder = write_ranked(tmp_path)
     catalog = Catalog.open(folder)
     with rexit.open(bundle) as session:
-        summary.score_test(session, catalog, tmp_path / "full.parquet", 2)
-        slates = cut(catalog, "test")
-        expected = [session.score(slate.user, slate.items, as_of=slate.as_of, force_exit=2).probability for slate in slates]
-    read = baselines.scored(catalog, "full", tmp_path / "full.parquet")
+        summary.score_test(session, catalog, tmp_path / "scored.parquet")
+        slates = cut(catalog, "test", summary.SLATE)
+        expected = [session.score(slate.user, slate.items, as_of=slate.as_of).probability for slate in slates]
+    read = baselines.scored(catalog, "policy", tmp_path / "scored.parquet")
     assert read.probability.tolist() == np.concatenate(expected).tolist()
-    report = baselines.report(catalog, [read], "full", [])
+    report = baselines.report(catalog, [read], "policy", [])
     assert report["models"][0]["auc"][0] > 0.6
