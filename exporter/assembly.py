@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from rexit.bundle import Catalog, FileEntry, Manifest, Model, RerankerPrompt
+from rexit.bundle import Catalog, FileEntry, Manifest, Model, RerankerPrompt, TokenRequests
 from rexit.bundle.catalog import CATALOG_FILES
 from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.bundle.writer import link_or_copy
+from rexit.errors import CheckpointError
 from rexit.exporter.model.checkpoint import Checkpoint
+from rexit.texts import TOKENIZER, TextEncoder, read_tokenizer
 
 
 def model_of(checkpoint: Checkpoint) -> Model:
@@ -48,6 +50,20 @@ def carry_over(out: Path, old: Manifest | None, folder: Path, new: Sequence[str]
     return (*before, *(name for name in new if name not in before))
 
 
+def copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
+    """Copies the checkpoint's tokenizer.json into the bundle. Raises CheckpointError if it has none."""
+    try:
+        shutil.copyfile(checkpoint.path / TOKENIZER, folder / TOKENIZER)
+    except OSError as exc:
+        raise CheckpointError(f"{checkpoint.path / TOKENIZER}: cannot be copied into the bundle: {exc.strerror}") from exc
+
+
+def encoder_of(checkpoint: Checkpoint, max_tokens: int) -> TextEncoder:
+    """The checkpoint's encoder of texts, with candidates of at most `max_tokens`. Raises InputError."""
+    tokenizer = read_tokenizer(checkpoint.path / TOKENIZER)
+    return TextEncoder(tokenizer, checkpoint.reranker, checkpoint.decoder.max_positions, max_tokens)
+
+
 def copy_catalog(catalog: Catalog, folder: Path) -> None:
     """Copies the catalog's files into the bundle."""
     (folder / "catalog").mkdir()
@@ -56,11 +72,16 @@ def copy_catalog(catalog: Catalog, folder: Path) -> None:
 
 
 def write_manifest(
-    folder: Path, model: Model, exits: tuple[int, ...], variants: tuple[str, ...], reranker: RerankerPrompt | None
+    folder: Path,
+    model: Model,
+    exits: tuple[int, ...],
+    variants: tuple[str, ...],
+    reranker: RerankerPrompt | None,
+    tokens: TokenRequests | None,
 ) -> None:
-    """Writes the bundle's manifest, with the digests of its files."""
-    names = [f"catalog/{name}" for name in CATALOG_FILES] + [f"variants/{name}/variant.json" for name in variants]
-    if (folder / VECTORS_FILE).is_file():
-        names.append(VECTORS_FILE)
+    """Writes the bundle's manifest, with the digests of its files. tokens: None: there is a catalog."""
+    names = [] if tokens else [f"catalog/{name}" for name in CATALOG_FILES]
+    names += [f"variants/{name}/variant.json" for name in variants]
+    names += [name for name in (VECTORS_FILE, TOKENIZER) if (folder / name).is_file()]
     entries = {name: FileEntry.of(folder / name) for name in names}
-    Manifest(model, exits, variants, entries, reranker=reranker).write(folder)
+    Manifest(model, exits, variants, entries, reranker=reranker, tokens=tokens).write(folder)

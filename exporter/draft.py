@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rexit import bundle
-from rexit.bundle import Catalog, FileEntry, Golden, Model, Variant, Vectors
+from rexit.bundle import FileEntry, Golden, Model, Variant, Vectors
 from rexit.bundle.golden import FILE as GOLDEN_FILE
 from rexit.exporter.gate.judge import Judged
 from rexit.exporter.graph.chain import Chain
@@ -77,7 +77,7 @@ class Draft:
         judged: Judged,
         exits: Sequence[int],
         model: Model,
-        catalog: Catalog,
+        catalog_sha256: str | None,
         max_tokens: int,
         pairs: int,
         unrotated: str | None,
@@ -87,7 +87,8 @@ class Draft:
         Args:
             judged: golden samples, parity and quality.
             exits: depths in layers.
-            model, catalog: of the bundle.
+            model: of the bundle.
+            catalog_sha256: of the bundle's catalog; None: it has none.
             max_tokens: most candidate tokens in one pass.
             pairs: candidates that were also run one by one.
             unrotated: why the model could not be rotated; None if it was.
@@ -100,7 +101,7 @@ class Draft:
             precision=target.precision,
             backend=target.backend,
             opset=target.opset,
-            catalog_sha256=catalog.sha256,
+            catalog_sha256=catalog_sha256,
             checkpoint_sha256=model.checkpoint_sha256,
             max_tokens=max_tokens,
             max_positions=model.max_positions,

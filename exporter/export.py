@@ -1,4 +1,4 @@
-"""`rexit export`: from a checkpoint and a catalog to a bundle with one or more variants.
+"""`rexit export`: from a checkpoint and a catalog, or a file of slates, to a bundle with one or more variants.
 
 1. Check options, exits, tokenizer, prompt lengths, the output folder and its free space.
 2. Sample golden slates from the validation split and score them with the unsplit PyTorch model.
@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ from rexit.bundle import Catalog, Vectors, new_folder, sole_writer
 from rexit.bundle.catalog import TABLES
 from rexit.bundle.golden import GoldenSlate
 from rexit.bundle.vectors import FILE as VECTORS_FILE
-from rexit.errors import BundleError, ParityError
+from rexit.errors import BundleError, InputError, ParityError
 from rexit.exporter import preflight
-from rexit.exporter.assembly import carry_over, copy_catalog, model_of, write_manifest
+from rexit.exporter.assembly import carry_over, copy_catalog, copy_tokenizer, encoder_of, model_of, write_manifest
 from rexit.exporter.draft import Draft, VariantReport
 from rexit.exporter.gate import parity
 from rexit.exporter.gate.golden import golden_slates
@@ -42,8 +43,10 @@ from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.vectors import Sources
 from rexit.exporter.options import ExportOptions
+from rexit.exporter.source import Source, token_requests
 from rexit.progress import Progress, silent
 from rexit.slates import cut, draw
+from rexit.slates_file import SlatesFile
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,13 @@ class ExportReport:
 
 
 def export_bundle(
-    checkpoint: str | Path, catalog: Path, out: Path, options: ExportOptions | None = None, *, progress: Progress = silent
+    checkpoint: str | Path,
+    catalog: Path | None,
+    out: Path,
+    options: ExportOptions | None = None,
+    *,
+    slates: Path | None = None,
+    progress: Progress = silent,
 ) -> ExportReport:
     """Writes a bundle, whole or not at all.
 
@@ -80,9 +89,10 @@ def export_bundle(
 
     Args:
         checkpoint: a folder, GGUF file or Hub id, see `load_checkpoint`.
-        catalog: a catalog folder, written by `rexit index`.
+        catalog: a catalog folder, written by `rexit index`; None: there are `slates`.
         out: the bundle folder.
         options: None: the defaults.
+        slates: a file of slates in the place of a catalog; the bundle's requests are then token ids.
         progress: called with a stage, the steps done and the steps in all.
 
     Raises:
@@ -95,9 +105,13 @@ def export_bundle(
     options = options or ExportOptions()
     targets = preflight.chosen_targets(options.target, options.precisions, options.cache)
     preflight.check_options(options)
-    opened = Catalog.open(Path(catalog))
-    if edited := opened.edited():
+    if (catalog is None) == (slates is None):
+        raise InputError(f"{'neither' if catalog is None else 'both'} a catalog {'nor' if catalog is None else 'and'} slates, "
+                         "expected one of them")
+    opened = slates if catalog is None else Catalog.open(Path(catalog))
+    if isinstance(opened, Catalog) and (edited := opened.edited()):
         raise BundleError(edited[0])
+    assert opened is not None
     with contextlib.ExitStack() as locks, new_folder(Path(out)) as folder:
         locks.enter_context(sole_writer(Path(out)))  # until the new bundle is in place
         work = _Export(options, targets, opened, Path(out), folder, progress)
@@ -113,50 +127,73 @@ class _Export:
     """The steps of `export_bundle`, in order, and their shared state."""
 
     def __init__(
-        self, options: ExportOptions, targets: Sequence[Target], catalog: Catalog, out: Path, folder: Path, progress: Progress
+        self,
+        options: ExportOptions,
+        targets: Sequence[Target],
+        place: Catalog | Path,
+        out: Path,
+        folder: Path,
+        progress: Progress,
     ) -> None:
-        self._options, self._targets, self._catalog = options, targets, catalog
+        """place: a catalog, or the path of a file of slates, whose texts need the checkpoint."""
+        self._options, self._targets, self._place_of_slates = options, targets, place
         self._out, self._folder, self._progress, self._clock = out, folder, progress, _Clock()
         self._base = targets[0].base or targets[0]  # all precisions of a target share a base
         self._old = preflight.existing(out)
-        gated = any(target.gate for target in targets)
-        self._prompts = Prompts.draw(catalog, options.quality_slates) if gated else None
+        self._observation = next((target.observation for target in targets if target.observation), None)
+        if isinstance(place, Catalog):
+            self._draw(place)
+
+    def _draw(self, source: Source) -> None:
+        """Draws the slates that later steps need."""
+        self._source, options = source, self._options
+        gated = any(target.gate for target in self._targets)
+        self._prompts = Prompts.draw(source, options.quality_slates) if gated else None
         if self._prompts and not options.accept_loss:
             self._prompts.check()
-        self._observation = next((target.observation for target in targets if target.observation), None)
-        self._observed_prompts = self._observation.draw(catalog) if self._observation else []
+        self._observed_prompts = self._observation.draw(source) if self._observation else []
 
     def load(self, checkpoint: str | Path) -> None:
         self._progress("load", 0, 1)
-        options, catalog = self._options, self._catalog
-        self._loaded = loaded = load_checkpoint(checkpoint, options.exits, options.head, catalog.info["labels"])
-        preflight.check_fit(loaded, catalog, options.max_tokens)
-        if not options.accept_catalog:
-            preflight.check_trained_on(loaded, catalog)
+        options, place = self._options, self._place_of_slates
+        catalog = place if isinstance(place, Catalog) else None
+        labels = catalog.info["labels"] if catalog else dict(zip(("no", "yes"), options.label_ids or (), strict=False)) or None
+        self._loaded = loaded = load_checkpoint(checkpoint, options.exits, options.head, labels)
+        if catalog:
+            preflight.check_fit(loaded, catalog, options.max_tokens)
+            if not options.accept_catalog:
+                preflight.check_trained_on(loaded, catalog)
+        else:
+            assert isinstance(place, Path)
+            slates = SlatesFile.read(place, partial(encoder_of, loaded, options.max_tokens))
+            preflight.check_slates_fit(loaded, slates, options.max_tokens)
+            self._draw(slates)
+        self._catalog_sha256 = catalog.sha256 if catalog else None
         self._model = model_of(loaded)
-        preflight.check_same_origin(self._out, self._old, self._model, loaded.exits, catalog)
+        preflight.check_same_origin(self._out, self._old, self._model, loaded.exits, self._catalog_sha256)
         borders = zip((0, *loaded.exits), loaded.exits, strict=False)
         self._modules = [
             SegmentModule(loaded.decoder, loaded.heads, k, begin, end).eval() for k, (begin, end) in enumerate(borders)
         ]
-        if ids := catalog.vector_ids:
+        if catalog and (ids := catalog.vector_ids):
             self._modules[0] = SegmentWithVectors(loaded.decoder, loaded.heads, loaded.exits[0], ids.vocabulary).eval()
         parameters = sum(p.numel() for module in self._modules for p in module.parameters())
         weights = parameters * (4 + 2 * sum(target is not self._base for target in self._targets))
         self._unrotated = rotation.obstacle(loaded.decoder)
         self._turn = None if self._unrotated else rotation.orthogonal(loaded.decoder.hidden_size)
-        self._vectors = _vectors(loaded, catalog, self._turn)
-        shared = sum(catalog.files[name].bytes for name in TABLES) + (self._vectors.bytes if self._vectors else 0)
+        self._vectors = _vectors(loaded, catalog, self._turn) if catalog else None
+        tables = sum(catalog.files[name].bytes for name in TABLES) if catalog else 0
+        shared = tables + (self._vectors.bytes if self._vectors else 0)
         preflight.check_space(self._out, weights + shared)
         self._progress("load", 1, 1)
         self._clock.lap("load")
 
     def reference(self) -> list[GoldenSlate]:
-        loaded, slates = self._loaded, draw(cut(self._catalog, "validation"), self._options.golden_slates)
+        loaded, slates = self._loaded, draw(cut(self._source, "validation"), self._options.golden_slates)
         self._progress("reference", 0, len(slates))
         model = MultiExitModel(loaded.decoder, loaded.heads, loaded.exits).eval()
         golden = golden_slates(
-            model, self._catalog, slates, self._vectors, self._turn, lambda done: self._progress("reference", done, len(slates))
+            model, self._source, slates, self._vectors, self._turn, lambda done: self._progress("reference", done, len(slates))
         )
         self._clock.lap("reference")
         return golden
@@ -225,16 +262,20 @@ class _Export:
         self._progress("write", 0, 1)
         exits, folder = self._loaded.exits, self._folder
         written = tuple(
-            draft.write(judged, exits, self._model, self._catalog, self._options.max_tokens, self._pairs, self._unrotated)
+            draft.write(judged, exits, self._model, self._catalog_sha256, self._options.max_tokens, self._pairs, self._unrotated)
             for draft, judged in passed
         )
         if self._base not in self._targets:
             shutil.rmtree(self._place(self._base))
-        copy_catalog(self._catalog, folder)
+        if isinstance(self._source, Catalog):
+            copy_catalog(self._source, folder)
+        if self._options.with_tokenizer:
+            copy_tokenizer(self._loaded, folder)
         if self._vectors:
             self._vectors.write(folder / VECTORS_FILE)
         variants = carry_over(self._out, self._old, folder, [variant.name for variant in written])
-        write_manifest(folder, self._model, exits, variants, self._loaded.reranker)
+        tokens = token_requests(self._source, self._loaded)
+        write_manifest(folder, self._model, exits, variants, self._loaded.reranker, tokens)
         total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         self._progress("write", 1, 1)
         self._clock.lap("write")

@@ -53,6 +53,8 @@ class ExportOptions:
     quality_slates: validation slates to judge a lower precision on; 0: all.
     accept_loss: write a variant that fails its gate, or that the slates are too few to judge.
     accept_catalog: export with a catalog that the checkpoint was not trained on, or does not name.
+    label_ids: token ids of `no` and `yes`, for slates and a checkpoint that does not name them; None: it does.
+    with_tokenizer: put the checkpoint's tokenizer.json into the bundle, so that Python and HTTP take text.
     """
 
     exits: Sequence[int] | None = None
@@ -66,6 +68,8 @@ class ExportOptions:
     quality_slates: int = 400
     accept_loss: bool = False
     accept_catalog: bool = False
+    label_ids: tuple[int, int] | None = None
+    with_tokenizer: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from rexit.errors import InputError
 from rexit.exporter.graph.targets import CACHES, Target, find_target, with_cache
 from rexit.exporter.model.checkpoint import EXITS, Checkpoint
 from rexit.exporter.options import ExportOptions
+from rexit.slates_file import SlatesFile
 
 
 def chosen_targets(target: str, precisions: Sequence[str], cache: str) -> list[Target]:
@@ -70,6 +71,16 @@ def check_fit(checkpoint: Checkpoint, catalog: Catalog, max_tokens: int) -> None
         raise InputError(f"a candidate has up to {candidate} tokens, more than the {max_tokens} of --max-tokens")
 
 
+def check_slates_fit(checkpoint: Checkpoint, slates: SlatesFile, max_tokens: int) -> None:
+    """The slates' tokens fit the model, and a candidate fits a pass."""
+    if checkpoint.projectors is not None:
+        raise InputError(
+            f"{checkpoint.path}: was trained on prompts with vectors ({', '.join(checkpoint.projectors.kinds)}), which only a "
+            "catalog has: export it with --catalog"
+        )
+    slates.check_fits(checkpoint.decoder.vocab_size, checkpoint.decoder.max_positions, max_tokens)
+
+
 def check_trained_on(checkpoint: Checkpoint, catalog: Catalog) -> None:
     """The checkpoint was trained on the catalog, or on one that the catalog is an update of."""
     if checkpoint.catalog is None:
@@ -111,8 +122,10 @@ def check_vectors(checkpoint: Checkpoint, catalog: Catalog) -> None:
             raise InputError(f"{checkpoint.path}: the projector for {name!r} gives {kind['count']} vectors, prompts have {count}")
 
 
-def check_same_origin(out: Path, old: Manifest | None, model: Model, exits: tuple[int, ...], catalog: Catalog) -> None:
-    """The existing bundle's variants and the new ones have the same checkpoint, heads, exits and catalog."""
+def check_same_origin(
+    out: Path, old: Manifest | None, model: Model, exits: tuple[int, ...], catalog_sha256: str | None
+) -> None:
+    """The existing bundle's variants and the new ones have the same checkpoint, heads, exits and catalog, if any."""
     if old is None:
         return
     if old.exported_sha256 is not None:
@@ -125,7 +138,7 @@ def check_same_origin(out: Path, old: Manifest | None, model: Model, exits: tupl
             ("checkpoint", old.model.checkpoint_sha256 == model.checkpoint_sha256),
             (f"choice of heads ({old.model.head}, these are {model.head})", old.model.head == model.head),
             ("choice of exits", old.exits == exits),
-            ("catalog", old.catalog_sha256 == catalog.sha256),
+            ("catalog", old.catalog_sha256 == catalog_sha256),
         )
         if not same
     ]

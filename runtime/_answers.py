@@ -30,6 +30,8 @@ class Info:
         top_k: k of the policy's top-k rule; 0: no such rule.
         ordered: Whether that rule settles the order of the first k as well.
         quorum: Share of a slate that the policy stops together; 0: no such rule.
+        vocabulary: Token ids of `Session.score_tokens` are below this.
+        has_catalog: Whether requests may name users and items; else they are token ids.
     """
 
     users: int
@@ -45,6 +47,8 @@ class Info:
     top_k: int
     ordered: bool
     quorum: float
+    vocabulary: int = 0
+    has_catalog: bool = True
 
 
 @dataclass(frozen=True)

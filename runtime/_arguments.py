@@ -89,6 +89,25 @@ def to_plain_ids(name: str, values: Any) -> tuple[NDArray[Any], list[Id]]:
     return ids, plain
 
 
+def to_tokens(name: str, values: Any) -> NDArray[np.int32]:
+    """Token ids, int32 [T]."""
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu":
+        array = values
+    else:
+        array = np.array([to_integer(f"{name}[{n}]", token) for n, token in enumerate(_sequence(name, values, "token ids"))], np.int64)
+    if len(array) and not (0 <= int(array.min()) and int(array.max()) < 1 << 31):
+        at = int(((array < 0) | (array >= 1 << 31)).argmax())
+        raise InputError(f"{name}[{at}] is {int(array[at])}, expected a token id")
+    return np.ascontiguousarray(array, np.int32)
+
+
+def to_token_lists(name: str, values: Any) -> tuple[NDArray[np.int32], NDArray[np.uint64]]:
+    """All tokens of lists of token ids, int32, and how many each list has, uint64 [n]."""
+    lists = [to_tokens(f"{name}[{n}]", tokens) for n, tokens in enumerate(_sequence(name, values, "lists of token ids"))]
+    counts = np.array([len(tokens) for tokens in lists], np.uint64)
+    return np.concatenate([np.zeros(0, np.int32), *lists]), counts
+
+
 def to_recent(recent: Recent | None) -> tuple[list[Id], list[int]]:
     """Ids of items, and whether each item was liked: 1 or 0."""
     ids: list[Id] = []

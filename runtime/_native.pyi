@@ -9,6 +9,7 @@ version: str
 
 _Segment = tuple[int, int, int, float, float]
 _Stats = tuple[int, int, int, int, int, float, float, float, float, bool, list[_Segment]]
+_Scores = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8], _Stats]
 _Ids = Sequence[int | str]
 _TopK = tuple[int, bool, Sequence[float], Sequence[float]]
 _Rules = tuple[Sequence[float], Sequence[float], int, float, _TopK | None]
@@ -21,7 +22,7 @@ class Session:
     ) -> None: ...
     def another(self) -> Session: ...
     def reloaded(self) -> Session | None: ...
-    def info(self) -> tuple[int, int, int, int, int, int, bool, bool, bool, str, int, bool, float]: ...
+    def info(self) -> tuple[int, int, int, int, int, int, bool, bool, bool, str, int, bool, float, int, bool]: ...
     def exits(self) -> list[tuple[int, float, float, float, float, int, float, float]]: ...
     def score(
         self,
@@ -34,7 +35,20 @@ class Session:
         deadline_us: int,
         force_exit: int | None,
         policy: _Rules | None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8], _Stats]: ...
+    ) -> _Scores: ...
+    def score_tokens(
+        self,
+        prefix: NDArray[np.int32],
+        candidates: NDArray[np.int32],
+        counts: NDArray[np.uint64],
+        top_k: int,
+        deadline_us: int,
+        force_exit: int | None,
+        policy: _Rules | None,
+    ) -> _Scores: ...
+    def trace_tokens(
+        self, prefix: NDArray[np.int32], candidates: NDArray[np.int32], counts: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.float32], _Stats]: ...
     def trace(
         self, user: int | str, items: _Ids, recent: _Ids, liked: Sequence[int], as_of: int | None
     ) -> tuple[NDArray[np.float32], _Stats]: ...

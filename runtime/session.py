@@ -25,6 +25,8 @@ from rexit.runtime._arguments import (
     to_recent,
     to_rules,
     to_size,
+    to_token_lists,
+    to_tokens,
 )
 from rexit.runtime._library import onnxruntime_library
 
@@ -178,7 +180,7 @@ class Session:
         ids, plain = to_plain_ids("items", items)
         if deadline_ms is not None:
             check_deadline(deadline_ms)
-        index, exits, probability, log_odds, cut_short, stats = self._open.score(
+        answer = self._open.score(
             to_plain_id("user", user),
             plain,
             *to_recent(recent),
@@ -188,8 +190,58 @@ class Session:
             None if force_exit is None else to_integer("force_exit", force_exit, 31),
             None if policy is None else to_rules(policy, self.info.exits),
         )
-        layers = self._depths[exits]
-        return Scores(ids[index], index, probability, log_odds, exits, layers, cut_short.astype(np.bool_), _stats(stats))
+        return self._scores(ids, answer)
+
+    def score_tokens(
+        self,
+        prefix: Sequence[int] | NDArray[Any],
+        candidates: Sequence[Sequence[int] | NDArray[Any]],
+        *,
+        top_k: int = 0,
+        deadline_ms: float | None = None,
+        force_exit: int | None = None,
+        policy: StopRule | None = None,
+    ) -> Scores:
+        """Scores candidates behind a prefix, all as token ids. Reads no catalog, so every bundle can be asked.
+
+        The prefix is cached as a user's is: the same tokens again cost nothing, and a common start is reused.
+
+        Args:
+            prefix: Token ids of what all candidates share; may be empty.
+            candidates: Token ids of each candidate, at least one of each.
+            top_k: As for `score`.
+            deadline_ms: As for `score`.
+            force_exit: As for `score`.
+            policy: As for `score`.
+
+        Returns:
+            The scores; `item` is a candidate's number.
+
+        Raises:
+            InputError: A number is not a token id of the model, a candidate has no tokens, a prompt is too long, or an argument is
+                out of range.
+            DeadlineError: No candidate reached an exit in time.
+            CancelledError: `cancel` was called meanwhile.
+            BackendError: The backend failed.
+        """
+        if deadline_ms is not None:
+            check_deadline(deadline_ms)
+        answer = self._open.score_tokens(
+            to_tokens("prefix", prefix),
+            *to_token_lists("candidates", candidates),
+            to_integer("top_k", top_k, 31),
+            0 if deadline_ms is None else max(1, round(deadline_ms * 1000)),
+            None if force_exit is None else to_integer("force_exit", force_exit, 31),
+            None if policy is None else to_rules(policy, self.info.exits),
+        )
+        return self._scores(np.arange(len(candidates)), answer)
+
+    def trace_tokens(
+        self, prefix: Sequence[int] | NDArray[Any], candidates: Sequence[Sequence[int] | NDArray[Any]]
+    ) -> NDArray[np.float32]:
+        """Returns every exit's raw log-odds, whatever the policy says: float32 [candidates, exits]. Arguments: see
+        `score_tokens`."""
+        return self._open.trace_tokens(to_tokens("prefix", prefix), *to_token_lists("candidates", candidates))[0]
 
     def trace(
         self, user: Id, items: Sequence[Id] | NDArray[Any], *, recent: Recent | None = None, as_of: int | None = None
@@ -280,6 +332,11 @@ class Session:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+    def _scores(self, ids: NDArray[Any], answer: _native._Scores) -> Scores:
+        index, exits, probability, log_odds, cut_short, stats = answer
+        layers = self._depths[exits]
+        return Scores(ids[index], index, probability, log_odds, exits, layers, cut_short.astype(np.bool_), _stats(stats))
 
     @property
     def _open(self) -> _native.Session:

@@ -7,20 +7,22 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rexit.bundle import Catalog, Vectors
 from rexit.bundle.golden import GoldenSlate
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.vectors import PassVectors
-from rexit.exporter.prompt.builder import Prompt, PromptBuilder, Tokens
-from rexit.slates import Slate
+from rexit.exporter.prompt.builder import Prompt, Tokens
+from rexit.exporter.source import Source, prompt_maker
+from rexit.slates import AnySlate, TokenSlate
 
 
 def golden_slates(
     model: MultiExitModel,
-    catalog: Catalog,
-    slates: Sequence[Slate],
+    source: Source,
+    slates: Sequence[AnySlate],
     vectors: Vectors | None = None,
     turn: Tensor | None = None,
     on_slate: Callable[[int], None] | None = None,
@@ -29,24 +31,32 @@ def golden_slates(
 
     Args:
         model: the model, not rotated.
-        catalog: the catalog.
-        slates: validation slates, each with a time `as_of`.
+        source: of the slates.
+        slates: validation slates; a catalog's each with a time `as_of`.
         vectors: the vectors as they will be stored; None if prompts have none.
         turn: float64 [H, H], the rotation of `vectors`; None if they are not rotated.
         on_slate: called with the number of slates done.
     """
-    builder = PromptBuilder(catalog)
+    prompt_of = prompt_maker(source)
     golden = []
     for done, slate in enumerate(slates, 1):
-        assert slate.as_of is not None
-        user, items = catalog.users.row(slate.user), catalog.items.rows(slate.items).astype(np.int32)
-        assert user is not None  # cut from the catalog's own splits
-        prompt = builder.prompt(slate.user, slate.items, slate.as_of)
+        prompt = prompt_of(slate)
         log_odds = model.reference(*_inputs(prompt, vectors, turn))
-        golden.append(GoldenSlate(user, items, slate.as_of, prompt.prefix, prompt.candidates, log_odds, prompt.liked))
+        user, items, as_of = _rows(source, slate)
+        golden.append(GoldenSlate(user, items, as_of, prompt.prefix, prompt.candidates, log_odds, prompt.liked))
         if on_slate:
             on_slate(done)
     return golden
+
+
+def _rows(source: Source, slate: AnySlate) -> tuple[int | None, NDArray[np.int32], int | None]:
+    """User, items and time as in `GoldenSlate`."""
+    if isinstance(slate, TokenSlate):
+        return None, np.arange(len(slate.candidates), dtype=np.int32), None
+    assert isinstance(source, Catalog) and slate.as_of is not None
+    user = source.users.row(slate.user)
+    assert user is not None  # cut from the catalog's own splits
+    return user, source.items.rows(slate.items).astype(np.int32), slate.as_of
 
 
 def _inputs(prompt: Prompt, vectors: Vectors | None, turn: Tensor | None) -> tuple[Tokens, list[Tokens], PassVectors | None]:

@@ -31,13 +31,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Catalog
+from rexit.bundle import Id
 from rexit.bundle.files import json_values
 from rexit.errors import InputError, QualityError
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate
-from rexit.exporter.prompt.builder import Prompt, PromptBuilder
-from rexit.ranking import MIN_USERS, auc, auc_difference, item_biases, user_auc
+from rexit.exporter.prompt.builder import Prompt
+from rexit.exporter.source import Source, biases, prompt_maker
+from rexit.ranking import MIN_USERS, auc, auc_difference, user_auc
 from rexit.slates import cut, draw
 
 LogOdds = NDArray[np.float32]
@@ -61,17 +62,17 @@ class Prompts:
     whole: bool
 
     @classmethod
-    def draw(cls, catalog: Catalog, slates: int) -> Prompts:
+    def draw(cls, source: Source, slates: int) -> Prompts:
         """At most `slates` slates of the validation split (0: all), the same at each call. Raises InputError: an empty split."""
-        split = cut(catalog, "validation")
-        sample, builder = draw(split, slates) if slates else split, PromptBuilder(catalog)
-        users = np.repeat([catalog.users.row(slate.user) for slate in sample], [len(slate.items) for slate in sample])
-        items, train = np.concatenate([catalog.items.rows(slate.items) for slate in sample]), catalog.split("train")
+        split = cut(source, "validation")
+        sample = draw(split, slates) if slates else split
+        numbers: dict[Id, int] = {}
+        users = [numbers.setdefault(slate.user, len(numbers)) for slate in sample]
         return cls(
-            [builder.prompt(slate.user, slate.items, slate.as_of) for slate in sample],
-            np.unique(users.astype(np.int64), return_inverse=True)[1],
+            list(map(prompt_maker(source), sample)),
+            np.repeat(np.array(users, np.int64), [len(slate.items) for slate in sample]),
             np.concatenate([slate.liked for slate in sample]),
-            item_biases(items.astype(np.int64), train.items, train.liked),
+            biases(source, sample),
             whole=len(sample) == len(split),
         )
 

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit import slates
-from rexit.bundle import Catalog
 from rexit.errors import InputError
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.observation import Observation, observe
 from rexit.exporter.graph.precision.linear import SAMPLE
-from rexit.exporter.prompt.builder import Prompt, PromptBuilder
+from rexit.exporter.prompt.builder import Prompt
+from rexit.exporter.source import Source, has_training_slates, prompt_maker
 
 SLATES = 16
 SLATES_FOR_SCALES = 64
@@ -33,16 +33,15 @@ Activations = dict[str, NDArray[np.float32]]
 """Rows [R, K], by name of the value in the float32 graph."""
 
 
-def draw(catalog: Catalog, count: int = SLATES) -> list[Prompt]:
+def draw(source: Source, count: int = SLATES) -> list[Prompt]:
     """At most `count` training slates, the same at each call; none if the split is empty."""
-    builder = PromptBuilder(catalog)
-    chosen = slates.draw(slates.cut(catalog, "train"), count, seed=1) if len(catalog.split("train")) else []
-    return [builder.prompt(slate.user, slate.items, slate.as_of) for slate in chosen]
+    chosen = slates.draw(slates.cut(source, "train"), count, seed=1) if has_training_slates(source) else []
+    return list(map(prompt_maker(source), chosen))
 
 
-def draw_for_scales(catalog: Catalog) -> list[Prompt]:
+def draw_for_scales(source: Source) -> list[Prompt]:
     """More slates, for fixed scales, which other prompts may exceed only a little. Raises InputError: too few prompts."""
-    sampled = draw(catalog, SLATES_FOR_SCALES)
+    sampled = draw(source, SLATES_FOR_SCALES)
     if (prompts := sum(len(prompt.candidates) for prompt in sampled)) < MIN_PROMPTS:
         raise InputError(
             f"{prompts} prompts of the training split are too few to calibrate on, at least {MIN_PROMPTS} are needed"

@@ -10,25 +10,25 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from rexit.bundle import Catalog
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.precision.fold_linear_weights import fold_linear_weights
 from rexit.exporter.graph.precision.linear import by_input, linears
 from rexit.exporter.prompt.builder import Prompt
+from rexit.exporter.source import Source
 
 
 @dataclass(frozen=True)
 class Observation:
     """Data about the inputs of linear layers, which passes read in a value's `meta` under `key`.
 
-    name: of this step of an export. draw: chooses prompts from a catalog; none if there is nothing to observe.
+    name: of this step of an export. draw: chooses prompts from a source; none if there is nothing to observe.
     gather(chain, prompts, on_prompt): returns the data, by segment and name of the value; `on_prompt` is called with the number
     of prompts done.
     """
 
     name: str
     key: str
-    draw: Callable[[Catalog], list[Prompt]]
+    draw: Callable[[Source], list[Prompt]]
     gather: Callable[..., Sequence[Mapping[str, Any]]]
 
 

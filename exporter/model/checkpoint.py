@@ -129,6 +129,9 @@ def load_checkpoint(
 
     with quiet():
         decoder = Decoder.of(decoder_model(folder))
+        for name, token in ids.items():
+            if not 0 <= token < decoder.vocab_size:
+                raise InputError(f"label {name!r} is token {token}, the model has 0 to {decoder.vocab_size - 1}")
         if reranker is not None and kind == reranker.head:
             heads = reranker.heads_at(decoder, depths)
         elif kind == "shared":

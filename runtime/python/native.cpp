@@ -29,9 +29,14 @@ using StatsRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::ui
                             double, bool, std::vector<SegmentRow>>;
 using ExitRow = std::tuple<std::size_t, float, float, float, float, std::size_t, float, float>;
 using InfoRow = std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, bool, bool, bool,
-                           std::string, std::size_t, bool, float>;
+                           std::string, std::size_t, bool, float, std::size_t, bool>;
 template <class T, class... Shape>
 using Numpy = nb::ndarray<nb::numpy, T, Shape...>;
+using ScoreRow = std::tuple<Numpy<std::int64_t, nb::ndim<1>>, Numpy<std::int64_t, nb::ndim<1>>, Numpy<float, nb::ndim<1>>,
+                            Numpy<float, nb::ndim<1>>, Numpy<std::uint8_t, nb::ndim<1>>, StatsRow>;
+using TraceRow = std::tuple<Numpy<float, nb::ndim<2>>, StatsRow>;
+using Tokens = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Counts = nb::ndarray<const std::uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // The array owns the vector.
 template <class T, class... Shape>
@@ -55,6 +60,13 @@ rexit::Request make_request(rexit::Id user, Ids items, Ids recent, std::vector<s
   rexit::Request request(std::move(user));
   request.items(std::move(items)).recent(std::move(recent), std::move(liked));
   if (as_of) request.as_of(*as_of);
+  return request;
+}
+
+rexit::TokenRequest make_token_request(const Tokens& prefix, const Tokens& candidates, const Counts& counts) {
+  const auto copy = [](const Tokens& tokens) { return std::vector<std::int32_t>(tokens.data(), tokens.data() + tokens.size()); };
+  rexit::TokenRequest request(copy(prefix));
+  request.candidates(copy(candidates), std::vector<std::size_t>(counts.data(), counts.data() + counts.size()));
   return request;
 }
 
@@ -116,7 +128,9 @@ class Session {
             info.variant,
             info.top_k,
             info.ordered != 0,
-            info.quorum};
+            info.quorum,
+            info.vocabulary,
+            info.has_catalog != 0};
   }
 
   std::vector<ExitRow> exits() const {
@@ -128,13 +142,33 @@ class Session {
     return rows;
   }
 
-  auto score(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
-             std::size_t top_k, std::int64_t deadline_us, std::optional<std::uint32_t> force_exit, std::optional<Rules> policy) {
+  ScoreRow score(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
+                 std::size_t top_k, std::int64_t deadline_us, std::optional<std::uint32_t> force_exit,
+                 std::optional<Rules> policy) {
+    return score_request(make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of), top_k, deadline_us,
+                 force_exit, std::move(policy));
+  }
+
+  ScoreRow score_tokens(const Tokens& prefix, const Tokens& candidates, const Counts& counts, std::size_t top_k,
+                        std::int64_t deadline_us, std::optional<std::uint32_t> force_exit, std::optional<Rules> policy) {
+    return score_request(make_token_request(prefix, candidates, counts), top_k, deadline_us, force_exit, std::move(policy));
+  }
+
+  TraceRow trace(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of) {
+    return trace_request(make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of));
+  }
+
+  TraceRow trace_tokens(const Tokens& prefix, const Tokens& candidates, const Counts& counts) {
+    return trace_request(make_token_request(prefix, candidates, counts));
+  }
+
+  template <class Request>
+  ScoreRow score_request(Request request, std::size_t top_k, std::int64_t deadline_us, std::optional<std::uint32_t> force_exit,
+                 std::optional<Rules> policy) {
     rexit::Scores result;
     std::vector<rexit_segment_stats> segments;
     {
       const nb::gil_scoped_release no_gil;
-      rexit::Request request = make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of);
       request.top_k(top_k).deadline_us(deadline_us);
       if (force_exit) request.force_exit(*force_exit);
       if (policy) request.policy(make_policy(std::move(*policy)));
@@ -153,25 +187,26 @@ class Session {
       log_odds.push_back(score.log_odds);
       cut_short.push_back(score.cut_short != 0);
     }
-    return std::make_tuple(to_numpy<std::int64_t, nb::ndim<1>>(std::move(index), {count}),
-                           to_numpy<std::int64_t, nb::ndim<1>>(std::move(exit), {count}),
-                           to_numpy<float, nb::ndim<1>>(std::move(probability), {count}),
-                           to_numpy<float, nb::ndim<1>>(std::move(log_odds), {count}),
-                           to_numpy<std::uint8_t, nb::ndim<1>>(std::move(cut_short), {count}), row(result.stats, segments));
+    return {to_numpy<std::int64_t, nb::ndim<1>>(std::move(index), {count}),
+            to_numpy<std::int64_t, nb::ndim<1>>(std::move(exit), {count}),
+            to_numpy<float, nb::ndim<1>>(std::move(probability), {count}),
+            to_numpy<float, nb::ndim<1>>(std::move(log_odds), {count}),
+            to_numpy<std::uint8_t, nb::ndim<1>>(std::move(cut_short), {count}),
+            row(result.stats, segments)};
   }
 
-  auto trace(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of) {
+  template <class Request>
+  TraceRow trace_request(const Request& request) {
     rexit::Trace result;
     std::vector<rexit_segment_stats> segments;
-    const std::size_t count = items.size(), exits = session_.bundle().info().exits;
+    const std::size_t count = request.item_count(), exits = session_.bundle().info().exits;
     {
       const nb::gil_scoped_release no_gil;
-      const rexit::Request request = make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of);
       const std::lock_guard<std::mutex> lock(mutex_);
       result = session_.trace(request);
       segments = session_.segments();
     }
-    return std::make_tuple(to_numpy<float, nb::ndim<2>>(std::move(result.log_odds), {count, exits}), row(result.stats, segments));
+    return {to_numpy<float, nb::ndim<2>>(std::move(result.log_odds), {count, exits}), row(result.stats, segments)};
   }
 
   auto prompt(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of) {
@@ -299,9 +334,16 @@ NB_MODULE(_native, module) {
       .def("reloaded", &Session::reloaded, nb::rv_policy::take_ownership)
       .def("info", &Session::info)
       .def("exits", &Session::exits)
-      .def("score", &Session::score, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "top_k"_a, "deadline_us"_a,
+      .def("score",
+           &Session::score,
+           "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "top_k"_a, "deadline_us"_a,
            "force_exit"_a.none(), "policy"_a.none())
-      .def("trace", &Session::trace, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none())
+      .def("score_tokens", &Session::score_tokens, "prefix"_a, "candidates"_a, "counts"_a, "top_k"_a, "deadline_us"_a,
+           "force_exit"_a.none(), "policy"_a.none())
+      .def("trace",
+           &Session::trace,
+           "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none())
+      .def("trace_tokens", &Session::trace_tokens, "prefix"_a, "candidates"_a, "counts"_a)
       .def("prompt", &Session::prompt, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none())
       .def("warm_up", &Session::warm_up)
       .def("clear_cache", &Session::clear_cache)

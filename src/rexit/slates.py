@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from rexit.errors import InputError
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from rexit.bundle.catalog import Catalog, Id
     from rexit.measure.scorer import Scorer
+    from rexit.slates_file import SlatesFile
 
 # NumPy is imported where it is used: the command line reads SIZE for its help and must load nothing heavy.
 
@@ -108,22 +109,33 @@ AnySlate = Slate | TokenSlate
 SlateT = TypeVar("SlateT", Slate, TokenSlate)
 
 
-def cut(catalog: Catalog, split: str, size: int = SIZE) -> list[Slate]:
-    """Cuts each user's interactions of a split, in time order, into slates.
+@overload
+def cut(source: Catalog, split: str, size: int | None = None) -> list[Slate]: ...
+@overload
+def cut(source: Catalog | SlatesFile, split: str, size: int | None = None) -> list[Slate] | list[TokenSlate]: ...
+def cut(source: Catalog | SlatesFile, split: str, size: int | None = None) -> list[Slate] | list[TokenSlate]:
+    """Returns a split's slates: those of a file, or a catalog's interactions, cut into slates.
+
+    Of a catalog:
 
     1. Users come in row order. A user's interactions come by time, ties by item row: the split's own order.
     2. A slate's `as_of` is the time of its first interaction. So its prompt holds no label of the slate, nor of anything later.
     3. A user's second slate sees the outcome of the first where that is earlier, as a recommender would.
 
     Args:
-        catalog: A catalog with splits, as `rexit index` writes it.
+        source: A catalog with splits, as `rexit index` writes it, or a file of slates.
         split: `train`, `validation` or `test`.
-        size: Most candidates of a slate.
+        size: Most candidates of a slate; None: SIZE, in a file as many as the slate has.
 
     Raises:
         InputError: The size is below 1, or the split is empty.
         BundleError: The catalog has no splits, or they are damaged.
     """
+    from rexit.slates_file import SlatesFile
+
+    if isinstance(source, SlatesFile):
+        return source.cut(split, size)
+    catalog, size = source, SIZE if size is None else size
     if size < 1:
         raise InputError(f"slate size {size}, expected at least 1")
     import numpy as np

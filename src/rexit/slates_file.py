@@ -1,7 +1,7 @@
 """Files of slates: prompts of your own with labels, as any reranking data set has them. docs/format/slates.md describes them.
 
-1. `prefix` and the candidates are whole texts or lists of token ids. `query` stands in the place of `prefix` where the model has
-   a text template: then candidates are documents.
+1. `prefix` and the candidates are whole texts or lists of token ids. A reranker may have `query` in the place of `prefix`: then
+   candidates are documents.
 2. A row with `candidates` is a slate, its `label` a list. Rows with `candidate` and a single `label` are slates by `group` and
    prefix, wherever they stand.
 3. A group (a user, a query) is the unit of every interval and guarantee, and is in one split. A column `split` says in which.

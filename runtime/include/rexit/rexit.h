@@ -226,6 +226,10 @@ typedef struct rexit_bundle_info {
   size_t top_k;        /* of the bundle's policy, as in rexit_top_k; 0: it has no such rule */
   int32_t ordered;     /* likewise */
   float quorum;        /* of the bundle's policy, as in rexit_policy */
+  size_t vocabulary;   /* token ids of a rexit_token_request are below this */
+  int32_t has_catalog; /* 1: requests name users and items, or are token ids; 0: token ids only, and the fields above that are
+                          about the catalog are 0 */
+  int32_t reserved_2;
 } rexit_bundle_info;
 
 REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info* info_out);
@@ -393,6 +397,34 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_trace(rexit_session* sessio
 REXIT_NODISCARD REXIT_API rexit_status rexit_session_prompt(rexit_session* session, const rexit_request* request,
                                                             int32_t* tokens_out, size_t capacity, size_t* offsets_out,
                                                             size_t* count_out);
+
+/* A prompt as the caller's own token ids: no catalog is read, so the bundle need not have one. The session caches the prefix as it
+ * caches a user's: the same tokens again need no computation, and a common start is reused. */
+typedef struct rexit_token_request {
+  size_t struct_size;
+  size_t score_size;              /* sizeof(rexit_score), for scores_out; only rexit_session_score_tokens reads it */
+  const int32_t* prefix;          /* what all candidates share, [prefix_count]; may be NULL if it is empty */
+  size_t prefix_count;            /* may be 0: then a candidate is the whole prompt */
+  const int32_t* candidates;      /* the tokens of all candidates, one candidate after the other */
+  const size_t* candidate_counts; /* tokens of each candidate, at least 1, [candidate_count] */
+  size_t candidate_count;         /* at least 1 */
+  const rexit_policy* policy;     /* this and the rest as in rexit_request */
+  int32_t has_force_exit;
+  uint32_t force_exit;
+  int64_t deadline_us;
+  size_t top_k;
+} rexit_token_request;
+
+/* Scores candidates by their tokens. `item` of a rexit_score is a candidate's number. Scores are those of rexit_session_score for
+ * the same tokens, to the bit. Works with every bundle, but not with vectors: ids from rexit_bundle_info.vocabulary on are
+ * refused, as negative ones are, with REXIT_INVALID_ARGUMENT, and so is a candidate without tokens. known_user of the stats is 0.
+ * Otherwise, and in its other statuses, like rexit_session_score. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_score_tokens(rexit_session* session, const rexit_token_request* request,
+                                                                  rexit_score* scores_out, rexit_stats* stats_out);
+
+/* rexit_session_trace for token ids. */
+REXIT_NODISCARD REXIT_API rexit_status rexit_session_trace_tokens(rexit_session* session, const rexit_token_request* request,
+                                                                  float* log_odds_out, rexit_stats* stats_out);
 
 /* May be called from any thread, but not from a signal handler. The call running in this session returns REXIT_CANCELLED soon
  * (ONNX Runtime stops between two operators, TensorRT between two segments), or REXIT_OK if it was about to finish. Does nothing

@@ -166,21 +166,13 @@ struct Policy {
   std::optional<TopK> top_k = std::nullopt;
 };
 
-// A request that owns its ids; see rexit_request. Setters return *this, for chaining.
-class Request {
- public:
-  explicit Request(Id user) : user_(std::move(user)) {}
+namespace detail {
 
-  Request& items(std::vector<Id> ids) { return items_ = std::move(ids), *this; }
-  // Interactions newer than the catalog's, oldest first; `liked` empty: all liked.
-  Request& recent(std::vector<Id> ids, std::vector<std::uint8_t> liked = {}) {
-    if (!liked.empty() && liked.size() != ids.size())
-      throw std::invalid_argument("recent has " + std::to_string(ids.size()) + " items and " + std::to_string(liked.size()) +
-                                  " verdicts, expected one verdict per item");
-    return recent_ = std::move(ids), liked_ = std::move(liked), *this;
-  }
-  Request& as_of(std::int64_t time) { return as_of_ = time, *this; }
-  Request& policy(Policy policy) {
+// What both kinds of requests have. `Derived`: the request's class, which setters return.
+template <class Derived>
+class Rules {
+ public:
+  Derived& policy(Policy policy) {
     if (policy.upper.size() != policy.lower.size())
       throw std::invalid_argument("policy has " + std::to_string(policy.upper.size()) + " upper and " +
                                   std::to_string(policy.lower.size()) + " lower thresholds, expected as many as exits");
@@ -188,34 +180,20 @@ class Request {
         rule && (rule->rise.size() + 1 != policy.upper.size() || rule->fall.size() + 1 != policy.upper.size()))
       throw std::invalid_argument("policy.top_k has " + std::to_string(rule->rise.size()) + " rises and " +
                                   std::to_string(rule->fall.size()) + " falls, expected as many as exits except the last");
-    return policy_ = std::move(policy), *this;
+    return policy_ = std::move(policy), self();
   }
-  Request& force_exit(std::uint32_t exit) { return force_exit_ = exit, *this; }
-  Request& deadline_us(std::int64_t microseconds) { return deadline_us_ = microseconds, *this; }
-  Request& top_k(std::size_t k) { return top_k_ = k, *this; }
+  Derived& force_exit(std::uint32_t exit) { return force_exit_ = exit, self(); }
+  Derived& deadline_us(std::int64_t microseconds) { return deadline_us_ = microseconds, self(); }
+  Derived& top_k(std::size_t k) { return top_k_ = k, self(); }
 
-  std::size_t item_count() const noexcept { return items_.size(); }
   std::size_t top_k() const noexcept { return top_k_; }
 
-  // Calls use(request) with a `const rexit_request&` that points into this object, and returns its result.
-  template <class Use>
-  auto view(Use&& use) const {
-    const rexit_id user = view(user_);
-    const std::vector<rexit_id> items = views(items_), recent = views(recent_);
-    rexit_top_k top_k{};
-    rexit_policy policy{};
-    rexit_request request{};
+ protected:
+  // Sets the fields of `request`, a rexit_request or rexit_token_request; `policy` and `top_k` must outlive its use.
+  template <class CRequest>
+  void fill(CRequest& request, rexit_policy& policy, rexit_top_k& top_k) const {
     request.struct_size = sizeof request;
-    request.id_size = sizeof(rexit_id);
     request.score_size = sizeof(rexit_score);
-    request.user = &user;
-    request.items = items.data();
-    request.item_count = items.size();
-    request.recent_items = recent.data();
-    request.recent_liked = liked_.empty() ? nullptr : liked_.data();
-    request.recent_count = recent.size();
-    request.has_as_of = as_of_ ? 1 : 0;
-    request.as_of = as_of_.value_or(0);
     if (policy_) {
       if (const std::optional<TopK>& rule = policy_->top_k)
         top_k = {sizeof top_k, rule->k, rule->rise.data(), rule->fall.data(), rule->ordered ? 1 : 0, 0};
@@ -233,6 +211,54 @@ class Request {
     request.force_exit = force_exit_.value_or(0);
     request.deadline_us = deadline_us_;
     request.top_k = top_k_;
+  }
+
+ private:
+  Derived& self() noexcept { return static_cast<Derived&>(*this); }
+
+  std::optional<Policy> policy_;
+  std::optional<std::uint32_t> force_exit_;
+  std::int64_t deadline_us_ = 0;
+  std::size_t top_k_ = 0;
+};
+
+}  // namespace detail
+
+// A request that owns its ids; see rexit_request. Setters return *this, for chaining.
+class Request : public detail::Rules<Request> {
+ public:
+  explicit Request(Id user) : user_(std::move(user)) {}
+
+  Request& items(std::vector<Id> ids) { return items_ = std::move(ids), *this; }
+  // Interactions newer than the catalog's, oldest first; `liked` empty: all liked.
+  Request& recent(std::vector<Id> ids, std::vector<std::uint8_t> liked = {}) {
+    if (!liked.empty() && liked.size() != ids.size())
+      throw std::invalid_argument("recent has " + std::to_string(ids.size()) + " items and " + std::to_string(liked.size()) +
+                                  " verdicts, expected one verdict per item");
+    return recent_ = std::move(ids), liked_ = std::move(liked), *this;
+  }
+  Request& as_of(std::int64_t time) { return as_of_ = time, *this; }
+
+  std::size_t item_count() const noexcept { return items_.size(); }
+
+  // Calls use(request) with a `const rexit_request&` that points into this object, and returns its result.
+  template <class Use>
+  auto view(Use&& use) const {
+    const rexit_id user = view(user_);
+    const std::vector<rexit_id> items = views(items_), recent = views(recent_);
+    rexit_top_k top_k{};
+    rexit_policy policy{};
+    rexit_request request{};
+    fill(request, policy, top_k);
+    request.id_size = sizeof(rexit_id);
+    request.user = &user;
+    request.items = items.data();
+    request.item_count = items.size();
+    request.recent_items = recent.data();
+    request.recent_liked = liked_.empty() ? nullptr : liked_.data();
+    request.recent_count = recent.size();
+    request.has_as_of = as_of_ ? 1 : 0;
+    request.as_of = as_of_.value_or(0);
     return use(static_cast<const rexit_request&>(request));
   }
 
@@ -252,10 +278,49 @@ class Request {
   std::vector<Id> items_, recent_;
   std::vector<std::uint8_t> liked_;
   std::optional<std::int64_t> as_of_;
-  std::optional<Policy> policy_;
-  std::optional<std::uint32_t> force_exit_;
-  std::int64_t deadline_us_ = 0;
-  std::size_t top_k_ = 0;
+};
+
+// A request by token ids, which it owns; see rexit_token_request. Setters return *this, for chaining.
+class TokenRequest : public detail::Rules<TokenRequest> {
+ public:
+  explicit TokenRequest(std::vector<std::int32_t> prefix) : prefix_(std::move(prefix)) {}
+
+  TokenRequest& candidate(const std::vector<std::int32_t>& tokens) {
+    candidates_.insert(candidates_.end(), tokens.begin(), tokens.end());
+    return counts_.push_back(tokens.size()), *this;
+  }
+  // All candidates at once: their tokens, one candidate after the other, and how many tokens each has.
+  TokenRequest& candidates(std::vector<std::int32_t> tokens, std::vector<std::size_t> counts) {
+    std::size_t rest = tokens.size();
+    for (const std::size_t count : counts) {
+      if (count > rest) throw std::invalid_argument("counts add up to more than the candidates' tokens");
+      rest -= count;
+    }
+    if (rest != 0) throw std::invalid_argument("counts add up to less than the candidates' tokens");
+    return candidates_ = std::move(tokens), counts_ = std::move(counts), *this;
+  }
+
+  std::size_t item_count() const noexcept { return counts_.size(); }
+
+  // Calls use(request) with a `const rexit_token_request&` that points into this object, and returns its result.
+  template <class Use>
+  auto view(Use&& use) const {
+    const std::int32_t none = 0;
+    rexit_top_k top_k{};
+    rexit_policy policy{};
+    rexit_token_request request{};
+    fill(request, policy, top_k);
+    request.prefix = prefix_.data();
+    request.prefix_count = prefix_.size();
+    request.candidates = candidates_.empty() ? &none : candidates_.data();
+    request.candidate_counts = counts_.data();
+    request.candidate_count = counts_.size();
+    return use(static_cast<const rexit_token_request&>(request));
+  }
+
+ private:
+  std::vector<std::int32_t> prefix_, candidates_;
+  std::vector<std::size_t> counts_;
 };
 
 // The answers, in the order of the request or, with top_k, best first.
@@ -293,30 +358,11 @@ class Session {
 
   const Bundle& bundle() const noexcept { return bundle_; }
 
-  Scores score(const Request& request) {
-    Scores result;
-    const std::size_t item_count = request.item_count(), k = request.top_k();
-    result.scores.resize(k == 0 || k > item_count ? item_count : k);
-    result.stats = empty_stats();
-    rexit_score placeholder{};  // for an empty slate, which the library refuses after it has checked the pointer
-    request.view([&](const rexit_request& view) {
-      check(
-          rexit_session_score(handle_.get(), &view, result.scores.empty() ? &placeholder : result.scores.data(), &result.stats));
-    });
-    return result;
-  }
+  Scores score(const Request& request) { return score_with(rexit_session_score, request); }
+  Scores score(const TokenRequest& request) { return score_with(rexit_session_score_tokens, request); }
 
-  Trace trace(const Request& request) {
-    Trace result;
-    result.log_odds.resize(request.item_count() * bundle_.info().exits);
-    result.stats = empty_stats();
-    float placeholder = 0;
-    request.view([&](const rexit_request& view) {
-      check(rexit_session_trace(handle_.get(), &view, result.log_odds.empty() ? &placeholder : result.log_odds.data(),
-                                &result.stats));
-    });
-    return result;
-  }
+  Trace trace(const Request& request) { return trace_with(rexit_session_trace, request); }
+  Trace trace(const TokenRequest& request) { return trace_with(rexit_session_trace_tokens, request); }
 
   Prompt prompt(const Request& request) {
     Prompt result;
@@ -370,6 +416,29 @@ class Session {
   struct Destroy {
     void operator()(rexit_session* session) const noexcept { rexit_session_destroy(session); }
   };
+  template <class Call, class AnyRequest>
+  Scores score_with(Call call, const AnyRequest& request) {
+    Scores result;
+    const std::size_t item_count = request.item_count(), k = request.top_k();
+    result.scores.resize(k == 0 || k > item_count ? item_count : k);
+    result.stats = empty_stats();
+    rexit_score placeholder{};  // for an empty slate, which the library refuses after it has checked the pointer
+    request.view([&](const auto& view) {
+      check(call(handle_.get(), &view, result.scores.empty() ? &placeholder : result.scores.data(), &result.stats));
+    });
+    return result;
+  }
+  template <class Call, class AnyRequest>
+  Trace trace_with(Call call, const AnyRequest& request) {
+    Trace result;
+    result.log_odds.resize(request.item_count() * bundle_.info().exits);
+    result.stats = empty_stats();
+    float placeholder = 0;
+    request.view([&](const auto& view) {
+      check(call(handle_.get(), &view, result.log_odds.empty() ? &placeholder : result.log_odds.data(), &result.stats));
+    });
+    return result;
+  }
   static rexit_stats empty_stats() {
     rexit_stats stats{};
     stats.struct_size = sizeof stats;

@@ -44,7 +44,8 @@ class SessionLock {
   SessionLock(const SessionLock&) = delete;
   SessionLock& operator=(const SessionLock&) = delete;
   Session* operator->() const noexcept { return &handle_->session; }
-  const Request& read(const rexit_request* request) const {
+  template <class Source>
+  const Request& read(const Source* request) const {
     handle_->session.begin_call();
     read_request(request, handle_->session.loaded().bundle, handle_->request);
     return handle_->request;
@@ -60,6 +61,38 @@ void write_stats(const rexit_stats& stats, rexit_stats* out) {
 
 void check_stats(const rexit_stats* out) {
   if (out != nullptr) check_size(out, "stats_out");
+}
+
+// Of both kinds of requests.
+template <class Source>
+void run_score(rexit_session* session, const Source* request, rexit_score* scores_out, rexit_stats* stats_out) {
+  const Clock::time_point start = Clock::now();
+  const SessionLock lock(session);
+  lock->reset_segments();
+  required(scores_out, "scores_out");
+  check_stats(stats_out);
+  rexit_stats stats{};
+  const Request& resolved = lock.read(request);
+  const std::size_t size = score_size(request);
+  std::size_t index = 0;
+  for (const Score& score : lock->score(resolved, start, stats))
+    write_entry<rexit_score>({static_cast<std::uint32_t>(score.item), score.answer.exit, probability(score.answer.calibrated),
+                              score.answer.log_odds, score.answer.cut_short ? 1u : 0u, 0},
+                             scores_out, index++, size);
+  write_stats(stats, stats_out);
+}
+
+template <class Source>
+void run_trace(rexit_session* session, const Source* request, float* log_odds_out, rexit_stats* stats_out) {
+  const Clock::time_point start = Clock::now();
+  const SessionLock lock(session);
+  lock->reset_segments();
+  required(log_odds_out, "log_odds_out");
+  check_stats(stats_out);
+  rexit_stats stats{};
+  const std::vector<float>& log_odds = lock->trace(lock.read(request), start, stats);
+  std::copy(log_odds.begin(), log_odds.end(), log_odds_out);
+  write_stats(stats, stats_out);
 }
 
 void warn_if_calibrated_elsewhere(const Bundle& bundle, const Execution& execution) {
@@ -165,14 +198,19 @@ rexit_status rexit_bundle_get_info(const rexit_bundle* bundle, rexit_bundle_info
   const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
   check_size(required(info_out, "info_out"), "info_out");
   rexit_bundle_info info{};
-  info.users = opened.catalog().users.ids.size();
-  info.items = opened.catalog().items.ids.size();
+  if (opened.has_catalog()) {
+    const Catalog& catalog = opened.catalog();
+    info.has_catalog = 1;
+    info.users = catalog.users.ids.size();
+    info.items = catalog.items.ids.size();
+    info.string_user_ids = catalog.users.ids.are_strings() ? 1 : 0;
+    info.string_item_ids = catalog.items.ids.are_strings() ? 1 : 0;
+  }
+  info.vocabulary = opened.vocabulary();
   info.exits = opened.exits();
   info.layers = opened.model().layers;
   info.max_tokens = opened.variant().max_tokens;
   info.max_positions = opened.variant().max_positions;
-  info.string_user_ids = opened.catalog().users.ids.are_strings() ? 1 : 0;
-  info.string_item_ids = opened.catalog().items.ids.are_strings() ? 1 : 0;
   info.calibrated = opened.calibrated() ? 1 : 0;
   info.variant = opened.variant().name.c_str();
   info.top_k = opened.policy().top_k.k;
@@ -201,7 +239,9 @@ rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexi
 
 rexit_status rexit_bundle_get_id(const rexit_bundle* bundle, rexit_ids kind, size_t index, int64_t* number_out, char* text_out,
                                  size_t capacity, size_t* length_out) try {
-  const Catalog& catalog = required(bundle, "bundle")->loaded->bundle.catalog();
+  const Bundle& opened = required(bundle, "bundle")->loaded->bundle;
+  if (!opened.has_catalog()) fail(REXIT_INVALID_ARGUMENT, "the bundle has no catalog, so it has no ids");
+  const Catalog& catalog = opened.catalog();
   if (kind != REXIT_USERS && kind != REXIT_ITEMS)
     fail(REXIT_INVALID_ARGUMENT, "kind is ", static_cast<int>(kind), ", expected REXIT_USERS or REXIT_ITEMS");
   const Ids& ids = kind == REXIT_USERS ? catalog.users.ids : catalog.items.ids;
@@ -321,20 +361,7 @@ rexit_status rexit_session_reset_counters(rexit_session* session) try {
 
 rexit_status rexit_session_score(rexit_session* session, const rexit_request* request, rexit_score* scores_out,
                                  rexit_stats* stats_out) try {
-  const Clock::time_point start = Clock::now();
-  const SessionLock lock(session);
-  lock->reset_segments();
-  required(scores_out, "scores_out");
-  check_stats(stats_out);
-  rexit_stats stats{};
-  const Request& resolved = lock.read(request);
-  const std::size_t size = score_size(request);
-  std::size_t index = 0;
-  for (const Score& score : lock->score(resolved, start, stats))
-    write_entry<rexit_score>({static_cast<std::uint32_t>(score.item), score.answer.exit, probability(score.answer.calibrated),
-                              score.answer.log_odds, score.answer.cut_short ? 1u : 0u, 0},
-                             scores_out, index++, size);
-  write_stats(stats, stats_out);
+  run_score(session, request, scores_out, stats_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();
@@ -342,15 +369,23 @@ rexit_status rexit_session_score(rexit_session* session, const rexit_request* re
 
 rexit_status rexit_session_trace(rexit_session* session, const rexit_request* request, float* log_odds_out,
                                  rexit_stats* stats_out) try {
-  const Clock::time_point start = Clock::now();
-  const SessionLock lock(session);
-  lock->reset_segments();
-  required(log_odds_out, "log_odds_out");
-  check_stats(stats_out);
-  rexit_stats stats{};
-  const std::vector<float>& log_odds = lock->trace(lock.read(request), start, stats);
-  std::copy(log_odds.begin(), log_odds.end(), log_odds_out);
-  write_stats(stats, stats_out);
+  run_trace(session, request, log_odds_out, stats_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_score_tokens(rexit_session* session, const rexit_token_request* request, rexit_score* scores_out,
+                                        rexit_stats* stats_out) try {
+  run_score(session, request, scores_out, stats_out);
+  return REXIT_OK;
+} catch (...) {
+  return report_current_exception();
+}
+
+rexit_status rexit_session_trace_tokens(rexit_session* session, const rexit_token_request* request, float* log_odds_out,
+                                        rexit_stats* stats_out) try {
+  run_trace(session, request, log_odds_out, stats_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();

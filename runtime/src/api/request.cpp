@@ -81,20 +81,48 @@ void read_policy(const rexit_policy* pointer, const Policy& bundle, Policy& poli
   if (source.top_k != nullptr) read_top_k(source.top_k, exits, policy.top_k);
 }
 
+void check_candidates(std::size_t count, const char* name) {
+  if (count == 0) fail(REXIT_INVALID_ARGUMENT, name, " is 0, expected at least 1");
+  if (count > max_candidates) fail(REXIT_INVALID_ARGUMENT, name, " is ", count, ", expected at most ", max_candidates);
+}
+
+// What both kinds of requests have.
+template <class Source>
+void read_rules(const Source& source, const Bundle& bundle, Request& request) {
+  if (source.deadline_us < 0) fail(REXIT_INVALID_ARGUMENT, "request.deadline_us is ", source.deadline_us, ", expected 0 or more");
+  request.has_policy = source.policy != nullptr;
+  if (request.has_policy) read_policy(source.policy, bundle.policy(), request.policy);
+  request.force_exit.reset();
+  if (source.has_force_exit != 0) {
+    if (source.force_exit >= bundle.exits())
+      fail(REXIT_INVALID_ARGUMENT, "request.force_exit is ", source.force_exit, ", the bundle has exits 0 to ",
+           bundle.exits() - 1);
+    request.force_exit = source.force_exit;
+  }
+  request.deadline_us = source.deadline_us;
+  request.top_k = source.top_k;
+}
+
+template <class Source>
+std::size_t read_score_size(const Source* request) {
+  const std::size_t size = read_struct(request, "request").score_size;
+  check_entry_size<rexit_score>(size, first_score_size, "request.score_size");
+  return size;
+}
+
 }  // namespace
 
 void read_request(const rexit_request* pointer, const Bundle& bundle, Request& request) {
   const rexit_request source = read_struct(pointer, "request");
+  if (!bundle.has_catalog())
+    fail(REXIT_INVALID_ARGUMENT, "the bundle has no catalog: it takes token ids, not ids of users and items");
   const Catalog& catalog = bundle.catalog();
-  if (source.item_count == 0) fail(REXIT_INVALID_ARGUMENT, "request.item_count is 0, expected at least 1");
-  if (source.item_count > max_candidates)
-    fail(REXIT_INVALID_ARGUMENT, "request.item_count is ", source.item_count, ", expected at most ", max_candidates);
+  check_candidates(source.item_count, "request.item_count");
   required(source.items, "request.items");
   if (source.recent_count != 0) required(source.recent_items, "request.recent_items");
   required(source.user, "request.user");
   check_entry_size<rexit_id>(source.id_size, first_id_size, "request.id_size");
   if (source.reserved != 0) fail(REXIT_INVALID_ARGUMENT, "request.reserved is ", source.reserved, ", expected 0");
-  if (source.deadline_us < 0) fail(REXIT_INVALID_ARGUMENT, "request.deadline_us is ", source.deadline_us, ", expected 0 or more");
 
   const auto row = [&](const rexit_id* ids, std::size_t index, const char* list) {
     const IdPosition position{list, index};
@@ -110,23 +138,22 @@ void read_request(const rexit_request* pointer, const Bundle& bundle, Request& r
     request.query.recent.push_back(
         {row(source.recent_items, i, "recent_items"), source.recent_liked == nullptr || source.recent_liked[i] != 0});
   request.query.as_of = source.has_as_of != 0 ? std::optional(source.as_of) : std::nullopt;
-  request.has_policy = source.policy != nullptr;
-  if (request.has_policy) read_policy(source.policy, bundle.policy(), request.policy);
-  request.force_exit.reset();
-  if (source.has_force_exit != 0) {
-    if (source.force_exit >= bundle.exits())
-      fail(REXIT_INVALID_ARGUMENT, "request.force_exit is ", source.force_exit, ", the bundle has exits 0 to ",
-           bundle.exits() - 1);
-    request.force_exit = source.force_exit;
-  }
-  request.deadline_us = source.deadline_us;
-  request.top_k = source.top_k;
+  request.tokens.reset();
+  read_rules(source, bundle, request);
 }
 
-std::size_t score_size(const rexit_request* request) {
-  const std::size_t size = read_struct(request, "request").score_size;
-  check_entry_size<rexit_score>(size, first_score_size, "request.score_size");
-  return size;
+void read_request(const rexit_token_request* pointer, const Bundle& bundle, Request& request) {
+  const rexit_token_request source = read_struct(pointer, "request");
+  check_candidates(source.candidate_count, "request.candidate_count");
+  if (source.prefix_count != 0) required(source.prefix, "request.prefix");
+  required(source.candidates, "request.candidates");
+  required(source.candidate_counts, "request.candidate_counts");
+  request.tokens = TokenPrompt{source.prefix, source.prefix_count, source.candidates, source.candidate_counts,
+                               source.candidate_count};
+  read_rules(source, bundle, request);
 }
+
+std::size_t score_size(const rexit_request* request) { return read_score_size(request); }
+std::size_t score_size(const rexit_token_request* request) { return read_score_size(request); }
 
 }  // namespace rexit::core

@@ -1,4 +1,4 @@
-// Checks a rexit_request and resolves its ids to rows of the catalog.
+// Checks a rexit_request, resolving its ids to rows of the catalog, or a rexit_token_request.
 #pragma once
 
 #include "rexit/rexit.h"
@@ -9,7 +9,11 @@ namespace rexit::core {
 // Fills `out` and reuses its memory. Throws REXIT_INVALID_ARGUMENT or REXIT_UNKNOWN_ITEM.
 void read_request(const rexit_request* request, const Bundle& bundle, Request& out);
 
+// The same for token ids, which `out` then points to. The session checks the ids themselves. Throws REXIT_INVALID_ARGUMENT.
+void read_request(const rexit_token_request* request, const Bundle& bundle, Request& out);
+
 // The size of an entry of the caller's scores. Throws REXIT_INVALID_ARGUMENT.
 std::size_t score_size(const rexit_request* request);
+std::size_t score_size(const rexit_token_request* request);
 
 }  // namespace rexit::core

@@ -222,6 +222,14 @@ struct ActiveCatalog {
   std::string exported_sha256;  // of the catalog from the export, which the variants name
 };
 
+// Hints for a bundle without a catalog: the longest prefix and candidate of its export.
+Program read_lengths(const Json& tokens, std::size_t max_positions) {
+  Program program;
+  program.max_prefix_tokens = std::min(tokens.at("max_prefix_tokens").size(0, max_length), max_positions);
+  program.max_candidate_tokens = std::min(tokens.at("max_candidate_tokens").size(1, max_length), max_positions);
+  return program;
+}
+
 std::string digest_of(const std::string& path) {
   if (!exists(path)) return {};
   const MappedFile file(path);
@@ -252,15 +260,22 @@ Bundle::Bundle(const std::string& path, const char* variant_name) : path_(path) 
   const FileList files = read_file_sizes(manifest.at("files"));
   const std::string name = select_variant(names_of(manifest.at("variants")), variant_name, path);
   const std::string relative = "variants/" + name + "/variant.json";
-  const ActiveCatalog catalog(manifest, files);
-  check_files(path, files, {relative, catalog.description()});
+  const bool has_catalog = !manifest.has("tokens");
+  if (!has_catalog && manifest.has("catalog"))
+    fail(REXIT_CORRUPT, manifest.where(), ": has `tokens`, for a bundle without a catalog, and `catalog`");
+  const std::optional<ActiveCatalog> catalog =
+      has_catalog ? std::optional<ActiveCatalog>(std::in_place, manifest, files) : std::nullopt;
+  check_files(path, files, {relative, catalog ? catalog->description() : relative});
 
   const std::string folder = path + "/variants/" + name;
   const MappedFile variant_file(folder + "/variant.json");
   check_digest(variant_file, files.at(relative));  // a reload compares it to tell whether the segments are the same
   const JsonDocument variant_document = read_json(variant_file);
   const Json variant = variant_document.root();
-  check_digest_is(variant.at("catalog_sha256"), catalog.exported_sha256, "the bundle's catalog's");
+  if (catalog)
+    check_digest_is(variant.at("catalog_sha256"), catalog->exported_sha256, "the bundle's catalog's");
+  else if (variant.has("catalog_sha256"))
+    fail(REXIT_MISMATCH, variant.where(), ": was made for a catalog, the bundle has none");
   check_digest_is(variant.at("checkpoint_sha256"), manifest.at("model").at("checkpoint_sha256").string(), "the bundle's");
   variant_ = read_variant(variant, folder, exits, model_);
   variant_.name = name;
@@ -274,15 +289,18 @@ Bundle::Bundle(const std::string& path, const char* variant_name) : path_(path) 
     calibrated_on_ = read_calibration_conditions(document.root());
     calibrated_ = true;
   }
-  catalog_ = std::make_unique<const Catalog>(path + "/" + catalog.folder, model_.vocab_size, variant_.max_positions);
+  if (catalog)
+    catalog_ = std::make_unique<const Catalog>(path + "/" + catalog->folder, model_.vocab_size, variant_.max_positions);
+  else
+    tokens_only_ = read_lengths(manifest.at("tokens"), variant_.max_positions);
 
-  const bool has_vectors = catalog_->program.has_vectors();
+  const bool has_vectors = program().has_vectors();
   if (has_vectors == variant_.segments.front().vectors.empty())
     fail(REXIT_CORRUPT, folder, "/variant.json segments[0] inputs: ", has_vectors ? "`vectors` is missing" : "has `vectors`",
          ", but the prompt program has ", has_vectors ? "vectors" : "none");
   if (!has_vectors) return;
-  vectors_sha256_ = file_entry(files, catalog.vectors, manifest_path).sha256;
-  vectors_ = std::make_unique<const Vectors>(path + "/" + catalog.vectors, catalog_->program, catalog_->items.ids.size(),
+  vectors_sha256_ = file_entry(files, catalog->vectors, manifest_path).sha256;
+  vectors_ = std::make_unique<const Vectors>(path + "/" + catalog->vectors, catalog_->program, catalog_->items.ids.size(),
                                              model_.hidden_size);
 }
 

@@ -61,7 +61,7 @@ std::vector<std::string> variant_names(const std::string& path);
 class Bundle {
  public:
   // Features that manifest.json may require of a reader.
-  static constexpr std::initializer_list<std::string_view> known = {"vectors", "refreshed"};
+  static constexpr std::initializer_list<std::string_view> known = {"vectors", "refreshed", "tokens"};
 
   // Checks structure, sizes, variant.json's digest, the recorded digests by which files refer to each other, and the types and
   // shapes of all tables. Rows are checked when they are read. `variant` null: the first variant.
@@ -73,13 +73,22 @@ class Bundle {
   const Policy& policy() const noexcept { return policy_; }
   bool calibrated() const noexcept { return calibrated_; }
   const Conditions& calibrated_on() const noexcept { return calibrated_on_; }  // the policy's conditions
-  const Catalog& catalog() const noexcept { return *catalog_; }
+  bool has_catalog() const noexcept { return catalog_ != nullptr; }
+  const Catalog& catalog() const noexcept { return *catalog_; }  // only if has_catalog()
+  // Without a catalog: empty, with the lengths that the manifest gives.
+  const Program& program() const noexcept { return catalog_ != nullptr ? catalog_->program : tokens_only_; }
+  // Token ids are below this.
+  std::size_t vocabulary() const noexcept {
+    return program().has_vectors() ? static_cast<std::size_t>(program().first_vector) : model_.vocab_size;
+  }
   const std::string& vectors_sha256() const noexcept { return vectors_sha256_; }  // as recorded; empty: no vectors
   const Vectors* vectors() const noexcept { return vectors_.get(); }              // null: the prompt program has none
-  std::size_t table_bytes() const noexcept { return catalog_->bytes() + (vectors_ != nullptr ? vectors_->bytes() : 0); }
+  std::size_t table_bytes() const noexcept { 
+    return (catalog_ != nullptr ? catalog_->bytes() : 0) + (vectors_ != nullptr ? vectors_->bytes() : 0);
+  }
   // Throws REXIT_MISMATCH if a table was modified since it was opened: earlier checks may no longer hold.
   void check_unchanged() const {
-    catalog_->check_unchanged();
+    if (catalog_ != nullptr) catalog_->check_unchanged();
     if (vectors_ != nullptr) vectors_->check_unchanged();
   }
   // Whether the folder's manifest or policy has changed since it was opened.
@@ -94,7 +103,8 @@ class Bundle {
   Policy policy_;
   bool calibrated_ = false;
   Conditions calibrated_on_;
-  std::unique_ptr<const Catalog> catalog_;
+  std::unique_ptr<const Catalog> catalog_;  // null: the bundle has none
+  Program tokens_only_;
   std::unique_ptr<const Vectors> vectors_;
   std::string vectors_sha256_, manifest_sha256_, policy_sha256_;  // empty: no such file
 };

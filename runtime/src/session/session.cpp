@@ -23,7 +23,7 @@ bool ranks_before(const Score& a, const Score& b) {
 // The longest prefix, with as many of the longest candidates as fit into a pass.
 struct LargestPass {
   explicit LargestPass(const Bundle& bundle) {
-    const Program& program = bundle.catalog().program;
+    const Program& program = bundle.program();
     const std::size_t max_positions = bundle.variant().max_positions;
     prefix_tokens = std::min(program.max_prefix_tokens, max_positions - 1);
     candidate_tokens = std::clamp<std::size_t>(program.max_candidate_tokens, 1, max_positions - prefix_tokens);
@@ -54,7 +54,7 @@ const BackendFactory& reusable_segments(const LoadedBundle& opened, const Bundle
       fail(REXIT_MISMATCH, now.path(), "/manifest.json model ", name, ": is ", now.model().*field, ", loaded was ",
            opened.bundle.model().*field, ": the segments have changed, open the bundle again");
   // The id of the first vector is a constant in the first graph.
-  const Program &program = now.catalog().program, &loaded = opened.bundle.catalog().program;
+  const Program &program = now.program(), &loaded = opened.bundle.program();
   if (program.has_vectors() && program.first_vector != loaded.first_vector)
     fail(REXIT_MISMATCH, now.path(), ": the tokenizer has ", program.first_vector, " tokens, the loaded one had ",
          loaded.first_vector, ": the segments have changed, open the bundle again");
@@ -82,7 +82,7 @@ void LoadedBundle::warn_of_long_slate(std::size_t items) const {
 }
 
 Session::State::State(const LoadedBundle& loaded, const Backend& backend, std::size_t cache_bytes, std::size_t slate_bytes)
-    : retrieval(loaded.bundle.catalog()),
+    : retrieval(loaded.bundle.has_catalog() ? std::make_unique<Retrieval>(loaded.bundle.catalog()) : nullptr),
       vectors(loaded.bundle),
       prefix(loaded.bundle, backend, vectors, cache_bytes != 0 ? cache_bytes : default_cache_bytes, loaded.start.get()),
       slate(loaded.bundle, backend, vectors, slate_bytes) {}
@@ -99,8 +99,9 @@ Session::Session(std::shared_ptr<const LoadedBundle> loaded, std::size_t cache_b
 
 void Session::assemble(const Request& request, const Deadline& deadline) {
   const Bundle& bundle = loaded_->bundle;
+  if (request.tokens) return core::assemble(bundle, *request.tokens, deadline, state_->prompt);
   bundle.check_unchanged();
-  core::assemble(bundle, request.query, deadline, state_->retrieval, state_->prompt);
+  core::assemble(bundle, request.query, deadline, *state_->retrieval, state_->prompt);
 }
 
 const std::vector<Score>& Session::score(const Request& request, Clock::time_point start, rexit_stats& stats) {
@@ -108,8 +109,8 @@ const std::vector<Score>& Session::score(const Request& request, Clock::time_poi
   const Deadline deadline(start, request.deadline_us, &backend_.cancelled());
   assemble(request, deadline);
   stats.retrieval_us = microseconds_since(start);
-  stats.known_user = request.query.user ? 1 : 0;
-  if (!request.has_policy && !request.force_exit) loaded_->warn_of_long_slate(request.query.items.size());
+  stats.known_user = request.is_of_known_user() ? 1 : 0;
+  if (!request.has_policy && !request.force_exit) loaded_->warn_of_long_slate(state_->prompt.candidates());
   const StopRule rule{request.has_policy ? &request.policy : &loaded_->bundle.policy(), request.force_exit, request.top_k,
                       request.force_exit ? nullptr : &counters_};
   counters_.begin();
@@ -137,8 +138,8 @@ const std::vector<float>& Session::trace(const Request& request, Clock::time_poi
   const Deadline no_deadline(start, 0, &backend_.cancelled());
   assemble(request, no_deadline);
   stats.retrieval_us = microseconds_since(start);
-  stats.known_user = request.query.user ? 1 : 0;
-  state_->log_odds.resize(request.query.items.size() * loaded_->bundle.exits());
+  stats.known_user = request.is_of_known_user() ? 1 : 0;
+  state_->log_odds.resize(state_->prompt.candidates() * loaded_->bundle.exits());
   run({&loaded_->bundle.policy(), std::nullopt, 0, nullptr, state_->log_odds.data()}, no_deadline, stats);
   stats.total_us = microseconds_since(start);
   return state_->log_odds;
@@ -210,7 +211,7 @@ void Session::update_memory() noexcept {
   const State& s = *state_;
   const std::size_t prefixes = s.prefix.prefix_bytes();
   prefixes_ = prefixes;
-  buffers_ = s.prefix.memory() - prefixes + s.slate.memory() + s.retrieval.memory() + s.vectors.memory() +
+  buffers_ = s.prefix.memory() - prefixes + s.slate.memory() + (s.retrieval != nullptr ? s.retrieval->memory() : 0) + s.vectors.memory() +
              s.prompt.tokens.capacity() * sizeof(std::int32_t) + s.prompt.user_vector.capacity() * sizeof(float) +
              s.prompt.offsets.capacity() * sizeof(std::size_t) + s.scores.capacity() * sizeof(Score) +
              s.log_odds.capacity() * sizeof(float);

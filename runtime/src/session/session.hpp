@@ -11,6 +11,7 @@
 #include "bundle/bundle.hpp"
 #include "prompt/prompt.hpp"
 #include "prompt/retrieval.hpp"
+#include "prompt/token_prompt.hpp"
 #include "rexit/rexit.h"
 #include "session/counters.hpp"
 #include "session/prefix/pinned_start.hpp"
@@ -47,15 +48,18 @@ struct LoadedBundle {
 
 struct Request {
   Query query;
+  std::optional<TokenPrompt> tokens;  // replaces the query; valid during the call
   bool has_policy = false;  // false: the bundle's policy applies
   Policy policy;
   std::optional<std::size_t> force_exit;
   std::int64_t deadline_us = 0;
   std::size_t top_k = 0;
+
+  bool is_of_known_user() const noexcept { return !tokens && query.user; }
 };
 
 struct Score {
-  std::size_t item;  // index into the query's items
+  std::size_t item;  // index into the request's candidates
   Answer answer;
 };
 
@@ -102,7 +106,7 @@ class Session {
   struct State {
     State(const LoadedBundle& loaded, const Backend& backend, std::size_t cache_bytes, std::size_t slate_bytes);
 
-    Retrieval retrieval;
+    std::unique_ptr<Retrieval> retrieval;  // null: the bundle has no catalog
     Prompt prompt;
     VectorRows vectors;
     PrefixCache prefix;

@@ -24,8 +24,8 @@ std::uint64_t hash(const std::vector<float>& vector) noexcept {
 
 VectorRows::VectorRows(const Bundle& bundle) : vectors_(bundle.vectors()) {
   if (vectors_ == nullptr) return;
-  first_vector_ = bundle.catalog().program.first_vector;
-  user_id_ = bundle.catalog().program.user_vector;
+  first_vector_ = bundle.program().first_vector;
+  user_id_ = bundle.program().user_vector;
 }
 
 void VectorRows::begin(const Prompt& prompt) noexcept {

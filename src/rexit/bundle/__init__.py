@@ -5,7 +5,7 @@ from rexit.bundle.counters import Counters
 from rexit.bundle.engine import Engine, EngineSegment, OptimizationProfile, engine_folders
 from rexit.bundle.files import FileEntry, check_writable, digest, write_file, write_json
 from rexit.bundle.golden import Golden, GoldenSlate
-from rexit.bundle.manifest import Bundle, Manifest, Model, Segment, Variant
+from rexit.bundle.manifest import Bundle, Manifest, Model, Segment, TokenRequests, Variant
 from rexit.bundle.policy import ExitPolicy, Policy
 from rexit.bundle.reranker import RerankerPrompt
 from rexit.bundle.slate_rules import TopK, slate_stops
@@ -31,6 +31,7 @@ __all__ = [
     "RerankerPrompt",
     "Segment",
     "Split",
+    "TokenRequests",
     "TopK",
     "Variant",
     "VectorIds",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,10 @@ from safetensors.numpy import save
 
 from rexit.bundle.files import write_file
 from rexit.errors import BundleError
+from rexit.slates import Slate, TokenSlate
+
+if TYPE_CHECKING:
+    from rexit.bundle.catalog import Catalog
 
 FILE = "golden.safetensors"
 
@@ -23,9 +27,9 @@ class GoldenSlate:
     """One slate.
 
     Attributes:
-        user: The user's row in the catalog.
-        items: The items' rows, int32 [n].
-        as_of: In the catalog's unit of time.
+        user: The user's row in the catalog; None: there is no catalog.
+        items: The items' rows, int32 [n]; without a catalog the candidates' numbers.
+        as_of: In the catalog's unit of time; None: there is no catalog.
         prefix: Tokens of the prefix, int32 [P].
         candidates: Tokens of each candidate, int32 [T].
         log_odds: Expected log-odds at every exit, float32 [n, E].
@@ -33,13 +37,21 @@ class GoldenSlate:
             not have them.
     """
 
-    user: int
+    user: int | None
     items: NDArray[np.int32]
-    as_of: int
+    as_of: int | None
     prefix: NDArray[np.int32]
     candidates: list[NDArray[np.int32]]
     log_odds: NDArray[np.float32]
     liked: NDArray[np.int64] | None = None
+
+    def request(self, catalog: Catalog | None) -> Slate | TokenSlate:
+        """Returns what a session is asked to score it. Its `liked` is False throughout. catalog: None if there is none."""
+        liked = np.zeros(len(self.items), np.bool_)
+        if catalog is None:
+            return TokenSlate("", self.prefix, tuple(self.candidates), liked)
+        assert self.user is not None
+        return Slate(catalog.users.id(self.user), tuple(catalog.items.take(self.items.astype(np.int64))), self.as_of, liked)
 
 
 @dataclass(frozen=True)
@@ -56,13 +68,17 @@ class Golden:
                 names = file.keys()
                 table: dict[str, NDArray[Any]] = {name: file.get_tensor(name) for name in names}
             slates, prefixes, candidates = (table[f"{name}_offsets"] for name in ("slate", "prefix", "candidate"))
-            users, items, log_odds = table["user"], table["item"], table["log_odds"]
+            log_odds = table["log_odds"]
+            if has_catalog := "user" in table:
+                users, items = table["user"], table["item"]
+            else:
+                users, items = np.zeros(len(slates) - 1, np.int32), np.zeros(len(log_odds), np.int32)
             _check_offsets(slates, len(users), len(items), "slate_offsets")
             _check_offsets(prefixes, len(users), len(table["prefix_tokens"]), "prefix_offsets")
             _check_offsets(candidates, len(items), len(table["candidate_tokens"]), "candidate_offsets")
             if log_odds.shape != (len(items), exits):
                 raise ValueError(f"log_odds is {list(log_odds.shape)}, expected [{len(items)}, {exits}]")
-            as_of = table["as_of"].tolist()
+            as_of = table["as_of"].tolist() if has_catalog else [None] * len(users)
             if len(as_of) != len(users):
                 raise ValueError(f"as_of has {len(as_of)} entries, expected {len(users)}")
         except (SafetensorError, OSError, KeyError, ValueError) as exc:
@@ -73,8 +89,8 @@ class Golden:
             begin, end = int(slates[g]), int(slates[g + 1])
             read.append(
                 GoldenSlate(
-                    int(users[g]),
-                    items[begin:end],
+                    int(users[g]) if has_catalog else None,
+                    items[begin:end] if has_catalog else np.arange(end - begin, dtype=np.int32),
                     as_of[g],
                     table["prefix_tokens"][prefixes[g] : prefixes[g + 1]],
                     [tokens[candidates[c] : candidates[c + 1]] for c in range(begin, end)],
@@ -91,16 +107,19 @@ class Golden:
             return np.array([0, *accumulate(sizes)], np.int64)
 
         table: dict[str, NDArray[Any]] = {
-            "as_of": np.array([slate.as_of for slate in self.slates], np.int64),
-            "user": np.array([slate.user for slate in self.slates], np.int32),
             "slate_offsets": offsets([len(slate.items) for slate in self.slates]),
-            "item": np.concatenate([slate.items for slate in self.slates]).astype(np.int32),
             "prefix_offsets": offsets([len(slate.prefix) for slate in self.slates]),
             "prefix_tokens": np.concatenate([slate.prefix for slate in self.slates]).astype(np.int32),
             "candidate_offsets": offsets([len(candidate) for candidate in candidates]),
             "candidate_tokens": np.concatenate(candidates).astype(np.int32),
             "log_odds": np.concatenate([slate.log_odds for slate in self.slates]).astype(np.float32),
         }
+        if self.slates[0].user is not None:
+            table |= {
+                "as_of": np.array([slate.as_of for slate in self.slates], np.int64),
+                "user": np.array([slate.user for slate in self.slates], np.int32),
+                "item": np.concatenate([slate.items for slate in self.slates]).astype(np.int32),
+            }
         write_file(path, save(table))
 
 

@@ -79,7 +79,7 @@ class Variant:
         precision: Number format of the linear layers.
         backend: What runs the graphs.
         opset: The graphs' ONNX opset.
-        catalog_sha256: Digest of the exported catalog.
+        catalog_sha256: Digest of the exported catalog; None: the bundle has none.
         checkpoint_sha256: Digest of the checkpoint.
         max_tokens: Most candidate tokens in one pass.
         max_positions: Most tokens of a prefix and one candidate.
@@ -95,7 +95,7 @@ class Variant:
     precision: str
     backend: str
     opset: int
-    catalog_sha256: str
+    catalog_sha256: str | None
     checkpoint_sha256: str
     max_tokens: int
     max_positions: int
@@ -124,7 +124,7 @@ class Variant:
             return cls(
                 **{k: value[k] for k in ("name", "target", "precision", "backend")},
                 opset=int(value["opset"]),
-                catalog_sha256=value["catalog_sha256"],
+                catalog_sha256=value.get("catalog_sha256"),
                 checkpoint_sha256=value["checkpoint_sha256"],
                 max_tokens=int(value["limits"]["max_tokens"]),
                 max_positions=int(value["limits"]["max_positions"]),
@@ -151,7 +151,7 @@ class Variant:
                 "requires": [],
                 "producer": f"rexit {__version__}",
                 **{k: getattr(self, k) for k in ("name", "target", "precision", "backend", "opset")},
-                "catalog_sha256": self.catalog_sha256,
+                **({} if self.catalog_sha256 is None else {"catalog_sha256": self.catalog_sha256}),
                 "checkpoint_sha256": self.checkpoint_sha256,
                 "limits": {"max_tokens": self.max_tokens, "max_positions": self.max_positions},
                 "segments": [s.to_json() for s in self.segments],
@@ -163,6 +163,8 @@ class Variant:
         )
 
 
+TOKENS = "tokens"
+"""In `requires` if the bundle has no catalog: its requests are token ids."""
 REFRESHED = "refreshed"
 """In `requires` if the active catalog is not the exported one."""
 
@@ -173,6 +175,38 @@ def check_is_bundle(folder: Path) -> None:
         if (folder / "catalog.json").is_file():
             raise BundleError(f"{folder}: is a catalog, expected a bundle: `rexit export` makes one of it and a checkpoint")
         raise BundleError(f"{folder}: is not a bundle: it has no manifest.json")
+
+
+@dataclass(frozen=True)
+class TokenRequests:
+    """What a bundle without a catalog knows of its requests.
+
+    Attributes:
+        labels: Token ids of the labels `no` and `yes`; a reranker that answers by one row may lack them.
+        max_prefix_tokens: Of the longest prefix of the export's slates.
+        max_candidate_tokens: Of their longest candidate.
+    """
+
+    labels: Mapping[str, int]
+    max_prefix_tokens: int
+    max_candidate_tokens: int
+
+    @classmethod
+    def of_json(cls, value: Any) -> TokenRequests:
+        """Reads `tokens` of manifest.json. Raises KeyError, TypeError or ValueError."""
+        return cls(
+            {name: int(value["labels"][name]) for name in ("no", "yes") if name in value["labels"]},
+            int(value["max_prefix_tokens"]),
+            int(value["max_candidate_tokens"]),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As in manifest.json."""
+        return {
+            "labels": dict(self.labels),
+            "max_prefix_tokens": self.max_prefix_tokens,
+            "max_candidate_tokens": self.max_candidate_tokens,
+        }
 
 
 @dataclass(frozen=True)
@@ -187,6 +221,7 @@ class Manifest:
         catalog: Folder of the active catalog.
         exported_sha256: Digest of the catalog that the variants were exported with; None: it is still active.
         reranker: What the model reads around a query and a document; None: it is no reranker.
+        tokens: What the bundle knows of its requests if it has no catalog; None: it has one.
     """
 
     model: Model
@@ -196,10 +231,13 @@ class Manifest:
     catalog: str = "catalog"
     exported_sha256: str | None = None
     reranker: RerankerPrompt | None = None
+    tokens: TokenRequests | None = None
 
     @property
-    def catalog_sha256(self) -> str:
-        """Digest of the active catalog. Raises BundleError if the manifest does not list it."""
+    def catalog_sha256(self) -> str | None:
+        """Digest of the active catalog; None if the bundle has none. Raises BundleError if the manifest does not list it."""
+        if self.tokens is not None:
+            return None
         if (entry := self.files.get(f"{self.catalog}/catalog.json")) is None:
             raise BundleError(f"manifest.json: does not list {self.catalog}/catalog.json")
         return entry.sha256
@@ -221,11 +259,13 @@ class Manifest:
     def read(cls, folder: Path) -> Manifest:
         """Reads manifest.json. Raises BundleError."""
         path = folder / "manifest.json"
-        value = read_json(path, {VECTORS, REFRESHED})
+        value = read_json(path, {VECTORS, REFRESHED, TOKENS})
         try:
             catalog = value.get("catalog")
             active = ("catalog", None) if catalog is None else (_plain_name(catalog["folder"]), str(catalog["exported_sha256"]))
-            reranker = value.get("reranker")
+            reranker, tokens = value.get("reranker"), value.get("tokens")
+            if tokens is not None and catalog is not None:
+                raise ValueError("has `tokens`, for a bundle without a catalog, and `catalog`")
             return cls(
                 Model(**{k: value["model"][k] for k in Model.__annotations__}),
                 tuple(int(e) for e in value["exits"]),
@@ -233,6 +273,7 @@ class Manifest:
                 read_entries(value["files"], path),
                 *active,
                 None if reranker is None else RerankerPrompt.parse(reranker, "reranker"),
+                None if tokens is None else TokenRequests.of_json(tokens),
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise BundleError(f"{path}: not a bundle's manifest: {reason(exc)}") from exc
@@ -245,13 +286,18 @@ class Manifest:
             folder / "manifest.json",
             {
                 "schema": SCHEMA,
-                "requires": [*([VECTORS] if self.vectors_file in self.files else []), *([REFRESHED] if refreshed else [])],
+                "requires": [
+                    *([VECTORS] if self.vectors_file in self.files else []),
+                    *([REFRESHED] if refreshed else []),
+                    *([TOKENS] if self.tokens is not None else []),
+                ],
                 "producer": f"rexit {__version__}",
                 "model": self.model.__dict__,
                 "exits": list(self.exits),
                 "variants": list(self.variants),
                 **catalog,
                 **({} if self.reranker is None else {"reranker": self.reranker.to_json()}),
+                **({} if self.tokens is None else {"tokens": self.tokens.to_json()}),
                 "files": {name: entry.to_json() for name, entry in sorted(self.files.items())},
             },
         )
@@ -300,6 +346,8 @@ class Bundle:
         selected = Variant.read(folder)
         check_sizes(folder, selected.files)
         if selected.catalog_sha256 != (manifest.exported_sha256 or manifest.catalog_sha256):
+            if manifest.tokens is not None:
+                raise BundleError(f"{folder}: made for a catalog, the bundle has none")
             raise BundleError(f"{folder}: made for another catalog than the bundle's")
         if (manifest.vectors_file in manifest.files) != any("vectors" in segment.inputs for segment in selected.segments):
             raise BundleError(f"{folder}: its first segment and the bundle disagree on whether there is a {VECTORS_FILE}")
@@ -315,14 +363,21 @@ class Bundle:
         """Digest of the selected variant's variant.json."""
         return self.manifest.files[f"variants/{self.variant.name}/variant.json"].sha256
 
+    @property
+    def has_catalog(self) -> bool:
+        """Whether requests may name users and items; else they are token ids."""
+        return self.manifest.tokens is None
+
     @cached_property
     def catalog(self) -> Catalog:
-        """The bundle's own copy of the active catalog, without splits. Raises BundleError."""
+        """The bundle's own copy of the active catalog, without splits. Raises BundleError; InputError if the bundle has none."""
+        if not self.has_catalog:
+            raise InputError(f"{self.path}: has no catalog: its requests are token ids, not ids of users and items")
         return Catalog.open(self.path / self.manifest.catalog)
 
     def vectors(self) -> Vectors | None:
         """Returns the vectors of prompts; None if prompts are text only. Raises BundleError."""
-        if (ids := self.catalog.vector_ids) is None:
+        if not self.has_catalog or (ids := self.catalog.vector_ids) is None:
             return None
         return Vectors.read(self.path / self.manifest.vectors_file, ids, self.manifest.model.hidden_size)
 

@@ -39,8 +39,12 @@ def export(
         str,
         typer.Argument(help="Folder of a checkpoint or a PEFT adapter, a GGUF file, or a model's id on the Hugging Face Hub."),
     ],
-    catalog: Annotated[Path, typer.Option(help="The catalog folder of `rexit index`.")],
     out: Annotated[Path, typer.Option(help="The bundle folder to write. An existing bundle keeps its other variants.")],
+    catalog: Annotated[Path | None, typer.Option(help="The catalog folder of `rexit index`.")] = None,
+    slates: Annotated[
+        Path | None,
+        typer.Option(help="In the place of a catalog: prompts of your own with labels, a .parquet or .jsonl file."),
+    ] = None,
     exits: Annotated[
         str | None,
         typer.Option(
@@ -89,6 +93,13 @@ def export(
             "--accept-catalog", help="Export with another catalog than CHECKPOINT was trained on, or if it does not name one."
         ),
     ] = False,
+    label_ids: Annotated[
+        str | None, typer.Option(help="With --slates: token ids of `no` and `yes`, e.g. 2152,9693. Default: the checkpoint's.")
+    ] = None,
+    with_tokenizer: Annotated[
+        bool,
+        typer.Option("--with-tokenizer", help="Put the checkpoint's tokenizer.json into the bundle: Python and HTTP take text."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Cut a checkpoint into one ONNX graph per exit and write a bundle.
@@ -99,11 +110,15 @@ def export(
       --target tensorrt --precision fp16,int8
     rexit export SmolLM2-135M --catalog catalog --out bundle \\
       --exits 10,20,30 --head shared
+    rexit export reranker --slates slates.parquet --out bundle
     ```
 
     CHECKPOINT is a Hugging Face decoder with `exits.json` and `exit_heads.safetensors` next to it. With `--exits 5,10,15 --head
     shared` any decoder works. The catalog must be the one that CHECKPOINT was trained on, or an update of it: `exits.json` names
     its tokenizer, prompt program and space of embeddings.
+
+    With `--slates` the bundle has no catalog: it scores token ids, and texts if the checkpoint is a reranker and its tokenizer is
+    exported. docs/format/slates.md describes the file.
 
     Every exit is compared with the unsplit PyTorch model on real validation prompts: pair by pair, behind a cached prefix, and as
     whole slates. If log-odds differ by more than `--tolerance` anywhere, the export fails and writes nothing.
@@ -120,6 +135,10 @@ def export(
     """
     from rexit.exporter.export import export_bundle
 
+    if (catalog is None) == (slates is None):
+        raise InputError(f"{'neither' if catalog is None else 'both'} --catalog and --slates given, expected one of them")
+    if label_ids is not None and slates is None:
+        raise InputError("--label-ids is for --slates: a catalog has its labels")
     options = ExportOptions(
         exits=_depths(exits),
         head=head,
@@ -132,6 +151,8 @@ def export(
         quality_slates=quality_slates,
         accept_loss=accept_loss,
         accept_catalog=accept_catalog,
+        label_ids=_label_ids(label_ids),
+        with_tokenizer=with_tokenizer,
     )
     with progress() as bar:
         tasks = {stage: bar.add_task(text, total=None, visible=False) for stage, text in _STAGES.items()}
@@ -139,7 +160,7 @@ def export(
         def show(stage: str, done: int, total: int) -> None:
             bar.update(tasks[stage], completed=done, total=total, visible=True)
 
-        report = export_bundle(checkpoint, catalog, out, options, progress=show)
+        report = export_bundle(checkpoint, catalog, out, options, slates=slates, progress=show)
     if as_json:
         print_json(report.to_json())
     else:
@@ -226,6 +247,16 @@ def _print_variant(variant: VariantReport, pairs: int, slates: int) -> None:
 
 def _number(value: float | None, form: str) -> str:
     return "NaN" if value is None else format(value, form)
+
+
+def _label_ids(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        no, yes = (int(part) for part in text.split(","))
+    except ValueError as exc:
+        raise InputError(f"label ids {text!r}: expected two token ids, of `no` and of `yes`, e.g. 2152,9693") from exc
+    return no, yes
 
 
 def _depths(text: str | None) -> list[int] | None:

@@ -33,8 +33,9 @@ PinnedStart::PinnedStart(const Bundle& bundle, const BackendFactory& make_backen
 }
 
 std::vector<std::int32_t> PinnedStart::tokens_of(const Bundle& bundle) {
-  const Pieces& pieces = bundle.catalog().pieces;
   std::vector<std::int32_t> tokens;
+  if (!bundle.has_catalog()) return tokens;
+  const Pieces& pieces = bundle.catalog().pieces;
   for (const Op& op : bundle.catalog().program.prefix) {
     if (op.kind != OpKind::piece) break;
     const Span span = pieces.tokens_of(op.piece);

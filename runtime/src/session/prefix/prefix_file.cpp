@@ -146,7 +146,7 @@ class Reader {
   }
 
   void check_token(std::int64_t token) const {
-    const Program& program = bundle_.catalog().program;
+    const Program& program = bundle_.program();
     const std::int64_t end = program.has_vectors() ? program.user_vector : static_cast<std::int64_t>(bundle_.model().vocab_size);
     if (token >= 0 && (token < end || (program.has_user_vector && token >= first_user_key))) return;
     fail(REXIT_CORRUPT, file_.path(), ": `tokens` has ", token, ", expected 0 to ", end - 1,

@@ -1,0 +1,56 @@
+"""Where an export's prompts come from: a catalog, or a file of slates.
+
+Both have labelled slates in three splits (`rexit.slates.cut`). A catalog's prompts are assembled; those of a file are in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle import Catalog, TokenRequests
+from rexit.exporter.model.checkpoint import Checkpoint
+from rexit.exporter.prompt.builder import Prompt, PromptBuilder
+from rexit.ranking import item_biases
+from rexit.slates import AnySlate, Slate, TokenSlate
+from rexit.slates_file import SlatesFile
+
+Source = Catalog | SlatesFile
+
+
+def prompt_maker(source: Source) -> Callable[[AnySlate], Prompt]:
+    """Returns a function from a slate of the source to its prompt."""
+    if isinstance(source, SlatesFile):
+        return _own_prompt
+    builder = PromptBuilder(source)
+
+    def assembled(slate: AnySlate) -> Prompt:
+        assert isinstance(slate, Slate)
+        return builder.prompt(slate.user, slate.items, slate.as_of)
+
+    return assembled
+
+
+def _own_prompt(slate: AnySlate) -> Prompt:
+    assert isinstance(slate, TokenSlate)
+    return Prompt(slate.prefix, list(slate.candidates), np.zeros(0, np.int64), None)
+
+
+def has_training_slates(source: Source) -> bool:
+    """Whether the training split has any."""
+    return bool(source.slates["train"]) if isinstance(source, SlatesFile) else len(source.split("train")) > 0
+
+
+def biases(source: Source, slates: Sequence[AnySlate]) -> NDArray[np.float64]:
+    """The items' biases, see `rexit.ranking.item_biases`: float64 [pairs]. In a file no candidate has a past: all are 0."""
+    if isinstance(source, SlatesFile):
+        return np.zeros(sum(len(slate.items) for slate in slates))
+    items, train = np.concatenate([source.items.rows(slate.items) for slate in slates]), source.split("train")
+    return item_biases(items.astype(np.int64), train.items, train.liked)
+
+
+def token_requests(source: Source, checkpoint: Checkpoint) -> TokenRequests | None:
+    """What the bundle says of its requests if it has no catalog; None: it has one."""
+    return TokenRequests(checkpoint.labels, *source.lengths) if isinstance(source, SlatesFile) else None
