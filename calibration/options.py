@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rexit.slates import SIZE
-
 METRICS = ("ndcg@10", "user-auc")
 """What a policy must keep by default: a recommender ranks one user's slate."""
 
@@ -21,7 +19,7 @@ class CalibrationOptions:
         max_drop: the allowed drop of each metric, in its own unit.
         confidence: of the guarantee that no metric drops by more; 0.5 to below 1.
         top_k: how many candidates of a slate users are shown; None: all.
-        slate: candidates per slate.
+        slate: candidates per slate; None: SIZE, with a file of slates as many as its largest slate has.
         max_slates: slates of each split, at most, evenly spaced; 0: all.
         timed_slates: slates whose latency is measured.
         repeats: of each timing; the median counts.
@@ -37,7 +35,7 @@ class CalibrationOptions:
     max_drop: float = 0.01
     confidence: float = 0.95
     top_k: int | None = None
-    slate: int = SIZE
+    slate: int | None = None
     max_slates: int = 5000
     timed_slates: int = 16
     repeats: int = 5

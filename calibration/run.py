@@ -1,4 +1,4 @@
-"""`rexit calibrate` without the command line: a bundle's variant and a catalog's splits in, a policy and its report out."""
+"""`rexit calibrate` without the command line: a bundle's variant and labelled slates in, a policy and its report out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ from rexit.measure.machine import Conditions
 from rexit.measure.profile import CostProfile, mean_tokens, measure_costs
 from rexit.measure.scorer import Scorer
 from rexit.progress import Progress, silent
-from rexit.slates import Slate, cut, spread
+from rexit.slates import SIZE, AnySlate, biases, cut, spread
+from rexit.slates_file import SlatesFile
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Calibration:
 
 def calibrate(
     bundle: Bundle,
-    catalog: Catalog,
+    source: Catalog | SlatesFile,
     options: CalibrationOptions | None = None,
     *,
     progress: Progress = silent,
@@ -70,21 +71,25 @@ def calibrate(
 
     Args:
         bundle: its selected variant is calibrated.
-        catalog: with the held-out splits.
+        source: a catalog with the held-out splits, or a file of slates for a bundle without a catalog.
         options: None: the defaults.
         progress: called as the work goes on.
         open_session: opens a session of the variant in a bundle's folder; None: `rexit.runtime.open`.
         decode: makes text of token ids, for the prompts of examples; None: they are left out.
 
     Raises:
-        BundleError: if the catalog is not the variant's, or the profile was measured under other conditions.
+        BundleError: if the source is not of the bundle's kind, or not its catalog, or the profile was measured under other
+            conditions.
         BackendError: if the policy decides otherwise than the traces say.
         InputError: for options or labels that cannot work, a folder that cannot be written, or while another process is writing
             to the bundle.
     """
     with sole_writer(bundle.path):
         opened = Bundle.open(bundle.path, bundle.variant.name)  # as it is now that nobody else changes it
-        return _Work(opened, options or CalibrationOptions(), progress, open_session, decode).calibrate(catalog)
+        options = options or CalibrationOptions()
+        if options.slate is None:
+            options = replace(options, slate=source.largest if isinstance(source, SlatesFile) else SIZE)
+        return _Work(opened, source, options, progress, open_session, decode).calibrate()
 
 
 class _Work:
@@ -93,19 +98,20 @@ class _Work:
     def __init__(
         self,
         bundle: Bundle,
+        source: Catalog | SlatesFile,
         options: CalibrationOptions,
         progress: Progress,
         open_session: Callable[[Path], Any] | None,
         decode: Callable[[Sequence[int]], str] | None,
     ) -> None:
-        self._bundle, self._options, self._progress, self._decode = bundle, options, progress, decode
+        self._bundle, self._source, self._options, self._progress, self._decode = bundle, source, options, progress, decode
         self._depths = bundle.manifest.exits
         self._open_session = open_session or self._runtime_session
 
-    def calibrate(self, catalog: Catalog) -> Calibration:
-        bundle, options = self._bundle, self._options
-        goal = self._check(catalog)
-        slates = {name: spread(cut(catalog, name, options.slate), options.max_slates) for name in ("validation", "test")}
+    def calibrate(self) -> Calibration:
+        bundle, source, options = self._bundle, self._source, self._options
+        goal = self._check()
+        slates = {name: spread(cut(source, name, options.slate), options.max_slates) for name in ("validation", "test")}
         check_writable(bundle.folder)
         _drop_foreign_policy(bundle)
         recorded = self._read_recording(slates) if options.from_traces else self._record(slates)
@@ -142,7 +148,7 @@ class _Work:
             slower=slower,
             early=early,
             late=late,
-            doubt=_doubt(catalog, slates["test"], traces["test"]),
+            doubt=_doubt(source, slates["test"], traces["test"]),
         )
         report = build(bundle, options, findings)
         html = page.page(report)
@@ -152,14 +158,20 @@ class _Work:
             write_file(bundle.folder / page.FILE, html, flushed=True)
         return Calibration(decision.policy, report)
 
-    def _check(self, catalog: Catalog) -> decide.Goal:
-        bundle, options = self._bundle, self._options
+    def _check(self) -> decide.Goal:
+        bundle, source, options = self._bundle, self._source, self._options
         goal = decide.Goal(tuple(map(metrics.parse, options.metrics)), options.max_drop, options.confidence, options.top_k)
         goal.check()
         if not 0 <= options.cached_share <= 1:
             raise InputError(f"cached share {options.cached_share}, expected 0 to 1")
-        if catalog.sha256 != (expected := bundle.manifest.catalog_sha256):
-            raise BundleError(f"{catalog.path}: is catalog {catalog.sha256[:12]}…, {bundle.path} holds {expected[:12]}…")
+        if isinstance(source, SlatesFile):
+            if bundle.has_catalog:
+                raise BundleError(f"{bundle.path}: has a catalog, whose held-out interactions calibrate it, not {source.path}")
+            source.check_fits(bundle.manifest.model.vocab_size, bundle.variant.max_positions, bundle.variant.max_tokens)
+        elif (expected := bundle.manifest.catalog_sha256) is None:
+            raise BundleError(f"{bundle.path}: has no catalog, so a file of slates calibrates it, not {source.path}")
+        elif source.sha256 != expected:
+            raise BundleError(f"{source.path}: is catalog {source.sha256[:12]}…, {bundle.path} holds {expected[:12]}…")
         if len(self._depths) < 2:
             raise InputError(f"{bundle.path}: has one exit, nothing to calibrate; expected at least two")
         return goal
@@ -175,15 +187,16 @@ class _Work:
         return {
             "variant_sha256": bundle.variant_sha256,
             "catalog_sha256": bundle.manifest.catalog_sha256,
+            **({"slates_sha256": self._source.sha256} if isinstance(self._source, SlatesFile) else {}),
             "slate": options.slate,
             "max_slates": options.max_slates,
         }
 
-    def _read_recording(self, slates: Mapping[str, Sequence[Slate]]) -> Recording:
+    def _read_recording(self, slates: Mapping[str, Sequence[AnySlate]]) -> Recording:
         pairs = {name: sum(len(s.items) for s in part) for name, part in slates.items()}
         return Recording.read(self._bundle.folder / recording.FILE, len(self._depths), self._made_of(), pairs)
 
-    def _record(self, slates: Mapping[str, Sequence[Slate]]) -> Recording:
+    def _record(self, slates: Mapping[str, Sequence[AnySlate]]) -> Recording:
         """Traces and costs from a session, written for later calibrations."""
         options, exits = self._options, len(self._depths)
         here = Conditions.here(self._bundle, options.device, options.threads)
@@ -197,7 +210,7 @@ class _Work:
         recorded.write(self._bundle.folder / recording.FILE)
         return recorded
 
-    def _time(self, policy: Policy, timed: Sequence[Slate]) -> Timings:
+    def _time(self, policy: Policy, timed: Sequence[AnySlate]) -> Timings:
         """The policy and each forced exit, as deployed."""
         modes, cached = (None, *range(len(self._depths))), self._options.cached_share > 0.5
         variant = self._bundle.variant
@@ -208,30 +221,28 @@ class _Work:
                 as_traced = _count_as_traced(session, policy, timed, exits, variant.rounding)
         return Timings(tuple(float(t) for t in times.mean(0)), sum(len(slate.items) for slate in timed), as_traced)
 
-    def _examples(self, policy: Policy, slates: Sequence[Slate], traces: Traces) -> tuple[list[Example], list[Example]]:
+    def _examples(self, policy: Policy, slates: Sequence[AnySlate], traces: Traces) -> tuple[list[Example], list[Example]]:
         decode = self._decode
         if decode is None or self._options.from_traces:
             return pick(policy, slates, traces, self._depths)
         with contextlib.closing(self._open_session(self._bundle.path)) as session:
 
-            def prompt(slate: Slate) -> str:
-                prefix, candidates = session.prompt(slate.user, slate.items[:1], as_of=slate.as_of)
+            def prompt(slate: AnySlate) -> str:
+                prefix, candidates = slate.first(1).prompt(session)
                 return decode([*prefix.tolist(), *candidates[0].tolist()])
 
             return pick(policy, slates, traces, self._depths, prompt)
 
 
-def _with_conditions(decision: decide.Decision, conditions: Conditions, slate: int) -> decide.Decision:
+def _with_conditions(decision: decide.Decision, conditions: Conditions, slate: int | None) -> decide.Decision:
     """The decision with a policy that says where its costs were measured, and how many candidates a slate had."""
     made_on = {name: value for name, value in conditions.to_json().items() if name != "variant_sha256"} | {"slate": slate}
     return replace(decision, policy=replace(decision.policy, made_on=made_on))
 
 
-def _doubt(catalog: Catalog, slates: Sequence[Slate], traces: Traces) -> str | None:
-    items = np.concatenate([catalog.items.rows(slate.items) for slate in slates]).astype(np.int64)
-    train = catalog.split("train")
-    biases = ranking.item_biases(items, train.items, train.liked)
-    return ranking.doubt(np.ascontiguousarray(traces.log_odds[:, -1]), biases, traces.users, traces.liked)
+def _doubt(source: Catalog | SlatesFile, slates: Sequence[AnySlate], traces: Traces) -> str | None:
+    scores = np.ascontiguousarray(traces.log_odds[:, -1])
+    return ranking.doubt(scores, biases(source, slates), traces.users, traces.liked)
 
 
 def _is_slower(decision: decide.Decision, timings: Timings) -> bool:
@@ -240,14 +251,14 @@ def _is_slower(decision: decide.Decision, timings: Timings) -> bool:
 
 
 def _count_as_traced(
-    session: Scorer, policy: Policy, slates: Sequence[Slate], stops: Sequence[NDArray[np.int64]], rounding: float
+    session: Scorer, policy: Policy, slates: Sequence[AnySlate], stops: Sequence[NDArray[np.int64]], rounding: float
 ) -> int:
     """How many candidates stopped exactly where their traces say. stops: of each slate, the exits. Raises BackendError for an
     exit that not even rounding explains."""
     count = 0
     for slate, exits in zip(slates, stops, strict=True):
         session.clear_cache()  # as it was scored: with keys copied from another prefix int8 may round differently
-        trace = session.trace(slate.user, slate.items, as_of=slate.as_of)
+        trace = slate.trace(session)
         margin = rounding * max(1.0, float(np.abs(trace).max()))
         whole = np.array([0, len(trace)])
         expected, (earliest, latest) = policy.stops(trace, whole), policy.exit_range(trace, margin, whole)

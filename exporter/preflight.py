@@ -122,9 +122,7 @@ def check_vectors(checkpoint: Checkpoint, catalog: Catalog) -> None:
             raise InputError(f"{checkpoint.path}: the projector for {name!r} gives {kind['count']} vectors, prompts have {count}")
 
 
-def check_same_origin(
-    out: Path, old: Manifest | None, model: Model, exits: tuple[int, ...], catalog_sha256: str | None
-) -> None:
+def check_same_origin(out: Path, old: Manifest | None, model: Model, exits: tuple[int, ...], catalog_sha256: str | None) -> None:
     """The existing bundle's variants and the new ones have the same checkpoint, heads, exits and catalog, if any."""
     if old is None:
         return

@@ -5,15 +5,13 @@ Both have labelled slates in three splits (`rexit.slates.cut`). A catalog's prom
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rexit.bundle import Catalog, TokenRequests
 from rexit.exporter.model.checkpoint import Checkpoint
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
-from rexit.ranking import item_biases
 from rexit.slates import AnySlate, Slate, TokenSlate
 from rexit.slates_file import SlatesFile
 
@@ -41,14 +39,6 @@ def _own_prompt(slate: AnySlate) -> Prompt:
 def has_training_slates(source: Source) -> bool:
     """Whether the training split has any."""
     return bool(source.slates["train"]) if isinstance(source, SlatesFile) else len(source.split("train")) > 0
-
-
-def biases(source: Source, slates: Sequence[AnySlate]) -> NDArray[np.float64]:
-    """The items' biases, see `rexit.ranking.item_biases`: float64 [pairs]. In a file no candidate has a past: all are 0."""
-    if isinstance(source, SlatesFile):
-        return np.zeros(sum(len(slate.items) for slate in slates))
-    items, train = np.concatenate([source.items.rows(slate.items) for slate in slates]), source.split("train")
-    return item_biases(items.astype(np.int64), train.items, train.liked)
 
 
 def token_requests(source: Source, checkpoint: Checkpoint) -> TokenRequests | None:

@@ -94,8 +94,10 @@ def to_tokens(name: str, values: Any) -> NDArray[np.int32]:
     if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu":
         array = values
     else:
-        array = np.array([to_integer(f"{name}[{n}]", token) for n, token in enumerate(_sequence(name, values, "token ids"))], np.int64)
-    if len(array) and not (0 <= int(array.min()) and int(array.max()) < 1 << 31):
+        array = np.array(
+            [to_integer(f"{name}[{n}]", token) for n, token in enumerate(_sequence(name, values, "token ids"))], np.int64
+        )
+    if len(array) and (int(array.min()) < 0 or int(array.max()) >= 1 << 31):
         at = int(((array < 0) | (array >= 1 << 31)).argmax())
         raise InputError(f"{name}[{at}] is {int(array[at])}, expected a token id")
     return np.ascontiguousarray(array, np.int32)

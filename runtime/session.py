@@ -218,8 +218,8 @@ class Session:
             The scores; `item` is a candidate's number.
 
         Raises:
-            InputError: A number is not a token id of the model, a candidate has no tokens, a prompt is too long, or an argument is
-                out of range.
+            InputError: A number is not a token id of the model, a candidate has no tokens, a prompt is too long, or another
+                argument is out of range.
             DeadlineError: No candidate reached an exit in time.
             CancelledError: `cancel` was called meanwhile.
             BackendError: The backend failed.

@@ -12,7 +12,7 @@ from rexit.bundle.catalog import Id
 from rexit.errors import InputError
 from rexit.measure.scorer import Scorer
 from rexit.progress import Progress, silent
-from rexit.slates import Slate, choosing_order
+from rexit.slates import AnySlate, choosing_order
 
 MAX_SEARCH_PAIRS = 40_000
 """How many pairs choose, at most."""
@@ -78,7 +78,9 @@ def split_users(traces: Traces, seed: int = 0) -> tuple[Traces, Traces]:
     return parts
 
 
-def collect(session: Scorer, slates: Sequence[Slate], step: str = "traces", progress: Progress = silent) -> NDArray[np.float32]:
+def collect(
+    session: Scorer, slates: Sequence[AnySlate], step: str = "traces", progress: Progress = silent
+) -> NDArray[np.float32]:
     """Returns the raw log-odds of all slates at every exit, float32 [n, E].
 
     Args:
@@ -92,7 +94,7 @@ def collect(session: Scorer, slates: Sequence[Slate], step: str = "traces", prog
     parts = []
     for n, slate in enumerate(slates):
         progress(step, n, len(slates))
-        part = session.trace(slate.user, slate.items, as_of=slate.as_of)
+        part = slate.trace(session)
         if not np.isfinite(part).all():
             raise InputError(f"user {slate.user!r}: the variant's log-odds are not finite; run `rexit verify`")
         parts.append(part)
@@ -100,7 +102,7 @@ def collect(session: Scorer, slates: Sequence[Slate], step: str = "traces", prog
     return np.concatenate(parts).astype(np.float32, copy=False)
 
 
-def join(slates: Sequence[Slate], log_odds: NDArray[np.float32], name: str = "traces") -> Traces:
+def join(slates: Sequence[AnySlate], log_odds: NDArray[np.float32], name: str = "traces") -> Traces:
     """Returns slates and their log-odds as traces.
 
     Args:

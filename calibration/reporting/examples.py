@@ -10,7 +10,7 @@ import numpy as np
 from rexit.bundle import Policy
 from rexit.bundle.catalog import Id
 from rexit.calibration.record.traces import Traces
-from rexit.slates import Slate
+from rexit.slates import AnySlate
 
 COUNT = 3
 CANDIDATES = 8
@@ -37,7 +37,11 @@ class Example:
 
 
 def pick(
-    policy: Policy, slates: Sequence[Slate], traces: Traces, depths: Sequence[int], prompt: Callable[[Slate], str] | None = None
+    policy: Policy,
+    slates: Sequence[AnySlate],
+    traces: Traces,
+    depths: Sequence[int],
+    prompt: Callable[[AnySlate], str] | None = None,
 ) -> tuple[list[Example], list[Example]]:
     """Returns the COUNT slates with the fewest layers per candidate, and the COUNT with the most.
 

@@ -37,9 +37,9 @@ from rexit.errors import InputError, QualityError
 from rexit.exporter.graph.chain import Chain
 from rexit.exporter.graph.targets import Gate
 from rexit.exporter.prompt.builder import Prompt
-from rexit.exporter.source import Source, biases, prompt_maker
+from rexit.exporter.source import Source, prompt_maker
 from rexit.ranking import MIN_USERS, auc, auc_difference, user_auc
-from rexit.slates import cut, draw
+from rexit.slates import biases, cut, draw
 
 LogOdds = NDArray[np.float32]
 """A chain's log-odds on `Prompts`: [pairs, E]."""

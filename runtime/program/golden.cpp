@@ -5,6 +5,7 @@
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "failure.hpp"
 
@@ -44,6 +45,7 @@ class Tensors {
     if (!values.empty()) std::memcpy(values.data(), bytes_.data() + data_ + begin, end - begin);
     return values;
   }
+  bool has(const char* name) const { return header_.contains(name); }
   // Offsets of `count` parts of an array of `size` entries: [count + 1].
   std::vector<std::int64_t> offsets(const char* name, std::size_t count, std::size_t size) const {
     auto offsets = array<std::int64_t>(name, "I64");
@@ -64,11 +66,25 @@ class Tensors {
 
 std::vector<GoldenSlate> read_slates(const std::string& path, std::size_t exits) {
   const Tensors file(path);
-  const auto users = file.array<std::int32_t>("user", "I32"), items = file.array<std::int32_t>("item", "I32");
-  const auto as_of = file.array<std::int64_t>("as_of", "I64");
+  const bool has_catalog = file.has("user");
+  std::vector<std::int32_t> users, items;
+  std::vector<std::int64_t> as_of;
+  if (has_catalog) {
+    users = file.array<std::int32_t>("user", "I32");
+    items = file.array<std::int32_t>("item", "I32");
+    as_of = file.array<std::int64_t>("as_of", "I64");
+  }
   const auto prefix = file.array<std::int32_t>("prefix_tokens", "I32");
   const auto candidate = file.array<std::int32_t>("candidate_tokens", "I32");
   const auto log_odds = file.array<float>("log_odds", "F32");
+  if (!has_catalog) {
+    Tensors::require(log_odds.size() % exits == 0);
+    const auto sizes = file.array<std::int64_t>("slate_offsets", "I64");
+    Tensors::require(!sizes.empty());
+    users.assign(sizes.size() - 1, 0);
+    as_of.assign(sizes.size() - 1, 0);
+    items.assign(log_odds.size() / exits, 0);
+  }
   const auto slates = file.offsets("slate_offsets", users.size(), items.size());
   const auto prefixes = file.offsets("prefix_offsets", users.size(), prefix.size());
   const auto candidates = file.offsets("candidate_offsets", items.size(), candidate.size());
@@ -78,6 +94,7 @@ std::vector<GoldenSlate> read_slates(const std::string& path, std::size_t exits)
   for (std::size_t g = 0; g < users.size(); ++g) {
     const auto first = slates[g], last = slates[g + 1];
     GoldenSlate slate{users[g], {items.begin() + first, items.begin() + last}, as_of[g], {}, {0}, {}};
+    if (!has_catalog) std::iota(slate.items.begin(), slate.items.end(), 0);
     slate.tokens.assign(prefix.begin() + prefixes[g], prefix.begin() + prefixes[g + 1]);
     slate.offsets.push_back(slate.tokens.size());
     for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(last); ++i) {

@@ -8,6 +8,7 @@
 namespace rexit::program {
 
 struct GoldenSlate {
+  // Without a catalog there are no users and times, and the items are the candidates' numbers.
   std::int32_t user;  // a row of the catalog, as the items are
   std::vector<std::int32_t> items;
   std::int64_t as_of;

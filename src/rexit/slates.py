@@ -106,14 +106,14 @@ class TokenSlate:
 
 
 AnySlate = Slate | TokenSlate
-SlateT = TypeVar("SlateT", Slate, TokenSlate)
+SlateT = TypeVar("SlateT", bound=AnySlate)
 
 
 @overload
 def cut(source: Catalog, split: str, size: int | None = None) -> list[Slate]: ...
 @overload
-def cut(source: Catalog | SlatesFile, split: str, size: int | None = None) -> list[Slate] | list[TokenSlate]: ...
-def cut(source: Catalog | SlatesFile, split: str, size: int | None = None) -> list[Slate] | list[TokenSlate]:
+def cut(source: Catalog | SlatesFile, split: str, size: int | None = None) -> Sequence[AnySlate]: ...
+def cut(source: Catalog | SlatesFile, split: str, size: int | None = None) -> Sequence[AnySlate]:
     """Returns a split's slates: those of a file, or a catalog's interactions, cut into slates.
 
     Of a catalog:
@@ -152,6 +152,19 @@ def cut(source: Catalog | SlatesFile, split: str, size: int | None = None) -> li
             part = slice(at, min(at + size, end))
             slates.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part]))
     return slates
+
+
+def biases(source: Catalog | SlatesFile, slates: Sequence[AnySlate]) -> NDArray[np.float64]:
+    """Returns the items' biases, see `rexit.ranking.item_biases`: float64 [pairs]. Candidates of a file have no past: 0."""
+    import numpy as np
+
+    from rexit import ranking
+    from rexit.slates_file import SlatesFile
+
+    if isinstance(source, SlatesFile):
+        return np.zeros(sum(len(slate.items) for slate in slates))
+    items, train = np.concatenate([source.items.rows(slate.items) for slate in slates]), source.split("train")
+    return ranking.item_biases(items.astype(np.int64), train.items, train.liked)
 
 
 def draw(slates: Sequence[SlateT], count: int, seed: int = 0) -> list[SlateT]:

@@ -109,6 +109,11 @@ class SlatesFile:
         )
         return max(prefixes), max(candidates)
 
+    @property
+    def largest(self) -> int:
+        """Candidates of the largest slate."""
+        return max(len(slate.candidates) for slate in self.all_slates)
+
     def check_fits(self, vocabulary: int, max_positions: int, max_tokens: int) -> None:
         """Raises InputError for the first slate with a token beyond the vocabulary, or too long for the model or a pass."""
         for slate in self.all_slates:

@@ -12,6 +12,11 @@ from rexit.errors import InputError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from rexit.bundle import Bundle
+
+TOKENIZER = "tokenizer.json"
+"""Name of the file in checkpoints and bundles."""
+
 
 class TextEncoder:
     """Tokenizes texts.
@@ -98,6 +103,24 @@ class TextEncoder:
             finally:
                 self._tokenizer.encode_special_tokens = False
         return tokens
+
+
+def bundle_encoder(bundle: Bundle, tokenizer: Path | None = None) -> TextEncoder:
+    """Returns the encoder of a bundle without a catalog. tokenizer: a tokenizer.json, or a folder with one; None: the bundle's.
+
+    Raises:
+        InputError: There is no tokenizer.
+    """
+    if tokenizer is None:
+        file = bundle.path / TOKENIZER
+        if TOKENIZER not in bundle.manifest.files:
+            raise InputError(
+                f"{bundle.path}: has no {TOKENIZER}, so it takes token ids and no text: `rexit export --with-tokenizer`"
+            )
+    else:
+        file = tokenizer / TOKENIZER if tokenizer.is_dir() else tokenizer
+    variant = bundle.variant
+    return TextEncoder(read_tokenizer(file), bundle.manifest.reranker, variant.max_positions, variant.max_tokens)
 
 
 def read_tokenizer(file: Path) -> Tokenizer:

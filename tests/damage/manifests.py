@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from builders.bundles.bundle_files import entry, write_json
+from builders.bundles.bundle_files import drop_catalog, entry, write_json
 from builders.bundles.model import POSITIONS
 from damage.cases import Cases
 from damage.edits import CATALOG, MANIFEST, VARIANT, edit_json
@@ -181,3 +181,41 @@ def refreshed_catalog_in_a_folder(folder: Path) -> None:
 @ends_in("OK", found="running")
 def refreshed_catalog_in_its_old_place(folder: Path) -> None:
     _refreshed(folder, "catalog", json.loads((folder / VARIANT).read_text())["catalog_sha256"])
+
+
+@ends_in("INVALID_ARGUMENT", "the bundle has no catalog", "running")
+def no_catalog(folder: Path) -> None:
+    """Not damage, but a request that names users and items."""
+    drop_catalog(folder)
+
+
+@ends_in("CORRUPT", "`max_candidate_tokens` is missing")
+def tokens_without_a_length(folder: Path) -> None:
+    drop_catalog(folder)
+    edit_json(folder, MANIFEST, "tokens", to={"labels": {}, "max_prefix_tokens": 20})
+
+
+@ends_in("CORRUPT", "max_prefix_tokens: is -1")
+def tokens_with_a_negative_length(folder: Path) -> None:
+    drop_catalog(folder)
+    edit_json(folder, MANIFEST, "tokens", "max_prefix_tokens", to=-1)
+
+
+@ends_in("CORRUPT", "and `catalog`")
+def tokens_and_a_catalog(folder: Path) -> None:
+    drop_catalog(folder)
+    edit_json(folder, MANIFEST, "catalog", to={"folder": "catalog", "exported_sha256": "0" * 64})
+
+
+@ends_in("MISMATCH", "was made for a catalog, the bundle has none")
+def variant_of_a_catalog_in_a_bundle_without(folder: Path) -> None:
+    drop_catalog(folder)
+    edit_json(folder, VARIANT, "catalog_sha256", to="0" * 64)
+
+
+@ends_in("CORRUPT", "does not list `catalog/catalog.json`")
+def no_catalog_and_no_tokens(folder: Path) -> None:
+    drop_catalog(folder)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["tokens"]
+    write_json(folder / MANIFEST, manifest)

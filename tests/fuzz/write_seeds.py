@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 import rexit
 from builders.bundles.bundle import BundleOptions, write_bundle
-from builders.bundles.bundle_files import refresh, write_json, write_policy
+from builders.bundles.bundle_files import drop_catalog, refresh, write_json, write_policy
 from builders.bundles.catalog import PROGRAM, in_lists, make_catalog, program_with_vectors
 from builders.bundles.engines import ENGINES, KEY, add_engines
 from builders.bundles.variants import TENSORRT_HALF
@@ -81,6 +81,10 @@ def write_bundles(place: Path) -> None:
         if name == "policy":
             write_policy(folder, EXITS, 1, quorum=0.25, top_k=TOP_K)
         put(f"bundle/{name}", pack(folder))
+    folder = write_bundle(place / "tokens", BundleOptions(make_catalog(**small)))
+    drop_catalog(folder)
+    without_graphs(folder)
+    put("bundle/tokens", pack(folder))
     put("graph/kernels", pack(write_added(place / "kernels", KERNELS, BundleOptions(make_catalog(**small)))))
     folder = write_bundle(place / "engines", BundleOptions(make_catalog(**small), variants=(TENSORRT_HALF,)))
     without_graphs(folder)
@@ -159,7 +163,7 @@ def main() -> None:
     for name, text in TEXTS.items():
         put(f"json/{name}", text)
     put("json/manifest", json.dumps(manifest))
-    for name, start in (("plain", 0), ("vectors", 1), ("strings", 2), ("policy", 3), ("lists", 4)):
+    for name, start in (("plain", 0), ("vectors", 1), ("strings", 2), ("policy", 3), ("lists", 4), ("tokens", 5)):
         put(f"request/{name}", bytes([start, 0, 16, 2]) + bytes(range(1, 250, 2)) * 3)
     write_tables()
 

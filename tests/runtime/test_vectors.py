@@ -15,6 +15,7 @@ from builders.bundles.bundle_files import refresh
 from builders.bundles.catalog import ITEM_IDS, ITEMS, USER_IDS, CatalogContents, make_catalog
 from builders.bundles.model import VOCABULARY, make_weights, reference, vectors_by_id
 from rexit import runtime
+from rexit.errors import InputError
 
 USER, AS_OF = USER_IDS[2], 40
 USERS_ID = VOCABULARY + 3 * ITEMS
@@ -75,6 +76,17 @@ def test_ids_in_prompts(folder: Path) -> None:
         assert VOCABULARY + item in candidate.tolist()
         assert max(candidate) < USERS_ID
     assert sum(VOCABULARY <= id < VOCABULARY + ITEMS for id in prefix) == 3  # of nine interactions a list of four drops six
+
+
+def test_tokens_are_no_vectors(folder: Path) -> None:
+    with runtime.open(folder) as session:
+        assert session.info.vocabulary == VOCABULARY
+        prefix, candidates = session.prompt(USER, [ITEM_IDS[5]])
+        at = int((prefix >= VOCABULARY).argmax())
+        with pytest.raises(InputError, match=rf"prefix\[{at}\] is {prefix[at]}, expected a token id from 0 to {VOCABULARY - 1}"):
+            session.trace_tokens(prefix, candidates)
+        words = [tokens[tokens < VOCABULARY] for tokens in (prefix, *candidates)]
+        assert np.isfinite(session.trace_tokens(words[0], words[1:])).all()
 
 
 @pytest.mark.parametrize("recent", [(), ((ITEM_IDS[3], True), (ITEM_IDS[4], False), (ITEM_IDS[3], True))])

@@ -13,6 +13,7 @@ from rexit.bundle.files import read_json
 from rexit.bundle.manifest import Bundle, Variant
 from rexit.bundle.policy import SLATE_RULES, Policy
 from rexit.errors import BundleError
+from rexit.texts import TOKENIZER
 
 ORIGIN = ("ids", "columns", "label", "order", "split", "labels", "embedding", "lightgcn", "retrieval")
 """Keys of catalog.json that say how `rexit index` made it."""
@@ -43,7 +44,15 @@ def _bundle(path: Path, variant: str | None) -> dict[str, Any]:
     names = [variant] if variant is not None else first.manifest.variants
     model = {**asdict(first.manifest.model), "exits": list(first.manifest.exits)}
     variants = [_variant(Bundle.open(path, name)) for name in names]
-    return {"kind": "bundle", "path": str(path), "model": model, "variants": variants, "catalog": _catalog(first.catalog)}
+    requests: dict[str, Any]
+    if (tokens := first.manifest.tokens) is None:
+        requests = {"catalog": _catalog(first.catalog)}
+    else:
+        requests = {"tokens": {**tokens.to_json(), "tokenizer": TOKENIZER in first.manifest.files}}
+    reranker = first.manifest.reranker
+    if reranker is not None:
+        requests["reranker"] = reranker.to_json()
+    return {"kind": "bundle", "path": str(path), "model": model, "variants": variants, **requests}
 
 
 def _variant(bundle: Bundle) -> dict[str, Any]:

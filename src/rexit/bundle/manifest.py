@@ -272,8 +272,8 @@ class Manifest:
                 tuple(str(v) for v in value["variants"]),
                 read_entries(value["files"], path),
                 *active,
-                None if reranker is None else RerankerPrompt.parse(reranker, "reranker"),
-                None if tokens is None else TokenRequests.of_json(tokens),
+                reranker=None if reranker is None else RerankerPrompt.parse(reranker, "reranker"),
+                tokens=None if tokens is None else TokenRequests.of_json(tokens),
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise BundleError(f"{path}: not a bundle's manifest: {reason(exc)}") from exc

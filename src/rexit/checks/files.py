@@ -18,7 +18,7 @@ def check_files(bundle: Bundle) -> list[Check]:
 
     checks = [_digests(bundle)]
     try:
-        has_vectors = bundle.catalog.vector_ids is not None
+        has_vectors = bundle.has_catalog and bundle.catalog.vector_ids is not None
     except BundleError:  # a failure of the digests, too
         has_vectors = False
     if has_vectors:
@@ -33,8 +33,8 @@ def check_rows(bundle: Bundle) -> Check:
     """Checks every row of the catalog, which all variants share."""
     from rexit import runtime
 
-    counts = bundle.catalog.info["counts"]
-    detail = f"{counts['users']} users, {counts['items']} items"
+    counts = bundle.catalog.info["counts"] if bundle.has_catalog else {}
+    detail = f"{counts['users']} users, {counts['items']} items" if counts else "no catalog"
     return _attempt(bundle, "rows", lambda: runtime.verify(bundle.path, bundle.variant.name), lambda _: detail)
 
 
@@ -58,7 +58,7 @@ def check_engines(bundle: Bundle) -> list[Check]:
 
 def _digests(bundle: Bundle) -> Check:
     try:
-        failures = [*bundle.edited(), *bundle.catalog.edited()]
+        failures = [*bundle.edited(), *(bundle.catalog.edited() if bundle.has_catalog else [])]
     except BundleError as exc:
         failures = [str(exc)]
     count = len(bundle.manifest.files) + len(bundle.variant.files)

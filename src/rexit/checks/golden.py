@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Bundle, Catalog, GoldenSlate, Id, Policy
+from rexit.bundle import Bundle, Id, Policy
 from rexit.checks.check import Check, checked
 from rexit.progress import Progress
+from rexit.slates import AnySlate
 
 if TYPE_CHECKING:
     from rexit.runtime import Scores, Session
@@ -30,12 +31,12 @@ def check_golden(bundle: Bundle, session: Session, progress: Progress) -> list[C
     worst = 0.0
     for g, slate in enumerate(slates):
         progress(name, g, len(slates))
-        user, items = request_of(bundle.catalog, slate)
-        where = f"{name}: golden slate {g}, user {user!r}"
-        prompt = session.prompt(user, items, as_of=slate.as_of)
-        if (difference := prompt_difference(items, prompt, (slate.prefix, slate.candidates))) is not None:
+        request = slate.request(bundle.catalog if bundle.has_catalog else None)
+        items = request.items
+        where = f"{name}: golden slate {g}" + (f", user {request.user!r}" if bundle.has_catalog else "")
+        if (difference := prompt_difference(items, request.prompt(session), (slate.prefix, slate.candidates))) is not None:
             prompts.append(f"{where}: {difference}")
-        trace = cold_trace(session, user, items, slate.as_of)
+        trace = cold_trace(session, request)
         distance = log_odds_distance(trace, slate.log_odds)
         worst = max(worst, float(distance.max()))
         if distance.max() > tolerance:
@@ -44,27 +45,22 @@ def check_golden(bundle: Bundle, session: Session, progress: Progress) -> list[C
             log_odds.append(f"{where}, item {items[row]!r}, exit {k}: log-odds {trace[row, k]:.5f}, {expected}")
         session.clear_cache()
         for prefix in ("cold", "warm"):
-            scores = session.score(user, items, as_of=slate.as_of)
+            scores = request.score(session)
             decisions += _decision_failures(f"{where}, {prefix} prefix", items, scores, trace, policy, bundle.variant.rounding)
     progress(name, len(slates), len(slates))
     size = f"{len(slates)} slates, {sum(len(slate.items) for slate in slates)} candidates"
     return [
-        checked(name, "prompts", size, prompts),
+        *([checked(name, "prompts", size, prompts)] if bundle.has_catalog else []),
         checked(name, "log-odds", f"worst {worst:.2g}, allowed {tolerance:.2g}", log_odds),
         checked(name, "exit decisions", "cold and warm prefix", decisions),
     ]
 
 
-def request_of(catalog: Catalog, slate: GoldenSlate) -> tuple[Id, list[Id]]:
-    """The ids of a golden slate's user and items."""
-    return catalog.users.id(slate.user), catalog.items.take(slate.items.astype(np.int64))
-
-
-def cold_trace(session: Session, user: Id, items: Sequence[Id], as_of: int | None) -> NDArray[np.float32]:
+def cold_trace(session: Session, slate: AnySlate) -> NDArray[np.float32]:
     """Every exit's log-odds without cached prefixes, float32 [items, exits]. With keys copied from another prefix, log-odds may
     differ in their last bits."""
     session.clear_cache()
-    return session.trace(user, items, as_of=as_of)
+    return slate.trace(session)
 
 
 def log_odds_distance(trace: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption
 from rexit.cli.common.output import print_json, progress, shown, stdout
 from rexit.cli.common.tables import print_table
+from rexit.errors import InputError
 from rexit.slates import SIZE
 
 METRICS = ["ndcg@10", "user-auc"]
@@ -17,7 +19,12 @@ METRICS = ["ndcg@10", "user-auc"]
 
 def calibrate(
     bundle: Annotated[Path, typer.Argument(help="The bundle that `rexit export` wrote.")],
-    catalog: Annotated[Path, typer.Option(help="The catalog that `rexit index` wrote, with the held-out interactions.")],
+    catalog: Annotated[
+        Path | None, typer.Option(help="The catalog that `rexit index` wrote, with the held-out interactions.")
+    ] = None,
+    slates: Annotated[
+        Path | None, typer.Option(help="For a bundle without a catalog: labelled slates, a .parquet or .jsonl file.")
+    ] = None,
     variant: VariantOption = None,
     metric: Annotated[
         list[str],
@@ -30,7 +37,10 @@ def calibrate(
     top_k: Annotated[
         int | None, typer.Option(help="How many of a slate you show: candidates may stop once it is known whether they are in.")
     ] = None,
-    slate: Annotated[int, typer.Option(help="Candidates scored together, as your service will send them.")] = SIZE,
+    slate: Annotated[
+        int | None,
+        typer.Option(help=f"Candidates scored together, as your service will send them. Default: {SIZE}; as in --slates."),
+    ] = None,
     max_slates: Annotated[int, typer.Option(help="At most this many slates of each split, evenly spaced; 0: all.")] = 5000,
     timed_slates: Annotated[int, typer.Option(help="Slates whose latency is measured.")] = 16,
     device: DeviceOption = None,
@@ -66,12 +76,15 @@ def calibrate(
     rexit calibrate bundle --catalog catalog --variant cpu-int8 \\
       --metric top-k-overlap@5 --top-k 5 --max-drop 0.05
     rexit calibrate bundle --catalog catalog --from-traces --max-drop 0.02
+    rexit calibrate reranker --slates slates.parquet
     ```
     """
     from rexit.bundle import Bundle, Catalog
     from rexit.bundle.prompt_text import decoder
     from rexit.calibration import CalibrationOptions
     from rexit.calibration import calibrate as run
+    from rexit.slates_file import SlatesFile
+    from rexit.texts import bundle_encoder
 
     options = CalibrationOptions(
         metrics=tuple(metric),
@@ -89,10 +102,18 @@ def calibrate(
         suggest_exits=suggest_exits,
         rivals=rivals,
     )
+    if (catalog is None) == (slates is None):
+        raise InputError(f"{'neither' if catalog is None else 'both'} --catalog and --slates given, expected one of them")
     opened = Bundle.open(bundle, variant)
-    decode = None if tokenizer is None else decoder(tokenizer, opened.catalog.vector_ids)
+    decode = None if tokenizer is None else decoder(tokenizer, opened.catalog.vector_ids if opened.has_catalog else None)
+    source: Catalog | SlatesFile
+    if catalog is not None:
+        source = Catalog.open(catalog)
+    else:
+        assert slates is not None
+        source = SlatesFile.read(slates, partial(bundle_encoder, opened, tokenizer))
     with progress() as bar:
-        result = run(opened, Catalog.open(catalog), options, progress=shown(bar), decode=decode)
+        result = run(opened, source, options, progress=shown(bar), decode=decode)
     report, verdict = result.report, result.verdict
     if json:
         print_json(report)

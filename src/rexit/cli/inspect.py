@@ -64,6 +64,8 @@ def inspect(
         _print_variant(section)
     if "policy" in description:
         _print_policy(description["policy"])
+    if "tokens" in description:
+        _print_tokens(description["tokens"], description.get("reranker"))
     if "catalog" in description:
         _print_catalog(description["catalog"])
 
@@ -110,6 +112,15 @@ def _print_policy(policy: dict[str, Any]) -> None:
     if (made_on := policy["made_on"]) is not None:
         slates = f", on slates of up to {made_on['slate']} candidates" if "slate" in made_on else ""
         stdout.print(f"Calibrated on {made_on['device']} with {made_on['threads']} threads{slates}.\n")
+
+
+def _print_tokens(tokens: dict[str, Any], reranker: dict[str, Any] | None) -> None:
+    stdout.print("No catalog: requests are token ids.")
+    rows = [[f"label {name}", token] for name, token in tokens["labels"].items()]
+    rows += [[f"longest {name}, tokens", tokens[f"max_{name}_tokens"]] for name in ("prefix", "candidate")]
+    rows.append(["tokenizer.json", "yes" if tokens["tokenizer"] else "no"])
+    rows += [[f"reranker: {name}", repr(part)] for name, part in (reranker or {}).items()]
+    print_table("Requests", ["", "value"], rows)
 
 
 def _print_catalog(catalog: dict[str, Any]) -> None:

@@ -15,20 +15,21 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Bundle, check_writable
+from rexit.bundle import Bundle, GoldenSlate, check_writable
 from rexit.errors import InputError
 from rexit.measure import load
 from rexit.measure.costs import depth_name
 from rexit.measure.machine import Conditions, machine
 from rexit.measure.profile import measure_costs
 from rexit.progress import Progress, silent
-from rexit.slates import SIZE, Slate
+from rexit.slates import SIZE, AnySlate, Slate, TokenSlate
 
 SEED = 1
 ROUNDS = 3
@@ -59,9 +60,9 @@ class BenchOptions:
     rates: tuple[float, ...] = (0.5, 0.8)
     profile: Path | None = None
 
-    def check(self, items: int) -> None:
-        """Raises InputError for options that cannot work. items: the number of the catalog's items."""
-        if self.slate > items:
+    def check(self, items: int | None) -> None:
+        """Raises InputError for options that cannot work. items: the number of the catalog's items; None: there is no catalog."""
+        if items is not None and self.slate > items:
             raise InputError(f"--slate {self.slate}, the catalog has {items} items")
         if any(not 1 <= n <= 64 for n in self.sessions):
             raise InputError(f"--sessions {_listed(self.sessions)}, expected numbers from 1 to 64")
@@ -85,7 +86,7 @@ def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = si
     """
     from rexit import runtime
 
-    options.check(len(bundle.catalog.items))
+    options.check(len(bundle.catalog.items) if bundle.has_catalog else None)
     requests = draw(bundle, options)
     depths = bundle.manifest.exits
     calibrated = bundle.policy() is not None
@@ -97,7 +98,7 @@ def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = si
     begin = time.perf_counter()
     opened = runtime.open(bundle.path, bundle.variant.name, threads=options.threads, device=options.device)
     with contextlib.closing(opened) as session:
-        session.score(requests[0].user, requests[0].items)
+        requests[0].score(session)
         first_ms = (time.perf_counter() - begin) * 1000
         session.warm_up()
         rows = _modes(session, modes, requests, progress)
@@ -128,9 +129,11 @@ def bench_variant(bundle: Bundle, options: BenchOptions, progress: Progress = si
     }
 
 
-def draw(bundle: Bundle, options: BenchOptions) -> list[Slate]:
-    """Returns random users with random items, the same every time; no user twice while there are others. `liked` is False
-    throughout: nothing here needs it."""
+def draw(bundle: Bundle, options: BenchOptions) -> Sequence[AnySlate]:
+    """Returns random users with random items, the same every time; no user twice while there are others. Without a catalog,
+    golden slates, filled up to the size with their own candidates again. `liked` is False throughout: nothing here needs it."""
+    if not bundle.has_catalog:
+        return [_filled(slate, options.slate) for slate in islice(cycle(bundle.golden().slates), options.requests)]
     catalog, random = bundle.catalog, np.random.default_rng(SEED)
     count = options.requests
     users = random.choice(len(catalog.users), count, replace=count > len(catalog.users))
@@ -145,7 +148,11 @@ def draw(bundle: Bundle, options: BenchOptions) -> list[Slate]:
     ]
 
 
-def _modes(session: Any, modes: dict[str, int | None], requests: Sequence[Slate], progress: Progress) -> list[dict[str, Any]]:
+def _filled(slate: GoldenSlate, size: int) -> TokenSlate:
+    return TokenSlate("", slate.prefix, tuple(islice(cycle(slate.candidates), size)), np.zeros(size, np.bool_))
+
+
+def _modes(session: Any, modes: dict[str, int | None], requests: Sequence[AnySlate], progress: Progress) -> list[dict[str, Any]]:
     """One row for each mode and state of the prefix. modes: the exit to force, None for the policy."""
     times = np.zeros((len(modes), 2, len(requests), 5))
     for r, request in enumerate(requests):
@@ -153,7 +160,7 @@ def _modes(session: Any, modes: dict[str, int | None], requests: Sequence[Slate]
         for m, force_exit in enumerate(modes.values()):
             session.clear_cache()
             for warm in (0, 1):
-                stats = session.score(request.user, request.items, force_exit=force_exit).stats
+                stats = request.score(session, force_exit=force_exit).stats
                 stages = stats.retrieval_us / 1000, stats.prefix_us / 1000, stats.slate_us / 1000
                 times[m, warm, r] = stats.total_us / 1000, stats.candidate_layers / len(request.items), *stages
     progress("requests", len(requests), len(requests))
@@ -179,7 +186,7 @@ def _modes(session: Any, modes: dict[str, int | None], requests: Sequence[Slate]
 
 
 def _together(
-    session: Any, options: BenchOptions, requests: Sequence[Slate], progress: Progress
+    session: Any, options: BenchOptions, requests: Sequence[AnySlate], progress: Progress
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Throughput for each number of sessions, and latency at each arrival rate."""
     if not options.sessions:
@@ -217,10 +224,10 @@ def _together(
     return throughput, arrivals
 
 
-def _worker(session: Any, requests: Sequence[Slate]) -> load.Worker:
+def _worker(session: Any, requests: Sequence[AnySlate]) -> load.Worker:
     def work(i: int) -> None:
         session.clear_cache()
-        session.score(requests[i].user, requests[i].items)
+        requests[i].score(session)
 
     return work
 

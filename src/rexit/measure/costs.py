@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rexit.measure.scorer import Scorer
 from rexit.progress import Progress, silent
-from rexit.slates import Slate
+from rexit.slates import AnySlate
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def passes(tokens: Sequence[int], max_tokens: int) -> int:
 
 def latencies(
     session: Scorer,
-    slates: Sequence[Slate],
+    slates: Sequence[AnySlate],
     modes: Sequence[int | None],
     repeats: int = 3,
     progress: Progress = silent,
@@ -98,8 +98,8 @@ def latencies(
             for m, force_exit in enumerate(modes):
                 session.clear_cache()
                 if cached:
-                    session.score(slate.user, slate.items, as_of=slate.as_of, force_exit=force_exit)
-                scores = session.score(slate.user, slate.items, as_of=slate.as_of, force_exit=force_exit)
+                    slate.score(session, force_exit=force_exit)
+                scores = slate.score(session, force_exit=force_exit)
                 micros[r, i, m] = scores.stats.total_us
                 if r == 0 and m == 0:
                     exits.append(np.asarray(scores.exit, np.int64))

@@ -17,7 +17,7 @@ from rexit.measure.costs import Costs, passes
 from rexit.measure.machine import Conditions
 from rexit.measure.scorer import Scorer
 from rexit.progress import Progress, silent
-from rexit.slates import Slate
+from rexit.slates import AnySlate
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class CostProfile:
 
 def measure_costs(
     session: Scorer,
-    slates: Sequence[Slate],
+    slates: Sequence[AnySlate],
     exits: int,
     max_tokens: int,
     conditions: Conditions,
@@ -138,7 +138,7 @@ def measure_costs(
             progress("costs", r * len(cases) + i, repeats * len(cases))
             for k in range(exits):
                 session.clear_cache()
-                stats = session.score(slate.user, slate.items[:n], as_of=slate.as_of, force_exit=k).stats
+                stats = slate.first(n).score(session, force_exit=k).stats
                 micros[r, i, k] = stats.retrieval_us, stats.prefix_us, stats.slate_us
                 tokens[i] = stats.prefix_tokens, stats.candidate_tokens
     progress("costs", repeats * len(cases), repeats * len(cases))
@@ -159,17 +159,17 @@ def measure_costs(
     return CostProfile(conditions, base, segments, error)
 
 
-def _passes(session: Scorer, slate: Slate, count: int, max_tokens: int) -> int:
-    _, candidates = session.prompt(slate.user, slate.items[:count], as_of=slate.as_of)
+def _passes(session: Scorer, slate: AnySlate, count: int, max_tokens: int) -> int:
+    _, candidates = slate.first(count).prompt(session)
     return passes(list(map(len, candidates)), max_tokens)
 
 
-def mean_tokens(session: Scorer, slates: Sequence[Slate]) -> tuple[float, float]:
+def mean_tokens(session: Scorer, slates: Sequence[AnySlate]) -> tuple[float, float]:
     """Returns the mean tokens of a slate's prefix, and of a single candidate."""
     prefix = candidates = 0
     for slate in slates:
         session.clear_cache()
-        stats = session.score(slate.user, slate.items, as_of=slate.as_of, force_exit=0).stats
+        stats = slate.score(session, force_exit=0).stats
         prefix += stats.prefix_tokens
         candidates += stats.candidate_tokens
     return prefix / len(slates), candidates / sum(len(slate.items) for slate in slates)

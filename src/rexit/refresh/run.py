@@ -65,6 +65,8 @@ def refresh(bundle: Path, catalog: Path, options: RefreshOptions | None = None, 
     check_is_bundle(bundle)
     with sole_writer(bundle):
         manifest = Manifest.read(bundle)
+        if manifest.tokens is not None:
+            raise InputError(f"{bundle}: has no catalog to refresh: its requests are token ids")
         variants = [Bundle.open(bundle, name) for name in manifest.variants]
         if not variants:
             raise BundleError(f"{bundle}/manifest.json: lists no variants")

@@ -20,7 +20,7 @@ import numpy as np
 
 from rexit.bundle import Bundle, Catalog, Golden, GoldenSlate
 from rexit.bundle.golden import FILE as GOLDEN_FILE
-from rexit.checks.golden import cold_trace, log_odds_distance, prompt_difference, request_of
+from rexit.checks.golden import cold_trace, log_odds_distance, prompt_difference
 from rexit.errors import BundleError, DriftError, InputError
 from rexit.progress import Progress
 from rexit.slates import Slate, cut, draw
@@ -115,7 +115,7 @@ class Trial:
     def _repeat_golden(self, bundle: Bundle, session: Session) -> None:
         tolerance = float(bundle.variant.parity["tolerance"])
         for slate in bundle.golden().slates[:_REPEATED_SLATES]:
-            trace = cold_trace(session, *request_of(self._old, slate), slate.as_of)
+            trace = cold_trace(session, slate.request(self._old))
             if (worst := float(log_odds_distance(trace, slate.log_odds).max())) > tolerance:
                 raise BundleError(
                     f"{bundle.folder}: log-odds are {worst:.2g} from its golden samples before the refresh, expected at most "
@@ -128,11 +128,11 @@ class Trial:
             self._progress(f"{name}: golden", done, len(self._golden))
             assert slate.as_of is not None
             prompt = self._builder.prompt(slate.user, slate.items, slate.as_of)
-            assembled = session.prompt(slate.user, slate.items, as_of=slate.as_of)
+            assembled = slate.prompt(session)
             difference = prompt_difference(slate.items, assembled, (prompt.prefix, prompt.candidates))
             if difference is not None:
                 raise BundleError(f"{self._new.path}: a defect of rexit: user {slate.user!r}: {difference}")
-            log_odds = cold_trace(session, slate.user, slate.items, slate.as_of)
+            log_odds = cold_trace(session, slate)
             if not np.isfinite(log_odds).all():
                 raise BundleError(f"{self._new.path}: {name} gives log-odds that are not finite for user {slate.user!r}")
             user, items = self._new.users.rows([slate.user], "user")[0], self._new.items.rows(slate.items)
@@ -158,7 +158,7 @@ class Trial:
         session.reset_counters()
         for done, slate in enumerate(latest):
             self._progress(f"{name}: policy", done, len(latest))
-            session.score(slate.user, slate.items, as_of=slate.as_of)
+            slate.score(session)
         self._progress(f"{name}: policy", len(latest), len(latest))
         drift = compare(session.counters(), reference.counters)
         if drift.verdict == "drifted":

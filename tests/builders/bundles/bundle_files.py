@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,31 @@ def write_policy(folder: Path, exits: list[dict[str, Any]], patience: int = 1, v
 def refresh(folder: Path, variant: str = "cpu-fp32") -> None:
     """Records sizes and digests anew, from the leaves up."""
     catalog, part = folder / "catalog", folder / "variants" / variant
-    for path, below in ((catalog / "catalog.json", catalog), (part / "variant.json", part)):
+    has_catalog = catalog.is_dir()
+    lists = [(catalog / "catalog.json", catalog)] if has_catalog else []
+    for path, below in (*lists, (part / "variant.json", part)):
         value = json.loads(path.read_text())
         value["files"] = {name: entry(below / name) for name in value["files"]}
-        if path.name == "variant.json":
+        if path.name == "variant.json" and has_catalog:
             value["catalog_sha256"] = entry(catalog / "catalog.json")["sha256"]
         write_json(path, value)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"] = {name: entry(folder / name) for name in manifest["files"]}
     write_json(folder / "manifest.json", manifest)
+
+
+def drop_catalog(folder: Path) -> None:
+    """Makes the bundle one whose requests are token ids."""
+    shutil.rmtree(folder / "catalog")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["requires"], manifest["files"] = (
+        ["tokens"],
+        {n: e for n, e in manifest["files"].items() if n.startswith("variants/")},
+    )
+    manifest["tokens"] = {"labels": {"no": 5, "yes": 9}, "max_prefix_tokens": 20, "max_candidate_tokens": 6}
+    write_json(folder / "manifest.json", manifest)
+    for path in (folder / "variants").glob("*/variant.json"):
+        value = json.loads(path.read_text())
+        del value["catalog_sha256"]
+        write_json(path, value)
+    refresh(folder)

@@ -62,7 +62,10 @@ static void layouts_are_fixed(void) {
   AT(rexit_bundle_info, variant, 72);
   AT(rexit_bundle_info, top_k, 80);
   AT(rexit_bundle_info, ordered, 88);
-  END(rexit_bundle_info, quorum, 96);
+  AT(rexit_bundle_info, quorum, 92);
+  AT(rexit_bundle_info, vocabulary, 96);
+  AT(rexit_bundle_info, has_catalog, 104);
+  END(rexit_bundle_info, reserved_2, 112);
 
   AT(rexit_variant_info, struct_size, 0);
   AT(rexit_variant_info, variant_count, 8);
@@ -120,6 +123,19 @@ static void layouts_are_fixed(void) {
   AT(rexit_request, deadline_us, 104);
   AT(rexit_request, top_k, 112);
   END(rexit_request, top_k, 120);
+
+  AT(rexit_token_request, struct_size, 0);
+  AT(rexit_token_request, score_size, 8);
+  AT(rexit_token_request, prefix, 16);
+  AT(rexit_token_request, prefix_count, 24);
+  AT(rexit_token_request, candidates, 32);
+  AT(rexit_token_request, candidate_counts, 40);
+  AT(rexit_token_request, candidate_count, 48);
+  AT(rexit_token_request, policy, 56);
+  AT(rexit_token_request, has_force_exit, 64);
+  AT(rexit_token_request, force_exit, 68);
+  AT(rexit_token_request, deadline_us, 72);
+  END(rexit_token_request, top_k, 88);
 
   AT(rexit_score, item, 0);
   AT(rexit_score, exit, 4);
@@ -203,6 +219,8 @@ static void null_is_refused(void) {
   EXPECT(rexit_session_score(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_trace(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(rexit_session_prompt(NULL, NULL, NULL, 0, NULL, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_session_score_tokens(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(rexit_session_trace_tokens(NULL, NULL, NULL, NULL) == REXIT_INVALID_ARGUMENT);
 }
 
 static void options_are_checked(const char* path) {

@@ -88,6 +88,48 @@ struct Policy {
   }
 };
 
+// Tokens in memory of exactly the counted size; most are in the vocabulary.
+void call_with_tokens(rexit_session* session, Bytes& bytes) {
+  const auto token = [&bytes] {
+    return bytes.below(64) == 0 ? bytes.number<std::int32_t>() : static_cast<std::int32_t>(bytes.below(40));
+  };
+  std::vector<std::int32_t> prefix, candidates;
+  std::vector<std::size_t> counts;
+  for (std::size_t i = bytes.below(32); i-- > 0;) prefix.push_back(token());
+  for (std::size_t c = bytes.below(8); c-- > 0;) {
+    counts.push_back(bytes.below(8));
+    for (std::size_t i = 0; i < counts.back(); ++i) candidates.push_back(token());
+  }
+  candidates.shrink_to_fit();
+  rexit_token_request request{};
+  request.score_size = bytes.below(16) == 0 ? bytes.below(sizeof(rexit_score)) : sizeof(rexit_score);
+  request.prefix = bytes.below(16) == 0 ? nullptr : prefix.data();
+  request.prefix_count = prefix.size();
+  request.candidates = bytes.below(16) == 0 ? nullptr : candidates.data();
+  request.candidate_counts = counts.data();
+  request.candidate_count = counts.size();
+  // Too long for the model, so that it must be refused before any token is read.
+  if (bytes.below(16) == 0) request.prefix_count = SIZE_MAX - bytes.below(16);
+  if (bytes.below(16) == 0 && !counts.empty()) counts[bytes.below(counts.size())] = SIZE_MAX - bytes.below(16);
+  const Policy policy(bytes);
+  if (bytes.flag()) request.policy = reinterpret_cast<const rexit_policy*>(policy.memory.get());
+  request.has_force_exit = bytes.below(4) == 0;
+  request.force_exit = static_cast<std::uint32_t>(bytes.below(5));
+  if (bytes.below(8) == 0) request.deadline_us = bytes.number<std::int64_t>();
+  request.top_k = bytes.below(4) == 0 ? bytes.number<std::size_t>() : bytes.below(4);
+  const auto memory = sized(request, bytes);
+  const auto* c_request = reinterpret_cast<const rexit_token_request*>(memory.get());
+  if (bytes.flag()) {
+    std::vector<float> traced(counts.size() * 3, -1234.5f);
+    const bool done = ok(rexit_session_trace_tokens(session, c_request, traced.data(), nullptr));
+    for (const float z : traced) REXIT_PROMISE(done ? std::isfinite(z) && z != -1234.5f : z == -1234.5f);
+    return;
+  }
+  std::vector<rexit_score> scores(counts.size());
+  if (ok(rexit_session_score_tokens(session, c_request, scores.data(), nullptr)))
+    for (const rexit_score& score : scores) REXIT_PROMISE(score.item < counts.size());
+}
+
 void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
   std::vector<rexit_id> items, recent;
   for (std::size_t i = bytes.below(12); i-- > 0;) items.push_back(id(bytes, opened.strings, false));
@@ -166,7 +208,7 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const Opened opened[] = {Opened("plain"), Opened("vectors"), Opened("strings"), Opened("policy"), Opened("lists")};
+  static const Opened opened[] = {Opened("plain"), Opened("vectors"), Opened("strings"), Opened("policy"), Opened("lists"), Opened("tokens")};
   static const Folder folder;
   static const std::string saved = folder.path() + "/saved";
   Bytes bytes(data, size);
@@ -211,6 +253,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         ok(rexit_session_get_segment(session, bytes.below(5), reinterpret_cast<rexit_segment_stats*>(out.get())));
         break;
       }
+      case 8:
+      case 9:
+      case 10:
+        call_with_tokens(session, bytes);
+        break;
       default:
         call(session, chosen, bytes);
     }

@@ -1,0 +1,189 @@
+// What rexit.h promises of requests by token ids, on a bundle with a catalog and on one without.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "promises/promises.hpp"
+#include "rexit/rexit.hpp"
+
+namespace {
+
+// The tokens of the request of `Promises`.
+class TokenPromises : public Promises {
+ protected:
+  TokenPromises() {
+    std::size_t count = 0, offsets[5];
+    EXPECT_EQ(rexit_session_prompt(session, &request, nullptr, 0, nullptr, &count), REXIT_OK);
+    tokens.resize(count);
+    EXPECT_EQ(rexit_session_prompt(session, &request, tokens.data(), count, offsets, &count), REXIT_OK);
+    prefix_count = offsets[1];
+    for (std::size_t i = 0; i < 3; ++i) counts.push_back(offsets[2 + i] - offsets[1 + i]);
+    own.score_size = sizeof(rexit_score);
+    own.prefix = tokens.data();
+    own.prefix_count = prefix_count;
+    own.candidates = tokens.data() + prefix_count;
+    own.candidate_counts = counts.data();
+    own.candidate_count = counts.size();
+  }
+
+  rexit_status refused(const char* expected) {
+    rexit_score scores[3];
+    float log_odds[9];
+    std::memset(scores, 0x5a, sizeof scores);
+    const rexit_status status = rexit_session_score_tokens(session, &own, scores, nullptr);
+    EXPECT_NE(std::string(rexit_last_error()).find(expected), std::string::npos) << rexit_last_error();
+    EXPECT_EQ(scores[0].item, 0x5a5a5a5au);
+    EXPECT_EQ(rexit_session_trace_tokens(session, &own, log_odds, nullptr), status);
+    return status;
+  }
+
+  std::vector<std::int32_t> tokens;
+  std::size_t prefix_count = 0;
+  std::vector<std::size_t> counts;
+  rexit_token_request own = sized<rexit_token_request>();
+};
+
+TEST_F(TokenPromises, ScoresAreThoseOfTheSameTokensByIds) {
+  std::vector<float> expected, log_odds(9);
+  rexit_stats stats = sized<rexit_stats>();
+  EXPECT_EQ(rexit_session_clear_cache(session), REXIT_OK);
+  expected = trace(request);
+  EXPECT_EQ(rexit_session_clear_cache(session), REXIT_OK);
+  ASSERT_EQ(rexit_session_trace_tokens(session, &own, log_odds.data(), &stats), REXIT_OK) << rexit_last_error();
+  EXPECT_EQ(log_odds, expected);
+  EXPECT_EQ(stats.known_user, 0);
+  EXPECT_EQ(stats.prefix_tokens, prefix_count);
+
+  const std::vector<rexit_score> by_ids = score(request);
+  rexit_score scores[3];
+  ASSERT_EQ(rexit_session_score_tokens(session, &own, scores, &stats), REXIT_OK) << rexit_last_error();
+  EXPECT_EQ(stats.prefix_tokens_reused, prefix_count);
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(scores[i].item, i);
+    EXPECT_EQ(scores[i].log_odds, by_ids[i].log_odds);
+    EXPECT_EQ(scores[i].exit, by_ids[i].exit);
+  }
+}
+
+TEST_F(TokenPromises, RulesAreThoseOfARequest) {
+  rexit_score scores[3];
+  own.has_force_exit = 1;
+  own.force_exit = 1;
+  own.top_k = 2;
+  std::memset(scores, 0x5a, sizeof scores);
+  ASSERT_EQ(rexit_session_score_tokens(session, &own, scores, nullptr), REXIT_OK);
+  EXPECT_EQ(scores[0].exit, 1u);
+  EXPECT_GE(scores[0].log_odds, scores[1].log_odds);
+  EXPECT_EQ(scores[2].item, 0x5a5a5a5au);
+  own.force_exit = 3;
+  EXPECT_EQ(refused("force_exit is 3"), REXIT_INVALID_ARGUMENT);
+  own.force_exit = 1;
+  own.deadline_us = -1;
+  EXPECT_EQ(refused("deadline_us is -1"), REXIT_INVALID_ARGUMENT);
+}
+
+// Fields beyond the size passed take their defaults.
+TEST_F(TokenPromises, AShortStructEndsWhereItSays) {
+  rexit_score scores[3];
+  own.struct_size = offsetof(rexit_token_request, policy);
+  own.has_force_exit = 1;
+  own.force_exit = 99;
+  EXPECT_EQ(rexit_session_score_tokens(session, &own, scores, nullptr), REXIT_OK) << rexit_last_error();
+}
+
+TEST_F(TokenPromises, WhatIsNoTokenIsRefused) {
+  const rexit_bundle_info info = rexit::Bundle(sound_bundle()).info();
+  for (const std::int32_t token : {-1, static_cast<std::int32_t>(info.vocabulary), INT32_MAX}) {
+    std::vector<std::int32_t> edited = tokens;
+    own.prefix = edited.data();
+    own.candidates = edited.data() + prefix_count;
+    edited[1] = token;
+    EXPECT_EQ(refused(("prefix[1] is " + std::to_string(token)).c_str()), REXIT_INVALID_ARGUMENT);
+    edited[1] = tokens[1];
+    edited[prefix_count + counts[0]] = token;
+    EXPECT_EQ(refused(("candidate 1[0] is " + std::to_string(token)).c_str()), REXIT_INVALID_ARGUMENT);
+  }
+}
+
+TEST_F(TokenPromises, PartsWithoutTokensAndNullPointersAreRefused) {
+  counts[1] = 0;
+  EXPECT_EQ(refused("candidate 1 has no tokens"), REXIT_INVALID_ARGUMENT);
+  counts[1] = 1;
+  own.candidate_count = 0;
+  EXPECT_EQ(refused("candidate_count is 0"), REXIT_INVALID_ARGUMENT);
+  own.candidate_count = SIZE_MAX;
+  EXPECT_EQ(refused("candidate_count is"), REXIT_INVALID_ARGUMENT);
+  own.candidate_count = 1;
+  own.prefix = nullptr;
+  EXPECT_EQ(refused("prefix is NULL"), REXIT_INVALID_ARGUMENT);
+  own.prefix = tokens.data();
+  own.candidates = nullptr;
+  EXPECT_EQ(refused("candidates is NULL"), REXIT_INVALID_ARGUMENT);
+  own.candidates = tokens.data();
+  own.candidate_counts = nullptr;
+  EXPECT_EQ(refused("candidate_counts is NULL"), REXIT_INVALID_ARGUMENT);
+}
+
+// Lengths are checked before a token is read.
+TEST_F(TokenPromises, LengthsBeyondTheModelAreRefused) {
+  own.prefix_count = SIZE_MAX;
+  EXPECT_EQ(refused("no room for a candidate"), REXIT_TOO_LONG);
+  own.prefix_count = prefix_count;
+  counts[0] = SIZE_MAX;
+  EXPECT_EQ(refused("candidate 0 has"), REXIT_TOO_LONG);
+}
+
+TEST_F(TokenPromises, APrefixMayBeEmpty) {
+  const std::int32_t whole[] = {3, 4, 5, 6};
+  const std::size_t four = 4, one = 1;
+  float alone[3], behind[3];
+  own.prefix = nullptr;
+  own.prefix_count = 0;
+  own.candidates = whole;
+  own.candidate_counts = &four;
+  own.candidate_count = 1;
+  ASSERT_EQ(rexit_session_trace_tokens(session, &own, alone, nullptr), REXIT_OK) << rexit_last_error();
+  own.prefix = whole;
+  own.prefix_count = 3;
+  own.candidates = whole + 3;
+  own.candidate_counts = &one;
+  ASSERT_EQ(rexit_session_trace_tokens(session, &own, behind, nullptr), REXIT_OK) << rexit_last_error();
+  for (std::size_t k = 0; k < 3; ++k) EXPECT_NEAR(alone[k], behind[k], 1e-4);
+}
+
+TEST(TokenBundle, HasNoIdsAndScoresTokens) {
+  const rexit::Bundle bundle(bundles() + "/no_catalog/bundle"), sound(sound_bundle());
+  const rexit_bundle_info info = bundle.info();
+  EXPECT_EQ(info.has_catalog, 0);
+  EXPECT_EQ(info.users + info.items, 0u);
+  EXPECT_EQ(info.vocabulary, sound.info().vocabulary);
+  EXPECT_EQ(sound.info().has_catalog, 1);
+  try {
+    bundle.id(REXIT_USERS, 0);
+    ADD_FAILURE() << "an id";
+  } catch (const rexit::Error& error) {
+    EXPECT_EQ(error.status(), REXIT_INVALID_ARGUMENT);
+  }
+  rexit::Session session(bundle), other(sound);
+  const auto request = rexit::TokenRequest({1, 2, 3}).candidate({4}).candidate({5, 6});
+  EXPECT_EQ(session.trace(request).log_odds, other.trace(request).log_odds);
+  EXPECT_EQ(session.score(request).scores.size(), 2u);
+  session.warm_up();
+  session.trim();
+  EXPECT_EQ(session.score(request).scores.size(), 2u);
+  EXPECT_EQ(bundle.reloaded().has_value(), false);
+  rexit::verify(bundles() + "/no_catalog/bundle");
+  const std::vector<rexit_variant_info> variants = rexit::variants(bundles() + "/no_catalog/bundle");
+  EXPECT_EQ(variants.front().catalog_bytes, 0u);
+  EXPECT_GT(variants.front().session_bytes, 0u);
+}
+
+TEST(TokenRequest, CountsAddUpToTheTokens) {
+  EXPECT_THROW(rexit::TokenRequest({1}).candidates({1, 2, 3}, {1, 1}), std::invalid_argument);
+  EXPECT_THROW(rexit::TokenRequest({1}).candidates({1, 2, 3}, {1, SIZE_MAX}), std::invalid_argument);
+  EXPECT_EQ(rexit::TokenRequest({1}).candidates({1, 2, 3}, {1, 2}).item_count(), 2u);
+}
+
+}  // namespace

@@ -1,0 +1,190 @@
+"""A bundle without a catalog: exported from a file of slates, it scores the same tokens as the catalog's bundle, to the bit."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders.data.token_slates import slates_of, write_slates
+from builders.models.checkpoints import VOCAB, tiny_checkpoint
+from rexit import runtime
+from rexit.bundle import Bundle, Catalog
+from rexit.checks import check_bundle
+from rexit.errors import BundleError, CheckpointError, InputError
+from rexit.exporter.export import export_bundle
+from rexit.exporter.options import ExportOptions
+from rexit.slates import cut
+
+
+@pytest.fixture(scope="module")
+def slates(catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_slates(tmp_path_factory.mktemp("slates") / "slates.jsonl", slates_of(Catalog.open(catalog_folder)))
+
+
+@pytest.fixture(scope="module")
+def by_tokens(checkpoint_folder: Path, slates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bundles") / "bundle"
+    export_bundle(checkpoint_folder, None, out, ExportOptions(golden_slates=6), slates=slates)
+    return out
+
+
+def test_the_same_tokens_have_the_same_scores(exported: Path, by_tokens: Path, catalog_folder: Path) -> None:
+    catalog = Catalog.open(catalog_folder)
+    count = 0
+    with runtime.open(exported) as by_ids, runtime.open(by_tokens) as session:
+        for slate in cut(catalog, "test"):
+            prefix, candidates = slate.prompt(by_ids)
+            for each in (by_ids, session):
+                each.clear_cache()
+            expected = slate.trace(by_ids)
+            np.testing.assert_array_equal(session.trace_tokens(prefix, candidates), expected)
+            by_ids.clear_cache()
+            np.testing.assert_array_equal(by_ids.trace_tokens(prefix, candidates), expected)
+            for options in ({}, {"force_exit": 1}, {"top_k": 2}):
+                for each in (by_ids, session):
+                    each.clear_cache()
+                ids, tokens = slate.score(by_ids, **options), session.score_tokens(prefix, candidates, **options)
+                np.testing.assert_array_equal(tokens.log_odds, ids.log_odds)
+                np.testing.assert_array_equal(tokens.exit, ids.exit)
+                assert [slate.items[n] for n in tokens.items] == list(ids.items)
+            count += len(slate.items)
+    assert count > 20
+
+
+def test_what_a_bundle_without_a_catalog_holds(by_tokens: Path, exported: Path) -> None:
+    bundle, manifest = Bundle.open(by_tokens), json.loads((by_tokens / "manifest.json").read_text())
+    assert not bundle.has_catalog and bundle.variant.catalog_sha256 is None and manifest["requires"] == ["tokens"]
+    assert not (by_tokens / "catalog").exists()
+    tokens = bundle.manifest.tokens
+    assert tokens is not None and tokens.labels == Bundle.open(exported).catalog.info["labels"]
+    assert tokens.max_prefix_tokens >= max(len(slate.prefix) for slate in Bundle.open(exported).golden().slates)
+    with runtime.open(by_tokens) as session:
+        assert not session.info.has_catalog and session.info.vocabulary == bundle.manifest.model.vocab_size
+        assert (session.info.users, session.info.items) == (0, 0)
+
+
+def test_it_is_verified(by_tokens: Path, tmp_path: Path) -> None:
+    checks = check_bundle(by_tokens)
+    assert [check.name for check in checks if check.outcome != "ok"] == []
+    assert {"log-odds", "exit decisions"} <= {check.name for check in checks}
+    broken = shutil.copytree(by_tokens, tmp_path / "broken")
+    golden = broken / "variants" / "cpu-fp32" / "golden.safetensors"
+    content = bytearray(golden.read_bytes())
+    content[-1] ^= 0x40
+    golden.write_bytes(content)
+    assert any("golden.safetensors" in line for check in check_bundle(broken) for line in check.failures)
+
+
+def test_ids_are_refused_by_name(by_tokens: Path) -> None:
+    with runtime.open(by_tokens) as session:
+        for call in (session.score, session.trace, session.prompt):
+            with pytest.raises(InputError, match="the bundle has no catalog: it takes token ids, not ids of users and items"):
+                call(1, [2, 3])
+    with pytest.raises(InputError, match="has no catalog: its requests are token ids"):
+        Bundle.open(by_tokens).catalog  # noqa: B018
+
+
+def test_prefixes_are_reused(by_tokens: Path) -> None:
+    with runtime.open(by_tokens) as session:
+        prefix = list(range(20, 60))
+        first = session.score_tokens(prefix, [[3, 4], [5]]).stats
+        again = session.score_tokens(prefix, [[6]]).stats
+        longer = session.score_tokens([*prefix, 61], [[6]]).stats
+    assert first.prefix_tokens_reused == 0 and again.prefix_tokens_reused == 40 and longer.prefix_tokens_reused == 40
+    assert not first.known_user
+
+
+def test_without_a_prefix_a_candidate_is_the_whole_prompt(by_tokens: Path) -> None:
+    with runtime.open(by_tokens) as session:
+        whole = session.trace_tokens([], [[20, 21, 22, 7], [20, 21, 22, 8, 9]])
+        behind = session.trace_tokens([20, 21, 22], [[7], [8, 9]])
+    np.testing.assert_allclose(whole, behind, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "candidates", "problem"),
+    [
+        ([1, VOCAB], [[1]], rf"prefix\[1\] is {VOCAB}, expected a token id from 0 to {VOCAB - 1}"),
+        ([1], [[2], [3, -1]], r"candidates\[1\]\[1\] is -1, expected a token id"),
+        ([1], [[2], [3, VOCAB]], rf"candidate 1\[1\] is {VOCAB}, expected a token id from 0"),
+        ([1], [[2], []], "candidate 1 has no tokens, expected at least one"),
+        ([1], [], "candidate_count is 0, expected at least 1"),
+        ([1] * 256, [[1]], "the prefix has 256 tokens, which leaves no room for a candidate in 256"),
+        ([1] * 200, [[2], [1] * 57], "candidate 1 has 57 tokens behind a prefix of 200, the variant takes at most 256"),
+        ([1], [2], r"candidates\[0\] is 2, expected a sequence of token ids"),
+        ("text", [[2]], "prefix is a string, expected a sequence of token ids"),
+        ([1.5], [[2]], r"prefix\[0\] is 1.5, expected an integer"),
+    ],
+)
+def test_bad_requests(by_tokens: Path, prefix: object, candidates: object, problem: str) -> None:
+    with runtime.open(by_tokens) as session:
+        before = session.trace_tokens([1, 2], [[3]])
+        for call in (session.score_tokens, session.trace_tokens):
+            with pytest.raises(InputError, match=problem):
+                call(prefix, candidates)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(session.trace_tokens([1, 2], [[3]]), before)
+
+
+def test_a_second_variant_joins_if_nothing_else_differs(
+    by_tokens: Path, checkpoint_folder: Path, catalog_folder: Path, slates: Path, tmp_path: Path
+) -> None:
+    bundle = shutil.copytree(by_tokens, tmp_path / "bundle")
+    options = ExportOptions(precisions=["int8"], golden_slates=4, accept_loss=True)
+    report = export_bundle(checkpoint_folder, None, bundle, options, slates=slates)
+    assert [variant.name for variant in report.variants] == ["cpu-int8"]
+    assert Bundle.open(bundle).manifest.variants == ("cpu-fp32", "cpu-int8")
+    with pytest.raises(InputError, match="holds a bundle made from another catalog"):
+        export_bundle(checkpoint_folder, catalog_folder, bundle, options)
+
+
+def test_labels_that_the_checkpoint_does_not_name(slates: Path, tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint")
+    for name in ("exits.json", "exit_heads.safetensors"):
+        (checkpoint / name).unlink()
+    options = ExportOptions(exits=[2, 4], head="shared", golden_slates=2)
+    with pytest.raises(InputError, match="head 'shared' needs the token ids"):
+        export_bundle(checkpoint, None, tmp_path / "out", options, slates=slates)
+    with pytest.raises(InputError, match=f"label 'yes' is token {VOCAB}, the model has 0 to {VOCAB - 1}"):
+        export_bundle(checkpoint, None, tmp_path / "out", ExportOptions([2, 4], "shared", label_ids=(3, VOCAB)), slates=slates)
+    options = ExportOptions([2, 4], "shared", golden_slates=2, label_ids=(3, 4))
+    export_bundle(checkpoint, None, tmp_path / "out", options, slates=slates)
+    assert Bundle.open(tmp_path / "out").manifest.tokens.labels == {"no": 3, "yes": 4}  # type: ignore[union-attr]
+
+
+def test_what_does_not_fit(checkpoint_folder: Path, slates: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in slates.read_text().splitlines()]
+    rows[3]["candidates"][0] = [VOCAB + 7]
+    edited = write_slates(tmp_path / "edited.jsonl", rows)
+    with pytest.raises(InputError, match=rf"candidates\[0\]\[0\] is {VOCAB + 7}, expected a token id from 0 to {VOCAB - 1}"):
+        export_bundle(checkpoint_folder, None, tmp_path / "out", slates=edited)
+    text = write_slates(tmp_path / "text.jsonl", [{**row, "prefix": "words"} for row in rows])
+    with pytest.raises(InputError, match=r"tokenizer.json: no such file"):
+        export_bundle(checkpoint_folder, None, tmp_path / "out", slates=text)
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: cannot be copied into the bundle"):
+        export_bundle(
+            checkpoint_folder, None, tmp_path / "out", ExportOptions(golden_slates=2, with_tokenizer=True), slates=slates
+        )
+    for catalog, other, problem in ((None, None, "neither"), (tmp_path, slates, "both")):
+        with pytest.raises(InputError, match=f"{problem} a catalog"):
+            export_bundle(checkpoint_folder, catalog, tmp_path / "out", slates=other)
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_manifests(by_tokens: Path, exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(by_tokens, tmp_path / "bundle")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for change, problem in (
+        ({"tokens": {"labels": {}, "max_prefix_tokens": 3}}, "max_candidate_tokens"),
+        ({"tokens": 3}, "manifest.json"),
+        ({"catalog": {"folder": "catalog", "exported_sha256": "0"}}, "`tokens`, for a bundle without a catalog"),
+    ):
+        (folder / "manifest.json").write_text(json.dumps({**manifest, **change}))
+        for opening in (Bundle.open, runtime.open):
+            with pytest.raises(BundleError, match=problem):
+                opening(folder)  # type: ignore[operator]
+    (folder / "manifest.json").write_text(json.dumps({key: value for key, value in manifest.items() if key != "tokens"}))
+    for opening in (Bundle.open, runtime.open):
+        with pytest.raises(BundleError, match=r"does not list .?catalog/catalog.json"):
+            opening(folder)  # type: ignore[operator]
