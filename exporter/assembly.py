@@ -8,11 +8,12 @@ from pathlib import Path
 
 from rexit.bundle import Catalog, FileEntry, Manifest, Model, RerankerPrompt, TokenRequests
 from rexit.bundle.catalog import CATALOG_FILES
+from rexit.bundle.manifest import TOKENIZER
 from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.bundle.writer import link_or_copy
 from rexit.errors import CheckpointError
 from rexit.exporter.model.checkpoint import Checkpoint
-from rexit.texts import TOKENIZER, TextEncoder, read_tokenizer
+from rexit.texts import TextEncoder, read_tokenizer
 
 
 def model_of(checkpoint: Checkpoint) -> Model:

@@ -47,8 +47,8 @@ class Info:
     top_k: int
     ordered: bool
     quorum: float
-    vocabulary: int = 0
-    has_catalog: bool = True
+    vocabulary: int
+    has_catalog: bool
 
 
 @dataclass(frozen=True)

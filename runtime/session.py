@@ -178,15 +178,13 @@ class Session:
             BackendError: The backend failed.
         """
         ids, plain = to_plain_ids("items", items)
-        if deadline_ms is not None:
-            check_deadline(deadline_ms)
         answer = self._open.score(
             to_plain_id("user", user),
             plain,
             *to_recent(recent),
             None if as_of is None else to_integer("as_of", as_of),
             to_integer("top_k", top_k, 31),
-            0 if deadline_ms is None else max(1, round(deadline_ms * 1000)),
+            _deadline_us(deadline_ms),
             None if force_exit is None else to_integer("force_exit", force_exit, 31),
             None if policy is None else to_rules(policy, self.info.exits),
         )
@@ -224,13 +222,11 @@ class Session:
             CancelledError: `cancel` was called meanwhile.
             BackendError: The backend failed.
         """
-        if deadline_ms is not None:
-            check_deadline(deadline_ms)
         answer = self._open.score_tokens(
             to_tokens("prefix", prefix),
             *to_token_lists("candidates", candidates),
             to_integer("top_k", top_k, 31),
-            0 if deadline_ms is None else max(1, round(deadline_ms * 1000)),
+            _deadline_us(deadline_ms),
             None if force_exit is None else to_integer("force_exit", force_exit, 31),
             None if policy is None else to_rules(policy, self.info.exits),
         )
@@ -343,6 +339,14 @@ class Session:
         if self._native is None:
             raise InputError("the session is closed")
         return self._native
+
+
+def _deadline_us(deadline_ms: float | None) -> int:
+    """As the compiled module takes it; 0: none. Raises InputError."""
+    if deadline_ms is None:
+        return 0
+    check_deadline(deadline_ms)
+    return max(1, round(deadline_ms * 1000))
 
 
 def _stats(row: _native._Stats) -> Stats:

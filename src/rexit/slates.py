@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload, runtime_checkable
 
 from rexit.errors import InputError
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from rexit.bundle.catalog import Catalog, Id
     from rexit.measure.scorer import Scorer
-    from rexit.slates_file import SlatesFile
 
 # NumPy is imported where it is used: the command line reads SIZE for its help and must load nothing heavy.
 
@@ -105,6 +104,14 @@ class TokenSlate:
             yield f"candidates[{n}]", tokens
 
 
+@runtime_checkable
+class OwnSlates(Protocol):
+    """Slates that are not a catalog's: `rexit.slates_file.SlatesFile`."""
+
+    def cut(self, split: str, size: int | None = None) -> Sequence[TokenSlate]:
+        """Returns a split's slates of at most `size` candidates; None: as they stand."""
+
+
 AnySlate = Slate | TokenSlate
 SlateT = TypeVar("SlateT", bound=AnySlate)
 
@@ -112,8 +119,8 @@ SlateT = TypeVar("SlateT", bound=AnySlate)
 @overload
 def cut(source: Catalog, split: str, size: int | None = None) -> list[Slate]: ...
 @overload
-def cut(source: Catalog | SlatesFile, split: str, size: int | None = None) -> Sequence[AnySlate]: ...
-def cut(source: Catalog | SlatesFile, split: str, size: int | None = None) -> Sequence[AnySlate]:
+def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Sequence[AnySlate]: ...
+def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Sequence[AnySlate]:
     """Returns a split's slates: those of a file, or a catalog's interactions, cut into slates.
 
     Of a catalog:
@@ -131,9 +138,7 @@ def cut(source: Catalog | SlatesFile, split: str, size: int | None = None) -> Se
         InputError: The size is below 1, or the split is empty.
         BundleError: The catalog has no splits, or they are damaged.
     """
-    from rexit.slates_file import SlatesFile
-
-    if isinstance(source, SlatesFile):
+    if isinstance(source, OwnSlates):
         return source.cut(split, size)
     catalog, size = source, SIZE if size is None else size
     if size < 1:
@@ -154,14 +159,13 @@ def cut(source: Catalog | SlatesFile, split: str, size: int | None = None) -> Se
     return slates
 
 
-def biases(source: Catalog | SlatesFile, slates: Sequence[AnySlate]) -> NDArray[np.float64]:
+def biases(source: Catalog | OwnSlates, slates: Sequence[AnySlate]) -> NDArray[np.float64]:
     """Returns the items' biases, see `rexit.ranking.item_biases`: float64 [pairs]. Candidates of a file have no past: 0."""
     import numpy as np
 
     from rexit import ranking
-    from rexit.slates_file import SlatesFile
 
-    if isinstance(source, SlatesFile):
+    if isinstance(source, OwnSlates):
         return np.zeros(sum(len(slate.items) for slate in slates))
     items, train = np.concatenate([source.items.rows(slate.items) for slate in slates]), source.split("train")
     return ranking.item_biases(items.astype(np.int64), train.items, train.liked)

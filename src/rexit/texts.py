@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rexit.bundle.manifest import TOKENIZER
 from rexit.bundle.reranker import PLACEHOLDER, RerankerPrompt
 from rexit.errors import InputError
 
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from rexit.bundle import Bundle
-
-TOKENIZER = "tokenizer.json"
-"""Name of the file in checkpoints and bundles."""
 
 
 class TextEncoder:

@@ -21,7 +21,7 @@ import rexit
 from builders.bundles.bundle import BundleOptions, write_bundle
 from builders.bundles.bundle_files import write_policy
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, item_ids, make_catalog, user_ids
-from builders.bundles.model import HEAD_DIM, HEADS, LAYERS
+from builders.bundles.model import HEAD_DIM, HEADS, LAYERS, VOCABULARY
 from rexit import runtime
 from rexit.bundle import Bundle, Policy, TopK
 from rexit.errors import BundleError, CancelledError, InputError
@@ -59,7 +59,7 @@ def test_an_answer_says_whether_the_user_is_known(session: runtime.Session) -> N
 
 
 def test_info(session: runtime.Session) -> None:
-    assert session.info == runtime.Info(12, 20, 3, 4, 24, 96, False, False, False, "cpu-fp32", 0, False, 0.0)
+    assert session.info == runtime.Info(12, 20, 3, 4, 24, 96, False, False, False, "cpu-fp32", 0, False, 0.0, VOCABULARY, True)
     assert [exit.layers for exit in session.exits] == [1, 2, 4]
 
 

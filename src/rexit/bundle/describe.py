@@ -10,10 +10,9 @@ from typing import Any
 from rexit.bundle.catalog import Catalog
 from rexit.bundle.engine import Engine, engine_folders
 from rexit.bundle.files import read_json
-from rexit.bundle.manifest import Bundle, Variant
+from rexit.bundle.manifest import TOKENIZER, Bundle, Variant
 from rexit.bundle.policy import SLATE_RULES, Policy
 from rexit.errors import BundleError
-from rexit.texts import TOKENIZER
 
 ORIGIN = ("ids", "columns", "label", "order", "split", "labels", "embedding", "lightgcn", "retrieval")
 """Keys of catalog.json that say how `rexit index` made it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,6 @@ from safetensors.numpy import save
 
 from rexit.bundle.files import write_file
 from rexit.errors import BundleError
-from rexit.slates import Slate, TokenSlate
-
-if TYPE_CHECKING:
-    from rexit.bundle.catalog import Catalog
 
 FILE = "golden.safetensors"
 
@@ -44,14 +40,6 @@ class GoldenSlate:
     candidates: list[NDArray[np.int32]]
     log_odds: NDArray[np.float32]
     liked: NDArray[np.int64] | None = None
-
-    def request(self, catalog: Catalog | None) -> Slate | TokenSlate:
-        """Returns what a session is asked to score it. Its `liked` is False throughout. catalog: None if there is none."""
-        liked = np.zeros(len(self.items), np.bool_)
-        if catalog is None:
-            return TokenSlate("", self.prefix, tuple(self.candidates), liked)
-        assert self.user is not None
-        return Slate(catalog.users.id(self.user), tuple(catalog.items.take(self.items.astype(np.int64))), self.as_of, liked)
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,8 @@ class Variant:
 
 TOKENS = "tokens"
 """In `requires` if the bundle has no catalog: its requests are token ids."""
+TOKENIZER = "tokenizer.json"
+"""The tokenizer's file in checkpoints and bundles."""
 REFRESHED = "refreshed"
 """In `requires` if the active catalog is not the exported one."""
 
@@ -262,7 +264,6 @@ class Manifest:
         value = read_json(path, {VECTORS, REFRESHED, TOKENS})
         try:
             catalog = value.get("catalog")
-            active = ("catalog", None) if catalog is None else (_plain_name(catalog["folder"]), str(catalog["exported_sha256"]))
             reranker, tokens = value.get("reranker"), value.get("tokens")
             if tokens is not None and catalog is not None:
                 raise ValueError("has `tokens`, for a bundle without a catalog, and `catalog`")
@@ -271,7 +272,8 @@ class Manifest:
                 tuple(int(e) for e in value["exits"]),
                 tuple(str(v) for v in value["variants"]),
                 read_entries(value["files"], path),
-                *active,
+                "catalog" if catalog is None else _plain_name(catalog["folder"]),
+                None if catalog is None else str(catalog["exported_sha256"]),
                 reranker=None if reranker is None else RerankerPrompt.parse(reranker, "reranker"),
                 tokens=None if tokens is None else TokenRequests.of_json(tokens),
             )

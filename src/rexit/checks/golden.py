@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rexit.bundle import Bundle, Id, Policy
+from rexit.bundle import Bundle, Catalog, GoldenSlate, Id, Policy
 from rexit.checks.check import Check, checked
 from rexit.progress import Progress
-from rexit.slates import AnySlate
+from rexit.slates import AnySlate, Slate, TokenSlate
 
 if TYPE_CHECKING:
     from rexit.runtime import Scores, Session
@@ -31,7 +31,7 @@ def check_golden(bundle: Bundle, session: Session, progress: Progress) -> list[C
     worst = 0.0
     for g, slate in enumerate(slates):
         progress(name, g, len(slates))
-        request = slate.request(bundle.catalog if bundle.has_catalog else None)
+        request = request_of(bundle.catalog if bundle.has_catalog else None, slate)
         items = request.items
         where = f"{name}: golden slate {g}" + (f", user {request.user!r}" if bundle.has_catalog else "")
         if (difference := prompt_difference(items, request.prompt(session), (slate.prefix, slate.candidates))) is not None:
@@ -54,6 +54,15 @@ def check_golden(bundle: Bundle, session: Session, progress: Progress) -> list[C
         checked(name, "log-odds", f"worst {worst:.2g}, allowed {tolerance:.2g}", log_odds),
         checked(name, "exit decisions", "cold and warm prefix", decisions),
     ]
+
+
+def request_of(catalog: Catalog | None, slate: GoldenSlate) -> Slate | TokenSlate:
+    """What a session is asked to score a golden slate. Its `liked` is False throughout. catalog: None if there is none."""
+    liked = np.zeros(len(slate.items), np.bool_)
+    if catalog is None:
+        return TokenSlate("", slate.prefix, tuple(slate.candidates), liked)
+    assert slate.user is not None
+    return Slate(catalog.users.id(slate.user), tuple(catalog.items.take(slate.items.astype(np.int64))), slate.as_of, liked)
 
 
 def cold_trace(session: Session, slate: AnySlate) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from rexit.bundle import Bundle, Catalog, Golden, GoldenSlate
 from rexit.bundle.golden import FILE as GOLDEN_FILE
-from rexit.checks.golden import cold_trace, log_odds_distance, prompt_difference
+from rexit.checks.golden import cold_trace, log_odds_distance, prompt_difference, request_of
 from rexit.errors import BundleError, DriftError, InputError
 from rexit.progress import Progress
 from rexit.slates import Slate, cut, draw
@@ -115,7 +115,7 @@ class Trial:
     def _repeat_golden(self, bundle: Bundle, session: Session) -> None:
         tolerance = float(bundle.variant.parity["tolerance"])
         for slate in bundle.golden().slates[:_REPEATED_SLATES]:
-            trace = cold_trace(session, slate.request(self._old))
+            trace = cold_trace(session, request_of(self._old, slate))
             if (worst := float(log_odds_distance(trace, slate.log_odds).max())) > tolerance:
                 raise BundleError(
                     f"{bundle.folder}: log-odds are {worst:.2g} from its golden samples before the refresh, expected at most "
