@@ -8,34 +8,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
 
+from builders.bundles.reranker import PROMPT, ids, words_tokenizer
 from rexit.bundle import RerankerPrompt
 from rexit.errors import InputError
 from rexit.slates_file import SlatesFile
 from rexit.texts import TextEncoder
 
-WORDS = ["<unk>", "A", "B", ":", "wing", "drag", "layer", "heat", "flow", "?", "<s>", "</s>"]
-TEMPLATE = RerankerPrompt(("<s>", "A : {query}"), ("B : {document}", "? </s>"))
-
 Row = dict[str, Any]
 Write = Callable[[Sequence[Row]], Path]
 
 
-def words_tokenizer() -> Tokenizer:
-    """A token for each of WORDS; unknown words are `<unk>`."""
-    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS[:-2])}, "<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens(["<s>", "</s>"])
-    return tokenizer
-
-
 def encoder(max_positions: int = 64, max_tokens: int = 32) -> TextEncoder:
-    return TextEncoder(words_tokenizer(), TEMPLATE, max_positions, max_tokens)
-
-
-def ids(text: str) -> list[int]:
-    return [WORDS.index(word) for word in text.split()]
+    return TextEncoder(words_tokenizer(), PROMPT, max_positions, max_tokens)
 
 
 @pytest.fixture

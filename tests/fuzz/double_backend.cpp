@@ -17,7 +17,7 @@ class Double final : public Backend {
       : model_(bundle.model()),
         segments_(bundle.variant().segments),
         max_positions_(bundle.variant().max_positions),
-        first_vector_(bundle.catalog().program.first_vector) {}
+        first_vector_(bundle.program().first_vector) {}
 
   void run(std::size_t index, const Pass& pass) const override {
     const Segment& segment = segments_.at(index);

@@ -377,6 +377,12 @@ class Bundle:
             raise InputError(f"{self.path}: has no catalog: its requests are token ids, not ids of users and items")
         return Catalog.open(self.path / self.manifest.catalog)
 
+    @property
+    def labels(self) -> Mapping[str, int]:
+        """Token ids of the labels `no` and `yes`; a reranker that answers by one row may lack them. Raises BundleError."""
+        tokens = self.manifest.tokens
+        return self.catalog.info["labels"] if tokens is None else tokens.labels
+
     def vectors(self) -> Vectors | None:
         """Returns the vectors of prompts; None if prompts are text only. Raises BundleError."""
         if not self.has_catalog or (ids := self.catalog.vector_ids) is None:

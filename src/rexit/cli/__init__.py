@@ -21,6 +21,7 @@ from rexit.cli import (
     index,
     inspect,
     refresh,
+    rerank,
     score,
     serve,
     tokenizer,
@@ -46,7 +47,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "calibrate": calibrate.calibrate,
         "refresh": refresh.refresh,
     },
-    "Use it": {"score": score.score, "serve": serve.serve},
+    "Use it": {"score": score.score, "rerank": rerank.rerank, "serve": serve.serve},
     "Check it": {"verify": verify.verify, "inspect": inspect.inspect, "bench": bench.bench, "drift": drift.drift},
 }
 

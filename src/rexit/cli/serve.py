@@ -37,11 +37,13 @@ def serve(
     max_body_kib: Annotated[int, typer.Option(min=1, help="Most KiB of a request.")] = 1024,
     grace_s: Annotated[int, typer.Option(min=1, help="Seconds that accepted requests may take after SIGTERM.")] = 30,
 ) -> None:
-    """Score over HTTP: POST /v1/score, with GET /healthz, /readyz, /metrics and, for the fields, /docs.
+    """Score over HTTP: POST /v1/score and /v1/rerank, with GET /healthz, /readyz, /metrics and, for the fields, /docs.
 
     ```
     rexit serve bundle --port 8000 --sessions 2
     curl localhost:8000/v1/score --json '{"user": 196, "items": [242, 302]}'
+    curl localhost:8000/v1/rerank \\
+      --json '{"query": "wing drag", "documents": ["…", "…"], "top_n": 1}'
     ```
 
     SIGTERM and Ctrl-C stop it: new requests are refused, accepted requests finish, and the exit code is 0. SIGHUP opens the
@@ -64,7 +66,7 @@ def serve(
         slate_bytes=slate_mib << 20,
     )
     pool = Pool(opened, sessions, queue)
-    app = create_app(pool, Limits(max_items, max_body_kib << 10, deadline_ms))
+    app = create_app(pool, Limits(max_items, max_body_kib << 10, deadline_ms), bundle)
     served = f"{bundle} ({pool.info.variant}), {sessions} sessions, on http://{host}:{listening.getsockname()[1]}"
     run(app, pool, listening, grace_s, lambda: _say(served), _say)
 

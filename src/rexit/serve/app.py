@@ -17,12 +17,14 @@ import reprlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import Discriminator, Tag
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,16 +32,20 @@ from rexit import __version__
 from rexit.errors import DeadlineError, InputError, RexitError
 from rexit.serve.messages import Problem, ScoreAnswer, ScoreRequest
 from rexit.serve.metrics import Metrics
-from rexit.serve.pool import Answered, Job, LateError, Pool, RefusedError
+from rexit.serve.pool import Answered, AnyJob, Job, LateError, Pool, RefusedError, TokenJob
+from rexit.serve.rerank import LabelsRequest, PairsRequest, RerankRequest, TextRequest, kind_of
+from rexit.serve.texts import Texts
 
 _LOGGER = logging.getLogger("rexit")
 
-SCORE = "/v1/score"
-_ABOUT = """Scores one user's candidates with an early-exit model.
+SCORE, RERANK = "/v1/score", "/v1/rerank"
+SCORING = (SCORE, RERANK, "/v2/rerank")
+"""The routes that score."""
+_ABOUT = """Scores candidates with an early-exit model.
 
-Send `POST /v1/score` with a user and items. Each candidate stops at its first confident exit. With `deadline_ms`, all answer
-from the deepest exit reached by then. A user's next request finds the user's prefix in the cache and costs less, so route a
-user's requests to the same replica if you have several.
+Send `POST /v1/score` with a user and items, or `POST /v1/rerank` with a query and documents. Each candidate stops at its first
+confident exit. With `deadline_ms`, all answer from the deepest exit reached by then. A user's or query's next request finds its
+prefix in the cache and costs less, so route a user's requests to the same replica if you have several.
 """
 
 
@@ -58,8 +64,15 @@ class Limits:
     deadline_ms: float | None = None
 
 
-def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
-    """Returns the application over a running pool, which the caller closes. limits: None: the defaults."""
+def create_app(pool: Pool, limits: Limits | None = None, bundle: Path | None = None) -> FastAPI:
+    """Returns the application over a running pool, which the caller closes.
+
+    Args:
+        pool: What it scores with.
+        limits: None: the defaults.
+        bundle: The bundle's folder, for requests with texts or label ids; None: they are refused.
+    """
+    texts = None if bundle is None else Texts(bundle, lambda: pool.info)
     limits = limits or Limits()
     metrics = Metrics(lambda: pool.waiting, lambda: pool.busy)
     app = FastAPI(title="rexit", version=__version__, description=_ABOUT, docs_url="/docs", redoc_url=None)
@@ -76,11 +89,14 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
 
     problems: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (413, 422, 500, 503, 504)}
 
-    @app.post(SCORE, response_model=ScoreAnswer, responses=problems, summary="Score one user's candidates")
-    async def score(request: ScoreRequest) -> Any:
+    async def answer(request: ScoreRequest | TextRequest) -> Any:
         arrived = time.monotonic()
         try:
-            answered = await _answer(pool, _job(request, pool, limits))
+            if isinstance(request, ScoreRequest):
+                job: AnyJob = _job(request, pool, limits)
+            else:
+                job = await asyncio.to_thread(_token_job, request, texts, limits, arrived)
+            answered = await _answer(pool, job)
         except RefusedError as exc:
             metrics.refusals.labels(exc.reason).inc()
             return _problem(503, str(exc), {"Retry-After": str(exc.retry_s)})
@@ -94,10 +110,30 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
             return _problem(500, str(exc))
         metrics.queued.observe(answered.waited)
         metrics.latency.observe(time.monotonic() - arrived)
-        metrics.count(answered.scores)
-        answer = {"user": request.user, "variant": answered.variant, **answered.scores.to_dict()}
-        answer["stats"]["queue_us"] = answered.waited * 1e6
-        return JSONResponse(answer)
+        metrics.count(answered.scores, isinstance(request, ScoreRequest))
+        if not isinstance(request, ScoreRequest):
+            assert texts is not None
+            return JSONResponse(request.answer(answered.scores, answered.variant, texts))
+        reply = {"user": request.user, "variant": answered.variant, **answered.scores.to_dict()}
+        reply["stats"]["queue_us"] = answered.waited * 1e6
+        return JSONResponse(reply)
+
+    @app.post(SCORE, responses={200: {"model": ScoreAnswer}, **problems}, summary="Score candidates")
+    async def score(
+        request: Annotated[
+            Annotated[ScoreRequest, Tag("user")]
+            | Annotated[LabelsRequest, Tag("labels")]
+            | Annotated[PairsRequest, Tag("pairs")],
+            Discriminator(kind_of),
+        ],
+    ) -> Any:
+        return await answer(request)
+
+    async def rerank(request: RerankRequest) -> Any:
+        return await answer(request)
+
+    for path in SCORING[1:]:
+        app.post(path, responses=problems, summary="Rank documents for a query")(rerank)
 
     @app.get("/healthz", summary="Whether the process answers")
     async def healthz() -> dict[str, str]:
@@ -119,6 +155,8 @@ def create_app(pool: Pool, limits: Limits | None = None) -> FastAPI:
 def _job(request: ScoreRequest, pool: Pool, limits: Limits) -> Job:
     """Returns the job of a request. Raises InputError for what its types do not say."""
     info = pool.info
+    if not info.has_catalog:
+        raise InputError("user: the bundle has no catalog, expected `query` and `items`, or /v1/rerank")
     for name, entries in (("items", request.items), ("recent", request.recent)):
         if len(entries) > limits.max_items:
             raise InputError(f"{name}: has {len(entries)}, expected at most {limits.max_items}")
@@ -142,7 +180,18 @@ def _check_kind(field: str, value: int | str, strings: bool) -> None:
         raise InputError(f"{field}: got {_short(value)}, this catalog's ids are {'strings' if strings else 'integers'}")
 
 
-async def _answer(pool: Pool, job: Job) -> Answered:
+def _token_job(request: TextRequest, texts: Texts | None, limits: Limits, arrived: float) -> TokenJob:
+    """Returns the job of a request with texts or token ids. Raises InputError."""
+    if texts is None:
+        raise InputError("this service was started without its bundle's texts, expected a user and items")
+    if request.count > limits.max_items:
+        raise InputError(f"{request.count} candidates, expected at most {limits.max_items}")
+    prefix, candidates = request.prompt(texts)
+    deadline = None if limits.deadline_ms is None else limits.deadline_ms / 1000
+    return TokenJob(prefix, candidates, request.options, deadline, arrived)
+
+
+async def _answer(pool: Pool, job: AnyJob) -> Answered:
     """Waits for the answer. A request that is still in the queue at its deadline is withdrawn; once it runs, its session keeps
     the deadline."""
     pool.submit(job)
@@ -178,8 +227,10 @@ def _first_line(errors: Sequence[Any]) -> str:
     first = errors[0]
     if first["type"] == "json_invalid":
         return f"body: not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}"
-    names = {"int", "str"}  # arms of a union, not part of the field's name
-    parts = [part for part in first["loc"][1:] if part not in names]
+    loc = first["loc"][1:]
+    if loc[:1] in (("user",), ("labels",), ("pairs",)):  # the body's form, see `kind_of`
+        loc = loc[1:]
+    parts = [part for part in loc if not _is_arm(part)]
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{_name(part)}" for part in parts).removeprefix(".") or "body"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     if first["type"] == "missing":
@@ -191,6 +242,11 @@ def _first_line(errors: Sequence[Any]) -> str:
         return f"{field}: got {_short(first['input'])}, expected {expected}"
     expected = first["msg"][:1].lower() + first["msg"][1:]
     return f"{field}: got {_short(first['input'])}, expected: {expected.removeprefix('input should be ')}{more}"
+
+
+def _is_arm(part: Any) -> bool:
+    """Whether a part of a location is an arm of a union, not of the field's name."""
+    return part in ("int", "str", "TextDocument") or (isinstance(part, str) and part.startswith(("list[", "constrained-")))
 
 
 def _name(field: str) -> str:
@@ -212,7 +268,7 @@ class _Boundary:
 
     1. Refuses a body above the limit before it is read whole, whether its size was announced or not.
     2. Answers exceptions that no route caught.
-    3. Counts each request to /v1/score by the status of its answer.
+    3. Counts each request to a route of SCORING by the status of its answer.
     """
 
     def __init__(self, app: ASGIApp, max_body: int, metrics: Metrics) -> None:
@@ -228,7 +284,7 @@ class _Boundary:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                if scope["path"] == SCORE:
+                if scope["path"] in SCORING:
                     self._metrics.requests.labels(str(message["status"])).inc()
             await send(message)
 

@@ -20,7 +20,7 @@ class Metrics:
         registry = self.registry = CollectorRegistry()
         seconds = partial(Histogram, buckets=_SECONDS, registry=registry)
         count, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
-        self.requests = count("rexit_requests", "Requests to /v1/score, by HTTP status.", ["status"])
+        self.requests = count("rexit_requests", "Requests to score or rerank, by HTTP status.", ["status"])
         self.latency = seconds("rexit_request_seconds", "Seconds from arrival to answer, of requests answered with scores.")
         self.queued = seconds("rexit_queue_seconds", "Seconds from arrival to a session, of requests answered with scores.")
         self.refusals = count("rexit_refusals", "Requests that never began, by reason: full, deadline, stopping.", ["reason"])
@@ -33,12 +33,12 @@ class Metrics:
         gauge("rexit_queue_depth", "Requests waiting for a session.").set_function(waiting)
         gauge("rexit_sessions_busy", "Sessions at work.").set_function(busy)
 
-    def count(self, scores: Scores) -> None:
-        """Counts an answer."""
+    def count(self, scores: Scores, by_ids: bool) -> None:
+        """Counts an answer. by_ids: whether the request named a user."""
         exits, counts = np.unique(scores.exit, return_counts=True)
         for k, count in zip(exits.tolist(), counts.tolist(), strict=True):
             self.candidates.labels("none" if k < 0 else str(k)).inc(count)
-        self.unknown_users.inc(not scores.stats.known_user)
+        self.unknown_users.inc(by_ids and not scores.stats.known_user)
         self.cut_short.inc(int(scores.cut_short.sum()))
         self.prefix_tokens.inc(scores.stats.prefix_tokens)
         self.prefix_tokens_reused.inc(scores.stats.prefix_tokens_reused)

@@ -15,7 +15,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -47,9 +47,24 @@ class Answered:
     variant: str
 
 
+class _Waiting:
+    """What all jobs have."""
+
+    deadline_s: float | None
+    arrived: float
+
+    def left_s(self) -> float:
+        """Returns the seconds until the deadline; inf without one."""
+        return math.inf if self.deadline_s is None else self.arrived + self.deadline_s - time.monotonic()
+
+    def late(self) -> LateError:
+        """Returns the error of a request that did not begin in time."""
+        return LateError(f"the deadline of {(self.deadline_s or 0) * 1000:g} ms passed in the queue, before scoring began")
+
+
 @dataclass(frozen=True, eq=False)
-class Job:
-    """A request.
+class Job(_Waiting):
+    """A request by ids.
 
     Attributes:
         user: The user's id.
@@ -67,13 +82,35 @@ class Job:
     arrived: float = field(default_factory=time.monotonic)
     future: Future[Answered] = field(default_factory=Future)
 
-    def left_s(self) -> float:
-        """Returns the seconds until the deadline; inf without one."""
-        return math.inf if self.deadline_s is None else self.arrived + self.deadline_s - time.monotonic()
+    def score(self, session: Session, deadline_ms: float | None) -> Scores:
+        """Returns the session's scores."""
+        return session.score(self.user, self.items, deadline_ms=deadline_ms, **self.options)
 
-    def late(self) -> LateError:
-        """Returns the error of a request that did not begin in time."""
-        return LateError(f"the deadline of {(self.deadline_s or 0) * 1000:g} ms passed in the queue, before scoring began")
+
+@dataclass(frozen=True, eq=False)
+class TokenJob(_Waiting):
+    """A request by token ids.
+
+    Attributes:
+        prefix: Token ids of the prefix.
+        candidates: Token ids of each candidate.
+        options: Options of `Session.score_tokens`, without the deadline.
+        deadline_s, arrived, future: As in `Job`.
+    """
+
+    prefix: Sequence[int]
+    candidates: Sequence[Sequence[int]]
+    options: dict[str, Any]
+    deadline_s: float | None = None
+    arrived: float = field(default_factory=time.monotonic)
+    future: Future[Answered] = field(default_factory=Future)
+
+    def score(self, session: Session, deadline_ms: float | None) -> Scores:
+        """Returns the session's scores."""
+        return session.score_tokens(self.prefix, self.candidates, deadline_ms=deadline_ms, **self.options)
+
+
+AnyJob = Job | TokenJob
 
 
 @dataclass(frozen=True)
@@ -96,7 +133,7 @@ class Pool:
     def __init__(self, open_session: Callable[[], Session], sessions: int, queue: int) -> None:
         self._open_session, self._sessions, self._queue = open_session, sessions, queue
         self._turn = threading.Condition()
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[AnyJob] = deque()
         self._busy, self._stopping, self._service_s = 0, False, 0.0
         self._reloading = threading.Lock()
         self._current = self._opened()
@@ -124,7 +161,7 @@ class Pool:
         """Whether new requests are refused for good."""
         return self._stopping
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: AnyJob) -> None:
         """Puts a job into the queue. Its future gets an `Answered`, or what `Session.score` raises, or LateError. Raises
         RefusedError."""
         with self._turn:
@@ -139,7 +176,7 @@ class Pool:
             self._jobs.append(job)
             self._turn.notify()
 
-    def withdraw(self, job: Job) -> bool:
+    def withdraw(self, job: AnyJob) -> bool:
         """Removes a waiting job from the queue; its future stays unset. Returns False if it does not wait: a session has it."""
         with self._turn:
             waits = job in self._jobs
@@ -199,7 +236,7 @@ class Pool:
                 self._busy -= 1
             set_future()  # the client may ask again at once, and finds the session free
 
-    def _score(self, job: Job, session: Session) -> Callable[[], None]:
+    def _score(self, job: AnyJob, session: Session) -> Callable[[], None]:
         """Scores a job. Returns a function that sets its future."""
         if not job.future.set_running_or_notify_cancel():
             return lambda: None
@@ -209,7 +246,7 @@ class Pool:
             if left <= 0:
                 raise job.late()
             deadline = None if left == math.inf else left * 1000
-            scores = session.score(job.user, job.items, deadline_ms=deadline, **job.options)
+            scores = job.score(session, deadline)
         except Exception as exc:  # goes to the caller that waits for the answer
             return partial(job.future.set_exception, exc)
         seconds = time.monotonic() - begin

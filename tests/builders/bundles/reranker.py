@@ -1,0 +1,41 @@
+"""A bundle of a reranker, without a catalog: a word is a token."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from builders.bundles.bundle import write_bundle
+from builders.bundles.bundle_files import drop_catalog, refresh, write_json
+from rexit.bundle import RerankerPrompt
+
+WORDS = ["<unk>", "A", "B", ":", "wing", "drag", "layer", "heat", "flow", "?", "<s>", "</s>"]
+PROMPT = RerankerPrompt(("<s>", "A : {query}"), ("B : {document}", "? </s>"))
+LABELS = {"no": 5, "yes": 9}
+"""Of `drop_catalog`."""
+
+
+def words_tokenizer() -> Tokenizer:
+    """A token for each of WORDS; unknown words are `<unk>`."""
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS[:-2])}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    return tokenizer
+
+
+def ids(text: str) -> list[int]:
+    """The tokens of a text."""
+    return [WORDS.index(word) for word in text.split()]
+
+
+def write_reranker(folder: Path) -> Path:
+    """Writes the bundle and returns its folder."""
+    drop_catalog(write_bundle(folder))
+    (folder / "tokenizer.json").write_text(words_tokenizer().to_str(), encoding="utf-8")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["tokenizer.json"], manifest["reranker"] = {}, PROMPT.to_json()
+    write_json(folder / "manifest.json", manifest)
+    refresh(folder)
+    return folder

@@ -1,0 +1,86 @@
+"""`rexit rerank`: documents in the order of the scores of the prompts that the reranker reads."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders.bundles.bundle import write_bundle
+from builders.bundles.reranker import ids, words_tokenizer, write_reranker
+from rexit import runtime
+from running.command import Run, assert_one_line
+
+DOCUMENTS = ["heat flow", "wing", "layer layer", "drag heat wing", "flow"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_reranker(tmp_path_factory.mktemp("reranker") / "bundle")
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    path = tmp_path / "documents.txt"
+    path.write_text("\n\n".join(DOCUMENTS) + "\n")
+    return path
+
+
+def test_documents_are_ranked_by_the_prompts_scores(run: Run, bundle: Path, documents: Path, tmp_path: Path) -> None:
+    ended = run("rerank", bundle, "--query", "wing drag", "--documents", documents, "--json")
+    assert ended.code == 0
+    with runtime.open(bundle) as session:
+        expected = session.score_tokens(ids("<s> A : wing drag"), [ids(f"B : {text} ? </s>") for text in DOCUMENTS])
+    order = np.argsort(-expected.log_odds, kind="stable").tolist()
+    rows = ended.json["results"]
+    assert [row["index"] for row in rows] == order and [row["text"] for row in rows] == [DOCUMENTS[n] for n in order]
+    assert [row["relevance_score"] for row in rows] == pytest.approx(expected.probability[order].tolist())
+    lines = tmp_path / "documents.jsonl"
+    lines.write_text("".join(json.dumps(x) + "\n" for x in [DOCUMENTS[0], *({"text": t, "id": 3} for t in DOCUMENTS[1:])]))
+    same = run("rerank", bundle, "--query", "wing drag", "--documents", lines, "--json", "--top-n", 2)
+    assert same.json["results"] == rows[:2]
+
+
+def test_table(run: Run, bundle: Path, documents: Path) -> None:
+    ended = run("rerank", bundle, "--query", "wing", "--documents", documents)
+    assert ended.code == 0 and "relevance" in ended.out and "drag heat wing" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "has no documents, expected one on each line"),
+        (b"\n \n", "has no documents"),
+        (b"\x89PNG\xff\xfe", "not UTF-8 text at byte 0, expected documents as text"),
+    ],
+)
+def test_documents_that_are_no_text(run: Run, bundle: Path, tmp_path: Path, content: bytes, problem: str) -> None:
+    (tmp_path / "documents.txt").write_bytes(content)
+    assert_one_line(run("rerank", bundle, "--query", "wing", "--documents", tmp_path / "documents.txt"), 2, problem)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("3", "line 2: the document is 3, expected a string, or an object with `text`"),
+        ('{"title": "x"}', "line 2: the document is None"),
+        ("{", "line 2: not JSON"),
+        ('{"text": ["x"]}', "line 2: the document is ['x']"),
+    ],
+)
+def test_lines_that_are_no_documents(run: Run, bundle: Path, tmp_path: Path, line: str, problem: str) -> None:
+    (tmp_path / "documents.jsonl").write_text(f'"wing"\n{line}\n')
+    assert_one_line(run("rerank", bundle, "--query", "wing", "--documents", tmp_path / "documents.jsonl"), 2, problem)
+
+
+def test_requests_that_cannot_be_answered(run: Run, bundle: Path, documents: Path, tmp_path: Path) -> None:
+    options = ("--documents", documents)
+    assert_one_line(run("rerank", bundle, "--query", "wing " * 200, *options), 2, "the query is too long")
+    assert_one_line(run("rerank", bundle, "--query", "wing", "--documents", tmp_path / "none"), 2, "cannot be read: No such file")
+    assert_one_line(
+        run("rerank", bundle, "--query", "wing", "--instruction", "x", *options), 2, "has no place for an instruction"
+    )
+    plain = write_bundle(tmp_path / "plain")
+    assert_one_line(run("rerank", plain, "--query", "wing", *options), 2, "has no tokenizer.json, so it takes token ids")
+    (tmp_path / "tokenizer.json").write_text(words_tokenizer().to_str())
+    assert_one_line(run("rerank", plain, "--query", "wing", *options, "--tokenizer", tmp_path), 2, "no text template")

@@ -1,0 +1,160 @@
+"""What rerankers' clients send, and what they read in the answer. tests/serve/requests has their requests."""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builders.bundles.bundle import write_bundle
+from builders.bundles.catalog import ITEM_IDS, USER_IDS
+from builders.bundles.reranker import LABELS, ids, write_reranker
+from rexit import runtime
+from rexit.bundle import Bundle
+from rexit.runtime import Scores
+from rexit.serve import Limits, Pool
+from running.service import Reply, Service, serving
+
+REQUESTS = Path(__file__).parent / "requests"
+DOCUMENTS = ["heat flow", "wing", "layer layer", "drag heat wing", "flow"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_reranker(tmp_path_factory.mktemp("reranker") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def service(bundle: Path) -> Iterator[Service]:
+    with serving(Pool(partial(runtime.open, bundle), 2, 4), Limits(max_items=8), bundle) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def session(bundle: Path) -> Iterator[runtime.Session]:
+    with runtime.open(bundle) as session:
+        yield session
+
+
+def post(service: Service, path: str, **fields: Any) -> Reply:
+    return service.ask("POST", path, json.dumps(fields).encode())
+
+
+def send(service: Service, name: str) -> Reply:
+    request = json.loads((REQUESTS / f"{name}.json").read_text())
+    reply = post(service, request["path"], **request["body"])
+    assert reply.status == 200, reply.text
+    return reply
+
+
+def reranked(session: runtime.Session, query: str, documents: list[str]) -> Scores:
+    return session.score_tokens(ids(f"<s> A : {query}"), [ids(f"B : {text} ? </s>") for text in documents])
+
+
+def test_best_first(service: Service, session: runtime.Session) -> None:
+    reply = post(service, "/v1/rerank", query="wing drag", documents=DOCUMENTS)
+    expected = reranked(session, "wing drag", DOCUMENTS)
+    order = np.argsort(-expected.log_odds, kind="stable").tolist()
+    rows = reply.json["results"]
+    assert [row["index"] for row in rows] == order
+    assert [row["relevance_score"] for row in rows] == pytest.approx(expected.probability[order].tolist(), abs=1e-5)
+    top = post(service, "/v1/rerank", query="wing drag", documents=DOCUMENTS, top_n=2, return_documents=True).json["results"]
+    assert [row["index"] for row in top] == order[:2]
+    assert [row["document"] for row in top] == [{"text": DOCUMENTS[n]} for n in order[:2]]
+    beyond = post(service, "/v1/rerank", query="wing drag", documents=DOCUMENTS, top_n=99).json["results"]
+    assert len(beyond) == len(DOCUMENTS)
+
+
+@pytest.mark.parametrize(("name", "rows", "document"), [("cohere_v1", 1, True), ("cohere_v2", 1, False), ("jina", 2, False)])
+def test_clients_of_rerankers(service: Service, session: runtime.Session, name: str, rows: int, document: bool) -> None:
+    answer = send(service, name).json
+    unknown = "<unk> <unk> <unk>"
+    expected = reranked(session, f"drag {unknown.split()[0]} <unk> wing", [f"A wing {unknown}", "<unk> flow <unk> <unk> layer"])
+    assert len(answer["results"]) == rows and isinstance(answer["id"], str)
+    best = answer["results"][0]
+    assert best["index"] == int(expected.log_odds.argmax()) and ("document" in best) == document
+    assert best["relevance_score"] == pytest.approx(float(expected.probability.max()), abs=1e-5)
+    assert answer["usage"]["total_tokens"] == answer["meta"]["tokens"]["input_tokens"] > 0
+
+
+def test_labels_of_whole_texts(service: Service, session: runtime.Session) -> None:
+    answer = send(service, "sglang").json
+    expected = session.score_tokens(ids("<s> A : wing"), [ids("drag ?"), ids("heat")]).probability
+    assert answer["object"] == "scoring" and answer["model"] == "rexit"
+    np.testing.assert_allclose(answer["scores"], np.stack([expected, 1 - expected], 1), atol=1e-5)
+
+
+def test_labels_of_token_ids(service: Service, session: runtime.Session) -> None:
+    reply = post(service, "/v1/score", query=[1, 2, 3], items=[[4], [5, 6]], label_token_ids=[LABELS["yes"]])
+    expected = session.score_tokens([1, 2, 3], [[4], [5, 6]]).probability
+    np.testing.assert_allclose(reply.json["scores"], expected[:, None], atol=1e-5)
+
+
+def test_pairs(service: Service, session: runtime.Session) -> None:
+    answer = send(service, "vllm").json
+    expected = reranked(session, "wing", ["drag flow", "heat"]).probability
+    assert [row["index"] for row in answer["data"]] == [0, 1] and answer["object"] == "list"
+    assert [row["score"] for row in answer["data"]] == pytest.approx(expected.tolist(), abs=1e-5)
+    other = post(service, "/v1/score", queries=["wing"], documents=["drag flow", "heat"]).json
+    assert other["data"] == answer["data"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "problem"),
+    [
+        ("/v1/rerank", {"documents": ["x"]}, "query: missing, expected in every request"),
+        ("/v1/rerank", {"query": "x"}, "documents: missing"),
+        ("/v1/rerank", {"query": "x", "documents": []}, "documents: got [], expected: list should have at least 1 item"),
+        ("/v1/rerank", {"query": "x", "documents": ["x", 3]}, "documents[1]: got 3, expected"),
+        ("/v1/rerank", {"query": "x", "documents": ["x", {"title": "y"}]}, "documents[1]"),
+        ("/v1/rerank", {"query": 3, "documents": ["x"]}, "query: got 3, expected: "),
+        ("/v1/rerank", {"query": "x", "documents": ["x"], "top_n": 0}, "top_n: got 0, expected: "),
+        ("/v1/rerank", {"query": "x", "documents": ["x"] * 9}, "9 candidates, expected at most 8"),
+        ("/v1/rerank", {"query": "wing " * 200, "documents": ["x"]}, "the query is too long"),
+        (
+            "/v1/score",
+            {"query": [1], "items": [[2]], "label_token_ids": [7]},
+            "label_token_ids[0]: got 7, expected 5 (no) or 9 (yes)",
+        ),
+        ("/v1/score", {"query": [1], "items": [[2]], "label_token_ids": []}, "label_token_ids: got [], expected: "),
+        ("/v1/score", {"query": [1], "items": [[2], []], "label_token_ids": [9]}, "candidate 1 has no tokens"),
+        (
+            "/v1/score",
+            {"query": [1], "items": [[200]], "label_token_ids": [9]},
+            "candidate 0[0] is 200, expected a token",
+        ),
+        ("/v1/score", {"query": [-1], "items": [[2]], "label_token_ids": [9]}, "prefix[0] is -1, expected a token id"),
+        ("/v1/score", {"query": [1], "items": [[2]], "label_token_ids": [9], "apply_softmax": False}, "apply_softmax: got false"),
+        ("/v1/score", {"query": [1], "items": [[2]], "label_token_ids": [9], "item_first": True}, "item_first: got true"),
+        ("/v1/score", {"text_1": ["a", "b"], "text_2": ["c", "d"]}, "text_1: has 2 texts, expected one"),
+        ("/v1/score", {"text_1": "a"}, "text_2: missing"),
+        ("/v1/score", {"user": 100, "items": [3]}, "user: the bundle has no catalog"),
+    ],
+)
+def test_what_is_refused(service: Service, path: str, fields: dict[str, Any], problem: str) -> None:
+    reply = post(service, path, **fields)
+    assert reply.status == 422 and problem in reply.json["error"] and "\n" not in reply.json["error"], reply.text
+
+
+def test_a_query_again_finds_its_prefix(bundle: Path) -> None:
+    with serving(Pool(partial(runtime.open, bundle), 1, 4), bundle=bundle) as service:
+        for _ in range(2):
+            post(service, "/v1/rerank", query="wing drag", documents=["heat"])
+        metrics = service.get("/metrics").text
+    values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
+    assert float(values["rexit_prefix_tokens_total"]) == 10 and float(values["rexit_prefix_tokens_reused_total"]) == 5
+    assert float(values["rexit_unknown_users_total"]) == 0 and float(values['rexit_requests_total{status="200"}']) == 2
+
+
+def test_a_bundle_with_a_catalog_takes_ids_and_tokens_and_no_text(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle")
+    with serving(Pool(partial(runtime.open, bundle), 1, 4), bundle=bundle) as service:
+        assert service.score(user=int(USER_IDS[0]), items=[int(ITEM_IDS[0])]).status == 200
+        reply = post(service, "/v1/rerank", query="wing", documents=["heat"])
+        assert reply.status == 422 and "has no tokenizer.json, so it takes token ids" in reply.json["error"]
+        labels = list(Bundle.open(bundle).labels.values())
+        reply = post(service, "/v1/score", query=[1, 2], items=[[3], [4]], label_token_ids=labels)
+        assert reply.status == 200 and np.allclose(np.sum(reply.json["scores"], 1), 1)
