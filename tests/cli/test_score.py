@@ -197,3 +197,27 @@ def test_counters_that_cannot_be_kept(run: Run, place: Path) -> None:
     assert_one_line(run(*command, "--counters", place), 2, "it is a folder")
     assert_one_line(run(*command, "--counters", place / "c.json", "--force-exit", 0), 2, "forced exits are not counted")
     assert not (place / "c.json").exists()
+
+
+def test_token_ids(run: Run, place: Path) -> None:
+    ended = run("score", place / "bundle", "--prefix", "1,2,3", "--candidates", "4;5,6", "--json")
+    with runtime.open(place / "bundle") as session:
+        expected = session.score_tokens([1, 2, 3], [[4], [5, 6]])
+    assert [row["log_odds"] for row in ended.json["scores"]] == pytest.approx(expected.log_odds.tolist(), abs=1e-5)
+    assert [row["item"] for row in ended.json["scores"]] == [0, 1]
+    table = run("score", place / "bundle", "--prefix", "", "--candidates", "4", "--top-k", 1)
+    assert table.code == 0 and "candidate" in table.out
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("--prefix", "1"), "token ids need both --prefix, which may be '', and --candidates"),
+        (("--prefix", "1", "--candidates", "2", "--user", "100"), "--user: token ids take their place"),
+        (("--prefix", "x", "--candidates", "2"), "--prefix is 'x', expected token ids separated by commas"),
+        (("--prefix", "1", "--candidates", "2;;3"), "candidate 1 has no tokens, expected at least one"),
+        (("--prefix", "1", "--candidates", "2,99999"), "candidate 0[1] is 99999, expected a token id from 0 to"),
+    ],
+)
+def test_bad_token_ids(run: Run, place: Path, words: tuple[str, ...], problem: str) -> None:
+    assert_one_line(run("score", place / "bundle", *words), 2, problem)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rexit.batch import BatchOptions, Report
     from rexit.batch.work import Plan
     from rexit.bundle import Bundle
-    from rexit.runtime import Session
+    from rexit.runtime import Scores, Session
     from rexit.times import Timeline
 
 WITHOUT_HISTORY = "scored without any history"
@@ -67,6 +67,12 @@ def score(
         _slate(help="Interactions newer than the catalog's, oldest first: `ITEM` or `ITEM:1` for liked, `ITEM:0` for not liked."),
     ] = "",
     as_of: AsOfOption = None,
+    prefix: Annotated[
+        str | None, _slate(help="In the place of ids: token ids of what the candidates share, separated by commas. '': none.")
+    ] = None,
+    candidates: Annotated[
+        str | None, _slate(help="Token ids of each candidate, separated by commas, candidates by semicolons.")
+    ] = None,
     top_k: Annotated[int, typer.Option(help="Only the k most probable, best first. 0: all, in the order given.")] = 0,
     deadline_ms: Annotated[float | None, typer.Option(help="Answer with what is known when this time has passed.")] = None,
     force_exit: Annotated[int | None, typer.Option(help="Every candidate stops at this exit, counted from 0.")] = None,
@@ -94,6 +100,7 @@ def score(
     ```
     rexit score bundle --user 196 --items 242,302,377
     rexit score bundle --user 99999 --recent 50:1,172:1,288:0 --items 181,210
+    rexit score bundle --prefix 1,3087,314 --candidates '40,9;7,9'
     rexit score bundle --pairs pairs.parquet --out scores.parquet
     ```
 
@@ -120,6 +127,16 @@ def score(
         if force_exit is not None:
             raise InputError("--counters: forced exits are not counted; leave out --force-exit")
         check_place(counters)
+    if prefix is not None or candidates is not None:
+        others = {"--user": user, "--items": items, "--recent": recent or None, "--as-of": as_of, "--pairs": pairs, "--out": out}
+        if ignored := [option for option, value in others.items() if value is not None]:
+            raise InputError(f"{' and '.join(ignored)}: token ids take their place")
+        if prefix is None or candidates is None:
+            raise InputError("token ids need both --prefix, which may be '', and --candidates")
+        setup = _Setup(Bundle.open(bundle, variant), threads, device, options, counters)
+        parts = [_token_ids(part, f"candidate {n}") for n, part in enumerate(candidates.split(";"))]
+        _score_tokens(setup, _token_ids(prefix, "--prefix"), parts, json)
+        return
     if pairs is not None:
         if user is not None or items is not None or recent:
             raise InputError("--pairs names the users and items; it cannot be combined with --user, --items or --recent")
@@ -138,7 +155,7 @@ def score(
         setup = _Setup(Bundle.open(bundle, variant), threads, device, options, counters)
         _score_user(setup, user, items, recent, parse_as_of(as_of, setup.bundle.catalog, warn=True), json)
     else:
-        raise InputError("expected --user and --items, or --pairs and --out")
+        raise InputError("expected --user and --items, or --pairs and --out, or --prefix and --candidates")
 
 
 def _score_user(setup: _Setup, user: str, items: str, recent: str, as_of: int | None, json: bool) -> None:
@@ -157,9 +174,31 @@ def _score_user(setup: _Setup, user: str, items: str, recent: str, as_of: int | 
     if json:
         print_json({"user": user_id, "variant": variant.name, **scores.to_dict()})
         return
+    _print_scores(f"User {user_id}, {variant.name}", "item", scores)
+
+
+def _score_tokens(setup: _Setup, prefix: list[int], candidates: list[list[int]], json: bool) -> None:
+    """Scores candidates by their tokens and prints them."""
+    with setup.session() as session:
+        scores = session.score_tokens(prefix, candidates, **setup.options)
+    if json:
+        print_json({"variant": setup.bundle.variant.name, **scores.to_dict()})
+        return
+    _print_scores(setup.bundle.variant.name, "candidate", scores)
+
+
+def _token_ids(text: str, what: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError as exc:
+        raise InputError(f"{what} is {text!r}, expected token ids separated by commas") from exc
+
+
+def _print_scores(title: str, what: str, scores: Scores) -> None:
+    stats = scores.stats
     print_table(
-        f"User {user_id}, {variant.name}",
-        ["item", "probability", "log-odds", "exit", "layers"],
+        title,
+        [what, "probability", "log-odds", "exit", "layers"],
         [
             [
                 score.item,

@@ -1,0 +1,113 @@
+"""`rexit calibrate --slates`: groups take the place of users. The same prompts by ids and by tokens give the same traces."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from builders.bundles.bundle_files import drop_catalog
+from builders.data.token_slates import write_slates
+from rexit import runtime
+from rexit.bundle import Bundle, Catalog
+from rexit.bundle.catalog import SPLITS
+from rexit.slates import cut
+from running.command import Run, assert_one_line
+
+OPTIONS = ("--metric", "ndcg@5", "--max-drop", "0.3", "--timed-slates", "2", "--json")
+
+
+def rows_of(place: Path) -> list[dict[str, Any]]:
+    """The catalog's validation and test slates with the prompts that the runtime assembles; and a slate for training."""
+    catalog, rows = Catalog.open(place / "catalog"), []
+    with runtime.open(place / "bundle") as session:
+        for split in SPLITS[1:]:
+            for slate in cut(catalog, split):
+                prefix, candidates = slate.prompt(session)
+                tokens = [candidate.tolist() for candidate in candidates]
+                label = slate.liked.tolist()
+                rows.append({"group": f"{slate.user} {split}", "split": split, "prefix": prefix.tolist(), "label": label})
+                rows[-1]["candidates"] = tokens
+    return [*rows, {**rows[0], "group": "train", "split": "train"}]
+
+
+@pytest.fixture
+def by_tokens(place: Path, tmp_path: Path) -> Path:
+    """A bundle without a catalog, and slates.jsonl."""
+    write_slates(place / "slates.jsonl", rows_of(place))
+    shutil.copytree(place / "bundle", place / "tokens")
+    drop_catalog(place / "tokens")
+    return place
+
+
+def test_the_same_prompts_have_the_same_traces(run: Run, by_tokens: Path) -> None:
+    place = by_tokens
+    by_ids = run("calibrate", place / "bundle", "--catalog", place / "catalog", *OPTIONS)
+    by_slates = run("calibrate", place / "tokens", "--slates", place / "slates.jsonl", *OPTIONS)
+    assert by_ids.code == by_slates.code == 0, by_slates.err
+    traces = [load_file(place / name / "variants" / "cpu-fp32" / "traces.safetensors") for name in ("bundle", "tokens")]
+    for name in ("validation.log_odds", "test.log_odds"):
+        np.testing.assert_array_equal(traces[1][name], traces[0][name])
+    ids, tokens = by_ids.json, by_slates.json
+    assert tokens["data"] == ids["data"] and tokens["catalog_sha256"] is None
+    for key in ("a", "b"):
+        assert [rule[key] for rule in tokens["exits"]] == [rule[key] for rule in ids["exits"]]
+    full = {name: next(row for row in report["table"] if row["policy"] == "full depth")["values"] for name, report in
+            (("ids", ids), ("tokens", tokens))}  # fmt: skip
+    assert full["tokens"] == full["ids"]
+    policy = Bundle.open(place / "tokens").policy()
+    assert policy is not None
+    with runtime.open(place / "tokens") as session:
+        row = json.loads((place / "slates.jsonl").read_text().splitlines()[0])
+        trace = session.trace_tokens(row["prefix"], row["candidates"])
+        stops = policy.stops(trace, np.array([0, len(trace)]))
+        assert session.score_tokens(row["prefix"], row["candidates"]).exit.tolist() == stops.tolist()
+    assert run("verify", place / "tokens").code == 0
+    again = run("calibrate", place / "tokens", "--slates", place / "slates.jsonl", *OPTIONS, "--from-traces")
+    assert again.code == 0
+    rows = [json.loads(line) for line in (place / "slates.jsonl").read_text().splitlines()]
+    write_slates(place / "slates.jsonl", [{**rows[0], "label": [1 - label for label in map(int, rows[0]["label"])]}, *rows[1:]])
+    other = run("calibrate", place / "tokens", "--slates", place / "slates.jsonl", *OPTIONS, "--from-traces")
+    assert_one_line(other, 4, "recorded with slates_sha256")
+
+
+def test_bundle_and_source_that_do_not_fit(run: Run, by_tokens: Path) -> None:
+    place = by_tokens
+    for words, code, problem in (
+        ((), 2, "neither --catalog and --slates given"),
+        (("--catalog", place / "catalog", "--slates", place / "slates.jsonl"), 2, "both --catalog and --slates given"),
+        (("--catalog", place / "catalog"), 4, "has no catalog, so a file of slates calibrates it"),
+    ):
+        assert_one_line(run("calibrate", place / "tokens", *words), code, problem)
+    assert_one_line(run("calibrate", place / "bundle", "--slates", place / "slates.jsonl"), 4, "has a catalog, whose held-out")
+    rows = [json.loads(line) for line in (place / "slates.jsonl").read_text().splitlines()]
+    write_slates(place / "text.jsonl", [{**row, "prefix": "words"} for row in rows])
+    assert_one_line(run("calibrate", place / "tokens", "--slates", place / "text.jsonl"), 2, "has no tokenizer.json")
+    rows[0]["candidates"][0] = [12345]
+    write_slates(place / "tokens.jsonl", rows)
+    assert_one_line(
+        run("calibrate", place / "tokens", "--slates", place / "tokens.jsonl"),
+        2,
+        "candidates[0][0] is 12345, expected a token id",
+    )
+    assert Bundle.open(place / "tokens").policy() is None
+
+
+def test_other_commands(run: Run, by_tokens: Path) -> None:
+    """Those that read what a bundle without a catalog has, and those that need what it lacks."""
+    tokens = by_tokens / "tokens"
+    described = run("inspect", tokens, "--json").json
+    assert described["tokens"]["max_prefix_tokens"] == 20 and "catalog" not in described
+    assert "No catalog: requests are token ids." in run("inspect", tokens).out
+    bench = run("bench", tokens, "--slate", 5, "--requests", 2, "--sessions", "", "--json")
+    assert bench.code == 0, bench.err
+    assert {row["mode"] for row in bench.json["modes"]} >= {"full depth"}
+    for words in (("score", "--user", 100, "--items", "3"), ("inspect", "--user", 100, "--items", "3")):
+        ended = run(words[0], tokens, *words[1:])
+        assert_one_line(ended, 2, "has no catalog: its requests are token ids, not ids of users and items")
+    assert_one_line(run("refresh", tokens, "--catalog", by_tokens / "catalog"), 2, "has no catalog to refresh")
