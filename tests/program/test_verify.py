@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from builders.bundles.bundle_files import refresh
+from builders.bundles.bundle_files import drop_catalog, refresh
 from builders.bundles.grown_catalog import write_grown
 from builders.bundles.held_out import write_ranked
 from builders.bundles.variants import TENSORRT_HALF, add_variant
+from rexit.checks import check_bundle
 from rexit.refresh import RefreshOptions
 from rexit.refresh import refresh as refresh_catalog
 from running.command import Ended
@@ -46,6 +47,32 @@ def test_refreshed_bundle_passes(tmp_path: Path) -> None:
     ended = run_program("verify", bundle, "--json")
     assert ended.code == 0, ended.out
     assert [check["detail"][:8] for check in json.loads(ended.out)["checks"] if check["name"] == "prompts"] == ["2 slates"]
+
+
+def test_bundle_without_a_catalog(spoilt: Path) -> None:
+    """Its golden samples are prompts alone."""
+    drop_catalog(spoilt)
+    golden = load_file(spoilt / "variants" / "cpu-fp32" / "golden.safetensors")
+    arrays = {name: array for name, array in golden.items() if name not in ("user", "item", "as_of")}
+    save_file(arrays, spoilt / "variants" / "cpu-fp32" / "golden.safetensors")
+    (spoilt / "variants" / "cpu-fp32" / "policy.json").unlink()
+    refresh(spoilt)
+    ended = run_program("verify", spoilt, "--json")
+    assert ended.code == 0 and outcomes(ended) == dict.fromkeys(("digests", "log-odds"), "ok"), ended.out
+    assert [check.outcome for check in check_bundle(spoilt)] == ["ok"] * len(check_bundle(spoilt))
+    assert_one_error(
+        run_program("score", spoilt, "--user", 100, "--items", "3"), 2, "the bundle has no catalog: it takes token ids"
+    )
+    log_odds = arrays["log_odds"].copy()
+    log_odds[0, 1] += 1
+    save_file({**arrays, "log_odds": log_odds}, spoilt / "variants" / "cpu-fp32" / "golden.safetensors")
+    refresh(spoilt)
+    ended = run_program("verify", spoilt)
+    assert ended.code == 8 and "golden slate 0, item 0, exit 1: log-odds" in ended.out
+    assert any("golden slate 0, item 0, exit 1" in line for check in check_bundle(spoilt) for line in check.failures)
+    save_file({**arrays, "slate_offsets": np.array([0, 3])}, spoilt / "variants" / "cpu-fp32" / "golden.safetensors")
+    refresh(spoilt)
+    assert "not golden samples" in run_program("verify", spoilt).out
 
 
 @pytest.mark.parametrize("name", ["catalog/items.safetensors", "variants/cpu-fp32/golden.safetensors"])

@@ -123,6 +123,49 @@ TEST_P(AllocationsTest, NoneForOtherUsersWhenTheCacheIsFull) {
   for (int n = 0; n < 4; ++n) EXPECT_EQ(round(), 0u);
 }
 
+// By token ids, also without a catalog.
+class TokenAllocationsTest : public AllocationsTest {
+ protected:
+  void score_tokens(std::int32_t first, std::size_t count) {
+    const std::vector<std::int32_t> tokens(64, first);
+    const std::vector<std::size_t> counts(count, 3);
+    rexit_token_request c_request{};
+    c_request.struct_size = sizeof c_request;
+    c_request.prefix = tokens.data();
+    c_request.prefix_count = 20;
+    c_request.candidates = tokens.data();
+    c_request.candidate_counts = counts.data();
+    c_request.candidate_count = count;
+    const std::size_t before = allocations;
+    read_request(&c_request, loaded->bundle, request);
+    session.score(request, Clock::now(), stats);
+    session.trace(request, Clock::now(), stats);
+    allocation_count += allocations - before;
+  }
+};
+
+TEST_P(TokenAllocationsTest, NoneWhenRequestsRepeat) {
+  session.warm_up();
+  score_tokens(3, 20);
+  EXPECT_GT(allocation_count, 0u);
+  allocation_count = 0;
+  for (const std::size_t count : {20u, 7u, 1u}) score_tokens(3, count);
+  EXPECT_EQ(allocation_count, 0u);
+}
+
+TEST_P(TokenAllocationsTest, NoneForOtherPrefixesWhenTheCacheIsFull) {
+  const auto round = [&] {
+    allocation_count = 0;
+    for (std::int32_t first = 0; first < 12; ++first) score_tokens(first, 20);
+    return allocation_count;
+  };
+  for (int n = 0; n < 8; ++n) round();
+  for (int n = 0; n < 4; ++n) EXPECT_EQ(round(), 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Bundles, TokenAllocationsTest,
+                         testing::Values("sound", "no_catalog", "sound_with_vectors", "sound_with_start"));
+
 INSTANTIATE_TEST_SUITE_P(Bundles, AllocationsTest, testing::Values("sound", "sound_with_vectors", "sound_with_start"));
 
 struct Serial final : kernels::Threads {
