@@ -121,7 +121,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     bundle = Bundle.open(options.bundle)
-    requests = draw(bundle, BenchOptions(slate=options.slate, requests=options.requests))
+    slates = draw(bundle, BenchOptions(slate=options.slate, requests=options.requests))
+    requests = [slate for slate in slates if isinstance(slate, Slate)]
     variant = options.variant or bundle.variant.name
     threads = options.threads or threads_for(options.sessions)
     served_here = rexit.open(options.bundle, variant, threads=threads)

@@ -19,6 +19,7 @@ from builders.bundles.held_out import write_ranked
 from builders.bundles.variants import INT8_CACHE, QUANTIZED
 from rexit import runtime
 from rexit.bundle import Bundle
+from rexit.checks.golden import request_of
 
 
 def threshold(log_odds: NDArray[np.float32]) -> float:
@@ -39,10 +40,8 @@ def write_recorded(place: Path) -> None:
     folder = write_ranked(place, variants=(QUANTIZED, INT8_CACHE)).bundle
     for name in Bundle.open(folder).manifest.variants:
         bundle = Bundle.open(folder, name)
-        requests = [
-            (bundle.catalog.users.id(s.user), [bundle.catalog.items.id(int(row)) for row in s.items], s.as_of)
-            for s in bundle.golden().slates
-        ]
+        slates = [(request_of(bundle.catalog, slate), slate.as_of) for slate in bundle.golden().slates]
+        requests = [(slate.user, list(slate.items), as_of) for slate, as_of in slates]
         with runtime.open(folder, name) as session:
             trace = np.concatenate([cold(session).trace(user, items, as_of=as_of) for user, items, as_of in requests])
         limits = [threshold(column) for column in trace.T[:-1]]

@@ -11,6 +11,7 @@ import onnx
 import rexit
 from builders.models.checkpoints import tiny_checkpoint
 from rexit.bundle import Bundle, Catalog
+from rexit.checks.golden import request_of
 from rexit.exporter.compile import compile_engines
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
@@ -47,12 +48,10 @@ def measure(family: str, engines: bool, catalog: Path, place: Path) -> Measured:
     exact, rounded = (Bundle.open(out, f"cpu-{precision}") for precision in ("fp32", "int8"))
     graphs = [onnx.load(exact.folder / segment.graph, load_external_data=False).graph for segment in exact.variant.segments]
     assert rounded.variant.quality is not None
-    users, items = exact.catalog.users, exact.catalog.items
     with rexit.open(out, variant="cpu-fp32") as session:
         runtime = 0.0
         for slate in exact.golden().slates:
-            row_ids = items.take(slate.items.astype(np.int64))
-            traced = session.trace(users.id(slate.user), row_ids, as_of=slate.as_of)
+            traced = request_of(exact.catalog, slate).trace(session)
             runtime = max(runtime, float(np.abs(traced - slate.log_odds).max()))
     return Measured(
         exact.variant.unrotated,
