@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,8 @@ def model_of(checkpoint: Checkpoint) -> Model:
 
 
 def carry_over(out: Path, old: Manifest | None, folder: Path, new: Sequence[str]) -> tuple[str, ...]:
-    """Copies the other variants of the bundle being replaced, by hard link if the file system supports it.
+    """Copies the other variants of the bundle being replaced, by hard link if the file system supports it, and its tokenizer if
+    the new bundle has none.
 
     Args:
         out: the bundle.
@@ -45,6 +47,8 @@ def carry_over(out: Path, old: Manifest | None, folder: Path, new: Sequence[str]
         The names of all variants. Old ones keep their places, so that the default stays; new ones follow.
     """
     before = old.variants if old else ()
+    if old and TOKENIZER in old.files and not (folder / TOKENIZER).exists():
+        link_or_copy(os.fspath(out / TOKENIZER), os.fspath(folder / TOKENIZER))
     for name in before:
         if name not in new:
             shutil.copytree(out / "variants" / name, folder / "variants" / name, copy_function=link_or_copy, symlinks=True)

@@ -37,6 +37,9 @@ def test_a_reranker_of_sentence_transformers(run: Run, slates: Path, tmp_path: P
     with torch.no_grad():
         logits = [model(torch.tensor([[*prefix, *candidate]])).logits[0, -1] for candidate in candidates]
     expected = np.array([float(row[labels["yes"]] - row[labels["no"]]) for row in logits])
+    again = ExportOptions([2, 4], precisions=["int8"], golden_slates=2, accept_loss=True)
+    export_bundle(checkpoint, None, tmp_path / "bundle", again, slates=slates)
+    assert bundle_encoder(Bundle.open(tmp_path / "bundle")).prompt("wing", ["lift"]), "another variant keeps the tokenizer"
     with runtime.open(bundle.path) as session:
         np.testing.assert_allclose(session.trace_tokens(prefix, candidates)[:, -1], expected, atol=1e-3)
 

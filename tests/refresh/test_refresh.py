@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders.bundles.bundle_files import contents, write_policy
+from builders.bundles.bundle_files import contents, entry, write_policy
 from builders.bundles.catalog import ITEM_IDS, USER_IDS, CatalogContents, in_lists
 from builders.bundles.grown_catalog import LATEST, NEW, Info, Tables, write_grown
 from rexit import runtime
@@ -75,6 +75,16 @@ def test_a_catalog_that_has_grown_lists_of_users(run: Run, place: Path) -> None:
         for user in USER_IDS:
             prefix, _ = session.prompt(user, ITEM_IDS[:1], as_of=1 << 40)
             np.testing.assert_array_equal(prefix, prompts.prefix(user, as_of=1 << 40))
+
+
+def test_the_tokenizer_stays(run: Run, place: Path) -> None:
+    (place / "bundle" / "tokenizer.json").write_text("{}")
+    manifest = json.loads((place / "bundle" / "manifest.json").read_text())
+    manifest["files"]["tokenizer.json"] = entry(place / "bundle" / "tokenizer.json")
+    (place / "bundle" / "manifest.json").write_text(json.dumps(manifest))
+    assert refresh(run, place).code == 0
+    assert "tokenizer.json" in Bundle.open(place / "bundle").manifest.files
+    assert run("verify", place / "bundle").code == 0
 
 
 def test_the_chain_of_digests(run: Run, place: Path) -> None:

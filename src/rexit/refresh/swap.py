@@ -24,7 +24,7 @@ from rexit import interrupts
 from rexit.bundle.catalog import CATALOG_FILES, Catalog
 from rexit.bundle.files import FileEntry, flush
 from rexit.bundle.golden import Golden
-from rexit.bundle.manifest import Manifest
+from rexit.bundle.manifest import TOKENIZER, Manifest
 from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.bundle.vectors import Vectors
 from rexit.bundle.writer import link_or_copy
@@ -47,6 +47,8 @@ class Swap:
             shutil.copyfile(catalog.path / name, self._new / name)
         if vectors is not None:
             vectors.write(self._new / VECTORS_FILE)
+        if TOKENIZER in manifest.files:
+            link_or_copy(os.fspath(bundle / TOKENIZER), os.fspath(self.folder / TOKENIZER))
         shutil.copytree(bundle / "variants", self.folder / "variants", copy_function=link_or_copy, symlinks=True)
         self._exported = manifest.exported_sha256 or manifest.catalog_sha256
         self.manifest = self._write(manifest)
@@ -83,7 +85,7 @@ class Swap:
 
     def _write(self, before: Manifest) -> Manifest:
         """Writes and returns the manifest with all files that the new catalog's folder holds now."""
-        others = {name: entry for name, entry in before.files.items() if name.startswith("variants/")}
+        others = {n: entry for n, entry in before.files.items() if n.startswith("variants/") or n == TOKENIZER}
         files = [path for path in self._new.rglob("*") if path.is_file()]
         new = {str(path.relative_to(self.folder)): FileEntry.of(path) for path in files}
         manifest = dataclasses.replace(before, files={**others, **new}, catalog=self._name, exported_sha256=self._exported)
