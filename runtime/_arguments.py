@@ -91,16 +91,25 @@ def to_plain_ids(name: str, values: Any) -> tuple[NDArray[Any], list[Id]]:
 
 def to_tokens(name: str, values: Any) -> NDArray[np.int32]:
     """Token ids, int32 [T]."""
-    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu":
-        array = values
-    else:
-        array = np.array(
-            [to_integer(f"{name}[{n}]", token) for n, token in enumerate(_sequence(name, values, "token ids"))], np.int64
-        )
+    array = _integers(values)
+    if array is None:  # slower, and says what is wrong
+        numbers = [to_integer(f"{name}[{n}]", token) for n, token in enumerate(_sequence(name, values, "token ids"))]
+        array = np.array(numbers, np.int64)
     if len(array) and (int(array.min()) < 0 or int(array.max()) >= 1 << 31):
         at = int(((array < 0) | (array >= 1 << 31)).argmax())
         raise InputError(f"{name}[{at}] is {int(array[at])}, expected a token id")
     return np.ascontiguousarray(array, np.int32)
+
+
+def _integers(values: Any) -> NDArray[Any] | None:
+    """The values as one array of integers; None if they are none."""
+    if not isinstance(values, np.ndarray | list | tuple):
+        return None
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError):  # lists of different lengths
+        return None
+    return array if array.ndim == 1 and array.dtype.kind in "iu" else None
 
 
 def to_token_lists(name: str, values: Any) -> tuple[NDArray[np.int32], NDArray[np.uint64]]:
