@@ -106,10 +106,8 @@ def export_bundle(
     targets = preflight.chosen_targets(options.target, options.precisions, options.cache)
     preflight.check_options(options)
     if (catalog is None) == (slates is None):
-        raise InputError(
-            f"{'neither' if catalog is None else 'both'} a catalog {'nor' if catalog is None else 'and'} slates, "
-            "expected one of them"
-        )
+        given = "neither a catalog nor" if catalog is None else "both a catalog and"
+        raise InputError(f"{given} slates, expected one of them")
     opened = slates if catalog is None else Catalog.open(Path(catalog))
     if isinstance(opened, Catalog) and (edited := opened.edited()):
         raise BundleError(edited[0])

@@ -79,7 +79,7 @@ def test_the_same_prompts_have_the_same_traces(run: Run, by_tokens: Path) -> Non
 def test_bundle_and_source_that_do_not_fit(run: Run, by_tokens: Path) -> None:
     place = by_tokens
     for words, code, problem in (
-        ((), 2, "neither --catalog and --slates given"),
+        ((), 2, "neither --catalog nor --slates given"),
         (("--catalog", place / "catalog", "--slates", place / "slates.jsonl"), 2, "both --catalog and --slates given"),
         (("--catalog", place / "catalog"), 4, "has no catalog, so a file of slates calibrates it"),
     ):

@@ -103,7 +103,8 @@ def calibrate(
         rivals=rivals,
     )
     if (catalog is None) == (slates is None):
-        raise InputError(f"{'neither' if catalog is None else 'both'} --catalog and --slates given, expected one of them")
+        given = "neither --catalog nor" if catalog is None else "both --catalog and"
+        raise InputError(f"{given} --slates given, expected one of them")
     opened = Bundle.open(bundle, variant)
     decode = None if tokenizer is None else decoder(tokenizer, opened.catalog.vector_ids if opened.has_catalog else None)
     source: Catalog | SlatesFile

@@ -136,7 +136,8 @@ def export(
     from rexit.exporter.export import export_bundle
 
     if (catalog is None) == (slates is None):
-        raise InputError(f"{'neither' if catalog is None else 'both'} --catalog and --slates given, expected one of them")
+        given = "neither --catalog nor" if catalog is None else "both --catalog and"
+        raise InputError(f"{given} --slates given, expected one of them")
     if label_ids is not None and slates is None:
         raise InputError("--label-ids is for --slates: a catalog has its labels")
     options = ExportOptions(
