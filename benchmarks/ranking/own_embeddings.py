@@ -1,10 +1,10 @@
 """What a model ranks like whose catalog has embeddings from elsewhere, against one whose catalog trained its own.
 
-    python benchmarks/ranking/own_embeddings.py NAME=CATALOG … --work WORK [--epochs 2] [--batch-tokens 800] [--seed 0] [--json]
+    python benchmarks/ranking/own_embeddings.py NAME=CATALOG … --work WORK [--epochs 2] [--batch-tokens 800] [--seeds 3] [--json]
 
 The catalogs are of the same interactions and the same split; the first is what the others are compared with. Each gets a model of
 examples/movielens/train.py, with its options. Its last exit scores the slates of the test split in PyTorch. WORK keeps scores, by
-name and settings. Intervals are of a bootstrap over users, differences are paired.
+name and settings. Figures are means over the seeds, intervals of a bootstrap over users, differences paired.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "movielens"))
-from judgement import METRICS, Judgement
+from judgement import METRICS, Judgement, mean
 from prompts import scored
 from train import Settings, train
 
@@ -48,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("catalogs", nargs="+", metavar="NAME=CATALOG")
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of each catalog, from --seed on")
     parser.add_argument("--json", action="store_true")
     Settings.add_options(parser)
     args = parser.parse_args()
@@ -63,11 +65,14 @@ def main() -> None:
         if not (np.array_equal(test.users, pairs.users) and np.array_equal(test.liked, pairs.liked)):
             raise InputError(f"{path}: its test split has other pairs than that of {args.catalogs[0]}")
         print(name, flush=True)
-        kept = args.work / f"{name}-{settings.epochs:g}-{settings.batch_tokens}-{settings.seed}.npy"
-        scores[name] = test_scores(catalog, settings, kept)
+        seeds = [replace(settings, seed=settings.seed + n) for n in range(args.seeds)]
+        scores[name] = [
+            test_scores(catalog, chosen, args.work / f"{name}-{chosen.epochs:g}-{chosen.batch_tokens}-{chosen.seed}.npy")
+            for chosen in seeds
+        ]
     assert pairs is not None
     judgement = Judgement(pairs.users, pairs.liked)
-    values = {name: judgement.of(score) for name, score in scores.items()}
+    values = {name: mean([judgement.of(score) for score in of_seeds]) for name, of_seeds in scores.items()}
     reference = next(iter(values.values()))
     results = {name: (value.interval(), value.minus(reference).interval()) for name, value in values.items()}
     if args.json:
