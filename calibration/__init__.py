@@ -6,6 +6,7 @@ report.html and traces.safetensors. The data moves in this order:
     record/     traces       slates -> every exit's log-odds, by the deployed variant
                 recording    traces and costs -> a file, and back
     choose/     platt        traces -> a map per exit, so that depths are comparable
+                maps         the same of all heads so far, where users left out show them better
                 expected     what a ranking is expected to lose, without labels
                 evaluate     where candidates stop -> cost, and expected losses
                 search       thresholds, patience and rules for slates -> the cheapest within a budget

@@ -56,10 +56,18 @@ class TestSplit:
     def __init__(self, evaluation: Evaluation) -> None:
         self._evaluation = evaluation
 
+    def full_row(self, name: str) -> Row:
+        """Returns the table's row for the full model."""
+        full = self._evaluation.full
+        return self._row(name, np.full(len(full), self._evaluation.c.shape[1] - 1), full)
+
     def row(self, name: str, stops: NDArray[np.int64]) -> Row:
         """Returns the table's row for a way to stop."""
+        return self._row(name, stops, self._evaluation.score(stops))
+
+    def _row(self, name: str, stops: NDArray[np.int64], score: NDArray[np.float32]) -> Row:
         evaluation = self._evaluation
-        judge, score = evaluation.judge, evaluation.score(stops)
+        judge = evaluation.judge
         ends = judge.intervals(evaluation.metrics, score)
         return Row(
             name=name,

@@ -2,7 +2,7 @@
 
 What chooses is not what judges:
 
-    validation, one part of the users      maps (cross-fitted), thresholds, rivals
+    validation, one part of the users      maps (cross-fitted) and what they read, thresholds, rivals
     validation, the other users            the certificate
     test                                   the final table, read once
 """
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from rexit.bundle import ExitPolicy, Policy, TopK
 from rexit.calibration import certify, metrics
+from rexit.calibration.choose import maps as choice_of_maps
 from rexit.calibration.choose import platt, rivals
 from rexit.calibration.choose.evaluate import Evaluation, Outcome
 from rexit.calibration.choose.heads import Heads, eliminate
@@ -36,6 +37,9 @@ MIN_SAVING = 0.01
 
 TOP_K_ERRORS = (0.01, 0.05, 0.1, 0.2, 0.4)
 """How often a candidate's c may leave its bounds."""
+
+FULL_DEPTH, ALL_HEADS = "full depth", "full depth, all heads"
+"""Rows of the test split: the full model, and its last exit with maps that read all heads."""
 
 TABLE_METRICS = ("ndcg@10", "user-auc", "auc", "logloss")
 """Metrics in every table."""
@@ -82,9 +86,11 @@ class DecideOptions:
         seed: divides the validation users into those who choose and those who certify.
         suggest_heads: also find out which heads are worth keeping.
         rivals: also tune other ways to stop, for the table.
+        maps: the heads that an exit's c reads, of `maps.CHOICES`.
     """
 
     seed: int = 0
+    maps: str = choice_of_maps.AUTO
     suggest_heads: bool = False
     rivals: bool = False
 
@@ -122,12 +128,14 @@ class Decision:
     Attributes:
         goal: what the policy must keep.
         policy: the policy to write.
-        maps: of each exit.
+        maps: of each exit, as in the policy.
+        choice: what maps there were to choose from.
         users: number of users, by part: `choosing`, `certifying`, `test`.
         tested: by metric's name, how many of the certifying users have a value.
         chosen: the candidate that `policy` is; None if that is full depth.
         candidates: all that were tested for a certificate, in that order.
-        rows: of the test split; `full depth` first, then fixed depths, rivals, and `policy` last.
+        rows: of the test split; `full depth` first, then fixed depths, rivals, and `policy` last. Fixed depths are those of the
+            chosen maps: if these read all heads, so does a row at the last exit, while `full depth` is the last head alone.
         curve: a row of the test split for each candidate.
         gains: over each fixed depth, if the policy is dynamic.
         saving: share of full depth's cost that the policy saves on the choosing users.
@@ -139,6 +147,7 @@ class Decision:
     goal: Goal
     policy: Policy
     maps: tuple[platt.PlattMap, ...]
+    choice: choice_of_maps.Choice
     users: Mapping[str, int]
     tested: Mapping[str, int]
     chosen: Candidate | None
@@ -166,12 +175,13 @@ def decide(
     """Chooses on one part of the validation split's users, certifies on the others, measures on test.
 
     1. Users are divided at random by `options.seed`: a third of them chooses, see `split_users`.
-    2. A Platt map per exit. The search gets maps cross-fitted by user; the policy gets those of all choosing users.
+    2. A map per exit, see `maps`. The search gets maps cross-fitted by user; the policy gets those of all choosing users. What is
+       lost is counted against the last head alone, whatever the maps read.
     3. For each of a few budgets up to `max_drop`, the cheapest policy that is expected to stay within it: a fixed depth, where no
        dynamic policy saves 1 % more.
     4. Learn then Test (Angelopoulos et al., arXiv 2110.01052): they are tested in this order, careful ones first, up to the first
        that fails.
-    5. The cheapest that is certified; full depth where nothing saves 1 %.
+    5. The cheapest that is certified; full depth, by its own head, where nothing saves 1 %.
     6. The test split: values and differences with intervals over users, against full depth, fixed depths, and rivals tuned to the
        chosen policy's budget.
 
@@ -190,35 +200,44 @@ def decide(
     options = options or DecideOptions()
     goal.check()
     choosers, certifiers = split_users(validation, options.seed)
-    maps = platt.fit_all(choosers.log_odds, choosers.liked)
-    useful = [platt_map.useful for platt_map in maps]
-    cross_fitted = platt.cross_fit(choosers.log_odds, choosers.liked, choosers.users)
-    choosing = Evaluation(choosers, cross_fitted, depths, costs, goal.metrics)
-    certifying = Evaluation(certifiers, platt.apply(maps, certifiers.log_odds), depths, costs, goal.metrics)
+    choice = choice_of_maps.choose(options.maps, choosers, goal.metrics)
+    maps, useful = choice.maps, [platt_map.useful for platt_map in choice.maps]
 
-    search = Search(choosing, Space(cross_fitted, useful, top_k_rules(cross_fitted, choosers, goal)))
+    def evaluate(traces: Traces, of_metrics: Sequence[Metric]) -> Evaluation:
+        own = platt.apply(choice.own, traces.log_odds)
+        return Evaluation(traces, platt.apply(maps, traces.log_odds), depths, costs, of_metrics, own[:, -1])
+
+    choosing = Evaluation(choosers, choice.c, depths, costs, goal.metrics, choice.own_c[:, -1])
+    certifying = evaluate(certifiers, goal.metrics)
+
+    search = Search(choosing, Space(choice.c, useful, top_k_rules(choice.c, choosers, goal)))
     search.explore()
     candidates = _test_candidates(_find_candidates(search, choosing, maps, variant_sha256, goal), certifying, goal)
     full_us = search.full.outcome.cost_us
     chosen = _cheapest_certified(candidates, full_us)
-    full = _policy(maps, variant_sha256)
-    policy = chosen.policy if chosen else full
+    policy = chosen.policy if chosen else _policy(choice.own, variant_sha256)
     budget = chosen.budget if chosen else goal.max_drop
-    heads, suggested = eliminate(choosing, useful, budget, progress) if options.suggest_heads else ((), None)
+    heads, suggested = (), None
+    if options.suggest_heads:  # with fewer heads, maps of all would be others
+        own = Evaluation(choosers, choice.own_c, depths, costs, goal.metrics)
+        heads, suggested = eliminate(own, [platt_map.useful for platt_map in choice.own], budget, progress)
 
-    c = full.calibrated(test.log_odds)
-    split = TestSplit(Evaluation(test, c, depths, costs, _table_metrics(goal)))
+    on_test = evaluate(test, _table_metrics(goal))
+    split = TestSplit(on_test)
     stops = policy.stops(test.log_odds, test.offsets)
     last = len(depths) - 1
-    rows = [split.row("full depth", np.full(len(test), last))]
+    rows = [split.full_row(FULL_DEPTH)]
     rows += [split.row(depth_name(depths[k]), np.full(len(test), k)) for k in range(last)]
+    if choice.reads == choice_of_maps.ALL:
+        rows.append(split.row(ALL_HEADS, np.full(len(test), last)))
     if options.rivals:
-        rows += [split.row(name, rival(test.log_odds, c)) for name, rival in rivals.tuned(choosing, budget).items()]
-    rows.append(split.row("policy", stops))
+        rows += [split.row(name, rival(test.log_odds, on_test.c)) for name, rival in rivals.tuned(choosing, budget).items()]
+    rows.append(split.row("policy", stops) if chosen else replace(rows[0], name="policy"))
     return Decision(
         goal=goal,
         policy=policy,
-        maps=maps,
+        maps=maps if chosen else choice.own,
+        choice=choice,
         users={"choosing": choosers.user_count, "certifying": certifiers.user_count, "test": test.user_count},
         tested={metric.name: certifying.judge.user_count(metric) for metric in goal.metrics},
         chosen=chosen,
@@ -238,9 +257,10 @@ def decide(
 
 def back_to_full_depth(decision: Decision) -> Decision:
     """Returns the same decision with full depth as its policy; `saving` remains what the other one promised."""
-    policy = replace(_policy(decision.maps, decision.policy.variant_sha256), made_on=decision.policy.made_on)
+    own = decision.choice.own
+    policy = replace(_policy(own, decision.policy.variant_sha256), made_on=decision.policy.made_on)
     full = replace(decision.rows[0], name="policy")
-    return replace(decision, policy=policy, chosen=None, rows=(*decision.rows[:-1], full), gains=())
+    return replace(decision, policy=policy, maps=own, chosen=None, rows=(*decision.rows[:-1], full), gains=())
 
 
 def top_k_rules(c: NDArray[np.float32], traces: Traces, goal: Goal) -> list[TopK | None]:
@@ -301,9 +321,10 @@ def _fixed_rule(depth: int, exits: int) -> Rule:
 def _policy(maps: Sequence[platt.PlattMap], variant_sha256: str, rule: Rule | None = None) -> Policy:
     """The rule with its maps; None: full depth."""
     if rule is None:
-        return Policy(tuple(ExitPolicy(m.a, m.b) for m in maps), 1, variant_sha256)
-    exits = [ExitPolicy(m.a, m.b, upper, lower) for m, upper, lower in zip(maps[:-1], rule.upper, rule.lower, strict=True)]
-    return Policy((*exits, ExitPolicy(maps[-1].a, maps[-1].b)), rule.patience, variant_sha256, rule.quorum, rule.top_k)
+        rule = Rule(1, (np.inf,) * (len(maps) - 1), (np.inf,) * (len(maps) - 1))
+    sides = zip(maps, (*rule.upper, np.inf), (*rule.lower, np.inf), strict=True)
+    exits = tuple(ExitPolicy(m.a, m.b, upper, lower, m.earlier) for m, upper, lower in sides)
+    return Policy(exits, rule.patience, variant_sha256, rule.quorum, rule.top_k)
 
 
 def _test_candidates(candidates: Sequence[Candidate], certifying: Evaluation, goal: Goal) -> list[Candidate]:

@@ -29,6 +29,7 @@ class CalibrationOptions:
         from_traces: decide on what the last calibration recorded, without running the model.
         suggest_exits: also find out which heads are worth keeping.
         rivals: also tune other ways to stop, for comparison.
+        maps: the heads that an exit's calibrated log-odds read: "own", "all" so far, or "auto", all where held-out users say so.
     """
 
     metrics: Sequence[str] = METRICS
@@ -46,3 +47,4 @@ class CalibrationOptions:
     from_traces: bool = False
     suggest_exits: bool = False
     rivals: bool = False
+    maps: str = "auto"

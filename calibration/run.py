@@ -17,6 +17,7 @@ from rexit.bundle import Bundle, Catalog, Policy, check_writable, sole_writer, w
 from rexit.bundle.policy import FILE as POLICY_FILE
 from rexit.bundle.writer import bundle_copy, link_or_copy
 from rexit.calibration import decide, metrics
+from rexit.calibration.choose import maps
 from rexit.calibration.drift import REPORT_FILE
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record import recording
@@ -127,7 +128,7 @@ class _Work:
             depths=self._depths,
             variant_sha256=bundle.variant_sha256,
             goal=goal,
-            options=decide.DecideOptions(suggest_heads=options.suggest_exits, rivals=options.rivals),
+            options=decide.DecideOptions(suggest_heads=options.suggest_exits, rivals=options.rivals, maps=options.maps),
             progress=self._progress,
         )
         decision = _with_conditions(decision, profile.conditions, options.slate)
@@ -162,6 +163,7 @@ class _Work:
         bundle, source, options = self._bundle, self._source, self._options
         goal = decide.Goal(tuple(map(metrics.parse, options.metrics)), options.max_drop, options.confidence, options.top_k)
         goal.check()
+        maps.check(options.maps)
         if not 0 <= options.cached_share <= 1:
             raise InputError(f"cached share {options.cached_share}, expected 0 to 1")
         if isinstance(source, SlatesFile):

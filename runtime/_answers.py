@@ -53,7 +53,8 @@ class Info:
 
 @dataclass(frozen=True)
 class ExitInfo:
-    """One exit and its policy. c = a z + b, with z the raw log-odds; a candidate stops at c >= upper or c <= -lower.
+    """One exit and its policy. c = a z + b, with z the raw log-odds, plus what earlier heads add; a candidate stops at c >= upper
+    or c <= -lower.
 
     Attributes:
         layers: Depth of the exit.
@@ -64,6 +65,7 @@ class ExitInfo:
         patience: How many heads in a row must agree on the sign of c before a candidate stops.
         rise: How far c may still rise, for the top-k rule; 0: no such rule.
         fall: How far c may still fall, for the top-k rule; 0: no such rule.
+        earlier: Weights in c of the log-odds at the exits before this one; empty: they add nothing.
     """
 
     layers: int
@@ -74,6 +76,7 @@ class ExitInfo:
     patience: int
     rise: float
     fall: float
+    earlier: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ def seed(catalog: Catalog, bundle: Bundle, slate: int, top_k: int | None) -> See
         costs=costs,
         depths=depths,
         variant_sha256=bundle.variant_sha256,
+        options=decide.DecideOptions(maps="own"),
     )
     decisions = [decide_on(goal=goal) for goal in goals]
     maps = decisions[0].maps  # of the users who choose, whatever the goal

@@ -48,16 +48,26 @@ class Evaluation:
         depths: of each exit, in layers.
         costs: what a slate costs.
         metrics: what `Outcome.drops` are of.
+        full: the full model's answer, the last head's own c, float32 [n]; None: c at the last exit, where that reads no other
+            head.
     """
 
     def __init__(
-        self, traces: Traces, c: NDArray[np.float32], depths: Sequence[int], costs: Costs, metrics: Sequence[Metric]
+        self,
+        traces: Traces,
+        c: NDArray[np.float32],
+        depths: Sequence[int],
+        costs: Costs,
+        metrics: Sequence[Metric],
+        full: NDArray[np.float32] | None = None,
     ) -> None:
         self.traces, self.c, self.costs, self.metrics = traces, c, costs, tuple(metrics)
-        full = np.ascontiguousarray(c[:, -1])
-        self.judge = Judge(traces.users, traces.liked, traces.offsets, full)
+        last = np.ascontiguousarray(c[:, -1])
+        self.full = last if full is None else np.ascontiguousarray(full)
+        """What losses are counted against."""
+        self.judge = Judge(traces.users, traces.liked, traces.offsets, self.full)
         """Judges by labels."""
-        self._expectation = Expectation(traces, full)
+        self._expectation = Expectation(traces, last, self.judge)
         self._depths = np.array(depths)
 
     def score(self, stops: NDArray[np.int64]) -> NDArray[np.float32]:

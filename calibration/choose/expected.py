@@ -26,10 +26,11 @@ class Expectation:
     Args:
         traces: of the split.
         full: full depth's c, float32 [n].
+        judge: of the split, for metrics that need no labels.
     """
 
-    def __init__(self, traces: Traces, full: NDArray[np.float32]) -> None:
-        self._judge = Judge(traces.users, traces.liked, traces.offsets, full)
+    def __init__(self, traces: Traces, full: NDArray[np.float32], judge: Judge) -> None:
+        self._judge = judge
         self._p = expit(full.astype(np.float64))
         self._users = _Groups(traces.users)
         self._all = _Groups(np.zeros(len(full), np.int64))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from rexit.bundle import ExitPolicy, Policy
 from rexit.bundle.policy import MAX_INTERCEPT, MAX_SLOPE
 
 USELESS_SLOPE = 1e-6
@@ -18,11 +19,15 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class PlattMap:
-    """c = a z + b, a > 0. `useful` is False if the head ranks backwards or not at all: its exit must never stop."""
+    """c = a z + b, a > 0. `useful` is False if the head ranks backwards or not at all: its exit must never stop.
+
+    earlier: weights of the heads before it, which add to c (see `maps`); a then has any sign. Empty: they add nothing.
+    """
 
     a: float
     b: float
     useful: bool
+    earlier: tuple[float, ...] = ()
 
 
 def fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> PlattMap:
@@ -42,8 +47,8 @@ def fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> PlattMap:
     centre, scale = float(z.mean()), float(z.std())
     a, b = 0.0, 0.0
     if scale > 0:
-        target = np.where(liked, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-        slope, intercept = _logistic_regression((z - centre) / scale, target)
+        features = np.stack([(z - centre) / scale, np.ones_like(z)])
+        slope, intercept = logistic_regression(features, targets(liked)).tolist()
         a = slope / scale
         b = intercept - a * centre
     # Too steep: log-odds that differ only by rounding.
@@ -53,24 +58,49 @@ def fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> PlattMap:
     return PlattMap(float(np.float32(a)), float(np.float32(b)), True)
 
 
-def _logistic_regression(x: NDArray[np.float64], target: NDArray[np.float64]) -> tuple[float, float]:
-    """Slope and intercept with the least cross-entropy to targets between 0 and 1, which scikit-learn's regression does not
-    take. x: float64 [n], of mean 0 and variance 1."""
-    features = np.stack([x, np.ones_like(x)])
+def targets(liked: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Returns Platt's targets, float64 [n]. liked: bool [n]."""
+    positives = int(liked.sum())
+    negatives = len(liked) - positives
+    return np.where(liked, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+
+
+def logistic_regression(
+    features: NDArray[np.float64],
+    target: NDArray[np.float64],
+    ridge: float = 0.0,
+    centre: NDArray[np.float64] | None = None,
+    start: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Returns the weights, float64 [d], with the least cross-entropy to targets between 0 and 1, which scikit-learn's regression
+    does not take.
+
+    Args:
+        features: float64 [d, n], of mean 0 and variance 1, but the last one is 1 for all: the intercept.
+        target: float64 [n].
+        ridge: the weight of half the squared distance from `centre`, without the intercept, beside the mean cross-entropy.
+        centre: float64 [d]; None: 0.
+        start: where to begin, float64 [d]; None: at `centre`.
+    """
+    count, pairs = features.shape
+    centre = np.zeros(count) if centre is None else centre
+    ridges = np.full(count, ridge)
+    ridges[-1] = 0.0
 
     def loss(weights: NDArray[np.float64]) -> float:
         c = weights @ features
-        return float(np.mean(np.logaddexp(0.0, c) - target * c))
+        return float(np.mean(np.logaddexp(0.0, c) - target * c) + (ridges / 2) @ (weights - centre) ** 2)
 
     def gradient(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(features @ (expit(weights @ features) - target) / len(x))
+        return np.asarray(features @ (expit(weights @ features) - target) / pairs + ridges * (weights - centre))
 
     def hessian(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         p = expit(weights @ features)
-        return np.asarray((features * (p * (1 - p))) @ features.T / len(x))
+        return np.asarray((features * (p * (1 - p))) @ features.T / pairs + np.diag(ridges))
 
-    best = minimize(loss, np.zeros(2), method="trust-exact", jac=gradient, hess=hessian, options={"gtol": 1e-10})
-    return float(best.x[0]), float(best.x[1])
+    begin = centre if start is None else start
+    best = minimize(loss, begin, method="trust-exact", jac=gradient, hess=hessian, options={"gtol": 1e-10})
+    return np.asarray(best.x, np.float64)
 
 
 def fit_all(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> tuple[PlattMap, ...]:
@@ -80,8 +110,7 @@ def fit_all(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> tuple[Pl
 
 def apply(maps: Sequence[PlattMap], log_odds: NDArray[np.float32]) -> NDArray[np.float32]:
     """Returns c, float32 [n, E], computed as in the runtime. log_odds: raw, float32 [n, E]."""
-    a, b = (np.array([getattr(platt_map, name) for platt_map in maps], np.float32) for name in ("a", "b"))
-    return log_odds * a + b
+    return Policy(tuple(ExitPolicy(m.a, m.b, earlier=m.earlier) for m in maps), 1, "").calibrated(log_odds)
 
 
 def cross_fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_], users: NDArray[np.int64]) -> NDArray[np.float32]:

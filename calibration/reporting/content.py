@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from rexit import __version__
-from rexit.bundle import Bundle
+from rexit.bundle import Bundle, Policy
 from rexit.bundle.files import json_values
 from rexit.calibration import drift
+from rexit.calibration.choose.maps import ALL, OWN
 from rexit.calibration.comparison import Row
-from rexit.calibration.decide import Decision
+from rexit.calibration.decide import ALL_HEADS, FULL_DEPTH, Decision
 from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.record.traces import Traces
 from rexit.calibration.reporting import verdict
@@ -103,6 +104,12 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
             "quorum": policy.quorum,
             "top_k": policy.top_k and asdict(policy.top_k),
         },
+        "maps": {
+            "read": _heads_read(policy),
+            "choice": decision.choice.reads,
+            "ridge": decision.choice.ridge,
+            "gain": decision.choice.gain,
+        },
         "exits": [
             {
                 "layers": layers,
@@ -141,6 +148,10 @@ def build(bundle: Bundle, options: CalibrationOptions, findings: Findings) -> di
     return plain
 
 
+def _heads_read(policy: Policy) -> str:
+    return ALL if any(rule.earlier for rule in policy.exits) else OWN
+
+
 def _finite(number: float | None) -> float | None:
     return None if number is None or math.isinf(number) else number
 
@@ -171,8 +182,9 @@ def _milliseconds(decision: Decision, timings: Timings | None, depths: Sequence[
     if timings is None:
         return {}
     policy, *forced = timings.milliseconds
-    names = [*map(depth_name, depths[:-1]), "full depth"]
-    return {**dict(zip(names, forced, strict=True)), "policy": policy if decision.chosen else forced[-1]}
+    names = [*map(depth_name, depths[:-1]), FULL_DEPTH]
+    whole = {ALL_HEADS: forced[-1], "policy": policy if decision.chosen else forced[-1]}
+    return {**dict(zip(names, forced, strict=True)), **whole}
 
 
 def _reliability(c: NDArray[np.float32], liked: NDArray[np.bool_]) -> list[dict[str, float]]:

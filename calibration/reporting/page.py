@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 
 from rexit.calibration import certify, metrics
 from rexit.calibration.choose import rivals
+from rexit.calibration.choose.maps import ALL, OWN
 from rexit.calibration.reporting import plots
 from rexit.calibration.reporting.tables import (
     INTERVAL,
@@ -29,6 +30,7 @@ from rexit.calibration.reporting.tables import (
     share,
     threshold,
     value_and_drop,
+    weights,
     yes,
 )
 from rexit.calibration.reporting.verdict import Verdict, minus, model_name, signed
@@ -64,6 +66,7 @@ def page(report: Report) -> str:
         summary=summary[:1].upper() + summary[1:],
         testers=certify.count_users(report["tested"]),
         rules=_rules(report["policy"]),
+        maps=maps_sentence(report["maps"]),
         rivals=[(name, about) for name, about in rivals.ABOUT.items() if name in ways],
         examples=examples,
         prompts=any(slate["prompt"] is not None for _, slates in examples for slate, _, _ in slates),
@@ -113,6 +116,20 @@ def _tiles(report: Report) -> Iterator[Sequence[str]]:
 def _line(title: str, value: Sequence[float]) -> str:
     middle, low, high = value
     return f"{title}: {signed(middle)} ± {(high - low) / 2:.4f}"
+
+
+def maps_sentence(maps: Mapping[str, Any]) -> str:
+    """What the policy's maps read and why, in a sentence. maps: of the report."""
+    reads = "Each exit reads all heads so far" if maps["read"] == ALL else "Each exit reads its own head"
+    if maps["gain"] is None:
+        return f"{reads}."
+    gain, low, high = maps["gain"]
+    figures = f"{signed(gain)} (95 % interval {signed(low)} to {signed(high)})"
+    if maps["choice"] == OWN:
+        return f"{reads}: all heads so far are not shown to be better, log loss lower by {figures}."
+    if maps["read"] == OWN:
+        return f"{reads}: full depth is the model's own answer."
+    return f"{reads}: log loss of users left out is lower by {figures}."
 
 
 def _rules(policy: Mapping[str, Any]) -> str:
@@ -197,6 +214,7 @@ def _tables(report: Report) -> dict[str, Table]:
                 Column("or at most", lambda e: -e["lower"] if isinstance(e["lower"], float) else e["lower"], threshold),
                 Column("a", "a", places(4)),
                 Column("b", "b", places(4)),
+                *([Column("weights of earlier heads", "earlier", weights)] if report["maps"]["read"] == ALL else ()),
                 Column("head ranks", "useful", yes),
                 Column("candidates stopped, test", "stopped", share),
             ],

@@ -46,6 +46,10 @@ def threshold(value: float | str | None) -> str:
     return "never" if value is None else value if isinstance(value, str) else f"{value:.4f}"
 
 
+def weights(value: Sequence[float]) -> str:
+    return ", ".join(f"{weight:.4f}" for weight in value) or ABSENT
+
+
 def interval(value: Sequence[float]) -> str:
     middle, low, high = value
     return f"{middle:.4f}\n{low:+.4f} to {high:+.4f}"

@@ -27,7 +27,7 @@ using Rules = std::tuple<std::vector<float>, std::vector<float>, std::size_t, fl
 using SegmentRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, double, double>;
 using StatsRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, double, double, double,
                             double, bool, std::vector<SegmentRow>>;
-using ExitRow = std::tuple<std::size_t, float, float, float, float, std::size_t, float, float>;
+using ExitRow = std::tuple<std::size_t, float, float, float, float, std::size_t, float, float, std::vector<float>>;
 using InfoRow = std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, bool, bool, bool,
                            std::string, std::size_t, bool, float, std::size_t, bool>;
 template <class T, class... Shape>
@@ -137,7 +137,8 @@ class Session {
     std::vector<ExitRow> rows;
     for (std::size_t k = 0; k < session_.bundle().info().exits; ++k) {
       const rexit_exit_info exit = session_.bundle().exit(k);
-      rows.emplace_back(exit.layers, exit.a, exit.b, exit.upper, exit.lower, exit.patience, exit.rise, exit.fall);
+      const std::vector<float> earlier(exit.earlier, exit.earlier + (exit.earlier != nullptr ? k : 0));
+      rows.emplace_back(exit.layers, exit.a, exit.b, exit.upper, exit.lower, exit.patience, exit.rise, exit.fall, earlier);
     }
     return rows;
   }

@@ -43,16 +43,31 @@ def test_full_depth_stops_at_the_last_only() -> None:
     assert (Policy.full_depth(4, "d").stops(z, np.array([0, 100])) == 3).all()
 
 
+def test_c_reads_the_heads_so_far() -> None:
+    made = policy((2.0, 0.5, 1.0, 1.0), (-1.0, 0.25, 1.0, 1.0), (0.0, -0.5, 1.0, 1.0))
+    exits = made.exits[0], replace(made.exits[1], earlier=(3.0,)), replace(made.exits[2], earlier=(-2.0, 4.0))
+    z = np.float32([[1, 2, 9], [-1, 0.5, 9]])
+    c = replace(made, exits=exits).calibrated(z)
+    np.testing.assert_array_equal(c, np.float32([[2.5, -2 + 0.25 + 3, -0.5 - 2 + 8], [-1.5, -0.5 + 0.25 - 3, -0.5 + 2 + 2]]))
+    assert c.dtype == np.float32
+
+
+def with_earlier_heads(made: Policy, random: np.random.Generator) -> Policy:
+    exits = [replace(e, earlier=tuple(random.uniform(-1, 1, k).tolist())) for k, e in enumerate(made.exits)]
+    return replace(made, exits=tuple(exits))
+
+
 def random_policy(random: np.random.Generator) -> Policy:
     exits = [tuple(random.uniform((0.2, -1, 0, 0), (2, 1, 2, 2)).tolist()) for _ in range(3)]
     return policy(*exits, FREE, patience=int(random.integers(1, 4)))
 
 
-def test_exit_range_holds_every_answer_within_the_margin_and_little_else() -> None:
+@pytest.mark.parametrize("earlier", [False, True])
+def test_exit_range_holds_every_answer_within_the_margin_and_little_else(earlier: bool) -> None:
     random = np.random.default_rng(0)
     allowed = 0.0
     for _ in range(50):
-        made = random_policy(random)
+        made = with_earlier_heads(random_policy(random), random) if earlier else random_policy(random)
         z = random.normal(0, 1, (40, 4)).astype(np.float32)
         earliest, latest = made.exit_range(z, 0.05, np.array([0, 40]))
         allowed += (latest - earliest + 1).sum() / 2000
@@ -64,8 +79,8 @@ def test_exit_range_holds_every_answer_within_the_margin_and_little_else() -> No
 
 def test_exit_range_without_margin_is_the_answer() -> None:
     random = np.random.default_rng(1)
-    for _ in range(20):
-        made = random_policy(random)
+    for n in range(20):
+        made = with_earlier_heads(random_policy(random), random) if n % 2 else random_policy(random)
         z = random.normal(0, 1, (50, 4)).astype(np.float32)
         for side in made.exit_range(z, 0.0, np.array([0, 50])):
             np.testing.assert_array_equal(side, made.stops(z, np.array([0, 50])))
@@ -103,6 +118,39 @@ def test_written_and_read_again(tmp_path: Path) -> None:
         replace(variation, made_on=MADE_ON).write(path)
         assert Policy.read(path, 2, "d") == replace(variation, made_on=MADE_ON)
         assert json.loads(path.read_text())["requires"] == ([] if variation == plain else ["slate-rules"])
+
+
+def test_earlier_heads_are_written_and_required_only_where_there_are_some(tmp_path: Path) -> None:
+    path, plain = tmp_path / "policy.json", policy(FREE, FREE, FREE)
+    plain.write(path)
+    assert b"earlier" not in path.read_bytes()
+    exits = (*plain.exits[:2], replace(plain.exits[2], a=-0.5, earlier=(0.25, -0.125)))
+    for made, required in (
+        (replace(plain, exits=exits), ["earlier-heads"]),
+        (replace(plain, exits=exits, quorum=0.25), ["slate-rules", "earlier-heads"]),
+    ):
+        made.write(path)
+        assert Policy.read(path, 3, "d") == made
+        value = json.loads(path.read_text())
+        assert value["requires"] == required
+        assert [e.get("earlier") for e in value["exits"]] == [None, None, [0.25, -0.125]]
+
+
+@pytest.mark.parametrize(
+    ("a", "earlier", "expected"),
+    [
+        (1.0, (1.0,), r"exits\[2\] earlier: has 1 numbers, expected one per earlier exit, 2"),
+        (1.0, (1.0, 2.0, 3.0), r"exits\[2\] earlier: has 3 numbers"),
+        (1.0, (1.0, math.nan), r"exits\[2\] earlier\[1\]: is nan, expected -1e\+09 to 1e\+09"),
+        (1.0, (-1e10, 1.0), r"exits\[2\] earlier\[0\]: is -1"),
+        (-math.inf, (1.0, 1.0), r"exits\[2\] a: is -inf"),
+        (-1.0, (), r"exits\[2\] a: is -1.0, expected more than 0"),
+    ],
+)
+def test_earlier_heads_that_no_reader_takes(tmp_path: Path, a: float, earlier: tuple[float, ...], expected: str) -> None:
+    with pytest.raises(BundleError, match=f"not written: {expected}"):
+        Policy((ExitPolicy(), ExitPolicy(), ExitPolicy(a, earlier=earlier)), 1, "d").write(tmp_path / "policy.json")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -145,6 +193,13 @@ def test_rules_of_the_slate_that_no_reader_takes_are_not_written(tmp_path: Path,
         ({"exits": [{"a": 1, "b": 0, "upper": None}] * 2}, "lower"),
         ({"requires": ["trees"]}, "requires"),
         ({"requires": ["slate-rules", "trees"]}, "requires"),
+        ({"requires": ["earlier-heads-2"]}, "requires"),
+        ({"exits": [{"a": 1, "b": 0, "upper": None, "lower": None, "earlier": 1}] * 2}, "earlier: 1 is not an array"),
+        ({"exits": [{"a": 1, "b": 0, "upper": None, "lower": None, "earlier": ["1"]}] * 2}, "'1' is not a finite number"),
+        (
+            {"exits": [{"a": 1, "b": 0, "upper": None, "lower": None, "earlier": [1]}] * 2},
+            r"exits\[0\] earlier: has 1 numbers, expected one per earlier exit, 0",
+        ),
         ({"requires": "slate-rules"}, "requires"),
         ({"made_on": [1]}, "made_on: expected an object"),
         ({"made_on": {"device": "cpu", "threads": 2}}, "made_on: expected an object with `device`, `threads` and `machine`"),

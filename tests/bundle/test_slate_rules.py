@@ -103,7 +103,10 @@ def test_quorum_counts_the_whole_slate_in_float32() -> None:
 
 
 def random_policy(random: np.random.Generator, exits: int) -> Policy:
-    rules = [ExitPolicy(*random.uniform((0.2, -1, 0.5, 0.5), (2, 1, 3, 3)).tolist()) for _ in range(exits - 1)]
+    rules = [
+        ExitPolicy(*random.uniform((0.2, -1, 0.5, 0.5), (2, 1, 3, 3)).tolist(), tuple(random.uniform(-0.5, 0.5, k).tolist()))
+        for k in range(exits - 1)
+    ]
     rise, fall = (tuple(random.uniform(0, 0.6, exits - 1).tolist()) for _ in range(2))
     top_k = TopK(int(random.integers(1, 8)), bool(random.integers(2)), rise, fall) if random.random() < 0.8 else None
     return Policy((*rules, ExitPolicy()), int(random.integers(1, 4)), "d", float(random.choice([0.0, 0.1, 0.3])), top_k)

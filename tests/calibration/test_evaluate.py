@@ -2,14 +2,20 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from builders.traces import even_costs, traces
 from rexit.bundle import ExitPolicy, Policy
 from rexit.calibration.choose.evaluate import Evaluation
 from rexit.calibration.choose.expected import Expectation
 from rexit.calibration.metrics import Judge, parse
+from rexit.calibration.record.traces import Traces
 
 NAMES = ("ndcg@3", "user-auc", "auc", "logloss")
+
+
+def expectation(t: Traces, full: NDArray[np.float32]) -> Expectation:
+    return Expectation(t, full, Judge(t.users, t.liked, t.offsets, full))
 
 
 def test_counts_layers_and_costs_where_each_candidate_stops() -> None:
@@ -34,7 +40,7 @@ def test_what_is_expected_to_be_lost_is_the_mean_over_labels(name: str) -> None:
         Judge(t.users, random.random(len(full)) < 1 / (1 + np.exp(-full)), t.offsets, full).drop(metric, score)
         for _ in range(400)
     ]
-    expected = Expectation(t, full).drops([metric], score)[0]
+    expected = expectation(t, full).drops([metric], score)[0]
     error = np.std(drops) / 20
     # A ratio's mean is not the ratio of means: per user, NDCG and AUC divide by what the labels of that user allow.
     assert expected == pytest.approx(np.mean(drops), abs=4 * error + 0.1 * abs(expected))
@@ -45,7 +51,7 @@ def test_what_is_expected_to_be_lost_is_the_mean_over_labels(name: str) -> None:
 def test_full_depth_loses_nothing_and_every_other_ranking_something(name: str) -> None:
     t = traces(40, 10, [1.5, 0.5, 0.0])
     full = np.ascontiguousarray(t.log_odds[:, 2])
-    drops = [Expectation(t, full).drops([parse(name)], np.ascontiguousarray(t.log_odds[:, k]))[0] for k in range(3)]
+    drops = [expectation(t, full).drops([parse(name)], np.ascontiguousarray(t.log_odds[:, k]))[0] for k in range(3)]
     assert drops[0] > drops[1] > drops[2] == pytest.approx(0, abs=1e-12)
 
 
@@ -54,4 +60,4 @@ def test_what_needs_no_labels_is_as_measured(name: str) -> None:
     t = traces(40, 10, [1.5, 0.0])
     full, score = np.ascontiguousarray(t.log_odds[:, 1]), np.ascontiguousarray(t.log_odds[:, 0])
     judged = Judge(t.users, t.liked, t.offsets, full).drop(parse(name), score)
-    assert Expectation(t, full).drops([parse(name)], score)[0] == judged
+    assert expectation(t, full).drops([parse(name)], score)[0] == judged

@@ -77,6 +77,23 @@ def _made(case: str) -> dict[str, Any]:
         return content.build(bundle, options, content.Findings(parts, profile, costs, decision, None, False, early, late, None))
 
 
+def test_it_says_what_the_maps_read() -> None:
+    report = made()
+    assert report["maps"]["read"] == "own" and report["maps"]["gain"] is not None
+    own = page.page(report)
+    assert "Each exit reads its own head: all heads so far are not shown to be better, log loss lower by" in own
+    assert "weights of earlier heads" not in own
+    report["maps"] |= {"read": "all", "choice": "all", "gain": [0.02, 0.01, 0.03]}
+    report["exits"][2]["earlier"] = [0.125, -0.5]
+    every = page.page(report)
+    assert "Each exit reads all heads so far: log loss of users left out is lower by +0.0200 (95 % interval +0.0100" in every
+    assert "weights of earlier heads" in every and "0.1250, -0.5000" in every
+    report["maps"]["read"] = "own"
+    assert "full depth is the model&#39;s own answer" in page.page(report)
+    report["maps"]["gain"] = None
+    assert "Each exit reads its own head. One head decides." in page.page(report)
+
+
 def made(case: str = "dynamic") -> dict[str, Any]:
     """A copy that a test may change."""
     return copy.deepcopy(_made(case))

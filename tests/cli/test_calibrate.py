@@ -39,6 +39,29 @@ def test_writes_a_policy_the_runtime_follows(run: Run, place: Path) -> None:
         assert session.score(USER_IDS[0], ITEM_IDS, as_of=AS_OF).exit.tolist() == stops.tolist()
 
 
+def test_maps_of_all_heads_are_what_the_runtime_follows(run: Run, place: Path) -> None:
+    ended = calibrate(run, place, "--maps", "all", "--json")
+    assert ended.code == 0
+    maps, kind = ended.json["maps"], ended.json["policy"]["kind"]
+    assert maps["choice"] == "all" and maps["ridge"] > 0 and maps["gain"][1] <= maps["gain"][0] <= maps["gain"][2]
+    assert ended.json["decisions"]["as_traced"] == ended.json["decisions"]["candidates"] == 30
+    bundle = Bundle.open(place / "bundle")
+    policy = bundle.policy()
+    assert policy is not None and (maps["read"] == "all") == (kind != "full depth") == any(e.earlier for e in policy.exits)
+    with runtime.open(bundle.path) as session:
+        assert [e.earlier for e in session.exits] == [e.earlier for e in policy.exits]
+        trace = session.trace(USER_IDS[0], ITEM_IDS, as_of=AS_OF)
+        stops = policy.stops(trace, np.array([0, len(trace)]))
+        assert session.score(USER_IDS[0], ITEM_IDS, as_of=AS_OF).exit.tolist() == stops.tolist()
+
+
+def test_own_maps_compare_nothing(run: Run, place: Path) -> None:
+    ended = calibrate(run, place, "--maps", "own", "--json")
+    assert ended.json["maps"] == {"read": "own", "choice": "own", "ridge": None, "gain": None}
+    policy = json.loads((place / "bundle" / "variants" / "cpu-fp32" / "policy.json").read_text())
+    assert "earlier-heads" not in policy["requires"] and all("earlier" not in e for e in policy["exits"])
+
+
 def test_table_tells_the_report(run: Run, place: Path) -> None:
     ended = calibrate(run, place)
     report = json.loads((place / "bundle" / "variants" / "cpu-fp32" / "report.json").read_text())

@@ -69,6 +69,16 @@ def test_a_policy_with_rules_of_the_slate(run: Run, place: Path) -> None:
     assert (shown["quorum"], shown["top_k"], shown["made_on"]) == (0.125, rules["top_k"], made_on)
 
 
+def test_a_policy_that_reads_earlier_heads(run: Run, place: Path) -> None:
+    exits = [{"a": 1.0, "b": 0.0, "upper": None, "lower": None} for _ in range(3)]
+    exits[2] |= {"a": -0.5, "earlier": [0.25, 1.5]}
+    write_policy(place / "bundle", exits)
+    path = place / "bundle" / "variants" / "cpu-fp32" / "policy.json"
+    ended = run("inspect", path)
+    assert "c = a z + b + earlier heads' log-odds, weighted" in " ".join(ended.out.split()) and "0.25, 1.5" in ended.out
+    assert [e["earlier"] for e in run("inspect", path, "--json").json["policy"]["exits"]] == [[], [], [0.25, 1.5]]
+
+
 def test_report_is_no_policy(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     path.write_text('{"schema": 1}')

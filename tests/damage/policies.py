@@ -39,6 +39,57 @@ def policy_with_an_intercept_that_leaves_float32(folder: Path) -> None:
     damaged_policy(folder, b=-3e38, upper=None, lower=None)
 
 
+def with_earlier(folder: Path, earlier: Any, a: float = -1.0) -> None:
+    exits: list[dict[str, Any]] = [{"a": 1.0, "b": 0.0, "upper": 1.0, "lower": 1.0} for _ in range(3)]
+    exits[2] |= {"a": a, "earlier": earlier}
+    write_policy(folder, exits)
+
+
+@ends_in("OK", found="running")
+def policy_that_reads_earlier_heads(folder: Path) -> None:
+    with_earlier(folder, [0.5, -0.25])
+
+
+@ends_in("OK", found="running")
+def policy_with_an_empty_list_of_earlier_heads(folder: Path) -> None:
+    with_earlier(folder, [], a=1.0)
+
+
+@ends_in("CORRUPT", "exits[2] earlier: has 1 numbers, expected one per earlier exit, 2")
+def policy_with_too_few_earlier_heads(folder: Path) -> None:
+    with_earlier(folder, [0.5])
+
+
+@ends_in("CORRUPT", "exits[2] earlier: has 3 numbers")
+def policy_with_an_earlier_head_that_is_its_own(folder: Path) -> None:
+    with_earlier(folder, [0.5, 0.5, 0.5])
+
+
+@ends_in("CORRUPT", "exits[2] earlier[1]: is -2e+09, expected -1e+09 to 1e+09")
+def policy_with_a_weight_that_leaves_float32(folder: Path) -> None:
+    with_earlier(folder, [0.5, -2e9])
+
+
+@ends_in("CORRUPT", "exits[2] earlier[0]: is string")
+def policy_with_a_weight_of_text(folder: Path) -> None:
+    with_earlier(folder, ["0.5", 0.5])
+
+
+@ends_in("CORRUPT", "exits[2] earlier: is number, expected an array")
+def policy_with_a_number_for_earlier_heads(folder: Path) -> None:
+    with_earlier(folder, 0.5)
+
+
+@ends_in("CORRUPT", "exits[2] a: is -1e+10, expected -1e+09 to 1e+09")
+def policy_with_a_slope_beside_earlier_heads_that_leaves_float32(folder: Path) -> None:
+    with_earlier(folder, [0.5, 0.5], a=-1e10)
+
+
+@ends_in("UNSUPPORTED", "earlier-heads-2")
+def policy_with_maps_to_come(folder: Path) -> None:
+    with_rules(folder, requires=["earlier-heads", "earlier-heads-2"])
+
+
 @ends_in("CORRUPT", "not valid JSON")
 def policy_with_nan(folder: Path) -> None:
     damaged_policy(folder, b=float("nan"))

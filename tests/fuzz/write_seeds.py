@@ -158,6 +158,8 @@ def main() -> None:
     made_on = {"device": "cpu", "threads": 2, "machine": {"architecture": "x86_64", "onnxruntime": "1.20.0", "rexit": "0.1.0"}}
     put("policy/plain", policy(digest))
     put("policy/rules", policy(digest, requires=["slate-rules"], quorum=0.25, top_k=TOP_K, made_on=made_on))
+    maps = [{**rule, "a": -1.0, "earlier": [0.5] * k} if k else rule for k, rule in enumerate(EXITS)]
+    put("policy/earlier", policy(digest, requires=["earlier-heads"], exits=maps))
     put("program/plain", json.dumps(PROGRAM))
     put("program/vectors", json.dumps(program_with_vectors()))
     for name, text in TEXTS.items():

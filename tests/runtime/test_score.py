@@ -179,6 +179,36 @@ def test_request_policy_replaces_thresholds_not_the_map(tmp_path: Path) -> None:
     np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-(2 * scores.log_odds + 1))), atol=1e-6)
 
 
+EARLIER = (), (-0.75,), (0.375, -1.25)
+
+
+@pytest.mark.parametrize("slate_bytes", [0, 1])
+@pytest.mark.parametrize("patience", [1, 2])
+def test_maps_read_the_heads_so_far_as_in_numpy(patience: int, slate_bytes: int, tmp_path: Path) -> None:
+    """In passes and parts of a slate, in the bundle's policy and under a request's own thresholds."""
+    folder = write_bundle(tmp_path / "bundle", BundleOptions(max_tokens=50))
+    maps = [(0.7, 0.3), (-0.2, -0.8), (1.4, 0.05)]
+    exits = tuple(ExitPolicy(a, b, 2.0, 1.5, earlier) for (a, b), earlier in zip(maps, EARLIER, strict=True))
+    policy = Policy(exits, patience, Bundle.open(folder).variant_sha256)
+    policy.write(folder / "variants/cpu-fp32/policy.json")
+    session = runtime.open(folder, slate_bytes=slate_bytes)
+    assert [e.earlier for e in session.exits] == [*EARLIER]
+    own = replace(policy, exits=tuple(replace(e, upper=0.5, lower=0.25) for e in exits), patience=1)
+    rules = runtime.StopRule([0.5] * 3, [0.25] * 3)
+    for user in USER_IDS[:6]:
+        trace = session.trace(user, ITEM_IDS, as_of=AS_OF)
+        for made, scores in (
+            (policy, session.score(user, ITEM_IDS, as_of=AS_OF)),
+            (own, session.score(user, ITEM_IDS, as_of=AS_OF, policy=rules)),
+        ):
+            stops = made.stops(trace, np.array([0, len(trace)]))
+            assert scores.exit.tolist() == stops.tolist() and scores.stats.candidate_layers == np.array(EXITS)[stops].sum()
+            c = made.calibrated(trace)[np.arange(len(stops)), stops].astype(np.float64)
+            np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-c)), atol=1e-4)
+        best = session.score(user, ITEM_IDS, as_of=AS_OF, force_exit=2, top_k=5)
+        assert best.index.tolist() == np.argsort(-policy.calibrated(trace)[:, 2], kind="stable")[:5].tolist()
+
+
 @pytest.mark.parametrize("request_k", [0, 2])
 @pytest.mark.parametrize("rule", [TopK(6, False, (4.0, 1.0), (3.0, 1.5)), TopK(6, True, (2.0, 0.5), (2.0, 0.5)), None])
 @pytest.mark.parametrize("quorum", [0.0, 0.4])

@@ -15,6 +15,7 @@
  * - exit: a depth at which the model can answer. head: computes the answer at an exit. segment: the layers between two exits,
  *   with the head at their end; segment k ends at exit k, and both count from 0.
  * - log-odds: logit(yes) - logit(no) at a head, written z. Calibrated log-odds: c = a z + b, with the exit's Platt map (a, b).
+ *   Some policies add weighted log-odds of earlier heads to c: `earlier` in rexit_exit_info.
  * - policy: the rule that decides, from c, whether a candidate stops at an exit.
  * - bundle: a folder with everything needed to score. variant: the segments for a target and precision.
  *
@@ -238,10 +239,13 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_bundle_get_info(const rexit_bundle*
 typedef struct rexit_exit_info {
   size_t struct_size; /* set by the caller */
   size_t layers;      /* layers up to this exit */
-  float a, b;         /* Platt map: c = a z + b */
+  float a, b;         /* Platt map: c = a z + b, plus what `earlier` adds */
   float upper, lower;
   size_t patience;
   float rise, fall; /* as in rexit_top_k; 0 without that rule, and at the last exit */
+  /* [exit] weights w: the heads of the exits before this one add w[0] z[0] + ... + w[exit - 1] z[exit - 1] to c. NULL: they add
+   * nothing. Valid until the bundle is closed. */
+  const float* earlier;
 } rexit_exit_info;
 
 /* `exit` counts from 0. */

@@ -229,8 +229,9 @@ rexit_status rexit_bundle_get_exit(const rexit_bundle* bundle, size_t exit, rexi
   const ExitRule& rule = opened.policy().exits[exit];
   const TopK& top_k = opened.policy().top_k;
   const auto move = [exit](const std::vector<float>& moves) { return exit < moves.size() ? moves[exit] : 0.0f; };
+  const bool reads_earlier_heads = exit != 0 && !opened.policy().earlier.empty();
   write_struct({0, opened.depth(exit), rule.a, rule.b, rule.upper, rule.lower, opened.policy().patience, move(top_k.rise),
-                move(top_k.fall)},
+                move(top_k.fall), reads_earlier_heads ? opened.policy().earlier_weights(exit) : nullptr},
                info_out);
   return REXIT_OK;
 } catch (...) {

@@ -66,6 +66,7 @@ void read_policy(const rexit_policy* pointer, const Policy& bundle, Policy& poli
   if (source.exits != exits) fail(REXIT_INVALID_ARGUMENT, "policy has ", source.exits, " exits, the bundle has ", exits);
   if (source.patience == 0) fail(REXIT_INVALID_ARGUMENT, "policy.patience is 0, expected at least 1");
   policy.exits.assign(bundle.exits.begin(), bundle.exits.end());
+  policy.earlier.assign(bundle.earlier.begin(), bundle.earlier.end());
   policy.patience = source.patience;
   for (std::size_t k = 0; k < exits; ++k) {
     policy.exits[k].upper = required(source.upper, "policy.upper")[k];

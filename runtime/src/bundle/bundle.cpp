@@ -164,24 +164,45 @@ Conditions read_calibration_conditions(const Json& root) {
   return conditions;
 }
 
+// Exit k's map. Appends k weights to `earlier`, zeros where the exit reads its own head alone.
+void read_map(const Json& json, std::size_t k, ExitRule& rule, std::vector<float>& earlier) {
+  rule.a = json.at("a").finite_float();
+  rule.b = json.at("b").finite_float();
+  if (!(std::fabs(rule.b) <= max_intercept))
+    fail(REXIT_CORRUPT, json.where(), " b: is ", rule.b, ", expected ", -max_intercept, " to ", max_intercept);
+  const std::vector<Json> weights = json.has("earlier") ? json.at("earlier").elements() : std::vector<Json>();
+  if (weights.empty()) {
+    if (!(rule.a > 0 && rule.a <= max_slope))
+      fail(REXIT_CORRUPT, json.where(), " a: is ", rule.a, ", expected more than 0 and at most ", max_slope);
+    earlier.resize(earlier.size() + k);
+    return;
+  }
+  if (weights.size() != k)
+    fail(REXIT_CORRUPT, json.where(), " earlier: has ", weights.size(), " numbers, expected one per earlier exit, ", k);
+  if (!(std::fabs(rule.a) <= max_slope))
+    fail(REXIT_CORRUPT, json.where(), " a: is ", rule.a, ", expected ", -max_slope, " to ", max_slope);
+  for (const Json& weight : weights) {
+    earlier.push_back(weight.finite_float());
+    if (!(std::fabs(earlier.back()) <= max_slope))
+      fail(REXIT_CORRUPT, weight.where(), ": is ", earlier.back(), ", expected ", -max_slope, " to ", max_slope);
+  }
+}
+
 Policy read_policy(const Json& root, std::size_t exits, const std::string& variant_sha256) {
   check_digest_is(root.at("variant_sha256"), variant_sha256, "this variant's (calibrate it again)");
   Policy policy;
   policy.patience = root.at("patience").size(1, max_layers);
-  for (const Json& exit : root.at("exits").elements()) {
+  const std::vector<Json> rules = root.at("exits").elements();
+  if (rules.size() != exits) fail(REXIT_CORRUPT, root.at("exits").where(), ": has ", rules.size(), ", the variant has ", exits);
+  for (const Json& exit : rules) {
     ExitRule rule;
-    rule.a = exit.at("a").finite_float();
-    rule.b = exit.at("b").finite_float();
-    if (!(rule.a > 0 && rule.a <= max_slope))
-      fail(REXIT_CORRUPT, exit.where(), " a: is ", rule.a, ", expected more than 0 and at most ", max_slope);
-    if (!(std::fabs(rule.b) <= max_intercept))
-      fail(REXIT_CORRUPT, exit.where(), " b: is ", rule.b, ", expected ", -max_intercept, " to ", max_intercept);
+    read_map(exit, policy.exits.size(), rule, policy.earlier);
     if (exit.has("upper")) rule.upper = exit.at("upper").finite_float();
     if (exit.has("lower")) rule.lower = exit.at("lower").finite_float();
     policy.exits.push_back(rule);
   }
-  if (policy.exits.size() != exits)
-    fail(REXIT_CORRUPT, root.at("exits").where(), ": has ", policy.exits.size(), ", the variant has ", exits);
+  std::vector<float>& earlier = policy.earlier;
+  if (std::all_of(earlier.begin(), earlier.end(), [](float weight) { return weight == 0; })) earlier.clear();
   if (root.has("quorum")) policy.quorum = read_quorum(root.at("quorum"));
   if (root.has("top_k")) {
     const Json top_k = root.at("top_k");
@@ -284,7 +305,7 @@ Bundle::Bundle(const std::string& path, const char* variant_name) : path_(path) 
   policy_.exits.resize(exits.size());
   policy_sha256_ = digest_of(folder + "/policy.json");
   if (exists(folder + "/policy.json")) {
-    const JsonDocument document = read_json(folder + "/policy.json", {"slate-rules"});
+    const JsonDocument document = read_json(folder + "/policy.json", known_in_policy);
     policy_ = read_policy(document.root(), exits.size(), variant_.sha256);
     calibrated_on_ = read_calibration_conditions(document.root());
     calibrated_ = true;

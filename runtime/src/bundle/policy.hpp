@@ -1,4 +1,4 @@
-// When a candidate stops. docs/format.md states the rules; src/rexit/bundle/policy.py is the same in NumPy, to the bit.
+// When a candidate stops. docs/format/policy.md states the rules; src/rexit/bundle/policy.py is the same in NumPy, to the bit.
 #pragma once
 
 #include <cmath>
@@ -37,6 +37,17 @@ struct Policy {
   std::size_t patience = 1;
   TopK top_k;
   float quorum = 0;  // a slate stops when at most this share of it is undecided; 0: never
+  // What earlier heads add to c: of exit k, k weights, from k (k - 1) / 2 on. Empty: every exit reads its own head alone.
+  std::vector<float> earlier;
+
+  const float* earlier_weights(std::size_t exit) const noexcept { return earlier.data() + exit * (exit - 1) / 2; }
+  // c at an exit, if `earlier` is not empty. log_odds: of the heads so far, [exit + 1].
+  float calibrated(std::size_t exit, const float* log_odds) const noexcept {
+    const float* weights = earlier_weights(exit);
+    float c = exits[exit].calibrated(log_odds[exit]);
+    for (std::size_t j = 0; j < exit; ++j) c += weights[j] * log_odds[j];
+    return c;
+  }
 };
 
 // The number of a candidate's last heads that agree on the sign of c.

@@ -32,6 +32,7 @@ const std::vector<Answer>& Slate::run(const Prompt& prompt, PrefixCache& prefix,
     fail(REXIT_TOO_LONG, "the policy has rules for the whole slate, but hidden states of only ", end, " of its ", count,
          " candidates fit into ", hidden_bytes_, " bytes; see slate_bytes");
   answers_.assign(count, Answer{});
+  if (!rule.policy->earlier.empty()) log_odds_.resize(count * bundle_.exits());
   for (std::size_t begin = 0; begin < count;) {
     const std::size_t end = part_end(prompt, begin);
     pack(prompt, begin, end);
@@ -159,7 +160,14 @@ void Slate::apply_exit_rule(Candidate& candidate, std::size_t segment, const flo
     fail(REXIT_BACKEND_FAILED, bundle_.variant().segments[segment].graph, ": candidate ", candidate.index, "'s logits (",
          logits[0], ", ", logits[1], ") are not finite");
   const ExitRule& exit = rule.policy->exits[segment];
-  const float c = exit.calibrated(z);
+  float c;
+  if (rule.policy->earlier.empty()) {
+    c = exit.calibrated(z);
+  } else {
+    float* log_odds = log_odds_.data() + candidate.index * bundle_.exits();
+    log_odds[segment] = z;
+    c = rule.policy->calibrated(segment, log_odds);
+  }
   candidate.agreement.add(c);
   if (rule.counters != nullptr) rule.counters->count_arrival(segment, c);
   answers_[candidate.index] = {static_cast<std::uint32_t>(segment), z, c, false};
@@ -241,7 +249,7 @@ std::size_t Slate::memory() const noexcept {
   return ranks_.memory() + hidden_.bytes() + hidden_next_.bytes() + active_.capacity() * sizeof(Candidate) +
          answers_.capacity() * sizeof(Answer) +
          (token_ids_.capacity() + positions_.capacity() + groups_.capacity() + rows_.capacity()) * sizeof(std::int64_t) +
-         logits_.capacity() * sizeof(float);
+         (logits_.capacity() + log_odds_.capacity()) * sizeof(float);
 }
 
 }  // namespace rexit::core

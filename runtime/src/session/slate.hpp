@@ -20,7 +20,7 @@ namespace rexit::core {
 
 // Where candidates stop.
 struct StopRule {
-  const Policy* policy;                   // its Platt maps always apply
+  const Policy* policy;                   // its maps always apply
   std::optional<std::size_t> force_exit;  // all candidates stop there and nowhere else
   std::size_t top_k = 0;                  // the request's; 0: the policy's k
   Counters* counters = nullptr;           // null: not counted
@@ -85,6 +85,7 @@ class Slate {
   const std::size_t hidden_bytes_;
   std::vector<Candidate> active_;  // of the running part
   std::vector<Answer> answers_;
+  std::vector<float> log_odds_;  // [candidates, exits] so far, if the policy reads earlier heads
   RankIntervals ranks_;
   std::vector<std::int64_t> token_ids_, positions_, groups_, rows_;
   std::vector<float> logits_;

@@ -11,7 +11,7 @@ from rexit.bundle.catalog import Catalog
 from rexit.bundle.engine import Engine, engine_folders
 from rexit.bundle.files import read_json
 from rexit.bundle.manifest import TOKENIZER, Bundle, Variant
-from rexit.bundle.policy import SLATE_RULES, Policy
+from rexit.bundle.policy import FEATURES, Policy
 from rexit.errors import BundleError
 
 ORIGIN = ("ids", "columns", "label", "order", "split", "labels", "embedding", "lightgcn", "retrieval")
@@ -97,7 +97,8 @@ def _policy(policy: Policy, layers: tuple[int, ...] | None = None) -> dict[str, 
     for k, rule in enumerate(policy.exits):
         upper, lower = (None if math.isinf(threshold) else threshold for threshold in (rule.upper, rule.lower))
         depth = None if layers is None else layers[k]
-        exits.append({"exit": k, "layers": depth, "a": rule.a, "b": rule.b, "upper": upper, "lower": lower})
+        entry = {"exit": k, "layers": depth, "a": rule.a, "b": rule.b, "earlier": list(rule.earlier)}
+        exits.append({**entry, "upper": upper, "lower": lower})
     return {
         "patience": policy.patience,
         "quorum": policy.quorum,
@@ -109,7 +110,7 @@ def _policy(policy: Policy, layers: tuple[int, ...] | None = None) -> dict[str, 
 
 
 def _policy_file(path: Path) -> dict[str, Any]:
-    value = read_json(path, {SLATE_RULES})
+    value = read_json(path, FEATURES)
     exits, digest = value.get("exits"), value.get("variant_sha256")
     if not isinstance(exits, list) or not isinstance(digest, str):
         raise BundleError(f"{path}: not a policy: expected `exits` and `variant_sha256`")

@@ -24,12 +24,22 @@ MAX_TOP_K = 2**31 - 1
 """As many candidates as a request can have."""
 SLATE_RULES = "slate-rules"
 """What a reader must know (`requires`) of a policy with rules for whole slates."""
+EARLIER_HEADS = "earlier-heads"
+"""What a reader must know of a policy whose maps read the heads of earlier exits, too."""
+FEATURES = frozenset({SLATE_RULES, EARLIER_HEADS})
+"""All that this version knows."""
 
 
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{value!r} is not a finite number")
     return float(value)
+
+
+def _numbers(value: Any, name: str) -> tuple[float, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"{name}: {value!r} is not an array")
+    return tuple(map(_number, value))
 
 
 def _top_k(value: Any) -> TopK:
@@ -63,12 +73,17 @@ def _made_on_problem(made_on: Any) -> str | None:
 
 @dataclass(frozen=True)
 class ExitPolicy:
-    """One exit: c = a z + b with z the raw log-odds; stops at c >= upper or c <= -lower (inf: never)."""
+    """One exit: c = a z + b with z the raw log-odds; stops at c >= upper or c <= -lower (inf: never).
+
+    earlier: of exit k, k weights w of the heads before it, which add w_0 z_0 + ... + w_(k-1) z_(k-1) to c; a may then have any
+    sign. Empty: c reads the exit's own head alone.
+    """
 
     a: float = 1.0
     b: float = 0.0
     upper: float = math.inf
     lower: float = math.inf
+    earlier: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +113,12 @@ class Policy:
         """c at each exit: float32 [n, exits] from raw log-odds [n, exits], computed as in the runtime."""
         a = np.array([e.a for e in self.exits], np.float32)
         b = np.array([e.b for e in self.exits], np.float32)
-        return np.asarray(log_odds, np.float32) * a + b
+        z = np.asarray(log_odds, np.float32)
+        c = z * a + b
+        for k, e in enumerate(self.exits):
+            for j, weight in enumerate(e.earlier):
+                c[:, k] += np.float32(weight) * z[:, j]
+        return c
 
     def stops(self, log_odds: NDArray[np.float32], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the exit where each candidate stops, int64 [n].
@@ -141,7 +161,7 @@ class Policy:
         c = self.calibrated(log_odds)
         upper = np.array([e.upper for e in self.exits], np.float32)
         lower = np.array([e.lower for e in self.exits], np.float32)
-        slack = np.array([e.a for e in self.exits], np.float32) * np.float32(margin)
+        slack = np.array([abs(e.a) + sum(map(abs, e.earlier)) for e in self.exits], np.float32) * np.float32(margin)
         stop = ((c >= upper - slack) & (upper != np.inf)) | ((c <= slack - lower) & (lower != np.inf))
         near = np.abs(c) <= np.abs(slack)
         agree = np.ones(c.shape, np.int64)
@@ -157,7 +177,7 @@ class Policy:
     @classmethod
     def read(cls, path: Path, exits: int, variant_sha256: str) -> Policy:
         """Raises BundleError, also if the policy was made for another variant."""
-        value = read_json(path, {SLATE_RULES})
+        value = read_json(path, FEATURES)
         try:
             policy = cls(
                 tuple(
@@ -165,6 +185,7 @@ class Policy:
                         _number(e["a"]),
                         _number(e["b"]),
                         *(math.inf if e[side] is None else _number(e[side]) for side in ("upper", "lower")),
+                        () if e.get("earlier") is None else _numbers(e["earlier"], "earlier"),
                     )
                     for e in value["exits"]
                 ),
@@ -190,7 +211,12 @@ class Policy:
         """Why no reader would accept it, e.g. "exits[1] b: is inf, expected -1e+09 to 1e+09"; None if it is valid."""
         largest = float(np.finfo(np.float32).max)
         for k, e in enumerate(self.exits):
-            if not 0 < e.a <= MAX_SLOPE or np.float32(e.a) == 0:
+            if e.earlier and len(e.earlier) != k:
+                return f"exits[{k}] earlier: has {len(e.earlier)} numbers, expected one per earlier exit, {k}"
+            for name, weight in (("a", e.a), *((f"earlier[{j}]", weight) for j, weight in enumerate(e.earlier))):
+                if e.earlier and not abs(weight) <= MAX_SLOPE:
+                    return f"exits[{k}] {name}: is {weight}, expected {-MAX_SLOPE:g} to {MAX_SLOPE:g}"
+            if not e.earlier and (not 0 < e.a <= MAX_SLOPE or np.float32(e.a) == 0):
                 return f"exits[{k}] a: is {e.a}, expected more than 0 and at most {MAX_SLOPE:g}"
             if not abs(e.b) <= MAX_INTERCEPT:
                 return f"exits[{k}] b: is {e.b}, expected {-MAX_INTERCEPT:g} to {MAX_INTERCEPT:g}"
@@ -226,7 +252,9 @@ class Policy:
             return None if math.isinf(x) else float(np.float32(x))
 
         exits: list[dict[str, Any]] = [
-            {"a": number(e.a), "b": number(e.b), "upper": number(e.upper), "lower": number(e.lower)} for e in self.exits
+            {"a": number(e.a), "b": number(e.b), "upper": number(e.upper), "lower": number(e.lower)}
+            | ({"earlier": [number(weight) for weight in e.earlier]} if e.earlier else {})
+            for e in self.exits
         ]
         rules: dict[str, Any] = {}
         if self.quorum:
@@ -238,7 +266,7 @@ class Policy:
             path,
             {
                 "schema": SCHEMA,
-                "requires": [SLATE_RULES] if rules else [],
+                "requires": [*([SLATE_RULES] if rules else []), *([EARLIER_HEADS] if any(e.earlier for e in self.exits) else [])],
                 "producer": f"rexit {__version__}",
                 "variant_sha256": self.variant_sha256,
                 "patience": self.patience,

@@ -59,6 +59,12 @@ def calibrate(
     rivals: Annotated[
         bool, typer.Option("--rivals", help="Also tune other ways to stop, from the literature, and show them in the table.")
     ] = False,
+    maps: Annotated[
+        str,
+        typer.Option(
+            help="The heads that an exit's calibrated log-odds read: own, all so far, or auto: all where held-out users say so."
+        ),
+    ] = "auto",
     tokenizer: Annotated[
         Path | None, typer.Option(help="The model's folder with tokenizer.json: the report's examples show their prompts.")
     ] = None,
@@ -83,6 +89,7 @@ def calibrate(
     from rexit.bundle.prompt_text import decoder
     from rexit.calibration import CalibrationOptions
     from rexit.calibration import calibrate as run
+    from rexit.calibration.reporting.page import maps_sentence
     from rexit.slates_file import SlatesFile
     from rexit.texts import bundle_encoder
 
@@ -101,6 +108,7 @@ def calibrate(
         from_traces=from_traces,
         suggest_exits=suggest_exits,
         rivals=rivals,
+        maps=maps,
     )
     if (catalog is None) == (slates is None):
         given = "neither --catalog nor" if catalog is None else "both --catalog and"
@@ -122,6 +130,8 @@ def calibrate(
     stdout.print(verdict.text, markup=False, highlight=False)
     if verdict.guarantee is not None:
         stdout.print(verdict.guarantee, markup=False, highlight=False)
+    if report["maps"]["gain"] is not None:
+        stdout.print(maps_sentence(report["maps"]), markup=False, highlight=False)
     print_table(
         f"{opened.variant.name} on the test split: value, and change against full depth with its 95 % interval over users",
         ["", *metric, "layers", "ms", "speed"],

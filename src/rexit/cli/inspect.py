@@ -99,11 +99,17 @@ def _print_policy(policy: dict[str, Any]) -> None:
         depth = "-" if rule["layers"] is None else rule["layers"]
         rows.append([rule["exit"], depth, f"{rule['a']:.3g}", f"{rule['b']:.3f}", *thresholds])
     columns = ["exit", "layers", "a", "b", "upper", "lower"]
+    formula = "c = a z + b"
+    if any(rule["earlier"] for rule in policy["exits"]):
+        formula += " + earlier heads' log-odds, weighted"
+        columns.append("earlier")
+        for row, rule in zip(rows, policy["exits"], strict=True):
+            row.append(", ".join(f"{weight:.3g}" for weight in rule["earlier"]) or "-")
     if (top_k := policy["top_k"]) is not None:
         columns += ["rise", "fall"]
         moves = [*zip(top_k["rise"], top_k["fall"], strict=True)]
         rows = [[*row, *([f"{move:.3f}" for move in moves[k]] if k < len(moves) else ["-", "-"])] for k, row in enumerate(rows)]
-    print_table(f"Policy, patience {policy['patience']}: c = a z + b; stops at c >= upper or c <= -lower", columns, rows)
+    print_table(f"Policy, patience {policy['patience']}: {formula}; stops at c >= upper or c <= -lower", columns, rows)
     if top_k is not None:
         rank = ", in it once their rank is known" if top_k["ordered"] else ""
         stdout.print(f"Candidates stop once they are known to be in or out of their slate's top {top_k['k']}{rank}.")

@@ -1,8 +1,9 @@
 """Random slates and where Python stops them, for the C++ tests: `python -m builders.bundles.stopped FILE`, in tests/.
 
 All numbers have 32 bits, integers or floats. First the number of cases. Each case: patience, quorum, k, ordered, the request's
-own k, candidates; rise and fall; upper and lower of each exit; each candidate's log-odds at every exit; its exit. k 0: no such
-rule, or none of the request's own. The model has three exits, its Platt maps are 1 and 0.
+own k, candidates; rise and fall; a, b, upper and lower of each exit; 1 if maps read earlier heads, else 0; the earlier heads'
+weights; each candidate's log-odds at every exit; its exit and its c there. k 0: no such rule, or none of the request's own. The
+model has three exits. Maps are 1 and 0 in half of the cases, and read earlier heads in the others.
 """
 
 from __future__ import annotations
@@ -34,9 +35,14 @@ def cases() -> Iterator[tuple[Policy, int, Any]]:
         rise, fall = even(random.uniform(0, 1.5, (2, EXITS - 1)) * random.integers(0, 2, (2, EXITS - 1))).tolist()
         limits = even(random.uniform(1, 6, (2, EXITS)))
         limits[random.random(limits.shape) < 0.3] = np.inf
+        maps = [[(1.0, 0.0)] * EXITS, random.normal(0, 1, (EXITS, 2))][case % 2]
+        weights = [(0.0,) * k if case % 2 == 0 else random.normal(0, 1, k) for k in range(EXITS)]
         top_k = TopK(int(random.integers(1, 12)), bool(random.integers(2)), tuple(rise), tuple(fall))
         policy = Policy(
-            tuple(ExitPolicy(1.0, 0.0, float(u), float(w)) for u, w in limits.T),
+            tuple(
+                ExitPolicy(*(float(np.float32(x)) for x in (a, b, u, w)), tuple(float(np.float32(x)) for x in earlier))
+                for (a, b), (u, w), earlier in zip(maps, limits.T, weights, strict=True)
+            ),
             int(random.integers(1, 3)),
             "",
             float(np.float32(random.choice([0.0, 0.1, 0.2, 0.4]))),
@@ -54,9 +60,14 @@ def numbers(policy: Policy, own_k: int, z: Any) -> Iterator[Any]:
     yield np.float32(policy.quorum)
     yield np.array([rule.k if rule else 0, bool(rule and rule.ordered), own_k, len(z)], np.int32)
     yield np.array([rule.rise if rule else none, rule.fall if rule else none], np.float32)
-    yield np.array([[e.upper, e.lower] for e in policy.exits], np.float32)
+    yield np.array([[e.a, e.b, e.upper, e.lower] for e in policy.exits], np.float32)
+    weights = np.array([weight for e in policy.exits for weight in e.earlier], np.float32)
+    yield np.int32(weights.any())
+    yield weights
     yield z
-    yield np.int32(requested.stops(z, np.array([0, len(z)])))
+    stops = requested.stops(z, np.array([0, len(z)]))
+    yield np.int32(stops)
+    yield policy.calibrated(z)[np.arange(len(z)), stops]
 
 
 if __name__ == "__main__":

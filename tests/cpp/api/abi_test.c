@@ -87,7 +87,8 @@ static void layouts_are_fixed(void) {
   AT(rexit_exit_info, lower, 28);
   AT(rexit_exit_info, patience, 32);
   AT(rexit_exit_info, rise, 40);
-  END(rexit_exit_info, fall, 48);
+  AT(rexit_exit_info, fall, 44);
+  END(rexit_exit_info, earlier, 56);
 
   AT(rexit_top_k, struct_size, 0);
   AT(rexit_top_k, k, 8);

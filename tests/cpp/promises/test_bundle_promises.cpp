@@ -53,6 +53,26 @@ TEST_F(Promises, TheVariantIsTheFirstAndItsNameOutlivesTheCall) {
   EXPECT_STREQ(info.variant, "cpu-fp32");
 }
 
+TEST_F(Promises, EarlierHeadsAreNullWithoutAny) {
+  for (std::size_t k = 0; k < 3; ++k) {
+    rexit_exit_info exit = sized<rexit_exit_info>();
+    ASSERT_EQ(rexit_bundle_get_exit(bundle, k, &exit), REXIT_OK);
+    EXPECT_EQ(exit.earlier, nullptr);
+  }
+}
+
+// tests/damage/policies.py: its third exit reads the heads of the first two.
+TEST_F(Promises, EarlierHeadsOutliveTheCall) {
+  const rexit::Bundle opened(bundles() + "/policy_that_reads_earlier_heads/bundle");
+  const rexit_exit_info first = opened.exit(0), second = opened.exit(1), third = opened.exit(2);
+  rexit::Session(opened).warm_up();
+  EXPECT_EQ(first.earlier, nullptr);
+  EXPECT_EQ(second.earlier[0], 0.0f);
+  EXPECT_EQ(third.a, -1.0f);
+  EXPECT_EQ(third.earlier[0], 0.5f);
+  EXPECT_EQ(third.earlier[1], -0.25f);
+}
+
 TEST(Variants, AreOpenedByNameOrTheFirstIs) {
   const std::string folder = tensorrt_bundles() + "/sound/bundle";
   rexit::BundleOptions options;

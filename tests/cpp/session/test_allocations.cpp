@@ -62,7 +62,8 @@ class Constant final : public Backend {
   const Bundle& bundle_;
 };
 
-// On bundles without and with vectors in prompts, and with a start that all prefixes share.
+// On bundles without and with vectors in prompts, with a start that all prefixes share, and with a policy that reads earlier
+// heads.
 class AllocationsTest : public testing::TestWithParam<const char*> {
  protected:
   std::shared_ptr<const LoadedBundle> loaded = std::make_shared<const LoadedBundle>(
@@ -166,7 +167,8 @@ TEST_P(TokenAllocationsTest, NoneForOtherPrefixesWhenTheCacheIsFull) {
 INSTANTIATE_TEST_SUITE_P(Bundles, TokenAllocationsTest,
                          testing::Values("sound", "no_catalog", "sound_with_vectors", "sound_with_start"));
 
-INSTANTIATE_TEST_SUITE_P(Bundles, AllocationsTest, testing::Values("sound", "sound_with_vectors", "sound_with_start"));
+INSTANTIATE_TEST_SUITE_P(Bundles, AllocationsTest,
+                         testing::Values("sound", "sound_with_vectors", "sound_with_start", "policy_that_reads_earlier_heads"));
 
 struct Serial final : kernels::Threads {
   // Like the arena in the tests of ONNX Runtime's memory.

@@ -24,6 +24,16 @@ TEST(Policy, InfinityNeverStops) {
   EXPECT_FALSE((ExitRule{1, 0, 2, infinity}.confident(-infinity)));
 }
 
+TEST(Policy, EarlierHeadsAddToC) {
+  Policy policy;
+  policy.exits = {{2, 0.5f}, {-1, 0.25f}, {0, -0.5f}};
+  policy.earlier = {3, -2, 4};
+  const float log_odds[] = {1, 2, 9};
+  EXPECT_EQ(policy.calibrated(0, log_odds), 2.5f);
+  EXPECT_EQ(policy.calibrated(1, log_odds), -2 + 0.25f + 3);
+  EXPECT_EQ(policy.calibrated(2, log_odds), -0.5f - 2 + 8);
+}
+
 TEST(Policy, AgreementRestartsAtAChangeOfSign) {
   Agreement agreement;
   std::vector<std::uint32_t> heads;

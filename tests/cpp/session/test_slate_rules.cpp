@@ -185,14 +185,26 @@ TEST_F(SlateRulesTest, StopsAsPythonDoes) {
     policy.top_k.rise = cases_file.reals(exits - 1);
     policy.top_k.fall = cases_file.reals(exits - 1);
     for (ExitRule& exit : policy.exits) {
+      exit.a = cases_file.real();
+      exit.b = cases_file.real();
       exit.upper = cases_file.real();
       exit.lower = cases_file.real();
     }
+    const bool reads_earlier_heads = cases_file.integer() != 0;
+    policy.earlier = cases_file.reals(exits * (exits - 1) / 2);
+    if (!reads_earlier_heads) policy.earlier.clear();
     const std::vector<float> log_odds = cases_file.reals(candidates * exits);
-    Exits expected;
+    Exits expected, stopped;
     for (std::size_t i = 0; i < candidates; ++i) expected.push_back(cases_file.integer());
+    const std::vector<float> expected_c = cases_file.reals(candidates);
     ASSERT_TRUE(cases_file.good());
-    ASSERT_EQ(run(log_odds, own_k), expected) << "case " << n;
+    std::vector<float> c;
+    for (const Answer& answer : answers(log_odds, {&policy, std::nullopt, own_k}, Deadline({}, 0))) {
+      stopped.push_back(answer.exit);
+      c.push_back(answer.calibrated);
+    }
+    ASSERT_EQ(stopped, expected) << "case " << n;
+    ASSERT_EQ(c, expected_c) << "case " << n;
   }
 }
 

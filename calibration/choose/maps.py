@@ -1,0 +1,161 @@
+"""Whether an exit's c reads its own head or all heads so far.
+
+The heads before an exit have run, so reading them costs nothing. OptiRAG-Rec stops by "predictive confidence across various
+heads".
+
+1. The maps of own heads are Platt's, see `platt`.
+2. Maps of all heads so far: c = a z_k + b + w_0 z_0 + ... + w_(k-1) z_(k-1), by logistic regression with a ridge on what a and w
+   differ by from Platt's map. Signs are free: a deep head may count against a shallow one. An infinite ridge is Platt's map.
+3. One ridge for all exits, by cross-validation over users: the least log loss of the parts left out, mean over the exits that
+   have earlier ones. Each part is judged with the ridge that is best for the other parts.
+4. `auto` reads all heads if that lowers the log loss left out, with a 95 % interval over users above 0, and if at the last exit
+   no metric of the goal is shown to be worse than the last head's own. It is one choice for all exits, so that chance has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rexit.bundle.policy import MAX_INTERCEPT, MAX_SLOPE
+from rexit.calibration.choose import platt
+from rexit.calibration.choose.platt import FOLDS, PlattMap
+from rexit.calibration.metrics import Judge, Metric, log_losses
+from rexit.calibration.record.traces import Traces
+from rexit.errors import InputError
+from rexit.ranking import bootstrap
+
+OWN, ALL, AUTO = "own", "all", "auto"
+CHOICES = (OWN, ALL, AUTO)
+
+RIDGES = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
+"""Of the summed log loss, with log-odds scaled to deviation 1: a ridge r weighs as r pairs or so do."""
+
+Maps = tuple[PlattMap, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The maps of a policy, and how they were chosen. E exits, n pairs of the choosing users.
+
+    Attributes:
+        reads: OWN or ALL, the heads that `maps` read.
+        maps: of each exit.
+        own: the maps of own heads, of each exit; the last one's c is the full model's answer.
+        c, own_c: by `maps` and `own` cross-fitted by user, float32 [n, E].
+        ridge: of the maps of all heads; None if none were fitted.
+        gain: how much lower the log loss left out is with all heads, and its 95 % interval; None likewise.
+    """
+
+    reads: str
+    maps: Maps
+    own: Maps
+    c: NDArray[np.float32] = field(compare=False)
+    own_c: NDArray[np.float32] = field(compare=False)
+    ridge: float | None = None
+    gain: tuple[float, float, float] | None = None
+
+
+def check(kind: str) -> None:
+    """Raises InputError for what is not of CHOICES."""
+    if kind not in CHOICES:
+        raise InputError(f"maps {kind!r}: unknown, expected {', '.join(CHOICES[:-1])} or {CHOICES[-1]}")
+
+
+def choose(kind: str, traces: Traces, metrics: Sequence[Metric]) -> Choice:
+    """Returns the maps for a policy.
+
+    Args:
+        kind: of CHOICES.
+        traces: of the choosing users.
+        metrics: of the goal.
+    """
+    check(kind)
+    z, liked, users = traces.log_odds, traces.liked, traces.users
+    own, own_c = platt.fit_all(z, liked), platt.cross_fit(z, liked, users)
+    owned = Choice(OWN, own, own, own_c, own_c)
+    if kind == OWN or traces.exits == 1:
+        return owned
+    parts = users % FOLDS
+    cross_fitted = _cross_fit(z, liked, parts)
+    losses = np.stack([_losses(c, liked) for c in cross_fitted])
+    by_part = np.stack([np.bincount(parts, loss, FOLDS) for loss in losses])
+    best = (by_part.sum(1, keepdims=True) - by_part).argmin(0)  # of each part, by the other parts
+    c = np.take_along_axis(np.stack(cross_fitted), best[parts][None, :, None], axis=0)[0]
+    ridge = int(by_part.sum(1).argmin())
+    maps = fit_all(z, liked)[ridge]
+    gain = _mean_by_user(_losses(own_c, liked) - _losses(c, liked), users)
+    every = Choice(ALL, maps, own, c, own_c, RIDGES[ridge], gain)
+    if kind == ALL or (gain[1] > 0 and not _is_worse(traces, metrics, every)):
+        return every
+    return replace(owned, ridge=every.ridge, gain=gain)
+
+
+def fit_all(log_odds: NDArray[np.float32], liked: NDArray[np.bool_]) -> list[Maps]:
+    """Returns the maps of all heads so far for each of RIDGES: one per exit.
+
+    An exit keeps its own head's map where it is the first, where no head so far ranks, and where a weight would leave float32.
+
+    Args:
+        log_odds: raw, float32 [n, E].
+        liked: bool [n], with both labels present.
+    """
+    own, target = platt.fit_all(log_odds, liked), platt.targets(liked)
+    z = log_odds.astype(np.float64)
+    mean, deviation = z.mean(0), z.std(0)
+    scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 0)
+    features = np.vstack([((z - mean) * scale).T, np.ones(len(z))])
+    maps: list[list[PlattMap]] = [[own[0]] for _ in RIDGES]
+    for k in range(1, len(own)):
+        rows = features[[*range(k + 1), -1]]
+        centre = np.zeros(k + 2)
+        centre[k], centre[-1] = own[k].a * deviation[k], own[k].b + own[k].a * mean[k]
+        weights = centre
+        ranks = any(platt_map.useful for platt_map in own[: k + 1])
+        for fitted, ridge in zip(maps, RIDGES, strict=True):
+            if ranks:
+                weights = platt.logistic_regression(rows, target, ridge / len(z), centre, weights)
+            fitted.append(_map(weights, mean[: k + 1], scale[: k + 1]) or own[k] if ranks else own[k])
+    return [tuple(fitted) for fitted in maps]
+
+
+def _map(weights: NDArray[np.float64], mean: NDArray[np.float64], scale: NDArray[np.float64]) -> PlattMap | None:
+    """From weights of scaled log-odds, the intercept last. None if they are beyond the format's limits."""
+    *earlier, a = (weights[:-1] * scale).astype(np.float32).tolist()
+    b = float(np.float32(weights[-1] - (weights[:-1] * scale) @ mean))
+    if not all(abs(weight) <= MAX_SLOPE for weight in (a, *earlier)) or not abs(b) <= MAX_INTERCEPT:
+        return None
+    return PlattMap(a, b, True, tuple(earlier))
+
+
+def _cross_fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_], parts: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+    """c of each ridge, float32 [n, E], by maps fitted on the other parts; on all where the others lack one of the labels."""
+    c = [np.empty_like(log_odds) for _ in RIDGES]
+    for part in range(FOLDS):
+        inside = parts == part
+        others = ~inside if len(np.unique(liked[~inside])) == 2 else np.ones_like(inside)
+        for of_ridge, maps in zip(c, fit_all(log_odds[others], liked[others]), strict=True):
+            of_ridge[inside] = platt.apply(maps, log_odds[inside])
+    return c
+
+
+def _losses(c: NDArray[np.float32], liked: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Each pair's log loss, mean over the exits that have earlier ones: float64 [n]."""
+    return np.mean([log_losses(np.ascontiguousarray(c[:, k]), liked) for k in range(1, c.shape[1])], axis=0)
+
+
+def _mean_by_user(values: NDArray[np.float64], users: NDArray[np.int64]) -> tuple[float, float, float]:
+    """The mean over pairs with its 95 % interval over users."""
+    draws = bootstrap(np.bincount(users, values), np.bincount(users).astype(np.float64))
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(values.mean()), float(low), float(high)
+
+
+def _is_worse(traces: Traces, metrics: Sequence[Metric], choice: Choice) -> bool:
+    """Whether all heads are shown to rank worse than the last head alone, by any of the metrics, at the last exit."""
+    full, score = (np.ascontiguousarray(c[:, -1]) for c in (choice.own_c, choice.c))
+    judge = Judge(traces.users, traces.liked, traces.offsets, full)
+    return any(low > 0 for low, _ in judge.intervals(metrics, score).values())

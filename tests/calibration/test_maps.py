@@ -1,0 +1,157 @@
+"""Maps of all heads so far: what they find, and when calibration prefers them to the own head's."""
+
+import numpy as np
+import pytest
+
+from builders.traces import even_costs, traces
+from rexit.calibration import certify
+from rexit.calibration.choose import maps, platt
+from rexit.calibration.decide import ALL_HEADS, DecideOptions, Goal, back_to_full_depth, decide
+from rexit.calibration.metrics import Judge, log_losses, parse
+from rexit.calibration.record.traces import Traces, split_users
+from rexit.errors import InputError
+
+GOAL = Goal((parse("ndcg@5"), parse("user-auc")), 0.05)
+
+
+def differing(users: int = 600, seed: int = 1, noise: tuple[float, ...] = (1.0, 1.0, 1.2)) -> Traces:
+    """Heads that err independently, so that together they know more than the last one; it is worse than the second."""
+    random = np.random.default_rng(seed)
+    n = users * 10
+    truth = random.normal(0, 1.5, n)
+    liked = random.random(n) < 1 / (1 + np.exp(-truth))
+    z = np.stack([truth + random.normal(0, size, n) for size in noise], 1).astype(np.float32)
+    return Traces(z, liked, np.repeat(np.arange(users), 10), np.arange(0, n + 1, 10))
+
+
+def decided(t: Traces, test: Traces, kind: str = "auto", goal: Goal = GOAL):
+    return decide(
+        validation=t,
+        test=test,
+        costs=even_costs(t.exits),
+        depths=(2, 4, 6)[: t.exits],
+        variant_sha256="digest",
+        goal=goal,
+        options=DecideOptions(maps=kind),
+    )
+
+
+def row(decision, name: str):
+    return next(entry for entry in decision.rows if entry.name == name)
+
+
+def test_weights_are_those_of_the_best_combination() -> None:
+    """Of t + e0 and t + e1 with noise of variance 1 and 4, the best estimate of t weighs them 4 to 1."""
+    t = differing(4000, noise=(1.0, 2.0))
+    fitted = maps.fit_all(t.log_odds, t.liked)[-1]
+    assert fitted[0] == platt.fit_all(t.log_odds, t.liked)[0]
+    assert fitted[1].earlier[0] / fitted[1].a == pytest.approx(4, rel=0.15)
+    for value in (fitted[1].a, fitted[1].b, *fitted[1].earlier):
+        assert value == float(np.float32(value))
+
+
+def test_a_strong_ridge_is_nearly_the_own_heads_map() -> None:
+    t = differing()
+    own = platt.fit_all(t.log_odds, t.liked)
+    away = [max(map(abs, (fitted[2].a - own[2].a, *fitted[2].earlier))) for fitted in maps.fit_all(t.log_odds, t.liked)]
+    assert away == sorted(away) and away[0] < away[-1] / 2
+
+
+def test_a_head_that_ranks_backwards_counts_against() -> None:
+    t = differing(2000)
+    t.log_odds[:, 1] *= -1
+    fitted = maps.fit_all(t.log_odds, t.liked)[-1]
+    assert not platt.fit_all(t.log_odds, t.liked)[1].useful
+    assert fitted[1].useful and fitted[1].a < 0 < fitted[1].earlier[0] and fitted[2].earlier[1] < 0
+
+
+def test_heads_that_say_nothing_keep_their_own_maps() -> None:
+    t = differing()
+    t.log_odds[:, 0], t.log_odds[:, 1] = 3.0, -1.0
+    own = platt.fit_all(t.log_odds, t.liked)
+    for fitted in maps.fit_all(t.log_odds, t.liked):
+        assert fitted[:2] == own[:2] and not fitted[1].useful
+        assert fitted[2].earlier == (0.0, 0.0) and fitted[2].a == pytest.approx(own[2].a, rel=1e-3)
+
+
+def test_no_map_has_seen_the_user_it_is_applied_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "RIDGES", (10.0,))
+    t = differing(50)
+    turned = Traces(t.log_odds, np.where(t.users == 3, ~t.liked, t.liked), t.users, t.offsets)
+    before, after = (maps.choose("all", part, GOAL.metrics).c for part in (t, turned))
+    assert ((before != after).any(1) == (t.users % platt.FOLDS != 3)).all()
+
+
+def test_auto_reads_all_heads_where_they_know_more() -> None:
+    t, test = split_users(differing())[0], differing(seed=2)
+    choice = maps.choose("auto", t, GOAL.metrics)
+    assert choice.reads == "all" and choice.gain is not None and choice.gain[1] > 0 and choice.ridge in maps.RIDGES
+    own, every = (platt.apply(m, test.log_odds) for m in (choice.own, choice.maps))
+    for k in (1, 2):
+        losses = [log_losses(np.ascontiguousarray(c[:, k]), test.liked).mean() for c in (own, every)]
+        assert losses[1] < losses[0] - 0.01
+    np.testing.assert_array_equal(own[:, 0], every[:, 0])
+
+
+def test_auto_reads_the_own_head_where_the_others_know_no_more() -> None:
+    t = traces(200, 10, [1.0, 0.5, 0.0])  # what an exit does not know, the earlier ones do not know either
+    choice = maps.choose("auto", t, GOAL.metrics)
+    assert choice.reads == "own" and choice.maps == choice.own == platt.fit_all(t.log_odds, t.liked)
+    assert choice.gain is not None and choice.gain[1] <= 0
+    np.testing.assert_array_equal(choice.c, platt.cross_fit(t.log_odds, t.liked, t.users))
+    assert maps.choose("all", t, GOAL.metrics).reads == "all"
+
+
+def test_own_fits_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "fit_all", None)
+    assert maps.choose("own", differing(), GOAL.metrics).gain is None
+
+
+def test_auto_keeps_the_own_head_for_a_goal_that_all_heads_lose() -> None:
+    """Who wants the full model's first five does not want a better ranking."""
+    t = differing()
+    choice = maps.choose("auto", t, (parse("top-k-overlap@3"),))
+    assert choice.reads == "own" and choice.gain is not None and choice.gain[1] > 0
+
+
+def test_other_maps_are_refused() -> None:
+    with pytest.raises(InputError, match="maps 'both': unknown, expected own, all or auto"):
+        maps.choose("both", differing(20), GOAL.metrics)
+
+
+def test_a_policy_of_all_heads_is_certified_against_the_last_head_alone() -> None:
+    t, test = differing(), differing(seed=2)
+    decision = decided(t, test)
+    assert decision.choice.reads == "all" and decision.chosen is not None
+    assert decision.policy.exits[0].earlier == () and [len(e.earlier) for e in decision.policy.exits] == [0, 1, 2]
+    certifiers = split_users(t)[1]
+    full = platt.apply(decision.choice.own, certifiers.log_odds)[:, -1]
+    judge = Judge(certifiers.users, certifiers.liked, certifiers.offsets, np.ascontiguousarray(full))
+    policy = decision.candidates[0].policy
+    stops = policy.stops(certifiers.log_odds, certifiers.offsets)
+    score = policy.calibrated(certifiers.log_odds)[np.arange(len(stops)), stops]
+    for metric in GOAL.metrics:
+        p = certify.p_value(judge.losses(metric, score), (-1.0, 1.0), GOAL.max_drop, 0.05)
+        assert decision.candidates[0].p_values[metric.name] == pytest.approx(p, rel=1e-6)
+    own = np.ascontiguousarray(platt.apply(decision.choice.own, test.log_odds)[:, -1])
+    on_test = Judge(test.users, test.liked, test.offsets, own)
+    assert row(decision, "full depth").values["auc"] == pytest.approx(on_test.value(parse("auc"), own))
+    assert row(decision, ALL_HEADS).values["auc"] > row(decision, "full depth").values["auc"] + 0.01
+    assert row(decision, "policy").drops["auc"][0] < 0, "better than the full model"
+
+
+def test_full_depth_is_the_model_as_it_is() -> None:
+    """Nothing is certified, or nothing saves time: the last head alone answers, whatever auto chose."""
+    t, test = differing(), differing(seed=2)
+    decision = decided(t, test)
+    for full in (back_to_full_depth(decision), decided(differing(60), test, "all", Goal(GOAL.metrics, 0.001))):
+        assert full.choice.reads == "all" and full.chosen is None
+        assert all(e.earlier == () for e in full.policy.exits) and full.maps == full.choice.own
+        assert row(full, "policy").values == row(full, "full depth").values
+
+
+def test_own_maps_are_what_there_was_before() -> None:
+    t, test = (traces(300, 10, [0.6, 0.3, 0.0], seed=seed) for seed in (1, 2))
+    own, auto = decided(t, test, "own"), decided(t, test)
+    assert auto.choice.reads == "own" and own.policy == auto.policy and own.rows == auto.rows
+    assert [entry.name for entry in auto.rows] == ["full depth", "2 layers", "4 layers", "policy"]
