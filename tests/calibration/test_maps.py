@@ -93,6 +93,12 @@ def test_auto_reads_all_heads_where_they_know_more() -> None:
     np.testing.assert_array_equal(own[:, 0], every[:, 0])
 
 
+def test_auto_does_not_read_all_heads_for_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "LEAST_GAIN", 1.0)
+    choice = maps.choose("auto", differing(), GOAL.metrics)
+    assert choice.reads == "own" and choice.gain is not None and choice.gain[1] > 0
+
+
 def test_auto_reads_the_own_head_where_the_others_know_no_more() -> None:
     t = traces(200, 10, [1.0, 0.5, 0.0])  # what an exit does not know, the earlier ones do not know either
     choice = maps.choose("auto", t, GOAL.metrics)
