@@ -9,7 +9,8 @@ from rexit.bundle import Bundle, OptimizationProfile, Segment
 
 
 def optimization_profiles(bundle: Bundle, onnxruntime: bool = False) -> tuple[OptimizationProfile, ...]:
-    """The passes that an engine of this variant accepts, up to the limits of variant and catalog.
+    """The passes that an engine of this variant accepts, up to the limits of variant and catalog; without a catalog a prefix may
+    leave room for one token of a candidate.
 
     They are tuned for a slate of `slates.SIZE` candidates as long as the golden samples'.
 
@@ -22,8 +23,10 @@ def optimization_profiles(bundle: Bundle, onnxruntime: bool = False) -> tuple[Op
         bundle: opened with the variant.
         onnxruntime: for ONNX Runtime, which uses a single profile: it covers all passes.
     """
-    limit, prompt = bundle.variant.max_tokens, bundle.catalog.info["prompt"]
-    max_prefix = int(prompt["max_prefix_tokens"])
+    limit = bundle.variant.max_tokens
+    max_prefix = (
+        int(bundle.catalog.info["prompt"]["max_prefix_tokens"]) if bundle.has_catalog else bundle.variant.max_positions - 1
+    )
     max_tokens = max(limit, max_prefix)  # the same graph fills the prefix
     golden = bundle.golden().slates
     candidate = max(1, statistics.median_high([len(tokens) for slate in golden for tokens in slate.candidates]))

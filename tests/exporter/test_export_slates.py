@@ -13,6 +13,7 @@ from rexit import runtime
 from rexit.bundle import Bundle, Catalog
 from rexit.checks import check_bundle
 from rexit.errors import BundleError, CheckpointError, InputError
+from rexit.exporter.engine.profiles import optimization_profiles
 from rexit.exporter.export import export_bundle
 from rexit.exporter.options import ExportOptions
 from rexit.slates import cut
@@ -75,6 +76,13 @@ def test_it_is_verified(by_tokens: Path, tmp_path: Path) -> None:
     content[-1] ^= 0x40
     golden.write_bytes(content)
     assert any("golden.safetensors" in line for check in check_bundle(broken) for line in check.failures)
+
+
+def test_engines_take_any_prefix_that_the_model_takes(by_tokens: Path) -> None:
+    bundle = Bundle.open(by_tokens)
+    empty, behind = optimization_profiles(bundle)
+    assert empty.prefix == (0, 0, 0) and behind.prefix[2] == bundle.variant.max_positions - 1
+    assert empty.tokens[2] >= bundle.variant.max_positions - 1, "the same graph fills the prefix"
 
 
 def test_ids_are_refused_by_name(by_tokens: Path) -> None:
