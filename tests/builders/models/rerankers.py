@@ -27,7 +27,13 @@ CHAT = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """In the manner of Qwen3-Reranker's."""
-TEXTS = ("Find what answers the query", "Answer yes or no", "wing lift drag", "A: B:\nDocument Query Instruct")
+TEXTS = (
+    "Find what answers the query",
+    "Answer yes or no",
+    "wing lift drag",
+    "What? Lift and drag",
+    "A: B:\nDocument Query Instruct",
+)
 
 
 def write_layerwise(folder: Path, depth: int = DEPTH, **changes: Any) -> Path:
