@@ -158,7 +158,7 @@ class _Export:
         options, place = self._options, self._place_of_slates
         catalog = place if isinstance(place, Catalog) else None
         labels = catalog.info["labels"] if catalog else dict(zip(("no", "yes"), options.label_ids or (), strict=False)) or None
-        self._loaded = loaded = load_checkpoint(checkpoint, options.exits, options.head, labels)
+        self._loaded = loaded = load_checkpoint(checkpoint, options.exits, options.head, labels, options.reranker)
         if catalog:
             preflight.check_fit(loaded, catalog, options.max_tokens)
             if not options.accept_catalog:

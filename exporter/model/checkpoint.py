@@ -32,8 +32,9 @@ from rexit.bundle.files import SCHEMA, digest, read_json, write_json
 from rexit.errors import BundleError, CheckpointError, InputError
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.known_prompts import named_prompt
 from rexit.exporter.model.projectors import Projectors, check_kinds, check_width
-from rexit.exporter.model.rerankers import read_reranker
+from rexit.exporter.model.rerankers import Reranker, read_reranker
 from rexit.exporter.model.weights import decoder_model, files, layers, located
 from rexit.exporter.quiet import first_line, quiet
 
@@ -88,6 +89,7 @@ def load_checkpoint(
     exits: Sequence[int] | None = None,
     head: str | None = None,
     labels: Mapping[str, int] | None = None,
+    reranker: str | None = None,
 ) -> Checkpoint:
     """Loads a multi-exit checkpoint.
 
@@ -96,6 +98,7 @@ def load_checkpoint(
         exits: depths in layers, ascending; the model is cut at the last. None: those of `exits.json`.
         head: `own` (the default with an `exit_heads.safetensors`) or `shared`.
         labels: token ids of `no` and `yes`. `shared` needs them unless `exits.json` has them; both must agree.
+        reranker: what it reads around a query and a document, see `known_prompts`; None: what the checkpoint says.
 
     Raises:
         CheckpointError: the checkpoint is missing, truncated, without heads or of an unsupported kind.
@@ -103,16 +106,16 @@ def load_checkpoint(
     """
     folder = located(path)
     info = read_exits(folder)
-    reranker = None if info else read_reranker(folder)
-    own = (folder / HEADS).is_file() if reranker is None else reranker.head == "own"
-    kind = head or ("own" if own else info.get("head", "own") if reranker is None else reranker.head)
+    form = None if info else read_reranker(folder, reranker)
+    own = (folder / HEADS).is_file() if form is None else form.head == "own"
+    kind = head or ("own" if own else info.get("head", "own") if form is None else form.head)
     if kind not in HEAD_KINDS:
         raise InputError(f"head {kind!r}, expected one of: {', '.join(HEAD_KINDS)}")
-    if kind == "own" and not (own and (info or reranker)):
+    if kind == "own" and not (own and (info or form)):
         raise CheckpointError(
             f"{folder}: no exit heads ({EXITS} and {HEADS}); train some, or give --exits … --head shared to use the LM head"
         )
-    saved = tuple(info.get("exits", ())) if reranker is None else reranker.exits
+    saved = tuple(info.get("exits", ())) if form is None else form.exits
     depths = tuple(exits) if exits is not None else saved
     if not depths:
         raise InputError(f"{folder}: has no {EXITS}, so the exits must be given, e.g. --exits 2,4,6")
@@ -121,7 +124,7 @@ def load_checkpoint(
     check_exits(depths, full_depth)
     if kind == "own" and (missing := [depth for depth in depths if depth not in saved]):
         raise InputError(f"exit {missing[0]}: {folder} has no head for it, only for {', '.join(map(str, saved))}")
-    ids = dict((info.get("labels") if reranker is None else reranker.labels) or labels or {})
+    ids = dict((info.get("labels") if form is None else form.labels) or labels or {})
     if labels is not None and any(labels.get(name) != token for name, token in ids.items()):
         raise CheckpointError(f"{folder}: labels {ids}, the catalog has {dict(labels)}: trained on another tokenizer or template")
     if kind == "shared" and "yes" not in ids:
@@ -129,11 +132,9 @@ def load_checkpoint(
 
     with quiet():
         decoder = Decoder.of(decoder_model(folder))
-        for name, token in ids.items():
-            if not 0 <= token < decoder.vocab_size:
-                raise InputError(f"label {name!r} is token {token}, the model has 0 to {decoder.vocab_size - 1}")
-        if reranker is not None and kind == reranker.head:
-            heads = reranker.heads_at(decoder, depths)
+        _check_labels(ids, decoder, form)
+        if form is not None and kind == form.head:
+            heads = form.heads_at(decoder, depths)
         elif kind == "shared":
             heads = ExitHeads.shared(decoder, len(depths), ids)
         else:
@@ -144,7 +145,8 @@ def load_checkpoint(
                 raise CheckpointError(f"{folder / HEADS}: truncated or not safetensors: {first_line(exc)}") from exc
             heads = heads.pick([saved.index(depth) for depth in depths])
         projectors = _projectors(folder, info, decoder)
-    prompt = _prompt(folder, info) if reranker is None else reranker.prompt
+    prompt = _prompt(folder, info) if reranker is None else named_prompt(reranker).prompt
+    prompt = prompt if form is None else form.prompt
     return Checkpoint(folder, decoder.cut(depths[-1]), depths, heads.eval(), kind, ids, info.get("catalog"), projectors, prompt)
 
 
@@ -215,6 +217,14 @@ def check_exits(exits: Sequence[int], layers: int) -> None:
         raise InputError(f"exits {list(exits)}: depths must ascend, starting at 1 or more")
     if exits[-1] > layers:
         raise InputError(f"exit {exits[-1]} is beyond the model's {layers} layers")
+
+
+def _check_labels(labels: Mapping[str, int], decoder: Decoder, form: Reranker | None) -> None:
+    """The label tokens are in the model's vocabulary."""
+    for name, token in labels.items():
+        if not 0 <= token < decoder.vocab_size:
+            problem = f"label {name!r} is token {token}, the model has 0 to {decoder.vocab_size - 1}"
+            raise InputError(problem) if form is None else CheckpointError(f"{form.source}: {problem}")
 
 
 def _check_last(exits: Sequence[int], layers: int) -> None:

@@ -7,14 +7,15 @@ BAAI's layerwise reranker           `layerwise`     a row for each of the later 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rexit.bundle import RerankerPrompt
-from rexit.errors import CheckpointError
+from rexit.errors import CheckpointError, InputError
 from rexit.exporter.model.chat_prompt import chat_prompt
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
+from rexit.exporter.model.known_prompts import TOKENIZER, named_prompt
 from rexit.exporter.model.layerwise import PROMPT, exit_depths, granite_config, is_layerwise, layerwise_heads
 from rexit.exporter.model.logit_score import MODULES, answer_tokens, chat_settings, score_folder, system_prompt
 from rexit.exporter.model.weights import layers
@@ -40,18 +41,39 @@ class Reranker:
     files: tuple[Path, ...] = ()
 
     def heads_at(self, decoder: Decoder, depths: Sequence[int]) -> ExitHeads:
-        """Heads at some depths; those of their own only at `exits`. decoder: uncut. Raises CheckpointError."""
+        """Heads at some depths; those of their own only at `exits`. decoder: uncut."""
         if self.head == "own":
             return layerwise_heads(decoder).pick([self.exits.index(depth) for depth in depths])
-        if (token := max(self.labels.values())) >= decoder.vocab_size:
-            raise CheckpointError(f"{self.source}: token id {token}, expected one below the model's {decoder.vocab_size} tokens")
         return ExitHeads.shared(decoder, len(depths), self.labels)
 
 
-def read_reranker(folder: Path) -> Reranker | None:
-    """The reranker in a folder; None if it is in no known form. Raises CheckpointError if it is in one, and not supported."""
-    if not folder.is_dir():
-        return None
+def read_reranker(folder: Path, name: str | None = None) -> Reranker | None:
+    """The reranker in a folder.
+
+    Args:
+        folder: a checkpoint's.
+        name: of a known prompt, or of a file with one, in the place of the folder's; None: the folder says what it is.
+
+    Returns:
+        The reranker; None without a name if the folder is in no known form.
+
+    Raises:
+        CheckpointError: it is in a known form, but not supported.
+        InputError: there is no such prompt.
+    """
+    reranker = _saved(folder) if folder.is_dir() else None
+    if name is None:
+        return reranker
+    named = named_prompt(name)
+    if reranker is not None:
+        return replace(reranker, prompt=named.prompt)
+    if not folder.is_dir() or not named.answers:
+        what = "is a file, which has no tokenizer" if not folder.is_dir() else "has no answers of its own"
+        raise InputError(f"{folder}: {what}, expected a folder, or `answers` in {name}")
+    return Reranker((layers(folder),), "shared", named.tokens(folder), named.prompt, folder / TOKENIZER)
+
+
+def _saved(folder: Path) -> Reranker | None:
     if is_layerwise(folder):
         return Reranker(tuple(exit_depths(granite_config(folder))), "own", {}, PROMPT, folder / "config.json")
     if (score := score_folder(folder)) is None:

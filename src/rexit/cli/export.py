@@ -96,6 +96,13 @@ def export(
     label_ids: Annotated[
         str | None, typer.Option(help="With --slates: token ids of `no` and `yes`, e.g. 2152,9693. Default: the checkpoint's.")
     ] = None,
+    reranker: Annotated[
+        str | None,
+        typer.Option(
+            help="What a reranker reads around a query and a document: qwen3-reranker, mxbai-rerank-v2 or a JSON file. Default: what "
+            "CHECKPOINT says."
+        ),
+    ] = None,
     with_tokenizer: Annotated[
         bool,
         typer.Option("--with-tokenizer", help="Put the checkpoint's tokenizer.json into the bundle: Python and HTTP take text."),
@@ -111,6 +118,8 @@ def export(
     rexit export SmolLM2-135M --catalog catalog --out bundle \\
       --exits 10,20,30 --head shared
     rexit export reranker --slates slates.parquet --out bundle
+    rexit export Qwen/Qwen3-Reranker-0.6B --reranker qwen3-reranker \\
+      --slates slates.parquet --out bundle
     ```
 
     CHECKPOINT is a Hugging Face decoder with `exits.json` and `exit_heads.safetensors` next to it. With `--exits 5,10,15 --head
@@ -153,6 +162,7 @@ def export(
         accept_loss=accept_loss,
         accept_catalog=accept_catalog,
         label_ids=_label_ids(label_ids),
+        reranker=reranker,
         with_tokenizer=with_tokenizer,
     )
     with progress() as bar:

@@ -268,7 +268,7 @@ def _modules(*kinds: str) -> list[dict[str, str]]:
         (
             "1_LogitScore/config.json",
             {"true_token_id": 3, "false_token_id": 1000},
-            "token id 1000, expected one below the model's 1000",
+            "1_LogitScore/config.json: label 'no' is token 1000, the model has 0 to 999",
         ),
         ("1_LogitScore/config.json", {"true_token_id": -1}, "`true_token_id` is -1, expected a token id"),
     ],
