@@ -170,7 +170,7 @@ class _Export:
             self._draw(slates)
         self._catalog_sha256 = catalog.sha256 if catalog else None
         self._model = model_of(loaded)
-        preflight.check_same_origin(self._out, self._old, self._model, loaded.exits, self._catalog_sha256)
+        preflight.check_same_origin(self._out, self._old, self._model, loaded.exits, self._catalog_sha256, loaded.reranker)
         borders = zip((0, *loaded.exits), loaded.exits, strict=False)
         self._modules = [
             SegmentModule(loaded.decoder, loaded.heads, k, begin, end).eval() for k, (begin, end) in enumerate(borders)

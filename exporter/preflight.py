@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from rexit.bundle import Catalog, Manifest, Model
+from rexit.bundle import Catalog, Manifest, Model, RerankerPrompt
 from rexit.bundle.vectors import USER
 from rexit.errors import InputError
 from rexit.exporter.graph.targets import CACHES, Target, find_target, with_cache
@@ -122,8 +122,15 @@ def check_vectors(checkpoint: Checkpoint, catalog: Catalog) -> None:
             raise InputError(f"{checkpoint.path}: the projector for {name!r} gives {kind['count']} vectors, prompts have {count}")
 
 
-def check_same_origin(out: Path, old: Manifest | None, model: Model, exits: tuple[int, ...], catalog_sha256: str | None) -> None:
-    """The existing bundle's variants and the new ones have the same checkpoint, heads, exits and catalog, if any."""
+def check_same_origin(
+    out: Path,
+    old: Manifest | None,
+    model: Model,
+    exits: tuple[int, ...],
+    catalog_sha256: str | None,
+    reranker: RerankerPrompt | None,
+) -> None:
+    """The existing bundle's variants and the new ones have the same checkpoint, heads, exits, catalog and prompt, if any."""
     if old is None:
         return
     if old.exported_sha256 is not None:
@@ -137,6 +144,7 @@ def check_same_origin(out: Path, old: Manifest | None, model: Model, exits: tupl
             (f"choice of heads ({old.model.head}, these are {model.head})", old.model.head == model.head),
             ("choice of exits", old.exits == exits),
             ("catalog", old.catalog_sha256 == catalog_sha256),
+            ("prompt of a reranker", old.reranker == reranker),
         )
         if not same
     ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rexit.bundle import RerankerPrompt
-from rexit.errors import CheckpointError, InputError
+from rexit.errors import InputError
 from rexit.exporter.model.chat_prompt import chat_prompt
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads

@@ -99,8 +99,8 @@ def export(
     reranker: Annotated[
         str | None,
         typer.Option(
-            help="What a reranker reads around a query and a document: qwen3-reranker, mxbai-rerank-v2 or a JSON file. Default: what "
-            "CHECKPOINT says."
+            help="What a reranker reads around a query and a document: qwen3-reranker, mxbai-rerank-v2 or a JSON file. Default: "
+            "what CHECKPOINT says."
         ),
     ] = None,
     with_tokenizer: Annotated[
