@@ -18,7 +18,6 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,9 @@ from rexit.bundle import Catalog, Vectors, new_folder, sole_writer
 from rexit.bundle.catalog import TABLES
 from rexit.bundle.golden import GoldenSlate
 from rexit.bundle.vectors import FILE as VECTORS_FILE
-from rexit.errors import BundleError, InputError, ParityError
+from rexit.errors import ParityError
 from rexit.exporter import preflight
-from rexit.exporter.assembly import carry_over, copy_catalog, copy_tokenizer, encoder_of, model_of, write_manifest
+from rexit.exporter.assembly import carry_over, copy_catalog, copy_tokenizer, model_of, write_manifest
 from rexit.exporter.draft import Draft, VariantReport
 from rexit.exporter.gate import parity
 from rexit.exporter.gate.golden import golden_slates
@@ -46,7 +45,6 @@ from rexit.exporter.options import ExportOptions
 from rexit.exporter.source import Source, token_requests
 from rexit.progress import Progress, silent
 from rexit.slates import cut, draw
-from rexit.slates_file import SlatesFile
 
 
 @dataclass(frozen=True)
@@ -105,12 +103,8 @@ def export_bundle(
     options = options or ExportOptions()
     targets = preflight.chosen_targets(options.target, options.precisions, options.cache)
     preflight.check_options(options)
-    if (catalog is None) == (slates is None):
-        given = "neither a catalog nor" if catalog is None else "both a catalog and"
-        raise InputError(f"{given} slates, expected one of them")
-    opened = slates if catalog is None else Catalog.open(Path(catalog))
-    if isinstance(opened, Catalog) and (edited := opened.edited()):
-        raise BundleError(edited[0])
+    preflight.check_one_source(catalog, slates)
+    opened = slates if catalog is None else preflight.open_catalog(catalog)
     assert opened is not None
     with contextlib.ExitStack() as locks, new_folder(Path(out)) as folder:
         locks.enter_context(sole_writer(Path(out)))  # until the new bundle is in place
@@ -157,7 +151,7 @@ class _Export:
         self._progress("load", 0, 1)
         options, place = self._options, self._place_of_slates
         catalog = place if isinstance(place, Catalog) else None
-        labels = catalog.info["labels"] if catalog else dict(zip(("no", "yes"), options.label_ids or (), strict=False)) or None
+        labels = preflight.labels_of(catalog, options.label_ids)
         self._loaded = loaded = load_checkpoint(checkpoint, options.exits, options.head, labels, options.reranker)
         if catalog:
             preflight.check_fit(loaded, catalog, options.max_tokens)
@@ -165,9 +159,7 @@ class _Export:
                 preflight.check_trained_on(loaded, catalog)
         else:
             assert isinstance(place, Path)
-            slates = SlatesFile.read(place, partial(encoder_of, loaded, options.max_tokens))
-            preflight.check_slates_fit(loaded, slates, options.max_tokens)
-            self._draw(slates)
+            self._draw(preflight.read_slates(place, loaded, options.max_tokens))
         self._catalog_sha256 = catalog.sha256 if catalog else None
         self._model = model_of(loaded)
         preflight.check_same_origin(self._out, self._old, self._model, loaded.exits, self._catalog_sha256, loaded.reranker)

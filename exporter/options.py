@@ -80,26 +80,29 @@ class HeadsOptions:
     """Options of `rexit heads`.
 
     exits: `auto:K` or depths in layers.
-    slates, validation_slates: most slates, evenly spaced; 0: all.
+    max_slates, validation_slates: most slates, evenly spaced; 0: all.
     target: `labels`, `last`, `mix` of both, or `auto`: validation chooses.
     keep_last: whether the model's own last answer is the last exit's head; None: if it ranks and no fitted head is better.
     precision: see COMPUTE_PRECISIONS.
     batch_tokens: of a forward pass, with padding.
     accept_catalog: fit on a catalog that the model was not trained on, or does not name.
+    label_ids, reranker: with a file of slates, as for `ExportOptions`.
     """
 
     exits: str = "auto:5"
-    slates: int = 0
+    max_slates: int = 0
     validation_slates: int = 0
     target: str = "auto"
     keep_last: bool | None = None
     precision: str = "auto"
     batch_tokens: int = 2048
     accept_catalog: bool = False
+    label_ids: tuple[int, int] | None = None
+    reranker: str | None = None
 
     def check(self) -> None:
         """Raises InputError for the first option that is out of range."""
-        for name in ("slates", "validation_slates"):
+        for name in ("max_slates", "validation_slates"):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}, expected at least 1, or 0 for all")
         if self.batch_tokens < 1:
@@ -128,6 +131,7 @@ class TrainOptions:
     save_every: steps between two saved states.
     max_minutes: stop after this time, to be resumed; 0: never.
     validation_slates: slates to report figures on; 0: all.
+    label_ids, reranker: with a file of slates, as for `ExportOptions`.
     """
 
     exits: str = ""
@@ -153,6 +157,8 @@ class TrainOptions:
     save_every: int = 100
     max_minutes: float = 0.0
     validation_slates: int = 400
+    label_ids: tuple[int, int] | None = None
+    reranker: str | None = None
 
     @property
     def peak_rate(self) -> float:

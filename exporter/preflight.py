@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rexit.bundle import Catalog, Manifest, Model, RerankerPrompt
 from rexit.bundle.vectors import USER
-from rexit.errors import InputError
+from rexit.errors import BundleError, InputError
+from rexit.exporter.assembly import encoder_of
 from rexit.exporter.graph.targets import CACHES, Target, find_target, with_cache
 from rexit.exporter.model.checkpoint import EXITS, Checkpoint
 from rexit.exporter.options import ExportOptions
@@ -69,6 +71,35 @@ def check_fit(checkpoint: Checkpoint, catalog: Catalog, max_tokens: int) -> None
     check_vectors(checkpoint, catalog)
     if candidate > max_tokens:
         raise InputError(f"a candidate has up to {candidate} tokens, more than the {max_tokens} of --max-tokens")
+
+
+def check_one_source(catalog: Path | None, slates: Path | None) -> None:
+    """There is a catalog or a file of slates."""
+    if (catalog is None) == (slates is None):
+        given = "neither a catalog nor" if catalog is None else "both a catalog and"
+        raise InputError(f"{given} slates, expected one of them")
+
+
+def open_catalog(path: Path) -> Catalog:
+    """A catalog that nobody edited. Raises BundleError."""
+    catalog = Catalog.open(Path(path))
+    if edited := catalog.edited():
+        raise BundleError(edited[0])
+    return catalog
+
+
+def read_slates(path: Path, checkpoint: Checkpoint, max_tokens: int) -> SlatesFile:
+    """A file of slates that fits the model; texts are tokenized with the checkpoint's tokenizer and prompt."""
+    slates = SlatesFile.read(path, partial(encoder_of, checkpoint, max_tokens))
+    check_slates_fit(checkpoint, slates, max_tokens)
+    return slates
+
+
+def labels_of(catalog: Catalog | None, label_ids: tuple[int, int] | None) -> dict[str, int] | None:
+    """Token ids of `no` and `yes`: the catalog's, or an option's; None: the checkpoint names them."""
+    if catalog is not None:
+        return dict(catalog.info["labels"])
+    return dict(zip(("no", "yes"), label_ids, strict=True)) if label_ids else None
 
 
 def check_slates_fit(checkpoint: Checkpoint, slates: SlatesFile, max_tokens: int) -> None:

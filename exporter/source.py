@@ -18,11 +18,11 @@ from rexit.slates_file import SlatesFile
 Source = Catalog | SlatesFile
 
 
-def prompt_maker(source: Source) -> Callable[[AnySlate], Prompt]:
-    """Returns a function from a slate of the source to its prompt."""
+def prompt_maker(source: Source, split: str | None = None) -> Callable[[AnySlate], Prompt]:
+    """Returns a function from a slate of the source to its prompt. split: retrieve as for it; None: as a service does."""
     if isinstance(source, SlatesFile):
         return _own_prompt
-    builder = PromptBuilder(source)
+    builder = PromptBuilder(source) if split is None else PromptBuilder.of(source, split)
 
     def assembled(slate: AnySlate) -> Prompt:
         assert isinstance(slate, Slate)

@@ -30,7 +30,7 @@ $(DEMO)/model/exits.json: $(DEMO)/catalog/catalog.json $$(call imports,$(MOVIELE
 
 $(DEMO)/checkpoint/exits.json: $(DEMO)/model/exits.json src/rexit/cli/heads.py $$(call imports,exporter/heads/run.py)
 	$(BIN)/rexit heads $(DEMO)/model --catalog $(DEMO)/catalog --out $(DEMO)/checkpoint --exits auto:4 --keep-last \
-	  --slates 1500 --validation-slates 500
+	  --max-slates 1500 --validation-slates 500
 
 $(DEMO)/bundle/manifest.json: $(DEMO)/checkpoint/exits.json \
     src/rexit/cli/export.py src/rexit/cli/compile.py $$(call imports,exporter/export.py exporter/compile.py)

@@ -34,11 +34,14 @@ TOKENIZER = "tokenizer.json"
 NO_LIMIT = 1 << 62
 
 
-def load_base(source: str | Path, labels: Mapping[str, int]) -> tuple[Checkpoint, ExitHeads | None]:
+def load_base(
+    source: str | Path, labels: Mapping[str, int] | None, reranker: str | None = None
+) -> tuple[Checkpoint, ExitHeads | None]:
     """Loads a folder, also a PEFT adapter's, a GGUF file, or a model from the Hub.
 
     Args:
-        labels: token ids of `no` and `yes`, the catalog's.
+        labels: token ids of `no` and `yes`, the catalog's; None: the model names them, or has no LM head that answers.
+        reranker: as for `load_checkpoint`.
 
     Returns:
         The model, whose heads are not used, and its last answer as one head; None if it has none.
@@ -48,23 +51,23 @@ def load_base(source: str | Path, labels: Mapping[str, int]) -> tuple[Checkpoint
     """
     folder = located(source)
     if read_exits(folder):
-        checkpoint = load_checkpoint(folder, labels=labels)
+        checkpoint = load_checkpoint(folder, labels=labels, reranker=reranker)
         return checkpoint, checkpoint.heads.pick([len(checkpoint.exits) - 1])
-    if reranker := read_reranker(folder):
-        checkpoint = load_checkpoint(folder, reranker.exits[-1:], labels=labels)
+    if form := read_reranker(folder, reranker):
+        checkpoint = load_checkpoint(folder, form.exits[-1:], labels=labels, reranker=reranker)
         return checkpoint, checkpoint.heads
     with quiet():
         decoder = Decoder.of(decoder_model(folder))
     depth = len(decoder.layers)
     own: ExitHeads | None
     try:
-        own = ExitHeads.shared(decoder, 1, labels)
+        own = None if labels is None else ExitHeads.shared(decoder, 1, labels)
     except CheckpointError:  # no LM head of this width, or no rows for these labels
         own = None
     if own is None:
         own = _classifier(decoder)
     heads = ExitHeads.like(decoder, 1)
-    return Checkpoint(folder, decoder, (depth,), heads, "own", dict(labels), None, None), own
+    return Checkpoint(folder, decoder, (depth,), heads, "own", dict(labels or {}), None, None), own
 
 
 def _classifier(decoder: Decoder) -> ExitHeads | None:
@@ -93,9 +96,11 @@ def check_base(base: Checkpoint, catalog: Catalog, accept_catalog: bool) -> None
         )
 
 
-def write_checkpoint(base: Checkpoint, folder: Path, exits: Sequence[int], heads: ExitHeads, catalog: Catalog) -> None:
+def write_checkpoint(
+    base: Checkpoint, folder: Path, exits: Sequence[int], heads: ExitHeads, traits: Mapping[str, str] | None
+) -> None:
     """Copies the model's own files and writes new heads beside them. A GGUF file's weights become a folder in float32, since a
-    checkpoint is a folder."""
+    checkpoint is a folder. traits: `Catalog.traits` of the catalog; None: there was none."""
     if base.path.is_dir():
         for path in sorted(_model_files(base.path)):
             shutil.copyfile(path, folder / path.name)
@@ -104,7 +109,7 @@ def write_checkpoint(base: Checkpoint, folder: Path, exits: Sequence[int], heads
             decoder_model(base.path).save_pretrained(folder)  # again: a forward pass in bfloat16 rounded the one in memory
     save_file(heads.tensors(), folder / HEADS)
     projectors = None if base.projectors is None else base.projectors.kinds
-    write_exits(folder, exits, base.labels, catalog.traits, projectors, base.reranker)
+    write_exits(folder, exits, base.labels, traits, projectors, base.reranker)
 
 
 def checkpoint_bytes(base: Checkpoint) -> int:

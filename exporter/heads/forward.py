@@ -19,6 +19,7 @@ from rexit.exporter.model.checkpoint import Checkpoint
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import Rows, batches, fast_bfloat16, packed_rows, with_vectors
+from rexit.exporter.source import Source
 from rexit.progress import Progress, silent
 from rexit.slates import SIZE
 
@@ -30,7 +31,8 @@ SAVE_EVERY = 60.0
 class Slates:
     """Slates of one split and where their candidates stand among all rows.
 
-    liked: bool [n]; users: int64 [n], numbered as the split's users by row, from 0; first: of the n rows.
+    liked: bool [n]; users: int64 [n], numbered from 0, as the split's users by row, or a file's by appearance; first: of the n
+    rows.
     """
 
     data: Rows
@@ -40,7 +42,7 @@ class Slates:
     first: int
 
     @classmethod
-    def of(cls, catalog: Catalog, split: str, count: int, first: int, progress: Progress) -> Slates:
+    def of(cls, source: Source, split: str, count: int, first: int, progress: Progress) -> Slates:
         """At most `count` slates of a split, evenly spaced; 0: all. Raises InputError for an empty split."""
 
         def track(slates: Sequence[Any]) -> Iterator[Any]:
@@ -49,9 +51,13 @@ class Slates:
                 yield slate
             progress(f"prompts of {split}", len(slates), len(slates))
 
-        data = packed_rows(catalog, split, SIZE, count, track)
-        numbers = {int(user): n for n, user in enumerate(np.unique(catalog.split(split).users))}
-        owners = [numbers[int(row)] for row in catalog.users.rows([row.user for row in data.rows], "user")]
+        data = packed_rows(source, split, SIZE, count, track)
+        if isinstance(source, Catalog):
+            numbers = {int(user): n for n, user in enumerate(np.unique(source.split(split).users))}
+            owners = [numbers[int(row)] for row in source.users.rows([row.user for row in data.rows], "user")]
+        else:
+            numbers = {user: n for n, user in enumerate(dict.fromkeys(slate.user for slate in source.cut(split)))}
+            owners = [numbers[row.user] for row in data.rows]
         liked = np.concatenate([row.liked for row in data.rows])
         users = np.repeat(np.array(owners, np.int64), [len(row.liked) for row in data.rows])
         return cls(data, liked, users, len(numbers), first)

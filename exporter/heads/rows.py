@@ -79,7 +79,7 @@ def check_space(out: Path, rows: Path, layers: int, candidates: int, width: int,
     if needed > free:
         raise InputError(
             f"{place}: hidden rows of {candidates} candidates at {layers} layers and the checkpoint need {needed / 1e6:.0f} MB, "
-            f"{free / 1e6:.0f} MB are free; --slates bounds the rows"
+            f"{free / 1e6:.0f} MB are free; --max-slates bounds the rows"
         )
 
 

@@ -14,15 +14,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from rexit.bundle import Catalog, new_folder, write_json
+from rexit.bundle import new_folder, write_json
 from rexit.bundle.files import SCHEMA, json_values
-from rexit.errors import BundleError, InputError
+from rexit.errors import InputError
 from rexit.exporter.heads import picture
 from rexit.exporter.heads.base import check_base, checkpoint_bytes, load_base, write_checkpoint
 from rexit.exporter.heads.choose import check_choice, choose_exits
@@ -31,7 +31,8 @@ from rexit.exporter.heads.layers import SHARES, Layers, fit_layers
 from rexit.exporter.heads.rows import RowsFile, check_space, size
 from rexit.exporter.model.checkpoint import EXITS, Checkpoint
 from rexit.exporter.model.heads import ExitHeads
-from rexit.exporter.options import HeadsOptions
+from rexit.exporter.options import ExportOptions, HeadsOptions
+from rexit.exporter.preflight import check_one_source, labels_of, open_catalog, read_slates
 from rexit.progress import Progress, silent
 
 TABLE, PICTURE = "heads.json", "heads.svg"
@@ -61,10 +62,11 @@ class HeadsReport:
 
 def fit_heads(
     model: str | Path,
-    catalog: Path,
+    catalog: Path | None,
     out: Path,
     options: HeadsOptions | None = None,
     *,
+    slates: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
     progress: Progress = silent,
 ) -> HeadsReport:
@@ -72,7 +74,8 @@ def fit_heads(
 
     Args:
         model: folder, PEFT adapter's folder, GGUF file or Hub id.
-        catalog: made with the model's tokenizer.
+        catalog: made with the model's tokenizer; None: there are `slates`.
+        slates: a file of slates in the place of a catalog.
         say: takes lines about the forward pass: what it writes, what of it is done, how long it still takes.
 
     Raises:
@@ -80,16 +83,16 @@ def fit_heads(
     """
     options = options or HeadsOptions()
     options.check()
-    opened = Catalog.open(Path(catalog))
-    if edited := opened.edited():
-        raise BundleError(edited[0])
+    check_one_source(catalog, slates)
+    opened = None if catalog is None else open_catalog(catalog)
     out = Path(out)
     _check_place(out)
     began = time.perf_counter()
     progress("load", 0, 1)
-    base, own = load_base(model, opened.info["labels"])
+    base, own = load_base(model, labels_of(opened, options.label_ids), options.reranker)
     layers = len(base.decoder.layers)
-    check_base(base, opened, options.accept_catalog)
+    if opened is not None:
+        check_base(base, opened, options.accept_catalog)
     check_choice(options.exits, layers, bool(options.keep_last))
     if own is None and (options.keep_last or options.target in ("mix", "last")):
         wish = "--keep-last" if options.keep_last else f"--target {options.target}"
@@ -98,8 +101,9 @@ def fit_heads(
             "labels"
         )
     progress("load", 1, 1)
-    train = Slates.of(opened, "train", options.slates, 0, progress)
-    validation = Slates.of(opened, "validation", options.validation_slates, len(train.liked), progress)
+    source = opened or read_slates(cast(Path, slates), base, ExportOptions.max_tokens)
+    train = Slates.of(source, "train", options.max_slates, 0, progress)
+    validation = Slates.of(source, "validation", options.validation_slates, len(train.liked), progress)
     _check_classes(train)
     seconds = {"load": time.perf_counter() - began}
 
@@ -107,7 +111,7 @@ def fit_heads(
     bfloat16 = uses_bfloat16(options.precision)
     origin = {
         "model": base.sha256(),
-        "catalog": opened.sha256,
+        "catalog" if opened else "slates": source.sha256,
         "training slates": len(train.data.rows),
         "validation slates": len(validation.data.rows),
         "batch tokens": options.batch_tokens,
@@ -154,7 +158,7 @@ def fit_heads(
         seconds=seconds,
     )
     with new_folder(out) as new:
-        write_checkpoint(base, new, exits, exit_heads(base, own, fitted, exits), opened)
+        write_checkpoint(base, new, exits, exit_heads(base, own, fitted, exits), opened and opened.traits)
         seconds["write"] = time.perf_counter() - began
         table = {name: value for name, value in report.to_json().items() if name not in ("checkpoint", "rows", "rows_bytes")}
         write_json(new / TABLE, {"schema": SCHEMA, **json_values(table)})

@@ -23,7 +23,8 @@ from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import batch, pack
 from rexit.exporter.model.projectors import Projectors
 from rexit.exporter.model.vectors import PassVectors, Sources
-from rexit.exporter.prompt.builder import Prompt, PromptBuilder
+from rexit.exporter.prompt.builder import Prompt
+from rexit.exporter.source import Source, prompt_maker
 from rexit.slates import cut, spread
 
 POOL = 512
@@ -95,23 +96,21 @@ def with_vectors(
 
 
 def packed_rows(
-    catalog: Catalog, split: str, size: int, most: int = 0, track: Callable[[Sequence[Any]], Iterable[Any]] = iter
+    source: Source, split: str, size: int, most: int = 0, track: Callable[[Sequence[Any]], Iterable[Any]] = iter
 ) -> Rows:
-    """Assembles a split's slates, each as of its first interaction.
+    """Assembles a split's slates; a catalog's, each as of its first interaction.
 
     Args:
-        catalog: the catalog.
+        source: a catalog, or a file of slates.
         split: `train`, `validation` or `test`.
         size: most candidates of a slate.
         most: number of slates, evenly spaced; 0: all.
         track: wraps the slates, to show progress.
     """
-    builder = PromptBuilder.of(catalog, split)
-    rows = [
-        Row(slate.user, builder.prompt(slate.user, slate.items, slate.as_of), slate.liked)
-        for slate in track(spread(cut(catalog, split, size), most))
-    ]
-    return Rows(rows, None if catalog.vector_ids is None else Sources(catalog, training=split == "train"))
+    prompt_of = prompt_maker(source, split)
+    rows = [Row(slate.user, prompt_of(slate), slate.liked) for slate in track(spread(cut(source, split, size), most))]
+    has_vectors = isinstance(source, Catalog) and source.vector_ids is not None
+    return Rows(rows, Sources(source, training=split == "train") if has_vectors else None)
 
 
 def batches(lengths: NDArray[np.int64], tokens: int, rng: np.random.Generator) -> list[list[int]]:

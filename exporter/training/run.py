@@ -34,11 +34,14 @@ from transformers import AutoTokenizer, PrinterCallback, Trainer
 from rexit.bundle import Catalog
 from rexit.bundle.files import digest, write_json
 from rexit.bundle.writer import new_folder
+from rexit.errors import InputError
 from rexit.exporter.model.checkpoint import Checkpoint, save_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import Rows, batches, packed_rows, with_vectors
-from rexit.exporter.options import TrainOptions
+from rexit.exporter.options import ExportOptions, TrainOptions
+from rexit.exporter.preflight import check_one_source, read_slates
 from rexit.exporter.quiet import log, quiet
+from rexit.exporter.source import Source
 from rexit.exporter.training.labels import softened_labels
 from rexit.exporter.training.learner import Collator, Learner
 from rexit.exporter.training.settings import SETTINGS, check_same, fixed_settings
@@ -69,10 +72,11 @@ class TrainReport:
 
 def train_model(
     model: str | Path,
-    catalog: Path,
+    catalog: Path | None,
     out: Path,
     options: TrainOptions | None = None,
     *,
+    slates: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
     progress: ShowProgress = silent,
 ) -> TrainReport | None:
@@ -80,7 +84,8 @@ def train_model(
 
     Args:
         model: folder, Hub id or GGUF file of a decoder.
-        catalog: made with the model's tokenizer.
+        catalog: made with the model's tokenizer; None: there are `slates`.
+        slates: a file of slates in the place of a catalog.
         say: takes lines about the training.
 
     Returns:
@@ -93,37 +98,56 @@ def train_model(
     options = options or TrainOptions()
     options.check()
     log.set_verbosity_error()
-    opened, out = Catalog.open(Path(catalog)), Path(out)
+    check_one_source(catalog, slates)
+    opened, out = slates if catalog is None else Catalog.open(Path(catalog)), Path(out)
+    assert opened is not None
     work = out.with_name(out.name + ".training")
-    start, trained, adapted, trainer = _train(str(model), opened, options, work, say, progress)
+    start, source, trained, adapted, trainer = _train(str(model), opened, options, work, say, progress)
     if not trainer.is_world_process_zero():
         return None
-    rows = packed_rows(opened, "validation", SIZE, options.validation_slates, _track("prompts of validation", progress))
+    rows = packed_rows(source, "validation", SIZE, options.validation_slates, _track("prompts of validation", progress))
     figures = validation_figures(trained, rows, trainer.args.device, options.batch_tokens, trainer.args.bf16)
     trained.cpu()
     saved = trained.model
     if adapted is not None:
         saved = adapted if options.save_adapter else adapted.merge_and_unload()
     with new_folder(out) as folder, quiet():
-        labels, tokenizer = opened.info["labels"], _tokenizer_of(start)
-        save_checkpoint(folder, saved, trained.exits, trained.heads, labels, opened.traits, tokenizer, trained.projectors)
+        save_checkpoint(
+            folder,
+            saved,
+            trained.exits,
+            trained.heads,
+            start.labels,
+            source.traits if isinstance(source, Catalog) else None,
+            _tokenizer_of(start),
+            trained.projectors,
+            start.reranker,
+        )
     areas, user_areas = zip(*figures, strict=True)
     return TrainReport(str(out), trained.exits, list(areas), list(user_areas), len(rows.rows), str(work))
 
 
 def _train(
-    source: str, catalog: Catalog, options: TrainOptions, work: Path, say: Callable[[str], None], progress: ShowProgress
-) -> tuple[Checkpoint, MultiExitModel, Any, Trainer]:
-    """What was loaded, what became of it, peft's model around it if there is one, and who trained it."""
+    name: str, place: Catalog | Path, options: TrainOptions, work: Path, say: Callable[[str], None], progress: ShowProgress
+) -> tuple[Checkpoint, Source, MultiExitModel, Any, Trainer]:
+    """What was loaded, the prompts, what became of the model, peft's model around it if there is one, and who trained it.
+
+    place: a catalog, or the path of a file of slates, whose texts need the model.
+    """
     torch.manual_seed(options.seed)
-    settings = {"model": source, "catalog": catalog.sha256} | fixed_settings(options)
-    liked = catalog.split("train").liked.astype(np.float32)
+    catalog = place if isinstance(place, Catalog) else None
+    settings = {"model": name, "catalog": digest(place) if isinstance(place, Path) else place.sha256} | fixed_settings(options)
+    teacher = None
     if options.teacher is not None:
-        liked = softened_labels(catalog, Path(options.teacher), options.teacher_weight)
+        if catalog is None:
+            raise InputError(f"--teacher {options.teacher}: its scores are of users and items, which slates do not have")
+        teacher = softened_labels(catalog, Path(options.teacher), options.teacher_weight)
         settings["teacher"] += f", {digest(Path(options.teacher))}"
     check_same(work, settings)
-    start, model, adapted = make_model(source, catalog, options)
-    data = packed_rows(catalog, "train", options.slate, track=_track("prompts of train", progress))
+    start, model, adapted = make_model(name, catalog, options)
+    source = read_slates(place, start, ExportOptions.max_tokens) if isinstance(place, Path) else place
+    data = packed_rows(source, "train", options.slate, track=_track("prompts of train", progress))
+    liked = np.concatenate([row.liked for row in data.rows]).astype(np.float32) if teacher is None else teacher
     steps_data = batches(data.lengths, options.batch_tokens, np.random.default_rng(options.seed))
     steps, collate = options.steps, Collator(data, liked)
     if not steps:
@@ -151,7 +175,7 @@ def _train(
     if state and trainer.is_world_process_zero():
         say(f"goes on from {state}")
     trainer.train(resume_from_checkpoint=None if state is None else str(state))
-    return start, model, adapted, trainer
+    return start, source, model, adapted, trainer
 
 
 @torch.no_grad()

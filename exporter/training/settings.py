@@ -18,7 +18,8 @@ FREE = ("save_adapter", "save_every", "max_minutes", "validation_slates")
 
 def fixed_settings(options: TrainOptions) -> dict[str, Any]:
     """All other options, by name."""
-    return {name: value for name, value in dataclasses.asdict(options).items() if name not in FREE}
+    values = dataclasses.asdict(options).items()
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values if name not in FREE}
 
 
 def check_same(work: Path, settings: Mapping[str, Any]) -> None:

@@ -13,22 +13,26 @@ from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.training import fresh_projectors
 from rexit.exporter.model.weights import layers, located
 from rexit.exporter.options import TrainOptions
+from rexit.exporter.preflight import labels_of
 from rexit.exporter.quiet import quiet
 
 
-def make_model(source: str, catalog: Catalog, options: TrainOptions) -> tuple[Checkpoint, MultiExitModel, Any]:
+def make_model(source: str, catalog: Catalog | None, options: TrainOptions) -> tuple[Checkpoint, MultiExitModel, Any]:
     """Loads the decoder that training starts from, with heads and projectors.
 
     Args:
         source: a folder, Hub id or GGUF file.
+        catalog: None: prompts come from a file of slates.
 
     Returns:
         The checkpoint, the model to train, and peft's model around its decoder; None without low-rank additions.
     """
-    start = load_checkpoint(source, exit_depths(source, options.exits), "shared", catalog.info["labels"])
+    labels = labels_of(catalog, options.label_ids)
+    start = load_checkpoint(source, exit_depths(source, options.exits), "shared", labels, options.reranker)
     decoder = start.decoder
-    check_fit(catalog, start)
-    projectors, adapted = fresh_projectors(catalog, decoder), None
+    if catalog is not None:
+        check_fit(catalog, start)
+    projectors, adapted = None if catalog is None else fresh_projectors(catalog, decoder), None
     for module in (decoder.norm, decoder.model.get_output_embeddings()):
         module.requires_grad_(False)  # never computed
     decoder.model.get_input_embeddings().requires_grad_(not options.freeze_embeddings)

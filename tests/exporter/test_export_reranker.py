@@ -20,10 +20,12 @@ from rexit.calibration.options import CalibrationOptions
 from rexit.calibration.run import calibrate
 from rexit.errors import InputError, RexitError
 from rexit.exporter.export import export_bundle
+from rexit.exporter.heads.run import fit_heads
 from rexit.exporter.model.checkpoint import load_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
-from rexit.exporter.options import ExportOptions
+from rexit.exporter.options import ExportOptions, HeadsOptions, TrainOptions
 from rexit.exporter.quiet import quiet
+from rexit.exporter.training.run import train_model
 from rexit.slates_file import SlatesFile
 from rexit.texts import TextEncoder, read_tokenizer
 
@@ -104,6 +106,67 @@ def test_a_folder_of_sentence_transformers_needs_no_options(slates: Path, tmp_pa
     manifest = Bundle.open(bundle).manifest
     assert manifest.exits == (4,) and manifest.tokens is not None and set(manifest.tokens.labels) == {"yes"}
     assert manifest.reranker is not None and (bundle / "tokenizer.json").is_file()
+
+
+PROMPT = {"prefix": ["<s>", "{query}\n"], "document": ["{document}\n", "</s>"], "answers": {"no": "no", "yes": "yes"}}
+
+
+@pytest.fixture(scope="module")
+def causal_lm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A plain decoder's folder, and the file of its prompt."""
+    folder = tmp_path_factory.mktemp("models") / "model"
+    with quiet():
+        tiny_model("llama", None, vocab_size=VOCAB).save_pretrained(folder)
+    write_tokenizer(folder)
+    prompt = folder.parent / "prompt.json"
+    prompt.write_text(json.dumps(PROMPT))
+    return folder, str(prompt)
+
+
+def test_heads_are_fitted_on_slates(causal_lm: tuple[Path, str], slates: Path, tmp_path: Path) -> None:
+    """From a plain decoder to a bundle by slates alone; the second command needs no name of the prompt."""
+    model, prompt = causal_lm
+    out, bundle = tmp_path / "checkpoint", tmp_path / "bundle"
+    options = HeadsOptions(exits="2,4", keep_last=True, reranker=prompt)
+    report = fit_heads(model, None, out, options, slates=slates)
+    checkpoint = load_checkpoint(out)
+    assert report.kept and report.exits == [2, 4] == list(checkpoint.exits) and checkpoint.catalog is None
+    own = load_checkpoint(model, reranker=prompt)
+    prefix, candidates = [1, 300, 301], [[302], [303, 304]]
+    last, whole = (
+        MultiExitModel(c.decoder, c.heads, c.exits).eval().reference(prefix, candidates)[:, -1] for c in (checkpoint, own)
+    )
+    np.testing.assert_array_equal(last, whole, err_msg="the model's own answer is kept")
+    export_bundle(out, None, bundle, ExportOptions(golden_slates=2), slates=slates)
+    assert Bundle.open(bundle).manifest.reranker == own.reranker
+
+    edited = write_slates(tmp_path / "other.jsonl", json.loads(f"[{','.join(slates.read_text().splitlines()[:30])}]"))
+    with pytest.raises(InputError, match="holds rows of another slates"):
+        fit_heads(model, None, out, options, slates=edited)
+
+
+def test_a_training_on_slates(causal_lm: tuple[Path, str], slates: Path, tmp_path: Path) -> None:
+    model, prompt = causal_lm
+    out, options = tmp_path / "checkpoint", TrainOptions(exits="2,4", steps=2, reranker=prompt)
+    report = train_model(model, None, out, options, slates=slates)
+    assert report is not None and report.exits == (2, 4)
+    checkpoint = load_checkpoint(out)
+    assert checkpoint.catalog is None and checkpoint.reranker == load_checkpoint(model, reranker=prompt).reranker
+    assert not torch.equal(
+        checkpoint.model.model.layers[0].mlp.up_proj.weight,
+        load_checkpoint(model, reranker=prompt).model.model.layers[0].mlp.up_proj.weight,
+    )
+
+
+def test_slates_or_a_catalog(causal_lm: tuple[Path, str], slates: Path, tmp_path: Path) -> None:
+    for run in (fit_heads, train_model):
+        for arguments in ((None, None), (tmp_path, slates)):
+            with pytest.raises(InputError, match="a catalog .* slates, expected one of them"):
+                run(causal_lm[0], arguments[0], tmp_path / "out", slates=arguments[1])
+    with pytest.raises(InputError, match="--teacher scores.parquet: its scores are of users and items, which slates do not have"):
+        train_model(causal_lm[0], None, tmp_path / "out", TrainOptions(teacher="scores.parquet"), slates=slates)
+    with pytest.raises(InputError, match="head 'shared' needs the token ids"):
+        train_model(causal_lm[0], None, tmp_path / "out", TrainOptions(exits="2,4"), slates=slates)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rexit.cli.common.options import JsonOption
+from rexit.cli.common.options import JsonOption, label_ids_of
 from rexit.cli.common.output import print_json, progress, stdout
 from rexit.cli.common.tables import print_table
 from rexit.errors import InputError, QualityError
@@ -161,7 +161,7 @@ def export(
         quality_slates=quality_slates,
         accept_loss=accept_loss,
         accept_catalog=accept_catalog,
-        label_ids=_label_ids(label_ids),
+        label_ids=label_ids_of(label_ids),
         reranker=reranker,
         with_tokenizer=with_tokenizer,
     )
@@ -258,16 +258,6 @@ def _print_variant(variant: VariantReport, pairs: int, slates: int) -> None:
 
 def _number(value: float | None, form: str) -> str:
     return "NaN" if value is None else format(value, form)
-
-
-def _label_ids(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    try:
-        no, yes = (int(part) for part in text.split(","))
-    except ValueError as exc:
-        raise InputError(f"label ids {text!r}: expected two token ids, of `no` and of `yes`, e.g. 2152,9693") from exc
-    return no, yes
 
 
 def _depths(text: str | None) -> list[int] | None:

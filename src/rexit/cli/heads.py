@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rexit.cli.common.options import JsonOption
+from rexit.cli.common.options import JsonOption, label_ids_of
 from rexit.cli.common.output import print_json, progress, shown, stderr, stdout
 from rexit.cli.common.tables import print_table
 from rexit.exporter.options import HeadsOptions
@@ -23,15 +23,27 @@ def heads(
     model: Annotated[
         str, typer.Argument(help="Folder of a model or a PEFT adapter, GGUF file, or the id of a model on the Hugging Face Hub.")
     ],
-    catalog: Annotated[Path, typer.Option(help="Catalog folder that `rexit index` wrote with MODEL's tokenizer.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write. Hidden rows are kept in OUT.rows.")],
+    catalog: Annotated[Path | None, typer.Option(help="Catalog folder that `rexit index` wrote with MODEL's tokenizer.")] = None,
+    slates: Annotated[
+        Path | None, typer.Option(help="In the place of a catalog: prompts of your own with labels, a .parquet or .jsonl file.")
+    ] = None,
+    label_ids: Annotated[
+        str | None, typer.Option(help="With --slates: token ids of `no` and `yes`, e.g. 2152,9693. Default: MODEL's.")
+    ] = None,
+    reranker: Annotated[
+        str | None,
+        typer.Option(
+            help="With --slates: what MODEL reads around a query and a document: qwen3-reranker, mxbai-rerank-v2 or a JSON file."
+        ),
+    ] = None,
     exits: Annotated[
         str,
         typer.Option(help="Depths in layers, e.g. 5,10,20, or auto:K: the best K or fewer, which may end before the last layer."),
     ] = _DEFAULT.exits,
-    slates: Annotated[
+    max_slates: Annotated[
         int, typer.Option(help="Training slates at most, evenly spaced; 0: all. They bound time and disk.")
-    ] = _DEFAULT.slates,
+    ] = _DEFAULT.max_slates,
     validation_slates: Annotated[
         int, typer.Option(help="Validation slates at most, evenly spaced; 0: all.")
     ] = _DEFAULT.validation_slates,
@@ -79,8 +91,10 @@ def heads(
 
     options = HeadsOptions(
         exits=exits,
-        slates=slates,
+        max_slates=max_slates,
         validation_slates=validation_slates,
+        label_ids=label_ids_of(label_ids),
+        reranker=reranker,
         target=target,
         keep_last=keep_last,
         precision=precision,
@@ -92,7 +106,7 @@ def heads(
         stderr.print(line, soft_wrap=True)
 
     with progress() as bar:
-        report = fit_heads(model, catalog, out, options, say=say, progress=shown(bar))
+        report = fit_heads(model, catalog, out, options, slates=slates, say=say, progress=shown(bar))
     if as_json:
         print_json(report.to_json())
     else:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rexit.cli.common.options import JsonOption
+from rexit.cli.common.options import JsonOption, label_ids_of
 from rexit.cli.common.output import print_json, progress, shown, stderr, stdout
 from rexit.cli.common.tables import print_table
 from rexit.exporter.options import TrainOptions
@@ -18,8 +18,20 @@ _DEFAULT = TrainOptions()
 # Long because typer takes the options, their defaults and their help from the signature.
 def train(
     model: Annotated[str, typer.Argument(help="Folder, GGUF file, or id on the Hugging Face Hub, of a pretrained decoder.")],
-    catalog: Annotated[Path, typer.Option(help="Catalog folder that `rexit index` wrote with MODEL's tokenizer.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write. States to go on from are kept in OUT.training.")],
+    catalog: Annotated[Path | None, typer.Option(help="Catalog folder that `rexit index` wrote with MODEL's tokenizer.")] = None,
+    slates: Annotated[
+        Path | None, typer.Option(help="In the place of a catalog: prompts of your own with labels, a .parquet or .jsonl file.")
+    ] = None,
+    label_ids: Annotated[
+        str | None, typer.Option(help="With --slates: token ids of `no` and `yes`, e.g. 2152,9693. Default: MODEL's.")
+    ] = None,
+    reranker: Annotated[
+        str | None,
+        typer.Option(
+            help="With --slates: what MODEL reads around a query and a document: qwen3-reranker, mxbai-rerank-v2 or a JSON file."
+        ),
+    ] = None,
     exits: Annotated[str, typer.Option(help="Depths in layers, e.g. 5,10,20. Default: every five layers and the last.")] = (
         _DEFAULT.exits
     ),
@@ -119,13 +131,15 @@ def train(
         save_every=save_every,
         max_minutes=max_minutes,
         validation_slates=validation_slates,
+        label_ids=label_ids_of(label_ids),
+        reranker=reranker,
     )
 
     def say(line: str) -> None:
         stderr.print(line, soft_wrap=True)
 
     with progress() as bar:
-        report = train_model(model, catalog, out, options, say=say, progress=shown(bar))
+        report = train_model(model, catalog, out, options, slates=slates, say=say, progress=shown(bar))
     if report is None:
         return
     if as_json:

@@ -57,7 +57,7 @@ def test_folder_that_holds_no_rows(tmp_path: Path, text: str) -> None:
 
 def test_disk_too_small(tmp_path: Path) -> None:
     out, rows = tmp_path / "out", tmp_path / "out.rows"
-    with pytest.raises(InputError, match=r"need \d+ MB, \d+ MB are free; --slates bounds the rows"):
+    with pytest.raises(InputError, match=r"need \d+ MB, \d+ MB are free; --max-slates bounds the rows"):
         check_space(out, rows, 100, 10**12, 100, 0)
     rows.mkdir()
     check_space(out, rows, 100, 10**12, 100, 0)  # they are there

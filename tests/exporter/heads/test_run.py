@@ -178,7 +178,7 @@ def test_adapter_and_gguf(model: Path, catalog: Path, tmp_path: Path) -> None:
     separate = tiny_model(tie_word_embeddings=False)
     for source in (tmp_path / "adapter", write_gguf(separate, tmp_path / "model.gguf")):
         out = tmp_path / f"{source.stem}-heads"
-        fit_heads(source, catalog, out, HeadsOptions(exits="2,4", precision="bfloat16", slates=8))
+        fit_heads(source, catalog, out, HeadsOptions(exits="2,4", precision="bfloat16", max_slates=8))
         assert (out / "adapter_config.json").exists() == source.is_dir()
         before, after = decoder_model(source).state_dict(), decoder_model(out).state_dict()
         assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
@@ -200,7 +200,7 @@ def test_answer_of_a_classifier(catalog: Path, tmp_path: Path, outputs: int) -> 
     config.num_labels = outputs
     classifier = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
     classifier.save_pretrained(tmp_path / "ranker")
-    fit_heads(tmp_path / "ranker", catalog, tmp_path / "out", HeadsOptions(exits="1,4", keep_last=True, slates=8))
+    fit_heads(tmp_path / "ranker", catalog, tmp_path / "out", HeadsOptions(exits="1,4", keep_last=True, max_slates=8))
     opened = Catalog.open(catalog)
     slate = cut(opened, "validation")[0]
     prompt = PromptBuilder.of(opened, "validation").prompt(slate.user, slate.items, slate.as_of)
@@ -214,7 +214,9 @@ def test_answer_of_a_classifier(catalog: Path, tmp_path: Path, outputs: int) -> 
 
 def test_more_exits_for_a_checkpoint_that_has_some(catalog: Path, tmp_path: Path) -> None:
     before = load_checkpoint(tiny_checkpoint(tmp_path / "before", exits=(2, 4), catalog=Catalog.open(catalog)))
-    report = fit_heads(tmp_path / "before", catalog, tmp_path / "after", HeadsOptions(exits="1,3,4", keep_last=True, slates=8))
+    report = fit_heads(
+        tmp_path / "before", catalog, tmp_path / "after", HeadsOptions(exits="1,3,4", keep_last=True, max_slates=8)
+    )
     after, hidden = load_checkpoint(tmp_path / "after"), torch.randn(3, WIDTH)
     assert report.kept and torch.equal(before.heads(hidden, 1), after.heads(hidden, 2))
 
@@ -222,7 +224,7 @@ def test_more_exits_for_a_checkpoint_that_has_some(catalog: Path, tmp_path: Path
 def test_vectors_come_from_the_checkpoints_own_projectors(tmp_path: Path) -> None:
     catalog = write_indexed_catalog(tmp_path / "data", 60, template=WITH_VECTORS)
     tiny_checkpoint(tmp_path / "before", exits=(2, 4), catalog=Catalog.open(catalog))
-    fit_heads(tmp_path / "before", catalog, tmp_path / "after", HeadsOptions(exits="1,4", slates=8))
+    fit_heads(tmp_path / "before", catalog, tmp_path / "after", HeadsOptions(exits="1,4", max_slates=8))
     before, after = (load_checkpoint(tmp_path / name).projectors for name in ("before", "after"))
     assert before and after and all(torch.equal(before.tensors()[name], value) for name, value in after.tensors().items())
 
@@ -250,7 +252,7 @@ def test_no_last_answer_to_keep(catalog: Path, model: Path, tmp_path: Path, monk
         (HeadsOptions(exits="1,4", target="last"), "--target last"),
     ):
         refused(f"has no last answer for {wish}", model, catalog, tmp_path / "out", options)
-    report = fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", slates=8))
+    report = fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", max_slates=8))
     assert report.own is None and not report.kept and {row["target"] for row in report.layers} == {"labels"}
 
 
@@ -259,9 +261,9 @@ def test_target_of_an_answer_that_does_not_rank(
 ) -> None:
     monkeypatch.setattr(layers, "MIN_USERS", USERS)  # so many users no third has
     with pytest.raises(InputError, match=r"--target last: the model's last answer does not rank .*; fit to labels"):
-        fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", target="last", slates=8))
+        fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", target="last", max_slates=8))
     assert not (tmp_path / "out").exists()
-    report = fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", slates=8))
+    report = fit_heads(model, catalog, tmp_path / "out", HeadsOptions(exits="1,4", max_slates=8))
     assert not report.kept and {row["target"] for row in report.layers} == {"labels"}
 
 
@@ -272,11 +274,11 @@ def test_catalog_of_another_tokenizer(model: Path, catalog: Path, tmp_path: Path
 
     other, tokenizer = Path(shutil.copytree(model, tmp_path / "other")), byte_tokenizer()
     tokenizer.save(str(other / "tokenizer.json"))
-    assert fit_heads(other, catalog, tmp_path / "same", HeadsOptions(exits="1,4", slates=8)).exits == [1, 4]
+    assert fit_heads(other, catalog, tmp_path / "same", HeadsOptions(exits="1,4", max_slates=8)).exits == [1, 4]
     tokenizer.add_tokens(["one more"])
     tokenizer.save(str(other / "tokenizer.json"))
     refused("is another tokenizer than that of", other, catalog, tmp_path / "out", HeadsOptions(exits="1,4"))
-    accepted = HeadsOptions(exits="1,4", slates=8, accept_catalog=True)
+    accepted = HeadsOptions(exits="1,4", max_slates=8, accept_catalog=True)
     assert fit_heads(other, catalog, tmp_path / "out", accepted).exits == [1, 4]
 
 
@@ -299,15 +301,15 @@ def test_more_exits_than_layers(model: Path, catalog: Path, tmp_path: Path) -> N
 
 def test_disk_too_small(model: Path, catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
-    refused("--slates bounds the rows", model, catalog, tmp_path / "out", HeadsOptions("1,4"))
+    refused("--max-slates bounds the rows", model, catalog, tmp_path / "out", HeadsOptions("1,4"))
 
 
 def test_rows_of_another_model(catalog: Path, model: Path, tmp_path: Path) -> None:
-    fit_heads(model, catalog, tmp_path / "out", HeadsOptions("1,4", slates=8))
+    fit_heads(model, catalog, tmp_path / "out", HeadsOptions("1,4", max_slates=8))
     before = (tmp_path / "out" / EXITS).read_bytes()
     tiny_model("mistral").save_pretrained(tmp_path / "other")
     with pytest.raises(InputError, match=r"out\.rows: holds rows of another model"):
-        fit_heads(tmp_path / "other", catalog, tmp_path / "out", HeadsOptions("1,2,4", slates=8))
+        fit_heads(tmp_path / "other", catalog, tmp_path / "out", HeadsOptions("1,2,4", max_slates=8))
     assert (tmp_path / "out" / EXITS).read_bytes() == before
 
 
@@ -323,7 +325,7 @@ def test_place_that_is_no_checkpoint(model: Path, catalog: Path, tmp_path: Path)
     [
         (HeadsOptions(target="likes"), "--target likes, expected one of auto, labels, mix, last"),
         (HeadsOptions(precision="int8"), "--precision int8, expected one of auto, bfloat16, float32"),
-        (HeadsOptions(slates=-1), "--slates -1, expected at least 1, or 0 for all"),
+        (HeadsOptions(max_slates=-1), "--max-slates -1, expected at least 1, or 0 for all"),
         (HeadsOptions(batch_tokens=0), "--batch-tokens 0, expected at least 1"),
     ],
 )
