@@ -214,9 +214,8 @@ def test_answer_of_a_classifier(catalog: Path, tmp_path: Path, outputs: int) -> 
 
 def test_more_exits_for_a_checkpoint_that_has_some(catalog: Path, tmp_path: Path) -> None:
     before = load_checkpoint(tiny_checkpoint(tmp_path / "before", exits=(2, 4), catalog=Catalog.open(catalog)))
-    report = fit_heads(
-        tmp_path / "before", catalog, tmp_path / "after", HeadsOptions(exits="1,3,4", keep_last=True, max_slates=8)
-    )
+    options = HeadsOptions(exits="1,3,4", keep_last=True, max_slates=8)
+    report = fit_heads(tmp_path / "before", catalog, tmp_path / "after", options)
     after, hidden = load_checkpoint(tmp_path / "after"), torch.randn(3, WIDTH)
     assert report.kept and torch.equal(before.heads(hidden, 1), after.heads(hidden, 2))
 
