@@ -1,0 +1,122 @@
+"""Cranfield's 225 queries and 1,400 abstracts (C. W. Cleverdon, 1967; a public test collection) as files of slates.
+
+    pip install bm25s
+    python examples/cranfield/slates.py OUT --from cranfield.zip [--candidates 100] [--words 100]
+
+The zip has `cran.all.1400`, `cran.qry` and `cranqrel`, the judgements. Writes
+
+    OUT/slates.jsonl   a query's BM25 candidates, in that order, each with its grade; queries in three splits
+    OUT/prompt.json    a prompt for a decoder that is no reranker yet: `rexit heads --reranker OUT/prompt.json`
+
+A grade is 3 for a complete answer, 2 for high relevance, 1 for a useful reference, 0 for the rest, those of minimum interest
+among them. `grades` has the ten best of all documents, found by BM25 or not: an ideal ranking. Abstracts are cut to `--words`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rexit.bundle.writer import new_folder
+from rexit.scripts import script
+
+DOCUMENTS, QUERIES, JUDGEMENTS = "cran.all.1400", "cran.qry", "cranqrel"
+SPLITS = {"train": 0.6, "validation": 0.8, "test": 1.0}
+"""The share of queries up to a split's end."""
+PROMPT = {
+    "prefix": ["Query: {query}\n"],
+    "document": ["Passage: {document}", "\nDoes the passage answer the query?"],
+    "answers": {"no": " no", "yes": " yes"},
+}
+
+
+def records(text: str) -> Iterator[dict[str, str]]:
+    """Yields the fields of each record: I, T, A, B and W, as the collection has them."""
+    for record in re.split(r"^\.I ", text, flags=re.MULTILINE)[1:]:
+        number, *fields = re.split(r"^\.([TABW])\n", record, flags=re.MULTILINE)
+        yield {
+            "I": number.strip(),
+            **{name: " ".join(value.split()) for name, value in zip(fields[::2], fields[1::2], strict=True)},
+        }
+
+
+def judgements(text: str) -> dict[int, dict[int, int]]:
+    """The grades of each query's documents, by number. Queries are numbered by their place in the file of queries."""
+    grades: dict[int, dict[int, int]] = defaultdict(dict)
+    for line in text.splitlines():
+        query, document, code = map(int, line.split())
+        grades[query][document] = 4 - code if code in (1, 2, 3) else 0
+    return grades
+
+
+def split_of(query: int, count: int) -> str:
+    """A query's split, by the digest of its number, whatever the order of the file."""
+    order = sorted(range(1, count + 1), key=lambda number: hashlib.sha256(str(number).encode()).digest())
+    place = order.index(query) / count
+    return next(name for name, end in SPLITS.items() if place < end)
+
+
+def best(documents: Sequence[str], queries: Sequence[str], count: int) -> list[list[int]]:
+    """The places of each query's best documents by BM25."""
+    try:
+        import bm25s
+    except ImportError:
+        sys.exit("slates: needs the package bm25s: pip install bm25s")
+    retriever = bm25s.BM25()
+    retriever.index(bm25s.tokenize(list(documents), stopwords="en", show_progress=False), show_progress=False)
+    tokens = bm25s.tokenize(list(queries), stopwords="en", show_progress=False)
+    places, _ = retriever.retrieve(tokens, k=count, show_progress=False)
+    return [[int(place) for place in row] for row in places]
+
+
+def slates(files: Mapping[str, str], candidates: int, words: int) -> Iterator[dict[str, object]]:
+    """Yields the rows of a file of slates."""
+    documents = [record for record in records(files[DOCUMENTS]) if record.get("W")]
+    queries = [record["W"] for record in records(files[QUERIES])]
+    graded = judgements(files[JUDGEMENTS])
+    found = best([record["W"] for record in documents], queries, min(candidates, len(documents)))
+    for n, (query, places) in enumerate(zip(queries, found, strict=True), 1):
+        chosen = [documents[place] for place in places]
+        yield {
+            "group": n,
+            "split": split_of(n, len(queries)),
+            "query": query,
+            "candidates": [" ".join(record["W"].split()[:words]) for record in chosen],
+            "label": [graded[n].get(int(record["I"]), 0) for record in chosen],
+            "grades": sorted(graded[n].values(), reverse=True)[:10],
+        }
+
+
+@script
+def main(out: Path, source: Path, candidates: int, words: int) -> None:
+    try:
+        with zipfile.ZipFile(source) as archive:
+            files = {name: archive.read(name).decode("latin-1") for name in (DOCUMENTS, QUERIES, JUDGEMENTS)}
+    except (zipfile.BadZipFile, KeyError) as exc:
+        sys.exit(f"slates: {source}: {exc.args[0]}, expected a zip file of Cranfield")
+    if candidates < 2 or words < 1:
+        sys.exit(f"slates: --candidates {candidates} --words {words}, expected at least 2 and 1")
+    with new_folder(out) as folder:
+        rows = list(slates(files, candidates, words))
+        (folder / "slates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (folder / "prompt.json").write_text(json.dumps(PROMPT, indent=1) + "\n", encoding="utf-8")
+    pairs = sum(len(row["label"]) for row in rows)  # type: ignore[arg-type]
+    relevant = sum(grade > 0 for row in rows for grade in row["label"])  # type: ignore[attr-defined]
+    print(f"{len(rows)} queries, {pairs} candidates, {relevant} of them relevant, in {out / 'slates.jsonl'}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--from", dest="source", type=Path, required=True)
+    parser.add_argument("--candidates", type=int, default=100)
+    parser.add_argument("--words", type=int, default=100)
+    args = parser.parse_args()
+    main(args.out, args.source, args.candidates, args.words)
