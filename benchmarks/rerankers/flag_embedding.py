@@ -15,12 +15,12 @@ import argparse
 import json
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import venv
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from rexit.exporter.model.checkpoint import load_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
@@ -46,7 +46,7 @@ def environment(folder: Path) -> Path:
             raise SystemExit(f"{folder}: the environment cannot be made: {output.splitlines()[-1]}") from None
         # Behind its own packages, so that torch alone comes from here.
         (packages,) = folder.glob("lib/python*/site-packages")
-        (packages / "zz_torch.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        (packages / "zz_torch.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
         (folder / "made").touch()
     return python
 

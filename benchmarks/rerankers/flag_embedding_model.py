@@ -13,7 +13,6 @@ import json
 import sys
 import types
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -38,25 +37,25 @@ SHAPE = {
 """Depth, first exit and factors are the published model's."""
 
 
-def models(name: str) -> Any:
-    """A module of FlagEmbedding's models, without the packages around it, which import data loaders and trainers."""
-    found = importlib.util.find_spec("FlagEmbedding")
-    assert found is not None and found.submodule_search_locations is not None
-    root = Path(found.submodule_search_locations[0])
+def without_the_packages() -> None:
+    """Makes FlagEmbedding's models importable without the packages around them, which import data loaders and trainers."""
+    spec = importlib.util.find_spec("FlagEmbedding")
+    assert spec is not None and spec.submodule_search_locations is not None
+    root = Path(spec.submodule_search_locations[0])
     parts = MODELS.split(".")
     for n in range(len(parts)):
         package = types.ModuleType(".".join(parts[: n + 1]))
         package.__path__ = [str(root.joinpath(*parts[1 : n + 1]))]
         sys.modules[package.__name__] = package
-    return importlib.import_module(f"{MODELS}.{name}")
 
 
 @torch.no_grad()
 def main(folder: str, tokens: str, answers: str) -> None:
     torch.manual_seed(0)
-    config = models("configuration_minicpm_reranker").LayerWiseMiniCPMConfig(**SHAPE)
+    without_the_packages()
+    config = importlib.import_module(f"{MODELS}.configuration_minicpm_reranker").LayerWiseMiniCPMConfig(**SHAPE)
     config._attn_implementation = "eager"
-    model = models("modeling_minicpm_reranker").LayerWiseMiniCPMForCausalLM(config).eval()
+    model = importlib.import_module(f"{MODELS}.modeling_minicpm_reranker").LayerWiseMiniCPMForCausalLM(config).eval()
     for name, parameter in model.named_parameters():  # as initialized, all layers would say nearly the same
         parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5 + (1 if parameter.ndim == 1 else 0))
         if name.startswith("lm_head"):
