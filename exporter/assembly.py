@@ -14,6 +14,8 @@ from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.bundle.writer import link_or_copy
 from rexit.errors import CheckpointError
 from rexit.exporter.model.checkpoint import Checkpoint
+from rexit.exporter.source import Source
+from rexit.slates_file import SlatesFile
 from rexit.texts import TextEncoder, read_tokenizer
 
 
@@ -67,6 +69,11 @@ def encoder_of(checkpoint: Checkpoint, max_tokens: int) -> TextEncoder:
     """The checkpoint's encoder of texts, with candidates of at most `max_tokens`. Raises InputError."""
     tokenizer = read_tokenizer(checkpoint.path / TOKENIZER)
     return TextEncoder(tokenizer, checkpoint.reranker, checkpoint.decoder.max_positions, max_tokens)
+
+
+def token_requests(source: Source, checkpoint: Checkpoint) -> TokenRequests | None:
+    """What the bundle says of its requests if it has no catalog; None: it has one."""
+    return TokenRequests(checkpoint.labels, *source.lengths) if isinstance(source, SlatesFile) else None
 
 
 def copy_catalog(catalog: Catalog, folder: Path) -> None:

@@ -29,7 +29,7 @@ from rexit.bundle.golden import GoldenSlate
 from rexit.bundle.vectors import FILE as VECTORS_FILE
 from rexit.errors import ParityError
 from rexit.exporter import preflight
-from rexit.exporter.assembly import carry_over, copy_catalog, copy_tokenizer, model_of, write_manifest
+from rexit.exporter.assembly import carry_over, copy_catalog, copy_tokenizer, model_of, token_requests, write_manifest
 from rexit.exporter.draft import Draft, VariantReport
 from rexit.exporter.gate import parity
 from rexit.exporter.gate.golden import golden_slates
@@ -42,7 +42,7 @@ from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.vectors import Sources
 from rexit.exporter.options import ExportOptions
-from rexit.exporter.source import Source, token_requests
+from rexit.exporter.source import Source
 from rexit.progress import Progress, silent
 from rexit.slates import cut, draw
 

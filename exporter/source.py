@@ -9,8 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rexit.bundle import Catalog, TokenRequests
-from rexit.exporter.model.checkpoint import Checkpoint
+from rexit.bundle import Catalog
 from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 from rexit.slates import AnySlate, Slate, TokenSlate
 from rexit.slates_file import SlatesFile
@@ -39,8 +38,3 @@ def _own_prompt(slate: AnySlate) -> Prompt:
 def has_training_slates(source: Source) -> bool:
     """Whether the training split has any."""
     return bool(source.slates["train"]) if isinstance(source, SlatesFile) else len(source.split("train")) > 0
-
-
-def token_requests(source: Source, checkpoint: Checkpoint) -> TokenRequests | None:
-    """What the bundle says of its requests if it has no catalog; None: it has one."""
-    return TokenRequests(checkpoint.labels, *source.lengths) if isinstance(source, SlatesFile) else None

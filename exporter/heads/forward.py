@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rexit.bundle import Catalog
+from rexit.bundle import Catalog, Id
 from rexit.errors import CheckpointError
 from rexit.exporter.heads.rows import RowsFile
 from rexit.exporter.model.checkpoint import Checkpoint
@@ -53,7 +53,7 @@ class Slates:
 
         data = packed_rows(source, split, SIZE, count, track)
         if isinstance(source, Catalog):
-            numbers = {int(user): n for n, user in enumerate(np.unique(source.split(split).users))}
+            numbers: dict[Id, int] = {int(user): n for n, user in enumerate(np.unique(source.split(split).users))}
             owners = [numbers[int(row)] for row in source.users.rows([row.user for row in data.rows], "user")]
         else:
             numbers = {user: n for n, user in enumerate(dict.fromkeys(slate.user for slate in source.cut(split)))}

@@ -158,7 +158,7 @@ def fit_heads(
         seconds=seconds,
     )
     with new_folder(out) as new:
-        write_checkpoint(base, new, exits, exit_heads(base, own, fitted, exits), opened and opened.traits)
+        write_checkpoint(base, new, exits, exit_heads(base, own, fitted, exits), None if opened is None else opened.traits)
         seconds["write"] = time.perf_counter() - began
         table = {name: value for name, value in report.to_json().items() if name not in ("checkpoint", "rows", "rows_bytes")}
         write_json(new / TABLE, {"schema": SCHEMA, **json_values(table)})

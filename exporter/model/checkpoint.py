@@ -34,7 +34,7 @@ from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
 from rexit.exporter.model.known_prompts import named_prompt
 from rexit.exporter.model.projectors import Projectors, check_kinds, check_width
-from rexit.exporter.model.rerankers import Reranker, read_reranker
+from rexit.exporter.model.rerankers import Reranker, answer_files, read_reranker
 from rexit.exporter.model.weights import decoder_model, files, layers, located
 from rexit.exporter.quiet import first_line, quiet
 
@@ -78,8 +78,8 @@ class Checkpoint:
 def checkpoint_sha256(place: Path) -> str:
     """`Checkpoint.sha256` of a folder or GGUF file that need not be loaded."""
     names = files(place) | set(place.glob(EXITS))
-    if names.isdisjoint({place / EXITS}) and (reranker := read_reranker(place)):
-        names |= set(reranker.files)
+    if place / EXITS not in names:
+        names |= answer_files(place)
     lines = "".join(f"{path.name}:{digest(path)}\n" for path in sorted(names, key=lambda path: path.name))
     return hashlib.sha256(lines.encode()).hexdigest()
 

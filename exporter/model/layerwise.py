@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 from transformers import GraniteConfig, GraniteForCausalLM
@@ -62,13 +62,13 @@ class _Head(nn.Module):
 class LayerwiseGranite(GraniteForCausalLM):
     """Granite with a layerwise reranker's heads in the place of an LM head. Its forward pass is not used."""
 
-    _tied_weights_keys: ClassVar[dict[str, str]] = {}
+    _tied_weights_keys = {}  # noqa: RUF012, as in the base class
 
-    def __init__(self, config: GraniteConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
-        heads: nn.ModuleList | _Head = nn.ModuleList(_Head(config.hidden_size) for _ in exit_depths(config))
-        self.lm_head: Any = heads if config.head_multi else heads[0]
-        self.post_init()
+        heads = [_Head(config.hidden_size) for _ in exit_depths(config)]
+        self.lm_head: Any = nn.ModuleList(heads) if config.head_multi else heads[0]
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_output_embeddings(self) -> None:
         """There is no LM head."""
@@ -105,16 +105,17 @@ def granite_config(folder: Path) -> GraniteConfig:
     depth = sizes["num_hidden_layers"]
     if start > depth:
         raise CheckpointError(f"{path}: `start_layer` is {start}, expected at most the model's {depth} layers")
+    same: dict[str, Any] = {name: value[name] for name in _SAME if name in value}
+    own: dict[str, Any] = {"start_layer": start, "head_multi": value.get("head_multi", True)}
     return GraniteConfig(
-        **{name: value[name] for name in _SAME if name in value},
+        **same,
+        **own,
         rope_parameters={"rope_type": "default", "rope_theta": value.get("rope_theta", 10000.0)},
         embedding_multiplier=numbers["scale_emb"],
         residual_multiplier=numbers["scale_depth"] / math.sqrt(depth),
         attention_multiplier=(sizes["hidden_size"] // sizes["num_attention_heads"]) ** -0.5,
         logits_scaling=1.0,
         tie_word_embeddings=False,
-        start_layer=start,
-        head_multi=value.get("head_multi", True),
     )
 
 

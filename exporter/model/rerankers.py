@@ -7,7 +7,7 @@ BAAI's layerwise reranker           `layerwise`     a row for each of the later 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rexit.bundle import RerankerPrompt
@@ -15,7 +15,7 @@ from rexit.errors import InputError
 from rexit.exporter.model.chat_prompt import chat_prompt
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.heads import ExitHeads
-from rexit.exporter.model.known_prompts import TOKENIZER, named_prompt
+from rexit.exporter.model.known_prompts import TOKENIZER, NamedPrompt, named_prompt
 from rexit.exporter.model.layerwise import PROMPT, exit_depths, granite_config, is_layerwise, layerwise_heads
 from rexit.exporter.model.logit_score import MODULES, answer_tokens, chat_settings, score_folder, system_prompt
 from rexit.exporter.model.weights import layers
@@ -30,7 +30,6 @@ class Reranker:
     labels: token ids of `yes` and, if the LM head's rows are two, `no`; empty if the rows are no tokens'.
     prompt: what is read around a query and a document; None if that is not known.
     source: the file that says so.
-    files: what determines the answers beside weights and `config.json`.
     """
 
     exits: tuple[int, ...]
@@ -38,7 +37,6 @@ class Reranker:
     labels: Mapping[str, int]
     prompt: RerankerPrompt | None
     source: Path
-    files: tuple[Path, ...] = ()
 
     def heads_at(self, decoder: Decoder, depths: Sequence[int]) -> ExitHeads:
         """Heads at some depths; those of their own only at `exits`. decoder: uncut."""
@@ -61,23 +59,28 @@ def read_reranker(folder: Path, name: str | None = None) -> Reranker | None:
         CheckpointError: it is in a known form, but not supported.
         InputError: there is no such prompt.
     """
-    reranker = _saved(folder) if folder.is_dir() else None
-    if name is None:
+    named = None if name is None else named_prompt(name)
+    reranker = _saved(folder, named) if folder.is_dir() else None
+    if named is None or reranker is not None:
         return reranker
-    named = named_prompt(name)
-    if reranker is not None:
-        return replace(reranker, prompt=named.prompt)
     if not folder.is_dir() or not named.answers:
         what = "is a file, which has no tokenizer" if not folder.is_dir() else "has no answers of its own"
         raise InputError(f"{folder}: {what}, expected a folder, or `answers` in {name}")
     return Reranker((layers(folder),), "shared", named.tokens(folder), named.prompt, folder / TOKENIZER)
 
 
-def _saved(folder: Path) -> Reranker | None:
+def answer_files(folder: Path) -> set[Path]:
+    """What determines a reranker's answers beside weights and `config.json`. Raises CheckpointError."""
+    score = score_folder(folder) if folder.is_dir() and not is_layerwise(folder) else None
+    return set() if score is None else {folder / MODULES, score / "config.json"}
+
+
+def _saved(folder: Path, named: NamedPrompt | None) -> Reranker | None:
     if is_layerwise(folder):
-        return Reranker(tuple(exit_depths(granite_config(folder))), "own", {}, PROMPT, folder / "config.json")
+        return Reranker(
+            tuple(exit_depths(granite_config(folder))), "own", {}, named.prompt if named else PROMPT, folder / "config.json"
+        )
     if (score := score_folder(folder)) is None:
         return None
-    prompt = chat_prompt(folder, system_prompt(folder), chat_settings(folder))
-    path = score / "config.json"
-    return Reranker((layers(folder),), "shared", answer_tokens(score), prompt, path, (folder / MODULES, path))
+    prompt = named.prompt if named else chat_prompt(folder, system_prompt(folder), chat_settings(folder))
+    return Reranker((layers(folder),), "shared", answer_tokens(score), prompt, score / "config.json")

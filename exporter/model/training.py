@@ -109,8 +109,9 @@ def packed_rows(
     """
     prompt_of = prompt_maker(source, split)
     rows = [Row(slate.user, prompt_of(slate), slate.liked) for slate in track(spread(cut(source, split, size), most))]
-    has_vectors = isinstance(source, Catalog) and source.vector_ids is not None
-    return Rows(rows, Sources(source, training=split == "train") if has_vectors else None)
+    if not isinstance(source, Catalog) or source.vector_ids is None:
+        return Rows(rows, None)
+    return Rows(rows, Sources(source, training=split == "train"))
 
 
 def batches(lengths: NDArray[np.int64], tokens: int, rng: np.random.Generator) -> list[list[int]]:

@@ -162,6 +162,18 @@ def test_a_template_that_cannot_be_divided(logit_score: Path, tmp_path: Path) ->
         load_checkpoint(folder)
 
 
+def test_a_named_prompt_in_its_place(logit_score: Path, layerwise: Path, tmp_path: Path) -> None:
+    """The folder's own template is not even read."""
+    folder = Path(shutil.copytree(logit_score, tmp_path / "model"))
+    edit(folder / "tokenizer_config.json", chat_template="{{ messages[-2].content }} {{ messages[-1].content }}")
+    for place in (folder, layerwise):
+        prompt = load_checkpoint(place, reranker="qwen3-reranker").reranker
+        assert (
+            prompt is not None
+            and prompt.instruction == "Given a web search query, retrieve relevant passages that answer the query"
+        )
+
+
 def test_the_last_answer_for_heads(layerwise: Path, logit_score: Path) -> None:
     """What `rexit heads` keeps is what the reranker says at its end."""
     for folder in (layerwise, logit_score):
