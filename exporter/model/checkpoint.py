@@ -126,7 +126,7 @@ def load_checkpoint(
         raise InputError(f"exit {missing[0]}: {folder} has no head for it, only for {', '.join(map(str, saved))}")
     ids = dict((info.get("labels") if form is None else form.labels) or labels or {})
     if labels is not None and any(labels.get(name) != token for name, token in ids.items()):
-        raise CheckpointError(f"{folder}: labels {ids}, the catalog has {dict(labels)}: trained on another tokenizer or template")
+        raise CheckpointError(f"{folder}: labels {ids}, expected {dict(labels)}: trained on another tokenizer or template")
     if kind == "shared" and "yes" not in ids:
         raise InputError("head 'shared' needs the token ids of the labels `no` and `yes`")
 

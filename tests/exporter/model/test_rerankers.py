@@ -168,10 +168,7 @@ def test_a_named_prompt_in_its_place(logit_score: Path, layerwise: Path, tmp_pat
     edit(folder / "tokenizer_config.json", chat_template="{{ messages[-2].content }} {{ messages[-1].content }}")
     for place in (folder, layerwise):
         prompt = load_checkpoint(place, reranker="qwen3-reranker").reranker
-        assert (
-            prompt is not None
-            and prompt.instruction == "Given a web search query, retrieve relevant passages that answer the query"
-        )
+        assert prompt is not None and str(prompt.instruction).startswith("Given a web search query")
 
 
 def test_the_last_answer_for_heads(layerwise: Path, logit_score: Path) -> None:
