@@ -1,21 +1,36 @@
-"""Rerankers from the folders that people have to `rexit rerank`: queries and documents as text, no catalog."""
+"""Rerankers from the folders that people have to heads, bundles, policies and `rexit rerank`: by slates, without a catalog."""
 
+from __future__ import annotations
+
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 from builders.data.token_slates import write_slates
-from builders.models.rerankers import write_layerwise, write_logit_score
+from builders.models.checkpoints import tiny_model
+from builders.models.rerankers import VOCAB, write_layerwise, write_logit_score, write_tokenizer
 from rexit import runtime
 from rexit.bundle import Bundle
+from rexit.calibration.options import CalibrationOptions
+from rexit.calibration.run import calibrate
+from rexit.errors import InputError, RexitError
 from rexit.exporter.export import export_bundle
-from rexit.exporter.options import ExportOptions
-from rexit.texts import bundle_encoder
+from rexit.exporter.heads.run import fit_heads
+from rexit.exporter.model.checkpoint import load_checkpoint
+from rexit.exporter.model.multi_exit import MultiExitModel
+from rexit.exporter.options import ExportOptions, HeadsOptions, TrainOptions
+from rexit.exporter.quiet import quiet
+from rexit.exporter.training.run import train_model
+from rexit.slates_file import SlatesFile
+from rexit.texts import TextEncoder, bundle_encoder, read_tokenizer
 from running.command import Run, run  # noqa: F401
 
+WORDS = ("wing", "lift", "drag", "heat", "flow", "plate", "gas", "shock")
 DOCUMENTS = ["wing lift", "drag of a wing", "Find what answers", "lift lift lift drag " * 60, "Answer </s> <|im_end|> yes"]
 
 
@@ -67,3 +82,158 @@ def test_the_layerwise_reranker(run: Run, slates: Path, tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     scores = [row["relevance_score"] for row in ended.json["results"]]
     assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+
+
+@pytest.fixture(scope="module")
+def word_slates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Queries of one word; the documents that have it are relevant."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for n in range(40):
+        word = WORDS[n % len(WORDS)]
+        documents = [" ".join(rng.choice(WORDS, 5)) for _ in range(6)]
+        relevant = [int(word in document) for document in documents]
+        rows.append({"group": f"q{n}", "query": f"{word}?", "candidates": documents, "label": relevant})
+    return write_slates(tmp_path_factory.mktemp("slates") / "slates.jsonl", rows)
+
+
+def traced(bundle: Path, slates: SlatesFile) -> NDArray[np.float32]:
+    with runtime.open(bundle) as session:
+        return np.concatenate([session.trace_tokens(slate.prefix, slate.candidates) for slate in slates.cut("test")])
+
+
+def test_a_layerwise_reranker_is_exported_and_calibrated(word_slates: Path, tmp_path: Path) -> None:
+    folder, bundle = write_layerwise(tmp_path / "model"), tmp_path / "bundle"
+    export_bundle(folder, None, bundle, ExportOptions(exits=[3, 6], golden_slates=4), slates=word_slates)
+    manifest = Bundle.open(bundle).manifest
+    assert manifest.exits == (3, 6) and manifest.model.family == "granite" and manifest.tokens is not None
+    assert manifest.tokens.labels == {} and manifest.reranker == load_checkpoint(folder).reranker
+
+    checkpoint = load_checkpoint(folder, exits=[3, 6])
+    encoder = TextEncoder(read_tokenizer(folder / "tokenizer.json"), checkpoint.reranker, 256, 512)
+    file = SlatesFile.read(word_slates, lambda: encoder)
+    model = MultiExitModel(checkpoint.decoder, checkpoint.heads, checkpoint.exits).eval()
+    expected = np.concatenate([model.reference(slate.prefix, slate.candidates) for slate in file.cut("test")])
+    np.testing.assert_allclose(traced(bundle, file), expected, atol=1e-4)
+
+    calibrate(Bundle.open(bundle), file, CalibrationOptions(timed_slates=2))
+    policy = Bundle.open(bundle).policy()
+    assert policy is not None and len(policy.exits) == 2
+
+
+def test_a_causal_lm_answers_by_the_rows_of_a_named_prompt(word_slates: Path, tmp_path: Path) -> None:
+    """As Qwen3-Reranker is published: nothing in its folder says that it is a reranker."""
+    folder, bundle = tmp_path / "model", tmp_path / "bundle"
+    with quiet():
+        tiny_model("qwen3", None, vocab_size=VOCAB, max_position_embeddings=1024).save_pretrained(folder)
+    tokenizer = write_tokenizer(folder)
+    no, yes = tokenizer.token_to_id("no"), tokenizer.token_to_id("yes")
+    options = ExportOptions(reranker="qwen3-reranker", golden_slates=2)
+    export_bundle(folder, None, bundle, options, slates=word_slates)
+    manifest = Bundle.open(bundle).manifest
+    assert manifest.exits == (4,) and manifest.tokens is not None and manifest.tokens.labels == {"no": no, "yes": yes}
+    assert manifest.reranker is not None
+
+    encoder = TextEncoder(tokenizer, manifest.reranker, 1024, 512)
+    slate = SlatesFile.read(word_slates, lambda: encoder).cut("test")[0]
+    with quiet(), torch.no_grad():
+        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+        sequences = [[*slate.prefix.tolist(), *tokens.tolist()] for tokens in slate.candidates]
+        logits = [model(torch.tensor([sequence])).logits[0, -1] for sequence in sequences]
+    with runtime.open(bundle) as session:
+        log_odds = session.trace_tokens(slate.prefix, slate.candidates)[:, 0]
+    np.testing.assert_allclose(log_odds, [float(row[yes] - row[no]) for row in logits], atol=1e-4)
+    text = tokenizer.decode(slate.prefix.tolist(), skip_special_tokens=False)
+    assert "<Instruct>: Given a web search query" in text
+
+    with pytest.raises(InputError, match="made from another prompt of a reranker"):
+        other = tmp_path / "prompt.json"
+        other.write_text(json.dumps({"prefix": ["{query}"], "document": ["{document}"], "answers": {"no": "no", "yes": "yes"}}))
+        export_bundle(folder, None, bundle, ExportOptions(reranker=str(other), golden_slates=2), slates=word_slates)
+
+
+PROMPT = {"prefix": ["<s>", "{query}\n"], "document": ["{document}\n", "</s>"], "answers": {"no": "no", "yes": "yes"}}
+
+
+@pytest.fixture(scope="module")
+def causal_lm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A plain decoder's folder, and the file of its prompt."""
+    folder = tmp_path_factory.mktemp("models") / "model"
+    with quiet():
+        tiny_model("llama", None, vocab_size=VOCAB).save_pretrained(folder)
+    write_tokenizer(folder)
+    prompt = folder.parent / "prompt.json"
+    prompt.write_text(json.dumps(PROMPT))
+    return folder, str(prompt)
+
+
+def test_heads_are_fitted_on_slates(causal_lm: tuple[Path, str], word_slates: Path, tmp_path: Path) -> None:
+    """From a plain decoder to a bundle by slates alone; the second command needs no name of the prompt."""
+    model, prompt = causal_lm
+    out, bundle = tmp_path / "checkpoint", tmp_path / "bundle"
+    options = HeadsOptions(exits="2,4", keep_last=True, reranker=prompt)
+    report = fit_heads(model, None, out, options, slates=word_slates)
+    checkpoint = load_checkpoint(out)
+    assert report.kept and report.exits == [2, 4] == list(checkpoint.exits) and checkpoint.catalog is None
+    own = load_checkpoint(model, reranker=prompt)
+    prefix, candidates = [1, 300, 301], [[302], [303, 304]]
+    last, whole = (
+        MultiExitModel(c.decoder, c.heads, c.exits).eval().reference(prefix, candidates)[:, -1] for c in (checkpoint, own)
+    )
+    np.testing.assert_array_equal(last, whole, err_msg="the model's own answer is kept")
+    export_bundle(out, None, bundle, ExportOptions(golden_slates=2), slates=word_slates)
+    assert Bundle.open(bundle).manifest.reranker == own.reranker
+
+    edited = write_slates(tmp_path / "other.jsonl", json.loads(f"[{','.join(word_slates.read_text().splitlines()[:30])}]"))
+    with pytest.raises(InputError, match="holds rows of another slates"):
+        fit_heads(model, None, out, options, slates=edited)
+
+
+def test_a_training_on_slates(causal_lm: tuple[Path, str], word_slates: Path, tmp_path: Path) -> None:
+    model, prompt = causal_lm
+    out, options = tmp_path / "checkpoint", TrainOptions(exits="2,4", steps=2, reranker=prompt)
+    report = train_model(model, None, out, options, slates=word_slates)
+    assert report is not None and report.exits == (2, 4)
+    checkpoint = load_checkpoint(out)
+    assert checkpoint.catalog is None and checkpoint.reranker == load_checkpoint(model, reranker=prompt).reranker
+    after, before = (c.model.model.layers[0].mlp.up_proj.weight for c in (checkpoint, load_checkpoint(model, reranker=prompt)))
+    assert not torch.equal(after, before)
+
+
+def test_slates_or_a_catalog(causal_lm: tuple[Path, str], word_slates: Path, tmp_path: Path) -> None:
+    for run in (fit_heads, train_model):
+        for arguments in ((None, None), (tmp_path, word_slates)):
+            with pytest.raises(InputError, match=r"a catalog .* slates, expected one of them"):
+                run(causal_lm[0], arguments[0], tmp_path / "out", slates=arguments[1])
+    with pytest.raises(
+        InputError, match=r"--teacher scores\.parquet: its scores are of users and items, which slates do not have"
+    ):
+        train_model(causal_lm[0], None, tmp_path / "out", TrainOptions(teacher="scores.parquet"), slates=word_slates)
+    with pytest.raises(InputError, match="head 'shared' needs the token ids"):
+        train_model(causal_lm[0], None, tmp_path / "out", TrainOptions(exits="2,4"), slates=word_slates)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "--reranker .*: expected one of qwen3-reranker, mxbai-rerank-v2, or a JSON file"),
+        ("{", "not valid JSON"),
+        ('{"prefix": ["{query}"], "document": ["{document}"]}', "has no answers of its own, expected a folder, or `answers`"),
+        ('{"prefix": ["{query}"], "document": ["{document}"], "answers": {"no": "0"}}', "`answers` is .*, expected the texts of"),
+        ('{"prefix": ["{query}"], "document": ["x"], "answers": {}}', r"it\.document is \['x'\], expected \{document\} once"),
+        (
+            '{"prefix": ["{query}"], "document": ["{document}"], "answers": {"no": "no", "yes": "yes no"}}',
+            "'yes no' of .* tokens",
+        ),
+    ],
+)
+def test_a_bad_prompt_is_one_line(tmp_path: Path, content: str | None, problem: str) -> None:
+    path = tmp_path / "prompt.json"
+    if content is not None:
+        path.write_text(content)
+    with quiet():
+        tiny_model("llama", None, vocab_size=VOCAB).save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    with pytest.raises(RexitError, match=problem) as caught:
+        load_checkpoint(tmp_path, reranker=str(path))
+    assert "\n" not in str(caught.value)
