@@ -201,10 +201,10 @@ def test_a_training_on_slates(causal_lm: tuple[Path, str], word_slates: Path, tm
 
 
 def test_slates_or_a_catalog(causal_lm: tuple[Path, str], word_slates: Path, tmp_path: Path) -> None:
-    for run in (fit_heads, train_model):
+    for command in (fit_heads, train_model):
         for arguments in ((None, None), (tmp_path, word_slates)):
             with pytest.raises(InputError, match=r"a catalog .* slates, expected one of them"):
-                run(causal_lm[0], arguments[0], tmp_path / "out", slates=arguments[1])
+                command(causal_lm[0], arguments[0], tmp_path / "out", slates=arguments[1])
     with pytest.raises(
         InputError, match=r"--teacher scores\.parquet: its scores are of users and items, which slates do not have"
     ):
