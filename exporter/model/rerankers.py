@@ -1,7 +1,8 @@
 """Rerankers as other projects save them: at which depths they answer, by which rows, and what they read.
 
-a folder of sentence-transformers   `logit_score`   rows of the LM head, after the last layer
-BAAI's layerwise reranker           `layerwise`     a row for each of the later layers
+a folder of sentence-transformers   `logit_score`     rows of the LM head, after the last layer
+BAAI's layerwise reranker           `layerwise`       a row for each of the later layers
+any other decoder, by a name        `known_prompts`   rows of the LM head, after the last layer
 """
 
 from __future__ import annotations
@@ -77,9 +78,8 @@ def answer_files(folder: Path) -> set[Path]:
 
 def _saved(folder: Path, named: NamedPrompt | None) -> Reranker | None:
     if is_layerwise(folder):
-        return Reranker(
-            tuple(exit_depths(granite_config(folder))), "own", {}, named.prompt if named else PROMPT, folder / "config.json"
-        )
+        depths = tuple(exit_depths(granite_config(folder)))
+        return Reranker(depths, "own", {}, named.prompt if named else PROMPT, folder / "config.json")
     if (score := score_folder(folder)) is None:
         return None
     prompt = named.prompt if named else chat_prompt(folder, system_prompt(folder), chat_settings(folder))

@@ -15,6 +15,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
+from tokenizers import Regex, Tokenizer, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GraniteConfig, GraniteForCausalLM
 
 from builders.models.checkpoints import tiny_model
@@ -23,6 +26,7 @@ from rexit.bundle import RerankerPrompt
 from rexit.errors import CheckpointError, InputError
 from rexit.exporter.heads.base import load_base
 from rexit.exporter.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from rexit.exporter.model.known_prompts import KNOWN
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.quiet import quiet
 from rexit.texts import TextEncoder, read_tokenizer
@@ -169,6 +173,40 @@ def test_a_named_prompt_in_its_place(logit_score: Path, layerwise: Path, tmp_pat
     for place in (folder, layerwise):
         prompt = load_checkpoint(place, reranker="qwen3-reranker").reranker
         assert prompt is not None and str(prompt.instruction).startswith("Given a web search query")
+
+
+QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+"""How Qwen's tokenizers divide a text into words."""
+
+
+@pytest.mark.parametrize(("query", "document"), [("what lifts a wing?", "Lift.\n\n9.81"), ("a ", " <b> "), ("?\n", "\nx")])
+def test_qwen3_rerankers_prompt_is_its_model_cards(query: str, document: str) -> None:
+    """The card tokenizes instruction, query and document in one text; here the query's part is the prefix."""
+    value = KNOWN["qwen3-reranker"]
+    prompt = RerankerPrompt.parse({key: value[key] for key in ("prefix", "document", "instruction")}, "here")
+    pair = f"<Instruct>: {prompt.instruction}\n<Query>: {query}\n<Document>: {document}"
+    tokenizer = Tokenizer(BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(QWEN), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    special = ["<unk>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = BpeTrainer(vocab_size=1000, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([pair, *prompt.prefix, *prompt.document] * 4, trainer)
+    begin, end = prompt.prefix[0], prompt.document[-1]
+    card = [token for text in (begin, pair, end) for token in tokenizer.encode(text, add_special_tokens=False).ids]
+    prefix, (candidate,) = TextEncoder(tokenizer, prompt, 999, 999).prompt(query, [document])
+    assert prefix + candidate == card
+
+
+def test_mxbai_rerank_v2s_prompt_is_its_packages() -> None:
+    """mxbai-rerank 0.1.6 tokenizes each of these on its own."""
+    value = KNOWN["mxbai-rerank-v2"]
+    texts = [*value["prefix"], *value["document"]]
+    assert texts[0].startswith("<|im_start|>system\nYou are Qwen, created by Alibaba Cloud.") and texts[0].endswith("user\n")
+    assert texts[1:5] == ["query: {query}", "\n", "document: {document}", "\n"]
+    assert texts[5].startswith("You are a search relevance expert") and texts[5].endswith("1 for relevant).\nRelevance:")
+    assert texts[6] == "<|im_end|>\n<|im_start|>assistant\n" and value["answers"] == {"no": "0", "yes": "1"}
 
 
 def test_the_last_answer_for_heads(layerwise: Path, logit_score: Path) -> None:
