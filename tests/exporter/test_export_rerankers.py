@@ -28,7 +28,7 @@ from rexit.exporter.quiet import quiet
 from rexit.exporter.training.run import train_model
 from rexit.slates_file import SlatesFile
 from rexit.texts import TextEncoder, bundle_encoder, read_tokenizer
-from running.command import Run, run  # noqa: F401
+from running.command import Run, assert_one_line, run  # noqa: F401
 
 WORDS = ("wing", "lift", "drag", "heat", "flow", "plate", "gas", "shock")
 DOCUMENTS = ["wing lift", "drag of a wing", "Find what answers", "lift lift lift drag " * 60, "Answer </s> <|im_end|> yes"]
@@ -211,6 +211,16 @@ def test_slates_or_a_catalog(causal_lm: tuple[Path, str], word_slates: Path, tmp
         train_model(causal_lm[0], None, tmp_path / "out", TrainOptions(teacher="scores.parquet"), slates=word_slates)
     with pytest.raises(InputError, match="head 'shared' needs the token ids"):
         train_model(causal_lm[0], None, tmp_path / "out", TrainOptions(exits="2,4"), slates=word_slates)
+
+
+def test_commands_say_it_in_one_line(run: Run, causal_lm: tuple[Path, str], word_slates: Path, tmp_path: Path) -> None:  # noqa: F811
+    model, out = causal_lm[0], tmp_path / "out"
+    slates = ("--slates", word_slates, "--out", out)
+    assert_one_line(run("heads", model, "--out", out), 2, "neither a catalog nor slates, expected one of them")
+    assert_one_line(run("train", model, "--out", out), 2, "neither a catalog nor slates, expected one of them")
+    assert_one_line(run("heads", model, *slates, "--label-ids", "3"), 2, "label ids '3': expected two token ids")
+    assert_one_line(run("export", model, *slates, "--reranker", "bert"), 2, "--reranker bert: expected one of qwen3-reranker")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
