@@ -78,6 +78,8 @@ def check_one_source(catalog: Path | None, slates: Path | None) -> None:
     if (catalog is None) == (slates is None):
         given = "neither a catalog nor" if catalog is None else "both a catalog and"
         raise InputError(f"{given} slates, expected one of them")
+    if slates is not None and not Path(slates).is_file():
+        raise InputError(f"{slates}: no such file")
 
 
 def open_catalog(path: Path) -> Catalog:

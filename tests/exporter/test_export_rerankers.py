@@ -220,6 +220,8 @@ def test_commands_say_it_in_one_line(run: Run, causal_lm: tuple[Path, str], word
     assert_one_line(run("train", model, "--out", out), 2, "neither a catalog nor slates, expected one of them")
     assert_one_line(run("heads", model, *slates, "--label-ids", "3"), 2, "label ids '3': expected two token ids")
     assert_one_line(run("export", model, *slates, "--reranker", "bert"), 2, "--reranker bert: expected one of qwen3-reranker")
+    for command in ("heads", "train", "export"):
+        assert_one_line(run(command, model, "--slates", tmp_path / "none.jsonl", "--out", out), 2, "none.jsonl: no such file")
     assert not out.exists()
 
 
