@@ -60,5 +60,5 @@ def test_other_options_stand_last() -> None:
 
 def test_options_of_index_stand_in_groups() -> None:
     titles = panels(help_of("index", 80))
-    groups = ["Columns", "Likes, order and splits", "Retriever (LightGCN)", "Embeddings from elsewhere"]
+    groups = ["Columns", "Likes, order and splits", "Retriever (LightGCN)", "Embeddings from elsewhere", "Workers"]
     assert titles == ["Input and output", *groups, "Other options"]

@@ -37,7 +37,7 @@ _column = partial(typer.Option, rich_help_panel="Columns")
 _likes = partial(typer.Option, rich_help_panel="Likes, order and splits")
 _retriever = partial(typer.Option, rich_help_panel="Retriever (LightGCN)")
 _external = partial(typer.Option, rich_help_panel="Embeddings from elsewhere")
-_work = partial(typer.Option, rich_help_panel="Who works")
+_work = partial(typer.Option, rich_help_panel="Workers")
 
 
 # Long because typer takes the options, their defaults and their help from the signature.
