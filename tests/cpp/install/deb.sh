@@ -6,16 +6,17 @@ set -eu
 cmake() { "$CMAKE" "$@"; }
 rm -rf "$3"
 mkdir -p "$3"
+root=$(realpath "$3")/root # CMake looks for a relative prefix nowhere
 for package in "$1"/*.deb; do
-  dpkg-deb -x "$package" "$3/root"
+  dpkg-deb -x "$package" "$root"
   dpkg-deb -f "$package" Package Depends
 done
 dpkg-deb -f "$1"/rexit-run_*.deb Depends | grep -q 'librexit0.1 (= .*libc6 '
 dpkg-deb -f "$1"/librexit-dev_*.deb Depends | grep -q 'librexit0.1 (= '
-LD_LIBRARY_PATH=$(echo "$3"/root/usr/lib/*-linux-gnu)
+LD_LIBRARY_PATH=$(echo "$root"/usr/lib/*-linux-gnu)
 export LD_LIBRARY_PATH
-! readelf --dynamic "$3/root/usr/bin/rexit-run" | grep -E 'RPATH|RUNPATH'
-cmake -S "$2/examples/cpp" -B "$3/build" -DCMAKE_PREFIX_PATH="$3/root/usr" >/dev/null
+! readelf --dynamic "$root/usr/bin/rexit-run" | grep -E 'RPATH|RUNPATH'
+cmake -S "$2/examples/cpp" -B "$3/build" -DCMAKE_PREFIX_PATH="$root/usr" >/dev/null
 cmake --build "$3/build" >/dev/null
 "$3/build/rexit_score" --raw "$4" 106 -7 8 88
-"$3/root/usr/bin/rexit-run" score "$4" --user 106 --items=-7,8,88
+"$root/usr/bin/rexit-run" score "$4" --user 106 --items=-7,8,88
