@@ -116,6 +116,7 @@ class Draft:
             files={path.name: FileEntry.of(path) for path in sorted(self.folder.iterdir())},
             quality=judged.quality,
             unrotated=unrotated,
+            past_padding=target.past_padding,
         ).write(self.folder)
         size = sum(path.stat().st_size for path in self.folder.iterdir())
         return VariantReport(

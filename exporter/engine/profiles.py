@@ -14,10 +14,10 @@ def optimization_profiles(bundle: Bundle, onnxruntime: bool = False) -> tuple[Op
 
     They are tuned for a slate of `slates.SIZE` candidates as long as the golden samples'.
 
-    1. Passes with an empty prefix, P = 0: the prefix itself, tuned for one row.
-    2. Passes behind a prefix, P >= 1: slates, for which it is tuned, and the unshared part of a prefix.
-    A single profile from P = 0 would tune neither, and a compiler may raise its minimum to 1. Without prefixes there are only
-    slates.
+    1. Passes without a prefix, with one row of padding as their past: the prefix itself, tuned for one row.
+    2. Passes behind a prefix: slates, for which it is tuned, and the unshared part of a prefix.
+    A single profile would tune neither. Without prefixes there are only slates. No size is ever 0, since a compiler may raise a
+    minimum of 0 to 1.
 
     Args:
         bundle: opened with the variant.
@@ -33,11 +33,12 @@ def optimization_profiles(bundle: Bundle, onnxruntime: bool = False) -> tuple[Op
     prefix = min(statistics.median_high([len(slate.prefix) for slate in golden]), max_prefix)
     rows = max(1, min(slates.SIZE, limit // candidate))
     tokens = (1, min(rows * candidate, max_tokens), max_tokens)
+    behind = (1, max(1, prefix), max(1, max_prefix))
     if onnxruntime or max_prefix == 0:
-        return (OptimizationProfile(tokens, (0, prefix, max_prefix), (1, rows, limit)),)
+        return (OptimizationProfile(tokens, behind, (1, rows, limit)),)
     return (
-        OptimizationProfile((1, max(1, prefix), max_tokens), (0, 0, 0), (1, 1, limit)),
-        OptimizationProfile(tokens, (1, max(1, prefix), max_prefix), (1, rows, limit)),
+        OptimizationProfile((1, max(1, prefix), max_tokens), (1, 1, 1), (1, 1, limit)),
+        OptimizationProfile(tokens, behind, (1, rows, limit)),
     )
 
 

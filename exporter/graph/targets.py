@@ -16,6 +16,7 @@ from rexit.exporter.graph.activations import ACTIVATIONS, ACTIVATIONS_FOR_SCALES
 from rexit.exporter.graph.observation import Observation
 from rexit.exporter.graph.passes.allowed_operators import allowed_operators
 from rexit.exporter.graph.passes.gather_rows_early import gather_rows_early
+from rexit.exporter.graph.passes.mask_past_padding import mask_past_padding
 from rexit.exporter.graph.passes.opset import to_opset_19, to_opset_21
 from rexit.exporter.graph.passes.slate_attention import slate_attention
 from rexit.exporter.graph.passes.tidy import tidy
@@ -69,6 +70,11 @@ class Target:
     def variant(self) -> str:
         return f"{self.name}-{self.precision}"
 
+    @property
+    def past_padding(self) -> bool:
+        """Whether the graphs mask padding behind the prefix."""
+        return mask_past_padding in (self.base or self).passes
+
 
 # Values of `Target.cap`: the largest distance between ways of running a graph. They guard against errors in the passes. A wrong
 # mask or prefix in the base graphs shows at EXACT, as these are compared with PyTorch first.
@@ -85,10 +91,10 @@ model, 0.54 between rexit's kernels and ONNX Runtime's; on the demo's trained mo
 _CPU = Target("cpu", "fp32", "onnxruntime", 23, "float32", "float32", (tidy, gather_rows_early, slate_attention, tidy), EXACT)
 
 # GPUs have kernels for whole attentions in half. Not exported as a variant.
-_CUDA = Target("cuda", "fp32", "onnxruntime", 23, "float32", "float32", (tidy,), EXACT)
+_CUDA = Target("cuda", "fp32", "onnxruntime", 23, "float32", "float32", (tidy, mask_past_padding), EXACT)
 
 # A Jetson's TensorRT parses only the decompositions. Not exported as a variant: TensorRT has no fused float32 attention.
-_PARTS = Target("tensorrt", "fp32", "tensorrt", 18, "float32", "float32", (tidy,), EXACT)
+_PARTS = Target("tensorrt", "fp32", "tensorrt", 18, "float32", "float32", (tidy, mask_past_padding), EXACT)
 
 
 def _tensorrt(

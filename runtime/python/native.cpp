@@ -248,10 +248,10 @@ class Session {
     session_.trim();
   }
 
-  std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t> memory() {
+  std::tuple<std::size_t, std::size_t, std::size_t, std::size_t, std::size_t, std::size_t> memory() {
     const nb::gil_scoped_release no_gil;
     const rexit_memory memory = session_.memory();
-    return {memory.prefixes, memory.buffers, memory.working, memory.weights, memory.pinned};
+    return {memory.prefixes, memory.buffers, memory.working, memory.weights, memory.pinned, memory.gpu};
   }
 
   // [exits, 3 + bins]: reached, stopped, cut short, and the histogram.

@@ -52,7 +52,7 @@ def test_read_as_written(bundle: Bundle) -> None:
     assert value["builder"] == {"name": "tensorrt", "version": "10.3.0"}
     assert value["gpu"] == {"name": "Orin", "compute_capability": "8.7"}
     assert value["segments"][0]["profiles"] == [
-        {"tokens": [1, 200, 512], "prefix": [0, 0, 0], "rows": [1, 1, 512]},
+        {"tokens": [1, 200, 512], "prefix": [1, 1, 1], "rows": [1, 1, 512]},
         {"tokens": [1, 240, 512], "prefix": [1, 200, 210], "rows": [1, 20, 512]},
     ]
 

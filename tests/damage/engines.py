@@ -188,9 +188,9 @@ def profile_with_two_numbers(folder: Path) -> None:
     edit(folder, "segments", 0, "profiles", 0, "rows", to=[1, 24])
 
 
-@ends_in("CORRUPT", "prefix[0]: is -1")
-def profile_below_zero(folder: Path) -> None:
-    edit(folder, "segments", 0, "profiles", 0, "prefix", to=[-1, 24, 60])
+@ends_in("CORRUPT", "prefix[0]: is 0, expected 1")
+def profile_from_zero(folder: Path) -> None:
+    edit(folder, "segments", 0, "profiles", 0, "prefix", to=[0, 24, 60])
 
 
 @ends_in("CORRUPT", "profiles: has 0 profiles, expected 1 to 8")
@@ -230,24 +230,30 @@ def plan_with_one_input_too_many(folder: Path) -> None:
 
 @ends_in("CORRUPT", "segment-1.plan: input `owner` is in host memory, expected GPU memory", "loading")
 def plan_that_computes_shapes_from_an_input(folder: Path) -> None:
-    edit_plan(folder, "profile 1 60 0 0", "host owner\nprofile 1 60 0 0")
+    edit_plan(folder, "profile 1 60 1 1", "host owner\nprofile 1 60 1 1")
 
 
 @ends_in("OK", "", "running")
 def plan_that_does_not_know_the_shapes_it_gives(folder: Path) -> None:
     """A compiler that has lost the static dimensions behind reshapes."""
-    edit_plan(folder, "profile 1 60 0 0", "unknown label_logits\nunknown state_out\nunknown nk1\nprofile 1 60 0 0")
+    edit_plan(folder, "profile 1 60 1 1", "unknown label_logits\nunknown state_out\nunknown nk1\nprofile 1 60 1 1")
 
 
 @ends_in("CORRUPT", "input `state` has shape [dynamic, dynamic], expected [dynamic, 16]", "loading")
 def plan_that_takes_any_shape(folder: Path) -> None:
-    edit_plan(folder, "profile 1 60 0 0", "unknown state\nprofile 1 60 0 0")
+    edit_plan(folder, "profile 1 60 1 1", "unknown state\nprofile 1 60 1 1")
 
 
-@ends_in("CORRUPT", "the minimum shape of input `pk1` in profile 0 is [2, 1, 8], engine.json says [2, 0, 8]", "loading")
-def plan_whose_empty_prefix_was_raised_to_one(folder: Path) -> None:
-    """What a compiler may do with a least of 0."""
-    edit_plan(folder, "profile 1 60 0 0 1 60", "profile 1 60 1 1 1 60")
+@ends_in("CORRUPT", "the minimum shape of input `pk1` in profile 1 is [2, 2, 8], engine.json says [2, 1, 8]", "loading")
+def plan_whose_shortest_past_is_longer(folder: Path) -> None:
+    edit_plan(folder, "profile 1 60 1 60", "profile 1 60 2 60")
+
+
+@ends_in("UNSUPPORTED", "variant.json: the graphs do not mask past_padding, which engines need; export again")
+def graphs_that_do_not_mask_padding(folder: Path) -> None:
+    path = folder / f"variants/{TENSORRT_HALF}/variant.json"
+    write_json(path, {name: value for name, value in json.loads(path.read_text()).items() if name != "past_padding"})
+    refresh(folder, TENSORRT_HALF)
 
 
 @ends_in("CORRUPT", "the maximum shape of input `ids` in profile 1 is [50], engine.json says [60]", "loading")

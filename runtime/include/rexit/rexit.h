@@ -484,6 +484,8 @@ typedef struct rexit_memory {
   size_t pinned; /* the pinned start: keys and values of the common start of all prefixes of this bundle, in host memory, once for
                     all its sessions: kept while the bundle is open, in addition to every session's cache_bytes. 0 if prefixes
                     have no common start */
+  size_t gpu; /* with TensorRT: GPU memory for this session's passes, the engines' working memory included; compiled, not run. Its
+                 prefixes and hidden states, counted above, are in GPU memory, too. 0 with ONNX Runtime */
 } rexit_memory;
 
 /* `prefixes` and `buffers` are those at the end of the session's last call. */

@@ -285,7 +285,9 @@ rexit_status rexit_session_warm_up(rexit_session* session) try {
 rexit_status rexit_session_get_memory(const rexit_session* session, rexit_memory* memory_out) try {
   check_size(required(memory_out, "memory_out"), "memory_out");
   const Memory memory = required(session, "session")->session.memory();
-  write_struct({0, memory.prefixes, memory.buffers, memory.backend.working, memory.backend.weights, memory.pinned}, memory_out);
+  write_struct(
+      {0, memory.prefixes, memory.buffers, memory.backend.working, memory.backend.weights, memory.pinned, memory.backend.gpu},
+      memory_out);
   return REXIT_OK;
 } catch (...) {
   return report_current_exception();

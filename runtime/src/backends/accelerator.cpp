@@ -1,34 +1,11 @@
 #include "backends/accelerator.hpp"
 
-#include <dlfcn.h>
-
 #include <string>
 
+#include "backends/shared_library.hpp"
 #include "base/status.hpp"
 
 namespace rexit::core {
-namespace {
-
-// A library's symbols. Never unloads the library, since GPU drivers support that badly.
-class Library {
- public:
-  explicit Library(const char* name) : name_(name), handle_(::dlopen(name, RTLD_NOW | RTLD_LOCAL)) {
-    if (handle_ == nullptr) fail(REXIT_BACKEND_MISSING, "device `tensorrt`: ", name, " cannot be loaded: ", ::dlerror());
-  }
-
-  template <class Function>
-  Function get(const char* symbol) const {
-    void* address = ::dlsym(handle_, symbol);
-    if (address == nullptr) fail(REXIT_BACKEND_MISSING, "device `tensorrt`: ", name_, " has no ", symbol);
-    return reinterpret_cast<Function>(address);
-  }
-
- private:
-  const char* name_;
-  void* handle_;
-};
-
-}  // namespace
 
 std::string tensorrt_version_text(std::int32_t number) {
   return std::to_string(number / 10000) + "." + std::to_string(number / 100 % 100) + "." + std::to_string(number % 100);
@@ -36,7 +13,7 @@ std::string tensorrt_version_text(std::int32_t number) {
 
 Accelerator probe_accelerator(std::int32_t device_id) {
   constexpr int capability_major = 75, capability_minor = 76;  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
-  const Library driver("libcuda.so.1");
+  const SharedLibrary driver("the NVIDIA driver", "REXIT_CUDA_DRIVER_LIBRARY", "libcuda.so.1");
   int count = 0, device = 0, major = 0, minor = 0;
   if (driver.get<int (*)(unsigned)>("cuInit")(0) != 0 || driver.get<int (*)(int*)>("cuDeviceGetCount")(&count) != 0 || count == 0)
     fail(REXIT_BACKEND_MISSING, "device `tensorrt`: the NVIDIA driver finds no GPU");
@@ -45,7 +22,7 @@ Accelerator probe_accelerator(std::int32_t device_id) {
   if (driver.get<int (*)(int*, int)>("cuDeviceGet")(&device, device_id) != 0 ||
       attribute(&major, capability_major, device) != 0 || attribute(&minor, capability_minor, device) != 0)
     fail(REXIT_BACKEND_FAILED, "device `tensorrt`: the NVIDIA driver does not report GPU ", device_id, "'s compute capability");
-  const Library tensorrt("libnvinfer.so.10");
+  const SharedLibrary tensorrt("TensorRT", "REXIT_TENSORRT_LIBRARY", "libnvinfer.so.10");
   const std::int32_t version = tensorrt.get<std::int32_t (*)()>("getInferLibVersion")();
   return {std::to_string(major) + "." + std::to_string(minor), tensorrt_version_text(version)};
 }

@@ -42,10 +42,11 @@ struct Pass {
   const Stop* stop = nullptr;  // from this backend's make_stop(); null: the run cannot be stopped
 };
 
-// Bytes, for all sessions together.
+// Bytes.
 struct BackendMemory {
-  std::size_t working = 0;  // while segments run
-  std::size_t weights = 0;  // while a bundle is open
+  std::size_t working = 0;  // of all sessions, while segments run
+  std::size_t weights = 0;  // of all sessions, while a bundle is open
+  std::size_t gpu = 0;      // of this session's passes
 };
 
 // A session's backend. Calls take effect in order. Calls that touch only GPU memory may return before they take effect.
@@ -61,8 +62,7 @@ class Backend {
   virtual void release(void* memory) const noexcept = 0;
   virtual std::size_t tensor_alignment() const noexcept { return 1; }  // of keys and values; a power of two
 
-  // Either side may be host memory outside of passes. The copy from or to it is complete when the call returns. The ranges may
-  // overlap.
+  // Either side may be host memory outside of passes: it must stay as it is until finish_copies() returns. The ranges may overlap.
   virtual void copy(void* to, const void* from, std::size_t bytes) const = 0;
   // Copies `count` rows of `bytes`, a pitch apart. The ranges must not overlap.
   virtual void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t bytes,
@@ -70,6 +70,9 @@ class Backend {
     for (std::size_t i = 0; i < count; ++i)
       copy(static_cast<std::byte*>(to) + i * to_pitch, static_cast<const std::byte*>(from) + i * from_pitch, bytes);
   }
+
+  // Waits until copies from and to host memory are complete. Throws REXIT_BACKEND_FAILED.
+  virtual void finish_copies() const {}
 
   // Null: the backend cannot stop a run.
   virtual std::unique_ptr<Stop> make_stop() const { return nullptr; }

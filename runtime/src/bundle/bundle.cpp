@@ -108,6 +108,7 @@ Variant read_variant(const Json& json, const std::string& folder, const std::vec
   const Json limits = json.at("limits");
   variant.max_tokens = limits.at("max_tokens").size(1, max_length);
   variant.max_positions = limits.at("max_positions").size(1, model.max_positions);
+  variant.past_padding = json.has("past_padding") && json.at("past_padding").boolean();
 
   const FileList files = read_file_sizes(json.at("files"));
   check_files(folder, files, {});

@@ -51,6 +51,7 @@ struct Variant {
   std::string sha256;  // of variant.json: identifies the variant
   std::size_t opset;   // of its graphs
   std::size_t max_tokens, max_positions;
+  bool past_padding;              // the graphs mask rows of the past at and behind positions[0]
   std::size_t graph_bytes;        // graphs and their weights
   std::vector<Segment> segments;  // [exits]
 };

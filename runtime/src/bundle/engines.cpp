@@ -23,10 +23,10 @@ void check_is(const Json& value, const std::string& expected, const std::string&
          compile_command(bundle), "`");
 }
 
-Range read_range(const Json& json, std::size_t low) {
+Range read_range(const Json& json) {
   const std::vector<Json> numbers = json.elements();
   if (numbers.size() != 3) fail(REXIT_CORRUPT, json.where(), ": has ", numbers.size(), " numbers, expected 3 (min, opt, max)");
-  const std::size_t min = numbers[0].size(low, max_length), opt = numbers[1].size(min, max_length);
+  const std::size_t min = numbers[0].size(1, max_length), opt = numbers[1].size(min, max_length);
   return {min, numbers[2].size(opt, max_length)};
 }
 
@@ -37,7 +37,7 @@ std::vector<OptimizationProfile> read_profiles(const Json& json) {
   std::vector<OptimizationProfile> profiles;
   for (const Json& profile : list)
     profiles.push_back(
-        {read_range(profile.at("tokens"), 1), read_range(profile.at("prefix"), 0), read_range(profile.at("rows"), 1)});
+        {read_range(profile.at("tokens")), read_range(profile.at("prefix")), read_range(profile.at("rows"))});
   return profiles;
 }
 
@@ -109,6 +109,8 @@ std::vector<std::string> engine_folders(const Bundle& bundle) {
 
 std::vector<Plan> find_engines(const Bundle& bundle, const Accelerator& here) {
   const Variant& variant = bundle.variant();
+  if (!variant.past_padding)
+    fail(REXIT_UNSUPPORTED, variant.folder, "/variant.json: the graphs do not mask past_padding, which engines need; export again");
   const std::string engines = variant.folder + "/engines";
   if (exists(engines)) check_folder(engines);
   const std::vector<std::string> keys = keys_in(engines);

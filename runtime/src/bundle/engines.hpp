@@ -23,7 +23,8 @@ struct Range {
   bool contains(std::size_t size) const noexcept { return size >= min && size <= max; }
 };
 
-// A TensorRT optimization profile: its ranges of T, P and N.
+// A TensorRT optimization profile: its ranges of T, P' and N. P' counts rows of the past, the prefix and its padding: at least 1,
+// since a compiler may raise a minimum of 0.
 struct OptimizationProfile {
   Range tokens, prefix, rows;
 };
@@ -31,12 +32,13 @@ struct OptimizationProfile {
 // A segment's engine.
 struct Plan {
   std::string path, context;                  // full paths; empty: no context
-  std::vector<OptimizationProfile> profiles;  // at least one; a pass uses the first whose `prefix` contains its P
+  std::vector<OptimizationProfile> profiles;  // at least one; a pass uses the first whose `prefix` contains its P'
 };
 
 // The engines for this GPU and this version of TensorRT, by segment. Their files have the recorded sizes, and they were built
 // from the variant's current graphs. Throws REXIT_NOT_FOUND if there is none, with a list of the existing keys; REXIT_MISMATCH
-// for a stale or misplaced engine; REXIT_CORRUPT for an engine.json that violates the format.
+// for a stale or misplaced engine; REXIT_UNSUPPORTED for graphs
+// without past_padding; REXIT_CORRUPT for an engine.json that violates the format.
 std::vector<Plan> find_engines(const Bundle& bundle, const Accelerator& here);
 
 // Full paths of the variant's engine folders, for any GPU.

@@ -40,6 +40,7 @@ class SupervisedBackend final : public Backend {
                  std::size_t count) const override {
     backend_->copy_rows(to, to_pitch, from, from_pitch, bytes, count);
   }
+  void finish_copies() const override { backend_->finish_copies(); }
   BackendMemory memory() const override { return backend_->memory(); }
   void trim() const override { backend_->trim(); }
 

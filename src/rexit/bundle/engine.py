@@ -27,7 +27,10 @@ def engine_key(builder: str, version: str, compute_capability: str) -> str:
 
 @dataclass(frozen=True)
 class OptimizationProfile:
-    """Sizes that one profile of an engine covers: (min, opt, max) of a pass's tokens T, prefix tokens P and rows N."""
+    """Sizes that one profile of an engine covers: (min, opt, max) of a pass's tokens T, past rows P' and rows N.
+
+    P' is at least 1: a pass without a prefix has one row of padding.
+    """
 
     tokens: tuple[int, int, int]
     prefix: tuple[int, int, int]
@@ -39,8 +42,8 @@ class OptimizationProfile:
 
         def triple(name: str) -> tuple[int, int, int]:
             low, opt, high = (int(size) for size in value[name])
-            if not 0 <= low <= opt <= high:
-                raise ValueError(f"{name} is {low}, {opt}, {high}, expected ascending order")
+            if not 1 <= low <= opt <= high:
+                raise ValueError(f"{name} is {low}, {opt}, {high}, expected ascending order from 1")
             return low, opt, high
 
         return cls(triple("tokens"), triple("prefix"), triple("rows"))
@@ -59,7 +62,7 @@ class EngineSegment:
         context: ONNX Runtime's file for the plan; None: built for rexit's own backend.
         graph_sha256: Digest of the graph it was built from.
         weights_sha256: Digest of the graph's weights.
-        profiles: In the engine's order. A pass takes the first whose `prefix` includes its P.
+        profiles: In the engine's order. A pass takes the first whose `prefix` includes its P'.
         seconds: Build time.
         layers: Number of the engine's layers, from the compiler's log.
         summary: Number of layers by kind, from the compiler's log.

@@ -88,6 +88,7 @@ class Variant:
         files: Sizes and digests.
         quality: The gate's measurements; None without a gate.
         unrotated: Why the model could not be rotated; None if it was.
+        past_padding: Whether the graphs mask padding behind the prefix.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Variant:
     files: Mapping[str, FileEntry]
     quality: Mapping[str, Any] | None = None
     unrotated: str | None = None
+    past_padding: bool = False
 
     @property
     def rounding(self) -> float:
@@ -138,6 +140,7 @@ class Variant:
                 files=read_entries(value["files"], path),
                 quality=value.get("quality"),
                 unrotated=value.get("unrotated"),
+                past_padding=bool(value.get("past_padding", False)),
             )
         except (KeyError, TypeError, ValueError, IndexError) as exc:
             raise BundleError(f"{path}: not a variant: {reason(exc)}") from exc
@@ -158,6 +161,7 @@ class Variant:
                 "parity": dict(self.parity),
                 **({} if self.quality is None else {"quality": dict(self.quality)}),
                 **({} if self.unrotated is None else {"unrotated": self.unrotated}),
+                **({"past_padding": True} if self.past_padding else {}),
                 "files": {name: entry.to_json() for name, entry in sorted(self.files.items())},
             },
         )

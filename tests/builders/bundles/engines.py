@@ -13,7 +13,7 @@ KEY = "sm87-trt10.3.0"
 ENGINES = f"variants/{TENSORRT_HALF}/engines"
 
 PROFILES = (
-    OptimizationProfile(tokens=(1, 30, 60), prefix=(0, 0, 0), rows=(1, 1, 60)),
+    OptimizationProfile(tokens=(1, 30, 60), prefix=(1, 1, 1), rows=(1, 1, 60)),
     OptimizationProfile(tokens=(1, 48, 60), prefix=(1, 30, 60), rows=(1, 20, 60)),
 )
 

@@ -58,6 +58,29 @@ def halved(model: onnx.ModelProto, hidden: bool = True) -> onnx.ModelProto:
     return model
 
 
+def padding_masked(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with rows of the past visible up to the first token's position, as `mask_past_padding` has it."""
+    nodes = model.graph.node
+    ones = next(node for node in nodes if node.op_type == "ConstantOfShape")
+    visible = next(node for node in nodes if list(node.input) == list(ones.output))
+    past = next(value.name for value in model.graph.input if value.name.startswith("pk"))
+    at = list(nodes).index(ones)
+    for n, node in enumerate(
+        (
+            helper.make_node("Gather", [f"{past}_shape", "one"], [f"{past}_rows"]),
+            helper.make_node("Range", ["zero", f"{past}_rows", "one"], [f"{past}_row"]),
+            helper.make_node("Gather", ["place", "zero"], ["prefix_tokens"]),
+            helper.make_node("Less", [f"{past}_row", "prefix_tokens"], ["in_prefix"]),
+            helper.make_node("Expand", ["in_prefix", ones.input[0]], [visible.output[0]]),
+        )
+    ):
+        nodes.insert(at + n, node)
+    nodes.insert(at, helper.make_node("Shape", [past], [f"{past}_shape"]))
+    nodes.remove(ones)
+    nodes.remove(visible)
+    return model
+
+
 def in_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph with keys and values in int8, as an export with `--cache int8` has them. Only the kernel quantizes them: the
     function wants a newer opset."""
@@ -71,10 +94,11 @@ KINDS = {
         {"precision": "int8"}, lambda model: halved(quantized(model), hidden=False), cache_dtype="float16", tolerance=1.5
     ),
     INT8_CACHE: Kind({"precision": "int8"}, lambda model: in_int8(quantized(model)), cache_dtype="int8", tolerance=4.0),
-    TENSORRT: Kind({"target": "tensorrt", "backend": "tensorrt"}),  # in standard ops, which TensorRT's compilers take
+    # In standard ops, which TensorRT's compilers take.
+    TENSORRT: Kind({"target": "tensorrt", "backend": "tensorrt", "past_padding": True}, padding_masked),
     TENSORRT_HALF: Kind(
-        {"target": "tensorrt", "precision": "fp16", "backend": "tensorrt"},
-        halved,
+        {"target": "tensorrt", "precision": "fp16", "backend": "tensorrt", "past_padding": True},
+        lambda model: halved(padding_masked(model)),
         "float16",
         "float16",
         tolerance=1.5,

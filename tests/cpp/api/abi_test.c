@@ -176,7 +176,8 @@ static void layouts_are_fixed(void) {
   AT(rexit_memory, buffers, 16);
   AT(rexit_memory, working, 24);
   AT(rexit_memory, weights, 32);
-  END(rexit_memory, pinned, 48);
+  AT(rexit_memory, pinned, 40);
+  END(rexit_memory, gpu, 56);
 }
 
 static void names_and_version(void) {

@@ -33,7 +33,8 @@ TEST(Engines, ValidEnginesAreRead) {
   const OptimizationProfile &empty = plans[2].profiles[0], &behind = plans[2].profiles[1];
   EXPECT_EQ(empty.tokens.min, 1u);
   EXPECT_EQ(empty.tokens.max, 60u);
-  EXPECT_EQ(empty.prefix.max, 0u);
+  EXPECT_EQ(empty.prefix.min, 1u);  // a row of padding
+  EXPECT_EQ(empty.prefix.max, 1u);
   EXPECT_EQ(behind.prefix.min, 1u);
   EXPECT_EQ(behind.rows.max, 60u);
 }

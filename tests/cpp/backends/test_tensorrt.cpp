@@ -4,9 +4,12 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -30,6 +33,12 @@ std::vector<rexit::Id> items(std::size_t count) {
 rexit::BundleOptions options() {
   rexit::BundleOptions bundle_options;
   bundle_options.variant = "tensorrt-fp16";
+  return bundle_options;
+}
+
+rexit::BundleOptions with_graphs() {
+  rexit::BundleOptions bundle_options = options();
+  bundle_options.cuda_graphs = true;
   return bundle_options;
 }
 
@@ -84,7 +93,9 @@ class TensorRt : public testing::Test {
     machine().devices = 1;
     machine().minor = 7;
     machine().memory = std::size_t{1} << 30;
-    machine().captures = true;
+    machine().captures = machine().pools = true;
+    machine().integrated = false;
+    machine().created.clear();
     forget();
   }
   // Whatever a test did, everything is released when its bundle and sessions are gone.
@@ -92,6 +103,11 @@ class TensorRt : public testing::Test {
     EXPECT_EQ(machine().mistakes, std::vector<std::string>{});
     EXPECT_EQ(machine().allocated, 0u);
     EXPECT_TRUE(machine().pinned.empty());
+    EXPECT_TRUE(machine().allocations.empty());
+    EXPECT_EQ(machine().pool_count, 0u);
+    EXPECT_TRUE(machine().retained.empty());
+    EXPECT_TRUE(machine().created.empty()) << "a call without a context created one on the caller's GPU";
+    EXPECT_TRUE(cuda_double::current_devices().empty());
     EXPECT_EQ(machine().streams, 0u);
     EXPECT_EQ(machine().loaded, 0u);
     EXPECT_EQ(machine().contexts, 0u);
@@ -100,7 +116,8 @@ class TensorRt : public testing::Test {
   static void forget() {
     machine().copies.clear();
     machine().copied.clear();
-    machine().enqueued = machine().launched = machine().synchronizations = machine().allocation_count = 0;
+    machine().enqueued = machine().launched = machine().synchronizations = machine().allocation_count = machine().contexts_made =
+        machine().stalls = 0;
   }
 
   static rexit_status failure(const rexit::BundleOptions& bundle_options, const std::string& path, std::string& message) {
@@ -179,16 +196,55 @@ TEST_F(TensorRt, OpenAllocatesThePassesMemory) {
   EXPECT_NE(message.find("bytes: CUDA: out of memory"), std::string::npos) << message;
 }
 
+// Device memory goes back to the GPU. Contexts stay: requests create none.
 TEST_F(TensorRt, TrimReleasesThePassesMemory) {
+  for (const bool pools : {true, false}) {
+    machine().pools = pools;
+    const rexit::Bundle bundle(folder(), with_graphs());
+    rexit::Session session(bundle);
+    {
+      const rexit::Session idle(bundle);
+    }  // its worker waits for another session
+    const rexit::Request request = rexit::Request(std::int64_t{106}).items(items(4));
+    std::vector<float> expected;
+    for (int round = 0; round < 3; ++round) expected = session.trace(request).log_odds;
+    EXPECT_GT(session.memory().gpu, 0u);
+    EXPECT_LE(session.memory().gpu, machine().allocated);
+    forget();
+    session.trim();
+    EXPECT_EQ(session.memory().gpu, 0u);
+    EXPECT_EQ(machine().allocated, 0u);
+    EXPECT_EQ(machine().reserved, 0u);
+    EXPECT_EQ(machine().graphs, 0u);
+    for (int round = 0; round < 3; ++round) EXPECT_EQ(session.trace(request).log_odds, expected);
+    EXPECT_EQ(machine().contexts_made, 0u);
+  }
+}
+
+// A request that evicts prefixes and grows buffers does not wait for other sessions.
+TEST_F(TensorRt, EvictionsDoNotStallOtherSessions) {
   const rexit::Bundle bundle(folder(), options());
-  rexit::Session session(bundle);
-  const rexit::Request request = rexit::Request(std::int64_t{106}).items(items(4));
-  const std::vector<float> expected = session.trace(request).log_odds;
-  const std::size_t before = machine().allocated;
-  session.trim();
-  EXPECT_EQ(machine().contexts, 0u);
-  EXPECT_LT(machine().allocated, before);
-  EXPECT_EQ(session.trace(request).log_odds, expected);
+  rexit::Session session(bundle, 1);  // cache_bytes
+  forget();
+  for (const std::int64_t user : {106, 112, 106, 100, 103}) session.trace(rexit::Request(user).items(items(4)));
+  EXPECT_GT(machine().allocation_count, 0u);
+  EXPECT_EQ(machine().stalls, 0u);
+}
+
+// On a Jetson the GPU reads indices where the host wrote them, and writes logits where the host reads them.
+TEST_F(TensorRt, AnIntegratedGpuNeedsNoCopiesToAndFromTheHost) {
+  machine().integrated = true;
+  for (const rexit::BundleOptions& bundle_options : {options(), with_graphs()}) {
+    rexit::Session session{rexit::Bundle(folder(), bundle_options)};
+    forget();
+    for (int round = 0; round < 3; ++round)
+      for (const std::int64_t user : {106, 112}) {
+        const rexit::Request request = rexit::Request(user).items(items(20));
+        EXPECT_EQ(session.trace(request).log_odds, reference(session, request));
+      }
+    EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], 0u);
+    EXPECT_EQ(machine().copies[cudaMemcpyDeviceToHost], 0u);
+  }
 }
 
 // A prefix that shares its start with another: its keys and values are at other addresses, and the new ones behind them begin at
@@ -273,42 +329,42 @@ TEST_F(TensorRt, ThePrefixIsDeepenedAndKept) {
   EXPECT_EQ(session.score(request().force_exit(2)).scores[0].log_odds, expected[2]);
 }
 
-rexit::BundleOptions with_graphs() {
-  rexit::BundleOptions bundle_options = options();
-  bundle_options.cuda_graphs = true;
-  return bundle_options;
-}
-
-// From the third pass of a size on, a segment is a single launch, and nothing else is copied between host and GPU.
+// From the third pass of a size on, a segment is a single launch, and nothing else is copied between host and GPU. Passes of
+// other users have the same size: T, N and P are padded. All contexts were created with the session.
 TEST_F(TensorRt, SegmentsOfARepeatedSizeAreOneLaunch) {
   rexit::Session session{rexit::Bundle(folder(), with_graphs())};
   session.warm_up();
-  const auto request = [](std::int64_t first) { return rexit::Request(std::int64_t{106}).items({first, first + 5}); };
-  const auto size = [&](std::int64_t first) {  // of the slate, in padding steps
-    const rexit::Prompt prompt = session.prompt(request(first));
-    return (prompt.offsets.back() - prompt.offsets[1] + 31) / 32;
-  };
+  const auto request = [](std::int64_t user) { return rexit::Request(user).items({-7, -2}); };
   std::vector<std::int64_t> alike;
-  for (std::int64_t first = -7; first < 88; first += 5)
-    if (size(first) == size(-7)) alike.push_back(first);
+  std::set<std::size_t> prefixes;
+  for (std::int64_t user = 100; user <= 133; user += 3) {
+    const rexit::Prompt prompt = session.prompt(request(user));
+    if (prompt.offsets[1] > 32 || prompt.offsets.back() - prompt.offsets[1] > 32) continue;
+    alike.push_back(user);
+    prefixes.insert(prompt.offsets[1]);
+  }
   ASSERT_GT(alike.size(), 2u);
+  ASSERT_GT(prefixes.size(), 1u);
+  forget();
   for (std::size_t i = 0; i < 2; ++i) EXPECT_EQ(session.trace(request(alike[i])).log_odds, reference(session, request(alike[i])));
   EXPECT_EQ(machine().launched, 0u);
-  const std::size_t contexts = machine().contexts;
-  EXPECT_EQ(contexts, 2 * exits + exits);
-  for (const std::int64_t first : alike) {
+  EXPECT_EQ(machine().contexts_made, 0u);
+  for (const std::int64_t user : alike) session.trace(request(user));  // its prefix is cached
+  for (const std::int64_t user : alike) {
     forget();
-    EXPECT_EQ(session.trace(request(first)).log_odds, reference(session, request(first)));
+    const rexit::Trace trace = session.trace(request(user));
+    EXPECT_EQ(trace.log_odds, reference(session, request(user)));
+    ASSERT_EQ(trace.stats.prefix_tokens_reused, trace.stats.prefix_tokens);
     EXPECT_EQ(machine().launched, exits);
     EXPECT_EQ(machine().enqueued, 0u);
     EXPECT_EQ(machine().copies[cudaMemcpyHostToDevice], 0u);
     EXPECT_EQ(machine().copies[cudaMemcpyDeviceToHost], 0u);
-    // Keys and values of each segment in one copy; hidden states to and from their fixed addresses.
-    EXPECT_EQ(machine().copies[cudaMemcpyDeviceToDevice], exits + 2 * (exits - 1));
+    // Keys and values of each layer, at most, each in one copy; hidden states to and from their fixed addresses.
+    EXPECT_LE(machine().copies[cudaMemcpyDeviceToDevice], 2 * depths[exits - 1] + 2 * (exits - 1));
     EXPECT_EQ(machine().synchronizations, exits);
     EXPECT_EQ(machine().allocation_count, 0u);
   }
-  EXPECT_EQ(machine().contexts, contexts);
+  EXPECT_EQ(machine().contexts_made, 0u);
 }
 
 // More sizes than graphs in the cache: prefixes of many lengths, slates of one and of several chunks.
@@ -328,7 +384,27 @@ TEST_F(TensorRt, GraphsAnswerAsPassesDo) {
           most = std::max(most, machine().graphs);
         }
   EXPECT_GT(machine().launched, 0u);
-  EXPECT_EQ(most, 64u);
+  EXPECT_GT(most, exits);
+  EXPECT_LE(most, 64u);
+}
+
+// Contexts and graphs take memory of the GPU: at most 64 MiB each, whatever their number.
+TEST_F(TensorRt, GraphsAreBoundedInBytes) {
+  machine().context_bytes = std::size_t{20} << 20;
+  machine().graph_bytes = std::size_t{30} << 20;
+  {
+    rexit::Session session{rexit::Bundle(folder(), with_graphs())};
+    EXPECT_EQ(machine().contexts, 2 * exits + exits + 1);  // four of 20 MiB
+    for (std::int64_t user = 100; user <= 136; user += 3)
+      for (int round = 0; round < 3; ++round)
+        for (const std::size_t count : {1u, 4u, 9u, 20u}) {
+          const rexit::Request request = rexit::Request(user).items(items(count));
+          EXPECT_EQ(session.trace(request).log_odds, reference(session, request));
+          EXPECT_LE(machine().graphs, 2u);
+        }
+    EXPECT_GT(machine().launched, 0u);
+  }
+  machine().context_bytes = machine().graph_bytes = std::size_t{1} << 16;
 }
 
 // An engine that cannot be captured, or no memory for a graph: the pass has succeeded, and the session continues without.
@@ -462,7 +538,56 @@ TEST_F(TensorRt, TheDeviceNumberIsChecked) {
   EXPECT_EQ(message, "device_id is 2, this machine has GPUs 0 to 1");
   bundle_options.device_id = 1;
   EXPECT_EQ(failure(bundle_options, folder(), message), REXIT_OK) << message;
-  EXPECT_EQ(cuda_double::device_of_this_thread(), 0) << "the caller's GPU is not the caller's any more";
+}
+
+// Not even a context on another GPU: the caller's is current again, or none.
+TEST_F(TensorRt, OnlyTheChosenGpuHasAContext) {
+  machine().devices = 2;
+  rexit::BundleOptions bundle_options = options();
+  bundle_options.device_id = 1;
+  {
+    rexit::Session session{rexit::Bundle(folder(), bundle_options)};
+    session.trace(rexit::Request(std::int64_t{106}).items(items(4)));
+    EXPECT_EQ(machine().retained, std::multiset<int>{1});
+    EXPECT_TRUE(cuda_double::current_devices().empty());
+    cuda_double::current_devices().push_back(0);  // the caller's own
+    session.trace(rexit::Request(std::int64_t{106}).items(items(2)));
+    EXPECT_EQ(cuda_double::current_devices(), std::vector<int>{0});
+    cuda_double::current_devices().clear();
+  }
+  EXPECT_TRUE(machine().created.empty());
+}
+
+// In processes of their own, since a process opens its libraries once.
+TEST(TensorRtLibraries, MissingOrOlderLibrariesAreOneLine) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto open_with = [](const char* variable, const char* path) {
+    if (path == nullptr)
+      ::unsetenv(variable);
+    else
+      ::setenv(variable, path, 1);
+    try {
+      const rexit::Bundle bundle(folder(), options());
+    } catch (const rexit::Error& error) {
+      std::fprintf(stderr, "%s: %s\n", rexit_status_name(error.status()), error.what());
+    }
+    rexit::BundleOptions on_cpu = options();
+    on_cpu.device = "cpu";
+    rexit::Session session{rexit::Bundle(folder(), on_cpu)};
+    std::exit(session.score(rexit::Request(std::int64_t{106}).items(items(2))).scores.size() == 2 ? 0 : 1);
+  };
+  const auto ends = testing::ExitedWithCode(0);
+  EXPECT_EXIT(open_with("REXIT_CUDA_DRIVER_LIBRARY", "/nowhere/libcuda.so.1"), ends,
+              "^REXIT_BACKEND_MISSING: device `tensorrt`: the NVIDIA driver cannot be loaded: /nowhere/libcuda.so.1: [^\n]*\n$");
+  EXPECT_EXIT(open_with("REXIT_CUDA_LIBRARY", nullptr), ends,
+              "^REXIT_BACKEND_MISSING: device `tensorrt`: CUDA's runtime cannot be loaded: libcudart.so.12: [^\n]*; set "
+              "REXIT_CUDA_LIBRARY to the path of libcudart.so.12\n$");
+  EXPECT_EXIT(open_with("REXIT_CUDA_LIBRARY", std::getenv("REXIT_TEST_OLD_TENSORRT")), ends,
+              "has no cuda[A-Za-z]*: it is no CUDA's runtime or too old\n$");
+  EXPECT_EXIT(
+      open_with("REXIT_TENSORRT_LIBRARY", std::getenv("REXIT_TEST_OLD_TENSORRT")), ends,
+      "^REXIT_BACKEND_MISSING: device `tensorrt`: the library is TensorRT 8.6.0, this rexit was built for 10.1.0 or a later "
+      "10.x\n$");
 }
 
 TEST_F(TensorRt, AFullDeviceIsARecoverableError) {

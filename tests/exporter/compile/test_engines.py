@@ -47,12 +47,12 @@ def test_engines_are_what_engine_json_says(compiled_bundle: tuple[Path, CompileR
 
 
 def test_profiles(exported_variants: Path) -> None:
-    """The limits and the catalog give the most, golden slates what is usual. No profile runs from no prefix to some."""
+    """The limits and the catalog give the most, golden slates what is usual. No size is ever 0."""
     bundle = Bundle.open(exported_variants, TENSORRT)
     empty, behind = optimization_profiles(bundle)
     most = max(MAX_TOKENS, MOST_PREFIX)
     prefixes = sorted(len(slate.prefix) for slate in bundle.golden().slates)
-    assert empty == OptimizationProfile((1, prefixes[len(prefixes) // 2], most), (0, 0, 0), (1, 1, MAX_TOKENS))
+    assert empty == OptimizationProfile((1, prefixes[len(prefixes) // 2], most), (1, 1, 1), (1, 1, MAX_TOKENS))
     assert behind.prefix == (1, prefixes[len(prefixes) // 2], MOST_PREFIX)
     assert behind.tokens[::2] == (1, most) and behind.rows[::2] == (1, MAX_TOKENS)
     lengths = sorted(len(tokens) for slate in bundle.golden().slates for tokens in slate.candidates)
@@ -61,7 +61,7 @@ def test_profiles(exported_variants: Path) -> None:
     roomy = dataclasses.replace(bundle, variant=dataclasses.replace(bundle.variant, max_tokens=4096))
     assert optimization_profiles(roomy)[1].rows == (1, 20, 4096)
     (profile,) = optimization_profiles(bundle, onnxruntime=True)
-    assert (profile.tokens, profile.prefix[::2], profile.rows) == (behind.tokens, (0, MOST_PREFIX), behind.rows)
+    assert (profile.tokens, profile.prefix[::2], profile.rows) == (behind.tokens, (1, MOST_PREFIX), behind.rows)
 
 
 def test_without_prefixes_there_are_slates_alone(exported_variants: Path) -> None:
@@ -69,7 +69,7 @@ def test_without_prefixes_there_are_slates_alone(exported_variants: Path) -> Non
     slate = optimization_profiles(bundle)[1]
     bundle.catalog.info["prompt"]["max_prefix_tokens"] = 0
     (only,) = optimization_profiles(bundle)
-    assert only.prefix == (0, 0, 0) and only.rows == slate.rows
+    assert only.prefix == (1, 1, 1) and only.rows == slate.rows
 
 
 def test_up_to_date_until_something_changes(compiled: Path) -> None:

@@ -38,6 +38,14 @@ def test_edited_graph_is_not_compiled(bundle: Path) -> None:
         compile_engines(bundle, compute_capability="8.6")
 
 
+def test_graphs_that_do_not_mask_padding(bundle: Path) -> None:
+    part = bundle / "variants" / TENSORRT / "variant.json"
+    part.write_text(part.read_text().replace('"past_padding": true', '"past_padding": false'))
+    refresh(bundle, TENSORRT)
+    with pytest.raises(BundleError, match=r"variant\.json: the graphs do not mask past_padding, which engines need; export again"):
+        compile_engines(bundle, compute_capability="8.6")
+
+
 def test_fp8_for_a_gpu_that_has_none(bundle: Path) -> None:
     add_variant(bundle, TENSORRT, "tensorrt-fp8")
     part = bundle / "variants" / "tensorrt-fp8" / "variant.json"

@@ -64,7 +64,7 @@ def test_for_onnxruntime_there_is_one_profile_and_a_graph(bundle: Path, doubles:
     assert not built.up_to_date and len(doubles.calls("add_optimization_profile")) == 6 + 3
     engine = Engine.read(Path(built.folder))
     for k, segment in enumerate(engine.segments):
-        assert segment.context == f"segment-{k}.context.onnx" and segment.profiles[0].prefix[::2] == (0, MOST_PREFIX)
+        assert segment.context == f"segment-{k}.context.onnx" and segment.profiles[0].prefix[::2] == (1, MOST_PREFIX)
         (node,) = onnx.load(Path(built.folder) / f"segment-{k}.context.onnx").graph.node
         assert helper.get_node_attr_value(node, "ep_cache_context") == b"segment-%d.plan" % k
     assert compile_engines(bundle, onnxruntime=True).variants[0].up_to_date

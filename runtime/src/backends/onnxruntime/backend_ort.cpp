@@ -143,9 +143,13 @@ class OrtStop final : public Stop {
 
 class OrtBackend final : public Backend {
  public:
-  OrtBackend(const Bundle& bundle, Ort::Env& env, const Ort::SessionOptions& options, const std::vector<std::string>& graphs)
+  // `min_past`: least rows of past keys and values; a pass with a shorter prefix gets padding, which its graphs must mask. 0
+  // or 1.
+  OrtBackend(const Bundle& bundle, Ort::Env& env, const Ort::SessionOptions& options, const std::vector<std::string>& graphs,
+             std::size_t min_past)
       : model_(bundle.model()),
         segments_(bundle.variant().segments),
+        min_past_(min_past),
         cpu_(Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault)) {
     for (std::size_t k = 0; k < graphs.size(); ++k) {
       try {
@@ -155,6 +159,10 @@ class OrtBackend final : public Backend {
         fail(status_of(error), graphs[k], ": ", error.what());
       }
     }
+    for (const Segment& segment : segments_)
+      if (min_past_ != 0)
+        padding_row_.resize(
+            std::max(padding_row_.size(), model_.kv_heads * segment.cache_width(model_) * bytes_of(segment.cache_dtype)));
     trim();  // releases memory of the load: weights before their rearrangement
   }
 
@@ -189,9 +197,10 @@ class OrtBackend final : public Backend {
         input(segment.vectors, pass.vectors, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
               {static_cast<std::int64_t>(pass.vector_rows), hidden});
       for (std::size_t i = 0; i < segment.layers(); ++i) {
-        const Sizes shape = cache_shape(segment, pass.prefix);
-        input(segment.past_keys[i], pass.prefix == 0 ? nullptr : pass.past_keys[i], ort_type(segment.cache_dtype), shape);
-        input(segment.past_values[i], pass.prefix == 0 ? nullptr : pass.past_values[i], ort_type(segment.cache_dtype), shape);
+        const Sizes shape = cache_shape(segment, std::max(pass.prefix, min_past_));
+        const void* padding = padding_row_.empty() ? nullptr : padding_row_.data();
+        input(segment.past_keys[i], pass.prefix == 0 ? padding : pass.past_keys[i], ort_type(segment.cache_dtype), shape);
+        input(segment.past_values[i], pass.prefix == 0 ? padding : pass.past_values[i], ort_type(segment.cache_dtype), shape);
       }
       if (pass.hidden_out != nullptr) output(segment.hidden, pass.hidden_out, ort_type(segment.hidden_dtype), {tokens, hidden});
       if (pass.logits != nullptr) output(segment.logits, pass.logits, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, {rows, 2});
@@ -239,6 +248,8 @@ class OrtBackend final : public Backend {
 
   const Model model_;  // copies: a reloaded bundle shares the backend and may outlive the bundle it was loaded from
   const std::vector<Segment> segments_;
+  const std::size_t min_past_;
+  std::vector<std::byte> padding_row_;  // zeros: a row of any segment's keys
   Ort::MemoryInfo cpu_;
   mutable std::vector<Ort::Session> sessions_;  // Session::Run is thread-safe, but not const
 };
@@ -274,7 +285,10 @@ std::unique_ptr<Backend> make_ort_backend(const Bundle& bundle, const Execution&
   } catch (const Ort::Exception& error) {
     fail(REXIT_BACKEND_MISSING, "ONNX Runtime's execution provider cannot be loaded: ", error.what());
   }
-  return std::make_unique<OrtBackend>(bundle, env, options, graphs);
+  // A GPU's provider may not accept a dimension of 0. On the CPU nothing is padded: another row would change sums in their last
+  // bits.
+  const std::size_t min_past = provider != Provider::cpu && bundle.variant().past_padding ? 1 : 0;
+  return std::make_unique<OrtBackend>(bundle, env, options, graphs, min_past);
 }
 
 }  // namespace rexit::core

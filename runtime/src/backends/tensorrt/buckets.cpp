@@ -1,22 +1,23 @@
 #include "backends/tensorrt/buckets.hpp"
 
-#include <algorithm>
-
 namespace rexit::core {
 namespace {
 
-// For slates of a few hundred tokens: coarser steps compute too much padding, with finer steps sizes rarely repeat.
-constexpr std::size_t token_step = 32, row_step = 8, vector_step = 8;
+// Padding is at most min_step - 1, and an eighth of the size where that is more.
+constexpr std::size_t min_step = 32, steps_per_doubling = 8;
 
-std::size_t round_up(std::size_t size, std::size_t step, std::size_t limit) noexcept {
+std::size_t round_up(std::size_t size, std::size_t limit) noexcept {
+  std::size_t step = min_step;
+  while (step * 2 * steps_per_doubling <= size) step *= 2;
   return std::max(size, std::min((size + step - 1) / step * step, limit));
 }
 
 }  // namespace
 
-PassSizes bucket_of(const PassSizes& sizes, std::size_t max_tokens, std::size_t max_rows) noexcept {
-  return {round_up(sizes.tokens, token_step, max_tokens), sizes.prefix, round_up(sizes.rows, row_step, max_rows),
-          sizes.vectors == 0 ? 0 : round_up(sizes.vectors, vector_step, max_tokens)};
+PassSizes bucket_of(const PassSizes& sizes, const OptimizationProfile& profile) noexcept {
+  const std::size_t tokens = round_up(sizes.tokens, profile.tokens.max);
+  return {tokens, round_up(sizes.prefix, profile.prefix.max), std::max(sizes.rows, std::min(tokens, profile.rows.max)),
+          sizes.vectors == 0 ? 0 : round_up(sizes.vectors, profile.tokens.max)};
 }
 
 void pad_indices(const Pass& pass, const PassSizes& sizes, std::int64_t* token_ids, std::int64_t* positions, std::int64_t* groups,

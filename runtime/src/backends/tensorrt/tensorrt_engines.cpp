@@ -5,6 +5,7 @@
 
 #include "backends/accelerator.hpp"
 #include "backends/tensorrt/cuda.hpp"
+#include "backends/tensorrt/tensorrt_library.hpp"
 #include "base/status.hpp"
 #include "files/mapped_file.hpp"
 
@@ -97,7 +98,7 @@ void check_tensor(const LoadedEngine& loaded, const TensorSpec& spec, TensorIOMo
          shape_text(spec.shape.data(), spec.shape.size()));
 }
 
-// Checks an engine's actual range: a compiler may silently raise a minimum of 0 to 1.
+// Checks an engine's actual range, which a compiler may have changed.
 void check_profile(const LoadedEngine& loaded, std::size_t profile, const TensorSpec& spec, const Range& range) {
   for (const auto& [selector, expected] :
        {std::pair{OptProfileSelector::kMIN, range.min}, std::pair{OptProfileSelector::kMAX, range.max}}) {
@@ -137,18 +138,6 @@ void check_range(const LoadedEngine& loaded, std::size_t size, const Range& rang
        ", the engine was compiled for ", range.min, " to ", range.max);
 }
 
-Accelerator accelerator(std::int32_t device) {
-  int count = 0, major = 0, minor = 0;
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error != cudaSuccess || count == 0)
-    fail(REXIT_BACKEND_MISSING,
-         "device `tensorrt`: CUDA finds no GPU: ", cudaGetErrorString(error == cudaSuccess ? cudaErrorNoDevice : error));
-  if (device >= count) fail(REXIT_INVALID_ARGUMENT, "device_id is ", device, ", this machine has GPUs 0 to ", count - 1);
-  cuda::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking for the compute capability");
-  cuda::check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "asking for the compute capability");
-  return {std::to_string(major) + "." + std::to_string(minor), tensorrt_version_text(getInferLibVersion())};
-}
-
 }  // namespace
 
 std::string take_tensorrt_error() {
@@ -174,7 +163,7 @@ Dims dims_of(const TensorSpec& spec, std::size_t dynamic) noexcept {
   return result;
 }
 
-// Profiles differ in P.
+// Profiles differ in P'.
 std::size_t LoadedEngine::profile_for(const PassSizes& sizes) const {
   std::size_t index = 0;
   while (index + 1 < plan.profiles.size() && !plan.profiles[index].prefix.contains(sizes.prefix)) ++index;
@@ -186,10 +175,25 @@ std::size_t LoadedEngine::profile_for(const PassSizes& sizes) const {
   return index;
 }
 
-TensorRtEngines::TensorRtEngines(const Bundle& bundle, std::int32_t device) {
-  const Accelerator here = accelerator(device);
+Accelerator find_accelerator(std::int32_t device) {
+  const cuda::Api& api = cuda::api();
+  int count = 0, major = 0, minor = 0;
+  const cudaError_t error = api.cudaGetDeviceCount(&count);
+  if (error != cudaSuccess || count == 0)
+    fail(REXIT_BACKEND_MISSING,
+         "device `tensorrt`: CUDA finds no GPU: ", api.cudaGetErrorString(error == cudaSuccess ? cudaErrorNoDevice : error));
+  if (device >= count) fail(REXIT_INVALID_ARGUMENT, "device_id is ", device, ", this machine has GPUs 0 to ", count - 1);
+  const auto attribute = [&](int* value, cudaDeviceAttr name) {
+    cuda::check(api.cudaDeviceGetAttribute(value, name, device), "asking for the compute capability");
+  };
+  attribute(&major, cudaDevAttrComputeCapabilityMajor);
+  attribute(&minor, cudaDevAttrComputeCapabilityMinor);
+  return {std::to_string(major) + "." + std::to_string(minor), tensorrt_version_text(tensorrt_library().version)};
+}
+
+TensorRtEngines::TensorRtEngines(const Bundle& bundle, const Accelerator& here) {
   clear_tensorrt_error();
-  runtime_.reset(nvinfer1::createInferRuntime(logger()));
+  runtime_.reset(tensorrt_library().make_runtime(logger()));
   if (runtime_ == nullptr) fail(REXIT_BACKEND_FAILED, "TensorRT could not start: ", take_tensorrt_error());
   const std::vector<Plan> plans = find_engines(bundle, here);
   for (std::size_t k = 0; k < plans.size(); ++k) {

@@ -38,10 +38,14 @@ struct LoadedEngine {
   std::size_t profile_for(const PassSizes& sizes) const;
 };
 
+// GPU `device` and TensorRT. Throws REXIT_BACKEND_MISSING if there is none, REXIT_INVALID_ARGUMENT if there is no GPU of this
+// number.
+Accelerator find_accelerator(std::int32_t device);
+
 class TensorRtEngines {
  public:
-  // For GPU `device`, which must be this thread's current one. Throws as make_tensorrt_factory does.
-  TensorRtEngines(const Bundle& bundle, std::int32_t device);
+  // For the GPU that is selected. Throws as make_tensorrt_factory does.
+  TensorRtEngines(const Bundle& bundle, const Accelerator& here);
 
   const std::vector<LoadedEngine>& all() const noexcept { return engines_; }
 

@@ -73,8 +73,8 @@ void PrefixCache::release_oversized_blocks(Prefix& entry, bool keep_shared) {
   computation_.release_oversized_buffers(count);
 }
 
-// Copies the first shared_tokens_ from the source. If `entry` is the source itself, rows move within its blocks by way of the
-// buffers.
+// Copies the first shared_tokens_ from the source. Nothing waits for copies from the pinned start, which outlives them. If
+// `entry` is the source itself, rows move within its blocks by way of the buffers.
 void PrefixCache::copy_start(Prefix& entry, const PrefixSource& source) {
   const std::size_t count = entry.tokens.size(), row = layout_.hidden_row();
   const bool in_place = source.prefix == &entry;

@@ -69,6 +69,20 @@ void PrefixStore::clear() noexcept {
 
 void PrefixStore::load(const std::vector<PackedPrefix>& prefixes) {
   std::vector<std::unique_ptr<Prefix>> loaded;
+  try {
+    loaded = copies_of(prefixes);
+  } catch (...) {
+    backend_.finish_copies();  // the caller's memory may go away
+    throw;
+  }
+  backend_.finish_copies();
+  in_use_ = nullptr;
+  uses_ = prefixes.size();
+  entries_.swap(loaded);
+}
+
+std::vector<std::unique_ptr<Prefix>> PrefixStore::copies_of(const std::vector<PackedPrefix>& prefixes) const {
+  std::vector<std::unique_ptr<Prefix>> copies;
   std::size_t total = 0;
   for (const PackedPrefix& packed : prefixes) {
     const std::vector<std::size_t>& computed = packed.computed_tokens;
@@ -80,7 +94,7 @@ void PrefixStore::load(const std::vector<PackedPrefix>& prefixes) {
     auto entry = std::make_unique<Prefix>(bundle_, backend_);
     entry->tokens = packed.tokens;
     entry->computed_tokens = computed;
-    entry->last_use = prefixes.size() - loaded.size();
+    entry->last_use = prefixes.size() - copies.size();
     for (std::size_t k = 0; k < computed.size() && computed[k] != 0; ++k) {
       entry->segments[k].reserve(layout_.block_bytes(k, count));
       layout_.copy(layout_.tensors_of(entry->segments[k], k, count), layout_.packed_tensors(packed.segments[k], k, computed[k]),
@@ -90,11 +104,9 @@ void PrefixStore::load(const std::vector<PackedPrefix>& prefixes) {
       entry->hidden.reserve(count * row);
       backend_.copy(entry->hidden.data() + computed.back() * row, packed.hidden, states * row);
     }
-    loaded.push_back(std::move(entry));
+    copies.push_back(std::move(entry));
   }
-  in_use_ = nullptr;
-  uses_ = prefixes.size();
-  entries_.swap(loaded);
+  return copies;
 }
 
 std::vector<const Prefix*> PrefixStore::most_recent_first() const {

@@ -47,6 +47,8 @@ class PrefixStore {
 
  private:
   Prefix* first_to_evict(const Prefix* source) const noexcept;
+  // Entries with the first of `prefixes` that fit into the budget. The copies from host memory may not be complete.
+  std::vector<std::unique_ptr<Prefix>> copies_of(const std::vector<PackedPrefix>& prefixes) const;
 
   const Bundle& bundle_;
   const Backend& backend_;

@@ -1,4 +1,5 @@
-// A stand-in for tests, not NVIDIA's header: the part of TensorRT 10's runtime API that rexit uses.
+// A stand-in for tests, not NVIDIA's header: the part of TensorRT 10's runtime API that rexit uses. It takes the strictest
+// reading of NVIDIA's: no dimension is 0, a minimum of 0 becomes 1, and a context has memory before its profile is selected.
 //
 // A plan is text, written by tests/builders/engines.py: the layers of the segment, its inputs and outputs in the order of
 // docs/format.md, its profiles (minimum and maximum of T, P and N), and possibly what to refuse or misreport. What an
@@ -19,7 +20,10 @@
 #include <utility>
 #include <vector>
 
-inline std::int32_t getInferLibVersion() { return 100300; }
+#define NV_TENSORRT_MAJOR 10
+#define NV_TENSORRT_VERSION 100100  // of the headers: 10.1, older than the library
+
+extern "C" inline std::int32_t getInferLibVersion() { return 100300; }
 
 namespace nvinfer1 {
 
@@ -99,11 +103,18 @@ struct PlanText {
         tensors.push_back(tensor);
       }
     }
+    raise_minima();
     return true;
   }
 
   // The index of the first input that is a cache.
   std::size_t caches() const { return vocabulary != 0 ? 5 : 4; }
+
+  // A minimum of 0 becomes 1, as compilers have done.
+  void raise_minima() {
+    for (Profile& profile : profiles)
+      for (std::int64_t& size : profile) size = std::max<std::int64_t>(size, 1);
+  }
 
   // Of an input's dynamic dimension: tokens, positions, groups, rows, possibly vectors, then the caches.
   std::pair<std::int64_t, std::int64_t> range(const Tensor& input, std::int32_t profile) const {
@@ -209,7 +220,8 @@ inline void compute(const PlanText& plan, const std::vector<Bound>& inputs, cons
     for (std::size_t h = 0; h < heads; ++h)
       for (std::size_t d = 0; d < dim; ++d) {
         std::int64_t prefix = 0;
-        for (std::size_t p = 0; p < past; ++p)
+        const auto in_prefix = std::min(past, static_cast<std::size_t>(positions[0]));  // padding stands behind it
+        for (std::size_t p = 0; p < in_prefix; ++p)
           prefix += 2 * past_keys[(h * past + p) * dim + d] + past_values[(h * past + p) * dim + d];
         for (std::size_t t = 0; t < tokens; ++t) {
           std::int64_t sum = prefix;
@@ -243,15 +255,18 @@ class IExecutionContext {
   IExecutionContext(const tensorrt_double::PlanText& plan, ILogger& logger) : plan_(plan), logger_(logger) {
     const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
     ++cuda_double::machine().contexts;
+    ++cuda_double::machine().contexts_made;
   }
   ~IExecutionContext() {
     const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+    if (graphs_.use_count() != 1) cuda_double::mistake("destroyed a context from which a graph was captured");
     --cuda_double::machine().contexts;
   }
 
-  // For the shapes set from now on; changing it forgets those set before.
+  // For the shapes set from now on; changing it forgets those set before. It may copy to the working memory.
   bool setOptimizationProfileAsync(std::int32_t profile, cudaStream_t stream) noexcept {
     if (profile < 0 || static_cast<std::size_t>(profile) >= plan_.profiles.size()) return refuse("no such profile");
+    if (working_ == nullptr) return refuse("the profile is selected before the context has memory");
     if (profile != profile_) shapes_.clear();
     change();
     profile_ = profile;
@@ -261,6 +276,7 @@ class IExecutionContext {
 
   void setDeviceMemoryV2(void* memory, std::int64_t size) noexcept {
     if (reinterpret_cast<std::uintptr_t>(memory) % 256 != 0) cuda_double::mistake("working memory that is not aligned");
+    change();
     working_ = memory;
     working_size_ = size;
   }
@@ -272,6 +288,7 @@ class IExecutionContext {
     const auto [least, most] = plan_.range(*tensor, profile_);
     for (std::size_t i = 0; i < tensor->shape.size(); ++i) {
       if (tensor->shape[i] != -1 && dims.d[i] != tensor->shape[i]) return refuse("static dimension differs");
+      if (dims.d[i] == 0) return refuse("an empty tensor");
       if (tensor->shape[i] == -1 && (dims.d[i] < least || dims.d[i] > most)) return refuse("outside the profile");
     }
     shapes_[name].assign(dims.d, dims.d + dims.nbDims);
@@ -319,11 +336,10 @@ class IExecutionContext {
         if (&a != &b && a.data < b.data + b.count() * tensorrt_double::width(b.tensor->type) &&
             b.data < a.data + a.count() * tensorrt_double::width(a.tensor->type))
           return refuse("two outputs overlap");
-    captured_ = captured_ || capture;
     changed_ = false;
     machine.enqueued += capture ? 0 : 1;
     cuda_double::issue({stream,
-                        [plan = plan_, inputs, outputs] {
+                        [plan = plan_, inputs, outputs, captured = capture ? graphs_ : nullptr] {
                           if (plan.refused.count("run") != 0) return cudaErrorLaunchFailure;
                           tensorrt_double::compute(plan, inputs, outputs);
                           return cudaSuccess;
@@ -340,7 +356,7 @@ class IExecutionContext {
   }
   // A graph captured from a context is invalid once the context changes.
   void change() noexcept {
-    if (captured_) cuda_double::mistake("changed a context from which a graph was captured");
+    if (graphs_.use_count() != 1) cuda_double::mistake("changed a context from which a graph was captured");
     changed_ = true;
   }
   bool refuse(const char* why) const noexcept {
@@ -351,7 +367,8 @@ class IExecutionContext {
   const tensorrt_double::PlanText& plan_;
   ILogger& logger_;
   std::int32_t profile_ = 0;
-  bool changed_ = true, captured_ = false;  // since it last ran; ever
+  bool changed_ = true;                                      // since it last ran
+  std::shared_ptr<bool> graphs_ = std::make_shared<bool>();  // shared with the graphs that were captured from it
   cudaStream_t stream_ = nullptr;
   void* working_ = nullptr;
   std::int64_t working_size_ = 0;
@@ -435,8 +452,11 @@ class IRuntime {
   ILogger& logger_;
 };
 
-inline IRuntime* createInferRuntime(ILogger& logger) noexcept { return new IRuntime(logger); }
-
 }  // namespace nvinfer1
+
+extern "C" inline void* createInferRuntime_INTERNAL(void* logger, std::int32_t version) noexcept {
+  if (version != NV_TENSORRT_VERSION) return nullptr;
+  return new nvinfer1::IRuntime(*static_cast<nvinfer1::ILogger*>(logger));
+}
 
 #endif

@@ -2,25 +2,33 @@
 //
 // It is stricter than a GPU where that finds mistakes. The host cannot touch device memory: its addresses are mapped without
 // access, and the double uses a second mapping of the same pages. Work on a stream is done as late as CUDA allows, when something
-// waits for that stream, in the order in which it was issued; streams are independent of each other, and work on the legacy
-// default stream, which would synchronise all of them, is a mistake. Copies that overlap, or whose kind does not match their
-// addresses, are refused. Calls are counted.
+// waits for that stream, in the order in which it was issued: also copies from and to host memory that is not pinned, and the
+// release of memory to a pool. Streams are independent of each other, and work on the legacy default stream, which would
+// synchronise all of them, is a mistake. Copies that overlap, or whose kind does not match their addresses, are refused. A call
+// without a current context creates one on the thread's GPU, as CUDA does, and is recorded. Calls are counted.
+//
+// double.cpp makes a shared library of this header, which rexit opens in place of libcuda, libcudart and libnvinfer.
 #ifndef REXIT_TENSORRT_DOUBLE_CUDA_RUNTIME_API_H
 #define REXIT_TENSORRT_DOUBLE_CUDA_RUNTIME_API_H
 
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
+
+#define CUDART_VERSION 12060
 
 enum cudaError_t {
   cudaSuccess = 0,
@@ -36,8 +44,34 @@ enum cudaMemcpyKind {
   cudaMemcpyDeviceToDevice = 3,
   cudaMemcpyDefault = 4
 };
-enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76 };
+enum cudaDeviceAttr {
+  cudaDevAttrIntegrated = 18,
+  cudaDevAttrCanMapHostMemory = 19,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrComputeCapabilityMinor = 76,
+  cudaDevAttrMemoryPoolsSupported = 115
+};
+enum cudaMemAllocationType { cudaMemAllocationTypePinned = 1 };
+enum cudaMemAllocationHandleType { cudaMemHandleTypeNone = 0 };
+enum cudaMemLocationType { cudaMemLocationTypeDevice = 1 };
+enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold = 4 };
+struct cudaMemLocation {
+  cudaMemLocationType type;
+  int id;
+};
+struct cudaMemPoolProps {
+  cudaMemAllocationType allocType;
+  cudaMemAllocationHandleType handleTypes;
+  cudaMemLocation location;
+};
+struct CUmemPoolHandle_st {
+  int device;
+  bool keeps = false;
+};
+using cudaMemPool_t = CUmemPoolHandle_st*;
+constexpr unsigned cudaHostAllocDefault = 0, cudaHostAllocMapped = 2;
 struct CUstream_st {};
+struct CUctx_st;
 using cudaStream_t = CUstream_st*;
 enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal = 0, cudaStreamCaptureModeThreadLocal = 1 };
 constexpr unsigned cudaStreamNonBlocking = 1;
@@ -47,6 +81,8 @@ namespace cuda_double {
 struct Allocation {
   std::size_t bytes, mapped;
   std::byte* alias;
+  bool pinned = false;    // host memory that the GPU may address
+  bool released = false;  // to its pool, in the order of a stream
 };
 
 struct Work {
@@ -71,28 +107,33 @@ namespace cuda_double {
 struct Machine {
   std::mutex mutex;
   int devices = 1, major = 8, minor = 7;
+  bool integrated = false, pools = true;
   std::size_t memory = std::size_t{1} << 30;
 
   std::map<std::uintptr_t, Allocation> allocations;
   std::map<std::uintptr_t, std::size_t> pinned;
+  std::map<std::uintptr_t, std::uintptr_t> mapped;  // addresses of pinned memory for the GPU
   std::deque<Work> queue;
   std::map<cudaStream_t, std::deque<Work>> captured;                             // by streams that are capturing
   bool captures = true;                                                          // false: no graph can be made
   std::size_t allocated = 0, streams = 0, loaded = 0, contexts = 0, graphs = 0;  // at present
-  std::size_t allocation_count = 0, synchronizations = 0, enqueued = 0,
-              launched = 0;                              // so far; allocation_count: allocations of either kind
-  std::map<cudaMemcpyKind, std::size_t> copies, copied;  // so far: calls, bytes
-  std::vector<std::string> mistakes;                     // that a GPU might ignore or report later
+  std::size_t reserved = 0, pool_count = 0;                                      // at present: bytes that pools keep for later
+  std::multiset<int> retained;                                                   // GPUs whose primary context is retained
+  std::set<int> created;  // GPUs on which a call without a current context created one
+  std::size_t allocation_count = 0, synchronizations = 0, enqueued = 0, launched = 0, contexts_made = 0,
+              stalls = 0;  // so far; allocation_count: allocations of either kind; stalls: calls that wait for all streams
+  std::size_t context_bytes = 1 << 16, graph_bytes = 1 << 16;  // what each takes of the free memory
+  std::map<cudaMemcpyKind, std::size_t> copies, copied;        // so far: calls, bytes
+  std::vector<std::string> mistakes;                           // that a GPU might ignore or report later
 };
 
-inline Machine& machine() {
-  static Machine only;
-  return only;
-}
+// In double.cpp, once for the tests and the library.
+__attribute__((visibility("default"))) Machine& machine();
+__attribute__((visibility("default"))) std::vector<int>& current_devices();  // of this thread: a stack of contexts
 
-inline int& device_of_this_thread() {
-  thread_local int device = 0;
-  return device;
+// Call at the beginning of whatever needs a context.
+inline void use_context() {
+  if (current_devices().empty()) machine().created.insert(0);
 }
 
 // Where the double may access [data, data + bytes); null if that is not inside one allocation.
@@ -101,7 +142,9 @@ inline std::byte* alias(const void* data, std::size_t bytes) {
   auto next = machine().allocations.upper_bound(at);
   if (next == machine().allocations.begin()) return nullptr;
   const auto& [begin, allocation] = *--next;
-  return at - begin <= allocation.bytes && bytes <= allocation.bytes - (at - begin) ? allocation.alias + (at - begin) : nullptr;
+  return !allocation.released && at - begin <= allocation.bytes && bytes <= allocation.bytes - (at - begin)
+             ? allocation.alias + (at - begin)
+             : nullptr;
 }
 
 // Every byte must be of the stated kind of memory.
@@ -148,6 +191,8 @@ inline bool is_stream(cudaStream_t stream) { return reinterpret_cast<std::uintpt
 
 }  // namespace cuda_double
 
+extern "C" {
+
 inline const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
     case cudaSuccess:
@@ -170,29 +215,21 @@ inline cudaError_t cudaGetDeviceCount(int* count) {
   return *count == 0 ? cudaErrorNoDevice : cudaSuccess;
 }
 
-inline cudaError_t cudaGetDevice(int* device) {
-  *device = cuda_double::device_of_this_thread();
-  return cudaSuccess;
-}
-
-inline cudaError_t cudaSetDevice(int device) {
-  if (device >= cuda_double::machine().devices) return cudaErrorInvalidDevice;
-  cuda_double::device_of_this_thread() = device;
-  return cudaSuccess;
-}
-
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrComputeCapabilityMajor ? cuda_double::machine().major : cuda_double::machine().minor;
+  const cuda_double::Machine& machine = cuda_double::machine();
+  *value = attribute == cudaDevAttrComputeCapabilityMajor   ? machine.major
+           : attribute == cudaDevAttrComputeCapabilityMinor ? machine.minor
+           : attribute == cudaDevAttrMemoryPoolsSupported   ? machine.pools
+                                                            : machine.integrated;
   return cudaSuccess;
 }
 
-inline cudaError_t cudaMalloc(void** data, std::size_t bytes) {
-  cuda_double::Machine& machine = cuda_double::machine();
-  const std::lock_guard<std::mutex> lock(machine.mutex);
-  *data = nullptr;
-  ++machine.allocation_count;
-  if (!machine.captured.empty()) return cuda_double::mistake("allocated while a stream captures");
-  if (bytes == 0 || machine.allocated + bytes > machine.memory) return cudaErrorMemoryAllocation;
+}  // extern "C"
+
+namespace cuda_double {
+
+// Memory at two addresses: the GPU's, which the host cannot touch, and an alias.
+inline void* map_twice(std::size_t bytes, bool pinned) {
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   const std::size_t mapped = (bytes + page - 1) / page * page;
   const int file = ::memfd_create("device", MFD_CLOEXEC);
@@ -202,49 +239,174 @@ inline cudaError_t cudaMalloc(void** data, std::size_t bytes) {
   if (device == MAP_FAILED || twin == MAP_FAILED) std::abort();
   ::close(file);
   std::memset(twin, 0xff, mapped);  // NaN
-  machine.allocations[reinterpret_cast<std::uintptr_t>(device)] = {bytes, mapped, static_cast<std::byte*>(twin)};
-  machine.allocated += bytes;
-  *data = device;
+  machine().allocations[reinterpret_cast<std::uintptr_t>(device)] = {bytes, mapped, static_cast<std::byte*>(twin), pinned};
+  return device;
+}
+
+inline void unmap(std::uintptr_t device) {
+  const auto allocation = machine().allocations.find(device);
+  ::munmap(allocation->second.alias, allocation->second.mapped);
+  ::munmap(reinterpret_cast<void*>(device), allocation->second.mapped);
+  machine().allocations.erase(allocation);
+}
+
+inline cudaError_t allocate(void** data, std::size_t bytes) {
+  *data = nullptr;
+  ++machine().allocation_count;
+  if (!machine().captured.empty()) return mistake("allocated while a stream captures");
+  if (bytes == 0 || machine().allocated + bytes > machine().memory) return cudaErrorMemoryAllocation;
+  *data = map_twice(bytes, false);
+  machine().allocated += bytes;
   return cudaSuccess;
+}
+
+// Of memory that is allocated; null: of none.
+inline Allocation* find_allocation(void* data) {
+  const auto allocation = machine().allocations.find(reinterpret_cast<std::uintptr_t>(data));
+  return allocation == machine().allocations.end() || allocation->second.pinned || allocation->second.released
+             ? nullptr
+             : &allocation->second;
+}
+
+}  // namespace cuda_double
+
+extern "C" {
+
+inline cudaError_t cudaMalloc(void** data, std::size_t bytes) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  cuda_double::use_context();
+  ++cuda_double::machine().stalls;
+  return cuda_double::allocate(data, bytes);
 }
 
 inline cudaError_t cudaFree(void* data) {
   cuda_double::Machine& machine = cuda_double::machine();
   const std::lock_guard<std::mutex> lock(machine.mutex);
+  cuda_double::use_context();
   if (data == nullptr) return cudaSuccess;
+  ++machine.stalls;
   cuda_double::finish(nullptr);
-  const auto allocation = machine.allocations.find(reinterpret_cast<std::uintptr_t>(data));
-  if (allocation == machine.allocations.end()) return cuda_double::mistake("freed what is no device memory");
-  machine.allocated -= allocation->second.bytes;
-  ::munmap(allocation->second.alias, allocation->second.mapped);
-  ::munmap(data, allocation->second.mapped);
-  machine.allocations.erase(allocation);
+  const cuda_double::Allocation* allocation = cuda_double::find_allocation(data);
+  if (allocation == nullptr) return cuda_double::mistake("freed what is no device memory");
+  machine.allocated -= allocation->bytes;
+  cuda_double::unmap(reinterpret_cast<std::uintptr_t>(data));
   return cudaSuccess;
 }
 
-inline cudaError_t cudaMallocHost(void** data, std::size_t bytes) {
+inline cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* properties) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  cuda_double::use_context();
+  if (!cuda_double::machine().pools) return cuda_double::mistake("the GPU has no memory pools");
+  ++cuda_double::machine().pool_count;
+  *pool = new CUmemPoolHandle_st{properties->location.id};
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr, void* value) {
+  pool->keeps = *static_cast<const unsigned long long*>(value) != 0;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, std::size_t keep) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  cuda_double::machine().reserved = std::min(cuda_double::machine().reserved, keep);
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  --cuda_double::machine().pool_count;
+  cuda_double::machine().reserved = 0;
+  delete pool;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaMallocFromPoolAsync(void** data, std::size_t bytes, cudaMemPool_t pool, cudaStream_t stream) {
   cuda_double::Machine& machine = cuda_double::machine();
   const std::lock_guard<std::mutex> lock(machine.mutex);
+  cuda_double::use_context();
+  if (!cuda_double::is_stream(stream)) return cuda_double::mistake("allocated on the legacy stream");
+  if (!pool->keeps) return cuda_double::mistake("a pool that returns its memory at every wait");
+  const cudaError_t error = cuda_double::allocate(data, bytes);
+  if (error == cudaSuccess) machine.reserved -= std::min(machine.reserved, bytes);
+  return error;
+}
+
+inline cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
+  cuda_double::Machine& machine = cuda_double::machine();
+  const std::lock_guard<std::mutex> lock(machine.mutex);
+  cuda_double::use_context();
+  cuda_double::Allocation* allocation = cuda_double::find_allocation(data);
+  if (!cuda_double::is_stream(stream) || allocation == nullptr) return cuda_double::mistake("freed what is no device memory");
+  allocation->released = true;
+  machine.allocated -= allocation->bytes;
+  cuda_double::issue({stream, [device = reinterpret_cast<std::uintptr_t>(data)] {
+                        cuda_double::machine().reserved += cuda_double::machine().allocations.at(device).bytes;
+                        cuda_double::unmap(device);
+                        return cudaSuccess;
+                      }});
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
+  const cuda_double::Machine& machine = cuda_double::machine();
+  cuda_double::use_context();
+  *total = machine.memory;
+  const std::size_t used =
+      machine.allocated + machine.reserved + machine.contexts * machine.context_bytes + machine.graphs * machine.graph_bytes;
+  *free = machine.memory - std::min(machine.memory, used);
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaHostAlloc(void** data, std::size_t bytes, unsigned flags) {
+  cuda_double::Machine& machine = cuda_double::machine();
+  const std::lock_guard<std::mutex> lock(machine.mutex);
+  cuda_double::use_context();
   ++machine.allocation_count;
-  *data = std::malloc(bytes);
+  void* device = cuda_double::map_twice(bytes, true);
+  *data = machine.allocations.at(reinterpret_cast<std::uintptr_t>(device)).alias;
   machine.pinned[reinterpret_cast<std::uintptr_t>(*data)] = bytes;
+  if (flags == cudaHostAllocMapped) {
+    machine.mapped[reinterpret_cast<std::uintptr_t>(*data)] = reinterpret_cast<std::uintptr_t>(device);
+  } else {
+    std::byte* twin = static_cast<std::byte*>(std::malloc(bytes));  // the GPU cannot address it
+    machine.pinned.erase(reinterpret_cast<std::uintptr_t>(*data));
+    cuda_double::unmap(reinterpret_cast<std::uintptr_t>(device));
+    machine.pinned[reinterpret_cast<std::uintptr_t>(twin)] = bytes;
+    *data = twin;
+  }
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  const auto mapped = cuda_double::machine().mapped.find(reinterpret_cast<std::uintptr_t>(host));
+  if (mapped == cuda_double::machine().mapped.end()) return cuda_double::mistake("host memory that is not mapped");
+  *device = reinterpret_cast<void*>(mapped->second);
   return cudaSuccess;
 }
 
 inline cudaError_t cudaFreeHost(void* data) {
   cuda_double::Machine& machine = cuda_double::machine();
   const std::lock_guard<std::mutex> lock(machine.mutex);
+  cuda_double::use_context();
   if (data == nullptr) return cudaSuccess;
   cuda_double::finish(nullptr);
-  if (machine.pinned.erase(reinterpret_cast<std::uintptr_t>(data)) == 0)
-    return cuda_double::mistake("freed what is no pinned memory");
-  std::free(data);
+  const auto host = reinterpret_cast<std::uintptr_t>(data);
+  if (machine.pinned.erase(host) == 0) return cuda_double::mistake("freed what is no pinned memory");
+  if (const auto mapped = machine.mapped.find(host); mapped != machine.mapped.end()) {
+    cuda_double::unmap(mapped->second);
+    machine.mapped.erase(mapped);
+  } else {
+    std::free(data);
+  }
   return cudaSuccess;
 }
 
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   if (flags != cudaStreamNonBlocking) return cuda_double::mistake("made a stream that waits for the legacy one");
   const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  cuda_double::use_context();
   ++cuda_double::machine().streams;
   *stream = new CUstream_st;
   return cudaSuccess;
@@ -261,6 +423,7 @@ inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
   if (cuda_double::capturing(stream)) return cuda_double::mistake("waited for a stream that captures");
+  cuda_double::use_context();
   ++cuda_double::machine().synchronizations;
   return cuda_double::finish(stream);
 }
@@ -269,6 +432,7 @@ inline cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void*
                                      std::size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
   cuda_double::Machine& machine = cuda_double::machine();
   const std::lock_guard<std::mutex> lock(machine.mutex);
+  cuda_double::use_context();
   if (!cuda_double::is_stream(stream)) return cuda_double::mistake("copied on the legacy stream");
   if (width > to_pitch || width > from_pitch) return cuda_double::mistake("copied rows wider than their pitch");
   if (width == 0 || height == 0) return cudaSuccess;
@@ -285,36 +449,42 @@ inline cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void*
     return cuda_double::mistake("copied from the wrong kind of memory, or beyond its end");
   const auto a = reinterpret_cast<std::uintptr_t>(to), b = reinterpret_cast<std::uintptr_t>(from);
   if (a < b + from_bytes && b < a + to_bytes) return cuda_double::mistake("copied between overlapping ranges");
-  const bool waits = !to_device && !cuda_double::is_pinned(to, to_bytes);
-  const bool stages = !from_device && !cuda_double::is_pinned(from, from_bytes);
-  if (waits && !any) return cuda_double::mistake("copied to memory that is not pinned");
-  if (stages && !any) return cuda_double::mistake("copied from memory that is not pinned");
+  if (!any &&
+      ((!to_device && !cuda_double::is_pinned(to, to_bytes)) || (!from_device && !cuda_double::is_pinned(from, from_bytes))))
+    return cuda_double::mistake("copied from or to memory that is not pinned");
   ++machine.copies[kind];
   machine.copied[kind] += width * height;
   std::byte* target = to_device ? cuda_double::alias(to, to_bytes) : static_cast<std::byte*>(to);
   const std::byte* source = from_device ? cuda_double::alias(from, from_bytes) : static_cast<const std::byte*>(from);
-  const std::vector<std::byte> staged = stages ? std::vector<std::byte>(source, source + from_bytes) : std::vector<std::byte>();
   cuda_double::issue({stream, [=] {
                         for (std::size_t i = 0; i < height; ++i)
-                          std::memcpy(target + i * to_pitch, (stages ? staged.data() : source) + i * from_pitch, width);
+                          std::memcpy(target + i * to_pitch, source + i * from_pitch, width);
                         return cudaSuccess;
                       }});
-  return waits ? cuda_double::finish(stream) : cudaSuccess;
+  return cudaSuccess;
 }
 
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   return cudaMemcpy2DAsync(to, bytes, from, bytes, bytes, 1, kind, stream);
 }
 
-inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
+inline cudaError_t cudaMemset2DAsync(void* to, std::size_t pitch, int value, std::size_t width, std::size_t height,
+                                     cudaStream_t stream) {
   const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
-  std::byte* target = cuda_double::alias(to, bytes);
-  if (!cuda_double::is_stream(stream) || target == nullptr) return cuda_double::mistake("set memory at the wrong place");
+  cuda_double::use_context();
+  if (width == 0 || height == 0) return cudaSuccess;
+  std::byte* target = cuda_double::alias(to, (height - 1) * pitch + width);
+  if (!cuda_double::is_stream(stream) || target == nullptr || width > pitch)
+    return cuda_double::mistake("set memory at the wrong place");
   cuda_double::issue({stream, [=] {
-                        std::memset(target, value, bytes);
+                        for (std::size_t i = 0; i < height; ++i) std::memset(target + i * pitch, value, width);
                         return cudaSuccess;
                       }});
   return cudaSuccess;
+}
+
+inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
+  return cudaMemset2DAsync(to, bytes, value, bytes, 1, stream);
 }
 
 inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
@@ -365,5 +535,38 @@ inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
   delete exec;
   return cudaSuccess;
 }
+
+// The driver's, as cuda.h declares them; an error is not 0.
+
+inline int cuInit(unsigned) { return 0; }
+inline int cuDeviceGet(int* device, int number) {
+  *device = number;
+  return number < cuda_double::machine().devices ? 0 : 101;
+}
+inline int cuDevicePrimaryCtxRetain(CUctx_st** context, int device) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  cuda_double::machine().retained.insert(device);
+  *context = reinterpret_cast<CUctx_st*>(static_cast<std::uintptr_t>(device) + 1);
+  return 0;
+}
+inline int cuDevicePrimaryCtxRelease_v2(int device) {
+  const std::lock_guard<std::mutex> lock(cuda_double::machine().mutex);
+  const auto retained = cuda_double::machine().retained.find(device);
+  if (retained == cuda_double::machine().retained.end()) return 201;
+  cuda_double::machine().retained.erase(retained);
+  return 0;
+}
+inline int cuCtxPushCurrent_v2(CUctx_st* context) {
+  cuda_double::current_devices().push_back(static_cast<int>(reinterpret_cast<std::uintptr_t>(context)) - 1);
+  return 0;
+}
+inline int cuCtxPopCurrent_v2(CUctx_st** context) {
+  if (cuda_double::current_devices().empty()) return 201;
+  *context = reinterpret_cast<CUctx_st*>(static_cast<std::uintptr_t>(cuda_double::current_devices().back()) + 1);
+  cuda_double::current_devices().pop_back();
+  return 0;
+}
+
+}  // extern "C"
 
 #endif

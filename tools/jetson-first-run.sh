@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
-# Builds rexit on this machine, compiles a bundle's engines, verifies and times every variant, and packs what came of it.
-# jetson-report.sh BUNDLE [--cpu] [--out FOLDER] [--python PYTHON] [--requests N]
+# The first run on a Jetson, or on any machine with an NVIDIA GPU: builds rexit, compiles a bundle's engines, and packs what the
+# machine says into one archive to send back: versions, verification, parity with the CPU at every exit, times, memory, and a
+# profile if Nsight Systems is there.
+# jetson-first-run.sh BUNDLE [--cpu] [--out FOLDER] [--python PYTHON] [--requests N]
 #   --cpu       the same steps without a GPU: no TensorRT in the build, no engines, every variant's graphs on the CPU
-#   --out       where the report goes, and FOLDER.tar.gz beside it (default: rexit-report)
+#   --out       where the results go, and FOLDER.tar.gz beside it (default: rexit-first-run)
 #   --python    a Python with rexit's packages, whose `rexit` is used (default: .venv/bin/python of this checkout)
 #   --requests  of each kind that `rexit bench` times (default: 50)
 # BUNDLE gains engines and nothing else. A step that fails stops none of the others; the exit status is 1 if one did.
 # Environment: COMPILE_PYTHON, the Python that has TensorRT's binding (default: /usr/bin/python3); CMAKE_ARGS for the build.
 set -uo pipefail
 
-bundle='' cpu=0 out=rexit-report requests=50
+bundle='' cpu=0 out=rexit-first-run requests=50
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$root/.venv/bin/python
-usage() { sed -n '2,10s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+usage() { sed -n '2,12s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 while [ $# -gt 0 ]; do
   case $1 in
     --cpu) cpu=1 ;;
@@ -23,8 +25,8 @@ while [ $# -gt 0 ]; do
   shift
 done
 [ -n "$bundle" ] || usage
-[ -f "$bundle/manifest.json" ] || { echo "jetson-report: $bundle: is not a bundle (manifest.json is missing)" >&2; exit 2; }
-[ ! -e "$out" ] || { echo "jetson-report: $out: already exists; choose another --out" >&2; exit 2; }
+[ -f "$bundle/manifest.json" ] || { echo "jetson-first-run: $bundle: is not a bundle (manifest.json is missing)" >&2; exit 2; }
+[ ! -e "$out" ] || { echo "jetson-first-run: $out: already exists; choose another --out" >&2; exit 2; }
 mkdir -p "$out/logs" || exit 2
 out=$(cd "$out" && pwd)
 rexit=("$python" -c 'from rexit.cli import main; main()')
@@ -68,6 +70,25 @@ bench() { # VARIANT: the report in bench-VARIANT.json
   "${rexit[@]}" bench "$bundle" --variant "$1" "${device[@]}" --requests "$requests" --json >"$out/bench-$1.json"
 }
 
+parity() { "$python" "$root/tools/device_parity.py" "$bundle" "$1" "${device[@]}" | tee "$out/parity-$1.json"; }
+
+bench_watched() { # VARIANT: with the device's memory and load, once a second
+  local watcher='' status=0
+  if command -v tegrastats >/dev/null; then
+    tegrastats --interval 1000 >"$out/tegrastats-$1.txt" & watcher=$!
+  elif [ $cpu -eq 0 ] && command -v nvidia-smi >/dev/null; then
+    nvidia-smi --query-gpu=timestamp,memory.used,utilization.gpu,clocks.sm,power.draw --format=csv -l 1 >"$out/nvidia-smi-$1.csv" & watcher=$!
+  fi
+  bench "$1" || status=$?
+  [ -z "$watcher" ] || kill "$watcher"
+  return $status
+}
+
+profile() { # VARIANT: kernels and copies of a few requests
+  nsys profile --force-overwrite true --output "$out/nsys-$1" "${rexit[@]}" bench "$bundle" --variant "$1" "${device[@]}" --requests 3 \
+    --sessions '' && nsys stats --force-export true --format csv --output "$out/nsys-$1" "$out/nsys-$1.nsys-rep"
+}
+
 verify() { "${rexit[@]}" verify "$bundle" --variant "$1" "${device[@]}" --json | tee "$out/verify-$1.json"; }
 
 names() { "$python" -c 'import json, sys; print("\n".join(json.load(open(sys.argv[1]))["variants"]))' "$bundle/manifest.json"; }
@@ -85,7 +106,15 @@ for variant in $(names); do
     step "compile-$variant" "${rexit[@]}" compile "$bundle" --variant "$variant" --python "${COMPILE_PYTHON:-/usr/bin/python3}"
   fi
   step "verify-$variant" verify "$variant"
-  step "bench-$variant" bench "$variant"
+  step "parity-$variant" parity "$variant"
+  step "bench-$variant" bench_watched "$variant"
+  if [ $cpu -eq 1 ]; then
+    skip "profile-$variant" "--cpu"
+  elif command -v nsys >/dev/null; then
+    step "profile-$variant" profile "$variant"
+  else
+    skip "profile-$variant" "nsys not found"
+  fi
 done
 tar -C "$(dirname "$out")" --exclude=build -czf "$out.tar.gz" "$(basename "$out")" || failed=1
 if [ $failed -eq 0 ]; then echo "all steps succeeded: $out.tar.gz"; else echo "failed: $(grep -c FAILED "$out/steps.tsv") steps, see $out/steps.tsv: $out.tar.gz"; fi

@@ -1,0 +1,65 @@
+// Runs a session's passes: a stream, its execution contexts and its memory.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "backends/backend.hpp"
+#include "backends/tensorrt/bound_pass.hpp"
+#include "backends/tensorrt/graph_cache.hpp"
+#include "backends/tensorrt/pass_buffers.hpp"
+
+namespace rexit::core {
+
+// All work is ordered by the stream. The constructor creates all contexts and allocates everything, for the largest pass that the
+// engines accept. The device must be selected for every call.
+class Worker {
+ public:
+  // All must outlive the worker.
+  Worker(const cuda::Device& device, cuda::DeviceMemory& memory, const std::vector<LoadedEngine>& engines, bool cuda_graphs);
+  ~Worker();
+
+  const cuda::Stream& stream() const noexcept { return stream_; }
+
+  void run(std::size_t segment, const Pass& pass);
+
+  // See Backend. Copies from and to host memory are complete when the stream has been waited for.
+  void copy(void* to, const void* from, std::size_t bytes);
+  void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t bytes, std::size_t count);
+
+  // Waits for all work on the stream. Throws for errors on the GPU.
+  void wait(const std::string& where);
+  void wait_nothrow() noexcept;  // ignores errors
+
+  // Releases the buffers and graphs, not the contexts, which would take long to create. The next run allocates buffers again.
+  void release_memory() noexcept;
+  std::size_t device_bytes() const noexcept { return buffers_.device_bytes() + move_buffer_.bytes(); }
+
+ private:
+  void reserve_memory();
+  void run_unpadded(std::size_t segment, const Pass& pass);
+  void run_padded(std::size_t segment, const Pass& pass, const PassSizes& sizes);
+  void capture(GraphCache::Slot& slot, const LoadedEngine& loaded, const PassSizes& sizes, std::size_t input_bytes);
+  void upload_inputs(const LoadedEngine& loaded, const Pass& pass);
+  std::size_t write_padded_inputs(const LoadedEngine& loaded, const Pass& pass, const PassSizes& sizes);
+  void pad_hidden(const LoadedEngine& loaded, const Pass& pass, const PassSizes& sizes);
+  void pad_past(const LoadedEngine& loaded, const Pass& pass, const PassSizes& sizes);
+  const void* aligned_hidden(const LoadedEngine& loaded, const Pass& pass);
+  void download_logits(const LoadedEngine& loaded, const PassSizes& sizes);
+  void finish(const LoadedEngine& loaded, const Pass& pass);
+
+  const std::vector<LoadedEngine>& engines_;
+  bool cuda_graphs_;
+  cuda::Stream stream_;
+  PassBuffers buffers_;
+  cuda::DeviceBuffer move_buffer_;
+  bool has_memory_ = false;
+  std::size_t inputs_used_ = 0;  // bytes of buffers_.inputs that running copies or passes may read
+  BoundPass bound_;              // of the current pass
+  // [segments][profiles]: prefixes and slates alternate, and a context that switches profiles sets up its layers again.
+  std::vector<std::vector<ExecutionContext>> contexts_;
+  GraphCache graphs_;
+};
+
+}  // namespace rexit::core

@@ -1,0 +1,64 @@
+"""A variant's log-odds on its device against the CPU's, at every exit: device_parity.py BUNDLE VARIANT [--device DEVICE].
+
+Golden slates, with a cold and a warm prefix. Prints JSON: by exit the largest difference, the
+tolerance, the memory of the device's session before and after. Exits with 1 if a difference exceeds the tolerance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import rexit
+from rexit.bundle import Bundle
+from rexit.checks.golden import log_odds_distance, request_of
+
+
+def memory_of(session: Any) -> dict[str, int]:
+    """A session's memory in bytes, as `Session.memory` reports it."""
+    memory = session.memory
+    return {name: int(getattr(memory, name)) for name in memory.__dataclass_fields__}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("variant")
+    parser.add_argument("--device", default=None, help="default: the variant's own")
+    arguments = parser.parse_args()
+    bundle = Bundle.open(arguments.bundle, arguments.variant)
+    tolerance = float(bundle.variant.parity["tolerance"])
+    worst = {prefix: np.zeros(len(bundle.manifest.exits)) for prefix in ("cold", "warm")}
+    with (
+        rexit.open(arguments.bundle, variant=arguments.variant, device=arguments.device) as device,
+        rexit.open(arguments.bundle, variant=arguments.variant, device="cpu") as cpu,
+    ):
+        memory = {"opened": memory_of(device)}
+        for slate in bundle.golden().slates:
+            user, items = request_of(bundle.catalog, slate)
+            cpu.clear_cache()
+            expected = cpu.trace(user, items, as_of=slate.as_of)
+            device.clear_cache()
+            for distances in worst.values():  # the second trace finds its prefix in the cache
+                trace = device.trace(user, items, as_of=slate.as_of)
+                np.maximum(distances, log_odds_distance(trace, expected).max(0), out=distances)
+        memory["used"] = memory_of(device)
+        device.trim()
+        memory["trimmed"] = memory_of(device)
+    passed = all(float(distances.max()) <= tolerance for distances in worst.values())
+    exits = [
+        {"layers": layers, **{prefix: float(distances[k]) for prefix, distances in worst.items()}}
+        for k, layers in enumerate(bundle.manifest.exits)
+    ]
+    result = {"variant": arguments.variant, "device": arguments.device or bundle.variant.target, "passed": passed}
+    print(json.dumps({**result, "tolerance": tolerance, "exits": exits, "memory": memory}, indent=1))
+    sys.exit(0 if passed else 1)
+
+
+if __name__ == "__main__":
+    main()
