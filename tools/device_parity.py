@@ -16,7 +16,7 @@ import numpy as np
 
 import rexit
 from rexit.bundle import Bundle
-from rexit.checks.golden import log_odds_distance, request_of
+from rexit.checks.golden import cold_trace, log_odds_distance, request_of
 
 
 def memory_of(session: Any) -> dict[str, int]:
@@ -40,12 +40,11 @@ def main() -> None:
     ):
         memory = {"opened": memory_of(device)}
         for slate in bundle.golden().slates:
-            user, items = request_of(bundle.catalog, slate)
-            cpu.clear_cache()
-            expected = cpu.trace(user, items, as_of=slate.as_of)
+            request = request_of(bundle.catalog if bundle.has_catalog else None, slate)
+            expected = cold_trace(cpu, request)
             device.clear_cache()
             for distances in worst.values():  # the second trace finds its prefix in the cache
-                trace = device.trace(user, items, as_of=slate.as_of)
+                trace = request.trace(device)
                 np.maximum(distances, log_odds_distance(trace, expected).max(0), out=distances)
         memory["used"] = memory_of(device)
         device.trim()
