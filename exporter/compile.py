@@ -144,7 +144,9 @@ def _tensorrt_variants(path: Path, names: Sequence[str]) -> list[Bundle]:
             )
     for bundle in chosen:
         if not bundle.variant.past_padding:
-            raise BundleError(f"{bundle.folder}/variant.json: the graphs do not mask past_padding, which engines need; export again")
+            raise BundleError(
+                f"{bundle.folder}/variant.json: the graphs do not mask past_padding, which engines need; export again"
+            )
         for segment in bundle.variant.segments:
             if missing := {segment.graph, segment.weights} - set(bundle.variant.files):
                 raise BundleError(f"{bundle.folder}/variant.json: does not list {', '.join(sorted(missing))}")

@@ -42,7 +42,7 @@ def test_graphs_that_do_not_mask_padding(bundle: Path) -> None:
     part = bundle / "variants" / TENSORRT / "variant.json"
     part.write_text(part.read_text().replace('"past_padding": true', '"past_padding": false'))
     refresh(bundle, TENSORRT)
-    with pytest.raises(BundleError, match=r"variant\.json: the graphs do not mask past_padding, which engines need; export again"):
+    with pytest.raises(BundleError, match=r"variant\.json: the graphs do not mask past_padding, which engines need"):
         compile_engines(bundle, compute_capability="8.6")
 
 
