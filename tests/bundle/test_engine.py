@@ -14,7 +14,7 @@ from rexit.bundle.engine import engine_key
 from rexit.errors import BundleError
 
 PROFILES = (
-    OptimizationProfile((1, 200, 512), (0, 0, 0), (1, 1, 512)),
+    OptimizationProfile((1, 200, 512), (1, 1, 1), (1, 1, 512)),
     OptimizationProfile((1, 240, 512), (1, 200, 210), (1, 20, 512)),
 )
 
