@@ -217,7 +217,8 @@ def decide(
     chosen = _cheapest_certified(candidates, full_us)
     policy = chosen.policy if chosen else _policy(choice.own, variant_sha256)
     budget = chosen.budget if chosen else goal.max_drop
-    heads, suggested = (), None
+    heads: Sequence[Heads] = ()
+    suggested: Heads | None = None
     if options.suggest_heads:  # with fewer heads, maps of all would be others
         own = Evaluation(choosers, choice.own_c, depths, costs, goal.metrics)
         heads, suggested = eliminate(own, [platt_map.useful for platt_map in choice.own], budget, progress)

@@ -113,7 +113,7 @@ class Session:
         self._native: _native.Session | None = native
         self._path = path
         self.info = Info(*native.info())
-        self.exits = tuple(ExitInfo(*row, tuple(earlier)) for *row, earlier in native.exits())
+        self.exits = tuple(ExitInfo(*row[:8], tuple(row[8])) for row in native.exits())
         self._depths = np.array([*(exit_.layers for exit_ in self.exits), 0])  # the last one: of exit -1, no answer
 
     def __repr__(self) -> str:

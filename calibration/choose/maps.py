@@ -148,7 +148,8 @@ def _cross_fit(log_odds: NDArray[np.float32], liked: NDArray[np.bool_], parts: N
 
 def _losses(c: NDArray[np.float32], liked: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Each pair's log loss, mean over the exits that have earlier ones: float64 [n]."""
-    return np.mean([log_losses(np.ascontiguousarray(c[:, k]), liked) for k in range(1, c.shape[1])], axis=0)
+    losses = [log_losses(np.ascontiguousarray(c[:, k]), liked) for k in range(1, c.shape[1])]
+    return np.asarray(np.mean(losses, axis=0), np.float64)
 
 
 def _mean_by_user(values: NDArray[np.float64], users: NDArray[np.int64]) -> tuple[float, float, float]:

@@ -62,7 +62,7 @@ def targets(liked: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Returns Platt's targets, float64 [n]. liked: bool [n]."""
     positives = int(liked.sum())
     negatives = len(liked) - positives
-    return np.where(liked, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    return np.asarray(np.where(liked, (positives + 1) / (positives + 2), 1 / (negatives + 2)), np.float64)
 
 
 def logistic_regression(

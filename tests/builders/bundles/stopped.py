@@ -35,8 +35,8 @@ def cases() -> Iterator[tuple[Policy, int, Any]]:
         rise, fall = even(random.uniform(0, 1.5, (2, EXITS - 1)) * random.integers(0, 2, (2, EXITS - 1))).tolist()
         limits = even(random.uniform(1, 6, (2, EXITS)))
         limits[random.random(limits.shape) < 0.3] = np.inf
-        maps = [[(1.0, 0.0)] * EXITS, random.normal(0, 1, (EXITS, 2))][case % 2]
-        weights = [(0.0,) * k if case % 2 == 0 else random.normal(0, 1, k) for k in range(EXITS)]
+        maps: Any = [(1.0, 0.0)] * EXITS if case % 2 == 0 else random.normal(0, 1, (EXITS, 2))
+        weights: list[Any] = [(0.0,) * k if case % 2 == 0 else random.normal(0, 1, k) for k in range(EXITS)]
         top_k = TopK(int(random.integers(1, 12)), bool(random.integers(2)), tuple(rise), tuple(fall))
         policy = Policy(
             tuple(
