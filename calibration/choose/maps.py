@@ -154,7 +154,7 @@ def _losses(c: NDArray[np.float32], liked: NDArray[np.bool_]) -> NDArray[np.floa
 
 def _mean_by_user(values: NDArray[np.float64], users: NDArray[np.int64]) -> tuple[float, float, float]:
     """The mean over pairs with its 95 % interval over users."""
-    draws = bootstrap(np.bincount(users, values), np.bincount(users).astype(np.float64))
+    draws = bootstrap(np.bincount(users, values).astype(np.float64), np.bincount(users).astype(np.float64))
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(values.mean()), float(low), float(high)
 

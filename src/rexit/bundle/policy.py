@@ -184,7 +184,8 @@ class Policy:
                     ExitPolicy(
                         _number(e["a"]),
                         _number(e["b"]),
-                        *(math.inf if e[side] is None else _number(e[side]) for side in ("upper", "lower")),
+                        math.inf if e["upper"] is None else _number(e["upper"]),
+                        math.inf if e["lower"] is None else _number(e["lower"]),
                         () if e.get("earlier") is None else _numbers(e["earlier"], "earlier"),
                     )
                     for e in value["exits"]
