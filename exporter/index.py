@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rexit import __version__
 from rexit.bundle.catalog import LISTS, SPLITS
+from rexit.bundle.context import REQUIRED as CONTEXT
 from rexit.bundle.files import SCHEMA, FileEntry
 from rexit.bundle.vectors import VectorIds, required
 from rexit.bundle.writer import new_folder
@@ -82,13 +83,13 @@ def build_catalog(
     check_columns(options, parsed, interactions, items, users)
     language = Language.load(tokenizer, parsed)
     progress("tables", 0, 1)
-    data = read_data(interactions, items, users, options)
+    data = read_data(interactions, items, users, options, parsed.contexts)
     similar = None
     if options.similar is not None:
         similar = external.read_neighbours(options.similar, data.users["id"], options.neighbours, options.columns.user)
     embeddings = _read_embeddings(data, options, interactions, items)
     progress("tables", 1, 1)
-    compiled = compile_template(language, data.users, data.items, progress, workers)
+    compiled = compile_template(language, data.users, data.items, data.contexts, progress, workers)
     info = _info(data, language, compiled, options)
     if (ids := VectorIds.of(info, str(template))) and ids.too_many:
         raise InputError(f"{template}: {ids.too_many}")
@@ -253,7 +254,7 @@ def _info(data: Data, language: Language, compiled: Compiled, options: IndexOpti
     order = data.timeline.to_json() | ({"seed": options.seed} if options.order == "random" else {})
     return {
         "schema": SCHEMA,
-        "requires": required(compiled.prompt),
+        "requires": [*required(compiled.prompt), *([CONTEXT] if data.contexts else [])],
         "producer": f"rexit {__version__}",
         "ids": {
             what: "int64" if frame["id"].dtype == pl.Int64 else "string"

@@ -16,12 +16,12 @@ def check_columns(options: IndexOptions, template: Template, interactions: Path,
 
     Args:
         options: names of the columns.
-        template: prompts may place columns of items and users.
+        template: prompts may place columns of items, users and interactions.
         interactions: the file of interactions.
         items, users: their files; None: there is none.
     """
     columns = options.columns
-    files: dict[Path, Needs] = {interactions: interaction_columns(options)}
+    files: dict[Path, Needs] = {interactions: interaction_columns(options, template.contexts)}
     if items is not None:
         files[items] = {columns.item: "--item-column"} | template.columns("item")
     if users is not None:

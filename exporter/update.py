@@ -26,6 +26,7 @@ from rexit.bundle.writer import new_folder
 from rexit.errors import BundleError, InputError
 from rexit.exporter.catalog import encoded, tables
 from rexit.exporter.catalog.additions import Entities, MergedData, in_catalog_unit, merge, read_additions
+from rexit.exporter.catalog.contexts import with_context_numbers
 from rexit.exporter.catalog.folder import check_place, seal, write
 from rexit.exporter.catalog.interactions import read_interactions, without_repeats
 from rexit.exporter.options import Columns, IndexOptions
@@ -77,7 +78,9 @@ def update_catalog(
     language = Language.load(tokenizer, parsed)
     pieces = MorePieces.of(old, language)
     progress("read", 0, 1)
-    rows = in_catalog_unit(read_interactions(interactions, options, complete=False), old, interactions)
+    rows = read_interactions(interactions, options, complete=False, contexts=parsed.contexts)
+    rows = with_context_numbers(rows, old.contexts.entries, interactions)
+    rows = in_catalog_unit(rows, old, interactions)
     frame = without_repeats(rows, options.repeats, interactions)
     entities = {
         what: read_additions(old, what, frame[what], interactions, path, options.columns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import Id, TopK
+from rexit.bundle.context import Value
 from rexit.errors import InputError
 from rexit.runtime import _native
 
@@ -132,6 +133,33 @@ def to_recent(recent: Recent | None) -> tuple[list[Id], list[int]]:
         ids.append(to_plain_id(f"recent[{n}]", item))
         liked.append(int(bool(verdict)))
     return ids, liked
+
+
+def to_context(context: Mapping[str, Value] | None) -> list[tuple[str, float | str]]:
+    """Names and values. An integer that a float cannot hold goes as text, which means the same."""
+    if context is not None and not isinstance(context, Mapping):
+        raise InputError(f"context is {context!r}, expected a mapping from names to values")
+    return [(_to_text("a name in context", name), _to_context_value(name, value)) for name, value in (context or {}).items()]
+
+
+def _to_context_value(name: str, value: Any) -> float | str:
+    if isinstance(value, str):
+        return _to_text(f"context {name!r}", value)
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+        raise InputError(f"context {name!r} is {value!r}, expected a string or a number")
+    return str(int(value)) if isinstance(value, int | np.integer) and abs(int(value)) >= 1 << 53 else float(value)
+
+
+def _to_text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{name} is {value!r}, expected a string")
+    if "\0" in value:
+        raise InputError(f"{name} is {value!r}: it must not hold a NUL character")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{name} is {value!r}: UTF-8 cannot hold it") from None
+    return str(value)
 
 
 def to_rules(policy: StopRule, exits: int) -> _native._Rules:

@@ -11,6 +11,7 @@ _Segment = tuple[int, int, int, float, float]
 _Stats = tuple[int, int, int, int, int, float, float, float, float, bool, list[_Segment]]
 _Scores = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8], _Stats]
 _Ids = Sequence[int | str]
+_Context = Sequence[tuple[str, float | str]]
 _TopK = tuple[int, bool, Sequence[float], Sequence[float]]
 _Rules = tuple[Sequence[float], Sequence[float], int, float, _TopK | None]
 
@@ -31,6 +32,7 @@ class Session:
         recent: _Ids,
         liked: Sequence[int],
         as_of: int | None,
+        context: _Context,
         top_k: int,
         deadline_us: int,
         force_exit: int | None,
@@ -50,10 +52,10 @@ class Session:
         self, prefix: NDArray[np.int32], candidates: NDArray[np.int32], counts: NDArray[np.uint64]
     ) -> tuple[NDArray[np.float32], _Stats]: ...
     def trace(
-        self, user: int | str, items: _Ids, recent: _Ids, liked: Sequence[int], as_of: int | None
+        self, user: int | str, items: _Ids, recent: _Ids, liked: Sequence[int], as_of: int | None, context: _Context
     ) -> tuple[NDArray[np.float32], _Stats]: ...
     def prompt(
-        self, user: int | str, items: _Ids, recent: _Ids, liked: Sequence[int], as_of: int | None
+        self, user: int | str, items: _Ids, recent: _Ids, liked: Sequence[int], as_of: int | None, context: _Context
     ) -> tuple[list[int], list[int]]: ...
     def warm_up(self) -> None: ...
     def clear_cache(self) -> None: ...

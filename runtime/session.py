@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle import Counters, Id
+from rexit.bundle.context import Value
 from rexit.deadlines import check_deadline
 from rexit.errors import InputError
 from rexit.runtime import _native
@@ -18,6 +19,7 @@ from rexit.runtime._answers import ExitInfo, Info, Memory, Scores, SegmentStats,
 from rexit.runtime._arguments import (
     Recent,
     StopRule,
+    to_context,
     to_integer,
     to_path,
     to_plain_id,
@@ -149,6 +151,7 @@ class Session:
         *,
         recent: Recent | None = None,
         as_of: int | None = None,
+        context: Mapping[str, Value] | None = None,
         top_k: int = 0,
         deadline_ms: float | None = None,
         force_exit: int | None = None,
@@ -161,6 +164,7 @@ class Session:
             items: Ids of the candidates.
             recent: Interactions newer than the catalog's, oldest first: ids of liked items, or pairs (id, liked).
             as_of: A time in the catalog's unit. Only its interactions before that time reach the prompt; None: all.
+            context: Values of the template's `{context.NAME}`, by name: `{"device": "tv", "hour": 21}`.
             top_k: Return only this many, best first; 0: all, in the order of `items`. Replaces the k of the policy's top-k rule,
                 if it has one.
             deadline_ms: No segment starts after this many milliseconds. Candidates then answer from the deepest exit they have
@@ -172,7 +176,8 @@ class Session:
             The scores, and what they cost.
 
         Raises:
-            InputError: An item is not in the catalog, a prompt is too long, or an argument is out of range.
+            InputError: An item is not in the catalog, the context is not what the template says, a prompt is too long, or an
+                argument is out of range.
             DeadlineError: No candidate reached an exit in time.
             CancelledError: `cancel` was called meanwhile.
             BackendError: The backend failed.
@@ -183,6 +188,7 @@ class Session:
             plain,
             *to_recent(recent),
             None if as_of is None else to_integer("as_of", as_of),
+            to_context(context),
             to_integer("top_k", top_k, 31),
             _deadline_us(deadline_ms),
             None if force_exit is None else to_integer("force_exit", force_exit, 31),
@@ -240,28 +246,48 @@ class Session:
         return self._open.trace_tokens(to_tokens("prefix", prefix), *to_token_lists("candidates", candidates))[0]
 
     def trace(
-        self, user: Id, items: Sequence[Id] | NDArray[Any], *, recent: Recent | None = None, as_of: int | None = None
+        self,
+        user: Id,
+        items: Sequence[Id] | NDArray[Any],
+        *,
+        recent: Recent | None = None,
+        as_of: int | None = None,
+        context: Mapping[str, Value] | None = None,
     ) -> NDArray[np.float32]:
         """Returns every exit's raw log-odds, whatever the policy says: float32 [items, exits]. Arguments: see `score`."""
-        return self.trace_with_stats(user, items, recent=recent, as_of=as_of).log_odds
+        return self.trace_with_stats(user, items, recent=recent, as_of=as_of, context=context).log_odds
 
     def trace_with_stats(
-        self, user: Id, items: Sequence[Id] | NDArray[Any], *, recent: Recent | None = None, as_of: int | None = None
+        self,
+        user: Id,
+        items: Sequence[Id] | NDArray[Any],
+        *,
+        recent: Recent | None = None,
+        as_of: int | None = None,
+        context: Mapping[str, Value] | None = None,
     ) -> Trace:
         """Returns every exit's raw log-odds, and what they cost. Arguments: see `score`."""
         time = None if as_of is None else to_integer("as_of", as_of)
-        log_odds, stats = self._open.trace(to_plain_id("user", user), to_plain_ids("items", items)[1], *to_recent(recent), time)
+        ids = to_plain_ids("items", items)[1]
+        log_odds, stats = self._open.trace(to_plain_id("user", user), ids, *to_recent(recent), time, to_context(context))
         return Trace(log_odds, _stats(stats))
 
     def prompt(
-        self, user: Id, items: Sequence[Id] | NDArray[Any], *, recent: Recent | None = None, as_of: int | None = None
+        self,
+        user: Id,
+        items: Sequence[Id] | NDArray[Any],
+        *,
+        recent: Recent | None = None,
+        as_of: int | None = None,
+        context: Mapping[str, Value] | None = None,
     ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
         """Returns the token ids that a request is scored from: the prefix's, int32 [P], and each candidate's, int32 [T].
 
         Ids from the tokenizer's vocabulary size on stand for vectors (`rexit.bundle.VectorIds`). Arguments: see `score`.
         """
         time = None if as_of is None else to_integer("as_of", as_of)
-        tokens, offsets = self._open.prompt(to_plain_id("user", user), to_plain_ids("items", items)[1], *to_recent(recent), time)
+        ids = to_plain_ids("items", items)[1]
+        tokens, offsets = self._open.prompt(to_plain_id("user", user), ids, *to_recent(recent), time, to_context(context))
         parts = np.split(np.array(tokens, np.int32), offsets[1:-1])
         return parts[0], parts[1:]
 

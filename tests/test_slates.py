@@ -37,7 +37,8 @@ def test_every_pair_once_in_order_and_nothing_later_visible(catalog: Catalog) ->
 
 
 def test_same_time_across_two_slates_is_not_visible(catalog: Catalog) -> None:
-    split = Split(np.zeros(4, int), np.arange(4), np.array([5, 7, 7, 7]), np.array([True, False, True, False]))
+    liked, contexts = np.array([True, False, True, False]), np.zeros((4, 0), np.int32)
+    split = Split(np.zeros(4, int), np.arange(4), np.array([5, 7, 7, 7]), liked, contexts)
     assert [s.as_of for s in cut(with_split(catalog, split), "test", 2)] == [5, 7]
 
 
@@ -49,7 +50,7 @@ def test_size_below_one(catalog: Catalog, size: int) -> None:
 
 def test_empty_split(catalog: Catalog) -> None:
     nothing = np.zeros(0, int)
-    empty = with_split(catalog, Split(nothing, nothing, nothing, nothing.astype(bool)))
+    empty = with_split(catalog, Split(nothing, nothing, nothing, nothing.astype(bool), np.zeros((0, 0), np.int32)))
     with pytest.raises(InputError, match="catalog: the test split is empty"):
         cut(empty, "test", 5)
 

@@ -21,6 +21,7 @@ from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.interactions import in_unit, unit_of_times
 from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.options import Columns, IndexOptions
+from rexit.exporter.prompt.template import CONTEXT
 
 HELD_OUT = 10
 """Of the users with new interactions, one in this many is held out for validation, and one for test."""
@@ -131,7 +132,7 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
 
     Args:
         old: the catalog to update.
-        frame: new interactions, `user`, `item`, `time`, `liked`, without repeats.
+        frame: new interactions, `user`, `item`, `time`, `liked` and contexts, without repeats.
         entities: the updated catalog's `user` and `item`.
         options: how the catalog was made.
         path: the interactions file, for messages.
@@ -140,6 +141,7 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
         InputError: a user has too few unmet items to sample negatives from.
     """
     users, items = entities["user"], entities["item"]
+    contexts = [CONTEXT + name for name in old.contexts.names]
     histories = old.user_table
     owner = np.repeat(np.arange(len(old.users)), np.diff(histories["history_offsets"]))
     known = pl.DataFrame(
@@ -155,15 +157,15 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
     after = 0 if options.order == "time" else int(histories["history_times"].max()) + 1
     fresh = frame.with_columns(
         user=pl.Series(users.rows), item=pl.Series(items.rows), time=pl.col("time") + after, new=pl.lit(True)
-    ).select(known.columns)
+    ).select(*known.columns, *contexts)
     fresh = fresh.join(
         known, on=["user", "item"] if options.repeats == "first" else list(_ORDER), how="anti", maintain_order="left"
     )
-    merged = pl.concat([known, fresh]).sort(*_ORDER, maintain_order=True)
+    merged = pl.concat([known, fresh], how="diagonal").sort(*_ORDER, maintain_order=True)
     assigned = merged.join(_splits(fresh["user"].unique().sort()), on="user", how="left", maintain_order="left")
     if options.implicit:
         assigned = with_negatives(assigned, len(items.ids), options.implicit_negatives, options.seed, path)
-    parts = [assigned.filter("new").select(*_ORDER, "liked", "split")]
+    parts = [assigned.filter("new").select(*_ORDER, "liked", "split", *contexts)]
     for name in SPLITS:
         part = old.split(name)
         columns = {
@@ -171,8 +173,10 @@ def merge(old: Catalog, frame: pl.DataFrame, entities: Mapping[str, Entities], o
             "time": part.times,
             "item": items.old_rows[part.items],
             "liked": part.liked,
+            **dict(zip(contexts, part.contexts.T, strict=True)),
         }
-        parts.append(pl.DataFrame(columns).with_columns(split=pl.lit(name)))
+        frame = pl.DataFrame(columns).with_columns(split=pl.lit(name))
+        parts.append(frame.select(parts[0].columns))
     return MergedData(merged, pl.concat(parts).sort(*_ORDER, maintain_order=True))
 
 

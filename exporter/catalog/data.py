@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from rexit.bundle.context import Context
+from rexit.exporter.catalog.contexts import known_contexts, with_context_numbers
 from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.interactions import in_unit, read_interactions, unit_of_times, without_repeats
 from rexit.exporter.catalog.negatives import with_negatives
@@ -18,6 +20,7 @@ from rexit.exporter.catalog.parts import by_range
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.catalog.unrated import with_unrated
 from rexit.exporter.options import IndexOptions
+from rexit.exporter.prompt.template import ContextRule
 from rexit.times import Timeline
 
 
@@ -25,7 +28,8 @@ from rexit.times import Timeline
 class Data:
     """Interactions, users and items.
 
-    interactions: `user` and `item` (rows, int32), `time`, `liked`, `split`, sorted by (user, time, item).
+    interactions: `user` and `item` (rows, int32), `time`, `liked`, `split`, and `context.NAME` (numbers of values) for each of
+        `contexts`, sorted by (user, time, item).
     samples: the interactions and the sampled negatives; what the splits hold.
     users, items: `id` and the columns of the files, ascending by id.
     split: how the splits were assigned, for catalog.json.
@@ -39,6 +43,7 @@ class Data:
     split: Mapping[str, Any]
     timeline: Timeline
     dropped: int
+    contexts: tuple[Context, ...]
 
     def edges(self, split: str, likes_only: bool = True) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """User rows and item rows of a split's interactions."""
@@ -49,10 +54,14 @@ class Data:
         return user, item
 
 
-def read_data(source: Path, items_path: Path, users_path: Path | None, options: IndexOptions) -> Data:
-    """Reads the files of interactions, items and, if there is one, users. Raises InputError."""
+def read_data(
+    source: Path, items_path: Path, users_path: Path | None, options: IndexOptions, rules: Sequence[ContextRule] = ()
+) -> Data:
+    """Reads the files of interactions, items and, if there is one, users. rules: the template's contexts. Raises InputError."""
     columns = options.columns
-    rows = read_interactions(source, options)
+    rows = read_interactions(source, options, contexts=rules)
+    contexts = known_contexts(rules, rows, source)
+    rows = with_context_numbers(rows, contexts, source)
     unit = unit_of_times(rows["time"]) if options.order == "time" else None
     rows = rows.with_columns(in_unit(rows["time"], unit, source))
     items = read_entities(items_path, columns.item, "--item-column")
@@ -82,4 +91,4 @@ def read_data(source: Path, items_path: Path, users_path: Path | None, options: 
         samples = with_negatives(interactions, len(items), options.implicit_negatives, options.seed, source)
     times = interactions["time"].to_numpy()
     timeline = Timeline(options.order, unit, int(times.min()), int(times.max()))
-    return Data(interactions, samples, entities["user"], entities["item"], split, timeline, dropped)
+    return Data(interactions, samples, entities["user"], entities["item"], split, timeline, dropped, contexts)

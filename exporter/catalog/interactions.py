@@ -8,7 +8,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,14 @@ from rexit.errors import InputError
 from rexit.exporter.catalog.entities import check_rows, id_values
 from rexit.exporter.catalog.source_tables import Needs, check_columns, read_table
 from rexit.exporter.options import IndexOptions
+from rexit.exporter.prompt.template import CONTEXT, ContextRule
 from rexit.times import EXPECTED, TICKS, microseconds, unit_of, whole_number
 
 _MOMENT = pl.Datetime("us")
 
 
-def interaction_columns(options: IndexOptions) -> Needs:
-    """The columns that the interactions file must have, each with the option that names it."""
+def interaction_columns(options: IndexOptions, contexts: Sequence[ContextRule] = ()) -> Needs:
+    """The columns that the interactions file must have, each with the option that names it, or with its placeholder."""
     columns = options.columns
     needs = {columns.user: "--user-column", columns.item: "--item-column"}
     if not options.implicit:
@@ -34,16 +35,21 @@ def interaction_columns(options: IndexOptions) -> Needs:
         needs[columns.time] = "--time-column; --order if there are no times"
     if columns.split is not None:
         needs[columns.split] = "--split-column"
+    for rule in contexts:
+        needs.setdefault(rule.column, f"{{{CONTEXT}{rule.name}}} of the template")
     return needs
 
 
-def read_interactions(path: Path, options: IndexOptions, complete: bool = True) -> pl.DataFrame:
+def read_interactions(
+    path: Path, options: IndexOptions, complete: bool = True, contexts: Sequence[ContextRule] = ()
+) -> pl.DataFrame:
     """Reads the interactions file.
 
     Args:
         path: CSV, TSV or Parquet.
         options: names of columns, what is a like, what orders interactions.
         complete: the file holds every interaction, so it must hold likes and others.
+        contexts: the template's; the result has a column `context.NAME` of raw cells for each.
 
     Returns:
         In the file's order: `user` and `item` (ids as written), `liked` bool, `time` (int64, or Datetime in UTC where the file
@@ -52,7 +58,7 @@ def read_interactions(path: Path, options: IndexOptions, complete: bool = True) 
     Raises:
         InputError: a column is missing, or the first row with a value that is not as expected.
     """
-    columns, needs = options.columns, interaction_columns(options)
+    columns, needs = options.columns, interaction_columns(options, contexts)
     check_columns({path: needs})
     frame = read_table(path, needs)
     values = {
@@ -63,6 +69,7 @@ def read_interactions(path: Path, options: IndexOptions, complete: bool = True) 
     }
     if columns.split is not None:
         values["split"] = _splits(frame[columns.split], path)
+    values |= {CONTEXT + rule.name: frame[rule.column] for rule in contexts}
     return pl.DataFrame(values)
 
 

@@ -25,7 +25,7 @@ def with_unrated(
     """Appends unrated items to the interactions.
 
     Args:
-        interactions: `user`, `item` (rows), `time`, `liked`.
+        interactions: `user`, `item` (rows), `time`, `liked`, and whatever else an unrated item has in common with its like.
         user_ids, item_ids: ids by row.
         per_like: unrated items per like.
         seed: of the sampling.
@@ -44,14 +44,16 @@ def with_unrated(
         user_text=user_ids.cast(pl.String)[interactions["user"]], item_text=item_ids.cast(pl.String)[interactions["item"]]
     ).sort("user_text", "time", "item_text", maintain_order=True)
     parts = [interactions.clear()]
-    for (user,), own in ordered.group_by("user", maintain_order=True):
-        times = own.filter("liked")["time"].to_numpy()
+    for _, own in ordered.group_by("user", maintain_order=True):
+        likes = own.filter("liked")
         keys = weights + random.gumbel(size=len(items))  # the items of the largest keys are a sample without replacement
         keys[places[own["item"].to_numpy()]] = -np.inf
-        count = min(per_like * len(times), int(np.isfinite(keys).sum()))
+        count = min(per_like * len(likes), int(np.isfinite(keys).sum()))
         chosen = items[random.permutation(np.argsort(-keys)[:count])]
-        added = {"user": [user] * count, "item": chosen, "time": np.resize(times, count), "liked": [False] * count}
-        parts.append(pl.DataFrame(added, schema_overrides=interactions.schema).select(interactions.columns))
+        added = likes[np.resize(np.arange(len(likes)), count)].with_columns(
+            item=pl.Series(chosen, dtype=interactions["item"].dtype), liked=pl.lit(False)
+        )
+        parts.append(added.select(interactions.columns))
     result = pl.concat(parts)
     if result.is_empty():
         raise InputError(f"{path}: every user rated every item, so --unrated has nothing to add")

@@ -42,21 +42,22 @@ def golden_slates(
     for done, slate in enumerate(slates, 1):
         prompt = prompt_of(slate)
         log_odds = model.reference(*_inputs(prompt, vectors, turn))
-        user, items, as_of = _rows(source, slate)
-        golden.append(GoldenSlate(user, items, as_of, prompt.prefix, prompt.candidates, log_odds, prompt.liked))
+        user, items, as_of, context = _rows(source, slate)
+        golden.append(GoldenSlate(user, items, as_of, prompt.prefix, prompt.candidates, log_odds, context, prompt.liked))
         if on_slate:
             on_slate(done)
     return golden
 
 
-def _rows(source: Source, slate: AnySlate) -> tuple[int | None, NDArray[np.int32], int | None]:
-    """User, items and time as in `GoldenSlate`."""
+def _rows(source: Source, slate: AnySlate) -> tuple[int | None, NDArray[np.int32], int | None, NDArray[np.int32]]:
+    """User, items, time and context as in `GoldenSlate`."""
     if isinstance(slate, TokenSlate):
-        return None, np.arange(len(slate.candidates), dtype=np.int32), None
+        return None, np.arange(len(slate.candidates), dtype=np.int32), None, np.zeros(0, np.int32)
     assert isinstance(source, Catalog) and slate.as_of is not None
     user = source.users.row(slate.user)
     assert user is not None  # cut from the catalog's own splits
-    return user, source.items.rows(slate.items).astype(np.int32), slate.as_of
+    context = source.contexts.numbers(slate.context)
+    return user, source.items.rows(slate.items).astype(np.int32), slate.as_of, context
 
 
 def _inputs(prompt: Prompt, vectors: Vectors | None, turn: Tensor | None) -> tuple[Tokens, list[Tokens], PassVectors | None]:

@@ -5,7 +5,7 @@ Training, export and tests use it. The runtime's C++ assembler must give the sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Catalog, Id
+from rexit.bundle.context import MISSING, Value
 from rexit.exporter.prompt.histories import Histories, Rows
 from rexit.exporter.prompt.program import Op, needs_target
 from rexit.exporter.prompt.retrieval import Graph, Snapshots
@@ -45,6 +46,7 @@ class _Request:
 
     part: as in `Prompt`. graph: the retriever, None if there is none yet.
     items, liked: the history, visible interactions before fresh ones. similar: user rows, nearest first.
+    context: numbers of the contexts' values.
     """
 
     part: int | None
@@ -53,6 +55,7 @@ class _Request:
     items: Rows
     liked: NDArray[np.bool_]
     similar: Rows
+    context: Sequence[int]
 
 
 class PromptBuilder:
@@ -83,9 +86,16 @@ class PromptBuilder:
         self._longest = max((op["limit"] for op in near), default=0)
         self._asks_for_similar = any(op["op"].startswith("similar_") for op in self._prefix + self._candidate)
         self._histories = Histories(catalog)
+        self._contexts = catalog.contexts
+        self._context_places = {name: n for n, name in enumerate(self._contexts.names)}
 
     def prompt(
-        self, user: Id | None, items: Sequence[Id], as_of: int | None = None, recent: Sequence[tuple[Id, bool]] = ()
+        self,
+        user: Id | None,
+        items: Sequence[Id],
+        as_of: int | None = None,
+        recent: Sequence[tuple[Id, bool]] = (),
+        context: Mapping[str, Value] | None = None,
     ) -> Prompt:
         """Assembles a slate's prompts, by ids.
 
@@ -94,22 +104,34 @@ class PromptBuilder:
             items: ids of the candidates.
             as_of: use interactions before this time; None: all.
             recent: fresh interactions (item, liked), oldest first.
+            context: the request's context, values by name.
 
         Raises:
-            InputError: an item is not in the catalog.
+            InputError: an item is not in the catalog, or a context is not what the template says.
         """
         ids = self._catalog.items
         fresh = ids.rows([item for item, _ in recent])
         row = None if user is None else self._catalog.users.row(user)
         return self.prompt_rows(
-            row, ids.rows(items), as_of, [(int(i), liked) for i, (_, liked) in zip(fresh, recent, strict=True)]
+            row,
+            ids.rows(items),
+            as_of,
+            [(int(i), liked) for i, (_, liked) in zip(fresh, recent, strict=True)],
+            self._contexts.numbers(context).tolist(),
         )
 
     def prompt_rows(
-        self, user: int | None, items: Rows | Sequence[int], as_of: int | None = None, recent: Sequence[tuple[int, bool]] = ()
+        self,
+        user: int | None,
+        items: Rows | Sequence[int],
+        as_of: int | None = None,
+        recent: Sequence[tuple[int, bool]] = (),
+        context: Sequence[int] | None = None,
     ) -> Prompt:
-        """Assembles a slate's prompts, by rows, for instance those of `Catalog.split`. user: None: not in the catalog."""
-        request = self._request(user, as_of, recent)
+        """Assembles a slate's prompts, by rows, for instance those of `Catalog.split`. user: None: not in the catalog. context:
+        numbers of the contexts' values; None: the request has none."""
+        context = self._contexts.numbers(None).tolist() if context is None else context
+        request = self._request(user, as_of, recent, context)
         targets = np.asarray(items, np.int64)
         prefix = [piece for op in self._prefix for piece in self._shared(op, user, request)]
         nearest = self._nearest(request, targets)
@@ -117,13 +139,26 @@ class PromptBuilder:
         candidates = [self._encode([p for part in parts for p in part[n]]) for n in range(len(targets))]
         return Prompt(self._encode(prefix), candidates, request.items[request.liked], request.part)
 
-    def prefix(self, user: Id | None, as_of: int | None = None, recent: Sequence[tuple[Id, bool]] = ()) -> Tokens:
+    def prefix(
+        self,
+        user: Id | None,
+        as_of: int | None = None,
+        recent: Sequence[tuple[Id, bool]] = (),
+        context: Mapping[str, Value] | None = None,
+    ) -> Tokens:
         """The prefix of a user's prompts, int32 [P]."""
-        return self.prompt(user, [], as_of, recent).prefix
+        return self.prompt(user, [], as_of, recent, context).prefix
 
-    def candidate(self, user: Id | None, item: Id, as_of: int | None = None, recent: Sequence[tuple[Id, bool]] = ()) -> Tokens:
+    def candidate(
+        self,
+        user: Id | None,
+        item: Id,
+        as_of: int | None = None,
+        recent: Sequence[tuple[Id, bool]] = (),
+        context: Mapping[str, Value] | None = None,
+    ) -> Tokens:
         """One item's part of the prompt, int32 [T]."""
-        return self.prompt(user, [item], as_of, recent).candidates[0]
+        return self.prompt(user, [item], as_of, recent, context).candidates[0]
 
     def _encode(self, pieces: list[int]) -> Tokens:
         offsets, tokens = self._offsets, self._tokens
@@ -141,13 +176,15 @@ class PromptBuilder:
         begin = self._vector_begins[table] + item * count
         return [~vector for vector in range(begin, begin + count)]
 
-    def _request(self, user: int | None, as_of: int | None, recent: Sequence[tuple[int, bool]]) -> _Request:
+    def _request(
+        self, user: int | None, as_of: int | None, recent: Sequence[tuple[int, bool]], context: Sequence[int] = ()
+    ) -> _Request:
         visible = slice(0, 0) if user is None else self._histories.visible(user, as_of)
         items = np.concatenate([self._users["history_items"][visible], np.array([i for i, _ in recent], np.int64)])
         liked = np.concatenate([self._users["history_liked"][visible] > 0, np.array([bool(v) for _, v in recent], np.bool_)])
         part, graph = self._graph_of(user, as_of)
         similar = self._similar(graph, user, items[liked], whole=as_of is None and not recent)
-        return _Request(part, graph, as_of, items, liked, similar)
+        return _Request(part, graph, as_of, items, liked, similar, context)
 
     def _graph_of(self, user: int | None, as_of: int | None) -> tuple[int | None, Graph | None]:
         if self._snapshots is None:
@@ -188,6 +225,9 @@ class PromptBuilder:
             case "user_vector":
                 assert self._ids is not None
                 return [~self._ids.user_id]
+            case "context":
+                number = request.context[self._context_places[op["name"]]]
+                return [op["missing"] if number == MISSING else op["values"][number]]
         raise ValueError(f"prompt op {op['op']!r} is not one of docs/format.md")
 
     def _by_target(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from rexit.bundle.context import Context
 from rexit.errors import InputError
 from rexit.exporter.catalog.encoded import Encoded
 from rexit.exporter.catalog.encoded import rows as encoded_rows
@@ -57,13 +58,19 @@ class Compiled:
 
 
 def compile_template(
-    language: Language, users: pl.DataFrame, items: pl.DataFrame, progress: Progress = silent, workers: Workers = LOCAL
+    language: Language,
+    users: pl.DataFrame,
+    items: pl.DataFrame,
+    contexts: Sequence[Context] = (),
+    progress: Progress = silent,
+    workers: Workers = LOCAL,
 ) -> Compiled:
     """Compiles a template for the data.
 
     Args:
         language: template and tokenizer.
         users, items: `id` and the files' columns, in the catalog's rows.
+        contexts: those of the template, with their values.
         progress: called with "tokens", the texts tokenized and their number.
         workers: who tokenizes.
 
@@ -74,7 +81,7 @@ def compile_template(
     columns = [(f"{what}.{column.name}", column) for what, frame in entities.items() for column in frame.iter_columns()]
     vectors = [name for name, column in columns if holds_vectors(column) and name not in RESERVED]
     texts = {what: [name for name in frame.columns[1:] if f"{what}.{name}" not in vectors] for what, frame in entities.items()}
-    program = compile_program(template, texts["user"], texts["item"], pieces, vectors)
+    program = compile_program(template, texts["user"], texts["item"], pieces, vectors, contexts)
     encoded = {name: encoded_rows(items[name], items["id"]) for name in program.vectors if f"item.{name}" in vectors}
     fields = _fields(program, entities, template, pieces)
     offsets, tokens = pieces.encode(language.tokenizer, progress, workers)
@@ -83,6 +90,8 @@ def compile_template(
     if program.vectors:
         dims = {name: {"dim": table.shape[1]} for name, table in encoded.items()}
         prompt["vectors"] = [{"name": name, "count": vector_count(name), **dims.get(name, {})} for name in program.vectors]
+    if contexts:
+        prompt["context"] = [context.to_json() for context in contexts]
     return Compiled(prompt, {"offsets": offsets, "tokens": tokens}, fields, encoded)
 
 

@@ -33,7 +33,7 @@ def _measure(catalog: Catalog) -> tuple[list[int], list[int]]:
     random, builder = np.random.default_rng(0), PromptBuilder(catalog)
     users = np.flatnonzero(np.diff(catalog.user_table["history_offsets"]))
     slates = [
-        builder.prompt_rows(int(user), random.integers(len(catalog.items), size=ITEMS))
+        builder.prompt_rows(int(user), random.integers(len(catalog.items), size=ITEMS), context=[0] * len(catalog.contexts))
         for user in random.permutation(users)[:USERS]
     ]
     return [len(slate.prefix) for slate in slates], [len(candidate) for slate in slates for candidate in slate.candidates]

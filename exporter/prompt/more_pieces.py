@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rexit.bundle import Catalog
+from rexit.bundle.context import Context
 from rexit.bundle.program import first_difference
 from rexit.errors import InputError
 from rexit.exporter.catalog.entities import column_of
@@ -46,9 +47,15 @@ class MorePieces:
         pieces = Pieces()
         of_users, of_items = (sorted({name.removeprefix(" ") for name in additions._names(what)}) for what in ("user", "item"))
         vectors = [f"item.{name}" for name in (catalog.vector_ids.dims if catalog.vector_ids else ())]
-        program = compile_program(language.template, of_users, of_items, pieces, vectors)
+        before = {context.name: context.values for context in catalog.contexts.entries}
+        contexts = [
+            Context(rule.name, rule.values or (() if rule.edges else before.get(rule.name, ())), rule.edges, rule.unknown)
+            for rule in language.template.contexts
+        ]
+        program = compile_program(language.template, of_users, of_items, pieces, vectors, contexts)
         table: Tensors = dict(zip(("offsets", "tokens"), pieces.encode(language.tokenizer), strict=True))
         compiled = {"prefix": program.prefix, "candidate": program.candidate}
+        compiled["context"] = [context.to_json() for context in contexts]
         if difference := first_difference(compiled, table, catalog.info["prompt"], catalog.piece_table):
             raise InputError(f"{language.template.path}: is another template than that of {catalog.path}: {difference}")
         starts, tokens = catalog.piece_table["offsets"].tolist(), catalog.piece_table["tokens"]

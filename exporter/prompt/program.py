@@ -9,10 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rexit.bundle.context import Context
 from rexit.bundle.vectors import GCN, NOBODY, USER
 from rexit.errors import InputError
 from rexit.exporter.prompt.pieces import Pieces
-from rexit.exporter.prompt.template import EMBEDDINGS, LISTS, RATES, RESERVED, SHARES, Nodes, Placeholder, Template, written
+from rexit.exporter.prompt.template import (
+    CONTEXT,
+    EMBEDDINGS,
+    LISTS,
+    RATES,
+    RESERVED,
+    SHARES,
+    Nodes,
+    Placeholder,
+    Template,
+    written,
+)
 
 TARGETS = ("item_field", "item_vector", "item_like_rate", "item_count", "similar_verdict", *SHARES)
 
@@ -47,6 +59,7 @@ def compile_program(
     item_columns: Sequence[str],
     pieces: Pieces,
     vectors: Collection[str] = (),
+    contexts: Sequence[Context] = (),
 ) -> Program:
     """Compiles a template.
 
@@ -55,12 +68,13 @@ def compile_program(
         user_columns, item_columns: names of the text columns.
         pieces: collects the template's texts.
         vectors: the columns that hold vectors, as `item.NAME` and `user.NAME`.
+        contexts: those of the template, with their values.
 
     Raises:
         InputError: a placeholder is unknown or does not fit its column, a limit names no text, or the target item is missing.
     """
     program = Program()
-    compiler = _Compiler(template, user_columns, item_columns, pieces, program, vectors)
+    compiler = _Compiler(template, user_columns, item_columns, pieces, program, vectors, contexts)
     ops = compiler.ops(template.prompt, "prompt")
     if template.bos is not None:
         ops.insert(0, {"op": "piece", "piece": pieces.literal(template.bos)})
@@ -86,6 +100,7 @@ class _Compiler:
     pieces: Pieces
     program: Program
     vectors: Collection[str]
+    contexts: Sequence[Context]
 
     def ops(self, nodes: Nodes, where: str) -> list[Op]:
         # The parser gives the space before a placeholder to it. Before a column of vectors it belongs to the text.
@@ -127,6 +142,8 @@ class _Compiler:
             return op if column == "count" else {**op, "missing": self._missing(node)}
         if not inside and node.name in LISTS:
             return self._list(node)
+        if not inside and node.name.startswith(CONTEXT):
+            return self._context(node)
         if not inside and node.name in SHARES:
             bins = [self.pieces.literal(space + text) for text in rate_texts(self.template.bins["like_rate"])]
             return {"op": node.name, "limit": node.limit, "bins": bins, "missing": self._missing(node)}
@@ -158,6 +175,15 @@ class _Compiler:
         op: Op = {"op": kind, "limit": node.limit, "entry": entry, "empty": self._word("empty")}
         return {**op, "order": order} if order else op
 
+    def _context(self, node: Placeholder) -> Op:
+        names = [rule.name for rule in self.template.contexts]
+        at = names.index(node.name.removeprefix(CONTEXT))
+        context, words = self.contexts[at], self.template.contexts[at].words
+        texts = words or context.values or [str(edge) for edge in context.edges[:-1]]
+        values = [self.pieces.literal(written(text, node.spaced)) for text in texts]
+        op: Op = {"op": "context", "name": context.name, "values": values}
+        return op if context.unknown == "refuse" else {**op, "missing": self._missing(node)}
+
     def _word(self, name: str) -> int:
         return self.pieces.literal(self.template.words[name])
 
@@ -169,7 +195,7 @@ class _Compiler:
         known += [name for name in self.vectors if name.startswith("item.")]
         if where == "prompt":
             users = [f"user.{c}" for c in self.user_columns if f"user.{c}" not in RESERVED]
-            known = [*users, *known, *RATES, *LISTS, *SHARES, *EMBEDDINGS]
+            known = [*users, *known, *RATES, *LISTS, *SHARES, *EMBEDDINGS, f"{CONTEXT}NAME"]
         else:
             known = [*known, "item.gcn", "verdict"]
         return InputError(f"{self.template.path}: {where}: unknown placeholder {node}, known are: {', '.join(known)}")
@@ -206,6 +232,8 @@ def placeholder(op: Op) -> str | None:
             return "{verdict}"
         case "item_vector":
             return f"{{item.{op['table']}}}"
+        case "context":
+            return f"{{{CONTEXT}{op['name']}}}"
         case "user_vector":
             return "{user.gcn}"
     return f"{{{kind[:4]}.{kind[5:]}}}"
@@ -238,7 +266,8 @@ def _bounds(op: Op, lengths: Lengths, fields: Fields) -> tuple[int, int]:
     if kind == "similar_verdict":
         words = [int(lengths[op[key]]) for key in ("yes", "no", "unseen")]
         return min(words), op["limit"] * max(words)
-    pieces = [op[key] for key in ("piece", "missing", "yes", "no") if key in op] + op.get("bins", [])
+    pieces = [op[key] for key in ("piece", "missing", "yes", "no") if key in op]
+    pieces += op.get("bins", []) + op.get("values", [])
     if kind in ("user_field", "item_field"):
         pieces = [*np.unique(fields[f"{kind[:4]}.{op['field']}"]), *pieces]
     return int(min(lengths[p] for p in pieces)), int(max(lengths[p] for p in pieces))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import string
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rexit.bundle.context import MOST_VALUES, UNKNOWN
 from rexit.bundle.vectors import MOST
 from rexit.errors import InputError
 
@@ -45,6 +47,26 @@ class Placeholder:
 
 Nodes = tuple[str | Placeholder, ...]
 
+CONTEXT = "context."
+"""Begins the placeholder of a context, and the name of its column in a catalog's splits."""
+
+
+@dataclass(frozen=True)
+class ContextRule:
+    """A section `[context.NAME]`: what a context may be.
+
+    column: of the interactions. values: as written; empty: those of the column, or bins. edges: of bins; empty: it has values.
+    words: how values or bins are written in prompts; empty: a value as it is, a bin by its lower edge.
+    unknown: one of `rexit.bundle.context.UNKNOWN`.
+    """
+
+    name: str
+    column: str
+    values: tuple[str, ...] = ()
+    edges: tuple[float, ...] = ()
+    words: tuple[str, ...] = ()
+    unknown: str = UNKNOWN[0]
+
 
 def written(text: str, spaced: bool) -> str:
     """A placeholder's text, with exactly one leading space if it is spaced."""
@@ -56,6 +78,7 @@ class Template:
     """A parsed template. `program` checks placeholders against the columns.
 
     entries: the text of an entry, by kind of list (ENTRIES). limits: most tokens of a cell, by `user.COLUMN` and `item.COLUMN`.
+    contexts: the contexts that the prompt places, in its order.
     """
 
     path: Path
@@ -66,6 +89,7 @@ class Template:
     words: Mapping[str, str] = field(default_factory=lambda: WORDS)
     bins: Mapping[str, int] = field(default_factory=lambda: BINS)
     limits: Mapping[str, int] = field(default_factory=dict)
+    contexts: Sequence[ContextRule] = ()
     bos: str | None = None
 
     def columns(self, what: str) -> dict[str, str]:
@@ -87,7 +111,7 @@ def read_template(path: Path) -> Template:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
     except ValueError as exc:  # not TOML, not UTF-8
         raise InputError(f"{path}: not a TOML file: {exc}") from exc
-    _known_keys(path, "", value, ("prompt", "entry", "entries", "bos", "labels", "words", "bins", "limits"))
+    _known_keys(path, "", value, ("prompt", "entry", "entries", "bos", "labels", "words", "bins", "limits", "context"))
     prompt = _text(path, "prompt", value.get("prompt"))
     entry = _text(path, "entry", value.get("entry", " {item.title}{verdict};"))
     labels, words, bins, entries = (_section(path, value, name) for name in ("labels", "words", "bins", "entries"))
@@ -101,15 +125,17 @@ def read_template(path: Path) -> Template:
         name: (f"entries.{key}", entries[key]) if key in entries else ("entry", entry) for name, key in ENTRIES.items()
     }
     bos = value.get("bos")
+    nodes = parse(path, "prompt", prompt)
     return Template(
         path,
         prompt,
-        parse(path, "prompt", prompt),
+        nodes,
         {name: parse(path, where, _text(path, where, text)) for name, (where, text) in entry_texts.items()},
         {name: _text(path, f"labels.{name}", labels.get(name)) for name in ("yes", "no")},
         {name: _text(path, f"words.{name}", words.get(name, text), empty=True) for name, text in WORDS.items()},
         {**BINS, **bins},
         _limits(path, value),
+        _contexts(path, value, nodes),
         None if bos is None else _text(path, "bos", bos),
     )
 
@@ -176,6 +202,55 @@ def _limits(path: Path, value: Mapping[str, Any]) -> dict[str, int]:
     for name, n in limits.items():
         _whole_number(path, f"limits.{name}", n)
     return limits
+
+
+def _contexts(path: Path, value: Mapping[str, Any], nodes: Nodes) -> tuple[ContextRule, ...]:
+    """The rules of the contexts that a prompt places; a section may be left out."""
+    sections = _section(path, value, "context")
+    placeholders = (node.name for node in nodes if isinstance(node, Placeholder) and node.name.startswith(CONTEXT))
+    names = [name.removeprefix(CONTEXT) for name in dict.fromkeys(placeholders)]
+    if "" in names:
+        raise InputError(f"{path}: prompt: {{{CONTEXT}}}: expected a name, as in {{{CONTEXT}device}}")
+    for name in sections:
+        if name not in names:
+            raise InputError(f"{path}: context.{name}: the prompt places no {{context.{name}}}")
+    return tuple(_context(path, name, _section(path, sections, name, "context.")) for name in names)
+
+
+def _context(path: Path, name: str, section: Mapping[str, Any]) -> ContextRule:
+    where = f"context.{name}"
+    _known_keys(path, f"{where}.", section, ("column", "values", "bins", "words", "unknown"))
+    values, edges, words = (_listed(path, f"{where}.{key}", section.get(key)) for key in ("values", "bins", "words"))
+    if values and edges:
+        raise InputError(f"{path}: {where} has values and bins, expected one of them")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, str | int) or value == "" or str(value) != str(value).strip():
+            raise InputError(f"{path}: {where}.values has {value!r}, expected texts without outer spaces, or whole numbers")
+    if len(texts := [str(value) for value in values]) != len(set(texts)):
+        double = next(text for text in texts if texts.count(text) > 1)
+        raise InputError(f"{path}: {where}.values has {double!r} twice")
+    for edge in edges:
+        if isinstance(edge, bool) or not isinstance(edge, int | float) or not math.isfinite(edge):
+            raise InputError(f"{path}: {where}.bins has {edge!r}, expected finite numbers")
+    if edges and (len(edges) < 2 or list(edges) != sorted(set(edges))):
+        raise InputError(f"{path}: {where}.bins is {list(edges)}, expected at least two edges, ascending")
+    if words and len(words) != (count := len(values) or len(edges) - 1):
+        of = f"{count} {'values' if values else 'bins'}" if values or edges else "no values and no bins"
+        raise InputError(f"{path}: {where}.words has {len(words)} words for {of}")
+    unknown = section.get("unknown", UNKNOWN[0])
+    if unknown not in UNKNOWN:
+        raise InputError(f"{path}: {where}.unknown is {unknown!r}, expected {' or '.join(map(repr, UNKNOWN))}")
+    column = _text(path, f"{where}.column", section.get("column", name))
+    checked = tuple(_text(path, f"{where}.words", word) for word in words)
+    return ContextRule(name, column, tuple(texts), tuple(edges), checked, unknown)
+
+
+def _listed(path: Path, key: str, value: object) -> Sequence[Any]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not 1 <= len(value) <= MOST_VALUES:
+        raise InputError(f"{path}: {key} is {str(value)[:60]}, expected a list of 1 to {MOST_VALUES}")
+    return value
 
 
 def _whole_number(path: Path, key: str, value: object) -> None:

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "rexit/rexit.hpp"
 
@@ -18,6 +19,7 @@ struct Common {
 
 struct ScoreOptions : Common {
   std::string user, items, recent;
+  std::vector<std::string> context;  // NAME=VALUE
   std::optional<std::int64_t> as_of;
   std::optional<double> deadline_ms;
   std::optional<std::uint32_t> force_exit;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -64,7 +65,25 @@ class Tensors {
   json header_;
 };
 
-std::vector<GoldenSlate> read_slates(const std::string& path, std::size_t exits) {
+// The values behind the numbers of a slate's contexts, in the order of catalog.json. A number below 0 has none.
+std::vector<std::pair<std::string, ContextValue>> context_of(const json& contexts, const std::int32_t* numbers) {
+  std::vector<std::pair<std::string, ContextValue>> values;
+  for (std::size_t i = 0; i < contexts.size(); ++i) {
+    const json& context = contexts[i];
+    if (numbers[i] < 0) continue;
+    const auto number = static_cast<std::size_t>(numbers[i]);
+    if (context.contains("values"))
+      values.emplace_back(context.at("name").get<std::string>(), context["values"].at(number).get<std::string>());
+    else
+      values.emplace_back(context.at("name").get<std::string>(), context.at("bins").at(number).get<double>());
+  }
+  return values;
+}
+
+// Returns the prompt program's contexts, an array.
+using ReadContexts = std::function<json()>;
+
+std::vector<GoldenSlate> read_slates(const std::string& path, std::size_t exits, const ReadContexts& read_contexts) {
   const Tensors file(path);
   const bool has_catalog = file.has("user");
   std::vector<std::int32_t> users, items;
@@ -88,13 +107,17 @@ std::vector<GoldenSlate> read_slates(const std::string& path, std::size_t exits)
   const auto slates = file.offsets("slate_offsets", users.size(), items.size());
   const auto prefixes = file.offsets("prefix_offsets", users.size(), prefix.size());
   const auto candidates = file.offsets("candidate_offsets", items.size(), candidate.size());
-  Tensors::require(as_of.size() == users.size() && log_odds.size() == items.size() * exits);
+  const json contexts = has_catalog ? read_contexts() : json::array();
+  const auto context = contexts.empty() ? std::vector<std::int32_t>{} : file.array<std::int32_t>("context", "I32");
+  Tensors::require(as_of.size() == users.size() && log_odds.size() == items.size() * exits &&
+                   context.size() == users.size() * contexts.size());
 
   std::vector<GoldenSlate> golden_slates;
   for (std::size_t g = 0; g < users.size(); ++g) {
     const auto first = slates[g], last = slates[g + 1];
-    GoldenSlate slate{users[g], {items.begin() + first, items.begin() + last}, as_of[g], {}, {0}, {}};
+    GoldenSlate slate{users[g], {items.begin() + first, items.begin() + last}, as_of[g], {}, {}, {0}, {}};
     if (!has_catalog) std::iota(slate.items.begin(), slate.items.end(), 0);
+    if (!contexts.empty()) slate.context = context_of(contexts, context.data() + g * contexts.size());
     slate.tokens.assign(prefix.begin() + prefixes[g], prefix.begin() + prefixes[g + 1]);
     slate.offsets.push_back(slate.tokens.size());
     for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(last); ++i) {
@@ -117,9 +140,14 @@ Golden read_golden(const std::string& bundle, const std::string& variant, std::s
     const auto tolerance = json::parse(read_file(path)).at("parity").at("tolerance").get<float>();
     path = bundle + "/manifest.json";
     const json refreshed = json::parse(read_file(path)).value("catalog", json());
+    const std::string catalog = bundle + "/" + (refreshed.is_null() ? "catalog" : refreshed.at("folder").get<std::string>());
     path = refreshed.is_null() ? folder + "/golden.safetensors"
                                : bundle + "/" + refreshed.at("folder").get<std::string>() + "/golden/" + variant + ".safetensors";
-    return {tolerance, read_slates(path, exits)};
+    const auto read_contexts = [&catalog] {
+      const json prompt = json::parse(read_file(catalog + "/catalog.json")).at("prompt");
+      return prompt.contains("context") ? prompt["context"] : json::array();
+    };
+    return {tolerance, read_slates(path, exits, read_contexts)};
   } catch (const Failure&) {
     throw;
   } catch (const std::exception& error) {

@@ -3,7 +3,10 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "rexit/rexit.hpp"
 
 namespace rexit::program {
 
@@ -12,6 +15,7 @@ struct GoldenSlate {
   std::int32_t user;  // a row of the catalog, as the items are
   std::vector<std::int32_t> items;
   std::int64_t as_of;
+  std::vector<std::pair<std::string, ContextValue>> context;
   std::vector<std::int32_t> tokens;  // of the prefix, then of the candidates
   std::vector<std::size_t> offsets;  // 0, end of the prefix, end of candidate 0, …
   std::vector<float> log_odds;       // [items, exits]

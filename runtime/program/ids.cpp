@@ -88,4 +88,27 @@ void add_recent(Request& request, const Recent& recent) {
   request.recent(std::move(items), std::move(liked));
 }
 
+void add_context(Request& request, const std::string& text) {
+  const std::size_t equals = text.find('=');
+  if (equals == text.npos || equals == 0) throw Failure("context '" + text + "', expected NAME=VALUE, as in device=tv");
+  request.context(text.substr(0, equals), text.substr(equals + 1));
+}
+
+void add_context(Request& request, const nlohmann::json& value) {
+  if (!value.is_object()) throw Failure(std::string("context is ") + value.type_name() + ", expected an object");
+  for (const auto& [name, entry] : value.items()) {
+    const bool has_nul = name.find('\0') != name.npos || (entry.is_string() && entry.get<std::string>().find('\0') != name.npos);
+    if (has_nul) throw Failure("context has a NUL character, expected none");
+    if (entry.is_string()) {
+      request.context(name, entry.get<std::string>());
+    } else if (entry.is_number_integer()) {
+      request.context(name, entry.dump());  // exact, where a double is not
+    } else if (entry.is_number()) {
+      request.context(name, entry.get<double>());
+    } else {
+      throw Failure("context '" + name + "' is " + entry.type_name() + ", expected a string or a number");
+    }
+  }
+}
+
 }  // namespace rexit::program

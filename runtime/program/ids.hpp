@@ -1,4 +1,4 @@
-// Ids as text and as JSON.
+// Ids and contexts as text and as JSON.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -26,5 +26,10 @@ nlohmann::ordered_json to_json(const Id& id);
 std::string quote_id(const Id& id);
 
 void add_recent(Request& request, const Recent& recent);
+
+// Adds what `NAME=VALUE` says to a request's context. Throws Failure for another form.
+void add_context(Request& request, const std::string& text);
+// Adds an object of strings and numbers, by name. Throws Failure for other values.
+void add_context(Request& request, const nlohmann::json& value);
 
 }  // namespace rexit::program

@@ -72,7 +72,8 @@ std::vector<Check> check_golden_samples(const Bundle& bundle, const std::string&
       const Id user = bundle.id(REXIT_USERS, static_cast<std::size_t>(slate.user));
       for (const std::int32_t row : slate.items) items.push_back(bundle.id(REXIT_ITEMS, static_cast<std::size_t>(row)));
       where += ", user " + quote_id(user);
-      const auto request = Request(user).items(items).as_of(slate.as_of);
+      auto request = Request(user).items(items).as_of(slate.as_of);
+      for (const auto& [context, value] : slate.context) request.context(context, value);
       for (std::string& line : differences(where, items, session.prompt(request), slate)) prompts.push_back(std::move(line));
       log_odds = session.trace(request).log_odds;
     } else {

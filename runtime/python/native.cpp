@@ -21,6 +21,7 @@ using namespace nb::literals;
 namespace {
 
 using Ids = std::vector<rexit::Id>;
+using Context = std::vector<std::pair<std::string, rexit::ContextValue>>;
 using TopK = std::tuple<std::size_t, bool, std::vector<float>, std::vector<float>>;  // k, ordered, rise, fall
 // upper, lower, patience, quorum, top_k
 using Rules = std::tuple<std::vector<float>, std::vector<float>, std::size_t, float, std::optional<TopK>>;
@@ -56,10 +57,11 @@ StatsRow row(const rexit_stats& stats, const std::vector<rexit_segment_stats>& s
 }
 
 rexit::Request make_request(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked,
-                            std::optional<std::int64_t> as_of) {
+                            std::optional<std::int64_t> as_of, Context context) {
   rexit::Request request(std::move(user));
   request.items(std::move(items)).recent(std::move(recent), std::move(liked));
   if (as_of) request.as_of(*as_of);
+  for (auto& [name, value] : context) request.context(std::move(name), std::move(value));
   return request;
 }
 
@@ -144,10 +146,11 @@ class Session {
   }
 
   ScoreRow score(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
-                 std::size_t top_k, std::int64_t deadline_us, std::optional<std::uint32_t> force_exit,
+                 Context context, std::size_t top_k, std::int64_t deadline_us, std::optional<std::uint32_t> force_exit,
                  std::optional<Rules> policy) {
-    return score_request(make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of), top_k, deadline_us,
-                 force_exit, std::move(policy));
+    return score_request(
+        make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of, std::move(context)), top_k,
+        deadline_us, force_exit, std::move(policy));
   }
 
   ScoreRow score_tokens(const Tokens& prefix, const Tokens& candidates, const Counts& counts, std::size_t top_k,
@@ -155,8 +158,10 @@ class Session {
     return score_request(make_token_request(prefix, candidates, counts), top_k, deadline_us, force_exit, std::move(policy));
   }
 
-  TraceRow trace(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of) {
-    return trace_request(make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of));
+  TraceRow trace(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
+                 Context context) {
+    return trace_request(
+        make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of, std::move(context)));
   }
 
   TraceRow trace_tokens(const Tokens& prefix, const Tokens& candidates, const Counts& counts) {
@@ -210,9 +215,11 @@ class Session {
     return {to_numpy<float, nb::ndim<2>>(std::move(result.log_odds), {count, exits}), row(result.stats, segments)};
   }
 
-  auto prompt(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of) {
+  auto prompt(rexit::Id user, Ids items, Ids recent, std::vector<std::uint8_t> liked, std::optional<std::int64_t> as_of,
+              Context context) {
     const nb::gil_scoped_release no_gil;
-    const rexit::Request request = make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of);
+    const rexit::Request request =
+        make_request(std::move(user), std::move(items), std::move(recent), std::move(liked), as_of, std::move(context));
     const std::lock_guard<std::mutex> lock(mutex_);
     rexit::Prompt prompt = session_.prompt(request);
     return std::make_pair(std::move(prompt.tokens), std::move(prompt.offsets));
@@ -337,15 +344,15 @@ NB_MODULE(_native, module) {
       .def("exits", &Session::exits)
       .def("score",
            &Session::score,
-           "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "top_k"_a, "deadline_us"_a,
+           "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "top_k"_a, "deadline_us"_a,
            "force_exit"_a.none(), "policy"_a.none())
       .def("score_tokens", &Session::score_tokens, "prefix"_a, "candidates"_a, "counts"_a, "top_k"_a, "deadline_us"_a,
            "force_exit"_a.none(), "policy"_a.none())
       .def("trace",
            &Session::trace,
-           "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none())
+           "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a)
       .def("trace_tokens", &Session::trace_tokens, "prefix"_a, "candidates"_a, "counts"_a)
-      .def("prompt", &Session::prompt, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none())
+      .def("prompt", &Session::prompt, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a)
       .def("warm_up", &Session::warm_up)
       .def("clear_cache", &Session::clear_cache)
       .def("save_cache", &Session::save_cache, "path"_a)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload, runtime_checkable
 
 from rexit.errors import InputError
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rexit.bundle.catalog import Catalog, Id
+    from rexit.bundle.context import Value
     from rexit.measure.scorer import Scorer
 
 # NumPy is imported where it is used: the command line reads SIZE for its help and must load nothing heavy.
@@ -30,24 +31,26 @@ class Slate:
         items: The items' ids.
         as_of: Only interactions before this time reach the prompt, in the catalog's unit; None: all.
         liked: The ground truth, bool [n].
+        context: The request's context: values by name.
     """
 
     user: Id
     items: tuple[Id, ...]
     as_of: int | None
     liked: NDArray[np.bool_]
+    context: Mapping[str, Value] = field(default_factory=dict)
 
     def trace(self, session: Scorer) -> NDArray[np.float32]:
         """Returns every exit's raw log-odds, float32 [n, exits]."""
-        return session.trace(self.user, self.items, as_of=self.as_of)
+        return session.trace(self.user, self.items, as_of=self.as_of, context=self.context)
 
     def score(self, session: Scorer, **options: Any) -> Any:
         """Returns `rexit.runtime.Scores`. options: as in `Session.score`."""
-        return session.score(self.user, self.items, as_of=self.as_of, **options)
+        return session.score(self.user, self.items, as_of=self.as_of, context=self.context, **options)
 
     def prompt(self, session: Scorer) -> tuple[NDArray[np.int32], Sequence[NDArray[np.int32]]]:
         """Returns the token ids of the prefix and of each candidate."""
-        return session.prompt(self.user, self.items, as_of=self.as_of)
+        return session.prompt(self.user, self.items, as_of=self.as_of, context=self.context)
 
     def first(self, count: int) -> Slate:
         """Returns the slate of the first candidates."""
@@ -127,7 +130,8 @@ def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Seq
 
     1. Users come in row order. A user's interactions come by time, ties by item row: the split's own order.
     2. A slate's `as_of` is the time of its first interaction. So its prompt holds no label of the slate, nor of anything later.
-    3. A user's second slate sees the outcome of the first where that is earlier, as a recommender would.
+    3. A slate has one context, as a request has: it ends where an interaction's context differs from the one before.
+    4. A user's second slate sees the outcome of the first where that is earlier, as a recommender would.
 
     Args:
         source: A catalog with splits, as `rexit index` writes it, or a file of slates.
@@ -148,14 +152,16 @@ def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Seq
     rows = catalog.split(split)
     if len(rows) == 0:
         raise InputError(f"{catalog.path}: the {split} split is empty, expected at least one interaction")
-    user_starts = np.flatnonzero(np.r_[True, rows.users[1:] != rows.users[:-1]])
-    user_ends = np.r_[user_starts[1:], len(rows)]
-    users, items = catalog.users.take(rows.users[user_starts]), catalog.items.take(rows.items)
+    changes = (rows.users[1:] != rows.users[:-1]) | (rows.contexts[1:] != rows.contexts[:-1]).any(1)
+    starts = np.flatnonzero(np.r_[True, changes])
+    ends = np.r_[starts[1:], len(rows)]
+    users, items = catalog.users.take(rows.users[starts]), catalog.items.take(rows.items)
     slates = []
-    for user, begin, end in zip(users, user_starts.tolist(), user_ends.tolist(), strict=True):
+    for user, begin, end in zip(users, starts.tolist(), ends.tolist(), strict=True):
+        context = catalog.contexts.values(rows.contexts[begin])
         for at in range(begin, end, size):
             part = slice(at, min(at + size, end))
-            slates.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part]))
+            slates.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part], context))
     return slates
 
 

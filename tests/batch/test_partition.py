@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from rexit.batch.partition import Scoring, score_partition
-from rexit.batch.work import PAIR
+from rexit.batch.work import pair_type
+from rexit.bundle.context import Contexts
 from rexit.errors import DeadlineError
 
 
@@ -19,7 +20,8 @@ class Recording:
     def __init__(self) -> None:
         self.calls: list[Any] = []
 
-    def score(self, user: Any, items: Sequence[Any], as_of: int | None) -> Any:
+    def score(self, user: Any, items: Sequence[Any], as_of: int | None, context: Any) -> Any:
+        assert context == {}
         self.calls.append((user, as_of, list(items)))
         raise DeadlineError("late")
 
@@ -35,10 +37,11 @@ class Recording:
 
 def test_every_user_begins_with_an_empty_cache() -> None:
     """Else the last bits of a score depend on who was scored before, and a resumed run's are others."""
-    pairs = np.array([(0, 1, 5, 20), (1, 0, 6, 10), (2, 1, 7, 10), (3, -1, 8, 10), (4, 1, 9, 20)], PAIR)
+    rows = [(0, 1, 5, 20), (1, 0, 6, 10), (2, 1, 7, 10), (3, -1, 8, 10), (4, 1, 9, 20)]
+    pairs = np.array([(*row, ()) for row in rows], pair_type(0))
     users, items = SimpleNamespace(id=lambda row: f"user {row}"), SimpleNamespace(take=lambda rows: rows.tolist())
     session: Any = Recording()
-    catalog: Any = SimpleNamespace(users=users, items=items)
+    catalog: Any = SimpleNamespace(users=users, items=items, contexts=Contexts())
     records, numbers = score_partition(session, catalog, ["stranger"], pairs, Scoring(timed=True, options={}))
     assert session.calls == [
         *("clear", ("stranger", 10, [8])),

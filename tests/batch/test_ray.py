@@ -24,7 +24,7 @@ from rexit.batch import BatchOptions, ColumnNames, Report, score_files  # noqa: 
 from rexit.batch.engine import Engine, Local, Opening  # noqa: E402
 from rexit.batch.partition import Scoring  # noqa: E402
 from rexit.batch.ray_engine import OnRay, Worker  # noqa: E402
-from rexit.batch.work import PAIR  # noqa: E402
+from rexit.batch.work import pair_type  # noqa: E402
 from rexit.bundle import Bundle, Policy  # noqa: E402
 from rexit.errors import BundleError  # noqa: E402
 from running.local_cluster import local_cluster, one_worker_killed  # noqa: E402
@@ -118,4 +118,4 @@ def test_a_worker_with_another_catalog_is_refused(held_out: HeldOut, tmp_path: P
     swap_for_grown(bundle.path, held_out.catalog, tmp_path / "newer")
     worker = Worker(str(bundle.path), bundle.variant.name, digests, 0, None, (), Scoring(False, {}))
     with pytest.raises(BundleError, match="this bundle has another catalog than when the run began"):
-        worker({"bytes": np.array([np.zeros(1, PAIR).tobytes()], object), "path": np.array(["pairs-000"])})
+        worker({"bytes": np.array([np.zeros(1, pair_type(0)).tobytes()], object), "path": np.array(["pairs-000"])})

@@ -25,12 +25,15 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     return Catalog.open(write_indexed_catalog(tmp_path_factory.mktemp("as_of")))
 
 
+COLUMNS = ("users", "items", "times", "liked", "contexts")
+
+
 def everything(catalog: Catalog) -> Split:
     """All interactions of all splits, by (user, time)."""
     parts = [catalog.split(name) for name in ("train", "validation", "test")]
-    joined = Split(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("users", "items", "times", "liked")))
+    joined = Split(*(np.concatenate([getattr(p, name) for p in parts]) for name in COLUMNS))
     order = np.lexsort((joined.items, joined.times, joined.users))
-    return Split(*(getattr(joined, name)[order] for name in ("users", "items", "times", "liked")))
+    return Split(*(getattr(joined, name)[order] for name in COLUMNS))
 
 
 def space(catalog: Catalog) -> SimpleNamespace:

@@ -142,7 +142,7 @@ def test_matrix_factorization_finds_what_biases_cannot() -> None:
     users, items = np.divmod(random.permutation(60 * 40), 40)
     liked = (users % 2 == items % 2) ^ (random.random(len(users)) < 0.1)
     parts = [
-        Split(users[p], items[p], np.zeros(len(users[p]), int), liked[p])
+        Split(users[p], items[p], np.zeros(len(users[p]), int), liked[p], np.zeros((len(users[p]), 0), np.int32))
         for p in (slice(0, 1600), slice(1600, 2000), slice(2000, 2400))
     ]
     _, bias, constant = factorization.biases(*parts, 60, 40)

@@ -42,7 +42,8 @@
  * - Most begin with `struct_size`, so that later versions can add fields. Zero-initialise the struct, set
  *   `struct_size = sizeof(the struct)`, then set what you need: `rexit_request request = {.struct_size = sizeof request};`.
  *   `reserved` stays 0.
- * - rexit_id and rexit_score are array entries without their own size: `id_size` and `score_size` of the request give it.
+ * - rexit_id, rexit_score and rexit_context are array entries without their own size: `id_size`, `score_size` and `context_size`
+ *   of the request give it.
  * - Fields beyond the size passed take their defaults. If the struct is longer than this library knows, unknown fields must be 0,
  *   or the call fails with REXIT_INVALID_ARGUMENT; unknown output fields are set to 0.
  * - NULL options mean all defaults.
@@ -325,6 +326,14 @@ typedef struct rexit_policy {
   const rexit_top_k* top_k; /* NULL: no such rule */
 } rexit_policy;
 
+/* What a request says of its moment: the value of a {context.NAME} of the prompt's template. Zero-initialise it. */
+typedef struct rexit_context {
+  const char* name;
+  const char* text; /* the value; NULL: `number` */
+  double number;    /* of a context with bins; or a whole number, the same as the text that is written like it. A text that is a
+                       number is that number for a context with bins */
+} rexit_context;
+
 typedef struct rexit_request {
   size_t struct_size;
   size_t id_size;               /* sizeof(rexit_id), for `user`, `items` and `recent_items` */
@@ -347,6 +356,12 @@ typedef struct rexit_request {
   size_t top_k;        /* 0: all, in the order of the request; otherwise the `top_k` with the largest c, best first. Ties keep the
                           order of the request; candidates without an answer come last. Also replaces the k of the policy's
                           rexit_top_k, if it has one */
+  const rexit_context* context; /* [context_count], each name at most once; may be NULL if there are none. A name that the prompt
+                                   does not place is refused with REXIT_INVALID_ARGUMENT. So is a value outside the list or the
+                                   bins, or a context that is left out; or it reads as the template's `words.missing`, if the
+                                   template says so */
+  size_t context_count;
+  size_t context_size; /* sizeof(rexit_context), for `context` */
 } rexit_request;
 
 /* The `exit` of a candidate without an answer. */

@@ -166,6 +166,9 @@ struct Policy {
   std::optional<TopK> top_k = std::nullopt;
 };
 
+// A number or a text; see rexit_context.
+using ContextValue = std::variant<double, std::string>;
+
 namespace detail {
 
 // What both kinds of requests have. `Derived`: the request's class, which setters return.
@@ -238,6 +241,10 @@ class Request : public detail::Rules<Request> {
     return recent_ = std::move(ids), liked_ = std::move(liked), *this;
   }
   Request& as_of(std::int64_t time) { return as_of_ = time, *this; }
+  // The value of {context.NAME}, one call for each name. See rexit_context.
+  Request& context(std::string name, ContextValue value) {
+    return context_.emplace_back(std::move(name), std::move(value)), *this;
+  }
 
   std::size_t item_count() const noexcept { return items_.size(); }
 
@@ -259,6 +266,10 @@ class Request : public detail::Rules<Request> {
     request.recent_count = recent.size();
     request.has_as_of = as_of_ ? 1 : 0;
     request.as_of = as_of_.value_or(0);
+    const std::vector<rexit_context> context = context_views();
+    request.context = context.data();
+    request.context_count = context.size();
+    request.context_size = sizeof(rexit_context);
     return use(static_cast<const rexit_request&>(request));
   }
 
@@ -274,8 +285,19 @@ class Request : public detail::Rules<Request> {
     return result;
   }
 
+  std::vector<rexit_context> context_views() const {
+    std::vector<rexit_context> views;
+    views.reserve(context_.size());
+    for (const auto& [name, value] : context_) {
+      const auto* text = std::get_if<std::string>(&value);
+      views.push_back({name.c_str(), text != nullptr ? text->c_str() : nullptr, text != nullptr ? 0 : std::get<double>(value)});
+    }
+    return views;
+  }
+
   Id user_;
   std::vector<Id> items_, recent_;
+  std::vector<std::pair<std::string, ContextValue>> context_;
   std::vector<std::uint8_t> liked_;
   std::optional<std::int64_t> as_of_;
 };

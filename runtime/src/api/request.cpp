@@ -1,8 +1,11 @@
 #include "api/request.hpp"
 
+#include <algorithm>
 #include <cmath>
-#include <ostream>
+#include <locale>
+#include <sstream>
 #include <string>
+#include <string_view>
 
 #include "api/c_struct.hpp"
 
@@ -10,7 +13,7 @@ namespace rexit::core {
 namespace {
 
 // Sizes in the first version of rexit.h.
-constexpr std::size_t first_id_size = 16, first_score_size = 24;
+constexpr std::size_t first_id_size = 16, first_score_size = 24, first_context_size = 24;
 
 std::string text_of(const rexit_id& id) {
   return id.text != nullptr ? "'" + std::string(id.text) + "'" : std::to_string(id.number);
@@ -82,6 +85,50 @@ void read_policy(const rexit_policy* pointer, const Policy& bundle, Policy& poli
   if (source.top_k != nullptr) read_top_k(source.top_k, exits, policy.top_k);
 }
 
+[[noreturn]] void fail_unknown_context(const char* name, const std::vector<Context>& contexts) {
+  std::string known = contexts.empty() ? "it has none" : "it has: ";
+  for (const Context& context : contexts) known += (&context == &contexts.front() ? "" : ", ") + context.name();
+  fail(REXIT_INVALID_ARGUMENT, "context '", name, "': the prompt places no such context, ", known);
+}
+
+std::string number_text(double number) {
+  std::ostringstream text;
+  text.imbue(std::locale::classic());
+  text << number;
+  return text.str();
+}
+
+// Numbers of the contexts' values, in the program's order.
+void read_context(const rexit_request& source, const std::vector<Context>& contexts, std::vector<std::int32_t>& numbers) {
+  constexpr std::int32_t not_given = -2;
+  numbers.assign(contexts.size(), not_given);
+  if (source.context_count != 0) {
+    required(source.context, "request.context");
+    check_entry_size<rexit_context>(source.context_size, first_context_size, "request.context_size");
+  }
+  for (std::size_t i = 0; i < source.context_count; ++i) {
+    const IdPosition position{"context", i};
+    const rexit_context entry = read_entry(source.context, i, source.context_size, position);
+    if (entry.name == nullptr) fail(REXIT_INVALID_ARGUMENT, position.text(), ".name is NULL");
+    const auto match = std::find_if(contexts.begin(), contexts.end(),
+                                    [&](const Context& context) { return context.name() == entry.name; });
+    if (match == contexts.end()) fail_unknown_context(entry.name, contexts);
+    std::int32_t& number = numbers[static_cast<std::size_t>(match - contexts.begin())];
+    if (number != not_given) fail(REXIT_INVALID_ARGUMENT, "context '", entry.name, "' appears twice in the request");
+    const auto value = entry.text != nullptr ? match->find(std::string_view(entry.text)) : match->find(entry.number);
+    if (!value && match->refuses_unknown()) {
+      const std::string quote = entry.text != nullptr ? "'" : "";
+      fail(REXIT_INVALID_ARGUMENT, "context '", entry.name, "' is ", quote,
+           entry.text != nullptr ? std::string(entry.text) : number_text(entry.number), quote, ", expected ", match->expected());
+    }
+    number = value.value_or(Context::missing);
+  }
+  for (std::size_t i = 0; i < contexts.size(); ++i) {
+    if (numbers[i] != not_given) continue;
+    if (contexts[i].refuses_unknown())
+      fail(REXIT_INVALID_ARGUMENT, "context '", contexts[i].name(), "' is missing, expected ", contexts[i].expected());
+    numbers[i] = Context::missing;
+  }
 void check_candidates(std::size_t count, const char* name) {
   if (count == 0) fail(REXIT_INVALID_ARGUMENT, name, " is 0, expected at least 1");
   if (count > max_candidates) fail(REXIT_INVALID_ARGUMENT, name, " is ", count, ", expected at most ", max_candidates);
@@ -138,6 +185,7 @@ void read_request(const rexit_request* pointer, const Bundle& bundle, Request& r
   for (std::size_t i = 0; i < source.recent_count; ++i)
     request.query.recent.push_back(
         {row(source.recent_items, i, "recent_items"), source.recent_liked == nullptr || source.recent_liked[i] != 0});
+  read_context(source, catalog.program.contexts, request.query.context);
   request.query.as_of = source.has_as_of != 0 ? std::optional(source.as_of) : std::nullopt;
   request.tokens.reset();
   read_rules(source, bundle, request);

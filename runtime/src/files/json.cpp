@@ -137,6 +137,13 @@ float Json::finite_float() const {
   return number;
 }
 
+double Json::finite_double() const {
+  if (!value_->is_number()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected a number");
+  const double number = value_->get<double>();
+  if (!std::isfinite(number)) fail(REXIT_CORRUPT, where(), ": is not a finite number");
+  return number;
+}
+
 const std::string& Json::string() const {
   if (!value_->is_string()) fail(REXIT_CORRUPT, where(), ": is ", kind(), ", expected a string");
   return value_->get_ref<const std::string&>();

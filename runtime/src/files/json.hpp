@@ -43,6 +43,7 @@ class Json {
   std::size_t size(std::size_t low, std::size_t high) const;
   bool boolean() const;
   float finite_float() const;
+  double finite_double() const;
   const std::string& string() const;
   std::vector<std::string> strings() const;
 

@@ -115,6 +115,10 @@ class Assembler {
       case OpKind::user_vector:
         check_fits(1);
         return tokens_.push_back(catalog_.program.user_vector);
+      case OpKind::context: {
+        const std::int32_t number = retrieval_.query().context[op.field];
+        return append(number == Context::missing ? op.piece : op.bins[static_cast<std::size_t>(number)]);
+      }
     }
   }
 

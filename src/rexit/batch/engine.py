@@ -80,4 +80,5 @@ class Local:
         opened, catalog = open_session(path, variant, opening.digests, threads=opening.threads, device=opening.device)
         with contextlib.closing(opened) as session:
             for partition in pending:
-                yield partition, score_partition(session, catalog, plan.unknown, work.pairs(partition), scoring, advance)
+                pairs = work.pairs(partition, len(catalog.contexts))
+                yield partition, score_partition(session, catalog, plan.unknown, pairs, scoring, advance)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +31,13 @@ _LINES = 1 << 10
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """Names of the columns that scoring reads. as_of: None: `as_of`, if the files have such a column."""
+    """Names of the columns that scoring reads. as_of: None: `as_of`, if the files have such a column. context: the columns of
+    contexts, by name; of others the column of their own name, if there is one."""
 
     user: str = "user_id"
     item: str = "item_id"
     as_of: str | None = None
+    context: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,15 +81,17 @@ class Batch:
             return list(self._frame[list(numbers)].rows())
         return [self.cells[n] for n in numbers]
 
-    def read(self, name: str, parse: Callable[[Any], Any]) -> list[Any]:
-        """Returns a column's values, parsed; each distinct value is parsed once. Raises InputError that names the row."""
+    def read(self, name: str, parse: Callable[[Any], Any], empty: bool = False) -> list[Any]:
+        """Returns a column's values, parsed; each distinct value is parsed once. empty: parse None for cells without a value,
+        which are refused otherwise. Raises InputError that names the row."""
         values = self.column(name)
         parsed: dict[Any, Any] = {}
         for value in dict.fromkeys(values):
             try:
-                if value is None or value == "":
+                missing = value is None or value == ""
+                if missing and not empty:
                     raise InputError(f"`{name}` is missing")
-                parsed[value] = parse(value)
+                parsed[value] = parse(None if missing else value)
             except InputError as exc:
                 raise InputError(f"{self.path}: row {self.before + values.index(value) + 1}: {exc}") from exc
         return [parsed[value] for value in values]
@@ -103,15 +107,18 @@ class PairFiles:
     columns: ColumnNames
     time: str | None
     """The column of times; None: there is none."""
+    contexts: Mapping[str, str]
+    """The columns of contexts, by their names."""
 
     @classmethod
-    def find(cls, place: Path, columns: ColumnNames, added: Sequence[str]) -> PairFiles:
+    def find(cls, place: Path, columns: ColumnNames, added: Sequence[str], contexts: Sequence[str] = ()) -> PairFiles:
         """Finds the files.
 
         Args:
             place: A file, or a folder.
             columns: Names of the columns.
             added: Columns that the files must not have.
+            contexts: Names of the contexts that prompts place.
 
         Raises:
             InputError: There is no such file, a column is missing, or the files differ.
@@ -133,7 +140,9 @@ class PairFiles:
                 _check_types(path, columns, time)
             if (other := _header(path)) != header:
                 raise InputError(f"{path}: has the columns {', '.join(other)}; {files[0].name} has {', '.join(header)}")
-        return cls(place, files, header, columns, time if time in header else None)
+        named = {name: columns.context.get(name, name) for name in contexts}
+        found = {name: column for name, column in named.items() if column in header}
+        return cls(place, files, header, columns, time if time in header else None, found)
 
     def identity(self) -> list[list[Any]]:
         """Returns paths, sizes and times of the files: these change when a file is written anew."""
@@ -262,6 +271,7 @@ def _not_parquet(path: Path, exc: Exception) -> InputError:
 
 def _check_header(path: Path, header: Sequence[str], columns: ColumnNames, added: Sequence[str]) -> None:
     named = {"--user-column": columns.user, "--item-column": columns.item, "--as-of-column": columns.as_of}
+    named |= {f"--context-column {name}": column for name, column in columns.context.items()}
     missing = [f"{name!r} ({option})" for option, name in named.items() if name is not None and name not in header]
     if missing:
         raise InputError(f"{path}: no column{'s' * (len(missing) > 1)} {' and '.join(missing)}, it has: {', '.join(header)}")

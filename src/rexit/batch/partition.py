@@ -1,7 +1,8 @@
 """One partition of the pairs: its slates are scored one after the other.
 
-1. A slate is the rows of one user and one time, in the order of the file.
-2. A user's slates follow one another by time. The first begins with an empty prefix cache, so scores depend on nothing else.
+1. A slate is the rows of one user, one time and one context, in the order of the file.
+2. A user's slates follow one another by time, then by context. The first begins with an empty prefix cache, so scores depend on
+   nothing else.
 3. A slate without an answer in time, or with a prompt that is too long, is recorded. Any other failure ends the run.
 """
 
@@ -54,7 +55,7 @@ def score_partition(
         session: Its counters are reset.
         catalog: The session's catalog.
         unknown: Users that the catalog does not have, by their numbers in the pairs.
-        pairs: Records of `PAIR`.
+        pairs: Records of `pair_type`.
         scoring: How slates are scored.
         advance: Called with the number of pairs of each finished slate.
 
@@ -73,9 +74,10 @@ def score_partition(
             last_user = user
         user_id = catalog.users.id(user) if user >= 0 else unknown[-1 - user]
         as_of = int(slate["time"][0]) if scoring.timed else None
+        context = catalog.contexts.values(slate["context"][0])
         slates += 1
         try:
-            scores = session.score(user_id, catalog.items.take(slate["item"]), as_of=as_of, **scoring.options)
+            scores = session.score(user_id, catalog.items.take(slate["item"]), as_of=as_of, context=context, **scoring.options)
         except RexitError as exc:
             if not (isinstance(exc, DeadlineError) or exc.status == "REXIT_TOO_LONG"):
                 raise
@@ -91,9 +93,10 @@ def score_partition(
 
 def _slates(pairs: NDArray[Any]) -> Iterator[NDArray[np.int64]]:
     """Yields the places of each slate's rows."""
-    order = np.lexsort((pairs["time"], pairs["user"]))
-    users, times = pairs["user"][order], pairs["time"][order]
-    starts = np.flatnonzero((users[1:] != users[:-1]) | (times[1:] != times[:-1])) + 1
+    order = np.lexsort((*pairs["context"].T, pairs["time"], pairs["user"]))
+    users, times, contexts = (pairs[name][order] for name in ("user", "time", "context"))
+    changes = (users[1:] != users[:-1]) | (times[1:] != times[:-1]) | (contexts[1:] != contexts[:-1]).any(1)
+    starts = np.flatnonzero(changes) + 1
     yield from np.split(order, starts)
 
 

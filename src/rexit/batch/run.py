@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from rexit.batch.pairs import OUTPUTS, ColumnNames, PairFiles, check_format
 from rexit.batch.partition import Scoring
 from rexit.batch.work import Plan, Work
 from rexit.bundle import Counters, Id, check_writable
+from rexit.bundle.context import Value
 from rexit.errors import InputError, RexitError
 from rexit.progress import Progress, silent
 
@@ -40,6 +41,7 @@ class BatchOptions:
         as_of: The time of every row, if the files have no column of times; None: no time.
         options: `top_k`, `deadline_ms` and `force_exit` of `Session.score`.
         counters: The file that the counters are written to; None: they are not.
+        context: The context of every row, values by name, for names that have no column.
     """
 
     pairs: Path
@@ -48,6 +50,7 @@ class BatchOptions:
     as_of: int | None
     options: Mapping[str, Any]
     counters: Path | None = None
+    context: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,14 +115,16 @@ def score_files(
     begin = time.perf_counter()
     bundle, out = opening.bundle, options.out
     added = {**COLUMNS, **(CUT_SHORT if options.options.get("deadline_ms") is not None else {})}
-    files = PairFiles.find(options.pairs, options.columns, tuple(added))
+    files = PairFiles.find(options.pairs, options.columns, tuple(added), bundle.catalog.contexts.names)
     if files.time is not None and options.as_of is not None:
         raise InputError(f"--as-of and the column {files.time!r} of {files.place} both give a time, expected one")
+    if both := [name for name in options.context if name in files.contexts]:
+        raise InputError(f"--context {both[0]} and the column {files.contexts[both[0]]!r} of {files.place}, expected one")
     _check_out(out, files, options.counters)
     identity = _identity(opening, options, files)
     with Work.opened(out) as work:
         with _removed_without_a_plan(work):
-            plan = work.plan(identity) or work.split(files, bundle.catalog, options.as_of, identity, progress)
+            plan = work.plan(identity) or work.split(files, bundle.catalog, options.as_of, options.context, identity, progress)
         try:
             stored = work.scored()
             resumed = sum(summary["pairs"] for summary in work.summaries())
@@ -176,7 +181,9 @@ def _identity(opening: Opening, options: BatchOptions, files: PairFiles) -> dict
         **opening.digests,
         "pairs": files.identity(),
         "columns": [files.columns.user, files.columns.item, files.time],
+        "columns of contexts": dict(files.contexts),
         "--as-of": options.as_of,
+        "--context": dict(options.context),
         **{f"--{name.replace('_', '-')}": value for name, value in options.options.items()},
     }
 

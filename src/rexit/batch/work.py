@@ -1,7 +1,7 @@
 """`OUT.partial`: a folder with the results of a run so far, so that the next run continues from there.
 
     lock           locked by the running process
-    pairs-000 …    the pairs by user, as records of `PAIR`; a user's row in the catalog determines the file
+    pairs-000 …    the pairs by user, as records of `pair_type`; a user's row in the catalog determines the file
     plan.json      what is scored, and how; written when all pairs are partitioned
     scored-000 …   the scores of a partition, as records of `SCORE` in the order of their rows; scored-000.json has its summary
 
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from rexit.batch.pairs import Batch, PairFiles, user_or_item
 from rexit.bundle import Catalog, Id, locked_file, write_file, write_json
+from rexit.bundle.context import Context, Value
 from rexit.errors import InputError
 from rexit.ids import first_few, to_id
 from rexit.progress import Progress
@@ -31,9 +32,16 @@ from rexit.progress import Progress
 PARTITIONS = 256
 """Number of partitions. A killed run loses at most one. All their files are open at once when the scores are put in order."""
 
-PAIR = np.dtype([("row", "<i8"), ("user", "<i8"), ("item", "<i8"), ("time", "<i8")])
-"""A pair. row: in the files, from 0. user: the user's row in the catalog, or -1 - n for the n-th unknown user. item: the item's
-row in the catalog. time: 0 without times."""
+
+def pair_type(contexts: int) -> np.dtype[Any]:
+    """The type of a pair's record. row: in the files, from 0. user: the user's row in the catalog, or -1 - n for the n-th unknown
+    user. item: the item's row in the catalog. time: 0 without times. context: numbers of the contexts' values.
+
+    contexts: how many the catalog has.
+    """
+    fields = [(name, "<i8") for name in ("row", "user", "item", "time")]
+    return np.dtype([*fields, ("context", "<i4", (contexts,))])
+
 
 SCORE = np.dtype(
     [
@@ -110,12 +118,18 @@ class Work:
         return plan
 
     def split(
-        self, files: PairFiles, catalog: Catalog, as_of: int | None, identity: Mapping[str, Any], progress: Progress
+        self,
+        files: PairFiles,
+        catalog: Catalog,
+        as_of: int | None,
+        context: Mapping[str, Value],
+        identity: Mapping[str, Any],
+        progress: Progress,
     ) -> Plan:
         """Checks all pairs and partitions them. Raises InputError for the first bad row, and for items that the catalog does not
         have."""
         self.clear()
-        reader, rows = _Reader(files, catalog, as_of), 0
+        reader, rows = _Reader(files, catalog, as_of, context), 0
         buffered: dict[int, list[NDArray[Any]]] = {}
         for batch in files.batches():
             records = reader.records(batch)
@@ -136,9 +150,9 @@ class Work:
         write_json(self.folder / "plan.json", {"identity": identity, "plan": plan.__dict__})
         return plan
 
-    def pairs(self, partition: int) -> NDArray[Any]:
-        """Returns records of `PAIR`, in the order of their rows."""
-        return np.fromfile(self.path("pairs", partition), PAIR)
+    def pairs(self, partition: int, contexts: int) -> NDArray[Any]:
+        """Returns records of `pair_type(contexts)`, in the order of their rows."""
+        return np.fromfile(self.path("pairs", partition), pair_type(contexts))
 
     def store(self, partition: int, scores: NDArray[Any], summary: Mapping[str, Any]) -> None:
         """Stores a finished partition. scores: records of `SCORE`."""
@@ -176,6 +190,15 @@ class Work:
         buffered.clear()
 
 
+def _context_value(cell: Any) -> Value | None:
+    """A cell as a context's value, as `rexit index` reads it: text without outer spaces; None if nothing is left."""
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    if cell is None or isinstance(cell, int | float):
+        return cell
+    return str(cell).strip() or None
+
+
 _BUFFERED_ROWS = 1 << 19
 """Rows read before they are appended to the partitions, so that no file is opened for a handful of rows."""
 
@@ -183,8 +206,8 @@ _BUFFERED_ROWS = 1 << 19
 class _Reader:
     """Turns rows into records."""
 
-    def __init__(self, files: PairFiles, catalog: Catalog, as_of: int | None) -> None:
-        self._files, self._catalog, self._as_of = files, catalog, as_of
+    def __init__(self, files: PairFiles, catalog: Catalog, as_of: int | None, context: Mapping[str, Value]) -> None:
+        self._files, self._catalog, self._as_of, self._context = files, catalog, as_of, context
         kinds = catalog.info["ids"]
         self._parse_user, self._parse_item = user_or_item(kinds["user"], "user"), user_or_item(kinds["item"], "item")
         self._is_used = np.zeros(len(catalog.users), np.bool_)
@@ -200,11 +223,19 @@ class _Reader:
     def records(self, batch: Batch) -> NDArray[Any]:
         columns = self._files.columns
         users, items = batch.read(columns.user, self._parse_user), batch.read(columns.item, self._parse_item)
-        records = np.empty(len(batch), PAIR)
+        records = np.empty(len(batch), pair_type(len(self._catalog.contexts)))
         records["row"] = np.arange(batch.first, batch.first + len(batch))
         records["user"], records["item"] = self._user_rows(users), self._item_rows(items, batch)
         records["time"] = self._times(batch)
+        for n, context in enumerate(self._catalog.contexts.entries):
+            records["context"][:, n] = self._context_numbers(context, batch)
         return records
+
+    def _context_numbers(self, context: Context, batch: Batch) -> NDArray[np.int32] | int:
+        column = self._files.contexts.get(context.name)
+        if column is None:
+            return context.number(self._context.get(context.name))
+        return np.array(batch.read(column, lambda cell: context.number(_context_value(cell)), empty=True), np.int32)
 
     def _times(self, batch: Batch) -> NDArray[np.int64] | int:
         name = self._files.time

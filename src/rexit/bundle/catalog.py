@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from rexit.bundle.context import REQUIRED as CONTEXT
+from rexit.bundle.context import Contexts
 from rexit.bundle.files import FileEntry, check_hashes, check_sizes, digest, read_entries, read_json, reason
 from rexit.bundle.program import program_digest
 from rexit.bundle.vectors import REQUIRED as VECTORS
@@ -155,12 +157,14 @@ class Split:
         items: Rows of the items, int64 [n].
         times: In the catalog's unit, int64 [n].
         liked: bool [n].
+        contexts: Numbers of the contexts' values (`rexit.bundle.context`), int32 [n, contexts].
     """
 
     users: NDArray[np.int64]
     items: NDArray[np.int64]
     times: NDArray[np.int64]
     liked: NDArray[np.bool_]
+    contexts: NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.users)
@@ -188,7 +192,7 @@ class Catalog:
             raise BundleError(f"{path}: no such catalog folder")
         if not (path / "catalog.json").is_file() and (path / "manifest.json").is_file():
             raise BundleError(f"{path}: is a bundle, expected a catalog: the folder that `rexit index` wrote")
-        info = read_json(path / "catalog.json", {VECTORS, LISTS})
+        info = read_json(path / "catalog.json", {VECTORS, LISTS, CONTEXT})
         for key in ("ids", "counts", "labels", "embedding", "prompt", "splits"):
             if not isinstance(info.get(key), dict):
                 raise BundleError(f"{path}/catalog.json: `{key}` is missing or not an object")
@@ -207,7 +211,7 @@ class Catalog:
         if probes is not None and not (type(probes) is int and 0 < probes <= MOST_PROBES):
             raise BundleError(f"{path}/catalog.json: embedding.probes is {probes!r}, expected 1 to {MOST_PROBES}")
         try:
-            ids = catalog.vector_ids
+            ids, _ = catalog.vector_ids, catalog.contexts
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise BundleError(f"{path}/catalog.json: not a prompt program: {reason(exc)}") from exc
         if ids and ids.too_many:
@@ -218,6 +222,11 @@ class Catalog:
     def vector_ids(self) -> VectorIds | None:
         """The ids that stand for vectors in prompts; None if prompts are text only."""
         return VectorIds.of(self.info, f"{self.path}/catalog.json")
+
+    @cached_property
+    def contexts(self) -> Contexts:
+        """The contexts that prompts place. Raises BundleError."""
+        return Contexts.of(self.info, f"{self.path}/catalog.json")
 
     @cached_property
     def sha256(self) -> str:
@@ -352,6 +361,10 @@ class Catalog:
         """Returns one line per table with another hash than recorded."""
         return list(check_hashes(self.path, self.files))
 
+    def _context_rows(self, frame: pl.DataFrame) -> NDArray[np.int32]:
+        columns = [frame[f"context.{name}"].to_numpy() for name in self.contexts.names]
+        return np.array(columns, np.int32).reshape(len(columns), len(frame)).T
+
     def split(self, name: str) -> Split:
         """Returns the interactions of a split. A bundle's copy of the catalog has none.
 
@@ -373,6 +386,7 @@ class Catalog:
             _rows(self.items, frame["item"], "item"),
             frame["time"].to_numpy().astype(np.int64),
             frame["liked"].to_numpy().astype(np.bool_),
+            self._context_rows(frame),
         )
 
 

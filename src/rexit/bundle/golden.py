@@ -29,6 +29,7 @@ class GoldenSlate:
         prefix: Tokens of the prefix, int32 [P].
         candidates: Tokens of each candidate, int32 [T].
         log_odds: Expected log-odds at every exit, float32 [n, E].
+        context: Numbers of the contexts' values, int32 [contexts].
         liked: Rows of the items that the user had liked, which the user's vector is made of. None after reading: the file does
             not have them.
     """
@@ -39,6 +40,7 @@ class GoldenSlate:
     prefix: NDArray[np.int32]
     candidates: list[NDArray[np.int32]]
     log_odds: NDArray[np.float32]
+    context: NDArray[np.int32]
     liked: NDArray[np.int64] | None = None
 
 
@@ -69,6 +71,9 @@ class Golden:
             as_of = table["as_of"].tolist() if has_catalog else [None] * len(users)
             if len(as_of) != len(users):
                 raise ValueError(f"as_of has {len(as_of)} entries, expected {len(users)}")
+            context = table.get("context", np.empty((len(users), 0), np.int32))
+            if context.ndim != 2 or len(context) != len(users):
+                raise ValueError(f"context is {list(context.shape)}, expected a row for each of {len(users)} slates")
         except (SafetensorError, OSError, KeyError, ValueError) as exc:
             raise BundleError(f"{path}: not golden samples: {exc}") from exc
         tokens = table["candidate_tokens"]
@@ -83,6 +88,7 @@ class Golden:
                     table["prefix_tokens"][prefixes[g] : prefixes[g + 1]],
                     [tokens[candidates[c] : candidates[c + 1]] for c in range(begin, end)],
                     log_odds[begin:end],
+                    context[g],
                 )
             )
         return cls(read)
@@ -108,6 +114,9 @@ class Golden:
                 "user": np.array([slate.user for slate in self.slates], np.int32),
                 "item": np.concatenate([slate.items for slate in self.slates]).astype(np.int32),
             }
+        contexts = np.array([slate.context for slate in self.slates], np.int32).reshape(len(self.slates), -1)
+        if contexts.size:
+            table["context"] = contexts
         write_file(path, save(table))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-_PIECES = ("piece", "missing", "yes", "no", "unseen", "empty", "bins")
+_PIECES = ("piece", "missing", "yes", "no", "unseen", "empty", "bins", "values")
 """Keys of an op whose values are pieces."""
 
 Pieces = Mapping[str, NDArray[Any]]
@@ -27,6 +27,10 @@ def first_difference(
         ):
             if a != b:
                 return f"{part} op {at} is {_short(a)}, expected {_short(b)}"
+    contexts = [{entry["name"]: entry for entry in side.get("context") or []} for side in (program, expected)]
+    for name, entry in contexts[0].items():
+        if entry != contexts[1].get(name):
+            return f"context {name!r} is {_short_context(entry)}, expected {_short_context(contexts[1].get(name))}"
     return None
 
 
@@ -34,7 +38,8 @@ def program_digest(program: Mapping[str, Any], pieces: Pieces) -> str:
     """Returns the SHA-256 of a program (`prompt` of catalog.json), lower-case hex. It is equal for two programs that have no
     `first_difference` and place the same vectors."""
     spelled = {part: _spelled(program[part], pieces) for part in ("prefix", "candidate")}
-    text = json.dumps({**spelled, "vectors": program.get("vectors", [])}, sort_keys=True, separators=(",", ":"))
+    contexts = {"context": program["context"]} if program.get("context") else {}
+    text = json.dumps({**spelled, "vectors": program.get("vectors", []), **contexts}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -52,6 +57,11 @@ def _spelled(ops: list[dict[str, Any]], pieces: Pieces) -> list[dict[str, Any]]:
         return spell(value) if key in _PIECES else value
 
     return [{key: spell_entry(key, value) for key, value in op.items()} for op in ops]
+
+
+def _short_context(entry: dict[str, Any] | None) -> str:
+    text = "missing" if entry is None else ", ".join(f"{key} {value}" for key, value in entry.items() if key != "name")
+    return text if len(text) <= 100 else text[:99] + "…"
 
 
 def _short(op: dict[str, Any] | None) -> str:

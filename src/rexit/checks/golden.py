@@ -62,7 +62,8 @@ def request_of(catalog: Catalog | None, slate: GoldenSlate) -> Slate | TokenSlat
     if catalog is None:
         return TokenSlate("", slate.prefix, tuple(slate.candidates), liked)
     assert slate.user is not None
-    return Slate(catalog.users.id(slate.user), tuple(catalog.items.take(slate.items.astype(np.int64))), slate.as_of, liked)
+    user, items = catalog.users.id(slate.user), tuple(catalog.items.take(slate.items.astype(np.int64)))
+    return Slate(user, items, slate.as_of, liked, catalog.contexts.values(slate.context))
 
 
 def cold_trace(session: Session, slate: AnySlate) -> NDArray[np.float32]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from rexit.cli.common.as_of import AsOfOption, parse_as_of
+from rexit.cli.common.context import ContextOption, parse_context
 from rexit.cli.common.options import JsonOption
 from rexit.cli.common.output import print_json, stdout
 from rexit.cli.common.tables import print_table
 from rexit.errors import InputError
-from rexit.ids import parse_id, parse_ids
+from rexit.ids import first_few, parse_id, parse_ids
 
 _PROMPT = "The prompt of a slate"
 
@@ -26,6 +28,7 @@ def inspect(
         str | None, typer.Option("--items", "--item", help="Item ids, separated by commas.", rich_help_panel=_PROMPT)
     ] = None,
     as_of: AsOfOption = None,
+    context: ContextOption = None,
     tokenizer: Annotated[
         Path | None,
         typer.Option(help="The model's folder with tokenizer.json: show prompts as text, too.", rich_help_panel=_PROMPT),
@@ -43,13 +46,14 @@ def inspect(
     if user is not None or items is not None:
         if user is None or items is None:
             raise InputError("a prompt needs both --user and --items")
-        prompt = _prompt(path, variant, user, items, as_of, tokenizer)
+        prompt = _prompt(path, variant, user, items, as_of, context, tokenizer)
         if json:
             print_json(prompt)
         else:
             _print_prompt(prompt)
         return
-    if ignored := [option for option, value in (("--as-of", as_of), ("--tokenizer", tokenizer)) if value is not None]:
+    for_prompts = {"--as-of": as_of, "--context": context or None, "--tokenizer": tokenizer}
+    if ignored := [option for option, value in for_prompts.items() if value is not None]:
         raise InputError(f"{' and '.join(ignored)}: only for a prompt, which needs --user and --items")
     from rexit.bundle.describe import describe
 
@@ -137,8 +141,11 @@ def _print_catalog(catalog: dict[str, Any]) -> None:
     rows += [[name, _size(count)] for name, count in catalog["files"].items()]
     for name in ORIGIN:
         rows += [[f"{name}: {key}", value] for key, value in (catalog[name] or {}).items()]
-    print_table("Catalog", ["", "value"], rows)
     prompt = catalog["prompt"]
+    for context in prompt.get("context", []):
+        values = context.get("values") or context["bins"]
+        rows.append([f"context: {context['name']}", f"{first_few(values, str, 10)} (other: {context['unknown']})"])
+    print_table("Catalog", ["", "value"], rows)
     stdout.print("Prompt template:")
     stdout.print(str(prompt.get("template", "")), soft_wrap=True, style="dim")
     for part in ("prefix", "candidate"):
@@ -147,7 +154,7 @@ def _print_catalog(catalog: dict[str, Any]) -> None:
 
 
 def _step(op: dict[str, Any]) -> str:
-    arguments = [str(value) for key, value in op.items() if key in ("field", "table", "order", "limit", "piece")]
+    arguments = [str(value) for key, value in op.items() if key in ("field", "name", "table", "order", "limit", "piece")]
     return f"{op.get('op', '?')}({', '.join(arguments)})"
 
 
@@ -155,7 +162,15 @@ def _size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
-def _prompt(path: Path, variant: str | None, user: str, items: str, as_of: str | None, tokenizer: Path | None) -> dict[str, Any]:
+def _prompt(
+    path: Path,
+    variant: str | None,
+    user: str,
+    items: str,
+    as_of: str | None,
+    context: Sequence[str] | None,
+    tokenizer: Path | None,
+) -> dict[str, Any]:
     """The prompt as the runtime assembles it, with the code that scores."""
     from rexit import runtime
     from rexit.bundle import Bundle
@@ -168,9 +183,10 @@ def _prompt(path: Path, variant: str | None, user: str, items: str, as_of: str |
     user_id, item_ids = parse_id(user, kinds["user"], "user"), parse_ids(items, kinds["item"], "item")
     bundle.catalog.items.rows(item_ids)
     time = parse_as_of(as_of, bundle.catalog, warn=True)
+    values = parse_context(context, bundle.catalog.contexts)
     decode = decoder(tokenizer, bundle.catalog.vector_ids) if tokenizer is not None else None
     with contextlib.closing(runtime.open(bundle.path, bundle.variant.name, device="cpu")) as session:
-        prefix, candidates = session.prompt(user_id, item_ids, as_of=time)
+        prefix, candidates = session.prompt(user_id, item_ids, as_of=time, context=values)
 
     def part(tokens: Any) -> dict[str, Any]:
         ids = [int(token) for token in tokens]

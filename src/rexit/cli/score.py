@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rexit.cli.common.as_of import AsOfOption, parse_as_of
+from rexit.cli.common.context import ContextOption, parse_context
 from rexit.cli.common.engines import check_engine
 from rexit.cli.common.options import DeviceOption, JsonOption, ThreadsOption, VariantOption
 from rexit.cli.common.output import print_json, progress, shown, stderr, stdout
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rexit.batch import BatchOptions, Report
     from rexit.batch.work import Plan
     from rexit.bundle import Bundle
+    from rexit.bundle.context import Value
     from rexit.runtime import Scores, Session
     from rexit.times import Timeline
 
@@ -67,6 +69,7 @@ def score(
         _slate(help="Interactions newer than the catalog's, oldest first: `ITEM` or `ITEM:1` for liked, `ITEM:0` for not liked."),
     ] = "",
     as_of: AsOfOption = None,
+    context: ContextOption = None,
     prefix: Annotated[
         str | None, _slate(help="In the place of ids: token ids of what the candidates share, separated by commas. '': none.")
     ] = None,
@@ -83,6 +86,10 @@ def score(
     user_column: Annotated[str | None, _files(help="User ids. Default: user_id.")] = None,
     item_column: Annotated[str | None, _files(help="Item ids. Default: item_id.")] = None,
     as_of_column: Annotated[str | None, _files(help="Times, as --as-of. Default: as_of, if there is such a column.")] = None,
+    context_column: Annotated[
+        list[str] | None,
+        _files(help="NAME=COLUMN: the column of `{context.NAME}`. Default: the column NAME, if there is one."),
+    ] = None,
     engine: Annotated[str, _files(help="local, or ray: a session in each worker of a Ray cluster.")] = "local",
     workers: Annotated[
         int | None, _files(min=1, help="Workers of --engine ray. Default: as many as the cluster has CPUs for.")
@@ -104,8 +111,8 @@ def score(
     rexit score bundle --pairs pairs.parquet --out scores.parquet
     ```
 
-    Rows of `--pairs` with the same user and time are one slate, wherever they stand. The output has the same rows in the same
-    order, with these columns added: `probability`; `log_odds`, raw, at the exit that answered; `exit`, from 0. With
+    Rows of `--pairs` with the same user, time and context are one slate, wherever they stand. The output has the same rows in
+    the same order, with these columns added: `probability`; `log_odds`, raw, at the exit that answered; `exit`, from 0. With
     `--deadline-ms` there is also `cut_short`, true where the deadline stopped the row. If it came before the first exit, the
     other columns are empty. `--top-k` keeps the best rows of each slate, best first.
 
@@ -128,7 +135,15 @@ def score(
             raise InputError("--counters: forced exits are not counted; leave out --force-exit")
         check_place(counters)
     if prefix is not None or candidates is not None:
-        others = {"--user": user, "--items": items, "--recent": recent or None, "--as-of": as_of, "--pairs": pairs, "--out": out}
+        others = {
+            "--user": user,
+            "--items": items,
+            "--recent": recent or None,
+            "--as-of": as_of,
+            "--context": context or None,
+            "--pairs": pairs,
+            "--out": out,
+        }
         if ignored := [option for option, value in others.items() if value is not None]:
             raise InputError(f"{' and '.join(ignored)}: token ids take their place")
         if prefix is None or candidates is None:
@@ -143,22 +158,36 @@ def score(
         if out is None:
             raise InputError("--pairs needs --out: where the scored pairs go")
         names = {"user": user_column, "item": item_column, "as_of": as_of_column}
-        columns = ColumnNames(**{role: name for role, name in names.items() if name is not None})
         setup = _Setup(Bundle.open(bundle, variant), threads, device, options, counters)
-        batch = BatchOptions(pairs, out, columns, parse_as_of(as_of, setup.bundle.catalog), options, counters)
+        contexts = setup.bundle.catalog.contexts
+        columns = ColumnNames(
+            **{role: name for role, name in names.items() if name is not None},
+            context={name: str(column) for name, column in parse_context(context_column, contexts, "--context-column").items()},
+        )
+        values = parse_context(context, contexts)
+        batch = BatchOptions(pairs, out, columns, parse_as_of(as_of, setup.bundle.catalog), options, counters, values)
         _score_pairs(setup, batch, engine, workers, json)
     elif user is not None and items is not None:
-        for_pairs = {"--out": out, "--user-column": user_column, "--item-column": item_column, "--as-of-column": as_of_column}
-        for_pairs["--engine"] = None if engine == "local" else engine
+        for_pairs = {
+            "--out": out,
+            "--user-column": user_column,
+            "--item-column": item_column,
+            "--as-of-column": as_of_column,
+            "--context-column": context_column or None,
+            "--engine": None if engine == "local" else engine,
+        }
         if ignored := [option for option, value in for_pairs.items() if value is not None]:
             raise InputError(f"{' and '.join(ignored)}: only for --pairs; one slate is scored here, and printed")
         setup = _Setup(Bundle.open(bundle, variant), threads, device, options, counters)
-        _score_user(setup, user, items, recent, parse_as_of(as_of, setup.bundle.catalog, warn=True), json)
+        values = parse_context(context, setup.bundle.catalog.contexts)
+        _score_user(setup, user, items, recent, parse_as_of(as_of, setup.bundle.catalog, warn=True), values, json)
     else:
         raise InputError("expected --user and --items, or --pairs and --out, or --prefix and --candidates")
 
 
-def _score_user(setup: _Setup, user: str, items: str, recent: str, as_of: int | None, json: bool) -> None:
+def _score_user(
+    setup: _Setup, user: str, items: str, recent: str, as_of: int | None, context: Mapping[str, Value], json: bool
+) -> None:
     """Scores one slate and prints it."""
     catalog, variant = setup.bundle.catalog, setup.bundle.variant
     kinds = catalog.info["ids"]
@@ -166,7 +195,7 @@ def _score_user(setup: _Setup, user: str, items: str, recent: str, as_of: int | 
     interactions = parse_recent(recent, kinds["item"])
     catalog.items.rows([*item_ids, *(item for item, _ in interactions)])
     with setup.session() as session:
-        scores = session.score(user_id, item_ids, recent=interactions or None, as_of=as_of, **setup.options)
+        scores = session.score(user_id, item_ids, recent=interactions or None, as_of=as_of, context=context, **setup.options)
     stats = scores.stats
     if not stats.known_user:
         means = "placed by --recent alone" if interactions else WITHOUT_HISTORY

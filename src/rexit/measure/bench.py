@@ -143,6 +143,7 @@ def draw(bundle: Bundle, options: BenchOptions) -> Sequence[AnySlate]:
             tuple(catalog.items.id(int(row)) for row in random.choice(len(catalog.items), options.slate, replace=False)),
             as_of=None,
             liked=np.zeros(options.slate, np.bool_),
+            context=catalog.contexts.example(),
         )
         for user in users
     ]

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rexit.bundle.catalog import Id
+from rexit.bundle.context import Value
 
 
 class Scorer(Protocol):
     """What measuring and calibration need of `rexit.runtime.Session`."""
 
-    def trace(self, user: Id, items: Sequence[Id], *, as_of: int | None = None) -> NDArray[np.float32]:
+    def trace(
+        self, user: Id, items: Sequence[Id], *, as_of: int | None = None, context: Mapping[str, Value] | None = None
+    ) -> NDArray[np.float32]:
         """Returns every exit's raw log-odds, float32 [items, exits]."""
 
-    def score(self, user: Id, items: Sequence[Id], *, as_of: int | None = None, force_exit: int | None = None) -> Any:
+    def score(
+        self,
+        user: Id,
+        items: Sequence[Id],
+        *,
+        as_of: int | None = None,
+        context: Mapping[str, Value] | None = None,
+        force_exit: int | None = None,
+    ) -> Any:
         """Returns scores with `exit` and `stats`, as in `rexit.runtime.Scores`."""
 
     def prompt(
-        self, user: Id, items: Sequence[Id], *, as_of: int | None = None
+        self, user: Id, items: Sequence[Id], *, as_of: int | None = None, context: Mapping[str, Value] | None = None
     ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
         """Returns the token ids of the prefix and of each candidate."""
 

@@ -170,7 +170,7 @@ def _job(request: ScoreRequest, pool: Pool, limits: Limits) -> Job:
     return Job(
         request.user,
         request.items,
-        {"recent": recent or None, "as_of": request.as_of, "top_k": request.top_k},
+        {"recent": recent or None, "as_of": request.as_of, "context": request.context, "top_k": request.top_k},
         None if deadline is None else deadline / 1000,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictInt, StrictStr
 
 from rexit.deadlines import LONGEST_MS
 
@@ -35,6 +35,10 @@ class ScoreRequest(BaseModel):
     as_of: Annotated[
         StrictInt | None, Field(description="Only the catalog's interactions before this time are used. Null: all.")
     ] = None
+    context: Annotated[
+        dict[str, StrictStr | StrictInt | Annotated[FiniteFloat, Field(strict=True)]],
+        Field(description="Values of the prompt template's `{context.NAME}`, by name: strings or numbers."),
+    ] = {}
     top_k: Annotated[
         int, Field(ge=0, lt=1 << 31, strict=True, description="Only the k most probable, best first. 0: all, in the order given.")
     ] = 0

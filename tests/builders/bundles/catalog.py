@@ -25,6 +25,21 @@ class CatalogContents(NamedTuple):
     tables: dict[str, dict[str, NDArray[Any]]]
 
 
+def with_context(contents: CatalogContents) -> CatalogContents:
+    """The same catalog with two contexts: a device at the end of the prefix, refused if it is unknown, and an hour behind the
+    target's title."""
+    info = copy.deepcopy(contents.info)
+    info["requires"] = [*info["requires"], "context"]
+    prompt = info["prompt"]
+    prompt["prefix"].append({"op": "context", "name": "device", "values": [2, 3, 5]})
+    prompt["candidate"].insert(1, {"op": "context", "name": "hour", "values": [5, 6, 2, 7], "missing": 1})
+    prompt["context"] = [
+        {"name": "device", "values": ["tv", "phone", "7"], "unknown": "refuse"},
+        {"name": "hour", "bins": [0, 6, 12, 18.5, 24], "unknown": "missing"},
+    ]
+    return CatalogContents(info, contents.tables)
+
+
 def user_ids(users: int, strings: bool = False) -> list[Any]:
     """Not 0, 1, 2, ...: a row taken for an id must fail."""
     return [string_id("user", n) if strings else 100 + 3 * n for n in range(users)]

@@ -123,7 +123,10 @@ static void layouts_are_fixed(void) {
   AT(rexit_request, force_exit, 100);
   AT(rexit_request, deadline_us, 104);
   AT(rexit_request, top_k, 112);
-  END(rexit_request, top_k, 120);
+  AT(rexit_request, context, 120);
+  AT(rexit_request, context_count, 128);
+  AT(rexit_request, context_size, 136);
+  END(rexit_request, context_size, 144);
 
   AT(rexit_token_request, struct_size, 0);
   AT(rexit_token_request, score_size, 8);

@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::size_t max_rows = std::numeric_limits<Row>::max();
 constexpr std::size_t max_probes = 1 << 16, max_neighbours = 1 << 16;
-constexpr char vectors_required[] = "vectors", lists_required[] = "user-lists";  // what `requires` may hold
+constexpr char vectors_required[] = "vectors", lists_required[] = "user-lists", context_required[] = "context";  // what `requires` may hold
 constexpr char field_prefix[] = "field.";
 
 std::vector<std::string> field_names(const Safetensors& table) {
@@ -158,7 +158,7 @@ struct Catalog::Description {
       : folder(catalog_folder),
         vocabulary(vocabulary_size),
         max_positions(positions),
-        document(read_json(folder + "/catalog.json", {vectors_required, lists_required})),
+        document(read_json(folder + "/catalog.json", {vectors_required, lists_required, context_required})),
         root(document.root()) {
     check_files(folder, read_file_sizes(root.at("files")), {"users.safetensors", "items.safetensors", "pieces.safetensors"});
   }
@@ -198,6 +198,9 @@ Catalog::Catalog(const Description& d)
   if (program.has_vectors() != d.requires_feature(vectors_required))
     fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", program.has_vectors() ? "lacks" : "holds", " `", vectors_required,
          "`, but the prompt has ", program.has_vectors() ? "vectors" : "none");
+  if (program.contexts.empty() == d.requires_feature(context_required))
+    fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", program.contexts.empty() ? "holds" : "lacks", " `", context_required,
+         "`, but the prompt has ", program.contexts.empty() ? "none" : "contexts");
   if (users.lists.has_value() != d.requires_feature(lists_required))
     fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", users.lists ? "lacks" : "holds", " `", lists_required,
          "`, but `embedding` has ", users.lists ? "" : "no ", "probes");

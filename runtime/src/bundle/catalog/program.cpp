@@ -37,17 +37,29 @@ class Reader {
     }
   }
 
+  void contexts(const Json& list) {
+    for (const Json& json : list.elements()) {
+      program_.contexts.emplace_back(json);
+      const std::string& name = program_.contexts.back().name();
+      for (std::size_t i = 0; i + 1 < program_.contexts.size(); ++i)
+        if (program_.contexts[i].name() == name) fail(REXIT_CORRUPT, json.where(), " name: `", name, "` is taken");
+    }
+  }
+
   std::vector<Op> ops(const Json& list, Part part) {
     std::vector<Op> ops;
     for (const Json& op : list.elements()) ops.push_back(read_op(op, part));
     return ops;
   }
 
-  // The exporter writes only tables that some op places.
+  // The exporter writes only tables and contexts that some op places.
   void check_all_placed(const Json& prompt) const {
     for (std::size_t t = 0; t < program_.vectors.size(); ++t)
       if (placed_tables_.count(t) == 0)
         fail(REXIT_CORRUPT, prompt.where(), " vectors: no op places `", program_.vectors[t].name, "`");
+    for (std::size_t i = 0; i < program_.contexts.size(); ++i)
+      if (placed_contexts_.count(i) == 0)
+        fail(REXIT_CORRUPT, prompt.where(), " context: no op places `", program_.contexts[i].name(), "`");
   }
 
   // An upper bound of the vectors that these ops append.
@@ -122,10 +134,28 @@ class Reader {
     } else if (name == "user_vector") {
       op.kind = OpKind::user_vector;
       program_.has_user_vector = true;
+    } else if (name == "context") {
+      read_context(json, part, op);
     } else {
       fail(REXIT_UNSUPPORTED, json.where(), ": op `", name, "`, which this version does not know");
     }
     return op;
+  }
+
+  void read_context(const Json& json, Part part, Op& op) {
+    op.kind = OpKind::context;
+    if (part == Part::entry) fail(REXIT_CORRUPT, json.where(), ": `context` is not allowed inside an `entry`");
+    const std::string& name = json.at("name").string();
+    const auto match = std::find_if(program_.contexts.begin(), program_.contexts.end(),
+                                    [&](const Context& context) { return context.name() == name; });
+    if (match == program_.contexts.end())
+      fail(REXIT_CORRUPT, json.where(), ": `", name, "` is not one of the prompt's `context`");
+    op.field = static_cast<std::size_t>(match - program_.contexts.begin());
+    placed_contexts_.insert(op.field);
+    op.bins = pieces(json, "values");
+    if (op.bins.size() != match->size())
+      fail(REXIT_CORRUPT, json.where(), " values: has ", op.bins.size(), ", expected ", match->size());
+    if (!match->refuses_unknown()) op.piece = piece(json, "missing");
   }
 
   void read_history(const Json& json, Part part, Op& op) {
@@ -169,11 +199,13 @@ class Reader {
 
   Piece piece(const Json& json, const char* key) const { return piece_at(json.at(key)); }
 
-  std::vector<Piece> bins(const Json& json) const {
-    std::vector<Piece> bins;
-    for (const Json& bin : json.at("bins").elements()) bins.push_back(piece_at(bin));
-    if (bins.empty()) fail(REXIT_CORRUPT, json.where(), " bins: is empty");
-    return bins;
+  std::vector<Piece> bins(const Json& json) const { return pieces(json, "bins"); }
+
+  std::vector<Piece> pieces(const Json& json, const char* key) const {
+    std::vector<Piece> pieces;
+    for (const Json& value : json.at(key).elements()) pieces.push_back(piece_at(value));
+    if (pieces.empty()) fail(REXIT_CORRUPT, json.where(), ' ', key, ": is empty");
+    return pieces;
   }
 
   Piece piece_at(const Json& value) const {
@@ -183,7 +215,8 @@ class Reader {
 
   const ProgramScope& scope_;
   Program& program_;
-  std::set<std::size_t> placed_tables_;  // indices into program_.vectors
+  std::set<std::size_t> placed_tables_;    // indices into program_.vectors
+  std::set<std::size_t> placed_contexts_;  // indices into program_.contexts
 };
 
 }  // namespace
@@ -193,6 +226,7 @@ Program read_program(const Json& prompt, const ProgramScope& scope) {
   Reader reader(scope, program);
   program.first_vector = program.user_vector = static_cast<std::int32_t>(scope.vocabulary);
   if (prompt.has("vectors")) reader.vector_tables(prompt.at("vectors"));
+  if (prompt.has("context")) reader.contexts(prompt.at("context"));
   program.prefix = reader.ops(prompt.at("prefix"), Part::prefix);
   program.candidate = reader.ops(prompt.at("candidate"), Part::candidate);
   reader.check_all_placed(prompt);

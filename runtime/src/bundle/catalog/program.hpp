@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "bundle/catalog/context.hpp"
 #include "files/json.hpp"
 
 namespace rexit::core {
@@ -29,6 +30,7 @@ enum class OpKind {
   nearest_like_rate,
   item_vector,
   user_vector,
+  context,
 };
 
 // `kind` determines which fields an op uses; docs/format.md lists them.
@@ -36,9 +38,10 @@ struct Op {
   OpKind kind{};
   Piece piece = 0;  // of a piece op; `missing`, `empty` or `unseen` of other ops
   Piece yes = 0, no = 0;
-  std::size_t field = 0;  // column in Users::fields or Items::fields; item_vector: in Program::vectors
+  std::size_t field = 0;  // column in Users::fields or Items::fields; item_vector: in Program::vectors; context: in
+                          // Program::contexts
   std::size_t limit = 0;
-  std::vector<Piece> bins;
+  std::vector<Piece> bins;  // context: of its values
   std::vector<Op> entry;
 };
 
@@ -50,6 +53,7 @@ struct VectorTable {
 
 struct Program {
   std::vector<Op> prefix, candidate;
+  std::vector<Context> contexts;  // what a request may say of its moment
   std::size_t max_prefix_tokens = 0, max_candidate_tokens = 0;  // hints: the exporter's longest, at most max_positions
 
   // Ids below `first_vector` are tokens. The vectors' ids follow, table by table. The last id, `user_vector`, stands for the
