@@ -19,7 +19,8 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 
 def with_split(catalog: Catalog, split: Split) -> Catalog:
     """The catalog's users and items with another split."""
-    return cast(Catalog, SimpleNamespace(path=catalog.path, users=catalog.users, items=catalog.items, split=lambda _name: split))
+    names = {name: getattr(catalog, name) for name in ("path", "users", "items", "contexts")}
+    return cast(Catalog, SimpleNamespace(**names, split=lambda _name: split))
 
 
 def test_every_pair_once_in_order_and_nothing_later_visible(catalog: Catalog) -> None:

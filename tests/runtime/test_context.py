@@ -80,6 +80,14 @@ def test_what_is_refused(bundle: Path, context: Any, message: str) -> None:
     assert str(raised.value) == message
 
 
+def test_a_name_given_twice(bundle: Path) -> None:
+    """Python's mapping cannot; C and the command line can."""
+    twice = [("device", "tv"), ("hour", 1.0), ("device", "tv")]
+    with runtime.open(bundle) as session, pytest.raises(InputError) as raised:
+        session._open.prompt(USER, ITEMS, [], [], None, twice)
+    assert str(raised.value) == "context 'device' appears twice in the request"
+
+
 @pytest.mark.parametrize("context", [{"device": "radio"}, {"device": 8}, {}, {"device": "tv", "page": "home"}])
 def test_python_refuses_in_the_same_words(bundle: Path, context: dict[str, Any]) -> None:
     with runtime.open(bundle) as session, pytest.raises(InputError) as raised:

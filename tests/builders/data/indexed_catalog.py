@@ -36,6 +36,21 @@ WITH_ENCODED = WITH_VECTORS.replace("{item.title:2}{item.gcn} ", "{item.title:2}
     "{item.gcn}", "{item.look}"
 )
 """And one that is made outside, of the target and of the items of the history."""
+
+WITH_CONTEXT = (
+    _TEMPLATE.replace("{history.recent:3}|", "{history.recent:3}@{context.device}|").replace(
+        " {similar", "~{context.hour} {similar"
+    )
+    + """
+[context.hour]
+bins = [0, 6, 12, 18]
+words = ["a", "b", "c"]
+unknown = "missing"
+"""
+)
+"""With two contexts: the device, at the end of the prefix, and the hour, behind the target's title; 18 and 19 are outside its
+bins."""
+DEVICES = ("tv", "phone", "web")
 LOOK = 5
 """Numbers in the column `look` of the items' file."""
 
@@ -62,11 +77,11 @@ def write_indexed_catalog(folder: Path, users: int = USERS, taste: bool = False,
     """
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
-    lines = ["user_id,item_id,rating,timestamp"]
+    lines = ["user_id,item_id,rating,timestamp,device,hour"]
     for user in range(users):
         for time, item in enumerate(random.permutation(ITEMS)[:PER_USER]):
             rating = 5 - 4 * (item % 2) if taste else random.integers(1, 6)
-            lines.append(f"{100 + user},{1000 + item},{rating},{10 * time}")
+            lines.append(f"{100 + user},{1000 + item},{rating},{10 * time},{DEVICES[time // 3 % 3]},{time}")
     (folder / "interactions.csv").write_text("\n".join(lines))
     names = [("xxxxxx", "......")[item % 2] if taste else f"Film {'abcdefg'[: 1 + item % 7]}" for item in range(ITEMS)]
     rows = [f"{1000 + item},{name},{look(1000 + item)}" for item, name in enumerate(names)]

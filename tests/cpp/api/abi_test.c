@@ -106,6 +106,10 @@ static void layouts_are_fixed(void) {
   AT(rexit_policy, reserved, 44);
   END(rexit_policy, top_k, 56);
 
+  AT(rexit_context, name, 0);
+  AT(rexit_context, text, 8);
+  END(rexit_context, number, 24);
+
   AT(rexit_request, struct_size, 0);
   AT(rexit_request, id_size, 8);
   AT(rexit_request, score_size, 16);
@@ -322,6 +326,10 @@ static void long_entries_are_respected(rexit_session* session) {
     rexit_score known;
     int64_t added;
   } scores[2];
+  struct {
+    rexit_context known;
+    int64_t added;
+  } context;
   rexit_request request;
 
   memset(ids, 0, sizeof ids);
@@ -354,6 +362,26 @@ static void long_entries_are_respected(rexit_session* session) {
   request.score_size = sizeof(rexit_score) - 1;
   EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(strstr(rexit_last_error(), "request.score_size is 23, expected the sizeof, 24") != NULL);
+  request.score_size = sizeof scores[0];
+  request.context_count = 1;
+  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(strstr(rexit_last_error(), "request.context is NULL") != NULL);
+  memset(&context, 0, sizeof context);
+  request.context = &context.known;
+  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(strstr(rexit_last_error(), "request.context_size is 0, expected the sizeof, 24") != NULL);
+  request.context_size = sizeof context;
+  context.added = 1;
+  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(strstr(rexit_last_error(), "context[0]: byte 24 of 32 is set, but this library knows only 24") != NULL);
+  context.added = 0;
+  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(strstr(rexit_last_error(), "context[0].name is NULL") != NULL);
+  context.known.name = "device";
+  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
+  EXPECT(strstr(rexit_last_error(), "context 'device': the prompt places no such context, it has none") != NULL);
+  request.context_count = 0;
+  EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_OK);
   request.user = NULL;
   EXPECT(rexit_session_score(session, &request, &scores[0].known, NULL) == REXIT_INVALID_ARGUMENT);
   EXPECT(strstr(rexit_last_error(), "request.user is NULL") != NULL);
