@@ -104,8 +104,7 @@ int run(int argc, char** argv) {
             "--recent", options.recent,
             "Interactions newer than the catalog's, oldest first: ITEM or ITEM:1 for liked, ITEM:0 for not liked.");
         command.add_option("--as-of", options.as_of, "Use only interactions before this time. Default: all.");
-        command
-            .add_option("--context", options.context, "The value of {context.NAME}, as NAME=VALUE; once for each name.")
+        command.add_option("--context", options.context, "The value of {context.NAME}, as NAME=VALUE; once for each name.")
             ->allow_extra_args(false);
         command.add_option("--top-k", options.top_k, "Only the k most probable, best first. 0: all, in the order given.");
         command.add_option("--deadline-ms", options.deadline_ms, "Answer with what is known when this time has passed.");

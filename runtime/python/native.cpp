@@ -170,7 +170,7 @@ class Session {
 
   template <class Request>
   ScoreRow score_request(Request request, std::size_t top_k, std::int64_t deadline_us, std::optional<std::uint32_t> force_exit,
-                 std::optional<Rules> policy) {
+                         std::optional<Rules> policy) {
     rexit::Scores result;
     std::vector<rexit_segment_stats> segments;
     {
@@ -342,15 +342,11 @@ NB_MODULE(_native, module) {
       .def("reloaded", &Session::reloaded, nb::rv_policy::take_ownership)
       .def("info", &Session::info)
       .def("exits", &Session::exits)
-      .def("score",
-           &Session::score,
-           "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "top_k"_a, "deadline_us"_a,
-           "force_exit"_a.none(), "policy"_a.none())
+      .def("score", &Session::score, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a, "top_k"_a,
+           "deadline_us"_a, "force_exit"_a.none(), "policy"_a.none())
       .def("score_tokens", &Session::score_tokens, "prefix"_a, "candidates"_a, "counts"_a, "top_k"_a, "deadline_us"_a,
            "force_exit"_a.none(), "policy"_a.none())
-      .def("trace",
-           &Session::trace,
-           "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a)
+      .def("trace", &Session::trace, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a)
       .def("trace_tokens", &Session::trace_tokens, "prefix"_a, "candidates"_a, "counts"_a)
       .def("prompt", &Session::prompt, "user"_a, "items"_a, "recent"_a, "liked"_a, "as_of"_a.none(), "context"_a)
       .def("warm_up", &Session::warm_up)

@@ -110,8 +110,8 @@ void read_context(const rexit_request& source, const std::vector<Context>& conte
     const IdPosition position{"context", i};
     const rexit_context entry = read_entry(source.context, i, source.context_size, position);
     if (entry.name == nullptr) fail(REXIT_INVALID_ARGUMENT, position.text(), ".name is NULL");
-    const auto match = std::find_if(contexts.begin(), contexts.end(),
-                                    [&](const Context& context) { return context.name() == entry.name; });
+    const auto match =
+        std::find_if(contexts.begin(), contexts.end(), [&](const Context& context) { return context.name() == entry.name; });
     if (match == contexts.end()) fail_unknown_context(entry.name, contexts);
     std::int32_t& number = numbers[static_cast<std::size_t>(match - contexts.begin())];
     if (number != not_given) fail(REXIT_INVALID_ARGUMENT, "context '", entry.name, "' appears twice in the request");
@@ -129,6 +129,8 @@ void read_context(const rexit_request& source, const std::vector<Context>& conte
       fail(REXIT_INVALID_ARGUMENT, "context '", contexts[i].name(), "' is missing, expected ", contexts[i].expected());
     numbers[i] = Context::missing;
   }
+}
+
 void check_candidates(std::size_t count, const char* name) {
   if (count == 0) fail(REXIT_INVALID_ARGUMENT, name, " is 0, expected at least 1");
   if (count > max_candidates) fail(REXIT_INVALID_ARGUMENT, name, " is ", count, ", expected at most ", max_candidates);
@@ -197,8 +199,8 @@ void read_request(const rexit_token_request* pointer, const Bundle& bundle, Requ
   if (source.prefix_count != 0) required(source.prefix, "request.prefix");
   required(source.candidates, "request.candidates");
   required(source.candidate_counts, "request.candidate_counts");
-  request.tokens = TokenPrompt{source.prefix, source.prefix_count, source.candidates, source.candidate_counts,
-                               source.candidate_count};
+  request.tokens =
+      TokenPrompt{source.prefix, source.prefix_count, source.candidates, source.candidate_counts, source.candidate_count};
   read_rules(source, bundle, request);
 }
 

@@ -13,7 +13,8 @@ namespace {
 
 constexpr std::size_t max_rows = std::numeric_limits<Row>::max();
 constexpr std::size_t max_probes = 1 << 16, max_neighbours = 1 << 16;
-constexpr char vectors_required[] = "vectors", lists_required[] = "user-lists", context_required[] = "context";  // what `requires` may hold
+constexpr char vectors_required[] = "vectors", lists_required[] = "user-lists",
+               context_required[] = "context";  // what `requires` may hold
 constexpr char field_prefix[] = "field.";
 
 std::vector<std::string> field_names(const Safetensors& table) {
@@ -199,8 +200,8 @@ Catalog::Catalog(const Description& d)
     fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", program.has_vectors() ? "lacks" : "holds", " `", vectors_required,
          "`, but the prompt has ", program.has_vectors() ? "vectors" : "none");
   if (program.contexts.empty() == d.requires_feature(context_required))
-    fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", program.contexts.empty() ? "holds" : "lacks", " `", context_required,
-         "`, but the prompt has ", program.contexts.empty() ? "none" : "contexts");
+    fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", program.contexts.empty() ? "holds" : "lacks", " `",
+         context_required, "`, but the prompt has ", program.contexts.empty() ? "none" : "contexts");
   if (users.lists.has_value() != d.requires_feature(lists_required))
     fail(REXIT_CORRUPT, d.folder, "/catalog.json requires: ", users.lists ? "lacks" : "holds", " `", lists_required,
          "`, but `embedding` has ", users.lists ? "" : "no ", "probes");

@@ -23,8 +23,8 @@ class Context {
   bool refuses_unknown() const noexcept { return refuses_; }
   std::size_t size() const noexcept { return values_.empty() ? edges_.size() - 1 : values_.size(); }
 
-  // The number of a value's entry or bin; nullopt if it is unknown. A whole number is the value that is written like it; of bins, a
-  // text that is a number is that number.
+  // The number of a value's entry or bin; nullopt if it is unknown. A whole number is the value that is written like it; of bins,
+  // a text that is a number is that number.
   std::optional<std::int32_t> find(std::string_view text) const;
   std::optional<std::int32_t> find(double number) const;
   // What a value must be, for messages.

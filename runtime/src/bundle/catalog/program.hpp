@@ -53,7 +53,7 @@ struct VectorTable {
 
 struct Program {
   std::vector<Op> prefix, candidate;
-  std::vector<Context> contexts;  // what a request may say of its moment
+  std::vector<Context> contexts;                                // what a request may say of its moment
   std::size_t max_prefix_tokens = 0, max_candidate_tokens = 0;  // hints: the exporter's longest, at most max_positions
 
   // Ids below `first_vector` are tokens. The vectors' ids follow, table by table. The last id, `user_vector`, stands for the
