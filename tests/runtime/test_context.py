@@ -20,7 +20,7 @@ from rexit.bundle import Bundle, Catalog
 from rexit.errors import InputError
 from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.serve import Pool
-from running.program import run_program
+from running.program import assert_one_error, run_program
 from running.service import serving
 
 ITEMS = [int(item) for item in ITEM_IDS[:6]]
@@ -115,6 +115,8 @@ def test_every_door_gives_the_same_scores_to_the_bit(bundle: Path, tmp_path: Pat
     words = [f"--context={name}={value}" for name, value in context.items()]
     slate = [f"--user={USER}", f"--items={','.join(map(str, ITEMS))}"]
     assert _log_odds(json.loads(run_program("score", bundle, "--json", *slate, *words).out)) == expected
+    request = json.dumps({"user": USER, "items": ITEMS, "context": context})
+    assert _log_odds(json.loads(run_program("pipe", bundle, stdin=request).out)) == expected
 
     with serving(Pool(partial(runtime.open, bundle), 1, 4)) as service:
         reply = service.score(user=USER, items=ITEMS, context=context)
@@ -125,6 +127,51 @@ def test_every_door_gives_the_same_scores_to_the_bit(bundle: Path, tmp_path: Pat
     pl.DataFrame({"user_id": [USER] * len(ITEMS), "item_id": ITEMS, **columns}).write_parquet(pairs)
     score_files(Opening(Bundle.open(bundle), 0, None), BatchOptions(pairs, out, ColumnNames(), None, {}), Local())
     assert pl.read_parquet(out)["log_odds"].to_list() == expected
+
+
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        ({"device": None}, "context.device: got None, expected a string or a number"),
+        ({"device": [1]}, "context.device: got [1], expected a string or a number"),
+        (["device"], "context: got ['device'], expected: input should be a valid dictionary"),
+        ({"device": "radio"}, "context 'device' is 'radio', expected one of tv, phone, 7"),
+        ({}, "context 'device' is missing, expected one of tv, phone, 7"),
+        ({"device": "tv", "page": 1}, "context 'page': the prompt places no such context, it has: device, hour"),
+    ],
+)
+def test_http_refuses_in_one_line(bundle: Path, context: Any, message: str) -> None:
+    with serving(Pool(partial(runtime.open, bundle), 1, 4)) as service:
+        reply = service.score(user=USER, items=ITEMS, context=context)
+    assert (reply.status, reply.json) == (422, {"error": message})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--context", "device"], "context 'device', expected NAME=VALUE, as in device=tv"),
+        (["--context", "=tv"], "context '=tv', expected NAME=VALUE, as in device=tv"),
+        (["--context", "device=tv", "--context", "device=tv"], "context 'device' appears twice in the request"),
+        (["--context", "device=radio"], "context 'device' is 'radio', expected one of tv, phone, 7"),
+        ([], "context 'device' is missing, expected one of tv, phone, 7"),
+    ],
+)
+def test_the_program_refuses_in_one_line(bundle: Path, words: list[str], message: str) -> None:
+    assert_one_error(run_program("score", bundle, f"--user={USER}", f"--items={ITEMS[0]}", *words), 2, message)
+
+
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        ('{"device": null}', "line 1: context 'device' is null, expected a string or a number"),
+        ('["device"]', "line 1: context is array, expected an object"),
+        ('{"device": "radio"}', "context 'device' is 'radio', expected one of tv, phone, 7"),
+    ],
+)
+def test_the_pipe_answers_in_one_line(bundle: Path, context: str, message: str) -> None:
+    request = f'{{"user": {USER}, "items": [{ITEMS[0]}], "context": {context}}}'
+    answer = json.loads(run_program("pipe", bundle, stdin=request).out)
+    assert answer["error"] == {"status": "REXIT_INVALID_ARGUMENT", "message": message}
 
 
 def _log_odds(answer: dict[str, Any]) -> list[float]:

@@ -238,7 +238,9 @@ def _first_line(errors: Sequence[Any]) -> str:
     if first["type"] == "extra_forbidden":
         return f"{field}: got a field that is not known, expected those of {SCORE} in /openapi.json{more}"
     if first["type"] in ("int_type", "string_type") and len(errors) > 1:
-        expected = "an id, or an id and whether it was liked" if parts[0] == "recent" else "an id: an integer or a string"
+        expected = {"recent": "an id, or an id and whether it was liked", "context": "a string or a number"}.get(
+            str(parts[0]), "an id: an integer or a string"
+        )
         return f"{field}: got {_short(first['input'])}, expected {expected}"
     expected = first["msg"][:1].lower() + first["msg"][1:]
     return f"{field}: got {_short(first['input'])}, expected: {expected.removeprefix('input should be ')}{more}"
