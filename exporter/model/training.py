@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rexit.bundle import Catalog
-from rexit.bundle.catalog import Id
+from rexit.bundle.catalog import SPLITS, Id
 from rexit.exporter.model.decoder import Decoder
 from rexit.exporter.model.multi_exit import MultiExitModel
 from rexit.exporter.model.packed import batch, pack
 from rexit.exporter.model.projectors import Projectors
 from rexit.exporter.model.vectors import PassVectors, Sources
-from rexit.exporter.prompt.builder import Prompt
+from rexit.exporter.prompt.builder import Prompt, PromptBuilder
 from rexit.exporter.source import Source, prompt_maker
-from rexit.slates import cut, spread
+from rexit.slates import cut, runs, spread
 
 POOL = 512
 """Rows sorted by length together: enough to match lengths, few enough to keep batches random."""
@@ -100,6 +100,8 @@ def packed_rows(
 ) -> Rows:
     """Assembles a split's slates; a catalog's, each as of its first interaction.
 
+    Candidates of a training slate may differ in contexts that stand behind the prefix.
+
     Args:
         source: a catalog, or a file of slates.
         split: `train`, `validation` or `test`.
@@ -107,11 +109,28 @@ def packed_rows(
         most: number of slates, evenly spaced; 0: all.
         track: wraps the slates, to show progress.
     """
+    if isinstance(source, Catalog):
+        rows = _catalog_rows(source, split, size, most, track)
+        return Rows(rows, None if source.vector_ids is None else Sources(source, training=split == SPLITS[0]))
     prompt_of = prompt_maker(source, split)
-    rows = [Row(slate.user, prompt_of(slate), slate.liked) for slate in track(spread(cut(source, split, size), most))]
-    if not isinstance(source, Catalog) or source.vector_ids is None:
-        return Rows(rows, None)
-    return Rows(rows, Sources(source, training=split == "train"))
+    slates = track(spread(cut(source, split, size), most))
+    return Rows([Row(slate.user, prompt_of(slate), slate.liked) for slate in slates], None)
+
+
+def _catalog_rows(
+    catalog: Catalog, split: str, size: int, most: int, track: Callable[[Sequence[Any]], Iterable[Any]]
+) -> list[Row]:
+    builder = PromptBuilder.of(catalog, split)
+    in_prefix = {op.get("name") for op in catalog.info["prompt"]["prefix"] if op["op"] == "context"}
+    same = [n for n, name in enumerate(catalog.contexts.names) if name in in_prefix]
+    rows, parts = runs(catalog, split, size, same if split == SPLITS[0] else None)
+
+    def row(part: slice) -> Row:
+        user, time = int(rows.users[part.start]), int(rows.times[part.start])
+        prompt = builder.prompt_rows(user, rows.items[part], time, context=rows.contexts[part])
+        return Row(catalog.users.id(user), prompt, rows.liked[part])
+
+    return [row(part) for part in track(spread(parts, most))]
 
 
 def batches(lengths: NDArray[np.int64], tokens: int, rng: np.random.Generator) -> list[list[int]]:

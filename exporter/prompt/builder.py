@@ -20,6 +20,7 @@ from rexit.exporter.prompt.retrieval import Graph, Snapshots
 from rexit.exporter.retriever.neighbours import folded_in, nonzero_rows, top
 
 Tokens = NDArray[np.int32]
+_NO_CONTEXT = np.empty(0, np.int32)
 Entries = tuple[Rows, NDArray[np.bool_]]
 """Rows of items, and whether the user liked them."""
 
@@ -46,7 +47,7 @@ class _Request:
 
     part: as in `Prompt`. graph: the retriever, None if there is none yet.
     items, liked: the history, visible interactions before fresh ones. similar: user rows, nearest first.
-    context: numbers of the contexts' values.
+    context: numbers of the contexts' values, [1, contexts], or a row for each target.
     """
 
     part: int | None
@@ -55,7 +56,7 @@ class _Request:
     items: Rows
     liked: NDArray[np.bool_]
     similar: Rows
-    context: Sequence[int]
+    context: NDArray[np.int32]
 
 
 class PromptBuilder:
@@ -117,7 +118,7 @@ class PromptBuilder:
             ids.rows(items),
             as_of,
             [(int(i), liked) for i, (_, liked) in zip(fresh, recent, strict=True)],
-            self._contexts.numbers(context).tolist(),
+            self._contexts.numbers(context),
         )
 
     def prompt_rows(
@@ -126,11 +127,17 @@ class PromptBuilder:
         items: Rows | Sequence[int],
         as_of: int | None = None,
         recent: Sequence[tuple[int, bool]] = (),
-        context: Sequence[int] | None = None,
+        context: NDArray[np.int32] | None = None,
     ) -> Prompt:
-        """Assembles a slate's prompts, by rows, for instance those of `Catalog.split`. user: None: not in the catalog. context:
-        numbers of the contexts' values; None: the request has none."""
-        context = self._contexts.numbers(None).tolist() if context is None else context
+        """Assembles a slate's prompts, by rows, for instance those of `Catalog.split`.
+
+        Args:
+            user: None: not in the catalog.
+            items, as_of, recent: as in `prompt`.
+            context: numbers of the contexts' values, int32 [contexts], or [items, contexts] if the items differ in contexts
+                behind the prefix; None: the request has none.
+        """
+        context = self._contexts.numbers(None) if context is None else context
         request = self._request(user, as_of, recent, context)
         targets = np.asarray(items, np.int64)
         prefix = [piece for op in self._prefix for piece in self._shared(op, user, request)]
@@ -177,14 +184,18 @@ class PromptBuilder:
         return [~vector for vector in range(begin, begin + count)]
 
     def _request(
-        self, user: int | None, as_of: int | None, recent: Sequence[tuple[int, bool]], context: Sequence[int] = ()
+        self,
+        user: int | None,
+        as_of: int | None,
+        recent: Sequence[tuple[int, bool]],
+        context: NDArray[np.int32] = _NO_CONTEXT,
     ) -> _Request:
         visible = slice(0, 0) if user is None else self._histories.visible(user, as_of)
         items = np.concatenate([self._users["history_items"][visible], np.array([i for i, _ in recent], np.int64)])
         liked = np.concatenate([self._users["history_liked"][visible] > 0, np.array([bool(v) for _, v in recent], np.bool_)])
         part, graph = self._graph_of(user, as_of)
         similar = self._similar(graph, user, items[liked], whole=as_of is None and not recent)
-        return _Request(part, graph, as_of, items, liked, similar, context)
+        return _Request(part, graph, as_of, items, liked, similar, np.atleast_2d(context))
 
     def _graph_of(self, user: int | None, as_of: int | None) -> tuple[int | None, Graph | None]:
         if self._snapshots is None:
@@ -226,14 +237,15 @@ class PromptBuilder:
                 assert self._ids is not None
                 return [~self._ids.user_id]
             case "context":
-                number = request.context[self._context_places[op["name"]]]
-                return [op["missing"] if number == MISSING else op["values"][number]]
+                return self._context_pieces(op, request)[0]
         raise ValueError(f"prompt op {op['op']!r} is not one of docs/format.md")
 
     def _by_target(
         self, op: Op, user: int | None, request: _Request, targets: Rows, nearest: Sequence[Entries]
     ) -> list[list[int]]:
         """The pieces of an op of the candidate's part, by target. nearest: the history's nearest items, by target."""
+        if op["op"] == "context" and len(request.context) == len(targets):
+            return self._context_pieces(op, request)
         if not needs_target(op):
             return [self._shared(op, user, request)] * len(targets)
         match op["op"]:
@@ -256,6 +268,11 @@ class PromptBuilder:
                 rated, liked = self._histories.verdicts(request.similar[: op["limit"]], targets, request.as_of)
                 return [[_rate(op, int(n.sum()), int(likes.sum()))] for n, likes in zip(rated, liked & rated, strict=True)]
         raise ValueError(f"prompt op {op['op']!r} is not one of docs/format.md")
+
+    def _context_pieces(self, op: Op, request: _Request) -> list[list[int]]:
+        """The piece of each row of the request's context."""
+        numbers = request.context[:, self._context_places[op["name"]]].tolist()
+        return [[op["missing"] if number == MISSING else op["values"][number]] for number in numbers]
 
     def _entries(self, op: Op, items: Rows, liked: NDArray[np.bool_]) -> list[int]:
         if not len(items):

@@ -31,9 +31,10 @@ def prompt_lengths(catalog: Catalog) -> dict[str, Any]:
 def _measure(catalog: Catalog) -> tuple[list[int], list[int]]:
     """Tokens of prefixes and of candidates, for a sample of users with a history and of items."""
     random, builder = np.random.default_rng(0), PromptBuilder(catalog)
+    first = np.zeros(len(catalog.contexts), np.int32)
     users = np.flatnonzero(np.diff(catalog.user_table["history_offsets"]))
     slates = [
-        builder.prompt_rows(int(user), random.integers(len(catalog.items), size=ITEMS), context=[0] * len(catalog.contexts))
+        builder.prompt_rows(int(user), random.integers(len(catalog.items), size=ITEMS), context=first)
         for user in random.permutation(users)[:USERS]
     ]
     return [len(slate.prefix) for slate in slates], [len(candidate) for slate in slates for candidate in slate.candidates]

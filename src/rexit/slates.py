@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from rexit.bundle.catalog import Catalog, Id
+    from rexit.bundle.catalog import Catalog, Id, Split
     from rexit.bundle.context import Value
     from rexit.measure.scorer import Scorer
 
@@ -117,6 +117,7 @@ class OwnSlates(Protocol):
 
 AnySlate = Slate | TokenSlate
 SlateT = TypeVar("SlateT", bound=AnySlate)
+T = TypeVar("T")
 
 
 @overload
@@ -144,7 +145,30 @@ def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Seq
     """
     if isinstance(source, OwnSlates):
         return source.cut(split, size)
-    catalog, size = source, SIZE if size is None else size
+    catalog = source
+    rows, parts = runs(catalog, split, SIZE if size is None else size)
+    users, items = catalog.users.take(rows.users[[part.start for part in parts]]), catalog.items.take(rows.items)
+    slates = []
+    for user, part in zip(users, parts, strict=True):
+        at = part.start
+        context = catalog.contexts.values(rows.contexts[at])
+        slates.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part], context))
+    return slates
+
+
+def runs(catalog: Catalog, split: str, size: int, contexts: Sequence[int] | None = None) -> tuple[Split, list[slice]]:
+    """Returns a split, and the rows of each slate that `cut` makes of it.
+
+    Args:
+        catalog: A catalog with splits.
+        split: `train`, `validation` or `test`.
+        size: Most candidates of a slate.
+        contexts: Numbers of the contexts that are the same throughout a slate; None: all.
+
+    Raises:
+        InputError: As `cut`.
+        BundleError: As `cut`.
+    """
     if size < 1:
         raise InputError(f"slate size {size}, expected at least 1")
     import numpy as np
@@ -152,17 +176,11 @@ def cut(source: Catalog | OwnSlates, split: str, size: int | None = None) -> Seq
     rows = catalog.split(split)
     if len(rows) == 0:
         raise InputError(f"{catalog.path}: the {split} split is empty, expected at least one interaction")
-    changes = (rows.users[1:] != rows.users[:-1]) | (rows.contexts[1:] != rows.contexts[:-1]).any(1)
-    starts = np.flatnonzero(np.r_[True, changes])
+    same = rows.contexts if contexts is None else rows.contexts[:, list(contexts)]
+    starts = np.flatnonzero(np.r_[True, (rows.users[1:] != rows.users[:-1]) | (same[1:] != same[:-1]).any(1)])
     ends = np.r_[starts[1:], len(rows)]
-    users, items = catalog.users.take(rows.users[starts]), catalog.items.take(rows.items)
-    slates = []
-    for user, begin, end in zip(users, starts.tolist(), ends.tolist(), strict=True):
-        context = catalog.contexts.values(rows.contexts[begin])
-        for at in range(begin, end, size):
-            part = slice(at, min(at + size, end))
-            slates.append(Slate(user, tuple(items[part]), int(rows.times[at]), rows.liked[part], context))
-    return slates
+    edges = zip(starts.tolist(), ends.tolist(), strict=True)
+    return rows, [slice(at, min(at + size, end)) for begin, end in edges for at in range(begin, end, size)]
 
 
 def biases(source: Catalog | OwnSlates, slates: Sequence[AnySlate]) -> NDArray[np.float64]:
@@ -185,7 +203,7 @@ def draw(slates: Sequence[SlateT], count: int, seed: int = 0) -> list[SlateT]:
     return [slates[n] for n in np.sort(sample)]
 
 
-def spread(slates: Sequence[SlateT], count: int) -> list[SlateT]:
+def spread(slates: Sequence[T], count: int) -> list[T]:
     """Returns at most `count` slates, evenly spaced, so that all kinds of users are included; 0: all."""
     if count <= 0 or len(slates) <= count:
         return list(slates)

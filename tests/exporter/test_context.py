@@ -24,6 +24,7 @@ from rexit.exporter.export import export_bundle
 from rexit.exporter.index import build_catalog
 from rexit.exporter.model.training import packed_rows
 from rexit.exporter.options import ExportOptions, IndexOptions, LightGCNOptions
+from rexit.exporter.prompt.builder import PromptBuilder
 from rexit.exporter.prompt.template import ContextRule, read_template
 from rexit.exporter.update import update_catalog
 from rexit.progress import silent
@@ -55,7 +56,7 @@ def test_the_index_stores_values_tokens_and_the_interactions_contexts(catalog: C
     assert catalog.info["requires"] == ["context"]
     assert catalog.contexts.entries == (
         Context("device", values=("phone", "tv", "web")),
-        Context("hour", edges=(0, 6, 12, 18), unknown="missing"),
+        Context("hour", edges=(0, 5, 12, 18), unknown="missing"),
     )
     split = catalog.split("test")
     assert split.contexts.shape == (len(split), 2)
@@ -68,20 +69,32 @@ def test_the_index_stores_values_tokens_and_the_interactions_contexts(catalog: C
 
 def test_a_slate_ends_where_the_context_changes(catalog: Catalog) -> None:
     train = [slate for slate in cut(catalog, "train", 20) if slate.user == 100]
-    assert [len(slate.items) for slate in train] == [3, 3, 3, 3, 3, 1]
-    assert [slate.context["device"] for slate in train] == [DEVICES[n % 3] for n in range(6)]
-    assert [slate.context["hour"] for slate in train] == [0, 0, 6, 6, 12, 12], "a bin by its lower edge"
+    assert [len(slate.items) for slate in train] == [3, 2, 1, 3, 3, 3, 1]
+    assert [slate.context["device"] for slate in train] == [DEVICES[n] for n in (0, 1, 1, 2, 0, 1, 2)]
+    assert [slate.context["hour"] for slate in train] == [0, 0, 5, 5, 5, 12, 12], "a bin by its lower edge"
     assert sum(len(slate.items) for slate in cut(catalog, "train", 20)) == len(catalog.split("train"))
     assert all("hour" not in slate.context for slate in cut(catalog, "test", 20)), "18 and 19 are outside the bins"
 
 
 def test_training_prompts_have_the_context_of_their_interactions(catalog: Catalog) -> None:
+    """The device, in the prefix, ends a slate. The hour stands behind it: each candidate has its own."""
     decode = byte_tokenizer().decode
-    rows = packed_rows(catalog, "train", 20).rows
-    for row, slate in zip(rows, cut(catalog, "train", 20), strict=True):
-        assert f"@{slate.context['device']}|" in decode(row.prompt.prefix.tolist())
-        word = {0: "a", 6: "b", 12: "c"}[int(slate.context["hour"])]
-        assert all(f"~{word} " in decode(candidate.tolist()) for candidate in row.prompt.candidates)
+    rows = [row for row in packed_rows(catalog, "train", 20).rows if row.user == 100]
+    assert [len(row.prompt.candidates) for row in rows] == [3, 3, 3, 3, 3, 1]
+    assert [f"@{DEVICES[n % 3]}|" in decode(row.prompt.prefix.tolist()) for n, row in enumerate(rows)] == [True] * 6
+    candidates = [decode(candidate.tolist()) for row in rows for candidate in row.prompt.candidates]
+    words = [text.partition("~")[2][0] for text in candidates]
+    assert words == ["a"] * 5 + ["b"] * 7 + ["c"] * 4
+
+
+def test_other_prompts_are_those_of_requests(catalog: Catalog) -> None:
+    builder = PromptBuilder(catalog)
+    rows = packed_rows(catalog, "validation", 20).rows
+    for row, slate in zip(rows, cut(catalog, "validation", 20), strict=True):
+        prompt = builder.prompt(slate.user, slate.items, slate.as_of, context=slate.context)
+        assert row.user == slate.user and (row.liked == slate.liked).all()
+        assert (row.prompt.prefix == prompt.prefix).all()
+        assert [c.tolist() for c in row.prompt.candidates] == [c.tolist() for c in prompt.candidates]
 
 
 def test_golden_samples_keep_their_context(exported: Path, catalog: Catalog) -> None:
@@ -138,7 +151,7 @@ def test_a_newer_catalog_keeps_the_values(place: Path, exported: Path, tmp_path:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (("bins = [0, 6, 12, 18]", "bins = [0, 6, 12, 20]"), "context 'hour' is bins"),
+        (("bins = [0, 5, 12, 18]", "bins = [0, 5, 12, 20]"), "context 'hour' is bins"),
         (('unknown = "missing"', 'unknown = "refuse"'), "is another template than that of"),
         (("@{context.device}", "@{context.page}"), "is another template than that of"),
     ],

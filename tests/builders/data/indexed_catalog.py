@@ -43,7 +43,7 @@ WITH_CONTEXT = (
     )
     + """
 [context.hour]
-bins = [0, 6, 12, 18]
+bins = [0, 5, 12, 18]
 words = ["a", "b", "c"]
 unknown = "missing"
 """
