@@ -42,10 +42,14 @@ class Line:
     def __init__(self, profile: CostProfile, max_tokens: int = 10**6) -> None:
         self.profile, self.max_tokens = profile, max_tokens
 
-    def prompt(self, user: int, items: tuple[int, ...], *, as_of: int | None) -> tuple[list[int], list[list[int]]]:
+    def prompt(
+        self, user: int, items: tuple[int, ...], *, as_of: int | None, context: object = None
+    ) -> tuple[list[int], list[list[int]]]:
         return [0] * (10 * user), [[0] * (6 + 4 * (item % 4)) for item in items]
 
-    def score(self, user: int, items: tuple[int, ...], *, as_of: int | None, force_exit: int) -> SimpleNamespace:
+    def score(
+        self, user: int, items: tuple[int, ...], *, as_of: int | None, force_exit: int, context: object = None
+    ) -> SimpleNamespace:
         sizes = [len(one) for one in self.prompt(user, items, as_of=as_of)[1]]
         prefix, tokens, count, full = 10 * user, sum(sizes), 0, self.max_tokens
         for size in sizes:  # the runtime's rule, told once more

@@ -238,9 +238,9 @@ def test_a_policy_is_tried_on_the_latest_slates(place: Path, monkeypatch: pytest
     moments: list[int | None] = []
     real = runtime.Session.score
 
-    def score(session: runtime.Session, *words: Any, as_of: int | None = None) -> runtime.Scores:
+    def score(session: runtime.Session, *words: Any, as_of: int | None = None, **keywords: Any) -> runtime.Scores:
         moments.append(as_of)
-        return real(session, *words, as_of=as_of)
+        return real(session, *words, as_of=as_of, **keywords)
 
     monkeypatch.setattr(runtime.Session, "score", score)
     refresh_bundle(place / "bundle", place / "newer", RefreshOptions(drift_slates=3, golden_slates=1))

@@ -134,7 +134,7 @@ def test_every_door_gives_the_same_scores_to_the_bit(bundle: Path, tmp_path: Pat
     [
         ({"device": None}, "context.device: got None, expected a string or a number"),
         ({"device": [1]}, "context.device: got [1], expected a string or a number"),
-        (["device"], "context: got ['device'], expected: input should be a valid dictionary"),
+        (["device"], "context: got ['device'], expected: a valid dictionary"),
         ({"device": "radio"}, "context 'device' is 'radio', expected one of tv, phone, 7"),
         ({}, "context 'device' is missing, expected one of tv, phone, 7"),
         ({"device": "tv", "page": 1}, "context 'page': the prompt places no such context, it has: device, hour"),
