@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
 import re
 import sys
@@ -23,6 +24,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rexit.bundle.writer import new_folder
 from rexit.scripts import script
@@ -66,7 +68,7 @@ def split_of(query: int, count: int) -> str:
 def best(documents: Sequence[str], queries: Sequence[str], count: int) -> list[list[int]]:
     """The places of each query's best documents by BM25."""
     try:
-        import bm25s
+        bm25s = importlib.import_module("bm25s")
     except ImportError:
         sys.exit("slates: needs the package bm25s: pip install bm25s")
     retriever = bm25s.BM25()
@@ -76,7 +78,7 @@ def best(documents: Sequence[str], queries: Sequence[str], count: int) -> list[l
     return [[int(place) for place in row] for row in places]
 
 
-def slates(files: Mapping[str, str], candidates: int, words: int) -> Iterator[dict[str, object]]:
+def slates(files: Mapping[str, str], candidates: int, words: int) -> Iterator[dict[str, Any]]:
     """Yields the rows of a file of slates."""
     documents = [record for record in records(files[DOCUMENTS]) if record.get("W")]
     queries = [record["W"] for record in records(files[QUERIES])]
@@ -107,9 +109,9 @@ def main(out: Path, source: Path, candidates: int, words: int) -> None:
         rows = list(slates(files, candidates, words))
         (folder / "slates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         (folder / "prompt.json").write_text(json.dumps(PROMPT, indent=1) + "\n", encoding="utf-8")
-    pairs = sum(len(row["label"]) for row in rows)  # type: ignore[arg-type]
-    relevant = sum(grade > 0 for row in rows for grade in row["label"])  # type: ignore[attr-defined]
-    print(f"{len(rows)} queries, {pairs} candidates, {relevant} of them relevant, in {out / 'slates.jsonl'}")
+    labels = [grade for row in rows for grade in row["label"]]
+    relevant = sum(grade > 0 for grade in labels)
+    print(f"{len(rows)} queries, {len(labels)} candidates, {relevant} of them relevant, in {out / 'slates.jsonl'}")
 
 
 if __name__ == "__main__":

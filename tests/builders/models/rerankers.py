@@ -115,7 +115,7 @@ def _minicpm(config: dict[str, Any]) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator) * shape[-1] ** -0.5
+        return torch.randn(*shape, generator=generator) * float(shape[-1] ** -0.5)
 
     width, inner = config["hidden_size"], config["intermediate_size"]
     pairs = width // config["num_attention_heads"] * config["num_key_value_heads"]
