@@ -40,7 +40,13 @@ def cases() -> Iterator[tuple[Policy, int, Any]]:
         top_k = TopK(int(random.integers(1, 12)), bool(random.integers(2)), tuple(rise), tuple(fall))
         policy = Policy(
             tuple(
-                ExitPolicy(float(np.float32(a)), float(np.float32(b)), float(u), float(w), tuple(np.float32(earlier).tolist()))
+                ExitPolicy(
+                    float(np.float32(a)),
+                    float(np.float32(b)),
+                    float(u),
+                    float(w),
+                    tuple(np.asarray(earlier, np.float32).tolist()),
+                )
                 for (a, b), (u, w), earlier in zip(maps, limits.T, weights, strict=True)
             ),
             int(random.integers(1, 3)),
