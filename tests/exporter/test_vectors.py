@@ -215,11 +215,11 @@ def test_a_bundle_keeps_its_vectors(bundle: Path, checkpoint: Path, catalog: Cat
 
 @pytest.mark.slow
 def test_profiles_allow_one_vector_and_as_many_as_tokens(complete: Path) -> None:
-    from rexit.exporter.compile import _ranges
+    from rexit.exporter.engine.profiles import input_ranges
 
     opened = Bundle.open(complete, "tensorrt-fp16")
     for profile in optimization_profiles(opened):
-        ranges = _ranges(opened.variant.segments[0], profile)
+        ranges = input_ranges(opened.variant.segments[0], profile)
         assert ranges["vectors"] == ranges["tokens"] == profile.tokens and profile.tokens[0] == 1
 
 
