@@ -99,18 +99,23 @@ def baselines(catalog: Catalog, slate: int = SIZE, only: Sequence[str] = ()) -> 
         v, t, penalty = matrix_factorization(train, validation, test, *sizes, constant)
         yield calibrated("matrix factorization", v, t, f"penalty {penalty:g}")
     if wanted("LightGCN"):
-        yield calibrated("LightGCN", *lightgcn(catalog, slate))
+        v, t = lightgcn(catalog, slate)
+        yield calibrated("LightGCN", v, t)
     if wanted("boosting"):
         pairs, features = boosting_inputs(catalog, slate)
         for name, (known, chosen, held_out) in features.items():
             yield calibrated(name, *boosted((known, pairs[0].liked), (chosen, pairs[1].liked), held_out))
 
 
-def lightgcn(catalog: Catalog, slate: int = SIZE) -> list[Scores]:
+def lightgcn(catalog: Catalog, slate: int) -> tuple[Scores, Scores]:
     """Scores of the validation and test pairs: the user folded in from the visible likes, times the item."""
-    pairs = [cut(catalog.split(name), slate) for name in SPLITS[1:]]
     interactions, space = Interactions(catalog), embeddings(catalog)
-    return [(interactions.folded_in(part, space) * space.items[part.items]).sum(1) for part in pairs]
+
+    def scores(split: str) -> Scores:
+        pairs = cut(catalog.split(split), slate)
+        return np.asarray((interactions.folded_in(pairs, space) * space.items[pairs.items]).sum(1))
+
+    return scores("validation"), scores("test")
 
 
 def boosting_inputs(catalog: Catalog, slate: int = SIZE) -> tuple[list[Pairs], dict[str, list[Features]]]:
