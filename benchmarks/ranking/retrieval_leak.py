@@ -102,7 +102,7 @@ class Study:
 
     def rows(self, mask: Mask) -> Pairs:
         t = self.train
-        return cut(Split(t.users[mask], t.items[mask], t.times[mask], t.liked[mask]), TRAIN_SLATE)
+        return cut(Split(t.users[mask], t.items[mask], t.times[mask], t.liked[mask], t.contexts[mask]), TRAIN_SLATE)
 
     def graph(self, mask: Mask) -> Graph:
         """Trained on the likes among these training rows."""
