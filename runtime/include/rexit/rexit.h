@@ -417,8 +417,8 @@ REXIT_NODISCARD REXIT_API rexit_status rexit_session_prompt(rexit_session* sessi
                                                             int32_t* tokens_out, size_t capacity, size_t* offsets_out,
                                                             size_t* count_out);
 
-/* A prompt as the caller's own token ids: no catalog is read, so the bundle need not have one. The session caches the prefix as it
- * caches a user's: the same tokens again need no computation, and a common start is reused. */
+/* A prompt as the caller's own token ids: no catalog is read, so the bundle need not have one. The session caches the prefix as
+ * it caches a user's: the same tokens again need no computation, and a common start is reused. */
 typedef struct rexit_token_request {
   size_t struct_size;
   size_t score_size;              /* sizeof(rexit_score), for scores_out; only rexit_session_score_tokens reads it */

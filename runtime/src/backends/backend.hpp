@@ -62,7 +62,8 @@ class Backend {
   virtual void release(void* memory) const noexcept = 0;
   virtual std::size_t tensor_alignment() const noexcept { return 1; }  // of keys and values; a power of two
 
-  // Either side may be host memory outside of passes: it must stay as it is until finish_copies() returns. The ranges may overlap.
+  // Either side may be host memory outside of passes: it must stay as it is until finish_copies() returns. The ranges may
+  // overlap.
   virtual void copy(void* to, const void* from, std::size_t bytes) const = 0;
   // Copies `count` rows of `bytes`, a pitch apart. The ranges must not overlap.
   virtual void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t bytes,

@@ -86,7 +86,7 @@ class Bundle {
   }
   const std::string& vectors_sha256() const noexcept { return vectors_sha256_; }  // as recorded; empty: no vectors
   const Vectors* vectors() const noexcept { return vectors_.get(); }              // null: the prompt program has none
-  std::size_t table_bytes() const noexcept { 
+  std::size_t table_bytes() const noexcept {
     return (catalog_ != nullptr ? catalog_->bytes() : 0) + (vectors_ != nullptr ? vectors_->bytes() : 0);
   }
   // Throws REXIT_MISMATCH if a table was modified since it was opened: earlier checks may no longer hold.

@@ -36,8 +36,7 @@ std::vector<OptimizationProfile> read_profiles(const Json& json) {
     fail(REXIT_CORRUPT, json.where(), ": has ", list.size(), " profiles, expected 1 to ", max_profiles);
   std::vector<OptimizationProfile> profiles;
   for (const Json& profile : list)
-    profiles.push_back(
-        {read_range(profile.at("tokens")), read_range(profile.at("prefix")), read_range(profile.at("rows"))});
+    profiles.push_back({read_range(profile.at("tokens")), read_range(profile.at("prefix")), read_range(profile.at("rows"))});
   return profiles;
 }
 
@@ -110,7 +109,8 @@ std::vector<std::string> engine_folders(const Bundle& bundle) {
 std::vector<Plan> find_engines(const Bundle& bundle, const Accelerator& here) {
   const Variant& variant = bundle.variant();
   if (!variant.past_padding)
-    fail(REXIT_UNSUPPORTED, variant.folder, "/variant.json: the graphs do not mask past_padding, which engines need; export again");
+    fail(REXIT_UNSUPPORTED, variant.folder,
+         "/variant.json: the graphs do not mask past_padding, which engines need; export again");
   const std::string engines = variant.folder + "/engines";
   if (exists(engines)) check_folder(engines);
   const std::vector<std::string> keys = keys_in(engines);

@@ -211,10 +211,10 @@ void Session::update_memory() noexcept {
   const State& s = *state_;
   const std::size_t prefixes = s.prefix.prefix_bytes();
   prefixes_ = prefixes;
-  buffers_ = s.prefix.memory() - prefixes + s.slate.memory() + (s.retrieval != nullptr ? s.retrieval->memory() : 0) + s.vectors.memory() +
-             s.prompt.tokens.capacity() * sizeof(std::int32_t) + s.prompt.user_vector.capacity() * sizeof(float) +
-             s.prompt.offsets.capacity() * sizeof(std::size_t) + s.scores.capacity() * sizeof(Score) +
-             s.log_odds.capacity() * sizeof(float);
+  buffers_ = s.prefix.memory() - prefixes + s.slate.memory() + (s.retrieval != nullptr ? s.retrieval->memory() : 0) +
+             s.vectors.memory() + s.prompt.tokens.capacity() * sizeof(std::int32_t) +
+             s.prompt.user_vector.capacity() * sizeof(float) + s.prompt.offsets.capacity() * sizeof(std::size_t) +
+             s.scores.capacity() * sizeof(Score) + s.log_odds.capacity() * sizeof(float);
 }
 
 Memory Session::memory() const { return {prefixes_, buffers_, loaded_->start->bytes(), backend_.memory()}; }

@@ -49,7 +49,7 @@ struct LoadedBundle {
 struct Request {
   Query query;
   std::optional<TokenPrompt> tokens;  // replaces the query; valid during the call
-  bool has_policy = false;  // false: the bundle's policy applies
+  bool has_policy = false;            // false: the bundle's policy applies
   Policy policy;
   std::optional<std::size_t> force_exit;
   std::int64_t deadline_us = 0;

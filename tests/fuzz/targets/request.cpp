@@ -208,7 +208,8 @@ void call(rexit_session* session, const Opened& opened, Bytes& bytes) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const Opened opened[] = {Opened("plain"), Opened("vectors"), Opened("strings"), Opened("policy"), Opened("lists"), Opened("tokens")};
+  static const Opened opened[] = {Opened("plain"),  Opened("vectors"), Opened("strings"),
+                                  Opened("policy"), Opened("lists"),   Opened("tokens")};
   static const Folder folder;
   static const std::string saved = folder.path() + "/saved";
   Bytes bytes(data, size);
