@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from rexit.bundle.catalog import SPLITS, Catalog
 from rexit.errors import InputError
+from rexit.exporter.catalog.contexts import CONTEXT
 from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.interactions import in_unit, unit_of_times
 from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.options import Columns, IndexOptions
-from rexit.exporter.prompt.template import CONTEXT
 
 HELD_OUT = 10
 """Of the users with new interactions, one in this many is held out for validation, and one for test."""

@@ -9,14 +9,34 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from rexit.bundle.context import MISSING, MOST_VALUES, Context
+from rexit.bundle.context import MISSING, MOST_VALUES, UNKNOWN, Context
 from rexit.errors import InputError
 from rexit.exporter.catalog.entities import check_rows
-from rexit.exporter.prompt.template import CONTEXT, ContextRule
+
+CONTEXT = "context."
+"""Begins the placeholder of a context, and the name of its column in a catalog's splits."""
+
+
+@dataclass(frozen=True)
+class ContextRule:
+    """A section `[context.NAME]`: what a context may be.
+
+    column: of the interactions. values: as written; empty: those of the column, or bins. edges: of bins; empty: it has values.
+    words: how values or bins are written in prompts; empty: a value as it is, a bin by its lower edge.
+    unknown: one of `rexit.bundle.context.UNKNOWN`.
+    """
+
+    name: str
+    column: str
+    values: tuple[str, ...] = ()
+    edges: tuple[float, ...] = ()
+    words: tuple[str, ...] = ()
+    unknown: str = UNKNOWN[0]
 
 
 def known_contexts(rules: Sequence[ContextRule], interactions: pl.DataFrame, path: Path) -> tuple[Context, ...]:

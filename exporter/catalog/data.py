@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rexit.bundle.context import Context
-from rexit.exporter.catalog.contexts import known_contexts, with_context_numbers
+from rexit.exporter.catalog.contexts import ContextRule, known_contexts, with_context_numbers
 from rexit.exporter.catalog.entities import read_entities, rows_of, unify_ids
 from rexit.exporter.catalog.interactions import in_unit, read_interactions, unit_of_times, without_repeats
 from rexit.exporter.catalog.negatives import with_negatives
@@ -20,7 +20,6 @@ from rexit.exporter.catalog.parts import by_range
 from rexit.exporter.catalog.splits import assign
 from rexit.exporter.catalog.unrated import with_unrated
 from rexit.exporter.options import IndexOptions
-from rexit.exporter.prompt.template import ContextRule
 from rexit.times import Timeline
 
 

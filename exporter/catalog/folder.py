@@ -12,9 +12,9 @@ import polars as pl
 from rexit.bundle.catalog import SPLITS, TABLES, Catalog
 from rexit.bundle.files import FileEntry, check_writable, write_json
 from rexit.errors import InputError
+from rexit.exporter.catalog.contexts import CONTEXT
 from rexit.exporter.catalog.tables import Tensors, write_frame
 from rexit.exporter.catalog.tables import write as write_table
-from rexit.exporter.prompt.template import CONTEXT
 from rexit.progress import Progress, silent
 
 

@@ -16,10 +16,10 @@ import polars as pl
 
 from rexit.bundle.catalog import SPLITS
 from rexit.errors import InputError
+from rexit.exporter.catalog.contexts import CONTEXT, ContextRule
 from rexit.exporter.catalog.entities import check_rows, id_values
 from rexit.exporter.catalog.source_tables import Needs, check_columns, read_table
 from rexit.exporter.options import IndexOptions
-from rexit.exporter.prompt.template import CONTEXT, ContextRule
 from rexit.times import EXPECTED, TICKS, microseconds, unit_of, whole_number
 
 _MOMENT = pl.Datetime("us")

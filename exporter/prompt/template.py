@@ -13,6 +13,7 @@ from typing import Any
 from rexit.bundle.context import MOST_VALUES, UNKNOWN
 from rexit.bundle.vectors import MOST
 from rexit.errors import InputError
+from rexit.exporter.catalog.contexts import CONTEXT, ContextRule
 
 ENTRIES = {
     "history.recent": "recent",
@@ -46,26 +47,6 @@ class Placeholder:
 
 
 Nodes = tuple[str | Placeholder, ...]
-
-CONTEXT = "context."
-"""Begins the placeholder of a context, and the name of its column in a catalog's splits."""
-
-
-@dataclass(frozen=True)
-class ContextRule:
-    """A section `[context.NAME]`: what a context may be.
-
-    column: of the interactions. values: as written; empty: those of the column, or bins. edges: of bins; empty: it has values.
-    words: how values or bins are written in prompts; empty: a value as it is, a bin by its lower edge.
-    unknown: one of `rexit.bundle.context.UNKNOWN`.
-    """
-
-    name: str
-    column: str
-    values: tuple[str, ...] = ()
-    edges: tuple[float, ...] = ()
-    words: tuple[str, ...] = ()
-    unknown: str = UNKNOWN[0]
 
 
 def written(text: str, spaced: bool) -> str:

@@ -18,7 +18,7 @@ scripts = scripts_of("benchmarks/ranking")
 
 def split(*rows: tuple[int, int, int, bool]) -> Split:
     users, items, times, liked = (np.array(column) for column in zip(*rows, strict=True))
-    return Split(users, items, times, liked)
+    return Split(users, items, times, liked, np.zeros((len(users), 0), np.int32))
 
 
 def test_words_that_decide_are_learned_beside_the_score() -> None:

@@ -17,7 +17,7 @@ from rexit.bundle import Bundle, Catalog
 from rexit.bundle.context import Context
 from rexit.checks.golden import check_golden
 from rexit.errors import InputError
-from rexit.exporter.catalog.contexts import known_contexts, with_context_numbers
+from rexit.exporter.catalog.contexts import ContextRule, known_contexts, with_context_numbers
 from rexit.exporter.catalog.negatives import with_negatives
 from rexit.exporter.catalog.unrated import with_unrated
 from rexit.exporter.export import export_bundle
@@ -25,7 +25,7 @@ from rexit.exporter.index import build_catalog
 from rexit.exporter.model.training import packed_rows
 from rexit.exporter.options import ExportOptions, IndexOptions, LightGCNOptions
 from rexit.exporter.prompt.builder import PromptBuilder
-from rexit.exporter.prompt.template import ContextRule, read_template
+from rexit.exporter.prompt.template import read_template
 from rexit.exporter.update import update_catalog
 from rexit.progress import silent
 from rexit.refresh import RefreshOptions, refresh

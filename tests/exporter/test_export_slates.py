@@ -81,7 +81,7 @@ def test_it_is_verified(by_tokens: Path, tmp_path: Path) -> None:
 def test_engines_take_any_prefix_that_the_model_takes(by_tokens: Path) -> None:
     bundle = Bundle.open(by_tokens)
     empty, behind = optimization_profiles(bundle)
-    assert empty.prefix == (0, 0, 0) and behind.prefix[2] == bundle.variant.max_positions - 1
+    assert empty.prefix == (1, 1, 1) and behind.prefix[2] == bundle.variant.max_positions - 1
     assert empty.tokens[2] >= bundle.variant.max_positions - 1, "the same graph fills the prefix"
 
 
