@@ -71,6 +71,7 @@ def test_a_reranker_of_sentence_transformers(run: Run, slates: Path, tmp_path: P
     assert other.code == 0 and other.json["results"] != rows
 
 
+@pytest.mark.slow
 def test_the_layerwise_reranker(run: Run, slates: Path, tmp_path: Path) -> None:  # noqa: F811
     checkpoint = write_layerwise(tmp_path / "checkpoint")
     export_bundle(checkpoint, None, tmp_path / "bundle", ExportOptions(golden_slates=2, with_tokenizer=True), slates=slates)
@@ -121,6 +122,7 @@ def test_a_layerwise_reranker_is_exported_and_calibrated(word_slates: Path, tmp_
     assert policy is not None and len(policy.exits) == 2
 
 
+@pytest.mark.slow
 def test_a_causal_lm_answers_by_the_rows_of_a_named_prompt(word_slates: Path, tmp_path: Path) -> None:
     """As Qwen3-Reranker is published: nothing in its folder says that it is a reranker."""
     folder, bundle = tmp_path / "model", tmp_path / "bundle"
@@ -167,6 +169,7 @@ def causal_lm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, str(prompt)
 
 
+@pytest.mark.slow
 def test_heads_are_fitted_on_slates(causal_lm: tuple[Path, str], word_slates: Path, tmp_path: Path) -> None:
     """From a plain decoder to a bundle by slates alone; the second command needs no name of the prompt."""
     model, prompt = causal_lm

@@ -147,6 +147,7 @@ def test_a_second_variant_joins_if_nothing_else_differs(
         export_bundle(checkpoint_folder, catalog_folder, bundle, options)
 
 
+@pytest.mark.slow
 def test_labels_that_the_checkpoint_does_not_name(slates: Path, tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint(tmp_path / "checkpoint")
     for name in ("exits.json", "exit_heads.safetensors"):
