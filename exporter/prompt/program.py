@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from rexit.bundle.context import Context
 from rexit.bundle.vectors import GCN, NOBODY, USER
 from rexit.errors import InputError
+from rexit.exporter.catalog.contexts import CONTEXT
 from rexit.exporter.prompt.pieces import Pieces
 from rexit.exporter.prompt.template import (
-    CONTEXT,
     EMBEDDINGS,
     LISTS,
     RATES,
